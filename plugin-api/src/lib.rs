@@ -1,1 +1,94 @@
-//! t
+//! What a hotbay plugin links: one trait, one macro, and a promise.
+//!
+//! **The promise:** a library built against version 1 of this crate, by any compiler, runs on
+//! every host whose own version of this crate is of the same major version and at least the
+//! same minor version. What it exports is C structs and functions; they grow at their end.
+//!
+//! ```
+//! use hotbay_plugin::prelude::*;
+//!
+//! struct Greet {
+//!     greeting: String,
+//! }
+//!
+//! impl Plugin for Greet {
+//!     fn init(config: &Config, host: HostServices) -> Result<Self, PluginError> {
+//!         let greeting = config.get("greeting").and_then(|text| text.as_str()).unwrap_or("Hello");
+//!         host.info("ready to greet");
+//!         Ok(Self { greeting: greeting.to_owned() })
+//!     }
+//!
+//!     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+//!         Ok(Output::text(format!("{}, {}!", self.greeting, input.as_text()?)))
+//!     }
+//! }
+//!
+//! # #[cfg(any())]
+//! export_plugin!(Greet);
+//! # fn main() {}
+//! ```
+//!
+//! The crate is a `crate-type = ["cdylib", "rlib"]` with a default feature `export`, behind
+//! which [`export_plugin!`] puts everything that makes the library a plugin.
+
+#![deny(unsafe_code)]
+
+pub mod level;
+pub mod stamp;
+
+#[allow(
+    unsafe_code,
+    reason = "counts what the libraries of a plugin allocate and start"
+)]
+mod census;
+mod config;
+#[allow(unsafe_code, reason = "reads pointers that crossed the boundary")]
+mod context;
+#[allow(unsafe_code, reason = "the functions on the boundary")]
+mod export;
+mod fault;
+#[allow(unsafe_code, reason = "asks the unwinder")]
+mod frames;
+#[allow(unsafe_code, reason = "owns bytes that crossed the boundary")]
+mod payload;
+mod plugin;
+#[allow(unsafe_code, reason = "derives the layout of the module")]
+mod root;
+#[allow(unsafe_code, reason = "calls functions of the host")]
+mod services;
+mod snapshot;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use config::Config;
+pub use context::{CallContext, TraceContext};
+pub use fault::{Fault, PluginError};
+pub use level::API_VERSION;
+pub use payload::{ContentType, Output, Payload};
+pub use plugin::Plugin;
+pub use services::{HostServices, Level, ServiceError};
+pub use snapshot::Snapshot;
+
+/// What a plugin's author writes `use …::*` for.
+pub mod prelude {
+    pub use crate::{
+        CallContext, Config, ContentType, HostServices, Level, Output, Payload, Plugin,
+        PluginError, Snapshot, export_plugin,
+    };
+}
+
+/// The boundary itself, for the host and for what [`export_plugin!`] writes. Not for authors.
+#[doc(hidden)]
+pub mod abi {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    pub use crate::census::on_linux;
+    pub use crate::census::{Counting, stand_in_front};
+    pub use crate::context::{Deadline, RawContext};
+    pub use crate::export::{Exports, PanicRecords, into_instance};
+    pub use crate::payload::{RawBuffer, RawPayload};
+    pub use crate::root::{
+        PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
+    };
+    pub use crate::services::{RawServices, RawText, ServiceHost, code as service_code};
+    pub use abi_stable;
+}

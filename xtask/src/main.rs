@@ -1,2 +1,80 @@
-//! t
-fn main() {}
+//! `cargo xtask VERB`: the project's own commands, one file a verb.
+//! Nothing here is linked into the host or into a plugin.
+
+#![allow(clippy::print_stdout, reason = "results on stdout are what this command is for")]
+
+mod bench;
+mod build_plugins;
+mod cargo;
+mod ci;
+mod demo;
+mod new_plugin;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Builds plugins, each in its own cargo call, and installs them with their manifests.
+    BuildPlugins(build_plugins::Options),
+    /// Writes a new plugin that builds and passes its test.
+    NewPlugin(new_plugin::Options),
+    /// Looks for what the compiler does not: order of rooms, `unsafe`, dependencies, links.
+    Tidy,
+    /// Runs every test of the workspace.
+    Test(test::Options),
+    /// Runs what CI runs, step by step.
+    Ci,
+    /// Shows the main job: plugins at work while one of them is swapped.
+    Demo(demo::Options),
+    /// Runs the benchmarks.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    let workspace = Workspace::here()?;
+    match verb {
+        Verb::BuildPlugins(options) => build_plugins::run(&workspace, &options).map(drop),
+        Verb::NewPlugin(options) => new_plugin::run(&workspace, &options),
+        Verb::Tidy => tidy::run(&workspace),
+        Verb::Test(options) => test::run(&workspace, &options),
+        Verb::Ci => ci::run(&workspace),
+        Verb::Demo(options) => demo::run(&workspace, &options),
+        Verb::Bench(options) => bench::run(&workspace, &options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_all_verbs_fit_together() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,0 +1,240 @@
+//! Reads an artifact once and verifies exactly those bytes.
+//! What is verified here is what is staged and opened; the file on disk is never looked at again.
+
+use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use sha2::{Digest, Sha256};
+
+use super::locate::not_a_file;
+use super::trust::{self, Trust};
+use crate::error::artifact::ArtifactError;
+
+/// How large an artifact may be unless said otherwise: 1 GiB.
+pub(crate) const BYTES_MAX: u64 = 1 << 30;
+
+/// The bytes of a file, as they were when it was read.
+pub(crate) struct Artifact {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    metadata: Metadata,
+    sha256: OnceLock<[u8; 32]>,
+}
+
+/// How sure it is that an artifact is what its manifest means.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Its digest is the stated one.
+    Verified,
+    /// No digest is stated, and that was allowed: only a child process can open it safely.
+    Unverified,
+}
+
+impl Artifact {
+    /// Reads the regular file at `path`, whatever it holds, unless it exceeds `bytes_max`.
+    ///
+    /// Never waits: a pipe is refused. Links are followed; see `locate` for where they may lead.
+    pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Self, ArtifactError> {
+        let failed = |source| ArtifactError::Read { path: path.to_owned(), source };
+        // Opening a device can have effects, so look first, and again at what was opened.
+        check_kind(path, &path.metadata().map_err(failed)?)?;
+        let mut file = open(path).map_err(failed)?;
+        let before = file.metadata().map_err(failed)?;
+        check_kind(path, &before)?;
+        let too_large = |found_bytes| {
+            Err(ArtifactError::TooLarge { path: path.to_owned(), found_bytes, bytes_max })
+        };
+        if before.len() > bytes_max {
+            return too_large(before.len());
+        }
+        let bytes = read_at_most(&mut file, before.len(), bytes_max).map_err(failed)?;
+        let after = file.metadata().map_err(failed)?;
+        if bytes.len() as u64 > bytes_max {
+            return too_large(bytes.len() as u64);
+        }
+        let modified = |metadata: &Metadata| metadata.modified().ok();
+        if bytes.len() as u64 != after.len() || modified(&before) != modified(&after) {
+            return Err(ArtifactError::ChangedWhileRead { path: path.to_owned() });
+        }
+        Ok(Self { path: path.to_owned(), bytes, metadata: after, sha256: OnceLock::new() })
+    }
+
+    /// Where it was read from.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was read.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The SHA-256 of [`bytes`](Self::bytes); computed at the first call.
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        *self.sha256.get_or_init(|| Sha256::digest(&self.bytes).into())
+    }
+
+    /// [`trust::check`]s the very file that was read.
+    pub(crate) fn check_trust(&self, trust: Trust) -> Result<(), ArtifactError> {
+        trust::check_metadata(&self.path, &self.metadata, trust)
+    }
+
+    /// Compares with what the manifest states: the length first, since it costs nothing.
+    ///
+    /// A stated length or digest must fit even when unverified artifacts are allowed.
+    pub(crate) fn verify(
+        &self,
+        sha256: Option<[u8; 32]>,
+        length: Option<u64>,
+        allow_unverified: bool,
+    ) -> Result<Verdict, ArtifactError> {
+        let path = || self.path.clone();
+        let found = self.bytes.len() as u64;
+        match length {
+            Some(wanted) if wanted != found => {
+                return Err(ArtifactError::Length { path: path(), found, wanted });
+            }
+            _ => {}
+        }
+        match sha256 {
+            Some(wanted) if wanted == self.sha256() => Ok(Verdict::Verified),
+            Some(wanted) => {
+                Err(ArtifactError::Digest { path: path(), found: self.sha256(), wanted })
+            }
+            None if allow_unverified => Ok(Verdict::Unverified),
+            None => Err(ArtifactError::Unverified { path: path() }),
+        }
+    }
+}
+
+impl fmt::Debug for Artifact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Artifact")
+            .field("path", &self.path)
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), ArtifactError> {
+    match not_a_file(metadata.file_type()) {
+        Some(found) => Err(ArtifactError::NotAFile { path: path.to_owned(), found }),
+        None => Ok(()),
+    }
+}
+
+/// Opens without waiting for the other end, should a pipe have taken the file's place.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    options.open(path)
+}
+
+/// Reads to the end, but at most one byte more than `bytes_max`, so that too much is noticed.
+fn read_at_most(file: &mut File, expected: u64, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let room = usize::try_from(expected).unwrap_or(usize::MAX).saturating_add(1);
+    bytes.try_reserve_exact(room).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// SHA-256 of `abc`, from FIPS 180-2.
+    const ABC: [u8; 32] = [
+        0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea, 0x41, 0x41, 0x40, 0xde, 0x5d, 0xae, 0x22,
+        0x23, 0xb0, 0x03, 0x61, 0xa3, 0x96, 0x17, 0x7a, 0x9c, 0xb4, 0x10, 0xff, 0x61, 0xf2, 0x00,
+        0x15, 0xad,
+    ];
+
+    fn abc() -> (tempfile::TempDir, Artifact) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("abc");
+        fs::write(&path, "abc").unwrap();
+        let artifact = Artifact::read(&path, BYTES_MAX).unwrap();
+        (folder, artifact)
+    }
+
+    #[test]
+    fn length_and_digest_must_be_the_stated_ones() {
+        let (_folder, abc) = abc();
+        assert_eq!((abc.bytes(), abc.sha256()), (&b"abc"[..], ABC));
+        let verified = Some(Verdict::Verified);
+        let unverified = Some(Verdict::Unverified);
+        let cases = [
+            (Some(ABC), Some(3), false, verified),
+            (Some(ABC), None, false, verified),
+            (Some(ABC), None, true, verified),
+            (Some(ABC), Some(4), true, None),
+            (Some([0; 32]), Some(3), true, None),
+            (None, Some(3), false, None),
+            (None, None, false, None),
+            (None, Some(3), true, unverified),
+            (None, Some(4), true, None),
+            (None, None, true, unverified),
+        ];
+        for (sha256, length, allowed, wanted) in cases {
+            let verdict = abc.verify(sha256, length, allowed).ok();
+            assert_eq!(verdict, wanted, "{sha256:?} {length:?} {allowed}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_missing_or_a_folder_is_refused() {
+        let (folder, _) = abc();
+        let abc = folder.path().join("abc");
+        Artifact::read(&abc, 3).unwrap();
+        let cases = [
+            (abc, 2, "has 3 bytes or more; at most 2"),
+            (folder.path().join("none"), 9, "cannot read"),
+            (folder.path().to_owned(), 9, "is a folder"),
+        ];
+        for (path, bytes_max, wanted) in cases {
+            let told = Artifact::read(&path, bytes_max).unwrap_err().to_string();
+            assert!(told.contains(wanted), "`{wanted}` in: {told}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn neither_a_pipe_nor_a_device_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        #[expect(clippy::disallowed_methods, reason = "std makes no named pipes")]
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        if made.is_ok_and(|status| status.success()) {
+            let told = Artifact::read(&pipe, BYTES_MAX).unwrap_err().to_string();
+            assert!(told.contains("is a pipe"), "{told}");
+            // Also when it takes the file's place after the first look.
+            assert!(open(&pipe).is_ok());
+        } else {
+            println!("skipped the pipe: there is no mkfifo");
+        }
+        let told = Artifact::read(Path::new("/dev/zero"), 9).unwrap_err().to_string();
+        assert!(told.contains("device"), "{told}");
+        // Files of /proc state a length of 0 and hold more.
+        let changed = Artifact::read(Path::new("/proc/self/maps"), BYTES_MAX).unwrap_err();
+        assert!(matches!(changed, ArtifactError::ChangedWhileRead { .. }), "{changed}");
+    }
+
+    #[test]
+    fn what_was_read_stays_the_same_when_the_file_changes() {
+        let (folder, abc) = abc();
+        fs::write(folder.path().join("abc"), "another").unwrap();
+        assert_eq!((abc.bytes(), abc.sha256()), (&b"abc"[..], ABC));
+        abc.check_trust(Trust::default()).unwrap();
+    }
+}

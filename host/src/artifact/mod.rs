@@ -1,0 +1,8 @@
+//! The loading dock: from a folder on disk to a private copy that nobody else can change.
+//! Finds, trusts, reads, verifies and stages; never opens a library and runs none of its bytes.
+
+pub(crate) mod digest;
+pub(crate) mod discover;
+pub(crate) mod locate;
+pub(crate) mod stage;
+pub(crate) mod trust;

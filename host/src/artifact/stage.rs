@@ -1,0 +1,353 @@
+//! Keeps private copies of artifacts, each under a name that was never used before.
+//! Writes only bytes that were read already, and removes only what it made.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::digest::Artifact;
+use crate::error::artifact::ArtifactError;
+
+/// How many characters of a hint stand in a file's name.
+const HINT_CHARS_MAX: usize = 64;
+
+/// A folder for copies that only this user can look into, made when first needed.
+///
+/// It is removed with all that is in it when the area is dropped, and made anew should something
+/// else have removed it.
+#[derive(Debug)]
+pub(crate) struct StagingArea {
+    parent: Option<PathBuf>,
+    folder: Mutex<Option<Folder>>,
+    staged: AtomicU64,
+}
+
+/// A private copy; its file is removed when this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Staged {
+    /// Empty once the file is no longer ours to remove.
+    path: PathBuf,
+}
+
+impl StagingArea {
+    /// An area in `parent`, or else where the system keeps temporary files; touches nothing yet.
+    pub(crate) fn new(parent: Option<&Path>) -> Self {
+        let parent = parent.map(Path::to_owned);
+        Self { parent, folder: Mutex::new(None), staged: AtomicU64::new(0) }
+    }
+
+    /// Writes the bytes of `artifact` to a new file, readable and executable by this user only.
+    ///
+    /// `name_hint` makes the file's name tell something to those who see it in a debugger.
+    pub(crate) fn stage(
+        &self,
+        artifact: &Artifact,
+        name_hint: &str,
+    ) -> Result<Staged, ArtifactError> {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let name = file_name(artifact.path(), name_hint, number);
+        match self.write(&name, artifact.bytes()) {
+            // Cleaners of temporary files take folders that look old: once more in a new one.
+            Err(failure) if failure.folder_is_lost => {
+                self.forget_folder(&failure.path);
+                self.write(&name, artifact.bytes())
+            }
+            written => written,
+        }
+        .map_err(|failure| ArtifactError::Stage { path: failure.path, source: failure.source })
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<Staged, Failure> {
+        let folder = self.folder()?;
+        let path = folder.path.join(name);
+        let failed = |source| Failure { folder_is_lost: !folder.is_ours(), ..failure(&path, source) };
+        let mut file = create(&path).map_err(failed)?;
+        // From here on a failure removes what was written.
+        let staged = Staged { path: path.clone() };
+        file.write_all(bytes).and_then(|()| seal(&file)).map_err(failed)?;
+        if !folder.is_ours() {
+            return Err(failed(io::ErrorKind::NotFound.into()));
+        }
+        Ok(staged)
+    }
+
+    /// Where copies go at the moment; makes the folder if there is none.
+    fn folder(&self) -> Result<Place, Failure> {
+        let mut slot = self.lock();
+        if let Some(folder) = &*slot {
+            return Ok(folder.place.clone());
+        }
+        let parent = self.parent.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = Folder::make(&parent).map_err(|source| failure(&parent, source))?;
+        Ok(slot.insert(folder).place.clone())
+    }
+
+    /// Lets go of the folder that held `file`, unless another thread already did.
+    fn forget_folder(&self, file: &Path) {
+        let mut slot = self.lock();
+        if slot.as_ref().is_some_and(|folder| file.starts_with(&folder.place.path)) {
+            *slot = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Folder>> {
+        // Nothing is half done when a panic comes by.
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Staged {
+    /// Where the copy lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file now and tells whether that worked; that it was gone already is fine.
+    pub(crate) fn remove(self) -> Result<(), ArtifactError> {
+        let path = self.keep();
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(ArtifactError::Stage { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves the file where it is, until the area is dropped.
+    pub(crate) fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.path)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            // It may have gone with its folder; there is nobody to tell anyway.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The folder as long as it is ours; dropping it removes it.
+#[derive(Debug)]
+struct Folder {
+    place: Place,
+    handle: Option<tempfile::TempDir>,
+}
+
+/// A folder's path and what tells it from another one that took its name.
+#[derive(Clone, Debug)]
+struct Place {
+    path: PathBuf,
+    identity: Identity,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    #[cfg(unix)]
+    device_and_inode: (u64, u64),
+}
+
+impl Folder {
+    fn make(parent: &Path) -> io::Result<Self> {
+        let prefix = format!("hotbay-{}-", std::process::id());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o700));
+        }
+        let handle = builder.tempdir_in(parent)?;
+        let path = handle.path().to_owned();
+        let identity = Identity::of(&path.symlink_metadata()?);
+        Ok(Self { place: Place { path, identity }, handle: Some(handle) })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Some(handle) = self.handle.take().filter(|_| !self.place.is_ours()) {
+            // What took the name of our folder is not ours to remove.
+            let _ = handle.keep();
+        }
+    }
+}
+
+impl Place {
+    fn is_ours(&self) -> bool {
+        let found = self.path.symlink_metadata();
+        found.is_ok_and(|found| found.is_dir() && Identity::of(&found) == self.identity)
+    }
+}
+
+impl Identity {
+    #[cfg(unix)]
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self { device_and_inode: (metadata.dev(), metadata.ino()) }
+    }
+
+    #[cfg(not(unix))]
+    fn of(_: &Metadata) -> Self {
+        Self {}
+    }
+}
+
+struct Failure {
+    path: PathBuf,
+    source: io::Error,
+    folder_is_lost: bool,
+}
+
+fn failure(path: &Path, source: io::Error) -> Failure {
+    Failure { path: path.to_owned(), source, folder_is_lost: false }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
+/// Takes away the right to write, whatever the umask made of the mode.
+fn seal(file: &File) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.set_permissions(fs::Permissions::from_mode(0o500))?;
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}
+
+/// `transform-7.so`: unique by its number, with the suffix that the platform expects.
+fn file_name(original: &Path, hint: &str, number: u64) -> String {
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let hint: String = hint.chars().filter(is_plain).take(HINT_CHARS_MAX).collect();
+    match original.extension().and_then(|suffix| suffix.to_str()) {
+        Some(suffix) if suffix.chars().all(|c| is_plain(&c)) => format!("{hint}-{number}.{suffix}"),
+        _ => format!("{hint}-{number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::digest::BYTES_MAX;
+
+    fn artifact() -> (tempfile::TempDir, Artifact) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("libx.so");
+        fs::write(&path, "bytes").unwrap();
+        let artifact = Artifact::read(&path, BYTES_MAX).unwrap();
+        (folder, artifact)
+    }
+
+    #[test]
+    fn names_are_plain_unique_and_keep_the_suffix() {
+        let cases = [
+            ("/p/libx.so", "echo", "echo-7.so"),
+            ("x.dll", "a b/../c\0é", "abc-7.dll"),
+            ("program", "", "-7"),
+            ("x.s o", "x", "x-7"),
+        ];
+        for (original, hint, wanted) in cases {
+            assert_eq!(file_name(Path::new(original), hint, 7), wanted);
+        }
+    }
+
+    #[test]
+    fn copies_are_removed_when_dropped_unless_kept() {
+        let (parent, artifact) = artifact();
+        let area = StagingArea::new(Some(parent.path()));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is made before use");
+        let [first, second, third] = [(); 3].map(|()| area.stage(&artifact, "x").unwrap());
+        assert_ne!(first.path(), second.path());
+        assert_eq!(fs::read(first.path()).unwrap(), b"bytes");
+        let (gone, removed) = (first.path().to_owned(), second.path().to_owned());
+        drop(first);
+        second.remove().unwrap();
+        let kept = third.keep();
+        assert!(!gone.exists() && !removed.exists() && kept.exists());
+        drop(area);
+        assert!(!kept.parent().unwrap().exists(), "the area goes with all that is in it");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_else_can_look_into_the_area() {
+        use std::os::unix::fs::PermissionsExt;
+        let (parent, artifact) = artifact();
+        let area = StagingArea::new(Some(parent.path()));
+        let staged = area.stage(&artifact, "x").unwrap();
+        let folder = staged.path().parent().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(folder), mode(staged.path())), (0o700, 0o500));
+        let prefix = format!("hotbay-{}-", std::process::id());
+        assert!(folder.file_name().unwrap().to_str().unwrap().starts_with(&prefix));
+    }
+
+    #[test]
+    fn a_folder_that_vanished_is_made_again() {
+        let (parent, artifact) = artifact();
+        let area = StagingArea::new(Some(parent.path()));
+        let first = area.stage(&artifact, "x").unwrap();
+        let lost = first.path().parent().unwrap().to_owned();
+        fs::remove_dir_all(&lost).unwrap();
+        let second = area.stage(&artifact, "x").unwrap();
+        assert!(second.path().exists() && !second.path().starts_with(&lost));
+        drop(first);
+        second.remove().unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_another_one_replaced_is_neither_used_nor_removed() {
+        let (parent, artifact) = artifact();
+        let area = StagingArea::new(Some(parent.path()));
+        let ours = area.stage(&artifact, "x").unwrap().path().parent().unwrap().to_owned();
+        fs::rename(&ours, parent.path().join("aside")).unwrap();
+        fs::create_dir(&ours).unwrap();
+        fs::write(ours.join("theirs"), "").unwrap();
+        let staged = area.stage(&artifact, "x").unwrap();
+        assert!(!staged.path().starts_with(&ours));
+        drop((staged, area));
+        assert_eq!(fs::read_dir(&ours).unwrap().count(), 1, "only what was theirs");
+    }
+
+    #[test]
+    fn a_parent_that_is_missing_is_named() {
+        let (parent, artifact) = artifact();
+        let area = StagingArea::new(Some(&parent.path().join("nope")));
+        let told = area.stage(&artifact, "x").unwrap_err().to_string();
+        assert!(told.contains("nope`") && told.contains("vanished"), "{told}");
+    }
+
+    #[test]
+    fn many_threads_stage_at_once() {
+        let (parent, artifact) = artifact();
+        let area = StagingArea::new(Some(parent.path()));
+        let stage = || -> Vec<PathBuf> {
+            (0..50).map(|_| area.stage(&artifact, "x").unwrap().keep()).collect()
+        };
+        let mut paths: Vec<PathBuf> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(stage)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), 200);
+        let folders: std::collections::HashSet<_> = paths.iter().map(|path| path.parent()).collect();
+        assert_eq!(folders.len(), 1);
+    }
+}

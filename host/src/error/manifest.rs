@@ -1,0 +1,278 @@
+//! What can be wrong with a manifest, its requirements and its config, told in one line each.
+//! Decides nothing: `crate::manifest` finds the mistakes, this file words them.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use semver::{Version, VersionReq};
+
+use crate::id::PluginName;
+
+/// Most names of a circle that its message tells.
+const CIRCLE_NAMES_MAX: usize = 12;
+
+/// A mistake in a manifest, with its place in the file.
+///
+/// `Display` names the file, line and column, the field, what was found and what was wanted:
+/// ``plugins/echo/plugin.json:4:15: `limits.deadline_ms` is "5s"; wanted a whole number of
+/// milliseconds``. A manifest that was not read from text has neither file nor line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestError(Box<Mistake>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mistake {
+    file: String,
+    position: Option<(usize, usize)>,
+    path: String,
+    problem: Problem,
+}
+
+/// Which rule was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    NotJson { reason: String },
+    TooLong { bytes: usize, bytes_max: usize },
+    TooDeep { depth_max: usize },
+    Value { found: String, wanted: String, nearest: Option<&'static str> },
+    Missing { wanted: String },
+    Unknown { nearest: Option<&'static str>, known: Vec<&'static str> },
+    Duplicate { first_line: usize, second_line: usize },
+    OnlyFor { kind: &'static str, other: &'static str },
+    RequiresItself,
+}
+
+impl ManifestError {
+    /// A mistake at `position`, which is line and column, in `file`.
+    pub(crate) fn new(
+        file: &str,
+        position: Option<(usize, usize)>,
+        path: &str,
+        problem: Problem,
+    ) -> Self {
+        Self(Box::new(Mistake {
+            file: file.to_owned(),
+            position,
+            path: path.to_owned(),
+            problem,
+        }))
+    }
+
+    /// The line, counted from 1; `None` when the mistake has no place in a text.
+    pub fn line(&self) -> Option<usize> {
+        self.0.position.map(|(line, _)| line)
+    }
+
+    /// The column in characters, counted from 1; `None` when there is no line.
+    pub fn column(&self) -> Option<usize> {
+        self.0.position.map(|(_, column)| column)
+    }
+
+    /// The path of the field, such as `limits.deadline_ms`; empty for the manifest as a whole.
+    pub fn path(&self) -> &str {
+        &self.0.path
+    }
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Mistake { file, position, path, problem } = &*self.0;
+        if !file.is_empty() {
+            write!(f, "{file}:")?;
+            if let Some((line, column)) = position {
+                write!(f, "{line}:{column}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        if path.is_empty() {
+            f.write_str("the manifest ")?;
+        } else {
+            write!(f, "`{path}` ")?;
+        }
+        problem.fmt(f)
+    }
+}
+
+impl Error for ManifestError {}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotJson { reason } => write!(f, "is not JSON: {reason}"),
+            Self::TooLong { bytes, bytes_max } => {
+                write!(f, "is {bytes} bytes long; wanted at most {bytes_max}")
+            }
+            Self::TooDeep { depth_max } => {
+                write!(f, "nests deeper here than {depth_max} levels; make it flatter")
+            }
+            Self::Value { found, wanted, nearest } => {
+                write!(f, "is {found}; wanted {wanted}")?;
+                nearest.map_or(Ok(()), |name| write!(f, "; did you mean `{name}`?"))
+            }
+            Self::Missing { wanted } => write!(f, "is missing; wanted {wanted}"),
+            Self::Unknown { nearest: Some(name), .. } => {
+                write!(f, "is no known field; did you mean `{name}`?")
+            }
+            Self::Unknown { nearest: None, known } => {
+                write!(f, "is no known field; wanted one of `{}`", known.join("`, `"))
+            }
+            Self::Duplicate { first_line, second_line } => {
+                write!(f, "is given twice, on lines {first_line} and {second_line}; keep one")
+            }
+            Self::OnlyFor { kind, other } => {
+                write!(f, "is only for kind `{kind}`, and this is a `{other}`; remove it")
+            }
+            Self::RequiresItself => f.write_str("is the plugin itself; remove it"),
+        }
+    }
+}
+
+/// Why a plugin and this host do not speak the same plugin API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ApiMismatch {
+    /// The manifest's `api` does not accept the host's version.
+    HostNotAccepted { wanted: VersionReq, host: Version },
+    /// The library was built with another major version.
+    OtherMajor { built: Version, host: Version },
+    /// The library was built with a minor version that the host does not have yet.
+    NewerMinor { built: Version, host: Version },
+}
+
+impl fmt::Display for ApiMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostNotAccepted { wanted, host } => write!(
+                f,
+                "plugin.json wants plugin API `{wanted}`, this host has {host}; use a host that \
+                 `api` accepts, or let `api` accept {host} if the plugin works with it"
+            ),
+            Self::OtherMajor { built, host } => write!(
+                f,
+                "the library was built with plugin API {built}, this host has {host}; rebuild it \
+                 with `hotbay-plugin` {}.{} or an earlier {0}.x",
+                host.major, host.minor
+            ),
+            Self::NewerMinor { built, host } => write!(
+                f,
+                "the library was built with plugin API {built}, this host has only {host}; use a \
+                 host with {}.{} or later, or rebuild it with `hotbay-plugin` {}.{}",
+                built.major, built.minor, host.major, host.minor
+            ),
+        }
+    }
+}
+
+impl Error for ApiMismatch {}
+
+/// What differs between a manifest and the stamp of its library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StampMismatch {
+    /// The stamp's package and the manifest's, when they differ.
+    pub(crate) package: Option<(String, String)>,
+    /// The stamp's version and the manifest's, when they differ.
+    pub(crate) version: Option<(Version, Version)>,
+}
+
+impl fmt::Display for StampMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the library's stamp says ")?;
+        if let Some((found, wanted)) = &self.package {
+            write!(f, "package `{found}`, plugin.json says `{wanted}`; ")?;
+        }
+        if let Some((found, wanted)) = &self.version {
+            write!(f, "version {found}, plugin.json says {wanted}; ")?;
+        }
+        f.write_str("install the library and the manifest of the same build")
+    }
+}
+
+impl Error for StampMismatch {}
+
+/// Why a plugin cannot be started among the others that are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unstartable {
+    /// No plugin has the required name.
+    Missing { required: PluginName, wanted: VersionReq },
+    /// The required plugin is there in a version that is not accepted.
+    Version { required: PluginName, wanted: VersionReq, found: Version },
+    /// The plugin requires itself by way of others; the circle starts at its first name.
+    Circle { names: Arc<[PluginName]> },
+    /// The required plugin cannot be started either.
+    Refused { required: PluginName },
+}
+
+impl fmt::Display for Unstartable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { required, wanted } => {
+                write!(f, "requires plugin `{required}` {wanted}, which is not there; add it")
+            }
+            Self::Version { required, wanted, found } => write!(
+                f,
+                "requires plugin `{required}` {wanted}, found {found}; install a version that is \
+                 accepted, or change `requires`"
+            ),
+            Self::Circle { names } => {
+                f.write_str("is part of a circle of requirements: ")?;
+                for name in names.iter().take(CIRCLE_NAMES_MAX) {
+                    write!(f, "{name} -> ")?;
+                }
+                let left_out = names.len().saturating_sub(CIRCLE_NAMES_MAX);
+                if left_out > 0 {
+                    write!(f, "({left_out} more) -> ")?;
+                }
+                let first = names.first().map_or("", PluginName::as_str);
+                write!(f, "{first}; remove one of them")
+            }
+            Self::Refused { required } => {
+                write!(f, "requires plugin `{required}`, which is refused itself")
+            }
+        }
+    }
+}
+
+impl Error for Unstartable {}
+
+/// Why a config was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ConfigRefused {
+    /// The schema itself is wrong, or names another document.
+    Schema(ConfigViolation),
+    /// The first violations, in the order of the schema; never empty.
+    Config(Vec<ConfigViolation>),
+}
+
+/// One place of a config, or of its schema, and what is wrong there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigViolation {
+    /// JSON pointer into the config (or the schema), such as `/mode`; empty for the whole.
+    pub(crate) pointer: String,
+    /// What was found and what was wanted.
+    pub(crate) message: String,
+}
+
+impl fmt::Display for ConfigRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Schema(violation) => {
+                violation.fmt_in("config_schema", f)?;
+                f.write_str("; correct the schema")
+            }
+            Self::Config(violations) => {
+                for (index, violation) in violations.iter().enumerate() {
+                    f.write_str(if index == 0 { "" } else { "; " })?;
+                    violation.fmt_in("config", f)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Error for ConfigRefused {}
+
+impl ConfigViolation {
+    fn fmt_in(&self, document: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{document}{}`: {}", self.pointer, self.message)
+    }
+}

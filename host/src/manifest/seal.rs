@@ -1,0 +1,97 @@
+//! Digest and length written into a manifest's text, in the author's layout. Writes no file.
+
+use std::path::Path;
+
+use jsonc_parser::cst::{CstInputValue, CstRootNode};
+
+use super::tree::{STRICT, Source, without_mark};
+use super::{Digest, Manifest};
+use crate::error::manifest::{ManifestError, Problem};
+
+/// The label of a text whose file is not known here.
+const FILE: &str = "plugin.json";
+
+/// `text` with `sha256` and `length` set; the result has been read, so it is a manifest.
+pub(crate) fn sealed(text: &str, sha256: &Digest, length: u64) -> Result<String, ManifestError> {
+    let source = Source::new(text, FILE);
+    source.tree()?;
+    let (mark, text) = text.split_at(text.len() - without_mark(text).len());
+    let not_json = |reason: &str| {
+        source.mistake(0, "", Problem::NotJson { reason: reason.to_owned() })
+    };
+    let root = CstRootNode::parse(text, &STRICT).map_err(|error| not_json(&error.to_string()))?;
+    if let Some(object) = root.object_value() {
+        let values = [
+            ("sha256", CstInputValue::String(sha256.to_string())),
+            ("length", CstInputValue::Number(length.to_string())),
+        ];
+        for (name, value) in values {
+            match object.get(name) {
+                Some(property) => property.set_value(value),
+                None => drop(object.append(name, value)),
+            }
+        }
+    }
+    let sealed = format!("{mark}{root}");
+    Manifest::parse(&sealed, Path::new(FILE))?;
+    Ok(sealed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: Digest = Digest::new([0xab; 32]);
+
+    fn check(text: &str, expect: &str) {
+        let expect = expect.replace("DIGEST", &DIGEST.to_string());
+        let sealed = Manifest::seal_text(text, &DIGEST, 12).unwrap();
+        assert_eq!(sealed, expect);
+        let manifest = Manifest::parse(&sealed, Path::new(FILE)).unwrap();
+        assert_eq!((manifest.sha256(), manifest.length()), (Some(&DIGEST), Some(12)));
+        assert_eq!(Manifest::seal_text(&sealed, &DIGEST, 12).unwrap(), sealed);
+    }
+
+    #[test]
+    fn the_layout_of_the_author_is_kept() {
+        check(
+            "{\n    \"name\": \"a\", \"version\":\"1.0.0\",\n\n    \"api\" : \"^1\"\n}\n",
+            "{\n    \"name\": \"a\", \"version\":\"1.0.0\",\n\n    \"api\" : \"^1\",\n    \
+             \"sha256\": \"DIGEST\",\n    \"length\": 12\n}\n",
+        );
+        check(
+            "\u{feff}{\r\n\t\"name\": \"a\",\r\n\t\"version\": \"1.0.0\",\r\n\t\"api\": \"^1\"\r\n}",
+            "\u{feff}{\r\n\t\"name\": \"a\",\r\n\t\"version\": \"1.0.0\",\r\n\t\"api\": \"^1\",\r\n\t\
+             \"sha256\": \"DIGEST\",\r\n\t\"length\": 12\r\n}",
+        );
+        check(
+            r#"{"name":"a","version":"1.0.0","api":"^1"}"#,
+            r#"{"name":"a","version":"1.0.0","api":"^1", "sha256": "DIGEST", "length": 12}"#,
+        );
+    }
+
+    #[test]
+    fn digest_and_length_that_are_there_are_replaced_where_they_stand() {
+        check(
+            "{ \"length\": \"?\", \"name\": \"a\",\n\"sha256\": null, \"version\": \"1.0.0\", \
+             \"api\": \"^1\" }",
+            "{ \"length\": 12, \"name\": \"a\",\n\"sha256\": \"DIGEST\", \"version\": \"1.0.0\", \
+             \"api\": \"^1\" }",
+        );
+    }
+
+    #[test]
+    fn a_text_that_is_no_manifest_is_not_sealed() {
+        let check = |text: &str, expect: &str| {
+            let error = Manifest::seal_text(text, &DIGEST, 12).unwrap_err();
+            assert_eq!(error.to_string(), expect);
+        };
+        check("[]", "plugin.json:1:1: the manifest is a list; wanted an object");
+        check("{,}", "plugin.json:1:2: the manifest is not JSON: unexpected token in object");
+        check(
+            "{ \"version\": 1 }",
+            "plugin.json:1:1: `name` is missing; wanted a lower-case letter, then at most 63 of \
+             `a-z`, `0-9`, `-`",
+        );
+    }
+}

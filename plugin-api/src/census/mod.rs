@@ -1,0 +1,53 @@
+//! What a plugin's library holds: live bytes, live threads, thread-local values with
+//! destructors. The host asks before it unmaps the library.
+//!
+//! Every library has its own copy of these counters, because every library links this crate.
+
+mod bytes;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub mod on_linux;
+
+pub use bytes::Counting;
+
+use crate::root::RawCensus;
+
+/// Counts what this copy of the crate, and so this library, holds.
+pub(crate) fn take() -> RawCensus {
+    let mut census = RawCensus {
+        live_bytes: bytes::live(),
+        counts_bytes: bytes::counts(),
+        ..RawCensus::default()
+    };
+    add_threads(&mut census);
+    census
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn add_threads(census: &mut RawCensus) {
+    census.live_threads = on_linux::live_threads();
+    census.key_threads = on_linux::key_threads();
+    census.counts_threads = on_linux::counts();
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn add_threads(_: &mut RawCensus) {}
+
+/// Whether this thread was started by the plugin itself.
+pub(crate) fn on_plugin_thread() -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    return on_linux::on_plugin_thread();
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    false
+}
+
+/// Gives back the thread keys of this library, so that none of its destructors runs any more.
+pub(crate) fn release_keys() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    on_linux::release_keys();
+}
+
+/// Says that threads and keys of this library are counted; the exported root does.
+pub fn stand_in_front() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    on_linux::stand_in_front();
+}

@@ -1,0 +1,273 @@
+//! Live threads and thread keys, seen by standing in front of the C library.
+//!
+//! `export_plugin!` defines hidden functions of the same names in the plugin's library, so that
+//! the library's own calls, std's among them, come here first. Nothing here allocates, blocks
+//! or touches a thread-local that has a destructor: it runs while threads start and end.
+//!
+//! A thread has ended when the system no longer knows its id, not when its function returned:
+//! destructors of thread-locals run in between.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::{mem, ptr};
+
+/// The function that a thread starts in.
+pub type StartFn = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
+/// The destructor of a thread key.
+pub type KeyDestructor = unsafe extern "C" fn(*mut c_void);
+
+thread_local! {
+    static STARTED_HERE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Threads that were asked for and have not told their id yet.
+static STARTING: AtomicU32 = AtomicU32::new(0);
+static THREADS: Ids = Ids::new();
+static KEY_THREADS: Ids = Ids::new();
+/// The thread keys of this library, plus one; zero is free.
+static KEYS: [AtomicU32; KEYS_MAX] = [const { AtomicU32::new(0) }; KEYS_MAX];
+static COUNTS: AtomicBool = AtomicBool::new(false);
+
+const KEYS_MAX: usize = 64;
+const IDS_MAX: usize = 1024;
+
+/// Ids of threads, of which the dead ones make room for new ones.
+struct Ids {
+    ids: [AtomicI32; IDS_MAX],
+    /// Threads for which there was no room; once there is one, the library is never unmapped.
+    lost: AtomicU32,
+}
+
+impl Ids {
+    const fn new() -> Self {
+        Self {
+            ids: [const { AtomicI32::new(0) }; IDS_MAX],
+            lost: AtomicU32::new(0),
+        }
+    }
+
+    fn add(&self, id: c_int) {
+        let start = id.unsigned_abs() as usize;
+        let slots = || (0..IDS_MAX).map(|step| &self.ids[(start + step) % IDS_MAX]);
+        for slot in slots() {
+            let found = slot.load(Ordering::Relaxed);
+            if found == id {
+                return;
+            }
+            if found == 0 && take(slot, 0, id) {
+                return;
+            }
+        }
+        for slot in slots() {
+            let found = slot.load(Ordering::Relaxed);
+            if !is_alive(found) && take(slot, found, id) {
+                return;
+            }
+        }
+        self.lost.fetch_add(1, Ordering::Release);
+    }
+
+    fn alive(&self) -> u32 {
+        let ids = self.ids.iter().map(|slot| slot.load(Ordering::Acquire));
+        let alive = ids.filter(|id| *id != 0 && is_alive(*id)).count();
+        self.lost
+            .load(Ordering::Acquire)
+            .saturating_add(u32::try_from(alive).unwrap_or(u32::MAX))
+    }
+}
+
+fn take(slot: &AtomicI32, found: c_int, id: c_int) -> bool {
+    slot.compare_exchange(found, id, Ordering::Release, Ordering::Relaxed)
+        .is_ok()
+}
+
+fn is_alive(id: c_int) -> bool {
+    // SAFETY: asks for the process's id; no arguments.
+    let process = unsafe { libc::getpid() };
+    // SAFETY: signal 0 only asks whether the thread exists.
+    let answer = unsafe { libc::syscall(libc::SYS_tgkill, process, id, 0) };
+    answer == 0
+}
+
+fn own_id() -> c_int {
+    // SAFETY: asks for the thread's id; no arguments.
+    unsafe { libc::syscall(libc::SYS_gettid) as c_int }
+}
+
+pub(super) fn live_threads() -> u32 {
+    STARTING
+        .load(Ordering::Acquire)
+        .saturating_add(THREADS.alive())
+}
+
+pub(super) fn key_threads() -> u32 {
+    KEY_THREADS.alive()
+}
+
+pub(super) fn counts() -> bool {
+    COUNTS.load(Ordering::Relaxed)
+}
+
+pub(super) fn on_plugin_thread() -> bool {
+    STARTED_HERE.get()
+}
+
+/// Says that the functions of this file stand in front of the C library's.
+pub fn stand_in_front() {
+    COUNTS.store(true, Ordering::Relaxed);
+}
+
+/// What a thread of the plugin starts with.
+struct Start {
+    function: StartFn,
+    argument: *mut c_void,
+}
+
+/// Stands in front of `pthread_create`.
+///
+/// # Safety
+///
+/// The contract of `pthread_create`.
+pub unsafe fn pthread_create(
+    thread: *mut c_void,
+    attributes: *const c_void,
+    function: StartFn,
+    argument: *mut c_void,
+) -> c_int {
+    type Real = unsafe extern "C" fn(*mut c_void, *const c_void, StartFn, *mut c_void) -> c_int;
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let Some(real) = real(&REAL, c"pthread_create") else {
+        return libc::EAGAIN;
+    };
+    // SAFETY: L1 (the C library's function of this name has this type).
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
+    let start = Box::into_raw(Box::new(Start { function, argument }));
+    STARTING.fetch_add(1, Ordering::AcqRel);
+    // SAFETY: the caller's contract; `start` is owned by the new thread from here on.
+    let answer = unsafe { real(thread, attributes, started, start.cast()) };
+    if answer != 0 {
+        STARTING.fetch_sub(1, Ordering::AcqRel);
+        // SAFETY: no thread was started, so the box is still ours.
+        drop(unsafe { Box::from_raw(start) });
+    }
+    answer
+}
+
+unsafe extern "C" fn started(start: *mut c_void) -> *mut c_void {
+    // SAFETY: made by `pthread_create` above and given to this thread alone.
+    let start = *unsafe { Box::from_raw(start.cast::<Start>()) };
+    THREADS.add(own_id());
+    STARTING.fetch_sub(1, Ordering::AcqRel);
+    STARTED_HERE.set(true);
+    // SAFETY: the function and argument that the caller of `pthread_create` gave.
+    unsafe { (start.function)(start.argument) }
+}
+
+/// Stands in front of `pthread_key_create`.
+///
+/// # Safety
+///
+/// The contract of `pthread_key_create`.
+pub unsafe fn pthread_key_create(key: *mut c_uint, destructor: Option<KeyDestructor>) -> c_int {
+    type Real = unsafe extern "C" fn(*mut c_uint, Option<KeyDestructor>) -> c_int;
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let Some(real) = real(&REAL, c"pthread_key_create") else {
+        return libc::EAGAIN;
+    };
+    // SAFETY: L1.
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
+    // SAFETY: the caller's contract.
+    let answer = unsafe { real(key, destructor) };
+    if answer == 0 && destructor.is_some() {
+        // SAFETY: the call succeeded, so the key was written.
+        remember_key(unsafe { *key });
+    }
+    answer
+}
+
+fn remember_key(key: c_uint) {
+    let free = KEYS.iter().any(|slot| {
+        slot.compare_exchange(0, key + 1, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    });
+    if !free {
+        // No destructor of this key could be called back: the library has to stay.
+        KEY_THREADS.lost.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Stands in front of `pthread_key_delete`.
+///
+/// # Safety
+///
+/// The contract of `pthread_key_delete`.
+pub unsafe fn pthread_key_delete(key: c_uint) -> c_int {
+    let own = |slot: &&AtomicU32| slot.load(Ordering::Acquire) == key + 1;
+    if let Some(slot) = KEYS.iter().find(own) {
+        slot.store(0, Ordering::Release);
+    }
+    // SAFETY: the caller's contract.
+    unsafe { delete(key) }
+}
+
+unsafe fn delete(key: c_uint) -> c_int {
+    type Real = unsafe extern "C" fn(c_uint) -> c_int;
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let Some(real) = real(&REAL, c"pthread_key_delete") else {
+        return libc::EINVAL;
+    };
+    // SAFETY: L1.
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
+    // SAFETY: the caller's contract.
+    unsafe { real(key) }
+}
+
+/// Stands in front of `pthread_setspecific`.
+///
+/// # Safety
+///
+/// The contract of `pthread_setspecific`.
+pub unsafe fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
+    type Real = unsafe extern "C" fn(c_uint, *const c_void) -> c_int;
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let Some(real) = real(&REAL, c"pthread_setspecific") else {
+        return libc::ENOMEM;
+    };
+    if !value.is_null()
+        && KEYS
+            .iter()
+            .any(|slot| slot.load(Ordering::Acquire) == key + 1)
+    {
+        // Before the value is set: there is no moment at which it is set and not counted.
+        KEY_THREADS.add(own_id());
+    }
+    // SAFETY: L1.
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
+    // SAFETY: the caller's contract.
+    unsafe { real(key, value) }
+}
+
+pub(super) fn release_keys() {
+    for slot in &KEYS {
+        let key = slot.swap(0, Ordering::AcqRel);
+        if key != 0 {
+            // SAFETY: a key of this library, taken out of the table by this swap alone.
+            unsafe { delete(key - 1) };
+        }
+    }
+}
+
+/// Finds the C library's function, once.
+///
+/// Invariant L1: what is found under the name of a function of the C library is that function.
+/// `RTLD_DEFAULT` and not `RTLD_NEXT`, which would bypass the interceptors of sanitizers.
+fn real(cache: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void> {
+    let mut found = cache.load(Ordering::Acquire);
+    if found.is_null() {
+        // SAFETY: the name is a C string.
+        found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+        cache.store(found, Ordering::Release);
+    }
+    (!found.is_null()).then_some(found)
+}

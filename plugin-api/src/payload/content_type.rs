@@ -1,0 +1,69 @@
+//! Media types: the usual ones cross the boundary as a number, all others as text.
+
+use std::borrow::Cow;
+
+/// The media type of an output.
+///
+/// Common ones cost nothing to pass; any other is carried as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentType(Cow<'static, str>);
+
+/// Code on the wire for a type that travels as text.
+pub(super) const OTHER: u32 = u32::MAX;
+
+/// A code is the index in this table, which grows at its end.
+const KNOWN: [&str; 4] = [
+    ContentType::BYTES,
+    ContentType::TEXT,
+    ContentType::JSON,
+    ContentType::HTML,
+];
+
+impl ContentType {
+    /// Any bytes.
+    pub const BYTES: &'static str = "application/octet-stream";
+    /// Plain text.
+    pub const TEXT: &'static str = "text/plain; charset=utf-8";
+    /// JSON.
+    pub const JSON: &'static str = "application/json";
+    /// HTML.
+    pub const HTML: &'static str = "text/html; charset=utf-8";
+
+    /// A media type by its name.
+    pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The media type as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&'static str> for ContentType {
+    fn from(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+}
+
+pub(super) fn code_of(name: &str) -> u32 {
+    // The constants are what nearly always comes, so their address usually decides.
+    KNOWN
+        .iter()
+        .zip(0..)
+        .find(|(known, _)| **known == name)
+        .map_or(OTHER, |(_, code)| code)
+}
+
+/// The type of a code; one from a newer peer is bytes to us.
+pub(super) fn name_of(code: u32) -> &'static str {
+    KNOWN
+        .get(code as usize)
+        .copied()
+        .unwrap_or(ContentType::BYTES)
+}
+
+pub(super) const BYTES_CODE: u32 = 0;
+pub(super) const TEXT_CODE: u32 = 1;
+pub(super) const JSON_CODE: u32 = 2;
+pub(super) const HTML_CODE: u32 = 3;

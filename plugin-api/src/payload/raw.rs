@@ -1,0 +1,159 @@
+//! How bytes look on the boundary: C structs of pointers and lengths.
+
+use std::marker::PhantomData;
+use std::{fmt, ptr, slice};
+
+use abi_stable::StableAbi;
+
+use super::content_type::{OTHER, code_of, name_of};
+use crate::Payload;
+
+/// Bytes that carry their own way to be freed.
+///
+/// Invariant R1: `ptr`, `len` and `capacity` are those of a `Vec<u8>` of the side whose
+/// `release` stands here, or all are empty and `release` is none.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct RawBuffer {
+    ptr: *mut u8,
+    len: usize,
+    capacity: usize,
+    release: Option<unsafe extern "C" fn(*mut u8, usize, usize)>,
+}
+
+impl RawBuffer {
+    /// A buffer without bytes.
+    pub const fn empty() -> Self {
+        Self {
+            ptr: ptr::null_mut(),
+            len: 0,
+            capacity: 0,
+            release: None,
+        }
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        if self.ptr.is_null() {
+            return &[];
+        }
+        // SAFETY: R1 (the pointer and length are those of a vector that lives as long as self).
+        unsafe { slice::from_raw_parts(self.ptr, self.len) }
+    }
+
+    /// The bytes as text; what is not UTF-8 is replaced.
+    pub fn to_text(&self) -> String {
+        String::from_utf8_lossy(self.as_bytes()).into_owned()
+    }
+}
+
+impl From<Vec<u8>> for RawBuffer {
+    fn from(bytes: Vec<u8>) -> Self {
+        let (ptr, len, capacity) = into_parts(bytes);
+        Self {
+            ptr,
+            len,
+            capacity,
+            release: Some(release),
+        }
+    }
+}
+
+impl Drop for RawBuffer {
+    fn drop(&mut self) {
+        if let Some(release) = self.release {
+            // SAFETY: R1 (these are the parts that this function wants, given back once).
+            unsafe { release(self.ptr, self.len, self.capacity) }
+        }
+    }
+}
+
+impl fmt::Debug for RawBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawBuffer")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn into_parts(bytes: Vec<u8>) -> (*mut u8, usize, usize) {
+    let mut bytes = std::mem::ManuallyDrop::new(bytes);
+    (bytes.as_mut_ptr(), bytes.len(), bytes.capacity())
+}
+
+/// Frees a vector of this side.
+///
+/// # Safety
+///
+/// The three are those of a `Vec<u8>` that this copy of the crate took apart, not given back yet.
+pub(super) unsafe extern "C" fn release(ptr: *mut u8, len: usize, capacity: usize) {
+    // SAFETY: this function's own contract.
+    drop(unsafe { Vec::from_raw_parts(ptr, len, capacity) });
+}
+
+/// A [`Payload`] on the boundary.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct RawPayload<'a> {
+    ptr: *const u8,
+    len: usize,
+    type_ptr: *const u8,
+    type_len: u32,
+    type_code: u32,
+    lifetime: PhantomData<&'a ()>,
+}
+
+impl<'a> RawPayload<'a> {
+    /// Lends `payload` to the other side.
+    #[inline]
+    pub fn new(payload: Payload<'a>) -> Self {
+        let type_code = code_of(payload.content_type);
+        let name = if type_code == OTHER {
+            payload.content_type
+        } else {
+            ""
+        };
+        Self {
+            ptr: payload.bytes.as_ptr(),
+            len: payload.bytes.len(),
+            type_ptr: name.as_ptr(),
+            // A media type of 4 GiB is no media type.
+            type_len: u32::try_from(name.len()).unwrap_or(0),
+            type_code,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// What was lent.
+    #[inline]
+    pub fn get(&self) -> Payload<'a> {
+        // SAFETY: `new` took pointer and length from a slice that lives for 'a.
+        let bytes = unsafe { slice::from_raw_parts(self.ptr, self.len) };
+        let content_type = if self.type_code == OTHER {
+            self.type_name()
+        } else {
+            name_of(self.type_code)
+        };
+        Payload {
+            bytes,
+            content_type,
+        }
+    }
+
+    fn type_name(&self) -> &'a str {
+        // SAFETY: as in `get`.
+        let name = unsafe { slice::from_raw_parts(self.type_ptr, self.type_len as usize) };
+        std::str::from_utf8(name).unwrap_or(super::ContentType::BYTES)
+    }
+}
+
+impl fmt::Debug for RawPayload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.get(), f)
+    }
+}

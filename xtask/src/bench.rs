@@ -1,0 +1,22 @@
+//! `cargo xtask bench`: the benchmarks, built for speed.
+
+use clap::Args;
+
+use crate::cargo;
+use crate::workspace::Workspace;
+
+/// The crate that holds the benchmarks.
+const PACKAGE: &str = "hotbay-bench";
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Passed on to the benchmarks.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
+    let mut command = cargo::cargo(&workspace.root);
+    command.args(["run", "--release", "--package", PACKAGE, "--"]).args(&options.arguments);
+    cargo::run(&mut command)
+}

@@ -1,0 +1,237 @@
+//! Puts a built plugin where hosts look for it.
+//! Each file appears whole or not at all: a host that watches never sees half of one.
+
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use sha2::{Digest, Sha256};
+
+use super::manifest::{Kind, Manifest};
+
+/// Starts the names of files that are being written.
+const UNFINISHED: &str = ".installing-";
+
+/// Installs the plugin of the folder `source` into the folder `into`; returns the library's path.
+///
+/// The manifest comes last: it vouches for what it names.
+pub(super) fn install(
+    source: &Path,
+    manifest: &Manifest,
+    stem: &str,
+    library: &[u8],
+    into: &Path,
+) -> anyhow::Result<PathBuf> {
+    ensure!(
+        into.canonicalize().ok() != Some(source.canonicalize()?),
+        "`{}` is where its source lies; choose another --out",
+        into.display()
+    );
+    prepare(into)?;
+    let before = names_of_earlier_install(into);
+
+    let library_name = library_file(stem);
+    write(into, &library_name, library, 0o755)?;
+    let mut installed = vec![library_name.clone(), "plugin.json".to_owned()];
+    if let Some(schema) = &manifest.schema_file {
+        let bytes = fs::read(source.join(schema))
+            .with_context(|| format!("cannot read `{schema}`, which `config_schema` names"))?;
+        write(into, schema, &bytes, 0o644)?;
+        installed.push(schema.clone());
+    }
+    if let Ok(bytes) = fs::read(source.join("README.md")) {
+        write(into, "README.md", &bytes, 0o644)?;
+        installed.push("README.md".to_owned());
+    }
+    let sealed = manifest.sealed(&hexadecimal(&Sha256::digest(library)), library.len())?;
+    write(into, "plugin.json", sealed.as_bytes(), 0o644)?;
+
+    for name in before.iter().filter(|name| !installed.contains(name)) {
+        let path = into.join(name);
+        fs::remove_file(&path)
+            .with_context(|| format!("cannot remove the stale `{}`", path.display()))?;
+    }
+    Ok(into.join(library_name))
+}
+
+fn library_file(stem: &str) -> String {
+    format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}")
+}
+
+/// What an earlier install of ours left: nothing else in the folder is ours to remove.
+fn names_of_earlier_install(folder: &Path) -> Vec<String> {
+    let mut names = vec!["README.md".to_owned()];
+    let manifest = fs::read_to_string(folder.join("plugin.json")).unwrap_or_default();
+    if let Ok(manifest) = Manifest::read(&manifest) {
+        names.extend(manifest.schema_file.clone());
+        if let Kind::Library { stem } = &manifest.kind {
+            names.push(library_file(stem));
+        }
+    } else {
+        names.clear();
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let entries = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.extend(entries.filter(|name| name.starts_with(UNFINISHED)));
+    names.retain(|name| folder.join(name).is_file());
+    names
+}
+
+/// Writes `folder/name` by rename; leaves it alone if it is there as it should be, so that
+/// a watching host reloads nothing.
+fn write(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    let write = || -> io::Result<()> {
+        if has_mode(&path, mode) && fs::read(&path)? == bytes {
+            return Ok(());
+        }
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        set_mode(file.path(), mode)?;
+        file.persist(&path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// A folder that the host accepts: it refuses those that others may write to.
+fn prepare(folder: &Path) -> anyhow::Result<()> {
+    let prepare = || -> io::Result<()> {
+        create(folder)?;
+        set_mode(folder, 0o755)
+    };
+    prepare().with_context(|| format!("cannot make the folder `{}`", folder.display()))
+}
+
+#[cfg(unix)]
+fn create(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)
+}
+
+#[cfg(not(unix))]
+fn create(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)
+}
+
+#[cfg(unix)]
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+fn set_mode(_path: &Path, _mode: u32) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn has_mode(path: &Path, mode: u32) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::symlink_metadata(path)
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o7777 == mode)
+}
+
+#[cfg(not(unix))]
+fn has_mode(path: &Path, _mode: u32) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|data| data.is_file())
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source folder with these files, and a folder to install into.
+    fn folders(files: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let source = root.path().join("source");
+        fs::create_dir(&source).unwrap();
+        for (name, text) in files {
+            fs::write(source.join(name), text).unwrap();
+        }
+        let into = root.path().join("out/plugins/a");
+        (root, source, into)
+    }
+
+    fn manifest(more: &str) -> Manifest {
+        let text = format!(r#"{{"name": "a", "version": "1.0.0", "library": "a"{more}}}"#);
+        Manifest::read(&text).unwrap()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_digest_and_length_are_those_of_the_library() {
+        let (_root, source, into) = folders(&[]);
+        let library = install(&source, &manifest(""), "a", b"abc", &into).unwrap();
+        assert_eq!(fs::read(library).unwrap(), b"abc");
+        let text = fs::read_to_string(into.join("plugin.json")).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(value["sha256"], digest);
+        assert_eq!(value["length"], 3);
+    }
+
+    #[test]
+    fn what_an_earlier_install_named_goes_and_what_others_put_there_stays() {
+        let (_root, source, into) = folders(&[("schema.json", "{}"), ("README.md", "# a")]);
+        let with_schema = manifest(r#", "config_schema": "schema.json""#);
+        install(&source, &with_schema, "a", b"1", &into).unwrap();
+        fs::write(into.join("notes.txt"), "mine").unwrap();
+        fs::write(into.join(".installing-x"), "half").unwrap();
+        let a = library_file("a");
+        let readme = "README.md";
+        let wanted = [".installing-x", readme, &a, "notes.txt", "plugin.json", "schema.json"];
+        assert_eq!(names(&into), wanted);
+
+        fs::remove_file(source.join(readme)).unwrap();
+        install(&source, &manifest(""), "b", b"2", &into).unwrap();
+        assert_eq!(names(&into), [&library_file("b"), "notes.txt", "plugin.json"]);
+    }
+
+    #[test]
+    fn the_folder_of_the_source_is_refused() {
+        let (_root, source, _) = folders(&[("plugin.json", "{}")]);
+        let error = install(&source, &manifest(""), "a", b"1", &source).unwrap_err();
+        assert!(error.to_string().contains("is where its source lies"), "{error}");
+        assert_eq!(names(&source), ["plugin.json"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn others_may_not_write_to_what_was_installed() {
+        let (_root, source, into) = folders(&[]);
+        let library = install(&source, &manifest(""), "a", b"1", &into).unwrap();
+        for (path, mode) in
+            [(&library, 0o755), (&into.join("plugin.json"), 0o644), (&into, 0o755)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let found = fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(found, mode, "{}", path.display());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_unchanged_file_is_left_alone() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (_root, source, into) = folders(&[]);
+        let library = install(&source, &manifest(""), "a", b"1", &into).unwrap();
+        let before = fs::metadata(&library).unwrap().ino();
+        install(&source, &manifest(""), "a", b"1", &into).unwrap();
+        assert_eq!(fs::metadata(&library).unwrap().ino(), before);
+    }
+}

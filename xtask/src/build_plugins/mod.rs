@@ -1,0 +1,214 @@
+//! `cargo xtask build-plugins`: builds plugins and installs each with its manifest.
+//! A plugin that fails does not keep the others from being built.
+
+mod artifact;
+mod install;
+pub(crate) mod manifest;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+
+use crate::workspace::{Package, Workspace};
+use manifest::{Kind, Manifest};
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct Options {
+    /// Builds what is to be shipped: optimised and stripped.
+    #[arg(long)]
+    release: bool,
+    /// Builds only this plugin; may be given more than once.
+    #[arg(long = "plugin", value_name = "NAME")]
+    plugins: Vec<String>,
+    /// Where to look for plugins; `plugins` of the workspace if not given.
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// Where to install them, a folder each; `plugins` of the target folder if not given.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// A folder with a `Cargo.toml` and a `plugin.json`.
+struct Source {
+    folder: PathBuf,
+    /// Name of the plugin, or of its folder while the manifest cannot be read.
+    name: String,
+    manifest: anyhow::Result<Manifest>,
+}
+
+/// Builds and installs; returns the folder that holds a folder for each plugin.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<PathBuf> {
+    let from = options.from.clone().unwrap_or_else(|| workspace.root.join("plugins"));
+    let from = from.canonicalize().with_context(|| format!("cannot read `{}`", from.display()))?;
+    let sources = chosen(find(&from)?, &options.plugins, &from)?;
+
+    let out = match &options.out {
+        Some(out) => std::path::absolute(out)?,
+        None => workspace.target.join("plugins"),
+    };
+    let mut failed = Vec::new();
+    for source in sources {
+        let Source { folder, name, manifest } = source;
+        let built = manifest
+            .and_then(|manifest| build(workspace, &folder, &manifest, options.release, &out));
+        match built {
+            Ok(line) => println!("{line}"),
+            Err(error) => {
+                eprintln!("error: plugin `{name}`: {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "{} failed: {}", count(failed.len()), failed.join(", "));
+    Ok(out)
+}
+
+/// Builds and installs one plugin; returns the line that tells it.
+fn build(
+    workspace: &Workspace,
+    folder: &Path,
+    manifest: &Manifest,
+    release: bool,
+    out: &Path,
+) -> anyhow::Result<String> {
+    let Kind::Library { stem } = &manifest.kind else {
+        bail!("its kind is `process`; build-plugins builds kind `library` only");
+    };
+    let cargo_toml = folder.join("Cargo.toml");
+    let own = Workspace::of(&cargo_toml)?;
+    let package = own
+        .package_at(&cargo_toml)
+        .with_context(|| format!("`{}` has no [package]", workspace.told(&cargo_toml)))?;
+    agree(manifest, package, &workspace.told(folder).to_string())?;
+
+    let library = artifact::build(workspace, package, release)?;
+    let bytes = fs::read(&library)
+        .with_context(|| format!("cannot read what cargo built, `{}`", library.display()))?;
+    let installed = install::install(folder, manifest, stem, &bytes, &out.join(&manifest.name))?;
+    Ok(format!(
+        "built {} {}  {}  ({} KiB)",
+        manifest.name,
+        manifest.version,
+        workspace.told(&installed),
+        bytes.len().div_ceil(1024),
+    ))
+}
+
+/// The host compares manifest and stamp; a difference is told here, before anything is built.
+fn agree(manifest: &Manifest, package: &Package, folder: &str) -> anyhow::Result<()> {
+    let field = if manifest.names_package { "package" } else { "name" };
+    ensure!(
+        manifest.package == package.name,
+        "`{field}` in {folder}/plugin.json is `{}`, but `package.name` in {folder}/Cargo.toml is \
+         `{}`; set `package` in plugin.json to `{}`",
+        manifest.package,
+        package.name,
+        package.name,
+    );
+    ensure!(
+        manifest.version == package.version,
+        "`version` in {folder}/plugin.json is {}, but the crate's is {} (`package.version` in \
+         {folder}/Cargo.toml, which may inherit it); set plugin.json to {}",
+        manifest.version,
+        package.version,
+        package.version,
+    );
+    Ok(())
+}
+
+/// All plugins in `from`, by name.
+fn find(from: &Path) -> anyhow::Result<Vec<Source>> {
+    let entries =
+        fs::read_dir(from).with_context(|| format!("cannot read `{}`", from.display()))?;
+    let mut sources = Vec::new();
+    for entry in entries {
+        let folder = entry?.path();
+        let manifest = folder.join("plugin.json");
+        if !manifest.is_file() || !folder.join("Cargo.toml").is_file() {
+            continue;
+        }
+        let manifest = fs::read_to_string(&manifest)
+            .with_context(|| format!("cannot read `{}`", manifest.display()))
+            .and_then(|text| {
+                Manifest::read(&text).with_context(|| format!("`{}`", manifest.display()))
+            });
+        let name = match &manifest {
+            Ok(manifest) => manifest.name.clone(),
+            Err(_) => folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        sources.push(Source { folder, name, manifest });
+    }
+    sources.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(sources)
+}
+
+/// Those that were asked for; all if none was named.
+fn chosen(sources: Vec<Source>, names: &[String], from: &Path) -> anyhow::Result<Vec<Source>> {
+    ensure!(
+        !sources.is_empty(),
+        "`{}` holds no folder with a Cargo.toml and a plugin.json",
+        from.display()
+    );
+    if let Some(unknown) = names.iter().find(|name| sources.iter().all(|s| s.name != **name)) {
+        let known: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+        bail!("there is no plugin `{unknown}`; known are {}", known.join(", "));
+    }
+    if let Some(pair) = sources.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        bail!(
+            "`{}` and `{}` both name their plugin `{}`; give each a name of its own",
+            pair[0].folder.display(),
+            pair[1].folder.display(),
+            pair[0].name
+        );
+    }
+    let wanted = |source: &Source| names.is_empty() || names.contains(&source.name);
+    Ok(sources.into_iter().filter(wanted).collect())
+}
+
+fn count(plugins: usize) -> String {
+    if plugins == 1 { "1 plugin".to_owned() } else { format!("{plugins} plugins") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            let at = folder.path().join(name);
+            fs::create_dir(&at).unwrap();
+            fs::write(at.join("Cargo.toml"), "").unwrap();
+            fs::write(at.join("plugin.json"), "{").unwrap();
+        }
+        fs::create_dir(folder.path().join("no-plugin")).unwrap();
+        let sources = find(folder.path()).unwrap();
+        let error = chosen(sources, &["c".to_owned()], folder.path()).map(|_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "there is no plugin `c`; known are a, b");
+    }
+
+    #[test]
+    fn a_difference_between_manifest_and_crate_says_where_to_mend_it() {
+        let package = Package { name: "b".into(), version: "0.2.0".into(), manifest: "".into() };
+        let check = |text: &str, wanted: &str| {
+            let manifest = Manifest::read(text).unwrap();
+            let error = agree(&manifest, &package, "plugins/b").unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        };
+        check(
+            r#"{"name": "a", "version": "0.2.0", "library": "b"}"#,
+            "`name` in plugins/b/plugin.json is `a`",
+        );
+        check(
+            r#"{"name": "a", "package": "c", "version": "0.2.0", "library": "b"}"#,
+            "`package` in plugins/b/plugin.json is `c`",
+        );
+        check(
+            r#"{"name": "b", "version": "0.1.0", "library": "b"}"#,
+            "`version` in plugins/b/plugin.json is 0.1.0, but the crate's is 0.2.0",
+        );
+    }
+}

@@ -1,0 +1,26 @@
+//! `cargo xtask test`: every test of the workspace, documentation included.
+
+use clap::Args;
+
+use crate::cargo;
+use crate::workspace::Workspace;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Passed on to `cargo test --workspace`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+impl Options {
+    /// All tests, nothing passed on.
+    pub(crate) fn all() -> Self {
+        Self { arguments: Vec::new() }
+    }
+}
+
+/// The tests build their own fixture plugins, so nothing has to be built before.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
+    let mut command = cargo::cargo(&workspace.root);
+    cargo::run(command.args(["test", "--workspace"]).args(&options.arguments))
+}
