@@ -440,7 +440,7 @@ macro_rules! export_plugin {
         // In front of the C library's functions for this library alone: hidden, so exported to
         // nobody.
         #[cfg(all(feature = "export", target_os = "linux", target_env = "gnu"))]
-        const _: () = {
+        mod __hotbay_in_front {
             use ::core::ffi::{c_int, c_uint, c_void};
             use $crate::abi::on_linux as __census;
 
@@ -478,6 +478,6 @@ macro_rules! export_plugin {
             unsafe extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
                 unsafe { __census::pthread_setspecific(key, value) }
             }
-        };
+        }
     };
 }

@@ -17,8 +17,16 @@ struct Step {
 
 /// From cheap to dear, so that a slip is told early.
 const STEPS: &[Step] = &[
-    Step { name: "fmt", alone: "cargo fmt --all --check", act: fmt },
-    Step { name: "tidy", alone: "cargo xtask tidy", act: tidy::run },
+    Step {
+        name: "fmt",
+        alone: "cargo fmt --all --check",
+        act: fmt,
+    },
+    Step {
+        name: "tidy",
+        alone: "cargo xtask tidy",
+        act: tidy::run,
+    },
     Step {
         name: "clippy",
         alone: "cargo clippy --workspace --all-targets --all-features -- -D warnings",
@@ -47,9 +55,8 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     for step in STEPS {
         println!("\n== {}: {}", step.name, step.alone);
         let start = Instant::now();
-        outcome = (step.act)(workspace).with_context(|| {
-            format!("step `{}` failed; run it alone: {}", step.name, step.alone)
-        });
+        outcome = (step.act)(workspace)
+            .with_context(|| format!("step `{}` failed; run it alone: {}", step.name, step.alone));
         times.push(start.elapsed());
         if outcome.is_err() {
             break;

@@ -13,8 +13,8 @@ use super::locate::not_a_file;
 use super::trust::{self, Trust};
 use crate::error::artifact::ArtifactError;
 
-/// How large an artifact may be unless said otherwise: 1 GiB.
-pub(crate) const BYTES_MAX: u64 = 1 << 30;
+#[cfg(test)]
+pub(super) const BYTES_MAX: u64 = 1 << 30;
 
 /// The bytes of a file, as they were when it was read.
 pub(crate) struct Artifact {
@@ -24,29 +24,26 @@ pub(crate) struct Artifact {
     sha256: OnceLock<[u8; 32]>,
 }
 
-/// How sure it is that an artifact is what its manifest means.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Its digest is the stated one.
-    Verified,
-    /// No digest is stated, and that was allowed: only a child process can open it safely.
-    Unverified,
-}
-
 impl Artifact {
     /// Reads the regular file at `path`, whatever it holds, unless it exceeds `bytes_max`.
     ///
     /// Never waits: a pipe is refused. Links are followed; see `locate` for where they may lead.
     pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Self, ArtifactError> {
-        let failed = |source| ArtifactError::Read { path: path.to_owned(), source };
+        let failed = |source| ArtifactError::Read {
+            path: path.to_owned(),
+            source,
+        };
         // Opening a device can have effects, so look first, and again at what was opened.
         check_kind(path, &path.metadata().map_err(failed)?)?;
         let mut file = open(path).map_err(failed)?;
         let before = file.metadata().map_err(failed)?;
         check_kind(path, &before)?;
         let too_large = |found_bytes| {
-            Err(ArtifactError::TooLarge { path: path.to_owned(), found_bytes, bytes_max })
+            Err(ArtifactError::TooLarge {
+                path: path.to_owned(),
+                found_bytes,
+                bytes_max,
+            })
         };
         if before.len() > bytes_max {
             return too_large(before.len());
@@ -58,9 +55,16 @@ impl Artifact {
         }
         let modified = |metadata: &Metadata| metadata.modified().ok();
         if bytes.len() as u64 != after.len() || modified(&before) != modified(&after) {
-            return Err(ArtifactError::ChangedWhileRead { path: path.to_owned() });
+            return Err(ArtifactError::ChangedWhileRead {
+                path: path.to_owned(),
+            });
         }
-        Ok(Self { path: path.to_owned(), bytes, metadata: after, sha256: OnceLock::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+            metadata: after,
+            sha256: OnceLock::new(),
+        })
     }
 
     /// Where it was read from.
@@ -75,7 +79,9 @@ impl Artifact {
 
     /// The SHA-256 of [`bytes`](Self::bytes); computed at the first call.
     pub(crate) fn sha256(&self) -> [u8; 32] {
-        *self.sha256.get_or_init(|| Sha256::digest(&self.bytes).into())
+        *self
+            .sha256
+            .get_or_init(|| Sha256::digest(&self.bytes).into())
     }
 
     /// [`trust::check`]s the very file that was read.
@@ -91,21 +97,27 @@ impl Artifact {
         sha256: Option<[u8; 32]>,
         length: Option<u64>,
         allow_unverified: bool,
-    ) -> Result<Verdict, ArtifactError> {
+    ) -> Result<(), ArtifactError> {
         let path = || self.path.clone();
         let found = self.bytes.len() as u64;
         match length {
             Some(wanted) if wanted != found => {
-                return Err(ArtifactError::Length { path: path(), found, wanted });
+                return Err(ArtifactError::Length {
+                    path: path(),
+                    found,
+                    wanted,
+                });
             }
             _ => {}
         }
         match sha256 {
-            Some(wanted) if wanted == self.sha256() => Ok(Verdict::Verified),
-            Some(wanted) => {
-                Err(ArtifactError::Digest { path: path(), found: self.sha256(), wanted })
-            }
-            None if allow_unverified => Ok(Verdict::Unverified),
+            Some(wanted) if wanted == self.sha256() => Ok(()),
+            Some(wanted) => Err(ArtifactError::Digest {
+                path: path(),
+                found: self.sha256(),
+                wanted,
+            }),
+            None if allow_unverified => Ok(()),
             None => Err(ArtifactError::Unverified { path: path() }),
         }
     }
@@ -122,7 +134,10 @@ impl fmt::Debug for Artifact {
 
 fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), ArtifactError> {
     match not_a_file(metadata.file_type()) {
-        Some(found) => Err(ArtifactError::NotAFile { path: path.to_owned(), found }),
+        Some(found) => Err(ArtifactError::NotAFile {
+            path: path.to_owned(),
+            found,
+        }),
         None => Ok(()),
     }
 }
@@ -142,9 +157,14 @@ fn open(path: &Path) -> io::Result<File> {
 /// Reads to the end, but at most one byte more than `bytes_max`, so that too much is noticed.
 fn read_at_most(file: &mut File, expected: u64, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let room = usize::try_from(expected).unwrap_or(usize::MAX).saturating_add(1);
-    bytes.try_reserve_exact(room).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    let room = usize::try_from(expected)
+        .unwrap_or(usize::MAX)
+        .saturating_add(1);
+    bytes
+        .try_reserve_exact(room)
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
+    file.take(bytes_max.saturating_add(1))
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -172,8 +192,8 @@ mod tests {
     fn length_and_digest_must_be_the_stated_ones() {
         let (_folder, abc) = abc();
         assert_eq!((abc.bytes(), abc.sha256()), (&b"abc"[..], ABC));
-        let verified = Some(Verdict::Verified);
-        let unverified = Some(Verdict::Unverified);
+        let verified = Some(());
+        let unverified = Some(());
         let cases = [
             (Some(ABC), Some(3), false, verified),
             (Some(ABC), None, false, verified),
@@ -223,11 +243,16 @@ mod tests {
         } else {
             println!("skipped the pipe: there is no mkfifo");
         }
-        let told = Artifact::read(Path::new("/dev/zero"), 9).unwrap_err().to_string();
+        let told = Artifact::read(Path::new("/dev/zero"), 9)
+            .unwrap_err()
+            .to_string();
         assert!(told.contains("device"), "{told}");
         // Files of /proc state a length of 0 and hold more.
         let changed = Artifact::read(Path::new("/proc/self/maps"), BYTES_MAX).unwrap_err();
-        assert!(matches!(changed, ArtifactError::ChangedWhileRead { .. }), "{changed}");
+        assert!(
+            matches!(changed, ArtifactError::ChangedWhileRead { .. }),
+            "{changed}"
+        );
     }
 
     #[test]

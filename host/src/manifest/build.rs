@@ -20,7 +20,8 @@ impl Manifest {
     /// When `name` is no plugin name, or `version` is not MAJOR.MINOR.PATCH.
     pub fn new(name: &str, version: &str) -> Result<Self, ManifestError> {
         let plugin = rules::name(name).map_err(|wanted| refuse("name", name, wanted))?;
-        let version = rules::version(version).map_err(|wanted| refuse("version", version, wanted))?;
+        let version =
+            rules::version(version).map_err(|wanted| refuse("version", version, wanted))?;
         Ok(Self {
             package: plugin.to_string(),
             name: plugin,
@@ -80,7 +81,8 @@ impl Manifest {
     /// When it is none of these.
     pub fn with_permission(mut self, permission: &str) -> Result<Self, ManifestError> {
         let checked = rules::permission(permission);
-        self.permissions.insert(checked.map_err(|wanted| refuse("permissions", permission, wanted))?);
+        self.permissions
+            .insert(checked.map_err(|wanted| refuse("permissions", permission, wanted))?);
         Ok(self)
     }
 
@@ -111,7 +113,11 @@ impl Manifest {
         rules::limits(&limits).map_err(|(name, number, wanted)| {
             let own = fields::find(LIMITS, name).map_or("", |field| field.wanted);
             let wanted = wanted.unwrap_or_else(|| own.to_owned());
-            let problem = Problem::Value { found: number.to_string(), wanted, nearest: None };
+            let problem = Problem::Value {
+                found: number.to_string(),
+                wanted,
+                nearest: None,
+            };
             ManifestError::new("", None, &format!("limits.{name}"), problem)
         })?;
         self.limits = limits;
@@ -138,7 +144,11 @@ fn refuse(field: &str, text: &str, wanted: Wanted) -> ManifestError {
 
 fn problem(field: &str, found: String, wanted: Wanted) -> Problem {
     let own = fields::find(MANIFEST, field).map_or("", |field| field.wanted);
-    Problem::Value { found, wanted: wanted.unwrap_or_else(|| own.to_owned()), nearest: None }
+    Problem::Value {
+        found,
+        wanted: wanted.unwrap_or_else(|| own.to_owned()),
+        nearest: None,
+    }
 }
 
 #[cfg(test)]
@@ -149,7 +159,10 @@ mod tests {
     #[test]
     fn a_manifest_made_in_code_is_under_the_same_rules() {
         let new = || Manifest::new("greet", "1.0.0").unwrap();
-        let zero = Limits { queue: Some(0), ..Limits::default() };
+        let zero = Limits {
+            queue: Some(0),
+            ..Limits::default()
+        };
         let cases = [
             (
                 Manifest::new("Greet", "1.0.0"),
@@ -160,8 +173,14 @@ mod tests {
                 Manifest::new("greet", "1.2"),
                 "`version` is \"1.2\"; wanted MAJOR.MINOR.PATCH, for example `1.2.0`",
             ),
-            (new().with_config(json!([1])), "`config` is a list; wanted an object"),
-            (new().with_config_schema(json!(true)), "`config_schema` is true; wanted an object"),
+            (
+                new().with_config(json!([1])),
+                "`config` is a list; wanted an object",
+            ),
+            (
+                new().with_config_schema(json!(true)),
+                "`config_schema` is true; wanted an object",
+            ),
             (
                 new().with_permission("call:"),
                 "`permissions` is \"call:\"; wanted `log`, `metrics`, `call:NAME` with a plugin's \
@@ -195,7 +214,10 @@ mod tests {
             .and_then(|manifest| manifest.with_permission("log"))
             .and_then(|manifest| manifest.with_requirement("clock", "^1.2"))
             .and_then(|manifest| {
-                manifest.with_limits(Limits { workers: Some(2), ..Limits::default() })
+                manifest.with_limits(Limits {
+                    workers: Some(2),
+                    ..Limits::default()
+                })
             })
             .unwrap()
             .with_description("Greets.");

@@ -45,96 +45,241 @@ pub(crate) enum Presence {
 /// The pattern of a plugin's name; the rule itself is `PluginName`'s.
 pub(crate) const NAME_PATTERN: &str = "^[a-z][a-z0-9-]{0,63}$";
 
-const VERSION_PATTERN: &str = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$";
+const VERSION_PATTERN: &str =
+    r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$";
 const VERSION: &str = "MAJOR.MINOR.PATCH, for example `1.0.0`";
 const REQUIREMENT: &str = "a semver requirement, for example `^1.0`";
 
 /// The fields of plugin.json.
 pub(crate) const MANIFEST: &[Field] = &[
-    field("name", Shape::Pattern(NAME_PATTERN), Presence::Required,
+    field(
+        "name",
+        Shape::Pattern(NAME_PATTERN),
+        Presence::Required,
         "a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
-        "Name of the plugin, unique in a host; two plugins may share one library."),
-    field("package", Shape::Pattern("^[A-Za-z0-9_-]{1,64}$"), Presence::Optional,
+        "Name of the plugin, unique in a host; two plugins may share one library.",
+    ),
+    field(
+        "package",
+        Shape::Pattern("^[A-Za-z0-9_-]{1,64}$"),
+        Presence::Optional,
         "the package's name: 1 to 64 of `A-Z`, `a-z`, `0-9`, `_`, `-`",
-        "The library's own name, as its stamp tells it; by default the plugin's name."),
-    field("version", Shape::Pattern(VERSION_PATTERN), Presence::Required, VERSION,
-        "Version of the plugin; must equal the version in the library's stamp."),
-    field("api", Shape::Text, Presence::Required, REQUIREMENT,
-        "Versions of hotbay-plugin that the plugin works with; must accept the host's."),
-    field("kind", Shape::Words(Kind::WORDS), Presence::Default("\"library\""),
-        "`library` or `process`", "What the plugin is built into."),
-    field("library", Shape::Pattern(r"^[^/\\:]+$"), Presence::OnlyFor(Kind::Library),
+        "The library's own name, as its stamp tells it; by default the plugin's name.",
+    ),
+    field(
+        "version",
+        Shape::Pattern(VERSION_PATTERN),
+        Presence::Required,
+        VERSION,
+        "Version of the plugin; must equal the version in the library's stamp.",
+    ),
+    field(
+        "api",
+        Shape::Text,
+        Presence::Required,
+        REQUIREMENT,
+        "Versions of hotbay-plugin that the plugin works with; must accept the host's.",
+    ),
+    field(
+        "kind",
+        Shape::Words(Kind::WORDS),
+        Presence::Default("\"library\""),
+        "`library` or `process`",
+        "What the plugin is built into.",
+    ),
+    field(
+        "library",
+        Shape::Pattern(r"^[^/\\:]+$"),
+        Presence::OnlyFor(Kind::Library),
         "the bare stem of a file in the plugin's folder, for example `transform`",
         "Stem of the library's file: `transform` is libtransform.so, libtransform.dylib or \
-         transform.dll. By default the package's name with `-` as `_`."),
-    field("command", Shape::Texts, Presence::RequiredFor(Kind::Process),
+         transform.dll. By default the package's name with `-` as `_`.",
+    ),
+    field(
+        "command",
+        Shape::Texts,
+        Presence::RequiredFor(Kind::Process),
         "a list of texts: a program inside the plugin's folder, then its arguments",
-        "Program of a process plugin, relative to the plugin's folder, and its arguments."),
-    field("description", Shape::Text, Presence::Optional, "a text",
-        "What the plugin does, in a sentence."),
-    field("authors", Shape::Texts, Presence::Default("[]"), "a list of texts",
-        "Who wrote the plugin."),
-    field("license", Shape::Text, Presence::Optional, "a text",
-        "License of the plugin as an SPDX expression."),
-    field("homepage", Shape::Text, Presence::Optional, "a text",
-        "Where more about the plugin can be read."),
-    field("config", Shape::FreeObject, Presence::Default("{}"), "an object",
-        "Config of the plugin; checked against config_schema, then passed to it."),
-    field("config_schema", Shape::FreeObjectOrText, Presence::Optional,
+        "Program of a process plugin, relative to the plugin's folder, and its arguments.",
+    ),
+    field(
+        "description",
+        Shape::Text,
+        Presence::Optional,
+        "a text",
+        "What the plugin does, in a sentence.",
+    ),
+    field(
+        "authors",
+        Shape::Texts,
+        Presence::Default("[]"),
+        "a list of texts",
+        "Who wrote the plugin.",
+    ),
+    field(
+        "license",
+        Shape::Text,
+        Presence::Optional,
+        "a text",
+        "License of the plugin as an SPDX expression.",
+    ),
+    field(
+        "homepage",
+        Shape::Text,
+        Presence::Optional,
+        "a text",
+        "Where more about the plugin can be read.",
+    ),
+    field(
+        "config",
+        Shape::FreeObject,
+        Presence::Default("{}"),
+        "an object",
+        "Config of the plugin; checked against config_schema, then passed to it.",
+    ),
+    field(
+        "config_schema",
+        Shape::FreeObjectOrText,
+        Presence::Optional,
         "a JSON Schema object, or the name of such a file in the plugin's folder",
-        "JSON Schema of config: the schema itself, or a file in the plugin's folder."),
-    field("provides", Shape::Objects(PROVIDED), Presence::Default("[]"), "a list of objects",
-        "Contracts that the plugin fulfils, by which callers may look it up."),
-    field("requires", Shape::Requirements, Presence::Default("{}"),
+        "JSON Schema of config: the schema itself, or a file in the plugin's folder.",
+    ),
+    field(
+        "provides",
+        Shape::Objects(PROVIDED),
+        Presence::Default("[]"),
+        "a list of objects",
+        "Contracts that the plugin fulfils, by which callers may look it up.",
+    ),
+    field(
+        "requires",
+        Shape::Requirements,
+        Presence::Default("{}"),
         "an object of plugin names with semver requirements",
-        "Other plugins that must run, with the versions that are accepted; started first."),
-    field("limits", Shape::Object(LIMITS), Presence::Default("{}"), "an object",
-        "Limits of the plugin; the host's own limits, where lower, win."),
-    field("handover", Shape::Words(Handover::WORDS), Presence::Default("\"overlap\""),
+        "Other plugins that must run, with the versions that are accepted; started first.",
+    ),
+    field(
+        "limits",
+        Shape::Object(LIMITS),
+        Presence::Default("{}"),
+        "an object",
+        "Limits of the plugin; the host's own limits, where lower, win.",
+    ),
+    field(
+        "handover",
+        Shape::Words(Handover::WORDS),
+        Presence::Default("\"overlap\""),
         "`overlap`, `pause` or `stop-first`",
         "How a reload passes state on: the old build serves meanwhile (overlap), calls wait \
-         (pause), or the old build is stopped first (stop-first)."),
-    field("unload", Shape::Words(Unload::WORDS), Presence::Default("\"auto\""),
+         (pause), or the old build is stopped first (stop-first).",
+    ),
+    field(
+        "unload",
+        Shape::Words(Unload::WORDS),
+        Presence::Default("\"auto\""),
         "`auto` or `keep`",
-        "Whether a retired library is closed once it is unused (auto) or stays mapped (keep)."),
-    field("permissions", Shape::Patterns("^(call:[a-z][a-z0-9-]{0,63}|(?!call(:|$))[a-z][a-z0-9:._-]*)$"),
+        "Whether a retired library is closed once it is unused (auto) or stays mapped (keep).",
+    ),
+    field(
+        "permissions",
+        Shape::Patterns("^(call:[a-z][a-z0-9-]{0,63}|(?!call(:|$))[a-z][a-z0-9:._-]*)$"),
         Presence::Default("[]"),
         "`log`, `metrics`, `call:NAME` with a plugin's name, or a word of the application",
         "Host services that the plugin may use: `log`, `metrics`, `call:NAME`, and words that \
-         the application defines."),
-    field("sha256", Shape::Pattern("^[0-9A-Fa-f]{64}$"), Presence::Optional,
+         the application defines.",
+    ),
+    field(
+        "sha256",
+        Shape::Pattern("^[0-9A-Fa-f]{64}$"),
+        Presence::Optional,
         "64 hexadecimal digits",
-        "SHA-256 of the library or program; written by `hotbay seal`."),
-    field("length", number(0, u64::MAX), Presence::Optional, "a whole number of bytes",
-        "Length of the library or program in bytes; written by `hotbay seal`."),
+        "SHA-256 of the library or program; written by `hotbay seal`.",
+    ),
+    field(
+        "length",
+        number(0, u64::MAX),
+        Presence::Optional,
+        "a whole number of bytes",
+        "Length of the library or program in bytes; written by `hotbay seal`.",
+    ),
 ];
 
 /// The fields of an entry of `provides`.
 pub(crate) const PROVIDED: &[Field] = &[
-    field("contract", Shape::Pattern("."), Presence::Required, "the contract's name",
-        "Name of the contract."),
-    field("version", Shape::Pattern(VERSION_PATTERN), Presence::Required, VERSION,
-        "Version of the contract that is fulfilled."),
+    field(
+        "contract",
+        Shape::Pattern("."),
+        Presence::Required,
+        "the contract's name",
+        "Name of the contract.",
+    ),
+    field(
+        "version",
+        Shape::Pattern(VERSION_PATTERN),
+        Presence::Required,
+        VERSION,
+        "Version of the contract that is fulfilled.",
+    ),
 ];
 
 /// The fields of `limits`.
 pub(crate) const LIMITS: &[Field] = &[
-    field("deadline_ms", number(1, u64::MAX), Presence::Optional,
-        "a whole number of milliseconds", "Longest time a call may take, in milliseconds."),
-    field("workers", number(1, u32::MAX as u64), Presence::Optional,
-        "a whole number of threads", "Threads that run the plugin's calls."),
-    field("queue", number(1, u32::MAX as u64), Presence::Optional,
-        "a whole number of calls", "Most calls that wait for a worker."),
-    field("in_flight", number(1, u32::MAX as u64), Presence::Optional,
-        "a whole number of calls", "Most calls that run at the same time."),
-    field("memory_bytes", number(1, u64::MAX), Presence::Optional,
-        "a whole number of bytes", "Most memory the plugin may hold, in bytes."),
-    field("input_bytes", number(1, u64::MAX), Presence::Optional,
-        "a whole number of bytes", "Longest input of a call, in bytes."),
-    field("output_bytes", number(1, u64::MAX), Presence::Optional,
-        "a whole number of bytes", "Longest output of a call, in bytes."),
-    field("stack_bytes", number(1, u64::MAX), Presence::Optional,
-        "a whole number of bytes", "Stack of each of the plugin's workers, in bytes."),
+    field(
+        "deadline_ms",
+        number(1, u64::MAX),
+        Presence::Optional,
+        "a whole number of milliseconds",
+        "Longest time a call may take, in milliseconds.",
+    ),
+    field(
+        "workers",
+        number(1, u32::MAX as u64),
+        Presence::Optional,
+        "a whole number of threads",
+        "Threads that run the plugin's calls.",
+    ),
+    field(
+        "queue",
+        number(1, u32::MAX as u64),
+        Presence::Optional,
+        "a whole number of calls",
+        "Most calls that wait for a worker.",
+    ),
+    field(
+        "in_flight",
+        number(1, u32::MAX as u64),
+        Presence::Optional,
+        "a whole number of calls",
+        "Most calls that run at the same time.",
+    ),
+    field(
+        "memory_bytes",
+        number(1, u64::MAX),
+        Presence::Optional,
+        "a whole number of bytes",
+        "Most memory the plugin may hold, in bytes.",
+    ),
+    field(
+        "input_bytes",
+        number(1, u64::MAX),
+        Presence::Optional,
+        "a whole number of bytes",
+        "Longest input of a call, in bytes.",
+    ),
+    field(
+        "output_bytes",
+        number(1, u64::MAX),
+        Presence::Optional,
+        "a whole number of bytes",
+        "Longest output of a call, in bytes.",
+    ),
+    field(
+        "stack_bytes",
+        number(1, u64::MAX),
+        Presence::Optional,
+        "a whole number of bytes",
+        "Stack of each of the plugin's workers, in bytes.",
+    ),
 ];
 
 /// The field called `name` in `table`.
@@ -172,7 +317,13 @@ const fn field(
     wanted: &'static str,
     doc: &'static str,
 ) -> Field {
-    Field { name, shape, presence, wanted, doc }
+    Field {
+        name,
+        shape,
+        presence,
+        wanted,
+        doc,
+    }
 }
 
 const fn number(min: u64, max: u64) -> Shape {

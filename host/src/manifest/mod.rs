@@ -4,17 +4,22 @@
 
 mod build;
 mod compatible;
+mod config;
 mod digest;
 mod fields;
 mod order;
 mod parse;
+#[cfg(test)]
+mod random_tests;
 mod render;
 mod rules;
 mod schema;
 mod seal;
 #[cfg(test)]
-mod tests;
+mod shape_tests;
 mod tree;
+#[cfg(test)]
+mod value_tests;
 mod words;
 
 use std::borrow::Cow;
@@ -24,9 +29,10 @@ use std::path::Path;
 use semver::{Version, VersionReq};
 
 pub(crate) use compatible::{check_api, check_stamp};
+pub(crate) use config::check_config;
 pub use digest::{Digest, InvalidDigest};
-pub(crate) use order::{Applicant, StartOrder, start_order};
-pub(crate) use schema::{check_config, json_schema};
+pub(crate) use order::{Applicant, start_order};
+pub(crate) use schema::json_schema;
 pub(crate) use seal::sealed;
 pub(crate) use tree::{MANIFEST_BYTES_MAX, position_of};
 pub use words::{Handover, Kind, Unload};

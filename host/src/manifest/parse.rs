@@ -23,7 +23,11 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
     let tree = source.tree()?;
     let Value::Object(object) = &tree else {
         let (found, wanted) = (found(&tree), "an object".to_owned());
-        let problem = Problem::Value { found, wanted, nearest: None };
+        let problem = Problem::Value {
+            found,
+            wanted,
+            nearest: None,
+        };
         return Err(source.mistake(tree.start(), "", problem));
     };
     let fields = Fields::open(source, object, MANIFEST, String::new())?;
@@ -31,7 +35,10 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
     let kind = fields.word("kind", Kind::from_word)?;
     fields.suit(kind)?;
     let name = fields.required("name")?.text_by(rules::name)?;
-    let package = fields.get("package").map(|value| value.text_by(rules::package)).transpose()?;
+    let package = fields
+        .get("package")
+        .map(|value| value.text_by(rules::package))
+        .transpose()?;
     let package = package.unwrap_or_else(|| name.to_string());
     let stem = |text: &str| rules::stem(text, &package);
 
@@ -39,7 +46,10 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
         version: fields.required("version")?.text_by(rules::version)?,
         api: fields.required("api")?.text_by(rules::parsed)?,
         kind,
-        library: fields.get("library").map(|value| value.text_by(stem)).transpose()?,
+        library: fields
+            .get("library")
+            .map(|value| value.text_by(stem))
+            .transpose()?,
         command: command(&fields)?,
         description: fields.optional_text("description")?,
         authors: fields.texts("authors")?,
@@ -53,15 +63,23 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
         handover: fields.word("handover", Handover::from_word)?,
         unload: fields.word("unload", Unload::from_word)?,
         permissions: permissions(&fields)?,
-        sha256: fields.get("sha256").map(|value| value.text_by(rules::parsed)).transpose()?,
-        length: fields.get("length").map(|value| value.number()).transpose()?,
+        sha256: fields
+            .get("sha256")
+            .map(|value| value.text_by(rules::parsed))
+            .transpose()?,
+        length: fields
+            .get("length")
+            .map(|value| value.number())
+            .transpose()?,
         name,
         package,
     })
 }
 
 fn command(fields: &Fields<'_>) -> Result<Vec<String>, ManifestError> {
-    let Some(value) = fields.get("command") else { return Ok(Vec::new()) };
+    let Some(value) = fields.get("command") else {
+        return Ok(Vec::new());
+    };
     let words = value.elements()?;
     let Some((program, arguments)) = words.split_first() else {
         return Err(value.refuse_as("an empty list", None));
@@ -74,13 +92,17 @@ fn command(fields: &Fields<'_>) -> Result<Vec<String>, ManifestError> {
 }
 
 fn config(fields: &Fields<'_>) -> Result<serde_json::Value, ManifestError> {
-    let Some(value) = fields.get("config") else { return Ok(serde_json::json!({})) };
+    let Some(value) = fields.get("config") else {
+        return Ok(serde_json::json!({}));
+    };
     let object = value.object()?;
     Ok(value.source.json_object(object, &value.path)?.into())
 }
 
 fn config_schema(fields: &Fields<'_>) -> Result<Option<ConfigSchema>, ManifestError> {
-    let Some(value) = fields.get("config_schema") else { return Ok(None) };
+    let Some(value) = fields.get("config_schema") else {
+        return Ok(None);
+    };
     Ok(Some(match value.value {
         Value::StringLit(_) => ConfigSchema::File(value.text_by(rules::inside_folder)?),
         _ => {
@@ -91,10 +113,14 @@ fn config_schema(fields: &Fields<'_>) -> Result<Option<ConfigSchema>, ManifestEr
 }
 
 fn provides(fields: &Fields<'_>) -> Result<Vec<Provided>, ManifestError> {
-    let Some(value) = fields.get("provides") else { return Ok(Vec::new()) };
+    let Some(value) = fields.get("provides") else {
+        return Ok(Vec::new());
+    };
     let entry = |entry: Found<'_>| {
         let wanted = || Some("an object with `contract` and `version`".to_owned());
-        let Value::Object(object) = entry.value else { return Err(entry.refuse(wanted())) };
+        let Value::Object(object) = entry.value else {
+            return Err(entry.refuse(wanted()));
+        };
         let fields = Fields::open(entry.source, object, PROVIDED, entry.path)?;
         Ok(Provided {
             contract: fields.required("contract")?.text_by(rules::contract)?,
@@ -108,21 +134,32 @@ fn requires(
     fields: &Fields<'_>,
     own: &PluginName,
 ) -> Result<BTreeMap<PluginName, VersionReq>, ManifestError> {
-    let Some(value) = fields.get("requires") else { return Ok(BTreeMap::new()) };
+    let Some(value) = fields.get("requires") else {
+        return Ok(BTreeMap::new());
+    };
     let mut requires = BTreeMap::new();
     for property in &value.object()?.properties {
         let key = property.name.as_str();
         let path = join(&value.path, key);
         let Ok(name) = rules::name(key) else {
             let wanted = format!("a plugin's name: {}", fields.field("name").wanted);
-            let problem = Problem::Value { found: quoted(key), wanted, nearest: None };
+            let problem = Problem::Value {
+                found: quoted(key),
+                wanted,
+                nearest: None,
+            };
             return Err(value.source.mistake(key_at(property), &value.path, problem));
         };
         if name == *own {
             let problem = Problem::RequiresItself;
             return Err(value.source.mistake(key_at(property), &path, problem));
         }
-        let wanted = Found { value: &property.value, field: fields.field("api"), path, ..value };
+        let wanted = Found {
+            value: &property.value,
+            field: fields.field("api"),
+            path,
+            ..value
+        };
         requires.insert(name, wanted.text_by(rules::parsed)?);
     }
     Ok(requires)
@@ -130,7 +167,9 @@ fn requires(
 
 fn limits(fields: &Fields<'_>) -> Result<Limits, ManifestError> {
     let mut limits = Limits::default();
-    let Some(value) = fields.get("limits") else { return Ok(limits) };
+    let Some(value) = fields.get("limits") else {
+        return Ok(limits);
+    };
     let fields = Fields::open(value.source, value.object()?, LIMITS, value.path)?;
     for name in LIMITS.iter().map(|field| field.name) {
         if let Some(value) = fields.get(name) {
@@ -141,8 +180,14 @@ fn limits(fields: &Fields<'_>) -> Result<Limits, ManifestError> {
 }
 
 fn permissions(fields: &Fields<'_>) -> Result<BTreeSet<String>, ManifestError> {
-    let Some(value) = fields.get("permissions") else { return Ok(BTreeSet::new()) };
-    value.elements()?.iter().map(|word| word.text_by(rules::permission)).collect()
+    let Some(value) = fields.get("permissions") else {
+        return Ok(BTreeSet::new());
+    };
+    value
+        .elements()?
+        .iter()
+        .map(|word| word.text_by(rules::permission))
+        .collect()
 }
 
 /// An object whose fields are all in its table.
@@ -171,7 +216,12 @@ impl<'t> Fields<'t> {
             let problem = Problem::Unknown { nearest, known };
             return Err(source.mistake(key_at(property), &join(&path, key), problem));
         }
-        Ok(Self { source, object, table, path })
+        Ok(Self {
+            source,
+            object,
+            table,
+            path,
+        })
     }
 
     /// Refuses fields that are not for `kind`, and asks for those that only it needs.
@@ -182,7 +232,10 @@ impl<'t> Fields<'t> {
             };
             match self.object.get(field.name) {
                 Some(property) if only != kind => {
-                    let problem = Problem::OnlyFor { kind: only.as_str(), other: kind.as_str() };
+                    let problem = Problem::OnlyFor {
+                        kind: only.as_str(),
+                        other: kind.as_str(),
+                    };
                     return Err(self.source.mistake(key_at(property), field.name, problem));
                 }
                 None if only == kind && matches!(field.presence, Presence::RequiredFor(_)) => {
@@ -201,7 +254,12 @@ impl<'t> Fields<'t> {
     fn get(&self, name: &str) -> Option<Found<'t>> {
         let field = self.field(name);
         let value = &self.object.get(name)?.value;
-        Some(Found { source: self.source, field, value, path: join(&self.path, name) })
+        Some(Found {
+            source: self.source,
+            field,
+            value,
+            path: join(&self.path, name),
+        })
     }
 
     fn required(&self, name: &str) -> Result<Found<'t>, ManifestError> {
@@ -209,8 +267,14 @@ impl<'t> Fields<'t> {
     }
 
     fn missing(&self, field: &Field) -> ManifestError {
-        let problem = Problem::Missing { wanted: field.wanted.to_owned() };
-        self.source.mistake(self.object.range.start, &join(&self.path, field.name), problem)
+        let problem = Problem::Missing {
+            wanted: field.wanted.to_owned(),
+        };
+        self.source.mistake(
+            self.object.range.start,
+            &join(&self.path, field.name),
+            problem,
+        )
     }
 
     fn optional_text(&self, name: &str) -> Result<Option<String>, ManifestError> {
@@ -218,7 +282,9 @@ impl<'t> Fields<'t> {
     }
 
     fn texts(&self, name: &str) -> Result<Vec<String>, ManifestError> {
-        let Some(value) = self.get(name) else { return Ok(Vec::new()) };
+        let Some(value) = self.get(name) else {
+            return Ok(Vec::new());
+        };
         value.elements()?.iter().map(Found::owned_text).collect()
     }
 
@@ -228,7 +294,9 @@ impl<'t> Fields<'t> {
         name: &str,
         from_word: impl Fn(&str) -> Option<T>,
     ) -> Result<T, ManifestError> {
-        let Some(value) = self.get(name) else { return Ok(T::default()) };
+        let Some(value) = self.get(name) else {
+            return Ok(T::default());
+        };
         value.text_by(|text| from_word(text).ok_or(None))
     }
 }
@@ -254,13 +322,19 @@ impl<'t> Found<'t> {
             _ => None,
         };
         let wanted = wanted.unwrap_or_else(|| self.field.wanted.to_owned());
-        let problem = Problem::Value { found: found.to_owned(), wanted, nearest };
+        let problem = Problem::Value {
+            found: found.to_owned(),
+            wanted,
+            nearest,
+        };
         self.source.mistake(self.value.start(), &self.path, problem)
     }
 
     /// The text by a rule for it.
     fn text_by<T>(&self, rule: impl Fn(&str) -> Result<T, Wanted>) -> Result<T, ManifestError> {
-        let Value::StringLit(text) = self.value else { return Err(self.refuse(None)) };
+        let Value::StringLit(text) = self.value else {
+            return Err(self.refuse(None));
+        };
         rule(&text.value).map_err(|wanted| self.refuse(wanted))
     }
 
@@ -272,20 +346,30 @@ impl<'t> Found<'t> {
     }
 
     fn number(&self) -> Result<u64, ManifestError> {
-        let Value::NumberLit(number) = self.value else { return Err(self.refuse(None)) };
+        let Value::NumberLit(number) = self.value else {
+            return Err(self.refuse(None));
+        };
         let number = number.value.parse().map_err(|_| self.refuse(None))?;
         rules::within(number, &self.field.shape).map_err(|wanted| self.refuse(wanted))
     }
 
     fn object(&self) -> Result<&'t Object<'t>, ManifestError> {
-        let Value::Object(object) = self.value else { return Err(self.refuse(None)) };
+        let Value::Object(object) = self.value else {
+            return Err(self.refuse(None));
+        };
         Ok(object)
     }
 
     /// The values of the list, each with its own path.
     fn elements(&self) -> Result<Vec<Found<'t>>, ManifestError> {
-        let Value::Array(list) = self.value else { return Err(self.refuse(None)) };
-        let element = |(at, value)| Found { value, path: format!("{}[{at}]", self.path), ..*self };
+        let Value::Array(list) = self.value else {
+            return Err(self.refuse(None));
+        };
+        let element = |(at, value)| Found {
+            value,
+            path: format!("{}[{at}]", self.path),
+            ..*self
+        };
         Ok(list.elements.iter().enumerate().map(element).collect())
     }
 }

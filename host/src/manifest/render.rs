@@ -27,26 +27,51 @@ impl Manifest {
         put("license", text(&self.license));
         put("homepage", text(&self.homepage));
         put("config", filled(self.config.clone()));
-        put("config_schema", self.config_schema.as_ref().map(config_schema));
+        put(
+            "config_schema",
+            self.config_schema.as_ref().map(config_schema),
+        );
         put("provides", filled(self.provides()
             .iter()
             .map(|entry| json!({ "contract": entry.contract, "version": entry.version.to_string() }))
             .collect()));
-        put("requires", filled(self.requires
-            .iter()
-            .map(|(name, accepted)| (name.to_string(), accepted.to_string()))
-            .collect()));
-        put("limits", filled(self.limits
-            .entries()
-            .into_iter()
-            .filter_map(|(name, number)| Some((name.to_owned(), Value::from(number?))))
-            .collect()));
+        put(
+            "requires",
+            filled(
+                self.requires
+                    .iter()
+                    .map(|(name, accepted)| (name.to_string(), accepted.to_string()))
+                    .collect(),
+            ),
+        );
+        put(
+            "limits",
+            filled(
+                self.limits
+                    .entries()
+                    .into_iter()
+                    .filter_map(|(name, number)| Some((name.to_owned(), Value::from(number?))))
+                    .collect(),
+            ),
+        );
         let handover = self.handover;
-        put("handover", (handover != Handover::default()).then(|| handover.as_str().into()));
+        put(
+            "handover",
+            (handover != Handover::default()).then(|| handover.as_str().into()),
+        );
         let unload = self.unload;
-        put("unload", (unload != Unload::default()).then(|| unload.as_str().into()));
-        put("permissions", filled(self.permissions.iter().map(String::as_str).collect()));
-        put("sha256", self.sha256.map(|digest| digest.to_string().into()));
+        put(
+            "unload",
+            (unload != Unload::default()).then(|| unload.as_str().into()),
+        );
+        put(
+            "permissions",
+            filled(self.permissions.iter().map(String::as_str).collect()),
+        );
+        put(
+            "sha256",
+            self.sha256.map(|digest| digest.to_string().into()),
+        );
         put("length", self.length.map(Value::from));
         Value::Object(object)
     }
@@ -54,8 +79,8 @@ impl Manifest {
 
 /// `None` for an empty list or object.
 fn filled(value: Value) -> Option<Value> {
-    let empty = value.as_array().is_some_and(Vec::is_empty)
-        || value.as_object().is_some_and(Map::is_empty);
+    let empty =
+        value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
     (!empty).then_some(value)
 }
 

@@ -47,7 +47,9 @@ pub(crate) fn default_stem(package: &str) -> String {
 /// A bare stem. `lib` in front is refused, as it would be doubled, unless the package has it.
 pub(crate) fn stem(text: &str, package: &str) -> Result<String, Wanted> {
     let suffixes = [".so", ".dylib", ".dll"];
-    let ending = suffixes.into_iter().find_map(|suffix| text.strip_suffix(suffix));
+    let ending = suffixes
+        .into_iter()
+        .find_map(|suffix| text.strip_suffix(suffix));
     let bare = ending.unwrap_or(text);
     let bare = match bare.strip_prefix("lib") {
         Some(rest) if !rest.is_empty() && bare != default_stem(package) => rest,
@@ -74,7 +76,9 @@ pub(crate) fn inside_folder(text: &str) -> Result<String, Wanted> {
 }
 
 pub(crate) fn contract(text: &str) -> Result<String, Wanted> {
-    (!text.trim().is_empty()).then(|| text.to_owned()).ok_or(None)
+    (!text.trim().is_empty())
+        .then(|| text.to_owned())
+        .ok_or(None)
 }
 
 /// `call:` needs a plugin's name; other words are the application's own.
@@ -93,9 +97,9 @@ pub(crate) fn permission(text: &str) -> Result<String, Wanted> {
 /// A number within the bounds that the table gives `shape`.
 pub(crate) fn within(number: u64, shape: &Shape) -> Result<u64, Wanted> {
     match *shape {
-        Shape::Number { min, .. } if number < min => {
-            Err(Some(format!("at least {min}; leave it out for the host's own limit")))
-        }
+        Shape::Number { min, .. } if number < min => Err(Some(format!(
+            "at least {min}; leave it out for the host's own limit"
+        ))),
         Shape::Number { max, .. } if number > max => Err(Some(format!("at most {max}"))),
         _ => Ok(number),
     }
@@ -104,7 +108,9 @@ pub(crate) fn within(number: u64, shape: &Shape) -> Result<u64, Wanted> {
 /// The first limit that is out of its bounds: its name, the number, and what was wanted.
 pub(crate) fn limits(limits: &Limits) -> Result<(), (&'static str, u64, Wanted)> {
     for (name, number) in limits.entries() {
-        let (Some(number), Some(field)) = (number, fields::find(LIMITS, name)) else { continue };
+        let (Some(number), Some(field)) = (number, fields::find(LIMITS, name)) else {
+            continue;
+        };
         within(number, &field.shape).map_err(|wanted| (name, number, wanted))?;
     }
     Ok(())

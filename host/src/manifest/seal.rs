@@ -17,7 +17,13 @@ pub(crate) fn sealed(text: &str, sha256: &Digest, length: u64) -> Result<String,
     source.tree()?;
     let (mark, text) = text.split_at(text.len() - without_mark(text).len());
     let not_json = |reason: &str| {
-        source.mistake(0, "", Problem::NotJson { reason: reason.to_owned() })
+        source.mistake(
+            0,
+            "",
+            Problem::NotJson {
+                reason: reason.to_owned(),
+            },
+        )
     };
     let root = CstRootNode::parse(text, &STRICT).map_err(|error| not_json(&error.to_string()))?;
     if let Some(object) = root.object_value() {
@@ -48,7 +54,10 @@ mod tests {
         let sealed = Manifest::seal_text(text, &DIGEST, 12).unwrap();
         assert_eq!(sealed, expect);
         let manifest = Manifest::parse(&sealed, Path::new(FILE)).unwrap();
-        assert_eq!((manifest.sha256(), manifest.length()), (Some(&DIGEST), Some(12)));
+        assert_eq!(
+            (manifest.sha256(), manifest.length()),
+            (Some(&DIGEST), Some(12))
+        );
         assert_eq!(Manifest::seal_text(&sealed, &DIGEST, 12).unwrap(), sealed);
     }
 
@@ -64,9 +73,14 @@ mod tests {
             "\u{feff}{\r\n\t\"name\": \"a\",\r\n\t\"version\": \"1.0.0\",\r\n\t\"api\": \"^1\",\r\n\t\
              \"sha256\": \"DIGEST\",\r\n\t\"length\": 12\r\n}",
         );
+    }
+
+    #[test]
+    fn a_manifest_in_a_single_line_gets_lines() {
         check(
             r#"{"name":"a","version":"1.0.0","api":"^1"}"#,
-            r#"{"name":"a","version":"1.0.0","api":"^1", "sha256": "DIGEST", "length": 12}"#,
+            "{\n  \"name\":\"a\",\n  \"version\":\"1.0.0\",\n  \"api\":\"^1\",\n  \
+             \"sha256\": \"DIGEST\",\n  \"length\": 12\n}",
         );
     }
 
@@ -86,8 +100,14 @@ mod tests {
             let error = Manifest::seal_text(text, &DIGEST, 12).unwrap_err();
             assert_eq!(error.to_string(), expect);
         };
-        check("[]", "plugin.json:1:1: the manifest is a list; wanted an object");
-        check("{,}", "plugin.json:1:2: the manifest is not JSON: unexpected token in object");
+        check(
+            "[]",
+            "plugin.json:1:1: the manifest is a list; wanted an object",
+        );
+        check(
+            "{,}",
+            "plugin.json:1:2: the manifest is not JSON: unexpected token in object",
+        );
         check(
             "{ \"version\": 1 }",
             "plugin.json:1:1: `name` is missing; wanted a lower-case letter, then at most 63 of \

@@ -25,7 +25,12 @@ pub(super) fn build(
         command.arg("--release");
     }
     let output = cargo::output(&mut command)?;
-    ensure!(output.status.success(), "{} ended with {}", cargo::told(&command), output.status);
+    ensure!(
+        output.status.success(),
+        "{} ended with {}",
+        cargo::told(&command),
+        output.status
+    );
     find(&String::from_utf8_lossy(&output.stdout), &package.manifest).with_context(|| {
         format!(
             "cargo built no cdylib; `{}` wants `crate-type = [\"cdylib\", \"rlib\"]` under [lib]",
@@ -42,17 +47,21 @@ fn find(messages: &str, manifest: &Path) -> Option<PathBuf> {
         .filter(|message| message["reason"] == "compiler-artifact")
         .filter(|message| message["manifest_path"].as_str().map(Path::new) == Some(manifest))
         .filter(|message| {
-            message["target"]["kind"].as_array().is_some_and(|kinds| {
-                kinds.iter().any(|kind| kind == "cdylib")
-            })
+            message["target"]["kind"]
+                .as_array()
+                .is_some_and(|kinds| kinds.iter().any(|kind| kind == "cdylib"))
         });
     artifacts
         .filter_map(|message| {
             let files = message["filenames"].as_array()?;
             let library = |path: &PathBuf| path.extension().is_some_and(|e| e == DLL_EXTENSION);
-            files.iter().filter_map(Value::as_str).map(PathBuf::from).find(library)
+            files
+                .iter()
+                .filter_map(Value::as_str)
+                .map(PathBuf::from)
+                .find(library)
         })
-        .last()
+        .next_back()
 }
 
 #[cfg(test)]

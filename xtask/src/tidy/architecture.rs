@@ -31,7 +31,11 @@ impl Architecture {
             lines
         };
         let rooms = list(ROOMS, "`upper › lower | its sibling › lowest`");
-        let rooms = rooms.iter().map(|(line, _)| *line).collect::<Vec<_>>().join(" ");
+        let rooms = rooms
+            .iter()
+            .map(|(line, _)| *line)
+            .collect::<Vec<_>>()
+            .join(" ");
         let globs = list(UNSAFE, "a glob a line, such as `host/src/boundary/**`");
         Self {
             rooms: rooms
@@ -53,7 +57,9 @@ fn fence<'a>(text: &'a str, name: &str) -> Vec<(&'a str, usize)> {
     let start = format!("```{name}");
     let lines = text.lines().zip(1..);
     let lines = lines.skip_while(|(line, _)| line.trim() != start).skip(1);
-    lines.take_while(|(line, _)| !line.trim().starts_with("```")).collect()
+    lines
+        .take_while(|(line, _)| !line.trim().starts_with("```"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -63,7 +69,8 @@ mod tests {
 
     #[test]
     fn both_lists_are_read() {
-        let text = "# A\n```text rooms\nhost › a | b ›\nc\n```\n\n```text unsafe\nx/**  why\n\n```\n";
+        let text =
+            "# A\n```text rooms\nhost › a | b ›\nc\n```\n\n```text unsafe\nx/**  why\n\n```\n";
         let found = Architecture::read(Some(text), &mut Vec::new());
         let rooms: &[&[&str]] = &[&["host"], &["a", "b"], &["c"]];
         assert_eq!(found.rooms, rooms);
@@ -76,6 +83,9 @@ mod tests {
         assert_eq!(check(None).len(), 2);
         let found = check(Some("```text rooms\na › b\n```\n```text\nunsafe\n```\n"));
         assert_eq!(found.len(), 1);
-        assert!(found[0].contains("no list that starts with ```text unsafe"), "{found:?}");
+        assert!(
+            found[0].contains("no list that starts with ```text unsafe"),
+            "{found:?}"
+        );
     }
 }

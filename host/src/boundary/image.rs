@@ -1,0 +1,195 @@
+//! A mapped library: open, find, close, and a look whether it is really gone.
+
+use std::ffi::{CStr, c_void};
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+
+use crate::error::boundary::BoundaryError;
+use crate::sync::Tally;
+
+/// A library that is mapped into this process, or code that was always part of it.
+pub(crate) struct Image {
+    /// None: compiled in. Never dropped by itself: B2.
+    library: Option<ManuallyDrop<libloading::Library>>,
+    path: PathBuf,
+    /// An address inside the mapping.
+    address: usize,
+    outputs: &'static Tally,
+}
+
+/// What became of a library that was to be closed.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// It is not mapped any more.
+    Unmapped,
+    /// The system keeps it mapped, as if it had not been closed.
+    Pinned,
+}
+
+impl Image {
+    /// Code that is part of this program.
+    pub(crate) fn compiled_in() -> Self {
+        Self {
+            library: None,
+            path: PathBuf::new(),
+            address: 0,
+            outputs: Tally::lend(),
+        }
+    }
+
+    /// Maps the library at `path`, a name that was never opened before, and runs its
+    /// initialisers. Its symbols are seen by nobody else.
+    pub(crate) fn open(path: &Path) -> Result<Self, BoundaryError> {
+        let library = open(path).map_err(|error| BoundaryError::Open(loader_message(&error)))?;
+        let library = Some(ManuallyDrop::new(library));
+        let path = path.to_owned();
+        let mut image = Self {
+            library,
+            path,
+            address: 0,
+            outputs: Tally::lend(),
+        };
+        let stamp = std::ffi::CString::new(hotbay_plugin::stamp::SYMBOL).unwrap_or_default();
+        image.address = image.symbol(&stamp).map_or(0, |address| address.addr());
+        Ok(image)
+    }
+
+    /// The address of an exported symbol.
+    pub(crate) fn symbol(&self, name: &CStr) -> Option<*const c_void> {
+        let library = self.library.as_ref()?;
+        // SAFETY: the symbol is only taken as an address here; who uses it says why it may.
+        let symbol = unsafe { library.get::<*const c_void>(name) }.ok()?;
+        // SAFETY: the address is used while the image is mapped (B1).
+        unsafe { symbol.try_as_raw_ptr() }.map(<*mut c_void>::cast_const)
+    }
+
+    /// Counts the outputs that are out.
+    #[inline]
+    pub(crate) fn outputs(&self) -> &'static Tally {
+        self.outputs
+    }
+
+    /// Whether this is a library at all.
+    pub(crate) fn is_library(&self) -> bool {
+        self.library.is_some()
+    }
+
+    /// Whether a handler of a signal of this process lies in the library.
+    pub(crate) fn holds_signal_handler(&self) -> bool {
+        self.is_library() && os::handlers().any(|address| os::lies_in(address, &self.path))
+    }
+
+    /// Unmaps the library. Nothing points into it any more (B1, B2, B6).
+    pub(crate) fn close(mut self) -> Close {
+        let Some(library) = self.library.take() else {
+            Tally::take_back(self.outputs);
+            return Close::Unmapped;
+        };
+        // An error to close is a library that stays; the look below tells.
+        let _ = ManuallyDrop::into_inner(library).close();
+        if os::lies_in(self.address, &self.path) {
+            return Close::Pinned;
+        }
+        Tally::take_back(self.outputs);
+        Close::Unmapped
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The loader's own words; some hide behind a general message.
+fn loader_message(error: &libloading::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
+}
+
+#[cfg(unix)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place that opens libraries"
+)]
+fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    // Now, so that a missing symbol is an error here and not an abort at a call.
+    // SAFETY: B7.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map(Into::into)
+}
+
+#[cfg(not(unix))]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place that opens libraries"
+)]
+fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    // SAFETY: B7.
+    unsafe { libloading::Library::new(path) }
+}
+
+#[cfg(unix)]
+mod os {
+    use std::ffi::CStr;
+    use std::mem::MaybeUninit;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    /// Signals there may be, from 1.
+    const SIGNALS: i32 = 64;
+
+    /// The addresses of the handlers that are set.
+    pub(super) fn handlers() -> impl Iterator<Item = usize> {
+        (1..=SIGNALS).filter_map(|signal| {
+            let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+            // SAFETY: asks for the action of a signal and writes it; changes nothing.
+            let answer = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+            if answer != 0 {
+                return None;
+            }
+            // SAFETY: written by the call above; all zeros are an action too.
+            let handler = unsafe { action.assume_init() }.sa_sigaction;
+            (handler != libc::SIG_DFL && handler != libc::SIG_IGN).then_some(handler)
+        })
+    }
+
+    /// Whether the library that was opened as `path` is mapped at `address`.
+    pub(super) fn lies_in(address: usize, path: &Path) -> bool {
+        let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+        let address = std::ptr::without_provenance(address);
+        // SAFETY: asks the loader what it knows of an address, any address.
+        if unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
+            return false;
+        }
+        // SAFETY: written by the call above.
+        let name = unsafe { info.assume_init() }.dli_fname;
+        // SAFETY: not null after success, and the loader's own C string.
+        let name = unsafe { CStr::from_ptr(name) };
+        name.to_bytes() == path.as_os_str().as_bytes()
+    }
+}
+
+#[cfg(not(unix))]
+mod os {
+    use std::path::Path;
+
+    /// There are none.
+    pub(super) fn handlers() -> impl Iterator<Item = usize> {
+        std::iter::empty()
+    }
+
+    /// The system says nothing; a file that is mapped cannot be removed there.
+    pub(super) fn lies_in(_: usize, path: &Path) -> bool {
+        std::fs::remove_file(path).is_err() && path.exists()
+    }
+}

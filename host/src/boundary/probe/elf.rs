@@ -1,0 +1,383 @@
+//! ELF libraries, read as their loader reads them: through segments, never through sections.
+//! Every address is looked up in what the file really holds.
+
+use hotbay_plugin::stamp::CAPACITY;
+use object::elf::{self, DynamicTag};
+use object::read::elf::{Dyn, FileHeader, GnuHashTable, HashTable, ProgramHeader, Sym};
+use object::{Endianness, U32};
+
+use super::platform::elf_platform;
+use super::{Image, malformed, text, within};
+use crate::error::probe::ProbeError;
+
+/// How much of a stamp is read, should it have grown.
+const STAMP_BYTES_MAX: u64 = 4096;
+
+/// An ELF library, read as its loader reads it: through segments, never through sections.
+pub(super) struct Elf<'d, H: FileHeader> {
+    bytes: &'d [u8],
+    endian: Endianness,
+    pub(super) segments: &'d [H::ProgramHeader],
+    pub(super) dynamic: &'d [H::Dyn],
+    /// Ends with a NUL.
+    pub(super) strings: &'d [u8],
+    pub(super) symbols: &'d [H::Sym],
+}
+
+impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
+    pub(super) fn read(bytes: &'d [u8]) -> Result<Self, ProbeError> {
+        within(bytes, "the ELF header", 0, size_of::<H>() as u64)?;
+        let header =
+            H::parse(bytes).map_err(|_| malformed("its ELF header is not of version 1"))?;
+        let endian = header
+            .endian()
+            .map_err(|_| malformed("its ELF header has no byte order"))?;
+        elf_platform(header, endian)?;
+        match header.e_type(endian) {
+            elf::ET_DYN => {}
+            elf::ET_EXEC => return Err(ProbeError::WrongKind { found: "a program" }),
+            elf::ET_REL => {
+                return Err(ProbeError::WrongKind {
+                    found: "an object file (`.o`)",
+                });
+            }
+            elf::ET_CORE => {
+                return Err(ProbeError::WrongKind {
+                    found: "a core dump",
+                });
+            }
+            _ => return Err(malformed("its ELF header has no known type")),
+        }
+        let table = |offset: u64, count: u16, entry: u16, what| {
+            within(bytes, what, offset, u64::from(count) * u64::from(entry))
+        };
+        let (phnum, phentsize) = (header.e_phnum(endian), header.e_phentsize(endian));
+        table(
+            header.e_phoff(endian).into(),
+            phnum,
+            phentsize,
+            "the table of segments",
+        )?;
+        let (shnum, shentsize) = (header.e_shnum(endian), header.e_shentsize(endian));
+        table(
+            header.e_shoff(endian).into(),
+            shnum,
+            shentsize,
+            "the table of sections",
+        )?;
+        let segments = header
+            .program_headers(endian, bytes)
+            .map_err(|error| malformed(format!("table of segments: {error}")))?;
+
+        let mut elf = Self {
+            bytes,
+            endian,
+            segments,
+            dynamic: &[],
+            strings: &[],
+            symbols: &[],
+        };
+        elf.check_segments()?;
+        elf.dynamic = elf.read_dynamic()?;
+        let is_pie = elf
+            .tag(elf::DT_FLAGS_1)
+            .is_some_and(|flags| flags & elf::DF_1_PIE.0 != 0);
+        if is_pie {
+            return Err(ProbeError::WrongKind { found: "a program" });
+        }
+        elf.strings = elf.read_strings()?;
+        elf.symbols = elf.read_symbols()?;
+        elf.check_ranges()?;
+        Ok(elf)
+    }
+
+    /// What the loader maps must be in the file (F1) and must not overlap.
+    fn check_segments(&self) -> Result<(), ProbeError> {
+        let endian = self.endian;
+        let mut mapped_to = None;
+        for (number, segment) in self.segments.iter().enumerate() {
+            let (offset, filesz) = segment.file_range(endian);
+            let (vaddr, memsz) = (
+                segment.p_vaddr(endian).into(),
+                segment.p_memsz(endian).into(),
+            );
+            let kind = segment.p_type(endian);
+            if kind == elf::PT_INTERP {
+                return Err(ProbeError::WrongKind { found: "a program" });
+            }
+            let name = match kind {
+                elf::PT_LOAD => "PT_LOAD",
+                elf::PT_DYNAMIC => "PT_DYNAMIC",
+                _ => "other",
+            };
+            let segment_is = |what| malformed(format!("segment {number} ({name}) {what}"));
+            if filesz > 0 {
+                within(
+                    self.bytes,
+                    format_args!("segment {number} ({name})"),
+                    offset,
+                    filesz,
+                )?;
+            }
+            if kind != elf::PT_LOAD {
+                continue;
+            }
+            let end = vaddr.checked_add(memsz).filter(|_| filesz <= memsz);
+            let end = end.ok_or_else(|| segment_is("has an impossible size"))?;
+            if mapped_to.is_some_and(|before| vaddr < before) {
+                return Err(segment_is("overlaps the one before"));
+            }
+            mapped_to = Some(end);
+            let align: u64 = segment.p_align(endian).into();
+            if align > 1 && (!align.is_power_of_two() || vaddr % align != offset % align) {
+                return Err(segment_is("is not aligned"));
+            }
+        }
+        match mapped_to {
+            Some(_) => Ok(()),
+            None => Err(malformed("none of its segments is to be loaded")),
+        }
+    }
+
+    /// The entries of the dynamic section before the one that ends it.
+    fn read_dynamic(&self) -> Result<&'d [H::Dyn], ProbeError> {
+        const WHAT: &str = "its dynamic section";
+        let endian = self.endian;
+        let segment = self
+            .segments
+            .iter()
+            .find(|segment| segment.p_type(endian) == elf::PT_DYNAMIC);
+        let segment = segment.ok_or_else(|| malformed(format!("{WHAT} is missing")))?;
+        let bytes = self.at(
+            WHAT,
+            segment.p_vaddr(endian).into(),
+            segment.p_filesz(endian).into(),
+        )?;
+        if segment.data(endian, self.bytes).ok().map(<[u8]>::as_ptr) != Some(bytes.as_ptr()) {
+            return Err(malformed(format!("{WHAT} is mapped from another place")));
+        }
+        let entries: &[H::Dyn] = array(WHAT, bytes, bytes.len() / size_of::<H::Dyn>())?;
+        match entries
+            .iter()
+            .position(|entry| entry.d_tag(endian) == elf::DT_NULL)
+        {
+            Some(0) => Err(malformed(format!("{WHAT} begins with zeros"))),
+            Some(end) => Ok(&entries[..end]),
+            None => Err(malformed(format!("{WHAT} has no end"))),
+        }
+    }
+
+    fn read_strings(&self) -> Result<&'d [u8], ProbeError> {
+        const WHAT: &str = "its table of names";
+        let (Some(address), Some(size)) = (self.tag(elf::DT_STRTAB), self.tag(elf::DT_STRSZ))
+        else {
+            return Err(malformed(format!("{WHAT} is missing")));
+        };
+        let strings = self.at(WHAT, address, size)?;
+        // The last NUL keeps every name, wherever it begins, inside the table.
+        if strings.first() != Some(&0) || strings.last() != Some(&0) {
+            return Err(malformed(format!("{WHAT} does not begin and end with NUL")));
+        }
+        if strings.len() > 1 && strings.iter().all(|byte| *byte == 0) {
+            return Err(malformed(format!("{WHAT} is all zeros")));
+        }
+        Ok(strings)
+    }
+
+    fn read_symbols(&self) -> Result<&'d [H::Sym], ProbeError> {
+        const WHAT: &str = "its table of symbols";
+        let address = self.tag(elf::DT_SYMTAB);
+        let address = address.ok_or_else(|| malformed(format!("{WHAT} is missing")))?;
+        let count = self.symbol_count()?;
+        let size = (count as u64).saturating_mul(size_of::<H::Sym>() as u64);
+        array(WHAT, self.at(WHAT, address, size)?, count)
+    }
+
+    /// Only the hash tables tell how many symbols there are; the loader looks only into them.
+    fn symbol_count(&self) -> Result<usize, ProbeError> {
+        const WHAT: &str = "its hash table of symbols";
+        let endian = self.endian;
+        let damaged = || malformed(format!("{WHAT} contradicts itself"));
+        let count = if let Some(address) = self.tag(elf::DT_GNU_HASH) {
+            let bytes = self.at_most(WHAT, address, u64::MAX)?;
+            let header: &[elf::GnuHashHeader<Endianness>] = array(WHAT, bytes, 1)?;
+            let [header] = header else {
+                return Err(damaged());
+            };
+            let bloom_words = header.bloom_count.get(endian);
+            let bloom = (bloom_words as usize).checked_mul(size_of::<H::Word>());
+            let skip = bloom.and_then(|bloom| bloom.checked_add(size_of_val(header)));
+            let rest = skip
+                .and_then(|skip| bytes.get(skip..))
+                .ok_or_else(damaged)?;
+            let bucket_count = header.bucket_count.get(endian) as usize;
+            let buckets: &[U32<Endianness>] = array(WHAT, rest, bucket_count)?;
+            // The loader asserts the one and divides by the other.
+            if !bloom_words.is_power_of_two() || buckets.is_empty() {
+                return Err(damaged());
+            }
+            let base = header.symbol_base.get(endian);
+            if buckets.iter().all(|bucket| bucket.get(endian) == 0) {
+                base
+            } else {
+                let table = GnuHashTable::<H>::parse(endian, bytes).map_err(|_| damaged())?;
+                table.symbol_table_length(endian).ok_or_else(damaged)?
+            }
+        } else if let Some(address) = self.tag(elf::DT_HASH) {
+            let bytes = self.at_most(WHAT, address, u64::MAX)?;
+            let table = HashTable::<H>::parse(endian, bytes).map_err(|_| damaged())?;
+            table.symbol_table_length()
+        } else {
+            return Err(malformed(format!("{WHAT} is missing")));
+        };
+        usize::try_from(count).map_err(|_| damaged())
+    }
+
+    /// Whatever else the loader reads before it runs anything.
+    fn check_ranges(&self) -> Result<(), ProbeError> {
+        use elf::{
+            DT_FINI, DT_FINI_ARRAY, DT_FINI_ARRAYSZ, DT_INIT, DT_INIT_ARRAY, DT_INIT_ARRAYSZ,
+            DT_JMPREL, DT_PLTRELSZ, DT_REL, DT_RELA, DT_RELASZ, DT_RELR, DT_RELRSZ, DT_RELSZ,
+            DT_VERNEED, DT_VERSYM,
+        };
+        let ranges: [(DynamicTag, Option<DynamicTag>, &str); 10] = [
+            (DT_RELA, Some(DT_RELASZ), "its table of relocations"),
+            (DT_REL, Some(DT_RELSZ), "its table of relocations"),
+            (
+                DT_RELR,
+                Some(DT_RELRSZ),
+                "its table of relative relocations",
+            ),
+            (
+                DT_JMPREL,
+                Some(DT_PLTRELSZ),
+                "its table of imported functions",
+            ),
+            (
+                DT_INIT_ARRAY,
+                Some(DT_INIT_ARRAYSZ),
+                "its list of initialisers",
+            ),
+            (
+                DT_FINI_ARRAY,
+                Some(DT_FINI_ARRAYSZ),
+                "its list of finalisers",
+            ),
+            (DT_INIT, None, "its initialiser"),
+            (DT_FINI, None, "its finaliser"),
+            (DT_VERSYM, None, "its table of versions"),
+            (DT_VERNEED, None, "its table of wanted versions"),
+        ];
+        for (address, size, what) in ranges {
+            let Some(address) = self.tag(address).filter(|address| *address != 0) else {
+                continue;
+            };
+            let size = size.map_or(Some(1), |size| self.tag(size)).unwrap_or(0);
+            if size > 0 {
+                self.at(what, address, size)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of the last entry with this tag, which is the one that the loader takes.
+    fn tag(&self, tag: DynamicTag) -> Option<u64> {
+        let found = self
+            .dynamic
+            .iter()
+            .rfind(|entry| entry.d_tag(self.endian) == tag)?;
+        Some(found.d_val(self.endian).into())
+    }
+
+    /// The `size` bytes that would be mapped at `address`.
+    fn at(&self, what: &str, address: u64, size: u64) -> Result<&'d [u8], ProbeError> {
+        let bytes = self.at_most(what, address, size)?;
+        if (bytes.len() as u64) < size {
+            return Err(malformed(format!("{what} ends outside of its segment")));
+        }
+        Ok(bytes)
+    }
+
+    /// Like `at`, but what the segment's end cuts off is left away.
+    fn at_most(&self, what: &str, address: u64, size: u64) -> Result<&'d [u8], ProbeError> {
+        let mut loaded = self
+            .segments
+            .iter()
+            .filter(|segment| segment.p_type(self.endian) == elf::PT_LOAD);
+        let found = loaded.find_map(|segment| {
+            let data = segment.data(self.endian, self.bytes).ok()?;
+            let skip = address.checked_sub(segment.p_vaddr(self.endian).into())?;
+            data.get(usize::try_from(skip).ok()?..)
+                .filter(|rest| !rest.is_empty())
+        });
+        let rest =
+            found.ok_or_else(|| malformed(format!("{what} lies outside of its segments")))?;
+        Ok(&rest[..usize::try_from(size).unwrap_or(usize::MAX).min(rest.len())])
+    }
+
+    /// The name at `offset`, with its NUL and all that follows.
+    fn name_on(&self, offset: u64) -> Option<&'d [u8]> {
+        self.strings.get(usize::try_from(offset).ok()?..)
+    }
+
+    fn name(&self, offset: u64) -> Option<&'d [u8]> {
+        self.name_on(offset)?.split(|byte| *byte == 0).next()
+    }
+
+    fn exported(&self) -> impl Iterator<Item = &'d H::Sym> {
+        let endian = self.endian;
+        self.symbols.iter().filter(move |symbol| {
+            symbol.st_shndx(endian) != elf::SHN_UNDEF && symbol.st_bind() != elf::STB_LOCAL
+        })
+    }
+}
+
+impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
+    fn needs(&self) -> Result<Vec<String>, ProbeError> {
+        let needed = self
+            .dynamic
+            .iter()
+            .filter(|entry| entry.d_tag(self.endian) == elf::DT_NEEDED);
+        needed
+            .map(|entry| self.name(entry.d_val(self.endian).into()).map(text))
+            .map(|name| name.ok_or_else(|| malformed("the name of a needed library is lost")))
+            .collect()
+    }
+
+    fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError> {
+        let has_name = |symbol: &&H::Sym| {
+            let found = self.name_on(symbol.st_name(self.endian).into());
+            let rest = found.and_then(|found| found.strip_prefix(name.as_bytes()));
+            rest.is_some_and(|rest| rest.first() == Some(&0))
+        };
+        let Some(symbol) = self.exported().find(has_name) else {
+            return Ok(None);
+        };
+        let size = match symbol.st_size(self.endian).into() {
+            0 => CAPACITY as u64,
+            size => size.min(STAMP_BYTES_MAX),
+        };
+        self.at_most(
+            "its plugin stamp",
+            symbol.st_value(self.endian).into(),
+            size,
+        )
+        .map(Some)
+    }
+
+    fn exports(&self) -> Result<Vec<String>, ProbeError> {
+        let name = |symbol: &H::Sym| self.name(symbol.st_name(self.endian).into()).map(text);
+        let names: Option<Vec<String>> = self.exported().map(name).collect();
+        names.ok_or_else(|| malformed("the name of a symbol is lost"))
+    }
+}
+
+fn array<'d, T: object::Pod>(
+    what: &str,
+    bytes: &'d [u8],
+    count: usize,
+) -> Result<&'d [T], ProbeError> {
+    let read = object::slice_from_bytes(bytes, count);
+    read.map(|(items, _)| items)
+        .map_err(|()| malformed(format!("{what} is cut off or not aligned")))
+}

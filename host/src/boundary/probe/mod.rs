@@ -1,0 +1,194 @@
+//! Reads what a library says of itself from its bytes, and refuses those that cannot be opened
+//! safely. Runs nothing, maps nothing, and is total: no bytes make it panic or loop. What it
+//! accepts may still be damaged where only a digest would tell.
+
+mod elf;
+mod generic;
+mod platform;
+mod stamp;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use hotbay_plugin::stamp::SYMBOL;
+use object::{Endianness, FileKind};
+
+use crate::error::probe::ProbeError;
+use elf::Elf;
+use generic::Generic;
+use platform::Platform;
+pub(crate) use stamp::Stamp;
+
+/// What a library says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Probed {
+    /// What the plugin was built from and with.
+    pub(crate) stamp: Stamp,
+    /// The shared libraries that it links, in its own order.
+    pub(crate) needs: Vec<String>,
+    /// Format, processor, word size and byte order, to be shown.
+    pub(crate) platform: String,
+}
+
+/// Checks that `bytes` are a whole plugin library for this host, and reads its stamp.
+pub(crate) fn probe(bytes: &[u8]) -> Result<Probed, ProbeError> {
+    on_image(bytes, |image| {
+        let needs = image.needs()?;
+        if let Some(library) = needs.iter().find(|name| is_shared_std(name)) {
+            return Err(ProbeError::SharedStd {
+                library: library.clone(),
+            });
+        }
+        let stamp = Stamp::parse(image.symbol(SYMBOL)?.ok_or(ProbeError::NoStamp)?)?;
+        Ok(Probed {
+            stamp,
+            needs,
+            platform: Platform::HERE.to_string(),
+        })
+    })
+}
+
+/// The names that the library exports, sorted; demangled by nobody.
+pub(crate) fn exports(bytes: &[u8]) -> Result<Vec<String>, ProbeError> {
+    on_image(bytes, |image| {
+        let mut names = image.exports()?;
+        names.sort();
+        names.dedup();
+        Ok(names)
+    })
+}
+
+/// Tells the libraries among `needs` that could start threads that nobody counts.
+pub(crate) fn needs_only_known(needs: &[String]) -> Result<(), Vec<String>> {
+    const KNOWN: [&str; 6] = ["libc", "libm", "libgcc_s", "libpthread", "libdl", "librt"];
+    let is_known = |name: &str| {
+        let (stem, rest) = name.split_once(".so").unwrap_or((name, ""));
+        let is_versioned = rest.is_empty() || rest.starts_with('.');
+        let is_loader = stem.starts_with("ld-linux") || matches!(stem, "ld64" | "ld");
+        let is_musl = stem.starts_with("libc.musl-") || stem.starts_with("ld-musl-");
+        let is_apple =
+            name.starts_with("/usr/lib/libSystem.") || name == "/usr/lib/libiconv.2.dylib";
+        is_versioned && (KNOWN.contains(&stem) || is_loader || is_musl) || is_apple
+    };
+    let unknown: Vec<String> = needs
+        .iter()
+        .filter(|name| !is_known(name))
+        .cloned()
+        .collect();
+    if unknown.is_empty() {
+        Ok(())
+    } else {
+        Err(unknown)
+    }
+}
+
+fn is_shared_std(name: &str) -> bool {
+    let name = name.rsplit('/').next().unwrap_or(name);
+    let name = name.strip_prefix("lib").unwrap_or(name);
+    name.starts_with("std-") || name.starts_with("rustc_driver")
+}
+
+/// What can be asked of a library that is whole and for this host, whatever its format.
+trait Image<'d> {
+    fn needs(&self) -> Result<Vec<String>, ProbeError>;
+    /// The bytes from an exported symbol's address on, at most as many as a stamp may have.
+    fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError>;
+    fn exports(&self) -> Result<Vec<String>, ProbeError>;
+}
+
+/// Finds out what `bytes` are and hands them on as an image.
+fn on_image<T>(
+    bytes: &[u8],
+    job: impl FnOnce(&dyn Image<'_>) -> Result<T, ProbeError>,
+) -> Result<T, ProbeError> {
+    if bytes.is_empty() {
+        return Err(ProbeError::Empty);
+    }
+    // `object` reads tables in place, so they must be aligned as in a mapping.
+    let copy;
+    let bytes = if (bytes.as_ptr() as usize).is_multiple_of(align_of::<u64>()) {
+        bytes
+    } else {
+        copy = bytes.to_vec();
+        &copy
+    };
+    if bytes.starts_with(&object::elf::ELFMAG) {
+        // The class decides how everything else is read, so it comes before the header's length.
+        let is_64 = bytes.get(4) == Some(&object::elf::ELFCLASS64.0);
+        if is_64 {
+            job(&Elf::<object::elf::FileHeader64<Endianness>>::read(bytes)?)
+        } else {
+            job(&Elf::<object::elf::FileHeader32<Endianness>>::read(bytes)?)
+        }
+    } else {
+        use FileKind::{MachO32, MachO64, MachOFat32, MachOFat64, Pe32, Pe64};
+        match FileKind::parse(bytes) {
+            Ok(MachO32 | MachO64 | Pe32 | Pe64) => job(&Generic::read(bytes)?),
+            Ok(MachOFat32 | MachOFat64) => Err(ProbeError::NotALibrary {
+                looks_like: "a universal binary",
+                advice: " for one processor; `lipo -thin` takes it out",
+            }),
+            _ => Err(not_a_library(bytes)),
+        }
+    }
+}
+
+/// Says what a file without machine code looks like.
+fn not_a_library(bytes: &[u8]) -> ProbeError {
+    let begins: [(&[u8], &str, &str); 9] = [
+        (b"#!", "a script", ""),
+        (
+            b"!<arch>\n",
+            "a static archive (`.a`, `.rlib`)",
+            " instead of `rlib` or `staticlib`",
+        ),
+        (b"!<thin>\n", "a static archive", ""),
+        (b"PK\x03\x04", "a zip archive", "; unpack it first"),
+        (b"\x1f\x8b", "a gzip archive", "; unpack it first"),
+        (b"\x28\xb5\x2f\xfd", "a zstd archive", "; unpack it first"),
+        (b"\0asm", "a WebAssembly module", ""),
+        (
+            b"version https://git-lfs",
+            "a Git LFS pointer",
+            "; `git lfs pull` fetches it",
+        ),
+        (b"MZ", "a Windows program that was cut off", ""),
+    ];
+    let known = begins
+        .into_iter()
+        .find(|(magic, ..)| bytes.starts_with(magic));
+    let head = &bytes[..bytes.len().min(512)];
+    let is_text = |byte: &u8| matches!(byte, 0x20..=0x7e | 0x80.. | b'\n' | b'\r' | b'\t');
+    let (looks_like, advice) = match known {
+        Some((_, looks_like, advice)) => (looks_like, advice),
+        None if head.iter().all(|byte| *byte == 0) => ("a hole of zeros", "; half-written?"),
+        None if std::str::from_utf8(head).is_ok() && head.iter().all(is_text) => {
+            ("a text file", "")
+        }
+        None => ("no program file at all", ""),
+    };
+    ProbeError::NotALibrary { looks_like, advice }
+}
+
+fn malformed(what: impl Into<String>) -> ProbeError {
+    ProbeError::Malformed { what: what.into() }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Checks that a part lies inside the file.
+fn within(bytes: &[u8], what: impl fmt::Display, offset: u64, size: u64) -> Result<(), ProbeError> {
+    let length = bytes.len() as u64;
+    let end = offset.saturating_add(size);
+    if end > length {
+        return Err(ProbeError::Truncated {
+            what: what.to_string(),
+            end,
+            length,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! What a probe must find, what it must refuse, and that no bytes make it panic.
+
+use std::env::consts::ARCH;
+
+use object::elf;
+use proptest::prelude::*;
+
+use super::*;
+
+const TEXT: &str = "HOTBAY-STAMP 1\npackage=transform\nversion=0.1.0\napi=1.0.0\n\
+    rustc=rustc 1.95.0 (59807616e 2026-04-14)\ntarget=x86_64-unknown-linux-gnu\npanic=unwind\n";
+
+#[track_caller]
+fn refused<T: fmt::Debug>(probed: Result<T, ProbeError>, wanted: &str) {
+    let told = probed.unwrap_err().to_string();
+    assert!(
+        told.contains(wanted) && !told.contains('\n'),
+        "`{wanted}` in: {told}"
+    );
+}
+
+#[test]
+fn a_stamp_tells_all_its_values_and_may_have_grown() {
+    let stamp = Stamp::parse(format!("{TEXT}later=x\n\0\0garbage\u{1}").as_bytes()).unwrap();
+    assert_eq!((&*stamp.package, &*stamp.panic), ("transform", "unwind"));
+    assert_eq!(
+        (stamp.version.to_string(), stamp.api.to_string()),
+        ("0.1.0".into(), "1.0.0".into())
+    );
+    assert!(stamp.rustc.starts_with("rustc 1.95.0") && stamp.target.starts_with("x86_64-"));
+}
+
+#[test]
+fn a_stamp_that_cannot_be_read_says_why() {
+    let replaced = [
+        ("HOTBAY-STAMP 1", "HOTBAY-STAMP 2", "not `HOTBAY-STAMP 1`"),
+        ("package=transform\n", "", "lacks `package`"),
+        ("version=0.1.0", "version=0.1", "`0.1` as `version`"),
+        ("api=1.0.0", "api=1.0.0\napi=1.0.0", "`api` twice"),
+        ("panic=unwind", "panic", "without `=`"),
+        ("panic=unwind", "panic=", "no readable `panic`"),
+        ("transform", "trans\u{1b}[2Jform", "no readable `package`"),
+    ];
+    for (from, to, wanted) in replaced {
+        refused(Stamp::parse(TEXT.replace(from, to).as_bytes()), wanted);
+    }
+    refused(Stamp::parse(b""), "begins with ``");
+    refused(Stamp::parse(&[0xff; 512]), "UTF-8");
+}
+
+#[test]
+fn what_is_no_library_is_named() {
+    let cases: [(&[u8], &str); 10] = [
+        (b"", "is empty"),
+        (b"#!/bin/sh\nexit 0\n", "a script"),
+        (b"PK\x03\x04......", "zip archive"),
+        (b"!<arch>\nlib.rmeta/", "static archive"),
+        (
+            b"version https://git-lfs.github.com/spec/v1",
+            "git lfs pull",
+        ),
+        (b"{\"name\": \"x\"}", "a text file"),
+        (&[0; 4096], "a hole of zeros"),
+        (&[1, 2, 3], "no program file"),
+        (
+            b"\x7fELF\x02\x01\x01",
+            "the ELF header ends at byte 64, the file at 7",
+        ),
+        (b"MZ", "cut off"),
+    ];
+    for (bytes, wanted) in cases {
+        refused(probe(bytes), wanted);
+    }
+}
+
+#[test]
+fn the_test_program_is_refused_as_a_program() {
+    let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    refused(probe(&bytes), "a program; wanted a shared library");
+}
+
+#[test]
+fn only_well_known_libraries_start_no_threads() {
+    let check = |needs: &[&str], unknown: &[&str]| {
+        let needs: Vec<String> = needs.iter().map(ToString::to_string).collect();
+        assert_eq!(needs_only_known(&needs).err().unwrap_or_default(), unknown);
+    };
+    check(&[], &[]);
+    check(
+        &[
+            "libc.so.6",
+            "libm.so.6",
+            "libgcc_s.so.1",
+            "ld-linux-x86-64.so.2",
+        ],
+        &[],
+    );
+    check(
+        &[
+            "libpthread.so.0",
+            "libdl.so.2",
+            "librt.so.1",
+            "libc.musl-x86_64.so.1",
+        ],
+        &[],
+    );
+    check(
+        &["libpq.so.5", "libc.so.6", "libcurl.so"],
+        &["libpq.so.5", "libcurl.so"],
+    );
+    check(
+        &["libc.sober", "/tmp/libc.so.6", "libc++.so.1"],
+        &["libc.sober", "/tmp/libc.so.6", "libc++.so.1"],
+    );
+}
+
+/// A library with the stamp, made by the C compiler; nothing when there is none.
+#[cfg(target_os = "linux")]
+fn library(flags: &[&str]) -> Option<Vec<u8>> {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, output] = ["x.c", "x.so"].map(|name| folder.path().join(name));
+    let code = format!(
+        "#include <stdio.h>\n__attribute__((constructor)) static void hello(void) {{ puts(\"\"); }}\n\
+         void exported(void) {{}}\nint main(void) {{ return 0; }}\n\
+         #ifndef BARE\nconst char HOTBAY_PLUGIN_STAMP[512] = {TEXT:?};\n#endif\n"
+    );
+    std::fs::write(&source, code).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the bytes of a real library")]
+    let made = std::process::Command::new("cc")
+        .args(["-fPIC", "-o"])
+        .args([&output, &source])
+        .args(flags)
+        .status();
+    if made.is_ok_and(|status| status.success()) {
+        return Some(std::fs::read(output).unwrap());
+    }
+    println!("skipped: there is no C compiler for {flags:?}");
+    None
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_stamp_is_found_however_the_library_was_linked() {
+    let flavours: [&[&str]; 5] = [
+        &["-shared"],
+        &["-shared", "-s"],
+        &["-shared", "-Wl,--hash-style=sysv"],
+        &["-shared", "-Wl,--hash-style=gnu", "-Wl,--gc-sections"],
+        &["-shared", "-g", "-Wl,-z,relro,-z,now"],
+    ];
+    for bytes in flavours.iter().filter_map(|flags| library(flags)) {
+        let probed = probe(&bytes).unwrap();
+        assert_eq!(probed.stamp, Stamp::parse(TEXT.as_bytes()).unwrap());
+        assert_eq!(
+            needs_only_known(&probed.needs),
+            Ok(()),
+            "{:?}",
+            probed.needs
+        );
+        assert!(probed.platform.starts_with("ELF for "));
+        let exports = exports(&bytes).unwrap();
+        assert!(exports.contains(&SYMBOL.into()) && exports.contains(&"exported".into()));
+        assert!(
+            exports.is_sorted() && !exports.contains(&"puts".into()),
+            "{exports:?}"
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_not_a_plugin_library_is_refused() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["-shared", "-DBARE"], "export_plugin!(YourType);"),
+        (&["-pie"], "is a program"),
+        (&["-no-pie"], "is a program"),
+        (&["-c"], "an object file"),
+    ];
+    for (flags, wanted) in cases {
+        library(flags)
+            .into_iter()
+            .for_each(|bytes| refused(probe(&bytes), wanted));
+    }
+    for name in [
+        "libstd-0ff.so",
+        "librustc_driver-1a.so",
+        "/opt/libstd-0ff.so",
+    ] {
+        assert!(is_shared_std(name), "{name}");
+    }
+    assert!(
+        !["libstdc++.so.6", "libc.so.6"]
+            .into_iter()
+            .any(is_shared_std)
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn another_platform_is_named_with_the_own_one() {
+    let Some(bytes) = library(&["-shared"]) else {
+        return;
+    };
+    let machine = if ARCH == "riscv64" {
+        elf::EM_X86_64
+    } else {
+        elf::EM_RISCV
+    };
+    let code = if cfg!(target_endian = "little") {
+        machine.0.to_le_bytes()
+    } else {
+        machine.0.to_be_bytes()
+    };
+    let cases: [(usize, &[u8], &str); 4] = [
+        (18, &code, &format!("this host is ELF for {ARCH}")),
+        (
+            5,
+            &[if cfg!(target_endian = "little") { 2 } else { 1 }],
+            "endian, this host",
+        ),
+        (
+            4,
+            &[if cfg!(target_pointer_width = "64") {
+                1
+            } else {
+                2
+            }],
+            "-bit, ",
+        ),
+        (7, &[9], "OS ABI 9"),
+    ];
+    for (at, patch, wanted) in cases {
+        let mut bytes = bytes.clone();
+        bytes[at..at + patch.len()].copy_from_slice(patch);
+        refused(probe(&bytes), wanted);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn every_cut_and_every_hole_over_a_table_is_refused() {
+    let Some(bytes) = library(&["-shared"]) else {
+        return;
+    };
+    for length in 0..bytes.len() {
+        assert!(
+            probe(&bytes[..length]).is_err(),
+            "cut to {length} of {}",
+            bytes.len()
+        );
+    }
+    refused(probe(&bytes[..bytes.len() - 1]), "half-written?");
+    let read = Elf::<elf::FileHeader64<Endianness>>::read(&bytes);
+    let Ok(image) = read else {
+        return println!("skipped the holes: not 64-bit");
+    };
+    let begin = |part: *const u8| part as usize - bytes.as_ptr() as usize;
+    let holes = [
+        (
+            "segments",
+            begin(image.segments.as_ptr().cast()),
+            size_of_val(image.segments),
+        ),
+        (
+            "dynamic",
+            begin(image.dynamic.as_ptr().cast()),
+            size_of_val(image.dynamic),
+        ),
+        ("names", begin(image.strings.as_ptr()), image.strings.len()),
+        (
+            "symbols",
+            begin(image.symbols.as_ptr().cast()),
+            size_of_val(image.symbols),
+        ),
+    ];
+    for (what, at, length) in holes {
+        let mut bytes = bytes.clone();
+        bytes[at..at + length].fill(0);
+        assert!(probe(&bytes).is_err(), "zeros over {what}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_stamp_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        let _ = Stamp::parse(&bytes);
+        let text = [TEXT.as_bytes(), &bytes].concat();
+        let _ = Stamp::parse(&text);
+    }
+
+    #[test]
+    fn no_bytes_make_the_probe_panic(
+        magic in proptest::sample::select(vec![
+            &b""[..], b"\x7fELF\x02\x01\x01", b"\x7fELF\x01\x02\x01", b"MZ",
+            b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe",
+        ]),
+        bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+    ) {
+        let bytes = [magic, &bytes].concat();
+        prop_assert!(probe(&bytes).is_err());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_mutation_of_a_library_makes_the_probe_panic() {
+    let Some(original) = library(&["-shared"]) else {
+        return;
+    };
+    // Most of the tables lie in the first two pages, so half of the bytes are changed there.
+    let place = prop_oneof![0..original.len(), 0..8192.min(original.len())];
+    let change = (
+        place,
+        prop_oneof![Just(0), Just(0xff), any::<u8>()],
+        1..16usize,
+    );
+    let changes = proptest::collection::vec(change, 1..8);
+    proptest!(|(changes in changes, shift in 0..8usize)| {
+        let mut bytes = vec![0; shift];
+        bytes.extend_from_slice(&original);
+        for (at, value, length) in changes {
+            let end = (shift + at + length).min(bytes.len());
+            bytes[shift + at..end].fill(value);
+        }
+        let _ = probe(&bytes[shift..]);
+        let _ = exports(&bytes[shift..]);
+    });
+}

@@ -1,0 +1,74 @@
+//! The limits of a host, each with its unit; set once by the builder, then only read.
+
+use std::num::NonZeroUsize;
+use std::thread;
+use std::time::Duration;
+
+/// What a plugin may use at most, and what it gets when its manifest asks for nothing.
+///
+/// A manifest may ask for less than these; what it asks for above them is clamped, and told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostLimits {
+    /// Threads that run the pooled calls of one plugin. Default: the number of cores.
+    pub workers_max: u32,
+    /// Pooled calls of one plugin that may wait. Default: 1,024.
+    pub queue_max: u32,
+    /// Bytes of one input. Default: 64 MiB.
+    pub input_bytes_max: u64,
+    /// Bytes of one output. Default: 64 MiB.
+    pub output_bytes_max: u64,
+    /// Bytes of the stack of each of a plugin's threads. Default: 2 MiB.
+    pub stack_bytes_max: u64,
+    /// Bytes of a library. Default: 1 GiB.
+    pub library_bytes_max: u64,
+    /// How long `init` and the checks around it may take. Default: 30 s.
+    pub start_wait_max: Duration,
+    /// How long an unload waits for the calls that run. Default: 30 s.
+    pub drain_wait_max: Duration,
+    /// How long a plugin's `shutdown` may take. Default: 10 s.
+    pub stop_wait_max: Duration,
+}
+
+impl Default for HostLimits {
+    fn default() -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            workers_max: u32::try_from(cores).unwrap_or(u32::MAX),
+            queue_max: 1024,
+            input_bytes_max: 64 << 20,
+            output_bytes_max: 64 << 20,
+            stack_bytes_max: 2 << 20,
+            library_bytes_max: 1 << 30,
+            start_wait_max: Duration::from_secs(30),
+            drain_wait_max: Duration::from_secs(30),
+            stop_wait_max: Duration::from_secs(10),
+        }
+    }
+}
+
+/// When a plugin that keeps failing is quarantined, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quarantine {
+    /// Faults within [`window`](Self::window) that quarantine a plugin. Default: 5.
+    pub faults_max: u32,
+    /// The window in which faults are counted. Default: 60 s.
+    pub window: Duration,
+    /// How long the first quarantine lasts; each one after a failed probe lasts twice as long.
+    /// Default: 1 s.
+    pub back_off_first: Duration,
+    /// How long a quarantine lasts at most. Default: 60 s.
+    pub back_off_max: Duration,
+}
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self {
+            faults_max: 5,
+            window: Duration::from_secs(60),
+            back_off_first: Duration::from_secs(1),
+            back_off_max: Duration::from_secs(60),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! One opaque error, one word wide: its kind says what the caller can do, its sources say why.
+//! The rooms' own errors are private and reach callers as sources only.
+
+pub(crate) mod artifact;
+pub(crate) mod boundary;
+pub(crate) mod manifest;
+pub(crate) mod probe;
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+
+use hotbay_plugin::{Fault, PluginError};
+
+use crate::id::{GenerationId, PluginName};
+
+/// Why a call, a load or an unload failed.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    plugin: Option<PluginName>,
+    generation: Option<GenerationId>,
+    step: Option<LoadStep>,
+    message: Cow<'static, str>,
+    cause: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// What a caller can do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// There is no such plugin: check the name, or load it first.
+    NotFound,
+    /// A plugin of this name is there already: unload it first, or rename one.
+    Duplicate,
+    /// The manifest is wrong: mend the field that is named.
+    Manifest,
+    /// Another version or layout is wanted: rebuild the plugin, or update the host.
+    Incompatible,
+    /// A file is not what it was, or not safe to use: install it again.
+    Integrity,
+    /// The plugin did not start.
+    Start,
+    /// The configuration is refused: mend the field that is named.
+    Config,
+    /// Another plugin that is required is missing, or requires this one.
+    Requires,
+    /// The input is refused before the call: too large, or not what can be sent.
+    Input,
+    /// The output cannot be used: too large, or not what was asked for.
+    Output,
+    /// The plugin answered with an error of its own: see [`Error::plugin_error`].
+    Plugin,
+    /// The plugin panicked: see [`Error::fault`].
+    Panicked,
+    /// The queue is full: call later, or from fewer places.
+    Overloaded,
+    /// The plugin failed too often; it is probed again after a while.
+    Quarantined,
+    /// The plugin was unloaded.
+    Retired,
+    /// A plugin did something that its host does not permit.
+    Denied,
+    /// The host is shutting down.
+    Shutdown,
+    /// The host cannot do this here: see the message.
+    Unsupported,
+    /// A mistake of the host's own; please report it.
+    Bug,
+}
+
+/// The steps of a load, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum LoadStep {
+    /// The folder and its manifest are read.
+    Manifest,
+    /// What the plugin requires is looked for.
+    Requires,
+    /// The library is found, read and copied.
+    Stage,
+    /// Length and digest are compared.
+    Digest,
+    /// The bytes are looked at.
+    Probe,
+    /// The stamp is compared with the manifest and the host.
+    Version,
+    /// The library is mapped.
+    Open,
+    /// The root module is compared with the host's.
+    Layout,
+    /// The configuration is checked.
+    Config,
+    /// The plugin is started.
+    Init,
+    /// The plugin is given a state.
+    Restore,
+    /// The plugin is asked whether it can work.
+    Health,
+}
+
+impl fmt::Display for LoadStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Manifest => "manifest",
+            Self::Requires => "requires",
+            Self::Stage => "stage",
+            Self::Digest => "digest",
+            Self::Probe => "probe",
+            Self::Version => "version",
+            Self::Open => "open",
+            Self::Layout => "layout",
+            Self::Config => "config",
+            Self::Init => "init",
+            Self::Restore => "restore",
+            Self::Health => "health",
+        })
+    }
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        let message = message.into();
+        Self(Box::new(Inner {
+            kind,
+            plugin: None,
+            generation: None,
+            step: None,
+            message,
+            cause: None,
+        }))
+    }
+
+    pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    pub(crate) fn of(mut self, plugin: &PluginName) -> Self {
+        self.0.plugin = Some(plugin.clone());
+        self
+    }
+
+    pub(crate) fn in_generation(mut self, generation: GenerationId) -> Self {
+        self.0.generation = Some(generation);
+        self
+    }
+
+    pub(crate) fn at_step(mut self, step: LoadStep) -> Self {
+        self.0.step = Some(step);
+        self
+    }
+
+    /// What the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The plugin that it is about.
+    pub fn plugin(&self) -> Option<&PluginName> {
+        self.0.plugin.as_ref()
+    }
+
+    /// The generation of the plugin that it is about.
+    pub fn generation(&self) -> Option<GenerationId> {
+        self.0.generation
+    }
+
+    /// The step of a load that failed; none for all other errors.
+    pub fn step(&self) -> Option<LoadStep> {
+        self.0.step
+    }
+
+    /// The error that the plugin answered with, unchanged.
+    pub fn plugin_error(&self) -> Option<&PluginError> {
+        self.cause_as()
+    }
+
+    /// The panic that was caught.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.cause_as()
+    }
+
+    fn cause_as<T: StdError + 'static>(&self) -> Option<&T> {
+        self.0
+            .cause
+            .as_deref()
+            .and_then(|cause| cause.downcast_ref())
+    }
+
+    /// The message of this error and of all its sources, in one line.
+    pub fn full_message(&self) -> String {
+        let mut message = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        message
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(plugin) = &self.0.plugin {
+            write!(f, "plugin `{plugin}` ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("plugin", &self.0.plugin)
+            .field("generation", &self.0.generation)
+            .field("message", &self.full_message())
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0
+            .cause
+            .as_deref()
+            .map(|cause| cause as &(dyn StdError + 'static))
+    }
+}
+
+/// Reports a mistake of our own: loud in a debug build, an error in a release.
+macro_rules! bug {
+    ($($message:tt)*) => {{
+        let message = format!($($message)*);
+        debug_assert!(false, "{message}");
+        tracing::error!(message, "a mistake of the host's own");
+        $crate::error::Error::new($crate::error::ErrorKind::Bug, message)
+    }};
+}
+pub(crate) use bug;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_word_and_tells_its_own_level_only() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+        let name = PluginName::new("echo").expect("a name");
+        let error = Error::new(ErrorKind::Plugin, "answered with an error")
+            .caused_by(PluginError::new(500, "no"))
+            .of(&name)
+            .in_generation(GenerationId::new(3));
+        assert_eq!(error.to_string(), "plugin `echo` answered with an error");
+        assert_eq!(
+            error.full_message(),
+            "plugin `echo` answered with an error: no (code 500)"
+        );
+        assert_eq!(error.plugin_error().map(PluginError::code), Some(500));
+        assert!(error.fault().is_none());
+    }
+}

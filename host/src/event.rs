@@ -1,0 +1,166 @@
+//! The notice board: what happens in a host, as it happens.
+//! Nobody waits for a reader; one that is too slow is told how much it missed.
+
+use hotbay_plugin::Fault;
+use semver::Version;
+use tokio::sync::broadcast;
+
+use crate::id::{GenerationId, PluginName};
+
+/// Something that happened in a host.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum HostEvent {
+    /// A plugin was loaded and serves.
+    Loaded {
+        /// The plugin.
+        plugin: PluginName,
+        /// The version of its build.
+        version: Version,
+        /// The generation that serves.
+        generation: GenerationId,
+    },
+    /// A plugin was not loaded.
+    Refused {
+        /// The plugin, as far as its manifest could be read; otherwise its folder.
+        plugin: String,
+        /// Why, in one line.
+        reason: String,
+    },
+    /// A plugin panicked.
+    Faulted {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation that it happened in.
+        generation: GenerationId,
+        /// The panic.
+        fault: Fault,
+        /// Whether it was on a thread that the plugin had started.
+        own_thread: bool,
+    },
+    /// A plugin failed too often and is not called for a while.
+    Quarantined {
+        /// The plugin.
+        plugin: PluginName,
+        /// Faults within the window.
+        faults: u32,
+        /// Milliseconds until the next probe.
+        probe_in_ms: u64,
+    },
+    /// A quarantined plugin answered its probe.
+    Restored {
+        /// The plugin.
+        plugin: PluginName,
+    },
+    /// A generation gets no more calls.
+    Retired {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation.
+        generation: GenerationId,
+    },
+    /// A generation's library is unmapped, or the generation had none.
+    Closed {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation.
+        generation: GenerationId,
+        /// Bytes that the plugin had not released; none where it does not count.
+        leaked_bytes: Option<i64>,
+    },
+    /// A generation's library stays mapped.
+    Kept {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation.
+        generation: GenerationId,
+        /// Why.
+        reason: String,
+    },
+    /// A plugin's shutdown failed.
+    ShutdownFailed {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation.
+        generation: GenerationId,
+        /// Why, in one line.
+        reason: String,
+    },
+    /// The host has stopped.
+    Stopped,
+    /// This reader was too slow and missed some events.
+    Missed {
+        /// How many.
+        events: u64,
+    },
+}
+
+/// Events kept for a reader that lags.
+const EVENTS_MAX: usize = 1024;
+
+/// Where events are told.
+#[derive(Clone, Debug)]
+pub(crate) struct Board {
+    sender: broadcast::Sender<HostEvent>,
+}
+
+impl Board {
+    pub(crate) fn new() -> Self {
+        Self {
+            sender: broadcast::Sender::new(EVENTS_MAX),
+        }
+    }
+
+    pub(crate) fn tell(&self, event: HostEvent) {
+        tracing::debug!(?event, "host event");
+        // Nobody has to listen.
+        let _ = self.sender.send(event);
+    }
+
+    pub(crate) fn listen(&self) -> Events {
+        Events {
+            receiver: self.sender.subscribe(),
+        }
+    }
+}
+
+/// The events of a host from one moment on.
+#[derive(Debug)]
+pub struct Events {
+    receiver: broadcast::Receiver<HostEvent>,
+}
+
+impl Events {
+    /// Waits for the next event; none once the host is gone. Runs on any executor.
+    pub async fn next(&mut self) -> Option<HostEvent> {
+        Self::seen(self.receiver.recv().await)
+    }
+
+    /// Waits for the next event on this thread; none once the host is gone.
+    ///
+    /// # Panics
+    ///
+    /// Inside an asynchronous runtime of tokio, whose thread it would block.
+    pub fn next_blocking(&mut self) -> Option<HostEvent> {
+        Self::seen(self.receiver.blocking_recv())
+    }
+
+    /// The next event if one is there already.
+    pub fn try_next(&mut self) -> Option<HostEvent> {
+        match self.receiver.try_recv() {
+            Ok(event) => Some(event),
+            Err(broadcast::error::TryRecvError::Lagged(events)) => {
+                Some(HostEvent::Missed { events })
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn seen(received: Result<HostEvent, broadcast::error::RecvError>) -> Option<HostEvent> {
+        match received {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(events)) => Some(HostEvent::Missed { events }),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! A call's hold on a generation: a guard of a small token, so that calls share no counter.
+//! The last one to let go only hands the instance back; no plugin ends on a caller's thread.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hotbay_plugin::abi::RawContext;
+
+use super::{Generation, Parts, State};
+use crate::boundary::{Failure, Instance};
+use crate::call::{Call, Reply, Request};
+use crate::error::{Error, ErrorKind, bug};
+use crate::pool::Ticket;
+use crate::sync::Handback;
+
+/// Stands for the right to be called, and owns what is called. The slot holds one; calls
+/// borrow it.
+pub(crate) struct Token {
+    /// Taken by the drop alone.
+    instance: Option<Instance>,
+    generation: Arc<Generation>,
+}
+
+impl Token {
+    /// A generation that was started and is healthy, and its one token.
+    pub(crate) fn new(parts: Parts, instance: Instance) -> Self {
+        let generation = Generation {
+            name: parts.name,
+            id: parts.id,
+            version: parts.version,
+            limits: parts.limits,
+            keep: parts.keep,
+            crew: parts.crew,
+            board: parts.board,
+            state: State::Serving.into(),
+            returned: Handback::new(),
+            services: parts.services.into(),
+        };
+        Self {
+            instance: Some(instance),
+            generation: Arc::new(generation),
+        }
+    }
+
+    /// Asks the plugin something on a thread of its own; the lease is held until it answered.
+    pub(crate) fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        question: impl FnOnce(&Instance) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<Ticket<Result<T, Error>>, Error> {
+        let token = Arc::clone(self);
+        let asked = self.generation.crew.send(move || {
+            let generation = Arc::clone(&token.generation);
+            let Some(instance) = &token.instance else {
+                return Err(bug!("the token of `{}` lost its instance", generation.name));
+            };
+            question(instance).map_err(|failure| generation.failed(failure))
+        });
+        asked.map_err(|error| {
+            let message = "could not be asked: the system gave no thread";
+            Error::new(ErrorKind::Overloaded, message)
+                .caused_by(error)
+                .of(&self.generation.name)
+        })
+    }
+
+    /// The generation, beyond the lease.
+    pub(crate) fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+}
+
+impl Call for Token {
+    /// Answers a call, in this thread.
+    #[inline]
+    fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
+        let generation = &*self.generation;
+        let Some(instance) = &self.instance else {
+            return Err(bug!("the token of `{}` lost its instance", generation.name));
+        };
+        let input = request.payload();
+        if input.len() as u64 > generation.limits.input_bytes_max {
+            return Err(generation.input_too_large(input.len()));
+        }
+        let context = RawContext::new(next_call_id()).with_trace(request.trace());
+        let output = match instance.execute(&context, input) {
+            Ok(output) => output,
+            Err(failure) => return Err(generation.failed(failure)),
+        };
+        let reply = Reply::new(output, instance.image().outputs(), generation.id);
+        if reply.as_bytes().len() as u64 > generation.limits.output_bytes_max {
+            return Err(generation.output_too_large(reply.as_bytes().len()));
+        }
+        Ok(reply)
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        if let Some(instance) = self.instance.take() {
+            self.generation.returned.put(instance);
+        }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("generation", &self.generation.id)
+            .finish()
+    }
+}
+
+/// Call ids are handed to threads in blocks, so that a call takes the next one without sharing.
+const BLOCK: u64 = 1 << 20;
+
+#[inline]
+fn next_call_id() -> u64 {
+    static BLOCKS: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static NEXT: Cell<u64> = const { Cell::new(0) };
+    }
+    let mut next = NEXT.get();
+    if next % BLOCK == 0 {
+        next = BLOCKS.fetch_add(1, Ordering::Relaxed) * BLOCK + 1;
+    }
+    NEXT.set(next + 1);
+    next
+}

@@ -1,0 +1,129 @@
+//! One load of one plugin: what runs its calls, the threads it runs on, and what became of it.
+//! Decides nothing about when it starts or ends.
+
+mod keeper;
+mod lease;
+pub(crate) mod recovery;
+pub(crate) mod retire;
+pub(crate) mod state;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use hotbay_plugin::Fault;
+use semver::Version;
+
+use crate::boundary::services::Registration;
+use crate::boundary::{Failure, Instance};
+use crate::error::{Error, ErrorKind};
+use crate::event::{Board, HostEvent};
+use crate::id::{GenerationId, PluginName};
+use crate::pool::{Crew, Queue};
+use crate::sync::{Handback, lock};
+pub(crate) use keeper::{Keeper, Kept, Left};
+pub(crate) use lease::Token;
+use state::State;
+
+/// One load of one plugin: everything but what runs its calls, which the token holds.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    pub(crate) name: PluginName,
+    pub(crate) id: GenerationId,
+    pub(crate) version: Version,
+    pub(crate) limits: IoLimits,
+    /// Why its library is to stay mapped whatever happens, if anything says so.
+    pub(crate) keep: Option<String>,
+    pub(crate) crew: Crew,
+    pub(crate) board: Board,
+    state: Mutex<State>,
+    /// Where the last lease leaves the instance.
+    returned: Handback<Instance>,
+    /// Answers the plugin until it is stopped.
+    services: Mutex<Option<Registration>>,
+}
+
+/// Bytes that one call may take and give.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IoLimits {
+    pub(crate) input_bytes_max: u64,
+    pub(crate) output_bytes_max: u64,
+}
+
+/// What a generation is made of, besides its instance.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) name: PluginName,
+    pub(crate) id: GenerationId,
+    pub(crate) version: Version,
+    pub(crate) limits: IoLimits,
+    pub(crate) keep: Option<String>,
+    pub(crate) crew: Crew,
+    pub(crate) board: Board,
+    pub(crate) services: Option<Registration>,
+}
+
+impl Generation {
+    /// What it is doing now.
+    pub(crate) fn state(&self) -> State {
+        lock(&self.state).clone()
+    }
+
+    /// Adds a worker for the calls that wait in `queue`.
+    pub(crate) fn grow(&self, queue: &Arc<Queue>) -> io::Result<()> {
+        self.crew.grow(queue)
+    }
+
+    /// Tells the board of a panic.
+    pub(crate) fn tell_fault(&self, fault: Fault, own_thread: bool) {
+        self.board.tell(HostEvent::Faulted {
+            plugin: self.name.clone(),
+            generation: self.id,
+            fault,
+            own_thread,
+        });
+    }
+
+    fn turn(&self, state: State) {
+        *lock(&self.state) = state;
+    }
+
+    #[cold]
+    fn failed(&self, failure: Failure) -> Error {
+        if let Failure::Panic(fault) = &failure {
+            self.tell_fault(fault.clone(), false);
+        }
+        error_of(failure).of(&self.name).in_generation(self.id)
+    }
+
+    #[cold]
+    fn input_too_large(&self, found: usize) -> Error {
+        let wanted = self.limits.input_bytes_max;
+        let message = format!("was sent {found} bytes; its `limits.input_bytes` is {wanted}");
+        Error::new(ErrorKind::Input, message)
+            .of(&self.name)
+            .in_generation(self.id)
+    }
+
+    #[cold]
+    fn output_too_large(&self, found: usize) -> Error {
+        let wanted = self.limits.output_bytes_max;
+        let message = format!("answered {found} bytes; its `limits.output_bytes` is {wanted}");
+        Error::new(ErrorKind::Output, message)
+            .of(&self.name)
+            .in_generation(self.id)
+    }
+}
+
+/// What a failure in a plugin is to a caller.
+pub(crate) fn error_of(failure: Failure) -> Error {
+    match failure {
+        Failure::Error(error) => {
+            Error::new(ErrorKind::Plugin, "answered with an error").caused_by(error)
+        }
+        Failure::Panic(fault) => Error::new(ErrorKind::Panicked, "failed").caused_by(fault),
+        Failure::Code(code) => Error::new(
+            ErrorKind::Incompatible,
+            format!("returned the code {code}, which this host does not know; rebuild the plugin"),
+        ),
+    }
+}

@@ -1,0 +1,220 @@
+//! What follows from a fault: pure, time is an argument. The breaker reads the one word that
+//! comes of it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::config::Quarantine;
+
+/// The faults of a plugin, and whether it is called.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// When the faults within the window happened.
+    faults: VecDeque<Instant>,
+    quarantined: Option<Quarantined>,
+}
+
+#[derive(Debug)]
+struct Quarantined {
+    until: Instant,
+    back_off: Duration,
+    /// When the probe that runs now began.
+    probing: bool,
+}
+
+/// What to do after a fault.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Go on calling.
+    GoOn,
+    /// Call again no earlier than after this time.
+    Quarantine { faults: u32, back_off: Duration },
+}
+
+/// Whether a call may go on.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It may.
+    Go,
+    /// It may, and what comes of it decides.
+    Probe,
+    /// It may not, for this long.
+    Refuse { probe_in: Duration },
+}
+
+/// What a call that did not panic means.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Success {
+    /// Nothing new.
+    Usual,
+    /// The quarantine is over.
+    Restored,
+}
+
+impl History {
+    /// A fault happened at `at`. `policy` none: faults are not held against the plugin.
+    pub(crate) fn fault(
+        &mut self,
+        at: Instant,
+        probe: bool,
+        policy: Option<&Quarantine>,
+    ) -> Decision {
+        let Some(policy) = policy else {
+            return Decision::GoOn;
+        };
+        if let Some(quarantined) = &mut self.quarantined {
+            if !probe {
+                return Decision::GoOn;
+            }
+            let back_off = (quarantined.back_off * 2).min(policy.back_off_max);
+            *quarantined = Quarantined {
+                until: at + back_off,
+                back_off,
+                probing: false,
+            };
+            return Decision::Quarantine {
+                faults: 1,
+                back_off,
+            };
+        }
+        self.faults.push_back(at);
+        while self
+            .faults
+            .front()
+            .is_some_and(|first| at.duration_since(*first) > policy.window)
+        {
+            self.faults.pop_front();
+        }
+        if self.faults.len() < policy.faults_max.max(1) as usize {
+            return Decision::GoOn;
+        }
+        let faults = u32::try_from(self.faults.len()).unwrap_or(u32::MAX);
+        self.faults.clear();
+        let back_off = policy.back_off_first.min(policy.back_off_max);
+        self.quarantined = Some(Quarantined {
+            until: at + back_off,
+            back_off,
+            probing: false,
+        });
+        Decision::Quarantine { faults, back_off }
+    }
+
+    /// A call wants to go on at `at`.
+    pub(crate) fn admit(&mut self, at: Instant) -> Admission {
+        match &mut self.quarantined {
+            None => Admission::Go,
+            Some(quarantined) if quarantined.probing || at < quarantined.until => {
+                Admission::Refuse {
+                    probe_in: quarantined.until.saturating_duration_since(at),
+                }
+            }
+            Some(quarantined) => {
+                quarantined.probing = true;
+                Admission::Probe
+            }
+        }
+    }
+
+    /// A call ended without a fault. Only a probe says anything about a quarantine.
+    pub(crate) fn success(&mut self, probe: bool) -> Success {
+        if probe && self.quarantined.take().is_some() {
+            Success::Restored
+        } else {
+            Success::Usual
+        }
+    }
+
+    /// A probe never reached the plugin: the next call may try.
+    pub(crate) fn probe_undone(&mut self) {
+        if let Some(quarantined) = &mut self.quarantined {
+            quarantined.probing = false;
+        }
+    }
+
+    /// Whether every call has to ask.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.quarantined.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Quarantine = Quarantine {
+        faults_max: 3,
+        window: Duration::from_secs(10),
+        back_off_first: Duration::from_secs(1),
+        back_off_max: Duration::from_secs(3),
+    };
+
+    fn quarantine(faults: u32, seconds: u64) -> Decision {
+        Decision::Quarantine {
+            faults,
+            back_off: Duration::from_secs(seconds),
+        }
+    }
+
+    #[test]
+    fn faults_within_the_window_quarantine_and_faults_apart_do_not() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut history = History::default();
+        for seconds in [0, 6, 12, 18, 24] {
+            assert_eq!(
+                history.fault(at(seconds), false, Some(&POLICY)),
+                Decision::GoOn
+            );
+        }
+        assert_eq!(
+            history.fault(at(25), false, Some(&POLICY)),
+            quarantine(3, 1)
+        );
+        assert_eq!(
+            history.admit(at(25)),
+            Admission::Refuse {
+                probe_in: Duration::from_secs(1)
+            }
+        );
+    }
+
+    #[test]
+    fn one_probe_goes_through_and_each_failed_one_doubles_the_wait() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut history = History::default();
+        for _ in 0..2 {
+            assert_eq!(history.fault(at(0), false, Some(&POLICY)), Decision::GoOn);
+        }
+        assert_eq!(history.fault(at(0), false, Some(&POLICY)), quarantine(3, 1));
+        // A call that began before the quarantine changes nothing, however it ends.
+        assert_eq!(history.fault(at(0), false, Some(&POLICY)), Decision::GoOn);
+        assert_eq!(history.success(false), Success::Usual);
+        for (now, back_off) in [(1, 2), (3, 3), (6, 3)] {
+            assert_eq!(history.admit(at(now)), Admission::Probe);
+            assert!(matches!(history.admit(at(now)), Admission::Refuse { .. }));
+            assert_eq!(
+                history.fault(at(now), true, Some(&POLICY)),
+                quarantine(1, back_off)
+            );
+        }
+        assert_eq!(history.admit(at(9)), Admission::Probe);
+        history.probe_undone();
+        assert_eq!(history.admit(at(9)), Admission::Probe);
+        assert_eq!(history.success(true), Success::Restored);
+        assert_eq!(history.admit(at(9)), Admission::Go);
+    }
+
+    #[test]
+    fn without_a_policy_nothing_is_held_against_a_plugin() {
+        let mut history = History::default();
+        for _ in 0..1000 {
+            assert_eq!(history.fault(Instant::now(), false, None), Decision::GoOn);
+        }
+        assert!(!history.is_quarantined());
+        assert!(history.faults.is_empty());
+    }
+}

@@ -1,0 +1,187 @@
+//! The end of a generation: drain with a limit, stop the plugin, then close its image or keep
+//! it, with the reason. Runs on a thread of the host, never on a caller's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::keeper::{Keeper, Kept, Left};
+use super::state::State;
+use super::{Generation, error_of};
+use crate::boundary::{Close, Image, Instance, Root};
+use crate::config::HostLimits;
+use crate::event::HostEvent;
+use crate::pool::Errand;
+use crate::sync::lock;
+
+/// How long a thread that has just ended may take to leave the system's list.
+const SETTLE_WAIT_MAX: Duration = Duration::from_millis(200);
+
+/// Ends a generation that gets no new calls, and tells the board what became of it.
+pub(crate) fn retire(
+    generation: &Arc<Generation>,
+    drain_wait_max: Duration,
+    limits: &HostLimits,
+    keeper: &Keeper,
+) {
+    generation.turn(State::Draining);
+    let Some(instance) = generation.returned.take(drain_wait_max) else {
+        return keep(
+            generation,
+            keeper,
+            "calls: some still run".to_owned(),
+            Left::Running,
+        );
+    };
+    generation.turn(State::Retired);
+    let (plugin, id) = (generation.name.clone(), generation.id);
+    generation.board.tell(HostEvent::Retired {
+        plugin,
+        generation: id,
+    });
+    let running = generation.crew.join(limits.stop_wait_max);
+    if running > 0 {
+        let reason = format!("workers: {running} still run");
+        return keep(generation, keeper, reason, Left::Instance(instance));
+    }
+    stop(generation, instance, limits, keeper);
+}
+
+/// Runs the plugin's shutdown on a thread of its own, then closes.
+fn stop(
+    generation: &Arc<Generation>,
+    mut instance: Instance,
+    limits: &HostLimits,
+    keeper: &Keeper,
+) {
+    let root = instance.root();
+    let ended = generation.crew.run(limits.stop_wait_max, move || {
+        let ended = instance.end(true);
+        (ended, instance.into_image())
+    });
+    // From here on the plugin hears `Closed`.
+    drop(lock(&generation.services).take());
+    let (failure, image) = match ended {
+        Errand::Done((Ok(()), image)) => (None, image),
+        Errand::Done((Err(failure), image)) => (Some(error_of(failure).full_message()), image),
+        Errand::Late => {
+            let reason = "shutdown: still runs".to_owned();
+            return keep(generation, keeper, reason, Left::Running);
+        }
+        Errand::NoThread(error) => {
+            let reason = format!("shutdown: no thread for it ({error})");
+            return keep(generation, keeper, reason, Left::Running);
+        }
+    };
+    if let Some(reason) = failure.clone() {
+        let (plugin, id) = (generation.name.clone(), generation.id);
+        generation.board.tell(HostEvent::ShutdownFailed {
+            plugin,
+            generation: id,
+            reason,
+        });
+    }
+    let reason = failure.map(|failure| format!("shutdown: {failure}"));
+    match close(image, Some(root), generation.keep.clone().or(reason)) {
+        Ok(leaked_bytes) => {
+            generation.turn(State::Closed);
+            let (plugin, id) = (generation.name.clone(), generation.id);
+            generation.board.tell(HostEvent::Closed {
+                plugin,
+                generation: id,
+                leaked_bytes,
+            });
+        }
+        Err((reason, left)) => keep(generation, keeper, reason, left),
+    }
+}
+
+fn keep(generation: &Generation, keeper: &Keeper, reason: String, left: Left) {
+    let (plugin, id) = (generation.name.clone(), generation.id);
+    generation.turn(State::Kept(reason.clone()));
+    keeper.keep(Kept {
+        plugin: plugin.clone(),
+        generation: Some(id),
+        reason: reason.clone(),
+        left,
+    });
+    generation.board.tell(HostEvent::Kept {
+        plugin,
+        generation: id,
+        reason,
+    });
+}
+
+/// Closes an image whose plugin has ended, if nothing is left in it; `keep` is a reason not to.
+///
+/// Answers with the bytes that the plugin did not release, where they are counted. An image
+/// without a root ran nothing but its initialisers, on a thread that has ended.
+pub(crate) fn close(
+    image: Arc<Image>,
+    root: Option<Root>,
+    keep: Option<String>,
+) -> Result<Option<i64>, (String, Left)> {
+    if !image.is_library() {
+        return Ok(None);
+    }
+    let census = root.map(Root::census).unwrap_or_default();
+    let leaked_bytes = census.counts_bytes.then_some(census.live_bytes);
+    if let Some(reason) = keep.or_else(|| settled(&image, root)) {
+        return Err((reason, Left::Image(image)));
+    }
+    let image = match Arc::try_unwrap(image) {
+        Ok(image) => image,
+        Err(image) => return Err(("it is still in use".to_owned(), Left::Image(image))),
+    };
+    if let Some(root) = root {
+        root.release_keys();
+    }
+    match image.close() {
+        Close::Unmapped => Ok(leaked_bytes),
+        Close::Pinned => {
+            let reason = "pinned: a thread that lives holds a thread-local value of it";
+            Err((reason.to_owned(), Left::Closed))
+        }
+    }
+}
+
+/// Why the image cannot be closed, once threads that have just ended are gone.
+fn settled(image: &Image, root: Option<Root>) -> Option<String> {
+    let deadline = Instant::now() + SETTLE_WAIT_MAX;
+    loop {
+        let reason = still_used(image, root)?;
+        if Instant::now() >= deadline {
+            return Some(reason);
+        }
+        // The system tells nobody when a thread leaves its list.
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+fn still_used(image: &Image, root: Option<Root>) -> Option<String> {
+    let outputs = image.outputs().sum();
+    if outputs > 0 {
+        return Some(format!("outputs: {outputs} held"));
+    }
+    let Some(census) = root.map(Root::census) else {
+        return signal_handler(image);
+    };
+    if !census.counts_threads {
+        return Some("threads: cannot be counted on this system".to_owned());
+    }
+    if census.live_threads > 0 {
+        return Some(format!("threads: {} still run", census.live_threads));
+    }
+    if census.key_threads > 0 {
+        return Some(format!(
+            "thread keys: {} thread(s) hold one",
+            census.key_threads
+        ));
+    }
+    signal_handler(image)
+}
+
+fn signal_handler(image: &Image) -> Option<String> {
+    image
+        .holds_signal_handler()
+        .then(|| "a signal handler lies in it".to_owned())
+}

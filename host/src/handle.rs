@@ -1,0 +1,206 @@
+//! What callers hold: a plugin by its name, whatever generation serves.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hotbay_plugin::Snapshot;
+
+use crate::call::{Call, Reply, Request};
+use crate::error::Error;
+use crate::generation::Token;
+use crate::id::{GenerationId, PluginName};
+use crate::layers::{Stack, stack};
+use crate::pool::{Ticket, Turn, ticket};
+use crate::slot::Slot;
+
+/// A plugin of a host. Cheap to clone; lives through reloads.
+#[derive(Clone)]
+pub struct PluginHandle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    stack: Stack,
+    slot: Arc<Slot>,
+}
+
+impl PluginHandle {
+    pub(crate) fn new(slot: Arc<Slot>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                stack: stack(&slot),
+                slot,
+            }),
+        }
+    }
+
+    /// The plugin's name.
+    pub fn name(&self) -> &PluginName {
+        &self.inner.slot.name
+    }
+
+    /// Calls the plugin in this thread; costs nanoseconds, for plugins that are trusted to end.
+    ///
+    /// Blocks as long as the plugin takes. What the plugin leaves on this thread, such as a
+    /// thread-local value, may keep its library mapped after an unload until this thread ends.
+    ///
+    /// # Errors
+    ///
+    /// `Plugin` with the plugin's own error, `Panicked` with the fault, `Quarantined`,
+    /// `Retired`, `Input` and `Output` for what is too large.
+    #[inline]
+    pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
+        self.inner.stack.call(&request)
+    }
+
+    /// Queues a call for the plugin's own threads, at once; the future waits for the answer.
+    ///
+    /// Runs on any executor. The call runs even if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`call`](Self::call), and `Overloaded` when the queue is full.
+    pub fn execute(&self, request: Request<'_>) -> Execute {
+        let (teller, ticket) = ticket();
+        let inner = Arc::clone(&self.inner);
+        let request = request.into_owned();
+        let queued = self.inner.slot.enqueue(Box::new(move |turn| match turn {
+            Turn::Run => teller.tell(inner.stack.call(&request)),
+            Turn::Never => teller.tell(Err(inner.slot.retired())),
+        }));
+        match queued {
+            Ok(()) => Execute(Answer::Waits {
+                ticket,
+                slot: Arc::clone(&self.inner.slot),
+            }),
+            Err(error) => Execute(Answer::Refused(Some(error))),
+        }
+    }
+
+    /// Asks the plugin whether it can work, on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// `Plugin` with the plugin's own error, `Panicked`, `Retired`.
+    pub async fn health(&self) -> Result<(), Error> {
+        let answer = self.inner.slot.pin()?.ask(|instance| instance.health())?;
+        self.answer(answer).await
+    }
+
+    /// Takes the state that the plugin would hand to its next build; none if it has none.
+    /// [`Host::load_with_state`](crate::Host::load_with_state) gives it to a plugin.
+    ///
+    /// # Errors
+    ///
+    /// As [`health`](Self::health).
+    pub async fn snapshot(&self) -> Result<Option<Snapshot>, Error> {
+        let answer = self.inner.slot.pin()?.ask(|instance| instance.snapshot())?;
+        self.answer(answer).await
+    }
+
+    async fn answer<T>(&self, answer: Ticket<Result<T, Error>>) -> Result<T, Error> {
+        answer
+            .await
+            .unwrap_or_else(|| Err(self.inner.slot.retired()))
+    }
+
+    /// Holds the current generation, for many calls at raw speed.
+    ///
+    /// # Errors
+    ///
+    /// `Retired` after an unload.
+    pub fn pin(&self) -> Result<Pinned, Error> {
+        let token = self.inner.slot.pin()?;
+        Ok(Pinned {
+            token,
+            slot: Arc::clone(&self.inner.slot),
+        })
+    }
+}
+
+impl fmt::Debug for PluginHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginHandle")
+            .field("name", self.name())
+            .finish()
+    }
+}
+
+/// A hold on one generation of a plugin. An unload waits until it is dropped.
+pub struct Pinned {
+    token: Arc<Token>,
+    slot: Arc<Slot>,
+}
+
+impl Pinned {
+    /// Calls the generation in this thread, counted and guarded as every call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PluginHandle::call`].
+    #[inline]
+    pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
+        let pass = self.slot.health.admit();
+        let outcome = match pass {
+            Ok(pass) => {
+                let outcome = self.token.call(&request);
+                self.slot.health.outcome(pass, &outcome);
+                outcome
+            }
+            Err(error) => Err(error),
+        };
+        self.slot.meter.count(&outcome);
+        outcome
+    }
+
+    /// The generation that is held.
+    pub fn generation(&self) -> GenerationId {
+        self.token.generation().id
+    }
+}
+
+impl fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pinned")
+            .field("plugin", &self.slot.name)
+            .field("generation", &self.generation())
+            .finish()
+    }
+}
+
+/// A pooled call: a future of its reply.
+#[must_use = "the call runs, but its outcome is only here"]
+pub struct Execute(Answer);
+
+enum Answer {
+    Waits {
+        ticket: Ticket<Result<Reply, Error>>,
+        slot: Arc<Slot>,
+    },
+    Refused(Option<Error>),
+}
+
+impl Future for Execute {
+    type Output = Result<Reply, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Answer::Waits { ticket, slot } => Pin::new(ticket)
+                .poll(context)
+                .map(|answer| answer.unwrap_or_else(|| Err(slot.retired()))),
+            Answer::Refused(error) => match error.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                // Polled after it was ready, as no future may be.
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Execute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Execute").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,263 @@
+//! Owns and wires every room; decides nothing.
+
+mod builder;
+mod function;
+mod load_all;
+mod table;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotbay_plugin::Snapshot;
+
+use crate::error::{Error, ErrorKind};
+use crate::event::Events;
+use crate::generation::retire::retire;
+use crate::handle::PluginHandle;
+use crate::pool::ticket;
+use crate::reload::{Candidate, Source, Workshop};
+pub use builder::HostBuilder;
+pub use load_all::{LoadReport, LoadedPlugin, RefusedPlugin};
+pub use table::PluginInfo;
+use table::Table;
+
+/// A plugin host. Cheap to clone; dropping the last clone is a shutdown without grace.
+///
+/// Its futures run on any executor: the work is done on threads of the host's own.
+#[derive(Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    workshop: Workshop,
+    table: Table,
+    dirs: Vec<PathBuf>,
+}
+
+impl Host {
+    /// Starts to configure a host.
+    pub fn builder() -> HostBuilder {
+        HostBuilder::new()
+    }
+
+    /// Loads every plugin below the plugin directories that is not there yet, in the order of
+    /// `requires`, several at once. One bad plugin never keeps the others from loading.
+    pub async fn load_all(&self) -> LoadReport {
+        let host = self.clone();
+        on_thread("hotbay-load", move || load_all::load_all(&host.inner))
+            .await
+            .unwrap_or_default()
+    }
+
+    /// Loads the plugin of one folder.
+    ///
+    /// # Errors
+    ///
+    /// By the step that failed, see [`Error::step`]; nothing of the plugin is left then.
+    /// `Duplicate` when a plugin of its name is there already, `Shutdown`.
+    pub async fn load(&self, folder: impl AsRef<Path>) -> Result<PluginHandle, Error> {
+        let host = self.clone();
+        let folder = folder.as_ref().to_owned();
+        on_thread("hotbay-load", move || host.inner.load_folder(&folder, None)).await?
+    }
+
+    /// Loads the plugin of one folder and gives it a state before its first call.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub async fn load_with_state(
+        &self,
+        folder: impl AsRef<Path>,
+        state: Snapshot,
+    ) -> Result<PluginHandle, Error> {
+        let host = self.clone();
+        let folder = folder.as_ref().to_owned();
+        on_thread("hotbay-load", move || {
+            host.inner.load_folder(&folder, Some(state))
+        })
+        .await?
+    }
+
+    /// Finds a plugin that serves.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, naming the nearest name that is there.
+    pub fn plugin(&self, name: &str) -> Result<PluginHandle, Error> {
+        self.inner.table.find(name)
+    }
+
+    /// Everything that serves, sorted by name.
+    pub fn list(&self) -> Vec<PluginInfo> {
+        self.inner.table.list()
+    }
+
+    /// Libraries that stay mapped although their plugins are gone: plugin, generation if it
+    /// ever served, and why.
+    pub fn kept(&self) -> Vec<KeptLibrary> {
+        let kept = self.inner.workshop.keeper.list();
+        let kept = kept.into_iter();
+        kept.map(|(plugin, generation, reason)| KeptLibrary {
+            plugin,
+            generation,
+            reason,
+        })
+        .collect()
+    }
+
+    /// Ends a plugin: no new calls, those that run go on to their end, then shutdown and close.
+    ///
+    /// Calls that wait in its queue are answered with `Retired`. What became of the library is
+    /// told as an event: `Closed` or `Kept`.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`; `Requires` when other plugins need it, naming them.
+    pub async fn unload(&self, name: &str) -> Result<(), Error> {
+        let host = self.clone();
+        let name = name.to_owned();
+        on_thread("hotbay-unload", move || host.inner.unload(&name)).await?
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> Events {
+        self.inner.workshop.board.listen()
+    }
+
+    /// Takes no more calls, waits at most `grace` for those that run, and ends every plugin,
+    /// those that require others first. May be called again, and from several places at once.
+    pub async fn shutdown(&self, grace: Duration) {
+        let host = self.clone();
+        let done = on_thread("hotbay-shutdown", move || host.inner.shutdown(grace));
+        // Without a thread for it the drop of the last host does the same.
+        let _ = done.await;
+    }
+}
+
+/// A library that stays mapped although its plugin is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptLibrary {
+    /// The plugin.
+    pub plugin: crate::id::PluginName,
+    /// The generation; none if it never served.
+    pub generation: Option<crate::id::GenerationId>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Does `work` on a thread of its own, so that no executor is blocked.
+async fn on_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let (teller, ticket) = ticket();
+    let spawned = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            teller.tell(work());
+        });
+    spawned.map_err(|error| {
+        Error::new(ErrorKind::Overloaded, "the system gave no thread for this").caused_by(error)
+    })?;
+    ticket
+        .await
+        .ok_or_else(|| crate::error::bug!("the thread `{name}` ended without a word"))
+}
+
+impl Inner {
+    fn load_folder(&self, folder: &Path, state: Option<Snapshot>) -> Result<PluginHandle, Error> {
+        let candidate = Candidate::read(folder, &self.workshop.rules);
+        let loaded = candidate.and_then(|candidate| self.load(&candidate, Source::Library(state)));
+        self.tell_refusal(folder, &loaded);
+        loaded
+    }
+
+    /// Loads one candidate whose name is free and whose requirements are there.
+    fn load(&self, candidate: &Candidate, source: Source) -> Result<PluginHandle, Error> {
+        let place = self.table.reserve(candidate)?;
+        let loaded = crate::reload::load(&self.workshop, candidate, source)?;
+        let handle = PluginHandle::new(Arc::clone(&loaded.slot));
+        match place.fill(handle.clone(), loaded) {
+            Ok(event) => {
+                self.workshop.board.tell(event);
+                Ok(handle)
+            }
+            // The host was shut down meanwhile.
+            Err(late) => {
+                self.end(&late, Duration::ZERO);
+                Err(shutting_down())
+            }
+        }
+    }
+
+    fn unload(&self, name: &str) -> Result<(), Error> {
+        let leaving = self.table.begin_to_leave(name)?;
+        self.end(leaving.slot(), self.workshop.limits.drain_wait_max);
+        drop(leaving);
+        Ok(())
+    }
+
+    fn shutdown(&self, grace: Duration) {
+        let deadline = std::time::Instant::now() + grace;
+        let leaving = self.table.close();
+        let was_open = leaving.is_some();
+        for slot in leaving.unwrap_or_default() {
+            self.end(
+                &slot,
+                deadline.saturating_duration_since(std::time::Instant::now()),
+            );
+        }
+        if was_open {
+            self.workshop.board.tell(crate::event::HostEvent::Stopped);
+            self.table.closed.open();
+        } else {
+            // Somebody else does it; done when that is done.
+            self.table.closed.wait();
+        }
+    }
+
+    fn end(&self, slot: &crate::slot::Slot, drain_wait_max: Duration) {
+        if let Some(generation) = slot.vacate() {
+            let Workshop { limits, keeper, .. } = &self.workshop;
+            retire(&generation, drain_wait_max, limits, keeper);
+        }
+    }
+
+    fn tell_refusal<T>(&self, folder: &Path, loaded: &Result<T, Error>) {
+        let Err(error) = loaded else { return };
+        let plugin = match error.plugin() {
+            Some(plugin) => plugin.to_string(),
+            None => folder.display().to_string(),
+        };
+        let reason = error.full_message();
+        self.workshop
+            .board
+            .tell(crate::event::HostEvent::Refused { plugin, reason });
+    }
+}
+
+fn shutting_down() -> Error {
+    Error::new(
+        ErrorKind::Shutdown,
+        "the host is shut down; build a new one",
+    )
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shutdown(Duration::ZERO);
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host")
+            .field("plugins", &self.inner.table.names())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,369 @@
+//! Who is there: one entry a name, reserved while a plugin is loaded and while it leaves, so
+//! that nothing is loaded twice and nothing that is required goes. The lock is held for
+//! look-ups only.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
+
+use semver::Version;
+
+use super::shutting_down;
+use crate::error::{Error, ErrorKind, LoadStep};
+use crate::event::HostEvent;
+use crate::handle::PluginHandle;
+use crate::id::{GenerationId, PluginName};
+use crate::manifest::Manifest;
+use crate::reload::{Candidate, Loaded};
+use crate::slot::Slot;
+use crate::sync::lock;
+
+/// What is known of a plugin that serves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PluginInfo {
+    /// The plugin.
+    pub name: PluginName,
+    /// The version of the build that serves.
+    pub version: Version,
+    /// The generation that serves.
+    pub generation: Option<GenerationId>,
+    /// What the generation is doing.
+    pub state: String,
+    /// Where it was loaded from; none when compiled in.
+    pub folder: Option<PathBuf>,
+    /// The manifest that it was loaded by.
+    pub manifest: Arc<Manifest>,
+    /// Calls, however they ended.
+    pub calls: u64,
+    /// Calls that the plugin answered with an error.
+    pub errors: u64,
+    /// Calls that ended in a panic.
+    pub faults: u64,
+    /// Calls that never reached the plugin.
+    pub refused: u64,
+    /// Calls that wait in the queue.
+    pub waiting: usize,
+    /// What its manifest asked for and did not get, in words.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    entries: RwLock<Entries>,
+    pub(super) closed: Gate,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    by_name: BTreeMap<PluginName, Entry>,
+    is_closed: bool,
+    /// Counts loads, so that plugins can end in the reverse order.
+    loads: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    manifest: Arc<Manifest>,
+    folder: Option<PathBuf>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Loading,
+    Serving {
+        handle: PluginHandle,
+        slot: Arc<Slot>,
+        notes: Vec<String>,
+        order: u64,
+    },
+    Leaving,
+}
+
+impl Table {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: RwLock::default(),
+            closed: Gate::default(),
+        }
+    }
+
+    /// Takes a name for a plugin that is about to be loaded.
+    pub(super) fn reserve(&self, candidate: &Candidate) -> Result<Place<'_>, Error> {
+        let manifest = &candidate.manifest;
+        let mut entries = self.write();
+        if entries.is_closed {
+            return Err(shutting_down());
+        }
+        if let Some(there) = entries.by_name.get(manifest.name()) {
+            return Err(duplicate(candidate, there));
+        }
+        for (name, wanted) in manifest.requires() {
+            let found = entries.by_name.get(name.as_str());
+            let found = found.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
+            let problem = match found {
+                None => format!("it requires `{name}` {wanted}, which is not loaded"),
+                Some(entry) if !wanted.matches(entry.manifest.version()) => {
+                    let found = entry.manifest.version();
+                    format!("it requires `{name}` {wanted}, and {found} is loaded")
+                }
+                Some(_) => continue,
+            };
+            let failed = candidate.failed(LoadStep::Requires, ErrorKind::Requires);
+            return Err(failed.caused_by(problem));
+        }
+        let entry = Entry {
+            manifest: Arc::new(manifest.clone()),
+            folder: candidate.folder.clone(),
+            stage: Stage::Loading,
+        };
+        entries.by_name.insert(manifest.name().clone(), entry);
+        Ok(Place {
+            table: self,
+            name: manifest.name().clone(),
+        })
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<PluginHandle, Error> {
+        let entries = self.read();
+        if let Some(Entry {
+            stage: Stage::Serving { handle, .. },
+            ..
+        }) = entries.by_name.get(name)
+        {
+            return Ok(handle.clone());
+        }
+        if entries.is_closed {
+            return Err(shutting_down());
+        }
+        Err(not_found(name, &entries))
+    }
+
+    /// Takes a plugin out of service; it leaves when the answer is dropped.
+    pub(super) fn begin_to_leave(&self, name: &str) -> Result<Leaving<'_>, Error> {
+        let mut entries = self.write();
+        let Some(Entry {
+            stage: Stage::Serving { slot, .. },
+            ..
+        }) = entries.by_name.get(name)
+        else {
+            return Err(not_found(name, &entries));
+        };
+        let slot = Arc::clone(slot);
+        let requires = |entry: &Entry| entry.manifest.requires().contains_key(name);
+        let needing = entries.by_name.values().filter(|entry| requires(entry));
+        let needing: Vec<_> = needing
+            .map(|entry| format!("`{}`", entry.manifest.name()))
+            .collect();
+        if !needing.is_empty() {
+            let message = format!("is required by {}; unload them first", needing.join(", "));
+            return Err(Error::new(ErrorKind::Requires, message).of(&slot.name));
+        }
+        if let Some(entry) = entries.by_name.get_mut(name) {
+            entry.stage = Stage::Leaving;
+        }
+        Ok(Leaving { table: self, slot })
+    }
+
+    /// Takes everything out of service for good, the latest loaded first; none if that was
+    /// done before.
+    pub(super) fn close(&self) -> Option<Vec<Arc<Slot>>> {
+        let mut entries = self.write();
+        if std::mem::replace(&mut entries.is_closed, true) {
+            return None;
+        }
+        let mut serving: Vec<_> = std::mem::take(&mut entries.by_name)
+            .into_values()
+            .filter_map(|entry| match entry.stage {
+                Stage::Serving { slot, order, .. } => Some((order, slot)),
+                Stage::Loading | Stage::Leaving => None,
+            })
+            .collect();
+        serving.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
+        Some(serving.into_iter().map(|(_, slot)| slot).collect())
+    }
+
+    pub(super) fn list(&self) -> Vec<PluginInfo> {
+        self.read().by_name.values().filter_map(info).collect()
+    }
+
+    /// What is known of one plugin that serves.
+    pub(super) fn info(&self, name: &PluginName) -> Option<PluginInfo> {
+        self.read().by_name.get(name.as_str()).and_then(info)
+    }
+
+    pub(super) fn names(&self) -> Vec<PluginName> {
+        self.read().by_name.keys().cloned().collect()
+    }
+
+    /// The manifests of what serves, and where each was loaded from.
+    pub(super) fn serving(&self) -> Vec<(Arc<Manifest>, Option<PathBuf>)> {
+        let entries = self.read();
+        let serving = entries.by_name.values();
+        let serving = serving.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
+        serving
+            .map(|entry| (Arc::clone(&entry.manifest), entry.folder.clone()))
+            .collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Entries> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Entries> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name that is taken for a plugin that is being loaded; given back when dropped unfilled.
+#[derive(Debug)]
+pub(super) struct Place<'t> {
+    table: &'t Table,
+    name: PluginName,
+}
+
+impl Place<'_> {
+    /// Puts the plugin in its place; answers with what to tell, or with the slot if the table
+    /// was closed meanwhile.
+    pub(super) fn fill(self, handle: PluginHandle, loaded: Loaded) -> Result<HostEvent, Arc<Slot>> {
+        let Loaded { slot, notes } = loaded;
+        let Some(generation) = slot.generation() else {
+            return Err(slot);
+        };
+        let mut entries = self.table.write();
+        entries.loads += 1;
+        let order = entries.loads;
+        let Some(entry) = entries.by_name.get_mut(self.name.as_str()) else {
+            return Err(slot);
+        };
+        entry.stage = Stage::Serving {
+            handle,
+            slot,
+            notes,
+            order,
+        };
+        Ok(HostEvent::Loaded {
+            plugin: self.name.clone(),
+            version: generation.version.clone(),
+            generation: generation.id,
+        })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.table.write();
+        let entry = entries.by_name.get(self.name.as_str());
+        if entry.is_some_and(|entry| matches!(entry.stage, Stage::Loading)) {
+            entries.by_name.remove(self.name.as_str());
+        }
+    }
+}
+
+/// A plugin that leaves; its name is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Leaving<'t> {
+    table: &'t Table,
+    slot: Arc<Slot>,
+}
+
+impl Leaving<'_> {
+    pub(super) fn slot(&self) -> &Slot {
+        &self.slot
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.table.write().by_name.remove(self.slot.name.as_str());
+    }
+}
+
+/// Opens once.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    is_open: Mutex<bool>,
+    opened: std::sync::Condvar,
+}
+
+impl Gate {
+    pub(super) fn open(&self) {
+        *lock(&self.is_open) = true;
+        self.opened.notify_all();
+    }
+
+    pub(super) fn wait(&self) {
+        let is_open = lock(&self.is_open);
+        drop(self.opened.wait_while(is_open, |is_open| !*is_open));
+    }
+}
+
+fn info(entry: &Entry) -> Option<PluginInfo> {
+    let Stage::Serving { slot, notes, .. } = &entry.stage else {
+        return None;
+    };
+    let generation = slot.generation();
+    let state = match &generation {
+        Some(_) if slot.health.is_quarantined() => "quarantined".to_owned(),
+        Some(generation) => generation.state().to_string(),
+        None => "retired".to_owned(),
+    };
+    let count =
+        |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    Some(PluginInfo {
+        name: slot.name.clone(),
+        version: entry.manifest.version().clone(),
+        generation: generation.map(|generation| generation.id),
+        state,
+        folder: entry.folder.clone(),
+        manifest: Arc::clone(&entry.manifest),
+        calls: slot.meter.calls.sum().unsigned_abs(),
+        errors: count(&slot.meter.errors),
+        faults: count(&slot.meter.faults),
+        refused: count(&slot.meter.refused),
+        waiting: slot.waiting(),
+        notes: notes.clone(),
+    })
+}
+
+fn duplicate(candidate: &Candidate, there: &Entry) -> Error {
+    let place = |folder: &Option<PathBuf>| match folder {
+        Some(folder) => format!("`{}`", folder.display()),
+        None => "the program itself".to_owned(),
+    };
+    let message = format!(
+        "is there twice: in {} and in {}; rename one by its `name`",
+        place(&there.folder),
+        place(&candidate.folder)
+    );
+    Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name())
+}
+
+fn not_found(name: &str, entries: &Entries) -> Error {
+    let names = entries.by_name.keys().map(PluginName::as_str);
+    let near = names.map(|known| (strsim::damerau_levenshtein(known, name), known));
+    let near = near
+        .filter(|(distance, _)| *distance <= 1 + name.len() / 4)
+        .min();
+    let message = match near {
+        Some((_, near)) => format!("there is no plugin `{name}`; is it `{near}`?"),
+        None if entries.by_name.is_empty() => {
+            format!("there is no plugin `{name}`; none is loaded")
+        }
+        None => {
+            let names: Vec<_> = entries
+                .by_name
+                .keys()
+                .take(8)
+                .map(PluginName::as_str)
+                .collect();
+            format!(
+                "there is no plugin `{name}`; there are {}",
+                names.join(", ")
+            )
+        }
+    };
+    Error::new(ErrorKind::NotFound, message)
+}

@@ -1,0 +1,29 @@
+//! Refuses calls while the plugin is quarantined, and reports faults. Costs one load.
+
+use std::sync::Arc;
+
+use crate::call::{Call, Reply, Request};
+use crate::error::Error;
+use crate::slot::Slot;
+
+#[derive(Debug)]
+pub(crate) struct Breaker<S> {
+    slot: Arc<Slot>,
+    inner: S,
+}
+
+impl<S> Breaker<S> {
+    pub(super) fn new(slot: Arc<Slot>, inner: S) -> Self {
+        Self { slot, inner }
+    }
+}
+
+impl<S: Call> Call for Breaker<S> {
+    #[inline]
+    fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
+        let pass = self.slot.health.admit()?;
+        let outcome = self.inner.call(request);
+        self.slot.health.outcome(pass, &outcome);
+        outcome
+    }
+}

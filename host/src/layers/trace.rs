@@ -1,0 +1,45 @@
+//! A span around each call, at debug level. Without a listener it costs one load.
+
+use std::sync::Arc;
+
+use tracing::Level;
+
+use crate::call::{Call, Reply, Request};
+use crate::error::Error;
+use crate::slot::Slot;
+
+#[derive(Debug)]
+pub(crate) struct Trace<S> {
+    slot: Arc<Slot>,
+    inner: S,
+}
+
+impl<S> Trace<S> {
+    pub(super) fn new(slot: Arc<Slot>, inner: S) -> Self {
+        Self { slot, inner }
+    }
+}
+
+impl<S: Call> Call for Trace<S> {
+    #[inline]
+    fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
+        if tracing::level_enabled!(Level::DEBUG) {
+            self.traced(request)
+        } else {
+            self.inner.call(request)
+        }
+    }
+}
+
+impl<S: Call> Trace<S> {
+    #[cold]
+    fn traced(&self, request: &Request<'_>) -> Result<Reply, Error> {
+        let bytes = request.as_bytes().len();
+        let span = tracing::debug_span!("call", plugin = %self.slot.name, bytes);
+        let outcome = span.in_scope(|| self.inner.call(request));
+        if let Err(error) = &outcome {
+            span.in_scope(|| tracing::debug!(error = error.full_message(), "call failed"));
+        }
+        outcome
+    }
+}

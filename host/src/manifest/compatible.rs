@@ -1,0 +1,131 @@
+//! Whether a plugin suits this host, decided from versions alone.
+//! Reads neither the library nor its stamp: they are told to it.
+
+use semver::{Version, VersionReq};
+
+use crate::error::manifest::{ApiMismatch, StampMismatch};
+
+/// Whether a plugin and a host with plugin API `host` speak the same.
+///
+/// `wanted` is the manifest's `api`, `built` the API version in the library's stamp. The author's
+/// word comes first; the stamp then tells whether the library fits, whatever the author wrote.
+pub(crate) fn check_api(
+    wanted: &VersionReq,
+    built: &Version,
+    host: &Version,
+) -> Result<(), ApiMismatch> {
+    let (wanted_too, built_too, host_too) = (|| wanted.clone(), || built.clone(), || host.clone());
+    if !wanted.matches(host) {
+        Err(ApiMismatch::HostNotAccepted {
+            wanted: wanted_too(),
+            host: host_too(),
+        })
+    } else if built.major != host.major {
+        Err(ApiMismatch::OtherMajor {
+            built: built_too(),
+            host: host_too(),
+        })
+    } else if built.minor > host.minor {
+        Err(ApiMismatch::NewerMinor {
+            built: built_too(),
+            host: host_too(),
+        })
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a library's stamp tells the package and version that its manifest tells.
+pub(crate) fn check_stamp(
+    package: &str,
+    version: &Version,
+    stamp_package: &str,
+    stamp_version: &Version,
+) -> Result<(), Box<StampMismatch>> {
+    let mismatch = StampMismatch {
+        package: (stamp_package != package).then(|| (stamp_package.to_owned(), package.to_owned())),
+        version: (stamp_version != version).then(|| (stamp_version.clone(), version.clone())),
+    };
+    let same = mismatch.package.is_none() && mismatch.version.is_none();
+    if same {
+        Ok(())
+    } else {
+        Err(Box::new(mismatch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_says_which_of_the_two_api_checks_failed() {
+        let check = |wanted: &str, built: &str, host: &str, expect: &str| {
+            let wanted = wanted.parse().unwrap();
+            let (built, host) = (built.parse().unwrap(), host.parse().unwrap());
+            let result = check_api(&wanted, &built, &host).map_err(|error| error.to_string());
+            assert_eq!(
+                result.err().unwrap_or_default(),
+                expect,
+                "{wanted} {built} {host}"
+            );
+        };
+        check("^1.0", "1.3.0", "1.3.0", "");
+        check("^1.0", "1.0.7", "1.3.0", "");
+        check("*", "1.3.9", "1.3.0", "");
+        check(
+            "^2.0",
+            "1.3.0",
+            "1.3.0",
+            "plugin.json wants plugin API `^2.0`, this host has 1.3.0; use a host that `api` \
+             accepts, or let `api` accept 1.3.0 if the plugin works with it",
+        );
+        check(
+            ">=1",
+            "1.3.0",
+            "2.1.0",
+            "the library was built with plugin API 1.3.0, this host has 2.1.0; rebuild it with \
+             `hotbay-plugin` 2.1 or an earlier 2.x",
+        );
+        check(
+            "^1.0",
+            "1.4.0",
+            "1.3.0",
+            "the library was built with plugin API 1.4.0, this host has only 1.3.0; use a host \
+             with 1.4 or later, or rebuild it with `hotbay-plugin` 1.3",
+        );
+    }
+
+    #[test]
+    fn the_message_says_what_of_the_stamp_differs() {
+        let check = |package: &str, version: &str, expect: &str| {
+            let wanted = Version::new(0, 1, 0);
+            let result = check_stamp("transform", &wanted, package, &version.parse().unwrap());
+            let told = result
+                .map_err(|error| error.to_string())
+                .err()
+                .unwrap_or_default();
+            assert_eq!(told, expect);
+        };
+        check("transform", "0.1.0", "");
+        check(
+            "filter",
+            "0.1.0",
+            "the library's stamp says package `filter`, plugin.json says `transform`; install the \
+             library and the manifest of the same build",
+        );
+        check(
+            "transform",
+            "0.2.0",
+            "the library's stamp says version 0.2.0, plugin.json says 0.1.0; install the library \
+             and the manifest of the same build",
+        );
+        check(
+            "filter",
+            "0.1.0+x",
+            "the library's stamp says package `filter`, plugin.json says `transform`; version \
+             0.1.0+x, plugin.json says 0.1.0; install the library and the manifest of the same \
+             build",
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! The JSON Schema of plugin.json, made from the table of fields. Reads no manifest.
+
+use serde_json::{Map, Value, json};
+
+use super::fields::{Field, MANIFEST, NAME_PATTERN, Presence, Shape};
+use super::words::Kind;
+
+/// The JSON Schema of plugin.json.
+pub(crate) fn json_schema() -> Value {
+    let mut schema = object(MANIFEST);
+    schema.insert(
+        "$schema".into(),
+        "https://json-schema.org/draft/2020-12/schema".into(),
+    );
+    schema.insert("title".into(), "plugin.json of a hotbay plugin".into());
+    schema.insert(
+        "if".into(),
+        json!({
+            "properties": { "kind": { "const": Kind::Process.as_str() } },
+            "required": ["kind"],
+        }),
+    );
+    schema.insert("then".into(), only(Kind::Process));
+    schema.insert("else".into(), only(Kind::Library));
+    Value::Object(schema)
+}
+
+fn object(table: &[Field]) -> Map<String, Value> {
+    let properties: Map<_, _> = table
+        .iter()
+        .map(|field| (field.name.to_owned(), described(field)))
+        .collect();
+    let required = table
+        .iter()
+        .filter(|field| matches!(field.presence, Presence::Required));
+    let required: Vec<_> = required.map(|field| field.name).collect();
+    let mut schema = Map::new();
+    schema.insert("type".into(), "object".into());
+    schema.insert("properties".into(), properties.into());
+    if !required.is_empty() {
+        schema.insert("required".into(), required.into());
+    }
+    schema.insert(
+        "patternProperties".into(),
+        json!({ r"^(\$schema$|x-)": true }),
+    );
+    schema.insert("additionalProperties".into(), false.into());
+    schema
+}
+
+fn described(field: &Field) -> Value {
+    let mut schema = shape(&field.shape);
+    schema.insert("description".into(), field.doc.into());
+    if let Presence::Default(text) = field.presence {
+        let default = serde_json::from_str(text).expect("the table's defaults are JSON");
+        schema.insert("default".into(), default);
+    }
+    schema.into()
+}
+
+fn shape(shape: &Shape) -> Map<String, Value> {
+    let schema = match *shape {
+        Shape::Text => json!({ "type": "string" }),
+        Shape::Pattern(pattern) => json!({ "type": "string", "pattern": pattern }),
+        Shape::Words(words) => json!({ "enum": words }),
+        Shape::Number { min, max: u64::MAX } => json!({ "type": "integer", "minimum": min }),
+        Shape::Number { min, max } => {
+            json!({ "type": "integer", "minimum": min, "maximum": max })
+        }
+        Shape::Texts => json!({ "type": "array", "items": { "type": "string" } }),
+        Shape::Patterns(pattern) => {
+            json!({ "type": "array", "items": { "type": "string", "pattern": pattern } })
+        }
+        Shape::FreeObject => json!({ "type": "object" }),
+        Shape::FreeObjectOrText => json!({ "type": ["object", "string"] }),
+        Shape::Requirements => json!({
+            "type": "object",
+            "propertyNames": { "pattern": NAME_PATTERN },
+            "additionalProperties": { "type": "string" },
+        }),
+        Shape::Object(table) => return object(table),
+        Shape::Objects(table) => json!({ "type": "array", "items": object(table) }),
+    };
+    match schema {
+        Value::Object(schema) => schema,
+        _ => Map::new(),
+    }
+}
+
+/// What holds for `kind` alone: its own fields are required, those of the other kind refused.
+fn only(kind: Kind) -> Value {
+    let mut required = Vec::new();
+    let mut refused = Map::new();
+    for field in MANIFEST {
+        match field.presence {
+            Presence::RequiredFor(other) if other == kind => required.push(field.name),
+            Presence::RequiredFor(other) | Presence::OnlyFor(other) if other != kind => {
+                refused.insert(field.name.to_owned(), false.into());
+            }
+            _ => {}
+        }
+    }
+    json!({ "required": required, "properties": refused })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Manifest;
+    use super::super::config::check_config;
+    use super::*;
+
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plugin.schema.json");
+
+    #[test]
+    fn the_shipped_schema_is_the_one_that_the_table_makes() {
+        let made = format!("{:#}\n", json_schema());
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::write(FILE, &made).unwrap();
+        }
+        let shipped = std::fs::read_to_string(FILE).unwrap_or_default();
+        assert!(
+            shipped == made,
+            "run this test with UPDATE_SCHEMA=1, then look at {FILE}"
+        );
+    }
+
+    #[test]
+    fn the_schema_of_the_manifest_knows_its_rules() {
+        let check = |extra: &str, good: bool| {
+            let mut manifest = json!({ "name": "a", "version": "1.0.0", "api": "^1" });
+            let extra: Map<_, _> = serde_json::from_str(extra).unwrap();
+            manifest.as_object_mut().unwrap().extend(extra);
+            let checked = check_config(&json_schema(), &manifest);
+            assert_eq!(checked.is_ok(), good, "{manifest}: {checked:?}");
+            let parsed = Manifest::parse(&manifest.to_string(), "".as_ref());
+            assert_eq!(parsed.is_ok(), good, "{manifest}: {parsed:?}");
+        };
+        check(
+            r#"{ "$schema": 1, "x-tool": null, "limits": { "x-why": "slow", "queue": 1 } }"#,
+            true,
+        );
+        check(
+            r#"{ "kind": "process", "command": ["serve", "--fast"] }"#,
+            true,
+        );
+        check(
+            r#"{ "permissions": ["log", "call:store", "caller", "db:read"] }"#,
+            true,
+        );
+        check(
+            r#"{ "requires": { "b": ">=1, <3" }, "config": { "any": [1, null] } }"#,
+            true,
+        );
+        check(r#"{ "colour": "red" }"#, false);
+        check(r#"{ "name": "A" }"#, false);
+        check(r#"{ "version": "1.0" }"#, false);
+        check(r#"{ "kind": "process" }"#, false);
+        check(
+            r#"{ "kind": "process", "command": ["serve"], "library": "a" }"#,
+            false,
+        );
+        check(r#"{ "command": ["serve"] }"#, false);
+        check(r#"{ "permissions": ["call:"] }"#, false);
+        check(r#"{ "limits": { "queue": 0 } }"#, false);
+        check(r#"{ "limits": { "workers": 4294967296 } }"#, false);
+        check(r#"{ "requires": { "B": "*" } }"#, false);
+    }
+}

@@ -1,0 +1,254 @@
+//! Every kind of mistake in the shape of a manifest, with its exact message.
+
+use serde_json::json;
+
+use super::*;
+
+const FILE: &str = "plugin.json";
+
+pub(super) fn parse(text: &str) -> Result<Manifest, ManifestError> {
+    Manifest::parse(text, Path::new(FILE))
+}
+
+/// `text` is refused with this message.
+pub(super) fn check(text: &str, expect: &str) {
+    let told = parse(text)
+        .map(|_| "accepted".to_owned())
+        .unwrap_or_else(|error| error.to_string());
+    assert_eq!(told, expect, "{text}");
+}
+
+/// A good manifest with `line` as its line 2 is refused there with this message.
+pub(super) fn check_line(line: &str, expect: &str) {
+    let text = format!("{{\"name\": \"echo\", \"version\": \"1.0.0\", \"api\": \"^1\",\n{line}}}");
+    check(&text, &format!("{FILE}:{expect}"));
+}
+
+#[test]
+fn a_manifest_with_every_field_is_read() {
+    let sha256 = "0a".repeat(32);
+    let text = format!(
+        r#"{{
+        "$schema": "../plugin.schema.json", "x-note": ["anything"],
+        "name": "echo-loud", "package": "echo", "version": "1.2.3-rc.1", "api": ">=1.1, <3",
+        "kind": "library", "library": "echo_v1", "description": "Echoes \ud83d\ude00.",
+        "authors": ["A", "B"], "license": "MIT", "homepage": "https://example.com",
+        "config": {{ "x-a": {{ "$schema": null }}, "b": [1, -2.5, true, null] }},
+        "config_schema": "schema.json",
+        "provides": [{{ "contract": "echo", "version": "2.0.0", "x-since": 1 }}],
+        "requires": {{ "x-ray": "^1", "clock": "~2.1" }},
+        "limits": {{ "deadline_ms": 1, "workers": 2, "queue": 3, "in_flight": 4,
+            "memory_bytes": 5, "input_bytes": 6, "output_bytes": 7, "stack_bytes": 8 }},
+        "handover": "stop-first", "unload": "keep", "permissions": ["log", "call:clock", "db.read"],
+        "sha256": "{sha256}", "length": 42
+    }}"#
+    );
+    let manifest = parse(&text).unwrap();
+    assert_eq!(manifest.name().as_str(), "echo-loud");
+    assert_eq!(manifest.package(), "echo");
+    assert_eq!(manifest.version().to_string(), "1.2.3-rc.1");
+    assert_eq!(manifest.api().to_string(), ">=1.1, <3");
+    assert_eq!(manifest.kind(), Kind::Library);
+    assert_eq!(manifest.library_stem().as_deref(), Some("echo_v1"));
+    assert!(manifest.command().is_empty());
+    assert_eq!(manifest.description(), Some("Echoes 😀."));
+    assert_eq!(manifest.authors(), ["A", "B"]);
+    assert_eq!(manifest.license(), Some("MIT"));
+    assert_eq!(manifest.homepage(), Some("https://example.com"));
+    let config = json!({ "x-a": { "$schema": null }, "b": [1, -2.5, true, null] });
+    assert_eq!(manifest.config(), &config);
+    assert_eq!(
+        manifest.config_schema(),
+        Some(&ConfigSchema::File("schema.json".to_owned()))
+    );
+    assert_eq!(manifest.provides()[0].contract, "echo");
+    assert_eq!(
+        manifest
+            .requires()
+            .keys()
+            .map(PluginName::as_str)
+            .collect::<Vec<_>>(),
+        ["clock", "x-ray"]
+    );
+    assert_eq!(
+        manifest
+            .limits()
+            .entries()
+            .map(|(_, number)| number.unwrap()),
+        [1, 2, 3, 4, 5, 6, 7, 8]
+    );
+    assert_eq!(
+        (manifest.handover(), manifest.unload()),
+        (Handover::StopFirst, Unload::Keep)
+    );
+    assert_eq!(manifest.permissions().len(), 3);
+    assert_eq!(manifest.sha256().map(Digest::to_string), Some(sha256));
+    assert_eq!(manifest.length(), Some(42));
+    assert_eq!(parse(&manifest.to_json().to_string()), Ok(manifest));
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let text = "\u{feff}{\"name\": \"my-echo\", \"version\": \"1.0.0\", \"api\": \"*\"}";
+    let manifest = parse(text).unwrap();
+    assert_eq!(manifest, Manifest::new("my-echo", "1.0.0").unwrap());
+    assert_eq!(manifest.package(), "my-echo");
+    assert_eq!(manifest.library_stem().as_deref(), Some("my_echo"));
+    assert_eq!(manifest.config(), &json!({}));
+}
+
+#[test]
+fn a_text_that_is_not_strict_json_is_refused_with_its_place() {
+    check(
+        "",
+        "plugin.json:1:1: the manifest is not JSON: nothing is there",
+    );
+    check(
+        "\u{feff}",
+        "plugin.json:1:1: the manifest is not JSON: nothing is there",
+    );
+    check(
+        "{\n  // why\n}",
+        "plugin.json:2:3: the manifest is not JSON: comments are not allowed",
+    );
+    check(
+        "{\"a\": 1,\n}",
+        "plugin.json:1:8: the manifest is not JSON: trailing commas are not allowed",
+    );
+    check(
+        "{\"ä\": 'b'}",
+        "plugin.json:1:7: the manifest is not JSON: single-quoted strings are not allowed",
+    );
+    check(
+        "{\"a\": 1 \"b\": 2}",
+        "plugin.json:1:8: the manifest is not JSON: expected comma",
+    );
+    check(
+        "{\"a\": tru}",
+        "plugin.json:1:7: the manifest is not JSON: unexpected token",
+    );
+    check(
+        "{\"a\": 01}",
+        "plugin.json:1:8: the manifest is not JSON: expected comma",
+    );
+    check(
+        "{\"a\":\n \"ä\u{1}\"}",
+        "plugin.json:2:4: the manifest is not JSON: control character (\\u0000-\\u001F) found while parsing a string",
+    );
+    check(
+        "{}\n{}",
+        "plugin.json:2:1: the manifest is not JSON: text cannot contain more than one JSON value",
+    );
+    check(
+        "[\"a\"]",
+        "plugin.json:1:1: the manifest is a list; wanted an object",
+    );
+    check(
+        " null",
+        "plugin.json:1:2: the manifest is null; wanted an object",
+    );
+}
+
+#[test]
+fn a_text_that_is_too_long_or_too_deep_is_refused_before_it_is_read() {
+    let long = " ".repeat(MANIFEST_BYTES_MAX + 1);
+    check(
+        &long,
+        "plugin.json: the manifest is 1048577 bytes long; wanted at most 1048576",
+    );
+    let deep = |depth| format!("{{\"config\":\n{}", "[".repeat(depth));
+    check(
+        &deep(500_000),
+        "plugin.json:2:64: the manifest nests deeper here than 64 levels; make it flatter",
+    );
+    let within = format!("{{\"config\": {{\"a\": \"{}\"}}}}", "[\\\"{".repeat(100));
+    check(
+        &within,
+        "plugin.json:1:1: `name` is missing; wanted a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
+    );
+    let list = format!("{}{}", "[".repeat(62), "]".repeat(62));
+    let text = format!(
+        "{{\"name\": \"a\", \"version\": \"1.0.0\", \"api\": \"*\", \"config\": {{\"a\": {list}}}}}"
+    );
+    assert!(parse(&text).is_ok());
+}
+
+#[test]
+fn a_key_that_is_given_twice_is_refused_at_any_depth() {
+    check(
+        "{\"name\": 1,\n\n\"n\\u0061me\": 2}",
+        "plugin.json:3:1: `name` is given twice, on lines 1 and 3; keep one",
+    );
+    check_line(
+        r#""config": {"list": [0, {"a b": 1, "a b": 1}]}"#,
+        "2:35: `config.list[1][\"a b\"]` is given twice, on lines 2 and 2; keep one",
+    );
+}
+
+#[test]
+fn an_unknown_field_is_refused_with_the_nearest_known_one() {
+    check_line(
+        "\"verison\": 1",
+        "2:1: `verison` is no known field; did you mean `version`?",
+    );
+    check_line(
+        "\"Kind\": \"library\"",
+        "2:1: `Kind` is no known field; did you mean `kind`?",
+    );
+    check_line(
+        r#""limits": {"x-a": 1, "wait_max": 5, "deadline-ms": 5}"#,
+        "2:22: `limits.wait_max` is no known field; wanted one of `deadline_ms`, `workers`, \
+         `queue`, `in_flight`, `memory_bytes`, `input_bytes`, `output_bytes`, `stack_bytes`",
+    );
+    check_line(
+        r#""provides": [{"contract": "a", "versions": "1.0.0"}]"#,
+        "2:32: `provides[0].versions` is no known field; did you mean `version`?",
+    );
+}
+
+#[test]
+fn a_missing_field_is_told_with_what_was_wanted() {
+    check(
+        "{\"name\": \"a\"}",
+        "plugin.json:1:1: `version` is missing; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+    );
+    check(
+        "{\"name\": \"a\", \"version\": \"1.0.0\"}",
+        "plugin.json:1:1: `api` is missing; wanted a semver requirement, for example `^1.0`",
+    );
+    check_line(
+        r#""provides": [{"contract": "a"}]"#,
+        "2:14: `provides[0].version` is missing; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+    );
+    check_line(
+        r#""kind": "process""#,
+        "1:1: `command` is missing; wanted a list of texts: a program inside the plugin's folder, \
+         then its arguments",
+    );
+}
+
+#[test]
+fn a_mistake_tells_its_place_to_programs_too() {
+    let error = parse(
+        "{\"name\": \"a\",\n \"limits\": {\"queue\": 0},\n\"version\": \"1.0.0\", \"api\": \"*\"}",
+    )
+    .unwrap_err();
+    assert_eq!(
+        (error.line(), error.column(), error.path()),
+        (Some(2), Some(22), "limits.queue")
+    );
+}
+
+#[test]
+fn a_pointer_is_found_in_the_text_or_else_its_nearest_parent() {
+    let text = "\u{feff}{\n  \"config\": {\n    \"é\": [1, {\"a/b~\": 2}], \"mode\": \"x\"\n  }\n}";
+    let check = |pointer, expect| assert_eq!(position_of(text, pointer), expect, "{pointer}");
+    check("", Some((1, 1)));
+    check("/config", Some((2, 13)));
+    check("/config/mode", Some((3, 36)));
+    check("/config/é/1/a~1b~0", Some((3, 23)));
+    check("/config/é/7", Some((3, 10)));
+    check("/config/gone/deeper", Some((2, 13)));
+    check("/gone", Some((1, 1)));
+    assert_eq!(position_of("{,", "/config"), None);
+}

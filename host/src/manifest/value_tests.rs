@@ -1,0 +1,233 @@
+//! Every kind of mistake in the values of a manifest's fields, with its exact message.
+
+use serde_json::json;
+
+use super::shape_tests::{check, check_line, parse};
+
+#[test]
+fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
+    check(
+        "{\"name\": \"Echo\", \"version\": \"1.0.0\", \"api\": \"*\"}",
+        "plugin.json:1:10: `name` is \"Echo\"; wanted a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
+    );
+    check(
+        "{\"name\": \"a\", \"version\": \"1.0\", \"api\": \"*\"}",
+        "plugin.json:1:26: `version` is \"1.0\"; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+    );
+    check(
+        "{\"name\": \"a\", \"version\": \"v3\", \"api\": \"*\"}",
+        "plugin.json:1:26: `version` is \"v3\"; wanted MAJOR.MINOR.PATCH, for example `3.0.0`",
+    );
+    check(
+        "{\"name\": \"a\", \"version\": \"new\", \"api\": \"*\"}",
+        "plugin.json:1:26: `version` is \"new\"; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+    );
+    check(
+        "{\"name\": \"a\", \"version\": \"1.0.0\", \"api\": 1.0}",
+        "plugin.json:1:42: `api` is 1.0; wanted a semver requirement, for example `^1.0`",
+    );
+    check_line(
+        "\"package\": \"a/b\"",
+        "2:12: `package` is \"a/b\"; wanted the package's name: 1 to 64 of `A-Z`, `a-z`, `0-9`, `_`, `-`",
+    );
+    check_line(
+        "\"kind\": \"proces\"",
+        "2:9: `kind` is \"proces\"; wanted `library` or `process`; did you mean `process`?",
+    );
+    check_line(
+        "\"handover\": \"stop_first\"",
+        "2:13: `handover` is \"stop_first\"; wanted `overlap`, `pause` or `stop-first`; did you mean `stop-first`?",
+    );
+    check_line(
+        "\"unload\": \"never\"",
+        "2:11: `unload` is \"never\"; wanted `auto` or `keep`",
+    );
+    check_line(
+        "\"description\": null",
+        "2:16: `description` is null; wanted a text",
+    );
+    check_line(
+        "\"authors\": \"A\"",
+        "2:12: `authors` is \"A\"; wanted a list of texts",
+    );
+    check_line(
+        "\"authors\": [\"A\", {}]",
+        "2:18: `authors[1]` is an object; wanted a text",
+    );
+    check_line(
+        "\"config\": []",
+        "2:11: `config` is a list; wanted an object",
+    );
+    check_line(
+        "\"config\": {\"a\": [1e999]}",
+        "2:18: `config.a[0]` is 1e999; wanted a number that fits 64 bits",
+    );
+    check_line(
+        "\"config_schema\": \"../a.json\"",
+        "2:18: `config_schema` is \"../a.json\"; wanted a JSON Schema object, or the name of such a file in the plugin's folder",
+    );
+    check_line(
+        "\"config_schema\": true",
+        "2:18: `config_schema` is true; wanted a JSON Schema object, or the name of such a file in the plugin's folder",
+    );
+    check_line(
+        "\"provides\": {}",
+        "2:13: `provides` is an object; wanted a list of objects",
+    );
+    check_line(
+        "\"provides\": [\"echo\"]",
+        "2:14: `provides[0]` is \"echo\"; wanted an object with `contract` and `version`",
+    );
+    check_line(
+        "\"provides\": [{\"contract\": \"\", \"version\": \"1.0.0\"}]",
+        "2:27: `provides[0].contract` is \"\"; wanted the contract's name",
+    );
+    check_line(
+        "\"provides\": [{\"contract\": \"a\", \"version\": \"1\"}]",
+        "2:43: `provides[0].version` is \"1\"; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+    );
+    check_line(
+        "\"requires\": [\"clock\"]",
+        "2:13: `requires` is a list; wanted an object of plugin names with semver requirements",
+    );
+    check_line(
+        "\"requires\": {\"Clock\": \"*\"}",
+        "2:14: `requires` is \"Clock\"; wanted a plugin's name: a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
+    );
+    check_line(
+        "\"requires\": {\"clock\": \"new\"}",
+        "2:23: `requires.clock` is \"new\"; wanted a semver requirement, for example `^1.0`",
+    );
+    check_line(
+        "\"requires\": {\"echo\": \"*\"}",
+        "2:14: `requires.echo` is the plugin itself; remove it",
+    );
+    check_line(
+        "\"permissions\": [\"log\", \"call:No\"]",
+        "2:24: `permissions[1]` is \"call:No\"; wanted `log`, `metrics`, `call:NAME` with a plugin's name, or a word of the application",
+    );
+    check_line(
+        "\"sha256\": \"abc\"",
+        "2:11: `sha256` is \"abc\"; wanted 64 hexadecimal digits",
+    );
+    check_line(
+        "\"length\": -1",
+        "2:11: `length` is -1; wanted a whole number of bytes",
+    );
+    let long = format!(
+        "\"homepage\": [\"{}\"], \"license\": \"{0}\", \"unload\": \"{0}\"",
+        "é".repeat(50)
+    );
+    check_line(
+        &long.replace("[", "").replace("]", ""),
+        &format!(
+            "2:142: `unload` is \"{}…\"; wanted `auto` or `keep`",
+            "é".repeat(40)
+        ),
+    );
+}
+
+#[test]
+fn a_limit_is_a_whole_number_from_one() {
+    let check = |limit: &str, expect: &str| {
+        let column = limit.find(':').unwrap() + 2 + "\"limits\": {".len() + 1;
+        check_line(
+            &format!("\"limits\": {{{limit}}}"),
+            &format!("2:{column}: {expect}"),
+        );
+    };
+    check(
+        "\"deadline_ms\": \"5s\"",
+        "`limits.deadline_ms` is \"5s\"; wanted a whole number of milliseconds",
+    );
+    check(
+        "\"deadline_ms\": 0",
+        "`limits.deadline_ms` is 0; wanted at least 1; leave it out for the host's own limit",
+    );
+    check(
+        "\"deadline_ms\": 5e3",
+        "`limits.deadline_ms` is 5e3; wanted a whole number of milliseconds",
+    );
+    check(
+        "\"workers\": 1.5",
+        "`limits.workers` is 1.5; wanted a whole number of threads",
+    );
+    check(
+        "\"queue\": 4294967296",
+        "`limits.queue` is 4294967296; wanted at most 4294967295",
+    );
+    check(
+        "\"in_flight\": []",
+        "`limits.in_flight` is a list; wanted a whole number of calls",
+    );
+    check(
+        "\"stack_bytes\": -1",
+        "`limits.stack_bytes` is -1; wanted a whole number of bytes",
+    );
+}
+
+#[test]
+fn a_library_is_a_bare_stem() {
+    let check = |stem: &str, expect: &str| {
+        check_line(
+            &format!("\"library\": {stem:?}"),
+            &format!("2:12: `library` is {stem:?}; wanted the bare stem {expect}"),
+        );
+    };
+    let transform = "`transform`; prefix and suffix are the platform's";
+    check("libtransform.so", transform);
+    check("libtransform", transform);
+    check("transform.dll", transform);
+    check("libtransform.dylib", transform);
+    let any = "of a file in the plugin's folder, for example `transform`";
+    for stem in [
+        "",
+        "..",
+        "a/b",
+        "..\\a",
+        "/lib/liba.so",
+        ".so",
+        "c:a",
+        "a\0",
+    ] {
+        let error = parse(
+            &json!({ "name": "a", "version": "1.0.0", "api": "*", "library": stem }).to_string(),
+        );
+        assert!(error.unwrap_err().to_string().ends_with(any), "{stem}");
+    }
+    let own = r#"{"name": "a", "package": "lib-ra", "version": "1.0.0", "api": "*", "library": "lib_ra"}"#;
+    assert_eq!(
+        parse(own).unwrap().library_stem().as_deref(),
+        Some("lib_ra")
+    );
+}
+
+#[test]
+fn a_process_has_a_command_and_a_library_has_none() {
+    check_line(
+        "\"command\": [\"serve\"]",
+        "2:1: `command` is only for kind `process`, and this is a `library`; remove it",
+    );
+    check_line(
+        "\"kind\": \"process\", \"command\": [\"serve\"], \"library\": \"a\"",
+        "2:42: `library` is only for kind `library`, and this is a `process`; remove it",
+    );
+    check_line(
+        "\"kind\": \"process\", \"command\": []",
+        "2:31: `command` is an empty list; wanted a list of texts: a program inside the plugin's folder, then its arguments",
+    );
+    check_line(
+        "\"kind\": \"process\", \"command\": [\"/bin/sh\"]",
+        "2:32: `command[0]` is \"/bin/sh\"; wanted a program inside the plugin's folder",
+    );
+    check_line(
+        "\"kind\": \"process\", \"command\": [\"serve\", 1]",
+        "2:41: `command[1]` is 1; wanted a text",
+    );
+    let text = r#"{"name": "a", "version": "1.0.0", "api": "*", "kind": "process", "command": ["bin/serve", "../x"]}"#;
+    let manifest = parse(text).unwrap();
+    assert_eq!(
+        (manifest.library_stem(), manifest.command().len()),
+        (None, 2)
+    );
+}

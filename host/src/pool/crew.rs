@@ -1,0 +1,149 @@
+//! The threads of one owner: workers at a queue, and errands that are waited for. All of them
+//! are joined before the owner lets go of what they ran.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use super::{Queue, Ticket, Turn, ticket};
+use crate::sync::lock;
+
+/// Threads under one name that end together.
+pub(crate) struct Crew {
+    name: String,
+    stack_bytes: usize,
+    workers_max: u32,
+    workers: AtomicU32,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// How an errand ended.
+#[must_use]
+pub(crate) enum Errand<T> {
+    /// With this.
+    Done(T),
+    /// It still runs; its thread is kept.
+    Late,
+    /// The system gave no thread for it.
+    NoThread(io::Error),
+}
+
+impl Crew {
+    /// A crew without threads yet. `name` is what debuggers show.
+    pub(crate) fn new(name: String, stack_bytes: u64, workers_max: u32) -> Self {
+        Self {
+            name,
+            stack_bytes: usize::try_from(stack_bytes).unwrap_or(usize::MAX),
+            workers_max,
+            workers: AtomicU32::new(0),
+            threads: Mutex::default(),
+        }
+    }
+
+    /// Runs `errand` on a thread of its own and waits for it, at most `wait_max`.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        wait_max: Duration,
+        errand: impl FnOnce() -> T + Send + 'static,
+    ) -> Errand<T> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let spawned = self.builder().spawn(move || {
+            let _ = sender.send(errand());
+        });
+        let thread = match spawned {
+            Ok(thread) => thread,
+            Err(error) => return Errand::NoThread(error),
+        };
+        match receiver.recv_timeout(wait_max) {
+            Ok(done) => {
+                // Thread-locals of the errand are gone after this.
+                let _ = thread.join();
+                Errand::Done(done)
+            }
+            Err(_) => {
+                lock(&self.threads).push(thread);
+                Errand::Late
+            }
+        }
+    }
+
+    /// Runs `errand` on a thread of its own; the ticket waits for it.
+    pub(crate) fn send<T: Send + 'static>(
+        &self,
+        errand: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Ticket<T>> {
+        let (teller, ticket) = ticket();
+        let thread = self.builder().spawn(move || teller.tell(errand()))?;
+        let mut threads = lock(&self.threads);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(ticket)
+    }
+
+    /// Adds a worker at `queue`, unless there are enough.
+    pub(crate) fn grow(&self, queue: &Arc<Queue>) -> io::Result<()> {
+        let room = |workers: u32| (workers < self.workers_max).then_some(workers + 1);
+        if self
+            .workers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .is_err()
+        {
+            return Ok(());
+        }
+        let queue = Arc::clone(queue);
+        let mut threads = lock(&self.threads);
+        let spawned = self.builder().spawn(move || {
+            while let Some(task) = queue.pop() {
+                task(Turn::Run);
+            }
+        });
+        match spawned {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                // One fewer; those that are there go on, and the next push tries again.
+                let before = self.workers.fetch_sub(1, Ordering::Relaxed);
+                return if before > 1 { Ok(()) } else { Err(error) };
+            }
+        }
+        Ok(())
+    }
+
+    /// Joins the threads that end within `wait_max`; tells how many still run.
+    pub(crate) fn join(&self, wait_max: Duration) -> usize {
+        let deadline = Instant::now() + wait_max;
+        let mut left = std::mem::take(&mut *lock(&self.threads));
+        loop {
+            let (ended, running): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(JoinHandle::is_finished);
+            for thread in ended {
+                let _ = thread.join();
+            }
+            left = running;
+            if left.is_empty() || Instant::now() >= deadline {
+                break;
+            }
+            // std has no join with a limit.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let count = left.len();
+        lock(&self.threads).append(&mut left);
+        count
+    }
+
+    fn builder(&self) -> Builder {
+        Builder::new()
+            .name(self.name.clone())
+            .stack_size(self.stack_bytes)
+    }
+}
+
+impl fmt::Debug for Crew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Crew")
+            .field("name", &self.name)
+            .field("workers", &self.workers.load(Ordering::Relaxed))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,9 @@
+//! Bounded work: a queue with a limit, and threads that are joined. Knows no plugins.
+
+mod crew;
+mod queue;
+mod ticket;
+
+pub(crate) use crew::{Crew, Errand};
+pub(crate) use queue::{Pushed, Queue, Task, Turn};
+pub(crate) use ticket::{Ticket, ticket};

@@ -1,0 +1,55 @@
+//! The workshop: a folder or a compiled-in plugin becomes a generation, step by step. Every
+//! step before the last can be taken back; what fails leaves nothing behind.
+
+mod candidate;
+mod clamp;
+mod load;
+mod services;
+mod survey;
+mod trial;
+
+use semver::Version;
+
+use crate::artifact::stage::StagingArea;
+use crate::artifact::trust::Trust;
+use crate::config::{HostLimits, Quarantine};
+use crate::event::Board;
+use crate::generation::Keeper;
+pub(crate) use candidate::Candidate;
+pub(crate) use load::{Loaded, Source, load};
+pub use survey::{Built, Inspection, Surveyed};
+pub(crate) use survey::{folders, inspect, survey as survey_one};
+pub(crate) use trial::abi_report;
+
+/// What every load of a host goes by.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    pub(crate) rules: Rules,
+    pub(crate) limits: HostLimits,
+    pub(crate) quarantine: Option<Quarantine>,
+    pub(crate) want_frames: bool,
+    pub(crate) board: Board,
+    pub(crate) keeper: Keeper,
+    pub(crate) staging: StagingArea,
+}
+
+/// What files are accepted.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) allow_unverified: bool,
+    pub(crate) allow_writable_by_others: bool,
+    pub(crate) library_bytes_max: u64,
+}
+
+impl Rules {
+    pub(crate) fn trust(&self) -> Trust {
+        Trust {
+            allow_writable_by_others: self.allow_writable_by_others,
+        }
+    }
+}
+
+/// The plugin API that this host offers.
+pub(crate) fn host_api() -> Version {
+    Version::parse(hotbay_plugin::API_VERSION).expect("the version of a package is one")
+}

@@ -1,0 +1,230 @@
+//! What can be told of plugins without running anything of them: manifests and stamps.
+
+use std::path::{Path, PathBuf};
+
+use semver::Version;
+
+use super::candidate::Candidate;
+use super::{Rules, host_api};
+use crate::artifact::digest::Artifact;
+use crate::artifact::{discover, locate, trust};
+use crate::boundary::probe::{Probed, exports, probe};
+use crate::error::{Error, ErrorKind, LoadStep};
+use crate::manifest::{Digest, Kind, Manifest, check_api, check_stamp};
+
+/// One folder with a manifest, and what is known of it without running it.
+#[derive(Debug)]
+pub struct Surveyed {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The manifest, as far as it could be read.
+    pub manifest: Option<Manifest>,
+    /// What the library's stamp says; none for processes.
+    pub built: Option<Built>,
+    /// Whether the file has the digest that the manifest states; none where it was not looked
+    /// at, or the manifest states none.
+    pub verified: Option<bool>,
+    /// Why it would not be loaded.
+    pub problem: Option<Error>,
+}
+
+/// What a library's stamp says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Built {
+    /// The package that it was built from.
+    pub package: String,
+    /// The package's version.
+    pub version: Version,
+    /// The version of the plugin API that it was built against.
+    pub api: Version,
+    /// The compiler.
+    pub rustc: String,
+    /// The target that it was built for.
+    pub target: String,
+    /// How panics are handled in it.
+    pub panic: String,
+}
+
+/// Everything that is known of one plugin without running it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// What a survey tells.
+    pub surveyed: Surveyed,
+    /// The library's file.
+    pub library: Option<PathBuf>,
+    /// The digest of the file as it is.
+    pub sha256: Option<Digest>,
+    /// Bytes of the file as it is.
+    pub length: Option<u64>,
+    /// The shared libraries that it links.
+    pub needs: Vec<String>,
+    /// The names that it exports.
+    pub exports: Vec<String>,
+}
+
+/// Finds every folder with a manifest below `roots`; problems are those of the walk itself.
+///
+/// A folder above which others may write is passed over: they could put anything in its place.
+pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Error>) {
+    let mut folders = Vec::new();
+    let mut problems = Vec::new();
+    for root in roots {
+        let found = discover::find(root, discover::Limits::default());
+        let passed_over = |problem| {
+            Error::new(ErrorKind::Integrity, "a folder was passed over").caused_by(problem)
+        };
+        problems.extend(found.problems.into_iter().map(passed_over));
+        for folder in found.folders {
+            let above = folder.parent().unwrap_or(root);
+            match trust::check_chain(root, above, rules.trust()) {
+                Ok(()) => folders.push(folder),
+                Err(problem) => problems.push(passed_over(problem)),
+            }
+        }
+    }
+    // Roots may lie in each other.
+    let mut seen = std::collections::HashSet::new();
+    folders.retain(|folder| seen.insert(folder.clone()));
+    (folders, problems)
+}
+
+/// Looks at one folder: its manifest and its stamp.
+pub(crate) fn survey(folder: &Path, rules: &Rules) -> Surveyed {
+    let mut surveyed = Surveyed {
+        folder: folder.to_owned(),
+        manifest: None,
+        built: None,
+        verified: None,
+        problem: None,
+    };
+    let candidate = match Candidate::read(folder, rules) {
+        Ok(candidate) => candidate,
+        Err(error) => {
+            surveyed.problem = Some(error);
+            return surveyed;
+        }
+    };
+    let library = match read_library(&candidate, rules) {
+        Ok(library) => library,
+        Err(error) => {
+            surveyed.problem = Some(error);
+            surveyed.manifest = Some(candidate.manifest);
+            return surveyed;
+        }
+    };
+    if let Some(artifact) = library {
+        match judge(&candidate, &artifact) {
+            Ok(probed) => surveyed.built = Some(built(probed)),
+            Err(error) => surveyed.problem = Some(error),
+        }
+    }
+    if let Err(error) = candidate.check_kind() {
+        surveyed.problem.get_or_insert(error);
+    }
+    surveyed.manifest = Some(candidate.manifest);
+    surveyed
+}
+
+/// Looks at one folder closely.
+pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
+    let surveyed = survey(folder, rules);
+    let mut inspection = Inspection {
+        surveyed,
+        library: None,
+        sha256: None,
+        length: None,
+        needs: Vec::new(),
+        exports: Vec::new(),
+    };
+    let Ok(candidate) = Candidate::read(folder, rules) else {
+        return inspection;
+    };
+    let Ok(Some(artifact)) = read_library(&candidate, rules) else {
+        return inspection;
+    };
+    let digest = Digest::new(artifact.sha256());
+    let manifest = &candidate.manifest;
+    let surveyed = &mut inspection.surveyed;
+    surveyed.verified = manifest.sha256().map(|stated| *stated == digest);
+    let stated = manifest.sha256().map(|digest| *digest.as_bytes());
+    if let Err(error) = artifact.verify(stated, manifest.length(), rules.allow_unverified) {
+        let error = candidate
+            .failed(LoadStep::Digest, ErrorKind::Integrity)
+            .caused_by(error);
+        surveyed.problem.get_or_insert(error);
+    }
+    if let Err(error) = candidate.check_config(rules) {
+        surveyed.problem.get_or_insert(error);
+    }
+    inspection.needs = probe(artifact.bytes())
+        .map(|probed| probed.needs)
+        .unwrap_or_default();
+    inspection.exports = exports(artifact.bytes()).unwrap_or_default();
+    inspection.length = Some(artifact.bytes().len() as u64);
+    inspection.library = Some(artifact.path().to_owned());
+    inspection.sha256 = Some(digest);
+    inspection
+}
+
+pub(super) fn read_library(
+    candidate: &Candidate,
+    rules: &Rules,
+) -> Result<Option<Artifact>, Error> {
+    let manifest = &candidate.manifest;
+    let (Some(folder), Some(stem)) = (&candidate.folder, manifest.library_stem()) else {
+        return Ok(None);
+    };
+    if manifest.kind() != Kind::Library {
+        return Ok(None);
+    }
+    let failed = |error| {
+        candidate
+            .failed(LoadStep::Stage, ErrorKind::Integrity)
+            .caused_by(error)
+    };
+    let path = locate::library(folder, folder, &stem).map_err(failed)?;
+    let artifact = Artifact::read(&path, rules.library_bytes_max).map_err(failed)?;
+    artifact.check_trust(rules.trust()).map_err(failed)?;
+    Ok(Some(artifact))
+}
+
+/// Probes a library and compares its stamp with its manifest and this host.
+pub(super) fn judge(candidate: &Candidate, artifact: &Artifact) -> Result<Probed, Error> {
+    let manifest = &candidate.manifest;
+    let probed = probe(artifact.bytes()).map_err(|error| {
+        let file = Error::new(
+            ErrorKind::Integrity,
+            format!("`{}`", artifact.path().display()),
+        );
+        let cause = file.caused_by(error);
+        candidate
+            .failed(LoadStep::Probe, ErrorKind::Integrity)
+            .caused_by(cause)
+    })?;
+    let stamp = &probed.stamp;
+    let incompatible = || candidate.failed(LoadStep::Version, ErrorKind::Incompatible);
+    check_stamp(
+        manifest.package(),
+        manifest.version(),
+        &stamp.package,
+        &stamp.version,
+    )
+    .map_err(|error| incompatible().caused_by(*error))?;
+    check_api(manifest.api(), &stamp.api, &host_api())
+        .map_err(|error| incompatible().caused_by(error))?;
+    Ok(probed)
+}
+
+fn built(probed: Probed) -> Built {
+    let stamp = probed.stamp;
+    Built {
+        package: stamp.package,
+        version: stamp.version,
+        api: stamp.api,
+        rustc: stamp.rustc,
+        target: stamp.target,
+        panic: stamp.panic,
+    }
+}

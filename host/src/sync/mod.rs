@@ -1,0 +1,16 @@
+//! What threads share: counters that do not make them wait for each other, and a place to hand back.
+//! Nothing here knows plugins.
+
+mod handback;
+mod ordinal;
+mod tally;
+
+pub(crate) use handback::Handback;
+pub(crate) use tally::Tally;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks what is sound even if a thread panicked while it held the lock.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,105 @@
+//! A tally: a counter that many threads change without waiting for each other.
+//!
+//! Each thread adds to a cell of its own with a plain load and store; only threads beyond the
+//! table share a cell. The sum is exact once the threads that add are known to be done.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::lock;
+use super::ordinal::{OWNERS, SHARED, cell};
+
+/// A counter in cells.
+#[repr(align(64))]
+pub(crate) struct Tally {
+    cells: [Padded; OWNERS + 1],
+}
+
+#[repr(align(64))]
+struct Padded(AtomicI64);
+
+/// Tallies that nobody uses any more, to be lent again.
+static FREE: Mutex<Vec<&'static Tally>> = Mutex::new(Vec::new());
+
+impl Tally {
+    pub(crate) const fn new() -> Self {
+        Self {
+            cells: [const { Padded(AtomicI64::new(0)) }; OWNERS + 1],
+        }
+    }
+
+    /// Lends a tally that stands at zero, for as long as anybody wants to count in it.
+    ///
+    /// It lives for ever, so that a reply can point at it without a shared count of its own;
+    /// as many live as were ever lent at once.
+    pub(crate) fn lend() -> &'static Self {
+        let free = lock(&FREE).pop();
+        free.unwrap_or_else(|| Box::leak(Box::new(Self::new())))
+    }
+
+    /// Takes a tally back that stands at zero; any other is never lent again.
+    pub(crate) fn take_back(tally: &'static Self) {
+        if tally.sum() == 0 {
+            lock(&FREE).push(tally);
+        }
+    }
+
+    /// Adds to the cell of this thread.
+    #[inline]
+    pub(crate) fn add(&self, count: i64) {
+        let cell = cell();
+        let Padded(value) = &self.cells[cell];
+        if cell == SHARED {
+            value.fetch_add(count, Ordering::Release);
+        } else {
+            // Only this thread writes here. Release: whoever sums sees what was done before.
+            value.store(
+                value.load(Ordering::Relaxed).wrapping_add(count),
+                Ordering::Release,
+            );
+        }
+    }
+
+    pub(crate) fn sum(&self) -> i64 {
+        let cells = self
+            .cells
+            .iter()
+            .map(|Padded(value)| value.load(Ordering::Acquire));
+        cells.fold(0, i64::wrapping_add)
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tally").field(&self.sum()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn nothing_is_lost_with_more_threads_than_cells_that_come_and_go() {
+        let tally = Tally::new();
+        for _ in 0..4 {
+            thread::scope(|scope| {
+                for _ in 0..OWNERS * 2 {
+                    scope.spawn(|| (0..1000).for_each(|_| tally.add(1)));
+                }
+            });
+        }
+        assert_eq!(tally.sum(), 4 * 1000 * OWNERS as i64 * 2);
+    }
+
+    #[test]
+    fn what_one_thread_adds_another_may_take_away() {
+        let tally = Tally::lend();
+        tally.add(3);
+        thread::scope(|scope| scope.spawn(|| tally.add(-3)).join()).expect("no panic");
+        assert_eq!(tally.sum(), 0);
+        Tally::take_back(tally);
+    }
+}

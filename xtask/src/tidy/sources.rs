@@ -1,0 +1,200 @@
+//! Rules about single source files: how they open, how long they are, and words they may not use.
+
+use super::source;
+use super::{File, Problem, architecture};
+
+/// Above this a file no longer fits in the head.
+const LINES_MAX: usize = 400;
+
+/// Tests misbehave on purpose; what they do never ships.
+const TESTS: &str = "tests/";
+
+/// Macros that mark what is not finished.
+const UNFINISHED: &[&str] = &["todo", "unimplemented", "dbg"];
+
+/// Checks all `files`; `may_hold_unsafe` are globs with the lines where they stand.
+pub(super) fn check(
+    files: &[File],
+    may_hold_unsafe: &[(String, usize)],
+    problems: &mut Vec<Problem>,
+) {
+    for file in files {
+        opening(file, problems);
+        length(file, problems);
+        words(file, may_hold_unsafe, problems);
+    }
+    for (glob, line) in may_hold_unsafe {
+        if !files
+            .iter()
+            .any(|file| fast_glob::glob_match(glob, &file.path))
+        {
+            let what = format!("no file matches `{glob}`");
+            let cure = "remove it from the list of files that may hold `unsafe`";
+            problems.push(Problem::warning(architecture::FILE, *line, what, cure));
+        }
+    }
+}
+
+fn opening(file: &File, problems: &mut Vec<Problem>) {
+    if !file.text.trim_start_matches('\u{feff}').starts_with("//!") {
+        let what = "the file does not open with `//!`".to_owned();
+        let cure = "say in the first line what this file does and what it never does";
+        problems.push(Problem::error(&file.path, 1, what, cure));
+    }
+}
+
+fn length(file: &File, problems: &mut Vec<Problem>) {
+    let lines = file.text.lines().count();
+    if lines > LINES_MAX {
+        let what = format!("the file has {lines} lines, more than {LINES_MAX}");
+        let cure = "find the second idea in it and give that a file of its own";
+        problems.push(Problem::warning(&file.path, LINES_MAX + 1, what, cure));
+    }
+}
+
+fn words(file: &File, may_hold_unsafe: &[(String, usize)], problems: &mut Vec<Problem>) {
+    let tokens = source::tokens(&file.text);
+    for (at, token) in tokens.iter().enumerate() {
+        let is_macro = tokens.get(at + 1).is_some_and(|next| next.text == "!")
+            && tokens
+                .get(at + 2)
+                .is_some_and(|next| matches!(next.text, "(" | "[" | "{"));
+        if is_macro && UNFINISHED.contains(&token.text) {
+            let what = format!("`{}!` is for unfinished code", token.text);
+            problems.push(Problem::error(&file.path, token.line, what, "finish it"));
+        }
+    }
+
+    let is_listed = |(glob, _): &(String, usize)| fast_glob::glob_match(glob, &file.path);
+    // Without a list everything would be told; that it is missing is told already.
+    if may_hold_unsafe.is_empty()
+        || may_hold_unsafe.iter().any(is_listed)
+        || file.path.starts_with(TESTS)
+    {
+        return;
+    }
+    let lines: Vec<_> = tokens
+        .iter()
+        .filter(|token| token.text == "unsafe")
+        .map(|token| token.line)
+        .collect();
+    if let [first, rest @ ..] = &*lines {
+        let more = if rest.is_empty() {
+            String::new()
+        } else {
+            format!(" ({} more)", rest.len())
+        };
+        let what = format!("`unsafe` in a file that may not hold it{more}");
+        let cure = format!(
+            "move it into one that may, or argue for this one in the list of {}",
+            architecture::FILE
+        );
+        problems.push(Problem::error(&file.path, *first, what, cure));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::told;
+    use super::*;
+
+    fn check(path: &str, text: &str, wanted: &[&str]) {
+        let globs = [
+            ("host/src/boundary/**".to_owned(), 3),
+            ("api/{root,export}.rs".to_owned(), 4),
+        ];
+        let found = told(|problems| super::check(&[File::new(path, text)], &globs, problems));
+        let found: Vec<_> = found
+            .iter()
+            .filter(|line| !line.contains(architecture::FILE) || line.contains("argue"))
+            .collect();
+        assert_eq!(found.len(), wanted.len(), "{path}: {text}: {found:?}");
+        for (found, wanted) in found.iter().zip(wanted) {
+            assert!(found.contains(wanted), "{path}: {text}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_file_opens_with_what_it_does() {
+        check("a.rs", "//! Does this.\n", &[]);
+        check(
+            "a.rs",
+            "// Does this.\n",
+            &["a.rs:1: the file does not open with `//!`"],
+        );
+        check(
+            "tests/fixtures/a/src/lib.rs",
+            "",
+            &["lib.rs:1: the file does not open"],
+        );
+    }
+
+    #[test]
+    fn a_long_file_is_a_warning() {
+        let text = |lines: usize| format!("//! a\n{}", "\n".repeat(lines - 1));
+        check("a.rs", &text(400), &[]);
+        check(
+            "a.rs",
+            &text(401),
+            &["warning: a.rs:401: the file has 401 lines"],
+        );
+    }
+
+    #[test]
+    fn unsafe_stands_only_where_the_list_allows_it() {
+        let text = "//! a\nfn f() { unsafe { g() } }";
+        let refused = "2: `unsafe` in a file that may not hold it";
+        check("host/src/slot.rs", text, &[refused]);
+        check(
+            "host/src/slot.rs",
+            &format!("{text}\n{text}"),
+            &[&format!("{refused} (1 more)")],
+        );
+        check("host/src/boundary/os/linux.rs", text, &[]);
+        check("host/src/boundary.rs", text, &[refused]);
+        check("api/export.rs", text, &[]);
+        check("api/plugin.rs", text, &[refused]);
+        check("tests/fixtures/a/src/lib.rs", text, &[]);
+        check(
+            "host/src/slot.rs",
+            "//! a\n#[unsafe(no_mangle)]\nfn f() {}",
+            &[refused],
+        );
+    }
+
+    #[test]
+    fn the_word_unsafe_alone_is_no_offence() {
+        let text = "//! unsafe\n#![forbid(unsafe_code)] // unsafe\nconst A: &str = \"unsafe\";\n\
+                    #[allow(unsafe_op_in_unsafe_fn)] fn unsafe_name() {} /* unsafe */";
+        check("host/src/slot.rs", text, &[]);
+    }
+
+    #[test]
+    fn unfinished_code_is_told() {
+        check(
+            "a.rs",
+            "//! a\nfn f() {\n todo!() }",
+            &["a.rs:3: `todo!` is for unfinished code"],
+        );
+        check(
+            "a.rs",
+            "//! a\ndbg!(x); unimplemented![];",
+            &["`dbg!`", "`unimplemented!`"],
+        );
+        check(
+            "a.rs",
+            "//! todo!()\nfn todo() { if todo != x {} } // dbg!\nlet a = \"todo!()\";",
+            &[],
+        );
+    }
+
+    #[test]
+    fn an_entry_of_the_list_that_matches_nothing_is_a_warning() {
+        let globs = [("gone.rs".to_owned(), 7)];
+        let found = told(|problems| super::check(&[], &globs, problems));
+        assert!(
+            found[0].starts_with("warning: ARCHITECTURE.md:7: no file matches"),
+            "{found:?}"
+        );
+    }
+}

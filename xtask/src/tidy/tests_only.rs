@@ -1,0 +1,207 @@
+//! What is compiled for tests only, so that rules about the shipped code can pass it over.
+
+use super::File;
+use super::source::{self, Token};
+
+/// Words that may stand between an item's visibility and what it is.
+const ITEMS: &[&str] = &[
+    "async",
+    "const",
+    "enum",
+    "extern",
+    "fn",
+    "impl",
+    "macro_rules",
+    "mod",
+    "static",
+    "struct",
+    "trait",
+    "type",
+    "union",
+    "unsafe",
+    "use",
+    "let",
+];
+
+/// The tokens without items under `#[cfg(test)]`.
+pub(super) fn without<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
+    let mut kept = Vec::new();
+    split(tokens, |part, for_tests| {
+        if !for_tests {
+            kept.extend_from_slice(part);
+        }
+    });
+    kept
+}
+
+/// Where the modules lie that `file` declares by `#[cfg(test)] mod name;`, without ending.
+pub(super) fn files(file: &File) -> Vec<String> {
+    let folder = ["/mod.rs", "/lib.rs", "/main.rs", ".rs"]
+        .into_iter()
+        .find_map(|end| file.path.strip_suffix(end));
+    let Some(folder) = folder else {
+        return Vec::new();
+    };
+    let mut files = Vec::new();
+    split(&source::tokens(&file.text), |part, for_tests| {
+        if let (true, [.., first, name, last]) = (for_tests, part)
+            && (first.text, last.text) == ("mod", ";")
+        {
+            files.push(format!("{folder}/{}", name.text));
+        }
+    });
+    files
+}
+
+/// Whether `path` is one of the modules in `files`, or lies in one.
+pub(super) fn covers(files: &[String], path: &str) -> bool {
+    files.iter().any(|file| {
+        path.strip_prefix(file.as_str())
+            .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    })
+}
+
+/// Hands `tokens` to `each` in parts, and whether the part is for tests only.
+fn split<'a>(tokens: &[Token<'a>], mut each: impl FnMut(&[Token<'a>], bool)) {
+    let (mut done, mut at) = (0, 0);
+    while at < tokens.len() {
+        let whole_file = tokens[at..]
+            .iter()
+            .map(|token| token.text)
+            .take(2)
+            .eq(["#", "!"]);
+        let bracket = at + if whole_file { 2 } else { 1 };
+        let is_attribute =
+            tokens[at].text == "#" && tokens.get(bracket).is_some_and(|token| token.text == "[");
+        if !is_attribute {
+            at += 1;
+            continue;
+        }
+        let end = closing(tokens, bracket);
+        if !asks_for_tests(&tokens[bracket..end]) {
+            at = end;
+            continue;
+        }
+        let end = if whole_file {
+            tokens.len()
+        } else {
+            item_end(tokens, end)
+        };
+        each(&tokens[done..at], false);
+        each(&tokens[at..end], true);
+        (done, at) = (end, end);
+    }
+    each(&tokens[done..], false);
+}
+
+/// `cfg(test)` and `cfg(all(test, …))`; not `cfg(any(test, …))` or `cfg(not(test))`.
+fn asks_for_tests(attribute: &[Token<'_>]) -> bool {
+    let words: Vec<_> = attribute.iter().map(|token| token.text).collect();
+    words.starts_with(&["[", "cfg", "("])
+        && words.contains(&"test")
+        && !words.contains(&"not")
+        && !words.contains(&"any")
+}
+
+/// Where the bracket at `open` is closed: the position after it.
+fn closing(tokens: &[Token<'_>], open: usize) -> usize {
+    let mut depth = 0_usize;
+    for (at, token) in tokens.iter().enumerate().skip(open) {
+        match token.text {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    tokens.len()
+}
+
+/// Where the item, field or arm ends that starts at `at`, its other attributes included.
+fn item_end(tokens: &[Token<'_>], mut at: usize) -> usize {
+    let text = |at: usize| tokens.get(at).map_or("", |token| token.text);
+    while text(at) == "#" && text(at + 1) == "[" {
+        at = closing(tokens, at + 1);
+    }
+    if text(at) == "pub" {
+        at = if text(at + 1) == "(" {
+            closing(tokens, at + 1)
+        } else {
+            at + 1
+        };
+    }
+    let is_item = ITEMS.contains(&text(at));
+    while at < tokens.len() {
+        match text(at) {
+            ";" => return at + 1,
+            "," if !is_item => return at + 1,
+            "{" => return closing(tokens, at),
+            "(" | "[" => at = closing(tokens, at),
+            "}" | ")" | "]" => return at,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, wanted: &str) {
+        let tokens = without(&source::tokens(text));
+        let found: Vec<_> = tokens.iter().map(|token| token.text).collect();
+        let wanted: Vec<_> = source::tokens(wanted)
+            .iter()
+            .map(|token| token.text)
+            .collect();
+        assert_eq!(found, wanted, "{text}");
+    }
+
+    #[test]
+    fn only_the_item_below_the_attribute_goes() {
+        check("a; #[cfg(test)] mod tests { fn f() { x } } b;", "a; b;");
+        check(
+            "#[cfg(test)] #[allow(x)] pub(crate) fn f(a: [u8; 3]) -> T<A, B> { x } b;",
+            "b;",
+        );
+        check("#[cfg(all(test, unix))] use a::B; c;", "c;");
+        check("#[cfg(test)] impl<A, B> X for Y { x } b;", "b;");
+        check(
+            "struct S { #[cfg(test)] pub a: u8, b: u8 }",
+            "struct S { b: u8 }",
+        );
+        check("struct S { #[cfg(test)] a: u8 } b;", "struct S { } b;");
+        check("#[cfg(test)] mod tests; b;", "b;");
+        check("#![cfg(test)] a; b;", "");
+    }
+
+    #[test]
+    fn what_is_also_shipped_stays() {
+        for text in [
+            "#[cfg(not(test))] fn f() {}",
+            "#[cfg(any(test, feature = \"testing\"))] mod testing {}",
+            "#[derive(Debug)] struct S;",
+            "#![deny(x)] fn test() {}",
+            "a # b",
+        ] {
+            check(text, text);
+        }
+    }
+
+    #[test]
+    fn modules_for_tests_are_files_of_their_own() {
+        let found = files(&File::new(
+            "a/src/slot.rs",
+            "#[cfg(test)]\nmod tests;\nmod b;",
+        ));
+        assert_eq!(found, ["a/src/slot/tests"]);
+        let found = files(&File::new("a/src/lib.rs", "#[cfg(test)] mod tests;"));
+        assert_eq!(found, ["a/src/tests"]);
+        assert!(covers(&found, "a/src/tests.rs"));
+        assert!(covers(&found, "a/src/tests/deep.rs"));
+        assert!(!covers(&found, "a/src/tests_of_b.rs"));
+    }
+}
