@@ -1,8 +1,5 @@
 //! Tells the crate which compiler and target it is built by, for the stamp.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "asks the compiler for its version"
-)]
+#![allow(clippy::disallowed_methods, reason = "asks the compiler for its version")]
 
 use std::env;
 use std::process::Command;
@@ -12,17 +9,11 @@ fn main() {
     println!("cargo::rerun-if-env-changed=RUSTC");
     let target = env::var("TARGET").unwrap_or_default();
     println!("cargo::rustc-env=HOTBAY_TARGET={target}");
-    println!(
-        "cargo::rustc-env=HOTBAY_RUSTC={}",
-        rustc_version().unwrap_or_default()
-    );
+    println!("cargo::rustc-env=HOTBAY_RUSTC={}", rustc_version().unwrap_or_default());
 }
 
 /// What `rustc --version` prints, without the line end.
 fn rustc_version() -> Option<String> {
-    let output = Command::new(env::var_os("RUSTC")?)
-        .arg("--version")
-        .output()
-        .ok()?;
+    let output = Command::new(env::var_os("RUSTC")?).arg("--version").output().ok()?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }

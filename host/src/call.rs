@@ -61,11 +61,7 @@ impl<'a> Request<'a> {
     }
 
     fn new(data: Data<'a>, content_type: &'a str) -> Self {
-        Self {
-            data,
-            content_type: Cow::Borrowed(content_type),
-            trace: None,
-        }
+        Self { data, content_type: Cow::Borrowed(content_type), trace: None }
     }
 
     /// The same bytes under another media type.
@@ -126,12 +122,7 @@ impl<'a> Request<'a> {
 
 /// The name without an allocation if it is one of the usual.
 fn known(name: &str) -> Cow<'static, str> {
-    let usual = [
-        ContentType::TEXT,
-        ContentType::JSON,
-        ContentType::BYTES,
-        ContentType::HTML,
-    ];
+    let usual = [ContentType::TEXT, ContentType::JSON, ContentType::BYTES, ContentType::HTML];
     match usual.into_iter().find(|usual| *usual == name) {
         Some(usual) => Cow::Borrowed(usual),
         None => Cow::Owned(name.to_owned()),
@@ -142,11 +133,7 @@ impl From<Reply> for Request<'static> {
     /// Passes a reply on to the next plugin, without a copy.
     fn from(reply: Reply) -> Self {
         let content_type = known(reply.content_type());
-        Self {
-            data: Data::Reply(Box::new(reply)),
-            content_type,
-            trace: None,
-        }
+        Self { data: Data::Reply(Box::new(reply)), content_type, trace: None }
     }
 }
 
@@ -165,16 +152,8 @@ pub struct Reply {
 impl Reply {
     #[inline]
     pub(crate) fn new(output: Output, outputs: &'static Tally, generation: GenerationId) -> Self {
-        let held = if output.is_inline() {
-            Held(None)
-        } else {
-            Held::count(outputs)
-        };
-        Self {
-            output,
-            _held: held,
-            generation,
-        }
+        let held = if output.is_inline() { Held(None) } else { Held::count(outputs) };
+        Self { output, _held: held, generation }
     }
 
     /// The bytes.

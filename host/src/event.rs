@@ -106,9 +106,7 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new() -> Self {
-        Self {
-            sender: broadcast::Sender::new(EVENTS_MAX),
-        }
+        Self { sender: broadcast::Sender::new(EVENTS_MAX) }
     }
 
     pub(crate) fn tell(&self, event: HostEvent) {
@@ -118,9 +116,7 @@ impl Board {
     }
 
     pub(crate) fn listen(&self) -> Events {
-        Events {
-            receiver: self.sender.subscribe(),
-        }
+        Events { receiver: self.sender.subscribe() }
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use hotbay_plugin::Snapshot;
 
 use crate::call::{Call, Reply, Request};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::generation::Token;
 use crate::id::{GenerationId, PluginName};
 use crate::layers::{Stack, stack};
@@ -28,12 +28,7 @@ struct Inner {
 
 impl PluginHandle {
     pub(crate) fn new(slot: Arc<Slot>) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                stack: stack(&slot),
-                slot,
-            }),
-        }
+        Self { inner: Arc::new(Inner { stack: stack(&slot), slot }) }
     }
 
     /// The plugin's name.
@@ -71,10 +66,7 @@ impl PluginHandle {
             Turn::Never => teller.tell(Err(inner.slot.retired())),
         }));
         match queued {
-            Ok(()) => Execute(Answer::Waits {
-                ticket,
-                slot: Arc::clone(&self.inner.slot),
-            }),
+            Ok(()) => Execute(Answer::Waits { ticket, slot: Arc::clone(&self.inner.slot) }),
             Err(error) => Execute(Answer::Refused(Some(error))),
         }
     }
@@ -101,9 +93,7 @@ impl PluginHandle {
     }
 
     async fn answer<T>(&self, answer: Ticket<Result<T, Error>>) -> Result<T, Error> {
-        answer
-            .await
-            .unwrap_or_else(|| Err(self.inner.slot.retired()))
+        answer.await.unwrap_or_else(|| Err(lost(&self.inner.slot)))
     }
 
     /// Holds the current generation, for many calls at raw speed.
@@ -113,19 +103,21 @@ impl PluginHandle {
     /// `Retired` after an unload.
     pub fn pin(&self) -> Result<Pinned, Error> {
         let token = self.inner.slot.pin()?;
-        Ok(Pinned {
-            token,
-            slot: Arc::clone(&self.inner.slot),
-        })
+        Ok(Pinned { token, slot: Arc::clone(&self.inner.slot) })
     }
 }
 
 impl fmt::Debug for PluginHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PluginHandle")
-            .field("name", self.name())
-            .finish()
+        f.debug_struct("PluginHandle").field("name", self.name()).finish()
     }
+}
+
+/// A call that ended without an answer: something of the host's own panicked around it, such as
+/// a subscriber of its log.
+#[cold]
+fn lost(slot: &Slot) -> Error {
+    Error::new(ErrorKind::Bug, "was called, and the call ended without an answer").of(&slot.name)
 }
 
 /// A hold on one generation of a plugin. An unload waits until it is dropped.
@@ -175,10 +167,7 @@ impl fmt::Debug for Pinned {
 pub struct Execute(Answer);
 
 enum Answer {
-    Waits {
-        ticket: Ticket<Result<Reply, Error>>,
-        slot: Arc<Slot>,
-    },
+    Waits { ticket: Ticket<Result<Reply, Error>>, slot: Arc<Slot> },
     Refused(Option<Error>),
 }
 
@@ -189,7 +178,7 @@ impl Future for Execute {
         match &mut self.0 {
             Answer::Waits { ticket, slot } => Pin::new(ticket)
                 .poll(context)
-                .map(|answer| answer.unwrap_or_else(|| Err(slot.retired()))),
+                .map(|answer| answer.unwrap_or_else(|| Err(lost(slot)))),
             Answer::Refused(error) => match error.take() {
                 Some(error) => Poll::Ready(Err(error)),
                 // Polled after it was ready, as no future may be.

@@ -22,9 +22,7 @@ impl PluginName {
     /// anything but `a-z`, `0-9` and `-`.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
-        let rest = name
-            .chars()
-            .all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
+        let rest = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
         if starts && rest && name.len() <= NAME_CHARS_MAX {
             Ok(Self(name.into()))
         } else {

@@ -27,10 +27,7 @@
 #![deny(unsafe_code)]
 
 mod artifact;
-#[allow(
-    unsafe_code,
-    reason = "plugins inside this process; see the invariants there"
-)]
+#[allow(unsafe_code, reason = "plugins inside this process; see the invariants there")]
 mod boundary;
 mod call;
 mod config;

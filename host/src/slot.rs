@@ -98,10 +98,7 @@ impl Slot {
 
     /// The current generation, beyond any lease.
     pub(crate) fn generation(&self) -> Option<Arc<Generation>> {
-        self.current
-            .load()
-            .as_ref()
-            .map(|token| Arc::clone(token.generation()))
+        self.current.load().as_ref().map(|token| Arc::clone(token.generation()))
     }
 
     /// A hold on the current generation that lasts.
@@ -130,12 +127,9 @@ impl Slot {
             return Ok(());
         };
         generation.grow(&self.queue).map_err(|error| {
-            Error::new(
-                ErrorKind::Overloaded,
-                "has no worker: the system gave no thread",
-            )
-            .caused_by(error)
-            .of(&self.name)
+            Error::new(ErrorKind::Overloaded, "has no worker: the system gave no thread")
+                .caused_by(error)
+                .of(&self.name)
         })
     }
 
@@ -165,9 +159,7 @@ impl Call for Arc<Slot> {
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Slot").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -185,11 +177,7 @@ impl Health {
     /// Lets a call go on, or refuses it.
     #[inline]
     pub(crate) fn admit(&self) -> Result<Pass, Error> {
-        if self.ask.load(Ordering::Relaxed) {
-            self.ask()
-        } else {
-            Ok(Pass::Usual)
-        }
+        if self.ask.load(Ordering::Relaxed) { self.ask() } else { Ok(Pass::Usual) }
     }
 
     #[cold]
@@ -239,11 +227,7 @@ impl Health {
         if let Decision::Quarantine { faults, back_off } = decision {
             let probe_in_ms = u64::try_from(back_off.as_millis()).unwrap_or(u64::MAX);
             let plugin = self.name.clone();
-            self.board.tell(HostEvent::Quarantined {
-                plugin,
-                faults,
-                probe_in_ms,
-            });
+            self.board.tell(HostEvent::Quarantined { plugin, faults, probe_in_ms });
         }
     }
 
@@ -256,9 +240,7 @@ impl Health {
             success
         };
         if success == Success::Restored {
-            self.board.tell(HostEvent::Restored {
-                plugin: self.name.clone(),
-            });
+            self.board.tell(HostEvent::Restored { plugin: self.name.clone() });
         }
     }
 

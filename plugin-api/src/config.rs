@@ -17,10 +17,7 @@ impl Config {
     /// Code 400, with the place where the object does not fit the type.
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, PluginError> {
         T::deserialize(&self.0).map_err(|error| {
-            PluginError::new(
-                PluginError::BAD_INPUT,
-                format!("config does not fit: {error}"),
-            )
+            PluginError::new(PluginError::BAD_INPUT, format!("config does not fit: {error}"))
         })
     }
 
@@ -50,10 +47,6 @@ impl From<Map<String, Value>> for Config {
 impl From<Value> for Config {
     /// Anything but an object becomes an empty one.
     fn from(value: Value) -> Self {
-        if value.is_object() {
-            Self(value)
-        } else {
-            Self::default()
-        }
+        if value.is_object() { Self(value) } else { Self::default() }
     }
 }

@@ -55,9 +55,7 @@ impl<'a> CallContext<'a> {
     pub fn remaining(&self) -> Option<Duration> {
         let remaining_ns = self.raw.remaining_ns?;
         // SAFETY: C1 (the function belongs to the side that made `raw` and takes just this).
-        Some(Duration::from_nanos(unsafe {
-            remaining_ns(self.raw.host_data)
-        }))
+        Some(Duration::from_nanos(unsafe { remaining_ns(self.raw.host_data) }))
     }
 }
 
@@ -128,9 +126,7 @@ impl<'a> RawContext<'a> {
 
 impl fmt::Debug for RawContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RawContext")
-            .field("call_id", &self.call_id)
-            .finish_non_exhaustive()
+        f.debug_struct("RawContext").field("call_id", &self.call_id).finish_non_exhaustive()
     }
 }
 

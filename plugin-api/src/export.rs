@@ -328,10 +328,7 @@ fn record_panic(info: &PanicHookInfo<'_>) {
     };
     if census::on_plugin_thread() {
         if let Some(host) = HOST.get() {
-            host.thread_panicked(
-                &record.message,
-                record.location.as_deref().unwrap_or_default(),
-            );
+            host.thread_panicked(&record.message, record.location.as_deref().unwrap_or_default());
         }
     } else {
         keep_record(record);
@@ -339,11 +336,7 @@ fn record_panic(info: &PanicHookInfo<'_>) {
 }
 
 fn frames() -> Vec<usize> {
-    if WANT_FRAMES.load(Ordering::Relaxed) {
-        crate::frames::capture()
-    } else {
-        Vec::new()
-    }
+    if WANT_FRAMES.load(Ordering::Relaxed) { crate::frames::capture() } else { Vec::new() }
 }
 
 /// The hook for plugins that are compiled into a host and share its std.
@@ -357,11 +350,7 @@ impl PanicRecords {
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
-                if DEPTH.get() > 0 {
-                    record_panic(info)
-                } else {
-                    before(info)
-                }
+                if DEPTH.get() > 0 { record_panic(info) } else { before(info) }
             }));
         });
     }

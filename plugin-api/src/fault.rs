@@ -28,12 +28,7 @@ impl PluginError {
     /// Makes an error with the author's `code` and a message for people.
     pub fn new(code: i32, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self(Box::new(Inner {
-            code,
-            message,
-            retryable: false,
-            details: None,
-        }))
+        Self(Box::new(Inner { code, message, retryable: false, details: None }))
     }
 
     /// Says that the same call may succeed later.
@@ -101,11 +96,7 @@ pub struct Fault {
 impl Fault {
     #[doc(hidden)]
     pub fn new(message: String, location: Option<String>, frames: Vec<usize>) -> Self {
-        Self {
-            message,
-            location,
-            frames,
-        }
+        Self { message, location, frames }
     }
 
     /// The panic's message, or a note that its payload was no text.

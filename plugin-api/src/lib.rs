@@ -36,10 +36,7 @@
 pub mod level;
 pub mod stamp;
 
-#[allow(
-    unsafe_code,
-    reason = "counts what the libraries of a plugin allocate and start"
-)]
+#[allow(unsafe_code, reason = "counts what the libraries of a plugin allocate and start")]
 mod census;
 mod config;
 #[allow(unsafe_code, reason = "reads pointers that crossed the boundary")]

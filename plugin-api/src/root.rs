@@ -76,19 +76,10 @@ impl RawFault {
 
     /// Lays a panic out for the boundary.
     pub fn from_panic(fault: &Fault) -> Self {
-        let frames = fault
-            .frames()
-            .iter()
-            .flat_map(|address| address.to_ne_bytes())
-            .collect();
+        let frames = fault.frames().iter().flat_map(|address| address.to_ne_bytes()).collect();
         Self {
             message: fault.message().as_bytes().to_vec().into(),
-            location: fault
-                .location()
-                .unwrap_or_default()
-                .as_bytes()
-                .to_vec()
-                .into(),
+            location: fault.location().unwrap_or_default().as_bytes().to_vec().into(),
             frames: Vec::into(frames),
             ..Self::empty()
         }

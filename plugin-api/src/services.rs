@@ -162,10 +162,7 @@ pub struct RawText {
 impl RawText {
     /// Lends `text`.
     pub fn new(text: &str) -> Self {
-        Self {
-            ptr: text.as_ptr(),
-            len: text.len(),
-        }
+        Self { ptr: text.as_ptr(), len: text.len() }
     }
 
     /// What was lent.
@@ -182,9 +179,7 @@ impl RawText {
 
 impl fmt::Debug for RawText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RawText")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
+        f.debug_struct("RawText").field("len", &self.len).finish_non_exhaustive()
     }
 }
 
@@ -216,11 +211,7 @@ pub struct RawServices {
 impl RawServices {
     /// The functions of `H`, which must not be unloaded, for the plugin behind `token`.
     pub fn of<H: ServiceHost>(token: u64) -> Self {
-        Self {
-            token,
-            log: log::<H>,
-            thread_panicked: thread_panicked::<H>,
-        }
+        Self { token, log: log::<H>, thread_panicked: thread_panicked::<H> }
     }
 }
 

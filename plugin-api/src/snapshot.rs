@@ -13,10 +13,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Makes a snapshot of `bytes` whose shape is `version`.
     pub fn new(version: u32, bytes: impl Into<Vec<u8>>) -> Self {
-        Self {
-            version,
-            bytes: bytes.into(),
-        }
+        Self { version, bytes: bytes.into() }
     }
 
     /// The version of the shape, as the plugin named it.

@@ -21,10 +21,7 @@ pub type StampBytes = [u8; CAPACITY];
 ///
 /// At compile time, when the text is longer than [`CAPACITY`] less one.
 pub const fn stamp(package: &str, version: &str) -> StampBytes {
-    let mut writer = Writer {
-        bytes: [0; CAPACITY],
-        used: 0,
-    };
+    let mut writer = Writer { bytes: [0; CAPACITY], used: 0 };
     writer.text(MAGIC);
     writer.text("\n");
     writer.line("package", package);
@@ -32,14 +29,7 @@ pub const fn stamp(package: &str, version: &str) -> StampBytes {
     writer.line("api", crate::API_VERSION);
     writer.line("rustc", env!("HOTBAY_RUSTC"));
     writer.line("target", env!("HOTBAY_TARGET"));
-    writer.line(
-        "panic",
-        if cfg!(panic = "unwind") {
-            "unwind"
-        } else {
-            "abort"
-        },
-    );
+    writer.line("panic", if cfg!(panic = "unwind") { "unwind" } else { "abort" });
     writer.bytes
 }
 
@@ -59,10 +49,7 @@ impl Writer {
     const fn text(&mut self, text: &str) {
         let text = text.as_bytes();
         // One NUL at least ends the text.
-        assert!(
-            self.used + text.len() < CAPACITY,
-            "the package's name or version is too long"
-        );
+        assert!(self.used + text.len() < CAPACITY, "the package's name or version is too long");
         let mut at = 0;
         while at < text.len() {
             self.bytes[self.used + at] = text[at];
@@ -85,15 +72,8 @@ mod tests {
         assert_eq!(lines.next(), Some(MAGIC));
         assert_eq!(lines.next(), Some("package=echo"));
         assert_eq!(lines.next(), Some("version=1.2.3"));
-        assert_eq!(
-            lines.next(),
-            Some(format!("api={}", crate::API_VERSION).as_str())
-        );
-        assert!(
-            lines
-                .next()
-                .is_some_and(|line| line.starts_with("rustc=rustc "))
-        );
+        assert_eq!(lines.next(), Some(format!("api={}", crate::API_VERSION).as_str()));
+        assert!(lines.next().is_some_and(|line| line.starts_with("rustc=rustc ")));
         assert!(stamp[end..].iter().all(|byte| *byte == 0));
     }
 }

@@ -30,9 +30,7 @@ impl FakeHost {
     pub fn new() -> Self {
         let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
         let lines = Lines::default();
-        lock(&HOSTS)
-            .get_or_insert_default()
-            .insert(token, Arc::clone(&lines));
+        lock(&HOSTS).get_or_insert_default().insert(token, Arc::clone(&lines));
         Self { token, lines }
     }
 
@@ -90,8 +88,7 @@ impl<T: Plugin> Started<T> {
     ///
     /// The plugin's own.
     pub fn execute(&self, input: Payload<'_>) -> Result<Output, PluginError> {
-        self.plugin
-            .execute(&CallContext::new(&RawContext::new(1)), input)
+        self.plugin.execute(&CallContext::new(&RawContext::new(1)), input)
     }
 
     /// Calls the plugin with a time that is left and a flag that may be set while it runs.
@@ -106,9 +103,7 @@ impl<T: Plugin> Started<T> {
         input: Payload<'_>,
     ) -> Result<Output, PluginError> {
         let left = Left(remaining);
-        let context = RawContext::new(1)
-            .with_cancelled(cancelled)
-            .with_deadline(&left);
+        let context = RawContext::new(1).with_cancelled(cancelled).with_deadline(&left);
         self.plugin.execute(&CallContext::new(&context), input)
     }
 

@@ -1,1 +1,12 @@
-//! t
+//! What tests across crates have in common: fixture plugins built on demand, installed into
+//! folders of their own, and ways to wait and to look at this process. It tests nothing itself.
+
+mod artifacts;
+mod plugins;
+mod process;
+mod waiting;
+
+pub use artifacts::{binary, library};
+pub use plugins::{Plugin, Plugins, library_file_name};
+pub use process::{mappings, threads, unique};
+pub use waiting::{LIMIT, block_on, event, events_until, host, until};

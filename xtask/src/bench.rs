@@ -17,8 +17,6 @@ pub(crate) struct Options {
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
-    command
-        .args(["run", "--release", "--package", PACKAGE, "--"])
-        .args(&options.arguments);
+    command.args(["run", "--release", "--package", PACKAGE, "--"]).args(&options.arguments);
     cargo::run(&mut command)
 }

@@ -21,9 +21,7 @@ pub(crate) fn git(folder: &Path) -> Command {
 
 /// Runs `command` with this command's own stdin, stdout and stderr.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {}", told(command)))?;
+    let status = command.status().with_context(|| format!("cannot start {}", told(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", told(command));
     }
@@ -53,19 +51,10 @@ pub(crate) fn told(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let name = program.file_stem().unwrap_or(program.as_os_str());
     let words = std::iter::once(name).chain(command.get_args());
-    format!(
-        "`{}`",
-        words
-            .map(OsStr::to_string_lossy)
-            .collect::<Vec<_>>()
-            .join(" ")
-    )
+    format!("`{}`", words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" "))
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the one place of xtask that starts processes"
-)]
+#[allow(clippy::disallowed_methods, reason = "the one place of xtask that starts processes")]
 fn start_in(folder: &Path, program: &OsStr) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder);

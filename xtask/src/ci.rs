@@ -17,16 +17,8 @@ struct Step {
 
 /// From cheap to dear, so that a slip is told early.
 const STEPS: &[Step] = &[
-    Step {
-        name: "fmt",
-        alone: "cargo fmt --all --check",
-        act: fmt,
-    },
-    Step {
-        name: "tidy",
-        alone: "cargo xtask tidy",
-        act: tidy::run,
-    },
+    Step { name: "fmt", alone: "cargo fmt --all --check", act: fmt },
+    Step { name: "tidy", alone: "cargo xtask tidy", act: tidy::run },
     Step {
         name: "clippy",
         alone: "cargo clippy --workspace --all-targets --all-features -- -D warnings",

@@ -22,27 +22,13 @@ impl Options {
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
-    let file = options
-        .file
-        .clone()
-        .unwrap_or_else(|| workspace.root.join("README.md"));
+    let file = options.file.clone().unwrap_or_else(|| workspace.root.join("README.md"));
     let file = file.canonicalize().with_context(|| {
-        format!(
-            "cannot read `{}`; name a text file: `cargo xtask demo FILE`",
-            file.display()
-        )
+        format!("cannot read `{}`; name a text file: `cargo xtask demo FILE`", file.display())
     })?;
     let plugins = build_plugins::run(workspace, &build_plugins::Options::default())?;
 
     let mut command = cargo::cargo(&workspace.root);
-    command.args([
-        "run",
-        "--quiet",
-        "--package",
-        "hotbay",
-        "--example",
-        "demo",
-        "--",
-    ]);
+    command.args(["run", "--quiet", "--package", "hotbay", "--example", "demo", "--"]);
     cargo::run(command.arg(plugins).arg(file))
 }

@@ -1,10 +1,7 @@
 //! `cargo xtask VERB`: the project's own commands, one file a verb.
 //! Nothing here is linked into the host or into a plugin.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "results on stdout are what this command is for"
-)]
+#![allow(clippy::print_stdout, reason = "results on stdout are what this command is for")]
 
 mod bench;
 mod build_plugins;

@@ -119,14 +119,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
         println!("  cargo test --package {name}");
         println!("  cargo xtask build-plugins --plugin {name}");
     } else {
-        println!(
-            "  cargo test --manifest-path '{}'",
-            folder.join("Cargo.toml").display()
-        );
-        println!(
-            "  cargo xtask build-plugins --from '{}' --plugin {name}",
-            parent.display()
-        );
+        println!("  cargo test --manifest-path '{}'", folder.join("Cargo.toml").display());
+        println!("  cargo xtask build-plugins --from '{}' --plugin {name}", parent.display());
     }
     println!("  {call}");
     Ok(())
@@ -143,15 +137,8 @@ impl Texts {
         let path = api.manifest.parent().and_then(Path::to_str);
         let path = path.context("the path of `hotbay-plugin` is not UTF-8")?;
         // Members inherit the workspace's version, which is that of xtask too.
-        let version = if is_member {
-            env!("CARGO_PKG_VERSION")
-        } else {
-            "0.1.0"
-        };
-        let minor = api
-            .version
-            .rsplit_once('.')
-            .map_or("1.0", |(minor, _)| minor);
+        let version = if is_member { env!("CARGO_PKG_VERSION") } else { "0.1.0" };
+        let minor = api.version.rsplit_once('.').map_or("1.0", |(minor, _)| minor);
         let values = [
             ("{{name}}", name.to_owned()),
             ("{{library}}", name.replace('-', "_")),
@@ -181,9 +168,7 @@ impl Texts {
 /// Refuses names that the host would refuse, or that cannot name a crate.
 fn check_name(name: &str) -> anyhow::Result<()> {
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
-    let rest = name
-        .chars()
-        .all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
+    let rest = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
     ensure!(
         starts && rest && name.len() <= NAME_CHARS_MAX,
         "`{name}` is no plugin name; wanted a lower-case letter, then at most 63 of `a-z`, \
@@ -198,10 +183,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 fn write(folder: &Path, texts: &Texts) -> anyhow::Result<()> {
     // Fails if it exists: nothing of an author's is ever overwritten.
     fs::create_dir(folder).with_context(|| {
-        format!(
-            "cannot make the folder `{}`; choose another name",
-            folder.display()
-        )
+        format!("cannot make the folder `{}`; choose another name", folder.display())
     })?;
     for (path, text) in &texts.0 {
         let path = folder.join(path);
@@ -237,18 +219,7 @@ mod tests {
         for name in ["a", "word-count", "a1-2-", &"a".repeat(64)] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in [
-            "",
-            "A",
-            "1a",
-            "-a",
-            "a_b",
-            "a b",
-            "ä",
-            "a/b",
-            "..",
-            &"a".repeat(65),
-        ] {
+        for name in ["", "A", "1a", "-a", "a_b", "a b", "ä", "a/b", "..", &"a".repeat(65)] {
             let error = check_name(name).unwrap_err().to_string();
             assert!(error.contains("is no plugin name"), "{error}");
         }
@@ -273,10 +244,7 @@ mod tests {
         let texts = Texts::new(&workspace(), "word-count", false).unwrap();
         let text = |path: &str| &texts.0.iter().find(|(found, _)| *found == path).unwrap().1;
         let manifest = crate::build_plugins::manifest::Manifest::read(text("plugin.json")).unwrap();
-        assert_eq!(
-            (&*manifest.package, &*manifest.version),
-            ("word-count", "0.1.0")
-        );
+        assert_eq!((&*manifest.package, &*manifest.version), ("word-count", "0.1.0"));
         let cargo = toml_edit::Document::parse(text("Cargo.toml").as_str()).unwrap();
         assert_eq!(cargo["package"]["name"].as_str(), Some("word-count"));
         assert_eq!(cargo["package"]["version"].as_str(), Some("0.1.0"));

@@ -15,18 +15,12 @@ pub(crate) struct Options {
 impl Options {
     /// All tests, nothing passed on.
     pub(crate) fn all() -> Self {
-        Self {
-            arguments: Vec::new(),
-        }
+        Self { arguments: Vec::new() }
     }
 }
 
 /// The tests build their own fixture plugins, so nothing has to be built before.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
-    cargo::run(
-        command
-            .args(["test", "--workspace"])
-            .args(&options.arguments),
-    )
+    cargo::run(command.args(["test", "--workspace"]).args(&options.arguments))
 }

@@ -48,9 +48,7 @@ impl Workspace {
 
     /// The member with this `Cargo.toml`.
     pub(crate) fn package_at(&self, manifest: &Path) -> Option<&Package> {
-        self.packages
-            .iter()
-            .find(|package| package.manifest == manifest)
+        self.packages.iter().find(|package| package.manifest == manifest)
     }
 
     /// The member with this name.
@@ -104,13 +102,7 @@ mod tests {
         let workspace = Workspace::from_metadata(&metadata).unwrap();
         assert_eq!(workspace.target, Path::new("/elsewhere"));
         assert_eq!(workspace.package("a").unwrap().version, "0.2.0");
-        assert_eq!(
-            workspace
-                .package_at(Path::new("/w/a/Cargo.toml"))
-                .unwrap()
-                .name,
-            "a"
-        );
+        assert_eq!(workspace.package_at(Path::new("/w/a/Cargo.toml")).unwrap().name, "a");
         assert_eq!(workspace.told(Path::new("/w/x/y")).to_string(), "x/y");
         assert_eq!(workspace.told(Path::new("/v/y")).to_string(), "/v/y");
     }

@@ -29,21 +29,14 @@ impl Artifact {
     ///
     /// Never waits: a pipe is refused. Links are followed; see `locate` for where they may lead.
     pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Self, ArtifactError> {
-        let failed = |source| ArtifactError::Read {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| ArtifactError::Read { path: path.to_owned(), source };
         // Opening a device can have effects, so look first, and again at what was opened.
         check_kind(path, &path.metadata().map_err(failed)?)?;
         let mut file = open(path).map_err(failed)?;
         let before = file.metadata().map_err(failed)?;
         check_kind(path, &before)?;
         let too_large = |found_bytes| {
-            Err(ArtifactError::TooLarge {
-                path: path.to_owned(),
-                found_bytes,
-                bytes_max,
-            })
+            Err(ArtifactError::TooLarge { path: path.to_owned(), found_bytes, bytes_max })
         };
         if before.len() > bytes_max {
             return too_large(before.len());
@@ -55,16 +48,9 @@ impl Artifact {
         }
         let modified = |metadata: &Metadata| metadata.modified().ok();
         if bytes.len() as u64 != after.len() || modified(&before) != modified(&after) {
-            return Err(ArtifactError::ChangedWhileRead {
-                path: path.to_owned(),
-            });
+            return Err(ArtifactError::ChangedWhileRead { path: path.to_owned() });
         }
-        Ok(Self {
-            path: path.to_owned(),
-            bytes,
-            metadata: after,
-            sha256: OnceLock::new(),
-        })
+        Ok(Self { path: path.to_owned(), bytes, metadata: after, sha256: OnceLock::new() })
     }
 
     /// Where it was read from.
@@ -79,9 +65,7 @@ impl Artifact {
 
     /// The SHA-256 of [`bytes`](Self::bytes); computed at the first call.
     pub(crate) fn sha256(&self) -> [u8; 32] {
-        *self
-            .sha256
-            .get_or_init(|| Sha256::digest(&self.bytes).into())
+        *self.sha256.get_or_init(|| Sha256::digest(&self.bytes).into())
     }
 
     /// [`trust::check`]s the very file that was read.
@@ -102,21 +86,15 @@ impl Artifact {
         let found = self.bytes.len() as u64;
         match length {
             Some(wanted) if wanted != found => {
-                return Err(ArtifactError::Length {
-                    path: path(),
-                    found,
-                    wanted,
-                });
+                return Err(ArtifactError::Length { path: path(), found, wanted });
             }
             _ => {}
         }
         match sha256 {
             Some(wanted) if wanted == self.sha256() => Ok(()),
-            Some(wanted) => Err(ArtifactError::Digest {
-                path: path(),
-                found: self.sha256(),
-                wanted,
-            }),
+            Some(wanted) => {
+                Err(ArtifactError::Digest { path: path(), found: self.sha256(), wanted })
+            }
             None if allow_unverified => Ok(()),
             None => Err(ArtifactError::Unverified { path: path() }),
         }
@@ -134,10 +112,7 @@ impl fmt::Debug for Artifact {
 
 fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), ArtifactError> {
     match not_a_file(metadata.file_type()) {
-        Some(found) => Err(ArtifactError::NotAFile {
-            path: path.to_owned(),
-            found,
-        }),
+        Some(found) => Err(ArtifactError::NotAFile { path: path.to_owned(), found }),
         None => Ok(()),
     }
 }
@@ -157,14 +132,9 @@ fn open(path: &Path) -> io::Result<File> {
 /// Reads to the end, but at most one byte more than `bytes_max`, so that too much is noticed.
 fn read_at_most(file: &mut File, expected: u64, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let room = usize::try_from(expected)
-        .unwrap_or(usize::MAX)
-        .saturating_add(1);
-    bytes
-        .try_reserve_exact(room)
-        .map_err(|_| io::ErrorKind::OutOfMemory)?;
-    file.take(bytes_max.saturating_add(1))
-        .read_to_end(&mut bytes)?;
+    let room = usize::try_from(expected).unwrap_or(usize::MAX).saturating_add(1);
+    bytes.try_reserve_exact(room).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -243,16 +213,11 @@ mod tests {
         } else {
             println!("skipped the pipe: there is no mkfifo");
         }
-        let told = Artifact::read(Path::new("/dev/zero"), 9)
-            .unwrap_err()
-            .to_string();
+        let told = Artifact::read(Path::new("/dev/zero"), 9).unwrap_err().to_string();
         assert!(told.contains("device"), "{told}");
         // Files of /proc state a length of 0 and hold more.
         let changed = Artifact::read(Path::new("/proc/self/maps"), BYTES_MAX).unwrap_err();
-        assert!(
-            matches!(changed, ArtifactError::ChangedWhileRead { .. }),
-            "{changed}"
-        );
+        assert!(matches!(changed, ArtifactError::ChangedWhileRead { .. }), "{changed}");
     }
 
     #[test]

@@ -28,10 +28,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            depth_max: DEPTH_MAX,
-            entries_max: ENTRIES_MAX,
-        }
+        Self { depth_max: DEPTH_MAX, entries_max: ENTRIES_MAX }
     }
 }
 
@@ -49,16 +46,11 @@ pub(crate) struct Found {
 /// Skips hidden folders, `target` and `node_modules`, and does not look into a plugin's folder.
 /// Follows links to folders as long as they stay inside `root`, each folder once.
 pub(crate) fn find(root: &Path, limits: Limits) -> Found {
-    let mut walk = Walk {
-        limits,
-        ..Walk::default()
-    };
+    let mut walk = Walk { limits, ..Walk::default() };
     let canonical = match root.canonicalize() {
         Ok(canonical) if canonical.is_dir() => canonical,
         Ok(_) => {
-            walk.found.problems.push(ArtifactError::RootNotAFolder {
-                path: root.to_owned(),
-            });
+            walk.found.problems.push(ArtifactError::RootNotAFolder { path: root.to_owned() });
             return walk.found;
         }
         Err(source) => {
@@ -67,19 +59,12 @@ pub(crate) fn find(root: &Path, limits: Limits) -> Found {
         }
     };
     walk.root.clone_from(&canonical);
-    walk.folders.push_back(Folder {
-        path: root.to_owned(),
-        canonical,
-        depth: 0,
-    });
+    walk.folders.push_back(Folder { path: root.to_owned(), canonical, depth: 0 });
     // Links come last, so that a folder is found under its own name when it has one.
     loop {
         if walk.entries > limits.entries_max {
             let entries_max = limits.entries_max;
-            let problem = ArtifactError::TooManyEntries {
-                root: root.to_owned(),
-                entries_max,
-            };
+            let problem = ArtifactError::TooManyEntries { root: root.to_owned(), entries_max };
             walk.found.problems.push(problem);
             break;
         }
@@ -139,9 +124,7 @@ impl Walk {
     /// At most one more than may still be looked at, so that the limit is noticed.
     fn entries_of(&mut self, folder: &Path) -> std::io::Result<Vec<DirEntry>> {
         let left = (self.limits.entries_max + 1).saturating_sub(self.entries);
-        let entries = fs::read_dir(folder)?
-            .take(left)
-            .collect::<Result<Vec<_>, _>>()?;
+        let entries = fs::read_dir(folder)?.take(left).collect::<Result<Vec<_>, _>>()?;
         self.entries += entries.len();
         Ok(entries)
     }
@@ -155,9 +138,7 @@ impl Walk {
         if parent.depth >= self.limits.depth_max {
             if !std::mem::replace(&mut self.told_too_deep, true) {
                 let (path, depth_max) = (parent.path.clone(), self.limits.depth_max);
-                self.found
-                    .problems
-                    .push(ArtifactError::TooDeep { path, depth_max });
+                self.found.problems.push(ArtifactError::TooDeep { path, depth_max });
             }
             return;
         }
@@ -166,11 +147,7 @@ impl Walk {
             canonical: parent.canonical.join(&name),
             depth: parent.depth + 1,
         };
-        let queue = if kind.is_dir() {
-            &mut self.folders
-        } else {
-            &mut self.links
-        };
+        let queue = if kind.is_dir() { &mut self.folders } else { &mut self.links };
         queue.push_back(child);
     }
 
@@ -184,24 +161,14 @@ impl Walk {
         }
         if !target.starts_with(&self.root) {
             let root = self.root.clone();
-            self.found.problems.push(ArtifactError::LeadsOut {
-                link: link.path,
-                target,
-                root,
-            });
+            self.found.problems.push(ArtifactError::LeadsOut { link: link.path, target, root });
             return;
         }
-        self.folders.push_back(Folder {
-            canonical: target,
-            ..link
-        });
+        self.folders.push_back(Folder { canonical: target, ..link });
     }
 
     fn read_failed(&mut self, path: &Path, source: std::io::Error) {
-        self.found.problems.push(ArtifactError::Read {
-            path: path.to_owned(),
-            source,
-        });
+        self.found.problems.push(ArtifactError::Read { path: path.to_owned(), source });
     }
 }
 
@@ -234,12 +201,7 @@ mod tests {
         let root = tree(entries);
         let found = find(root.path(), limits);
         let names = found.folders.iter().map(|folder| {
-            folder
-                .strip_prefix(root.path())
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .replace('\\', "/")
+            folder.strip_prefix(root.path()).unwrap().to_str().unwrap().replace('\\', "/")
         });
         assert_eq!(names.collect::<Vec<_>>(), folders, "{entries:?}");
         let told: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
@@ -252,44 +214,21 @@ mod tests {
     #[test]
     fn folders_with_a_manifest_are_found_in_order() {
         let all = Limits::default();
-        check(
-            &["b/plugin.json", "a/plugin.json", "c/readme"],
-            all,
-            &["a", "b"],
-            &[],
-        );
+        check(&["b/plugin.json", "a/plugin.json", "c/readme"], all, &["a", "b"], &[]);
         check(&["a/b/c/plugin.json", "a/plugin.txt"], all, &["a/b/c"], &[]);
         check(&["plugin.json", "a/plugin.json"], all, &[""], &[]);
         check(&["a/plugin.json", "a/b/plugin.json"], all, &["a"], &[]);
         check(&["a/plugin.json/plugin.json"], all, &["a/plugin.json"], &[]);
         check(&[".a/plugin.json", "target/x/plugin.json"], all, &[], &[]);
-        check(
-            &["node_modules/x/plugin.json", "targets/plugin.json"],
-            all,
-            &["targets"],
-            &[],
-        );
+        check(&["node_modules/x/plugin.json", "targets/plugin.json"], all, &["targets"], &[]);
     }
 
     #[test]
     fn a_walk_ends_at_its_limits_and_says_so() {
         let all = Limits::default();
-        check(
-            &["1/2/3/4/5/6/7/8/plugin.json"],
-            all,
-            &["1/2/3/4/5/6/7/8"],
-            &[],
-        );
-        check(
-            &["1/2/3/4/5/6/7/8/9/plugin.json"],
-            all,
-            &[],
-            &["5/6/7/8` lies 8 folders deep"],
-        );
-        let few = Limits {
-            entries_max: 2,
-            ..all
-        };
+        check(&["1/2/3/4/5/6/7/8/plugin.json"], all, &["1/2/3/4/5/6/7/8"], &[]);
+        check(&["1/2/3/4/5/6/7/8/9/plugin.json"], all, &[], &["5/6/7/8` lies 8 folders deep"]);
+        let few = Limits { entries_max: 2, ..all };
         check(&["a/plugin.json", "b/plugin.json"], few, &["a", "b"], &[]);
         check(&["a/x", "a/y", "a/z"], few, &[], &["more than 2 files"]);
     }
@@ -300,32 +239,12 @@ mod tests {
         let all = Limits::default();
         let outside = tree(&["plugin.json"]);
         let leads_out = format!("b -> {}", outside.path().display());
-        check(
-            &["a/plugin.json", &leads_out],
-            all,
-            &["a"],
-            &["b` leads to"],
-        );
-        check(
-            &["a/plugin.json", "b -> a", "c -> .", "a/up -> .."],
-            all,
-            &["a"],
-            &[],
-        );
+        check(&["a/plugin.json", &leads_out], all, &["a"], &["b` leads to"]);
+        check(&["a/plugin.json", "b -> a", "c -> .", "a/up -> .."], all, &["a"], &[]);
         check(&[".v2/plugin.json", "now -> .v2"], all, &["now"], &[]);
         check(&["x/loop -> ../x", "x/a/plugin.json"], all, &["x/a"], &[]);
-        check(
-            &["gone -> nowhere", "a/plugin.json"],
-            all,
-            &["a"],
-            &["cannot read"],
-        );
-        check(
-            &["a/plugin.json", "file -> a/plugin.json"],
-            all,
-            &["a"],
-            &[],
-        );
+        check(&["gone -> nowhere", "a/plugin.json"], all, &["a"], &["cannot read"]);
+        check(&["a/plugin.json", "file -> a/plugin.json"], all, &["a"], &[]);
     }
 
     #[test]
@@ -333,9 +252,7 @@ mod tests {
         let root = tree(&["file"]);
         for (name, wanted) in [("nope", "cannot read"), ("file", "is no folder")] {
             let found = find(&root.path().join(name), Limits::default());
-            let [problem] = &found.problems[..] else {
-                panic!("{found:?}")
-            };
+            let [problem] = &found.problems[..] else { panic!("{found:?}") };
             let told = problem.to_string();
             assert!(told.contains(wanted) && told.contains(name), "{told}");
         }

@@ -24,17 +24,11 @@ pub(crate) fn library(
     let name = format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}");
     if stem.contains(['/', '\\']) {
         let why = "is a path, and a library is named by its stem alone";
-        return Err(ArtifactError::NotInside {
-            path: stem.to_owned(),
-            why,
-        });
+        return Err(ArtifactError::NotInside { path: stem.to_owned(), why });
     }
     match resolve(folder, root_of_trust, &name) {
         Err(ArtifactError::Read { path, source }) if is_missing(&path, &source) => {
-            Err(ArtifactError::NoLibrary {
-                path,
-                beside: libraries(folder),
-            })
+            Err(ArtifactError::NoLibrary { path, beside: libraries(folder) })
         }
         located => located,
     }
@@ -47,28 +41,17 @@ pub(crate) fn inside(folder: &Path, relative: &str) -> Result<PathBuf, ArtifactE
 
 fn resolve(folder: &Path, root: &Path, relative: &str) -> Result<PathBuf, ArtifactError> {
     if let Some(why) = objection(relative) {
-        return Err(ArtifactError::NotInside {
-            path: relative.to_owned(),
-            why,
-        });
+        return Err(ArtifactError::NotInside { path: relative.to_owned(), why });
     }
-    let canonical = |path: &Path| {
-        path.canonicalize()
-            .map_err(|source| read_error(path.to_owned(), source))
-    };
+    let canonical =
+        |path: &Path| path.canonicalize().map_err(|source| read_error(path.to_owned(), source));
     let path = folder.join(relative);
     let root = canonical(root)?;
     let target = canonical(&path)?;
     if !target.starts_with(&root) {
-        return Err(ArtifactError::LeadsOut {
-            link: path,
-            target,
-            root,
-        });
+        return Err(ArtifactError::LeadsOut { link: path, target, root });
     }
-    let kind = target
-        .symlink_metadata()
-        .map_err(|source| read_error(target.clone(), source))?;
+    let kind = target.symlink_metadata().map_err(|source| read_error(target.clone(), source))?;
     match not_a_file(kind.file_type()) {
         Some(found) => Err(ArtifactError::NotAFile { path, found }),
         None => Ok(target),
@@ -173,29 +156,11 @@ mod tests {
         let root = root();
         let folder = root.path().join("plugin");
         let found = library(&folder, &folder, "one").unwrap();
-        assert_eq!(
-            found,
-            root.path()
-                .join(named("plugin/one"))
-                .canonicalize()
-                .unwrap()
-        );
-        refused(
-            library(&folder, &folder, "two"),
-            &format!("holds `{DLL_PREFIX}one{DLL_SUFFIX}`"),
-        );
-        refused(
-            library(&folder.join("sub"), &folder, "one"),
-            "no other library",
-        );
-        refused(
-            library(&folder.join("gone"), root.path(), "one"),
-            "cannot read",
-        );
-        refused(
-            library(&folder, root.path(), "../shared/two"),
-            "named by its stem",
-        );
+        assert_eq!(found, root.path().join(named("plugin/one")).canonicalize().unwrap());
+        refused(library(&folder, &folder, "two"), &format!("holds `{DLL_PREFIX}one{DLL_SUFFIX}`"));
+        refused(library(&folder.join("sub"), &folder, "one"), "no other library");
+        refused(library(&folder.join("gone"), root.path(), "one"), "cannot read");
+        refused(library(&folder, root.path(), "../shared/two"), "named by its stem");
         fs::create_dir(root.path().join(named("plugin/dir"))).unwrap();
         refused(library(&folder, &folder, "dir"), "is a folder");
     }
@@ -242,11 +207,7 @@ mod tests {
         refused(inside(&folder, "up/etc"), "cannot read");
         refused(library(&folder, &folder, "two"), "shared");
         refused(library(&folder, &folder, "gone"), "cannot read");
-        let shared = root
-            .path()
-            .join(named("shared/two"))
-            .canonicalize()
-            .unwrap();
+        let shared = root.path().join(named("shared/two")).canonicalize().unwrap();
         assert_eq!(library(&folder, root.path(), "two").unwrap(), shared);
     }
 }

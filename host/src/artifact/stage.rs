@@ -36,11 +36,7 @@ impl StagingArea {
     /// An area in `parent`, or else where the system keeps temporary files; touches nothing yet.
     pub(crate) fn new(parent: Option<&Path>) -> Self {
         let parent = parent.map(Path::to_owned);
-        Self {
-            parent,
-            folder: Mutex::new(None),
-            staged: AtomicU64::new(0),
-        }
+        Self { parent, folder: Mutex::new(None), staged: AtomicU64::new(0) }
     }
 
     /// Writes the bytes of `artifact` to a new file, readable and executable by this user only.
@@ -61,25 +57,18 @@ impl StagingArea {
             }
             written => written,
         }
-        .map_err(|failure| ArtifactError::Stage {
-            path: failure.path,
-            source: failure.source,
-        })
+        .map_err(|failure| ArtifactError::Stage { path: failure.path, source: failure.source })
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<Staged, Failure> {
         let folder = self.folder()?;
         let path = folder.path.join(name);
-        let failed = |source| Failure {
-            folder_is_lost: !folder.is_ours(),
-            ..failure(&path, source)
-        };
+        let failed =
+            |source| Failure { folder_is_lost: !folder.is_ours(), ..failure(&path, source) };
         let mut file = create(&path).map_err(failed)?;
         // From here on a failure removes what was written.
         let staged = Staged { path: path.clone() };
-        file.write_all(bytes)
-            .and_then(|()| seal(&file))
-            .map_err(failed)?;
+        file.write_all(bytes).and_then(|()| seal(&file)).map_err(failed)?;
         if !folder.is_ours() {
             return Err(failed(io::ErrorKind::NotFound.into()));
         }
@@ -100,10 +89,7 @@ impl StagingArea {
     /// Lets go of the folder that held `file`, unless another thread already did.
     fn forget_folder(&self, file: &Path) {
         let mut slot = self.lock();
-        if slot
-            .as_ref()
-            .is_some_and(|folder| file.starts_with(&folder.place.path))
-        {
+        if slot.as_ref().is_some_and(|folder| file.starts_with(&folder.place.path)) {
             *slot = None;
         }
     }
@@ -176,10 +162,7 @@ impl Folder {
         let handle = builder.tempdir_in(parent)?;
         let path = handle.path().to_owned();
         let identity = identity(&path.symlink_metadata()?);
-        Ok(Self {
-            place: Place { path, identity },
-            handle: Some(handle),
-        })
+        Ok(Self { place: Place { path, identity }, handle: Some(handle) })
     }
 }
 
@@ -217,11 +200,7 @@ struct Failure {
 }
 
 fn failure(path: &Path, source: io::Error) -> Failure {
-    Failure {
-        path: path.to_owned(),
-        source,
-        folder_is_lost: false,
-    }
+    Failure { path: path.to_owned(), source, folder_is_lost: false }
 }
 
 /// Makes a file that was not there before.
@@ -281,11 +260,7 @@ mod tests {
     fn copies_are_removed_when_dropped_unless_kept() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()));
-        assert_eq!(
-            fs::read_dir(parent.path()).unwrap().count(),
-            1,
-            "nothing is made before use"
-        );
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is made before use");
         let [first, second, third] = [(); 3].map(|()| area.stage(&artifact, "x").unwrap());
         assert_ne!(first.path(), second.path());
         assert_eq!(fs::read(first.path()).unwrap(), b"bytes");
@@ -295,10 +270,7 @@ mod tests {
         let kept = third.keep();
         assert!(!gone.exists() && !removed.exists() && kept.exists());
         drop(area);
-        assert!(
-            !kept.parent().unwrap().exists(),
-            "the area goes with all that is in it"
-        );
+        assert!(!kept.parent().unwrap().exists(), "the area goes with all that is in it");
     }
 
     #[cfg(unix)]
@@ -312,14 +284,7 @@ mod tests {
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
         assert_eq!((mode(folder), mode(staged.path())), (0o700, 0o500));
         let prefix = format!("hotbay-{}-", std::process::id());
-        assert!(
-            folder
-                .file_name()
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .starts_with(&prefix)
-        );
+        assert!(folder.file_name().unwrap().to_str().unwrap().starts_with(&prefix));
     }
 
     #[test]
@@ -340,24 +305,14 @@ mod tests {
     fn a_folder_that_another_one_replaced_is_neither_used_nor_removed() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()));
-        let ours = area
-            .stage(&artifact, "x")
-            .unwrap()
-            .path()
-            .parent()
-            .unwrap()
-            .to_owned();
+        let ours = area.stage(&artifact, "x").unwrap().path().parent().unwrap().to_owned();
         fs::rename(&ours, parent.path().join("aside")).unwrap();
         fs::create_dir(&ours).unwrap();
         fs::write(ours.join("theirs"), "").unwrap();
         let staged = area.stage(&artifact, "x").unwrap();
         assert!(!staged.path().starts_with(&ours));
         drop((staged, area));
-        assert_eq!(
-            fs::read_dir(&ours).unwrap().count(),
-            1,
-            "only what was theirs"
-        );
+        assert_eq!(fs::read_dir(&ours).unwrap().count(), 1, "only what was theirs");
     }
 
     #[test]
@@ -365,10 +320,7 @@ mod tests {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(&parent.path().join("nope")));
         let told = area.stage(&artifact, "x").unwrap_err().to_string();
-        assert!(
-            told.contains("nope`") && told.contains("vanished"),
-            "{told}"
-        );
+        assert!(told.contains("nope`") && told.contains("vanished"), "{told}");
     }
 
     #[test]
@@ -376,16 +328,11 @@ mod tests {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()));
         let stage = || -> Vec<PathBuf> {
-            (0..50)
-                .map(|_| area.stage(&artifact, "x").unwrap().keep())
-                .collect()
+            (0..50).map(|_| area.stage(&artifact, "x").unwrap().keep()).collect()
         };
         let mut paths: Vec<PathBuf> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(stage)).collect();
-            threads
-                .into_iter()
-                .flat_map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
         paths.sort();
         paths.dedup();

@@ -33,22 +33,13 @@ pub(crate) fn check_chain(root: &Path, path: &Path, trust: Trust) -> Result<(), 
     if trust.allow_writable_by_others {
         return Ok(());
     }
-    let resolve = |path: &Path| {
-        path.canonicalize()
-            .map_err(|source| read_error(path, source))
-    };
+    let resolve = |path: &Path| path.canonicalize().map_err(|source| read_error(path, source));
     let (root, path): (PathBuf, PathBuf) = (resolve(root)?, resolve(path)?);
     if !path.starts_with(&root) {
         return check(&path, trust);
     }
-    let links: Vec<&Path> = path
-        .ancestors()
-        .take_while(|step| step.starts_with(&root))
-        .collect();
-    links
-        .into_iter()
-        .rev()
-        .try_for_each(|step| check(step, trust))
+    let links: Vec<&Path> = path.ancestors().take_while(|step| step.starts_with(&root)).collect();
+    links.into_iter().rev().try_for_each(|step| check(step, trust))
 }
 
 /// [`check`]s what is known of an open file, so that nobody can swap it in between.
@@ -74,10 +65,7 @@ pub(crate) fn check_metadata(_: &Path, _: &Metadata, _: Trust) -> Result<(), Art
 }
 
 fn read_error(path: &Path, source: std::io::Error) -> ArtifactError {
-    ArtifactError::Read {
-        path: path.to_owned(),
-        source,
-    }
+    ArtifactError::Read { path: path.to_owned(), source }
 }
 
 /// Decides about a mode and an owner; asks for `user` only when the owner is not root.
@@ -90,10 +78,7 @@ fn judge(
 ) -> Result<(), ArtifactError> {
     const WRITABLE_BY_OTHERS: u32 = 0o022;
     if mode & WRITABLE_BY_OTHERS != 0 {
-        return Err(ArtifactError::Writable {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(ArtifactError::Writable { path: path.to_owned(), mode });
     }
     if owner == 0 {
         return Ok(());
@@ -102,11 +87,7 @@ fn judge(
     if owner == user {
         return Ok(());
     }
-    Err(ArtifactError::ForeignOwner {
-        path: path.to_owned(),
-        owner,
-        user,
-    })
+    Err(ArtifactError::ForeignOwner { path: path.to_owned(), owner, user })
 }
 
 /// The effective user: who owns what this process makes.
@@ -116,9 +97,7 @@ fn judge(
 fn user() -> std::io::Result<u32> {
     use std::os::unix::fs::MetadataExt;
 
-    let proc_owner = Path::new("/proc/self")
-        .metadata()
-        .map(|metadata| metadata.uid());
+    let proc_owner = Path::new("/proc/self").metadata().map(|metadata| metadata.uid());
     match proc_owner {
         Ok(owner) if owner != 0 => Ok(owner),
         _ => Ok(tempfile::tempfile()?.metadata()?.uid()),
@@ -154,18 +133,10 @@ mod tests {
     fn a_file_that_others_may_write_to_is_refused_unless_allowed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         check(file.path(), Trust::default()).unwrap();
-        file.as_file()
-            .set_permissions(fs::Permissions::from_mode(0o666))
-            .unwrap();
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o666)).unwrap();
         let refused = check(file.path(), Trust::default()).unwrap_err();
         assert!(refused.to_string().contains("mode 0666"), "{refused}");
-        check(
-            file.path(),
-            Trust {
-                allow_writable_by_others: true,
-            },
-        )
-        .unwrap();
+        check(file.path(), Trust { allow_writable_by_others: true }).unwrap();
     }
 
     #[test]

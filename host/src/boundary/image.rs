@@ -31,12 +31,7 @@ pub(crate) enum Close {
 impl Image {
     /// Code that is part of this program.
     pub(crate) fn compiled_in() -> Self {
-        Self {
-            library: None,
-            path: PathBuf::new(),
-            address: 0,
-            outputs: Tally::lend(),
-        }
+        Self { library: None, path: PathBuf::new(), address: 0, outputs: Tally::lend() }
     }
 
     /// Maps the library at `path`, a name that was never opened before, and runs its
@@ -45,12 +40,7 @@ impl Image {
         let library = open(path).map_err(|error| BoundaryError::Open(loader_message(&error)))?;
         let library = Some(ManuallyDrop::new(library));
         let path = path.to_owned();
-        let mut image = Self {
-            library,
-            path,
-            address: 0,
-            outputs: Tally::lend(),
-        };
+        let mut image = Self { library, path, address: 0, outputs: Tally::lend() };
         let stamp = std::ffi::CString::new(hotbay_plugin::stamp::SYMBOL).unwrap_or_default();
         image.address = image.symbol(&stamp).map_or(0, |address| address.addr());
         Ok(image)
@@ -99,9 +89,7 @@ impl Image {
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Image")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("Image").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -117,10 +105,7 @@ fn loader_message(error: &libloading::Error) -> String {
 }
 
 #[cfg(unix)]
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this is the one place that opens libraries"
-)]
+#[allow(clippy::disallowed_methods, reason = "this is the one place that opens libraries")]
 fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
     // Now, so that a missing symbol is an error here and not an abort at a call.
@@ -129,10 +114,7 @@ fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
 }
 
 #[cfg(not(unix))]
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this is the one place that opens libraries"
-)]
+#[allow(clippy::disallowed_methods, reason = "this is the one place that opens libraries")]
 fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     // SAFETY: B7.
     unsafe { libloading::Library::new(path) }

@@ -64,21 +64,12 @@ impl Instance {
         services: &RawServices,
         want_frames: bool,
     ) -> Result<Self, Failure> {
-        let start = RawStart {
-            config: RawText::new(config),
-            services,
-            want_frames,
-        };
+        let start = RawStart { config: RawText::new(config), services, want_frames };
         let mut raw = ptr::null();
         let begin = root.module().start();
         // SAFETY: B3, B5.
         decode(|fault| unsafe { begin(&raw const start, &raw mut raw, fault) })?;
-        Ok(Self {
-            execute: root.module().execute(),
-            raw,
-            root,
-            image,
-        })
+        Ok(Self { execute: root.module().execute(), raw, root, image })
     }
 
     /// Takes a plugin that is part of this program and was made already.
@@ -87,12 +78,7 @@ impl Instance {
         let root = Root::compiled_in::<T>();
         let execute = root.module().execute();
         let raw = into_instance(plugin);
-        Self {
-            execute,
-            raw,
-            root,
-            image: Arc::new(Image::compiled_in()),
-        }
+        Self { execute, raw, root, image: Arc::new(Image::compiled_in()) }
     }
 
     /// The image that the plugin's code lies in.
@@ -149,9 +135,7 @@ impl Instance {
         decode(|fault| unsafe { snapshot(self.raw, raw.as_mut_ptr(), fault) })?;
         // SAFETY: B5 (no failure, so it was written).
         let raw = unsafe { raw.assume_init() };
-        Ok(raw
-            .present
-            .then(|| Snapshot::new(raw.version, raw.bytes.as_bytes())))
+        Ok(raw.present.then(|| Snapshot::new(raw.version, raw.bytes.as_bytes())))
     }
 
     /// Gives a state to a plugin that was not called yet.
@@ -159,11 +143,7 @@ impl Instance {
         let restore = self.root.module().restore();
         let version = snapshot.version();
         let bytes = RawBuffer::from(snapshot.into_bytes());
-        let raw = RawSnapshot {
-            present: true,
-            version,
-            bytes,
-        };
+        let raw = RawSnapshot { present: true, version, bytes };
         // SAFETY: B3, B4, B5, and `&mut self`: nobody else uses the instance.
         decode(|fault| unsafe { restore(self.raw, &raw const raw, fault) })
     }
@@ -174,11 +154,7 @@ impl Instance {
             return Ok(());
         }
         let module = self.root.module();
-        let end = if graceful {
-            module.shutdown()
-        } else {
-            module.discard()
-        };
+        let end = if graceful { module.shutdown() } else { module.discard() };
         let raw = std::mem::replace(&mut self.raw, ptr::null());
         // SAFETY: B3, B4 (taken out of self, so given once), B5.
         decode(|fault| unsafe { end(raw, fault) })

@@ -36,9 +36,7 @@ impl fmt::Debug for Root {
 impl Root {
     /// The functions of a plugin that is compiled in.
     pub(crate) fn compiled_in<T: Plugin>() -> Self {
-        Self {
-            module: <Exports<T, true>>::ROOT,
-        }
+        Self { module: <Exports<T, true>>::ROOT }
     }
 
     /// Finds the root module of a library and checks its layout.
@@ -74,16 +72,11 @@ impl Root {
 
 fn header_of(image: &Image) -> Result<&'static LibHeader, BoundaryError> {
     let name = CStr::from_bytes_with_nul(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes());
-    let symbol = name
-        .ok()
-        .and_then(|name| image.symbol(name))
-        .ok_or(BoundaryError::NoRoot)?;
+    let symbol = name.ok().and_then(|name| image.symbol(name)).ok_or(BoundaryError::NoRoot)?;
     // SAFETY: abi_stable's name stands for an `AbiHeader` in every version of it, and a
     // reference to that is what `AbiHeaderRef` is. The image outlives the use (B1).
     let header = unsafe { std::mem::transmute::<*const std::ffi::c_void, AbiHeaderRef>(symbol) };
-    header
-        .upgrade()
-        .map_err(|error| BoundaryError::Header(first_line(&error)))
+    header.upgrade().map_err(|error| BoundaryError::Header(first_line(&error)))
 }
 
 fn check_layout(header: &LibHeader) -> Result<(), BoundaryError> {
@@ -97,56 +90,32 @@ fn check_layout(header: &LibHeader) -> Result<(), BoundaryError> {
     let checker = CheckingGlobals::new();
     check_layout_compatibility_with_globals(wanted, found, &checker).map_err(|errors| {
         // Made into text here: the errors point into the library.
-        BoundaryError::Layout {
-            summary: summary_of(&errors),
-            report: errors.to_string(),
-        }
+        BoundaryError::Layout { summary: summary_of(&errors), report: errors.to_string() }
     })
 }
 
 /// The first difference, in a line.
 fn summary_of(errors: &AbiInstabilityErrors) -> String {
     let count: usize = errors.errors.iter().map(|error| error.errs.len()).sum();
-    let first = errors
-        .errors
-        .iter()
-        .flat_map(|error| error.errs.iter())
-        .next();
+    let first = errors.errors.iter().flat_map(|error| error.errs.iter()).next();
     let first = match first {
         Some(AbiInstability::FieldCountMismatch(count)) => {
             format!("found {} fields, wanted {}", count.found, count.expected)
         }
         Some(AbiInstability::Size(size)) => {
-            format!(
-                "found a size of {} bytes, wanted {}",
-                size.found, size.expected
-            )
+            format!("found a size of {} bytes, wanted {}", size.found, size.expected)
         }
         Some(AbiInstability::MismatchedPrefixSize(size)) => {
-            format!(
-                "found {} fields that every version has, wanted {}",
-                size.found, size.expected
-            )
+            format!("found {} fields that every version has, wanted {}", size.found, size.expected)
         }
         Some(AbiInstability::UnexpectedField(field)) => {
-            format!(
-                "found the field `{}`, wanted `{}`",
-                field.found.name(),
-                field.expected.name()
-            )
+            format!("found the field `{}`, wanted `{}`", field.found.name(), field.expected.name())
         }
         Some(AbiInstability::Name(name)) => {
-            format!(
-                "found the type `{}`, wanted `{}`",
-                name.found.name(),
-                name.expected.name()
-            )
+            format!("found the type `{}`, wanted `{}`", name.found.name(), name.expected.name())
         }
         Some(AbiInstability::Package(package)) => {
-            format!(
-                "found a type of `{}`, wanted one of `{}`",
-                package.found, package.expected
-            )
+            format!("found a type of `{}`, wanted one of `{}`", package.found, package.expected)
         }
         _ => "a type differs".to_owned(),
     };
@@ -159,9 +128,5 @@ fn summary_of(errors: &AbiInstabilityErrors) -> String {
 /// abi_stable's messages go over many lines.
 fn first_line(error: &LibraryError) -> String {
     let text = error.to_string();
-    text.lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .unwrap_or("no message")
-        .to_owned()
+    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no message").to_owned()
 }

@@ -34,10 +34,7 @@ impl Registration {
     /// Answers for a new token with `services`.
     pub(crate) fn new(services: Arc<dyn Services>) -> Self {
         let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
-        TABLE
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(token, services);
+        TABLE.write().unwrap_or_else(PoisonError::into_inner).insert(token, services);
         Self { token }
     }
 
@@ -49,18 +46,13 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        TABLE
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.token);
+        TABLE.write().unwrap_or_else(PoisonError::into_inner).remove(&self.token);
     }
 }
 
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration")
-            .field("token", &self.token)
-            .finish()
+        f.debug_struct("Registration").field("token", &self.token).finish()
     }
 }
 

@@ -16,11 +16,7 @@ pub(crate) enum ArtifactError {
     /// Folders below this one were not looked at.
     TooDeep { path: PathBuf, depth_max: usize },
     /// A link leads to where it must not.
-    LeadsOut {
-        link: PathBuf,
-        target: PathBuf,
-        root: PathBuf,
-    },
+    LeadsOut { link: PathBuf, target: PathBuf, root: PathBuf },
     /// A path of a manifest that cannot stand for a file of its folder.
     NotInside { path: String, why: &'static str },
     /// The file is not there; `beside` are the libraries that are.
@@ -30,31 +26,15 @@ pub(crate) enum ArtifactError {
     /// Others than the host's user may change it.
     Writable { path: PathBuf, mode: u32 },
     /// Somebody else owns it.
-    ForeignOwner {
-        path: PathBuf,
-        owner: u32,
-        user: u32,
-    },
+    ForeignOwner { path: PathBuf, owner: u32, user: u32 },
     /// It is larger than what the host reads into memory.
-    TooLarge {
-        path: PathBuf,
-        found_bytes: u64,
-        bytes_max: u64,
-    },
+    TooLarge { path: PathBuf, found_bytes: u64, bytes_max: u64 },
     /// It was written to while it was read.
     ChangedWhileRead { path: PathBuf },
     /// It is longer or shorter than its manifest states.
-    Length {
-        path: PathBuf,
-        found: u64,
-        wanted: u64,
-    },
+    Length { path: PathBuf, found: u64, wanted: u64 },
     /// Its bytes are not those that its manifest states.
-    Digest {
-        path: PathBuf,
-        found: [u8; 32],
-        wanted: [u8; 32],
-    },
+    Digest { path: PathBuf, found: [u8; 32], wanted: [u8; 32] },
     /// Its manifest states no digest.
     Unverified { path: PathBuf },
     /// The private copy could not be written or removed.
@@ -65,11 +45,9 @@ impl fmt::Display for ArtifactError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Read { path, .. } => write!(f, "cannot read `{}`", path.display()),
-            Self::RootNotAFolder { path } => write!(
-                f,
-                "`{}` is no folder; wanted a folder in which plugins lie",
-                path.display()
-            ),
+            Self::RootNotAFolder { path } => {
+                write!(f, "`{}` is no folder; wanted a folder in which plugins lie", path.display())
+            }
             Self::TooManyEntries { root, entries_max } => write!(
                 f,
                 "`{}` holds more than {entries_max} files and folders, the rest was not looked at; \
@@ -130,11 +108,7 @@ impl fmt::Display for ArtifactError {
                  `.allow_writable_by_others(true)` / `--allow-writable`",
                 path = path.display()
             ),
-            Self::TooLarge {
-                path,
-                found_bytes,
-                bytes_max,
-            } => write!(
+            Self::TooLarge { path, found_bytes, bytes_max } => write!(
                 f,
                 "`{}` has {found_bytes} bytes or more; at most {bytes_max} are read",
                 path.display()
@@ -145,21 +119,13 @@ impl fmt::Display for ArtifactError {
                  `cargo xtask build-plugins` does",
                 path.display()
             ),
-            Self::Length {
-                path,
-                found,
-                wanted,
-            } => write!(
+            Self::Length { path, found, wanted } => write!(
                 f,
                 "`{}` has {found} bytes, its manifest states {wanted}: half-written, or built anew \
                  without its manifest; `hotbay seal DIR` writes what it has now",
                 path.display()
             ),
-            Self::Digest {
-                path,
-                found,
-                wanted,
-            } => write!(
+            Self::Digest { path, found, wanted } => write!(
                 f,
                 "`{}` has SHA-256 {}, its manifest states {}: damaged, or built anew without its \
                  manifest; `hotbay seal DIR` writes what it has now",
@@ -220,45 +186,18 @@ mod tests {
         let path = || PathBuf::from("/p/x");
         let cases: [(ArtifactError, &[&str]); 6] = [
             (
-                ArtifactError::Writable {
-                    path: path(),
-                    mode: 0o100_666,
-                },
+                ArtifactError::Writable { path: path(), mode: 0o100_666 },
                 &["/p/x", "0666", "chmod go-w /p/x", "--allow-writable"],
             ),
+            (ArtifactError::ForeignOwner { path: path(), owner: 7, user: 8 }, &["7", "chown 8"]),
+            (ArtifactError::Unverified { path: path() }, &["sha256", "hotbay seal", "--allow-"]),
+            (ArtifactError::Length { path: path(), found: 1, wanted: 2 }, &["1 bytes", "states 2"]),
             (
-                ArtifactError::ForeignOwner {
-                    path: path(),
-                    owner: 7,
-                    user: 8,
-                },
-                &["7", "chown 8"],
-            ),
-            (
-                ArtifactError::Unverified { path: path() },
-                &["sha256", "hotbay seal", "--allow-"],
-            ),
-            (
-                ArtifactError::Length {
-                    path: path(),
-                    found: 1,
-                    wanted: 2,
-                },
-                &["1 bytes", "states 2"],
-            ),
-            (
-                ArtifactError::Digest {
-                    path: path(),
-                    found: [0xab; 32],
-                    wanted: [0; 32],
-                },
+                ArtifactError::Digest { path: path(), found: [0xab; 32], wanted: [0; 32] },
                 &["abababab", "00000000"],
             ),
             (
-                ArtifactError::Stage {
-                    path: path(),
-                    source: io::ErrorKind::StorageFull.into(),
-                },
+                ArtifactError::Stage { path: path(), source: io::ErrorKind::StorageFull.into() },
                 &["/p/x", "disk is full"],
             ),
         ];
@@ -278,10 +217,6 @@ mod tests {
             source: io::Error::other("the disk is on fire"),
         };
         assert!(!error.to_string().contains("fire"));
-        assert!(
-            error
-                .source()
-                .is_some_and(|source| source.to_string().contains("fire"))
-        );
+        assert!(error.source().is_some_and(|source| source.to_string().contains("fire")));
     }
 }

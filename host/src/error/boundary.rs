@@ -36,10 +36,7 @@ impl fmt::Display for BoundaryError {
                 "it has a stamp but no root module; wanted both from one `export_plugin!`",
             ),
             Self::Header(message) => {
-                write!(
-                    f,
-                    "its root module is of another abi_stable: {message}; rebuild the plugin"
-                )
+                write!(f, "its root module is of another abi_stable: {message}; rebuild the plugin")
             }
             Self::Layout { summary, .. } => write!(
                 f,

@@ -31,36 +31,14 @@ struct Mistake {
 /// Which rule was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
-    NotJson {
-        reason: String,
-    },
-    TooLong {
-        bytes: usize,
-        bytes_max: usize,
-    },
-    TooDeep {
-        depth_max: usize,
-    },
-    Value {
-        found: String,
-        wanted: String,
-        nearest: Option<&'static str>,
-    },
-    Missing {
-        wanted: String,
-    },
-    Unknown {
-        nearest: Option<&'static str>,
-        known: Vec<&'static str>,
-    },
-    Duplicate {
-        first_line: usize,
-        second_line: usize,
-    },
-    OnlyFor {
-        kind: &'static str,
-        other: &'static str,
-    },
+    NotJson { reason: String },
+    TooLong { bytes: usize, bytes_max: usize },
+    TooDeep { depth_max: usize },
+    Value { found: String, wanted: String, nearest: Option<&'static str> },
+    Missing { wanted: String },
+    Unknown { nearest: Option<&'static str>, known: Vec<&'static str> },
+    Duplicate { first_line: usize, second_line: usize },
+    OnlyFor { kind: &'static str, other: &'static str },
     RequiresItself,
 }
 
@@ -72,12 +50,7 @@ impl ManifestError {
         path: &str,
         problem: Problem,
     ) -> Self {
-        Self(Box::new(Mistake {
-            file: file.to_owned(),
-            position,
-            path: path.to_owned(),
-            problem,
-        }))
+        Self(Box::new(Mistake { file: file.to_owned(), position, path: path.to_owned(), problem }))
     }
 
     /// The line, counted from 1; `None` when the mistake has no place in a text.
@@ -98,12 +71,7 @@ impl ManifestError {
 
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mistake {
-            file,
-            position,
-            path,
-            problem,
-        } = &*self.0;
+        let Mistake { file, position, path, problem } = &*self.0;
         if !file.is_empty() {
             write!(f, "{file}:")?;
             if let Some((line, column)) = position {
@@ -130,50 +98,24 @@ impl fmt::Display for Problem {
                 write!(f, "is {bytes} bytes long; wanted at most {bytes_max}")
             }
             Self::TooDeep { depth_max } => {
-                write!(
-                    f,
-                    "nests deeper here than {depth_max} levels; make it flatter"
-                )
+                write!(f, "nests deeper here than {depth_max} levels; make it flatter")
             }
-            Self::Value {
-                found,
-                wanted,
-                nearest,
-            } => {
+            Self::Value { found, wanted, nearest } => {
                 write!(f, "is {found}; wanted {wanted}")?;
                 nearest.map_or(Ok(()), |name| write!(f, "; did you mean `{name}`?"))
             }
             Self::Missing { wanted } => write!(f, "is missing; wanted {wanted}"),
-            Self::Unknown {
-                nearest: Some(name),
-                ..
-            } => {
+            Self::Unknown { nearest: Some(name), .. } => {
                 write!(f, "is no known field; did you mean `{name}`?")
             }
-            Self::Unknown {
-                nearest: None,
-                known,
-            } => {
-                write!(
-                    f,
-                    "is no known field; wanted one of `{}`",
-                    known.join("`, `")
-                )
+            Self::Unknown { nearest: None, known } => {
+                write!(f, "is no known field; wanted one of `{}`", known.join("`, `"))
             }
-            Self::Duplicate {
-                first_line,
-                second_line,
-            } => {
-                write!(
-                    f,
-                    "is given twice, on lines {first_line} and {second_line}; keep one"
-                )
+            Self::Duplicate { first_line, second_line } => {
+                write!(f, "is given twice, on lines {first_line} and {second_line}; keep one")
             }
             Self::OnlyFor { kind, other } => {
-                write!(
-                    f,
-                    "is only for kind `{kind}`, and this is a `{other}`; remove it"
-                )
+                write!(f, "is only for kind `{kind}`, and this is a `{other}`; remove it")
             }
             Self::RequiresItself => f.write_str("is the plugin itself; remove it"),
         }
@@ -245,16 +187,9 @@ impl Error for StampMismatch {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unstartable {
     /// No plugin has the required name.
-    Missing {
-        required: PluginName,
-        wanted: VersionReq,
-    },
+    Missing { required: PluginName, wanted: VersionReq },
     /// The required plugin is there in a version that is not accepted.
-    Version {
-        required: PluginName,
-        wanted: VersionReq,
-        found: Version,
-    },
+    Version { required: PluginName, wanted: VersionReq, found: Version },
     /// The plugin requires itself by way of others; the circle starts at its first name.
     Circle { names: Arc<[PluginName]> },
     /// The required plugin cannot be started either.
@@ -265,16 +200,9 @@ impl fmt::Display for Unstartable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { required, wanted } => {
-                write!(
-                    f,
-                    "requires plugin `{required}` {wanted}, which is not there; add it"
-                )
+                write!(f, "requires plugin `{required}` {wanted}, which is not there; add it")
             }
-            Self::Version {
-                required,
-                wanted,
-                found,
-            } => write!(
+            Self::Version { required, wanted, found } => write!(
                 f,
                 "requires plugin `{required}` {wanted}, found {found}; install a version that is \
                  accepted, or change `requires`"

@@ -183,10 +183,7 @@ impl Error {
     }
 
     fn cause_as<T: StdError + 'static>(&self) -> Option<&T> {
-        self.0
-            .cause
-            .as_deref()
-            .and_then(|cause| cause.downcast_ref())
+        self.0.cause.as_deref().and_then(|cause| cause.downcast_ref())
     }
 
     /// The message of this error and of all its sources, in one line.
@@ -224,10 +221,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0
-            .cause
-            .as_deref()
-            .map(|cause| cause as &(dyn StdError + 'static))
+        self.0.cause.as_deref().map(|cause| cause as &(dyn StdError + 'static))
     }
 }
 
@@ -255,10 +249,7 @@ mod tests {
             .of(&name)
             .in_generation(GenerationId::new(3));
         assert_eq!(error.to_string(), "plugin `echo` answered with an error");
-        assert_eq!(
-            error.full_message(),
-            "plugin `echo` answered with an error: no (code 500)"
-        );
+        assert_eq!(error.full_message(), "plugin `echo` answered with an error: no (code 500)");
         assert_eq!(error.plugin_error().map(PluginError::code), Some(500));
         assert!(error.fault().is_none());
     }

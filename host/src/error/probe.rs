@@ -9,10 +9,7 @@ pub(crate) enum ProbeError {
     /// There is nothing in it.
     Empty,
     /// It is something else altogether.
-    NotALibrary {
-        looks_like: &'static str,
-        advice: &'static str,
-    },
+    NotALibrary { looks_like: &'static str, advice: &'static str },
     /// It is machine code, but not a shared library.
     WrongKind { found: &'static str },
     /// It is for another operating system, processor, word size or byte order.
@@ -43,16 +40,10 @@ impl fmt::Display for ProbeError {
                 "the file is {found}, this host is {wanted}; build it for the host's target"
             ),
             Self::Truncated { what, end, length } => {
-                write!(
-                    f,
-                    "{what} ends at byte {end}, the file at {length}: half-written?"
-                )
+                write!(f, "{what} ends at byte {end}, the file at {length}: half-written?")
             }
             Self::Malformed { what } => {
-                write!(
-                    f,
-                    "the file is damaged: {what}; half-written? build or copy it again"
-                )
+                write!(f, "the file is damaged: {what}; half-written? build or copy it again")
             }
             Self::SharedStd { library } => write!(
                 f,
@@ -83,18 +74,9 @@ mod tests {
         let cases = [
             (ProbeError::NoStamp, "export_plugin!(YourType);"),
             (ProbeError::NoStamp, "[features] default = [\"export\"]"),
+            (ProbeError::SharedStd { library: "libstd-1.so".into() }, "`libstd-1.so`"),
             (
-                ProbeError::SharedStd {
-                    library: "libstd-1.so".into(),
-                },
-                "`libstd-1.so`",
-            ),
-            (
-                ProbeError::Truncated {
-                    what: "segment 2".into(),
-                    end: 9,
-                    length: 5,
-                },
+                ProbeError::Truncated { what: "segment 2".into(), end: 9, length: 5 },
                 "half-written?",
             ),
             (ProbeError::WrongKind { found: "a program" }, "cdylib"),

@@ -38,10 +38,7 @@ impl Token {
             returned: Handback::new(),
             services: parts.services.into(),
         };
-        Self {
-            instance: Some(instance),
-            generation: Arc::new(generation),
-        }
+        Self { instance: Some(instance), generation: Arc::new(generation) }
     }
 
     /// Asks the plugin something on a thread of its own; the lease is held until it answered.
@@ -59,9 +56,7 @@ impl Token {
         });
         asked.map_err(|error| {
             let message = "could not be asked: the system gave no thread";
-            Error::new(ErrorKind::Overloaded, message)
-                .caused_by(error)
-                .of(&self.generation.name)
+            Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.generation.name)
         })
     }
 
@@ -106,9 +101,7 @@ impl Drop for Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token")
-            .field("generation", &self.generation.id)
-            .finish()
+        f.debug_struct("Token").field("generation", &self.generation.id).finish()
     }
 }
 

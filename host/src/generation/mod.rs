@@ -99,18 +99,14 @@ impl Generation {
     fn input_too_large(&self, found: usize) -> Error {
         let wanted = self.limits.input_bytes_max;
         let message = format!("was sent {found} bytes; its `limits.input_bytes` is {wanted}");
-        Error::new(ErrorKind::Input, message)
-            .of(&self.name)
-            .in_generation(self.id)
+        Error::new(ErrorKind::Input, message).of(&self.name).in_generation(self.id)
     }
 
     #[cold]
     fn output_too_large(&self, found: usize) -> Error {
         let wanted = self.limits.output_bytes_max;
         let message = format!("answered {found} bytes; its `limits.output_bytes` is {wanted}");
-        Error::new(ErrorKind::Output, message)
-            .of(&self.name)
-            .in_generation(self.id)
+        Error::new(ErrorKind::Output, message).of(&self.name).in_generation(self.id)
     }
 }
 

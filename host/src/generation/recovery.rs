@@ -70,22 +70,11 @@ impl History {
                 return Decision::GoOn;
             }
             let back_off = (quarantined.back_off * 2).min(policy.back_off_max);
-            *quarantined = Quarantined {
-                until: at + back_off,
-                back_off,
-                probing: false,
-            };
-            return Decision::Quarantine {
-                faults: 1,
-                back_off,
-            };
+            *quarantined = Quarantined { until: at + back_off, back_off, probing: false };
+            return Decision::Quarantine { faults: 1, back_off };
         }
         self.faults.push_back(at);
-        while self
-            .faults
-            .front()
-            .is_some_and(|first| at.duration_since(*first) > policy.window)
-        {
+        while self.faults.front().is_some_and(|first| at.duration_since(*first) > policy.window) {
             self.faults.pop_front();
         }
         if self.faults.len() < policy.faults_max.max(1) as usize {
@@ -94,11 +83,7 @@ impl History {
         let faults = u32::try_from(self.faults.len()).unwrap_or(u32::MAX);
         self.faults.clear();
         let back_off = policy.back_off_first.min(policy.back_off_max);
-        self.quarantined = Some(Quarantined {
-            until: at + back_off,
-            back_off,
-            probing: false,
-        });
+        self.quarantined = Some(Quarantined { until: at + back_off, back_off, probing: false });
         Decision::Quarantine { faults, back_off }
     }
 
@@ -107,9 +92,7 @@ impl History {
         match &mut self.quarantined {
             None => Admission::Go,
             Some(quarantined) if quarantined.probing || at < quarantined.until => {
-                Admission::Refuse {
-                    probe_in: quarantined.until.saturating_duration_since(at),
-                }
+                Admission::Refuse { probe_in: quarantined.until.saturating_duration_since(at) }
             }
             Some(quarantined) => {
                 quarantined.probing = true;
@@ -120,11 +103,7 @@ impl History {
 
     /// A call ended without a fault. Only a probe says anything about a quarantine.
     pub(crate) fn success(&mut self, probe: bool) -> Success {
-        if probe && self.quarantined.take().is_some() {
-            Success::Restored
-        } else {
-            Success::Usual
-        }
+        if probe && self.quarantined.take().is_some() { Success::Restored } else { Success::Usual }
     }
 
     /// A probe never reached the plugin: the next call may try.
@@ -152,10 +131,7 @@ mod tests {
     };
 
     fn quarantine(faults: u32, seconds: u64) -> Decision {
-        Decision::Quarantine {
-            faults,
-            back_off: Duration::from_secs(seconds),
-        }
+        Decision::Quarantine { faults, back_off: Duration::from_secs(seconds) }
     }
 
     #[test]
@@ -164,21 +140,10 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut history = History::default();
         for seconds in [0, 6, 12, 18, 24] {
-            assert_eq!(
-                history.fault(at(seconds), false, Some(&POLICY)),
-                Decision::GoOn
-            );
+            assert_eq!(history.fault(at(seconds), false, Some(&POLICY)), Decision::GoOn);
         }
-        assert_eq!(
-            history.fault(at(25), false, Some(&POLICY)),
-            quarantine(3, 1)
-        );
-        assert_eq!(
-            history.admit(at(25)),
-            Admission::Refuse {
-                probe_in: Duration::from_secs(1)
-            }
-        );
+        assert_eq!(history.fault(at(25), false, Some(&POLICY)), quarantine(3, 1));
+        assert_eq!(history.admit(at(25)), Admission::Refuse { probe_in: Duration::from_secs(1) });
     }
 
     #[test]
@@ -196,10 +161,7 @@ mod tests {
         for (now, back_off) in [(1, 2), (3, 3), (6, 3)] {
             assert_eq!(history.admit(at(now)), Admission::Probe);
             assert!(matches!(history.admit(at(now)), Admission::Refuse { .. }));
-            assert_eq!(
-                history.fault(at(now), true, Some(&POLICY)),
-                quarantine(1, back_off)
-            );
+            assert_eq!(history.fault(at(now), true, Some(&POLICY)), quarantine(1, back_off));
         }
         assert_eq!(history.admit(at(9)), Admission::Probe);
         history.probe_undone();

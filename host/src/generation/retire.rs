@@ -25,19 +25,11 @@ pub(crate) fn retire(
 ) {
     generation.turn(State::Draining);
     let Some(instance) = generation.returned.take(drain_wait_max) else {
-        return keep(
-            generation,
-            keeper,
-            "calls: some still run".to_owned(),
-            Left::Running,
-        );
+        return keep(generation, keeper, "calls: some still run".to_owned(), Left::Running);
     };
     generation.turn(State::Retired);
     let (plugin, id) = (generation.name.clone(), generation.id);
-    generation.board.tell(HostEvent::Retired {
-        plugin,
-        generation: id,
-    });
+    generation.board.tell(HostEvent::Retired { plugin, generation: id });
     let running = generation.crew.join(limits.stop_wait_max);
     if running > 0 {
         let reason = format!("workers: {running} still run");
@@ -74,22 +66,14 @@ fn stop(
     };
     if let Some(reason) = failure.clone() {
         let (plugin, id) = (generation.name.clone(), generation.id);
-        generation.board.tell(HostEvent::ShutdownFailed {
-            plugin,
-            generation: id,
-            reason,
-        });
+        generation.board.tell(HostEvent::ShutdownFailed { plugin, generation: id, reason });
     }
     let reason = failure.map(|failure| format!("shutdown: {failure}"));
     match close(image, Some(root), generation.keep.clone().or(reason)) {
         Ok(leaked_bytes) => {
             generation.turn(State::Closed);
             let (plugin, id) = (generation.name.clone(), generation.id);
-            generation.board.tell(HostEvent::Closed {
-                plugin,
-                generation: id,
-                leaked_bytes,
-            });
+            generation.board.tell(HostEvent::Closed { plugin, generation: id, leaked_bytes });
         }
         Err((reason, left)) => keep(generation, keeper, reason, left),
     }
@@ -104,11 +88,7 @@ fn keep(generation: &Generation, keeper: &Keeper, reason: String, left: Left) {
         reason: reason.clone(),
         left,
     });
-    generation.board.tell(HostEvent::Kept {
-        plugin,
-        generation: id,
-        reason,
-    });
+    generation.board.tell(HostEvent::Kept { plugin, generation: id, reason });
 }
 
 /// Closes an image whose plugin has ended, if nothing is left in it; `keep` is a reason not to.
@@ -172,16 +152,11 @@ fn still_used(image: &Image, root: Option<Root>) -> Option<String> {
         return Some(format!("threads: {} still run", census.live_threads));
     }
     if census.key_threads > 0 {
-        return Some(format!(
-            "thread keys: {} thread(s) hold one",
-            census.key_threads
-        ));
+        return Some(format!("thread keys: {} thread(s) hold one", census.key_threads));
     }
     signal_handler(image)
 }
 
 fn signal_handler(image: &Image) -> Option<String> {
-    image
-        .holds_signal_handler()
-        .then(|| "a signal handler lies in it".to_owned())
+    image.holds_signal_handler().then(|| "a signal handler lies in it".to_owned())
 }

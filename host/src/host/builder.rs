@@ -178,10 +178,8 @@ fn in_order(compiled_in: Vec<(Result<Manifest, Error>, Source)>) -> Result<Vec<C
         candidates.push((Candidate::compiled_in(manifest?), source));
     }
     let order = {
-        let applicants: Vec<_> = candidates
-            .iter()
-            .map(|(candidate, _)| candidate.applicant())
-            .collect();
+        let applicants: Vec<_> =
+            candidates.iter().map(|(candidate, _)| candidate.applicant()).collect();
         start_order(&applicants)
     };
     if let Some((index, problem)) = order.refused.into_iter().next() {

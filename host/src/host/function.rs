@@ -10,10 +10,7 @@ where
     F: Fn(&CallContext<'_>, Payload<'_>) -> Result<Output, PluginError> + Send + Sync + 'static,
 {
     fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> {
-        Err(PluginError::new(
-            500,
-            "a function is made by its program, not started by a host",
-        ))
+        Err(PluginError::new(500, "a function is made by its program, not started by a host"))
     }
 
     fn execute(&self, ctx: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {

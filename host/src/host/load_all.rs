@@ -64,11 +64,7 @@ impl LoadReport {
         host.tell_refusal(folder, &refused);
         if let Err(error) = refused {
             let name = error.plugin().cloned();
-            self.refused.push(RefusedPlugin {
-                folder: folder.to_owned(),
-                name,
-                error,
-            });
+            self.refused.push(RefusedPlugin { folder: folder.to_owned(), name, error });
         }
     }
 }
@@ -81,9 +77,7 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
     }
     let serving = host.table.serving();
     let found = without_those_that_serve(found, &serving);
-    let read = each(&found, |folder| {
-        Candidate::read(folder, &host.workshop.rules)
-    });
+    let read = each(&found, |folder| Candidate::read(folder, &host.workshop.rules));
     let mut candidates = Vec::new();
     for (folder, candidate) in found.iter().zip(read) {
         match candidate {
@@ -93,9 +87,7 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
     }
     let candidates = without_duplicates(host, candidates, &mut report);
     start(host, &candidates, &mut report);
-    report
-        .loaded
-        .sort_by(|one, other| one.name.cmp(&other.name));
+    report.loaded.sort_by(|one, other| one.name.cmp(&other.name));
     report
         .refused
         .sort_by(|one, other| (&one.name, &one.folder).cmp(&(&other.name, &other.folder)));
@@ -111,14 +103,9 @@ pub(super) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<Surveyed>, Vec<Err
 type Serving = [(std::sync::Arc<crate::manifest::Manifest>, Option<PathBuf>)];
 
 fn without_those_that_serve(found: Vec<PathBuf>, serving: &Serving) -> Vec<PathBuf> {
-    let there: std::collections::HashSet<_> = serving
-        .iter()
-        .filter_map(|(_, folder)| folder.as_deref())
-        .collect();
-    found
-        .into_iter()
-        .filter(|folder| !there.contains(folder.as_path()))
-        .collect()
+    let there: std::collections::HashSet<_> =
+        serving.iter().filter_map(|(_, folder)| folder.as_deref()).collect();
+    found.into_iter().filter(|folder| !there.contains(folder.as_path())).collect()
 }
 
 /// Refuses all of those that want the same name: which one is meant, nobody knows.
@@ -129,10 +116,7 @@ fn without_duplicates(
 ) -> Vec<Candidate> {
     let mut by_name: BTreeMap<PluginName, Vec<Candidate>> = BTreeMap::new();
     for candidate in candidates {
-        by_name
-            .entry(candidate.manifest.name().clone())
-            .or_default()
-            .push(candidate);
+        by_name.entry(candidate.manifest.name().clone()).or_default().push(candidate);
     }
     let mut left = Vec::new();
     for (name, mut same) in by_name {
@@ -140,25 +124,15 @@ fn without_duplicates(
             left.append(&mut same);
             continue;
         }
-        let places: Vec<_> = same
-            .iter()
-            .filter_map(|one| one.folder.as_deref())
-            .collect();
-        let shown: Vec<_> = places
-            .iter()
-            .map(|place| format!("`{}`", place.display()))
-            .collect();
+        let places: Vec<_> = same.iter().filter_map(|one| one.folder.as_deref()).collect();
+        let shown: Vec<_> = places.iter().map(|place| format!("`{}`", place.display())).collect();
         for place in &places {
             let message = format!(
                 "is there {} times: in {}; rename all but one by their `name`",
                 places.len(),
                 shown.join(" and in ")
             );
-            report.refuse(
-                host,
-                place,
-                Error::new(ErrorKind::Duplicate, message).of(&name),
-            );
+            report.refuse(host, place, Error::new(ErrorKind::Duplicate, message).of(&name));
         }
     }
     left
@@ -168,19 +142,13 @@ fn start(host: &Inner, candidates: &[Candidate], report: &mut LoadReport) {
     let serving = host.table.serving();
     // What serves comes first in the list, so that indices beyond it are candidates.
     let is_new = |name: &PluginName| candidates.iter().all(|one| one.manifest.name() != name);
-    let serving: Vec<_> = serving
-        .iter()
-        .map(|(manifest, _)| manifest)
-        .filter(|one| is_new(one.name()))
-        .collect();
+    let serving: Vec<_> =
+        serving.iter().map(|(manifest, _)| manifest).filter(|one| is_new(one.name())).collect();
     let mut applicants: Vec<_> = serving.iter().map(|manifest| applicant(manifest)).collect();
     applicants.extend(candidates.iter().map(Candidate::applicant));
     let order = start_order(&applicants);
     for (index, problem) in order.refused {
-        if let Some(candidate) = index
-            .checked_sub(serving.len())
-            .map(|index| &candidates[index])
-        {
+        if let Some(candidate) = index.checked_sub(serving.len()).map(|index| &candidates[index]) {
             report.refuse(host, candidate.place(), candidate.not_startable(problem));
         }
     }
@@ -190,9 +158,7 @@ fn start(host: &Inner, candidates: &[Candidate], report: &mut LoadReport) {
             .filter_map(|index| index.checked_sub(serving.len()))
             .map(|index| &candidates[index])
             .collect();
-        let loaded = each(&level, |candidate| {
-            host.load(candidate, Source::Library(None))
-        });
+        let loaded = each(&level, |candidate| host.load(candidate, Source::Library(None)));
         for (candidate, loaded) in level.into_iter().zip(loaded) {
             match loaded {
                 Ok(_) => report.loaded.extend(loaded_plugin(host, candidate)),
@@ -203,11 +169,7 @@ fn start(host: &Inner, candidates: &[Candidate], report: &mut LoadReport) {
 }
 
 fn applicant(manifest: &crate::manifest::Manifest) -> Applicant<'_> {
-    Applicant {
-        name: manifest.name(),
-        version: manifest.version(),
-        requires: manifest.requires(),
-    }
+    Applicant { name: manifest.name(), version: manifest.version(), requires: manifest.requires() }
 }
 
 fn loaded_plugin(host: &Inner, candidate: &Candidate) -> Option<LoadedPlugin> {

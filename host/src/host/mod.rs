@@ -47,9 +47,7 @@ impl Host {
     /// `requires`, several at once. One bad plugin never keeps the others from loading.
     pub async fn load_all(&self) -> LoadReport {
         let host = self.clone();
-        on_thread("hotbay-load", move || load_all::load_all(&host.inner))
-            .await
-            .unwrap_or_default()
+        on_thread("hotbay-load", move || load_all::load_all(&host.inner)).await.unwrap_or_default()
     }
 
     /// Loads the plugin of one folder.
@@ -76,10 +74,7 @@ impl Host {
     ) -> Result<PluginHandle, Error> {
         let host = self.clone();
         let folder = folder.as_ref().to_owned();
-        on_thread("hotbay-load", move || {
-            host.inner.load_folder(&folder, Some(state))
-        })
-        .await?
+        on_thread("hotbay-load", move || host.inner.load_folder(&folder, Some(state))).await?
     }
 
     /// Finds a plugin that serves.
@@ -101,12 +96,8 @@ impl Host {
     pub fn kept(&self) -> Vec<KeptLibrary> {
         let kept = self.inner.workshop.keeper.list();
         let kept = kept.into_iter();
-        kept.map(|(plugin, generation, reason)| KeptLibrary {
-            plugin,
-            generation,
-            reason,
-        })
-        .collect()
+        kept.map(|(plugin, generation, reason)| KeptLibrary { plugin, generation, reason })
+            .collect()
     }
 
     /// Ends a plugin: no new calls, those that run go on to their end, then shutdown and close.
@@ -156,17 +147,13 @@ async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
     let (teller, ticket) = ticket();
-    let spawned = std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            teller.tell(work());
-        });
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        teller.tell(work());
+    });
     spawned.map_err(|error| {
         Error::new(ErrorKind::Overloaded, "the system gave no thread for this").caused_by(error)
     })?;
-    ticket
-        .await
-        .ok_or_else(|| crate::error::bug!("the thread `{name}` ended without a word"))
+    ticket.await.ok_or_else(|| crate::error::bug!("the thread `{name}` ended without a word"))
 }
 
 impl Inner {
@@ -207,10 +194,7 @@ impl Inner {
         let leaving = self.table.close();
         let was_open = leaving.is_some();
         for slot in leaving.unwrap_or_default() {
-            self.end(
-                &slot,
-                deadline.saturating_duration_since(std::time::Instant::now()),
-            );
+            self.end(&slot, deadline.saturating_duration_since(std::time::Instant::now()));
         }
         if was_open {
             self.workshop.board.tell(crate::event::HostEvent::Stopped);
@@ -235,17 +219,12 @@ impl Inner {
             None => folder.display().to_string(),
         };
         let reason = error.full_message();
-        self.workshop
-            .board
-            .tell(crate::event::HostEvent::Refused { plugin, reason });
+        self.workshop.board.tell(crate::event::HostEvent::Refused { plugin, reason });
     }
 }
 
 fn shutting_down() -> Error {
-    Error::new(
-        ErrorKind::Shutdown,
-        "the host is shut down; build a new one",
-    )
+    Error::new(ErrorKind::Shutdown, "the host is shut down; build a new one")
 }
 
 impl Drop for Inner {
@@ -256,8 +235,6 @@ impl Drop for Inner {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host")
-            .field("plugins", &self.inner.table.names())
-            .finish_non_exhaustive()
+        f.debug_struct("Host").field("plugins", &self.inner.table.names()).finish_non_exhaustive()
     }
 }

@@ -73,21 +73,13 @@ struct Entry {
 #[derive(Debug)]
 enum Stage {
     Loading,
-    Serving {
-        handle: PluginHandle,
-        slot: Arc<Slot>,
-        notes: Vec<String>,
-        order: u64,
-    },
+    Serving { handle: PluginHandle, slot: Arc<Slot>, notes: Vec<String>, order: u64 },
     Leaving,
 }
 
 impl Table {
     pub(super) fn new() -> Self {
-        Self {
-            entries: RwLock::default(),
-            closed: Gate::default(),
-        }
+        Self { entries: RwLock::default(), closed: Gate::default() }
     }
 
     /// Takes a name for a plugin that is about to be loaded.
@@ -120,18 +112,12 @@ impl Table {
             stage: Stage::Loading,
         };
         entries.by_name.insert(manifest.name().clone(), entry);
-        Ok(Place {
-            table: self,
-            name: manifest.name().clone(),
-        })
+        Ok(Place { table: self, name: manifest.name().clone() })
     }
 
     pub(super) fn find(&self, name: &str) -> Result<PluginHandle, Error> {
         let entries = self.read();
-        if let Some(Entry {
-            stage: Stage::Serving { handle, .. },
-            ..
-        }) = entries.by_name.get(name)
+        if let Some(Entry { stage: Stage::Serving { handle, .. }, .. }) = entries.by_name.get(name)
         {
             return Ok(handle.clone());
         }
@@ -144,19 +130,14 @@ impl Table {
     /// Takes a plugin out of service; it leaves when the answer is dropped.
     pub(super) fn begin_to_leave(&self, name: &str) -> Result<Leaving<'_>, Error> {
         let mut entries = self.write();
-        let Some(Entry {
-            stage: Stage::Serving { slot, .. },
-            ..
-        }) = entries.by_name.get(name)
+        let Some(Entry { stage: Stage::Serving { slot, .. }, .. }) = entries.by_name.get(name)
         else {
             return Err(not_found(name, &entries));
         };
         let slot = Arc::clone(slot);
         let requires = |entry: &Entry| entry.manifest.requires().contains_key(name);
         let needing = entries.by_name.values().filter(|entry| requires(entry));
-        let needing: Vec<_> = needing
-            .map(|entry| format!("`{}`", entry.manifest.name()))
-            .collect();
+        let needing: Vec<_> = needing.map(|entry| format!("`{}`", entry.manifest.name())).collect();
         if !needing.is_empty() {
             let message = format!("is required by {}; unload them first", needing.join(", "));
             return Err(Error::new(ErrorKind::Requires, message).of(&slot.name));
@@ -203,9 +184,7 @@ impl Table {
         let entries = self.read();
         let serving = entries.by_name.values();
         let serving = serving.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
-        serving
-            .map(|entry| (Arc::clone(&entry.manifest), entry.folder.clone()))
-            .collect()
+        serving.map(|entry| (Arc::clone(&entry.manifest), entry.folder.clone())).collect()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Entries> {
@@ -238,12 +217,7 @@ impl Place<'_> {
         let Some(entry) = entries.by_name.get_mut(self.name.as_str()) else {
             return Err(slot);
         };
-        entry.stage = Stage::Serving {
-            handle,
-            slot,
-            notes,
-            order,
-        };
+        entry.stage = Stage::Serving { handle, slot, notes, order };
         Ok(HostEvent::Loaded {
             plugin: self.name.clone(),
             version: generation.version.clone(),
@@ -333,6 +307,10 @@ fn duplicate(candidate: &Candidate, there: &Entry) -> Error {
         Some(folder) => format!("`{}`", folder.display()),
         None => "the program itself".to_owned(),
     };
+    if candidate.folder.is_some() && candidate.folder == there.folder {
+        let message = format!("is loaded already, from {}", place(&there.folder));
+        return Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
+    }
     let message = format!(
         "is there twice: in {} and in {}; rename one by its `name`",
         place(&there.folder),
@@ -344,25 +322,15 @@ fn duplicate(candidate: &Candidate, there: &Entry) -> Error {
 fn not_found(name: &str, entries: &Entries) -> Error {
     let names = entries.by_name.keys().map(PluginName::as_str);
     let near = names.map(|known| (strsim::damerau_levenshtein(known, name), known));
-    let near = near
-        .filter(|(distance, _)| *distance <= 1 + name.len() / 4)
-        .min();
+    let near = near.filter(|(distance, _)| *distance <= 1 + name.len() / 4).min();
     let message = match near {
         Some((_, near)) => format!("there is no plugin `{name}`; is it `{near}`?"),
         None if entries.by_name.is_empty() => {
             format!("there is no plugin `{name}`; none is loaded")
         }
         None => {
-            let names: Vec<_> = entries
-                .by_name
-                .keys()
-                .take(8)
-                .map(PluginName::as_str)
-                .collect();
-            format!(
-                "there is no plugin `{name}`; there are {}",
-                names.join(", ")
-            )
+            let names: Vec<_> = entries.by_name.keys().take(8).map(PluginName::as_str).collect();
+            format!("there is no plugin `{name}`; there are {}", names.join(", "))
         }
     };
     Error::new(ErrorKind::NotFound, message)

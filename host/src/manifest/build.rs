@@ -113,11 +113,7 @@ impl Manifest {
         rules::limits(&limits).map_err(|(name, number, wanted)| {
             let own = fields::find(LIMITS, name).map_or("", |field| field.wanted);
             let wanted = wanted.unwrap_or_else(|| own.to_owned());
-            let problem = Problem::Value {
-                found: number.to_string(),
-                wanted,
-                nearest: None,
-            };
+            let problem = Problem::Value { found: number.to_string(), wanted, nearest: None };
             ManifestError::new("", None, &format!("limits.{name}"), problem)
         })?;
         self.limits = limits;
@@ -144,11 +140,7 @@ fn refuse(field: &str, text: &str, wanted: Wanted) -> ManifestError {
 
 fn problem(field: &str, found: String, wanted: Wanted) -> Problem {
     let own = fields::find(MANIFEST, field).map_or("", |field| field.wanted);
-    Problem::Value {
-        found,
-        wanted: wanted.unwrap_or_else(|| own.to_owned()),
-        nearest: None,
-    }
+    Problem::Value { found, wanted: wanted.unwrap_or_else(|| own.to_owned()), nearest: None }
 }
 
 #[cfg(test)]
@@ -159,10 +151,7 @@ mod tests {
     #[test]
     fn a_manifest_made_in_code_is_under_the_same_rules() {
         let new = || Manifest::new("greet", "1.0.0").unwrap();
-        let zero = Limits {
-            queue: Some(0),
-            ..Limits::default()
-        };
+        let zero = Limits { queue: Some(0), ..Limits::default() };
         let cases = [
             (
                 Manifest::new("Greet", "1.0.0"),
@@ -173,14 +162,8 @@ mod tests {
                 Manifest::new("greet", "1.2"),
                 "`version` is \"1.2\"; wanted MAJOR.MINOR.PATCH, for example `1.2.0`",
             ),
-            (
-                new().with_config(json!([1])),
-                "`config` is a list; wanted an object",
-            ),
-            (
-                new().with_config_schema(json!(true)),
-                "`config_schema` is true; wanted an object",
-            ),
+            (new().with_config(json!([1])), "`config` is a list; wanted an object"),
+            (new().with_config_schema(json!(true)), "`config_schema` is true; wanted an object"),
             (
                 new().with_permission("call:"),
                 "`permissions` is \"call:\"; wanted `log`, `metrics`, `call:NAME` with a plugin's \
@@ -214,10 +197,7 @@ mod tests {
             .and_then(|manifest| manifest.with_permission("log"))
             .and_then(|manifest| manifest.with_requirement("clock", "^1.2"))
             .and_then(|manifest| {
-                manifest.with_limits(Limits {
-                    workers: Some(2),
-                    ..Limits::default()
-                })
+                manifest.with_limits(Limits { workers: Some(2), ..Limits::default() })
             })
             .unwrap()
             .with_description("Greets.");

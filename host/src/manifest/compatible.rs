@@ -16,20 +16,11 @@ pub(crate) fn check_api(
 ) -> Result<(), ApiMismatch> {
     let (wanted_too, built_too, host_too) = (|| wanted.clone(), || built.clone(), || host.clone());
     if !wanted.matches(host) {
-        Err(ApiMismatch::HostNotAccepted {
-            wanted: wanted_too(),
-            host: host_too(),
-        })
+        Err(ApiMismatch::HostNotAccepted { wanted: wanted_too(), host: host_too() })
     } else if built.major != host.major {
-        Err(ApiMismatch::OtherMajor {
-            built: built_too(),
-            host: host_too(),
-        })
+        Err(ApiMismatch::OtherMajor { built: built_too(), host: host_too() })
     } else if built.minor > host.minor {
-        Err(ApiMismatch::NewerMinor {
-            built: built_too(),
-            host: host_too(),
-        })
+        Err(ApiMismatch::NewerMinor { built: built_too(), host: host_too() })
     } else {
         Ok(())
     }
@@ -47,11 +38,7 @@ pub(crate) fn check_stamp(
         version: (stamp_version != version).then(|| (stamp_version.clone(), version.clone())),
     };
     let same = mismatch.package.is_none() && mismatch.version.is_none();
-    if same {
-        Ok(())
-    } else {
-        Err(Box::new(mismatch))
-    }
+    if same { Ok(()) } else { Err(Box::new(mismatch)) }
 }
 
 #[cfg(test)]
@@ -64,11 +51,7 @@ mod tests {
             let wanted = wanted.parse().unwrap();
             let (built, host) = (built.parse().unwrap(), host.parse().unwrap());
             let result = check_api(&wanted, &built, &host).map_err(|error| error.to_string());
-            assert_eq!(
-                result.err().unwrap_or_default(),
-                expect,
-                "{wanted} {built} {host}"
-            );
+            assert_eq!(result.err().unwrap_or_default(), expect, "{wanted} {built} {host}");
         };
         check("^1.0", "1.3.0", "1.3.0", "");
         check("^1.0", "1.0.7", "1.3.0", "");
@@ -101,10 +84,7 @@ mod tests {
         let check = |package: &str, version: &str, expect: &str| {
             let wanted = Version::new(0, 1, 0);
             let result = check_stamp("transform", &wanted, package, &version.parse().unwrap());
-            let told = result
-                .map_err(|error| error.to_string())
-                .err()
-                .unwrap_or_default();
+            let told = result.map_err(|error| error.to_string()).err().unwrap_or_default();
             assert_eq!(told, expect);
         };
         check("transform", "0.1.0", "");

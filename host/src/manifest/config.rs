@@ -35,20 +35,14 @@ const STEPS_MAX: usize = 32_768;
 /// recurses, and a schema of a few kilobytes can make thousands of them follow one another.
 pub(crate) fn check_config(schema: &Value, config: &Value) -> Result<(), ConfigRefused> {
     let schema_fault = |message: String| {
-        ConfigRefused::Schema(ConfigViolation {
-            pointer: String::new(),
-            message,
-        })
+        ConfigRefused::Schema(ConfigViolation { pointer: String::new(), message })
     };
     let too_deep = format!("nests deeper than {NESTING_DEPTH_MAX} levels; make it flatter");
     let Some(outline) = outline(schema, NESTING_DEPTH_MAX) else {
         return Err(schema_fault(too_deep));
     };
     let Some(config_outline) = self::outline(config, NESTING_DEPTH_MAX) else {
-        let violation = ConfigViolation {
-            pointer: String::new(),
-            message: too_deep,
-        };
+        let violation = ConfigViolation { pointer: String::new(), message: too_deep };
         return Err(ConfigRefused::Config(vec![violation]));
     };
     let steps = (outline.depth + outline.reference_depths) * (config_outline.depth + 1);
@@ -62,22 +56,16 @@ pub(crate) fn check_config(schema: &Value, config: &Value) -> Result<(), ConfigR
     let stack_bytes = STACK_BYTES_MIN + steps * STACK_BYTES_PER_STEP;
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("hotbay-schema".to_owned());
-        let check = thread
-            .stack_size(stack_bytes)
-            .spawn_scoped(scope, || check(schema, config));
+        let check = thread.stack_size(stack_bytes).spawn_scoped(scope, || check(schema, config));
         let check =
             check.map_err(|error| schema_fault(format!("no thread to check it: {error}")))?;
-        check
-            .join()
-            .unwrap_or_else(|_| Err(schema_fault("made the checker panic".to_owned())))
+        check.join().unwrap_or_else(|_| Err(schema_fault("made the checker panic".to_owned())))
     })
 }
 
 fn check(schema: &Value, config: &Value) -> Result<(), ConfigRefused> {
     let patterns = PatternOptions::fancy_regex().backtrack_limit(PATTERN_BACKTRACKS_MAX);
-    let options = jsonschema::options()
-        .offline()
-        .with_pattern_options(patterns);
+    let options = jsonschema::options().offline().with_pattern_options(patterns);
     let validator = options
         .build(schema)
         .map_err(|error| ConfigRefused::Schema(violation(error.instance_path(), &error)))?;
@@ -92,11 +80,7 @@ fn check(schema: &Value, config: &Value) -> Result<(), ConfigRefused> {
             break;
         }
     }
-    if violations.is_empty() {
-        Ok(())
-    } else {
-        Err(ConfigRefused::Config(violations))
-    }
+    if violations.is_empty() { Ok(()) } else { Err(ConfigRefused::Config(violations)) }
 }
 
 fn violation(place: &Location, message: &impl fmt::Display) -> ConfigViolation {
@@ -105,10 +89,7 @@ fn violation(place: &Location, message: &impl fmt::Display) -> ConfigViolation {
         message.truncate(end);
         message.push('…');
     }
-    ConfigViolation {
-        pointer: place.as_str().to_owned(),
-        message,
-    }
+    ConfigViolation { pointer: place.as_str().to_owned(), message }
 }
 
 /// What bounds the steps of a check: without a reference, they are no more than the depth; each
@@ -159,11 +140,7 @@ mod tests {
             "required": ["mode"],
         });
         check(&schema, &json!({ "mode": "upper", "sizes": [1, 2] }), "");
-        check(
-            &schema,
-            &json!({}),
-            "`config`: \"mode\" is a required property",
-        );
+        check(&schema, &json!({}), "`config`: \"mode\" is a required property");
         check(
             &schema,
             &json!({ "mode": "loud", "sizes": [0, "1", null] }),
@@ -190,10 +167,7 @@ mod tests {
             json!({ "type": 1 }),
         ] {
             let refused = check_config(&schema, &json!({})).unwrap_err();
-            assert!(
-                matches!(refused, ConfigRefused::Schema(_)),
-                "{schema}: {refused}"
-            );
+            assert!(matches!(refused, ConfigRefused::Schema(_)), "{schema}: {refused}");
         }
     }
 
@@ -241,11 +215,7 @@ mod tests {
         let too_deep = json!({ "not": deep });
         let expect = "nests deeper than 64 levels; make it flatter";
         check(&deep, &json!({}), "");
-        check(
-            &too_deep,
-            &json!({}),
-            &format!("`config_schema`: {expect}; correct the schema"),
-        );
+        check(&too_deep, &json!({}), &format!("`config_schema`: {expect}; correct the schema"));
         check(&json!({}), &too_deep, &format!("`config`: {expect}"));
     }
 }

@@ -61,10 +61,7 @@ impl FromStr for Digest {
 
 fn half(digit: u8) -> Result<u8, InvalidDigest> {
     // A hexadecimal digit is below 16, so it fits.
-    char::from(digit)
-        .to_digit(16)
-        .map(|value| value as u8)
-        .ok_or(InvalidDigest)
+    char::from(digit).to_digit(16).map(|value| value as u8).ok_or(InvalidDigest)
 }
 
 /// A text that cannot be a [`Digest`].
@@ -88,16 +85,8 @@ mod tests {
         let good = "0f".repeat(32);
         assert_eq!(good.parse(), Ok(Digest::new([0x0f; 32])));
         assert_eq!(good.to_uppercase().parse(), Ok(Digest::new([0x0f; 32])));
-        let bad = [
-            String::new(),
-            "0f".repeat(31),
-            "0f".repeat(33),
-            "0f".repeat(32) + "0",
-        ];
-        for text in bad
-            .into_iter()
-            .chain(["0g".repeat(32), "ä".repeat(32), "+1".repeat(32)])
-        {
+        let bad = [String::new(), "0f".repeat(31), "0f".repeat(33), "0f".repeat(32) + "0"];
+        for text in bad.into_iter().chain(["0g".repeat(32), "ä".repeat(32), "+1".repeat(32)]) {
             assert_eq!(text.parse::<Digest>(), Err(InvalidDigest), "{text}");
         }
     }

@@ -317,13 +317,7 @@ const fn field(
     wanted: &'static str,
     doc: &'static str,
 ) -> Field {
-    Field {
-        name,
-        shape,
-        presence,
-        wanted,
-        doc,
-    }
+    Field { name, shape, presence, wanted, doc }
 }
 
 const fn number(min: u64, max: u64) -> Shape {

@@ -29,26 +29,16 @@ pub(crate) struct StartOrder {
 /// Orders `applicants`, whose names differ from one another.
 pub(crate) fn start_order(applicants: &[Applicant<'_>]) -> StartOrder {
     let graph = Graph::new(applicants);
-    let mut verdicts: Vec<Option<Unstartable>> = applicants
-        .iter()
-        .map(|applicant| graph.own_fault(applicant))
-        .collect();
+    let mut verdicts: Vec<Option<Unstartable>> =
+        applicants.iter().map(|applicant| graph.own_fault(applicant)).collect();
 
     let mut levels = graph.levels(&verdicts);
     let mut startable = vec![false; applicants.len()];
-    levels
-        .iter()
-        .flatten()
-        .for_each(|&index| startable[index] = true);
+    levels.iter().flatten().for_each(|&index| startable[index] = true);
     graph.blame(&startable, &mut verdicts);
 
-    levels
-        .iter_mut()
-        .for_each(|level| graph.sort_by_name(level, |index| *index));
-    let mut refused: Vec<_> = (0..)
-        .zip(verdicts)
-        .filter_map(|(i, why)| Some((i, why?)))
-        .collect();
+    levels.iter_mut().for_each(|level| graph.sort_by_name(level, |index| *index));
+    let mut refused: Vec<_> = (0..).zip(verdicts).filter_map(|(i, why)| Some((i, why?))).collect();
     graph.sort_by_name(&mut refused, |(index, _)| *index);
     StartOrder { levels, refused }
 }
@@ -62,28 +52,17 @@ struct Graph<'a, 'm> {
 
 impl<'a, 'm> Graph<'a, 'm> {
     fn new(applicants: &'a [Applicant<'m>]) -> Self {
-        let named = applicants
-            .iter()
-            .map(|applicant| applicant.name.as_str())
-            .zip(0..);
+        let named = applicants.iter().map(|applicant| applicant.name.as_str()).zip(0..);
         let index_of: HashMap<_, usize> = named.collect();
         let known = |name: &PluginName| index_of.get(name.as_str()).copied();
         let required =
             |applicant: &Applicant<'_>| applicant.requires.keys().filter_map(known).collect();
         let requires = applicants.iter().map(required).collect();
-        Self {
-            applicants,
-            index_of,
-            requires,
-        }
+        Self { applicants, index_of, requires }
     }
 
     fn sort_by_name<T>(&self, items: &mut [T], index: impl Fn(&T) -> usize) {
-        items.sort_by(|a, b| {
-            self.applicants[index(a)]
-                .name
-                .cmp(self.applicants[index(b)].name)
-        });
+        items.sort_by(|a, b| self.applicants[index(a)].name.cmp(self.applicants[index(b)].name));
     }
 
     /// The first requirement that is missing, or there in a version that is not accepted.
@@ -106,9 +85,7 @@ impl<'a, 'm> Graph<'a, 'm> {
     fn levels(&self, verdicts: &[Option<Unstartable>]) -> Vec<Vec<usize>> {
         let mut dependents = vec![Vec::new(); self.applicants.len()];
         for (index, requires) in self.requires.iter().enumerate() {
-            requires
-                .iter()
-                .for_each(|&required| dependents[required].push(index));
+            requires.iter().for_each(|&required| dependents[required].push(index));
         }
         let mut waiting_for: Vec<usize> = self.requires.iter().map(Vec::len).collect();
         let ready = |index: &usize| waiting_for[*index] == 0 && verdicts[*index].is_none();
@@ -134,12 +111,8 @@ impl<'a, 'm> Graph<'a, 'm> {
     fn blame(&self, startable: &[bool], verdicts: &mut [Option<Unstartable>]) {
         let mut by_name: Vec<usize> = (0..self.applicants.len()).collect();
         self.sort_by_name(&mut by_name, |index| *index);
-        let first_refused = |index: usize| {
-            self.requires[index]
-                .iter()
-                .copied()
-                .find(|&other| !startable[other])
-        };
+        let first_refused =
+            |index: usize| self.requires[index].iter().copied().find(|&other| !startable[other]);
         let mut walk_of: Vec<Option<usize>> = vec![None; self.applicants.len()];
         for start in by_name {
             let mut walked = Vec::new();
@@ -153,16 +126,11 @@ impl<'a, 'm> Graph<'a, 'm> {
                 here = next;
             }
             if verdicts[here].is_none() && walk_of[here] == Some(start) {
-                let from = walked
-                    .iter()
-                    .position(|&index| index == here)
-                    .unwrap_or(walked.len());
+                let from = walked.iter().position(|&index| index == here).unwrap_or(walked.len());
                 let circle = walked.split_off(from);
                 let names = self.names_from_the_smallest(&circle);
                 for index in circle {
-                    verdicts[index] = Some(Unstartable::Circle {
-                        names: Arc::clone(&names),
-                    });
+                    verdicts[index] = Some(Unstartable::Circle { names: Arc::clone(&names) });
                 }
             }
             for index in walked {
@@ -174,10 +142,8 @@ impl<'a, 'm> Graph<'a, 'm> {
     }
 
     fn names_from_the_smallest(&self, circle: &[usize]) -> Arc<[PluginName]> {
-        let mut names: Vec<_> = circle
-            .iter()
-            .map(|&index| self.applicants[index].name.clone())
-            .collect();
+        let mut names: Vec<_> =
+            circle.iter().map(|&index| self.applicants[index].name.clone()).collect();
         let smallest = names.iter().enumerate().min_by_key(|(_, name)| *name);
         let smallest = smallest.map_or(0, |(at, _)| at);
         names.rotate_left(smallest);
@@ -195,38 +161,23 @@ mod tests {
     fn plugin(line: &str) -> Owned {
         let (head, requires) = line.split_once(':').unwrap();
         let (name, version) = head.split_once(' ').unwrap();
-        let requires = requires
-            .split(',')
-            .map(str::trim)
-            .filter(|text| !text.is_empty());
+        let requires = requires.split(',').map(str::trim).filter(|text| !text.is_empty());
         let requires = requires
             .map(|text| text.split_once(' ').unwrap())
             .map(|(name, wanted)| (PluginName::new(name).unwrap(), wanted.parse().unwrap()));
-        (
-            PluginName::new(name).unwrap(),
-            version.parse().unwrap(),
-            requires.collect(),
-        )
+        (PluginName::new(name).unwrap(), version.parse().unwrap(), requires.collect())
     }
 
     fn order(plugins: &[Owned]) -> (Vec<String>, Vec<String>) {
         let applicants: Vec<_> = plugins
             .iter()
-            .map(|(name, version, requires)| Applicant {
-                name,
-                version,
-                requires,
-            })
+            .map(|(name, version, requires)| Applicant { name, version, requires })
             .collect();
         let order = start_order(&applicants);
         let placed = order.levels.iter().map(Vec::len).sum::<usize>() + order.refused.len();
         assert_eq!(placed, plugins.len());
         let names = |level: &Vec<usize>| {
-            level
-                .iter()
-                .map(|&index| plugins[index].0.as_str())
-                .collect::<Vec<_>>()
-                .join(" ")
+            level.iter().map(|&index| plugins[index].0.as_str()).collect::<Vec<_>>().join(" ")
         };
         let levels = order.levels.iter().map(names).collect();
         let told = |(index, why): &(usize, _)| format!("{}: {why}", plugins[*index].0);
@@ -248,12 +199,7 @@ mod tests {
     fn each_plugin_starts_after_those_it_requires() {
         check(&[], &[], &[]);
         check(
-            &[
-                "web 1.0.0: store ^1, log *",
-                "store 1.2.0: log ^2",
-                "log 2.0.0:",
-                "clock 1.0.0:",
-            ],
+            &["web 1.0.0: store ^1, log *", "store 1.2.0: log ^2", "log 2.0.0:", "clock 1.0.0:"],
             &["clock log", "store", "web"],
             &[],
         );
@@ -284,13 +230,7 @@ mod tests {
     fn a_circle_is_told_with_its_path_and_does_not_stop_the_others() {
         let circle = "is part of a circle of requirements: b -> d -> c -> b; remove one of them";
         check(
-            &[
-                "a 1.0.0: b *",
-                "b 1.0.0: d *",
-                "c 1.0.0: b *",
-                "d 1.0.0: c *, e *",
-                "e 1.0.0:",
-            ],
+            &["a 1.0.0: b *", "b 1.0.0: d *", "c 1.0.0: b *", "d 1.0.0: c *, e *", "e 1.0.0:"],
             &["e"],
             &[
                 "a: requires plugin `b`, which is refused itself",
@@ -313,9 +253,7 @@ mod tests {
                 9_999 => last.to_owned(),
                 _ => format!("p{:04} *", index + 1),
             };
-            (0..10_000)
-                .map(|i| plugin(&format!("p{i:04} 1.0.0: {}", requires(i))))
-                .collect()
+            (0..10_000).map(|i| plugin(&format!("p{i:04} 1.0.0: {}", requires(i)))).collect()
         };
         let (levels, refused) = order(&row(""));
         assert_eq!((levels.len(), refused.len()), (10_000, 0));
@@ -327,9 +265,6 @@ mod tests {
 
         let (levels, refused) = order(&row("gone *"));
         assert_eq!((levels.len(), refused.len()), (0, 10_000));
-        assert_eq!(
-            refused[0],
-            "p0000: requires plugin `p0001`, which is refused itself"
-        );
+        assert_eq!(refused[0], "p0000: requires plugin `p0001`, which is refused itself");
     }
 }

@@ -23,11 +23,7 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
     let tree = source.tree()?;
     let Value::Object(object) = &tree else {
         let (found, wanted) = (found(&tree), "an object".to_owned());
-        let problem = Problem::Value {
-            found,
-            wanted,
-            nearest: None,
-        };
+        let problem = Problem::Value { found, wanted, nearest: None };
         return Err(source.mistake(tree.start(), "", problem));
     };
     let fields = Fields::open(source, object, MANIFEST, String::new())?;
@@ -35,10 +31,7 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
     let kind = fields.word("kind", Kind::from_word)?;
     fields.suit(kind)?;
     let name = fields.required("name")?.text_by(rules::name)?;
-    let package = fields
-        .get("package")
-        .map(|value| value.text_by(rules::package))
-        .transpose()?;
+    let package = fields.get("package").map(|value| value.text_by(rules::package)).transpose()?;
     let package = package.unwrap_or_else(|| name.to_string());
     let stem = |text: &str| rules::stem(text, &package);
 
@@ -46,10 +39,7 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
         version: fields.required("version")?.text_by(rules::version)?,
         api: fields.required("api")?.text_by(rules::parsed)?,
         kind,
-        library: fields
-            .get("library")
-            .map(|value| value.text_by(stem))
-            .transpose()?,
+        library: fields.get("library").map(|value| value.text_by(stem)).transpose()?,
         command: command(&fields)?,
         description: fields.optional_text("description")?,
         authors: fields.texts("authors")?,
@@ -63,14 +53,8 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
         handover: fields.word("handover", Handover::from_word)?,
         unload: fields.word("unload", Unload::from_word)?,
         permissions: permissions(&fields)?,
-        sha256: fields
-            .get("sha256")
-            .map(|value| value.text_by(rules::parsed))
-            .transpose()?,
-        length: fields
-            .get("length")
-            .map(|value| value.number())
-            .transpose()?,
+        sha256: fields.get("sha256").map(|value| value.text_by(rules::parsed)).transpose()?,
+        length: fields.get("length").map(|value| value.number()).transpose()?,
         name,
         package,
     })
@@ -143,23 +127,14 @@ fn requires(
         let path = join(&value.path, key);
         let Ok(name) = rules::name(key) else {
             let wanted = format!("a plugin's name: {}", fields.field("name").wanted);
-            let problem = Problem::Value {
-                found: quoted(key),
-                wanted,
-                nearest: None,
-            };
+            let problem = Problem::Value { found: quoted(key), wanted, nearest: None };
             return Err(value.source.mistake(key_at(property), &value.path, problem));
         };
         if name == *own {
             let problem = Problem::RequiresItself;
             return Err(value.source.mistake(key_at(property), &path, problem));
         }
-        let wanted = Found {
-            value: &property.value,
-            field: fields.field("api"),
-            path,
-            ..value
-        };
+        let wanted = Found { value: &property.value, field: fields.field("api"), path, ..value };
         requires.insert(name, wanted.text_by(rules::parsed)?);
     }
     Ok(requires)
@@ -183,11 +158,7 @@ fn permissions(fields: &Fields<'_>) -> Result<BTreeSet<String>, ManifestError> {
     let Some(value) = fields.get("permissions") else {
         return Ok(BTreeSet::new());
     };
-    value
-        .elements()?
-        .iter()
-        .map(|word| word.text_by(rules::permission))
-        .collect()
+    value.elements()?.iter().map(|word| word.text_by(rules::permission)).collect()
 }
 
 /// An object whose fields are all in its table.
@@ -216,12 +187,7 @@ impl<'t> Fields<'t> {
             let problem = Problem::Unknown { nearest, known };
             return Err(source.mistake(key_at(property), &join(&path, key), problem));
         }
-        Ok(Self {
-            source,
-            object,
-            table,
-            path,
-        })
+        Ok(Self { source, object, table, path })
     }
 
     /// Refuses fields that are not for `kind`, and asks for those that only it needs.
@@ -232,10 +198,7 @@ impl<'t> Fields<'t> {
             };
             match self.object.get(field.name) {
                 Some(property) if only != kind => {
-                    let problem = Problem::OnlyFor {
-                        kind: only.as_str(),
-                        other: kind.as_str(),
-                    };
+                    let problem = Problem::OnlyFor { kind: only.as_str(), other: kind.as_str() };
                     return Err(self.source.mistake(key_at(property), field.name, problem));
                 }
                 None if only == kind && matches!(field.presence, Presence::RequiredFor(_)) => {
@@ -254,12 +217,7 @@ impl<'t> Fields<'t> {
     fn get(&self, name: &str) -> Option<Found<'t>> {
         let field = self.field(name);
         let value = &self.object.get(name)?.value;
-        Some(Found {
-            source: self.source,
-            field,
-            value,
-            path: join(&self.path, name),
-        })
+        Some(Found { source: self.source, field, value, path: join(&self.path, name) })
     }
 
     fn required(&self, name: &str) -> Result<Found<'t>, ManifestError> {
@@ -267,14 +225,8 @@ impl<'t> Fields<'t> {
     }
 
     fn missing(&self, field: &Field) -> ManifestError {
-        let problem = Problem::Missing {
-            wanted: field.wanted.to_owned(),
-        };
-        self.source.mistake(
-            self.object.range.start,
-            &join(&self.path, field.name),
-            problem,
-        )
+        let problem = Problem::Missing { wanted: field.wanted.to_owned() };
+        self.source.mistake(self.object.range.start, &join(&self.path, field.name), problem)
     }
 
     fn optional_text(&self, name: &str) -> Result<Option<String>, ManifestError> {
@@ -322,11 +274,7 @@ impl<'t> Found<'t> {
             _ => None,
         };
         let wanted = wanted.unwrap_or_else(|| self.field.wanted.to_owned());
-        let problem = Problem::Value {
-            found: found.to_owned(),
-            wanted,
-            nearest,
-        };
+        let problem = Problem::Value { found: found.to_owned(), wanted, nearest };
         self.source.mistake(self.value.start(), &self.path, problem)
     }
 
@@ -365,11 +313,7 @@ impl<'t> Found<'t> {
         let Value::Array(list) = self.value else {
             return Err(self.refuse(None));
         };
-        let element = |(at, value)| Found {
-            value,
-            path: format!("{}[{at}]", self.path),
-            ..*self
-        };
+        let element = |(at, value)| Found { value, path: format!("{}[{at}]", self.path), ..*self };
         Ok(list.elements.iter().enumerate().map(element).collect())
     }
 }

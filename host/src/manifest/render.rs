@@ -27,10 +27,7 @@ impl Manifest {
         put("license", text(&self.license));
         put("homepage", text(&self.homepage));
         put("config", filled(self.config.clone()));
-        put(
-            "config_schema",
-            self.config_schema.as_ref().map(config_schema),
-        );
+        put("config_schema", self.config_schema.as_ref().map(config_schema));
         put("provides", filled(self.provides()
             .iter()
             .map(|entry| json!({ "contract": entry.contract, "version": entry.version.to_string() }))
@@ -55,23 +52,11 @@ impl Manifest {
             ),
         );
         let handover = self.handover;
-        put(
-            "handover",
-            (handover != Handover::default()).then(|| handover.as_str().into()),
-        );
+        put("handover", (handover != Handover::default()).then(|| handover.as_str().into()));
         let unload = self.unload;
-        put(
-            "unload",
-            (unload != Unload::default()).then(|| unload.as_str().into()),
-        );
-        put(
-            "permissions",
-            filled(self.permissions.iter().map(String::as_str).collect()),
-        );
-        put(
-            "sha256",
-            self.sha256.map(|digest| digest.to_string().into()),
-        );
+        put("unload", (unload != Unload::default()).then(|| unload.as_str().into()));
+        put("permissions", filled(self.permissions.iter().map(String::as_str).collect()));
+        put("sha256", self.sha256.map(|digest| digest.to_string().into()));
         put("length", self.length.map(Value::from));
         Value::Object(object)
     }

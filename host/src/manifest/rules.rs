@@ -47,9 +47,7 @@ pub(crate) fn default_stem(package: &str) -> String {
 /// A bare stem. `lib` in front is refused, as it would be doubled, unless the package has it.
 pub(crate) fn stem(text: &str, package: &str) -> Result<String, Wanted> {
     let suffixes = [".so", ".dylib", ".dll"];
-    let ending = suffixes
-        .into_iter()
-        .find_map(|suffix| text.strip_suffix(suffix));
+    let ending = suffixes.into_iter().find_map(|suffix| text.strip_suffix(suffix));
     let bare = ending.unwrap_or(text);
     let bare = match bare.strip_prefix("lib") {
         Some(rest) if !rest.is_empty() && bare != default_stem(package) => rest,
@@ -60,9 +58,7 @@ pub(crate) fn stem(text: &str, package: &str) -> Result<String, Wanted> {
         return Err(None);
     }
     if bare != text {
-        return Err(Some(format!(
-            "the bare stem `{bare}`; prefix and suffix are the platform's"
-        )));
+        return Err(Some(format!("the bare stem `{bare}`; prefix and suffix are the platform's")));
     }
     Ok(text.to_owned())
 }
@@ -76,9 +72,7 @@ pub(crate) fn inside_folder(text: &str) -> Result<String, Wanted> {
 }
 
 pub(crate) fn contract(text: &str) -> Result<String, Wanted> {
-    (!text.trim().is_empty())
-        .then(|| text.to_owned())
-        .ok_or(None)
+    (!text.trim().is_empty()).then(|| text.to_owned()).ok_or(None)
 }
 
 /// `call:` needs a plugin's name; other words are the application's own.
@@ -97,9 +91,9 @@ pub(crate) fn permission(text: &str) -> Result<String, Wanted> {
 /// A number within the bounds that the table gives `shape`.
 pub(crate) fn within(number: u64, shape: &Shape) -> Result<u64, Wanted> {
     match *shape {
-        Shape::Number { min, .. } if number < min => Err(Some(format!(
-            "at least {min}; leave it out for the host's own limit"
-        ))),
+        Shape::Number { min, .. } if number < min => {
+            Err(Some(format!("at least {min}; leave it out for the host's own limit")))
+        }
         Shape::Number { max, .. } if number > max => Err(Some(format!("at most {max}"))),
         _ => Ok(number),
     }

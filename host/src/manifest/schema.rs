@@ -8,10 +8,7 @@ use super::words::Kind;
 /// The JSON Schema of plugin.json.
 pub(crate) fn json_schema() -> Value {
     let mut schema = object(MANIFEST);
-    schema.insert(
-        "$schema".into(),
-        "https://json-schema.org/draft/2020-12/schema".into(),
-    );
+    schema.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
     schema.insert("title".into(), "plugin.json of a hotbay plugin".into());
     schema.insert(
         "if".into(),
@@ -26,13 +23,9 @@ pub(crate) fn json_schema() -> Value {
 }
 
 fn object(table: &[Field]) -> Map<String, Value> {
-    let properties: Map<_, _> = table
-        .iter()
-        .map(|field| (field.name.to_owned(), described(field)))
-        .collect();
-    let required = table
-        .iter()
-        .filter(|field| matches!(field.presence, Presence::Required));
+    let properties: Map<_, _> =
+        table.iter().map(|field| (field.name.to_owned(), described(field))).collect();
+    let required = table.iter().filter(|field| matches!(field.presence, Presence::Required));
     let required: Vec<_> = required.map(|field| field.name).collect();
     let mut schema = Map::new();
     schema.insert("type".into(), "object".into());
@@ -40,10 +33,7 @@ fn object(table: &[Field]) -> Map<String, Value> {
     if !required.is_empty() {
         schema.insert("required".into(), required.into());
     }
-    schema.insert(
-        "patternProperties".into(),
-        json!({ r"^(\$schema$|x-)": true }),
-    );
+    schema.insert("patternProperties".into(), json!({ r"^(\$schema$|x-)": true }));
     schema.insert("additionalProperties".into(), false.into());
     schema
 }
@@ -118,10 +108,7 @@ mod tests {
             std::fs::write(FILE, &made).unwrap();
         }
         let shipped = std::fs::read_to_string(FILE).unwrap_or_default();
-        assert!(
-            shipped == made,
-            "run this test with UPDATE_SCHEMA=1, then look at {FILE}"
-        );
+        assert!(shipped == made, "run this test with UPDATE_SCHEMA=1, then look at {FILE}");
     }
 
     #[test]
@@ -139,26 +126,14 @@ mod tests {
             r#"{ "$schema": 1, "x-tool": null, "limits": { "x-why": "slow", "queue": 1 } }"#,
             true,
         );
-        check(
-            r#"{ "kind": "process", "command": ["serve", "--fast"] }"#,
-            true,
-        );
-        check(
-            r#"{ "permissions": ["log", "call:store", "caller", "db:read"] }"#,
-            true,
-        );
-        check(
-            r#"{ "requires": { "b": ">=1, <3" }, "config": { "any": [1, null] } }"#,
-            true,
-        );
+        check(r#"{ "kind": "process", "command": ["serve", "--fast"] }"#, true);
+        check(r#"{ "permissions": ["log", "call:store", "caller", "db:read"] }"#, true);
+        check(r#"{ "requires": { "b": ">=1, <3" }, "config": { "any": [1, null] } }"#, true);
         check(r#"{ "colour": "red" }"#, false);
         check(r#"{ "name": "A" }"#, false);
         check(r#"{ "version": "1.0" }"#, false);
         check(r#"{ "kind": "process" }"#, false);
-        check(
-            r#"{ "kind": "process", "command": ["serve"], "library": "a" }"#,
-            false,
-        );
+        check(r#"{ "kind": "process", "command": ["serve"], "library": "a" }"#, false);
         check(r#"{ "command": ["serve"] }"#, false);
         check(r#"{ "permissions": ["call:"] }"#, false);
         check(r#"{ "limits": { "queue": 0 } }"#, false);

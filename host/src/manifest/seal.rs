@@ -16,15 +16,8 @@ pub(crate) fn sealed(text: &str, sha256: &Digest, length: u64) -> Result<String,
     let source = Source::new(text, FILE);
     source.tree()?;
     let (mark, text) = text.split_at(text.len() - without_mark(text).len());
-    let not_json = |reason: &str| {
-        source.mistake(
-            0,
-            "",
-            Problem::NotJson {
-                reason: reason.to_owned(),
-            },
-        )
-    };
+    let not_json =
+        |reason: &str| source.mistake(0, "", Problem::NotJson { reason: reason.to_owned() });
     let root = CstRootNode::parse(text, &STRICT).map_err(|error| not_json(&error.to_string()))?;
     if let Some(object) = root.object_value() {
         let values = [
@@ -54,10 +47,7 @@ mod tests {
         let sealed = Manifest::seal_text(text, &DIGEST, 12).unwrap();
         assert_eq!(sealed, expect);
         let manifest = Manifest::parse(&sealed, Path::new(FILE)).unwrap();
-        assert_eq!(
-            (manifest.sha256(), manifest.length()),
-            (Some(&DIGEST), Some(12))
-        );
+        assert_eq!((manifest.sha256(), manifest.length()), (Some(&DIGEST), Some(12)));
         assert_eq!(Manifest::seal_text(&sealed, &DIGEST, 12).unwrap(), sealed);
     }
 
@@ -100,14 +90,8 @@ mod tests {
             let error = Manifest::seal_text(text, &DIGEST, 12).unwrap_err();
             assert_eq!(error.to_string(), expect);
         };
-        check(
-            "[]",
-            "plugin.json:1:1: the manifest is a list; wanted an object",
-        );
-        check(
-            "{,}",
-            "plugin.json:1:2: the manifest is not JSON: unexpected token in object",
-        );
+        check("[]", "plugin.json:1:1: the manifest is a list; wanted an object");
+        check("{,}", "plugin.json:1:2: the manifest is not JSON: unexpected token in object");
         check(
             "{ \"version\": 1 }",
             "plugin.json:1:1: `name` is missing; wanted a lower-case letter, then at most 63 of \

@@ -12,9 +12,7 @@ pub(super) fn parse(text: &str) -> Result<Manifest, ManifestError> {
 
 /// `text` is refused with this message.
 pub(super) fn check(text: &str, expect: &str) {
-    let told = parse(text)
-        .map(|_| "accepted".to_owned())
-        .unwrap_or_else(|error| error.to_string());
+    let told = parse(text).map(|_| "accepted".to_owned()).unwrap_or_else(|error| error.to_string());
     assert_eq!(told, expect, "{text}");
 }
 
@@ -57,30 +55,17 @@ fn a_manifest_with_every_field_is_read() {
     assert_eq!(manifest.homepage(), Some("https://example.com"));
     let config = json!({ "x-a": { "$schema": null }, "b": [1, -2.5, true, null] });
     assert_eq!(manifest.config(), &config);
-    assert_eq!(
-        manifest.config_schema(),
-        Some(&ConfigSchema::File("schema.json".to_owned()))
-    );
+    assert_eq!(manifest.config_schema(), Some(&ConfigSchema::File("schema.json".to_owned())));
     assert_eq!(manifest.provides()[0].contract, "echo");
     assert_eq!(
-        manifest
-            .requires()
-            .keys()
-            .map(PluginName::as_str)
-            .collect::<Vec<_>>(),
+        manifest.requires().keys().map(PluginName::as_str).collect::<Vec<_>>(),
         ["clock", "x-ray"]
     );
     assert_eq!(
-        manifest
-            .limits()
-            .entries()
-            .map(|(_, number)| number.unwrap()),
+        manifest.limits().entries().map(|(_, number)| number.unwrap()),
         [1, 2, 3, 4, 5, 6, 7, 8]
     );
-    assert_eq!(
-        (manifest.handover(), manifest.unload()),
-        (Handover::StopFirst, Unload::Keep)
-    );
+    assert_eq!((manifest.handover(), manifest.unload()), (Handover::StopFirst, Unload::Keep));
     assert_eq!(manifest.permissions().len(), 3);
     assert_eq!(manifest.sha256().map(Digest::to_string), Some(sha256));
     assert_eq!(manifest.length(), Some(42));
@@ -99,18 +84,9 @@ fn what_is_left_out_has_its_default() {
 
 #[test]
 fn a_text_that_is_not_strict_json_is_refused_with_its_place() {
-    check(
-        "",
-        "plugin.json:1:1: the manifest is not JSON: nothing is there",
-    );
-    check(
-        "\u{feff}",
-        "plugin.json:1:1: the manifest is not JSON: nothing is there",
-    );
-    check(
-        "{\n  // why\n}",
-        "plugin.json:2:3: the manifest is not JSON: comments are not allowed",
-    );
+    check("", "plugin.json:1:1: the manifest is not JSON: nothing is there");
+    check("\u{feff}", "plugin.json:1:1: the manifest is not JSON: nothing is there");
+    check("{\n  // why\n}", "plugin.json:2:3: the manifest is not JSON: comments are not allowed");
     check(
         "{\"a\": 1,\n}",
         "plugin.json:1:8: the manifest is not JSON: trailing commas are not allowed",
@@ -119,18 +95,9 @@ fn a_text_that_is_not_strict_json_is_refused_with_its_place() {
         "{\"ä\": 'b'}",
         "plugin.json:1:7: the manifest is not JSON: single-quoted strings are not allowed",
     );
-    check(
-        "{\"a\": 1 \"b\": 2}",
-        "plugin.json:1:8: the manifest is not JSON: expected comma",
-    );
-    check(
-        "{\"a\": tru}",
-        "plugin.json:1:7: the manifest is not JSON: unexpected token",
-    );
-    check(
-        "{\"a\": 01}",
-        "plugin.json:1:8: the manifest is not JSON: expected comma",
-    );
+    check("{\"a\": 1 \"b\": 2}", "plugin.json:1:8: the manifest is not JSON: expected comma");
+    check("{\"a\": tru}", "plugin.json:1:7: the manifest is not JSON: unexpected token");
+    check("{\"a\": 01}", "plugin.json:1:8: the manifest is not JSON: expected comma");
     check(
         "{\"a\":\n \"ä\u{1}\"}",
         "plugin.json:2:4: the manifest is not JSON: control character (\\u0000-\\u001F) found while parsing a string",
@@ -139,23 +106,14 @@ fn a_text_that_is_not_strict_json_is_refused_with_its_place() {
         "{}\n{}",
         "plugin.json:2:1: the manifest is not JSON: text cannot contain more than one JSON value",
     );
-    check(
-        "[\"a\"]",
-        "plugin.json:1:1: the manifest is a list; wanted an object",
-    );
-    check(
-        " null",
-        "plugin.json:1:2: the manifest is null; wanted an object",
-    );
+    check("[\"a\"]", "plugin.json:1:1: the manifest is a list; wanted an object");
+    check(" null", "plugin.json:1:2: the manifest is null; wanted an object");
 }
 
 #[test]
 fn a_text_that_is_too_long_or_too_deep_is_refused_before_it_is_read() {
     let long = " ".repeat(MANIFEST_BYTES_MAX + 1);
-    check(
-        &long,
-        "plugin.json: the manifest is 1048577 bytes long; wanted at most 1048576",
-    );
+    check(&long, "plugin.json: the manifest is 1048577 bytes long; wanted at most 1048576");
     let deep = |depth| format!("{{\"config\":\n{}", "[".repeat(depth));
     check(
         &deep(500_000),
@@ -187,14 +145,8 @@ fn a_key_that_is_given_twice_is_refused_at_any_depth() {
 
 #[test]
 fn an_unknown_field_is_refused_with_the_nearest_known_one() {
-    check_line(
-        "\"verison\": 1",
-        "2:1: `verison` is no known field; did you mean `version`?",
-    );
-    check_line(
-        "\"Kind\": \"library\"",
-        "2:1: `Kind` is no known field; did you mean `kind`?",
-    );
+    check_line("\"verison\": 1", "2:1: `verison` is no known field; did you mean `version`?");
+    check_line("\"Kind\": \"library\"", "2:1: `Kind` is no known field; did you mean `kind`?");
     check_line(
         r#""limits": {"x-a": 1, "wait_max": 5, "deadline-ms": 5}"#,
         "2:22: `limits.wait_max` is no known field; wanted one of `deadline_ms`, `workers`, \
@@ -233,10 +185,7 @@ fn a_mistake_tells_its_place_to_programs_too() {
         "{\"name\": \"a\",\n \"limits\": {\"queue\": 0},\n\"version\": \"1.0.0\", \"api\": \"*\"}",
     )
     .unwrap_err();
-    assert_eq!(
-        (error.line(), error.column(), error.path()),
-        (Some(2), Some(22), "limits.queue")
-    );
+    assert_eq!((error.line(), error.column(), error.path()), (Some(2), Some(22), "limits.queue"));
 }
 
 #[test]

@@ -46,10 +46,7 @@ pub(crate) struct Source<'t> {
 impl<'t> Source<'t> {
     /// The text without its byte order mark; `file` is only a label.
     pub(crate) fn new(text: &'t str, file: &'t str) -> Self {
-        Self {
-            text: without_mark(text),
-            file,
-        }
+        Self { text: without_mark(text), file }
     }
 
     /// The mistake `problem` of the field `path`, at the byte `offset`.
@@ -65,16 +62,12 @@ impl<'t> Source<'t> {
             return Err(ManifestError::new(self.file, None, "", problem));
         }
         if let Some(offset) = too_deep(self.text) {
-            let problem = Problem::TooDeep {
-                depth_max: NESTING_DEPTH_MAX,
-            };
+            let problem = Problem::TooDeep { depth_max: NESTING_DEPTH_MAX };
             return Err(self.mistake(offset, "", problem));
         }
         let parsed = parse_to_ast(self.text, &CollectOptions::default(), &STRICT)
             .map_err(|error| self.not_json(error.range().start, reason(&error)))?;
-        let tree = parsed
-            .value
-            .ok_or_else(|| self.not_json(0, "nothing is there".to_owned()))?;
+        let tree = parsed.value.ok_or_else(|| self.not_json(0, "nothing is there".to_owned()))?;
         // jsonc-parser lets some texts pass that are not JSON, such as raw control characters.
         if let Err(error) = serde_json::from_str::<IgnoredAny>(self.text) {
             return Err(self.not_json(offset_of(self.text, &error), strict_reason(&error)));
@@ -96,23 +89,16 @@ impl<'t> Source<'t> {
                     if let Some(first) = first_of.insert(property.name.as_str(), key_at(property)) {
                         let (first_line, _) = place(self.text, first);
                         let (second_line, _) = place(self.text, key_at(property));
-                        let problem = Problem::Duplicate {
-                            first_line,
-                            second_line,
-                        };
+                        let problem = Problem::Duplicate { first_line, second_line };
                         return Err(self.mistake(key_at(property), &path, problem));
                     }
                     self.refuse_doubles(&property.value, &path)?;
                 }
                 Ok(())
             }
-            Value::Array(list) => list
-                .elements
-                .iter()
-                .enumerate()
-                .try_for_each(|(at, element)| {
-                    self.refuse_doubles(element, &format!("{path}[{at}]"))
-                }),
+            Value::Array(list) => list.elements.iter().enumerate().try_for_each(|(at, element)| {
+                self.refuse_doubles(element, &format!("{path}[{at}]"))
+            }),
             _ => Ok(()),
         }
     }
@@ -135,9 +121,7 @@ impl<'t> Source<'t> {
                     nearest: None,
                 };
                 let offset = value.start();
-                parsed
-                    .map_err(|error| self.mistake(offset, path, outside(error)))?
-                    .into()
+                parsed.map_err(|error| self.mistake(offset, path, outside(error)))?.into()
             }
             Value::Array(list) => {
                 let element = |(at, element)| self.json(element, &format!("{path}[{at}]"));
@@ -157,10 +141,7 @@ impl<'t> Source<'t> {
     ) -> Result<serde_json::Map<String, serde_json::Value>, ManifestError> {
         let property = |property: &ObjectProp<'_>| {
             let key = property.name.as_str();
-            Ok((
-                key.to_owned(),
-                self.json(&property.value, &join(path, key))?,
-            ))
+            Ok((key.to_owned(), self.json(&property.value, &join(path, key))?))
         };
         object.properties.iter().map(property).collect()
     }
@@ -177,10 +158,7 @@ pub(crate) fn position_of(text: &str, pointer: &str) -> Option<(usize, usize)> {
         let step = step.replace("~1", "/").replace("~0", "~");
         let next = match value {
             Value::Object(object) => object.get(&step).map(|property| &property.value),
-            Value::Array(list) => step
-                .parse()
-                .ok()
-                .and_then(|at: usize| list.elements.get(at)),
+            Value::Array(list) => step.parse().ok().and_then(|at: usize| list.elements.get(at)),
             _ => None,
         };
         let Some(next) = next else { break };
@@ -281,17 +259,11 @@ fn strict_reason(error: &serde_json::Error) -> String {
 ///
 /// It tells a control character by the bytes before it, anything else by a column from 1.
 fn offset_of(text: &str, error: &serde_json::Error) -> usize {
-    let lines = text
-        .split_inclusive('\n')
-        .take(error.line().saturating_sub(1));
+    let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
     let line_start: usize = lines.map(str::len).sum();
     let after = (line_start + error.column()).min(text.len());
     let at_control = text.as_bytes().get(after).is_some_and(u8::is_ascii_control);
-    let mut offset = if at_control {
-        after
-    } else {
-        after.saturating_sub(1)
-    };
+    let mut offset = if at_control { after } else { after.saturating_sub(1) };
     while !text.is_char_boundary(offset) {
         offset -= 1;
     }

@@ -38,26 +38,11 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
         "\"handover\": \"stop_first\"",
         "2:13: `handover` is \"stop_first\"; wanted `overlap`, `pause` or `stop-first`; did you mean `stop-first`?",
     );
-    check_line(
-        "\"unload\": \"never\"",
-        "2:11: `unload` is \"never\"; wanted `auto` or `keep`",
-    );
-    check_line(
-        "\"description\": null",
-        "2:16: `description` is null; wanted a text",
-    );
-    check_line(
-        "\"authors\": \"A\"",
-        "2:12: `authors` is \"A\"; wanted a list of texts",
-    );
-    check_line(
-        "\"authors\": [\"A\", {}]",
-        "2:18: `authors[1]` is an object; wanted a text",
-    );
-    check_line(
-        "\"config\": []",
-        "2:11: `config` is a list; wanted an object",
-    );
+    check_line("\"unload\": \"never\"", "2:11: `unload` is \"never\"; wanted `auto` or `keep`");
+    check_line("\"description\": null", "2:16: `description` is null; wanted a text");
+    check_line("\"authors\": \"A\"", "2:12: `authors` is \"A\"; wanted a list of texts");
+    check_line("\"authors\": [\"A\", {}]", "2:18: `authors[1]` is an object; wanted a text");
+    check_line("\"config\": []", "2:11: `config` is a list; wanted an object");
     check_line(
         "\"config\": {\"a\": [1e999]}",
         "2:18: `config.a[0]` is 1e999; wanted a number that fits 64 bits",
@@ -70,10 +55,7 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
         "\"config_schema\": true",
         "2:18: `config_schema` is true; wanted a JSON Schema object, or the name of such a file in the plugin's folder",
     );
-    check_line(
-        "\"provides\": {}",
-        "2:13: `provides` is an object; wanted a list of objects",
-    );
+    check_line("\"provides\": {}", "2:13: `provides` is an object; wanted a list of objects");
     check_line(
         "\"provides\": [\"echo\"]",
         "2:14: `provides[0]` is \"echo\"; wanted an object with `contract` and `version`",
@@ -106,24 +88,15 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
         "\"permissions\": [\"log\", \"call:No\"]",
         "2:24: `permissions[1]` is \"call:No\"; wanted `log`, `metrics`, `call:NAME` with a plugin's name, or a word of the application",
     );
-    check_line(
-        "\"sha256\": \"abc\"",
-        "2:11: `sha256` is \"abc\"; wanted 64 hexadecimal digits",
-    );
-    check_line(
-        "\"length\": -1",
-        "2:11: `length` is -1; wanted a whole number of bytes",
-    );
+    check_line("\"sha256\": \"abc\"", "2:11: `sha256` is \"abc\"; wanted 64 hexadecimal digits");
+    check_line("\"length\": -1", "2:11: `length` is -1; wanted a whole number of bytes");
     let long = format!(
         "\"homepage\": [\"{}\"], \"license\": \"{0}\", \"unload\": \"{0}\"",
         "é".repeat(50)
     );
     check_line(
         &long.replace("[", "").replace("]", ""),
-        &format!(
-            "2:142: `unload` is \"{}…\"; wanted `auto` or `keep`",
-            "é".repeat(40)
-        ),
+        &format!("2:142: `unload` is \"{}…\"; wanted `auto` or `keep`", "é".repeat(40)),
     );
 }
 
@@ -131,10 +104,7 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
 fn a_limit_is_a_whole_number_from_one() {
     let check = |limit: &str, expect: &str| {
         let column = limit.find(':').unwrap() + 2 + "\"limits\": {".len() + 1;
-        check_line(
-            &format!("\"limits\": {{{limit}}}"),
-            &format!("2:{column}: {expect}"),
-        );
+        check_line(&format!("\"limits\": {{{limit}}}"), &format!("2:{column}: {expect}"));
     };
     check(
         "\"deadline_ms\": \"5s\"",
@@ -148,22 +118,10 @@ fn a_limit_is_a_whole_number_from_one() {
         "\"deadline_ms\": 5e3",
         "`limits.deadline_ms` is 5e3; wanted a whole number of milliseconds",
     );
-    check(
-        "\"workers\": 1.5",
-        "`limits.workers` is 1.5; wanted a whole number of threads",
-    );
-    check(
-        "\"queue\": 4294967296",
-        "`limits.queue` is 4294967296; wanted at most 4294967295",
-    );
-    check(
-        "\"in_flight\": []",
-        "`limits.in_flight` is a list; wanted a whole number of calls",
-    );
-    check(
-        "\"stack_bytes\": -1",
-        "`limits.stack_bytes` is -1; wanted a whole number of bytes",
-    );
+    check("\"workers\": 1.5", "`limits.workers` is 1.5; wanted a whole number of threads");
+    check("\"queue\": 4294967296", "`limits.queue` is 4294967296; wanted at most 4294967295");
+    check("\"in_flight\": []", "`limits.in_flight` is a list; wanted a whole number of calls");
+    check("\"stack_bytes\": -1", "`limits.stack_bytes` is -1; wanted a whole number of bytes");
 }
 
 #[test]
@@ -180,26 +138,14 @@ fn a_library_is_a_bare_stem() {
     check("transform.dll", transform);
     check("libtransform.dylib", transform);
     let any = "of a file in the plugin's folder, for example `transform`";
-    for stem in [
-        "",
-        "..",
-        "a/b",
-        "..\\a",
-        "/lib/liba.so",
-        ".so",
-        "c:a",
-        "a\0",
-    ] {
+    for stem in ["", "..", "a/b", "..\\a", "/lib/liba.so", ".so", "c:a", "a\0"] {
         let error = parse(
             &json!({ "name": "a", "version": "1.0.0", "api": "*", "library": stem }).to_string(),
         );
         assert!(error.unwrap_err().to_string().ends_with(any), "{stem}");
     }
     let own = r#"{"name": "a", "package": "lib-ra", "version": "1.0.0", "api": "*", "library": "lib_ra"}"#;
-    assert_eq!(
-        parse(own).unwrap().library_stem().as_deref(),
-        Some("lib_ra")
-    );
+    assert_eq!(parse(own).unwrap().library_stem().as_deref(), Some("lib_ra"));
 }
 
 #[test]
@@ -226,8 +172,5 @@ fn a_process_has_a_command_and_a_library_has_none() {
     );
     let text = r#"{"name": "a", "version": "1.0.0", "api": "*", "kind": "process", "command": ["bin/serve", "../x"]}"#;
     let manifest = parse(text).unwrap();
-    assert_eq!(
-        (manifest.library_stem(), manifest.command().len()),
-        (None, 2)
-    );
+    assert_eq!((manifest.library_stem(), manifest.command().len()), (None, 2));
 }

@@ -62,9 +62,13 @@ impl Crew {
                 let _ = thread.join();
                 Errand::Done(done)
             }
-            Err(_) => {
+            Err(mpsc::RecvTimeoutError::Timeout) => {
                 lock(&self.threads).push(thread);
                 Errand::Late
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                let _ = thread.join();
+                Errand::NoThread(io::Error::other("its thread ended without a word"))
             }
         }
     }
@@ -85,18 +89,18 @@ impl Crew {
     /// Adds a worker at `queue`, unless there are enough.
     pub(crate) fn grow(&self, queue: &Arc<Queue>) -> io::Result<()> {
         let room = |workers: u32| (workers < self.workers_max).then_some(workers + 1);
-        if self
-            .workers
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
-            .is_err()
-        {
+        if self.workers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
             return Ok(());
         }
         let queue = Arc::clone(queue);
         let mut threads = lock(&self.threads);
         let spawned = self.builder().spawn(move || {
             while let Some(task) = queue.pop() {
-                task(Turn::Run);
+                // What unwinds out of a task is not the plugin's, and no reason to stop.
+                let run = std::panic::AssertUnwindSafe(|| task(Turn::Run));
+                if std::panic::catch_unwind(run).is_err() {
+                    tracing::error!("a task of the host's own panicked on a worker");
+                }
             }
         });
         match spawned {
@@ -133,9 +137,7 @@ impl Crew {
     }
 
     fn builder(&self) -> Builder {
-        Builder::new()
-            .name(self.name.clone())
-            .stack_size(self.stack_bytes)
+        Builder::new().name(self.name.clone()).stack_size(self.stack_bytes)
     }
 }
 

@@ -48,16 +48,8 @@ pub(crate) enum Pushed {
 impl Queue {
     /// A queue that holds at most `tasks_max` tasks.
     pub(crate) fn new(tasks_max: usize) -> Self {
-        let inner = Inner {
-            tasks: VecDeque::new(),
-            idle: 0,
-            open: true,
-        };
-        Self {
-            inner: Mutex::new(inner),
-            filled: Condvar::new(),
-            tasks_max,
-        }
+        let inner = Inner { tasks: VecDeque::new(), idle: 0, open: true };
+        Self { inner: Mutex::new(inner), filled: Condvar::new(), tasks_max }
     }
 
     /// Puts a task at the end, without waiting.
@@ -77,11 +69,7 @@ impl Queue {
         if wake {
             self.filled.notify_one();
         }
-        if sleeper {
-            Pushed::ToSleeper
-        } else {
-            Pushed::Waits
-        }
+        if sleeper { Pushed::ToSleeper } else { Pushed::Waits }
     }
 
     /// Takes the first task, sleeping until there is one; none once the queue is closed.
@@ -95,10 +83,7 @@ impl Queue {
                 return Some(task);
             }
             inner.idle += 1;
-            inner = self
-                .filled
-                .wait(inner)
-                .unwrap_or_else(PoisonError::into_inner);
+            inner = self.filled.wait(inner).unwrap_or_else(PoisonError::into_inner);
             inner.idle -= 1;
         }
     }
@@ -175,11 +160,7 @@ mod tests {
         for number in 0..1000 {
             let _ = queue.push(saying(&sender, number));
         }
-        let mut seen: Vec<_> = receiver
-            .iter()
-            .take(1000)
-            .map(|(number, _)| number)
-            .collect();
+        let mut seen: Vec<_> = receiver.iter().take(1000).map(|(number, _)| number).collect();
         seen.sort_unstable();
         assert!(seen.into_iter().eq(0..1000));
         queue.close();

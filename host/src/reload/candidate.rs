@@ -41,20 +41,12 @@ impl Candidate {
         })?;
         let manifest = Manifest::parse(&text, &shown)
             .map_err(|error| refused(folder, ErrorKind::Manifest).caused_by(error))?;
-        Ok(Self {
-            manifest,
-            folder: Some(folder.to_owned()),
-            text,
-        })
+        Ok(Self { manifest, folder: Some(folder.to_owned()), text })
     }
 
     /// A plugin that is compiled in, with a manifest made in code.
     pub(crate) fn compiled_in(manifest: Manifest) -> Self {
-        Self {
-            manifest,
-            folder: None,
-            text: String::new(),
-        }
+        Self { manifest, folder: None, text: String::new() }
     }
 
     /// What the order of starts is made from.
@@ -69,8 +61,7 @@ impl Candidate {
 
     /// The error of a plugin whose requirements are not met.
     pub(crate) fn not_startable(&self, problem: Unstartable) -> Error {
-        self.failed(LoadStep::Requires, ErrorKind::Requires)
-            .caused_by(problem)
+        self.failed(LoadStep::Requires, ErrorKind::Requires).caused_by(problem)
     }
 
     /// The folder, to be shown.
@@ -91,9 +82,7 @@ impl Candidate {
             return Ok(());
         }
         let message = "its kind is `process`; this version of the host runs libraries only";
-        Err(self
-            .failed(LoadStep::Manifest, ErrorKind::Unsupported)
-            .caused_by(message))
+        Err(self.failed(LoadStep::Manifest, ErrorKind::Unsupported).caused_by(message))
     }
 
     /// Checks the config against the schema; messages point at the field.
@@ -116,10 +105,7 @@ impl Candidate {
             let place = file.map_or("config_schema", String::as_str);
             return Err(failed().caused_by(format!("`{place}`: {refused}")));
         };
-        let places: Vec<_> = violations
-            .iter()
-            .map(|violation| self.position(violation))
-            .collect();
+        let places: Vec<_> = violations.iter().map(|violation| self.position(violation)).collect();
         Err(failed().caused_by(places.join("; ")))
     }
 
@@ -132,11 +118,7 @@ impl Candidate {
         let file = folder.join(discover::MANIFEST);
         match position_of(&self.text, &pointer) {
             Some((line, column)) => {
-                format!(
-                    "{}:{line}:{column}: `{field}`: {}",
-                    file.display(),
-                    violation.message
-                )
+                format!("{}:{line}:{column}: `{field}`: {}", file.display(), violation.message)
             }
             None => format!("{}: `{field}`: {}", file.display(), violation.message),
         }
@@ -150,18 +132,13 @@ impl Candidate {
         let file = locate::inside(folder, name).map_err(|error| failed().caused_by(error))?;
         let artifact = Artifact::read(&file, MANIFEST_BYTES_MAX as u64)
             .map_err(|error| failed().caused_by(error))?;
-        artifact
-            .check_trust(rules.trust())
-            .map_err(|error| failed().caused_by(error))?;
+        artifact.check_trust(rules.trust()).map_err(|error| failed().caused_by(error))?;
         serde_json::from_slice(artifact.bytes())
             .map_err(|error| failed().caused_by(format!("`{}`: {error}", file.display())))
     }
 }
 
 fn refused(folder: &Path, kind: ErrorKind) -> Error {
-    Error::new(
-        kind,
-        format!("`{}` holds no plugin that can be loaded", folder.display()),
-    )
-    .at_step(LoadStep::Manifest)
+    Error::new(kind, format!("`{}` holds no plugin that can be loaded", folder.display()))
+        .at_step(LoadStep::Manifest)
 }

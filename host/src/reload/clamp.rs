@@ -18,25 +18,15 @@ pub(crate) fn within(asked: &Limits, host: &HostLimits) -> (PluginLimits, Vec<St
     let mut notes = Vec::new();
     let mut clamp = |field: &str, asked: Option<u64>, given: u64| match asked {
         Some(asked) if asked > given => {
-            notes.push(format!(
-                "`limits.{field}` is {asked}; this host gives at most {given}"
-            ));
+            notes.push(format!("`limits.{field}` is {asked}; this host gives at most {given}"));
             given
         }
         asked => asked.unwrap_or(given),
     };
     let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
     let limits = PluginLimits {
-        workers: narrow(clamp(
-            "workers",
-            asked.workers.map(u64::from),
-            host.workers_max.into(),
-        )),
-        queue: narrow(clamp(
-            "queue",
-            asked.queue.map(u64::from),
-            host.queue_max.into(),
-        )),
+        workers: narrow(clamp("workers", asked.workers.map(u64::from), host.workers_max.into())),
+        queue: narrow(clamp("queue", asked.queue.map(u64::from), host.queue_max.into())),
         input_bytes: clamp("input_bytes", asked.input_bytes, host.input_bytes_max),
         output_bytes: clamp("output_bytes", asked.output_bytes, host.output_bytes_max),
         stack_bytes: clamp("stack_bytes", asked.stack_bytes, host.stack_bytes_max),

@@ -77,14 +77,9 @@ fn generation(
             candidate.check_config(&workshop.rules)?;
             instance
         }
-        Source::Type(root) => start(
-            workshop,
-            candidate,
-            Code::Linked(root),
-            None,
-            &mut parts,
-            slot,
-        )?,
+        Source::Type(root) => {
+            start(workshop, candidate, Code::Linked(root), None, &mut parts, slot)?
+        }
         Source::Library(state) => {
             let (artifact, probed) = examine(workshop, candidate)?;
             parts.keep = reason_to_keep(candidate, &probed);
@@ -92,20 +87,11 @@ fn generation(
                 .staging
                 .stage(&artifact, candidate.manifest.name().as_str())
                 .map_err(|error| {
-                    candidate
-                        .failed(LoadStep::Stage, ErrorKind::Integrity)
-                        .caused_by(error)
+                    candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
                 })?;
             drop(artifact);
             let path = staged.path().to_owned();
-            let started = start(
-                workshop,
-                candidate,
-                Code::File(path),
-                state,
-                &mut parts,
-                slot,
-            );
+            let started = start(workshop, candidate, Code::File(path), state, &mut parts, slot);
             // Mapped or refused: on Unix the copy is not needed any more. Elsewhere a mapped
             // file stays until the staging area goes.
             let _ = staged.remove();
@@ -145,20 +131,13 @@ fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &Plugi
 fn examine(workshop: &Workshop, candidate: &Candidate) -> Result<(Artifact, Probed), Error> {
     let rules = &workshop.rules;
     let Some(artifact) = read_library(candidate, rules)? else {
-        return Err(bug!(
-            "`{}` has no library to load",
-            candidate.manifest.name()
-        ));
+        return Err(bug!("`{}` has no library to load", candidate.manifest.name()));
     };
     let manifest = &candidate.manifest;
     let digest = manifest.sha256().map(|digest| *digest.as_bytes());
-    artifact
-        .verify(digest, manifest.length(), rules.allow_unverified)
-        .map_err(|error| {
-            candidate
-                .failed(LoadStep::Digest, ErrorKind::Integrity)
-                .caused_by(error)
-        })?;
+    artifact.verify(digest, manifest.length(), rules.allow_unverified).map_err(|error| {
+        candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error)
+    })?;
     let probed = judge(candidate, &artifact)?;
     Ok((artifact, probed))
 }
@@ -201,9 +180,7 @@ fn start(
     let config = candidate.manifest.config().to_string();
     let want_frames = workshop.want_frames;
     let wait_max = workshop.limits.start_wait_max;
-    match parts.crew.run(wait_max, move || {
-        begin(code, state, &config, &raw, want_frames)
-    }) {
+    match parts.crew.run(wait_max, move || begin(code, state, &config, &raw, want_frames)) {
         Errand::Done(Ok(instance)) => Ok(instance),
         Errand::Done(Err(failed)) => {
             if let Some((image, root)) = failed.left {
@@ -212,23 +189,16 @@ fn start(
             Err(start_error(candidate, failed.step, failed.cause))
         }
         Errand::Late => {
-            keep(
-                workshop,
-                candidate,
-                "init: still runs".to_owned(),
-                Left::Running,
-            );
+            keep(workshop, candidate, "init: still runs".to_owned(), Left::Running);
             let message = format!(
                 "it did not end within {} ms; its thread and its library are kept",
                 wait_max.as_millis()
             );
-            Err(candidate
-                .failed(LoadStep::Init, ErrorKind::Start)
-                .caused_by(message))
+            Err(candidate.failed(LoadStep::Init, ErrorKind::Start).caused_by(message))
         }
-        Errand::NoThread(error) => Err(candidate
-            .failed(LoadStep::Init, ErrorKind::Start)
-            .caused_by(error)),
+        Errand::NoThread(error) => {
+            Err(candidate.failed(LoadStep::Init, ErrorKind::Start).caused_by(error))
+        }
     }
 }
 
@@ -242,11 +212,7 @@ fn begin(
     let (image, root) = opened(code)?;
     let at = |step| {
         let left = Some((Arc::clone(&image), Some(root)));
-        move |failure| Failed {
-            step,
-            cause: Cause::Plugin(failure),
-            left,
-        }
+        move |failure| Failed { step, cause: Cause::Plugin(failure), left }
     };
     validate_config(root, config).map_err(at(LoadStep::Config))?;
     let started = Instance::start(Arc::clone(&image), root, config, services, want_frames);
@@ -263,11 +229,7 @@ fn begin(
 }
 
 fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
-    let failed = |step, error, left| Failed {
-        step,
-        cause: Cause::Boundary(error),
-        left,
-    };
+    let failed = |step, error, left| Failed { step, cause: Cause::Boundary(error), left };
     let path = match code {
         Code::Linked(root) => return Ok((Arc::new(Image::compiled_in()), root)),
         Code::File(path) => path,
@@ -310,10 +272,5 @@ fn give_up(
 
 fn keep(workshop: &Workshop, candidate: &Candidate, reason: String, left: Left) {
     let plugin = candidate.manifest.name().clone();
-    workshop.keeper.keep(Kept {
-        plugin,
-        generation: None,
-        reason,
-        left,
-    });
+    workshop.keeper.keep(Kept { plugin, generation: None, reason, left });
 }

@@ -43,9 +43,7 @@ pub(crate) struct Rules {
 
 impl Rules {
     pub(crate) fn trust(&self) -> Trust {
-        Trust {
-            allow_writable_by_others: self.allow_writable_by_others,
-        }
+        Trust { allow_writable_by_others: self.allow_writable_by_others }
     }
 }
 

@@ -150,17 +150,13 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
     surveyed.verified = manifest.sha256().map(|stated| *stated == digest);
     let stated = manifest.sha256().map(|digest| *digest.as_bytes());
     if let Err(error) = artifact.verify(stated, manifest.length(), rules.allow_unverified) {
-        let error = candidate
-            .failed(LoadStep::Digest, ErrorKind::Integrity)
-            .caused_by(error);
+        let error = candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error);
         surveyed.problem.get_or_insert(error);
     }
     if let Err(error) = candidate.check_config(rules) {
         surveyed.problem.get_or_insert(error);
     }
-    inspection.needs = probe(artifact.bytes())
-        .map(|probed| probed.needs)
-        .unwrap_or_default();
+    inspection.needs = probe(artifact.bytes()).map(|probed| probed.needs).unwrap_or_default();
     inspection.exports = exports(artifact.bytes()).unwrap_or_default();
     inspection.length = Some(artifact.bytes().len() as u64);
     inspection.library = Some(artifact.path().to_owned());
@@ -179,11 +175,7 @@ pub(super) fn read_library(
     if manifest.kind() != Kind::Library {
         return Ok(None);
     }
-    let failed = |error| {
-        candidate
-            .failed(LoadStep::Stage, ErrorKind::Integrity)
-            .caused_by(error)
-    };
+    let failed = |error| candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error);
     let path = locate::library(folder, folder, &stem).map_err(failed)?;
     let artifact = Artifact::read(&path, rules.library_bytes_max).map_err(failed)?;
     artifact.check_trust(rules.trust()).map_err(failed)?;
@@ -194,24 +186,14 @@ pub(super) fn read_library(
 pub(super) fn judge(candidate: &Candidate, artifact: &Artifact) -> Result<Probed, Error> {
     let manifest = &candidate.manifest;
     let probed = probe(artifact.bytes()).map_err(|error| {
-        let file = Error::new(
-            ErrorKind::Integrity,
-            format!("`{}`", artifact.path().display()),
-        );
+        let file = Error::new(ErrorKind::Integrity, format!("`{}`", artifact.path().display()));
         let cause = file.caused_by(error);
-        candidate
-            .failed(LoadStep::Probe, ErrorKind::Integrity)
-            .caused_by(cause)
+        candidate.failed(LoadStep::Probe, ErrorKind::Integrity).caused_by(cause)
     })?;
     let stamp = &probed.stamp;
     let incompatible = || candidate.failed(LoadStep::Version, ErrorKind::Incompatible);
-    check_stamp(
-        manifest.package(),
-        manifest.version(),
-        &stamp.package,
-        &stamp.version,
-    )
-    .map_err(|error| incompatible().caused_by(*error))?;
+    check_stamp(manifest.package(), manifest.version(), &stamp.package, &stamp.version)
+        .map_err(|error| incompatible().caused_by(*error))?;
     check_api(manifest.api(), &stamp.api, &host_api())
         .map_err(|error| incompatible().caused_by(error))?;
     Ok(probed)

@@ -32,11 +32,7 @@ pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>,
         let root = Root::of(&image);
         let report = match &root {
             Ok(_) => None,
-            Err(error) => Some(
-                error
-                    .report()
-                    .map_or_else(|| error.to_string(), str::to_owned),
-            ),
+            Err(error) => Some(error.report().map_or_else(|| error.to_string(), str::to_owned)),
         };
         // What stays mapped is this process's, which was started for the report.
         let _ = close(image, root.ok(), None);

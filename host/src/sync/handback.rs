@@ -14,10 +14,7 @@ pub(crate) struct Handback<T> {
 
 impl<T> Handback<T> {
     pub(crate) fn new() -> Self {
-        Self {
-            place: Mutex::new(None),
-            filled: Condvar::new(),
-        }
+        Self { place: Mutex::new(None), filled: Condvar::new() }
     }
 
     pub(crate) fn put(&self, thing: T) {
@@ -29,9 +26,7 @@ impl<T> Handback<T> {
     #[must_use]
     pub(crate) fn take(&self, wait_max: Duration) -> Option<T> {
         let place = lock(&self.place);
-        let waited = self
-            .filled
-            .wait_timeout_while(place, wait_max, |place| place.is_none());
+        let waited = self.filled.wait_timeout_while(place, wait_max, |place| place.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
 }

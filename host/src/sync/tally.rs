@@ -24,9 +24,7 @@ static FREE: Mutex<Vec<&'static Tally>> = Mutex::new(Vec::new());
 
 impl Tally {
     pub(crate) const fn new() -> Self {
-        Self {
-            cells: [const { Padded(AtomicI64::new(0)) }; OWNERS + 1],
-        }
+        Self { cells: [const { Padded(AtomicI64::new(0)) }; OWNERS + 1] }
     }
 
     /// Lends a tally that stands at zero, for as long as anybody wants to count in it.
@@ -54,18 +52,12 @@ impl Tally {
             value.fetch_add(count, Ordering::Release);
         } else {
             // Only this thread writes here. Release: whoever sums sees what was done before.
-            value.store(
-                value.load(Ordering::Relaxed).wrapping_add(count),
-                Ordering::Release,
-            );
+            value.store(value.load(Ordering::Relaxed).wrapping_add(count), Ordering::Release);
         }
     }
 
     pub(crate) fn sum(&self) -> i64 {
-        let cells = self
-            .cells
-            .iter()
-            .map(|Padded(value)| value.load(Ordering::Acquire));
+        let cells = self.cells.iter().map(|Padded(value)| value.load(Ordering::Acquire));
         cells.fold(0, i64::wrapping_add)
     }
 }

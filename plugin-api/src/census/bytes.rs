@@ -43,15 +43,12 @@ fn add(bytes: isize) {
 
 /// Bytes that are out now; a sum over threads that go on, so exact only when they rest.
 pub(super) fn live() -> i64 {
-    LIVE.iter()
-        .map(|shard| shard.0.load(Ordering::Relaxed))
-        .sum()
+    LIVE.iter().map(|shard| shard.0.load(Ordering::Relaxed)).sum()
 }
 
 /// Whether anything was ever counted.
 pub(super) fn counts() -> bool {
-    LIVE.iter()
-        .any(|shard| shard.0.load(Ordering::Relaxed) != 0)
+    LIVE.iter().any(|shard| shard.0.load(Ordering::Relaxed) != 0)
 }
 
 // SAFETY: every method hands its arguments on to `inner` and its answer back.

@@ -41,10 +41,7 @@ struct Ids {
 
 impl Ids {
     const fn new() -> Self {
-        Self {
-            ids: [const { AtomicI32::new(0) }; IDS_MAX],
-            lost: AtomicU32::new(0),
-        }
+        Self { ids: [const { AtomicI32::new(0) }; IDS_MAX], lost: AtomicU32::new(0) }
     }
 
     fn add(&self, id: c_int) {
@@ -71,15 +68,12 @@ impl Ids {
     fn alive(&self) -> u32 {
         let ids = self.ids.iter().map(|slot| slot.load(Ordering::Acquire));
         let alive = ids.filter(|id| *id != 0 && is_alive(*id)).count();
-        self.lost
-            .load(Ordering::Acquire)
-            .saturating_add(u32::try_from(alive).unwrap_or(u32::MAX))
+        self.lost.load(Ordering::Acquire).saturating_add(u32::try_from(alive).unwrap_or(u32::MAX))
     }
 }
 
 fn take(slot: &AtomicI32, found: c_int, id: c_int) -> bool {
-    slot.compare_exchange(found, id, Ordering::Release, Ordering::Relaxed)
-        .is_ok()
+    slot.compare_exchange(found, id, Ordering::Release, Ordering::Relaxed).is_ok()
 }
 
 fn is_alive(id: c_int) -> bool {
@@ -96,9 +90,7 @@ fn own_id() -> c_int {
 }
 
 pub(super) fn live_threads() -> u32 {
-    STARTING
-        .load(Ordering::Acquire)
-        .saturating_add(THREADS.alive())
+    STARTING.load(Ordering::Acquire).saturating_add(THREADS.alive())
 }
 
 pub(super) fn key_threads() -> u32 {
@@ -187,10 +179,9 @@ pub unsafe fn pthread_key_create(key: *mut c_uint, destructor: Option<KeyDestruc
 }
 
 fn remember_key(key: c_uint) {
-    let free = KEYS.iter().any(|slot| {
-        slot.compare_exchange(0, key + 1, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-    });
+    let free = KEYS
+        .iter()
+        .any(|slot| slot.compare_exchange(0, key + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok());
     if !free {
         // No destructor of this key could be called back: the library has to stay.
         KEY_THREADS.lost.fetch_add(1, Ordering::Release);
@@ -234,11 +225,7 @@ pub unsafe fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
     let Some(real) = real(&REAL, c"pthread_setspecific") else {
         return libc::ENOMEM;
     };
-    if !value.is_null()
-        && KEYS
-            .iter()
-            .any(|slot| slot.load(Ordering::Acquire) == key + 1)
-    {
+    if !value.is_null() && KEYS.iter().any(|slot| slot.load(Ordering::Acquire) == key + 1) {
         // Before the value is set: there is no moment at which it is set and not counted.
         KEY_THREADS.add(own_id());
     }

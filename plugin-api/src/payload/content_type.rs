@@ -12,12 +12,8 @@ pub struct ContentType(Cow<'static, str>);
 pub(super) const OTHER: u32 = u32::MAX;
 
 /// A code is the index in this table, which grows at its end.
-const KNOWN: [&str; 4] = [
-    ContentType::BYTES,
-    ContentType::TEXT,
-    ContentType::JSON,
-    ContentType::HTML,
-];
+const KNOWN: [&str; 4] =
+    [ContentType::BYTES, ContentType::TEXT, ContentType::JSON, ContentType::HTML];
 
 impl ContentType {
     /// Any bytes.
@@ -48,19 +44,12 @@ impl From<&'static str> for ContentType {
 
 pub(super) fn code_of(name: &str) -> u32 {
     // The constants are what nearly always comes, so their address usually decides.
-    KNOWN
-        .iter()
-        .zip(0..)
-        .find(|(known, _)| **known == name)
-        .map_or(OTHER, |(_, code)| code)
+    KNOWN.iter().zip(0..).find(|(known, _)| **known == name).map_or(OTHER, |(_, code)| code)
 }
 
 /// The type of a code; one from a newer peer is bytes to us.
 pub(super) fn name_of(code: u32) -> &'static str {
-    KNOWN
-        .get(code as usize)
-        .copied()
-        .unwrap_or(ContentType::BYTES)
+    KNOWN.get(code as usize).copied().unwrap_or(ContentType::BYTES)
 }
 
 pub(super) const BYTES_CODE: u32 = 0;

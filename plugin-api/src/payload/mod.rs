@@ -26,35 +26,23 @@ pub struct Payload<'a> {
 impl<'a> Payload<'a> {
     /// Plain text.
     pub fn text(text: &'a str) -> Self {
-        Self {
-            bytes: text.as_bytes(),
-            content_type: ContentType::TEXT,
-        }
+        Self { bytes: text.as_bytes(), content_type: ContentType::TEXT }
     }
 
     /// Text that is already JSON.
     pub fn json_text(json: &'a str) -> Self {
-        Self {
-            bytes: json.as_bytes(),
-            content_type: ContentType::JSON,
-        }
+        Self { bytes: json.as_bytes(), content_type: ContentType::JSON }
     }
 
     /// Any bytes.
     pub fn bytes(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            content_type: ContentType::BYTES,
-        }
+        Self { bytes, content_type: ContentType::BYTES }
     }
 
     /// The same bytes under another content type, such as `text/csv`.
     #[must_use]
     pub fn with_content_type(self, content_type: &'a str) -> Self {
-        Self {
-            content_type,
-            ..self
-        }
+        Self { content_type, ..self }
     }
 
     /// The bytes.

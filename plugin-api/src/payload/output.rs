@@ -58,10 +58,7 @@ impl Output {
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, PluginError> {
         match serde_json::to_vec(value) {
             Ok(bytes) => Ok(Self::heap(bytes, JSON_CODE, 0)),
-            Err(error) => Err(PluginError::new(
-                500,
-                format!("output cannot be JSON: {error}"),
-            )),
+            Err(error) => Err(PluginError::new(500, format!("output cannot be JSON: {error}"))),
         }
     }
 
@@ -104,17 +101,8 @@ impl Output {
 
     fn heap(bytes: Vec<u8>, type_code: u32, extra: u32) -> Self {
         let (ptr, len, capacity) = into_parts(bytes);
-        let words = [
-            ptr,
-            ptr::without_provenance_mut(len),
-            ptr::without_provenance_mut(capacity),
-        ];
-        Self {
-            words,
-            release: Some(release),
-            type_code,
-            extra,
-        }
+        let words = [ptr, ptr::without_provenance_mut(len), ptr::without_provenance_mut(capacity)];
+        Self { words, release: Some(release), type_code, extra }
     }
 
     /// The bytes.
@@ -182,12 +170,7 @@ impl Default for Output {
     /// No bytes.
     #[inline]
     fn default() -> Self {
-        Self {
-            words: [ptr::null_mut(); 3],
-            release: None,
-            type_code: BYTES_CODE,
-            extra: 0,
-        }
+        Self { words: [ptr::null_mut(); 3], release: None, type_code: BYTES_CODE, extra: 0 }
     }
 }
 

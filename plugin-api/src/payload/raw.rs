@@ -24,12 +24,7 @@ pub struct RawBuffer {
 impl RawBuffer {
     /// A buffer without bytes.
     pub const fn empty() -> Self {
-        Self {
-            ptr: ptr::null_mut(),
-            len: 0,
-            capacity: 0,
-            release: None,
-        }
+        Self { ptr: ptr::null_mut(), len: 0, capacity: 0, release: None }
     }
 
     /// Whether nothing is in it.
@@ -55,12 +50,7 @@ impl RawBuffer {
 impl From<Vec<u8>> for RawBuffer {
     fn from(bytes: Vec<u8>) -> Self {
         let (ptr, len, capacity) = into_parts(bytes);
-        Self {
-            ptr,
-            len,
-            capacity,
-            release: Some(release),
-        }
+        Self { ptr, len, capacity, release: Some(release) }
     }
 }
 
@@ -75,9 +65,7 @@ impl Drop for RawBuffer {
 
 impl fmt::Debug for RawBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RawBuffer")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
+        f.debug_struct("RawBuffer").field("len", &self.len).finish_non_exhaustive()
     }
 }
 
@@ -113,11 +101,7 @@ impl<'a> RawPayload<'a> {
     #[inline]
     pub fn new(payload: Payload<'a>) -> Self {
         let type_code = code_of(payload.content_type);
-        let name = if type_code == OTHER {
-            payload.content_type
-        } else {
-            ""
-        };
+        let name = if type_code == OTHER { payload.content_type } else { "" };
         Self {
             ptr: payload.bytes.as_ptr(),
             len: payload.bytes.len(),
@@ -134,15 +118,9 @@ impl<'a> RawPayload<'a> {
     pub fn get(&self) -> Payload<'a> {
         // SAFETY: `new` took pointer and length from a slice that lives for 'a.
         let bytes = unsafe { slice::from_raw_parts(self.ptr, self.len) };
-        let content_type = if self.type_code == OTHER {
-            self.type_name()
-        } else {
-            name_of(self.type_code)
-        };
-        Payload {
-            bytes,
-            content_type,
-        }
+        let content_type =
+            if self.type_code == OTHER { self.type_name() } else { name_of(self.type_code) };
+        Payload { bytes, content_type }
     }
 
     fn type_name(&self) -> &'a str {

@@ -16,18 +16,9 @@ const ELEMENTS_PER_LOOK: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum Refusal {
     NotJson(serde_json::Error),
-    NotAnArray {
-        found: &'static str,
-    },
-    WrongType {
-        index: usize,
-        rule: usize,
-        wanted: &'static str,
-        found: &'static str,
-    },
-    Cancelled {
-        index: usize,
-    },
+    NotAnArray { found: &'static str },
+    WrongType { index: usize, rule: usize, wanted: &'static str, found: &'static str },
+    Cancelled { index: usize },
 }
 
 /// The array of those elements of `input` that pass all rules, each byte for byte as it came.
@@ -36,12 +27,7 @@ pub(crate) fn keep_passing(
     input: &str,
     is_cancelled: impl Fn() -> bool,
 ) -> Result<String, Refusal> {
-    let mut pass = Pass {
-        settings,
-        is_cancelled,
-        out: String::from("["),
-        refusal: None,
-    };
+    let mut pass = Pass { settings, is_cancelled, out: String::from("["), refusal: None };
     let mut text = serde_json::Deserializer::from_str(input);
     let result = (&mut pass).deserialize(&mut text).and_then(|()| text.end());
     match (pass.refusal, result) {
@@ -56,9 +42,7 @@ pub(crate) fn keep_passing(
 
 fn not_an_array(input: &str, error: serde_json::Error) -> Refusal {
     match serde_json::from_str::<&RawValue>(input) {
-        Ok(value) => Refusal::NotAnArray {
-            found: json_type(value.get()),
-        },
+        Ok(value) => Refusal::NotAnArray { found: json_type(value.get()) },
         Err(_) if input.trim_ascii().is_empty() => Refusal::NotAnArray { found: "nothing" },
         Err(_) => Refusal::NotJson(error),
     }
@@ -78,12 +62,7 @@ impl<C> Pass<'_, C> {
             match rule.judge(element) {
                 Verdict::Passes => {}
                 Verdict::WrongType { wanted, found } if self.settings.strict => {
-                    return Err(Refusal::WrongType {
-                        index,
-                        rule: number,
-                        wanted,
-                        found,
-                    });
+                    return Err(Refusal::WrongType { index, rule: number, wanted, found });
                 }
                 Verdict::Fails | Verdict::WrongType { .. } => return Ok(false),
             }
@@ -141,21 +120,14 @@ mod tests {
     use serde_json::{Value, json};
 
     fn keep(config: &Value, input: &str) -> Result<String, Refusal> {
-        keep_passing(
-            &Settings::read(config).expect("the config is good"),
-            input,
-            || false,
-        )
+        keep_passing(&Settings::read(config).expect("the config is good"), input, || false)
     }
 
     #[test]
     fn elements_leave_as_they_came() {
         let input = " [ 0.10 ,\n1e400, {\"b\" : 1,  \"a\":2.0},\"\\u00fc\" , [ ], null ] ";
         let kept = keep(&json!({"rules": []}), input).unwrap();
-        assert_eq!(
-            kept,
-            "[0.10,1e400,{\"b\" : 1,  \"a\":2.0},\"\\u00fc\",[ ],null]"
-        );
+        assert_eq!(kept, "[0.10,1e400,{\"b\" : 1,  \"a\":2.0},\"\\u00fc\",[ ],null]");
     }
 
     #[test]
@@ -175,10 +147,7 @@ mod tests {
             looks.set(looks.get() + 1);
             looks.get() == 3
         });
-        assert!(
-            matches!(refusal, Err(Refusal::Cancelled { index: 2048 })),
-            "{refusal:?}"
-        );
+        assert!(matches!(refusal, Err(Refusal::Cancelled { index: 2048 })), "{refusal:?}");
     }
 
     fn element() -> impl Strategy<Value = String> {

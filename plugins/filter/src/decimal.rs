@@ -41,11 +41,7 @@ impl<'a> Decimal<'a> {
         // once the power is known.
         let digits = digits.trim_end_matches(['0', '.']);
         if digits.is_empty() {
-            return Some(Self {
-                sign: Sign::Zero,
-                power: 0,
-                digits: Cow::Borrowed(""),
-            });
+            return Some(Self { sign: Sign::Zero, power: 0, digits: Cow::Borrowed("") });
         }
         let whole = whole.trim_start_matches('0');
         let places = if whole.is_empty() {
@@ -55,11 +51,7 @@ impl<'a> Decimal<'a> {
             i64::try_from(whole.len()).unwrap_or(i64::MAX)
         };
         Some(Self {
-            sign: if is_negative {
-                Sign::Negative
-            } else {
-                Sign::Positive
-            },
+            sign: if is_negative { Sign::Negative } else { Sign::Positive },
             power: exponent.saturating_add(places),
             digits: Cow::Borrowed(digits),
         })
@@ -67,11 +59,7 @@ impl<'a> Decimal<'a> {
 
     /// The same number, with digits of its own.
     pub(crate) fn into_owned(self) -> Decimal<'static> {
-        Decimal {
-            sign: self.sign,
-            power: self.power,
-            digits: Cow::Owned(self.digits.into_owned()),
-        }
+        Decimal { sign: self.sign, power: self.power, digits: Cow::Owned(self.digits.into_owned()) }
     }
 
     /// Whether it is greater than zero.
@@ -88,9 +76,7 @@ impl Ord for Decimal<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         let sizes = || {
             // Digits without zeros at either end compare as text does: `1` before `15` before `2`.
-            self.power
-                .cmp(&other.power)
-                .then_with(|| self.digits().cmp(other.digits()))
+            self.power.cmp(&other.power).then_with(|| self.digits().cmp(other.digits()))
         };
         self.sign.cmp(&other.sign).then_with(|| match self.sign {
             Sign::Negative => sizes().reverse(),
@@ -145,16 +131,7 @@ mod tests {
 
     #[test]
     fn numbers_compare_by_value_not_by_spelling() {
-        for spelling in [
-            "10",
-            "10.0",
-            "1e1",
-            "1E+1",
-            "100e-1",
-            "0.1e2",
-            "10.000e0",
-            "1000.00e-2",
-        ] {
+        for spelling in ["10", "10.0", "1e1", "1E+1", "100e-1", "0.1e2", "10.000e0", "1000.00e-2"] {
             check(spelling, Ordering::Equal, "10");
         }
         for zero in ["0", "-0", "0.0", "-0.00e5", "0e999999999999999999999"] {
@@ -173,11 +150,7 @@ mod tests {
     fn numbers_beyond_doubles_compare_right() {
         check("9007199254740993", Ordering::Greater, "9007199254740992");
         check("9007199254740993", Ordering::Greater, "9007199254740992.5");
-        check(
-            "18446744073709551616",
-            Ordering::Greater,
-            "18446744073709551615",
-        );
+        check("18446744073709551616", Ordering::Greater, "18446744073709551615");
         check("1e400", Ordering::Greater, "1.7976931348623157e308");
         check("-1e400", Ordering::Less, "-1.7976931348623157e308");
         check("1e-400", Ordering::Greater, "0");
@@ -187,9 +160,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_none() {
-        for text in [
-            "", "-", "+1", ".5", "5.", "1e", "1e+", "1.e5", "0x10", "1_0", "NaN", "--1",
-        ] {
+        for text in ["", "-", "+1", ".5", "5.", "1e", "1e+", "1.e5", "0x10", "1_0", "NaN", "--1"] {
             assert!(Decimal::parse(text).is_none(), "{text:?}");
         }
     }

@@ -32,11 +32,7 @@ pub struct Filter {
 impl Plugin for Filter {
     fn init(config: &Config, host: HostServices) -> Result<Self, PluginError> {
         let settings = read(config)?;
-        host.debug(&format!(
-            "{} rules, strict: {}",
-            settings.rules.len(),
-            settings.strict
-        ));
+        host.debug(&format!("{} rules, strict: {}", settings.rules.len(), settings.strict));
         Ok(Self { settings })
     }
 
@@ -54,27 +50,17 @@ impl Plugin for Filter {
 impl Filter {
     fn explain(&self, refusal: Refusal) -> PluginError {
         match refusal {
-            Refusal::NotJson(error) => PluginError::new(
-                PluginError::BAD_INPUT,
-                format!("the input is not JSON: {error}"),
-            ),
+            Refusal::NotJson(error) => {
+                PluginError::new(PluginError::BAD_INPUT, format!("the input is not JSON: {error}"))
+            }
             Refusal::NotAnArray { found } => PluginError::new(
                 PluginError::BAD_INPUT,
                 format!("the input is {found}; wanted a JSON array"),
             ),
-            Refusal::WrongType {
-                index,
-                rule: number,
-                wanted,
-                found,
-            } => {
+            Refusal::WrongType { index, rule: number, wanted, found } => {
                 let rule = &self.settings.rules[number];
                 let field = rule.field.to_string();
-                let place = if field.is_empty() {
-                    String::new()
-                } else {
-                    format!(" at `{field}`")
-                };
+                let place = if field.is_empty() { String::new() } else { format!(" at `{field}`") };
                 PluginError::new(
                     UNPROCESSABLE,
                     format!(

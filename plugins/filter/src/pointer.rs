@@ -21,10 +21,7 @@ impl Pointer {
         let Some(steps) = text.strip_prefix('/') else {
             return Err(format!("`{text}` is no JSON pointer; write `/{text}`"));
         };
-        let steps = steps
-            .split('/')
-            .map(|step| unescape(step, text))
-            .collect::<Result<_, _>>()?;
+        let steps = steps.split('/').map(|step| unescape(step, text)).collect::<Result<_, _>>()?;
         Ok(Self { steps })
     }
 
@@ -147,11 +144,7 @@ mod tests {
     fn check(pointer: &str, element: &str, expected: Option<&str>) {
         let element: &RawValue = serde_json::from_str(element).unwrap();
         let pointer = Pointer::parse(pointer).unwrap();
-        assert_eq!(
-            pointer.find(element).map(RawValue::get),
-            expected,
-            "`{pointer}`"
-        );
+        assert_eq!(pointer.find(element).map(RawValue::get), expected, "`{pointer}`");
     }
 
     #[test]
@@ -169,9 +162,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_none() {
-        for pointer in [
-            "/b", "/a/x", "/a/2", "/a/-", "/a/00", "/a/+1", "/a/-1", "/a/0/0",
-        ] {
+        for pointer in ["/b", "/a/x", "/a/2", "/a/-", "/a/00", "/a/+1", "/a/-1", "/a/0/0"] {
             check(pointer, r#"{"a": [1, 2]}"#, None);
         }
         check("/a", "1e400", None);
@@ -188,10 +179,7 @@ mod tests {
     #[test]
     fn a_mistake_in_a_pointer_is_named() {
         let message = |pointer| Pointer::parse(pointer).unwrap_err();
-        assert_eq!(
-            message("price"),
-            "`price` is no JSON pointer; write `/price`"
-        );
+        assert_eq!(message("price"), "`price` is no JSON pointer; write `/price`");
         assert_eq!(message("/a~"), "`/a~` holds a bare `~`; write `~0` for `~`");
         assert_eq!(message("/~2"), "`/~2` holds a bare `~`; write `~0` for `~`");
     }

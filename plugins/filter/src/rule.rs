@@ -25,10 +25,7 @@ pub(crate) enum Test {
     /// A string in which the pattern is found.
     Regex(Regex),
     /// A number from `min` to `max`, both included.
-    Range {
-        min: Option<Decimal<'static>>,
-        max: Option<Decimal<'static>>,
-    },
+    Range { min: Option<Decimal<'static>>, max: Option<Decimal<'static>> },
 }
 
 /// What a rule says.
@@ -48,18 +45,12 @@ impl Rule {
     /// Looks at one element.
     pub(crate) fn judge(&self, element: &RawValue) -> Verdict {
         let Some(value) = self.field.find(element) else {
-            return Verdict::WrongType {
-                wanted: self.test.wants(),
-                found: "nothing",
-            };
+            return Verdict::WrongType { wanted: self.test.wants(), found: "nothing" };
         };
         match self.test.passes(value.get()) {
             Some(passes) if passes != self.invert => Verdict::Passes,
             Some(_) => Verdict::Fails,
-            None => Verdict::WrongType {
-                wanted: self.test.wants(),
-                found: json_type(value.get()),
-            },
+            None => Verdict::WrongType { wanted: self.test.wants(), found: json_type(value.get()) },
         }
     }
 }
@@ -114,9 +105,7 @@ pub(crate) fn json_type(text: &str) -> &'static str {
 fn string(text: &str) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str(text)
-        .ok()
-        .map(|Borrowed(string)| string)
+    serde_json::from_str(text).ok().map(|Borrowed(string)| string)
 }
 
 #[cfg(test)]
@@ -126,11 +115,7 @@ mod tests {
     #[track_caller]
     fn check(test: &Test, passing: &[&str], failing: &[&str], wrong: &[&str]) {
         let judge = |invert, element: &str| {
-            let rule = Rule {
-                test: test.clone(),
-                field: Pointer::default(),
-                invert,
-            };
+            let rule = Rule { test: test.clone(), field: Pointer::default(), invert };
             rule.judge(serde_json::from_str(element).unwrap())
         };
         for element in passing {
@@ -142,10 +127,7 @@ mod tests {
             assert_eq!(judge(true, element), Verdict::Passes, "{element}, inverted");
         }
         for element in wrong {
-            let expected = Verdict::WrongType {
-                wanted: test.wants(),
-                found: json_type(element),
-            };
+            let expected = Verdict::WrongType { wanted: test.wants(), found: json_type(element) };
             assert_eq!(judge(false, element), expected, "{element}");
             assert_eq!(judge(true, element), expected, "{element}, inverted");
         }
@@ -178,37 +160,12 @@ mod tests {
     #[test]
     fn range_takes_both_its_ends() {
         check(
-            &Test::Range {
-                min: bound("-1.5"),
-                max: bound("9007199254740992"),
-            },
-            &[
-                "-1.5",
-                "-1.50",
-                "0",
-                "9007199254740992",
-                "9.007199254740992e15",
-            ],
+            &Test::Range { min: bound("-1.5"), max: bound("9007199254740992") },
+            &["-1.5", "-1.50", "0", "9007199254740992", "9.007199254740992e15"],
             &["-1.51", "9007199254740993", "1e400", "-1e400"],
             &["\"0\"", "[]"],
         );
-        check(
-            &Test::Range {
-                min: bound("0.1"),
-                max: None,
-            },
-            &["0.1", "1e999"],
-            &["0.09"],
-            &[],
-        );
-        check(
-            &Test::Range {
-                min: None,
-                max: bound("0.1"),
-            },
-            &["-1e999"],
-            &["0.11"],
-            &[],
-        );
+        check(&Test::Range { min: bound("0.1"), max: None }, &["0.1", "1e999"], &["0.09"], &[]);
+        check(&Test::Range { min: None, max: bound("0.1") }, &["-1e999"], &["0.11"], &[]);
     }
 }

@@ -29,22 +29,14 @@ impl Settings {
         let mut top = Fields::new("", config)?;
         let strict = top.flag("strict")?;
         let Some(list) = top.take("rules") else {
-            return Ok(Self {
-                rules: vec![rule(top)?],
-                strict,
-            });
+            return Ok(Self { rules: vec![rule(top)?], strict });
         };
         if top.rest.contains_key("rule") {
-            return Err(
-                "`rule` and `rules` exclude each other; move the rule into the list".into(),
-            );
+            return Err("`rule` and `rules` exclude each other; move the rule into the list".into());
         }
         top.end(&["rules", "strict"])?;
         let Value::Array(list) = list else {
-            return Err(format!(
-                "`rules`: wanted an array, found {}",
-                type_of(&list)
-            ));
+            return Err(format!("`rules`: wanted an array, found {}", type_of(&list)));
         };
         let rules = list
             .iter()
@@ -57,24 +49,14 @@ impl Settings {
 
 fn rule(mut fields: Fields) -> Result<Rule, String> {
     let Some(name) = fields.text("rule")? else {
-        let hint = if fields.path.is_empty() {
-            " (or `rules`, a list of them)"
-        } else {
-            ""
-        };
+        let hint = if fields.path.is_empty() { " (or `rules`, a list of them)" } else { "" };
         let known = "`positive`, `regex` or `range`";
-        return Err(format!(
-            "{} is missing: wanted {known}{hint}",
-            fields.at("rule")
-        ));
+        return Err(format!("{} is missing: wanted {known}{hint}", fields.at("rule")));
     };
     let (test, known): (_, &[&str]) = match name.as_str() {
         "positive" => (Test::Positive, &["rule", "field", "invert"]),
         "regex" => (regex(&mut fields)?, &["rule", "pattern", "field", "invert"]),
-        "range" => (
-            range(&mut fields)?,
-            &["rule", "min", "max", "field", "invert"],
-        ),
+        "range" => (range(&mut fields)?, &["rule", "min", "max", "field", "invert"]),
         other => {
             return Err(format!(
                 "{}: there is no rule `{other}`; wanted `positive`, `regex` or `range`",
@@ -86,19 +68,12 @@ fn rule(mut fields: Fields) -> Result<Rule, String> {
     let field = Pointer::parse(&field).map_err(|why| format!("{}: {why}", fields.at("field")))?;
     let invert = fields.flag("invert")?;
     fields.end(known)?;
-    Ok(Rule {
-        test,
-        field,
-        invert,
-    })
+    Ok(Rule { test, field, invert })
 }
 
 fn regex(fields: &mut Fields) -> Result<Test, String> {
     let Some(pattern) = fields.text("pattern")? else {
-        return Err(format!(
-            "{} is missing: `regex` wants one",
-            fields.at("pattern")
-        ));
+        return Err(format!("{} is missing: `regex` wants one", fields.at("pattern")));
     };
     RegexBuilder::new(&pattern)
         .size_limit(PATTERN_BYTES_MAX)
@@ -112,10 +87,7 @@ fn regex(fields: &mut Fields) -> Result<Test, String> {
                     format!("{at}: compiles to more than {limit} bytes; make repetitions shorter")
                 }
                 // The whole text draws the pattern over several lines; the cause is the last.
-                other => format!(
-                    "{at}: `{pattern}` is no regular expression: {}",
-                    cause(&other)
-                ),
+                other => format!("{at}: `{pattern}` is no regular expression: {}", cause(&other)),
             }
         })
 }
@@ -133,18 +105,11 @@ fn range(fields: &mut Fields) -> Result<Test, String> {
         text.and_then(|text| Decimal::parse(&text).map(Decimal::into_owned))
     };
     match (&min, &max) {
-        (None, None) => Err(format!(
-            "{}: `range` wants `min`, `max` or both",
-            fields.at("rule")
-        )),
-        (Some(low), Some(high)) if bound(&min) > bound(&max) => Err(format!(
-            "{}: {low} is above `max`, which is {high}",
-            fields.at("min")
-        )),
-        _ => Ok(Test::Range {
-            min: bound(&min),
-            max: bound(&max),
-        }),
+        (None, None) => Err(format!("{}: `range` wants `min`, `max` or both", fields.at("rule"))),
+        (Some(low), Some(high)) if bound(&min) > bound(&max) => {
+            Err(format!("{}: {low} is above `max`, which is {high}", fields.at("min")))
+        }
+        _ => Ok(Test::Range { min: bound(&min), max: bound(&max) }),
     }
 }
 
@@ -157,23 +122,13 @@ struct Fields {
 impl Fields {
     fn new(path: &str, value: &Value) -> Result<Self, String> {
         match value {
-            Value::Object(rest) => Ok(Self {
-                path: path.to_owned(),
-                rest: rest.clone(),
-            }),
-            other => Err(format!(
-                "`{path}`: wanted an object, found {}",
-                type_of(other)
-            )),
+            Value::Object(rest) => Ok(Self { path: path.to_owned(), rest: rest.clone() }),
+            other => Err(format!("`{path}`: wanted an object, found {}", type_of(other))),
         }
     }
 
     fn at(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            format!("`{key}`")
-        } else {
-            format!("`{}.{key}`", self.path)
-        }
+        if self.path.is_empty() { format!("`{key}`") } else { format!("`{}.{key}`", self.path) }
     }
 
     fn take(&mut self, key: &str) -> Option<Value> {
@@ -205,22 +160,16 @@ impl Fields {
     }
 
     fn wanted(&self, key: &str, wanted: &str, found: &Value) -> String {
-        format!(
-            "{}: wanted {wanted}, found {}",
-            self.at(key),
-            type_of(found)
-        )
+        format!("{}: wanted {wanted}, found {}", self.at(key), type_of(found))
     }
 
     /// Whatever was not read is a mistake.
     fn end(self, known: &[&str]) -> Result<(), String> {
         match self.rest.keys().next() {
             None => Ok(()),
-            Some(key) => Err(format!(
-                "{} is unknown here; known are `{}`",
-                self.at(key),
-                known.join("`, `")
-            )),
+            Some(key) => {
+                Err(format!("{} is unknown here; known are `{}`", self.at(key), known.join("`, `")))
+            }
         }
     }
 }
@@ -248,12 +197,7 @@ mod tests {
         let list = json!({"rules": [{"rule": "positive"}, {"rule": "regex", "pattern": "x"}]});
         let list = Settings::read(&list).unwrap();
         assert!(!list.strict && list.rules.len() == 2);
-        assert!(
-            Settings::read(&json!({"rules": []}))
-                .unwrap()
-                .rules
-                .is_empty()
-        );
+        assert!(Settings::read(&json!({"rules": []})).unwrap().rules.is_empty());
         let equal = json!({"rule": "range", "min": 0.5, "max": 0.5});
         assert!(Settings::read(&equal).is_ok());
     }
@@ -261,18 +205,9 @@ mod tests {
     #[test]
     fn a_missing_or_unknown_rule_is_named() {
         let known = "wanted `positive`, `regex` or `range`";
-        check(
-            json!({}),
-            &format!("`rule` is missing: {known} (or `rules`, a list of them)"),
-        );
-        check(
-            json!({"rules": [{}]}),
-            &format!("`rules[0].rule` is missing: {known}"),
-        );
-        check(
-            json!({"rule": "odd"}),
-            &format!("`rule`: there is no rule `odd`; {known}"),
-        );
+        check(json!({}), &format!("`rule` is missing: {known} (or `rules`, a list of them)"));
+        check(json!({"rules": [{}]}), &format!("`rules[0].rule` is missing: {known}"));
+        check(json!({"rule": "odd"}), &format!("`rule`: there is no rule `odd`; {known}"));
         check(
             json!({"rules": [{"rule": "positive"}, {"rule": ""}]}),
             &format!("`rules[1].rule`: there is no rule ``; {known}"),
@@ -285,14 +220,8 @@ mod tests {
 
     #[test]
     fn a_wrong_type_or_field_is_pointed_at() {
-        check(
-            json!({"rules": {}}),
-            "`rules`: wanted an array, found an object",
-        );
-        check(
-            json!({"rules": [1]}),
-            "`rules[0]`: wanted an object, found a number",
-        );
+        check(json!({"rules": {}}), "`rules`: wanted an array, found an object");
+        check(json!({"rules": [1]}), "`rules[0]`: wanted an object, found a number");
         check(
             json!({"rule": "positive", "strict": 1}),
             "`strict`: wanted true or false, found a number",
@@ -321,10 +250,7 @@ mod tests {
             json!({"rules": [{"rule": "regex", "pattern": "a(b"}]}),
             "`rules[0].pattern`: `a(b` is no regular expression: unclosed group",
         );
-        check(
-            json!({"rule": "regex"}),
-            "`pattern` is missing: `regex` wants one",
-        );
+        check(json!({"rule": "regex"}), "`pattern` is missing: `regex` wants one");
         check(
             json!({"rule": "regex", "pattern": "(?:[a-z]{100}){1000}"}),
             "`pattern`: compiles to more than 1048576 bytes; make repetitions shorter",
@@ -333,10 +259,7 @@ mod tests {
 
     #[test]
     fn a_range_must_have_a_bound_and_room() {
-        check(
-            json!({"rule": "range"}),
-            "`rule`: `range` wants `min`, `max` or both",
-        );
+        check(json!({"rule": "range"}), "`rule`: `range` wants `min`, `max` or both");
         check(
             json!({"rule": "range", "min": 9007199254740993_i64, "max": 9007199254740992_i64}),
             "`min`: 9007199254740993 is above `max`, which is 9007199254740992",

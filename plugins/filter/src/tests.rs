@@ -26,21 +26,13 @@ fn check(config: Value, input: &str, expected: &str) {
 #[track_caller]
 fn check_refused(config: Value, input: &str, code: i32, expected: &str) {
     let error = run(config, input).unwrap_err();
-    assert_eq!(
-        (error.code(), error.message()),
-        (code, expected),
-        "of {input}"
-    );
+    assert_eq!((error.code(), error.message()), (code, expected), "of {input}");
     assert!(!error.is_retryable());
 }
 
 #[test]
 fn each_rule_keeps_what_passes_as_it_came() {
-    check(
-        json!({"rule": "positive"}),
-        "[3, -1, 0, 2.50, 1e400, \"7\"]",
-        "[3,2.50,1e400]",
-    );
+    check(json!({"rule": "positive"}), "[3, -1, 0, 2.50, 1e400, \"7\"]", "[3,2.50,1e400]");
     check(
         json!({"rule": "regex", "pattern": "^(?i)straße", "field": "/ort"}),
         r#"[{"ort":"STRASSE"}, {"ort" : "Straße 5"}, {"ort":7}, {"z":1,"ort":"stra\u00dfe"}]"#,
@@ -72,11 +64,7 @@ fn an_element_has_to_pass_all_rules() {
 #[test]
 fn a_wrong_type_is_dropped_or_named_by_a_strict_filter() {
     let input = r#"[1, {"price": 2}, null]"#;
-    check(
-        json!({"rule": "positive", "field": "/price"}),
-        input,
-        r#"[{"price": 2}]"#,
-    );
+    check(json!({"rule": "positive", "field": "/price"}), input, r#"[{"price": 2}]"#);
     let strict = json!({"rules": [{"rule": "positive", "field": "/price"}], "strict": true});
     check_refused(
         strict.clone(),
@@ -103,27 +91,11 @@ fn input_that_is_no_array_is_refused_by_what_came() {
         let message = format!("the input is {came}; wanted a JSON array");
         check_refused(positive(), input, 400, &message);
     }
-    for input in [
-        "[1, 2",
-        "[1,]",
-        "[01]",
-        "[1] 2",
-        "nonsense",
-        "[NaN]",
-        "\u{feff}[]",
-    ] {
+    for input in ["[1, 2", "[1,]", "[01]", "[1] 2", "nonsense", "[NaN]", "\u{feff}[]"] {
         let error = run(positive(), input).unwrap_err();
         assert_eq!(error.code(), 400, "{input}");
-        assert!(
-            error.message().starts_with("the input is not JSON: "),
-            "{}",
-            error.message()
-        );
-        assert!(
-            error.message().contains("line 1 column"),
-            "{}",
-            error.message()
-        );
+        assert!(error.message().starts_with("the input is not JSON: "), "{}", error.message());
+        assert!(error.message().contains("line 1 column"), "{}", error.message());
     }
 }
 
@@ -131,13 +103,7 @@ fn input_that_is_no_array_is_refused_by_what_came() {
 fn input_that_is_not_utf_8_is_refused() {
     let host = FakeHost::new();
     let started = host.start::<Filter>(json!({"rule": "positive"})).unwrap();
-    assert_eq!(
-        started
-            .execute(Payload::bytes(b"[\"\xff\"]"))
-            .unwrap_err()
-            .code(),
-        400
-    );
+    assert_eq!(started.execute(Payload::bytes(b"[\"\xff\"]")).unwrap_err().code(), 400);
 }
 
 #[test]
@@ -145,11 +111,8 @@ fn a_cancelled_call_is_given_up() {
     let host = FakeHost::new();
     let started = host.start::<Filter>(json!({"rule": "positive"})).unwrap();
     let cancelled = AtomicBool::new(true);
-    let reply = started.execute_within(
-        Duration::from_secs(1),
-        &cancelled,
-        Payload::json_text("[1]"),
-    );
+    let reply =
+        started.execute_within(Duration::from_secs(1), &cancelled, Payload::json_text("[1]"));
     assert_eq!(reply.unwrap_err().code(), 499);
 }
 
@@ -158,10 +121,7 @@ fn a_wrong_config_is_refused_before_and_at_the_start() {
     for (wrong, place) in [
         (json!({}), "`rule` is missing"),
         (json!({"rule": "regex", "pattern": "("}), "`pattern`"),
-        (
-            json!({"rules": [{"rule": "range", "min": 2, "max": 1}]}),
-            "`rules[0].min`",
-        ),
+        (json!({"rules": [{"rule": "range", "min": 2, "max": 1}]}), "`rules[0].min`"),
         (json!({"rules": [{"rule": "even"}]}), "`rules[0].rule`"),
     ] {
         let error = Filter::validate_config(&Config::from(wrong.clone())).unwrap_err();

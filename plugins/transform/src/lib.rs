@@ -37,15 +37,8 @@ impl Plugin for Transform {
     fn init(config: &Config, host: HostServices) -> Result<Self, PluginError> {
         let settings: Settings = config.parse()?;
         host.debug(&format!("mode is `{}`", settings.mode.name()));
-        let raw_html = if settings.allow_html {
-            RawHtml::Allowed
-        } else {
-            RawHtml::Escaped
-        };
-        Ok(Self {
-            mode: settings.mode,
-            raw_html,
-        })
+        let raw_html = if settings.allow_html { RawHtml::Allowed } else { RawHtml::Escaped };
+        Ok(Self { mode: settings.mode, raw_html })
     }
 
     fn execute(&self, _ctx: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {

@@ -43,26 +43,16 @@ mod tests {
 
     #[track_caller]
     fn check(markdown: &str, expected: &str) {
-        assert_eq!(
-            to_html(markdown, RawHtml::Escaped),
-            expected,
-            "of {markdown:?}"
-        );
+        assert_eq!(to_html(markdown, RawHtml::Escaped), expected, "of {markdown:?}");
     }
 
     #[test]
     fn commonmark_becomes_html() {
         check("", "");
         check("# Größe & *mehr*", "<h1>Größe &amp; <em>mehr</em></h1>\n");
-        check(
-            "a\n\n- b\n- c",
-            "<p>a</p>\n<ul>\n<li>b</li>\n<li>c</li>\n</ul>\n",
-        );
+        check("a\n\n- b\n- c", "<p>a</p>\n<ul>\n<li>b</li>\n<li>c</li>\n</ul>\n");
         check("`a<b`", "<p><code>a&lt;b</code></p>\n");
-        check(
-            "[x](https://example.org)",
-            "<p><a href=\"https://example.org\">x</a></p>\n",
-        );
+        check("[x](https://example.org)", "<p><a href=\"https://example.org\">x</a></p>\n");
     }
 
     #[test]
@@ -78,33 +68,21 @@ mod tests {
             "<ul>\n<li><input disabled=\"\" type=\"checkbox\" checked=\"\"/>\ndone</li>\n</ul>\n",
         );
         let footnote = to_html("a[^1]\n\n[^1]: why", RawHtml::Escaped);
-        assert!(
-            footnote.contains("class=\"footnote-definition\""),
-            "{footnote}"
-        );
+        assert!(footnote.contains("class=\"footnote-definition\""), "{footnote}");
     }
 
     #[test]
     fn raw_html_is_shown_as_text_unless_allowed() {
         let inline = "a <b onclick=\"x()\">b</b>";
         check(inline, "<p>a &lt;b onclick=\"x()\"&gt;b&lt;/b&gt;</p>\n");
-        check(
-            "<script>\nx()\n</script>",
-            "<p>&lt;script&gt;\nx()\n&lt;/script&gt;</p>\n",
-        );
-        assert_eq!(
-            to_html(inline, RawHtml::Allowed),
-            "<p>a <b onclick=\"x()\">b</b></p>\n"
-        );
+        check("<script>\nx()\n</script>", "<p>&lt;script&gt;\nx()\n&lt;/script&gt;</p>\n");
+        assert_eq!(to_html(inline, RawHtml::Allowed), "<p>a <b onclick=\"x()\">b</b></p>\n");
         assert_eq!(to_html("<hr>\n", RawHtml::Allowed), "<hr>\n");
     }
 
     #[test]
     fn links_are_left_alone_whatever_their_scheme() {
-        check(
-            "[x](javascript:y)",
-            "<p><a href=\"javascript:y\">x</a></p>\n",
-        );
+        check("[x](javascript:y)", "<p><a href=\"javascript:y\">x</a></p>\n");
     }
 
     #[test]

@@ -43,28 +43,15 @@ fn empty_text_stays_empty() {
 
 #[test]
 fn only_markdown_is_html() {
-    let kind = |mode| {
-        run(json!({ "mode": mode }), "a")
-            .unwrap()
-            .content_type()
-            .to_owned()
-    };
-    assert!(
-        kind("markdown").starts_with("text/html"),
-        "{}",
-        kind("markdown")
-    );
+    let kind = |mode| run(json!({ "mode": mode }), "a").unwrap().content_type().to_owned();
+    assert!(kind("markdown").starts_with("text/html"), "{}", kind("markdown"));
     assert!(kind("upper").starts_with("text/plain"), "{}", kind("upper"));
 }
 
 #[test]
 fn raw_html_passes_only_where_the_config_allows_it() {
     let html = |allow: bool| {
-        let output = run(
-            json!({ "mode": "markdown", "allow_html": allow }),
-            "<i>x</i>",
-        )
-        .unwrap();
+        let output = run(json!({ "mode": "markdown", "allow_html": allow }), "<i>x</i>").unwrap();
         output.as_text().unwrap().to_owned()
     };
     assert_eq!(html(false), "<p>&lt;i&gt;x&lt;/i&gt;</p>\n");
@@ -75,11 +62,7 @@ fn raw_html_passes_only_where_the_config_allows_it() {
 fn a_slug_of_nothing_is_an_error_that_says_so() {
     let error = run(json!({ "mode": "slug" }), "—!—").unwrap_err();
     assert_eq!(error.code(), 422);
-    assert!(
-        error.message().contains("letter or digit"),
-        "{}",
-        error.message()
-    );
+    assert!(error.message().contains("letter or digit"), "{}", error.message());
     assert!(!error.is_retryable());
 }
 
@@ -101,13 +84,7 @@ fn a_wrong_config_is_refused_before_and_at_the_start() {
     ] {
         let error = Transform::validate_config(&Config::from(wrong.clone())).unwrap_err();
         assert_eq!(error.code(), 400, "{wrong}");
-        assert_eq!(
-            FakeHost::new()
-                .start::<Transform>(wrong)
-                .unwrap_err()
-                .code(),
-            400
-        );
+        assert_eq!(FakeHost::new().start::<Transform>(wrong).unwrap_err().code(), 400);
     }
 }
 
@@ -124,9 +101,7 @@ fn the_manifest_agrees_with_the_crate() {
     assert_eq!(manifest["name"], env!("CARGO_PKG_NAME"));
     assert_eq!(manifest["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(manifest["description"], env!("CARGO_PKG_DESCRIPTION"));
-    let modes = manifest["config_schema"]["properties"]["mode"]["enum"]
-        .as_array()
-        .unwrap();
+    let modes = manifest["config_schema"]["properties"]["mode"]["enum"].as_array().unwrap();
     for mode in modes {
         Transform::validate_config(&Config::from(json!({ "mode": mode }))).unwrap();
     }

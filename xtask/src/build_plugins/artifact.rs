@@ -25,12 +25,7 @@ pub(super) fn build(
         command.arg("--release");
     }
     let output = cargo::output(&mut command)?;
-    ensure!(
-        output.status.success(),
-        "{} ended with {}",
-        cargo::told(&command),
-        output.status
-    );
+    ensure!(output.status.success(), "{} ended with {}", cargo::told(&command), output.status);
     find(&String::from_utf8_lossy(&output.stdout), &package.manifest).with_context(|| {
         format!(
             "cargo built no cdylib; `{}` wants `crate-type = [\"cdylib\", \"rlib\"]` under [lib]",
@@ -55,11 +50,7 @@ fn find(messages: &str, manifest: &Path) -> Option<PathBuf> {
         .filter_map(|message| {
             let files = message["filenames"].as_array()?;
             let library = |path: &PathBuf| path.extension().is_some_and(|e| e == DLL_EXTENSION);
-            files
-                .iter()
-                .filter_map(Value::as_str)
-                .map(PathBuf::from)
-                .find(library)
+            files.iter().filter_map(Value::as_str).map(PathBuf::from).find(library)
         })
         .next_back()
 }

@@ -87,9 +87,7 @@ fn write(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> anyhow::Result<(
         if has_mode(&path, mode) && fs::read(&path)? == bytes {
             return Ok(());
         }
-        let mut file = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
         file.write_all(bytes)?;
         set_mode(file.path(), mode)?;
         file.persist(&path)?;
@@ -110,10 +108,7 @@ fn prepare(folder: &Path) -> anyhow::Result<()> {
 #[cfg(unix)]
 fn create(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(folder)
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)
 }
 
 #[cfg(not(unix))]
@@ -199,32 +194,19 @@ mod tests {
         fs::write(into.join(".installing-x"), "half").unwrap();
         let a = library_file("a");
         let readme = "README.md";
-        let wanted = [
-            ".installing-x",
-            readme,
-            &a,
-            "notes.txt",
-            "plugin.json",
-            "schema.json",
-        ];
+        let wanted = [".installing-x", readme, &a, "notes.txt", "plugin.json", "schema.json"];
         assert_eq!(names(&into), wanted);
 
         fs::remove_file(source.join(readme)).unwrap();
         install(&source, &manifest(""), "b", b"2", &into).unwrap();
-        assert_eq!(
-            names(&into),
-            [&library_file("b"), "notes.txt", "plugin.json"]
-        );
+        assert_eq!(names(&into), [&library_file("b"), "notes.txt", "plugin.json"]);
     }
 
     #[test]
     fn the_folder_of_the_source_is_refused() {
         let (_root, source, _) = folders(&[("plugin.json", "{}")]);
         let error = install(&source, &manifest(""), "a", b"1", &source).unwrap_err();
-        assert!(
-            error.to_string().contains("is where its source lies"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("is where its source lies"), "{error}");
         assert_eq!(names(&source), ["plugin.json"]);
     }
 
@@ -233,11 +215,8 @@ mod tests {
     fn others_may_not_write_to_what_was_installed() {
         let (_root, source, into) = folders(&[]);
         let library = install(&source, &manifest(""), "a", b"1", &into).unwrap();
-        for (path, mode) in [
-            (&library, 0o755),
-            (&into.join("plugin.json"), 0o644),
-            (&into, 0o755),
-        ] {
+        for (path, mode) in [(&library, 0o755), (&into.join("plugin.json"), 0o644), (&into, 0o755)]
+        {
             use std::os::unix::fs::PermissionsExt as _;
             let found = fs::metadata(path).unwrap().permissions().mode() & 0o7777;
             assert_eq!(found, mode, "{}", path.display());

@@ -40,9 +40,9 @@ impl Manifest {
         let name = required(&fields, "name")?;
         let package = optional(&fields, "package")?;
         let kind = match optional(&fields, "kind")?.as_deref() {
-            None | Some("library") => Kind::Library {
-                stem: inside(required(&fields, "library")?)?,
-            },
+            None | Some("library") => {
+                Kind::Library { stem: inside(required(&fields, "library")?)? }
+            }
             Some("process") => Kind::Process,
             Some(other) => bail!("`kind` is `{other}`; wanted `library` or `process`"),
         };
@@ -140,12 +140,7 @@ mod tests {
             Manifest::read(r#"{"name": "a", "version": "1.0.0", "library": "b"}"#).unwrap();
         assert_eq!(manifest.package, "a");
         assert!(!manifest.names_package);
-        assert_eq!(
-            manifest.kind,
-            Kind::Library {
-                stem: "b".to_owned()
-            }
-        );
+        assert_eq!(manifest.kind, Kind::Library { stem: "b".to_owned() });
         assert_eq!(manifest.schema_file, None);
     }
 
@@ -158,19 +153,13 @@ mod tests {
         check("{", "not JSON");
         check("[]", "a manifest is a JSON object");
         check("{\"name\": \"a\", // why\n}", "not JSON");
-        check(
-            r#"{"name": "a", "version": "1.0.0"}"#,
-            "`library` is missing",
-        );
+        check(r#"{"name": "a", "version": "1.0.0"}"#, "`library` is missing");
         check(r#"{"name": 1}"#, "`name` is 1; wanted a string");
         check(
             r#"{"name": "a", "version": "1.0.0", "library": "../a"}"#,
             "`../a` does not name a file that lies in the plugin's own folder",
         );
-        check(
-            r#"{"name": "..", "version": "1.0.0", "library": "a"}"#,
-            "`..` does not name a file",
-        );
+        check(r#"{"name": "..", "version": "1.0.0", "library": "a"}"#, "`..` does not name a file");
         check(
             r#"{"name": "a", "version": "1.0.0", "kind": "wasm"}"#,
             "`kind` is `wasm`; wanted `library` or `process`",

@@ -40,13 +40,8 @@ struct Source {
 
 /// Builds and installs; returns the folder that holds a folder for each plugin.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<PathBuf> {
-    let from = options
-        .from
-        .clone()
-        .unwrap_or_else(|| workspace.root.join("plugins"));
-    let from = from
-        .canonicalize()
-        .with_context(|| format!("cannot read `{}`", from.display()))?;
+    let from = options.from.clone().unwrap_or_else(|| workspace.root.join("plugins"));
+    let from = from.canonicalize().with_context(|| format!("cannot read `{}`", from.display()))?;
     let sources = chosen(find(&from)?, &options.plugins, &from)?;
 
     let out = match &options.out {
@@ -55,11 +50,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<Pa
     };
     let mut failed = Vec::new();
     for source in sources {
-        let Source {
-            folder,
-            name,
-            manifest,
-        } = source;
+        let Source { folder, name, manifest } = source;
         let built = manifest
             .and_then(|manifest| build(workspace, &folder, &manifest, options.release, &out));
         match built {
@@ -70,12 +61,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<Pa
             }
         }
     }
-    ensure!(
-        failed.is_empty(),
-        "{} failed: {}",
-        count(failed.len()),
-        failed.join(", ")
-    );
+    ensure!(failed.is_empty(), "{} failed: {}", count(failed.len()), failed.join(", "));
     Ok(out)
 }
 
@@ -112,11 +98,7 @@ fn build(
 
 /// The host compares manifest and stamp; a difference is told here, before anything is built.
 fn agree(manifest: &Manifest, package: &Package, folder: &str) -> anyhow::Result<()> {
-    let field = if manifest.names_package {
-        "package"
-    } else {
-        "name"
-    };
+    let field = if manifest.names_package { "package" } else { "name" };
     ensure!(
         manifest.package == package.name,
         "`{field}` in {folder}/plugin.json is `{}`, but `package.name` in {folder}/Cargo.toml is \
@@ -154,17 +136,9 @@ fn find(from: &Path) -> anyhow::Result<Vec<Source>> {
             });
         let name = match &manifest {
             Ok(manifest) => manifest.name.clone(),
-            Err(_) => folder
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            Err(_) => folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         };
-        sources.push(Source {
-            folder,
-            name,
-            manifest,
-        });
+        sources.push(Source { folder, name, manifest });
     }
     sources.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(sources)
@@ -177,15 +151,9 @@ fn chosen(sources: Vec<Source>, names: &[String], from: &Path) -> anyhow::Result
         "`{}` holds no folder with a Cargo.toml and a plugin.json",
         from.display()
     );
-    if let Some(unknown) = names
-        .iter()
-        .find(|name| sources.iter().all(|s| s.name != **name))
-    {
+    if let Some(unknown) = names.iter().find(|name| sources.iter().all(|s| s.name != **name)) {
         let known: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
-        bail!(
-            "there is no plugin `{unknown}`; known are {}",
-            known.join(", ")
-        );
+        bail!("there is no plugin `{unknown}`; known are {}", known.join(", "));
     }
     if let Some(pair) = sources.windows(2).find(|pair| pair[0].name == pair[1].name) {
         bail!(
@@ -200,11 +168,7 @@ fn chosen(sources: Vec<Source>, names: &[String], from: &Path) -> anyhow::Result
 }
 
 fn count(plugins: usize) -> String {
-    if plugins == 1 {
-        "1 plugin".to_owned()
-    } else {
-        format!("{plugins} plugins")
-    }
+    if plugins == 1 { "1 plugin".to_owned() } else { format!("{plugins} plugins") }
 }
 
 #[cfg(test)]
@@ -222,24 +186,16 @@ mod tests {
         }
         fs::create_dir(folder.path().join("no-plugin")).unwrap();
         let sources = find(folder.path()).unwrap();
-        let error = chosen(sources, &["c".to_owned()], folder.path())
-            .map(|_| ())
-            .unwrap_err();
+        let error = chosen(sources, &["c".to_owned()], folder.path()).map(|_| ()).unwrap_err();
         assert_eq!(error.to_string(), "there is no plugin `c`; known are a, b");
     }
 
     #[test]
     fn a_difference_between_manifest_and_crate_says_where_to_mend_it() {
-        let package = Package {
-            name: "b".into(),
-            version: "0.2.0".into(),
-            manifest: "".into(),
-        };
+        let package = Package { name: "b".into(), version: "0.2.0".into(), manifest: "".into() };
         let check = |text: &str, wanted: &str| {
             let manifest = Manifest::read(text).unwrap();
-            let error = agree(&manifest, &package, "plugins/b")
-                .unwrap_err()
-                .to_string();
+            let error = agree(&manifest, &package, "plugins/b").unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
         };
         check(

@@ -31,11 +31,7 @@ impl Architecture {
             lines
         };
         let rooms = list(ROOMS, "`upper › lower | its sibling › lowest`");
-        let rooms = rooms
-            .iter()
-            .map(|(line, _)| *line)
-            .collect::<Vec<_>>()
-            .join(" ");
+        let rooms = rooms.iter().map(|(line, _)| *line).collect::<Vec<_>>().join(" ");
         let globs = list(UNSAFE, "a glob a line, such as `host/src/boundary/**`");
         Self {
             rooms: rooms
@@ -57,9 +53,7 @@ fn fence<'a>(text: &'a str, name: &str) -> Vec<(&'a str, usize)> {
     let start = format!("```{name}");
     let lines = text.lines().zip(1..);
     let lines = lines.skip_while(|(line, _)| line.trim() != start).skip(1);
-    lines
-        .take_while(|(line, _)| !line.trim().starts_with("```"))
-        .collect()
+    lines.take_while(|(line, _)| !line.trim().starts_with("```")).collect()
 }
 
 #[cfg(test)]
@@ -83,9 +77,6 @@ mod tests {
         assert_eq!(check(None).len(), 2);
         let found = check(Some("```text rooms\na › b\n```\n```text\nunsafe\n```\n"));
         assert_eq!(found.len(), 1);
-        assert!(
-            found[0].contains("no list that starts with ```text unsafe"),
-            "{found:?}"
-        );
+        assert!(found[0].contains("no list that starts with ```text unsafe"), "{found:?}");
     }
 }

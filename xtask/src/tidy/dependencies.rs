@@ -23,9 +23,7 @@ pub(super) fn check(files: &[File], problems: &mut Vec<Problem>) {
                 }
             }
             Err(error) => {
-                let line = error
-                    .span()
-                    .map_or(1, |span| line_of(&file.text, span.start));
+                let line = error.span().map_or(1, |span| line_of(&file.text, span.start));
                 let what = format!("not TOML: {}", error.message().replace('\n', ", "));
                 problems.push(Problem::error(&file.path, line, what, "mend it"));
             }
@@ -36,38 +34,23 @@ pub(super) fn check(files: &[File], problems: &mut Vec<Problem>) {
 /// Each shared dependency has a comment that says what for; our own crates need none.
 fn explained(file: &File, root: &dyn TableLike, problems: &mut Vec<Problem>) {
     let shared = root.get("workspace").and_then(Item::as_table_like);
-    let shared = shared
-        .and_then(|table| table.get("dependencies"))
-        .and_then(Item::as_table_like);
+    let shared = shared.and_then(|table| table.get("dependencies")).and_then(Item::as_table_like);
     let Some(shared) = shared else { return };
     for (name, item) in shared.iter() {
         let line = line(file, shared, name, item);
-        let is_own = item
-            .as_table_like()
-            .is_some_and(|table| table.contains_key("path"));
+        let is_own = item.as_table_like().is_some_and(|table| table.contains_key("path"));
         if !is_own && !has_comment(&file.text, line, item) {
             let what = format!("dependency `{name}` does not say what it is for");
-            problems.push(Problem::error(
-                &file.path,
-                line,
-                what,
-                "add a comment to its line",
-            ));
+            problems.push(Problem::error(&file.path, line, what, "add a comment to its line"));
         }
     }
 }
 
 /// No member has a version, a branch or a registry of its own.
 fn inherited(file: &File, table: &dyn TableLike, problems: &mut Vec<Problem>) {
-    for dependencies in TABLES
-        .iter()
-        .filter_map(|name| table.get(name)?.as_table_like())
-    {
+    for dependencies in TABLES.iter().filter_map(|name| table.get(name)?.as_table_like()) {
         for (name, item) in dependencies.iter() {
-            let has = |key: &str| {
-                item.as_table_like()
-                    .is_some_and(|table| table.contains_key(key))
-            };
+            let has = |key: &str| item.as_table_like().is_some_and(|table| table.contains_key(key));
             if has("workspace") || (has("path") && !has("version")) {
                 continue;
             }
@@ -86,18 +69,12 @@ fn inherited(file: &File, table: &dyn TableLike, problems: &mut Vec<Problem>) {
 fn has_comment(text: &str, line: usize, item: &Item) -> bool {
     let end = item.span().map_or(text.len(), |span| span.end);
     let after = text[end..].lines().next().unwrap_or_default();
-    let above = line
-        .checked_sub(2)
-        .and_then(|above| text.lines().nth(above))
-        .unwrap_or_default();
+    let above = line.checked_sub(2).and_then(|above| text.lines().nth(above)).unwrap_or_default();
     after.contains('#') || above.trim_start().starts_with('#')
 }
 
 fn line(file: &File, table: &dyn TableLike, name: &str, item: &Item) -> usize {
-    let span = table
-        .key(name)
-        .and_then(toml_edit::Key::span)
-        .or_else(|| item.span());
+    let span = table.key(name).and_then(toml_edit::Key::span).or_else(|| item.span());
     span.map_or(1, |span| line_of(&file.text, span.start))
 }
 
@@ -115,10 +92,7 @@ mod tests {
         let found = told(|problems| super::check(&[file], problems));
         assert_eq!(found.len(), wanted.len(), "{text}: {found:?}");
         for (found, wanted) in found.iter().zip(wanted) {
-            assert!(
-                found.starts_with(&format!("Cargo.toml:{wanted}")),
-                "{text}: {found}"
-            );
+            assert!(found.starts_with(&format!("Cargo.toml:{wanted}")), "{text}: {found}");
         }
     }
 
@@ -126,27 +100,12 @@ mod tests {
     fn a_shared_dependency_says_what_for() {
         let silent = |line| format!("{line}: dependency `b` does not say what it is for");
         let head = "[workspace.dependencies]\n";
-        check(
-            &format!("{head}a = \"1\" # for that\nb = \"1\"\n"),
-            &[&silent(3)],
-        );
-        check(
-            &format!("{head}b = {{ version = \"1#\" }}\n# for that\na = \"1\"\n"),
-            &[&silent(2)],
-        );
-        check(
-            &format!("{head}b = {{ version = \"1\", features = [\"x\"] }} # for that"),
-            &[],
-        );
+        check(&format!("{head}a = \"1\" # for that\nb = \"1\"\n"), &[&silent(3)]);
+        check(&format!("{head}b = {{ version = \"1#\" }}\n# for that\na = \"1\"\n"), &[&silent(2)]);
+        check(&format!("{head}b = {{ version = \"1\", features = [\"x\"] }} # for that"), &[]);
         check(&format!("{head}own = {{ path = \"own\" }}\n"), &[]);
-        check(
-            "[workspace.dependencies.b]\nversion = \"1\"\n",
-            &[&silent(1)],
-        );
-        check(
-            "# for that\n[workspace.dependencies.b]\nversion = \"1\"\n",
-            &[],
-        );
+        check("[workspace.dependencies.b]\nversion = \"1\"\n", &[&silent(1)]);
+        check("# for that\n[workspace.dependencies.b]\nversion = \"1\"\n", &[]);
     }
 
     #[test]
@@ -156,22 +115,10 @@ mod tests {
              c = { path = \"../c\" }\n[lints]\nworkspace = true\n[package]\nversion = \"1.0.0\"",
             &[],
         );
-        check(
-            "[dependencies]\na = \"1\"\n",
-            &["2: dependency `a` is pinned here"],
-        );
-        check(
-            "[dev-dependencies]\n\na.git = \"https://x\"\n",
-            &["3: dependency `a`"],
-        );
-        check(
-            "[build-dependencies]\na = { path = \"a\", version = \"1\" }\n",
-            &["2: "],
-        );
-        check(
-            "[target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n",
-            &["2: dependency `libc`"],
-        );
+        check("[dependencies]\na = \"1\"\n", &["2: dependency `a` is pinned here"]);
+        check("[dev-dependencies]\n\na.git = \"https://x\"\n", &["3: dependency `a`"]);
+        check("[build-dependencies]\na = { path = \"a\", version = \"1\" }\n", &["2: "]);
+        check("[target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n", &["2: dependency `libc`"]);
     }
 
     #[test]

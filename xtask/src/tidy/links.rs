@@ -33,24 +33,15 @@ pub(super) fn check(files: &[File], paths: &[String], problems: &mut Vec<Problem
 /// The path from the root that a link in `file` names; `None` if it leads elsewhere on purpose,
 /// `Some(None)` if it leads out of the repository.
 fn target(file: &str, link: &str) -> Option<Option<String>> {
-    let path = link
-        .split(['#', '?'])
-        .next()
-        .unwrap_or_default()
-        .replace("%20", " ");
+    let path = link.split(['#', '?']).next().unwrap_or_default().replace("%20", " ");
     // A scheme, such as `https:` or `mailto:`.
-    let has_scheme = path
-        .split_once(':')
-        .is_some_and(|(scheme, _)| !scheme.contains('/'));
+    let has_scheme = path.split_once(':').is_some_and(|(scheme, _)| !scheme.contains('/'));
     if path.is_empty() || has_scheme || path.starts_with("//") {
         return None;
     }
     let (folder, path) = match path.strip_prefix('/') {
         Some(path) => (Path::new(""), path),
-        None => (
-            Path::new(file).parent().unwrap_or(Path::new("")),
-            path.as_str(),
-        ),
+        None => (Path::new(file).parent().unwrap_or(Path::new("")), path.as_str()),
     };
     Some(resolved(&folder.join(path)))
 }
@@ -72,8 +63,7 @@ fn resolved(path: &Path) -> Option<String> {
 fn exists(target: &str, paths: &[String]) -> bool {
     target.is_empty()
         || paths.iter().any(|path| {
-            path.strip_prefix(target)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            path.strip_prefix(target).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
 }
 
@@ -88,68 +78,29 @@ mod tests {
         let found = told(|problems| super::check(&[File::new(file, text)], &paths, problems));
         assert_eq!(found.len(), wanted.len(), "{text}: {found:?}");
         for (found, wanted) in found.iter().zip(wanted) {
-            assert!(
-                found.starts_with(&format!("{file}:{wanted}")),
-                "{text}: {found}"
-            );
+            assert!(found.starts_with(&format!("{file}:{wanted}")), "{text}: {found}");
         }
     }
 
     #[test]
     fn links_to_files_and_folders_are_followed() {
-        check(
-            "docs/a.md",
-            "[r](../README.md#top) [h](../host/) [b](b%20c.md) ![i](a.md)",
-            &[],
-        );
-        check(
-            "README.md",
-            "[a](/docs/a.md) [s](#here) [x][a]\n\n[a]: docs/a.md",
-            &[],
-        );
+        check("docs/a.md", "[r](../README.md#top) [h](../host/) [b](b%20c.md) ![i](a.md)", &[]);
+        check("README.md", "[a](/docs/a.md) [s](#here) [x][a]\n\n[a]: docs/a.md", &[]);
     }
 
     #[test]
     fn a_link_to_nothing_is_told_with_its_line() {
-        check(
-            "README.md",
-            "a\n\nb [x](docs/c.md)",
-            &["3: the link to `docs/c.md`"],
-        );
-        check(
-            "docs/a.md",
-            "[x](README.md)",
-            &["1: the link to `README.md`"],
-        );
-        check(
-            "docs/a.md",
-            "[x](../../secret)",
-            &["1: the link to `../../secret`"],
-        );
-        check(
-            "README.md",
-            "[x][y]\n\n[y]: gone.md",
-            &["1: the link to `gone.md`"],
-        );
+        check("README.md", "a\n\nb [x](docs/c.md)", &["3: the link to `docs/c.md`"]);
+        check("docs/a.md", "[x](README.md)", &["1: the link to `README.md`"]);
+        check("docs/a.md", "[x](../../secret)", &["1: the link to `../../secret`"]);
+        check("README.md", "[x][y]\n\n[y]: gone.md", &["1: the link to `gone.md`"]);
         check("README.md", "![x](host/sr)", &["1: the link to `host/sr`"]);
     }
 
     #[test]
     fn what_is_no_link_to_a_file_is_let_through() {
-        check(
-            "README.md",
-            "[x](https://e.org/gone.md) <mailto:a@e.org> [y](//e.org/a)",
-            &[],
-        );
-        check(
-            "README.md",
-            "```md\n[x](gone.md)\n```\n`[x](gone.md)` call[i](\n",
-            &[],
-        );
-        check(
-            "README.md",
-            "    [x](gone.md)\n\n<!-- [x](gone.md) -->\n",
-            &[],
-        );
+        check("README.md", "[x](https://e.org/gone.md) <mailto:a@e.org> [y](//e.org/a)", &[]);
+        check("README.md", "```md\n[x](gone.md)\n```\n`[x](gone.md)` call[i](\n", &[]);
+        check("README.md", "    [x](gone.md)\n\n<!-- [x](gone.md) -->\n", &[]);
     }
 }

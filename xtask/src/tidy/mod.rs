@@ -39,20 +39,11 @@ enum Weight {
 
 impl Problem {
     fn error(file: &str, line: usize, what: String, cure: impl Into<String>) -> Self {
-        Self {
-            file: file.to_owned(),
-            line,
-            what,
-            cure: cure.into(),
-            weight: Weight::Error,
-        }
+        Self { file: file.to_owned(), line, what, cure: cure.into(), weight: Weight::Error }
     }
 
     fn warning(file: &str, line: usize, what: String, cure: impl Into<String>) -> Self {
-        Self {
-            weight: Weight::Warning,
-            ..Self::error(file, line, what, cure)
-        }
+        Self { weight: Weight::Warning, ..Self::error(file, line, what, cure) }
     }
 }
 
@@ -61,11 +52,7 @@ impl fmt::Display for Problem {
         if self.weight == Weight::Warning {
             f.write_str("warning: ")?;
         }
-        write!(
-            f,
-            "{}:{}: {}; {}",
-            self.file, self.line, self.what, self.cure
-        )
+        write!(f, "{}:{}: {}; {}", self.file, self.line, self.what, self.cure)
     }
 }
 
@@ -102,15 +89,9 @@ fn tell(mut problems: Vec<Problem>, files: usize) -> anyhow::Result<()> {
     for problem in &problems {
         println!("{problem}");
     }
-    let errors = problems
-        .iter()
-        .filter(|problem| problem.weight == Weight::Error)
-        .count();
+    let errors = problems.iter().filter(|problem| problem.weight == Weight::Error).count();
     if errors > 0 {
-        bail!(
-            "tidy found {errors} error{}",
-            if errors == 1 { "" } else { "s" }
-        );
+        bail!("tidy found {errors} error{}", if errors == 1 { "" } else { "s" });
     }
     println!("tidy: {files} files, nothing to mend");
     Ok(())
@@ -118,13 +99,7 @@ fn tell(mut problems: Vec<Problem>, files: usize) -> anyhow::Result<()> {
 
 fn list(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut command = cargo::git(root);
-    command.args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]);
+    command.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
     let names = cargo::read(&mut command).context("tidy asks git which files belong here")?;
     let names = String::from_utf8(names).context("a file has a name that is not UTF-8")?;
     // A file that was deleted and not yet committed is still in git's list.
@@ -138,10 +113,7 @@ fn list(root: &Path) -> anyhow::Result<Vec<String>> {
 fn read(root: &Path, path: &str) -> anyhow::Result<File> {
     let text =
         fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))?;
-    Ok(File {
-        path: path.to_owned(),
-        text,
-    })
+    Ok(File { path: path.to_owned(), text })
 }
 
 /// The problems that `check` finds, as they would be printed.
@@ -155,9 +127,6 @@ fn told(check: impl FnOnce(&mut Vec<Problem>)) -> Vec<String> {
 #[cfg(test)]
 impl File {
     fn new(path: &str, text: &str) -> Self {
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
+        Self { path: path.to_owned(), text: text.to_owned() }
     }
 }

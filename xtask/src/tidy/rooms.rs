@@ -16,10 +16,7 @@ pub(super) fn check(files: &[File], order: &[Vec<String>], problems: &mut Vec<Pr
     }
     let known: BTreeSet<_> = files.iter().filter_map(|file| room(&file.path)).collect();
     let for_tests: Vec<_> = files.iter().flat_map(tests_only::files).collect();
-    for file in files
-        .iter()
-        .filter(|file| !tests_only::covers(&for_tests, &file.path))
-    {
+    for file in files.iter().filter(|file| !tests_only::covers(&for_tests, &file.path)) {
         let Some(own) = room(&file.path) else {
             continue;
         };
@@ -73,9 +70,7 @@ fn is_front_door(target: &str) -> bool {
 }
 
 fn rank(order: &[Vec<String>], room: &str) -> Option<usize> {
-    order
-        .iter()
-        .position(|rank| rank.iter().any(|name| name == room))
+    order.iter().position(|rank| rank.iter().any(|name| name == room))
 }
 
 /// The room that a file belongs to; none for lib.rs, for bin/ and for other crates.
@@ -156,31 +151,19 @@ mod tests {
     use super::*;
 
     fn order() -> Vec<Vec<String>> {
-        let ranks: [&[&str]; 5] = [
-            &["host"],
-            &["slot"],
-            &["boundary", "supervisor"],
-            &["error"],
-            &["id", "sync"],
-        ];
-        ranks
-            .map(|rank| rank.iter().map(ToString::to_string).collect())
-            .to_vec()
+        let ranks: [&[&str]; 5] =
+            [&["host"], &["slot"], &["boundary", "supervisor"], &["error"], &["id", "sync"]];
+        ranks.map(|rank| rank.iter().map(ToString::to_string).collect()).to_vec()
     }
 
     fn check(path: &str, text: &str, wanted: &[&str]) {
         let files = [File::new(path, text), File::new("host/src/attic.rs", "")];
         let found = told(|problems| super::check(&files, &order(), problems));
-        let found: Vec<_> = found
-            .iter()
-            .filter(|line| !line.starts_with("host/src/attic.rs"))
-            .collect();
+        let found: Vec<_> =
+            found.iter().filter(|line| !line.starts_with("host/src/attic.rs")).collect();
         assert_eq!(found.len(), wanted.len(), "{text}: {found:?}");
         for (found, wanted) in found.iter().zip(wanted) {
-            assert!(
-                found.starts_with(&format!("{path}:{wanted}")),
-                "{text}: {found}"
-            );
+            assert!(found.starts_with(&format!("{path}:{wanted}")), "{text}: {found}");
         }
     }
 
@@ -189,23 +172,11 @@ mod tests {
 
     #[test]
     fn upper_rooms_may_use_lower_ones() {
-        check(
-            SLOT,
-            "use crate::boundary::Image;\nuse crate::{error::E, id};",
-            &[],
-        );
+        check(SLOT, "use crate::boundary::Image;\nuse crate::{error::E, id};", &[]);
         check(SLOT, "fn f() -> crate::id::Id { super::error::E }", &[]);
-        check(
-            IMAGE,
-            "use crate::boundary::root;\nuse super::root;\nuse super::super::id;",
-            &[],
-        );
+        check(IMAGE, "use crate::boundary::root;\nuse super::root;\nuse super::super::id;", &[]);
         check("host/src/lib.rs", "use crate::slot;", &[]);
-        check(
-            "host/src/bin/hotbay/main.rs",
-            "use crate::slot; use hotbay::Host;",
-            &[],
-        );
+        check("host/src/bin/hotbay/main.rs", "use crate::slot; use hotbay::Host;", &[]);
         check("plugin-api/src/id.rs", "use crate::slot;", &[]);
     }
 
@@ -213,101 +184,37 @@ mod tests {
     fn lower_rooms_may_not_use_upper_ones_whatever_the_path_looks_like() {
         let up = "room `boundary` uses the upper room `slot`";
         check(IMAGE, "\nuse crate::slot::Slot;", &[&format!("2: {up}")]);
-        check(
-            IMAGE,
-            "fn f() {\n  crate::slot::lease();\n}",
-            &[&format!("2: {up}")],
-        );
-        check(
-            IMAGE,
-            "use crate::{\n id::{A, B},\n slot::S,\n};",
-            &[&format!("3: {up}")],
-        );
-        check(
-            IMAGE,
-            "use super::super::slot::Slot;",
-            &[&format!("1: {up}")],
-        );
-        check(
-            IMAGE,
-            "mod a {\n use super::super::super::slot::S;\n}",
-            &[&format!("2: {up}")],
-        );
-        check(
-            IMAGE,
-            "macro_rules! m { () => { $crate::slot::S } }",
-            &[&format!("1: {up}")],
-        );
-        check(
-            "host/src/boundary/mod.rs",
-            "use super::slot;",
-            &[&format!("1: {up}")],
-        );
-        check(
-            "host/src/id.rs",
-            "use super::slot;",
-            &["1: room `id` uses the upper room `slot`"],
-        );
+        check(IMAGE, "fn f() {\n  crate::slot::lease();\n}", &[&format!("2: {up}")]);
+        check(IMAGE, "use crate::{\n id::{A, B},\n slot::S,\n};", &[&format!("3: {up}")]);
+        check(IMAGE, "use super::super::slot::Slot;", &[&format!("1: {up}")]);
+        check(IMAGE, "mod a {\n use super::super::super::slot::S;\n}", &[&format!("2: {up}")]);
+        check(IMAGE, "macro_rules! m { () => { $crate::slot::S } }", &[&format!("1: {up}")]);
+        check("host/src/boundary/mod.rs", "use super::slot;", &[&format!("1: {up}")]);
+        check("host/src/id.rs", "use super::slot;", &["1: room `id` uses the upper room `slot`"]);
     }
 
     #[test]
     fn siblings_may_not_use_each_other() {
-        check(
-            IMAGE,
-            "use crate::supervisor;",
-            &["1: room `boundary` uses its sibling"],
-        );
-        check(
-            "host/src/sync.rs",
-            "use crate::id;",
-            &["1: room `sync` uses its sibling `id`"],
-        );
+        check(IMAGE, "use crate::supervisor;", &["1: room `boundary` uses its sibling"]);
+        check("host/src/sync.rs", "use crate::id;", &["1: room `sync` uses its sibling `id`"]);
     }
 
     #[test]
     fn the_front_door_and_unknown_rooms_may_not_be_used() {
-        check(
-            SLOT,
-            "use crate::Error;",
-            &["1: room `slot` uses `crate::Error` of lib.rs"],
-        );
-        check(
-            SLOT,
-            "use crate::*;",
-            &["1: room `slot` uses `crate::*` of lib.rs"],
-        );
-        check(
-            SLOT,
-            "use super::{self, id};",
-            &["1: room `slot` uses `crate::self` of lib.rs"],
-        );
-        check(
-            SLOT,
-            "use crate::attic::A;",
-            &["1: room `slot` uses `attic`, which has no place"],
-        );
+        check(SLOT, "use crate::Error;", &["1: room `slot` uses `crate::Error` of lib.rs"]);
+        check(SLOT, "use crate::*;", &["1: room `slot` uses `crate::*` of lib.rs"]);
+        check(SLOT, "use super::{self, id};", &["1: room `slot` uses `crate::self` of lib.rs"]);
+        check(SLOT, "use crate::attic::A;", &["1: room `slot` uses `attic`, which has no place"]);
         check("host/src/cellar.rs", "", &["1: room `cellar` has no place"]);
     }
 
     #[test]
     fn what_only_looks_like_a_use_is_let_through() {
-        check(
-            IMAGE,
-            "// crate::slot::Slot\n/// [`crate::slot::Slot`]\nfn f() {}",
-            &[],
-        );
+        check(IMAGE, "// crate::slot::Slot\n/// [`crate::slot::Slot`]\nfn f() {}", &[]);
         check(IMAGE, "const A: &str = \"crate::slot::Slot\";", &[]);
-        check(
-            IMAGE,
-            "pub(in crate::slot) struct A; pub(in super::super::slot) fn f() {}",
-            &[],
-        );
+        check(IMAGE, "pub(in crate::slot) struct A; pub(in super::super::slot) fn f() {}", &[]);
         check(IMAGE, "crate::bug!(\"x\"); use crate::bug;", &[]);
-        check(
-            IMAGE,
-            "use abi::slot; use self::slot; fn slot() { slot::a(); }",
-            &[],
-        );
+        check(IMAGE, "use abi::slot; use self::slot; fn slot() { slot::a(); }", &[]);
         check(IMAGE, "mod a { use super::slot; } use super::slot;", &[]);
         check(
             IMAGE,
@@ -318,23 +225,12 @@ mod tests {
 
     #[test]
     fn tests_may_use_every_room() {
-        check(
-            IMAGE,
-            "#[cfg(test)]\nmod tests { use crate::slot::Slot; use crate::*; }",
-            &[],
-        );
+        check(IMAGE, "#[cfg(test)]\nmod tests { use crate::slot::Slot; use crate::*; }", &[]);
         let up = "3: room `boundary` uses the upper room `slot`";
-        check(
-            IMAGE,
-            "#[cfg(test)]\nuse crate::host::A;\nuse crate::slot::B;",
-            &[up],
-        );
+        check(IMAGE, "#[cfg(test)]\nuse crate::host::A;\nuse crate::slot::B;", &[up]);
         let parent = File::new("host/src/boundary/mod.rs", "#[cfg(test)]\nmod image;");
         let image = File::new(IMAGE, "use crate::slot::Slot;");
         let none: [String; 0] = [];
-        assert_eq!(
-            told(|problems| super::check(&[parent, image], &order(), problems)),
-            none
-        );
+        assert_eq!(told(|problems| super::check(&[parent, image], &order(), problems)), none);
     }
 }

@@ -28,9 +28,7 @@ pub(super) fn tokens(source: &str) -> Vec<Token<'_>> {
             _ if rest.starts_with("::") => (2, Some(false)),
             _ if is_word(first) => {
                 let start = if rest.starts_with("r#") { 2 } else { 0 };
-                let word = rest[start..]
-                    .find(|c| !is_word(c))
-                    .unwrap_or(rest.len() - start);
+                let word = rest[start..].find(|c| !is_word(c)).unwrap_or(rest.len() - start);
                 (start + word, Some(false))
             }
             _ if first.is_whitespace() => (first.len_utf8(), None),
@@ -38,10 +36,7 @@ pub(super) fn tokens(source: &str) -> Vec<Token<'_>> {
         };
         let (text, after) = rest.split_at(length);
         match is_literal {
-            Some(true) => tokens.push(Token {
-                text: LITERAL,
-                line,
-            }),
+            Some(true) => tokens.push(Token { text: LITERAL, line }),
             Some(false) => tokens.push(Token { text, line }),
             None => {}
         }
@@ -95,9 +90,7 @@ fn quote(text: &str) -> (usize, Option<bool>) {
         (Some('\\'), Some(_)) => {
             // The escaped character may be the quote itself.
             let escape = text.char_indices().nth(3).map_or(text.len(), |(at, _)| at);
-            let end = text[escape..]
-                .find('\'')
-                .map_or(text.len(), |at| escape + at + 1);
+            let end = text[escape..].find('\'').map_or(text.len(), |at| escape + at + 1);
             (end, Some(true))
         }
         (Some(c), Some('\'')) => (c.len_utf8() + 2, Some(true)),
@@ -108,8 +101,7 @@ fn quote(text: &str) -> (usize, Option<bool>) {
 /// Length of the `b""`, `c""`, `r""`, `br#""#`, `b''`… that `text` starts with, if it does.
 fn prefixed(text: &str) -> Option<usize> {
     let prefix = ["br", "cr", "b", "c", "r"].into_iter().find(|prefix| {
-        text.strip_prefix(prefix)
-            .is_some_and(|rest| rest.starts_with(['"', '#', '\'']))
+        text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(['"', '#', '\'']))
     })?;
     let rest = &text[prefix.len()..];
     if rest.starts_with('\'') {

@@ -24,10 +24,7 @@ pub(super) fn check(
         words(file, may_hold_unsafe, problems);
     }
     for (glob, line) in may_hold_unsafe {
-        if !files
-            .iter()
-            .any(|file| fast_glob::glob_match(glob, &file.path))
-        {
+        if !files.iter().any(|file| fast_glob::glob_match(glob, &file.path)) {
             let what = format!("no file matches `{glob}`");
             let cure = "remove it from the list of files that may hold `unsafe`";
             problems.push(Problem::warning(architecture::FILE, *line, what, cure));
@@ -56,9 +53,7 @@ fn words(file: &File, may_hold_unsafe: &[(String, usize)], problems: &mut Vec<Pr
     let tokens = source::tokens(&file.text);
     for (at, token) in tokens.iter().enumerate() {
         let is_macro = tokens.get(at + 1).is_some_and(|next| next.text == "!")
-            && tokens
-                .get(at + 2)
-                .is_some_and(|next| matches!(next.text, "(" | "[" | "{"));
+            && tokens.get(at + 2).is_some_and(|next| matches!(next.text, "(" | "[" | "{"));
         if is_macro && UNFINISHED.contains(&token.text) {
             let what = format!("`{}!` is for unfinished code", token.text);
             problems.push(Problem::error(&file.path, token.line, what, "finish it"));
@@ -73,17 +68,10 @@ fn words(file: &File, may_hold_unsafe: &[(String, usize)], problems: &mut Vec<Pr
     {
         return;
     }
-    let lines: Vec<_> = tokens
-        .iter()
-        .filter(|token| token.text == "unsafe")
-        .map(|token| token.line)
-        .collect();
+    let lines: Vec<_> =
+        tokens.iter().filter(|token| token.text == "unsafe").map(|token| token.line).collect();
     if let [first, rest @ ..] = &*lines {
-        let more = if rest.is_empty() {
-            String::new()
-        } else {
-            format!(" ({} more)", rest.len())
-        };
+        let more = if rest.is_empty() { String::new() } else { format!(" ({} more)", rest.len()) };
         let what = format!("`unsafe` in a file that may not hold it{more}");
         let cure = format!(
             "move it into one that may, or argue for this one in the list of {}",
@@ -99,10 +87,8 @@ mod tests {
     use super::*;
 
     fn check(path: &str, text: &str, wanted: &[&str]) {
-        let globs = [
-            ("host/src/boundary/**".to_owned(), 3),
-            ("api/{root,export}.rs".to_owned(), 4),
-        ];
+        let globs =
+            [("host/src/boundary/**".to_owned(), 3), ("api/{root,export}.rs".to_owned(), 4)];
         let found = told(|problems| super::check(&[File::new(path, text)], &globs, problems));
         let found: Vec<_> = found
             .iter()
@@ -117,27 +103,15 @@ mod tests {
     #[test]
     fn a_file_opens_with_what_it_does() {
         check("a.rs", "//! Does this.\n", &[]);
-        check(
-            "a.rs",
-            "// Does this.\n",
-            &["a.rs:1: the file does not open with `//!`"],
-        );
-        check(
-            "tests/fixtures/a/src/lib.rs",
-            "",
-            &["lib.rs:1: the file does not open"],
-        );
+        check("a.rs", "// Does this.\n", &["a.rs:1: the file does not open with `//!`"]);
+        check("tests/fixtures/a/src/lib.rs", "", &["lib.rs:1: the file does not open"]);
     }
 
     #[test]
     fn a_long_file_is_a_warning() {
         let text = |lines: usize| format!("//! a\n{}", "\n".repeat(lines - 1));
         check("a.rs", &text(400), &[]);
-        check(
-            "a.rs",
-            &text(401),
-            &["warning: a.rs:401: the file has 401 lines"],
-        );
+        check("a.rs", &text(401), &["warning: a.rs:401: the file has 401 lines"]);
     }
 
     #[test]
@@ -145,21 +119,13 @@ mod tests {
         let text = "//! a\nfn f() { unsafe { g() } }";
         let refused = "2: `unsafe` in a file that may not hold it";
         check("host/src/slot.rs", text, &[refused]);
-        check(
-            "host/src/slot.rs",
-            &format!("{text}\n{text}"),
-            &[&format!("{refused} (1 more)")],
-        );
+        check("host/src/slot.rs", &format!("{text}\n{text}"), &[&format!("{refused} (1 more)")]);
         check("host/src/boundary/os/linux.rs", text, &[]);
         check("host/src/boundary.rs", text, &[refused]);
         check("api/export.rs", text, &[]);
         check("api/plugin.rs", text, &[refused]);
         check("tests/fixtures/a/src/lib.rs", text, &[]);
-        check(
-            "host/src/slot.rs",
-            "//! a\n#[unsafe(no_mangle)]\nfn f() {}",
-            &[refused],
-        );
+        check("host/src/slot.rs", "//! a\n#[unsafe(no_mangle)]\nfn f() {}", &[refused]);
     }
 
     #[test]
@@ -171,16 +137,8 @@ mod tests {
 
     #[test]
     fn unfinished_code_is_told() {
-        check(
-            "a.rs",
-            "//! a\nfn f() {\n todo!() }",
-            &["a.rs:3: `todo!` is for unfinished code"],
-        );
-        check(
-            "a.rs",
-            "//! a\ndbg!(x); unimplemented![];",
-            &["`dbg!`", "`unimplemented!`"],
-        );
+        check("a.rs", "//! a\nfn f() {\n todo!() }", &["a.rs:3: `todo!` is for unfinished code"]);
+        check("a.rs", "//! a\ndbg!(x); unimplemented![];", &["`dbg!`", "`unimplemented!`"]);
         check(
             "a.rs",
             "//! todo!()\nfn todo() { if todo != x {} } // dbg!\nlet a = \"todo!()\";",
@@ -192,9 +150,6 @@ mod tests {
     fn an_entry_of_the_list_that_matches_nothing_is_a_warning() {
         let globs = [("gone.rs".to_owned(), 7)];
         let found = told(|problems| super::check(&[], &globs, problems));
-        assert!(
-            found[0].starts_with("warning: ARCHITECTURE.md:7: no file matches"),
-            "{found:?}"
-        );
+        assert!(found[0].starts_with("warning: ARCHITECTURE.md:7: no file matches"), "{found:?}");
     }
 }

@@ -56,8 +56,7 @@ pub(super) fn files(file: &File) -> Vec<String> {
 /// Whether `path` is one of the modules in `files`, or lies in one.
 pub(super) fn covers(files: &[String], path: &str) -> bool {
     files.iter().any(|file| {
-        path.strip_prefix(file.as_str())
-            .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        path.strip_prefix(file.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
     })
 }
 
@@ -65,11 +64,7 @@ pub(super) fn covers(files: &[String], path: &str) -> bool {
 fn split<'a>(tokens: &[Token<'a>], mut each: impl FnMut(&[Token<'a>], bool)) {
     let (mut done, mut at) = (0, 0);
     while at < tokens.len() {
-        let whole_file = tokens[at..]
-            .iter()
-            .map(|token| token.text)
-            .take(2)
-            .eq(["#", "!"]);
+        let whole_file = tokens[at..].iter().map(|token| token.text).take(2).eq(["#", "!"]);
         let bracket = at + if whole_file { 2 } else { 1 };
         let is_attribute =
             tokens[at].text == "#" && tokens.get(bracket).is_some_and(|token| token.text == "[");
@@ -82,11 +77,7 @@ fn split<'a>(tokens: &[Token<'a>], mut each: impl FnMut(&[Token<'a>], bool)) {
             at = end;
             continue;
         }
-        let end = if whole_file {
-            tokens.len()
-        } else {
-            item_end(tokens, end)
-        };
+        let end = if whole_file { tokens.len() } else { item_end(tokens, end) };
         each(&tokens[done..at], false);
         each(&tokens[at..end], true);
         (done, at) = (end, end);
@@ -126,11 +117,7 @@ fn item_end(tokens: &[Token<'_>], mut at: usize) -> usize {
         at = closing(tokens, at + 1);
     }
     if text(at) == "pub" {
-        at = if text(at + 1) == "(" {
-            closing(tokens, at + 1)
-        } else {
-            at + 1
-        };
+        at = if text(at + 1) == "(" { closing(tokens, at + 1) } else { at + 1 };
     }
     let is_item = ITEMS.contains(&text(at));
     while at < tokens.len() {
@@ -153,26 +140,17 @@ mod tests {
     fn check(text: &str, wanted: &str) {
         let tokens = without(&source::tokens(text));
         let found: Vec<_> = tokens.iter().map(|token| token.text).collect();
-        let wanted: Vec<_> = source::tokens(wanted)
-            .iter()
-            .map(|token| token.text)
-            .collect();
+        let wanted: Vec<_> = source::tokens(wanted).iter().map(|token| token.text).collect();
         assert_eq!(found, wanted, "{text}");
     }
 
     #[test]
     fn only_the_item_below_the_attribute_goes() {
         check("a; #[cfg(test)] mod tests { fn f() { x } } b;", "a; b;");
-        check(
-            "#[cfg(test)] #[allow(x)] pub(crate) fn f(a: [u8; 3]) -> T<A, B> { x } b;",
-            "b;",
-        );
+        check("#[cfg(test)] #[allow(x)] pub(crate) fn f(a: [u8; 3]) -> T<A, B> { x } b;", "b;");
         check("#[cfg(all(test, unix))] use a::B; c;", "c;");
         check("#[cfg(test)] impl<A, B> X for Y { x } b;", "b;");
-        check(
-            "struct S { #[cfg(test)] pub a: u8, b: u8 }",
-            "struct S { b: u8 }",
-        );
+        check("struct S { #[cfg(test)] pub a: u8, b: u8 }", "struct S { b: u8 }");
         check("struct S { #[cfg(test)] a: u8 } b;", "struct S { } b;");
         check("#[cfg(test)] mod tests; b;", "b;");
         check("#![cfg(test)] a; b;", "");
@@ -193,10 +171,7 @@ mod tests {
 
     #[test]
     fn modules_for_tests_are_files_of_their_own() {
-        let found = files(&File::new(
-            "a/src/slot.rs",
-            "#[cfg(test)]\nmod tests;\nmod b;",
-        ));
+        let found = files(&File::new("a/src/slot.rs", "#[cfg(test)]\nmod tests;\nmod b;"));
         assert_eq!(found, ["a/src/slot/tests"]);
         let found = files(&File::new("a/src/lib.rs", "#[cfg(test)] mod tests;"));
         assert_eq!(found, ["a/src/tests"]);

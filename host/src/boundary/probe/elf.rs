@@ -29,22 +29,16 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         within(bytes, "the ELF header", 0, size_of::<H>() as u64)?;
         let header =
             H::parse(bytes).map_err(|_| malformed("its ELF header is not of version 1"))?;
-        let endian = header
-            .endian()
-            .map_err(|_| malformed("its ELF header has no byte order"))?;
+        let endian = header.endian().map_err(|_| malformed("its ELF header has no byte order"))?;
         elf_platform(header, endian)?;
         match header.e_type(endian) {
             elf::ET_DYN => {}
             elf::ET_EXEC => return Err(ProbeError::WrongKind { found: "a program" }),
             elf::ET_REL => {
-                return Err(ProbeError::WrongKind {
-                    found: "an object file (`.o`)",
-                });
+                return Err(ProbeError::WrongKind { found: "an object file (`.o`)" });
             }
             elf::ET_CORE => {
-                return Err(ProbeError::WrongKind {
-                    found: "a core dump",
-                });
+                return Err(ProbeError::WrongKind { found: "a core dump" });
             }
             _ => return Err(malformed("its ELF header has no known type")),
         }
@@ -52,36 +46,17 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             within(bytes, what, offset, u64::from(count) * u64::from(entry))
         };
         let (phnum, phentsize) = (header.e_phnum(endian), header.e_phentsize(endian));
-        table(
-            header.e_phoff(endian).into(),
-            phnum,
-            phentsize,
-            "the table of segments",
-        )?;
+        table(header.e_phoff(endian).into(), phnum, phentsize, "the table of segments")?;
         let (shnum, shentsize) = (header.e_shnum(endian), header.e_shentsize(endian));
-        table(
-            header.e_shoff(endian).into(),
-            shnum,
-            shentsize,
-            "the table of sections",
-        )?;
+        table(header.e_shoff(endian).into(), shnum, shentsize, "the table of sections")?;
         let segments = header
             .program_headers(endian, bytes)
             .map_err(|error| malformed(format!("table of segments: {error}")))?;
 
-        let mut elf = Self {
-            bytes,
-            endian,
-            segments,
-            dynamic: &[],
-            strings: &[],
-            symbols: &[],
-        };
+        let mut elf = Self { bytes, endian, segments, dynamic: &[], strings: &[], symbols: &[] };
         elf.check_segments()?;
         elf.dynamic = elf.read_dynamic()?;
-        let is_pie = elf
-            .tag(elf::DT_FLAGS_1)
-            .is_some_and(|flags| flags & elf::DF_1_PIE.0 != 0);
+        let is_pie = elf.tag(elf::DT_FLAGS_1).is_some_and(|flags| flags & elf::DF_1_PIE.0 != 0);
         if is_pie {
             return Err(ProbeError::WrongKind { found: "a program" });
         }
@@ -97,10 +72,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         let mut mapped_to = None;
         for (number, segment) in self.segments.iter().enumerate() {
             let (offset, filesz) = segment.file_range(endian);
-            let (vaddr, memsz) = (
-                segment.p_vaddr(endian).into(),
-                segment.p_memsz(endian).into(),
-            );
+            let (vaddr, memsz) = (segment.p_vaddr(endian).into(), segment.p_memsz(endian).into());
             let kind = segment.p_type(endian);
             if kind == elf::PT_INTERP {
                 return Err(ProbeError::WrongKind { found: "a program" });
@@ -112,12 +84,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             };
             let segment_is = |what| malformed(format!("segment {number} ({name}) {what}"));
             if filesz > 0 {
-                within(
-                    self.bytes,
-                    format_args!("segment {number} ({name})"),
-                    offset,
-                    filesz,
-                )?;
+                within(self.bytes, format_args!("segment {number} ({name})"), offset, filesz)?;
             }
             if kind != elf::PT_LOAD {
                 continue;
@@ -143,24 +110,16 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
     fn read_dynamic(&self) -> Result<&'d [H::Dyn], ProbeError> {
         const WHAT: &str = "its dynamic section";
         let endian = self.endian;
-        let segment = self
-            .segments
-            .iter()
-            .find(|segment| segment.p_type(endian) == elf::PT_DYNAMIC);
+        let segment =
+            self.segments.iter().find(|segment| segment.p_type(endian) == elf::PT_DYNAMIC);
         let segment = segment.ok_or_else(|| malformed(format!("{WHAT} is missing")))?;
-        let bytes = self.at(
-            WHAT,
-            segment.p_vaddr(endian).into(),
-            segment.p_filesz(endian).into(),
-        )?;
+        let bytes =
+            self.at(WHAT, segment.p_vaddr(endian).into(), segment.p_filesz(endian).into())?;
         if segment.data(endian, self.bytes).ok().map(<[u8]>::as_ptr) != Some(bytes.as_ptr()) {
             return Err(malformed(format!("{WHAT} is mapped from another place")));
         }
         let entries: &[H::Dyn] = array(WHAT, bytes, bytes.len() / size_of::<H::Dyn>())?;
-        match entries
-            .iter()
-            .position(|entry| entry.d_tag(endian) == elf::DT_NULL)
-        {
+        match entries.iter().position(|entry| entry.d_tag(endian) == elf::DT_NULL) {
             Some(0) => Err(malformed(format!("{WHAT} begins with zeros"))),
             Some(end) => Ok(&entries[..end]),
             None => Err(malformed(format!("{WHAT} has no end"))),
@@ -207,9 +166,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             let bloom_words = header.bloom_count.get(endian);
             let bloom = (bloom_words as usize).checked_mul(size_of::<H::Word>());
             let skip = bloom.and_then(|bloom| bloom.checked_add(size_of_val(header)));
-            let rest = skip
-                .and_then(|skip| bytes.get(skip..))
-                .ok_or_else(damaged)?;
+            let rest = skip.and_then(|skip| bytes.get(skip..)).ok_or_else(damaged)?;
             let bucket_count = header.bucket_count.get(endian) as usize;
             let buckets: &[U32<Endianness>] = array(WHAT, rest, bucket_count)?;
             // The loader asserts the one and divides by the other.
@@ -243,26 +200,10 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         let ranges: [(DynamicTag, Option<DynamicTag>, &str); 10] = [
             (DT_RELA, Some(DT_RELASZ), "its table of relocations"),
             (DT_REL, Some(DT_RELSZ), "its table of relocations"),
-            (
-                DT_RELR,
-                Some(DT_RELRSZ),
-                "its table of relative relocations",
-            ),
-            (
-                DT_JMPREL,
-                Some(DT_PLTRELSZ),
-                "its table of imported functions",
-            ),
-            (
-                DT_INIT_ARRAY,
-                Some(DT_INIT_ARRAYSZ),
-                "its list of initialisers",
-            ),
-            (
-                DT_FINI_ARRAY,
-                Some(DT_FINI_ARRAYSZ),
-                "its list of finalisers",
-            ),
+            (DT_RELR, Some(DT_RELRSZ), "its table of relative relocations"),
+            (DT_JMPREL, Some(DT_PLTRELSZ), "its table of imported functions"),
+            (DT_INIT_ARRAY, Some(DT_INIT_ARRAYSZ), "its list of initialisers"),
+            (DT_FINI_ARRAY, Some(DT_FINI_ARRAYSZ), "its list of finalisers"),
             (DT_INIT, None, "its initialiser"),
             (DT_FINI, None, "its finaliser"),
             (DT_VERSYM, None, "its table of versions"),
@@ -282,10 +223,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
 
     /// The value of the last entry with this tag, which is the one that the loader takes.
     fn tag(&self, tag: DynamicTag) -> Option<u64> {
-        let found = self
-            .dynamic
-            .iter()
-            .rfind(|entry| entry.d_tag(self.endian) == tag)?;
+        let found = self.dynamic.iter().rfind(|entry| entry.d_tag(self.endian) == tag)?;
         Some(found.d_val(self.endian).into())
     }
 
@@ -300,15 +238,12 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
 
     /// Like `at`, but what the segment's end cuts off is left away.
     fn at_most(&self, what: &str, address: u64, size: u64) -> Result<&'d [u8], ProbeError> {
-        let mut loaded = self
-            .segments
-            .iter()
-            .filter(|segment| segment.p_type(self.endian) == elf::PT_LOAD);
+        let mut loaded =
+            self.segments.iter().filter(|segment| segment.p_type(self.endian) == elf::PT_LOAD);
         let found = loaded.find_map(|segment| {
             let data = segment.data(self.endian, self.bytes).ok()?;
             let skip = address.checked_sub(segment.p_vaddr(self.endian).into())?;
-            data.get(usize::try_from(skip).ok()?..)
-                .filter(|rest| !rest.is_empty())
+            data.get(usize::try_from(skip).ok()?..).filter(|rest| !rest.is_empty())
         });
         let rest =
             found.ok_or_else(|| malformed(format!("{what} lies outside of its segments")))?;
@@ -334,10 +269,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
 
 impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
     fn needs(&self) -> Result<Vec<String>, ProbeError> {
-        let needed = self
-            .dynamic
-            .iter()
-            .filter(|entry| entry.d_tag(self.endian) == elf::DT_NEEDED);
+        let needed = self.dynamic.iter().filter(|entry| entry.d_tag(self.endian) == elf::DT_NEEDED);
         needed
             .map(|entry| self.name(entry.d_val(self.endian).into()).map(text))
             .map(|name| name.ok_or_else(|| malformed("the name of a needed library is lost")))
@@ -357,12 +289,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
             0 => CAPACITY as u64,
             size => size.min(STAMP_BYTES_MAX),
         };
-        self.at_most(
-            "its plugin stamp",
-            symbol.st_value(self.endian).into(),
-            size,
-        )
-        .map(Some)
+        self.at_most("its plugin stamp", symbol.st_value(self.endian).into(), size).map(Some)
     }
 
     fn exports(&self) -> Result<Vec<String>, ProbeError> {

@@ -31,25 +31,15 @@ impl<'d> Generic<'d> {
             }
         };
         let bits = if file.is_64() { 64 } else { 32 };
-        Platform {
-            format,
-            arch,
-            bits,
-            is_little_endian: file.is_little_endian(),
-        }
-        .check()?;
+        Platform { format, arch, bits, is_little_endian: file.is_little_endian() }.check()?;
         match file.kind() {
             ObjectKind::Dynamic => {}
             ObjectKind::Executable => return Err(ProbeError::WrongKind { found: "a program" }),
             ObjectKind::Relocatable => {
-                return Err(ProbeError::WrongKind {
-                    found: "an object file",
-                });
+                return Err(ProbeError::WrongKind { found: "an object file" });
             }
             _ => {
-                return Err(ProbeError::WrongKind {
-                    found: "a bundle, driver or the like",
-                });
+                return Err(ProbeError::WrongKind { found: "a bundle, driver or the like" });
             }
         }
         for (number, segment) in file.segments().enumerate() {
@@ -63,9 +53,7 @@ impl<'d> Generic<'d> {
 impl<'d> Image<'d> for Generic<'d> {
     fn needs(&self) -> Result<Vec<String>, ProbeError> {
         let libraries = self.0.import_libraries().map_err(damaged)?;
-        libraries
-            .map(|library| library.map(|found| text(found.name())).map_err(damaged))
-            .collect()
+        libraries.map(|library| library.map(|found| text(found.name())).map_err(damaged)).collect()
     }
 
     fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError> {

@@ -36,16 +36,10 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Probed, ProbeError> {
     on_image(bytes, |image| {
         let needs = image.needs()?;
         if let Some(library) = needs.iter().find(|name| is_shared_std(name)) {
-            return Err(ProbeError::SharedStd {
-                library: library.clone(),
-            });
+            return Err(ProbeError::SharedStd { library: library.clone() });
         }
         let stamp = Stamp::parse(image.symbol(SYMBOL)?.ok_or(ProbeError::NoStamp)?)?;
-        Ok(Probed {
-            stamp,
-            needs,
-            platform: Platform::HERE.to_string(),
-        })
+        Ok(Probed { stamp, needs, platform: Platform::HERE.to_string() })
     })
 }
 
@@ -71,16 +65,8 @@ pub(crate) fn needs_only_known(needs: &[String]) -> Result<(), Vec<String>> {
             name.starts_with("/usr/lib/libSystem.") || name == "/usr/lib/libiconv.2.dylib";
         is_versioned && (KNOWN.contains(&stem) || is_loader || is_musl) || is_apple
     };
-    let unknown: Vec<String> = needs
-        .iter()
-        .filter(|name| !is_known(name))
-        .cloned()
-        .collect();
-    if unknown.is_empty() {
-        Ok(())
-    } else {
-        Err(unknown)
-    }
+    let unknown: Vec<String> = needs.iter().filter(|name| !is_known(name)).cloned().collect();
+    if unknown.is_empty() { Ok(()) } else { Err(unknown) }
 }
 
 fn is_shared_std(name: &str) -> bool {
@@ -138,26 +124,16 @@ fn on_image<T>(
 fn not_a_library(bytes: &[u8]) -> ProbeError {
     let begins: [(&[u8], &str, &str); 9] = [
         (b"#!", "a script", ""),
-        (
-            b"!<arch>\n",
-            "a static archive (`.a`, `.rlib`)",
-            " instead of `rlib` or `staticlib`",
-        ),
+        (b"!<arch>\n", "a static archive (`.a`, `.rlib`)", " instead of `rlib` or `staticlib`"),
         (b"!<thin>\n", "a static archive", ""),
         (b"PK\x03\x04", "a zip archive", "; unpack it first"),
         (b"\x1f\x8b", "a gzip archive", "; unpack it first"),
         (b"\x28\xb5\x2f\xfd", "a zstd archive", "; unpack it first"),
         (b"\0asm", "a WebAssembly module", ""),
-        (
-            b"version https://git-lfs",
-            "a Git LFS pointer",
-            "; `git lfs pull` fetches it",
-        ),
+        (b"version https://git-lfs", "a Git LFS pointer", "; `git lfs pull` fetches it"),
         (b"MZ", "a Windows program that was cut off", ""),
     ];
-    let known = begins
-        .into_iter()
-        .find(|(magic, ..)| bytes.starts_with(magic));
+    let known = begins.into_iter().find(|(magic, ..)| bytes.starts_with(magic));
     let head = &bytes[..bytes.len().min(512)];
     let is_text = |byte: &u8| matches!(byte, 0x20..=0x7e | 0x80.. | b'\n' | b'\r' | b'\t');
     let (looks_like, advice) = match known {
@@ -184,11 +160,7 @@ fn within(bytes: &[u8], what: impl fmt::Display, offset: u64, size: u64) -> Resu
     let length = bytes.len() as u64;
     let end = offset.saturating_add(size);
     if end > length {
-        return Err(ProbeError::Truncated {
-            what: what.to_string(),
-            end,
-            length,
-        });
+        return Err(ProbeError::Truncated { what: what.to_string(), end, length });
     }
     Ok(())
 }

@@ -45,14 +45,8 @@ impl Platform<'_> {
 
 impl fmt::Display for Platform<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endian = if self.is_little_endian {
-            "little"
-        } else {
-            "big"
-        };
-        let Self {
-            format, arch, bits, ..
-        } = self;
+        let endian = if self.is_little_endian { "little" } else { "big" };
+        let Self { format, arch, bits, .. } = self;
         write!(f, "{format} for {arch}, {bits}-bit, {endian}-endian")
     }
 }
@@ -94,11 +88,5 @@ pub(super) fn elf_platform(
     } else {
         "ELF"
     };
-    Platform {
-        format,
-        arch,
-        bits,
-        is_little_endian: endian == Endianness::Little,
-    }
-    .check()
+    Platform { format, arch, bits, is_little_endian: endian == Endianness::Little }.check()
 }

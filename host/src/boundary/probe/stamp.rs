@@ -27,19 +27,13 @@ impl Stamp {
         let magic = lines.next().unwrap_or_default();
         if magic != MAGIC {
             let found = magic.chars().take(MAGIC.len()).collect::<String>();
-            return Err(bad(format!(
-                "begins with `{}`, not `{MAGIC}`",
-                found.escape_debug()
-            )));
+            return Err(bad(format!("begins with `{}`, not `{MAGIC}`", found.escape_debug())));
         }
         const KEYS: [&str; 6] = ["package", "version", "api", "rustc", "target", "panic"];
         let mut values = [None::<&str>; KEYS.len()];
         for line in lines {
             let Some((key, value)) = line.split_once('=') else {
-                return Err(bad(format!(
-                    "has a line without `=`: `{}`",
-                    line.escape_debug()
-                )));
+                return Err(bad(format!("has a line without `=`: `{}`", line.escape_debug())));
             };
             let Some(at) = KEYS.iter().position(|known| *known == key) else {
                 continue;

@@ -13,10 +13,7 @@ const TEXT: &str = "HOTBAY-STAMP 1\npackage=transform\nversion=0.1.0\napi=1.0.0\
 #[track_caller]
 fn refused<T: fmt::Debug>(probed: Result<T, ProbeError>, wanted: &str) {
     let told = probed.unwrap_err().to_string();
-    assert!(
-        told.contains(wanted) && !told.contains('\n'),
-        "`{wanted}` in: {told}"
-    );
+    assert!(told.contains(wanted) && !told.contains('\n'), "`{wanted}` in: {told}");
 }
 
 #[test]
@@ -55,17 +52,11 @@ fn what_is_no_library_is_named() {
         (b"#!/bin/sh\nexit 0\n", "a script"),
         (b"PK\x03\x04......", "zip archive"),
         (b"!<arch>\nlib.rmeta/", "static archive"),
-        (
-            b"version https://git-lfs.github.com/spec/v1",
-            "git lfs pull",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         (b"{\"name\": \"x\"}", "a text file"),
         (&[0; 4096], "a hole of zeros"),
         (&[1, 2, 3], "no program file"),
-        (
-            b"\x7fELF\x02\x01\x01",
-            "the ELF header ends at byte 64, the file at 7",
-        ),
+        (b"\x7fELF\x02\x01\x01", "the ELF header ends at byte 64, the file at 7"),
         (b"MZ", "cut off"),
     ];
     for (bytes, wanted) in cases {
@@ -86,28 +77,9 @@ fn only_well_known_libraries_start_no_threads() {
         assert_eq!(needs_only_known(&needs).err().unwrap_or_default(), unknown);
     };
     check(&[], &[]);
-    check(
-        &[
-            "libc.so.6",
-            "libm.so.6",
-            "libgcc_s.so.1",
-            "ld-linux-x86-64.so.2",
-        ],
-        &[],
-    );
-    check(
-        &[
-            "libpthread.so.0",
-            "libdl.so.2",
-            "librt.so.1",
-            "libc.musl-x86_64.so.1",
-        ],
-        &[],
-    );
-    check(
-        &["libpq.so.5", "libc.so.6", "libcurl.so"],
-        &["libpq.so.5", "libcurl.so"],
-    );
+    check(&["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"], &[]);
+    check(&["libpthread.so.0", "libdl.so.2", "librt.so.1", "libc.musl-x86_64.so.1"], &[]);
+    check(&["libpq.so.5", "libc.so.6", "libcurl.so"], &["libpq.so.5", "libcurl.so"]);
     check(
         &["libc.sober", "/tmp/libc.so.6", "libc++.so.1"],
         &["libc.sober", "/tmp/libc.so.6", "libc++.so.1"],
@@ -151,19 +123,11 @@ fn the_stamp_is_found_however_the_library_was_linked() {
     for bytes in flavours.iter().filter_map(|flags| library(flags)) {
         let probed = probe(&bytes).unwrap();
         assert_eq!(probed.stamp, Stamp::parse(TEXT.as_bytes()).unwrap());
-        assert_eq!(
-            needs_only_known(&probed.needs),
-            Ok(()),
-            "{:?}",
-            probed.needs
-        );
+        assert_eq!(needs_only_known(&probed.needs), Ok(()), "{:?}", probed.needs);
         assert!(probed.platform.starts_with("ELF for "));
         let exports = exports(&bytes).unwrap();
         assert!(exports.contains(&SYMBOL.into()) && exports.contains(&"exported".into()));
-        assert!(
-            exports.is_sorted() && !exports.contains(&"puts".into()),
-            "{exports:?}"
-        );
+        assert!(exports.is_sorted() && !exports.contains(&"puts".into()), "{exports:?}");
     }
 }
 
@@ -177,22 +141,12 @@ fn what_is_not_a_plugin_library_is_refused() {
         (&["-c"], "an object file"),
     ];
     for (flags, wanted) in cases {
-        library(flags)
-            .into_iter()
-            .for_each(|bytes| refused(probe(&bytes), wanted));
+        library(flags).into_iter().for_each(|bytes| refused(probe(&bytes), wanted));
     }
-    for name in [
-        "libstd-0ff.so",
-        "librustc_driver-1a.so",
-        "/opt/libstd-0ff.so",
-    ] {
+    for name in ["libstd-0ff.so", "librustc_driver-1a.so", "/opt/libstd-0ff.so"] {
         assert!(is_shared_std(name), "{name}");
     }
-    assert!(
-        !["libstdc++.so.6", "libc.so.6"]
-            .into_iter()
-            .any(is_shared_std)
-    );
+    assert!(!["libstdc++.so.6", "libc.so.6"].into_iter().any(is_shared_std));
 }
 
 #[cfg(target_os = "linux")]
@@ -201,11 +155,7 @@ fn another_platform_is_named_with_the_own_one() {
     let Some(bytes) = library(&["-shared"]) else {
         return;
     };
-    let machine = if ARCH == "riscv64" {
-        elf::EM_X86_64
-    } else {
-        elf::EM_RISCV
-    };
+    let machine = if ARCH == "riscv64" { elf::EM_X86_64 } else { elf::EM_RISCV };
     let code = if cfg!(target_endian = "little") {
         machine.0.to_le_bytes()
     } else {
@@ -213,20 +163,8 @@ fn another_platform_is_named_with_the_own_one() {
     };
     let cases: [(usize, &[u8], &str); 4] = [
         (18, &code, &format!("this host is ELF for {ARCH}")),
-        (
-            5,
-            &[if cfg!(target_endian = "little") { 2 } else { 1 }],
-            "endian, this host",
-        ),
-        (
-            4,
-            &[if cfg!(target_pointer_width = "64") {
-                1
-            } else {
-                2
-            }],
-            "-bit, ",
-        ),
+        (5, &[if cfg!(target_endian = "little") { 2 } else { 1 }], "endian, this host"),
+        (4, &[if cfg!(target_pointer_width = "64") { 1 } else { 2 }], "-bit, "),
         (7, &[9], "OS ABI 9"),
     ];
     for (at, patch, wanted) in cases {
@@ -243,11 +181,7 @@ fn every_cut_and_every_hole_over_a_table_is_refused() {
         return;
     };
     for length in 0..bytes.len() {
-        assert!(
-            probe(&bytes[..length]).is_err(),
-            "cut to {length} of {}",
-            bytes.len()
-        );
+        assert!(probe(&bytes[..length]).is_err(), "cut to {length} of {}", bytes.len());
     }
     refused(probe(&bytes[..bytes.len() - 1]), "half-written?");
     let read = Elf::<elf::FileHeader64<Endianness>>::read(&bytes);
@@ -256,22 +190,10 @@ fn every_cut_and_every_hole_over_a_table_is_refused() {
     };
     let begin = |part: *const u8| part as usize - bytes.as_ptr() as usize;
     let holes = [
-        (
-            "segments",
-            begin(image.segments.as_ptr().cast()),
-            size_of_val(image.segments),
-        ),
-        (
-            "dynamic",
-            begin(image.dynamic.as_ptr().cast()),
-            size_of_val(image.dynamic),
-        ),
+        ("segments", begin(image.segments.as_ptr().cast()), size_of_val(image.segments)),
+        ("dynamic", begin(image.dynamic.as_ptr().cast()), size_of_val(image.dynamic)),
         ("names", begin(image.strings.as_ptr()), image.strings.len()),
-        (
-            "symbols",
-            begin(image.symbols.as_ptr().cast()),
-            size_of_val(image.symbols),
-        ),
+        ("symbols", begin(image.symbols.as_ptr().cast()), size_of_val(image.symbols)),
     ];
     for (what, at, length) in holes {
         let mut bytes = bytes.clone();
@@ -309,11 +231,7 @@ fn no_mutation_of_a_library_makes_the_probe_panic() {
     };
     // Most of the tables lie in the first two pages, so half of the bytes are changed there.
     let place = prop_oneof![0..original.len(), 0..8192.min(original.len())];
-    let change = (
-        place,
-        prop_oneof![Just(0), Just(0xff), any::<u8>()],
-        1..16usize,
-    );
+    let change = (place, prop_oneof![Just(0), Just(0xff), any::<u8>()], 1..16usize);
     let changes = proptest::collection::vec(change, 1..8);
     proptest!(|(changes in changes, shift in 0..8usize)| {
         let mut bytes = vec![0; shift];

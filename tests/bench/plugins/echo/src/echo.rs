@@ -1,0 +1,52 @@
+//! Answers with its input, in place or on the heap, or panics; its config says which.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hotbay_plugin::prelude::*;
+
+pub(crate) struct Echo {
+    output: Way,
+    /// How often `execute` was really entered with something to panic about.
+    panics: AtomicU64,
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    InPlace,
+    Heap,
+    Panic,
+}
+
+impl Plugin for Echo {
+    fn init(config: &Config, _: HostServices) -> Result<Self, PluginError> {
+        let output = match config.get("output").and_then(|output| output.as_str()) {
+            Some("in-place") => Way::InPlace,
+            Some("panic") => Way::Panic,
+            _ => Way::Heap,
+        };
+        Ok(Self {
+            output,
+            panics: AtomicU64::new(0),
+        })
+    }
+
+    fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+        match self.output {
+            Way::InPlace => Ok(Output::copy_of(input.as_bytes())),
+            Way::Heap => Ok(Output::bytes(input.as_bytes())),
+            Way::Panic => Ok(self.panic(input)),
+        }
+    }
+}
+
+impl Echo {
+    /// Counts and panics; without input it tells how often it did.
+    #[cold]
+    fn panic(&self, input: Payload<'_>) -> Output {
+        if input.is_empty() {
+            return Output::text(self.panics.load(Ordering::Relaxed).to_string());
+        }
+        let number = self.panics.fetch_add(1, Ordering::Relaxed);
+        panic!("panic {number} of the benchmark");
+    }
+}

@@ -1,0 +1,107 @@
+//! A plugin without hotbay: an abi_stable trait object and a C function, both of which answer
+//! with their input on the heap. Guards, counts and checks nothing at a call.
+
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    reason = "the macros of abi_stable write public items without either"
+)]
+
+use abi_stable::StableAbi;
+use abi_stable::library::RootModule;
+use abi_stable::sabi_trait;
+use abi_stable::sabi_types::VersionStrings;
+use abi_stable::std_types::{RBox, RSlice, RVec};
+
+/// What the trait object does.
+#[sabi_trait]
+pub trait Echo: Send + Sync {
+    /// Answers with a copy of `input`.
+    fn execute(&self, input: RSlice<'_, u8>) -> RVec<u8>;
+}
+
+/// The trait object.
+pub type EchoBox = Echo_TO<'static, RBox<()>>;
+
+/// The root module.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = RawRootRef)))]
+#[sabi(missing_field(panic))]
+pub struct RawRoot {
+    /// Makes a plugin.
+    pub make: extern "C" fn() -> EchoBox,
+    /// The same work as a plain function: input, length, and where the answer goes.
+    #[sabi(last_prefix_field)]
+    pub echo: unsafe extern "C" fn(*const u8, usize, *mut CBytes),
+}
+
+impl RootModule for RawRootRef {
+    abi_stable::declare_root_module_statics! {RawRootRef}
+
+    const BASE_NAME: &'static str = "bench_raw";
+    const NAME: &'static str = "bench-raw";
+    const VERSION_STRINGS: VersionStrings = abi_stable::package_version_strings!();
+}
+
+/// Bytes on the heap of the library that made them.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct CBytes {
+    ptr: *mut u8,
+    len: usize,
+    capacity: usize,
+    release: unsafe extern "C" fn(*mut u8, usize, usize),
+}
+
+impl Drop for CBytes {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: the parts of a vector of the side that `release` belongs to.
+        unsafe { (self.release)(self.ptr, self.len, self.capacity) }
+    }
+}
+
+#[cfg(feature = "export")]
+mod exported {
+    use abi_stable::prefix_type::PrefixTypeTrait;
+    use abi_stable::sabi_trait::TD_Opaque;
+
+    use super::*;
+
+    struct Plain;
+
+    impl Echo for Plain {
+        fn execute(&self, input: RSlice<'_, u8>) -> RVec<u8> {
+            RVec::from(input.as_slice().to_vec())
+        }
+    }
+
+    extern "C" fn make() -> EchoBox {
+        Echo_TO::from_value(Plain, TD_Opaque)
+    }
+
+    unsafe extern "C" fn echo(input: *const u8, len: usize, output: *mut CBytes) {
+        // SAFETY: the caller lends `len` bytes.
+        let input = unsafe { std::slice::from_raw_parts(input, len) };
+        let mut bytes = std::mem::ManuallyDrop::new(input.to_vec());
+        let bytes = CBytes {
+            ptr: bytes.as_mut_ptr(),
+            len: bytes.len(),
+            capacity: bytes.capacity(),
+            release,
+        };
+        // SAFETY: the caller has room for an answer.
+        unsafe { output.write(bytes) };
+    }
+
+    unsafe extern "C" fn release(ptr: *mut u8, len: usize, capacity: usize) {
+        // SAFETY: the parts of a vector that `echo` took apart.
+        drop(unsafe { Vec::from_raw_parts(ptr, len, capacity) });
+    }
+
+    #[abi_stable::export_root_module]
+    fn root() -> RawRootRef {
+        RawRoot { make, echo }.leak_into_prefix()
+    }
+}

@@ -1,0 +1,57 @@
+//! The first version of a plugin, by the strictest of authors, in edition 2021.
+//!
+//! Answers with its version and the number of calls so far; or panics, as it is told.
+
+#![forbid(unsafe_code)]
+#![deny(warnings, missing_docs, missing_debug_implementations, unreachable_pub)]
+#![deny(unused_qualifications, unused_crate_dependencies, rust_2018_idioms)]
+#![deny(clippy::all, clippy::pedantic, clippy::undocumented_unsafe_blocks)]
+
+use std::panic::panic_any;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hotbay_plugin::prelude::*;
+
+/// Of the library, not of the plugin: two libraries do not share it.
+static CALLS: AtomicU32 = AtomicU32::new(0);
+
+#[derive(Debug)]
+struct Versioned {
+    health_panics: bool,
+}
+
+impl Plugin for Versioned {
+    fn init(config: &Config, _: HostServices) -> Result<Self, PluginError> {
+        let panics = |place: &str| config.get("panics").is_some_and(|found| found == place);
+        assert!(!panics("init"), "out of init");
+        let health_panics = panics("health");
+        Ok(Self { health_panics })
+    }
+
+    fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+        match input.as_text()? {
+            "panic" => panic!("out of a call"),
+            "payload" => panic_any(Bomb),
+            _ => {
+                let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
+                Ok(Output::text(format!("version 1, call {calls}")))
+            }
+        }
+    }
+
+    fn health(&self) -> Result<(), PluginError> {
+        assert!(!self.health_panics, "out of health");
+        Ok(())
+    }
+}
+
+/// A payload that panics when it is dropped, with another one of its kind.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic_any(Self)
+    }
+}
+
+export_plugin!(Versioned);

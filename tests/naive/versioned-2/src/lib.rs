@@ -1,0 +1,31 @@
+//! The second version of a plugin, by the strictest of authors, in edition 2024.
+//!
+//! Answers with its version and the number of calls so far. Nobody counts its memory.
+
+#![forbid(unsafe_code)]
+#![deny(warnings, missing_docs, missing_debug_implementations, unreachable_pub)]
+#![deny(unused_qualifications, unused_crate_dependencies, rust_2018_idioms)]
+#![deny(clippy::all, clippy::pedantic, clippy::undocumented_unsafe_blocks)]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hotbay_plugin::prelude::*;
+
+/// Of the library, not of the plugin: two libraries do not share it.
+static CALLS: AtomicU32 = AtomicU32::new(0);
+
+#[derive(Debug)]
+struct Versioned;
+
+impl Plugin for Versioned {
+    fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> {
+        Ok(Self)
+    }
+
+    fn execute(&self, _: &CallContext<'_>, _: Payload<'_>) -> Result<Output, PluginError> {
+        let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(Output::text(format!("version 2, call {calls}")))
+    }
+}
+
+export_plugin!(Versioned, allocator = uncounted);
