@@ -1,0 +1,116 @@
+//! The export macro: what it writes stands behind the feature `export` of the author's crate.
+
+/// Exports a plugin from the crate's library.
+///
+/// Takes a type that is a [`Plugin`](crate::Plugin). What makes a library a plugin stands behind
+/// the feature `export` of the crate that calls the macro, which is to be on by default; a host
+/// that links the crate as an ordinary one switches it off.
+///
+/// - `export_plugin!(Transform)` counts what the system allocator gives out;
+/// - `export_plugin!(Transform, allocator = MiMalloc)` counts around that allocator, the path
+///   of a unit struct;
+/// - `export_plugin!(Transform, allocator = uncounted)` sets no allocator: live bytes are then
+///   unknown to the host.
+///
+/// Does not compile with `panic = "abort"`: no panic could be caught.
+#[macro_export]
+macro_rules! export_plugin {
+    ($plugin:ty $(,)?) => {
+        $crate::export_plugin!(@allocator ::std::alloc::System);
+        $crate::export_plugin!(@exports $plugin);
+    };
+    ($plugin:ty, allocator = uncounted $(,)?) => {
+        $crate::export_plugin!(@exports $plugin);
+    };
+    ($plugin:ty, allocator = $allocator:path $(,)?) => {
+        $crate::export_plugin!(@allocator $allocator);
+        $crate::export_plugin!(@exports $plugin);
+    };
+    (@allocator $allocator:path) => {
+        #[cfg(feature = "export")]
+        const _: () = {
+            #[global_allocator]
+            static ALLOCATOR: $crate::abi::Counting<$allocator> =
+                $crate::abi::Counting::new($allocator);
+        };
+    };
+    (@exports $plugin:ty) => {
+        const _: fn() = || {
+            fn is_a_plugin<T: $crate::Plugin>() {}
+            is_a_plugin::<$plugin>();
+        };
+
+        #[cfg(all(feature = "export", panic = "abort"))]
+        ::core::compile_error!(
+            "a plugin needs `panic = \"unwind\"`: with \"abort\" a panic in it ends the host"
+        );
+
+        #[cfg(feature = "export")]
+        const _: () = {
+            use $crate::abi::abi_stable::library as __library;
+
+            #[unsafe(export_name = "HOTBAY_PLUGIN_STAMP")]
+            static STAMP: $crate::stamp::StampBytes = $crate::stamp::stamp(
+                ::core::env!("CARGO_PKG_NAME"),
+                ::core::env!("CARGO_PKG_VERSION"),
+            );
+
+            extern "C" fn root() -> __library::RootModuleResult {
+                $crate::abi::stand_in_front();
+                __library::__call_root_module_loader(|| <$crate::abi::Exports<$plugin>>::ROOT)
+            }
+
+            // The name under which abi_stable looks for a root module.
+            #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
+            static ROOT: __library::LibHeader = unsafe {
+                __library::LibHeader::from_constructor::<$crate::abi::PluginRootRef>(
+                    root,
+                    __library::CheckTypeLayout::Yes,
+                )
+            };
+        };
+
+        // In front of the C library's functions for this library alone: hidden, so exported to
+        // nobody.
+        #[cfg(all(feature = "export", target_os = "linux", target_env = "gnu"))]
+        mod __hotbay_in_front {
+            use ::core::ffi::{c_int, c_uint, c_void};
+            use $crate::abi::on_linux as __census;
+
+            ::core::arch::global_asm!(
+                ".hidden pthread_create",
+                ".hidden pthread_key_create",
+                ".hidden pthread_key_delete",
+                ".hidden pthread_setspecific",
+            );
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn pthread_create(
+                thread: *mut c_void,
+                attributes: *const c_void,
+                function: __census::StartFn,
+                argument: *mut c_void,
+            ) -> c_int {
+                unsafe { __census::pthread_create(thread, attributes, function, argument) }
+            }
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn pthread_key_create(
+                key: *mut c_uint,
+                destructor: ::core::option::Option<__census::KeyDestructor>,
+            ) -> c_int {
+                unsafe { __census::pthread_key_create(key, destructor) }
+            }
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn pthread_key_delete(key: c_uint) -> c_int {
+                unsafe { __census::pthread_key_delete(key) }
+            }
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
+                unsafe { __census::pthread_setspecific(key, value) }
+            }
+        }
+    };
+}

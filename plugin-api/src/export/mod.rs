@@ -1,0 +1,219 @@
+//! The functions on the boundary, and the macro that exports them.
+//!
+//! Every function catches what unwinds, turns it into a fault and returns a code: nothing
+//! leaves the library but C values.
+
+mod macros;
+mod panics;
+
+use std::marker::PhantomData;
+use std::{fmt, ptr};
+
+use abi_stable::prefix_type::WithMetadata;
+
+use crate::context::{CallContext, RawContext};
+use crate::payload::{Output, RawPayload};
+use crate::root::{
+    PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
+};
+use crate::services::{HostServices, RawText};
+use crate::{Config, Plugin, PluginError, Snapshot, census};
+pub use panics::PanicRecords;
+use panics::{Done, guard, prepare};
+
+/// The functions of `T` on the boundary. `LINKED`: compiled into the host, not into a library.
+pub struct Exports<T, const LINKED: bool = false>(PhantomData<T>);
+
+impl<T, const LINKED: bool> fmt::Debug for Exports<T, LINKED> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exports").field("linked", &LINKED).finish()
+    }
+}
+
+impl<T: Plugin, const LINKED: bool> Exports<T, LINKED> {
+    const MODULE: &'static WithMetadata<PluginRoot> = &WithMetadata::new(PluginRoot {
+        validate_config: validate_config::<T, LINKED>,
+        start: start::<T, LINKED>,
+        execute: execute::<T, LINKED>,
+        health: health::<T, LINKED>,
+        snapshot: snapshot::<T, LINKED>,
+        restore: restore::<T, LINKED>,
+        shutdown: shutdown::<T, LINKED>,
+        discard: discard::<T, LINKED>,
+        census: take_census,
+        release_keys,
+    });
+
+    /// The module of functions.
+    pub const ROOT: PluginRootRef = PluginRootRef(Self::MODULE.static_as_prefix());
+}
+
+/// Makes an instance of a plugin that was started elsewhere.
+pub fn into_instance<T: Plugin>(plugin: T) -> RawInstance {
+    Box::into_raw(Box::new(plugin)).cast_const().cast()
+}
+
+// Invariants of the functions below, kept by the host (`boundary/invoke.rs`):
+// E1: pointers to write through are valid; pointers to read are valid until the return.
+// E2: an instance came from `start` of the same module and was not ended yet.
+// E3: nothing else uses the instance during restore, shutdown and discard, or after the last two.
+
+unsafe extern "C" fn validate_config<T: Plugin, const LINKED: bool>(
+    config: RawText,
+    fault: *mut RawFault,
+) -> i32 {
+    prepare::<LINKED>(None, false);
+    let done = guard::<LINKED, _>(|| {
+        // SAFETY: E1.
+        T::validate_config(&config_of(unsafe { config.get() })?)
+    });
+    // SAFETY: E1.
+    unsafe { report(done, ptr::null_mut(), fault) }
+}
+
+unsafe extern "C" fn start<T: Plugin, const LINKED: bool>(
+    start: *const RawStart,
+    instance: *mut RawInstance,
+    fault: *mut RawFault,
+) -> i32 {
+    // SAFETY: E1.
+    let start = unsafe { &*start };
+    // SAFETY: E1.
+    let services = HostServices::new(unsafe { *start.services });
+    prepare::<LINKED>(Some(&services), start.want_frames);
+    let done = guard::<LINKED, _>(|| {
+        // SAFETY: E1.
+        let config = config_of(unsafe { start.config.get() })?;
+        Ok(into_instance(T::init(&config, services)?))
+    });
+    // SAFETY: E1.
+    unsafe { report(done, instance, fault) }
+}
+
+unsafe extern "C" fn execute<T: Plugin, const LINKED: bool>(
+    instance: RawInstance,
+    context: *const RawContext<'_>,
+    input: *const RawPayload<'_>,
+    output: *mut Output,
+    fault: *mut RawFault,
+) -> i32 {
+    let done = guard::<LINKED, _>(|| {
+        // SAFETY: E2.
+        let plugin = unsafe { &*instance.cast::<T>() };
+        // SAFETY: E1.
+        let context = CallContext::new(unsafe { &*context });
+        // SAFETY: E1.
+        let input = unsafe { &*input }.get();
+        plugin.execute(&context, input)
+    });
+    // SAFETY: E1.
+    unsafe { report(done, output, fault) }
+}
+
+unsafe extern "C" fn health<T: Plugin, const LINKED: bool>(
+    instance: RawInstance,
+    fault: *mut RawFault,
+) -> i32 {
+    // SAFETY: E2.
+    let done = guard::<LINKED, _>(|| unsafe { &*instance.cast::<T>() }.health());
+    // SAFETY: E1.
+    unsafe { report(done, ptr::null_mut(), fault) }
+}
+
+unsafe extern "C" fn snapshot<T: Plugin, const LINKED: bool>(
+    instance: RawInstance,
+    snapshot: *mut RawSnapshot,
+    fault: *mut RawFault,
+) -> i32 {
+    let done = guard::<LINKED, _>(|| {
+        // SAFETY: E2.
+        let taken = unsafe { &*instance.cast::<T>() }.snapshot()?;
+        Ok(RawSnapshot {
+            present: taken.is_some(),
+            version: taken.as_ref().map_or(0, Snapshot::version),
+            bytes: taken.map_or_else(Vec::new, Snapshot::into_bytes).into(),
+        })
+    });
+    // SAFETY: E1.
+    unsafe { report(done, snapshot, fault) }
+}
+
+unsafe extern "C" fn restore<T: Plugin, const LINKED: bool>(
+    instance: RawInstance,
+    snapshot: *const RawSnapshot,
+    fault: *mut RawFault,
+) -> i32 {
+    let done = guard::<LINKED, _>(|| {
+        // SAFETY: E1.
+        let snapshot = unsafe { &*snapshot };
+        let snapshot = Snapshot::new(snapshot.version, snapshot.bytes.as_bytes());
+        // SAFETY: E2, E3 (the box came from `into_instance`, and nobody else uses it).
+        unsafe { &mut *instance.cast_mut().cast::<T>() }.restore(snapshot)
+    });
+    // SAFETY: E1.
+    unsafe { report(done, ptr::null_mut(), fault) }
+}
+
+unsafe extern "C" fn shutdown<T: Plugin, const LINKED: bool>(
+    instance: RawInstance,
+    fault: *mut RawFault,
+) -> i32 {
+    let done = guard::<LINKED, _>(|| {
+        // SAFETY: E2, E3.
+        let plugin = *unsafe { Box::from_raw(instance.cast_mut().cast::<T>()) };
+        plugin.shutdown()
+    });
+    // SAFETY: E1.
+    unsafe { report(done, ptr::null_mut(), fault) }
+}
+
+unsafe extern "C" fn discard<T: Plugin, const LINKED: bool>(
+    instance: RawInstance,
+    fault: *mut RawFault,
+) -> i32 {
+    let done = guard::<LINKED, _>(|| {
+        // SAFETY: E2, E3.
+        drop(unsafe { Box::from_raw(instance.cast_mut().cast::<T>()) });
+        Ok(())
+    });
+    // SAFETY: E1.
+    unsafe { report(done, ptr::null_mut(), fault) }
+}
+
+unsafe extern "C" fn take_census(census: *mut RawCensus) {
+    // SAFETY: E1.
+    unsafe { census.write(census::take()) }
+}
+
+unsafe extern "C" fn release_keys() {
+    census::release_keys();
+}
+
+fn config_of(text: &str) -> Result<Config, PluginError> {
+    let value: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| PluginError::new(PluginError::BAD_INPUT, error.to_string()))?;
+    Ok(Config::from(value))
+}
+
+/// Writes how a call ended through the pointers of the caller.
+///
+/// # Safety
+///
+/// `fault` is valid to write; so is `output` unless `R` has no size.
+#[inline]
+unsafe fn report<R>(done: Done<R>, output: *mut R, fault: *mut RawFault) -> i32 {
+    let (raw, code) = match done {
+        Done::Ok(value) => {
+            if size_of::<R>() > 0 {
+                // SAFETY: this function's contract.
+                unsafe { output.write(value) };
+            }
+            return code::OK;
+        }
+        Done::Error(error) => (RawFault::from_error(&error), code::ERROR),
+        Done::Panic(panic) => (RawFault::from_panic(&panic), code::PANIC),
+    };
+    // SAFETY: this function's contract.
+    unsafe { fault.write(raw) };
+    code
+}
