@@ -115,7 +115,7 @@ fn next_call_id() -> u64 {
         static NEXT: Cell<u64> = const { Cell::new(0) };
     }
     let mut next = NEXT.get();
-    if next % BLOCK == 0 {
+    if next.is_multiple_of(BLOCK) {
         next = BLOCKS.fetch_add(1, Ordering::Relaxed) * BLOCK + 1;
     }
     NEXT.set(next + 1);

@@ -1,2 +1,94 @@
-//! t
-fn main() {}
+//! The `hotbay` command: tries plugins out and operates them, one file per verb.
+//! Results go to stdout, everything else to stderr. Knows nothing that the library does not offer.
+
+mod args;
+mod call;
+mod check;
+mod child;
+mod failure;
+mod input;
+mod inspect;
+mod list;
+mod output;
+mod pipe;
+mod places;
+mod report;
+mod seal;
+mod start;
+mod trial;
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Args, Options, Verb};
+use failure::Failure;
+use output::{Out, say};
+
+/// What the exit code tells.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// All is well: 0.
+    Well,
+    /// Something failed, and it was told: 1.
+    Wrong,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(&args.options);
+    let mut out = Out::new();
+    let ended = run(&args, &mut out);
+    let ended = ended.and_then(|verdict| out.flush().map(|()| verdict));
+    match ended {
+        Ok(Verdict::Well) => ExitCode::SUCCESS,
+        Ok(Verdict::Wrong) => ExitCode::from(1),
+        Err(failure) => {
+            tell(&failure, &args.options, &mut out);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(args: &Args, out: &mut Out) -> Result<Verdict, Failure> {
+    let options = &args.options;
+    match &args.verb {
+        Verb::List => list::list(options, out),
+        Verb::Inspect(args) => inspect::inspect(args, options, out),
+        Verb::Check(args) => check::check(args, options, out),
+        Verb::Seal(args) => seal::seal(args, options, out),
+        Verb::Call(args) => call::call(args, options, out),
+        Verb::Pipe(args) => pipe::pipe(args, options, out),
+        Verb::TrialLoad(args) => trial::load(args, options, out),
+        Verb::TrialAbi(args) => trial::abi(args, options, out),
+    }
+}
+
+fn tell(failure: &Failure, options: &Options, out: &mut Out) {
+    if options.json {
+        let told = out.json(&serde_json::json!({ "error": failure.json() }));
+        if told.and_then(|()| out.flush()).is_ok() {
+            return;
+        }
+    }
+    for line in failure.lines() {
+        say(&line);
+    }
+}
+
+/// The log of the host and of what its plugins say; silent unless asked for.
+fn start_log(options: &Options) {
+    let level = match options.log {
+        0 => return,
+        1 => tracing::Level::INFO,
+        2 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && output::wants_colours())
+        .init();
+}

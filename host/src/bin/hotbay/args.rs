@@ -1,0 +1,145 @@
+//! What can be written on the command line, with the texts of `--help`. Does nothing.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Loads plugins, tries them out and checks them.
+///
+/// A plugin is a folder with a `plugin.json` and the library that it names.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hotbay",
+    version,
+    arg_required_else_help = true,
+    after_long_help = "Examples:\n  \
+        cargo xtask build-plugins              build and install the example plugins\n  \
+        hotbay list                            what is there, and what is wrong with it\n  \
+        hotbay call transform --text hello     one call; prints HELLO\n  \
+        echo hi | hotbay pipe transform        stdin through a plugin\n  \
+        hotbay check my-plugins                load everything for real, for CI\n\n\
+        Exit codes: 0 all is well, 1 something failed, 2 wrong usage."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) options: Options,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Folder below which plugins are looked for; may be given more than once [default:
+    /// target/plugins if it is there, otherwise plugins].
+    #[arg(long = "dir", value_name = "DIR", global = true)]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Prints results, and errors too, as JSON on stdout.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Accepts libraries whose manifests state no digest. A damaged one can end this process.
+    #[arg(long, global = true)]
+    pub(crate) allow_unverified: bool,
+    /// Accepts folders and files that other users may write to.
+    #[arg(long, global = true)]
+    pub(crate) allow_writable: bool,
+    /// Shows the log on stderr; twice or three times: more of it.
+    #[arg(short = 'v', global = true, action = clap::ArgAction::Count)]
+    pub(crate) log: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Lists what is there: name, version, kind, state, what is wrong.
+    ///
+    /// Reads manifests and the stamps of libraries only: runs nothing, and does not compute
+    /// digests. Exits with 1 if anything is wrong.
+    List,
+    /// Tells everything about one plugin without running any of its code.
+    ///
+    /// Manifest, stamp, compiler, digest (stated and found), linked libraries, exported symbols,
+    /// and whether it would be loaded. Exits with 1 if it would not.
+    Inspect(Inspect),
+    /// Loads every plugin for real, asks for its health, and shuts it down again.
+    ///
+    /// For CI of plugin authors. A library whose manifest states no digest is first loaded in a
+    /// process of its own, so that one that crashes is a refusal and does not end the check; a
+    /// missing digest alone is only noted. Exits with 1 on any problem, and when there is
+    /// nothing to check.
+    Check(Check),
+    /// Writes digest and length of its library into a plugin's manifest.
+    ///
+    /// Keeps the layout of the file, and replaces it in one step. Prints the digest and the path
+    /// of the library.
+    Seal(Seal),
+    /// Calls a plugin once and writes its reply to stdout, unchanged.
+    ///
+    /// The input is `--text`, `--input`, or stdin if it is no terminal. Only the plugin and what
+    /// it requires are loaded. A line end is added on a terminal only.
+    Call(Call),
+    /// Sends stdin through plugins in a row and writes the last reply to stdout.
+    ///
+    /// With `--lines`, each line is a request of its own and each reply ends with a line end; a
+    /// line that fails is told on stderr with its number, and the others go on.
+    Pipe(Pipe),
+    #[command(hide = true)]
+    TrialLoad(Trial),
+    #[command(hide = true)]
+    TrialAbi(Trial),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    /// A plugin's name, its folder, or its plugin.json.
+    #[arg(value_name = "PLUGIN-OR-PATH")]
+    pub(crate) plugin: String,
+    /// Also opens the library, in a process of its own, and prints the long report of how its
+    /// interface differs from this host's.
+    #[arg(long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    /// Where to look, instead of `--dir`; may also be the folder of one plugin.
+    #[arg(value_name = "DIR", conflicts_with = "dirs")]
+    pub(crate) places: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Seal {
+    /// Folders that hold a plugin.json.
+    #[arg(value_name = "FOLDER", required = true)]
+    pub(crate) folders: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Call {
+    /// The plugin's name.
+    pub(crate) plugin: String,
+    /// File whose bytes are the input; `-` is stdin.
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    pub(crate) input: Option<PathBuf>,
+    /// The input itself.
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    pub(crate) text: Option<String>,
+    /// Calls that many times; the last reply is printed, the time per call is told on stderr.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) repeat: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pipe {
+    /// The plugins' names, in the order in which they are called.
+    #[arg(value_name = "PLUGIN", required = true)]
+    pub(crate) plugins: Vec<String>,
+    /// Makes each line a request.
+    #[arg(long)]
+    pub(crate) lines: bool,
+}
+
+/// What the command asks of itself, in a process of its own.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Trial {
+    pub(crate) folder: PathBuf,
+}

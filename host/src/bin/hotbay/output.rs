@@ -1,0 +1,139 @@
+//! Stdout and stderr: who closes the other end ends the output quietly; nothing here panics.
+
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
+
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// Stdout. After its reader has gone, everything written is dropped.
+pub(crate) struct Out {
+    sink: BufWriter<StdoutLock<'static>>,
+    is_closed: bool,
+    is_terminal: bool,
+}
+
+impl Out {
+    pub(crate) fn new() -> Self {
+        let stdout = io::stdout();
+        Self {
+            is_terminal: stdout.is_terminal(),
+            sink: BufWriter::new(stdout.lock()),
+            is_closed: false,
+        }
+    }
+
+    /// Whether nobody reads any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.tried(|sink| sink.write_all(bytes))
+    }
+
+    /// One line; characters that would steer a terminal are shown, not sent.
+    pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
+        let text = shown(text);
+        self.tried(|sink| writeln!(sink, "{text}"))
+    }
+
+    /// A document, laid out for people.
+    pub(crate) fn json(&mut self, value: &Value) -> Result<(), Failure> {
+        self.tried(|sink| writeln!(sink, "{value:#}"))
+    }
+
+    /// A document in one line.
+    pub(crate) fn json_line(&mut self, value: &Value) -> Result<(), Failure> {
+        self.tried(|sink| writeln!(sink, "{value}"))
+    }
+
+    /// A table, as wide as the terminal; rows whose third flag is set have something wrong.
+    pub(crate) fn table(&mut self, header: &[&str], rows: Vec<Row>) -> Result<(), Failure> {
+        let colours = self.is_terminal && wants_colours();
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        if self.is_terminal {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        } else {
+            table.force_no_tty();
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+        table.set_header(header.iter().map(|title| match colours {
+            true => Cell::new(title).add_attribute(Attribute::Bold),
+            false => Cell::new(title),
+        }));
+        for row in rows {
+            let colour = if row.is_wrong { Color::Red } else { Color::Green };
+            table.add_row(row.cells.iter().enumerate().map(|(column, text)| {
+                let cell = Cell::new(shown(text));
+                match colours && column == row.state {
+                    true => cell.fg(colour),
+                    false => cell,
+                }
+            }));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let text = table.trim_fmt();
+        self.tried(|sink| writeln!(sink, "{text}"))
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        self.tried(|sink| sink.flush())
+    }
+
+    fn tried(
+        &mut self,
+        write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        if self.is_closed {
+            return Ok(());
+        }
+        match write(&mut self.sink) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_closed = true;
+                Ok(())
+            }
+            written => written.map_err(|error| Failure::io("cannot write to stdout", &error)),
+        }
+    }
+}
+
+/// One row of a table.
+pub(crate) struct Row {
+    pub(crate) cells: Vec<String>,
+    /// The column that tells whether something is wrong.
+    pub(crate) state: usize,
+    pub(crate) is_wrong: bool,
+}
+
+/// Tells something on stderr; if nobody listens there, nobody is told.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", shown(text));
+}
+
+/// Whether the user has nothing against colours where they can be shown.
+pub(crate) fn wants_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// `text` with everything escaped that steers a terminal or turns its text around.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        let turns_around = matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if char.is_control() || turns_around {
+            shown.extend(char.escape_default());
+        } else {
+            shown.push(char);
+        }
+    }
+    shown
+}
