@@ -79,7 +79,7 @@ pub mod prelude {
 pub mod abi {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     pub use crate::census::on_linux;
-    pub use crate::census::{Counting, stand_in_front};
+    pub use crate::census::{Counting, exported};
     pub use crate::context::{Deadline, RawContext};
     pub use crate::export::{Exports, PanicRecords, into_instance};
     pub use crate::payload::{RawBuffer, RawPayload};

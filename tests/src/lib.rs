@@ -2,11 +2,13 @@
 //! folders of their own, and ways to wait and to look at this process. It tests nothing itself.
 
 mod artifacts;
+mod hosts;
 mod plugins;
 mod process;
 mod waiting;
 
 pub use artifacts::{binary, library};
+pub use hosts::{host, limits, lines_of, loaded, quarantine, refused};
 pub use plugins::{Plugin, Plugins, library_file_name};
 pub use process::{mappings, threads, unique};
-pub use waiting::{LIMIT, block_on, event, events_until, host, until};
+pub use waiting::{LIMIT, block_on, event, events_until, until};

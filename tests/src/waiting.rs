@@ -6,9 +6,7 @@ use std::future::Future;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hotbay::{Events, Host, HostEvent};
-
-use crate::Plugins;
+use hotbay::{Events, HostEvent};
 
 /// What no test comes near unless it hangs.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -26,16 +24,6 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime
         .block_on(async { tokio::time::timeout(LIMIT, future).await })
         .unwrap_or_else(|_| panic!("not done after {LIMIT:?}"))
-}
-
-/// A host that looks for plugins in these folders, with its defaults.
-///
-/// # Panics
-///
-/// When the host does not start.
-pub fn host(plugins: &Plugins) -> Host {
-    let builder = Host::builder().plugin_dir(plugins.dir());
-    builder.build().expect("a host with nothing compiled in")
 }
 
 /// Waits for the first event that is wanted; those before it are thrown away.

@@ -1,1 +1,435 @@
-//! Stub.
+//! The `hotbay` command, run as users run it: what it prints where, and how it exits.
+//! What the library does underneath is tested elsewhere.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use hotbay_tests::{Plugins, binary, library_file_name};
+use serde_json::{Value, json};
+
+/// What a run of the command came to.
+struct Run {
+    code: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Run {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error} in: {}{}", self.text(), self.stderr))
+    }
+
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}{}", self.text(), self.stderr);
+        assert!(!self.stderr.contains("panicked at"), "{}", self.stderr);
+        self
+    }
+
+    /// Whether every part stands somewhere on stderr, and stdout is empty.
+    #[track_caller]
+    fn says_only(self, parts: &[&str]) {
+        assert_eq!(self.text(), "");
+        for part in parts {
+            assert!(self.stderr.contains(part), "`{part}` in: {}", self.stderr);
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the command is a process")]
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+    command.args(args).current_dir(dir).env_remove("NO_COLOR");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn hotbay(dir: &Path, args: &[&str]) -> Run {
+    run(command(dir, args).output())
+}
+
+fn run(output: std::io::Result<Output>) -> Run {
+    let output = output.unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Run { code: output.status.code(), stdout: output.stdout, stderr }
+}
+
+fn with_input(dir: &Path, args: &[&str], input: &[u8]) -> Run {
+    let mut child = command(dir, args).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || {
+        // A command that wants no input may be gone already.
+        let _ = stdin.write_all(&input);
+    });
+    let run = run(child.wait_with_output());
+    writer.join().unwrap();
+    run
+}
+
+/// The examples, below a folder that the command finds by itself.
+fn examples() -> Plugins {
+    let plugins = Plugins::new();
+    plugins.add_in("plugins/transform", "transform", "transform").write();
+    let rules = json!({ "rules": [{ "rule": "positive" }] });
+    plugins.add_in("plugins/filter", "filter", "filter").config(rules).write();
+    plugins
+}
+
+/// A plugin whose library nothing vouches for, misbehaving as its config asks.
+fn unverified(plugins: &Plugins, name: &str, config: Value) {
+    let folder = format!("plugins/{name}");
+    plugins.add_in(&folder, name, "faulty").config(config).unverified().write();
+}
+
+#[test]
+fn list_shows_every_plugin_in_order_and_what_is_wrong() {
+    let plugins = examples();
+    let run = hotbay(plugins.dir(), &["list"]).exits(0);
+    let lines: Vec<Vec<String>> = run
+        .text()
+        .lines()
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .collect();
+    assert_eq!(lines[0][..4], ["NAME", "VERSION", "KIND", "STATE"]);
+    assert_eq!(lines[1], ["filter", "0.1.0", "library", "ready"]);
+    assert_eq!(lines[2], ["transform", "0.1.0", "library", "ready"]);
+    assert!(!run.text().contains('\x1b'), "colours only on a terminal");
+
+    unverified(&plugins, "open", json!({}));
+    plugins.add_in("plugins/text", "text", "faulty").bytes(|it| *it = b"hello".into()).write();
+    let list = hotbay(plugins.dir(), &["list"]).exits(1).text();
+    assert!(list.contains("no digest; `hotbay seal plugins/open` writes it"), "{list}");
+    assert!(list.contains("the file looks like"), "{list}");
+    let json = hotbay(plugins.dir(), &["list", "--json", "--allow-unverified"]).exits(1).json();
+    let told: Vec<_> = json["plugins"].as_array().unwrap().iter().collect();
+    let told: Vec<_> = told.iter().map(|one| (one["name"].as_str(), &one["state"])).collect();
+    let [ready, refused] = [json!("ready"), json!("refused")];
+    let wanted = [("filter", &ready), ("open", &ready), ("text", &refused), ("transform", &ready)];
+    assert_eq!(told, wanted.map(|(name, state)| (Some(name), state)));
+    assert_eq!(json["plugins"][2]["problem"]["step"], "probe");
+    assert_eq!(json["plugins"][2]["problem"]["kind"], "integrity");
+    assert_eq!(json["plugins"][0]["problem"], Value::Null);
+}
+
+#[test]
+fn list_knows_what_is_wrong_with_plugins_together() {
+    let plugins = Plugins::new();
+    plugins.add_in("one", "twin", "faulty").write();
+    plugins.add_in("two", "twin", "faulty").write();
+    plugins.add("lonely", "faulty").set("requires", json!({ "gone": "*" })).write();
+    plugins.add("above", "faulty").set("requires", json!({ "lonely": "*" })).write();
+    plugins.add("round", "faulty").set("requires", json!({ "square": "*" })).write();
+    plugins.add("square", "faulty").set("requires", json!({ "round": "*" })).write();
+    let json = hotbay(plugins.dir(), &["list", "--dir", ".", "--json"]).exits(1).json();
+    let problem = |index: usize, name: &str, part: &str| {
+        let one = &json["plugins"][index];
+        let message = one["problem"]["message"].as_str().unwrap_or_default();
+        assert!(one["name"] == name && message.contains(part), "`{part}` in: {one}");
+    };
+    problem(0, "above", "requires plugin `lonely`, which is refused itself");
+    problem(1, "lonely", "requires plugin `gone`");
+    problem(2, "round", "circle");
+    problem(3, "square", "circle");
+    problem(4, "twin", "is there 2 times");
+    problem(5, "twin", "is there 2 times");
+}
+
+#[test]
+fn where_there_are_no_plugins_it_is_said_what_to_do() {
+    let plugins = Plugins::new();
+    hotbay(plugins.dir(), &["list"]).exits(0).says_only(&["target/plugins", "build-plugins"]);
+    hotbay(plugins.dir(), &["list", "--dir", "."]).exits(0).says_only(&["`.`", "build-plugins"]);
+    hotbay(plugins.dir(), &["list", "--dir", "gone"]).exits(1).says_only(&["`gone`"]);
+    hotbay(plugins.dir(), &["check", "."]).exits(1).says_only(&["nothing to check"]);
+}
+
+#[test]
+fn target_plugins_comes_before_plugins() {
+    let plugins = examples();
+    plugins.add_in("target/plugins/other", "other", "faulty").write();
+    let json = hotbay(plugins.dir(), &["list", "--json"]).exits(0).json();
+    assert_eq!(json["plugins"].as_array().unwrap().len(), 1);
+    assert_eq!(json["plugins"][0]["name"], "other");
+}
+
+#[test]
+fn inspect_tells_everything_by_name_or_by_path() {
+    let plugins = examples();
+    let path = "plugins/transform";
+    let manifest = "plugins/transform/plugin.json";
+    for plugin in ["transform", path, manifest, "./plugins/transform/"] {
+        let run = hotbay(plugins.dir(), &["inspect", plugin]).exits(0);
+        for part in ["transform 0.1.0 (library)", "rustc 1.", "HOTBAY_PLUGIN_STAMP", "the same"] {
+            assert!(run.text().contains(part), "`{part}` in: {}", run.text());
+        }
+        assert!(run.text().ends_with("verdict: ready\n"), "{}", run.text());
+    }
+    let json = hotbay(plugins.dir(), &["inspect", path, "--json"]).exits(0).json();
+    assert_eq!(json["state"], "ready");
+    assert_eq!(json["library"]["verified"], true);
+    assert_eq!(json["library"]["sha256"], json["library"]["stated_sha256"]);
+    assert_eq!(json["built"]["panic"], "unwind");
+    assert_eq!(json["manifest"]["api"], "^1.0");
+    let json = hotbay(plugins.dir(), &["inspect", path, "--verbose", "--json"]).exits(0).json();
+    assert_eq!(json["abi"], json!({ "state": "same", "report": null }));
+    hotbay(plugins.dir(), &["inspect", "transfrom"]).exits(1).says_only(&["mean `transform`?"]);
+}
+
+#[test]
+fn a_tampered_library_is_refused_with_both_digests() {
+    let plugins = examples();
+    let spoil = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    plugins.add_in("plugins/bad", "bad", "faulty").stale_digest().bytes(spoil).write();
+    let json = hotbay(plugins.dir(), &["inspect", "bad", "--json"]).exits(1).json();
+    assert_eq!(json["problem"]["step"], "digest");
+    assert_eq!(json["library"]["verified"], false);
+    let call = ["call", "bad", "--text", "x"];
+    hotbay(plugins.dir(), &call).exits(1).says_only(&["error:", "because:", "SHA-256"]);
+    let run = hotbay(plugins.dir(), &["check"]).exits(1);
+    assert!(run.text().contains("bad") && run.text().contains("SHA-256"), "{}", run.text());
+    assert!(run.stderr.contains("2 of 3 passed"), "{}", run.stderr);
+}
+
+#[test]
+fn check_loads_everything_and_tells_what_became_of_it() {
+    let plugins = examples();
+    let json = hotbay(plugins.dir(), &["check", "--json"]).exits(0).json();
+    assert_eq!((&json["passed"], &json["failed"]), (&json!(2), &json!(0)));
+    for plugin in json["plugins"].as_array().unwrap() {
+        assert_eq!(plugin["result"], "passed");
+        assert!(plugin["library"] == "closed" || plugin["library"] == "kept", "{plugin}");
+    }
+    let asked = json!({ "error_in": "shutdown" });
+    plugins.add_in("plugins/late", "late", "faulty").config(asked).write();
+    let run = hotbay(plugins.dir(), &["check", "plugins/late"]).exits(1);
+    assert!(run.text().contains("failed") && run.text().contains("shutdown:"), "{}", run.text());
+}
+
+#[test]
+fn check_survives_an_unverified_library_that_crashes() {
+    let plugins = examples();
+    unverified(&plugins, "crash", json!({ "abort_in": "init" }));
+    unverified(&plugins, "fine", json!({}));
+    unverified(&plugins, "panics", json!({ "panic_in": "init" }));
+    let folder = "plugins/needs";
+    let needs = plugins.add_in(folder, "needs", "faulty").set("requires", json!({"crash": "*"}));
+    needs.unverified().write();
+    let run = hotbay(plugins.dir(), &["check", "--json"]).exits(1);
+    let json = run.json();
+    let result = |name: &str| {
+        let plugins = json["plugins"].as_array().unwrap();
+        plugins.iter().find(|one| one["name"] == name).unwrap().clone()
+    };
+    assert_eq!((&json["passed"], &json["failed"]), (&json!(3), &json!(3)));
+    let message = result("crash")["problem"]["message"].to_string();
+    #[cfg(unix)]
+    assert!(message.contains("crashes when loaded: SIGABRT"), "{message}");
+    assert_eq!(result("crash")["result"], "refused", "{message}");
+    assert_eq!(result("panics")["problem"]["step"], "init");
+    assert!(result("needs")["problem"]["message"].to_string().contains("refused itself"));
+    assert_eq!(result("fine")["result"], "passed");
+    assert!(result("fine")["notes"][0].to_string().contains("hotbay seal"));
+}
+
+#[test]
+fn an_unverified_plugin_is_refused_until_it_is_sealed() {
+    let plugins = Plugins::new();
+    unverified(&plugins, "one", json!({}));
+    let call = ["call", "one", "--text", "x"];
+    hotbay(plugins.dir(), &call).exits(1).says_only(&["sha256", "hotbay seal"]);
+    let allowed = ["call", "one", "--text", "x", "--allow-unverified"];
+    assert_eq!(hotbay(plugins.dir(), &allowed).exits(0).stdout, b"x");
+
+    let manifest = plugins.dir().join("plugins/one/plugin.json");
+    let before = fs::metadata(&manifest).unwrap().permissions();
+    let sealed = hotbay(plugins.dir(), &["seal", "plugins/one"]).exits(0).text();
+    let json: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    assert_eq!(sealed.split_whitespace().next(), json["sha256"].as_str());
+    assert!(sealed.trim_end().ends_with(&library_file_name("faulty")), "{sealed}");
+    assert_eq!(fs::metadata(&manifest).unwrap().permissions(), before);
+    let left = fs::read_dir(manifest.parent().unwrap()).unwrap().count();
+    assert_eq!(left, 2, "nothing else is left in the folder");
+    assert_eq!(hotbay(plugins.dir(), &call).exits(0).stdout, b"x");
+    assert_eq!(hotbay(plugins.dir(), &["list"]).exits(0).code, Some(0));
+}
+
+#[test]
+fn seal_refuses_what_is_no_plugin_and_seals_the_others() {
+    let plugins = Plugins::new();
+    unverified(&plugins, "one", json!({}));
+    let text = plugins.add("text", "faulty").bytes(|it| *it = b"hello".into()).unverified();
+    text.write();
+    let process = plugins.add("process", "faulty").remove("library").remove("package");
+    let process = process.set("kind", "process").set("command", json!(["x"])).unverified();
+    process.write();
+    let args = ["seal", "text", "process", "gone", "plugins/one/plugin.json", "--json"];
+    let json = hotbay(plugins.dir(), &args).exits(1).json();
+    assert_eq!(json["sealed"][0]["name"], "one");
+    let failed = json["failed"].as_array().unwrap();
+    let folders: Vec<_> = failed.iter().map(|one| one["folder"].as_str().unwrap()).collect();
+    assert_eq!(folders, ["text", "process", "gone"]);
+    let text = fs::read_to_string(plugins.dir().join("text/plugin.json")).unwrap();
+    assert!(!text.contains("sha256"), "{text}");
+}
+
+#[test]
+fn call_takes_its_input_from_an_argument_a_file_or_stdin() {
+    let plugins = examples();
+    let dir = plugins.dir();
+    let check = |run: Run| assert_eq!(run.exits(0).text(), "ÄB");
+    check(hotbay(dir, &["call", "transform", "--text", "äb"]));
+    fs::write(dir.join("input.txt"), "äb").unwrap();
+    check(hotbay(dir, &["call", "transform", "--input", "input.txt"]));
+    check(with_input(dir, &["call", "transform", "--input", "-"], "äb".as_bytes()));
+    check(with_input(dir, &["call", "transform"], "äb".as_bytes()));
+    hotbay(dir, &["call", "transform", "--input", "gone"]).exits(1).says_only(&["`gone`"]);
+
+    let repeated = hotbay(dir, &["call", "transform", "--text", "a", "--repeat", "3"]).exits(0);
+    assert_eq!(repeated.text(), "A");
+    assert!(repeated.stderr.starts_with("3 calls, "), "{}", repeated.stderr);
+    let json = hotbay(dir, &["call", "transform", "--text", "a", "--json"]).exits(0).json();
+    let wanted = json!({ "content_type": json["content_type"], "text": "A", "generation": 1 });
+    assert_eq!(json, wanted);
+}
+
+#[test]
+fn bytes_that_are_no_text_come_out_as_they_went_in() {
+    let plugins = Plugins::new();
+    plugins.add("echo", "faulty").write();
+    let bytes = [0, 255, 10, 254, 13];
+    let args = ["call", "echo", "--dir", "."];
+    assert_eq!(with_input(plugins.dir(), &args, &bytes).exits(0).stdout, bytes);
+    let args = ["call", "echo", "--dir", ".", "--json"];
+    assert_eq!(with_input(plugins.dir(), &args, &bytes).exits(0).json()["bytes"], json!(bytes));
+}
+
+#[test]
+fn an_error_of_the_plugin_is_told_with_its_code_and_details() {
+    let plugins = Plugins::new();
+    let asked = json!({
+        "error_in": "execute",
+        "error": { "code": 503, "message": "busy", "retryable": true, "details": { "a": 1 } },
+    });
+    plugins.add("sad", "faulty").config(asked).write();
+    let args = ["call", "sad", "--text", "x", "--dir", "."];
+    let run = hotbay(plugins.dir(), &args).exits(1);
+    assert_eq!(run.stderr.lines().count(), 3, "{}", run.stderr);
+    run.says_only(&["error: plugin `sad` answered with an error", "busy", "503", "{\"a\":1}"]);
+    let args = ["call", "sad", "--text", "x", "--dir", ".", "--json"];
+    let json = hotbay(plugins.dir(), &args).exits(1).json();
+    let error = &json["error"];
+    assert_eq!((&error["kind"], &error["plugin"]), (&json!("plugin"), &json!("sad")));
+    assert_eq!((&error["code"], &error["retryable"]), (&json!(503), &json!(true)));
+    assert_eq!((&error["message"], &error["details"]), (&json!("busy"), &json!({ "a": 1 })));
+}
+
+#[test]
+fn call_loads_only_the_plugin_and_what_it_requires() {
+    let plugins = Plugins::new();
+    plugins.add("bomb", "faulty").config(json!({ "abort_in": "init" })).write();
+    plugins.add("base", "faulty").write();
+    plugins.add("top", "faulty").set("requires", json!({ "base": "*" })).write();
+    let args = ["call", "top", "--text", "x", "--dir", "."];
+    assert_eq!(hotbay(plugins.dir(), &args).exits(0).text(), "x");
+    plugins.add("base", "faulty").config(json!({ "error_in": "init" })).write();
+    let run = hotbay(plugins.dir(), &args).exits(1);
+    run.says_only(&["warning: plugin `base`", "error: plugin `top`", "`base`"]);
+}
+
+#[test]
+fn pipe_sends_stdin_through_all_in_a_row() {
+    let plugins = examples();
+    let args = ["pipe", "filter", "transform"];
+    assert_eq!(with_input(plugins.dir(), &args, b"[1, -2]\n").exits(0).text(), "[1]");
+    let args = ["pipe", "transform", "transform", "--lines"];
+    let run = with_input(plugins.dir(), &args, b"a\r\n\nlast").exits(0);
+    assert_eq!(run.text(), "A\n\nLAST\n");
+}
+
+#[test]
+fn a_line_that_fails_is_told_with_its_number_and_the_others_go_on() {
+    let plugins = examples();
+    let args = ["pipe", "filter", "--lines"];
+    let run = with_input(plugins.dir(), &args, b"[1]\nno\n[3]\n").exits(1);
+    assert_eq!(run.text(), "[1]\n[3]\n");
+    assert!(run.stderr.contains("line 2") && run.stderr.contains("code 400"), "{}", run.stderr);
+    let args = ["pipe", "filter", "--lines", "--json"];
+    let run = with_input(plugins.dir(), &args, b"[1]\nno\n").exits(1);
+    let lines: Vec<Value> =
+        run.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["line"], &lines[0]["text"]), (&json!(1), &json!("[1]")));
+    assert_eq!((&lines[1]["line"], &lines[1]["error"]["code"]), (&json!(2), &json!(400)));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let plugins = examples();
+    let mut child = command(plugins.dir(), &["pipe", "transform", "--lines"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdin.write_all(b"a\n").unwrap();
+    let mut first = [0; 2];
+    stdout.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"A\n", "each answer comes before the next line is waited for");
+    drop(stdout);
+    // Until it notices that nobody reads any more.
+    while stdin.write_all(b"more\n").is_ok() {}
+    let run = run(child.wait_with_output()).exits(0);
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_failure() {
+    let plugins = examples();
+    let check = |code: i32, args: &[&str]| drop(hotbay(plugins.dir(), args).exits(code));
+    check(2, &[]);
+    check(2, &["cal"]);
+    check(2, &["call"]);
+    check(2, &["call", "transform", "--text", "a", "--input", "b"]);
+    check(2, &["call", "transform", "--text", "a", "--repeat", "0"]);
+    check(2, &["pipe"]);
+    check(2, &["seal"]);
+    check(2, &["list", "--colour"]);
+    check(1, &["call", "nobody", "--text", "a"]);
+    check(0, &["--help"]);
+    check(0, &["help", "call"]);
+    let version = hotbay(plugins.dir(), &["--version"]).exits(0).text();
+    assert!(version.starts_with("hotbay 0."), "{version}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_others_may_write_to_is_refused_unless_allowed() {
+    use std::os::unix::fs::PermissionsExt;
+    let plugins = examples();
+    let manifest = plugins.dir().join("plugins/transform/plugin.json");
+    fs::set_permissions(manifest, fs::Permissions::from_mode(0o666)).unwrap();
+    let args = ["call", "transform", "--text", "a"];
+    hotbay(plugins.dir(), &args).exits(1).says_only(&["0666", "--allow-writable"]);
+    let args = ["call", "transform", "--text", "a", "--allow-writable"];
+    assert_eq!(hotbay(plugins.dir(), &args).exits(0).text(), "A");
+}
+
+#[test]
+fn the_log_is_shown_when_asked_for_and_on_stderr() {
+    let plugins = Plugins::new();
+    let talks = plugins.add("talks", "faulty").config(json!({ "log": ["hello there"] }));
+    talks.set("permissions", json!(["log"])).write();
+    let quiet = hotbay(plugins.dir(), &["call", "talks", "--text", "a", "--dir", "."]).exits(0);
+    assert_eq!(quiet.stderr, "");
+    let args = ["call", "talks", "--text", "a", "--dir", ".", "-v"];
+    let loud = hotbay(plugins.dir(), &args).exits(0);
+    assert_eq!(loud.text(), quiet.text());
+    assert!(loud.stderr.contains("hello there"), "{}", loud.stderr);
+}

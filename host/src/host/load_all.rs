@@ -1,7 +1,7 @@
 //! Loads everything there is: found, read, put in order, then started level by level, several
 //! at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,9 +11,10 @@ use std::thread;
 use semver::Version;
 
 use super::Inner;
+use crate::error::manifest::Unstartable;
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
-use crate::manifest::{Applicant, start_order};
+use crate::manifest::{Applicant, Manifest, start_order};
 use crate::reload::{Candidate, Rules, Source, Surveyed, folders, survey_one};
 use crate::sync::lock;
 
@@ -97,7 +98,63 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
 /// Looks at everything without running it.
 pub(super) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<Surveyed>, Vec<Error>) {
     let (found, problems) = folders(dirs, rules);
-    (each(&found, |folder| survey_one(folder, rules)), problems)
+    let mut surveyed = each(&found, |folder| survey_one(folder, rules));
+    for (index, problem) in problems_together(&surveyed) {
+        surveyed[index].problem.get_or_insert(problem);
+    }
+    (surveyed, problems)
+}
+
+/// What no folder shows by itself: names that are there twice, requirements that are not met.
+fn problems_together(surveyed: &[Surveyed]) -> Vec<(usize, Error)> {
+    let mut by_name: BTreeMap<&PluginName, Vec<(usize, &Manifest)>> = BTreeMap::new();
+    for (index, one) in surveyed.iter().enumerate() {
+        if let Some(manifest) = &one.manifest {
+            by_name.entry(manifest.name()).or_default().push((index, manifest));
+        }
+    }
+    let mut problems = BTreeMap::new();
+    let mut unique = Vec::new();
+    for (name, same) in by_name {
+        if let [one] = same.as_slice() {
+            unique.push(*one);
+            continue;
+        }
+        let places: Vec<_> = same.iter().map(|(index, _)| &*surveyed[*index].folder).collect();
+        problems.extend(same.iter().map(|(index, _)| (*index, duplicate(name, &places))));
+    }
+    let applicants: Vec<_> = unique.iter().map(|(_, manifest)| applicant(manifest)).collect();
+    let order = start_order(&applicants);
+    let refuse = |(index, manifest): (usize, &Manifest), why| {
+        (index, Candidate::compiled_in(manifest.clone()).not_startable(why))
+    };
+    problems.extend(order.refused.into_iter().map(|(rank, why)| refuse(unique[rank], why)));
+    let mut refused: BTreeSet<_> = surveyed
+        .iter()
+        .enumerate()
+        .filter(|(index, one)| one.problem.is_some() || problems.contains_key(index))
+        .filter_map(|(_, one)| Some(one.manifest.as_ref()?.name()))
+        .collect();
+    // In the order of starts, so that a refusal is passed on all the way up.
+    for (index, manifest) in order.levels.into_iter().flatten().map(|rank| unique[rank]) {
+        let required = manifest.requires().keys().find(|name| refused.contains(name));
+        if let Some(required) = required.cloned() {
+            refused.insert(manifest.name());
+            problems.extend([refuse((index, manifest), Unstartable::Refused { required })]);
+        }
+    }
+    problems.into_iter().collect()
+}
+
+/// The error of each of several plugins of one name.
+fn duplicate(name: &PluginName, places: &[&Path]) -> Error {
+    let shown: Vec<_> = places.iter().map(|place| format!("`{}`", place.display())).collect();
+    let message = format!(
+        "is there {} times: in {}; rename all but one by their `name`",
+        places.len(),
+        shown.join(" and in ")
+    );
+    Error::new(ErrorKind::Duplicate, message).of(name)
 }
 
 type Serving = [(std::sync::Arc<crate::manifest::Manifest>, Option<PathBuf>)];
@@ -125,14 +182,8 @@ fn without_duplicates(
             continue;
         }
         let places: Vec<_> = same.iter().filter_map(|one| one.folder.as_deref()).collect();
-        let shown: Vec<_> = places.iter().map(|place| format!("`{}`", place.display())).collect();
         for place in &places {
-            let message = format!(
-                "is there {} times: in {}; rename all but one by their `name`",
-                places.len(),
-                shown.join(" and in ")
-            );
-            report.refuse(host, place, Error::new(ErrorKind::Duplicate, message).of(&name));
+            report.refuse(host, place, duplicate(&name, &places));
         }
     }
     left
@@ -168,7 +219,7 @@ fn start(host: &Inner, candidates: &[Candidate], report: &mut LoadReport) {
     }
 }
 
-fn applicant(manifest: &crate::manifest::Manifest) -> Applicant<'_> {
+fn applicant(manifest: &Manifest) -> Applicant<'_> {
     Applicant { name: manifest.name(), version: manifest.version(), requires: manifest.requires() }
 }
 

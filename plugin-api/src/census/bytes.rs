@@ -46,11 +46,6 @@ pub(super) fn live() -> i64 {
     LIVE.iter().map(|shard| shard.0.load(Ordering::Relaxed)).sum()
 }
 
-/// Whether anything was ever counted.
-pub(super) fn counts() -> bool {
-    LIVE.iter().any(|shard| shard.0.load(Ordering::Relaxed) != 0)
-}
-
 // SAFETY: every method hands its arguments on to `inner` and its answer back.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
     #[inline]

@@ -9,13 +9,18 @@ pub mod on_linux;
 
 pub use bytes::Counting;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::root::RawCensus;
+
+/// Whether the library's allocator is one of ours.
+static COUNTS_BYTES: AtomicBool = AtomicBool::new(false);
 
 /// Counts what this copy of the crate, and so this library, holds.
 pub(crate) fn take() -> RawCensus {
     let mut census = RawCensus {
         live_bytes: bytes::live(),
-        counts_bytes: bytes::counts(),
+        counts_bytes: COUNTS_BYTES.load(Ordering::Relaxed),
         ..RawCensus::default()
     };
     add_threads(&mut census);
@@ -46,8 +51,9 @@ pub(crate) fn release_keys() {
     on_linux::release_keys();
 }
 
-/// Says that threads and keys of this library are counted; the exported root does.
-pub fn stand_in_front() {
+/// Says what is counted in this library; the exported root does, before anything else.
+pub fn exported(counts_bytes: bool) {
+    COUNTS_BYTES.store(counts_bytes, Ordering::Relaxed);
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     on_linux::stand_in_front();
 }

@@ -17,14 +17,14 @@
 macro_rules! export_plugin {
     ($plugin:ty $(,)?) => {
         $crate::export_plugin!(@allocator ::std::alloc::System);
-        $crate::export_plugin!(@exports $plugin);
+        $crate::export_plugin!(@exports $plugin, true);
     };
     ($plugin:ty, allocator = uncounted $(,)?) => {
-        $crate::export_plugin!(@exports $plugin);
+        $crate::export_plugin!(@exports $plugin, false);
     };
     ($plugin:ty, allocator = $allocator:path $(,)?) => {
         $crate::export_plugin!(@allocator $allocator);
-        $crate::export_plugin!(@exports $plugin);
+        $crate::export_plugin!(@exports $plugin, true);
     };
     (@allocator $allocator:path) => {
         #[cfg(feature = "export")]
@@ -34,7 +34,7 @@ macro_rules! export_plugin {
                 $crate::abi::Counting::new($allocator);
         };
     };
-    (@exports $plugin:ty) => {
+    (@exports $plugin:ty, $counts_bytes:literal) => {
         const _: fn() = || {
             fn is_a_plugin<T: $crate::Plugin>() {}
             is_a_plugin::<$plugin>();
@@ -56,7 +56,7 @@ macro_rules! export_plugin {
             );
 
             extern "C" fn root() -> __library::RootModuleResult {
-                $crate::abi::stand_in_front();
+                $crate::abi::exported($counts_bytes);
                 __library::__call_root_module_loader(|| <$crate::abi::Exports<$plugin>>::ROOT)
             }
 

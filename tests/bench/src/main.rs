@@ -1,1 +1,103 @@
-fn main(){}
+//! `cargo xtask bench`: every number that is promised, beside its goal and beside a loader
+//! without hotbay, measured in one run. Each group runs in a process of its own.
+
+#![allow(clippy::print_stdout, reason = "this is a command")]
+
+mod calls;
+mod fixtures;
+mod loads;
+mod many;
+mod panics;
+mod pooled;
+mod process;
+mod raw;
+mod sample;
+mod table;
+mod threads;
+
+use std::ffi::OsString;
+
+use anyhow::bail;
+use clap::{Parser, ValueEnum};
+
+use table::Paper;
+
+#[derive(Debug, Parser)]
+#[command(name = "bench", about = "Measures hotbay beside a loader without it")]
+struct Options {
+    /// What to measure; everything if none is named.
+    groups: Vec<Group>,
+    /// Few and short samples: shows that it works, and nothing else.
+    #[arg(long)]
+    quick: bool,
+    /// Prints tables as Markdown.
+    #[arg(long)]
+    markdown: bool,
+    /// How this program starts itself: what to do, and its arguments.
+    #[arg(long, hide = true, num_args = 1.., allow_hyphen_values = true)]
+    child: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Group {
+    /// One call at a time, beside raw calls.
+    Calls,
+    /// Calls from two threads at once.
+    Threads,
+    /// Loading one plugin, step by step.
+    Loads,
+    /// A thousand plugin folders: listed, loaded, unloaded.
+    Many,
+    /// A million panics.
+    Panics,
+    /// Pooled calls beside tokio's blocking pool.
+    Pooled,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    if let Some((what, arguments)) = options.child.split_first() {
+        return child(what, arguments);
+    }
+    if let [group] = options.groups[..] {
+        return measure(group, &options);
+    }
+    let groups = match &options.groups[..] {
+        [] => Group::value_variants(),
+        some => some,
+    };
+    fixtures::build()?;
+    for group in groups {
+        let name = group.to_possible_value();
+        let mut arguments = vec![name.map_or_else(String::new, |name| name.get_name().to_owned())];
+        arguments.extend(options.quick.then(|| "--quick".to_owned()));
+        arguments.extend(options.markdown.then(|| "--markdown".to_owned()));
+        let status = process::this_program(&arguments)?.status()?;
+        if !status.success() {
+            bail!("the group `{}` ended with {status}", arguments[0]);
+        }
+    }
+    Ok(())
+}
+
+fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
+    let paper = Paper::new(options.markdown);
+    let fixtures = fixtures::build()?;
+    match group {
+        Group::Calls => calls::measure(&fixtures, options.quick, &paper),
+        Group::Threads => threads::measure(&fixtures, options.quick, &paper),
+        Group::Loads => loads::measure(&fixtures, options.quick, &paper),
+        Group::Many => many::measure(&fixtures, options.quick, &paper),
+        Group::Panics => panics::measure(&fixtures, options.quick, &paper),
+        Group::Pooled => pooled::measure(&fixtures, options.quick, &paper),
+    }
+}
+
+fn child(what: &OsString, arguments: &[OsString]) -> anyhow::Result<()> {
+    match (what.to_str(), arguments) {
+        (Some("panics"), [dir, count]) => panics::child(dir.as_ref(), count),
+        (Some("load"), [dir]) => many::load(dir.as_ref()),
+        (Some("survey"), [dir]) => many::survey(dir.as_ref()),
+        _ => bail!("`{}` is nothing that a child does", what.display()),
+    }
+}

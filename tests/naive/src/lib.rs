@@ -5,6 +5,7 @@
 #![allow(
     missing_docs,
     missing_debug_implementations,
+    non_local_definitions,
     clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     clippy::allow_attributes_without_reason,

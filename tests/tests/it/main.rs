@@ -1,4 +1,21 @@
-//! Tests across crates, in one binary, since each would link for seconds.
+//! Tests across crates, in one binary, since each would link for seconds. One module a subject.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+mod disk;
+mod ends;
+mod faults;
+mod lifecycle;
+mod limits;
+mod linked;
+mod load;
+mod manifests;
+#[cfg(unix)]
+mod mutants;
+mod order;
+mod quarantine;
+mod queue;
+mod races;
 
 #[path = "../command.rs"]
 mod command;

@@ -14,37 +14,23 @@ pub(crate) enum Failure {
     /// A wrong word on the command line that its grammar did not catch.
     Usage(String),
     /// Something else that the command did.
-    Own {
-        kind: &'static str,
-        message: String,
-        because: Option<String>,
-    },
+    Own { kind: &'static str, message: String, because: Option<String> },
 }
 
 impl Failure {
     pub(crate) fn io(message: impl Into<String>, error: &io::Error) -> Self {
-        Self::Own {
-            kind: "io",
-            message: message.into(),
-            because: Some(error.to_string()),
-        }
+        Self::Own { kind: "io", message: message.into(), because: Some(error.to_string()) }
     }
 
     pub(crate) fn new(kind: &'static str, message: impl Into<String>) -> Self {
-        Self::Own {
-            kind,
-            message: message.into(),
-            because: None,
-        }
+        Self::Own { kind, message: message.into(), because: None }
     }
 
     pub(crate) fn because(self, why: impl Into<String>) -> Self {
         match self {
-            Self::Own { kind, message, .. } => Self::Own {
-                kind,
-                message,
-                because: Some(why.into()),
-            },
+            Self::Own { kind, message, .. } => {
+                Self::Own { kind, message, because: Some(why.into()) }
+            }
             other => other,
         }
     }
@@ -60,13 +46,10 @@ impl Failure {
     pub(crate) fn lines(&self) -> Vec<String> {
         match self {
             Self::Host(error) => error_lines(error),
-            Self::Usage(message) => vec![
-                format!("error: {message}"),
-                "  help: see `hotbay --help`".to_owned(),
-            ],
-            Self::Own {
-                message, because, ..
-            } => {
+            Self::Usage(message) => {
+                vec![format!("error: {message}"), "  help: see `hotbay --help`".to_owned()]
+            }
+            Self::Own { message, because, .. } => {
                 let mut lines = vec![format!("error: {message}")];
                 lines.extend(because.as_ref().map(|why| format!("  because: {why}")));
                 lines
@@ -78,11 +61,7 @@ impl Failure {
         match self {
             Self::Host(error) => error_json(error),
             Self::Usage(message) => own_json("usage", message),
-            Self::Own {
-                kind,
-                message,
-                because,
-            } => match because {
+            Self::Own { kind, message, because } => match because {
                 Some(why) => own_json(kind, &format!("{message}: {why}")),
                 None => own_json(kind, message),
             },
@@ -141,7 +120,7 @@ pub(crate) fn error_json(error: &Error) -> Value {
         "code": own.map(|own| own.code()),
         "retryable": own.map(|own| own.is_retryable()),
         "details": own.and_then(|own| own.details()),
-        "location": fault.and_then(|fault| fault.location.as_ref()).map(ToString::to_string),
+        "location": fault.and_then(|fault| fault.location()).map(ToString::to_string),
     })
 }
 

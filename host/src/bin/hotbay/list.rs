@@ -47,10 +47,7 @@ fn wrong(one: &Surveyed, options: &Options) -> Wrong {
     if options.allow_unverified || !report::is_unverified(one) {
         return None;
     }
-    let message = format!(
-        "no digest; `hotbay seal {}` writes it",
-        one.folder.display()
-    );
+    let message = format!("no digest; `hotbay seal {}` writes it", one.folder.display());
     let mut json = own_json("integrity", &message);
     json["step"] = "digest".into();
     json["plugin"] = report::name(one).into();

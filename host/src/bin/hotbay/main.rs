@@ -16,6 +16,7 @@ mod report;
 mod seal;
 mod start;
 mod trial;
+mod vetting;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;

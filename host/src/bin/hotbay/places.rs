@@ -33,16 +33,12 @@ pub(crate) fn builder(options: &Options, dirs: &[PathBuf]) -> HostBuilder {
     let builder = Host::builder()
         .allow_unverified(options.allow_unverified)
         .allow_writable_by_others(options.allow_writable);
-    dirs.iter()
-        .fold(builder, |builder, dir| builder.plugin_dir(dir))
+    dirs.iter().fold(builder, |builder, dir| builder.plugin_dir(dir))
 }
 
 /// Folders as a sentence names them.
 pub(crate) fn told(dirs: &[PathBuf]) -> String {
-    let dirs: Vec<_> = dirs
-        .iter()
-        .map(|dir| format!("`{}`", dir.display()))
-        .collect();
+    let dirs: Vec<_> = dirs.iter().map(|dir| format!("`{}`", dir.display())).collect();
     dirs.join(", ")
 }
 

@@ -19,9 +19,7 @@ pub(crate) fn name(one: &Surveyed) -> String {
 /// Whether nothing vouches for the library's bytes.
 pub(crate) fn is_unverified(one: &Surveyed) -> bool {
     let manifest = one.manifest.as_ref();
-    manifest.is_some_and(|manifest| {
-        manifest.kind() == Kind::Library && manifest.sha256().is_none()
-    })
+    manifest.is_some_and(|manifest| manifest.kind() == Kind::Library && manifest.sha256().is_none())
 }
 
 /// What was wrong with looking itself; as JSON it stands in the document.

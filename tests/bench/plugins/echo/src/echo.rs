@@ -24,10 +24,7 @@ impl Plugin for Echo {
             Some("panic") => Way::Panic,
             _ => Way::Heap,
         };
-        Ok(Self {
-            output,
-            panics: AtomicU64::new(0),
-        })
+        Ok(Self { output, panics: AtomicU64::new(0) })
     }
 
     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {

@@ -4,7 +4,8 @@
 #![allow(
     missing_docs,
     missing_debug_implementations,
-    reason = "the macros of abi_stable write public items without either"
+    non_local_definitions,
+    reason = "the macros of abi_stable write items with none of these"
 )]
 
 use abi_stable::StableAbi;
@@ -52,6 +53,15 @@ pub struct CBytes {
     len: usize,
     capacity: usize,
     release: unsafe extern "C" fn(*mut u8, usize, usize),
+}
+
+impl CBytes {
+    /// The bytes.
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: pointer and length of a vector that lives as long as self.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
+    }
 }
 
 impl Drop for CBytes {

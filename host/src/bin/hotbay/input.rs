@@ -1,0 +1,146 @@
+//! What a plugin is sent: from the command line, a file or stdin, never more than a host takes.
+
+use std::fs::File;
+use std::io::{self, BufRead, IsTerminal as _, Read};
+use std::path::Path;
+
+use hotbay::{ContentType, HostLimits, Request};
+
+use crate::args::Call;
+use crate::failure::Failure;
+
+/// The input of one call.
+pub(crate) struct Input {
+    bytes: Vec<u8>,
+    is_json: bool,
+}
+
+impl Input {
+    pub(crate) fn of_call(args: &Call) -> Result<Self, Failure> {
+        let from_file = match (&args.text, &args.input) {
+            (Some(text), _) => return Ok(Self::new(text.clone().into_bytes())),
+            (None, Some(file)) if file.as_os_str() != "-" => file,
+            (None, Some(_)) => return Self::of_stdin(),
+            (None, None) if io::stdin().is_terminal() => {
+                let message = "there is no input; give --text STRING, --input FILE, or pipe it in";
+                return Err(Failure::Usage(message.to_owned()));
+            }
+            (None, None) => return Self::of_stdin(),
+        };
+        Self::of_file(from_file)
+    }
+
+    pub(crate) fn of_stdin() -> Result<Self, Failure> {
+        whole(io::stdin().lock(), "stdin").map(Self::new)
+    }
+
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, is_json: false }
+    }
+
+    fn of_file(path: &Path) -> Result<Self, Failure> {
+        let name = format!("`{}`", path.display());
+        let file =
+            File::open(path).map_err(|error| Failure::io(format!("cannot read {name}"), &error))?;
+        Ok(Self {
+            bytes: whole(file, &name)?,
+            is_json: path.extension().is_some_and(|extension| extension == "json"),
+        })
+    }
+
+    pub(crate) fn request(&self) -> Request<'_> {
+        let content_type = match (self.is_json, std::str::from_utf8(&self.bytes)) {
+            (true, _) => ContentType::JSON,
+            (false, Ok(_)) => ContentType::TEXT,
+            (false, Err(_)) => ContentType::BYTES,
+        };
+        Request::bytes(&self.bytes).with_content_type(content_type)
+    }
+}
+
+/// Bytes of one input at most.
+pub(crate) fn bytes_max() -> u64 {
+    HostLimits::default().input_bytes_max
+}
+
+fn whole(mut from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
+    let bytes_max = bytes_max();
+    let mut bytes = Vec::new();
+    from.by_ref()
+        .take(bytes_max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::io(format!("cannot read {name}"), &error))?;
+    if bytes.len() as u64 > bytes_max {
+        let message = format!("{name} holds more than {bytes_max} bytes, the most of one input");
+        return Err(Failure::new("input", message));
+    }
+    Ok(bytes)
+}
+
+/// One line of input, without its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Whole(Vec<u8>),
+    /// More bytes than allowed; they were skipped.
+    TooLong,
+}
+
+/// The next line, none at the end; holds at most `bytes_max` of it.
+pub(crate) fn next_line(from: &mut impl BufRead, bytes_max: u64) -> io::Result<Option<Line>> {
+    let mut line = Vec::new();
+    // Two more for the line's end.
+    let read = from.by_ref().take(bytes_max + 2).read_until(b'\n', &mut line)?;
+    if read == 0 {
+        return Ok(None);
+    }
+    let is_ended = line.last() == Some(&b'\n');
+    if is_ended {
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+    }
+    if line.len() as u64 <= bytes_max {
+        return Ok(Some(Line::Whole(line)));
+    }
+    drop(line);
+    if !is_ended {
+        from.skip_until(b'\n')?;
+    }
+    Ok(Some(Line::TooLong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(input: &str, expect: &[Option<&str>]) {
+        let mut from = io::BufReader::with_capacity(2, input.as_bytes());
+        let mut lines = Vec::new();
+        while let Some(line) = next_line(&mut from, 4).unwrap() {
+            lines.push(match line {
+                Line::Whole(line) => Some(String::from_utf8(line).unwrap()),
+                Line::TooLong => None,
+            });
+        }
+        let lines: Vec<_> = lines.iter().map(Option::as_deref).collect();
+        assert_eq!(lines, expect, "{input:?}");
+    }
+
+    #[test]
+    fn lines_end_with_either_line_end_or_with_the_input() {
+        check("", &[]);
+        check("a\nb", &[Some("a"), Some("b")]);
+        check("a\r\n\n", &[Some("a"), Some("")]);
+        check("1234\r\nx", &[Some("1234"), Some("x")]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_skipped_to_its_end() {
+        check("12345\nb\n", &[None, Some("b")]);
+        check("1234567890\r\nb", &[None, Some("b")]);
+        check("1234567890", &[None]);
+        check("123456", &[None]);
+        check("12345", &[None]);
+    }
+}

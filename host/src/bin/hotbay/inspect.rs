@@ -1,0 +1,232 @@
+//! `hotbay inspect`: everything about one plugin that can be told without running it.
+
+use hotbay::{Built, Inspection, Manifest};
+use serde_json::{Value, json};
+
+use crate::args::{Inspect, Options};
+use crate::child::{self, Ended};
+use crate::failure::{Failure, error_json, short};
+use crate::output::Out;
+use crate::places::{builder, folder};
+use crate::{Verdict, report};
+
+pub(crate) fn inspect(
+    args: &Inspect,
+    options: &Options,
+    out: &mut Out,
+) -> Result<Verdict, Failure> {
+    let folder = folder(&args.plugin, options)?;
+    let inspection = builder(options, &[]).inspect(&folder);
+    let abi = match (args.verbose, &inspection.library) {
+        (true, Some(_)) => Some(abi(&inspection, options)?),
+        _ => None,
+    };
+    if options.json {
+        let mut json = as_json(&inspection);
+        if let Some(abi) = &abi {
+            json["abi"] = abi.json();
+        }
+        out.json(&json)?;
+    } else {
+        tell(&inspection, out)?;
+        if let Some(abi) = &abi {
+            abi.tell(out)?;
+        }
+    }
+    let is_well = inspection.surveyed.problem.is_none() && abi.is_none_or(|abi| abi.is_same());
+    match is_well {
+        true => Ok(Verdict::Well),
+        false => Ok(Verdict::Wrong),
+    }
+}
+
+/// What came of opening the library in a child.
+enum Abi {
+    Same,
+    Differs(String),
+    NotOpened(String),
+}
+
+fn abi(inspection: &Inspection, options: &Options) -> Result<Abi, Failure> {
+    let ended = child::run("trial-abi", &inspection.surveyed.folder, &[], options)
+        .map_err(|error| Failure::io("cannot start a process of its own", &error))?;
+    Ok(match ended {
+        Ended::Died(how) => Abi::NotOpened(how),
+        Ended::Answered(answer) => match (&answer["report"], &answer["problem"]["message"]) {
+            (Value::String(report), _) => Abi::Differs(report.clone()),
+            (_, Value::String(message)) => Abi::NotOpened(message.clone()),
+            _ => Abi::Same,
+        },
+    })
+}
+
+impl Abi {
+    fn is_same(&self) -> bool {
+        matches!(self, Self::Same)
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Self::Same => json!({ "state": "same", "report": null }),
+            Self::Differs(report) => json!({ "state": "differs", "report": report }),
+            Self::NotOpened(why) => json!({ "state": "not_opened", "report": why }),
+        }
+    }
+
+    fn tell(&self, out: &mut Out) -> Result<(), Failure> {
+        match self {
+            Self::Same => out.line("interface: the same as this host's"),
+            Self::NotOpened(why) => out.line(&format!("interface: not compared: {why}")),
+            Self::Differs(report) => {
+                out.line("interface: differs from this host's:")?;
+                report.lines().try_for_each(|line| out.line(line))
+            }
+        }
+    }
+}
+
+fn tell(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
+    let surveyed = &inspection.surveyed;
+    out.line(&title(inspection))?;
+    let mut facts = vec![("folder", surveyed.folder.display().to_string())];
+    if let Some(manifest) = &surveyed.manifest {
+        facts.extend(of_manifest(manifest));
+    }
+    if let Some(built) = &surveyed.built {
+        facts.extend(of_stamp(built));
+    }
+    facts.extend(of_library(inspection));
+    for (name, fact) in facts.iter().filter(|(_, fact)| !matches!(fact.as_str(), "" | "{}")) {
+        out.line(&format!("  {name:<13}{fact}"))?;
+    }
+    match &surveyed.problem {
+        None => out.line("verdict: ready"),
+        Some(error) => out.line(&format!("verdict: refused: {}", short(error))),
+    }
+}
+
+fn title(inspection: &Inspection) -> String {
+    let name = report::name(&inspection.surveyed);
+    match &inspection.surveyed.manifest {
+        Some(manifest) => format!("{name} {} ({})", manifest.version(), manifest.kind()),
+        None => name,
+    }
+}
+
+type Facts = Vec<(&'static str, String)>;
+
+fn of_manifest(manifest: &Manifest) -> Facts {
+    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+    let requires = manifest.requires().iter();
+    let requires: Vec<_> = requires.map(|(name, version)| format!("{name} {version}")).collect();
+    let provides = manifest.provides().iter();
+    let provides: Vec<_> =
+        provides.map(|one| format!("{} {}", one.contract, one.version)).collect();
+    let permissions: Vec<_> = manifest.permissions().iter().map(String::as_str).collect();
+    vec![
+        ("description", text(manifest.description())),
+        ("authors", manifest.authors().join(", ")),
+        ("license", text(manifest.license())),
+        ("homepage", text(manifest.homepage())),
+        ("wants API", manifest.api().to_string()),
+        ("requires", requires.join(", ")),
+        ("provides", provides.join(", ")),
+        ("permissions", permissions.join(", ")),
+        ("limits", limits(manifest).to_string()),
+        ("config", manifest.config().to_string()),
+        ("command", manifest.command().join(" ")),
+    ]
+}
+
+fn of_stamp(built: &Built) -> Facts {
+    vec![
+        ("package", format!("{} {}", built.package, built.version)),
+        ("has API", built.api.to_string()),
+        ("compiler", built.rustc.clone()),
+        ("target", format!("{}, panic={}", built.target, built.panic)),
+    ]
+}
+
+fn of_library(inspection: &Inspection) -> Facts {
+    let (Some(library), Some(sha256)) = (&inspection.library, &inspection.sha256) else {
+        return Vec::new();
+    };
+    let stated = inspection.surveyed.manifest.as_ref();
+    let stated = match stated.and_then(|manifest| manifest.sha256()) {
+        None => "none; `hotbay seal` writes it".to_owned(),
+        Some(stated) if stated == sha256 => "the same".to_owned(),
+        Some(stated) => format!("{stated}, which is another"),
+    };
+    vec![
+        ("library", library.display().to_string()),
+        ("bytes", inspection.length.map_or_else(String::new, |length| length.to_string())),
+        ("SHA-256", sha256.to_string()),
+        ("stated", stated),
+        ("links", inspection.needs.join(", ")),
+        ("exports", inspection.exports.join(", ")),
+    ]
+}
+
+fn as_json(inspection: &Inspection) -> Value {
+    let surveyed = &inspection.surveyed;
+    let manifest = surveyed.manifest.as_ref();
+    let sha256 = manifest.and_then(|manifest| manifest.sha256());
+    json!({
+        "name": manifest.map(|manifest| manifest.name().as_str()),
+        "version": manifest.map(|manifest| manifest.version().to_string()),
+        "kind": manifest.map(|manifest| manifest.kind().as_str()),
+        "folder": surveyed.folder.display().to_string(),
+        "manifest": manifest.map(manifest_json),
+        "built": surveyed.built.as_ref().map(|built| json!({
+            "package": built.package, "version": built.version.to_string(),
+            "api": built.api.to_string(), "rustc": built.rustc,
+            "target": built.target, "panic": built.panic,
+        })),
+        "library": inspection.library.as_ref().map(|library| json!({
+            "path": library.display().to_string(),
+            "length": inspection.length,
+            "stated_length": manifest.and_then(Manifest::length),
+            "sha256": inspection.sha256.as_ref().map(ToString::to_string),
+            "stated_sha256": sha256.map(ToString::to_string),
+            "verified": surveyed.verified,
+            "links": inspection.needs,
+            "exports": inspection.exports,
+        })),
+        "state": if surveyed.problem.is_none() { "ready" } else { "refused" },
+        "problem": surveyed.problem.as_ref().map(error_json),
+    })
+}
+
+fn manifest_json(manifest: &Manifest) -> Value {
+    let requires = manifest.requires().iter();
+    let requires: serde_json::Map<_, _> =
+        requires.map(|(name, version)| (name.to_string(), version.to_string().into())).collect();
+    let provides = manifest.provides().iter();
+    let provides: Vec<_> = provides
+        .map(|one| json!({ "contract": one.contract, "version": one.version.to_string() }))
+        .collect();
+    json!({
+        "package": manifest.package(), "api": manifest.api().to_string(),
+        "description": manifest.description(), "authors": manifest.authors(),
+        "license": manifest.license(), "homepage": manifest.homepage(),
+        "config": manifest.config(), "requires": requires, "provides": provides,
+        "permissions": manifest.permissions(), "limits": limits(manifest),
+        "handover": manifest.handover().as_str(), "unload": manifest.unload().as_str(),
+        "command": manifest.command(),
+    })
+}
+
+/// The limits that the manifest asks for; those that it does not name are left out.
+fn limits(manifest: &Manifest) -> Value {
+    let limits = manifest.limits();
+    let mut json = json!({
+        "deadline_ms": limits.deadline_ms, "workers": limits.workers, "queue": limits.queue,
+        "in_flight": limits.in_flight, "memory_bytes": limits.memory_bytes,
+        "input_bytes": limits.input_bytes, "output_bytes": limits.output_bytes,
+        "stack_bytes": limits.stack_bytes,
+    });
+    if let Some(limits) = json.as_object_mut() {
+        limits.retain(|_, limit| !limit.is_null());
+    }
+    json
+}

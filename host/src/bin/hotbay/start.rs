@@ -1,0 +1,68 @@
+//! Loads the plugins that a call needs, and shuts them down afterwards.
+
+use std::time::Duration;
+
+use hotbay::{Events, Host, HostEvent, PluginHandle};
+
+use crate::args::Options;
+use crate::failure::Failure;
+use crate::output::say;
+use crate::places::{builder, dirs, with_required};
+use crate::report::warn;
+
+/// How long calls that still run are waited for.
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
+
+/// Plugins that serve.
+pub(crate) struct Started {
+    /// Those that were asked for, in that order.
+    pub(crate) plugins: Vec<PluginHandle>,
+    host: Host,
+    events: Events,
+}
+
+/// Loads these plugins and what they require, nothing else.
+pub(crate) fn start(names: &[String], options: &Options) -> Result<Started, Failure> {
+    let dirs = dirs(options);
+    let (surveyed, _) = builder(options, &dirs).survey();
+    let folders = with_required(names, &surveyed, &dirs)?;
+    let host = builder(options, &folders).build()?;
+    let events = host.events();
+    let report = block_on(host.load_all());
+    let is_wanted = |name: &str| names.iter().any(|wanted| wanted == name);
+    let (mut wanted, others): (Vec<_>, Vec<_>) = report.refused.into_iter().partition(|one| {
+        let folder = one.folder.file_name().and_then(|name| name.to_str());
+        one.name.as_ref().map(|name| name.as_str()).or(folder).is_some_and(is_wanted)
+    });
+    // What it requires was refused: that is the cause, so it is told first.
+    for one in others {
+        warn(&Failure::from(one.error));
+    }
+    if !wanted.is_empty() {
+        return Err(wanted.swap_remove(0).error.into());
+    }
+    let plugins = names.iter().map(|name| host.plugin(name));
+    let plugins = plugins.collect::<Result<_, _>>()?;
+    Ok(Started { plugins, host, events })
+}
+
+impl Started {
+    /// Shuts everything down; what fails then is only a warning, for the reply is there.
+    pub(crate) fn end(mut self) {
+        drop(self.plugins);
+        block_on(self.host.shutdown(GRACE));
+        while let Some(event) = self.events.try_next() {
+            if let HostEvent::ShutdownFailed { plugin, reason, .. } = event {
+                say(&format!("warning: plugin `{plugin}` did not shut down well: {reason}"));
+            }
+        }
+    }
+}
+
+/// Waits for a future of the host, whose work is done on threads of its own.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime without drivers asks nothing of the system")
+        .block_on(future)
+}

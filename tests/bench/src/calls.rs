@@ -1,0 +1,121 @@
+//! One call at a time: through the handle and through a pin, beside a raw trait object and a
+//! raw C function, with outputs in place and on the heap.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use hotbay::{Pinned, PluginHandle, Request};
+
+use crate::fixtures::{Echoes, Fixtures, IN_PLACE};
+use crate::raw::RawPlugin;
+use crate::sample::{Contender, Samples, interleaved};
+use crate::table::{Paper, Table, none, ns, verdict};
+
+const CALL_NS_MAX: f64 = 10.0;
+const PIN_NS_MAX: f64 = 2.0;
+
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+    let raw = RawPlugin::load(&fixtures.raw)?;
+    let echoes = Echoes::load(fixtures)?;
+    let pins: Vec<_> = echoes
+        .plugins
+        .iter()
+        .map(|(what, handle)| handle.pin().map(|pin| (*what, pin)))
+        .collect::<Result<_, _>>()?;
+    for bytes in [16, 1024] {
+        let input = vec![b'x'; bytes];
+        let mut contenders = vec![object(&raw, &input), c(&raw, &input)];
+        for ((what, handle), (_, pin)) in echoes.plugins.iter().zip(&pins) {
+            // In place holds 24 bytes; a longer copy is the heap again.
+            if *what != IN_PLACE || bytes <= 24 {
+                contenders.push(call(what, handle, &input));
+                contenders.push(pinned(what, pin, &input));
+            }
+        }
+        let (rounds, sample) = if quick { (20, 20) } else { (4000, 50) };
+        let samples = interleaved(&mut contenders, rounds, Duration::from_micros(sample));
+        paper.print(&table(bytes, &samples));
+    }
+    Ok(())
+}
+
+fn table(bytes: usize, samples: &[Samples]) -> Table {
+    let title = format!("Calls: {bytes} bytes in, {bytes} bytes out (ns a call)");
+    let head = ["what", "min", "median", "above raw, min", "above raw, median", "goal", ""];
+    let mut table = Table::new(title, head);
+    let raw = &samples[0];
+    for one in samples {
+        let by_min = one.min() - raw.min();
+        let goal = match one.name.split(':').next() {
+            Some("call") => Some(CALL_NS_MAX),
+            Some("pin") => Some(PIN_NS_MAX),
+            _ => None,
+        };
+        table.row([
+            one.name.clone(),
+            ns(one.min()),
+            ns(one.median()),
+            format!("{by_min:+.1}"),
+            format!("{:+.1}", one.above(raw)),
+            goal.map_or_else(none, |goal| format!("≤ +{goal}")),
+            goal.map_or_else(none, |goal| verdict(one.above(raw) <= goal)),
+        ]);
+    }
+    table.note(
+        "`raw: trait object` is what goals are relative to; its output, and that of `raw: C`, is \
+         on the heap. `in place` is `Output::copy_of`, which allocates nothing; `heap` is \
+         `Output::bytes`; `counted` is with the allocator of `export_plugin!(T)`. The median is \
+         that of the differences of neighbouring samples, and decides.",
+    );
+    table
+}
+
+fn object<'a>(raw: &'a RawPlugin, input: &'a [u8]) -> Contender<'a> {
+    Contender {
+        name: "raw: trait object".to_owned(),
+        work: Box::new(move |times| {
+            for _ in 0..times {
+                let output = raw.object(black_box(input));
+                black_box(output.as_slice());
+            }
+        }),
+    }
+}
+
+fn c<'a>(raw: &'a RawPlugin, input: &'a [u8]) -> Contender<'a> {
+    Contender {
+        name: "raw: C".to_owned(),
+        work: Box::new(move |times| {
+            for _ in 0..times {
+                let output = raw.c(black_box(input));
+                black_box(output.as_slice());
+            }
+        }),
+    }
+}
+
+fn call<'a>(what: &str, handle: &'a PluginHandle, input: &'a [u8]) -> Contender<'a> {
+    Contender {
+        name: format!("call: {what}"),
+        work: Box::new(move |times| {
+            for _ in 0..times {
+                let reply = handle.call(Request::bytes(black_box(input)));
+                let reply = reply.expect("the plugin only echoes");
+                black_box(reply.as_bytes());
+            }
+        }),
+    }
+}
+
+fn pinned<'a>(what: &str, pin: &'a Pinned, input: &'a [u8]) -> Contender<'a> {
+    Contender {
+        name: format!("pin: {what}"),
+        work: Box::new(move |times| {
+            for _ in 0..times {
+                let reply = pin.call(Request::bytes(black_box(input)));
+                let reply = reply.expect("the plugin only echoes");
+                black_box(reply.as_bytes());
+            }
+        }),
+    }
+}

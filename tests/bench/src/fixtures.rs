@@ -1,0 +1,172 @@
+//! The plugins that are measured: built like those that ship, each by a cargo call of its own,
+//! and folders with manifests around them.
+
+use std::env::consts::{DLL_EXTENSION, DLL_PREFIX, DLL_SUFFIX};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, ensure};
+use hotbay::{Host, PluginHandle};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::process;
+
+/// The libraries, built for release and stripped.
+#[derive(Debug)]
+pub(crate) struct Fixtures {
+    /// With the counting allocator.
+    pub(crate) counted: PathBuf,
+    /// Without it.
+    pub(crate) uncounted: PathBuf,
+    /// Without hotbay.
+    pub(crate) raw: PathBuf,
+}
+
+/// Builds what is not built yet.
+pub(crate) fn build() -> anyhow::Result<Fixtures> {
+    let library = |package: &str| {
+        let arguments = ["--package", package, "--lib"];
+        cargo_build(&arguments, package, &format!(".{DLL_EXTENSION}"))
+    };
+    Ok(Fixtures {
+        counted: library("bench-echo")?,
+        uncounted: library("bench-echo-uncounted")?,
+        raw: library("bench-raw")?,
+    })
+}
+
+/// The `hotbay` command.
+pub(crate) fn command() -> anyhow::Result<PathBuf> {
+    let arguments = ["--package", "hotbay", "--features", "cli", "--bin", "hotbay"];
+    cargo_build(&arguments, "hotbay", "hotbay")
+}
+
+/// Has cargo build for release; answers with the file of `package` whose name ends so.
+fn cargo_build(arguments: &[&str], package: &str, end: &str) -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = process::program(Path::new(&cargo));
+    command
+        .args(["build", "--release", "--quiet"])
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .arg("--manifest-path")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "cargo could not build `{package}`");
+    let text = String::from_utf8(output.stdout)?;
+    let wanted = package.replace('-', "_");
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let built = messages.filter(|message| {
+        let name = message["target"]["name"].as_str();
+        name.is_some_and(|name| name.replace('-', "_") == wanted)
+    });
+    let files = built.filter_map(|message| message["filenames"].as_array().cloned());
+    files
+        .flatten()
+        .filter_map(|file| file.as_str().map(PathBuf::from))
+        .rfind(|file| file.to_string_lossy().ends_with(end))
+        .with_context(|| format!("cargo built no `{end}` of `{package}`"))
+}
+
+/// Makes a plugin's folder: the manifest of an instance, and a hard link of its library, so
+/// that a thousand instances take the room of one.
+pub(crate) fn install(
+    library: &Library,
+    dir: &Path,
+    name: &str,
+    output: &str,
+) -> anyhow::Result<PathBuf> {
+    let folder = dir.join(name);
+    fs::create_dir(&folder)?;
+    let manifest = json!({
+        "name": name,
+        "package": library.package,
+        "version": env!("CARGO_PKG_VERSION"),
+        "api": "^1.0",
+        "library": library.package.replace('-', "_"),
+        "description": "An instance of the plugin of the benchmarks",
+        "config": {"output": output},
+        "config_schema": {
+            "type": "object",
+            "properties": {"output": {"enum": ["in-place", "heap", "panic"]}},
+            "additionalProperties": false,
+        },
+        "sha256": library.sha256,
+        "length": library.length,
+    });
+    fs::write(folder.join("plugin.json"), format!("{manifest:#}"))?;
+    let stem = library.package.replace('-', "_");
+    let file = folder.join(format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}"));
+    fs::hard_link(&library.file, &file)?;
+    Ok(folder)
+}
+
+/// A library of a plugin, copied into a folder of the benchmark.
+#[derive(Debug)]
+pub(crate) struct Library {
+    package: &'static str,
+    pub(crate) file: PathBuf,
+    sha256: String,
+    pub(crate) length: u64,
+}
+
+impl Library {
+    /// Copies a library of `package` into `dir`, and takes its digest.
+    pub(crate) fn copy(package: &'static str, built: &Path, dir: &Path) -> anyhow::Result<Self> {
+        let bytes = fs::read(built)?;
+        let file = dir.join(format!("{package}{DLL_SUFFIX}"));
+        fs::write(&file, &bytes)?;
+        let digest = Sha256::digest(&bytes);
+        Ok(Self {
+            package,
+            file,
+            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            length: bytes.len() as u64,
+        })
+    }
+}
+
+/// A folder for libraries and plugins that goes with the benchmark.
+pub(crate) fn folder() -> anyhow::Result<tempfile::TempDir> {
+    let dir = tempfile::Builder::new().prefix("hotbay-bench-").tempdir()?;
+    fs::create_dir(dir.path().join("plugins"))?;
+    Ok(dir)
+}
+
+/// A runtime for futures; the host needs none.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    Ok(runtime.block_on(future))
+}
+
+/// The four plugins whose calls are measured, in a host that never quarantines.
+pub(crate) struct Echoes {
+    pub(crate) host: Host,
+    /// What it is, and its handle.
+    pub(crate) plugins: Vec<(&'static str, PluginHandle)>,
+    _dir: tempfile::TempDir,
+}
+
+pub(crate) const IN_PLACE: &str = "in place";
+
+impl Echoes {
+    pub(crate) fn load(fixtures: &Fixtures) -> anyhow::Result<Self> {
+        let dir = folder()?;
+        let counted = Library::copy("bench-echo", &fixtures.counted, dir.path())?;
+        let plain = Library::copy("bench-echo-uncounted", &fixtures.uncounted, dir.path())?;
+        let host = Host::builder().quarantine(None).build()?;
+        let mut plugins = Vec::new();
+        for (what, library, name, output) in [
+            (IN_PLACE, &counted, "counted-in-place", "in-place"),
+            ("heap, uncounted", &plain, "uncounted-heap", "heap"),
+            ("heap, counted", &counted, "counted-heap", "heap"),
+        ] {
+            let folder = install(library, &dir.path().join("plugins"), name, output)?;
+            plugins.push((what, block_on(host.load(folder))??));
+        }
+        Ok(Self { host, plugins, _dir: dir })
+    }
+}

@@ -1,0 +1,91 @@
+//! Processes: this one's memory and time, and children that are measured as a whole.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+/// What a process took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    pub(crate) wall: Duration,
+    pub(crate) cpu: Duration,
+    pub(crate) rss_max_bytes: u64,
+}
+
+/// Another program.
+#[expect(clippy::disallowed_methods, reason = "benchmarks start programs to measure them")]
+pub(crate) fn program(program: impl AsRef<Path>) -> Command {
+    Command::new(program.as_ref())
+}
+
+/// This program once more.
+pub(crate) fn this_program(arguments: &[String]) -> anyhow::Result<Command> {
+    let own = std::env::current_exe().context("this program cannot be found")?;
+    let mut command = program(own);
+    command.args(arguments);
+    Ok(command)
+}
+
+/// Runs this program as a child and reads the numbers that it prints.
+pub(crate) fn numbers<const N: usize>(command: &mut Command) -> anyhow::Result<[f64; N]> {
+    let output = command.stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "a child ended with {}", output.status);
+    let text = String::from_utf8(output.stdout)?;
+    let numbers: Result<Vec<f64>, _> = text.split_whitespace().map(str::parse).collect();
+    match numbers?.try_into() {
+        Ok(numbers) => Ok(numbers),
+        Err(found) => bail!("a child told {} numbers, not {N}", found.len()),
+    }
+}
+
+/// Runs `command` to its end, measured. Its output goes to `stdout`.
+///
+/// The system counts what this process had in memory at the start as the child's, so call it
+/// from one that is small.
+pub(crate) fn measured(command: &mut Command, stdout: std::fs::File) -> anyhow::Result<Usage> {
+    let start = Instant::now();
+    let child = command.stdout(stdout).spawn()?;
+    let id = libc::pid_t::try_from(child.id())?;
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: waits for a child that nobody else waits for, and writes to two places of ours.
+    let waited = unsafe { libc::wait4(id, &raw mut status, 0, usage.as_mut_ptr()) };
+    let wall = start.elapsed();
+    ensure!(waited == id, "cannot wait: {}", io::Error::last_os_error());
+    ensure!(status == 0, "the child's status is {status}");
+    // SAFETY: written by the call above.
+    Ok(taken(unsafe { usage.assume_init() }, wall))
+}
+
+/// What this process took so far.
+pub(crate) fn own() -> Usage {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: writes to a place of ours, which zeros are a value for.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+    // SAFETY: as above.
+    taken(unsafe { usage.assume_init() }, Duration::ZERO)
+}
+
+/// Bytes of this process that are in memory now.
+pub(crate) fn rss_bytes() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = text.split(' ').nth(1).context("statm has no second field")?;
+    // SAFETY: asks for a constant of the system.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Ok(pages.parse::<u64>()? * u64::try_from(page)?)
+}
+
+fn taken(usage: libc::rusage, wall: Duration) -> Usage {
+    let time = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.unsigned_abs())
+            + Duration::from_micros(time.tv_usec.unsigned_abs())
+    };
+    Usage {
+        wall,
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        rss_max_bytes: usage.ru_maxrss.unsigned_abs() << 10,
+    }
+}

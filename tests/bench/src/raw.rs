@@ -1,0 +1,181 @@
+//! Loaders without hotbay: of the plugin that knows nothing of it, and of hotbay's own library,
+//! step by step, as a careful author would write them.
+
+use std::ffi::c_void;
+use std::fs;
+use std::io::Write;
+use std::mem::MaybeUninit;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use abi_stable::StableAbi;
+use abi_stable::abi_stability::abi_checking::{
+    CheckingGlobals, check_layout_compatibility_with_globals,
+};
+use abi_stable::library::{
+    AbiHeaderRef, IsLayoutChecked, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL, RootModule,
+};
+use abi_stable::std_types::{RSlice, RVec};
+use anyhow::{Context, bail, ensure};
+use bench_raw::{CBytes, EchoBox, RawRootRef};
+use hotbay_plugin::abi::{
+    PluginRootRef, RawInstance, RawServices, RawStart, RawText, ServiceHost, code,
+};
+use hotbay_plugin::{Level, ServiceError};
+use libloading::Library;
+use sha2::{Digest, Sha256};
+
+use crate::sample::time;
+
+/// The plugin without hotbay; its library is never closed.
+pub(crate) struct RawPlugin {
+    object: EchoBox,
+    echo: unsafe extern "C" fn(*const u8, usize, *mut CBytes),
+}
+
+impl RawPlugin {
+    pub(crate) fn load(file: &Path) -> anyhow::Result<Self> {
+        let library = std::mem::ManuallyDrop::new(open(file)?);
+        let root: RawRootRef = root_of(header_of(&library)?)?;
+        Ok(Self { object: root.make()(), echo: root.echo() })
+    }
+
+    /// A call of the trait object.
+    #[inline]
+    pub(crate) fn object(&self, input: &[u8]) -> RVec<u8> {
+        self.object.execute(RSlice::from_slice(input))
+    }
+
+    /// A call of the C function.
+    #[inline]
+    pub(crate) fn c(&self, input: &[u8]) -> CBytes {
+        let mut output = MaybeUninit::uninit();
+        // SAFETY: the function reads the slice and writes an answer, as its library declares.
+        unsafe { (self.echo)(input.as_ptr(), input.len(), output.as_mut_ptr()) };
+        // SAFETY: written by the call above.
+        unsafe { output.assume_init() }
+    }
+}
+
+/// The names of the steps that [`load_hotbay_library`] times, in order.
+pub(crate) const STEPS: [&str; 6] =
+    ["read the file", "SHA-256", "write a private copy", "dlopen", "check the layout", "start"];
+
+/// Loads the library of a hotbay plugin into `copy`, starts and stops it; nanoseconds for each
+/// step, and for the way back: discard, `dlclose`, remove the copy.
+pub(crate) fn load_hotbay_library(
+    file: &Path,
+    copy: &Path,
+    wanted: &[u8],
+) -> anyhow::Result<([f64; STEPS.len()], f64)> {
+    let mut steps = [0.0; STEPS.len()];
+    let mut step = 0;
+    let mut timed = |work: &mut dyn FnMut() -> anyhow::Result<()>| {
+        let mut done = Ok(());
+        steps[step] = time(|| done = work());
+        step += 1;
+        done
+    };
+    let (mut bytes, mut library, mut root) = (Vec::new(), None, None);
+    timed(&mut || {
+        bytes = fs::read(file)?;
+        Ok(())
+    })?;
+    timed(&mut || {
+        ensure!(Sha256::digest(&bytes)[..] == *wanted, "another digest");
+        Ok(())
+    })?;
+    timed(&mut || {
+        let mut options = fs::OpenOptions::new();
+        let mut copy = options.write(true).create_new(true).mode(0o700).open(copy)?;
+        Ok(copy.write_all(&bytes)?)
+    })?;
+    timed(&mut || {
+        library = Some(open(copy)?);
+        Ok(())
+    })?;
+    timed(&mut || {
+        let library = library.as_ref().context("it was opened")?;
+        root = Some(root_of::<PluginRootRef>(header_of(library)?)?);
+        Ok(())
+    })?;
+    let root = root.context("it was checked")?;
+    let mut instance = std::ptr::null();
+    timed(&mut || {
+        instance = start(root)?;
+        Ok(())
+    })?;
+    let mut ended = Ok(());
+    let back = time(|| ended = end(root, instance, library.take(), copy));
+    ended.map(|()| (steps, back))
+}
+
+struct Silent;
+
+impl ServiceHost for Silent {
+    fn log(_: u64, _: Level, _: &str) -> Result<(), ServiceError> {
+        Ok(())
+    }
+
+    fn thread_panicked(_: u64, _: &str, _: &str) -> Result<(), ServiceError> {
+        Ok(())
+    }
+}
+
+fn start(root: PluginRootRef) -> anyhow::Result<RawInstance> {
+    let services = RawServices::of::<Silent>(0);
+    let start = RawStart {
+        config: RawText::new(r#"{"output":"heap"}"#),
+        services: &raw const services,
+        want_frames: false,
+    };
+    let mut instance = std::ptr::null();
+    let mut fault = MaybeUninit::uninit();
+    // SAFETY: the layout was checked, and the pointers are good until the call returns.
+    let code = unsafe { root.start()(&raw const start, &raw mut instance, fault.as_mut_ptr()) };
+    ensure!(code == code::OK, "`start` answered {code}");
+    Ok(instance)
+}
+
+fn end(
+    root: PluginRootRef,
+    instance: RawInstance,
+    library: Option<Library>,
+    copy: &Path,
+) -> anyhow::Result<()> {
+    let mut fault = MaybeUninit::uninit();
+    // SAFETY: an instance of this module, given back once.
+    let code = unsafe { root.discard()(instance, fault.as_mut_ptr()) };
+    ensure!(code == code::OK, "`discard` answered {code}");
+    library.context("it was opened")?.close()?;
+    Ok(fs::remove_file(copy)?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the loader that the host is compared with")]
+fn open(file: &Path) -> anyhow::Result<Library> {
+    // SAFETY: a library that was built for this benchmark a moment ago.
+    Ok(unsafe { Library::new(file) }?)
+}
+
+fn header_of(library: &Library) -> anyhow::Result<&'static LibHeader> {
+    let name = ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes();
+    // SAFETY: only its address is taken here.
+    let symbol = unsafe { library.get::<*const c_void>(name) }?;
+    // SAFETY: used while the library is open.
+    let address = unsafe { symbol.try_as_raw_ptr() }.context("no root module")?;
+    // SAFETY: what abi_stable exports under this name.
+    let header = unsafe { std::mem::transmute::<*mut c_void, AbiHeaderRef>(address) };
+    Ok(header.upgrade()?)
+}
+
+fn root_of<R: RootModule + StableAbi>(header: &'static LibHeader) -> anyhow::Result<R> {
+    let IsLayoutChecked::Yes(found) = header.root_mod_consts().layout() else {
+        bail!("it tells no layout");
+    };
+    let globals = CheckingGlobals::new();
+    if let Err(errors) = check_layout_compatibility_with_globals(R::LAYOUT, found, &globals) {
+        bail!("{errors}");
+    }
+    // SAFETY: the layout was checked just above.
+    Ok(unsafe { header.init_root_module_with_unchecked_layout::<R>() }?)
+}

@@ -1,0 +1,236 @@
+//! How generations and hosts end: what holds them, what is kept and why, and what is left.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use hotbay::{ErrorKind, Events, Host, HostEvent, Request};
+use hotbay_tests::{
+    LIMIT, Plugins, block_on, event, events_until, host, limits, loaded, mappings, threads, unique,
+    until,
+};
+use serde_json::json;
+
+/// Waits for the end of a generation: the reason to keep it, or none if it was closed.
+fn end_of(events: &mut Events) -> Option<String> {
+    let end =
+        |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
+    match event(events, end) {
+        HostEvent::Kept { reason, .. } => Some(reason),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_reply_that_is_held_keeps_its_library_and_stays_readable() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let name = unique("held");
+    let config = json!({ "output_bytes": 1000 });
+    let folder = plugins.add(&name, "faulty").config(config).write();
+    let reply = block_on(loaded(&host, &folder).execute(Request::text("x"))).unwrap();
+    block_on(host.unload(&name)).unwrap();
+    assert_eq!(end_of(&mut events).as_deref(), Some("outputs: 1 held"));
+    assert_eq!(host.kept()[0].reason, "outputs: 1 held");
+    #[cfg(target_os = "linux")]
+    assert!(mappings(&name) > 0);
+    drop(host);
+    assert_eq!(reply.as_bytes(), vec![b'x'; 1000]);
+    assert_eq!(reply.into_vec().len(), 1000);
+}
+
+#[test]
+fn short_replies_and_copies_hold_nothing() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let name = unique("short");
+    let config = json!({ "obey": true });
+    let folder = plugins.add(&name, "faulty").config(config).write();
+    let handle = loaded(&host, &folder);
+    let long = json!({ "output_bytes": 1000 }).to_string();
+    let copy = block_on(handle.execute(Request::json_text(&long))).unwrap().into_vec();
+    let short = block_on(handle.execute(Request::json_text("{}"))).unwrap();
+    block_on(host.unload(&name)).unwrap();
+    assert_eq!(end_of(&mut events), None);
+    assert_eq!(mappings(&name), 0);
+    assert_eq!((copy.len(), short.as_bytes()), (1000, b"{}".as_slice()));
+}
+
+#[test]
+fn an_unload_waits_for_a_pin_while_new_calls_are_refused() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let name = unique("pinned");
+    let handle = loaded(&host, plugins.add(&name, "faulty").write());
+    let pinned = handle.pin().unwrap();
+    let unload = {
+        let (host, name) = (host.clone(), name.clone());
+        thread::spawn(move || block_on(host.unload(&name)))
+    };
+    until("no new call is taken", || handle.call(Request::text("x")).err());
+    for _ in 0..100 {
+        assert_eq!(pinned.call(Request::text("hi")).unwrap().as_bytes(), b"hi");
+    }
+    while let Some(event) = events.try_next() {
+        let early = matches!(event, HostEvent::Retired { .. } | HostEvent::Closed { .. });
+        assert!(!early, "{event:?} while pinned");
+    }
+    assert!(!unload.is_finished());
+    drop(pinned);
+    unload.join().unwrap().unwrap();
+    assert_eq!(end_of(&mut events), None);
+    assert_eq!(mappings(&name), 0);
+}
+
+#[test]
+fn an_unload_gives_up_on_a_pin_and_keeps_the_library() {
+    let plugins = Plugins::new();
+    let wait = limits(|limits| limits.drain_wait_max = Duration::from_millis(20));
+    let host = Host::builder().limits(wait).build().unwrap();
+    let mut events = host.events();
+    let handle = loaded(&host, plugins.add("pinned", "faulty").write());
+    let pinned = handle.pin().unwrap();
+    block_on(host.unload("pinned")).unwrap();
+    assert_eq!(end_of(&mut events).as_deref(), Some("calls: some still run"));
+    assert_eq!(pinned.call(Request::text("hi")).unwrap().as_bytes(), b"hi");
+    drop(host);
+    assert_eq!(pinned.call(Request::text("hi")).unwrap().as_bytes(), b"hi");
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_thread_that_is_left_running_keeps_the_library_and_hears_closed() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let file = |name: &str| plugins.dir().join(name);
+    for (name, when) in [("at-a-call", json!(true)), ("at-init", json!("init"))] {
+        let (release, answer) = (file(&format!("{name}.go")), file(&format!("{name}.said")));
+        let config = json!({ "leave_thread": when, "release": release, "answer": answer });
+        let plugin = plugins.add(name, "faulty").config(config);
+        let handle = loaded(&host, plugin.set("permissions", json!(["log"])).write());
+        block_on(handle.execute(Request::text("x"))).unwrap();
+        block_on(host.unload(name)).unwrap();
+        assert_eq!(end_of(&mut events).as_deref(), Some("threads: 1 still run"));
+        fs::write(release, "").unwrap();
+        let said = until("the thread has answered", || fs::read_to_string(&answer).ok());
+        assert_eq!(said, "Closed");
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn what_a_plugin_leaves_on_its_own_threads_does_not_keep_it_and_on_a_callers_thread_does() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let name = unique("touch");
+    let config = json!({ "touch_thread": true });
+    let folder = plugins.add(&name, "faulty").config(config).write();
+    let mut events = host.events();
+    block_on(loaded(&host, &folder).execute(Request::text("x"))).unwrap();
+    block_on(host.unload(&name)).unwrap();
+    assert_eq!(end_of(&mut events), None);
+    assert_eq!(mappings(&name), 0);
+
+    let handle = loaded(&host, &folder);
+    thread::scope(|scope| {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (called, was_called) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            called.send(handle.call(Request::text("x")).is_ok()).unwrap();
+            // Lives on, with the plugin's value in it.
+            let _ = wait.recv();
+        });
+        assert!(was_called.recv().unwrap());
+        block_on(host.unload(&name)).unwrap();
+        let reason = end_of(&mut events).expect("it is kept");
+        assert!(reason.contains("thread"), "{reason}");
+        drop(go);
+    });
+}
+
+#[test]
+fn a_library_is_kept_where_its_manifest_says_so() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let plugin = plugins.add("keeper", "faulty").set("unload", "keep");
+    loaded(&host, plugin.write());
+    block_on(host.unload("keeper")).unwrap();
+    let reason = end_of(&mut events).expect("it is kept");
+    assert!(reason.contains("`unload: keep`"), "{reason}");
+}
+
+#[test]
+fn dropping_the_last_host_leaves_no_mapping_no_thread_and_no_file() {
+    let plugins = Plugins::new();
+    let staging = tempfile::TempDir::new().unwrap();
+    let name = unique("dropped");
+    let folder = plugins.add(&name, "faulty").write();
+    let builder = Host::builder().staging_dir(staging.path());
+    let host = builder.build().unwrap();
+    let handle = loaded(&host, folder);
+    let other = host.clone();
+    block_on(handle.execute(Request::text("x"))).unwrap();
+    drop(host);
+    assert!(handle.call(Request::text("x")).is_ok(), "a clone is left");
+    #[cfg(target_os = "linux")]
+    assert!(mappings(&name) > 0 && !threads(&name).is_empty());
+    drop(other);
+    assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
+    assert_eq!(mappings(&name), 0);
+    until("its threads are gone", || threads(&name).is_empty().then_some(()));
+    assert_eq!(fs::read_dir(staging.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_shutdown_from_two_places_is_one_shutdown_and_nothing_goes_on_after_it() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("one", "faulty").write();
+    let later = plugins.add("later", "faulty").write();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let handle = loaded(&host, folder);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| block_on(host.shutdown(LIMIT)));
+        }
+    });
+    block_on(host.shutdown(LIMIT));
+    assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
+    let error = block_on(handle.execute(Request::text("x"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retired);
+    assert_eq!(host.plugin("one").unwrap_err().kind(), ErrorKind::Shutdown);
+    let error = block_on(host.load(&later)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Shutdown);
+    let report = block_on(host.load_all());
+    assert!(report.loaded.is_empty());
+    assert!(host.list().is_empty());
+    let stopped = |event: &HostEvent| matches!(event, HostEvent::Stopped);
+    let seen = events_until(&mut events, stopped);
+    assert!(seen.iter().any(|event| matches!(event, HostEvent::Closed { .. })));
+    while let Some(event) = events.try_next() {
+        assert!(!stopped(&event), "told twice");
+    }
+}
+
+#[test]
+fn a_shutdown_without_grace_does_not_wait_for_a_call_that_hangs() {
+    let plugins = Plugins::new();
+    let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
+    let config = json!({ "hang_in": "execute", "release": release, "entered": entered });
+    let host = host(&plugins);
+    let mut events = host.events();
+    let handle = loaded(&host, plugins.add("hangs", "faulty").config(config).write());
+    let running = handle.execute(Request::text("late"));
+    until("it runs", || entered.exists().then_some(()));
+    block_on(host.shutdown(Duration::ZERO));
+    assert_eq!(end_of(&mut events).as_deref(), Some("calls: some still run"));
+    event(&mut events, |event| matches!(event, HostEvent::Stopped));
+    drop(host);
+    fs::write(release, "").unwrap();
+    assert_eq!(block_on(running).unwrap().as_bytes(), b"late");
+}

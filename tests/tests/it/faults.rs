@@ -1,0 +1,281 @@
+//! Panics: wherever they happen they are typed faults, print nothing, and end nothing.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hotbay::hotbay_plugin::prelude::*;
+use hotbay::{Error, ErrorKind, Fault, Host, HostEvent, Manifest, Output, Request, Snapshot};
+use hotbay_tests::{Plugins, block_on, event, host, loaded, mappings, quarantine, refused, unique};
+use serde_json::{Value, json};
+
+/// The fault that an error is about; told with the place in the plugin's own code.
+#[track_caller]
+fn check(error: &Error, kind: ErrorKind, message: &str) {
+    let told = error.full_message();
+    assert_eq!(error.kind(), kind, "{told}");
+    let fault = error.fault().expect("a fault");
+    assert_eq!(fault.message(), message);
+    let location = fault.location().expect("a location");
+    assert!(location.contains("asked.rs:"), "{location}");
+    assert!(told.contains(message) && told.contains(location), "{told}");
+    assert!(error.plugin_error().is_none());
+}
+
+#[track_caller]
+fn still_answers(handle: &hotbay::PluginHandle) {
+    let reply = handle.call(Request::text("still here")).expect("an answer");
+    assert_eq!(reply.as_bytes(), b"still here");
+}
+
+#[test]
+fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let good = loaded(&host, plugins.add("good", "faulty").write());
+    let faulty = |entry: &str| {
+        let config = json!({ "panic_in": entry, "count": true });
+        plugins.add(entry, "faulty").config(config).write()
+    };
+    for entry in ["validate", "init", "health"] {
+        let error = refused(&host, faulty(entry));
+        check(&error, ErrorKind::Start, &format!("in {entry}, as asked"));
+        still_answers(&good);
+    }
+    let error = block_on(host.load_with_state(faulty("restore"), Snapshot::new(1, "3")));
+    let error = error.expect_err("its restore panics");
+    check(&error, ErrorKind::Start, "in restore, as asked");
+
+    let execute = loaded(&host, faulty("execute"));
+    let message = "in execute, as asked";
+    let error = execute.call(Request::text("x")).expect_err("a panic");
+    check(&error, ErrorKind::Panicked, message);
+    let error = block_on(execute.execute(Request::text("x"))).expect_err("a panic");
+    check(&error, ErrorKind::Panicked, message);
+    assert_eq!(error.plugin(), Some(execute.name()));
+    assert!(error.generation().is_some());
+    let pinned = execute.pin().expect("a pin");
+    let error = pinned.call(Request::text("x")).expect_err("a panic");
+    check(&error, ErrorKind::Panicked, message);
+
+    let snapshot = loaded(&host, faulty("snapshot"));
+    let error = block_on(snapshot.snapshot()).expect_err("a panic");
+    check(&error, ErrorKind::Panicked, "in snapshot, as asked");
+    still_answers(&good);
+}
+
+#[test]
+fn a_panic_at_the_end_of_a_plugin_is_told_and_its_library_is_kept() {
+    for entry in ["shutdown", "drop"] {
+        let plugins = Plugins::new();
+        let host = host(&plugins);
+        let good = loaded(&host, plugins.add("good", "faulty").write());
+        let config = json!({ "panic_in": entry });
+        loaded(&host, plugins.add("bad", "faulty").config(config).write());
+        let mut events = host.events();
+        block_on(host.unload("bad")).expect("it is gone all the same");
+        let failed = |event: &HostEvent| matches!(event, HostEvent::ShutdownFailed { .. });
+        let HostEvent::ShutdownFailed { reason, .. } = event(&mut events, failed) else {
+            unreachable!("it was waited for");
+        };
+        let message = format!("in {entry}, as asked");
+        assert!(reason.contains(&message), "{reason}");
+        assert!(reason.contains("asked.rs:"), "{reason}");
+        let kept = |event: &HostEvent| matches!(event, HostEvent::Kept { .. });
+        event(&mut events, kept);
+        assert_eq!(host.kept().len(), 1);
+        assert!(host.kept()[0].reason.starts_with("shutdown: "));
+        still_answers(&good);
+    }
+}
+
+#[test]
+fn a_panic_in_the_drop_of_a_plugin_that_did_not_start_ends_nothing() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let name = unique("undone");
+    let config = json!({ "error_in": "health", "panic_in": "drop" });
+    let folder = plugins.add(&name, "faulty").config(config).write();
+    let error = refused(&host, folder);
+    assert_eq!(error.plugin_error().map(PluginError::code), Some(500));
+    assert_eq!(mappings(&name), 0);
+}
+
+#[test]
+fn whatever_a_panic_carries_is_caught_and_freed() {
+    let plugins = Plugins::new();
+    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
+    let builder = Host::builder().quarantine(None);
+    let host = builder.build().expect("a host");
+    let obey = loaded(&host, obey.write());
+    let fault = |asked: Value| -> Fault {
+        let asked = asked.to_string();
+        let error = block_on(obey.execute(Request::json_text(&asked)));
+        let error = error.expect_err("a panic");
+        error.fault().expect("a fault").clone()
+    };
+    let no_text = "(the payload is no text)";
+    for (payload, message) in [
+        ("text", "a text, as asked"),
+        ("string", "in execute, as asked"),
+        ("number", no_text),
+        ("bomb", no_text),
+    ] {
+        let fault = fault(json!({ "panic_in": "execute", "payload": payload }));
+        assert_eq!(fault.message(), message, "{payload}");
+        let location = fault.location().unwrap_or_default();
+        assert!(location.contains("asked.rs:"), "{payload}: {location}");
+    }
+    // It goes past the hook, and the panics before it have left nothing.
+    let fault = fault(json!({ "panic_in": "execute", "resume": true }));
+    assert_eq!(fault.message(), "resumed, as asked");
+    assert_eq!(fault.location(), None);
+}
+
+#[test]
+fn frames_are_told_only_when_asked_for() {
+    let plugins = Plugins::new();
+    let config = json!({ "panic_in": "execute" });
+    let folder = plugins.add("framed", "faulty").config(config).write();
+    for want in [false, true] {
+        let builder = Host::builder().panic_frames(want);
+        let host = builder.build().expect("a host");
+        let framed = loaded(&host, &folder);
+        let error = framed.call(Request::text("x")).expect_err("a panic");
+        let frames = error.fault().expect("a fault").frames();
+        assert_eq!(!frames.is_empty(), want && cfg!(unix));
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_panic_on_a_thread_of_the_plugins_own_is_an_event_and_counts_as_a_fault() {
+    let plugins = Plugins::new();
+    let policy = quarantine(|policy| policy.faults_max = 2);
+    let host = Host::builder().quarantine(policy).build().expect("a host");
+    let config = json!({ "thread_panics": true });
+    let handle = loaded(&host, plugins.add("threads", "faulty").config(config).write());
+    let mut events = host.events();
+    for _ in 0..2 {
+        let reply = block_on(handle.execute(Request::text("x")));
+        reply.expect("the call itself did nothing wrong");
+        let faulted = |event: &HostEvent| matches!(event, HostEvent::Faulted { .. });
+        match event(&mut events, faulted) {
+            HostEvent::Faulted { plugin, fault, own_thread, .. } => {
+                assert!(own_thread);
+                assert_eq!(plugin, *handle.name());
+                assert_eq!(fault.message(), "on a thread of its own, as asked");
+                assert!(fault.location().expect("a place").contains("threads.rs:"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let error = handle.call(Request::text("x")).expect_err("quarantined");
+    assert_eq!(error.kind(), ErrorKind::Quarantined);
+}
+
+/// Panics in compiled-in plugins too, some of them again while the first is handled.
+struct Linked;
+
+impl Plugin for Linked {
+    fn init(config: &Config, _: HostServices) -> Result<Self, PluginError> {
+        assert!(config.get("panic").is_none(), "in init, as asked");
+        Ok(Self)
+    }
+
+    fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+        match input.as_text()? {
+            "panic" => panic!("linked, as asked"),
+            "nested" => {
+                let caught = std::panic::catch_unwind(|| panic!("caught by the author"));
+                Ok(Output::text(format!("{}", caught.is_err())))
+            }
+            text => Ok(Output::text(text)),
+        }
+    }
+}
+
+fn linked(name: &str) -> Manifest {
+    Manifest::new(name, "1.0.0").expect("a manifest")
+}
+
+#[test]
+fn panics_in_compiled_in_plugins_are_faults_too() {
+    let calls = AtomicU32::new(0);
+    let builder = Host::builder().register::<Linked>(linked("linked"));
+    let host = builder
+        .register_fn("function", move |_, _| match calls.fetch_add(1, Ordering::Relaxed) {
+            0 => panic!("a function, as asked"),
+            _ => Ok(Output::text("on it goes")),
+        })
+        .build()
+        .expect("a host");
+    let linked_one = host.plugin("linked").expect("it is there");
+    let error = linked_one.call(Request::text("panic")).expect_err("a panic");
+    let fault = error.fault().expect("a fault");
+    assert_eq!(fault.message(), "linked, as asked");
+    assert!(fault.location().expect("a place").contains("faults.rs:"));
+    let reply = linked_one.call(Request::text("nested")).expect("an answer");
+    assert_eq!(reply.as_text().expect("text"), "true");
+
+    let function = host.plugin("function").expect("it is there");
+    let error = function.call(Request::text("x")).expect_err("a panic");
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+    let reply = function.call(Request::text("x")).expect("an answer");
+    assert_eq!(reply.as_text().expect("text"), "on it goes");
+
+    let config = linked("never").with_config(json!({ "panic": true }));
+    let builder = Host::builder().register::<Linked>(config.expect("a config"));
+    let error = builder.build().expect_err("its init panics");
+    assert_eq!(error.fault().map(Fault::message), Some("in init, as asked"));
+}
+
+/// Set in the process that panics while its parent reads what it prints.
+const CHILD: &str = "HOTBAY_TESTS_PANICS_IN_SILENCE";
+
+#[test]
+fn panics_print_nothing_even_where_backtraces_are_wanted() {
+    if std::env::var_os(CHILD).is_some() {
+        return panic_everywhere();
+    }
+    let name = "faults::panics_print_nothing_even_where_backtraces_are_wanted";
+    let this = std::env::current_exe().expect("a path");
+    #[allow(clippy::disallowed_methods, reason = "what it prints is the test")]
+    let output = Command::new(this)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .expect("the test itself can be started");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(printed, "", "printed");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}");
+    assert!(!told.contains("as asked"), "{told}");
+}
+
+fn panic_everywhere() {
+    let plugins = Plugins::new();
+    let builder = Host::builder().quarantine(None);
+    let builder = builder.register::<Linked>(linked("linked"));
+    let host = builder.build().expect("a host");
+    for entry in ["validate", "init", "health", "shutdown", "drop"] {
+        let config = json!({ "panic_in": entry });
+        let folder = plugins.add(entry, "faulty").config(config).write();
+        // Some of them are refused, and all of them panic.
+        let _ = block_on(host.load(folder));
+    }
+    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
+    let obey = loaded(&host, obey.write());
+    for asked in [
+        json!({ "panic_in": "execute" }),
+        json!({ "panic_in": "execute", "payload": "bomb" }),
+        json!({ "thread_panics": true }),
+    ] {
+        let asked = asked.to_string();
+        let _ = obey.call(Request::json_text(&asked));
+        let _ = block_on(obey.execute(Request::json_text(&asked)));
+    }
+    let linked = host.plugin("linked").expect("it is there");
+    linked.call(Request::text("panic")).expect_err("a panic");
+    drop(host);
+}

@@ -1,0 +1,111 @@
+//! Limits that a plugin meets: bytes in and out, time to start and to stop, and what it is told
+//! of those that it did not get.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hotbay::{ErrorKind, Host, HostEvent, LoadStep, Output, Request};
+use hotbay_tests::{
+    Plugins, block_on, event, host, limits, loaded, refused, threads, unique, until,
+};
+use serde_json::json;
+
+#[test]
+fn inputs_and_outputs_up_to_their_limits_go_through_and_longer_ones_do_not() {
+    let plugins = Plugins::new();
+    let bounds = json!({ "input_bytes": 100, "output_bytes": 100 });
+    let plugin = plugins.add("bounded", "faulty").set("limits", bounds);
+    let plugin = plugin.config(json!({ "obey": true })).write();
+    let host = host(&plugins);
+    let bounded = loaded(&host, plugin);
+    let input = |bytes: usize| format!("{:bytes$}", json!({ "output_bytes": 7 }).to_string());
+    let output = |bytes: usize| json!({ "output_bytes": bytes }).to_string();
+    for pooled in [false, true] {
+        let call = |text: String| match pooled {
+            false => bounded.call(Request::json_text(&text)),
+            true => block_on(bounded.execute(Request::json_text(&text))),
+        };
+        assert_eq!(call(input(100)).unwrap().as_bytes().len(), 7);
+        let error = call(format!("{} ", input(100))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        let told = error.to_string();
+        assert!(told.contains("101") && told.contains("limits.input_bytes"));
+        assert_eq!(call(output(100)).unwrap().as_bytes().len(), 100);
+        let error = call(output(101)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Output);
+        let told = error.to_string();
+        assert!(told.contains("101") && told.contains("limits.output_bytes"));
+    }
+    // An output that was refused is given back.
+    let mut events = host.events();
+    block_on(host.unload("bounded")).unwrap();
+    event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
+}
+
+#[test]
+fn what_is_asked_for_above_the_limits_of_the_host_is_clamped_and_told() {
+    let plugins = Plugins::new();
+    let asked = json!({ "input_bytes": 1000, "workers": 1 });
+    plugins.add("greedy", "faulty").set("limits", asked).write();
+    let builder = Host::builder().plugin_dir(plugins.dir());
+    let builder = builder.limits(limits(|limits| limits.input_bytes_max = 10));
+    let host = builder.build().unwrap();
+    let report = block_on(host.load_all());
+    let notes = report.loaded[0].notes.join("\n");
+    assert!(notes.contains("`limits.input_bytes` is 1000"), "{notes}");
+    assert!(!notes.contains("workers"), "{notes}");
+    let greedy = host.plugin("greedy").unwrap();
+    let error = greedy.call(Request::text("more than ten")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+}
+
+#[test]
+fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
+    let plugins = Plugins::new();
+    let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
+    let name = unique("endless");
+    let config = json!({ "hang_in": "init", "release": release, "entered": entered });
+    let folder = plugins.add(&name, "faulty").config(config).write();
+    // Long enough that it is reached even on a busy machine; nothing depends on it.
+    let wait = limits(|limits| limits.start_wait_max = Duration::from_millis(300));
+    let builder = Host::builder().limits(wait);
+    let host = builder.register_fn("other", |_, _| Ok(Output::text("here"))).build().unwrap();
+    let error = refused(&host, &folder);
+    let told = error.full_message();
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Start, Some(LoadStep::Init)));
+    assert!(told.contains("did not end within 300 ms"), "{told}");
+    assert!(told.contains("are kept"), "{told}");
+    let kept = host.kept();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].plugin.as_str(), name);
+    assert_eq!(kept[0].generation, None);
+    assert_eq!(kept[0].reason, "init: still runs");
+    assert!(host.plugin(&name).is_err());
+    let other = host.plugin("other").unwrap();
+    assert_eq!(other.call(Request::text("")).unwrap().as_bytes(), b"here");
+    // The host can go while it hangs, and it can end after the host is gone.
+    drop((host, other));
+    release_and_see_it_end(&release, &name);
+}
+
+#[test]
+fn a_shutdown_that_does_not_end_is_kept_and_the_unload_returns() {
+    let plugins = Plugins::new();
+    let release = plugins.dir().join("go");
+    let name = unique("stays");
+    let config = json!({ "hang_in": "shutdown", "release": release });
+    let folder = plugins.add(&name, "faulty").config(config).write();
+    let wait = limits(|limits| limits.stop_wait_max = Duration::from_millis(50));
+    let host = Host::builder().limits(wait).build().unwrap();
+    loaded(&host, folder);
+    let mut events = host.events();
+    block_on(host.unload(&name)).unwrap();
+    let kept = event(&mut events, |event| matches!(event, HostEvent::Kept { .. }));
+    assert!(format!("{kept:?}").contains("shutdown: still runs"), "{kept:?}");
+    release_and_see_it_end(&release, &name);
+}
+
+fn release_and_see_it_end(release: &Path, name: &str) {
+    std::fs::write(release, "").unwrap();
+    until("its thread is gone", || threads(name).is_empty().then_some(()));
+}

@@ -1,0 +1,215 @@
+//! What is refused, at which step, in which words, and that nothing of it is left.
+
+use std::fs;
+use std::path::Path;
+
+use hotbay::hotbay_plugin::API_VERSION;
+use hotbay::{ErrorKind, Host, LoadStep, Request};
+use hotbay_tests::{Plugin, Plugins, lines_of, loaded, mappings, refused, threads, unique, until};
+use semver::Version;
+use serde_json::json;
+use tempfile::TempDir;
+
+/// Loads a spoilt plugin; it is refused so, and leaves nothing, and another one works.
+#[track_caller]
+fn check(
+    package: &str,
+    spoil: impl FnOnce(Plugin) -> Plugin,
+    (kind, step): (ErrorKind, LoadStep),
+    says: &[&str],
+) {
+    let (plugins, staging) = (Plugins::new(), TempDir::new().expect("a folder"));
+    let name = unique("spoilt");
+    let folder = spoil(plugins.add(&name, package)).write();
+    let builder = Host::builder().staging_dir(staging.path());
+    let host = builder.build().expect("a host");
+    let error = refused(&host, folder);
+    let told = error.full_message();
+    assert_eq!((error.kind(), error.step()), (kind, Some(step)), "{told}");
+    for part in says {
+        assert!(told.contains(part), "`{part}` in: {told}");
+    }
+    assert!(lines_of(&error) <= 3, "{told}");
+    assert_eq!(files_below(staging.path()), 0, "a copy is left: {told}");
+    assert_eq!(mappings(&name), 0, "a mapping is left: {told}");
+    // A thread that was joined may be listed for a moment.
+    until("its thread is gone", || threads(&name).is_empty().then_some(()));
+    assert!(host.kept().is_empty() && host.list().is_empty());
+    let other = loaded(&host, plugins.add(&unique("other"), "faulty").write());
+    let reply = other.call(Request::text("still here")).expect("an answer");
+    assert_eq!(reply.as_bytes(), b"still here");
+}
+
+fn files_below(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).expect("a folder to read");
+    let count = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => files_below(&entry.path()),
+        _ => 1,
+    };
+    entries.flatten().map(count).sum()
+}
+
+const VERSION: (ErrorKind, LoadStep) = (ErrorKind::Incompatible, LoadStep::Version);
+const PROBE: (ErrorKind, LoadStep) = (ErrorKind::Integrity, LoadStep::Probe);
+const DIGEST: (ErrorKind, LoadStep) = (ErrorKind::Integrity, LoadStep::Digest);
+const STAGE: (ErrorKind, LoadStep) = (ErrorKind::Integrity, LoadStep::Stage);
+
+#[test]
+fn a_manifest_that_does_not_accept_the_api_of_the_host_is_refused() {
+    let says = ["plugin.json wants plugin API `^9.0`", API_VERSION];
+    check("faulty", |it| it.set("api", "^9.0"), VERSION, &says);
+}
+
+#[test]
+fn a_library_built_for_another_major_or_a_newer_minor_api_is_refused() {
+    let own = Version::parse(API_VERSION).expect("a version");
+    let major = format!("{}.{}.{}", own.major + 1, own.minor, own.patch);
+    let minor = format!("{}.{}.{}", own.major, own.minor + 9, own.patch);
+    for built in [major, minor] {
+        let stamped = (format!("api={API_VERSION}\n"), format!("api={built}\n"));
+        let spoil = |it: Plugin| it.patch(&stamped.0, &stamped.1);
+        check("faulty", spoil, VERSION, &[&built, API_VERSION]);
+    }
+}
+
+#[test]
+fn a_manifest_and_a_stamp_that_differ_are_refused() {
+    let version = |it: Plugin| it.set("version", "9.9.9");
+    check("faulty", version, VERSION, &["9.9.9", "0.1.0"]);
+    let package = |it: Plugin| it.set("package", "honest");
+    check("faulty", package, VERSION, &["`honest`", "`faulty`"]);
+}
+
+#[test]
+fn a_library_without_a_stamp_is_refused_before_it_is_opened() {
+    check("no-stamp", |it| it, PROBE, &["export_plugin!"]);
+}
+
+#[test]
+fn a_library_with_a_stamp_and_no_root_module_is_refused() {
+    let step = (ErrorKind::Incompatible, LoadStep::Layout);
+    check("no-root", |it| it, step, &["no root module"]);
+}
+
+#[test]
+fn another_layout_under_the_same_version_is_refused_in_few_words() {
+    let step = (ErrorKind::Incompatible, LoadStep::Layout);
+    let says = ["laid out differently under the same version", "rebuild"];
+    check("other-layout", |it| it, step, &says);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_library_that_needs_what_nobody_defines_is_refused_and_the_symbol_is_named() {
+    let step = (ErrorKind::Start, LoadStep::Open);
+    check("missing-symbol", |it| it, step, &["nobody_defines_this"]);
+}
+
+#[test]
+fn a_truncated_library_is_refused_with_and_without_a_digest_of_it() {
+    for kept in [1, 3, 50, 90, 99] {
+        let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() * kept / 100);
+        check("faulty", |it| it.bytes(cut), PROBE, &["half-written?"]);
+        let stale = |it: Plugin| it.stale_digest().bytes(cut);
+        check("faulty", stale, DIGEST, &["half-written", "hotbay seal"]);
+    }
+    let empty = |it: Plugin| it.bytes(Vec::clear);
+    check("faulty", empty, PROBE, &["empty"]);
+}
+
+#[test]
+fn a_hole_of_zeros_is_refused_by_the_digest() {
+    let hole = |bytes: &mut Vec<u8>| {
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 4096].fill(0);
+    };
+    let says = ["SHA-256", "damaged"];
+    check("faulty", |it| it.stale_digest().bytes(hole), DIGEST, &says);
+}
+
+#[test]
+fn a_library_without_a_digest_is_refused_unless_allowed() {
+    let says = ["sha256", "cargo xtask build-plugins", "allow_unverified"];
+    check("faulty", Plugin::unverified, DIGEST, &says);
+
+    let plugins = Plugins::new();
+    let folder = plugins.add("plain", "faulty").unverified().write();
+    let host = Host::builder().allow_unverified(true).build().unwrap();
+    let plain = loaded(&host, folder);
+    assert_eq!(plain.call(Request::text("hi")).unwrap().as_bytes(), b"hi");
+}
+
+#[test]
+fn a_text_under_the_name_of_a_library_is_refused() {
+    let text = |it: Plugin| it.bytes(|bytes| *bytes = b"I am a library, honestly.\n".to_vec());
+    check("faulty", text, PROBE, &["looks like", "cdylib"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_library_for_another_processor_is_refused() {
+    // The field `e_machine` of an ELF header; 8 is MIPS.
+    let other = |it: Plugin| it.bytes(|bytes| bytes[18..20].copy_from_slice(&[8, 0]));
+    check("faulty", other, PROBE, &["build it for the host's target"]);
+}
+
+#[test]
+fn a_library_that_is_not_there_is_named_with_those_that_are() {
+    let says = ["fauly", "faulty", "`library` of plugin.json"];
+    check("faulty", |it| it.set("library", "fauly"), STAGE, &says);
+}
+
+#[test]
+fn an_error_of_the_plugin_ends_the_load_at_its_step() {
+    let error = json!({ "code": 503, "message": "no database", "details": { "port": 5432 } });
+    for (entry, kind, step) in [
+        ("validate", ErrorKind::Config, LoadStep::Config),
+        ("init", ErrorKind::Start, LoadStep::Init),
+        ("health", ErrorKind::Start, LoadStep::Health),
+    ] {
+        let config = json!({ "error_in": entry, "error": error });
+        let says = ["no database", "503"];
+        check("faulty", |it| it.config(config), (kind, step), &says);
+
+        let plugins = Plugins::new();
+        let config = json!({ "error_in": entry, "error": error });
+        let folder = plugins.add("failing", "faulty").config(config).write();
+        let told = refused(&hotbay_tests::host(&plugins), folder);
+        let plugin_error = told.plugin_error().expect("the plugin's own error");
+        assert_eq!(plugin_error.code(), 503);
+        assert_eq!(plugin_error.details(), Some(&json!({ "port": 5432 })));
+    }
+}
+
+#[test]
+fn a_panic_while_it_starts_ends_the_load_at_its_step() {
+    for (entry, step) in
+        [("validate", LoadStep::Config), ("init", LoadStep::Init), ("health", LoadStep::Health)]
+    {
+        let message = format!("in {entry}, as asked");
+        let config = json!({ "panic_in": entry });
+        let says = [message.as_str(), "asked.rs:"];
+        let step = (ErrorKind::Start, step);
+        check("faulty", |it| it.config(config), step, &says);
+    }
+}
+
+#[test]
+fn a_config_that_its_schema_does_not_accept_is_refused_at_its_field() {
+    let schema = json!({ "type": "object", "properties": { "workers": { "type": "integer" } } });
+    let spoil = |it: Plugin| it.set("config_schema", schema).config(json!({ "workers": "many" }));
+    let says = ["plugin.json:", "`config.workers`", "many"];
+    check("faulty", spoil, (ErrorKind::Config, LoadStep::Config), &says);
+}
+
+#[test]
+fn a_process_is_not_supported_yet_and_says_so() {
+    let spoil = |it: Plugin| {
+        it.remove("library")
+            .remove("sha256")
+            .set("kind", "process")
+            .set("command", json!(["./serve"]))
+    };
+    let step = (ErrorKind::Unsupported, LoadStep::Manifest);
+    check("faulty", spoil, step, &["kind is `process`"]);
+}

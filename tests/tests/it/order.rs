@@ -1,0 +1,179 @@
+//! Plugins that require each other, share a name, or share a library.
+
+use hotbay::{ErrorKind, Host, HostEvent, LoadReport, LoadStep, Manifest, Output, Request};
+use hotbay_tests::{Plugins, block_on, events_until, host, loaded, refused};
+use serde_json::json;
+
+/// `web: store ^1` is plugin `web` that requires `store`; all are of version 0.1.0.
+fn install(plugins: &Plugins, lines: &[&str]) {
+    for line in lines {
+        let (name, requires) = line.split_once(':').expect("a name");
+        let requires = requires.split(',').map(str::trim);
+        let requires = requires.filter_map(|one| one.split_once(' '));
+        let requires = requires.map(|(name, version)| (name.to_owned(), json!(version)));
+        let requires = serde_json::Value::Object(requires.collect());
+        plugins.add(name, "faulty").set("requires", requires).write();
+    }
+}
+
+#[track_caller]
+fn check(report: &LoadReport, loaded: &[&str], refused: &[(&str, &str)]) {
+    let names: Vec<_> = report.loaded.iter().map(|one| one.name.as_str()).collect();
+    let told: Vec<_> = report
+        .refused
+        .iter()
+        .map(|one| (one.name.as_ref().map(|name| name.as_str()), one.error.full_message()))
+        .collect();
+    assert_eq!(names, loaded, "{told:?}");
+    assert_eq!(told.len(), refused.len(), "{told:?}");
+    for ((name, told), (wanted, says)) in told.iter().zip(refused) {
+        assert_eq!(*name, Some(*wanted));
+        assert!(told.contains(says), "`{says}` in: {told}");
+    }
+    for one in &report.refused {
+        assert_eq!(one.error.kind(), ErrorKind::Requires);
+        assert_eq!(one.error.step(), Some(LoadStep::Requires));
+    }
+}
+
+#[test]
+fn what_is_required_starts_first_and_ends_last() {
+    let plugins = Plugins::new();
+    install(&plugins, &["a: c *", "b: a *, c ^0.1", "c: d >=0.1.0", "d:"]);
+    let host = host(&plugins);
+    let mut events = host.events();
+    let report = block_on(host.load_all());
+    check(&report, &["a", "b", "c", "d"], &[]);
+    block_on(host.shutdown(hotbay_tests::LIMIT));
+    let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+    let names = |wanted: fn(&HostEvent) -> Option<String>| -> Vec<String> {
+        seen.iter().filter_map(wanted).collect()
+    };
+    let loaded = names(|event| match event {
+        HostEvent::Loaded { plugin, .. } => Some(plugin.to_string()),
+        _ => None,
+    });
+    assert_eq!(loaded, ["d", "c", "a", "b"]);
+    let closed = names(|event| match event {
+        HostEvent::Closed { plugin, .. } => Some(plugin.to_string()),
+        _ => None,
+    });
+    assert_eq!(closed, ["b", "a", "c", "d"]);
+}
+
+#[test]
+fn a_circle_is_told_with_its_path_and_the_others_are_loaded() {
+    let plugins = Plugins::new();
+    install(&plugins, &["a: b *", "b: c *", "c: a *", "free:"]);
+    let circle = "a -> b -> c -> a";
+    let report = block_on(host(&plugins).load_all());
+    check(&report, &["free"], &[("a", circle), ("b", circle), ("c", circle)]);
+}
+
+#[test]
+fn what_requires_something_missing_wrong_or_refused_is_refused() {
+    let plugins = Plugins::new();
+    install(&plugins, &["a: gone ^3", "b: base ^7", "base:", "c: a *", "d: broken *"]);
+    let config = json!({ "error_in": "init" });
+    plugins.add("broken", "faulty").config(config).write();
+    let host = host(&plugins);
+    let report = block_on(host.load_all());
+    let names: Vec<_> = report.loaded.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["base"]);
+    let told: Vec<_> = report.refused.iter().map(|one| one.error.full_message()).collect();
+    let says = [
+        "`gone` ^3, which is not there",
+        "`base` ^7, found 0.1.0",
+        "in init, as asked",
+        "`a`, which is refused itself",
+        "`broken`",
+    ];
+    for says in says {
+        let found = told.iter().any(|told| told.contains(says));
+        assert!(found, "`{says}` in: {told:#?}");
+    }
+    assert_eq!(told.len(), says.len(), "{told:#?}");
+}
+
+#[test]
+fn a_plugin_loaded_alone_finds_its_requirements_among_those_that_serve() {
+    let plugins = Plugins::new();
+    install(&plugins, &["base:", "needs: base ^0.1"]);
+    let host = host(&plugins);
+    let error = refused(&host, plugins.dir().join("needs"));
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
+    assert!(error.full_message().contains("`base`"));
+    loaded(&host, plugins.dir().join("base"));
+    loaded(&host, plugins.dir().join("needs"));
+
+    let error = block_on(host.unload("base")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Requires);
+    let told = error.to_string();
+    assert!(told.contains("is required by `needs`"), "{told}");
+    assert!(host.plugin("base").unwrap().call(Request::text("x")).is_ok());
+    block_on(host.unload("needs")).unwrap();
+    block_on(host.unload("base")).unwrap();
+    let error = block_on(host.unload("base")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn plugins_of_one_name_are_all_refused_and_every_folder_is_named() {
+    let plugins = Plugins::new();
+    plugins.add_in("one", "same", "faulty").write();
+    plugins.add_in("two", "same", "faulty").write();
+    plugins.add("other", "faulty").write();
+    let host = host(&plugins);
+    let report = block_on(host.load_all());
+    assert_eq!((report.loaded.len(), report.refused.len()), (1, 2));
+    for refused in &report.refused {
+        let told = refused.error.full_message();
+        assert_eq!(refused.error.kind(), ErrorKind::Duplicate);
+        for folder in ["one", "two"] {
+            let folder = plugins.dir().join(folder).display().to_string();
+            assert!(told.contains(&folder), "{told}");
+        }
+    }
+    // Alone, the first one is no duplicate; then the second one is.
+    loaded(&host, plugins.dir().join("one"));
+    let error = refused(&host, plugins.dir().join("two"));
+    let told = error.full_message();
+    assert_eq!(error.kind(), ErrorKind::Duplicate);
+    assert!(told.contains("one`") && told.contains("two`"), "{told}");
+}
+
+#[test]
+fn two_instances_of_one_library_have_their_own_configs_and_states() {
+    let plugins = Plugins::new();
+    let config = json!({ "output_bytes": 3 });
+    plugins.add("filler", "faulty").config(config).write();
+    for name in ["first", "second"] {
+        let config = json!({ "count": true });
+        plugins.add(name, "faulty").config(config).write();
+    }
+    let host = host(&plugins);
+    assert!(block_on(host.load_all()).is_clean());
+    let call = |name: &str| {
+        let reply = host.plugin(name).unwrap().call(Request::text("x")).unwrap();
+        reply.as_text().unwrap().to_owned()
+    };
+    let replies = ["first", "first", "second", "filler", "first"].map(call);
+    assert_eq!(replies, ["1", "2", "1", "xxx", "3"]);
+}
+
+#[test]
+fn what_is_compiled_in_starts_in_order_and_counts_as_a_requirement() {
+    let plugins = Plugins::new();
+    install(&plugins, &["needs: mock *"]);
+    let builder = Host::builder().plugin_dir(plugins.dir());
+    let host = builder.register_fn("mock", |_, _| Ok(Output::text("mocked"))).build().unwrap();
+    assert!(block_on(host.load_all()).is_clean());
+    let error = block_on(host.unload("mock")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Requires);
+
+    let manifest = Manifest::new("transform", "0.1.0").unwrap();
+    let manifest = manifest.with_requirement("nothing", "*").unwrap();
+    let builder = Host::builder().register::<transform::Transform>(manifest);
+    let error = builder.build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Requires, "{}", error.full_message());
+}

@@ -1,0 +1,115 @@
+//! Plugins that keep failing are not called for a while, then probed, then called again.
+
+use std::time::Duration;
+
+use hotbay::{ErrorKind, Host, HostEvent, PluginHandle, Quarantine, Request};
+use hotbay_tests::{Plugins, block_on, event, loaded, quarantine, until};
+use serde_json::json;
+
+/// A plugin whose first calls panic, so many.
+fn failing(plugins: &Plugins, panics: u32, policy: Option<Quarantine>) -> (Host, PluginHandle) {
+    let host = Host::builder().quarantine(policy).build().expect("a host");
+    let config = json!({ "panic_in": "execute", "panics": panics });
+    let handle = loaded(&host, plugins.add("failing", "faulty").config(config).write());
+    (host, handle)
+}
+
+fn kind_of(handle: &PluginHandle) -> Option<ErrorKind> {
+    let outcome = handle.call(Request::text("x"));
+    outcome.err().map(|error| error.kind())
+}
+
+/// Calls until a probe goes through; answers with how that one ended.
+fn probe(handle: &PluginHandle) -> Option<ErrorKind> {
+    until("a probe goes through", || {
+        let kind = kind_of(handle);
+        (kind != Some(ErrorKind::Quarantined)).then_some(kind)
+    })
+}
+
+#[test]
+fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it() {
+    let plugins = Plugins::new();
+    let policy = quarantine(|policy| {
+        policy.faults_max = 3;
+        policy.back_off_first = Duration::from_millis(5);
+        policy.back_off_max = Duration::from_millis(8);
+    });
+    let (host, handle) = failing(&plugins, 5, Some(policy));
+    let mut events = host.events();
+    let quarantined = |event: &HostEvent| matches!(event, HostEvent::Quarantined { .. });
+    for _ in 0..3 {
+        assert_eq!(kind_of(&handle), Some(ErrorKind::Panicked));
+    }
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        match event(&mut events, quarantined) {
+            HostEvent::Quarantined { plugin, faults, probe_in_ms } => {
+                assert_eq!(plugin, *handle.name());
+                waits.push((faults, probe_in_ms));
+            }
+            other => panic!("{other:?}"),
+        }
+        if waits.len() < 3 {
+            assert_eq!(probe(&handle), Some(ErrorKind::Panicked));
+        }
+    }
+    assert_eq!(waits, [(3, 5), (1, 8), (1, 8)]);
+    assert_eq!(probe(&handle), None);
+    event(&mut events, |event| matches!(event, HostEvent::Restored { .. }));
+    for _ in 0..10 {
+        assert_eq!(kind_of(&handle), None);
+    }
+}
+
+#[test]
+fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
+    let plugins = Plugins::new();
+    let policy = quarantine(|policy| {
+        policy.faults_max = 1;
+        policy.back_off_first = Duration::from_secs(3600);
+        policy.back_off_max = Duration::from_secs(3600);
+    });
+    let (host, handle) = failing(&plugins, 1, Some(policy));
+    let pinned = handle.pin().unwrap();
+    assert_eq!(kind_of(&handle), Some(ErrorKind::Panicked));
+    let errors = [
+        handle.call(Request::text("x")).unwrap_err(),
+        block_on(handle.execute(Request::text("x"))).unwrap_err(),
+        pinned.call(Request::text("x")).unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Quarantined);
+        assert!(error.to_string().contains("the next probe is in"), "{error}");
+    }
+    let info = &host.list()[0];
+    assert_eq!((info.state.as_str(), info.faults, info.refused), ("quarantined", 1, 3));
+    // A new load starts with a clean record.
+    drop(pinned);
+    block_on(host.unload("failing")).unwrap();
+    let again = loaded(&host, plugins.dir().join("failing"));
+    assert_eq!(kind_of(&again), Some(ErrorKind::Panicked));
+}
+
+#[test]
+fn without_a_policy_every_call_is_made() {
+    let plugins = Plugins::new();
+    let (host, handle) = failing(&plugins, 50, None);
+    for _ in 0..50 {
+        assert_eq!(kind_of(&handle), Some(ErrorKind::Panicked));
+    }
+    assert_eq!(kind_of(&handle), None);
+    assert_eq!(host.list()[0].state, "serving");
+}
+
+#[test]
+fn errors_that_the_plugin_answers_with_are_no_faults() {
+    let plugins = Plugins::new();
+    let policy = quarantine(|policy| policy.faults_max = 1);
+    let host = Host::builder().quarantine(policy).build().unwrap();
+    let config = json!({ "error_in": "execute" });
+    let handle = loaded(&host, plugins.add("sorry", "faulty").config(config).write());
+    for _ in 0..20 {
+        assert_eq!(kind_of(&handle), Some(ErrorKind::Plugin));
+    }
+}

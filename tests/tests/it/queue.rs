@@ -1,0 +1,131 @@
+//! Pooled calls: bounded, answered one by one, and never lost.
+
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+
+use hotbay::{Error, ErrorKind, Host, PluginHandle, Request};
+use hotbay_tests::{Plugins, block_on, host, loaded, unique, until};
+use serde_json::json;
+
+/// A plugin whose one worker hangs in its first call until it is released.
+struct Busy {
+    plugins: Plugins,
+    host: Host,
+    handle: PluginHandle,
+    running: hotbay::Execute,
+}
+
+impl Busy {
+    fn with_queue(queue: u32) -> Self {
+        let plugins = Plugins::new();
+        let host = host(&plugins);
+        let plugin = plugins.add(&unique("busy"), "faulty");
+        let plugin = plugin.set("limits", json!({ "workers": 1, "queue": queue }));
+        let handle = loaded(&host, plugin.config(json!({ "obey": true })).write());
+        let file = |name: &str| plugins.dir().join(name);
+        let (release, entered) = (file("go"), file("entered"));
+        let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
+        let running = handle.execute(Request::json(&hang).expect("JSON"));
+        until("it runs", || entered.exists().then_some(()));
+        Self { plugins, host, handle, running }
+    }
+
+    fn release_file(&self) -> PathBuf {
+        self.plugins.dir().join("go")
+    }
+
+    fn unload(&self) -> JoinHandle<Result<(), Error>> {
+        let (host, name) = (self.host.clone(), self.handle.name().to_string());
+        thread::spawn(move || block_on(host.unload(&name)))
+    }
+}
+
+#[test]
+fn a_full_queue_answers_overloaded_at_once_and_what_waits_is_answered_later() {
+    let busy = Busy::with_queue(2);
+    let call = || busy.handle.execute(Request::json_text("{}"));
+    let waiting = [call(), call()];
+    let error = block_on(call()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    let told = error.to_string();
+    assert!(told.contains("2 calls waiting") && told.contains("limits.queue"), "{told}");
+    assert_eq!(busy.host.list()[0].waiting, 2);
+    // On the caller's own thread there is no queue.
+    assert!(busy.handle.call(Request::json_text("{}")).is_ok());
+    std::fs::write(busy.release_file(), "").unwrap();
+    block_on(busy.running).unwrap();
+    for call in waiting {
+        assert_eq!(block_on(call).unwrap().as_bytes(), b"{}");
+    }
+}
+
+#[test]
+fn an_unload_answers_what_waits_with_retired_and_what_runs_goes_on_to_its_end() {
+    let busy = Busy::with_queue(10);
+    let waiting: Vec<_> = (0..3).map(|_| busy.handle.execute(Request::json_text("{}"))).collect();
+    let unload = busy.unload();
+    for call in waiting {
+        assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Retired);
+    }
+    assert!(!unload.is_finished(), "one call still runs");
+    std::fs::write(busy.release_file(), "").unwrap();
+    assert!(block_on(busy.running).is_ok());
+    unload.join().unwrap().unwrap();
+    assert!(busy.host.kept().is_empty(), "{:?}", busy.host.kept());
+}
+
+#[test]
+fn a_thousand_calls_from_many_threads_are_each_answered_with_their_own_result() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let echo = loaded(&host, plugins.add("echo", "faulty").write());
+    thread::scope(|scope| {
+        for caller in 0..8 {
+            let echo = &echo;
+            scope.spawn(move || {
+                let text = |call: u32| format!("call {call} of caller {caller}, with some length");
+                let calls: Vec<_> =
+                    (0..125).map(|call| echo.execute(Request::text(&text(call)))).collect();
+                for (call, answer) in (0..).zip(calls) {
+                    let reply = block_on(answer).expect("an answer");
+                    assert_eq!(reply.as_text().expect("text"), text(call));
+                }
+            });
+        }
+    });
+    let info = &host.list()[0];
+    assert_eq!((info.calls, info.errors, info.refused, info.waiting), (1000, 0, 0, 0));
+}
+
+#[test]
+fn a_call_runs_even_if_nobody_waits_for_it() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let plugin = plugins.add("counter", "faulty").config(json!({ "count": true }));
+    let plugin = plugin.set("limits", json!({ "workers": 1 }));
+    let counter = loaded(&host, plugin.write());
+    drop(counter.execute(Request::text("x")));
+    let reply = block_on(counter.execute(Request::text("x"))).unwrap();
+    assert_eq!(reply.as_text().unwrap(), "2");
+}
+
+#[test]
+fn calls_run_on_several_workers_at_once() {
+    let plugins = Plugins::new();
+    let file = |name: &str| plugins.dir().join(name);
+    let wide = hotbay_tests::limits(|limits| limits.workers_max = 2);
+    let host = Host::builder().limits(wide).build().unwrap();
+    let plugin = plugins.add("wide", "faulty").config(json!({ "obey": true }));
+    let wide = loaded(&host, plugin.write());
+    let release = file("go");
+    let calls: Vec<_> = ["one", "two"]
+        .map(|name| json!({ "hang_in": "execute", "release": release, "entered": file(name) }))
+        .iter()
+        .map(|hang| wide.execute(Request::json(hang).expect("JSON")))
+        .collect();
+    until("both run", || (file("one").exists() && file("two").exists()).then_some(()));
+    std::fs::write(release, "").unwrap();
+    for call in calls {
+        block_on(call).unwrap();
+    }
+}

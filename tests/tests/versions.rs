@@ -1,0 +1,111 @@
+//! Several builds of one plugin in one process: what abi_stable's own loader keeps of the first.
+
+use std::fs;
+use std::path::Path;
+
+use hotbay::{ErrorKind, Host, LoadStep};
+use hotbay_tests::{Plugins, block_on, library, unique};
+
+use super::children::naive;
+use super::{SIGSEGV, answer, check_printed, host_that_never_quarantines, load, unload};
+
+/// Rounds of loading both versions.
+const ROUNDS: usize = 20;
+
+#[test]
+fn a1_a_second_version_is_refused_by_a_naive_host_or_ends_it_and_is_loaded_here() {
+    let (first, second) = (library("naive-1"), library("naive-2"));
+    // Each alone fits this host.
+    check_printed(&naive(&["check-and-keep".as_ref(), &first]), "version 1\n");
+    check_printed(&naive(&["check-and-keep".as_ref(), &second]), "version 2\n");
+    let both = naive(&["check-and-keep".as_ref(), &first, &second]);
+    check_printed(&both, "version 1\nrefused\n");
+    // The checker looks into the first one, which is gone.
+    let both = naive(&["check-and-close".as_ref(), &first, &second]);
+    assert_eq!(both.signal(), Some(SIGSEGV), "{both:?}");
+    assert_eq!(both.stdout, "version 1\n");
+
+    let (plugins, name) = (Plugins::new(), unique("versions"));
+    let host = host_that_never_quarantines();
+    let folders = [("one", "versioned-1"), ("two", "versioned-2")]
+        .map(|(folder, package)| plugins.add_in(folder, &name, package).write());
+    for _ in 0..ROUNDS {
+        for (folder, version) in folders.iter().zip([1, 2]) {
+            let plugin = load(&host, folder);
+            // The first call of this library, though the same file was loaded before.
+            assert_eq!(answer(&plugin), format!("version {version}, call 1"));
+            drop(plugin);
+            let leaked_bytes = unload(&host, &name);
+            let wanted = (version == 1).then_some(0);
+            assert_eq!(leaked_bytes, wanted, "the second one does not count");
+        }
+    }
+    assert_eq!(host.kept(), []);
+}
+
+#[test]
+fn a3_a_second_load_gives_a_naive_host_the_first_library_and_another_one_here() {
+    let (first, second) = (library("naive-1"), library("naive-2"));
+    let nowhere = Path::new("/no/such/library.so");
+    let loads = naive(&["load".as_ref(), &first, &second, nowhere]);
+    check_printed(&loads, "version 1\nversion 1\nversion 1\n");
+    check_printed(&naive(&["load".as_ref(), &second]), "version 2\n");
+    check_printed(&naive(&["load".as_ref(), nowhere]), "refused\n");
+
+    let plugins = Plugins::new();
+    let host = host_that_never_quarantines();
+    let names = [unique("load"), unique("load"), unique("load")];
+    let packages = ["versioned-1", "versioned-2", "versioned-1"];
+    let loaded: Vec<_> = names
+        .iter()
+        .zip(packages)
+        .map(|(name, package)| load(&host, &plugins.add(name, package).write()))
+        .collect();
+    // The third is built like the first, and still a library of its own.
+    let answers: Vec<_> = loaded.iter().map(answer).collect();
+    let wanted = ["version 1, call 1", "version 2, call 1", "version 1, call 1"];
+    assert_eq!(answers, wanted);
+
+    let error = block_on(host.load(plugins.dir().join("nowhere"))).expect_err("it is not there");
+    assert_eq!(error.step(), Some(LoadStep::Manifest));
+    let folder = plugins.add(&unique("load"), "versioned-1").write();
+    fs::remove_file(folder.join("libversioned_1.so")).expect("it was just installed");
+    let error = block_on(host.load(&folder)).expect_err("its library is not there");
+    assert_eq!(error.step(), Some(LoadStep::Stage), "{}", error.full_message());
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+
+    drop(loaded);
+    for name in names {
+        unload(&host, &name);
+    }
+}
+
+#[test]
+fn f2_a_replaced_file_gives_a_naive_host_the_old_library_and_the_new_one_here() {
+    let files = tempfile::tempdir().expect("a folder");
+    let watched = files.path().join("watched.so");
+    let newer = files.path().join("newer.so");
+    fs::copy(library("naive-1"), &watched).expect("room for a file");
+    fs::copy(library("naive-2"), &newer).expect("room for a file");
+    let opened = naive(&["replaced".as_ref(), &watched, &newer]);
+    check_printed(&opened, "version 1\nversion 1\n");
+    check_printed(&naive(&["open".as_ref(), &watched]), "version 2\n");
+
+    let (plugins, name) = (Plugins::new(), unique("replaced"));
+    let stem = |plugin: hotbay_tests::Plugin| plugin.set("library", "versioned_1");
+    let folder = stem(plugins.add_in("old", &name, "versioned-1")).write();
+    let (old_host, new_host) = (host_that_never_quarantines(), host_that_never_quarantines());
+    let old = load(&old_host, &folder);
+    let newer = stem(plugins.add_in("new", &name, "versioned-2")).write();
+    // The same path holds another library now.
+    let library = newer.join("libversioned_2.so");
+    fs::rename(library, folder.join("libversioned_1.so")).expect("folders of one disk");
+    fs::rename(newer.join("plugin.json"), folder.join("plugin.json")).expect("as above");
+    let new = load(&new_host, &folder);
+    assert_eq!(answer(&new), "version 2, call 1");
+    assert_eq!(answer(&old), "version 1, call 1");
+    drop((old, new));
+    block_on(Host::shutdown(&old_host, hotbay_tests::LIMIT));
+    // Both stand under the same name, so only now nothing may be mapped.
+    unload(&new_host, &name);
+}
