@@ -1,4 +1,4 @@
-//! What callers and bodies exchange: a request in, a reply out, and the corridor between them.
+//! What callers and bodies exchange: a request in, a reply out.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -236,10 +236,4 @@ impl Drop for Held {
             outputs.add(-1);
         }
     }
-}
-
-/// One step of the corridor that a call walks: a layer, or the slot at its end.
-pub(crate) trait Call {
-    /// Walks on with `request`; runs in the caller's thread.
-    fn call(&self, request: &Request<'_>) -> Result<Reply, Error>;
 }

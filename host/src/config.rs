@@ -22,10 +22,18 @@ pub struct HostLimits {
     pub stack_bytes_max: u64,
     /// Bytes of a library. Default: 1 GiB.
     pub library_bytes_max: u64,
+    /// Libraries of ended generations that may stay mapped; beyond it nothing is reloaded.
+    /// Default: 64.
+    pub kept_images_max: u32,
+    /// Bytes of the state that a plugin hands to its next build. Default: 64 MiB.
+    pub snapshot_bytes_max: u64,
     /// How long `init` and the checks around it may take. Default: 30 s.
     pub start_wait_max: Duration,
     /// How long an unload waits for the calls that run. Default: 30 s.
     pub drain_wait_max: Duration,
+    /// How long a call waits at most while its plugin is paused for a reload, and how long the
+    /// reload waits for the calls that run. Default: 5 s.
+    pub pause_wait_max: Duration,
     /// How long a plugin's `shutdown` may take. Default: 10 s.
     pub stop_wait_max: Duration,
 }
@@ -40,8 +48,11 @@ impl Default for HostLimits {
             output_bytes_max: 64 << 20,
             stack_bytes_max: 2 << 20,
             library_bytes_max: 1 << 30,
+            kept_images_max: 64,
+            snapshot_bytes_max: 64 << 20,
             start_wait_max: Duration::from_secs(30),
             drain_wait_max: Duration::from_secs(30),
+            pause_wait_max: Duration::from_secs(5),
             stop_wait_max: Duration::from_secs(10),
         }
     }

@@ -5,6 +5,7 @@ use hotbay_plugin::Fault;
 use semver::Version;
 use tokio::sync::broadcast;
 
+use crate::error::LoadStep;
 use crate::id::{GenerationId, PluginName};
 
 /// Something that happened in a host.
@@ -24,6 +25,28 @@ pub enum HostEvent {
     Refused {
         /// The plugin, as far as its manifest could be read; otherwise its folder.
         plugin: String,
+        /// Why, in one line.
+        reason: String,
+    },
+    /// A new build serves.
+    Promoted {
+        /// The plugin.
+        plugin: PluginName,
+        /// The version of the build.
+        version: Version,
+        /// The generation that serves now.
+        generation: GenerationId,
+        /// The generation that served before and drains; none where it was stopped first.
+        from: Option<GenerationId>,
+    },
+    /// A new build does not serve.
+    RolledBack {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation that goes on serving; none if nothing serves any more.
+        generation: Option<GenerationId>,
+        /// The step that failed.
+        step: Option<LoadStep>,
         /// Why, in one line.
         reason: String,
     },

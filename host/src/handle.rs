@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 
 use hotbay_plugin::Snapshot;
 
-use crate::call::{Call, Reply, Request};
+use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::Token;
 use crate::id::{GenerationId, PluginName};
 use crate::layers::{Stack, stack};
-use crate::pool::{Ticket, Turn, ticket};
-use crate::slot::Slot;
+use crate::pool::{Teller, Ticket, Work, ticket};
+use crate::slot::{Call, Slot, Visit};
 
 /// A plugin of a host. Cheap to clone; lives through reloads.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ impl PluginHandle {
     /// `Retired`, `Input` and `Output` for what is too large.
     #[inline]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        self.inner.stack.call(&request)
+        self.inner.stack.call(Visit { request: &request, lease: None })
     }
 
     /// Queues a call for the plugin's own threads, at once; the future waits for the answer.
@@ -61,10 +61,7 @@ impl PluginHandle {
         let (teller, ticket) = ticket();
         let inner = Arc::clone(&self.inner);
         let request = request.into_owned();
-        let queued = self.inner.slot.enqueue(Box::new(move |turn| match turn {
-            Turn::Run => teller.tell(inner.stack.call(&request)),
-            Turn::Never => teller.tell(Err(inner.slot.retired())),
-        }));
+        let queued = self.inner.slot.enqueue(Box::new(Pooled { inner, request, teller }));
         match queued {
             Ok(()) => Execute(Answer::Waits { ticket, slot: Arc::clone(&self.inner.slot) }),
             Err(error) => Execute(Answer::Refused(Some(error))),
@@ -103,7 +100,31 @@ impl PluginHandle {
     /// `Retired` after an unload.
     pub fn pin(&self) -> Result<Pinned, Error> {
         let token = self.inner.slot.pin()?;
-        Ok(Pinned { token, slot: Arc::clone(&self.inner.slot) })
+        Ok(Pinned { token, inner: Arc::clone(&self.inner) })
+    }
+}
+
+/// A call in the queue.
+struct Pooled {
+    inner: Arc<Inner>,
+    request: Request<'static>,
+    teller: Teller<Result<Reply, Error>>,
+}
+
+impl Work for Pooled {
+    fn run(self: Box<Self>, generation: u64) {
+        let slot = &self.inner.slot;
+        let answer = slot.under_lease(generation, |token| {
+            self.inner.stack.call(Visit { request: &self.request, lease: Some(token) })
+        });
+        match answer {
+            Some(answer) => self.teller.tell(answer),
+            None => Arc::clone(slot).hand_back(self),
+        }
+    }
+
+    fn never(self: Box<Self>) {
+        self.teller.tell(Err(self.inner.slot.retired()));
     }
 }
 
@@ -120,10 +141,11 @@ fn lost(slot: &Slot) -> Error {
     Error::new(ErrorKind::Bug, "was called, and the call ended without an answer").of(&slot.name)
 }
 
-/// A hold on one generation of a plugin. An unload waits until it is dropped.
+/// A hold on one generation of a plugin. Whatever ends that generation waits until this is
+/// dropped, so drop it when a call answers `Retired`.
 pub struct Pinned {
     token: Arc<Token>,
-    slot: Arc<Slot>,
+    inner: Arc<Inner>,
 }
 
 impl Pinned {
@@ -131,32 +153,34 @@ impl Pinned {
     ///
     /// # Errors
     ///
-    /// Those of [`PluginHandle::call`].
+    /// Those of [`PluginHandle::call`]; `Retired` once another generation is current.
     #[inline]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        let pass = self.slot.health.admit();
-        let outcome = match pass {
-            Ok(pass) => {
-                let outcome = self.token.call(&request);
-                self.slot.health.outcome(pass, &outcome);
-                outcome
-            }
-            Err(error) => Err(error),
-        };
-        self.slot.meter.count(&outcome);
-        outcome
+        if !self.token.generation().is_current() {
+            return Err(self.not_current());
+        }
+        self.inner.stack.call(Visit { request: &request, lease: Some(&self.token) })
     }
 
     /// The generation that is held.
     pub fn generation(&self) -> GenerationId {
         self.token.generation().id
     }
+
+    #[cold]
+    fn not_current(&self) -> Error {
+        let generation = self.generation();
+        let message =
+            format!("is pinned at generation {generation}, which has ended; pin it again");
+        let error = Error::new(ErrorKind::Retired, message);
+        error.of(&self.inner.slot.name).in_generation(generation)
+    }
 }
 
 impl fmt::Debug for Pinned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pinned")
-            .field("plugin", &self.slot.name)
+            .field("plugin", &self.inner.slot.name)
             .field("generation", &self.generation())
             .finish()
     }

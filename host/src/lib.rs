@@ -51,7 +51,7 @@ pub use error::{Error, ErrorKind, LoadStep};
 pub use event::{Events, HostEvent};
 pub use handle::{Execute, Pinned, PluginHandle};
 pub use host::{
-    Host, HostBuilder, KeptLibrary, LoadReport, LoadedPlugin, PluginInfo, RefusedPlugin,
+    Host, HostBuilder, KeptLibrary, LoadReport, LoadedPlugin, PluginInfo, RefusedPlugin, Reloaded,
 };
 pub use id::{GenerationId, InvalidName, PluginName};
 pub use manifest::Manifest;

@@ -20,12 +20,12 @@ pub(crate) struct Image {
 
 /// What became of a library that was to be closed.
 #[must_use]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Close {
     /// It is not mapped any more.
     Unmapped,
-    /// The system keeps it mapped, as if it had not been closed.
-    Pinned,
+    /// The system keeps it mapped, for a while or for ever; closed all the same.
+    Pinned(Image),
 }
 
 impl Image {
@@ -71,6 +71,11 @@ impl Image {
         self.is_library() && os::handlers().any(|address| os::lies_in(address, &self.path))
     }
 
+    /// Whether the system still has it, after a close.
+    pub(crate) fn is_mapped(&self) -> bool {
+        os::lies_in(self.address, &self.path)
+    }
+
     /// Unmaps the library. Nothing points into it any more (B1, B2, B6).
     pub(crate) fn close(mut self) -> Close {
         let Some(library) = self.library.take() else {
@@ -79,8 +84,8 @@ impl Image {
         };
         // An error to close is a library that stays; the look below tells.
         let _ = ManuallyDrop::into_inner(library).close();
-        if os::lies_in(self.address, &self.path) {
-            return Close::Pinned;
+        if self.is_mapped() {
+            return Close::Pinned(self);
         }
         Tally::take_back(self.outputs);
         Close::Unmapped

@@ -62,6 +62,8 @@ pub enum ErrorKind {
     Retired,
     /// A plugin did something that its host does not permit.
     Denied,
+    /// A later request took the place of this one.
+    Superseded,
     /// The host is shutting down.
     Shutdown,
     /// The host cannot do this here: see the message.
@@ -94,6 +96,10 @@ pub enum LoadStep {
     Config,
     /// The plugin is started.
     Init,
+    /// What runs on the build before is waited for.
+    Drain,
+    /// The state of the build before is taken.
+    Snapshot,
     /// The plugin is given a state.
     Restore,
     /// The plugin is asked whether it can work.
@@ -113,6 +119,8 @@ impl fmt::Display for LoadStep {
             Self::Layout => "layout",
             Self::Config => "config",
             Self::Init => "init",
+            Self::Drain => "drain",
+            Self::Snapshot => "snapshot",
             Self::Restore => "restore",
             Self::Health => "health",
         })

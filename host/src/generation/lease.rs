@@ -4,15 +4,16 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use hotbay_plugin::abi::RawContext;
 
 use super::{Generation, Parts, State};
 use crate::boundary::{Failure, Instance};
-use crate::call::{Call, Reply, Request};
+use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
-use crate::pool::Ticket;
+use crate::pool::{Errand, Ticket};
 use crate::sync::Handback;
 
 /// Stands for the right to be called, and owns what is called. The slot holds one; calls
@@ -31,14 +32,21 @@ impl Token {
             id: parts.id,
             version: parts.version,
             limits: parts.limits,
+            queue_max: parts.queue_max,
             keep: parts.keep,
             crew: parts.crew,
             board: parts.board,
+            current: AtomicBool::new(true),
             state: State::Serving.into(),
             returned: Handback::new(),
             services: parts.services.into(),
         };
         Self { instance: Some(instance), generation: Arc::new(generation) }
+    }
+
+    /// A new token of a generation whose instance came back, and that is to serve on.
+    pub(crate) fn again(generation: Arc<Generation>, instance: Instance) -> Self {
+        Self { instance: Some(instance), generation }
     }
 
     /// Asks the plugin something on a thread of its own; the lease is held until it answered.
@@ -47,29 +55,41 @@ impl Token {
         question: impl FnOnce(&Instance) -> Result<T, Failure> + Send + 'static,
     ) -> Result<Ticket<Result<T, Error>>, Error> {
         let token = Arc::clone(self);
-        let asked = self.generation.crew.send(move || {
-            let generation = Arc::clone(&token.generation);
-            let Some(instance) = &token.instance else {
-                return Err(bug!("the token of `{}` lost its instance", generation.name));
-            };
-            question(instance).map_err(|failure| generation.failed(failure))
-        });
+        let asked = self.generation.crew.send(move || token.answer(question));
         asked.map_err(|error| {
             let message = "could not be asked: the system gave no thread";
             Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.generation.name)
         })
     }
 
+    /// As [`ask`](Self::ask), waiting for the answer in this thread, at most `wait_max`.
+    pub(crate) fn ask_within<T: Send + 'static>(
+        self: &Arc<Self>,
+        wait_max: Duration,
+        question: impl FnOnce(&Instance) -> Result<T, Failure> + Send + 'static,
+    ) -> Errand<Result<T, Error>> {
+        let token = Arc::clone(self);
+        self.generation.crew.run(wait_max, move || token.answer(question))
+    }
+
+    fn answer<T>(
+        &self,
+        question: impl FnOnce(&Instance) -> Result<T, Failure>,
+    ) -> Result<T, Error> {
+        match &self.instance {
+            Some(instance) => question(instance).map_err(|failure| self.generation.failed(failure)),
+            None => Err(bug!("the token of `{}` lost its instance", self.generation.name)),
+        }
+    }
+
     /// The generation, beyond the lease.
     pub(crate) fn generation(&self) -> &Arc<Generation> {
         &self.generation
     }
-}
 
-impl Call for Token {
     /// Answers a call, in this thread.
     #[inline]
-    fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
+    pub(crate) fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
         let generation = &*self.generation;
         let Some(instance) = &self.instance else {
             return Err(bug!("the token of `{}` lost its instance", generation.name));
@@ -79,7 +99,11 @@ impl Call for Token {
             return Err(generation.input_too_large(input.len()));
         }
         let context = RawContext::new(next_call_id()).with_trace(request.trace());
-        let output = match instance.execute(&context, input) {
+        let inside = INSIDE.get();
+        INSIDE.set(inside + 1);
+        let answer = instance.execute(&context, input);
+        INSIDE.set(inside);
+        let output = match answer {
             Ok(output) => output,
             Err(failure) => return Err(generation.failed(failure)),
         };
@@ -89,6 +113,16 @@ impl Call for Token {
         }
         Ok(reply)
     }
+}
+
+thread_local! {
+    /// How many calls of plugins this thread is in.
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether this thread is in a call of some plugin, and so holds a lease.
+pub(crate) fn is_inside() -> bool {
+    INSIDE.get() > 0
 }
 
 impl Drop for Token {

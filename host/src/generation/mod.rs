@@ -8,7 +8,9 @@ pub(crate) mod retire;
 pub(crate) mod state;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hotbay_plugin::Fault;
 use semver::Version;
@@ -18,10 +20,10 @@ use crate::boundary::{Failure, Instance};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent};
 use crate::id::{GenerationId, PluginName};
-use crate::pool::{Crew, Queue};
+use crate::pool::{Crew, Epoch, Queue};
 use crate::sync::{Handback, lock};
 pub(crate) use keeper::{Keeper, Kept, Left};
-pub(crate) use lease::Token;
+pub(crate) use lease::{Token, is_inside};
 use state::State;
 
 /// One load of one plugin: everything but what runs its calls, which the token holds.
@@ -31,10 +33,13 @@ pub(crate) struct Generation {
     pub(crate) id: GenerationId,
     pub(crate) version: Version,
     pub(crate) limits: IoLimits,
+    /// Calls that may wait for it.
+    pub(crate) queue_max: u32,
     /// Why its library is to stay mapped whatever happens, if anything says so.
     pub(crate) keep: Option<String>,
     pub(crate) crew: Crew,
     pub(crate) board: Board,
+    current: AtomicBool,
     state: Mutex<State>,
     /// Where the last lease leaves the instance.
     returned: Handback<Instance>,
@@ -56,6 +61,7 @@ pub(crate) struct Parts {
     pub(crate) id: GenerationId,
     pub(crate) version: Version,
     pub(crate) limits: IoLimits,
+    pub(crate) queue_max: u32,
     pub(crate) keep: Option<String>,
     pub(crate) crew: Crew,
     pub(crate) board: Board,
@@ -68,9 +74,24 @@ impl Generation {
         lock(&self.state).clone()
     }
 
-    /// Adds a worker for the calls that wait in `queue`.
-    pub(crate) fn grow(&self, queue: &Arc<Queue>) -> io::Result<()> {
-        self.crew.grow(queue)
+    /// Starts a worker for the calls that wait in `queue`.
+    pub(crate) fn hire(&self, queue: &Arc<Queue>, epoch: Epoch) -> io::Result<()> {
+        self.crew.hire(queue, epoch, self.id.get())
+    }
+
+    /// Whether it is the one that new calls go to.
+    #[inline]
+    pub(crate) fn is_current(&self) -> bool {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_current(&self, current: bool) {
+        self.current.store(current, Ordering::Relaxed);
+    }
+
+    /// The instance, once the last lease has left it, at most after `wait_max`.
+    pub(crate) fn take_instance(&self, wait_max: Duration) -> Option<Instance> {
+        self.returned.take(wait_max)
     }
 
     /// Tells the board of a panic.

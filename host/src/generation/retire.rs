@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::keeper::{Keeper, Kept, Left};
 use super::state::State;
 use super::{Generation, error_of};
-use crate::boundary::{Close, Image, Instance, Root};
+use crate::boundary::{Close, Image, Root};
 use crate::config::HostLimits;
 use crate::event::HostEvent;
 use crate::pool::Errand;
@@ -15,6 +15,15 @@ use crate::sync::lock;
 
 /// How long a thread that has just ended may take to leave the system's list.
 const SETTLE_WAIT_MAX: Duration = Duration::from_millis(200);
+
+/// A generation whose plugin has ended, and what is left of it.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    pub(crate) image: Arc<Image>,
+    pub(crate) root: Root,
+    /// Why the image is to stay, if anything says so.
+    pub(crate) reason: Option<String>,
+}
 
 /// Ends a generation that gets no new calls, and tells the board what became of it.
 pub(crate) fn retire(
@@ -27,24 +36,32 @@ pub(crate) fn retire(
     let Some(instance) = generation.returned.take(drain_wait_max) else {
         return keep(generation, keeper, "calls: some still run".to_owned(), Left::Running);
     };
+    generation.returned.put(instance);
+    if let Some(stopped) = stop(generation, limits, keeper) {
+        finish(generation, stopped, keeper);
+    }
+}
+
+/// Stops the plugin of a generation whose leases are all back, on a thread of its own. What
+/// does not end is kept.
+pub(crate) fn stop(
+    generation: &Arc<Generation>,
+    limits: &HostLimits,
+    keeper: &Keeper,
+) -> Option<Stopped> {
+    let Some(mut instance) = generation.returned.take(limits.drain_wait_max) else {
+        keep(generation, keeper, "calls: some still run".to_owned(), Left::Running);
+        return None;
+    };
     generation.turn(State::Retired);
     let (plugin, id) = (generation.name.clone(), generation.id);
     generation.board.tell(HostEvent::Retired { plugin, generation: id });
     let running = generation.crew.join(limits.stop_wait_max);
     if running > 0 {
         let reason = format!("workers: {running} still run");
-        return keep(generation, keeper, reason, Left::Instance(instance));
+        keep(generation, keeper, reason, Left::Instance(instance));
+        return None;
     }
-    stop(generation, instance, limits, keeper);
-}
-
-/// Runs the plugin's shutdown on a thread of its own, then closes.
-fn stop(
-    generation: &Arc<Generation>,
-    mut instance: Instance,
-    limits: &HostLimits,
-    keeper: &Keeper,
-) {
     let root = instance.root();
     let ended = generation.crew.run(limits.stop_wait_max, move || {
         let ended = instance.end(true);
@@ -56,20 +73,26 @@ fn stop(
         Errand::Done((Ok(()), image)) => (None, image),
         Errand::Done((Err(failure), image)) => (Some(error_of(failure).full_message()), image),
         Errand::Late => {
-            let reason = "shutdown: still runs".to_owned();
-            return keep(generation, keeper, reason, Left::Running);
+            keep(generation, keeper, "shutdown: still runs".to_owned(), Left::Running);
+            return None;
         }
         Errand::NoThread(error) => {
             let reason = format!("shutdown: no thread for it ({error})");
-            return keep(generation, keeper, reason, Left::Running);
+            keep(generation, keeper, reason, Left::Running);
+            return None;
         }
     };
     if let Some(reason) = failure.clone() {
         let (plugin, id) = (generation.name.clone(), generation.id);
         generation.board.tell(HostEvent::ShutdownFailed { plugin, generation: id, reason });
     }
-    let reason = failure.map(|failure| format!("shutdown: {failure}"));
-    match close(image, Some(root), generation.keep.clone().or(reason)) {
+    let failure = failure.map(|failure| format!("shutdown: {failure}"));
+    Some(Stopped { image, root, reason: generation.keep.clone().or(failure) })
+}
+
+/// Closes what is left of a generation that was stopped, or keeps it.
+pub(crate) fn finish(generation: &Generation, stopped: Stopped, keeper: &Keeper) {
+    match close(stopped.image, Some(stopped.root), stopped.reason) {
         Ok(leaked_bytes) => {
             generation.turn(State::Closed);
             let (plugin, id) = (generation.name.clone(), generation.id);
@@ -105,21 +128,24 @@ pub(crate) fn close(
     }
     let census = root.map(Root::census).unwrap_or_default();
     let leaked_bytes = census.counts_bytes.then_some(census.live_bytes);
-    if let Some(reason) = keep.or_else(|| settled(&image, root)) {
+    if let Some(reason) = keep {
         return Err((reason, Left::Image(image)));
+    }
+    if let Some(reason) = settled(&image, root) {
+        return Err((reason, Left::ForNow(image, root)));
     }
     let image = match Arc::try_unwrap(image) {
         Ok(image) => image,
-        Err(image) => return Err(("it is still in use".to_owned(), Left::Image(image))),
+        Err(image) => return Err(("it is still in use".to_owned(), Left::ForNow(image, root))),
     };
     if let Some(root) = root {
         root.release_keys();
     }
     match image.close() {
         Close::Unmapped => Ok(leaked_bytes),
-        Close::Pinned => {
+        Close::Pinned(image) => {
             let reason = "pinned: a thread that lives holds a thread-local value of it";
-            Err((reason.to_owned(), Left::Closed))
+            Err((reason.to_owned(), Left::Closed(image)))
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::event::Board;
 use crate::generation::Keeper;
 use crate::manifest::{Manifest, start_order};
-use crate::reload::{Candidate, Inspection, Rules, Source, Surveyed, Workshop};
+use crate::reload::{Candidate, Desk, Inspection, Rules, Source, Surveyed, Workshop};
 
 /// Configures a [`Host`].
 #[derive(Debug)]
@@ -137,10 +137,11 @@ impl HostBuilder {
             },
             table: Table::new(),
             dirs: self.dirs,
+            desk: Desk::new(),
         });
         let host = Host { inner };
         for (candidate, source) in in_order(self.compiled_in)? {
-            host.inner.load(&candidate, source)?;
+            host.inner.load(&candidate, source, None)?;
         }
         Ok(host)
     }

@@ -209,7 +209,7 @@ fn start(host: &Inner, candidates: &[Candidate], report: &mut LoadReport) {
             .filter_map(|index| index.checked_sub(serving.len()))
             .map(|index| &candidates[index])
             .collect();
-        let loaded = each(&level, |candidate| host.load(candidate, Source::Library(None)));
+        let loaded = each(&level, |candidate| host.load(candidate, Source::Library, None));
         for (candidate, loaded) in level.into_iter().zip(loaded) {
             match loaded {
                 Ok(_) => report.loaded.extend(loaded_plugin(host, candidate)),

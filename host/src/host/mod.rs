@@ -3,6 +3,7 @@
 mod builder;
 mod function;
 mod load_all;
+mod reload;
 mod table;
 
 use std::fmt;
@@ -17,9 +18,11 @@ use crate::event::Events;
 use crate::generation::retire::retire;
 use crate::handle::PluginHandle;
 use crate::pool::ticket;
-use crate::reload::{Candidate, Source, Workshop};
+use crate::reload::{Candidate, Desk, Source, Workshop};
 pub use builder::HostBuilder;
 pub use load_all::{LoadReport, LoadedPlugin, RefusedPlugin};
+pub use reload::Reloaded;
+use reload::Request;
 pub use table::PluginInfo;
 use table::Table;
 
@@ -35,6 +38,7 @@ struct Inner {
     workshop: Workshop,
     table: Table,
     dirs: Vec<PathBuf>,
+    desk: Desk<Request>,
 }
 
 impl Host {
@@ -114,6 +118,25 @@ impl Host {
         on_thread("hotbay-unload", move || host.inner.unload(&name)).await?
     }
 
+    /// Replaces a plugin by what lies in its folder now, while calls are in flight.
+    ///
+    /// The new build is checked and started beside the old one and takes over its state; then
+    /// new calls go to it, and the old one drains and ends. Answers once the new build serves;
+    /// what became of the old one is told as an event.
+    ///
+    /// # Errors
+    ///
+    /// By the step that failed, see [`Error::step`]: the old build goes on serving, and nothing
+    /// is left of the new one. `NotFound`; `Requires` when a plugin that requires this one does
+    /// not accept the new version; `Superseded` when a later request took this one's place.
+    pub async fn reload(&self, name: &str) -> Result<Reloaded, Error> {
+        let plugin = self.inner.table.find(name)?.name().clone();
+        let (teller, ticket) = ticket();
+        self.inner.request_reload(&plugin, Some(teller));
+        let reloaded = ticket.await;
+        reloaded.unwrap_or_else(|| Err(crate::error::bug!("the reload of `{plugin}` was lost")))
+    }
+
     /// What happens from now on.
     pub fn events(&self) -> Events {
         self.inner.workshop.board.listen()
@@ -159,15 +182,20 @@ async fn on_thread<T: Send + 'static>(
 impl Inner {
     fn load_folder(&self, folder: &Path, state: Option<Snapshot>) -> Result<PluginHandle, Error> {
         let candidate = Candidate::read(folder, &self.workshop.rules);
-        let loaded = candidate.and_then(|candidate| self.load(&candidate, Source::Library(state)));
+        let loaded = candidate.and_then(|candidate| self.load(&candidate, Source::Library, state));
         self.tell_refusal(folder, &loaded);
         loaded
     }
 
     /// Loads one candidate whose name is free and whose requirements are there.
-    fn load(&self, candidate: &Candidate, source: Source) -> Result<PluginHandle, Error> {
+    fn load(
+        &self,
+        candidate: &Candidate,
+        source: Source,
+        state: Option<Snapshot>,
+    ) -> Result<PluginHandle, Error> {
         let place = self.table.reserve(candidate)?;
-        let loaded = crate::reload::load(&self.workshop, candidate, source)?;
+        let loaded = crate::reload::load(&self.workshop, candidate, source, state)?;
         let handle = PluginHandle::new(Arc::clone(&loaded.slot));
         match place.fill(handle.clone(), loaded) {
             Ok(event) => {

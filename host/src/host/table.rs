@@ -15,7 +15,7 @@ use crate::event::HostEvent;
 use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
 use crate::manifest::Manifest;
-use crate::reload::{Candidate, Loaded};
+use crate::reload::{Build, Candidate, Dependent, Loaded};
 use crate::slot::Slot;
 use crate::sync::lock;
 
@@ -73,7 +73,7 @@ struct Entry {
 #[derive(Debug)]
 enum Stage {
     Loading,
-    Serving { handle: PluginHandle, slot: Arc<Slot>, notes: Vec<String>, order: u64 },
+    Serving { handle: PluginHandle, slot: Arc<Slot>, build: Build, order: u64 },
     Leaving,
 }
 
@@ -92,20 +92,7 @@ impl Table {
         if let Some(there) = entries.by_name.get(manifest.name()) {
             return Err(duplicate(candidate, there));
         }
-        for (name, wanted) in manifest.requires() {
-            let found = entries.by_name.get(name.as_str());
-            let found = found.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
-            let problem = match found {
-                None => format!("it requires `{name}` {wanted}, which is not loaded"),
-                Some(entry) if !wanted.matches(entry.manifest.version()) => {
-                    let found = entry.manifest.version();
-                    format!("it requires `{name}` {wanted}, and {found} is loaded")
-                }
-                Some(_) => continue,
-            };
-            let failed = candidate.failed(LoadStep::Requires, ErrorKind::Requires);
-            return Err(failed.caused_by(problem));
-        }
+        check_requirements(candidate, &entries)?;
         let entry = Entry {
             manifest: Arc::new(manifest.clone()),
             folder: candidate.folder.clone(),
@@ -125,6 +112,43 @@ impl Table {
             return Err(shutting_down());
         }
         Err(not_found(name, &entries))
+    }
+
+    /// What serves under a name.
+    pub(super) fn there(&self, name: &PluginName) -> Result<There, Error> {
+        let entries = self.read();
+        match entries.by_name.get(name.as_str()) {
+            Some(Entry { stage: Stage::Serving { slot, build, .. }, folder, .. }) => {
+                Ok(There { slot: Arc::clone(slot), build: build.clone(), folder: folder.clone() })
+            }
+            _ => Err(not_found(name.as_str(), &entries)),
+        }
+    }
+
+    /// Checks that what `candidate` requires is there.
+    pub(super) fn check_requirements(&self, candidate: &Candidate) -> Result<(), Error> {
+        check_requirements(candidate, &self.read())
+    }
+
+    /// Who requires a plugin.
+    pub(super) fn dependents(&self, name: &PluginName) -> Vec<Dependent> {
+        let entries = self.read();
+        let dependent = |entry: &Entry| {
+            let wanted = entry.manifest.requires().get(name)?.clone();
+            Some(Dependent { name: entry.manifest.name().clone(), wanted })
+        };
+        entries.by_name.values().filter_map(dependent).collect()
+    }
+
+    /// Notes that another build serves; answers with its generation, or none if the plugin was
+    /// taken out of service meanwhile.
+    pub(super) fn replace(&self, name: &PluginName, new: Build) -> Option<GenerationId> {
+        let mut entries = self.write();
+        let entry = entries.by_name.get_mut(name.as_str())?;
+        let Stage::Serving { slot, build, .. } = &mut entry.stage else { return None };
+        entry.manifest = Arc::clone(&new.manifest);
+        *build = new;
+        slot.generation().map(|generation| generation.id)
     }
 
     /// Takes a plugin out of service; it leaves when the answer is dropped.
@@ -196,6 +220,14 @@ impl Table {
     }
 }
 
+/// What serves under a name.
+#[derive(Debug)]
+pub(super) struct There {
+    pub(super) slot: Arc<Slot>,
+    pub(super) build: Build,
+    pub(super) folder: Option<PathBuf>,
+}
+
 /// A name that is taken for a plugin that is being loaded; given back when dropped unfilled.
 #[derive(Debug)]
 pub(super) struct Place<'t> {
@@ -207,7 +239,7 @@ impl Place<'_> {
     /// Puts the plugin in its place; answers with what to tell, or with the slot if the table
     /// was closed meanwhile.
     pub(super) fn fill(self, handle: PluginHandle, loaded: Loaded) -> Result<HostEvent, Arc<Slot>> {
-        let Loaded { slot, notes } = loaded;
+        let Loaded { slot, build } = loaded;
         let Some(generation) = slot.generation() else {
             return Err(slot);
         };
@@ -217,7 +249,7 @@ impl Place<'_> {
         let Some(entry) = entries.by_name.get_mut(self.name.as_str()) else {
             return Err(slot);
         };
-        entry.stage = Stage::Serving { handle, slot, notes, order };
+        entry.stage = Stage::Serving { handle, slot, build, order };
         Ok(HostEvent::Loaded {
             plugin: self.name.clone(),
             version: generation.version.clone(),
@@ -275,7 +307,7 @@ impl Gate {
 }
 
 fn info(entry: &Entry) -> Option<PluginInfo> {
-    let Stage::Serving { slot, notes, .. } = &entry.stage else {
+    let Stage::Serving { slot, build, .. } = &entry.stage else {
         return None;
     };
     let generation = slot.generation();
@@ -298,8 +330,26 @@ fn info(entry: &Entry) -> Option<PluginInfo> {
         faults: count(&slot.meter.faults),
         refused: count(&slot.meter.refused),
         waiting: slot.waiting(),
-        notes: notes.clone(),
+        notes: build.notes.clone(),
     })
+}
+
+fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Error> {
+    for (name, wanted) in candidate.manifest.requires() {
+        let found = entries.by_name.get(name.as_str());
+        let found = found.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
+        let problem = match found {
+            None => format!("it requires `{name}` {wanted}, which is not loaded"),
+            Some(entry) if !wanted.matches(entry.manifest.version()) => {
+                let found = entry.manifest.version();
+                format!("it requires `{name}` {wanted}, and {found} is loaded")
+            }
+            Some(_) => continue,
+        };
+        let failed = candidate.failed(LoadStep::Requires, ErrorKind::Requires);
+        return Err(failed.caused_by(problem));
+    }
+    Ok(())
 }
 
 fn duplicate(candidate: &Candidate, there: &Entry) -> Error {

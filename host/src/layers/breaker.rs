@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::call::{Call, Reply, Request};
+use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::Slot;
+use crate::slot::{Call, Slot, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Breaker<S> {
@@ -20,9 +20,9 @@ impl<S> Breaker<S> {
 
 impl<S: Call> Call for Breaker<S> {
     #[inline]
-    fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
+    fn call(&self, visit: Visit<'_>) -> Result<Reply, Error> {
         let pass = self.slot.health.admit()?;
-        let outcome = self.inner.call(request);
+        let outcome = self.inner.call(visit);
         self.slot.health.outcome(pass, &outcome);
         outcome
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::call::{Call, Reply, Request};
+use crate::call::Reply;
 use crate::error::{Error, ErrorKind};
-use crate::slot::Slot;
+use crate::slot::{Call, Slot, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Meter<S> {
@@ -21,8 +21,8 @@ impl<S> Meter<S> {
 
 impl<S: Call> Call for Meter<S> {
     #[inline]
-    fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
-        let outcome = self.inner.call(request);
+    fn call(&self, visit: Visit<'_>) -> Result<Reply, Error> {
+        let outcome = self.inner.call(visit);
         self.slot.meter.count(&outcome);
         outcome
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tracing::Level;
 
-use crate::call::{Call, Reply, Request};
+use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::Slot;
+use crate::slot::{Call, Slot, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Trace<S> {
@@ -22,21 +22,21 @@ impl<S> Trace<S> {
 
 impl<S: Call> Call for Trace<S> {
     #[inline]
-    fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
+    fn call(&self, visit: Visit<'_>) -> Result<Reply, Error> {
         if tracing::level_enabled!(Level::DEBUG) {
-            self.traced(request)
+            self.traced(visit)
         } else {
-            self.inner.call(request)
+            self.inner.call(visit)
         }
     }
 }
 
 impl<S: Call> Trace<S> {
     #[cold]
-    fn traced(&self, request: &Request<'_>) -> Result<Reply, Error> {
-        let bytes = request.as_bytes().len();
+    fn traced(&self, visit: Visit<'_>) -> Result<Reply, Error> {
+        let bytes = visit.request.as_bytes().len();
         let span = tracing::debug_span!("call", plugin = %self.slot.name, bytes);
-        let outcome = span.in_scope(|| self.inner.call(request));
+        let outcome = span.in_scope(|| self.inner.call(visit));
         if let Err(error) = &outcome {
             span.in_scope(|| tracing::debug!(error = error.full_message(), "call failed"));
         }

@@ -1,21 +1,20 @@
 //! The threads of one owner: workers at a queue, and errands that are waited for. All of them
 //! are joined before the owner lets go of what they ran.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use super::{Queue, Ticket, Turn, ticket};
+use super::{Epoch, Queue, Ticket, ticket};
 use crate::sync::lock;
 
 /// Threads under one name that end together.
 pub(crate) struct Crew {
     name: String,
     stack_bytes: usize,
-    workers_max: u32,
-    workers: AtomicU32,
+    /// Threads at the queue at once.
+    pub(crate) workers_max: u32,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -37,7 +36,6 @@ impl Crew {
             name,
             stack_bytes: usize::try_from(stack_bytes).unwrap_or(usize::MAX),
             workers_max,
-            workers: AtomicU32::new(0),
             threads: Mutex::default(),
         }
     }
@@ -63,7 +61,7 @@ impl Crew {
                 Errand::Done(done)
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                lock(&self.threads).push(thread);
+                self.add(thread);
                 Errand::Late
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => {
@@ -80,38 +78,30 @@ impl Crew {
     ) -> io::Result<Ticket<T>> {
         let (teller, ticket) = ticket();
         let thread = self.builder().spawn(move || teller.tell(errand()))?;
-        let mut threads = lock(&self.threads);
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(thread);
+        self.add(thread);
         Ok(ticket)
     }
 
-    /// Adds a worker at `queue`, unless there are enough.
-    pub(crate) fn grow(&self, queue: &Arc<Queue>) -> io::Result<()> {
-        let room = |workers: u32| (workers < self.workers_max).then_some(workers + 1);
-        if self.workers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
-            return Ok(());
-        }
+    /// Starts a worker at `queue` for one epoch, which tells its work that it is `generation`.
+    pub(crate) fn hire(&self, queue: &Arc<Queue>, epoch: Epoch, generation: u64) -> io::Result<()> {
         let queue = Arc::clone(queue);
-        let mut threads = lock(&self.threads);
-        let spawned = self.builder().spawn(move || {
-            while let Some(task) = queue.pop() {
-                // What unwinds out of a task is not the plugin's, and no reason to stop.
-                let run = std::panic::AssertUnwindSafe(|| task(Turn::Run));
+        let thread = self.builder().spawn(move || {
+            while let Some(work) = queue.take(epoch) {
+                // What unwinds out of work is not the plugin's, and no reason to stop.
+                let run = std::panic::AssertUnwindSafe(|| work.run(generation));
                 if std::panic::catch_unwind(run).is_err() {
-                    tracing::error!("a task of the host's own panicked on a worker");
+                    tracing::error!("work of the host's own panicked on a worker");
                 }
             }
-        });
-        match spawned {
-            Ok(thread) => threads.push(thread),
-            Err(error) => {
-                // One fewer; those that are there go on, and the next push tries again.
-                let before = self.workers.fetch_sub(1, Ordering::Relaxed);
-                return if before > 1 { Ok(()) } else { Err(error) };
-            }
-        }
+        })?;
+        self.add(thread);
         Ok(())
+    }
+
+    fn add(&self, thread: JoinHandle<()>) {
+        let mut threads = lock(&self.threads);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
     }
 
     /// Joins the threads that end within `wait_max`; tells how many still run.
@@ -143,9 +133,6 @@ impl Crew {
 
 impl fmt::Debug for Crew {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Crew")
-            .field("name", &self.name)
-            .field("workers", &self.workers.load(Ordering::Relaxed))
-            .finish_non_exhaustive()
+        f.debug_struct("Crew").field("name", &self.name).finish_non_exhaustive()
     }
 }

@@ -5,5 +5,5 @@ mod queue;
 mod ticket;
 
 pub(crate) use crew::{Crew, Errand};
-pub(crate) use queue::{Pushed, Queue, Task, Turn};
-pub(crate) use ticket::{Ticket, ticket};
+pub(crate) use queue::{Epoch, Pushed, Queue, Work};
+pub(crate) use ticket::{Teller, Ticket, ticket};

@@ -11,6 +11,7 @@ use crate::artifact::{discover, locate, trust};
 use crate::error::artifact::ArtifactError;
 use crate::error::manifest::{ConfigRefused, ConfigViolation, Unstartable};
 use crate::error::{Error, ErrorKind, LoadStep};
+use crate::id::GenerationId;
 use crate::manifest::{
     Applicant, ConfigSchema, Kind, MANIFEST_BYTES_MAX, Manifest, check_config, position_of,
 };
@@ -22,6 +23,8 @@ pub(crate) struct Candidate {
     /// Where it lies; none when compiled in.
     pub(crate) folder: Option<PathBuf>,
     text: String,
+    /// What keeps serving if this one is not loaded.
+    pub(crate) serving: Option<GenerationId>,
 }
 
 impl Candidate {
@@ -41,12 +44,12 @@ impl Candidate {
         })?;
         let manifest = Manifest::parse(&text, &shown)
             .map_err(|error| refused(folder, ErrorKind::Manifest).caused_by(error))?;
-        Ok(Self { manifest, folder: Some(folder.to_owned()), text })
+        Ok(Self { manifest, folder: Some(folder.to_owned()), text, serving: None })
     }
 
     /// A plugin that is compiled in, with a manifest made in code.
     pub(crate) fn compiled_in(manifest: Manifest) -> Self {
-        Self { manifest, folder: None, text: String::new() }
+        Self { manifest, folder: None, text: String::new(), serving: None }
     }
 
     /// What the order of starts is made from.
@@ -71,9 +74,16 @@ impl Candidate {
 
     /// The error of a step of this load.
     pub(crate) fn failed(&self, step: LoadStep, kind: ErrorKind) -> Error {
-        Error::new(kind, format!("was not loaded, at the step `{step}`"))
-            .of(self.manifest.name())
-            .at_step(step)
+        let error = match self.serving {
+            None => Error::new(kind, format!("was not loaded, at the step `{step}`")),
+            Some(serving) => {
+                let message = format!(
+                    "was not reloaded, at the step `{step}`; generation {serving} keeps serving"
+                );
+                Error::new(kind, message).in_generation(serving)
+            }
+        };
+        error.of(self.manifest.name()).at_step(step)
     }
 
     /// Checks what the manifest alone can show to be impossible.

@@ -21,27 +21,54 @@ use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::generation::retire::close;
 use crate::generation::{IoLimits, Kept, Left, Parts, Token, error_of};
-use crate::manifest::Unload;
+use crate::manifest::{Manifest, Unload};
 use crate::pool::{Crew, Errand};
 use crate::slot::Slot;
 
 /// Where the code of a plugin comes from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// A library in the candidate's folder, with the state to start from.
-    Library(Option<Snapshot>),
+    /// A library in the candidate's folder.
+    Library,
     /// A type of this program.
     Type(Root),
     /// A value of this program.
     Value(Instance),
+    /// A library that is mapped already.
+    Mapped { image: Arc<Image>, root: Root, keep: Option<String> },
 }
 
 /// A plugin that serves in a slot of its own.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) slot: Arc<Slot>,
+    pub(crate) build: Build,
+}
+
+/// What was loaded, as far as a later load has to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Build {
+    pub(crate) manifest: Arc<Manifest>,
+    /// The digest of the library; none when compiled in.
+    pub(crate) sha256: Option<[u8; 32]>,
     /// What was asked for and not given, in words.
     pub(crate) notes: Vec<String>,
+}
+
+/// An instance that was started and serves nobody yet.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    parts: Parts,
+    instance: Instance,
+    pub(crate) build: Build,
+}
+
+/// How far a start goes at once.
+pub(crate) enum Until {
+    /// `init` has ended: the state comes later.
+    Started,
+    /// It could serve, beginning with this state.
+    Ready(Option<Snapshot>),
 }
 
 /// Loads a plugin into a new slot.
@@ -49,56 +76,106 @@ pub(crate) fn load(
     workshop: &Workshop,
     candidate: &Candidate,
     source: Source,
+    state: Option<Snapshot>,
 ) -> Result<Loaded, Error> {
-    candidate.check_kind()?;
-    let (limits, notes) = within(candidate.manifest.limits(), &workshop.limits);
     let slot = Arc::new(Slot::new(
         candidate.manifest.name().clone(),
-        limits.queue,
+        workshop.limits.pause_wait_max,
         workshop.quarantine.clone(),
         workshop.board.clone(),
     ));
-    let token = generation(workshop, candidate, source, &slot, &limits)?;
+    let fresh = Fresh::start(workshop, candidate, source, &slot, Until::Ready(state))?;
+    let (token, build) = fresh.into_token();
     // The slot is new, so nothing was there before.
     let _ = slot.promote(token);
-    Ok(Loaded { slot, notes })
+    Ok(Loaded { slot, build })
 }
 
-fn generation(
-    workshop: &Workshop,
-    candidate: &Candidate,
-    source: Source,
-    slot: &Arc<Slot>,
-    limits: &PluginLimits,
-) -> Result<Token, Error> {
-    let mut parts = parts(workshop, candidate, slot, limits);
-    let instance = match source {
-        Source::Value(instance) => {
-            candidate.check_config(&workshop.rules)?;
-            instance
+impl Fresh {
+    /// Does everything up to `until`, beside whatever serves in the slot.
+    pub(crate) fn start(
+        workshop: &Workshop,
+        candidate: &Candidate,
+        source: Source,
+        slot: &Arc<Slot>,
+        until: Until,
+    ) -> Result<Self, Error> {
+        candidate.check_kind()?;
+        let (limits, notes) = within(candidate.manifest.limits(), &workshop.limits);
+        let mut parts = parts(workshop, candidate, slot, &limits);
+        let mut sha256 = None;
+        let instance = match source {
+            Source::Value(instance) => {
+                candidate.check_config(&workshop.rules)?;
+                instance
+            }
+            Source::Type(root) => {
+                let code = Code::Ready(Arc::new(Image::compiled_in()), root);
+                start(workshop, candidate, code, until, &mut parts, slot)?
+            }
+            Source::Mapped { image, root, keep } => {
+                parts.keep = keep;
+                start(workshop, candidate, Code::Ready(image, root), until, &mut parts, slot)?
+            }
+            Source::Library => {
+                let (artifact, probed) = examine(workshop, candidate)?;
+                parts.keep = reason_to_keep(candidate, &probed);
+                sha256 = Some(artifact.sha256());
+                let staged = workshop
+                    .staging
+                    .stage(&artifact, candidate.manifest.name().as_str())
+                    .map_err(|error| {
+                        candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
+                    })?;
+                drop(artifact);
+                let code = Code::File(staged.path().to_owned());
+                let started = start(workshop, candidate, code, until, &mut parts, slot);
+                // Mapped or refused: on Unix the copy is not needed any more. Elsewhere a
+                // mapped file stays until the staging area goes.
+                let _ = staged.remove();
+                started?
+            }
+        };
+        let manifest = Arc::new(candidate.manifest.clone());
+        Ok(Self { parts, instance, build: Build { manifest, sha256, notes } })
+    }
+
+    /// Gives the instance its state and asks whether it can work, on a thread of its own.
+    pub(crate) fn ready(
+        self,
+        workshop: &Workshop,
+        candidate: &Candidate,
+        state: Option<Snapshot>,
+    ) -> Result<(Token, Build), Error> {
+        let Self { parts, instance, build } = self;
+        let wait_max = workshop.limits.start_wait_max;
+        let readied = parts.crew.run(wait_max, move || readied(instance, state));
+        let instance = instance_of(readied, workshop, candidate, &parts)?;
+        Ok((Token::new(parts, instance), build))
+    }
+
+    /// Ends an instance that is not wanted after all.
+    pub(crate) fn give_up(self, workshop: &Workshop, candidate: &Candidate) {
+        let Self { parts, mut instance, .. } = self;
+        let root = instance.root();
+        let ended = parts.crew.run(workshop.limits.stop_wait_max, move || {
+            // What its drop has to say does not matter any more.
+            let _ = instance.end(false);
+            instance.into_image()
+        });
+        match ended {
+            Errand::Done(image) => {
+                give_up(workshop, candidate, image, Some(root), parts.keep);
+            }
+            Errand::Late | Errand::NoThread(_) => {
+                keep(workshop, candidate, "drop: still runs".to_owned(), Left::Running);
+            }
         }
-        Source::Type(root) => {
-            start(workshop, candidate, Code::Linked(root), None, &mut parts, slot)?
-        }
-        Source::Library(state) => {
-            let (artifact, probed) = examine(workshop, candidate)?;
-            parts.keep = reason_to_keep(candidate, &probed);
-            let staged = workshop
-                .staging
-                .stage(&artifact, candidate.manifest.name().as_str())
-                .map_err(|error| {
-                    candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
-                })?;
-            drop(artifact);
-            let path = staged.path().to_owned();
-            let started = start(workshop, candidate, Code::File(path), state, &mut parts, slot);
-            // Mapped or refused: on Unix the copy is not needed any more. Elsewhere a mapped
-            // file stays until the staging area goes.
-            let _ = staged.remove();
-            started?
-        }
-    };
-    Ok(Token::new(parts, instance))
+    }
+
+    pub(crate) fn into_token(self) -> (Token, Build) {
+        (Token::new(self.parts, self.instance), self.build)
+    }
 }
 
 fn reason_to_keep(candidate: &Candidate, probed: &Probed) -> Option<String> {
@@ -119,6 +196,7 @@ fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &Plugi
             input_bytes_max: limits.input_bytes,
             output_bytes_max: limits.output_bytes,
         },
+        queue_max: limits.queue,
         keep: None,
         crew: Crew::new(format!("{name}-{id}"), limits.stack_bytes, limits.workers),
         board: workshop.board.clone(),
@@ -146,8 +224,8 @@ fn examine(workshop: &Workshop, candidate: &Candidate) -> Result<(Artifact, Prob
 enum Code {
     /// A private copy of a library.
     File(PathBuf),
-    /// Part of this program.
-    Linked(Root),
+    /// Part of this program, or mapped already.
+    Ready(Arc<Image>, Root),
 }
 
 /// Where a start went wrong, and what is left to be closed.
@@ -162,13 +240,13 @@ enum Cause {
     Plugin(Failure),
 }
 
-/// From code to a healthy instance, on a thread of the generation's own that then ends: what
+/// From code to an instance, on a thread of the generation's own that then ends: what
 /// initialisers and `init` leave on it is gone before anything is closed.
 fn start(
     workshop: &Workshop,
     candidate: &Candidate,
     code: Code,
-    state: Option<Snapshot>,
+    until: Until,
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Instance, Error> {
@@ -179,8 +257,24 @@ fn start(
     parts.services = Some(registration);
     let config = candidate.manifest.config().to_string();
     let want_frames = workshop.want_frames;
-    let wait_max = workshop.limits.start_wait_max;
-    match parts.crew.run(wait_max, move || begin(code, state, &config, &raw, want_frames)) {
+    let started = parts.crew.run(workshop.limits.start_wait_max, move || {
+        let instance = begin(code, &config, &raw, want_frames)?;
+        match until {
+            Until::Started => Ok(instance),
+            Until::Ready(state) => readied(instance, state),
+        }
+    });
+    instance_of(started, workshop, candidate, parts)
+}
+
+/// What came of an errand that was to make or ready an instance; what failed is cleared away.
+fn instance_of(
+    errand: Errand<Result<Instance, Failed>>,
+    workshop: &Workshop,
+    candidate: &Candidate,
+    parts: &Parts,
+) -> Result<Instance, Error> {
+    match errand {
         Errand::Done(Ok(instance)) => Ok(instance),
         Errand::Done(Err(failed)) => {
             if let Some((image, root)) = failed.left {
@@ -189,10 +283,10 @@ fn start(
             Err(start_error(candidate, failed.step, failed.cause))
         }
         Errand::Late => {
-            keep(workshop, candidate, "init: still runs".to_owned(), Left::Running);
+            keep(workshop, candidate, "start: still runs".to_owned(), Left::Running);
             let message = format!(
                 "it did not end within {} ms; its thread and its library are kept",
-                wait_max.as_millis()
+                workshop.limits.start_wait_max.as_millis()
             );
             Err(candidate.failed(LoadStep::Init, ErrorKind::Start).caused_by(message))
         }
@@ -204,7 +298,6 @@ fn start(
 
 fn begin(
     code: Code,
-    state: Option<Snapshot>,
     config: &str,
     services: &RawServices,
     want_frames: bool,
@@ -216,22 +309,30 @@ fn begin(
     };
     validate_config(root, config).map_err(at(LoadStep::Config))?;
     let started = Instance::start(Arc::clone(&image), root, config, services, want_frames);
-    let mut instance = started.map_err(at(LoadStep::Init))?;
+    started.map_err(at(LoadStep::Init))
+}
+
+/// Gives an instance its state, if there is one, and asks whether it can work.
+fn readied(mut instance: Instance, state: Option<Snapshot>) -> Result<Instance, Failed> {
     let restored = state.map_or(Ok(()), |state| instance.restore(state));
-    let restored = restored.map_err(at(LoadStep::Restore));
-    let healthy = restored.and_then(|()| instance.health().map_err(at(LoadStep::Health)));
-    if let Err(failed) = healthy {
-        // What its drop has to say does not matter any more.
-        let _ = instance.end(false);
-        return Err(failed);
-    }
-    Ok(instance)
+    let restored = restored.map_err(|failure| (LoadStep::Restore, failure));
+    let healthy =
+        restored.and_then(|()| instance.health().map_err(|failure| (LoadStep::Health, failure)));
+    let Err((step, failure)) = healthy else { return Ok(instance) };
+    // What its drop has to say does not matter any more.
+    let _ = instance.end(false);
+    let root = instance.root();
+    Err(Failed {
+        step,
+        cause: Cause::Plugin(failure),
+        left: Some((instance.into_image(), Some(root))),
+    })
 }
 
 fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
     let failed = |step, error, left| Failed { step, cause: Cause::Boundary(error), left };
     let path = match code {
-        Code::Linked(root) => return Ok((Arc::new(Image::compiled_in()), root)),
+        Code::Ready(image, root) => return Ok((image, root)),
         Code::File(path) => path,
     };
     let image = Image::open(&path).map_err(|error| failed(LoadStep::Open, error, None))?;

@@ -2,9 +2,13 @@
 //! step before the last can be taken back; what fails leaves nothing behind.
 
 mod candidate;
+mod carry_out;
 mod clamp;
+mod desk;
 mod load;
+mod plan;
 mod services;
+mod stop_first;
 mod survey;
 mod trial;
 
@@ -16,7 +20,11 @@ use crate::config::{HostLimits, Quarantine};
 use crate::event::Board;
 use crate::generation::Keeper;
 pub(crate) use candidate::Candidate;
-pub(crate) use load::{Loaded, Source, load};
+pub(crate) use carry_out::{Swapped, swap};
+pub(crate) use desk::{Desk, Taken};
+pub(crate) use load::{Build, Loaded, Source, load};
+pub(crate) use plan::{Dependent, Plan, plan};
+pub(crate) use survey::digest_of;
 pub use survey::{Built, Inspection, Surveyed};
 pub(crate) use survey::{folders, inspect, survey as survey_one};
 pub(crate) use trial::abi_report;

@@ -1,0 +1,122 @@
+//! Carries a swap out, step by step: the new build starts beside the old one, takes its state,
+//! and is promoted. Whatever fails before that leaves the old one serving.
+
+use std::sync::Arc;
+
+use hotbay_plugin::Snapshot;
+
+use super::Workshop;
+use super::candidate::Candidate;
+use super::load::{Build, Fresh, Source, Until};
+use crate::error::{Error, ErrorKind, LoadStep};
+use crate::generation::{Generation, Token};
+use crate::manifest::{Handover, Manifest};
+use crate::pool::Errand;
+use crate::slot::Slot;
+
+/// A swap that was done.
+#[derive(Debug)]
+pub(crate) struct Swapped {
+    pub(crate) build: Build,
+    /// What served before, which drains; none where it was stopped first.
+    pub(crate) before: Option<Arc<Generation>>,
+}
+
+/// Replaces what serves in `slot` by `next`.
+pub(crate) fn swap(
+    workshop: &Workshop,
+    slot: &Arc<Slot>,
+    before: &Manifest,
+    next: &Candidate,
+) -> Result<Swapped, Error> {
+    match next.manifest.handover() {
+        Handover::Overlap => overlap(workshop, slot, next),
+        Handover::Pause => pause(workshop, slot, next),
+        Handover::StopFirst => super::stop_first::swap(workshop, slot, before, next),
+    }
+}
+
+/// The old build serves until the new one does; what it changes after its snapshot is lost.
+fn overlap(workshop: &Workshop, slot: &Arc<Slot>, next: &Candidate) -> Result<Swapped, Error> {
+    let fresh = Fresh::start(workshop, next, Source::Library, slot, Until::Started)?;
+    let state = match slot.pin().and_then(|token| snapshot(workshop, next, &token)) {
+        Ok(state) => state,
+        Err(error) => {
+            fresh.give_up(workshop, next);
+            return Err(error);
+        }
+    };
+    let (token, build) = fresh.ready(workshop, next, state)?;
+    Ok(Swapped { build, before: slot.promote(token) })
+}
+
+/// Calls wait while the state travels, so nothing of it is lost.
+fn pause(workshop: &Workshop, slot: &Arc<Slot>, next: &Candidate) -> Result<Swapped, Error> {
+    let fresh = Fresh::start(workshop, next, Source::Library, slot, Until::Started)?;
+    let Some(paused) = slot.pause() else {
+        fresh.give_up(workshop, next);
+        return Err(slot.retired());
+    };
+    let before = match slot.drain(&paused, workshop.limits.pause_wait_max) {
+        Ok(token) => token,
+        Err(held) => {
+            slot.resume(paused, None);
+            fresh.give_up(workshop, next);
+            return Err(not_drained(workshop, next, held));
+        }
+    };
+    let swapped = match snapshot(workshop, next, &before) {
+        Ok(state) => fresh.ready(workshop, next, state),
+        Err(error) => {
+            fresh.give_up(workshop, next);
+            Err(error)
+        }
+    };
+    match swapped {
+        Ok((token, build)) => {
+            let _ = slot.promote(token);
+            let generation = Arc::clone(before.generation());
+            generation.set_current(false);
+            // Hands the instance back, for whoever ends the generation.
+            drop(before);
+            Ok(Swapped { build, before: Some(generation) })
+        }
+        Err(error) => {
+            slot.resume(paused, Some(before));
+            Err(error)
+        }
+    }
+}
+
+/// Takes the state of a generation, on a thread of its own.
+pub(super) fn snapshot(
+    workshop: &Workshop,
+    next: &Candidate,
+    token: &Arc<Token>,
+) -> Result<Option<Snapshot>, Error> {
+    let failed = || next.failed(LoadStep::Snapshot, ErrorKind::Start);
+    let wait_max = workshop.limits.start_wait_max;
+    let state = match token.ask_within(wait_max, |instance| instance.snapshot()) {
+        Errand::Done(state) => state.map_err(|error| failed().caused_by(error))?,
+        Errand::Late => {
+            let message = format!("it did not end within {} ms", wait_max.as_millis());
+            return Err(failed().caused_by(message));
+        }
+        Errand::NoThread(error) => return Err(failed().caused_by(error)),
+    };
+    let bytes_max = workshop.limits.snapshot_bytes_max;
+    match &state {
+        Some(state) if state.as_bytes().len() as u64 > bytes_max => {
+            let found = state.as_bytes().len();
+            let message = format!("it has {found} bytes; this host carries at most {bytes_max}");
+            Err(failed().caused_by(message))
+        }
+        _ => Ok(state),
+    }
+}
+
+pub(super) fn not_drained(workshop: &Workshop, next: &Candidate, held: usize) -> Error {
+    let waited = workshop.limits.pause_wait_max.as_millis();
+    let message = format!("{held} calls or pins were still held after {waited} ms");
+    next.failed(LoadStep::Drain, ErrorKind::Overloaded).caused_by(message)
+}

@@ -1,0 +1,100 @@
+//! What to do about a build that may have changed: pure.
+
+use semver::VersionReq;
+
+use super::load::Build;
+use crate::id::PluginName;
+use crate::manifest::{Handover, Manifest};
+
+/// A plugin that requires the one that is to be replaced.
+#[derive(Clone, Debug)]
+pub(crate) struct Dependent {
+    pub(crate) name: PluginName,
+    pub(crate) wanted: VersionReq,
+}
+
+/// What to do.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// It is what serves already.
+    Nothing,
+    /// Replace what serves.
+    Swap(Handover),
+    /// Leave what serves, because others need it.
+    Refuse(String),
+}
+
+/// Compares what serves with what could. `sha256` is the digest of the library that could.
+pub(crate) fn plan(
+    current: &Build,
+    next: &Manifest,
+    sha256: Option<[u8; 32]>,
+    dependents: &[Dependent],
+) -> Plan {
+    let same = sha256.is_some() && current.sha256 == sha256;
+    if same && without_seal(&current.manifest) == without_seal(next) {
+        return Plan::Nothing;
+    }
+    let found = next.version();
+    let refusals: Vec<_> = dependents
+        .iter()
+        .filter(|dependent| !dependent.wanted.matches(found))
+        .map(|dependent| format!("`{}` requires {}", dependent.name, dependent.wanted))
+        .collect();
+    if refusals.is_empty() {
+        return Plan::Swap(next.handover());
+    }
+    Plan::Refuse(format!("the new build is {found}, and {}", refusals.join(" and ")))
+}
+
+/// The seal follows the library, whose digest is compared itself.
+fn without_seal(manifest: &Manifest) -> Manifest {
+    Manifest { sha256: None, length: None, ..manifest.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn manifest(version: &str) -> Manifest {
+        Manifest::new("echo", version).expect("a manifest")
+    }
+
+    fn check(next: &Manifest, digest: u8, dependents: &[(&str, &str)], wanted: Plan) {
+        let current = Build {
+            manifest: Arc::new(manifest("1.2.0")),
+            sha256: Some([1; 32]),
+            notes: Vec::new(),
+        };
+        let dependent = |(name, wanted): &(&str, &str)| Dependent {
+            name: PluginName::new(name).expect("a name"),
+            wanted: VersionReq::parse(wanted).expect("a requirement"),
+        };
+        let dependents: Vec<_> = dependents.iter().map(dependent).collect();
+        assert_eq!(plan(&current, next, Some([digest; 32]), &dependents), wanted);
+    }
+
+    #[test]
+    fn what_did_not_change_is_not_loaded_again() {
+        check(&manifest("1.2.0"), 1, &[], Plan::Nothing);
+        let sealed = Manifest { length: Some(7), ..manifest("1.2.0") };
+        check(&sealed, 1, &[], Plan::Nothing);
+    }
+
+    #[test]
+    fn another_library_or_another_config_is_a_swap() {
+        check(&manifest("1.2.0"), 2, &[], Plan::Swap(Handover::Overlap));
+        let config = manifest("1.2.0").with_config(serde_json::json!({ "mode": "upper" }));
+        check(&config.expect("a config"), 1, &[], Plan::Swap(Handover::Overlap));
+    }
+
+    #[test]
+    fn a_version_that_others_do_not_accept_is_refused_and_they_are_named() {
+        let message = "the new build is 2.0.0, and `report` requires ^1.0";
+        let dependents = [("ledger", ">=1.0"), ("report", "^1.0")];
+        check(&manifest("2.0.0"), 2, &dependents, Plan::Refuse(message.to_owned()));
+        check(&manifest("1.3.0"), 2, &dependents, Plan::Swap(Handover::Overlap));
+    }
+}
