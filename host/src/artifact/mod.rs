@@ -5,4 +5,5 @@ pub(crate) mod digest;
 pub(crate) mod discover;
 pub(crate) mod locate;
 pub(crate) mod stage;
+mod sweep;
 pub(crate) mod trust;

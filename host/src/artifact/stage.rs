@@ -20,6 +20,8 @@ const HINT_CHARS_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct StagingArea {
     parent: Option<PathBuf>,
+    /// Copies and their folder are left where they are, for debuggers and profilers.
+    keep: bool,
     folder: Mutex<Option<Folder>>,
     staged: AtomicU64,
 }
@@ -30,13 +32,17 @@ pub(crate) struct StagingArea {
 pub(crate) struct Staged {
     /// Empty once the file is no longer ours to remove.
     path: PathBuf,
+    /// Whether it stays where it was of use.
+    keep: bool,
 }
 
 impl StagingArea {
     /// An area in `parent`, or else where the system keeps temporary files; touches nothing yet.
-    pub(crate) fn new(parent: Option<&Path>) -> Self {
+    ///
+    /// With `keep`, copies of what was loaded stay, even after this process.
+    pub(crate) fn new(parent: Option<&Path>, keep: bool) -> Self {
         let parent = parent.map(Path::to_owned);
-        Self { parent, folder: Mutex::new(None), staged: AtomicU64::new(0) }
+        Self { parent, keep, folder: Mutex::new(None), staged: AtomicU64::new(0) }
     }
 
     /// Writes the bytes of `artifact` to a new file, readable and executable by this user only.
@@ -67,7 +73,7 @@ impl StagingArea {
             |source| Failure { folder_is_lost: !folder.is_ours(), ..failure(&path, source) };
         let mut file = create(&path).map_err(failed)?;
         // From here on a failure removes what was written.
-        let staged = Staged { path: path.clone() };
+        let staged = Staged { path: path.clone(), keep: self.keep };
         file.write_all(bytes).and_then(|()| seal(&file)).map_err(failed)?;
         if !folder.is_ours() {
             return Err(failed(io::ErrorKind::NotFound.into()));
@@ -82,7 +88,8 @@ impl StagingArea {
             return Ok(folder.place.clone());
         }
         let parent = self.parent.clone().unwrap_or_else(std::env::temp_dir);
-        let folder = Folder::make(&parent).map_err(|source| failure(&parent, source))?;
+        super::sweep::sweep_later(parent.clone());
+        let folder = Folder::make(&parent, self.keep).map_err(|source| failure(&parent, source))?;
         Ok(slot.insert(folder).place.clone())
     }
 
@@ -106,9 +113,14 @@ impl Staged {
         &self.path
     }
 
-    /// Removes the file now and tells whether that worked; that it was gone already is fine.
-    pub(crate) fn remove(self) -> Result<(), ArtifactError> {
+    /// The file has served: removes it, unless copies are kept, and tells whether that worked.
+    /// That it was gone already is fine.
+    pub(crate) fn served(self) -> Result<(), ArtifactError> {
+        let keep = self.keep;
         let path = self.keep();
+        if keep {
+            return Ok(());
+        }
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(ArtifactError::Stage { path, source })
@@ -150,8 +162,9 @@ struct Place {
 type Identity = (u64, u64);
 
 impl Folder {
-    fn make(parent: &Path) -> io::Result<Self> {
-        let prefix = format!("hotbay-{}-", std::process::id());
+    fn make(parent: &Path, keep: bool) -> io::Result<Self> {
+        let kept = if keep { "kept-" } else { "" };
+        let prefix = format!("{}{kept}{}-", super::sweep::PREFIX, std::process::id());
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix);
         #[cfg(unix)]
@@ -162,7 +175,13 @@ impl Folder {
         let handle = builder.tempdir_in(parent)?;
         let path = handle.path().to_owned();
         let identity = identity(&path.symlink_metadata()?);
-        Ok(Self { place: Place { path, identity }, handle: Some(handle) })
+        let handle = if keep {
+            let _ = handle.keep();
+            None
+        } else {
+            Some(handle)
+        };
+        Ok(Self { place: Place { path, identity }, handle })
     }
 }
 
@@ -259,14 +278,14 @@ mod tests {
     #[test]
     fn copies_are_removed_when_dropped_unless_kept() {
         let (parent, artifact) = artifact();
-        let area = StagingArea::new(Some(parent.path()));
+        let area = StagingArea::new(Some(parent.path()), false);
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is made before use");
         let [first, second, third] = [(); 3].map(|()| area.stage(&artifact, "x").unwrap());
         assert_ne!(first.path(), second.path());
         assert_eq!(fs::read(first.path()).unwrap(), b"bytes");
         let (gone, removed) = (first.path().to_owned(), second.path().to_owned());
         drop(first);
-        second.remove().unwrap();
+        second.served().unwrap();
         let kept = third.keep();
         assert!(!gone.exists() && !removed.exists() && kept.exists());
         drop(area);
@@ -278,7 +297,7 @@ mod tests {
     fn nobody_else_can_look_into_the_area() {
         use std::os::unix::fs::PermissionsExt;
         let (parent, artifact) = artifact();
-        let area = StagingArea::new(Some(parent.path()));
+        let area = StagingArea::new(Some(parent.path()), false);
         let staged = area.stage(&artifact, "x").unwrap();
         let folder = staged.path().parent().unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
@@ -290,21 +309,21 @@ mod tests {
     #[test]
     fn a_folder_that_vanished_is_made_again() {
         let (parent, artifact) = artifact();
-        let area = StagingArea::new(Some(parent.path()));
+        let area = StagingArea::new(Some(parent.path()), false);
         let first = area.stage(&artifact, "x").unwrap();
         let lost = first.path().parent().unwrap().to_owned();
         fs::remove_dir_all(&lost).unwrap();
         let second = area.stage(&artifact, "x").unwrap();
         assert!(second.path().exists() && !second.path().starts_with(&lost));
         drop(first);
-        second.remove().unwrap();
+        second.served().unwrap();
     }
 
     #[cfg(unix)]
     #[test]
     fn a_folder_that_another_one_replaced_is_neither_used_nor_removed() {
         let (parent, artifact) = artifact();
-        let area = StagingArea::new(Some(parent.path()));
+        let area = StagingArea::new(Some(parent.path()), false);
         let ours = area.stage(&artifact, "x").unwrap().path().parent().unwrap().to_owned();
         fs::rename(&ours, parent.path().join("aside")).unwrap();
         fs::create_dir(&ours).unwrap();
@@ -318,7 +337,7 @@ mod tests {
     #[test]
     fn a_parent_that_is_missing_is_named() {
         let (parent, artifact) = artifact();
-        let area = StagingArea::new(Some(&parent.path().join("nope")));
+        let area = StagingArea::new(Some(&parent.path().join("nope")), false);
         let told = area.stage(&artifact, "x").unwrap_err().to_string();
         assert!(told.contains("nope`") && told.contains("vanished"), "{told}");
     }
@@ -326,7 +345,7 @@ mod tests {
     #[test]
     fn many_threads_stage_at_once() {
         let (parent, artifact) = artifact();
-        let area = StagingArea::new(Some(parent.path()));
+        let area = StagingArea::new(Some(parent.path()), false);
         let stage = || -> Vec<PathBuf> {
             (0..50).map(|_| area.stage(&artifact, "x").unwrap().keep()).collect()
         };

@@ -27,6 +27,7 @@ pub struct HostBuilder {
     quarantine: Option<Quarantine>,
     want_frames: bool,
     staging_dir: Option<PathBuf>,
+    keep_staged: bool,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
 }
 
@@ -45,6 +46,7 @@ impl HostBuilder {
             quarantine: Some(Quarantine::default()),
             want_frames: false,
             staging_dir: None,
+            keep_staged: false,
             compiled_in: Vec::new(),
         }
     }
@@ -95,6 +97,13 @@ impl HostBuilder {
         self
     }
 
+    /// Leaves the private copies where they are, in folders named `hotbay-kept-…`, for
+    /// debuggers and profilers that look at a library's file; whoever wants them removes them.
+    pub fn keep_staged(mut self, keep: bool) -> Self {
+        self.keep_staged = keep;
+        self
+    }
+
     /// Adds a plugin that is compiled into this program, started by its manifest.
     pub fn register<T: Plugin>(mut self, manifest: Manifest) -> Self {
         let source = Source::Type(Root::compiled_in::<T>());
@@ -133,7 +142,7 @@ impl HostBuilder {
                 want_frames: self.want_frames,
                 board: Board::new(),
                 keeper: Keeper::default(),
-                staging: StagingArea::new(self.staging_dir.as_deref()),
+                staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged),
             },
             table: Table::new(),
             dirs: self.dirs,

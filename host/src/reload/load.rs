@@ -132,7 +132,7 @@ impl Fresh {
                 let started = start(workshop, candidate, code, until, &mut parts, slot);
                 // Mapped or refused: on Unix the copy is not needed any more. Elsewhere a
                 // mapped file stays until the staging area goes.
-                let _ = staged.remove();
+                let _ = staged.served();
                 started?
             }
         };
@@ -283,7 +283,7 @@ fn instance_of(
             Err(start_error(candidate, failed.step, failed.cause))
         }
         Errand::Late => {
-            keep(workshop, candidate, "start: still runs".to_owned(), Left::Running);
+            keep(workshop, candidate, "init: still runs".to_owned(), Left::Running);
             let message = format!(
                 "it did not end within {} ms; its thread and its library are kept",
                 workshop.limits.start_wait_max.as_millis()
