@@ -3,6 +3,9 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+/// What glibc says where files must not be executed.
+const NOT_EXECUTABLE: &str = "failed to map segment";
+
 /// Why a library could not be used.
 #[derive(Debug)]
 pub(crate) enum BoundaryError {
@@ -31,7 +34,16 @@ impl BoundaryError {
 impl fmt::Display for BoundaryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open(message) => write!(f, "the system's loader refused it: {message}"),
+            Self::Open(message) => {
+                write!(f, "the system's loader refused it: {message}")?;
+                if message.contains(NOT_EXECUTABLE) {
+                    f.write_str(
+                        "; is the folder for private copies mounted noexec? name another one by \
+                         `staging_dir` or TMPDIR",
+                    )?;
+                }
+                Ok(())
+            }
             Self::NoRoot => f.write_str(
                 "it has a stamp but no root module; wanted both from one `export_plugin!`",
             ),

@@ -1,13 +1,21 @@
 //! What is left of generations whose libraries stay mapped: counted, listed with the reason,
-//! looked at again when the reason may have gone, and never freed before.
+//! looked at again while the reason may go, and never freed before.
 
-use std::sync::{Arc, Mutex};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
-use super::retire::close;
+use super::Generation;
+use super::retire::{Settle, close, finish, stop};
 use crate::boundary::{Image, Instance, Root};
+use crate::config::HostLimits;
 use crate::event::{Board, HostEvent};
 use crate::id::{GenerationId, PluginName};
 use crate::sync::lock;
+
+/// How often those whose reason may go are looked at. The system tells nobody when a thread
+/// ends, or when the last call of somebody else returns.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What is left of one generation.
 #[derive(Debug)]
@@ -30,66 +38,151 @@ pub(crate) enum Left {
     /// A library of a plugin that has ended, for a reason that stays.
     #[expect(dead_code, reason = "held, not read")]
     Image(Arc<Image>),
+    /// A generation whose calls did not end in time.
+    Draining(Arc<Generation>),
     /// A library of a plugin that has ended, for a reason that may go.
     ForNow(Arc<Image>, Option<Root>),
     /// A library that was closed, and that the system keeps until a thread has ended.
     Closed(Image),
 }
 
-/// All that is left in a host.
-#[derive(Debug, Default)]
+impl Left {
+    fn may_go(&self) -> bool {
+        matches!(self, Self::Draining(_) | Self::ForNow(..) | Self::Closed(_))
+    }
+}
+
+/// All that is left in a host, and the thread that looks at it while anything may go.
 pub(crate) struct Keeper {
-    kept: Mutex<Vec<Kept>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: Mutex<Inner>,
+    ended: Condvar,
+    board: Board,
+    limits: HostLimits,
+}
+
+#[derive(Default)]
+struct Inner {
+    kept: Vec<Kept>,
+    is_looking: bool,
+    has_ended: bool,
 }
 
 impl Keeper {
+    pub(crate) fn new(board: Board, limits: HostLimits) -> Self {
+        let (inner, ended) = (Mutex::default(), Condvar::new());
+        Self { shared: Arc::new(Shared { inner, ended, board, limits }) }
+    }
+
     pub(crate) fn keep(&self, kept: Kept) {
+        self.shared.keep(kept);
+    }
+
+    /// Looks no more; what is left stays mapped for good.
+    pub(crate) fn end(&self) {
+        lock(&self.shared.inner).has_ended = true;
+        self.shared.ended.notify_all();
+    }
+
+    /// How many libraries stay mapped.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.shared.inner).kept.len()
+    }
+
+    /// Who stays mapped, and why.
+    pub(crate) fn list(&self) -> Vec<(PluginName, Option<GenerationId>, String)> {
+        let inner = lock(&self.shared.inner);
+        let entry = |kept: &Kept| (kept.plugin.clone(), kept.generation, kept.reason.clone());
+        inner.kept.iter().map(entry).collect()
+    }
+}
+
+impl Shared {
+    fn keep(self: &Arc<Self>, kept: Kept) {
         tracing::warn!(
             plugin = %kept.plugin,
             generation = kept.generation.map(GenerationId::get),
             reason = kept.reason,
             "library stays mapped"
         );
-        lock(&self.kept).push(kept);
+        let may_go = kept.left.may_go();
+        let mut inner = lock(&self.inner);
+        inner.kept.push(kept);
+        if may_go && !inner.is_looking {
+            let shared = Arc::clone(self);
+            let thread = std::thread::Builder::new().name("hotbay-keeper".to_owned());
+            // Without a thread the next one that is kept tries again.
+            inner.is_looking = thread.spawn(move || shared.look()).is_ok();
+        }
     }
 
-    /// How many libraries stay mapped.
-    pub(crate) fn count(&self) -> usize {
-        lock(&self.kept).len()
-    }
-
-    /// Looks again at those whose reason may have gone, and tells which are closed now.
-    pub(crate) fn look_again(&self, board: &Board) {
-        // Taken out meanwhile, so that no lock is held while their code is asked.
-        let kept = std::mem::take(&mut *lock(&self.kept));
-        let mut still = Vec::with_capacity(kept.len());
-        for mut one in kept {
-            let left = match one.left {
-                Left::ForNow(image, root) => match close(image, root, None) {
-                    Ok(leaked_bytes) => Err(leaked_bytes),
-                    Err((reason, left)) => {
-                        one.reason = reason;
-                        Ok(left)
-                    }
-                },
-                Left::Closed(image) if !image.is_mapped() => Err(None),
-                left => Ok(left),
-            };
-            match (left, one.generation) {
-                (Ok(left), _) => still.push(Kept { left, ..one }),
-                (Err(leaked_bytes), Some(generation)) => {
-                    board.tell(HostEvent::Closed { plugin: one.plugin, generation, leaked_bytes });
-                }
-                (Err(_), None) => {}
+    /// Looks now and then, until nothing is left that may go or the host has ended.
+    fn look(self: Arc<Self>) {
+        let mut inner = lock(&self.inner);
+        loop {
+            let waited = self.ended.wait_timeout_while(inner, LOOK_EVERY, |inner| !inner.has_ended);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if inner.has_ended {
+                return;
+            }
+            let mut still = Vec::new();
+            // One at a time and without the lock, because their code is asked.
+            while let Some(at) = inner.kept.iter().position(|kept| kept.left.may_go()) {
+                let kept = inner.kept.swap_remove(at);
+                drop(inner);
+                still.extend(self.looked_at(kept));
+                inner = lock(&self.inner);
+            }
+            inner.kept.append(&mut still);
+            if !inner.kept.iter().any(|kept| kept.left.may_go()) {
+                inner.is_looking = false;
+                return;
             }
         }
-        lock(&self.kept).append(&mut still);
     }
 
-    /// Who stays mapped, and why.
-    pub(crate) fn list(&self) -> Vec<(PluginName, Option<GenerationId>, String)> {
-        let kept = lock(&self.kept);
-        let entry = |kept: &Kept| (kept.plugin.clone(), kept.generation, kept.reason.clone());
-        kept.iter().map(entry).collect()
+    /// Looks at one; comes back with what is still left of it.
+    fn looked_at(self: &Arc<Self>, kept: Kept) -> Option<Kept> {
+        let Kept { plugin, generation, reason, left } = kept;
+        let closed = match left {
+            Left::Draining(draining) => {
+                if !draining.has_drained() {
+                    return Some(Kept {
+                        plugin,
+                        generation,
+                        reason,
+                        left: Left::Draining(draining),
+                    });
+                }
+                // Tells what comes of it itself.
+                let keeper = Keeper { shared: Arc::clone(self) };
+                if let Some(stopped) = stop(&draining, &self.limits, &keeper) {
+                    finish(&draining, stopped, &keeper);
+                }
+                return None;
+            }
+            Left::ForNow(image, root) => close(image, root, None, Settle::AtOnce),
+            Left::Closed(image) if image.is_mapped() => Err((reason, Left::Closed(image))),
+            Left::Closed(_) => Ok(None),
+            left => Err((reason, left)),
+        };
+        match closed {
+            Err((reason, left)) => Some(Kept { plugin, generation, reason, left }),
+            Ok(leaked_bytes) => {
+                if let Some(generation) = generation {
+                    self.board.tell(HostEvent::Closed { plugin, generation, leaked_bytes });
+                }
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").field("kept", &self.count()).finish()
     }
 }

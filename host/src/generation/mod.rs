@@ -89,6 +89,11 @@ impl Generation {
         self.current.store(current, Ordering::Relaxed);
     }
 
+    /// Whether the last lease has left the instance.
+    pub(crate) fn has_drained(&self) -> bool {
+        self.returned.is_filled()
+    }
+
     /// The instance, once the last lease has left it, at most after `wait_max`.
     pub(crate) fn take_instance(&self, wait_max: Duration) -> Option<Instance> {
         self.returned.take(wait_max)

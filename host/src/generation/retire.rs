@@ -16,6 +16,15 @@ use crate::sync::lock;
 /// How long a thread that has just ended may take to leave the system's list.
 const SETTLE_WAIT_MAX: Duration = Duration::from_millis(200);
 
+/// Whether threads that have just ended are waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Settle {
+    /// For a moment.
+    Awhile,
+    /// Not at all.
+    AtOnce,
+}
+
 /// A generation whose plugin has ended, and what is left of it.
 #[derive(Debug)]
 pub(crate) struct Stopped {
@@ -34,7 +43,7 @@ pub(crate) fn retire(
 ) {
     generation.turn(State::Draining);
     let Some(instance) = generation.returned.take(drain_wait_max) else {
-        return keep(generation, keeper, "calls: some still run".to_owned(), Left::Running);
+        return keep_draining(generation, keeper);
     };
     generation.returned.put(instance);
     if let Some(stopped) = stop(generation, limits, keeper) {
@@ -50,7 +59,7 @@ pub(crate) fn stop(
     keeper: &Keeper,
 ) -> Option<Stopped> {
     let Some(mut instance) = generation.returned.take(limits.drain_wait_max) else {
-        keep(generation, keeper, "calls: some still run".to_owned(), Left::Running);
+        keep_draining(generation, keeper);
         return None;
     };
     generation.turn(State::Retired);
@@ -92,7 +101,7 @@ pub(crate) fn stop(
 
 /// Closes what is left of a generation that was stopped, or keeps it.
 pub(crate) fn finish(generation: &Generation, stopped: Stopped, keeper: &Keeper) {
-    match close(stopped.image, Some(stopped.root), stopped.reason) {
+    match close(stopped.image, Some(stopped.root), stopped.reason, Settle::Awhile) {
         Ok(leaked_bytes) => {
             generation.turn(State::Closed);
             let (plugin, id) = (generation.name.clone(), generation.id);
@@ -100,6 +109,11 @@ pub(crate) fn finish(generation: &Generation, stopped: Stopped, keeper: &Keeper)
         }
         Err((reason, left)) => keep(generation, keeper, reason, left),
     }
+}
+
+fn keep_draining(generation: &Arc<Generation>, keeper: &Keeper) {
+    let left = Left::Draining(Arc::clone(generation));
+    keep(generation, keeper, "calls: some still run".to_owned(), left);
 }
 
 fn keep(generation: &Generation, keeper: &Keeper, reason: String, left: Left) {
@@ -122,6 +136,7 @@ pub(crate) fn close(
     image: Arc<Image>,
     root: Option<Root>,
     keep: Option<String>,
+    settle: Settle,
 ) -> Result<Option<i64>, (String, Left)> {
     if !image.is_library() {
         return Ok(None);
@@ -131,7 +146,7 @@ pub(crate) fn close(
     if let Some(reason) = keep {
         return Err((reason, Left::Image(image)));
     }
-    if let Some(reason) = settled(&image, root) {
+    if let Some(reason) = settled(&image, root, settle) {
         return Err((reason, Left::ForNow(image, root)));
     }
     let image = match Arc::try_unwrap(image) {
@@ -151,8 +166,12 @@ pub(crate) fn close(
 }
 
 /// Why the image cannot be closed, once threads that have just ended are gone.
-fn settled(image: &Image, root: Option<Root>) -> Option<String> {
-    let deadline = Instant::now() + SETTLE_WAIT_MAX;
+fn settled(image: &Image, root: Option<Root>, settle: Settle) -> Option<String> {
+    let wait_max = match settle {
+        Settle::Awhile => SETTLE_WAIT_MAX,
+        Settle::AtOnce => Duration::ZERO,
+    };
+    let deadline = Instant::now() + wait_max;
     loop {
         let reason = still_used(image, root)?;
         if Instant::now() >= deadline {

@@ -134,14 +134,15 @@ impl HostBuilder {
     ///
     /// The first compiled-in plugin that did not start.
     pub fn build(self) -> Result<Host, Error> {
+        let board = Board::new();
         let inner = Arc::new(Inner {
             workshop: Workshop {
                 rules: self.rules,
+                keeper: Keeper::new(board.clone(), self.limits.clone()),
                 limits: self.limits,
                 quarantine: self.quarantine,
                 want_frames: self.want_frames,
-                board: Board::new(),
-                keeper: Keeper::default(),
+                board,
                 staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged),
             },
             table: Table::new(),

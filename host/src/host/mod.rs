@@ -258,6 +258,7 @@ fn shutting_down() -> Error {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
+        self.workshop.keeper.end();
     }
 }
 

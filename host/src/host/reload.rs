@@ -109,10 +109,9 @@ impl Inner {
         self.promoted(plugin, swapped)
     }
 
-    /// Libraries that stay mapped are bounded: looks at them again, then counts.
+    /// Libraries that stay mapped are bounded.
     fn make_room(&self, next: &Candidate) -> Result<(), Error> {
         let keeper = &self.workshop.keeper;
-        keeper.look_again(&self.workshop.board);
         let (kept, kept_max) = (keeper.count(), self.workshop.limits.kept_images_max);
         if kept < kept_max as usize {
             return Ok(());

@@ -19,7 +19,7 @@ use crate::boundary::services::Registration;
 use crate::boundary::{Failure, Image, Instance, Root};
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep, bug};
-use crate::generation::retire::close;
+use crate::generation::retire::{Settle, close};
 use crate::generation::{IoLimits, Kept, Left, Parts, Token, error_of};
 use crate::manifest::{Manifest, Unload};
 use crate::pool::{Crew, Errand};
@@ -366,7 +366,7 @@ fn give_up(
     root: Option<Root>,
     reason: Option<String>,
 ) {
-    if let Err((reason, left)) = close(image, root, reason) {
+    if let Err((reason, left)) = close(image, root, reason, Settle::Awhile) {
         keep(workshop, candidate, reason, left);
     }
 }

@@ -7,7 +7,7 @@ use crate::artifact::stage::StagingArea;
 use crate::boundary::{Image, Root};
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
-use crate::generation::retire::close;
+use crate::generation::retire::{Settle, close};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>,
             Err(error) => Some(error.report().map_or_else(|| error.to_string(), str::to_owned)),
         };
         // What stays mapped is this process's, which was started for the report.
-        let _ = close(image, root.ok(), None);
+        let _ = close(image, root.ok(), None, Settle::Awhile);
         Ok(report)
     };
     let thread = std::thread::spawn(compare);

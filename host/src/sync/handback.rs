@@ -22,6 +22,10 @@ impl<T> Handback<T> {
         self.filled.notify_all();
     }
 
+    pub(crate) fn is_filled(&self) -> bool {
+        lock(&self.place).is_some()
+    }
+
     /// Waits for what is handed back, at most `wait_max`.
     #[must_use]
     pub(crate) fn take(&self, wait_max: Duration) -> Option<T> {

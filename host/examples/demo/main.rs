@@ -1,0 +1,95 @@
+//! The main job, shown on a real file: discover, load, call, survive a panic, swap a build while
+//! it is called, let go.
+//!
+//! `cargo xtask demo [FILE]` builds the plugins and runs this with their folder and the file.
+
+#![allow(clippy::print_stdout, reason = "an example talks to people")]
+
+mod chain;
+mod install;
+mod show;
+mod survive;
+mod swap;
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use hotbay::{Host, HostEvent};
+use serde_json::json;
+
+use chain::chain;
+use install::{install, truncate};
+use show::{table, title};
+use survive::survive;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome<()> {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let [built, file] = arguments.as_slice() else {
+        return Err("wanted: the folder of built plugins, and a text file".into());
+    };
+    let (built, file) = (Path::new(built), Path::new(file));
+
+    // Several instances of one library, each with a config of its own.
+    let folder = tempfile::tempdir()?;
+    let instance =
+        |name: &str, package: &str, config| install(folder.path(), built, name, package, config);
+    instance("page", "transform", json!({ "mode": "markdown" }))?;
+    instance("headings", "filter", json!({ "rule": "regex", "pattern": "^#+ " }))?;
+    instance("anchor", "transform", json!({ "mode": "slug" }))?;
+    instance("fragile", "fragile", json!({ "panics_on": "boom" }))?;
+    instance("counter", "counter", json!({ "step": 1 }))?;
+    instance("half-written", "transform", json!({ "mode": "upper" }))?;
+    truncate(folder.path(), "half-written")?;
+
+    let host = Host::builder().plugin_dir(folder.path()).build()?;
+    let mut events = host.events();
+
+    title("What was found, and what was loaded");
+    let report = host.load_all().await;
+    let mut table = table(["plugin", "version", "state", "why not"]);
+    for plugin in host.list() {
+        table.add_row([
+            plugin.name.to_string(),
+            plugin.version.to_string(),
+            plugin.state,
+            String::new(),
+        ]);
+    }
+    for refused in &report.refused {
+        let name = refused.name.as_ref().map_or("?".to_owned(), ToString::to_string);
+        let why = refused.error.full_message().replace(&folder.path().display().to_string(), "…");
+        table.add_row([name, String::new(), "refused".to_owned(), why]);
+    }
+    println!("{table}");
+
+    title(&format!("{} through a chain of plugins", file.display()));
+    let text = fs::read_to_string(file)?;
+    chain(&host, &text).await?;
+
+    title("A plugin panics, and everything goes on");
+    survive(&host)?;
+
+    title("A build is swapped while it is called, and then a broken one");
+    swap::swap(&host, folder.path()).await?;
+
+    title("What is left after the end");
+    host.shutdown(Duration::from_secs(5)).await;
+    while let Some(event) = events.try_next() {
+        match event {
+            HostEvent::Closed { plugin, generation, leaked_bytes } => {
+                let leaked = leaked_bytes.map_or("unknown".to_owned(), |bytes| bytes.to_string());
+                println!("{plugin} {generation}: library unmapped, bytes not released: {leaked}");
+            }
+            HostEvent::Kept { plugin, generation, reason } => {
+                println!("{plugin} {generation}: library kept, {reason}");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! A plugin panics, and the others go on.
+
+use hotbay::{Host, Request};
+
+use crate::Outcome;
+use crate::show::table;
+
+pub(crate) fn survive(host: &Host) -> Outcome<()> {
+    let fragile = host.plugin("fragile")?;
+    let mut table = table(["call", "answer"]);
+    for input in ["hello", "boom", "hello again"] {
+        let answer = match fragile.call(Request::text(input)) {
+            Ok(reply) => format!("{:?}", reply.as_text()?),
+            Err(error) => error.full_message(),
+        };
+        table.add_row([format!("fragile({input:?})"), answer]);
+    }
+    let anchor = host.plugin("anchor")?.call(Request::text("Still here"))?;
+    table.add_row(["anchor(\"Still here\")".to_owned(), format!("{:?}", anchor.as_text()?)]);
+    println!("{table}\n");
+
+    let mut table = crate::show::table(["plugin", "state", "calls", "faults"]);
+    for plugin in host.list() {
+        table.add_row([
+            plugin.name.to_string(),
+            plugin.state,
+            plugin.calls.to_string(),
+            plugin.faults.to_string(),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
