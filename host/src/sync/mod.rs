@@ -1,6 +1,10 @@
 //! What threads share: counters that do not make them wait for each other, and a place to hand back.
 //! Nothing here knows plugins.
 
+mod atomic {
+    pub(crate) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+}
+mod cells;
 mod handback;
 mod ordinal;
 mod tally;

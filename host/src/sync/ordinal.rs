@@ -2,7 +2,9 @@
 //! Numbers go back when threads end; beyond the table, threads share the last cell.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::atomic::AtomicU64;
+use super::cells::Owners;
 
 /// Threads that own a cell; the others share one more.
 pub(super) const OWNERS: usize = 31;
@@ -10,8 +12,7 @@ pub(super) const OWNERS: usize = 31;
 pub(super) const SHARED: usize = OWNERS;
 const NONE: usize = usize::MAX;
 
-/// Bit n is set while a thread owns cell n.
-static TAKEN: AtomicU64 = AtomicU64::new(0);
+static CELLS: Owners<OWNERS> = Owners::new(AtomicU64::new(0));
 
 thread_local! {
     // Read at every call, so without a destructor; `Owner` beside it has one.
@@ -26,8 +27,7 @@ impl Drop for Owner {
         // What the thread still counts after this goes to the shared cell.
         let cell = CELL.replace(SHARED);
         if cell < OWNERS {
-            // Release: whoever takes the cell next sees what this thread wrote there.
-            TAKEN.fetch_and(!(1 << cell), Ordering::Release);
+            CELLS.give_back(cell);
         }
     }
 }
@@ -42,27 +42,7 @@ pub(super) fn cell() -> usize {
 #[cold]
 fn take() -> usize {
     // Without its destructor a cell would be lost, so one is only taken while that can run.
-    let cell = OWNER.try_with(|_| lowest_free()).unwrap_or(SHARED);
+    let cell = OWNER.try_with(|_| CELLS.take()).ok().flatten().unwrap_or(SHARED);
     CELL.set(cell);
     cell
-}
-
-fn lowest_free() -> usize {
-    let mut taken = TAKEN.load(Ordering::Relaxed);
-    loop {
-        let cell = (!taken).trailing_zeros() as usize;
-        if cell >= OWNERS {
-            return SHARED;
-        }
-        // Acquire: sees what the thread before wrote into the cell.
-        match TAKEN.compare_exchange_weak(
-            taken,
-            taken | 1 << cell,
-            Ordering::Acquire,
-            Ordering::Relaxed,
-        ) {
-            Ok(_) => return cell,
-            Err(now) => taken = now,
-        }
-    }
 }

@@ -5,9 +5,9 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::lock;
+use super::atomic::AtomicI64;
+use super::{cells, lock};
 use super::ordinal::{OWNERS, SHARED, cell};
 
 /// A counter in cells.
@@ -47,18 +47,11 @@ impl Tally {
     #[inline]
     pub(crate) fn add(&self, count: i64) {
         let cell = cell();
-        let Padded(value) = &self.cells[cell];
-        if cell == SHARED {
-            value.fetch_add(count, Ordering::Release);
-        } else {
-            // Only this thread writes here. Release: whoever sums sees what was done before.
-            value.store(value.load(Ordering::Relaxed).wrapping_add(count), Ordering::Release);
-        }
+        cells::add(&self.cells[cell].0, count, cell != SHARED);
     }
 
     pub(crate) fn sum(&self) -> i64 {
-        let cells = self.cells.iter().map(|Padded(value)| value.load(Ordering::Acquire));
-        cells.fold(0, i64::wrapping_add)
+        cells::sum(self.cells.iter().map(|Padded(cell)| cell))
     }
 }
 

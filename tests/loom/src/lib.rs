@@ -1,0 +1,85 @@
+//! The cells in which threads count, in every order that memory allows. The file under test is
+//! the host's own, with loom's atomics in the place of std's.
+
+#![cfg(test)]
+
+mod atomic {
+    pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+}
+
+#[path = "../../../host/src/sync/cells.rs"]
+mod cells;
+
+use std::sync::Arc;
+
+use atomic::{AtomicI64, AtomicU64};
+use cells::Owners;
+use loom::cell::UnsafeCell;
+use loom::thread;
+
+/// One cell to own, and one that is shared.
+struct Table {
+    owners: Owners<1>,
+    cells: [AtomicI64; 2],
+}
+
+impl Table {
+    fn new() -> Arc<Self> {
+        let cells = [AtomicI64::new(0), AtomicI64::new(0)];
+        Arc::new(Self { owners: Owners::new(AtomicU64::new(0)), cells })
+    }
+
+    /// What a thread does between its start and its end.
+    fn count(&self, counts: &[i64]) {
+        let own = self.owners.take();
+        for count in counts {
+            cells::add(&self.cells[own.unwrap_or(1)], *count, own.is_some());
+        }
+        if let Some(own) = own {
+            self.owners.give_back(own);
+        }
+    }
+
+    fn sum(&self) -> i64 {
+        cells::sum(self.cells.iter())
+    }
+}
+
+#[test]
+fn nothing_is_lost_when_a_cell_goes_from_thread_to_thread() {
+    loom::model(|| {
+        let table = Table::new();
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let table = Arc::clone(&table);
+                thread::spawn(move || table.count(&[1, 2]))
+            })
+            .collect();
+        table.count(&[4]);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(table.sum(), 10);
+    });
+}
+
+#[test]
+fn who_sees_a_sum_of_zero_sees_what_was_done_before_the_last_was_taken_away() {
+    loom::model(|| {
+        let table = Table::new();
+        // Stands for the memory of a plugin: touched by a reply's drop, then by the unmapping.
+        let memory = Arc::new(UnsafeCell::new(0));
+        table.count(&[1]);
+        let holder = {
+            let (table, memory) = (Arc::clone(&table), Arc::clone(&memory));
+            thread::spawn(move || {
+                memory.with_mut(|_| {});
+                table.count(&[-1]);
+            })
+        };
+        if table.sum() == 0 {
+            memory.with_mut(|_| {});
+        }
+        holder.join().unwrap();
+    });
+}
