@@ -77,9 +77,15 @@ fn who_sees_a_sum_of_zero_sees_what_was_done_before_the_last_was_taken_away() {
                 table.count(&[-1]);
             })
         };
-        if table.sum() == 0 {
-            memory.with_mut(|_| {});
-        }
+        let closer = {
+            let (table, memory) = (Arc::clone(&table), Arc::clone(&memory));
+            thread::spawn(move || {
+                if table.sum() == 0 {
+                    memory.with_mut(|_| {});
+                }
+            })
+        };
         holder.join().unwrap();
+        closer.join().unwrap();
     });
 }
