@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use hotbay_plugin::abi::Media;
 use hotbay_plugin::{ContentType, Output, Payload, TraceContext};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,10 @@ use crate::sync::Tally;
 #[derive(Debug)]
 pub struct Request<'a> {
     data: Data<'a>,
-    content_type: Cow<'a, str>,
-    trace: Option<TraceContext>,
+    media: Media<'a>,
+    /// The media type's name where the request owns it; then it counts.
+    owned_media: Option<Box<str>>,
+    trace: Option<Box<TraceContext>>,
 }
 
 #[derive(Debug)]
@@ -30,22 +33,22 @@ enum Data<'a> {
 impl<'a> Request<'a> {
     /// Plain text.
     pub fn text(text: &'a str) -> Self {
-        Self::new(Data::Borrowed(text.as_bytes()), ContentType::TEXT)
+        Self::new(Data::Borrowed(text.as_bytes()), Media::TEXT)
     }
 
     /// Any bytes.
     pub fn bytes(bytes: &'a [u8]) -> Self {
-        Self::new(Data::Borrowed(bytes), ContentType::BYTES)
+        Self::new(Data::Borrowed(bytes), Media::BYTES)
     }
 
     /// Text that is already JSON.
     pub fn json_text(json: &'a str) -> Self {
-        Self::new(Data::Borrowed(json.as_bytes()), ContentType::JSON)
+        Self::new(Data::Borrowed(json.as_bytes()), Media::JSON)
     }
 
     /// Any bytes, given away.
     pub fn owned(bytes: Vec<u8>) -> Self {
-        Self::new(Data::Owned(bytes), ContentType::BYTES)
+        Self::new(Data::Owned(bytes), Media::BYTES)
     }
 
     /// A value written as JSON.
@@ -57,24 +60,31 @@ impl<'a> Request<'a> {
         let bytes = serde_json::to_vec(value).map_err(|error| {
             Error::new(ErrorKind::Input, "the request cannot be JSON").caused_by(error)
         })?;
-        Ok(Self::new(Data::Owned(bytes), ContentType::JSON))
+        Ok(Self::new(Data::Owned(bytes), Media::JSON))
     }
 
-    fn new(data: Data<'a>, content_type: &'a str) -> Self {
-        Self { data, content_type: Cow::Borrowed(content_type), trace: None }
+    #[inline]
+    fn new(data: Data<'a>, media: Media<'a>) -> Self {
+        Self { data, media, owned_media: None, trace: None }
     }
 
     /// The same bytes under another media type.
     #[must_use]
     pub fn with_content_type(mut self, content_type: impl Into<Cow<'a, str>>) -> Self {
-        self.content_type = content_type.into();
+        match content_type.into() {
+            Cow::Borrowed(name) => {
+                self.media = Media::of(name);
+                self.owned_media = None;
+            }
+            Cow::Owned(name) => self.owned_media = Some(name.into()),
+        }
         self
     }
 
     /// Says where in a distributed trace the call stands; the plugin can read it.
     #[must_use]
     pub fn with_trace(mut self, trace: TraceContext) -> Self {
-        self.trace = Some(trace);
+        self.trace = Some(Box::new(trace));
         self
     }
 
@@ -90,50 +100,53 @@ impl<'a> Request<'a> {
 
     /// The media type.
     pub fn content_type(&self) -> &str {
-        &self.content_type
+        self.owned_media.as_deref().unwrap_or_else(|| self.media.as_str())
     }
 
     #[inline]
     pub(crate) fn payload(&self) -> Payload<'_> {
-        Payload::bytes(self.as_bytes()).with_content_type(&self.content_type)
+        let media = match &self.owned_media {
+            None => self.media,
+            Some(name) => Media::of(name),
+        };
+        Payload::of_media(self.as_bytes(), media)
     }
 
     #[inline]
     pub(crate) fn trace(&self) -> Option<&TraceContext> {
-        self.trace.as_ref()
+        self.trace.as_deref()
     }
 
     /// The same request, owning what it borrowed.
     pub(crate) fn into_owned(self) -> Request<'static> {
+        let (media, owned_media) = owned(self.content_type());
         Request {
             data: match self.data {
                 Data::Borrowed(bytes) => Data::Owned(bytes.to_vec()),
                 Data::Owned(bytes) => Data::Owned(bytes),
                 Data::Reply(reply) => Data::Reply(reply),
             },
-            content_type: match self.content_type {
-                Cow::Borrowed(name) => known(name),
-                Cow::Owned(name) => Cow::Owned(name),
-            },
+            media,
+            owned_media,
             trace: self.trace,
         }
     }
 }
 
-/// The name without an allocation if it is one of the usual.
-fn known(name: &str) -> Cow<'static, str> {
+/// A media type without an allocation if it is one of the usual.
+fn owned(name: &str) -> (Media<'static>, Option<Box<str>>) {
     let usual = [ContentType::TEXT, ContentType::JSON, ContentType::BYTES, ContentType::HTML];
     match usual.into_iter().find(|usual| *usual == name) {
-        Some(usual) => Cow::Borrowed(usual),
-        None => Cow::Owned(name.to_owned()),
+        Some(usual) => (Media::of(usual), None),
+        None => (Media::BYTES, Some(name.into())),
     }
 }
 
 impl From<Reply> for Request<'static> {
     /// Passes a reply on to the next plugin, without a copy.
     fn from(reply: Reply) -> Self {
-        let content_type = known(reply.content_type());
-        Self { data: Data::Reply(Box::new(reply)), content_type, trace: None }
+        let (media, owned_media) = owned(reply.content_type());
+        Self { data: Data::Reply(Box::new(reply)), media, owned_media, trace: None }
     }
 }
 
@@ -145,15 +158,31 @@ impl From<Reply> for Request<'static> {
 pub struct Reply {
     // Dropped first: the library that frees it is held by the next field.
     output: Output,
-    _held: Held,
+    held: Held,
     generation: GenerationId,
 }
 
 impl Reply {
+    /// A reply that is yet to be written. Made where the caller wants it and filled in place:
+    /// moving it up through the corridor would cost more than the corridor.
     #[inline]
-    pub(crate) fn new(output: Output, outputs: &'static Tally, generation: GenerationId) -> Self {
-        let held = if output.is_inline() { Held(None) } else { Held::count(outputs) };
-        Self { output, _held: held, generation }
+    pub(crate) fn vacant() -> Self {
+        Self { output: Output::default(), held: Held(None), generation: GenerationId::NONE }
+    }
+
+    /// Where the plugin writes.
+    #[inline]
+    pub(crate) fn output_mut(&mut self) -> &mut Output {
+        &mut self.output
+    }
+
+    /// Says who wrote the output, and counts it unless it lies in place.
+    #[inline]
+    pub(crate) fn written_by(&mut self, generation: GenerationId, outputs: &'static Tally) {
+        self.generation = generation;
+        if !self.output.is_inline() {
+            self.held = Held::count(outputs);
+        }
     }
 
     /// The bytes.

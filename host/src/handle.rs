@@ -26,6 +26,23 @@ struct Inner {
     slot: Arc<Slot>,
 }
 
+impl Inner {
+    /// Inlined into the caller, so that the reply lies where the caller wants it: a reply that
+    /// was just written is not moved without waiting for the stores.
+    #[inline(always)]
+    fn visit(&self, visit: Visit<'_>) -> Result<Reply, Error> {
+        let mut reply = Reply::vacant();
+        self.walk(visit, &mut reply)?;
+        Ok(reply)
+    }
+
+    /// The corridor, once.
+    #[inline(never)]
+    fn walk(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        self.stack.call(visit, reply)
+    }
+}
+
 impl PluginHandle {
     pub(crate) fn new(slot: Arc<Slot>) -> Self {
         Self { inner: Arc::new(Inner { stack: stack(&slot), slot }) }
@@ -45,9 +62,9 @@ impl PluginHandle {
     ///
     /// `Plugin` with the plugin's own error, `Panicked` with the fault, `Quarantined`,
     /// `Retired`, `Input` and `Output` for what is too large.
-    #[inline]
+    #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        self.inner.stack.call(Visit { request: &request, lease: None })
+        self.inner.visit(Visit { request: &request, lease: None })
     }
 
     /// Queues a call for the plugin's own threads, at once; the future waits for the answer.
@@ -115,7 +132,7 @@ impl Work for Pooled {
     fn run(self: Box<Self>, generation: u64) {
         let slot = &self.inner.slot;
         let answer = slot.under_lease(generation, |token| {
-            self.inner.stack.call(Visit { request: &self.request, lease: Some(token) })
+            self.inner.visit(Visit { request: &self.request, lease: Some(token) })
         });
         match answer {
             Some(answer) => self.teller.tell(answer),
@@ -154,12 +171,12 @@ impl Pinned {
     /// # Errors
     ///
     /// Those of [`PluginHandle::call`]; `Retired` once another generation is current.
-    #[inline]
+    #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
         if !self.token.generation().is_current() {
             return Err(self.not_current());
         }
-        self.inner.stack.call(Visit { request: &request, lease: Some(&self.token) })
+        self.inner.visit(Visit { request: &request, lease: Some(&self.token) })
     }
 
     /// The generation that is held.

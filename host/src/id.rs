@@ -81,6 +81,9 @@ impl std::error::Error for InvalidName {}
 pub struct GenerationId(u64);
 
 impl GenerationId {
+    /// Stands for no generation yet; nobody outside sees it.
+    pub(crate) const NONE: Self = Self(0);
+
     pub(crate) const fn new(number: u64) -> Self {
         Self(number)
     }

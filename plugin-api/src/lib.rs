@@ -82,7 +82,7 @@ pub mod abi {
     pub use crate::census::{Counting, exported};
     pub use crate::context::{Deadline, RawContext};
     pub use crate::export::{Exports, PanicRecords, into_instance};
-    pub use crate::payload::{RawBuffer, RawPayload};
+    pub use crate::payload::{Media, RawBuffer, RawPayload};
     pub use crate::root::{
         PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
     };

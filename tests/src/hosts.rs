@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::path::Path;
 
-use hotbay::{Error, Host, HostLimits, PluginHandle, Quarantine};
+use hotbay::{Error, GenerationId, Host, HostLimits, PluginHandle, Quarantine, Reloaded};
 
 use crate::{Plugins, block_on};
 
@@ -53,6 +53,33 @@ pub fn loaded(host: &Host, folder: impl AsRef<Path>) -> PluginHandle {
 pub fn refused(host: &Host, folder: impl AsRef<Path>) -> Error {
     match block_on(host.load(folder)) {
         Ok(handle) => panic!("`{}` was loaded", handle.name()),
+        Err(error) => error,
+    }
+}
+
+/// Reloads what is to be replaced; answers with the generation that serves now.
+///
+/// # Panics
+///
+/// When it is not replaced.
+#[track_caller]
+pub fn reloaded(host: &Host, name: &str) -> GenerationId {
+    match block_on(host.reload(name)) {
+        Ok(Reloaded::Promoted(generation)) => generation,
+        Ok(other) => panic!("`{name}` was not replaced: {other:?}"),
+        Err(error) => panic!("`{name}` was not reloaded: {}", error.full_message()),
+    }
+}
+
+/// Reloads what is to stay as it is.
+///
+/// # Panics
+///
+/// When it is replaced.
+#[track_caller]
+pub fn rolled_back(host: &Host, name: &str) -> Error {
+    match block_on(host.reload(name)) {
+        Ok(reloaded) => panic!("`{name}` was reloaded: {reloaded:?}"),
         Err(error) => error,
     }
 }

@@ -5,10 +5,12 @@ mod artifacts;
 mod hosts;
 mod plugins;
 mod process;
+mod traffic;
 mod waiting;
 
 pub use artifacts::{binary, library};
-pub use hosts::{host, limits, lines_of, loaded, quarantine, refused};
+pub use hosts::{host, limits, lines_of, loaded, quarantine, refused, reloaded, rolled_back};
 pub use plugins::{Plugin, Plugins, library_file_name};
-pub use process::{mappings, threads, unique};
+pub use process::{images, mappings, threads, unique};
+pub use traffic::{Traffic, under_load};
 pub use waiting::{LIMIT, block_on, event, events_until, until};

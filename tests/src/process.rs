@@ -1,6 +1,7 @@
 //! Looks at this process: what is mapped, which threads run. Tests run side by side, so
 //! everything is looked for by names that only one test uses.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -37,4 +38,13 @@ pub fn threads(prefix: &str) -> Vec<String> {
         .map(|name| name.trim_end().to_owned())
         .filter(|name| name.starts_with(prefix))
         .collect()
+}
+
+/// The mapped files of this process whose path contains a text, each once; none where the system
+/// does not tell.
+pub fn images(of: &str) -> Vec<String> {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| line[at..].to_owned()));
+    let paths: BTreeSet<_> = paths.filter(|path| path.contains(of)).collect();
+    paths.into_iter().collect()
 }

@@ -9,6 +9,7 @@ mod cargo;
 mod ci;
 mod demo;
 mod new_plugin;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -43,6 +44,8 @@ enum Verb {
     Demo(demo::Options),
     /// Runs the benchmarks.
     Bench(bench::Options),
+    /// Reloads under load for a long time, looking for what grows.
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +69,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Ci => ci::run(&workspace),
         Verb::Demo(options) => demo::run(&workspace, &options),
         Verb::Bench(options) => bench::run(&workspace, &options),
+        Verb::Soak(options) => soak::run(&workspace, &options),
     }
 }
 

@@ -206,6 +206,7 @@ mod tests {
             name: name.into(),
             version: version.into(),
             manifest: format!("/w/{name}/Cargo.toml").into(),
+            links: Vec::new(),
         };
         Workspace {
             root: "/w".into(),

@@ -27,6 +27,8 @@ pub(crate) struct Package {
     pub(crate) version: String,
     /// Path of its `Cargo.toml`.
     pub(crate) manifest: PathBuf,
+    /// The folders of the crates that it links by path, but for its tests.
+    pub(crate) links: Vec<PathBuf>,
 }
 
 impl Workspace {
@@ -56,6 +58,32 @@ impl Workspace {
         self.packages.iter().find(|package| package.name == name)
     }
 
+    /// The root of the workspace of the crate with this `Cargo.toml`, and the folders of all
+    /// crates that it links by path, directly or not.
+    pub(crate) fn links_by_path(&self, manifest: &Path) -> anyhow::Result<(PathBuf, Vec<PathBuf>)> {
+        let mut others = Vec::new();
+        let mut root = None;
+        let mut folders = Vec::new();
+        let mut waiting = vec![manifest.to_owned()];
+        while let Some(manifest) = waiting.pop() {
+            if self.package_at(&manifest).is_none() {
+                others.push(Self::of(&manifest)?);
+            }
+            let mut workspaces = others.iter().rev().chain([self]);
+            let found = workspaces.find_map(|one| Some((one, one.package_at(&manifest)?)));
+            let (workspace, package) =
+                found.with_context(|| format!("`{}` has no [package]", manifest.display()))?;
+            root.get_or_insert_with(|| workspace.root.clone());
+            for folder in &package.links {
+                if !folders.contains(folder) {
+                    folders.push(folder.clone());
+                    waiting.push(folder.join("Cargo.toml"));
+                }
+            }
+        }
+        Ok((root.unwrap_or_else(|| self.root.clone()), folders))
+    }
+
     /// `path` as it is told to people: relative to the root where that is shorter.
     pub(crate) fn told<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()
@@ -79,6 +107,7 @@ impl Workspace {
                 name: text(package, "name")?,
                 version: text(package, "version")?,
                 manifest: text(package, "manifest_path")?.into(),
+                links: links(package),
             })
         });
         Some(Self {
@@ -87,6 +116,12 @@ impl Workspace {
             packages: packages.collect::<Option<_>>()?,
         })
     }
+}
+
+fn links(package: &Value) -> Vec<PathBuf> {
+    let links = package.get("dependencies").and_then(Value::as_array);
+    let links = links.into_iter().flatten().filter(|link| link["kind"] != "dev");
+    links.filter_map(|link| Some(link.get("path")?.as_str()?.into())).collect()
 }
 
 #[cfg(test)]
@@ -105,5 +140,31 @@ mod tests {
         assert_eq!(workspace.package_at(Path::new("/w/a/Cargo.toml")).unwrap().name, "a");
         assert_eq!(workspace.told(Path::new("/w/x/y")).to_string(), "x/y");
         assert_eq!(workspace.told(Path::new("/v/y")).to_string(), "/v/y");
+    }
+
+    #[test]
+    fn crates_linked_by_path_are_followed() {
+        let package = |name: &str, links: serde_json::Value| {
+            serde_json::json!({
+                "name": name, "version": "0.1.0", "dependencies": links,
+                "manifest_path": format!("/w/{name}/Cargo.toml"),
+            })
+        };
+        let to = |name: &str, kind: Option<&str>| serde_json::json!({"name": name, "kind": kind, "path": format!("/w/{name}")});
+        let registry = serde_json::json!({"name": "serde", "kind": null});
+        let metadata = serde_json::json!({
+            "workspace_root": "/w", "target_directory": "/w/target",
+            "packages": [
+                package("a", serde_json::json!([to("b", None), registry, to("d", Some("dev"))])),
+                package("b", serde_json::json!([to("c", Some("build")), to("a", None)])),
+                package("c", serde_json::json!([])),
+            ],
+        });
+        let workspace = Workspace::from_metadata(&metadata).unwrap();
+        let (root, links) = workspace.links_by_path(Path::new("/w/c/Cargo.toml")).unwrap();
+        assert_eq!((root, links), ("/w".into(), vec![]));
+        let (_, links) = workspace.links_by_path(Path::new("/w/a/Cargo.toml")).unwrap();
+        let wanted = ["/w/b", "/w/c", "/w/a"].map(PathBuf::from);
+        assert!(links.len() == 3 && wanted.iter().all(|one| links.contains(one)), "{links:?}");
     }
 }

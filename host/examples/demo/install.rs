@@ -9,7 +9,13 @@ use serde_json::Value;
 use crate::Outcome;
 
 /// Installs an instance: the built library under its manifest with another name and config.
-pub(crate) fn install(root: &Path, built: &Path, name: &str, package: &str, config: Value) -> Outcome<()> {
+pub(crate) fn install(
+    root: &Path,
+    built: &Path,
+    name: &str,
+    package: &str,
+    config: Value,
+) -> Outcome<()> {
     let from = built.join(package);
     let folder = root.join(name);
     fs::create_dir(&folder)?;

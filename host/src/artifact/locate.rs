@@ -21,7 +21,7 @@ pub(crate) fn library(
     root_of_trust: &Path,
     stem: &str,
 ) -> Result<PathBuf, ArtifactError> {
-    let name = format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}");
+    let name = library_file_name(stem);
     if stem.contains(['/', '\\']) {
         let why = "is a path, and a library is named by its stem alone";
         return Err(ArtifactError::NotInside { path: stem.to_owned(), why });
@@ -32,6 +32,11 @@ pub(crate) fn library(
         }
         located => located,
     }
+}
+
+/// How this platform names the library `stem`.
+pub(crate) fn library_file_name(stem: &str) -> String {
+    format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}")
 }
 
 /// The regular file `relative` of `folder`, such as a schema or a program; without links.

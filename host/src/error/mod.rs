@@ -160,6 +160,17 @@ impl Error {
         self
     }
 
+    /// The same failure of a build, told where the build before was started again.
+    pub(crate) fn started_again(mut self, generation: GenerationId) -> Self {
+        let step = self.step().map(|step| format!(", at the step `{step}`")).unwrap_or_default();
+        let message = format!(
+            "was not reloaded{step}; the build before was started again and serves, as \
+             generation {generation}"
+        );
+        self.0.message = message.into();
+        self.in_generation(generation)
+    }
+
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -128,15 +128,36 @@ impl Shared {
             if inner.has_ended {
                 return;
             }
-            let mut still = Vec::new();
-            // One at a time and without the lock, because their code is asked.
-            while let Some(at) = inner.kept.iter().position(|kept| kept.left.may_go()) {
-                let kept = inner.kept.swap_remove(at);
+            // One at a time and without the lock, because their code is asked. Others only add
+            // to the end, so places stay; who is looked at stays listed and counted.
+            let mut at = 0;
+            while at < inner.kept.len() {
+                if !inner.kept[at].left.may_go() {
+                    at += 1;
+                    continue;
+                }
+                let left = std::mem::replace(&mut inner.kept[at].left, Left::Running);
+                let Kept { plugin, generation, reason, .. } = &inner.kept[at];
+                let (plugin, reason) = (plugin.clone(), reason.clone());
+                let kept = Kept { plugin, generation: *generation, reason, left };
                 drop(inner);
-                still.extend(self.looked_at(kept));
+                let looked = self.looked_at(kept);
                 inner = lock(&self.inner);
+                match looked {
+                    Err(still) => {
+                        inner.kept[at] = still;
+                        at += 1;
+                    }
+                    Ok(event) => {
+                        inner.kept.remove(at);
+                        drop(inner);
+                        if let Some(event) = event {
+                            self.board.tell(event);
+                        }
+                        inner = lock(&self.inner);
+                    }
+                }
             }
-            inner.kept.append(&mut still);
             if !inner.kept.iter().any(|kept| kept.left.may_go()) {
                 inner.is_looking = false;
                 return;
@@ -144,25 +165,21 @@ impl Shared {
         }
     }
 
-    /// Looks at one; comes back with what is still left of it.
-    fn looked_at(self: &Arc<Self>, kept: Kept) -> Option<Kept> {
+    /// Looks at one; comes back with what to tell, or with what is still left of it.
+    fn looked_at(self: &Arc<Self>, kept: Kept) -> Result<Option<HostEvent>, Kept> {
         let Kept { plugin, generation, reason, left } = kept;
         let closed = match left {
             Left::Draining(draining) => {
                 if !draining.has_drained() {
-                    return Some(Kept {
-                        plugin,
-                        generation,
-                        reason,
-                        left: Left::Draining(draining),
-                    });
+                    let left = Left::Draining(draining);
+                    return Err(Kept { plugin, generation, reason, left });
                 }
                 // Tells what comes of it itself.
                 let keeper = Keeper { shared: Arc::clone(self) };
                 if let Some(stopped) = stop(&draining, &self.limits, &keeper) {
                     finish(&draining, stopped, &keeper);
                 }
-                return None;
+                return Ok(None);
             }
             Left::ForNow(image, root) => close(image, root, None, Settle::AtOnce),
             Left::Closed(image) if image.is_mapped() => Err((reason, Left::Closed(image))),
@@ -170,12 +187,10 @@ impl Shared {
             left => Err((reason, left)),
         };
         match closed {
-            Err((reason, left)) => Some(Kept { plugin, generation, reason, left }),
+            Err((reason, left)) => Err(Kept { plugin, generation, reason, left }),
             Ok(leaked_bytes) => {
-                if let Some(generation) = generation {
-                    self.board.tell(HostEvent::Closed { plugin, generation, leaked_bytes });
-                }
-                None
+                let closed = |generation| HostEvent::Closed { plugin, generation, leaked_bytes };
+                Ok(generation.map(closed))
             }
         }
     }

@@ -87,9 +87,9 @@ impl Token {
         &self.generation
     }
 
-    /// Answers a call, in this thread.
+    /// Answers a call, in this thread, by filling `reply`.
     #[inline]
-    pub(crate) fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
+    pub(crate) fn call(&self, request: &Request<'_>, reply: &mut Reply) -> Result<(), Error> {
         let generation = &*self.generation;
         let Some(instance) = &self.instance else {
             return Err(bug!("the token of `{}` lost its instance", generation.name));
@@ -101,17 +101,16 @@ impl Token {
         let context = RawContext::new(next_call_id()).with_trace(request.trace());
         let inside = INSIDE.get();
         INSIDE.set(inside + 1);
-        let answer = instance.execute(&context, input);
+        let answer = instance.execute(&context, input, reply.output_mut());
         INSIDE.set(inside);
-        let output = match answer {
-            Ok(output) => output,
-            Err(failure) => return Err(generation.failed(failure)),
-        };
-        let reply = Reply::new(output, instance.image().outputs(), generation.id);
+        if let Err(failure) = answer {
+            return Err(generation.failed(failure));
+        }
+        reply.written_by(generation.id, instance.image().outputs());
         if reply.as_bytes().len() as u64 > generation.limits.output_bytes_max {
             return Err(generation.output_too_large(reply.as_bytes().len()));
         }
-        Ok(reply)
+        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! How a host is configured: dirs, limits, what is accepted, what is compiled in.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hotbay_plugin::{CallContext, Output, Payload, Plugin, PluginError};
 
@@ -29,6 +30,9 @@ pub struct HostBuilder {
     staging_dir: Option<PathBuf>,
     keep_staged: bool,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
+    is_watched: bool,
+    poll_interval: Option<Duration>,
+    retire_removed: bool,
 }
 
 impl HostBuilder {
@@ -48,6 +52,9 @@ impl HostBuilder {
             staging_dir: None,
             keep_staged: false,
             compiled_in: Vec::new(),
+            is_watched: false,
+            poll_interval: None,
+            retire_removed: true,
         }
     }
 
@@ -104,6 +111,43 @@ impl HostBuilder {
         self
     }
 
+    /// Watches the plugin directories from [`build`](Self::build) on, and loads, reloads and
+    /// unloads plugins as their folders change. Default: false.
+    ///
+    /// Watched are the directories and all below them, not single files, so that a file may be
+    /// replaced in any way; a directory that is not there yet, or was replaced as a whole, is
+    /// found within a second. Of a plugin's folder count `plugin.json` and the files that it
+    /// names; nothing else there does anything.
+    ///
+    /// A file that is renamed into place is looked at at once. Any other change is settled when
+    /// the files' sizes and times were the same for 50 ms. Then a plugin that serves is
+    /// [reloaded](Host::reload), and one that does not is loaded, also if it was unloaded
+    /// before; what is there already waits for [`load_all`](Host::load_all). Files that do not
+    /// fit together, such as a new library beside the manifest of the old one, are probably half
+    /// of a replacement: they are refused, with an event, only when that was so for 300 ms. The
+    /// same content is refused once.
+    ///
+    /// For network file systems, whose changes nobody tells, see
+    /// [`watch_poll_interval`](Self::watch_poll_interval).
+    pub fn hot_reload(mut self, watch: bool) -> Self {
+        self.is_watched = watch;
+        self
+    }
+
+    /// Looks for changes that often instead of being told of them by the system.
+    pub fn watch_poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = Some(interval);
+        self
+    }
+
+    /// Whether a plugin whose folder or `plugin.json` is gone for 300 ms is unloaded. Default:
+    /// true. One that others require stays, with an event; and all stay as long as the plugin
+    /// directory itself is not there.
+    pub fn retire_removed(mut self, retire: bool) -> Self {
+        self.retire_removed = retire;
+        self
+    }
+
     /// Adds a plugin that is compiled into this program, started by its manifest.
     pub fn register<T: Plugin>(mut self, manifest: Manifest) -> Self {
         let source = Source::Type(Root::compiled_in::<T>());
@@ -132,7 +176,8 @@ impl HostBuilder {
     ///
     /// # Errors
     ///
-    /// The first compiled-in plugin that did not start.
+    /// The first compiled-in plugin that did not start; `Overloaded` when the system gives no
+    /// thread to watch on.
     pub fn build(self) -> Result<Host, Error> {
         let board = Board::new();
         let inner = Arc::new(Inner {
@@ -148,10 +193,14 @@ impl HostBuilder {
             table: Table::new(),
             dirs: self.dirs,
             desk: Desk::new(),
+            watch: Mutex::default(),
         });
         let host = Host { inner };
         for (candidate, source) in in_order(self.compiled_in)? {
             host.inner.load(&candidate, source, None)?;
+        }
+        if self.is_watched {
+            host.inner.watch(self.poll_interval, self.retire_removed)?;
         }
         Ok(host)
     }

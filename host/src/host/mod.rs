@@ -5,10 +5,11 @@ mod function;
 mod load_all;
 mod reload;
 mod table;
+mod watching;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hotbay_plugin::Snapshot;
@@ -18,7 +19,8 @@ use crate::event::Events;
 use crate::generation::retire::retire;
 use crate::handle::PluginHandle;
 use crate::pool::ticket;
-use crate::reload::{Candidate, Desk, Source, Workshop};
+use crate::reload::{Candidate, Desk, Source, Watch, Workshop};
+use crate::sync::lock;
 pub use builder::HostBuilder;
 pub use load_all::{LoadReport, LoadedPlugin, RefusedPlugin};
 pub use reload::Reloaded;
@@ -39,6 +41,8 @@ struct Inner {
     table: Table,
     dirs: Vec<PathBuf>,
     desk: Desk<Request>,
+    /// None where nothing is watched, or not any more.
+    watch: Mutex<Option<Watch>>,
 }
 
 impl Host {
@@ -132,7 +136,7 @@ impl Host {
     pub async fn reload(&self, name: &str) -> Result<Reloaded, Error> {
         let plugin = self.inner.table.find(name)?.name().clone();
         let (teller, ticket) = ticket();
-        self.inner.request_reload(&plugin, Some(teller));
+        self.inner.request_reload(&plugin, Request::Caller(teller));
         let reloaded = ticket.await;
         reloaded.unwrap_or_else(|| Err(crate::error::bug!("the reload of `{plugin}` was lost")))
     }
@@ -219,6 +223,9 @@ impl Inner {
 
     fn shutdown(&self, grace: Duration) {
         let deadline = std::time::Instant::now() + grace;
+        // Joined while nothing is locked: the watch may be asking for the same locks.
+        let watch = lock(&self.watch).take();
+        drop(watch);
         let leaving = self.table.close();
         let was_open = leaving.is_some();
         for slot in leaving.unwrap_or_default() {

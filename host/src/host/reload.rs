@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
-use super::{Inner, shutting_down};
+use super::Inner;
+use super::watching::Visit;
+use crate::artifact::digest::Artifact;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::generation::Generation;
 use crate::generation::retire::retire;
 use crate::id::{GenerationId, PluginName};
 use crate::pool::Teller;
-use crate::reload::{Candidate, Plan, Swapped, Taken, digest_of, plan, swap};
+use crate::reload::{Candidate, Content, Plan, Source, Swapped, Taken, plan, read_library, swap};
+use crate::slot::Slot;
 
 /// What a reload did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +25,26 @@ pub enum Reloaded {
     Unchanged,
 }
 
-/// Who waits for a reload; nobody, for one that the watch asked for.
-pub(super) type Request = Option<Teller<Result<Reloaded, Error>>>;
+/// Who waits for a reload.
+#[derive(Debug)]
+pub(super) enum Request {
+    Caller(Teller<Result<Reloaded, Error>>),
+    Watch(Visit),
+}
 
 impl Inner {
-    /// Reloads a plugin, now or after the job that runs.
+    /// Reloads a plugin, now or after the job that runs. One that waits already will see all
+    /// that the watch saw, so the watch takes nobody's place.
     pub(super) fn request_reload(self: &Arc<Self>, plugin: &PluginName, request: Request) {
-        match self.desk.take(plugin, request) {
+        let taken = match &request {
+            Request::Caller(_) => self.desk.take(plugin, request),
+            Request::Watch(_) => self.desk.offer(plugin, request),
+        };
+        match taken {
             Taken::Begin(request) => self.begin(plugin.clone(), request),
             Taken::Waits => {}
-            Taken::Instead(before) => tell(before, Err(superseded(plugin))),
+            Taken::Instead(Request::Caller(teller)) => teller.tell(Err(superseded(plugin))),
+            Taken::Instead(Request::Watch(visit)) => drop(visit),
         }
     }
 
@@ -42,7 +55,7 @@ impl Inner {
             std::thread::Builder::new().name("hotbay-reload".to_owned()).spawn(move || {
                 let mut request = request;
                 loop {
-                    tell(request, inner.reload(&name));
+                    inner.reload(&name, request);
                     match inner.desk.done(&name) {
                         Some(next) => request = next,
                         None => return,
@@ -56,9 +69,24 @@ impl Inner {
         }
     }
 
-    fn reload(self: &Arc<Self>, plugin: &PluginName) -> Result<Reloaded, Error> {
-        let reloaded = self.reload_now(plugin);
-        match &reloaded {
+    fn reload(self: &Arc<Self>, plugin: &PluginName, request: Request) {
+        let mut content = Content::default();
+        let reloaded = self.reload_now(plugin, &mut content);
+        match request {
+            Request::Caller(teller) => {
+                self.tell_roll_back(plugin, &reloaded);
+                teller.tell(reloaded);
+            }
+            Request::Watch(visit) => {
+                if visit.reloaded(&reloaded, content) {
+                    self.tell_roll_back(plugin, &reloaded);
+                }
+            }
+        }
+    }
+
+    fn tell_roll_back(&self, plugin: &PluginName, reloaded: &Result<Reloaded, Error>) {
+        match reloaded {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
@@ -72,10 +100,13 @@ impl Inner {
                 });
             }
         }
-        reloaded
     }
 
-    fn reload_now(self: &Arc<Self>, plugin: &PluginName) -> Result<Reloaded, Error> {
+    fn reload_now(
+        self: &Arc<Self>,
+        plugin: &PluginName,
+        content: &mut Content,
+    ) -> Result<Reloaded, Error> {
         let there = self.table.there(plugin)?;
         let serving = there.slot.generation().map(|generation| generation.id);
         let rolled_back = |error: Error| match serving {
@@ -87,7 +118,9 @@ impl Inner {
             return Err(Error::new(ErrorKind::Unsupported, message).of(plugin));
         };
         let rules = &self.workshop.rules;
-        let mut next = Candidate::read(folder, rules).map_err(rolled_back)?;
+        let next = Candidate::read(folder, rules);
+        content.of_manifest(&next);
+        let mut next = next.map_err(rolled_back)?;
         next.serving = serving;
         if next.manifest.name() != plugin {
             let message = format!("its folder holds `{}` now", next.manifest.name());
@@ -95,7 +128,10 @@ impl Inner {
         }
         self.table.check_requirements(&next)?;
         let dependents = self.table.dependents(plugin);
-        let sha256 = digest_of(&next, rules)?;
+        let library = read_library(&next, rules);
+        content.of_library(&library);
+        let library = library?;
+        let sha256 = library.as_ref().map(Artifact::sha256);
         match plan(&there.build, &next.manifest, sha256, &dependents) {
             Plan::Nothing => return Ok(Reloaded::Unchanged),
             Plan::Refuse(message) => {
@@ -105,8 +141,17 @@ impl Inner {
             Plan::Swap(_) => {}
         }
         self.make_room(&next)?;
-        let swapped = swap(&self.workshop, &there.slot, &there.build.manifest, &next)?;
-        self.promoted(plugin, swapped)
+        let slot = &there.slot;
+        let source = library.map_or(Source::Library, |read| Source::Read(Box::new(read)));
+        match swap(&self.workshop, slot, &there.build.manifest, &next, source) {
+            Ok(swapped) => self.promoted(plugin, slot, swapped),
+            Err(error) => {
+                if slot.generation().is_none() {
+                    self.table.forget(plugin, slot);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Libraries that stay mapped are bounded.
@@ -126,16 +171,17 @@ impl Inner {
     fn promoted(
         self: &Arc<Self>,
         plugin: &PluginName,
+        slot: &Arc<Slot>,
         swapped: Swapped,
     ) -> Result<Reloaded, Error> {
         let Swapped { build, before } = swapped;
         let version = build.manifest.version().clone();
-        let Some(generation) = self.table.replace(plugin, build) else {
+        let Some(generation) = self.table.replace(plugin, slot, build) else {
             // Unloaded or shut down meanwhile: whoever did that took the new generation out.
             if let Some(before) = before {
                 self.end_later(before);
             }
-            return Err(shutting_down());
+            return Err(slot.retired());
         };
         let (plugin, from) = (plugin.clone(), before.as_ref().map(|before| before.id));
         let event = HostEvent::Promoted { plugin, version, generation, from };
@@ -158,12 +204,6 @@ impl Inner {
             // Its library stays mapped for good, which is safe.
             tracing::error!(%error, "no thread to end a generation");
         }
-    }
-}
-
-fn tell(request: Request, answer: Result<Reloaded, Error>) {
-    if let Some(teller) = request {
-        teller.tell(answer);
     }
 }
 

@@ -142,13 +142,34 @@ impl Table {
 
     /// Notes that another build serves; answers with its generation, or none if the plugin was
     /// taken out of service meanwhile.
-    pub(super) fn replace(&self, name: &PluginName, new: Build) -> Option<GenerationId> {
+    pub(super) fn replace(
+        &self,
+        name: &PluginName,
+        of: &Arc<Slot>,
+        new: Build,
+    ) -> Option<GenerationId> {
         let mut entries = self.write();
         let entry = entries.by_name.get_mut(name.as_str())?;
         let Stage::Serving { slot, build, .. } = &mut entry.stage else { return None };
+        if !Arc::ptr_eq(slot, of) {
+            return None;
+        }
         entry.manifest = Arc::clone(&new.manifest);
         *build = new;
         slot.generation().map(|generation| generation.id)
+    }
+
+    /// Frees the name of a plugin that serves no more, unless it leaves already.
+    pub(super) fn forget(&self, name: &PluginName, of: &Arc<Slot>) {
+        let mut entries = self.write();
+        let entry = entries.by_name.get(name.as_str());
+        let is_of = |entry: &Entry| match &entry.stage {
+            Stage::Serving { slot, .. } => Arc::ptr_eq(slot, of),
+            Stage::Loading | Stage::Leaving => false,
+        };
+        if entry.is_some_and(is_of) {
+            entries.by_name.remove(name.as_str());
+        }
     }
 
     /// Takes a plugin out of service; it leaves when the answer is dropped.

@@ -20,9 +20,9 @@ impl<S> Breaker<S> {
 
 impl<S: Call> Call for Breaker<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>) -> Result<Reply, Error> {
+    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let pass = self.slot.health.admit()?;
-        let outcome = self.inner.call(visit);
+        let outcome = self.inner.call(visit, reply);
         self.slot.health.outcome(pass, &outcome);
         outcome
     }

@@ -21,8 +21,8 @@ impl<S> Meter<S> {
 
 impl<S: Call> Call for Meter<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>) -> Result<Reply, Error> {
-        let outcome = self.inner.call(visit);
+    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let outcome = self.inner.call(visit, reply);
         self.slot.meter.count(&outcome);
         outcome
     }
@@ -31,7 +31,7 @@ impl<S: Call> Call for Meter<S> {
 impl crate::slot::Meter {
     /// Counts one call.
     #[inline]
-    pub(crate) fn count(&self, outcome: &Result<Reply, Error>) {
+    pub(crate) fn count(&self, outcome: &Result<(), Error>) {
         self.calls.add(1);
         if let Err(error) = outcome {
             self.count_error(error.kind());

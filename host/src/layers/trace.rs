@@ -22,21 +22,21 @@ impl<S> Trace<S> {
 
 impl<S: Call> Call for Trace<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>) -> Result<Reply, Error> {
+    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         if tracing::level_enabled!(Level::DEBUG) {
-            self.traced(visit)
+            self.traced(visit, reply)
         } else {
-            self.inner.call(visit)
+            self.inner.call(visit, reply)
         }
     }
 }
 
 impl<S: Call> Trace<S> {
     #[cold]
-    fn traced(&self, visit: Visit<'_>) -> Result<Reply, Error> {
+    fn traced(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let bytes = visit.request.as_bytes().len();
         let span = tracing::debug_span!("call", plugin = %self.slot.name, bytes);
-        let outcome = span.in_scope(|| self.inner.call(visit));
+        let outcome = span.in_scope(|| self.inner.call(visit, reply));
         if let Err(error) = &outcome {
             span.in_scope(|| tracing::debug!(error = error.full_message(), "call failed"));
         }

@@ -17,12 +17,13 @@ use crate::manifest::{
 };
 
 /// A plugin that may be loaded, as far as its manifest tells.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) manifest: Manifest,
     /// Where it lies; none when compiled in.
     pub(crate) folder: Option<PathBuf>,
-    text: String,
+    /// The manifest as it was read.
+    pub(super) text: String,
     /// What keeps serving if this one is not loaded.
     pub(crate) serving: Option<GenerationId>,
 }

@@ -9,6 +9,7 @@ use super::Workshop;
 use super::candidate::Candidate;
 use super::load::{Build, Fresh, Source, Until};
 use crate::error::{Error, ErrorKind, LoadStep};
+use crate::generation::retire::retire;
 use crate::generation::{Generation, Token};
 use crate::manifest::{Handover, Manifest};
 use crate::pool::Errand;
@@ -22,23 +23,29 @@ pub(crate) struct Swapped {
     pub(crate) before: Option<Arc<Generation>>,
 }
 
-/// Replaces what serves in `slot` by `next`.
+/// Replaces what serves in `slot` by `next`, whose code comes from `source`.
 pub(crate) fn swap(
     workshop: &Workshop,
     slot: &Arc<Slot>,
     before: &Manifest,
     next: &Candidate,
+    source: Source,
 ) -> Result<Swapped, Error> {
     match next.manifest.handover() {
-        Handover::Overlap => overlap(workshop, slot, next),
-        Handover::Pause => pause(workshop, slot, next),
-        Handover::StopFirst => super::stop_first::swap(workshop, slot, before, next),
+        Handover::Overlap => overlap(workshop, slot, next, source),
+        Handover::Pause => pause(workshop, slot, next, source),
+        Handover::StopFirst => super::stop_first::swap(workshop, slot, before, next, source),
     }
 }
 
 /// The old build serves until the new one does; what it changes after its snapshot is lost.
-fn overlap(workshop: &Workshop, slot: &Arc<Slot>, next: &Candidate) -> Result<Swapped, Error> {
-    let fresh = Fresh::start(workshop, next, Source::Library, slot, Until::Started)?;
+fn overlap(
+    workshop: &Workshop,
+    slot: &Arc<Slot>,
+    next: &Candidate,
+    source: Source,
+) -> Result<Swapped, Error> {
+    let fresh = Fresh::start(workshop, next, source, slot, Until::Started)?;
     let state = match slot.pin().and_then(|token| snapshot(workshop, next, &token)) {
         Ok(state) => state,
         Err(error) => {
@@ -47,12 +54,20 @@ fn overlap(workshop: &Workshop, slot: &Arc<Slot>, next: &Candidate) -> Result<Sw
         }
     };
     let (token, build) = fresh.ready(workshop, next, state)?;
-    Ok(Swapped { build, before: slot.promote(token) })
+    match slot.promote(token) {
+        Ok(before) => Ok(Swapped { build, before }),
+        Err(late) => Err(too_late(workshop, slot, late)),
+    }
 }
 
 /// Calls wait while the state travels, so nothing of it is lost.
-fn pause(workshop: &Workshop, slot: &Arc<Slot>, next: &Candidate) -> Result<Swapped, Error> {
-    let fresh = Fresh::start(workshop, next, Source::Library, slot, Until::Started)?;
+fn pause(
+    workshop: &Workshop,
+    slot: &Arc<Slot>,
+    next: &Candidate,
+    source: Source,
+) -> Result<Swapped, Error> {
+    let fresh = Fresh::start(workshop, next, source, slot, Until::Started)?;
     let Some(paused) = slot.pause() else {
         fresh.give_up(workshop, next);
         return Err(slot.retired());
@@ -74,7 +89,11 @@ fn pause(workshop: &Workshop, slot: &Arc<Slot>, next: &Candidate) -> Result<Swap
     };
     match swapped {
         Ok((token, build)) => {
-            let _ = slot.promote(token);
+            if let Err(late) = slot.promote(token) {
+                // Who took the plugin out of service ends the one before.
+                drop(before);
+                return Err(too_late(workshop, slot, late));
+            }
             let generation = Arc::clone(before.generation());
             generation.set_current(false);
             // Hands the instance back, for whoever ends the generation.
@@ -113,6 +132,15 @@ pub(super) fn snapshot(
         }
         _ => Ok(state),
     }
+}
+
+/// Ends a generation whose plugin was taken out of service before it could serve.
+pub(super) fn too_late(workshop: &Workshop, slot: &Slot, token: Arc<Token>) -> Error {
+    let generation = Arc::clone(token.generation());
+    drop(token);
+    let limits = &workshop.limits;
+    retire(&generation, limits.drain_wait_max, limits, &workshop.keeper);
+    slot.retired()
 }
 
 pub(super) fn not_drained(workshop: &Workshop, next: &Candidate, held: usize) -> Error {

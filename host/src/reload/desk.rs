@@ -41,6 +41,22 @@ impl<R> Desk<R> {
         }
     }
 
+    /// Takes a request unless one waits already; answers with it then.
+    pub(crate) fn offer(&self, plugin: &PluginName, request: R) -> Taken<R> {
+        let mut jobs = lock(&self.jobs);
+        match jobs.get_mut(plugin) {
+            Some(Some(_)) => Taken::Instead(request),
+            Some(waiting) => {
+                *waiting = Some(request);
+                Taken::Waits
+            }
+            None => {
+                jobs.insert(plugin.clone(), None);
+                Taken::Begin(request)
+            }
+        }
+    }
+
     /// A job is done; answers with the request that is to be begun now.
     #[must_use]
     pub(crate) fn done(&self, plugin: &PluginName) -> Option<R> {
@@ -72,6 +88,7 @@ mod tests {
         assert_eq!(desk.take(&other, 9), Taken::Begin(9));
         assert_eq!(desk.take(&echo, 2), Taken::Waits);
         assert_eq!(desk.take(&echo, 3), Taken::Instead(2));
+        assert_eq!(desk.offer(&echo, 4), Taken::Instead(4));
         assert_eq!(desk.done(&echo), Some(3));
         assert_eq!(desk.take(&echo, 4), Taken::Waits);
         assert_eq!(desk.done(&echo), Some(4));

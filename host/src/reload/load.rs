@@ -30,6 +30,8 @@ use crate::slot::Slot;
 pub(crate) enum Source {
     /// A library in the candidate's folder.
     Library,
+    /// The library in the candidate's folder, read already.
+    Read(Box<Artifact>),
     /// A type of this program.
     Type(Root),
     /// A value of this program.
@@ -101,24 +103,37 @@ impl Fresh {
         until: Until,
     ) -> Result<Self, Error> {
         candidate.check_kind()?;
+        let source = match source {
+            Source::Library => {
+                let Some(artifact) = read_library(candidate, &workshop.rules)? else {
+                    return Err(bug!("`{}` has no library to load", candidate.manifest.name()));
+                };
+                Source::Read(Box::new(artifact))
+            }
+            source => source,
+        };
         let (limits, notes) = within(candidate.manifest.limits(), &workshop.limits);
         let mut parts = parts(workshop, candidate, slot, &limits);
         let mut sha256 = None;
         let instance = match source {
+            Source::Library => return Err(bug!("the library was not read")),
             Source::Value(instance) => {
                 candidate.check_config(&workshop.rules)?;
                 instance
             }
             Source::Type(root) => {
+                candidate.check_config(&workshop.rules)?;
                 let code = Code::Ready(Arc::new(Image::compiled_in()), root);
                 start(workshop, candidate, code, until, &mut parts, slot)?
             }
+            // It ran before with this config.
             Source::Mapped { image, root, keep } => {
                 parts.keep = keep;
                 start(workshop, candidate, Code::Ready(image, root), until, &mut parts, slot)?
             }
-            Source::Library => {
-                let (artifact, probed) = examine(workshop, candidate)?;
+            Source::Read(artifact) => {
+                let probed = examine(workshop, candidate, &artifact)?;
+                candidate.check_config(&workshop.rules)?;
                 parts.keep = reason_to_keep(candidate, &probed);
                 sha256 = Some(artifact.sha256());
                 let staged = workshop
@@ -206,18 +221,18 @@ fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &Plugi
 }
 
 /// Everything that is known of a library before it is opened.
-fn examine(workshop: &Workshop, candidate: &Candidate) -> Result<(Artifact, Probed), Error> {
+fn examine(
+    workshop: &Workshop,
+    candidate: &Candidate,
+    artifact: &Artifact,
+) -> Result<Probed, Error> {
     let rules = &workshop.rules;
-    let Some(artifact) = read_library(candidate, rules)? else {
-        return Err(bug!("`{}` has no library to load", candidate.manifest.name()));
-    };
     let manifest = &candidate.manifest;
     let digest = manifest.sha256().map(|digest| *digest.as_bytes());
     artifact.verify(digest, manifest.length(), rules.allow_unverified).map_err(|error| {
         candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error)
     })?;
-    let probed = judge(candidate, &artifact)?;
-    Ok((artifact, probed))
+    judge(candidate, artifact)
 }
 
 /// Code that is to be started.
@@ -250,7 +265,6 @@ fn start(
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Instance, Error> {
-    candidate.check_config(&workshop.rules)?;
     let services = Arc::new(PluginServices::new(candidate, parts.id, slot));
     let registration = Registration::new(services);
     let raw = registration.raw();

@@ -4,13 +4,19 @@
 mod candidate;
 mod carry_out;
 mod clamp;
+mod content;
 mod desk;
+mod doorbell;
 mod load;
 mod plan;
+mod roots;
 mod services;
+mod settle;
+mod signature;
 mod stop_first;
 mod survey;
 mod trial;
+mod watch;
 
 use semver::Version;
 
@@ -21,13 +27,15 @@ use crate::event::Board;
 use crate::generation::Keeper;
 pub(crate) use candidate::Candidate;
 pub(crate) use carry_out::{Swapped, swap};
+pub(crate) use content::Content;
 pub(crate) use desk::{Desk, Taken};
 pub(crate) use load::{Build, Loaded, Source, load};
 pub(crate) use plan::{Dependent, Plan, plan};
-pub(crate) use survey::digest_of;
+pub(crate) use settle::{Answer, Look};
 pub use survey::{Built, Inspection, Surveyed};
-pub(crate) use survey::{folders, inspect, survey as survey_one};
+pub(crate) use survey::{folders, inspect, read_library, survey as survey_one};
 pub(crate) use trial::abi_report;
+pub(crate) use watch::{Answerer, Visitor, Watch, Watching};
 
 /// What every load of a host goes by.
 #[derive(Debug)]

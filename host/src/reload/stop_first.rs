@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Workshop;
 use super::candidate::Candidate;
-use super::carry_out::{Swapped, not_drained, snapshot};
+use super::carry_out::{Swapped, not_drained, snapshot, too_late};
 use super::load::{Fresh, Source, Until};
 use crate::error::{Error, ErrorKind};
 use crate::generation::retire::{self, Stopped};
@@ -17,6 +17,7 @@ pub(super) fn swap(
     slot: &Arc<Slot>,
     before: &Manifest,
     next: &Candidate,
+    source: Source,
 ) -> Result<Swapped, Error> {
     let Some(paused) = slot.pause() else { return Err(slot.retired()) };
     let token = match slot.drain(&paused, workshop.limits.pause_wait_max) {
@@ -33,18 +34,26 @@ pub(super) fn swap(
             return Err(error);
         }
     };
-    let generation = Arc::clone(token.generation());
+    // Before the token goes, so that nobody else ends it meanwhile.
+    let taken_out = slot.take_out(&paused);
     drop(token);
+    let generation = taken_out?;
     let stopped = retire::stop(&generation, &workshop.limits, &workshop.keeper);
+    // From here on nothing of the old build serves.
+    let mut next = next.clone();
+    next.serving = None;
     let until = || Until::Ready(state.clone());
-    let error = match Fresh::start(workshop, next, Source::Library, slot, until()) {
+    let error = match Fresh::start(workshop, &next, source, slot, until()) {
         Ok(fresh) => {
             let (token, build) = fresh.into_token();
-            let _ = slot.promote(token);
+            let promoted = slot.promote(token);
             if let Some(stopped) = stopped {
                 retire::finish(&generation, stopped, &workshop.keeper);
             }
-            return Ok(Swapped { build, before: None });
+            return match promoted {
+                Ok(_) => Ok(Swapped { build, before: None }),
+                Err(late) => Err(too_late(workshop, slot, late)),
+            };
         }
         Err(error) => error,
     };
@@ -56,8 +65,11 @@ pub(super) fn swap(
     match Fresh::start(workshop, &again, Source::Mapped { image, root, keep }, slot, until()) {
         Ok(fresh) => {
             let (token, _) = fresh.into_token();
-            let _ = slot.promote(token);
-            Err(error)
+            let generation = token.generation().id;
+            match slot.promote(token) {
+                Ok(_) => Err(error.started_again(generation)),
+                Err(late) => Err(too_late(workshop, slot, late)),
+            }
         }
         Err(second) => {
             let _ = slot.vacate();

@@ -164,12 +164,8 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
     inspection
 }
 
-/// The digest of a candidate's library as it lies there now.
-pub(crate) fn digest_of(candidate: &Candidate, rules: &Rules) -> Result<Option<[u8; 32]>, Error> {
-    Ok(read_library(candidate, rules)?.map(|artifact| artifact.sha256()))
-}
-
-pub(super) fn read_library(
+/// A candidate's library as it lies there now; none if it has none.
+pub(crate) fn read_library(
     candidate: &Candidate,
     rules: &Rules,
 ) -> Result<Option<Artifact>, Error> {

@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::call::Reply;
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent};
@@ -71,7 +70,7 @@ impl Health {
 
     /// Hears how a call ended that was let go on.
     #[inline]
-    pub(crate) fn outcome(&self, pass: Pass, outcome: &Result<Reply, Error>) {
+    pub(crate) fn outcome(&self, pass: Pass, outcome: &Result<(), Error>) {
         match (outcome, pass) {
             (Ok(_), Pass::Usual) => {}
             (Ok(_), Pass::Probe) => self.succeeded(),

@@ -55,8 +55,8 @@ pub(crate) struct Visit<'v> {
 
 /// One step of the corridor that a call walks: a layer, or the slot at its end.
 pub(crate) trait Call {
-    /// Walks on; runs in the caller's thread.
-    fn call(&self, visit: Visit<'_>) -> Result<Reply, Error>;
+    /// Walks on, to fill `reply`; runs in the caller's thread.
+    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error>;
 }
 
 impl Slot {
@@ -81,7 +81,7 @@ impl Slot {
             health,
             queue: Arc::new(Queue::new(0)),
             generations: AtomicU64::new(0),
-            vacancy: Mutex::new(Vacancy::Gone),
+            vacancy: Mutex::new(Vacancy::Empty),
             changed: Condvar::new(),
             pause_wait_max,
         }
@@ -181,13 +181,13 @@ impl Call for Arc<Slot> {
     /// The end of the corridor: leases the current generation, unless the call came with a
     /// lease, and calls it.
     #[inline]
-    fn call(&self, visit: Visit<'_>) -> Result<Reply, Error> {
+    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         if let Some(token) = visit.lease {
-            return token.call(visit.request);
+            return token.call(visit.request, reply);
         }
         match &*self.current.load() {
-            Some(token) => token.call(visit.request),
-            None => self.wait_for_current()?.call(visit.request),
+            Some(token) => token.call(visit.request, reply),
+            None => self.wait_for_current()?.call(visit.request, reply),
         }
     }
 }

@@ -11,10 +11,13 @@ use crate::sync::lock;
 
 /// What it means that nobody is current.
 pub(super) enum Vacancy {
-    /// Nobody is there, or nobody yet.
+    /// Nobody yet.
+    Empty,
+    /// Nobody any more.
     Gone,
-    /// Somebody will be soon; until then the one before finishes what runs.
-    Paused(Weak<Token>),
+    /// Somebody will be soon; until then the one before finishes what runs. It is taken out
+    /// when somebody ends it.
+    Paused(Weak<Token>, Option<Arc<Generation>>),
 }
 
 /// A slot whose calls wait, and the generation that served before.
@@ -26,29 +29,67 @@ pub(crate) struct Paused {
 }
 
 impl Slot {
-    /// Makes a generation current; answers with the one before, which drains.
-    pub(crate) fn promote(&self, token: Token) -> Option<Arc<Generation>> {
+    /// Makes a generation current; answers with the one before, which drains. Gives the token
+    /// back if the plugin was taken out of service meanwhile.
+    pub(crate) fn promote(&self, token: Token) -> Result<Option<Arc<Generation>>, Arc<Token>> {
         let generation = Arc::clone(token.generation());
-        let before = self.change(Vacancy::Gone, Some(Arc::new(token)));
+        let token = Arc::new(token);
+        let before = {
+            let mut vacancy = lock(&self.vacancy);
+            if matches!(*vacancy, Vacancy::Gone) {
+                return Err(token);
+            }
+            *vacancy = Vacancy::Empty;
+            self.current.swap(Some(token))
+        };
+        self.changed.notify_all();
         self.health.forget();
         self.begin(&generation);
-        before
+        Ok(before.map(|before| not_current(&before)))
     }
 
-    /// Takes no more calls; answers with the generation that drains.
+    /// Takes no more calls, for good; answers with the generation that drains.
     pub(crate) fn vacate(&self) -> Option<Arc<Generation>> {
-        let before = self.change(Vacancy::Gone, None);
+        let (current, vacancy) = {
+            let mut vacancy = lock(&self.vacancy);
+            let vacancy = std::mem::replace(&mut *vacancy, Vacancy::Gone);
+            (self.current.swap(None), vacancy)
+        };
+        self.changed.notify_all();
         self.queue.close();
-        before
+        match (current, vacancy) {
+            (Some(current), _) => Some(not_current(&current)),
+            (None, Vacancy::Paused(_, paused)) => paused,
+            (None, _) => None,
+        }
     }
 
     /// Lets calls wait while the current generation finishes what runs; none if there is none.
     pub(crate) fn pause(&self) -> Option<Paused> {
-        let token = Arc::downgrade(self.current.load().as_ref()?);
+        let current = {
+            let mut vacancy = lock(&self.vacancy);
+            let current = self.current.swap(None)?;
+            let generation = Arc::clone(current.generation());
+            *vacancy = Vacancy::Paused(Arc::downgrade(&current), Some(generation));
+            current
+        };
         // Workers go home; what is queued waits for the next epoch.
-        let _ = self.queue.begin(0, self.generation()?.queue_max as usize);
-        let generation = self.change(Vacancy::Paused(Weak::clone(&token)), None)?;
-        Some(Paused { generation, token })
+        let generation = not_current(&current);
+        let _ = self.queue.begin(0, generation.queue_max as usize);
+        Some(Paused { generation, token: Arc::downgrade(&current) })
+    }
+
+    /// Takes a paused generation out, to be ended by who asks.
+    pub(crate) fn take_out(&self, paused: &Paused) -> Result<Arc<Generation>, Error> {
+        let mut vacancy = lock(&self.vacancy);
+        match &mut *vacancy {
+            Vacancy::Paused(_, generation) => {
+                *generation = None;
+                Ok(Arc::clone(&paused.generation))
+            }
+            // Somebody else ends it.
+            _ => Err(self.retired()),
+        }
     }
 
     /// Waits for the leases of a paused generation; answers with a token that stands for all
@@ -71,22 +112,18 @@ impl Slot {
             let instance = paused.generation.take_instance(Duration::from_secs(1))?;
             Some(Arc::new(Token::again(Arc::clone(&paused.generation), instance)))
         });
-        paused.generation.set_current(token.is_some());
-        let _ = self.change(Vacancy::Gone, token);
-        self.begin(&paused.generation);
-    }
-
-    /// Swaps who is current; those who wait look again.
-    fn change(&self, vacancy: Vacancy, token: Option<Arc<Token>>) -> Option<Arc<Generation>> {
-        let before = {
-            let mut there = lock(&self.vacancy);
-            *there = vacancy;
-            self.current.swap(token)
-        };
+        {
+            let mut vacancy = lock(&self.vacancy);
+            if matches!(*vacancy, Vacancy::Gone) {
+                // Who took the plugin out of service ends it.
+                return;
+            }
+            paused.generation.set_current(token.is_some());
+            *vacancy = Vacancy::Empty;
+            self.current.store(token);
+        }
         self.changed.notify_all();
-        let before = before.map(|token| Arc::clone(token.generation()))?;
-        before.set_current(false);
-        Some(before)
+        self.begin(&paused.generation);
     }
 
     /// What a call does that finds nobody: waits if the plugin is paused, unless the call was
@@ -99,7 +136,7 @@ impl Slot {
             if let Some(token) = self.current.load_full() {
                 return Ok(token);
             }
-            let Vacancy::Paused(before) = &*vacancy else { return Err(self.retired()) };
+            let Vacancy::Paused(before, _) = &*vacancy else { return Err(self.retired()) };
             if is_inside()
                 && let Some(token) = before.upgrade()
             {
@@ -119,4 +156,9 @@ impl Slot {
         let message = format!("is being reloaded, and the call waited {waited} ms; call again");
         Error::new(ErrorKind::Overloaded, message).of(&self.name)
     }
+}
+
+fn not_current(token: &Token) -> Arc<Generation> {
+    token.generation().set_current(false);
+    Arc::clone(token.generation())
 }

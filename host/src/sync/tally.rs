@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::Mutex;
 
 use super::atomic::AtomicI64;
-use super::{cells, lock};
 use super::ordinal::{OWNERS, SHARED, cell};
+use super::{cells, lock};
 
 /// A counter in cells.
 #[repr(align(64))]

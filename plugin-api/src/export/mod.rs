@@ -6,8 +6,8 @@
 mod macros;
 mod panics;
 
+use std::fmt;
 use std::marker::PhantomData;
-use std::{fmt, ptr};
 
 use abi_stable::prefix_type::WithMetadata;
 
@@ -19,7 +19,7 @@ use crate::root::{
 use crate::services::{HostServices, RawText};
 use crate::{Config, Plugin, PluginError, Snapshot, census};
 pub use panics::PanicRecords;
-use panics::{Done, guard, prepare};
+use panics::{Raised, guard, prepare};
 
 /// The functions of `T` on the boundary. `LINKED`: compiled into the host, not into a library.
 pub struct Exports<T, const LINKED: bool = false>(PhantomData<T>);
@@ -63,12 +63,12 @@ unsafe extern "C" fn validate_config<T: Plugin, const LINKED: bool>(
     fault: *mut RawFault,
 ) -> i32 {
     prepare::<LINKED>(None, false);
-    let done = guard::<LINKED, _>(|| {
+    let done = guard::<LINKED>(|| {
         // SAFETY: E1.
         T::validate_config(&config_of(unsafe { config.get() })?)
     });
     // SAFETY: E1.
-    unsafe { report(done, ptr::null_mut(), fault) }
+    unsafe { report(done, fault) }
 }
 
 unsafe extern "C" fn start<T: Plugin, const LINKED: bool>(
@@ -81,13 +81,16 @@ unsafe extern "C" fn start<T: Plugin, const LINKED: bool>(
     // SAFETY: E1.
     let services = HostServices::new(unsafe { *start.services });
     prepare::<LINKED>(Some(&services), start.want_frames);
-    let done = guard::<LINKED, _>(|| {
+    let done = guard::<LINKED>(|| {
         // SAFETY: E1.
         let config = config_of(unsafe { start.config.get() })?;
-        Ok(into_instance(T::init(&config, services)?))
+        let started = into_instance(T::init(&config, services)?);
+        // SAFETY: E1.
+        unsafe { instance.write(started) };
+        Ok(())
     });
     // SAFETY: E1.
-    unsafe { report(done, instance, fault) }
+    unsafe { report(done, fault) }
 }
 
 unsafe extern "C" fn execute<T: Plugin, const LINKED: bool>(
@@ -97,17 +100,20 @@ unsafe extern "C" fn execute<T: Plugin, const LINKED: bool>(
     output: *mut Output,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED, _>(|| {
+    let done = guard::<LINKED>(|| {
         // SAFETY: E2.
         let plugin = unsafe { &*instance.cast::<T>() };
         // SAFETY: E1.
         let context = CallContext::new(unsafe { &*context });
         // SAFETY: E1.
         let input = unsafe { &*input }.get();
-        plugin.execute(&context, input)
+        let answer = plugin.execute(&context, input)?;
+        // SAFETY: E1.
+        unsafe { output.write(answer) };
+        Ok(())
     });
     // SAFETY: E1.
-    unsafe { report(done, output, fault) }
+    unsafe { report(done, fault) }
 }
 
 unsafe extern "C" fn health<T: Plugin, const LINKED: bool>(
@@ -115,9 +121,9 @@ unsafe extern "C" fn health<T: Plugin, const LINKED: bool>(
     fault: *mut RawFault,
 ) -> i32 {
     // SAFETY: E2.
-    let done = guard::<LINKED, _>(|| unsafe { &*instance.cast::<T>() }.health());
+    let done = guard::<LINKED>(|| unsafe { &*instance.cast::<T>() }.health());
     // SAFETY: E1.
-    unsafe { report(done, ptr::null_mut(), fault) }
+    unsafe { report(done, fault) }
 }
 
 unsafe extern "C" fn snapshot<T: Plugin, const LINKED: bool>(
@@ -125,17 +131,20 @@ unsafe extern "C" fn snapshot<T: Plugin, const LINKED: bool>(
     snapshot: *mut RawSnapshot,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED, _>(|| {
+    let done = guard::<LINKED>(|| {
         // SAFETY: E2.
         let taken = unsafe { &*instance.cast::<T>() }.snapshot()?;
-        Ok(RawSnapshot {
+        let taken = RawSnapshot {
             present: taken.is_some(),
             version: taken.as_ref().map_or(0, Snapshot::version),
             bytes: taken.map_or_else(Vec::new, Snapshot::into_bytes).into(),
-        })
+        };
+        // SAFETY: E1.
+        unsafe { snapshot.write(taken) };
+        Ok(())
     });
     // SAFETY: E1.
-    unsafe { report(done, snapshot, fault) }
+    unsafe { report(done, fault) }
 }
 
 unsafe extern "C" fn restore<T: Plugin, const LINKED: bool>(
@@ -143,7 +152,7 @@ unsafe extern "C" fn restore<T: Plugin, const LINKED: bool>(
     snapshot: *const RawSnapshot,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED, _>(|| {
+    let done = guard::<LINKED>(|| {
         // SAFETY: E1.
         let snapshot = unsafe { &*snapshot };
         let snapshot = Snapshot::new(snapshot.version, snapshot.bytes.as_bytes());
@@ -151,33 +160,33 @@ unsafe extern "C" fn restore<T: Plugin, const LINKED: bool>(
         unsafe { &mut *instance.cast_mut().cast::<T>() }.restore(snapshot)
     });
     // SAFETY: E1.
-    unsafe { report(done, ptr::null_mut(), fault) }
+    unsafe { report(done, fault) }
 }
 
 unsafe extern "C" fn shutdown<T: Plugin, const LINKED: bool>(
     instance: RawInstance,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED, _>(|| {
+    let done = guard::<LINKED>(|| {
         // SAFETY: E2, E3.
         let plugin = *unsafe { Box::from_raw(instance.cast_mut().cast::<T>()) };
         plugin.shutdown()
     });
     // SAFETY: E1.
-    unsafe { report(done, ptr::null_mut(), fault) }
+    unsafe { report(done, fault) }
 }
 
 unsafe extern "C" fn discard<T: Plugin, const LINKED: bool>(
     instance: RawInstance,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED, _>(|| {
+    let done = guard::<LINKED>(|| {
         // SAFETY: E2, E3.
         drop(unsafe { Box::from_raw(instance.cast_mut().cast::<T>()) });
         Ok(())
     });
     // SAFETY: E1.
-    unsafe { report(done, ptr::null_mut(), fault) }
+    unsafe { report(done, fault) }
 }
 
 unsafe extern "C" fn take_census(census: *mut RawCensus) {
@@ -195,23 +204,31 @@ fn config_of(text: &str) -> Result<Config, PluginError> {
     Ok(Config::from(value))
 }
 
-/// Writes how a call ended through the pointers of the caller.
+/// Tells how a call ended, through the pointer of the caller if it did not succeed.
 ///
 /// # Safety
 ///
-/// `fault` is valid to write; so is `output` unless `R` has no size.
+/// `fault` is valid to write.
 #[inline]
-unsafe fn report<R>(done: Done<R>, output: *mut R, fault: *mut RawFault) -> i32 {
-    let (raw, code) = match done {
-        Done::Ok(value) => {
-            if size_of::<R>() > 0 {
-                // SAFETY: this function's contract.
-                unsafe { output.write(value) };
-            }
-            return code::OK;
-        }
-        Done::Error(error) => (RawFault::from_error(&error), code::ERROR),
-        Done::Panic(panic) => (RawFault::from_panic(&panic), code::PANIC),
+unsafe fn report(done: Result<(), Raised>, fault: *mut RawFault) -> i32 {
+    match done {
+        Ok(()) => code::OK,
+        // SAFETY: this function's contract.
+        Err(raised) => unsafe { tell(raised, fault) },
+    }
+}
+
+/// The rare part of [`report`].
+///
+/// # Safety
+///
+/// As for [`report`].
+#[cold]
+#[inline(never)]
+unsafe fn tell(raised: Raised, fault: *mut RawFault) -> i32 {
+    let (raw, code) = match raised {
+        Raised::Error(error) => (RawFault::from_error(&error), code::ERROR),
+        Raised::Panic(panic) => (RawFault::from_panic(&panic), code::PANIC),
     };
     // SAFETY: this function's contract.
     unsafe { fault.write(raw) };

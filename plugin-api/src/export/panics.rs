@@ -11,23 +11,23 @@ use std::{mem, ptr};
 use crate::services::HostServices;
 use crate::{Fault, PluginError, census};
 
-/// How a guarded call ended.
-pub(super) enum Done<R> {
-    Ok(R),
+/// What a guarded call ended with that did not succeed. Small, so that success costs nothing.
+pub(super) enum Raised {
     Error(PluginError),
-    Panic(Fault),
+    Panic(Box<Fault>),
 }
 
-/// Runs the author's code; what unwinds ends here.
+/// Runs the author's code; what unwinds ends here. `body` writes its own result where it
+/// belongs, because moving it up through the guard would cost more than the guard.
 #[inline]
-pub(super) fn guard<const LINKED: bool, R>(
-    body: impl FnOnce() -> Result<R, PluginError>,
-) -> Done<R> {
+pub(super) fn guard<const LINKED: bool>(
+    body: impl FnOnce() -> Result<(), PluginError>,
+) -> Result<(), Raised> {
     let _quiet = LINKED.then(Quiet::enter);
     match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(value)) => Done::Ok(value),
-        Ok(Err(error)) => Done::Error(error),
-        Err(payload) => Done::Panic(fault_of(payload)),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Raised::Error(error)),
+        Err(payload) => Err(Raised::Panic(Box::new(fault_of(payload)))),
     }
 }
 

@@ -8,6 +8,36 @@ use std::borrow::Cow;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentType(Cow<'static, str>);
 
+/// A media type by its code, and by its name where it has none. Found out once, where a payload
+/// is made, so that a call compares no text.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Media<'a> {
+    pub(super) code: u32,
+    /// Empty unless the code is `OTHER`.
+    pub(super) name: &'a str,
+}
+
+impl<'a> Media<'a> {
+    /// Any bytes.
+    pub const BYTES: Self = Self { code: BYTES_CODE, name: "" };
+    /// Plain text.
+    pub const TEXT: Self = Self { code: TEXT_CODE, name: "" };
+    /// JSON.
+    pub const JSON: Self = Self { code: JSON_CODE, name: "" };
+
+    /// The media type of a name.
+    pub fn of(name: &'a str) -> Self {
+        let code = code_of(name);
+        Self { code, name: if code == OTHER { name } else { "" } }
+    }
+
+    /// The name of the media type.
+    pub fn as_str(self) -> &'a str {
+        if self.code == OTHER { self.name } else { name_of(self.code) }
+    }
+}
+
 /// Code on the wire for a type that travels as text.
 pub(super) const OTHER: u32 = u32::MAX;
 
@@ -43,7 +73,6 @@ impl From<&'static str> for ContentType {
 }
 
 pub(super) fn code_of(name: &str) -> u32 {
-    // The constants are what nearly always comes, so their address usually decides.
     KNOWN.iter().zip(0..).find(|(known, _)| **known == name).map_or(OTHER, |(_, code)| code)
 }
 

@@ -8,6 +8,8 @@ mod raw;
 use serde::Deserialize;
 
 pub use content_type::ContentType;
+#[doc(hidden)]
+pub use content_type::Media;
 pub use output::Output;
 #[doc(hidden)]
 pub use raw::{RawBuffer, RawPayload};
@@ -20,29 +22,35 @@ use crate::PluginError;
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
     bytes: &'a [u8],
-    content_type: &'a str,
+    media: Media<'a>,
 }
 
 impl<'a> Payload<'a> {
     /// Plain text.
     pub fn text(text: &'a str) -> Self {
-        Self { bytes: text.as_bytes(), content_type: ContentType::TEXT }
+        Self { bytes: text.as_bytes(), media: Media::TEXT }
     }
 
     /// Text that is already JSON.
     pub fn json_text(json: &'a str) -> Self {
-        Self { bytes: json.as_bytes(), content_type: ContentType::JSON }
+        Self { bytes: json.as_bytes(), media: Media::JSON }
     }
 
     /// Any bytes.
     pub fn bytes(bytes: &'a [u8]) -> Self {
-        Self { bytes, content_type: ContentType::BYTES }
+        Self { bytes, media: Media::BYTES }
     }
 
     /// The same bytes under another content type, such as `text/csv`.
     #[must_use]
     pub fn with_content_type(self, content_type: &'a str) -> Self {
-        Self { content_type, ..self }
+        Self { media: Media::of(content_type), ..self }
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    pub fn of_media(bytes: &'a [u8], media: Media<'a>) -> Self {
+        Self { bytes, media }
     }
 
     /// The bytes.
@@ -75,7 +83,7 @@ impl<'a> Payload<'a> {
 
     /// The media type, such as `application/json`.
     pub fn content_type(&self) -> &'a str {
-        self.content_type
+        self.media.as_str()
     }
 
     /// How many bytes there are.

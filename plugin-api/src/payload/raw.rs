@@ -5,7 +5,7 @@ use std::{fmt, ptr, slice};
 
 use abi_stable::StableAbi;
 
-use super::content_type::{OTHER, code_of, name_of};
+use super::content_type::{ContentType, Media, OTHER};
 use crate::Payload;
 
 /// Bytes that carry their own way to be freed.
@@ -100,15 +100,14 @@ impl<'a> RawPayload<'a> {
     /// Lends `payload` to the other side.
     #[inline]
     pub fn new(payload: Payload<'a>) -> Self {
-        let type_code = code_of(payload.content_type);
-        let name = if type_code == OTHER { payload.content_type } else { "" };
+        let Media { code, name } = payload.media;
         Self {
             ptr: payload.bytes.as_ptr(),
             len: payload.bytes.len(),
             type_ptr: name.as_ptr(),
             // A media type of 4 GiB is no media type.
             type_len: u32::try_from(name.len()).unwrap_or(0),
-            type_code,
+            type_code: code,
             lifetime: PhantomData,
         }
     }
@@ -118,15 +117,15 @@ impl<'a> RawPayload<'a> {
     pub fn get(&self) -> Payload<'a> {
         // SAFETY: `new` took pointer and length from a slice that lives for 'a.
         let bytes = unsafe { slice::from_raw_parts(self.ptr, self.len) };
-        let content_type =
-            if self.type_code == OTHER { self.type_name() } else { name_of(self.type_code) };
-        Payload { bytes, content_type }
+        let name = if self.type_code == OTHER { self.type_name() } else { "" };
+        Payload { bytes, media: Media { code: self.type_code, name } }
     }
 
+    #[cold]
     fn type_name(&self) -> &'a str {
         // SAFETY: as in `get`.
         let name = unsafe { slice::from_raw_parts(self.type_ptr, self.type_len as usize) };
-        std::str::from_utf8(name).unwrap_or(super::ContentType::BYTES)
+        std::str::from_utf8(name).unwrap_or(ContentType::BYTES)
     }
 }
 

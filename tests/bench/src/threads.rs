@@ -82,8 +82,8 @@ fn table(contenders: &[Contender<'_>], windows: usize, calls: u64) -> Table {
             format!("{:.1}", two_best * 1e3),
             format!("{ratio:.2}"),
             format!("{medians:.2}"),
-            contender.goal.then(|| format!("≥ {RATIO_MIN}")).unwrap_or_else(none),
-            contender.goal.then(|| verdict(ratio >= RATIO_MIN)).unwrap_or_else(none),
+            if contender.goal { format!("≥ {RATIO_MIN}") } else { none() },
+            if contender.goal { verdict(ratio >= RATIO_MIN) } else { none() },
         ]);
     }
     table.note(

@@ -72,7 +72,8 @@ fn an_unload_waits_for_a_pin_while_new_calls_are_refused() {
     };
     until("no new call is taken", || handle.call(Request::text("x")).err());
     for _ in 0..100 {
-        assert_eq!(pinned.call(Request::text("hi")).unwrap().as_bytes(), b"hi");
+        let error = pinned.call(Request::text("hi")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Retired, "{}", error.full_message());
     }
     while let Some(event) = events.try_next() {
         let early = matches!(event, HostEvent::Retired { .. } | HostEvent::Closed { .. });
@@ -86,7 +87,7 @@ fn an_unload_waits_for_a_pin_while_new_calls_are_refused() {
 }
 
 #[test]
-fn an_unload_gives_up_on_a_pin_and_keeps_the_library() {
+fn an_unload_gives_up_on_a_pin_and_closes_the_library_when_it_is_back() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.drain_wait_max = Duration::from_millis(20));
     let host = Host::builder().limits(wait).build().unwrap();
@@ -95,9 +96,14 @@ fn an_unload_gives_up_on_a_pin_and_keeps_the_library() {
     let pinned = handle.pin().unwrap();
     block_on(host.unload("pinned")).unwrap();
     assert_eq!(end_of(&mut events).as_deref(), Some("calls: some still run"));
-    assert_eq!(pinned.call(Request::text("hi")).unwrap().as_bytes(), b"hi");
-    drop(host);
-    assert_eq!(pinned.call(Request::text("hi")).unwrap().as_bytes(), b"hi");
+    for _ in 0..2 {
+        let error = pinned.call(Request::text("hi")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Retired, "{}", error.full_message());
+    }
+    drop(pinned);
+    // Looked at again, since the last lease is back.
+    assert_eq!(end_of(&mut events), None);
+    until("nothing is listed", || host.kept().is_empty().then_some(()));
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -118,6 +124,8 @@ fn a_thread_that_is_left_running_keeps_the_library_and_hears_closed() {
         fs::write(release, "").unwrap();
         let said = until("the thread has answered", || fs::read_to_string(&answer).ok());
         assert_eq!(said, "Closed");
+        // Looked at again, since the thread has ended.
+        assert_eq!(end_of(&mut events), None);
     }
 }
 

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+mod closing;
 mod disk;
 mod ends;
 mod faults;
+mod handover;
+mod interrupted;
 mod lifecycle;
 mod limits;
 mod linked;
@@ -16,8 +19,13 @@ mod order;
 mod quarantine;
 mod queue;
 mod races;
+mod reload;
+mod rollback;
+mod watch;
 
 #[path = "../command.rs"]
 mod command;
 #[path = "../facts.rs"]
 mod facts;
+#[path = "../run.rs"]
+mod run;

@@ -25,7 +25,9 @@ pub(super) fn build(
         command.arg("--release");
     }
     let output = cargo::output(&mut command)?;
-    ensure!(output.status.success(), "{} ended with {}", cargo::told(&command), output.status);
+    // Cargo has told why.
+    let (name, status) = (&package.name, output.status);
+    ensure!(status.success(), "`cargo build --package {name}` ended with {status}");
     find(&String::from_utf8_lossy(&output.stdout), &package.manifest).with_context(|| {
         format!(
             "cargo built no cdylib; `{}` wants `crate-type = [\"cdylib\", \"rlib\"]` under [lib]",

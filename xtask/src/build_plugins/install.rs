@@ -8,13 +8,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 
 use super::manifest::{Kind, Manifest};
 
 /// Starts the names of files that are being written.
 const UNFINISHED: &str = ".installing-";
 
-/// Installs the plugin of the folder `source` into the folder `into`; returns the library's path.
+/// What lies there now.
+#[derive(Debug)]
+pub(super) struct Installed {
+    pub(super) library: PathBuf,
+    /// Whether any file differs from what lay there before.
+    pub(super) is_new: bool,
+}
+
+/// Installs the plugin of the folder `source` into the folder `into`.
 ///
 /// The manifest comes last: it vouches for what it names.
 pub(super) fn install(
@@ -23,7 +32,7 @@ pub(super) fn install(
     stem: &str,
     library: &[u8],
     into: &Path,
-) -> anyhow::Result<PathBuf> {
+) -> anyhow::Result<Installed> {
     ensure!(
         into.canonicalize().ok() != Some(source.canonicalize()?),
         "`{}` is where its source lies; choose another --out",
@@ -32,28 +41,32 @@ pub(super) fn install(
     prepare(into)?;
     let before = names_of_earlier_install(into);
 
+    let sealed = manifest.sealed(&hexadecimal(&Sha256::digest(library)), library.len())?;
     let library_name = library_file(stem);
-    write(into, &library_name, library, 0o755)?;
-    let mut installed = vec![library_name.clone(), "plugin.json".to_owned()];
+    let mut files = Vec::new();
+    if let Ok(bytes) = fs::read(source.join("README.md")) {
+        files.push(Prepared::new(into, "README.md", &bytes, 0o644)?);
+    }
     if let Some(schema) = &manifest.schema_file {
         let bytes = fs::read(source.join(schema))
             .with_context(|| format!("cannot read `{schema}`, which `config_schema` names"))?;
-        write(into, schema, &bytes, 0o644)?;
-        installed.push(schema.clone());
+        files.push(Prepared::new(into, schema, &bytes, 0o644)?);
     }
-    if let Ok(bytes) = fs::read(source.join("README.md")) {
-        write(into, "README.md", &bytes, 0o644)?;
-        installed.push("README.md".to_owned());
+    files.push(Prepared::new(into, &library_name, library, 0o755)?);
+    files.push(Prepared::new(into, "plugin.json", sealed.as_bytes(), 0o644)?);
+    let installed: Vec<_> = files.iter().map(|file| file.name.clone()).collect();
+    // Nothing but renames from here on, so that a watching host sees one replacement.
+    let mut is_new = false;
+    for file in files {
+        is_new |= file.put()? == Put::Replaced;
     }
-    let sealed = manifest.sealed(&hexadecimal(&Sha256::digest(library)), library.len())?;
-    write(into, "plugin.json", sealed.as_bytes(), 0o644)?;
 
     for name in before.iter().filter(|name| !installed.contains(name)) {
         let path = into.join(name);
         fs::remove_file(&path)
             .with_context(|| format!("cannot remove the stale `{}`", path.display()))?;
     }
-    Ok(into.join(library_name))
+    Ok(Installed { library: into.join(library_name), is_new })
 }
 
 fn library_file(stem: &str) -> String {
@@ -79,21 +92,42 @@ fn names_of_earlier_install(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Writes `folder/name` by rename; leaves it alone if it is there as it should be, so that
-/// a watching host reloads nothing.
-fn write(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
-    let path = folder.join(name);
-    let write = || -> io::Result<()> {
-        if has_mode(&path, mode) && fs::read(&path)? == bytes {
-            return Ok(());
-        }
-        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        set_mode(file.path(), mode)?;
-        file.persist(&path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("cannot write `{}`", path.display()))
+/// A file that only needs its name.
+struct Prepared {
+    name: String,
+    path: PathBuf,
+    /// None where it is there already as it should be, so that a watching host reloads nothing.
+    written: Option<NamedTempFile>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Put {
+    Unchanged,
+    Replaced,
+}
+
+impl Prepared {
+    fn new(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> anyhow::Result<Self> {
+        let path = folder.join(name);
+        let write = || -> io::Result<_> {
+            if has_mode(&path, mode) && fs::read(&path)? == bytes {
+                return Ok(None);
+            }
+            let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
+            file.write_all(bytes)?;
+            set_mode(file.path(), mode)?;
+            Ok(Some(file))
+        };
+        let written = write().with_context(|| format!("cannot write `{}`", path.display()))?;
+        Ok(Self { name: name.to_owned(), path, written })
+    }
+
+    fn put(self) -> anyhow::Result<Put> {
+        let Some(file) = self.written else { return Ok(Put::Unchanged) };
+        file.persist(&self.path)
+            .with_context(|| format!("cannot replace `{}`", self.path.display()))?;
+        Ok(Put::Replaced)
+    }
 }
 
 /// A folder that the host accepts: it refuses those that others may write to.
@@ -176,7 +210,7 @@ mod tests {
     #[test]
     fn the_digest_and_length_are_those_of_the_library() {
         let (_root, source, into) = folders(&[]);
-        let library = install(&source, &manifest(""), "a", b"abc", &into).unwrap();
+        let library = install(&source, &manifest(""), "a", b"abc", &into).unwrap().library;
         assert_eq!(fs::read(library).unwrap(), b"abc");
         let text = fs::read_to_string(into.join("plugin.json")).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -214,7 +248,7 @@ mod tests {
     #[test]
     fn others_may_not_write_to_what_was_installed() {
         let (_root, source, into) = folders(&[]);
-        let library = install(&source, &manifest(""), "a", b"1", &into).unwrap();
+        let library = install(&source, &manifest(""), "a", b"1", &into).unwrap().library;
         for (path, mode) in [(&library, 0o755), (&into.join("plugin.json"), 0o644), (&into, 0o755)]
         {
             use std::os::unix::fs::PermissionsExt as _;
@@ -228,9 +262,10 @@ mod tests {
     fn an_unchanged_file_is_left_alone() {
         use std::os::unix::fs::MetadataExt as _;
         let (_root, source, into) = folders(&[]);
-        let library = install(&source, &manifest(""), "a", b"1", &into).unwrap();
-        let before = fs::metadata(&library).unwrap().ino();
-        install(&source, &manifest(""), "a", b"1", &into).unwrap();
-        assert_eq!(fs::metadata(&library).unwrap().ino(), before);
+        let first = install(&source, &manifest(""), "a", b"1", &into).unwrap();
+        let before = fs::metadata(&first.library).unwrap().ino();
+        let second = install(&source, &manifest(""), "a", b"1", &into).unwrap();
+        assert_eq!(fs::metadata(&second.library).unwrap().ino(), before);
+        assert!(first.is_new && !second.is_new);
     }
 }

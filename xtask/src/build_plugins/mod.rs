@@ -2,8 +2,10 @@
 //! A plugin that fails does not keep the others from being built.
 
 mod artifact;
+mod changes;
 mod install;
 pub(crate) mod manifest;
+mod watch;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::workspace::{Package, Workspace};
+use changes::Watched;
 use manifest::{Kind, Manifest};
 
 #[derive(Debug, Default, Args)]
@@ -28,6 +31,18 @@ pub(crate) struct Options {
     /// Where to install them, a folder each; `plugins` of the target folder if not given.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Stays up and builds again what changes, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+}
+
+/// What is built from where to where.
+struct Plan<'a> {
+    workspace: &'a Workspace,
+    options: &'a Options,
+    /// The folder whose folders are plugins.
+    from: PathBuf,
+    out: PathBuf,
 }
 
 /// A folder with a `Cargo.toml` and a `plugin.json`.
@@ -42,58 +57,83 @@ struct Source {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<PathBuf> {
     let from = options.from.clone().unwrap_or_else(|| workspace.root.join("plugins"));
     let from = from.canonicalize().with_context(|| format!("cannot read `{}`", from.display()))?;
-    let sources = chosen(find(&from)?, &options.plugins, &from)?;
-
     let out = match &options.out {
         Some(out) => std::path::absolute(out)?,
         None => workspace.target.join("plugins"),
     };
-    let mut failed = Vec::new();
-    for source in sources {
-        let Source { folder, name, manifest } = source;
-        let built = manifest
-            .and_then(|manifest| build(workspace, &folder, &manifest, options.release, &out));
-        match built {
-            Ok(line) => println!("{line}"),
-            Err(error) => {
-                eprintln!("error: plugin `{name}`: {error:#}");
-                failed.push(name);
-            }
-        }
+    let plan = Plan { workspace, options, from, out };
+    if options.watch {
+        watch::watch(&plan)?;
+    } else {
+        plan.build_all()?;
     }
-    ensure!(failed.is_empty(), "{} failed: {}", count(failed.len()), failed.join(", "));
-    Ok(out)
+    Ok(plan.out)
 }
 
-/// Builds and installs one plugin; returns the line that tells it.
-fn build(
-    workspace: &Workspace,
-    folder: &Path,
-    manifest: &Manifest,
-    release: bool,
-    out: &Path,
-) -> anyhow::Result<String> {
-    let Kind::Library { stem } = &manifest.kind else {
-        bail!("its kind is `process`; build-plugins builds kind `library` only");
-    };
-    let cargo_toml = folder.join("Cargo.toml");
-    let own = Workspace::of(&cargo_toml)?;
-    let package = own
-        .package_at(&cargo_toml)
-        .with_context(|| format!("`{}` has no [package]", workspace.told(&cargo_toml)))?;
-    agree(manifest, package, &workspace.told(folder).to_string())?;
+impl Plan<'_> {
+    fn build_all(&self) -> anyhow::Result<()> {
+        let mut failed = Vec::new();
+        for source in self.sources()? {
+            let name = source.name.clone();
+            match self.build(source) {
+                Ok(line) => println!("{line}"),
+                Err(error) => {
+                    eprintln!("error: plugin `{name}`: {error:#}");
+                    failed.push(name);
+                }
+            }
+        }
+        ensure!(failed.is_empty(), "{} failed: {}", count(failed.len()), failed.join(", "));
+        Ok(())
+    }
 
-    let library = artifact::build(workspace, package, release)?;
-    let bytes = fs::read(&library)
-        .with_context(|| format!("cannot read what cargo built, `{}`", library.display()))?;
-    let installed = install::install(folder, manifest, stem, &bytes, &out.join(&manifest.name))?;
-    Ok(format!(
-        "built {} {}  {}  ({} KiB)",
-        manifest.name,
-        manifest.version,
-        workspace.told(&installed),
-        bytes.len().div_ceil(1024),
-    ))
+    /// Those that were asked for, as they are now.
+    fn sources(&self) -> anyhow::Result<Vec<Source>> {
+        chosen(find(&self.from)?, &self.options.plugins, &self.from)
+    }
+
+    /// Builds and installs one plugin; returns the line that tells it.
+    fn build(&self, source: Source) -> anyhow::Result<String> {
+        let (folder, manifest) = (&source.folder, source.manifest?);
+        let Kind::Library { stem } = &manifest.kind else {
+            bail!("its kind is `process`; build-plugins builds kind `library` only");
+        };
+        let workspace = self.workspace;
+        let cargo_toml = folder.join("Cargo.toml");
+        let own = Workspace::of(&cargo_toml)?;
+        let package = own
+            .package_at(&cargo_toml)
+            .with_context(|| format!("`{}` has no [package]", workspace.told(&cargo_toml)))?;
+        agree(&manifest, package, &workspace.told(folder).to_string())?;
+
+        let library = artifact::build(workspace, package, self.options.release)?;
+        let bytes = fs::read(&library)
+            .with_context(|| format!("cannot read what cargo built, `{}`", library.display()))?;
+        let into = self.out.join(&manifest.name);
+        let installed = install::install(folder, &manifest, stem, &bytes, &into)?;
+        Ok(format!(
+            "{} {} {}  {}  ({} KiB)",
+            if installed.is_new { "built" } else { "unchanged" },
+            manifest.name,
+            manifest.version,
+            workspace.told(&installed.library),
+            bytes.len().div_ceil(1024),
+        ))
+    }
+
+    /// Where what the plugin is built from lies; without what it links while cargo cannot tell.
+    fn watched(&self, source: &Source) -> Watched {
+        let cargo_toml = source.folder.join("Cargo.toml");
+        let links = self.workspace.links_by_path(&cargo_toml);
+        let (root, crates) = links.unwrap_or_else(|_| (self.workspace.root.clone(), Vec::new()));
+        let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
+        Watched {
+            plugin: source.name.clone(),
+            folder: source.folder.clone(),
+            crates: crates.into_iter().map(real).collect(),
+            root: real(root).join("Cargo.toml"),
+        }
+    }
 }
 
 /// The host compares manifest and stamp; a difference is told here, before anything is built.
@@ -192,7 +232,12 @@ mod tests {
 
     #[test]
     fn a_difference_between_manifest_and_crate_says_where_to_mend_it() {
-        let package = Package { name: "b".into(), version: "0.2.0".into(), manifest: "".into() };
+        let package = Package {
+            name: "b".into(),
+            version: "0.2.0".into(),
+            manifest: "".into(),
+            links: vec![],
+        };
         let check = |text: &str, wanted: &str| {
             let manifest = Manifest::read(text).unwrap();
             let error = agree(&manifest, &package, "plugins/b").unwrap_err().to_string();

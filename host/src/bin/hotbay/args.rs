@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
         hotbay list                            what is there, and what is wrong with it\n  \
         hotbay call transform --text hello     one call; prints HELLO\n  \
         echo hi | hotbay pipe transform        stdin through a plugin\n  \
+        hotbay run --watch                     stay up, swap plugins as they change\n  \
         hotbay check my-plugins                load everything for real, for CI\n\n\
         Exit codes: 0 all is well, 1 something failed, 2 wrong usage."
 )]
@@ -82,6 +83,13 @@ pub(crate) enum Verb {
     /// With `--lines`, each line is a request of its own and each reply ends with a line end; a
     /// line that fails is told on stderr with its number, and the others go on.
     Pipe(Pipe),
+    /// Starts every plugin, stays up, and tells what happens.
+    ///
+    /// With `--watch`, plugins are swapped as their files change; one whose new build is refused
+    /// goes on as it was. With `--json`, each event is a line. Stops cleanly on Ctrl-C and
+    /// SIGTERM, and when nobody reads stdout any more; a second signal ends it at once. Exits
+    /// with 1 if nothing could be loaded, unless it watches.
+    Run(Run),
     #[command(hide = true)]
     TrialLoad(Trial),
     #[command(hide = true)]
@@ -136,6 +144,22 @@ pub(crate) struct Pipe {
     /// Makes each line a request.
     #[arg(long)]
     pub(crate) lines: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    /// Swaps plugins as their files change, and loads those that come.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Looks for changes every N milliseconds instead of being told by the system, which tells
+    /// nothing of network file systems.
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "watch",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) poll_ms: Option<u64>,
 }
 
 /// What the command asks of itself, in a process of its own.

@@ -13,8 +13,11 @@ mod output;
 mod pipe;
 mod places;
 mod report;
+mod run;
 mod seal;
+mod signals;
 mod start;
+mod telling;
 mod trial;
 mod vetting;
 
@@ -62,6 +65,7 @@ fn run(args: &Args, out: &mut Out) -> Result<Verdict, Failure> {
         Verb::Seal(args) => seal::seal(args, options, out),
         Verb::Call(args) => call::call(args, options, out),
         Verb::Pipe(args) => pipe::pipe(args, options, out),
+        Verb::Run(args) => run::run(args, options, out),
         Verb::TrialLoad(args) => trial::load(args, options, out),
         Verb::TrialAbi(args) => trial::abi(args, options, out),
     }

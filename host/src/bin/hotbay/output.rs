@@ -43,6 +43,21 @@ impl Out {
         self.tried(|sink| writeln!(sink, "{text}"))
     }
 
+    /// One line with a word in it that stands out where colours are shown.
+    pub(crate) fn marked_line(
+        &mut self,
+        before: &str,
+        (word, hue): (&str, Hue),
+        after: &str,
+    ) -> Result<(), Failure> {
+        if !(self.is_terminal && wants_colours()) {
+            return self.line(&format!("{before}{word}{after}"));
+        }
+        let (before, word, after) = (shown(before), shown(word), shown(after));
+        let code = hue as u8;
+        self.tried(|sink| writeln!(sink, "{before}\x1b[{code}m{word}\x1b[0m{after}"))
+    }
+
     /// A document, laid out for people.
     pub(crate) fn json(&mut self, value: &Value) -> Result<(), Failure> {
         self.tried(|sink| writeln!(sink, "{value:#}"))
@@ -112,6 +127,15 @@ pub(crate) struct Row {
     /// The column that tells whether something is wrong.
     pub(crate) state: usize,
     pub(crate) is_wrong: bool,
+}
+
+/// How a word stands out, by the number that terminals know it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hue {
+    Dim = 2,
+    Red = 31,
+    Green = 32,
+    Yellow = 33,
 }
 
 /// Tells something on stderr; if nobody listens there, nobody is told.

@@ -1,0 +1,52 @@
+//! What a folder holds, as far as it decides whether a plugin starts: to tell the same broken
+//! build from another one.
+
+use std::path::Path;
+
+use super::Rules;
+use super::candidate::Candidate;
+use super::survey::read_library;
+use crate::artifact::digest::Artifact;
+use crate::error::Error;
+
+/// The text of a manifest and the digest of its library; where one cannot be read, why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Content {
+    manifest: String,
+    library: Option<Result<[u8; 32], String>>,
+}
+
+impl Content {
+    /// What lies in `folder` now.
+    pub(crate) fn of(folder: &Path, rules: &Rules) -> Self {
+        let mut content = Self::default();
+        let candidate = Candidate::read(folder, rules);
+        content.of_manifest(&candidate);
+        if let Ok(candidate) = candidate {
+            content.of_library(&read_library(&candidate, rules));
+        }
+        content
+    }
+
+    /// Notes a manifest that was read.
+    pub(crate) fn of_manifest(&mut self, read: &Result<Candidate, Error>) {
+        self.manifest = match read {
+            Ok(candidate) => candidate.text.clone(),
+            Err(error) => error.full_message(),
+        };
+    }
+
+    /// Notes a library that was read.
+    pub(crate) fn of_library(&mut self, read: &Result<Option<Artifact>, Error>) {
+        self.library = match read {
+            Ok(library) => library.as_ref().map(|library| Ok(library.sha256())),
+            // The cause alone: what keeps serving is no part of it.
+            Err(error) => Some(Err(causes(error))),
+        };
+    }
+}
+
+fn causes(error: &Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map(ToString::to_string).unwrap_or_default()
+}

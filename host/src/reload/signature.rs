@@ -1,0 +1,121 @@
+//! What can be told of a folder's files without reading them: sizes, times, owners. Only the
+//! manifest is read, and that only when it changed, for the names of the files that count.
+
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::artifact::digest::Artifact;
+use crate::artifact::{discover, locate};
+use crate::manifest::{ConfigSchema, MANIFEST_BYTES_MAX, Manifest};
+
+/// The folder itself, its manifest, and the files that the manifest names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Signature {
+    folder: Option<Identity>,
+    manifest: Option<FileSignature>,
+    named: Vec<Option<FileSignature>>,
+}
+
+/// Which file stands at a path, and who may change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+    mode: u32,
+    owner: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileSignature {
+    identity: Identity,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+/// Makes signatures, and remembers which files the manifests name.
+#[derive(Debug, Default)]
+pub(crate) struct Signatures {
+    named: HashMap<PathBuf, Named>,
+}
+
+#[derive(Debug, Default)]
+struct Named {
+    by: Option<FileSignature>,
+    files: Vec<PathBuf>,
+}
+
+impl Signatures {
+    pub(crate) fn of(&mut self, folder: &Path) -> Signature {
+        let manifest = file(&folder.join(discover::MANIFEST));
+        if manifest.is_none() {
+            self.named.remove(folder);
+            return Signature { folder: identity(folder), manifest, named: Vec::new() };
+        }
+        let named = self.named.entry(folder.to_owned()).or_default();
+        if named.by != manifest {
+            named.by.clone_from(&manifest);
+            // One that cannot be read names what the one before did.
+            if let Some(files) = files_of(folder) {
+                named.files = files;
+            }
+        }
+        let files = named.files.iter().map(|name| file(name)).collect();
+        Signature { folder: identity(folder), manifest, named: files }
+    }
+
+    /// Whether a path is a file that counts, as far as is known.
+    pub(crate) fn counts(&self, folder: &Path, path: &Path) -> bool {
+        path.file_name().is_some_and(|name| name == discover::MANIFEST)
+            || self.named.get(folder).is_some_and(|named| named.files.iter().any(|one| one == path))
+    }
+}
+
+fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
+    let path = folder.join(discover::MANIFEST);
+    let artifact = Artifact::read(&path, MANIFEST_BYTES_MAX as u64).ok()?;
+    let manifest = Manifest::parse(std::str::from_utf8(artifact.bytes()).ok()?, &path).ok()?;
+    let library = manifest.library_stem().map(|stem| locate::library_file_name(&stem));
+    let schema = match manifest.config_schema() {
+        Some(ConfigSchema::File(name)) => Some(name.clone()),
+        _ => None,
+    };
+    let program = manifest.command().first().cloned();
+    let names = library.into_iter().chain(schema).chain(program);
+    Some(names.map(|name| folder.join(name)).collect())
+}
+
+/// Which file stands at a path, links followed; none if there is none.
+pub(crate) fn identity(path: &Path) -> Option<Identity> {
+    path.metadata().ok().as_ref().map(identity_of)
+}
+
+fn file(path: &Path) -> Option<FileSignature> {
+    let metadata = path.metadata().ok()?;
+    Some(FileSignature {
+        identity: identity_of(&metadata),
+        length: metadata.len(),
+        modified: metadata.modified().ok(),
+    })
+}
+
+#[cfg(unix)]
+fn identity_of(metadata: &Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt;
+    Identity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        mode: metadata.mode(),
+        owner: metadata.uid(),
+    }
+}
+
+/// The time of creation stands for the inode.
+#[cfg(not(unix))]
+fn identity_of(metadata: &Metadata) -> Identity {
+    let created = metadata.created().ok();
+    let created = created.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let inode = created.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+    Identity { device: 0, inode, mode: u32::from(metadata.permissions().readonly()), owner: 0 }
+}

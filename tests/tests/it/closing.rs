@@ -1,0 +1,289 @@
+//! What plugins leave behind when they are replaced: a library is unmapped only when nothing can
+//! run in it any more; otherwise it stays, the reason is told, and it goes when the reason does.
+
+use std::fs;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use hotbay::{Events, Host, HostEvent, LoadStep, PluginHandle, Reply, Request};
+use hotbay_tests::{
+    Plugins, block_on, event, host, images, limits, loaded, reloaded, rolled_back, unique, until,
+};
+use serde_json::{Value, json};
+
+/// A plugin that is reloaded, and the host with nothing else in it.
+struct Swap {
+    plugins: Plugins,
+    host: Host,
+    events: Events,
+    name: String,
+    package: &'static str,
+}
+
+impl Swap {
+    fn of(package: &'static str) -> Self {
+        let plugins = Plugins::new();
+        Self::in_host(host(&plugins), plugins, package)
+    }
+
+    fn in_host(host: Host, plugins: Plugins, package: &'static str) -> Self {
+        Self { events: host.events(), host, plugins, name: unique("end"), package }
+    }
+
+    fn load(&self, config: Value) -> PluginHandle {
+        loaded(&self.host, self.plugins.add(&self.name, self.package).config(config).write())
+    }
+
+    /// Swaps it for a build that leaves nothing; answers with the end of generation 1: the
+    /// reason to keep it, or none.
+    fn swap(&mut self) -> Option<String> {
+        self.plugins.add(&self.name, self.package).config(json!({ "at": 2 })).write();
+        assert_eq!(reloaded(&self.host, &self.name).get(), 2);
+        self.end()
+    }
+
+    /// The next end that is told of generation 1.
+    fn end(&mut self) -> Option<String> {
+        let is_end =
+            |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
+        match event(&mut self.events, is_end) {
+            HostEvent::Kept { reason, generation, .. } => {
+                assert_eq!(generation.get(), 1);
+                Some(reason)
+            }
+            HostEvent::Closed { generation, .. } => {
+                assert_eq!(generation.get(), 1);
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// It is listed with its reason, is mapped, and what replaced it serves.
+    fn is_kept(&self, reason: &str) {
+        let kept = until("it is listed", || self.host.kept().pop());
+        assert_eq!(kept.reason, reason);
+        assert_eq!(kept.generation.map(|generation| generation.get()), Some(1));
+        self.serves();
+        #[cfg(target_os = "linux")]
+        assert_eq!(images(&self.name).len(), 2);
+    }
+
+    /// Nothing of it is left.
+    fn is_closed(&self) {
+        #[cfg(target_os = "linux")]
+        until("it is unmapped", || (images(&self.name).len() == 1).then_some(()));
+        until("it is not listed", || self.host.kept().is_empty().then_some(()));
+        self.serves();
+    }
+
+    fn serves(&self) {
+        let handle = self.host.plugin(&self.name).unwrap();
+        assert_eq!(handle.call(Request::text("x")).unwrap().generation().get(), 2);
+        let pooled = block_on(handle.execute(Request::text("x"))).unwrap();
+        assert_eq!(pooled.generation().get(), 2);
+    }
+}
+
+#[test]
+fn what_leaves_nothing_is_closed_at_once() {
+    let mut swap = Swap::of("faulty");
+    let handle = swap.load(json!({}));
+    block_on(handle.execute(Request::text("x"))).unwrap();
+    assert_eq!(swap.swap(), None);
+    swap.is_closed();
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn threads_that_go_on_keep_it_until_they_have_ended() {
+    let mut swap = Swap::of("faulty");
+    let (release, answer) = (swap.plugins.dir().join("go"), swap.plugins.dir().join("said"));
+    let config = json!({ "leave_thread": true, "release": release, "answer": answer });
+    let handle = swap.load(config);
+    for _ in 0..3 {
+        block_on(handle.execute(Request::text("x"))).unwrap();
+    }
+    assert_eq!(swap.swap().as_deref(), Some("threads: 3 still run"));
+    swap.is_kept("threads: 3 still run");
+    fs::write(release, "").unwrap();
+    // It asked its host after its end.
+    let said = until("a thread has answered", || fs::read_to_string(&answer).ok());
+    assert_eq!(said, "Closed");
+    assert_eq!(swap.end(), None);
+    swap.is_closed();
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn threads_that_end_a_little_late_are_waited_for() {
+    let mut swap = Swap::of("faulty");
+    swap.load(json!({ "late_thread": true }));
+    // Later than the wait only where the machine is very busy.
+    if let Some(reason) = swap.swap() {
+        assert_eq!(reason, "threads: 1 still run");
+        assert_eq!(swap.end(), None);
+    }
+    swap.is_closed();
+}
+
+/// A caller's thread on which the plugin leaves something, and that ends after the reload.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn left_on_a_callers_thread(touch: &str, says: &str) {
+    let mut swap = Swap::of("faulty");
+    let handle = swap.load(json!({ "touch_thread": touch }));
+    let (go, wait) = mpsc::channel::<()>();
+    let (called, was_called) = mpsc::channel();
+    let caller = thread::spawn(move || {
+        called.send(handle.call(Request::text("x")).is_ok()).unwrap();
+        let _ = wait.recv();
+    });
+    assert!(was_called.recv().unwrap());
+    let reason = swap.swap().expect("it is kept");
+    assert!(reason.starts_with(says), "{reason}");
+    swap.is_kept(&reason);
+    drop(go);
+    caller.join().unwrap();
+    assert_eq!(swap.end(), None);
+    swap.is_closed();
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_value_on_a_callers_thread_keeps_it_until_that_thread_has_ended() {
+    left_on_a_callers_thread("local", "pinned: a thread that lives");
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn the_handle_of_a_callers_thread_keeps_it_until_that_thread_has_ended() {
+    left_on_a_callers_thread("current", "thread keys: 1 thread");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_handler_keeps_it_until_the_handler_is_another() {
+    let mut swap = Swap::of("handles-signal");
+    swap.load(json!({}));
+    // The new build takes the signal over, so the old one is free.
+    assert_eq!(swap.swap(), None);
+    swap.is_closed();
+    // Now the other way round: unloaded with the handler in place.
+    block_on(swap.host.unload(&swap.name)).unwrap();
+    let is_kept = |event: &HostEvent| matches!(event, HostEvent::Kept { .. });
+    let HostEvent::Kept { reason, .. } = event(&mut swap.events, is_kept) else {
+        unreachable!("nothing else was waited for");
+    };
+    assert_eq!(reason, "a signal handler lies in it");
+    assert_eq!(images(&swap.name).len(), 1);
+    // Another one takes it and gives it back.
+    let other = unique("other");
+    let handle = loaded(&swap.host, swap.plugins.add(&other, "handles-signal").write());
+    handle.call(Request::text("give back")).unwrap();
+    let is_closed = |event: &HostEvent| matches!(event, HostEvent::Closed { .. });
+    event(&mut swap.events, is_closed);
+    until("it is unmapped", || images(&swap.name).is_empty().then_some(()));
+}
+
+#[test]
+fn replies_that_callers_hold_stay_readable_and_keep_it_until_they_are_dropped() {
+    let mut swap = Swap::of("faulty");
+    let handle = swap.load(json!({ "output_bytes": 500 }));
+    let replies: Vec<Reply> = (0..3)
+        .map(|at| match at {
+            0 => handle.call(Request::text("x")).unwrap(),
+            _ => block_on(handle.execute(Request::text("x"))).unwrap(),
+        })
+        .collect();
+    assert_eq!(swap.swap().as_deref(), Some("outputs: 3 held"));
+    swap.is_kept("outputs: 3 held");
+    for reply in replies {
+        assert_eq!(reply.as_bytes(), [b'x'; 500]);
+    }
+    assert_eq!(swap.end(), None);
+    swap.is_closed();
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn what_links_an_unknown_library_is_kept_for_good() {
+    let mut swap = Swap::of("links-more");
+    swap.load(json!({}));
+    assert_eq!(swap.swap().as_deref(), Some("links libresolv.so.2"));
+    swap.is_kept("links libresolv.so.2");
+}
+
+#[test]
+fn what_says_so_in_its_manifest_is_kept_for_good() {
+    let mut swap = Swap::of("faulty");
+    let plugin = swap.plugins.add(&swap.name, "faulty").set("unload", "keep");
+    loaded(&swap.host, plugin.write());
+    let reason = "its manifest says `unload: keep`";
+    assert_eq!(swap.swap().as_deref(), Some(reason));
+    swap.is_kept(reason);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_library_that_the_loader_does_not_unmap_is_told_as_kept() {
+    let mut swap = Swap::of("not-unloadable");
+    swap.load(json!({}));
+    let reason = swap.swap().expect("it cannot be unmapped");
+    assert!(reason.starts_with("pinned: "), "{reason}");
+    swap.is_kept(&reason);
+}
+
+#[test]
+fn a_shutdown_that_panics_is_told_and_keeps_it() {
+    let mut swap = Swap::of("faulty");
+    swap.load(json!({ "panic_in": "shutdown" }));
+    let mut events = swap.host.events();
+    let reason = swap.swap().expect("it is kept");
+    assert!(reason.contains("shutdown: ") && reason.contains("as asked"), "{reason}");
+    swap.is_kept(&reason);
+    event(&mut events, |event| matches!(event, HostEvent::ShutdownFailed { .. }));
+}
+
+#[test]
+fn a_shutdown_that_does_not_end_keeps_it() {
+    let plugins = Plugins::new();
+    let wait = limits(|limits| limits.stop_wait_max = Duration::from_millis(50));
+    let host = Host::builder().limits(wait).build().unwrap();
+    let mut swap = Swap::in_host(host, plugins, "faulty");
+    let release = swap.plugins.dir().join("go");
+    swap.load(json!({ "hang_in": "shutdown", "release": release }));
+    assert_eq!(swap.swap().as_deref(), Some("shutdown: still runs"));
+    swap.is_kept("shutdown: still runs");
+    fs::write(release, "").unwrap();
+}
+
+#[test]
+fn libraries_that_stay_are_bounded_and_the_one_that_serves_goes_on() {
+    let plugins = Plugins::new();
+    let bounded = limits(|limits| limits.kept_images_max = 2);
+    let host = Host::builder().limits(bounded).build().unwrap();
+    let install = |at: u32| {
+        let config = json!({ "output_bytes": 100, "at": at });
+        plugins.add("bounded", "faulty").config(config).write()
+    };
+    let handle = loaded(&host, install(1));
+    let mut held = Vec::new();
+    for generation in 2..4 {
+        held.push(handle.call(Request::text("x")).unwrap());
+        install(generation);
+        assert_eq!(reloaded(&host, "bounded").get(), u64::from(generation));
+    }
+    until("both are kept", || (host.kept().len() == 2).then_some(()));
+    install(4);
+    let error = rolled_back(&host, "bounded");
+    let told = error.full_message();
+    assert_eq!(error.step(), Some(LoadStep::Open), "{told}");
+    for part in ["2 libraries", "`kept_images_max`", "`Host::kept`", "generation 3 keeps serving"] {
+        assert!(told.contains(part), "`{part}` in: {told}");
+    }
+    assert_eq!(handle.call(Request::text("x")).unwrap().generation().get(), 3);
+    drop(held);
+    until("they are closed", || host.kept().is_empty().then_some(()));
+    assert!(reloaded(&host, "bounded").get() > 3);
+}

@@ -1,0 +1,275 @@
+//! Builds that are swapped while calls are in flight: which build answers, what is told, who
+//! may be swapped.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Mutex;
+use std::task::{Context, Waker};
+use std::thread;
+
+use hotbay::{ErrorKind, Host, HostEvent, LoadStep, Reloaded, Request};
+use hotbay_tests::{
+    Plugins, block_on, event, events_until, host, images, limits, loaded, quarantine, reloaded,
+    rolled_back, threads, under_load, unique, until,
+};
+use serde_json::json;
+
+/// Swaps a plugin back and forth between two configs, so often, while four threads call it;
+/// every reply has to be one that its generation gives.
+fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], says: [&str; 2]) {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let name = unique("swap");
+    let install = |at: u64| {
+        let config = configs[usize::try_from(at % 2).unwrap()].clone();
+        plugins.add(&name, package).config(config).write()
+    };
+    let handle = loaded(&host, install(1));
+    let replies = Mutex::new(BTreeMap::<u64, u64>::new());
+    let check = |outcome: Result<hotbay::Reply, hotbay::Error>| {
+        let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
+        let generation = reply.generation().get();
+        let wanted = says[usize::try_from(generation % 2).unwrap()];
+        assert_eq!(reply.as_text().unwrap(), wanted, "of generation {generation}");
+        *replies.lock().unwrap().entry(generation).or_default() += 1;
+    };
+    under_load(&handle, 4, check, |traffic| {
+        for generation in 2..=swaps + 1 {
+            install(generation);
+            assert_eq!(reloaded(&host, &name).get(), generation);
+            if generation % 10 == 0 {
+                traffic.goes_on();
+            }
+        }
+    });
+    // All but the last are closed, be it after a reply that was held for a moment.
+    let mut closed = 0;
+    while closed < swaps {
+        let end = |event: &HostEvent| {
+            matches!(event, HostEvent::Closed { .. } | HostEvent::Missed { .. })
+        };
+        match event(&mut events, end) {
+            HostEvent::Closed { .. } => closed += 1,
+            missed => panic!("{missed:?}"),
+        }
+    }
+    assert_eq!(images(&name).len(), usize::from(cfg!(target_os = "linux")), "{:?}", images(&name));
+    until("nothing is kept", || host.kept().is_empty().then_some(()));
+    assert!(replies.lock().unwrap().len() as u64 > swaps / 10);
+    assert_eq!(host.list()[0].refused, 0);
+}
+
+#[test]
+fn no_call_fails_and_every_reply_is_one_builds_through_many_reloads() {
+    let configs = ["of an even generation, all of it", "of an odd generation, all of it"];
+    let answers = configs.map(|text| json!({ "answers": text }));
+    swap_under_load("faulty", 200, answers, configs);
+}
+
+#[test]
+fn a_plugin_that_does_real_work_is_swapped_while_it_does_it() {
+    let says = ["A TEXT OF MORE THAN 24 BYTES", "a text of more than 24 bytes"];
+    let configs = ["upper", "lower"].map(|mode| json!({ "mode": mode }));
+    swap_under_load("transform", 100, configs, says);
+}
+
+#[test]
+fn queued_calls_run_on_the_new_build_and_running_ones_end_on_the_old() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let name = unique("queued");
+    let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
+    let hangs = json!({ "hang_in": "execute", "release": release, "entered": entered });
+    let one_worker = json!({ "workers": 1 });
+    let plugin = plugins.add(&name, "faulty").config(hangs).set("limits", one_worker.clone());
+    let handle = loaded(&host, plugin.write());
+    let running = handle.execute(Request::text("x"));
+    until("it runs", || entered.exists().then_some(()));
+    let queued: Vec<_> = (0..50).map(|_| handle.execute(Request::text("x"))).collect();
+    let config = json!({ "answers": "new" });
+    plugins.add(&name, "faulty").config(config).set("limits", one_worker).write();
+    assert_eq!(reloaded(&host, &name).get(), 2);
+    for queued in queued {
+        let reply = block_on(queued).unwrap();
+        assert_eq!((reply.as_bytes(), reply.generation().get()), (b"new".as_slice(), 2));
+    }
+    let old = format!("{name}-1");
+    #[cfg(target_os = "linux")]
+    assert_eq!(threads(&old), [old.as_str()], "the one that hangs");
+    std::fs::write(release, "").unwrap();
+    let reply = block_on(running).unwrap();
+    assert_eq!((reply.as_bytes(), reply.generation().get()), (b"x".as_slice(), 1));
+    event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
+    until("its threads are gone", || threads(&old).is_empty().then_some(()));
+}
+
+#[test]
+fn the_events_of_a_reload_come_in_order() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let install = |at: u32| plugins.add("told", "faulty").config(json!({ "at": at })).write();
+    loaded(&host, install(1));
+    let mut events = host.events();
+    install(2);
+    reloaded(&host, "told");
+    let seen = events_until(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
+    let [
+        HostEvent::Promoted { plugin, version, generation, from },
+        HostEvent::Retired { generation: retired, .. },
+        HostEvent::Closed { generation: closed, leaked_bytes, .. },
+    ] = seen.as_slice()
+    else {
+        panic!("{seen:#?}");
+    };
+    assert_eq!((plugin.as_str(), version.to_string().as_str()), ("told", "0.1.0"));
+    assert_eq!((generation.get(), from.map(|from| from.get())), (2, Some(1)));
+    assert_eq!((retired.get(), closed.get()), (1, 1));
+    assert!(leaked_bytes.is_none_or(|bytes| bytes == 0), "{leaked_bytes:?}");
+    let info = &host.list()[0];
+    assert_eq!(info.generation.map(|generation| generation.get()), Some(2));
+    assert_eq!(info.manifest.config()["at"], 2);
+}
+
+#[test]
+fn what_did_not_change_is_left_alone() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let handle = loaded(&host, plugins.add("same", "faulty").write());
+    for _ in 0..2 {
+        plugins.add("same", "faulty").write();
+        assert_eq!(block_on(host.reload("same")).unwrap(), Reloaded::Unchanged);
+    }
+    assert_eq!(handle.call(Request::text("x")).unwrap().generation().get(), 1);
+}
+
+#[test]
+fn only_what_was_loaded_from_a_folder_can_be_reloaded() {
+    let host = Host::builder().register_fn("inside", |_, _| Ok("x".into())).build().unwrap();
+    for (name, kind) in [("inside", ErrorKind::Unsupported), ("insid", ErrorKind::NotFound)] {
+        let error = rolled_back(&host, name);
+        assert_eq!(error.kind(), kind, "{}", error.full_message());
+    }
+    assert!(host.plugin("inside").unwrap().call(Request::text("x")).is_ok());
+}
+
+#[test]
+fn a_plugin_that_was_renamed_in_its_folder_is_not_taken_for_the_old_one() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    loaded(&host, plugins.add("before", "faulty").write());
+    plugins.add_in("before", "after", "faulty").write();
+    let error = rolled_back(&host, "before");
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Manifest, Some(LoadStep::Manifest)));
+    assert!(error.full_message().contains("`after`"), "{}", error.full_message());
+}
+
+#[test]
+fn one_reload_runs_at_a_time_and_of_those_that_wait_the_latest_wins() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
+    loaded(&host, plugins.add("desk", "faulty").write());
+    let config = json!({ "hang_in": "init", "release": release, "entered": entered });
+    plugins.add("desk", "faulty").config(config).write();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| block_on(host.reload("desk")));
+        until("the first one runs", || entered.exists().then_some(()));
+        plugins.add("desk", "faulty").config(json!({ "answers": "latest" })).write();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(host.reload("desk"))).collect();
+        for request in &mut waiting {
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(request.as_mut().poll(&mut context).is_pending());
+        }
+        std::fs::write(&release, "").unwrap();
+        let latest = block_on(waiting.pop().unwrap()).unwrap();
+        let first = first.join().unwrap().unwrap();
+        let generations = [first, latest].map(|reloaded| match reloaded {
+            Reloaded::Promoted(generation) => generation.get(),
+            _ => 0,
+        });
+        assert_eq!(generations, [2, 3]);
+        for superseded in waiting {
+            let error = block_on(superseded).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Superseded, "{}", error.full_message());
+        }
+    });
+    let reply = host.plugin("desk").unwrap().call(Request::text("x")).unwrap();
+    assert_eq!(reply.as_bytes(), b"latest");
+}
+
+#[test]
+fn a_version_that_others_do_not_accept_is_refused_and_they_are_named() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    loaded(&host, plugins.add("store", "faulty").write());
+    for (name, wanted) in [("exact", "=0.1.0"), ("web", "^0.1")] {
+        let requires = json!({ "store": wanted });
+        loaded(&host, plugins.add(name, "faulty").set("requires", requires).write());
+    }
+    let newer = |version: &str| {
+        let plugin = plugins.add("store", "faulty").set("version", version);
+        plugin.patch("version=0.1.0\n", &format!("version={version}\n")).write();
+    };
+    newer("0.1.7");
+    let error = rolled_back(&host, "store");
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
+    let told = error.full_message();
+    assert!(told.contains("`exact` requires =0.1.0") && !told.contains("web"), "{told}");
+    block_on(host.unload("exact")).unwrap();
+    assert_eq!(reloaded(&host, "store").get(), 2);
+    newer("0.2.0");
+    let told = rolled_back(&host, "store").full_message();
+    assert!(told.contains("0.2.0") && told.contains("`web` requires ^0.1"), "{told}");
+    assert_eq!(host.plugin("store").unwrap().pin().unwrap().generation().get(), 2);
+}
+
+#[test]
+fn what_the_new_build_requires_has_to_be_there() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    loaded(&host, plugins.add("web", "faulty").write());
+    plugins.add("web", "faulty").set("requires", json!({ "store": "^0.1" })).write();
+    let error = rolled_back(&host, "web");
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
+    let told = error.full_message();
+    assert!(told.contains("requires `store` ^0.1, which is not loaded"), "{told}");
+    loaded(&host, plugins.add("store", "faulty").write());
+    assert_eq!(reloaded(&host, "web").get(), 2);
+    let error = block_on(host.unload("store")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Requires, "the new build needs it");
+}
+
+#[test]
+fn a_reload_ends_a_quarantine() {
+    let plugins = Plugins::new();
+    let policy = quarantine(|policy| policy.faults_max = 2);
+    let host = Host::builder().quarantine(Some(policy)).build().unwrap();
+    let config = json!({ "panic_in": "execute" });
+    let handle = loaded(&host, plugins.add("mended", "faulty").config(config).write());
+    let kinds = [(); 3].map(|()| handle.call(Request::text("x")).unwrap_err().kind());
+    assert_eq!(kinds, [ErrorKind::Panicked, ErrorKind::Panicked, ErrorKind::Quarantined]);
+    plugins.add("mended", "faulty").write();
+    reloaded(&host, "mended");
+    assert!(handle.call(Request::text("x")).is_ok());
+    assert_eq!(host.list()[0].state, "serving");
+}
+
+#[test]
+fn a_pin_stays_with_its_generation_and_is_told() {
+    let plugins = Plugins::new();
+    let wait = limits(|limits| limits.drain_wait_max = hotbay_tests::LIMIT);
+    let host = Host::builder().limits(wait).build().unwrap();
+    let mut events = host.events();
+    let handle = loaded(&host, plugins.add("pinned", "faulty").write());
+    let pinned = handle.pin().unwrap();
+    plugins.add("pinned", "faulty").config(json!({ "answers": "new" })).write();
+    reloaded(&host, "pinned");
+    let error = pinned.call(Request::text("x")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retired);
+    assert_eq!(error.generation().map(|generation| generation.get()), Some(1));
+    assert_eq!(handle.call(Request::text("x")).unwrap().as_bytes(), b"new");
+    drop(pinned);
+    event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
+}

@@ -1,0 +1,273 @@
+//! Builds that cannot be promoted, for every reason there is: the one before never stops
+//! serving, nothing is left of the new one, and a good build can follow.
+
+use std::fs;
+use std::time::Duration;
+
+use hotbay::{ErrorKind, Host, HostEvent, LoadStep};
+use hotbay_tests::{
+    Plugin, Plugins, event, images, library_file_name, limits, loaded, reloaded, rolled_back,
+    threads, under_load, unique, until,
+};
+use serde_json::{Value, json};
+
+/// What goes wrong: the step, the kind, a part of the message, and what is installed.
+struct Case {
+    step: LoadStep,
+    kind: ErrorKind,
+    says: &'static str,
+    install: fn(Plugin, &Plugins),
+}
+
+fn case(
+    step: LoadStep,
+    kind: ErrorKind,
+    says: &'static str,
+    install: fn(Plugin, &Plugins),
+) -> Case {
+    Case { step, kind, says, install }
+}
+
+/// A config that counts, with something besides.
+fn counting(more: Value) -> Value {
+    let mut config = json!({ "count": true });
+    let fields = config.as_object_mut().unwrap();
+    fields.extend(more.as_object().unwrap().clone());
+    config
+}
+
+fn write(plugin: Plugin, more: Value) {
+    plugin.config(counting(more)).write();
+}
+
+fn before_it_runs() -> Vec<Case> {
+    use ErrorKind::{Config, Incompatible, Integrity, Manifest};
+    vec![
+        case(LoadStep::Manifest, Integrity, "plugin.json", |plugin, _| {
+            fs::remove_file(plugin.write().join("plugin.json")).unwrap();
+        }),
+        case(LoadStep::Manifest, Manifest, ":1:", |plugin, _| {
+            plugin.write_with_manifest("{ \"name\" ");
+        }),
+        case(LoadStep::Manifest, Manifest, "handover", |plugin, _| {
+            plugin.set("handover", "sometimes").write();
+        }),
+        case(LoadStep::Stage, Integrity, "faulty", |plugin, _| {
+            fs::remove_file(plugin.write().join(library_file_name("faulty"))).unwrap();
+        }),
+        case(LoadStep::Digest, Integrity, "SHA-256", |plugin, _| {
+            plugin.stale_digest().patch("HOTBAY-STAMP 1\n", "HOTBAY-STAMP 2\n").write();
+        }),
+        case(LoadStep::Digest, Integrity, "half-written", |plugin, _| {
+            plugin.stale_digest().bytes(|bytes| bytes.truncate(bytes.len() / 2)).write();
+        }),
+        case(LoadStep::Probe, Integrity, "", |plugin, _| {
+            plugin.bytes(|bytes| bytes.truncate(bytes.len() / 2)).write();
+        }),
+        case(LoadStep::Version, Incompatible, "2.0.0", |plugin, _| {
+            plugin.patch("\napi=1.0.0\n", "\napi=2.0.0\n").write();
+        }),
+        case(LoadStep::Version, Incompatible, "9.9.9", |plugin, _| {
+            plugin.set("version", "9.9.9").write();
+        }),
+        case(LoadStep::Config, Config, "config.count", |plugin, _| {
+            let schema = json!({ "properties": { "count": { "type": "string" } } });
+            write(plugin.set("config_schema", schema), json!({}));
+        }),
+    ]
+}
+
+fn while_it_starts() -> Vec<Case> {
+    use ErrorKind::{Config, Start};
+    use LoadStep::{Health, Init, Restore, Snapshot};
+    vec![
+        case(LoadStep::Config, Config, "in validate, as asked", |plugin, _| {
+            write(plugin, json!({ "error_in": "validate" }));
+        }),
+        case(LoadStep::Config, Start, "in validate, as asked", |plugin, _| {
+            write(plugin, json!({ "panic_in": "validate" }));
+        }),
+        case(Init, Start, "in init, as asked", |plugin, _| {
+            write(plugin, json!({ "error_in": "init" }));
+        }),
+        case(Init, Start, "panicked: in init, as asked", |plugin, _| {
+            write(plugin, json!({ "panic_in": "init" }));
+        }),
+        case(Snapshot, Start, "in snapshot, as asked", |plugin, plugins| {
+            fs::write(plugins.dir().join("error"), "").unwrap();
+            write(plugin, json!({ "at": 1 }));
+        }),
+        case(Snapshot, Start, "panicked: in snapshot, as asked", |plugin, plugins| {
+            fs::write(plugins.dir().join("panic"), "").unwrap();
+            write(plugin, json!({ "at": 2 }));
+        }),
+        case(Restore, Start, "in restore, as asked", |plugin, _| {
+            write(plugin, json!({ "error_in": "restore" }));
+        }),
+        case(Restore, Start, "panicked: in restore, as asked", |plugin, _| {
+            write(plugin, json!({ "panic_in": "restore" }));
+        }),
+        case(Restore, Start, "state of shape 1, wanted 2", |plugin, _| {
+            write(plugin, json!({ "shape": 2 }));
+        }),
+        case(Health, Start, "in health, as asked", |plugin, _| {
+            write(plugin, json!({ "error_in": "health" }));
+        }),
+        case(Health, Start, "panicked: in health, as asked", |plugin, _| {
+            write(plugin, json!({ "panic_in": "health" }));
+        }),
+    ]
+}
+
+/// Breaks a build in each way while threads call, and follows it with a good one.
+fn check(handover: &str, cases: &[Case]) {
+    let plugins = Plugins::new();
+    let staging = tempfile::TempDir::new().unwrap();
+    let host = Host::builder().staging_dir(staging.path()).build().unwrap();
+    let mut events = host.events();
+    let name = unique("back");
+    let plugin = |more: Value| {
+        let plugin = plugins.add(&name, "faulty").set("handover", handover);
+        plugin.config(counting(more))
+    };
+    // The snapshot fails while one of two files is there.
+    let switch = |what: &str| plugins.dir().join(what);
+    let good = |at: usize| {
+        let panics = cases.get(at).is_some_and(|case| case.says.starts_with("panicked"));
+        let what = if panics { "panic" } else { "error" };
+        plugin(json!({ format!("{what}_in"): "snapshot", "while": switch(what), "at": at }))
+    };
+    let handle = loaded(&host, good(0).write());
+    let served = |outcome: Result<hotbay::Reply, hotbay::Error>| {
+        outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
+    };
+    under_load(&handle, 2, served, |traffic| {
+        for (at, case) in cases.iter().enumerate() {
+            let serving = handle.pin().unwrap().generation();
+            let state = handle.call(hotbay::Request::text("x")).unwrap().json::<u64>().unwrap();
+            (case.install)(plugin(json!({})), &plugins);
+            let error = rolled_back(&host, &name);
+            let told = error.full_message();
+            assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{told}");
+            assert_eq!(error.generation(), Some(serving), "{told}");
+            let keeps = format!("at the step `{}`; generation {serving} keeps serving", case.step);
+            assert!(told.contains(case.says) && told.contains(&keeps), "`{}`: {told}", case.says);
+            match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
+                HostEvent::RolledBack { generation, step, reason, .. } => {
+                    assert_eq!((generation, step), (Some(serving), Some(case.step)));
+                    assert_eq!(reason, told);
+                }
+                other => panic!("{other:?}"),
+            }
+            traffic.goes_on();
+            nothing_is_left(&host, &name, serving.get(), staging.path());
+
+            for what in ["error", "panic"] {
+                // Not there in most cases.
+                let _ = fs::remove_file(switch(what));
+            }
+            good(at + 1).write();
+            assert!(reloaded(&host, &name) > serving);
+            event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
+            let later = handle.call(hotbay::Request::text("x")).unwrap().json::<u64>().unwrap();
+            assert!(later > state, "{later} after {state}");
+        }
+    });
+}
+
+/// Only the image and the threads of the generation that serves are there, and no copy.
+#[track_caller]
+fn nothing_is_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
+    // Replies that are held for a moment may keep a build that was closed before.
+    until("one image is left", || {
+        (images(name).len() <= 1 && host.kept().is_empty()).then_some(())
+    });
+    until("no thread of another generation is left", || {
+        let own = format!("{name}-{serving}");
+        threads(&format!("{name}-")).iter().all(|thread| *thread == own).then_some(())
+    });
+    assert_eq!(copies(staging), 0);
+}
+
+/// Files below a folder, however deep.
+fn copies(folder: &std::path::Path) -> usize {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { copies(&path) } else { 1 }).sum()
+}
+
+#[test]
+fn what_fails_before_it_runs_leaves_the_old_build_serving() {
+    for handover in ["overlap", "pause"] {
+        check(handover, &before_it_runs());
+    }
+}
+
+#[test]
+fn what_fails_while_it_starts_leaves_the_old_build_serving() {
+    check("overlap", &while_it_starts());
+}
+
+#[test]
+fn what_fails_while_calls_wait_lets_the_old_build_serve_on() {
+    check("pause", &while_it_starts());
+}
+
+#[test]
+fn a_state_larger_than_the_host_carries_is_refused() {
+    let plugins = Plugins::new();
+    let small = limits(|limits| limits.snapshot_bytes_max = 100);
+    let host = Host::builder().limits(small).build().unwrap();
+    for (handover, bytes, fits) in [
+        ("overlap", 100, true),
+        ("overlap", 101, false),
+        ("pause", 100, true),
+        ("pause", 101, false),
+    ] {
+        let name = unique("large");
+        let install = |at: u32| {
+            let config = json!({ "state_bytes": bytes, "at": at });
+            plugins.add(&name, "faulty").set("handover", handover).config(config).write()
+        };
+        let handle = loaded(&host, install(1));
+        install(2);
+        if fits {
+            assert_eq!(reloaded(&host, &name).get(), 2);
+            continue;
+        }
+        let error = rolled_back(&host, &name);
+        let told = error.full_message();
+        assert_eq!(error.step(), Some(LoadStep::Snapshot), "{told}");
+        assert!(told.contains("101 bytes; this host carries at most 100"), "{told}");
+        let reply = handle.call(hotbay::Request::text("x")).unwrap();
+        assert_eq!(reply.generation().get(), 1);
+    }
+}
+
+#[test]
+fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
+    let plugins = Plugins::new();
+    let wait = limits(|limits| limits.start_wait_max = Duration::from_secs(3));
+    let host = Host::builder().limits(wait).build().unwrap();
+    let name = unique("late");
+    let release = plugins.dir().join("go");
+    let handle = loaded(&host, plugins.add(&name, "faulty").write());
+    let config = json!({ "hang_in": "init", "release": release });
+    plugins.add(&name, "faulty").config(config).write();
+    let served = |outcome: Result<hotbay::Reply, hotbay::Error>| {
+        assert!(outcome.is_ok(), "{outcome:?}");
+    };
+    let error = under_load(&handle, 2, served, |_| rolled_back(&host, &name));
+    let told = error.full_message();
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Start, Some(LoadStep::Init)), "{told}");
+    assert!(told.contains("did not end within 3000 ms"), "{told}");
+    let kept = host.kept();
+    assert_eq!((kept.len(), kept[0].generation), (1, None));
+    assert_eq!(kept[0].reason, "init: still runs");
+    #[cfg(target_os = "linux")]
+    assert_eq!((images(&name).len(), threads(&format!("{name}-2")).len()), (2, 1));
+
+    plugins.add(&name, "faulty").config(json!({ "answers": "good" })).write();
+    assert_eq!(reloaded(&host, &name).get(), 3);
+    fs::write(release, "").unwrap();
+    until("its thread has ended", || threads(&format!("{name}-2")).is_empty().then_some(()));
+}

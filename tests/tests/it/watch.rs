@@ -1,0 +1,407 @@
+//! Plugin directories that are watched: every way in which files are replaced, and what must
+//! cause nothing.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hotbay::{Events, Host, HostBuilder, HostEvent, Request};
+use hotbay_tests::{
+    LIMIT, Plugins, block_on, event, events_until, library_file_name, threads, until,
+};
+use serde_json::json;
+
+/// What is quicker than this was never half there for long enough to be told.
+const QUICK: Duration = Duration::from_millis(200);
+
+/// A host that watches one folder, and another folder in which builds are prepared.
+struct Watched {
+    plugins: Plugins,
+    drafts: Plugins,
+    host: Host,
+    events: Events,
+}
+
+impl Watched {
+    fn new(configure: impl FnOnce(HostBuilder) -> HostBuilder) -> Self {
+        let (plugins, drafts) = (Plugins::new(), Plugins::new());
+        let builder = Host::builder().plugin_dir(plugins.dir()).hot_reload(true);
+        let host = configure(builder).build().unwrap();
+        let events = host.events();
+        Self { plugins, drafts, host, events }
+    }
+
+    /// One that serves the plugin `echo`, which answers `old`.
+    fn with_echo(configure: impl FnOnce(HostBuilder) -> HostBuilder) -> Self {
+        let mut watched = Self::new(configure);
+        watched.appear("echo", "old");
+        watched
+    }
+
+    fn draft(&self, name: &str, answers: &str) -> PathBuf {
+        let draft = self.drafts.add(name, "faulty").config(json!({ "answers": answers }));
+        // Another file each time, with a digest of its own.
+        draft.bytes(|bytes| bytes.extend_from_slice(answers.as_bytes())).write()
+    }
+
+    /// Puts a new plugin there, whole.
+    fn appear(&mut self, name: &str, answers: &str) {
+        fs::rename(self.draft(name, answers), self.folder(name)).unwrap();
+        event(&mut self.events, |event| told(event) == format!("Loaded {name}"));
+        assert_eq!(self.answer(name), answers);
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.plugins.dir().join(name)
+    }
+
+    fn answer(&self, name: &str) -> String {
+        let reply = self.host.plugin(name).unwrap().call(Request::text("x")).unwrap();
+        reply.as_text().unwrap().to_owned()
+    }
+
+    /// What was told until now, and until all that was done was settled twice over; without
+    /// what becomes of builds that were replaced.
+    fn settled(&mut self) -> Vec<String> {
+        let folder = self.folder("sentinel");
+        fs::create_dir_all(&folder).unwrap();
+        let nonsense = format!("{{ {:?}", Instant::now());
+        fs::write(folder.join("plugin.json"), nonsense).unwrap();
+        let is_last = |event: &HostEvent| told(event).ends_with("sentinel");
+        let seen = events_until(&mut self.events, is_last);
+        fs::remove_dir_all(folder).unwrap();
+        let ends = |told: &String| told.starts_with("Retired") || told.starts_with("Closed");
+        let seen = seen.iter().filter(|event| !is_last(event)).map(told);
+        seen.filter(|told| !ends(told)).collect()
+    }
+}
+
+/// An event in short: what, and of which plugin.
+fn told(event: &HostEvent) -> String {
+    let of = |what: &str, plugin: &dyn ToString| format!("{what} {}", plugin.to_string());
+    match event {
+        HostEvent::Loaded { plugin, .. } => of("Loaded", plugin),
+        HostEvent::Refused { plugin, .. } => {
+            let name = Path::new(plugin).file_name().unwrap_or_default();
+            of("Refused", &name.to_string_lossy())
+        }
+        HostEvent::Promoted { plugin, .. } => of("Promoted", plugin),
+        HostEvent::RolledBack { plugin, .. } => of("RolledBack", plugin),
+        HostEvent::Retired { plugin, .. } => of("Retired", plugin),
+        HostEvent::Closed { plugin, .. } => of("Closed", plugin),
+        other => format!("{other:?}"),
+    }
+}
+
+fn library() -> String {
+    library_file_name("faulty")
+}
+
+fn rename_into(draft: &Path, folder: &Path, file: &str) {
+    fs::rename(draft.join(file), folder.join(file)).unwrap();
+}
+
+/// As `build-plugins` does it.
+fn install(draft: &Path, folder: &Path) {
+    rename_into(draft, folder, &library());
+    rename_into(draft, folder, "plugin.json");
+}
+
+/// Replaces `echo` in one way, and expects that it is replaced once and nothing else is told.
+#[track_caller]
+fn check(configure: impl FnOnce(HostBuilder) -> HostBuilder, replace: impl FnOnce(&Path, &Path)) {
+    let mut watched = Watched::with_echo(configure);
+    let draft = watched.draft("echo", "new");
+    let began = Instant::now();
+    replace(&draft, &watched.folder("echo"));
+    let was_quick = began.elapsed() < QUICK;
+    let seen = events_until(&mut watched.events, |event| told(event) == "Promoted echo");
+    assert_eq!(watched.answer("echo"), "new");
+    let mut told: Vec<_> = seen.iter().map(told).collect();
+    told.extend(watched.settled());
+    if was_quick {
+        told.retain(|told| !told.starts_with("Retired") && !told.starts_with("Closed"));
+        assert_eq!(told, ["Promoted echo"], "{seen:#?}");
+    }
+}
+
+fn as_it_is(builder: HostBuilder) -> HostBuilder {
+    builder
+}
+
+#[test]
+fn files_renamed_into_place_one_after_the_other_are_one_new_build() {
+    check(as_it_is, |draft, folder| {
+        install(draft, folder);
+    });
+    check(as_it_is, |draft, folder| {
+        rename_into(draft, folder, "plugin.json");
+        rename_into(draft, folder, &library());
+    });
+}
+
+#[test]
+fn files_written_in_pieces_are_waited_for() {
+    check(as_it_is, |draft, folder| {
+        for file in [library(), "plugin.json".to_owned()] {
+            let bytes = fs::read(draft.join(&file)).unwrap();
+            let mut into = fs::File::create(folder.join(&file)).unwrap();
+            for piece in bytes.chunks(1 + bytes.len() / 50) {
+                into.write_all(piece).unwrap();
+                into.sync_data().unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn files_truncated_or_deleted_and_written_again_are_waited_for() {
+    check(as_it_is, |draft, folder| {
+        for file in [library(), "plugin.json".to_owned()] {
+            let into = folder.join(&file);
+            fs::write(&into, "").unwrap();
+            fs::copy(draft.join(&file), into).unwrap();
+        }
+    });
+    check(as_it_is, |draft, folder| {
+        for file in ["plugin.json".to_owned(), library()] {
+            fs::remove_file(folder.join(&file)).unwrap();
+            fs::copy(draft.join(&file), folder.join(&file)).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_folder_swapped_as_a_whole_is_a_new_build() {
+    check(as_it_is, |draft, folder| {
+        // Hidden folders are not looked into.
+        fs::rename(folder, folder.with_file_name(".old")).unwrap();
+        fs::rename(draft, folder).unwrap();
+    });
+}
+
+#[test]
+fn a_manifest_alone_may_change() {
+    let mut watched = Watched::with_echo(as_it_is);
+    let manifest = watched.folder("echo").join("plugin.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"old\"", "\"new\"")).unwrap();
+    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    assert_eq!(watched.answer("echo"), "new");
+}
+
+#[test]
+fn looking_instead_of_being_told_sees_the_same() {
+    let poll = |builder: HostBuilder| builder.watch_poll_interval(Duration::from_millis(10));
+    check(poll, |draft, folder| {
+        install(draft, folder);
+    });
+    check(poll, |draft, folder| {
+        fs::copy(draft.join(library()), folder.join(library())).unwrap();
+        fs::copy(draft.join("plugin.json"), folder.join("plugin.json")).unwrap();
+    });
+    let mut watched = Watched::with_echo(poll);
+    fs::remove_dir_all(watched.folder("echo")).unwrap();
+    event(&mut watched.events, |event| told(event) == "Closed echo");
+    assert!(watched.host.list().is_empty());
+}
+
+#[test]
+fn a_folder_that_is_gone_or_renamed_is_unloaded() {
+    let mut watched = Watched::with_echo(as_it_is);
+    let (folder, other) = (watched.folder("echo"), watched.folder("other"));
+    fs::rename(&folder, &other).unwrap();
+    let until_loaded = |event: &HostEvent| told(event) == "Loaded echo";
+    let seen: Vec<_> = events_until(&mut watched.events, until_loaded).iter().map(told).collect();
+    assert_eq!(seen, ["Retired echo", "Closed echo", "Loaded echo"]);
+    assert_eq!(watched.host.list()[0].folder.as_deref(), Some(other.as_path()));
+    fs::remove_file(other.join("plugin.json")).unwrap();
+    event(&mut watched.events, |event| told(event) == "Closed echo");
+    assert!(watched.host.list().is_empty());
+}
+
+#[test]
+fn a_plugin_that_changes_its_name_is_another_one() {
+    let mut watched = Watched::with_echo(as_it_is);
+    let manifest = watched.folder("echo").join("plugin.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let renamed = text.replace("\"name\": \"echo\"", "\"name\": \"shout\"");
+    assert_ne!(text, renamed);
+    fs::write(&manifest, renamed).unwrap();
+    let until_loaded = |event: &HostEvent| told(event) == "Loaded shout";
+    let seen: Vec<_> = events_until(&mut watched.events, until_loaded).iter().map(told).collect();
+    assert_eq!(seen, ["Retired echo", "Closed echo", "Loaded shout"]);
+    assert_eq!(watched.host.list().len(), 1);
+}
+
+#[test]
+fn what_is_gone_stays_when_it_is_not_to_be_retired_or_others_require_it() {
+    let mut watched = Watched::with_echo(|builder| builder.retire_removed(false));
+    fs::remove_dir_all(watched.folder("echo")).unwrap();
+    assert_eq!(watched.settled(), Vec::<String>::new());
+    assert_eq!(watched.answer("echo"), "old");
+
+    let mut watched = Watched::with_echo(as_it_is);
+    let needs = watched.drafts.add("needs", "faulty").set("requires", json!({ "echo": "*" }));
+    fs::rename(needs.write(), watched.folder("needs")).unwrap();
+    event(&mut watched.events, |event| told(event) == "Loaded needs");
+    fs::remove_dir_all(watched.folder("echo")).unwrap();
+    let kept = event(&mut watched.events, |event| told(event) == "RolledBack echo");
+    let HostEvent::RolledBack { reason, generation, .. } = kept else { unreachable!("as told") };
+    assert!(reason.contains("its folder is gone") && reason.contains("`needs`"), "{reason}");
+    assert_eq!(generation.map(|generation| generation.get()), Some(1));
+    assert_eq!(watched.answer("echo"), "old");
+    // It goes when nobody requires it any more.
+    fs::remove_dir_all(watched.folder("needs")).unwrap();
+    event(&mut watched.events, |event| told(event) == "Closed echo");
+}
+
+#[test]
+fn new_plugins_wait_for_those_that_they_require() {
+    let mut watched = Watched::new(as_it_is);
+    let needs = watched.drafts.add("needs", "faulty").set("requires", json!({ "echo": "*" }));
+    fs::rename(needs.write(), watched.folder("needs")).unwrap();
+    event(&mut watched.events, |event| told(event) == "Refused needs");
+    watched.appear("echo", "new");
+    event(&mut watched.events, |event| told(event) == "Loaded needs");
+}
+
+#[test]
+fn what_editors_leave_and_what_is_only_touched_causes_nothing() {
+    let mut watched = Watched::with_echo(as_it_is);
+    let folder = watched.folder("echo");
+    for name in [".plugin.json.swp", "4913", "plugin.json~", "#x#", "notes.txt", ".x.so.tmp"] {
+        fs::write(folder.join(name), "x").unwrap();
+        fs::write(watched.plugins.dir().join(name), "x").unwrap();
+        fs::remove_file(folder.join(name)).unwrap();
+    }
+    for name in ["plugin.json", &library()] {
+        let path = folder.join(name);
+        let file = fs::File::options().append(true).open(&path).unwrap();
+        file.set_modified(std::time::SystemTime::now()).unwrap();
+        // An editor that writes what was there.
+        fs::write(&path, fs::read(&path).unwrap()).unwrap();
+    }
+    assert_eq!(watched.settled(), Vec::<String>::new());
+    assert_eq!(watched.host.list()[0].generation.map(|generation| generation.get()), Some(1));
+}
+
+#[test]
+fn a_storm_of_other_files_ends_with_the_right_state() {
+    let mut watched = Watched::with_echo(as_it_is);
+    let draft = watched.draft("echo", "new");
+    let folder = watched.folder("echo");
+    for number in 0..2_500 {
+        for place in [&folder, watched.plugins.dir()] {
+            let file = place.join(format!("x{number}"));
+            fs::write(&file, "x").unwrap();
+            fs::remove_file(&file).unwrap();
+        }
+        if number == 1_250 {
+            install(&draft, &folder);
+        }
+    }
+    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    assert_eq!(watched.answer("echo"), "new");
+    assert_eq!(watched.settled(), Vec::<String>::new());
+}
+
+#[test]
+fn a_broken_build_is_told_once_and_the_old_one_serves_until_it_is_mended() {
+    let mut watched = Watched::with_echo(as_it_is);
+    let folder = watched.folder("echo");
+    let build = |config: serde_json::Value| watched.drafts.add("echo", "faulty").config(config);
+    // One that does not start, and one whose halves do not fit.
+    let broken = build(json!({ "error_in": "init" })).write();
+    install(&broken, &folder);
+    event(&mut watched.events, |event| told(event) == "RolledBack echo");
+    assert_eq!(watched.answer("echo"), "old");
+    let manifest = folder.join("plugin.json");
+    fs::write(&manifest, fs::read(&manifest).unwrap()).unwrap();
+    assert_eq!(watched.settled(), Vec::<String>::new());
+
+    fs::write(folder.join(library()), "half of a library").unwrap();
+    event(&mut watched.events, |event| told(event) == "RolledBack echo");
+    fs::write(folder.join(library()), "half of a library").unwrap();
+    assert_eq!(watched.settled(), Vec::<String>::new());
+    assert_eq!(watched.answer("echo"), "old");
+
+    let mended = watched.draft("echo", "new");
+    install(&mended, &folder);
+    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    assert_eq!(watched.answer("echo"), "new");
+}
+
+#[test]
+fn two_hosts_watch_one_folder() {
+    let mut watched = Watched::with_echo(as_it_is);
+    let builder = Host::builder().plugin_dir(watched.plugins.dir()).hot_reload(true);
+    let other = builder.build().unwrap();
+    assert!(block_on(other.load_all()).is_clean());
+    let mut others = other.events();
+    let draft = watched.draft("echo", "new");
+    rename_into(&draft, &watched.folder("echo"), &library());
+    rename_into(&draft, &watched.folder("echo"), "plugin.json");
+    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    event(&mut others, |event| told(event) == "Promoted echo");
+}
+
+#[test]
+fn a_folder_for_plugins_that_comes_later_or_is_replaced_is_found() {
+    let (place, drafts) = (Plugins::new(), Plugins::new());
+    let dir = place.dir().join("not/yet");
+    let host = Host::builder().plugin_dir(&dir).hot_reload(true).build().unwrap();
+    let mut events = host.events();
+    fs::create_dir_all(&dir).unwrap();
+    fs::rename(drafts.add("echo", "faulty").write(), dir.join("echo")).unwrap();
+    event(&mut events, |event| told(event) == "Loaded echo");
+    // While the place of all is away, they serve.
+    let away = place.dir().join("away");
+    fs::rename(&dir, &away).unwrap();
+    fs::create_dir_all(dir.with_file_name("next")).unwrap();
+    fs::rename(away.join("echo"), dir.with_file_name("next").join("echo")).unwrap();
+    fs::rename(dir.with_file_name("next"), &dir).unwrap();
+    let build = drafts.add("echo", "faulty").config(json!({ "answers": "new" })).write();
+    rename_into(&build, &dir.join("echo"), "plugin.json");
+    event(&mut events, |event| told(event) == "Promoted echo");
+    assert_eq!(host.list()[0].generation.map(|generation| generation.get()), Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_is_pointed_elsewhere_is_a_new_build() {
+    let mut watched = Watched::new(as_it_is);
+    for (folder, answers) in [(".v1", "old"), (".v2", "new")] {
+        fs::rename(watched.draft("echo", answers), watched.folder(folder)).unwrap();
+    }
+    std::os::unix::fs::symlink(".v1", watched.folder("now")).unwrap();
+    event(&mut watched.events, |event| told(event) == "Loaded echo");
+    assert_eq!(watched.answer("echo"), "old");
+    std::os::unix::fs::symlink(".v2", watched.folder(".next")).unwrap();
+    fs::rename(watched.folder(".next"), watched.folder("now")).unwrap();
+    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    assert_eq!(watched.answer("echo"), "new");
+}
+
+#[test]
+fn a_host_that_ends_ends_its_watch() {
+    let watching = || threads("hotbay-watch").len();
+    for way in ["shutdown", "drop"] {
+        let watched = Watched::with_echo(as_it_is);
+        let draft = watched.draft("echo", "new");
+        rename_into(&draft, &watched.folder("echo"), &library());
+        if way == "shutdown" {
+            block_on(watched.host.shutdown(LIMIT));
+            // Nothing is loaded any more.
+            rename_into(&draft, &watched.folder("echo"), "plugin.json");
+            assert!(watched.host.list().is_empty());
+        }
+        let Watched { host, mut events, .. } = watched;
+        drop(host);
+        // The board goes with the host, so nobody else holds it.
+        while block_on(events.next()).is_some() {}
+    }
+    // Other tests watch as well, but not for ever.
+    until("no watch is left", || (watching() == 0).then_some(()));
+}

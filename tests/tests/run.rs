@@ -1,0 +1,264 @@
+//! `hotbay run`, as a process of its own: what it tells, when it ends, and what it leaves.
+//! What reloads do is tested elsewhere; here they are only told.
+
+#![cfg(unix)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+
+use hotbay_tests::{LIMIT, Plugins, binary, until};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A command that stays up.
+struct Running {
+    child: Killed,
+    lines: Receiver<String>,
+    stderr: JoinHandle<String>,
+    /// Where it keeps private copies.
+    scratch: TempDir,
+}
+
+/// A process that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // One that has ended is no matter.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What is left of it.
+struct Ended {
+    code: Option<i32>,
+    /// What it told since it was last asked.
+    lines: Vec<String>,
+    stderr: String,
+    is_tidy: bool,
+}
+
+impl Running {
+    fn start(plugins: &Plugins, args: &[&str]) -> Self {
+        let (mut running, stdout) = Self::without_reader(plugins, args);
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // The test may have failed meanwhile.
+                let _ = sender.send(line);
+            }
+        });
+        running.lines = lines;
+        running
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the command is a process")]
+    fn without_reader(plugins: &Plugins, args: &[&str]) -> (Self, BufReader<ChildStdout>) {
+        let scratch = TempDir::with_prefix("hotbay-tests-").unwrap();
+        let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+        command.arg("run").args(args).arg("--dir").arg(plugins.dir());
+        command.env("TMPDIR", scratch.path()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut stderr = child.stderr.take().unwrap();
+        let stderr = thread::spawn(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).unwrap();
+            text
+        });
+        let (_, lines) = mpsc::channel();
+        (Self { child: Killed(child), lines, stderr, scratch }, stdout)
+    }
+
+    /// Waits for the first line that has all these parts.
+    #[track_caller]
+    fn tells(&self, parts: &[&str]) -> String {
+        let mut seen = Vec::new();
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) if parts.iter().all(|part| line.contains(part)) => return line,
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("{error}: {parts:?} not in {seen:#?}"),
+            }
+        }
+    }
+
+    /// Waits for the first event that is this one.
+    #[track_caller]
+    fn tells_of(&self, event: &str) -> Value {
+        document(&self.tells(&[&format!(r#""event":"{event}""#)]))
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "std sends no signals")]
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {} 2>&1", self.child.0.id());
+        Command::new("sh").args(["-c", &kill]).output().unwrap();
+    }
+
+    #[track_caller]
+    fn ends(mut self) -> Ended {
+        let mut lines = Vec::new();
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) => lines.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end; it told {lines:#?}"),
+            }
+        }
+        let code = until("it has ended", || self.child.0.try_wait().unwrap()).code();
+        let stderr = self.stderr.join().unwrap();
+        assert!(!stderr.contains("panicked at"), "{stderr}");
+        let is_tidy = fs::read_dir(self.scratch.path()).unwrap().next().is_none();
+        Ended { code, lines, stderr, is_tidy }
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{:?}\n{}\n{}", self.code, self.lines.join("\n"), self.stderr);
+        }
+    }
+}
+
+fn document(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in: {line}"))
+}
+
+/// Replaces a plugin's config in one step.
+fn replace_config(folder: &Path, config: Value) {
+    let manifest = folder.join("plugin.json");
+    let mut value: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    value["config"] = config;
+    // A copy keeps the mode.
+    let new = folder.join(".plugin.json.new");
+    fs::copy(&manifest, &new).unwrap();
+    fs::write(&new, value.to_string()).unwrap();
+    fs::rename(&new, &manifest).unwrap();
+}
+
+#[test]
+fn a_running_host_stops_cleanly_on_either_signal() {
+    for signal in ["TERM", "INT"] {
+        let plugins = Plugins::new();
+        plugins.add("one", "faulty").write();
+        plugins.add("two", "faulty").set("requires", json!({ "one": "*" })).write();
+        let running = Running::start(&plugins, &[]);
+        running.tells(&["loaded       one 0.1.0         generation 1"]);
+        running.tells(&["loaded       two 0.1.0         generation 1"]);
+        running.signal(signal);
+        let ended = running.ends();
+        assert_eq!(ended.code, Some(0), "{signal}");
+        assert!(ended.lines.last().unwrap().ends_with(" stopped"), "{signal}");
+        assert!(ended.lines.iter().any(|line| line.contains("closed       two")), "{signal}");
+        assert!(!ended.lines.iter().any(|line| line.contains('\x1b')), "colours on a pipe");
+        assert!(ended.is_tidy, "a private copy is left");
+    }
+}
+
+#[test]
+fn every_event_is_a_document_in_a_line() {
+    let plugins = Plugins::new();
+    plugins.add("fine", "faulty").write();
+    plugins.add("late", "faulty").config(json!({ "error_in": "init" })).write();
+    let running = Running::start(&plugins, &["--json"]);
+    let mut told = [document(&running.tells(&[])), document(&running.tells(&[]))];
+    told.sort_by_key(|event| event["event"].to_string());
+    let [loaded, refused] = told;
+    let wanted = json!({"event": "loaded", "plugin": "fine", "version": "0.1.0", "generation": 1});
+    assert_eq!(loaded, wanted);
+    assert_eq!((&refused["event"], &refused["plugin"]), (&json!("refused"), &json!("late")));
+    assert!(refused["reason"].is_string());
+    running.signal("TERM");
+    let ended = running.ends();
+    let told: Vec<_> = ended.lines.iter().map(|line| document(line)).collect();
+    let names: Vec<_> = told.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["retired", "closed", "stopped"]);
+    assert_eq!(told[1]["leaked_bytes"], 0);
+    assert_eq!((ended.code, ended.stderr.as_str(), ended.is_tidy), (Some(0), "", true));
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_a_shutdown_that_hangs() {
+    let plugins = Plugins::new();
+    plugins.add("slow", "faulty").config(json!({ "hang_in": "shutdown" })).write();
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let mut running = Running::start(&plugins, &[]);
+        running.tells(&["loaded"]);
+        running.signal(signal);
+        running.tells(&["retired"]);
+        until("it has ended", || {
+            running.signal(signal);
+            running.child.0.try_wait().unwrap()
+        });
+        assert_eq!(running.ends().code, Some(code));
+    }
+}
+
+#[test]
+fn a_reader_that_goes_ends_it_cleanly_though_nothing_happens() {
+    let plugins = Plugins::new();
+    plugins.add("one", "faulty").write();
+    let (running, mut stdout) = Running::without_reader(&plugins, &[]);
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.contains("loaded"), "{line}");
+    drop(stdout);
+    let ended = running.ends();
+    assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
+}
+
+#[test]
+fn where_nothing_could_be_loaded_it_does_not_stay() {
+    let plugins = Plugins::new();
+    let ended = Running::start(&plugins, &[]).ends();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.starts_with("nothing to run: no plugins in "));
+    plugins.add("late", "faulty").config(json!({ "panic_in": "init" })).write();
+    let ended = Running::start(&plugins, &[]).ends();
+    assert_eq!((ended.code, ended.is_tidy), (Some(1), true));
+    assert!(ended.lines[0].contains("refused      late "), "the reason is told as an event");
+}
+
+#[test]
+fn a_replacement_is_told_and_a_broken_one_too() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("one", "faulty").write();
+    let running = Running::start(&plugins, &["--json", "--watch", "--poll-ms", "20"]);
+    running.tells_of("loaded");
+    replace_config(&folder, json!({ "note": "new" }));
+    let promoted = running.tells_of("promoted");
+    let wanted = json!({
+        "event": "promoted", "plugin": "one", "version": "0.1.0", "generation": 2, "from": 1,
+    });
+    assert_eq!(promoted, wanted);
+    running.tells_of("retired");
+    assert_eq!(running.tells_of("closed")["generation"], 1);
+
+    replace_config(&folder, json!({ "error_in": "init" }));
+    let rolled_back = running.tells_of("rolled_back");
+    assert_eq!((&rolled_back["step"], &rolled_back["generation"]), (&json!("init"), &json!(2)));
+    assert!(rolled_back["reason"].as_str().unwrap().contains("generation 2 keeps serving"));
+
+    replace_config(&folder, json!({ "note": "mended" }));
+    assert_eq!(running.tells_of("promoted")["from"], 2);
+    running.signal("TERM");
+    let ended = running.ends();
+    assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
+}
+
+#[test]
+fn a_host_that_watches_waits_for_its_first_plugin() {
+    let plugins = Plugins::new();
+    let running = Running::start(&plugins, &["--watch", "--poll-ms", "20"]);
+    plugins.add("one", "faulty").write();
+    running.tells(&["loaded       one 0.1.0 "]);
+    running.signal("INT");
+    assert_eq!(running.ends().code, Some(0));
+}
