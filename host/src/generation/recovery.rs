@@ -5,10 +5,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::config::Quarantine;
+use crate::sync::after;
 
-/// The faults of a plugin, and whether it is called.
+/// The faults of a generation, and whether it is called.
 #[derive(Debug, Default)]
 pub(crate) struct History {
+    /// The generation that all of this is about; what another one did changes nothing.
+    generation: u64,
     /// When the faults within the window happened.
     faults: VecDeque<Instant>,
     quarantined: Option<Quarantined>,
@@ -18,8 +21,8 @@ pub(crate) struct History {
 struct Quarantined {
     until: Instant,
     back_off: Duration,
-    /// When the probe that runs now began.
-    probing: bool,
+    /// When the last probe began, if it has not ended.
+    probing: Option<Instant>,
 }
 
 /// What to do after a fault.
@@ -55,23 +58,33 @@ pub(crate) enum Success {
 }
 
 impl History {
-    /// A fault happened at `at`. `policy` none: faults are not held against the plugin.
+    /// Nothing is held against `generation` yet.
+    pub(crate) fn new(generation: u64) -> Self {
+        Self { generation, ..Self::default() }
+    }
+
+    /// The generation that this is about.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// A fault of `generation` happened at `at`. `policy` none: faults are not held against it.
     pub(crate) fn fault(
         &mut self,
+        generation: u64,
         at: Instant,
         probe: bool,
         policy: Option<&Quarantine>,
     ) -> Decision {
-        let Some(policy) = policy else {
+        let Some(policy) = policy.filter(|_| generation == self.generation) else {
             return Decision::GoOn;
         };
-        if let Some(quarantined) = &mut self.quarantined {
+        if let Some(quarantined) = &self.quarantined {
             if !probe {
                 return Decision::GoOn;
             }
-            let back_off = (quarantined.back_off * 2).min(policy.back_off_max);
-            *quarantined = Quarantined { until: at + back_off, back_off, probing: false };
-            return Decision::Quarantine { faults: 1, back_off };
+            let back_off = quarantined.back_off.saturating_mul(2).min(policy.back_off_max);
+            return self.quarantine(at, 1, back_off);
         }
         self.faults.push_back(at);
         while self.faults.front().is_some_and(|first| at.duration_since(*first) > policy.window) {
@@ -82,34 +95,45 @@ impl History {
         }
         let faults = u32::try_from(self.faults.len()).unwrap_or(u32::MAX);
         self.faults.clear();
-        let back_off = policy.back_off_first.min(policy.back_off_max);
-        self.quarantined = Some(Quarantined { until: at + back_off, back_off, probing: false });
+        self.quarantine(at, faults, policy.back_off_first.min(policy.back_off_max))
+    }
+
+    fn quarantine(&mut self, at: Instant, faults: u32, back_off: Duration) -> Decision {
+        let until = after(at, back_off);
+        self.quarantined = Some(Quarantined { until, back_off, probing: None });
         Decision::Quarantine { faults, back_off }
     }
 
     /// A call wants to go on at `at`.
     pub(crate) fn admit(&mut self, at: Instant) -> Admission {
-        match &mut self.quarantined {
-            None => Admission::Go,
-            Some(quarantined) if quarantined.probing || at < quarantined.until => {
-                Admission::Refuse { probe_in: quarantined.until.saturating_duration_since(at) }
-            }
-            Some(quarantined) => {
-                quarantined.probing = true;
-                Admission::Probe
-            }
+        let Some(quarantined) = &mut self.quarantined else { return Admission::Go };
+        // A probe that never ends is followed by another.
+        let until = match quarantined.probing {
+            Some(since) => after(since, quarantined.back_off),
+            None => quarantined.until,
+        };
+        if at < until {
+            return Admission::Refuse { probe_in: until.duration_since(at) };
+        }
+        quarantined.probing = Some(at);
+        Admission::Probe
+    }
+
+    /// A probe of `generation` ended without a fault.
+    pub(crate) fn probe_succeeded(&mut self, generation: u64) -> Success {
+        if generation == self.generation && self.quarantined.take().is_some() {
+            Success::Restored
+        } else {
+            Success::Usual
         }
     }
 
-    /// A call ended without a fault. Only a probe says anything about a quarantine.
-    pub(crate) fn success(&mut self, probe: bool) -> Success {
-        if probe && self.quarantined.take().is_some() { Success::Restored } else { Success::Usual }
-    }
-
-    /// A probe never reached the plugin: the next call may try.
-    pub(crate) fn probe_undone(&mut self) {
-        if let Some(quarantined) = &mut self.quarantined {
-            quarantined.probing = false;
+    /// A probe of `generation` never reached the plugin: the next call may try.
+    pub(crate) fn probe_undone(&mut self, generation: u64) {
+        if let Some(quarantined) = &mut self.quarantined
+            && generation == self.generation
+        {
+            quarantined.probing = None;
         }
     }
 
@@ -138,11 +162,11 @@ mod tests {
     fn faults_within_the_window_quarantine_and_faults_apart_do_not() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut history = History::default();
+        let mut history = History::new(7);
         for seconds in [0, 6, 12, 18, 24] {
-            assert_eq!(history.fault(at(seconds), false, Some(&POLICY)), Decision::GoOn);
+            assert_eq!(history.fault(7, at(seconds), false, Some(&POLICY)), Decision::GoOn);
         }
-        assert_eq!(history.fault(at(25), false, Some(&POLICY)), quarantine(3, 1));
+        assert_eq!(history.fault(7, at(25), false, Some(&POLICY)), quarantine(3, 1));
         assert_eq!(history.admit(at(25)), Admission::Refuse { probe_in: Duration::from_secs(1) });
     }
 
@@ -150,31 +174,36 @@ mod tests {
     fn one_probe_goes_through_and_each_failed_one_doubles_the_wait() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut history = History::default();
+        let mut history = History::new(7);
         for _ in 0..2 {
-            assert_eq!(history.fault(at(0), false, Some(&POLICY)), Decision::GoOn);
+            assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), Decision::GoOn);
         }
-        assert_eq!(history.fault(at(0), false, Some(&POLICY)), quarantine(3, 1));
+        assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), quarantine(3, 1));
         // A call that began before the quarantine changes nothing, however it ends.
-        assert_eq!(history.fault(at(0), false, Some(&POLICY)), Decision::GoOn);
-        assert_eq!(history.success(false), Success::Usual);
+        assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), Decision::GoOn);
+        assert_eq!(history.fault(6, at(0), true, Some(&POLICY)), Decision::GoOn);
+        assert_eq!(history.probe_succeeded(6), Success::Usual);
         for (now, back_off) in [(1, 2), (3, 3), (6, 3)] {
             assert_eq!(history.admit(at(now)), Admission::Probe);
             assert!(matches!(history.admit(at(now)), Admission::Refuse { .. }));
-            assert_eq!(history.fault(at(now), true, Some(&POLICY)), quarantine(1, back_off));
+            assert_eq!(history.fault(7, at(now), true, Some(&POLICY)), quarantine(1, back_off));
         }
         assert_eq!(history.admit(at(9)), Admission::Probe);
-        history.probe_undone();
+        history.probe_undone(6);
+        assert!(matches!(history.admit(at(9)), Admission::Refuse { .. }));
+        history.probe_undone(7);
         assert_eq!(history.admit(at(9)), Admission::Probe);
-        assert_eq!(history.success(true), Success::Restored);
+        // This one never ends; the next is let through when the wait is over once more.
+        assert_eq!(history.admit(at(12)), Admission::Probe);
+        assert_eq!(history.probe_succeeded(7), Success::Restored);
         assert_eq!(history.admit(at(9)), Admission::Go);
     }
 
     #[test]
     fn without_a_policy_nothing_is_held_against_a_plugin() {
-        let mut history = History::default();
+        let mut history = History::new(7);
         for _ in 0..1000 {
-            assert_eq!(history.fault(Instant::now(), false, None), Decision::GoOn);
+            assert_eq!(history.fault(7, Instant::now(), false, None), Decision::GoOn);
         }
         assert!(!history.is_quarantined());
         assert!(history.faults.is_empty());

@@ -11,7 +11,7 @@ use crate::boundary::{Close, Image, Root};
 use crate::config::HostLimits;
 use crate::event::HostEvent;
 use crate::pool::Errand;
-use crate::sync::lock;
+use crate::sync::{deadline_in, lock};
 
 /// How long a thread that has just ended may take to leave the system's list.
 const SETTLE_WAIT_MAX: Duration = Duration::from_millis(200);
@@ -139,6 +139,9 @@ pub(crate) fn close(
     settle: Settle,
 ) -> Result<Option<i64>, (String, Left)> {
     if !image.is_library() {
+        if let Ok(image) = Arc::try_unwrap(image) {
+            let _ = image.close();
+        }
         return Ok(None);
     }
     let census = root.map(Root::census).unwrap_or_default();
@@ -171,7 +174,7 @@ fn settled(image: &Image, root: Option<Root>, settle: Settle) -> Option<String> 
         Settle::Awhile => SETTLE_WAIT_MAX,
         Settle::AtOnce => Duration::ZERO,
     };
-    let deadline = Instant::now() + wait_max;
+    let deadline = deadline_in(wait_max);
     loop {
         let reason = still_used(image, root)?;
         if Instant::now() >= deadline {

@@ -222,7 +222,7 @@ impl Inner {
     }
 
     fn shutdown(&self, grace: Duration) {
-        let deadline = std::time::Instant::now() + grace;
+        let deadline = crate::sync::deadline_in(grace);
         // Joined while nothing is locked: the watch may be asking for the same locks.
         let watch = lock(&self.watch).take();
         drop(watch);

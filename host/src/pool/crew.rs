@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use super::{Epoch, Queue, Ticket, ticket};
-use crate::sync::lock;
+use crate::sync::{deadline_in, lock};
 
 /// Threads under one name that end together.
 pub(crate) struct Crew {
@@ -106,7 +106,7 @@ impl Crew {
 
     /// Joins the threads that end within `wait_max`; tells how many still run.
     pub(crate) fn join(&self, wait_max: Duration) -> usize {
-        let deadline = Instant::now() + wait_max;
+        let deadline = deadline_in(wait_max);
         let mut left = std::mem::take(&mut *lock(&self.threads));
         loop {
             let (ended, running): (Vec<_>, Vec<_>) =

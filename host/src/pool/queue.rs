@@ -124,13 +124,15 @@ impl Queue {
         }
     }
 
-    /// A worker that was to be started for `epoch` could not be; tells whether there are others.
-    pub(crate) fn not_hired(&self, epoch: Epoch) -> bool {
+    /// A worker that was to be started for `epoch` could not be. If there is no other, the work
+    /// that was pushed last comes back, because nobody would do it.
+    pub(crate) fn not_hired(&self, epoch: Epoch) -> Option<Box<dyn Work>> {
         let mut inner = lock(&self.inner);
-        if inner.epoch == epoch {
-            inner.workers -= 1;
+        if inner.epoch != epoch {
+            return None;
         }
-        inner.workers > 0
+        inner.workers -= 1;
+        if inner.workers > 0 { None } else { inner.work.pop_back() }
     }
 
     /// Begins an epoch with at most so many workers and so much work; the workers before it go

@@ -13,23 +13,56 @@ pub(crate) struct PluginLimits {
     pub(crate) stack_bytes: u64,
 }
 
+/// The system's loader and the checks around a start run on a plugin's stack too.
+const STACK_BYTES_MIN: u64 = 256 << 10;
+
 /// What a manifest asks for, within what the host gives; and what was clamped, in words.
 pub(crate) fn within(asked: &Limits, host: &HostLimits) -> (PluginLimits, Vec<String>) {
     let mut notes = Vec::new();
-    let mut clamp = |field: &str, asked: Option<u64>, given: u64| match asked {
-        Some(asked) if asked > given => {
-            notes.push(format!("`limits.{field}` is {asked}; this host gives at most {given}"));
-            given
+    let mut clamp = |field: &str, asked: Option<u64>, least: u64, most: u64| {
+        let most = most.max(least);
+        let Some(asked) = asked else { return most };
+        let given = asked.clamp(least, most);
+        if given != asked {
+            let end = if given < asked { "most" } else { "least" };
+            notes.push(format!("`limits.{field}` is {asked}; this host gives at {end} {given}"));
         }
-        asked => asked.unwrap_or(given),
+        given
     };
     let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    let workers = clamp("workers", asked.workers.map(u64::from), 1, host.workers_max.into());
+    let queue = clamp("queue", asked.queue.map(u64::from), 1, host.queue_max.into());
+    let stack_bytes_max = host.stack_bytes_max;
     let limits = PluginLimits {
-        workers: narrow(clamp("workers", asked.workers.map(u64::from), host.workers_max.into())),
-        queue: narrow(clamp("queue", asked.queue.map(u64::from), host.queue_max.into())),
-        input_bytes: clamp("input_bytes", asked.input_bytes, host.input_bytes_max),
-        output_bytes: clamp("output_bytes", asked.output_bytes, host.output_bytes_max),
-        stack_bytes: clamp("stack_bytes", asked.stack_bytes, host.stack_bytes_max),
+        workers: narrow(workers),
+        queue: narrow(queue),
+        input_bytes: clamp("input_bytes", asked.input_bytes, 0, host.input_bytes_max),
+        output_bytes: clamp("output_bytes", asked.output_bytes, 0, host.output_bytes_max),
+        stack_bytes: clamp("stack_bytes", asked.stack_bytes, STACK_BYTES_MIN, stack_bytes_max),
     };
     (limits, notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_given_within_the_limits_and_the_rest_is_told() {
+        let host = HostLimits { queue_max: 100, ..HostLimits::default() };
+        let mut asked = Limits::default();
+        asked.queue = Some(1000);
+        asked.input_bytes = Some(7);
+        asked.stack_bytes = Some(1);
+        let (limits, notes) = within(&asked, &host);
+        assert_eq!((limits.queue, limits.input_bytes), (100, 7));
+        assert_eq!(limits.stack_bytes, STACK_BYTES_MIN);
+        assert_eq!(
+            notes,
+            [
+                "`limits.queue` is 1000; this host gives at most 100",
+                "`limits.stack_bytes` is 1; this host gives at least 262144",
+            ]
+        );
+    }
 }

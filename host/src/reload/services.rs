@@ -54,7 +54,7 @@ impl Services for PluginServices {
         let Some(slot) = self.slot.upgrade() else {
             return;
         };
-        slot.health.fault(false);
+        slot.health.fault(self.generation.get(), false);
         slot.health.tell(HostEvent::Faulted {
             plugin: self.name.clone(),
             generation: self.generation,

@@ -10,7 +10,7 @@ use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent};
 use crate::generation::recovery::{Admission, Decision, History, Success};
-use crate::id::PluginName;
+use crate::id::{GenerationId, PluginName};
 use crate::sync::lock;
 
 /// Whether the plugin of a slot may be called.
@@ -30,21 +30,21 @@ impl Health {
         Self { ask, history: Mutex::default(), policy, name, board }
     }
 
-    /// Forgets what was held against the build before.
-    pub(super) fn forget(&self) {
-        *lock(&self.history) = History::default();
+    /// Forgets what was held against the build before; from here on `generation` is judged.
+    pub(super) fn forget(&self, generation: GenerationId) {
+        *lock(&self.history) = History::new(generation.get());
         self.ask.store(false, Ordering::Relaxed);
     }
 }
 
-/// A call that may go on, and whether it is a probe.
+/// A call that may go on.
 #[must_use]
 #[derive(Debug)]
 pub(crate) enum Pass {
     /// An ordinary call.
     Usual,
-    /// What comes of it decides about the quarantine.
-    Probe,
+    /// What comes of it decides about the quarantine of this generation.
+    Probe(u64),
 }
 
 impl Health {
@@ -56,9 +56,10 @@ impl Health {
 
     #[cold]
     fn ask(&self) -> Result<Pass, Error> {
-        match lock(&self.history).admit(Instant::now()) {
+        let mut history = lock(&self.history);
+        match history.admit(Instant::now()) {
             Admission::Go => Ok(Pass::Usual),
-            Admission::Probe => Ok(Pass::Probe),
+            Admission::Probe => Ok(Pass::Probe(history.generation())),
             Admission::Refuse { probe_in } => {
                 let wait = probe_in.as_millis();
                 let message =
@@ -72,29 +73,39 @@ impl Health {
     #[inline]
     pub(crate) fn outcome(&self, pass: Pass, outcome: &Result<(), Error>) {
         match (outcome, pass) {
-            (Ok(_), Pass::Usual) => {}
-            (Ok(_), Pass::Probe) => self.succeeded(),
-            (Err(error), pass) => self.failed(error, matches!(pass, Pass::Probe)),
+            (Ok(()), Pass::Usual) => {}
+            (Ok(()), Pass::Probe(generation)) => self.probe_succeeded(generation),
+            (Err(error), Pass::Usual) => self.failed(error),
+            (Err(error), Pass::Probe(generation)) => self.probe_failed(generation, error),
         }
     }
 
     #[cold]
-    fn failed(&self, error: &Error, probe: bool) {
+    fn failed(&self, error: &Error) {
+        if error.kind() == ErrorKind::Panicked
+            && let Some(generation) = error.generation()
+        {
+            self.fault(generation.get(), false);
+        }
+    }
+
+    #[cold]
+    fn probe_failed(&self, generation: u64, error: &Error) {
         match error.kind() {
-            ErrorKind::Panicked => self.fault(probe),
+            ErrorKind::Panicked => self.fault(generation, true),
             // The plugin worked, and said no.
-            ErrorKind::Plugin | ErrorKind::Output if probe => self.succeeded(),
-            _ if probe => lock(&self.history).probe_undone(),
-            _ => {}
+            ErrorKind::Plugin | ErrorKind::Output => self.probe_succeeded(generation),
+            _ => lock(&self.history).probe_undone(generation),
         }
     }
 
-    /// A fault of the plugin, wherever it happened.
+    /// A fault of `generation`, wherever it happened.
     #[cold]
-    pub(crate) fn fault(&self, probe: bool) {
+    pub(crate) fn fault(&self, generation: u64, probe: bool) {
         let decision = {
             let mut history = lock(&self.history);
-            let decision = history.fault(Instant::now(), probe, self.policy.as_ref());
+            let now = Instant::now();
+            let decision = history.fault(generation, now, probe, self.policy.as_ref());
             self.ask.store(history.is_quarantined(), Ordering::Relaxed);
             decision
         };
@@ -106,10 +117,10 @@ impl Health {
     }
 
     #[cold]
-    fn succeeded(&self) {
+    fn probe_succeeded(&self, generation: u64) {
         let success = {
             let mut history = lock(&self.history);
-            let success = history.success(true);
+            let success = history.probe_succeeded(generation);
             self.ask.store(history.is_quarantined(), Ordering::Relaxed);
             success
         };

@@ -145,9 +145,8 @@ impl Slot {
         // Not current any more: the epoch is over or about to be, and the next one hires.
         let Some(generation) = self.generation() else { return Ok(()) };
         let Err(error) = generation.hire(&self.queue, epoch) else { return Ok(()) };
-        if self.queue.not_hired(epoch) {
-            return Ok(());
-        }
+        let Some(undone) = self.queue.not_hired(epoch) else { return Ok(()) };
+        drop(undone);
         let message = "has no worker: the system gave no thread";
         Err(Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.name))
     }
@@ -159,7 +158,9 @@ impl Slot {
         for _ in 0..hires {
             if let Err(error) = generation.hire(&self.queue, epoch) {
                 tracing::error!(%error, plugin = %self.name, "no thread for a worker");
-                self.queue.not_hired(epoch);
+                if let Some(undone) = self.queue.not_hired(epoch) {
+                    undone.never();
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Slot;
 use crate::error::{Error, ErrorKind};
 use crate::generation::{Generation, Token, is_inside};
-use crate::sync::lock;
+use crate::sync::{deadline_in, lock};
 
 /// What it means that nobody is current.
 pub(super) enum Vacancy {
@@ -43,7 +43,7 @@ impl Slot {
             self.current.swap(Some(token))
         };
         self.changed.notify_all();
-        self.health.forget();
+        self.health.forget(generation.id);
         self.begin(&generation);
         Ok(before.map(|before| not_current(&before)))
     }
@@ -130,7 +130,7 @@ impl Slot {
     /// made from inside a lease, which the pause itself may wait for.
     #[cold]
     pub(super) fn wait_for_current(&self) -> Result<Arc<Token>, Error> {
-        let deadline = Instant::now() + self.pause_wait_max;
+        let deadline = deadline_in(self.pause_wait_max);
         let mut vacancy = lock(&self.vacancy);
         loop {
             if let Some(token) = self.current.load_full() {

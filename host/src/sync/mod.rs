@@ -5,10 +5,12 @@ mod atomic {
     pub(crate) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 }
 mod cells;
+mod deadline;
 mod handback;
 mod ordinal;
 mod tally;
 
+pub(crate) use deadline::{after, deadline_in};
 pub(crate) use handback::Handback;
 pub(crate) use tally::Tally;
 

@@ -9,7 +9,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::{mem, ptr};
 
 /// The function that a thread starts in.
@@ -23,6 +23,8 @@ thread_local! {
 
 /// Threads that were asked for and have not told their id yet.
 static STARTING: AtomicU32 = AtomicU32::new(0);
+/// Threads that were ever asked for; only grows, so that a count sees whether it was overtaken.
+static ASKED_FOR: AtomicU64 = AtomicU64::new(0);
 static THREADS: Ids = Ids::new();
 static KEY_THREADS: Ids = Ids::new();
 /// The thread keys of this library, plus one; zero is free.
@@ -90,7 +92,11 @@ fn own_id() -> c_int {
 }
 
 pub(super) fn live_threads() -> u32 {
-    STARTING.load(Ordering::Acquire).saturating_add(THREADS.alive())
+    let before = ASKED_FOR.load(Ordering::SeqCst);
+    let found = STARTING.load(Ordering::SeqCst).saturating_add(THREADS.alive());
+    // A thread that starts another and ends while the ids are read may hide both.
+    let overtaken = ASKED_FOR.load(Ordering::SeqCst) != before;
+    if overtaken { found.max(1) } else { found }
 }
 
 pub(super) fn key_threads() -> u32 {
@@ -135,11 +141,12 @@ pub unsafe fn pthread_create(
     // SAFETY: L1 (the C library's function of this name has this type).
     let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
     let start = Box::into_raw(Box::new(Start { function, argument }));
-    STARTING.fetch_add(1, Ordering::AcqRel);
+    ASKED_FOR.fetch_add(1, Ordering::SeqCst);
+    STARTING.fetch_add(1, Ordering::SeqCst);
     // SAFETY: the caller's contract; `start` is owned by the new thread from here on.
     let answer = unsafe { real(thread, attributes, started, start.cast()) };
     if answer != 0 {
-        STARTING.fetch_sub(1, Ordering::AcqRel);
+        STARTING.fetch_sub(1, Ordering::SeqCst);
         // SAFETY: no thread was started, so the box is still ours.
         drop(unsafe { Box::from_raw(start) });
     }
@@ -150,7 +157,7 @@ unsafe extern "C" fn started(start: *mut c_void) -> *mut c_void {
     // SAFETY: made by `pthread_create` above and given to this thread alone.
     let start = *unsafe { Box::from_raw(start.cast::<Start>()) };
     THREADS.add(own_id());
-    STARTING.fetch_sub(1, Ordering::AcqRel);
+    STARTING.fetch_sub(1, Ordering::SeqCst);
     STARTED_HERE.set(true);
     // SAFETY: the function and argument that the caller of `pthread_create` gave.
     unsafe { (start.function)(start.argument) }
