@@ -121,25 +121,36 @@ pub enum HostEvent {
 /// Events kept for a reader that lags.
 const EVENTS_MAX: usize = 1024;
 
-/// Where events are told.
+/// Keeps the board up; readers hear the end when it is dropped.
+#[derive(Debug)]
+pub(crate) struct BoardOwner {
+    _sender: broadcast::Sender<HostEvent>,
+}
+
+/// Where events are told, by whoever may outlive the host.
 #[derive(Clone, Debug)]
 pub(crate) struct Board {
-    sender: broadcast::Sender<HostEvent>,
+    sender: broadcast::WeakSender<HostEvent>,
 }
 
 impl Board {
-    pub(crate) fn new() -> Self {
-        Self { sender: broadcast::Sender::new(EVENTS_MAX) }
+    pub(crate) fn new() -> (BoardOwner, Self) {
+        let sender = broadcast::Sender::new(EVENTS_MAX);
+        let board = Self { sender: sender.downgrade() };
+        (BoardOwner { _sender: sender }, board)
     }
 
     pub(crate) fn tell(&self, event: HostEvent) {
         tracing::debug!(?event, "host event");
-        // Nobody has to listen.
-        let _ = self.sender.send(event);
+        if let Some(sender) = self.sender.upgrade() {
+            // Nobody has to listen.
+            let _ = sender.send(event);
+        }
     }
 
     pub(crate) fn listen(&self) -> Events {
-        Events { receiver: self.sender.subscribe() }
+        let sender = self.sender.upgrade();
+        Events { receiver: sender.unwrap_or_else(|| broadcast::Sender::new(1)).subscribe() }
     }
 }
 

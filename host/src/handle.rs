@@ -89,9 +89,10 @@ impl PluginHandle {
     ///
     /// # Errors
     ///
-    /// `Plugin` with the plugin's own error, `Panicked`, `Retired`.
+    /// `Plugin` with the plugin's own error, `Panicked`, `Retired`, and `Overloaded` while the
+    /// plugin is paused for a reload.
     pub async fn health(&self) -> Result<(), Error> {
-        let answer = self.inner.slot.pin()?.ask(|instance| instance.health())?;
+        let answer = self.inner.slot.pin_now()?.ask(|instance| instance.health())?;
         self.answer(answer).await
     }
 
@@ -102,7 +103,7 @@ impl PluginHandle {
     ///
     /// As [`health`](Self::health).
     pub async fn snapshot(&self) -> Result<Option<Snapshot>, Error> {
-        let answer = self.inner.slot.pin()?.ask(|instance| instance.snapshot())?;
+        let answer = self.inner.slot.pin_now()?.ask(|instance| instance.snapshot())?;
         self.answer(answer).await
     }
 

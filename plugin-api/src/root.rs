@@ -22,6 +22,9 @@ pub mod code {
     pub const PANIC: i32 = 2;
 }
 
+/// Bytes of a panic's message that a host keeps; it is told to everybody who listens.
+const PANIC_BYTES_MAX: usize = 16 << 10;
+
 /// A started plugin, opaque to the host.
 pub type RawInstance = *const ();
 
@@ -106,7 +109,13 @@ impl RawFault {
         let location = (!self.location.is_empty()).then(|| self.location.to_text());
         let words = self.frames.as_bytes().chunks_exact(size_of::<usize>());
         let frames = words.filter_map(|word| word.try_into().ok().map(usize::from_ne_bytes));
-        Fault::new(self.message.to_text(), location, frames.collect())
+        let mut message = self.message.to_text();
+        if message.len() > PANIC_BYTES_MAX {
+            let boundary = (0..=PANIC_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at));
+            message.truncate(boundary.unwrap_or(0));
+            message.push('…');
+        }
+        Fault::new(message, location, frames.collect())
     }
 }
 

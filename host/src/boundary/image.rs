@@ -150,7 +150,55 @@ mod os {
         })
     }
 
+    /// Whether the library that was opened as `path` is mapped at `address`. Asked inside the
+    /// loader's own walk, during which nobody can take a name away.
+    #[cfg(target_os = "linux")]
+    pub(super) fn lies_in(address: usize, path: &Path) -> bool {
+        struct Wanted<'p> {
+            address: usize,
+            path: &'p Path,
+            found: bool,
+        }
+
+        unsafe extern "C" fn visit(
+            info: *mut libc::dl_phdr_info,
+            _: usize,
+            wanted: *mut std::ffi::c_void,
+        ) -> libc::c_int {
+            // SAFETY: the loader gives a valid entry for this visit.
+            let info = unsafe { &*info };
+            // SAFETY: the value below, which nobody else uses meanwhile.
+            let wanted = unsafe { &mut *wanted.cast::<Wanted<'_>>() };
+            if info.dlpi_name.is_null() || info.dlpi_phdr.is_null() {
+                return 0;
+            }
+            // SAFETY: not null, and the loader's own C string.
+            let name = unsafe { CStr::from_ptr(info.dlpi_name) };
+            if name.to_bytes() != wanted.path.as_os_str().as_bytes() {
+                return 0;
+            }
+            // SAFETY: the loader's own table of as many headers.
+            let segments =
+                unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+            // The widths of the fields differ between targets.
+            #[allow(clippy::unnecessary_cast, reason = "needed on 32-bit targets")]
+            let lies = segments.iter().any(|segment| {
+                let start = (info.dlpi_addr as usize).wrapping_add(segment.p_vaddr as usize);
+                let end = start.wrapping_add(segment.p_memsz as usize);
+                (start..end).contains(&wanted.address)
+            });
+            wanted.found = lies;
+            libc::c_int::from(lies)
+        }
+
+        let mut wanted = Wanted { address, path, found: false };
+        // SAFETY: the visitor does not unwind, and `wanted` outlives the walk.
+        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut wanted).cast()) };
+        wanted.found
+    }
+
     /// Whether the library that was opened as `path` is mapped at `address`.
+    #[cfg(not(target_os = "linux"))]
     pub(super) fn lies_in(address: usize, path: &Path) -> bool {
         let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
         let address = std::ptr::without_provenance(address);

@@ -158,6 +158,12 @@ pub(crate) fn close(
     };
     if let Some(root) = root {
         root.release_keys();
+        // A thread that was just ending may have run one of their destructors meanwhile.
+        let key_threads = root.census().key_threads;
+        if key_threads > 0 {
+            let reason = format!("thread keys: {key_threads} thread(s) hold one");
+            return Err((reason, Left::ForNow(Arc::new(image), Some(root))));
+        }
     }
     match image.close() {
         Close::Unmapped => Ok(leaked_bytes),

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::Board;
 use crate::generation::Keeper;
 use crate::manifest::{Manifest, start_order};
-use crate::reload::{Candidate, Desk, Inspection, Rules, Source, Surveyed, Workshop};
+use crate::reload::{Candidate, Desk, Inspection, Made, Rules, Source, Surveyed, Workshop};
 
 /// Configures a [`Host`].
 #[derive(Debug)]
@@ -164,8 +164,8 @@ impl HostBuilder {
             let kind = crate::error::ErrorKind::Manifest;
             Error::new(kind, format!("`{name}` cannot be registered")).caused_by(error)
         });
-        let instance = Instance::compiled_in(Function(function));
-        self.compiled_in.push((manifest, Source::Value(instance)));
+        let make = Made(Box::new(move || Instance::compiled_in(Function(function))));
+        self.compiled_in.push((manifest, Source::Value(make)));
         self
     }
 
@@ -179,9 +179,9 @@ impl HostBuilder {
     /// The first compiled-in plugin that did not start; `Overloaded` when the system gives no
     /// thread to watch on.
     pub fn build(self) -> Result<Host, Error> {
-        let board = Board::new();
+        let (board_owner, board) = Board::new();
         let inner = Arc::new(Inner {
-            workshop: Workshop {
+            workshop: Arc::new(Workshop {
                 rules: self.rules,
                 keeper: Keeper::new(board.clone(), self.limits.clone()),
                 limits: self.limits,
@@ -189,7 +189,9 @@ impl HostBuilder {
                 want_frames: self.want_frames,
                 board,
                 staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged),
-            },
+            }),
+            busy: Arc::default(),
+            _board: board_owner,
             table: Table::new(),
             dirs: self.dirs,
             desk: Desk::new(),

@@ -15,12 +15,12 @@ use std::time::Duration;
 use hotbay_plugin::Snapshot;
 
 use crate::error::{Error, ErrorKind};
-use crate::event::Events;
+use crate::event::{BoardOwner, Events};
 use crate::generation::retire::retire;
 use crate::handle::PluginHandle;
 use crate::pool::ticket;
 use crate::reload::{Candidate, Desk, Source, Watch, Workshop};
-use crate::sync::lock;
+use crate::sync::{Busy, lock};
 pub use builder::HostBuilder;
 pub use load_all::{LoadReport, LoadedPlugin, RefusedPlugin};
 pub use reload::Reloaded;
@@ -37,12 +37,15 @@ pub struct Host {
 }
 
 struct Inner {
-    workshop: Workshop,
+    workshop: Arc<Workshop>,
     table: Table,
     dirs: Vec<PathBuf>,
     desk: Desk<Request>,
+    /// Reloads and ends that go on beside the callers.
+    busy: Arc<Busy>,
     /// None where nothing is watched, or not any more.
     watch: Mutex<Option<Watch>>,
+    _board: BoardOwner,
 }
 
 impl Host {
@@ -199,6 +202,7 @@ impl Inner {
         state: Option<Snapshot>,
     ) -> Result<PluginHandle, Error> {
         let place = self.table.reserve(candidate)?;
+        self.make_room(candidate)?;
         let loaded = crate::reload::load(&self.workshop, candidate, source, state)?;
         let handle = PluginHandle::new(Arc::clone(&loaded.slot));
         match place.fill(handle.clone(), loaded) {
@@ -217,6 +221,9 @@ impl Inner {
     fn unload(&self, name: &str) -> Result<(), Error> {
         let leaving = self.table.begin_to_leave(name)?;
         self.end(leaving.slot(), self.workshop.limits.drain_wait_max);
+        // A reload that was under way ends its own build; the name is free after that.
+        let wait_max = self.workshop.limits.start_wait_max;
+        self.desk.wait(&leaving.slot().name, crate::sync::deadline_in(wait_max));
         drop(leaving);
         Ok(())
     }
@@ -226,23 +233,25 @@ impl Inner {
         // Joined while nothing is locked: the watch may be asking for the same locks.
         let watch = lock(&self.watch).take();
         drop(watch);
-        let leaving = self.table.close();
-        let was_open = leaving.is_some();
-        for slot in leaving.unwrap_or_default() {
+        let Some(leaving) = self.table.close() else {
+            // Somebody else does it; done when that is done.
+            return self.table.closed.wait();
+        };
+        // Whatever panics on the way, nobody waits for ever.
+        let _opens = self.table.closed.opens_later();
+        for slot in leaving {
             self.end(&slot, deadline.saturating_duration_since(std::time::Instant::now()));
         }
-        if was_open {
-            self.workshop.board.tell(crate::event::HostEvent::Stopped);
-            self.table.closed.open();
-        } else {
-            // Somebody else does it; done when that is done.
-            self.table.closed.wait();
+        if !grace.is_zero() {
+            let stop_wait_max = self.workshop.limits.stop_wait_max;
+            self.busy.wait_idle(crate::sync::after(deadline, stop_wait_max));
         }
+        self.workshop.board.tell(crate::event::HostEvent::Stopped);
     }
 
     fn end(&self, slot: &crate::slot::Slot, drain_wait_max: Duration) {
         if let Some(generation) = slot.vacate() {
-            let Workshop { limits, keeper, .. } = &self.workshop;
+            let Workshop { limits, keeper, .. } = &*self.workshop;
             retire(&generation, drain_wait_max, limits, keeper);
         }
     }

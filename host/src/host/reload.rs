@@ -51,11 +51,18 @@ impl Inner {
     fn begin(self: &Arc<Self>, plugin: PluginName, request: Request) {
         let inner = Arc::clone(self);
         let name = plugin.clone();
+        let working = self.busy.begin();
         let spawned =
             std::thread::Builder::new().name("hotbay-reload".to_owned()).spawn(move || {
+                let _working = working;
                 let mut request = request;
                 loop {
-                    inner.reload(&name, request);
+                    // Whatever panics on the way, the next request has its turn; who waits for
+                    // this one hears that it was lost.
+                    let reload = std::panic::AssertUnwindSafe(|| inner.reload(&name, request));
+                    if std::panic::catch_unwind(reload).is_err() {
+                        tracing::error!(plugin = %name, "a reload of the host's own panicked");
+                    }
                     match inner.desk.done(&name) {
                         Some(next) => request = next,
                         None => return,
@@ -155,7 +162,7 @@ impl Inner {
     }
 
     /// Libraries that stay mapped are bounded.
-    fn make_room(&self, next: &Candidate) -> Result<(), Error> {
+    pub(super) fn make_room(&self, next: &Candidate) -> Result<(), Error> {
         let keeper = &self.workshop.keeper;
         let (kept, kept_max) = (keeper.count(), self.workshop.limits.kept_images_max);
         if kept < kept_max as usize {
@@ -194,10 +201,12 @@ impl Inner {
 
     /// Drains and ends a generation that was replaced, without keeping the next job waiting.
     fn end_later(self: &Arc<Self>, generation: Arc<Generation>) {
-        let inner = Arc::clone(self);
+        let workshop = Arc::clone(&self.workshop);
+        let working = self.busy.begin();
         let end = move || {
-            let limits = &inner.workshop.limits;
-            retire(&generation, limits.drain_wait_max, limits, &inner.workshop.keeper);
+            let _working = working;
+            let limits = &workshop.limits;
+            retire(&generation, limits.drain_wait_max, limits, &workshop.keeper);
         };
         let spawned = std::thread::Builder::new().name("hotbay-retire".to_owned()).spawn(end);
         if let Err(error) = spawned {

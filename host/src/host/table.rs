@@ -111,7 +111,12 @@ impl Table {
         if entries.is_closed {
             return Err(shutting_down());
         }
-        Err(not_found(name, &entries))
+        let Some(entry) = entries.by_name.get(name) else { return Err(not_found(name, &entries)) };
+        let message = match entry.stage {
+            Stage::Leaving => "is being unloaded",
+            _ => "is being loaded; it can be called once that is done",
+        };
+        Err(Error::new(ErrorKind::NotFound, message).of(entry.manifest.name()))
     }
 
     /// What serves under a name.
@@ -315,10 +320,21 @@ pub(super) struct Gate {
     opened: std::sync::Condvar,
 }
 
+/// Opens a gate when dropped.
+#[derive(Debug)]
+pub(super) struct Opens<'g>(&'g Gate);
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.is_open) = true;
+        self.0.opened.notify_all();
+    }
+}
+
 impl Gate {
-    pub(super) fn open(&self) {
-        *lock(&self.is_open) = true;
-        self.opened.notify_all();
+    /// The gate opens when the answer is dropped.
+    pub(super) fn opens_later(&self) -> Opens<'_> {
+        Opens(self)
     }
 
     pub(super) fn wait(&self) {

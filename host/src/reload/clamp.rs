@@ -50,10 +50,12 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_given_within_the_limits_and_the_rest_is_told() {
         let host = HostLimits { queue_max: 100, ..HostLimits::default() };
-        let mut asked = Limits::default();
-        asked.queue = Some(1000);
-        asked.input_bytes = Some(7);
-        asked.stack_bytes = Some(1);
+        let asked = Limits {
+            queue: Some(1000),
+            input_bytes: Some(7),
+            stack_bytes: Some(1),
+            ..Limits::default()
+        };
         let (limits, notes) = within(&asked, &host);
         assert_eq!((limits.queue, limits.input_bytes), (100, 7));
         assert_eq!(limits.stack_bytes, STACK_BYTES_MIN);

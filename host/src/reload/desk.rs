@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::id::PluginName;
 use crate::sync::lock;
@@ -10,6 +11,7 @@ use crate::sync::lock;
 /// Who works for which plugin, and who waits.
 pub(crate) struct Desk<R> {
     jobs: Mutex<HashMap<PluginName, Option<R>>>,
+    ended: Condvar,
 }
 
 /// What is to be done about a request.
@@ -26,7 +28,7 @@ pub(crate) enum Taken<R> {
 
 impl<R> Desk<R> {
     pub(crate) fn new() -> Self {
-        Self { jobs: Mutex::default() }
+        Self { jobs: Mutex::default(), ended: Condvar::new() }
     }
 
     /// Takes a request for `plugin`.
@@ -64,8 +66,17 @@ impl<R> Desk<R> {
         let next = jobs.get_mut(plugin).and_then(Option::take);
         if next.is_none() {
             jobs.remove(plugin);
+            self.ended.notify_all();
         }
         next
+    }
+
+    /// Waits until nobody works for `plugin`, at most until `deadline`.
+    pub(crate) fn wait(&self, plugin: &PluginName, deadline: Instant) {
+        let jobs = lock(&self.jobs);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.ended.wait_timeout_while(jobs, left, |jobs| jobs.contains_key(plugin));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The load itself: manifest → private copy → digest → probe → versions → open → layout →
 //! config → init → health. The first failure ends it and takes back what was done.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,9 +36,18 @@ pub(crate) enum Source {
     /// A type of this program.
     Type(Root),
     /// A value of this program.
-    Value(Instance),
+    Value(Made),
     /// A library that is mapped already.
     Mapped { image: Arc<Image>, root: Root, keep: Option<String> },
+}
+
+/// Makes a value of this program into an instance, when it is wanted.
+pub(crate) struct Made(pub(crate) Box<dyn FnOnce() -> Instance + Send>);
+
+impl fmt::Debug for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Made").finish_non_exhaustive()
+    }
 }
 
 /// A plugin that serves in a slot of its own.
@@ -117,9 +127,9 @@ impl Fresh {
         let mut sha256 = None;
         let instance = match source {
             Source::Library => return Err(bug!("the library was not read")),
-            Source::Value(instance) => {
+            Source::Value(Made(make)) => {
                 candidate.check_config(&workshop.rules)?;
-                instance
+                make()
             }
             Source::Type(root) => {
                 candidate.check_config(&workshop.rules)?;
@@ -165,6 +175,10 @@ impl Fresh {
         let Self { parts, instance, build } = self;
         let wait_max = workshop.limits.start_wait_max;
         let readied = parts.crew.run(wait_max, move || readied(instance, state));
+        if matches!(readied, Errand::NoThread(_)) {
+            let reason = "ready: no thread for it".to_owned();
+            keep(workshop, candidate, reason, Left::Running);
+        }
         let instance = instance_of(readied, workshop, candidate, &parts)?;
         Ok((Token::new(parts, instance), build))
     }

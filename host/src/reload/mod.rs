@@ -29,7 +29,7 @@ pub(crate) use candidate::Candidate;
 pub(crate) use carry_out::{Swapped, swap};
 pub(crate) use content::Content;
 pub(crate) use desk::{Desk, Taken};
-pub(crate) use load::{Build, Loaded, Source, load};
+pub(crate) use load::{Build, Loaded, Made, Source, load};
 pub(crate) use plan::{Dependent, Plan, plan};
 pub(crate) use settle::{Answer, Look};
 pub use survey::{Built, Inspection, Surveyed};

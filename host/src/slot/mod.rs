@@ -105,6 +105,11 @@ impl Slot {
         }
     }
 
+    /// As [`pin`](Self::pin), without waiting while the plugin is paused.
+    pub(crate) fn pin_now(&self) -> Result<Arc<Token>, Error> {
+        self.current.load_full().ok_or_else(|| self.nobody_now())
+    }
+
     /// Does `work` under a lease of `generation`, unless that is not current any more.
     pub(crate) fn under_lease<T>(
         &self,

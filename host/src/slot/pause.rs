@@ -151,6 +151,15 @@ impl Slot {
         }
     }
 
+    /// Why nobody is current.
+    pub(super) fn nobody_now(&self) -> Error {
+        if matches!(&*lock(&self.vacancy), Vacancy::Paused(..)) {
+            let message = "is being reloaded; ask again";
+            return Error::new(ErrorKind::Overloaded, message).of(&self.name);
+        }
+        self.retired()
+    }
+
     fn paused_too_long(&self) -> Error {
         let waited = self.pause_wait_max.as_millis();
         let message = format!("is being reloaded, and the call waited {waited} ms; call again");

@@ -4,12 +4,14 @@
 mod atomic {
     pub(crate) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 }
+mod busy;
 mod cells;
 mod deadline;
 mod handback;
 mod ordinal;
 mod tally;
 
+pub(crate) use busy::Busy;
 pub(crate) use deadline::{after, deadline_in};
 pub(crate) use handback::Handback;
 pub(crate) use tally::Tally;

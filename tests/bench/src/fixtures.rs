@@ -26,15 +26,17 @@ pub(crate) struct Fixtures {
 
 /// Builds what is not built yet.
 pub(crate) fn build() -> anyhow::Result<Fixtures> {
-    let library = |package: &str| {
-        let arguments = ["--package", package, "--lib"];
-        cargo_build(&arguments, package, &format!(".{DLL_EXTENSION}"))
-    };
     Ok(Fixtures {
         counted: library("bench-echo")?,
         uncounted: library("bench-echo-uncounted")?,
         raw: library("bench-raw")?,
     })
+}
+
+/// The library of a plugin.
+pub(crate) fn library(package: &str) -> anyhow::Result<PathBuf> {
+    let arguments = ["--package", package, "--lib"];
+    cargo_build(&arguments, package, &format!(".{DLL_EXTENSION}"))
 }
 
 /// The `hotbay` command.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, reason = "this is a command")]
 
+mod builds;
 mod calls;
 mod fixtures;
 mod loads;
@@ -11,20 +12,25 @@ mod panics;
 mod pooled;
 mod process;
 mod raw;
+mod reloads;
 mod sample;
+mod soak;
 mod table;
 mod threads;
 
 use std::ffi::OsString;
 
 use anyhow::bail;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use table::Paper;
 
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures hotbay beside a loader without it")]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    instead: Option<Instead>,
     /// What to measure; everything if none is named.
     groups: Vec<Group>,
     /// Few and short samples: shows that it works, and nothing else.
@@ -38,6 +44,12 @@ struct Options {
     child: Vec<OsString>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Instead {
+    /// Swaps plugins under load for a long time, and looks for what is lost and what grows.
+    Soak(soak::Options),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Group {
     /// One call at a time, beside raw calls.
@@ -46,6 +58,8 @@ enum Group {
     Threads,
     /// Loading one plugin, step by step.
     Loads,
+    /// From a new build in place to its first answer.
+    Reloads,
     /// A thousand plugin folders: listed, loaded, unloaded.
     Many,
     /// A million panics.
@@ -58,6 +72,9 @@ fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     if let Some((what, arguments)) = options.child.split_first() {
         return child(what, arguments);
+    }
+    if let Some(Instead::Soak(options)) = &options.instead {
+        return soak::run(options);
     }
     if let [group] = options.groups[..] {
         return measure(group, &options);
@@ -87,6 +104,7 @@ fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
         Group::Calls => calls::measure(&fixtures, options.quick, &paper),
         Group::Threads => threads::measure(&fixtures, options.quick, &paper),
         Group::Loads => loads::measure(&fixtures, options.quick, &paper),
+        Group::Reloads => reloads::measure(&fixtures, options.quick, &paper),
         Group::Many => many::measure(&fixtures, options.quick, &paper),
         Group::Panics => panics::measure(&fixtures, options.quick, &paper),
         Group::Pooled => pooled::measure(&fixtures, options.quick, &paper),

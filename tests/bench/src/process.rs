@@ -1,5 +1,6 @@
 //! Processes: this one's memory and time, and children that are measured as a whole.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -76,6 +77,24 @@ pub(crate) fn rss_bytes() -> anyhow::Result<u64> {
     // SAFETY: asks for a constant of the system.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     Ok(pages.parse::<u64>()? * u64::try_from(page)?)
+}
+
+/// How often this thread gave its core away: because it waited, and because it had to.
+pub(crate) fn switches() -> (i64, i64) {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: writes to a place of ours, which zeros are a value for.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    // SAFETY: as above.
+    let usage = unsafe { usage.assume_init() };
+    (usage.ru_nvcsw, usage.ru_nivcsw)
+}
+
+/// The files below `dir` that are mapped into this process, removed ones included.
+pub(crate) fn mapped(dir: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let dir = dir.to_str().context("a folder's name that is no text")?;
+    let files = maps.lines().filter_map(|line| line.find(dir).map(|at| line[at..].to_owned()));
+    Ok(files.collect())
 }
 
 fn taken(usage: libc::rusage, wall: Duration) -> Usage {

@@ -68,6 +68,7 @@ fn who_sees_a_sum_of_zero_sees_what_was_done_before_the_last_was_taken_away() {
     loom::model(|| {
         let table = Table::new();
         // Stands for the memory of a plugin: touched by a reply's drop, then by the unmapping.
+        #[allow(clippy::arc_with_non_send_sync, reason = "that is what is under test")]
         let memory = Arc::new(UnsafeCell::new(0));
         table.count(&[1]);
         let holder = {

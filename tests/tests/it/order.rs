@@ -171,9 +171,29 @@ fn what_is_compiled_in_starts_in_order_and_counts_as_a_requirement() {
     let error = block_on(host.unload("mock")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Requires);
 
-    let manifest = Manifest::new("transform", "0.1.0").unwrap();
+    let manifest = Manifest::new("never", "0.1.0").unwrap();
     let manifest = manifest.with_requirement("nothing", "*").unwrap();
-    let builder = Host::builder().register::<transform::Transform>(manifest);
+    let builder = Host::builder().register::<Never>(manifest);
     let error = builder.build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Requires, "{}", error.full_message());
+}
+
+/// Never started: what it requires is not there.
+struct Never;
+
+impl hotbay_plugin::Plugin for Never {
+    fn init(
+        _: &hotbay_plugin::Config,
+        _: hotbay_plugin::HostServices,
+    ) -> Result<Self, hotbay::PluginError> {
+        Ok(Self)
+    }
+
+    fn execute(
+        &self,
+        _: &hotbay::CallContext<'_>,
+        _: hotbay::Payload<'_>,
+    ) -> Result<Output, hotbay::PluginError> {
+        Ok(Output::default())
+    }
 }

@@ -1,0 +1,145 @@
+//! Two builds of one plugin that answer differently, and how they take each other's place: the
+//! way `build-plugins` installs them, by renames.
+
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// Two builds, prepared beside the folder that they are put into.
+#[derive(Debug)]
+pub(crate) struct Builds {
+    /// The plugin's folder.
+    pub(crate) folder: PathBuf,
+    /// The name of the library's file.
+    pub(crate) file_name: String,
+    prepared: PathBuf,
+    libraries: [Vec<u8>; 2],
+}
+
+/// What their manifests have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind<'a> {
+    pub(crate) package: &'a str,
+    pub(crate) handover: &'a str,
+    /// What each build is configured to do.
+    pub(crate) configs: &'a [Value; 2],
+}
+
+impl Builds {
+    /// Prepares two builds of the plugin in the file `built`, and puts the first into
+    /// `dir/plugins/NAME`. A byte behind the end of the second's library tells them apart.
+    pub(crate) fn new(
+        dir: &Path,
+        name: &str,
+        built: &Path,
+        kind: Kind<'_>,
+    ) -> anyhow::Result<Self> {
+        let library = fs::read(built)?;
+        let mut other = library.clone();
+        other.push(0);
+        let stem = kind.package.replace('-', "_");
+        let builds = Self {
+            folder: dir.join("plugins").join(name),
+            file_name: format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}"),
+            prepared: dir.join(format!("{name}-builds")),
+            libraries: [library, other],
+        };
+        fs::create_dir(&builds.folder)?;
+        fs::create_dir(&builds.prepared)?;
+        for which in [0, 1] {
+            let library = &builds.libraries[which];
+            let manifest = json!({
+                "name": name,
+                "package": kind.package,
+                "version": env!("CARGO_PKG_VERSION"),
+                "api": "^1.0",
+                "library": stem,
+                "config": kind.configs[which],
+                "handover": kind.handover,
+                "permissions": ["log"],
+                "sha256": sha256(library),
+                "length": library.len(),
+            });
+            fs::write(builds.prepared(which, "library"), library)?;
+            fs::write(builds.prepared(which, "manifest"), format!("{manifest:#}"))?;
+        }
+        builds.put(0)?;
+        Ok(builds)
+    }
+
+    /// Puts a build into the folder: the library, then the manifest, by one rename each.
+    pub(crate) fn put(&self, which: usize) -> anyhow::Result<()> {
+        for ready in self.ready(which)? {
+            ready.put()?;
+        }
+        Ok(())
+    }
+
+    /// The renames that put a build into the folder.
+    pub(crate) fn ready(&self, which: usize) -> anyhow::Result<[Ready; 2]> {
+        Ok([
+            self.linked(&self.prepared(which, "library"), &self.file_name)?,
+            self.linked(&self.prepared(which, "manifest"), "plugin.json")?,
+        ])
+    }
+
+    /// The rename that puts any bytes into the place of the library.
+    pub(crate) fn ready_library(&self, bytes: &[u8]) -> anyhow::Result<Ready> {
+        let from = self.prepared.join("next-bytes");
+        fs::write(&from, bytes)?;
+        Ok(Ready { from, to: self.folder.join(&self.file_name) })
+    }
+
+    /// Takes digest and length out of the manifest that is in place.
+    pub(crate) fn unseal(&self) -> anyhow::Result<()> {
+        let path = self.folder.join("plugin.json");
+        let mut manifest: Value = serde_json::from_slice(&fs::read(&path)?)?;
+        if let Some(fields) = manifest.as_object_mut() {
+            fields.remove("sha256");
+            fields.remove("length");
+        }
+        let from = self.prepared.join("next-manifest");
+        fs::write(&from, manifest.to_string())?;
+        Ok(fs::rename(from, path)?)
+    }
+
+    /// The bytes of a build's library.
+    pub(crate) fn library(&self, which: usize) -> &[u8] {
+        &self.libraries[which]
+    }
+
+    /// Where a build's library lies before it is put into place.
+    pub(crate) fn prepared(&self, which: usize, what: &str) -> PathBuf {
+        self.prepared.join(format!("{which}-{what}"))
+    }
+
+    /// A second name of a prepared file, since a rename takes the name away.
+    fn linked(&self, prepared: &Path, name: &str) -> anyhow::Result<Ready> {
+        let from = self.prepared.join(format!("next-{name}"));
+        // Left there if it was the same file that was in place already.
+        let _ = fs::remove_file(&from);
+        fs::hard_link(prepared, &from)?;
+        Ok(Ready { from, to: self.folder.join(name) })
+    }
+}
+
+/// A file on its way into place.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Ready {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Ready {
+    pub(crate) fn put(self) -> anyhow::Result<()> {
+        Ok(fs::rename(self.from, self.to)?)
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,92 @@
+//! `cargo xtask soak`: swaps of a plugin under load for a long time, looking for what is lost,
+//! who waits, and what grows. Each soak runs in a process of its own.
+
+mod load;
+mod mutants;
+mod mutation;
+mod pause;
+mod swapper;
+mod swaps;
+mod waits;
+
+use anyhow::{bail, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::process;
+use crate::table::Paper;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// What to try; everything if none is named.
+    which: Vec<Soak>,
+    /// How many swaps, or mutants; each soak has its own default.
+    #[arg(long)]
+    count: Option<u64>,
+    /// Few: shows that it works, and little else.
+    #[arg(long)]
+    quick: bool,
+    /// Prints tables as Markdown.
+    #[arg(long)]
+    markdown: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Soak {
+    /// No call fails, none is lost, and nothing stays in memory.
+    Swaps,
+    /// Callers do not wait for a swap.
+    Waits,
+    /// No state is lost in a pause.
+    Pause,
+    /// Damaged libraries are refused.
+    Mutants,
+}
+
+impl Soak {
+    fn count(self, options: &Options) -> u64 {
+        let (full, quick) = match self {
+            Self::Swaps => (10_000, 200),
+            Self::Waits | Self::Pause => (1_000, 50),
+            Self::Mutants => (2_000, 50),
+        };
+        options.count.unwrap_or(if options.quick { quick } else { full })
+    }
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let soaks = match &options.which[..] {
+        [soak] => return one(*soak, options),
+        [] => Soak::value_variants(),
+        some => some,
+    };
+    let mut failed = Vec::new();
+    for soak in soaks {
+        let name = soak.to_possible_value();
+        let name = name.map_or_else(String::new, |name| name.get_name().to_owned());
+        let mut arguments = vec!["soak".to_owned(), name.clone()];
+        arguments.extend(options.count.map(|count| format!("--count={count}")));
+        arguments.extend(options.quick.then(|| "--quick".to_owned()));
+        arguments.extend(options.markdown.then(|| "--markdown".to_owned()));
+        let status = process::this_program(&arguments)?.status()?;
+        if !status.success() {
+            failed.push(format!("`{name}` ended with {status}"));
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join(", "));
+    Ok(())
+}
+
+fn one(soak: Soak, options: &Options) -> anyhow::Result<()> {
+    let paper = Paper::new(options.markdown);
+    let count = soak.count(options);
+    let is_met = match soak {
+        Soak::Swaps => swaps::soak(count, &paper)?,
+        Soak::Waits => waits::soak(count, &paper)?,
+        Soak::Pause => pause::soak(count, &paper)?,
+        Soak::Mutants => mutants::soak(count, options.quick, &paper)?,
+    };
+    if !is_met {
+        bail!("a goal was missed");
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Many swaps under load: no call fails and none is lost, each is answered by one build, and
+//! nothing of the builds that were replaced stays in memory.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::Context;
+use hotbay::Host;
+
+use super::load::{Calls, Way, calls, configs};
+use super::swapper::{Books, Swapper};
+use crate::builds::{Builds, Kind};
+use crate::fixtures;
+use crate::process;
+use crate::table::{Paper, Table, none, verdict};
+
+/// After so many swaps a process has what it needs.
+const WARM_SWAPS: u64 = 100;
+const GROWTH_MAX: f64 = (4 << 20) as f64;
+
+pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+    let built = fixtures::library("transform")?;
+    let both = run(&built, count, &[Way::Execute, Way::Call])?;
+    let execute = run(&built, count, &[Way::Execute])?;
+    let title = format!("Swaps: {count} each, under load without pause");
+    let head = ["what", "execute and call", "execute alone", "goal", ""];
+    let mut table = Table::new(title, head);
+    let runs = [&both, &execute];
+    let plain = |what: &str, number: &dyn Fn(&Run) -> String| {
+        [what.to_owned(), number(runs[0]), number(runs[1]), none(), none()]
+    };
+    table.row(plain("swaps a second", &|run| format!("{:.0}", count as f64 / run.seconds)));
+    table.row(plain("calls", &|run| run.calls.made.to_string()));
+    table.row(plain("by the one build", &|run| run.calls.by_build[0].to_string()));
+    table.row(plain("by the other", &|run| run.calls.by_build[1].to_string()));
+    table.row(plain("closed", &|run| run.books.closed.to_string()));
+    table.row(plain("kept for a while", &|run| run.books.kept_at_first.to_string()));
+    let mut is_met = true;
+    let mut goal = |what: &str, number: &dyn Fn(&Run) -> u64| {
+        let [both, execute] = runs.map(number);
+        is_met &= both + execute == 0;
+        let met = verdict(both + execute == 0);
+        table.row([what.to_owned(), both.to_string(), execute.to_string(), "0".to_owned(), met]);
+    };
+    goal("calls that failed", &|run| run.calls.failed);
+    goal("answers of neither build", &|run| run.calls.wrong);
+    goal("calls never answered", &|run| run.calls.lost());
+    goal("kept at the end", &|run| run.books.kept.len() as u64);
+    goal("old mappings at the end", &|run| run.mapped as u64);
+    goal("mappings after shutdown", &|run| run.mapped_after as u64);
+    let grown = |run: &Run| run.rss[1] as f64 - run.rss[0] as f64;
+    let mib = |bytes: f64| format!("{:.2}", bytes / f64::from(1 << 20));
+    table.row(plain("MiB after the first 100", &|run| mib(run.rss[0] as f64)));
+    table.row(plain("MiB at the end", &|run| mib(run.rss[1] as f64)));
+    table.row(plain("bytes leaked, as told", &|run| run.leaked.to_string()));
+    let unexplained = grown(&execute) - execute.leaked as f64;
+    is_met &= unexplained <= GROWTH_MAX;
+    table.row([
+        "MiB more, less leaked".to_owned(),
+        mib(grown(&both) - both.leaked as f64),
+        mib(unexplained),
+        "≤ 4 (execute alone)".to_owned(),
+        verdict(unexplained <= GROWTH_MAX),
+    ]);
+    for run in runs {
+        is_met &= run.calls.is_clean();
+        if let Some(first) = &run.calls.first {
+            table.note(format!("The first that went wrong: {first}"));
+        }
+        if let Some((generation, reason)) = run.books.kept.first_key_value() {
+            table.note(format!("Kept: generation {generation}: {reason}"));
+        }
+    }
+    table.note(
+        "`transform` with two configs and libraries of different digests, installed by renames \
+         and reloaded by `Host::reload`, at most 3 replaced generations on their way out. \
+         `execute` keeps 8 calls queued.",
+    );
+    paper.print(&table);
+    both.books.check()?;
+    execute.books.check()?;
+    Ok(is_met)
+}
+
+struct Run {
+    calls: Calls,
+    books: Books,
+    seconds: f64,
+    /// When warm, and at the end.
+    rss: [u64; 2],
+    /// Bytes that closed generations had not released, between the two.
+    leaked: i64,
+    mapped: usize,
+    mapped_after: usize,
+}
+
+fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
+    let dir = fixtures::folder()?;
+    let configs = configs();
+    let kind = Kind { package: "transform", handover: "overlap", configs: &configs };
+    let builds = Builds::new(dir.path(), "transform", built, kind)?;
+    let staging = dir.path().join("staged");
+    std::fs::create_dir(&staging)?;
+    let host = Host::builder().staging_dir(&staging).build()?;
+    let mut swapper = Swapper::new(host, &builds)?;
+    let handle = swapper.host.plugin("transform")?;
+    let stop = AtomicBool::new(false);
+    let start = Instant::now();
+    let (mut sum, mut rss, mut leaked_before) = (Calls::default(), [0; 2], 0);
+    let swapped = thread::scope(|scope| {
+        let callers: Vec<_> =
+            ways.iter().map(|&way| scope.spawn(|| calls(&handle, way, &stop))).collect();
+        let mut all = || {
+            for number in 1..=count {
+                swapper.swap().with_context(|| format!("swap {number} of {count}"))?;
+                if number == WARM_SWAPS.min(count / 2) {
+                    swapper.settle(0)?;
+                    rss[0] = process::rss_bytes()?;
+                    leaked_before = swapper.books.leaked_bytes;
+                }
+            }
+            swapper.settle(0)?;
+            rss[1] = process::rss_bytes()?;
+            anyhow::Ok(())
+        };
+        let swapped = all();
+        stop.store(true, Ordering::Relaxed);
+        for caller in callers {
+            let calls = caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?;
+            sum.add(calls?);
+        }
+        swapped
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    if let Some(first) = &sum.first {
+        eprintln!("{} failed, {} wrong, first: {first}", sum.failed, sum.wrong);
+    }
+    swapped?;
+    swapper.settle_kept()?;
+    // The one that serves is mapped.
+    let mapped = process::mapped(&staging)?.len().saturating_sub(1);
+    let books = std::mem::take(&mut swapper.books);
+    swapper.end();
+    let mapped_after = process::mapped(&staging)?.len();
+    let leaked = books.leaked_bytes - leaked_before;
+    Ok(Run { calls: sum, books, seconds, rss, leaked, mapped, mapped_after })
+}
