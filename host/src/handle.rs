@@ -31,9 +31,13 @@ impl Inner {
     /// was just written is not moved without waiting for the stores.
     #[inline(always)]
     fn visit(&self, visit: Visit<'_>) -> Result<Reply, Error> {
-        let mut reply = Reply::vacant();
-        self.walk(visit, &mut reply)?;
-        Ok(reply)
+        let mut answer = Ok(Reply::vacant());
+        if let Ok(reply) = &mut answer
+            && let Err(error) = self.walk(visit, reply)
+        {
+            answer = Err(error);
+        }
+        answer
     }
 
     /// The corridor, once.

@@ -2,6 +2,7 @@
 
 mod builder;
 mod function;
+mod gate;
 mod load_all;
 mod reload;
 mod table;

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use semver::Version;
 
+use super::gate::Gate;
 use super::shutting_down;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
@@ -17,7 +18,6 @@ use crate::id::{GenerationId, PluginName};
 use crate::manifest::Manifest;
 use crate::reload::{Build, Candidate, Dependent, Loaded};
 use crate::slot::Slot;
-use crate::sync::lock;
 
 /// What is known of a plugin that serves.
 #[derive(Clone, Debug)]
@@ -310,36 +310,6 @@ impl Leaving<'_> {
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         self.table.write().by_name.remove(self.slot.name.as_str());
-    }
-}
-
-/// Opens once.
-#[derive(Debug, Default)]
-pub(super) struct Gate {
-    is_open: Mutex<bool>,
-    opened: std::sync::Condvar,
-}
-
-/// Opens a gate when dropped.
-#[derive(Debug)]
-pub(super) struct Opens<'g>(&'g Gate);
-
-impl Drop for Opens<'_> {
-    fn drop(&mut self) {
-        *lock(&self.0.is_open) = true;
-        self.0.opened.notify_all();
-    }
-}
-
-impl Gate {
-    /// The gate opens when the answer is dropped.
-    pub(super) fn opens_later(&self) -> Opens<'_> {
-        Opens(self)
-    }
-
-    pub(super) fn wait(&self) {
-        let is_open = lock(&self.is_open);
-        drop(self.opened.wait_while(is_open, |is_open| !*is_open));
     }
 }
 

@@ -7,7 +7,8 @@ use hotbay_plugin::Snapshot;
 
 use super::Workshop;
 use super::candidate::Candidate;
-use super::load::{Build, Fresh, Source, Until};
+use super::load::{Build, Fresh, Until};
+use super::source::Source;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::retire::retire;
 use crate::generation::{Generation, Token};

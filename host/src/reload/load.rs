@@ -1,7 +1,6 @@
 //! The load itself: manifest → private copy → digest → probe → versions → open → layout →
 //! config → init → health. The first failure ends it and takes back what was done.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use super::Workshop;
 use super::candidate::Candidate;
 use super::clamp::{PluginLimits, within};
 use super::services::PluginServices;
+use super::source::{Made, Source};
 use super::survey::{judge, read_library};
 use crate::artifact::digest::Artifact;
 use crate::boundary::invoke::validate_config;
@@ -25,30 +25,6 @@ use crate::generation::{IoLimits, Kept, Left, Parts, Token, error_of};
 use crate::manifest::{Manifest, Unload};
 use crate::pool::{Crew, Errand};
 use crate::slot::Slot;
-
-/// Where the code of a plugin comes from.
-#[derive(Debug)]
-pub(crate) enum Source {
-    /// A library in the candidate's folder.
-    Library,
-    /// The library in the candidate's folder, read already.
-    Read(Box<Artifact>),
-    /// A type of this program.
-    Type(Root),
-    /// A value of this program.
-    Value(Made),
-    /// A library that is mapped already.
-    Mapped { image: Arc<Image>, root: Root, keep: Option<String> },
-}
-
-/// Makes a value of this program into an instance, when it is wanted.
-pub(crate) struct Made(pub(crate) Box<dyn FnOnce() -> Instance + Send>);
-
-impl fmt::Debug for Made {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Made").finish_non_exhaustive()
-    }
-}
 
 /// A plugin that serves in a slot of its own.
 #[derive(Debug)]

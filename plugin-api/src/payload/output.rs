@@ -68,17 +68,14 @@ impl Output {
         if bytes.len() > INLINE_MAX {
             return Self::bytes(bytes);
         }
-        let mut output = Self::default();
+        let mut words = [0_usize; 3];
         // SAFETY: at most INLINE_MAX bytes are written, which is what `words` take.
         unsafe {
-            ptr::copy_nonoverlapping(
-                bytes.as_ptr(),
-                (&raw mut output.words).cast::<u8>(),
-                bytes.len(),
-            );
+            ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_mut_ptr().cast(), bytes.len());
         }
-        output.extra = bytes.len() as u32;
-        output
+        // Word by word, so that the value can stay in registers on its way up.
+        let words = words.map(ptr::without_provenance_mut);
+        Self { words, release: None, type_code: BYTES_CODE, extra: bytes.len() as u32 }
     }
 
     /// The same bytes under another content type.

@@ -5,7 +5,7 @@ use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 /// Two builds, prepared beside the folder that they are put into.
@@ -93,17 +93,29 @@ impl Builds {
         Ok(Ready { from, to: self.folder.join(&self.file_name) })
     }
 
+    /// The rename that changes the config of the build that is in place.
+    pub(crate) fn ready_manifest(&self, config: &Value) -> anyhow::Result<Ready> {
+        self.changed(|manifest| {
+            manifest.insert("config".to_owned(), config.clone());
+        })
+    }
+
     /// Takes digest and length out of the manifest that is in place.
     pub(crate) fn unseal(&self) -> anyhow::Result<()> {
-        let path = self.folder.join("plugin.json");
-        let mut manifest: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        if let Some(fields) = manifest.as_object_mut() {
-            fields.remove("sha256");
-            fields.remove("length");
-        }
+        let unsealed = self.changed(|manifest| {
+            manifest.remove("sha256");
+            manifest.remove("length");
+        })?;
+        unsealed.put()
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut Map<String, Value>)) -> anyhow::Result<Ready> {
+        let to = self.folder.join("plugin.json");
+        let mut manifest = serde_json::from_slice(&fs::read(&to)?)?;
+        change(&mut manifest);
         let from = self.prepared.join("next-manifest");
-        fs::write(&from, manifest.to_string())?;
-        Ok(fs::rename(from, path)?)
+        fs::write(&from, serde_json::to_string(&manifest)?)?;
+        Ok(Ready { from, to })
     }
 
     /// The bytes of a build's library.
@@ -112,7 +124,7 @@ impl Builds {
     }
 
     /// Where a build's library lies before it is put into place.
-    pub(crate) fn prepared(&self, which: usize, what: &str) -> PathBuf {
+    fn prepared(&self, which: usize, what: &str) -> PathBuf {
         self.prepared.join(format!("{which}-{what}"))
     }
 

@@ -152,12 +152,12 @@ fn end(
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the loader that the host is compared with")]
-fn open(file: &Path) -> anyhow::Result<Library> {
+pub(crate) fn open(file: &Path) -> anyhow::Result<Library> {
     // SAFETY: a library that was built for this benchmark a moment ago.
     Ok(unsafe { Library::new(file) }?)
 }
 
-fn header_of(library: &Library) -> anyhow::Result<&'static LibHeader> {
+pub(crate) fn header_of(library: &Library) -> anyhow::Result<&'static LibHeader> {
     let name = ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes();
     // SAFETY: only its address is taken here.
     let symbol = unsafe { library.get::<*const c_void>(name) }?;

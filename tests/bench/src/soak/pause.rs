@@ -30,8 +30,9 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     let start = Instant::now();
     let mut sum = Counts::default();
     let swapped = thread::scope(|scope| {
+        let (handle, stop) = (&handle, &stop);
         let callers: Vec<_> =
-            WAYS.iter().map(|&way| scope.spawn(|| count_up(&handle, way, &stop))).collect();
+            WAYS.iter().map(|&way| scope.spawn(move || count_up(handle, way, stop))).collect();
         let swapped = (0..count).try_for_each(|_| swapper.swap());
         stop.store(true, Ordering::Relaxed);
         for caller in callers {

@@ -110,8 +110,9 @@ fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
     let start = Instant::now();
     let (mut sum, mut rss, mut leaked_before) = (Calls::default(), [0; 2], 0);
     let swapped = thread::scope(|scope| {
+        let (handle, stop) = (&handle, &stop);
         let callers: Vec<_> =
-            ways.iter().map(|&way| scope.spawn(|| calls(&handle, way, &stop))).collect();
+            ways.iter().map(|&way| scope.spawn(move || calls(handle, way, stop))).collect();
         let mut all = || {
             for number in 1..=count {
                 swapper.swap().with_context(|| format!("swap {number} of {count}"))?;

@@ -1,0 +1,31 @@
+//! Where the code of a plugin comes from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::artifact::digest::Artifact;
+use crate::boundary::{Image, Instance, Root};
+
+/// Where the code of a plugin comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A library in the candidate's folder.
+    Library,
+    /// The library in the candidate's folder, read already.
+    Read(Box<Artifact>),
+    /// A type of this program.
+    Type(Root),
+    /// A value of this program.
+    Value(Made),
+    /// A library that is mapped already.
+    Mapped { image: Arc<Image>, root: Root, keep: Option<String> },
+}
+
+/// Makes a value of this program into an instance, when it is wanted.
+pub(crate) struct Made(pub(crate) Box<dyn FnOnce() -> Instance + Send>);
+
+impl fmt::Debug for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Made").finish_non_exhaustive()
+    }
+}
