@@ -167,7 +167,7 @@ impl Reply {
     /// moving it up through the corridor would cost more than the corridor.
     #[inline]
     pub(crate) fn vacant() -> Self {
-        Self { output: Output::default(), held: Held(None), generation: GenerationId::NONE }
+        Self { output: Output::default(), held: Held(None), generation: GenerationId::FIRST }
     }
 
     /// Where the plugin writes.

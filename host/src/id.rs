@@ -2,6 +2,7 @@
 //! Nothing here knows what stands behind them.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// The name of a plugin in a host: `[a-z][a-z0-9-]{0,63}`.
@@ -78,19 +79,20 @@ impl std::error::Error for InvalidName {}
 
 /// The number of one load of one plugin, counted from 1 in each plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GenerationId(u64);
+pub struct GenerationId(NonZeroU64);
 
 impl GenerationId {
-    /// Stands for no generation yet; nobody outside sees it.
-    pub(crate) const NONE: Self = Self(0);
+    /// The first one. Not zero, so that a result of a reply is no larger than a reply.
+    pub(crate) const FIRST: Self = Self(NonZeroU64::MIN);
 
-    pub(crate) const fn new(number: u64) -> Self {
-        Self(number)
+    /// The one after so many others.
+    pub(crate) const fn after(others: u64) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(others))
     }
 
     /// The number itself.
     pub const fn get(self) -> u64 {
-        self.0
+        self.0.get()
     }
 }
 

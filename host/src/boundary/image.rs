@@ -71,8 +71,17 @@ impl Image {
         self.is_library() && os::handlers().any(|address| os::lies_in(address, &self.path))
     }
 
+    /// Whether the system still has it, after a close that it did not follow. It follows one
+    /// later, when what pinned the library has gone, so this closes it once more.
+    pub(crate) fn is_still_mapped(&self) -> bool {
+        self.is_mapped() && {
+            os::close_again(&self.path);
+            self.is_mapped()
+        }
+    }
+
     /// Whether the system still has it, after a close.
-    pub(crate) fn is_mapped(&self) -> bool {
+    fn is_mapped(&self) -> bool {
         os::lies_in(self.address, &self.path)
     }
 
@@ -150,6 +159,19 @@ mod os {
         })
     }
 
+    /// Opens what is mapped already under this name, and closes it.
+    pub(super) fn close_again(path: &Path) {
+        use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+        // Maps nothing: what is not there stays so.
+        let flags = libc::RTLD_NOLOAD | RTLD_NOW | RTLD_LOCAL;
+        // SAFETY: B7 (nothing new is opened), and nobody has a pointer into it any more (B1).
+        #[allow(clippy::disallowed_methods, reason = "this is the one place that opens libraries")]
+        let again = unsafe { Library::open(Some(path), flags) };
+        if let Ok(again) = again {
+            let _ = again.close();
+        }
+    }
+
     /// Whether the library that was opened as `path` is mapped at `address`. Asked inside the
     /// loader's own walk, during which nobody can take a name away.
     #[cfg(target_os = "linux")]
@@ -217,6 +239,9 @@ mod os {
 #[cfg(not(unix))]
 mod os {
     use std::path::Path;
+
+    /// The system needs no second one.
+    pub(super) fn close_again(_: &Path) {}
 
     /// There are none.
     pub(super) fn handlers() -> impl Iterator<Item = usize> {

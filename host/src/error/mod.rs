@@ -266,7 +266,7 @@ mod tests {
         let error = Error::new(ErrorKind::Plugin, "answered with an error")
             .caused_by(PluginError::new(500, "no"))
             .of(&name)
-            .in_generation(GenerationId::new(3));
+            .in_generation(GenerationId::after(2));
         assert_eq!(error.to_string(), "plugin `echo` answered with an error");
         assert_eq!(error.full_message(), "plugin `echo` answered with an error: no (code 500)");
         assert_eq!(error.plugin_error().map(PluginError::code), Some(500));

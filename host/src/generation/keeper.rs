@@ -182,7 +182,7 @@ impl Shared {
                 return Ok(None);
             }
             Left::ForNow(image, root) => close(image, root, None, Settle::AtOnce),
-            Left::Closed(image) if image.is_mapped() => Err((reason, Left::Closed(image))),
+            Left::Closed(image) if image.is_still_mapped() => Err((reason, Left::Closed(image))),
             Left::Closed(_) => Ok(None),
             left => Err((reason, left)),
         };

@@ -89,7 +89,7 @@ impl Slot {
 
     /// The number of the generation that is loaded next.
     pub(crate) fn next_generation(&self) -> GenerationId {
-        GenerationId::new(self.generations.fetch_add(1, Ordering::Relaxed) + 1)
+        GenerationId::after(self.generations.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The current generation, beyond any lease.

@@ -141,8 +141,9 @@ pub unsafe fn pthread_create(
     // SAFETY: L1 (the C library's function of this name has this type).
     let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
     let start = Box::into_raw(Box::new(Start { function, argument }));
-    ASKED_FOR.fetch_add(1, Ordering::SeqCst);
+    // In this order: whoever reads the second before the first was there sees it grow later.
     STARTING.fetch_add(1, Ordering::SeqCst);
+    ASKED_FOR.fetch_add(1, Ordering::SeqCst);
     // SAFETY: the caller's contract; `start` is owned by the new thread from here on.
     let answer = unsafe { real(thread, attributes, started, start.cast()) };
     if answer != 0 {

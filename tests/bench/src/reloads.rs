@@ -32,7 +32,6 @@ const LOAD: &str = "`Host::load` of the same, in a new name";
 pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
     let rounds = if quick { 5 } else { 200 };
     let dir = folder()?;
-    // Answers tell builds apart: `in-place` and `heap` are of other generations.
     let configs = [json!({ "output": "in-place" }), json!({ "output": "heap" })];
     let kind = Kind { package: "bench-echo", handover: "overlap", configs: &configs };
     let of = |name: &str, dir: &Path| Builds::new(dir, name, &fixtures.counted, kind);

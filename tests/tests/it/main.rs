@@ -13,6 +13,7 @@ mod limits;
 mod linked;
 mod load;
 mod manifests;
+mod mended;
 #[cfg(unix)]
 mod mutants;
 mod order;

@@ -38,11 +38,7 @@ pub(crate) struct Calls {
 }
 
 /// Calls a `transform` that answers in capitals or in small letters, until `stop`.
-pub(crate) fn calls(
-    handle: &PluginHandle,
-    way: Way,
-    stop: &AtomicBool,
-) -> anyhow::Result<Calls> {
+pub(crate) fn calls(handle: &PluginHandle, way: Way, stop: &AtomicBool) -> anyhow::Result<Calls> {
     let mut calls = Calls::default();
     match way {
         Way::Call => {

@@ -81,12 +81,7 @@ struct Refused {
 }
 
 /// Drops mutants onto a plugin that is called all the time, and asks for reloads.
-fn reloaded(
-    built: &Path,
-    count: u64,
-    is_sealed: bool,
-    sum: &mut Calls,
-) -> anyhow::Result<Refused> {
+fn reloaded(built: &Path, count: u64, is_sealed: bool, sum: &mut Calls) -> anyhow::Result<Refused> {
     let dir = fixtures::folder()?;
     let builds = builds(dir.path(), built)?;
     let runtime = runtime()?;

@@ -13,7 +13,7 @@ use super::swapper::Swapper;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
-use crate::table::{Paper, Table, none, ns, verdict};
+use crate::table::{Paper, Table, none, verdict};
 
 /// How long calls are timed without swaps.
 const BEFORE: Duration = Duration::from_secs(3);
@@ -41,7 +41,7 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
         row(&format!("calls {what}"), &|run| run.seen.times[phase].count().to_string());
         for (part, name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"), (1.0, "max")] {
             let name = format!("{name} {what}, ns");
-            row(&name, &|run| ns(run.seen.times[phase].quantile(part)));
+            row(&name, &|run| format!("{:.0}", run.seen.times[phase].quantile(part)));
         }
     }
     row("forced switches with swaps", &|run| run.seen.forced.to_string());
@@ -49,9 +49,9 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     let failed: u64 = runs.iter().map(|run| run.seen.failed).sum();
     let waits = runs.each_ref().map(|run| run.seen.voluntary[1]);
     let is_waitless = waits == [0, 0];
-    let ratios = runs.each_ref().map(|run| {
-        run.seen.times[1].quantile(0.999) / run.seen.times[0].quantile(0.999)
-    });
+    let ratios = runs
+        .each_ref()
+        .map(|run| run.seen.times[1].quantile(0.999) / run.seen.times[0].quantile(0.999));
     let is_quick = ratios.iter().all(|&ratio| ratio <= RATIO_MAX);
     let [in_place, heap] = waits.map(|waits| waits.to_string());
     let what = "voluntary switches with swaps".to_owned();
