@@ -26,13 +26,18 @@ const STACK_BYTES_MIN: usize = 2 << 20;
 /// `unevaluatedProperties` without optimisation.
 const STACK_BYTES_PER_STEP: usize = 8 << 10;
 
+/// Steps that any thread's stack has room for: most schemas are flat, and a thread costs more
+/// than their check.
+const STEPS_AT_HOME: usize = 16;
+
 /// Most steps that a schema may lead into itself; their stack is reserved, not touched.
 const STEPS_MAX: usize = 32_768;
 
 /// Checks `config` against `schema`.
 ///
-/// Blocks until done, on a thread of its own whose stack suits the schema: following a reference
-/// recurses, and a schema of a few kilobytes can make thousands of them follow one another.
+/// Blocks until done, for any but a flat schema on a thread of its own whose stack suits it:
+/// following a reference recurses, and a schema of a few kilobytes can make thousands of them
+/// follow one another.
 pub(crate) fn check_config(schema: &Value, config: &Value) -> Result<(), ConfigRefused> {
     let schema_fault = |message: String| {
         ConfigRefused::Schema(ConfigViolation { pointer: String::new(), message })
@@ -53,13 +58,18 @@ pub(crate) fn check_config(schema: &Value, config: &Value) -> Result<(), ConfigR
         );
         return Err(schema_fault(message));
     }
+    let panicked = || Err(schema_fault("made the checker panic".to_owned()));
+    if outline.reference_depths == 0 && steps <= STEPS_AT_HOME {
+        let check = std::panic::AssertUnwindSafe(|| check(schema, config));
+        return std::panic::catch_unwind(check).unwrap_or_else(|_| panicked());
+    }
     let stack_bytes = STACK_BYTES_MIN + steps * STACK_BYTES_PER_STEP;
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("hotbay-schema".to_owned());
         let check = thread.stack_size(stack_bytes).spawn_scoped(scope, || check(schema, config));
         let check =
             check.map_err(|error| schema_fault(format!("no thread to check it: {error}")))?;
-        check.join().unwrap_or_else(|_| Err(schema_fault("made the checker panic".to_owned())))
+        check.join().unwrap_or_else(|_| panicked())
     })
 }
 
