@@ -228,13 +228,9 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
+    /// For people too: a `main` that returns an error shows it so.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("plugin", &self.0.plugin)
-            .field("generation", &self.0.generation)
-            .field("message", &self.full_message())
-            .finish()
+        write!(f, "{} ({:?})", self.full_message(), self.0.kind)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use jsonschema::PatternOptions;
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::Location;
 use serde_json::Value;
 
@@ -81,7 +82,14 @@ fn check(schema: &Value, config: &Value) -> Result<(), ConfigRefused> {
         .map_err(|error| ConfigRefused::Schema(violation(error.instance_path(), &error)))?;
     let mut violations = Vec::new();
     for error in validator.iter_errors(config) {
-        let violation = violation(error.instance_path(), &error);
+        let mut violation = violation(error.instance_path(), &error);
+        // The place of the field itself says more than that of the object it is in.
+        if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind()
+            && let Some(field) = unexpected.first()
+        {
+            violation.pointer.push('/');
+            violation.pointer.push_str(&field.replace('~', "~0").replace('/', "~1"));
+        }
         // One mistake may be found by way of several keywords.
         if !violations.contains(&violation) {
             violations.push(violation);
