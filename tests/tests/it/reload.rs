@@ -71,7 +71,7 @@ fn no_call_fails_and_every_reply_is_one_builds_through_many_reloads() {
 fn a_plugin_that_does_real_work_is_swapped_while_it_does_it() {
     let says = ["A TEXT OF MORE THAN 24 BYTES", "a text of more than 24 bytes"];
     let configs = ["upper", "lower"].map(|mode| json!({ "mode": mode }));
-    swap_under_load("transform", 100, configs, says);
+    swap_under_load("transform", 200, configs, says);
 }
 
 #[test]

@@ -28,7 +28,7 @@ const CHECK_WAIT_MAX: Duration = Duration::from_secs(60);
 pub(crate) fn soak(count: u64, quick: bool, paper: &Paper) -> anyhow::Result<bool> {
     let built = fixtures::library("transform")?;
     let command = fixtures::command()?;
-    let (unsealed, watched, checked) = if quick { (10, 3, 15) } else { (50, 20, 200) };
+    let (unsealed, watched, checked) = if quick { (10, 3, 15) } else { (50, 20, 2000) };
     let mut rows = Vec::new();
     let mut notes = Vec::new();
     let mut calls = Calls::default();
