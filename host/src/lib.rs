@@ -39,7 +39,9 @@ mod host;
 mod id;
 mod layers;
 pub mod manifest;
-mod pool;
+pub mod metrics;
+mod pipeline;
+pub mod pool;
 mod reload;
 mod slot;
 mod sync;
@@ -55,7 +57,10 @@ pub use host::{
 };
 pub use id::{GenerationId, InvalidName, PluginName};
 pub use manifest::Manifest;
+pub use pipeline::Pipeline;
 pub use reload::{Built, Inspection, Surveyed};
+
+pub use tokio_util::sync::CancellationToken;
 
 pub use hotbay_plugin::{
     self, CallContext, ContentType, Fault, Output, Payload, Plugin, PluginError, Snapshot,

@@ -22,6 +22,7 @@ struct Inner {
     plugin: Option<PluginName>,
     generation: Option<GenerationId>,
     step: Option<LoadStep>,
+    skipped: Vec<PluginName>,
     message: Cow<'static, str>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -54,14 +55,20 @@ pub enum ErrorKind {
     Plugin,
     /// The plugin panicked: see [`Error::fault`].
     Panicked,
+    /// The answer did not come in time. The call may still run; its answer goes nowhere.
+    DeadlineExceeded,
+    /// Whoever called did not want the answer any more.
+    Cancelled,
     /// The queue is full: call later, or from fewer places.
     Overloaded,
     /// The plugin failed too often; it is probed again after a while.
     Quarantined,
     /// The plugin was unloaded.
     Retired,
-    /// A plugin did something that its host does not permit.
+    /// The plugin was not granted what was asked of it, or did what its host does not permit.
     Denied,
+    /// Code of the application around the call panicked, such as a layer: mend it.
+    Layer,
     /// A later request took the place of this one.
     Superseded,
     /// The host is shutting down.
@@ -135,6 +142,7 @@ impl Error {
             plugin: None,
             generation: None,
             step: None,
+            skipped: Vec::new(),
             message,
             cause: None,
         }))
@@ -157,6 +165,12 @@ impl Error {
 
     pub(crate) fn at_step(mut self, step: LoadStep) -> Self {
         self.0.step = Some(step);
+        self
+    }
+
+    /// Names the steps of a pipeline that were not run because of this.
+    pub(crate) fn skipping(mut self, skipped: Vec<PluginName>) -> Self {
+        self.0.skipped = skipped;
         self
     }
 
@@ -189,6 +203,12 @@ impl Error {
     /// The step of a load that failed; none for all other errors.
     pub fn step(&self) -> Option<LoadStep> {
         self.0.step
+    }
+
+    /// The steps of a [`Pipeline`](crate::Pipeline) that were not run because of this, in
+    /// their order. The step that failed is [`plugin`](Self::plugin).
+    pub fn skipped(&self) -> &[PluginName] {
+        &self.0.skipped
     }
 
     /// The error that the plugin answered with, unchanged.
