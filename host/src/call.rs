@@ -2,15 +2,17 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::Media;
 use hotbay_plugin::{ContentType, Output, Payload, TraceContext};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind};
 use crate::id::GenerationId;
-use crate::sync::Tally;
+use crate::sync::{Tally, deadline_in};
 
 /// The input of one call, borrowed where it can be.
 #[derive(Debug)]
@@ -19,7 +21,17 @@ pub struct Request<'a> {
     media: Media<'a>,
     /// The media type's name where the request owns it; then it counts.
     owned_media: Option<Box<str>>,
-    trace: Option<Box<TraceContext>>,
+    deadline: Option<Instant>,
+    /// What few requests have.
+    more: Option<Box<More>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct More {
+    trace: Option<TraceContext>,
+    token: Option<CancellationToken>,
+    operation: Option<Cow<'static, str>>,
+    place_wait_max: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -65,7 +77,7 @@ impl<'a> Request<'a> {
 
     #[inline]
     fn new(data: Data<'a>, media: Media<'a>) -> Self {
-        Self { data, media, owned_media: None, trace: None }
+        Self { data, media, owned_media: None, deadline: None, more: None }
     }
 
     /// The same bytes under another media type.
@@ -84,7 +96,106 @@ impl<'a> Request<'a> {
     /// Says where in a distributed trace the call stands; the plugin can read it.
     #[must_use]
     pub fn with_trace(mut self, trace: TraceContext) -> Self {
-        self.trace = Some(Box::new(trace));
+        self.more().trace = Some(trace);
+        self
+    }
+
+    /// Says how long the answer is wanted, from now on.
+    ///
+    /// A call that has not begun by then never does. [`execute`](crate::PluginHandle::execute)
+    /// answers at that moment whatever the plugin does;
+    /// [`call`](crate::PluginHandle::call) runs in this thread and comes back when the plugin
+    /// does, which can see the deadline. The earlier one counts if there is one already.
+    #[must_use]
+    pub fn deadline_in(self, wait_max: Duration) -> Self {
+        self.deadline_at(deadline_in(wait_max))
+    }
+
+    /// As [`deadline_in`](Self::deadline_in), for a moment.
+    #[must_use]
+    pub fn deadline_at(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self
+    }
+
+    /// Takes the call back when `token` is cancelled: one that has not begun never does, and
+    /// the plugin of one that runs can see it.
+    #[must_use]
+    pub fn cancelled_by(mut self, token: CancellationToken) -> Self {
+        self.more().token = Some(token);
+        self
+    }
+
+    /// Names what the plugin is asked to do, such as `read`, `write` or `exec`. A plugin whose
+    /// manifest does not name it among its `permissions` is not called: `Denied`.
+    #[must_use]
+    pub fn operation(mut self, operation: impl Into<Cow<'static, str>>) -> Self {
+        self.more().operation = Some(operation.into());
+        self
+    }
+
+    /// Waits that long for a place in the plugin's queue if it is full, instead of being
+    /// refused at once. Counts for [`execute`](crate::PluginHandle::execute) only.
+    #[must_use]
+    pub fn wait_for_place(mut self, wait_max: Duration) -> Self {
+        self.more().place_wait_max = Some(wait_max);
+        self
+    }
+
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Until when the answer is wanted.
+    #[inline]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// What the plugin is asked to do, if it was named.
+    #[inline]
+    pub fn named_operation(&self) -> Option<&str> {
+        self.more.as_ref().and_then(|more| more.operation.as_deref())
+    }
+
+    /// The trace that the call belongs to, if it was named.
+    #[inline]
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.more.as_ref().and_then(|more| more.trace.as_ref())
+    }
+
+    /// What takes the call back, if anything does.
+    #[inline]
+    pub fn cancellation_token(&self) -> Option<&CancellationToken> {
+        self.more.as_ref().and_then(|more| more.token.as_ref())
+    }
+
+    #[inline]
+    pub(crate) fn place_wait_max(&self) -> Option<Duration> {
+        self.more.as_ref().and_then(|more| more.place_wait_max)
+    }
+
+    /// Whether anything bounds the call in time.
+    #[inline]
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.deadline.is_some() || self.cancellation_token().is_some()
+    }
+
+    /// Whether the call was taken back.
+    #[inline]
+    pub(crate) fn is_taken_back(&self) -> bool {
+        self.cancellation_token().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    /// Takes over the deadline, the token, the trace and the operation of `other`.
+    #[must_use]
+    pub fn with_terms_of(mut self, other: &Request<'_>) -> Self {
+        self.deadline = other.deadline;
+        self.more.clone_from(&other.more);
         self
     }
 
@@ -112,11 +223,6 @@ impl<'a> Request<'a> {
         Payload::of_media(self.as_bytes(), media)
     }
 
-    #[inline]
-    pub(crate) fn trace(&self) -> Option<&TraceContext> {
-        self.trace.as_deref()
-    }
-
     /// The same request, owning what it borrowed.
     pub(crate) fn into_owned(self) -> Request<'static> {
         let (media, owned_media) = owned(self.content_type());
@@ -128,7 +234,26 @@ impl<'a> Request<'a> {
             },
             media,
             owned_media,
-            trace: self.trace,
+            deadline: self.deadline,
+            more: self.more,
+        }
+    }
+}
+
+impl Clone for Request<'_> {
+    /// Copies the bytes that the request owns.
+    fn clone(&self) -> Self {
+        let data = match &self.data {
+            Data::Borrowed(bytes) => Data::Borrowed(bytes),
+            Data::Owned(bytes) => Data::Owned(bytes.clone()),
+            Data::Reply(reply) => Data::Owned(reply.as_bytes().to_vec()),
+        };
+        Self {
+            data,
+            media: self.media,
+            owned_media: self.owned_media.clone(),
+            deadline: self.deadline,
+            more: self.more.clone(),
         }
     }
 }
@@ -146,7 +271,8 @@ impl From<Reply> for Request<'static> {
     /// Passes a reply on to the next plugin, without a copy.
     fn from(reply: Reply) -> Self {
         let (media, owned_media) = owned(reply.content_type());
-        Self { data: Data::Reply(Box::new(reply)), media, owned_media, trace: None }
+        let data = Data::Reply(Box::new(reply));
+        Self { data, media, owned_media, deadline: None, more: None }
     }
 }
 
@@ -168,6 +294,12 @@ impl Reply {
     #[inline]
     pub(crate) fn vacant() -> Self {
         Self { output: Output::default(), held: Held(None), generation: GenerationId::FIRST }
+    }
+
+    /// A reply that the application makes itself, such as a layer from its cache. It is of no
+    /// generation in particular: the first.
+    pub fn new(output: Output) -> Self {
+        Self { output, ..Self::vacant() }
     }
 
     /// Where the plugin writes.

@@ -14,6 +14,24 @@ pub struct HostLimits {
     pub workers_max: u32,
     /// Pooled calls of one plugin that may wait. Default: 1,024.
     pub queue_max: u32,
+    /// Pooled calls of one plugin that may wait for a place in its queue, see
+    /// [`Request::wait_for_place`](crate::Request::wait_for_place). Default: 65,536.
+    pub place_waiters_max: u32,
+    /// How long a pooled call may wait in the queue before it is not worth beginning; none: as
+    /// long as its deadline allows. Default: none.
+    pub queue_age_max: Option<Duration>,
+    /// Calls of one plugin that may run at once, however they are made; none: as many as there
+    /// are callers and workers. Default: none.
+    pub in_flight_max: Option<u32>,
+    /// Workers of one plugin that are replaced because their calls passed their deadlines or
+    /// were taken back, and did not return. Default: 16.
+    pub abandoned_max: u32,
+    /// Bytes that one plugin may have allocated before it is quarantined, where it counts them;
+    /// none: any number. Default: none.
+    pub memory_bytes_max: Option<u64>,
+    /// Lines that one plugin may log in a second; what is over is dropped, and counted.
+    /// Default: 1,000.
+    pub log_lines_per_s_max: u32,
     /// Bytes of one input. Default: 64 MiB.
     pub input_bytes_max: u64,
     /// Bytes of one output. Default: 64 MiB.
@@ -44,6 +62,12 @@ impl Default for HostLimits {
         Self {
             workers_max: u32::try_from(cores).unwrap_or(u32::MAX),
             queue_max: 1024,
+            place_waiters_max: 1 << 16,
+            queue_age_max: None,
+            in_flight_max: None,
+            abandoned_max: 16,
+            memory_bytes_max: None,
+            log_lines_per_s_max: 1000,
             input_bytes_max: 64 << 20,
             output_bytes_max: 64 << 20,
             stack_bytes_max: 2 << 20,
@@ -62,7 +86,8 @@ impl Default for HostLimits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Quarantine {
-    /// Faults within [`window`](Self::window) that quarantine a plugin. Default: 5.
+    /// Panics and abandoned calls within [`window`](Self::window) that quarantine a plugin.
+    /// Default: 5.
     pub faults_max: u32,
     /// The window in which faults are counted. Default: 60 s.
     pub window: Duration,

@@ -1,6 +1,8 @@
 //! The notice board: what happens in a host, as it happens.
 //! Nobody waits for a reader; one that is too slow is told how much it missed.
 
+use std::fmt;
+
 use hotbay_plugin::Fault;
 use semver::Version;
 use tokio::sync::broadcast;
@@ -61,16 +63,17 @@ pub enum HostEvent {
         /// Whether it was on a thread that the plugin had started.
         own_thread: bool,
     },
-    /// A plugin failed too often and is not called for a while.
+    /// A plugin is not called for a while.
     Quarantined {
         /// The plugin.
         plugin: PluginName,
-        /// Faults within the window.
-        faults: u32,
-        /// Milliseconds until the next probe.
-        probe_in_ms: u64,
+        /// What is held against it.
+        reason: QuarantineReason,
+        /// Milliseconds until the next probe; none where it is not probed, but called again as
+        /// soon as the reason is gone.
+        probe_in_ms: Option<u64>,
     },
-    /// A quarantined plugin answered its probe.
+    /// A quarantined plugin is called again.
     Restored {
         /// The plugin.
         plugin: PluginName,
@@ -116,6 +119,43 @@ pub enum HostEvent {
         /// How many.
         events: u64,
     },
+}
+
+/// Why a plugin is quarantined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QuarantineReason {
+    /// It panicked, or did not answer in time, too often.
+    Faults {
+        /// How often within the window.
+        faults: u32,
+    },
+    /// Calls that nobody waits for any more hold as many of its workers as are replaced.
+    Stuck {
+        /// Calls that have not returned.
+        calls: usize,
+    },
+    /// It holds more memory than its `limits.memory_bytes`.
+    Memory {
+        /// Bytes that it has allocated and not released.
+        live_bytes: i64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+}
+
+impl fmt::Display for QuarantineReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Faults { faults } => write!(f, "{faults} faults"),
+            Self::Stuck { calls } => {
+                write!(f, "{calls} calls passed their deadlines and still run")
+            }
+            Self::Memory { live_bytes, limit_bytes } => {
+                write!(f, "{live_bytes} bytes of memory; its `limits.memory_bytes` is {limit_bytes}")
+            }
+        }
+    }
 }
 
 /// Events kept for a reader that lags.

@@ -50,16 +50,18 @@ pub use call::{Reply, Request};
 pub use config::{HostLimits, Quarantine};
 pub use error::manifest::ManifestError;
 pub use error::{Error, ErrorKind, LoadStep};
-pub use event::{Events, HostEvent};
+pub use event::{Events, HostEvent, QuarantineReason};
 pub use handle::{Execute, Pinned, PluginHandle};
 pub use host::{
     Host, HostBuilder, KeptLibrary, LoadReport, LoadedPlugin, PluginInfo, RefusedPlugin, Reloaded,
 };
 pub use id::{GenerationId, InvalidName, PluginName};
+pub use layers::{Call, Layer, Next};
 pub use manifest::Manifest;
 pub use pipeline::Pipeline;
 pub use reload::{Built, Inspection, Surveyed};
 
+pub use slot::Method;
 pub use tokio_util::sync::CancellationToken;
 
 pub use hotbay_plugin::{

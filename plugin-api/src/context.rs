@@ -2,7 +2,6 @@
 //! wanted. Made by the host on its stack; nothing is looked up unless the plugin asks.
 
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fmt, ptr};
 
@@ -44,20 +43,25 @@ impl<'a> CallContext<'a> {
         unsafe { self.raw.trace.as_ref() }.copied()
     }
 
-    /// Whether nobody waits for the answer any more. Long work looks at this now and then.
+    /// Whether the answer is not wanted any more: the caller cancelled, or the deadline has
+    /// passed. Long work looks at this now and then.
     pub fn is_cancelled(&self) -> bool {
-        // SAFETY: C1 (`cancelled` is null or points to a value that lives for 'a).
-        let cancelled = unsafe { self.raw.cancelled.as_ref() };
-        cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
+        let Some(is_cancelled) = self.raw.is_cancelled else { return false };
+        // SAFETY: C1 (the function belongs to the side that made `raw` and takes just this).
+        unsafe { is_cancelled(self.raw.host_data) }
     }
 
     /// How long the call may still take; zero when the deadline has passed, none without one.
     pub fn remaining(&self) -> Option<Duration> {
         let remaining_ns = self.raw.remaining_ns?;
         // SAFETY: C1 (the function belongs to the side that made `raw` and takes just this).
-        Some(Duration::from_nanos(unsafe { remaining_ns(self.raw.host_data) }))
+        let remaining_ns = unsafe { remaining_ns(self.raw.host_data) };
+        (remaining_ns != NO_DEADLINE).then(|| Duration::from_nanos(remaining_ns))
     }
 }
+
+/// The time that is left where there is no deadline.
+const NO_DEADLINE: u64 = u64::MAX;
 
 impl fmt::Debug for CallContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,28 +76,28 @@ impl fmt::Debug for CallContext<'_> {
 
 /// A [`CallContext`] on the boundary. Passed by pointer; grows at its end.
 ///
-/// Invariant C1: the pointers are null or good for 'a, and `remaining_ns` is a function of the
-/// side that made the value and takes its `host_data`.
+/// Invariant C1: `trace` is null or good for 'a, and the functions belong to the side that made
+/// the value and take its `host_data`.
 #[doc(hidden)]
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct RawContext<'a> {
     call_id: u64,
     trace: *const TraceContext,
-    cancelled: *const AtomicBool,
+    is_cancelled: Option<unsafe extern "C" fn(*const ()) -> bool>,
     remaining_ns: Option<unsafe extern "C" fn(*const ()) -> u64>,
     host_data: *const (),
     lifetime: PhantomData<&'a ()>,
 }
 
 impl<'a> RawContext<'a> {
-    /// The context of a call that has neither trace nor deadline.
+    /// The context of a call that nothing bounds.
     #[inline]
     pub fn new(call_id: u64) -> Self {
         Self {
             call_id,
             trace: ptr::null(),
-            cancelled: ptr::null(),
+            is_cancelled: None,
             remaining_ns: None,
             host_data: ptr::null(),
             lifetime: PhantomData,
@@ -108,18 +112,12 @@ impl<'a> RawContext<'a> {
         self
     }
 
-    /// Adds the flag that turns true when nobody waits any more.
+    /// Adds what bounds the call; it is asked each time the plugin asks.
     #[must_use]
-    pub fn with_cancelled(mut self, cancelled: &'a AtomicBool) -> Self {
-        self.cancelled = cancelled;
-        self
-    }
-
-    /// Adds a deadline, read by calling `D` each time it is asked for.
-    #[must_use]
-    pub fn with_deadline<D: Deadline>(mut self, deadline: &'a D) -> Self {
-        self.host_data = ptr::from_ref(deadline).cast();
-        self.remaining_ns = Some(remaining_ns::<D>);
+    pub fn with_bounds<B: Bounds>(mut self, bounds: &'a B) -> Self {
+        self.host_data = ptr::from_ref(bounds).cast();
+        self.is_cancelled = Some(is_cancelled::<B>);
+        self.remaining_ns = Some(remaining_ns::<B>);
         self
     }
 }
@@ -130,15 +128,24 @@ impl fmt::Debug for RawContext<'_> {
     }
 }
 
-/// Something that knows how much time is left.
+/// What bounds a call in time.
 #[doc(hidden)]
-pub trait Deadline: Sync {
-    /// The time left; zero when the deadline has passed.
-    fn remaining(&self) -> Duration;
+pub trait Bounds: Sync {
+    /// Whether the answer is not wanted any more.
+    fn is_cancelled(&self) -> bool;
+
+    /// The time left; zero when the deadline has passed, none without one.
+    fn remaining(&self) -> Option<Duration>;
 }
 
-unsafe extern "C" fn remaining_ns<D: Deadline>(host_data: *const ()) -> u64 {
-    // SAFETY: C1 (`with_deadline` stored a reference to a `D` beside this function).
-    let deadline = unsafe { &*host_data.cast::<D>() };
-    u64::try_from(deadline.remaining().as_nanos()).unwrap_or(u64::MAX)
+unsafe extern "C" fn is_cancelled<B: Bounds>(host_data: *const ()) -> bool {
+    // SAFETY: C1 (`with_bounds` stored a reference to a `B` beside this function).
+    unsafe { &*host_data.cast::<B>() }.is_cancelled()
+}
+
+unsafe extern "C" fn remaining_ns<B: Bounds>(host_data: *const ()) -> u64 {
+    // SAFETY: C1 (`with_bounds` stored a reference to a `B` beside this function).
+    let remaining = unsafe { &*host_data.cast::<B>() }.remaining();
+    let Some(remaining) = remaining else { return NO_DEADLINE };
+    u64::try_from(remaining.as_nanos()).unwrap_or(u64::MAX).min(NO_DEADLINE - 1)
 }

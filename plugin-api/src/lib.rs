@@ -80,7 +80,7 @@ pub mod abi {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     pub use crate::census::on_linux;
     pub use crate::census::{Counting, exported};
-    pub use crate::context::{Deadline, RawContext};
+    pub use crate::context::{Bounds, RawContext};
     pub use crate::export::{Exports, PanicRecords, into_instance};
     pub use crate::payload::{Media, RawBuffer, RawPayload};
     pub use crate::root::{

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::context::{Deadline, RawContext};
+use crate::context::{Bounds, RawContext};
 use crate::services::{RawServices, ServiceHost};
 use crate::{CallContext, Config, HostServices, Level, Output, Payload, Plugin, PluginError};
 use crate::{ServiceError, Snapshot};
@@ -102,8 +102,8 @@ impl<T: Plugin> Started<T> {
         cancelled: &AtomicBool,
         input: Payload<'_>,
     ) -> Result<Output, PluginError> {
-        let left = Left(remaining);
-        let context = RawContext::new(1).with_cancelled(cancelled).with_deadline(&left);
+        let bounds = Within { remaining, cancelled };
+        let context = RawContext::new(1).with_bounds(&bounds);
         self.plugin.execute(&CallContext::new(&context), input)
     }
 
@@ -135,11 +135,18 @@ impl<T: Plugin> Started<T> {
     }
 }
 
-struct Left(Duration);
+struct Within<'a> {
+    remaining: Duration,
+    cancelled: &'a AtomicBool,
+}
 
-impl Deadline for Left {
-    fn remaining(&self) -> Duration {
-        self.0
+impl Bounds for Within<'_> {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    fn remaining(&self) -> Option<Duration> {
+        Some(self.remaining)
     }
 }
 

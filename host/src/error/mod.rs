@@ -148,6 +148,11 @@ impl Error {
         }))
     }
 
+    /// The error of a [`Layer`](crate::Layer) that does not let a call go on: kind `Denied`.
+    pub fn denied(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Denied, message)
+    }
+
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.cause = Some(cause.into());
         self

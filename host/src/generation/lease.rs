@@ -5,9 +5,9 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hotbay_plugin::abi::RawContext;
+use hotbay_plugin::abi::{Bounds, RawContext};
 
 use super::{Generation, Parts, State};
 use crate::boundary::{Failure, Instance};
@@ -32,7 +32,7 @@ impl Token {
             id: parts.id,
             version: parts.version,
             limits: parts.limits,
-            queue_max: parts.queue_max,
+            terms: parts.terms,
             keep: parts.keep,
             crew: parts.crew,
             board: parts.board,
@@ -87,9 +87,16 @@ impl Token {
         &self.generation
     }
 
+    /// Bytes that the plugin has allocated, where it counts them.
+    pub(crate) fn live_bytes(&self) -> Option<i64> {
+        let census = self.instance.as_ref()?.root().census();
+        census.counts_bytes.then_some(census.live_bytes)
+    }
+
     /// Answers a call, in this thread, by filling `reply`.
     #[inline]
-    pub(crate) fn call(&self, request: &Request<'_>, reply: &mut Reply) -> Result<(), Error> {
+    pub(crate) fn call(&self, asked: Asked<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let Asked { request, cancelled } = asked;
         let generation = &*self.generation;
         let Some(instance) = &self.instance else {
             return Err(bug!("the token of `{}` lost its instance", generation.name));
@@ -98,7 +105,12 @@ impl Token {
         if input.len() as u64 > generation.limits.input_bytes_max {
             return Err(generation.input_too_large(input.len()));
         }
-        let context = RawContext::new(next_call_id()).with_trace(request.trace());
+        let bounds;
+        let mut context = RawContext::new(next_call_id()).with_trace(request.trace());
+        if cancelled.is_some() || request.is_bounded() {
+            bounds = Bounded { request, cancelled };
+            context = context.with_bounds(&bounds);
+        }
         let inside = INSIDE.get();
         INSIDE.set(inside + 1);
         let answer = instance.execute(&context, input, reply.output_mut());
@@ -111,6 +123,33 @@ impl Token {
             return Err(generation.output_too_large(reply.as_bytes().len()));
         }
         Ok(())
+    }
+}
+
+/// What a plugin is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'v> {
+    pub(crate) request: &'v Request<'v>,
+    /// Turns true when nobody waits for the answer any more.
+    pub(crate) cancelled: Option<&'v AtomicBool>,
+}
+
+/// What bounds a call in time, for the plugin that asks.
+struct Bounded<'v> {
+    request: &'v Request<'v>,
+    cancelled: Option<&'v AtomicBool>,
+}
+
+impl Bounds for Bounded<'_> {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
+            || self.request.is_taken_back()
+            || self.remaining().is_some_and(|left| left.is_zero())
+    }
+
+    fn remaining(&self) -> Option<Duration> {
+        let deadline = self.request.deadline()?;
+        Some(deadline.saturating_duration_since(Instant::now()))
     }
 }
 

@@ -6,6 +6,7 @@ mod lease;
 pub(crate) mod recovery;
 pub(crate) mod retire;
 pub(crate) mod state;
+mod terms;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,11 +21,12 @@ use crate::boundary::{Failure, Instance};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent};
 use crate::id::{GenerationId, PluginName};
-use crate::pool::{Crew, Epoch, Queue};
+use crate::pool::{Crew, Employer, Epoch};
 use crate::sync::{Handback, lock};
 pub(crate) use keeper::{Keeper, Kept, Left};
-pub(crate) use lease::{Token, is_inside};
+pub(crate) use lease::{Asked, Token, is_inside};
 use state::State;
+pub(crate) use terms::Terms;
 
 /// One load of one plugin: everything but what runs its calls, which the token holds.
 #[derive(Debug)]
@@ -33,8 +35,7 @@ pub(crate) struct Generation {
     pub(crate) id: GenerationId,
     pub(crate) version: Version,
     pub(crate) limits: IoLimits,
-    /// Calls that may wait for it.
-    pub(crate) queue_max: u32,
+    pub(crate) terms: Arc<Terms>,
     /// Why its library is to stay mapped whatever happens, if anything says so.
     pub(crate) keep: Option<String>,
     pub(crate) crew: Crew,
@@ -61,7 +62,7 @@ pub(crate) struct Parts {
     pub(crate) id: GenerationId,
     pub(crate) version: Version,
     pub(crate) limits: IoLimits,
-    pub(crate) queue_max: u32,
+    pub(crate) terms: Arc<Terms>,
     pub(crate) keep: Option<String>,
     pub(crate) crew: Crew,
     pub(crate) board: Board,
@@ -74,9 +75,9 @@ impl Generation {
         lock(&self.state).clone()
     }
 
-    /// Starts a worker for the calls that wait in `queue`.
-    pub(crate) fn hire(&self, queue: &Arc<Queue>, epoch: Epoch) -> io::Result<()> {
-        self.crew.hire(queue, epoch, self.id.get())
+    /// Starts a worker for the calls that wait at `employer`.
+    pub(crate) fn hire(&self, employer: Arc<dyn Employer>, epoch: Epoch) -> io::Result<()> {
+        self.crew.hire(employer, epoch, self.id.get())
     }
 
     /// Whether it is the one that new calls go to.

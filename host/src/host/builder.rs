@@ -15,7 +15,9 @@ use crate::config::{HostLimits, Quarantine};
 use crate::error::Error;
 use crate::event::Board;
 use crate::generation::Keeper;
+use crate::layers::{Layer, Layers};
 use crate::manifest::{Manifest, start_order};
+use crate::pool::Clock;
 use crate::reload::{Candidate, Desk, Inspection, Made, Rules, Source, Surveyed, Workshop};
 
 /// Configures a [`Host`].
@@ -27,6 +29,8 @@ pub struct HostBuilder {
     limits: HostLimits,
     quarantine: Option<Quarantine>,
     want_frames: bool,
+    deadline_default: Option<Duration>,
+    layers: Layers,
     staging_dir: Option<PathBuf>,
     keep_staged: bool,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
@@ -49,6 +53,8 @@ impl HostBuilder {
             limits,
             quarantine: Some(Quarantine::default()),
             want_frames: false,
+            deadline_default: None,
+            layers: Layers::default(),
             staging_dir: None,
             keep_staged: false,
             compiled_in: Vec::new(),
@@ -87,6 +93,20 @@ impl HostBuilder {
     /// Sets when plugins that keep failing are quarantined; `None`: never.
     pub fn quarantine(mut self, quarantine: impl Into<Option<Quarantine>>) -> Self {
         self.quarantine = quarantine.into();
+        self
+    }
+
+    /// Sets how long pooled calls may take that name no deadline, to plugins whose manifests
+    /// state none. Default: as long as they like.
+    pub fn deadline_default(mut self, wait_max: Duration) -> Self {
+        self.deadline_default = Some(wait_max);
+        self
+    }
+
+    /// Puts a layer around the calls of every plugin; the first that is added is the outermost.
+    /// See [`Layer`].
+    pub fn layer(mut self, layer: impl Layer) -> Self {
+        self.layers.add(Arc::new(layer));
         self
     }
 
@@ -187,10 +207,13 @@ impl HostBuilder {
                 limits: self.limits,
                 quarantine: self.quarantine,
                 want_frames: self.want_frames,
+                deadline_default: self.deadline_default,
+                clock: Clock::new(),
                 board,
                 staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged),
             }),
             busy: Arc::default(),
+            layers: self.layers,
             _board: board_owner,
             table: Table::new(),
             dirs: self.dirs,

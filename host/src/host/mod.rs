@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::{BoardOwner, Events};
 use crate::generation::retire::retire;
 use crate::handle::PluginHandle;
+use crate::layers::Layers;
 use crate::pool::ticket;
 use crate::reload::{Candidate, Desk, Source, Watch, Workshop};
 use crate::sync::{Busy, lock};
@@ -41,6 +42,7 @@ struct Inner {
     workshop: Arc<Workshop>,
     table: Table,
     dirs: Vec<PathBuf>,
+    layers: Layers,
     desk: Desk<Request>,
     /// Reloads and ends that go on beside the callers.
     busy: Arc<Busy>,
@@ -150,8 +152,12 @@ impl Host {
         self.inner.workshop.board.listen()
     }
 
-    /// Takes no more calls, waits at most `grace` for those that run, and ends every plugin,
-    /// those that require others first. May be called again, and from several places at once.
+    /// Ends every plugin, those that require others first.
+    ///
+    /// No new calls are taken: `Shutdown`. Those that run and those that wait in queues have
+    /// `grace` to end; what still waits then is told `Shutdown`, and what still runs is kept,
+    /// with an event. May be called again, and from several places at once: all come back when
+    /// it is done.
     pub async fn shutdown(&self, grace: Duration) {
         let host = self.clone();
         let done = on_thread("hotbay-shutdown", move || host.inner.shutdown(grace));
@@ -205,7 +211,7 @@ impl Inner {
         let place = self.table.reserve(candidate)?;
         self.make_room(candidate)?;
         let loaded = crate::reload::load(&self.workshop, candidate, source, state)?;
-        let handle = PluginHandle::new(Arc::clone(&loaded.slot));
+        let handle = PluginHandle::new(Arc::clone(&loaded.slot), &self.layers, &candidate.manifest);
         match place.fill(handle.clone(), loaded) {
             Ok(event) => {
                 self.workshop.board.tell(event);
@@ -240,6 +246,14 @@ impl Inner {
         };
         // Whatever panics on the way, nobody waits for ever.
         let _opens = self.table.closed.opens_later();
+        for slot in &leaving {
+            slot.end();
+        }
+        if !grace.is_zero() {
+            for slot in &leaving {
+                slot.finish(deadline);
+            }
+        }
         for slot in leaving {
             self.end(&slot, deadline.saturating_duration_since(std::time::Instant::now()));
         }

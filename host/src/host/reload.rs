@@ -188,7 +188,7 @@ impl Inner {
             if let Some(before) = before {
                 self.end_later(before);
             }
-            return Err(slot.retired());
+            return Err(slot.gone());
         };
         let (plugin, from) = (plugin.clone(), before.as_ref().map(|before| before.id));
         let event = HostEvent::Promoted { plugin, version, generation, from };

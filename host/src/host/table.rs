@@ -45,6 +45,17 @@ pub struct PluginInfo {
     pub refused: u64,
     /// Calls that wait in the queue.
     pub waiting: usize,
+    /// Pooled calls that run, with those that nobody waits for any more.
+    pub running: usize,
+    /// Pooled calls that ran into their deadlines.
+    pub abandoned: u64,
+    /// Pooled calls that waited longer than
+    /// [`queue_age_max`](crate::HostLimits::queue_age_max).
+    pub shed: u64,
+    /// Lines that were not logged, because there were too many.
+    pub log_lines_dropped: u64,
+    /// Bytes that it has allocated and not released; none where it does not count.
+    pub live_bytes: Option<i64>,
     /// What its manifest asked for and did not get, in words.
     pub notes: Vec<String>,
 }
@@ -337,6 +348,11 @@ fn info(entry: &Entry) -> Option<PluginInfo> {
         faults: count(&slot.meter.faults),
         refused: count(&slot.meter.refused),
         waiting: slot.waiting(),
+        running: slot.running().0,
+        abandoned: count(&slot.meter.abandoned),
+        shed: count(&slot.meter.shed),
+        log_lines_dropped: count(&slot.meter.log_lines_dropped),
+        live_bytes: slot.live_bytes(),
         notes: build.notes.clone(),
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::{Call, Slot, Visit};
+use crate::slot::{Slot, Step, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Breaker<S> {
@@ -18,10 +18,10 @@ impl<S> Breaker<S> {
     }
 }
 
-impl<S: Call> Call for Breaker<S> {
+impl<S: Step> Step for Breaker<S> {
     #[inline]
     fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let pass = self.slot.health.admit()?;
+        let pass = self.slot.admit(&visit)?;
         let outcome = self.inner.call(visit, reply);
         self.slot.health.outcome(pass, &outcome);
         outcome

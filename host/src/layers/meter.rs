@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::call::Reply;
 use crate::error::{Error, ErrorKind};
-use crate::slot::{Call, Slot, Visit};
+use crate::slot::{Slot, Step, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Meter<S> {
@@ -19,7 +19,7 @@ impl<S> Meter<S> {
     }
 }
 
-impl<S: Call> Call for Meter<S> {
+impl<S: Step> Step for Meter<S> {
     #[inline]
     fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let outcome = self.inner.call(visit, reply);
@@ -42,7 +42,15 @@ impl crate::slot::Meter {
     fn count_error(&self, kind: ErrorKind) {
         let counter = match kind {
             ErrorKind::Panicked => &self.faults,
-            ErrorKind::Quarantined | ErrorKind::Retired | ErrorKind::Input => &self.refused,
+            ErrorKind::Quarantined
+            | ErrorKind::Retired
+            | ErrorKind::Input
+            | ErrorKind::Overloaded
+            | ErrorKind::DeadlineExceeded
+            | ErrorKind::Cancelled
+            | ErrorKind::Denied
+            | ErrorKind::Layer
+            | ErrorKind::Shutdown => &self.refused,
             _ => &self.errors,
         };
         counter.fetch_add(1, Ordering::Relaxed);

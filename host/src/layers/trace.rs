@@ -6,7 +6,7 @@ use tracing::Level;
 
 use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::{Call, Slot, Visit};
+use crate::slot::{Slot, Step, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Trace<S> {
@@ -20,7 +20,7 @@ impl<S> Trace<S> {
     }
 }
 
-impl<S: Call> Call for Trace<S> {
+impl<S: Step> Step for Trace<S> {
     #[inline]
     fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         if tracing::level_enabled!(Level::DEBUG) {
@@ -31,7 +31,7 @@ impl<S: Call> Call for Trace<S> {
     }
 }
 
-impl<S: Call> Trace<S> {
+impl<S: Step> Trace<S> {
     #[cold]
     fn traced(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let bytes = visit.request.as_bytes().len();

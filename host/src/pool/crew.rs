@@ -1,13 +1,24 @@
 //! The threads of one owner: workers at a queue, and errands that are waited for. All of them
 //! are joined before the owner lets go of what they ran.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use super::{Epoch, Queue, Ticket, ticket};
+use super::{Epoch, Ran, Seat, Ticket, Work, ticket};
 use crate::sync::{deadline_in, lock};
+
+/// Whoever has work for workers.
+pub(crate) trait Employer: Send + Sync {
+    /// A place for a worker of `epoch`.
+    fn sit(&self, epoch: Epoch) -> Seat;
+    /// What a worker does next; none: it goes home.
+    fn next(self: Arc<Self>, seat: Seat) -> Option<Arc<dyn Work>>;
+    /// Takes work back that could not be done on this worker.
+    fn hand_back(self: Arc<Self>, seat: Seat, work: Arc<dyn Work>);
+}
 
 /// Threads under one name that end together.
 pub(crate) struct Crew {
@@ -82,15 +93,22 @@ impl Crew {
         Ok(ticket)
     }
 
-    /// Starts a worker at `queue` for one epoch, which tells its work that it is `generation`.
-    pub(crate) fn hire(&self, queue: &Arc<Queue>, epoch: Epoch, generation: u64) -> io::Result<()> {
-        let queue = Arc::clone(queue);
+    /// Starts a worker for one epoch, which tells its work that it is of `generation`.
+    pub(crate) fn hire(
+        &self,
+        employer: Arc<dyn Employer>,
+        epoch: Epoch,
+        generation: u64,
+    ) -> io::Result<()> {
         let thread = self.builder().spawn(move || {
-            while let Some(work) = queue.take(epoch) {
-                // What unwinds out of work is not the plugin's, and no reason to stop.
-                let run = std::panic::AssertUnwindSafe(|| work.run(generation));
-                if std::panic::catch_unwind(run).is_err() {
-                    tracing::error!("work of the host's own panicked on a worker");
+            let seat = employer.sit(epoch);
+            while let Some(work) = Arc::clone(&employer).next(seat) {
+                let run = AssertUnwindSafe(|| Arc::clone(&work).run(generation));
+                match catch_unwind(run) {
+                    Ok(Ran::Done) => {}
+                    Ok(Ran::NotHere) => Arc::clone(&employer).hand_back(seat, work),
+                    // What unwinds out of work is not the plugin's, and no reason to stop.
+                    Err(_) => tracing::error!("work of the host's own panicked on a worker"),
                 }
             }
         })?;

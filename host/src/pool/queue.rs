@@ -1,42 +1,22 @@
-//! A queue of work with a limit, and the sleep of the workers that wait for it. Workers are
-//! hired for an epoch; when the next one begins, they go home.
+//! A queue of work with a limit, the sleep of the workers that wait for it, and what they are
+//! at. Workers are hired for an epoch; when the next one begins, they go home.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use super::line::{Epoch, Gate, Line, Lost, QueueLimits, Risen, Running, Seat, Waiting};
+use super::work::{Never, Patience, Work};
 use crate::sync::lock;
-
-/// Something that a worker does.
-pub(crate) trait Work: Send {
-    /// Does it, for a worker of `generation`.
-    fn run(self: Box<Self>, generation: u64);
-
-    /// Its turn never comes: whoever waits is to be told.
-    fn never(self: Box<Self>);
-}
 
 /// A bounded queue that many push to and many take from, first in, first out.
 pub(crate) struct Queue {
-    inner: Mutex<Inner>,
+    inner: Mutex<Line>,
     filled: Condvar,
+    /// Nothing waits or runs any more, in a queue that takes nothing new.
+    emptied: Condvar,
 }
-
-struct Inner {
-    work: VecDeque<Box<dyn Work>>,
-    work_max: usize,
-    epoch: Epoch,
-    /// Workers that were hired for this epoch.
-    workers: u32,
-    workers_max: u32,
-    /// Those of them that sleep in `take`.
-    idle: usize,
-    open: bool,
-}
-
-/// One period of a queue, in which the same workers serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epoch(u64);
 
 /// What became of work that was to be queued.
 #[must_use]
@@ -48,77 +28,155 @@ pub(crate) enum Pushed {
     Hire(Epoch),
     /// The queue is full; the work was dropped.
     Full,
-    /// The queue is closed; the work was dropped.
+    /// The queue takes nothing any more; the work was dropped.
     Closed,
 }
 
+/// What a worker came back to.
+#[must_use]
+pub(crate) struct Taken {
+    /// None: it goes home.
+    pub(crate) work: Option<Arc<dyn Work>>,
+    /// It had been given up for lost.
+    pub(crate) was_lost: bool,
+}
+
+/// What a look at the queue found.
+#[must_use]
+#[derive(Default)]
+pub(crate) struct Looked {
+    /// Work that waits no longer.
+    pub(crate) never: Vec<(Arc<dyn Work>, Never)>,
+    /// Work that runs and may be late.
+    pub(crate) late: Vec<Arc<dyn Work>>,
+    pub(crate) next: Option<Instant>,
+}
+
+/// What it means that a worker was given up for lost.
+#[must_use]
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct GivenUp {
+    /// A worker is to be started in its place.
+    pub(crate) hire: Option<Epoch>,
+    /// No further one will be replaced before one comes back.
+    pub(crate) is_stuck: bool,
+}
+
 impl Queue {
-    /// A queue without workers that holds at most `work_max` pieces.
-    pub(crate) fn new(work_max: usize) -> Self {
-        let inner = Inner {
-            work: VecDeque::new(),
-            work_max,
+    /// A queue without workers that holds nothing yet.
+    pub(crate) fn new() -> Self {
+        let limits = QueueLimits { places: 0, outside: 0, replaced: 0 };
+        let inner = Line {
+            waiting: VecDeque::new(),
+            limits,
             epoch: Epoch(0),
             workers: 0,
             workers_max: 0,
             idle: 0,
-            open: true,
+            running: Vec::new(),
+            replaced: 0,
+            seats: 0,
+            gate: Gate::Open,
+            armed: None,
         };
-        Self { inner: Mutex::new(inner), filled: Condvar::new() }
+        Self { inner: Mutex::new(inner), filled: Condvar::new(), emptied: Condvar::new() }
     }
 
-    /// Puts work at the end, without waiting.
-    pub(crate) fn push(&self, work: Box<dyn Work>) -> Pushed {
+    /// Puts work at the end, without waiting. The second answer is when to [`look`](Self::look),
+    /// if that is earlier than was told before.
+    pub(crate) fn push(
+        &self,
+        work: Arc<dyn Work>,
+        patience: Patience,
+    ) -> (Pushed, Option<Instant>) {
         let mut inner = lock(&self.inner);
-        if !inner.open {
-            return Pushed::Closed;
+        if inner.gate != Gate::Open {
+            return (Pushed::Closed, None);
         }
-        if inner.work.len() >= inner.work_max {
-            return Pushed::Full;
+        let mut unwanted = VecDeque::new();
+        if inner.waiting.len() >= inner.limits.places {
+            unwanted = inner.take_unwanted();
         }
-        inner.work.push_back(work);
-        self.pushed(inner)
-    }
-
-    /// Puts work back in its place at the front, however full the queue is.
-    pub(crate) fn hand_back(&self, work: Box<dyn Work>) -> Pushed {
-        let mut inner = lock(&self.inner);
-        if !inner.open {
+        let outside = inner.waiting.len() >= inner.limits.places;
+        let outside_max = inner.limits.places.saturating_add(inner.limits.outside);
+        if outside && (patience.place.is_none() || inner.waiting.len() >= outside_max) {
             drop(inner);
-            work.never();
+            return (Pushed::Full, None);
+        }
+        let look_at = inner.arm(patience.due(outside));
+        inner.waiting.push_back(Waiting { work, patience });
+        let pushed = self.pushed(inner);
+        drop(unwanted);
+        (pushed, look_at)
+    }
+
+    /// Puts work back in its place at the front, which a worker took for nothing, however full
+    /// the queue is.
+    pub(crate) fn hand_back(&self, seat: Seat, work: Arc<dyn Work>) -> Pushed {
+        let mut inner = lock(&self.inner);
+        let _same = inner.rise(seat).ended;
+        if inner.gate == Gate::Closed {
+            drop(inner);
+            work.never(Never::Closed);
             return Pushed::Closed;
         }
-        inner.work.push_front(work);
+        let patience = Patience { late: work.due(), ..Patience::default() };
+        inner.waiting.push_front(Waiting { work, patience });
         self.pushed(inner)
     }
 
-    fn pushed(&self, mut inner: std::sync::MutexGuard<'_, Inner>) -> Pushed {
-        // A sleeper that was woken counts as idle until it runs, so what waits is counted too.
-        let pushed = if inner.idle < inner.work.len() && inner.workers < inner.workers_max {
-            inner.workers += 1;
-            Pushed::Hire(inner.epoch)
-        } else {
-            Pushed::Waits
-        };
+    fn pushed(&self, mut inner: MutexGuard<'_, Line>) -> Pushed {
+        let pushed = inner.hire().map_or(Pushed::Waits, Pushed::Hire);
         drop(inner);
         self.filled.notify_one();
         pushed
     }
 
-    /// Takes the first work for a worker of `epoch`, sleeping until there is some; none once
-    /// the epoch is over or the queue is closed.
-    pub(crate) fn take(&self, epoch: Epoch) -> Option<Box<dyn Work>> {
+    /// A place for a worker of `epoch`.
+    pub(crate) fn sit(&self, epoch: Epoch) -> Seat {
         let mut inner = lock(&self.inner);
-        loop {
-            if !inner.open || inner.epoch != epoch {
-                return None;
+        inner.seats += 1;
+        Seat { number: inner.seats, epoch }
+    }
+
+    /// Ends what the worker was at, and takes the first work, sleeping until there is some. The
+    /// second answer is as for [`push`](Self::push).
+    pub(crate) fn take(&self, seat: Seat) -> (Taken, Option<Instant>) {
+        let mut inner = lock(&self.inner);
+        let Risen { ended, was_lost, stays } = inner.rise(seat);
+        if ended.is_some() && inner.gate != Gate::Open && inner.is_empty() {
+            self.emptied.notify_all();
+        }
+        let (work, look_at) = match stays {
+            true => inner.begin_next(seat),
+            false => (None, None),
+        };
+        // One that was waited for does not sleep before that is told.
+        let is_home = !stays || inner.is_over_for(seat) || was_lost;
+        if work.is_some() || is_home {
+            if work.is_none() && stays && was_lost && inner.epoch == seat.epoch {
+                inner.workers -= 1;
             }
-            if let Some(work) = inner.work.pop_front() {
-                return Some(work);
+            drop(inner);
+            // Not under the lock: it may be the last that holds a plugin's memory.
+            drop(ended);
+            return (Taken { work, was_lost }, look_at);
+        }
+        if ended.is_some() {
+            drop(inner);
+            drop(ended);
+            inner = lock(&self.inner);
+        }
+        loop {
+            if inner.is_over_for(seat) {
+                return (Taken { work: None, was_lost }, None);
+            }
+            if let (Some(work), look_at) = inner.begin_next(seat) {
+                return (Taken { work: Some(work), was_lost }, look_at);
             }
             inner.idle += 1;
             inner = self.filled.wait(inner).unwrap_or_else(PoisonError::into_inner);
-            if inner.epoch == epoch {
+            if inner.epoch == seat.epoch {
                 inner.idle -= 1;
             }
         }
@@ -126,46 +184,147 @@ impl Queue {
 
     /// A worker that was to be started for `epoch` could not be. If there is no other, the work
     /// that was pushed last comes back, because nobody would do it.
-    pub(crate) fn not_hired(&self, epoch: Epoch) -> Option<Box<dyn Work>> {
+    pub(crate) fn not_hired(&self, epoch: Epoch) -> Option<Arc<dyn Work>> {
         let mut inner = lock(&self.inner);
         if inner.epoch != epoch {
             return None;
         }
         inner.workers -= 1;
-        if inner.workers > 0 { None } else { inner.work.pop_back() }
+        if inner.workers > 0 {
+            return None;
+        }
+        inner.waiting.pop_back().map(|waiting| waiting.work)
     }
 
-    /// Begins an epoch with at most so many workers and so much work; the workers before it go
-    /// home. Answers with how many are to be started now for the work that waits.
-    pub(crate) fn begin(&self, workers_max: u32, work_max: usize) -> (Epoch, u32) {
+    /// Begins an epoch with at most so many workers; the workers before it go home. Answers with
+    /// how many are to be started now for the work that waits.
+    pub(crate) fn begin(&self, workers_max: u32, limits: QueueLimits) -> (Epoch, u32) {
         let mut inner = lock(&self.inner);
         inner.epoch = Epoch(inner.epoch.0 + 1);
-        inner.work_max = work_max;
+        inner.limits = limits;
         inner.workers_max = workers_max;
-        inner.workers = u32::try_from(inner.work.len()).unwrap_or(u32::MAX).min(workers_max);
+        inner.workers = u32::try_from(inner.waiting.len()).unwrap_or(u32::MAX).min(workers_max);
         inner.idle = 0;
+        inner.replaced = 0;
         let begun = (inner.epoch, inner.workers);
         drop(inner);
         self.filled.notify_all();
         begun
     }
 
+    /// Looks at what waits and what runs; what waits no longer is taken out.
+    pub(crate) fn look(&self, now: Instant) -> Looked {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        let mut looked = Looked::default();
+        let mut next: Option<Instant> = None;
+        let mut sooner = |due: Option<Instant>| next = next.into_iter().chain(due).min();
+        let waiting = std::mem::take(&mut inner.waiting);
+        for one in waiting {
+            let outside = inner.waiting.len() >= inner.limits.places;
+            match one.patience.is_over(now, outside) {
+                Some(why) => looked.never.push((one.work, why)),
+                None => {
+                    sooner(one.patience.due(outside));
+                    inner.waiting.push_back(one);
+                }
+            }
+        }
+        for Running { work, lost, .. } in &inner.running {
+            match work.due() {
+                _ if *lost != Lost::No => {}
+                Some(due) if due <= now => looked.late.push(Arc::clone(work)),
+                due => sooner(due),
+            }
+        }
+        inner.armed = next;
+        looked.next = next;
+        looked
+    }
+
+    /// Gives a worker up for lost if it is still at `work`; `rest` of it is done by others.
+    pub(crate) fn give_up(&self, work: &Arc<dyn Work>, rest: Option<Arc<dyn Work>>) -> GivenUp {
+        let mut inner = lock(&self.inner);
+        let epoch = inner.epoch;
+        let may_replace = inner.replaced < inner.limits.replaced;
+        let at_it = |running: &&mut Running| {
+            Arc::ptr_eq(&running.work, work) && running.lost == Lost::No
+        };
+        if let Some(running) = inner.running.iter_mut().find(at_it) {
+            running.lost = if may_replace { Lost::Replaced } else { Lost::NotReplaced };
+            if running.seat.epoch == epoch && may_replace {
+                inner.replaced += 1;
+                inner.workers -= 1;
+            }
+        }
+        let mut left = rest;
+        if inner.gate != Gate::Closed
+            && let Some(work) = left.take()
+        {
+            inner.waiting.push_front(Waiting { work, patience: Patience::default() });
+        }
+        let given_up = GivenUp { hire: inner.hire(), is_stuck: inner.is_stuck() };
+        drop(inner);
+        self.filled.notify_one();
+        if let Some(work) = left {
+            work.never(Never::Closed);
+        }
+        given_up
+    }
+
+    /// Whether as many workers are lost as may be, and none has come back.
+    pub(crate) fn is_stuck(&self) -> bool {
+        lock(&self.inner).is_stuck()
+    }
+
+    /// Takes nothing new; what waits is done, then the workers go home.
+    pub(crate) fn finish(&self) {
+        let mut inner = lock(&self.inner);
+        if inner.gate == Gate::Open {
+            inner.gate = Gate::Finishing;
+        }
+        drop(inner);
+        self.filled.notify_all();
+    }
+
+    /// Waits until nothing waits or runs, at most until `deadline`; whether that is so.
+    pub(crate) fn wait_empty(&self, deadline: Instant) -> bool {
+        let mut inner = lock(&self.inner);
+        while !inner.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.emptied.wait_timeout(inner, left);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
     /// Closes the queue, wakes the workers, and tells what waits that it never runs.
     pub(crate) fn close(&self) {
-        let work = {
+        let waiting = {
             let mut inner = lock(&self.inner);
-            inner.open = false;
-            std::mem::take(&mut inner.work)
+            inner.gate = Gate::Closed;
+            std::mem::take(&mut inner.waiting)
         };
         self.filled.notify_all();
-        for work in work {
-            work.never();
+        self.emptied.notify_all();
+        for waiting in waiting {
+            waiting.work.never(Never::Closed);
         }
     }
 
     /// Pieces of work that wait.
     pub(crate) fn waiting(&self) -> usize {
-        lock(&self.inner).work.len()
+        lock(&self.inner).waiting.len()
+    }
+
+    /// Pieces of work that run, and those of them that nobody waits for any more.
+    pub(crate) fn running(&self) -> (usize, usize) {
+        let inner = lock(&self.inner);
+        let lost = inner.running.iter().filter(|running| running.lost != Lost::No).count();
+        (inner.running.len(), lost)
     }
 }
 
@@ -176,96 +335,5 @@ impl fmt::Debug for Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::{Arc, mpsc};
-    use std::thread;
-
-    type Said = (u32, &'static str);
-
-    #[derive(Clone)]
-    struct Saying {
-        number: u32,
-        said: mpsc::Sender<Said>,
-    }
-
-    impl Work for Saying {
-        fn run(self: Box<Self>, _: u64) {
-            self.said.send((self.number, "run")).expect("a receiver");
-        }
-
-        fn never(self: Box<Self>) {
-            self.said.send((self.number, "never")).expect("a receiver");
-        }
-    }
-
-    fn fixture() -> (Arc<Queue>, impl Fn(u32) -> Box<Saying>, mpsc::Receiver<Said>) {
-        let (said, heard) = mpsc::channel();
-        let work = move |number| Box::new(Saying { number, said: said.clone() });
-        (Arc::new(Queue::new(3)), work, heard)
-    }
-
-    #[test]
-    fn work_runs_in_order_and_what_is_left_at_the_close_is_told() {
-        let (queue, work, heard) = fixture();
-        let (epoch, hires) = queue.begin(1, 3);
-        assert_eq!(hires, 0);
-        assert_eq!(queue.push(work(1)), Pushed::Hire(epoch));
-        assert_eq!(queue.push(work(2)), Pushed::Waits);
-        assert_eq!(queue.push(work(3)), Pushed::Waits);
-        assert_eq!(queue.push(work(4)), Pushed::Full);
-        queue.take(epoch).expect("work").run(0);
-        queue.close();
-        assert!(queue.take(epoch).is_none());
-        assert_eq!(queue.push(work(5)), Pushed::Closed);
-        assert_eq!(queue.hand_back(work(6)), Pushed::Closed);
-        let told: Vec<_> = heard.try_iter().collect();
-        assert_eq!(told, [(1, "run"), (2, "never"), (3, "never"), (6, "never")]);
-    }
-
-    #[test]
-    fn work_that_is_handed_back_keeps_its_place_and_finds_workers_of_the_next_epoch() {
-        let (queue, work, heard) = fixture();
-        let (first, _) = queue.begin(1, 3);
-        assert_eq!(queue.push(work(1)), Pushed::Hire(first));
-        assert_eq!(queue.push(work(2)), Pushed::Waits);
-        let back = queue.take(first).expect("work");
-        let (second, hires) = queue.begin(2, 3);
-        assert_eq!(hires, 1);
-        assert!(queue.take(first).is_none(), "the workers before go home");
-        assert_eq!(queue.hand_back(back), Pushed::Hire(second));
-        queue.take(second).expect("work").run(0);
-        queue.take(second).expect("work").run(0);
-        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [(1, "run"), (2, "run")]);
-    }
-
-    #[test]
-    fn no_work_is_lost_or_done_twice_by_many_workers_of_changing_epochs() {
-        let (queue, work, heard) = fixture();
-        let mut workers = Vec::new();
-        let mut hire = |epoch| {
-            let queue = Arc::clone(&queue);
-            workers.push(thread::spawn(move || {
-                while let Some(work) = queue.take(epoch) {
-                    work.run(0);
-                }
-            }));
-        };
-        for number in 0..1000 {
-            if number % 100 == 0 {
-                let (epoch, hires) = queue.begin(2, usize::MAX);
-                (0..hires).for_each(|_| hire(epoch));
-            }
-            if let Pushed::Hire(epoch) = queue.push(work(number)) {
-                hire(epoch);
-            }
-        }
-        let mut seen: Vec<_> = heard.iter().take(1000).map(|(number, _)| number).collect();
-        seen.sort_unstable();
-        assert!(seen.into_iter().eq(0..1000));
-        queue.close();
-        for worker in workers {
-            worker.join().expect("no panic");
-        }
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

@@ -71,7 +71,7 @@ fn pause(
     let fresh = Fresh::start(workshop, next, source, slot, Until::Started)?;
     let Some(paused) = slot.pause() else {
         fresh.give_up(workshop, next);
-        return Err(slot.retired());
+        return Err(slot.gone());
     };
     let before = match slot.drain(&paused, workshop.limits.pause_wait_max) {
         Ok(token) => token,
@@ -141,7 +141,7 @@ pub(super) fn too_late(workshop: &Workshop, slot: &Slot, token: Arc<Token>) -> E
     drop(token);
     let limits = &workshop.limits;
     retire(&generation, limits.drain_wait_max, limits, &workshop.keeper);
-    slot.retired()
+    slot.gone()
 }
 
 pub(super) fn not_drained(workshop: &Workshop, next: &Candidate, held: usize) -> Error {

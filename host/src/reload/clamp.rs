@@ -1,5 +1,7 @@
 //! What one plugin may use: what its manifest asks for, within what its host gives.
 
+use std::time::Duration;
+
 use crate::config::HostLimits;
 use crate::manifest::Limits;
 
@@ -11,6 +13,9 @@ pub(crate) struct PluginLimits {
     pub(crate) input_bytes: u64,
     pub(crate) output_bytes: u64,
     pub(crate) stack_bytes: u64,
+    pub(crate) in_flight: Option<u32>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) deadline: Option<Duration>,
 }
 
 /// The system's loader and the checks around a start run on a plugin's stack too.
@@ -33,12 +38,28 @@ pub(crate) fn within(asked: &Limits, host: &HostLimits) -> (PluginLimits, Vec<St
     let workers = clamp("workers", asked.workers.map(u64::from), 1, host.workers_max.into());
     let queue = clamp("queue", asked.queue.map(u64::from), 1, host.queue_max.into());
     let stack_bytes_max = host.stack_bytes_max;
+    let input_bytes = clamp("input_bytes", asked.input_bytes, 0, host.input_bytes_max);
+    let output_bytes = clamp("output_bytes", asked.output_bytes, 0, host.output_bytes_max);
+    let stack_bytes = clamp("stack_bytes", asked.stack_bytes, STACK_BYTES_MIN, stack_bytes_max);
+    // None is no limit, which is the most there is.
+    let mut clamp_open = |field: &str, asked: Option<u64>, most: Option<u64>| {
+        let given = clamp(field, asked, 1, most.unwrap_or(u64::MAX));
+        (asked.is_some() || most.is_some()).then_some(given)
+    };
+    let in_flight_max = host.in_flight_max.map(u64::from);
+    let in_flight = clamp_open("in_flight", asked.in_flight.map(u64::from), in_flight_max);
+    let in_flight = in_flight.map(narrow);
+    let memory_bytes = clamp_open("memory_bytes", asked.memory_bytes, host.memory_bytes_max);
     let limits = PluginLimits {
-        workers: narrow(workers),
+        // More workers than calls that may run would only stand in each other's way.
+        workers: narrow(workers).min(in_flight.unwrap_or(u32::MAX)),
         queue: narrow(queue),
-        input_bytes: clamp("input_bytes", asked.input_bytes, 0, host.input_bytes_max),
-        output_bytes: clamp("output_bytes", asked.output_bytes, 0, host.output_bytes_max),
-        stack_bytes: clamp("stack_bytes", asked.stack_bytes, STACK_BYTES_MIN, stack_bytes_max),
+        input_bytes,
+        output_bytes,
+        stack_bytes,
+        in_flight,
+        memory_bytes,
+        deadline: asked.deadline_ms.map(Duration::from_millis),
     };
     (limits, notes)
 }

@@ -21,9 +21,9 @@ use crate::boundary::{Failure, Image, Instance, Root};
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::generation::retire::{Settle, close};
-use crate::generation::{IoLimits, Kept, Left, Parts, Token, error_of};
+use crate::generation::{IoLimits, Kept, Left, Parts, Terms, Token, error_of};
 use crate::manifest::{Manifest, Unload};
-use crate::pool::{Crew, Errand};
+use crate::pool::{Crew, Errand, QueueLimits};
 use crate::slot::Slot;
 
 /// A plugin that serves in a slot of its own.
@@ -71,6 +71,7 @@ pub(crate) fn load(
         workshop.limits.pause_wait_max,
         workshop.quarantine.clone(),
         workshop.board.clone(),
+        workshop.clock.hand(),
     ));
     let fresh = Fresh::start(workshop, candidate, source, &slot, Until::Ready(state))?;
     let (token, build) = fresh.into_token();
@@ -201,12 +202,29 @@ fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &Plugi
             input_bytes_max: limits.input_bytes,
             output_bytes_max: limits.output_bytes,
         },
-        queue_max: limits.queue,
+        terms: Arc::new(terms(workshop, candidate, limits)),
         keep: None,
         crew: Crew::new(format!("{name}-{id}"), limits.stack_bytes, limits.workers),
         board: workshop.board.clone(),
         services: None,
         name,
+    }
+}
+
+fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginLimits) -> Terms {
+    let host = &workshop.limits;
+    Terms {
+        queue: QueueLimits {
+            places: limits.queue as usize,
+            outside: host.place_waiters_max as usize,
+            replaced: host.abandoned_max,
+        },
+        queue_age_max: host.queue_age_max,
+        deadline_max: limits.deadline,
+        deadline_default: workshop.deadline_default,
+        in_flight_max: limits.in_flight,
+        memory_bytes_max: limits.memory_bytes,
+        permissions: candidate.manifest.permissions().clone(),
     }
 }
 

@@ -19,6 +19,8 @@ mod survey;
 mod trial;
 mod watch;
 
+use std::time::Duration;
+
 use semver::Version;
 
 use crate::artifact::stage::StagingArea;
@@ -26,6 +28,7 @@ use crate::artifact::trust::Trust;
 use crate::config::{HostLimits, Quarantine};
 use crate::event::Board;
 use crate::generation::Keeper;
+use crate::pool::Clock;
 pub(crate) use candidate::Candidate;
 pub(crate) use carry_out::{Swapped, swap};
 pub(crate) use content::Content;
@@ -46,6 +49,9 @@ pub(crate) struct Workshop {
     pub(crate) limits: HostLimits,
     pub(crate) quarantine: Option<Quarantine>,
     pub(crate) want_frames: bool,
+    /// How long pooled calls may take that say nothing.
+    pub(crate) deadline_default: Option<Duration>,
+    pub(crate) clock: Clock,
     pub(crate) board: Board,
     pub(crate) keeper: Keeper,
     pub(crate) staging: StagingArea,

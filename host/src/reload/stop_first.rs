@@ -20,7 +20,7 @@ pub(super) fn swap(
     next: &Candidate,
     source: Source,
 ) -> Result<Swapped, Error> {
-    let Some(paused) = slot.pause() else { return Err(slot.retired()) };
+    let Some(paused) = slot.pause() else { return Err(slot.gone()) };
     let token = match slot.drain(&paused, workshop.limits.pause_wait_max) {
         Ok(token) => token,
         Err(held) => {

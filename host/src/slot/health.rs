@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
-use crate::event::{Board, HostEvent};
+use crate::event::{Board, HostEvent, QuarantineReason};
 use crate::generation::recovery::{Admission, Decision, History, Success};
 use crate::id::{GenerationId, PluginName};
 use crate::sync::lock;
@@ -17,23 +17,26 @@ use crate::sync::lock;
 pub(crate) struct Health {
     /// The one word that a call reads: whether it has to ask.
     ask: AtomicBool,
-    history: Mutex<History>,
+    inner: Mutex<Inner>,
     policy: Option<Quarantine>,
     name: PluginName,
     board: Board,
 }
 
-impl Health {
-    /// A plugin that nothing is held against.
-    pub(super) fn new(name: PluginName, policy: Option<Quarantine>, board: Board) -> Self {
-        let ask = AtomicBool::new(false);
-        Self { ask, history: Mutex::default(), policy, name, board }
-    }
+#[derive(Default)]
+struct Inner {
+    history: History,
+    /// Calls that nobody waits for any more hold as many workers as may be replaced.
+    stuck: Option<usize>,
+    /// Bytes that are held, and the limit that they are over.
+    memory: Option<(i64, u64)>,
+    /// The host is ending: only calls that have begun go on.
+    is_ending: bool,
+}
 
-    /// Forgets what was held against the build before; from here on `generation` is judged.
-    pub(super) fn forget(&self, generation: GenerationId) {
-        *lock(&self.history) = History::new(generation.get());
-        self.ask.store(false, Ordering::Relaxed);
+impl Inner {
+    fn is_quarantined(&self) -> bool {
+        self.history.is_quarantined() || self.stuck.is_some() || self.memory.is_some()
     }
 }
 
@@ -47,26 +50,107 @@ pub(crate) enum Pass {
     Probe(u64),
 }
 
+/// How a call came here, as far as it matters for being let go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coming {
+    /// From the caller.
+    Freshly,
+    /// Under a lease, or from the queue.
+    Admitted,
+}
+
 impl Health {
-    /// Lets a call go on, or refuses it.
-    #[inline]
-    pub(crate) fn admit(&self) -> Result<Pass, Error> {
-        if self.ask.load(Ordering::Relaxed) { self.ask() } else { Ok(Pass::Usual) }
+    /// A plugin that nothing is held against.
+    pub(super) fn new(name: PluginName, policy: Option<Quarantine>, board: Board) -> Self {
+        Self { ask: AtomicBool::new(false), inner: Mutex::default(), policy, name, board }
     }
 
+    /// Forgets what was held against the build before; from here on `generation` is judged.
+    pub(super) fn forget(&self, generation: GenerationId) {
+        self.change(|inner| {
+            inner.history = History::new(generation.get());
+            (inner.stuck, inner.memory) = (None, None);
+        });
+    }
+
+    /// Lets only those calls go on that have begun.
+    pub(super) fn end(&self) {
+        self.change(|inner| inner.is_ending = true);
+    }
+
+    /// Changes something, and tells those that call whether they have to ask.
+    fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = lock(&self.inner);
+        let changed = change(&mut inner);
+        self.ask.store(inner.is_quarantined() || inner.is_ending, Ordering::Relaxed);
+        changed
+    }
+
+    /// Whether calls have to [`ask`](Self::ask).
+    #[inline]
+    pub(super) fn has_to_ask(&self) -> bool {
+        self.ask.load(Ordering::Relaxed)
+    }
+
+    /// Lets a call go on, or refuses it. `is_stuck` is asked where that may be over.
     #[cold]
-    fn ask(&self) -> Result<Pass, Error> {
-        let mut history = lock(&self.history);
-        match history.admit(Instant::now()) {
-            Admission::Go => Ok(Pass::Usual),
-            Admission::Probe => Ok(Pass::Probe(history.generation())),
-            Admission::Refuse { probe_in } => {
-                let wait = probe_in.as_millis();
-                let message =
-                    format!("is quarantined after repeated faults; the next probe is in {wait} ms");
-                Err(Error::new(ErrorKind::Quarantined, message).of(&self.name))
-            }
+    pub(super) fn ask(
+        &self,
+        coming: Coming,
+        is_stuck: impl FnOnce() -> bool,
+    ) -> Result<Pass, Error> {
+        if self.is_held_as_stuck() && !is_stuck() {
+            self.unstuck();
         }
+        let refusal = self.change(|inner| {
+            if inner.is_ending {
+                let admitted = coming == Coming::Admitted;
+                return if admitted { Ok(Pass::Usual) } else { Err(self.ending()) };
+            }
+            if let Some(reason) = inner.hold() {
+                return Err(self.refused(&reason.to_string()));
+            }
+            match inner.history.admit(Instant::now()) {
+                Admission::Go => Ok(Pass::Usual),
+                Admission::Probe => Ok(Pass::Probe(inner.history.generation())),
+                Admission::Refuse { probe_in } => {
+                    let wait = probe_in.as_millis();
+                    Err(self.refused(&format!("repeated faults; the next probe is in {wait} ms")))
+                }
+            }
+        });
+        refusal
+    }
+
+    /// Whether a call would be refused now; begins no probe.
+    #[cold]
+    pub(super) fn peek(&self, is_stuck: impl FnOnce() -> bool) -> Result<(), Error> {
+        if self.is_held_as_stuck() && !is_stuck() {
+            self.unstuck();
+        }
+        let inner = lock(&self.inner);
+        if inner.is_ending {
+            return Err(self.ending());
+        }
+        match inner.hold() {
+            Some(reason) => Err(self.refused(&reason.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn refused(&self, why: &str) -> Error {
+        Error::new(ErrorKind::Quarantined, format!("is quarantined after {why}")).of(&self.name)
+    }
+
+    /// What a call is told while the host ends.
+    pub(super) fn ending(&self) -> Error {
+        let message = "is not called any more: the host is shutting down";
+        Error::new(ErrorKind::Shutdown, message).of(&self.name)
+    }
+
+    /// Whether the host is ending.
+    pub(super) fn is_ending(&self) -> bool {
+        lock(&self.inner).is_ending
     }
 
     /// Hears how a call ended that was let go on.
@@ -95,38 +179,67 @@ impl Health {
             ErrorKind::Panicked => self.fault(generation, true),
             // The plugin worked, and said no.
             ErrorKind::Plugin | ErrorKind::Output => self.probe_succeeded(generation),
-            _ => lock(&self.history).probe_undone(generation),
+            _ => lock(&self.inner).history.probe_undone(generation),
         }
     }
 
     /// A fault of `generation`, wherever it happened.
     #[cold]
     pub(crate) fn fault(&self, generation: u64, probe: bool) {
-        let decision = {
-            let mut history = lock(&self.history);
-            let now = Instant::now();
-            let decision = history.fault(generation, now, probe, self.policy.as_ref());
-            self.ask.store(history.is_quarantined(), Ordering::Relaxed);
-            decision
-        };
+        let now = Instant::now();
+        let policy = self.policy.as_ref();
+        let decision = self.change(|inner| inner.history.fault(generation, now, probe, policy));
         if let Decision::Quarantine { faults, back_off } = decision {
             let probe_in_ms = u64::try_from(back_off.as_millis()).unwrap_or(u64::MAX);
-            let plugin = self.name.clone();
-            self.board.tell(HostEvent::Quarantined { plugin, faults, probe_in_ms });
+            self.tell_quarantine(QuarantineReason::Faults { faults }, Some(probe_in_ms));
+        }
+    }
+
+    /// So many calls are stuck that nobody waits for, and no further worker is started.
+    pub(super) fn stuck(&self, calls: usize) {
+        if self.policy.is_none() {
+            return;
+        }
+        if self.change(|inner| inner.stuck.replace(calls)).is_none() {
+            self.tell_quarantine(QuarantineReason::Stuck { calls }, None);
+        }
+    }
+
+    /// One of the calls that were stuck has come back.
+    pub(super) fn unstuck(&self) {
+        self.tell_if_restored(|inner| inner.stuck.take().is_some());
+    }
+
+    fn is_held_as_stuck(&self) -> bool {
+        lock(&self.inner).stuck.is_some()
+    }
+
+    /// What is held of memory, and the limit, if that is over it.
+    pub(super) fn memory(&self, over: Option<(i64, u64)>) {
+        let Some((live_bytes, limit_bytes)) = over else {
+            return self.tell_if_restored(|inner| inner.memory.take().is_some());
+        };
+        if self.change(|inner| inner.memory.replace((live_bytes, limit_bytes))).is_none() {
+            self.tell_quarantine(QuarantineReason::Memory { live_bytes, limit_bytes }, None);
         }
     }
 
     #[cold]
     fn probe_succeeded(&self, generation: u64) {
-        let success = {
-            let mut history = lock(&self.history);
-            let success = history.probe_succeeded(generation);
-            self.ask.store(history.is_quarantined(), Ordering::Relaxed);
-            success
-        };
-        if success == Success::Restored {
+        self.tell_if_restored(|inner| {
+            inner.history.probe_succeeded(generation) == Success::Restored
+        });
+    }
+
+    fn tell_if_restored(&self, lifted: impl FnOnce(&mut Inner) -> bool) {
+        if self.change(|inner| lifted(inner) && !inner.is_quarantined()) {
             self.board.tell(HostEvent::Restored { plugin: self.name.clone() });
         }
+    }
+
+    fn tell_quarantine(&self, reason: QuarantineReason, probe_in_ms: Option<u64>) {
+        let plugin = self.name.clone();
+        self.board.tell(HostEvent::Quarantined { plugin, reason, probe_in_ms });
     }
 
     /// Tells the board.
@@ -136,7 +249,19 @@ impl Health {
 
     /// Whether calls are refused now.
     pub(crate) fn is_quarantined(&self) -> bool {
-        self.ask.load(Ordering::Relaxed)
+        self.has_to_ask() && lock(&self.inner).is_quarantined()
+    }
+}
+
+impl Inner {
+    /// What holds calls back besides faults.
+    fn hold(&self) -> Option<QuarantineReason> {
+        let stuck = self.stuck.map(|calls| QuarantineReason::Stuck { calls });
+        let (live_bytes, limit_bytes) = match (stuck, self.memory) {
+            (Some(stuck), _) => return Some(stuck),
+            (None, memory) => memory?,
+        };
+        Some(QuarantineReason::Memory { live_bytes, limit_bytes })
     }
 }
 

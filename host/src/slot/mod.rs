@@ -3,9 +3,10 @@
 
 mod health;
 mod pause;
+mod queueing;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use crate::call::{Reply, Request};
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
 use crate::event::Board;
-use crate::generation::{Generation, Token};
+use crate::generation::{Asked, Generation, Terms, Token};
 use crate::id::{GenerationId, PluginName};
-use crate::pool::{Epoch, Pushed, Queue, Work};
+use crate::pool::{Hand, Queue};
 use crate::sync::Tally;
-pub(crate) use health::Health;
+pub(crate) use health::{Health, Pass};
+use health::Coming;
 use pause::Vacancy;
 
 /// The place of one plugin.
@@ -28,7 +30,13 @@ pub(crate) struct Slot {
     pub(crate) name: PluginName,
     pub(crate) meter: Meter,
     pub(crate) health: Health,
-    queue: Arc<Queue>,
+    queue: Queue,
+    clock: Hand,
+    /// What calls of the current generation go by; none before the first.
+    terms: ArcSwapOption<Terms>,
+    /// The limit of those terms; zero: none.
+    in_flight_max: AtomicU32,
+    in_flight: AtomicU32,
     generations: AtomicU64,
     /// What it means that nobody is current.
     vacancy: Mutex<Vacancy>,
@@ -44,6 +52,11 @@ pub(crate) struct Meter {
     pub(crate) errors: AtomicU64,
     pub(crate) faults: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Calls whose deadlines passed while they ran.
+    pub(crate) abandoned: AtomicU64,
+    /// Calls that waited too long to be worth beginning.
+    pub(crate) shed: AtomicU64,
+    pub(crate) log_lines_dropped: AtomicU64,
 }
 
 /// A request on its way down the corridor, and the lease it goes by, if it has one already.
@@ -51,10 +64,38 @@ pub(crate) struct Meter {
 pub(crate) struct Visit<'v> {
     pub(crate) request: &'v Request<'v>,
     pub(crate) lease: Option<&'v Token>,
+    /// Turns true when nobody waits for the answer any more.
+    pub(crate) cancelled: Option<&'v AtomicBool>,
+    pub(crate) method: Method,
+}
+
+impl<'v> Visit<'v> {
+    /// A call in the caller's thread.
+    #[inline]
+    pub(crate) fn here(request: &'v Request<'v>) -> Self {
+        Self { request, lease: None, cancelled: None, method: Method::Call }
+    }
+
+    fn coming(&self) -> Coming {
+        if self.lease.is_some() { Coming::Admitted } else { Coming::Freshly }
+    }
+}
+
+/// How a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Method {
+    /// In the caller's thread: [`PluginHandle::call`](crate::PluginHandle::call).
+    Call,
+    /// In the caller's thread, on a generation that is held:
+    /// [`Pinned::call`](crate::Pinned::call).
+    Pinned,
+    /// On a thread of the plugin's own: [`PluginHandle::execute`](crate::PluginHandle::execute).
+    Execute,
 }
 
 /// One step of the corridor that a call walks: a layer, or the slot at its end.
-pub(crate) trait Call {
+pub(crate) trait Step: Send + Sync {
     /// Walks on, to fill `reply`; runs in the caller's thread.
     fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error>;
 }
@@ -66,6 +107,7 @@ impl Slot {
         pause_wait_max: Duration,
         policy: Option<Quarantine>,
         board: Board,
+        clock: Hand,
     ) -> Self {
         let health = Health::new(name.clone(), policy, board);
         let meter = Meter {
@@ -73,13 +115,20 @@ impl Slot {
             errors: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+            shed: AtomicU64::new(0),
+            log_lines_dropped: AtomicU64::new(0),
         };
         Self {
             current: ArcSwapOption::empty(),
             name,
             meter,
             health,
-            queue: Arc::new(Queue::new(0)),
+            queue: Queue::new(),
+            clock,
+            terms: ArcSwapOption::empty(),
+            in_flight_max: AtomicU32::new(0),
+            in_flight: AtomicU32::new(0),
             generations: AtomicU64::new(0),
             vacancy: Mutex::new(Vacancy::Empty),
             changed: Condvar::new(),
@@ -110,6 +159,11 @@ impl Slot {
         self.current.load_full().ok_or_else(|| self.nobody_now())
     }
 
+    /// What pooled calls go by now.
+    pub(crate) fn terms(&self) -> Option<Arc<Terms>> {
+        self.terms.load_full()
+    }
+
     /// Does `work` under a lease of `generation`, unless that is not current any more.
     pub(crate) fn under_lease<T>(
         &self,
@@ -121,79 +175,84 @@ impl Slot {
         (token.generation().id.get() == generation).then(|| work(token))
     }
 
-    /// Calls that wait.
-    pub(crate) fn waiting(&self) -> usize {
-        self.queue.waiting()
+    /// Lets a call go on, or refuses it.
+    #[inline]
+    pub(crate) fn admit(&self, visit: &Visit<'_>) -> Result<Pass, Error> {
+        if self.health.has_to_ask() { self.ask(visit.coming()) } else { Ok(Pass::Usual) }
     }
 
-    /// Queues a call for the workers of the current generation.
-    pub(crate) fn enqueue(&self, work: Box<dyn Work>) -> Result<(), Error> {
-        match self.queue.push(work) {
-            Pushed::Waits => Ok(()),
-            Pushed::Hire(epoch) => self.hire(epoch),
-            Pushed::Full => Err(self.overloaded()),
-            Pushed::Closed => Err(self.retired()),
+    #[cold]
+    fn ask(&self, coming: Coming) -> Result<Pass, Error> {
+        self.health.ask(coming, || self.queue.is_stuck())
+    }
+
+    /// Refuses a call that is about to be queued for a plugin that is not called now. A probe
+    /// is not begun by this.
+    pub(crate) fn admit_to_queue(&self) -> Result<(), Error> {
+        if !self.health.has_to_ask() {
+            return Ok(());
         }
+        self.health.peek(|| self.queue.is_stuck())
     }
 
-    /// Puts a call back in its place, which a worker took whose generation is not current.
-    pub(crate) fn hand_back(&self, work: Box<dyn Work>) {
-        if let Pushed::Hire(epoch) = self.queue.hand_back(work)
-            && let Err(error) = self.hire(epoch)
-        {
-            tracing::error!(error = error.full_message(), "a queued call waits for a thread");
-        }
-    }
-
-    /// Starts a worker of the generation that serves in `epoch`.
-    fn hire(&self, epoch: Epoch) -> Result<(), Error> {
-        // Not current any more: the epoch is over or about to be, and the next one hires.
-        let Some(generation) = self.generation() else { return Ok(()) };
-        let Err(error) = generation.hire(&self.queue, epoch) else { return Ok(()) };
-        let Some(undone) = self.queue.not_hired(epoch) else { return Ok(()) };
-        drop(undone);
-        let message = "has no worker: the system gave no thread";
-        Err(Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.name))
-    }
-
-    /// Lets the workers of `generation` serve the queue.
-    fn begin(&self, generation: &Generation) {
-        let workers_max = generation.crew.workers_max;
-        let (epoch, hires) = self.queue.begin(workers_max, generation.queue_max as usize);
-        for _ in 0..hires {
-            if let Err(error) = generation.hire(&self.queue, epoch) {
-                tracing::error!(%error, plugin = %self.name, "no thread for a worker");
-                if let Some(undone) = self.queue.not_hired(epoch) {
-                    undone.never();
-                }
-            }
+    /// Takes a place among the calls that run, if they are limited.
+    #[inline]
+    pub(crate) fn enter(&self) -> Result<Option<Entered<'_>>, Error> {
+        match self.in_flight_max.load(Ordering::Relaxed) {
+            0 => Ok(None),
+            most => self.enter_within(most).map(Some),
         }
     }
 
     #[cold]
-    pub(crate) fn retired(&self) -> Error {
+    fn enter_within(&self, most: u32) -> Result<Entered<'_>, Error> {
+        let entered = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            (now < most).then_some(now + 1)
+        });
+        if entered.is_err() {
+            let message = format!("is in {most} calls, which is its `limits.in_flight`; call later");
+            return Err(Error::new(ErrorKind::Overloaded, message).of(&self.name));
+        }
+        Ok(Entered(&self.in_flight))
+    }
+
+    /// Why nobody is current any more.
+    #[cold]
+    pub(crate) fn gone(&self) -> Error {
+        if self.health.is_ending() {
+            return self.health.ending();
+        }
         Error::new(ErrorKind::Retired, "was unloaded; look it up again").of(&self.name)
     }
 
-    #[cold]
-    fn overloaded(&self) -> Error {
-        let waiting = self.queue.waiting();
-        let message = format!("has {waiting} calls waiting, which is its `limits.queue`");
-        Error::new(ErrorKind::Overloaded, message).of(&self.name)
+    /// Lets only those calls go on that have begun: the host ends.
+    pub(crate) fn end(&self) {
+        self.health.end();
     }
 }
 
-impl Call for Arc<Slot> {
+/// A place among the calls that run; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Entered<'s>(&'s AtomicU32);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Step for Arc<Slot> {
     /// The end of the corridor: leases the current generation, unless the call came with a
     /// lease, and calls it.
     #[inline]
     fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let asked = Asked { request: visit.request, cancelled: visit.cancelled };
         if let Some(token) = visit.lease {
-            return token.call(visit.request, reply);
+            return token.call(asked, reply);
         }
         match &*self.current.load() {
-            Some(token) => token.call(visit.request, reply),
-            None => self.wait_for_current()?.call(visit.request, reply),
+            Some(token) => token.call(asked, reply),
+            None => self.wait_for_current()?.call(asked, reply),
         }
     }
 }

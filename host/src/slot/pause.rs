@@ -1,6 +1,7 @@
 //! The moments when the current generation changes: promoted, vacated, paused and resumed; and
 //! what a call does that finds nobody.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ pub(crate) struct Paused {
 impl Slot {
     /// Makes a generation current; answers with the one before, which drains. Gives the token
     /// back if the plugin was taken out of service meanwhile.
-    pub(crate) fn promote(&self, token: Token) -> Result<Option<Arc<Generation>>, Arc<Token>> {
+    pub(crate) fn promote(self: &Arc<Self>, token: Token) -> Result<Option<Arc<Generation>>, Arc<Token>> {
         let generation = Arc::clone(token.generation());
         let token = Arc::new(token);
         let before = {
@@ -44,6 +45,9 @@ impl Slot {
         };
         self.changed.notify_all();
         self.health.forget(generation.id);
+        let terms = &generation.terms;
+        self.in_flight_max.store(terms.in_flight_max.unwrap_or(0), Ordering::Relaxed);
+        self.terms.store(Some(Arc::clone(terms)));
         self.begin(&generation);
         Ok(before.map(|before| not_current(&before)))
     }
@@ -75,7 +79,7 @@ impl Slot {
         };
         // Workers go home; what is queued waits for the next epoch.
         let generation = not_current(&current);
-        let _ = self.queue.begin(0, generation.queue_max as usize);
+        let _ = self.queue.begin(0, generation.terms.queue);
         Some(Paused { generation, token: Arc::downgrade(&current) })
     }
 
@@ -88,7 +92,7 @@ impl Slot {
                 Ok(Arc::clone(&paused.generation))
             }
             // Somebody else ends it.
-            _ => Err(self.retired()),
+            _ => Err(self.gone()),
         }
     }
 
@@ -106,7 +110,7 @@ impl Slot {
 
     /// Lets a paused generation serve on. `token` is the one that stands for all leases, if
     /// the generation had been drained.
-    pub(crate) fn resume(&self, paused: Paused, token: Option<Arc<Token>>) {
+    pub(crate) fn resume(self: &Arc<Self>, paused: Paused, token: Option<Arc<Token>>) {
         let token = token.or_else(|| paused.token.upgrade()).or_else(|| {
             // The last lease came back just now.
             let instance = paused.generation.take_instance(Duration::from_secs(1))?;
@@ -136,7 +140,7 @@ impl Slot {
             if let Some(token) = self.current.load_full() {
                 return Ok(token);
             }
-            let Vacancy::Paused(before, _) = &*vacancy else { return Err(self.retired()) };
+            let Vacancy::Paused(before, _) = &*vacancy else { return Err(self.gone()) };
             if is_inside()
                 && let Some(token) = before.upgrade()
             {
@@ -157,7 +161,7 @@ impl Slot {
             let message = "is being reloaded; ask again";
             return Error::new(ErrorKind::Overloaded, message).of(&self.name);
         }
-        self.retired()
+        self.gone()
     }
 
     fn paused_too_long(&self) -> Error {

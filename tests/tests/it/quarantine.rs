@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hotbay::{ErrorKind, Host, HostEvent, PluginHandle, Quarantine, Request};
+use hotbay::{ErrorKind, Host, HostEvent, PluginHandle, Quarantine, Request, QuarantineReason};
 use hotbay_tests::{Plugins, block_on, event, loaded, quarantine, until};
 use serde_json::json;
 
@@ -44,8 +44,9 @@ fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it
     let mut waits = Vec::new();
     for _ in 0..3 {
         match event(&mut events, quarantined) {
-            HostEvent::Quarantined { plugin, faults, probe_in_ms } => {
+            HostEvent::Quarantined { plugin, reason, probe_in_ms } => {
                 assert_eq!(plugin, *handle.name());
+                let QuarantineReason::Faults { faults } = reason else { panic!("{reason:?}") };
                 waits.push((faults, probe_in_ms));
             }
             other => panic!("{other:?}"),
@@ -54,7 +55,7 @@ fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it
             assert_eq!(probe(&handle), Some(ErrorKind::Panicked));
         }
     }
-    assert_eq!(waits, [(3, 5), (1, 8), (1, 8)]);
+    assert_eq!(waits, [(3, Some(5)), (1, Some(8)), (1, Some(8))]);
     assert_eq!(probe(&handle), None);
     event(&mut events, |event| matches!(event, HostEvent::Restored { .. }));
     for _ in 0..10 {

@@ -108,12 +108,15 @@ impl Told {
                     Self::new("faulted", Red, plugin, format!("generation {generation}{place}"));
                 Self { why: Some(fault.to_string()), ..told }
             }
-            HostEvent::Quarantined { plugin, faults, probe_in_ms } => {
-                let detail = format!("{faults} faults; next probe in {probe_in_ms} ms");
+            HostEvent::Quarantined { plugin, reason, probe_in_ms } => {
+                let detail = match probe_in_ms {
+                    Some(wait) => format!("{reason}; next probe in {wait} ms"),
+                    None => reason.to_string(),
+                };
                 Self::new("quarantined", Yellow, plugin, detail)
             }
             HostEvent::Restored { plugin } => {
-                Self::new("restored", Green, plugin, "answered its probe")
+                Self::new("restored", Green, plugin, "is called again")
             }
             HostEvent::Retired { plugin, generation } => {
                 Self::new("retired", Dim, plugin, format!("generation {generation}"))
@@ -183,8 +186,8 @@ fn document(event: &HostEvent) -> Value {
             "event": "faulted", "plugin": plugin.as_str(), "generation": number(generation),
             "message": fault.message(), "location": fault.location(), "own_thread": own_thread,
         }),
-        HostEvent::Quarantined { plugin, faults, probe_in_ms } => json!({
-            "event": "quarantined", "plugin": plugin.as_str(), "faults": faults,
+        HostEvent::Quarantined { plugin, reason, probe_in_ms } => json!({
+            "event": "quarantined", "plugin": plugin.as_str(), "reason": reason.to_string(),
             "probe_in_ms": probe_in_ms,
         }),
         HostEvent::Restored { plugin } => json!({
@@ -214,7 +217,7 @@ fn document(event: &HostEvent) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hotbay::PluginName;
+    use hotbay::{PluginName, QuarantineReason};
 
     fn plugin() -> PluginName {
         PluginName::new("transform").expect("a name")
@@ -231,10 +234,17 @@ mod tests {
     #[test]
     fn what_has_no_generation_is_told_without_one() {
         check(
-            &HostEvent::Quarantined { plugin: plugin(), faults: 5, probe_in_ms: 1000 },
+            &HostEvent::Quarantined {
+                plugin: plugin(),
+                reason: QuarantineReason::Faults { faults: 5 },
+                probe_in_ms: Some(1000),
+            },
             "quarantined  transform         5 faults; next probe in 1000 ms",
             None,
-            json!({"event": "quarantined", "plugin": "transform", "faults": 5, "probe_in_ms": 1000}),
+            json!({
+                "event": "quarantined", "plugin": "transform", "reason": "5 faults",
+                "probe_in_ms": 1000,
+            }),
         );
         check(&HostEvent::Stopped, "stopped", None, json!({ "event": "stopped" }));
     }

@@ -1,9 +1,9 @@
 //! What callers hold: a plugin by its name, whatever generation serves.
 
+mod pooled;
+
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use hotbay_plugin::Snapshot;
 
@@ -11,9 +11,11 @@ use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::Token;
 use crate::id::{GenerationId, PluginName};
-use crate::layers::{Stack, stack};
-use crate::pool::{Teller, Ticket, Work, ticket};
-use crate::slot::{Call, Slot, Visit};
+use crate::layers::{Layers, Stack, stack};
+use crate::manifest::Manifest;
+use crate::pool::Ticket;
+use crate::slot::{Method, Slot, Step as _, Visit};
+pub use pooled::Execute;
 
 /// A plugin of a host. Cheap to clone; lives through reloads.
 #[derive(Clone)]
@@ -48,8 +50,8 @@ impl Inner {
 }
 
 impl PluginHandle {
-    pub(crate) fn new(slot: Arc<Slot>) -> Self {
-        Self { inner: Arc::new(Inner { stack: stack(&slot), slot }) }
+    pub(crate) fn new(slot: Arc<Slot>, layers: &Layers, manifest: &Manifest) -> Self {
+        Self { inner: Arc::new(Inner { stack: stack(&slot, layers, manifest), slot }) }
     }
 
     /// The plugin's name.
@@ -65,28 +67,28 @@ impl PluginHandle {
     /// # Errors
     ///
     /// `Plugin` with the plugin's own error, `Panicked` with the fault, `Quarantined`,
-    /// `Retired`, `Input` and `Output` for what is too large.
+    /// `Retired`, `Shutdown`, `Input` and `Output` for what is too large, `DeadlineExceeded`
+    /// and `Cancelled` for what had not begun, `Overloaded` for more calls at once than its
+    /// `limits.in_flight`, `Denied`, and `Layer` for a layer that panicked.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        self.inner.visit(Visit { request: &request, lease: None })
+        self.inner.visit(Visit::here(&request))
     }
 
     /// Queues a call for the plugin's own threads, at once; the future waits for the answer.
     ///
-    /// Runs on any executor. The call runs even if the future is dropped.
+    /// Runs on any executor. Dropping the future takes the call back. At the deadline the
+    /// answer is `DeadlineExceeded`, whatever the plugin does; a call that runs on is
+    /// *abandoned*: its worker is replaced, at most
+    /// [`abandoned_max`](crate::HostLimits::abandoned_max) times, and then the plugin is
+    /// quarantined until one of them returns.
     ///
     /// # Errors
     ///
-    /// Those of [`call`](Self::call), and `Overloaded` when the queue is full.
+    /// Those of [`call`](Self::call), and `Overloaded` when the queue is full and the request
+    /// does not [wait for a place](Request::wait_for_place).
     pub fn execute(&self, request: Request<'_>) -> Execute {
-        let (teller, ticket) = ticket();
-        let inner = Arc::clone(&self.inner);
-        let request = request.into_owned();
-        let queued = self.inner.slot.enqueue(Box::new(Pooled { inner, request, teller }));
-        match queued {
-            Ok(()) => Execute(Answer::Waits { ticket, slot: Arc::clone(&self.inner.slot) }),
-            Err(error) => Execute(Answer::Refused(Some(error))),
-        }
+        Execute::new(&self.inner, request)
     }
 
     /// Asks the plugin whether it can work, on a thread of its own.
@@ -126,30 +128,6 @@ impl PluginHandle {
     }
 }
 
-/// A call in the queue.
-struct Pooled {
-    inner: Arc<Inner>,
-    request: Request<'static>,
-    teller: Teller<Result<Reply, Error>>,
-}
-
-impl Work for Pooled {
-    fn run(self: Box<Self>, generation: u64) {
-        let slot = &self.inner.slot;
-        let answer = slot.under_lease(generation, |token| {
-            self.inner.visit(Visit { request: &self.request, lease: Some(token) })
-        });
-        match answer {
-            Some(answer) => self.teller.tell(answer),
-            None => Arc::clone(slot).hand_back(self),
-        }
-    }
-
-    fn never(self: Box<Self>) {
-        self.teller.tell(Err(self.inner.slot.retired()));
-    }
-}
-
 impl fmt::Debug for PluginHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PluginHandle").field("name", self.name()).finish()
@@ -181,7 +159,8 @@ impl Pinned {
         if !self.token.generation().is_current() {
             return Err(self.not_current());
         }
-        self.inner.visit(Visit { request: &request, lease: Some(&self.token) })
+        let visit = Visit { method: Method::Pinned, ..Visit::here(&request) };
+        self.inner.visit(Visit { lease: Some(&self.token), ..visit })
     }
 
     /// The generation that is held.
@@ -205,37 +184,5 @@ impl fmt::Debug for Pinned {
             .field("plugin", &self.inner.slot.name)
             .field("generation", &self.generation())
             .finish()
-    }
-}
-
-/// A pooled call: a future of its reply.
-#[must_use = "the call runs, but its outcome is only here"]
-pub struct Execute(Answer);
-
-enum Answer {
-    Waits { ticket: Ticket<Result<Reply, Error>>, slot: Arc<Slot> },
-    Refused(Option<Error>),
-}
-
-impl Future for Execute {
-    type Output = Result<Reply, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Answer::Waits { ticket, slot } => Pin::new(ticket)
-                .poll(context)
-                .map(|answer| answer.unwrap_or_else(|| Err(lost(slot)))),
-            Answer::Refused(error) => match error.take() {
-                Some(error) => Poll::Ready(Err(error)),
-                // Polled after it was ready, as no future may be.
-                None => Poll::Pending,
-            },
-        }
-    }
-}
-
-impl fmt::Debug for Execute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Execute").finish_non_exhaustive()
     }
 }

@@ -1,0 +1,78 @@
+//! What calls of a generation go by, as its manifest and its host want it. Values only.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::pool::QueueLimits;
+use crate::sync::after;
+
+/// What calls of one generation go by.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) queue: QueueLimits,
+    /// How long a pooled call may wait before it is not worth beginning.
+    pub(crate) queue_age_max: Option<Duration>,
+    /// How long a pooled call may take, as the manifest says.
+    pub(crate) deadline_max: Option<Duration>,
+    /// How long one may take that says nothing, if the manifest does not either.
+    pub(crate) deadline_default: Option<Duration>,
+    /// Calls that may run at once.
+    pub(crate) in_flight_max: Option<u32>,
+    pub(crate) memory_bytes_max: Option<u64>,
+    /// What the plugin may do and may be asked to do.
+    pub(crate) permissions: BTreeSet<String>,
+}
+
+impl Terms {
+    /// Whether a pooled call has to know the time.
+    pub(crate) fn want_time(&self, deadline: Option<Instant>) -> bool {
+        self.queue_age_max.is_some()
+            || self.deadline_max.is_some()
+            || (deadline.is_none() && self.deadline_default.is_some())
+    }
+
+    /// Until when the answer of a call is waited for that is made `now`, and wants `asked`.
+    pub(crate) fn deadline(&self, now: Instant, asked: Option<Instant>) -> Option<Instant> {
+        let most = self.deadline_max.map(|most| after(now, most));
+        let default = || Some(after(now, self.deadline_default?));
+        match (asked, most) {
+            (Some(asked), Some(most)) => Some(asked.min(most)),
+            (Some(one), None) | (None, Some(one)) => Some(one),
+            (None, None) => default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_bounds_what_the_caller_asks_for_and_the_default_is_for_who_asks_nothing() {
+        let now = Instant::now();
+        let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+        let check = |asked: Option<u64>, most, default, wanted: Option<u64>| {
+            let queue = QueueLimits { places: 1, outside: 0, replaced: 0 };
+            let terms = Terms {
+                queue,
+                queue_age_max: None,
+                deadline_max: seconds(most),
+                deadline_default: seconds(default),
+                in_flight_max: None,
+                memory_bytes_max: None,
+                permissions: BTreeSet::new(),
+            };
+            let at = |seconds: Option<u64>| Some(now + Duration::from_secs(seconds?));
+            assert_eq!(terms.deadline(now, at(asked)), at(wanted));
+            if at(wanted) != at(asked) {
+                assert!(terms.want_time(at(asked)));
+            }
+        };
+        check(None, None, None, None);
+        check(None, None, Some(5), Some(5));
+        check(None, Some(3), Some(5), Some(3));
+        check(Some(9), None, Some(5), Some(9));
+        check(Some(9), Some(3), Some(5), Some(3));
+        check(Some(1), Some(3), Some(5), Some(1));
+    }
+}

@@ -1,0 +1,217 @@
+//! A pooled call: what stands in the queue, and the future of its answer. Whoever takes the
+//! teller answers: the worker, the clock, or nobody because the caller left.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::{Inner, lost};
+use crate::call::{Reply, Request};
+use crate::error::{Error, ErrorKind};
+use crate::pool::{Never, Overrun, Patience, Ran, Teller, Ticket, Work, ticket};
+use crate::slot::{Method, Visit};
+use crate::sync::{after, lock};
+
+type Answer = Result<Reply, Error>;
+
+/// A call that waits in the queue or runs.
+struct Pooled {
+    inner: Arc<Inner>,
+    request: Request<'static>,
+    /// Nobody waits for the answer any more; the plugin can see it.
+    cancelled: AtomicBool,
+    /// None once the call was answered.
+    teller: Mutex<Option<Teller<Answer>>>,
+    /// The generation that it runs on, for what follows if it is late.
+    generation: AtomicU64,
+}
+
+impl Pooled {
+    fn answer(&self, answer: impl FnOnce() -> Answer) -> bool {
+        // Taken first: whoever is told may have code of their own behind it.
+        let teller = lock(&self.teller).take();
+        let is_first = teller.is_some();
+        if let Some(teller) = teller {
+            teller.tell(answer());
+        }
+        is_first
+    }
+}
+
+impl Work for Pooled {
+    fn run(self: Arc<Self>, generation: u64) -> Ran {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Ran::Done;
+        }
+        self.generation.store(generation, Ordering::Relaxed);
+        let answer = self.inner.slot.under_lease(generation, |token| {
+            self.inner.visit(Visit {
+                request: &self.request,
+                lease: Some(token),
+                cancelled: Some(&self.cancelled),
+                method: Method::Execute,
+            })
+        });
+        let Some(answer) = answer else { return Ran::NotHere };
+        self.answer(|| answer);
+        Ran::Done
+    }
+
+    fn never(self: Arc<Self>, why: Never) {
+        self.answer(|| Err(self.inner.slot.never(why)));
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.cancelled.load(Ordering::Relaxed)
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.request.deadline()
+    }
+
+    fn overrun(self: Arc<Self>, _: Instant) -> Overrun {
+        self.cancelled.store(true, Ordering::Relaxed);
+        let generation = self.generation.load(Ordering::Relaxed);
+        if self.answer(|| Err(self.inner.slot.abandoned(generation))) {
+            Overrun::Late { rest: None }
+        } else {
+            Overrun::InTime
+        }
+    }
+}
+
+/// A pooled call: a future of its reply. Dropping it takes the call back: one that has not
+/// begun never does, and the plugin of one that runs can see it.
+#[must_use = "dropped, the call is taken back"]
+pub struct Execute(State);
+
+enum State {
+    Waits(Box<Waits>),
+    Refused(Option<Error>),
+    Done,
+}
+
+struct Waits {
+    ticket: Ticket<Answer>,
+    work: Arc<Pooled>,
+    /// Where the request named a token.
+    taken_back: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl Execute {
+    /// Queues a call, now.
+    pub(super) fn new(inner: &Arc<Inner>, request: Request<'_>) -> Self {
+        match Waits::new(inner, request) {
+            Ok(waits) => Self(State::Waits(Box::new(waits))),
+            Err(error) => Self(State::Refused(Some(error))),
+        }
+    }
+}
+
+impl Waits {
+    fn new(inner: &Arc<Inner>, request: Request<'_>) -> Result<Self, Error> {
+        let slot = &inner.slot;
+        slot.admit_to_queue()?;
+        let mut request = request.into_owned();
+        let patience = bound(inner, &mut request)?;
+        let taken_back = request.cancellation_token().cloned();
+        let taken_back = taken_back.map(|token| Box::pin(token.cancelled_owned()));
+        let (teller, ticket) = ticket();
+        let work = Arc::new(Pooled {
+            inner: Arc::clone(inner),
+            request,
+            cancelled: AtomicBool::new(false),
+            teller: Mutex::new(Some(teller)),
+            generation: AtomicU64::new(0),
+        });
+        slot.enqueue(Arc::<Pooled>::clone(&work), patience)?;
+        Ok(Self { ticket, work, taken_back })
+    }
+
+    /// The caller does not want the answer any more.
+    fn take_back(&self) {
+        self.work.cancelled.store(true, Ordering::Relaxed);
+        let teller = lock(&self.work.teller).take();
+        if teller.is_some() {
+            let work: Arc<dyn Work> = Arc::<Pooled>::clone(&self.work);
+            self.work.inner.slot.take_back(&work);
+        }
+    }
+}
+
+/// How long a call may wait; its deadline becomes the request's.
+fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<Patience, Error> {
+    let slot = &inner.slot;
+    let place_wait_max = request.place_wait_max();
+    let terms = slot.terms();
+    let want_time = terms.as_ref().is_some_and(|terms| terms.want_time(request.deadline()));
+    if !want_time && request.deadline().is_none() && place_wait_max.is_none() {
+        return Ok(Patience::default());
+    }
+    let now = Instant::now();
+    if let Some(deadline) = terms.as_ref().and_then(|terms| terms.deadline(now, request.deadline()))
+    {
+        request.set_deadline(deadline);
+    }
+    if request.deadline().is_some_and(|deadline| deadline <= now) {
+        return Err(slot.never(Never::Late));
+    }
+    let age_max = terms.and_then(|terms| terms.queue_age_max);
+    Ok(Patience {
+        late: request.deadline(),
+        place: place_wait_max.map(|wait_max| after(now, wait_max)),
+        old: age_max.map(|age_max| after(now, age_max)),
+    })
+}
+
+impl Future for Execute {
+    type Output = Result<Reply, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = match &mut self.0 {
+            State::Waits(waits) => match Pin::new(&mut waits.ticket).poll(context) {
+                Poll::Ready(answer) => answer.unwrap_or_else(|| Err(lost(&waits.work.inner.slot))),
+                Poll::Pending => {
+                    let taken_back = waits.taken_back.as_mut();
+                    let is_taken_back =
+                        taken_back.is_some_and(|token| token.as_mut().poll(context).is_ready());
+                    if !is_taken_back {
+                        return Poll::Pending;
+                    }
+                    waits.take_back();
+                    Err(cancelled(&waits.work.inner))
+                }
+            },
+            // Polled after it was ready, as no future may be.
+            State::Refused(None) | State::Done => return Poll::Pending,
+            State::Refused(error) => match error.take() {
+                Some(error) => Err(error),
+                None => return Poll::Pending,
+            },
+        };
+        self.0 = State::Done;
+        Poll::Ready(answer)
+    }
+}
+
+fn cancelled(inner: &Inner) -> Error {
+    let message = "was called, and its caller took the call back";
+    Error::new(ErrorKind::Cancelled, message).of(&inner.slot.name)
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}
+
+impl fmt::Debug for Execute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Execute").finish_non_exhaustive()
+    }
+}

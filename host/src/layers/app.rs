@@ -1,0 +1,201 @@
+//! The application's own layers: what it puts around the calls of its plugins.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hotbay_plugin::TraceContext;
+
+use super::panicked;
+use crate::call::{Reply, Request};
+use crate::error::Error;
+use crate::id::PluginName;
+use crate::manifest::Manifest;
+use crate::slot::{Method, Slot, Step, Visit};
+
+/// Something that an application puts around the calls of its plugins: authentication, a cache,
+/// a log of its own.
+///
+/// Runs in the thread that runs the call, which is the caller's for
+/// [`call`](crate::PluginHandle::call) and the plugin's own for
+/// [`execute`](crate::PluginHandle::execute). Costs two calls through a pointer.
+///
+/// ```
+/// use hotbay::{Call, Error, Host, Layer, Next, Output, Reply, Request};
+///
+/// struct Shouting;
+///
+/// impl Layer for Shouting {
+///     fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+///         let text = String::from_utf8_lossy(call.request().as_bytes()).to_uppercase();
+///         next.call(call.with_request(&Request::text(&text).with_terms_of(call.request())))
+///     }
+/// }
+///
+/// let host = Host::builder()
+///     .layer(Shouting)
+///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+///     .build()?;
+/// let reply = host.plugin("echo")?.call(Request::text("hello"))?;
+/// assert_eq!(reply.as_text()?, "HELLO");
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Panics
+///
+/// A layer that panics fails its call with the kind `Layer`, and nothing is held against the
+/// plugin.
+pub trait Layer: Send + Sync + 'static {
+    /// Answers the call, as a rule with what `next` answers; or refuses it, see
+    /// [`Error::denied`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `next`, and the layer's own.
+    fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error>;
+
+    /// Whether this layer is put around the calls of this plugin; asked once, when the plugin
+    /// is first loaded. By default it is put around all.
+    fn applies_to(&self, manifest: &Manifest) -> bool {
+        let _ = manifest;
+        true
+    }
+}
+
+/// A call on its way to a plugin, as layers see it.
+#[derive(Clone, Copy)]
+pub struct Call<'c> {
+    plugin: &'c PluginName,
+    visit: Visit<'c>,
+}
+
+impl<'c> Call<'c> {
+    /// The plugin that is called.
+    pub fn plugin(&self) -> &'c PluginName {
+        self.plugin
+    }
+
+    /// How the call is made.
+    pub fn method(&self) -> Method {
+        self.visit.method
+    }
+
+    /// What is asked.
+    pub fn request(&self) -> &'c Request<'c> {
+        self.visit.request
+    }
+
+    /// What the plugin is asked to do, if the request names it.
+    pub fn operation(&self) -> Option<&'c str> {
+        self.visit.request.named_operation()
+    }
+
+    /// The trace that the call belongs to, if the request names it.
+    pub fn trace(&self) -> Option<&'c TraceContext> {
+        self.visit.request.trace()
+    }
+
+    /// How long the answer is still wanted; none: for ever.
+    pub fn remaining(&self) -> Option<Duration> {
+        let deadline = self.visit.request.deadline()?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The same call with another request; see [`Request::with_terms_of`].
+    #[must_use]
+    pub fn with_request<'n>(self, request: &'n Request<'n>) -> Call<'n>
+    where
+        'c: 'n,
+    {
+        let visit: Visit<'n> = Visit { request, ..self.visit };
+        Call { plugin: self.plugin, visit }
+    }
+}
+
+impl fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("plugin", &self.plugin)
+            .field("method", &self.method())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a layer is around: the next layer, or the plugin. May be called again, to try again.
+#[derive(Clone, Copy)]
+pub struct Next<'n> {
+    step: &'n dyn Step,
+}
+
+impl Next<'_> {
+    /// Goes on with the call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PluginHandle::call`](crate::PluginHandle::call).
+    pub fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
+        let mut reply = Reply::vacant();
+        self.step.call(call.visit, &mut reply)?;
+        Ok(reply)
+    }
+}
+
+impl fmt::Debug for Next<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Next").finish_non_exhaustive()
+    }
+}
+
+/// One layer of the application, and what it is around.
+struct Applied {
+    layer: Arc<dyn Layer>,
+    slot: Arc<Slot>,
+    inner: Box<dyn Step>,
+}
+
+impl Step for Applied {
+    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let call = Call { plugin: &self.slot.name, visit };
+        let next = Next { step: &*self.inner };
+        let answer = catch_unwind(AssertUnwindSafe(|| self.layer.call(call, next)));
+        let answer = answer.map_err(|payload| panicked(&self.slot, "a layer", payload));
+        *reply = answer??;
+        Ok(())
+    }
+}
+
+/// The application's layers around one plugin, or none.
+pub(crate) enum Applications<S> {
+    None(S),
+    Some(Box<dyn Step>),
+}
+
+impl<S: Step + 'static> Applications<S> {
+    /// Puts `layers` around `inner`, the first outermost.
+    pub(super) fn around(slot: &Arc<Slot>, layers: &[Arc<dyn Layer>], inner: S) -> Self {
+        let Some((first, others)) = layers.split_first() else { return Self::None(inner) };
+        let mut step: Box<dyn Step> = Box::new(inner);
+        for layer in others.iter().rev().chain([first]) {
+            let (layer, slot) = (Arc::clone(layer), Arc::clone(slot));
+            step = Box::new(Applied { layer, slot, inner: step });
+        }
+        Self::Some(step)
+    }
+}
+
+impl<S: Step> Step for Applications<S> {
+    #[inline]
+    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        match self {
+            Self::None(inner) => inner.call(visit, reply),
+            Self::Some(layered) => layered.call(visit, reply),
+        }
+    }
+}
+
+impl<S> fmt::Debug for Applications<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Applications").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,28 @@
+//! Bounds the calls that run at once: `limits.in_flight`. Costs one load where there is no
+//! limit; where there is one, all callers count in one place.
+
+use std::sync::Arc;
+
+use crate::call::Reply;
+use crate::error::Error;
+use crate::slot::{Slot, Step, Visit};
+
+#[derive(Debug)]
+pub(crate) struct Limit<S> {
+    slot: Arc<Slot>,
+    inner: S,
+}
+
+impl<S> Limit<S> {
+    pub(super) fn new(slot: Arc<Slot>, inner: S) -> Self {
+        Self { slot, inner }
+    }
+}
+
+impl<S: Step> Step for Limit<S> {
+    #[inline]
+    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let _entered = self.slot.enter()?;
+        self.inner.call(visit, reply)
+    }
+}

@@ -1,0 +1,202 @@
+//! Pooled calls: their queue, the workers that serve it, and what is done about those that are
+//! late. Looks at the time only where somebody named one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Slot;
+use crate::error::{Error, ErrorKind};
+use crate::generation::Generation;
+use crate::pool::{Employer, Epoch, Never, Overrun, Patience, Pushed, Seat, Taken, Timed, Work};
+
+/// How often the memory of a plugin is looked at that has a limit.
+const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl Slot {
+    /// Calls that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+
+    /// Pooled calls that run, and those of them that nobody waits for any more.
+    pub(crate) fn running(&self) -> (usize, usize) {
+        self.queue.running()
+    }
+
+    /// Queues a call for the workers of the current generation.
+    pub(crate) fn enqueue(
+        self: &Arc<Self>,
+        work: Arc<dyn Work>,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let (pushed, look_at) = self.queue.push(work, patience);
+        self.look_later(look_at);
+        match pushed {
+            Pushed::Waits => Ok(()),
+            Pushed::Hire(epoch) => self.hire(epoch),
+            Pushed::Full => Err(self.overloaded()),
+            Pushed::Closed => Err(self.gone()),
+        }
+    }
+
+    /// Nobody wants `work` any more: its worker, if it has one, is not waited for.
+    pub(crate) fn take_back(self: &Arc<Self>, work: &Arc<dyn Work>) {
+        self.give_up(work, None);
+    }
+
+    fn look_later(self: &Arc<Self>, look_at: Option<Instant>) {
+        if let Some(look_at) = look_at {
+            let this: Arc<dyn Timed> = Arc::<Self>::clone(self);
+            self.clock.look_at(look_at, &this);
+        }
+    }
+
+    /// Starts a worker of the generation that serves in `epoch`.
+    fn hire(self: &Arc<Self>, epoch: Epoch) -> Result<(), Error> {
+        // Not current any more: the epoch is over or about to be, and the next one hires.
+        let Some(generation) = self.generation() else { return Ok(()) };
+        let employer: Arc<dyn Employer> = Arc::<Self>::clone(self);
+        let Err(error) = generation.hire(employer, epoch) else { return Ok(()) };
+        let Some(undone) = self.queue.not_hired(epoch) else { return Ok(()) };
+        drop(undone);
+        let message = "has no worker: the system gave no thread";
+        Err(Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.name))
+    }
+
+    fn hire_or_tell(self: &Arc<Self>, epoch: Option<Epoch>) {
+        if let Some(epoch) = epoch
+            && let Err(error) = self.hire(epoch)
+        {
+            tracing::error!(error = error.full_message(), "a queued call waits for a thread");
+        }
+    }
+
+    /// Lets the workers of `generation` serve the queue.
+    pub(super) fn begin(self: &Arc<Self>, generation: &Generation) {
+        let terms = &generation.terms;
+        let (epoch, hires) = self.queue.begin(generation.crew.workers_max, terms.queue);
+        for _ in 0..hires {
+            let employer: Arc<dyn Employer> = Arc::<Self>::clone(self);
+            if let Err(error) = generation.hire(employer, epoch) {
+                tracing::error!(%error, plugin = %self.name, "no thread for a worker");
+                if let Some(undone) = self.queue.not_hired(epoch) {
+                    undone.never(Never::Closed);
+                }
+            }
+        }
+        if terms.memory_bytes_max.is_some() {
+            self.look_later(Some(Instant::now() + MEMORY_LOOK_EVERY));
+        }
+    }
+
+    /// Takes no more pooled calls, and waits until those that were taken are done.
+    pub(crate) fn finish(&self, deadline: Instant) {
+        self.queue.finish();
+        let _ = self.queue.wait_empty(deadline);
+    }
+
+    /// The worker at `work` is not waited for; `rest` is for another one.
+    fn give_up(self: &Arc<Self>, work: &Arc<dyn Work>, rest: Option<Arc<dyn Work>>) {
+        let given_up = self.queue.give_up(work, rest);
+        if given_up.is_stuck {
+            self.health.stuck(self.queue.running().1);
+        }
+        self.hire_or_tell(given_up.hire);
+    }
+
+    /// What a call is told whose turn never came.
+    pub(crate) fn never(&self, why: Never) -> Error {
+        self.meter.calls.add(1);
+        self.meter.refused.fetch_add(1, Ordering::Relaxed);
+        match why {
+            Never::Closed => self.gone(),
+            Never::Late => self.late("did not begin before its deadline"),
+            Never::TooOld => {
+                self.meter.shed.fetch_add(1, Ordering::Relaxed);
+                let message = "was not begun: it waited longer than `queue_age_max`; call later";
+                Error::new(ErrorKind::Overloaded, message).of(&self.name)
+            }
+            Never::NoPlace => self.overloaded(),
+        }
+    }
+
+    /// What a call is told that ran into its deadline.
+    pub(crate) fn abandoned(&self, generation: u64) -> Error {
+        self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
+        self.health.fault(generation, false);
+        self.late("did not answer before the deadline; the call still runs, and its answer is dropped")
+    }
+
+    #[cold]
+    pub(crate) fn late(&self, message: &'static str) -> Error {
+        Error::new(ErrorKind::DeadlineExceeded, message).of(&self.name)
+    }
+
+    #[cold]
+    fn overloaded(&self) -> Error {
+        let waiting = self.queue.waiting();
+        let message = format!("has {waiting} calls waiting, which is its `limits.queue`");
+        Error::new(ErrorKind::Overloaded, message).of(&self.name)
+    }
+
+    /// Looks at the memory of a plugin that has a limit; says when to look again.
+    fn look_at_memory(&self, now: Instant) -> Option<Instant> {
+        let current = self.current.load();
+        let token = current.as_deref()?;
+        let generation = token.generation();
+        let limit = generation.terms.memory_bytes_max?;
+        if let Some(live) = token.live_bytes() {
+            let over = u64::try_from(live).is_ok_and(|live| live > limit);
+            self.health.memory(over.then_some((live, limit)));
+        }
+        Some(now + MEMORY_LOOK_EVERY)
+    }
+
+    /// Bytes that the plugin has allocated, where it counts them.
+    pub(crate) fn live_bytes(&self) -> Option<i64> {
+        self.current.load().as_deref().and_then(crate::generation::Token::live_bytes)
+    }
+}
+
+impl Employer for Slot {
+    fn sit(&self, epoch: Epoch) -> Seat {
+        self.queue.sit(epoch)
+    }
+
+    fn next(self: Arc<Self>, seat: Seat) -> Option<Arc<dyn Work>> {
+        let (Taken { work, was_lost }, look_at) = self.queue.take(seat);
+        self.look_later(look_at);
+        if was_lost && !self.queue.is_stuck() {
+            self.health.unstuck();
+        }
+        work
+    }
+
+    fn hand_back(self: Arc<Self>, seat: Seat, work: Arc<dyn Work>) {
+        if let Pushed::Hire(epoch) = self.queue.hand_back(seat, work) {
+            self.hire_or_tell(Some(epoch));
+        }
+    }
+}
+
+impl Timed for Slot {
+    fn look(self: Arc<Self>, now: Instant) -> Option<Instant> {
+        let looked = self.queue.look(now);
+        for (work, why) in looked.never {
+            work.never(why);
+        }
+        let mut next = looked.next;
+        for work in looked.late {
+            match Arc::clone(&work).overrun(now) {
+                // It has just ended, or its time was put off.
+                Overrun::InTime => {
+                    let due = work.due().map(|due| due.max(now + Duration::from_millis(1)));
+                    next = next.into_iter().chain(due).min();
+                }
+                Overrun::Late { rest } => self.give_up(&work, rest),
+            }
+        }
+        next.into_iter().chain(self.look_at_memory(now)).min()
+    }
+}
