@@ -152,7 +152,10 @@ impl fmt::Display for QuarantineReason {
                 write!(f, "{calls} calls passed their deadlines and still run")
             }
             Self::Memory { live_bytes, limit_bytes } => {
-                write!(f, "{live_bytes} bytes of memory; its `limits.memory_bytes` is {limit_bytes}")
+                write!(
+                    f,
+                    "{live_bytes} bytes of memory; its `limits.memory_bytes` is {limit_bytes}"
+                )
             }
         }
     }

@@ -247,9 +247,8 @@ impl Queue {
         let mut inner = lock(&self.inner);
         let epoch = inner.epoch;
         let may_replace = inner.replaced < inner.limits.replaced;
-        let at_it = |running: &&mut Running| {
-            Arc::ptr_eq(&running.work, work) && running.lost == Lost::No
-        };
+        let at_it =
+            |running: &&mut Running| Arc::ptr_eq(&running.work, work) && running.lost == Lost::No;
         if let Some(running) = inner.running.iter_mut().find(at_it) {
             running.lost = if may_replace { Lost::Replaced } else { Lost::NotReplaced };
             if running.seat.epoch == epoch && may_replace {

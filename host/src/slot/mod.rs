@@ -20,8 +20,8 @@ use crate::generation::{Asked, Generation, Terms, Token};
 use crate::id::{GenerationId, PluginName};
 use crate::pool::{Hand, Queue};
 use crate::sync::Tally;
-pub(crate) use health::{Health, Pass};
 use health::Coming;
+pub(crate) use health::{Health, Pass};
 use pause::Vacancy;
 
 /// The place of one plugin.
@@ -148,6 +148,9 @@ impl Slot {
 
     /// A hold on the current generation that lasts.
     pub(crate) fn pin(&self) -> Result<Arc<Token>, Error> {
+        if self.health.has_to_ask() && self.health.is_ending() {
+            return Err(self.gone());
+        }
         match self.current.load_full() {
             Some(token) => Ok(token),
             None => self.wait_for_current(),
@@ -210,7 +213,8 @@ impl Slot {
             (now < most).then_some(now + 1)
         });
         if entered.is_err() {
-            let message = format!("is in {most} calls, which is its `limits.in_flight`; call later");
+            let message =
+                format!("is in {most} calls, which is its `limits.in_flight`; call later");
             return Err(Error::new(ErrorKind::Overloaded, message).of(&self.name));
         }
         Ok(Entered(&self.in_flight))

@@ -32,7 +32,10 @@ pub(crate) struct Paused {
 impl Slot {
     /// Makes a generation current; answers with the one before, which drains. Gives the token
     /// back if the plugin was taken out of service meanwhile.
-    pub(crate) fn promote(self: &Arc<Self>, token: Token) -> Result<Option<Arc<Generation>>, Arc<Token>> {
+    pub(crate) fn promote(
+        self: &Arc<Self>,
+        token: Token,
+    ) -> Result<Option<Arc<Generation>>, Arc<Token>> {
         let generation = Arc::clone(token.generation());
         let token = Arc::new(token);
         let before = {

@@ -125,7 +125,9 @@ impl Slot {
     pub(crate) fn abandoned(&self, generation: u64) -> Error {
         self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
         self.health.fault(generation, false);
-        self.late("did not answer before the deadline; the call still runs, and its answer is dropped")
+        self.late(
+            "did not answer before the deadline; the call still runs, and its answer is dropped",
+        )
     }
 
     #[cold]

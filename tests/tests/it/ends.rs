@@ -188,7 +188,7 @@ fn dropping_the_last_host_leaves_no_mapping_no_thread_and_no_file() {
     #[cfg(target_os = "linux")]
     assert!(mappings(&name) > 0 && !threads(&name).is_empty());
     drop(other);
-    assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
+    assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
     assert_eq!(mappings(&name), 0);
     until("its threads are gone", || threads(&name).is_empty().then_some(()));
     assert_eq!(fs::read_dir(staging.path()).unwrap().count(), 0);
@@ -208,9 +208,9 @@ fn a_shutdown_from_two_places_is_one_shutdown_and_nothing_goes_on_after_it() {
         }
     });
     block_on(host.shutdown(LIMIT));
-    assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
+    assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
     let error = block_on(handle.execute(Request::text("x"))).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Retired);
+    assert_eq!(error.kind(), ErrorKind::Shutdown);
     assert_eq!(host.plugin("one").unwrap_err().kind(), ErrorKind::Shutdown);
     let error = block_on(host.load(&later)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Shutdown);

@@ -99,7 +99,7 @@ fn a_shutdown_during_a_reload_leaves_nothing() {
             let shutdown = scope.spawn(|| block_on(host.shutdown(LIMIT)));
             until("it is out of service", || {
                 let error = handle.pin().err()?;
-                (error.kind() == ErrorKind::Retired).then_some(())
+                (error.kind() == ErrorKind::Shutdown).then_some(())
             });
             fs::write(release, "").unwrap();
             shutdown.join().unwrap();
@@ -108,7 +108,7 @@ fn a_shutdown_during_a_reload_leaves_nothing() {
             assert!(right.contains(&error.kind()), "{}", error.full_message());
         });
         event(&mut events, |event| matches!(event, HostEvent::Stopped));
-        assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
+        assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
         hanging.is_gone();
     }
 }

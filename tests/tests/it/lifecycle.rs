@@ -227,7 +227,7 @@ fn two_hosts_do_not_see_each_other() {
         assert_eq!(reply.as_text().unwrap(), wanted);
     }
     drop(one);
-    assert_eq!(first.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
+    assert_eq!(first.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
     assert_eq!(second.call(Request::text("x")).unwrap().as_text().unwrap(), "1");
     assert!(Host::builder().build().unwrap().list().is_empty());
 }

@@ -224,8 +224,8 @@ fn events_end_with_the_last_host_although_a_handle_is_left() {
         seen
     });
     assert!(matches!(seen.last(), Some(HostEvent::Stopped)), "{seen:#?}");
-    assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
-    assert_eq!(block_on(handle.health()).unwrap_err().kind(), ErrorKind::Retired);
+    assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
+    assert_eq!(block_on(handle.health()).unwrap_err().kind(), ErrorKind::Shutdown);
 }
 
 /// What a future answers that never waits, as the one of an overloaded plugin.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hotbay::{ErrorKind, Host, HostEvent, PluginHandle, Quarantine, Request, QuarantineReason};
+use hotbay::{ErrorKind, Host, HostEvent, PluginHandle, Quarantine, QuarantineReason, Request};
 use hotbay_tests::{Plugins, block_on, event, loaded, quarantine, until};
 use serde_json::json;
 

@@ -98,15 +98,21 @@ fn a_thousand_calls_from_many_threads_are_each_answered_with_their_own_result() 
 }
 
 #[test]
-fn a_call_runs_even_if_nobody_waits_for_it() {
+fn a_call_that_nobody_waits_for_any_more_never_begins() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let plugin = plugins.add("counter", "faulty").config(json!({ "count": true }));
-    let plugin = plugin.set("limits", json!({ "workers": 1 }));
-    let counter = loaded(&host, plugin.write());
-    drop(counter.execute(Request::text("x")));
-    let reply = block_on(counter.execute(Request::text("x"))).unwrap();
-    assert_eq!(reply.as_text().unwrap(), "2");
+    let config = json!({ "count": true, "obey": true });
+    let plugin = plugins.add("counter", "faulty").config(config);
+    let counter = loaded(&host, plugin.set("limits", json!({ "workers": 1 })).write());
+    let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
+    let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
+    let running = counter.execute(Request::json(&hang).expect("JSON"));
+    until("it runs", || entered.exists().then_some(()));
+    drop(counter.execute(Request::json_text("{}")));
+    let wanted = counter.execute(Request::json_text("{}"));
+    std::fs::write(release, "").unwrap();
+    block_on(running).unwrap();
+    assert_eq!(block_on(wanted).unwrap().as_text().unwrap(), "2");
 }
 
 #[test]
