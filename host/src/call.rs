@@ -191,6 +191,11 @@ impl<'a> Request<'a> {
         self.cancellation_token().is_some_and(CancellationToken::is_cancelled)
     }
 
+    /// The request that goes on with `reply`: its payload, and the terms of this one.
+    pub(crate) fn answered_by(self, reply: Reply) -> Request<'static> {
+        Request { deadline: self.deadline, more: self.more, ..Request::from(reply) }
+    }
+
     /// Takes over the deadline, the token, the trace and the operation of `other`.
     #[must_use]
     pub fn with_terms_of(mut self, other: &Request<'_>) -> Self {

@@ -58,7 +58,7 @@ pub use host::{
 pub use id::{GenerationId, InvalidName, PluginName};
 pub use layers::{Call, Layer, Next};
 pub use manifest::Manifest;
-pub use pipeline::Pipeline;
+pub use pipeline::{Done, Many, Pipeline, PipelineStep, RunMany};
 pub use reload::{Built, Inspection, Surveyed};
 
 pub use slot::Method;

@@ -173,6 +173,14 @@ impl Error {
         self
     }
 
+    /// The same error for another call, without its sources.
+    pub(crate) fn again(&self) -> Self {
+        let mut again = Self::new(self.0.kind, self.0.message.clone());
+        again.0.plugin.clone_from(&self.0.plugin);
+        again.0.generation = self.0.generation;
+        again
+    }
+
     /// Names the steps of a pipeline that were not run because of this.
     pub(crate) fn skipping(mut self, skipped: Vec<PluginName>) -> Self {
         self.0.skipped = skipped;

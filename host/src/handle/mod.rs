@@ -1,5 +1,6 @@
 //! What callers hold: a plugin by its name, whatever generation serves.
 
+mod each;
 mod pooled;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use crate::layers::{Layers, Stack, stack};
 use crate::manifest::Manifest;
 use crate::pool::Ticket;
 use crate::slot::{Method, Slot, Step as _, Visit};
+pub(crate) use each::Each;
 pub use pooled::Execute;
 
 /// A plugin of a host. Cheap to clone; lives through reloads.

@@ -66,6 +66,10 @@ impl Work for Pooled {
         self.answer(|| Err(self.inner.slot.never(why)));
     }
 
+    fn broke(self: Arc<Self>) {
+        self.answer(|| Err(lost(&self.inner.slot)));
+    }
+
     fn is_wanted(&self) -> bool {
         !self.cancelled.load(Ordering::Relaxed)
     }

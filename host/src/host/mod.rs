@@ -10,7 +10,7 @@ mod watching;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use hotbay_plugin::Snapshot;
@@ -19,7 +19,9 @@ use crate::error::{Error, ErrorKind};
 use crate::event::{BoardOwner, Events};
 use crate::generation::retire::retire;
 use crate::handle::PluginHandle;
+use crate::id::PluginName;
 use crate::layers::Layers;
+use crate::pipeline::{Find, Pipeline, PipelineStep};
 use crate::pool::ticket;
 use crate::reload::{Candidate, Desk, Source, Watch, Workshop};
 use crate::sync::{Busy, lock};
@@ -100,6 +102,20 @@ impl Host {
         self.inner.table.find(name)
     }
 
+    /// Puts plugins in a row; see [`Pipeline`]. They are looked up again at each run, so a
+    /// plugin that was swapped is used at once.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when one of them is not there, or none is named.
+    pub fn pipeline<S>(&self, steps: impl IntoIterator<Item = S>) -> Result<Pipeline, Error>
+    where
+        S: Into<PipelineStep>,
+    {
+        let steps = steps.into_iter().map(Into::into).collect();
+        Pipeline::new(steps, Arc::new(Finder(Arc::downgrade(&self.inner))))
+    }
+
     /// Everything that serves, sorted by name.
     pub fn list(&self) -> Vec<PluginInfo> {
         self.inner.table.list()
@@ -176,6 +192,16 @@ pub struct KeptLibrary {
     pub generation: Option<crate::id::GenerationId>,
     /// Why.
     pub reason: String,
+}
+
+/// Finds plugins for a pipeline, which keeps no host alive.
+struct Finder(Weak<Inner>);
+
+impl Find for Finder {
+    fn find(&self, name: &PluginName) -> Result<PluginHandle, Error> {
+        let inner = self.0.upgrade().ok_or_else(shutting_down)?;
+        inner.table.find(name.as_str())
+    }
 }
 
 /// Does `work` on a thread of its own, so that no executor is blocked.

@@ -108,7 +108,10 @@ impl Crew {
                     Ok(Ran::Done) => {}
                     Ok(Ran::NotHere) => Arc::clone(&employer).hand_back(seat, work),
                     // What unwinds out of work is not the plugin's, and no reason to stop.
-                    Err(_) => tracing::error!("work of the host's own panicked on a worker"),
+                    Err(_) => {
+                        let _ = catch_unwind(AssertUnwindSafe(|| work.broke()));
+                        tracing::error!("work of the host's own panicked on a worker");
+                    }
                 }
             }
         })?;

@@ -27,6 +27,8 @@ impl Work for Saying {
         self.said.send((self.number, Some(why))).expect("a receiver");
     }
 
+    fn broke(self: Arc<Self>) {}
+
     fn is_wanted(&self) -> bool {
         !self.unwanted.load(Ordering::Relaxed)
     }

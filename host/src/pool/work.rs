@@ -12,6 +12,9 @@ pub(crate) trait Work: Send + Sync {
     /// Its turn never comes: whoever waits is to be told.
     fn never(self: Arc<Self>, why: Never);
 
+    /// Doing it panicked: whoever waits is to be told.
+    fn broke(self: Arc<Self>);
+
     /// Whether anybody still wants it.
     fn is_wanted(&self) -> bool {
         true

@@ -1,0 +1,177 @@
+//! A stream of requests through a pipeline: in chunks, so that what a queue and a thread cost is
+//! paid once for many, and with a bounded number of chunks under way.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use futures_util::{StreamExt as _, stream};
+
+use super::Pipeline;
+use crate::call::{Reply, Request};
+use crate::error::{Error, ErrorKind};
+use crate::handle::Each;
+
+/// How a stream of requests goes through a pipeline.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Many {
+    is_ordered: bool,
+    chunk_max: usize,
+    chunks_max: usize,
+}
+
+impl Many {
+    /// Outcomes come in the order of their requests.
+    pub fn ordered() -> Self {
+        Self { is_ordered: true, chunk_max: 256, chunks_max: 8 }
+    }
+
+    /// Outcomes come as they are there.
+    pub fn unordered() -> Self {
+        Self { is_ordered: false, ..Self::ordered() }
+    }
+
+    /// Takes at most so many requests together, of those that are there already; at least one.
+    /// Default: 256.
+    pub fn chunk_max(mut self, requests: usize) -> Self {
+        self.chunk_max = requests.max(1);
+        self
+    }
+
+    /// Has at most so many chunks under way; at least one. Default: 8.
+    pub fn chunks_max(mut self, chunks: usize) -> Self {
+        self.chunks_max = chunks.max(1);
+        self
+    }
+}
+
+/// What became of one request of many.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Done {
+    /// Which one it was, from 0 on.
+    pub index: u64,
+    /// The reply of the last step, or the error of the step that failed; see
+    /// [`Pipeline::run`].
+    pub outcome: Result<Reply, Error>,
+}
+
+/// The outcomes of many requests: a stream.
+#[must_use = "nothing runs unless the stream is asked"]
+pub struct RunMany {
+    done: Pin<Box<dyn Stream<Item = Done> + Send>>,
+}
+
+impl Stream for RunMany {
+    type Item = Done;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Done>> {
+        self.done.as_mut().poll_next(context)
+    }
+}
+
+impl RunMany {
+    /// Waits for the next outcome; none once all requests are done.
+    pub async fn next(&mut self) -> Option<Done> {
+        self.done.next().await
+    }
+}
+
+impl fmt::Debug for RunMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunMany").finish_non_exhaustive()
+    }
+}
+
+impl Pipeline {
+    /// Sends a stream of requests through the plugins, and answers with a stream of outcomes:
+    /// one for each request, whatever becomes of it.
+    ///
+    /// Memory is bounded: at most [`chunks_max`](Many::chunks_max) chunks of at most
+    /// [`chunk_max`](Many::chunk_max) requests are under way, and no more are asked of
+    /// `requests` until the outcomes are taken. Runs on any executor; nothing runs unless the
+    /// outcomes are asked for. Dropping the stream takes back what runs.
+    ///
+    /// Plugins are looked up for each chunk. A step's deadline counts for each call of it, from
+    /// its own begin on; a call that runs into it does not hold up those that were to follow.
+    pub fn run_many<S>(&self, requests: S, many: Many) -> RunMany
+    where
+        S: Stream<Item = Request<'static>> + Send + 'static,
+    {
+        let pipeline = self.clone();
+        let mut next = 0_u64;
+        let chunks = requests.ready_chunks(many.chunk_max).map(move |requests| {
+            let first = next;
+            next += requests.len() as u64;
+            let pipeline = pipeline.clone();
+            async move { pipeline.run_chunk(first, requests).await }
+        });
+        let done: Pin<Box<dyn Stream<Item = Done> + Send>> = match many.is_ordered {
+            true => Box::pin(chunks.buffered(many.chunks_max).flat_map(stream::iter)),
+            false => Box::pin(chunks.buffer_unordered(many.chunks_max).flat_map(stream::iter)),
+        };
+        RunMany { done }
+    }
+
+    async fn run_chunk(&self, first: u64, requests: Vec<Request<'static>>) -> Vec<Done> {
+        let mut calls: Vec<_> = requests.into_iter().map(Each::Asks).collect();
+        for at in 0..self.steps.len() {
+            for call in &mut calls {
+                self.prepare(at, call);
+            }
+            if calls.iter().all(|call| matches!(call, Each::Failed(_))) {
+                break;
+            }
+            calls = match self.plugin(at) {
+                Ok(plugin) => plugin.execute_each(calls, self.steps[at].wait_max).await,
+                Err(error) => calls.into_iter().map(|call| failed(call, &error)).collect(),
+            };
+            for call in &mut calls {
+                self.note_skipped(at + 1, call);
+            }
+        }
+        let done = |(index, call): (usize, Each)| Done {
+            index: first + index as u64,
+            outcome: match call {
+                Each::Answered(_, reply) => Ok(reply),
+                Each::Failed(error) => Err(error),
+                Each::Asks(_) => Err(crate::error::bug!("a call of a pipeline was not made")),
+            },
+        };
+        calls.into_iter().enumerate().map(done).collect()
+    }
+
+    /// Makes a request of what the step before answered, unless it was taken back.
+    fn prepare(&self, at: usize, call: &mut Each) {
+        let taken = std::mem::replace(call, Each::Asks(Request::bytes(&[])));
+        *call = match taken {
+            Each::Answered(request, reply) => Each::Asks(request.answered_by(reply)),
+            other => other,
+        };
+        if matches!(call, Each::Asks(request) if request.is_taken_back()) {
+            let message = "the pipeline was taken back by its caller";
+            let error = Error::new(ErrorKind::Cancelled, message);
+            *call = Each::Failed(error.skipping(self.names_from(at)));
+        }
+    }
+
+    /// Notes of a call that has just failed which steps are not run.
+    fn note_skipped(&self, from: usize, call: &mut Each) {
+        if let Each::Failed(error) = call
+            && error.skipped().is_empty()
+            && from < self.steps.len()
+        {
+            let taken = std::mem::replace(error, Error::new(ErrorKind::Bug, ""));
+            *error = taken.skipping(self.names_from(from));
+        }
+    }
+}
+
+fn failed(call: Each, error: &Error) -> Each {
+    match call {
+        Each::Asks(_) => Each::Failed(error.again()),
+        call => call,
+    }
+}
