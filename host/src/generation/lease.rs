@@ -96,7 +96,7 @@ impl Token {
     /// Answers a call, in this thread, by filling `reply`.
     #[inline]
     pub(crate) fn call(&self, asked: Asked<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let Asked { request, cancelled } = asked;
+        let Asked { request, cancelled, call_id } = asked;
         let generation = &*self.generation;
         let Some(instance) = &self.instance else {
             return Err(bug!("the token of `{}` lost its instance", generation.name));
@@ -106,7 +106,7 @@ impl Token {
             return Err(generation.input_too_large(input.len()));
         }
         let bounds;
-        let mut context = RawContext::new(next_call_id()).with_trace(request.trace());
+        let mut context = RawContext::new(call_id).with_trace(request.trace());
         if cancelled.is_some() || request.is_bounded() {
             bounds = Bounded { request, cancelled };
             context = context.with_bounds(&bounds);
@@ -132,6 +132,7 @@ pub(crate) struct Asked<'v> {
     pub(crate) request: &'v Request<'v>,
     /// Turns true when nobody waits for the answer any more.
     pub(crate) cancelled: Option<&'v AtomicBool>,
+    pub(crate) call_id: u64,
 }
 
 /// What bounds a call in time, for the plugin that asks.
@@ -180,8 +181,9 @@ impl fmt::Debug for Token {
 /// Call ids are handed to threads in blocks, so that a call takes the next one without sharing.
 const BLOCK: u64 = 1 << 20;
 
+/// The id of the next call, unique in this process.
 #[inline]
-fn next_call_id() -> u64 {
+pub(crate) fn next_call_id() -> u64 {
     static BLOCKS: AtomicU64 = AtomicU64::new(0);
     thread_local! {
         static NEXT: Cell<u64> = const { Cell::new(0) };

@@ -24,7 +24,7 @@ use crate::id::{GenerationId, PluginName};
 use crate::pool::{Crew, Employer, Epoch};
 use crate::sync::{Handback, lock};
 pub(crate) use keeper::{Keeper, Kept, Left};
-pub(crate) use lease::{Asked, Token, is_inside};
+pub(crate) use lease::{Asked, Token, is_inside, next_call_id};
 use state::State;
 pub(crate) use terms::Terms;
 

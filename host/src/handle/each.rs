@@ -9,7 +9,7 @@ use super::{Inner, PluginHandle, lost};
 use crate::call::{Reply, Request};
 use crate::error::Error;
 use crate::pool::{Never, Overrun, Patience, Ran, Teller, Ticket, Work, ticket};
-use crate::slot::{Method, Visit};
+use crate::slot::Visit;
 use crate::sync::{after, lock};
 
 /// One of many calls.
@@ -101,12 +101,7 @@ impl Many {
     fn make(&self, generation: u64, call: Each) -> Result<Each, Each> {
         let Each::Asks(request) = call else { return Ok(call) };
         let answer = self.inner.slot.under_lease(generation, |token| {
-            self.inner.visit(Visit {
-                request: &request,
-                lease: Some(token),
-                cancelled: Some(&self.cancelled),
-                method: Method::Execute,
-            })
+            self.inner.visit(Visit::pooled(&request, token, Some(&self.cancelled)))
         });
         match answer {
             None => Err(Each::Asks(request)),

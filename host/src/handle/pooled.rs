@@ -14,7 +14,7 @@ use super::{Inner, lost};
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::pool::{Never, Overrun, Patience, Ran, Teller, Ticket, Work, ticket};
-use crate::slot::{Method, Visit};
+use crate::slot::Visit;
 use crate::sync::{after, lock};
 
 type Answer = Result<Reply, Error>;
@@ -50,12 +50,8 @@ impl Work for Pooled {
         }
         self.generation.store(generation, Ordering::Relaxed);
         let answer = self.inner.slot.under_lease(generation, |token| {
-            self.inner.visit(Visit {
-                request: &self.request,
-                lease: Some(token),
-                cancelled: Some(&self.cancelled),
-                method: Method::Execute,
-            })
+            let cancelled = Some(&self.cancelled);
+            self.inner.visit(Visit::pooled(&self.request, token, cancelled))
         });
         let Some(answer) = answer else { return Ran::NotHere };
         self.answer(|| answer);

@@ -16,7 +16,7 @@ use crate::call::{Reply, Request};
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
 use crate::event::Board;
-use crate::generation::{Asked, Generation, Terms, Token};
+use crate::generation::{Asked, Generation, Terms, Token, next_call_id};
 use crate::id::{GenerationId, PluginName};
 use crate::pool::{Hand, Queue};
 use crate::sync::Tally;
@@ -67,13 +67,26 @@ pub(crate) struct Visit<'v> {
     /// Turns true when nobody waits for the answer any more.
     pub(crate) cancelled: Option<&'v AtomicBool>,
     pub(crate) method: Method,
+    /// Unique in this process.
+    pub(crate) call_id: u64,
 }
 
 impl<'v> Visit<'v> {
     /// A call in the caller's thread.
     #[inline]
     pub(crate) fn here(request: &'v Request<'v>) -> Self {
-        Self { request, lease: None, cancelled: None, method: Method::Call }
+        let call_id = next_call_id();
+        Self { request, lease: None, cancelled: None, method: Method::Call, call_id }
+    }
+
+    /// A call on a worker that holds a lease.
+    #[inline]
+    pub(crate) fn pooled(
+        request: &'v Request<'v>,
+        token: &'v Token,
+        cancelled: Option<&'v AtomicBool>,
+    ) -> Self {
+        Self { lease: Some(token), cancelled, method: Method::Execute, ..Self::here(request) }
     }
 
     fn coming(&self) -> Coming {
@@ -250,7 +263,8 @@ impl Step for Arc<Slot> {
     /// lease, and calls it.
     #[inline]
     fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let asked = Asked { request: visit.request, cancelled: visit.cancelled };
+        let Visit { request, cancelled, call_id, .. } = visit;
+        let asked = Asked { request, cancelled, call_id };
         if let Some(token) = visit.lease {
             return token.call(asked, reply);
         }
