@@ -2,26 +2,37 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+mod app_layers;
+mod cancelling;
 mod closing;
+mod deadlines;
 mod disk;
 mod ends;
 mod faults;
 mod handover;
+mod in_flight;
 mod interrupted;
 mod lifecycle;
 mod limits;
 mod linked;
 mod load;
 mod manifests;
+mod memory;
 mod mended;
 #[cfg(unix)]
 mod mutants;
 mod order;
+mod pipelines;
+mod pipelines_many;
+mod puppet;
 mod quarantine;
 mod queue;
 mod races;
 mod reload;
 mod rollback;
+mod shedding;
+mod shutdown_grace;
+mod stuck;
 mod watch;
 
 #[path = "../command.rs"]

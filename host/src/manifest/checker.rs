@@ -1,0 +1,335 @@
+//! A value against a JSON Schema of its plugin's own: the config, and the input of calls.
+//! Fetches nothing, and no schema overflows the stack, however it refers to itself.
+
+use std::fmt::{self, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::paths::Location;
+use jsonschema::{PatternOptions, Validator};
+use serde_json::Value;
+
+use super::tree::NESTING_DEPTH_MAX;
+use crate::error::manifest::{Unfit, Violation};
+
+/// Most violations of a value that are reported at once.
+const VIOLATIONS_MAX: usize = 3;
+
+/// Most characters of a violation's message, and of its place; values are repeated in them.
+const MESSAGE_CHARS_MAX: usize = 200;
+
+/// Longest text whose violations are looked for: each takes some hundreds of bytes, and all are
+/// found before the first is told.
+const DESCRIBED_BYTES_MAX: usize = 256 << 10;
+
+/// Most steps back that a pattern may cost on one text.
+const PATTERN_BACKTRACKS_MAX: usize = 100_000;
+
+/// Stack of a check, besides what its steps need.
+const STACK_BYTES_MIN: usize = 2 << 20;
+
+/// Stack of a step into a schema: several times what the costliest keyword was seen to need,
+/// `unevaluatedProperties` without optimisation.
+const STACK_BYTES_PER_STEP: usize = 8 << 10;
+
+/// Steps that any thread's stack has room for: most checks are flat, and a thread costs more
+/// than they do.
+const STEPS_AT_HOME: usize = 16;
+
+/// Most steps that a schema may lead into itself; their stack is reserved, not touched.
+const STEPS_MAX: usize = 32_768;
+
+/// A JSON Schema that was read once, to check any number of values.
+///
+/// Following a reference recurses, and a schema of a few kilobytes can make thousands of them
+/// follow one another; so whatever is not flat is done on a thread of its own whose stack suits
+/// it, while the caller waits.
+pub(crate) struct Checker {
+    /// Taken by the drop alone.
+    validator: Option<Validator>,
+    outline: Outline,
+}
+
+impl Checker {
+    /// Reads a schema.
+    pub(crate) fn new(schema: &Value) -> Result<Self, Unfit> {
+        let Some(outline) = outline(schema, NESTING_DEPTH_MAX) else {
+            return Err(Unfit::Schema(Violation::of_all(too_deep())));
+        };
+        let steps = outline.steps(0);
+        let validator = with_stack(steps, || build(schema))??;
+        Ok(Self { validator: Some(validator), outline })
+    }
+
+    /// Checks a value.
+    pub(crate) fn check(&self, value: &Value) -> Result<(), Unfit> {
+        self.check_and_tell(value, true)
+    }
+
+    /// Checks a text that has to be JSON. Of a key that an object has twice, the last counts.
+    pub(crate) fn check_text(&self, text: &[u8]) -> Result<(), Unfit> {
+        let fault = |message| Err(Unfit::Value(vec![Violation::of_all(message)]));
+        if text.is_empty() {
+            return fault("it is empty; wanted JSON".to_owned());
+        }
+        match serde_json::from_slice(text) {
+            Ok(value) => self.check_and_tell(&value, text.len() <= DESCRIBED_BYTES_MAX),
+            Err(error) => fault(bounded(&format_args!("it is not JSON: {error}"))),
+        }
+    }
+
+    fn check_and_tell(&self, value: &Value, describe: bool) -> Result<(), Unfit> {
+        let Some(depth) = outline(value, NESTING_DEPTH_MAX).map(|outline| outline.depth) else {
+            return Err(Unfit::Value(vec![Violation::of_all(too_deep())]));
+        };
+        let Some(validator) = &self.validator else { return Ok(()) };
+        with_stack(self.outline.steps(depth), || {
+            if validator.is_valid(value) {
+                return Ok(());
+            }
+            let violations = if describe { violations(validator, value) } else { Vec::new() };
+            Err(Unfit::Value(violations))
+        })?
+    }
+}
+
+impl fmt::Debug for Checker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checker").field("outline", &self.outline).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Checker {
+    /// A chain of references is a chain of boxes, which recurses as well.
+    fn drop(&mut self) {
+        let validator = self.validator.take();
+        let _ = with_stack(self.outline.steps(0), move || drop(validator));
+    }
+}
+
+/// Checks a value that is looked at once.
+pub(crate) fn check_once(schema: &Value, value: &Value) -> Result<(), Unfit> {
+    Checker::new(schema)?.check(value)
+}
+
+fn build(schema: &Value) -> Result<Validator, Unfit> {
+    let patterns = PatternOptions::fancy_regex().backtrack_limit(PATTERN_BACKTRACKS_MAX);
+    let options = jsonschema::options().offline().with_pattern_options(patterns);
+    options
+        .build(schema)
+        .map_err(|error| Unfit::Schema(violation(error.instance_path(), &error)))
+}
+
+/// The first violations, in the order of the schema.
+fn violations(validator: &Validator, value: &Value) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for error in validator.iter_errors(value) {
+        let mut violation = violation(error.instance_path(), &error);
+        // The place of the field itself says more than that of the object it is in.
+        if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind()
+            && let Some(field) = unexpected.first()
+        {
+            let field = bounded(&field.replace('~', "~0").replace('/', "~1"));
+            violation.pointer.push('/');
+            violation.pointer.push_str(&field);
+        }
+        // One mistake may be found by way of several keywords.
+        if !violations.contains(&violation) {
+            violations.push(violation);
+        }
+        if violations.len() == VIOLATIONS_MAX {
+            break;
+        }
+    }
+    violations
+}
+
+fn violation(place: &Location, message: &impl fmt::Display) -> Violation {
+    Violation { pointer: bounded(&place.as_str()), message: bounded(message) }
+}
+
+fn too_deep() -> String {
+    format!("nests deeper than {NESTING_DEPTH_MAX} levels; make it flatter")
+}
+
+/// The beginning of what may be as long as the value that it is about.
+fn bounded(text: &impl fmt::Display) -> String {
+    struct Beginning {
+        text: String,
+        chars_left: usize,
+    }
+    impl fmt::Write for Beginning {
+        fn write_str(&mut self, more: &str) -> fmt::Result {
+            for char in more.chars() {
+                let Some(left) = self.chars_left.checked_sub(1) else {
+                    self.text.push('…');
+                    return Err(fmt::Error);
+                };
+                self.chars_left = left;
+                self.text.push(char);
+            }
+            Ok(())
+        }
+    }
+    let mut beginning = Beginning { text: String::new(), chars_left: MESSAGE_CHARS_MAX };
+    // Stopped on purpose where it is too long.
+    let _ = write!(beginning, "{text}");
+    beginning.text
+}
+
+/// Does `work`, which goes so many steps deep, where the stack has room for it.
+fn with_stack<T: Send>(steps: usize, work: impl FnOnce() -> T + Send) -> Result<T, Unfit> {
+    let panicked = |_| Unfit::Schema(Violation::of_all("made the checker panic".to_owned()));
+    if steps <= STEPS_AT_HOME {
+        return catch_unwind(AssertUnwindSafe(work)).map_err(panicked);
+    }
+    if steps > STEPS_MAX {
+        let message = format!(
+            "refers to itself in up to {steps} steps for this value; wanted at most {STEPS_MAX}, \
+             so use fewer references"
+        );
+        return Err(Unfit::Schema(Violation::of_all(message)));
+    }
+    let stack_bytes = STACK_BYTES_MIN + steps * STACK_BYTES_PER_STEP;
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("hotbay-schema".to_owned());
+        let thread = thread.stack_size(stack_bytes).spawn_scoped(scope, work);
+        thread.map_err(|error| Unfit::NoThread(error.to_string()))?.join().map_err(panicked)
+    })
+}
+
+/// What bounds the steps of a check: without a reference, they are no more than the depth; each
+/// reference is followed at most once for each level of the value.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outline {
+    depth: usize,
+    reference_depths: usize,
+}
+
+impl Outline {
+    /// Steps for a value of that depth.
+    fn steps(self, value_depth: usize) -> usize {
+        self.depth + self.reference_depths * (value_depth + 1)
+    }
+}
+
+/// `None` when `value` nests deeper than `levels`.
+fn outline(value: &Value, levels: usize) -> Option<Outline> {
+    let mut whole = Outline::default();
+    let mut add = |key: &str, child: &Value| {
+        let child = outline(child, levels.checked_sub(1)?)?;
+        whole.depth = whole.depth.max(child.depth + 1);
+        whole.reference_depths += child.reference_depths;
+        if matches!(key, "$ref" | "$dynamicRef" | "$recursiveRef") {
+            whole.reference_depths += NESTING_DEPTH_MAX + 1 - levels;
+        }
+        Some(())
+    };
+    match value {
+        Value::Object(object) => object.iter().try_for_each(|(key, child)| add(key, child))?,
+        Value::Array(list) => list.iter().try_for_each(|child| add("", child))?,
+        _ => {}
+    }
+    Some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Map, json};
+
+    fn check(schema: &Value, value: &Value, expect: &str) {
+        let told = check_once(schema, value).map_err(|refused| refused.to_string());
+        assert_eq!(told.err().unwrap_or_default(), expect);
+    }
+
+    #[test]
+    fn the_first_three_violations_are_told_with_their_places() {
+        let schema = json!({
+            "properties": {
+                "mode": { "enum": ["upper", "lower"] },
+                "sizes": { "items": { "type": "integer", "minimum": 1 } },
+            },
+            "required": ["mode"],
+        });
+        check(&schema, &json!({ "mode": "upper", "sizes": [1, 2] }), "");
+        check(&schema, &json!({}), "`config`: \"mode\" is a required property");
+        check(
+            &schema,
+            &json!({ "mode": "loud", "sizes": [0, "1", null] }),
+            "`config/mode`: \"loud\" is not one of \"upper\" or \"lower\"; `config/sizes/0`: 0 is \
+             less than the minimum of 1; `config/sizes/1`: \"1\" is not of type \"integer\"",
+        );
+    }
+
+    #[test]
+    fn a_wrong_schema_is_not_the_fault_of_the_config() {
+        check(
+            &json!({ "properties": { "mode": { "type": "word" } } }),
+            &json!({}),
+            "`config_schema/properties/mode/type`: \"word\" is not valid under any of the schemas \
+             listed in the 'anyOf' keyword; correct the schema",
+        );
+        for schema in [
+            json!({ "$ref": "https://example.com/schema.json" }),
+            json!({ "$ref": "file:///etc/passwd" }),
+            json!({ "$ref": "other.json" }),
+            json!({ "$schema": "https://example.com/draft" }),
+            json!({ "properties": { "a": { "pattern": "(" } } }),
+            json!({ "$ref": "#/gone" }),
+            json!({ "type": 1 }),
+        ] {
+            let refused = check_once(&schema, &json!({})).unwrap_err();
+            assert!(matches!(refused, Unfit::Schema(_)), "{schema}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_schema_that_never_ends_does_not_end_the_host() {
+        for schema in [
+            json!({ "$ref": "#" }),
+            json!({ "allOf": [{ "$ref": "#" }] }),
+            json!({ "anyOf": [{ "$ref": "#/$defs/a" }], "$defs": {
+                "a": { "if": { "$ref": "#/$defs/b" } }, "b": { "oneOf": [{ "$ref": "#/$defs/a" }] },
+            } }),
+            json!({ "$dynamicRef": "#a", "$dynamicAnchor": "a" }),
+        ] {
+            check(&schema, &json!({ "a": {} }), "");
+        }
+        let never = json!({ "not": { "$ref": "#" }, "unevaluatedProperties": false });
+        assert!(check_once(&never, &json!({ "a": {} })).is_err());
+        check(
+            &json!({ "properties": { "a": { "pattern": "^(a|aa|(?=a)a)+$" } } }),
+            &json!({ "a": "a".repeat(4000) + "b" }),
+            "`config/a`: Error executing regex: Max limit for backtracking count exceeded",
+        );
+    }
+
+    #[test]
+    fn a_long_chain_of_references_does_not_overflow_the_stack() {
+        let chain = |length: usize| {
+            let link = |i: usize| json!({ "$ref": format!("#/$defs/d{}", i + 1) });
+            let mut links: Map<_, _> = (0..length).map(|i| (format!("d{i}"), link(i))).collect();
+            links.insert(format!("d{length}"), json!({ "type": "object" }));
+            json!({ "$ref": "#/$defs/d0", "$defs": links })
+        };
+        check(&chain(8_000), &json!({}), "");
+        check(
+            &chain(20_000),
+            &json!({}),
+            "`config_schema`: refers to itself in up to 60004 steps for this config; wanted at \
+             most 32768, so use fewer references; correct the schema",
+        );
+    }
+
+    #[test]
+    fn what_nests_too_deep_is_refused() {
+        let deep = (0..NESTING_DEPTH_MAX).fold(json!({}), |inner, _| json!({ "not": inner }));
+        let too_deep = json!({ "not": deep });
+        let expect = "nests deeper than 64 levels; make it flatter";
+        check(&deep, &json!({}), "");
+        check(&too_deep, &json!({}), &format!("`config_schema`: {expect}; correct the schema"));
+        check(&json!({}), &too_deep, &format!("`config`: {expect}"));
+    }
+}
