@@ -1,6 +1,7 @@
 //! Owns and wires every room; decides nothing.
 
 mod builder;
+mod figures;
 mod function;
 mod gate;
 mod load_all;

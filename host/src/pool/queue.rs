@@ -31,7 +31,18 @@ struct Inner {
     workers_max: u32,
     /// Those of them that sleep in `take`.
     idle: usize,
-    open: bool,
+    door: Door,
+}
+
+/// Whether work comes in, and goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// In and out.
+    Open,
+    /// Only out.
+    Finishing,
+    /// Neither.
+    Closed,
 }
 
 /// One period of a queue, in which the same workers serve.
@@ -62,7 +73,7 @@ impl Queue {
             workers: 0,
             workers_max: 0,
             idle: 0,
-            open: true,
+            door: Door::Open,
         };
         Self { inner: Mutex::new(inner), filled: Condvar::new() }
     }
@@ -70,7 +81,7 @@ impl Queue {
     /// Puts work at the end, without waiting.
     pub(crate) fn push(&self, work: Box<dyn Work>) -> Pushed {
         let mut inner = lock(&self.inner);
-        if !inner.open {
+        if inner.door != Door::Open {
             return Pushed::Closed;
         }
         if inner.work.len() >= inner.work_max {
@@ -83,7 +94,7 @@ impl Queue {
     /// Puts work back in its place at the front, however full the queue is.
     pub(crate) fn hand_back(&self, work: Box<dyn Work>) -> Pushed {
         let mut inner = lock(&self.inner);
-        if !inner.open {
+        if inner.door == Door::Closed {
             drop(inner);
             work.never();
             return Pushed::Closed;
@@ -106,15 +117,18 @@ impl Queue {
     }
 
     /// Takes the first work for a worker of `epoch`, sleeping until there is some; none once
-    /// the epoch is over or the queue is closed.
+    /// the epoch is over, the queue is closed, or it is finished and empty.
     pub(crate) fn take(&self, epoch: Epoch) -> Option<Box<dyn Work>> {
         let mut inner = lock(&self.inner);
         loop {
-            if !inner.open || inner.epoch != epoch {
+            if inner.door == Door::Closed || inner.epoch != epoch {
                 return None;
             }
             if let Some(work) = inner.work.pop_front() {
                 return Some(work);
+            }
+            if inner.door == Door::Finishing {
+                return None;
             }
             inner.idle += 1;
             inner = self.filled.wait(inner).unwrap_or_else(PoisonError::into_inner);
@@ -150,11 +164,21 @@ impl Queue {
         begun
     }
 
+    /// Lets no more work in; the workers go home once none is left.
+    pub(crate) fn finish(&self) {
+        let mut inner = lock(&self.inner);
+        if inner.door == Door::Open {
+            inner.door = Door::Finishing;
+        }
+        drop(inner);
+        self.filled.notify_all();
+    }
+
     /// Closes the queue, wakes the workers, and tells what waits that it never runs.
     pub(crate) fn close(&self) {
         let work = {
             let mut inner = lock(&self.inner);
-            inner.open = false;
+            inner.door = Door::Closed;
             std::mem::take(&mut inner.work)
         };
         self.filled.notify_all();
@@ -221,6 +245,21 @@ mod tests {
         assert_eq!(queue.hand_back(work(6)), Pushed::Closed);
         let told: Vec<_> = heard.try_iter().collect();
         assert_eq!(told, [(1, "run"), (2, "never"), (3, "never"), (6, "never")]);
+    }
+
+    #[test]
+    fn a_finished_queue_lets_nothing_in_and_what_waits_still_runs() {
+        let (queue, work, heard) = fixture();
+        let (epoch, _) = queue.begin(1, 3);
+        assert_eq!(queue.push(work(1)), Pushed::Hire(epoch));
+        queue.finish();
+        assert_eq!(queue.push(work(2)), Pushed::Closed);
+        queue.take(epoch).expect("work").run(0);
+        assert!(queue.take(epoch).is_none(), "nothing is left");
+        queue.close();
+        queue.finish();
+        assert_eq!(queue.hand_back(work(3)), Pushed::Closed, "a closed queue stays closed");
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [(1, "run"), (3, "never")]);
     }
 
     #[test]

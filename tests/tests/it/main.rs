@@ -12,8 +12,10 @@ mod lifecycle;
 mod limits;
 mod linked;
 mod load;
+mod logs;
 mod manifests;
 mod mended;
+mod metrics;
 #[cfg(unix)]
 mod mutants;
 mod order;
@@ -23,6 +25,7 @@ mod races;
 mod reload;
 mod rollback;
 mod watch;
+mod worker_pool;
 
 #[path = "../command.rs"]
 mod command;
@@ -30,3 +33,5 @@ mod command;
 mod facts;
 #[path = "../run.rs"]
 mod run;
+#[path = "../run_metrics.rs"]
+mod run_metrics;

@@ -1,5 +1,6 @@
 //! What can be written on the command line, with the texts of `--help`. Does nothing.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -87,8 +88,9 @@ pub(crate) enum Verb {
     ///
     /// With `--watch`, plugins are swapped as their files change; one whose new build is refused
     /// goes on as it was. With `--json`, each event is a line. Stops cleanly on Ctrl-C and
-    /// SIGTERM, and when nobody reads stdout any more; a second signal ends it at once. Exits
-    /// with 1 if nothing could be loaded, unless it watches.
+    /// SIGTERM, and when nobody reads stdout any more; a second signal ends it at once. With
+    /// `--metrics`, figures are served for Prometheus meanwhile. Exits with 1 if nothing could
+    /// be loaded, unless it watches.
     Run(Run),
     #[command(hide = true)]
     TrialLoad(Trial),
@@ -160,6 +162,13 @@ pub(crate) struct Run {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub(crate) poll_ms: Option<u64>,
+    /// Serves figures for Prometheus at http://ADDR/metrics, such as 127.0.0.1:9464; port 0
+    /// takes a free one. The address is told on stderr.
+    ///
+    /// Nobody is asked for a password: an address that is not of this machine alone shows the
+    /// names and figures of the plugins to whoever reaches it.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// What the command asks of itself, in a process of its own.

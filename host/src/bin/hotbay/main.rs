@@ -10,6 +10,7 @@ mod input;
 mod inspect;
 mod list;
 mod output;
+mod page;
 mod pipe;
 mod places;
 mod report;
