@@ -30,12 +30,32 @@
 //!
 //! The crate is a `crate-type = ["cdylib", "rlib"]` with a default feature `export`, behind
 //! which [`export_plugin!`] puts everything that makes the library a plugin.
+//!
+//! # Logging
+//!
+//! [`HostServices::log`] writes lines. With the feature `tracing`, events of the crate `tracing`
+//! go to the host too, and with the feature `log` records of the crate `log`: with their level,
+//! target, fields and place, from [`Plugin::init`] on. The host adds the plugin's name and its
+//! generation, and applies its own filters. All of it needs the permission `log`.
+//!
+//! - Values keep their types; what is only formatted arrives as text. Key-values of `log` stay
+//!   behind.
+//! - Spans do not reach the host; an event tells those that it happens in, in a field `spans`
+//!   such as `request{id=7}:query{table="users"}`.
+//! - A message, and the fields together, are cut at 64 KiB, which is told by `… (cut)`.
+//! - What is logged while another line is formatted or heard on the same thread is left out.
+//! - The library's listener is taken: a subscriber of the plugin's own cannot be the global
+//!   default, and one that is set for a thread keeps the library mapped until that thread ends.
+//! - A plugin that is compiled into the host shares the host's listeners, and these features
+//!   change nothing for it.
 
 #![deny(unsafe_code)]
 
 pub mod level;
 pub mod stamp;
 
+#[cfg(any(feature = "tracing", feature = "log"))]
+mod bridge;
 #[allow(unsafe_code, reason = "counts what the libraries of a plugin allocate and start")]
 mod census;
 mod config;
@@ -51,7 +71,6 @@ mod payload;
 mod plugin;
 #[allow(unsafe_code, reason = "derives the layout of the module")]
 mod root;
-#[allow(unsafe_code, reason = "calls functions of the host")]
 mod services;
 mod snapshot;
 #[cfg(feature = "testing")]
@@ -86,6 +105,7 @@ pub mod abi {
     pub use crate::root::{
         PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
     };
-    pub use crate::services::{RawServices, RawText, ServiceHost, code as service_code};
+    pub use crate::services::{CUT, LINE_BYTES_MAX, Record, code as service_code, start_of};
+    pub use crate::services::{RawRecord, RawServices, RawText, ServiceHost};
     pub use abi_stable;
 }

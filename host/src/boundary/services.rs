@@ -8,13 +8,16 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-use hotbay_plugin::abi::{RawServices, ServiceHost};
+use hotbay_plugin::abi::{RawServices, Record, ServiceHost};
 use hotbay_plugin::{Level, ServiceError};
+use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 
 /// Answers for one generation of one plugin.
 pub(crate) trait Services: Send + Sync {
+    /// Whether the plugin may log; for good, as it is asked once.
+    fn may_log(&self) -> bool;
     /// Writes a log line.
-    fn log(&self, level: Level, message: &str) -> Result<(), ServiceError>;
+    fn log(&self, record: &Record<'_>) -> Result<(), ServiceError>;
     /// Hears of a panic on a thread that the plugin started.
     fn thread_panicked(&self, message: &str, location: &str);
 }
@@ -24,6 +27,9 @@ type Table = HashMap<u64, Arc<dyn Services>>;
 /// By token. One table for all hosts: a plugin has nothing but its token to be found by.
 static TABLE: LazyLock<RwLock<Table>> = LazyLock::new(RwLock::default);
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+/// Set in tokens of plugins that may not log: they are told so without a look at the table,
+/// which is asked for each line.
+const SILENT: u64 = 1 << 63;
 
 /// A token that is answered for; once dropped, the plugin hears `Closed`.
 pub(crate) struct Registration {
@@ -33,7 +39,8 @@ pub(crate) struct Registration {
 impl Registration {
     /// Answers for a new token with `services`.
     pub(crate) fn new(services: Arc<dyn Services>) -> Self {
-        let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
+        let silent = if services.may_log() { 0 } else { SILENT };
+        let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed) | silent;
         TABLE.write().unwrap_or_else(PoisonError::into_inner).insert(token, services);
         Self { token }
     }
@@ -46,7 +53,9 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        TABLE.write().unwrap_or_else(PoisonError::into_inner).remove(&self.token);
+        let gone = TABLE.write().unwrap_or_else(PoisonError::into_inner).remove(&self.token);
+        // Not under the lock: services have last words, and who hears them may call a plugin.
+        drop(gone);
     }
 }
 
@@ -59,8 +68,22 @@ impl fmt::Debug for Registration {
 struct ByToken;
 
 impl ServiceHost for ByToken {
-    fn log(token: u64, level: Level, message: &str) -> Result<(), ServiceError> {
-        services(token)?.log(level, message)
+    fn log(token: u64, record: &Record<'_>) -> Result<(), ServiceError> {
+        services(token)?.log(record)
+    }
+
+    fn log_level(token: u64) -> u32 {
+        if token & SILENT != 0 {
+            return 0;
+        }
+        match LevelFilter::current().min(STATIC_MAX_LEVEL).into_level() {
+            None => 0,
+            Some(tracing::Level::ERROR) => Level::Error as u32,
+            Some(tracing::Level::WARN) => Level::Warn as u32,
+            Some(tracing::Level::INFO) => Level::Info as u32,
+            Some(tracing::Level::DEBUG) => Level::Debug as u32,
+            Some(tracing::Level::TRACE) => Level::Trace as u32,
+        }
     }
 
     fn thread_panicked(token: u64, message: &str, location: &str) -> Result<(), ServiceError> {

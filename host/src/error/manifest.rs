@@ -228,46 +228,62 @@ impl fmt::Display for Unstartable {
 
 impl Error for Unstartable {}
 
-/// Why a config was not accepted.
+/// Why a value was not accepted by a JSON Schema of its plugin's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ConfigRefused {
-    /// The schema itself is wrong, or names another document.
-    Schema(ConfigViolation),
-    /// The first violations, in the order of the schema; never empty.
-    Config(Vec<ConfigViolation>),
+pub(crate) enum Unfit {
+    /// The schema itself is wrong, names another document, or leads too far for this value.
+    Schema(Violation),
+    /// The first violations, in the order of the schema; none where they are not looked for.
+    Value(Vec<Violation>),
+    /// The system gave no thread to check it on.
+    NoThread(String),
 }
 
-/// One place of a config, or of its schema, and what is wrong there.
+/// One place of a value, or of a schema, and what is wrong there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ConfigViolation {
-    /// JSON pointer into the config (or the schema), such as `/mode`; empty for the whole.
+pub(crate) struct Violation {
+    /// JSON pointer, such as `/mode`; empty for the whole.
     pub(crate) pointer: String,
     /// What was found and what was wanted.
     pub(crate) message: String,
 }
 
-impl fmt::Display for ConfigRefused {
+impl Violation {
+    /// One of the whole.
+    pub(crate) fn of_all(message: String) -> Self {
+        Self { pointer: String::new(), message }
+    }
+}
+
+impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Schema(violation) => {
-                violation.fmt_in("config_schema", f)?;
-                f.write_str("; correct the schema")
+            Self::Schema(violation) if violation.pointer.is_empty() => {
+                write!(f, "the schema {}; correct the schema", violation.message)
             }
-            Self::Config(violations) => {
+            Self::Schema(violation) => write!(f, "the schema at {violation}; correct the schema"),
+            Self::Value(violations) if violations.is_empty() => {
+                f.write_str("it is too long for the place to be looked for")
+            }
+            Self::Value(violations) => {
                 for (index, violation) in violations.iter().enumerate() {
                     f.write_str(if index == 0 { "" } else { "; " })?;
-                    violation.fmt_in("config", f)?;
+                    violation.fmt(f)?;
                 }
                 Ok(())
             }
+            Self::NoThread(error) => write!(f, "the system gave no thread to check it: {error}"),
         }
     }
 }
 
-impl Error for ConfigRefused {}
+impl Error for Unfit {}
 
-impl ConfigViolation {
-    fn fmt_in(&self, document: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{document}{}`: {}", self.pointer, self.message)
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.pointer.is_empty() {
+            return f.write_str(&self.message);
+        }
+        write!(f, "`{}`: {}", self.pointer, self.message)
     }
 }

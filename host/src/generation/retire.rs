@@ -77,7 +77,9 @@ pub(crate) fn stop(
         (ended, instance.into_image())
     });
     // From here on the plugin hears `Closed`.
-    drop(lock(&generation.services).take());
+    let registration = lock(&generation.services).take();
+    // Not under the lock: the last line that it logs is told to whoever listens.
+    drop(registration);
     let (failure, image) = match ended {
         Errand::Done((Ok(()), image)) => (None, image),
         Errand::Done((Err(failure), image)) => (Some(error_of(failure).full_message()), image),

@@ -1,8 +1,10 @@
 //! Owns and wires every room; decides nothing.
 
 mod builder;
+mod figures;
 mod function;
 mod gate;
+mod info;
 mod load_all;
 mod reload;
 mod table;
@@ -26,10 +28,10 @@ use crate::pool::ticket;
 use crate::reload::{Candidate, Desk, Source, Watch, Workshop};
 use crate::sync::{Busy, lock};
 pub use builder::HostBuilder;
+pub use info::PluginInfo;
 pub use load_all::{LoadReport, LoadedPlugin, RefusedPlugin};
 pub use reload::Reloaded;
 use reload::Request;
-pub use table::PluginInfo;
 use table::Table;
 
 /// A plugin host. Cheap to clone; dropping the last clone is a shutdown without grace.

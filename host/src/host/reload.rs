@@ -140,12 +140,15 @@ impl Inner {
         let library = library?;
         let sha256 = library.as_ref().map(Artifact::sha256);
         match plan(&there.build, &next.manifest, sha256, &dependents) {
-            Plan::Nothing => return Ok(Reloaded::Unchanged),
+            // A schema in a file of its own is part of the build as well.
+            Plan::Nothing if there.build.schemas == next.schema_digests(rules) => {
+                return Ok(Reloaded::Unchanged);
+            }
             Plan::Refuse(message) => {
                 let failed = next.failed(LoadStep::Requires, ErrorKind::Requires);
                 return Err(failed.caused_by(message));
             }
-            Plan::Swap(_) => {}
+            Plan::Nothing | Plan::Swap(_) => {}
         }
         self.make_room(&next)?;
         let slot = &there.slot;

@@ -7,58 +7,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-use semver::Version;
-
 use super::gate::Gate;
+use super::info::PluginInfo;
 use super::shutting_down;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
 use crate::manifest::Manifest;
+use crate::metrics::PluginFigures;
 use crate::reload::{Build, Candidate, Dependent, Loaded};
 use crate::slot::Slot;
-
-/// What is known of a plugin that serves.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct PluginInfo {
-    /// The plugin.
-    pub name: PluginName,
-    /// The version of the build that serves.
-    pub version: Version,
-    /// The generation that serves.
-    pub generation: Option<GenerationId>,
-    /// What the generation is doing.
-    pub state: String,
-    /// Where it was loaded from; none when compiled in.
-    pub folder: Option<PathBuf>,
-    /// The manifest that it was loaded by.
-    pub manifest: Arc<Manifest>,
-    /// Calls, however they ended.
-    pub calls: u64,
-    /// Calls that the plugin answered with an error.
-    pub errors: u64,
-    /// Calls that ended in a panic.
-    pub faults: u64,
-    /// Calls that never reached the plugin.
-    pub refused: u64,
-    /// Calls that wait in the queue.
-    pub waiting: usize,
-    /// Pooled calls that run, with those that nobody waits for any more.
-    pub running: usize,
-    /// Pooled calls that ran into their deadlines.
-    pub abandoned: u64,
-    /// Pooled calls that waited longer than
-    /// [`queue_age_max`](crate::HostLimits::queue_age_max).
-    pub shed: u64,
-    /// Lines that were not logged, because there were too many.
-    pub log_lines_dropped: u64,
-    /// Bytes that it has allocated and not released; none where it does not count.
-    pub live_bytes: Option<i64>,
-    /// What its manifest asked for and did not get, in words.
-    pub notes: Vec<String>,
-}
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -228,12 +187,17 @@ impl Table {
     }
 
     pub(super) fn list(&self) -> Vec<PluginInfo> {
-        self.read().by_name.values().filter_map(info).collect()
+        self.read().by_name.values().filter_map(Entry::info).collect()
+    }
+
+    /// The figures of everything that serves, sorted by name.
+    pub(super) fn figures(&self) -> Vec<PluginFigures> {
+        self.read().by_name.values().filter_map(Entry::figures).collect()
     }
 
     /// What is known of one plugin that serves.
     pub(super) fn info(&self, name: &PluginName) -> Option<PluginInfo> {
-        self.read().by_name.get(name.as_str()).and_then(info)
+        self.read().by_name.get(name.as_str()).and_then(Entry::info)
     }
 
     pub(super) fn names(&self) -> Vec<PluginName> {
@@ -254,6 +218,19 @@ impl Table {
 
     fn write(&self) -> RwLockWriteGuard<'_, Entries> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn info(&self) -> Option<PluginInfo> {
+        let Stage::Serving { slot, build, .. } = &self.stage else { return None };
+        Some(PluginInfo::of(slot, build, &self.manifest, self.folder.as_ref()))
+    }
+
+    fn figures(&self) -> Option<PluginFigures> {
+        let Stage::Serving { slot, order, .. } = &self.stage else { return None };
+        let latencies = Some(slot.meter.latencies.snapshot());
+        Some(PluginFigures { latencies, ..super::figures::figures(self.info()?, *order) })
     }
 }
 
@@ -322,39 +299,6 @@ impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         self.table.write().by_name.remove(self.slot.name.as_str());
     }
-}
-
-fn info(entry: &Entry) -> Option<PluginInfo> {
-    let Stage::Serving { slot, build, .. } = &entry.stage else {
-        return None;
-    };
-    let generation = slot.generation();
-    let state = match &generation {
-        Some(_) if slot.health.is_quarantined() => "quarantined".to_owned(),
-        Some(generation) => generation.state().to_string(),
-        None => "retired".to_owned(),
-    };
-    let count =
-        |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
-    Some(PluginInfo {
-        name: slot.name.clone(),
-        version: entry.manifest.version().clone(),
-        generation: generation.map(|generation| generation.id),
-        state,
-        folder: entry.folder.clone(),
-        manifest: Arc::clone(&entry.manifest),
-        calls: slot.meter.calls.sum().unsigned_abs(),
-        errors: count(&slot.meter.errors),
-        faults: count(&slot.meter.faults),
-        refused: count(&slot.meter.refused),
-        waiting: slot.waiting(),
-        running: slot.running().0,
-        abandoned: count(&slot.meter.abandoned),
-        shed: count(&slot.meter.shed),
-        log_lines_dropped: count(&slot.meter.log_lines_dropped),
-        live_bytes: slot.live_bytes(),
-        notes: build.notes.clone(),
-    })
 }
 
 fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Error> {

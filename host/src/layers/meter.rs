@@ -1,11 +1,13 @@
 //! Counts calls and how they ended. Exact, and without a shared counter where calls succeed.
+//! Takes the time of one call in 64 of each thread, because a clock costs as much as a call.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crate::call::Reply;
 use crate::error::{Error, ErrorKind};
-use crate::slot::{Slot, Step, Visit};
+use crate::slot::{SAMPLED_ONE_IN, Slot, Step, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Meter<S> {
@@ -22,8 +24,20 @@ impl<S> Meter<S> {
 impl<S: Step> Step for Meter<S> {
     #[inline]
     fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let outcome = self.inner.call(visit, reply);
+        let is_timed = self.slot.meter.calls.own() % i64::from(SAMPLED_ONE_IN) == 0;
+        let outcome =
+            if is_timed { self.timed(visit, reply) } else { self.inner.call(visit, reply) };
         self.slot.meter.count(&outcome);
+        outcome
+    }
+}
+
+impl<S: Step> Meter<S> {
+    #[cold]
+    fn timed(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let start = Instant::now();
+        let outcome = self.inner.call(visit, reply);
+        self.slot.meter.latencies.record(start.elapsed());
         outcome
     }
 }

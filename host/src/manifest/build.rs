@@ -36,6 +36,7 @@ impl Manifest {
             homepage: None,
             config: Value::Object(serde_json::Map::new()),
             config_schema: None,
+            input_schema: None,
             provides: Vec::new(),
             requires: BTreeMap::new(),
             limits: Limits::default(),
@@ -74,7 +75,19 @@ impl Manifest {
         Ok(self)
     }
 
-    /// With one more permission: `log`, `metrics`, `call:NAME`, or a word of the application.
+    /// With this JSON Schema, which the input of each call is checked against: calls whose
+    /// input does not fit are answered with `Input`, and never reach the plugin.
+    ///
+    /// # Errors
+    ///
+    /// When `schema` is not an object.
+    pub fn with_input_schema(mut self, schema: Value) -> Result<Self, ManifestError> {
+        self.input_schema = Some(ConfigSchema::Inline(object("input_schema", schema)?));
+        Ok(self)
+    }
+
+    /// With one more permission: `log`, `metrics`, `call:NAME`; or an operation that requests
+    /// may name: `read`, `write`, `exec`, or a word of the application.
     ///
     /// # Errors
     ///
@@ -164,10 +177,11 @@ mod tests {
             ),
             (new().with_config(json!([1])), "`config` is a list; wanted an object"),
             (new().with_config_schema(json!(true)), "`config_schema` is true; wanted an object"),
+            (new().with_input_schema(json!([])), "`input_schema` is a list; wanted an object"),
             (
                 new().with_permission("call:"),
                 "`permissions` is \"call:\"; wanted `log`, `metrics`, `call:NAME` with a plugin's \
-                 name, or a word of the application",
+                 name, `read`, `write`, `exec`, or a word of the application",
             ),
             (
                 new().with_requirement("clock", "one"),
@@ -194,7 +208,9 @@ mod tests {
         let manifest = Manifest::new("greet", "1.0.0")
             .and_then(|manifest| manifest.with_config(json!({ "mode": "loud" })))
             .and_then(|manifest| manifest.with_config_schema(json!({ "type": "object" })))
+            .and_then(|manifest| manifest.with_input_schema(json!({ "type": "string" })))
             .and_then(|manifest| manifest.with_permission("log"))
+            .and_then(|manifest| manifest.with_permission("write"))
             .and_then(|manifest| manifest.with_requirement("clock", "^1.2"))
             .and_then(|manifest| {
                 manifest.with_limits(Limits { workers: Some(2), ..Limits::default() })

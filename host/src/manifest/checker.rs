@@ -40,6 +40,9 @@ const STEPS_AT_HOME: usize = 16;
 /// Most steps that a schema may lead into itself; their stack is reserved, not touched.
 const STEPS_MAX: usize = 32_768;
 
+/// Steps of a reference to another document: the drafts themselves are known, and refer a lot.
+const STEPS_ELSEWHERE: usize = NESTING_DEPTH_MAX;
+
 /// A JSON Schema that was read once, to check any number of values.
 ///
 /// Following a reference recurses, and a schema of a few kilobytes can make thousands of them
@@ -109,16 +112,15 @@ impl Drop for Checker {
 }
 
 /// Checks a value that is looked at once.
-pub(crate) fn check_once(schema: &Value, value: &Value) -> Result<(), Unfit> {
+#[cfg(test)]
+pub(super) fn check_once(schema: &Value, value: &Value) -> Result<(), Unfit> {
     Checker::new(schema)?.check(value)
 }
 
 fn build(schema: &Value) -> Result<Validator, Unfit> {
     let patterns = PatternOptions::fancy_regex().backtrack_limit(PATTERN_BACKTRACKS_MAX);
     let options = jsonschema::options().offline().with_pattern_options(patterns);
-    options
-        .build(schema)
-        .map_err(|error| Unfit::Schema(violation(error.instance_path(), &error)))
+    options.build(schema).map_err(|error| Unfit::Schema(violation(error.instance_path(), &error)))
 }
 
 /// The first violations, in the order of the schema.
@@ -218,11 +220,15 @@ impl Outline {
 fn outline(value: &Value, levels: usize) -> Option<Outline> {
     let mut whole = Outline::default();
     let mut add = |key: &str, child: &Value| {
+        let child_is_local = child.as_str().is_none_or(|place| place.starts_with('#'));
         let child = outline(child, levels.checked_sub(1)?)?;
         whole.depth = whole.depth.max(child.depth + 1);
         whole.reference_depths += child.reference_depths;
         if matches!(key, "$ref" | "$dynamicRef" | "$recursiveRef") {
             whole.reference_depths += NESTING_DEPTH_MAX + 1 - levels;
+            if !child_is_local {
+                whole.reference_depths += STEPS_ELSEWHERE;
+            }
         }
         Some(())
     };
@@ -254,12 +260,12 @@ mod tests {
             "required": ["mode"],
         });
         check(&schema, &json!({ "mode": "upper", "sizes": [1, 2] }), "");
-        check(&schema, &json!({}), "`config`: \"mode\" is a required property");
+        check(&schema, &json!({}), "\"mode\" is a required property");
         check(
             &schema,
             &json!({ "mode": "loud", "sizes": [0, "1", null] }),
-            "`config/mode`: \"loud\" is not one of \"upper\" or \"lower\"; `config/sizes/0`: 0 is \
-             less than the minimum of 1; `config/sizes/1`: \"1\" is not of type \"integer\"",
+            "`/mode`: \"loud\" is not one of \"upper\" or \"lower\"; `/sizes/0`: 0 is \
+             less than the minimum of 1; `/sizes/1`: \"1\" is not of type \"integer\"",
         );
     }
 
@@ -268,7 +274,7 @@ mod tests {
         check(
             &json!({ "properties": { "mode": { "type": "word" } } }),
             &json!({}),
-            "`config_schema/properties/mode/type`: \"word\" is not valid under any of the schemas \
+            "the schema at `/properties/mode/type`: \"word\" is not valid under any of the schemas \
              listed in the 'anyOf' keyword; correct the schema",
         );
         for schema in [
@@ -302,7 +308,7 @@ mod tests {
         check(
             &json!({ "properties": { "a": { "pattern": "^(a|aa|(?=a)a)+$" } } }),
             &json!({ "a": "a".repeat(4000) + "b" }),
-            "`config/a`: Error executing regex: Max limit for backtracking count exceeded",
+            "`/a`: Error executing regex: Max limit for backtracking count exceeded",
         );
     }
 
@@ -318,7 +324,7 @@ mod tests {
         check(
             &chain(20_000),
             &json!({}),
-            "`config_schema`: refers to itself in up to 60004 steps for this config; wanted at \
+            "the schema refers to itself in up to 60004 steps for this value; wanted at \
              most 32768, so use fewer references; correct the schema",
         );
     }
@@ -329,7 +335,7 @@ mod tests {
         let too_deep = json!({ "not": deep });
         let expect = "nests deeper than 64 levels; make it flatter";
         check(&deep, &json!({}), "");
-        check(&too_deep, &json!({}), &format!("`config_schema`: {expect}; correct the schema"));
-        check(&json!({}), &too_deep, &format!("`config`: {expect}"));
+        check(&too_deep, &json!({}), &format!("the schema {expect}; correct the schema"));
+        check(&json!({}), &too_deep, expect);
     }
 }

@@ -145,6 +145,14 @@ pub(crate) const MANIFEST: &[Field] = &[
         "JSON Schema of config: the schema itself, or a file in the plugin's folder.",
     ),
     field(
+        "input_schema",
+        Shape::FreeObjectOrText,
+        Presence::Optional,
+        "a JSON Schema object, or the name of such a file in the plugin's folder",
+        "JSON Schema of each call's input, which must be JSON then: the schema itself, or a file \
+         in the plugin's folder. Calls that do not fit it never reach the plugin.",
+    ),
+    field(
         "provides",
         Shape::Objects(PROVIDED),
         Presence::Default("[]"),
@@ -184,9 +192,11 @@ pub(crate) const MANIFEST: &[Field] = &[
         "permissions",
         Shape::Patterns("^(call:[a-z][a-z0-9-]{0,63}|(?!call(:|$))[a-z][a-z0-9:._-]*)$"),
         Presence::Default("[]"),
-        "`log`, `metrics`, `call:NAME` with a plugin's name, or a word of the application",
-        "Host services that the plugin may use: `log`, `metrics`, `call:NAME`, and words that \
-         the application defines.",
+        "`log`, `metrics`, `call:NAME` with a plugin's name, `read`, `write`, `exec`, or a word \
+         of the application",
+        "What the plugin may use of its host: `log`, `metrics`, `call:NAME`; and the operations \
+         that requests may name: `read`, `write`, `exec`, and words that the application \
+         defines. The application may withhold any of them.",
     ),
     field(
         "sha256",

@@ -3,8 +3,8 @@
 //! Pure: no disk, no clock, no network.
 
 mod build;
+mod checker;
 mod compatible;
-mod config;
 mod digest;
 mod fields;
 mod order;
@@ -28,8 +28,8 @@ use std::path::Path;
 
 use semver::{Version, VersionReq};
 
+pub(crate) use checker::Checker;
 pub(crate) use compatible::{check_api, check_stamp};
-pub(crate) use config::check_config;
 pub use digest::{Digest, InvalidDigest};
 pub(crate) use order::{Applicant, start_order};
 pub(crate) use schema::json_schema;
@@ -72,6 +72,7 @@ pub struct Manifest {
     /// Always an object.
     pub(crate) config: serde_json::Value,
     pub(crate) config_schema: Option<ConfigSchema>,
+    pub(crate) input_schema: Option<ConfigSchema>,
     pub(crate) provides: Vec<Provided>,
     pub(crate) requires: BTreeMap<PluginName, VersionReq>,
     pub(crate) limits: Limits,
@@ -82,7 +83,7 @@ pub struct Manifest {
     pub(crate) length: Option<u64>,
 }
 
-/// Where the JSON Schema of a plugin's config is.
+/// Where the JSON Schema of a plugin's config is, or that of its input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigSchema {
@@ -223,6 +224,16 @@ impl Manifest {
         self.config_schema.as_ref()
     }
 
+    /// The JSON Schema of each call's input, if there is one.
+    pub fn input_schema(&self) -> Option<&ConfigSchema> {
+        self.input_schema.as_ref()
+    }
+
+    /// Both schemas, each with the name of its field.
+    pub(crate) fn schemas(&self) -> [(&'static str, Option<&ConfigSchema>); 2] {
+        [("config_schema", self.config_schema()), ("input_schema", self.input_schema())]
+    }
+
     /// The contracts that the plugin fulfils.
     pub fn provides(&self) -> &[Provided] {
         &self.provides
@@ -248,7 +259,8 @@ impl Manifest {
         self.unload
     }
 
-    /// The host services that the plugin may use: `log`, `metrics`, `call:NAME` and others.
+    /// What the plugin may use of its host: `log`, `metrics`, `call:NAME`; and what it may be
+    /// asked to do: `read`, `write`, `exec`, and words of the application.
     pub fn permissions(&self) -> &BTreeSet<String> {
         &self.permissions
     }

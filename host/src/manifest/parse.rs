@@ -46,7 +46,8 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
         license: fields.optional_text("license")?,
         homepage: fields.optional_text("homepage")?,
         config: config(&fields)?,
-        config_schema: config_schema(&fields)?,
+        config_schema: schema(&fields, "config_schema")?,
+        input_schema: schema(&fields, "input_schema")?,
         provides: provides(&fields)?,
         requires: requires(&fields, &name)?,
         limits: limits(&fields)?,
@@ -83,8 +84,8 @@ fn config(fields: &Fields<'_>) -> Result<serde_json::Value, ManifestError> {
     Ok(value.source.json_object(object, &value.path)?.into())
 }
 
-fn config_schema(fields: &Fields<'_>) -> Result<Option<ConfigSchema>, ManifestError> {
-    let Some(value) = fields.get("config_schema") else {
+fn schema(fields: &Fields<'_>, name: &str) -> Result<Option<ConfigSchema>, ManifestError> {
+    let Some(value) = fields.get(name) else {
         return Ok(None);
     };
     Ok(Some(match value.value {

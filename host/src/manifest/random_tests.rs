@@ -54,7 +54,8 @@ prop_compose! {
             manifest = manifest.with_requirement(&required, &accepted).unwrap();
         }
         if let Some(schema) = schema {
-            manifest = manifest.with_config_schema(object(schema)).unwrap();
+            manifest = manifest.with_config_schema(object(schema.clone())).unwrap();
+            manifest = manifest.with_input_schema(object(schema)).unwrap();
         }
         if words.0 {
             manifest.kind = Kind::Process;
@@ -73,7 +74,7 @@ proptest! {
     fn a_manifest_that_is_written_and_read_is_the_same(manifest in manifests()) {
         let text = format!("{:#}", manifest.to_json());
         prop_assert_eq!(parse(&text), Ok(manifest.clone()));
-        prop_assert!(check_config(&json_schema(), &manifest.to_json()).is_ok());
+        prop_assert!(checker::check_once(&json_schema(), &manifest.to_json()).is_ok());
         let digest = Digest::new([7; 32]);
         let sealed = parse(&Manifest::seal_text(&text, &digest, 9).unwrap());
         let expect = Manifest { sha256: Some(digest), length: Some(9), ..manifest };

@@ -27,7 +27,9 @@ impl Manifest {
         put("license", text(&self.license));
         put("homepage", text(&self.homepage));
         put("config", filled(self.config.clone()));
-        put("config_schema", self.config_schema.as_ref().map(config_schema));
+        for (name, schema) in self.schemas() {
+            put(name, schema.map(json_of));
+        }
         put("provides", filled(self.provides()
             .iter()
             .map(|entry| json!({ "contract": entry.contract, "version": entry.version.to_string() }))
@@ -69,7 +71,7 @@ fn filled(value: Value) -> Option<Value> {
     (!empty).then_some(value)
 }
 
-fn config_schema(schema: &ConfigSchema) -> Value {
+fn json_of(schema: &ConfigSchema) -> Value {
     match schema {
         ConfigSchema::Inline(schema) => schema.clone(),
         ConfigSchema::File(file) => file.as_str().into(),

@@ -96,7 +96,7 @@ fn only(kind: Kind) -> Value {
 #[cfg(test)]
 mod tests {
     use super::super::Manifest;
-    use super::super::config::check_config;
+    use super::super::checker::check_once;
     use super::*;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plugin.schema.json");
@@ -117,7 +117,7 @@ mod tests {
             let mut manifest = json!({ "name": "a", "version": "1.0.0", "api": "^1" });
             let extra: Map<_, _> = serde_json::from_str(extra).unwrap();
             manifest.as_object_mut().unwrap().extend(extra);
-            let checked = check_config(&json_schema(), &manifest);
+            let checked = check_once(&json_schema(), &manifest);
             assert_eq!(checked.is_ok(), good, "{manifest}: {checked:?}");
             let parsed = Manifest::parse(&manifest.to_string(), "".as_ref());
             assert_eq!(parsed.is_ok(), good, "{manifest}: {parsed:?}");
@@ -129,6 +129,10 @@ mod tests {
         check(r#"{ "kind": "process", "command": ["serve", "--fast"] }"#, true);
         check(r#"{ "permissions": ["log", "call:store", "caller", "db:read"] }"#, true);
         check(r#"{ "requires": { "b": ">=1, <3" }, "config": { "any": [1, null] } }"#, true);
+        check(r#"{ "permissions": ["read", "write", "exec"], "input_schema": {} }"#, true);
+        check(r#"{ "input_schema": "input.json" }"#, true);
+        check(r#"{ "input_schema": true }"#, false);
+        check(r#"{ "permissions": [""] }"#, false);
         check(r#"{ "colour": "red" }"#, false);
         check(r#"{ "name": "A" }"#, false);
         check(r#"{ "version": "1.0" }"#, false);

@@ -32,7 +32,7 @@ fn a_manifest_with_every_field_is_read() {
         "kind": "library", "library": "echo_v1", "description": "Echoes \ud83d\ude00.",
         "authors": ["A", "B"], "license": "MIT", "homepage": "https://example.com",
         "config": {{ "x-a": {{ "$schema": null }}, "b": [1, -2.5, true, null] }},
-        "config_schema": "schema.json",
+        "config_schema": "schema.json", "input_schema": {{ "type": ["object"] }},
         "provides": [{{ "contract": "echo", "version": "2.0.0", "x-since": 1 }}],
         "requires": {{ "x-ray": "^1", "clock": "~2.1" }},
         "limits": {{ "deadline_ms": 1, "workers": 2, "queue": 3, "in_flight": 4,
@@ -57,6 +57,8 @@ fn a_manifest_with_every_field_is_read() {
     assert_eq!(manifest.config(), &config);
     assert_eq!(manifest.config_schema(), Some(&ConfigSchema::File("schema.json".to_owned())));
     assert_eq!(manifest.provides()[0].contract, "echo");
+    let inline = ConfigSchema::Inline(json!({ "type": ["object"] }));
+    assert_eq!(manifest.input_schema(), Some(&inline));
     assert_eq!(
         manifest.requires().keys().map(PluginName::as_str).collect::<Vec<_>>(),
         ["clock", "x-ray"]

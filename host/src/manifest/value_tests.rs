@@ -55,6 +55,10 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
         "\"config_schema\": true",
         "2:18: `config_schema` is true; wanted a JSON Schema object, or the name of such a file in the plugin's folder",
     );
+    check_line(
+        "\"input_schema\": \"/etc/a.json\"",
+        "2:17: `input_schema` is \"/etc/a.json\"; wanted a JSON Schema object, or the name of such a file in the plugin's folder",
+    );
     check_line("\"provides\": {}", "2:13: `provides` is an object; wanted a list of objects");
     check_line(
         "\"provides\": [\"echo\"]",
@@ -86,7 +90,7 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
     );
     check_line(
         "\"permissions\": [\"log\", \"call:No\"]",
-        "2:24: `permissions[1]` is \"call:No\"; wanted `log`, `metrics`, `call:NAME` with a plugin's name, or a word of the application",
+        "2:24: `permissions[1]` is \"call:No\"; wanted `log`, `metrics`, `call:NAME` with a plugin's name, `read`, `write`, `exec`, or a word of the application",
     );
     check_line("\"sha256\": \"abc\"", "2:11: `sha256` is \"abc\"; wanted 64 hexadecimal digits");
     check_line("\"length\": -1", "2:11: `length` is -1; wanted a whole number of bytes");

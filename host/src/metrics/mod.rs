@@ -1,2 +1,18 @@
 //! Counting what happens: a store for counts, a collector that fills it, and the export of a
-//! host's figures. Knows no plugins.
+//! host's figures. Knows no plugins, and has no state that all hosts share.
+
+mod channel;
+mod collector;
+#[cfg(feature = "metrics")]
+mod export;
+mod figures;
+mod latency;
+mod store;
+mod survive;
+
+pub use collector::{CollectError, Collected, Collector, CollectorLimits};
+#[cfg(feature = "metrics")]
+pub use export::Exporter;
+pub use figures::{Figures, PluginFigures};
+pub use latency::{Latencies, LatencyBucket, LatencySnapshot};
+pub use store::{MemoryStore, MetricStore};

@@ -1,19 +1,18 @@
 //! The first steps of a load: a folder is read and judged by what its manifest says. None of
 //! the library's bytes are looked at yet.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-use serde_json::Value;
 
 use super::Rules;
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
 use crate::error::artifact::ArtifactError;
-use crate::error::manifest::{ConfigRefused, ConfigViolation, Unstartable};
+use crate::error::manifest::{Unfit, Unstartable, Violation};
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::GenerationId;
 use crate::manifest::{
-    Applicant, ConfigSchema, Kind, MANIFEST_BYTES_MAX, Manifest, check_config, position_of,
+    Applicant, Checker, ConfigSchema, Kind, MANIFEST_BYTES_MAX, Manifest, position_of,
 };
 
 /// A plugin that may be loaded, as far as its manifest tells.
@@ -26,6 +25,8 @@ pub(crate) struct Candidate {
     pub(super) text: String,
     /// What keeps serving if this one is not loaded.
     pub(crate) serving: Option<GenerationId>,
+    /// What it is granted of its permissions: all, until the application was asked.
+    pub(super) granted: BTreeSet<String>,
 }
 
 impl Candidate {
@@ -45,12 +46,13 @@ impl Candidate {
         })?;
         let manifest = Manifest::parse(&text, &shown)
             .map_err(|error| refused(folder, ErrorKind::Manifest).caused_by(error))?;
-        Ok(Self { manifest, folder: Some(folder.to_owned()), text, serving: None })
+        Ok(Self { folder: Some(folder.to_owned()), text, ..Self::compiled_in(manifest) })
     }
 
     /// A plugin that is compiled in, with a manifest made in code.
     pub(crate) fn compiled_in(manifest: Manifest) -> Self {
-        Self { manifest, folder: None, text: String::new(), serving: None }
+        let granted = manifest.permissions().clone();
+        Self { manifest, folder: None, text: String::new(), serving: None, granted }
     }
 
     /// What the order of starts is made from.
@@ -96,32 +98,54 @@ impl Candidate {
         Err(self.failed(LoadStep::Manifest, ErrorKind::Unsupported).caused_by(message))
     }
 
-    /// Checks the config against the schema; messages point at the field.
-    pub(crate) fn check_config(&self, rules: &Rules) -> Result<(), Error> {
-        let failed = || self.failed(LoadStep::Config, ErrorKind::Config);
-        let from_file;
-        let (schema, file) = match self.manifest.config_schema() {
-            None => return Ok(()),
-            Some(ConfigSchema::Inline(schema)) => (schema, None),
-            Some(ConfigSchema::File(name)) => {
-                from_file = self.schema_of(name, rules)?;
-                (&from_file, Some(name))
-            }
-        };
-        let refused = match check_config(schema, self.manifest.config()) {
-            Ok(()) => return Ok(()),
-            Err(refused) => refused,
-        };
-        let ConfigRefused::Config(violations) = &refused else {
-            let place = file.map_or("config_schema", String::as_str);
-            return Err(failed().caused_by(format!("`{place}`: {refused}")));
-        };
-        let places: Vec<_> = violations.iter().map(|violation| self.position(violation)).collect();
-        Err(failed().caused_by(places.join("; ")))
+    /// Checks the config against its schema; answers with the one of the input, if there is
+    /// one. Messages point at the field.
+    pub(crate) fn check_schemas(&self, rules: &Rules) -> Result<Option<Checker>, Error> {
+        let [config, input] = self.manifest.schemas();
+        if let Some(checker) = self.checker(config, rules)? {
+            let unfit = checker.check(self.manifest.config());
+            unfit.map_err(|unfit| self.unfit("config", config, unfit))?;
+        }
+        self.checker(input, rules)
     }
 
-    fn position(&self, violation: &ConfigViolation) -> String {
-        let pointer = format!("/config{}", violation.pointer);
+    fn checker(&self, of: Schema<'_>, rules: &Rules) -> Result<Option<Checker>, Error> {
+        let checker = match of.1 {
+            None => return Ok(None),
+            Some(ConfigSchema::Inline(schema)) => Checker::new(schema),
+            Some(ConfigSchema::File(name)) => {
+                let (file, artifact) = self.schema_file(name, rules)?;
+                let schema = serde_json::from_slice(artifact.bytes()).map_err(|error| {
+                    self.failed(LoadStep::Config, ErrorKind::Config)
+                        .caused_by(format!("`{}`: {error}", file.display()))
+                })?;
+                Checker::new(&schema)
+            }
+        };
+        checker.map(Some).map_err(|unfit| self.unfit(of.0, of, unfit))
+    }
+
+    /// The error of a schema that is wrong, or of the value in `field` that does not fit it.
+    fn unfit(&self, field: &str, (schema, stated): Schema<'_>, unfit: Unfit) -> Error {
+        let failed = self.failed(LoadStep::Config, ErrorKind::Config);
+        match (unfit, stated) {
+            (Unfit::Value(violations), _) => {
+                let places = violations.iter().map(|violation| self.position(field, violation));
+                failed.caused_by(places.collect::<Vec<_>>().join("; "))
+            }
+            (Unfit::Schema(violation), Some(ConfigSchema::Inline(_))) => {
+                let place = self.position(schema, &violation);
+                failed.caused_by(format!("{place}; correct the schema"))
+            }
+            (unfit, Some(ConfigSchema::File(file))) => {
+                failed.caused_by(format!("`{schema}` is `{file}`: {unfit}"))
+            }
+            (unfit, _) => failed.caused_by(format!("`{schema}`: {unfit}")),
+        }
+    }
+
+    fn position(&self, field: &str, violation: &Violation) -> String {
+        let pointer = format!("/{field}{}", violation.pointer);
         let field = pointer.trim_start_matches('/').replace('/', ".");
         let Some(folder) = &self.folder else {
             return format!("`{field}`: {}", violation.message);
@@ -135,7 +159,7 @@ impl Candidate {
         }
     }
 
-    fn schema_of(&self, name: &str, rules: &Rules) -> Result<Value, Error> {
+    fn schema_file(&self, name: &str, rules: &Rules) -> Result<(PathBuf, Artifact), Error> {
         let failed = || self.failed(LoadStep::Config, ErrorKind::Config);
         let Some(folder) = &self.folder else {
             return Err(failed().caused_by("a compiled-in plugin has no folder for a schema file"));
@@ -144,10 +168,22 @@ impl Candidate {
         let artifact = Artifact::read(&file, MANIFEST_BYTES_MAX as u64)
             .map_err(|error| failed().caused_by(error))?;
         artifact.check_trust(rules.trust()).map_err(|error| failed().caused_by(error))?;
-        serde_json::from_slice(artifact.bytes())
-            .map_err(|error| failed().caused_by(format!("`{}`: {error}", file.display())))
+        Ok((file, artifact))
+    }
+
+    /// The digests of the schemas that lie in files; none for one that cannot be read.
+    pub(crate) fn schema_digests(&self, rules: &Rules) -> Vec<Option<[u8; 32]>> {
+        let files = self.manifest.schemas().into_iter().filter_map(|(_, schema)| match schema {
+            Some(ConfigSchema::File(name)) => Some(name),
+            _ => None,
+        });
+        let read = |name: &String| Some(self.schema_file(name, rules).ok()?.1.sha256());
+        files.map(read).collect()
     }
 }
+
+/// A schema of the manifest: its field, and what stands there.
+type Schema<'m> = (&'static str, Option<&'m ConfigSchema>);
 
 fn refused(folder: &Path, kind: ErrorKind) -> Error {
     Error::new(kind, format!("`{}` holds no plugin that can be loaded", folder.display()))

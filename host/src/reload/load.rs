@@ -39,6 +39,8 @@ pub(crate) struct Build {
     pub(crate) manifest: Arc<Manifest>,
     /// The digest of the library; none when compiled in.
     pub(crate) sha256: Option<[u8; 32]>,
+    /// The digests of its schemas that lie in files.
+    pub(crate) schemas: Vec<Option<[u8; 32]>>,
     /// What was asked for and not given, in words.
     pub(crate) notes: Vec<String>,
 }
@@ -99,28 +101,35 @@ impl Fresh {
             }
             source => source,
         };
-        let (limits, notes) = within(candidate.manifest.limits(), &workshop.limits);
+        let (limits, mut notes) = within(candidate.manifest.limits(), &workshop.limits);
+        let mut candidate = candidate.clone();
+        match &source {
+            Source::Mapped { terms, .. } => candidate.granted.clone_from(&terms.permissions),
+            _ => notes.extend(candidate.ask_for_grants(workshop.grant.as_ref())?),
+        }
+        let candidate = &candidate;
         let mut parts = parts(workshop, candidate, slot, &limits);
         let mut sha256 = None;
         let instance = match source {
             Source::Library => return Err(bug!("the library was not read")),
             Source::Value(Made(make)) => {
-                candidate.check_config(&workshop.rules)?;
+                check_schemas(workshop, candidate, &mut parts)?;
                 make()
             }
             Source::Type(root) => {
-                candidate.check_config(&workshop.rules)?;
+                check_schemas(workshop, candidate, &mut parts)?;
                 let code = Code::Ready(Arc::new(Image::compiled_in()), root);
                 start(workshop, candidate, code, until, &mut parts, slot)?
             }
             // It ran before with this config.
-            Source::Mapped { image, root, keep } => {
+            Source::Mapped { image, root, keep, terms } => {
                 parts.keep = keep;
+                parts.terms = terms;
                 start(workshop, candidate, Code::Ready(image, root), until, &mut parts, slot)?
             }
             Source::Read(artifact) => {
                 let probed = examine(workshop, candidate, &artifact)?;
-                candidate.check_config(&workshop.rules)?;
+                check_schemas(workshop, candidate, &mut parts)?;
                 parts.keep = reason_to_keep(candidate, &probed);
                 sha256 = Some(artifact.sha256());
                 let staged = workshop
@@ -139,7 +148,8 @@ impl Fresh {
             }
         };
         let manifest = Arc::new(candidate.manifest.clone());
-        Ok(Self { parts, instance, build: Build { manifest, sha256, notes } })
+        let schemas = candidate.schema_digests(&workshop.rules);
+        Ok(Self { parts, instance, build: Build { manifest, sha256, schemas, notes } })
     }
 
     /// Gives the instance its state and asks whether it can work, on a thread of its own.
@@ -224,8 +234,24 @@ fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginLimits) -> T
         deadline_default: workshop.deadline_default,
         in_flight_max: limits.in_flight,
         memory_bytes_max: limits.memory_bytes,
-        permissions: candidate.manifest.permissions().clone(),
+        input_bytes_max: limits.input_bytes,
+        permissions: candidate.granted.clone(),
+        withheld: candidate.withheld(),
+        input_schema: None,
     }
+}
+
+/// Checks the config, and has calls checked from here on if there is a schema for their input.
+fn check_schemas(
+    workshop: &Workshop,
+    candidate: &Candidate,
+    parts: &mut Parts,
+) -> Result<(), Error> {
+    if let Some(checker) = candidate.check_schemas(&workshop.rules)? {
+        let input_schema = Some(Arc::new(checker));
+        parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
+    }
+    Ok(())
 }
 
 /// Everything that is known of a library before it is opened.
@@ -273,7 +299,12 @@ fn start(
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Instance, Error> {
-    let services = Arc::new(PluginServices::new(candidate, parts.id, slot));
+    let services = Arc::new(PluginServices::new(
+        candidate,
+        parts.id,
+        slot,
+        workshop.limits.log_lines_per_s_max,
+    ));
     let registration = Registration::new(services);
     let raw = registration.raw();
     parts.services = Some(registration);

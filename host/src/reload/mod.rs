@@ -7,8 +7,12 @@ mod clamp;
 mod content;
 mod desk;
 mod doorbell;
+mod grants;
+mod flood;
+mod line_kinds;
 mod load;
 mod plan;
+mod plugin_log;
 mod roots;
 mod services;
 mod settle;
@@ -33,6 +37,7 @@ pub(crate) use candidate::Candidate;
 pub(crate) use carry_out::{Swapped, swap};
 pub(crate) use content::Content;
 pub(crate) use desk::{Desk, Taken};
+pub(crate) use grants::Grant;
 pub(crate) use load::{Build, Loaded, load};
 pub(crate) use plan::{Dependent, Plan, plan};
 pub(crate) use settle::{Answer, Look};
@@ -51,6 +56,8 @@ pub(crate) struct Workshop {
     pub(crate) want_frames: bool,
     /// How long pooled calls may take that say nothing.
     pub(crate) deadline_default: Option<Duration>,
+    /// Who is asked for permissions; all are granted if nobody is.
+    pub(crate) grant: Option<Grant>,
     pub(crate) clock: Clock,
     pub(crate) board: Board,
     pub(crate) keeper: Keeper,

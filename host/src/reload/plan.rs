@@ -66,6 +66,7 @@ mod tests {
         let current = Build {
             manifest: Arc::new(manifest("1.2.0")),
             sha256: Some([1; 32]),
+            schemas: Vec::new(),
             notes: Vec::new(),
         };
         let dependent = |(name, wanted): &(&str, &str)| Dependent {

@@ -1,10 +1,17 @@
 //! What the host does for one generation of a plugin: its log, and its panics elsewhere.
 
-use std::sync::{Arc, Weak};
+use std::num::NonZeroU64;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
-use hotbay_plugin::{Fault, Level, ServiceError};
+use hotbay_plugin::abi::Record;
+use hotbay_plugin::{Fault, ServiceError};
 
 use super::candidate::Candidate;
+use super::flood::{Flood, Verdict};
+use super::line_kinds::HOST_TARGET;
+use super::plugin_log::Line;
 use crate::boundary::services::Services;
 use crate::event::HostEvent;
 use crate::id::{GenerationId, PluginName};
@@ -18,33 +25,71 @@ pub(super) struct PluginServices {
     name: PluginName,
     generation: GenerationId,
     may_log: bool,
+    flood: Mutex<Flood>,
+    lines_per_s_max: u32,
     slot: Weak<Slot>,
 }
 
 impl PluginServices {
-    pub(super) fn new(candidate: &Candidate, generation: GenerationId, slot: &Arc<Slot>) -> Self {
+    pub(super) fn new(
+        candidate: &Candidate,
+        generation: GenerationId,
+        slot: &Arc<Slot>,
+        lines_per_s_max: u32,
+    ) -> Self {
         Self {
             name: candidate.manifest.name().clone(),
             generation,
-            may_log: candidate.manifest.permissions().contains(LOG),
+            may_log: candidate.granted.contains(LOG),
+            flood: Mutex::new(Flood::new(lines_per_s_max)),
+            lines_per_s_max,
             slot: Arc::downgrade(slot),
         }
+    }
+
+    fn count_dropped_line(&self) {
+        if let Some(slot) = self.slot.upgrade() {
+            slot.meter.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn tell_dropped_lines(&self, dropped: NonZeroU64) {
+        let (plugin, generation) = (&self.name, self.generation.get());
+        let most = self.lines_per_s_max;
+        tracing::warn!(
+            target: HOST_TARGET,
+            %plugin,
+            generation,
+            dropped,
+            "plugin `{plugin}` logged faster than {most} lines/s; {dropped} lines \
+             were dropped"
+        );
     }
 }
 
 impl Services for PluginServices {
-    fn log(&self, level: Level, message: &str) -> Result<(), ServiceError> {
+    fn may_log(&self) -> bool {
+        self.may_log
+    }
+
+    fn log(&self, record: &Record<'_>) -> Result<(), ServiceError> {
         if !self.may_log {
             return Err(ServiceError::Denied);
         }
-        let (plugin, generation) = (&self.name, self.generation.get());
-        match level {
-            Level::Error => tracing::error!(%plugin, generation, "{message}"),
-            Level::Warn => tracing::warn!(%plugin, generation, "{message}"),
-            Level::Info => tracing::info!(%plugin, generation, "{message}"),
-            Level::Debug => tracing::debug!(%plugin, generation, "{message}"),
-            Level::Trace => tracing::trace!(%plugin, generation, "{message}"),
+        // What nobody wants does not count.
+        let Some(line) = Line::wanted(&self.name, record) else { return Ok(()) };
+        let mut flood = self.flood.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = flood.line(Instant::now());
+        drop(flood);
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::PassAfter { dropped } => self.tell_dropped_lines(dropped),
+            Verdict::Drop => {
+                self.count_dropped_line();
+                return Err(ServiceError::Unavailable);
+            }
         }
+        line.emit(&self.name, self.generation);
         Ok(())
     }
 
@@ -61,5 +106,15 @@ impl Services for PluginServices {
             fault,
             own_thread: true,
         });
+    }
+}
+
+impl Drop for PluginServices {
+    /// The end of the generation: what was dropped last is told now.
+    fn drop(&mut self) {
+        let flood = self.flood.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dropped) = flood.untold() {
+            self.tell_dropped_lines(dropped);
+        }
     }
 }

@@ -77,12 +77,12 @@ fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
     let artifact = Artifact::read(&path, MANIFEST_BYTES_MAX as u64).ok()?;
     let manifest = Manifest::parse(std::str::from_utf8(artifact.bytes()).ok()?, &path).ok()?;
     let library = manifest.library_stem().map(|stem| locate::library_file_name(&stem));
-    let schema = match manifest.config_schema() {
+    let schemas = manifest.schemas().into_iter().filter_map(|(_, schema)| match schema {
         Some(ConfigSchema::File(name)) => Some(name.clone()),
         _ => None,
-    };
+    });
     let program = manifest.command().first().cloned();
-    let names = library.into_iter().chain(schema).chain(program);
+    let names = library.into_iter().chain(schemas).chain(program);
     Some(names.map(|name| folder.join(name)).collect())
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
+use crate::generation::Terms;
 
 /// Where the code of a plugin comes from.
 #[derive(Debug)]
@@ -17,8 +18,8 @@ pub(crate) enum Source {
     Type(Root),
     /// A value of this program.
     Value(Made),
-    /// A library that is mapped already.
-    Mapped { image: Arc<Image>, root: Root, keep: Option<String> },
+    /// A library that is mapped already, and what the calls of its generation went by.
+    Mapped { image: Arc<Image>, root: Root, keep: Option<String>, terms: Arc<Terms> },
 }
 
 /// Makes a value of this program into an instance, when it is wanted.

@@ -63,7 +63,9 @@ pub(super) fn swap(
         let _ = slot.vacate();
         return Err(lost(slot, "the old build could not be stopped").caused_by(error));
     };
-    match Fresh::start(workshop, &again, Source::Mapped { image, root, keep }, slot, until()) {
+    let terms = Arc::clone(&generation.terms);
+    let mapped = Source::Mapped { image, root, keep, terms };
+    match Fresh::start(workshop, &again, mapped, slot, until()) {
         Ok(fresh) => {
             let (token, _) = fresh.into_token();
             let generation = token.generation().id;

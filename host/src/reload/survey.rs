@@ -153,7 +153,7 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
         let error = candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error);
         surveyed.problem.get_or_insert(error);
     }
-    if let Err(error) = candidate.check_config(rules) {
+    if let Err(error) = candidate.check_schemas(rules) {
         surveyed.problem.get_or_insert(error);
     }
     inspection.needs = probe(artifact.bytes()).map(|probed| probed.needs).unwrap_or_default();

@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::Board;
 use crate::generation::{Asked, Generation, Terms, Token, next_call_id};
 use crate::id::{GenerationId, PluginName};
+use crate::metrics::Latencies;
 use crate::pool::{Hand, Queue};
 use crate::sync::Tally;
 use health::Coming;
@@ -45,6 +46,9 @@ pub(crate) struct Slot {
     pause_wait_max: Duration,
 }
 
+/// One call in so many has its duration taken.
+pub(crate) const SAMPLED_ONE_IN: u32 = 64;
+
 /// What a slot counts.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -57,6 +61,8 @@ pub(crate) struct Meter {
     /// Calls that waited too long to be worth beginning.
     pub(crate) shed: AtomicU64,
     pub(crate) log_lines_dropped: AtomicU64,
+    /// How long some of the calls took.
+    pub(crate) latencies: Latencies,
 }
 
 /// A request on its way down the corridor, and the lease it goes by, if it has one already.
@@ -131,6 +137,7 @@ impl Slot {
             abandoned: AtomicU64::new(0),
             shed: AtomicU64::new(0),
             log_lines_dropped: AtomicU64::new(0),
+            latencies: Latencies::new(),
         };
         Self {
             current: ArcSwapOption::empty(),

@@ -52,6 +52,12 @@ pub(crate) fn add(cell: &AtomicI64, count: i64, is_owned: bool) {
     }
 }
 
+/// What a cell stands at.
+#[inline]
+pub(crate) fn get(cell: &AtomicI64) -> i64 {
+    cell.load(Ordering::Relaxed)
+}
+
 /// Sums cells; exact once those who add are known to be done.
 pub(crate) fn sum<'c>(cells: impl Iterator<Item = &'c AtomicI64>) -> i64 {
     cells.map(|cell| cell.load(Ordering::Acquire)).fold(0, i64::wrapping_add)

@@ -50,6 +50,12 @@ impl Tally {
         cells::add(&self.cells[cell].0, count, cell != SHARED);
     }
 
+    /// What this thread's cell stands at.
+    #[inline]
+    pub(crate) fn own(&self) -> i64 {
+        cells::get(&self.cells[cell()].0)
+    }
+
     pub(crate) fn sum(&self) -> i64 {
         cells::sum(self.cells.iter().map(|Padded(cell)| cell))
     }

@@ -81,6 +81,10 @@ unsafe extern "C" fn start<T: Plugin, const LINKED: bool>(
     // SAFETY: E1.
     let services = HostServices::new(unsafe { *start.services });
     prepare::<LINKED>(Some(&services), start.want_frames);
+    #[cfg(any(feature = "tracing", feature = "log"))]
+    if !LINKED {
+        crate::bridge::install();
+    }
     let done = guard::<LINKED>(|| {
         // SAFETY: E1.
         let config = config_of(unsafe { start.config.get() })?;

@@ -4,11 +4,11 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Once, OnceLock};
 use std::{mem, ptr};
 
-use crate::services::HostServices;
+use crate::services::{HostServices, current};
 use crate::{Fault, PluginError, census};
 
 /// What a guarded call ended with that did not succeed. Small, so that success costs nothing.
@@ -96,8 +96,6 @@ fn text_of(payload: &(dyn Any + Send)) -> String {
 }
 
 static WANT_FRAMES: AtomicBool = AtomicBool::new(false);
-/// The host, for panics on the library's own threads. Leaked by `dlclose`, so plain data.
-static HOST: OnceLock<HostServices> = OnceLock::new();
 
 /// Puts the hook in place before the author's code runs.
 pub(super) fn prepare<const LINKED: bool>(services: Option<&HostServices>, want_frames: bool) {
@@ -110,7 +108,7 @@ pub(super) fn prepare<const LINKED: bool>(services: Option<&HostServices>, want_
         return;
     }
     if let Some(services) = services {
-        let _ = HOST.set(services.clone());
+        current::set(services);
     }
     HOOK.call_once(|| std::panic::set_hook(Box::new(record_panic)));
 }
@@ -122,7 +120,7 @@ fn record_panic(info: &PanicHookInfo<'_>) {
         frames: frames(),
     };
     if census::on_plugin_thread() {
-        if let Some(host) = HOST.get() {
+        if let Some(host) = current::get() {
             host.thread_panicked(&record.message, record.location.as_deref().unwrap_or_default());
         }
     } else {

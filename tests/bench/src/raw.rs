@@ -18,10 +18,10 @@ use abi_stable::library::{
 use abi_stable::std_types::{RSlice, RVec};
 use anyhow::{Context, bail, ensure};
 use bench_raw::{CBytes, EchoBox, RawRootRef};
+use hotbay_plugin::ServiceError;
 use hotbay_plugin::abi::{
-    PluginRootRef, RawInstance, RawServices, RawStart, RawText, ServiceHost, code,
+    PluginRootRef, RawInstance, RawServices, RawStart, RawText, Record, ServiceHost, code,
 };
-use hotbay_plugin::{Level, ServiceError};
 use libloading::Library;
 use sha2::{Digest, Sha256};
 
@@ -113,8 +113,12 @@ pub(crate) fn load_hotbay_library(
 struct Silent;
 
 impl ServiceHost for Silent {
-    fn log(_: u64, _: Level, _: &str) -> Result<(), ServiceError> {
+    fn log(_: u64, _: &Record<'_>) -> Result<(), ServiceError> {
         Ok(())
+    }
+
+    fn log_level(_: u64) -> u32 {
+        0
     }
 
     fn thread_panicked(_: u64, _: &str, _: &str) -> Result<(), ServiceError> {

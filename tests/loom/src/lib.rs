@@ -1,7 +1,17 @@
-//! The cells in which threads count, in every order that memory allows. The file under test is
-//! the host's own, with loom's atomics in the place of std's.
+//! The cells in which threads count, and the store of a pool's results, in every order that
+//! memory allows. The files under test are the host's own, with loom's atomics and locks in the
+//! place of std's.
 
 #![cfg(test)]
+
+mod pool;
+mod sync {
+    use loom::sync::{Mutex, MutexGuard};
+
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap()
+    }
+}
 
 mod atomic {
     pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};

@@ -16,9 +16,11 @@ mod lifecycle;
 mod limits;
 mod linked;
 mod load;
+mod logs;
 mod manifests;
 mod memory;
 mod mended;
+mod metrics;
 #[cfg(unix)]
 mod mutants;
 mod order;
@@ -34,6 +36,7 @@ mod shedding;
 mod shutdown_grace;
 mod stuck;
 mod watch;
+mod worker_pool;
 
 #[path = "../command.rs"]
 mod command;
@@ -41,3 +44,5 @@ mod command;
 mod facts;
 #[path = "../run.rs"]
 mod run;
+#[path = "../run_metrics.rs"]
+mod run_metrics;

@@ -1,8 +1,12 @@
 //! What can be written on the command line, with the texts of `--help`. Does nothing.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::deadline::duration;
 
 /// Loads plugins, tries them out and checks them.
 ///
@@ -80,15 +84,23 @@ pub(crate) enum Verb {
     Call(Call),
     /// Sends stdin through plugins in a row and writes the last reply to stdout.
     ///
-    /// With `--lines`, each line is a request of its own and each reply ends with a line end; a
-    /// line that fails is told on stderr with its number, and the others go on.
+    /// With `--lines`, each line is a request of its own and each reply ends with a line end.
+    /// Lines are worked on side by side and come out in their order; memory is bounded however
+    /// many there are. A line that fails is told on stderr with its number, and the others go
+    /// on, unless `--on-error` says otherwise; after 20 of them only their count is told, at the
+    /// end. Exits with 1 if any line failed.
+    ///
+    /// Ctrl-C and SIGTERM end it early: what runs is finished and written, what was not done is
+    /// told, and it exits with 1; a second signal ends it at once. Progress is shown on stderr
+    /// if that is a terminal and stdin and stdout are not.
     Pipe(Pipe),
     /// Starts every plugin, stays up, and tells what happens.
     ///
     /// With `--watch`, plugins are swapped as their files change; one whose new build is refused
     /// goes on as it was. With `--json`, each event is a line. Stops cleanly on Ctrl-C and
-    /// SIGTERM, and when nobody reads stdout any more; a second signal ends it at once. Exits
-    /// with 1 if nothing could be loaded, unless it watches.
+    /// SIGTERM, and when nobody reads stdout any more; a second signal ends it at once. With
+    /// `--metrics`, figures are served for Prometheus meanwhile. Exits with 1 if nothing could
+    /// be loaded, unless it watches.
     Run(Run),
     #[command(hide = true)]
     TrialLoad(Trial),
@@ -134,6 +146,10 @@ pub(crate) struct Call {
     /// Calls that many times; the last reply is printed, the time per call is told on stderr.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: u64,
+    /// How long each call may take, such as 50ms, 1.5s or 2m. A plugin that takes longer is not
+    /// waited for.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -144,6 +160,26 @@ pub(crate) struct Pipe {
     /// Makes each line a request.
     #[arg(long)]
     pub(crate) lines: bool,
+    /// What becomes of a line that fails.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t, requires = "lines")]
+    pub(crate) on_error: OnError,
+    /// How long each plugin may take for an answer, such as 50ms, 1.5s or 2m.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
+}
+
+/// What becomes of a line that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnError {
+    /// It has no line in the output.
+    #[default]
+    Skip,
+    /// It ends everything; the lines before it are written. Those after it may have been sent to
+    /// plugins already, but their replies are dropped.
+    Stop,
+    /// It is itself written in its place, so that line numbers stay in step; an empty line if it
+    /// was too long to be read.
+    Keep,
 }
 
 #[derive(Debug, clap::Args)]
@@ -160,6 +196,13 @@ pub(crate) struct Run {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub(crate) poll_ms: Option<u64>,
+    /// Serves figures for Prometheus at http://ADDR/metrics, such as 127.0.0.1:9464; port 0
+    /// takes a free one. The address is told on stderr.
+    ///
+    /// Nobody is asked for a password: an address that is not of this machine alone shows the
+    /// names and figures of the plugins to whoever reaches it.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// What the command asks of itself, in a process of its own.

@@ -10,28 +10,39 @@ use crate::args::{Call, Options};
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::output::{Out, say};
-use crate::start::start;
+use crate::start::{block_on, start};
 
 pub(crate) fn call(args: &Call, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
     let input = Input::of_call(args)?;
-    let started = start(std::slice::from_ref(&args.plugin), options)?;
-    let outcome = started.plugins.first().map(|plugin| repeat(plugin, &input, args.repeat));
+    let mut started = start(std::slice::from_ref(&args.plugin), options)?;
+    let outcome = started.plugins.first().map(|plugin| repeat(plugin, &input, args));
     let told = match outcome {
         Some(Ok((reply, took))) => tell(&reply, took, args, options, out),
-        Some(Err(error)) => Err(error.into()),
+        Some(Err(error)) => {
+            started.note(&error);
+            Err(error.into())
+        }
         None => Ok(()),
     };
     started.end();
     told.map(|()| Verdict::Well)
 }
 
-fn repeat(plugin: &PluginHandle, input: &Input, times: u64) -> Result<(Reply, Duration), Error> {
+fn repeat(plugin: &PluginHandle, input: &Input, args: &Call) -> Result<(Reply, Duration), Error> {
     let start = Instant::now();
-    let mut reply = plugin.call(input.request())?;
-    for _ in 1..times {
-        reply = plugin.call(input.request())?;
+    let mut reply = once(plugin, input, args.deadline)?;
+    for _ in 1..args.repeat {
+        reply = once(plugin, input, args.deadline)?;
     }
     Ok((reply, start.elapsed()))
+}
+
+/// In this thread, which is the quickest, unless the plugin may not be waited for.
+fn once(plugin: &PluginHandle, input: &Input, wait_max: Option<Duration>) -> Result<Reply, Error> {
+    match wait_max {
+        None => plugin.call(input.request()),
+        Some(wait_max) => block_on(plugin.execute(input.request().deadline_in(wait_max))),
+    }
 }
 
 fn tell(
@@ -66,13 +77,16 @@ pub(crate) fn tell_bytes(reply: &Reply, out: &mut Out) -> Result<(), Failure> {
 
 /// The reply with `text`, or with `bytes` as a list of numbers when it is none.
 pub(crate) fn reply_json(reply: &Reply) -> Value {
-    let mut json = json!({
-        "content_type": reply.content_type(),
-        "generation": reply.generation().get(),
-    });
-    match std::str::from_utf8(reply.as_bytes()) {
-        Ok(text) => json["text"] = text.into(),
-        Err(_) => json["bytes"] = reply.as_bytes().into(),
-    }
+    let mut json = bytes_json(reply.as_bytes());
+    json["content_type"] = reply.content_type().into();
+    json["generation"] = reply.generation().get().into();
     json
+}
+
+/// As `text`, or as `bytes` when it is none.
+pub(crate) fn bytes_json(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json!({ "text": text }),
+        Err(_) => json!({ "bytes": bytes }),
+    }
 }

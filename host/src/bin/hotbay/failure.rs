@@ -57,14 +57,20 @@ impl Failure {
         }
     }
 
+    /// Everything in one line, without details.
+    pub(crate) fn full_message(&self) -> String {
+        match self {
+            Self::Host(error) => error.full_message(),
+            Self::Usage(message) | Self::Own { message, because: None, .. } => message.clone(),
+            Self::Own { message, because: Some(why), .. } => format!("{message}: {why}"),
+        }
+    }
+
     pub(crate) fn json(&self) -> Value {
         match self {
             Self::Host(error) => error_json(error),
             Self::Usage(message) => own_json("usage", message),
-            Self::Own { kind, message, because } => match because {
-                Some(why) => own_json(kind, &format!("{message}: {why}")),
-                None => own_json(kind, message),
-            },
+            Self::Own { kind, .. } => own_json(kind, &self.full_message()),
         }
     }
 }
@@ -133,7 +139,7 @@ pub(crate) fn own_json(kind: &str, message: &str) -> Value {
 }
 
 /// `NotFound` as `not_found`: the names of the kinds are part of the library's interface.
-fn kind_name(kind: ErrorKind) -> String {
+pub(crate) fn kind_name(kind: ErrorKind) -> String {
     let mut name = String::new();
     for char in format!("{kind:?}").chars() {
         if char.is_ascii_uppercase() && !name.is_empty() {

@@ -59,13 +59,8 @@ struct Inner {
 impl UnderWay {
     /// A feed of these lines, and the lines of it that are under way.
     pub(crate) fn feed(chunks: Receiver<Chunk>) -> (Feed, Self) {
-        let inner = Inner {
-            lines: VecDeque::new(),
-            bytes: 0,
-            together: 1,
-            is_stopped: false,
-            broke: None,
-        };
+        let inner =
+            Inner { lines: VecDeque::new(), bytes: 0, together: 1, is_stopped: false, broke: None };
         let under_way = Self(Arc::new(Mutex::new(inner)));
         let feed = Feed {
             chunks,
@@ -102,7 +97,9 @@ impl UnderWay {
 
     /// Takes the oldest line if it failed before it was under way.
     pub(crate) fn next_failed(&self) -> Option<Given> {
-        self.lock().lines.pop_front_if(|given| matches!(given.state, State::TooLong))
+        let mut inner = self.lock();
+        let is_failed = matches!(inner.lines.front()?.state, State::TooLong);
+        if is_failed { inner.lines.pop_front() } else { None }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

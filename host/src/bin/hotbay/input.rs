@@ -49,12 +49,20 @@ impl Input {
     }
 
     pub(crate) fn request(&self) -> Request<'_> {
-        let content_type = match (self.is_json, std::str::from_utf8(&self.bytes)) {
+        Request::bytes(&self.bytes).with_content_type(self.content_type())
+    }
+
+    pub(crate) fn into_request(self) -> Request<'static> {
+        let content_type = self.content_type();
+        Request::owned(self.bytes).with_content_type(content_type)
+    }
+
+    fn content_type(&self) -> &'static str {
+        match (self.is_json, std::str::from_utf8(&self.bytes)) {
             (true, _) => ContentType::JSON,
             (false, Ok(_)) => ContentType::TEXT,
             (false, Err(_)) => ContentType::BYTES,
-        };
-        Request::bytes(&self.bytes).with_content_type(content_type)
+        }
     }
 }
 
@@ -85,8 +93,12 @@ pub(crate) enum Line {
     TooLong,
 }
 
-/// The next line, none at the end; holds at most `bytes_max` of it.
-pub(crate) fn next_line(from: &mut impl BufRead, bytes_max: u64) -> io::Result<Option<Line>> {
+/// The next line and how many bytes of `from` it took, none at the end; holds at most
+/// `bytes_max` of it.
+pub(crate) fn next_line(
+    from: &mut impl BufRead,
+    bytes_max: u64,
+) -> io::Result<Option<(Line, u64)>> {
     let mut line = Vec::new();
     // Two more for the line's end.
     let read = from.by_ref().take(bytes_max + 2).read_until(b'\n', &mut line)?;
@@ -100,14 +112,15 @@ pub(crate) fn next_line(from: &mut impl BufRead, bytes_max: u64) -> io::Result<O
             line.pop();
         }
     }
+    let mut took = read as u64;
     if line.len() as u64 <= bytes_max {
-        return Ok(Some(Line::Whole(line)));
+        return Ok(Some((Line::Whole(line), took)));
     }
     drop(line);
     if !is_ended {
-        from.skip_until(b'\n')?;
+        took += from.skip_until(b'\n')? as u64;
     }
-    Ok(Some(Line::TooLong))
+    Ok(Some((Line::TooLong, took)))
 }
 
 #[cfg(test)]
@@ -116,8 +129,9 @@ mod tests {
 
     fn check(input: &str, expect: &[Option<&str>]) {
         let mut from = io::BufReader::with_capacity(2, input.as_bytes());
-        let mut lines = Vec::new();
-        while let Some(line) = next_line(&mut from, 4).unwrap() {
+        let (mut lines, mut all) = (Vec::new(), 0);
+        while let Some((line, took)) = next_line(&mut from, 4).unwrap() {
+            all += took;
             lines.push(match line {
                 Line::Whole(line) => Some(String::from_utf8(line).unwrap()),
                 Line::TooLong => None,
@@ -125,6 +139,7 @@ mod tests {
         }
         let lines: Vec<_> = lines.iter().map(Option::as_deref).collect();
         assert_eq!(lines, expect, "{input:?}");
+        assert_eq!(all, input.len() as u64, "{input:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reads lines on a thread of its own, a bounded number ahead of whoever takes them.
 //! Knows nothing of plugins.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -48,49 +48,10 @@ impl Lines {
         let count = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&count);
         thread::Builder::new().name("hotbay-stdin".to_owned()).spawn(move || {
-            let stdin = BufReader::with_capacity(CHUNK_BYTES, Raw::new());
+            let stdin = BufReader::with_capacity(CHUNK_BYTES, io::stdin());
             Reader { from: stdin, are_copied, counted, sender }.read();
         })?;
         Ok(Self { chunks, count })
-    }
-}
-
-/// Stdin without a buffer of its own where the system has such a thing.
-#[cfg(unix)]
-struct Raw(io::Result<std::fs::File>);
-
-#[cfg(unix)]
-impl Raw {
-    fn new() -> Self {
-        use std::os::fd::AsFd as _;
-        Self(io::stdin().as_fd().try_clone_to_owned().map(Into::into))
-    }
-}
-
-#[cfg(unix)]
-impl io::Read for Raw {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match &mut self.0 {
-            Ok(file) => file.read(into),
-            Err(error) => Err(io::Error::from(error.kind())),
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Raw(io::Stdin);
-
-#[cfg(not(unix))]
-impl Raw {
-    fn new() -> Self {
-        Self(io::stdin())
-    }
-}
-
-#[cfg(not(unix))]
-impl io::Read for Raw {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.read(into)
     }
 }
 

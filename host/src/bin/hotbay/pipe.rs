@@ -1,113 +1,96 @@
-//! `hotbay pipe`: stdin through plugins in a row, as a whole or line by line.
-//! Holds one request and one reply at a time, however long the input is.
+//! `hotbay pipe`: stdin through plugins in a row, as a whole; line by line is done elsewhere.
+//! Ends cleanly when it is asked to, whatever it waits for.
 
-use std::io::{self, BufReader};
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::thread;
 
-use hotbay::{Error, PluginHandle, Reply, Request};
+use hotbay::{Pipeline, Reply};
+use tokio::sync::mpsc::{self, Receiver};
 
 use crate::Verdict;
 use crate::args::{Options, Pipe};
 use crate::call::{reply_json, tell_bytes};
+use crate::each_line::each_line;
 use crate::failure::Failure;
-use crate::input::{Input, Line, bytes_max, next_line};
+use crate::input::Input;
 use crate::output::{Out, say};
-use crate::start::start;
+use crate::signals::{self, Ask};
+use crate::start::{block_on, start_with};
 
 pub(crate) fn pipe(args: &Pipe, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
-    let started = start(&args.plugins, options)?;
-    let ended = if args.lines {
-        lines(&started.plugins, options, out)
-    } else {
-        whole(&started.plugins, options, out)
+    let (sender, mut asked) = mpsc::channel(4);
+    // Before anything is loaded: from here on nothing stays behind.
+    signals::listen(&sender).map_err(|error| Failure::io("cannot listen to signals", &error))?;
+    // Lines that make a plugin panic say nothing about those that follow: no quarantine.
+    let mut started = start_with(&args.plugins, options, |builder| builder.quarantine(None))?;
+    let ended = match started.pipeline(&args.plugins, args.deadline) {
+        Err(error) => Err(error.into()),
+        Ok(pipeline) if args.lines => {
+            each_line(&pipeline, &mut asked, &mut started, args, options, out)
+        }
+        Ok(pipeline) => match block_on(until_asked(whole(&pipeline), &mut asked)) {
+            Ok(Ok(reply)) => tell(&reply, options, out),
+            Ok(Err(failure)) => {
+                if let Failure::Host(error) = &failure {
+                    started.note(error);
+                }
+                Err(failure)
+            }
+            Err(ask) => {
+                started.leave();
+                Ok(stopped(ask))
+            }
+        },
     };
     let ended = ended.and_then(|verdict| out.flush().map(|()| verdict));
     started.end();
     ended
 }
 
-fn whole(plugins: &[PluginHandle], options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
-    let input = Input::of_stdin()?;
-    let Some(reply) = through(plugins, input.request())? else {
-        return Ok(Verdict::Well);
-    };
+/// Reads stdin on a thread of its own, which may wait for somebody who types.
+async fn whole(pipeline: &Pipeline) -> Result<Reply, Failure> {
+    let (sender, mut inputs) = mpsc::channel(1);
+    thread::Builder::new()
+        .name("hotbay-stdin".to_owned())
+        .spawn(move || sender.blocking_send(Input::of_stdin()))
+        .map_err(|error| Failure::io("cannot read stdin", &error))?;
+    let lost = || Failure::io("cannot read stdin", &io::Error::other("its reader is gone"));
+    let input = inputs.recv().await.unwrap_or_else(|| Err(lost()))?;
+    Ok(pipeline.run(input.into_request()).await?)
+}
+
+/// What comes first: an end of the work, or a wish that it ends.
+async fn until_asked<T>(
+    work: impl Future<Output = T>,
+    asked: &mut Receiver<Ask>,
+) -> Result<T, Ask> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        if let Poll::Ready(Some(ask)) = asked.poll_recv(context) {
+            return Poll::Ready(Err(ask));
+        }
+        Pin::as_mut(&mut work).poll(context).map(Ok)
+    })
+    .await
+}
+
+fn tell(reply: &Reply, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
     match options.json {
-        true => out.json(&reply_json(&reply))?,
-        false => tell_bytes(&reply, out)?,
+        true => out.json(&reply_json(reply))?,
+        false => tell_bytes(reply, out)?,
     }
     Ok(Verdict::Well)
 }
 
-fn lines(plugins: &[PluginHandle], options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
-    let mut verdict = Verdict::Well;
-    let mut stdin = BufReader::new(io::stdin());
-    let bytes_max = bytes_max();
-    for number in 1_u64.. {
-        let line = next_line(&mut stdin, bytes_max)
-            .map_err(|error| Failure::io("cannot read stdin", &error))?;
-        let outcome = match line {
-            None => break,
-            Some(Line::TooLong) => {
-                let message = format!("it is longer than {bytes_max} bytes");
-                Err(Failure::new("input", message))
-            }
-            Some(Line::Whole(line)) => {
-                through(plugins, Input::new(line).request()).map_err(Failure::from)
-            }
-        };
-        match outcome {
-            Ok(Some(reply)) => tell_line(number, &reply, options, out)?,
-            Ok(None) => {}
-            Err(failure) => {
-                verdict = Verdict::Wrong;
-                tell_failed(number, &failure, options, out)?;
-            }
-        }
-        // Whoever waits for an answer gets it before the next line is waited for.
-        if stdin.buffer().is_empty() {
-            out.flush()?;
-        }
-        if out.is_closed() {
-            break;
+fn stopped(ask: Ask) -> Verdict {
+    match ask {
+        Ask::ReaderGone => Verdict::Well,
+        Ask::Signal => {
+            say("stopped: there is no reply yet");
+            Verdict::Wrong
         }
     }
-    Ok(verdict)
-}
-
-/// Calls one after the other; each reply is the next one's request.
-fn through(plugins: &[PluginHandle], request: Request<'_>) -> Result<Option<Reply>, Error> {
-    let Some((first, others)) = plugins.split_first() else {
-        return Ok(None);
-    };
-    let mut reply = first.call(request)?;
-    for plugin in others {
-        reply = plugin.call(Request::from(reply))?;
-    }
-    Ok(Some(reply))
-}
-
-fn tell_line(number: u64, reply: &Reply, options: &Options, out: &mut Out) -> Result<(), Failure> {
-    if options.json {
-        let mut json = reply_json(reply);
-        json["line"] = number.into();
-        return out.json_line(&json);
-    }
-    out.bytes(reply.as_bytes())?;
-    out.bytes(b"\n")
-}
-
-fn tell_failed(
-    number: u64,
-    failure: &Failure,
-    options: &Options,
-    out: &mut Out,
-) -> Result<(), Failure> {
-    if options.json {
-        return out.json_line(&serde_json::json!({ "line": number, "error": failure.json() }));
-    }
-    // Both go to one terminal: in the order in which they came.
-    out.flush()?;
-    for line in failure.lines() {
-        say(&line.replacen("error:", &format!("error: line {number}:"), 1));
-    }
-    Ok(())
 }

@@ -14,6 +14,7 @@ use crate::Verdict;
 use crate::args::{Options, Run};
 use crate::failure::Failure;
 use crate::output::{Out, say};
+use crate::page::{self, Page, Place};
 use crate::places::{builder, dirs, told};
 use crate::signals::{self, Ask};
 use crate::start::{GRACE, block_on};
@@ -24,11 +25,13 @@ pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Verdic
     let (sender, asked) = mpsc::channel(4);
     // Before anything is loaded: from here on nothing stays behind.
     signals::listen(&sender).map_err(|error| Failure::io("cannot listen to signals", &error))?;
+    let place = args.metrics.map(page::take).transpose()?;
     let mut builder = builder(options, &dirs).hot_reload(args.watch);
     if let Some(every_ms) = args.poll_ms {
         builder = builder.watch_poll_interval(Duration::from_millis(every_ms));
     }
     let host = builder.build()?;
+    let page = place.map(|place| show(place, &host)).transpose()?;
     let mut stay = Stay {
         events: host.events(),
         asked,
@@ -48,7 +51,16 @@ pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Verdic
         // Stdout is broken, the plugins are not.
         block_on(stay.host.shutdown(GRACE));
     }
+    // It holds the host too, which ends with the last who does.
+    drop(page);
     ended.map(|()| stay.verdict)
+}
+
+fn show(place: Place, host: &Host) -> Result<Page, Failure> {
+    let told = place.told();
+    let page = place.serve(host.clone())?;
+    told.iter().for_each(|line| say(line));
+    Ok(page)
 }
 
 type Work<T> = Pin<Box<dyn Future<Output = T>>>;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use hotbay::{Events, Host, HostEvent, PluginHandle};
+use hotbay::{
+    Error, ErrorKind, Events, Host, HostBuilder, HostEvent, Pipeline, PipelineStep, PluginHandle,
+};
 
 use crate::args::Options;
 use crate::failure::Failure;
@@ -13,20 +15,33 @@ use crate::report::warn;
 /// How long calls that still run are waited for.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
+/// How long they are waited for when nobody waits for their answers any more.
+const GRACE_OF_LATE: Duration = Duration::from_millis(500);
+
 /// Plugins that serve.
 pub(crate) struct Started {
     /// Those that were asked for, in that order.
     pub(crate) plugins: Vec<PluginHandle>,
     host: Host,
     events: Events,
+    grace: Duration,
 }
 
 /// Loads these plugins and what they require, nothing else.
 pub(crate) fn start(names: &[String], options: &Options) -> Result<Started, Failure> {
+    start_with(names, options, |builder| builder)
+}
+
+/// As [`start`], with a host that is set up further.
+pub(crate) fn start_with(
+    names: &[String],
+    options: &Options,
+    set_up: impl FnOnce(HostBuilder) -> HostBuilder,
+) -> Result<Started, Failure> {
     let dirs = dirs(options);
     let (surveyed, _) = builder(options, &dirs).survey();
     let folders = with_required(names, &surveyed, &dirs)?;
-    let host = builder(options, &folders).build()?;
+    let host = set_up(builder(options, &folders)).build()?;
     let events = host.events();
     let report = block_on(host.load_all());
     let is_wanted = |name: &str| names.iter().any(|wanted| wanted == name);
@@ -43,14 +58,38 @@ pub(crate) fn start(names: &[String], options: &Options) -> Result<Started, Fail
     }
     let plugins = names.iter().map(|name| host.plugin(name));
     let plugins = plugins.collect::<Result<_, _>>()?;
-    Ok(Started { plugins, host, events })
+    Ok(Started { plugins, host, events, grace: GRACE })
 }
 
 impl Started {
+    /// These plugins in a row, each with as much time for an answer.
+    pub(crate) fn pipeline(
+        &self,
+        names: &[String],
+        wait_max: Option<Duration>,
+    ) -> Result<Pipeline, Error> {
+        self.host.pipeline(names.iter().map(|name| match wait_max {
+            Some(wait_max) => PipelineStep::new(name).deadline_in(wait_max),
+            None => PipelineStep::new(name),
+        }))
+    }
+
+    /// Takes note of what a call failed with: one that came too late may never end.
+    pub(crate) fn note(&mut self, error: &Error) {
+        if error.kind() == ErrorKind::DeadlineExceeded {
+            self.leave();
+        }
+    }
+
+    /// Takes note that what still runs is not wanted.
+    pub(crate) fn leave(&mut self) {
+        self.grace = GRACE_OF_LATE;
+    }
+
     /// Shuts everything down; what fails then is only a warning, for the reply is there.
     pub(crate) fn end(mut self) {
         drop(self.plugins);
-        block_on(self.host.shutdown(GRACE));
+        block_on(self.host.shutdown(self.grace));
         while let Some(event) = self.events.try_next() {
             if let HostEvent::ShutdownFailed { plugin, reason, .. } = event {
                 say(&format!("warning: plugin `{plugin}` did not shut down well: {reason}"));

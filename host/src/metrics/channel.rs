@@ -1,0 +1,299 @@
+//! The way from those who record events to the workers: bounded, first come first served.
+//! Nobody is told anything while the lock is held, and a waker that panics harms nobody else.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, PoisonError, mpsc};
+
+use tokio::sync::oneshot;
+
+use super::survive::survives;
+use super::{CollectError, Collected};
+use crate::sync::lock;
+
+pub(super) type Key = Cow<'static, str>;
+
+/// Events that a worker takes at once, at most.
+const BATCH_MAX: usize = 64;
+/// Waiting senders among which those that gave up are not yet looked for.
+const WAITING_UNSWEPT: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    state: Mutex<State>,
+    /// Told when there is something to take, and at the end.
+    more: Condvar,
+    events_max: usize,
+    workers: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Accepted events; never more than `events_max`.
+    events: VecDeque<Key>,
+    /// Who waits for room; empty unless `events` is full.
+    waiting: VecDeque<(Key, Teller)>,
+    /// How many may wait before those that gave up are swept away.
+    sweep_at: usize,
+    is_stopped: bool,
+    collected: Collected,
+}
+
+/// Tells somebody that its event was accepted; dropped, that it will not be.
+#[derive(Debug)]
+enum Teller {
+    Task(oneshot::Sender<()>),
+    Thread(mpsc::SyncSender<()>),
+}
+
+/// What became of an event that was offered.
+#[must_use]
+enum Offered {
+    Accepted,
+    Stopped,
+    Full(Key),
+}
+
+impl Channel {
+    pub(super) fn new(events_max: usize, workers: usize) -> Self {
+        let state = State {
+            events: VecDeque::new(),
+            waiting: VecDeque::new(),
+            sweep_at: WAITING_UNSWEPT,
+            is_stopped: false,
+            collected: Collected::default(),
+        };
+        Self { state: Mutex::new(state), more: Condvar::new(), events_max, workers }
+    }
+
+    pub(super) fn try_send(&self, key: Key) -> Result<(), CollectError> {
+        match self.offer(&mut lock(&self.state), key) {
+            Offered::Accepted => Ok(()),
+            Offered::Stopped => Err(CollectError::Stopped),
+            Offered::Full(_) => Err(CollectError::Full { channel_max: self.events_max }),
+        }
+    }
+
+    pub(super) async fn send(&self, key: Key) -> Result<(), CollectError> {
+        let (teller, accepted) = oneshot::channel();
+        match self.send_or_wait(key, Teller::Task(teller))? {
+            Sent::Accepted => Ok(()),
+            Sent::Waits => accepted.await.map_err(|_| CollectError::Stopped),
+        }
+    }
+
+    pub(super) fn send_blocking(&self, key: Key) -> Result<(), CollectError> {
+        let (teller, accepted) = mpsc::sync_channel(1);
+        match self.send_or_wait(key, Teller::Thread(teller))? {
+            Sent::Accepted => Ok(()),
+            Sent::Waits => accepted.recv().map_err(|_| CollectError::Stopped),
+        }
+    }
+
+    fn send_or_wait(&self, key: Key, teller: Teller) -> Result<Sent, CollectError> {
+        let mut state = lock(&self.state);
+        match self.offer(&mut state, key) {
+            Offered::Accepted => Ok(Sent::Accepted),
+            Offered::Stopped => Err(CollectError::Stopped),
+            Offered::Full(key) => {
+                state.sweep();
+                state.waiting.push_back((key, teller));
+                Ok(Sent::Waits)
+            }
+        }
+    }
+
+    fn offer(&self, state: &mut State, key: Key) -> Offered {
+        if state.is_stopped {
+            return Offered::Stopped;
+        }
+        if state.events.len() >= self.events_max {
+            return Offered::Full(key);
+        }
+        state.accept(key);
+        self.more.notify_one();
+        Offered::Accepted
+    }
+
+    /// Accepts nothing from now on; whoever waits for room is told. What was accepted stays.
+    pub(super) fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.is_stopped = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        self.more.notify_all();
+        waiting.into_iter().for_each(|(_, teller)| told(|| drop(teller)));
+    }
+
+    /// Waits for events and takes some into `batch`, noting what became of those before; false
+    /// once everything was taken that will ever be there.
+    pub(super) fn take(&self, batch: &mut Vec<Key>, before: Done) -> bool {
+        let mut state = lock(&self.state);
+        state.collected.counted += before.counted;
+        state.collected.failed += before.failed;
+        let is_idle = |state: &mut State| state.events.is_empty() && !state.is_stopped;
+        state = self.more.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
+        // An equal share for each worker: where events are rare, each one is somebody else's.
+        let share = (state.events.len() / self.workers).clamp(1, BATCH_MAX);
+        let share = share.min(state.events.len());
+        batch.extend(state.events.drain(..share));
+        let accepted = state.refill(self.events_max);
+        if !state.events.is_empty() {
+            self.more.notify_one();
+        }
+        drop(state);
+        accepted.into_iter().for_each(|teller| told(|| teller.tell()));
+        !batch.is_empty()
+    }
+
+    pub(super) fn collected(&self) -> Collected {
+        lock(&self.state).collected
+    }
+}
+
+/// Tells somebody; what its waker does is its own affair.
+fn told(tell: impl FnOnce()) {
+    let _ = survives(tell);
+}
+
+#[must_use]
+enum Sent {
+    Accepted,
+    Waits,
+}
+
+/// What became of the events of a batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Done {
+    pub(super) counted: u64,
+    pub(super) failed: u64,
+}
+
+impl State {
+    fn accept(&mut self, key: Key) {
+        self.events.push_back(key);
+        self.collected.accepted += 1;
+    }
+
+    /// Accepts events of those who wait as far as there is room; answers with whom to tell.
+    fn refill(&mut self, events_max: usize) -> Vec<Teller> {
+        let mut accepted = Vec::new();
+        while self.events.len() < events_max
+            && let Some((key, teller)) = self.waiting.pop_front()
+        {
+            if !teller.is_gone() {
+                self.accept(key);
+                accepted.push(teller);
+            }
+        }
+        accepted
+    }
+
+    /// Forgets those who gave up, so that no more are kept than twice as many as wait.
+    fn sweep(&mut self) {
+        if self.waiting.len() >= self.sweep_at {
+            self.waiting.retain(|(_, teller)| !teller.is_gone());
+            self.sweep_at = WAITING_UNSWEPT.max(self.waiting.len() * 2);
+        }
+    }
+}
+
+impl Teller {
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Task(teller) => teller.is_closed(),
+            Self::Thread(_) => false,
+        }
+    }
+
+    fn tell(self) {
+        // Who gave up just now is counted all the same.
+        match self {
+            Self::Task(teller) => drop(teller.send(())),
+            Self::Thread(teller) => drop(teller.try_send(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    fn take(channel: &Channel) -> Vec<Key> {
+        let mut batch = Vec::new();
+        let _ = channel.take(&mut batch, Done::default());
+        batch
+    }
+
+    #[test]
+    fn who_waits_longest_is_served_first_even_before_one_that_does_not_want_to_wait() {
+        let channel = Channel::new(1, 1);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut sends = ["a", "b", "c"].map(|key| Box::pin(channel.send(key.into())));
+        let polled = sends.each_mut().map(|send| send.as_mut().poll(&mut cx).is_ready());
+        assert_eq!(polled, [true, false, false]);
+        assert_eq!(take(&channel), ["a"]);
+        let refused = channel.try_send("x".into());
+        assert!(matches!(refused, Err(CollectError::Full { channel_max: 1 })), "{refused:?}");
+        assert_eq!(take(&channel), ["b"]);
+        // Accepted although nobody has looked at the answer yet.
+        assert_eq!(channel.collected().accepted, 3);
+        assert_eq!(take(&channel), ["c"]);
+        assert!(sends[1].as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn those_who_gave_up_are_neither_accepted_nor_kept() {
+        let channel = Channel::new(1, 1);
+        let mut cx = Context::from_waker(Waker::noop());
+        channel.try_send("a".into()).expect("room");
+        for _ in 0..10 * WAITING_UNSWEPT {
+            let mut given_up = pin!(channel.send("b".into()));
+            assert!(given_up.as_mut().poll(&mut cx).is_pending());
+        }
+        assert!(lock(&channel.state).waiting.len() <= WAITING_UNSWEPT);
+        assert_eq!(take(&channel), ["a"]);
+        channel.stop();
+        assert!(take(&channel).is_empty());
+        assert_eq!(channel.collected().accepted, 1);
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_nothing_from_anybody() {
+        struct Panics;
+        impl Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                std::panic::resume_unwind(Box::new("on purpose"));
+            }
+        }
+        let waker = Waker::from(Arc::new(Panics));
+        let (mut bad, mut good) = (Context::from_waker(&waker), Context::from_waker(Waker::noop()));
+        let channel = Channel::new(1, 1);
+        channel.try_send("a".into()).expect("room");
+        let mut sends = ["b", "c", "d"].map(|key| Box::pin(channel.send(key.into())));
+        assert!(sends[0].as_mut().poll(&mut bad).is_pending());
+        assert!(sends[1].as_mut().poll(&mut bad).is_pending());
+        assert!(sends[2].as_mut().poll(&mut good).is_pending());
+        assert_eq!(take(&channel), ["a"]);
+        channel.stop();
+        assert_eq!(take(&channel), ["b"]);
+        let told = sends.map(|mut send| match send.as_mut().poll(&mut good) {
+            Poll::Ready(answer) => answer.is_ok(),
+            Poll::Pending => panic!("it was not told"),
+        });
+        assert_eq!(told, [true, false, false]);
+    }
+
+    #[test]
+    fn workers_share_what_is_there() {
+        let channel = Channel::new(1000, 4);
+        (0..1000).for_each(|_| channel.try_send("a".into()).expect("room"));
+        assert_eq!(take(&channel).len(), BATCH_MAX);
+        let channel = Channel::new(1000, 4);
+        (0..12).for_each(|_| channel.try_send("a".into()).expect("room"));
+        assert_eq!([3, 2, 1, 1].map(|_| take(&channel).len()), [3, 2, 1, 1]);
+    }
+}

@@ -1,0 +1,261 @@
+//! Exports into a recorder that can be looked into.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ::metrics::{
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Recorder, SharedString,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::id::GenerationId;
+use crate::metrics::Latencies;
+use crate::sync::lock;
+
+/// Everything by `name` or `name{plugin}`; a histogram by how many durations it got.
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<BTreeMap<String, f64>>>);
+
+struct Line(Page, String);
+
+impl Page {
+    fn line(&self, key: &Key) -> Arc<Line> {
+        let labels: Vec<_> = key.labels().map(|label| label.value()).collect();
+        let name = match labels.as_slice() {
+            [] => key.name().to_owned(),
+            labels => format!("{}{{{}}}", key.name(), labels.join(",")),
+        };
+        Arc::new(Line(self.clone(), name))
+    }
+
+    #[track_caller]
+    fn shows(&self, wanted: &[(&str, f64)]) {
+        let lines = lock(&self.0);
+        for (name, value) in wanted {
+            assert_eq!(lines.get(*name), Some(value), "{name} in {lines:#?}");
+        }
+    }
+}
+
+impl Line {
+    fn update(&self, update: impl FnOnce(&mut f64)) {
+        update(lock(&self.0.0).entry(self.1.clone()).or_default());
+    }
+}
+
+impl CounterFn for Line {
+    fn increment(&self, value: u64) {
+        self.update(|line| *line += value as f64);
+    }
+    fn absolute(&self, value: u64) {
+        self.update(|line| *line = line.max(value as f64));
+    }
+}
+
+impl GaugeFn for Line {
+    fn increment(&self, value: f64) {
+        self.update(|line| *line += value);
+    }
+    fn decrement(&self, value: f64) {
+        self.update(|line| *line -= value);
+    }
+    fn set(&self, value: f64) {
+        self.update(|line| *line = value);
+    }
+}
+
+impl HistogramFn for Line {
+    fn record(&self, _: f64) {
+        self.update(|line| *line += 1.0);
+    }
+}
+
+impl Recorder for Page {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.line(key))
+    }
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.line(key))
+    }
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.line(key))
+    }
+}
+
+fn plugin(name: &str, life: u64, calls: u64) -> PluginFigures {
+    let name = PluginName::new(name).expect("a name");
+    PluginFigures { life, calls, ..PluginFigures::new(name) }
+}
+
+fn figures(plugins: &[PluginFigures]) -> Figures {
+    Figures { plugins: plugins.to_vec(), kept_libraries: 3, sampled_one_in: 64 }
+}
+
+#[test]
+fn the_table_in_the_documentation_has_every_name_with_its_text_and_no_other() {
+    let counters = COUNTERS.map(|(name, text, _)| (name, "counter", text));
+    let gauges = GAUGES.map(|(name, text, _)| (name, "gauge", text));
+    let of_hosts = [SAMPLED, PLUGINS, KEPT].map(|(name, text)| (name, "gauge, whole host", text));
+    let all = counters.into_iter().chain(gauges);
+    let all = all.chain([(DURATION.0, "histogram", DURATION.1)]).chain(of_hosts);
+    let all: Vec<_> =
+        all.map(|(name, kind, text)| format!("/// | `{name}` | {kind} | {text} |")).collect();
+    let source = include_str!("export.rs");
+    let told: Vec<_> = source.lines().filter(|line| line.starts_with("/// | `")).collect();
+    assert_eq!(told, all);
+}
+
+#[test]
+fn every_figure_has_its_line() {
+    let page = Page::default();
+    let latencies = Latencies::new();
+    (1..=5).for_each(|nanos| latencies.record(Duration::from_nanos(nanos)));
+    let one = PluginFigures {
+        generation: Some(GenerationId::after(6)),
+        errors: 1,
+        faults: 2,
+        refused: 3,
+        shed: 4,
+        abandoned: 5,
+        log_lines_dropped: 6,
+        waiting: 8,
+        running: 9,
+        is_quarantined: true,
+        live_bytes: Some(-10),
+        latencies: Some(latencies.snapshot()),
+        ..plugin("one", 1, 100)
+    };
+    Exporter::new().export(&figures(&[one]), &page);
+    page.shows(&[
+        ("hotbay_calls_total{one}", 100.0),
+        ("hotbay_call_errors_total{one}", 1.0),
+        ("hotbay_call_faults_total{one}", 2.0),
+        ("hotbay_calls_refused_total{one}", 3.0),
+        ("hotbay_calls_shed_total{one}", 4.0),
+        ("hotbay_calls_abandoned_total{one}", 5.0),
+        ("hotbay_log_lines_dropped_total{one}", 6.0),
+        ("hotbay_generation{one}", 7.0),
+        ("hotbay_calls_waiting{one}", 8.0),
+        ("hotbay_calls_running{one}", 9.0),
+        ("hotbay_quarantined{one}", 1.0),
+        ("hotbay_live_bytes{one}", -10.0),
+        ("hotbay_call_duration_seconds{one}", 5.0),
+        ("hotbay_call_duration_sampled_one_in", 64.0),
+        ("hotbay_plugins", 1.0),
+        ("hotbay_kept_libraries", 3.0),
+    ]);
+    assert_eq!(lock(&page.0).len(), 16);
+}
+
+#[test]
+fn counts_go_on_over_the_lives_of_a_plugin_and_gauges_of_one_that_is_gone_are_zero() {
+    let page = Page::default();
+    let mut exporter = Exporter::new();
+    let calls = "hotbay_calls_total{one}";
+    let busy = |life, calls| PluginFigures { waiting: 7, ..plugin("one", life, calls) };
+    let steps = [
+        (Some(busy(1, 10)), 10.0, 7.0),
+        (Some(busy(1, 10)), 10.0, 7.0),
+        (Some(busy(1, 15)), 15.0, 7.0),
+        (None, 15.0, 0.0),
+        (None, 15.0, 0.0),
+        // More than before, but counted from zero.
+        (Some(busy(2, 20)), 35.0, 7.0),
+        (Some(busy(2, 21)), 36.0, 7.0),
+        // Unloaded and loaded between two exports, with fewer calls and with more.
+        (Some(busy(3, 1)), 37.0, 7.0),
+        (Some(busy(4, 2)), 39.0, 7.0),
+        // Lives that nobody numbers: counts that fall have started again.
+        (Some(busy(4, 1)), 40.0, 7.0),
+    ];
+    for (step, (now, total, waiting)) in steps.into_iter().enumerate() {
+        let plugins = if now.is_some() { 1.0 } else { 0.0 };
+        exporter.export(&figures(now.as_slice()), &page);
+        page.shows(&[("hotbay_plugins", plugins), (calls, total)]);
+        page.shows(&[("hotbay_calls_waiting{one}", waiting)]);
+        assert!(!lock(&page.0).contains_key("hotbay_live_bytes{one}"), "step {step}");
+    }
+}
+
+#[test]
+fn each_duration_goes_out_once_into_each_recorder() {
+    let (one, other) = (Page::default(), Page::default());
+    let (mut to_one, mut to_other) = (Exporter::new(), Exporter::new());
+    let latencies = Latencies::new();
+    let now = |life| PluginFigures {
+        latencies: Some(latencies.snapshot()),
+        ..plugin("a", life, latencies.snapshot().count())
+    };
+    let name = "hotbay_call_duration_seconds{a}";
+    for count in 1..=3 {
+        latencies.record(Duration::from_micros(1));
+        to_one.export(&figures(&[now(1)]), &one);
+        one.shows(&[(name, f64::from(count))]);
+    }
+    to_other.export(&figures(&[now(1)]), &other);
+    other.shows(&[(name, 3.0)]);
+    // A new life has a new histogram.
+    to_one.export(&figures(&[now(2)]), &one);
+    one.shows(&[(name, 6.0)]);
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn prometheus_shows_durations_in_buckets_and_counts_exactly() {
+    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+    let of_calls = Matcher::Full(Exporter::DURATION.to_owned());
+    let recorder = PrometheusBuilder::new().set_buckets_for_metric(of_calls, &[1e-6, 1e-3]);
+    let recorder = recorder.expect("buckets").build_recorder();
+    let latencies = Latencies::new();
+    for nanos in [500, 700, 5_000, 5_000_000] {
+        latencies.record(Duration::from_nanos(nanos));
+    }
+    let latencies = Some(latencies.snapshot());
+    // Above what a float holds exactly.
+    let one = PluginFigures { latencies, ..plugin("one", 1, (1 << 60) + 1) };
+    let mut exporter = Exporter::new();
+    for _ in 0..2 {
+        exporter.export(&figures(std::slice::from_ref(&one)), &recorder);
+        let page = recorder.handle().render();
+        for wanted in [
+            "hotbay_calls_total{plugin=\"one\"} 1152921504606846977",
+            "# HELP hotbay_call_duration_seconds durations of sampled calls",
+            "# TYPE hotbay_call_duration_seconds histogram",
+            "hotbay_call_duration_seconds_bucket{plugin=\"one\",le=\"0.000001\"} 2",
+            "hotbay_call_duration_seconds_bucket{plugin=\"one\",le=\"0.001\"} 3",
+            "hotbay_call_duration_seconds_bucket{plugin=\"one\",le=\"+Inf\"} 4",
+            "hotbay_call_duration_seconds_count{plugin=\"one\"} 4",
+            "hotbay_call_duration_sampled_one_in 64",
+        ] {
+            assert!(page.lines().any(|line| line == wanted), "{wanted} is not in\n{page}");
+        }
+    }
+}
+
+#[test]
+fn too_many_durations_are_thinned_and_the_rare_ones_stay() {
+    let max = Exporter::DURATIONS_MAX;
+    for (part, whole, wanted) in [
+        (max, max, max),
+        (1, 100 * max, 1),
+        (50 * max, 100 * max, max / 2),
+        (u64::MAX, u64::MAX, max),
+        (0, 2 * max, 0),
+    ] {
+        assert_eq!(thinned(part, whole, max), wanted, "{part} of {whole}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_thinned_stays_near_the_limit(parts in proptest::collection::vec(1_u64..1 << 40, 1..300)) {
+        let (whole, max) = (parts.iter().sum(), Exporter::DURATIONS_MAX);
+        let out: Vec<_> = parts.iter().map(|part| thinned(*part, whole, max)).collect();
+        prop_assert!(out.iter().sum::<u64>() <= max + parts.len() as u64);
+        prop_assert!(out.iter().all(|out| *out > 0));
+    }
+}

@@ -1,0 +1,78 @@
+//! The figures of a host at one moment, as plain numbers. Filled by the host, read by whoever
+//! exports them; nothing here counts.
+
+use super::latency::LatencySnapshot;
+use crate::id::{GenerationId, PluginName};
+
+/// What a host has done and is doing, see [`Host::figures`](crate::Host::figures).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Figures {
+    /// The plugins that serve, sorted by name.
+    pub plugins: Vec<PluginFigures>,
+    /// Libraries that stay mapped although their plugins are gone.
+    pub kept_libraries: u64,
+    /// One call in so many has its duration recorded; 0 where none has.
+    pub sampled_one_in: u32,
+}
+
+/// What one plugin has done since it was loaded, and is doing.
+///
+/// Counts go on over reloads, and start again when the plugin is unloaded and loaded.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PluginFigures {
+    /// The plugin.
+    pub name: PluginName,
+    /// Another number each time that counts start again.
+    pub life: u64,
+    /// The generation that serves.
+    pub generation: Option<GenerationId>,
+    /// Calls, however they ended.
+    pub calls: u64,
+    /// Calls that the plugin answered with an error.
+    pub errors: u64,
+    /// Calls that ended in a panic.
+    pub faults: u64,
+    /// Calls that never reached the plugin.
+    pub refused: u64,
+    /// Calls that were refused for want of room.
+    pub shed: u64,
+    /// Calls whose answers nobody waited for any more.
+    pub abandoned: u64,
+    /// Lines of its log that were dropped.
+    pub log_lines_dropped: u64,
+    /// Calls that wait in the queue.
+    pub waiting: u64,
+    /// Calls that run.
+    pub running: u64,
+    /// Whether it is not called for a while because it failed too often.
+    pub is_quarantined: bool,
+    /// Bytes that it holds; none where it does not count.
+    pub live_bytes: Option<i64>,
+    /// How long the calls took that were sampled.
+    pub latencies: Option<LatencySnapshot>,
+}
+
+impl PluginFigures {
+    /// The figures of a plugin that has done nothing yet.
+    pub fn new(name: PluginName) -> Self {
+        Self {
+            name,
+            life: 0,
+            generation: None,
+            calls: 0,
+            errors: 0,
+            faults: 0,
+            refused: 0,
+            shed: 0,
+            abandoned: 0,
+            log_lines_dropped: 0,
+            waiting: 0,
+            running: 0,
+            is_quarantined: false,
+            live_bytes: None,
+            latencies: None,
+        }
+    }
+}

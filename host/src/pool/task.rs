@@ -1,0 +1,153 @@
+//! What a pool's caller holds of a task: its id, its ticket, and in the end its outcome.
+
+use std::fmt;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::floor::Floor;
+use super::park;
+use crate::sync::deadline_in;
+
+/// The number of a task, unique in this process; later tasks have higher ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(u64);
+
+/// What became of a task: what it answered with, or why it did not answer.
+pub type Outcome<T> = Result<T, TaskError>;
+
+/// Why a task has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// It panicked, with this message.
+    Panicked(String),
+    /// The pool was cancelled before its turn came.
+    NeverRan,
+    /// It was waited for by a worker of its own pool, which might have waited for ever. Its
+    /// outcome is left in the store. Only [`TaskTicket::wait`] answers so.
+    WaitInside,
+}
+
+/// A claim on one outcome. A future that runs on any executor, and can be waited for.
+///
+/// While it lives, the outcome is for it alone. Dropped, it leaves the outcome in the store of
+/// its pool; the task runs all the same.
+///
+/// # Panics
+///
+/// When polled again after it was ready.
+#[must_use = "dropping it leaves the outcome in the store; `leave` says so"]
+pub struct TaskTicket<T> {
+    id: TaskId,
+    /// None once the outcome was taken.
+    floor: Option<Arc<Floor<T>>>,
+}
+
+impl TaskId {
+    pub(super) fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// The number itself.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl<T> TaskTicket<T> {
+    pub(super) fn new(id: TaskId, floor: Arc<Floor<T>>) -> Self {
+        Self { id, floor: Some(floor) }
+    }
+
+    /// The id of the task.
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// Blocks this thread until the outcome is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of the task. [`TaskError::WaitInside`] at once, when this thread is a worker of
+    /// the same pool and the outcome is not there yet.
+    pub fn wait(mut self) -> Outcome<T> {
+        if self.floor.as_ref().is_some_and(|floor| floor.is_inside()) {
+            let mut context = Context::from_waker(Waker::noop());
+            return match Pin::new(&mut self).poll(&mut context) {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => Err(TaskError::WaitInside),
+            };
+        }
+        park::wait(pin!(self), None).expect("a wait without a limit ends with the outcome")
+    }
+
+    /// Blocks this thread until the outcome is there, at most `wait_max`.
+    ///
+    /// A worker of the same pool may do this: its wait has an end.
+    ///
+    /// # Errors
+    ///
+    /// The ticket itself, when the outcome is not there by then.
+    pub fn wait_timeout(mut self, wait_max: Duration) -> Result<Outcome<T>, Self> {
+        park::wait(Pin::new(&mut self), Some(deadline_in(wait_max))).ok_or(self)
+    }
+
+    /// Leaves the outcome in the store, where it is found by this id.
+    pub fn leave(self) -> TaskId {
+        self.id
+    }
+}
+
+impl<T> Future for TaskTicket<T> {
+    type Output = Outcome<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Cloned here, since a waker is others' code and the store is locked in there.
+        let waker = context.waker().clone();
+        let floor = self.floor.as_ref().expect("a ticket is not polled after it was ready");
+        let polled = floor.store.poll(self.id, waker);
+        if polled.is_ready() {
+            self.floor = None;
+        }
+        polled
+    }
+}
+
+impl<T> Drop for TaskTicket<T> {
+    fn drop(&mut self) {
+        if let Some(floor) = self.floor.take() {
+            floor.store.leave(self.id);
+        }
+    }
+}
+
+impl<T> fmt::Debug for TaskTicket<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskTicket").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task {}", self.0)
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panicked(message) => write!(f, "the task panicked: {message}"),
+            Self::NeverRan => f.write_str("the task never ran: its pool was cancelled first"),
+            Self::WaitInside => f.write_str(
+                "a worker waited for a task of its own pool, which may need that worker; \
+                 wait on another thread, or with a limit",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for TaskError {}

@@ -1,0 +1,188 @@
+//! Fields as a JSON object of bounded size: what does not fit is cut, with a mark, and not
+//! formatted. It knows nothing of `tracing`.
+
+use std::fmt::{self, Write};
+
+use crate::services::{CUT, LINE_BYTES_MAX};
+
+/// Room for what ends an object that was cut: a mark, brackets, and the field `cut`.
+const END_BYTES_MAX: usize = 64;
+
+/// An object of fields, as [`Record::fields`](crate::services::Record::fields) wants it. A
+/// value that is too long is cut; from the first field on that has no room, `cut` is true.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    json: String,
+    is_cut: bool,
+}
+
+impl Fields {
+    pub(super) fn bool(&mut self, name: &str, value: bool) {
+        self.add(name, |json| json.push(format_args!("{value}")));
+    }
+
+    pub(super) fn i64(&mut self, name: &str, value: i64) {
+        self.add(name, |json| json.push(format_args!("{value}")));
+    }
+
+    pub(super) fn u64(&mut self, name: &str, value: u64) {
+        self.add(name, |json| json.push(format_args!(r#"{{"u64":{value}}}"#)));
+    }
+
+    pub(super) fn f64(&mut self, name: &str, value: f64) {
+        self.add(name, |json| json.push(format_args!(r#"{{"f64":"{value:?}"}}"#)));
+    }
+
+    pub(super) fn str(&mut self, name: &str, value: &str) {
+        self.add(name, |json| json.push_quoted(format_args!("{value}")));
+    }
+
+    /// A value of which only its text is known.
+    pub(super) fn debug(&mut self, name: &str, value: fmt::Arguments<'_>) {
+        self.add(name, |json| {
+            json.push(format_args!(r#"{{"debug":"#));
+            json.push_quoted(value);
+            json.push(format_args!("}}"));
+        });
+    }
+
+    /// The object; nothing where there is no field.
+    pub(super) fn finish(mut self) -> String {
+        if self.is_cut {
+            let comma = if self.json.is_empty() { "{" } else { "," };
+            self.json.push_str(comma);
+            self.json.push_str(r#""cut":true"#);
+        }
+        if !self.json.is_empty() {
+            self.json.push('}');
+        }
+        self.json
+    }
+
+    fn add(&mut self, name: &str, value: impl FnOnce(&mut Json<'_>)) {
+        // Escaped, a byte of a name may take six; the rest is for a number and its brackets.
+        let room = (LINE_BYTES_MAX - END_BYTES_MAX).saturating_sub(self.json.len());
+        if self.is_cut || name.len() * 6 + END_BYTES_MAX > room {
+            self.is_cut = true;
+            return;
+        }
+        let first = self.json.is_empty();
+        let mut json = Json { json: &mut self.json };
+        json.push(format_args!("{}", if first { "{" } else { "," }));
+        json.push_quoted(format_args!("{name}"));
+        json.push(format_args!(":"));
+        value(&mut json);
+    }
+}
+
+struct Json<'f> {
+    json: &'f mut String,
+}
+
+impl Json<'_> {
+    /// Adds JSON that is short.
+    fn push(&mut self, json: fmt::Arguments<'_>) {
+        // A string takes everything.
+        let _ = self.json.write_fmt(json);
+    }
+
+    /// Adds a text as JSON; cuts it where there is no room.
+    fn push_quoted(&mut self, text: fmt::Arguments<'_>) {
+        self.json.push('"');
+        let mut quoted = Quoted { json: self.json, is_cut: false };
+        // It ends with an error where it is cut, or where the author's code says so.
+        let _ = quoted.write_fmt(text);
+        if quoted.is_cut {
+            self.json.push_str(CUT);
+        }
+        self.json.push('"');
+    }
+}
+
+/// The inside of a JSON string.
+struct Quoted<'f> {
+    json: &'f mut String,
+    is_cut: bool,
+}
+
+impl Write for Quoted<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for char in text.chars() {
+            if self.is_cut || self.json.len() + 6 > LINE_BYTES_MAX - END_BYTES_MAX {
+                self.is_cut = true;
+                return Err(fmt::Error);
+            }
+            match char {
+                '"' => self.json.push_str("\\\""),
+                '\\' => self.json.push_str("\\\\"),
+                '\n' => self.json.push_str("\\n"),
+                '\0'..='\x1f' => write!(self.json, "\\u{:04x}", u32::from(char))?,
+                _ => self.json.push(char),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parsed(fields: Fields) -> Value {
+        let json = fields.finish();
+        assert!(json.len() <= LINE_BYTES_MAX, "{} bytes", json.len());
+        serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"))
+    }
+
+    #[test]
+    fn each_type_has_its_json() {
+        let mut fields = Fields::default();
+        fields.bool("b", true);
+        fields.i64("i", i64::MIN);
+        fields.u64("u", u64::MAX);
+        fields.f64("f", 0.1);
+        fields.f64("n", f64::NAN);
+        fields.str("s", "a \"b\"\\\n\u{1}ü");
+        fields.debug("d", format_args!("{:?}", Some("x")));
+        let wanted = json!({
+            "b": true, "i": i64::MIN, "u": { "u64": u64::MAX }, "f": { "f64": "0.1" },
+            "n": { "f64": "NaN" }, "s": "a \"b\"\\\n\u{1}ü", "d": { "debug": "Some(\"x\")" },
+        });
+        assert_eq!(parsed(fields), wanted);
+    }
+
+    #[test]
+    fn no_field_is_no_object() {
+        assert_eq!(Fields::default().finish(), "");
+    }
+
+    #[test]
+    fn a_long_value_is_cut_and_what_follows_is_left_out() {
+        for char in ["x", "\u{1}", "\"", "…"] {
+            let mut fields = Fields::default();
+            fields.i64("first", 1);
+            fields.debug("long", format_args!("{}", char.repeat(LINE_BYTES_MAX)));
+            fields.bool("last", true);
+            let fields = parsed(fields);
+            let long = fields["long"]["debug"].as_str().unwrap();
+            assert!(long.ends_with(&format!("{char}{CUT}")));
+            assert_eq!(fields["first"], 1);
+            assert_eq!(fields.get("last"), None);
+            assert_eq!(fields["cut"], true);
+        }
+    }
+
+    #[test]
+    fn many_fields_and_long_names_find_an_end() {
+        let mut fields = Fields::default();
+        for number in 0..LINE_BYTES_MAX {
+            fields.f64(&format!("field {number}"), f64::MIN_POSITIVE);
+        }
+        assert_eq!(parsed(fields)["cut"], true);
+        let mut fields = Fields::default();
+        fields.bool(&"\u{1}".repeat(LINE_BYTES_MAX), true);
+        assert_eq!(parsed(fields), json!({ "cut": true }));
+    }
+}

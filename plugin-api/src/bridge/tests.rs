@@ -1,0 +1,154 @@
+//! What a fake host sees of what is logged with `tracing` and `log`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use log::Log;
+use serde_json::{Value, json};
+
+use crate::Level;
+use crate::services::{CUT, LINE_BYTES_MAX};
+use crate::testing::{FakeHost, Logged};
+
+/// Runs `body` as code of a plugin; answers with what the host saw.
+fn logged(host: &FakeHost, body: impl FnOnce()) -> Vec<Logged> {
+    tracing::subscriber::with_default(host.subscriber(), body);
+    host.logged()
+}
+
+/// The text of the spans around the only line that `body` logs.
+fn spans(body: impl FnOnce()) -> Value {
+    let lines = logged(&FakeHost::new(), body);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    line.fields["spans"].clone()
+}
+
+/// Counts how often it is formatted; logs a line each time.
+struct Costly<'a>(&'a AtomicU32);
+
+impl fmt::Debug for Costly<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(again = ?self, "from within");
+        f.write_str("costly")
+    }
+}
+
+#[test]
+fn an_event_arrives_with_its_level_target_message_and_fields() {
+    let lines = logged(&FakeHost::new(), || {
+        tracing::warn!(target: "mine", b = true, i = -1, u = 1_u64, f = 0.5, s = "s", d = ?[1], "n {}", 1);
+    });
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!((line.level, &*line.target, &*line.message), (Level::Warn, "mine", "n 1"));
+    let fields = json!({ "b": true, "i": -1, "u": 1, "f": 0.5, "s": "s", "d": "[1]" });
+    assert_eq!(line.fields, fields);
+}
+
+#[test]
+fn what_the_host_does_not_want_is_not_formatted() {
+    let (host, count) = (FakeHost::new(), AtomicU32::new(0));
+    host.want(Level::Info);
+    let lines = logged(&host, || {
+        tracing::debug!(costly = ?Costly(&count));
+        tracing::info!("wanted");
+    });
+    assert_eq!(lines.len(), 1);
+    host.want(Level::Debug);
+    assert_eq!(logged(&host, || tracing::debug!("now it is")).len(), 2);
+    assert_eq!(count.into_inner(), 0);
+}
+
+#[test]
+fn a_value_that_logs_while_it_is_formatted_does_so_in_vain() {
+    let count = AtomicU32::new(0);
+    let lines = logged(&FakeHost::new(), || tracing::info!(costly = ?Costly(&count), "once"));
+    assert_eq!(count.into_inner(), 1);
+    let messages: Vec<_> = lines.iter().map(|line| &*line.message).collect();
+    assert_eq!(messages, ["once"]);
+}
+
+#[test]
+fn a_panic_while_formatting_is_the_authors_and_harms_no_later_line() {
+    struct Panics;
+    impl fmt::Debug for Panics {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            std::panic::resume_unwind(Box::new(()))
+        }
+    }
+    let host = FakeHost::new();
+    let panics = || tracing::info!(panics = ?Panics, "lost");
+    let caught = std::panic::catch_unwind(|| drop(logged(&host, panics)));
+    assert!(caught.is_err());
+    assert_eq!(logged(&host, || tracing::info!("next")).len(), 1);
+}
+
+#[test]
+fn an_event_tells_the_spans_that_it_happens_in() {
+    let told = spans(|| {
+        let _outer = tracing::info_span!("outer", a = 1, b = "x").entered();
+        let inner = tracing::info_span!("inner", late = tracing::field::Empty);
+        inner.record("late", 2);
+        inner.in_scope(|| tracing::info!("here"));
+    });
+    assert_eq!(told, r#"outer{a=1 b="x"}:inner{late=2}"#);
+    let told = spans(|| {
+        drop(tracing::info_span!("closed").entered());
+        tracing::info!("here");
+    });
+    assert_eq!(told, Value::Null);
+    let told = spans(|| {
+        let parent = tracing::info_span!("parent");
+        let _other = tracing::info_span!("other").entered();
+        tracing::info!(parent: &parent, "here");
+    });
+    assert_eq!(told, "parent");
+    let told = spans(|| {
+        let (first, second) = (tracing::info_span!("first"), tracing::info_span!("second"));
+        let (first, _second) = (first.entered(), second.entered());
+        drop(first);
+        tracing::info!("here");
+    });
+    assert_eq!(told, "second");
+}
+
+#[test]
+fn spans_too_deep_to_be_told_are_left_again() {
+    let told = spans(|| {
+        let _outer = tracing::info_span!("outer").entered();
+        let deep: Vec<_> = (0..100).map(|_| tracing::info_span!("deep").entered()).collect();
+        // The innermost first, as scopes do.
+        deep.into_iter().rev().for_each(drop);
+        tracing::info!("here");
+    });
+    assert_eq!(told, "outer");
+}
+
+#[test]
+fn a_record_of_log_arrives() {
+    let host = FakeHost::new();
+    let logger = host.logger();
+    let log = |level, message: &str| {
+        let message = format_args!("{message}");
+        logger.log(&log::Record::builder().level(level).target("t").args(message).build());
+    };
+    host.want(Level::Info);
+    log(log::Level::Debug, "not wanted");
+    log(log::Level::Info, &"x".repeat(LINE_BYTES_MAX + 1));
+    host.close();
+    log(log::Level::Error, "after the end");
+    let lines = host.logged();
+    let [line] = &lines[..] else { panic!("{} lines", lines.len()) };
+    assert_eq!((line.level, &*line.target), (Level::Info, "t"));
+    assert!(line.message.len() <= LINE_BYTES_MAX && line.message.ends_with(CUT));
+}
+
+#[test]
+fn services_say_which_levels_are_wanted() {
+    let host = FakeHost::new();
+    let services = host.services();
+    host.want(Level::Warn);
+    assert!(services.enabled(Level::Warn) && !services.enabled(Level::Info));
+    host.close();
+    assert!(!services.enabled(Level::Error));
+}

@@ -1,0 +1,63 @@
+//! A message of bounded size: what does not fit is cut, with a mark, and not formatted.
+
+use std::fmt::{self, Write};
+
+use crate::services::{CUT, LINE_BYTES_MAX, start_of};
+
+/// A text that ends with a mark where it was cut.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    text: String,
+    is_cut: bool,
+}
+
+impl Text {
+    /// Formats a message.
+    pub(super) fn of(message: fmt::Arguments<'_>) -> Self {
+        let mut text = Self::default();
+        // It ends with an error where it is cut, or where the author's code says so.
+        let _ = text.write_fmt(message);
+        text
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        if self.is_cut {
+            return Err(fmt::Error);
+        }
+        let room = LINE_BYTES_MAX - CUT.len() - self.text.len();
+        if more.len() <= room {
+            self.text.push_str(more);
+            return Ok(());
+        }
+        self.is_cut = true;
+        self.text.push_str(start_of(more, room));
+        self.text.push_str(CUT);
+        Err(fmt::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_between_characters_and_says_so() {
+        let text = Text::of(format_args!("{}", "ä".repeat(LINE_BYTES_MAX)));
+        assert!(text.as_str().len() <= LINE_BYTES_MAX);
+        assert!(text.as_str().ends_with(&format!("ä{CUT}")));
+        assert_eq!(Text::of(format_args!("{} {}", "a", 1)).as_str(), "a 1");
+    }
+
+    #[test]
+    fn what_is_written_after_the_cut_is_left_out() {
+        let long = "x".repeat(LINE_BYTES_MAX);
+        let text = Text::of(format_args!("{long}{long}end"));
+        assert!(text.as_str().ends_with(&format!("x{CUT}")));
+    }
+}

@@ -1,0 +1,144 @@
+//! The crate `tracing`: a subscriber that forwards events to the host, with the spans that they
+//! happen in as one text. Spans themselves do not reach the host.
+
+use std::fmt;
+use std::sync::Once;
+
+use tracing_core::field::{Field, Visit};
+use tracing_core::span::{Attributes, Current, Id};
+use tracing_core::subscriber::Interest;
+use tracing_core::{Dispatch, Event, Metadata, Subscriber, dispatcher, span};
+
+use super::fields::Fields;
+use super::text::Text;
+use super::{Busy, Way, spans};
+use crate::{Level, services};
+
+/// Forwards what is logged with `tracing`.
+#[derive(Debug)]
+pub(crate) struct Forward(pub(crate) Way);
+
+pub(super) fn install() {
+    static ONCE: Once = Once::new();
+    // Later starts change only whom `Way::Started` finds. As the global default and not a
+    // thread's, because tracing keeps the latter in a thread-local with a destructor.
+    ONCE.call_once(|| {
+        // Another subscriber can be there only if an initialiser of the library set it.
+        let _ = dispatcher::set_global_default(Dispatch::new(Forward(Way::Started)));
+    });
+}
+
+impl Subscriber for Forward {
+    /// What the host wants changes, and nobody tells: so it is asked each time.
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.services().is_some_and(|host| host.enabled(level_of(*metadata.level())))
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let Some(host) = self.0.services() else { return };
+        let Some(_busy) = Busy::enter() else { return };
+        let mut line = Line::default();
+        if let Some(spans) = spans::around(event) {
+            line.fields.str("spans", &spans);
+        }
+        event.record(&mut line);
+        let metadata = event.metadata();
+        // A line that the host does not take is lost.
+        let _ = host.record(&services::Record {
+            level: level_of(*metadata.level()),
+            target: metadata.target(),
+            message: line.message.as_str(),
+            fields: &line.fields.finish(),
+            file: metadata.file().unwrap_or_default(),
+            line: metadata.line().unwrap_or_default(),
+        });
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let Some(_busy) = Busy::enter() else { return spans::unknown() };
+        spans::open(span)
+    }
+
+    fn record(&self, span: &Id, values: &span::Record<'_>) {
+        let Some(_busy) = Busy::enter() else { return };
+        spans::record(span, values);
+    }
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, span: &Id) {
+        spans::enter(span);
+    }
+
+    fn exit(&self, span: &Id) {
+        spans::exit(span);
+    }
+
+    fn clone_span(&self, span: &Id) -> Id {
+        spans::hold(span);
+        span.clone()
+    }
+
+    fn try_close(&self, span: Id) -> bool {
+        spans::release(&span)
+    }
+
+    fn current_span(&self) -> Current {
+        spans::current()
+    }
+}
+
+/// Collects the fields of an event.
+#[derive(Default)]
+struct Line {
+    message: Text,
+    fields: Fields,
+}
+
+impl Visit for Line {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.fields.f64(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.fields.i64(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.fields.u64(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.fields.bool(field.name(), value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.message = Text::of(format_args!("{value}"));
+        } else {
+            self.fields.str(field.name(), value);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.message = Text::of(format_args!("{value:?}"));
+        } else {
+            self.fields.debug(field.name(), format_args!("{value:?}"));
+        }
+    }
+}
+
+fn level_of(level: tracing_core::Level) -> Level {
+    match level {
+        tracing_core::Level::ERROR => Level::Error,
+        tracing_core::Level::WARN => Level::Warn,
+        tracing_core::Level::INFO => Level::Info,
+        tracing_core::Level::DEBUG => Level::Debug,
+        tracing_core::Level::TRACE => Level::Trace,
+    }
+}

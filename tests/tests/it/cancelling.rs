@@ -1,0 +1,207 @@
+//! Calls that are taken back: by dropping their futures, or by tokens.
+
+use std::future::Future as _;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use hotbay::{CancellationToken, ErrorKind, Request};
+use hotbay_tests::{LIMIT, block_on, limits, quarantine, threads, until};
+
+use crate::puppet::{NEVER, Puppet, Scene};
+
+/// One worker, and faults that are not forgiven.
+fn strict(puppet: &Puppet) -> Scene {
+    let one = limits(|limits| limits.workers_max = 1);
+    let policy = quarantine(|policy| policy.faults_max = 1);
+    puppet.host(|builder| builder.limits(one).quarantine(policy))
+}
+
+fn is_clean(scene: &Scene) {
+    let info = scene.info();
+    assert_eq!((info.state.as_str(), info.faults, info.abandoned), ("serving", 0, 0));
+}
+
+#[test]
+fn a_call_that_is_dropped_before_it_begins_never_does() {
+    let puppet = Puppet::new();
+    let scene = strict(&puppet);
+    let running = scene.execute("wait");
+    puppet.begins("wait");
+    drop(scene.execute("dropped"));
+    let last = scene.execute("last");
+    puppet.open();
+    block_on(running).unwrap();
+    block_on(last).unwrap();
+    assert_eq!(puppet.heard(), ["wait", "last"]);
+    is_clean(&scene);
+}
+
+#[test]
+fn a_call_that_is_dropped_while_it_runs_is_seen_by_the_plugin_and_its_worker_is_replaced() {
+    let puppet = Puppet::new();
+    let scene = strict(&puppet);
+    let watching = scene.execute("watch");
+    puppet.begins("watch");
+    drop(watching);
+    puppet.ends("watch");
+    assert_eq!(puppet.cancelled(), [("watch".to_owned(), None)]);
+    // One that does not look holds nobody up.
+    let stubborn = scene.execute("wait");
+    puppet.begins("wait");
+    drop(stubborn);
+    assert_eq!(block_on(scene.execute("next")).unwrap().as_bytes(), b"next");
+    assert_eq!(scene.info().running, 1);
+    puppet.open();
+    until("it is back", || (scene.info().running == 0).then_some(()));
+    assert_eq!(block_on(scene.execute("again")).unwrap().as_bytes(), b"again");
+    is_clean(&scene);
+}
+
+#[test]
+fn a_token_that_was_cancelled_before_lets_no_call_begin() {
+    let puppet = Puppet::new();
+    let scene = strict(&puppet);
+    let token = CancellationToken::new();
+    token.cancel();
+    let request = || Request::text("never").cancelled_by(token.clone());
+    let pinned = scene.handle.pin().unwrap();
+    let pipeline = scene.host.pipeline(["puppet", "puppet"]).unwrap();
+    let outcomes = [
+        scene.handle.call(request()),
+        pinned.call(request()),
+        block_on(scene.handle.execute(request())),
+        block_on(pipeline.run(request())),
+    ];
+    for outcome in outcomes {
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+    block_on(scene.execute("last")).unwrap();
+    assert_eq!(puppet.heard(), ["last"]);
+    is_clean(&scene);
+}
+
+#[test]
+fn one_token_takes_many_calls_back_that_wait_and_that_run() {
+    let puppet = Puppet::new();
+    let scene = strict(&puppet);
+    let token = CancellationToken::new();
+    let call = |text: &str| {
+        let request = Request::text(text).cancelled_by(token.clone()).deadline_in(NEVER);
+        scene.handle.execute(request)
+    };
+    let running = call("wait");
+    puppet.begins("wait");
+    let queued: Vec<_> = (0..20).map(|number| call(&number.to_string())).collect();
+    let other = scene.execute("other");
+    token.cancel();
+    let error = block_on(running).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    for call in queued {
+        assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+    // The one that runs holds nobody up.
+    assert_eq!(block_on(other).unwrap().as_bytes(), b"other");
+    assert_eq!(puppet.heard(), ["wait", "other"]);
+    puppet.open();
+    is_clean(&scene);
+}
+
+#[test]
+fn a_plugin_sees_the_token_in_the_callers_thread_too() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder);
+    let token = CancellationToken::new();
+    thread::scope(|scope| {
+        let call =
+            scope.spawn(|| scene.handle.call(Request::text("watch").cancelled_by(token.clone())));
+        puppet.begins("watch");
+        token.cancel();
+        assert_eq!(call.join().unwrap().unwrap().as_bytes(), b"watch");
+    });
+}
+
+#[test]
+fn a_token_or_a_drop_after_the_answer_changes_nothing() {
+    let puppet = Puppet::new();
+    let scene = strict(&puppet);
+    let token = CancellationToken::new();
+    let request = Request::text("first").cancelled_by(token.clone());
+    let reply = block_on(scene.handle.execute(request)).unwrap();
+    token.cancel();
+    assert_eq!(reply.as_bytes(), b"first");
+    // An answer that is there goes before a token that comes later.
+    let token = CancellationToken::new();
+    let answered = scene.handle.execute(Request::text("second").cancelled_by(token.clone()));
+    puppet.ends("second");
+    until("the worker is free", || (scene.info().running == 0).then_some(()));
+    token.cancel();
+    assert_eq!(block_on(answered).unwrap().as_bytes(), b"second");
+    let dropped = scene.execute("third");
+    puppet.ends("third");
+    until("the worker is free", || (scene.info().running == 0).then_some(()));
+    drop(dropped);
+    assert_eq!(block_on(scene.execute("fourth")).unwrap().as_bytes(), b"fourth");
+    assert_eq!(scene.info().calls, 4);
+    is_clean(&scene);
+}
+
+#[test]
+fn a_future_that_is_asked_again_after_its_answer_says_nothing_and_breaks_nothing() {
+    let puppet = Puppet::new();
+    let scene = strict(&puppet);
+    let mut call = pin!(scene.execute("once"));
+    until("it is answered", || {
+        call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready().then_some(())
+    });
+    let again = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(again, Poll::Pending));
+}
+
+#[test]
+fn a_thousand_quick_calls_dropped_at_random_moments_leave_nothing_behind() {
+    let puppet = Puppet::new();
+    let name = hotbay_tests::unique("quick");
+    let builder = hotbay::Host::builder();
+    let host = puppet.register(builder, &name).build().unwrap();
+    let handle = host.plugin(&name).unwrap();
+    let (mut answered, mut dropped) = (0_u64, 0_u64);
+    for round in 0..1000_u64 {
+        let text = format!("{round}, which is longer than what lies in place");
+        let mut call = Box::pin(handle.execute(Request::text(&text)));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut answer = None;
+        for _ in 0..(round * 7919 % 40) {
+            thread::yield_now();
+            if let Poll::Ready(outcome) = call.as_mut().poll(&mut context) {
+                answer = Some(outcome);
+                break;
+            }
+        }
+        match answer {
+            Some(outcome) => {
+                assert_eq!(outcome.expect("no refusal").as_text().unwrap(), text);
+                answered += 1;
+            }
+            None => dropped += 1,
+        }
+    }
+    assert_eq!(answered + dropped, 1000);
+    until("nothing runs", || {
+        let info = &host.list()[0];
+        (info.running == 0).then_some(())
+    });
+    let reply = block_on(handle.execute(Request::text("still here"))).unwrap();
+    assert_eq!(reply.as_bytes(), b"still here");
+    until("nothing waits", || (host.list()[0].waiting == 0).then_some(()));
+    let info = &host.list()[0];
+    assert_eq!(info.state, "serving");
+    assert_eq!((info.errors, info.faults, info.refused, info.abandoned), (0, 0, 0, 0));
+    // Those that were dropped before they began are not counted; all others are, once.
+    assert_eq!(info.calls, puppet.heard().len() as u64);
+    assert!(info.calls > answered && info.calls <= 1001, "{} and {answered}", info.calls);
+    let workers = usize::try_from(hotbay::HostLimits::default().workers_max).unwrap();
+    until("replaced workers go home", || (threads(&name).len() <= workers).then_some(()));
+    block_on(host.shutdown(LIMIT));
+    assert_eq!(threads(&name), Vec::<String>::new());
+}

@@ -1,0 +1,260 @@
+//! Deadlines: what has not begun by then never does, what runs is told at that moment, and what
+//! comes later goes nowhere.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+use std::{future::Future as _, pin::pin, thread};
+
+use hotbay::{ErrorKind, Host, PipelineStep, Request};
+use hotbay_tests::{Plugins, block_on, host, limits, loaded, until};
+use serde_json::json;
+
+use crate::puppet::{NEVER, Puppet, SOON};
+
+#[test]
+fn a_deadline_of_zero_or_in_the_past_is_told_at_once_and_the_plugin_is_never_entered() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder);
+    let pinned = scene.handle.pin().unwrap();
+    let pipeline = scene.host.pipeline(["puppet"]).unwrap();
+    let step = PipelineStep::new("puppet").deadline_in(Duration::ZERO);
+    let hasty = scene.host.pipeline([step]).unwrap();
+    let past = Instant::now();
+    let requests = [
+        Request::text("never").deadline_in(Duration::ZERO),
+        Request::text("never").deadline_at(past),
+        Request::text("never").deadline_at(past).deadline_in(NEVER),
+    ];
+    let mut calls = 0;
+    for request in requests {
+        let outcomes = [
+            scene.handle.call(request.clone()),
+            pinned.call(request.clone()),
+            block_on(scene.handle.execute(request.clone())),
+            block_on(pipeline.run(request.clone())),
+            block_on(hasty.run(Request::text("never"))),
+        ];
+        for outcome in outcomes {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+            assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("puppet"));
+            calls += 1;
+        }
+    }
+    assert_eq!(puppet.heard(), Vec::<String>::new());
+    let info = scene.info();
+    assert_eq!((info.calls, info.refused, info.abandoned, info.faults), (calls, calls, 0, 0));
+    // Nothing is held against it.
+    assert_eq!(scene.handle.call(Request::text("hello")).unwrap().as_bytes(), b"hello");
+}
+
+#[test]
+fn a_queued_call_that_does_not_begin_in_time_is_told_so_and_never_runs() {
+    let puppet = Puppet::new();
+    let one = limits(|limits| limits.workers_max = 1);
+    let scene = puppet.host(|builder| builder.limits(one));
+    let running = scene.execute("wait");
+    puppet.begins("wait");
+    let late = scene.handle.execute(Request::text("late").deadline_in(SOON));
+    let patient = scene.handle.execute(Request::text("patient").deadline_in(NEVER));
+    let error = block_on(late).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    assert!(error.to_string().contains("did not begin"), "{error}");
+    assert_eq!(scene.info().abandoned, 0);
+    puppet.open();
+    block_on(running).unwrap();
+    block_on(patient).unwrap();
+    assert_eq!(puppet.heard(), ["wait", "patient"]);
+}
+
+#[test]
+fn a_running_call_is_told_at_its_deadline_and_the_plugin_sees_it_and_runs_on() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder);
+    let error = block_on(scene.handle.execute(Request::text("watch").deadline_in(SOON)));
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    puppet.ends("watch");
+    assert_eq!(puppet.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
+    let error = block_on(scene.handle.execute(Request::text("wait").deadline_in(SOON)));
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    assert_eq!(puppet.done(), ["watch"], "the second one runs on");
+    assert_eq!(scene.info().running, 1);
+    puppet.open();
+    puppet.ends("wait");
+    until("all are back", || (scene.info().running == 0).then_some(()));
+    let info = scene.info();
+    assert_eq!((info.abandoned, info.faults, info.errors), (2, 0, 0));
+}
+
+#[test]
+fn a_late_answer_of_a_library_goes_nowhere_and_its_generation_can_be_closed() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true })).write();
+    let obey = loaded(&host, obey);
+    let (entered, seen) = (plugins.dir().join("entered"), plugins.dir().join("seen"));
+    let watch = json!({ "watch_call": "cancelled", "entered": entered, "seen": seen });
+    let call = obey.execute(Request::json(&watch).unwrap().deadline_in(SOON));
+    assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    if entered.exists() {
+        until("the plugin sees it", || seen.exists().then_some(()));
+    }
+    let left = json!({ "watch_call": "remaining" });
+    let reply = obey.call(Request::json(&left).unwrap()).unwrap();
+    assert_eq!(reply.as_text().unwrap(), "none");
+    let reply = obey.call(Request::json(&left).unwrap().deadline_in(NEVER)).unwrap();
+    let ms: u64 = reply.as_text().unwrap().parse().unwrap();
+    assert!(ms > 0 && ms <= 3_600_000, "{ms}");
+    drop(reply);
+    block_on(host.unload("obey")).unwrap();
+    hotbay_tests::event(&mut events, |event| matches!(event, hotbay::HostEvent::Closed { .. }));
+}
+
+#[test]
+fn a_late_answer_is_never_anothers_however_many_are_late_at_once() {
+    let puppet = Puppet::new();
+    let many = limits(|limits| {
+        (limits.workers_max, limits.abandoned_max) = (8, 200);
+    });
+    let scene = puppet.host(|builder| builder.limits(many).quarantine(None));
+    let names: Vec<_> = (0..60).map(|number| format!("wait {number}")).collect();
+    let late: Vec<_> = names
+        .iter()
+        .map(|name| scene.handle.execute(Request::text(name).deadline_in(SOON)))
+        .collect();
+    for call in late {
+        assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    }
+    let texts: Vec<_> = (0..60).map(|number| format!("quick {number}")).collect();
+    let quick: Vec<_> = texts.iter().map(|text| scene.execute(text)).collect();
+    // Their answers come while others ask.
+    puppet.open();
+    for (text, call) in texts.iter().zip(quick) {
+        assert_eq!(block_on(call).unwrap().as_text().unwrap(), text);
+    }
+    until("all are back", || (scene.info().running == 0).then_some(()));
+    let info = scene.info();
+    let begun = puppet.heard().iter().filter(|input| input.starts_with("wait")).count();
+    assert!(info.abandoned as usize >= begun, "{} < {begun}", info.abandoned);
+    assert!(info.abandoned <= 60 && info.calls >= 120, "{info:?}");
+}
+
+#[test]
+fn the_manifest_bounds_the_request_and_the_default_is_for_those_that_say_nothing() {
+    let plugins = Plugins::new();
+    let hour = Duration::from_secs(3600);
+    let host = Host::builder().deadline_default(hour).build().unwrap();
+    let plain = plugins.add("plain", "faulty").config(json!({ "obey": true }));
+    let plain = loaded(&host, plain.write());
+    let bounded = plugins.add("bounded", "faulty").config(json!({ "obey": true }));
+    let bounded = bounded.set("limits", json!({ "deadline_ms": 60_000 }));
+    let bounded = loaded(&host, bounded.write());
+    let left = |handle: &hotbay::PluginHandle, asked: Option<u64>| -> Option<u64> {
+        let text = json!({ "watch_call": "remaining" }).to_string();
+        let mut request = Request::json_text(&text);
+        if let Some(seconds) = asked {
+            request = request.deadline_in(Duration::from_secs(seconds));
+        }
+        let reply = block_on(handle.execute(request)).unwrap();
+        reply.as_text().unwrap().parse::<u64>().ok()
+    };
+    let near = |found: Option<u64>, seconds: u64| {
+        let most = seconds * 1000;
+        let found = found.expect("a deadline");
+        assert!(found <= most && found + 50_000 > most, "{found} of {most}");
+    };
+    near(left(&plain, None), 3600);
+    near(left(&plain, Some(7200)), 7200);
+    near(left(&plain, Some(600)), 600);
+    near(left(&bounded, None), 60);
+    near(left(&bounded, Some(7200)), 60);
+    // In the caller's own thread nothing bounds a call but what the request says.
+    let text = json!({ "watch_call": "remaining" }).to_string();
+    let reply = bounded.call(Request::json_text(&text)).unwrap();
+    assert_eq!(reply.as_text().unwrap(), "none");
+}
+
+#[test]
+fn waits_of_any_length_can_be_named() {
+    let puppet = Puppet::new();
+    let patient = limits(|limits| limits.queue_age_max = Some(Duration::MAX));
+    let scene = puppet.host(|builder| builder.limits(patient).deadline_default(Duration::MAX));
+    let step = PipelineStep::new("puppet").deadline_in(Duration::MAX);
+    let pipeline = scene.host.pipeline([step]).unwrap();
+    let request = || Request::text("x").deadline_in(Duration::MAX).wait_for_place(Duration::MAX);
+    scene.handle.call(request()).unwrap();
+    block_on(scene.handle.execute(request())).unwrap();
+    block_on(scene.execute("x")).unwrap();
+    block_on(pipeline.run(request())).unwrap();
+    block_on(scene.host.shutdown(Duration::MAX));
+}
+
+/// Panics when it is woken for the first time.
+struct Grumpy(AtomicBool);
+
+impl Wake for Grumpy {
+    fn wake(self: Arc<Self>) {
+        assert!(self.0.swap(true, Ordering::SeqCst), "woken, and grumpy");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_takes_no_deadline_from_anybody_else() {
+    let puppet = Puppet::new();
+    let wide = limits(|limits| limits.workers_max = 4);
+    let scene = puppet.host(|builder| builder.limits(wide).quarantine(None));
+    let soon = Instant::now() + SOON;
+    let call = |text: &str| scene.handle.execute(Request::text(text).deadline_at(soon));
+    let mut grumpy = pin!(call("wait grumpy"));
+    let (second, third) = (call("wait second"), call("wait third"));
+    let waker = Waker::from(Arc::new(Grumpy(AtomicBool::new(false))));
+    assert!(matches!(grumpy.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending));
+    let waited = catch_unwind(AssertUnwindSafe(|| {
+        let within = |call: hotbay::Execute| {
+            block_on(async {
+                tokio::time::timeout(Duration::from_secs(5), call)
+                    .await
+                    .map(|answer| answer.map(drop).map_err(|error| error.kind()))
+            })
+        };
+        let later = scene.handle.execute(Request::text("wait later").deadline_in(SOON * 2));
+        [within(second), within(third), within(later)]
+    }));
+    puppet.open();
+    for outcome in waited.unwrap() {
+        assert_eq!(outcome, Ok(Err(ErrorKind::DeadlineExceeded)));
+    }
+}
+
+#[test]
+fn the_deadline_is_kept_when_the_host_is_dropped_meanwhile() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder);
+    let call = scene.handle.execute(Request::text("wait").deadline_in(SOON * 3));
+    puppet.begins("wait");
+    drop(scene.host);
+    let outcome = block_on(async { tokio::time::timeout(Duration::from_secs(5), call).await });
+    puppet.open();
+    let answered = outcome.expect("an answer at the deadline, though the plugin runs on");
+    assert_eq!(answered.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+}
+
+#[test]
+fn a_call_in_this_thread_is_not_cut_short_and_sees_its_deadline_pass() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder);
+    // What came of it is not thrown away: the caller waited for it.
+    let reply = scene.handle.call(Request::text("watch").deadline_in(SOON * 10)).unwrap();
+    assert_eq!(reply.as_bytes(), b"watch");
+    assert_eq!(puppet.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
+    let handle = scene.handle.clone();
+    let other =
+        thread::spawn(move || handle.call(Request::text("left")).map(hotbay::Reply::into_vec));
+    assert_eq!(other.join().unwrap().unwrap(), b"none");
+    assert_eq!(scene.info().abandoned, 0);
+}

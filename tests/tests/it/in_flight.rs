@@ -1,0 +1,109 @@
+//! `limits.in_flight`: how many calls of one plugin run at once, however they are made.
+
+use std::thread;
+
+use hotbay::{ErrorKind, Host, Request};
+use hotbay_tests::{Plugins, block_on, limits, loaded, reloaded, unique, until};
+use serde_json::json;
+
+use crate::puppet::{Puppet, SOON};
+
+#[test]
+fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
+    let puppet = Puppet::new();
+    let one = limits(|limits| limits.in_flight_max = Some(1));
+    let scene = puppet.host(|builder| builder.limits(one).quarantine(None));
+    let pinned = scene.handle.pin().unwrap();
+    for round in 0..3 {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| scene.handle.call(Request::text("wait")));
+            until("one is inside", || (puppet.heard().len() == round * 2 + 1).then_some(()));
+            let others: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| scene.handle.call(Request::text("other")))).collect();
+            for other in others {
+                let error = other.join().unwrap().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Overloaded);
+                assert!(error.to_string().contains("limits.in_flight"), "{error}");
+            }
+            let error = pinned.call(Request::text("pinned")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Overloaded);
+            let error = block_on(scene.execute("pooled")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Overloaded);
+            puppet.let_one();
+            inside.join().unwrap().unwrap();
+        });
+        // A panic gives its place back too.
+        let error = scene.handle.call(Request::text("panic")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Panicked);
+    }
+    assert!(scene.handle.call(Request::text("after")).is_ok());
+    assert_eq!(puppet.inside_most(), 1);
+    assert_eq!(scene.info().refused, 3 * 6);
+}
+
+#[test]
+fn many_pooled_calls_of_a_limited_plugin_all_go_through_one_after_the_other() {
+    let puppet = Puppet::new();
+    let one = limits(|limits| (limits.in_flight_max, limits.workers_max) = (Some(1), 4));
+    let scene = puppet.host(|builder| builder.limits(one));
+    let calls: Vec<_> = (0..100).map(|_| scene.execute("one by one")).collect();
+    for call in calls {
+        block_on(call).unwrap();
+    }
+    assert_eq!(puppet.inside_most(), 1);
+}
+
+#[test]
+fn the_host_clamps_what_a_manifest_asks_for_and_tells() {
+    let plugins = Plugins::new();
+    let asked = json!({ "in_flight": 9 });
+    plugins.add("greedy", "faulty").set("limits", asked).write();
+    plugins.add("modest", "faulty").set("limits", json!({ "in_flight": 2 })).write();
+    let few = limits(|limits| limits.in_flight_max = Some(3));
+    let host = Host::builder().plugin_dir(plugins.dir()).limits(few).build().unwrap();
+    let report = block_on(host.load_all());
+    let notes: Vec<_> = report.loaded.iter().map(|one| one.notes.join("; ")).collect();
+    assert!(notes[0].contains("`limits.in_flight` is 9; this host gives at most 3"), "{notes:?}");
+    assert_eq!(notes[1], "");
+}
+
+#[test]
+fn an_abandoned_call_keeps_its_place_until_it_returns() {
+    let puppet = Puppet::new();
+    let one = limits(|limits| limits.in_flight_max = Some(1));
+    let scene = puppet.host(|builder| builder.limits(one));
+    let late = scene.handle.execute(Request::text("wait").deadline_in(SOON));
+    puppet.begins("wait");
+    assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    let error = block_on(scene.execute("next")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    puppet.open();
+    until("it is back", || (scene.info().running == 0).then_some(()));
+    assert!(block_on(scene.execute("next")).is_ok());
+    assert_eq!(puppet.inside_most(), 1);
+}
+
+#[test]
+fn a_reload_of_a_plugin_whose_one_call_hangs_serves_again() {
+    let plugins = Plugins::new();
+    let host = Host::builder().build().unwrap();
+    let name = unique("hung");
+    let install = |answers: &str| {
+        let release = plugins.dir().join("go");
+        let entered = plugins.dir().join("entered");
+        let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
+        let config = if answers.is_empty() { hang } else { json!({ "answers": answers }) };
+        let plugin = plugins.add(&name, "faulty").config(config);
+        plugin.set("limits", json!({ "in_flight": 1 })).write()
+    };
+    let handle = loaded(&host, install(""));
+    let late = handle.execute(Request::text("x").deadline_in(SOON * 5));
+    until("it hangs", || plugins.dir().join("entered").exists().then_some(()));
+    assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    install("mended");
+    reloaded(&host, &name);
+    let outcome = block_on(handle.execute(Request::text("x")));
+    std::fs::write(plugins.dir().join("go"), "").unwrap();
+    let reply = outcome.unwrap_or_else(|error| panic!("the new build is not called: {error}"));
+    assert_eq!(reply.as_bytes(), b"mended");
+}

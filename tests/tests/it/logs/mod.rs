@@ -1,0 +1,293 @@
+//! What plugins log arrives where the host's program listens, with all that belongs to it, and
+//! harms nobody, however much it is.
+
+mod listener;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::LazyLock;
+
+use hotbay::{Host, HostEvent, LoadStep, PluginHandle, Request};
+use hotbay_tests::{
+    Plugin, Plugins, block_on, event, host, loaded, reloaded, rolled_back, unique, until,
+};
+use serde_json::{Value, json};
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+
+use listener::{FILTERED, Heard, Line, listen};
+
+/// A plugin that logs, in a host of its own, and what is heard of it.
+struct Chat {
+    heard: &'static Heard,
+    plugins: Plugins,
+    host: Host,
+    handle: PluginHandle,
+    name: String,
+}
+
+impl Chat {
+    fn new() -> Self {
+        Self::with(|plugin| plugin.set("permissions", json!(["log"])))
+    }
+
+    fn with(change: impl FnOnce(Plugin) -> Plugin) -> Self {
+        let (heard, plugins, name) = (listen(), Plugins::new(), unique("chat"));
+        let host = host(&plugins);
+        let handle = loaded(&host, change(plugins.add(&name, "chatty")).write());
+        Self { heard, plugins, host, handle, name }
+    }
+
+    /// Has it log on this thread; answers with what it answers.
+    fn call(&self, asked: &Value) -> Value {
+        let reply = self.handle.call(Request::json_text(&asked.to_string())).unwrap();
+        serde_json::from_slice(reply.as_bytes()).unwrap()
+    }
+
+    /// Has it log on a thread of its generation.
+    fn execute(&self, asked: &Value) {
+        block_on(self.handle.execute(Request::json_text(&asked.to_string()))).unwrap();
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        self.heard.of(&self.name)
+    }
+
+    /// What it said itself; the host has something to say about it too.
+    fn messages(&self) -> Vec<String> {
+        let mut lines = self.lines();
+        lines.retain(|line| !line.target.starts_with("hotbay"));
+        lines.iter().map(|line| line.message().to_owned()).collect()
+    }
+
+    /// Ends it; answers with the reason if its library was kept.
+    fn end(&self) -> Option<String> {
+        let mut events = self.host.events();
+        block_on(self.host.unload(&self.name)).unwrap();
+        let end =
+            |event: &HostEvent| matches!(event, HostEvent::Closed { .. } | HostEvent::Kept { .. });
+        match event(&mut events, end) {
+            HostEvent::Kept { reason, .. } => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+fn check(line: &Line, level: Level, target: &str, fields: &[(&str, &str)]) {
+    assert_eq!((line.level, &*line.target), (level, target));
+    for (name, wanted) in fields {
+        assert_eq!(line.field(name), *wanted, "`{name}`");
+    }
+}
+
+#[test]
+fn an_event_arrives_with_fields_of_each_type() {
+    let fields = [
+        ("message", "debug hello"),
+        ("truth", "bool true"),
+        ("whole", "i64 -5"),
+        ("natural", "u64 18446744073709551615"),
+        ("small", "u64 5"),
+        ("real", "f64 0.1"),
+        ("none", "f64 NaN"),
+        ("text", r#"str "a \"text\"""#),
+        ("shown", r#"debug Some("x")"#),
+        ("written", "debug plain"),
+        ("generation", "u64 1"),
+        ("more", r#"debug {"generation":"not the host's"}"#),
+    ];
+    let asked = json!({ "way": "types" });
+    let (called, executed) = (Chat::new(), Chat::new());
+    called.call(&asked);
+    executed.execute(&asked);
+    for chat in [called, executed] {
+        let line = chat.heard.only_of(&chat.name);
+        check(&line, Level::ERROR, "chatty::types", &fields);
+        assert_eq!(line.fields.len(), fields.len() + 1, "`plugin` too: {line:?}");
+        assert!(line.file.unwrap().ends_with("lib.rs"));
+    }
+}
+
+#[test]
+fn an_event_tells_its_spans() {
+    let chat = Chat::new();
+    chat.execute(&json!({ "way": "spans" }));
+    let spans = [("spans", r#"str "request{id=7}:query{table=\"users\"}""#)];
+    check(&chat.heard.only_of(&chat.name), Level::INFO, "chatty", &spans);
+}
+
+#[test]
+fn a_record_of_log_arrives() {
+    let chat = Chat::new();
+    chat.call(&json!({ "way": "record" }));
+    let line = chat.heard.only_of(&chat.name);
+    check(&line, Level::WARN, "chatty::record", &[("message", "debug hello")]);
+    assert!(line.file.unwrap().ends_with("lib.rs"));
+}
+
+#[test]
+fn a_line_for_the_host_comes_from_the_plugin_as_a_whole() {
+    let chat = Chat::new();
+    assert_eq!(chat.call(&json!({ "way": "host" }))["said"], "Ok(())");
+    let line = chat.heard.only_of(&chat.name);
+    check(&line, Level::WARN, &chat.name, &[("message", "debug hello")]);
+    assert_eq!(line.file, None);
+}
+
+#[test]
+fn what_is_logged_at_the_start_arrives() {
+    let init = json!({ "init": { "way": "event", "message": "started" } });
+    let chat = Chat::with(|it| it.set("permissions", json!(["log"])).config(init));
+    assert_eq!(chat.messages(), ["started"]);
+}
+
+#[test]
+fn a_listener_of_one_thread_hears_what_is_called_there() {
+    let chat = Chat::new();
+    static HEARD: LazyLock<Heard> = LazyLock::new(Heard::default);
+    tracing::subscriber::with_default(listener::listener(&HEARD), || {
+        chat.call(&json!({ "message": "here" }));
+    });
+    assert_eq!(HEARD.only_of(&chat.name).message(), "here");
+    assert_eq!(chat.messages(), [""; 0]);
+}
+
+#[test]
+fn what_no_listener_wants_is_not_even_formatted() {
+    let chat = Chat::new();
+    let costly = json!({ "way": "costly", "message": "closely" });
+    assert_eq!(chat.call(&costly)["formatted"], 0);
+    assert_eq!(chat.messages(), [""; 0]);
+    chat.heard.want(LevelFilter::DEBUG);
+    assert_eq!(chat.call(&costly)["formatted"], 1);
+    chat.heard.want(LevelFilter::INFO);
+    assert_eq!(chat.call(&costly)["formatted"], 0);
+    let line = chat.heard.only_of(&chat.name);
+    check(&line, Level::DEBUG, "chatty", &[("costly", "debug costly")]);
+}
+
+#[test]
+fn without_the_permission_nothing_arrives_and_calls_are_unharmed() {
+    let chat = Chat::with(|plugin| plugin);
+    for way in ["event", "types", "spans", "record"] {
+        assert_eq!(chat.call(&json!({ "way": way }))["said"], "");
+        chat.execute(&json!({ "way": way }));
+    }
+    assert_eq!(chat.call(&json!({ "way": "host" }))["said"], "Err(Denied)");
+    assert_eq!(chat.messages(), [""; 0]);
+}
+
+#[test]
+fn two_generations_are_told_apart() {
+    let chat = Chat::new();
+    chat.call(&json!({ "message": "first" }));
+    let next = chat.plugins.add(&chat.name, "chatty").config(json!({ "at": 2 }));
+    next.set("permissions", json!(["log"])).write();
+    assert_eq!(reloaded(&chat.host, &chat.name).get(), 2);
+    chat.call(&json!({ "message": "second" }));
+    chat.execute(&json!({ "way": "record", "message": "third" }));
+    let told: Vec<_> = chat
+        .lines()
+        .iter()
+        .map(|line| (line.message().to_owned(), line.field("generation").to_owned()))
+        .collect();
+    let wanted = [("first", "u64 1"), ("second", "u64 2"), ("third", "u64 2")];
+    assert_eq!(told, wanted.map(|(message, generation)| (message.into(), generation.into())));
+}
+
+#[test]
+fn a_plugin_that_is_started_again_from_its_library_is_heard_again() {
+    let stop_first =
+        |plugin: Plugin| plugin.set("permissions", json!(["log"])).set("handover", "stop-first");
+    let chat = Chat::with(stop_first);
+    chat.call(&json!({ "message": "before" }));
+    let bad = json!({ "init": { "way": "nonsense" } });
+    stop_first(chat.plugins.add(&chat.name, "chatty").config(bad)).write();
+    assert_eq!(rolled_back(&chat.host, &chat.name).step(), Some(LoadStep::Init));
+    chat.call(&json!({ "message": "after" }));
+    chat.call(&json!({ "way": "record", "message": "too" }));
+    assert_eq!(chat.messages(), ["before", "after", "too"]);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_plugin_that_logged_on_its_callers_thread_is_closed() {
+    let chat = Chat::new();
+    for way in ["event", "types", "spans", "costly", "record", "host"] {
+        chat.call(&json!({ "way": way }));
+        chat.execute(&json!({ "way": way }));
+    }
+    assert_eq!(chat.end(), None);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn what_is_logged_after_the_end_is_lost_and_harms_nobody() {
+    let chat = Chat::new();
+    let (release, done) = (chat.plugins.dir().join("go"), chat.plugins.dir().join("done"));
+    chat.call(&json!({ "way": "types", "message": "late", "wait_for": release, "done": done }));
+    chat.call(&json!({ "message": "in time" }));
+    assert_eq!(chat.end().as_deref(), Some("threads: 1 still run"));
+    fs::write(release, "").unwrap();
+    until("it has logged", || done.exists().then_some(()));
+    assert_eq!(chat.messages(), ["in time"]);
+}
+
+#[test]
+fn a_flood_is_limited_and_each_line_of_it_counted() {
+    for (way, lines) in [("event", 100_000), ("record", 10_000), ("host", 10_000)] {
+        let chat = Chat::new();
+        chat.call(&json!({ "way": way, "lines": lines }));
+        block_on(chat.host.unload(&chat.name)).unwrap();
+        let counts = |lines: &[Line]| {
+            let (told, arrived): (Vec<&Line>, Vec<_>) =
+                lines.iter().partition(|line| line.target == "hotbay::plugin");
+            let dropped = |line: &&Line| -> u64 {
+                line.field("dropped").strip_prefix("u64 ").unwrap().parse().unwrap()
+            };
+            (arrived.len() as u64, told.iter().map(dropped).sum::<u64>())
+        };
+        let (arrived, dropped) = until("all of them are accounted for", || {
+            let (arrived, dropped) = counts(&chat.lines());
+            (arrived + dropped == lines).then_some((arrived, dropped))
+        });
+        assert!(arrived >= 1000 && dropped > 0, "{arrived} of {way} arrived");
+        let told = chat.lines().into_iter().find(|line| line.target == "hotbay::plugin").unwrap();
+        let start = format!("plugin `{}` logged faster than 1000 lines/s; ", chat.name);
+        assert!(told.message().starts_with(&start), "{}", told.message());
+    }
+}
+
+#[test]
+fn a_message_of_megabytes_is_cut() {
+    let chat = Chat::new();
+    for way in ["event", "record", "host"] {
+        chat.call(&json!({ "way": way, "message": "0123456789", "repeat": 300_000 }));
+    }
+    assert_eq!(chat.lines().len(), 3);
+    for message in chat.messages() {
+        assert!(message.len() <= 64 << 10 && message.len() > 60 << 10, "{}", message.len());
+        assert!(message.ends_with("… (cut)"));
+    }
+}
+
+#[test]
+fn each_target_can_be_filtered_for() {
+    let chat = Chat::new();
+    chat.call(&json!({ "way": "record", "target": FILTERED }));
+    chat.call(&json!({ "way": "record", "lines": 200, "target": "many", "targets": 200 }));
+    let targets: BTreeSet<_> = chat.lines().into_iter().map(|line| line.target).collect();
+    assert_eq!(targets.len(), 200);
+    assert!(targets.contains("many::0") && targets.contains("many::199"));
+}
+
+#[test]
+fn a_listener_that_calls_the_plugin_which_logs_does_not_do_so_for_ever() {
+    let chat = Chat::new();
+    chat.heard.call_back(&chat.handle, r#"{"message":"again"}"#);
+    for way in ["event", "record", "host"] {
+        chat.call(&json!({ "way": way, "message": way }));
+        chat.execute(&json!({ "way": way, "message": way }));
+    }
+    assert_eq!(chat.messages(), ["event", "event", "record", "record", "host", "host"]);
+}

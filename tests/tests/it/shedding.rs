@@ -1,0 +1,166 @@
+//! Queues that are full or too old: who is refused, who waits for a place, and who gets it.
+
+use std::time::Duration;
+
+use hotbay::{ErrorKind, HostLimits, Request};
+use hotbay_tests::{block_on, limits, until};
+
+use crate::puppet::{NEVER, Puppet, SOON, Scene};
+
+/// One worker that waits in its first call, and a queue of this length.
+fn busy(puppet: &Puppet, change: impl FnOnce(&mut HostLimits)) -> (Scene, hotbay::Execute) {
+    let limits = limits(|limits| {
+        limits.workers_max = 1;
+        change(limits);
+    });
+    let scene = puppet.host(|builder| builder.limits(limits));
+    let running = scene.execute("wait");
+    puppet.begins("wait");
+    (scene, running)
+}
+
+fn kind(call: hotbay::Execute) -> Option<ErrorKind> {
+    block_on(call).err().map(|error| error.kind())
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_the_refusal_is_counted() {
+    let puppet = Puppet::new();
+    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let queued = scene.execute("queued");
+    assert_eq!(kind(scene.execute("refused")), Some(ErrorKind::Overloaded));
+    assert_eq!(scene.info().waiting, 1);
+    puppet.open();
+    assert!(block_on(running).is_ok() && block_on(queued).is_ok());
+    assert_eq!(puppet.heard(), ["wait", "queued"]);
+    let info = scene.info();
+    assert_eq!((info.calls, info.refused), (3, 1), "calls that never reached the plugin");
+}
+
+#[test]
+fn a_call_that_waits_for_a_place_gets_the_one_that_is_freed_in_its_turn() {
+    let puppet = Puppet::new();
+    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let queued = scene.execute("0");
+    let waiting: Vec<_> = (1..6)
+        .map(|number| {
+            let text = number.to_string();
+            scene.handle.execute(Request::text(&text).wait_for_place(NEVER))
+        })
+        .collect();
+    // Nobody who does not wait overtakes those who do.
+    assert_eq!(kind(scene.execute("no place")), Some(ErrorKind::Overloaded));
+    puppet.open();
+    assert!(block_on(running).is_ok() && block_on(queued).is_ok());
+    for call in waiting {
+        block_on(call).unwrap();
+    }
+    assert_eq!(puppet.heard(), ["wait", "0", "1", "2", "3", "4", "5"]);
+}
+
+#[test]
+fn a_call_whose_wait_for_a_place_is_over_is_overloaded_and_those_with_a_place_stay() {
+    let puppet = Puppet::new();
+    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let placed = scene.handle.execute(Request::text("placed").wait_for_place(SOON));
+    let outside = scene.handle.execute(Request::text("outside").wait_for_place(SOON));
+    let none = scene.handle.execute(Request::text("none").wait_for_place(Duration::ZERO));
+    assert_eq!(kind(none), Some(ErrorKind::Overloaded));
+    assert_eq!(kind(outside), Some(ErrorKind::Overloaded));
+    assert_eq!(scene.info().waiting, 1);
+    puppet.open();
+    assert!(block_on(running).is_ok() && block_on(placed).is_ok());
+    assert_eq!(puppet.heard(), ["wait", "placed"]);
+}
+
+#[test]
+fn a_deadline_ends_a_wait_for_a_place() {
+    let puppet = Puppet::new();
+    let (scene, _running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let _queued = scene.execute("queued");
+    let request = Request::text("late").wait_for_place(NEVER).deadline_in(SOON);
+    assert_eq!(kind(scene.handle.execute(request)), Some(ErrorKind::DeadlineExceeded));
+    puppet.open();
+}
+
+#[test]
+fn no_more_wait_for_a_place_than_may() {
+    let puppet = Puppet::new();
+    let (scene, running) = busy(&puppet, |limits| {
+        (limits.queue_max, limits.place_waiters_max) = (1, 2);
+    });
+    let wait = |text: &str| scene.handle.execute(Request::text(text).wait_for_place(NEVER));
+    let waiting = [wait("0"), wait("1"), wait("2")];
+    assert_eq!(kind(wait("one too many")), Some(ErrorKind::Overloaded));
+    // Those who leave make room, wherever they stood.
+    let [first, second, third] = waiting;
+    drop((first, third));
+    let fresh = wait("3");
+    puppet.open();
+    assert!(block_on(running).is_ok() && block_on(second).is_ok() && block_on(fresh).is_ok());
+    assert_eq!(puppet.heard(), ["wait", "1", "3"]);
+}
+
+#[test]
+fn dropped_calls_free_a_full_queue() {
+    let puppet = Puppet::new();
+    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 2);
+    drop([scene.execute("a"), scene.execute("b")]);
+    let fresh = [scene.execute("c"), scene.execute("d")];
+    assert_eq!(kind(scene.execute("e")), Some(ErrorKind::Overloaded));
+    puppet.open();
+    block_on(running).unwrap();
+    for call in fresh {
+        block_on(call).unwrap();
+    }
+    assert_eq!(puppet.heard(), ["wait", "c", "d"]);
+}
+
+#[test]
+fn the_message_of_a_full_queue_names_its_limit_whoever_else_waits_outside() {
+    let puppet = Puppet::new();
+    let (scene, _running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let _queued = scene.execute("queued");
+    let _outside: Vec<_> = (0..3)
+        .map(|_| scene.handle.execute(Request::text("outside").wait_for_place(NEVER)))
+        .collect();
+    let told = block_on(scene.execute("refused")).unwrap_err().to_string();
+    puppet.open();
+    assert!(!told.contains("4 calls waiting, which is"), "its `limits.queue` is 1: {told}");
+}
+
+#[test]
+fn calls_that_wait_longer_than_is_worth_it_are_shed() {
+    let puppet = Puppet::new();
+    let (scene, running) = busy(&puppet, |limits| limits.queue_age_max = Some(SOON));
+    let old: Vec<_> = (0..3).map(|_| scene.execute("old")).collect();
+    for call in old {
+        let error = block_on(call).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Overloaded);
+        assert!(error.to_string().contains("queue_age_max"), "{error}");
+    }
+    let info = scene.info();
+    assert_eq!((info.shed, info.waiting, info.abandoned), (3, 0, 0));
+    puppet.open();
+    // One that had begun in time is as old as it likes.
+    block_on(running).unwrap();
+    assert_eq!(puppet.heard(), ["wait"]);
+}
+
+#[test]
+fn calls_of_one_caller_begin_in_their_order() {
+    let puppet = Puppet::new();
+    let (scene, running) = busy(&puppet, |_| {});
+    let texts: Vec<_> = (0..200).map(|number| number.to_string()).collect();
+    let calls: Vec<_> = texts
+        .iter()
+        .map(|text| scene.handle.execute(Request::text(text).deadline_in(NEVER)))
+        .collect();
+    puppet.open();
+    block_on(running).unwrap();
+    for (text, call) in texts.iter().zip(calls) {
+        assert_eq!(block_on(call).unwrap().as_text().unwrap(), text);
+    }
+    assert_eq!(puppet.heard()[1..], texts);
+    until("nothing runs", || (scene.info().running == 0).then_some(()));
+}

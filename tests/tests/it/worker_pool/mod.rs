@@ -1,0 +1,93 @@
+//! The public pool of workers, whose tests share these helpers.
+
+mod ends;
+mod outcomes;
+mod races;
+
+use std::cell::RefCell;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use hotbay::CancellationToken;
+use hotbay::pool::{Outcome, PoolLimits, SubmitError, SubmitErrorKind, TaskTicket, WorkerPool};
+
+/// Longer than any wait here lasts.
+const GENEROUS: Duration = Duration::from_secs(60);
+
+fn limits(workers: u32, queue_max: u32, results_max: u32) -> PoolLimits {
+    let mut limits = PoolLimits::default();
+    (limits.workers, limits.queue_max, limits.results_max) = (workers, queue_max, results_max);
+    limits
+}
+
+fn pool<T: Send>(workers: u32, queue_max: u32, results_max: u32) -> WorkerPool<T> {
+    WorkerPool::new(limits(workers, queue_max, results_max), &CancellationToken::new()).unwrap()
+}
+
+/// A worker that a task holds until it is let go.
+struct Held {
+    go: Sender<()>,
+    ticket: TaskTicket<u32>,
+}
+
+impl Held {
+    fn by(pool: &WorkerPool<u32>) -> Self {
+        let (go, let_go) = mpsc::channel();
+        let (enter, entered) = mpsc::channel();
+        let task = move || {
+            enter.send(()).unwrap();
+            // Let go, or dropped.
+            let _ = let_go.recv_timeout(GENEROUS);
+            0
+        };
+        let ticket = pool.submit(task).unwrap();
+        entered.recv_timeout(GENEROUS).unwrap();
+        Self { go, ticket }
+    }
+
+    fn let_go(self) -> Outcome<u32> {
+        self.go.send(()).unwrap();
+        self.ticket.wait()
+    }
+}
+
+/// Panics when dropped.
+struct Grenade;
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            std::panic::panic_any("dropped");
+        }
+    }
+}
+
+/// Marks each worker of a pool; the mark is gone with the thread.
+fn mark_workers(pool: &WorkerPool<u32>, workers: usize) -> Arc<()> {
+    thread_local! {
+        static MARK: RefCell<Option<Arc<()>>> = const { RefCell::new(None) };
+    }
+    let (mark, all) = (Arc::new(()), Arc::new(Barrier::new(workers)));
+    let tickets: Vec<_> = (0..workers)
+        .map(|_| {
+            let (mark, all) = (Arc::clone(&mark), Arc::clone(&all));
+            let task = move || {
+                MARK.set(Some(mark));
+                all.wait();
+                0
+            };
+            pool.submit(task).unwrap()
+        })
+        .collect();
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
+    assert_eq!(Arc::strong_count(&mark), 1 + workers);
+    mark
+}
+
+fn kind<T, F>(refused: Result<TaskTicket<T>, SubmitError<F>>) -> SubmitErrorKind {
+    refused.unwrap_err().kind()
+}

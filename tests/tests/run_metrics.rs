@@ -1,0 +1,239 @@
+//! `hotbay run --metrics`, as a process of its own: what its page shows, whom it turns away, and
+//! that it ends with the command.
+
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+
+use hotbay_tests::{LIMIT, Plugins, binary, until};
+use serde_json::{Value, json};
+
+/// A command that stays up and serves a page.
+struct Serving {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    stderr: BufReader<ChildStderr>,
+    /// Host and port.
+    address: String,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // One that has ended is no matter.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the command is a process")]
+fn command(plugins: &Plugins, args: &[&str]) -> Command {
+    let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+    command.arg("run").args(args).arg("--dir").arg(plugins.dir());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Serving {
+    #[track_caller]
+    fn start(plugins: &Plugins, args: &[&str]) -> Self {
+        let mut child = command(plugins, args).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut serving = Self { child, stdout, stderr, address: String::new() };
+        let mut line = String::new();
+        serving.stderr.read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("metrics: http://");
+        let address = address.and_then(|rest| rest.strip_suffix("/metrics"));
+        serving.address = address.unwrap_or_else(|| panic!("no address in {line}")).to_owned();
+        serving
+    }
+
+    /// Waits for its plugin to serve.
+    #[track_caller]
+    fn is_up(&mut self) {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        assert!(line.contains("loaded"), "{line}");
+    }
+
+    fn event(&mut self) -> Value {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in: {line}"))
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+
+    /// Status line, headers and body.
+    fn ask(&self, method: &str, path: &str) -> String {
+        let mut stream = self.connect();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[track_caller]
+    fn shows(&self, wanted: &[&str]) {
+        let page = self.ask("GET", "/metrics");
+        for wanted in wanted {
+            assert!(page.lines().any(|line| line == *wanted), "{wanted} is not in\n{page}");
+        }
+    }
+
+    /// Ends it by a signal; answers with its code and what it still told on stdout and stderr.
+    #[allow(clippy::disallowed_methods, reason = "std sends no signals")]
+    fn ends(mut self) -> (Option<i32>, String, String) {
+        let kill = format!("kill -TERM {} 2>&1", self.child.id());
+        Command::new("sh").args(["-c", &kill]).output().unwrap();
+        let (mut out, mut err) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut out).unwrap();
+        self.stderr.read_to_string(&mut err).unwrap();
+        (until("it has ended", || self.child.try_wait().unwrap()).code(), out, err)
+    }
+}
+
+#[test]
+fn the_page_shows_figures_and_stdout_stays_a_stream_of_events() {
+    let plugins = Plugins::new();
+    plugins.add("one", "faulty").write();
+    let mut serving = Serving::start(&plugins, &["--json", "--metrics", "127.0.0.1:0"]);
+    assert!(serving.address.starts_with("127.0.0.1:"), "{}", serving.address);
+    serving.is_up();
+    serving.shows(&[
+        "HTTP/1.1 200 OK",
+        "content-type: text/plain; version=0.0.4; charset=utf-8",
+        "# HELP hotbay_calls_total calls, however they ended",
+        "# TYPE hotbay_calls_total counter",
+        r#"hotbay_calls_total{plugin="one"} 0"#,
+        "# TYPE hotbay_generation gauge",
+        r#"hotbay_generation{plugin="one"} 1"#,
+        "hotbay_plugins 1",
+        "hotbay_kept_libraries 0",
+    ]);
+    let (code, out, err) = serving.ends();
+    let events = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let events: Vec<_> = events.map(|event| event["event"].clone()).collect();
+    assert_eq!(events, ["retired", "closed", "stopped"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn everything_else_is_turned_away_in_a_line() {
+    let plugins = Plugins::new();
+    plugins.add("one", "faulty").write();
+    let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
+    serving.is_up();
+    let check = |method, path, wanted: &[&str]| {
+        let answer = serving.ask(method, path);
+        assert!(wanted.iter().all(|part| answer.contains(part)), "{method} {path}: {answer}");
+        assert!(!answer.contains("hotbay_"), "{method} {path}: {answer}");
+    };
+    for path in ["/", "/metrics/", "/Metrics", "/metrics/../metrics", "//metrics"] {
+        check(
+            "GET",
+            path,
+            &["HTTP/1.1 404 Not Found\r\n", "\r\n\r\nthe metrics are at /metrics\n"],
+        );
+    }
+    for method in ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "BREW"] {
+        check(method, "/metrics", &["HTTP/1.1 405 Method Not Allowed\r\n", "allow: GET\r\n"]);
+    }
+    let mut stream = serving.connect();
+    stream.write_all(&[b'a'; 20_000]).unwrap();
+    // It may hang up before all is read, and the answer is lost then.
+    let _ = stream.read_to_string(&mut String::new());
+    let mut stream = serving.connect();
+    stream.write_all(b"no HTTP at all\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    serving.shows(&["HTTP/1.1 200 OK", "hotbay_plugins 1"]);
+}
+
+#[test]
+fn connections_that_say_nothing_keep_neither_the_page_nor_the_end_waiting() {
+    let plugins = Plugins::new();
+    plugins.add("one", "faulty").write();
+    let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
+    serving.is_up();
+    // More than are served at once: whoever comes next is served when they go.
+    let silent: Vec<_> = (0..40).map(|_| serving.connect()).collect();
+    drop(silent);
+    serving.shows(&["hotbay_plugins 1"]);
+    let mut silent: Vec<_> = (0..40).map(|_| serving.connect()).collect();
+    silent[0].write_all(b"GET /metrics HTT").unwrap();
+    let (code, out, _) = serving.ends();
+    assert_eq!(code, Some(0));
+    assert!(out.contains("closed       one"), "{out}");
+}
+
+#[test]
+fn a_replacement_is_another_generation_of_the_same_counts() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("one", "faulty").write();
+    // Not every machine has both.
+    let loopback = ["[::1]:0", "127.0.0.1:0"];
+    let loopback =
+        loopback.into_iter().find(|address| TcpListener::bind(*address).is_ok()).unwrap();
+    let watch = ["--json", "--watch", "--poll-ms", "20", "--metrics", loopback];
+    let mut serving = Serving::start(&plugins, &watch);
+    assert!(serving.address.starts_with(loopback.trim_end_matches('0')), "{}", serving.address);
+    serving.is_up();
+    serving.shows(&[r#"hotbay_generation{plugin="one"} 1"#]);
+    let manifest = folder.join("plugin.json");
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    value["config"] = json!({ "note": "new" });
+    std::fs::write(&manifest, value.to_string()).unwrap();
+    while serving.event()["event"] != "promoted" {}
+    serving.shows(&[
+        r#"hotbay_generation{plugin="one"} 2"#,
+        r#"hotbay_calls_total{plugin="one"} 0"#,
+        "hotbay_plugins 1",
+    ]);
+    assert_eq!(serving.ends().0, Some(0));
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_before_anything_is_loaded() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("one", "faulty");
+    let entered = plugins.dir().join("entered");
+    folder.config(json!({ "hang_in": "init", "entered": entered })).write();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let wanted = format!("cannot serve metrics on {address}; is the port taken?");
+
+    let output = command(&plugins, &["--metrics", &address]).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert!(err.starts_with(&format!("error: {wanted}\n  because: ")), "{err}");
+
+    let output = command(&plugins, &["--json", "--metrics", &address]).output().unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &told["error"]["kind"]), (Some(1), &json!("io")));
+    assert!(told["error"]["message"].as_str().unwrap().starts_with(&wanted), "{told}");
+    assert!(!entered.exists(), "a plugin was started");
+}
+
+#[test]
+fn an_address_is_checked_and_one_that_others_can_reach_is_told() {
+    let plugins = Plugins::new();
+    for address in ["9464", "localhost", "127.0.0.1", "127.0.0.1:99999", ""] {
+        let output = command(&plugins, &["--metrics", address]).output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{address}: {err}");
+        assert!(err.contains("--metrics <ADDR>"), "{err}");
+    }
+    let output = command(&plugins, &["--metrics", "0.0.0.0:0"]).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    let note = err.lines().nth(1).unwrap_or_default();
+    assert!(note.starts_with("note: 0.0.0.0:"), "{err}");
+    assert!(note.ends_with(" can be reached from other machines"), "{err}");
+}
