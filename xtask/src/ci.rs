@@ -21,7 +21,7 @@ const STEPS: &[Step] = &[
     Step { name: "tidy", alone: "cargo xtask tidy", act: tidy::run },
     Step {
         name: "clippy",
-        alone: "cargo clippy --workspace --all-targets --features hotbay/cli -- -D warnings",
+        alone: "cargo clippy --workspace --all-targets --features hotbay/cli,hotbay/tower -- -D warnings",
         act: clippy,
     },
     Step {
@@ -31,7 +31,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "docs",
-        alone: "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --features hotbay/cli",
+        alone: "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --features hotbay/cli,hotbay/tower",
         act: docs,
     },
     Step {
@@ -82,13 +82,19 @@ fn fmt(workspace: &Workspace) -> anyhow::Result<()> {
 fn clippy(workspace: &Workspace) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
     // Not all features: those that link plugins as ordinary crates want a call of their own.
-    command.args(["clippy", "--workspace", "--all-targets", "--features", "hotbay/cli"]);
+    command.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--features",
+        "hotbay/cli,hotbay/tower",
+    ]);
     cargo::run(command.args(["--", "-D", "warnings"]))
 }
 
 fn docs(workspace: &Workspace) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
-    command.args(["doc", "--workspace", "--no-deps", "--features", "hotbay/cli"]);
+    command.args(["doc", "--workspace", "--no-deps", "--features", "hotbay/cli,hotbay/tower"]);
     cargo::run(command.env("RUSTDOCFLAGS", "-Dwarnings"))
 }
 

@@ -22,5 +22,6 @@ impl Options {
 /// The tests build their own fixture plugins, so nothing has to be built before.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
-    cargo::run(command.args(["test", "--workspace"]).args(&options.arguments))
+    command.args(["test", "--workspace", "--features", "hotbay/tower"]);
+    cargo::run(command.args(&options.arguments))
 }

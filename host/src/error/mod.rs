@@ -4,6 +4,7 @@
 pub(crate) mod artifact;
 pub(crate) mod boundary;
 pub(crate) mod manifest;
+mod panicked;
 pub(crate) mod probe;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use std::fmt;
 use hotbay_plugin::{Fault, PluginError};
 
 use crate::id::{GenerationId, PluginName};
+pub(crate) use panicked::fault_of;
 
 /// Why a call, a load or an unload failed.
 pub struct Error(Box<Inner>);
@@ -47,7 +49,8 @@ pub enum ErrorKind {
     Config,
     /// Another plugin that is required is missing, or requires this one.
     Requires,
-    /// The input is refused before the call: too large, or not what can be sent.
+    /// The input is refused before the call: too large, not what can be sent, or not what the
+    /// plugin's `input_schema` or the application accepts.
     Input,
     /// The output cannot be used: too large, or not what was asked for.
     Output,

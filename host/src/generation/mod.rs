@@ -1,6 +1,7 @@
 //! One load of one plugin: what runs its calls, the threads it runs on, and what became of it.
 //! Decides nothing about when it starts or ends.
 
+mod judge;
 mod keeper;
 mod lease;
 pub(crate) mod recovery;

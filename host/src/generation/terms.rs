@@ -1,8 +1,10 @@
 //! What calls of a generation go by, as its manifest and its host want it. Values only.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::manifest::Checker;
 use crate::pool::QueueLimits;
 use crate::sync::after;
 
@@ -19,8 +21,13 @@ pub(crate) struct Terms {
     /// Calls that may run at once.
     pub(crate) in_flight_max: Option<u32>,
     pub(crate) memory_bytes_max: Option<u64>,
+    pub(crate) input_bytes_max: u64,
     /// What the plugin may do and may be asked to do.
     pub(crate) permissions: BTreeSet<String>,
+    /// What its manifest asks for besides, and the application does not grant.
+    pub(crate) withheld: BTreeSet<String>,
+    /// What the input of each call has to fit.
+    pub(crate) input_schema: Option<Arc<Checker>>,
 }
 
 impl Terms {
@@ -60,7 +67,10 @@ mod tests {
                 deadline_default: seconds(default),
                 in_flight_max: None,
                 memory_bytes_max: None,
+                input_bytes_max: 0,
                 permissions: BTreeSet::new(),
+                withheld: BTreeSet::new(),
+                input_schema: None,
             };
             let at = |seconds: Option<u64>| Some(now + Duration::from_secs(seconds?));
             assert_eq!(terms.deadline(now, at(asked)), at(wanted));

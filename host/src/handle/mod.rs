@@ -2,6 +2,8 @@
 
 mod each;
 mod pooled;
+#[cfg(feature = "tower")]
+mod tower;
 
 use std::fmt;
 use std::sync::Arc;
@@ -69,12 +71,28 @@ impl PluginHandle {
     /// # Errors
     ///
     /// `Plugin` with the plugin's own error, `Panicked` with the fault, `Quarantined`,
-    /// `Retired`, `Shutdown`, `Input` and `Output` for what is too large, `DeadlineExceeded`
-    /// and `Cancelled` for what had not begun, `Overloaded` for more calls at once than its
-    /// `limits.in_flight`, `Denied`, and `Layer` for a layer that panicked.
+    /// `Retired`, `Shutdown`, `Input` and `Output` for what is too large, `Input` for what does
+    /// not fit its `input_schema` or the application does not accept, `DeadlineExceeded` and
+    /// `Cancelled` for what had not begun, `Overloaded` for more calls at once than its
+    /// `limits.in_flight`, `Denied` for an operation that it was not granted, and `Layer` for a
+    /// layer or a validator that panicked.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
         self.inner.visit(Visit::here(&request))
+    }
+
+    /// Calls the plugin in this thread, past all layers: what these cost is measured by this.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call).
+    #[cfg(feature = "measure")]
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn call_without_layers(&self, request: Request<'_>) -> Result<Reply, Error> {
+        let mut reply = Reply::vacant();
+        self.inner.slot.call(Visit::here(&request), &mut reply)?;
+        Ok(reply)
     }
 
     /// Queues a call for the plugin's own threads, at once; the future waits for the answer.

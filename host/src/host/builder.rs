@@ -11,14 +11,16 @@ use super::table::Table;
 use super::{Host, Inner};
 use crate::artifact::stage::StagingArea;
 use crate::boundary::{Instance, Root};
+use crate::call::Request;
 use crate::config::{HostLimits, Quarantine};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::event::Board;
 use crate::generation::Keeper;
+use crate::id::PluginName;
 use crate::layers::{Layer, Layers};
 use crate::manifest::{Manifest, start_order};
 use crate::pool::Clock;
-use crate::reload::{Candidate, Desk, Inspection, Made, Rules, Source, Surveyed, Workshop};
+use crate::reload::{Candidate, Desk, Grant, Inspection, Made, Rules, Source, Surveyed, Workshop};
 
 /// Configures a [`Host`].
 #[derive(Debug)]
@@ -31,6 +33,9 @@ pub struct HostBuilder {
     want_frames: bool,
     deadline_default: Option<Duration>,
     layers: Layers,
+    grant: Option<Grant>,
+    /// The first thing that was asked for and makes no sense.
+    mistake: Option<Error>,
     staging_dir: Option<PathBuf>,
     keep_staged: bool,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
@@ -55,6 +60,8 @@ impl HostBuilder {
             want_frames: false,
             deadline_default: None,
             layers: Layers::default(),
+            grant: None,
+            mistake: None,
             staging_dir: None,
             keep_staged: false,
             compiled_in: Vec::new(),
@@ -107,6 +114,83 @@ impl HostBuilder {
     /// See [`Layer`].
     pub fn layer(mut self, layer: impl Layer) -> Self {
         self.layers.add(Arc::new(layer));
+        self
+    }
+
+    /// Looks at the requests of one plugin before they reach it. What `validator` answers with
+    /// `Err` is refused as `Input`, with its text.
+    ///
+    /// It runs in the thread that runs the call, after the check against the manifest's
+    /// `input_schema`, if there is one; all validators of a plugin have to agree. One that
+    /// panics fails its call with the kind `Layer`, and nothing is held against the plugin.
+    ///
+    /// ```
+    /// # use hotbay::{Error, ErrorKind, Host, Output, Request};
+    /// let host = Host::builder()
+    ///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+    ///     .validate("echo", |request| match request.as_bytes() {
+    ///         [] => Err("there is nothing to echo".to_owned()),
+    ///         _ => Ok(()),
+    ///     })
+    ///     .build()?;
+    /// let error = host.plugin("echo")?.call(Request::text("")).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Input);
+    /// assert!(error.full_message().contains("there is nothing to echo"));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn validate<F>(mut self, plugin: &str, validator: F) -> Self
+    where
+        F: Fn(&Request<'_>) -> Result<(), String> + Send + Sync + 'static,
+    {
+        match PluginName::new(plugin) {
+            Ok(plugin) => self.layers.validate(plugin, Arc::new(validator)),
+            Err(error) => {
+                let message = format!("requests of `{plugin}` cannot be validated");
+                let error = Error::new(ErrorKind::NotFound, message).caused_by(error);
+                self.mistake.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// Asks the application at every load which of the permissions that a manifest lists the
+    /// plugin is granted. Without this, all of them are.
+    ///
+    /// `grant` is asked once for each: for host services such as `log`, and for operations that
+    /// requests may name ([`Request::operation`]). What it does not grant behaves as if it were
+    /// not listed, and is told in [`PluginInfo::notes`](crate::PluginInfo::notes). If it panics,
+    /// the plugin is refused with the kind `Layer`. It blocks the load while it decides.
+    ///
+    /// ```
+    /// # use hotbay::{Error, ErrorKind, Host, Manifest, Output, Request};
+    /// # use hotbay::{CallContext, Payload, Plugin, PluginError};
+    /// # use hotbay::hotbay_plugin::{Config, HostServices};
+    /// # struct Notes;
+    /// # impl Plugin for Notes {
+    /// #     fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> { Ok(Self) }
+    /// #     fn execute(&self, _: &CallContext<'_>, _: Payload<'_>) -> Result<Output, PluginError> {
+    /// #         Ok(Output::text("done"))
+    /// #     }
+    /// # }
+    /// let manifest = Manifest::new("notes", "1.0.0")
+    ///     .and_then(|manifest| manifest.with_permission("read"))
+    ///     .and_then(|manifest| manifest.with_permission("write"))
+    ///     .expect("a manifest");
+    /// let host = Host::builder()
+    ///     .grant(|_plugin, permission| permission == "read")
+    ///     .register::<Notes>(manifest)
+    ///     .build()?;
+    /// let notes = host.plugin("notes")?;
+    /// assert!(notes.call(Request::text("1").operation("read")).is_ok());
+    /// let error = notes.call(Request::text("1").operation("write")).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Denied);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn grant<F>(mut self, grant: F) -> Self
+    where
+        F: Fn(&PluginName, &str) -> bool + Send + Sync + 'static,
+    {
+        self.grant = Some(Grant(Arc::new(grant)));
         self
     }
 
@@ -181,8 +265,8 @@ impl HostBuilder {
         F: Fn(&CallContext<'_>, Payload<'_>) -> Result<Output, PluginError> + Send + Sync + 'static,
     {
         let manifest = Manifest::new(name, "0.0.0").map_err(|error| {
-            let kind = crate::error::ErrorKind::Manifest;
-            Error::new(kind, format!("`{name}` cannot be registered")).caused_by(error)
+            Error::new(ErrorKind::Manifest, format!("`{name}` cannot be registered"))
+                .caused_by(error)
         });
         let make = Made(Box::new(move || Instance::compiled_in(Function(function))));
         self.compiled_in.push((manifest, Source::Value(make)));
@@ -196,9 +280,12 @@ impl HostBuilder {
     ///
     /// # Errors
     ///
-    /// The first compiled-in plugin that did not start; `Overloaded` when the system gives no
-    /// thread to watch on.
+    /// The first compiled-in plugin that did not start; `NotFound` for a validator of what is no
+    /// plugin's name; `Overloaded` when the system gives no thread to watch on.
     pub fn build(self) -> Result<Host, Error> {
+        if let Some(mistake) = self.mistake {
+            return Err(mistake);
+        }
         let (board_owner, board) = Board::new();
         let inner = Arc::new(Inner {
             workshop: Arc::new(Workshop {
@@ -208,6 +295,7 @@ impl HostBuilder {
                 quarantine: self.quarantine,
                 want_frames: self.want_frames,
                 deadline_default: self.deadline_default,
+                grant: self.grant,
                 clock: Clock::new(),
                 board,
                 staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged),

@@ -126,7 +126,7 @@ impl Inner {
         };
         let rules = &self.workshop.rules;
         let next = Candidate::read(folder, rules);
-        content.of_manifest(&next);
+        content.of_manifest(&next, rules);
         let mut next = next.map_err(rolled_back)?;
         next.serving = serving;
         if next.manifest.name() != plugin {

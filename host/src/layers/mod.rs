@@ -8,27 +8,33 @@
 //! 2. `meter`: counts, refused calls too; a load and a store in a cell of the thread's own. One
 //!    call in some is timed.
 //! 3. the application's own, in the order in which they were added; nothing if there are none.
-//! 4. `deadline`: refuses what nobody waits for any more; two loads.
-//! 5. `breaker`: refuses while the plugin is quarantined, and judges how calls end; one load.
-//! 6. `limit`: bounds the calls that run at once; one load.
+//! 4. `permit`: refuses what the plugin was not granted; a null check.
+//! 5. `validate`: refuses input that does not fit the manifest's `input_schema` or that the
+//!    application does not accept; one load.
+//! 6. `deadline`: refuses what nobody waits for any more; two loads.
+//! 7. `breaker`: refuses while the plugin is quarantined, and judges how calls end; one load.
+//! 8. `limit`: bounds the calls that run at once; one load.
 //!
-//! The slot's lease is innermost.
+//! The slot's lease is innermost. Where a reload comes between `permit` or `validate` and the
+//! lease, the slot has the call judged again by the generation that it goes to: what was granted
+//! to one build is not granted to the next.
 
 mod app;
 mod breaker;
 mod deadline;
 mod limit;
 mod meter;
+mod permit;
 mod trace;
+mod validate;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use hotbay_plugin::Fault;
-
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, fault_of};
+use crate::id::PluginName;
 use crate::manifest::Manifest;
 use crate::slot::Slot;
 use app::Applications;
@@ -37,27 +43,40 @@ use breaker::Breaker;
 use deadline::Deadline;
 use limit::Limit;
 use meter::Meter;
+use permit::Permit;
 use trace::Trace;
+use validate::{Validate, Validator};
 
 /// The corridor of one plugin.
 pub(crate) type Stack = Trace<Meter<Applications<Fittings>>>;
 
-type Fittings = Deadline<Breaker<Limit<Arc<Slot>>>>;
+type Fittings = Permit<Validate<Deadline<Breaker<Limit<Arc<Slot>>>>>>;
 
-/// The layers of an application.
+/// What an application puts around calls: layers around all, validators before some.
 #[derive(Clone, Default)]
-pub(crate) struct Layers(Vec<Arc<dyn Layer>>);
+pub(crate) struct Layers {
+    layers: Vec<Arc<dyn Layer>>,
+    validators: BTreeMap<PluginName, Vec<Arc<Validator>>>,
+}
 
 impl Layers {
     /// Adds one inside of those that are there.
     pub(crate) fn add(&mut self, layer: Arc<dyn Layer>) {
-        self.0.push(layer);
+        self.layers.push(layer);
+    }
+
+    /// Adds a validator of one plugin's requests, after those that are there.
+    pub(crate) fn validate(&mut self, plugin: PluginName, validator: Arc<Validator>) {
+        self.validators.entry(plugin).or_default().push(validator);
     }
 }
 
 impl fmt::Debug for Layers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Layers").field(&self.0.len()).finish()
+        f.debug_struct("Layers")
+            .field("layers", &self.layers.len())
+            .field("validated", &self.validators.keys())
+            .finish()
     }
 }
 
@@ -65,21 +84,16 @@ impl fmt::Debug for Layers {
 pub(crate) fn stack(slot: &Arc<Slot>, layers: &Layers, manifest: &Manifest) -> Stack {
     let own = || Arc::clone(slot);
     let applies = |layer: &&Arc<dyn Layer>| layer.applies_to(manifest);
-    let applied: Vec<_> = layers.0.iter().filter(applies).cloned().collect();
-    let fittings = Deadline::new(own(), Breaker::new(own(), Limit::new(own(), own())));
+    let applied: Vec<_> = layers.layers.iter().filter(applies).cloned().collect();
+    let validators = layers.validators.get(&slot.name).map(Vec::as_slice).unwrap_or_default();
+    let inner = Deadline::new(own(), Breaker::new(own(), Limit::new(own(), own())));
+    let fittings = Permit::new(own(), Validate::new(own(), validators, inner));
     Trace::new(own(), Meter::new(own(), Applications::around(slot, &applied, fittings)))
 }
 
 /// The error of a call around which `what` of the application panicked.
 #[cold]
 fn panicked(slot: &Slot, what: &str, payload: Box<dyn Any + Send>) -> Error {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-    let fault = Fault::new(text.unwrap_or("(no text)").to_owned(), None, Vec::new());
-    // What a payload's own drop throws is dropped by nobody.
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        std::mem::forget(again);
-    }
     let message = format!("was called, and {what} of the application panicked");
-    Error::new(ErrorKind::Layer, message).caused_by(fault).of(&slot.name)
+    Error::new(ErrorKind::Layer, message).caused_by(fault_of(payload)).of(&slot.name)
 }

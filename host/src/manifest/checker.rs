@@ -2,14 +2,13 @@
 //! Fetches nothing, and no schema overflows the stack, however it refers to itself.
 
 use std::fmt::{self, Write as _};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
 
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::Location;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
+use super::steps::{Outline, outline, with_stack};
 use super::tree::NESTING_DEPTH_MAX;
 use crate::error::manifest::{Unfit, Violation};
 
@@ -25,23 +24,6 @@ const DESCRIBED_BYTES_MAX: usize = 256 << 10;
 
 /// Most steps back that a pattern may cost on one text.
 const PATTERN_BACKTRACKS_MAX: usize = 100_000;
-
-/// Stack of a check, besides what its steps need.
-const STACK_BYTES_MIN: usize = 2 << 20;
-
-/// Stack of a step into a schema: several times what the costliest keyword was seen to need,
-/// `unevaluatedProperties` without optimisation.
-const STACK_BYTES_PER_STEP: usize = 8 << 10;
-
-/// Steps that any thread's stack has room for: most checks are flat, and a thread costs more
-/// than they do.
-const STEPS_AT_HOME: usize = 16;
-
-/// Most steps that a schema may lead into itself; their stack is reserved, not touched.
-const STEPS_MAX: usize = 32_768;
-
-/// Steps of a reference to another document: the drafts themselves are known, and refer a lot.
-const STEPS_ELSEWHERE: usize = NESTING_DEPTH_MAX;
 
 /// A JSON Schema that was read once, to check any number of values.
 ///
@@ -91,8 +73,7 @@ impl Checker {
             if validator.is_valid(value) {
                 return Ok(());
             }
-            let violations = if describe { violations(validator, value) } else { Vec::new() };
-            Err(Unfit::Value(violations))
+            Err(Unfit::Value(if describe { violations(validator, value) } else { Vec::new() }))
         })?
     }
 }
@@ -106,8 +87,10 @@ impl fmt::Debug for Checker {
 impl Drop for Checker {
     /// A chain of references is a chain of boxes, which recurses as well.
     fn drop(&mut self) {
-        let validator = self.validator.take();
-        let _ = with_stack(self.outline.steps(0), move || drop(validator));
+        let mut validator = self.validator.take();
+        if with_stack(self.outline.steps(0), || drop(validator.take())).is_err() {
+            std::mem::forget(validator);
+        }
     }
 }
 
@@ -123,7 +106,7 @@ fn build(schema: &Value) -> Result<Validator, Unfit> {
     options.build(schema).map_err(|error| Unfit::Schema(violation(error.instance_path(), &error)))
 }
 
-/// The first violations, in the order of the schema.
+/// The first violations of a value that does not fit, in the order of the schema.
 fn violations(validator: &Validator, value: &Value) -> Vec<Violation> {
     let mut violations = Vec::new();
     for error in validator.iter_errors(value) {
@@ -143,6 +126,9 @@ fn violations(validator: &Validator, value: &Value) -> Vec<Violation> {
         if violations.len() == VIOLATIONS_MAX {
             break;
         }
+    }
+    if violations.is_empty() {
+        violations.push(Violation::of_all("it does not fit the schema".to_owned()));
     }
     violations
 }
@@ -180,70 +166,12 @@ fn bounded(text: &impl fmt::Display) -> String {
     beginning.text
 }
 
-/// Does `work`, which goes so many steps deep, where the stack has room for it.
-fn with_stack<T: Send>(steps: usize, work: impl FnOnce() -> T + Send) -> Result<T, Unfit> {
-    let panicked = |_| Unfit::Schema(Violation::of_all("made the checker panic".to_owned()));
-    if steps <= STEPS_AT_HOME {
-        return catch_unwind(AssertUnwindSafe(work)).map_err(panicked);
-    }
-    if steps > STEPS_MAX {
-        let message = format!(
-            "refers to itself in up to {steps} steps for this value; wanted at most {STEPS_MAX}, \
-             so use fewer references"
-        );
-        return Err(Unfit::Schema(Violation::of_all(message)));
-    }
-    let stack_bytes = STACK_BYTES_MIN + steps * STACK_BYTES_PER_STEP;
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().name("hotbay-schema".to_owned());
-        let thread = thread.stack_size(stack_bytes).spawn_scoped(scope, work);
-        thread.map_err(|error| Unfit::NoThread(error.to_string()))?.join().map_err(panicked)
-    })
-}
-
-/// What bounds the steps of a check: without a reference, they are no more than the depth; each
-/// reference is followed at most once for each level of the value.
-#[derive(Clone, Copy, Debug, Default)]
-struct Outline {
-    depth: usize,
-    reference_depths: usize,
-}
-
-impl Outline {
-    /// Steps for a value of that depth.
-    fn steps(self, value_depth: usize) -> usize {
-        self.depth + self.reference_depths * (value_depth + 1)
-    }
-}
-
-/// `None` when `value` nests deeper than `levels`.
-fn outline(value: &Value, levels: usize) -> Option<Outline> {
-    let mut whole = Outline::default();
-    let mut add = |key: &str, child: &Value| {
-        let child_is_local = child.as_str().is_none_or(|place| place.starts_with('#'));
-        let child = outline(child, levels.checked_sub(1)?)?;
-        whole.depth = whole.depth.max(child.depth + 1);
-        whole.reference_depths += child.reference_depths;
-        if matches!(key, "$ref" | "$dynamicRef" | "$recursiveRef") {
-            whole.reference_depths += NESTING_DEPTH_MAX + 1 - levels;
-            if !child_is_local {
-                whole.reference_depths += STEPS_ELSEWHERE;
-            }
-        }
-        Some(())
-    };
-    match value {
-        Value::Object(object) => object.iter().try_for_each(|(key, child)| add(key, child))?,
-        Value::Array(list) => list.iter().try_for_each(|child| add("", child))?,
-        _ => {}
-    }
-    Some(whole)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::steps::STEPS_AT_HOME;
     use super::*;
     use serde_json::{Map, json};
+    use std::thread;
 
     fn check(schema: &Value, value: &Value, expect: &str) {
         let told = check_once(schema, value).map_err(|refused| refused.to_string());
@@ -327,6 +255,73 @@ mod tests {
             "the schema refers to itself in up to 60004 steps for this value; wanted at \
              most 32768, so use fewer references; correct the schema",
         );
+    }
+
+    #[test]
+    fn a_checker_ends_where_the_stack_is_small() {
+        let link = |i: usize| json!({ "$ref": format!("#/$defs/d{}", i + 1) });
+        let mut links: Map<_, _> = (0..4_000).map(|i| (format!("d{i}"), link(i))).collect();
+        links.insert("d4000".to_owned(), json!({ "type": "object" }));
+        let chain = json!({ "$ref": "#/$defs/d0", "$defs": links });
+        // As many steps as are made on any stack, of the costliest keyword.
+        let flat = (0..8).fold(
+            json!({}),
+            |inner, _| json!({ "allOf": [inner], "unevaluatedProperties": { "type": "integer" } }),
+        );
+        assert_eq!(outline(&flat, 64).unwrap().steps(1), STEPS_AT_HOME);
+        let small = thread::Builder::new().stack_size(128 << 10);
+        let work = move || {
+            let chain = Checker::new(&chain).unwrap();
+            assert!(chain.check(&json!({})).is_ok() && chain.check(&json!([])).is_err());
+            drop(chain);
+            let flat = Checker::new(&flat).unwrap();
+            assert!(flat.check_text(br#"{ "a": 1 }"#).is_ok());
+            assert!(flat.check_text(br#"{ "a": "1" }"#).is_err());
+        };
+        small.spawn(work).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn a_text_is_refused_with_its_first_mistakes_and_never_at_length() {
+        let schema = json!({
+            "type": "object",
+            "properties": { "n": { "type": "integer" }, "of": { "items": { "maxLength": 2 } } },
+            "additionalProperties": false,
+        });
+        let checker = Checker::new(&schema).unwrap();
+        let check = |text: &str, expect: &str| {
+            let told = checker.check_text(text.as_bytes()).map_err(|unfit| unfit.to_string());
+            assert_eq!(told.err().unwrap_or_default(), expect);
+        };
+        check(r#" { "n": 1, "of": ["a", "b"] } "#, "");
+        check("", "it is empty; wanted JSON");
+        check("n = 1", "it is not JSON: expected ident at line 1 column 2");
+        check("{} {}", "it is not JSON: trailing characters at line 1 column 4");
+        check("[]", "[] is not of type \"object\"");
+        check(r#"{ "n": "1" }"#, "`/n`: \"1\" is not of type \"integer\"");
+        check(r#"{ "n": 1, "n": "2" }"#, "`/n`: \"2\" is not of type \"integer\"");
+        check(
+            r#"{ "of": ["abc"], "to~/": 1 }"#,
+            "`/of/0`: \"abc\" is longer than 2 characters; `/to~0~1`: Additional properties are \
+             not allowed ('to~/' was unexpected)",
+        );
+        check(&format!(r#"{{ "n": "{}" }}"#, "é".repeat(9000)), &{
+            format!("`/n`: \"{}…", "é".repeat(MESSAGE_CHARS_MAX - 1))
+        });
+        let long = format!(r#"{{ "{}": 1 }}"#, "k".repeat(9000));
+        let told = checker.check_text(long.as_bytes()).unwrap_err().to_string();
+        assert!(told.chars().count() < 3 * MESSAGE_CHARS_MAX, "{told}");
+        let wrong = format!("[{}0]", "0,".repeat(DESCRIBED_BYTES_MAX));
+        check(&wrong, "it is too long for the place to be looked for");
+        assert!(checker.check_text(b"{ \"n\": 1, \"of\": [\"\xff\"] }").is_err());
+        let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        let checker = Checker::new(&json!({ "items": { "$ref": "#" } })).unwrap();
+        assert!(checker.check_text(deep(64).as_bytes()).is_ok());
+        let told = |text: &str| checker.check_text(text.as_bytes()).unwrap_err().to_string();
+        assert_eq!(told(&deep(66)), "nests deeper than 64 levels; make it flatter");
+        let expect = "it is not JSON: recursion limit exceeded at line 1 column 128";
+        assert_eq!(told(&deep(1_000_000)), expect);
+        assert_eq!(told(&"{\"a\":".repeat(1_000_000)), expect.replace("128", "636"));
     }
 
     #[test]

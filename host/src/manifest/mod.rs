@@ -17,6 +17,7 @@ mod schema;
 mod seal;
 #[cfg(test)]
 mod shape_tests;
+mod steps;
 mod tree;
 #[cfg(test)]
 mod value_tests;

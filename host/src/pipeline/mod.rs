@@ -2,6 +2,8 @@
 //! and at cancellation before each step; never runs a step after one that failed.
 
 mod many;
+#[cfg(feature = "tower")]
+mod tower;
 
 use std::fmt;
 use std::sync::Arc;

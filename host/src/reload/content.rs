@@ -9,10 +9,12 @@ use super::survey::read_library;
 use crate::artifact::digest::Artifact;
 use crate::error::Error;
 
-/// The text of a manifest and the digest of its library; where one cannot be read, why.
+/// The text of a manifest, and the digests of its schemas and its library; where one cannot be
+/// read, why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Content {
     manifest: String,
+    schemas: Vec<Option<[u8; 32]>>,
     library: Option<Result<[u8; 32], String>>,
 }
 
@@ -21,15 +23,17 @@ impl Content {
     pub(crate) fn of(folder: &Path, rules: &Rules) -> Self {
         let mut content = Self::default();
         let candidate = Candidate::read(folder, rules);
-        content.of_manifest(&candidate);
+        content.of_manifest(&candidate, rules);
         if let Ok(candidate) = candidate {
             content.of_library(&read_library(&candidate, rules));
         }
         content
     }
 
-    /// Notes a manifest that was read.
-    pub(crate) fn of_manifest(&mut self, read: &Result<Candidate, Error>) {
+    /// Notes a manifest that was read, and the files that it names as schemas.
+    pub(crate) fn of_manifest(&mut self, read: &Result<Candidate, Error>, rules: &Rules) {
+        let schemas = |candidate: &Candidate| candidate.schema_digests(rules);
+        self.schemas = read.as_ref().map(schemas).unwrap_or_default();
         self.manifest = match read {
             Ok(candidate) => candidate.text.clone(),
             Err(error) => error.full_message(),

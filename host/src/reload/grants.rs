@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::candidate::Candidate;
-use crate::error::{Error, ErrorKind, LoadStep};
+use crate::error::{Error, ErrorKind, LoadStep, fault_of};
 use crate::id::PluginName;
 
 /// The application's answer: whether a plugin is granted a permission.
@@ -29,7 +29,8 @@ impl Candidate {
         for permission in self.manifest.permissions() {
             let answer = catch_unwind(AssertUnwindSafe(|| grant(name, permission)));
             let answer = answer.map_err(|payload| {
-                let message = format!("the application's `grant` panicked when asked for `{permission}`");
+                let message =
+                    format!("the application's `grant` panicked when asked for `{permission}`");
                 let cause = Error::new(ErrorKind::Layer, message).caused_by(fault_of(payload));
                 self.failed(LoadStep::Manifest, ErrorKind::Layer).caused_by(cause)
             })?;
@@ -50,7 +51,9 @@ impl Candidate {
 fn notes(withheld: &BTreeSet<String>) -> Vec<String> {
     let told = withheld.iter().take(TOLD_MAX);
     let mut notes: Vec<_> = told
-        .map(|permission| format!("`permissions` asks for `{permission}`; this host does not grant it"))
+        .map(|permission| {
+            format!("`permissions` asks for `{permission}`; this host does not grant it")
+        })
         .collect();
     if withheld.len() > TOLD_MAX {
         let more = withheld.len() - TOLD_MAX;

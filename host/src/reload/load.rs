@@ -13,6 +13,7 @@ use super::clamp::{PluginLimits, within};
 use super::services::PluginServices;
 use super::source::{Made, Source};
 use super::survey::{judge, read_library};
+use super::terms::{check_schemas, terms};
 use crate::artifact::digest::Artifact;
 use crate::boundary::invoke::validate_config;
 use crate::boundary::probe::{Probed, needs_only_known};
@@ -21,9 +22,9 @@ use crate::boundary::{Failure, Image, Instance, Root};
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::generation::retire::{Settle, close};
-use crate::generation::{IoLimits, Kept, Left, Parts, Terms, Token, error_of};
+use crate::generation::{IoLimits, Kept, Left, Parts, Token, error_of};
 use crate::manifest::{Manifest, Unload};
-use crate::pool::{Crew, Errand, QueueLimits};
+use crate::pool::{Crew, Errand};
 use crate::slot::Slot;
 
 /// A plugin that serves in a slot of its own.
@@ -219,39 +220,6 @@ fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &Plugi
         services: None,
         name,
     }
-}
-
-fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginLimits) -> Terms {
-    let host = &workshop.limits;
-    Terms {
-        queue: QueueLimits {
-            places: limits.queue as usize,
-            outside: host.place_waiters_max as usize,
-            replaced: host.abandoned_max,
-        },
-        queue_age_max: host.queue_age_max,
-        deadline_max: limits.deadline,
-        deadline_default: workshop.deadline_default,
-        in_flight_max: limits.in_flight,
-        memory_bytes_max: limits.memory_bytes,
-        input_bytes_max: limits.input_bytes,
-        permissions: candidate.granted.clone(),
-        withheld: candidate.withheld(),
-        input_schema: None,
-    }
-}
-
-/// Checks the config, and has calls checked from here on if there is a schema for their input.
-fn check_schemas(
-    workshop: &Workshop,
-    candidate: &Candidate,
-    parts: &mut Parts,
-) -> Result<(), Error> {
-    if let Some(checker) = candidate.check_schemas(&workshop.rules)? {
-        let input_schema = Some(Arc::new(checker));
-        parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
-    }
-    Ok(())
 }
 
 /// Everything that is known of a library before it is opened.

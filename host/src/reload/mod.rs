@@ -7,8 +7,8 @@ mod clamp;
 mod content;
 mod desk;
 mod doorbell;
-mod grants;
 mod flood;
+mod grants;
 mod line_kinds;
 mod load;
 mod plan;
@@ -20,6 +20,7 @@ mod signature;
 mod source;
 mod stop_first;
 mod survey;
+mod terms;
 mod trial;
 mod watch;
 

@@ -37,6 +37,8 @@ pub(crate) struct Slot {
     terms: ArcSwapOption<Terms>,
     /// The limit of those terms; zero: none.
     in_flight_max: AtomicU32,
+    /// Whether those terms have a schema of the input.
+    checks_input: AtomicBool,
     in_flight: AtomicU32,
     generations: AtomicU64,
     /// What it means that nobody is current.
@@ -72,6 +74,8 @@ pub(crate) struct Visit<'v> {
     pub(crate) lease: Option<&'v Token>,
     /// Turns true when nobody waits for the answer any more.
     pub(crate) cancelled: Option<&'v AtomicBool>,
+    /// What the call was judged by, if there was anything to judge.
+    pub(crate) terms: Option<&'v Terms>,
     pub(crate) method: Method,
     /// Unique in this process.
     pub(crate) call_id: u64,
@@ -82,7 +86,7 @@ impl<'v> Visit<'v> {
     #[inline]
     pub(crate) fn here(request: &'v Request<'v>) -> Self {
         let call_id = next_call_id();
-        Self { request, lease: None, cancelled: None, method: Method::Call, call_id }
+        Self { request, lease: None, cancelled: None, terms: None, method: Method::Call, call_id }
     }
 
     /// A call on a worker that holds a lease.
@@ -148,6 +152,7 @@ impl Slot {
             clock,
             terms: ArcSwapOption::empty(),
             in_flight_max: AtomicU32::new(0),
+            checks_input: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
             generations: AtomicU64::new(0),
             vacancy: Mutex::new(Vacancy::Empty),
@@ -185,6 +190,42 @@ impl Slot {
     /// What pooled calls go by now.
     pub(crate) fn terms(&self) -> Option<Arc<Terms>> {
         self.terms.load_full()
+    }
+
+    /// Whether calls of the current generation have to fit a schema.
+    #[inline]
+    pub(crate) fn checks_input(&self) -> bool {
+        self.checks_input.load(Ordering::Relaxed)
+    }
+
+    /// Goes on with what the call is judged by: the terms that it was judged by before, those
+    /// of its lease, or those of the current generation.
+    pub(crate) fn with_terms(
+        &self,
+        visit: Visit<'_>,
+        go_on: impl FnOnce(Visit<'_>, &Terms) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let leased = || visit.lease.map(|token| &*token.generation().terms);
+        if let Some(terms) = visit.terms.or_else(leased) {
+            return go_on(Visit { terms: Some(terms), ..visit }, terms);
+        }
+        match &*self.terms.load() {
+            Some(terms) => go_on(Visit { terms: Some(terms), ..visit }, terms),
+            None => Err(self.gone()),
+        }
+    }
+
+    /// Judges a call that goes to another generation than the one whose terms it was judged
+    /// by: there was a reload in between.
+    #[inline]
+    fn judge(&self, token: &Token, visit: &Visit<'_>) -> Result<(), Error> {
+        let terms = &*token.generation().terms;
+        if !terms.judge_any(visit.request)
+            || visit.terms.is_some_and(|judged| std::ptr::eq(judged, terms))
+        {
+            return Ok(());
+        }
+        terms.judge(&self.name, visit.request)
     }
 
     /// Does `work` under a lease of `generation`, unless that is not current any more.
@@ -267,7 +308,7 @@ impl Drop for Entered<'_> {
 
 impl Step for Arc<Slot> {
     /// The end of the corridor: leases the current generation, unless the call came with a
-    /// lease, and calls it.
+    /// lease, by which it was judged, and calls it.
     #[inline]
     fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let Visit { request, cancelled, call_id, .. } = visit;
@@ -276,8 +317,15 @@ impl Step for Arc<Slot> {
             return token.call(asked, reply);
         }
         match &*self.current.load() {
-            Some(token) => token.call(asked, reply),
-            None => self.wait_for_current()?.call(asked, reply),
+            Some(token) => {
+                self.judge(token, &visit)?;
+                token.call(asked, reply)
+            }
+            None => {
+                let token = self.wait_for_current()?;
+                self.judge(&token, &visit)?;
+                token.call(asked, reply)
+            }
         }
     }
 }

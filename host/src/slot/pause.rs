@@ -50,6 +50,8 @@ impl Slot {
         self.health.forget(generation.id);
         let terms = &generation.terms;
         self.in_flight_max.store(terms.in_flight_max.unwrap_or(0), Ordering::Relaxed);
+        // Before the terms: whoever sees them sees this.
+        self.checks_input.store(terms.input_schema.is_some(), Ordering::Relaxed);
         self.terms.store(Some(Arc::clone(terms)));
         self.begin(&generation);
         Ok(before.map(|before| not_current(&before)))

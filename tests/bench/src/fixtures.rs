@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, ensure};
-use hotbay::{Host, PluginHandle};
+use hotbay::{Host, HostBuilder, PluginHandle};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -156,10 +156,15 @@ pub(crate) const IN_PLACE: &str = "in place";
 
 impl Echoes {
     pub(crate) fn load(fixtures: &Fixtures) -> anyhow::Result<Self> {
+        Self::load_into(fixtures, Host::builder())
+    }
+
+    /// As [`load`](Self::load), into a host that was configured before.
+    pub(crate) fn load_into(fixtures: &Fixtures, host: HostBuilder) -> anyhow::Result<Self> {
         let dir = folder()?;
         let counted = Library::copy("bench-echo", &fixtures.counted, dir.path())?;
         let plain = Library::copy("bench-echo-uncounted", &fixtures.uncounted, dir.path())?;
-        let host = Host::builder().quarantine(None).build()?;
+        let host = host.quarantine(None).build()?;
         let mut plugins = Vec::new();
         for (what, library, name, output) in [
             (IN_PLACE, &counted, "counted-in-place", "in-place"),

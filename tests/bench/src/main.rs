@@ -6,6 +6,8 @@
 mod builds;
 mod calls;
 mod fixtures;
+mod layers;
+mod lines;
 mod loads;
 mod many;
 mod panics;
@@ -64,8 +66,12 @@ enum Group {
     Many,
     /// A million panics.
     Panics,
-    /// Pooled calls beside tokio's blocking pool.
+    /// Pooled calls beside tokio's blocking pool and a bare channel.
     Pooled,
+    /// What the layers around a call cost.
+    Layers,
+    /// A million lines through a pipeline.
+    Lines,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -108,6 +114,8 @@ fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
         Group::Many => many::measure(&fixtures, options.quick, &paper),
         Group::Panics => panics::measure(&fixtures, options.quick, &paper),
         Group::Pooled => pooled::measure(&fixtures, options.quick, &paper),
+        Group::Layers => layers::measure(&fixtures, options.quick, &paper),
+        Group::Lines => lines::measure(options.quick, &paper),
     }
 }
 

@@ -1,16 +1,23 @@
-//! Pooled calls from one and from many callers, beside tokio's blocking pool doing the same
-//! work. For information: nothing is promised of them.
+//! Pooled calls from one and from many callers, beside tokio's blocking pool and beside a bare
+//! bounded channel with a oneshot for the answer, all doing the same work.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use hotbay::{PluginHandle, Request};
 use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::fixtures::{Echoes, Fixtures};
 use crate::raw::RawPlugin;
 use crate::sample::quantile;
-use crate::table::{Paper, Table};
+use crate::table::{Paper, Table, none, verdict};
+
+const LATENCY_RATIO_MAX: f64 = 1.2;
+const RATE_RATIO_MIN: f64 = 5.0;
+const COST_RATIO_MAX: f64 = 2.0;
+const NAMES: [&str; 3] = ["execute", "tokio spawn_blocking", "channel and oneshot"];
 
 /// What a round of calls gave: calls a second, and the nanoseconds of each call.
 struct Round {
@@ -18,43 +25,90 @@ struct Round {
     times: Vec<f64>,
 }
 
+/// What all rounds of one contender gave.
+struct Found {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+}
+
 pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
     let raw = Arc::new(RawPlugin::load(&fixtures.raw)?);
     let echoes = Echoes::load(fixtures)?;
     let plugin = echoes.host.plugin("counted-heap")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
+    let bare = Bare::start(&raw)?;
     let (rounds, calls) = if quick { (1, 200) } else { (9, 40_000) };
     let mut table = Table::new(
-        "Pooled: 16 bytes, for information",
-        ["what", "callers", "calls/s, best", "p50 µs", "p99 µs"],
+        "Pooled: 16 bytes",
+        ["what", "callers", "calls/s, best", "p50 µs", "p99 µs", "compared", "goal", ""],
     );
     for callers in [1, 64] {
-        let mut found = [Vec::new(), Vec::new()];
+        let mut found = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..rounds {
             let calls = calls / callers;
             found[0].push(round(&runtime, callers, calls, || execute(plugin.clone())));
             found[1].push(round(&runtime, callers, calls, || blocking(Arc::clone(&raw))));
+            found[2].push(round(&runtime, callers, calls, || bare.caller()));
         }
-        for (what, rounds) in ["execute", "tokio spawn_blocking"].into_iter().zip(found) {
-            let rate = rounds.iter().map(|round| round.rate).fold(0.0, f64::max);
-            // Of the round in the middle: the others were disturbed, or spared.
-            let at = |part| {
-                let rounds = rounds.iter();
-                quantile(rounds.map(|round| quantile(round.times.clone(), part)).collect(), 0.5)
-            };
+        let found = found.map(Found::of);
+        for (index, (what, one)) in NAMES.into_iter().zip(&found).enumerate() {
+            let [compared, goal, met] = compared(callers, index, &found);
             table.row([
                 what.to_owned(),
                 callers.to_string(),
-                format!("{rate:.0}"),
-                format!("{:.1}", at(0.5) / 1e3),
-                format!("{:.1}", at(0.99) / 1e3),
+                format!("{:.0}", one.rate),
+                format!("{:.1}", one.p50 / 1e3),
+                format!("{:.1}", one.p99 / 1e3),
+                compared,
+                goal,
+                met,
             ]);
         }
     }
-    table
-        .note("`execute` copies, guards, counts and bounds; the other calls the raw trait object.");
+    table.note(
+        "`execute` copies, guards, counts and bounds; the others call the raw trait object. \
+         `compared`: with one caller, how long a call takes (p50) against spawn_blocking; with \
+         64, how many times as many calls as spawn_blocking, and how many times the cost of the \
+         channel.",
+    );
     paper.print(&table);
     Ok(())
+}
+
+/// What is compared in a row, its goal, and whether that is met.
+fn compared(callers: usize, index: usize, found: &[Found; 3]) -> [String; 3] {
+    let [own, blocking, bare] = found;
+    match (callers, index) {
+        (1, 0) => {
+            let ratio = own.p50 / blocking.p50;
+            let goal = format!("latency ≤ {LATENCY_RATIO_MAX}");
+            [format!("{ratio:.2}"), goal, verdict(ratio <= LATENCY_RATIO_MAX)]
+        }
+        (64, 1) => {
+            let ratio = own.rate / blocking.rate;
+            let goal = format!("rate ≥ {RATE_RATIO_MIN}");
+            [format!("{ratio:.2}"), goal, verdict(ratio >= RATE_RATIO_MIN)]
+        }
+        (64, 2) => {
+            let ratio = bare.rate / own.rate;
+            let goal = format!("cost ≤ {COST_RATIO_MAX}");
+            [format!("{ratio:.2}"), goal, verdict(ratio <= COST_RATIO_MAX)]
+        }
+        _ => [none(), none(), none()],
+    }
+}
+
+impl Found {
+    fn of(rounds: Vec<Round>) -> Self {
+        let rate = rounds.iter().map(|round| round.rate).fold(0.0, f64::max);
+        // Of the round in the middle: the others were disturbed, or spared.
+        let at = |part| {
+            let rounds = rounds.iter();
+            quantile(rounds.map(|round| quantile(round.times.clone(), part)).collect(), 0.5)
+        };
+        Self { rate, p50: at(0.5), p99: at(0.99) }
+    }
 }
 
 /// Lets so many callers make so many calls each, one after another.
@@ -78,17 +132,16 @@ where
             })
         })
         .collect();
-    let mut times = Vec::new();
+    let mut times = Vec::with_capacity(callers * calls);
     for task in tasks {
-        times.append(&mut runtime.block_on(task).expect("no panic"));
+        times.extend(runtime.block_on(task).expect("no panic"));
     }
-    let rate = times.len() as f64 / start.elapsed().as_secs_f64();
-    Round { rate, times }
+    Round { rate: times.len() as f64 / start.elapsed().as_secs_f64(), times }
 }
 
-fn execute(
-    plugin: PluginHandle,
-) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+type Calling = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn execute(plugin: PluginHandle) -> impl Fn() -> Calling {
     move || {
         let answer = plugin.execute(Request::bytes(&[b'x'; 16]));
         Box::pin(async {
@@ -97,9 +150,7 @@ fn execute(
     }
 }
 
-fn blocking(
-    raw: Arc<RawPlugin>,
-) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+fn blocking(raw: Arc<RawPlugin>) -> impl Fn() -> Calling {
     move || {
         let raw = Arc::clone(&raw);
         let input = vec![b'x'; 16];
@@ -107,5 +158,54 @@ fn blocking(
             let answer = tokio::task::spawn_blocking(move || raw.object(&input));
             answer.await.expect("no panic");
         })
+    }
+}
+
+type Answer = abi_stable::std_types::RVec<u8>;
+type Job = (Vec<u8>, oneshot::Sender<Answer>);
+
+/// As many threads at a bounded channel as a plugin has workers.
+struct Bare {
+    sender: Option<mpsc::Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Bare {
+    fn start(raw: &Arc<RawPlugin>) -> std::io::Result<Self> {
+        let (sender, receiver) = mpsc::channel::<Job>(1024);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let workers = std::thread::available_parallelism()?.get();
+        let thread = |_| {
+            let (raw, receiver) = (Arc::clone(raw), Arc::clone(&receiver));
+            std::thread::spawn(move || {
+                let next = || receiver.lock().expect("no panic").blocking_recv();
+                while let Some((input, answer)) = next() {
+                    let _ = answer.send(raw.object(&input));
+                }
+            })
+        };
+        Ok(Self { sender: Some(sender), threads: (0..workers).map(thread).collect() })
+    }
+
+    fn caller(&self) -> impl Fn() -> Calling + use<> {
+        let sender = self.sender.clone();
+        move || {
+            let sender = sender.clone();
+            Box::pin(async move {
+                let (answer, told) = oneshot::channel();
+                let sender = sender.expect("it runs");
+                sender.send((vec![b'x'; 16], answer)).await.expect("a worker");
+                told.await.expect("an answer");
+            })
+        }
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }

@@ -1,1 +1,278 @@
-//! To be written.
+//! The application's own layers: what they see, what they may do, and whose fault it is.
+
+use std::panic::panic_any;
+use std::sync::{Arc, Mutex};
+
+use hotbay::{Call, Error, ErrorKind, Host, Layer, Manifest, Method, Next, Output, Reply, Request};
+use hotbay_tests::{Plugins, block_on, host as plain_host, loaded, quarantine};
+use serde_json::json;
+
+use crate::puppet::NEVER;
+
+/// A layer that is a function.
+struct By<F>(F);
+
+impl<F> Layer for By<F>
+where
+    F: Fn(Call<'_>, Next<'_>) -> Result<Reply, Error> + Send + Sync + 'static,
+{
+    fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+        (self.0)(call, next)
+    }
+}
+
+/// A function as a layer, with the lifetimes that one has.
+fn by<F>(function: F) -> By<F>
+where
+    F: Fn(Call<'_>, Next<'_>) -> Result<Reply, Error> + Send + Sync + 'static,
+{
+    By(function)
+}
+
+type Notes = Arc<Mutex<Vec<String>>>;
+
+fn note(notes: &Notes, text: impl Into<String>) {
+    notes.lock().unwrap().push(text.into());
+}
+
+fn echo(builder: hotbay::HostBuilder) -> Host {
+    let policy = quarantine(|policy| policy.faults_max = 1);
+    let builder = builder.quarantine(policy);
+    builder.register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes()))).build().unwrap()
+}
+
+/// The same call in every way there is.
+fn every_way(host: &Host, request: Request<'_>) -> Vec<Result<Reply, Error>> {
+    let handle = host.plugin("echo").unwrap();
+    let pinned = handle.pin().unwrap();
+    let pipeline = host.pipeline(["echo"]).unwrap();
+    vec![
+        handle.call(request.clone()),
+        pinned.call(request.clone()),
+        block_on(handle.execute(request.clone())),
+        block_on(pipeline.run(request)),
+    ]
+}
+
+#[test]
+fn the_layer_that_was_added_first_is_the_outermost_whatever_way_the_call_comes() {
+    let notes = Notes::default();
+    let layer = |name: &'static str| {
+        let notes = notes.clone();
+        by(move |call, next| {
+            note(&notes, format!("{name} in"));
+            let reply = next.call(call);
+            note(&notes, format!("{name} out"));
+            reply
+        })
+    };
+    let host =
+        echo(Host::builder().layer(layer("first")).layer(layer("second")).layer(layer("third")));
+    for outcome in every_way(&host, Request::text("x")) {
+        assert_eq!(outcome.unwrap().as_bytes(), b"x");
+    }
+    let wanted = ["first in", "second in", "third in", "third out", "second out", "first out"];
+    assert_eq!(*notes.lock().unwrap(), wanted.repeat(4));
+}
+
+#[test]
+fn a_layer_sees_who_is_called_how_and_with_what() {
+    let notes = Notes::default();
+    let sees = notes.clone();
+    let host = echo(Host::builder().layer(by(move |call, next| {
+        let left = call.remaining().is_some_and(|left| left <= NEVER && left > NEVER / 2);
+        let text = String::from_utf8_lossy(call.request().as_bytes()).into_owned();
+        let seen = (call.plugin().as_str(), call.method(), call.operation(), left, text);
+        note(&sees, format!("{seen:?}"));
+        next.call(call)
+    })));
+    let handle = host.plugin("echo").unwrap();
+    handle.call(Request::text("a")).unwrap();
+    handle.pin().unwrap().call(Request::text("b").deadline_in(NEVER)).unwrap();
+    block_on(handle.execute(Request::text("c").deadline_in(NEVER))).unwrap();
+    let seen = notes.lock().unwrap().clone();
+    let wanted =
+        [(Method::Call, false, "a"), (Method::Pinned, true, "b"), (Method::Execute, true, "c")];
+    let wanted = wanted
+        .map(|(method, left, text)| format!("{:?}", ("echo", method, None::<&str>, left, text)));
+    assert_eq!(seen, wanted);
+}
+
+#[test]
+fn a_layer_that_knows_the_operation_refuses_it() {
+    let host = echo(Host::builder().layer(by(|call, next| match call.operation() {
+        Some("write") => Err(Error::denied("nobody writes here")),
+        _ => next.call(call),
+    })));
+    for outcome in every_way(&host, Request::text("x").operation("write")) {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.full_message().contains("nobody writes here"), "{error}");
+    }
+    for outcome in every_way(&host, Request::text("x")) {
+        outcome.unwrap();
+    }
+    let info = &host.list()[0];
+    assert_eq!((info.calls, info.refused, info.errors, info.faults), (8, 4, 0, 0));
+    assert_eq!(info.state, "serving");
+}
+
+#[test]
+fn a_step_of_a_pipeline_that_a_layer_refuses_is_named() {
+    let host = echo(
+        Host::builder()
+            .register_fn("other", |_, input| Ok(Output::copy_of(input.as_bytes())))
+            .layer(by(|call, next| match call.plugin().as_str() {
+                "echo" => Err(Error::denied("not this one")),
+                _ => next.call(call),
+            })),
+    );
+    let pipeline = host.pipeline(["other", "echo", "other"]).unwrap();
+    let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert_eq!(error.skipped().len(), 1);
+    assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("echo"), "{error:?}");
+}
+
+#[test]
+fn a_layer_may_rewrite_what_goes_in_and_what_comes_out_and_the_terms_stay() {
+    let host = echo(
+        Host::builder()
+            .layer(by(|call, next| {
+                let text = String::from_utf8_lossy(call.request().as_bytes()).to_uppercase();
+                let request = Request::text(&text).with_terms_of(call.request());
+                let reply = next.call(call.with_request(&request))?;
+                Ok(Reply::new(Output::text(format!("<{}>", reply.as_text()?))))
+            }))
+            .layer(by(|call, next| {
+                let bounded = call.remaining().is_some() && call.request().deadline().is_some();
+                assert!(bounded, "the deadline was lost");
+                next.call(call)
+            })),
+    );
+    for outcome in every_way(&host, Request::text("hello").deadline_in(NEVER)) {
+        assert_eq!(outcome.unwrap().as_bytes(), b"<HELLO>");
+    }
+}
+
+#[test]
+fn a_layer_may_answer_itself_or_ask_twice_and_the_plugin_is_called_as_often() {
+    let host = echo(Host::builder().layer(by(|call, next| match call.request().as_bytes() {
+        b"cached" => Ok(Reply::new(Output::text("from the cache"))),
+        b"twice" => {
+            drop(next.call(call)?);
+            next.call(call)
+        }
+        _ => next.call(call),
+    })));
+    for outcome in every_way(&host, Request::text("cached")) {
+        assert_eq!(outcome.unwrap().as_bytes(), b"from the cache");
+    }
+    for outcome in every_way(&host, Request::text("twice")) {
+        assert_eq!(outcome.unwrap().as_bytes(), b"twice");
+    }
+    assert_eq!(host.list()[0].calls, 8, "each is one call to its caller");
+}
+
+#[test]
+fn a_layer_is_put_around_those_plugins_only_that_it_applies_to() {
+    struct Picky(Notes);
+    impl Layer for Picky {
+        fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+            note(&self.0, call.plugin().as_str());
+            next.call(call)
+        }
+        fn applies_to(&self, manifest: &Manifest) -> bool {
+            manifest.name().as_str() == "watched"
+        }
+    }
+    let (notes, plugins) = (Notes::default(), Plugins::new());
+    let host = echo(Host::builder().layer(Picky(notes.clone())));
+    let watched = loaded(&host, plugins.add("watched", "faulty").write());
+    for outcome in every_way(&host, Request::text("x")) {
+        outcome.unwrap();
+    }
+    assert!(notes.lock().unwrap().is_empty());
+    watched.call(Request::text("x")).unwrap();
+    plugins.add("watched", "faulty").config(json!({ "answers": "new" })).write();
+    hotbay_tests::reloaded(&host, "watched");
+    watched.call(Request::text("x")).unwrap();
+    assert_eq!(*notes.lock().unwrap(), ["watched", "watched"]);
+}
+
+/// A payload that panics when it is dropped, with one that does so too.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic_any(Bomb);
+    }
+}
+
+#[test]
+fn a_layer_that_panics_fails_its_call_and_nothing_is_held_against_the_plugin() {
+    let host = echo(Host::builder().layer(by(|call, next| match call.request().as_bytes() {
+        b"panic" => panic!("a mistake of the application"),
+        b"after" => {
+            let _reply = next.call(call)?;
+            panic!("{} of the application", "another mistake")
+        }
+        b"bomb" => panic_any(Bomb),
+        _ => next.call(call),
+    })));
+    let mut events = host.events();
+    for (input, told) in [
+        ("panic", "a mistake of the application"),
+        ("after", "another mistake of the application"),
+        ("bomb", ""),
+    ] {
+        for outcome in every_way(&host, Request::text(input)) {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Layer, "{input}");
+            assert!(error.full_message().contains(told), "{error:?}");
+            assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("echo"));
+        }
+    }
+    for outcome in every_way(&host, Request::text("x")) {
+        assert_eq!(outcome.unwrap().as_bytes(), b"x");
+    }
+    let info = &host.list()[0];
+    assert_eq!((info.faults, info.errors, info.state.as_str()), (0, 0, "serving"));
+    assert_eq!((info.calls, info.refused), (16, 12));
+    assert!(events.try_next().is_none(), "nothing happened to the plugin");
+}
+
+#[test]
+fn a_panic_of_the_plugin_is_its_own_also_inside_of_layers() {
+    let plugins = Plugins::new();
+    let host = Host::builder().layer(by(|call, next| next.call(call))).build().unwrap();
+    let config = json!({ "panic_in": "execute" });
+    let panics = loaded(&host, plugins.add("panics", "faulty").config(config).write());
+    let error = panics.call(Request::text("x")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+    assert_eq!(host.list()[0].faults, 1);
+}
+
+#[test]
+fn a_layer_that_panics_when_asked_whether_it_applies_fails_the_load_and_ends_nothing() {
+    struct Broken;
+    impl Layer for Broken {
+        fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+            next.call(call)
+        }
+        fn applies_to(&self, manifest: &Manifest) -> bool {
+            assert!(manifest.name().as_str() != "unlucky", "a mistake of the application");
+            true
+        }
+    }
+    let plugins = Plugins::new();
+    let host = Host::builder().plugin_dir(plugins.dir()).layer(Broken).build().unwrap();
+    plugins.add("fine", "faulty").write();
+    plugins.add("unlucky", "faulty").write();
+    let report = block_on(host.load_all());
+    let names: Vec<_> = report.loaded.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!((names, report.refused.len()), (vec!["fine"], 1));
+    assert_eq!(report.refused[0].error.kind(), ErrorKind::Layer);
+    assert!(host.plugin("fine").unwrap().call(Request::text("x")).is_ok());
+    drop(plain_host(&plugins));
+}

@@ -4,6 +4,7 @@ use std::future::Future as _;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use hotbay::{CancellationToken, ErrorKind, Request};
 use hotbay_tests::{LIMIT, block_on, limits, quarantine, threads, until};
@@ -51,7 +52,7 @@ fn a_call_that_is_dropped_while_it_runs_is_seen_by_the_plugin_and_its_worker_is_
     puppet.begins("wait");
     drop(stubborn);
     assert_eq!(block_on(scene.execute("next")).unwrap().as_bytes(), b"next");
-    assert_eq!(scene.info().running, 1);
+    until("only that one is left", || (scene.info().running == 1).then_some(()));
     puppet.open();
     until("it is back", || (scene.info().running == 0).then_some(()));
     assert_eq!(block_on(scene.execute("again")).unwrap().as_bytes(), b"again");
@@ -105,6 +106,23 @@ fn one_token_takes_many_calls_back_that_wait_and_that_run() {
     assert_eq!(puppet.heard(), ["wait", "other"]);
     puppet.open();
     is_clean(&scene);
+}
+
+#[test]
+fn a_token_takes_a_call_back_also_while_nobody_asks_for_its_answer() {
+    let puppet = Puppet::new();
+    let scene = strict(&puppet);
+    let token = CancellationToken::new();
+    let running = scene.handle.execute(Request::text("wait").cancelled_by(token.clone()));
+    puppet.begins("wait");
+    let other = scene.execute("other");
+    token.cancel();
+    let limit = Duration::from_secs(5);
+    let outcome = block_on(async { tokio::time::timeout(limit, other).await });
+    puppet.open();
+    let outcome = outcome.expect("the worker of a call that was taken back is not waited for");
+    assert_eq!(outcome.unwrap().as_bytes(), b"other");
+    assert_eq!(block_on(running).unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
 #[test]

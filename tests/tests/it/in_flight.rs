@@ -6,7 +6,7 @@ use hotbay::{ErrorKind, Host, Request};
 use hotbay_tests::{Plugins, block_on, limits, loaded, reloaded, unique, until};
 use serde_json::json;
 
-use crate::puppet::{Puppet, SOON};
+use crate::puppet::{LATE, Puppet};
 
 #[test]
 fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
@@ -72,7 +72,7 @@ fn an_abandoned_call_keeps_its_place_until_it_returns() {
     let puppet = Puppet::new();
     let one = limits(|limits| limits.in_flight_max = Some(1));
     let scene = puppet.host(|builder| builder.limits(one));
-    let late = scene.handle.execute(Request::text("wait").deadline_in(SOON));
+    let late = scene.handle.execute(Request::text("wait").deadline_in(LATE));
     puppet.begins("wait");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     let error = block_on(scene.execute("next")).unwrap_err();
@@ -97,7 +97,7 @@ fn a_reload_of_a_plugin_whose_one_call_hangs_serves_again() {
         plugin.set("limits", json!({ "in_flight": 1 })).write()
     };
     let handle = loaded(&host, install(""));
-    let late = handle.execute(Request::text("x").deadline_in(SOON * 5));
+    let late = handle.execute(Request::text("x").deadline_in(LATE));
     until("it hangs", || plugins.dir().join("entered").exists().then_some(()));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     install("mended");

@@ -24,7 +24,10 @@ mod metrics;
 #[cfg(unix)]
 mod mutants;
 mod order;
+mod paused;
+mod permits;
 mod pipelines;
+mod pipelines_bounds;
 mod pipelines_many;
 mod puppet;
 mod quarantine;
@@ -34,7 +37,10 @@ mod reload;
 mod rollback;
 mod shedding;
 mod shutdown_grace;
+mod storms;
 mod stuck;
+mod tower;
+mod validates;
 mod watch;
 mod worker_pool;
 
@@ -42,6 +48,12 @@ mod worker_pool;
 mod command;
 #[path = "../facts.rs"]
 mod facts;
+#[path = "../hotbay_command.rs"]
+mod hotbay_command;
+#[path = "../pipe.rs"]
+mod pipe;
+#[path = "../pipe_lines.rs"]
+mod pipe_lines;
 #[path = "../run.rs"]
 mod run;
 #[path = "../run_metrics.rs"]

@@ -1,1 +1,237 @@
-//! To be written.
+//! Plugins in a row, one request at a time: order, errors, deadlines, and what is not run.
+
+use std::thread;
+use std::time::Duration;
+
+use hotbay::{
+    CancellationToken, Error, ErrorKind, Host, HostBuilder, Output, PipelineStep, PluginError,
+    Request,
+};
+use hotbay_tests::{Plugins, block_on, loaded, reloaded};
+use serde_json::json;
+
+use crate::puppet::{NEVER, Puppet, SOON};
+
+/// A plugin that adds its name to what it is given.
+fn adds(builder: HostBuilder, name: &'static str) -> HostBuilder {
+    builder
+        .register_fn(name, move |_, input| Ok(Output::text(format!("{} {name}", input.as_text()?))))
+}
+
+fn skipped(error: &Error) -> Vec<&str> {
+    error.skipped().iter().map(hotbay::PluginName::as_str).collect()
+}
+
+fn plugin(error: &Error) -> Option<&str> {
+    error.plugin().map(hotbay::PluginName::as_str)
+}
+
+#[test]
+fn each_steps_reply_is_the_next_ones_request_in_the_order_named() {
+    let builder = ["a", "b", "c"].into_iter().fold(Host::builder(), adds);
+    let host = builder.build().unwrap();
+    let run = |steps: &[&str]| {
+        let pipeline = host.pipeline(steps.iter().copied()).unwrap();
+        block_on(pipeline.run(Request::text("x"))).unwrap().as_text().unwrap().to_owned()
+    };
+    assert_eq!(run(&["c", "a", "b"]), "x c a b");
+    assert_eq!(run(&["a"]), "x a");
+    assert_eq!(run(&["b", "b", "b"]), "x b b b");
+    assert_eq!(host.list().iter().map(|info| info.calls).collect::<Vec<_>>(), [2, 4, 1]);
+}
+
+#[test]
+fn content_goes_through_byte_by_byte_with_its_media_type() {
+    let host = Host::builder()
+        .register_fn("first", |_, _| Ok(Output::html("<p>".repeat(1000))))
+        .register_fn("second", |_, input| {
+            Ok(Output::text(format!("{} {}", input.content_type(), input.len())))
+        })
+        .build()
+        .unwrap();
+    let pipeline = host.pipeline(["first", "second"]).unwrap();
+    let reply = block_on(pipeline.run(Request::bytes(&[0, 159, 146, 150]))).unwrap();
+    assert!(reply.as_text().unwrap().ends_with(" 3000"), "{reply:?}");
+    assert!(reply.as_text().unwrap().starts_with("text/html"), "{:?}", reply.as_text());
+}
+
+#[test]
+fn a_plugin_that_was_swapped_between_two_runs_is_used_at_once() {
+    let plugins = Plugins::new();
+    let host = Host::builder().build().unwrap();
+    let install =
+        |text: &str| plugins.add("swapped", "faulty").config(json!({ "answers": text })).write();
+    loaded(&host, install("one"));
+    let pipeline = host.pipeline(["swapped"]).unwrap();
+    let run = || block_on(pipeline.run(Request::text("x")));
+    assert_eq!(run().unwrap().as_bytes(), b"one");
+    install("two");
+    let generation = reloaded(&host, "swapped");
+    assert_eq!(run().unwrap().generation(), generation);
+    assert_eq!(run().unwrap().as_bytes(), b"two");
+    block_on(host.unload("swapped")).unwrap();
+    assert_eq!(run().unwrap_err().kind(), ErrorKind::NotFound);
+    loaded(&host, install("three"));
+    assert_eq!(run().unwrap().as_bytes(), b"three");
+}
+
+#[test]
+fn steps_that_are_not_there_and_no_steps_at_all_are_told_when_the_pipeline_is_made() {
+    let host = adds(Host::builder(), "there").build().unwrap();
+    for steps in [vec!["there", "gone"], vec!["gone"], vec!["Not A Name"], vec![""], vec![]] {
+        let error = host.pipeline(steps.clone()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{steps:?}");
+        let told = error.full_message();
+        assert!(steps.is_empty() || told.contains(steps[steps.len() - 1]), "{told}");
+        assert!(told.matches("`gone`").count() <= 1, "said twice: {told}");
+    }
+}
+
+#[test]
+fn a_step_that_is_missing_later_is_named_with_those_after_it() {
+    let builder = ["a", "b", "c", "d"].into_iter().fold(Host::builder(), adds);
+    let host = builder.build().unwrap();
+    let pipeline = host.pipeline(["a", "b", "c", "d"]).unwrap();
+    block_on(host.unload("b")).unwrap();
+    let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
+    assert_eq!((error.kind(), plugin(&error)), (ErrorKind::NotFound, Some("b")));
+    assert_eq!(skipped(&error), ["c", "d"]);
+    assert_eq!(host.plugin("a").map(|_| host.list()[0].calls).unwrap(), 1);
+    drop(host);
+    let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Shutdown);
+}
+
+#[test]
+fn the_error_of_a_step_comes_through_unchanged_and_names_what_was_not_run() {
+    let details = json!({ "row": 7, "why": ["a", null] });
+    let own = details.clone();
+    let builder = adds(adds(Host::builder(), "first"), "third");
+    let host = builder
+        .register_fn("second", move |_, _| {
+            let error = PluginError::new(-42, "no, thanks").retryable();
+            Err(error.with_details(own.clone()))
+        })
+        .build()
+        .unwrap();
+    let pipeline = host.pipeline(["first", "second", "third", "first"]).unwrap();
+    let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
+    assert_eq!((error.kind(), plugin(&error)), (ErrorKind::Plugin, Some("second")));
+    assert_eq!(skipped(&error), ["third", "first"]);
+    let told = error.plugin_error().unwrap();
+    assert_eq!((told.code(), told.message(), told.is_retryable()), (-42, "no, thanks", true));
+    assert_eq!(told.details(), Some(&details));
+    assert_eq!(host.list().iter().map(|info| info.calls).collect::<Vec<_>>(), [1, 1, 0]);
+    let last = host.pipeline(["first", "second"]).unwrap();
+    let error = block_on(last.run(Request::text("x"))).unwrap_err();
+    assert!(error.skipped().is_empty());
+}
+
+#[test]
+fn a_panic_of_a_step_is_a_fault_of_that_plugin() {
+    let host = adds(Host::builder(), "after")
+        .register_fn("panics", |_, _| panic!("in the middle"))
+        .build()
+        .unwrap();
+    let pipeline = host.pipeline(["panics", "after"]).unwrap();
+    let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
+    assert_eq!((error.kind(), plugin(&error)), (ErrorKind::Panicked, Some("panics")));
+    assert_eq!(error.fault().unwrap().message(), "in the middle");
+    assert_eq!(skipped(&error), ["after"]);
+}
+
+#[test]
+fn a_token_that_is_cancelled_between_two_steps_leaves_the_rest_unrun() {
+    let token = CancellationToken::new();
+    let cancels = token.clone();
+    let host = adds(adds(Host::builder(), "second"), "third")
+        .register_fn("first", move |_, input| {
+            let reply = Output::copy_of(input.as_bytes());
+            cancels.cancel();
+            Ok(reply)
+        })
+        .build()
+        .unwrap();
+    let pipeline = host.pipeline(["first", "second", "third"]).unwrap();
+    let request = Request::text("x").cancelled_by(token);
+    let error = block_on(pipeline.run(request)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let skipped = skipped(&error);
+    // Told at once, or once the step that cancelled had ended.
+    assert!(skipped.ends_with(&["second", "third"]), "{skipped:?}");
+    let others: Vec<_> = host.list().iter().skip(1).map(|info| info.calls).collect();
+    assert_eq!(others, [0, 0]);
+}
+
+#[test]
+fn each_step_has_its_own_deadline_from_its_own_begin() {
+    let puppet = Puppet::new();
+    let host = puppet.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
+    let step = |wait_max: Duration| PipelineStep::new("puppet").deadline_in(wait_max);
+    let pipeline = host.pipeline([step(SOON), PipelineStep::new("after")]).unwrap();
+    let error = block_on(pipeline.run(Request::text("wait"))).unwrap_err();
+    assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("puppet")));
+    assert_eq!(skipped(&error), ["after"]);
+    puppet.open();
+    // A step's own deadline ends with the step; the request's counts for all.
+    let left = |pipeline: hotbay::Pipeline, request: Request<'_>| {
+        block_on(pipeline.run(request)).unwrap().as_text().unwrap().to_owned()
+    };
+    let after = host.pipeline([PipelineStep::new("after").deadline_in(NEVER), "puppet".into()]);
+    let says_left = |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
+    drop(after.unwrap());
+    let host = puppet.register(Host::builder().register_fn("says", says_left), "puppet");
+    let host = host.build().unwrap();
+    let own = host.pipeline([PipelineStep::new("says").deadline_in(NEVER), "puppet".into()]);
+    assert_eq!(left(own.unwrap(), Request::text("x")), "none");
+    let all = host.pipeline(["says", "puppet"]).unwrap();
+    let ms: u64 = left(all, Request::text("x").deadline_in(NEVER)).parse().unwrap();
+    assert!(ms > 3_000_000, "{ms}");
+}
+
+#[test]
+fn dropping_the_future_takes_the_step_that_runs_back_and_runs_no_other() {
+    let puppet = Puppet::new();
+    let host = puppet.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
+    let pipeline = host.pipeline(["puppet", "after"]).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            block_on(async {
+                let run = pipeline.run(Request::text("watch"));
+                let begun = async {
+                    while puppet.heard().is_empty() {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                let mut run = std::pin::pin!(run);
+                let mut begun = std::pin::pin!(begun);
+                std::future::poll_fn(|context| {
+                    assert!(run.as_mut().poll(context).is_pending());
+                    begun.as_mut().poll(context)
+                })
+                .await;
+            });
+        });
+    });
+    puppet.ends("watch");
+    assert_eq!(host.plugin("after").map(|_| host.list()[0].calls).unwrap(), 0);
+}
+
+#[test]
+fn many_runs_at_once_keep_their_own_requests() {
+    let builder = ["a", "b"].into_iter().fold(Host::builder(), adds);
+    let host = builder.build().unwrap();
+    let pipeline = host.pipeline(["a", "b"]).unwrap();
+    thread::scope(|scope| {
+        for caller in 0..4 {
+            let pipeline = pipeline.clone();
+            scope.spawn(move || {
+                for call in 0..100 {
+                    let text = format!("{caller} {call}");
+                    let reply = block_on(pipeline.run(Request::text(&text))).unwrap();
+                    assert_eq!(reply.as_text().unwrap(), format!("{text} a b"));
+                }
+            });
+        }
+    });
+}

@@ -1,1 +1,205 @@
-//! To be written.
+//! Streams of requests through pipelines: each request one outcome, in bounded memory, whatever
+//! fails, hangs or is swapped on the way.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::stream;
+use hotbay::{Done, ErrorKind, Host, Many, Output, PipelineStep, PluginError, Request, RunMany};
+use hotbay_tests::{Plugins, block_on, loaded, until};
+use serde_json::json;
+
+use crate::puppet::{LATE, Puppet};
+
+fn numbers(count: u64) -> impl futures_util::Stream<Item = Request<'static>> + Send + 'static {
+    stream::iter((0..count).map(|number| Request::owned(number.to_string().into_bytes())))
+}
+
+fn texts(texts: &[&str]) -> impl futures_util::Stream<Item = Request<'static>> + Send + 'static {
+    let requests: Vec<_> =
+        texts.iter().map(|text| Request::owned(text.as_bytes().to_vec())).collect();
+    stream::iter(requests)
+}
+
+/// All outcomes, as texts or kinds of errors; a stream that stalls for long is a failure.
+fn all(mut many: RunMany) -> Vec<(u64, Result<String, ErrorKind>)> {
+    let mut all = Vec::new();
+    block_on(async {
+        while let Some(done) = next(&mut many).await {
+            let outcome = done.outcome.map(|reply| reply.as_text().unwrap().to_owned());
+            all.push((done.index, outcome.map_err(|error| error.kind())));
+        }
+    });
+    all
+}
+
+async fn next(many: &mut RunMany) -> Option<Done> {
+    let next = tokio::time::timeout(Duration::from_secs(10), many.next()).await;
+    next.expect("an outcome, or the end")
+}
+
+/// `odd` fails for every seventh number, and panics for every eleventh.
+fn odd_host() -> Host {
+    Host::builder()
+        .quarantine(None)
+        .register_fn("odd", |_, input| {
+            let number: i32 = input.as_text()?.parse().expect("a number");
+            assert!(number % 11 != 3, "{number}");
+            match number % 7 {
+                2 => Err(PluginError::new(number, "every seventh")),
+                _ => Ok(Output::copy_of(input.as_bytes())),
+            }
+        })
+        .register_fn("after", |_, input| Ok(Output::text(format!("{}!", input.as_text()?))))
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn ordered_outcomes_keep_their_order_and_each_error_belongs_to_its_index() {
+    let host = odd_host();
+    let pipeline = host.pipeline(["odd", "after"]).unwrap();
+    for many in
+        [Many::ordered(), Many::ordered().chunk_max(7).chunks_max(3), Many::ordered().chunk_max(1)]
+    {
+        let mut outcomes = pipeline.run_many(numbers(500), many);
+        let mut wanted = 0_u64;
+        block_on(async {
+            while let Some(done) = next(&mut outcomes).await {
+                assert_eq!(done.index, wanted);
+                match done.outcome {
+                    Ok(reply) => assert_eq!(reply.as_text().unwrap(), format!("{wanted}!")),
+                    Err(error) if wanted % 11 == 3 => {
+                        assert_eq!(error.kind(), ErrorKind::Panicked);
+                        assert_eq!(error.fault().unwrap().message(), wanted.to_string());
+                        assert_eq!(error.skipped().len(), 1);
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Plugin);
+                        let code = error.plugin_error().unwrap().code();
+                        assert_eq!((code as u64, wanted % 7), (wanted, 2));
+                        assert_eq!(error.skipped()[0].as_str(), "after");
+                    }
+                }
+                wanted += 1;
+            }
+        });
+        assert_eq!(wanted, 500);
+    }
+}
+
+#[test]
+fn unordered_outcomes_name_each_index_exactly_once() {
+    let host = odd_host();
+    let pipeline = host.pipeline(["odd", "after"]).unwrap();
+    let outcomes = all(pipeline.run_many(numbers(500), Many::unordered().chunk_max(9)));
+    let indices: BTreeSet<_> = outcomes.iter().map(|(index, _)| *index).collect();
+    assert_eq!((outcomes.len(), indices.len()), (500, 500));
+    for (index, outcome) in outcomes {
+        if let Ok(text) = outcome {
+            assert_eq!(text, format!("{index}!"));
+        }
+    }
+}
+
+#[test]
+fn a_consumer_that_stalls_bounds_what_is_asked_of_an_endless_stream_and_its_drop_ends_it() {
+    let host = odd_host();
+    let pipeline = host.pipeline(["after"]).unwrap();
+    for many in [Many::ordered(), Many::unordered()] {
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&asked);
+        let endless = stream::repeat_with(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Request::text("x")
+        });
+        let mut outcomes = pipeline.run_many(endless, many.chunk_max(8).chunks_max(3));
+        assert_eq!(asked.load(Ordering::Relaxed), 0, "nothing runs unless it is asked for");
+        block_on(async {
+            for _ in 0..20 {
+                next(&mut outcomes).await.unwrap();
+            }
+        });
+        until("nothing runs", || (host.list()[0].running == 0).then_some(()));
+        let most = 20 + 8 * 4;
+        assert!(asked.load(Ordering::Relaxed) <= most, "{asked:?} of at most {most}");
+        drop(outcomes);
+        until("nothing is left", || (host.list()[0].waiting == 0).then_some(()));
+    }
+}
+
+#[test]
+fn an_item_that_hangs_fails_alone_and_the_others_of_its_chunk_are_answered() {
+    let puppet = Puppet::new();
+    let host = puppet.register(Host::builder(), "puppet").build().unwrap();
+    let step = PipelineStep::new("puppet").deadline_in(LATE);
+    let pipeline = host.pipeline([step]).unwrap();
+    let inputs = ["0", "1", "2", "wait", "4", "5", "6", "7", "8", "9"];
+    let outcomes = all(pipeline.run_many(texts(&inputs), Many::ordered()));
+    puppet.open();
+    for (at, (index, outcome)) in outcomes.iter().enumerate() {
+        let wanted = match at {
+            3 => Err(ErrorKind::DeadlineExceeded),
+            _ => Ok(inputs[at].to_owned()),
+        };
+        assert_eq!((*index, outcome), (at as u64, &wanted));
+    }
+    assert_eq!(outcomes.len(), 10);
+    assert_eq!(host.list()[0].abandoned, 1);
+}
+
+#[test]
+fn a_swap_in_the_middle_loses_nothing_and_doubles_nothing() {
+    let plugins = Plugins::new();
+    let host = Host::builder().build().unwrap();
+    let install =
+        |number: u32| plugins.add("swapped", "faulty").config(json!({ "number": number })).write();
+    loaded(&host, install(0));
+    let pipeline = host.pipeline(["swapped", "swapped"]).unwrap();
+    for many in [Many::ordered(), Many::unordered()] {
+        let mut outcomes = pipeline.run_many(numbers(6000), many.chunk_max(50).chunks_max(4));
+        let mut seen = BTreeSet::new();
+        let mut generations = BTreeSet::new();
+        block_on(async {
+            while let Some(done) = next(&mut outcomes).await {
+                let reply = done.outcome.unwrap_or_else(|error| panic!("{error:?}"));
+                assert_eq!(reply.as_text().unwrap(), done.index.to_string());
+                generations.insert(reply.generation().get());
+                assert!(seen.insert(done.index), "{} came twice", done.index);
+                if seen.len() % 1500 == 700 {
+                    install(u32::try_from(seen.len()).unwrap());
+                    let host = host.clone();
+                    // One swap is waited for and one is not, and may find the next build.
+                    let swap = std::thread::spawn(move || drop(block_on(host.reload("swapped"))));
+                    if seen.len() % 3000 == 700 {
+                        swap.join().unwrap();
+                    }
+                }
+            }
+        });
+        assert_eq!(seen.len(), 6000);
+        assert!(generations.len() > 1, "{generations:?}");
+        install(1_000_000);
+        drop(block_on(host.reload("swapped")));
+        install(0);
+        drop(block_on(host.reload("swapped")));
+    }
+}
+
+#[test]
+fn a_stream_of_nothing_ends_and_one_after_the_host_fails_item_by_item() {
+    let host = odd_host();
+    let pipeline = host.pipeline(["after"]).unwrap();
+    assert_eq!(all(pipeline.run_many(numbers(0), Many::ordered())), []);
+    let mut one = pipeline.run_many(numbers(1), Many::ordered());
+    block_on(async {
+        assert!(next(&mut one).await.is_some());
+        assert!(next(&mut one).await.is_none() && next(&mut one).await.is_none());
+    });
+    block_on(host.shutdown(Duration::ZERO));
+    let outcomes = all(pipeline.run_many(numbers(5), Many::ordered().chunk_max(2)));
+    let wanted: Vec<_> = (0..5).map(|index| (index, Err(ErrorKind::Shutdown))).collect();
+    assert_eq!(outcomes, wanted);
+}

@@ -9,7 +9,7 @@ use hotbay_tests::{LIMIT, until};
 
 /// What is known of the calls of one puppet, and the door at which they wait.
 ///
-/// Inputs: `wait…` waits at the door; `watch…` waits until the call is cancelled; `left` answers
+/// Inputs: `wait…` waits at the door, and panics then if it says `and panic`; `watch…` waits until the call is cancelled; `left` answers
 /// the milliseconds that are left, or `none`; `panic`, `error`; all others are answered as they
 /// are.
 #[derive(Clone, Default)]
@@ -123,7 +123,10 @@ impl Puppet {
         });
         let _leaves = Leaves(self, text.clone());
         match text.as_str() {
-            wait if wait.starts_with("wait") => self.pass(),
+            wait if wait.starts_with("wait") => {
+                self.pass();
+                assert!(!wait.contains("and panic"), "as asked");
+            }
             watch if watch.starts_with("watch") => {
                 until("the call is cancelled", || ctx.is_cancelled().then_some(()));
                 self.change(|seen| seen.cancelled.push((text.clone(), ctx.remaining())));
@@ -173,3 +176,6 @@ pub(crate) const SOON: Duration = Duration::from_millis(30);
 
 /// A time that no test waits for.
 pub(crate) const NEVER: Duration = Duration::from_secs(3600);
+
+/// A deadline that calls meet, however busy the machine is, once they have begun.
+pub(crate) const LATE: Duration = Duration::from_millis(300);

@@ -117,6 +117,37 @@ fn dropped_calls_free_a_full_queue() {
 }
 
 #[test]
+fn a_place_that_a_dropped_call_leaves_goes_to_the_one_that_waits_for_it() {
+    let puppet = Puppet::new();
+    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let queued = scene.execute("dropped");
+    let waits = scene.handle.execute(Request::text("waits").wait_for_place(SOON * 3));
+    drop(queued);
+    let mut waits = std::pin::pin!(waits);
+    let early = block_on(async { tokio::time::timeout(SOON * 10, waits.as_mut()).await });
+    puppet.open();
+    assert!(early.is_err(), "it has a place, and is told {early:?}");
+    assert!(block_on(waits).is_ok() && block_on(running).is_ok());
+}
+
+#[test]
+fn an_unload_tells_those_that_wait_for_a_place_too() {
+    let puppet = Puppet::new();
+    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let waiting: Vec<_> = (0..4)
+        .map(|_| scene.handle.execute(Request::text("waits").wait_for_place(NEVER)))
+        .collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| block_on(scene.host.unload("puppet")).unwrap());
+        for call in waiting {
+            assert_eq!(kind(call), Some(ErrorKind::Retired));
+        }
+        puppet.open();
+    });
+    assert!(block_on(running).is_ok());
+}
+
+#[test]
 fn the_message_of_a_full_queue_names_its_limit_whoever_else_waits_outside() {
     let puppet = Puppet::new();
     let (scene, _running) = busy(&puppet, |limits| limits.queue_max = 1);

@@ -1,1 +1,263 @@
-//! To be written.
+//! The end of a host: who may finish, who is told `Shutdown`, in which order, and that nothing
+//! is left.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use hotbay::{ErrorKind, Host, HostEvent, Request};
+use hotbay_tests::{LIMIT, Plugins, block_on, events_until, limits, threads, unique, until};
+use serde_json::json;
+use signal_hook::consts::SIGUSR1;
+use signal_hook::iterator::Signals;
+
+use crate::puppet::{NEVER, Puppet, Scene};
+
+/// One worker that waits in its first call, and three calls that wait for it.
+fn busy(puppet: &Puppet) -> (Scene, Vec<hotbay::Execute>) {
+    let one = limits(|limits| limits.workers_max = 1);
+    let scene = puppet.host(|builder| builder.limits(one));
+    let mut calls = vec![scene.execute("wait")];
+    puppet.begins("wait");
+    calls.extend(["1", "2", "3"].map(|text| scene.execute(text)));
+    (scene, calls)
+}
+
+/// Waits until a host that is being shut down refuses calls.
+fn refuses(scene: &Scene) {
+    until("calls are refused", || {
+        let outcome = scene.handle.call(Request::text("direct"));
+        outcome.err().map(|error| assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}"))
+    });
+}
+
+#[test]
+fn within_the_grace_queued_calls_are_done_and_new_ones_are_told_shutdown() {
+    let puppet = Puppet::new();
+    let (scene, calls) = busy(&puppet);
+    let pipeline = scene.host.pipeline(["puppet"]).unwrap();
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| block_on(scene.host.shutdown(LIMIT)));
+        refuses(&scene);
+        let heard = puppet.heard();
+        let outcomes = [
+            block_on(scene.execute("pooled")).map(drop),
+            block_on(pipeline.run(Request::text("piped"))).map(drop),
+            scene.handle.pin().map(drop),
+            scene.host.plugin("puppet").map(drop),
+            block_on(scene.host.load("nowhere-at-all")).map(drop),
+        ];
+        for (at, outcome) in outcomes.into_iter().enumerate().take(4) {
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Shutdown, "outcome {at}");
+        }
+        assert_eq!(puppet.heard(), heard);
+        assert!(!shutdown.is_finished());
+        puppet.open();
+        for call in calls {
+            assert!(block_on(call).is_ok());
+        }
+        shutdown.join().unwrap();
+    });
+    for _ in 0..2 {
+        let error = scene.handle.call(Request::text("after")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Shutdown);
+        let error = block_on(scene.execute("after")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Shutdown);
+        block_on(scene.host.shutdown(NEVER));
+    }
+    assert!(scene.host.list().is_empty() && scene.host.kept().is_empty());
+}
+
+#[test]
+fn without_grace_queued_calls_are_told_shutdown_and_the_running_one_ends() {
+    let puppet = Puppet::new();
+    let (scene, mut calls) = busy(&puppet);
+    let mut events = scene.host.events();
+    block_on(scene.host.shutdown(Duration::ZERO));
+    for call in calls.drain(1..) {
+        assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Shutdown);
+    }
+    let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+    assert!(seen.iter().any(|event| matches!(event, HostEvent::Kept { .. })), "{seen:?}");
+    puppet.open();
+    assert!(block_on(calls.remove(0)).is_ok());
+    assert_eq!(puppet.heard(), ["wait"]);
+}
+
+#[test]
+fn a_grace_that_is_over_tells_those_that_still_wait() {
+    let puppet = Puppet::new();
+    let (scene, mut calls) = busy(&puppet);
+    block_on(scene.host.shutdown(crate::puppet::SOON));
+    for call in calls.drain(1..) {
+        assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Shutdown);
+    }
+    puppet.open();
+    assert!(block_on(calls.remove(0)).is_ok());
+}
+
+#[test]
+fn a_pin_that_outlives_the_host_is_told_that_it_was_shut_down() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder);
+    let pinned = scene.handle.pin().unwrap();
+    block_on(scene.host.shutdown(Duration::ZERO));
+    let error = pinned.call(Request::text("x")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}");
+}
+
+#[test]
+fn several_threads_may_shut_down_at_once_and_one_of_them_waits_on_a_signal() {
+    let puppet = Puppet::new();
+    let (scene, calls) = busy(&puppet);
+    let mut events = scene.host.events();
+    let mut signals = Signals::new([SIGUSR1]).unwrap();
+    thread::scope(|scope| {
+        let host = scene.host.clone();
+        scope.spawn(move || {
+            assert_eq!(signals.forever().next(), Some(SIGUSR1));
+            block_on(host.shutdown(LIMIT));
+        });
+        signal_hook::low_level::raise(SIGUSR1).unwrap();
+        refuses(&scene);
+        for _ in 0..4 {
+            scope.spawn(|| block_on(scene.host.shutdown(Duration::ZERO)));
+        }
+        assert!(scene.host.kept().is_empty());
+        puppet.open();
+    });
+    for call in calls {
+        // The first of them gave a grace.
+        assert!(block_on(call).is_ok());
+    }
+    let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+    let stops = seen.iter().filter(|event| matches!(event, HostEvent::Stopped)).count();
+    assert_eq!((stops, events.try_next().is_none()), (1, true));
+}
+
+#[test]
+fn plugins_retire_and_close_before_those_that_they_require_also_when_calls_wait() {
+    let plugins = Plugins::new();
+    let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
+    let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
+    plugins.add("base", "faulty").config(hang).set("limits", json!({ "workers": 1 })).write();
+    plugins.add("middle", "faulty").set("requires", json!({ "base": "*" })).write();
+    plugins.add("top", "faulty").set("requires", json!({ "middle": "*" })).write();
+    let host = Host::builder().plugin_dir(plugins.dir()).build().unwrap();
+    assert!(block_on(host.load_all()).is_clean());
+    let base = host.plugin("base").unwrap();
+    let calls = [base.execute(Request::text("x")), base.execute(Request::text("x"))];
+    until("one runs", || entered.exists().then_some(()));
+    let mut events = host.events();
+    thread::scope(|scope| {
+        scope.spawn(|| block_on(host.shutdown(LIMIT)));
+        std::fs::write(&release, "").unwrap();
+    });
+    for call in calls {
+        drop(block_on(call));
+    }
+    let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+    let told: Vec<_> = seen
+        .iter()
+        .filter_map(|event| match event {
+            HostEvent::Retired { plugin, .. } => Some(format!("{plugin} retired")),
+            HostEvent::Closed { plugin, .. } => Some(format!("{plugin} closed")),
+            HostEvent::Kept { plugin, reason, .. } => Some(format!("{plugin} kept: {reason}")),
+            _ => None,
+        })
+        .collect();
+    let wanted =
+        ["top", "middle", "base"].map(|name| [format!("{name} retired"), format!("{name} closed")]);
+    assert_eq!(told, wanted.concat());
+}
+
+#[test]
+fn the_last_clone_of_a_host_may_be_dropped_inside_a_call() {
+    let slot = Arc::new(Mutex::new(None::<Host>));
+    let held = Arc::clone(&slot);
+    let drops = move |_: &hotbay::CallContext<'_>, input: hotbay::Payload<'_>| {
+        drop(held.lock().unwrap().take());
+        Ok(hotbay::Output::copy_of(input.as_bytes()))
+    };
+    for pooled in [false, true] {
+        let host = Host::builder().register_fn("drops", drops.clone()).build().unwrap();
+        let handle = host.plugin("drops").unwrap();
+        let mut events = host.events();
+        *slot.lock().unwrap() = Some(host);
+        let reply = match pooled {
+            true => block_on(handle.execute(Request::text("x"))),
+            false => handle.call(Request::text("x")),
+        };
+        assert_eq!(reply.unwrap().as_bytes(), b"x");
+        events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+        let error = handle.call(Request::text("x")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Shutdown);
+    }
+}
+
+#[test]
+fn a_call_may_shut_its_own_host_down_and_ends_it_after_the_grace() {
+    let slot = Arc::new(Mutex::new(None::<Host>));
+    let held = Arc::clone(&slot);
+    let ends = move |_: &hotbay::CallContext<'_>, input: hotbay::Payload<'_>| {
+        let host = held.lock().unwrap().take();
+        if let Some(host) = host {
+            block_on(host.shutdown(crate::puppet::SOON));
+        }
+        Ok(hotbay::Output::copy_of(input.as_bytes()))
+    };
+    let host = Host::builder().register_fn("ends", ends).build().unwrap();
+    let handle = host.plugin("ends").unwrap();
+    *slot.lock().unwrap() = Some(host.clone());
+    assert_eq!(block_on(handle.execute(Request::text("x"))).unwrap().as_bytes(), b"x");
+    let error = block_on(handle.execute(Request::text("x"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Shutdown);
+}
+
+/// Set for the process that does nothing but this test.
+const CHILD: &str = "HOTBAY_TESTS_SHUTDOWN";
+
+/// The names of the host's own threads are the same in all tests, so this one runs alone.
+#[test]
+fn no_thread_of_the_host_is_left() {
+    if std::env::var_os(CHILD).is_some() {
+        return leave_no_thread();
+    }
+    let name = "shutdown_grace::no_thread_of_the_host_is_left";
+    let this = std::env::current_exe().expect("a path");
+    #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
+    let output = Command::new(this)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .expect("the test itself can be started");
+    let told = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}{errors}");
+}
+
+fn leave_no_thread() {
+    let plugins = Plugins::new();
+    let name = unique("gone");
+    let obey = plugins.add(&name, "faulty").config(json!({ "obey": true })).write();
+    let puppet = Puppet::new();
+    let builder = Host::builder().plugin_dir(plugins.dir()).hot_reload(true);
+    let host = puppet.register(builder, "puppet").build().unwrap();
+    let obey = hotbay_tests::loaded(&host, obey);
+    for _ in 0..10 {
+        let request = Request::json_text("{}").deadline_in(NEVER);
+        block_on(obey.execute(request)).unwrap();
+    }
+    let (late, puppets) = (host.plugin("puppet").unwrap(), puppet.clone());
+    let late = late.execute(Request::text("wait").deadline_in(crate::puppet::SOON));
+    assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    puppets.open();
+    assert!(!threads("hotbay-").is_empty(), "some run before");
+    block_on(host.shutdown(LIMIT));
+    assert_eq!((threads(&name), threads("puppet")), (Vec::new(), Vec::new()));
+    drop(host);
+    until("none is left", || threads("hotbay-").is_empty().then_some(()));
+    // Handles may outlive the host.
+    assert_eq!(obey.call(Request::json_text("{}")).unwrap_err().kind(), ErrorKind::Shutdown);
+}

@@ -1,1 +1,290 @@
-//! To be written.
+//! Calls that pass their deadlines and do not return: their workers are replaced, at most so
+//! often; then the plugin is not called until one of them is back.
+
+use std::time::Duration;
+
+use hotbay::{ErrorKind, Events, Host, HostEvent, QuarantineReason, Request};
+use hotbay_tests::{
+    LIMIT, Plugins, block_on, event, events_until, limits, loaded, quarantine, reloaded, threads,
+    unique, until,
+};
+use serde_json::json;
+
+use crate::puppet::{LATE, NEVER, Puppet, SOON, Scene};
+
+/// Calls it so that the call runs into its deadline inside of the plugin, and stays there.
+fn abandon(puppet: &Puppet, scene: &Scene, input: &str) {
+    for attempt in 0.. {
+        let (before, input) = (scene.info().running, format!("{input} ({attempt})"));
+        let call = scene.handle.execute(Request::text(&input).deadline_in(SOON * 4));
+        let kind = block_on(call).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::DeadlineExceeded);
+        // On a machine that is busy it may have been late before it got there.
+        let is_there = until("it is there, or never will be", || {
+            let is_there = puppet.heard().contains(&input);
+            (is_there || scene.info().running == before).then_some(is_there)
+        });
+        if is_there {
+            return;
+        }
+    }
+}
+
+fn scene(puppet: &Puppet, workers: u32, abandoned_max: u32, faults_max: u32) -> Scene {
+    let limits = limits(|limits| {
+        (limits.workers_max, limits.abandoned_max) = (workers, abandoned_max);
+    });
+    let policy = quarantine(|policy| {
+        (policy.faults_max, policy.window) = (faults_max, NEVER);
+        (policy.back_off_first, policy.back_off_max) = (NEVER, NEVER);
+    });
+    puppet.host(|builder| builder.limits(limits).quarantine(policy))
+}
+
+fn quarantined(events: &mut Events) -> (QuarantineReason, Option<u64>) {
+    let wanted = |event: &HostEvent| matches!(event, HostEvent::Quarantined { .. });
+    match event(events, wanted) {
+        HostEvent::Quarantined { reason, probe_in_ms, .. } => (reason, probe_in_ms),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn restored(events: &mut Events) {
+    event(events, |event| matches!(event, HostEvent::Restored { .. }));
+}
+
+#[test]
+fn the_worker_of_an_abandoned_call_is_replaced_and_others_go_on() {
+    let puppet = Puppet::new();
+    let scene = scene(&puppet, 1, 16, 100);
+    for number in 1..=4 {
+        abandon(&puppet, &scene, &format!("wait {number}"));
+        assert_eq!(block_on(scene.execute("quick")).unwrap().as_bytes(), b"quick");
+        until("only those are left", || (scene.info().running == number).then_some(()));
+    }
+    puppet.open();
+    until("all are back", || (scene.info().running == 0).then_some(()));
+    assert_eq!(block_on(scene.execute("quick")).unwrap().as_bytes(), b"quick");
+    assert_eq!(scene.info().state, "serving");
+}
+
+#[test]
+fn as_many_as_may_be_replaced_quarantine_the_plugin_until_one_returns() {
+    let puppet = Puppet::new();
+    let scene = scene(&puppet, 1, 3, 100);
+    let mut events = scene.host.events();
+    for number in 0..3 {
+        assert_eq!(scene.info().state, "serving");
+        abandon(&puppet, &scene, &format!("wait {number}"));
+    }
+    let told = quarantined(&mut events);
+    assert_eq!(told, (QuarantineReason::Stuck { calls: 3 }, None));
+    let pinned = scene.handle.pin().unwrap();
+    let pipeline = scene.host.pipeline(["puppet"]).unwrap();
+    let outcomes = [
+        scene.handle.call(Request::text("refused")),
+        pinned.call(Request::text("refused")),
+        block_on(scene.execute("refused")),
+        block_on(pipeline.run(Request::text("refused"))),
+    ];
+    for outcome in outcomes {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Quarantined);
+        assert!(error.to_string().contains("3 calls passed their deadlines"), "{error}");
+    }
+    assert_eq!(scene.info().state, "quarantined");
+    assert!(!puppet.heard().contains(&"refused".to_owned()));
+    puppet.let_one();
+    restored(&mut events);
+    assert_eq!(scene.info().state, "serving");
+    assert!(scene.handle.call(Request::text("x")).is_ok());
+    assert_eq!(block_on(scene.execute("quick")).unwrap().as_bytes(), b"quick");
+    // And again.
+    abandon(&puppet, &scene, "wait again");
+    assert!(matches!(quarantined(&mut events).0, QuarantineReason::Stuck { calls: 3 }));
+    puppet.open();
+    restored(&mut events);
+}
+
+#[test]
+fn every_refusal_of_a_stuck_plugin_is_counted() {
+    let puppet = Puppet::new();
+    let scene = scene(&puppet, 1, 1, 100);
+    abandon(&puppet, &scene, "wait");
+    until("it is stuck", || (scene.info().state == "quarantined").then_some(()));
+    let before = scene.info().refused;
+    for _ in 0..5 {
+        let error = block_on(scene.execute("refused")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Quarantined);
+    }
+    puppet.open();
+    assert_eq!(scene.info().refused - before, 5, "calls that never reached the plugin");
+}
+
+#[test]
+fn calls_that_were_queued_when_the_plugin_got_stuck_are_told_so() {
+    let puppet = Puppet::new();
+    let scene = scene(&puppet, 1, 1, 100);
+    let hangs = scene.handle.execute(Request::text("wait").deadline_in(LATE));
+    puppet.begins("wait");
+    let queued: Vec<_> = (0..5).map(|_| scene.execute("queued")).collect();
+    assert_eq!(block_on(hangs).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    for call in queued {
+        // Answered before it was stuck, or told that it is.
+        if let Err(error) = block_on(call) {
+            assert_eq!(error.kind(), ErrorKind::Quarantined);
+        }
+    }
+    puppet.open();
+}
+
+#[test]
+fn abandoned_calls_are_faults_and_so_many_quarantine_the_plugin() {
+    let puppet = Puppet::new();
+    let scene = scene(&puppet, 1, 16, 2);
+    let mut events = scene.host.events();
+    abandon(&puppet, &scene, "wait 1");
+    abandon(&puppet, &scene, "wait 2");
+    let (reason, probe_in_ms) = quarantined(&mut events);
+    assert_eq!(reason, QuarantineReason::Faults { faults: 2 });
+    assert_eq!(probe_in_ms, Some(u64::try_from(NEVER.as_millis()).unwrap()));
+    let error = scene.handle.call(Request::text("x")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Quarantined);
+    puppet.open();
+}
+
+#[test]
+fn a_call_that_is_late_and_panics_afterwards_is_one_fault() {
+    let puppet = Puppet::new();
+    let scene = scene(&puppet, 1, 16, 2);
+    let mut events = scene.host.events();
+    let late = scene.handle.execute(Request::text("wait and panic").deadline_in(LATE));
+    puppet.begins("wait and panic");
+    assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    puppet.open();
+    event(&mut events, |event| matches!(event, HostEvent::Faulted { .. }));
+    until("it is back", || (scene.info().running == 0).then_some(()));
+    assert_eq!(scene.info().state, "serving", "two faults quarantine it, and this is one call");
+}
+
+#[test]
+fn a_probe_that_passes_its_deadline_is_a_failed_one() {
+    let puppet = Puppet::new();
+    let policy = quarantine(|policy| {
+        policy.faults_max = 1;
+        (policy.back_off_first, policy.back_off_max) = (Duration::from_millis(1), NEVER);
+    });
+    let scene = puppet.host(|builder| builder.quarantine(policy));
+    let mut events = scene.host.events();
+    assert_eq!(scene.handle.call(Request::text("panic")).unwrap_err().kind(), ErrorKind::Panicked);
+    assert_eq!(quarantined(&mut events).1, Some(1));
+    until("a probe begins and is late", || {
+        let call = scene.handle.execute(Request::text("wait").deadline_in(SOON));
+        let kind = block_on(call).unwrap_err().kind();
+        (kind == ErrorKind::DeadlineExceeded && puppet.heard().len() > 1).then_some(())
+    });
+    puppet.open();
+    puppet.ends("wait");
+    until("it is back", || (scene.info().running == 0).then_some(()));
+    let mut seen = Vec::new();
+    while let Some(event) = events.try_next() {
+        seen.push(event);
+    }
+    let first = seen
+        .iter()
+        .find(|event| matches!(event, HostEvent::Quarantined { .. } | HostEvent::Restored { .. }));
+    assert!(
+        matches!(first, Some(HostEvent::Quarantined { probe_in_ms: Some(2..), .. })),
+        "a longer quarantine, not the end of it: {seen:?}"
+    );
+}
+
+#[test]
+fn a_reload_clears_what_stuck_calls_brought_about() {
+    let plugins = Plugins::new();
+    let host = Host::builder()
+        .limits(limits(|limits| (limits.workers_max, limits.abandoned_max) = (1, 1)))
+        .build()
+        .unwrap();
+    let name = unique("stuck");
+    let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
+    let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
+    let handle = loaded(&host, plugins.add(&name, "faulty").config(hang).write());
+    let mut events = host.events();
+    let late = handle.execute(Request::text("x").deadline_in(LATE));
+    until("it hangs", || entered.exists().then_some(()));
+    assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    assert!(matches!(quarantined(&mut events).0, QuarantineReason::Stuck { calls: 1 }));
+    plugins.add(&name, "faulty").config(json!({ "answers": "mended" })).write();
+    let generation = reloaded(&host, &name);
+    let replies = [handle.call(Request::text("x")), block_on(handle.execute(Request::text("x")))];
+    for reply in replies {
+        let reply = reply.unwrap();
+        assert_eq!((reply.generation(), reply.as_bytes()), (generation, &b"mended"[..]));
+    }
+    assert_eq!(host.list()[0].state, "serving");
+    // The old one ends as soon as its call does.
+    std::fs::write(release, "").unwrap();
+    event(
+        &mut events,
+        |event| matches!(event, HostEvent::Closed { generation: old, .. } if *old < generation),
+    );
+}
+
+#[test]
+fn without_a_policy_nothing_is_refused_and_its_threads_stay_bounded() {
+    let puppet = Puppet::new();
+    let name = unique("bounded");
+    let few = limits(|limits| (limits.workers_max, limits.abandoned_max) = (2, 3));
+    let builder = Host::builder().limits(few).quarantine(None);
+    let host = puppet.register(builder, &name).build().unwrap();
+    let handle = host.plugin(&name).unwrap();
+    let mut events = host.events();
+    for _ in 0..20 {
+        let call = handle.execute(Request::text("wait").deadline_in(Duration::from_millis(5)));
+        let error = block_on(call).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        assert!(threads(&name).len() <= 5, "{:?}", threads(&name));
+        // Only pooled calls need a worker.
+        assert!(handle.call(Request::text("x")).is_ok());
+    }
+    assert!(host.list()[0].running <= 5);
+    assert_eq!(host.list()[0].state, "serving");
+    puppet.open();
+    assert!(block_on(handle.execute(Request::text("x"))).is_ok());
+    until("all are back", || (host.list()[0].running == 0).then_some(()));
+    until("those over go home", || (threads(&name).len() <= 2).then_some(()));
+    block_on(host.shutdown(LIMIT));
+    assert_eq!(threads(&name), Vec::<String>::new());
+    let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+    let quarantined = |event: &HostEvent| matches!(event, HostEvent::Quarantined { .. });
+    assert!(!seen.iter().any(quarantined), "{seen:?}");
+}
+
+#[test]
+fn with_nobody_to_replace_a_worker_one_late_call_is_enough() {
+    let puppet = Puppet::new();
+    let scene = scene(&puppet, 1, 0, 100);
+    let mut events = scene.host.events();
+    abandon(&puppet, &scene, "wait");
+    assert_eq!(quarantined(&mut events).0, QuarantineReason::Stuck { calls: 1 });
+    puppet.open();
+    restored(&mut events);
+    assert!(block_on(scene.execute("x")).is_ok());
+}
+
+#[test]
+fn a_plugin_that_blocks_for_ever_does_not_hold_up_a_shutdown_with_grace() {
+    let puppet = Puppet::new();
+    let scene = scene(&puppet, 1, 16, 100);
+    let mut events = scene.host.events();
+    abandon(&puppet, &scene, "wait");
+    block_on(scene.host.shutdown(SOON));
+    let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+    let kept = seen.iter().find_map(|event| match event {
+        HostEvent::Kept { reason, .. } => Some(reason.as_str()),
+        _ => None,
+    });
+    assert!(kept.is_some_and(|reason| reason.contains("still run")), "{seen:?}");
+    puppet.open();
+}

@@ -47,9 +47,9 @@ pub(super) fn install(
     if let Ok(bytes) = fs::read(source.join("README.md")) {
         files.push(Prepared::new(into, "README.md", &bytes, 0o644)?);
     }
-    if let Some(schema) = &manifest.schema_file {
+    for schema in &manifest.schema_files {
         let bytes = fs::read(source.join(schema))
-            .with_context(|| format!("cannot read `{schema}`, which `config_schema` names"))?;
+            .with_context(|| format!("cannot read `{schema}`, which the manifest names"))?;
         files.push(Prepared::new(into, schema, &bytes, 0o644)?);
     }
     files.push(Prepared::new(into, &library_name, library, 0o755)?);
@@ -78,7 +78,7 @@ fn names_of_earlier_install(folder: &Path) -> Vec<String> {
     let mut names = vec!["README.md".to_owned()];
     let manifest = fs::read_to_string(folder.join("plugin.json")).unwrap_or_default();
     if let Ok(manifest) = Manifest::read(&manifest) {
-        names.extend(manifest.schema_file.clone());
+        names.extend(manifest.schema_files.iter().cloned());
         if let Kind::Library { stem } = &manifest.kind {
             names.push(library_file(stem));
         }
@@ -221,14 +221,17 @@ mod tests {
 
     #[test]
     fn what_an_earlier_install_named_goes_and_what_others_put_there_stays() {
-        let (_root, source, into) = folders(&[("schema.json", "{}"), ("README.md", "# a")]);
-        let with_schema = manifest(r#", "config_schema": "schema.json""#);
+        let (_root, source, into) =
+            folders(&[("schema.json", "{}"), ("input.json", "{}"), ("README.md", "# a")]);
+        let with_schema =
+            manifest(r#", "config_schema": "schema.json", "input_schema": "input.json""#);
         install(&source, &with_schema, "a", b"1", &into).unwrap();
         fs::write(into.join("notes.txt"), "mine").unwrap();
         fs::write(into.join(".installing-x"), "half").unwrap();
         let a = library_file("a");
         let readme = "README.md";
-        let wanted = [".installing-x", readme, &a, "notes.txt", "plugin.json", "schema.json"];
+        let wanted =
+            [".installing-x", readme, "input.json", &a, "notes.txt", "plugin.json", "schema.json"];
         assert_eq!(names(&into), wanted);
 
         fs::remove_file(source.join(readme)).unwrap();

@@ -16,8 +16,8 @@ pub(crate) struct Manifest {
     pub(crate) names_package: bool,
     pub(crate) version: String,
     pub(crate) kind: Kind,
-    /// The file that `config_schema` names.
-    pub(crate) schema_file: Option<String>,
+    /// The files that `config_schema` and `input_schema` name.
+    pub(crate) schema_files: Vec<String>,
     text: String,
 }
 
@@ -46,17 +46,20 @@ impl Manifest {
             Some("process") => Kind::Process,
             Some(other) => bail!("`kind` is `{other}`; wanted `library` or `process`"),
         };
-        let schema_file = match fields.get("config_schema") {
-            Some(Value::String(file)) => Some(inside(file.clone())?),
-            _ => None,
-        };
+        let mut schema_files = Vec::new();
+        for field in ["config_schema", "input_schema"] {
+            if let Some(Value::String(file)) = fields.get(field) {
+                schema_files.push(inside(file.clone())?);
+            }
+        }
+        schema_files.dedup();
         Ok(Self {
             names_package: package.is_some(),
             package: package.unwrap_or_else(|| name.clone()),
             name: inside(name)?,
             version: required(&fields, "version")?,
             kind,
-            schema_file,
+            schema_files,
             text: text.to_owned(),
         })
     }
@@ -141,7 +144,7 @@ mod tests {
         assert_eq!(manifest.package, "a");
         assert!(!manifest.names_package);
         assert_eq!(manifest.kind, Kind::Library { stem: "b".to_owned() });
-        assert_eq!(manifest.schema_file, None);
+        assert!(manifest.schema_files.is_empty());
     }
 
     #[test]

@@ -90,8 +90,8 @@ pub(crate) enum Verb {
     /// on, unless `--on-error` says otherwise; after 20 of them only their count is told, at the
     /// end. Exits with 1 if any line failed.
     ///
-    /// Ctrl-C and SIGTERM end it early: what runs is finished and written, what was not done is
-    /// told, and it exits with 1; a second signal ends it at once. Progress is shown on stderr
+    /// Ctrl-C and SIGTERM end it early: what runs is finished, within 10 s, and written, what was
+    /// not done is told, and it exits with 1; a second signal ends it at once. Progress is shown on stderr
     /// if that is a terminal and stdin and stdout are not.
     Pipe(Pipe),
     /// Starts every plugin, stays up, and tells what happens.

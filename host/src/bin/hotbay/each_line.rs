@@ -11,7 +11,7 @@ use futures_core::Stream as _;
 use hotbay::{Error, Many, Pipeline, Reply, RunMany};
 use indicatif::HumanCount;
 use serde_json::{Value, json};
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use crate::Verdict;
 use crate::args::{OnError, Options, Pipe};
@@ -23,15 +23,15 @@ use crate::input::bytes_max;
 use crate::lines::Lines;
 use crate::output::{Out, say};
 use crate::progress::Progress;
-use crate::signals::Ask;
-use crate::start::{Started, block_on};
+use crate::signals::{Ask, enough_after};
+use crate::start::{GRACE, Started, block_on};
 
 /// After how many lines it is looked whether somebody asks for the end.
 const LOOK_EVERY: u32 = 256;
 
 pub(crate) fn each_line(
     pipeline: &Pipeline,
-    asked: &mut Receiver<Ask>,
+    (asking, asked): (&Sender<Ask>, &mut Receiver<Ask>),
     started: &mut Started,
     args: &Pipe,
     options: &Options,
@@ -45,6 +45,7 @@ pub(crate) fn each_line(
     let mut work = Work {
         replies: pipeline.run_many(feed, many),
         under_way,
+        asking,
         asked,
         started,
         on_error: args.on_error,
@@ -65,6 +66,7 @@ pub(crate) fn each_line(
 struct Work<'a> {
     replies: RunMany,
     under_way: UnderWay,
+    asking: &'a Sender<Ask>,
     asked: &'a mut Receiver<Ask>,
     started: &'a mut Started,
     on_error: OnError,
@@ -82,7 +84,7 @@ struct Work<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// After what runs.
+    /// After what runs, if that takes no longer than the grace.
     Signal,
     /// Now, for nobody reads any more.
     ReaderGone,
@@ -104,6 +106,7 @@ impl Work<'_> {
                 Happening::Done(outcome) => self.take(outcome, out)?,
                 Happening::Asked(Ask::ReaderGone) => self.end = Some(End::ReaderGone),
                 Happening::Asked(Ask::Signal) => self.stop(),
+                Happening::Asked(Ask::Enough) => break,
                 Happening::Ended => {
                     self.fail_first(out)?;
                     break;
@@ -152,6 +155,7 @@ impl Work<'_> {
         if self.end.is_none() {
             self.end = Some(End::Signal);
             self.under_way.stop();
+            enough_after(GRACE, self.asking);
             if !self.is_json {
                 self.progress.beside(|| say("finishing what runs; a second time ends at once"));
             }
@@ -258,6 +262,7 @@ impl Work<'_> {
             Some(End::FailedLine) => {
                 format!("stopped at line {}: {not_done} more read and not done", self.done)
             }
+            _ if self.done == 1 => format!("stopped: 1 line done, {not_done} read and not done"),
             _ => format!("stopped: {done} lines done, {not_done} read and not done"),
         }
     }

@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::thread;
 
-use hotbay::{Pipeline, Reply};
+use hotbay::{Pipeline, Quarantine, Reply};
 use tokio::sync::mpsc::{self, Receiver};
 
 use crate::Verdict;
@@ -24,12 +24,12 @@ pub(crate) fn pipe(args: &Pipe, options: &Options, out: &mut Out) -> Result<Verd
     let (sender, mut asked) = mpsc::channel(4);
     // Before anything is loaded: from here on nothing stays behind.
     signals::listen(&sender).map_err(|error| Failure::io("cannot listen to signals", &error))?;
-    // Lines that make a plugin panic say nothing about those that follow: no quarantine.
-    let mut started = start_with(&args.plugins, options, |builder| builder.quarantine(None))?;
+    let mut started =
+        start_with(&args.plugins, options, |builder| builder.quarantine(never_for_faults()))?;
     let ended = match started.pipeline(&args.plugins, args.deadline) {
         Err(error) => Err(error.into()),
         Ok(pipeline) if args.lines => {
-            each_line(&pipeline, &mut asked, &mut started, args, options, out)
+            each_line(&pipeline, (&sender, &mut asked), &mut started, args, options, out)
         }
         Ok(pipeline) => match block_on(until_asked(whole(&pipeline), &mut asked)) {
             Ok(Ok(reply)) => tell(&reply, options, out),
@@ -48,6 +48,14 @@ pub(crate) fn pipe(args: &Pipe, options: &Options, out: &mut Out) -> Result<Verd
     let ended = ended.and_then(|verdict| out.flush().map(|()| verdict));
     started.end();
     ended
+}
+
+/// Lines that make a plugin panic say nothing about those that follow. Calls that never return
+/// do: once they hold all workers, nothing would be answered any more.
+fn never_for_faults() -> Quarantine {
+    let mut quarantine = Quarantine::default();
+    quarantine.faults_max = u32::MAX;
+    quarantine
 }
 
 /// Reads stdin on a thread of its own, which may wait for somebody who types.
@@ -88,7 +96,7 @@ fn tell(reply: &Reply, options: &Options, out: &mut Out) -> Result<Verdict, Fail
 fn stopped(ask: Ask) -> Verdict {
     match ask {
         Ask::ReaderGone => Verdict::Well,
-        Ask::Signal => {
+        Ask::Signal | Ask::Enough => {
             say("stopped: there is no reply yet");
             Verdict::Wrong
         }

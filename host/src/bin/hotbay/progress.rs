@@ -67,9 +67,9 @@ impl Progress {
     fn draw(&mut self, failed: u64) {
         let Some(bar) = &self.bar else { return };
         self.drawn = Instant::now();
-        bar.set_message(counts(self.lines, failed, self.begun.elapsed()));
         bar.set_position(self.bytes);
-        bar.tick();
+        // This draws.
+        bar.set_message(counts(self.lines, failed, self.begun.elapsed()));
     }
 }
 
@@ -91,7 +91,9 @@ fn bar(bytes: Option<u64>) -> ProgressBar {
     let style = ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ");
-    ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr_with_hz(10)).with_style(style)
+    let target = ProgressDrawTarget::stderr_with_hz(10);
+    let bar = ProgressBar::with_draw_target(bytes, target).with_style(style);
+    bar.with_message(counts(0, 0, Duration::ZERO))
 }
 
 /// How many bytes are to come, if stdin is a file.

@@ -24,6 +24,17 @@ pub(crate) enum Ask {
     /// Nobody reads stdout any more.
     #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix tells"))]
     ReaderGone,
+    /// What runs was waited for long enough.
+    Enough,
+}
+
+/// Tells `asked` after that long that it is enough. Without a thread for it nobody is told.
+pub(crate) fn enough_after(wait_max: Duration, asked: &Sender<Ask>) {
+    let asked = asked.clone();
+    let _ = thread::Builder::new().name("hotbay-enough".to_owned()).spawn(move || {
+        thread::sleep(wait_max);
+        let _ = asked.try_send(Ask::Enough);
+    });
 }
 
 /// Tells `asked` of every wish to end, from now on.

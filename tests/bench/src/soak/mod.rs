@@ -1,12 +1,14 @@
 //! `cargo xtask soak`: swaps of a plugin under load for a long time, looking for what is lost,
 //! who waits, and what grows. Each soak runs in a process of its own.
 
+mod late;
 mod load;
 mod mutants;
 mod mutation;
 mod pause;
 mod swapper;
 mod swaps;
+mod tasks;
 mod waits;
 
 use anyhow::{bail, ensure};
@@ -19,7 +21,7 @@ use crate::table::Paper;
 pub(crate) struct Options {
     /// What to try; everything if none is named.
     which: Vec<Soak>,
-    /// How many swaps, or mutants; each soak has its own default.
+    /// How many swaps, mutants, calls or seconds; each soak has its own default.
     #[arg(long)]
     count: Option<u64>,
     /// Few: shows that it works, and little else.
@@ -40,6 +42,10 @@ enum Soak {
     Pause,
     /// Damaged libraries are refused.
     Mutants,
+    /// Calls that run into their deadlines and come back late.
+    Late,
+    /// Tasks of pools that end all the time; the count is in seconds.
+    Tasks,
 }
 
 impl Soak {
@@ -48,6 +54,8 @@ impl Soak {
             Self::Swaps => (10_000, 200),
             Self::Waits | Self::Pause => (1_000, 50),
             Self::Mutants => (2_000, 50),
+            Self::Late => (10_000, 200),
+            Self::Tasks => (60, 2),
         };
         options.count.unwrap_or(if options.quick { quick } else { full })
     }
@@ -84,6 +92,8 @@ fn one(soak: Soak, options: &Options) -> anyhow::Result<()> {
         Soak::Waits => waits::soak(count, &paper)?,
         Soak::Pause => pause::soak(count, &paper)?,
         Soak::Mutants => mutants::soak(count, options.quick, &paper)?,
+        Soak::Late => late::soak(count, &paper)?,
+        Soak::Tasks => tasks::soak(count, &paper)?,
     };
     if !is_met {
         bail!("a goal was missed");

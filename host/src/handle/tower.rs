@@ -1,0 +1,28 @@
+//! A plugin as a service of tower, so that tower's layers go around it. Adds nothing to a pooled
+//! call and keeps no call back.
+
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use super::{Execute, PluginHandle};
+use crate::call::{Reply, Request};
+use crate::error::Error;
+
+impl Service<Request<'static>> for PluginHandle {
+    type Response = Reply;
+    type Error = Error;
+    type Future = Execute;
+
+    /// Always ready. The queue is bounded all the same: where it is full, the call itself answers
+    /// `Overloaded`, or waits as long as the request
+    /// [waits for a place](Request::wait_for_place).
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// As [`execute`](PluginHandle::execute).
+    fn call(&mut self, request: Request<'static>) -> Execute {
+        self.execute(request)
+    }
+}

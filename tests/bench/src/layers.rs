@@ -1,0 +1,92 @@
+//! What the layers around a call cost: the same calls with them and without.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use hotbay::{Call, Error, Host, Layer, Next, PluginHandle, Reply, Request};
+
+use crate::fixtures::{Echoes, Fixtures, IN_PLACE};
+use crate::sample::{Contender, Samples, interleaved};
+use crate::table::{Paper, Table, none, ns, verdict};
+
+const LAYERS_NS_MAX: f64 = 8.0;
+
+struct Passing;
+
+impl Layer for Passing {
+    fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+        next.call(call)
+    }
+}
+
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+    let echoes = Echoes::load(fixtures)?;
+    let layered = Echoes::load_into(fixtures, Host::builder().layer(Passing))?;
+    let in_place = |echoes: &Echoes| {
+        let found = echoes.plugins.iter().find(|(what, _)| *what == IN_PLACE);
+        found.map(|(_, handle)| handle.clone()).expect("it is among them")
+    };
+    let (plain, layered) = (in_place(&echoes), in_place(&layered));
+    let input = [b'x'; 16];
+    let mut contenders = [
+        contender("bare: lease and plugin", &plain, |handle| {
+            let reply = handle.call_without_layers(Request::bytes(black_box(&input)));
+            black_box(reply.expect("the plugin only echoes").as_bytes());
+        }),
+        contender("traced, metered, bounded, guarded", &plain, |handle| {
+            let reply = handle.call(Request::bytes(black_box(&input)));
+            black_box(reply.expect("the plugin only echoes").as_bytes());
+        }),
+        contender("the same with a deadline", &plain, |handle| {
+            let request = Request::bytes(black_box(&input)).deadline_in(Duration::from_secs(5));
+            black_box(handle.call(request).expect("the plugin only echoes").as_bytes());
+        }),
+        contender("the same with a layer of the application", &layered, |handle| {
+            let reply = handle.call(Request::bytes(black_box(&input)));
+            black_box(reply.expect("the plugin only echoes").as_bytes());
+        }),
+    ];
+    let (rounds, sample) = if quick { (20, 20) } else { (4000, 50) };
+    let samples = interleaved(&mut contenders, rounds, Duration::from_micros(sample));
+    paper.print(&table(&samples));
+    Ok(())
+}
+
+fn contender<'a>(
+    name: &str,
+    handle: &'a PluginHandle,
+    call: impl Fn(&PluginHandle) + 'a,
+) -> Contender<'a> {
+    Contender {
+        name: name.to_owned(),
+        work: Box::new(move |times| {
+            for _ in 0..times {
+                call(handle);
+            }
+        }),
+    }
+}
+
+fn table(samples: &[Samples]) -> Table {
+    let head = ["what", "min", "median", "above bare, min", "above bare, median", "goal", ""];
+    let mut table = Table::new("Layers: 16 bytes, in place (ns a call)", head);
+    let bare = &samples[0];
+    for (index, one) in samples.iter().enumerate() {
+        let above = one.above(bare);
+        let has_goal = index == 1;
+        table.row([
+            one.name.clone(),
+            ns(one.min()),
+            ns(one.median()),
+            format!("{:+.1}", one.min() - bare.min()),
+            format!("{above:+.1}"),
+            if has_goal { format!("≤ +{LAYERS_NS_MAX}") } else { none() },
+            if has_goal { verdict(above <= LAYERS_NS_MAX) } else { none() },
+        ]);
+    }
+    table.note(
+        "Nobody listens to traces. A deadline costs two looks at the clock, when it is named and when \
+         it is checked; more only if the plugin asks.",
+    );
+    table
+}

@@ -1,0 +1,128 @@
+//! A million lines through three plugins in a row: how fast beside the same calls made in a loop
+//! on two threads, and whether memory stays flat.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use anyhow::ensure;
+use futures_util::stream;
+use hotbay::{Host, Many, Pipeline, PluginHandle, Request};
+use serde_json::json;
+
+use crate::builds::{Builds, Kind};
+use crate::fixtures::{self, block_on};
+use crate::process::rss_bytes;
+use crate::sample::quantile;
+use crate::table::{Paper, Table, none, verdict};
+
+const STEPS: [(&str, &str); 3] = [("first", "upper"), ("second", "title"), ("third", "lower")];
+const RATIO_MIN: f64 = 0.8;
+const GROWTH_MAX: f64 = (4 << 20) as f64;
+/// After so many lines a process has what it needs.
+const WARM_LINES: u64 = 10_000;
+
+pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
+    let built = fixtures::library("transform")?;
+    let dir = fixtures::folder()?;
+    let host = Host::builder().build()?;
+    let mut plugins = Vec::new();
+    for (name, mode) in STEPS {
+        let configs = [json!({ "mode": mode }), json!({ "mode": mode })];
+        let kind = Kind { package: "transform", handover: "overlap", configs: &configs };
+        let builds = Builds::new(dir.path(), name, &built, kind)?;
+        plugins.push(block_on(host.load(&builds.folder))??);
+    }
+    let pipeline = host.pipeline(STEPS.map(|(name, _)| name))?;
+    let (lines, rounds) = if quick { (20_000, 1) } else { (1_000_000, 3) };
+    let mut grown = f64::NEG_INFINITY;
+    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        rates[0].push(in_loop(&plugins, lines));
+        for (rates, many) in rates[1..].iter_mut().zip([Many::ordered(), Many::unordered()]) {
+            let (rate, growth) = streamed(&pipeline, many, lines)?;
+            rates.push(rate);
+            grown = grown.max(growth);
+        }
+    }
+    paper.print(&table(lines, &rates, grown));
+    Ok(())
+}
+
+fn table(lines: u64, rates: &[Vec<f64>; 3], grown: f64) -> Table {
+    let title = format!("Lines: {lines} of about 100 bytes through three plugins");
+    let mut table = Table::new(title, ["what", "best", "median", "goal", ""]);
+    let names = ["`call` in a loop on two threads", "run_many, ordered", "run_many, unordered"];
+    let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
+    for (name, rates) in names.into_iter().zip(rates) {
+        let rate = |rate: f64| format!("{:.0} lines/s", rate);
+        let median = quantile(rates.clone(), 0.5);
+        table.row([name.to_owned(), rate(best(rates)), rate(median), none(), none()]);
+    }
+    for (name, own) in names.into_iter().zip(rates).skip(1) {
+        let ratio = best(own) / best(&rates[0]);
+        let medians = quantile(own.clone(), 0.5) / quantile(rates[0].clone(), 0.5);
+        table.row([
+            format!("{name}, against the loop"),
+            format!("{ratio:.2}"),
+            format!("{medians:.2}"),
+            format!("≥ {RATIO_MIN}"),
+            verdict(ratio >= RATIO_MIN),
+        ]);
+    }
+    table.row([
+        format!("MiB more after the first {WARM_LINES}"),
+        format!("{:.2}", grown / f64::from(1 << 20)),
+        none(),
+        format!("≤ {:.0}", GROWTH_MAX / f64::from(1 << 20)),
+        verdict(grown <= GROWTH_MAX),
+    ]);
+    table.note("`transform` three times: capitals, titles, small letters. Lines are made as they go.");
+    table
+}
+
+fn line(number: u64) -> String {
+    format!("{number:08} the quick brown fox jumps over the lazy dog, and then again over the very lazy dogs")
+}
+
+/// Lines a second.
+fn in_loop(plugins: &[PluginHandle], lines: u64) -> f64 {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            scope.spawn(move || {
+                for number in (thread..lines).step_by(2) {
+                    let mut request = Request::owned(line(number).into_bytes());
+                    for plugin in plugins {
+                        request = Request::from(plugin.call(request).expect("it only transforms"));
+                    }
+                    black_box(request.as_bytes());
+                }
+            });
+        }
+    });
+    lines as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Lines a second, and by how many bytes the process grew.
+fn streamed(pipeline: &Pipeline, many: Many, lines: u64) -> anyhow::Result<(f64, f64)> {
+    let start = Instant::now();
+    let requests = (0..lines).map(|number| Request::owned(line(number).into_bytes()));
+    let mut outcomes = pipeline.run_many(stream::iter(requests), many);
+    let (mut done, mut warm, mut most) = (0, 0, 0);
+    block_on(async {
+        while let Some(one) = outcomes.next().await {
+            black_box(one.outcome?.as_bytes());
+            done += 1;
+            if done == WARM_LINES {
+                warm = rss_bytes()?;
+            }
+            if done % (1 << 16) == 0 {
+                most = most.max(rss_bytes()?);
+            }
+        }
+        anyhow::Ok(())
+    })??;
+    ensure!(done == lines, "{done} of {lines} lines came back");
+    let rate = lines as f64 / start.elapsed().as_secs_f64();
+    Ok((rate, most.max(rss_bytes()?) as f64 - warm as f64))
+}

@@ -1,0 +1,204 @@
+//! A hundred threads that submit tasks while others stop, cancel and swap the pools and take
+//! what was left: every task that was accepted has exactly one outcome, and nobody waits for
+//! ever.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hotbay::CancellationToken;
+use hotbay::pool::{Outcome, PoolLimits, TaskError, TaskId, WorkerPool};
+
+use crate::table::{Paper, Table, none, verdict};
+
+const SUBMITTERS: usize = 100;
+const WORKERS: u32 = 2;
+/// A thread that waits longer than this waits for ever.
+const WAIT_MAX: Duration = Duration::from_secs(120);
+
+type Pool = WorkerPool<u64>;
+
+/// What everybody writes down.
+#[derive(Default)]
+struct Books {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    ran: AtomicU64,
+    /// How each task ended, and how often that was told.
+    outcomes: Mutex<BTreeMap<TaskId, u32>>,
+    never_ran: AtomicU64,
+    panicked: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Books {
+    fn note(&self, id: TaskId, outcome: &Outcome<u64>) {
+        let counter = match outcome {
+            Ok(_) => &self.done,
+            Err(TaskError::NeverRan) => &self.never_ran,
+            Err(_) => &self.panicked,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        *self.outcomes.lock().expect("no panic").entry(id).or_default() += 1;
+    }
+}
+
+pub(crate) fn soak(seconds: u64, paper: &Paper) -> anyhow::Result<bool> {
+    // Tasks panic on purpose.
+    std::panic::set_hook(Box::new(|_| ()));
+    let books = Arc::new(Books::default());
+    let current = Arc::new(RwLock::new(Arc::new(pool(&CancellationToken::new())?)));
+    let retired = Arc::new(Mutex::new(Vec::new()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+    for seed in 0..SUBMITTERS as u64 {
+        let (books, current, stop) = (Arc::clone(&books), Arc::clone(&current), Arc::clone(&stop));
+        threads.push(thread::spawn(move || submit(seed, &books, &current, &stop)));
+    }
+    for seed in 0..2 {
+        let (current, stop) = (Arc::clone(&current), Arc::clone(&stop));
+        let retired = Arc::clone(&retired);
+        threads.push(thread::spawn(move || swap(seed, &current, &retired, &stop)));
+    }
+    let takers = 2;
+    for _ in 0..takers {
+        let (books, current, stop) = (Arc::clone(&books), Arc::clone(&current), Arc::clone(&stop));
+        threads.push(thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let pool = Arc::clone(&current.read().expect("no panic"));
+                take(&pool, &books);
+                thread::yield_now();
+            }
+        }));
+    }
+    thread::sleep(Duration::from_secs(seconds));
+    stop.store(true, Ordering::Relaxed);
+    let deadline = Instant::now() + WAIT_MAX;
+    while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let stuck = threads.iter().filter(|thread| !thread.is_finished()).count() as u64;
+    let mut pools = std::mem::take(&mut *retired.lock().expect("no panic"));
+    pools.push(Arc::clone(&current.read().expect("no panic")));
+    for pool in &pools {
+        pool.stop();
+        take(pool, &books);
+    }
+    let _ = std::panic::take_hook();
+    Ok(print(seconds, &books, pools.len() as u64, stuck, paper))
+}
+
+fn print(seconds: u64, books: &Books, pools: u64, stuck: u64, paper: &Paper) -> bool {
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let outcomes = books.outcomes.lock().expect("no panic");
+    let accepted = count(&books.accepted);
+    let twice = outcomes.values().filter(|told| **told > 1).count() as u64;
+    let never = accepted - outcomes.len() as u64;
+    let unaccounted = count(&books.ran).abs_diff(count(&books.done) + count(&books.panicked));
+    let title = format!("Tasks: {SUBMITTERS} threads that submit, {seconds} s");
+    let mut table = Table::new(title, ["what", "found", "goal", ""]);
+    for (what, found) in [
+        ("pools", pools),
+        ("accepted", accepted),
+        ("refused", count(&books.refused)),
+        ("done", count(&books.done)),
+        ("panicked", count(&books.panicked)),
+        ("told that they never ran", count(&books.never_ran)),
+    ] {
+        table.row([what.to_owned(), found.to_string(), none(), none()]);
+    }
+    let goals = [
+        ("without an outcome", never),
+        ("with two outcomes", twice),
+        ("ran, and were told otherwise", unaccounted),
+        ("threads that wait for ever", stuck),
+    ];
+    for (what, found) in goals {
+        table.row([what.to_owned(), found.to_string(), "0".to_owned(), verdict(found == 0)]);
+    }
+    paper.print(&table);
+    goals.iter().all(|(_, found)| *found == 0)
+}
+
+fn pool(token: &CancellationToken) -> anyhow::Result<Pool> {
+    let mut limits = PoolLimits::default();
+    limits.workers = WORKERS;
+    limits.queue_max = 256;
+    limits.results_max = 4096;
+    WorkerPool::new(limits, token).context("a pool did not start")
+}
+
+/// Submits in every way there is, and does with the ticket what can be done.
+fn submit(seed: u64, books: &Arc<Books>, current: &RwLock<Arc<Pool>>, stop: &AtomicBool) {
+    let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    while !stop.load(Ordering::Relaxed) {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let pool = Arc::clone(&current.read().expect("no panic"));
+        let (ran, number) = (Arc::clone(books), random);
+        let task = move || {
+            ran.ran.fetch_add(1, Ordering::Relaxed);
+            assert!(!number.is_multiple_of(64), "on purpose");
+            number
+        };
+        let submitted = match random % 3 {
+            0 => pool.submit_within(Duration::from_millis(5), task),
+            _ => pool.submit(task),
+        };
+        let Ok(ticket) = submitted else {
+            books.refused.fetch_add(1, Ordering::Relaxed);
+            thread::yield_now();
+            continue;
+        };
+        books.accepted.fetch_add(1, Ordering::Relaxed);
+        let id = ticket.id();
+        match random >> 8 & 3 {
+            0 => drop(ticket),
+            1 => match ticket.wait_timeout(Duration::from_micros(random >> 16 & 1023)) {
+                Ok(outcome) => books.note(id, &outcome),
+                Err(ticket) => drop(ticket),
+            },
+            _ => books.note(id, &ticket.wait()),
+        }
+    }
+}
+
+/// Puts new pools into the place of old ones, which end in one way or another.
+fn swap(
+    seed: u64,
+    current: &RwLock<Arc<Pool>>,
+    retired: &Mutex<Vec<Arc<Pool>>>,
+    stop: &AtomicBool,
+) {
+    let mut turn = seed;
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(20));
+        turn += 1;
+        let token = CancellationToken::new();
+        let Ok(next) = pool(&token) else { continue };
+        let before = std::mem::replace(&mut *current.write().expect("no panic"), Arc::new(next));
+        match turn % 3 {
+            0 => drop(before.stop()),
+            1 => drop(before.cancel()),
+            // Ends by its own token, from a thread that knows nothing of the pool.
+            _ => before.token().cancel(),
+        }
+        retired.lock().expect("no panic").push(before);
+    }
+}
+
+/// Takes what was left, one by one or all at once.
+fn take(pool: &Pool, books: &Books) {
+    if let Some(id) = pool.results().keys().next()
+        && let Some(outcome) = pool.take(*id)
+    {
+        books.note(*id, &outcome);
+    }
+    for (id, outcome) in pool.drain() {
+        books.note(id, &outcome);
+    }
+}

@@ -1,0 +1,165 @@
+//! Requests that name an operation, against what plugins were granted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use hotbay::{Error, ErrorKind, Host, LoadStep, PluginHandle, Request};
+use hotbay_tests::{Plugin, Plugins, block_on, host, loaded, refused, reloaded};
+use hotbay_tests::{rolled_back, until};
+use serde_json::{Value, json};
+
+/// A plugin that echoes and asks for these permissions.
+fn asking(plugins: &Plugins, permissions: &[&str]) -> Plugin {
+    plugins.add("store", "faulty").set("permissions", json!(permissions))
+}
+
+/// Asks for an operation by every way there is.
+fn every_way(handle: &PluginHandle, operation: &str) -> Vec<Result<(), Error>> {
+    let request = || Request::text("x").operation(operation.to_owned());
+    let pinned = handle.pin().unwrap();
+    vec![
+        handle.call(request()).map(drop),
+        pinned.call(request()).map(drop),
+        block_on(handle.execute(request())).map(drop),
+    ]
+}
+
+#[track_caller]
+fn check(handle: &PluginHandle, granted: &[&str], denied: &[&str]) {
+    for operation in granted {
+        for outcome in every_way(handle, operation) {
+            outcome.unwrap_or_else(|error| panic!("{operation}: {error:?}"));
+        }
+    }
+    for operation in denied {
+        for outcome in every_way(handle, operation) {
+            let error = outcome.expect_err(operation);
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+            assert_eq!(error.plugin(), Some(handle.name()));
+            let told = error.to_string();
+            let says = [format!("the operation `{operation}` was not granted"), "`".to_owned()];
+            assert!(says.iter().all(|part| told.contains(part)), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_plugin_is_asked_for_nothing_that_its_manifest_does_not_list() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let handle = loaded(&host, asking(&plugins, &["read", "exec", "db:drop"]).write());
+    check(&handle, &["read", "exec", "db:drop"], &["write", "db", "db:drop ", "", "Read", "\0"]);
+    assert!(handle.call(Request::text("x")).is_ok());
+    let info = &host.list()[0];
+    assert_eq!((info.refused, info.faults, info.errors), (6 * 3, 0, 0));
+    assert_eq!(info.notes, Vec::<String>::new());
+}
+
+#[test]
+fn a_plugin_without_permissions_answers_what_names_no_operation_only() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let handle = loaded(&host, plugins.add("store", "faulty").write());
+    check(&handle, &[], &["read"]);
+    assert!(handle.call(Request::text("x")).is_ok());
+    let pipeline = host.pipeline(["store", "store"]).unwrap();
+    let error = block_on(pipeline.run(Request::text("x").operation("read"))).unwrap_err();
+    assert_eq!((error.kind(), error.skipped().len()), (ErrorKind::Denied, 1));
+}
+
+#[test]
+fn the_application_grants_less_than_is_asked_for_once_a_load_and_it_is_told() {
+    let plugins = Plugins::new();
+    let folder =
+        asking(&plugins, &["log", "read", "write"]).config(json!({ "log": ["a line"] })).write();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let grant = move |plugin: &hotbay::PluginName, permission: &str| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        plugin.as_str() == "store" && permission == "read"
+    };
+    let host = Host::builder().grant(grant).build().unwrap();
+    let handle = loaded(&host, folder);
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    check(&handle, &["read"], &["write", "exec"]);
+    let told = every_way(&handle, "write").remove(0).unwrap_err().to_string();
+    assert!(told.contains("`grant` does not give it"), "{told}");
+    let told = every_way(&handle, "exec").remove(0).unwrap_err().to_string();
+    assert!(told.contains("list it in the `permissions`"), "{told}");
+    // The host's own services are permissions as well.
+    let answer = handle.call(Request::text("x")).unwrap();
+    assert!(!answer.as_text().unwrap().contains("logged"), "{answer:?}");
+    let notes = &host.list()[0].notes;
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].contains("`log`") && notes[1].contains("`write`"), "{notes:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn a_grant_that_panics_refuses_that_load_and_no_other() {
+    let plugins = Plugins::new();
+    let grant = |_: &hotbay::PluginName, permission: &str| match permission {
+        "exec" => panic!("no idea about {permission}"),
+        _ => true,
+    };
+    let host = Host::builder().grant(grant).build().unwrap();
+    let error = refused(&host, asking(&plugins, &["exec"]).write());
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Layer, Some(LoadStep::Manifest)));
+    let told = error.full_message();
+    assert!(told.contains("no idea about exec") && told.contains("`exec`"), "{told}");
+    let handle = loaded(&host, asking(&plugins, &["read"]).write());
+    let _ = asking(&plugins, &["exec", "read"]).write();
+    let error = rolled_back(&host, "store");
+    assert_eq!(error.kind(), ErrorKind::Layer, "{error:?}");
+    check(&handle, &["read"], &["exec"]);
+}
+
+#[test]
+fn what_is_granted_follows_reloads() {
+    let plugins = Plugins::new();
+    let may_write = Arc::new(AtomicBool::new(false));
+    let granted = Arc::clone(&may_write);
+    let grant = move |_: &hotbay::PluginName, permission: &str| {
+        permission != "write" || granted.load(Ordering::Relaxed)
+    };
+    let host = Host::builder().grant(grant).build().unwrap();
+    let handle = loaded(&host, asking(&plugins, &["read", "write"]).write());
+    check(&handle, &["read"], &["write"]);
+    may_write.store(true, Ordering::Relaxed);
+    let _ = asking(&plugins, &["write"]).write();
+    reloaded(&host, "store");
+    check(&handle, &["write"], &["read"]);
+}
+
+/// What waits while a plugin is paused goes to a build that was granted other things.
+#[test]
+fn a_call_that_waited_for_a_reload_is_judged_by_the_build_that_it_goes_to() {
+    let plugins = Plugins::new();
+    let was_judged = Arc::new(AtomicBool::new(false));
+    let judged = Arc::clone(&was_judged);
+    // Asked after the permissions, and before the call waits.
+    let look = move |_: &Request<'_>| {
+        judged.store(true, Ordering::Release);
+        Ok(())
+    };
+    let host = Host::builder().validate("store", look).build().unwrap();
+    let installed = |permissions: &[&str], more: Value| {
+        let it = asking(&plugins, permissions).set("handover", "pause");
+        it.config(more).write()
+    };
+    let (entered, release) = (plugins.dir().join("entered"), plugins.dir().join("release"));
+    let hang = json!({ "hang_in": "snapshot", "entered": entered, "release": release });
+    let handle = loaded(&host, installed(&["write"], hang));
+    let outcome = std::thread::scope(|scope| {
+        let _ = installed(&["read"], json!({}));
+        let reload = scope.spawn(|| reloaded(&host, "store"));
+        until("it is paused", || entered.exists().then_some(()));
+        let call = scope.spawn(|| handle.call(Request::text("x").operation("write")));
+        until("it was judged", || was_judged.load(Ordering::Acquire).then_some(()));
+        std::fs::write(&release, "").unwrap();
+        reload.join().unwrap();
+        call.join().unwrap()
+    });
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Denied);
+    check(&handle, &["read"], &["write"]);
+}

@@ -1,0 +1,273 @@
+//! `hotbay pipe --lines`: order, failed lines, ends before the end. The command is a process of
+//! its own, fed and stopped as a shell does it.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Stdio};
+
+use hotbay_tests::{Plugins, until};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::hotbay_command::{command, examples, run, with_input};
+
+#[test]
+fn a_line_that_fails_is_told_with_its_number_and_the_others_go_on() {
+    let plugins = examples();
+    let args = ["pipe", "filter", "--lines"];
+    let run = with_input(plugins.dir(), &args, b"[1]\nno\n[3]\n").exits(1);
+    assert_eq!(run.text(), "[1]\n[3]\n");
+    assert!(run.stderr.contains("line 2") && run.stderr.contains("code 400"), "{}", run.stderr);
+    let args = ["pipe", "filter", "--lines", "--json"];
+    let run = with_input(plugins.dir(), &args, b"[1]\nno\n").exits(1);
+    let lines: Vec<Value> =
+        run.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["line"], &lines[0]["text"]), (&json!(1), &json!("[1]")));
+    assert_eq!((&lines[1]["line"], &lines[1]["error"]["code"]), (&json!(2), &json!(400)));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let plugins = examples();
+    let mut child = command(plugins.dir(), &["pipe", "transform", "--lines"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdin.write_all(b"a\n").unwrap();
+    let mut first = [0; 2];
+    stdout.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"A\n", "each answer comes before the next line is waited for");
+    drop(stdout);
+    // Until it notices that nobody reads any more.
+    while stdin.write_all(b"more\n").is_ok() {}
+    let run = run(child.wait_with_output()).exits(0);
+    assert_eq!(run.stderr, "");
+}
+
+/// Lines of a filter that keeps positive numbers, some of which are no arrays.
+fn numbered(count: u32, is_bad: impl Fn(u32) -> bool) -> (String, String) {
+    let (mut input, mut output) = (String::new(), String::new());
+    for number in 1..=count {
+        if is_bad(number) {
+            writeln!(input, "no {number}").unwrap();
+        } else {
+            writeln!(input, "[{number}]").unwrap();
+            writeln!(output, "[{number}]").unwrap();
+        }
+    }
+    (input, output)
+}
+
+#[test]
+fn many_lines_come_out_in_their_order() {
+    let plugins = examples();
+    let (input, output) = numbered(200_000, |number| number % 10_000 == 7);
+    let args = ["pipe", "filter", "transform", "--lines"];
+    let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
+    assert!(run.text() == output, "{} lines, wanted 199,980", run.text().lines().count());
+    let told: Vec<_> = run.stderr.lines().collect();
+    assert_eq!(told.len(), 20, "{told:#?}");
+    let first = "error: line 7: plugin `filter` answered with an error: the input is not JSON";
+    assert!(told[0].starts_with(first) && told[0].ends_with("(code 400)"), "{}", told[0]);
+    assert!(told[19].starts_with("error: line 190007: "), "{}", told[19]);
+}
+
+#[test]
+fn when_much_fails_the_rest_is_only_counted() {
+    let plugins = examples();
+    let (input, _) = numbered(1_300, |_| true);
+    let args = ["pipe", "filter", "--lines"];
+    let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
+    assert_eq!(run.text(), "");
+    assert_eq!(run.stderr.lines().count(), 21);
+    let rest = "error: 1,280 more lines failed: 1,280 with code 400 of plugin `filter`, first \
+                line 21\n";
+    assert!(run.stderr.ends_with(rest), "{}", run.stderr);
+}
+
+#[test]
+fn what_becomes_of_a_line_that_fails_can_be_said() {
+    let plugins = examples();
+    let check = |on_error: &str, output: &str, said: &str| {
+        let args = ["pipe", "filter", "--lines", "--on-error", on_error];
+        let run = with_input(plugins.dir(), &args, b"[1]\n a \xff\r\n[3]\nb\n").exits(1);
+        assert_eq!(run.stdout.escape_ascii().to_string(), output, "{on_error}");
+        assert!(run.stderr.starts_with("error: line 2: "), "{}", run.stderr);
+        assert!(run.stderr.contains(said), "`{said}` in: {}", run.stderr);
+    };
+    check("skip", r"[1]\n[3]\n", "error: line 4: ");
+    check("keep", r"[1]\n a \xff\n[3]\nb\n", "error: line 4: ");
+    check("stop", r"[1]\n", "\nstopped at line 2: 2 more read and not done\n");
+
+    let args = ["pipe", "filter", "--on-error", "stop"];
+    with_input(plugins.dir(), &args, b"").exits(2).says_only(&["--lines"]);
+}
+
+#[test]
+fn as_json_failed_lines_stand_in_their_places() {
+    let plugins = examples();
+    let documents = |on_error: &str| {
+        let args = ["pipe", "filter", "--lines", "--json", "--on-error", on_error];
+        let run = with_input(plugins.dir(), &args, b"[1]\nno\n[3]\n").exits(1);
+        assert_eq!(run.stderr, "");
+        let lines = run.text();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let kept = documents("keep");
+    assert_eq!((&kept[1]["text"], &kept[1]["error"]["code"]), (&json!("no"), &json!(400)));
+    assert_eq!((&kept[2]["line"], &kept[2]["text"]), (&json!(3), &json!("[3]")));
+    let stopped = documents("stop");
+    assert_eq!(stopped[1]["line"], 2);
+    let wanted = json!({ "stopped": "failed_line", "done": 2, "failed": 1, "not_done": 1 });
+    assert_eq!(stopped[2..], [wanted]);
+}
+
+#[test]
+fn a_line_over_the_limit_is_a_failed_line_and_not_the_end() {
+    let plugins = examples();
+    let mut input = b"a\n".to_vec();
+    input.resize(input.len() + (64 << 20) + 1, b'x');
+    input.extend_from_slice(b"\nb\n");
+    let args = ["pipe", "transform", "--lines", "--on-error", "keep"];
+    let run = with_input(plugins.dir(), &args, &input).exits(1);
+    assert_eq!(run.text(), "A\n\nB\n");
+    assert_eq!(run.stderr, "error: line 2: it is longer than 67108864 bytes\n");
+}
+
+#[test]
+fn lines_that_panic_or_hang_do_not_hinder_the_others() {
+    let plugins = Plugins::new();
+    plugins.add("obeys", "faulty").config(json!({ "obey": true })).write();
+    let mut input = String::new();
+    for _ in 0..10 {
+        writeln!(input, "{}", json!({ "panic_in": "execute" })).unwrap();
+    }
+    writeln!(input, "{}", json!({ "hang_in": "execute" })).unwrap();
+    writeln!(input, "{}", json!({ "answers": "fine" })).unwrap();
+    let args = ["pipe", "obeys", "--lines", "--dir", ".", "--deadline", "2s"];
+    let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
+    assert_eq!(run.text(), "fine\n");
+    assert_eq!(run.stderr.lines().count(), 11, "{}", run.stderr);
+    let last = run.stderr.lines().last().unwrap();
+    assert!(last.starts_with("error: line 11: ") && last.contains("deadline"), "{last}");
+}
+
+/// A command whose input does not end by itself.
+struct Fed {
+    child: Child,
+    scratch: TempDir,
+}
+
+impl Fed {
+    fn start(plugins: &Plugins, args: &[&str]) -> Self {
+        let scratch = TempDir::with_prefix("hotbay-tests-").unwrap();
+        let mut command = command(plugins.dir(), args);
+        command.env("TMPDIR", scratch.path()).stdin(Stdio::piped());
+        Self { child: command.spawn().unwrap(), scratch }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "std sends no signals")]
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        std::process::Command::new("sh").args(["-c", &kill]).output().unwrap();
+    }
+
+    /// Its exit code and stderr, once it has ended; nothing of it may be left.
+    fn ends(mut self) -> (Option<i32>, String) {
+        let code = until("it has ended", || self.child.try_wait().unwrap()).code();
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert!(!stderr.contains("panicked at"), "{stderr}");
+        let left = std::fs::read_dir(self.scratch.path()).unwrap().count();
+        assert_eq!(left, 0, "private copies are left");
+        (code, stderr)
+    }
+}
+
+impl Drop for Fed {
+    fn drop(&mut self) {
+        // One that has ended is no matter.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_an_endless_input_and_what_is_written_is_a_beginning() {
+    for signal in ["INT", "TERM"] {
+        let plugins = examples();
+        let args = ["pipe", "transform", "transform", "--lines"];
+        let mut fed = Fed::start(&plugins, &args);
+        let mut stdin = fed.child.stdin.take().unwrap();
+        let feeder = std::thread::spawn(move || {
+            // Until nobody reads any more.
+            for number in 1.. {
+                if writeln!(stdin, "line {number}").is_err() {
+                    return;
+                }
+            }
+        });
+        let lines = BufReader::new(fed.child.stdout.take().unwrap()).lines();
+        let mut count = 0_u32;
+        for line in lines.map(Result::unwrap) {
+            count += 1;
+            assert_eq!(line, format!("LINE {count}"));
+            if count == 1_000 {
+                fed.signal(signal);
+            }
+        }
+        let (code, stderr) = fed.ends();
+        feeder.join().unwrap();
+        assert_eq!(code, Some(1));
+        let told: Vec<_> = stderr.lines().collect();
+        assert_eq!(told[0], "finishing what runs; a second time ends at once");
+        let done = told[1].replace(',', "");
+        let start = format!("stopped: {count} lines done ");
+        assert!(done.starts_with(&start) && done.ends_with(" read and not done"), "{done}");
+        assert_eq!(told.len(), 2, "{told:#?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_it_while_it_waits_for_input() {
+    let plugins = examples();
+    let mut fed = Fed::start(&plugins, &["pipe", "transform", "--lines"]);
+    let mut stdin = fed.child.stdin.take().unwrap();
+    stdin.write_all(b"a\nrest").unwrap();
+    let mut stdout = fed.child.stdout.take().unwrap();
+    let mut first = [0; 2];
+    stdout.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"A\n", "the next line is not all there, and is not waited for");
+    fed.signal("INT");
+    let (code, stderr) = fed.ends();
+    assert_eq!(code, Some(1));
+    assert!(stderr.ends_with("stopped: 1 line done, 0 read and not done\n"), "{stderr}");
+
+    let fed = Fed::start(&plugins, &["pipe", "transform"]);
+    until("it listens", || std::fs::read_dir(fed.scratch.path()).unwrap().next().map(drop));
+    fed.signal("TERM");
+    let (code, stderr) = fed.ends();
+    assert_eq!((code, stderr.as_str()), (Some(1), "stopped: there is no reply yet\n"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_signal_does_not_wait_for_a_line_that_hangs() {
+    let plugins = Plugins::new();
+    let entered = plugins.dir().join("entered");
+    let config = json!({ "hang_in": "execute", "entered": entered.to_str().unwrap() });
+    plugins.add("stuck", "faulty").config(config).write();
+    let mut fed = Fed::start(&plugins, &["pipe", "stuck", "--lines", "--dir", "."]);
+    let mut stdin = fed.child.stdin.take().unwrap();
+    stdin.write_all(b"a\n").unwrap();
+    until("it hangs", || entered.exists().then_some(()));
+    let code = until("it has ended", || {
+        fed.signal("INT");
+        fed.child.try_wait().unwrap()
+    });
+    assert_eq!(code.code(), Some(130));
+}
