@@ -166,6 +166,11 @@ impl Error {
         self
     }
 
+    /// Of this plugin, unless it is of one already.
+    pub(crate) fn of_if_nobody(self, plugin: &PluginName) -> Self {
+        if self.0.plugin.is_some() { self } else { self.of(plugin) }
+    }
+
     pub(crate) fn in_generation(mut self, generation: GenerationId) -> Self {
         self.0.generation = Some(generation);
         self

@@ -11,7 +11,7 @@ use hotbay_plugin::abi::{Bounds, RawContext};
 
 use super::{Generation, Parts, State};
 use crate::boundary::{Failure, Instance};
-use crate::call::{Reply, Request};
+use crate::call::{Reply, Request, Standing};
 use crate::error::{Error, ErrorKind, bug};
 use crate::pool::{Errand, Ticket};
 use crate::sync::Handback;
@@ -96,7 +96,7 @@ impl Token {
     /// Answers a call, in this thread, by filling `reply`.
     #[inline]
     pub(crate) fn call(&self, asked: Asked<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let Asked { request, cancelled, call_id } = asked;
+        let Asked { request, standing, call_id } = asked;
         let generation = &*self.generation;
         let Some(instance) = &self.instance else {
             return Err(bug!("the token of `{}` lost its instance", generation.name));
@@ -107,9 +107,12 @@ impl Token {
         }
         let bounds;
         let mut context = RawContext::new(call_id).with_trace(request.trace());
-        if cancelled.is_some() || request.is_bounded() {
-            bounds = Bounded { request, cancelled };
+        if standing.is_some() || request.is_bounded() {
+            bounds = Bounded { request, standing };
             context = context.with_bounds(&bounds);
+        }
+        if let Some(standing) = standing {
+            standing.enter(generation.id.get());
         }
         let inside = INSIDE.get();
         INSIDE.set(inside + 1);
@@ -130,20 +133,20 @@ impl Token {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'v> {
     pub(crate) request: &'v Request<'v>,
-    /// Turns true when nobody waits for the answer any more.
-    pub(crate) cancelled: Option<&'v AtomicBool>,
+    /// How it stands with whoever made it, where others may speak for them.
+    pub(crate) standing: Option<&'v Standing>,
     pub(crate) call_id: u64,
 }
 
 /// What bounds a call in time, for the plugin that asks.
 struct Bounded<'v> {
     request: &'v Request<'v>,
-    cancelled: Option<&'v AtomicBool>,
+    standing: Option<&'v Standing>,
 }
 
 impl Bounds for Bounded<'_> {
     fn is_cancelled(&self) -> bool {
-        self.cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
+        self.standing.is_some_and(|standing| !standing.is_wanted())
             || self.request.is_taken_back()
             || self.remaining().is_some_and(|left| left.is_zero())
     }

@@ -15,14 +15,23 @@ pub(crate) struct History {
     /// When the faults within the window happened.
     faults: VecDeque<Instant>,
     quarantined: Option<Quarantined>,
+    /// Probes that began.
+    probes: u64,
+}
+
+/// A call that decides about a quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    pub(crate) generation: u64,
+    number: u64,
 }
 
 #[derive(Debug)]
 struct Quarantined {
     until: Instant,
     back_off: Duration,
-    /// When the last probe began, if it has not ended.
-    probing: Option<Instant>,
+    /// The last probe and when it began, if it has not ended.
+    probing: Option<(u64, Instant)>,
 }
 
 /// What to do after a fault.
@@ -42,7 +51,7 @@ pub(crate) enum Admission {
     /// It may.
     Go,
     /// It may, and what comes of it decides.
-    Probe,
+    Probe(Probe),
     /// It may not, for this long.
     Refuse { probe_in: Duration },
 }
@@ -63,9 +72,9 @@ impl History {
         Self { generation, ..Self::default() }
     }
 
-    /// The generation that this is about.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
+    /// Whether a probe has begun and not ended.
+    pub(crate) fn is_probing(&self) -> bool {
+        self.quarantined.as_ref().is_some_and(|quarantined| quarantined.probing.is_some())
     }
 
     /// A fault of `generation` happened at `at`. `policy` none: faults are not held against it.
@@ -109,32 +118,39 @@ impl History {
         let Some(quarantined) = &mut self.quarantined else { return Admission::Go };
         // A probe that never ends is followed by another.
         let until = match quarantined.probing {
-            Some(since) => after(since, quarantined.back_off),
+            Some((_, since)) => after(since, quarantined.back_off),
             None => quarantined.until,
         };
         if at < until {
             return Admission::Refuse { probe_in: until.duration_since(at) };
         }
-        quarantined.probing = Some(at);
-        Admission::Probe
+        self.probes += 1;
+        quarantined.probing = Some((self.probes, at));
+        Admission::Probe(Probe { generation: self.generation, number: self.probes })
     }
 
-    /// A probe of `generation` ended without a fault.
-    pub(crate) fn probe_succeeded(&mut self, generation: u64) -> Success {
-        if generation == self.generation && self.quarantined.take().is_some() {
+    /// A probe ended without a fault. One that was given up before decides nothing.
+    pub(crate) fn probe_succeeded(&mut self, probe: Probe) -> Success {
+        if self.is_at(probe) && self.quarantined.take().is_some() {
             Success::Restored
         } else {
             Success::Usual
         }
     }
 
-    /// A probe of `generation` never reached the plugin: the next call may try.
-    pub(crate) fn probe_undone(&mut self, generation: u64) {
-        if let Some(quarantined) = &mut self.quarantined
-            && generation == self.generation
+    /// A probe never reached the plugin: the next call may try.
+    pub(crate) fn probe_undone(&mut self, probe: Probe) {
+        if self.is_at(probe)
+            && let Some(quarantined) = &mut self.quarantined
         {
             quarantined.probing = None;
         }
+    }
+
+    fn is_at(&self, probe: Probe) -> bool {
+        let probing = self.quarantined.as_ref().and_then(|quarantined| quarantined.probing);
+        probe.generation == self.generation
+            && probing.is_some_and(|(number, _)| number == probe.number)
     }
 
     /// Whether every call has to ask.
@@ -182,20 +198,24 @@ mod tests {
         // A call that began before the quarantine changes nothing, however it ends.
         assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), Decision::GoOn);
         assert_eq!(history.fault(6, at(0), true, Some(&POLICY)), Decision::GoOn);
-        assert_eq!(history.probe_succeeded(6), Success::Usual);
-        for (now, back_off) in [(1, 2), (3, 3), (6, 3)] {
-            assert_eq!(history.admit(at(now)), Admission::Probe);
+        let probe = |number| Probe { generation: 7, number };
+        let of_before = Probe { generation: 6, number: 1 };
+        for (number, now, back_off) in [(1, 1, 2), (2, 3, 3), (3, 6, 3)] {
+            assert_eq!(history.admit(at(now)), Admission::Probe(probe(number)));
+            assert_eq!(history.probe_succeeded(of_before), Success::Usual);
             assert!(matches!(history.admit(at(now)), Admission::Refuse { .. }));
             assert_eq!(history.fault(7, at(now), true, Some(&POLICY)), quarantine(1, back_off));
+            // It was given up, so what comes of it later decides nothing.
+            assert_eq!(history.probe_succeeded(probe(number)), Success::Usual);
         }
-        assert_eq!(history.admit(at(9)), Admission::Probe);
-        history.probe_undone(6);
+        assert_eq!(history.admit(at(9)), Admission::Probe(probe(4)));
+        history.probe_undone(of_before);
         assert!(matches!(history.admit(at(9)), Admission::Refuse { .. }));
-        history.probe_undone(7);
-        assert_eq!(history.admit(at(9)), Admission::Probe);
+        history.probe_undone(probe(4));
+        assert_eq!(history.admit(at(9)), Admission::Probe(probe(5)));
         // This one never ends; the next is let through when the wait is over once more.
-        assert_eq!(history.admit(at(12)), Admission::Probe);
-        assert_eq!(history.probe_succeeded(7), Success::Restored);
+        assert_eq!(history.admit(at(12)), Admission::Probe(probe(6)));
+        assert_eq!(history.probe_succeeded(probe(6)), Success::Restored);
         assert_eq!(history.admit(at(9)), Admission::Go);
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use crate::manifest::Checker;
@@ -20,6 +21,8 @@ pub(crate) struct Terms {
     pub(crate) deadline_default: Option<Duration>,
     /// Calls that may run at once.
     pub(crate) in_flight_max: Option<u32>,
+    /// Those that run, where they are limited.
+    pub(crate) in_flight: Arc<AtomicU32>,
     pub(crate) memory_bytes_max: Option<u64>,
     pub(crate) input_bytes_max: u64,
     /// What the plugin may do and may be asked to do.
@@ -36,6 +39,11 @@ impl Terms {
         self.queue_age_max.is_some()
             || self.deadline_max.is_some()
             || (deadline.is_none() && self.deadline_default.is_some())
+    }
+
+    /// How long each of many calls may take that may take `asked`.
+    pub(crate) fn wait_max(&self, asked: Option<Duration>) -> Option<Duration> {
+        asked.into_iter().chain(self.deadline_max).min().or(self.deadline_default)
     }
 
     /// Until when the answer of a call is waited for that is made `now`, and wants `asked`.
@@ -66,6 +74,7 @@ mod tests {
                 deadline_max: seconds(most),
                 deadline_default: seconds(default),
                 in_flight_max: None,
+                in_flight: Arc::default(),
                 memory_bytes_max: None,
                 input_bytes_max: 0,
                 permissions: BTreeSet::new(),

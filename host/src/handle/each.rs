@@ -1,12 +1,12 @@
 //! Many calls of one plugin as one piece of work, so that what a queue costs is paid once for
 //! all of them. Each call has its own lease, its own way through the layers and its own outcome.
+//! The calls name no deadlines of their own; what each may take counts from its begin.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::{Inner, PluginHandle, lost};
-use crate::call::{Reply, Request};
+use crate::call::{Reply, Request, Standing};
 use crate::error::Error;
 use crate::pool::{Never, Overrun, Patience, Ran, Teller, Ticket, Work, ticket};
 use crate::slot::Visit;
@@ -24,7 +24,7 @@ pub(crate) enum Each {
 }
 
 impl PluginHandle {
-    /// Makes those of `calls` that ask. Each may take at most `wait_max` from its begin, and
+    /// Makes those of `calls` that ask. Each may take at most `wait_max` from its begin, or
     /// what the plugin's manifest and its host allow.
     pub(crate) async fn execute_each(
         &self,
@@ -32,33 +32,44 @@ impl PluginHandle {
         wait_max: Option<Duration>,
     ) -> Vec<Each> {
         let count = calls.len();
-        let terms = self.inner.slot.terms();
-        let allowed = terms.and_then(|terms| terms.deadline_max.or(terms.deadline_default));
-        let wait_max = wait_max.into_iter().chain(allowed).min();
+        let slot = &self.inner.slot;
+        let terms = slot.terms();
+        let wait_max = terms.map_or(wait_max, |terms| terms.wait_max(wait_max));
         let (teller, ticket) = ticket();
-        let many = Many::new(&self.inner, calls, wait_max, teller);
+        let order = Order::default();
+        let many = Many::new(&self.inner, calls, wait_max, teller, &order);
+        *lock(&order) = Some(Arc::downgrade(&many));
         let place = Some(after(Instant::now(), PLACE_WAIT_MAX));
         let patience = Patience { place, ..Patience::default() };
         let work: Arc<dyn Work> = Arc::<Many>::clone(&many);
-        if let Err(error) = self.inner.slot.enqueue(work, patience) {
-            return many.fail_all(&|| error.again());
+        let queued = slot.admit_to_queue().and_then(|()| slot.enqueue(work, patience));
+        if let Err(error) = queued {
+            return many.fail_all(|| {
+                slot.count_refused();
+                error.again()
+            });
         }
-        let mut waits = Waits { ticket, many };
+        drop(many);
+        let mut waits = Waits { ticket, order };
         let answer = (&mut waits.ticket).await;
-        answer.unwrap_or_else(|| (0..count).map(|_| Each::Failed(lost(&self.inner.slot))).collect())
+        answer.unwrap_or_else(|| (0..count).map(|_| Each::Failed(lost(slot))).collect())
     }
 }
 
 /// Whoever makes many calls bounds how many are under way, so a full queue is waited for.
 const PLACE_WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// Who works on the calls now, for the caller who may take them back; none once they were.
+type Order = Arc<Mutex<Option<Weak<Many>>>>;
+
 /// Many calls in the queue or on a worker.
 struct Many {
     inner: Arc<Inner>,
+    count: usize,
+    /// How long each may take; with none, nobody has to speak for them.
     wait_max: Option<Duration>,
-    /// Whether any call has a deadline, so that somebody may have to speak for it.
-    is_timed: bool,
-    cancelled: AtomicBool,
+    standing: Standing,
+    order: Order,
     progress: Mutex<Progress>,
 }
 
@@ -68,9 +79,16 @@ struct Progress {
     at: usize,
     /// When the one that runs is late.
     due: Option<Instant>,
-    generation: u64,
     /// None once somebody else goes on with these calls.
     teller: Option<Teller<Vec<Each>>>,
+}
+
+/// Whether a call was made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Yes,
+    /// The worker's generation is not current any more.
+    NotHere,
 }
 
 impl Many {
@@ -79,35 +97,32 @@ impl Many {
         calls: Vec<Each>,
         wait_max: Option<Duration>,
         teller: Teller<Vec<Each>>,
+        order: &Order,
     ) -> Arc<Self> {
-        let has_deadline =
-            |call: &Each| matches!(call, Each::Asks(request) if request.deadline().is_some());
+        let count = calls.len();
+        let progress = Progress { calls, at: 0, due: None, teller: Some(teller) };
         Arc::new(Self {
             inner: Arc::clone(inner),
+            count,
             wait_max,
-            is_timed: wait_max.is_some() || calls.iter().any(has_deadline),
-            cancelled: AtomicBool::new(false),
-            progress: Mutex::new(Progress {
-                calls,
-                at: 0,
-                due: None,
-                generation: 0,
-                teller: Some(teller),
-            }),
+            standing: Standing::default(),
+            order: Arc::clone(order),
+            progress: Mutex::new(progress),
         })
     }
 
-    /// Makes one call; gives it back if `generation` is not current any more.
-    fn make(&self, generation: u64, call: Each) -> Result<Each, Each> {
-        let Each::Asks(request) = call else { return Ok(call) };
+    /// Makes one call if it asks.
+    fn make(&self, generation: u64, call: &mut Each) -> Made {
+        let Each::Asks(request) = call else { return Made::Yes };
         let answer = self.inner.slot.under_lease(generation, |token| {
-            self.inner.visit(Visit::pooled(&request, token, Some(&self.cancelled)))
+            self.inner.visit(&Visit::pooled(request, token, &self.standing))
         });
-        match answer {
-            None => Err(Each::Asks(request)),
-            Some(Ok(reply)) => Ok(Each::Answered(request, reply)),
-            Some(Err(error)) => Ok(Each::Failed(error)),
-        }
+        *call = match answer {
+            None => return Made::NotHere,
+            Some(Ok(reply)) => Each::Answered(std::mem::take(request), reply),
+            Some(Err(error)) => Each::Failed(error),
+        };
+        Made::Yes
     }
 
     /// Makes all that are left, for nobody who could be late.
@@ -116,18 +131,13 @@ impl Many {
         let (mut calls, from) = (std::mem::take(&mut progress.calls), progress.at);
         drop(progress);
         for at in from..calls.len() {
-            if self.cancelled.load(Ordering::Relaxed) {
+            if !self.standing.is_wanted() {
                 return Ran::Done;
             }
-            let call = std::mem::replace(&mut calls[at], Each::gone());
-            match self.make(generation, call) {
-                Ok(made) => calls[at] = made,
-                Err(asks) => {
-                    calls[at] = asks;
-                    let mut progress = lock(&self.progress);
-                    (progress.calls, progress.at) = (calls, at);
-                    return Ran::NotHere;
-                }
+            if self.make(generation, &mut calls[at]) == Made::NotHere {
+                let mut progress = lock(&self.progress);
+                (progress.calls, progress.at) = (calls, at);
+                return Ran::NotHere;
             }
         }
         self.tell(calls);
@@ -142,112 +152,100 @@ impl Many {
     }
 
     /// Makes all that are left, one by one in sight of the clock.
-    fn run_timed(&self, generation: u64) -> Ran {
-        loop {
-            if self.cancelled.load(Ordering::Relaxed) {
-                return Ran::Done;
-            }
-            let Some(call) = self.begin(generation) else { return Ran::Done };
-            let made = self.make(generation, call);
+    fn run_timed(&self, generation: u64, wait_max: Duration) -> Ran {
+        while self.standing.is_wanted() {
+            let Some(mut call) = self.begin(wait_max) else { break };
+            let made = self.make(generation, &mut call);
             let mut progress = lock(&self.progress);
             // Somebody spoke for it meanwhile: what came of it is dropped, outside the lock.
             if progress.teller.is_none() {
                 drop(progress);
-                return Ran::Done;
+                break;
             }
             let at = progress.at;
             progress.due = None;
-            match made {
-                Ok(made) => {
-                    progress.calls[at] = made;
-                    progress.at += 1;
-                }
-                Err(asks) => {
-                    progress.calls[at] = asks;
-                    return Ran::NotHere;
-                }
+            // It counted for this step.
+            if let Each::Asks(request) | Each::Answered(request, _) = &mut call {
+                request.set_deadline(None);
             }
+            progress.calls[at] = call;
+            if made == Made::NotHere {
+                return Ran::NotHere;
+            }
+            progress.at += 1;
         }
+        Ran::Done
     }
 
     /// Takes the next call to be made; none if there is none, which is told, or if somebody
     /// else goes on.
-    fn begin(&self, generation: u64) -> Option<Each> {
+    fn begin(&self, wait_max: Duration) -> Option<Each> {
         let mut progress = lock(&self.progress);
         progress.teller.as_ref()?;
         let at = progress.at;
         if at == progress.calls.len() {
             let calls = std::mem::take(&mut progress.calls);
-            let teller = progress.teller.take();
             drop(progress);
-            if let Some(teller) = teller {
-                teller.tell(calls);
-            }
+            self.tell(calls);
             return None;
         }
         let mut call = std::mem::replace(&mut progress.calls[at], Each::gone());
         if let Each::Asks(request) = &mut call {
-            if let Some(wait_max) = self.wait_max {
-                let latest = after(Instant::now(), wait_max);
-                request.set_deadline(request.deadline().map_or(latest, |own| own.min(latest)));
-            }
-            progress.due = request.deadline();
+            let due = after(Instant::now(), wait_max);
+            request.set_deadline(Some(due));
+            progress.due = Some(due);
         }
-        progress.generation = generation;
+        self.standing.begin();
         Some(call)
     }
 
     /// Fails all that were not made.
-    fn fail_all(&self, error: &dyn Fn() -> Error) -> Vec<Each> {
-        let mut progress = lock(&self.progress);
-        let (calls, at) = (std::mem::take(&mut progress.calls), progress.at);
-        drop(progress);
-        let failed = |(index, call)| match call {
-            Each::Asks(_) if index >= at => Each::Failed(error()),
-            call => call,
-        };
-        calls.into_iter().enumerate().map(failed).collect()
+    fn fail_all(&self, error: impl Fn() -> Error) -> Vec<Each> {
+        let mut calls = std::mem::take(&mut lock(&self.progress).calls);
+        for call in &mut calls {
+            if matches!(call, Each::Asks(_)) {
+                *call = Each::Failed(error());
+            }
+        }
+        // A worker that broke had taken them out.
+        calls.resize_with(self.count, || Each::Failed(error()));
+        calls
     }
 }
 
 impl Each {
     /// In the place of a call that somebody holds.
     fn gone() -> Self {
-        Self::Asks(Request::bytes(&[]))
+        Self::Asks(Request::default())
     }
 }
 
 impl Work for Many {
     fn run(self: Arc<Self>, generation: u64) -> Ran {
-        if self.is_timed { self.run_timed(generation) } else { self.run_untimed(generation) }
+        match self.wait_max {
+            None => self.run_untimed(generation),
+            Some(wait_max) => self.run_timed(generation, wait_max),
+        }
     }
 
     fn never(self: Arc<Self>, why: Never) {
-        let failed = self.fail_all(&|| self.inner.slot.never(why));
+        let failed = self.fail_all(|| self.inner.slot.never(why));
         self.tell(failed);
     }
 
     fn broke(self: Arc<Self>) {
-        let failed = self.fail_all(&|| lost(&self.inner.slot));
+        let failed = self.fail_all(|| lost(&self.inner.slot));
         self.tell(failed);
     }
 
     fn is_wanted(&self) -> bool {
-        !self.cancelled.load(Ordering::Relaxed)
+        self.standing.is_wanted()
     }
 
     fn due(&self) -> Option<Instant> {
-        if !self.is_timed {
-            return None;
-        }
-        let progress = lock(&self.progress);
-        let rest = progress.calls.iter().skip(progress.at).filter_map(|call| match call {
-            Each::Asks(request) => request.deadline(),
-            Each::Answered(..) | Each::Failed(_) => None,
-        });
+        let wait_max = self.wait_max?;
         // It is asked first when a worker is about to begin.
-        let running = progress.due.or_else(|| Some(after(Instant::now(), self.wait_max?)));
-        rest.chain(running).min()
+        Some(lock(&self.progress).due.unwrap_or_else(|| after(Instant::now(), wait_max)))
     }
 
     fn overrun(self: Arc<Self>, now: Instant) -> Overrun {
@@ -257,33 +255,41 @@ impl Work for Many {
         }
         let Some(teller) = progress.teller.take() else { return Overrun::InTime };
         let (mut calls, at) = (std::mem::take(&mut progress.calls), progress.at);
-        let generation = progress.generation;
         drop(progress);
-        self.cancelled.store(true, Ordering::Relaxed);
-        calls[at] = Each::Failed(self.inner.slot.abandoned(generation));
+        self.standing.be_late();
+        calls[at] = Each::Failed(self.inner.slot.abandoned(self.standing.entered()));
         if at + 1 == calls.len() {
             teller.tell(calls);
             return Overrun::Late { rest: None };
         }
-        let rest = Self::new(&self.inner, calls, self.wait_max, teller);
+        let rest = Self::new(&self.inner, calls, self.wait_max, teller, &self.order);
         lock(&rest.progress).at = at + 1;
-        Overrun::Late { rest: Some(rest) }
+        let mut order = lock(&self.order);
+        // None: the caller left just now.
+        let rest = order.is_some().then(|| {
+            *order = Some(Arc::downgrade(&rest));
+            let rest: Arc<dyn Work> = rest;
+            rest
+        });
+        Overrun::Late { rest }
     }
 }
 
 /// Takes the calls back that are still to be made when nobody waits any more.
 struct Waits {
     ticket: Ticket<Vec<Each>>,
-    many: Arc<Many>,
+    order: Order,
 }
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        let teller = lock(&self.many.progress).teller.take();
+        let many = lock(&self.order).take();
+        let Some(many) = many.and_then(|many| many.upgrade()) else { return };
+        let teller = lock(&many.progress).teller.take();
         if teller.is_some() {
-            self.many.cancelled.store(true, Ordering::Relaxed);
-            let work: Arc<dyn Work> = Arc::<Many>::clone(&self.many);
-            self.many.inner.slot.take_back(&work);
+            many.standing.take_back();
+            let work: Arc<dyn Work> = Arc::<Many>::clone(&many);
+            many.inner.slot.take_back(&work);
         }
     }
 }

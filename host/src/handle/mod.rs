@@ -14,8 +14,7 @@ use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::Token;
 use crate::id::{GenerationId, PluginName};
-use crate::layers::{Layers, Stack, stack};
-use crate::manifest::Manifest;
+use crate::layers::{Applied, Stack, stack};
 use crate::pool::Ticket;
 use crate::slot::{Method, Slot, Step as _, Visit};
 pub(crate) use each::Each;
@@ -36,7 +35,7 @@ impl Inner {
     /// Inlined into the caller, so that the reply lies where the caller wants it: a reply that
     /// was just written is not moved without waiting for the stores.
     #[inline(always)]
-    fn visit(&self, visit: Visit<'_>) -> Result<Reply, Error> {
+    fn visit(&self, visit: &Visit<'_>) -> Result<Reply, Error> {
         let mut answer = Ok(Reply::vacant());
         if let Ok(reply) = &mut answer
             && let Err(error) = self.walk(visit, reply)
@@ -48,14 +47,14 @@ impl Inner {
 
     /// The corridor, once.
     #[inline(never)]
-    fn walk(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn walk(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         self.stack.call(visit, reply)
     }
 }
 
 impl PluginHandle {
-    pub(crate) fn new(slot: Arc<Slot>, layers: &Layers, manifest: &Manifest) -> Self {
-        Self { inner: Arc::new(Inner { stack: stack(&slot, layers, manifest), slot }) }
+    pub(crate) fn new(slot: Arc<Slot>, applied: &Applied) -> Self {
+        Self { inner: Arc::new(Inner { stack: stack(&slot, applied), slot }) }
     }
 
     /// The plugin's name.
@@ -78,7 +77,7 @@ impl PluginHandle {
     /// layer or a validator that panicked.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        self.inner.visit(Visit::here(&request))
+        self.inner.visit(&Visit::here(&request))
     }
 
     /// Calls the plugin in this thread, past all layers: what these cost is measured by this.
@@ -91,7 +90,7 @@ impl PluginHandle {
     #[inline(always)]
     pub fn call_without_layers(&self, request: Request<'_>) -> Result<Reply, Error> {
         let mut reply = Reply::vacant();
-        self.inner.slot.call(Visit::here(&request), &mut reply)?;
+        self.inner.slot.call(&Visit::here(&request), &mut reply)?;
         Ok(reply)
     }
 
@@ -180,7 +179,7 @@ impl Pinned {
             return Err(self.not_current());
         }
         let visit = Visit { method: Method::Pinned, ..Visit::here(&request) };
-        self.inner.visit(Visit { lease: Some(&self.token), ..visit })
+        self.inner.visit(&Visit { lease: Some(&self.token), ..visit })
     }
 
     /// The generation that is held.
@@ -190,6 +189,9 @@ impl Pinned {
 
     #[cold]
     fn not_current(&self) -> Error {
+        if self.inner.slot.is_ending() {
+            return self.inner.slot.gone();
+        }
         let generation = self.generation();
         let message =
             format!("is pinned at generation {generation}, which has ended; pin it again");

@@ -3,15 +3,14 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{Inner, lost};
-use crate::call::{Reply, Request};
+use crate::call::{Reply, Request, Standing};
 use crate::error::{Error, ErrorKind};
 use crate::pool::{Never, Overrun, Patience, Ran, Teller, Ticket, Work, ticket};
 use crate::slot::Visit;
@@ -23,12 +22,9 @@ type Answer = Result<Reply, Error>;
 struct Pooled {
     inner: Arc<Inner>,
     request: Request<'static>,
-    /// Nobody waits for the answer any more; the plugin can see it.
-    cancelled: AtomicBool,
+    standing: Standing,
     /// None once the call was answered.
     teller: Mutex<Option<Teller<Answer>>>,
-    /// The generation that it runs on, for what follows if it is late.
-    generation: AtomicU64,
 }
 
 impl Pooled {
@@ -43,15 +39,24 @@ impl Pooled {
     }
 }
 
+impl Pooled {
+    /// The caller does not want the answer any more.
+    fn take_back(self: &Arc<Self>) {
+        self.standing.take_back();
+        if self.answer(|| Err(cancelled(&self.inner))) {
+            let work: Arc<dyn Work> = Arc::<Self>::clone(self);
+            self.inner.slot.take_back(&work);
+        }
+    }
+}
+
 impl Work for Pooled {
     fn run(self: Arc<Self>, generation: u64) -> Ran {
-        if self.cancelled.load(Ordering::Relaxed) {
+        if !self.standing.is_wanted() {
             return Ran::Done;
         }
-        self.generation.store(generation, Ordering::Relaxed);
         let answer = self.inner.slot.under_lease(generation, |token| {
-            let cancelled = Some(&self.cancelled);
-            self.inner.visit(Visit::pooled(&self.request, token, cancelled))
+            self.inner.visit(&Visit::pooled(&self.request, token, &self.standing))
         });
         let Some(answer) = answer else { return Ran::NotHere };
         self.answer(|| answer);
@@ -67,7 +72,7 @@ impl Work for Pooled {
     }
 
     fn is_wanted(&self) -> bool {
-        !self.cancelled.load(Ordering::Relaxed)
+        self.standing.is_wanted()
     }
 
     fn due(&self) -> Option<Instant> {
@@ -75,9 +80,8 @@ impl Work for Pooled {
     }
 
     fn overrun(self: Arc<Self>, _: Instant) -> Overrun {
-        self.cancelled.store(true, Ordering::Relaxed);
-        let generation = self.generation.load(Ordering::Relaxed);
-        if self.answer(|| Err(self.inner.slot.abandoned(generation))) {
+        self.standing.be_late();
+        if self.answer(|| Err(self.inner.slot.abandoned(self.standing.entered()))) {
             Overrun::Late { rest: None }
         } else {
             Overrun::InTime
@@ -99,8 +103,19 @@ enum State {
 struct Waits {
     ticket: Ticket<Answer>,
     work: Arc<Pooled>,
-    /// Where the request named a token.
-    taken_back: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Where the request named a token: wakes when that is cancelled, whoever polls.
+    _token: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+/// Takes a call back when its token is cancelled, on the thread that cancels it.
+struct TakeBack(Weak<Pooled>);
+
+impl Wake for TakeBack {
+    fn wake(self: Arc<Self>) {
+        if let Some(work) = self.0.upgrade() {
+            work.take_back();
+        }
+    }
 }
 
 impl Execute {
@@ -108,7 +123,10 @@ impl Execute {
     pub(super) fn new(inner: &Arc<Inner>, request: Request<'_>) -> Self {
         match Waits::new(inner, request) {
             Ok(waits) => Self(State::Waits(Box::new(waits))),
-            Err(error) => Self(State::Refused(Some(error))),
+            Err(error) => {
+                inner.slot.count_refused();
+                Self(State::Refused(Some(error)))
+            }
         }
     }
 }
@@ -119,28 +137,23 @@ impl Waits {
         slot.admit_to_queue()?;
         let mut request = request.into_owned();
         let patience = bound(inner, &mut request)?;
-        let taken_back = request.cancellation_token().cloned();
-        let taken_back = taken_back.map(|token| Box::pin(token.cancelled_owned()));
+        let token = request.cancellation_token().cloned();
         let (teller, ticket) = ticket();
         let work = Arc::new(Pooled {
             inner: Arc::clone(inner),
             request,
-            cancelled: AtomicBool::new(false),
+            standing: Standing::default(),
             teller: Mutex::new(Some(teller)),
-            generation: AtomicU64::new(0),
         });
         slot.enqueue(Arc::<Pooled>::clone(&work), patience)?;
-        Ok(Self { ticket, work, taken_back })
-    }
-
-    /// The caller does not want the answer any more.
-    fn take_back(&self) {
-        self.work.cancelled.store(true, Ordering::Relaxed);
-        let teller = lock(&self.work.teller).take();
-        if teller.is_some() {
-            let work: Arc<dyn Work> = Arc::<Pooled>::clone(&self.work);
-            self.work.inner.slot.take_back(&work);
+        let mut token = token.map(|token| Box::pin(token.cancelled_owned()));
+        if let Some(token) = &mut token {
+            let waker = Waker::from(Arc::new(TakeBack(Arc::downgrade(&work))));
+            if token.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                work.take_back();
+            }
         }
+        Ok(Self { ticket, work, _token: token })
     }
 }
 
@@ -156,10 +169,10 @@ fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<Patience, Error> {
     let now = Instant::now();
     if let Some(deadline) = terms.as_ref().and_then(|terms| terms.deadline(now, request.deadline()))
     {
-        request.set_deadline(deadline);
+        request.set_deadline(Some(deadline));
     }
     if request.deadline().is_some_and(|deadline| deadline <= now) {
-        return Err(slot.never(Never::Late));
+        return Err(slot.late("was not called: the deadline had passed"));
     }
     let age_max = terms.and_then(|terms| terms.queue_age_max);
     Ok(Patience {
@@ -176,16 +189,7 @@ impl Future for Execute {
         let answer = match &mut self.0 {
             State::Waits(waits) => match Pin::new(&mut waits.ticket).poll(context) {
                 Poll::Ready(answer) => answer.unwrap_or_else(|| Err(lost(&waits.work.inner.slot))),
-                Poll::Pending => {
-                    let taken_back = waits.taken_back.as_mut();
-                    let is_taken_back =
-                        taken_back.is_some_and(|token| token.as_mut().poll(context).is_ready());
-                    if !is_taken_back {
-                        return Poll::Pending;
-                    }
-                    waits.take_back();
-                    Err(cancelled(&waits.work.inner))
-                }
+                Poll::Pending => return Poll::Pending,
             },
             // Polled after it was ready, as no future may be.
             State::Refused(None) | State::Done => return Poll::Pending,
@@ -206,7 +210,7 @@ fn cancelled(inner: &Inner) -> Error {
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        self.take_back();
+        self.work.take_back();
     }
 }
 

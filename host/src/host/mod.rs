@@ -238,8 +238,9 @@ impl Inner {
     ) -> Result<PluginHandle, Error> {
         let place = self.table.reserve(candidate)?;
         self.make_room(candidate)?;
+        let applied = self.layers.of(&candidate.manifest)?;
         let loaded = crate::reload::load(&self.workshop, candidate, source, state)?;
-        let handle = PluginHandle::new(Arc::clone(&loaded.slot), &self.layers, &candidate.manifest);
+        let handle = PluginHandle::new(Arc::clone(&loaded.slot), &applied);
         match place.fill(handle.clone(), loaded) {
             Ok(event) => {
                 self.workshop.board.tell(event);

@@ -136,7 +136,7 @@ impl Next<'_> {
     /// Those of [`PluginHandle::call`](crate::PluginHandle::call).
     pub fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
         let mut reply = Reply::vacant();
-        self.step.call(call.visit, &mut reply)?;
+        self.step.call(&call.visit, &mut reply)?;
         Ok(reply)
     }
 }
@@ -155,12 +155,12 @@ struct Applied {
 }
 
 impl Step for Applied {
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let call = Call { plugin: &self.slot.name, visit };
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let call = Call { plugin: &self.slot.name, visit: *visit };
         let next = Next { step: &*self.inner };
         let answer = catch_unwind(AssertUnwindSafe(|| self.layer.call(call, next)));
         let answer = answer.map_err(|payload| panicked(&self.slot, "a layer", payload));
-        *reply = answer??;
+        *reply = answer?.map_err(|error| error.of_if_nobody(&self.slot.name))?;
         Ok(())
     }
 }
@@ -186,7 +186,7 @@ impl<S: Step + 'static> Applications<S> {
 
 impl<S: Step> Step for Applications<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         match self {
             Self::None(inner) => inner.call(visit, reply),
             Self::Some(layered) => layered.call(visit, reply),

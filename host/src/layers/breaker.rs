@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::{Slot, Step, Visit};
+use crate::slot::{Pass, Slot, Step, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Breaker<S> {
@@ -20,10 +20,12 @@ impl<S> Breaker<S> {
 
 impl<S: Step> Step for Breaker<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let pass = self.slot.admit(&visit)?;
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let pass = self.slot.admit(visit)?;
         let outcome = self.inner.call(visit, reply);
-        self.slot.health.outcome(pass, &outcome);
+        if !matches!((&outcome, &pass), (Ok(()), Pass::Usual)) {
+            self.slot.judge_outcome(pass, visit, &outcome);
+        }
         outcome
     }
 }

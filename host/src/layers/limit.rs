@@ -21,7 +21,17 @@ impl<S> Limit<S> {
 
 impl<S: Step> Step for Limit<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        if self.slot.limits_in_flight() {
+            return self.limited(visit, reply);
+        }
+        self.inner.call(visit, reply)
+    }
+}
+
+impl<S: Step> Limit<S> {
+    #[cold]
+    fn limited(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let _entered = self.slot.enter()?;
         self.inner.call(visit, reply)
     }

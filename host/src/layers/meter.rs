@@ -23,7 +23,7 @@ impl<S> Meter<S> {
 
 impl<S: Step> Step for Meter<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let is_timed = self.slot.meter.calls.own() % i64::from(SAMPLED_ONE_IN) == 0;
         let outcome =
             if is_timed { self.timed(visit, reply) } else { self.inner.call(visit, reply) };
@@ -34,7 +34,7 @@ impl<S: Step> Step for Meter<S> {
 
 impl<S: Step> Meter<S> {
     #[cold]
-    fn timed(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn timed(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let start = Instant::now();
         let outcome = self.inner.call(visit, reply);
         self.slot.meter.latencies.record(start.elapsed());

@@ -31,6 +31,7 @@ mod validate;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, fault_of};
@@ -80,15 +81,34 @@ impl fmt::Debug for Layers {
     }
 }
 
+/// What an application puts around the calls of one plugin.
+pub(crate) struct Applied {
+    layers: Vec<Arc<dyn Layer>>,
+    validators: Vec<Arc<Validator>>,
+}
+
+impl Layers {
+    /// What is put around the calls of a plugin that is about to be loaded; asks the layers.
+    pub(crate) fn of(&self, manifest: &Manifest) -> Result<Applied, Error> {
+        let applies = |layer: &&Arc<dyn Layer>| layer.applies_to(manifest);
+        let asked = || self.layers.iter().filter(applies).cloned().collect();
+        let layers = catch_unwind(AssertUnwindSafe(asked)).map_err(|payload| {
+            let message = "was not loaded: a layer of the application panicked when it was asked \
+                           whether it applies";
+            let error = Error::new(ErrorKind::Layer, message).caused_by(fault_of(payload));
+            error.of(manifest.name())
+        })?;
+        let validators = self.validators.get(manifest.name()).cloned().unwrap_or_default();
+        Ok(Applied { layers, validators })
+    }
+}
+
 /// Puts the corridor of `slot` together.
-pub(crate) fn stack(slot: &Arc<Slot>, layers: &Layers, manifest: &Manifest) -> Stack {
+pub(crate) fn stack(slot: &Arc<Slot>, applied: &Applied) -> Stack {
     let own = || Arc::clone(slot);
-    let applies = |layer: &&Arc<dyn Layer>| layer.applies_to(manifest);
-    let applied: Vec<_> = layers.layers.iter().filter(applies).cloned().collect();
-    let validators = layers.validators.get(&slot.name).map(Vec::as_slice).unwrap_or_default();
     let inner = Deadline::new(own(), Breaker::new(own(), Limit::new(own(), own())));
-    let fittings = Permit::new(own(), Validate::new(own(), validators, inner));
-    Trace::new(own(), Meter::new(own(), Applications::around(slot, &applied, fittings)))
+    let fittings = Permit::new(own(), Validate::new(own(), &applied.validators, inner));
+    Trace::new(own(), Meter::new(own(), Applications::around(slot, &applied.layers, fittings)))
 }
 
 /// The error of a call around which `what` of the application panicked.

@@ -21,7 +21,7 @@ impl<S> Permit<S> {
 
 impl<S: Step> Step for Permit<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         if visit.request.named_operation().is_none() {
             return self.inner.call(visit, reply);
         }
@@ -31,7 +31,7 @@ impl<S: Step> Step for Permit<S> {
 
 impl<S: Step> Permit<S> {
     #[inline(never)]
-    fn judged(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn judged(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         self.slot.with_terms(visit, |visit, terms| {
             terms.judge_operation(&self.slot.name, visit.request)?;
             self.inner.call(visit, reply)

@@ -25,7 +25,7 @@ impl<S> Trace<S> {
 
 impl<S: Step> Step for Trace<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         if tracing::level_enabled!(Level::DEBUG) {
             self.traced(visit, reply)
         } else {
@@ -36,7 +36,7 @@ impl<S: Step> Step for Trace<S> {
 
 impl<S: Step> Trace<S> {
     #[cold]
-    fn traced(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn traced(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let span = tracing::debug_span!(
             "call",
             plugin = %self.slot.name,

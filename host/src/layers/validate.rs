@@ -55,7 +55,7 @@ impl<S> Validate<S> {
 
 impl<S: Step> Step for Validate<S> {
     #[inline]
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         // What the call was judged by says it better than the slot, where there was a reload.
         let checks_input = match visit.terms {
             None => self.slot.checks_input(),
@@ -70,7 +70,7 @@ impl<S: Step> Step for Validate<S> {
 
 impl<S: Step> Validate<S> {
     #[inline(never)]
-    fn judged(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn judged(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         self.slot.with_terms(visit, |visit, terms| {
             terms.judge_length(&self.slot.name, visit.request)?;
             terms.judge_input(&self.slot.name, visit.request)?;

@@ -94,7 +94,8 @@ impl Pipeline {
     /// `requests` until the outcomes are taken. Runs on any executor; nothing runs unless the
     /// outcomes are asked for. Dropping the stream takes back what runs.
     ///
-    /// Plugins are looked up for each chunk. A step's deadline counts for each call of it, from
+    /// Plugins are looked up for each chunk. Requests that name a deadline or a token of their
+    /// own go one by one, so that each is told in time. A step's deadline counts for each call of it, from
     /// its own begin on; a call that runs into it does not hold up those that were to follow.
     pub fn run_many<S>(&self, requests: S, many: Many) -> RunMany
     where
@@ -102,12 +103,14 @@ impl Pipeline {
     {
         let pipeline = self.clone();
         let mut next = 0_u64;
-        let chunks = requests.ready_chunks(many.chunk_max).map(move |requests| {
-            let first = next;
-            next += requests.len() as u64;
-            let pipeline = pipeline.clone();
-            async move { pipeline.run_chunk(first, requests).await }
-        });
+        let chunks = requests.ready_chunks(many.chunk_max);
+        let chunks =
+            chunks.flat_map(|requests| stream::iter(apart(requests))).map(move |requests| {
+                let first = next;
+                next += requests.len() as u64;
+                let pipeline = pipeline.clone();
+                async move { pipeline.run_chunk(first, requests).await }
+            });
         let done: Pin<Box<dyn Stream<Item = Done> + Send>> = match many.is_ordered {
             true => Box::pin(chunks.buffered(many.chunks_max).flat_map(stream::iter)),
             false => Box::pin(chunks.buffer_unordered(many.chunks_max).flat_map(stream::iter)),
@@ -115,12 +118,16 @@ impl Pipeline {
         RunMany { done }
     }
 
-    async fn run_chunk(&self, first: u64, requests: Vec<Request<'static>>) -> Vec<Done> {
+    async fn run_chunk(&self, first: u64, mut requests: Vec<Request<'static>>) -> Vec<Done> {
+        if requests.len() == 1
+            && let Some(request) = requests.pop_if(|request| request.is_bounded())
+        {
+            let outcome = self.run(request.wait_for_place_if_need_be()).await;
+            return vec![Done { index: first, outcome }];
+        }
         let mut calls: Vec<_> = requests.into_iter().map(Each::Asks).collect();
         for at in 0..self.steps.len() {
-            for call in &mut calls {
-                self.prepare(at, call);
-            }
+            calls.iter_mut().for_each(go_on);
             if calls.iter().all(|call| matches!(call, Each::Failed(_))) {
                 break;
             }
@@ -143,20 +150,6 @@ impl Pipeline {
         calls.into_iter().enumerate().map(done).collect()
     }
 
-    /// Makes a request of what the step before answered, unless it was taken back.
-    fn prepare(&self, at: usize, call: &mut Each) {
-        let taken = std::mem::replace(call, Each::Asks(Request::bytes(&[])));
-        *call = match taken {
-            Each::Answered(request, reply) => Each::Asks(request.answered_by(reply)),
-            other => other,
-        };
-        if matches!(call, Each::Asks(request) if request.is_taken_back()) {
-            let message = "the pipeline was taken back by its caller";
-            let error = Error::new(ErrorKind::Cancelled, message);
-            *call = Each::Failed(error.skipping(self.names_from(at)));
-        }
-    }
-
     /// Notes of a call that has just failed which steps are not run.
     fn note_skipped(&self, from: usize, call: &mut Each) {
         if let Each::Failed(error) = call
@@ -167,6 +160,30 @@ impl Pipeline {
             *error = taken.skipping(self.names_from(from));
         }
     }
+}
+
+/// Makes a request of what the step before answered.
+fn go_on(call: &mut Each) {
+    let taken = std::mem::replace(call, Each::Asks(Request::default()));
+    *call = match taken {
+        Each::Answered(request, reply) => Each::Asks(request.answered_by(reply)),
+        other => other,
+    };
+}
+
+/// Requests that are bounded each by itself, and what lies between them together.
+fn apart(requests: Vec<Request<'static>>) -> Vec<Vec<Request<'static>>> {
+    if !requests.iter().any(Request::is_bounded) {
+        return vec![requests];
+    }
+    let mut apart: Vec<Vec<Request<'static>>> = Vec::new();
+    for request in requests {
+        match apart.last_mut() {
+            Some(last) if !request.is_bounded() && !last[0].is_bounded() => last.push(request),
+            _ => apart.push(vec![request]),
+        }
+    }
+    apart
 }
 
 fn failed(call: Each, error: &Error) -> Each {

@@ -6,9 +6,13 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sync::lock;
+
+/// How soon a look is tried again that failed, and how often a clock that has ended looks
+/// whether it is still needed.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Something that looks at itself at certain moments.
 pub(crate) trait Timed: Send + Sync {
@@ -55,11 +59,14 @@ impl Clock {
 }
 
 impl Drop for Clock {
+    /// Ends the thread, unless somebody still waits to be told of a deadline: then it ends
+    /// after that.
     fn drop(&mut self) {
         let thread = {
             let mut inner = lock(&self.hand.shared.inner);
             inner.has_ended = true;
-            inner.thread.take()
+            let thread = inner.thread.take();
+            thread.filter(|_| !inner.is_waited_for())
         };
         self.hand.shared.changed.notify_all();
         // The last who holds the host may be the one that is just looked at.
@@ -105,6 +112,12 @@ impl Inner {
         self.moments.first_key_value().is_some_and(|(first, _)| *first == (when, key))
     }
 
+    /// Whether anybody is left who is to look.
+    fn is_waited_for(&mut self) -> bool {
+        self.moments.retain(|_, who| who.strong_count() > 0);
+        !self.moments.is_empty()
+    }
+
     /// The next who is to look by now, or how long until then.
     fn due(&mut self, now: Instant) -> Result<Option<Arc<dyn Timed>>, Option<Instant>> {
         let first = self.moments.first_key_value().map(|(first, _)| *first);
@@ -120,7 +133,7 @@ impl Inner {
 impl Shared {
     fn tick(&self) {
         let mut inner = lock(&self.inner);
-        while !inner.has_ended {
+        while !inner.has_ended || inner.is_waited_for() {
             match inner.due(Instant::now()) {
                 Ok(who) => {
                     drop(inner);
@@ -134,6 +147,8 @@ impl Shared {
                 }
                 Err(Some(when)) => {
                     let left = when.saturating_duration_since(Instant::now());
+                    // Nobody tells the clock of a host that has ended who waits no longer.
+                    let left = if inner.has_ended { left.min(LOOK_EVERY) } else { left };
                     let waited = self.changed.wait_timeout(inner, left);
                     inner = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
@@ -144,12 +159,12 @@ impl Shared {
     fn let_look(&self, who: &Arc<dyn Timed>) {
         let look = || Arc::clone(who).look(Instant::now());
         // Whoever is told of a deadline may have code of the application behind it.
-        match catch_unwind(AssertUnwindSafe(look)) {
-            Ok(None) => {}
-            Ok(Some(next)) => {
-                lock(&self.inner).name(next, who);
-            }
-            Err(_) => tracing::error!("something panicked that was told of a deadline"),
+        let next = catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
+            // Whoever looks catches what others may throw; but no deadline is to be lost.
+            Some(Instant::now() + LOOK_EVERY)
+        });
+        if let Some(next) = next {
+            lock(&self.inner).name(next, who);
         }
     }
 }
@@ -164,7 +179,6 @@ impl fmt::Debug for Hand {
 mod tests {
     use super::*;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     struct Looker {
         told: Mutex<mpsc::Sender<Instant>>,

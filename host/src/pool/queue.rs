@@ -50,6 +50,9 @@ pub(crate) struct Looked {
     /// Work that runs and may be late.
     pub(crate) late: Vec<Arc<dyn Work>>,
     pub(crate) next: Option<Instant>,
+    /// Dropped by whoever looks, when nothing is locked.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) unwanted: VecDeque<Waiting>,
 }
 
 /// What it means that a worker was given up for lost.
@@ -216,7 +219,8 @@ impl Queue {
     pub(crate) fn look(&self, now: Instant) -> Looked {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        let mut looked = Looked::default();
+        // What nobody wants takes no place from what waits for one.
+        let mut looked = Looked { unwanted: inner.take_unwanted(), ..Looked::default() };
         let mut next: Option<Instant> = None;
         let mut sooner = |due: Option<Instant>| next = next.into_iter().chain(due).min();
         let waiting = std::mem::take(&mut inner.waiting);
@@ -239,6 +243,9 @@ impl Queue {
         }
         inner.armed = next;
         looked.next = next;
+        if inner.gate != Gate::Open && inner.is_empty() {
+            self.emptied.notify_all();
+        }
         looked
     }
 

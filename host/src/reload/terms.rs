@@ -21,6 +21,7 @@ pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginL
         deadline_max: limits.deadline,
         deadline_default: workshop.deadline_default,
         in_flight_max: limits.in_flight,
+        in_flight: Arc::default(),
         memory_bytes_max: limits.memory_bytes,
         input_bytes_max: limits.input_bytes,
         permissions: candidate.granted.clone(),

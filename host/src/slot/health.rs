@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent, QuarantineReason};
-use crate::generation::recovery::{Admission, Decision, History, Success};
+use crate::generation::recovery::{Admission, Decision, History, Probe, Success};
 use crate::id::{GenerationId, PluginName};
 use crate::sync::lock;
 
@@ -47,7 +47,7 @@ pub(crate) enum Pass {
     /// An ordinary call.
     Usual,
     /// What comes of it decides about the quarantine of this generation.
-    Probe(u64),
+    Probe(Probe),
 }
 
 /// How a call came here, as far as it matters for being let go on.
@@ -67,9 +67,11 @@ impl Health {
 
     /// Forgets what was held against the build before; from here on `generation` is judged.
     pub(super) fn forget(&self, generation: GenerationId) {
-        self.change(|inner| {
+        self.tell_if_restored(|inner| {
+            let was_quarantined = inner.is_quarantined();
             inner.history = History::new(generation.get());
             (inner.stuck, inner.memory) = (None, None);
+            was_quarantined
         });
     }
 
@@ -102,7 +104,7 @@ impl Health {
         if self.is_held_as_stuck() && !is_stuck() {
             self.unstuck();
         }
-        let refusal = self.change(|inner| {
+        self.change(|inner| {
             if inner.is_ending {
                 let admitted = coming == Coming::Admitted;
                 return if admitted { Ok(Pass::Usual) } else { Err(self.ending()) };
@@ -112,14 +114,13 @@ impl Health {
             }
             match inner.history.admit(Instant::now()) {
                 Admission::Go => Ok(Pass::Usual),
-                Admission::Probe => Ok(Pass::Probe(inner.history.generation())),
+                Admission::Probe(probe) => Ok(Pass::Probe(probe)),
                 Admission::Refuse { probe_in } => {
                     let wait = probe_in.as_millis();
                     Err(self.refused(&format!("repeated faults; the next probe is in {wait} ms")))
                 }
             }
-        });
-        refusal
+        })
     }
 
     /// Whether a call would be refused now; begins no probe.
@@ -155,12 +156,14 @@ impl Health {
 
     /// Hears how a call ended that was let go on.
     #[inline]
-    pub(crate) fn outcome(&self, pass: Pass, outcome: &Result<(), Error>) {
+    pub(crate) fn outcome(&self, pass: Pass, was_late: bool, outcome: &Result<(), Error>) {
         match (outcome, pass) {
             (Ok(()), Pass::Usual) => {}
-            (Ok(()), Pass::Probe(generation)) => self.probe_succeeded(generation),
+            // That it was late is held against it already.
+            _ if was_late => {}
+            (Ok(()), Pass::Probe(probe)) => self.probe_succeeded(probe),
             (Err(error), Pass::Usual) => self.failed(error),
-            (Err(error), Pass::Probe(generation)) => self.probe_failed(generation, error),
+            (Err(error), Pass::Probe(probe)) => self.probe_failed(probe, error),
         }
     }
 
@@ -174,13 +177,20 @@ impl Health {
     }
 
     #[cold]
-    fn probe_failed(&self, generation: u64, error: &Error) {
+    fn probe_failed(&self, probe: Probe, error: &Error) {
         match error.kind() {
-            ErrorKind::Panicked => self.fault(generation, true),
+            ErrorKind::Panicked => self.fault(probe.generation, true),
             // The plugin worked, and said no.
-            ErrorKind::Plugin | ErrorKind::Output => self.probe_succeeded(generation),
-            _ => lock(&self.inner).history.probe_undone(generation),
+            ErrorKind::Plugin | ErrorKind::Output => self.probe_succeeded(probe),
+            _ => lock(&self.inner).history.probe_undone(probe),
         }
+    }
+
+    /// A call of `generation` did not answer in time. While a probe runs no other call does, so
+    /// it was the probe.
+    pub(super) fn late(&self, generation: u64) {
+        let probe = lock(&self.inner).history.is_probing();
+        self.fault(generation, probe);
     }
 
     /// A fault of `generation`, wherever it happened.
@@ -225,10 +235,8 @@ impl Health {
     }
 
     #[cold]
-    fn probe_succeeded(&self, generation: u64) {
-        self.tell_if_restored(|inner| {
-            inner.history.probe_succeeded(generation) == Success::Restored
-        });
+    fn probe_succeeded(&self, probe: Probe) {
+        self.tell_if_restored(|inner| inner.history.probe_succeeded(probe) == Success::Restored);
     }
 
     fn tell_if_restored(&self, lifted: impl FnOnce(&mut Inner) -> bool) {

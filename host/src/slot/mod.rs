@@ -6,13 +6,13 @@ mod pause;
 mod queueing;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
-use crate::call::{Reply, Request};
+use crate::call::{Reply, Request, Standing};
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
 use crate::event::Board;
@@ -35,11 +35,10 @@ pub(crate) struct Slot {
     clock: Hand,
     /// What calls of the current generation go by; none before the first.
     terms: ArcSwapOption<Terms>,
-    /// The limit of those terms; zero: none.
-    in_flight_max: AtomicU32,
+    /// Whether those terms limit the calls that run at once.
+    limits_in_flight: AtomicBool,
     /// Whether those terms have a schema of the input.
     checks_input: AtomicBool,
-    in_flight: AtomicU32,
     generations: AtomicU64,
     /// What it means that nobody is current.
     vacancy: Mutex<Vacancy>,
@@ -72,8 +71,8 @@ pub(crate) struct Meter {
 pub(crate) struct Visit<'v> {
     pub(crate) request: &'v Request<'v>,
     pub(crate) lease: Option<&'v Token>,
-    /// Turns true when nobody waits for the answer any more.
-    pub(crate) cancelled: Option<&'v AtomicBool>,
+    /// How it stands with whoever made it, where others may speak for them.
+    pub(crate) standing: Option<&'v Standing>,
     /// What the call was judged by, if there was anything to judge.
     pub(crate) terms: Option<&'v Terms>,
     pub(crate) method: Method,
@@ -86,7 +85,7 @@ impl<'v> Visit<'v> {
     #[inline]
     pub(crate) fn here(request: &'v Request<'v>) -> Self {
         let call_id = next_call_id();
-        Self { request, lease: None, cancelled: None, terms: None, method: Method::Call, call_id }
+        Self { request, lease: None, standing: None, terms: None, method: Method::Call, call_id }
     }
 
     /// A call on a worker that holds a lease.
@@ -94,9 +93,10 @@ impl<'v> Visit<'v> {
     pub(crate) fn pooled(
         request: &'v Request<'v>,
         token: &'v Token,
-        cancelled: Option<&'v AtomicBool>,
+        standing: &'v Standing,
     ) -> Self {
-        Self { lease: Some(token), cancelled, method: Method::Execute, ..Self::here(request) }
+        let (lease, standing) = (Some(token), Some(standing));
+        Self { lease, standing, method: Method::Execute, ..Self::here(request) }
     }
 
     fn coming(&self) -> Coming {
@@ -120,7 +120,7 @@ pub enum Method {
 /// One step of the corridor that a call walks: a layer, or the slot at its end.
 pub(crate) trait Step: Send + Sync {
     /// Walks on, to fill `reply`; runs in the caller's thread.
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error>;
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error>;
 }
 
 impl Slot {
@@ -151,9 +151,8 @@ impl Slot {
             queue: Queue::new(),
             clock,
             terms: ArcSwapOption::empty(),
-            in_flight_max: AtomicU32::new(0),
+            limits_in_flight: AtomicBool::new(false),
             checks_input: AtomicBool::new(false),
-            in_flight: AtomicU32::new(0),
             generations: AtomicU64::new(0),
             vacancy: Mutex::new(Vacancy::Empty),
             changed: Condvar::new(),
@@ -173,12 +172,12 @@ impl Slot {
 
     /// A hold on the current generation that lasts.
     pub(crate) fn pin(&self) -> Result<Arc<Token>, Error> {
-        if self.health.has_to_ask() && self.health.is_ending() {
+        if self.is_ending() {
             return Err(self.gone());
         }
         match self.current.load_full() {
             Some(token) => Ok(token),
-            None => self.wait_for_current(),
+            None => self.wait_for_current(None),
         }
     }
 
@@ -202,15 +201,15 @@ impl Slot {
     /// of its lease, or those of the current generation.
     pub(crate) fn with_terms(
         &self,
-        visit: Visit<'_>,
-        go_on: impl FnOnce(Visit<'_>, &Terms) -> Result<(), Error>,
+        visit: &Visit<'_>,
+        go_on: impl FnOnce(&Visit<'_>, &Terms) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let leased = || visit.lease.map(|token| &*token.generation().terms);
         if let Some(terms) = visit.terms.or_else(leased) {
-            return go_on(Visit { terms: Some(terms), ..visit }, terms);
+            return go_on(&Visit { terms: Some(terms), ..*visit }, terms);
         }
         match &*self.terms.load() {
-            Some(terms) => go_on(Visit { terms: Some(terms), ..visit }, terms),
+            Some(terms) => go_on(&Visit { terms: Some(terms), ..*visit }, terms),
             None => Err(self.gone()),
         }
     }
@@ -239,6 +238,13 @@ impl Slot {
         (token.generation().id.get() == generation).then(|| work(token))
     }
 
+    /// Hears how a call ended that was let go on.
+    #[cold]
+    pub(crate) fn judge_outcome(&self, pass: Pass, visit: &Visit<'_>, outcome: &Result<(), Error>) {
+        let was_late = visit.standing.is_some_and(Standing::was_late);
+        self.health.outcome(pass, was_late, outcome);
+    }
+
     /// Lets a call go on, or refuses it.
     #[inline]
     pub(crate) fn admit(&self, visit: &Visit<'_>) -> Result<Pass, Error> {
@@ -259,26 +265,42 @@ impl Slot {
         self.health.peek(|| self.queue.is_stuck())
     }
 
-    /// Takes a place among the calls that run, if they are limited.
-    #[inline]
-    pub(crate) fn enter(&self) -> Result<Option<Entered<'_>>, Error> {
-        match self.in_flight_max.load(Ordering::Relaxed) {
-            0 => Ok(None),
-            most => self.enter_within(most).map(Some),
+    /// Refuses a call that was taken back, or whose deadline has passed.
+    pub(crate) fn is_still_wanted(&self, request: &Request<'_>) -> Result<(), Error> {
+        if request.is_taken_back() {
+            let message = "was not called: its caller took the call back";
+            return Err(Error::new(ErrorKind::Cancelled, message).of(&self.name));
+        }
+        match request.deadline() {
+            Some(deadline) if deadline <= Instant::now() => {
+                Err(self.late("was not called: the deadline had passed"))
+            }
+            _ => Ok(()),
         }
     }
 
-    #[cold]
-    fn enter_within(&self, most: u32) -> Result<Entered<'_>, Error> {
-        let entered = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-            (now < most).then_some(now + 1)
-        });
-        if entered.is_err() {
+    /// Whether calls that run at once are limited.
+    #[inline]
+    pub(crate) fn limits_in_flight(&self) -> bool {
+        self.limits_in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place among the calls that run of the build that serves.
+    pub(crate) fn enter(&self) -> Result<Option<Entered>, Error> {
+        let terms = self.terms.load_full();
+        let Some((terms, most)) =
+            terms.and_then(|terms| Some((terms.clone(), terms.in_flight_max?)))
+        else {
+            return Ok(None);
+        };
+        let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
+        let one_more = |now: u32| (now < most).then_some(now + 1);
+        if terms.in_flight.fetch_update(success, failure, one_more).is_err() {
             let message =
                 format!("is in {most} calls, which is its `limits.in_flight`; call later");
             return Err(Error::new(ErrorKind::Overloaded, message).of(&self.name));
         }
-        Ok(Entered(&self.in_flight))
+        Ok(Some(Entered(terms)))
     }
 
     /// Why nobody is current any more.
@@ -290,6 +312,11 @@ impl Slot {
         Error::new(ErrorKind::Retired, "was unloaded; look it up again").of(&self.name)
     }
 
+    /// Whether the host ends.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.health.has_to_ask() && self.health.is_ending()
+    }
+
     /// Lets only those calls go on that have begun: the host ends.
     pub(crate) fn end(&self) {
         self.health.end();
@@ -298,11 +325,11 @@ impl Slot {
 
 /// A place among the calls that run; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Entered<'s>(&'s AtomicU32);
+pub(crate) struct Entered(Arc<Terms>);
 
-impl Drop for Entered<'_> {
+impl Drop for Entered {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -310,20 +337,20 @@ impl Step for Arc<Slot> {
     /// The end of the corridor: leases the current generation, unless the call came with a
     /// lease, by which it was judged, and calls it.
     #[inline]
-    fn call(&self, visit: Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let Visit { request, cancelled, call_id, .. } = visit;
-        let asked = Asked { request, cancelled, call_id };
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let Visit { request, standing, call_id, .. } = *visit;
+        let asked = Asked { request, standing, call_id };
         if let Some(token) = visit.lease {
             return token.call(asked, reply);
         }
         match &*self.current.load() {
             Some(token) => {
-                self.judge(token, &visit)?;
+                self.judge(token, visit)?;
                 token.call(asked, reply)
             }
             None => {
-                let token = self.wait_for_current()?;
-                self.judge(&token, &visit)?;
+                let token = self.wait_for_current(Some(visit.request))?;
+                self.judge(&token, visit)?;
                 token.call(asked, reply)
             }
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::Slot;
+use crate::call::Request;
 use crate::error::{Error, ErrorKind};
 use crate::generation::{Generation, Token, is_inside};
 use crate::sync::{deadline_in, lock};
@@ -49,7 +50,7 @@ impl Slot {
         self.changed.notify_all();
         self.health.forget(generation.id);
         let terms = &generation.terms;
-        self.in_flight_max.store(terms.in_flight_max.unwrap_or(0), Ordering::Relaxed);
+        self.limits_in_flight.store(terms.in_flight_max.is_some(), Ordering::Relaxed);
         // Before the terms: whoever sees them sees this.
         self.checks_input.store(terms.input_schema.is_some(), Ordering::Relaxed);
         self.terms.store(Some(Arc::clone(terms)));
@@ -138,10 +139,16 @@ impl Slot {
     /// What a call does that finds nobody: waits if the plugin is paused, unless the call was
     /// made from inside a lease, which the pause itself may wait for.
     #[cold]
-    pub(super) fn wait_for_current(&self) -> Result<Arc<Token>, Error> {
+    pub(super) fn wait_for_current(
+        &self,
+        request: Option<&Request<'_>>,
+    ) -> Result<Arc<Token>, Error> {
         let deadline = deadline_in(self.pause_wait_max);
         let mut vacancy = lock(&self.vacancy);
         loop {
+            if let Some(request) = request {
+                self.is_still_wanted(request)?;
+            }
             if let Some(token) = self.current.load_full() {
                 return Ok(token);
             }
@@ -155,6 +162,7 @@ impl Slot {
             if left.is_zero() {
                 return Err(self.paused_too_long());
             }
+            let left = left.min(request.map_or(Duration::MAX, look_again_in));
             let waited = self.changed.wait_timeout(vacancy, left);
             vacancy = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -175,6 +183,17 @@ impl Slot {
         Error::new(ErrorKind::Overloaded, message).of(&self.name)
     }
 }
+
+/// How soon a call that waits is to be looked at again: a token tells nobody here that it was
+/// cancelled.
+fn look_again_in(request: &Request<'_>) -> Duration {
+    let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+    let deadline = request.deadline().map_or(Duration::MAX, left);
+    let token = request.cancellation_token().map_or(Duration::MAX, |_| TOKEN_LOOK_EVERY);
+    deadline.min(token).max(Duration::from_micros(50))
+}
+
+const TOKEN_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 fn not_current(token: &Token) -> Arc<Generation> {
     token.generation().set_current(false);

@@ -1,12 +1,13 @@
 //! Pooled calls: their queue, the workers that serve it, and what is done about those that are
 //! late. Looks at the time only where somebody named one.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Slot;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, fault_of};
 use crate::generation::Generation;
 use crate::pool::{Employer, Epoch, Never, Overrun, Patience, Pushed, Seat, Taken, Timed, Work};
 
@@ -107,8 +108,7 @@ impl Slot {
 
     /// What a call is told whose turn never came.
     pub(crate) fn never(&self, why: Never) -> Error {
-        self.meter.calls.add(1);
-        self.meter.refused.fetch_add(1, Ordering::Relaxed);
+        self.count_refused();
         match why {
             Never::Closed => self.gone(),
             Never::Late => self.late("did not begin before its deadline"),
@@ -121,10 +121,20 @@ impl Slot {
         }
     }
 
-    /// What a call is told that ran into its deadline.
-    pub(crate) fn abandoned(&self, generation: u64) -> Error {
+    /// Counts a call that was refused before it came to the layers.
+    pub(crate) fn count_refused(&self) {
+        self.meter.calls.add(1);
+        self.meter.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What a call is told that ran into its deadline; `generation` is the one that it entered,
+    /// if it did.
+    pub(crate) fn abandoned(&self, generation: Option<u64>) -> Error {
         self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
-        self.health.fault(generation, false);
+        match generation {
+            Some(generation) => self.health.late(generation),
+            None => return self.late("was not entered before the deadline; a layer took too long"),
+        }
         self.late(
             "did not answer before the deadline; the call still runs, and its answer is dropped",
         )
@@ -137,8 +147,8 @@ impl Slot {
 
     #[cold]
     fn overloaded(&self) -> Error {
-        let waiting = self.queue.waiting();
-        let message = format!("has {waiting} calls waiting, which is its `limits.queue`");
+        let places = self.terms().map_or(0, |terms| terms.queue.places);
+        let message = format!("has {places} calls waiting, which is its `limits.queue`");
         Error::new(ErrorKind::Overloaded, message).of(&self.name)
     }
 
@@ -182,15 +192,28 @@ impl Employer for Slot {
     }
 }
 
+/// Tells somebody who may have code of the application behind it: what panics there keeps
+/// nobody else from being told.
+fn told<T>(tell: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(tell)) {
+        Ok(told) => Some(told),
+        Err(payload) => {
+            let fault = fault_of(payload);
+            tracing::error!(%fault, "whoever was told of a deadline panicked");
+            None
+        }
+    }
+}
+
 impl Timed for Slot {
     fn look(self: Arc<Self>, now: Instant) -> Option<Instant> {
         let looked = self.queue.look(now);
         for (work, why) in looked.never {
-            work.never(why);
+            told(|| work.never(why));
         }
         let mut next = looked.next;
         for work in looked.late {
-            match Arc::clone(&work).overrun(now) {
+            match told(|| Arc::clone(&work).overrun(now)).unwrap_or(Overrun::InTime) {
                 // It has just ended, or its time was put off.
                 Overrun::InTime => {
                     let due = work.due().map(|due| due.max(now + Duration::from_millis(1)));

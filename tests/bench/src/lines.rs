@@ -76,12 +76,16 @@ fn table(lines: u64, rates: &[Vec<f64>; 3], grown: f64) -> Table {
         format!("≤ {:.0}", GROWTH_MAX / f64::from(1 << 20)),
         verdict(grown <= GROWTH_MAX),
     ]);
-    table.note("`transform` three times: capitals, titles, small letters. Lines are made as they go.");
+    table.note(
+        "`transform` three times: capitals, titles, small letters. Lines are made as they go.",
+    );
     table
 }
 
 fn line(number: u64) -> String {
-    format!("{number:08} the quick brown fox jumps over the lazy dog, and then again over the very lazy dogs")
+    format!(
+        "{number:08} the quick brown fox jumps over the lazy dog, and then again over the very lazy dogs"
+    )
 }
 
 /// Lines a second.

@@ -113,10 +113,13 @@ impl Work<'_> {
                 }
             }
             if out.is_closed() {
-                self.end = Some(End::ReaderGone);
+                break;
             }
         }
         out.flush()?;
+        if out.is_closed() {
+            self.end = Some(End::ReaderGone);
+        }
         let error = self.under_way.take_error();
         error.map_or(Ok(()), |error| Err(Failure::io("cannot read stdin", &error)))
     }

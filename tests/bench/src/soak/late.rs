@@ -25,12 +25,13 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     limits.abandoned_max = ABANDONED_MAX;
     let threads_max = limits.workers_max as usize + ABANDONED_MAX as usize;
     let (begun, ended) = (&*leak(AtomicU64::new(0)), &*leak(AtomicU64::new(0)));
-    let host = Host::builder().quarantine(None).limits(limits).register_fn("late", move |ctx, _| {
-        begun.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(ctx.remaining().unwrap_or_default() + LATE_BY);
-        ended.fetch_add(1, Ordering::Relaxed);
-        Ok(Output::copy_of(b"late"))
-    });
+    let host =
+        Host::builder().quarantine(None).limits(limits).register_fn("late", move |ctx, _| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(ctx.remaining().unwrap_or_default() + LATE_BY);
+            ended.fetch_add(1, Ordering::Relaxed);
+            Ok(Output::copy_of(b"late"))
+        });
     let host = host.build()?;
     let late = host.plugin("late")?;
     let waits = Mutex::new(Vec::new());
@@ -99,7 +100,8 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     let mib = |bytes: f64| format!("{:.2}", bytes / f64::from(1 << 20));
     let goal = (format!("≤ {}", mib(GROWTH_MAX)), grown <= GROWTH_MAX);
     row("MiB more after the first tenth", mib(grown), Some(goal));
-    table.note("Quarantine is off. A call that does not begin in time is told so, and not entered.");
+    table
+        .note("Quarantine is off. A call that does not begin in time is told so, and not entered.");
     paper.print(&table);
     Ok(is_met)
 }

@@ -1,5 +1,7 @@
 //! What callers and bodies exchange: a request in, a reply out.
 
+mod standing;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, ErrorKind};
 use crate::id::GenerationId;
 use crate::sync::{Tally, deadline_in};
+pub(crate) use standing::Standing;
 
 /// The input of one call, borrowed where it can be.
 #[derive(Debug)]
@@ -142,8 +145,8 @@ impl<'a> Request<'a> {
         self
     }
 
-    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
-        self.deadline = Some(deadline);
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
     }
 
     fn more(&mut self) -> &mut More {
@@ -177,6 +180,14 @@ impl<'a> Request<'a> {
     #[inline]
     pub(crate) fn place_wait_max(&self) -> Option<Duration> {
         self.more.as_ref().and_then(|more| more.place_wait_max)
+    }
+
+    /// Waits for a place for as long as its terms allow, unless it says for how long.
+    pub(crate) fn wait_for_place_if_need_be(self) -> Self {
+        match self.place_wait_max() {
+            Some(_) => self,
+            None => self.wait_for_place(Duration::MAX),
+        }
     }
 
     /// Whether anything bounds the call in time.
@@ -242,6 +253,13 @@ impl<'a> Request<'a> {
             deadline: self.deadline,
             more: self.more,
         }
+    }
+}
+
+impl Default for Request<'_> {
+    /// No bytes at all.
+    fn default() -> Self {
+        Self::bytes(&[])
     }
 }
 
