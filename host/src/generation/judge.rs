@@ -122,7 +122,7 @@ mod tests {
             deadline_max: None,
             deadline_default: None,
             in_flight_max: None,
-            in_flight: Arc::default(),
+            in_flight: std::sync::Arc::default(),
             memory_bytes_max: None,
             input_bytes_max: 0,
             permissions: set(granted),

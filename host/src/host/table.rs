@@ -341,14 +341,15 @@ fn not_found(name: &str, entries: &Entries) -> Error {
     let near = names.map(|known| (strsim::damerau_levenshtein(known, name), known));
     let near = near.filter(|(distance, _)| *distance <= 1 + name.len() / 4).min();
     let message = match near {
-        Some((_, near)) => format!("there is no plugin `{name}`; is it `{near}`?"),
-        None if entries.by_name.is_empty() => {
-            format!("there is no plugin `{name}`; none is loaded")
-        }
+        Some((_, near)) => format!("is not there; is it `{near}`?"),
+        None if entries.by_name.is_empty() => "is not there; no plugin is loaded".to_owned(),
         None => {
             let names: Vec<_> = entries.by_name.keys().take(8).map(PluginName::as_str).collect();
-            format!("there is no plugin `{name}`; there are {}", names.join(", "))
+            format!("is not there; there are {}", names.join(", "))
         }
     };
-    Error::new(ErrorKind::NotFound, message)
+    match PluginName::new(name) {
+        Ok(name) => Error::new(ErrorKind::NotFound, message).of(&name),
+        Err(_) => Error::new(ErrorKind::NotFound, format!("a plugin `{name}` {message}")),
+    }
 }

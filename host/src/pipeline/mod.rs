@@ -132,10 +132,7 @@ impl Pipeline {
             let message = format!("there is no plugin `{plugin}`: that is no plugin's name");
             return Err(Error::new(ErrorKind::NotFound, message));
         };
-        self.find.find(name).map_err(|error| {
-            let message = "is not there, and the pipeline needs it";
-            Error::new(error.kind(), message).caused_by(error).of(name)
-        })
+        self.find.find(name).map_err(|error| error.of_if_nobody(name))
     }
 
     /// The names of the steps from one on.

@@ -45,6 +45,8 @@ struct Inner {
     of: HashMap<usize, Instant>,
     thread: Option<JoinHandle<()>>,
     has_ended: bool,
+    /// Whether the thread goes on although the clock has ended; none before it knows.
+    stays: Option<bool>,
 }
 
 impl Clock {
@@ -62,15 +64,18 @@ impl Drop for Clock {
     /// Ends the thread, unless somebody still waits to be told of a deadline: then it ends
     /// after that.
     fn drop(&mut self) {
-        let thread = {
-            let mut inner = lock(&self.hand.shared.inner);
-            inner.has_ended = true;
-            let thread = inner.thread.take();
-            thread.filter(|_| !inner.is_waited_for())
-        };
-        self.hand.shared.changed.notify_all();
+        let shared = &self.hand.shared;
+        let mut inner = lock(&shared.inner);
+        inner.has_ended = true;
+        let thread = inner.thread.take();
+        shared.changed.notify_all();
         // The last who holds the host may be the one that is just looked at.
-        if let Some(thread) = thread.filter(|it| it.thread().id() != std::thread::current().id()) {
+        let this = std::thread::current().id();
+        let Some(thread) = thread.filter(|thread| thread.thread().id() != this) else { return };
+        let undecided = |inner: &mut Inner| inner.stays.is_none();
+        let inner = shared.changed.wait_while(inner, undecided);
+        let stays = inner.unwrap_or_else(PoisonError::into_inner).stays;
+        if stays == Some(false) {
             let _ = thread.join();
         }
     }
@@ -112,12 +117,6 @@ impl Inner {
         self.moments.first_key_value().is_some_and(|(first, _)| *first == (when, key))
     }
 
-    /// Whether anybody is left who is to look.
-    fn is_waited_for(&mut self) -> bool {
-        self.moments.retain(|_, who| who.strong_count() > 0);
-        !self.moments.is_empty()
-    }
-
     /// The next who is to look by now, or how long until then.
     fn due(&mut self, now: Instant) -> Result<Option<Arc<dyn Timed>>, Option<Instant>> {
         let first = self.moments.first_key_value().map(|(first, _)| *first);
@@ -133,7 +132,18 @@ impl Inner {
 impl Shared {
     fn tick(&self) {
         let mut inner = lock(&self.inner);
-        while !inner.has_ended || inner.is_waited_for() {
+        loop {
+            if inner.has_ended {
+                drop(inner);
+                self.let_all_look();
+                inner = lock(&self.inner);
+                let stays = !inner.moments.is_empty();
+                inner.stays = Some(stays);
+                self.changed.notify_all();
+                if !stays {
+                    return;
+                }
+            }
             match inner.due(Instant::now()) {
                 Ok(who) => {
                     drop(inner);
@@ -153,6 +163,18 @@ impl Shared {
                     inner = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
+        }
+    }
+
+    /// Lets all look now who named a moment: some may not wait any more.
+    fn let_all_look(&self) {
+        let all = {
+            let mut inner = lock(&self.inner);
+            inner.of.clear();
+            std::mem::take(&mut inner.moments)
+        };
+        for who in all.values().filter_map(Weak::upgrade) {
+            self.let_look(&who);
         }
     }
 
