@@ -41,6 +41,12 @@ impl Terms {
             || (deadline.is_none() && self.deadline_default.is_some())
     }
 
+    /// Whether calls may take as long as they like, and as many as there are may run at once.
+    pub(crate) fn is_unbounded(&self) -> bool {
+        let deadline = self.deadline_max.or(self.deadline_default);
+        deadline.is_none() && self.in_flight_max.is_none()
+    }
+
     /// How long each of many calls may take that may take `asked`.
     pub(crate) fn wait_max(&self, asked: Option<Duration>) -> Option<Duration> {
         asked.into_iter().chain(self.deadline_max).min().or(self.deadline_default)

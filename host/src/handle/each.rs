@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Inner, PluginHandle, lost};
 use crate::call::{Reply, Request, Standing};
 use crate::error::Error;
+use crate::id::GenerationId;
 use crate::pool::{Never, Overrun, Patience, Ran, Teller, Ticket, Work, ticket};
 use crate::slot::Visit;
 use crate::sync::{after, lock};
@@ -53,6 +54,24 @@ impl PluginHandle {
         let mut waits = Waits { ticket, order };
         let answer = (&mut waits.ticket).await;
         answer.unwrap_or_else(|| (0..count).map(|_| Each::Failed(lost(slot))).collect())
+    }
+}
+
+impl PluginHandle {
+    /// Makes one call in this thread, for somebody who may leave.
+    pub(crate) fn call_for(
+        &self,
+        request: &Request<'_>,
+        standing: &Standing,
+    ) -> Result<Reply, Error> {
+        self.inner.visit(&Visit { standing: Some(standing), ..Visit::here(request) })
+    }
+
+    /// The generation that serves, if nothing bounds its calls, and how many workers it has.
+    pub(crate) fn unbounded(&self) -> Option<(GenerationId, u32)> {
+        let generation = self.inner.slot.generation()?;
+        let is_unbounded = generation.terms.is_unbounded();
+        is_unbounded.then_some((generation.id, generation.crew.workers_max))
     }
 }
 

@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use super::Pipeline;
+use super::runners::Runners;
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::handle::Each;
@@ -94,9 +95,12 @@ impl Pipeline {
     /// `requests` until the outcomes are taken. Runs on any executor; nothing runs unless the
     /// outcomes are asked for. Dropping the stream takes back what runs.
     ///
-    /// Plugins are looked up for each chunk. Requests that name a deadline or a token of their
-    /// own go one by one, so that each is told in time. A step's deadline counts for each call of it, from
-    /// its own begin on; a call that runs into it does not hold up those that were to follow.
+    /// Plugins are looked up for each chunk. Where nothing bounds their calls, neither a
+    /// deadline nor `limits.in_flight`, threads of the stream's own take chunks through all
+    /// steps, as many as the plugins have workers; otherwise each step runs on the workers of
+    /// its plugin, and a call that is late does not hold up those that were to follow. A step's
+    /// deadline counts for each call of it, from its own begin on. Requests that name a deadline
+    /// or a token of their own go one by one, so that each is told in time.
     pub fn run_many<S>(&self, requests: S, many: Many) -> RunMany
     where
         S: Stream<Item = Request<'static>> + Send + 'static,
@@ -104,13 +108,21 @@ impl Pipeline {
         let pipeline = self.clone();
         let mut next = 0_u64;
         let chunks = requests.ready_chunks(many.chunk_max);
-        let chunks =
-            chunks.flat_map(|requests| stream::iter(apart(requests))).map(move |requests| {
-                let first = next;
-                next += requests.len() as u64;
-                let pipeline = pipeline.clone();
-                async move { pipeline.run_chunk(first, requests).await }
-            });
+        let chunks = chunks.flat_map(|requests| stream::iter(apart(requests)));
+        let mut runners = Runners::new(self.clone(), many.chunks_max);
+        let chunks = chunks.map(move |requests| {
+            let first = next;
+            next += requests.len() as u64;
+            let is_bounded = requests.first().is_some_and(Request::is_bounded);
+            let run = if is_bounded { Err(requests) } else { runners.run(first, requests) };
+            match run {
+                Ok(run) => run.left_future(),
+                Err(requests) => {
+                    let pipeline = pipeline.clone();
+                    async move { pipeline.run_chunk(first, requests).await }.right_future()
+                }
+            }
+        });
         let done: Pin<Box<dyn Stream<Item = Done> + Send>> = match many.is_ordered {
             true => Box::pin(chunks.buffered(many.chunks_max).flat_map(stream::iter)),
             false => Box::pin(chunks.buffer_unordered(many.chunks_max).flat_map(stream::iter)),

@@ -2,6 +2,7 @@
 //! and at cancellation before each step; never runs a step after one that failed.
 
 mod many;
+mod runners;
 #[cfg(feature = "tower")]
 mod tower;
 
