@@ -14,12 +14,6 @@ const NAME_CHARS_MAX: usize = 64;
 const NAMES_MAX: usize = 8;
 
 impl Terms {
-    /// Whether there is anything to judge about a request.
-    #[inline]
-    pub(crate) fn judge_any(&self, request: &Request<'_>) -> bool {
-        self.input_schema.is_some() || request.named_operation().is_some()
-    }
-
     /// Judges everything there is.
     #[cold]
     pub(crate) fn judge(&self, plugin: &PluginName, request: &Request<'_>) -> Result<(), Error> {

@@ -21,6 +21,8 @@ use crate::sync::Handback;
 pub(crate) struct Token {
     /// Taken by the drop alone.
     instance: Option<Instance>,
+    /// Here, so that a call looks nothing up.
+    checks_input: bool,
     generation: Arc<Generation>,
 }
 
@@ -41,12 +43,13 @@ impl Token {
             returned: Handback::new(),
             services: parts.services.into(),
         };
-        Self { instance: Some(instance), generation: Arc::new(generation) }
+        Self::again(Arc::new(generation), instance)
     }
 
     /// A new token of a generation whose instance came back, and that is to serve on.
     pub(crate) fn again(generation: Arc<Generation>, instance: Instance) -> Self {
-        Self { instance: Some(instance), generation }
+        let checks_input = generation.terms.input_schema.is_some();
+        Self { instance: Some(instance), checks_input, generation }
     }
 
     /// Asks the plugin something on a thread of its own; the lease is held until it answered.
@@ -85,6 +88,12 @@ impl Token {
     /// The generation, beyond the lease.
     pub(crate) fn generation(&self) -> &Arc<Generation> {
         &self.generation
+    }
+
+    /// Whether calls have to fit a schema.
+    #[inline]
+    pub(crate) fn checks_input(&self) -> bool {
+        self.checks_input
     }
 
     /// Bytes that the plugin has allocated, where it counts them.

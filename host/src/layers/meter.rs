@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::call::Reply;
 use crate::error::{Error, ErrorKind};
 use crate::slot::{SAMPLED_ONE_IN, Slot, Step, Visit};
+use crate::sync::Own;
 
 #[derive(Debug)]
 pub(crate) struct Meter<S> {
@@ -24,10 +25,11 @@ impl<S> Meter<S> {
 impl<S: Step> Step for Meter<S> {
     #[inline]
     fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let is_timed = self.slot.meter.calls.own() % i64::from(SAMPLED_ONE_IN) == 0;
+        let calls = self.slot.meter.calls.own();
+        let is_timed = calls.get() & i64::from(SAMPLED_ONE_IN - 1) == 0;
         let outcome =
             if is_timed { self.timed(visit, reply) } else { self.inner.call(visit, reply) };
-        self.slot.meter.count(&outcome);
+        self.slot.meter.count(calls, &outcome);
         outcome
     }
 }
@@ -45,8 +47,8 @@ impl<S: Step> Meter<S> {
 impl crate::slot::Meter {
     /// Counts one call.
     #[inline]
-    pub(crate) fn count(&self, outcome: &Result<(), Error>) {
-        self.calls.add(1);
+    fn count(&self, calls: Own<'_>, outcome: &Result<(), Error>) {
+        calls.add(1);
         if let Err(error) = outcome {
             self.count_error(error.kind());
         }

@@ -47,7 +47,7 @@ pub(crate) struct Slot {
     pause_wait_max: Duration,
 }
 
-/// One call in so many has its duration taken.
+/// One call in so many has its duration taken; a power of two.
 pub(crate) const SAMPLED_ONE_IN: u32 = 64;
 
 /// What a slot counts.
@@ -218,10 +218,16 @@ impl Slot {
     /// by: there was a reload in between.
     #[inline]
     fn judge(&self, token: &Token, visit: &Visit<'_>) -> Result<(), Error> {
+        if !token.checks_input() && visit.request.named_operation().is_none() {
+            return Ok(());
+        }
+        self.judge_again(token, visit)
+    }
+
+    #[cold]
+    fn judge_again(&self, token: &Token, visit: &Visit<'_>) -> Result<(), Error> {
         let terms = &*token.generation().terms;
-        if !terms.judge_any(visit.request)
-            || visit.terms.is_some_and(|judged| std::ptr::eq(judged, terms))
-        {
+        if visit.terms.is_some_and(|judged| std::ptr::eq(judged, terms)) {
             return Ok(());
         }
         terms.judge(&self.name, visit.request)

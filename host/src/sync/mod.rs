@@ -14,7 +14,7 @@ mod tally;
 pub(crate) use busy::Busy;
 pub(crate) use deadline::{after, deadline_in};
 pub(crate) use handback::Handback;
-pub(crate) use tally::Tally;
+pub(crate) use tally::{Own, Tally};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -4,6 +4,7 @@
 //! table share a cell. The sum is exact once the threads that add are known to be done.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Mutex;
 
 use super::atomic::AtomicI64;
@@ -18,6 +19,27 @@ pub(crate) struct Tally {
 
 #[repr(align(64))]
 struct Padded(AtomicI64);
+
+/// The cell of the thread that asked for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Own<'t> {
+    cell: &'t AtomicI64,
+    is_owned: bool,
+    /// Another thread has a cell of its own.
+    _of_this_thread: PhantomData<*const ()>,
+}
+
+impl Own<'_> {
+    #[inline]
+    pub(crate) fn add(self, count: i64) {
+        cells::add(self.cell, count, self.is_owned);
+    }
+
+    #[inline]
+    pub(crate) fn get(self) -> i64 {
+        cells::get(self.cell)
+    }
+}
 
 /// Tallies that nobody uses any more, to be lent again.
 static FREE: Mutex<Vec<&'static Tally>> = Mutex::new(Vec::new());
@@ -46,14 +68,14 @@ impl Tally {
     /// Adds to the cell of this thread.
     #[inline]
     pub(crate) fn add(&self, count: i64) {
-        let cell = cell();
-        cells::add(&self.cells[cell].0, count, cell != SHARED);
+        self.own().add(count);
     }
 
-    /// What this thread's cell stands at.
+    /// The cell of this thread, for who uses it twice.
     #[inline]
-    pub(crate) fn own(&self) -> i64 {
-        cells::get(&self.cells[cell()].0)
+    pub(crate) fn own(&self) -> Own<'_> {
+        let cell = cell();
+        Own { cell: &self.cells[cell].0, is_owned: cell != SHARED, _of_this_thread: PhantomData }
     }
 
     pub(crate) fn sum(&self) -> i64 {
