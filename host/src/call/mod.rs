@@ -190,6 +190,12 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Whether it names nothing but its payload, which layers would look at.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.deadline.is_none() && self.more.is_none()
+    }
+
     /// Whether anything bounds the call in time.
     #[inline]
     pub(crate) fn is_bounded(&self) -> bool {

@@ -8,12 +8,13 @@
 //! 2. `meter`: counts, refused calls too; a load and a store in a cell of the thread's own. One
 //!    call in some is timed.
 //! 3. the application's own, in the order in which they were added; nothing if there are none.
-//! 4. `permit`: refuses what the plugin was not granted; a null check.
-//! 5. `validate`: refuses input that does not fit the manifest's `input_schema` or that the
-//!    application does not accept; one load.
-//! 6. `deadline`: refuses what nobody waits for any more; two loads.
-//! 7. `breaker`: refuses while the plugin is quarantined, and judges how calls end; one load.
-//! 8. `limit`: bounds the calls that run at once; one load.
+//! 4. `shortcut`: past the others where none of them has anything to do; three loads.
+//! 5. `permit`: refuses what the plugin was not granted.
+//! 6. `validate`: refuses input that does not fit the manifest's `input_schema` or that the
+//!    application does not accept.
+//! 7. `deadline`: refuses what nobody waits for any more.
+//! 8. `breaker`: refuses while the plugin is quarantined, and judges how calls end.
+//! 9. `limit`: bounds the calls that run at once.
 //!
 //! The slot's lease is innermost. Where a reload comes between `permit` or `validate` and the
 //! lease, the slot has the call judged again by the generation that it goes to: what was granted
@@ -25,6 +26,7 @@ mod deadline;
 mod limit;
 mod meter;
 mod permit;
+mod shortcut;
 mod trace;
 mod validate;
 
@@ -45,13 +47,14 @@ use deadline::Deadline;
 use limit::Limit;
 use meter::Meter;
 use permit::Permit;
+use shortcut::Shortcut;
 use trace::Trace;
 use validate::{Validate, Validator};
 
 /// The corridor of one plugin.
 pub(crate) type Stack = Trace<Meter<Applications<Fittings>>>;
 
-type Fittings = Permit<Validate<Deadline<Breaker<Limit<Arc<Slot>>>>>>;
+type Fittings = Shortcut<Permit<Validate<Deadline<Breaker<Limit<Arc<Slot>>>>>>>;
 
 /// What an application puts around calls: layers around all, validators before some.
 #[derive(Clone, Default)]
@@ -107,7 +110,8 @@ impl Layers {
 pub(crate) fn stack(slot: &Arc<Slot>, applied: &Applied) -> Stack {
     let own = || Arc::clone(slot);
     let inner = Deadline::new(own(), Breaker::new(own(), Limit::new(own(), own())));
-    let fittings = Permit::new(own(), Validate::new(own(), &applied.validators, inner));
+    let inner = Permit::new(own(), Validate::new(own(), &applied.validators, inner));
+    let fittings = Shortcut::new(own(), !applied.validators.is_empty(), inner);
     Trace::new(own(), Meter::new(own(), Applications::around(slot, &applied.layers, fittings)))
 }
 

@@ -6,11 +6,13 @@ mod crew;
 mod floor;
 mod line;
 mod locks {
-    pub(super) use std::sync::{Mutex, MutexGuard};
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
 mod park;
 mod places;
 mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod quiet;
 mod store;
 mod submit;

@@ -1,12 +1,14 @@
 //! A queue of work with a limit, the sleep of the workers that wait for it, and what they are
 //! at. Workers are hired for an epoch; when the next one begins, they go home.
+//! Checked with loom by `tests/loom`, which brings its own locks.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::line::{Epoch, Gate, Line, Lost, QueueLimits, Risen, Running, Seat, Waiting};
+use super::locks::{Condvar, Mutex, MutexGuard};
 use super::work::{Never, Patience, Work};
 use crate::sync::lock;
 
@@ -339,7 +341,3 @@ impl fmt::Debug for Queue {
         f.debug_struct("Queue").field("waiting", &self.waiting()).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-#[path = "queue_tests.rs"]
-mod tests;

@@ -1,12 +1,13 @@
 //! The queue's promises: order, bounds, epochs, deadlines, lost workers; each with work that
 //! says what became of it.
 
-use super::*;
-use crate::pool::{Overrun, Ran};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::queue::GivenUp;
+use super::{Epoch, Never, Overrun, Patience, Pushed, Queue, QueueLimits, Ran, Seat, Taken, Work};
 
 type Said = (u32, Option<Never>);
 

@@ -3,9 +3,9 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::attention::{Attention, Reason};
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent, QuarantineReason};
@@ -15,8 +15,7 @@ use crate::sync::lock;
 
 /// Whether the plugin of a slot may be called.
 pub(crate) struct Health {
-    /// The one word that a call reads: whether it has to ask.
-    ask: AtomicBool,
+    pub(super) attention: Attention,
     inner: Mutex<Inner>,
     policy: Option<Quarantine>,
     name: PluginName,
@@ -62,7 +61,8 @@ pub(crate) enum Coming {
 impl Health {
     /// A plugin that nothing is held against.
     pub(super) fn new(name: PluginName, policy: Option<Quarantine>, board: Board) -> Self {
-        Self { ask: AtomicBool::new(false), inner: Mutex::default(), policy, name, board }
+        let attention = Attention::default();
+        Self { attention, inner: Mutex::default(), policy, name, board }
     }
 
     /// Forgets what was held against the build before; from here on `generation` is judged.
@@ -84,14 +84,14 @@ impl Health {
     fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = lock(&self.inner);
         let changed = change(&mut inner);
-        self.ask.store(inner.is_quarantined() || inner.is_ending, Ordering::Relaxed);
+        self.attention.set(Reason::Health, inner.is_quarantined() || inner.is_ending);
         changed
     }
 
     /// Whether calls have to [`ask`](Self::ask).
     #[inline]
     pub(super) fn has_to_ask(&self) -> bool {
-        self.ask.load(Ordering::Relaxed)
+        self.attention.has(Reason::Health)
     }
 
     /// Lets a call go on, or refuses it. `is_stuck` is asked where that may be over.

@@ -1,12 +1,13 @@
 //! The hall: the place where a plugin's current generation stands, and the queue of the calls
 //! that wait for it. The one place where calls and reloads meet.
 
+mod attention;
 mod health;
 mod pause;
 mod queueing;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use crate::id::{GenerationId, PluginName};
 use crate::metrics::Latencies;
 use crate::pool::{Hand, Queue};
 use crate::sync::Tally;
+use attention::Reason;
 use health::Coming;
 pub(crate) use health::{Health, Pass};
 use pause::Vacancy;
@@ -35,10 +37,6 @@ pub(crate) struct Slot {
     clock: Hand,
     /// What calls of the current generation go by; none before the first.
     terms: ArcSwapOption<Terms>,
-    /// Whether those terms limit the calls that run at once.
-    limits_in_flight: AtomicBool,
-    /// Whether those terms have a schema of the input.
-    checks_input: AtomicBool,
     generations: AtomicU64,
     /// What it means that nobody is current.
     vacancy: Mutex<Vacancy>,
@@ -151,8 +149,6 @@ impl Slot {
             queue: Queue::new(),
             clock,
             terms: ArcSwapOption::empty(),
-            limits_in_flight: AtomicBool::new(false),
-            checks_input: AtomicBool::new(false),
             generations: AtomicU64::new(0),
             vacancy: Mutex::new(Vacancy::Empty),
             changed: Condvar::new(),
@@ -186,6 +182,12 @@ impl Slot {
         self.current.load_full().ok_or_else(|| self.nobody_now())
     }
 
+    /// Whether calls that say nothing special have nothing to look at.
+    #[inline]
+    pub(crate) fn is_calm(&self) -> bool {
+        self.health.attention.is_needless()
+    }
+
     /// What pooled calls go by now.
     pub(crate) fn terms(&self) -> Option<Arc<Terms>> {
         self.terms.load_full()
@@ -194,7 +196,7 @@ impl Slot {
     /// Whether calls of the current generation have to fit a schema.
     #[inline]
     pub(crate) fn checks_input(&self) -> bool {
-        self.checks_input.load(Ordering::Relaxed)
+        self.health.attention.has(Reason::Schema)
     }
 
     /// Goes on with what the call is judged by: the terms that it was judged by before, those
@@ -288,7 +290,7 @@ impl Slot {
     /// Whether calls that run at once are limited.
     #[inline]
     pub(crate) fn limits_in_flight(&self) -> bool {
-        self.limits_in_flight.load(Ordering::Relaxed)
+        self.health.attention.has(Reason::InFlight)
     }
 
     /// Takes a place among the calls that run of the build that serves.

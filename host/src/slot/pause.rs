@@ -1,11 +1,11 @@
 //! The moments when the current generation changes: promoted, vacated, paused and resumed; and
 //! what a call does that finds nobody.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::Slot;
+use super::attention::Reason;
 use crate::call::Request;
 use crate::error::{Error, ErrorKind};
 use crate::generation::{Generation, Token, is_inside};
@@ -50,9 +50,10 @@ impl Slot {
         self.changed.notify_all();
         self.health.forget(generation.id);
         let terms = &generation.terms;
-        self.limits_in_flight.store(terms.in_flight_max.is_some(), Ordering::Relaxed);
+        let attention = &self.health.attention;
+        attention.set(Reason::InFlight, terms.in_flight_max.is_some());
         // Before the terms: whoever sees them sees this.
-        self.checks_input.store(terms.input_schema.is_some(), Ordering::Relaxed);
+        attention.set(Reason::Schema, terms.input_schema.is_some());
         self.terms.store(Some(Arc::clone(terms)));
         self.begin(&generation);
         Ok(before.map(|before| not_current(&before)))
