@@ -24,7 +24,8 @@ pub struct HostLimits {
     /// are callers and workers. Default: none.
     pub in_flight_max: Option<u32>,
     /// Workers of one plugin that are replaced because their calls passed their deadlines or
-    /// were taken back, and did not return. Default: 16.
+    /// were taken back, and did not return. At this number the plugin is quarantined until one
+    /// of those that were replaced returns. Default: 16.
     pub abandoned_max: u32,
     /// Bytes that one plugin may have allocated before it is quarantined, where it counts them;
     /// none: any number. Default: none.
@@ -49,8 +50,9 @@ pub struct HostLimits {
     pub start_wait_max: Duration,
     /// How long an unload waits for the calls that run. Default: 30 s.
     pub drain_wait_max: Duration,
-    /// How long a call waits at most while its plugin is paused for a reload, and how long the
-    /// reload waits for the calls that run. Default: 5 s.
+    /// How long a call in the caller's thread waits at most while its plugin is paused for a
+    /// reload, and how long the reload waits for the calls that run. Pooled calls wait in the
+    /// queue, for as long as their deadlines allow. Default: 5 s.
     pub pause_wait_max: Duration,
     /// How long a plugin's `shutdown` may take. Default: 10 s.
     pub stop_wait_max: Duration,

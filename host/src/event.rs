@@ -2,12 +2,13 @@
 //! Nobody waits for a reader; one that is too slow is told how much it missed.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use hotbay_plugin::Fault;
 use semver::Version;
 use tokio::sync::broadcast;
 
-use crate::error::LoadStep;
+use crate::error::{LoadStep, fault_of};
 use crate::id::{GenerationId, PluginName};
 
 /// Something that happened in a host.
@@ -135,7 +136,7 @@ pub enum QuarantineReason {
         /// Calls that have not returned.
         calls: usize,
     },
-    /// It holds more memory than its `limits.memory_bytes`.
+    /// It holds more memory than it may: `limits.memory_bytes`, or the host's limit.
     Memory {
         /// Bytes that it has allocated and not released.
         live_bytes: i64,
@@ -154,7 +155,9 @@ impl fmt::Display for QuarantineReason {
             Self::Memory { live_bytes, limit_bytes } => {
                 write!(
                     f,
-                    "{live_bytes} bytes of memory; its `limits.memory_bytes` is {limit_bytes}"
+                    "taking {live_bytes} bytes of memory, more than {limit_bytes} \
+                     (`limits.memory_bytes`, or the host's `memory_bytes_max`); it is called again \
+                     once it has released some, or after a reload"
                 )
             }
         }
@@ -184,10 +187,17 @@ impl Board {
     }
 
     pub(crate) fn tell(&self, event: HostEvent) {
-        tracing::debug!(?event, "host event");
-        if let Some(sender) = self.sender.upgrade() {
-            // Nobody has to listen.
-            let _ = sender.send(event);
+        // Whoever listens may have code of the application behind it: what panics there stops
+        // nothing of what is told.
+        let tell = || {
+            tracing::debug!(?event, "host event");
+            if let Some(sender) = self.sender.upgrade() {
+                // Nobody has to listen.
+                let _ = sender.send(event);
+            }
+        };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(tell)) {
+            drop(fault_of(payload));
         }
     }
 

@@ -18,6 +18,12 @@
 //! # Ok::<(), hotbay::Error>(())
 //! ```
 //!
+//! # Features
+//!
+//! None is on by default. `metrics`: [`metrics::Exporter`] and the facade of that name. `tower`:
+//! a [`PluginHandle`] and a [`Pipeline`] are a `tower_service::Service`. `cli`: the command
+//! `hotbay`.
+//!
 //! # What cannot be contained
 //!
 //! A panic in a plugin is an error to its caller and nothing more. What ends the program all

@@ -308,8 +308,8 @@ impl From<Reply> for Request<'static> {
 /// The output of one call.
 ///
 /// A reply may hold memory of the plugin that made it; as long as it lives, the plugin's
-/// library stays mapped, even after an unload. Short replies and [`Reply::into_vec`] hold
-/// nothing.
+/// library stays mapped, even after an unload. [`Reply::into_vec`] holds nothing, nor does a
+/// reply of up to 24 bytes that the plugin made by `Output::copy_of`.
 pub struct Reply {
     // Dropped first: the library that frees it is held by the next field.
     output: Output,

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
     state: AtomicU8,
-    /// The generation whose plugin it entered; zero before.
+    /// The generation whose plugin it is in; zero before and after.
     entered: AtomicU64,
+    /// The number of the probe that it is; zero for none.
+    probe: AtomicU64,
 }
 
 const WANTED: u8 = 0;
@@ -43,17 +45,33 @@ impl Standing {
         let _ = self.state.compare_exchange(WANTED, state, success, failure);
     }
 
+    /// It is the probe of this number.
+    pub(crate) fn be_probe(&self, number: u64) {
+        self.probe.store(number, Ordering::Relaxed);
+    }
+
+    /// The number of the probe that it is.
+    pub(crate) fn probe(&self) -> Option<u64> {
+        Some(self.probe.load(Ordering::Relaxed)).filter(|probe| *probe != 0)
+    }
+
     /// A plugin is entered; none of it is the plugin's before.
     pub(crate) fn enter(&self, generation: u64) {
         self.entered.store(generation, Ordering::Relaxed);
     }
 
-    /// The next call begins under the same standing.
-    pub(crate) fn begin(&self) {
+    /// The plugin was left; what comes now is not the plugin's.
+    pub(crate) fn leave_plugin(&self) {
         self.entered.store(0, Ordering::Relaxed);
     }
 
-    /// The generation that was entered.
+    /// The next call begins under the same standing.
+    pub(crate) fn begin(&self) {
+        self.leave_plugin();
+        self.be_probe(0);
+    }
+
+    /// The generation of the plugin that it is in.
     pub(crate) fn entered(&self) -> Option<u64> {
         Some(self.entered.load(Ordering::Relaxed)).filter(|entered| *entered != 0)
     }

@@ -151,9 +151,11 @@ impl Error {
         }))
     }
 
-    /// The error of a [`Layer`](crate::Layer) that does not let a call go on: kind `Denied`.
-    pub fn denied(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Denied, message)
+    /// The error of a [`Layer`](crate::Layer) that does not let a call go on, with its reason:
+    /// kind `Denied`.
+    pub fn denied(reason: impl Into<String>) -> Self {
+        let message = "was not called: the application does not allow it";
+        Self::new(ErrorKind::Denied, message).caused_by(reason.into())
     }
 
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

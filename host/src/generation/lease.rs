@@ -127,6 +127,9 @@ impl Token {
         INSIDE.set(inside + 1);
         let answer = instance.execute(&context, input, reply.output_mut());
         INSIDE.set(inside);
+        if let Some(standing) = standing {
+            standing.leave_plugin();
+        }
         if let Err(failure) = answer {
             return Err(generation.failed(failure));
         }

@@ -23,7 +23,7 @@ pub(crate) struct History {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Probe {
     pub(crate) generation: u64,
-    number: u64,
+    pub(crate) number: u64,
 }
 
 #[derive(Debug)]
@@ -72,9 +72,10 @@ impl History {
         Self { generation, ..Self::default() }
     }
 
-    /// Whether a probe has begun and not ended.
-    pub(crate) fn is_probing(&self) -> bool {
-        self.quarantined.as_ref().is_some_and(|quarantined| quarantined.probing.is_some())
+    /// The probe that has begun and not ended.
+    pub(crate) fn probing(&self) -> Option<u64> {
+        let probing = self.quarantined.as_ref().and_then(|quarantined| quarantined.probing);
+        probing.map(|(number, _)| number)
     }
 
     /// A fault of `generation` happened at `at`. `policy` none: faults are not held against it.

@@ -43,7 +43,10 @@ impl PluginHandle {
         let place = Some(after(Instant::now(), PLACE_WAIT_MAX));
         let patience = Patience { place, ..Patience::default() };
         let work: Arc<dyn Work> = Arc::<Many>::clone(&many);
-        let queued = slot.admit_to_queue().and_then(|()| slot.enqueue(work, patience));
+        let queued = match wait_max.is_some() && slot.is_deserted() {
+            true => Err(slot.deserted()),
+            false => slot.admit_to_queue().and_then(|()| slot.enqueue(work, patience)),
+        };
         if let Err(error) = queued {
             return many.fail_all(|| {
                 slot.count_refused();
@@ -261,6 +264,10 @@ impl Work for Many {
         self.standing.is_wanted()
     }
 
+    fn waits_for_the_lost(&self) -> bool {
+        self.wait_max.is_none()
+    }
+
     fn due(&self) -> Option<Instant> {
         let wait_max = self.wait_max?;
         // It is asked first when a worker is about to begin.
@@ -276,7 +283,7 @@ impl Work for Many {
         let (mut calls, at) = (std::mem::take(&mut progress.calls), progress.at);
         drop(progress);
         self.standing.be_late();
-        calls[at] = Each::Failed(self.inner.slot.abandoned(self.standing.entered()));
+        calls[at] = Each::Failed(self.inner.slot.abandoned(&self.standing));
         if at + 1 == calls.len() {
             teller.tell(calls);
             return Overrun::Late { rest: None };

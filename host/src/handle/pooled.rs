@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
@@ -25,6 +26,8 @@ struct Pooled {
     standing: Standing,
     /// None once the call was answered.
     teller: Mutex<Option<Teller<Answer>>>,
+    /// Whether it was counted: by the layers, or as one that never began.
+    is_counted: AtomicBool,
 }
 
 impl Pooled {
@@ -59,11 +62,13 @@ impl Work for Pooled {
             self.inner.visit(&Visit::pooled(&self.request, token, &self.standing))
         });
         let Some(answer) = answer else { return Ran::NotHere };
+        self.is_counted.store(true, Ordering::Relaxed);
         self.answer(|| answer);
         Ran::Done
     }
 
     fn never(self: Arc<Self>, why: Never) {
+        self.is_counted.store(true, Ordering::Relaxed);
         self.answer(|| Err(self.inner.slot.never(why)));
     }
 
@@ -81,10 +86,19 @@ impl Work for Pooled {
 
     fn overrun(self: Arc<Self>, _: Instant) -> Overrun {
         self.standing.be_late();
-        if self.answer(|| Err(self.inner.slot.abandoned(self.standing.entered()))) {
+        if self.answer(|| Err(self.inner.slot.abandoned(&self.standing))) {
             Overrun::Late { rest: None }
         } else {
             Overrun::InTime
+        }
+    }
+}
+
+impl Drop for Pooled {
+    /// It may have been taken back, or not taken at all.
+    fn drop(&mut self) {
+        if !*self.is_counted.get_mut() {
+            self.inner.slot.count_refused();
         }
     }
 }
@@ -123,10 +137,7 @@ impl Execute {
     pub(super) fn new(inner: &Arc<Inner>, request: Request<'_>) -> Self {
         match Waits::new(inner, request) {
             Ok(waits) => Self(State::Waits(Box::new(waits))),
-            Err(error) => {
-                inner.slot.count_refused();
-                Self(State::Refused(Some(error)))
-            }
+            Err(error) => Self(State::Refused(Some(error))),
         }
     }
 }
@@ -134,9 +145,13 @@ impl Execute {
 impl Waits {
     fn new(inner: &Arc<Inner>, request: Request<'_>) -> Result<Self, Error> {
         let slot = &inner.slot;
-        slot.admit_to_queue()?;
         let mut request = request.into_owned();
-        let patience = bound(inner, &mut request)?;
+        let admitted = slot.admit_to_queue().and_then(|()| bound(inner, &mut request));
+        let patience = admitted.inspect_err(|_| slot.count_refused())?;
+        if request.is_taken_back() {
+            slot.count_refused();
+            return Err(slot.not_wanted());
+        }
         let token = request.cancellation_token().cloned();
         let (teller, ticket) = ticket();
         let work = Arc::new(Pooled {
@@ -144,6 +159,7 @@ impl Waits {
             request,
             standing: Standing::default(),
             teller: Mutex::new(Some(teller)),
+            is_counted: AtomicBool::new(false),
         });
         slot.enqueue(Arc::<Pooled>::clone(&work), patience)?;
         let mut token = token.map(|token| Box::pin(token.cancelled_owned()));

@@ -97,7 +97,8 @@ impl HostBuilder {
         self
     }
 
-    /// Sets when plugins that keep failing are quarantined; `None`: never.
+    /// Sets when plugins that keep failing are quarantined; `None`: never. One that is over its
+    /// memory limit is quarantined all the same.
     pub fn quarantine(mut self, quarantine: impl Into<Option<Quarantine>>) -> Self {
         self.quarantine = quarantine.into();
         self

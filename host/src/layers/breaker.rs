@@ -22,6 +22,9 @@ impl<S: Step> Step for Breaker<S> {
     #[inline]
     fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let pass = self.slot.admit(visit)?;
+        if let (Pass::Probe(probe), Some(standing)) = (&pass, visit.standing) {
+            standing.be_probe(probe.number);
+        }
         let outcome = self.inner.call(visit, reply);
         if !matches!((&outcome, &pass), (Ok(()), Pass::Usual)) {
             self.slot.judge_outcome(pass, visit, &outcome);

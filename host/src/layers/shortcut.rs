@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::call::Reply;
 use crate::error::Error;
+use crate::generation::Token;
 use crate::slot::{Pass, Slot, Step, Visit};
 
 #[derive(Debug)]
@@ -24,7 +25,9 @@ impl<S> Shortcut<S> {
 impl<S: Step> Step for Shortcut<S> {
     #[inline]
     fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        if self.is_closed || !visit.request.is_plain() || !self.slot.is_calm() {
+        let is_busy = self.is_closed || !visit.request.is_plain() || !self.slot.is_calm();
+        // A lease may be of another build than the one that the slot's word is about.
+        if is_busy || visit.lease.is_some_and(Token::checks_input) {
             return self.inner.call(visit, reply);
         }
         let outcome = self.slot.call(visit, reply);

@@ -57,9 +57,10 @@ impl<S: Step> Step for Validate<S> {
     #[inline]
     fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         // What the call was judged by says it better than the slot, where there was a reload.
-        let checks_input = match visit.terms {
-            None => self.slot.checks_input(),
-            Some(terms) => terms.input_schema.is_some(),
+        let checks_input = match (visit.terms, visit.lease) {
+            (Some(terms), _) => terms.input_schema.is_some(),
+            (None, Some(token)) => token.checks_input(),
+            (None, None) => self.slot.checks_input(),
         };
         if !checks_input && self.validators.is_empty() {
             return self.inner.call(visit, reply);

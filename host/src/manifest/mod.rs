@@ -108,7 +108,8 @@ pub struct Provided {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Longest time a call may take, in milliseconds.
+    /// Longest time a pooled call may take, in milliseconds. Calls in the caller's thread come
+    /// back when the plugin does.
     pub deadline_ms: Option<u64>,
     /// Threads that run the plugin's calls.
     pub workers: Option<u32>,

@@ -20,13 +20,13 @@ use crate::id::PluginName;
 /// | `hotbay_call_errors_total` | counter | calls that the plugin answered with an error |
 /// | `hotbay_call_faults_total` | counter | calls that ended in a panic |
 /// | `hotbay_calls_refused_total` | counter | calls that never reached the plugin |
-/// | `hotbay_calls_shed_total` | counter | calls that were refused for want of room |
-/// | `hotbay_calls_abandoned_total` | counter | calls whose answers nobody waited for any more |
+/// | `hotbay_calls_shed_total` | counter | pooled calls that waited too long to be begun |
+/// | `hotbay_calls_abandoned_total` | counter | pooled calls that ran into their deadlines |
 /// | `hotbay_log_lines_dropped_total` | counter | lines of the plugin's log that were dropped |
 /// | `hotbay_calls_waiting` | gauge | calls that wait in the queue |
 /// | `hotbay_calls_running` | gauge | calls that run |
 /// | `hotbay_generation` | gauge | the generation that serves, 0 for none |
-/// | `hotbay_quarantined` | gauge | 1 while the plugin is not called because it failed too often |
+/// | `hotbay_quarantined` | gauge | 1 while the plugin is not called for a while |
 /// | `hotbay_live_bytes` | gauge | bytes that the plugin holds, if it counts them |
 /// | `hotbay_call_duration_seconds` | histogram | durations of sampled calls |
 /// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | one call in so many is sampled |
@@ -72,8 +72,10 @@ const COUNTERS: [Row<u64>; 7] = [
     }),
     ("hotbay_call_faults_total", "calls that ended in a panic", |plugin| plugin.faults),
     ("hotbay_calls_refused_total", "calls that never reached the plugin", |plugin| plugin.refused),
-    ("hotbay_calls_shed_total", "calls that were refused for want of room", |plugin| plugin.shed),
-    ("hotbay_calls_abandoned_total", "calls whose answers nobody waited for any more", |plugin| {
+    ("hotbay_calls_shed_total", "pooled calls that waited too long to be begun", |plugin| {
+        plugin.shed
+    }),
+    ("hotbay_calls_abandoned_total", "pooled calls that ran into their deadlines", |plugin| {
         plugin.abandoned
     }),
     ("hotbay_log_lines_dropped_total", "lines of the plugin's log that were dropped", |plugin| {
@@ -87,11 +89,9 @@ const GAUGES: [Row<Option<f64>>; 5] = [
     ("hotbay_generation", "the generation that serves, 0 for none", |plugin| {
         Some(plugin.generation.map_or(0, |generation| generation.get()) as f64)
     }),
-    (
-        "hotbay_quarantined",
-        "1 while the plugin is not called because it failed too often",
-        |plugin| Some(f64::from(u8::from(plugin.is_quarantined))),
-    ),
+    ("hotbay_quarantined", "1 while the plugin is not called for a while", |plugin| {
+        Some(f64::from(u8::from(plugin.is_quarantined)))
+    }),
     ("hotbay_live_bytes", "bytes that the plugin holds, if it counts them", |plugin| {
         plugin.live_bytes.map(|bytes| bytes as f64)
     }),

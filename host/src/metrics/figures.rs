@@ -36,9 +36,9 @@ pub struct PluginFigures {
     pub faults: u64,
     /// Calls that never reached the plugin.
     pub refused: u64,
-    /// Calls that were refused for want of room.
+    /// Pooled calls that waited longer than `queue_age_max`.
     pub shed: u64,
-    /// Calls whose answers nobody waited for any more.
+    /// Pooled calls that ran into their deadlines.
     pub abandoned: u64,
     /// Lines of its log that were dropped.
     pub log_lines_dropped: u64,
@@ -46,7 +46,7 @@ pub struct PluginFigures {
     pub waiting: u64,
     /// Calls that run.
     pub running: u64,
-    /// Whether it is not called for a while because it failed too often.
+    /// Whether it is not called for a while for a while.
     pub is_quarantined: bool,
     /// Bytes that it holds; none where it does not count.
     pub live_bytes: Option<i64>,

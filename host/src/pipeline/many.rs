@@ -95,6 +95,24 @@ impl Pipeline {
     /// `requests` until the outcomes are taken. Runs on any executor; nothing runs unless the
     /// outcomes are asked for. Dropping the stream takes back what runs.
     ///
+    /// ```
+    /// # use hotbay::{Host, Many, Output, Request};
+    /// use futures_util::stream;
+    ///
+    /// # let host = Host::builder()
+    /// #     .register_fn("shout", |_, input| Ok(Output::text(input.as_text()?.to_uppercase())))
+    /// #     .build()?;
+    /// let lines = ["one", "two"].map(|line| Request::owned(line.into()));
+    /// let mut done = host.pipeline(["shout"])?.run_many(stream::iter(lines), Many::ordered());
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// while let Some(one) = done.next().await {
+    ///     println!("{}: {}", one.index, one.outcome?.as_text()?);
+    /// }
+    /// # Ok::<(), hotbay::Error>(())
+    /// # })?;
+    /// # Ok::<(), hotbay::Error>(())
+    /// ```
+    ///
     /// Plugins are looked up for each chunk. Where nothing bounds their calls, neither a
     /// deadline nor `limits.in_flight`, threads of the stream's own take chunks through all
     /// steps, as many as the plugins have workers; otherwise each step runs on the workers of

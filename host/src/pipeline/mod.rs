@@ -130,8 +130,11 @@ impl Pipeline {
     fn plugin(&self, at: usize) -> Result<PluginHandle, Error> {
         let PipelineStep { name, plugin, .. } = &self.steps[at];
         let Some(name) = name else {
-            let message = format!("there is no plugin `{plugin}`: that is no plugin's name");
-            return Err(Error::new(ErrorKind::NotFound, message));
+            let error = Error::new(ErrorKind::NotFound, format!("there is no plugin `{plugin}`"));
+            return Err(match PluginName::new(plugin) {
+                Err(invalid) => error.caused_by(invalid),
+                Ok(_) => error,
+            });
         };
         self.find.find(name).map_err(|error| error.of_if_nobody(name))
     }

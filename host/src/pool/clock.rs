@@ -3,16 +3,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::quiet::caught;
 use crate::sync::lock;
 
 /// How soon a look is tried again that failed, and how often a clock that has ended looks
 /// whether it is still needed.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How far ahead a moment is noted.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
 
 /// Something that looks at itself at certain moments.
 pub(crate) trait Timed: Send + Sync {
@@ -85,7 +88,10 @@ impl Hand {
     /// Lets `who` look at `when`, or earlier if an earlier moment was named before.
     pub(crate) fn look_at(&self, when: Instant, who: &Arc<dyn Timed>) {
         let mut inner = lock(&self.shared.inner);
-        if !inner.name(when, who) {
+        // Not far ahead, so that nothing is kept long for who is gone; who looks early names
+        // the next moment.
+        let is_next = inner.name(when.min(Instant::now() + AHEAD_MAX), who);
+        if !is_next && inner.thread.is_some() {
             return;
         }
         if inner.thread.is_none() && !inner.has_ended {
@@ -181,12 +187,12 @@ impl Shared {
     fn let_look(&self, who: &Arc<dyn Timed>) {
         let look = || Arc::clone(who).look(Instant::now());
         // Whoever is told of a deadline may have code of the application behind it.
-        let next = catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
+        let next = caught(look).unwrap_or_else(|_| {
             // Whoever looks catches what others may throw; but no deadline is to be lost.
             Some(Instant::now() + LOOK_EVERY)
         });
         if let Some(next) = next {
-            lock(&self.inner).name(next, who);
+            lock(&self.inner).name(next.min(Instant::now() + AHEAD_MAX), who);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The threads of one owner: workers at a queue, and errands that are waited for. All of them
 //! are joined before the owner lets go of what they ran.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
+use super::quiet::{caught, quietly};
 use super::{Epoch, Ran, Seat, Ticket, Work, ticket};
 use crate::sync::{deadline_in, lock};
 
@@ -103,14 +103,13 @@ impl Crew {
         let thread = self.builder().spawn(move || {
             let seat = employer.sit(epoch);
             while let Some(work) = Arc::clone(&employer).next(seat) {
-                let run = AssertUnwindSafe(|| Arc::clone(&work).run(generation));
-                match catch_unwind(run) {
+                match caught(|| Arc::clone(&work).run(generation)) {
                     Ok(Ran::Done) => {}
                     Ok(Ran::NotHere) => Arc::clone(&employer).hand_back(seat, work),
                     // What unwinds out of work is not the plugin's, and no reason to stop.
-                    Err(_) => {
-                        let _ = catch_unwind(AssertUnwindSafe(|| work.broke()));
-                        tracing::error!("work of the host's own panicked on a worker");
+                    Err(message) => {
+                        quietly(|| work.broke());
+                        tracing::error!(message, "work of the host's own panicked on a worker");
                     }
                 }
             }

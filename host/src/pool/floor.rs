@@ -1,7 +1,7 @@
 //! What the handle, the workers, the tasks and the tickets of one pool share: where tasks come
 //! in, wait, run, and leave their outcomes. Owns no thread.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,14 +39,12 @@ struct Waiting<F> {
 }
 
 thread_local! {
-    /// The address of the floor that this thread works on; 0 for none.
-    static INSIDE: Cell<usize> = const { Cell::new(0) };
+    /// The addresses of the floors that this thread is inside of, one within the other.
+    static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Until it is dropped, this thread is inside a floor.
-struct Inside {
-    before: usize,
-}
+struct Inside;
 
 impl<T: Send + 'static> Floor<T> {
     /// A floor, and the epoch of its workers, which are to be started.
@@ -178,14 +176,15 @@ impl<T: Send + 'static> Floor<T> {
     }
 
     fn enter(self: &Arc<Self>) -> Inside {
-        Inside { before: INSIDE.replace(self.address()) }
+        INSIDE.with_borrow_mut(|inside| inside.push(self.address()));
+        Inside
     }
 }
 
 impl<T> Floor<T> {
     /// Whether this thread is a worker of this pool, so that waiting for it could be for ever.
     pub(super) fn is_inside(&self) -> bool {
-        INSIDE.get() == self.address()
+        INSIDE.with_borrow(|inside| inside.contains(&self.address()))
     }
 
     fn address(&self) -> usize {
@@ -225,7 +224,7 @@ where
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.set(self.before);
+        let _ = INSIDE.with_borrow_mut(Vec::pop);
     }
 }
 

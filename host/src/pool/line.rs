@@ -22,6 +22,8 @@ pub(super) struct Line {
     pub(super) replaced: u32,
     pub(super) seats: u64,
     pub(super) gate: Gate,
+    /// Nobody begins anything; the workers stay.
+    pub(super) is_suspended: bool,
     /// When the queue is looked at next.
     pub(super) armed: Option<Instant>,
 }
@@ -35,6 +37,8 @@ pub(super) struct Waiting {
 pub(super) struct Running {
     pub(super) seat: Seat,
     pub(super) work: Arc<dyn Work>,
+    /// How long it would have waited.
+    pub(super) patience: Patience,
     pub(super) lost: Lost,
 }
 
@@ -81,15 +85,42 @@ pub(crate) struct Seat {
 /// A worker that ended what it was at.
 pub(super) struct Risen {
     pub(super) ended: Option<Arc<dyn Work>>,
+    pub(super) patience: Patience,
     pub(super) was_lost: bool,
     pub(super) stays: bool,
 }
 
+impl Default for Risen {
+    /// A worker that was at nothing.
+    fn default() -> Self {
+        Self { ended: None, patience: Patience::default(), was_lost: false, stays: true }
+    }
+}
+
 impl Line {
+    /// Whether nobody works and nobody may be started.
+    pub(super) fn is_deserted(&self) -> bool {
+        let lost = |running: &&Running| {
+            running.lost == Lost::NotReplaced && running.seat.epoch == self.epoch
+        };
+        let lost = self.running.iter().filter(lost).count();
+        self.is_stuck() && self.workers as usize <= lost
+    }
+
+    /// Work that is not to wait until a lost worker comes back.
+    pub(super) fn take_impatient(&mut self) -> VecDeque<Waiting> {
+        let (patient, impatient) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|one| one.work.waits_for_the_lost());
+        self.waiting = patient;
+        impatient
+    }
+
     /// Whether one more worker is to be started for what waits.
     pub(super) fn hire(&mut self) -> Option<Epoch> {
         // A sleeper that was woken counts as idle until it runs, so what waits is counted too.
-        if self.idle >= self.waiting.len() || self.workers >= self.workers_max {
+        let wants_no_more = self.idle >= self.waiting.len() || self.workers >= self.workers_max;
+        if wants_no_more || self.is_suspended {
             return None;
         }
         self.workers += 1;
@@ -99,24 +130,26 @@ impl Line {
     /// Ends what a worker was at.
     pub(super) fn rise(&mut self, seat: Seat) -> Risen {
         let at = self.running.iter().position(|running| running.seat == seat);
-        let Some(at) = at else { return Risen { ended: None, was_lost: false, stays: true } };
-        let Running { work, lost, .. } = self.running.swap_remove(at);
+        let Some(at) = at else { return Risen::default() };
+        let Running { work, lost, patience, .. } = self.running.swap_remove(at);
         let mut stays = seat.epoch == self.epoch;
         if stays && lost == Lost::Replaced {
             self.replaced -= 1;
             stays = self.workers < self.workers_max;
             self.workers += u32::from(stays);
         }
-        Risen { ended: Some(work), was_lost: lost != Lost::No, stays }
+        Risen { ended: Some(work), patience, was_lost: lost != Lost::No, stays }
     }
 
     /// The next work of a worker, if any waits and it may take it.
     pub(super) fn begin_next(&mut self, seat: Seat) -> (Option<Arc<dyn Work>>, Option<Instant>) {
-        if self.is_over_for(seat) {
+        if self.is_over_for(seat) || self.is_suspended {
             return (None, None);
         }
-        let Some(Waiting { work, .. }) = self.waiting.pop_front() else { return (None, None) };
-        self.running.push(Running { seat, work: Arc::clone(&work), lost: Lost::No });
+        let Some(Waiting { work, patience }) = self.waiting.pop_front() else {
+            return (None, None);
+        };
+        self.running.push(Running { seat, work: Arc::clone(&work), patience, lost: Lost::No });
         let look_at = self.arm(work.due());
         (Some(work), look_at)
     }
@@ -135,6 +168,12 @@ impl Line {
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Takes work out that waits.
+    pub(super) fn take_out(&mut self, work: &Arc<dyn Work>) -> Option<Arc<dyn Work>> {
+        let at = self.waiting.iter().position(|waiting| Arc::ptr_eq(&waiting.work, work))?;
+        self.waiting.remove(at).map(|waiting| waiting.work)
     }
 
     /// Work that nobody wants any more.

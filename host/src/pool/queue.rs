@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::line::{Epoch, Gate, Line, Lost, QueueLimits, Risen, Running, Seat, Waiting};
 use super::locks::{Condvar, Mutex, MutexGuard};
+use super::quiet::quietly;
 use super::work::{Never, Patience, Work};
 use crate::sync::lock;
 
@@ -52,6 +53,8 @@ pub(crate) struct Looked {
     /// Work that runs and may be late.
     pub(crate) late: Vec<Arc<dyn Work>>,
     pub(crate) next: Option<Instant>,
+    /// A worker is to be started.
+    pub(crate) hire: Option<Epoch>,
     /// Dropped by whoever looks, when nothing is locked.
     #[expect(dead_code, reason = "held, not read")]
     pub(super) unwanted: VecDeque<Waiting>,
@@ -82,6 +85,7 @@ impl Queue {
             replaced: 0,
             seats: 0,
             gate: Gate::Open,
+            is_suspended: false,
             armed: None,
         };
         Self { inner: Mutex::new(inner), filled: Condvar::new(), emptied: Condvar::new() }
@@ -119,13 +123,15 @@ impl Queue {
     /// the queue is.
     pub(crate) fn hand_back(&self, seat: Seat, work: Arc<dyn Work>) -> Pushed {
         let mut inner = lock(&self.inner);
-        let _same = inner.rise(seat).ended;
+        let Risen { ended: _same, patience, .. } = inner.rise(seat);
         if inner.gate == Gate::Closed {
+            if inner.is_empty() {
+                self.emptied.notify_all();
+            }
             drop(inner);
-            work.never(Never::Closed);
+            quietly(|| work.never(Never::Closed));
             return Pushed::Closed;
         }
-        let patience = Patience { late: work.due(), ..Patience::default() };
         inner.waiting.push_front(Waiting { work, patience });
         self.pushed(inner)
     }
@@ -148,7 +154,7 @@ impl Queue {
     /// second answer is as for [`push`](Self::push).
     pub(crate) fn take(&self, seat: Seat) -> (Taken, Option<Instant>) {
         let mut inner = lock(&self.inner);
-        let Risen { ended, was_lost, stays } = inner.rise(seat);
+        let Risen { ended, was_lost, stays, .. } = inner.rise(seat);
         if ended.is_some() && inner.gate != Gate::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
@@ -187,9 +193,13 @@ impl Queue {
         }
     }
 
-    /// A worker that was to be started for `epoch` could not be. If there is no other, the work
-    /// that was pushed last comes back, because nobody would do it.
-    pub(crate) fn not_hired(&self, epoch: Epoch) -> Option<Arc<dyn Work>> {
+    /// A worker that was to be started for `epoch` could not be. If there is no other, nobody
+    /// would do `work`: takes it out, if it still waits.
+    pub(crate) fn not_hired(
+        &self,
+        epoch: Epoch,
+        work: Option<&Arc<dyn Work>>,
+    ) -> Option<Arc<dyn Work>> {
         let mut inner = lock(&self.inner);
         if inner.epoch != epoch {
             return None;
@@ -198,7 +208,30 @@ impl Queue {
         if inner.workers > 0 {
             return None;
         }
-        inner.waiting.pop_back().map(|waiting| waiting.work)
+        let taken = work.and_then(|work| inner.take_out(work));
+        if inner.gate != Gate::Open && inner.is_empty() {
+            self.emptied.notify_all();
+        }
+        taken
+    }
+
+    /// Lets nobody begin anything; the workers stay.
+    pub(crate) fn suspend(&self) {
+        lock(&self.inner).is_suspended = true;
+    }
+
+    /// Lets the workers go on. Answers with how many are to be started besides for the work that
+    /// waits.
+    pub(crate) fn resume(&self) -> (Epoch, u32) {
+        let mut inner = lock(&self.inner);
+        inner.is_suspended = false;
+        let wanted = inner.waiting.len().saturating_sub(inner.idle);
+        let hires = (0..wanted).take_while(|_| inner.hire().is_some()).count();
+        let hires = u32::try_from(hires).unwrap_or(u32::MAX);
+        let epoch = inner.epoch;
+        drop(inner);
+        self.filled.notify_all();
+        (epoch, hires)
     }
 
     /// Begins an epoch with at most so many workers; the workers before it go home. Answers with
@@ -211,6 +244,7 @@ impl Queue {
         inner.workers = u32::try_from(inner.waiting.len()).unwrap_or(u32::MAX).min(workers_max);
         inner.idle = 0;
         inner.replaced = 0;
+        inner.is_suspended = false;
         let begun = (inner.epoch, inner.workers);
         drop(inner);
         self.filled.notify_all();
@@ -243,6 +277,10 @@ impl Queue {
                 due => sooner(due),
             }
         }
+        if inner.workers == 0 && !inner.waiting.is_empty() {
+            // The system gave no thread before.
+            looked.hire = inner.hire();
+        }
         inner.armed = next;
         looked.next = next;
         if inner.gate != Gate::Open && inner.is_empty() {
@@ -266,18 +304,37 @@ impl Queue {
             }
         }
         let mut left = rest;
+        let why = match inner.gate {
+            Gate::Closed => Never::Closed,
+            Gate::Open | Gate::Finishing => Never::Stuck,
+        };
         if inner.gate != Gate::Closed
             && let Some(work) = left.take()
         {
             inner.waiting.push_front(Waiting { work, patience: Patience::default() });
         }
+        // Who took it back does not wait for it to be looked at.
+        let unwanted = if work.is_wanted() { None } else { inner.take_out(work) };
+        let impatient = match inner.is_deserted() {
+            true => inner.take_impatient(),
+            false => VecDeque::new(),
+        };
+        if inner.gate != Gate::Open && inner.is_empty() {
+            self.emptied.notify_all();
+        }
         let given_up = GivenUp { hire: inner.hire(), is_stuck: inner.is_stuck() };
         drop(inner);
         self.filled.notify_one();
-        if let Some(work) = left {
-            work.never(Never::Closed);
+        drop(unwanted);
+        for work in impatient.into_iter().map(|waiting| waiting.work).chain(left) {
+            quietly(|| work.never(why));
         }
         given_up
+    }
+
+    /// Whether nobody works, and nobody is started before a lost worker comes back.
+    pub(crate) fn is_deserted(&self) -> bool {
+        lock(&self.inner).is_deserted()
     }
 
     /// Whether as many workers are lost as may be, and none has come back.
@@ -319,7 +376,7 @@ impl Queue {
         self.filled.notify_all();
         self.emptied.notify_all();
         for waiting in waiting {
-            waiting.work.never(Never::Closed);
+            quietly(|| waiting.work.never(Never::Closed));
         }
     }
 

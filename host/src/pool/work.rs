@@ -20,6 +20,11 @@ pub(crate) trait Work: Send + Sync {
         true
     }
 
+    /// Whether it waits for workers that are lost to come back, however long that takes.
+    fn waits_for_the_lost(&self) -> bool {
+        true
+    }
+
     /// When what runs is to be looked at.
     fn due(&self) -> Option<Instant> {
         None
@@ -50,6 +55,8 @@ pub(crate) enum Never {
     Late,
     /// It waited longer than work may.
     TooOld,
+    /// All workers are lost, and no further one is started.
+    Stuck,
     /// The queue stayed full for as long as it wanted to wait for a place.
     NoPlace,
 }

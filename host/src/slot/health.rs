@@ -145,7 +145,8 @@ impl Health {
 
     /// What a call is told while the host ends.
     pub(super) fn ending(&self) -> Error {
-        let message = "is not called any more: the host is shutting down";
+        let message =
+            "is not called any more: its host was shut down, or the last `Host` was dropped";
         Error::new(ErrorKind::Shutdown, message).of(&self.name)
     }
 
@@ -186,11 +187,10 @@ impl Health {
         }
     }
 
-    /// A call of `generation` did not answer in time. While a probe runs no other call does, so
-    /// it was the probe.
-    pub(super) fn late(&self, generation: u64) {
-        let probe = lock(&self.inner).history.is_probing();
-        self.fault(generation, probe);
+    /// A call of `generation` did not answer in time; `probe` is its number if it was one.
+    pub(super) fn late(&self, generation: u64, probe: Option<u64>) {
+        let is_probe = probe.is_some() && lock(&self.inner).history.probing() == probe;
+        self.fault(generation, is_probe);
     }
 
     /// A fault of `generation`, wherever it happened.

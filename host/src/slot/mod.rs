@@ -276,8 +276,7 @@ impl Slot {
     /// Refuses a call that was taken back, or whose deadline has passed.
     pub(crate) fn is_still_wanted(&self, request: &Request<'_>) -> Result<(), Error> {
         if request.is_taken_back() {
-            let message = "was not called: its caller took the call back";
-            return Err(Error::new(ErrorKind::Cancelled, message).of(&self.name));
+            return Err(self.not_wanted());
         }
         match request.deadline() {
             Some(deadline) if deadline <= Instant::now() => {
@@ -285,6 +284,13 @@ impl Slot {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What a call is told that was taken back before it began.
+    #[cold]
+    pub(crate) fn not_wanted(&self) -> Error {
+        let message = "was not called: its caller took the call back";
+        Error::new(ErrorKind::Cancelled, message).of(&self.name)
     }
 
     /// Whether calls that run at once are limited.

@@ -84,9 +84,8 @@ impl Slot {
             *vacancy = Vacancy::Paused(Arc::downgrade(&current), Some(generation));
             current
         };
-        // Workers go home; what is queued waits for the next epoch.
+        self.queue.suspend();
         let generation = not_current(&current);
-        let _ = self.queue.begin(0, generation.terms.queue);
         Some(Paused { generation, token: Arc::downgrade(&current) })
     }
 
@@ -96,6 +95,8 @@ impl Slot {
         match &mut *vacancy {
             Vacancy::Paused(_, generation) => {
                 *generation = None;
+                // Its workers go home; what is queued waits for those of the next.
+                let _ = self.queue.begin(0, paused.generation.terms.queue);
                 Ok(Arc::clone(&paused.generation))
             }
             // Somebody else ends it.
@@ -134,7 +135,7 @@ impl Slot {
             self.current.store(token);
         }
         self.changed.notify_all();
-        self.begin(&paused.generation);
+        self.go_on();
     }
 
     /// What a call does that finds nobody: waits if the plugin is paused, unless the call was

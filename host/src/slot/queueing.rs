@@ -7,9 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Slot;
+use crate::call::Standing;
 use crate::error::{Error, ErrorKind, fault_of};
 use crate::generation::Generation;
 use crate::pool::{Employer, Epoch, Never, Overrun, Patience, Pushed, Seat, Taken, Timed, Work};
+
+/// How soon a worker is tried to be started again that the system gave no thread for.
+const HIRE_AGAIN_IN: Duration = Duration::from_millis(100);
 
 /// How often the memory of a plugin is looked at that has a limit.
 const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -31,11 +35,11 @@ impl Slot {
         work: Arc<dyn Work>,
         patience: Patience,
     ) -> Result<(), Error> {
-        let (pushed, look_at) = self.queue.push(work, patience);
+        let (pushed, look_at) = self.queue.push(Arc::clone(&work), patience);
         self.look_later(look_at);
         match pushed {
             Pushed::Waits => Ok(()),
-            Pushed::Hire(epoch) => self.hire(epoch),
+            Pushed::Hire(epoch) => self.hire(epoch, Some(&work)),
             Pushed::Full => Err(self.overloaded()),
             Pushed::Closed => Err(self.gone()),
         }
@@ -54,22 +58,26 @@ impl Slot {
     }
 
     /// Starts a worker of the generation that serves in `epoch`.
-    fn hire(self: &Arc<Self>, epoch: Epoch) -> Result<(), Error> {
+    fn hire(self: &Arc<Self>, epoch: Epoch, work: Option<&Arc<dyn Work>>) -> Result<(), Error> {
         // Not current any more: the epoch is over or about to be, and the next one hires.
         let Some(generation) = self.generation() else { return Ok(()) };
         let employer: Arc<dyn Employer> = Arc::<Self>::clone(self);
         let Err(error) = generation.hire(employer, epoch) else { return Ok(()) };
-        let Some(undone) = self.queue.not_hired(epoch) else { return Ok(()) };
-        drop(undone);
+        tracing::error!(%error, plugin = %self.name, "no thread for a worker");
+        let undone = self.queue.not_hired(epoch, work);
+        // Others may wait, and nobody else would start a worker for them.
+        self.look_later(Some(Instant::now() + HIRE_AGAIN_IN));
+        if undone.is_none() {
+            return Ok(());
+        }
         let message = "has no worker: the system gave no thread";
         Err(Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.name))
     }
 
     fn hire_or_tell(self: &Arc<Self>, epoch: Option<Epoch>) {
-        if let Some(epoch) = epoch
-            && let Err(error) = self.hire(epoch)
-        {
-            tracing::error!(error = error.full_message(), "a queued call waits for a thread");
+        if let Some(epoch) = epoch {
+            // Tried again later, and told to the log.
+            let _ = self.hire(epoch, None);
         }
     }
 
@@ -77,18 +85,21 @@ impl Slot {
     pub(super) fn begin(self: &Arc<Self>, generation: &Generation) {
         let terms = &generation.terms;
         let (epoch, hires) = self.queue.begin(generation.crew.workers_max, terms.queue);
-        for _ in 0..hires {
-            let employer: Arc<dyn Employer> = Arc::<Self>::clone(self);
-            if let Err(error) = generation.hire(employer, epoch) {
-                tracing::error!(%error, plugin = %self.name, "no thread for a worker");
-                if let Some(undone) = self.queue.not_hired(epoch) {
-                    undone.never(Never::Closed);
-                }
-            }
-        }
+        (0..hires).for_each(|_| self.hire_or_tell(Some(epoch)));
         if terms.memory_bytes_max.is_some() {
             self.look_later(Some(Instant::now() + MEMORY_LOOK_EVERY));
         }
+    }
+
+    /// Lets the workers of the generation that was paused go on.
+    pub(super) fn go_on(self: &Arc<Self>) {
+        let (epoch, hires) = self.queue.resume();
+        (0..hires).for_each(|_| self.hire_or_tell(Some(epoch)));
+    }
+
+    /// Whether nobody works, and nobody is started before a lost worker comes back.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.queue.is_deserted()
     }
 
     /// Takes no more pooled calls, and waits until those that were taken are done.
@@ -100,10 +111,10 @@ impl Slot {
     /// The worker at `work` is not waited for; `rest` is for another one.
     fn give_up(self: &Arc<Self>, work: &Arc<dyn Work>, rest: Option<Arc<dyn Work>>) {
         let given_up = self.queue.give_up(work, rest);
+        self.hire_or_tell(given_up.hire);
         if given_up.is_stuck {
             self.health.stuck(self.queue.running().1);
         }
-        self.hire_or_tell(given_up.hire);
     }
 
     /// What a call is told whose turn never came.
@@ -118,6 +129,7 @@ impl Slot {
                 Error::new(ErrorKind::Overloaded, message).of(&self.name)
             }
             Never::NoPlace => self.overloaded(),
+            Never::Stuck => self.deserted(),
         }
     }
 
@@ -127,13 +139,13 @@ impl Slot {
         self.meter.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What a call is told that ran into its deadline; `generation` is the one that it entered,
-    /// if it did.
-    pub(crate) fn abandoned(&self, generation: Option<u64>) -> Error {
+    /// What a call is told that ran into its deadline. It is held against the plugin if it is in
+    /// it.
+    pub(crate) fn abandoned(&self, standing: &Standing) -> Error {
         self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
-        match generation {
-            Some(generation) => self.health.late(generation),
-            None => return self.late("was not entered before the deadline; a layer took too long"),
+        match standing.entered() {
+            Some(generation) => self.health.late(generation, standing.probe()),
+            None => return self.late("was held up by a layer until after its deadline"),
         }
         self.late(
             "did not answer before the deadline; the call still runs, and its answer is dropped",
@@ -145,10 +157,20 @@ impl Slot {
         Error::new(ErrorKind::DeadlineExceeded, message).of(&self.name)
     }
 
+    /// What a call is told that nobody would begin.
+    #[cold]
+    pub(crate) fn deserted(&self) -> Error {
+        let message = "has no worker left: calls passed their deadlines and still run";
+        Error::new(ErrorKind::Overloaded, message).of(&self.name)
+    }
+
     #[cold]
     fn overloaded(&self) -> Error {
         let places = self.terms().map_or(0, |terms| terms.queue.places);
-        let message = format!("has {places} calls waiting, which is its `limits.queue`");
+        let message = format!(
+            "has {places} calls waiting already, as many as may (`limits.queue`, or the host's \
+             `queue_max`)"
+        );
         Error::new(ErrorKind::Overloaded, message).of(&self.name)
     }
 
@@ -211,6 +233,7 @@ impl Timed for Slot {
         for (work, why) in looked.never {
             told(|| work.never(why));
         }
+        self.hire_or_tell(looked.hire);
         let mut next = looked.next;
         for work in looked.late {
             match told(|| Arc::clone(&work).overrun(now)).unwrap_or(Overrun::InTime) {

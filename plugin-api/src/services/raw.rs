@@ -204,6 +204,14 @@ fn serve(service: impl FnOnce() -> Result<(), ServiceError>) -> i32 {
         Ok(Ok(())) => code::OK,
         Ok(Err(ServiceError::Closed)) => code::CLOSED,
         Ok(Err(ServiceError::Denied)) => code::DENIED,
-        Ok(Err(ServiceError::Unavailable)) | Err(_) => code::UNAVAILABLE,
+        Ok(Err(ServiceError::Unavailable)) => code::UNAVAILABLE,
+        Err(payload) => {
+            // Its drop may panic too, and what that throws is dropped by nobody.
+            let drop = std::panic::AssertUnwindSafe(|| drop(payload));
+            if let Err(second) = std::panic::catch_unwind(drop) {
+                std::mem::forget(second);
+            }
+            code::UNAVAILABLE
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! The cells in which threads count, and the store of a pool's results, in every order that
-//! memory allows. The files under test are the host's own, with loom's atomics and locks in the
+//! The cells in which threads count, the store of a pool's results, and the queue of its work, in
+//! every order that memory allows. The files under test are the host's own, with loom's atomics and locks in the
 //! place of std's.
 
 #![cfg(test)]
@@ -17,6 +17,7 @@ mod atomic {
     pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 }
 
+#[allow(dead_code, reason = "the host's")]
 #[path = "../../../host/src/sync/cells.rs"]
 mod cells;
 

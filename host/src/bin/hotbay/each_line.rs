@@ -160,7 +160,9 @@ impl Work<'_> {
             self.under_way.stop();
             enough_after(GRACE, self.asking);
             if !self.is_json {
-                self.progress.beside(|| say("finishing what runs; a second time ends at once"));
+                self.progress.beside(|| {
+                    say("finishing what runs, at most 10 s; a second time ends at once")
+                });
             }
         }
     }

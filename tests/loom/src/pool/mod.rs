@@ -1,16 +1,26 @@
 //! The store of a pool's results: whatever tickets, tasks and takers do at once, each outcome is
-//! seen once, and its place is free once.
+//! seen once, and its place is free once. The queue of a pool has its models in `queues`.
 
 mod locks {
-    pub(super) use loom::sync::{Mutex, MutexGuard};
+    pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
 mod quiet {
     pub(super) fn quietly(run: impl FnOnce()) {
         run();
     }
 }
+#[allow(dead_code, reason = "the host's")]
+#[path = "../../../../host/src/pool/line.rs"]
+mod line;
+#[allow(dead_code, reason = "the host's")]
+#[path = "../../../../host/src/pool/queue.rs"]
+mod queue;
+mod queues;
 #[path = "../../../../host/src/pool/store.rs"]
 mod store;
+#[allow(dead_code, reason = "the host's")]
+#[path = "../../../../host/src/pool/work.rs"]
+mod work;
 
 use std::fmt;
 use std::sync::Arc;
@@ -145,8 +155,13 @@ impl Pending {
 
 /// With at most three preemptions; all orders pass as well, but take long.
 fn model(check: impl Fn() + Send + Sync + 'static) {
+    preempted(3, check);
+}
+
+/// Checks it with at most so many preemptions.
+fn preempted(times_max: usize, check: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(times_max);
     builder.check(check);
 }
 
