@@ -223,7 +223,7 @@ fn a_signal_ends_an_endless_input_and_what_is_written_is_a_beginning() {
         feeder.join().unwrap();
         assert_eq!(code, Some(1));
         let told: Vec<_> = stderr.lines().collect();
-        assert_eq!(told[0], "finishing what runs; a second time ends at once");
+        assert_eq!(told[0], "finishing what runs, at most 10 s; a second time ends at once");
         let done = told[1].replace(',', "");
         let start = format!("stopped: {count} lines done ");
         assert!(done.starts_with(&start) && done.ends_with(" read and not done"), "{done}");
