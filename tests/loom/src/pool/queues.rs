@@ -340,15 +340,16 @@ fn work_outlives_the_epoch_of_the_worker_that_took_it() {
 }
 
 #[test]
-fn work_waits_while_nobody_serves_and_is_done_in_the_next_epoch() {
+fn work_waits_while_the_queue_is_suspended_and_is_done_when_it_goes_on() {
     preempted(2, || {
         let yard = Yard::new(1);
         let pieces = [yard.piece(), yard.piece()];
         assert!(yard.push(&pieces[0]));
         let pushed = Arc::clone(&pieces[1]);
         yard.spawn(move |yard| assert!(yard.push(&pushed)));
-        let _ = yard.begin(0);
-        let _ = yard.begin(1);
+        yard.queue.suspend();
+        let (epoch, hires) = yard.queue.resume();
+        (0..hires).for_each(|_| yard.hire(epoch));
         yard.close_after(2);
         assert_eq!(pieces.map(|piece| piece.became()), [(1, 0); 2]);
     });
