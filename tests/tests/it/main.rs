@@ -20,6 +20,8 @@ mod logs;
 mod manifests;
 mod memory;
 mod mended;
+mod mended_bounds;
+mod mended_ends;
 mod metrics;
 #[cfg(unix)]
 mod mutants;

@@ -1,0 +1,301 @@
+//! The input of one call, and the terms on which it is made.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use hotbay_plugin::abi::Media;
+use hotbay_plugin::{ContentType, Payload, TraceContext};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::Reply;
+use crate::error::{Error, ErrorKind};
+use crate::sync::deadline_in;
+
+/// The input of one call, borrowed where it can be.
+#[derive(Debug)]
+pub struct Request<'a> {
+    data: Data<'a>,
+    media: Media<'a>,
+    /// The media type's name where the request owns it; then it counts.
+    owned_media: Option<Box<str>>,
+    deadline: Option<Instant>,
+    /// What few requests have.
+    more: Option<Box<More>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct More {
+    trace: Option<TraceContext>,
+    token: Option<CancellationToken>,
+    operation: Option<Cow<'static, str>>,
+    place_wait_max: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum Data<'a> {
+    Borrowed(&'a [u8]),
+    Owned(Vec<u8>),
+    /// What another plugin answered, passed on without a copy.
+    Reply(Box<Reply>),
+}
+
+impl<'a> Request<'a> {
+    /// Plain text.
+    pub fn text(text: &'a str) -> Self {
+        Self::new(Data::Borrowed(text.as_bytes()), Media::TEXT)
+    }
+
+    /// Any bytes.
+    pub fn bytes(bytes: &'a [u8]) -> Self {
+        Self::new(Data::Borrowed(bytes), Media::BYTES)
+    }
+
+    /// Text that is already JSON.
+    pub fn json_text(json: &'a str) -> Self {
+        Self::new(Data::Borrowed(json.as_bytes()), Media::JSON)
+    }
+
+    /// Any bytes, given away.
+    pub fn owned(bytes: Vec<u8>) -> Self {
+        Self::new(Data::Owned(bytes), Media::BYTES)
+    }
+
+    /// A value written as JSON.
+    ///
+    /// # Errors
+    ///
+    /// `Input` when `value` cannot be JSON, such as a map whose keys are no text.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
+        let bytes = serde_json::to_vec(value).map_err(|error| {
+            Error::new(ErrorKind::Input, "the request cannot be JSON").caused_by(error)
+        })?;
+        Ok(Self::new(Data::Owned(bytes), Media::JSON))
+    }
+
+    #[inline]
+    fn new(data: Data<'a>, media: Media<'a>) -> Self {
+        Self { data, media, owned_media: None, deadline: None, more: None }
+    }
+
+    /// The same bytes under another media type.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: impl Into<Cow<'a, str>>) -> Self {
+        match content_type.into() {
+            Cow::Borrowed(name) => {
+                self.media = Media::of(name);
+                self.owned_media = None;
+            }
+            Cow::Owned(name) => self.owned_media = Some(name.into()),
+        }
+        self
+    }
+
+    /// Says where in a distributed trace the call stands; the plugin can read it.
+    #[must_use]
+    pub fn with_trace(mut self, trace: TraceContext) -> Self {
+        self.more().trace = Some(trace);
+        self
+    }
+
+    /// Says how long the answer is wanted, from now on.
+    ///
+    /// A call that has not begun by then never does. [`execute`](crate::PluginHandle::execute)
+    /// answers at that moment whatever the plugin does;
+    /// [`call`](crate::PluginHandle::call) runs in this thread and comes back when the plugin
+    /// does, which can see the deadline. The earlier one counts if there is one already.
+    #[must_use]
+    pub fn deadline_in(self, wait_max: Duration) -> Self {
+        self.deadline_at(deadline_in(wait_max))
+    }
+
+    /// As [`deadline_in`](Self::deadline_in), for a moment.
+    #[must_use]
+    pub fn deadline_at(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self
+    }
+
+    /// Takes the call back when `token` is cancelled: one that has not begun never does, and
+    /// the plugin of one that runs can see it.
+    #[must_use]
+    pub fn cancelled_by(mut self, token: CancellationToken) -> Self {
+        self.more().token = Some(token);
+        self
+    }
+
+    /// Names what the plugin is asked to do, such as `read`, `write` or `exec`. A plugin whose
+    /// manifest does not name it among its `permissions` is not called: `Denied`.
+    #[must_use]
+    pub fn operation(mut self, operation: impl Into<Cow<'static, str>>) -> Self {
+        self.more().operation = Some(operation.into());
+        self
+    }
+
+    /// Waits that long for a place in the plugin's queue if it is full, instead of being
+    /// refused at once. Counts for [`execute`](crate::PluginHandle::execute) only.
+    #[must_use]
+    pub fn wait_for_place(mut self, wait_max: Duration) -> Self {
+        self.more().place_wait_max = Some(wait_max);
+        self
+    }
+
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Until when the answer is wanted.
+    #[inline]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// What the plugin is asked to do, if it was named.
+    #[inline]
+    pub fn named_operation(&self) -> Option<&str> {
+        self.more.as_ref().and_then(|more| more.operation.as_deref())
+    }
+
+    /// The trace that the call belongs to, if it was named.
+    #[inline]
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.more.as_ref().and_then(|more| more.trace.as_ref())
+    }
+
+    /// What takes the call back, if anything does.
+    #[inline]
+    pub fn cancellation_token(&self) -> Option<&CancellationToken> {
+        self.more.as_ref().and_then(|more| more.token.as_ref())
+    }
+
+    #[inline]
+    pub(crate) fn place_wait_max(&self) -> Option<Duration> {
+        self.more.as_ref().and_then(|more| more.place_wait_max)
+    }
+
+    /// Waits for a place for as long as its terms allow, unless it says for how long.
+    pub(crate) fn wait_for_place_if_need_be(self) -> Self {
+        match self.place_wait_max() {
+            Some(_) => self,
+            None => self.wait_for_place(Duration::MAX),
+        }
+    }
+
+    /// Whether it names nothing but its payload, which layers would look at.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.deadline.is_none() && self.more.is_none()
+    }
+
+    /// Whether anything bounds the call in time.
+    #[inline]
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.deadline.is_some() || self.cancellation_token().is_some()
+    }
+
+    /// Whether the call was taken back.
+    #[inline]
+    pub(crate) fn is_taken_back(&self) -> bool {
+        self.cancellation_token().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    /// The request that goes on with `reply`: its payload, and the terms of this one.
+    pub(crate) fn answered_by(self, reply: Reply) -> Request<'static> {
+        Request { deadline: self.deadline, more: self.more, ..Request::from(reply) }
+    }
+
+    /// Takes over the deadline, the token, the trace and the operation of `other`.
+    #[must_use]
+    pub fn with_terms_of(mut self, other: &Request<'_>) -> Self {
+        self.deadline = other.deadline;
+        self.more.clone_from(&other.more);
+        self
+    }
+
+    /// The bytes.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::Borrowed(bytes) => bytes,
+            Data::Owned(bytes) => bytes,
+            Data::Reply(reply) => reply.as_bytes(),
+        }
+    }
+
+    /// The media type.
+    pub fn content_type(&self) -> &str {
+        self.owned_media.as_deref().unwrap_or_else(|| self.media.as_str())
+    }
+
+    #[inline]
+    pub(crate) fn payload(&self) -> Payload<'_> {
+        let media = match &self.owned_media {
+            None => self.media,
+            Some(name) => Media::of(name),
+        };
+        Payload::of_media(self.as_bytes(), media)
+    }
+
+    /// The same request, owning what it borrowed.
+    pub(crate) fn into_owned(self) -> Request<'static> {
+        let (media, owned_media) = owned(self.content_type());
+        Request {
+            data: match self.data {
+                Data::Borrowed(bytes) => Data::Owned(bytes.to_vec()),
+                Data::Owned(bytes) => Data::Owned(bytes),
+                Data::Reply(reply) => Data::Reply(reply),
+            },
+            media,
+            owned_media,
+            deadline: self.deadline,
+            more: self.more,
+        }
+    }
+}
+
+impl Default for Request<'_> {
+    /// No bytes at all.
+    fn default() -> Self {
+        Self::bytes(&[])
+    }
+}
+
+impl Clone for Request<'_> {
+    /// Copies the bytes that the request owns.
+    fn clone(&self) -> Self {
+        let data = match &self.data {
+            Data::Borrowed(bytes) => Data::Borrowed(bytes),
+            Data::Owned(bytes) => Data::Owned(bytes.clone()),
+            Data::Reply(reply) => Data::Owned(reply.as_bytes().to_vec()),
+        };
+        Self {
+            data,
+            media: self.media,
+            owned_media: self.owned_media.clone(),
+            deadline: self.deadline,
+            more: self.more.clone(),
+        }
+    }
+}
+
+/// A media type without an allocation if it is one of the usual.
+fn owned(name: &str) -> (Media<'static>, Option<Box<str>>) {
+    let usual = [ContentType::TEXT, ContentType::JSON, ContentType::BYTES, ContentType::HTML];
+    match usual.into_iter().find(|usual| *usual == name) {
+        Some(usual) => (Media::of(usual), None),
+        None => (Media::BYTES, Some(name.into())),
+    }
+}
+
+impl From<Reply> for Request<'static> {
+    /// Passes a reply on to the next plugin, without a copy.
+    fn from(reply: Reply) -> Self {
+        let (media, owned_media) = owned(reply.content_type());
+        let data = Data::Reply(Box::new(reply));
+        Self { data, media, owned_media, deadline: None, more: None }
+    }
+}

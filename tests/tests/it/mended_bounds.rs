@@ -1,0 +1,334 @@
+//! What an attack on the bounds of calls found: pauses that fail, schemas of builds that are gone,
+//! streams for stuck plugins, and what is held against whom.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread;
+
+use futures_util::stream;
+use hotbay::{
+    Call, CancellationToken, Error, ErrorKind, Host, HostEvent, Layer, LoadStep, Many, Next,
+    PipelineStep, Reply, Request,
+};
+use hotbay_tests::{
+    LIMIT, Plugins, block_on, event, limits, loaded, quarantine, reloaded, rolled_back, threads,
+    unique, until,
+};
+use serde_json::json;
+
+use crate::puppet::{LATE, NEVER, Puppet, SOON};
+
+#[test]
+fn reloads_that_cannot_pause_add_no_workers() {
+    let plugins = Plugins::new();
+    let name = unique("pauses");
+    let install = |number: u32| {
+        let plugin = plugins.add(&name, "faulty").set("handover", "pause");
+        let plugin = plugin.set("limits", json!({ "workers": 2 }));
+        plugin.config(json!({ "obey": true, "number": number })).write()
+    };
+    let hasty = limits(|limits| (limits.pause_wait_max, limits.abandoned_max) = (SOON / 6, 1));
+    let host = Host::builder().limits(hasty).build().unwrap();
+    let handle = loaded(&host, install(0));
+    let release = plugins.dir().join("go");
+    let hang = json!({ "hang_in": "execute", "release": release });
+    let mut held = Vec::new();
+    for number in 1..=6 {
+        held.extend([(); 2].map(|()| handle.execute(Request::json(&hang).unwrap())));
+        until("both workers hang", || (host.list()[0].running >= 2).then_some(()));
+        install(number);
+        let error = rolled_back(&host, &name);
+        assert_eq!(error.step(), Some(LoadStep::Drain), "{}", error.full_message());
+        let (there, running) = (threads(&name), host.list()[0].running);
+        assert!(there.len() <= 3 && running <= 3, "after {number}: {running} in {there:?}");
+    }
+    std::fs::write(release, "").unwrap();
+    for call in held {
+        block_on(call).unwrap();
+    }
+}
+
+#[test]
+fn a_reload_that_cannot_pause_does_not_clear_what_stuck_calls_brought_about() {
+    let plugins = Plugins::new();
+    let install = |number: u32| {
+        let plugin = plugins.add("pauses", "faulty").set("handover", "pause");
+        plugin.config(json!({ "obey": true, "number": number })).write()
+    };
+    let hasty = limits(|limits| {
+        (limits.pause_wait_max, limits.abandoned_max, limits.workers_max) = (SOON / 6, 1, 1);
+    });
+    let host = Host::builder().limits(hasty).build().unwrap();
+    let handle = loaded(&host, install(0));
+    let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
+    let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
+    let late = handle.execute(Request::json(&hang).unwrap().deadline_in(LATE));
+    until("it hangs", || entered.exists().then_some(()));
+    assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    until("it is stuck", || (host.list()[0].state == "quarantined").then_some(()));
+    install(1);
+    assert_eq!(rolled_back(&host, "pauses").step(), Some(LoadStep::Drain));
+    assert_eq!(host.list()[0].state, "quarantined");
+    let request = || Request::text("{}");
+    for outcome in [handle.call(request()), block_on(handle.execute(request()))] {
+        assert_eq!(outcome.map(drop).unwrap_err().kind(), ErrorKind::Quarantined);
+    }
+    std::fs::write(release, "").unwrap();
+    until("it is back", || (host.list()[0].state == "serving").then_some(()));
+}
+
+/// Stops the first call on its way to the plugin until it is let go.
+struct Slow(Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>);
+
+impl Layer for Slow {
+    fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+        let first = self.0.lock().unwrap().take();
+        if let Some((here, go)) = first {
+            here.send(()).unwrap();
+            go.recv_timeout(LIMIT).unwrap();
+        }
+        next.call(call)
+    }
+}
+
+#[test]
+fn the_build_that_is_called_judges_the_input_also_when_the_next_one_would_not() {
+    type Way = fn(&hotbay::PluginHandle, Request<'static>) -> Result<Reply, Error>;
+    let ways: [(&str, Way); 3] = [
+        ("pin", |handle, request| handle.pin().unwrap().call(request)),
+        ("execute", |handle, request| block_on(handle.execute(request))),
+        ("call", |handle, request| handle.call(request)),
+    ];
+    for (way, call) in ways {
+        let plugins = Plugins::new();
+        let (here, is_here) = mpsc::channel();
+        let (go, may_go) = mpsc::channel();
+        let slow = Slow(Mutex::new(Some((here, may_go))));
+        let host = Host::builder().layer(slow).build().unwrap();
+        let plugin = plugins.add("judged", "faulty").config(json!({ "answers": "old" }));
+        let schema = json!({ "type": "object", "required": ["user"] });
+        let handle = loaded(&host, plugin.set("input_schema", schema).write());
+        let outcome = thread::scope(|scope| {
+            let call = scope.spawn(|| call(&handle, Request::json_text("[1, 2]")));
+            is_here.recv_timeout(LIMIT).unwrap();
+            plugins.add("judged", "faulty").config(json!({ "answers": "new" })).write();
+            reloaded(&host, "judged");
+            go.send(()).unwrap();
+            call.join().unwrap()
+        });
+        match outcome {
+            Ok(reply) => assert_eq!(reply.as_bytes(), b"new", "{way}"),
+            Err(error) => {
+                let kinds = [ErrorKind::Input, ErrorKind::Retired];
+                assert!(kinds.contains(&error.kind()), "{way}: {}", error.full_message());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_whose_step_has_a_deadline_ends_although_the_plugin_never_returns() {
+    let strict = Some(hotbay::Quarantine::default());
+    for (abandoned_max, policy) in [(0, strict.clone()), (1, strict), (0, None), (1, None)] {
+        let puppet = Puppet::new();
+        let few = limits(|limits| {
+            (limits.workers_max, limits.abandoned_max) = (1, abandoned_max);
+        });
+        let scene = puppet.host(|builder| builder.limits(few).quarantine(policy.clone()));
+        let step = PipelineStep::new("puppet").deadline_in(SOON);
+        let pipeline = scene.host.pipeline([step]).unwrap();
+        for many in [Many::ordered(), Many::unordered()] {
+            let requests: Vec<_> = (0..6).map(|_| Request::text("wait")).collect();
+            let mut outcomes = pipeline.run_many(stream::iter(requests), many.chunk_max(3));
+            let mut indexes = Vec::new();
+            while let Some(done) = block_on(outcomes.next()) {
+                let kind = done.outcome.unwrap_err().kind();
+                let kinds = [ErrorKind::DeadlineExceeded, ErrorKind::Quarantined];
+                assert!(kinds.contains(&kind), "{kind:?}");
+                indexes.push(done.index);
+            }
+            indexes.sort_unstable();
+            assert_eq!(indexes, [0, 1, 2, 3, 4, 5], "{abandoned_max}, {policy:?}");
+        }
+        puppet.open();
+    }
+}
+
+#[test]
+fn items_that_a_pause_handed_back_do_not_die_of_its_length() {
+    let plugins = Plugins::new();
+    let file = |name: &str| plugins.dir().join(name);
+    let install = |number: u32| {
+        let config = json!({
+            "obey": true, "number": number, "hang_in": "snapshot", "release": file("taken"),
+        });
+        let plugin = plugins.add("paused", "faulty").set("handover", "pause");
+        plugin.set("limits", json!({ "workers": 1 })).config(config).write()
+    };
+    let patient = limits(|limits| limits.pause_wait_max = LIMIT);
+    let host = Host::builder().limits(patient).quarantine(None).build().unwrap();
+    let handle = loaded(&host, install(1));
+    let step = PipelineStep::new("paused").deadline_in(LATE);
+    let pipeline = host.pipeline([step]).unwrap();
+    let hang = json!({ "hang_in": "execute", "entered": file("entered"), "release": file("go") });
+    let quick = json!({ "answers": "quick" });
+    let mut requests = vec![Request::json(&hang).unwrap()];
+    requests.extend((1..8).map(|_| Request::json(&quick).unwrap()));
+    install(2);
+    let outcomes = thread::scope(|scope| {
+        let (told, hears) = mpsc::channel::<()>();
+        let many = scope.spawn(move || {
+            let mut many = pipeline.run_many(stream::iter(requests), Many::ordered());
+            let mut outcomes = Vec::new();
+            while let Some(done) = block_on(many.next()) {
+                outcomes.push(done.outcome.map(Reply::into_vec).map_err(|e| e.full_message()));
+            }
+            drop(told);
+            outcomes
+        });
+        until("the first one runs", || file("entered").exists().then_some(()));
+        let reload = scope.spawn(|| reloaded(&host, "paused"));
+        until("it is paused", || {
+            let error = block_on(handle.health()).err()?;
+            (error.kind() == ErrorKind::Overloaded).then_some(())
+        });
+        std::fs::write(file("go"), "").unwrap();
+        // The pause takes longer than the step may; or they are answered meanwhile.
+        let _ = hears.recv_timeout(LATE * 2);
+        std::fs::write(file("taken"), "").unwrap();
+        reload.join().unwrap();
+        many.join().unwrap()
+    });
+    // The first one may have been late before the pause began.
+    assert_eq!(outcomes.len(), 8);
+    for outcome in &outcomes[1..] {
+        assert_eq!(outcome.as_deref(), Ok(&b"quick"[..]), "{outcomes:?}");
+    }
+}
+
+/// Keeps an answer of the plugin until it is let go; says whether it came in time.
+#[derive(Clone, Default)]
+struct Keeps(Arc<(Mutex<bool>, Condvar, AtomicBool)>);
+
+impl Layer for Keeps {
+    fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+        let deadline = call.request().deadline();
+        let answer = next.call(call);
+        let Some(deadline) = deadline else { return answer };
+        let (is_open, changed, was_late) = &*self.0;
+        was_late.store(std::time::Instant::now() >= deadline, Ordering::SeqCst);
+        let closed = is_open.lock().unwrap();
+        drop(changed.wait_timeout_while(closed, LIMIT, |is_open| !*is_open).unwrap());
+        answer
+    }
+}
+
+#[test]
+fn a_layer_that_is_slow_after_the_plugin_answered_is_not_held_against_the_plugin() {
+    let (puppet, keeps) = (Puppet::new(), Keeps::default());
+    let policy = quarantine(|policy| {
+        policy.faults_max = 1;
+        (policy.back_off_first, policy.back_off_max) = (NEVER, NEVER);
+    });
+    let scene = puppet.host(|builder| builder.quarantine(policy).layer(keeps.clone()));
+    let mut events = scene.host.events();
+    block_on(scene.execute("warm")).unwrap();
+    let outcome = block_on(scene.handle.execute(Request::text("quick").deadline_in(LATE)));
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    puppet.ends("quick");
+    let (is_open, changed, was_late) = &*keeps.0;
+    assert_eq!((scene.info().state.as_str(), scene.info().faults), ("serving", 0));
+    block_on(scene.execute("while it is kept")).unwrap();
+    *is_open.lock().unwrap() = true;
+    changed.notify_all();
+    until("the layer is done", || (scene.info().running == 0).then_some(()));
+    assert!(!was_late.load(Ordering::SeqCst), "the plugin itself was late: is it this busy here?");
+    assert_eq!((scene.info().state.as_str(), scene.info().faults), ("serving", 0));
+    assert!(events.try_next().is_none());
+}
+
+#[test]
+fn a_call_of_before_the_quarantine_that_becomes_late_is_not_taken_for_the_probe() {
+    let puppet = Puppet::new();
+    let policy = quarantine(|policy| {
+        policy.faults_max = 2;
+        (policy.back_off_first, policy.back_off_max) = (SOON / 30, NEVER);
+    });
+    let three = limits(|limits| limits.workers_max = 3);
+    let scene = puppet.host(|builder| builder.limits(three).quarantine(policy));
+    let mut events = scene.host.events();
+    let old = scene.handle.execute(Request::text("wait old").deadline_in(LATE));
+    puppet.begins("wait old");
+    for _ in 0..2 {
+        let error = scene.handle.call(Request::text("panic")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Panicked);
+    }
+    event(&mut events, |event| matches!(event, HostEvent::Quarantined { .. }));
+    thread::scope(|scope| {
+        let probe = scope.spawn(|| {
+            until("a probe is let through", || {
+                let outcome = scene.handle.call(Request::text("wait probe"));
+                (!outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Quarantined))
+                    .then(|| outcome.map(drop))
+            })
+        });
+        puppet.begins("wait probe");
+        assert_eq!(block_on(old).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+        // One probe at a time, and this one has not ended.
+        let error = scene.handle.call(Request::text("next")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Quarantined);
+        puppet.open();
+        probe.join().unwrap().unwrap();
+    });
+    let next = event(&mut events, |event| {
+        matches!(event, HostEvent::Quarantined { .. } | HostEvent::Restored { .. })
+    });
+    assert!(matches!(next, HostEvent::Restored { .. }), "{next:?}");
+    assert!(!puppet.heard().contains(&"next".to_owned()));
+}
+
+#[test]
+fn calls_that_are_cancelled_while_they_wait_are_counted_as_refused() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.workers_max = 1)));
+    let running = scene.execute("wait");
+    puppet.begins("wait");
+    let token = CancellationToken::new();
+    let request = || Request::text("x").cancelled_by(token.clone());
+    let waiting: Vec<_> = (0..10).map(|_| scene.handle.execute(request())).collect();
+    assert_eq!(scene.info().waiting, 10);
+    token.cancel();
+    for call in waiting {
+        assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+    puppet.open();
+    block_on(running).unwrap();
+    until("all is done", || (scene.info().waiting + scene.info().running == 0).then_some(()));
+    let info = scene.info();
+    assert_eq!((info.calls, info.refused, info.errors, info.faults), (11, 10, 0, 0));
+}
+
+#[test]
+fn a_waiting_call_that_is_dropped_leaves_the_queue_at_once() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.workers_max = 1)));
+    let running = scene.execute("wait");
+    puppet.begins("wait");
+    let stays = scene.execute("stays");
+    let requests: [fn() -> Request<'static>; 4] = [
+        || Request::text("dropped"),
+        || Request::text("dropped").deadline_in(NEVER),
+        || Request::text("dropped").wait_for_place(NEVER),
+        || Request::text("dropped").cancelled_by(CancellationToken::new()),
+    ];
+    for request in requests {
+        let waiting: Vec<_> = (0..5).map(|_| scene.handle.execute(request())).collect();
+        assert_eq!(scene.info().waiting, 6);
+        drop(waiting);
+        assert_eq!(scene.info().waiting, 1, "only the one that was not dropped");
+    }
+    puppet.open();
+    block_on(running).unwrap();
+    assert_eq!(block_on(stays).unwrap().as_bytes(), b"stays");
+    assert_eq!(puppet.heard(), ["wait", "stays"]);
+}
