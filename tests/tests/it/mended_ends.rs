@@ -1,5 +1,5 @@
 //! What an attack on the ends of calls found: wakers that panic, for calls and for readers of
-//! events, and pools that end each other.
+//! events, calls that leave the queue, and pools that end each other.
 
 use std::panic::resume_unwind;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::task::{Context, Wake, Waker};
 use std::{future::Future, thread};
 
-use hotbay::pool::{PoolLimits, WorkerPool};
+use hotbay::pool::{PoolLimits, Stopped, TaskError, WorkerPool};
 use hotbay::{CancellationToken, ErrorKind, Host, HostEvent, Request};
 use hotbay_tests::{
     LIMIT, Plugins, block_on, event, limits, loaded, quarantine, reloaded, unique, until,
@@ -137,7 +137,7 @@ fn a_reader_of_events_whose_waker_panics_does_not_disturb_calls_after_a_late_one
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     for request in [|| Request::text("x"), || Request::text("x").deadline_in(NEVER)] {
         until("it serves again", || match block_on(scene.handle.execute(request())) {
-            Ok(reply) => Some(assert_eq!(reply.as_bytes(), b"x")),
+            Ok(reply) => Some(reply.into_vec()),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Quarantined);
                 None
@@ -193,40 +193,90 @@ fn a_waker_whose_panic_panics_when_it_is_dropped_takes_no_worker_with_it() {
 }
 
 #[test]
-fn a_worker_that_ends_the_pool_whose_task_holds_its_own_comes_back() {
+fn calls_that_are_cancelled_while_they_wait_are_counted_as_refused() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.workers_max = 1)));
+    let running = scene.execute("wait");
+    puppet.begins("wait");
+    let token = CancellationToken::new();
+    let request = || Request::text("x").cancelled_by(token.clone());
+    let waiting: Vec<_> = (0..10).map(|_| scene.handle.execute(request())).collect();
+    assert_eq!(scene.info().waiting, 10);
+    token.cancel();
+    for call in waiting {
+        assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+    puppet.open();
+    block_on(running).unwrap();
+    until("all is done", || (scene.info().waiting + scene.info().running == 0).then_some(()));
+    let info = scene.info();
+    assert_eq!((info.calls, info.refused, info.errors, info.faults), (11, 10, 0, 0));
+}
+
+#[test]
+fn a_waiting_call_that_is_dropped_leaves_the_queue_at_once() {
+    let puppet = Puppet::new();
+    let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.workers_max = 1)));
+    let running = scene.execute("wait");
+    puppet.begins("wait");
+    let stays = scene.execute("stays");
+    let requests: [fn() -> Request<'static>; 4] = [
+        || Request::text("dropped"),
+        || Request::text("dropped").deadline_in(NEVER),
+        || Request::text("dropped").wait_for_place(NEVER),
+        || Request::text("dropped").cancelled_by(CancellationToken::new()),
+    ];
+    for request in requests {
+        let waiting: Vec<_> = (0..5).map(|_| scene.handle.execute(request())).collect();
+        assert_eq!(scene.info().waiting, 6);
+        drop(waiting);
+        assert_eq!(scene.info().waiting, 1, "only the one that was not dropped");
+    }
+    puppet.open();
+    block_on(running).unwrap();
+    assert_eq!(block_on(stays).unwrap().as_bytes(), b"stays");
+    assert_eq!(puppet.heard(), ["wait", "stays"]);
+}
+
+/// Stops a pool when it is dropped, and tells how that went.
+struct StopsOnDrop(WorkerPool<u32>, mpsc::Sender<Stopped>);
+
+impl Drop for StopsOnDrop {
+    fn drop(&mut self) {
+        let _ = self.1.send(self.0.stop());
+    }
+}
+
+#[test]
+fn a_worker_that_stops_its_own_pool_by_way_of_another_is_told_that_it_is_inside() {
     let mut limits = PoolLimits::default();
     limits.workers = 1;
     let pool = || WorkerPool::<u32>::new(limits.clone(), &CancellationToken::new()).unwrap();
     let (first, second) = (pool(), pool());
     let (enter, entered) = mpsc::channel::<()>();
     let (go, may_go) = mpsc::channel::<()>();
-    let held = second
-        .submit(move || {
-            enter.send(()).unwrap();
-            may_go.recv_timeout(LIMIT).unwrap();
-            1
-        })
-        .unwrap();
+    let held = second.submit(move || {
+        enter.send(()).unwrap();
+        may_go.recv_timeout(LIMIT).unwrap();
+        1
+    });
     entered.recv_timeout(LIMIT).unwrap();
-    let (begin, may_begin) = mpsc::channel::<()>();
+    let (told, hears) = mpsc::channel();
+    let stops = StopsOnDrop(first.clone(), told);
+    let never = second.submit(move || {
+        drop(stops);
+        2
+    });
     let token = second.token();
-    let ends = first
-        .submit(move || {
-            may_begin.recv_timeout(LIMIT).unwrap();
-            // Drops what waits there, and with it the last handle of the pool this runs in.
-            token.cancel();
-            2
-        })
-        .unwrap();
-    let never = second
-        .submit(move || {
-            drop(first);
-            3
-        })
-        .unwrap();
-    begin.send(()).unwrap();
-    assert_eq!(ends.wait_timeout(LIMIT).expect("the worker comes back"), Ok(2));
+    let ends = first.submit(move || {
+        // Drops what waits there, on this thread.
+        token.cancel();
+        3
+    });
+    assert_eq!(hears.recv_timeout(LIMIT), Ok(Stopped::FromInside));
+    assert_eq!(ends.unwrap().wait(), Ok(3));
+    assert_eq!(first.stop(), Stopped::Joined);
     go.send(()).unwrap();
-    assert_eq!(held.wait(), Ok(1));
-    assert_eq!(never.wait(), Err(hotbay::pool::TaskError::NeverRan));
+    assert_eq!(held.unwrap().wait(), Ok(1));
+    assert_eq!(never.unwrap().wait(), Err(TaskError::NeverRan));
 }
