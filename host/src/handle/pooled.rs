@@ -109,7 +109,7 @@ impl Drop for Pooled {
 pub struct Execute(State);
 
 enum State {
-    Waits(Box<Waits>),
+    Waits(Waits),
     Refused(Option<Error>),
     Done,
 }
@@ -136,7 +136,7 @@ impl Execute {
     /// Queues a call, now.
     pub(super) fn new(inner: &Arc<Inner>, request: Request<'_>) -> Self {
         match Waits::new(inner, request) {
-            Ok(waits) => Self(State::Waits(Box::new(waits))),
+            Ok(waits) => Self(State::Waits(waits)),
             Err(error) => Self(State::Refused(Some(error))),
         }
     }
@@ -177,7 +177,7 @@ impl Waits {
 fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<Patience, Error> {
     let slot = &inner.slot;
     let place_wait_max = request.place_wait_max();
-    let terms = slot.terms();
+    let terms = slot.terms_now();
     let want_time = terms.as_ref().is_some_and(|terms| terms.want_time(request.deadline()));
     if !want_time && request.deadline().is_none() && place_wait_max.is_none() {
         return Ok(Patience::default());
@@ -190,7 +190,7 @@ fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<Patience, Error> {
     if request.deadline().is_some_and(|deadline| deadline <= now) {
         return Err(slot.late("was not called: the deadline had passed"));
     }
-    let age_max = terms.and_then(|terms| terms.queue_age_max);
+    let age_max = terms.as_ref().and_then(|terms| terms.queue_age_max);
     Ok(Patience {
         late: request.deadline(),
         place: place_wait_max.map(|wait_max| after(now, wait_max)),

@@ -188,6 +188,11 @@ impl Slot {
         self.health.attention.is_needless()
     }
 
+    /// As [`terms`](Self::terms), for a moment: nothing is counted.
+    pub(crate) fn terms_now(&self) -> arc_swap::Guard<Option<Arc<Terms>>> {
+        self.terms.load()
+    }
+
     /// What pooled calls go by now.
     pub(crate) fn terms(&self) -> Option<Arc<Terms>> {
         self.terms.load_full()
