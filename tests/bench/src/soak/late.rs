@@ -24,7 +24,7 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     let mut limits = HostLimits::default();
     limits.abandoned_max = ABANDONED_MAX;
     let threads_max = limits.workers_max as usize + ABANDONED_MAX as usize;
-    let (begun, ended) = (&*leak(AtomicU64::new(0)), &*leak(AtomicU64::new(0)));
+    let (begun, ended) = (leak(AtomicU64::new(0)), leak(AtomicU64::new(0)));
     let host =
         Host::builder().quarantine(None).limits(limits).register_fn("late", move |ctx, _| {
             begun.fetch_add(1, Ordering::Relaxed);
