@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::{error, fmt, io};
 
+use super::Hex;
+
 /// Why an artifact could not be found, trusted, read, verified or staged.
 #[derive(Debug)]
 pub(crate) enum ArtifactError {
@@ -164,15 +166,6 @@ impl error::Error for ArtifactError {
             Self::Read { source, .. } | Self::Stage { source, .. } => Some(source),
             _ => None,
         }
-    }
-}
-
-/// A digest as 64 lower-case digits.
-struct Hex<'a>(&'a [u8; 32]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod artifact;
 pub(crate) mod boundary;
+mod hex;
 pub(crate) mod manifest;
 mod panicked;
 pub(crate) mod probe;
@@ -14,6 +15,7 @@ use std::fmt;
 use hotbay_plugin::{Fault, PluginError};
 
 use crate::id::{GenerationId, PluginName};
+pub(crate) use hex::Hex;
 pub(crate) use panicked::fault_of;
 
 /// Why a call, a load or an unload failed.

@@ -1,14 +1,13 @@
 //! A span around each call, at debug level: plugin, generation, call id, and the ids of the
 //! trace that the request names. Without a listener it costs one load.
 
-use std::fmt;
 use std::sync::Arc;
 
 use tracing::Level;
 use tracing::field::{Empty, display};
 
 use crate::call::Reply;
-use crate::error::Error;
+use crate::error::{Error, Hex};
 use crate::slot::{Slot, Step, Visit};
 
 #[derive(Debug)]
@@ -69,24 +68,5 @@ impl<S: Step> Trace<S> {
             }
         }
         outcome
-    }
-}
-
-/// Bytes as W3C Trace Context writes them.
-struct Hex<'b>(&'b [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_written_as_the_standard_writes_them() {
-        assert_eq!(Hex(&[0x00, 0x0a, 0xff]).to_string(), "000aff");
     }
 }

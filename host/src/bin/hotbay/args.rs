@@ -88,11 +88,12 @@ pub(crate) enum Verb {
     /// Lines are worked on side by side and come out in their order; memory is bounded however
     /// many there are. A line that fails is told on stderr with its number, and the others go
     /// on, unless `--on-error` says otherwise; after 20 of them only their count is told, at the
-    /// end. Exits with 1 if any line failed.
+    /// end. Exits with 1 if any line failed. Panics of a plugin quarantine it in other verbs;
+    /// here each fails its line only.
     ///
     /// Ctrl-C and SIGTERM end it early: what runs is finished, within 10 s, and written, what was
-    /// not done is told, and it exits with 1; a second signal ends it at once. Progress is shown on stderr
-    /// if that is a terminal and stdin and stdout are not.
+    /// not done is told, and it exits with 1; a second signal ends it at once. Progress is shown
+    /// on stderr if that is a terminal and stdin and stdout are not.
     Pipe(Pipe),
     /// Starts every plugin, stays up, and tells what happens.
     ///

@@ -1,0 +1,22 @@
+//! Bytes as digits, as digests and trace ids are written everywhere.
+
+use std::fmt;
+
+/// Bytes as lower-case digits, two each.
+pub(crate) struct Hex<'b>(pub(crate) &'b [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_has_two_digits() {
+        assert_eq!(Hex(&[0x00, 0x0a, 0xff]).to_string(), "000aff");
+    }
+}
