@@ -104,6 +104,29 @@ pub enum HostEvent {
         /// Why.
         reason: String,
     },
+    /// The process of a plugin ended though nobody had ended it.
+    ChildExited {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation.
+        generation: GenerationId,
+        /// The process.
+        pid: u32,
+        /// How it ended: `exit code 1`, `killed by SIGKILL`; what to do about it, where that is
+        /// known; and the last lines that it wrote.
+        reason: String,
+    },
+    /// The process of a plugin was started again.
+    Restarted {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation, which is the same.
+        generation: GenerationId,
+        /// The new process.
+        pid: u32,
+        /// Milliseconds since the one before had ended.
+        after_ms: u64,
+    },
     /// A plugin's shutdown failed.
     ShutdownFailed {
         /// The plugin.

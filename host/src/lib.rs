@@ -50,6 +50,9 @@ mod pipeline;
 pub mod pool;
 mod reload;
 mod slot;
+#[cfg(unix)]
+#[allow(dead_code, unused_imports, reason = "not wired yet")]
+mod supervisor;
 mod sync;
 
 pub use call::{Reply, Request};

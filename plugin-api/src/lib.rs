@@ -75,6 +75,9 @@ mod services;
 mod snapshot;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(all(unix, feature = "wire"))]
+#[doc(hidden)]
+pub mod wire;
 
 pub use config::Config;
 pub use context::{CallContext, TraceContext};

@@ -8,20 +8,10 @@ use hotbay_plugin::abi::{
     RawBuffer, RawContext, RawFault, RawInstance, RawPayload, RawServices, RawSnapshot, RawStart,
     RawText, code, into_instance,
 };
-use hotbay_plugin::{Fault, Output, Payload, Plugin, PluginError, Snapshot};
+use hotbay_plugin::{Output, Payload, Plugin, Snapshot};
 
 use super::{Image, Root};
-
-/// How a plugin failed to answer.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// It answered with an error of its own.
-    Error(PluginError),
-    /// It panicked.
-    Panic(Fault),
-    /// It returned a code that this version does not know.
-    Code(i32),
-}
+use crate::call::Failure;
 
 type ExecuteFn = unsafe extern "C" fn(
     RawInstance,

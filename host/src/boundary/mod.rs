@@ -23,5 +23,5 @@ pub(crate) mod root;
 pub(crate) mod services;
 
 pub(crate) use image::{Close, Image};
-pub(crate) use invoke::{Failure, Instance};
+pub(crate) use invoke::Instance;
 pub(crate) use root::Root;

@@ -29,6 +29,8 @@ struct More {
     trace: Option<TraceContext>,
     token: Option<CancellationToken>,
     operation: Option<Cow<'static, str>>,
+    endpoint: Option<Cow<'static, str>>,
+    is_idempotent: bool,
     place_wait_max: Option<Duration>,
 }
 
@@ -132,6 +134,23 @@ impl<'a> Request<'a> {
         self
     }
 
+    /// Says that the call may run twice, so that it is made again where it is not known whether
+    /// it ran: the plugin's process ended, or closed the connection, before it had answered.
+    /// A call that surely did not run is made again without this.
+    #[must_use]
+    pub fn idempotent(mut self) -> Self {
+        self.more().is_idempotent = true;
+        self
+    }
+
+    /// Sends the call to an endpoint of the plugin's own, such as `rows`, instead of `execute`.
+    /// Only plugins of the kind `process` have any.
+    #[must_use]
+    pub fn endpoint(mut self, endpoint: impl Into<Cow<'static, str>>) -> Self {
+        self.more().endpoint = Some(endpoint.into());
+        self
+    }
+
     /// Waits that long for a place in the plugin's queue if it is full, instead of being
     /// refused at once. Counts for [`execute`](crate::PluginHandle::execute) only.
     #[must_use]
@@ -158,6 +177,18 @@ impl<'a> Request<'a> {
     #[inline]
     pub fn named_operation(&self) -> Option<&str> {
         self.more.as_ref().and_then(|more| more.operation.as_deref())
+    }
+
+    /// The endpoint that the call goes to, if it is not the usual one.
+    #[inline]
+    pub fn named_endpoint(&self) -> Option<&str> {
+        self.more.as_ref().and_then(|more| more.endpoint.as_deref())
+    }
+
+    /// Whether the call may run twice.
+    #[inline]
+    pub fn is_idempotent(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.is_idempotent)
     }
 
     /// The trace that the call belongs to, if it was named.

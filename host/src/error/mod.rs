@@ -60,6 +60,11 @@ pub enum ErrorKind {
     Plugin,
     /// The plugin panicked: see [`Error::fault`].
     Panicked,
+    /// The connection to the plugin's process ended before the answer was there: the process
+    /// ended, or closed it. The call may have run; the process is started again.
+    Disconnected,
+    /// The plugin's process does not keep to the protocol: mend the program.
+    Protocol,
     /// The answer did not come in time. The call may still run; its answer goes nowhere.
     DeadlineExceeded,
     /// Whoever called did not want the answer any more.
@@ -104,8 +109,16 @@ pub enum LoadStep {
     Open,
     /// The root module is compared with the host's.
     Layout,
+    /// The program is asked what it can do.
+    Capabilities,
     /// The configuration is checked.
     Config,
+    /// The program is started.
+    Launch,
+    /// The program tells where it can be reached.
+    Location,
+    /// The program is asked whether it can be called.
+    Ready,
     /// The plugin is started.
     Init,
     /// What runs on the build before is waited for.
@@ -129,7 +142,11 @@ impl fmt::Display for LoadStep {
             Self::Version => "version",
             Self::Open => "open",
             Self::Layout => "layout",
+            Self::Capabilities => "capabilities",
             Self::Config => "config",
+            Self::Launch => "launch",
+            Self::Location => "location",
+            Self::Ready => "ready",
             Self::Init => "init",
             Self::Drain => "drain",
             Self::Snapshot => "snapshot",

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use hotbay_plugin::abi::{Bounds, RawContext};
 
 use super::{Generation, Parts, State};
-use crate::boundary::{Failure, Instance};
-use crate::call::{Reply, Request, Standing};
+use crate::boundary::Instance;
+use crate::call::{Failure, Reply, Request, Standing};
 use crate::error::{Error, ErrorKind, bug};
 use crate::pool::{Errand, Ticket};
 use crate::sync::Handback;

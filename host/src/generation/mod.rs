@@ -17,8 +17,9 @@ use std::time::Duration;
 use hotbay_plugin::Fault;
 use semver::Version;
 
+use crate::boundary::Instance;
 use crate::boundary::services::Registration;
-use crate::boundary::{Failure, Instance};
+use crate::call::Failure;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent};
 use crate::id::{GenerationId, PluginName};
@@ -145,6 +146,7 @@ pub(crate) fn error_of(failure: Failure) -> Error {
             Error::new(ErrorKind::Plugin, "answered with an error").caused_by(error)
         }
         Failure::Panic(fault) => Error::new(ErrorKind::Panicked, "failed").caused_by(fault),
+        Failure::Other(error) => error,
         Failure::Code(code) => Error::new(
             ErrorKind::Incompatible,
             format!("returned the code {code}, which this host does not know; rebuild the plugin"),

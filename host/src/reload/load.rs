@@ -18,7 +18,8 @@ use crate::artifact::digest::Artifact;
 use crate::boundary::invoke::validate_config;
 use crate::boundary::probe::{Probed, needs_only_known};
 use crate::boundary::services::Registration;
-use crate::boundary::{Failure, Image, Instance, Root};
+use crate::boundary::{Image, Instance, Root};
+use crate::call::Failure;
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::generation::retire::{Settle, close};
@@ -375,7 +376,7 @@ fn start_error(candidate: &Candidate, step: LoadStep, cause: Cause) -> Error {
         Cause::Boundary(cause) => error.caused_by(cause),
         Cause::Plugin(Failure::Error(cause)) => error.caused_by(cause),
         Cause::Plugin(Failure::Panic(fault)) => error.caused_by(fault),
-        Cause::Plugin(failure @ Failure::Code(_)) => error.caused_by(error_of(failure)),
+        Cause::Plugin(failure) => error.caused_by(error_of(failure)),
     }
 }
 

@@ -180,7 +180,9 @@ impl Health {
     #[cold]
     fn probe_failed(&self, probe: Probe, error: &Error) {
         match error.kind() {
-            ErrorKind::Panicked => self.fault(probe.generation, true),
+            ErrorKind::Panicked | ErrorKind::Disconnected | ErrorKind::Protocol => {
+                self.fault(probe.generation, true);
+            }
             // The plugin worked, and said no.
             ErrorKind::Plugin | ErrorKind::Output => self.probe_succeeded(probe),
             _ => lock(&self.inner).history.probe_undone(probe),

@@ -1,0 +1,1 @@
+//! Why a program did not start, and what to do about it.

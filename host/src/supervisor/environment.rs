@@ -1,0 +1,1 @@
+//! What of the host's environment a child gets.

@@ -1,0 +1,1 @@
+//! Where a program can be reached, as it says in one line.

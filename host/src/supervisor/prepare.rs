@@ -1,0 +1,1 @@
+//! What a child does between fork and exec.

@@ -1,0 +1,1 @@
+//! When a child is started again: pure, time and chance are arguments.

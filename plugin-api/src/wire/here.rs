@@ -1,0 +1,155 @@
+//! Polls one future on this thread, and sleeps in `poll` until a socket that it waits for is
+//! ready, somebody wakes it, or the time is up.
+
+use std::cell::RefCell;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use super::bell::Bell;
+use super::stream::Socket;
+
+/// A socket that the future polled now waits for, and what for.
+pub(super) struct Interest {
+    pub(super) socket: Arc<Socket>,
+    pub(super) flags: PollFlags,
+}
+
+thread_local! {
+    /// What the innermost future of this thread waits for, since it was polled last.
+    static INTERESTS: RefCell<Vec<Interest>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes that the future polled now waits for a socket.
+pub(super) fn wait_for(socket: &Arc<Socket>, flags: PollFlags) {
+    INTERESTS.with_borrow_mut(|interests| {
+        let known = interests.iter_mut().find(|known| Arc::ptr_eq(&known.socket, socket));
+        match known {
+            Some(known) => known.flags |= flags,
+            None => interests.push(Interest { socket: Arc::clone(socket), flags }),
+        }
+    });
+}
+
+/// Runs a future on this thread, at most until then. None: the time is up, or the system gave no
+/// descriptor to sleep on; the future was dropped.
+///
+/// May be called inside a future that is run so, and on a thread of a runtime, which it blocks.
+pub fn block_on<F: Future>(until: Option<Instant>, future: F) -> Option<F::Output> {
+    let bell = Bell::own().ok()?;
+    let waker = Waker::from(Arc::clone(&bell));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    let before = INTERESTS.take();
+    let output = loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            break Some(output);
+        }
+        let interests = INTERESTS.take();
+        if bell.was_rung() {
+            continue;
+        }
+        if sleep(&bell, &interests, until) == Slept::TimeIsUp {
+            break None;
+        }
+    };
+    INTERESTS.set(before);
+    // Whoever rang for a future around this one may have been heard here.
+    bell.ring();
+    output
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slept {
+    Awake,
+    TimeIsUp,
+}
+
+fn sleep(bell: &Bell, interests: &[Interest], until: Option<Instant>) -> Slept {
+    if !bell.fall_asleep() {
+        return Slept::Awake;
+    }
+    let mut fds = Vec::with_capacity(interests.len() + 1);
+    fds.push(PollFd::new(bell, PollFlags::IN));
+    fds.extend(interests.iter().map(|wanted| PollFd::new(&*wanted.socket, wanted.flags)));
+    let slept = loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            break Slept::TimeIsUp;
+        }
+        match rustix::event::poll(&mut fds, left.map(timespec).as_ref()) {
+            Ok(0) | Err(Errno::INTR) => {}
+            // What is wrong with a socket, whoever reads it will see.
+            Ok(_) | Err(_) => break Slept::Awake,
+        }
+    };
+    bell.wake_up();
+    slept
+}
+
+fn timespec(left: Duration) -> Timespec {
+    // Woken up too early, it sleeps again.
+    let left = left.min(Duration::from_secs(60 * 60));
+    Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_future_that_another_thread_wakes_goes_on() {
+        let mut woken = false;
+        let answer = block_on(
+            None,
+            std::future::poll_fn(|context| {
+                if woken {
+                    return Poll::Ready(7);
+                }
+                woken = true;
+                let waker = context.waker().clone();
+                std::thread::spawn(move || waker.wake());
+                Poll::Pending
+            }),
+        );
+        assert_eq!(answer, Some(7));
+    }
+
+    #[test]
+    fn the_time_is_up_whatever_the_future_waits_for() {
+        let until = Instant::now() + Duration::from_millis(20);
+        assert_eq!(block_on(Some(until), std::future::pending::<()>()), None);
+        assert!(Instant::now() >= until);
+        let (near, _far) = UnixStream::pair().expect("a pair");
+        let socket = Arc::new(Socket::Unix(near));
+        let waits = std::future::poll_fn(|_| {
+            wait_for(&socket, PollFlags::IN);
+            Poll::<()>::Pending
+        });
+        assert_eq!(block_on(Some(until), waits), None);
+    }
+
+    #[test]
+    fn a_wake_for_the_outer_future_is_not_lost_in_an_inner_one() {
+        let mut polls = 0;
+        let answer = block_on(
+            None,
+            std::future::poll_fn(|context| {
+                polls += 1;
+                if polls == 2 {
+                    return Poll::Ready(polls);
+                }
+                context.waker().wake_by_ref();
+                assert_eq!(block_on(None, std::future::ready(1)), Some(1));
+                Poll::Pending
+            }),
+        );
+        assert_eq!(answer, Some(2));
+    }
+}

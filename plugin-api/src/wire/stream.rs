@@ -1,0 +1,188 @@
+//! A non-blocking socket that hyper reads and writes; what it waits for is noted for the thread.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::rt::ReadBufCursor;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::here::wait_for;
+
+/// Bytes read at once.
+const READ_BYTES_MAX: usize = 16 << 10;
+
+/// How long a connection to this machine may take to be accepted.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) enum Socket {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(socket) => socket.as_fd(),
+            Self::Tcp(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// A connection over a local socket, for futures that [`block_on`](super::block_on) runs.
+#[derive(Debug)]
+pub struct Stream {
+    socket: Arc<Socket>,
+}
+
+impl Stream {
+    /// Connects to a Unix socket.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn connect_unix(path: &Path) -> io::Result<Self> {
+        Self::try_from(UnixStream::connect(path)?)
+    }
+
+    /// Connects over TCP, at most 5 s.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn connect_tcp(address: SocketAddr) -> io::Result<Self> {
+        Self::try_from(TcpStream::connect_timeout(&address, CONNECT_WAIT_MAX)?)
+    }
+
+    /// Another hold on the same socket, for looking at it while the first is in use.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { socket: Arc::clone(&self.socket) }
+    }
+
+    /// Whether the other side has closed the connection; nothing is read.
+    pub fn is_hung_up(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        let wanted = PollFlags::RDHUP;
+        #[cfg(not(target_os = "linux"))]
+        let wanted = PollFlags::HUP;
+        let mut fds = [PollFd::new(&*self.socket, wanted)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let polled = rustix::event::poll(&mut fds, Some(&at_once));
+        let gone = wanted | PollFlags::HUP | PollFlags::ERR;
+        polled.is_ok_and(|ready| ready > 0) && fds[0].revents().intersects(gone)
+    }
+
+    /// Takes nothing more from the other side; what has arrived can still be read.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn stop_reading(&self) -> io::Result<()> {
+        match &*self.socket {
+            Socket::Unix(socket) => socket.shutdown(std::net::Shutdown::Read),
+            Socket::Tcp(socket) => socket.shutdown(std::net::Shutdown::Read),
+        }
+    }
+
+    /// Ready with what `attempt` says, unless it would block.
+    fn attempt<T>(
+        &self,
+        flags: PollFlags,
+        mut attempt: impl FnMut(&Socket) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            match attempt(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait_for(&self.socket, flags);
+                    return Poll::Pending;
+                }
+                answer => return Poll::Ready(answer),
+            }
+        }
+    }
+}
+
+impl TryFrom<UnixStream> for Stream {
+    type Error = io::Error;
+
+    fn try_from(socket: UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: Arc::new(Socket::Unix(socket)) })
+    }
+}
+
+impl TryFrom<TcpStream> for Stream {
+    type Error = io::Error;
+
+    fn try_from(socket: TcpStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        Ok(Self { socket: Arc::new(Socket::Tcp(socket)) })
+    }
+}
+
+impl hyper::rt::Read for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut bytes = [0; READ_BYTES_MAX];
+        let most = cursor.remaining().min(READ_BYTES_MAX);
+        let room = &mut bytes[..most];
+        let read = self.attempt(PollFlags::IN, |socket| match socket {
+            Socket::Unix(socket) => (&*socket).read(room),
+            Socket::Tcp(socket) => (&*socket).read(room),
+        });
+        read.map_ok(|count| cursor.put_slice(&bytes[..count]))
+    }
+}
+
+impl hyper::rt::Write for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.attempt(PollFlags::OUT, |socket| match socket {
+            Socket::Unix(socket) => (&*socket).write(bytes),
+            Socket::Tcp(socket) => (&*socket).write(bytes),
+        })
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.attempt(PollFlags::OUT, |socket| match socket {
+            Socket::Unix(socket) => (&*socket).write_vectored(parts),
+            Socket::Tcp(socket) => (&*socket).write_vectored(parts),
+        })
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = match &*self.socket {
+            Socket::Unix(socket) => socket.shutdown(std::net::Shutdown::Write),
+            Socket::Tcp(socket) => socket.shutdown(std::net::Shutdown::Write),
+        };
+        Poll::Ready(done)
+    }
+}
