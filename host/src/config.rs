@@ -46,7 +46,18 @@ pub struct HostLimits {
     pub kept_images_max: u32,
     /// Bytes of the state that a plugin hands to its next build. Default: 64 MiB.
     pub snapshot_bytes_max: u64,
-    /// How long `init` and the checks around it may take. Default: 30 s.
+    /// Pooled calls of one plugin of the kind `process` that may be under way at once; they need
+    /// no threads. Default: 64.
+    pub process_calls_max: u32,
+    /// How long a process may be without calls before it is to end by itself; it is started
+    /// again by the next call. Zero: for ever. Default: 1 h.
+    pub process_idle_max: Duration,
+    /// Descriptors that a process may have open; none: as many as the host. Default: 1,024.
+    pub process_descriptors_max: Option<u64>,
+    /// Seconds that a process may compute in all before it is ended (and started again); none:
+    /// any number. Default: none.
+    pub process_cpu_s_max: Option<u64>,
+    /// How long `init` and the checks around it may take, or a process until it can be called. Default: 30 s.
     pub start_wait_max: Duration,
     /// How long an unload waits for the calls that run. Default: 30 s.
     pub drain_wait_max: Duration,
@@ -54,7 +65,7 @@ pub struct HostLimits {
     /// reload, and how long the reload waits for the calls that run. Pooled calls wait in the
     /// queue, for as long as their deadlines allow. Default: 5 s.
     pub pause_wait_max: Duration,
-    /// How long a plugin's `shutdown` may take. Default: 10 s.
+    /// How long a plugin's `shutdown` may take; a process is killed then. Default: 10 s.
     pub stop_wait_max: Duration,
 }
 
@@ -76,6 +87,10 @@ impl Default for HostLimits {
             library_bytes_max: 1 << 30,
             kept_images_max: 64,
             snapshot_bytes_max: 64 << 20,
+            process_calls_max: 64,
+            process_idle_max: Duration::from_secs(60 * 60),
+            process_descriptors_max: Some(1024),
+            process_cpu_s_max: None,
             start_wait_max: Duration::from_secs(30),
             drain_wait_max: Duration::from_secs(30),
             pause_wait_max: Duration::from_secs(5),

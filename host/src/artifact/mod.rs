@@ -4,6 +4,7 @@
 pub(crate) mod digest;
 pub(crate) mod discover;
 pub(crate) mod locate;
+pub(crate) mod program;
 pub(crate) mod stage;
 mod sweep;
 pub(crate) mod trust;

@@ -66,6 +66,27 @@ impl StagingArea {
         .map_err(|failure| ArtifactError::Stage { path: failure.path, source: failure.source })
     }
 
+    /// Makes a folder for what is more than one file.
+    pub(super) fn folder_for(&self, name_hint: &str) -> Result<PathBuf, ArtifactError> {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let name = file_name(Path::new(""), name_hint, number);
+        let make = || {
+            let place = self.folder()?;
+            let path = place.path.join(&name);
+            let is_lost = |source| Failure { folder_is_lost: !place.is_ours(), ..failure(&path, source) };
+            fs::create_dir(&path).map_err(is_lost)?;
+            Ok(path)
+        };
+        match make() {
+            Err(failure) if failure.folder_is_lost => {
+                self.forget_folder(&failure.path);
+                make()
+            }
+            made => made,
+        }
+        .map_err(|failure: Failure| ArtifactError::Stage { path: failure.path, source: failure.source })
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> Result<Staged, Failure> {
         let folder = self.folder()?;
         let path = folder.path.join(name);
@@ -225,6 +246,12 @@ fn failure(path: &Path, source: io::Error) -> Failure {
 /// Makes a file that was not there before.
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// Writes a file that was not there before, which this user may run.
+pub(super) fn write_executable(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create(path)?;
+    file.write_all(bytes).and_then(|()| seal(&file))
 }
 
 /// Takes away the right to write, whatever the umask made of the mode.

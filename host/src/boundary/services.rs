@@ -76,14 +76,7 @@ impl ServiceHost for ByToken {
         if token & SILENT != 0 {
             return 0;
         }
-        match LevelFilter::current().min(STATIC_MAX_LEVEL).into_level() {
-            None => 0,
-            Some(tracing::Level::ERROR) => Level::Error as u32,
-            Some(tracing::Level::WARN) => Level::Warn as u32,
-            Some(tracing::Level::INFO) => Level::Info as u32,
-            Some(tracing::Level::DEBUG) => Level::Debug as u32,
-            Some(tracing::Level::TRACE) => Level::Trace as u32,
-        }
+        wanted_level()
     }
 
     fn thread_panicked(token: u64, message: &str, location: &str) -> Result<(), ServiceError> {
@@ -96,4 +89,16 @@ impl ServiceHost for ByToken {
 fn services(token: u64) -> Result<Arc<dyn Services>, ServiceError> {
     let table = TABLE.read().unwrap_or_else(PoisonError::into_inner);
     table.get(&token).cloned().ok_or(ServiceError::Closed)
+}
+
+/// The least level that whoever listens to the host's log wants now; 0 for none.
+pub(crate) fn wanted_level() -> u32 {
+    match LevelFilter::current().min(STATIC_MAX_LEVEL).into_level() {
+        None => 0,
+        Some(tracing::Level::ERROR) => Level::Error as u32,
+        Some(tracing::Level::WARN) => Level::Warn as u32,
+        Some(tracing::Level::INFO) => Level::Info as u32,
+        Some(tracing::Level::DEBUG) => Level::Debug as u32,
+        Some(tracing::Level::TRACE) => Level::Trace as u32,
+    }
 }

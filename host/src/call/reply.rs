@@ -51,6 +51,12 @@ impl Reply {
         }
     }
 
+    /// Takes over an output whose memory is the host's own.
+    #[cfg(unix)]
+    pub(crate) fn made_elsewhere(&mut self, generation: GenerationId, output: Output) {
+        (self.generation, self.output) = (generation, output);
+    }
+
     /// The bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {

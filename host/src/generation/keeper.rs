@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::Generation;
 use super::retire::{Settle, close, finish, stop};
-use crate::boundary::{Image, Instance, Root};
+use super::Body;
+use crate::boundary::{Image, Root};
 use crate::config::HostLimits;
 use crate::event::{Board, HostEvent};
 use crate::id::{GenerationId, PluginName};
@@ -34,7 +35,7 @@ pub(crate) enum Left {
     Running,
     /// A plugin that was not stopped: nothing can be done.
     #[expect(dead_code, reason = "held, not read")]
-    Instance(Instance),
+    Body(Body),
     /// A library of a plugin that has ended, for a reason that stays.
     #[expect(dead_code, reason = "held, not read")]
     Image(Arc<Image>),

@@ -7,20 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use hotbay_plugin::Output;
 use hotbay_plugin::abi::{Bounds, RawContext};
 
-use super::{Generation, Parts, State};
-use crate::boundary::Instance;
+use super::{Body, Generation, Parts, State};
 use crate::call::{Failure, Reply, Request, Standing};
 use crate::error::{Error, ErrorKind, bug};
 use crate::pool::{Errand, Ticket};
+#[cfg(unix)]
+use crate::supervisor::{Process, ProcessCall};
 use crate::sync::Handback;
 
 /// Stands for the right to be called, and owns what is called. The slot holds one; calls
 /// borrow it.
 pub(crate) struct Token {
     /// Taken by the drop alone.
-    instance: Option<Instance>,
+    body: Option<Body>,
     /// Here, so that a call looks nothing up.
     checks_input: bool,
     generation: Arc<Generation>,
@@ -28,7 +31,7 @@ pub(crate) struct Token {
 
 impl Token {
     /// A generation that was started and is healthy, and its one token.
-    pub(crate) fn new(parts: Parts, instance: Instance) -> Self {
+    pub(crate) fn new(parts: Parts, body: Body) -> Self {
         let generation = Generation {
             name: parts.name,
             id: parts.id,
@@ -43,19 +46,19 @@ impl Token {
             returned: Handback::new(),
             services: parts.services.into(),
         };
-        Self::again(Arc::new(generation), instance)
+        Self::again(Arc::new(generation), body)
     }
 
-    /// A new token of a generation whose instance came back, and that is to serve on.
-    pub(crate) fn again(generation: Arc<Generation>, instance: Instance) -> Self {
+    /// A new token of a generation whose body came back, and that is to serve on.
+    pub(crate) fn again(generation: Arc<Generation>, body: Body) -> Self {
         let checks_input = generation.terms.input_schema.is_some();
-        Self { instance: Some(instance), checks_input, generation }
+        Self { body: Some(body), checks_input, generation }
     }
 
     /// Asks the plugin something on a thread of its own; the lease is held until it answered.
     pub(crate) fn ask<T: Send + 'static>(
         self: &Arc<Self>,
-        question: impl FnOnce(&Instance) -> Result<T, Failure> + Send + 'static,
+        question: impl FnOnce(&Body) -> Result<T, Failure> + Send + 'static,
     ) -> Result<Ticket<Result<T, Error>>, Error> {
         let token = Arc::clone(self);
         let asked = self.generation.crew.send(move || token.answer(question));
@@ -69,7 +72,7 @@ impl Token {
     pub(crate) fn ask_within<T: Send + 'static>(
         self: &Arc<Self>,
         wait_max: Duration,
-        question: impl FnOnce(&Instance) -> Result<T, Failure> + Send + 'static,
+        question: impl FnOnce(&Body) -> Result<T, Failure> + Send + 'static,
     ) -> Errand<Result<T, Error>> {
         let token = Arc::clone(self);
         self.generation.crew.run(wait_max, move || token.answer(question))
@@ -77,11 +80,11 @@ impl Token {
 
     fn answer<T>(
         &self,
-        question: impl FnOnce(&Instance) -> Result<T, Failure>,
+        question: impl FnOnce(&Body) -> Result<T, Failure>,
     ) -> Result<T, Error> {
-        match &self.instance {
-            Some(instance) => question(instance).map_err(|failure| self.generation.failed(failure)),
-            None => Err(bug!("the token of `{}` lost its instance", self.generation.name)),
+        match &self.body {
+            Some(body) => question(body).map_err(|failure| self.generation.failed(failure)),
+            None => Err(bug!("the token of `{}` lost its body", self.generation.name)),
         }
     }
 
@@ -98,8 +101,7 @@ impl Token {
 
     /// Bytes that the plugin has allocated, where it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
-        let census = self.instance.as_ref()?.root().census();
-        census.counts_bytes.then_some(census.live_bytes)
+        self.body.as_ref()?.live_bytes()
     }
 
     /// Answers a call, in this thread, by filling `reply`.
@@ -107,12 +109,20 @@ impl Token {
     pub(crate) fn call(&self, asked: Asked<'_>, reply: &mut Reply) -> Result<(), Error> {
         let Asked { request, standing, call_id } = asked;
         let generation = &*self.generation;
-        let Some(instance) = &self.instance else {
-            return Err(bug!("the token of `{}` lost its instance", generation.name));
+        let Some(body) = &self.body else {
+            return Err(bug!("the token of `{}` lost its body", generation.name));
         };
         let input = request.payload();
         if input.len() as u64 > generation.limits.input_bytes_max {
             return Err(generation.input_too_large(input.len()));
+        }
+        let instance = match body {
+            Body::Inside(instance) => instance,
+            #[cfg(unix)]
+            Body::Apart(process) => return self.call_process(process, asked, reply),
+        };
+        if request.named_endpoint().is_some() {
+            return Err(generation.no_endpoint(request));
         }
         let bounds;
         let mut context = RawContext::new(call_id).with_trace(request.trace());
@@ -137,6 +147,38 @@ impl Token {
         if reply.as_bytes().len() as u64 > generation.limits.output_bytes_max {
             return Err(generation.output_too_large(reply.as_bytes().len()));
         }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+impl Token {
+    /// Calls a process, waiting in this thread.
+    #[cold]
+    fn call_process(
+        &self,
+        process: &Process,
+        asked: Asked<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), Error> {
+        let Asked { request, standing, call_id } = asked;
+        if let Some(standing) = standing {
+            standing.enter(self.generation.id.get());
+        }
+        let inside = INSIDE.get();
+        INSIDE.set(inside + 1);
+        let answer = process.call(&ProcessCall { request, call_id });
+        INSIDE.set(inside);
+        if let Some(standing) = standing {
+            standing.leave_plugin();
+        }
+        self.take_in(answer, reply)
+    }
+
+    /// Fills `reply` with what a process answered.
+    fn take_in(&self, answer: Result<Output, Failure>, reply: &mut Reply) -> Result<(), Error> {
+        let output = answer.map_err(|failure| self.generation.failed(failure))?;
+        reply.made_elsewhere(self.generation.id, output);
         Ok(())
     }
 }
@@ -181,8 +223,8 @@ pub(crate) fn is_inside() -> bool {
 
 impl Drop for Token {
     fn drop(&mut self) {
-        if let Some(instance) = self.instance.take() {
-            self.generation.returned.put(instance);
+        if let Some(body) = self.body.take() {
+            self.generation.returned.put(body);
         }
     }
 }

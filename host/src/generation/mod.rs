@@ -1,6 +1,7 @@
 //! One load of one plugin: what runs its calls, the threads it runs on, and what became of it.
 //! Decides nothing about when it starts or ends.
 
+mod body;
 mod judge;
 mod keeper;
 mod lease;
@@ -17,14 +18,14 @@ use std::time::Duration;
 use hotbay_plugin::Fault;
 use semver::Version;
 
-use crate::boundary::Instance;
 use crate::boundary::services::Registration;
-use crate::call::Failure;
+use crate::call::{Failure, Request};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent};
 use crate::id::{GenerationId, PluginName};
 use crate::pool::{Crew, Employer, Epoch};
 use crate::sync::{Handback, lock};
+pub(crate) use body::{Body, Remains};
 pub(crate) use keeper::{Keeper, Kept, Left};
 pub(crate) use lease::{Asked, Token, is_inside, next_call_id};
 use state::State;
@@ -44,8 +45,8 @@ pub(crate) struct Generation {
     pub(crate) board: Board,
     current: AtomicBool,
     state: Mutex<State>,
-    /// Where the last lease leaves the instance.
-    returned: Handback<Instance>,
+    /// Where the last lease leaves the body.
+    returned: Handback<Body>,
     /// Answers the plugin until it is stopped.
     services: Mutex<Option<Registration>>,
 }
@@ -57,7 +58,7 @@ pub(crate) struct IoLimits {
     pub(crate) output_bytes_max: u64,
 }
 
-/// What a generation is made of, besides its instance.
+/// What a generation is made of, besides its body.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) name: PluginName,
@@ -97,8 +98,8 @@ impl Generation {
         self.returned.is_filled()
     }
 
-    /// The instance, once the last lease has left it, at most after `wait_max`.
-    pub(crate) fn take_instance(&self, wait_max: Duration) -> Option<Instance> {
+    /// The body, once the last lease has left it, at most after `wait_max`.
+    pub(crate) fn take_body(&self, wait_max: Duration) -> Option<Body> {
         self.returned.take(wait_max)
     }
 
@@ -122,6 +123,16 @@ impl Generation {
             self.tell_fault(fault.clone(), false);
         }
         error_of(failure).of(&self.name).in_generation(self.id)
+    }
+
+    #[cold]
+    fn no_endpoint(&self, request: &Request<'_>) -> Error {
+        let endpoint = request.named_endpoint().unwrap_or_default();
+        let message = format!(
+            "was not called: it has no endpoint `{endpoint}`; only plugins of the kind `process` \
+             have endpoints of their own"
+        );
+        Error::new(ErrorKind::Unsupported, message).of(&self.name).in_generation(self.id)
     }
 
     #[cold]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::keeper::{Keeper, Kept, Left};
 use super::state::State;
-use super::{Generation, error_of};
+use super::{Generation, Remains, error_of};
 use crate::boundary::{Close, Image, Root};
 use crate::config::HostLimits;
 use crate::event::HostEvent;
@@ -28,9 +28,8 @@ pub(crate) enum Settle {
 /// A generation whose plugin has ended, and what is left of it.
 #[derive(Debug)]
 pub(crate) struct Stopped {
-    pub(crate) image: Arc<Image>,
-    pub(crate) root: Root,
-    /// Why the image is to stay, if anything says so.
+    pub(crate) remains: Remains,
+    /// Why its image is to stay, if anything says so.
     pub(crate) reason: Option<String>,
 }
 
@@ -42,10 +41,10 @@ pub(crate) fn retire(
     keeper: &Keeper,
 ) {
     generation.turn(State::Draining);
-    let Some(instance) = generation.returned.take(drain_wait_max) else {
+    let Some(body) = generation.returned.take(drain_wait_max) else {
         return keep_draining(generation, keeper);
     };
-    generation.returned.put(instance);
+    generation.returned.put(body);
     if let Some(stopped) = stop(generation, limits, keeper) {
         finish(generation, stopped, keeper);
     }
@@ -58,7 +57,7 @@ pub(crate) fn stop(
     limits: &HostLimits,
     keeper: &Keeper,
 ) -> Option<Stopped> {
-    let Some(mut instance) = generation.returned.take(limits.drain_wait_max) else {
+    let Some(mut body) = generation.returned.take(limits.drain_wait_max) else {
         keep_draining(generation, keeper);
         return None;
     };
@@ -68,21 +67,20 @@ pub(crate) fn stop(
     let running = generation.crew.join(limits.stop_wait_max);
     if running > 0 {
         let reason = format!("workers: {running} still run");
-        keep(generation, keeper, reason, Left::Instance(instance));
+        keep(generation, keeper, reason, Left::Body(body));
         return None;
     }
-    let root = instance.root();
     let ended = generation.crew.run(limits.stop_wait_max, move || {
-        let ended = instance.end(true);
-        (ended, instance.into_image())
+        let ended = body.end(true);
+        (ended, body.into_remains())
     });
     // From here on the plugin hears `Closed`.
     let registration = lock(&generation.services).take();
     // Not under the lock: the last line that it logs is told to whoever listens.
     drop(registration);
-    let (failure, image) = match ended {
-        Errand::Done((Ok(()), image)) => (None, image),
-        Errand::Done((Err(failure), image)) => (Some(error_of(failure).full_message()), image),
+    let (failure, remains) = match ended {
+        Errand::Done((Ok(()), remains)) => (None, remains),
+        Errand::Done((Err(failure), remains)) => (Some(error_of(failure).full_message()), remains),
         Errand::Late => {
             keep(generation, keeper, "shutdown: still runs".to_owned(), Left::Running);
             return None;
@@ -98,12 +96,17 @@ pub(crate) fn stop(
         generation.board.tell(HostEvent::ShutdownFailed { plugin, generation: id, reason });
     }
     let failure = failure.map(|failure| format!("shutdown: {failure}"));
-    Some(Stopped { image, root, reason: generation.keep.clone().or(failure) })
+    Some(Stopped { remains, reason: generation.keep.clone().or(failure) })
 }
 
 /// Closes what is left of a generation that was stopped, or keeps it.
 pub(crate) fn finish(generation: &Generation, stopped: Stopped, keeper: &Keeper) {
-    match close(stopped.image, Some(stopped.root), stopped.reason, Settle::Awhile) {
+    let closed = match stopped.remains {
+        Remains::Code(image, root) => close(image, Some(root), stopped.reason, Settle::Awhile),
+        #[cfg(unix)]
+        Remains::Program(_) => Ok(None),
+    };
+    match closed {
         Ok(leaked_bytes) => {
             generation.turn(State::Closed);
             let (plugin, id) = (generation.name.clone(), generation.id);

@@ -117,7 +117,7 @@ impl PluginHandle {
     /// `Plugin` with the plugin's own error, `Panicked`, `Retired`, and `Overloaded` while the
     /// plugin is paused for a reload.
     pub async fn health(&self) -> Result<(), Error> {
-        let answer = self.inner.slot.pin_now()?.ask(|instance| instance.health())?;
+        let answer = self.inner.slot.pin_now()?.ask(|body| body.health())?;
         self.answer(answer).await
     }
 
@@ -128,7 +128,7 @@ impl PluginHandle {
     ///
     /// As [`health`](Self::health).
     pub async fn snapshot(&self) -> Result<Option<Snapshot>, Error> {
-        let answer = self.inner.slot.pin_now()?.ask(|instance| instance.snapshot())?;
+        let answer = self.inner.slot.pin_now()?.ask(|body| body.snapshot())?;
         self.answer(answer).await
     }
 

@@ -38,6 +38,7 @@ pub struct HostBuilder {
     mistake: Option<Error>,
     staging_dir: Option<PathBuf>,
     keep_staged: bool,
+    environment: Vec<String>,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
     is_watched: bool,
     poll_interval: Option<Duration>,
@@ -64,6 +65,7 @@ impl HostBuilder {
             mistake: None,
             staging_dir: None,
             keep_staged: false,
+            environment: Vec::new(),
             compiled_in: Vec::new(),
             is_watched: false,
             poll_interval: None,
@@ -115,6 +117,13 @@ impl HostBuilder {
     /// See [`Layer`].
     pub fn layer(mut self, layer: impl Layer) -> Self {
         self.layers.add(Arc::new(layer));
+        self
+    }
+
+    /// Gives processes a name of the host's environment, besides the usual ones such as `PATH`,
+    /// `HOME` and `LANG`. Nothing else of it reaches them.
+    pub fn pass_environment(mut self, name: impl Into<String>) -> Self {
+        self.environment.push(name.into());
         self
     }
 
@@ -300,6 +309,9 @@ impl HostBuilder {
                 clock: Clock::new(),
                 board,
                 staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged),
+                #[cfg(unix)]
+                processes: crate::supervisor::Processes::default(),
+                environment: self.environment,
             }),
             busy: Arc::default(),
             layers: self.layers,

@@ -12,7 +12,7 @@ use crate::generation::Generation;
 use crate::generation::retire::retire;
 use crate::id::{GenerationId, PluginName};
 use crate::pool::Teller;
-use crate::reload::{Candidate, Content, Plan, Source, Swapped, Taken, plan, read_library, swap};
+use crate::reload::{Candidate, Content, Plan, Source, Swapped, Taken, plan, read_artifact, swap};
 use crate::slot::Slot;
 
 /// What a reload did.
@@ -135,7 +135,7 @@ impl Inner {
         }
         self.table.check_requirements(&next)?;
         let dependents = self.table.dependents(plugin);
-        let library = read_library(&next, rules);
+        let library = read_artifact(&next, rules);
         content.of_library(&library);
         let library = library?;
         let sha256 = library.as_ref().map(Artifact::sha256);

@@ -89,13 +89,9 @@ impl Candidate {
         error.of(self.manifest.name()).at_step(step)
     }
 
-    /// Checks what the manifest alone can show to be impossible.
-    pub(crate) fn check_kind(&self) -> Result<(), Error> {
-        if self.manifest.kind() == Kind::Library || self.folder.is_none() {
-            return Ok(());
-        }
-        let message = "its kind is `process`; this version of the host runs libraries only";
-        Err(self.failed(LoadStep::Manifest, ErrorKind::Unsupported).caused_by(message))
+    /// What runs its calls.
+    pub(super) fn kind(&self) -> Kind {
+        if self.folder.is_some() { self.manifest.kind() } else { Kind::Library }
     }
 
     /// Checks the config against its schema; answers with the one of the input, if there is

@@ -116,7 +116,7 @@ pub(super) fn snapshot(
 ) -> Result<Option<Snapshot>, Error> {
     let failed = || next.failed(LoadStep::Snapshot, ErrorKind::Start);
     let wait_max = workshop.limits.start_wait_max;
-    let state = match token.ask_within(wait_max, |instance| instance.snapshot()) {
+    let state = match token.ask_within(wait_max, |body| body.snapshot()) {
         Errand::Done(state) => state.map_err(|error| failed().caused_by(error))?,
         Errand::Late => {
             let message = format!("it did not end within {} ms", wait_max.as_millis());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::HostLimits;
-use crate::manifest::Limits;
+use crate::manifest::{Kind, Limits};
 
 /// The limits of one plugin: its manifest's, within its host's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,16 @@ pub(crate) struct PluginLimits {
 const STACK_BYTES_MIN: u64 = 256 << 10;
 
 /// What a manifest asks for, within what the host gives; and what was clamped, in words.
-pub(crate) fn within(asked: &Limits, host: &HostLimits) -> (PluginLimits, Vec<String>) {
+pub(crate) fn within(
+    asked: &Limits,
+    kind: Kind,
+    host: &HostLimits,
+) -> (PluginLimits, Vec<String>) {
+    // Calls of a process need no threads, but places.
+    let workers_max = match kind {
+        Kind::Library => host.workers_max,
+        Kind::Process => host.process_calls_max,
+    };
     let mut notes = Vec::new();
     let mut clamp = |field: &str, asked: Option<u64>, least: u64, most: u64| {
         let most = most.max(least);
@@ -35,7 +44,7 @@ pub(crate) fn within(asked: &Limits, host: &HostLimits) -> (PluginLimits, Vec<St
         given
     };
     let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-    let workers = clamp("workers", asked.workers.map(u64::from), 1, host.workers_max.into());
+    let workers = clamp("workers", asked.workers.map(u64::from), 1, workers_max.into());
     let queue = clamp("queue", asked.queue.map(u64::from), 1, host.queue_max.into());
     let stack_bytes_max = host.stack_bytes_max;
     let input_bytes = clamp("input_bytes", asked.input_bytes, 0, host.input_bytes_max);
@@ -77,7 +86,7 @@ mod tests {
             stack_bytes: Some(1),
             ..Limits::default()
         };
-        let (limits, notes) = within(&asked, &host);
+        let (limits, notes) = within(&asked, Kind::Library, &host);
         assert_eq!((limits.queue, limits.input_bytes), (100, 7));
         assert_eq!(limits.stack_bytes, STACK_BYTES_MIN);
         assert_eq!(

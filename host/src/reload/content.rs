@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Rules;
 use super::candidate::Candidate;
-use super::survey::read_library;
+use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
 use crate::error::Error;
 
@@ -25,7 +25,7 @@ impl Content {
         let candidate = Candidate::read(folder, rules);
         content.of_manifest(&candidate, rules);
         if let Ok(candidate) = candidate {
-            content.of_library(&read_library(&candidate, rules));
+            content.of_library(&read_artifact(&candidate, rules));
         }
         content
     }

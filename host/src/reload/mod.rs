@@ -1,6 +1,8 @@
 //! The workshop: a folder or a compiled-in plugin becomes a generation, step by step. Every
 //! step before the last can be taken back; what fails leaves nothing behind.
 
+#[cfg(unix)]
+mod apart;
 mod candidate;
 mod carry_out;
 mod clamp;
@@ -9,8 +11,11 @@ mod desk;
 mod doorbell;
 mod flood;
 mod grants;
+mod inside;
 mod line_kinds;
 mod load;
+#[cfg(unix)]
+mod overseer;
 mod plan;
 mod plugin_log;
 mod roots;
@@ -44,7 +49,7 @@ pub(crate) use plan::{Dependent, Plan, plan};
 pub(crate) use settle::{Answer, Look};
 pub(crate) use source::{Made, Source};
 pub use survey::{Built, Inspection, Surveyed};
-pub(crate) use survey::{folders, inspect, read_library, survey as survey_one};
+pub(crate) use survey::{folders, inspect, read_artifact, survey as survey_one};
 pub(crate) use trial::abi_report;
 pub(crate) use watch::{Answerer, Visitor, Watch, Watching};
 
@@ -63,6 +68,10 @@ pub(crate) struct Workshop {
     pub(crate) board: Board,
     pub(crate) keeper: Keeper,
     pub(crate) staging: StagingArea,
+    #[cfg(unix)]
+    pub(crate) processes: crate::supervisor::Processes,
+    /// Names of the environment that processes get besides the usual ones.
+    pub(crate) environment: Vec<String>,
 }
 
 /// What files are accepted.

@@ -47,6 +47,25 @@ impl PluginServices {
         }
     }
 
+    /// Writes a line, whether the plugin may log by itself or not.
+    pub(super) fn write(&self, record: &Record<'_>) -> Result<(), ServiceError> {
+        // What nobody wants does not count.
+        let Some(line) = Line::wanted(&self.name, record) else { return Ok(()) };
+        let mut flood = self.flood.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = flood.line(Instant::now());
+        drop(flood);
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::PassAfter { dropped } => self.tell_dropped_lines(dropped),
+            Verdict::Drop => {
+                self.count_dropped_line();
+                return Err(ServiceError::Unavailable);
+            }
+        }
+        line.emit(&self.name, self.generation);
+        Ok(())
+    }
+
     fn count_dropped_line(&self) {
         if let Some(slot) = self.slot.upgrade() {
             slot.meter.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
@@ -73,24 +92,7 @@ impl Services for PluginServices {
     }
 
     fn log(&self, record: &Record<'_>) -> Result<(), ServiceError> {
-        if !self.may_log {
-            return Err(ServiceError::Denied);
-        }
-        // What nobody wants does not count.
-        let Some(line) = Line::wanted(&self.name, record) else { return Ok(()) };
-        let mut flood = self.flood.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = flood.line(Instant::now());
-        drop(flood);
-        match verdict {
-            Verdict::Pass => {}
-            Verdict::PassAfter { dropped } => self.tell_dropped_lines(dropped),
-            Verdict::Drop => {
-                self.count_dropped_line();
-                return Err(ServiceError::Unavailable);
-            }
-        }
-        line.emit(&self.name, self.generation);
-        Ok(())
+        if self.may_log { self.write(record) } else { Err(ServiceError::Denied) }
     }
 
     fn thread_panicked(&self, message: &str, location: &str) {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
 use crate::generation::Terms;
+#[cfg(unix)]
+use crate::supervisor::Program;
 
 /// Where the code of a plugin comes from.
 #[derive(Debug)]
@@ -20,6 +22,9 @@ pub(crate) enum Source {
     Value(Made),
     /// A library that is mapped already, and what the calls of its generation went by.
     Mapped { image: Arc<Image>, root: Root, keep: Option<String>, terms: Arc<Terms> },
+    /// A program that ran already, and what the calls of its generation went by.
+    #[cfg(unix)]
+    Again { program: Arc<Program>, terms: Arc<Terms> },
 }
 
 /// Makes a value of this program into an instance, when it is wanted.

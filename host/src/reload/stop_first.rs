@@ -9,6 +9,7 @@ use super::carry_out::{Swapped, not_drained, snapshot, too_late};
 use super::load::{Fresh, Until};
 use super::source::Source;
 use crate::error::{Error, ErrorKind};
+use crate::generation::Remains;
 use crate::generation::retire::{self, Stopped};
 use crate::manifest::Manifest;
 use crate::slot::Slot;
@@ -59,13 +60,17 @@ pub(super) fn swap(
         Err(error) => error,
     };
     let again = Candidate::compiled_in(before.clone());
-    let Some(Stopped { image, root, reason: keep }) = stopped else {
+    let Some(Stopped { remains, reason: keep }) = stopped else {
         let _ = slot.vacate();
         return Err(lost(slot, "the old build could not be stopped").caused_by(error));
     };
     let terms = Arc::clone(&generation.terms);
-    let mapped = Source::Mapped { image, root, keep, terms };
-    match Fresh::start(workshop, &again, mapped, slot, until()) {
+    let source = match remains {
+        Remains::Code(image, root) => Source::Mapped { image, root, keep, terms },
+        #[cfg(unix)]
+        Remains::Program(program) => Source::Again { program, terms },
+    };
+    match Fresh::start(workshop, &again, source, slot, until()) {
         Ok(fresh) => {
             let (token, _) = fresh.into_token();
             let generation = token.generation().id;

@@ -106,7 +106,7 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> Surveyed {
             return surveyed;
         }
     };
-    let library = match read_library(&candidate, rules) {
+    let library = match read_artifact(&candidate, rules) {
         Ok(library) => library,
         Err(error) => {
             surveyed.problem = Some(error);
@@ -114,14 +114,11 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> Surveyed {
             return surveyed;
         }
     };
-    if let Some(artifact) = library {
+    if let Some(artifact) = library.filter(|_| candidate.kind() == Kind::Library) {
         match judge(&candidate, &artifact) {
             Ok(probed) => surveyed.built = Some(built(probed)),
             Err(error) => surveyed.problem = Some(error),
         }
-    }
-    if let Err(error) = candidate.check_kind() {
-        surveyed.problem.get_or_insert(error);
     }
     surveyed.manifest = Some(candidate.manifest);
     surveyed
@@ -141,7 +138,7 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
     let Ok(candidate) = Candidate::read(folder, rules) else {
         return inspection;
     };
-    let Ok(Some(artifact)) = read_library(&candidate, rules) else {
+    let Ok(Some(artifact)) = read_artifact(&candidate, rules) else {
         return inspection;
     };
     let digest = Digest::new(artifact.sha256());
@@ -156,28 +153,30 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
     if let Err(error) = candidate.check_schemas(rules) {
         surveyed.problem.get_or_insert(error);
     }
-    inspection.needs = probe(artifact.bytes()).map(|probed| probed.needs).unwrap_or_default();
-    inspection.exports = exports(artifact.bytes()).unwrap_or_default();
+    if candidate.kind() == Kind::Library {
+        inspection.needs = probe(artifact.bytes()).map(|probed| probed.needs).unwrap_or_default();
+        inspection.exports = exports(artifact.bytes()).unwrap_or_default();
+    }
     inspection.length = Some(artifact.bytes().len() as u64);
     inspection.library = Some(artifact.path().to_owned());
     inspection.sha256 = Some(digest);
     inspection
 }
 
-/// A candidate's library as it lies there now; none if it has none.
-pub(crate) fn read_library(
+/// A candidate's library or program as it lies there now; none if it has none.
+pub(crate) fn read_artifact(
     candidate: &Candidate,
     rules: &Rules,
 ) -> Result<Option<Artifact>, Error> {
     let manifest = &candidate.manifest;
-    let (Some(folder), Some(stem)) = (&candidate.folder, manifest.library_stem()) else {
-        return Ok(None);
-    };
-    if manifest.kind() != Kind::Library {
-        return Ok(None);
-    }
+    let Some(folder) = &candidate.folder else { return Ok(None) };
     let failed = |error| candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error);
-    let path = locate::library(folder, folder, &stem).map_err(failed)?;
+    let path = match (manifest.library_stem(), manifest.command().first()) {
+        (Some(stem), _) => locate::library(folder, folder, &stem),
+        (None, Some(program)) => locate::inside(folder, program),
+        (None, None) => return Ok(None),
+    };
+    let path = path.map_err(failed)?;
     let artifact = Artifact::read(&path, rules.library_bytes_max).map_err(failed)?;
     artifact.check_trust(rules.trust()).map_err(failed)?;
     Ok(Some(artifact))

@@ -30,6 +30,36 @@ pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginL
     }
 }
 
+/// Holds config and calls against what a program says of them. Where the manifest has a schema
+/// for the input itself, that one counts.
+#[cfg(unix)]
+pub(super) fn check_declared(
+    _workshop: &Workshop,
+    candidate: &Candidate,
+    capabilities: &crate::supervisor::Capabilities,
+    parts: &mut Parts,
+) -> Result<(), Error> {
+    use crate::error::{ErrorKind, LoadStep};
+    use crate::manifest::Checker;
+    let checker = |what: &str, schema| {
+        Checker::new(schema).map_err(|unfit| {
+            let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::Start);
+            failed.caused_by(format!("its capabilities: `{what}`: {unfit}"))
+        })
+    };
+    if let Some(schema) = &capabilities.config_schema {
+        checker("configSchema", schema)?.check(candidate.manifest.config()).map_err(|unfit| {
+            let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
+            failed.caused_by(format!("`config` does not fit what the program wants: {unfit}"))
+        })?;
+    }
+    if let (None, Some(schema)) = (&parts.terms.input_schema, &capabilities.input_schema) {
+        let input_schema = Some(Arc::new(checker("inputSchema", schema)?));
+        parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
+    }
+    Ok(())
+}
+
 /// Checks the config, and has calls checked from here on if there is a schema for their input.
 pub(super) fn check_schemas(
     workshop: &Workshop,

@@ -1,13 +1,14 @@
 //! A library opened for nothing but the long report of what abi_stable found in it.
 
 use super::candidate::Candidate;
-use super::survey::read_library;
+use super::survey::read_artifact;
 use super::{Rules, survey::judge};
 use crate::artifact::stage::StagingArea;
 use crate::boundary::{Image, Root};
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::retire::{Settle, close};
+use crate::manifest::Kind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,8 +18,10 @@ use std::sync::Arc;
 /// library's initialisers in this process.
 pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>, Error> {
     let candidate = Candidate::read(folder, rules)?;
-    candidate.check_kind()?;
-    let Some(artifact) = read_library(&candidate, rules)? else {
+    if candidate.kind() != Kind::Library {
+        return Ok(None);
+    }
+    let Some(artifact) = read_artifact(&candidate, rules)? else {
         return Ok(None);
     };
     judge(&candidate, &artifact)?;

@@ -107,7 +107,7 @@ impl Slot {
     /// Waits for the leases of a paused generation; answers with a token that stands for all
     /// of them, or with the number of those that are left after `wait_max`.
     pub(crate) fn drain(&self, paused: &Paused, wait_max: Duration) -> Result<Arc<Token>, usize> {
-        match paused.generation.take_instance(wait_max) {
+        match paused.generation.take_body(wait_max) {
             Some(instance) => {
                 let generation = Arc::clone(&paused.generation);
                 Ok(Arc::new(Token::again(generation, instance)))
@@ -121,7 +121,7 @@ impl Slot {
     pub(crate) fn resume(self: &Arc<Self>, paused: Paused, token: Option<Arc<Token>>) {
         let token = token.or_else(|| paused.token.upgrade()).or_else(|| {
             // The last lease came back just now.
-            let instance = paused.generation.take_instance(Duration::from_secs(1))?;
+            let instance = paused.generation.take_body(Duration::from_secs(1))?;
             Some(Arc::new(Token::again(Arc::clone(&paused.generation), instance)))
         });
         {

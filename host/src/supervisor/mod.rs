@@ -1,13 +1,39 @@
 //! The annexe: plugins in processes of their own, started, watched, called over HTTP on a local
 //! socket, started again when they end, and always reaped. Decides nothing about loads.
 
+mod batch;
 mod child;
 mod diagnose;
 mod dialect;
 mod environment;
+mod folder;
 mod guardian;
+mod http;
 mod lines;
 mod location;
+mod pipes;
 #[allow(unsafe_code, reason = "what a child does between fork and exec")]
 mod prepare;
+mod process;
+mod program;
+mod reply;
 mod restart;
+mod runtime;
+mod services;
+mod start;
+mod state;
+mod watch;
+
+use std::time::Duration;
+
+pub(crate) use dialect::Capabilities;
+pub(crate) use environment::allowed;
+pub(crate) use process::{Process, ProcessCall};
+pub(crate) use program::{Overseen, Overseer, ProcessLimits, Program};
+pub(crate) use runtime::Processes;
+pub(crate) use start::{NotStarted, capabilities};
+pub(crate) use watch::begin;
+
+/// How long what a child wrote may still be read after it was reaped, and how long somebody else
+/// who holds its pipes is waited for.
+const SETTLE_WAIT_MAX: Duration = Duration::from_millis(100);

@@ -1,0 +1,88 @@
+//! What runs a generation's calls: code in this process, or a process. The one place that knows
+//! that there are two kinds.
+
+use std::sync::Arc;
+
+use hotbay_plugin::Snapshot;
+
+use crate::boundary::{Image, Instance, Root};
+use crate::call::Failure;
+#[cfg(unix)]
+use crate::supervisor::{Process, Program};
+
+/// What runs a generation's calls.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// A library, or code compiled in.
+    Inside(Instance),
+    /// A process.
+    #[cfg(unix)]
+    Apart(Process),
+}
+
+/// What is left of a body that has ended.
+#[derive(Debug)]
+pub(crate) enum Remains {
+    /// The code, which is mapped.
+    Code(Arc<Image>, Root),
+    /// What the process was started from.
+    #[cfg(unix)]
+    Program(Arc<Program>),
+}
+
+impl Body {
+    /// Asks whether the plugin can work.
+    pub(crate) fn health(&self) -> Result<(), Failure> {
+        match self {
+            Self::Inside(instance) => instance.health(),
+            #[cfg(unix)]
+            Self::Apart(process) => process.health(),
+        }
+    }
+
+    /// Takes the state that is to live through a reload.
+    pub(crate) fn snapshot(&self) -> Result<Option<Snapshot>, Failure> {
+        match self {
+            Self::Inside(instance) => instance.snapshot(),
+            #[cfg(unix)]
+            Self::Apart(process) => process.snapshot(),
+        }
+    }
+
+    /// Gives a state to a plugin that was not called yet.
+    pub(crate) fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
+        match self {
+            Self::Inside(instance) => instance.restore(snapshot),
+            #[cfg(unix)]
+            Self::Apart(process) => process.restore(snapshot),
+        }
+    }
+
+    /// Ends the plugin, with what it does at its end if that is `graceful`.
+    pub(crate) fn end(&mut self, graceful: bool) -> Result<(), Failure> {
+        match self {
+            Self::Inside(instance) => instance.end(graceful),
+            #[cfg(unix)]
+            Self::Apart(process) => process.end(graceful),
+        }
+    }
+
+    /// Gives up the body for what is left of it. What was not ended is leaked.
+    pub(crate) fn into_remains(self) -> Remains {
+        match self {
+            Self::Inside(instance) => {
+                let root = instance.root();
+                Remains::Code(instance.into_image(), root)
+            }
+            #[cfg(unix)]
+            Self::Apart(process) => Remains::Program(Arc::clone(process.program())),
+        }
+    }
+
+    /// Bytes that the plugin has allocated, where it counts them.
+    pub(crate) fn live_bytes(&self) -> Option<i64> {
+        let Self::Inside(instance) = self else { return None };
+        let census = instance.root().census();
+        census.counts_bytes.then_some(census.live_bytes)
+    }
+}

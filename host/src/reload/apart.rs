@@ -1,0 +1,168 @@
+//! A start in a process: digest → private copy → capabilities → config → launch → location →
+//! ready → restore → health. What it says it can do is held against its manifest before it is
+//! started for good.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Workshop;
+use super::candidate::Candidate;
+use super::clamp::PluginLimits;
+use super::inside::{Cause, Failed, body_of, readied};
+use super::load::Until;
+use super::overseer::PluginOverseer;
+use super::terms::check_declared;
+use crate::artifact::digest::Artifact;
+use crate::error::{Error, ErrorKind, LoadStep};
+use crate::generation::{Body, Parts};
+use crate::pool::Errand;
+use crate::slot::Slot;
+use crate::supervisor::{
+    self, Capabilities, NotStarted, Overseen, ProcessLimits, Program, allowed,
+};
+
+/// What a start may take besides the time that its program is given: each step has its own limit.
+const BESIDES: Duration = Duration::from_secs(45);
+
+/// Starts the program that `artifact` is.
+pub(super) fn start(
+    workshop: &Workshop,
+    candidate: &Candidate,
+    artifact: &Artifact,
+    limits: &PluginLimits,
+    until: Until,
+    parts: &mut Parts,
+    slot: &Arc<Slot>,
+) -> Result<Body, Error> {
+    let rules = &workshop.rules;
+    let manifest = &candidate.manifest;
+    let digest = manifest.sha256().map(|digest| *digest.as_bytes());
+    artifact.verify(digest, manifest.length(), rules.allow_unverified).map_err(|error| {
+        candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error)
+    })?;
+    super::terms::check_schemas(workshop, candidate, parts)?;
+    let command = manifest.command();
+    let (Some(folder), [program, args @ ..]) = (&candidate.folder, command) else {
+        let message = "it has no folder, and a program lies in one";
+        return Err(candidate.failed(LoadStep::Stage, ErrorKind::Unsupported).caused_by(message));
+    };
+    check_executable(candidate, artifact.path())?;
+    let name = manifest.name();
+    let staged = workshop
+        .staging
+        .stage_program(artifact, folder, Path::new(program), name.as_str())
+        .map_err(|error| {
+            candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
+        })?;
+    let host = &workshop.limits;
+    let program = Program {
+        name: name.clone(),
+        staged,
+        args: args.iter().map(Into::into).collect(),
+        folder: folder.clone(),
+        environment: allowed(std::env::vars_os(), &workshop.environment),
+        config: manifest.config().to_string(),
+        limits: ProcessLimits {
+            memory_bytes: limits.memory_bytes,
+            descriptors: host.process_descriptors_max,
+            cpu_s: host.process_cpu_s_max,
+            start_wait_max: host.start_wait_max,
+            stop_wait_max: host.stop_wait_max,
+            idle_max: host.process_idle_max,
+            answer_bytes_max: limits.output_bytes,
+            snapshot_bytes_max: host.snapshot_bytes_max,
+        },
+    };
+    again(workshop, candidate, Arc::new(program), until, parts, slot)
+}
+
+/// Starts a program that was staged already.
+pub(super) fn again(
+    workshop: &Workshop,
+    candidate: &Candidate,
+    program: Arc<Program>,
+    until: Until,
+    parts: &mut Parts,
+    slot: &Arc<Slot>,
+) -> Result<Body, Error> {
+    let runtime = workshop.processes.runtime().map_err(|error| {
+        candidate.failed(LoadStep::Launch, ErrorKind::Start).caused_by(error)
+    })?;
+    let wait_max = workshop.limits.start_wait_max.saturating_add(BESIDES);
+    let (asked, handle) = (Arc::clone(&program), runtime.clone());
+    let told = parts.crew.run(wait_max, move || {
+        handle.block_on(supervisor::capabilities(&asked))
+    });
+    let capabilities = match told {
+        Errand::Done(told) => told.map_err(|failed| not_started(candidate, failed))?,
+        Errand::Late => return Err(not_started(candidate, still_asked())),
+        Errand::NoThread(error) => {
+            let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::Start);
+            return Err(failed.caused_by(error));
+        }
+    };
+    check_identity(candidate, &capabilities)?;
+    check_declared(workshop, candidate, &capabilities, parts)?;
+    let lines_per_s_max = workshop.limits.log_lines_per_s_max;
+    let overseer: Overseen =
+        Arc::new(PluginOverseer::new(candidate, parts.id, slot, lines_per_s_max));
+    parts.tasks = Some(runtime.clone());
+    let started = parts.crew.run(wait_max, move || {
+        let begun = runtime.block_on(supervisor::begin(program, capabilities, overseer));
+        let body = begun.map(Body::Apart).map_err(|NotStarted { step, message }| Failed {
+            step,
+            cause: Cause::Told(message),
+            left: None,
+        })?;
+        match until {
+            Until::Started => Ok(body),
+            Until::Ready(state) => readied(body, state),
+        }
+    });
+    body_of(started, workshop, candidate, parts)
+}
+
+fn not_started(candidate: &Candidate, NotStarted { step, message }: NotStarted) -> Error {
+    candidate.failed(step, ErrorKind::Start).caused_by(message)
+}
+
+fn still_asked() -> NotStarted {
+    let message = "`capabilities` did not end, and could not be ended".to_owned();
+    NotStarted { step: LoadStep::Capabilities, message }
+}
+
+/// The copy can be run whatever the file says, so the file is asked.
+fn check_executable(candidate: &Candidate, program: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = || candidate.failed(LoadStep::Launch, ErrorKind::Start);
+    let metadata = program.metadata().map_err(|error| failed().caused_by(error))?;
+    if metadata.permissions().mode() & 0o111 != 0 {
+        return Ok(());
+    }
+    let program = program.display();
+    Err(failed().caused_by(format!("`{program}` is not executable; `chmod +x` it")))
+}
+
+/// What a program of ours says it is has to be what its manifest says.
+fn check_identity(candidate: &Candidate, capabilities: &Capabilities) -> Result<(), Error> {
+    let manifest = &candidate.manifest;
+    let version = manifest.version().to_string();
+    let wanted = [
+        ("name", &capabilities.name, manifest.package()),
+        ("version", &capabilities.version, version.as_str()),
+    ];
+    for (what, found, wanted) in wanted {
+        if let Some(found) = found
+            && found != wanted
+        {
+            let failed = candidate.failed(LoadStep::Version, ErrorKind::Incompatible);
+            let message = format!(
+                "the program says that its {what} is `{found}`, its manifest says `{wanted}`; \
+                 build it again, or correct plugin.json"
+            );
+            return Err(failed.caused_by(message));
+        }
+    }
+    Ok(())
+}

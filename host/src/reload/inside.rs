@@ -1,0 +1,197 @@
+//! A start inside this process: from code to an instance, on a thread of the generation's own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hotbay_plugin::Snapshot;
+use hotbay_plugin::abi::RawServices;
+
+use super::Workshop;
+use super::candidate::Candidate;
+use super::load::{Until, give_up, keep};
+use super::services::PluginServices;
+use super::survey::judge;
+use crate::artifact::digest::Artifact;
+use crate::boundary::invoke::validate_config;
+use crate::boundary::probe::{Probed, needs_only_known};
+use crate::boundary::services::Registration;
+use crate::boundary::{Image, Instance, Root};
+use crate::call::Failure;
+use crate::error::boundary::BoundaryError;
+use crate::error::{Error, ErrorKind, LoadStep};
+use crate::generation::{Body, Left, Parts, Remains, error_of};
+use crate::manifest::Unload;
+use crate::pool::Errand;
+use crate::slot::Slot;
+
+pub(super) fn reason_to_keep(candidate: &Candidate, probed: &Probed) -> Option<String> {
+    match (candidate.manifest.unload(), needs_only_known(&probed.needs)) {
+        (Unload::Keep, _) => Some("its manifest says `unload: keep`".to_owned()),
+        (_, Err(unknown)) => Some(format!("links {}", unknown.join(", "))),
+        _ => None,
+    }
+}
+
+/// Everything that is known of a library before it is opened.
+pub(super) fn examine(
+    workshop: &Workshop,
+    candidate: &Candidate,
+    artifact: &Artifact,
+) -> Result<Probed, Error> {
+    let rules = &workshop.rules;
+    let manifest = &candidate.manifest;
+    let digest = manifest.sha256().map(|digest| *digest.as_bytes());
+    artifact.verify(digest, manifest.length(), rules.allow_unverified).map_err(|error| {
+        candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error)
+    })?;
+    judge(candidate, artifact)
+}
+
+/// Code that is to be started.
+pub(super) enum Code {
+    /// A private copy of a library.
+    File(PathBuf),
+    /// Part of this program, or mapped already.
+    Ready(Arc<Image>, Root),
+}
+
+/// Where a start went wrong, and what is left to be closed.
+pub(super) struct Failed {
+    pub(super) step: LoadStep,
+    pub(super) cause: Cause,
+    pub(super) left: Option<(Arc<Image>, Option<Root>)>,
+}
+
+pub(super) enum Cause {
+    Boundary(BoundaryError),
+    Plugin(Failure),
+    /// In words.
+    Told(String),
+}
+
+/// From code to an instance, on a thread of the generation's own that then ends: what
+/// initialisers and `init` leave on it is gone before anything is closed.
+pub(super) fn start(
+    workshop: &Workshop,
+    candidate: &Candidate,
+    code: Code,
+    until: Until,
+    parts: &mut Parts,
+    slot: &Arc<Slot>,
+) -> Result<Body, Error> {
+    let services = Arc::new(PluginServices::new(
+        candidate,
+        parts.id,
+        slot,
+        workshop.limits.log_lines_per_s_max,
+    ));
+    let registration = Registration::new(services);
+    let raw = registration.raw();
+    parts.services = Some(registration);
+    let config = candidate.manifest.config().to_string();
+    let want_frames = workshop.want_frames;
+    let started = parts.crew.run(workshop.limits.start_wait_max, move || {
+        let body = Body::Inside(begin(code, &config, &raw, want_frames)?);
+        match until {
+            Until::Started => Ok(body),
+            Until::Ready(state) => readied(body, state),
+        }
+    });
+    body_of(started, workshop, candidate, parts)
+}
+
+/// What came of an errand that was to make or ready an instance; what failed is cleared away.
+pub(super) fn body_of(
+    errand: Errand<Result<Body, Failed>>,
+    workshop: &Workshop,
+    candidate: &Candidate,
+    parts: &Parts,
+) -> Result<Body, Error> {
+    match errand {
+        Errand::Done(Ok(body)) => Ok(body),
+        Errand::Done(Err(failed)) => {
+            if let Some((image, root)) = failed.left {
+                give_up(workshop, candidate, image, root, parts.keep.clone());
+            }
+            Err(start_error(candidate, failed.step, failed.cause))
+        }
+        Errand::Late => {
+            keep(workshop, candidate, "init: still runs".to_owned(), Left::Running);
+            let message = format!(
+                "it did not end within {} ms; its thread and its library are kept",
+                workshop.limits.start_wait_max.as_millis()
+            );
+            Err(candidate.failed(LoadStep::Init, ErrorKind::Start).caused_by(message))
+        }
+        Errand::NoThread(error) => {
+            Err(candidate.failed(LoadStep::Init, ErrorKind::Start).caused_by(error))
+        }
+    }
+}
+
+fn begin(
+    code: Code,
+    config: &str,
+    services: &RawServices,
+    want_frames: bool,
+) -> Result<Instance, Failed> {
+    let (image, root) = opened(code)?;
+    let at = |step| {
+        let left = Some((Arc::clone(&image), Some(root)));
+        move |failure| Failed { step, cause: Cause::Plugin(failure), left }
+    };
+    validate_config(root, config).map_err(at(LoadStep::Config))?;
+    let started = Instance::start(Arc::clone(&image), root, config, services, want_frames);
+    started.map_err(at(LoadStep::Init))
+}
+
+/// Gives an instance its state, if there is one, and asks whether it can work.
+pub(super) fn readied(
+    mut body: Body,
+    state: Option<Snapshot>,
+) -> Result<Body, Failed> {
+    let restored = state.map_or(Ok(()), |state| body.restore(state));
+    let restored = restored.map_err(|failure| (LoadStep::Restore, failure));
+    let healthy =
+        restored.and_then(|()| body.health().map_err(|failure| (LoadStep::Health, failure)));
+    let Err((step, failure)) = healthy else { return Ok(body) };
+    // What its drop has to say does not matter any more.
+    let _ = body.end(false);
+    let left = match body.into_remains() {
+        Remains::Code(image, root) => Some((image, Some(root))),
+        #[cfg(unix)]
+        Remains::Program(_) => None,
+    };
+    Err(Failed { step, cause: Cause::Plugin(failure), left })
+}
+
+fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
+    let failed = |step, error, left| Failed { step, cause: Cause::Boundary(error), left };
+    let path = match code {
+        Code::Ready(image, root) => return Ok((image, root)),
+        Code::File(path) => path,
+    };
+    let image = Image::open(&path).map_err(|error| failed(LoadStep::Open, error, None))?;
+    let image = Arc::new(image);
+    match Root::of(&image) {
+        Ok(root) => Ok((image, root)),
+        Err(error) => Err(failed(LoadStep::Layout, error, Some((image, None)))),
+    }
+}
+
+fn start_error(candidate: &Candidate, step: LoadStep, cause: Cause) -> Error {
+    let kind = match (step, &cause) {
+        (LoadStep::Config, Cause::Plugin(Failure::Error(_))) => ErrorKind::Config,
+        (LoadStep::Layout | LoadStep::Version, _) => ErrorKind::Incompatible,
+        _ => ErrorKind::Start,
+    };
+    let error = candidate.failed(step, kind);
+    match cause {
+        Cause::Boundary(cause) => error.caused_by(cause),
+        Cause::Told(cause) => error.caused_by(cause),
+        Cause::Plugin(Failure::Error(cause)) => error.caused_by(cause),
+        Cause::Plugin(Failure::Panic(fault)) => error.caused_by(fault),
+        Cause::Plugin(failure) => error.caused_by(error_of(failure)),
+    }
+}
+

@@ -1,0 +1,83 @@
+//! What becomes of a plugin's process, told to whom it concerns: its log, the health of its
+//! plugin, and the board.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use hotbay_plugin::ServiceError;
+use hotbay_plugin::abi::Record;
+
+use super::candidate::Candidate;
+use super::services::PluginServices;
+use crate::boundary::services::{Services as _, wanted_level};
+use crate::event::HostEvent;
+use crate::id::{GenerationId, PluginName};
+use crate::slot::Slot;
+use crate::supervisor::Overseer;
+
+pub(super) struct PluginOverseer {
+    services: PluginServices,
+    name: PluginName,
+    generation: GenerationId,
+    slot: Weak<Slot>,
+}
+
+impl PluginOverseer {
+    pub(super) fn new(
+        candidate: &Candidate,
+        generation: GenerationId,
+        slot: &Arc<Slot>,
+        lines_per_s_max: u32,
+    ) -> Self {
+        Self {
+            services: PluginServices::new(candidate, generation, slot, lines_per_s_max),
+            name: candidate.manifest.name().clone(),
+            generation,
+            slot: Arc::downgrade(slot),
+        }
+    }
+}
+
+impl Overseer for PluginOverseer {
+    fn wrote(&self, record: &Record<'_>) {
+        // What is dropped is counted there.
+        let _ = self.services.write(record);
+    }
+
+    fn log(&self, record: &Record<'_>) -> Result<(), ServiceError> {
+        self.services.log(record)
+    }
+
+    fn log_level(&self) -> u32 {
+        if self.services.may_log() { wanted_level() } else { 0 }
+    }
+
+    fn thread_panicked(&self, message: &str, location: &str) {
+        self.services.thread_panicked(message, location);
+    }
+
+    fn exited(&self, pid: u32, reason: String) {
+        let Some(slot) = self.slot.upgrade() else { return };
+        slot.health.tell(HostEvent::ChildExited {
+            plugin: self.name.clone(),
+            generation: self.generation,
+            pid,
+            reason,
+        });
+        slot.health.fault(self.generation.get(), false);
+    }
+
+    fn restarted(&self, pid: u32, after: Duration) {
+        let Some(slot) = self.slot.upgrade() else { return };
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        let (plugin, generation) = (self.name.clone(), self.generation);
+        slot.health.tell(HostEvent::Restarted { plugin, generation, pid, after_ms });
+    }
+
+    fn not_restarted(&self, reason: &str) {
+        tracing::warn!(plugin = %self.name, generation = self.generation.get(), reason);
+        if let Some(slot) = self.slot.upgrade() {
+            slot.health.fault(self.generation.get(), false);
+        }
+    }
+}

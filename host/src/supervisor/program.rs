@@ -1,0 +1,64 @@
+//! What is started, again and again: a private copy of a program, and all that it is given.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotbay_plugin::ServiceError;
+use hotbay_plugin::abi::Record;
+
+use crate::artifact::program::StagedProgram;
+use crate::id::PluginName;
+
+/// A program, and all that each start of it gets.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) name: PluginName,
+    /// What is run, whatever becomes of the file that it was copied from.
+    pub(crate) staged: StagedProgram,
+    pub(crate) args: Vec<OsString>,
+    /// The plugin's folder, where it runs.
+    pub(crate) folder: PathBuf,
+    /// What it gets of the host's environment.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    /// The manifest's config, as JSON.
+    pub(crate) config: String,
+    pub(crate) limits: ProcessLimits,
+}
+
+/// What bounds one process and the calls to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProcessLimits {
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) descriptors: Option<u64>,
+    pub(crate) cpu_s: Option<u64>,
+    /// From the launch until it can be called.
+    pub(crate) start_wait_max: Duration,
+    /// How long it may take to end by itself.
+    pub(crate) stop_wait_max: Duration,
+    /// Without calls for that long it ends by itself; zero: never.
+    pub(crate) idle_max: Duration,
+    pub(crate) answer_bytes_max: u64,
+    pub(crate) snapshot_bytes_max: u64,
+}
+
+/// Who hears what becomes of a process, and answers it.
+pub(crate) trait Overseer: Send + Sync {
+    /// It wrote a line, on one of its pipes.
+    fn wrote(&self, record: &Record<'_>);
+    /// It logs through its host's services.
+    fn log(&self, record: &Record<'_>) -> Result<(), ServiceError>;
+    /// The least level that is wanted; 0 where it may not log.
+    fn log_level(&self) -> u32;
+    /// A thread of its own panicked.
+    fn thread_panicked(&self, message: &str, location: &str);
+    /// It ended though nobody had ended it.
+    fn exited(&self, pid: u32, reason: String);
+    /// It was started again.
+    fn restarted(&self, pid: u32, after: Duration);
+    /// It could not be started again.
+    fn not_restarted(&self, reason: &str);
+}
+
+pub(crate) type Overseen = Arc<dyn Overseer>;

@@ -1,0 +1,131 @@
+//! What an answer over HTTP is to a caller: an output, the author's own error, or a fault.
+
+use hotbay_plugin::{Fault, Output, PluginError, TraceContext};
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+use serde::Deserialize;
+
+use super::http::Answer;
+use crate::call::Failure;
+use crate::error::{Error, ErrorKind, Hex};
+
+/// Most characters of an answer that is no JSON that are told as its message.
+const MESSAGE_CHARS_MAX: usize = 1000;
+
+/// An error as programs write it, in our protocol and in the older dialects.
+#[derive(Debug, Deserialize)]
+pub(super) struct Said {
+    message: Option<String>,
+    code: Option<i64>,
+    #[serde(rename = "statusCode")]
+    status_code: Option<i64>,
+    #[serde(default)]
+    retryable: bool,
+    details: Option<serde_json::Value>,
+    fault: Option<SaidFault>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SaidFault {
+    message: String,
+    location: Option<String>,
+}
+
+/// The output of a call.
+pub(super) fn output(answer: Answer) -> Result<Output, Failure> {
+    let answer = success(answer)?;
+    let content_type = answer.content_type().to_owned();
+    Ok(Output::bytes(answer.body).with_content_type(content_type))
+}
+
+/// The answer, if it is one: only 200 is.
+pub(super) fn success(answer: Answer) -> Result<Answer, Failure> {
+    if answer.status == StatusCode::OK { Ok(answer) } else { Err(failure(&answer)) }
+}
+
+#[cold]
+fn failure(answer: &Answer) -> Failure {
+    let status = answer.status;
+    if !(status.is_client_error() || status.is_server_error()) {
+        let message = format!("answered with the status {status}; only 200 is an answer");
+        return Failure::Other(Error::new(ErrorKind::Protocol, message));
+    }
+    match serde_json::from_slice::<Said>(&answer.body) {
+        Ok(said) => said.into_failure(status.as_u16().into()),
+        Err(_) => {
+            let text = String::from_utf8_lossy(&answer.body);
+            let text = text.trim();
+            let text: String = text.chars().take(MESSAGE_CHARS_MAX).collect();
+            let message = if text.is_empty() { status.to_string() } else { text };
+            Failure::Error(PluginError::new(status.as_u16().into(), message))
+        }
+    }
+}
+
+impl Said {
+    /// What it is to a caller; `status` is the code where none is named.
+    pub(super) fn into_failure(self, status: i32) -> Failure {
+        if let Some(fault) = self.fault {
+            return Failure::Panic(Fault::new(fault.message, fault.location, Vec::new()));
+        }
+        let code = self.code.or(self.status_code).and_then(|code| i32::try_from(code).ok());
+        let code = code.unwrap_or(status);
+        let message = self.message.unwrap_or_else(|| format!("answered with the code {code}"));
+        let mut error = PluginError::new(code, message);
+        if self.retryable {
+            error = error.retryable();
+        }
+        if let Some(details) = self.details.filter(|details| !details.is_null()) {
+            error = error.with_details(details);
+        }
+        Failure::Error(error)
+    }
+}
+
+/// A trace as W3C Trace Context writes it.
+pub(super) fn traceparent(trace: &TraceContext) -> HeaderValue {
+    let text = format!("00-{}-{}-{:02x}", Hex(&trace.trace_id), Hex(&trace.span_id), trace.flags);
+    HeaderValue::try_from(text).expect("hexadecimal digits are a header's value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderMap;
+
+    fn told(status: u16, body: &str) -> String {
+        let status = StatusCode::from_u16(status).expect("a status");
+        let answer = Answer { status, headers: HeaderMap::new(), body: body.into() };
+        match output(answer) {
+            Ok(output) => format!("output {}", String::from_utf8_lossy(output.as_bytes())),
+            Err(Failure::Error(error)) => {
+                format!("error {error} {} {:?}", error.is_retryable(), error.details())
+            }
+            Err(Failure::Panic(fault)) => format!("panic {fault}"),
+            Err(Failure::Code(code)) => format!("code {code}"),
+            Err(Failure::Other(error)) => format!("{:?} {error}", error.kind()),
+        }
+    }
+
+    #[test]
+    fn only_200_is_an_answer_and_errors_reach_the_caller_as_they_were_said() {
+        let check = |status, body, wanted: &str| assert_eq!(told(status, body), wanted);
+        check(200, "fine", "output fine");
+        check(204, "", "Protocol answered with the status 204 No Content; only 200 is an answer");
+        check(302, "", "Protocol answered with the status 302 Found; only 200 is an answer");
+        check(500, "it broke\n", "error it broke (code 500) false None");
+        check(503, "", "error 503 Service Unavailable (code 503) false None");
+        check(404, r#"{"message":"no","statusCode":404}"#, "error no (code 404) false None");
+        let ours = r#"{"code":-7,"message":"no","retryable":true,"details":[1]}"#;
+        check(422, ours, "error no (code -7) true Some(Array [Number(1)])");
+        let fault = r#"{"code":500,"message":"panicked","fault":{"message":"oh"}}"#;
+        assert!(told(500, fault).starts_with("panic"), "{}", told(500, fault));
+    }
+
+    #[test]
+    fn a_trace_is_written_as_its_standard_says() {
+        let trace = TraceContext { trace_id: [0xab; 16], span_id: [1; 8], flags: 1 };
+        let wanted = "00-abababababababababababababababab-0101010101010101-01";
+        assert_eq!(traceparent(&trace), wanted);
+    }
+}

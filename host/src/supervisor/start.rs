@@ -1,0 +1,346 @@
+//! From a program to a process that can be called: launch → location → ready, each within the
+//! time that a start has. What fails leaves nothing behind.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::HeaderValue;
+use hyper::{Method, StatusCode};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::timeout_at;
+
+use super::child::{Child, ChildLimits, Launch, RunToEnd, run_to_end};
+use super::dialect::{Capabilities, Dialect};
+use super::folder::{LaunchFolder, mark, token};
+use super::http::{Ask, Client, OnTasks};
+use super::lines::Tail;
+use super::location::{self, Location};
+use super::pipes::{self, Reader, SharedTail};
+use super::program::{Overseen, Program};
+use super::services::{self, HostSocket};
+use super::state::Live;
+use super::diagnose;
+use crate::error::LoadStep;
+use crate::sync::lock;
+
+/// `capabilities` says what is known without doing anything.
+const CAPABILITIES_WAIT_MAX: Duration = Duration::from_secs(10);
+const CAPABILITIES_BYTES_MAX: usize = 1 << 20;
+
+/// Between two looks whether a process is ready; each is twice as long as the one before.
+const LOOK_EVERY_FIRST: Duration = Duration::from_millis(1);
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
+
+/// Bytes of an answer to `/healthz`.
+const HEALTH_BYTES_MAX: u64 = 64 << 10;
+
+/// Why a process did not start.
+#[derive(Debug)]
+pub(crate) struct NotStarted {
+    pub(crate) step: LoadStep,
+    pub(crate) message: String,
+}
+
+impl NotStarted {
+    fn at(step: LoadStep, message: impl fmt::Display) -> Self {
+        Self { step, message: message.to_string() }
+    }
+}
+
+/// A process that can be called, and all that belongs to it.
+pub(super) struct Started {
+    pub(super) child: Child,
+    pub(super) live: Arc<Live>,
+    pub(super) readers: Vec<Reader>,
+    pub(super) tail: SharedTail,
+    pub(super) services: Option<HostSocket>,
+    /// Dropped last: the sockets lie in it.
+    pub(super) folder: LaunchFolder,
+}
+
+fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
+    let limits = &program.limits;
+    let mut environment = program.environment.clone();
+    environment.push(("HOTBAY_PROTOCOL".into(), "1".into()));
+    environment.push(("HOTBAY_LAUNCH".into(), mark.clone().into()));
+    Launch {
+        program: program.staged.path().to_owned(),
+        args: program.args.iter().cloned().chain(args).collect(),
+        folder: program.folder.clone(),
+        environment,
+        limits: ChildLimits {
+            memory_bytes: limits.memory_bytes,
+            descriptors: limits.descriptors,
+            cpu_s: limits.cpu_s,
+        },
+        mark,
+        guarded: false,
+        remove_at_end: None,
+    }
+}
+
+/// Asks a program what it can do.
+pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotStarted> {
+    let failed = |message: String| NotStarted::at(LoadStep::Capabilities, message);
+    let launch = launch(program, vec!["capabilities".into()], mark());
+    let wait_max = program.limits.start_wait_max.min(CAPABILITIES_WAIT_MAX);
+    let path = program.staged.path();
+    match run_to_end(&launch, wait_max, CAPABILITIES_BYTES_MAX).await {
+        RunToEnd::Ended { status, stdout, stderr } if status.success() => {
+            Capabilities::parse(&stdout).map_err(|wrong| {
+                let said = said(&tail_of(&stderr));
+                failed(format!("`capabilities` printed what is not wanted: {wrong}{said}"))
+            })
+        }
+        RunToEnd::Ended { status, stderr, .. } => {
+            let why = diagnose::of_exit(status, path, &tail_of(&stderr));
+            Err(failed(format!("`capabilities` failed: {why}")))
+        }
+        RunToEnd::TimedOut { stderr } => {
+            let said = said(&tail_of(&stderr));
+            let waited = wait_max.as_millis();
+            Err(failed(format!("`capabilities` did not end within {waited} ms{said}")))
+        }
+        RunToEnd::TooMuch { .. } => {
+            Err(failed(format!("`capabilities` printed more than {CAPABILITIES_BYTES_MAX} bytes")))
+        }
+        RunToEnd::NotStarted(error) => Err(failed(diagnose::of_spawn(&error, path))),
+    }
+}
+
+fn tail_of(stderr: &[u8]) -> Tail {
+    let mut tail = Tail::default();
+    for line in String::from_utf8_lossy(stderr).lines() {
+        tail.push(line);
+    }
+    tail
+}
+
+fn said(tail: &Tail) -> String {
+    let lines = tail.to_string();
+    if lines.is_empty() { lines } else { format!("; its last lines: {lines}") }
+}
+
+/// Starts a program and waits until it can be called.
+pub(super) async fn start(
+    program: &Program,
+    capabilities: &Capabilities,
+    overseer: &Overseen,
+) -> Result<Started, NotStarted> {
+    let until = Instant::now() + program.limits.start_wait_max;
+    let failed = |message: String| NotStarted::at(LoadStep::Launch, message);
+    let folder = LaunchFolder::make(&std::env::temp_dir())
+        .map_err(|error| failed(format!("no private folder for its sockets: {error}")))?;
+    let token = token();
+    let header = HeaderValue::try_from(&token).map_err(|error| failed(error.to_string()))?;
+    let is_ours = matches!(capabilities.dialect, Dialect::Ours { .. });
+    let mut launch = launch(program, Vec::new(), mark());
+    launch.guarded = true;
+    launch.remove_at_end = Some(folder.path().to_owned());
+    let mut services = None;
+    if is_ours {
+        let socket = folder.path().join("host.socket");
+        let served = services::serve(&socket, &token, Arc::clone(overseer));
+        services = Some(served.map_err(|error| {
+            failed(format!("no socket for the host's services: {error}"))
+        })?);
+        let mut add = |name: &str, value: OsString| launch.environment.push((name.into(), value));
+        add("HOTBAY_SOCKET_DIR", folder.path().into());
+        add("HOTBAY_TOKEN", token.into());
+        add("HOTBAY_HOST", format!("http+unix://{}", socket.display()).into());
+    } else {
+        // Where their SDK puts its socket.
+        launch.environment.retain(|(name, _)| name != "TMPDIR");
+        launch.environment.push(("TMPDIR".into(), folder.path().into()));
+    }
+    let config = config(program);
+    if capabilities.reads_config_from_env {
+        launch.environment.push(("HOTBAY_CONFIG".into(), config.into()));
+    } else {
+        launch.args.extend(["--config".into(), config.into()]);
+    }
+    let path = program.staged.path();
+    let mut child = Child::spawn(&launch)
+        .await
+        .map_err(|error| failed(diagnose::of_spawn(&error, path)))?;
+    let tail = SharedTail::default();
+    let (listener, mut lines) = mpsc::channel(16);
+    let mut readers = Vec::new();
+    if let Some(stdout) = child.take_stdout() {
+        let (overseer, tail) = (Arc::clone(overseer), Arc::clone(&tail));
+        readers.push(pipes::read(stdout, overseer, tail, Some(listener)));
+    }
+    if let Some(stderr) = child.take_stderr() {
+        readers.push(pipes::read(stderr, Arc::clone(overseer), Arc::clone(&tail), None));
+    }
+    let mut starting = Starting { child, readers, tail, until, program };
+    let told = starting.location(&mut lines, overseer).await;
+    drop(lines);
+    let reached = match told {
+        Ok(location) => {
+            let client = Client::new(location, header);
+            starting.ready(&client).await.map(|()| client)
+        }
+        Err(failed) => Err(failed),
+    };
+    let Starting { child, readers, tail, .. } = starting;
+    match reached {
+        Ok(client) => {
+            let live = Arc::new(Live { pid: child.pid(), client });
+            Ok(Started { child, live, readers, tail, services, folder })
+        }
+        Err(failed) => {
+            drop(child.stop(Duration::ZERO).await);
+            Err(failed)
+        }
+    }
+}
+
+/// The configuration as the protocol has it.
+fn config(program: &Program) -> String {
+    let idle_ns = u64::try_from(program.limits.idle_max.as_nanos()).unwrap_or(u64::MAX);
+    let data = STANDARD.encode(&program.config);
+    json!({
+        "id": program.name.as_str(),
+        "type": "unix",
+        // Readers of the older dialects have signed numbers.
+        "idleTimeout": idle_ns.min(i64::MAX as u64),
+        "configTypes": [{ "type": "hotbay/v1", "data": data }],
+    })
+    .to_string()
+}
+
+/// A process that cannot be called yet.
+struct Starting<'p> {
+    child: Child,
+    readers: Vec<Reader>,
+    tail: SharedTail,
+    until: Instant,
+    program: &'p Program,
+}
+
+impl Starting<'_> {
+    /// What it says of where it can be reached. Whatever else it says is log.
+    async fn location(
+        &mut self,
+        lines: &mut mpsc::Receiver<String>,
+        overseer: &Overseen,
+    ) -> Result<Location, NotStarted> {
+        let step = LoadStep::Location;
+        loop {
+            tokio::select! {
+                biased;
+                line = lines.recv() => {
+                    let Some(line) = line else { return Err(self.silent(step).await) };
+                    match location::Line::parse(&line) {
+                        location::Line::Location(location) => return Ok(location),
+                        location::Line::Noise => pipes::tell(overseer, &self.tail, &line),
+                        wrong => return Err(NotStarted::at(step, wrong)),
+                    }
+                }
+                status = self.child.wait() => {
+                    self.read_to_the_end(Some(lines), overseer).await;
+                    return Err(self.exited(step, status));
+                }
+                () = tokio::time::sleep_until(self.until.into()) => {
+                    let message = format!(
+                        "it did not print where it can be reached within {} ms; wanted a line \
+                         such as `http+unix:///path/to.socket`, flushed{}",
+                        self.program.limits.start_wait_max.as_millis(),
+                        said(&lock(&self.tail))
+                    );
+                    return Err(NotStarted::at(step, message));
+                }
+            }
+        }
+    }
+
+    /// It closed its stdout and may be about to end.
+    async fn silent(&mut self, step: LoadStep) -> NotStarted {
+        match timeout_at(self.until.into(), self.child.wait()).await {
+            Ok(status) => {
+                for reader in self.readers.drain(..) {
+                    reader.end().await;
+                }
+                self.exited(step, status)
+            }
+            Err(_) => {
+                let said = said(&lock(&self.tail));
+                let message =
+                    format!("it closed its stdout before it said where it can be reached{said}");
+                NotStarted::at(step, message)
+            }
+        }
+    }
+
+    async fn read_to_the_end(
+        &mut self,
+        lines: Option<&mut mpsc::Receiver<String>>,
+        overseer: &Overseen,
+    ) {
+        if let Some(lines) = lines {
+            lines.close();
+            while let Ok(line) = lines.try_recv() {
+                pipes::tell(overseer, &self.tail, &line);
+            }
+        }
+        for reader in self.readers.drain(..) {
+            reader.end().await;
+        }
+    }
+
+    fn exited(&self, step: LoadStep, status: std::process::ExitStatus) -> NotStarted {
+        let path: &Path = self.program.staged.path();
+        NotStarted::at(step, diagnose::of_exit(status, path, &lock(&self.tail)))
+    }
+
+    /// Asks until it says that it can be called.
+    async fn ready(&mut self, client: &Client) -> Result<(), NotStarted> {
+        let step = LoadStep::Ready;
+        let ask = Ask {
+            method: Method::GET,
+            endpoint: "healthz".to_owned(),
+            content_type: HeaderValue::from_static("application/json"),
+            body: bytes::Bytes::new(),
+            deadline: None,
+            headers: Vec::new(),
+            answer_bytes_max: HEALTH_BYTES_MAX,
+        };
+        let mut last = "it did not answer".to_owned();
+        let mut look_in = LOOK_EVERY_FIRST;
+        loop {
+            tokio::select! {
+                biased;
+                asked = client.ask::<OnTasks>(&ask) => match asked {
+                    Ok(answer) if answer.status == StatusCode::OK => return Ok(()),
+                    Ok(answer) => {
+                        let text = String::from_utf8_lossy(&answer.body);
+                        let text: String = text.trim().chars().take(200).collect();
+                        last = format!("`/healthz` answered {}: {text}", answer.status);
+                    }
+                    Err(broken) => last = broken.message,
+                },
+                status = self.child.wait() => {
+                    for reader in self.readers.drain(..) {
+                        reader.end().await;
+                    }
+                    return Err(self.exited(step, status));
+                }
+                () = tokio::time::sleep_until(self.until.into()) => {
+                    let waited = self.program.limits.start_wait_max.as_millis();
+                    let said = said(&lock(&self.tail));
+                    let message = format!("it was not ready within {waited} ms: {last}{said}");
+                    return Err(NotStarted::at(step, message));
+                }
+            }
+            tokio::time::sleep(look_in).await;
+            look_in = (look_in * 2).min(LOOK_EVERY_MAX);
+        }
+    }
+}

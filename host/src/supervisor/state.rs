@@ -1,0 +1,35 @@
+//! What a supervised process is doing, as those who want to call it see it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::http::Client;
+
+/// Completes the sentence "the process is …".
+#[derive(Clone)]
+pub(super) enum Phase {
+    /// Being started.
+    Starting,
+    /// There, and can be called.
+    Serving(Arc<Live>),
+    /// Gone; it left by itself because it had nothing to do, and is started by the next call.
+    Asleep,
+    /// Gone; the last start failed, and the next one is at this moment.
+    Down { why: Arc<str>, until: Instant },
+    /// Gone for good.
+    Ended,
+}
+
+/// One process that can be called.
+pub(super) struct Live {
+    pub(super) pid: u32,
+    pub(super) client: Client,
+}
+
+/// What the task that watches a process is asked to do.
+pub(super) enum Order {
+    /// A call waits for a process that is asleep.
+    Wake,
+    /// End it; within this time by itself. The sender hears how that went.
+    Stop { graceful: bool, done: tokio::sync::oneshot::Sender<Result<(), String>> },
+}
