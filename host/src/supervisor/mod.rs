@@ -5,9 +5,17 @@ mod child;
 mod diagnose;
 mod dialect;
 mod environment;
+mod folder;
 mod guardian;
 mod lines;
 mod location;
+mod marks;
 #[allow(unsafe_code, reason = "what a child does between fork and exec")]
 mod prepare;
+mod random;
+mod reaped;
 mod restart;
+mod run_to_end;
+
+#[cfg(test)]
+mod child_tests;
