@@ -11,18 +11,25 @@ mod guardian;
 mod http;
 mod lines;
 mod location;
+mod marks;
 mod pipes;
 #[allow(unsafe_code, reason = "what a child does between fork and exec")]
 mod prepare;
 mod process;
 mod program;
+mod random;
+mod reaped;
 mod reply;
 mod restart;
+mod run_to_end;
 mod runtime;
 mod services;
 mod start;
 mod state;
 mod watch;
+
+#[cfg(test)]
+mod child_tests;
 
 use std::time::Duration;
 

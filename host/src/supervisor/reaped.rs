@@ -1,0 +1,100 @@
+//! A process that is always reaped, whatever becomes of the value that stands for it.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+
+/// A process that was just killed is gone in less; one that waits for a broken disk never is.
+const LAST_WAIT_MAX: Duration = Duration::from_secs(1);
+const LAST_WAIT_STEP: Duration = Duration::from_millis(2);
+
+/// A child process: killed and reaped when dropped, unless it ended before.
+pub(super) struct Reaped {
+    /// Taken on drop only.
+    process: Option<Child>,
+    pid: Pid,
+    status: Option<ExitStatus>,
+    runtime: Handle,
+}
+
+impl Reaped {
+    /// Spawns `command`, which must be done inside a runtime.
+    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let runtime = Handle::current();
+        let process = command.spawn()?;
+        let pid = process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let pid = pid.expect("a process that nobody waited for has an id");
+        Ok(Self { process: Some(process), pid, status: None, runtime })
+    }
+
+    /// Its id, which is its own until it was waited for.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// The process, for its pipes.
+    pub(super) fn process(&mut self) -> &mut Child {
+        self.process.as_mut().expect("it is taken on drop only")
+    }
+
+    /// Waits for its end. Nothing is lost if the future is dropped.
+    pub(super) async fn wait(&mut self) -> ExitStatus {
+        if let Some(status) = self.status {
+            return status;
+        }
+        let status = self.process().wait().await.unwrap_or_else(unknown);
+        *self.status.insert(status)
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn try_wait(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            self.status = self.process().try_wait().unwrap_or_else(|error| Some(unknown(error)));
+        }
+        self.status
+    }
+}
+
+/// How a process ended that someone else waited for, as a host does that ignores SIGCHLD.
+fn unknown(_: io::Error) -> ExitStatus {
+    ExitStatus::from_raw(0xff << 8)
+}
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        if self.status.is_some() {
+            return;
+        }
+        // It may have ended just now.
+        let _ = process.start_kill();
+        let mut last = Last(process);
+        self.runtime.spawn(async move {
+            let _ = last.0.wait().await;
+        });
+    }
+}
+
+/// Waits on the spot where no runtime does any more.
+struct Last(Child);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let steps = LAST_WAIT_MAX.as_millis() / LAST_WAIT_STEP.as_millis();
+        for _ in 0..steps {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(LAST_WAIT_STEP);
+        }
+    }
+}
