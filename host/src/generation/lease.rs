@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::{Bounds, RawContext};
+use tokio_util::sync::CancellationToken;
 
 use super::{Generation, Parts, State};
 use crate::boundary::Instance;
@@ -37,6 +38,8 @@ impl Token {
             terms: parts.terms,
             keep: parts.keep,
             crew: parts.crew,
+            tasks: parts.tasks,
+            cut_off: CancellationToken::new(),
             board: parts.board,
             current: AtomicBool::new(true),
             state: State::Serving.into(),
@@ -138,6 +141,32 @@ impl Token {
             return Err(generation.output_too_large(reply.as_bytes().len()));
         }
         Ok(())
+    }
+}
+
+impl Token {
+    /// As [`call`](Self::call), by a future; dropped, it ends the call.
+    pub(crate) async fn call_later(
+        &self,
+        asked: Asked<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), Error> {
+        self.call(asked, reply)
+    }
+
+    /// How many calls it can be asked at once; none: one by one.
+    pub(crate) fn batch(&self) -> Option<usize> {
+        None
+    }
+
+    /// Answers many calls in one exchange, each with its own answer, in their order.
+    pub(crate) async fn call_many(&self, asked: Vec<Asked<'_>>) -> Vec<Result<Reply, Error>> {
+        let mut answers = Vec::with_capacity(asked.len());
+        for asked in asked {
+            let mut reply = Reply::vacant();
+            answers.push(self.call_later(asked, &mut reply).await.map(|()| reply));
+        }
+        answers
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn retire(
     keeper: &Keeper,
 ) {
     generation.turn(State::Draining);
-    let Some(instance) = generation.returned.take(drain_wait_max) else {
+    let Some(instance) = generation.drained(drain_wait_max) else {
         return keep_draining(generation, keeper);
     };
     generation.returned.put(instance);
@@ -58,7 +58,7 @@ pub(crate) fn stop(
     limits: &HostLimits,
     keeper: &Keeper,
 ) -> Option<Stopped> {
-    let Some(mut instance) = generation.returned.take(limits.drain_wait_max) else {
+    let Some(mut instance) = generation.drained(limits.drain_wait_max) else {
         keep_draining(generation, keeper);
         return None;
     };
