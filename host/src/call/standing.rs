@@ -1,7 +1,10 @@
 //! How a pooled call stands with whoever made it: wanted, taken back, or late. Shared by the
 //! caller, the clock, and the worker it runs on.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use tokio::sync::Notify;
 
 /// How a pooled call stands with whoever made it.
 #[derive(Debug, Default)]
@@ -11,23 +14,47 @@ pub(crate) struct Standing {
     entered: AtomicU64,
     /// The number of the probe that it is; zero for none.
     probe: AtomicU64,
+    /// Wakes the task that it runs as when it is not wanted any more.
+    left: Notify,
 }
 
 const WANTED: u8 = 0;
 const TAKEN_BACK: u8 = 1;
 const LATE: u8 = 2;
+/// Beside one of those: it runs as a task, or did.
+const AS_TASK: u8 = 4;
 
 // Relaxed everywhere: each word stands for itself. Who answers is decided by who takes the
-// teller, under its lock.
+// teller, under its lock. That a call runs as a task stands in the word that it is left by, so
+// that one of both sees the other; the lock in `left` orders the rest.
 impl Standing {
     /// Whether somebody waits for the answer.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == WANTED
+        self.stands() == WANTED
     }
 
     /// Whether its deadline passed while it ran.
     pub(crate) fn was_late(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == LATE
+        self.stands() == LATE
+    }
+
+    fn stands(&self) -> u8 {
+        self.state.load(Ordering::Relaxed) & !AS_TASK
+    }
+
+    /// It runs as a task from here on, which waits for [`left`](Self::left).
+    pub(crate) fn run_as_task(&self) {
+        self.state.fetch_or(AS_TASK, Ordering::Relaxed);
+    }
+
+    /// Waits until nobody wants the answer any more. Only for what
+    /// [runs as a task](Self::run_as_task).
+    pub(crate) async fn left(&self) {
+        let mut left = pin!(self.left.notified());
+        left.as_mut().enable();
+        if self.is_wanted() {
+            left.await;
+        }
     }
 
     /// The caller does not want the answer any more.
@@ -42,7 +69,13 @@ impl Standing {
 
     fn leave(&self, state: u8) {
         let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
-        let _ = self.state.compare_exchange(WANTED, state, success, failure);
+        let leaves = self.state.compare_exchange(WANTED, state, success, failure);
+        let (before, after) = (WANTED | AS_TASK, state | AS_TASK);
+        if leaves == Err(before)
+            && self.state.compare_exchange(before, after, success, failure).is_ok()
+        {
+            self.left.notify_waiters();
+        }
     }
 
     /// It is the probe of this number.

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-#[cfg(unix)]
-use hotbay_plugin::Output;
 use hotbay_plugin::abi::{Bounds, RawContext};
+use tokio_util::sync::CancellationToken;
 
 use super::{Body, Generation, Parts, State};
 use crate::call::{Failure, Reply, Request, Standing};
@@ -40,6 +39,8 @@ impl Token {
             terms: parts.terms,
             keep: parts.keep,
             crew: parts.crew,
+            tasks: parts.tasks,
+            cut_off: CancellationToken::new(),
             board: parts.board,
             current: AtomicBool::new(true),
             state: State::Serving.into(),
@@ -172,14 +173,14 @@ impl Token {
         if let Some(standing) = standing {
             standing.leave_plugin();
         }
-        self.take_in(answer, reply)
+        self.generation.take_in(answer, reply)
     }
+}
 
-    /// Fills `reply` with what a process answered.
-    fn take_in(&self, answer: Result<Output, Failure>, reply: &mut Reply) -> Result<(), Error> {
-        let output = answer.map_err(|failure| self.generation.failed(failure))?;
-        reply.made_elsewhere(self.generation.id, output);
-        Ok(())
+impl Token {
+    /// What is called; none is a mistake of the host's own.
+    pub(super) fn body(&self) -> Option<&Body> {
+        self.body.as_ref()
     }
 }
 

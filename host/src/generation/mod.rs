@@ -4,6 +4,7 @@
 mod body;
 mod judge;
 mod keeper;
+mod later;
 mod lease;
 pub(crate) mod recovery;
 pub(crate) mod retire;
@@ -16,20 +17,29 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hotbay_plugin::Fault;
+#[cfg(unix)]
+use hotbay_plugin::Output;
 use semver::Version;
+use tokio::runtime::Handle;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::boundary::services::Registration;
+#[cfg(unix)]
+use crate::call::Reply;
 use crate::call::{Failure, Request};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent};
 use crate::id::{GenerationId, PluginName};
-use crate::pool::{Crew, Employer, Epoch};
+use crate::pool::{Crew, Employer, Epoch, hire_on};
 use crate::sync::{Handback, lock};
 pub(crate) use body::{Body, Remains};
 pub(crate) use keeper::{Keeper, Kept, Left};
 pub(crate) use lease::{Asked, Token, is_inside, next_call_id};
 use state::State;
 pub(crate) use terms::Terms;
+
+/// How long calls that run as tasks may take to end that are cut off.
+const CUT_OFF_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// One load of one plugin: everything but what runs its calls, which the token holds.
 #[derive(Debug)]
@@ -42,6 +52,10 @@ pub(crate) struct Generation {
     /// Why its library is to stay mapped whatever happens, if anything says so.
     pub(crate) keep: Option<String>,
     pub(crate) crew: Crew,
+    /// Where its pooled calls run as tasks; none: on threads of the crew.
+    pub(crate) tasks: Option<Handle>,
+    /// Ends the calls that run as tasks.
+    cut_off: CancellationToken,
     pub(crate) board: Board,
     current: AtomicBool,
     state: Mutex<State>,
@@ -68,6 +82,8 @@ pub(crate) struct Parts {
     pub(crate) terms: Arc<Terms>,
     pub(crate) keep: Option<String>,
     pub(crate) crew: Crew,
+    /// Where pooled calls run as tasks; none: on threads of the crew.
+    pub(crate) tasks: Option<Handle>,
     pub(crate) board: Board,
     pub(crate) services: Option<Registration>,
 }
@@ -80,7 +96,29 @@ impl Generation {
 
     /// Starts a worker for the calls that wait at `employer`.
     pub(crate) fn hire(&self, employer: Arc<dyn Employer>, epoch: Epoch) -> io::Result<()> {
-        self.crew.hire(employer, epoch, self.id.get())
+        match &self.tasks {
+            Some(tasks) if employer.is_walkable() => {
+                hire_on(tasks, employer, epoch, self.id.get());
+                Ok(())
+            }
+            _ => self.crew.hire(employer, epoch, self.id.get()),
+        }
+    }
+
+    /// Waits until calls that run as tasks are to end.
+    pub(crate) fn calls_cut_off(&self) -> WaitForCancellationFuture<'_> {
+        self.cut_off.cancelled()
+    }
+
+    /// The instance, once the last lease has left it. Calls that run as tasks end after
+    /// `drain_wait_max`: unlike those that are in a library, they can.
+    fn drained(&self, drain_wait_max: Duration) -> Option<Instance> {
+        let instance = self.returned.take(drain_wait_max);
+        if instance.is_some() || self.tasks.is_none() {
+            return instance;
+        }
+        self.cut_off.cancel();
+        self.returned.take(CUT_OFF_WAIT_MAX)
     }
 
     /// Whether it is the one that new calls go to.
@@ -123,6 +161,21 @@ impl Generation {
             self.tell_fault(fault.clone(), false);
         }
         error_of(failure).of(&self.name).in_generation(self.id)
+    }
+
+    /// Refuses what is too large to be sent.
+    fn check_input(&self, request: &Request<'_>) -> Result<(), Error> {
+        let found = request.as_bytes().len();
+        let fits = found as u64 <= self.limits.input_bytes_max;
+        if fits { Ok(()) } else { Err(self.input_too_large(found)) }
+    }
+
+    /// Fills `reply` with what a process answered.
+    #[cfg(unix)]
+    fn take_in(&self, answer: Result<Output, Failure>, reply: &mut Reply) -> Result<(), Error> {
+        let output = answer.map_err(|failure| self.failed(failure))?;
+        reply.made_elsewhere(self.id, output);
+        Ok(())
     }
 
     #[cold]

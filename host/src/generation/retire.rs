@@ -41,7 +41,7 @@ pub(crate) fn retire(
     keeper: &Keeper,
 ) {
     generation.turn(State::Draining);
-    let Some(body) = generation.returned.take(drain_wait_max) else {
+    let Some(body) = generation.drained(drain_wait_max) else {
         return keep_draining(generation, keeper);
     };
     generation.returned.put(body);
@@ -57,7 +57,7 @@ pub(crate) fn stop(
     limits: &HostLimits,
     keeper: &Keeper,
 ) -> Option<Stopped> {
-    let Some(mut body) = generation.returned.take(limits.drain_wait_max) else {
+    let Some(mut body) = generation.drained(limits.drain_wait_max) else {
         keep_draining(generation, keeper);
         return None;
     };

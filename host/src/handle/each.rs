@@ -9,7 +9,7 @@ use super::{Inner, PluginHandle, lost};
 use crate::call::{Reply, Request, Standing};
 use crate::error::Error;
 use crate::id::GenerationId;
-use crate::pool::{Never, Overrun, Patience, Ran, Teller, Ticket, Work, ticket};
+use crate::pool::{Never, Overrun, Patience, Ran, RunLater, Teller, Ticket, Work, ticket};
 use crate::slot::Visit;
 use crate::sync::{after, lock};
 
@@ -73,7 +73,8 @@ impl PluginHandle {
     /// The generation that serves, if nothing bounds its calls, and how many workers it has.
     pub(crate) fn unbounded(&self) -> Option<(GenerationId, u32)> {
         let generation = self.inner.slot.generation()?;
-        let is_unbounded = generation.terms.is_unbounded();
+        // Threads of a stream's own would each wait for one call.
+        let is_unbounded = generation.terms.is_unbounded() && generation.tasks.is_none();
         is_unbounded.then_some((generation.id, generation.crew.workers_max))
     }
 }
@@ -85,20 +86,20 @@ const PLACE_WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 type Order = Arc<Mutex<Option<Weak<Many>>>>;
 
 /// Many calls in the queue or on a worker.
-struct Many {
-    inner: Arc<Inner>,
+pub(super) struct Many {
+    pub(super) inner: Arc<Inner>,
     count: usize,
     /// How long each may take; with none, nobody has to speak for them.
-    wait_max: Option<Duration>,
-    standing: Standing,
+    pub(super) wait_max: Option<Duration>,
+    pub(super) standing: Standing,
     order: Order,
-    progress: Mutex<Progress>,
+    pub(super) progress: Mutex<Progress>,
 }
 
-struct Progress {
-    calls: Vec<Each>,
+pub(super) struct Progress {
+    pub(super) calls: Vec<Each>,
     /// The call that is next, or runs.
-    at: usize,
+    pub(super) at: usize,
     /// When the one that runs is late.
     due: Option<Instant>,
     /// None once somebody else goes on with these calls.
@@ -166,7 +167,7 @@ impl Many {
         Ran::Done
     }
 
-    fn tell(&self, calls: Vec<Each>) {
+    pub(super) fn tell(&self, calls: Vec<Each>) {
         let teller = lock(&self.progress).teller.take();
         if let Some(teller) = teller {
             teller.tell(calls);
@@ -248,6 +249,11 @@ impl Work for Many {
             None => self.run_untimed(generation),
             Some(wait_max) => self.run_timed(generation, wait_max),
         }
+    }
+
+    fn run_later(self: Arc<Self>, generation: u64) -> RunLater {
+        self.standing.run_as_task();
+        Box::pin(async move { self.run_as_task(generation).await })
     }
 
     fn never(self: Arc<Self>, why: Never) {

@@ -1,6 +1,7 @@
 //! What callers hold: a plugin by its name, whatever generation serves.
 
 mod each;
+mod each_later;
 mod pooled;
 #[cfg(feature = "tower")]
 mod tower;
@@ -16,7 +17,7 @@ use crate::generation::Token;
 use crate::id::{GenerationId, PluginName};
 use crate::layers::{Applied, Stack, stack};
 use crate::pool::Ticket;
-use crate::slot::{Method, Slot, Step as _, Visit};
+use crate::slot::{Method, Slot, Step as _, Stride as _, Visit};
 pub(crate) use each::Each;
 pub use pooled::Execute;
 
@@ -50,10 +51,18 @@ impl Inner {
     fn walk(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         self.stack.call(visit, reply)
     }
+
+    /// The corridor, by a future.
+    async fn stride(&self, visit: &Visit<'_>) -> Result<Reply, Error> {
+        let mut reply = Reply::vacant();
+        self.stack.stride(visit, &mut reply).await?;
+        Ok(reply)
+    }
 }
 
 impl PluginHandle {
     pub(crate) fn new(slot: Arc<Slot>, applied: &Applied) -> Self {
+        slot.set_walkable(applied.is_walkable());
         Self { inner: Arc::new(Inner { stack: stack(&slot, applied), slot }) }
     }
 

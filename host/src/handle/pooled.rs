@@ -12,8 +12,8 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{Inner, lost};
 use crate::call::{Reply, Request, Standing};
-use crate::error::{Error, ErrorKind};
-use crate::pool::{Never, Overrun, Patience, Ran, Teller, Ticket, Work, ticket};
+use crate::error::Error;
+use crate::pool::{Never, Overrun, Patience, Ran, RunLater, Teller, Ticket, Work, ticket};
 use crate::slot::Visit;
 use crate::sync::{after, lock};
 
@@ -46,7 +46,7 @@ impl Pooled {
     /// The caller does not want the answer any more.
     fn take_back(self: &Arc<Self>) {
         self.standing.take_back();
-        if self.answer(|| Err(cancelled(&self.inner))) {
+        if self.answer(|| Err(self.inner.slot.taken_back())) {
             let work: Arc<dyn Work> = Arc::<Self>::clone(self);
             self.inner.slot.take_back(&work);
         }
@@ -65,6 +65,23 @@ impl Work for Pooled {
         self.is_counted.store(true, Ordering::Relaxed);
         self.answer(|| answer);
         Ran::Done
+    }
+
+    fn run_later(self: Arc<Self>, generation: u64) -> RunLater {
+        self.standing.run_as_task();
+        Box::pin(async move {
+            if !self.standing.is_wanted() {
+                return Ran::Done;
+            }
+            let Some(token) = self.inner.slot.lease_of(generation) else { return Ran::NotHere };
+            let visit = Visit::pooled(&self.request, &token, &self.standing);
+            let answer = self.inner.stride(&visit).await;
+            // Whoever is told may wait for the end of this generation.
+            drop(token);
+            self.is_counted.store(true, Ordering::Relaxed);
+            self.answer(|| answer);
+            Ran::Done
+        })
     }
 
     fn never(self: Arc<Self>, why: Never) {
@@ -217,11 +234,6 @@ impl Future for Execute {
         self.0 = State::Done;
         Poll::Ready(answer)
     }
-}
-
-fn cancelled(inner: &Inner) -> Error {
-    let message = "was called, and its caller took the call back";
-    Error::new(ErrorKind::Cancelled, message).of(&inner.slot.name)
 }
 
 impl Drop for Waits {

@@ -9,10 +9,10 @@ use hotbay_plugin::TraceContext;
 
 use super::panicked;
 use crate::call::{Reply, Request};
-use crate::error::Error;
+use crate::error::{Error, bug};
 use crate::id::PluginName;
 use crate::manifest::Manifest;
-use crate::slot::{Method, Slot, Step, Visit};
+use crate::slot::{Method, Slot, Step, Stride, Visit};
 
 /// Something that an application puts around the calls of its plugins: authentication, a cache,
 /// a log of its own.
@@ -190,6 +190,16 @@ impl<S: Step> Step for Applications<S> {
         match self {
             Self::None(inner) => inner.call(visit, reply),
             Self::Some(layered) => layered.call(visit, reply),
+        }
+    }
+}
+
+impl<S: Stride> Stride for Applications<S> {
+    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+        match self {
+            Self::None(inner) => inner.stride(visit, reply).await,
+            // Its layers would hold up the thread that runs the tasks.
+            Self::Some(_) => Err(bug!("a task went through layers of the application")),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::{Slot, Step, Visit};
+use crate::slot::{Slot, Step, Stride, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Deadline<S> {
@@ -26,5 +26,14 @@ impl<S: Step> Step for Deadline<S> {
             self.slot.is_still_wanted(visit.request)?;
         }
         self.inner.call(visit, reply)
+    }
+}
+
+impl<S: Stride> Stride for Deadline<S> {
+    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+        if visit.request.is_bounded() {
+            self.slot.is_still_wanted(visit.request)?;
+        }
+        self.inner.stride(visit, reply).await
     }
 }

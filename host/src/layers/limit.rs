@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::{Slot, Step, Visit};
+use crate::slot::{Slot, Step, Stride, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Limit<S> {
@@ -34,5 +34,14 @@ impl<S: Step> Limit<S> {
     fn limited(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let _entered = self.slot.enter()?;
         self.inner.call(visit, reply)
+    }
+}
+
+impl<S: Stride> Stride for Limit<S> {
+    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+        // The calls of a group were counted together.
+        let is_counted = !self.slot.limits_in_flight() || visit.place.is_some();
+        let _entered = if is_counted { None } else { self.slot.enter()? };
+        self.inner.stride(visit, reply).await
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::call::Reply;
 use crate::error::{Error, ErrorKind};
-use crate::slot::{SAMPLED_ONE_IN, Slot, Step, Visit};
+use crate::slot::{SAMPLED_ONE_IN, Slot, Step, Stride, Visit};
 use crate::sync::Own;
 
 #[derive(Debug)]
@@ -26,12 +26,32 @@ impl<S: Step> Step for Meter<S> {
     #[inline]
     fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let calls = self.slot.meter.calls.own();
-        let is_timed = calls.get() & i64::from(SAMPLED_ONE_IN - 1) == 0;
+        let is_timed = is_sampled(calls);
         let outcome =
             if is_timed { self.timed(visit, reply) } else { self.inner.call(visit, reply) };
         self.slot.meter.count(calls, &outcome);
         outcome
     }
+}
+
+impl<S: Stride> Stride for Meter<S> {
+    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+        let start = Instant::now();
+        let outcome = self.inner.stride(visit, reply).await;
+        // The cell of the thread that it ends on; which one that is was not known before.
+        let calls = self.slot.meter.calls.own();
+        if is_sampled(calls) {
+            self.slot.meter.latencies.record(start.elapsed());
+        }
+        self.slot.meter.count(calls, &outcome);
+        outcome
+    }
+}
+
+/// Whether this call is one of those that are timed.
+#[inline]
+fn is_sampled(calls: Own<'_>) -> bool {
+    calls.get() & i64::from(SAMPLED_ONE_IN - 1) == 0
 }
 
 impl<S: Step> Meter<S> {

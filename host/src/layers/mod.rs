@@ -90,6 +90,13 @@ pub(crate) struct Applied {
     validators: Vec<Arc<Validator>>,
 }
 
+impl Applied {
+    /// Whether calls may run as tasks: the application's layers would hold up other tasks.
+    pub(crate) fn is_walkable(&self) -> bool {
+        self.layers.is_empty()
+    }
+}
+
 impl Layers {
     /// What is put around the calls of a plugin that is about to be loaded; asks the layers.
     pub(crate) fn of(&self, manifest: &Manifest) -> Result<Applied, Error> {

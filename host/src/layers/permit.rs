@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::{Slot, Step, Visit};
+use crate::slot::{Slot, Step, Stride, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Permit<S> {
@@ -36,5 +36,17 @@ impl<S: Step> Permit<S> {
             terms.judge_operation(&self.slot.name, visit.request)?;
             self.inner.call(visit, reply)
         })
+    }
+}
+
+impl<S: Stride> Stride for Permit<S> {
+    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+        if visit.request.named_operation().is_none() {
+            return self.inner.stride(visit, reply).await;
+        }
+        let terms = visit.leased_terms().ok_or_else(|| self.slot.gone())?;
+        terms.judge_operation(&self.slot.name, visit.request)?;
+        let visit = Visit { terms: Some(terms), ..*visit };
+        self.inner.stride(&visit, reply).await
     }
 }

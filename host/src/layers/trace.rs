@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use tracing::Level;
 use tracing::field::{Empty, display};
+use tracing::{Instrument as _, Level, Span};
 
 use crate::call::Reply;
 use crate::error::{Error, Hex};
-use crate::slot::{Slot, Step, Visit};
+use crate::slot::{Slot, Step, Stride, Visit};
 
 #[derive(Debug)]
 pub(crate) struct Trace<S> {
@@ -33,9 +33,29 @@ impl<S: Step> Step for Trace<S> {
     }
 }
 
+impl<S: Stride> Stride for Trace<S> {
+    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+        let is_listened_to = tracing::level_enabled!(Level::DEBUG);
+        let span = if is_listened_to { self.span(visit) } else { Span::none() };
+        let outcome = self.inner.stride(visit, reply).instrument(span.clone()).await;
+        note(&span, &outcome, reply);
+        outcome
+    }
+}
+
 impl<S: Step> Trace<S> {
     #[cold]
     fn traced(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let span = self.span(visit);
+        let outcome = span.in_scope(|| self.inner.call(visit, reply));
+        note(&span, &outcome, reply);
+        outcome
+    }
+}
+
+impl<S> Trace<S> {
+    #[cold]
+    fn span(&self, visit: &Visit<'_>) -> Span {
         let span = tracing::debug_span!(
             "call",
             plugin = %self.slot.name,
@@ -55,18 +75,24 @@ impl<S: Step> Trace<S> {
             // Known better once it has answered; what it logs meanwhile is to show one.
             span.record("generation", generation.id.get());
         }
-        let outcome = span.in_scope(|| self.inner.call(visit, reply));
-        match &outcome {
-            Ok(()) => {
-                span.record("generation", reply.generation().get());
-            }
-            Err(error) => {
-                if let Some(generation) = error.generation() {
-                    span.record("generation", generation.get());
-                }
-                span.in_scope(|| tracing::debug!(error = error.full_message(), "call failed"));
-            }
+        span
+    }
+}
+
+/// Notes in its span how a call ended.
+fn note(span: &Span, outcome: &Result<(), Error>, reply: &Reply) {
+    if span.is_none() {
+        return;
+    }
+    match outcome {
+        Ok(()) => {
+            span.record("generation", reply.generation().get());
         }
-        outcome
+        Err(error) => {
+            if let Some(generation) = error.generation() {
+                span.record("generation", generation.get());
+            }
+            span.in_scope(|| tracing::debug!(error = error.full_message(), "call failed"));
+        }
     }
 }

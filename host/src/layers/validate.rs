@@ -14,7 +14,8 @@ use std::sync::Arc;
 use super::panicked;
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
-use crate::slot::{Slot, Step, Visit};
+use crate::generation::Terms;
+use crate::slot::{Slot, Step, Stride, Visit};
 
 /// A function of the application that looks at requests.
 pub(crate) type Validator = dyn Fn(&Request<'_>) -> Result<(), String> + Send + Sync;
@@ -56,16 +57,22 @@ impl<S> Validate<S> {
 impl<S: Step> Step for Validate<S> {
     #[inline]
     fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        // What the call was judged by says it better than the slot, where there was a reload.
-        let checks_input = match (visit.terms, visit.lease) {
-            (Some(terms), _) => terms.input_schema.is_some(),
-            (None, Some(token)) => token.checks_input(),
-            (None, None) => self.slot.checks_input(),
-        };
-        if !checks_input && self.validators.is_empty() {
+        if self.has_nothing_to_check(visit) {
             return self.inner.call(visit, reply);
         }
         self.judged(visit, reply)
+    }
+}
+
+impl<S: Stride> Stride for Validate<S> {
+    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+        if self.has_nothing_to_check(visit) {
+            return self.inner.stride(visit, reply).await;
+        }
+        let terms = visit.leased_terms().ok_or_else(|| self.slot.gone())?;
+        self.judge(terms, visit.request)?;
+        let visit = Visit { terms: Some(terms), ..*visit };
+        self.inner.stride(&visit, reply).await
     }
 }
 
@@ -73,11 +80,28 @@ impl<S: Step> Validate<S> {
     #[inline(never)]
     fn judged(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         self.slot.with_terms(visit, |visit, terms| {
-            terms.judge_length(&self.slot.name, visit.request)?;
-            terms.judge_input(&self.slot.name, visit.request)?;
-            self.ask_the_application(visit.request)?;
+            self.judge(terms, visit.request)?;
             self.inner.call(visit, reply)
         })
+    }
+}
+
+impl<S> Validate<S> {
+    #[inline(always)]
+    fn has_nothing_to_check(&self, visit: &Visit<'_>) -> bool {
+        // What the call was judged by says it better than the slot, where there was a reload.
+        let checks_input = match (visit.terms, visit.lease) {
+            (Some(terms), _) => terms.input_schema.is_some(),
+            (None, Some(token)) => token.checks_input(),
+            (None, None) => self.slot.checks_input(),
+        };
+        !checks_input && self.validators.is_empty()
+    }
+
+    fn judge(&self, terms: &Terms, request: &Request<'_>) -> Result<(), Error> {
+        terms.judge_length(&self.slot.name, request)?;
+        terms.judge_input(&self.slot.name, request)?;
+        self.ask_the_application(request)
     }
 }
 

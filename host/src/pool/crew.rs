@@ -16,6 +16,12 @@ pub(crate) trait Employer: Send + Sync {
     fn sit(&self, epoch: Epoch) -> Seat;
     /// What a worker does next; none: it goes home.
     fn next(self: Arc<Self>, seat: Seat) -> Option<Arc<dyn Work>>;
+    /// As [`next`](Self::next), without sleeping: with nothing to do, the worker goes home.
+    fn next_now(self: Arc<Self>, seat: Seat) -> Option<Arc<dyn Work>>;
+    /// A worker that never sleeps goes home, whatever it was at.
+    fn leave(&self, seat: Seat);
+    /// Whether its work may run as tasks.
+    fn is_walkable(&self) -> bool;
     /// Takes work back that could not be done on this worker.
     fn hand_back(self: Arc<Self>, seat: Seat, work: Arc<dyn Work>);
 }

@@ -33,6 +33,13 @@ pub(super) struct Waiting {
     pub(super) patience: Patience,
 }
 
+impl Lost {
+    /// Whether it was given up.
+    pub(super) fn is_lost(self) -> bool {
+        matches!(self, Self::Replaced | Self::NotReplaced)
+    }
+}
+
 /// What a worker is at.
 pub(super) struct Running {
     pub(super) seat: Seat,
@@ -46,6 +53,8 @@ pub(super) struct Running {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lost {
     No,
+    /// It has no thread that could be lost: whoever stops waiting for it ends it.
+    Task,
     /// Another one may take its place.
     Replaced,
     /// As many were replaced as may be.
@@ -138,20 +147,28 @@ impl Line {
             stays = self.workers < self.workers_max;
             self.workers += u32::from(stays);
         }
-        Risen { ended: Some(work), patience, was_lost: lost != Lost::No, stays }
+        Risen { ended: Some(work), patience, was_lost: lost.is_lost(), stays }
     }
 
     /// The next work of a worker, if any waits and it may take it.
     pub(super) fn begin_next(&mut self, seat: Seat) -> (Option<Arc<dyn Work>>, Option<Instant>) {
-        if self.is_over_for(seat) || self.is_suspended {
-            return (None, None);
-        }
-        let Some(Waiting { work, patience }) = self.waiting.pop_front() else {
-            return (None, None);
-        };
-        self.running.push(Running { seat, work: Arc::clone(&work), patience, lost: Lost::No });
+        let Some(work) = self.begin(seat, Lost::No) else { return (None, None) };
         let look_at = self.arm(work.due());
         (Some(work), look_at)
+    }
+
+    /// The next work of a worker without a thread, which ends what is late by itself.
+    pub(super) fn begin_task(&mut self, seat: Seat) -> Option<Arc<dyn Work>> {
+        self.begin(seat, Lost::Task)
+    }
+
+    fn begin(&mut self, seat: Seat, lost: Lost) -> Option<Arc<dyn Work>> {
+        if self.is_over_for(seat) || self.is_suspended {
+            return None;
+        }
+        let Waiting { work, patience } = self.waiting.pop_front()?;
+        self.running.push(Running { seat, work: Arc::clone(&work), patience, lost });
+        Some(work)
     }
 
     /// Whether a worker goes home.
@@ -162,7 +179,7 @@ impl Line {
 
     /// Whether as many workers are lost as may be.
     pub(super) fn is_stuck(&self) -> bool {
-        let lost = |running: &Running| running.lost != Lost::No && running.seat.epoch == self.epoch;
+        let lost = |running: &Running| running.lost.is_lost() && running.seat.epoch == self.epoch;
         self.replaced >= self.limits.replaced && self.running.iter().any(lost)
     }
 

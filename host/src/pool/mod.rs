@@ -11,12 +11,14 @@ mod locks {
 mod park;
 mod places;
 mod queue;
+mod queue_now;
 #[cfg(test)]
 mod queue_tests;
 mod quiet;
 mod store;
 mod submit;
 mod task;
+mod task_worker;
 mod ticket;
 mod work;
 mod worker_pool;
@@ -25,8 +27,9 @@ pub(crate) use clock::{Clock, Hand, Timed};
 pub(crate) use crew::{Crew, Employer, Errand};
 pub(crate) use line::{Epoch, QueueLimits, Seat};
 pub(crate) use queue::{Pushed, Queue, Taken};
+pub(crate) use task_worker::hire_on;
 pub(crate) use ticket::{Teller, Ticket, ticket};
-pub(crate) use work::{Never, Overrun, Patience, Ran, Work};
+pub(crate) use work::{Never, Overrun, Patience, Ran, RunLater, Work};
 
 pub use submit::{SubmitError, SubmitErrorKind};
 pub use task::{Outcome, TaskError, TaskId, TaskTicket};

@@ -15,10 +15,10 @@ use crate::sync::lock;
 
 /// A bounded queue that many push to and many take from, first in, first out.
 pub(crate) struct Queue {
-    inner: Mutex<Line>,
+    pub(super) inner: Mutex<Line>,
     filled: Condvar,
     /// Nothing waits or runs any more, in a queue that takes nothing new.
-    emptied: Condvar,
+    pub(super) emptied: Condvar,
 }
 
 /// What became of work that was to be queued.
@@ -388,7 +388,7 @@ impl Queue {
     /// Pieces of work that run, and those of them that nobody waits for any more.
     pub(crate) fn running(&self) -> (usize, usize) {
         let inner = lock(&self.inner);
-        let lost = inner.running.iter().filter(|running| running.lost != Lost::No).count();
+        let lost = inner.running.iter().filter(|running| running.lost.is_lost()).count();
         (inner.running.len(), lost)
     }
 }

@@ -12,14 +12,17 @@ pub(super) fn quietly(run: impl FnOnce()) {
 
 /// Runs it; a panic comes back as its message.
 pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
-        let message = text_of(&*payload).to_owned();
-        // A payload that panics when dropped would end this thread, and its own payload may too.
-        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            std::mem::forget(second);
-        }
-        message
-    })
+    catch_unwind(AssertUnwindSafe(run)).map_err(message_of)
+}
+
+/// The message of a panic.
+pub(super) fn message_of(payload: Box<dyn Any + Send>) -> String {
+    let message = text_of(&*payload).to_owned();
+    // A payload that panics when dropped would end this thread, and its own payload may too.
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
+    }
+    message
 }
 
 fn text_of(payload: &(dyn Any + Send)) -> &str {

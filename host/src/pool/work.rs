@@ -1,13 +1,19 @@
 //! What a queue holds: work, how long it may wait, and how it ends if its turn never comes.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Something that a worker does. Shared, because somebody may have to speak for it while it
 /// runs.
-pub(crate) trait Work: Send + Sync {
+pub(crate) trait Work: Send + Sync + 'static {
     /// Does it, on a worker of `generation`.
     fn run(self: Arc<Self>, generation: u64) -> Ran;
+
+    /// Does it, as a task of a worker of `generation`.
+    fn run_later(self: Arc<Self>, generation: u64) -> RunLater {
+        Box::pin(async move { self.run(generation) })
+    }
 
     /// Its turn never comes: whoever waits is to be told.
     fn never(self: Arc<Self>, why: Never);
@@ -35,6 +41,9 @@ pub(crate) trait Work: Send + Sync {
         Overrun::InTime
     }
 }
+
+/// Work that runs as a task.
+pub(crate) type RunLater = Pin<Box<dyn Future<Output = Ran> + Send>>;
 
 /// How work went.
 #[must_use]

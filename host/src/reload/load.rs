@@ -215,6 +215,7 @@ fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &Plugi
         terms: Arc::new(terms(workshop, candidate, limits)),
         keep: None,
         crew: Crew::new(format!("{name}-{id}"), limits.stack_bytes, limits.workers),
+        tasks: None,
         board: workshop.board.clone(),
         services: None,
         name,

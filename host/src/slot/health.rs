@@ -170,7 +170,7 @@ impl Health {
 
     #[cold]
     fn failed(&self, error: &Error) {
-        if error.kind() == ErrorKind::Panicked
+        if (error.kind() == ErrorKind::Panicked || is_unanswered(error))
             && let Some(generation) = error.generation()
         {
             self.fault(generation.get(), false);
@@ -183,6 +183,7 @@ impl Health {
             ErrorKind::Panicked | ErrorKind::Disconnected | ErrorKind::Protocol => {
                 self.fault(probe.generation, true);
             }
+            _ if is_unanswered(error) => self.fault(probe.generation, true),
             // The plugin worked, and said no.
             ErrorKind::Plugin | ErrorKind::Output => self.probe_succeeded(probe),
             _ => lock(&self.inner).history.probe_undone(probe),
@@ -261,6 +262,12 @@ impl Health {
     pub(crate) fn is_quarantined(&self) -> bool {
         self.has_to_ask() && lock(&self.inner).is_quarantined()
     }
+}
+
+/// Whether it tells that a generation was asked and did not answer in time. Without one, nobody
+/// was asked.
+pub(super) fn is_unanswered(error: &Error) -> bool {
+    error.kind() == ErrorKind::DeadlineExceeded && error.generation().is_some()
 }
 
 impl Inner {

@@ -2,12 +2,14 @@
 //! that wait for it. The one place where calls and reloads meet.
 
 mod attention;
+mod gather;
 mod health;
 mod pause;
 mod queueing;
+mod stride;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,9 +25,11 @@ use crate::metrics::Latencies;
 use crate::pool::{Hand, Queue};
 use crate::sync::Tally;
 use attention::Reason;
-use health::Coming;
+pub(crate) use gather::{Gather, Gathered, Place};
+use health::{Coming, is_unanswered};
 pub(crate) use health::{Health, Pass};
 use pause::Vacancy;
+pub(crate) use stride::Stride;
 
 /// The place of one plugin.
 pub(crate) struct Slot {
@@ -35,6 +39,8 @@ pub(crate) struct Slot {
     pub(crate) health: Health,
     queue: Queue,
     clock: Hand,
+    /// Whether calls may run as tasks: no layer of the application is in their way.
+    is_walkable: AtomicBool,
     /// What calls of the current generation go by; none before the first.
     terms: ArcSwapOption<Terms>,
     generations: AtomicU64,
@@ -74,6 +80,8 @@ pub(crate) struct Visit<'v> {
     /// What the call was judged by, if there was anything to judge.
     pub(crate) terms: Option<&'v Terms>,
     pub(crate) method: Method,
+    /// Where it is sent together with others, if it is.
+    pub(crate) place: Option<&'v Place<'v>>,
     /// Unique in this process.
     pub(crate) call_id: u64,
 }
@@ -83,7 +91,8 @@ impl<'v> Visit<'v> {
     #[inline]
     pub(crate) fn here(request: &'v Request<'v>) -> Self {
         let call_id = next_call_id();
-        Self { request, lease: None, standing: None, terms: None, method: Method::Call, call_id }
+        let method = Method::Call;
+        Self { request, lease: None, standing: None, terms: None, method, place: None, call_id }
     }
 
     /// A call on a worker that holds a lease.
@@ -95,6 +104,11 @@ impl<'v> Visit<'v> {
     ) -> Self {
         let (lease, standing) = (Some(token), Some(standing));
         Self { lease, standing, method: Method::Execute, ..Self::here(request) }
+    }
+
+    /// What a call is judged by that came with a lease.
+    pub(crate) fn leased_terms(&self) -> Option<&'v Terms> {
+        self.terms.or_else(|| self.lease.map(|token| &*token.generation().terms))
     }
 
     fn coming(&self) -> Coming {
@@ -148,6 +162,7 @@ impl Slot {
             health,
             queue: Queue::new(),
             clock,
+            is_walkable: AtomicBool::new(false),
             terms: ArcSwapOption::empty(),
             generations: AtomicU64::new(0),
             vacancy: Mutex::new(Vacancy::Empty),
@@ -211,8 +226,7 @@ impl Slot {
         visit: &Visit<'_>,
         go_on: impl FnOnce(&Visit<'_>, &Terms) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let leased = || visit.lease.map(|token| &*token.generation().terms);
-        if let Some(terms) = visit.terms.or_else(leased) {
+        if let Some(terms) = visit.leased_terms() {
             return go_on(&Visit { terms: Some(terms), ..*visit }, terms);
         }
         match &*self.terms.load() {
@@ -255,6 +269,9 @@ impl Slot {
     #[cold]
     pub(crate) fn judge_outcome(&self, pass: Pass, visit: &Visit<'_>, outcome: &Result<(), Error>) {
         let was_late = visit.standing.is_some_and(Standing::was_late);
+        if !was_late && outcome.as_ref().is_err_and(is_unanswered) {
+            self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
         self.health.outcome(pass, was_late, outcome);
     }
 

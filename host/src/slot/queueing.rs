@@ -60,7 +60,11 @@ impl Slot {
     /// Starts a worker of the generation that serves in `epoch`.
     fn hire(self: &Arc<Self>, epoch: Epoch, work: Option<&Arc<dyn Work>>) -> Result<(), Error> {
         // Not current any more: the epoch is over or about to be, and the next one hires.
-        let Some(generation) = self.generation() else { return Ok(()) };
+        let Some(generation) = self.generation() else {
+            // Unless it is paused and goes on, with the workers that were counted.
+            let _ = self.queue.not_hired(epoch, None);
+            return Ok(());
+        };
         let employer: Arc<dyn Employer> = Arc::<Self>::clone(self);
         let Err(error) = generation.hire(employer, epoch) else { return Ok(()) };
         tracing::error!(%error, plugin = %self.name, "no thread for a worker");
@@ -205,6 +209,18 @@ impl Employer for Slot {
             self.health.unstuck();
         }
         work
+    }
+
+    fn next_now(self: Arc<Self>, seat: Seat) -> Option<Arc<dyn Work>> {
+        self.queue.take_now(seat)
+    }
+
+    fn leave(&self, seat: Seat) {
+        self.queue.leave(seat);
+    }
+
+    fn is_walkable(&self) -> bool {
+        self.is_walkable.load(Ordering::Relaxed)
     }
 
     fn hand_back(self: Arc<Self>, seat: Seat, work: Arc<dyn Work>) {
