@@ -1,0 +1,69 @@
+//! Our own protocol: endpoints of the plugin, its schemas, how its config may travel.
+
+use std::collections::BTreeSet;
+
+use super::fields::Field;
+use super::peers::types_by_group;
+use super::{Capabilities, Dialect, PROTOCOL, WrongCapabilities, schema};
+
+/// What the protocol itself has at these names; none of them is a use for the plugin.
+const OF_THE_PROTOCOL: [&str; 5] = ["batch", "healthz", "restore", "shutdown", "snapshot"];
+
+/// `{"hotbay":{"protocol":1,"endpoints":["execute",…],…},"types":{…}}`
+pub(super) fn read(root: &Field<'_>) -> Result<Capabilities, WrongCapabilities> {
+    let hotbay = root.field("hotbay");
+    hotbay.object("an object with `protocol` and `endpoints`")?;
+    // First, since a newer protocol may mean something else by every other field.
+    let protocol = protocol(&hotbay.field("protocol"))?;
+    let channels = hotbay.field("config").names("a list such as [\"env\"]")?;
+    Ok(Capabilities {
+        dialect: Dialect::Ours { protocol },
+        types: types_by_group(&root.field("types"))?,
+        config_types: root.field("configTypes").names("a list of config types")?,
+        endpoints: endpoints(&hotbay.field("endpoints"))?,
+        reads_config_from_env: channels.iter().any(|channel| channel == "env"),
+        config_schema: schema::read(&hotbay.field("configSchema"))?,
+        input_schema: schema::read(&hotbay.field("inputSchema"))?,
+        name: hotbay.field("name").name_if_given("the name of the plugin")?,
+        version: hotbay.field("version").name_if_given("the version of the plugin, a text")?,
+    })
+}
+
+fn protocol(field: &Field<'_>) -> Result<u32, WrongCapabilities> {
+    let number = field.given().and_then(serde_json::Value::as_u64);
+    match number {
+        Some(number) if number == u64::from(PROTOCOL) => Ok(PROTOCOL),
+        Some(number) if number > u64::from(PROTOCOL) => Err(field
+            .unlike(&format!("{PROTOCOL}, the version that this host speaks; update the host"))),
+        _ => Err(field.unlike(&format!("{PROTOCOL}, the version that this host speaks"))),
+    }
+}
+
+fn endpoints(field: &Field<'_>) -> Result<BTreeSet<String>, WrongCapabilities> {
+    let wanted = "a list of endpoints, `execute` or one of the plugin's own among them";
+    if field.given().is_none() {
+        return Err(field.unlike(wanted));
+    }
+    let mut endpoints = BTreeSet::new();
+    for element in field.elements(wanted)? {
+        let wanted = "the name of an endpoint, such as \"execute\": a path without `/` at either \
+                      end, without white space, `?` and `#`";
+        let endpoint = element.name(wanted)?;
+        let odd = |char: char| char.is_whitespace() || char.is_control() || "?#\\".contains(char);
+        if endpoint.starts_with('/') || endpoint.ends_with('/') || endpoint.contains(odd) {
+            return Err(element.unlike(wanted));
+        }
+        endpoints.insert(endpoint);
+    }
+    if endpoints.iter().all(|endpoint| OF_THE_PROTOCOL.contains(&endpoint.as_str())) {
+        let found = match endpoints.iter().next() {
+            None => "is empty".to_owned(),
+            Some(_) => {
+                let names: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+                format!("has only `{}`", names.join("`, `"))
+            }
+        };
+        return Err(field.wrong(&found, wanted));
+    }
+    Ok(endpoints)
+}

@@ -1,0 +1,138 @@
+//! The last lines that a program wrote, for whoever has to tell why it ended.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+const LINES_MAX: usize = 20;
+const LINE_CHARS_MAX: usize = 400;
+const BYTES_MAX: usize = 8 * 1024;
+
+/// The last 20 lines of a program, shortened to what a person reads.
+///
+/// `Display` joins them with line ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tail {
+    lines: VecDeque<String>,
+    /// Of all lines and the line ends between them.
+    bytes: usize,
+}
+
+impl Tail {
+    /// Adds a line and drops the oldest ones that there is no room for any more.
+    ///
+    /// Blank lines are left out, and what steers a terminal is escaped.
+    pub(crate) fn push(&mut self, line: &str) {
+        let line = shown(line.trim_end());
+        if line.is_empty() {
+            return;
+        }
+        self.bytes += line.len() + 1;
+        self.lines.push_back(line);
+        while self.lines.len() > LINES_MAX || self.bytes > BYTES_MAX {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.len() + 1;
+        }
+    }
+
+    /// The lines, the oldest first.
+    pub(crate) fn lines(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
+        self.lines.iter().map(String::as_str)
+    }
+
+    /// Whether nothing was written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+}
+
+impl fmt::Display for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, line) in self.lines().enumerate() {
+            f.write_str(if at == 0 { "" } else { "\n" })?;
+            f.write_str(line)?;
+        }
+        Ok(())
+    }
+}
+
+/// At most [`LINE_CHARS_MAX`] characters of `line`, none of which is a control character.
+fn shown(line: &str) -> String {
+    let escaped = |char: char| {
+        let plain = (char == '\t' || !char.is_control()).then_some(char);
+        let code = plain.is_none().then(|| char.escape_default()).into_iter().flatten();
+        plain.into_iter().chain(code)
+    };
+    let mut shown = String::new();
+    let mut left = line.chars().flat_map(escaped);
+    shown.extend(left.by_ref().take(LINE_CHARS_MAX));
+    if left.next().is_some() {
+        shown.pop();
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(lines: &[&str], expect: &str) {
+        let mut tail = Tail::default();
+        lines.iter().for_each(|line| tail.push(line));
+        assert_eq!(tail.to_string(), expect);
+    }
+
+    #[test]
+    fn lines_are_kept_in_their_order() {
+        check(&[], "");
+        check(&["a"], "a");
+        check(&["a", "", "  ", "  b  ", "c"], "a\n  b\nc");
+    }
+
+    #[test]
+    fn only_the_last_twenty_lines_stay() {
+        let lines: Vec<String> = (0..50).map(|at| at.to_string()).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        check(&lines, &lines[30..].join("\n"));
+    }
+
+    #[test]
+    fn a_long_line_is_shortened() {
+        check(&[&"é".repeat(400)], &"é".repeat(400));
+        check(&[&"é".repeat(401)], &format!("{}…", "é".repeat(399)));
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        check(&["\u{1b}[31mred\u{7}\tx\0"], "\\u{1b}[31mred\\u{7}\tx\\u{0}");
+        let mut tail = Tail::default();
+        tail.push(&"\u{1b}".repeat(400));
+        assert_eq!(tail.to_string().chars().count(), 400);
+    }
+
+    #[test]
+    fn wide_characters_cost_older_lines() {
+        let wide = "🦀".repeat(400);
+        let lines = ["a", &wide, &wide, &wide, &wide, &wide];
+        check(&lines, &lines.join("\n"));
+        check(&[&lines[..], &[&wide]].concat(), &[&*wide; 5].join("\n"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_tail_never_grows_beyond_its_limits(lines in prop::collection::vec("[aé🦀\\x1b ]{0,500}", 0..40)) {
+            let mut tail = Tail::default();
+            for line in &lines {
+                tail.push(line);
+                let told = tail.to_string();
+                prop_assert!(told.len() <= BYTES_MAX);
+                prop_assert!(tail.lines().len() <= LINES_MAX);
+                prop_assert!(told.lines().all(|line| line.chars().count() <= LINE_CHARS_MAX));
+                prop_assert_eq!(tail.is_empty(), told.is_empty());
+            }
+        }
+    }
+}
