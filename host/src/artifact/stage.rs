@@ -70,10 +70,11 @@ impl StagingArea {
     pub(super) fn folder_for(&self, name_hint: &str) -> Result<PathBuf, ArtifactError> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let name = file_name(Path::new(""), name_hint, number);
-        let make = || {
+        let make = || -> Result<PathBuf, Failure> {
             let place = self.folder()?;
             let path = place.path.join(&name);
-            let is_lost = |source| Failure { folder_is_lost: !place.is_ours(), ..failure(&path, source) };
+            let is_lost =
+                |source| Failure { folder_is_lost: !place.is_ours(), ..failure(&path, source) };
             fs::create_dir(&path).map_err(is_lost)?;
             Ok(path)
         };
@@ -84,7 +85,7 @@ impl StagingArea {
             }
             made => made,
         }
-        .map_err(|failure: Failure| ArtifactError::Stage { path: failure.path, source: failure.source })
+        .map_err(|failure| ArtifactError::Stage { path: failure.path, source: failure.source })
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<Staged, Failure> {

@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::Body;
 use super::Generation;
 use super::retire::{Settle, close, finish, stop};
-use super::Body;
 use crate::boundary::{Image, Root};
 use crate::config::HostLimits;
 use crate::event::{Board, HostEvent};

@@ -3,9 +3,9 @@
 
 use super::lease::Asked;
 use super::{Body, Token};
-use crate::call::Reply;
 #[cfg(unix)]
 use crate::call::Failure;
+use crate::call::Reply;
 use crate::error::Error;
 #[cfg(unix)]
 use crate::supervisor::ProcessCall;
@@ -78,7 +78,8 @@ impl Token {
             0 => Ok(Vec::new()),
             _ => process.call_many(&calls).await,
         };
-        let mut answered = answered.map_err(|failure| generation.failed(failure)).map(Vec::into_iter);
+        let mut answered =
+            answered.map_err(|failure| generation.failed(failure)).map(Vec::into_iter);
         let mut replies = Vec::with_capacity(asked.len());
         for asked in asked {
             let mut reply = Reply::vacant();

@@ -79,10 +79,7 @@ impl Token {
         self.generation.crew.run(wait_max, move || token.answer(question))
     }
 
-    fn answer<T>(
-        &self,
-        question: impl FnOnce(&Body) -> Result<T, Failure>,
-    ) -> Result<T, Error> {
+    fn answer<T>(&self, question: impl FnOnce(&Body) -> Result<T, Failure>) -> Result<T, Error> {
         match &self.body {
             Some(body) => question(body).map_err(|failure| self.generation.failed(failure)),
             None => Err(bug!("the token of `{}` lost its body", self.generation.name)),

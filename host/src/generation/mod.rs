@@ -110,12 +110,12 @@ impl Generation {
         self.cut_off.cancelled()
     }
 
-    /// The instance, once the last lease has left it. Calls that run as tasks end after
+    /// The body, once the last lease has left it. Calls that run as tasks end after
     /// `drain_wait_max`: unlike those that are in a library, they can.
-    fn drained(&self, drain_wait_max: Duration) -> Option<Instance> {
-        let instance = self.returned.take(drain_wait_max);
-        if instance.is_some() || self.tasks.is_none() {
-            return instance;
+    fn drained(&self, drain_wait_max: Duration) -> Option<Body> {
+        let body = self.returned.take(drain_wait_max);
+        if body.is_some() || self.tasks.is_none() {
+            return body;
         }
         self.cut_off.cancel();
         self.returned.take(CUT_OFF_WAIT_MAX)

@@ -86,13 +86,15 @@ pub(super) fn again(
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Body, Error> {
-    let runtime = workshop.processes.runtime().map_err(|error| {
-        candidate.failed(LoadStep::Launch, ErrorKind::Start).caused_by(error)
-    })?;
+    let runtime = workshop
+        .processes
+        .runtime()
+        .map_err(|error| candidate.failed(LoadStep::Launch, ErrorKind::Start).caused_by(error))?;
     let wait_max = workshop.limits.start_wait_max.saturating_add(BESIDES);
     let (asked, handle) = (Arc::clone(&program), runtime.clone());
     let told = parts.crew.run(wait_max, move || {
-        handle.block_on(supervisor::capabilities(&asked))
+        let task = async move { supervisor::capabilities(&asked).await };
+        on_its_threads(&handle, task).unwrap_or_else(|| Err(still_asked()))
     });
     let capabilities = match told {
         Errand::Done(told) => told.map_err(|failed| not_started(candidate, failed))?,
@@ -109,7 +111,8 @@ pub(super) fn again(
         Arc::new(PluginOverseer::new(candidate, parts.id, slot, lines_per_s_max));
     parts.tasks = Some(runtime.clone());
     let started = parts.crew.run(wait_max, move || {
-        let begun = runtime.block_on(supervisor::begin(program, capabilities, overseer));
+        let task = supervisor::begin(program, capabilities, overseer);
+        let begun = on_its_threads(&runtime, task).unwrap_or_else(|| Err(still_asked()));
         let body = begun.map(Body::Apart).map_err(|NotStarted { step, message }| Failed {
             step,
             cause: Cause::Told(message),
@@ -121,6 +124,15 @@ pub(super) fn again(
         }
     });
     body_of(started, workshop, candidate, parts)
+}
+
+/// Runs a task on the runtime's threads, which live as long as the host: on Linux a process is
+/// killed when the thread ends that started it. None: the runtime ends.
+fn on_its_threads<T: Send + 'static>(
+    runtime: &tokio::runtime::Handle,
+    task: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    runtime.block_on(runtime.spawn(task)).ok()
 }
 
 fn not_started(candidate: &Candidate, NotStarted { step, message }: NotStarted) -> Error {

@@ -22,11 +22,7 @@ pub(crate) struct PluginLimits {
 const STACK_BYTES_MIN: u64 = 256 << 10;
 
 /// What a manifest asks for, within what the host gives; and what was clamped, in words.
-pub(crate) fn within(
-    asked: &Limits,
-    kind: Kind,
-    host: &HostLimits,
-) -> (PluginLimits, Vec<String>) {
+pub(crate) fn within(asked: &Limits, kind: Kind, host: &HostLimits) -> (PluginLimits, Vec<String>) {
     // Calls of a process need no threads, but places.
     let workers_max = match kind {
         Kind::Library => host.workers_max,

@@ -146,10 +146,7 @@ fn begin(
 }
 
 /// Gives an instance its state, if there is one, and asks whether it can work.
-pub(super) fn readied(
-    mut body: Body,
-    state: Option<Snapshot>,
-) -> Result<Body, Failed> {
+pub(super) fn readied(mut body: Body, state: Option<Snapshot>) -> Result<Body, Failed> {
     let restored = state.map_or(Ok(()), |state| body.restore(state));
     let restored = restored.map_err(|failure| (LoadStep::Restore, failure));
     let healthy =
@@ -194,4 +191,3 @@ fn start_error(candidate: &Candidate, step: LoadStep, cause: Cause) -> Error {
         Cause::Plugin(failure) => error.caused_by(error_of(failure)),
     }
 }
-

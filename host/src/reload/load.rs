@@ -14,6 +14,7 @@ use super::inside::{self, Code, body_of, examine, readied, reason_to_keep};
 use super::source::{Made, Source};
 use super::survey::read_artifact;
 use super::terms::{check_schemas, terms};
+#[cfg(not(unix))]
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Root};
 use crate::error::{Error, ErrorKind, LoadStep, bug};
@@ -101,7 +102,9 @@ impl Fresh {
         let (limits, mut notes) = within(candidate.manifest.limits(), kind, &workshop.limits);
         let mut candidate = candidate.clone();
         match &source {
-            Source::Mapped { terms, .. } | Source::Again { terms, .. } => candidate.granted.clone_from(&terms.permissions),
+            Source::Mapped { terms, .. } | Source::Again { terms, .. } => {
+                candidate.granted.clone_from(&terms.permissions)
+            }
             _ => notes.extend(candidate.ask_for_grants(workshop.grant.as_ref())?),
         }
         let candidate = &candidate;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hotbay_plugin::Output;
+use hotbay_plugin::{ContentType, Output};
 use serde::Deserialize;
 
 use super::http::Answer;
@@ -70,11 +70,11 @@ fn outcome(one: One<'_>) -> Result<Output, Failure> {
     let Some(body) = one.body else {
         return Err(wrong("an entry of `/batch` has neither `body` nor `error`".to_owned()));
     };
-    let bytes = STANDARD
-        .decode(body.as_bytes())
-        .map_err(|error| wrong(format!("the `body` of an entry of `/batch` is no base64: {error}")))?;
+    let bytes = STANDARD.decode(body.as_bytes()).map_err(|error| {
+        wrong(format!("the `body` of an entry of `/batch` is no base64: {error}"))
+    })?;
     let content_type = one.content_type.unwrap_or(Cow::Borrowed("application/octet-stream"));
-    Ok(Output::bytes(bytes).with_content_type(content_type.into_owned()))
+    Ok(Output::bytes(bytes).with_content_type(ContentType::new(content_type.into_owned())))
 }
 
 #[cold]
@@ -102,10 +102,10 @@ mod tests {
         let headers = HeaderMap::new();
         let answer = Answer { status: StatusCode::OK, headers, body: body.into() };
         let one = |outcome: Result<Output, Failure>| match outcome {
-        Ok(output) => format!("{}: {:?}", output.content_type(), output.as_text()),
-        Err(Failure::Error(error)) => error.to_string(),
-        Err(Failure::Other(error)) => error.full_message(),
-        Err(other) => format!("{other:?}"),
+            Ok(output) => format!("{}: {:?}", output.content_type(), output.as_text()),
+            Err(Failure::Error(error)) => error.to_string(),
+            Err(Failure::Other(error)) => error.full_message(),
+            Err(other) => format!("{other:?}"),
         };
         match read(answer, count) {
             Ok(outcomes) => outcomes.into_iter().map(one).collect(),

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::ffi::OsString;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -34,6 +35,15 @@ pub(crate) enum Line {
     Wrong(String),
     /// Anything else: log it and read on.
     Noise,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "http+unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "http://{address}"),
+        }
+    }
 }
 
 impl Location {

@@ -54,8 +54,8 @@ pub(super) fn read(
         loop {
             let count = pipe.read(&mut buffer).await.unwrap_or(0);
             match count {
-                0 => splitter.finish(&mut |line: &str| lines.push(line.to_owned())),
-                _ => splitter.feed(&buffer[..count], &mut |line: &str| lines.push(line.to_owned())),
+                0 => std::mem::take(&mut splitter).finish(|line| lines.push(line.to_owned())),
+                _ => splitter.feed(&buffer[..count], |line| lines.push(line.to_owned())),
             }
             for line in lines.drain(..) {
                 // Whoever listened has heard enough: everything is log from then on.

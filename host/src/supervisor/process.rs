@@ -16,8 +16,8 @@ use super::http::{
     Answer, Ask, Broken, CALL_ID, Here, OnTasks, Ran, SNAPSHOT_VERSION, TRACE, Way, Why,
 };
 use super::program::Program;
-use super::{batch, reply};
 use super::state::{Live, Order, Phase};
+use super::{batch, reply};
 use crate::call::{Failure, Request};
 use crate::error::{Error, ErrorKind};
 
@@ -140,9 +140,8 @@ impl Process {
         let answer = self.run_errand(ask)?;
         let Some(version) = answer.header(&SNAPSHOT_VERSION) else { return Ok(None) };
         let version = version.parse().map_err(|_| {
-            let message = format!(
-                "answered `/snapshot` with the version `{version}`; wanted a whole number"
-            );
+            let message =
+                format!("answered `/snapshot` with the version `{version}`; wanted a whole number");
             Failure::Other(Error::new(ErrorKind::Protocol, message))
         })?;
         Ok(Some(Snapshot::new(version, answer.body)))
@@ -181,9 +180,7 @@ impl Process {
             return Ok(());
         }
         match wire::block_on(None, ended) {
-            Some(Ok(Err(reason))) => {
-                Err(Failure::Other(Error::new(ErrorKind::Plugin, reason)))
-            }
+            Some(Ok(Err(reason))) => Err(Failure::Other(Error::new(ErrorKind::Plugin, reason))),
             // The runtime has ended, and the process with it.
             _ => Ok(()),
         }
@@ -246,8 +243,7 @@ impl Shared {
         }
         let known: Vec<_> = endpoints.iter().map(String::as_str).collect();
         let known = known.join("`, `");
-        let message =
-            format!("was not called: it has no endpoint `{endpoint}`; it has `{known}`");
+        let message = format!("was not called: it has no endpoint `{endpoint}`; it has `{known}`");
         Err(Failure::Other(Error::new(ErrorKind::Unsupported, message)))
     }
 

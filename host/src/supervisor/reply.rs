@@ -1,6 +1,6 @@
 //! What an answer over HTTP is to a caller: an output, the author's own error, or a fault.
 
-use hotbay_plugin::{Fault, Output, PluginError, TraceContext};
+use hotbay_plugin::{ContentType, Fault, Output, PluginError, TraceContext};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use serde::Deserialize;
@@ -34,7 +34,7 @@ struct SaidFault {
 /// The output of a call.
 pub(super) fn output(answer: Answer) -> Result<Output, Failure> {
     let answer = success(answer)?;
-    let content_type = answer.content_type().to_owned();
+    let content_type = ContentType::new(answer.content_type().to_owned());
     Ok(Output::bytes(answer.body).with_content_type(content_type))
 }
 

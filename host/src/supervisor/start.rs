@@ -15,17 +15,19 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
-use super::child::{Child, ChildLimits, Launch, RunToEnd, run_to_end};
+use super::child::{Child, ChildLimits, Launch};
+use super::diagnose;
 use super::dialect::{Capabilities, Dialect};
-use super::folder::{LaunchFolder, mark, token};
+use super::folder::LaunchFolder;
 use super::http::{Ask, Client, OnTasks};
 use super::lines::Tail;
-use super::location::{self, Location};
+use super::location::{Line, Location};
 use super::pipes::{self, Reader, SharedTail};
 use super::program::{Overseen, Program};
+use super::random::token;
+use super::run_to_end::{RunToEnd, run_to_end};
 use super::services::{self, HostSocket};
 use super::state::Live;
-use super::diagnose;
 use crate::error::LoadStep;
 use crate::sync::lock;
 
@@ -88,7 +90,8 @@ fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
 /// Asks a program what it can do.
 pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotStarted> {
     let failed = |message: String| NotStarted::at(LoadStep::Capabilities, message);
-    let launch = launch(program, vec!["capabilities".into()], mark());
+    let mark = token().map_err(|error| failed(error.to_string()))?;
+    let launch = launch(program, vec!["capabilities".into()], mark);
     let wait_max = program.limits.start_wait_max.min(CAPABILITIES_WAIT_MAX);
     let path = program.staged.path();
     match run_to_end(&launch, wait_max, CAPABILITIES_BYTES_MAX).await {
@@ -102,7 +105,7 @@ pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotS
             let why = diagnose::of_exit(status, path, &tail_of(&stderr));
             Err(failed(format!("`capabilities` failed: {why}")))
         }
-        RunToEnd::TimedOut { stderr } => {
+        RunToEnd::TimedOut { stderr, .. } => {
             let said = said(&tail_of(&stderr));
             let waited = wait_max.as_millis();
             Err(failed(format!("`capabilities` did not end within {waited} ms{said}")))
@@ -137,19 +140,22 @@ pub(super) async fn start(
     let failed = |message: String| NotStarted::at(LoadStep::Launch, message);
     let folder = LaunchFolder::make(&std::env::temp_dir())
         .map_err(|error| failed(format!("no private folder for its sockets: {error}")))?;
-    let token = token();
+    let (mark, token) = token()
+        .and_then(|mark| Ok((mark, token()?)))
+        .map_err(|error| failed(format!("no random numbers: {error}")))?;
     let header = HeaderValue::try_from(&token).map_err(|error| failed(error.to_string()))?;
     let is_ours = matches!(capabilities.dialect, Dialect::Ours { .. });
-    let mut launch = launch(program, Vec::new(), mark());
+    let mut launch = launch(program, Vec::new(), mark);
     launch.guarded = true;
     launch.remove_at_end = Some(folder.path().to_owned());
     let mut services = None;
     if is_ours {
         let socket = folder.path().join("host.socket");
         let served = services::serve(&socket, &token, Arc::clone(overseer));
-        services = Some(served.map_err(|error| {
-            failed(format!("no socket for the host's services: {error}"))
-        })?);
+        services = Some(
+            served
+                .map_err(|error| failed(format!("no socket for the host's services: {error}")))?,
+        );
         let mut add = |name: &str, value: OsString| launch.environment.push((name.into(), value));
         add("HOTBAY_SOCKET_DIR", folder.path().into());
         add("HOTBAY_TOKEN", token.into());
@@ -166,9 +172,8 @@ pub(super) async fn start(
         launch.args.extend(["--config".into(), config.into()]);
     }
     let path = program.staged.path();
-    let mut child = Child::spawn(&launch)
-        .await
-        .map_err(|error| failed(diagnose::of_spawn(&error, path)))?;
+    let mut child =
+        Child::spawn(&launch).map_err(|error| failed(diagnose::of_spawn(&error, path)))?;
     let tail = SharedTail::default();
     let (listener, mut lines) = mpsc::channel(16);
     let mut readers = Vec::new();
@@ -196,7 +201,7 @@ pub(super) async fn start(
             Ok(Started { child, live, readers, tail, services, folder })
         }
         Err(failed) => {
-            drop(child.stop(Duration::ZERO).await);
+            let _ = child.stop(Duration::ZERO).await;
             Err(failed)
         }
     }
@@ -233,16 +238,29 @@ impl Starting<'_> {
         overseer: &Overseen,
     ) -> Result<Location, NotStarted> {
         let step = LoadStep::Location;
+        let mut wrong = String::new();
         loop {
             tokio::select! {
                 biased;
                 line = lines.recv() => {
                     let Some(line) = line else { return Err(self.silent(step).await) };
-                    match location::Line::parse(&line) {
-                        location::Line::Location(location) => return Ok(location),
-                        location::Line::Noise => pipes::tell(overseer, &self.tail, &line),
-                        wrong => return Err(NotStarted::at(step, wrong)),
+                    match Location::parse(&line) {
+                        Line::Location(location) => return Ok(location),
+                        Line::Noise => {}
+                        Line::Wrong(why) => wrong = format!("; a line {why}"),
+                        Line::NotLocal(host) => return Err(NotStarted::at(step, format!(
+                            "it listens at `{host}`, which is not this machine; wanted a Unix \
+                             socket or a loopback address"
+                        ))),
+                        Line::PathTooLong { path, found_bytes, bytes_max } => {
+                            let path = path.display();
+                            return Err(NotStarted::at(step, format!(
+                                "its socket `{path}` has a path of {found_bytes} bytes; the \
+                                 system takes {bytes_max}"
+                            )));
+                        }
                     }
+                    pipes::tell(overseer, &self.tail, &line);
                 }
                 status = self.child.wait() => {
                     self.read_to_the_end(Some(lines), overseer).await;
@@ -251,7 +269,7 @@ impl Starting<'_> {
                 () = tokio::time::sleep_until(self.until.into()) => {
                     let message = format!(
                         "it did not print where it can be reached within {} ms; wanted a line \
-                         such as `http+unix:///path/to.socket`, flushed{}",
+                         such as `http+unix:///path/to.socket`, flushed{wrong}{}",
                         self.program.limits.start_wait_max.as_millis(),
                         said(&lock(&self.tail))
                     );

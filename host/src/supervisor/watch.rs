@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::dialect::Capabilities;
 use super::diagnose;
+use super::dialect::Capabilities;
 use super::process::{Process, Shared};
 use super::program::{Overseen, Program};
-use super::restart::{Decision, History, How};
+use super::restart::{BACK_OFF_MAX, Decision, History, How};
 use super::start::{self, NotStarted, Started};
 use super::state::{Order, Phase};
 use crate::sync::lock;
@@ -35,7 +35,8 @@ pub(crate) async fn begin(
         running: 0.into(),
         has_served: false.into(),
     });
-    let task = Watch { shared: Arc::clone(&shared), overseer, to_do, history: History::default() };
+    let task =
+        Watch { shared: Arc::clone(&shared), overseer, to_do, history: History::new(BACK_OFF_MAX) };
     tokio::spawn(task.watch(started));
     Ok(Process { shared, orders })
 }

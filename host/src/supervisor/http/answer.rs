@@ -76,8 +76,10 @@ impl Broken {
 
     /// The answer is larger than it may be.
     pub(super) fn too_large(bytes_max: u64) -> Self {
-        let message = format!("its answer is larger than {bytes_max} bytes, which is the most \
-                               (`limits.output_bytes`, or the host's `output_bytes_max`)");
+        let message = format!(
+            "its answer is larger than {bytes_max} bytes, which is the most \
+                               (`limits.output_bytes`, or the host's `output_bytes_max`)"
+        );
         Self { ran: Ran::Perhaps, why: Why::TooLarge, message }
     }
 }

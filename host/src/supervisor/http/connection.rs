@@ -7,8 +7,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hotbay_plugin::wire;
+use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -33,11 +33,10 @@ pub(in crate::supervisor) trait Way: Sized + 'static {
     fn connect(
         location: &Location,
     ) -> impl Future<Output = Result<Connection<Self::Io>, Broken>> + Send {
-        async {
+        async move {
             let io = Self::open(location).await;
-            let io = io.map_err(|error| {
-                Broken::unsent(format!("no connection to {location}: {error}"))
-            })?;
+            let io = io
+                .map_err(|error| Broken::unsent(format!("no connection to {location}: {error}")))?;
             Connection::over(io).await
         }
     }
@@ -87,7 +86,10 @@ impl Way for OnTasks {
 /// Either kind of socket.
 type Socket = Pin<Box<dyn Io>>;
 
-pub(in crate::supervisor) trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send {}
+pub(in crate::supervisor) trait Io:
+    tokio::io::AsyncRead + tokio::io::AsyncWrite + Send
+{
+}
 
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send> Io for T {}
 

@@ -13,7 +13,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Uri};
 
 use super::location::Location;
-pub(super) use answer::{Answer, Broken, Ran};
+pub(super) use answer::{Answer, Broken, Ran, Why};
 pub(super) use connection::{Here, OnTasks, Way};
 use pool::Pool;
 
@@ -37,8 +37,7 @@ const DEADLINE: HeaderName = HeaderName::from_static("hotbay-deadline-ms");
 pub(super) const TOKEN: HeaderName = HeaderName::from_static("hotbay-token");
 pub(super) const CALL_ID: HeaderName = HeaderName::from_static("hotbay-call-id");
 pub(super) const TRACE: HeaderName = HeaderName::from_static("traceparent");
-pub(super) const SNAPSHOT_VERSION: HeaderName =
-    HeaderName::from_static("hotbay-snapshot-version");
+pub(super) const SNAPSHOT_VERSION: HeaderName = HeaderName::from_static("hotbay-snapshot-version");
 
 /// The client of one child.
 pub(super) struct Client {
