@@ -5,6 +5,8 @@ mod artifacts;
 mod hosts;
 mod plugins;
 mod process;
+#[cfg(unix)]
+mod programs;
 mod traffic;
 mod waiting;
 
@@ -12,5 +14,7 @@ pub use artifacts::{binary, library};
 pub use hosts::{host, limits, lines_of, loaded, quarantine, refused, reloaded, rolled_back};
 pub use plugins::{Plugin, Plugins, library_file_name};
 pub use process::{images, mappings, threads, unique};
+#[cfg(unix)]
+pub use programs::{ProgramFolder, behave, foreign_elf, launches, state_of};
 pub use traffic::{Traffic, under_load};
 pub use waiting::{LIMIT, block_on, event, events_until, until};

@@ -1,0 +1,134 @@
+"""Tests of wordcount: `python3 -m unittest` in this folder."""
+import base64
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.dont_write_bytecode = True
+import wordcount
+
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wordcount.py")
+
+
+class Analyse(unittest.TestCase):
+    def test_a_text_is_counted(self):
+        found = wordcount.analyse("The cat's the cat\nun naïve".encode())
+        self.assertEqual((found["lines"], found["words"], found["characters"], found["bytes"]),
+                         (2, 6, 26, 27))
+        self.assertEqual(found["frequent"][0], {"word": "the", "count": 2})
+
+    def test_a_last_line_needs_no_end(self):
+        for text, lines in [("", 0), ("a", 1), ("a\n", 1), ("a\nb", 2), ("\n", 1)]:
+            self.assertEqual(wordcount.analyse(text.encode())["lines"], lines, repr(text))
+
+    def test_the_config_says_what_is_listed(self):
+        def frequent(**settings):
+            found = wordcount.analyse(b"b b a a ccc", **settings)["frequent"]
+            return [entry["word"] for entry in found]
+        self.assertEqual(frequent(), ["a", "b", "ccc"])
+        self.assertEqual(frequent(top=1), ["a"])
+        self.assertEqual(frequent(min_length=2), ["ccc"])
+        self.assertEqual(frequent(ignore=["a", "none"]), ["b", "ccc"])
+
+    def test_bytes_that_are_no_text_are_refused(self):
+        with self.assertRaises(wordcount.Failure) as caught:
+            wordcount.analyse(b"ab\xff")
+        self.assertEqual(caught.exception.answer["details"], {"byte": 2})
+
+    def test_durations_come_in_two_ways(self):
+        durations = {0: 0, 1500000000: 1.5, "5m": 300, "1h30m": 5400, "300ms": 0.3}
+        for given, wanted in durations.items():
+            self.assertAlmostEqual(wordcount.seconds(given), wanted)
+
+
+class Unix(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("unix", timeout=60)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Served(unittest.TestCase):
+    def start(self, settings, idle_timeout=0):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        data = base64.b64encode(json.dumps(settings).encode()).decode()
+        config = {"id": "a", "type": "unix", "idleTimeout": idle_timeout,
+                  "configTypes": [{"type": "hotbay/v1", "data": data}]}
+        own = {"HOTBAY_SOCKET_DIR": folder.name, "HOTBAY_TOKEN": "ab",
+               "HOTBAY_CONFIG": json.dumps(config)}
+        self.folder = folder.name
+        self.process = subprocess.Popen([PROGRAM], env={"PATH": os.environ["PATH"], **own},
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(self.process.communicate)
+        self.addCleanup(self.process.kill)
+        location = self.process.stdout.readline().decode().strip()
+        self.assertTrue(location.startswith("http+unix://"), location)
+        self.connection = Unix(location.removeprefix("http+unix://"))
+        self.addCleanup(self.connection.close)
+
+    def ask(self, method, path, body=b"", **headers):
+        self.connection.request(method, path, body, {"Hotbay-Token": "ab", **headers})
+        answer = self.connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def ends(self):
+        self.assertEqual(self.process.wait(60), 0)
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_calls_share_a_connection_and_shutdown_ends(self):
+        self.start({"top": 1})
+        self.assertEqual(self.ask("GET", "/healthz")[0], 200)
+        status, answer = self.ask("POST", "/execute", b"b a b")
+        self.assertEqual((status, answer["frequent"]), (200, [{"word": "b", "count": 2}]))
+        status, answer = self.ask("POST", "/execute", b"\xff")
+        self.assertEqual((status, answer["code"]), (422, 400))
+        self.assertEqual(self.ask("POST", "/shutdown"), (200, {}))
+        self.ends()
+
+    def test_a_batch_answers_each_in_its_place(self):
+        self.start({})
+        bodies = [b"a b", b"\xff", b""]
+        requests = [{"contentType": "text/plain", "body": base64.b64encode(body).decode()}
+                    for body in bodies]
+        status, answer = self.ask("POST", "/batch", json.dumps({"requests": requests}))
+        first, second, third = answer["replies"]
+        self.assertEqual(json.loads(base64.b64decode(first["body"]))["words"], 2)
+        self.assertEqual(second["error"]["code"], 400)
+        self.assertEqual(json.loads(base64.b64decode(third["body"]))["words"], 0)
+
+    def test_what_hosts_do_not_ask_is_refused(self):
+        self.start({})
+        asked = [(401, "POST", "/execute", "no"), (404, "GET", "/x", "ab"),
+                 (405, "GET", "/execute", "ab")]
+        for status, method, path, token in asked:
+            found, answer = self.ask(method, path, **{"Hotbay-Token": token})
+            self.assertEqual((found, answer["statusCode"]), (status, status))
+        self.assertEqual(self.ask("POST", "/batch", b"{}")[0], 400)
+
+    def test_a_signal_ends_it(self):
+        self.start({})
+        self.ask("GET", "/healthz")
+        self.process.terminate()
+        self.ends()
+
+    def test_it_leaves_when_nobody_calls(self):
+        self.start({}, idle_timeout="10ms")
+        self.ends()
+
+    def test_it_says_what_it_can(self):
+        told = json.loads(subprocess.check_output([PROGRAM, "capabilities"]))
+        self.assertEqual(told["hotbay"]["endpoints"], ["execute", "batch"])
+
+
+if __name__ == "__main__":
+    unittest.main()
