@@ -127,6 +127,16 @@ pub enum HostEvent {
         /// Milliseconds since the one before had ended.
         after_ms: u64,
     },
+    /// Of the plugins that provide a contract, another one is called first from now on, or one
+    /// at all: see [`Providers`](crate::Providers).
+    ProviderChosen {
+        /// The contract, as the caller named it.
+        contract: String,
+        /// The plugin that is called first.
+        plugin: PluginName,
+        /// Those that are tried after it, in their order.
+        others: Vec<PluginName>,
+    },
     /// A plugin's shutdown failed.
     ShutdownFailed {
         /// The plugin.

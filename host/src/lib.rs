@@ -48,6 +48,7 @@ pub mod manifest;
 pub mod metrics;
 mod pipeline;
 pub mod pool;
+mod providers;
 mod reload;
 mod slot;
 #[cfg(unix)]
@@ -68,6 +69,7 @@ pub use id::{GenerationId, InvalidName, PluginName};
 pub use layers::{Call, Layer, Next};
 pub use manifest::Manifest;
 pub use pipeline::{Done, Many, Pipeline, PipelineStep, RunMany};
+pub use providers::{OnFailure, Preference, Providers};
 pub use reload::{Built, Inspection, Surveyed};
 
 pub use slot::Method;

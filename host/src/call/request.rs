@@ -271,6 +271,21 @@ impl<'a> Request<'a> {
         Payload::of_media(self.as_bytes(), media)
     }
 
+    /// The same request once more, without a copy of its bytes.
+    pub(crate) fn borrowed(&self) -> Request<'_> {
+        let media = match &self.owned_media {
+            None => self.media,
+            Some(name) => Media::of(name),
+        };
+        Request {
+            data: Data::Borrowed(self.as_bytes()),
+            media,
+            owned_media: None,
+            deadline: self.deadline,
+            more: self.more.clone(),
+        }
+    }
+
     /// The same request, owning what it borrowed.
     pub(crate) fn into_owned(self) -> Request<'static> {
         let (media, owned_media) = owned(self.content_type());

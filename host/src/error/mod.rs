@@ -216,6 +216,15 @@ impl Error {
         self
     }
 
+    /// Says what became of others that were tried after this failed.
+    pub(crate) fn also_tried(mut self, others: &[Error]) -> Self {
+        for (at, other) in others.iter().enumerate() {
+            let before = if at == 0 { "; tried next: " } else { "; " };
+            self.0.message = format!("{}{before}{other}", self.0.message).into();
+        }
+        self
+    }
+
     /// The same failure of a build, told where the build before was started again.
     pub(crate) fn started_again(mut self, generation: GenerationId) -> Self {
         let step = self.step().map(|step| format!(", at the step `{step}`")).unwrap_or_default();

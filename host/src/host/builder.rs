@@ -20,6 +20,7 @@ use crate::id::PluginName;
 use crate::layers::{Layer, Layers};
 use crate::manifest::{Manifest, start_order};
 use crate::pool::Clock;
+use crate::providers::{Choices, Preferences};
 use crate::reload::{Candidate, Desk, Grant, Inspection, Made, Rules, Source, Surveyed, Workshop};
 
 /// Configures a [`Host`].
@@ -35,7 +36,8 @@ pub struct HostBuilder {
     layers: Layers,
     grant: Option<Grant>,
     /// The first thing that was asked for and makes no sense.
-    mistake: Option<Error>,
+    pub(super) mistake: Option<Error>,
+    pub(super) preferences: Preferences,
     staging_dir: Option<PathBuf>,
     keep_staged: bool,
     environment: Vec<String>,
@@ -63,6 +65,7 @@ impl HostBuilder {
             layers: Layers::default(),
             grant: None,
             mistake: None,
+            preferences: Preferences::default(),
             staging_dir: None,
             keep_staged: false,
             environment: Vec::new(),
@@ -315,6 +318,8 @@ impl HostBuilder {
             }),
             busy: Arc::default(),
             layers: self.layers,
+            preferences: self.preferences,
+            choices: Choices::default(),
             _board: board_owner,
             table: Table::new(),
             dirs: self.dirs,

@@ -6,6 +6,7 @@ mod function;
 mod gate;
 mod info;
 mod load_all;
+mod providers;
 mod reload;
 mod table;
 mod watching;
@@ -25,6 +26,7 @@ use crate::id::PluginName;
 use crate::layers::Layers;
 use crate::pipeline::{Find, Pipeline, PipelineStep};
 use crate::pool::ticket;
+use crate::providers::{Choices, Preferences};
 use crate::reload::{Candidate, Desk, Source, Watch, Workshop};
 use crate::sync::{Busy, lock};
 pub use builder::HostBuilder;
@@ -47,6 +49,9 @@ struct Inner {
     table: Table,
     dirs: Vec<PathBuf>,
     layers: Layers,
+    preferences: Preferences,
+    /// Which providers were told.
+    choices: Choices,
     desk: Desk<Request>,
     /// Reloads and ends that go on beside the callers.
     busy: Arc<Busy>,

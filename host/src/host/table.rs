@@ -3,7 +3,7 @@
 //! look-ups only.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
@@ -16,12 +16,14 @@ use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
 use crate::manifest::Manifest;
 use crate::metrics::PluginFigures;
+use crate::providers::{Changes, Offers};
 use crate::reload::{Build, Candidate, Dependent, Loaded};
 use crate::slot::Slot;
 
 #[derive(Debug)]
 pub(super) struct Table {
     entries: RwLock<Entries>,
+    pub(super) changes: Changes,
     pub(super) closed: Gate,
 }
 
@@ -43,13 +45,13 @@ struct Entry {
 #[derive(Debug)]
 enum Stage {
     Loading,
-    Serving { handle: PluginHandle, slot: Arc<Slot>, build: Build, order: u64 },
+    Serving { handle: PluginHandle, slot: Arc<Slot>, build: Build, offers: Offers, order: u64 },
     Leaving,
 }
 
 impl Table {
     pub(super) fn new() -> Self {
-        Self { entries: RwLock::default(), closed: Gate::default() }
+        Self { entries: RwLock::default(), changes: Changes::default(), closed: Gate::default() }
     }
 
     /// Takes a name for a plugin that is about to be loaded.
@@ -125,11 +127,12 @@ impl Table {
     ) -> Option<GenerationId> {
         let mut entries = self.write();
         let entry = entries.by_name.get_mut(name.as_str())?;
-        let Stage::Serving { slot, build, .. } = &mut entry.stage else { return None };
+        let Stage::Serving { slot, build, offers, .. } = &mut entry.stage else { return None };
         if !Arc::ptr_eq(slot, of) {
             return None;
         }
         entry.manifest = Arc::clone(&new.manifest);
+        *offers = offers_of(&new);
         *build = new;
         slot.generation().map(|generation| generation.id)
     }
@@ -212,12 +215,32 @@ impl Table {
         serving.map(|entry| (Arc::clone(&entry.manifest), entry.folder.clone())).collect()
     }
 
+    /// What `look` finds among what serves, sorted by name.
+    pub(super) fn look_through<T>(
+        &self,
+        mut look: impl FnMut(&Manifest, Option<&Path>, &Offers, &PluginHandle) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let entries = self.read();
+        if entries.is_closed {
+            return Err(shutting_down());
+        }
+        let found = entries.by_name.values().filter_map(|entry| match &entry.stage {
+            Stage::Serving { handle, offers, .. } => {
+                look(&entry.manifest, entry.folder.as_deref(), offers, handle)
+            }
+            Stage::Loading | Stage::Leaving => None,
+        });
+        Ok(found.collect())
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Entries> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Entries> {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+        let entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        self.changes.one_more();
+        entries
     }
 }
 
@@ -263,7 +286,8 @@ impl Place<'_> {
         let Some(entry) = entries.by_name.get_mut(self.name.as_str()) else {
             return Err(slot);
         };
-        entry.stage = Stage::Serving { handle, slot, build, order };
+        let offers = offers_of(&build);
+        entry.stage = Stage::Serving { handle, slot, build, offers, order };
         Ok(HostEvent::Loaded {
             plugin: self.name.clone(),
             version: generation.version.clone(),
@@ -299,6 +323,11 @@ impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         self.table.write().by_name.remove(self.slot.name.as_str());
     }
+}
+
+/// What a build offers; what it declares besides its manifest is added here.
+fn offers_of(build: &Build) -> Offers {
+    Offers::declared(&build.manifest)
 }
 
 fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Error> {

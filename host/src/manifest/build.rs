@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use semver::VersionReq;
 use serde_json::Value;
 
-use super::fields::{self, LIMITS, MANIFEST};
+use super::fields::{self, LIMITS, MANIFEST, PROVIDED};
 use super::rules::{self, Wanted};
 use super::tree::quoted;
 use super::words::{Handover, Kind, Unload};
-use super::{ConfigSchema, Limits, Manifest};
+use super::{ConfigSchema, Limits, Manifest, Provided};
 use crate::error::manifest::{ManifestError, Problem};
 
 impl Manifest {
@@ -99,6 +99,28 @@ impl Manifest {
         Ok(self)
     }
 
+    /// With one more contract that the plugin fulfils, in this version of the contract, by which
+    /// [`Host::providers`](crate::Host::providers) finds it.
+    ///
+    /// # Errors
+    ///
+    /// When `contract` is empty, or `version` is not MAJOR.MINOR.PATCH.
+    pub fn with_contract(mut self, contract: &str, version: &str) -> Result<Self, ManifestError> {
+        let refuse = |field, text, wanted: Wanted| {
+            let own = fields::find(PROVIDED, field).map_or("", |field| field.wanted);
+            let wanted = wanted.unwrap_or_else(|| own.to_owned());
+            let problem = Problem::Value { found: quoted(text), wanted, nearest: None };
+            let path = format!("provides[{}].{field}", self.provides.len());
+            ManifestError::new("", None, &path, problem)
+        };
+        let contract =
+            rules::contract(contract).map_err(|wanted| refuse("contract", contract, wanted))?;
+        let version =
+            rules::version(version).map_err(|wanted| refuse("version", version, wanted))?;
+        self.provides.push(Provided { contract, version });
+        Ok(self)
+    }
+
     /// With one more required plugin, of a version that `accepted` accepts, such as `^1.0`.
     ///
     /// # Errors
@@ -184,6 +206,14 @@ mod tests {
                  name, `read`, `write`, `exec`, or a word of the application",
             ),
             (
+                new().with_contract(" ", "1.0.0"),
+                "`provides[0].contract` is \" \"; wanted the contract's name",
+            ),
+            (
+                new().with_contract("table", "1"),
+                "`provides[0].version` is \"1\"; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+            ),
+            (
                 new().with_requirement("clock", "one"),
                 "`requires.clock` is \"one\"; wanted a semver requirement, for example `^1.0`",
             ),
@@ -211,6 +241,7 @@ mod tests {
             .and_then(|manifest| manifest.with_input_schema(json!({ "type": "string" })))
             .and_then(|manifest| manifest.with_permission("log"))
             .and_then(|manifest| manifest.with_permission("write"))
+            .and_then(|manifest| manifest.with_contract("greeter", "2.1.0"))
             .and_then(|manifest| manifest.with_requirement("clock", "^1.2"))
             .and_then(|manifest| {
                 manifest.with_limits(Limits { workers: Some(2), ..Limits::default() })

@@ -31,6 +31,7 @@ mod permits;
 mod pipelines;
 mod pipelines_bounds;
 mod pipelines_many;
+mod providers;
 mod puppet;
 mod quarantine;
 mod queue;

@@ -1,6 +1,6 @@
 //! Tells events, each at once: a line for people, or a document in a line for programs.
 
-use hotbay::{GenerationId, HostEvent};
+use hotbay::{GenerationId, HostEvent, PluginName};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -136,6 +136,14 @@ impl Told {
                 let told = Self::new("shutdown", Red, plugin, "");
                 Self { detail: format!("generation {generation} failed: {reason}"), ..told }
             }
+            HostEvent::ProviderChosen { contract, plugin, others } => {
+                let others: Vec<_> = others.iter().map(|other| format!("`{other}`")).collect();
+                let after = match others.is_empty() {
+                    true => String::new(),
+                    false => format!("; after it {}", others.join(", ")),
+                };
+                Self::new("chosen", Dim, plugin, format!("for `{contract}`{after}"))
+            }
             HostEvent::Stopped => Self::new("stopped", Dim, "", ""),
             HostEvent::Missed { events } => {
                 let detail = format!("{events} events; they came faster than they could be told");
@@ -208,6 +216,10 @@ fn document(event: &HostEvent) -> Value {
             "event": "shutdown_failed", "plugin": plugin.as_str(),
             "generation": number(generation), "reason": reason,
         }),
+        HostEvent::ProviderChosen { contract, plugin, others } => json!({
+            "event": "provider_chosen", "contract": contract, "plugin": plugin.as_str(),
+            "others": others.iter().map(PluginName::as_str).collect::<Vec<_>>(),
+        }),
         HostEvent::Stopped => json!({ "event": "stopped" }),
         HostEvent::Missed { events } => json!({ "event": "missed", "events": events }),
         other => json!({ "event": "other", "text": format!("{other:?}") }),
@@ -217,7 +229,7 @@ fn document(event: &HostEvent) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hotbay::{PluginName, QuarantineReason};
+    use hotbay::QuarantineReason;
 
     fn plugin() -> PluginName {
         PluginName::new("transform").expect("a name")
@@ -247,6 +259,27 @@ mod tests {
             }),
         );
         check(&HostEvent::Stopped, "stopped", None, json!({ "event": "stopped" }));
+    }
+
+    #[test]
+    fn a_choice_is_told_with_those_that_come_after_it() {
+        let check_chosen = |others: &[&str], line: &str| {
+            let names = others.iter().map(|name| PluginName::new(name).expect("a name"));
+            let contract = "table".to_owned();
+            let names = names.collect();
+            let event = HostEvent::ProviderChosen { contract, plugin: plugin(), others: names };
+            check(
+                &event,
+                line,
+                None,
+                json!({
+                    "event": "provider_chosen", "contract": "table", "plugin": "transform",
+                    "others": others,
+                }),
+            );
+        };
+        check_chosen(&[], "chosen       transform         for `table`");
+        check_chosen(&["a", "b"], "chosen       transform         for `table`; after it `a`, `b`");
     }
 
     #[test]

@@ -1,0 +1,143 @@
+//! Finds plugins by what they provide, and says in which order they are preferred.
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+use semver::VersionReq;
+
+use super::{Host, HostBuilder, Inner, shutting_down};
+use crate::error::{Error, ErrorKind};
+use crate::handle::PluginHandle;
+use crate::id::{InvalidName, PluginName};
+use crate::manifest::{Kind, Manifest};
+use crate::providers::{Offers, Place, Preference, Providers, Rank, Registry};
+
+impl Host {
+    /// Finds the plugins that provide a contract: those whose manifests name it in `provides`.
+    /// See [`Providers`].
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when no plugin that serves provides it, naming the nearest contract that one
+    /// does.
+    pub fn providers(&self, contract: &str) -> Result<Providers, Error> {
+        let registry = Arc::new(Registrar(Arc::downgrade(&self.inner)));
+        Providers::new(contract, registry, self.inner.table.changes.clone())
+    }
+}
+
+impl HostBuilder {
+    /// Names the plugins that are tried first for a contract, in this order; all others follow
+    /// as [`prefer`](Self::prefer) says. The last word for a contract counts. They need not be
+    /// there.
+    pub fn prefer_providers<N: AsRef<str>>(
+        mut self,
+        contract: impl Into<String>,
+        plugins: impl IntoIterator<Item = N>,
+    ) -> Self {
+        let contract = contract.into();
+        let names = plugins.into_iter().map(|plugin| PluginName::new(plugin.as_ref()));
+        match names.collect::<Result<_, InvalidName>>() {
+            Ok(names) => self.preferences.put_first(contract, names),
+            Err(error) => {
+                let message = format!("a provider of `{contract}` cannot be preferred");
+                let error = Error::new(ErrorKind::NotFound, message).caused_by(error);
+                self.mistake.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// Says where the provider of a contract is looked for first that is not named by
+    /// [`prefer_providers`](Self::prefer_providers). Default: [`Preference::Internal`].
+    pub fn prefer(mut self, preference: Preference) -> Self {
+        self.preferences.general = preference;
+        self
+    }
+}
+
+/// Finds providers for whoever keeps no host alive.
+struct Registrar(Weak<Inner>);
+
+impl Registry for Registrar {
+    fn look_up(&self, contract: &str, accepted: &VersionReq) -> Result<Vec<PluginHandle>, Error> {
+        let inner = self.0.upgrade().ok_or_else(shutting_down)?;
+        let mut found = inner.providing(contract, accepted)?;
+        if found.is_empty() {
+            return Err(inner.nobody(contract, accepted));
+        }
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(found.into_iter().map(|(_, handle)| handle).collect())
+    }
+
+    fn chosen(&self, contract: &str, accepted: &VersionReq, in_order: &[PluginName]) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.choices.note(contract, accepted, in_order, &inner.workshop.board);
+        }
+    }
+}
+
+impl Inner {
+    fn providing(
+        &self,
+        contract: &str,
+        accepted: &VersionReq,
+    ) -> Result<Vec<(Rank, PluginHandle)>, Error> {
+        let look = |manifest: &Manifest, folder: Option<&Path>, offers: &Offers, handle: &_| {
+            let offer = offers.of(contract).find(|offer| offer.suits(accepted))?;
+            let place = match (folder, manifest.kind()) {
+                (None, _) => Place::CompiledIn,
+                (Some(_), Kind::Library) => Place::Library,
+                (Some(_), Kind::Process) => Place::Process,
+            };
+            let name = manifest.name();
+            let rank = self.preferences.rank(contract, &offer.contract, name, place);
+            Some((rank, PluginHandle::clone(handle)))
+        };
+        self.table.look_through(look)
+    }
+
+    /// Why nobody provides a contract.
+    #[cold]
+    fn nobody(&self, contract: &str, accepted: &VersionReq) -> Error {
+        let mut others = Vec::new();
+        let mut known: Vec<String> = Vec::new();
+        let looked = self.table.look_through(|manifest, _, offers, _| {
+            known.extend(offers.names().map(str::to_owned));
+            let versions = offers.of(contract).map(|offer| match &offer.version {
+                Some(version) => format!("{version} by `{}`", manifest.name()),
+                None => format!("in a version that it does not tell by `{}`", manifest.name()),
+            });
+            others.extend(versions);
+            None::<()>
+        });
+        if let Err(ending) = looked {
+            return ending;
+        }
+        let message = match (others.is_empty(), nearest(contract, &known)) {
+            (false, _) => format!(
+                "`{contract}` is provided, and no version that `{accepted}` accepts: {}",
+                others.join(", ")
+            ),
+            (true, Some(near)) => {
+                format!("no plugin provides `{contract}`; is it `{near}`?")
+            }
+            (true, None) if known.is_empty() => {
+                format!("no plugin provides `{contract}`; none that is loaded provides anything")
+            }
+            (true, None) => {
+                known.sort();
+                known.dedup();
+                known.truncate(8);
+                format!("no plugin provides `{contract}`; provided are {}", known.join(", "))
+            }
+        };
+        Error::new(ErrorKind::NotFound, message)
+    }
+}
+
+fn nearest<'k>(contract: &str, known: &'k [String]) -> Option<&'k str> {
+    let near = known.iter().map(|one| (strsim::damerau_levenshtein(one, contract), one.as_str()));
+    let near = near.filter(|(distance, _)| *distance <= 1 + contract.len() / 4).min();
+    near.map(|(_, near)| near)
+}

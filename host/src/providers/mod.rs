@@ -1,0 +1,276 @@
+//! Plugins by what they provide: a contract's name instead of a plugin's. Looks its providers up
+//! at each call, and tries one after the other; never the same one twice for one call.
+
+mod attempts;
+mod choice;
+mod fallback;
+mod offers;
+mod order;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use semver::VersionReq;
+
+use crate::call::{Reply, Request};
+use crate::error::Error;
+use crate::handle::{Execute, PluginHandle};
+use crate::id::PluginName;
+use attempts::Attempts;
+pub(crate) use choice::Choices;
+pub use fallback::OnFailure;
+pub(crate) use offers::Offers;
+pub use order::Preference;
+pub(crate) use order::{Place, Preferences, Rank};
+
+/// The plugins that fulfil a contract, made by [`Host::providers`](crate::Host::providers).
+/// Cheap to clone.
+///
+/// They are looked up again when the host's plugins have changed, so a provider that was loaded
+/// or swapped is used at once, and these outlive every one of them.
+///
+/// The first in the [order](Self::names) is called. When it could not answer, the next one is
+/// tried, see [`on_failure`](Self::on_failure):
+///
+/// - always, where the call surely did not run: `Quarantined`, `Overloaded`, `Retired`,
+///   `NotFound`, `Start`;
+/// - if the request is [idempotent](Request::idempotent), where it may have run: `Panicked`,
+///   `Disconnected`, `Protocol`, `DeadlineExceeded` as long as the request itself still has
+///   time, and `Plugin` with an error that says that it is
+///   [retryable](hotbay_plugin::PluginError::is_retryable).
+///
+/// Every other error is the answer.
+///
+/// ```
+/// # use hotbay::{CallContext, Error, Host, Manifest, Output, Payload, Plugin, PluginError};
+/// # use hotbay::{PluginName, Request};
+/// # use hotbay::hotbay_plugin::{Config, HostServices};
+/// # struct Upper;
+/// # impl Plugin for Upper {
+/// #     fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> { Ok(Self) }
+/// #     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+/// #         Ok(Output::text(input.as_text()?.to_uppercase()))
+/// #     }
+/// # }
+/// let manifest = |name| {
+///     Manifest::new(name, "1.0.0")
+///         .and_then(|manifest| manifest.with_contract("data-processor", "1.2.0"))
+///         .expect("a manifest")
+/// };
+/// let host = Host::builder()
+///     .register::<Upper>(manifest("fast"))
+///     .register::<Upper>(manifest("thorough"))
+///     .prefer_providers("data-processor", ["thorough"])
+///     .build()?;
+/// let processors = host.providers("data-processor")?.accepting("^1.1".parse().unwrap());
+/// let names = processors.names();
+/// assert_eq!(names.iter().map(PluginName::as_str).collect::<Vec<_>>(), ["thorough", "fast"]);
+/// assert_eq!(processors.call(Request::text("a"))?.as_text()?, "A");
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Providers {
+    contract: Arc<str>,
+    accepted: VersionReq,
+    on_failure: OnFailure,
+    registry: Arc<dyn Registry>,
+    changes: Changes,
+    /// What was found last, which clones share.
+    found: Arc<ArcSwapOption<Found>>,
+}
+
+/// Where providers are looked up.
+pub(crate) trait Registry: Send + Sync {
+    /// The providers of a contract in the order in which they are tried, or why there is none.
+    fn look_up(&self, contract: &str, accepted: &VersionReq) -> Result<Vec<PluginHandle>, Error>;
+
+    /// Hears who is tried first from now on, and who after that; nobody if there is nobody.
+    fn chosen(&self, contract: &str, accepted: &VersionReq, in_order: &[PluginName]);
+}
+
+/// Counts the changes of a host's table: as long as the count is the same, so are the providers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes(Arc<AtomicU64>);
+
+impl Changes {
+    /// The table is about to change; said while nobody else can look at it.
+    pub(crate) fn one_more(&self) {
+        // Release: whoever sees the count and then looks, waits for this change.
+        self.0.fetch_add(1, Ordering::Release);
+    }
+
+    /// Read before a look, so that a change during the look is seen at the next.
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Providers, as they were after so many changes.
+struct Found {
+    changes: u64,
+    in_order: Box<[PluginHandle]>,
+}
+
+impl Providers {
+    /// Providers of which there is one at least now.
+    pub(crate) fn new(
+        contract: &str,
+        registry: Arc<dyn Registry>,
+        changes: Changes,
+    ) -> Result<Self, Error> {
+        let accepted = VersionReq::STAR;
+        registry.look_up(contract, &accepted)?;
+        let (on_failure, found) = (OnFailure::default(), Arc::default());
+        Ok(Self { contract: contract.into(), accepted, on_failure, registry, changes, found })
+    }
+
+    /// Takes only those that provide a version of the contract that `accepted` accepts. With
+    /// none of them, calls answer `NotFound`.
+    #[must_use]
+    pub fn accepting(self, accepted: VersionReq) -> Self {
+        Self { accepted, found: Arc::default(), ..self }
+    }
+
+    /// Says what becomes of a call whose provider could not answer. Default:
+    /// [`OnFailure::NextProvider`].
+    #[must_use]
+    pub fn on_failure(self, on_failure: OnFailure) -> Self {
+        Self { on_failure, ..self }
+    }
+
+    /// The contract.
+    pub fn contract(&self) -> &str {
+        &self.contract
+    }
+
+    /// Those that there are now, in the order in which they are tried; none if there is none
+    /// left, or the host is gone.
+    ///
+    /// First are those that [`prefer_providers`](crate::HostBuilder::prefer_providers) names.
+    /// The others follow by where they run, see [`prefer`](crate::HostBuilder::prefer), then by
+    /// name.
+    pub fn names(&self) -> Vec<PluginName> {
+        let found = self.registry.look_up(&self.contract, &self.accepted).unwrap_or_default();
+        names(&found)
+    }
+
+    /// Calls the first provider in this thread, as [`PluginHandle::call`] does; the next one if
+    /// it could not answer.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when nobody provides the contract any more, `Shutdown`, and those of
+    /// [`PluginHandle::call`]: of the first that was tried, with the errors of the others in
+    /// its message.
+    pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
+        let found = self.find()?;
+        let mut attempts = Attempts::new(self.on_failure, &request);
+        for plugin in &found.in_order {
+            match plugin.call(request.borrowed()) {
+                Ok(reply) => return Ok(reply),
+                Err(error) => {
+                    if attempts.failed(plugin, error).is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(attempts.error())
+    }
+
+    /// Queues a call for the first provider's own threads, at once, as
+    /// [`PluginHandle::execute`] does; the next one is tried if it could not answer.
+    ///
+    /// Runs on any executor. Dropping the future takes the call back. The request's bytes are
+    /// copied for each provider but the last.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call), and those of [`PluginHandle::execute`].
+    pub fn execute(
+        &self,
+        request: Request<'_>,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
+        let round = self.find().map(|found| Round::new(found, self.on_failure, request));
+        // Queued here, and not when the future is first polled.
+        let begun = round.map(|mut round| (round.next(), round));
+        async move {
+            let (mut attempt, mut round) = begun?;
+            while let Some((plugin, answer)) = attempt {
+                match answer.await {
+                    Ok(reply) => return Ok(reply),
+                    Err(error) => {
+                        if round.attempts.failed(&plugin, error).is_break() {
+                            break;
+                        }
+                        attempt = round.next();
+                    }
+                }
+            }
+            Err(round.attempts.error())
+        }
+    }
+
+    /// The providers now, at least one; looked up if the host's plugins have changed.
+    fn find(&self) -> Result<Arc<Found>, Error> {
+        let changes = self.changes.count();
+        match self.found.load_full() {
+            Some(found) if found.changes == changes => Ok(found),
+            _ => self.find_anew(changes),
+        }
+    }
+
+    #[cold]
+    fn find_anew(&self, changes: u64) -> Result<Arc<Found>, Error> {
+        let found = self.registry.look_up(&self.contract, &self.accepted);
+        let in_order = found.as_ref().map(|found| names(found)).unwrap_or_default();
+        self.registry.chosen(&self.contract, &self.accepted, &in_order);
+        let found = Arc::new(Found { changes, in_order: found?.into() });
+        self.found.store(Some(Arc::clone(&found)));
+        Ok(found)
+    }
+}
+
+/// A pooled call on its way from provider to provider.
+struct Round {
+    found: Arc<Found>,
+    /// The provider that is next.
+    at: usize,
+    /// None once it was given to the last one.
+    request: Option<Request<'static>>,
+    attempts: Attempts,
+}
+
+impl Round {
+    fn new(found: Arc<Found>, on_failure: OnFailure, request: Request<'_>) -> Self {
+        let attempts = Attempts::new(on_failure, &request);
+        Self { found, at: 0, request: Some(request.into_owned()), attempts }
+    }
+
+    /// Queues the call for the next provider, if there is one.
+    fn next(&mut self) -> Option<(PluginHandle, Execute)> {
+        let plugin = self.found.in_order.get(self.at)?.clone();
+        self.at += 1;
+        let is_last = self.at == self.found.in_order.len();
+        let answer = match is_last {
+            true => plugin.execute(self.request.take()?),
+            false => plugin.execute(self.request.as_ref()?.borrowed()),
+        };
+        Some((plugin, answer))
+    }
+}
+
+impl fmt::Debug for Providers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Providers")
+            .field("contract", &self.contract)
+            .field("accepted", &self.accepted.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+fn names(found: &[PluginHandle]) -> Vec<PluginName> {
+    found.iter().map(|plugin| plugin.name().clone()).collect()
+}
