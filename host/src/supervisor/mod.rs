@@ -19,3 +19,7 @@ mod run_to_end;
 
 #[cfg(test)]
 mod child_tests;
+#[cfg(all(test, target_os = "linux"))]
+mod guardian_tests;
+#[cfg(test)]
+mod run_to_end_tests;
