@@ -17,11 +17,12 @@ use super::marks::carriers;
 /// Says that the program is the host of the test below, and where to make its folders.
 const HOST_VARIABLE: &str = "TEST_HOST_TO_BE_KILLED";
 
-/// In the group and out of it, deaf and in a session of their own.
+/// In the group without the mark, and out of it with the mark; deaf, and in sessions of their own.
 const SCRIPT: &str = "\
-    sh -c \"trap '' TERM HUP; while :; do sleep 1000; done\" & \
+    env -i PATH=\"$PATH\" sh -c \"trap '' TERM HUP; while :; do sleep 1000; done\" & \
+    export UNMARKED=$!; \
     setsid sh -c 'sleep 1000 & exec sleep 1000' & \
-    (setsid setsid sh -c 'trap \"\" TERM; echo ready; while :; do sleep 1000; done' &) ; \
+    setsid setsid sh -c 'trap \"\" TERM; echo $UNMARKED; while :; do sleep 1000; done' & \
     wait";
 
 #[tokio::test]
@@ -37,10 +38,11 @@ async fn when_a_host_is_killed_nothing_is_left_of_what_it_started() {
     let mut lines = BufReader::new(host.stdout.take().unwrap()).lines();
     let guarded = LeftBehind(told(&mut lines, "guarded").await);
     let guardian: i32 = told(&mut lines, "guardian").await.parse().unwrap();
+    let unmarked: i32 = told(&mut lines, "unmarked").await.parse().unwrap();
     let folder = PathBuf::from(told(&mut lines, "folder").await);
     let unguarded = LeftBehind(told(&mut lines, "unguarded").await);
-    assert!(folder.exists() && is_running(guardian));
-    assert!(carriers::all(&guarded.0).len() > 3);
+    assert!(folder.exists() && is_running(guardian) && is_running(unmarked));
+    assert!(carriers::all(&guarded.0).len() > 2);
     assert!(!carriers::all(&unguarded.0).is_empty());
 
     host.kill().await.unwrap();
@@ -50,6 +52,7 @@ async fn when_a_host_is_killed_nothing_is_left_of_what_it_started() {
             || !carriers::all(&unguarded.0).is_empty()
             || folder.exists()
             || is_running(guardian)
+            || is_running(unmarked)
     };
     while is_left() {
         assert!(since.elapsed() < WAIT_MAX, "something is left");
@@ -65,13 +68,14 @@ async fn the_host_to_be_killed() {
     let mut launch_guarded = launch(SCRIPT, true);
     launch_guarded.remove_at_end = Some(folder.path().to_owned());
     std::fs::write(folder.path().join("x.socket"), "x").unwrap();
-    let (guarded, _) = started(&launch_guarded).await;
+    let (guarded, unmarked) = started(&launch_guarded).await;
     let launch_unguarded = launch("echo ready; exec sleep 1000", false);
     let (_unguarded, _) = started(&launch_unguarded).await;
     // The first line ends the one that the test's program begins.
     println!();
     println!("guarded {}", launch_guarded.mark);
     println!("guardian {}", guarded.guardian_pid().unwrap());
+    println!("unmarked {unmarked}");
     println!("folder {}", folder.path().display());
     println!("unguarded {}", launch_unguarded.mark);
     std::future::pending::<()>().await;
