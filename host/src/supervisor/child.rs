@@ -66,7 +66,8 @@ pub(crate) struct Child {
 
 impl Child {
     /// Starts a program, on a thread of a runtime that lives as long as the host: on Linux the
-    /// child is killed when the thread ends that started it.
+    /// child is killed when the thread ends that started it, as threads for blocking work do when
+    /// they are idle, and workers that blocked in place.
     pub(crate) fn spawn(launch: &Launch) -> io::Result<Self> {
         Self::spawn_with(launch, Path::new(guardian::SHELL))
     }
@@ -98,14 +99,26 @@ impl Child {
         self.process.pid().as_raw_nonzero().get().unsigned_abs()
     }
 
+    #[cfg(test)]
+    pub(super) fn guardian_pid(&self) -> Option<u32> {
+        self.guardian
+            .as_ref()
+            .map(|guardian| guardian.group().as_raw_nonzero().get().unsigned_abs())
+    }
+
+    #[cfg(test)]
+    pub(super) fn guardian_is_deaf(&self) -> bool {
+        self.guardian.as_ref().is_some_and(Guardian::is_deaf)
+    }
+
     /// What it writes, the first time that this is called.
     pub(crate) fn take_stdout(&mut self) -> Option<ChildStdout> {
-        self.process.process().stdout.take()
+        self.process.process_mut().stdout.take()
     }
 
     /// What it writes about itself, the first time that this is called.
     pub(crate) fn take_stderr(&mut self) -> Option<ChildStderr> {
-        self.process.process().stderr.take()
+        self.process.process_mut().stderr.take()
     }
 
     /// Waits for the process's end; what it started may live on until `stop`. Nothing is lost if
@@ -121,9 +134,13 @@ impl Child {
 
     /// Asks the process and all of its group to end.
     pub(crate) fn terminate(&self) {
-        if let Some(group) = self.group {
+        let Some(group) = self.group else { return };
+        if self.guardian.as_ref().is_none_or(Guardian::is_deaf) {
             // They may all have ended.
             let _ = kill_process_group(group, Signal::TERM);
+        } else {
+            // In its first moment the guardian would end too.
+            self.process.signal(Signal::TERM);
         }
     }
 

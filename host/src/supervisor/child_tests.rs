@@ -1,11 +1,12 @@
 //! Real processes, by `/bin/sh`.
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use super::child::{Child, ChildLimits, Launch};
@@ -13,9 +14,9 @@ use super::random;
 use super::run_to_end::{RunToEnd, run_to_end};
 
 /// Generous: only a failing test waits so long.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 
-fn launch(script: &str, guarded: bool) -> Launch {
+pub(super) fn launch(script: &str, guarded: bool) -> Launch {
     Launch {
         program: PathBuf::from("/bin/sh"),
         args: ["-c", script].map(OsString::from).to_vec(),
@@ -29,7 +30,7 @@ fn launch(script: &str, guarded: bool) -> Launch {
 }
 
 /// Starts `script`, and waits until it has written a line.
-async fn started(launch: &Launch) -> (Child, String) {
+pub(super) async fn started(launch: &Launch) -> (Child, String) {
     let mut child = Child::spawn(launch).unwrap();
     let mut lines = BufReader::new(child.take_stdout().unwrap()).lines();
     let line = lines.next_line().await.unwrap().expect("the script writes a line");
@@ -37,8 +38,18 @@ async fn started(launch: &Launch) -> (Child, String) {
 }
 
 fn was_reaped(pid: u32) -> bool {
-    let pid = Pid::from_raw(pid.cast_signed());
-    waitpid(pid, WaitOptions::NOHANG).err() == Some(Errno::CHILD)
+    end_of(pid).err() == Some(Errno::CHILD)
+}
+
+fn is_running(pid: u32) -> bool {
+    end_of(pid).is_ok_and(|end| end.is_none())
+}
+
+/// Looks without reaping.
+fn end_of(pid: u32) -> rustix::io::Result<Option<WaitIdStatus>> {
+    let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+    let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid), how)
 }
 
 #[cfg(target_os = "linux")]
@@ -48,7 +59,7 @@ fn carriers(mark: &str) -> usize {
 
 #[cfg(target_os = "linux")]
 fn wait_until_none_carries(mark: &str) {
-    let since = Instant::now();
+    let since = std::time::Instant::now();
     while carriers(mark) > 0 {
         assert!(since.elapsed() < WAIT_MAX, "processes of the launch are left");
         std::thread::yield_now();
@@ -69,4 +80,199 @@ async fn what_a_child_writes_arrives_and_its_end_is_told() {
         assert_eq!(child.stop(WAIT_MAX).await.code(), Some(3));
         assert!(was_reaped(pid));
     }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_child_that_was_stopped() {
+    for guarded in [false, true] {
+        let launch = launch("sleep 1000 & echo ready; wait", guarded);
+        let (child, _) = started(&launch).await;
+        let pids = [Some(child.pid()), child.guardian_pid()];
+        assert_eq!(child.stop(WAIT_MAX).await.signal(), Some(libc::SIGTERM));
+        assert!(pids.into_iter().flatten().all(was_reaped));
+        #[cfg(target_os = "linux")]
+        assert_eq!(carriers(&launch.mark), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_ends_when_asked_says_how() {
+    let launch = launch("trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done", true);
+    let (child, _) = started(&launch).await;
+    assert_eq!(child.stop(WAIT_MAX).await.code(), Some(7));
+}
+
+#[tokio::test]
+async fn a_child_that_does_not_end_when_asked_is_killed() {
+    let launch = launch("trap '' TERM; echo ready; while :; do sleep 1000; done", true);
+    let (child, _) = started(&launch).await;
+    assert_eq!(child.stop(Duration::ZERO).await.signal(), Some(libc::SIGKILL));
+}
+
+#[tokio::test]
+async fn the_guardian_stays_when_the_group_is_asked_to_end() {
+    let launch = launch("trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done", true);
+    let mut child = Child::spawn(&launch).unwrap();
+    let mut lines = BufReader::new(child.take_stdout().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ready"));
+    while !child.guardian_is_deaf() {
+        std::thread::yield_now();
+    }
+    child.terminate();
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("asked"));
+    let guardian = child.guardian_pid().unwrap();
+    let group = rustix::process::getpgid(Pid::from_raw(child.pid().cast_signed())).unwrap();
+    assert_eq!(group.as_raw_nonzero().get().cast_unsigned(), guardian);
+    assert!(is_running(guardian));
+    child.stop(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_guardian_that_just_began_stays_too() {
+    for _ in 0..20 {
+        let mut child = Child::spawn(&launch("exec sleep 1000", true)).unwrap();
+        child.terminate();
+        assert_eq!(child.wait().await.signal(), Some(libc::SIGTERM));
+        while !child.guardian_is_deaf() {
+            assert!(is_running(child.guardian_pid().unwrap()));
+        }
+        assert!(is_running(child.guardian_pid().unwrap()));
+        child.stop(WAIT_MAX).await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn descendants_that_do_not_listen_or_left_the_group_are_ended_too() {
+    let scripts = [
+        "sh -c \"trap '' TERM; echo ready; while :; do sleep 1000; done\" & wait",
+        "setsid sh -c 'echo ready; exec sleep 1000' & wait",
+        "setsid sh -c 'setsid sh -c \"echo ready; exec sleep 1000\" & exec sleep 1000' & exit 0",
+    ];
+    for (script, guarded) in scripts.iter().flat_map(|script| [(script, false), (script, true)]) {
+        let launch = launch(script, guarded);
+        let (child, _) = started(&launch).await;
+        assert!(carriers(&launch.mark) > 0, "{script}");
+        child.stop(Duration::ZERO).await;
+        assert_eq!(carriers(&launch.mark), 0, "{script}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_a_child_started_is_ended_after_it_died_by_itself() {
+    for guarded in [false, true] {
+        let launch = launch("sleep 1000 & setsid sleep 1000 & echo ready; kill -KILL $$", guarded);
+        let (mut child, _) = started(&launch).await;
+        assert_eq!(child.wait().await.signal(), Some(libc::SIGKILL));
+        child.stop(WAIT_MAX).await;
+        assert_eq!(carriers(&launch.mark), 0);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_child_that_is_dropped_is_ended_and_reaped() {
+    for guarded in [false, true] {
+        let launch = launch("setsid sleep 1000 & echo ready; wait", guarded);
+        let (child, _) = started(&launch).await;
+        let pids: Vec<_> =
+            [Some(child.pid()), child.guardian_pid()].into_iter().flatten().collect();
+        drop(child);
+        let since = std::time::Instant::now();
+        while carriers(&launch.mark) > 0 || !pids.iter().all(|pid| was_reaped(*pid)) {
+            assert!(since.elapsed() < WAIT_MAX, "something is left");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[test]
+fn a_child_that_outlives_its_runtime_is_ended_and_reaped() {
+    for guarded in [false, true] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let launch = launch("sleep 1000 & echo ready; wait", guarded);
+        let (child, _) = runtime.block_on(started(&launch));
+        let pids: Vec<_> =
+            [Some(child.pid()), child.guardian_pid()].into_iter().flatten().collect();
+        drop(runtime);
+        drop(child);
+        assert!(pids.into_iter().all(was_reaped));
+        #[cfg(target_os = "linux")]
+        wait_until_none_carries(&launch.mark);
+    }
+}
+
+#[tokio::test]
+async fn a_child_without_a_shell_to_guard_it_leads_its_own_group() {
+    let launch = launch("echo ready; exec sleep 1000", true);
+    let child = Child::spawn_with(&launch, Path::new("/nonexistent/sh")).unwrap();
+    assert_eq!(child.guardian_pid(), None);
+    let pid = child.pid();
+    assert_eq!(child.stop(WAIT_MAX).await.signal(), Some(libc::SIGTERM));
+    assert!(was_reaped(pid));
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_started_says_why_and_leaves_no_guardian() {
+    let mut launch = launch("", true);
+    launch.program = PathBuf::from("/nonexistent/program");
+    let error = Child::spawn(&launch).err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_program_that_stays_open_for_writing_is_said_to_be_busy() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let mut launch = launch("", false);
+    launch.program = folder.path().join("program");
+    std::fs::copy("/bin/sh", &launch.program).unwrap();
+    std::fs::set_permissions(&launch.program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let written = std::fs::OpenOptions::new().append(true).open(&launch.program).unwrap();
+    let error = Child::spawn(&launch).err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::ExecutableFileBusy);
+    drop(written);
+}
+
+#[tokio::test]
+async fn a_child_sees_its_limits_and_signals_as_a_new_program() {
+    let mut launch = launch("ulimit -n; ulimit -c; ulimit -t; ulimit -d; kill -TERM $$", true);
+    launch.limits =
+        ChildLimits { memory_bytes: Some(512 << 20), descriptors: Some(50), cpu_s: Some(30) };
+    match run_to_end(&launch, WAIT_MAX, 1 << 20).await {
+        RunToEnd::Ended { status, stdout, .. } => {
+            assert_eq!(String::from_utf8(stdout).unwrap(), "50\n0\n30\n524288\n");
+            assert_eq!(status.signal(), Some(libc::SIGTERM));
+        }
+        _ => panic!("it ends"),
+    }
+}
+
+#[tokio::test]
+async fn limits_above_the_hosts_own_are_its_own() {
+    let mut launch = launch("ulimit -Hn", true);
+    launch.limits.descriptors = Some(u64::MAX - 1);
+    let RunToEnd::Ended { stdout, .. } = run_to_end(&launch, WAIT_MAX, 1 << 20).await else {
+        panic!("it ends")
+    };
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let own = own.map_or("unlimited".to_owned(), |own| own.to_string());
+    assert_eq!(String::from_utf8(stdout).unwrap().trim(), own);
+}
+
+#[tokio::test]
+async fn a_child_gets_the_environment_it_was_given_and_the_mark() {
+    let mut launch = launch("", true);
+    launch.program = PathBuf::from("/usr/bin/env");
+    launch.args.clear();
+    launch.environment = vec![("LANG".into(), "C".into()), ("HOTBAY_LAUNCH".into(), "x".into())];
+    let RunToEnd::Ended { stdout, .. } = run_to_end(&launch, WAIT_MAX, 1 << 20).await else {
+        panic!("it ends")
+    };
+    let stdout = String::from_utf8(stdout).unwrap();
+    let mut lines: Vec<_> = stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [format!("HOTBAY_LAUNCH={}", launch.mark).as_str(), "LANG=C"]);
 }

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Once;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 use tokio::process::Command;
 
-use super::prepare;
 use super::reaped::Reaped;
 
 /// The shell of every Unix.
@@ -20,10 +20,12 @@ pub(super) const SHELL: &str = "/bin/sh";
 
 /// `$1` is the mark of the launch, `$2` its folder or nothing.
 ///
-/// Processes that left the group are found by their mark, where there is `/proc` and a `grep`
-/// that reads lines ended by zeros. Signals that the child sends to its group were ignored before
-/// the shell began.
+/// First it turns deaf to what a child may send to its whole group, and says so by a line. At the
+/// end, processes that left the group are found by their mark, where there is `/proc` and a
+/// `grep` that reads lines ended by zeros.
 const SCRIPT: &str = r#"
+trap '' HUP INT QUIT PIPE ALRM TERM USR1 USR2 TSTP TTIN TTOU
+echo
 while read -r line; do :; done
 rounds=0
 while [ "$rounds" -lt 100 ]; do
@@ -59,9 +61,9 @@ impl Guardian {
             command.env("PATH", path);
         }
         command.current_dir("/").process_group(0);
-        // The write end of its input stays in the process's value and ends with it.
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        prepare::guardian(&mut command);
+        // The write end of its input stays in the process's value and ends with it. Nothing is
+        // done between fork and exec, so that std need not copy the host's page tables.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         match Reaped::spawn(&mut command) {
             Ok(process) => Ok(Some(Self { process })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -75,6 +77,13 @@ impl Guardian {
     /// The group that it leads.
     pub(super) fn group(&self) -> Pid {
         self.process.pid()
+    }
+
+    /// Whether it is past the moment in which a signal to its group would end it.
+    pub(super) fn is_deaf(&self) -> bool {
+        let Some(said) = &self.process.process().stdout else { return false };
+        let mut said = [PollFd::new(said, PollFlags::IN)];
+        poll(&mut said, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Waits for its end, once it was killed with its group.

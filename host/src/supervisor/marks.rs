@@ -17,7 +17,8 @@ pub(super) fn end_all_later(mark: String, runtime: &Handle) -> JoinHandle<()> {
     })
 }
 
-struct LeftBehind(String);
+/// What carries this mark is ended when this is dropped.
+pub(super) struct LeftBehind(pub(super) String);
 
 impl Drop for LeftBehind {
     fn drop(&mut self) {
@@ -57,6 +58,7 @@ pub(super) mod carriers {
     }
 
     /// Who carries `mark` now.
+    #[cfg(test)]
     pub(in crate::supervisor) fn all(mark: &str) -> Vec<Pid> {
         carrying(&entry(mark))
     }

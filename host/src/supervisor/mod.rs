@@ -30,6 +30,10 @@ mod watch;
 
 #[cfg(test)]
 mod child_tests;
+#[cfg(all(test, target_os = "linux"))]
+mod guardian_tests;
+#[cfg(test)]
+mod run_to_end_tests;
 
 use std::time::Duration;
 

@@ -34,35 +34,8 @@ pub(super) fn child(command: &mut Command, limits: ChildLimits) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Has `command` start a program that signals meant for its group do not end.
-pub(super) fn guardian(command: &mut Command) {
-    let prepare = || {
-        for signal in IGNORED_BY_GUARDIANS {
-            set_signal(signal, libc::SIG_IGN);
-        }
-        Ok(())
-    };
-    // SAFETY: P1, P2, P3.
-    unsafe { command.pre_exec(prepare) };
-}
-
 /// The signals that every Unix numbers so. Ignored ones would stay ignored after exec.
 const SIGNALS: std::ops::RangeInclusive<libc::c_int> = 1..=31;
-
-/// What a program may send to its whole group without meaning to end it for good.
-const IGNORED_BY_GUARDIANS: [libc::c_int; 11] = [
-    libc::SIGHUP,
-    libc::SIGINT,
-    libc::SIGQUIT,
-    libc::SIGPIPE,
-    libc::SIGALRM,
-    libc::SIGTERM,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGTSTP,
-    libc::SIGTTIN,
-    libc::SIGTTOU,
-];
 
 /// Asks for SIGKILL when the thread that spawned this process ends.
 #[cfg(target_os = "linux")]

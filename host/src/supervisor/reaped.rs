@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 
@@ -42,8 +42,20 @@ impl Reaped {
     }
 
     /// The process, for its pipes.
-    pub(super) fn process(&mut self) -> &mut Child {
+    pub(super) fn process(&self) -> &Child {
+        self.process.as_ref().expect("it is taken on drop only")
+    }
+
+    pub(super) fn process_mut(&mut self) -> &mut Child {
         self.process.as_mut().expect("it is taken on drop only")
+    }
+
+    /// Sends `signal` to it, unless it was waited for.
+    pub(super) fn signal(&self, signal: Signal) {
+        if self.status.is_none() {
+            // It may have ended, and then keeps its id until it is waited for.
+            let _ = kill_process(self.pid, signal);
+        }
     }
 
     /// Waits for its end. Nothing is lost if the future is dropped.
@@ -51,14 +63,15 @@ impl Reaped {
         if let Some(status) = self.status {
             return status;
         }
-        let status = self.process().wait().await.unwrap_or_else(unknown);
+        let status = self.process_mut().wait().await.unwrap_or_else(unknown);
         *self.status.insert(status)
     }
 
     /// How it ended, if it did.
     pub(super) fn try_wait(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
-            self.status = self.process().try_wait().unwrap_or_else(|error| Some(unknown(error)));
+            self.status =
+                self.process_mut().try_wait().unwrap_or_else(|error| Some(unknown(error)));
         }
         self.status
     }

@@ -1,0 +1,107 @@
+//! A host that is killed, and what becomes of all that it started. The host is this test's own
+//! program, started again.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{ChildStdout, Command};
+
+use super::child::Child;
+use super::child_tests::{WAIT_MAX, launch, started};
+use super::folder::LaunchFolder;
+use super::marks::LeftBehind;
+use super::marks::carriers;
+
+/// Says that the program is the host of the test below, and where to make its folders.
+const HOST_VARIABLE: &str = "TEST_HOST_TO_BE_KILLED";
+
+/// In the group without the mark, and out of it with the mark; deaf, and in sessions of their own.
+const SCRIPT: &str = "\
+    env -i PATH=\"$PATH\" sh -c \"trap '' TERM HUP; while :; do sleep 1000; done\" & \
+    export UNMARKED=$!; \
+    setsid sh -c 'sleep 1000 & exec sleep 1000' & \
+    setsid setsid sh -c 'trap \"\" TERM; echo $UNMARKED; while :; do sleep 1000; done' & \
+    wait";
+
+#[tokio::test]
+async fn when_a_host_is_killed_nothing_is_left_of_what_it_started() {
+    let parent = tempfile::tempdir().unwrap();
+    let mut host = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "supervisor::guardian_tests::the_host_to_be_killed", "--nocapture"])
+        .env(HOST_VARIABLE, parent.path())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(host.stdout.take().unwrap()).lines();
+    let guarded = LeftBehind(told(&mut lines, "guarded").await);
+    let guardian: i32 = told(&mut lines, "guardian").await.parse().unwrap();
+    let unmarked: i32 = told(&mut lines, "unmarked").await.parse().unwrap();
+    let folder = PathBuf::from(told(&mut lines, "folder").await);
+    let unguarded = LeftBehind(told(&mut lines, "unguarded").await);
+    assert!(folder.exists() && is_running(guardian) && is_running(unmarked));
+    assert!(carriers::all(&guarded.0).len() > 2);
+    assert!(!carriers::all(&unguarded.0).is_empty());
+
+    host.kill().await.unwrap();
+    let since = Instant::now();
+    let is_left = || {
+        !carriers::all(&guarded.0).is_empty()
+            || !carriers::all(&unguarded.0).is_empty()
+            || folder.exists()
+            || is_running(guardian)
+            || is_running(unmarked)
+    };
+    while is_left() {
+        assert!(since.elapsed() < WAIT_MAX, "something is left");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Does nothing unless the test above starts it.
+#[tokio::test]
+async fn the_host_to_be_killed() {
+    let Some(parent) = std::env::var_os(HOST_VARIABLE) else { return };
+    let folder = LaunchFolder::make(Path::new(&parent)).unwrap();
+    let mut launch_guarded = launch(SCRIPT, true);
+    launch_guarded.remove_at_end = Some(folder.path().to_owned());
+    std::fs::write(folder.path().join("x.socket"), "x").unwrap();
+    let (guarded, unmarked) = started(&launch_guarded).await;
+    let launch_unguarded = launch("echo ready; exec sleep 1000", false);
+    let (_unguarded, _) = started(&launch_unguarded).await;
+    // The first line ends the one that the test's program begins.
+    println!();
+    println!("guarded {}", launch_guarded.mark);
+    println!("guardian {}", guarded.guardian_pid().unwrap());
+    println!("unmarked {unmarked}");
+    println!("folder {}", folder.path().display());
+    println!("unguarded {}", launch_unguarded.mark);
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_child_that_ended_cannot_lend_its_group_to_strangers() {
+    let mut child = Child::spawn(&launch("exit 0", true)).unwrap();
+    child.wait().await;
+    let group = child.guardian_pid().unwrap();
+    assert!(is_running(group.cast_signed()), "its leader holds the id");
+    child.stop(WAIT_MAX).await;
+}
+
+async fn told(lines: &mut Lines<BufReader<ChildStdout>>, name: &str) -> String {
+    loop {
+        let line = lines.next_line().await.expect("its pipe can be read");
+        let line = line.expect("the host tells what it started");
+        if let Some(value) = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')) {
+            return value.to_owned();
+        }
+    }
+}
+
+/// Whether there is such a process that has not ended.
+fn is_running(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    status.is_ok_and(|status| !status.contains(") Z "))
+}
