@@ -1,1 +1,0 @@
-//! Why a program did not start, and what to do about it.
