@@ -39,10 +39,13 @@ fn cause(status: ExitStatus, path: &Path, tail: &Tail) -> Option<String> {
         return of_signal(signal, &program).map(str::to_owned);
     }
     match status.code()? {
-        0 => Some(
-            "it should print where it listens and go on running; does it know `--config`?"
-                .to_owned(),
-        ),
+        // To a shell an empty file is a program that does nothing.
+        0 => program.why_not_runnable().or_else(|| {
+            Some(
+                "it should print where it listens and go on running; does it know `--config`?"
+                    .to_owned(),
+            )
+        }),
         // Where the kernel refuses a file, the C library has a shell read it: an ELF file too.
         code @ (2 | 126 | 127) => program.why_not_runnable().or_else(|| match code {
             126 => not_executable(path),
@@ -201,6 +204,7 @@ mod tests {
         let nothing = told(SCRIPT, code(3), &[]);
         assert_eq!(nothing, "`plugin` ended with exit code 3\nit wrote nothing to stderr");
         check(SCRIPT, code(0), &[], &["ended with exit code 0", "go on running"]);
+        check(b"", code(0), &[], &["ended with exit code 0", "the file is empty"]);
     }
 
     #[test]
