@@ -1,0 +1,357 @@
+//! What the file of a program is, by its first bytes.
+
+use std::env::consts::ARCH;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, elf};
+
+/// How much of a file is looked at; program headers and the name of a linker come early.
+const HEAD_BYTES_MAX: u64 = 64 * 1024;
+
+/// The file of a program.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Program {
+    Missing,
+    NotAFile,
+    Unreadable,
+    Empty,
+    /// It begins with `#!`.
+    Script {
+        interpreter: PathBuf,
+        argument: Option<String>,
+        has_carriage_return: bool,
+    },
+    /// Text that does not begin with `#!`.
+    Text,
+    Elf(Elf),
+    DamagedElf,
+    /// A program for another system.
+    Foreign(&'static str),
+    Unknown,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Elf {
+    arch: &'static str,
+    is_little_endian: bool,
+    kind: Kind,
+    /// The dynamic linker.
+    interpreter: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Program,
+    Library,
+    ObjectFile,
+}
+
+impl Program {
+    /// Looks at the file at `path`; never waits, and runs nothing.
+    pub(super) fn look(path: &Path) -> Self {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(_) => return Self::NotAFile,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::Missing,
+            Err(_) => return Self::Unreadable,
+        }
+        let mut head = Vec::new();
+        // Non-blocking, should a pipe have taken the file's place.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        match file.and_then(|file| file.take(HEAD_BYTES_MAX).read_to_end(&mut head)) {
+            Ok(_) => Self::of_head(&head),
+            Err(_) => Self::Unreadable,
+        }
+    }
+
+    /// What begins with these bytes.
+    pub(super) fn of_head(head: &[u8]) -> Self {
+        match head {
+            [] => Self::Empty,
+            [b'#', b'!', rest @ ..] => script(rest),
+            [0x7f, b'E', b'L', b'F', ..] => elf_of(head).map_or(Self::DamagedElf, Self::Elf),
+            [b'M', b'Z', ..] => Self::Foreign("Windows"),
+            [0xcf | 0xce, 0xfa, 0xed, 0xfe, ..] | [0xca, 0xfe, 0xba, 0xbe, ..] => {
+                Self::Foreign("macOS")
+            }
+            _ if head.iter().take(256).all(|&byte| is_text(byte)) => Self::Text,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Why no kernel of this machine runs it, if that can be seen.
+    pub(super) fn why_not_runnable(&self) -> Option<String> {
+        Some(match self {
+            Self::Empty => "the file is empty; build or install the program again".to_owned(),
+            Self::Text => "it is a script without a `#!` line; begin it with the interpreter, \
+                           such as `#!/bin/sh`"
+                .to_owned(),
+            Self::Foreign(system) => {
+                format!("it is a program for {system}; build it for this machine")
+            }
+            Self::DamagedElf => {
+                "its ELF header is damaged or cut off; build or install the program again"
+                    .to_owned()
+            }
+            Self::Elf(elf) => return elf.why_not_runnable(),
+            _ => return None,
+        })
+    }
+
+    /// What it needs to be run, if that is not there.
+    pub(super) fn missing_helper(&self) -> Option<String> {
+        match self {
+            Self::Script { has_carriage_return: true, interpreter, .. } => Some(format!(
+                "its `#!` line ends with a carriage return, so the kernel looks for \
+                 `{}\\r`; save it with LF line ends",
+                interpreter.display()
+            )),
+            Self::Script { interpreter, .. } if !interpreter.exists() => Some(format!(
+                "its `#!` line wants the interpreter `{}`, which is not on this machine; install \
+                 it, or mend the line",
+                interpreter.display()
+            )),
+            Self::Elf(Elf { interpreter: Some(linker), .. }) if !linker.exists() => Some(format!(
+                "it wants the dynamic linker `{}`, which is not on this machine; install the C \
+                 library that it was built for, or link it statically",
+                linker.display()
+            )),
+            _ => None,
+        }
+    }
+
+    /// What it needs to be run, if that cannot be run itself.
+    pub(super) fn not_executable_helper(&self) -> Option<String> {
+        let (Self::Script { interpreter: helper, .. }
+        | Self::Elf(Elf { interpreter: Some(helper), .. })) = self
+        else {
+            return None;
+        };
+        let runs = helper.is_file() && mode_of(helper).is_some_and(|mode| mode & 0o111 != 0);
+        (!runs).then(|| {
+            let name = if matches!(self, Self::Elf(_)) { "dynamic linker" } else { "interpreter" };
+            format!("it wants the {name} `{}`, which is not an executable file", helper.display())
+        })
+    }
+
+    /// The command that `env` looks for on behalf of a script, as the kernel passes it on.
+    pub(super) fn wanted_of_env(&self) -> Option<&str> {
+        match self {
+            Self::Script { interpreter, argument, .. } if interpreter.ends_with("env") => {
+                argument.as_deref()
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is a library that has no place to begin at.
+    pub(super) fn is_library(&self) -> bool {
+        matches!(self, Self::Elf(Elf { kind: Kind::Library, .. }))
+    }
+}
+
+impl Elf {
+    fn why_not_runnable(&self) -> Option<String> {
+        if self.kind == Kind::ObjectFile {
+            return Some("it is an object file that was not linked, not a program".to_owned());
+        }
+        let runs_here = match (ARCH, self.arch) {
+            ("x86_64", "x86") | ("aarch64", "arm") => true,
+            (here, arch) => here == arch && self.is_little_endian == cfg!(target_endian = "little"),
+        };
+        let order = match (self.arch == ARCH, self.is_little_endian) {
+            (false, _) => "",
+            (true, true) => ", little-endian",
+            (true, false) => ", big-endian",
+        };
+        (!runs_here).then(|| {
+            let arch = self.arch;
+            format!("it is built for {arch}{order}, this machine is {ARCH}; build it for {ARCH}")
+        })
+    }
+}
+
+/// The permission bits of a file.
+pub(super) fn mode_of(path: &Path) -> Option<u32> {
+    Some(fs::metadata(path).ok()?.permissions().mode() & 0o7777)
+}
+
+/// Reads what follows `#!`: the kernel passes all after the interpreter as one argument.
+fn script(rest: &[u8]) -> Program {
+    let line = rest.split(|&byte| byte == b'\n').next().unwrap_or(rest);
+    let has_carriage_return = line.ends_with(b"\r");
+    let line = line.trim_ascii();
+    let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    let (interpreter, argument) = line.split_at(end);
+    let argument = String::from_utf8_lossy(argument.trim_ascii()).into_owned();
+    Program::Script {
+        interpreter: PathBuf::from(std::ffi::OsStr::from_bytes(interpreter)),
+        has_carriage_return: has_carriage_return && argument.is_empty(),
+        argument: Some(argument).filter(|argument| !argument.is_empty()),
+    }
+}
+
+fn is_text(byte: u8) -> bool {
+    byte >= b' ' && byte != 0x7f || matches!(byte, b'\n' | b'\r' | b'\t' | 0x0c)
+}
+
+fn elf_of(head: &[u8]) -> Option<Elf> {
+    if head.get(4) == Some(&elf::ELFCLASS64.0) {
+        read_elf::<elf::FileHeader64<Endianness>>(head)
+    } else {
+        read_elf::<elf::FileHeader32<Endianness>>(head)
+    }
+}
+
+fn read_elf<H: FileHeader<Endian = Endianness>>(head: &[u8]) -> Option<Elf> {
+    let header = H::parse(head).ok()?;
+    let endian = header.endian().ok()?;
+    let program_headers = header.program_headers(endian, head).unwrap_or(&[]);
+    let interpreter = program_headers
+        .iter()
+        .find_map(|header| header.interpreter(endian, head).ok().flatten())
+        .map(|name| PathBuf::from(std::ffi::OsStr::from_bytes(name)));
+    let entry: u64 = header.e_entry(endian).into();
+    let kind = match header.e_type(endian) {
+        elf::ET_REL => Kind::ObjectFile,
+        elf::ET_DYN if interpreter.is_none() && entry == 0 => Kind::Library,
+        _ => Kind::Program,
+    };
+    let arch = arch(header.e_machine(endian), header.is_type_64());
+    Some(Elf { arch, is_little_endian: endian == Endianness::Little, kind, interpreter })
+}
+
+/// The name that Rust gives a processor.
+fn arch(machine: elf::Machine, is_64: bool) -> &'static str {
+    match (machine, is_64) {
+        (elf::EM_X86_64, _) => "x86_64",
+        (elf::EM_386, _) => "x86",
+        (elf::EM_AARCH64, _) => "aarch64",
+        (elf::EM_ARM, _) => "arm",
+        (elf::EM_RISCV, true) => "riscv64",
+        (elf::EM_RISCV, false) => "riscv32",
+        (elf::EM_PPC64, _) => "powerpc64",
+        (elf::EM_PPC, _) => "powerpc",
+        (elf::EM_S390, _) => "s390x",
+        (elf::EM_LOONGARCH, _) => "loongarch64",
+        (elf::EM_SPARCV9, _) => "sparc64",
+        (elf::EM_MIPS, true) => "mips64",
+        (elf::EM_MIPS, false) => "mips",
+        _ => "another processor",
+    }
+}
+
+#[cfg(test)]
+pub(super) mod examples {
+    //! Heads of ELF files, made by hand.
+
+    use object::elf;
+
+    /// The processors of this machine and of another one.
+    pub(in super::super) const HERE: elf::Machine =
+        if cfg!(target_arch = "x86_64") { elf::EM_X86_64 } else { elf::EM_AARCH64 };
+    pub(in super::super) const OTHER: elf::Machine =
+        if cfg!(target_arch = "x86_64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
+
+    /// A 64-bit little-endian program, whose one segment names its dynamic linker.
+    pub(in super::super) fn elf(machine: elf::Machine, linker: Option<&str>) -> Vec<u8> {
+        file(elf::ET_EXEC, machine, 0x1000, linker)
+    }
+
+    pub(in super::super) fn library() -> Vec<u8> {
+        file(elf::ET_DYN, HERE, 0, None)
+    }
+
+    pub(super) fn file(
+        kind: elf::FileType,
+        machine: elf::Machine,
+        entry: u64,
+        linker: Option<&str>,
+    ) -> Vec<u8> {
+        let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+        bytes.resize(64, 0);
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(16, &kind.0.to_le_bytes());
+        put(18, &machine.0.to_le_bytes());
+        put(20, &[1]);
+        put(24, &entry.to_le_bytes());
+        put(32, &[64]); // where the program headers are
+        put(52, &[64, 0, 56, 0, u8::from(linker.is_some())]); // their sizes and their number
+        if let Some(linker) = linker {
+            let length = (linker.len() + 1) as u64;
+            let (interp, readable) = (3_u32, 4_u32);
+            bytes.extend(interp.to_le_bytes());
+            bytes.extend(readable.to_le_bytes());
+            for value in [120, 0, 0, length, length, 1_u64] {
+                bytes.extend(value.to_le_bytes());
+            }
+            bytes.extend(linker.as_bytes());
+            bytes.push(0);
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::examples::*;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check_script(text: &str, path: &str, argument: Option<&str>, has_carriage_return: bool) {
+        let argument = argument.map(str::to_owned);
+        let expect = Program::Script { interpreter: path.into(), argument, has_carriage_return };
+        assert_eq!(Program::of_head(text.as_bytes()), expect, "{text:?}");
+    }
+
+    #[test]
+    fn the_first_line_of_a_script_is_taken_apart() {
+        check_script("#!/bin/sh\nexit", "/bin/sh", None, false);
+        check_script("#! /bin/sh -e -u \nexit", "/bin/sh", Some("-e -u"), false);
+        check_script("#!/usr/bin/env python3", "/usr/bin/env", Some("python3"), false);
+        check_script("#!/bin/sh\r\nexit", "/bin/sh", None, true);
+        check_script("#!", "", None, false);
+    }
+
+    #[test]
+    fn an_elf_file_tells_what_it_is() {
+        let check = |bytes: &[u8], expect: Option<&str>| {
+            let why = Program::of_head(bytes).why_not_runnable();
+            assert_eq!(why.as_deref().map(|why| &why[..15]), expect.map(|why| &why[..15]));
+        };
+        check(&elf(HERE, None), None);
+        check(&elf(HERE, Some("/lib/ld.so")), None);
+        check(&elf(OTHER, None), Some("it is built for "));
+        check(&file(elf::ET_REL, HERE, 0, None), Some("it is an object file"));
+        check(&elf(HERE, None)[..40], Some("its ELF header is damaged"));
+        assert!(Program::of_head(&library()).is_library());
+        assert!(!Program::of_head(&file(elf::ET_DYN, HERE, 64, None)).is_library());
+    }
+
+    #[test]
+    fn this_very_program_can_be_run() {
+        let program = Program::look(&std::env::current_exe().unwrap());
+        let told = (program.why_not_runnable(), program.missing_helper());
+        assert_eq!((told, program.not_executable_helper()), ((None, None), None), "{program:?}");
+        assert!(cfg!(not(target_os = "linux")) || matches!(program, Program::Elf(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_head_makes_the_reader_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..40), at in any::<prop::sample::Index>(),
+        ) {
+            let _ = Program::of_head(&bytes);
+            let mut damaged = elf(HERE, Some("/lib/ld.so"));
+            let at = at.index(damaged.len());
+            damaged.splice(at.., bytes);
+            let program = Program::of_head(&damaged);
+            let _ = (program.why_not_runnable(), program.missing_helper());
+        }
+    }
+}
