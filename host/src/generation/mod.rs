@@ -104,6 +104,11 @@ impl Generation {
         self.cut_off.cancelled()
     }
 
+    /// Ends the calls that run as tasks.
+    pub(crate) fn cut_calls_off(&self) {
+        self.cut_off.cancel();
+    }
+
     /// The instance, once the last lease has left it. Calls that run as tasks end after
     /// `drain_wait_max`: unlike those that are in a library, they can.
     fn drained(&self, drain_wait_max: Duration) -> Option<Instance> {
@@ -111,7 +116,7 @@ impl Generation {
         if instance.is_some() || self.tasks.is_none() {
             return instance;
         }
-        self.cut_off.cancel();
+        self.cut_calls_off();
         self.returned.take(CUT_OFF_WAIT_MAX)
     }
 
