@@ -18,6 +18,7 @@ use crate::generation::state::State;
 use crate::generation::{Generation, Parts, Token};
 use crate::host::Host;
 use crate::pool::Crew;
+use crate::slot::{Pass, Visit};
 use crate::{Call, Layer, Next, Reply};
 
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -238,4 +239,33 @@ fn a_runtime_that_ends_leaves_no_call_without_an_answer() {
     let lives = runtime();
     let _ = move_to_tasks(&plugin, &lives);
     assert!(lives.block_on(call).is_ok());
+}
+
+#[test]
+fn answers_that_do_not_come_in_time_are_held_against_the_generation_that_was_asked() {
+    let (host, runtime) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let generation = move_to_tasks(&plugin, &runtime);
+    let slot = &plugin.inner.slot;
+    let token = slot.lease_of(generation.id.get()).expect("it serves");
+    let (request, standing, told) = (Request::text(""), Standing::default(), Standing::default());
+    told.be_late();
+    let judge = |standing, error| {
+        let visit = Visit::pooled(&request, &token, standing);
+        slot.judge_outcome(Pass::Usual, &visit, &Err(error));
+        (slot.meter.abandoned.load(Ordering::Relaxed), slot.health.is_quarantined())
+    };
+    let not_asked = || slot.late("was not called");
+    let unanswered = || slot.late("did not answer").in_generation(generation.id);
+    let left = || Error::new(ErrorKind::Disconnected, "ended").in_generation(generation.id);
+    for _ in 0..9 {
+        assert_eq!(judge(&standing, not_asked()), (0, false));
+        assert_eq!(judge(&standing, left()), (0, false));
+        // The clock has held it against the plugin before.
+        assert_eq!(judge(&told, unanswered()), (0, false));
+    }
+    for faults in 1..5 {
+        assert_eq!(judge(&standing, unanswered()), (faults, false));
+    }
+    assert_eq!(judge(&standing, unanswered()), (5, true));
 }

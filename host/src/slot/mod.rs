@@ -126,7 +126,8 @@ pub enum Method {
     /// In the caller's thread, on a generation that is held:
     /// [`Pinned::call`](crate::Pinned::call).
     Pinned,
-    /// On a thread of the plugin's own: [`PluginHandle::execute`](crate::PluginHandle::execute).
+    /// On a thread of the plugin's own, or as a task of the host's where the plugin is a process:
+    /// [`PluginHandle::execute`](crate::PluginHandle::execute).
     Execute,
 }
 
