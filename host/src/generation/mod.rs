@@ -110,6 +110,11 @@ impl Generation {
         self.cut_off.cancelled()
     }
 
+    /// Ends the calls that run as tasks.
+    pub(crate) fn cut_calls_off(&self) {
+        self.cut_off.cancel();
+    }
+
     /// The body, once the last lease has left it. Calls that run as tasks end after
     /// `drain_wait_max`: unlike those that are in a library, they can.
     fn drained(&self, drain_wait_max: Duration) -> Option<Body> {
@@ -117,7 +122,7 @@ impl Generation {
         if body.is_some() || self.tasks.is_none() {
             return body;
         }
-        self.cut_off.cancel();
+        self.cut_calls_off();
         self.returned.take(CUT_OFF_WAIT_MAX)
     }
 

@@ -134,6 +134,13 @@ impl Many {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn for_tests(inner: &Arc<Inner>) -> Arc<Self> {
+        let many = Self::new(inner, Vec::new(), None, ticket().0, &Order::default());
+        many.standing.run_as_task();
+        many
+    }
+
     /// Makes one call if it asks.
     fn make(&self, generation: u64, call: &mut Each) -> Made {
         let Each::Asks(request) = call else { return Made::Yes };

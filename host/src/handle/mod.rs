@@ -3,6 +3,8 @@
 mod each;
 mod each_later;
 mod pooled;
+#[cfg(test)]
+mod task_tests;
 #[cfg(feature = "tower")]
 mod tower;
 

@@ -38,7 +38,9 @@ impl<S: Stride> Stride for Trace<S> {
         let is_listened_to = tracing::level_enabled!(Level::DEBUG);
         let span = if is_listened_to { self.span(visit) } else { Span::none() };
         let outcome = self.inner.stride(visit, reply).instrument(span.clone()).await;
-        note(&span, &outcome, reply);
+        if is_listened_to {
+            note(&span, &outcome, reply);
+        }
         outcome
     }
 }
@@ -81,9 +83,6 @@ impl<S> Trace<S> {
 
 /// Notes in its span how a call ended.
 fn note(span: &Span, outcome: &Result<(), Error>, reply: &Reply) {
-    if span.is_none() {
-        return;
-    }
     match outcome {
         Ok(()) => {
             span.record("generation", reply.generation().get());

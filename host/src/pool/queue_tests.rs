@@ -268,3 +268,58 @@ fn no_work_is_lost_or_done_twice_by_many_workers_of_changing_epochs() {
         worker.join().expect("no panic");
     }
 }
+
+#[test]
+fn a_worker_without_a_thread_goes_home_when_nothing_waits_and_the_next_work_hires_another() {
+    let fixture = Fixture::new();
+    let (epoch, _) = fixture.queue.begin(1, LIMITS);
+    let seat = fixture.queue.sit(epoch);
+    for round in [1, 3] {
+        assert_eq!(fixture.push(round), Pushed::Hire(epoch));
+        assert_eq!(fixture.push(round + 1), Pushed::Waits);
+        for _ in 0..2 {
+            let work = fixture.queue.take_now(seat).expect("work");
+            assert_eq!(work.run(0), Ran::Done);
+        }
+        assert_eq!(fixture.queue.running(), (1, 0));
+        assert!(fixture.queue.take_now(seat).is_none());
+        assert_eq!(fixture.queue.running(), (0, 0));
+    }
+    assert_eq!(fixture.told(), [(1, None), (2, None), (3, None), (4, None)]);
+}
+
+#[test]
+fn work_without_a_thread_is_neither_looked_at_nor_given_up_and_what_it_left_is_for_others() {
+    let fixture = Fixture::new();
+    let (epoch, _) = fixture.queue.begin(1, LIMITS);
+    let seat = fixture.queue.sit(epoch);
+    let now = Instant::now();
+    let work: Arc<dyn Work> = fixture.work_until(1, Some(now));
+    let _ = fixture.queue.push(Arc::clone(&work), Patience::default());
+    assert!(fixture.queue.take_now(seat).is_some());
+    let looked = fixture.queue.look(now);
+    assert!(looked.late.is_empty() && looked.next.is_none());
+    assert_eq!(fixture.queue.give_up(&work, None), GivenUp::default());
+    assert_eq!(fixture.queue.running(), (1, 0));
+    assert_eq!(fixture.push(2), Pushed::Waits);
+    assert_eq!(fixture.queue.hand_back(seat, work), Pushed::Waits);
+    fixture.queue.leave(seat);
+    assert_eq!(fixture.push(3), Pushed::Hire(epoch));
+}
+
+#[test]
+fn what_a_worker_without_a_thread_leaves_while_nobody_begins_anything_hires_when_that_is_over() {
+    let fixture = Fixture::new();
+    let (epoch, _) = fixture.queue.begin(2, LIMITS);
+    let seat = fixture.queue.sit(epoch);
+    assert_eq!(fixture.push(1), Pushed::Hire(epoch));
+    fixture.queue.suspend();
+    assert!(fixture.queue.take_now(seat).is_none());
+    assert_eq!(fixture.queue.resume(), (epoch, 1));
+    fixture.queue.finish();
+    let work = fixture.queue.take_now(fixture.queue.sit(epoch)).expect("work");
+    assert!(!fixture.queue.wait_empty(Instant::now()));
+    fixture.queue.leave(Seat { number: 2, ..seat });
+    assert!(fixture.queue.wait_empty(Instant::now()));
+    drop(work);
+}

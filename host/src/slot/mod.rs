@@ -4,6 +4,7 @@
 mod attention;
 mod gather;
 mod health;
+mod in_flight;
 mod pause;
 mod queueing;
 mod stride;
@@ -125,7 +126,8 @@ pub enum Method {
     /// In the caller's thread, on a generation that is held:
     /// [`Pinned::call`](crate::Pinned::call).
     Pinned,
-    /// On a thread of the plugin's own: [`PluginHandle::execute`](crate::PluginHandle::execute).
+    /// On a thread of the plugin's own, or as a task of the host's where the plugin is a process:
+    /// [`PluginHandle::execute`](crate::PluginHandle::execute).
     Execute,
 }
 
@@ -315,30 +317,6 @@ impl Slot {
         Error::new(ErrorKind::Cancelled, message).of(&self.name)
     }
 
-    /// Whether calls that run at once are limited.
-    #[inline]
-    pub(crate) fn limits_in_flight(&self) -> bool {
-        self.health.attention.has(Reason::InFlight)
-    }
-
-    /// Takes a place among the calls that run of the build that serves.
-    pub(crate) fn enter(&self) -> Result<Option<Entered>, Error> {
-        let terms = self.terms.load_full();
-        let Some((terms, most)) =
-            terms.and_then(|terms| Some((terms.clone(), terms.in_flight_max?)))
-        else {
-            return Ok(None);
-        };
-        let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
-        let one_more = |now: u32| (now < most).then_some(now + 1);
-        if terms.in_flight.fetch_update(success, failure, one_more).is_err() {
-            let message =
-                format!("is in {most} calls, which is its `limits.in_flight`; call later");
-            return Err(Error::new(ErrorKind::Overloaded, message).of(&self.name));
-        }
-        Ok(Some(Entered(terms)))
-    }
-
     /// Why nobody is current any more.
     #[cold]
     pub(crate) fn gone(&self) -> Error {
@@ -356,16 +334,6 @@ impl Slot {
     /// Lets only those calls go on that have begun: the host ends.
     pub(crate) fn end(&self) {
         self.health.end();
-    }
-}
-
-/// A place among the calls that run; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Entered(Arc<Terms>);
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

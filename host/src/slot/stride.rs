@@ -33,6 +33,11 @@ impl Slot {
         self.is_walkable.store(is_walkable, Ordering::Relaxed);
     }
 
+    /// Whether each call may be the one that decides whether others are made.
+    pub(crate) fn is_on_probation(&self) -> bool {
+        self.health.has_to_ask()
+    }
+
     /// What a call is told that was taken back while it ran.
     #[cold]
     pub(crate) fn taken_back(&self) -> Error {
@@ -76,7 +81,8 @@ impl Stride for Arc<Slot> {
             return Err(bug!("a task called `{}` without a lease", self.name));
         };
         if let Some(place) = visit.place {
-            *reply = place.wait(call_id).await?;
+            let answer = place.wait(call_id).await;
+            *reply = answer.map_err(|error| error.of_if_nobody(&self.name))?;
             return Ok(());
         }
         let asked = Asked { request, standing: Some(standing), call_id };

@@ -15,6 +15,9 @@ mod line;
 #[allow(dead_code, reason = "the host's")]
 #[path = "../../../../host/src/pool/queue.rs"]
 mod queue;
+#[allow(dead_code, reason = "the host's")]
+#[path = "../../../../host/src/pool/queue_now.rs"]
+mod queue_now;
 mod queues;
 #[path = "../../../../host/src/pool/store.rs"]
 mod store;

@@ -2,6 +2,8 @@
 //! each piece of work runs once or is told once that it never does, and nobody sleeps beside it.
 //! An order in which somebody is not woken ends as a deadlock, which loom tells.
 
+mod sleepless;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +33,8 @@ struct Yard {
     hired: AtomicU32,
     home: AtomicU32,
     workers: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    /// Workers go home instead of sleeping.
+    never_sleeps: AtomicBool,
 }
 
 /// Work that knows what became of it.
@@ -56,6 +60,7 @@ impl Yard {
             hired: AtomicU32::new(0),
             home: AtomicU32::new(0),
             workers: std::sync::Mutex::default(),
+            never_sleeps: AtomicBool::new(false),
         });
         let _ = yard.begin(workers_max);
         yard
@@ -122,7 +127,12 @@ impl Yard {
 
     /// What a worker does until it goes home.
     fn serve(self: &Arc<Self>, seat: Seat) {
-        while let Some(work) = self.queue.take(seat).0.work {
+        let never_sleeps = self.never_sleeps.load(Ordering::Relaxed);
+        let next = || match never_sleeps {
+            true => self.queue.take_now(seat),
+            false => self.queue.take(seat).0.work,
+        };
+        while let Some(work) = next() {
             if Arc::clone(&work).run(seat.epoch.0) == Ran::NotHere {
                 self.hire_if(&self.queue.hand_back(seat, work));
                 // Its epoch ends only when somebody else gets on.

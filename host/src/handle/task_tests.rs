@@ -1,0 +1,271 @@
+//! Pooled calls of a generation that runs them as tasks: a compiled-in plugin stands in for a
+//! process, which answers at once and in the thread that asks.
+
+use std::future::{pending, ready};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hotbay_plugin::{Output, PluginError};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use super::PluginHandle;
+use super::each::{Each, Many};
+use crate::call::{Request, Standing};
+use crate::error::{Error, ErrorKind};
+use crate::generation::state::State;
+use crate::generation::{Generation, Parts, Token};
+use crate::host::Host;
+use crate::pool::Crew;
+use crate::slot::{Pass, Visit};
+use crate::{Call, Layer, Next, Reply};
+
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A host with a plugin that answers with the name of the thread that it runs on.
+fn host(layer: Option<Through>) -> Host {
+    let thread = || std::thread::current().name().unwrap_or_default().to_owned();
+    let builder = Host::builder().register_fn("where", move |_, input| match input.as_text()? {
+        "fail" => Err(PluginError::new(3, "as asked")),
+        _ => Ok(Output::text(thread())),
+    });
+    let builder = layer.into_iter().fold(builder, |builder, layer| builder.layer(layer));
+    builder.build().expect("a host")
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).thread_name("task").build().expect("a runtime")
+}
+
+struct Through;
+
+impl Layer for Through {
+    fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+        next.call(call)
+    }
+}
+
+/// Puts a generation in the place of the one that serves, whose calls run as tasks, two at once.
+fn move_to_tasks(plugin: &PluginHandle, runtime: &Runtime) -> Arc<Generation> {
+    let slot = &plugin.inner.slot;
+    let paused = slot.pause().expect("it serves");
+    let before = &paused.generation;
+    let instance = before.take_instance(WAIT_MAX).expect("nobody calls it");
+    let parts = Parts {
+        name: before.name.clone(),
+        id: slot.next_generation(),
+        version: before.version.clone(),
+        limits: before.limits,
+        terms: Arc::clone(&before.terms),
+        keep: None,
+        crew: Crew::new("thread".to_owned(), 1 << 20, 2),
+        tasks: Some(runtime.handle().clone()),
+        board: before.board.clone(),
+        services: None,
+    };
+    let token = Token::new(parts, instance);
+    let generation = Arc::clone(token.generation());
+    assert!(slot.promote(token).expect("it is not unloaded").is_none());
+    generation
+}
+
+#[test]
+fn pooled_calls_run_on_the_runtime_and_the_layers_count_them() {
+    let (host, runtime) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let generation = move_to_tasks(&plugin, &runtime);
+    runtime.block_on(async {
+        for _ in 0..3 {
+            let reply = plugin.execute(Request::text("")).await.expect("an answer");
+            assert_eq!(reply.as_text().expect("text"), "task");
+            assert_eq!(reply.generation(), generation.id);
+        }
+        let all: Vec<_> = (0..20).map(|_| plugin.execute(Request::text(""))).collect();
+        for one in all {
+            assert_eq!(one.await.expect("an answer").as_text().expect("text"), "task");
+        }
+        let failed = plugin.execute(Request::text("fail")).await.expect_err("it fails");
+        assert_eq!(failed.kind(), ErrorKind::Plugin);
+        let denied = Request::text("").operation("write").deadline_in(WAIT_MAX);
+        assert_eq!(plugin.execute(denied).await.expect_err("no").kind(), ErrorKind::Denied);
+    });
+    let meter = &plugin.inner.slot.meter;
+    assert_eq!(meter.calls.sum(), 25);
+    assert_eq!(meter.errors.load(Ordering::Relaxed), 1);
+    assert_eq!(meter.refused.load(Ordering::Relaxed), 1);
+    assert_eq!(plugin.unbounded(), None);
+    runtime.block_on(host.unload("where")).expect("it is there");
+    assert!(matches!(generation.state(), State::Closed));
+}
+
+#[test]
+fn calls_that_wait_at_a_reload_go_to_the_tasks_of_the_next_generation() {
+    let (host, runtime) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let before = move_to_tasks(&plugin, &runtime);
+    let calls: Vec<_> = (0..50).map(|_| plugin.execute(Request::text(""))).collect();
+    let after = move_to_tasks(&plugin, &runtime);
+    runtime.block_on(async {
+        for call in calls {
+            let generation = call.await.expect("an answer").generation();
+            assert!(generation == before.id || generation == after.id);
+        }
+    });
+}
+
+#[test]
+fn with_layers_of_the_application_calls_go_to_threads_all_the_same() {
+    let (host, runtime) = (host(Some(Through)), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let _ = move_to_tasks(&plugin, &runtime);
+    let reply = runtime.block_on(plugin.execute(Request::text("")));
+    assert_eq!(reply.expect("an answer").as_text().expect("text"), "thread");
+}
+
+#[test]
+fn chunks_run_as_tasks_with_an_outcome_for_each_call() {
+    let (host, runtime) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let _ = move_to_tasks(&plugin, &runtime);
+    for wait_max in [None, Some(WAIT_MAX)] {
+        let outcomes = runtime.block_on(plugin.execute_each(calls(), wait_max));
+        check(&outcomes);
+    }
+}
+
+/// Five calls: one fails, and one is answered before it is made.
+fn calls() -> Vec<Each> {
+    let texts = ["", "fail", "", "", ""].map(|text| Each::Asks(Request::text(text)));
+    let mut calls = Vec::from(texts);
+    calls[2] = Each::Failed(Error::new(ErrorKind::Input, "was failed before"));
+    calls
+}
+
+fn check(outcomes: &[Each]) {
+    let kinds: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Each::Asks(_) => panic!("a call was not made"),
+            Each::Answered(_, reply) => Ok(reply.as_text().expect("text").to_owned()),
+            Each::Failed(error) => Err(error.kind()),
+        })
+        .collect();
+    let text = || Ok("task".to_owned());
+    let wanted = [text(), Err(ErrorKind::Plugin), Err(ErrorKind::Input), text(), text()];
+    assert_eq!(kinds, wanted);
+}
+
+#[test]
+fn a_group_is_answered_by_one_exchange_and_each_call_goes_through_the_layers() {
+    let (host, runtime) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let generation = move_to_tasks(&plugin, &runtime);
+    let inner = Arc::clone(&plugin.inner);
+    let outcomes = runtime.spawn(async move {
+        let token = inner.slot.lease_of(generation.id.get()).expect("it serves");
+        let mut calls = calls();
+        calls.push(Each::Asks(Request::text("").operation("write")));
+        let many = Many::for_tests(&inner);
+        many.make_together(&token, &mut calls).await;
+        calls
+    });
+    let mut outcomes = runtime.block_on(outcomes).expect("no panic");
+    // The layers refused it, so that it was not waited for.
+    let refused = outcomes.pop();
+    assert!(matches!(refused, Some(Each::Failed(error)) if error.kind() == ErrorKind::Denied));
+    check(&outcomes);
+    assert_eq!(plugin.inner.slot.meter.calls.sum(), 5);
+}
+
+#[test]
+fn an_exchange_ends_when_nobody_wants_the_answer_or_its_generation_has_to_end() {
+    let (host, runtime) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let generation = move_to_tasks(&plugin, &runtime);
+    let slot = &plugin.inner.slot;
+    runtime.block_on(async {
+        let token = slot.lease_of(generation.id.get()).expect("it serves");
+        let standing = Standing::default();
+        standing.run_as_task();
+        let never = || pending::<Result<(), Error>>();
+        let (ended, ()) = tokio::join!(slot.while_wanted(&token, &standing, never()), async {
+            standing.take_back();
+        });
+        assert_eq!(ended.expect_err("it was taken back").kind(), ErrorKind::Cancelled);
+        // Whoever comes too late hears it too; an answer that is there counts all the same.
+        let ended = slot.while_wanted(&token, &standing, never()).await;
+        assert_eq!(ended.expect_err("it was taken back").kind(), ErrorKind::Cancelled);
+        assert!(slot.while_wanted(&token, &standing, ready(Ok(()))).await.is_ok());
+
+        let standing = Standing::default();
+        standing.run_as_task();
+        let exchange = slot.while_wanted(&token, &standing, never());
+        let (ended, ()) = tokio::join!(exchange, async { generation.cut_calls_off() });
+        assert_eq!(ended.expect_err("its plugin ended").kind(), ErrorKind::Retired);
+    });
+}
+
+#[test]
+fn a_call_taken_back_by_its_token_is_told_so_and_is_no_lost_worker() {
+    let (host, runtime) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let _ = move_to_tasks(&plugin, &runtime);
+    runtime.block_on(async {
+        for _ in 0..200 {
+            let token = CancellationToken::new();
+            let call = plugin.execute(Request::text("").cancelled_by(token.clone()));
+            token.cancel();
+            match call.await {
+                Ok(reply) => assert_eq!(reply.as_text().expect("text"), "task"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
+            }
+        }
+        assert!(plugin.execute(Request::text("")).await.is_ok());
+    });
+    assert_eq!(plugin.inner.slot.running().1, 0);
+    assert!(!plugin.inner.slot.health.is_quarantined());
+}
+
+#[test]
+fn a_runtime_that_ends_leaves_no_call_without_an_answer() {
+    let (host, ended) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let _ = move_to_tasks(&plugin, &ended);
+    ended.shutdown_timeout(WAIT_MAX);
+    let call = plugin.execute(Request::text(""));
+    assert_eq!(plugin.inner.slot.running(), (0, 0));
+    // It waits for a generation that can run it.
+    let lives = runtime();
+    let _ = move_to_tasks(&plugin, &lives);
+    assert!(lives.block_on(call).is_ok());
+}
+
+#[test]
+fn answers_that_do_not_come_in_time_are_held_against_the_generation_that_was_asked() {
+    let (host, runtime) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("it is there");
+    let generation = move_to_tasks(&plugin, &runtime);
+    let slot = &plugin.inner.slot;
+    let token = slot.lease_of(generation.id.get()).expect("it serves");
+    let (request, standing, told) = (Request::text(""), Standing::default(), Standing::default());
+    told.be_late();
+    let judge = |standing, error| {
+        let visit = Visit::pooled(&request, &token, standing);
+        slot.judge_outcome(Pass::Usual, &visit, &Err(error));
+        (slot.meter.abandoned.load(Ordering::Relaxed), slot.health.is_quarantined())
+    };
+    let not_asked = || slot.late("was not called");
+    let unanswered = || slot.late("did not answer").in_generation(generation.id);
+    let left = || Error::new(ErrorKind::Disconnected, "ended").in_generation(generation.id);
+    for _ in 0..9 {
+        assert_eq!(judge(&standing, not_asked()), (0, false));
+        assert_eq!(judge(&standing, left()), (0, false));
+        // The clock has held it against the plugin before.
+        assert_eq!(judge(&told, unanswered()), (0, false));
+    }
+    for faults in 1..5 {
+        assert_eq!(judge(&standing, unanswered()), (faults, false));
+    }
+    assert_eq!(judge(&standing, unanswered()), (5, true));
+}
