@@ -52,7 +52,6 @@ mod providers;
 mod reload;
 mod slot;
 #[cfg(unix)]
-#[allow(dead_code, unused_imports, reason = "not wired yet")]
 mod supervisor;
 mod sync;
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::{Output, Snapshot, wire};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Method, StatusCode};
+use hyper::Method;
+use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::dialect::Capabilities;
@@ -202,11 +202,6 @@ impl Process {
             Phase::Serving(live) => Some(live.pid),
             _ => None,
         }
-    }
-
-    /// Where its calls run.
-    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
-        &self.shared.runtime
     }
 }
 

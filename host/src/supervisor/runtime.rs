@@ -27,7 +27,9 @@ impl Processes {
             .thread_name("hotbay-process")
             .enable_all()
             .build()?;
-        Ok(runtime.insert(made).handle().clone())
+        let handle = runtime.insert(made).handle().clone();
+        handle.spawn_blocking(|| super::folder::sweep(&std::env::temp_dir()));
+        Ok(handle)
     }
 }
 

@@ -5,5 +5,5 @@ mod splitter;
 mod tail;
 
 pub(crate) use log_line::LogLine;
-pub(crate) use splitter::{LINE_BYTES_MAX, Splitter};
+pub(crate) use splitter::Splitter;
 pub(crate) use tail::Tail;
