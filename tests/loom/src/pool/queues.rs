@@ -125,23 +125,6 @@ impl Yard {
         self.workers.lock().unwrap().push(worker);
     }
 
-    /// What a worker does until it goes home.
-    fn serve(self: &Arc<Self>, seat: Seat) {
-        let never_sleeps = self.never_sleeps.load(Ordering::Relaxed);
-        let next = || match never_sleeps {
-            true => self.queue.take_now(seat),
-            false => self.queue.take(seat).0.work,
-        };
-        while let Some(work) = next() {
-            if Arc::clone(&work).run(seat.epoch.0) == Ran::NotHere {
-                self.hire_if(&self.queue.hand_back(seat, work));
-                // Its epoch ends only when somebody else gets on.
-                thread::yield_now();
-            }
-        }
-        self.home.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// A piece that a worker is about to come back from.
     fn taken(self: &Arc<Self>) -> Arc<Piece> {
         let piece = self.piece();

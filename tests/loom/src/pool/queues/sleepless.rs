@@ -1,10 +1,12 @@
-//! The queue as workers without a thread see it: they go home instead of sleeping, and nothing
-//! is left when they do.
+//! How workers serve the queue: asleep while nothing waits, or, as those without a thread, at home;
+//! nothing is left when they go.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Yard, preempted};
+use loom::thread;
+
+use super::{Ran, Seat, Work, Yard, preempted};
 
 impl Yard {
     /// As [`new`](Self::new), with workers that go home instead of sleeping.
@@ -12,6 +14,25 @@ impl Yard {
         let yard = Self::new(workers_max);
         yard.never_sleeps.store(true, Ordering::Relaxed);
         yard
+    }
+
+    fn next(&self, seat: Seat) -> Option<Arc<dyn Work>> {
+        match self.never_sleeps.load(Ordering::Relaxed) {
+            true => self.queue.take_now(seat),
+            false => self.queue.take(seat).0.work,
+        }
+    }
+
+    /// What a worker does until it goes home.
+    pub(super) fn serve(self: &Arc<Self>, seat: Seat) {
+        while let Some(work) = self.next(seat) {
+            if Arc::clone(&work).run(seat.epoch.0) == Ran::NotHere {
+                self.hire_if(&self.queue.hand_back(seat, work));
+                // Its epoch ends only when somebody else gets on.
+                thread::yield_now();
+            }
+        }
+        self.home.fetch_add(1, Ordering::Relaxed);
     }
 }
 
