@@ -1,0 +1,154 @@
+//! The way back: what a plugin asks of a host that listens on a second socket.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::program::{Program, Start, TOKEN};
+
+/// A host that answers every line in the same way.
+struct Host {
+    heard: Receiver<(String, Value)>,
+    _folder: TempDir,
+    address: String,
+}
+
+impl Host {
+    fn new(status: u16, level: u32) -> Self {
+        let folder = TempDir::new().unwrap();
+        let socket = folder.path().join("host.socket");
+        let address = format!("http+unix://{}", socket.display());
+        let listener = UnixListener::bind(socket).unwrap();
+        let (tell, heard) = mpsc::channel();
+        thread::spawn(move || {
+            // Every connection carries two requests, so that the plugin has to connect again.
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                for _ in 0..2 {
+                    let Some(request) = request(&mut stream) else { break };
+                    let answer = format!(
+                        "HTTP/1.1 {status} X\r\nHotbay-Log-Level: {level}\r\n\
+                         Content-Length: 0\r\n\r\n"
+                    );
+                    stream.get_mut().write_all(answer.as_bytes()).unwrap();
+                    if tell.send(request).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Self { heard, _folder: folder, address }
+    }
+
+    fn start(&self) -> Program {
+        Start { host: Some(self.address.clone()), ..Start::default() }.run()
+    }
+
+    fn next(&self) -> (String, Value) {
+        self.heard.recv_timeout(std::time::Duration::from_secs(60)).unwrap()
+    }
+}
+
+/// The path and the body of a request with the token.
+fn request(stream: &mut BufReader<UnixStream>) -> Option<(String, Value)> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        lines.push(line);
+    }
+    let value = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).unwrap();
+    assert_eq!(value("hotbay-token: "), TOKEN);
+    let mut body = vec![0; value("content-length: ").parse().unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    let path = lines[0].split(' ').nth(1).unwrap().to_owned();
+    Some((path, serde_json::from_slice(&body).unwrap()))
+}
+
+fn log(program: &Program, by: &str, level: &str, message: &str) -> String {
+    program.execute(json!({ "do": "log", "by": by, "level": level, "message": message })).body
+}
+
+#[test]
+fn lines_reach_the_host_by_every_way_of_logging() {
+    let host = Host::new(200, 5);
+    let program = host.start();
+    let (path, line) = host.next();
+    assert_eq!((path.as_str(), &line["message"]), ("/log", &json!("started")));
+    for (by, level, code) in [("host", "warn", 2), ("tracing", "debug", 4), ("log", "error", 1)] {
+        assert_eq!(log(&program, by, level, by), "ok");
+        let (path, line) = host.next();
+        assert_eq!((path.as_str(), &line["level"]), ("/log", &json!(code)));
+        assert_eq!(line["message"], by);
+        if by == "tracing" {
+            assert_eq!(line["target"], "served");
+            assert!(line["file"].as_str().unwrap().ends_with("lib.rs"));
+            assert!(line["fields"].is_object());
+        }
+    }
+}
+
+#[test]
+fn a_level_that_the_host_does_not_want_stays_here() {
+    let host = Host::new(200, 2);
+    let program = host.start();
+    assert_eq!(host.next().1["message"], "started");
+    let enabled = |level: &str| program.execute(json!({ "do": "enabled", "level": level })).body;
+    assert_eq!([enabled("error"), enabled("warn"), enabled("info")], ["true", "true", "false"]);
+    assert_eq!(log(&program, "host", "info", "unheard"), "ok");
+    assert_eq!(log(&program, "host", "error", "heard"), "ok");
+    assert_eq!(host.next().1["message"], "heard");
+}
+
+#[test]
+fn what_the_host_answers_is_what_the_plugin_hears() {
+    for (status, says) in [
+        (403, "the manifest's `permissions` do not name this service"),
+        (410, "the plugin was stopped"),
+        (503, "the host does not offer this service now"),
+        (404, "the host does not offer this service now"),
+    ] {
+        let program = Host::new(status, 5).start();
+        assert_eq!(log(&program, "host", "info", "x"), says);
+    }
+}
+
+#[test]
+fn without_a_host_or_with_one_that_does_not_answer_a_line_is_not_served() {
+    let unavailable = "the host does not offer this service now";
+    assert_eq!(log(&Start::default().run(), "host", "info", "x"), unavailable);
+    let folder = TempDir::new().unwrap();
+    let socket = folder.path().join("host.socket");
+    let address = format!("http+unix://{}", socket.display());
+    let start = || Start { host: Some(address.clone()), ..Start::default() };
+    assert_eq!(log(&start().run(), "host", "info", "x"), unavailable);
+    // It accepts, and never answers.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    assert_eq!(log(&start().run(), "host", "info", "x"), unavailable);
+}
+
+#[test]
+fn a_panic_on_a_thread_of_the_plugins_own_is_told() {
+    let host = Host::new(200, 5);
+    let program = host.start();
+    assert_eq!(host.next().0, "/log");
+    let ask = json!({ "do": "panic-elsewhere", "message": "ouch" });
+    assert_eq!(program.execute(ask.clone()).body, "panicked");
+    let (path, told) = host.next();
+    assert_eq!((path.as_str(), &told["message"]), ("/thread-panicked", &json!("ouch")));
+    assert!(told["location"].as_str().unwrap().contains("lib.rs:"));
+    assert_eq!(program.errors(), "");
+    let alone = Start::default().run();
+    assert_eq!(alone.execute(ask).body, "panicked");
+    assert!(alone.errors().contains("a thread of the plugin's own panicked"));
+}
