@@ -2,6 +2,7 @@
 //! that wait for it. The one place where calls and reloads meet.
 
 mod attention;
+mod cache_meter;
 mod health;
 mod pause;
 mod queueing;
@@ -23,6 +24,7 @@ use crate::metrics::Latencies;
 use crate::pool::{Hand, Queue};
 use crate::sync::Tally;
 use attention::Reason;
+use cache_meter::CacheMeter;
 use health::Coming;
 pub(crate) use health::{Health, Pass};
 use pause::Vacancy;
@@ -60,6 +62,7 @@ pub(crate) struct Meter {
     /// Calls that waited too long to be worth beginning.
     pub(crate) shed: AtomicU64,
     pub(crate) log_lines_dropped: AtomicU64,
+    pub(crate) cache: CacheMeter,
     /// How long some of the calls took.
     pub(crate) latencies: Latencies,
 }
@@ -139,6 +142,7 @@ impl Slot {
             abandoned: AtomicU64::new(0),
             shed: AtomicU64::new(0),
             log_lines_dropped: AtomicU64::new(0),
+            cache: CacheMeter::default(),
             latencies: Latencies::new(),
         };
         Self {
