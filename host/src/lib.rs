@@ -65,7 +65,7 @@ pub use host::{
     Host, HostBuilder, KeptLibrary, LoadReport, LoadedPlugin, PluginInfo, RefusedPlugin, Reloaded,
 };
 pub use id::{GenerationId, InvalidName, PluginName};
-pub use layers::{Call, Layer, Next};
+pub use layers::{Call, Layer, Next, ResponseCache};
 pub use manifest::Manifest;
 pub use pipeline::{Done, Many, Pipeline, PipelineStep, RunMany};
 pub use providers::{OnFailure, Preference, Providers};

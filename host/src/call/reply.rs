@@ -36,6 +36,11 @@ impl Reply {
         Self { output, ..Self::vacant() }
     }
 
+    /// The same reply, as one that this generation gave.
+    pub(crate) fn of_generation(self, generation: GenerationId) -> Self {
+        Self { generation, ..self }
+    }
+
     /// Where the plugin writes.
     #[inline]
     pub(crate) fn output_mut(&mut self) -> &mut Output {

@@ -33,7 +33,7 @@ pub struct HostBuilder {
     quarantine: Option<Quarantine>,
     want_frames: bool,
     deadline_default: Option<Duration>,
-    layers: Layers,
+    pub(super) layers: Layers,
     grant: Option<Grant>,
     /// The first thing that was asked for and makes no sense.
     pub(super) mistake: Option<Error>,
@@ -293,8 +293,8 @@ impl HostBuilder {
     ///
     /// # Errors
     ///
-    /// The first compiled-in plugin that did not start; `NotFound` for a validator of what is no
-    /// plugin's name; `Overloaded` when the system gives no thread to watch on.
+    /// The first compiled-in plugin that did not start; `NotFound` for a validator, a preference
+    /// or a cache of what is no plugin's name; `Overloaded` when the system gives no thread to watch on.
     pub fn build(self) -> Result<Host, Error> {
         if let Some(mistake) = self.mistake {
             return Err(mistake);

@@ -46,6 +46,13 @@ pub struct PluginInfo {
     pub shed: u64,
     /// Lines that were not logged, because there were too many.
     pub log_lines_dropped: u64,
+    /// Calls that were answered from its [cache](crate::ResponseCache), which count among
+    /// `calls` too.
+    pub cache_hits: u64,
+    /// Calls that were looked for in its cache and not found.
+    pub cache_misses: u64,
+    /// Bytes that its cache holds.
+    pub cache_bytes: u64,
     /// Bytes that it has allocated and not released; none where it does not count.
     pub live_bytes: Option<i64>,
     /// What its manifest asked for and did not get, in words.
@@ -83,6 +90,9 @@ impl PluginInfo {
             abandoned: count(&meter.abandoned),
             shed: count(&meter.shed),
             log_lines_dropped: count(&meter.log_lines_dropped),
+            cache_hits: count(&meter.cache.hits),
+            cache_misses: count(&meter.cache.misses),
+            cache_bytes: count(&meter.cache.bytes),
             live_bytes: slot.live_bytes(),
             notes: build.notes.clone(),
         }

@@ -1,6 +1,7 @@
 //! Owns and wires every room; decides nothing.
 
 mod builder;
+mod caching;
 mod figures;
 mod function;
 mod gate;

@@ -12,9 +12,10 @@
 //! 5. `permit`: refuses what the plugin was not granted.
 //! 6. `validate`: refuses input that does not fit the manifest's `input_schema` or that the
 //!    application does not accept.
-//! 7. `deadline`: refuses what nobody waits for any more.
-//! 8. `breaker`: refuses while the plugin is quarantined, and judges how calls end.
-//! 9. `limit`: bounds the calls that run at once.
+//! 7. `cache`: answers what was answered before, if the application wants that; a null check.
+//! 8. `deadline`: refuses what nobody waits for any more.
+//! 9. `breaker`: refuses while the plugin is quarantined, and judges how calls end.
+//! 10. `limit`: bounds the calls that run at once.
 //!
 //! The slot's lease is innermost. Where a reload comes between `permit` or `validate` and the
 //! lease, the slot has the call judged again by the generation that it goes to: what was granted
@@ -22,6 +23,7 @@
 
 mod app;
 mod breaker;
+mod cache;
 mod deadline;
 mod limit;
 mod meter;
@@ -43,6 +45,8 @@ use crate::slot::Slot;
 use app::Applications;
 pub use app::{Call, Layer, Next};
 use breaker::Breaker;
+use cache::Cache;
+pub use cache::ResponseCache;
 use deadline::Deadline;
 use limit::Limit;
 use meter::Meter;
@@ -54,13 +58,14 @@ use validate::{Validate, Validator};
 /// The corridor of one plugin.
 pub(crate) type Stack = Trace<Meter<Applications<Fittings>>>;
 
-type Fittings = Shortcut<Permit<Validate<Deadline<Breaker<Limit<Arc<Slot>>>>>>>;
+type Fittings = Shortcut<Permit<Validate<Cache<Deadline<Breaker<Limit<Arc<Slot>>>>>>>>;
 
-/// What an application puts around calls: layers around all, validators before some.
+/// What an application puts around calls: layers around all, validators and caches before some.
 #[derive(Clone, Default)]
 pub(crate) struct Layers {
     layers: Vec<Arc<dyn Layer>>,
     validators: BTreeMap<PluginName, Vec<Arc<Validator>>>,
+    caches: BTreeMap<PluginName, ResponseCache>,
 }
 
 impl Layers {
@@ -73,6 +78,11 @@ impl Layers {
     pub(crate) fn validate(&mut self, plugin: PluginName, validator: Arc<Validator>) {
         self.validators.entry(plugin).or_default().push(validator);
     }
+
+    /// Keeps the replies of one plugin, as the last word about it says.
+    pub(crate) fn cache(&mut self, plugin: PluginName, cache: ResponseCache) {
+        self.caches.insert(plugin, cache);
+    }
 }
 
 impl fmt::Debug for Layers {
@@ -80,6 +90,7 @@ impl fmt::Debug for Layers {
         f.debug_struct("Layers")
             .field("layers", &self.layers.len())
             .field("validated", &self.validators.keys())
+            .field("cached", &self.caches.keys())
             .finish()
     }
 }
@@ -88,6 +99,7 @@ impl fmt::Debug for Layers {
 pub(crate) struct Applied {
     layers: Vec<Arc<dyn Layer>>,
     validators: Vec<Arc<Validator>>,
+    cache: Option<ResponseCache>,
 }
 
 impl Applied {
@@ -109,7 +121,8 @@ impl Layers {
             error.of(manifest.name())
         })?;
         let validators = self.validators.get(manifest.name()).cloned().unwrap_or_default();
-        Ok(Applied { layers, validators })
+        let cache = self.caches.get(manifest.name()).cloned();
+        Ok(Applied { layers, validators, cache })
     }
 }
 
@@ -117,8 +130,10 @@ impl Layers {
 pub(crate) fn stack(slot: &Arc<Slot>, applied: &Applied) -> Stack {
     let own = || Arc::clone(slot);
     let inner = Deadline::new(own(), Breaker::new(own(), Limit::new(own(), own())));
+    let inner = Cache::new(own(), applied.cache.as_ref(), inner);
     let inner = Permit::new(own(), Validate::new(own(), &applied.validators, inner));
-    let fittings = Shortcut::new(own(), !applied.validators.is_empty(), inner);
+    let is_closed = !applied.validators.is_empty() || applied.cache.is_some();
+    let fittings = Shortcut::new(own(), is_closed, inner);
     Trace::new(own(), Meter::new(own(), Applications::around(slot, &applied.layers, fittings)))
 }
 

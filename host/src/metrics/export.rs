@@ -23,10 +23,13 @@ use crate::id::PluginName;
 /// | `hotbay_calls_shed_total` | counter | pooled calls that waited too long to be begun |
 /// | `hotbay_calls_abandoned_total` | counter | pooled calls that ran into their deadlines |
 /// | `hotbay_log_lines_dropped_total` | counter | lines of the plugin's log that were dropped |
+/// | `hotbay_cache_hits_total` | counter | calls that were answered from the plugin's cache |
+/// | `hotbay_cache_misses_total` | counter | calls that were looked for in the cache and not found |
 /// | `hotbay_calls_waiting` | gauge | calls that wait in the queue |
 /// | `hotbay_calls_running` | gauge | calls that run |
 /// | `hotbay_generation` | gauge | the generation that serves, 0 for none |
 /// | `hotbay_quarantined` | gauge | 1 while the plugin is not called for a while |
+/// | `hotbay_cache_bytes` | gauge | bytes that the plugin's cache holds |
 /// | `hotbay_live_bytes` | gauge | bytes that the plugin holds, if it counts them |
 /// | `hotbay_call_duration_seconds` | histogram | durations of sampled calls |
 /// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | one call in so many is sampled |
@@ -65,7 +68,7 @@ struct Known {
 
 type Row<T> = (&'static str, &'static str, fn(&PluginFigures) -> T);
 
-const COUNTERS: [Row<u64>; 7] = [
+const COUNTERS: [Row<u64>; 9] = [
     ("hotbay_calls_total", "calls, however they ended", |plugin| plugin.calls),
     ("hotbay_call_errors_total", "calls that the plugin answered with an error", |plugin| {
         plugin.errors
@@ -81,9 +84,17 @@ const COUNTERS: [Row<u64>; 7] = [
     ("hotbay_log_lines_dropped_total", "lines of the plugin's log that were dropped", |plugin| {
         plugin.log_lines_dropped
     }),
+    ("hotbay_cache_hits_total", "calls that were answered from the plugin's cache", |plugin| {
+        plugin.cache_hits
+    }),
+    (
+        "hotbay_cache_misses_total",
+        "calls that were looked for in the cache and not found",
+        |plugin| plugin.cache_misses,
+    ),
 ];
 
-const GAUGES: [Row<Option<f64>>; 5] = [
+const GAUGES: [Row<Option<f64>>; 6] = [
     ("hotbay_calls_waiting", "calls that wait in the queue", |plugin| Some(plugin.waiting as f64)),
     ("hotbay_calls_running", "calls that run", |plugin| Some(plugin.running as f64)),
     ("hotbay_generation", "the generation that serves, 0 for none", |plugin| {
@@ -91,6 +102,9 @@ const GAUGES: [Row<Option<f64>>; 5] = [
     }),
     ("hotbay_quarantined", "1 while the plugin is not called for a while", |plugin| {
         Some(f64::from(u8::from(plugin.is_quarantined)))
+    }),
+    ("hotbay_cache_bytes", "bytes that the plugin's cache holds", |plugin| {
+        Some(plugin.cache_bytes as f64)
     }),
     ("hotbay_live_bytes", "bytes that the plugin holds, if it counts them", |plugin| {
         plugin.live_bytes.map(|bytes| bytes as f64)

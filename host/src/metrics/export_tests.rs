@@ -122,6 +122,9 @@ fn every_figure_has_its_line() {
         shed: 4,
         abandoned: 5,
         log_lines_dropped: 6,
+        cache_hits: 11,
+        cache_misses: 12,
+        cache_bytes: 13,
         waiting: 8,
         running: 9,
         is_quarantined: true,
@@ -138,6 +141,9 @@ fn every_figure_has_its_line() {
         ("hotbay_calls_shed_total{one}", 4.0),
         ("hotbay_calls_abandoned_total{one}", 5.0),
         ("hotbay_log_lines_dropped_total{one}", 6.0),
+        ("hotbay_cache_hits_total{one}", 11.0),
+        ("hotbay_cache_misses_total{one}", 12.0),
+        ("hotbay_cache_bytes{one}", 13.0),
         ("hotbay_generation{one}", 7.0),
         ("hotbay_calls_waiting{one}", 8.0),
         ("hotbay_calls_running{one}", 9.0),
@@ -148,7 +154,7 @@ fn every_figure_has_its_line() {
         ("hotbay_plugins", 1.0),
         ("hotbay_kept_libraries", 3.0),
     ]);
-    assert_eq!(lock(&page.0).len(), 16);
+    assert_eq!(lock(&page.0).len(), 19);
 }
 
 #[test]

@@ -42,6 +42,12 @@ pub struct PluginFigures {
     pub abandoned: u64,
     /// Lines of its log that were dropped.
     pub log_lines_dropped: u64,
+    /// Calls that were answered from its cache.
+    pub cache_hits: u64,
+    /// Calls that were looked for in its cache and not found.
+    pub cache_misses: u64,
+    /// Bytes that its cache holds.
+    pub cache_bytes: u64,
     /// Calls that wait in the queue.
     pub waiting: u64,
     /// Calls that run.
@@ -68,6 +74,9 @@ impl PluginFigures {
             shed: 0,
             abandoned: 0,
             log_lines_dropped: 0,
+            cache_hits: 0,
+            cache_misses: 0,
+            cache_bytes: 0,
             waiting: 0,
             running: 0,
             is_quarantined: false,

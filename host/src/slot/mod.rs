@@ -2,6 +2,7 @@
 //! that wait for it. The one place where calls and reloads meet.
 
 mod attention;
+mod cache_meter;
 mod gather;
 mod health;
 mod in_flight;
@@ -26,6 +27,7 @@ use crate::metrics::Latencies;
 use crate::pool::{Hand, Queue};
 use crate::sync::Tally;
 use attention::Reason;
+use cache_meter::CacheMeter;
 pub(crate) use gather::{Gather, Gathered, Place};
 use health::{Coming, is_unanswered};
 pub(crate) use health::{Health, Pass};
@@ -67,6 +69,7 @@ pub(crate) struct Meter {
     /// Calls that waited too long to be worth beginning.
     pub(crate) shed: AtomicU64,
     pub(crate) log_lines_dropped: AtomicU64,
+    pub(crate) cache: CacheMeter,
     /// How long some of the calls took.
     pub(crate) latencies: Latencies,
 }
@@ -155,6 +158,7 @@ impl Slot {
             abandoned: AtomicU64::new(0),
             shed: AtomicU64::new(0),
             log_lines_dropped: AtomicU64::new(0),
+            cache: CacheMeter::default(),
             latencies: Latencies::new(),
         };
         Self {

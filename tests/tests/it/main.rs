@@ -37,6 +37,7 @@ mod quarantine;
 mod queue;
 mod races;
 mod reload;
+mod response_cache;
 mod rollback;
 mod shedding;
 mod shutdown_grace;

@@ -1,0 +1,195 @@
+//! Answers calls that were answered before, where the application wants that. Costs a null check
+//! where it does not; else the SHA-256 of the input, a short lock, and a copy of the reply.
+
+mod store;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::call::Reply;
+use crate::error::Error;
+use crate::slot::{Slot, Step, Stride, Visit};
+use crate::sync::lock;
+use store::{Kept, Key, Store};
+
+/// A cache of a plugin's replies, for [`HostBuilder::cache`](crate::HostBuilder::cache).
+///
+/// A call is answered from it if the plugin's current build answered a call with the same input,
+/// content type, [operation](crate::Request::operation) and
+/// [endpoint](crate::Request::endpoint) before. Deadlines, tokens and traces do not count. So it
+/// suits plugins whose replies follow from these alone.
+///
+/// Only replies are kept, never errors. A reload empties it. Two callers that ask the same at
+/// the same time, before there is a reply, both reach the plugin. What the plugin is not granted
+/// or what does not fit its `input_schema` is refused all the same. While a plugin is
+/// quarantined, [`call`](crate::PluginHandle::call) still answers what is kept;
+/// [`execute`](crate::PluginHandle::execute) stands in the plugin's queue first, which takes
+/// nothing then.
+///
+/// ```
+/// # use std::sync::atomic::{AtomicU32, Ordering};
+/// # use std::time::Duration;
+/// # use hotbay::{Error, Host, Output, Request, ResponseCache};
+/// let answered = AtomicU32::new(0);
+/// let host = Host::builder()
+///     .register_fn("slow", move |_, _| {
+///         Ok(Output::text(format!("answer {}", answered.fetch_add(1, Ordering::Relaxed))))
+///     })
+///     .cache("slow", ResponseCache::new().bytes_max(1 << 20).age_max(Duration::from_secs(300)))
+///     .build()?;
+/// let slow = host.plugin("slow")?;
+/// assert_eq!(slow.call(Request::text("a"))?.as_text()?, "answer 0");
+/// assert_eq!(slow.call(Request::text("a"))?.as_text()?, "answer 0");
+/// assert_eq!(slow.call(Request::text("b"))?.as_text()?, "answer 1");
+/// assert_eq!((host.list()[0].cache_hits, host.list()[0].cache_misses), (1, 2));
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct ResponseCache {
+    bytes_max: u64,
+    age_max: Duration,
+}
+
+impl ResponseCache {
+    /// A cache of 16 MiB whose replies are good for 60 seconds.
+    pub fn new() -> Self {
+        Self { bytes_max: 16 << 20, age_max: Duration::from_secs(60) }
+    }
+
+    /// Sets how many bytes it may take, with some for each reply besides its body; the replies
+    /// that were not asked for longest make room. One that would take more than an eighth is not
+    /// kept.
+    pub fn bytes_max(mut self, bytes_max: u64) -> Self {
+        self.bytes_max = bytes_max;
+        self
+    }
+
+    /// Sets how long a reply is good, from when the plugin gave it.
+    pub fn age_max(mut self, age_max: Duration) -> Self {
+        self.age_max = age_max;
+        self
+    }
+}
+
+impl Default for ResponseCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+pub(crate) struct Cache<S> {
+    slot: Arc<Slot>,
+    /// None where the application wants no cache, which is usual.
+    kept: Option<Box<Shelf>>,
+    inner: S,
+}
+
+struct Shelf {
+    bytes_max: u64,
+    store: Mutex<Store>,
+}
+
+/// What a look into the cache found.
+enum Look {
+    Found(Reply),
+    /// The reply is to be kept under this key.
+    Missed(Key),
+    /// There is no cache, or nobody serves now whose replies could be in it.
+    Past,
+}
+
+impl<S> Cache<S> {
+    pub(super) fn new(slot: Arc<Slot>, wanted: Option<&ResponseCache>, inner: S) -> Self {
+        let shelf = |limits: &ResponseCache| {
+            let store = Mutex::new(Store::new(limits));
+            Box::new(Shelf { bytes_max: limits.bytes_max, store })
+        };
+        Self { slot, kept: wanted.map(shelf), inner }
+    }
+
+    /// Looks for the reply to a call.
+    #[inline]
+    fn look(&self, visit: &Visit<'_>) -> Look {
+        match &self.kept {
+            None => Look::Past,
+            Some(shelf) => self.look_at(shelf, visit),
+        }
+    }
+
+    #[inline(never)]
+    fn look_at(&self, shelf: &Shelf, visit: &Visit<'_>) -> Look {
+        let leased = visit.lease.map(|token| token.generation().id);
+        let current = || self.slot.generation().map(|generation| generation.id);
+        let Some(generation) = leased.or_else(current) else { return Look::Past };
+        if self.slot.is_ending() {
+            return Look::Past;
+        }
+        let key = Key::of(visit.request, generation);
+        let meter = &self.slot.meter.cache;
+        let found = {
+            let mut store = lock(&shelf.store);
+            let found = store.get(&key, Instant::now());
+            meter.bytes.store(store.bytes(), Ordering::Relaxed);
+            found
+        };
+        let counter = if found.is_some() { &meter.hits } else { &meter.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        // Copied outside the lock.
+        found.map_or(Look::Missed(key), |kept| Look::Found(kept.reply()))
+    }
+
+    /// Keeps a reply that was looked for in vain.
+    fn keep(&self, key: &Key, reply: &Reply) {
+        let Some(shelf) = &self.kept else { return };
+        if !Store::has_room_for(shelf.bytes_max, reply) {
+            return;
+        }
+        let now = Instant::now();
+        let kept = Kept::copy_of(reply, now);
+        let mut store = lock(&shelf.store);
+        store.put(key, kept, now);
+        self.slot.meter.cache.bytes.store(store.bytes(), Ordering::Relaxed);
+    }
+}
+
+impl<S: Step> Step for Cache<S> {
+    #[inline]
+    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        match self.look(visit) {
+            Look::Past => return self.inner.call(visit, reply),
+            Look::Found(found) => *reply = found,
+            Look::Missed(key) => {
+                self.inner.call(visit, reply)?;
+                self.keep(&key, reply);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: Stride> Stride for Cache<S> {
+    async fn stride(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        match self.look(visit) {
+            Look::Past => return self.inner.stride(visit, reply).await,
+            Look::Found(found) => *reply = found,
+            Look::Missed(key) => {
+                self.inner.stride(visit, reply).await?;
+                self.keep(&key, reply);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Cache<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("is_on", &self.kept.is_some())
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

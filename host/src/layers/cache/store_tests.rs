@@ -1,0 +1,120 @@
+//! The store: what is found, what goes first, and what is never kept.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn store(bytes_max: u64) -> Store {
+    Store::new(&ResponseCache::new().bytes_max(bytes_max).age_max(10 * SECOND))
+}
+
+fn generation(number: u64) -> GenerationId {
+    GenerationId::after(number - 1)
+}
+
+fn key(question: &str, of: u64) -> Key {
+    Key::of(&Request::text(question), generation(of))
+}
+
+fn reply(answer: &str, of: u64) -> Reply {
+    Reply::new(Output::text(answer)).of_generation(generation(of))
+}
+
+fn put(store: &mut Store, question: &str, answer: &str, of: u64, now: Instant) {
+    store.put(&key(question, of), Kept::copy_of(&reply(answer, of), now), now);
+}
+
+fn get(store: &mut Store, question: &str, of: u64, now: Instant) -> Option<String> {
+    let reply = store.get(&key(question, of), now)?.reply();
+    assert_eq!(reply.generation(), generation(of));
+    Some(reply.as_text().unwrap().to_owned())
+}
+
+#[test]
+fn every_part_of_a_question_counts() {
+    let request = || Request::text("a");
+    let questions = [
+        request(),
+        Request::text("b"),
+        Request::text(""),
+        Request::bytes(b"a"),
+        request().with_content_type("a"),
+        request().operation("read"),
+        request().operation("rea"),
+        request().operation(""),
+        request().endpoint("read"),
+        Request::text("da").operation("rea"),
+        Request::text("").operation("reada"),
+    ];
+    let of = |of| questions.iter().map(move |request| Key::of(request, generation(of)));
+    let digests: std::collections::BTreeSet<_> = of(1).chain(of(2)).map(|key| key.digest).collect();
+    assert_eq!(digests.len(), 2 * questions.len());
+    let bounded = request().idempotent().deadline_in(SECOND).wait_for_place(SECOND);
+    assert_eq!(Key::of(&bounded, generation(1)), Key::of(&request(), generation(1)));
+}
+
+#[test]
+fn a_reply_comes_back_as_it_was_until_it_is_too_old() {
+    let (mut store, now) = (store(1 << 20), Instant::now());
+    let output = Output::text("<a/>").with_content_type("text/x-own");
+    let of = Reply::new(output).of_generation(generation(3));
+    store.put(&key("q", 3), Kept::copy_of(&of, now), now);
+    let found = store.get(&key("q", 3), now + 9 * SECOND).expect("it is there").reply();
+    assert_eq!((found.as_bytes(), found.content_type()), (&b"<a/>"[..], "text/x-own"));
+    assert!(store.get(&key("q", 3), now + 10 * SECOND).is_none());
+    assert_eq!(store.bytes(), 0, "it was let go of");
+}
+
+#[test]
+fn what_was_not_asked_for_longest_goes_first() {
+    let now = Instant::now();
+    let mut store = store(3 * bytes_of(1, "text/plain; charset=utf-8"));
+    for question in ["a", "b", "c"] {
+        put(&mut store, question, "1", 1, now);
+    }
+    assert!(get(&mut store, "a", 1, now).is_some());
+    put(&mut store, "d", "1", 1, now);
+    let found: Vec<_> =
+        ["a", "b", "c", "d"].map(|one| get(&mut store, one, 1, now).is_some()).into();
+    assert_eq!(found, [true, false, true, true]);
+    assert_eq!(store.bytes(), store.bytes_max);
+    put(&mut store, "e", "1", 1, now + 10 * SECOND);
+    assert_eq!(store.bytes(), store.bytes_max / 3, "what is too old makes room");
+}
+
+#[test]
+fn the_same_question_is_kept_once_with_the_latest_answer() {
+    let (mut store, now) = (store(1 << 20), Instant::now());
+    put(&mut store, "q", "long ago", 1, now);
+    put(&mut store, "q", "now", 1, now);
+    assert_eq!(get(&mut store, "q", 1, now).as_deref(), Some("now"));
+    assert_eq!(store.bytes(), bytes_of(3, "text/plain; charset=utf-8"));
+}
+
+#[test]
+fn a_later_generation_empties_it_and_an_earlier_one_changes_nothing() {
+    let (mut store, now) = (store(1 << 20), Instant::now());
+    put(&mut store, "q", "of one", 1, now);
+    assert_eq!(get(&mut store, "q", 2, now), None);
+    assert_eq!(store.bytes(), 0);
+    put(&mut store, "q", "of two", 2, now);
+    put(&mut store, "q", "of one", 1, now);
+    assert_eq!(get(&mut store, "q", 1, now), None);
+    assert_eq!(get(&mut store, "q", 2, now).as_deref(), Some("of two"));
+    // Asked of one build, answered by the next: nobody knows whose question it was.
+    store.put(&key("r", 2), Kept::copy_of(&reply("of three", 3), now), now);
+    assert_eq!(get(&mut store, "r", 2, now), None);
+}
+
+#[test]
+fn a_reply_that_would_take_more_than_an_eighth_is_not_kept() {
+    let bytes_max = 8 * bytes_of(100, "text/plain; charset=utf-8");
+    let check = |length, fits| {
+        let reply = reply(&"x".repeat(length), 1);
+        assert_eq!(Store::has_room_for(bytes_max, &reply), fits, "{length}");
+    };
+    check(0, true);
+    check(100, true);
+    check(101, false);
+    assert!(!Store::has_room_for(0, &reply("", 1)));
+}
