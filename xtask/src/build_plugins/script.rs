@@ -89,7 +89,8 @@ fn mode(_: &fs::Metadata) -> u32 {
     0o755
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
