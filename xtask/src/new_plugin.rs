@@ -16,7 +16,20 @@ pub(crate) struct Options {
     /// An existing folder to make it in; `plugins` of the workspace if not given.
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
+    /// Makes a program that runs in a process of its own, instead of a library.
+    #[arg(long)]
+    process: bool,
 }
+
+/// What the plugin is built into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Library,
+    Process,
+}
+
+/// The line by which the template's library is a plugin.
+const EXPORT: &str = "export_plugin!(Greeter);\n\n";
 
 const NAME_CHARS_MAX: usize = 64;
 
@@ -105,7 +118,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
     );
 
     let folder = parent.join(name);
-    let texts = Texts::new(workspace, name, is_member)?;
+    let kind = if options.process { Kind::Process } else { Kind::Library };
+    let texts = Texts::new(workspace, name, is_member, kind)?;
     write(&folder, &texts)?;
 
     println!("wrote {}", workspace.told(&folder));
@@ -130,7 +144,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
 struct Texts(Vec<(&'static str, String)>);
 
 impl Texts {
-    fn new(workspace: &Workspace, name: &str, is_member: bool) -> anyhow::Result<Self> {
+    fn new(workspace: &Workspace, name: &str, is_member: bool, kind: Kind) -> anyhow::Result<Self> {
         let api = workspace
             .package("hotbay-plugin")
             .context("the workspace has no crate `hotbay-plugin`, which plugins link")?;
@@ -151,17 +165,29 @@ impl Texts {
             let fill = |text: String, (key, value): &(&str, String)| text.replace(key, value);
             values.iter().fold(text.to_owned(), fill)
         };
-        let cargo = if is_member {
-            include_str!("template/member.toml")
-        } else {
-            include_str!("template/standalone.toml")
+        let cargo = match (kind, is_member) {
+            (Kind::Library, true) => include_str!("template/member.toml"),
+            (Kind::Library, false) => include_str!("template/standalone.toml"),
+            (Kind::Process, true) => include_str!("template/process-member.toml"),
+            (Kind::Process, false) => include_str!("template/process-standalone.toml"),
         };
-        Ok(Self(vec![
+        let library = include_str!("template/lib.rs");
+        let mut texts = vec![
             ("Cargo.toml", fill(cargo)),
-            ("plugin.json", fill(include_str!("template/plugin.json"))),
             ("README.md", fill(include_str!("template/README.md"))),
-            ("src/lib.rs", fill(include_str!("template/lib.rs"))),
-        ]))
+        ];
+        texts.extend(match kind {
+            Kind::Library => vec![
+                ("plugin.json", fill(include_str!("template/plugin.json"))),
+                ("src/lib.rs", fill(library)),
+            ],
+            Kind::Process => vec![
+                ("plugin.json", fill(include_str!("template/process.json"))),
+                ("src/lib.rs", fill(&library.replace(EXPORT, ""))),
+                ("src/main.rs", fill(include_str!("template/main.rs"))),
+            ],
+        });
+        Ok(Self(texts))
     }
 }
 
@@ -230,33 +256,55 @@ mod tests {
         }
     }
 
+    /// The texts of every template.
+    fn all() -> Vec<Texts> {
+        let kinds = [Kind::Library, Kind::Process].into_iter();
+        kinds
+            .flat_map(|kind| [(kind, true), (kind, false)])
+            .map(|(kind, member)| Texts::new(&workspace(), "word-count", member, kind).unwrap())
+            .collect()
+    }
+
+    fn text<'a>(texts: &'a Texts, path: &str) -> &'a str {
+        &texts.0.iter().find(|(found, _)| *found == path).unwrap().1
+    }
+
     #[test]
     fn every_placeholder_is_filled() {
-        for is_member in [true, false] {
-            let texts = Texts::new(&workspace(), "word-count", is_member).unwrap();
-            for (path, text) in &texts.0 {
-                assert!(!text.contains("{{"), "{path}: {text}");
-            }
+        for (path, text) in all().iter().flat_map(|texts| &texts.0) {
+            assert!(!text.contains("{{"), "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_library_is_exported_and_a_program_served() {
+        for texts in all() {
+            let is_program = texts.0.iter().any(|(path, _)| *path == "src/main.rs");
+            assert_eq!(text(&texts, "src/lib.rs").contains("export_plugin!"), !is_program);
+            let served = "serve_plugin!(word_count::Greeter);";
+            assert!(!is_program || text(&texts, "src/main.rs").contains(served));
         }
     }
 
     #[test]
     fn the_manifest_agrees_with_what_it_is_built_from() {
-        let texts = Texts::new(&workspace(), "word-count", false).unwrap();
-        let text = |path: &str| &texts.0.iter().find(|(found, _)| *found == path).unwrap().1;
-        let manifest = crate::build_plugins::manifest::Manifest::read(text("plugin.json")).unwrap();
-        assert_eq!((&*manifest.package, &*manifest.version), ("word-count", "0.1.0"));
-        let cargo = toml_edit::Document::parse(text("Cargo.toml").as_str()).unwrap();
-        assert_eq!(cargo["package"]["name"].as_str(), Some("word-count"));
-        assert_eq!(cargo["package"]["version"].as_str(), Some("0.1.0"));
-        let api = &cargo["dependencies"]["hotbay-plugin"];
-        assert_eq!(api["path"].as_str(), Some("/w/hotbay-plugin"));
+        for kind in [Kind::Library, Kind::Process] {
+            let texts = Texts::new(&workspace(), "word-count", false, kind).unwrap();
+            let manifest = text(&texts, "plugin.json");
+            let manifest = crate::build_plugins::manifest::Manifest::read(manifest).unwrap();
+            assert_eq!((&*manifest.package, &*manifest.version), ("word-count", "0.1.0"));
+            let cargo = toml_edit::Document::parse(text(&texts, "Cargo.toml")).unwrap();
+            assert_eq!(cargo["package"]["name"].as_str(), Some("word-count"));
+            assert_eq!(cargo["package"]["version"].as_str(), Some("0.1.0"));
+            let api = &cargo["dependencies"]["hotbay-plugin"];
+            assert_eq!(api["path"].as_str(), Some("/w/hotbay-plugin"));
+        }
     }
 
     #[test]
     fn an_existing_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let texts = Texts::new(&workspace(), "a", true).unwrap();
+        let texts = Texts::new(&workspace(), "a", true, Kind::Library).unwrap();
         let error = write(folder.path(), &texts).unwrap_err().to_string();
         assert!(error.contains("choose another name"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

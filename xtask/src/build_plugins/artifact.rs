@@ -1,4 +1,4 @@
-//! Has cargo build one plugin's library and finds out where it lies.
+//! Has cargo build one plugin's library or program and finds out where it lies.
 //! One call a plugin: building several at once would unify their features.
 
 use std::env::consts::DLL_EXTENSION;
@@ -10,14 +10,27 @@ use serde_json::Value;
 use crate::cargo;
 use crate::workspace::{Package, Workspace};
 
-/// Builds the library of `package` into the target folder of `workspace`.
+/// What of a crate is built.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'a> {
+    Library,
+    /// The binary of this name.
+    Program(&'a str),
+}
+
+/// Builds `target` of `package` into the target folder of `workspace`.
 pub(super) fn build(
     workspace: &Workspace,
     package: &Package,
+    target: Target<'_>,
     release: bool,
 ) -> anyhow::Result<PathBuf> {
     let mut command = cargo::cargo(&workspace.root);
-    command.args(["build", "--package", &package.name, "--lib"]);
+    command.args(["build", "--package", &package.name]);
+    match target {
+        Target::Library => command.arg("--lib"),
+        Target::Program(name) => command.args(["--bin", name]),
+    };
     command.arg("--message-format=json-render-diagnostics");
     command.arg("--manifest-path").arg(&package.manifest);
     command.arg("--target-dir").arg(&workspace.target);
@@ -28,33 +41,43 @@ pub(super) fn build(
     // Cargo has told why.
     let (name, status) = (&package.name, output.status);
     ensure!(status.success(), "`cargo build --package {name}` ended with {status}");
-    find(&String::from_utf8_lossy(&output.stdout), &package.manifest).with_context(|| {
-        format!(
-            "cargo built no cdylib; `{}` wants `crate-type = [\"cdylib\", \"rlib\"]` under [lib]",
-            workspace.told(&package.manifest)
-        )
+    find(&String::from_utf8_lossy(&output.stdout), &package.manifest, target).with_context(|| {
+        let manifest = workspace.told(&package.manifest);
+        match target {
+            Target::Library => format!(
+                "cargo built no cdylib; `{manifest}` wants `crate-type = [\"cdylib\", \"rlib\"]` \
+                 under [lib]"
+            ),
+            Target::Program(name) => format!("cargo built no binary `{name}` of `{manifest}`"),
+        }
     })
 }
 
-/// The file that cargo's messages name as the cdylib of the crate with this `Cargo.toml`.
-fn find(messages: &str, manifest: &Path) -> Option<PathBuf> {
+/// The file that cargo's messages name as the target of the crate with this `Cargo.toml`.
+fn find(messages: &str, manifest: &Path, target: Target<'_>) -> Option<PathBuf> {
     let artifacts = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["reason"] == "compiler-artifact")
-        .filter(|message| message["manifest_path"].as_str().map(Path::new) == Some(manifest))
-        .filter(|message| {
-            message["target"]["kind"]
-                .as_array()
-                .is_some_and(|kinds| kinds.iter().any(|kind| kind == "cdylib"))
-        });
-    artifacts
-        .filter_map(|message| {
-            let files = message["filenames"].as_array()?;
+        .filter(|message| message["manifest_path"].as_str().map(Path::new) == Some(manifest));
+    let file = |message: Value| match target {
+        Target::Library => {
+            let files = message["filenames"].as_array();
+            let files = files.filter(|_| is_of_kind(&message, "cdylib"))?;
             let library = |path: &PathBuf| path.extension().is_some_and(|e| e == DLL_EXTENSION);
             files.iter().filter_map(Value::as_str).map(PathBuf::from).find(library)
-        })
-        .next_back()
+        }
+        Target::Program(name) => {
+            let is_it = is_of_kind(&message, "bin") && message["target"]["name"] == name;
+            message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
+        }
+    };
+    artifacts.filter_map(file).next_back()
+}
+
+fn is_of_kind(message: &Value, kind: &str) -> bool {
+    let kinds = message["target"]["kind"].as_array();
+    kinds.is_some_and(|kinds| kinds.iter().any(|found| found == kind))
 }
 
 #[cfg(test)]
@@ -79,8 +102,24 @@ mod tests {
             r#"{"reason":"build-finished","success":true}"#.to_owned(),
         ]
         .join("\n");
-        let found = find(&messages, Path::new("/own/Cargo.toml")).unwrap();
+        let found = find(&messages, Path::new("/own/Cargo.toml"), Target::Library).unwrap();
         assert_eq!(found, PathBuf::from(format!("/t/libown.{DLL_EXTENSION}")));
-        assert_eq!(find(&messages, Path::new("/none/Cargo.toml")), None);
+        assert_eq!(find(&messages, Path::new("/none/Cargo.toml"), Target::Library), None);
+    }
+
+    #[test]
+    fn only_the_binary_of_that_name_is_taken() {
+        let message = |name: &str, kind: &str| {
+            serde_json::json!({
+                "reason": "compiler-artifact", "manifest_path": "/own/Cargo.toml",
+                "target": {"name": name, "kind": [kind]}, "filenames": ["/t/x"],
+                "executable": (kind == "bin").then(|| format!("/t/{name}")),
+            })
+            .to_string()
+        };
+        let messages = [message("a", "lib"), message("a", "bin"), message("b", "bin")].join("\n");
+        let find = |name| find(&messages, Path::new("/own/Cargo.toml"), Target::Program(name));
+        assert_eq!(find("a"), Some("/t/a".into()));
+        assert_eq!(find("c"), None);
     }
 }

@@ -4,16 +4,29 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
+use super::script;
+
 /// Where the sources of a plugin lie.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Watched {
     pub(super) plugin: String,
-    /// The folder with its `Cargo.toml` and its `plugin.json`.
+    /// The folder with its `plugin.json`.
     pub(super) folder: PathBuf,
-    /// The folders of the crates that it links by path.
-    pub(super) crates: BTreeSet<PathBuf>,
-    /// The `Cargo.toml` that its crate may inherit from.
-    pub(super) root: PathBuf,
+    pub(super) made_of: MadeOf,
+}
+
+/// What becomes a library or a program.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum MadeOf {
+    /// A crate, which lies in the plugin's folder.
+    Crate {
+        /// The folders of the crates that it links by path.
+        crates: BTreeSet<PathBuf>,
+        /// The `Cargo.toml` that it may inherit from.
+        root: PathBuf,
+    },
+    /// The files of the plugin's folder as they are.
+    Script,
 }
 
 /// The plugins that have to be built again because `path` changed.
@@ -22,9 +35,15 @@ pub(super) fn affected<'a>(path: &Path, plugins: &'a [Watched]) -> BTreeSet<&'a 
         return BTreeSet::new();
     }
     let is_affected = |plugin: &&Watched| {
-        path == plugin.root
-            || path.strip_prefix(&plugin.folder).is_ok_and(is_of_plugin)
-            || plugin.crates.iter().any(|one| path.strip_prefix(one).is_ok_and(is_of_crate))
+        let within = path.strip_prefix(&plugin.folder).ok();
+        match &plugin.made_of {
+            MadeOf::Script => within.is_some_and(script::is_installed),
+            MadeOf::Crate { crates, root } => {
+                path == root
+                    || within.is_some_and(is_of_plugin)
+                    || crates.iter().any(|one| path.strip_prefix(one).is_ok_and(is_of_crate))
+            }
+        }
     };
     plugins.iter().filter(is_affected).map(|plugin| plugin.plugin.as_str()).collect()
 }
@@ -44,7 +63,7 @@ fn is_of_crate(path: &Path) -> bool {
 }
 
 /// What editors write beside the file that is meant, and what installing writes.
-fn is_temporary(name: &OsStr) -> bool {
+pub(super) fn is_temporary(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
     name.starts_with(['.', '#'])
@@ -63,10 +82,17 @@ mod tests {
         let watched = |plugin: &str, crates: &[&str]| Watched {
             plugin: plugin.to_owned(),
             folder: Path::new("/w/plugins").join(plugin),
-            crates: crates.iter().map(PathBuf::from).collect(),
-            root: "/w/Cargo.toml".into(),
+            made_of: MadeOf::Crate {
+                crates: crates.iter().map(PathBuf::from).collect(),
+                root: "/w/Cargo.toml".into(),
+            },
         };
-        let plugins = [watched("a", &["/w/api", "/w/own"]), watched("ab", &["/w/api"])];
+        let script = Watched {
+            plugin: "s".to_owned(),
+            folder: "/w/plugins/s".into(),
+            made_of: MadeOf::Script,
+        };
+        let plugins = [watched("a", &["/w/api", "/w/own"]), watched("ab", &["/w/api"]), script];
         let found: Vec<_> = affected(Path::new(path), &plugins).into_iter().collect();
         assert_eq!(found, wanted, "{path}");
     }
@@ -101,6 +127,16 @@ mod tests {
         check("/w/api/plugin.json", &[]);
         check("/w/host/src/lib.rs", &[]);
         check("/elsewhere/src/lib.rs", &[]);
+    }
+
+    #[test]
+    fn what_is_installed_of_a_script_concerns_it() {
+        check("/w/plugins/s/s.py", &["s"]);
+        check("/w/plugins/s/words/en.txt", &["s"]);
+        check("/w/plugins/s/plugin.json", &["s"]);
+        check("/w/plugins/s/test_s.py", &[]);
+        check("/w/plugins/s/__pycache__/s.pyc", &[]);
+        check("/w/plugins/s/s.py.swp", &[]);
     }
 
     #[test]

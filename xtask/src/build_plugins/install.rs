@@ -15,22 +15,33 @@ use super::manifest::{Kind, Manifest};
 /// Starts the names of files that are being written.
 const UNFINISHED: &str = ".installing-";
 
+/// A file that is to be installed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct File {
+    /// Its path in the plugin's folder.
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) mode: u32,
+}
+
 /// What lies there now.
 #[derive(Debug)]
 pub(super) struct Installed {
-    pub(super) library: PathBuf,
+    /// The library or program.
+    pub(super) main: PathBuf,
     /// Whether any file differs from what lay there before.
     pub(super) is_new: bool,
 }
 
-/// Installs the plugin of the folder `source` into the folder `into`.
+/// Installs the plugin of the folder `source` into the folder `into`: its library or program
+/// `main`, and what lies `beside` that.
 ///
 /// The manifest comes last: it vouches for what it names.
 pub(super) fn install(
     source: &Path,
     manifest: &Manifest,
-    stem: &str,
-    library: &[u8],
+    main: &File,
+    beside: &[File],
     into: &Path,
 ) -> anyhow::Result<Installed> {
     ensure!(
@@ -41,8 +52,7 @@ pub(super) fn install(
     prepare(into)?;
     let before = names_of_earlier_install(into);
 
-    let sealed = manifest.sealed(&hexadecimal(&Sha256::digest(library)), library.len())?;
-    let library_name = library_file(stem);
+    let sealed = manifest.sealed(&hexadecimal(&Sha256::digest(&main.bytes)), main.bytes.len())?;
     let mut files = Vec::new();
     if let Ok(bytes) = fs::read(source.join("README.md")) {
         files.push(Prepared::new(into, "README.md", &bytes, 0o644)?);
@@ -52,7 +62,13 @@ pub(super) fn install(
             .with_context(|| format!("cannot read `{schema}`, which the manifest names"))?;
         files.push(Prepared::new(into, schema, &bytes, 0o644)?);
     }
-    files.push(Prepared::new(into, &library_name, library, 0o755)?);
+    let beside = beside.iter().filter(|file| !manifest.schema_files.contains(&file.name));
+    for File { name, bytes, mode } in beside.chain([main]) {
+        if let Some(folder) = Path::new(name).parent().filter(|folder| *folder != Path::new("")) {
+            prepare(&into.join(folder))?;
+        }
+        files.push(Prepared::new(into, name, bytes, *mode)?);
+    }
     files.push(Prepared::new(into, "plugin.json", sealed.as_bytes(), 0o644)?);
     let installed: Vec<_> = files.iter().map(|file| file.name.clone()).collect();
     // Nothing but renames from here on, so that a watching host sees one replacement.
@@ -66,22 +82,25 @@ pub(super) fn install(
         fs::remove_file(&path)
             .with_context(|| format!("cannot remove the stale `{}`", path.display()))?;
     }
-    Ok(Installed { library: into.join(library_name), is_new })
+    Ok(Installed { main: into.join(&main.name), is_new })
 }
 
-fn library_file(stem: &str) -> String {
-    format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}")
+/// How the library or program of a plugin is called.
+pub(super) fn main_file(kind: &Kind) -> String {
+    match kind {
+        Kind::Library { stem } => format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}"),
+        Kind::Process { program } => program.clone(),
+    }
 }
 
-/// What an earlier install of ours left: nothing else in the folder is ours to remove.
+/// What an earlier install of ours left: nothing else in the folder is ours to remove. What a
+/// script had beside it is named nowhere, and stays.
 fn names_of_earlier_install(folder: &Path) -> Vec<String> {
     let mut names = vec!["README.md".to_owned()];
     let manifest = fs::read_to_string(folder.join("plugin.json")).unwrap_or_default();
     if let Ok(manifest) = Manifest::read(&manifest) {
         names.extend(manifest.schema_files.iter().cloned());
-        if let Kind::Library { stem } = &manifest.kind {
-            names.push(library_file(stem));
-        }
+        names.push(main_file(&manifest.kind));
     } else {
         names.clear();
     }
@@ -198,6 +217,11 @@ mod tests {
         Manifest::read(&text).unwrap()
     }
 
+    fn library(stem: &str, bytes: &[u8]) -> File {
+        let name = main_file(&Kind::Library { stem: stem.to_owned() });
+        File { name, bytes: bytes.to_vec(), mode: 0o755 }
+    }
+
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(folder)
             .unwrap()
@@ -210,7 +234,8 @@ mod tests {
     #[test]
     fn the_digest_and_length_are_those_of_the_library() {
         let (_root, source, into) = folders(&[]);
-        let library = install(&source, &manifest(""), "a", b"abc", &into).unwrap().library;
+        let library =
+            install(&source, &manifest(""), &library("a", b"abc"), &[], &into).unwrap().main;
         assert_eq!(fs::read(library).unwrap(), b"abc");
         let text = fs::read_to_string(into.join("plugin.json")).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -225,24 +250,24 @@ mod tests {
             folders(&[("schema.json", "{}"), ("input.json", "{}"), ("README.md", "# a")]);
         let with_schema =
             manifest(r#", "config_schema": "schema.json", "input_schema": "input.json""#);
-        install(&source, &with_schema, "a", b"1", &into).unwrap();
+        install(&source, &with_schema, &library("a", b"1"), &[], &into).unwrap();
         fs::write(into.join("notes.txt"), "mine").unwrap();
         fs::write(into.join(".installing-x"), "half").unwrap();
-        let a = library_file("a");
+        let a = library("a", b"").name;
         let readme = "README.md";
         let wanted =
             [".installing-x", readme, "input.json", &a, "notes.txt", "plugin.json", "schema.json"];
         assert_eq!(names(&into), wanted);
 
         fs::remove_file(source.join(readme)).unwrap();
-        install(&source, &manifest(""), "b", b"2", &into).unwrap();
-        assert_eq!(names(&into), [&library_file("b"), "notes.txt", "plugin.json"]);
+        install(&source, &manifest(""), &library("b", b"2"), &[], &into).unwrap();
+        assert_eq!(names(&into), [&library("b", b"").name, "notes.txt", "plugin.json"]);
     }
 
     #[test]
     fn the_folder_of_the_source_is_refused() {
         let (_root, source, _) = folders(&[("plugin.json", "{}")]);
-        let error = install(&source, &manifest(""), "a", b"1", &source).unwrap_err();
+        let error = install(&source, &manifest(""), &library("a", b"1"), &[], &source).unwrap_err();
         assert!(error.to_string().contains("is where its source lies"), "{error}");
         assert_eq!(names(&source), ["plugin.json"]);
     }
@@ -251,7 +276,8 @@ mod tests {
     #[test]
     fn others_may_not_write_to_what_was_installed() {
         let (_root, source, into) = folders(&[]);
-        let library = install(&source, &manifest(""), "a", b"1", &into).unwrap().library;
+        let library =
+            install(&source, &manifest(""), &library("a", b"1"), &[], &into).unwrap().main;
         for (path, mode) in [(&library, 0o755), (&into.join("plugin.json"), 0o644), (&into, 0o755)]
         {
             use std::os::unix::fs::PermissionsExt as _;
@@ -260,15 +286,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_program_has_its_own_name_and_files_beside_it() {
+        let (_root, source, into) = folders(&[("README.md", "# a")]);
+        let text =
+            r#"{"name": "a", "version": "1.0.0", "kind": "process", "command": ["a.py", "-v"]}"#;
+        let manifest = Manifest::read(text).unwrap();
+        let file = |name: &str, mode| File { name: name.to_owned(), bytes: b"abc".to_vec(), mode };
+        let beside = [file("words/en.txt", 0o644)];
+        let installed = install(&source, &manifest, &file("a.py", 0o755), &beside, &into).unwrap();
+        assert_eq!(installed.main, into.join("a.py"));
+        assert_eq!(names(&into), ["README.md", "a.py", "plugin.json", "words"]);
+        assert_eq!(fs::read(into.join("words/en.txt")).unwrap(), b"abc");
+        let sealed = fs::read_to_string(into.join("plugin.json")).unwrap();
+        assert!(sealed.contains("\"length\": 3") || sealed.contains("\"length\":3"), "{sealed}");
+    }
+
     #[cfg(unix)]
     #[test]
     fn an_unchanged_file_is_left_alone() {
         use std::os::unix::fs::MetadataExt as _;
         let (_root, source, into) = folders(&[]);
-        let first = install(&source, &manifest(""), "a", b"1", &into).unwrap();
-        let before = fs::metadata(&first.library).unwrap().ino();
-        let second = install(&source, &manifest(""), "a", b"1", &into).unwrap();
-        assert_eq!(fs::metadata(&second.library).unwrap().ino(), before);
+        let first = install(&source, &manifest(""), &library("a", b"1"), &[], &into).unwrap();
+        let before = fs::metadata(&first.main).unwrap().ino();
+        let second = install(&source, &manifest(""), &library("a", b"1"), &[], &into).unwrap();
+        assert_eq!(fs::metadata(&second.main).unwrap().ino(), before);
         assert!(first.is_new && !second.is_new);
     }
 }

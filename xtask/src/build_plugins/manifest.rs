@@ -25,10 +25,9 @@ pub(crate) struct Manifest {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `stem` is `transform` for `libtransform.so`.
-    Library {
-        stem: String,
-    },
-    Process,
+    Library { stem: String },
+    /// `program` is the file of `command[0]`.
+    Process { program: String },
 }
 
 impl Manifest {
@@ -43,7 +42,7 @@ impl Manifest {
             None | Some("library") => {
                 Kind::Library { stem: inside(required(&fields, "library")?)? }
             }
-            Some("process") => Kind::Process,
+            Some("process") => Kind::Process { program: inside(program(&fields)?)? },
             Some(other) => bail!("`kind` is `{other}`; wanted `library` or `process`"),
         };
         let mut schema_files = Vec::new();
@@ -64,7 +63,7 @@ impl Manifest {
         })
     }
 
-    /// The text with digest and length of the library; all else stays as its author wrote it.
+    /// The text with digest and length of the library or program; all else stays as its author wrote it.
     pub(crate) fn sealed(&self, sha256: &str, length: usize) -> anyhow::Result<String> {
         let root = CstRootNode::parse(&self.text, &ParseOptions::default())?;
         let object = root.object_value().context("a manifest is a JSON object")?;
@@ -91,6 +90,13 @@ fn optional(fields: &Map<String, Value>, name: &str) -> anyhow::Result<Option<St
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(other) => bail!("`{name}` is {other}; wanted a string"),
     }
+}
+
+fn program(fields: &Map<String, Value>) -> anyhow::Result<String> {
+    let command = fields.get("command").context("`command` is missing")?;
+    let program = command.get(0).and_then(Value::as_str);
+    let wanted = "wanted a list that begins with the program, such as [\"serve\"]";
+    Ok(program.with_context(|| format!("`command` is {command}; {wanted}"))?.to_owned())
 }
 
 /// Names become paths: one that led out of the plugin's folder would write anywhere.
@@ -145,6 +151,10 @@ mod tests {
         assert!(!manifest.names_package);
         assert_eq!(manifest.kind, Kind::Library { stem: "b".to_owned() });
         assert!(manifest.schema_files.is_empty());
+        let process =
+            r#"{"name": "a", "version": "1.0.0", "kind": "process", "command": ["s", "x"]}"#;
+        let process = Manifest::read(process).unwrap();
+        assert_eq!(process.kind, Kind::Process { program: "s".to_owned() });
     }
 
     #[test]
@@ -163,6 +173,15 @@ mod tests {
             "`../a` does not name a file that lies in the plugin's own folder",
         );
         check(r#"{"name": "..", "version": "1.0.0", "library": "a"}"#, "`..` does not name a file");
+        let process = |command: &str| {
+            format!(r#"{{"name": "a", "version": "1.0.0", "kind": "process"{command}}}"#)
+        };
+        check(&process(""), "`command` is missing");
+        check(&process(r#", "command": []"#), "`command` is []; wanted a list that begins with");
+        check(
+            &process(r#", "command": ["../serve"]"#),
+            "`../serve` does not name a file that lies in the plugin's own folder",
+        );
         check(
             r#"{"name": "a", "version": "1.0.0", "kind": "wasm"}"#,
             "`kind` is `wasm`; wanted `library` or `process`",

@@ -5,6 +5,7 @@ mod artifact;
 mod changes;
 mod install;
 pub(crate) mod manifest;
+mod script;
 mod watch;
 
 use std::fs;
@@ -14,7 +15,8 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::workspace::{Package, Workspace};
-use changes::Watched;
+use artifact::Target;
+use changes::{MadeOf, Watched};
 use manifest::{Kind, Manifest};
 
 #[derive(Debug, Default, Args)]
@@ -45,12 +47,14 @@ struct Plan<'a> {
     out: PathBuf,
 }
 
-/// A folder with a `Cargo.toml` and a `plugin.json`.
+/// A folder with a `plugin.json`, and a crate or a script.
 struct Source {
     folder: PathBuf,
     /// Name of the plugin, or of its folder while the manifest cannot be read.
     name: String,
     manifest: anyhow::Result<Manifest>,
+    /// Whether it has a `Cargo.toml`.
+    is_crate: bool,
 }
 
 /// Builds and installs; returns the folder that holds a folder for each plugin.
@@ -95,45 +99,61 @@ impl Plan<'_> {
     /// Builds and installs one plugin; returns the line that tells it.
     fn build(&self, source: Source) -> anyhow::Result<String> {
         let (folder, manifest) = (&source.folder, source.manifest?);
-        let Kind::Library { stem } = &manifest.kind else {
-            bail!("its kind is `process`; build-plugins builds kind `library` only");
+        let (main, beside) = match (&manifest.kind, source.is_crate) {
+            (Kind::Process { program }, false) => script::read(folder, program)?,
+            _ => (self.compile(folder, &manifest)?, Vec::new()),
         };
+        let into = self.out.join(&manifest.name);
+        let installed = install::install(folder, &manifest, &main, &beside, &into)?;
+        Ok(format!(
+            "{} {} {}  {}  ({} KiB)",
+            if installed.is_new { "built" } else { "unchanged" },
+            manifest.name,
+            manifest.version,
+            self.workspace.told(&installed.main),
+            main.bytes.len().div_ceil(1024),
+        ))
+    }
+
+    /// Has cargo build the plugin's library or program.
+    fn compile(&self, folder: &Path, manifest: &Manifest) -> anyhow::Result<install::File> {
         let workspace = self.workspace;
         let cargo_toml = folder.join("Cargo.toml");
         let own = Workspace::of(&cargo_toml)?;
         let package = own
             .package_at(&cargo_toml)
             .with_context(|| format!("`{}` has no [package]", workspace.told(&cargo_toml)))?;
-        agree(&manifest, package, &workspace.told(folder).to_string())?;
+        agree(manifest, package, &workspace.told(folder).to_string())?;
 
-        let library = artifact::build(workspace, package, self.options.release)?;
-        let bytes = fs::read(&library)
-            .with_context(|| format!("cannot read what cargo built, `{}`", library.display()))?;
-        let into = self.out.join(&manifest.name);
-        let installed = install::install(folder, &manifest, stem, &bytes, &into)?;
-        Ok(format!(
-            "{} {} {}  {}  ({} KiB)",
-            if installed.is_new { "built" } else { "unchanged" },
-            manifest.name,
-            manifest.version,
-            workspace.told(&installed.library),
-            bytes.len().div_ceil(1024),
-        ))
+        let target = match &manifest.kind {
+            Kind::Library { .. } => Target::Library,
+            Kind::Process { program } => Target::Program(stem(program)),
+        };
+        let built = artifact::build(workspace, package, target, self.options.release)?;
+        let bytes = fs::read(&built)
+            .with_context(|| format!("cannot read what cargo built, `{}`", built.display()))?;
+        Ok(install::File { name: install::main_file(&manifest.kind), bytes, mode: 0o755 })
     }
 
     /// Where what the plugin is built from lies; without what it links while cargo cannot tell.
     fn watched(&self, source: &Source) -> Watched {
+        let (plugin, folder) = (source.name.clone(), source.folder.clone());
+        if !source.is_crate {
+            return Watched { plugin, folder, made_of: MadeOf::Script };
+        }
         let cargo_toml = source.folder.join("Cargo.toml");
         let links = self.workspace.links_by_path(&cargo_toml);
         let (root, crates) = links.unwrap_or_else(|_| (self.workspace.root.clone(), Vec::new()));
         let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
-        Watched {
-            plugin: source.name.clone(),
-            folder: source.folder.clone(),
-            crates: crates.into_iter().map(real).collect(),
-            root: real(root).join("Cargo.toml"),
-        }
+        let crates = crates.into_iter().map(real).collect();
+        let made_of = MadeOf::Crate { crates, root: real(root).join("Cargo.toml") };
+        Watched { plugin, folder, made_of }
     }
+}
+
+/// The binary that is installed under the name `program`, which may end in `.exe`.
+fn stem(program: &str) -> &str {
+    Path::new(program).file_stem().and_then(|stem| stem.to_str()).unwrap_or(program)
 }
 
 /// The host compares manifest and stamp; a difference is told here, before anything is built.
@@ -166,7 +186,7 @@ fn find(from: &Path) -> anyhow::Result<Vec<Source>> {
     for entry in entries {
         let folder = entry?.path();
         let manifest = folder.join("plugin.json");
-        if !manifest.is_file() || !folder.join("Cargo.toml").is_file() {
+        if !manifest.is_file() {
             continue;
         }
         let manifest = fs::read_to_string(&manifest)
@@ -178,7 +198,12 @@ fn find(from: &Path) -> anyhow::Result<Vec<Source>> {
             Ok(manifest) => manifest.name.clone(),
             Err(_) => folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         };
-        sources.push(Source { folder, name, manifest });
+        let is_crate = folder.join("Cargo.toml").is_file();
+        // A library that somebody else built lies there as it is to be used.
+        let is_made = matches!(&manifest, Ok(Manifest { kind: Kind::Library { .. }, .. }));
+        if is_crate || !is_made {
+            sources.push(Source { folder, name, manifest, is_crate });
+        }
     }
     sources.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(sources)
@@ -188,7 +213,7 @@ fn find(from: &Path) -> anyhow::Result<Vec<Source>> {
 fn chosen(sources: Vec<Source>, names: &[String], from: &Path) -> anyhow::Result<Vec<Source>> {
     ensure!(
         !sources.is_empty(),
-        "`{}` holds no folder with a Cargo.toml and a plugin.json",
+        "`{}` holds no folder with a plugin.json and a Cargo.toml or a script",
         from.display()
     );
     if let Some(unknown) = names.iter().find(|name| sources.iter().all(|s| s.name != **name)) {

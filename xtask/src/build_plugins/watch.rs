@@ -13,7 +13,7 @@ use anyhow::Context;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::changes::{Watched, affected};
+use super::changes::{MadeOf, Watched, affected};
 use super::{Plan, Source, count};
 
 /// How often one looks whether to end, and how long nothing may change before a build: editors
@@ -146,9 +146,13 @@ fn listen(watcher: &mut RecommendedWatcher, plan: &Plan<'_>, sources: &[Source])
     let folders = entries.map(|entry| entry.path()).chain([plan.from.clone()]);
     places.extend(folders.map(|folder| (folder, RecursiveMode::NonRecursive)));
     for one in &watched {
-        let root = one.root.parent().map(Path::to_owned);
+        let MadeOf::Crate { crates, root } = &one.made_of else {
+            places.insert(one.folder.clone(), RecursiveMode::Recursive);
+            continue;
+        };
+        let root = root.parent().map(Path::to_owned);
         places.extend(root.map(|root| (root, RecursiveMode::NonRecursive)));
-        for folder in one.crates.iter().chain([&one.folder]) {
+        for folder in crates.iter().chain([&one.folder]) {
             // Not all of it: `target` may lie there.
             places.insert(folder.clone(), RecursiveMode::NonRecursive);
             places.insert(folder.join("src"), RecursiveMode::Recursive);
