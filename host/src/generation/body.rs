@@ -79,6 +79,15 @@ impl Body {
         }
     }
 
+    /// The contracts that it declares besides its manifest, each with its other names.
+    pub(crate) fn contracts(&self) -> Vec<(String, Vec<String>)> {
+        match self {
+            Self::Inside(_) => Vec::new(),
+            #[cfg(unix)]
+            Self::Apart(process) => process.contracts(),
+        }
+    }
+
     /// Bytes that the plugin has allocated, where it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
         let Self::Inside(instance) = self else { return None };

@@ -52,7 +52,7 @@ impl Token {
 
     /// A new token of a generation whose body came back, and that is to serve on.
     pub(crate) fn again(generation: Arc<Generation>, body: Body) -> Self {
-        let checks_input = generation.terms.input_schema.is_some();
+        let checks_input = generation.terms.checks_input();
         Self { body: Some(body), checks_input, generation }
     }
 

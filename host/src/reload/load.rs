@@ -39,6 +39,8 @@ pub(crate) struct Build {
     pub(crate) sha256: Option<[u8; 32]>,
     /// The digests of its schemas that lie in files.
     pub(crate) schemas: Vec<Option<[u8; 32]>>,
+    /// What it declares besides its manifest: contracts, each with its other names.
+    pub(crate) contracts: Vec<(String, Vec<String>)>,
     /// What was asked for and not given, in words.
     pub(crate) notes: Vec<String>,
 }
@@ -159,7 +161,9 @@ impl Fresh {
         };
         let manifest = Arc::new(candidate.manifest.clone());
         let schemas = candidate.schema_digests(&workshop.rules);
-        Ok(Self { parts, body, build: Build { manifest, sha256, schemas, notes } })
+        let contracts = body.contracts();
+        let build = Build { manifest, sha256, schemas, contracts, notes };
+        Ok(Self { parts, body, build })
     }
 
     /// Gives the instance its state and asks whether it can work, on a thread of its own.

@@ -6,8 +6,14 @@ use super::Workshop;
 use super::candidate::Candidate;
 use super::clamp::PluginLimits;
 use crate::error::Error;
+#[cfg(unix)]
+use crate::error::{ErrorKind, LoadStep};
 use crate::generation::{Parts, Terms};
+#[cfg(unix)]
+use crate::manifest::{Checker, Types};
 use crate::pool::QueueLimits;
+#[cfg(unix)]
+use crate::supervisor::Capabilities;
 
 pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginLimits) -> Terms {
     let host = &workshop.limits;
@@ -27,6 +33,7 @@ pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginL
         permissions: candidate.granted.clone(),
         withheld: candidate.withheld(),
         input_schema: None,
+        types: Arc::default(),
     }
 }
 
@@ -34,13 +41,10 @@ pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginL
 /// for the input itself, that one counts.
 #[cfg(unix)]
 pub(super) fn check_declared(
-    _workshop: &Workshop,
     candidate: &Candidate,
-    capabilities: &crate::supervisor::Capabilities,
+    capabilities: &Capabilities,
     parts: &mut Parts,
 ) -> Result<(), Error> {
-    use crate::error::{ErrorKind, LoadStep};
-    use crate::manifest::Checker;
     let checker = |what: &str, schema| {
         Checker::new(schema).map_err(|unfit| {
             let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::Start);
@@ -56,6 +60,16 @@ pub(super) fn check_declared(
     if let (None, Some(schema)) = (&parts.terms.input_schema, &capabilities.input_schema) {
         let input_schema = Some(Arc::new(checker("inputSchema", schema)?));
         parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
+    }
+    let mut types = Types::default();
+    for offered in &capabilities.types {
+        if let Some(schema) = &offered.schema {
+            let names = [&offered.name].into_iter().chain(&offered.aliases);
+            types.add(names, checker(&offered.name, schema)?);
+        }
+    }
+    if !types.is_empty() {
+        parts.terms = Arc::new(Terms { types: Arc::new(types), ..Terms::clone(&parts.terms) });
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A plugin in a process, as its generation holds it: asked in this thread or by a future, and
 //! asked again where that is safe.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -191,9 +192,13 @@ impl Process {
         &self.shared.program
     }
 
-    /// What it says it can do.
-    pub(crate) fn capabilities(&self) -> &Capabilities {
-        &self.shared.capabilities
+    /// What it says it is to be looked up by: the kinds of its types, and the types themselves.
+    pub(crate) fn contracts(&self) -> Vec<(String, Vec<String>)> {
+        let types = &self.shared.capabilities.types;
+        let kinds: BTreeSet<_> = types.iter().map(|offered| offered.group.clone()).collect();
+        let kinds = kinds.into_iter().filter(|kind| !kind.is_empty());
+        let types = types.iter().map(|offered| (offered.name.clone(), offered.aliases.clone()));
+        kinds.map(|kind| (kind, Vec::new())).chain(types).collect()
     }
 
     /// The process that serves, if one does.

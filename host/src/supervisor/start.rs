@@ -105,13 +105,14 @@ pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotS
             let why = diagnose::of_exit(status, path, &tail_of(&stderr));
             Err(failed(format!("`capabilities` failed: {why}")))
         }
-        RunToEnd::TimedOut { stderr, .. } => {
+        RunToEnd::TimedOut { stderr } => {
             let said = said(&tail_of(&stderr));
             let waited = wait_max.as_millis();
             Err(failed(format!("`capabilities` did not end within {waited} ms{said}")))
         }
-        RunToEnd::TooMuch { .. } => {
-            Err(failed(format!("`capabilities` printed more than {CAPABILITIES_BYTES_MAX} bytes")))
+        RunToEnd::TooMuch { stderr } => {
+            let (most, said) = (CAPABILITIES_BYTES_MAX, said(&tail_of(&stderr)));
+            Err(failed(format!("`capabilities` printed more than {most} bytes{said}")))
         }
         RunToEnd::NotStarted(error) => Err(failed(diagnose::of_spawn(&error, path))),
     }
