@@ -131,7 +131,7 @@ mod tests {
             permissions: set(granted),
             withheld: set(withheld),
             input_schema: None,
-            types: Arc::default(),
+            types: std::sync::Arc::default(),
         };
         let plugin = PluginName::new("store").unwrap();
         let request = Request::text("x").operation(operation.to_owned());
