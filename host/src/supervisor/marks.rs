@@ -140,19 +140,32 @@ pub(super) mod carriers {
             let _ = pidfd_send_signal(&held, Signal::KILL);
         }
     }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn only_a_process_that_executes_a_program_shows_nothing_for_a_moment() {
+            let unclear = |state: &str, flags: &str, start: &str, end: &str| {
+                let between = "0 ".repeat(5);
+                let rest = "0 ".repeat(40);
+                let stat = format!("7 (a ) Z) {state} {between}{flags} {rest}{start} {end} 0\n");
+                matches!(look_at_nothing(&Ok(stat)), Look::Unclear)
+            };
+            assert!(unclear("R", "4194304", "0", "0"), "it executes a program");
+            assert!(unclear("R", "4194304", "100", "200"), "it did when it was read");
+            assert!(!unclear("S", "4194304", "100", "100"), "it has no variables");
+            assert!(!unclear("Z", "4194304", "0", "0"), "it ended");
+            assert!(!unclear("R", "4194308", "0", "0"), "it is ending");
+            assert!(!unclear("S", "2129984", "0", "0"), "it is a thread of the kernel");
+            let gone = Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+            assert!(matches!(look_at_nothing(&gone), Look::CarriesNot));
+        }
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod carriers {
     pub(super) fn end_all(_: &str) {}
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::carriers::all;
-
-    #[test]
-    fn nobody_carries_a_mark_that_was_never_given() {
-        assert!(all(&super::super::random::token().unwrap()).is_empty());
-    }
 }
