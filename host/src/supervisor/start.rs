@@ -70,7 +70,6 @@ fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
     let limits = &program.limits;
     let mut environment = program.environment.clone();
     environment.push(("HOTBAY_PROTOCOL".into(), "1".into()));
-    environment.push(("HOTBAY_LAUNCH".into(), mark.clone().into()));
     Launch {
         program: program.staged.path().to_owned(),
         args: program.args.iter().cloned().chain(args).collect(),
