@@ -71,6 +71,8 @@ mod payload;
 mod plugin;
 #[allow(unsafe_code, reason = "derives the layout of the module")]
 mod root;
+#[doc(hidden)]
+pub mod serve;
 mod services;
 mod snapshot;
 #[cfg(feature = "testing")]
@@ -92,7 +94,7 @@ pub use snapshot::Snapshot;
 pub mod prelude {
     pub use crate::{
         CallContext, Config, ContentType, HostServices, Level, Output, Payload, Plugin,
-        PluginError, Snapshot, export_plugin,
+        PluginError, Snapshot, export_plugin, serve_plugin,
     };
 }
 

@@ -4,7 +4,7 @@
 //! leaves the library but C values.
 
 mod macros;
-mod panics;
+pub(crate) mod panics;
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -12,7 +12,7 @@ use crate::services::{HostServices, current};
 use crate::{Fault, PluginError, census};
 
 /// What a guarded call ended with that did not succeed. Small, so that success costs nothing.
-pub(super) enum Raised {
+pub(crate) enum Raised {
     Error(PluginError),
     Panic(Box<Fault>),
 }
@@ -20,7 +20,7 @@ pub(super) enum Raised {
 /// Runs the author's code; what unwinds ends here. `body` writes its own result where it
 /// belongs, because moving it up through the guard would cost more than the guard.
 #[inline]
-pub(super) fn guard<const LINKED: bool>(
+pub(crate) fn guard<const LINKED: bool>(
     body: impl FnOnce() -> Result<(), PluginError>,
 ) -> Result<(), Raised> {
     let _quiet = LINKED.then(Quiet::enter);
@@ -113,12 +113,31 @@ pub(super) fn prepare<const LINKED: bool>(services: Option<&HostServices>, want_
     HOOK.call_once(|| std::panic::set_hook(Box::new(record_panic)));
 }
 
-fn record_panic(info: &PanicHookInfo<'_>) {
-    let record = Record {
+/// Puts the hook of a program in place: a panic inside a guarded call is kept for it, any other,
+/// such as one on a thread that the plugin started, is told with its message and location.
+#[cfg(all(unix, feature = "serve"))]
+pub(crate) fn prepare_program(services: &HostServices, tell: fn(&str, &str)) {
+    current::set(services);
+    std::panic::set_hook(Box::new(move |info| {
+        let record = record_of(info);
+        if DEPTH.get() > 0 {
+            keep_record(record);
+        } else {
+            tell(&record.message, record.location.as_deref().unwrap_or_default());
+        }
+    }));
+}
+
+fn record_of(info: &PanicHookInfo<'_>) -> Record {
+    Record {
         message: text_of(info.payload()),
         location: info.location().map(ToString::to_string),
         frames: frames(),
-    };
+    }
+}
+
+fn record_panic(info: &PanicHookInfo<'_>) {
+    let record = record_of(info);
     if census::on_plugin_thread() {
         if let Some(host) = current::get() {
             host.thread_panicked(&record.message, record.location.as_deref().unwrap_or_default());

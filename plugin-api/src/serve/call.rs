@@ -1,0 +1,143 @@
+//! What a request's headers say of a call, and what bounds it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::header::{HeaderMap, HeaderName};
+
+use super::line::Line;
+use crate::TraceContext;
+use crate::context::Bounds;
+
+static CALL_ID: HeaderName = HeaderName::from_static("hotbay-call-id");
+static DEADLINE_MS: HeaderName = HeaderName::from_static("hotbay-deadline-ms");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What the headers say.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) call_id: u64,
+    pub(super) trace: Option<TraceContext>,
+    pub(super) until: Option<Instant>,
+}
+
+impl Heard {
+    /// Reads the headers of a request that arrives now.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them, for people.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, String> {
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+        let call_id = match text(&CALL_ID) {
+            Some(id) => id.parse().map_err(|_| format!("Hotbay-Call-Id is `{id}`, no number"))?,
+            None => own_id(),
+        };
+        let until = match text(&DEADLINE_MS) {
+            Some(ms) => Instant::now().checked_add(deadline(ms)?),
+            None => None,
+        };
+        Ok(Self { call_id, trace: text(&TRACEPARENT).and_then(trace), until })
+    }
+}
+
+/// Calls of a host that does not number them.
+fn own_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn deadline(ms: &str) -> Result<Duration, String> {
+    let wrong = |_| format!("Hotbay-Deadline-Ms is `{ms}`, wanted the whole milliseconds left");
+    ms.parse().map(Duration::from_millis).map_err(wrong)
+}
+
+/// Reads a `traceparent`; what is none is left out, as its standard says.
+fn trace(text: &str) -> Option<TraceContext> {
+    let mut parts = text.split('-');
+    let version = parts.next()?;
+    let trace_id: [u8; 16] = hex(parts.next()?)?;
+    let span_id: [u8; 8] = hex(parts.next()?)?;
+    let [flags] = hex::<1>(parts.next()?)?;
+    let is_known = version == "00" && parts.next().is_none();
+    let is_newer = hex::<1>(version)? != [0] && version != "ff";
+    let is_some = trace_id != [0; 16] && span_id != [0; 8];
+    ((is_known || is_newer) && is_some).then_some(TraceContext { trace_id, span_id, flags })
+}
+
+fn hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * BYTES {
+        return None;
+    }
+    let mut bytes = [0; BYTES];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
+fn digit(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// What bounds a call: the other side may hang up, and the deadline may pass.
+#[derive(Debug)]
+pub(super) struct Limits<'a> {
+    pub(super) line: &'a Line,
+    pub(super) until: Option<Instant>,
+}
+
+impl Bounds for Limits<'_> {
+    fn is_cancelled(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now()) || self.line.is_hung_up()
+    }
+
+    fn remaining(&self) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    #[test]
+    fn a_traceparent_is_read_as_its_standard_says() {
+        let ids = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
+        let read = trace(&format!("00-{ids}-01")).unwrap();
+        assert_eq!((read.trace_id[0], read.trace_id[15]), (0x0a, 0x9c));
+        assert_eq!((read.span_id[0], read.span_id[7], read.flags), (0xb7, 0x31, 1));
+        assert_eq!(trace(&format!("01-{ids}-01-more")), Some(read));
+        for wrong in [
+            format!("00-{ids}"),
+            format!("00-{ids}-01-more"),
+            format!("ff-{ids}-01"),
+            format!("0-{ids}-01"),
+            format!("00-{}-01", ids.to_uppercase()),
+            format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
+            String::new(),
+        ] {
+            assert_eq!(trace(&wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn headers_that_are_missing_bound_nothing_and_wrong_ones_are_told() {
+        let heard = Heard::of(&HeaderMap::new()).unwrap();
+        assert!(heard.until.is_none() && heard.trace.is_none());
+        let mut headers = HeaderMap::new();
+        headers.insert(&CALL_ID, HeaderValue::from_static("77"));
+        headers.insert(&DEADLINE_MS, HeaderValue::from_static("1000"));
+        let heard = Heard::of(&headers).unwrap();
+        assert_eq!(heard.call_id, 77);
+        assert!(heard.until.is_some());
+        headers.insert(&DEADLINE_MS, HeaderValue::from_static("1.5"));
+        assert!(Heard::of(&headers).unwrap_err().contains("Hotbay-Deadline-Ms is `1.5`"));
+    }
+}

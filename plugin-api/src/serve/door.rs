@@ -1,0 +1,143 @@
+//! Where the program can be reached: a socket with its lock, or a port of this machine.
+
+use std::collections::hash_map::RandomState;
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use rustix::fs::Mode;
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::umask;
+
+use super::lock::Lock;
+use super::settings::{Settings, Way};
+use crate::wire::Stream;
+
+/// A place that others can connect to. Its files go with it.
+#[derive(Debug)]
+pub(super) enum Door {
+    Unix {
+        listener: UnixListener,
+        socket: Name,
+        /// Dropped after the socket's name, since who has the lock may use the name.
+        _lock: Lock,
+    },
+    Tcp(TcpListener),
+}
+
+/// The name of a socket; its file goes with it.
+#[derive(Debug)]
+pub(super) struct Name(PathBuf);
+
+impl Name {
+    fn remove(&self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+impl Door {
+    /// Opens the door that the settings ask for; in that folder, if the host gave one.
+    ///
+    /// # Errors
+    ///
+    /// Why it stays closed, for people.
+    pub(super) fn open(settings: &Settings, folder: Option<&OsStr>) -> Result<Self, String> {
+        match settings.way {
+            Way::Unix => Self::unix(socket_path(&settings.id, folder)),
+            Way::Tcp => Self::tcp(),
+        }
+    }
+
+    fn unix(socket: PathBuf) -> Result<Self, String> {
+        let lock = Lock::take(&socket)?;
+        // Only this user may connect; the folder may be one that all share. Nothing else of this
+        // program runs yet that could make files.
+        let before = umask(Mode::RWXG | Mode::RWXO);
+        let listener = UnixListener::bind(&socket);
+        umask(before);
+        let listener = listener
+            .map_err(|error| format!("`{}` cannot be listened at: {error}", socket.display()))?;
+        let door = Self::Unix { listener, socket: Name(socket), _lock: lock };
+        door.listen_without_waiting().map_err(|error| error.to_string())?;
+        Ok(door)
+    }
+
+    fn tcp() -> Result<Self, String> {
+        let told = |error| format!("no port of 127.0.0.1 can be listened at: {error}");
+        let door = Self::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(told)?);
+        door.listen_without_waiting().map_err(told)?;
+        Ok(door)
+    }
+
+    fn listen_without_waiting(&self) -> io::Result<()> {
+        match self {
+            Self::Unix { listener, .. } => listener.set_nonblocking(true),
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+        }
+    }
+
+    /// Where the program can be reached, as a host reads it.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(super) fn location(&self) -> io::Result<String> {
+        match self {
+            Self::Unix { socket, .. } => Ok(format!("http+unix://{}", socket.0.display())),
+            Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
+        }
+    }
+
+    /// The next connection that waits.
+    ///
+    /// # Errors
+    ///
+    /// The system's; `WouldBlock` where nobody waits.
+    pub(super) fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix { listener, .. } => Stream::try_from(listener.accept()?.0),
+            Self::Tcp(listener) => Stream::try_from(listener.accept()?.0),
+        }
+    }
+
+    /// Nobody comes in any more; who waits already can still be accepted.
+    pub(super) fn shut(&self) {
+        if let Self::Unix { listener, socket, .. } = self {
+            socket.remove();
+            // Whoever found the name before it went is refused too.
+            let _ = shutdown(listener, Shutdown::Read);
+        }
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix { listener, .. } => listener.as_fd(),
+            Self::Tcp(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// A name that cannot be guessed in the host's folder, or the old one where all programs are.
+fn socket_path(id: &str, folder: Option<&OsStr>) -> PathBuf {
+    match folder.filter(|folder| !folder.is_empty()) {
+        Some(folder) => {
+            // Its keys come from the system's source of chance.
+            let chance = RandomState::new().build_hasher().finish();
+            Path::new(folder).join(format!("{chance:016x}.socket"))
+        }
+        None => env::temp_dir().join(format!("{id}-plugin.socket")),
+    }
+}

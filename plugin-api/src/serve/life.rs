@@ -1,0 +1,286 @@
+//! The life of a program: it opens its door, starts the plugin, serves, and ends everything.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{env, io, thread};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use serde_json::Map;
+
+use super::bell::Bell;
+use super::door::Door;
+use super::instance::Instance;
+use super::line::{CONNECTIONS_MAX, Lines, Ticket};
+use super::presence::{Idle, Leave, Presence};
+use super::program::{Endpoint, Program};
+use super::settings::Settings;
+use super::token::Token;
+use super::{answers, connection, routes, stderr, way_back};
+use crate::export::panics::{self, Raised};
+use crate::{HostServices, Plugin};
+
+/// How long requests may take that run when the program is to end.
+const FINISH_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long to wait where the system has no room for another connection.
+const NO_ROOM_WAIT: Duration = Duration::from_millis(50);
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Server<T> {
+    pub(super) instance: Instance<T>,
+    pub(super) endpoints: Vec<(&'static str, Endpoint<T>)>,
+    pub(super) token: Option<Token>,
+    pub(super) presence: Presence,
+    pub(super) bell: Arc<Bell>,
+}
+
+/// Serves the plugin as the host's JSON asks; returns when the program is to end.
+pub(super) fn run<T: Plugin>(program: Program<T>, settings: &str) -> ExitCode {
+    let read = Settings::read(settings, program.name)
+        .and_then(|settings| Ok((settings, Token::of(env::var_os("HOTBAY_TOKEN").as_deref())?)))
+        .and_then(|(settings, token)| {
+            let host = env::var("HOTBAY_HOST").ok();
+            let token_text = token.as_ref().map(Token::as_str);
+            Ok((settings, way_back::services(host.as_deref(), token_text)?, token))
+        });
+    let (settings, services, token) = match read {
+        Ok(read) => read,
+        Err(mistake) => {
+            stderr::plain(&mistake);
+            return ExitCode::from(2);
+        }
+    };
+    match start_and_serve(program, settings, services, token) {
+        Ok(code) => code,
+        Err(mistake) => {
+            stderr::error(&mistake, Map::new());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_and_serve<T: Plugin>(
+    program: Program<T>,
+    settings: Settings,
+    services: HostServices,
+    token: Option<Token>,
+) -> Result<ExitCode, String> {
+    let bell = Bell::new().map_err(|error| format!("signals cannot be heard: {error}"))?;
+    let bell = Arc::new(bell);
+    let folder = env::var_os("HOTBAY_SOCKET_DIR");
+    let door = Door::open(&settings, folder.as_deref())?;
+    let idle_after = settings.idle_after;
+    let plugin = match start::<T>(settings, services, &bell) {
+        Start::Started(plugin) => plugin,
+        Start::Failed(step, raised) => {
+            let message = match &raised {
+                Raised::Error(error) => format!("`{step}` answered: {error}"),
+                Raised::Panic(panic) => format!("`{step}` {panic}"),
+            };
+            stderr::error(&message, answers::value_of(&raised));
+            return Ok(ExitCode::FAILURE);
+        }
+        Start::Interrupted => return Err("was told to end while it started".to_owned()),
+    };
+    let instance = Instance::new(plugin);
+    let presence = Presence::new(Instant::now());
+    let Program { endpoints, .. } = program;
+    let server = Arc::new(Server { instance, endpoints, token, presence, bell });
+    let location = door.location().map_err(|error| error.to_string())?;
+    // A host that has gone meanwhile is told by its guardian, or by a signal.
+    let _ = stderr::print(&location);
+    let lines = Lines::new(Arc::clone(&server.bell));
+    let mut front = Front { server: &server, door, lines, accepted: 0 };
+    front.serve(idle_after);
+    let Front { door, lines, .. } = front;
+    let finished = finish(&server, &lines);
+    let code = end(server, finished);
+    drop(door);
+    Ok(code)
+}
+
+enum Start<T> {
+    Started(T),
+    Failed(&'static str, Raised),
+    /// A signal came before the plugin had started.
+    Interrupted,
+}
+
+/// Starts the plugin on a thread of its own, so that a signal ends a start that hangs.
+fn start<T: Plugin>(settings: Settings, services: HostServices, bell: &Arc<Bell>) -> Start<T> {
+    panics::prepare_program(&services, way_back::thread_panicked);
+    #[cfg(any(feature = "tracing", feature = "log"))]
+    crate::bridge::install();
+    let (tell, told) = mpsc::sync_channel(1);
+    let rings = Arc::clone(bell);
+    let starts = thread::Builder::new().name("hotbay-start".to_owned()).spawn(move || {
+        let config = &settings.config;
+        let started = match routes::guarded(|| T::validate_config(config)) {
+            Err(raised) => Start::Failed("validate_config", raised),
+            Ok(()) => match routes::guarded(|| T::init(config, services)) {
+                Err(raised) => Start::Failed("init", raised),
+                Ok(plugin) => Start::Started(plugin),
+            },
+        };
+        let _ = tell.send(started);
+        rings.ring();
+    });
+    if let Err(error) = starts {
+        let error = crate::PluginError::new(500, format!("no thread could be started: {error}"));
+        return Start::Failed("init", Raised::Error(error));
+    }
+    loop {
+        if bell.is_stop_asked() {
+            return Start::Interrupted;
+        }
+        if let Ok(started) = told.try_recv() {
+            return started;
+        }
+        wait(&mut [PollFd::new(&**bell, PollFlags::IN)], None);
+        bell.hush();
+    }
+}
+
+/// Where connections come in.
+struct Front<'a, T> {
+    server: &'a Arc<Server<T>>,
+    door: Door,
+    lines: Arc<Lines>,
+    accepted: u64,
+}
+
+/// What became of those that wanted to come in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepted {
+    /// Nobody waits any more.
+    All,
+    /// Too many are there; another that goes rings the bell.
+    Full,
+    /// The system has no room just now.
+    NoRoom,
+}
+
+impl<T: Plugin> Front<'_, T> {
+    /// Serves until somebody asks to end it, or nobody has called for long enough.
+    fn serve(&mut self, idle_after: Option<Duration>) {
+        let presence = &self.server.presence;
+        let bell = &self.server.bell;
+        let mut accepted = Accepted::All;
+        loop {
+            if bell.is_stop_asked() {
+                presence.leave();
+                break;
+            }
+            let idle = idle_after.map(|after| (after, presence.idle(after, Instant::now())));
+            let left = match idle {
+                Some((after, Idle::LongEnough)) => match presence.leave_if_nobody_calls() {
+                    Leave::Closing => break,
+                    Leave::SomebodyCalls => Some(after),
+                },
+                Some((_, Idle::Wait(left))) => Some(left),
+                None => None,
+            };
+            let mut fds =
+                [PollFd::new(&**bell, PollFlags::IN), PollFd::new(&self.door, PollFlags::IN)];
+            match accepted {
+                Accepted::All => wait(&mut fds, left),
+                Accepted::Full => wait(&mut fds[..1], left),
+                Accepted::NoRoom => wait(&mut fds[..1], Some(NO_ROOM_WAIT)),
+            }
+            bell.hush();
+            accepted = self.accept();
+        }
+        self.door.shut();
+        self.accept();
+        self.lines.cut_idle();
+    }
+
+    fn accept(&mut self) -> Accepted {
+        while self.lines.count() < CONNECTIONS_MAX {
+            let stream = match self.door.accept() {
+                Ok(stream) => stream,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Accepted::All,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
+                    _ => return Accepted::NoRoom,
+                },
+            };
+            self.accepted += 1;
+            let ticket = self.lines.add(self.accepted, stream);
+            let served = Served { server: Arc::clone(self.server), ticket };
+            let thread = thread::Builder::new().name("hotbay-connection".to_owned());
+            if let Err(error) = thread.spawn(move || served.serve()) {
+                stderr::warn(&format!("a connection was closed, since no thread starts: {error}"));
+                return Accepted::NoRoom;
+            }
+        }
+        Accepted::Full
+    }
+}
+
+/// One connection on its thread.
+struct Served<T> {
+    // Dropped first: once the ticket is gone, nobody holds the server here any more.
+    server: Arc<Server<T>>,
+    ticket: Ticket,
+}
+
+impl<T: Plugin> Served<T> {
+    fn serve(self) {
+        connection::serve(&self.server, &self.ticket.line);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finished {
+    All,
+    SomeRun,
+}
+
+/// Waits for the connections to end, but not for ever.
+fn finish<T>(server: &Server<T>, lines: &Lines) -> Finished {
+    let until = Instant::now() + FINISH_WAIT_MAX;
+    while lines.count() > 0 {
+        let Some(left) = until.checked_duration_since(Instant::now()) else {
+            return Finished::SomeRun;
+        };
+        wait(&mut [PollFd::new(&*server.bell, PollFlags::IN)], Some(left));
+        server.bell.hush();
+    }
+    Finished::All
+}
+
+/// Ends the plugin, if nobody uses it any more.
+fn end<T: Plugin>(server: Arc<Server<T>>, finished: Finished) -> ExitCode {
+    let server = Arc::into_inner(server).filter(|_| finished == Finished::All);
+    let Some(plugin) = server.and_then(|server| server.instance.into_inner()) else {
+        let limit = FINISH_WAIT_MAX.as_secs();
+        stderr::error(
+            &format!("requests still ran after {limit} s, so `shutdown` was not called"),
+            Map::new(),
+        );
+        return ExitCode::FAILURE;
+    };
+    match routes::guarded(|| plugin.shutdown()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(raised) => {
+            let message = match &raised {
+                Raised::Error(error) => format!("`shutdown` answered: {error}"),
+                Raised::Panic(panic) => format!("`shutdown` {panic}"),
+            };
+            stderr::error(&message, answers::value_of(&raised));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Sleeps until one of these is ready, or that time is over; may return early.
+fn wait(fds: &mut [PollFd<'_>], left: Option<Duration>) {
+    let left = left.map(|left| left.min(Duration::from_secs(60 * 60)));
+    let left =
+        left.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
+    let _ = rustix::event::poll(fds, left.as_ref());
+}

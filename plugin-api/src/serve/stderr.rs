@@ -1,0 +1,36 @@
+//! What the program itself says: JSON lines on stderr, and single answers on stdout. A stream
+//! that nobody reads any more is no reason to fail.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde_json::{Map, Value};
+
+/// Tells a mistake, with what a program may want to know of it.
+pub(super) fn error(message: &str, fields: Map<String, Value>) {
+    line("error", message, fields);
+}
+
+/// Tells something odd.
+pub(super) fn warn(message: &str) {
+    line("warn", message, Map::new());
+}
+
+fn line(level: &str, message: &str, mut fields: Map<String, Value>) {
+    fields.insert("level".to_owned(), level.into());
+    fields.insert("msg".to_owned(), message.into());
+    fields.insert("target".to_owned(), "hotbay_plugin".into());
+    plain(&Value::Object(fields).to_string());
+}
+
+/// Writes text for people.
+pub(super) fn plain(text: &str) {
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Answers whoever started the program, on stdout.
+pub(super) fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(format!("{text}\n").as_bytes()).and_then(|()| stdout.flush());
+    if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

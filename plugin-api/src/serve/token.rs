@@ -1,0 +1,69 @@
+//! The token that every request has to show, if the host gave one.
+
+use std::fmt;
+use std::hint::black_box;
+
+/// A token that the host gave.
+pub(super) struct Token(Box<[u8]>);
+
+impl Token {
+    /// The token in the environment; none without one.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, for people.
+    pub(super) fn of(in_environment: Option<&std::ffi::OsStr>) -> Result<Option<Self>, String> {
+        let Some(text) = in_environment else { return Ok(None) };
+        let fits =
+            |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match text.to_str().filter(fits) {
+            Some(text) => Ok(Some(Self(text.as_bytes().into()))),
+            None => Err("HOTBAY_TOKEN is set, but is no token; wanted letters and digits, \
+                         or no such variable"
+                .to_owned()),
+        }
+    }
+
+    /// Whether these bytes are the token; takes as long wherever they differ.
+    pub(super) fn is(&self, shown: &[u8]) -> bool {
+        if shown.len() != self.0.len() {
+            return false;
+        }
+        let pairs = self.0.iter().zip(shown);
+        pairs.fold(0, |differs, (wanted, shown)| black_box(differs | (wanted ^ shown))) == 0
+    }
+
+    /// The token as text.
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn only_the_same_bytes_are_the_token() {
+        let token = Token::of(Some(OsStr::new("abc123"))).unwrap().unwrap();
+        assert!(token.is(b"abc123"));
+        for other in [&b""[..], b"abc12", b"abc1234", b"bbc123", b"abc124"] {
+            assert!(!token.is(other));
+        }
+        assert_eq!(format!("{token:?}"), "Token(…)");
+    }
+
+    #[test]
+    fn an_empty_token_is_no_token_and_is_told() {
+        assert!(Token::of(None).unwrap().is_none());
+        assert!(Token::of(Some(OsStr::new(""))).unwrap_err().contains("HOTBAY_TOKEN"));
+        assert!(Token::of(Some(OsStr::new("a b"))).is_err());
+    }
+}
