@@ -88,6 +88,15 @@ impl Body {
         }
     }
 
+    /// The process that serves, if it is one.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Inside(_) => None,
+            #[cfg(unix)]
+            Self::Apart(process) => process.pid(),
+        }
+    }
+
     /// Bytes that the plugin has allocated, where it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
         let Self::Inside(instance) = self else { return None };

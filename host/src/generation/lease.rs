@@ -97,6 +97,11 @@ impl Token {
         self.checks_input
     }
 
+    /// The process that serves, if it is one.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.body.as_ref()?.pid()
+    }
+
     /// Bytes that the plugin has allocated, where it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
         self.body.as_ref()?.live_bytes()
