@@ -98,8 +98,8 @@ async fn main() -> Outcome<()> {
     while let Some(event) = events.try_next() {
         match event {
             HostEvent::Closed { plugin, generation, leaked_bytes } => {
-                let leaked = leaked_bytes.map_or("unknown".to_owned(), |bytes| bytes.to_string());
-                println!("{plugin} {generation}: library unmapped, bytes not released: {leaked}");
+                let leaked = leaked_bytes.map(|bytes| format!(", bytes not released: {bytes}"));
+                println!("{plugin} {generation}: closed{}", leaked.unwrap_or_default());
             }
             HostEvent::Kept { plugin, generation, reason } => {
                 println!("{plugin} {generation}: library kept, {reason}");

@@ -18,6 +18,7 @@ const KILLED_BEFORE: u32 = 4;
 /// Installs the processes, with the configs that the pipeline wants.
 pub(crate) fn install(root: &Path, built: &Path) -> Outcome<()> {
     let instance = |name, config| crate::install::install(root, built, name, name, config);
+    crate::install::install(root, built, "upper", "transform", json!({ "mode": "upper" }))?;
     instance("wordcount", json!({ "top": 5, "min_length": 4 }))?;
     instance("json-query", json!({ "query": "$.frequent[*].word" }))
 }
@@ -27,7 +28,7 @@ pub(crate) async fn survive_a_kill(host: &Host, text: &str) -> Outcome<()> {
     let process = |name: &str| host.list().into_iter().find(|one| one.name.as_str() == name)?.pid;
     let shown = |name: &str| process(name).map_or("-".to_owned(), |pid| pid.to_string());
     for (name, kind) in [
-        ("anchor", "a library"),
+        ("upper", "a library"),
         ("wordcount", "a process, in Python"),
         ("json-query", "a process, in Rust"),
         ("list", "a function of this program"),
@@ -36,10 +37,9 @@ pub(crate) async fn survive_a_kill(host: &Host, text: &str) -> Outcome<()> {
     }
     println!("{kinds}\n");
 
-    let pipeline = host.pipeline(["anchor", "wordcount", "json-query", "list"])?;
+    let pipeline = host.pipeline(["upper", "wordcount", "json-query", "list"])?;
     let mut events = host.events();
     let mut calls = table(["call", "µs", "what came out"]);
-    // A slug has no spaces, which words need.
     let lines: Vec<_> = text.lines().filter(|line| line.split(' ').count() > 3).collect();
     for (call, line) in (1..=CALLS).zip(lines.iter().cycle()) {
         if call == KILLED_BEFORE

@@ -59,6 +59,7 @@ pub(super) fn start(
     let program = Program {
         name: name.clone(),
         staged,
+        original: artifact.path().to_owned(),
         args: args.iter().map(Into::into).collect(),
         folder: folder.clone(),
         environment: allowed(std::env::vars_os(), &workshop.environment),

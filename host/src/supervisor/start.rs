@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,6 @@ use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
 use super::child::{Child, ChildLimits, Launch};
-use super::diagnose;
 use super::dialect::{Capabilities, Dialect};
 use super::folder::LaunchFolder;
 use super::http::{Ask, Client, OnTasks};
@@ -92,7 +90,6 @@ pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotS
     let mark = token().map_err(|error| failed(error.to_string()))?;
     let launch = launch(program, vec!["capabilities".into()], mark);
     let wait_max = program.limits.start_wait_max.min(CAPABILITIES_WAIT_MAX);
-    let path = program.staged.path();
     match run_to_end(&launch, wait_max, CAPABILITIES_BYTES_MAX).await {
         RunToEnd::Ended { status, stdout, stderr } if status.success() => {
             Capabilities::parse(&stdout).map_err(|wrong| {
@@ -101,7 +98,7 @@ pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotS
             })
         }
         RunToEnd::Ended { status, stderr, .. } => {
-            let why = diagnose::of_exit(status, path, &tail_of(&stderr));
+            let why = program.why_exited(status, &tail_of(&stderr));
             Err(failed(format!("`capabilities` failed: {why}")))
         }
         RunToEnd::TimedOut { stderr } => {
@@ -113,7 +110,7 @@ pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotS
             let (most, said) = (CAPABILITIES_BYTES_MAX, said(&tail_of(&stderr)));
             Err(failed(format!("`capabilities` printed more than {most} bytes{said}")))
         }
-        RunToEnd::NotStarted(error) => Err(failed(diagnose::of_spawn(&error, path))),
+        RunToEnd::NotStarted(error) => Err(failed(program.why_not_spawned(&error))),
     }
 }
 
@@ -171,9 +168,8 @@ pub(super) async fn start(
     } else {
         launch.args.extend(["--config".into(), config.into()]);
     }
-    let path = program.staged.path();
     let mut child =
-        Child::spawn(&launch).map_err(|error| failed(diagnose::of_spawn(&error, path)))?;
+        Child::spawn(&launch).map_err(|error| failed(program.why_not_spawned(&error)))?;
     let tail = SharedTail::default();
     let (listener, mut lines) = mpsc::channel(16);
     let mut readers = Vec::new();
@@ -314,8 +310,7 @@ impl Starting<'_> {
     }
 
     fn exited(&self, step: LoadStep, status: std::process::ExitStatus) -> NotStarted {
-        let path: &Path = self.program.staged.path();
-        NotStarted::at(step, diagnose::of_exit(status, path, &lock(&self.tail)))
+        NotStarted::at(step, self.program.why_exited(status, &lock(&self.tail)))
     }
 
     /// Asks until it says that it can be called.

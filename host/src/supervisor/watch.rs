@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::diagnose;
 use super::dialect::Capabilities;
 use super::process::{Process, Shared};
 use super::program::{Overseen, Program};
@@ -83,10 +82,9 @@ impl Watch {
                 }
                 drop((services, folder));
                 if let Some(done) = stop.done {
-                    let path = self.shared.program.staged.path();
                     let ended = match status.success() || !stop.graceful {
                         true => Ok(()),
-                        false => Err(diagnose::of_exit(status, path, &lock(&tail))),
+                        false => Err(self.shared.program.why_exited(status, &lock(&tail))),
                     };
                     let _ = done.send(ended);
                 }
@@ -107,8 +105,7 @@ impl Watch {
         let _ = child.stop(Duration::ZERO).await;
         drop((services, folder));
         if how != How::Idle {
-            let path = self.shared.program.staged.path();
-            let reason = diagnose::of_exit(status, path, &lock(&tail));
+            let reason = self.shared.program.why_exited(status, &lock(&tail));
             self.overseer.exited(pid, reason);
         }
         Served::Exited(how)
