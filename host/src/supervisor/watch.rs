@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::asking::Shared;
 use super::dialect::Capabilities;
-use super::process::{Process, Shared};
+use super::process::Process;
 use super::program::{Overseen, Program};
 use super::restart::{BACK_OFF_MAX, Decision, History, How};
 use super::start::{self, NotStarted, Started};
