@@ -28,7 +28,6 @@ const AGAIN_IN: Duration = Duration::from_millis(5);
 pub(super) struct Shared {
     pub(super) program: Arc<Program>,
     pub(super) capabilities: Capabilities,
-    pub(super) runtime: tokio::runtime::Handle,
     pub(super) phase: watch::Sender<Phase>,
     /// Weak, so that the task hears when nobody gives orders any more.
     pub(super) orders: mpsc::WeakUnboundedSender<Order>,
@@ -107,20 +106,20 @@ impl Shared {
             if !(is_safe && may_help) || sent == SENDS_MAX {
                 return Err(error_of(&broken, sent));
             }
-            self.moment(&live).await;
+            self.moment::<W>(&live).await;
         }
     }
 
     /// Waits until another process serves, or a little while: a connection may end for reasons
     /// that have nothing to do with its process.
-    async fn moment(&self, live: &Live) {
+    async fn moment<W: Way>(&self, live: &Live) {
         let mut phase = self.phase.subscribe();
         let other = phase.wait_for(|phase| match phase {
             Phase::Serving(now) => now.pid != live.pid,
             _ => true,
         });
         let until = Instant::now() + AGAIN_IN;
-        let _ = self.timer(until, async { other.await.is_ok() }).await;
+        let _ = W::by(until, async { other.await.is_ok() }).await;
     }
 
     /// The process that serves; waits while it is started, and has it started if it is asleep.
@@ -150,19 +149,6 @@ impl Shared {
         if let Some(orders) = self.orders.upgrade() {
             // The task has ended: the phase says so.
             let _ = orders.send(Order::Wake);
-        }
-    }
-
-    /// What `future` answers by then; its timer is the runtime's, whoever polls.
-    pub(super) async fn timer<F: Future>(&self, until: Instant, future: F) -> Option<F::Output> {
-        let sleep = {
-            let _inside = self.runtime.enter();
-            tokio::time::sleep_until(until.into())
-        };
-        tokio::select! {
-            biased;
-            output = future => Some(output),
-            () = sleep => None,
         }
     }
 }

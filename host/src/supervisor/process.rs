@@ -12,7 +12,7 @@ use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::asking::Shared;
-use super::http::{Answer, Ask, Here, OnTasks, SNAPSHOT_VERSION};
+use super::http::{Answer, Ask, Here, OnTasks, SNAPSHOT_VERSION, Way as _};
 use super::program::Program;
 use super::state::{Order, Phase};
 use super::{batch, reply};
@@ -72,7 +72,7 @@ impl Process {
         let asked = self.shared.ask::<OnTasks>(ask, is_idempotent);
         let answer = match deadline {
             None => asked.await,
-            Some(deadline) => match self.shared.timer(deadline, asked).await {
+            Some(deadline) => match OnTasks::by(deadline, asked).await {
                 Some(answer) => answer,
                 None => Err(late()),
             },

@@ -162,7 +162,7 @@ pub(super) async fn start(
         launch.environment.retain(|(name, _)| name != "TMPDIR");
         launch.environment.push(("TMPDIR".into(), folder.path().into()));
     }
-    let config = config(program);
+    let config = config(program, is_ours);
     if capabilities.reads_config_from_env {
         launch.environment.push(("HOTBAY_CONFIG".into(), config.into()));
     } else {
@@ -204,8 +204,12 @@ pub(super) async fn start(
 }
 
 /// The configuration as the protocol has it.
-fn config(program: &Program) -> String {
-    let idle_ns = u64::try_from(program.limits.idle_max.as_nanos()).unwrap_or(u64::MAX);
+fn config(program: &Program, is_ours: bool) -> String {
+    let mut idle_ns = u64::try_from(program.limits.idle_max.as_nanos()).unwrap_or(u64::MAX);
+    if idle_ns == 0 && !is_ours {
+        // Zero is never in our protocol alone.
+        idle_ns = u64::MAX;
+    }
     let data = STANDARD.encode(&program.config);
     json!({
         "id": program.name.as_str(),
