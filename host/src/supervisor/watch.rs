@@ -1,11 +1,13 @@
 //! The task that watches one process: ends what is left of it when it exits, starts it again
 //! after the pause that the policy wants, and ends it when it is told to.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::asking::Shared;
@@ -88,7 +90,9 @@ impl Watch {
         let grace = if stop.graceful { program.limits.stop_wait_max } else { Duration::ZERO };
         let (status, tail) = clear_away(started, grace).await;
         if let Some(done) = stop.done {
-            let ended = match status.success() || !stop.graceful {
+            // One that has no way of its own to end, ends of the signal that asks it to.
+            let as_asked = status.success() || status.signal() == Some(Signal::TERM.as_raw());
+            let ended = match as_asked || !stop.graceful {
                 true => Ok(()),
                 false => Err(program.why_exited(status, &lock(&tail))),
             };
