@@ -8,6 +8,8 @@ mod closing;
 mod deadlines;
 mod disk;
 mod ends;
+#[cfg(unix)]
+mod example_programs;
 mod faults;
 mod handover;
 mod in_flight;
