@@ -100,13 +100,13 @@ impl Fresh {
             }
             source => source,
         };
-        let kind = candidate.kind();
+        let kind = source.kind().unwrap_or(candidate.kind());
         let (limits, mut notes) = within(candidate.manifest.limits(), kind, &workshop.limits);
         let mut candidate = candidate.clone();
         match &source {
-            Source::Mapped { terms, .. } | Source::Again { terms, .. } => {
-                candidate.granted.clone_from(&terms.permissions)
-            }
+            Source::Mapped { terms, .. } => candidate.granted.clone_from(&terms.permissions),
+            #[cfg(unix)]
+            Source::Again { terms, .. } => candidate.granted.clone_from(&terms.permissions),
             _ => notes.extend(candidate.ask_for_grants(workshop.grant.as_ref())?),
         }
         let candidate = &candidate;

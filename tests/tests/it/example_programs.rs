@@ -44,6 +44,7 @@ fn a_library_a_process_and_a_function_are_one_pipeline() {
     loaded(&host, upper);
     loaded(&host, folder);
     let pipeline = host.pipeline(["upper", "wordcount", "most"]).unwrap();
-    let reply = block_on(pipeline.run(Request::text("to be or not to be, that is to say"))).unwrap();
+    let reply =
+        block_on(pipeline.run(Request::text("to be or not to be, that is to say"))).unwrap();
     assert_eq!(reply.as_text().unwrap(), "to");
 }
