@@ -13,6 +13,7 @@ use crate::artifact::stage::StagingArea;
 use crate::boundary::{Instance, Root};
 use crate::call::Request;
 use crate::config::{HostLimits, Quarantine};
+use crate::conformance::Conformance;
 use crate::error::{Error, ErrorKind};
 use crate::event::Board;
 use crate::generation::Keeper;
@@ -357,6 +358,42 @@ impl HostBuilder {
     /// By the step that failed before the comparison.
     pub fn abi_report(&self, folder: impl AsRef<Path>) -> Result<Option<String>, Error> {
         crate::reload::abi_report(folder.as_ref(), &self.rules)
+    }
+
+    /// Holds the program in `folder` against every step of the protocol for processes.
+    ///
+    /// Starts it several times, with and without the token, and sends it what unlucky hosts send
+    /// too; `sample` is an input that it is known to take. Blocks this thread until all is
+    /// asked, which takes seconds, and minutes with a program that answers nothing. A step that
+    /// fails is told in the answer and is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Manifest`] and [`ErrorKind::Integrity`] where there is nothing to start,
+    /// [`ErrorKind::Unsupported`] for libraries and on systems without processes as plugins.
+    pub fn check_program(
+        &self,
+        folder: impl AsRef<Path>,
+        sample: Option<&Request<'_>>,
+    ) -> Result<Conformance, Error> {
+        #[cfg(unix)]
+        return crate::reload::check_program(
+            folder.as_ref(),
+            sample,
+            &crate::reload::Trying {
+                rules: &self.rules,
+                limits: &self.limits,
+                environment: &self.environment,
+                staging_dir: self.staging_dir.as_deref(),
+            },
+        );
+        #[cfg(not(unix))]
+        {
+            let _ = sample;
+            let folder = folder.as_ref().display();
+            let message = format!("`{folder}`: plugins in processes need Unix");
+            Err(Error::new(ErrorKind::Unsupported, message))
+        }
     }
 }
 
