@@ -66,11 +66,10 @@ pub(super) fn staged(
     };
     check_executable(candidate, artifact.path())?;
     let name = manifest.name();
-    let staged = staging
-        .stage_program(artifact, folder, Path::new(program), name.as_str())
-        .map_err(|error| {
-            candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
-        })?;
+    let staged =
+        staging.stage_program(artifact, folder, Path::new(program), name.as_str()).map_err(
+            |error| candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error),
+        )?;
     Ok(Program {
         name: name.clone(),
         staged,
@@ -171,7 +170,10 @@ fn check_executable(candidate: &Candidate, program: &Path) -> Result<(), Error> 
 }
 
 /// What a program of ours says it is has to be what its manifest says.
-pub(super) fn check_identity(candidate: &Candidate, capabilities: &Capabilities) -> Result<(), Error> {
+pub(super) fn check_identity(
+    candidate: &Candidate,
+    capabilities: &Capabilities,
+) -> Result<(), Error> {
     let manifest = &candidate.manifest;
     let version = manifest.version().to_string();
     let wanted = [

@@ -7,12 +7,12 @@ use std::path::Path;
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 
+use super::Rules;
 use super::apart::{check_identity, staged};
 use super::candidate::Candidate;
 use super::clamp::within;
 use super::survey::read_artifact;
 use super::terms::check_declared_config;
-use super::Rules;
 use crate::artifact::digest::Artifact;
 use crate::artifact::stage::StagingArea;
 use crate::call::Request;
@@ -133,8 +133,7 @@ fn cause(error: &Error) -> String {
 fn sample_of(request: &Request<'_>) -> Sample {
     let content_type = HeaderValue::try_from(request.content_type());
     Sample {
-        content_type: content_type
-            .unwrap_or(HeaderValue::from_static("application/octet-stream")),
+        content_type: content_type.unwrap_or(HeaderValue::from_static("application/octet-stream")),
         bytes: Bytes::copy_from_slice(request.as_bytes()),
     }
 }

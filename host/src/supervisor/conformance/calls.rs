@@ -77,7 +77,10 @@ pub(super) async fn sample(kit: &Kit) -> Outcome {
     match proper(&answer) {
         Ok(Proper::Output) => {
             let bytes = answer.body.len();
-            Ok(format!("the sample was answered 200 with {bytes} bytes of {}", answer.content_type()))
+            Ok(format!(
+                "the sample was answered 200 with {bytes} bytes of {}",
+                answer.content_type()
+            ))
         }
         Ok(error) => Ok(format!("the sample was answered {}", error.told())),
         Err(why) => failed(format!("the sample: {why}")),

@@ -114,8 +114,14 @@ pub(super) async fn malformed(kit: &Kit) -> Outcome {
     let long = [b"GET /".as_slice(), &[b'x'; 100_000], b" HTTP/1.1\r\n\r\n"].concat();
     let all: [(&str, &[u8]); 5] = [
         ("a line that is no request", b"hello, is anybody there?\r\n\r\n"),
-        ("bytes of another protocol", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\xff\r\n\r\n"),
-        ("a `Content-Length` that is no number", b"POST /execute HTTP/1.1\r\nHost: unix\r\nContent-Length: many\r\n\r\n"),
+        (
+            "bytes of another protocol",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\xff\r\n\r\n",
+        ),
+        (
+            "a `Content-Length` that is no number",
+            b"POST /execute HTTP/1.1\r\nHost: unix\r\nContent-Length: many\r\n\r\n",
+        ),
         ("a header without a colon", b"GET /healthz HTTP/1.1\r\nHost: unix\r\nno colon\r\n\r\n"),
         ("a path of 100 kB", &long),
     ];

@@ -38,11 +38,13 @@ impl Kit {
         let Some(NotStarted { step, message }) = not_started else {
             let launched = if self.reads_config_from_env() { "HOTBAY_CONFIG" } else { "--config" };
             self.report.passed("launch", format!("the config was given by {launched}"));
-            let outcome = self.live().map_err(|not| not.clone()).and_then(|started| {
-                location(started, self.is_ours())
-            });
+            let outcome = self
+                .live()
+                .map_err(|not| not.clone())
+                .and_then(|started| location(started, self.is_ours()));
             self.tell("location", outcome);
-            self.report.passed("ready", format!("`/healthz` answered 200, {took} ms after the launch"));
+            self.report
+                .passed("ready", format!("`/healthz` answered 200, {took} ms after the launch"));
             return;
         };
         let row = [

@@ -71,9 +71,9 @@ pub(super) async fn restore(kit: &Kit, state: Option<State>) -> Outcome {
         }
         // What else is in it, such as the time, may differ.
         Ok(Some(_)) => Ok("a new process took the state".to_owned()),
-        Ok(None) => failed(
-            "after `/restore`, `/snapshot` tells no state; wanted the one that was restored",
-        ),
+        Ok(None) => {
+            failed("after `/restore`, `/snapshot` tells no state; wanted the one that was restored")
+        }
         Err(super::Not::Skipped(_)) => Ok("a new process took the state".to_owned()),
         Err(not) => Err(not),
     }
