@@ -37,6 +37,7 @@ mod artifact;
 mod boundary;
 mod call;
 mod config;
+mod conformance;
 mod error;
 mod event;
 mod generation;
@@ -57,6 +58,7 @@ mod sync;
 
 pub use call::{Reply, Request};
 pub use config::{HostLimits, Quarantine};
+pub use conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 pub use error::manifest::ManifestError;
 pub use error::{Error, ErrorKind, LoadStep};
 pub use event::{Events, HostEvent, QuarantineReason};

@@ -1,6 +1,6 @@
 //! How a host is configured: dirs, limits, what is accepted, what is compiled in.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,15 +21,15 @@ use crate::layers::{Layer, Layers};
 use crate::manifest::{Manifest, start_order};
 use crate::pool::Clock;
 use crate::providers::{Choices, Preferences};
-use crate::reload::{Candidate, Desk, Grant, Inspection, Made, Rules, Source, Surveyed, Workshop};
+use crate::reload::{Candidate, Desk, Grant, Made, Rules, Source, Workshop};
 
 /// Configures a [`Host`].
 #[derive(Debug)]
 #[must_use]
 pub struct HostBuilder {
-    dirs: Vec<PathBuf>,
-    rules: Rules,
-    limits: HostLimits,
+    pub(super) dirs: Vec<PathBuf>,
+    pub(super) rules: Rules,
+    pub(super) limits: HostLimits,
     quarantine: Option<Quarantine>,
     want_frames: bool,
     deadline_default: Option<Duration>,
@@ -38,9 +38,9 @@ pub struct HostBuilder {
     /// The first thing that was asked for and makes no sense.
     pub(super) mistake: Option<Error>,
     pub(super) preferences: Preferences,
-    staging_dir: Option<PathBuf>,
+    pub(super) staging_dir: Option<PathBuf>,
     keep_staged: bool,
-    environment: Vec<String>,
+    pub(super) environment: Vec<String>,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
     is_watched: bool,
     poll_interval: Option<Duration>,
@@ -334,29 +334,6 @@ impl HostBuilder {
             host.inner.watch(self.poll_interval, self.retire_removed)?;
         }
         Ok(host)
-    }
-
-    /// Looks at every folder below the plugin directories, without running anything: manifests
-    /// and stamps only. The second answer is what was wrong with the walk itself.
-    pub fn survey(&self) -> (Vec<Surveyed>, Vec<Error>) {
-        super::load_all::survey(&self.dirs, &self.rules)
-    }
-
-    /// Looks closely at the plugin in `folder`, without running anything.
-    pub fn inspect(&self, folder: impl AsRef<Path>) -> Inspection {
-        crate::reload::inspect(folder.as_ref(), &self.rules)
-    }
-
-    /// Compares the root module of the library in `folder` with this host's, at length.
-    ///
-    /// Answers with the report of the differences, or none if there are none. Runs the
-    /// library's initialisers in this process, so a damaged library can end it.
-    ///
-    /// # Errors
-    ///
-    /// By the step that failed before the comparison.
-    pub fn abi_report(&self, folder: impl AsRef<Path>) -> Result<Option<String>, Error> {
-        crate::reload::abi_report(folder.as_ref(), &self.rules)
     }
 }
 

@@ -7,6 +7,7 @@ mod function;
 mod gate;
 mod info;
 mod load_all;
+mod looks;
 mod providers;
 mod reload;
 mod table;

@@ -14,6 +14,8 @@ use super::load::Until;
 use super::overseer::PluginOverseer;
 use super::terms::check_declared;
 use crate::artifact::digest::Artifact;
+use crate::artifact::stage::StagingArea;
+use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Body, Parts};
 use crate::pool::Errand;
@@ -42,27 +44,39 @@ pub(super) fn start(
         candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error)
     })?;
     super::terms::check_schemas(workshop, candidate, parts)?;
-    let command = manifest.command();
-    let (Some(folder), [program, args @ ..]) = (&candidate.folder, command) else {
+    let staging = &workshop.staging;
+    let program = staged(candidate, artifact, limits, staging, &workshop.limits)?;
+    let environment = allowed(std::env::vars_os(), &workshop.environment);
+    let program = Arc::new(Program { environment, ..program });
+    again(workshop, candidate, program, until, parts, slot)
+}
+
+/// A private copy of the program that `artifact` is, with nothing of the host's environment.
+pub(super) fn staged(
+    candidate: &Candidate,
+    artifact: &Artifact,
+    limits: &PluginLimits,
+    staging: &StagingArea,
+    host: &HostLimits,
+) -> Result<Program, Error> {
+    let manifest = &candidate.manifest;
+    let (Some(folder), [program, args @ ..]) = (&candidate.folder, manifest.command()) else {
         let message = "it has no folder, and a program lies in one";
         return Err(candidate.failed(LoadStep::Stage, ErrorKind::Unsupported).caused_by(message));
     };
     check_executable(candidate, artifact.path())?;
     let name = manifest.name();
-    let staged = workshop
-        .staging
-        .stage_program(artifact, folder, Path::new(program), name.as_str())
-        .map_err(|error| {
-            candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
-        })?;
-    let host = &workshop.limits;
-    let program = Program {
+    let staged =
+        staging.stage_program(artifact, folder, Path::new(program), name.as_str()).map_err(
+            |error| candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error),
+        )?;
+    Ok(Program {
         name: name.clone(),
         staged,
         original: artifact.path().to_owned(),
         args: args.iter().map(Into::into).collect(),
         folder: folder.clone(),
-        environment: allowed(std::env::vars_os(), &workshop.environment),
+        environment: Vec::new(),
         config: manifest.config().to_string(),
         limits: ProcessLimits {
             memory_bytes: limits.memory_bytes,
@@ -74,8 +88,7 @@ pub(super) fn start(
             answer_bytes_max: limits.output_bytes,
             snapshot_bytes_max: host.snapshot_bytes_max,
         },
-    };
-    again(workshop, candidate, Arc::new(program), until, parts, slot)
+    })
 }
 
 /// Starts a program that was staged already.
@@ -158,7 +171,10 @@ fn check_executable(candidate: &Candidate, program: &Path) -> Result<(), Error> 
 }
 
 /// What a program of ours says it is has to be what its manifest says.
-fn check_identity(candidate: &Candidate, capabilities: &Capabilities) -> Result<(), Error> {
+pub(super) fn check_identity(
+    candidate: &Candidate,
+    capabilities: &Capabilities,
+) -> Result<(), Error> {
     let manifest = &candidate.manifest;
     let version = manifest.version().to_string();
     let wanted = [

@@ -6,6 +6,8 @@ mod apart;
 mod candidate;
 mod carry_out;
 mod clamp;
+#[cfg(unix)]
+mod conform;
 mod content;
 mod desk;
 mod doorbell;
@@ -41,6 +43,8 @@ use crate::generation::Keeper;
 use crate::pool::Clock;
 pub(crate) use candidate::Candidate;
 pub(crate) use carry_out::{Swapped, swap};
+#[cfg(unix)]
+pub(crate) use conform::{Trying, check_program};
 pub(crate) use content::Content;
 pub(crate) use desk::{Desk, Taken};
 pub(crate) use grants::Grant;

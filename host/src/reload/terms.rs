@@ -45,33 +45,48 @@ pub(super) fn check_declared(
     capabilities: &Capabilities,
     parts: &mut Parts,
 ) -> Result<(), Error> {
-    let checker = |what: &str, schema| {
-        Checker::new(schema).map_err(|unfit| {
-            let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::Start);
-            failed.caused_by(format!("its capabilities: `{what}`: {unfit}"))
-        })
-    };
-    if let Some(schema) = &capabilities.config_schema {
-        checker("configSchema", schema)?.check(candidate.manifest.config()).map_err(|unfit| {
-            let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
-            failed.caused_by(format!("`config` does not fit what the program wants: {unfit}"))
-        })?;
-    }
+    check_declared_config(candidate, capabilities)?;
     if let (None, Some(schema)) = (&parts.terms.input_schema, &capabilities.input_schema) {
-        let input_schema = Some(Arc::new(checker("inputSchema", schema)?));
+        let input_schema = Some(Arc::new(declared(candidate, "inputSchema", schema)?));
         parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
     }
     let mut types = Types::default();
     for offered in &capabilities.types {
         if let Some(schema) = &offered.schema {
             let names = [&offered.name].into_iter().chain(&offered.aliases);
-            types.add(names, checker(&offered.name, schema)?);
+            types.add(names, declared(candidate, &offered.name, schema)?);
         }
     }
     if !types.is_empty() {
         parts.terms = Arc::new(Terms { types: Arc::new(types), ..Terms::clone(&parts.terms) });
     }
     Ok(())
+}
+
+/// Holds the config against what a program says of it.
+#[cfg(unix)]
+pub(super) fn check_declared_config(
+    candidate: &Candidate,
+    capabilities: &crate::supervisor::Capabilities,
+) -> Result<(), Error> {
+    let Some(schema) = &capabilities.config_schema else { return Ok(()) };
+    let checker = declared(candidate, "configSchema", schema)?;
+    checker.check(candidate.manifest.config()).map_err(|unfit| {
+        let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
+        failed.caused_by(format!("`config` does not fit what the program wants: {unfit}"))
+    })
+}
+
+#[cfg(unix)]
+fn declared(
+    candidate: &Candidate,
+    what: &str,
+    schema: &serde_json::Value,
+) -> Result<Checker, Error> {
+    Checker::new(schema).map_err(|unfit| {
+        let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::Start);
+        failed.caused_by(format!("its capabilities: `{what}`: {unfit}"))
+    })
 }
 
 /// Checks the config, and has calls checked from here on if there is a schema for their input.

@@ -99,6 +99,16 @@ impl Child {
         self.process.pid().as_raw_nonzero().get().unsigned_abs()
     }
 
+    /// How it ended, if it did.
+    pub(super) fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait()
+    }
+
+    /// The mark that all carry that it started.
+    pub(super) fn mark(&self) -> &str {
+        &self.mark
+    }
+
     #[cfg(test)]
     pub(super) fn guardian_pid(&self) -> Option<u32> {
         self.guardian

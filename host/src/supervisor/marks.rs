@@ -61,7 +61,6 @@ pub(super) mod carriers {
     }
 
     /// Who carries `mark` now.
-    #[cfg(test)]
     pub(in crate::supervisor) fn all(mark: &str) -> Vec<Pid> {
         carrying(&entry(mark))
     }

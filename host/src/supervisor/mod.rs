@@ -4,6 +4,7 @@
 mod asking;
 mod batch;
 mod child;
+mod conformance;
 mod diagnose;
 mod dialect;
 mod environment;
@@ -38,6 +39,7 @@ mod run_to_end_tests;
 
 use std::time::Duration;
 
+pub(crate) use conformance::{Kit, Report, Sample};
 pub(crate) use dialect::Capabilities;
 pub(crate) use environment::allowed;
 pub(crate) use process::{Process, ProcessCall};

@@ -60,6 +60,8 @@ pub(super) struct Started {
     pub(super) readers: Vec<Reader>,
     pub(super) tail: SharedTail,
     pub(super) services: Option<HostSocket>,
+    /// What it printed before the line that tells where it can be reached: its first line of that.
+    pub(super) noise: Option<String>,
     /// Dropped last: the sockets lie in it.
     pub(super) folder: LaunchFolder,
 }
@@ -180,21 +182,21 @@ pub(super) async fn start(
     if let Some(stderr) = child.take_stderr() {
         readers.push(pipes::read(stderr, Arc::clone(overseer), Arc::clone(&tail), None));
     }
-    let mut starting = Starting { child, readers, tail, until, program };
+    let mut starting = Starting { child, readers, tail, until, program, noise: None };
     let told = starting.location(&mut lines, overseer).await;
     drop(lines);
     let reached = match told {
         Ok(location) => {
-            let client = Client::new(location, header);
+            let client = Client::new(location, Some(header));
             starting.ready(&client).await.map(|()| client)
         }
         Err(failed) => Err(failed),
     };
-    let Starting { child, readers, tail, .. } = starting;
+    let Starting { child, readers, tail, noise, .. } = starting;
     match reached {
         Ok(client) => {
             let live = Arc::new(Live { pid: child.pid(), client });
-            Ok(Started { child, live, readers, tail, services, folder })
+            Ok(Started { child, live, readers, tail, services, noise, folder })
         }
         Err(failed) => {
             let _ = child.stop(Duration::ZERO).await;
@@ -228,6 +230,7 @@ struct Starting<'p> {
     tail: SharedTail,
     until: Instant,
     program: &'p Program,
+    noise: Option<String>,
 }
 
 impl Starting<'_> {
@@ -261,6 +264,7 @@ impl Starting<'_> {
                         }
                     }
                     pipes::tell(overseer, &self.tail, &line);
+                    self.noise.get_or_insert(line);
                 }
                 status = self.child.wait() => {
                     self.read_to_the_end(Some(lines), overseer).await;

@@ -69,8 +69,14 @@ pub(crate) enum Verb {
     ///
     /// For CI of plugin authors. A library whose manifest states no digest is first loaded in a
     /// process of its own, so that one that crashes is a refusal and does not end the check; a
-    /// missing digest alone is only noted. Exits with 1 on any problem, and when there is
-    /// nothing to check.
+    /// missing digest alone is only noted.
+    ///
+    /// A program, in whatever language it is written, is held against every step of the protocol
+    /// besides: how it tells what it can do, starts, answers (with and without the token, many
+    /// at once, large, cut off, malformed) and ends. Each step is a line, with what was found
+    /// and what was wanted.
+    ///
+    /// Exits with 1 on any problem, and when there is nothing to check.
     Check(Check),
     /// Writes digest and length of its library into a plugin's manifest.
     ///
@@ -125,6 +131,12 @@ pub(crate) struct Check {
     /// Where to look, instead of `--dir`; may also be the folder of one plugin.
     #[arg(value_name = "DIR", conflicts_with = "dirs")]
     pub(crate) places: Vec<PathBuf>,
+    /// File whose bytes programs are sent as a sample, besides an empty input and others.
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    pub(crate) input: Option<PathBuf>,
+    /// The sample itself.
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    pub(crate) text: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

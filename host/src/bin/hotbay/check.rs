@@ -1,5 +1,6 @@
 //! `hotbay check`: every plugin is loaded for real, asked for its health and shut down.
 //! What nothing vouches for is loaded in a child first; what failed there is not loaded here.
+//! Programs are held against the protocol besides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -9,9 +10,11 @@ use serde_json::{Value, json};
 
 use crate::args::{Check, Options};
 use crate::failure::{Failure, error_json};
+use crate::input::Input;
 use crate::output::{Out, Row, say};
 use crate::places::{builder, dirs, told};
 use crate::start::{GRACE, block_on};
+use crate::steps::Steps;
 use crate::vetting::{Refusal, vet};
 use crate::{Verdict, report};
 
@@ -22,6 +25,7 @@ struct Checked<'a> {
     failures: Vec<String>,
     notes: Vec<String>,
     library: Option<Library>,
+    steps: Option<Steps>,
 }
 
 /// What became of its library after the shutdown.
@@ -37,7 +41,11 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<Ve
     };
     let (mut surveyed, problems) = builder(options, &dirs).survey();
     surveyed.sort_by_cached_key(|one| (report::name(one), one.folder.clone()));
-    let checked = load(&surveyed, options)?;
+    let sample = Input::of_sample(args.text.as_deref(), args.input.as_deref())?;
+    let mut checked = load(&surveyed, options)?;
+    for one in &mut checked {
+        one.hold_against_the_protocol(options, sample.as_ref());
+    }
     let passed = checked.iter().filter(|one| one.is_well()).count();
     if options.json {
         let plugins: Vec<_> = checked.iter().map(Checked::json).collect();
@@ -49,6 +57,9 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<Ve
     } else if !checked.is_empty() {
         let rows = checked.iter().map(Checked::row).collect();
         out.table(&["NAME", "VERSION", "RESULT", "LIBRARY", "WHAT IS TO BE SAID"], rows)?;
+    }
+    if !options.json {
+        checked.iter().try_for_each(|one| one.tell_steps(out))?;
     }
     // The table comes before what is said of it.
     out.flush()?;
@@ -148,7 +159,14 @@ fn seen(mut events: Events) -> BTreeMap<String, Seen> {
 
 impl<'a> Checked<'a> {
     fn new(plugin: &'a Surveyed, refusal: Option<Refusal>) -> Self {
-        Self { plugin, refusal, failures: Vec::new(), notes: Vec::new(), library: None }
+        Self {
+            plugin,
+            refusal,
+            failures: Vec::new(),
+            notes: Vec::new(),
+            library: None,
+            steps: None,
+        }
     }
 
     fn add(&mut self, seen: Seen) {
@@ -164,6 +182,25 @@ impl<'a> Checked<'a> {
             }
             Some(Library::Kept { reason }) => self.notes.push(format!("kept: {reason}")),
             _ => {}
+        }
+    }
+
+    fn hold_against_the_protocol(&mut self, options: &Options, sample: Option<&Input>) {
+        match Steps::of(self.plugin, options, sample) {
+            Ok(steps) => {
+                self.failures.extend(steps.iter().filter_map(Steps::failure));
+                self.steps = steps;
+            }
+            // Whoever refused to load it has said the same.
+            Err(_) if self.refusal.is_some() => {}
+            Err(error) => self.failures.push(error.full_message()),
+        }
+    }
+
+    fn tell_steps(&self, out: &mut Out) -> Result<(), Failure> {
+        match &self.steps {
+            Some(steps) => steps.tell(&report::name(self.plugin), out),
+            None => Ok(()),
         }
     }
 
@@ -221,6 +258,7 @@ impl<'a> Checked<'a> {
             "notes": self.notes,
             "library": self.library(),
             "leaked_bytes": leaked_bytes,
+            "steps": self.steps.as_ref().map(Steps::json),
         })
     }
 }

@@ -30,6 +30,19 @@ impl Input {
         Self::of_file(from_file)
     }
 
+    /// A sample, if one was given.
+    pub(crate) fn of_sample(
+        text: Option<&str>,
+        file: Option<&Path>,
+    ) -> Result<Option<Self>, Failure> {
+        Ok(match (text, file) {
+            (Some(text), _) => Some(Self::new(text.as_bytes().to_vec())),
+            (None, Some(file)) if file.as_os_str() == "-" => Some(Self::of_stdin()?),
+            (None, Some(file)) => Some(Self::of_file(file)?),
+            (None, None) => None,
+        })
+    }
+
     pub(crate) fn of_stdin() -> Result<Self, Failure> {
         whole(io::stdin().lock(), "stdin").map(Self::new)
     }

@@ -25,6 +25,7 @@ mod run;
 mod seal;
 mod signals;
 mod start;
+mod steps;
 mod telling;
 mod trial;
 mod vetting;

@@ -159,7 +159,7 @@ where
     }
 
     /// Sends a request and waits for the whole answer.
-    pub(super) async fn exchange(
+    pub(in crate::supervisor) async fn exchange(
         &mut self,
         request: Request,
         bytes_max: u64,

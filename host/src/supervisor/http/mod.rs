@@ -42,14 +42,15 @@ pub(super) const SNAPSHOT_VERSION: HeaderName = HeaderName::from_static("hotbay-
 /// The client of one child.
 pub(super) struct Client {
     location: Location,
-    token: HeaderValue,
+    /// None: it is left out.
+    token: Option<HeaderValue>,
     here: Pool<Here>,
     tasks: Pool<OnTasks>,
 }
 
 impl Client {
     /// A client without connections yet.
-    pub(super) fn new(location: Location, token: HeaderValue) -> Self {
+    pub(super) fn new(location: Location, token: Option<HeaderValue>) -> Self {
         Self { location, token, here: Pool::default(), tasks: Pool::default() }
     }
 
@@ -73,7 +74,16 @@ impl Client {
         Ok(answer)
     }
 
-    fn request(&self, ask: &Ask) -> Result<hyper::Request<Full<Bytes>>, Broken> {
+    pub(super) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    pub(super) fn token(&self) -> Option<&HeaderValue> {
+        self.token.as_ref()
+    }
+
+    /// What `ask` is on the wire.
+    pub(super) fn request(&self, ask: &Ask) -> Result<hyper::Request<Full<Bytes>>, Broken> {
         let mut path = String::with_capacity(ask.endpoint.len() + 1);
         path.push('/');
         path.push_str(ask.endpoint.trim_start_matches('/'));
@@ -88,7 +98,9 @@ impl Client {
         headers.insert(HOST, HeaderValue::from_static("unix"));
         headers.insert(CONTENT_TYPE, ask.content_type.clone());
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-        headers.insert(TOKEN, self.token.clone());
+        if let Some(token) = &self.token {
+            headers.insert(TOKEN, token.clone());
+        }
         if let Some(deadline) = ask.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);

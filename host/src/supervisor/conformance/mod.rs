@@ -1,0 +1,101 @@
+//! The conformance kit: holds a program against every step of the protocol, as a host leads it
+//! and as a host that is unlucky does. Goes on after a failure; the process it needs is started
+//! again when a step ended it. Decides nothing about loads.
+
+mod answers;
+mod batches;
+mod calls;
+mod ends;
+mod exposed;
+mod kit;
+mod knocks;
+mod report;
+mod starts;
+mod states;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::HeaderValue;
+
+pub(crate) use kit::Kit;
+pub(crate) use report::Report;
+
+/// How long one request may take.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long a program may take to end when it was asked to: what runs is finished meanwhile.
+const END_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// An input that the program is known to take.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    pub(crate) content_type: HeaderValue,
+    pub(crate) bytes: Bytes,
+}
+
+/// What came of a step: what was found, or why there is nothing to be told.
+type Outcome = Result<String, Not>;
+
+/// Why a step did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Not {
+    Failed(String),
+    Skipped(String),
+}
+
+impl From<String> for Not {
+    fn from(failure: String) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn failed<T>(message: impl Into<String>) -> Result<T, Not> {
+    Err(Not::Failed(message.into()))
+}
+
+fn skipped<T>(why: impl Into<String>) -> Result<T, Not> {
+    Err(Not::Skipped(why.into()))
+}
+
+impl Kit {
+    /// All that a program is asked once its capabilities are known.
+    async fn lead(&mut self) {
+        self.first_start().await;
+        let outcome = knocks::token(self).await;
+        self.conclude("token", outcome).await;
+        let outcome = knocks::keep_alive(self).await;
+        self.conclude("keep-alive", outcome).await;
+        let outcome = knocks::unknown_endpoint(self).await;
+        self.conclude("unknown-endpoint", outcome).await;
+        let outcome = calls::empty_input(self).await;
+        self.conclude("empty-input", outcome).await;
+        let outcome = calls::sample(self).await;
+        self.conclude("sample", outcome).await;
+        let outcome = calls::at_once(self).await;
+        self.conclude("concurrency", outcome).await;
+        let outcome = calls::large_body(self).await;
+        self.conclude("large-body", outcome).await;
+        let outcome = calls::deadline(self).await;
+        self.conclude("deadline", outcome).await;
+        let outcome = batches::batch(self).await;
+        self.conclude("batch", outcome).await;
+        let outcome = knocks::half_request(self).await;
+        self.conclude("half-request", outcome).await;
+        let outcome = knocks::malformed(self).await;
+        self.conclude("malformed-http", outcome).await;
+        let (outcome, state) = states::snapshot(self).await;
+        self.conclude("snapshot", outcome).await;
+        let outcome = ends::by_signal(self).await;
+        self.tell("sigterm", outcome);
+        self.start_again(None).await;
+        let outcome = states::restore(self, state).await;
+        self.conclude("restore", outcome).await;
+        let outcome = ends::by_request(self).await;
+        self.tell("shutdown", outcome);
+        let outcome = ends::when_idle(self).await;
+        self.tell("idle-exit", outcome);
+        let outcome = ends::leftovers(self);
+        self.tell("leftovers", outcome);
+    }
+}
