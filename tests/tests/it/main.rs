@@ -33,6 +33,8 @@ mod permits;
 mod pipelines;
 mod pipelines_bounds;
 mod pipelines_many;
+#[cfg(target_os = "linux")]
+mod process_soaks;
 mod providers;
 mod puppet;
 mod quarantine;
