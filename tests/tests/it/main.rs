@@ -52,6 +52,9 @@ mod validates;
 mod watch;
 mod worker_pool;
 
+#[cfg(unix)]
+#[path = "../check_programs.rs"]
+mod check_programs;
 #[path = "../command.rs"]
 mod command;
 #[path = "../facts.rs"]

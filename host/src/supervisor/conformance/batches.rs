@@ -119,8 +119,13 @@ fn read(reply: &Value) -> Result<Alone, String> {
 async fn unreadable(kit: &Kit) -> Result<(), Not> {
     let bad = r#"{"requests":[{"contentType":"text/plain","body":"?"}]}"#;
     for text in ["[]", bad] {
-        let answer = kit.ask(Knock::post("batch", json_sample(text.to_owned()))).await?;
-        proper(&answer).map_err(|why| format!("the batch `{text}`: {why}"))?;
+        let of_it = |why| format!("the batch `{text}`, which cannot be read: {why}");
+        let answer = kit.ask(Knock::post("batch", json_sample(text.to_owned()))).await;
+        let answer = answer.map_err(|not| match not {
+            Not::Failed(why) => Not::Failed(of_it(why)),
+            not => not,
+        })?;
+        proper(&answer).map_err(of_it)?;
     }
     Ok(())
 }

@@ -1,0 +1,204 @@
+//! `hotbay check` as a conformance kit: a program that keeps to the protocol passes every step,
+//! one that breaks it in one way fails the step that is about that, with words that help.
+
+use std::path::{Path, PathBuf};
+
+use hotbay_tests::{Plugins, ProgramFolder};
+use serde_json::{Value, json};
+
+use crate::hotbay_command::hotbay;
+
+/// The steps that failed with their messages, of the one program in `folder`.
+fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
+    let folder = folder.to_str().unwrap();
+    let run = hotbay(Path::new("."), &[&["check", folder, "--json"], args].concat());
+    let plugin = run.json()["plugins"][0].clone();
+    let steps = plugin["steps"].as_array().unwrap_or_else(|| panic!("no steps: {plugin}"));
+    assert_eq!(steps.len(), 25, "{plugin}");
+    let text = |step: &Value, field: &str| step[field].as_str().unwrap().to_owned();
+    let wrong = steps.iter().filter(|step| step["outcome"] == "failed");
+    let wrong: Vec<_> = wrong.map(|step| (text(step, "name"), text(step, "message"))).collect();
+    let is_well = wrong.is_empty() && plugin["problem"].is_null();
+    assert_eq!(run.code, Some(i32::from(!is_well)), "{plugin}");
+    wrong
+}
+
+/// Installs the fixture, which keeps to the protocol but for what is asked of it, and checks
+/// that exactly this step fails, in words that have these parts.
+#[track_caller]
+fn check(behave: Value, args: &[&str], step: &str, parts: &[&str]) {
+    let plugins = Plugins::new();
+    let mut asked = behave;
+    if asked["serve"]["conforms"].is_null() {
+        asked["serve"]["conforms"] = true.into();
+    }
+    let folder = ProgramFolder::new(plugins.dir(), "program").behave(asked).install();
+    let failed = failed(&folder, args);
+    let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, [step], "{failed:?}");
+    for part in parts {
+        assert!(failed[0].1.contains(part), "`{part}` in: {}", failed[0].1);
+    }
+}
+
+fn installed(plugins: &Plugins, package: &str) -> PathBuf {
+    let folder = ProgramFolder::new(plugins.dir(), package).built(package, package);
+    folder.behave(json!({ "serve": { "conforms": true, "state": true } })).install()
+}
+
+#[test]
+fn programs_that_keep_to_the_protocol_pass_every_step() {
+    let plugins = Plugins::new();
+    for package in ["program", "served"] {
+        let folder = installed(&plugins, package);
+        assert_eq!(failed(&folder, &["--text", r#"{"do":"count"}"#]), []);
+    }
+}
+
+#[test]
+fn a_program_in_another_language_passes_every_step() {
+    let has_python = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
+    if !has_python {
+        return; // It is written in Python.
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/wordcount");
+    assert_eq!(failed(&folder, &["--text", "a b a", "--allow-writable"]), []);
+}
+
+#[test]
+fn each_step_is_a_line_and_says_what_was_found() {
+    let plugins = Plugins::new();
+    let folder = installed(&plugins, "program");
+    let text = hotbay(&folder, &["check", "."]).exits(0).text();
+    for part in [
+        "program, held against the protocol:",
+        "ok       token             401 without it and with a wrong one",
+        "skipped  sample            there is no sample; give one by --text or --input",
+        "ok       sigterm           it ended with code 0",
+    ] {
+        assert!(text.contains(part), "`{part}` in: {text}");
+    }
+    let behave = json!({ "serve": { "conforms": true, "needs_no_token": true } });
+    hotbay_tests::behave(&folder, &behave);
+    let run = hotbay(&folder, &["check", "."]).exits(1);
+    let text = run.text();
+    assert!(text.contains("the step `token` of the protocol failed"), "{text}");
+    assert!(text.contains("FAILED   token             `GET /healthz` without"), "{text}");
+    assert!(run.stderr.contains("0 of 1 passed"), "{}", run.stderr);
+}
+
+#[test]
+fn a_program_that_lets_everybody_in_fails_at_the_token() {
+    let behave = json!({ "serve": { "needs_no_token": true } });
+    let parts = ["without the token was answered 200", "wanted 401", "Hotbay-Token"];
+    check(behave, &[], "token", &parts);
+}
+
+#[test]
+fn a_program_that_one_bad_peer_can_end_fails_at_malformed_http() {
+    let behave = json!({ "serve": { "exits_when_malformed": true } });
+    check(behave, &[], "malformed-http", &["a line that is no request", "code 3"]);
+}
+
+#[test]
+fn a_program_that_talks_on_stdout_fails_where_that_is_read() {
+    let behave = json!({ "capabilities": { "noise": ["loading"] } });
+    check(behave, &[], "capabilities", &["noise before the JSON", "logs go to stderr"]);
+    let behave = json!({ "location": { "noise": ["starting"] } });
+    check(behave, &[], "location", &["`starting`", "logs to stderr"]);
+}
+
+#[test]
+fn a_program_that_does_not_end_when_asked_fails_at_that() {
+    let behave = json!({ "serve": { "conforms": false, "idle_exit_ms": 200 } });
+    let plugins = Plugins::new();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let failed = failed(&folder, &[]);
+    let sigterm = failed.iter().find(|(name, _)| name == "sigterm").unwrap();
+    assert!(sigterm.1.contains("did not end with code 0") && sigterm.1.contains("SIGTERM"));
+
+    let behave = json!({ "serve": { "keeps_running": true } });
+    check(behave, &[], "shutdown", &["did not end within 5 s after `/shutdown`"]);
+}
+
+#[test]
+fn a_program_that_leaves_its_socket_is_told_of_each_end() {
+    let plugins = Plugins::new();
+    let behave = json!({ "serve": { "conforms": true, "leaves_socket": true } });
+    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let failed = failed(&folder, &[]);
+    let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["sigterm", "shutdown", "idle-exit"]);
+    for (_, message) in &failed {
+        assert!(message.contains(".socket` and `") && message.contains(".lock`"), "{message}");
+    }
+}
+
+#[test]
+fn an_error_without_a_form_fails_at_the_call() {
+    let oops = json!({ "status": 500, "body": "oops" });
+    let behave = json!({ "serve": { "conforms": true, "execute": oops } });
+    let plugins = Plugins::new();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let failed = failed(&folder, &[]);
+    assert_eq!(failed[0].0, "empty-input", "{failed:?}");
+    assert!(failed[0].1.contains("answered 500 with `oops`; wanted JSON"), "{failed:?}");
+}
+
+#[test]
+fn a_program_that_hangs_up_after_each_answer_fails_at_keep_alive() {
+    let behave = json!({ "serve": { "close_after_calls": 1 } });
+    check(behave, &[], "keep-alive", &["ended after one request", "wanted HTTP/1.1"]);
+}
+
+#[test]
+fn replies_of_another_number_fail_at_the_batch() {
+    let behave = json!({ "serve": { "replies": 2 } });
+    check(behave, &[], "batch", &["5 requests were answered by 2 replies"]);
+}
+
+#[test]
+fn a_port_that_other_machines_reach_fails_at_the_location() {
+    let behave = json!({ "location": { "kind": "any6" } });
+    if cfg!(target_os = "linux") {
+        check(behave, &[], "location", &["other machines can reach it", "127.0.0.1"]);
+    }
+}
+
+#[test]
+fn processes_that_outlive_the_program_are_told() {
+    let sample = r#"{"do":"grandchild","own_session":true,"let_go":true}"#;
+    if cfg!(target_os = "linux") {
+        check(json!({}), &["--text", sample], "leftovers", &["live on", "after SIGTERM"]);
+    }
+}
+
+#[test]
+fn a_program_that_is_never_ready_is_told_and_the_rest_is_skipped() {
+    let behave = json!({ "location": { "exit": 4, "stderr": "no licence\n" } });
+    check(behave, &[], "location", &["code 4", "no licence"]);
+}
+
+#[test]
+fn an_older_program_is_held_against_what_its_dialect_has() {
+    let plugins = Plugins::new();
+    let behave = json!({
+        "capabilities": { "dialect": "older" },
+        "serve": { "conforms": true, "needs_no_token": true },
+    });
+    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let json = hotbay(&folder, &["check", ".", "--json"]).json();
+    let steps = json["plugins"][0]["steps"].as_array().unwrap();
+    let step = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
+    for name in ["token", "unknown-endpoint", "empty-input", "batch", "snapshot", "deadline"] {
+        assert_eq!(
+            (&step(name)["outcome"], &step(name)["message"]),
+            (&json!("skipped"), &json!("older dialect")),
+            "{name}"
+        );
+    }
+    for name in ["capabilities", "location", "ready", "keep-alive", "concurrency", "sigterm"] {
+        assert_eq!(step(name)["outcome"], "passed", "{}", step(name));
+    }
+}
