@@ -2,6 +2,7 @@
 //! that there are two kinds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hotbay_plugin::Snapshot;
 
@@ -9,6 +10,10 @@ use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
 #[cfg(unix)]
 use crate::supervisor::{Process, Program};
+
+/// Far more than it takes to kill and reap a process and all that it started.
+#[cfg(unix)]
+const KILL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What runs a generation's calls.
 #[derive(Debug)]
@@ -64,6 +69,16 @@ impl Body {
             Self::Inside(instance) => instance.end(graceful),
             #[cfg(unix)]
             Self::Apart(process) => process.end(graceful),
+        }
+    }
+
+    /// How long its end may take in all, where the plugin itself has `stop_wait_max`: a process
+    /// is killed then, and what it started is looked for.
+    pub(crate) fn end_wait_max(&self, stop_wait_max: Duration) -> Duration {
+        match self {
+            Self::Inside(_) => stop_wait_max,
+            #[cfg(unix)]
+            Self::Apart(_) => stop_wait_max.saturating_add(KILL_WAIT_MAX),
         }
     }
 

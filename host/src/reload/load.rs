@@ -187,7 +187,8 @@ impl Fresh {
     /// Ends an instance that is not wanted after all.
     pub(crate) fn give_up(self, workshop: &Workshop, candidate: &Candidate) {
         let Self { parts, mut body, .. } = self;
-        let ended = parts.crew.run(workshop.limits.stop_wait_max, move || {
+        let wait_max = body.end_wait_max(workshop.limits.stop_wait_max);
+        let ended = parts.crew.run(wait_max, move || {
             // What its drop has to say does not matter any more.
             let _ = body.end(false);
             body.into_remains()

@@ -44,6 +44,11 @@ impl Program {
         self.known(diagnose::of_exit(status, self.staged.path(), tail))
     }
 
+    /// What can be told of the file itself, where that is the cause.
+    pub(super) fn what_is_wrong_with_it(&self) -> Option<String> {
+        diagnose::of_file(self.staged.path()).map(|told| self.known(told))
+    }
+
     fn known(&self, told: String) -> String {
         let copy = self.staged.path().display().to_string();
         told.replace(&copy, &self.original.display().to_string())

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
 use super::child::{Child, ChildLimits, Launch};
+use super::diagnose;
 use super::dialect::{Capabilities, Dialect};
 use super::folder::LaunchFolder;
 use super::http::{Ask, Client, OnTasks};
@@ -96,7 +97,9 @@ pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotS
         RunToEnd::Ended { status, stdout, stderr } if status.success() => {
             Capabilities::parse(&stdout).map_err(|wrong| {
                 let said = said(&tail_of(&stderr));
-                failed(format!("`capabilities` printed what is not wanted: {wrong}{said}"))
+                let file = program.what_is_wrong_with_it();
+                let file = file.map_or_else(String::new, |why| format!("; {why}"));
+                failed(format!("`capabilities` printed what is not wanted: {wrong}{file}{said}"))
             })
         }
         RunToEnd::Ended { status, stderr, .. } => {
@@ -125,8 +128,8 @@ fn tail_of(stderr: &[u8]) -> Tail {
 }
 
 fn said(tail: &Tail) -> String {
-    let lines = tail.to_string();
-    if lines.is_empty() { lines } else { format!("; its last lines: {lines}") }
+    let words = diagnose::last_words(tail);
+    words.map_or_else(String::new, |words| format!("; the last it wrote: {words}"))
 }
 
 /// Starts a program and waits until it can be called.
@@ -244,7 +247,17 @@ impl Starting<'_> {
         let mut wrong = String::new();
         loop {
             tokio::select! {
+                // In this order: lines may come for ever, and the last ones before an end count.
                 biased;
+                () = tokio::time::sleep_until(self.until.into()) => {
+                    let message = format!(
+                        "it did not print where it can be reached within {} ms; wanted a line \
+                         such as `http+unix:///path/to.socket`, flushed{wrong}{}",
+                        self.program.limits.start_wait_max.as_millis(),
+                        said(&lock(&self.tail))
+                    );
+                    return Err(NotStarted::at(step, message));
+                }
                 line = lines.recv() => {
                     let Some(line) = line else { return Err(self.silent(step).await) };
                     match Location::parse(&line) {
@@ -269,15 +282,6 @@ impl Starting<'_> {
                 status = self.child.wait() => {
                     self.read_to_the_end(Some(lines), overseer).await;
                     return Err(self.exited(step, status));
-                }
-                () = tokio::time::sleep_until(self.until.into()) => {
-                    let message = format!(
-                        "it did not print where it can be reached within {} ms; wanted a line \
-                         such as `http+unix:///path/to.socket`, flushed{wrong}{}",
-                        self.program.limits.start_wait_max.as_millis(),
-                        said(&lock(&self.tail))
-                    );
-                    return Err(NotStarted::at(step, message));
                 }
             }
         }
@@ -337,16 +341,8 @@ impl Starting<'_> {
         let mut look_in = LOOK_EVERY_FIRST;
         loop {
             tokio::select! {
+                // In this order: where nobody listens, the question has failed at once.
                 biased;
-                asked = client.ask::<OnTasks>(&ask) => match asked {
-                    Ok(answer) if answer.status == StatusCode::OK => return Ok(()),
-                    Ok(answer) => {
-                        let text = String::from_utf8_lossy(&answer.body);
-                        let text: String = text.trim().chars().take(200).collect();
-                        last = format!("`/healthz` answered {}: {text}", answer.status);
-                    }
-                    Err(broken) => last = broken.message,
-                },
                 status = self.child.wait() => {
                     for reader in self.readers.drain(..) {
                         reader.end().await;
@@ -359,6 +355,15 @@ impl Starting<'_> {
                     let message = format!("it was not ready within {waited} ms: {last}{said}");
                     return Err(NotStarted::at(step, message));
                 }
+                asked = client.ask::<OnTasks>(&ask) => match asked {
+                    Ok(answer) if answer.status == StatusCode::OK => return Ok(()),
+                    Ok(answer) => {
+                        let text = String::from_utf8_lossy(&answer.body);
+                        let text: String = text.trim().chars().take(200).collect();
+                        last = format!("`/healthz` answered {}: {text}", answer.status);
+                    }
+                    Err(broken) => last = broken.message,
+                },
             }
             tokio::time::sleep(look_in).await;
             look_in = (look_in * 2).min(LOOK_EVERY_MAX);
