@@ -201,15 +201,3 @@ fn a_config_that_its_schema_does_not_accept_is_refused_at_its_field() {
     let says = ["plugin.json:", "`config.workers`", "many"];
     check("faulty", spoil, (ErrorKind::Config, LoadStep::Config), &says);
 }
-
-#[test]
-fn a_process_is_not_supported_yet_and_says_so() {
-    let spoil = |it: Plugin| {
-        it.remove("library")
-            .remove("sha256")
-            .set("kind", "process")
-            .set("command", json!(["./serve"]))
-    };
-    let step = (ErrorKind::Unsupported, LoadStep::Manifest);
-    check("faulty", spoil, step, &["kind is `process`"]);
-}
