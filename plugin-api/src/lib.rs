@@ -31,6 +31,22 @@
 //! The crate is a `crate-type = ["cdylib", "rlib"]` with a default feature `export`, behind
 //! which [`export_plugin!`] puts everything that makes the library a plugin.
 //!
+//! # Programs
+//!
+//! With the feature `serve`, on Unix, the same plugin is also a program of its own, which a host
+//! starts and calls over a local socket. The crate gets a `main.rs` beside its library:
+//!
+//! ```
+//! # #[cfg(any())]
+//! hotbay_plugin::serve_plugin!(greet::Greet);
+//! # fn main() {}
+//! ```
+//!
+//! It needs nothing else: [`serve_plugin!`] defines `main`. A panic still ends one call only, and
+//! what goes wrong beyond that (an abort, a leak, an endless loop) ends with the program. A call
+//! is cancelled when the host hangs up. `PROTOCOL.md` tells what goes over the socket, for
+//! authors in other languages too.
+//!
 //! # Logging
 //!
 //! [`HostServices::log`] writes lines. With the feature `tracing`, events of the crate `tracing`

@@ -3,7 +3,13 @@
 
 mod artifacts;
 mod hosts;
+#[cfg(unix)]
+mod kills;
+#[cfg(unix)]
+mod orphans;
 mod plugins;
+#[cfg(unix)]
+mod proc;
 mod process;
 #[cfg(unix)]
 mod programs;
@@ -12,7 +18,15 @@ mod waiting;
 
 pub use artifacts::{binary, library};
 pub use hosts::{host, limits, lines_of, loaded, quarantine, refused, reloaded, rolled_back};
+#[cfg(unix)]
+pub use kills::{Killed, Kills, kill_often};
+#[cfg(unix)]
+pub use orphans::{Orphaned, host_until_killed, orphan};
 pub use plugins::{Plugin, Plugins, library_file_name};
+#[cfg(unix)]
+pub use proc::{
+    Before, carriers, children, descriptors, end_process, launch_folders, marks_below, processes_of,
+};
 pub use process::{images, mappings, threads, unique};
 #[cfg(unix)]
 pub use programs::{ProgramFolder, behave, foreign_elf, launches, state_of};

@@ -199,6 +199,24 @@ fn seal_refuses_what_is_no_plugin_and_seals_the_others() {
     assert!(!text.contains("sha256"), "{text}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_process_is_sealed_by_its_program() {
+    let plugins = Plugins::new();
+    let folder =
+        hotbay_tests::ProgramFolder::new(plugins.dir(), "script").bytes("#!/bin/sh\n").unverified();
+    let folder = folder.install();
+    let sealed = hotbay(plugins.dir(), &["seal", "script", "--json"]).exits(0).json();
+    assert_eq!(sealed["sealed"][0]["length"], 10);
+    let manifest = fs::read_to_string(folder.join("plugin.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["sha256"], sealed["sealed"][0]["sha256"]);
+    assert_eq!(manifest["length"], 10);
+
+    hotbay_tests::ProgramFolder::new(plugins.dir(), "text").not_executable().install();
+    hotbay(plugins.dir(), &["seal", "text"]).exits(1).says_only(&["chmod +x"]);
+}
+
 #[test]
 fn wrong_usage_is_told_apart_from_failure() {
     let plugins = examples();

@@ -7,6 +7,8 @@
 
 mod chain;
 mod install;
+#[cfg(unix)]
+mod processes;
 mod show;
 mod survive;
 mod swap;
@@ -16,7 +18,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use hotbay::{Host, HostEvent};
+use hotbay::{Host, HostEvent, Output};
 use serde_json::json;
 
 use chain::chain;
@@ -43,10 +45,18 @@ async fn main() -> Outcome<()> {
     instance("anchor", "transform", json!({ "mode": "slug" }))?;
     instance("fragile", "fragile", json!({ "panics_on": "boom" }))?;
     instance("counter", "counter", json!({ "step": 1 }))?;
+    #[cfg(unix)]
+    processes::install(folder.path(), built)?;
     instance("half-written", "transform", json!({ "mode": "upper" }))?;
     truncate(folder.path(), "half-written")?;
 
-    let host = Host::builder().plugin_dir(folder.path()).build()?;
+    let host = Host::builder()
+        .plugin_dir(folder.path())
+        .register_fn("list", |_, input| {
+            let words: Vec<String> = input.json()?;
+            Ok(Output::text(words.join(", ")))
+        })
+        .build()?;
     let mut events = host.events();
 
     title("What was found, and what was loaded");
@@ -77,13 +87,19 @@ async fn main() -> Outcome<()> {
     title("A build is swapped while it is called, and then a broken one");
     swap::swap(&host, folder.path()).await?;
 
+    #[cfg(unix)]
+    {
+        title("One pipeline of a library, two processes and a function; one process is killed");
+        processes::survive_a_kill(&host, &text).await?;
+    }
+
     title("What is left after the end");
     host.shutdown(Duration::from_secs(5)).await;
     while let Some(event) = events.try_next() {
         match event {
             HostEvent::Closed { plugin, generation, leaked_bytes } => {
-                let leaked = leaked_bytes.map_or("unknown".to_owned(), |bytes| bytes.to_string());
-                println!("{plugin} {generation}: library unmapped, bytes not released: {leaked}");
+                let leaked = leaked_bytes.map(|bytes| format!(", bytes not released: {bytes}"));
+                println!("{plugin} {generation}: closed{}", leaked.unwrap_or_default());
             }
             HostEvent::Kept { plugin, generation, reason } => {
                 println!("{plugin} {generation}: library kept, {reason}");

@@ -4,6 +4,7 @@
 pub(crate) mod digest;
 pub(crate) mod discover;
 pub(crate) mod locate;
+#[cfg(unix)]
 pub(crate) mod program;
 pub(crate) mod stage;
 mod sweep;

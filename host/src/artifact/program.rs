@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 use super::digest::Artifact;
@@ -68,24 +69,13 @@ fn link_beside(from: &Path, to: &Path, except: &std::ffi::OsStr) -> io::Result<(
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         if entry.file_name() != except {
-            link(&entry.path(), &to.join(entry.file_name()))?;
+            symlink(entry.path(), to.join(entry.file_name()))?;
         }
     }
     Ok(())
 }
 
-#[cfg(unix)]
-fn link(target: &Path, link: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(target, link)
-}
-
-/// Programs are not run there.
-#[cfg(not(unix))]
-fn link(_: &Path, _: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::artifact::digest::BYTES_MAX;

@@ -67,6 +67,7 @@ impl StagingArea {
     }
 
     /// Makes a folder for what is more than one file.
+    #[cfg(unix)]
     pub(super) fn folder_for(&self, name_hint: &str) -> Result<PathBuf, ArtifactError> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let name = file_name(Path::new(""), name_hint, number);
@@ -250,6 +251,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Writes a file that was not there before, which this user may run.
+#[cfg(unix)]
 pub(super) fn write_executable(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(path)?;
     file.write_all(bytes).and_then(|()| seal(&file))

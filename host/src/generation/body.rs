@@ -2,6 +2,7 @@
 //! that there are two kinds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hotbay_plugin::Snapshot;
 
@@ -9,6 +10,10 @@ use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
 #[cfg(unix)]
 use crate::supervisor::{Process, Program};
+
+/// Far more than it takes to kill and reap a process and all that it started.
+#[cfg(unix)]
+const KILL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What runs a generation's calls.
 #[derive(Debug)]
@@ -67,6 +72,16 @@ impl Body {
         }
     }
 
+    /// How long its end may take in all, where the plugin itself has `stop_wait_max`: a process
+    /// is killed then, and what it started is looked for.
+    pub(crate) fn end_wait_max(&self, stop_wait_max: Duration) -> Duration {
+        match self {
+            Self::Inside(_) => stop_wait_max,
+            #[cfg(unix)]
+            Self::Apart(_) => stop_wait_max.saturating_add(KILL_WAIT_MAX),
+        }
+    }
+
     /// Gives up the body for what is left of it. What was not ended is leaked.
     pub(crate) fn into_remains(self) -> Remains {
         match self {
@@ -76,6 +91,24 @@ impl Body {
             }
             #[cfg(unix)]
             Self::Apart(process) => Remains::Program(Arc::clone(process.program())),
+        }
+    }
+
+    /// The contracts that it declares besides its manifest, each with its other names.
+    pub(crate) fn contracts(&self) -> Vec<(String, Vec<String>)> {
+        match self {
+            Self::Inside(_) => Vec::new(),
+            #[cfg(unix)]
+            Self::Apart(process) => process.contracts(),
+        }
+    }
+
+    /// The process that serves, if it is one.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Inside(_) => None,
+            #[cfg(unix)]
+            Self::Apart(process) => process.pid(),
         }
     }
 

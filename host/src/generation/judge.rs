@@ -59,9 +59,17 @@ impl Terms {
         plugin: &PluginName,
         request: &Request<'_>,
     ) -> Result<(), Error> {
-        let Some(schema) = &self.input_schema else { return Ok(()) };
+        if !self.checks_input() {
+            return Ok(());
+        }
         self.judge_length(plugin, request)?;
-        schema.check_text(request.as_bytes()).map_err(|unfit| refused(unfit).of(plugin))
+        if let Some(schema) = &self.input_schema {
+            let fits = schema.check_text(request.as_bytes());
+            fits.map_err(|unfit| refused("its `input_schema`", unfit).of(plugin))?;
+        }
+        self.types.check(request.as_bytes()).map_err(|(name, unfit)| {
+            refused(&format!("the schema that it declares for the type `{name}`"), unfit).of(plugin)
+        })
     }
 
     /// Refuses a request that is too long to be looked at.
@@ -80,12 +88,13 @@ impl Terms {
 }
 
 #[cold]
-fn refused(unfit: Unfit) -> Error {
+fn refused(schema: &str, unfit: Unfit) -> Error {
     let kind = match unfit {
         Unfit::NoThread(_) => ErrorKind::Overloaded,
         Unfit::Schema(_) | Unfit::Value(_) => ErrorKind::Input,
     };
-    Error::new(kind, "was not called: the input does not fit its `input_schema`").caused_by(unfit)
+    let message = format!("was not called: the input does not fit {schema}");
+    Error::new(kind, message).caused_by(unfit)
 }
 
 /// What was granted, in words.
@@ -122,6 +131,7 @@ mod tests {
             permissions: set(granted),
             withheld: set(withheld),
             input_schema: None,
+            types: std::sync::Arc::default(),
         };
         let plugin = PluginName::new("store").unwrap();
         let request = Request::text("x").operation(operation.to_owned());

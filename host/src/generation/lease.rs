@@ -52,7 +52,7 @@ impl Token {
 
     /// A new token of a generation whose body came back, and that is to serve on.
     pub(crate) fn again(generation: Arc<Generation>, body: Body) -> Self {
-        let checks_input = generation.terms.input_schema.is_some();
+        let checks_input = generation.terms.checks_input();
         Self { body: Some(body), checks_input, generation }
     }
 
@@ -95,6 +95,11 @@ impl Token {
     #[inline]
     pub(crate) fn checks_input(&self) -> bool {
         self.checks_input
+    }
+
+    /// The process that serves, if it is one.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.body.as_ref()?.pid()
     }
 
     /// Bytes that the plugin has allocated, where it counts them.

@@ -70,7 +70,8 @@ pub(crate) fn stop(
         keep(generation, keeper, reason, Left::Body(body));
         return None;
     }
-    let ended = generation.crew.run(limits.stop_wait_max, move || {
+    let wait_max = body.end_wait_max(limits.stop_wait_max);
+    let ended = generation.crew.run(wait_max, move || {
         let ended = body.end(true);
         (ended, body.into_remains())
     });

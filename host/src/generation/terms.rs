@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use crate::manifest::Checker;
+use crate::manifest::{Checker, Types};
 use crate::pool::QueueLimits;
 use crate::sync::after;
 
@@ -31,9 +31,16 @@ pub(crate) struct Terms {
     pub(crate) withheld: BTreeSet<String>,
     /// What the input of each call has to fit.
     pub(crate) input_schema: Option<Arc<Checker>>,
+    /// What inputs have to fit that say of what type they are.
+    pub(crate) types: Arc<Types>,
 }
 
 impl Terms {
+    /// Whether inputs have to fit anything.
+    pub(crate) fn checks_input(&self) -> bool {
+        self.input_schema.is_some() || !self.types.is_empty()
+    }
+
     /// Whether a pooled call has to know the time.
     pub(crate) fn want_time(&self, deadline: Option<Instant>) -> bool {
         self.queue_age_max.is_some()
@@ -86,6 +93,7 @@ mod tests {
                 permissions: BTreeSet::new(),
                 withheld: BTreeSet::new(),
                 input_schema: None,
+                types: Arc::default(),
             };
             let at = |seconds: Option<u64>| Some(now + Duration::from_secs(seconds?));
             assert_eq!(terms.deadline(now, at(asked)), at(wanted));

@@ -51,7 +51,7 @@ fn move_to_tasks(plugin: &PluginHandle, runtime: &Runtime) -> Arc<Generation> {
     let slot = &plugin.inner.slot;
     let paused = slot.pause().expect("it serves");
     let before = &paused.generation;
-    let instance = before.take_instance(WAIT_MAX).expect("nobody calls it");
+    let instance = before.take_body(WAIT_MAX).expect("nobody calls it");
     let parts = Parts {
         name: before.name.clone(),
         id: slot.next_generation(),

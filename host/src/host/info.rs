@@ -55,6 +55,8 @@ pub struct PluginInfo {
     pub cache_bytes: u64,
     /// Bytes that it has allocated and not released; none where it does not count.
     pub live_bytes: Option<i64>,
+    /// The process that serves; none for what is no process, or while none runs.
+    pub pid: Option<u32>,
     /// What its manifest asked for and did not get, in words.
     pub notes: Vec<String>,
 }
@@ -94,6 +96,7 @@ impl PluginInfo {
             cache_misses: count(&meter.cache.misses),
             cache_bytes: count(&meter.cache.bytes),
             live_bytes: slot.live_bytes(),
+            pid: slot.pid(),
             notes: build.notes.clone(),
         }
     }

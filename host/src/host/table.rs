@@ -16,7 +16,7 @@ use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
 use crate::manifest::Manifest;
 use crate::metrics::PluginFigures;
-use crate::providers::{Changes, Offers};
+use crate::providers::{Changes, Offer, Offers};
 use crate::reload::{Build, Candidate, Dependent, Loaded};
 use crate::slot::Slot;
 
@@ -327,7 +327,12 @@ impl Drop for Leaving<'_> {
 
 /// What a build offers; what it declares besides its manifest is added here.
 fn offers_of(build: &Build) -> Offers {
-    Offers::declared(&build.manifest)
+    let declared = build.contracts.iter().map(|(contract, aliases)| Offer {
+        contract: contract.clone(),
+        version: None,
+        aliases: aliases.clone(),
+    });
+    Offers::declared(&build.manifest).and(declared)
 }
 
 fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Error> {

@@ -91,7 +91,7 @@ impl<S> Validate<S> {
     fn has_nothing_to_check(&self, visit: &Visit<'_>) -> bool {
         // What the call was judged by says it better than the slot, where there was a reload.
         let checks_input = match (visit.terms, visit.lease) {
-            (Some(terms), _) => terms.input_schema.is_some(),
+            (Some(terms), _) => terms.checks_input(),
             (None, Some(token)) => token.checks_input(),
             (None, None) => self.slot.checks_input(),
         };

@@ -19,6 +19,7 @@ mod seal;
 mod shape_tests;
 mod steps;
 mod tree;
+mod types;
 #[cfg(test)]
 mod value_tests;
 mod words;
@@ -36,6 +37,7 @@ pub(crate) use order::{Applicant, start_order};
 pub(crate) use schema::json_schema;
 pub(crate) use seal::sealed;
 pub(crate) use tree::{MANIFEST_BYTES_MAX, position_of};
+pub(crate) use types::Types;
 pub use words::{Handover, Kind, Unload};
 
 use crate::error::manifest::ManifestError;

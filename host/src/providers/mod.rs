@@ -21,7 +21,7 @@ use crate::id::PluginName;
 use attempts::Attempts;
 pub(crate) use choice::Choices;
 pub use fallback::OnFailure;
-pub(crate) use offers::Offers;
+pub(crate) use offers::{Offer, Offers};
 pub use order::Preference;
 pub(crate) use order::{Place, Preferences, Rank};
 

@@ -30,7 +30,6 @@ impl Offers {
     }
 
     /// Adds what is declared elsewhere. What is there already goes first.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for what processes declare"))]
     pub(crate) fn and(mut self, more: impl IntoIterator<Item = Offer>) -> Self {
         self.0.extend(more);
         self

@@ -73,6 +73,7 @@ pub(super) fn staged(
     Ok(Program {
         name: name.clone(),
         staged,
+        original: artifact.path().to_owned(),
         args: args.iter().map(Into::into).collect(),
         folder: folder.clone(),
         environment: Vec::new(),
@@ -118,7 +119,7 @@ pub(super) fn again(
         }
     };
     check_identity(candidate, &capabilities)?;
-    check_declared(workshop, candidate, &capabilities, parts)?;
+    check_declared(candidate, &capabilities, parts)?;
     let lines_per_s_max = workshop.limits.log_lines_per_s_max;
     let overseer: Overseen =
         Arc::new(PluginOverseer::new(candidate, parts.id, slot, lines_per_s_max));

@@ -39,6 +39,8 @@ pub(crate) struct Build {
     pub(crate) sha256: Option<[u8; 32]>,
     /// The digests of its schemas that lie in files.
     pub(crate) schemas: Vec<Option<[u8; 32]>>,
+    /// What it declares besides its manifest: contracts, each with its other names.
+    pub(crate) contracts: Vec<(String, Vec<String>)>,
     /// What was asked for and not given, in words.
     pub(crate) notes: Vec<String>,
 }
@@ -98,13 +100,13 @@ impl Fresh {
             }
             source => source,
         };
-        let kind = candidate.kind();
+        let kind = source.kind().unwrap_or(candidate.kind());
         let (limits, mut notes) = within(candidate.manifest.limits(), kind, &workshop.limits);
         let mut candidate = candidate.clone();
         match &source {
-            Source::Mapped { terms, .. } | Source::Again { terms, .. } => {
-                candidate.granted.clone_from(&terms.permissions)
-            }
+            Source::Mapped { terms, .. } => candidate.granted.clone_from(&terms.permissions),
+            #[cfg(unix)]
+            Source::Again { terms, .. } => candidate.granted.clone_from(&terms.permissions),
             _ => notes.extend(candidate.ask_for_grants(workshop.grant.as_ref())?),
         }
         let candidate = &candidate;
@@ -159,7 +161,9 @@ impl Fresh {
         };
         let manifest = Arc::new(candidate.manifest.clone());
         let schemas = candidate.schema_digests(&workshop.rules);
-        Ok(Self { parts, body, build: Build { manifest, sha256, schemas, notes } })
+        let contracts = body.contracts();
+        let build = Build { manifest, sha256, schemas, contracts, notes };
+        Ok(Self { parts, body, build })
     }
 
     /// Gives the instance its state and asks whether it can work, on a thread of its own.
@@ -183,7 +187,8 @@ impl Fresh {
     /// Ends an instance that is not wanted after all.
     pub(crate) fn give_up(self, workshop: &Workshop, candidate: &Candidate) {
         let Self { parts, mut body, .. } = self;
-        let ended = parts.crew.run(workshop.limits.stop_wait_max, move || {
+        let wait_max = body.end_wait_max(workshop.limits.stop_wait_max);
+        let ended = parts.crew.run(wait_max, move || {
             // What its drop has to say does not matter any more.
             let _ = body.end(false);
             body.into_remains()

@@ -67,6 +67,7 @@ mod tests {
             manifest: Arc::new(manifest("1.2.0")),
             sha256: Some([1; 32]),
             schemas: Vec::new(),
+            contracts: Vec::new(),
             notes: Vec::new(),
         };
         let dependent = |(name, wanted): &(&str, &str)| Dependent {

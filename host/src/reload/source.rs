@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
 use crate::generation::Terms;
+use crate::manifest::Kind;
 #[cfg(unix)]
 use crate::supervisor::Program;
 
@@ -25,6 +26,17 @@ pub(crate) enum Source {
     /// A program that ran already, and what the calls of its generation went by.
     #[cfg(unix)]
     Again { program: Arc<Program>, terms: Arc<Terms> },
+}
+
+impl Source {
+    /// What it is, where that does not follow from the manifest.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        match self {
+            #[cfg(unix)]
+            Self::Again { .. } => Some(Kind::Process),
+            _ => None,
+        }
+    }
 }
 
 /// Makes a value of this program into an instance, when it is wanted.

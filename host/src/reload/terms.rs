@@ -6,8 +6,14 @@ use super::Workshop;
 use super::candidate::Candidate;
 use super::clamp::PluginLimits;
 use crate::error::Error;
+#[cfg(unix)]
+use crate::error::{ErrorKind, LoadStep};
 use crate::generation::{Parts, Terms};
+#[cfg(unix)]
+use crate::manifest::{Checker, Types};
 use crate::pool::QueueLimits;
+#[cfg(unix)]
+use crate::supervisor::Capabilities;
 
 pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginLimits) -> Terms {
     let host = &workshop.limits;
@@ -27,6 +33,7 @@ pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginL
         permissions: candidate.granted.clone(),
         withheld: candidate.withheld(),
         input_schema: None,
+        types: Arc::default(),
     }
 }
 
@@ -34,15 +41,24 @@ pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginL
 /// for the input itself, that one counts.
 #[cfg(unix)]
 pub(super) fn check_declared(
-    _workshop: &Workshop,
     candidate: &Candidate,
-    capabilities: &crate::supervisor::Capabilities,
+    capabilities: &Capabilities,
     parts: &mut Parts,
 ) -> Result<(), Error> {
     check_declared_config(candidate, capabilities)?;
     if let (None, Some(schema)) = (&parts.terms.input_schema, &capabilities.input_schema) {
         let input_schema = Some(Arc::new(declared(candidate, "inputSchema", schema)?));
         parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
+    }
+    let mut types = Types::default();
+    for offered in &capabilities.types {
+        if let Some(schema) = &offered.schema {
+            let names = [&offered.name].into_iter().chain(&offered.aliases);
+            types.add(names, declared(candidate, &offered.name, schema)?);
+        }
+    }
+    if !types.is_empty() {
+        parts.terms = Arc::new(Terms { types: Arc::new(types), ..Terms::clone(&parts.terms) });
     }
     Ok(())
 }
@@ -53,7 +69,6 @@ pub(super) fn check_declared_config(
     candidate: &Candidate,
     capabilities: &crate::supervisor::Capabilities,
 ) -> Result<(), Error> {
-    use crate::error::{ErrorKind, LoadStep};
     let Some(schema) = &capabilities.config_schema else { return Ok(()) };
     let checker = declared(candidate, "configSchema", schema)?;
     checker.check(candidate.manifest.config()).map_err(|unfit| {
@@ -67,9 +82,8 @@ fn declared(
     candidate: &Candidate,
     what: &str,
     schema: &serde_json::Value,
-) -> Result<crate::manifest::Checker, Error> {
-    use crate::error::{ErrorKind, LoadStep};
-    crate::manifest::Checker::new(schema).map_err(|unfit| {
+) -> Result<Checker, Error> {
+    Checker::new(schema).map_err(|unfit| {
         let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::Start);
         failed.caused_by(format!("its capabilities: `{what}`: {unfit}"))
     })

@@ -53,7 +53,7 @@ impl Slot {
         let attention = &self.health.attention;
         attention.set(Reason::InFlight, terms.in_flight_max.is_some());
         // Before the terms: whoever sees them sees this.
-        attention.set(Reason::Schema, terms.input_schema.is_some());
+        attention.set(Reason::Schema, terms.checks_input());
         self.terms.store(Some(Arc::clone(terms)));
         self.begin(&generation);
         Ok(before.map(|before| not_current(&before)))

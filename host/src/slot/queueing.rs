@@ -191,6 +191,11 @@ impl Slot {
         Some(now + MEMORY_LOOK_EVERY)
     }
 
+    /// The process that serves, if it is one.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.current.load().as_deref().and_then(crate::generation::Token::pid)
+    }
+
     /// Bytes that the plugin has allocated, where it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
         self.current.load().as_deref().and_then(crate::generation::Token::live_bytes)

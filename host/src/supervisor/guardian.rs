@@ -22,20 +22,23 @@ pub(super) const SHELL: &str = "/bin/sh";
 ///
 /// First it turns deaf to what a child may send to its whole group, and says so by a line. At the
 /// end, processes that left the group are found by their mark, where there is `/proc` and a
-/// `grep` that reads lines ended by zeros.
+/// `grep` that reads lines ended by zeros; more than once, since a process shows no environment
+/// while it executes a program.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT PIPE ALRM TERM USR1 USR2 TSTP TTIN TTOU
 echo
 while read -r line; do :; done
 rounds=0
-while [ "$rounds" -lt 100 ]; do
+empty=0
+while [ "$rounds" -lt 200 ] && [ "$empty" -lt 10 ]; do
     rounds=$((rounds + 1))
-    found=$(grep -lzsxF -e "HOTBAY_LAUNCH=$1" /proc/[0-9]*/environ)
-    [ -n "$found" ] || break
-    for file in $found; do
+    empty=$((empty + 1))
+    for file in $(grep -lzsxF -e "HOTBAY_LAUNCH=$1" /proc/[0-9]*/environ); do
+        empty=0
         pid=${file#/proc/}
         kill -KILL "${pid%/environ}"
     done
+    sleep 0.02 || sleep 1
 done
 [ -z "$2" ] || rm -rf -- "$2"
 kill -KILL 0

@@ -42,6 +42,9 @@ pub(super) mod carriers {
     const ROUNDS_MAX: u32 = 200;
     /// Processes that were killed need a moment to be gone.
     const BETWEEN_ROUNDS: Duration = Duration::from_millis(1);
+    /// Executing a program takes microseconds, and longer where the processors are busy.
+    const LOOKS_MAX: u32 = 1000;
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
     pub(super) fn end_all(mark: &str) {
         let entry = entry(mark);
@@ -74,14 +77,57 @@ pub(super) mod carriers {
         pids.filter(|pid| carries(*pid, entry)).collect()
     }
 
-    /// False for processes of others, which cannot be read, and for those that have ended.
+    /// Whether a process carries the mark. While it executes a program it shows no environment,
+    /// so one that shows none is looked at again.
     fn carries(pid: Pid, entry: &[u8]) -> bool {
-        let Ok(file) = File::open(format!("/proc/{}/environ", pid.as_raw_nonzero())) else {
-            return false;
-        };
+        for _ in 0..LOOKS_MAX {
+            match look(pid, entry) {
+                Look::Carries => return true,
+                Look::CarriesNot => return false,
+                Look::Unclear => std::thread::sleep(BETWEEN_LOOKS),
+            }
+        }
+        false
+    }
+
+    enum Look {
+        Carries,
+        /// Also what is said of those of others, which cannot be read, and of those that ended.
+        CarriesNot,
+        Unclear,
+    }
+
+    fn look(pid: Pid, entry: &[u8]) -> Look {
+        let folder = format!("/proc/{}", pid.as_raw_nonzero());
+        let Ok(file) = File::open(format!("{folder}/environ")) else { return Look::CarriesNot };
         let mut environment = Vec::new();
-        let read = file.take(ENVIRONMENT_BYTES_MAX).read_to_end(&mut environment);
-        read.is_ok() && environment.split(|byte| *byte == 0).any(|own| own == entry)
+        match file.take(ENVIRONMENT_BYTES_MAX).read_to_end(&mut environment) {
+            Err(_) => Look::CarriesNot,
+            Ok(0) => look_at_nothing(&fs::read_to_string(format!("{folder}/stat"))),
+            Ok(_) if environment.split(|byte| *byte == 0).any(|own| own == entry) => Look::Carries,
+            Ok(_) => Look::CarriesNot,
+        }
+    }
+
+    /// What to make of a process that shows no environment, by its `stat`.
+    fn look_at_nothing(stat: &std::io::Result<String>) -> Look {
+        /// Of the kernel, or ending: neither has an environment.
+        const KERNEL_OR_ENDING: u64 = 0x0020_0000 | 0x4;
+        let Some((_, stat)) = stat.as_ref().ok().and_then(|stat| stat.rsplit_once(") ")) else {
+            return Look::CarriesNot;
+        };
+        // The first of these fields is the third that proc(5) counts.
+        let fields: Vec<&str> = stat.split_whitespace().collect();
+        let number = |at: usize| fields.get(at - 3).and_then(|field| field.parse::<u64>().ok());
+        let (flags, start, end) = (number(9), number(50), number(51));
+        let is_over = matches!(fields.first(), Some(&("Z" | "X")));
+        match (flags, start, end) {
+            _ if is_over => Look::CarriesNot,
+            (Some(flags), ..) if flags & KERNEL_OR_ENDING != 0 => Look::CarriesNot,
+            (_, Some(start), Some(end)) if start == end && end != 0 => Look::CarriesNot,
+            (Some(_), Some(_), Some(_)) => Look::Unclear,
+            _ => Look::CarriesNot,
+        }
     }
 
     /// The id may have become a stranger's since it was found, so it is looked at again once it
@@ -91,6 +137,29 @@ pub(super) mod carriers {
         if carries(pid, entry) {
             // It may have ended by itself.
             let _ = pidfd_send_signal(&held, Signal::KILL);
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn only_a_process_that_executes_a_program_shows_nothing_for_a_moment() {
+            let unclear = |state: &str, flags: &str, start: &str, end: &str| {
+                let between = "0 ".repeat(5);
+                let rest = "0 ".repeat(40);
+                let stat = format!("7 (a ) Z) {state} {between}{flags} {rest}{start} {end} 0\n");
+                matches!(look_at_nothing(&Ok(stat)), Look::Unclear)
+            };
+            assert!(unclear("R", "4194304", "0", "0"), "it executes a program");
+            assert!(unclear("R", "4194304", "100", "200"), "it did when it was read");
+            assert!(!unclear("S", "4194304", "100", "100"), "it has no variables");
+            assert!(!unclear("Z", "4194304", "0", "0"), "it ended");
+            assert!(!unclear("R", "4194308", "0", "0"), "it is ending");
+            assert!(!unclear("S", "2129984", "0", "0"), "it is a thread of the kernel");
+            let gone = Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+            assert!(matches!(look_at_nothing(&gone), Look::CarriesNot));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The annexe: plugins in processes of their own, started, watched, called over HTTP on a local
 //! socket, started again when they end, and always reaped. Decides nothing about loads.
 
+mod asking;
 mod batch;
 mod child;
 mod conformance;

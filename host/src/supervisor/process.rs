@@ -1,31 +1,23 @@
 //! A plugin in a process, as its generation holds it: asked in this thread or by a future, and
 //! asked again where that is safe.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::{Output, Snapshot, wire};
 use hyper::Method;
 use hyper::header::HeaderValue;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
-use super::dialect::Capabilities;
-use super::http::{
-    Answer, Ask, Broken, CALL_ID, Here, OnTasks, Ran, SNAPSHOT_VERSION, TRACE, Way, Why,
-};
+use super::asking::Shared;
+use super::http::{Answer, Ask, Here, OnTasks, SNAPSHOT_VERSION, Way as _};
 use super::program::Program;
-use super::state::{Live, Order, Phase};
+use super::state::{Order, Phase};
 use super::{batch, reply};
 use crate::call::{Failure, Request};
 use crate::error::{Error, ErrorKind};
-
-/// How often one call is sent at most.
-const SENDS_MAX: u32 = 5;
-
-/// How long a call waits before it is sent again to the same process.
-const AGAIN_IN: Duration = Duration::from_millis(5);
 
 /// Longest time for what is asked besides calls.
 const ERRAND_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -34,20 +26,6 @@ const ERRAND_WAIT_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Process {
     pub(super) shared: Arc<Shared>,
     pub(super) orders: mpsc::UnboundedSender<Order>,
-}
-
-/// What those who call a process share with the task that watches it.
-pub(super) struct Shared {
-    pub(super) program: Arc<Program>,
-    pub(super) capabilities: Capabilities,
-    pub(super) runtime: tokio::runtime::Handle,
-    pub(super) phase: watch::Sender<Phase>,
-    /// Weak, so that the task hears when nobody gives orders any more.
-    pub(super) orders: mpsc::WeakUnboundedSender<Order>,
-    /// Calls that are under way.
-    pub(super) running: AtomicU32,
-    /// Whether the process that serves has answered a call.
-    pub(super) has_served: AtomicBool,
 }
 
 /// A call, as a process needs it.
@@ -94,7 +72,7 @@ impl Process {
         let asked = self.shared.ask::<OnTasks>(ask, is_idempotent);
         let answer = match deadline {
             None => asked.await,
-            Some(deadline) => match self.shared.timer(deadline, asked).await {
+            Some(deadline) => match OnTasks::by(deadline, asked).await {
                 Some(answer) => answer,
                 None => Err(late()),
             },
@@ -191,9 +169,13 @@ impl Process {
         &self.shared.program
     }
 
-    /// What it says it can do.
-    pub(crate) fn capabilities(&self) -> &Capabilities {
-        &self.shared.capabilities
+    /// What it says it is to be looked up by: the kinds of its types, and the types themselves.
+    pub(crate) fn contracts(&self) -> Vec<(String, Vec<String>)> {
+        let types = &self.shared.capabilities.types;
+        let kinds: BTreeSet<_> = types.iter().map(|offered| offered.group.clone()).collect();
+        let kinds = kinds.into_iter().filter(|kind| !kind.is_empty());
+        let types = types.iter().map(|offered| (offered.name.clone(), offered.aliases.clone()));
+        kinds.map(|kind| (kind, Vec::new())).chain(types).collect()
     }
 
     /// The process that serves, if one does.
@@ -202,151 +184,6 @@ impl Process {
             Phase::Serving(live) => Some(live.pid),
             _ => None,
         }
-    }
-}
-
-impl Shared {
-    fn ask_of(&self, call: &ProcessCall<'_>) -> Result<Ask, Failure> {
-        let request = call.request;
-        let content_type = HeaderValue::try_from(request.content_type()).map_err(|_| {
-            let found = request.content_type();
-            let message = format!("was not called: `{found}` is no content type");
-            Failure::Other(Error::new(ErrorKind::Input, message))
-        })?;
-        let endpoint = request.named_endpoint().unwrap_or("execute");
-        self.check_endpoint(endpoint)?;
-        let mut headers = vec![(CALL_ID, HeaderValue::from(call.call_id))];
-        if let Some(trace) = request.trace() {
-            headers.push((TRACE, reply::traceparent(trace)));
-        }
-        Ok(Ask {
-            method: Method::POST,
-            endpoint: endpoint.to_owned(),
-            content_type,
-            body: bytes::Bytes::copy_from_slice(request.as_bytes()),
-            deadline: request.deadline(),
-            headers,
-            answer_bytes_max: self.program.limits.answer_bytes_max,
-        })
-    }
-
-    /// Refuses what a program of ours does not serve; the older dialects do not say what they do.
-    fn check_endpoint(&self, endpoint: &str) -> Result<(), Failure> {
-        let endpoints = &self.capabilities.endpoints;
-        if endpoints.is_empty() || endpoints.contains(endpoint) {
-            return Ok(());
-        }
-        let known: Vec<_> = endpoints.iter().map(String::as_str).collect();
-        let known = known.join("`, `");
-        let message = format!("was not called: it has no endpoint `{endpoint}`; it has `{known}`");
-        Err(Failure::Other(Error::new(ErrorKind::Unsupported, message)))
-    }
-
-    fn errand(&self, method: Method, endpoint: &str) -> Ask {
-        Ask {
-            method,
-            endpoint: endpoint.to_owned(),
-            content_type: HeaderValue::from_static("application/octet-stream"),
-            body: bytes::Bytes::new(),
-            deadline: None,
-            headers: Vec::new(),
-            answer_bytes_max: self.program.limits.answer_bytes_max,
-        }
-    }
-
-    /// Asks the process that serves, or the next one: again where the request surely did not run,
-    /// or may run twice.
-    async fn ask<W: Way>(&self, ask: Ask, is_idempotent: bool) -> Result<Answer, Error> {
-        let _running = Running::of(&self.running);
-        let mut sent = 0;
-        loop {
-            let live = self.live(ask.deadline).await?;
-            let broken = match live.client.ask::<W>(&ask).await {
-                Ok(answer) => {
-                    self.has_served.store(true, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                Err(broken) => broken,
-            };
-            sent += 1;
-            let is_safe = broken.ran == Ran::No || is_idempotent;
-            let may_help = broken.why == Why::Disconnected;
-            if !(is_safe && may_help) || sent == SENDS_MAX {
-                return Err(error_of(&broken, sent));
-            }
-            self.moment(&live).await;
-        }
-    }
-
-    /// Waits until another process serves, or a little while: a connection may end for reasons
-    /// that have nothing to do with its process.
-    async fn moment(&self, live: &Live) {
-        let mut phase = self.phase.subscribe();
-        let other = phase.wait_for(|phase| match phase {
-            Phase::Serving(now) => now.pid != live.pid,
-            _ => true,
-        });
-        let until = Instant::now() + AGAIN_IN;
-        let _ = self.timer(until, async { other.await.is_ok() }).await;
-    }
-
-    /// The process that serves; waits while it is started, and has it started if it is asleep.
-    async fn live(&self, deadline: Option<Instant>) -> Result<Arc<Live>, Error> {
-        if let Phase::Serving(live) = &*self.phase.borrow() {
-            return Ok(Arc::clone(live));
-        }
-        let mut phases = self.phase.subscribe();
-        loop {
-            let phase = phases.borrow_and_update().clone();
-            match phase {
-                Phase::Serving(live) => return Ok(live),
-                Phase::Ended => return Err(ended()),
-                Phase::Down { why, until } if deadline.is_none_or(|late| late <= until) => {
-                    return Err(down(&why, until));
-                }
-                Phase::Asleep => self.wake(),
-                Phase::Starting | Phase::Down { .. } => {}
-            }
-            if phases.changed().await.is_err() {
-                return Err(ended());
-            }
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(orders) = self.orders.upgrade() {
-            // The task has ended: the phase says so.
-            let _ = orders.send(Order::Wake);
-        }
-    }
-
-    /// What `future` answers by then; its timer is the runtime's, whoever polls.
-    async fn timer<F: Future>(&self, until: Instant, future: F) -> Option<F::Output> {
-        let sleep = {
-            let _inside = self.runtime.enter();
-            tokio::time::sleep_until(until.into())
-        };
-        tokio::select! {
-            biased;
-            output = future => Some(output),
-            () = sleep => None,
-        }
-    }
-}
-
-/// Counts a call that is under way.
-struct Running<'s>(&'s AtomicU32);
-
-impl<'s> Running<'s> {
-    fn of(running: &'s AtomicU32) -> Self {
-        running.fetch_add(1, Ordering::Relaxed);
-        Self(running)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -359,21 +196,6 @@ async fn first<T>(asked: impl Future<Output = T>, or: impl Future<Output = ()>) 
 }
 
 #[cold]
-fn error_of(broken: &Broken, sent: u32) -> Error {
-    let kind = match broken.why {
-        Why::Disconnected => ErrorKind::Disconnected,
-        Why::Protocol => ErrorKind::Protocol,
-        Why::TooLarge => ErrorKind::Output,
-    };
-    let what = match broken.ran {
-        Ran::No => "was not called",
-        Ran::Perhaps => "was called, and gave no answer; the call may have run",
-    };
-    let times = if sent > 1 { format!(" ({sent} attempts)") } else { String::new() };
-    Error::new(kind, format!("{what}{times}")).caused_by(broken.message.clone())
-}
-
-#[cold]
 fn late() -> Error {
     let message = "did not answer before the deadline; its connection was closed, so it can see \
                    that nobody waits";
@@ -383,18 +205,6 @@ fn late() -> Error {
 #[cold]
 fn cancelled() -> Error {
     Error::new(ErrorKind::Cancelled, "was called, and its caller took the call back")
-}
-
-#[cold]
-fn ended() -> Error {
-    Error::new(ErrorKind::Retired, "has ended, and its process with it; look it up again")
-}
-
-#[cold]
-fn down(why: &str, until: Instant) -> Error {
-    let wait = until.saturating_duration_since(Instant::now()).as_millis();
-    let message = format!("was not called: its process does not run; it is started in {wait} ms");
-    Error::new(ErrorKind::Start, message).caused_by(why.to_owned())
 }
 
 impl fmt::Debug for Process {

@@ -1,13 +1,17 @@
 //! What is started, again and again: a private copy of a program, and all that it is given.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hotbay_plugin::ServiceError;
 use hotbay_plugin::abi::Record;
 
+use super::diagnose;
+use super::lines::Tail;
 use crate::artifact::program::StagedProgram;
 use crate::id::PluginName;
 
@@ -17,6 +21,8 @@ pub(crate) struct Program {
     pub(crate) name: PluginName,
     /// What is run, whatever becomes of the file that it was copied from.
     pub(crate) staged: StagedProgram,
+    /// The file that it was copied from.
+    pub(crate) original: PathBuf,
     pub(crate) args: Vec<OsString>,
     /// The plugin's folder, where it runs.
     pub(crate) folder: PathBuf,
@@ -25,6 +31,28 @@ pub(crate) struct Program {
     /// The manifest's config, as JSON.
     pub(crate) config: String,
     pub(crate) limits: ProcessLimits,
+}
+
+impl Program {
+    /// Why it did not start. Tells of the file that it was copied from, which people know.
+    pub(super) fn why_not_spawned(&self, error: &io::Error) -> String {
+        self.known(diagnose::of_spawn(error, self.staged.path()))
+    }
+
+    /// How it ended, and why.
+    pub(super) fn why_exited(&self, status: ExitStatus, tail: &Tail) -> String {
+        self.known(diagnose::of_exit(status, self.staged.path(), tail))
+    }
+
+    /// What can be told of the file itself, where that is the cause.
+    pub(super) fn what_is_wrong_with_it(&self) -> Option<String> {
+        diagnose::of_file(self.staged.path()).map(|told| self.known(told))
+    }
+
+    fn known(&self, told: String) -> String {
+        let copy = self.staged.path().display().to_string();
+        told.replace(&copy, &self.original.display().to_string())
+    }
 }
 
 /// What bounds one process and the calls to it.

@@ -21,7 +21,7 @@ pub(crate) enum RunToEnd {
     /// It ended by itself.
     Ended { status: ExitStatus, stdout: Vec<u8>, stderr: Vec<u8> },
     /// It did not end in time.
-    TimedOut { stdout: Vec<u8>, stderr: Vec<u8> },
+    TimedOut { stderr: Vec<u8> },
     /// It wrote more than is read.
     TooMuch { stderr: Vec<u8> },
     /// It was not started.
@@ -42,7 +42,7 @@ pub(crate) async fn run_to_end(launch: &Launch, wait_max: Duration, bytes_max: u
     let Written { stdout, stderr } = written;
     match end {
         End::Ended(status) => RunToEnd::Ended { status, stdout, stderr },
-        End::TimedOut => RunToEnd::TimedOut { stdout, stderr },
+        End::TimedOut => RunToEnd::TimedOut { stderr },
         End::TooMuch => RunToEnd::TooMuch { stderr },
     }
 }

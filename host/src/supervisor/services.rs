@@ -109,10 +109,16 @@ async fn answer(
     overseer: &Overseen,
 ) -> Response<Full<Bytes>> {
     let given = request.headers().get(TOKEN).map(HeaderValue::as_bytes).unwrap_or_default();
-    let (status, message) = if same(given, token.as_bytes()) {
-        served(request, overseer).await
-    } else {
-        (StatusCode::UNAUTHORIZED, "the header `Hotbay-Token` is not the one of this launch")
+    let is_known = same(given, token.as_bytes());
+    let (parts, body) = request.into_parts();
+    // Read in any case: who still writes would not hear the answer.
+    let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+    let (status, message) = match body {
+        _ if !is_known => {
+            (StatusCode::UNAUTHORIZED, "the header `Hotbay-Token` is not the one of this launch")
+        }
+        Ok(body) => served(parts.uri.path(), &body.to_bytes(), overseer),
+        Err(_) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or did not come whole"),
     };
     let code = status.as_u16();
     let body = serde_json::json!({ "message": message, "statusCode": code }).to_string();
@@ -128,18 +134,13 @@ fn same(given: &[u8], wanted: &[u8]) -> bool {
     given.len() == wanted.len() && differ == 0
 }
 
-async fn served(request: Request<Incoming>, overseer: &Overseen) -> (StatusCode, &'static str) {
-    let (parts, body) = request.into_parts();
-    let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
-        return (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or did not come whole");
-    };
-    let body = body.to_bytes();
-    match parts.uri.path() {
-        "/log" => match serde_json::from_slice::<Line>(&body) {
+fn served(path: &str, body: &[u8], overseer: &Overseen) -> (StatusCode, &'static str) {
+    match path {
+        "/log" => match serde_json::from_slice::<Line>(body) {
             Ok(line) => log(&line, overseer),
             Err(_) => (StatusCode::BAD_REQUEST, "wanted `level` (1 to 5) and `message`"),
         },
-        "/thread-panicked" => match serde_json::from_slice::<ThreadPanic>(&body) {
+        "/thread-panicked" => match serde_json::from_slice::<ThreadPanic>(body) {
             Ok(panic) => {
                 overseer.thread_panicked(&panic.message, &panic.location);
                 (StatusCode::OK, "heard")

@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,7 +71,6 @@ fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
     let limits = &program.limits;
     let mut environment = program.environment.clone();
     environment.push(("HOTBAY_PROTOCOL".into(), "1".into()));
-    environment.push(("HOTBAY_LAUNCH".into(), mark.clone().into()));
     Launch {
         program: program.staged.path().to_owned(),
         args: program.args.iter().cloned().chain(args).collect(),
@@ -95,27 +93,29 @@ pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotS
     let mark = token().map_err(|error| failed(error.to_string()))?;
     let launch = launch(program, vec!["capabilities".into()], mark);
     let wait_max = program.limits.start_wait_max.min(CAPABILITIES_WAIT_MAX);
-    let path = program.staged.path();
     match run_to_end(&launch, wait_max, CAPABILITIES_BYTES_MAX).await {
         RunToEnd::Ended { status, stdout, stderr } if status.success() => {
             Capabilities::parse(&stdout).map_err(|wrong| {
                 let said = said(&tail_of(&stderr));
-                failed(format!("`capabilities` printed what is not wanted: {wrong}{said}"))
+                let file = program.what_is_wrong_with_it();
+                let file = file.map_or_else(String::new, |why| format!("; {why}"));
+                failed(format!("`capabilities` printed what is not wanted: {wrong}{file}{said}"))
             })
         }
         RunToEnd::Ended { status, stderr, .. } => {
-            let why = diagnose::of_exit(status, path, &tail_of(&stderr));
+            let why = program.why_exited(status, &tail_of(&stderr));
             Err(failed(format!("`capabilities` failed: {why}")))
         }
-        RunToEnd::TimedOut { stderr, .. } => {
+        RunToEnd::TimedOut { stderr } => {
             let said = said(&tail_of(&stderr));
             let waited = wait_max.as_millis();
             Err(failed(format!("`capabilities` did not end within {waited} ms{said}")))
         }
-        RunToEnd::TooMuch { .. } => {
-            Err(failed(format!("`capabilities` printed more than {CAPABILITIES_BYTES_MAX} bytes")))
+        RunToEnd::TooMuch { stderr } => {
+            let (most, said) = (CAPABILITIES_BYTES_MAX, said(&tail_of(&stderr)));
+            Err(failed(format!("`capabilities` printed more than {most} bytes{said}")))
         }
-        RunToEnd::NotStarted(error) => Err(failed(diagnose::of_spawn(&error, path))),
+        RunToEnd::NotStarted(error) => Err(failed(program.why_not_spawned(&error))),
     }
 }
 
@@ -128,8 +128,8 @@ fn tail_of(stderr: &[u8]) -> Tail {
 }
 
 fn said(tail: &Tail) -> String {
-    let lines = tail.to_string();
-    if lines.is_empty() { lines } else { format!("; its last lines: {lines}") }
+    let words = diagnose::last_words(tail);
+    words.map_or_else(String::new, |words| format!("; the last it wrote: {words}"))
 }
 
 /// Starts a program and waits until it can be called.
@@ -167,15 +167,14 @@ pub(super) async fn start(
         launch.environment.retain(|(name, _)| name != "TMPDIR");
         launch.environment.push(("TMPDIR".into(), folder.path().into()));
     }
-    let config = config(program);
+    let config = config(program, is_ours);
     if capabilities.reads_config_from_env {
         launch.environment.push(("HOTBAY_CONFIG".into(), config.into()));
     } else {
         launch.args.extend(["--config".into(), config.into()]);
     }
-    let path = program.staged.path();
     let mut child =
-        Child::spawn(&launch).map_err(|error| failed(diagnose::of_spawn(&error, path)))?;
+        Child::spawn(&launch).map_err(|error| failed(program.why_not_spawned(&error)))?;
     let tail = SharedTail::default();
     let (listener, mut lines) = mpsc::channel(16);
     let mut readers = Vec::new();
@@ -210,8 +209,12 @@ pub(super) async fn start(
 }
 
 /// The configuration as the protocol has it.
-fn config(program: &Program) -> String {
-    let idle_ns = u64::try_from(program.limits.idle_max.as_nanos()).unwrap_or(u64::MAX);
+fn config(program: &Program, is_ours: bool) -> String {
+    let mut idle_ns = u64::try_from(program.limits.idle_max.as_nanos()).unwrap_or(u64::MAX);
+    if idle_ns == 0 && !is_ours {
+        // Zero is never in our protocol alone.
+        idle_ns = u64::MAX;
+    }
     let data = STANDARD.encode(&program.config);
     json!({
         "id": program.name.as_str(),
@@ -244,7 +247,17 @@ impl Starting<'_> {
         let mut wrong = String::new();
         loop {
             tokio::select! {
+                // In this order: lines may come for ever, and the last ones before an end count.
                 biased;
+                () = tokio::time::sleep_until(self.until.into()) => {
+                    let message = format!(
+                        "it did not print where it can be reached within {} ms; wanted a line \
+                         such as `http+unix:///path/to.socket`, flushed{wrong}{}",
+                        self.program.limits.start_wait_max.as_millis(),
+                        said(&lock(&self.tail))
+                    );
+                    return Err(NotStarted::at(step, message));
+                }
                 line = lines.recv() => {
                     let Some(line) = line else { return Err(self.silent(step).await) };
                     match Location::parse(&line) {
@@ -269,15 +282,6 @@ impl Starting<'_> {
                 status = self.child.wait() => {
                     self.read_to_the_end(Some(lines), overseer).await;
                     return Err(self.exited(step, status));
-                }
-                () = tokio::time::sleep_until(self.until.into()) => {
-                    let message = format!(
-                        "it did not print where it can be reached within {} ms; wanted a line \
-                         such as `http+unix:///path/to.socket`, flushed{wrong}{}",
-                        self.program.limits.start_wait_max.as_millis(),
-                        said(&lock(&self.tail))
-                    );
-                    return Err(NotStarted::at(step, message));
                 }
             }
         }
@@ -318,8 +322,7 @@ impl Starting<'_> {
     }
 
     fn exited(&self, step: LoadStep, status: std::process::ExitStatus) -> NotStarted {
-        let path: &Path = self.program.staged.path();
-        NotStarted::at(step, diagnose::of_exit(status, path, &lock(&self.tail)))
+        NotStarted::at(step, self.program.why_exited(status, &lock(&self.tail)))
     }
 
     /// Asks until it says that it can be called.
@@ -338,16 +341,8 @@ impl Starting<'_> {
         let mut look_in = LOOK_EVERY_FIRST;
         loop {
             tokio::select! {
+                // In this order: where nobody listens, the question has failed at once.
                 biased;
-                asked = client.ask::<OnTasks>(&ask) => match asked {
-                    Ok(answer) if answer.status == StatusCode::OK => return Ok(()),
-                    Ok(answer) => {
-                        let text = String::from_utf8_lossy(&answer.body);
-                        let text: String = text.trim().chars().take(200).collect();
-                        last = format!("`/healthz` answered {}: {text}", answer.status);
-                    }
-                    Err(broken) => last = broken.message,
-                },
                 status = self.child.wait() => {
                     for reader in self.readers.drain(..) {
                         reader.end().await;
@@ -360,6 +355,15 @@ impl Starting<'_> {
                     let message = format!("it was not ready within {waited} ms: {last}{said}");
                     return Err(NotStarted::at(step, message));
                 }
+                asked = client.ask::<OnTasks>(&ask) => match asked {
+                    Ok(answer) if answer.status == StatusCode::OK => return Ok(()),
+                    Ok(answer) => {
+                        let text = String::from_utf8_lossy(&answer.body);
+                        let text: String = text.trim().chars().take(200).collect();
+                        last = format!("`/healthz` answered {}: {text}", answer.status);
+                    }
+                    Err(broken) => last = broken.message,
+                },
             }
             tokio::time::sleep(look_in).await;
             look_in = (look_in * 2).min(LOOK_EVERY_MAX);

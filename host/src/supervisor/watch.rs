@@ -1,16 +1,19 @@
 //! The task that watches one process: ends what is left of it when it exits, starts it again
 //! after the pause that the policy wants, and ends it when it is told to.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::diagnose;
+use super::asking::Shared;
 use super::dialect::Capabilities;
-use super::process::{Process, Shared};
+use super::pipes::SharedTail;
+use super::process::Process;
 use super::program::{Overseen, Program};
 use super::restart::{BACK_OFF_MAX, Decision, History, How};
 use super::start::{self, NotStarted, Started};
@@ -29,7 +32,6 @@ pub(crate) async fn begin(
     let shared = Arc::new(Shared {
         program,
         capabilities,
-        runtime: tokio::runtime::Handle::current(),
         phase,
         orders: orders.downgrade(),
         running: 0.into(),
@@ -68,50 +70,49 @@ impl Watch {
     /// Watches a process until it exits or is to be ended.
     async fn serve(&mut self, mut started: Started) -> Served {
         self.history.started(Instant::now());
-        let (status, stop) = tokio::select! {
-            status = started.child.wait() => (status, None),
-            stop = next_stop(&mut self.to_do) => {
-                self.turn(Phase::Ended);
-                let grace = match stop.graceful {
-                    true => self.shared.program.limits.stop_wait_max,
-                    false => Duration::ZERO,
-                };
-                let Started { child, readers, tail, services, folder, .. } = started;
-                let status = child.stop(grace).await;
-                for reader in readers {
-                    reader.end().await;
-                }
-                drop((services, folder));
-                if let Some(done) = stop.done {
-                    let path = self.shared.program.staged.path();
-                    let ended = match status.success() || !stop.graceful {
-                        true => Ok(()),
-                        false => Err(diagnose::of_exit(status, path, &lock(&tail))),
-                    };
-                    let _ = done.send(ended);
-                }
-                return Served::Stopped;
-            }
+        let watched = tokio::select! {
+            status = started.child.wait() => Ok(status),
+            stop = next_stop(&mut self.to_do) => Err(stop),
         };
-        let _: Option<Stop> = stop;
+        match watched {
+            Ok(status) => Served::Exited(self.exited(started, status).await),
+            Err(stop) => {
+                self.end(started, stop).await;
+                Served::Stopped
+            }
+        }
+    }
+
+    /// Ends a process that is not wanted any more.
+    async fn end(&mut self, started: Started, stop: Stop) {
+        self.turn(Phase::Ended);
+        let program = &self.shared.program;
+        let grace = if stop.graceful { program.limits.stop_wait_max } else { Duration::ZERO };
+        let (status, tail) = clear_away(started, grace).await;
+        if let Some(done) = stop.done {
+            // One that has no way of its own to end, ends of the signal that asks it to.
+            let as_asked = status.success() || status.signal() == Some(Signal::TERM.as_raw());
+            let ended = match as_asked || !stop.graceful {
+                true => Ok(()),
+                false => Err(program.why_exited(status, &lock(&tail))),
+            };
+            let _ = done.send(ended);
+        }
+    }
+
+    /// Tells of a process that ended by itself, and clears away what it left.
+    async fn exited(&mut self, started: Started, status: ExitStatus) -> How {
         let was_running = self.shared.running.load(Ordering::Relaxed) > 0;
         let has_served = self.shared.has_served.swap(false, Ordering::Relaxed);
         self.turn(Phase::Starting);
         let how = how_it_ended(status, was_running, has_served);
         let pid = started.live.pid;
-        let Started { child, readers, tail, services, folder, .. } = started;
-        for reader in readers {
-            reader.end().await;
-        }
-        // What it had started, too.
-        let _ = child.stop(Duration::ZERO).await;
-        drop((services, folder));
+        let (_, tail) = clear_away(started, Duration::ZERO).await;
         if how != How::Idle {
-            let path = self.shared.program.staged.path();
-            let reason = diagnose::of_exit(status, path, &lock(&tail));
+            let reason = self.shared.program.why_exited(status, &lock(&tail));
             self.overseer.exited(pid, reason);
         }
-        Served::Exited(how)
+        how
     }
 
     /// The next process, as soon as there is one; none: it is not wanted any more.
@@ -199,6 +200,26 @@ impl Watch {
     fn turn(&self, phase: Phase) {
         self.shared.phase.send_replace(phase);
     }
+}
+
+impl Drop for Watch {
+    /// Also where the runtime ends: nobody waits for a process that nobody starts.
+    fn drop(&mut self) {
+        self.turn(Phase::Ended);
+    }
+}
+
+/// Ends a process and all that it started, reads what it still had to say, and removes its
+/// sockets.
+async fn clear_away(started: Started, grace: Duration) -> (ExitStatus, SharedTail) {
+    let Started { child, readers, tail, services, folder, .. } = started;
+    // First: then nobody else holds its pipes.
+    let status = child.stop(grace).await;
+    for reader in readers {
+        reader.end().await;
+    }
+    drop((services, folder));
+    (status, tail)
 }
 
 enum Served {

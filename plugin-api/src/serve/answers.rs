@@ -8,10 +8,13 @@ use super::body::Reply;
 use crate::export::panics::Raised;
 use crate::{ContentType, Output};
 
-/// An answer with the output of a call.
-pub(super) fn output(output: Output) -> Response<Reply> {
-    let content_type = content_type(output.content_type());
-    answer(StatusCode::OK, Some(content_type), output.into())
+/// An answer with the output of a call, in the room that the request's headers took.
+pub(super) fn output(output: Output, mut headers: HeaderMap) -> Response<Reply> {
+    headers.clear();
+    headers.insert(CONTENT_TYPE, content_type(output.content_type()));
+    let mut response = Response::new(output.into());
+    *response.headers_mut() = headers;
+    response
 }
 
 /// An answer that says no more than that it went well.

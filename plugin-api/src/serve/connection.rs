@@ -28,8 +28,9 @@ pub(super) fn serve<T: Plugin>(server: &Server<T>, line: &Line) {
     let is_trusted = Cell::new(server.token.is_none());
     let service = service_fn(|request| routes::answer(server, line, &is_trusted, request));
     let mut http = http1::Builder::new();
-    let mut connection =
-        pin!(http.auto_date_header(false).serve_connection(line.stream(), service));
+    // A request that arrived before the connection was cut is answered all the same.
+    http.auto_date_header(false).half_close(true);
+    let mut connection = pin!(http.serve_connection(line.stream(), service));
     let shows = poll_fn(|context| match connection.as_mut().poll(context) {
         Poll::Ready(_) => Poll::Ready(Shown::End),
         Poll::Pending if is_trusted.get() => Poll::Ready(Shown::Token),

@@ -53,7 +53,8 @@ mod tests {
         ] {
             assert_eq!(read(text), Some(Duration::from_nanos(wanted_ns)), "{text}");
         }
-        for text in ["", "5", "m", "-5m", "5 m", "5d", "5m3", ".", ".s", "1e9s", "99999999999999h"]
+        for text in
+            ["", "5", "m", "-5m", "5 m", "5d", "5m3", ".", ".s", "1e9s", "999999999999999999999h"]
         {
             assert_eq!(read(text), None, "{text}");
         }

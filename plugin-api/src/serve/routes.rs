@@ -111,7 +111,7 @@ async fn routed<T: Plugin>(
     };
     match endpoint {
         Route::Call(function) => match Heard::of(&parts.headers) {
-            Ok(heard) => called(server, line, &heard, &parts.headers, bytes, function),
+            Ok(heard) => called(server, line, &heard, parts.headers, bytes, function),
             Err(mistake) => answers::refused(StatusCode::BAD_REQUEST, &mistake),
         },
         Route::Batch => match Heard::of(&parts.headers) {
@@ -164,7 +164,7 @@ fn called<T: Plugin>(
     server: &Server<T>,
     line: &Line,
     heard: &Heard,
-    headers: &HeaderMap,
+    headers: HeaderMap,
     bytes: Bytes,
     function: Endpoint<T>,
 ) -> Response<Reply> {
@@ -172,7 +172,7 @@ fn called<T: Plugin>(
     let content_type = content_type.unwrap_or(ContentType::BYTES);
     let input = Payload::bytes(&bytes).with_content_type(content_type);
     match call(server, line, heard, input, function) {
-        Ok(output) => answers::output(output),
+        Ok(output) => answers::output(output, headers),
         Err(NotDone::Raised(raised)) => answers::raised(&raised),
         Err(NotDone::Refused(refused)) => not_now(refused),
     }

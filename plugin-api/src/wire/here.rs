@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
+use tokio::task::unconstrained;
+
 use super::bell::Bell;
 use super::stream::Socket;
 
@@ -43,7 +45,9 @@ pub fn block_on<F: Future>(until: Option<Instant>, future: F) -> Option<F::Outpu
     let bell = Bell::own().ok()?;
     let waker = Waker::from(Arc::clone(&bell));
     let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
+    // Inside a task of tokio, its channels would want to yield after some steps, and this thread
+    // yields to nobody.
+    let mut future = pin!(unconstrained(future));
     let before = INTERESTS.take();
     let output = loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
@@ -133,6 +137,19 @@ mod tests {
             Poll::<()>::Pending
         });
         assert_eq!(block_on(Some(until), waits), None);
+    }
+
+    #[test]
+    fn inside_a_task_it_goes_on_for_longer_than_a_task_may() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let task = async {
+            let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+            for number in 0..1000 {
+                sender.send(number).expect("a receiver");
+                assert_eq!(block_on(None, receiver.recv()), Some(Some(number)));
+            }
+        };
+        runtime.block_on(async { tokio::task::LocalSet::new().run_until(task).await });
     }
 
     #[test]

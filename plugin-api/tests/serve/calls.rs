@@ -214,3 +214,19 @@ fn a_port_serves_as_a_socket_does_and_to_this_machine_only() {
     assert_eq!(program.ask("POST", "/execute", "hello").body, "hello");
     assert!(program.files().is_empty());
 }
+
+#[test]
+fn more_connections_than_there_is_room_for_wait_until_one_goes() {
+    let program = Start::default().run();
+    let asked = |mut client: crate::program::Client| {
+        client.send("GET", "/healthz", &[], "").unwrap();
+        client
+    };
+    let mut clients: Vec<_> = (0..256).map(|_| asked(program.connect().unwrap())).collect();
+    for client in &mut clients {
+        assert_eq!(client.receive().unwrap().status, 200);
+    }
+    let mut waits = asked(program.connect().unwrap());
+    clients.pop();
+    assert_eq!(waits.receive().unwrap().status, 200);
+}

@@ -108,8 +108,6 @@ impl Start {
 
     /// Starts the program, with its socket in that folder.
     pub(crate) fn spawn(self, folder: TempDir) -> Program {
-        let files = TempDir::new().unwrap();
-        let errors = files.path().join("stderr");
         let data = STANDARD.encode(self.config.to_string());
         let config = json!({
             "id": "fixture",
@@ -124,13 +122,20 @@ impl Start {
         if let Some(host) = self.host {
             command.env("HOTBAY_HOST", host);
         }
-        command.stdout(Stdio::piped()).stderr(fs::File::create(&errors).unwrap());
-        let child = command.spawn().unwrap();
-        Program { child, location: String::new(), folder, errors, _files: files }
+        Program::of(command, folder)
     }
 }
 
 impl Program {
+    /// Starts a program whose socket will be in that folder.
+    pub(crate) fn of(mut command: Command, folder: TempDir) -> Self {
+        let files = TempDir::new().unwrap();
+        let errors = files.path().join("stderr");
+        command.stdout(Stdio::piped()).stderr(fs::File::create(&errors).unwrap());
+        let child = command.spawn().unwrap();
+        Self { child, location: String::new(), folder, errors, _files: files }
+    }
+
     /// Reads where it can be reached; stays empty where it ends before.
     pub(crate) fn read_location(&mut self) {
         let stdout = self.child.stdout.as_mut().unwrap();

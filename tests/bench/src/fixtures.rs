@@ -45,6 +45,11 @@ pub(crate) fn command() -> anyhow::Result<PathBuf> {
     cargo_build(&arguments, "hotbay", "hotbay")
 }
 
+/// The program of a plugin.
+pub(crate) fn program(package: &str) -> anyhow::Result<PathBuf> {
+    cargo_build(&["--package", package, "--bin", package], package, package)
+}
+
 /// Has cargo build for release; answers with the file of `package` whose name ends so.
 fn cargo_build(arguments: &[&str], package: &str, end: &str) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -106,6 +111,35 @@ pub(crate) fn install(
     Ok(folder)
 }
 
+/// Makes the folder of a plugin that is a program.
+pub(crate) fn install_program(built: &Path, dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    // Cargo names a program by its package.
+    let package = built.file_name().context("a program has a name")?.to_string_lossy();
+    let folder = dir.join(name);
+    fs::create_dir(&folder)?;
+    let program = folder.join("program");
+    fs::copy(built, &program)?;
+    let bytes = fs::read(&program)?;
+    let manifest = json!({
+        "name": name,
+        "package": package,
+        "version": env!("CARGO_PKG_VERSION"),
+        "api": "^1.0",
+        "kind": "process",
+        "command": ["program"],
+        "description": "A plugin of the benchmarks in a process of its own",
+        "permissions": ["log"],
+        "sha256": hex_digest(&bytes),
+        "length": bytes.len(),
+    });
+    fs::write(folder.join("plugin.json"), format!("{manifest:#}"))?;
+    Ok(folder)
+}
+
+fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A library of a plugin, copied into a folder of the benchmark.
 #[derive(Debug)]
 pub(crate) struct Library {
@@ -121,13 +155,7 @@ impl Library {
         let bytes = fs::read(built)?;
         let file = dir.join(format!("{package}{DLL_SUFFIX}"));
         fs::write(&file, &bytes)?;
-        let digest = Sha256::digest(&bytes);
-        Ok(Self {
-            package,
-            file,
-            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-            length: bytes.len() as u64,
-        })
+        Ok(Self { package, file, sha256: hex_digest(&bytes), length: bytes.len() as u64 })
     }
 }
 

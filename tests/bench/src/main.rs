@@ -13,6 +13,7 @@ mod many;
 mod panics;
 mod pooled;
 mod process;
+mod processes;
 mod raw;
 mod reloads;
 mod sample;
@@ -72,6 +73,8 @@ enum Group {
     Layers,
     /// A million lines through a pipeline.
     Lines,
+    /// Plugins in processes of their own, beside a bare HTTP client and server.
+    Processes,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -116,6 +119,7 @@ fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
         Group::Pooled => pooled::measure(&fixtures, options.quick, &paper),
         Group::Layers => layers::measure(&fixtures, options.quick, &paper),
         Group::Lines => lines::measure(options.quick, &paper),
+        Group::Processes => processes::measure(options.quick, &paper),
     }
 }
 
@@ -124,6 +128,11 @@ fn child(what: &OsString, arguments: &[OsString]) -> anyhow::Result<()> {
         (Some("panics"), [dir, count]) => panics::child(dir.as_ref(), count),
         (Some("load"), [dir]) => many::load(dir.as_ref()),
         (Some("survey"), [dir]) => many::survey(dir.as_ref()),
+        (Some("bare-server"), [socket, kind]) => processes::bare_server(socket.as_ref(), kind),
+        (Some("host"), [staging, folders @ ..]) => {
+            soak::host_until_killed(staging.as_ref(), folders);
+            Ok(())
+        }
         _ => bail!("`{}` is nothing that a child does", what.display()),
     }
 }

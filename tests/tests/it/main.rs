@@ -8,6 +8,8 @@ mod closing;
 mod deadlines;
 mod disk;
 mod ends;
+#[cfg(unix)]
+mod example_programs;
 mod faults;
 mod handover;
 mod in_flight;
@@ -31,6 +33,28 @@ mod permits;
 mod pipelines;
 mod pipelines_bounds;
 mod pipelines_many;
+#[cfg(target_os = "linux")]
+mod process_again;
+#[cfg(target_os = "linux")]
+mod process_answers;
+#[cfg(target_os = "linux")]
+mod process_calls;
+#[cfg(target_os = "linux")]
+mod process_dialects;
+#[cfg(target_os = "linux")]
+mod process_ends;
+#[cfg(target_os = "linux")]
+mod process_life;
+#[cfg(target_os = "linux")]
+mod process_logs;
+#[cfg(target_os = "linux")]
+mod process_served;
+#[cfg(target_os = "linux")]
+mod process_soaks;
+#[cfg(target_os = "linux")]
+mod process_start;
+#[cfg(target_os = "linux")]
+mod process_trial;
 mod providers;
 mod puppet;
 mod quarantine;

@@ -18,6 +18,7 @@ mod output;
 mod page;
 mod pipe;
 mod places;
+mod program;
 mod progress;
 mod report;
 mod run;

@@ -1,4 +1,4 @@
-//! `hotbay seal`: digest and length of a library go into its manifest, in one step.
+//! `hotbay seal`: digest and length of a library or program go into its manifest, in one step.
 //! Vouches only for bytes that look like a plugin; changes nothing else.
 
 use std::fs;
@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use hotbay::manifest::{Digest, Kind};
-use hotbay::{Inspection, LoadStep, Manifest};
+use hotbay::{ErrorKind, LoadStep, Manifest};
 use serde_json::{Value, json};
 
 use crate::Verdict;
@@ -14,6 +14,7 @@ use crate::args::{Options, Seal};
 use crate::failure::Failure;
 use crate::output::{Out, say};
 use crate::places::builder;
+use crate::program;
 
 pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
     let mut sealed = Vec::new();
@@ -29,7 +30,9 @@ pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Verd
             Ok(told) if options.json => sealed.push(told),
             Ok(told) => {
                 let text = |field: &str| told[field].as_str().unwrap_or_default().to_owned();
-                out.line(&format!("{}  {}", text("sha256"), text("library")))?;
+                // One of the two is there.
+                let sealed = text("library") + &text("program");
+                out.line(&format!("{}  {sealed}", text("sha256")))?;
             }
             Err(failure) if options.json => {
                 let folder = folder.display().to_string();
@@ -57,24 +60,26 @@ fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
         let message = format!("`{}` is not sealed", folder.display());
         Failure::new("unsupported", message).because(why)
     };
-    let manifest = inspection.surveyed.manifest.clone();
-    if manifest.is_some_and(|manifest| manifest.kind() == Kind::Process) {
-        return Err(not_sealed("its kind is `process`; only libraries can be sealed"));
-    }
-    let Inspection {
-        surveyed,
-        library: Some(library),
-        sha256: Some(sha256),
-        length: Some(length),
-        ..
-    } = inspection
-    else {
-        let problem = inspection.surveyed.problem;
+    let surveyed = inspection.surveyed;
+    let manifest = surveyed.manifest.as_ref();
+    let program = match manifest.filter(|manifest| manifest.kind() == Kind::Process) {
+        Some(manifest) => Some(program::read(folder, manifest).map_err(|why| not_sealed(&why))?),
+        None => None,
+    };
+    let found = match (program, inspection.library, inspection.sha256, inspection.length) {
+        (Some(program), ..) => Some((program.path, program.sha256, program.length)),
+        (None, Some(library), Some(sha256), Some(length)) => Some((library, sha256, length)),
+        _ => None,
+    };
+    let Some((sealed, sha256, length)) = found else {
+        let problem = surveyed.problem;
         return Err(problem.map_or_else(|| not_sealed("it has no library"), Failure::from));
     };
     if let Some(problem) = surveyed.problem {
-        // The digest that it had is what is replaced.
         match problem.step() {
+            // What runs it need not be this host.
+            _ if problem.kind() == ErrorKind::Unsupported => {}
+            // The digest that it had is what is replaced.
             Some(LoadStep::Digest) => {}
             Some(LoadStep::Manifest | LoadStep::Stage | LoadStep::Probe) => {
                 return Err(problem.into());
@@ -83,14 +88,26 @@ fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
         }
     }
     write(folder, &sha256, length)?;
-    let name = surveyed.manifest.as_ref().map(Manifest::name);
-    Ok(json!({
-        "name": name.map(|name| name.as_str()),
+    Ok(told(manifest, folder, &sealed, &sha256, length))
+}
+
+fn told(
+    manifest: Option<&Manifest>,
+    folder: &Path,
+    sealed: &Path,
+    sha256: &Digest,
+    length: u64,
+) -> Value {
+    let is_process = manifest.is_some_and(|manifest| manifest.kind() == Kind::Process);
+    let mut told = json!({
+        "name": manifest.map(|manifest| manifest.name().as_str()),
         "folder": folder.display().to_string(),
-        "library": library.display().to_string(),
         "sha256": sha256.to_string(),
         "length": length,
-    }))
+    });
+    let field = if is_process { "program" } else { "library" };
+    told[field] = sealed.display().to_string().into();
+    told
 }
 
 /// Puts the new text in the old one's place, whole or not at all.

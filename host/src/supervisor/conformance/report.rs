@@ -68,9 +68,7 @@ impl Report {
                 ConformanceStep::new(name, outcome, why_not.to_owned())
             })
         };
-        let mut conformance = Conformance::default();
-        conformance.steps = STEPS.into_iter().map(told).collect();
-        conformance
+        Conformance { steps: STEPS.into_iter().map(told).collect() }
     }
 }
 

@@ -9,8 +9,19 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
+use super::lines::Tail;
 pub(crate) use exit::of_exit;
 use program::{Program, mode_of};
+
+/// Why `program` is none, if its file shows that: a shell reads what the kernel refuses.
+pub(crate) fn of_file(program: &Path) -> Option<String> {
+    Program::look(program).why_not_runnable()
+}
+
+/// The last lines that a program wrote, in one line; none if it wrote nothing.
+pub(crate) fn last_words(tail: &Tail) -> Option<String> {
+    words::told(tail)
+}
 
 /// Why `program` could not be run at all, given the `error` of the attempt. One or two lines.
 pub(crate) fn of_spawn(error: &io::Error, program: &Path) -> String {

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hotbay_plugin::wire;
@@ -25,6 +26,12 @@ pub(in crate::supervisor) trait Way: Sized + 'static {
     type Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static;
 
     fn open(location: &Location) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// What `future` answers by then.
+    fn by<F: Future + Send>(
+        until: Instant,
+        future: F,
+    ) -> impl Future<Output = Option<F::Output>> + Send;
 
     /// The connections that are kept for this way.
     fn pool(client: &Client) -> &Pool<Self>;
@@ -58,6 +65,11 @@ impl Way for Here {
         }
     }
 
+    /// Blocks, as everything here does: no runtime's timer is wanted.
+    async fn by<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
+        wire::block_on(Some(until), future)
+    }
+
     fn pool(client: &Client) -> &Pool<Self> {
         &client.here
     }
@@ -76,6 +88,10 @@ impl Way for OnTasks {
             }
         };
         Ok(TokioIo::new(socket))
+    }
+
+    async fn by<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
+        tokio::time::timeout_at(until.into(), future).await.ok()
     }
 
     fn pool(client: &Client) -> &Pool<Self> {

@@ -1,15 +1,21 @@
-//! `cargo xtask soak`: swaps of a plugin under load for a long time, looking for what is lost,
-//! who waits, and what grows. Each soak runs in a process of its own.
+//! `cargo xtask soak`: swaps of a plugin under load for a long time, and processes that are killed,
+//! looking for what is lost, who waits, what grows and what is left behind. Each soak runs in a process of its own.
 
+mod flood;
+mod goals;
+mod kills;
 mod late;
 mod load;
 mod mutants;
 mod mutation;
+mod orphans;
 mod pause;
 mod swapper;
 mod swaps;
 mod tasks;
 mod waits;
+
+pub(crate) use orphans::host as host_until_killed;
 
 use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
@@ -46,6 +52,12 @@ enum Soak {
     Late,
     /// Tasks of pools that end all the time; the count is in seconds.
     Tasks,
+    /// Processes of plugins that are killed while they are called.
+    Kills,
+    /// Hosts that are killed while their plugins run.
+    Orphans,
+    /// A plugin that prints without end; the count is in MiB to each of its pipes.
+    Flood,
 }
 
 impl Soak {
@@ -56,6 +68,9 @@ impl Soak {
             Self::Mutants => (2_000, 50),
             Self::Late => (10_000, 200),
             Self::Tasks => (60, 2),
+            Self::Kills => (500, 20),
+            Self::Orphans => (50, 3),
+            Self::Flood => (1024, 16),
         };
         options.count.unwrap_or(if options.quick { quick } else { full })
     }
@@ -94,6 +109,9 @@ fn one(soak: Soak, options: &Options) -> anyhow::Result<()> {
         Soak::Mutants => mutants::soak(count, options.quick, &paper)?,
         Soak::Late => late::soak(count, &paper)?,
         Soak::Tasks => tasks::soak(count, &paper)?,
+        Soak::Kills => kills::soak(count, &paper)?,
+        Soak::Orphans => orphans::soak(count, &paper)?,
+        Soak::Flood => flood::soak(count, &paper)?,
     };
     if !is_met {
         bail!("a goal was missed");

@@ -13,31 +13,31 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
 /// A target that nobody wants to hear of.
-pub(super) const FILTERED: &str = "chatty::filtered";
+pub(crate) const FILTERED: &str = "chatty::filtered";
 
 /// An event, as it arrived.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
-    pub(super) level: Level,
-    pub(super) target: String,
-    pub(super) file: Option<String>,
+pub(crate) struct Line {
+    pub(crate) level: Level,
+    pub(crate) target: String,
+    pub(crate) file: Option<String>,
     /// Each as the type it came with, and its text.
-    pub(super) fields: BTreeMap<String, String>,
+    pub(crate) fields: BTreeMap<String, String>,
 }
 
 impl Line {
-    pub(super) fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         self.field("message").strip_prefix("debug ").unwrap()
     }
 
-    pub(super) fn field(&self, name: &str) -> &str {
+    pub(crate) fn field(&self, name: &str) -> &str {
         self.fields.get(name).unwrap_or_else(|| panic!("no `{name}`: {self:?}"))
     }
 }
 
 /// What is known of plugins, by name.
 #[derive(Default)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     lines: Mutex<HashMap<String, Vec<Line>>>,
     /// Plugins that are called with an input whenever they log.
     calls_back: Mutex<HashMap<String, (PluginHandle, String)>>,
@@ -45,7 +45,7 @@ pub(super) struct Heard {
 }
 
 /// Listens in the whole process from now on.
-pub(super) fn listen() -> &'static Heard {
+pub(crate) fn listen() -> &'static Heard {
     static HEARD: LazyLock<Heard> = LazyLock::new(Heard::default);
     static ONCE: Once = Once::new();
     ONCE.call_once(|| tracing::subscriber::set_global_default(Listener(&HEARD)).unwrap());
@@ -54,33 +54,33 @@ pub(super) fn listen() -> &'static Heard {
 
 impl Heard {
     /// What this plugin logged so far.
-    pub(super) fn of(&self, plugin: &str) -> Vec<Line> {
+    pub(crate) fn of(&self, plugin: &str) -> Vec<Line> {
         lock(&self.lines).get(plugin).cloned().unwrap_or_default()
     }
 
     /// The only line that this plugin logged so far.
     #[track_caller]
-    pub(super) fn only_of(&self, plugin: &str) -> Line {
+    pub(crate) fn only_of(&self, plugin: &str) -> Line {
         let lines = self.of(plugin);
         let [line] = &lines[..] else { panic!("{} lines: {lines:#?}", lines.len()) };
         line.clone()
     }
 
     /// Calls a plugin whenever it logs.
-    pub(super) fn call_back(&self, handle: &PluginHandle, input: &str) {
+    pub(crate) fn call_back(&self, handle: &PluginHandle, input: &str) {
         let name = handle.name().to_string();
         lock(&self.calls_back).insert(name, (handle.clone(), input.to_owned()));
     }
 
     /// Wants other levels than `INFO` and what matters more.
-    pub(super) fn want(&self, level: LevelFilter) {
+    pub(crate) fn want(&self, level: LevelFilter) {
         *lock(&self.level) = Some(level);
         tracing::callsite::rebuild_interest_cache();
     }
 }
 
 /// Listens only where the test's own thread runs.
-pub(super) fn listener(heard: &'static Heard) -> impl Subscriber + Send + Sync {
+pub(crate) fn listener(heard: &'static Heard) -> impl Subscriber + Send + Sync {
     Listener(heard)
 }
 

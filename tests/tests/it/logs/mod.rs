@@ -1,7 +1,7 @@
 //! What plugins log arrives where the host's program listens, with all that belongs to it, and
 //! harms nobody, however much it is.
 
-mod listener;
+pub(crate) mod listener;
 
 use std::collections::BTreeSet;
 use std::fs;

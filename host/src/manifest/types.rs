@@ -1,0 +1,63 @@
+//! Requests that say of what type they are: JSON objects with a `type`, each with the schema that
+//! was declared for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::Checker;
+use crate::error::manifest::Unfit;
+
+/// The schemas of types, by all of their names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Types(BTreeMap<String, Arc<Checker>>);
+
+#[derive(Deserialize)]
+struct Typed {
+    r#type: String,
+}
+
+impl Types {
+    /// Adds a type under its names. The first that has a name keeps it.
+    pub(crate) fn add<'n>(&mut self, names: impl Iterator<Item = &'n String>, checker: Checker) {
+        let checker = Arc::new(checker);
+        for name in names {
+            self.0.entry(name.clone()).or_insert_with(|| Arc::clone(&checker));
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Checks an input that names one of the types; any other is none of them.
+    pub(crate) fn check<'t>(&'t self, input: &[u8]) -> Result<(), (&'t str, Unfit)> {
+        let Ok(Typed { r#type }) = serde_json::from_slice(input) else { return Ok(()) };
+        let Some((name, checker)) = self.0.get_key_value(&r#type) else { return Ok(()) };
+        checker.check_text(input).map_err(|unfit| (name.as_str(), unfit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_inputs_of_a_type_have_to_fit_its_schema() {
+        let schema = json!({ "required": ["path"] });
+        let mut types = Types::default();
+        let names = ["Blob/v1".to_owned(), "blob".to_owned()];
+        types.add(names.iter(), Checker::new(&schema).expect("a schema"));
+        let told = |input: &str| match types.check(input.as_bytes()) {
+            Ok(()) => String::new(),
+            Err((name, unfit)) => format!("{name}: {unfit}"),
+        };
+        assert_eq!(told("no JSON"), "");
+        assert_eq!(told(r#"{ "type": "other" }"#), "");
+        assert_eq!(told(r#"{ "type": "blob", "path": "x" }"#), "");
+        assert_eq!(told(r#"{ "type": "Blob/v1" }"#), "Blob/v1: \"path\" is a required property");
+        assert_eq!(told(r#"{ "type": "blob" }"#), "blob: \"path\" is a required property");
+    }
+}

@@ -1,0 +1,197 @@
+//! How a process is asked: whichever serves now, the next one if need be, and again where that is
+//! safe.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use hyper::header::HeaderValue;
+use tokio::sync::{mpsc, watch};
+
+use super::dialect::Capabilities;
+use super::http::{Answer, Ask, Broken, CALL_ID, Ran, TRACE, Way, Why};
+use super::process::ProcessCall;
+use super::program::Program;
+use super::reply;
+use super::state::{Live, Order, Phase};
+use crate::call::Failure;
+use crate::error::{Error, ErrorKind};
+
+/// How often one call is sent at most.
+const SENDS_MAX: u32 = 5;
+
+/// How long a call waits before it is sent again to the same process.
+const AGAIN_IN: Duration = Duration::from_millis(5);
+
+/// What those who call a process share with the task that watches it.
+pub(super) struct Shared {
+    pub(super) program: Arc<Program>,
+    pub(super) capabilities: Capabilities,
+    pub(super) phase: watch::Sender<Phase>,
+    /// Weak, so that the task hears when nobody gives orders any more.
+    pub(super) orders: mpsc::WeakUnboundedSender<Order>,
+    /// Calls that are under way.
+    pub(super) running: AtomicU32,
+    /// Whether the process that serves has answered a call.
+    pub(super) has_served: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn ask_of(&self, call: &ProcessCall<'_>) -> Result<Ask, Failure> {
+        let request = call.request;
+        let content_type = HeaderValue::try_from(request.content_type()).map_err(|_| {
+            let found = request.content_type();
+            let message = format!("was not called: `{found}` is no content type");
+            Failure::Other(Error::new(ErrorKind::Input, message))
+        })?;
+        let endpoint = request.named_endpoint().unwrap_or("execute");
+        self.check_endpoint(endpoint)?;
+        let mut headers = vec![(CALL_ID, HeaderValue::from(call.call_id))];
+        if let Some(trace) = request.trace() {
+            headers.push((TRACE, reply::traceparent(trace)));
+        }
+        Ok(Ask {
+            method: Method::POST,
+            endpoint: endpoint.to_owned(),
+            content_type,
+            body: bytes::Bytes::copy_from_slice(request.as_bytes()),
+            deadline: request.deadline(),
+            headers,
+            answer_bytes_max: self.program.limits.answer_bytes_max,
+        })
+    }
+
+    /// Refuses what a program of ours does not serve; the older dialects do not say what they do.
+    fn check_endpoint(&self, endpoint: &str) -> Result<(), Failure> {
+        let endpoints = &self.capabilities.endpoints;
+        if endpoints.is_empty() || endpoints.contains(endpoint) {
+            return Ok(());
+        }
+        let known: Vec<_> = endpoints.iter().map(String::as_str).collect();
+        let known = known.join("`, `");
+        let message = format!("was not called: it has no endpoint `{endpoint}`; it has `{known}`");
+        Err(Failure::Other(Error::new(ErrorKind::Unsupported, message)))
+    }
+
+    pub(super) fn errand(&self, method: Method, endpoint: &str) -> Ask {
+        Ask {
+            method,
+            endpoint: endpoint.to_owned(),
+            content_type: HeaderValue::from_static("application/octet-stream"),
+            body: bytes::Bytes::new(),
+            deadline: None,
+            headers: Vec::new(),
+            answer_bytes_max: self.program.limits.answer_bytes_max,
+        }
+    }
+
+    /// Asks the process that serves, or the next one: again where the request surely did not run,
+    /// or may run twice.
+    pub(super) async fn ask<W: Way>(&self, ask: Ask, is_idempotent: bool) -> Result<Answer, Error> {
+        let _running = Running::of(&self.running);
+        let mut sent = 0;
+        loop {
+            let live = self.live(ask.deadline).await?;
+            let broken = match live.client.ask::<W>(&ask).await {
+                Ok(answer) => {
+                    self.has_served.store(true, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(broken) => broken,
+            };
+            sent += 1;
+            let is_safe = broken.ran == Ran::No || is_idempotent;
+            let may_help = broken.why == Why::Disconnected;
+            if !(is_safe && may_help) || sent == SENDS_MAX {
+                return Err(error_of(&broken, sent));
+            }
+            self.moment::<W>(&live).await;
+        }
+    }
+
+    /// Waits until another process serves, or a little while: a connection may end for reasons
+    /// that have nothing to do with its process.
+    async fn moment<W: Way>(&self, live: &Live) {
+        let mut phase = self.phase.subscribe();
+        let other = phase.wait_for(|phase| match phase {
+            Phase::Serving(now) => now.pid != live.pid,
+            _ => true,
+        });
+        let until = Instant::now() + AGAIN_IN;
+        let _ = W::by(until, async { other.await.is_ok() }).await;
+    }
+
+    /// The process that serves; waits while it is started, and has it started if it is asleep.
+    async fn live(&self, deadline: Option<Instant>) -> Result<Arc<Live>, Error> {
+        if let Phase::Serving(live) = &*self.phase.borrow() {
+            return Ok(Arc::clone(live));
+        }
+        let mut phases = self.phase.subscribe();
+        loop {
+            let phase = phases.borrow_and_update().clone();
+            match phase {
+                Phase::Serving(live) => return Ok(live),
+                Phase::Ended => return Err(ended()),
+                Phase::Down { why, until } if deadline.is_none_or(|late| late <= until) => {
+                    return Err(down(&why, until));
+                }
+                Phase::Asleep => self.wake(),
+                Phase::Starting | Phase::Down { .. } => {}
+            }
+            if phases.changed().await.is_err() {
+                return Err(ended());
+            }
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(orders) = self.orders.upgrade() {
+            // The task has ended: the phase says so.
+            let _ = orders.send(Order::Wake);
+        }
+    }
+}
+
+/// Counts a call that is under way.
+struct Running<'s>(&'s AtomicU32);
+
+impl<'s> Running<'s> {
+    fn of(running: &'s AtomicU32) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(running)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cold]
+fn error_of(broken: &Broken, sent: u32) -> Error {
+    let kind = match broken.why {
+        Why::Disconnected => ErrorKind::Disconnected,
+        Why::Protocol => ErrorKind::Protocol,
+        Why::TooLarge => ErrorKind::Output,
+    };
+    let what = match broken.ran {
+        Ran::No => "was not called",
+        Ran::Perhaps => "was called, and gave no answer; the call may have run",
+    };
+    let times = if sent > 1 { format!(" ({sent} attempts)") } else { String::new() };
+    Error::new(kind, format!("{what}{times}")).caused_by(broken.message.clone())
+}
+
+#[cold]
+fn ended() -> Error {
+    Error::new(ErrorKind::Retired, "has ended, and its process with it; look it up again")
+}
+
+#[cold]
+fn down(why: &str, until: Instant) -> Error {
+    let wait = until.saturating_duration_since(Instant::now()).as_millis();
+    let message = format!("was not called: its process does not run; it is started in {wait} ms");
+    Error::new(ErrorKind::Start, message).caused_by(why.to_owned())
+}

@@ -1,0 +1,3 @@
+//! The program `json-query`: the plugin of the library, served to a host over a socket.
+
+hotbay_plugin::serve_plugin!(json_query::JsonQuery);

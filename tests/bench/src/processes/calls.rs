@@ -1,0 +1,120 @@
+//! One call at a time on a kept connection.
+
+use std::time::Instant;
+
+use anyhow::ensure;
+use tokio::runtime::{Builder, Runtime};
+
+use super::bare::{Client, Server};
+use super::starts::Launched;
+use super::{BODY, Place, request};
+use crate::sample::quantile;
+use crate::table::{Paper, Table, none, verdict};
+
+const RATIO_MAX: f64 = 1.5;
+
+/// One round: the nanoseconds of each of so many calls.
+type Round<'a> = Box<dyn FnMut(usize) -> anyhow::Result<Vec<f64>> + 'a>;
+
+pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+    let (rounds, calls) = if quick { (2, 100) } else { (41, 2000) };
+    let servers =
+        [Server::start(place.dir.path(), "current")?, Server::start(place.dir.path(), "multi")?];
+    let [current, multi] = &servers;
+    let launched = Launched::start(&place.program, place.dir.path())?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let contenders: [(&str, Round<'_>); 5] = [
+        ("bare client, bare server on current_thread", bare(current)?),
+        ("bare client, bare server on multi_thread", bare(multi)?),
+        ("bare client, server of the SDK", of_client(launched.connect()?)),
+        ("`call`", Box::new(|calls| called(place, calls))),
+        ("`execute`", Box::new(|calls| executed(&runtime, place, calls))),
+    ];
+    let (names, mut contenders): (Vec<_>, Vec<_>) = contenders.into_iter().unzip();
+    let mut found = vec![Vec::new(); names.len()];
+    for contender in &mut contenders {
+        contender(calls)?;
+    }
+    for _ in 0..rounds {
+        for (contender, found) in contenders.iter_mut().zip(&mut found) {
+            let times = contender(calls)?;
+            found.push([0.5, 0.9, 0.99].map(|part| quantile(times.clone(), part)));
+        }
+    }
+    let title = format!("Processes: 16 bytes there and back, {rounds} × {calls} calls (µs)");
+    let head = ["what", "p50, best", "p50", "p90", "p99", "to current", "to multi", "goal", ""];
+    let mut table = Table::new(title, head);
+    for (index, name) in names.into_iter().enumerate() {
+        let all = |part: usize| found[index].iter().map(move |round| round[part]);
+        let at = |part| format!("{:.1}", quantile(all(part).collect(), 0.5) / 1e3);
+        let to = |other: usize| {
+            let pairs = all(0).zip(&found[other]);
+            quantile(pairs.map(|(own, other)| own / other[0]).collect(), 0.5)
+        };
+        let is_ours = name.starts_with('`');
+        table.row([
+            name.to_owned(),
+            format!("{:.1}", all(0).fold(f64::INFINITY, f64::min) / 1e3),
+            at(0),
+            at(1),
+            at(2),
+            format!("{:.2}", to(0)),
+            format!("{:.2}", to(1)),
+            if is_ours { format!("≤ {RATIO_MAX} to current") } else { none() },
+            if is_ours { verdict(to(0) <= RATIO_MAX) } else { none() },
+        ]);
+    }
+    table.note(
+        "Each server is a process of its own, and each client keeps one connection over a Unix \
+         socket. The bare client and `execute` run on a current_thread runtime, `call` on the \
+         thread alone. Quantiles are the medians of those of the rounds; the ratios are the \
+         medians of p50 against p50 of the same round, and decide.",
+    );
+    paper.print(&table);
+    Ok(())
+}
+
+fn bare<'a>(server: &Server) -> anyhow::Result<Round<'a>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let client = runtime.block_on(Client::connect(&server.socket))?;
+    Ok(of_client((runtime, client)))
+}
+
+fn of_client<'a>((runtime, mut client): (Runtime, Client)) -> Round<'a> {
+    Box::new(move |calls| {
+        runtime.block_on(async {
+            let mut times = Vec::with_capacity(calls);
+            for _ in 0..calls {
+                let start = Instant::now();
+                let answer = client.call(&BODY).await?;
+                times.push(start.elapsed().as_nanos() as f64);
+                ensure!(answer[..] == BODY, "another answer");
+            }
+            Ok(times)
+        })
+    })
+}
+
+fn called(place: &Place, calls: usize) -> anyhow::Result<Vec<f64>> {
+    let mut times = Vec::with_capacity(calls);
+    for _ in 0..calls {
+        let start = Instant::now();
+        let answer = place.echo.call(request())?;
+        times.push(start.elapsed().as_nanos() as f64);
+        ensure!(answer.as_bytes() == BODY, "another answer");
+    }
+    Ok(times)
+}
+
+fn executed(runtime: &Runtime, place: &Place, calls: usize) -> anyhow::Result<Vec<f64>> {
+    runtime.block_on(async {
+        let mut times = Vec::with_capacity(calls);
+        for _ in 0..calls {
+            let start = Instant::now();
+            let answer = place.echo.execute(request()).await?;
+            times.push(start.elapsed().as_nanos() as f64);
+            ensure!(answer.as_bytes() == BODY, "another answer");
+        }
+        Ok(times)
+    })
+}

@@ -1,0 +1,129 @@
+//! Many callers at once.
+
+use std::time::Instant;
+
+use anyhow::ensure;
+use tokio::runtime::{Builder, Runtime};
+
+use super::bare::{Client, Server};
+use super::{BODY, Place, request};
+use crate::sample::quantile;
+use crate::table::{Paper, Table, none};
+
+const CALLERS: usize = 64;
+
+/// Calls a second, and the nanoseconds of each.
+struct Round {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+}
+
+pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+    let (rounds, calls) = if quick { (2, 10) } else { (15, 400) };
+    let runtime = Builder::new_multi_thread().enable_all().build()?;
+    let current = Server::start(place.dir.path(), "current")?;
+    let multi = Server::start(place.dir.path(), "multi")?;
+    let mut found = [const { Vec::new() }; 3];
+    let mut clients = [connect(&runtime, &current)?, connect(&runtime, &multi)?];
+    for _ in 0..rounds {
+        for (clients, found) in clients.iter_mut().zip(&mut found) {
+            found.push(round(&runtime, clients.drain(..).collect(), calls, clients)?);
+        }
+        found[2].push(executed(&runtime, place, calls)?);
+    }
+    let title = format!("Processes: {CALLERS} callers at once, 16 bytes");
+    let head = ["what", "calls/s, best", "calls/s", "p50 µs", "p99 µs", "rate to current"];
+    let mut table = Table::new(title, head);
+    let names = ["bare, server on current_thread", "bare, server on multi_thread", "`execute`"];
+    for (name, rounds) in names.into_iter().zip(&found) {
+        let at = |of: &dyn Fn(&Round) -> f64| quantile(rounds.iter().map(of).collect(), 0.5);
+        let pairs = rounds.iter().zip(&found[0]);
+        let ratio = quantile(pairs.map(|(own, bare)| own.rate / bare.rate).collect(), 0.5);
+        table.row([
+            name.to_owned(),
+            format!("{:.0}", rounds.iter().map(|round| round.rate).fold(0.0, f64::max)),
+            format!("{:.0}", at(&|round| round.rate)),
+            format!("{:.0}", at(&|round| round.p50) / 1e3),
+            format!("{:.0}", at(&|round| round.p99) / 1e3),
+            if name.starts_with('`') { format!("{ratio:.2}") } else { none() },
+        ]);
+    }
+    table.note(
+        "All callers are tasks of one multi_thread runtime, and each bare one has a connection \
+         of its own. The server of the SDK has a thread for each connection.",
+    );
+    paper.print(&table);
+    Ok(())
+}
+
+fn connect(runtime: &Runtime, server: &Server) -> anyhow::Result<Vec<Client>> {
+    runtime.block_on(async {
+        let mut clients = Vec::new();
+        for _ in 0..CALLERS {
+            clients.push(Client::connect(&server.socket).await?);
+        }
+        Ok(clients)
+    })
+}
+
+fn round(
+    runtime: &Runtime,
+    clients: Vec<Client>,
+    calls: usize,
+    back: &mut Vec<Client>,
+) -> anyhow::Result<Round> {
+    let start = Instant::now();
+    let tasks: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            runtime.spawn(async move {
+                let mut times = Vec::with_capacity(calls);
+                for _ in 0..calls {
+                    let start = Instant::now();
+                    ensure!(client.call(&BODY).await?[..] == BODY, "another answer");
+                    times.push(start.elapsed().as_nanos() as f64);
+                }
+                Ok((times, client))
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for task in tasks {
+        let (own, client) = runtime.block_on(task)??;
+        times.extend(own);
+        back.push(client);
+    }
+    Ok(Round::of(times, start))
+}
+
+fn executed(runtime: &Runtime, place: &Place, calls: usize) -> anyhow::Result<Round> {
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let echo = place.echo.clone();
+            runtime.spawn(async move {
+                let mut times = Vec::with_capacity(calls);
+                for _ in 0..calls {
+                    let start = Instant::now();
+                    let answer = echo.execute(request()).await?;
+                    times.push(start.elapsed().as_nanos() as f64);
+                    ensure!(answer.as_bytes() == BODY, "another answer");
+                }
+                Ok(times)
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for task in tasks {
+        times.extend(runtime.block_on(task)??);
+    }
+    Ok(Round::of(times, start))
+}
+
+impl Round {
+    fn of(times: Vec<f64>, start: Instant) -> Self {
+        let rate = times.len() as f64 / start.elapsed().as_secs_f64();
+        Self { rate, p50: quantile(times.clone(), 0.5), p99: quantile(times, 0.99) }
+    }
+}

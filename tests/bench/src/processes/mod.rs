@@ -1,0 +1,52 @@
+//! A plugin in a process of its own beside what one would write by hand: a hyper client, a hyper
+//! server in another process, and nothing that watches either.
+
+mod bare;
+mod batch;
+mod calls;
+mod crowd;
+mod starts;
+
+use std::path::PathBuf;
+
+use hotbay::{Host, PluginHandle, Request};
+
+pub(crate) use bare::serve as bare_server;
+
+use crate::fixtures::{self, block_on, folder, install_program};
+use crate::table::Paper;
+
+/// What is sent.
+const BODY: [u8; 16] = *b"sixteen bytes in";
+
+pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
+    let place = Place::new()?;
+    calls::measure(&place, quick, paper)?;
+    batch::measure(&place, quick, paper)?;
+    crowd::measure(&place, quick, paper)?;
+    starts::measure(&place, quick, paper)
+}
+
+/// A host with one plugin.
+struct Place {
+    host: Host,
+    echo: PluginHandle,
+    program: PathBuf,
+    folder: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> anyhow::Result<Self> {
+        let program = fixtures::program("bench-echo-program")?;
+        let dir = folder()?;
+        let folder = install_program(&program, &dir.path().join("plugins"), "echo")?;
+        let host = Host::builder().quarantine(None).build()?;
+        let echo = block_on(host.load(&folder))??;
+        Ok(Self { host, echo, program, folder, dir })
+    }
+}
+
+fn request() -> Request<'static> {
+    Request::bytes(&BODY)
+}

@@ -1,0 +1,147 @@
+//! From the spawn of a program to its first answer: by the host, and by hand.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use hotbay::HostEvent;
+use hotbay_tests::{end_process, processes_of};
+use hyper::Method;
+use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
+
+use super::bare::Client;
+use super::{BODY, Place, request};
+use crate::fixtures::{block_on, install_program};
+use crate::process::program;
+use crate::sample::quantile;
+use crate::table::{Paper, Table, none, verdict};
+
+const ABOVE_MAX_MS: f64 = 5.0;
+const TOKEN: &str = "of-the-benchmark";
+
+pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+    let rounds = if quick { 3 } else { 100 };
+    let mut times = [const { Vec::new() }; 5];
+    let other = install_program(&place.program, &place.dir.path().join("plugins"), "other")?;
+    let mut events = place.host.events();
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let launched = Launched::start(&place.program, place.dir.path())?;
+        let (runtime, mut client) = launched.connect()?;
+        runtime.block_on(client.ask(Method::GET, "/healthz", Bytes::new()))?;
+        times[0].push(ms_since(start));
+        ensure!(runtime.block_on(client.call(&BODY))?[..] == BODY, "another answer");
+        times[1].push(ms_since(start));
+        drop(launched);
+
+        let start = Instant::now();
+        let echo = block_on(place.host.load(&other))??;
+        ensure!(echo.call(request())?.as_bytes() == BODY, "another answer");
+        times[2].push(ms_since(start));
+        block_on(place.host.unload("other"))??;
+
+        let [process] = processes_of("echo")[..] else { anyhow::bail!("`echo` does not run") };
+        ensure!(place.echo.call(request())?.as_bytes() == BODY, "another answer");
+        let start = Instant::now();
+        ensure!(end_process(process), "`echo` has ended already");
+        let answer = place.echo.call(request().idempotent())?;
+        times[3].push(ms_since(start));
+        ensure!(answer.as_bytes() == BODY, "another answer");
+        times[4].push(block_on(restarted(&mut events))?? as f64);
+    }
+    paper.print(&table(rounds, &times));
+    ensure!(place.folder.exists(), "the plugin's folder has gone");
+    Ok(())
+}
+
+fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
+    let title = format!("Processes: from the spawn to the first answer, {rounds} each (ms)");
+    let mut table = Table::new(title, ["what", "min", "p50", "p99", "above bare", "goal", ""]);
+    let names = [
+        "bare: spawn to the first `/healthz`",
+        "bare: spawn to the first answer",
+        "`Host::load` to the first answer",
+        "SIGKILL to the next answer",
+        "of that, as `Restarted` tells",
+    ];
+    for (index, name) in names.into_iter().enumerate() {
+        let at = |part| format!("{:.2}", quantile(times[index].clone(), part));
+        let pairs = times[index].iter().zip(&times[1]);
+        let above = quantile(pairs.map(|(own, bare)| own - bare).collect(), 0.5);
+        let is_goal = [2, 3].contains(&index);
+        table.row([
+            name.to_owned(),
+            at(0.0),
+            at(0.5),
+            at(0.99),
+            if is_goal { format!("+{above:.2}") } else { none() },
+            if is_goal { format!("≤ +{ABOVE_MAX_MS}") } else { none() },
+            if is_goal { verdict(above <= ABOVE_MAX_MS) } else { none() },
+        ]);
+    }
+    table.note(
+        "Bare: `Command::spawn`, a line of stdout, connect, ask. A load does besides: manifest, \
+         digest, a private copy of the program, a run of it with `capabilities`, a private \
+         folder, the socket of the host's services, a guardian (a shell), the health. A restart \
+         notices the end, ends what is left of the process and its group, and starts again.",
+    );
+    table
+}
+
+async fn restarted(events: &mut hotbay::Events) -> anyhow::Result<u64> {
+    loop {
+        match events.next().await.context("the host has gone")? {
+            HostEvent::Restarted { after_ms, .. } => return Ok(after_ms),
+            _ => continue,
+        }
+    }
+}
+
+fn ms_since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+/// The plugin's program, started by hand. Dropped, it ends.
+pub(super) struct Launched {
+    child: Child,
+    socket: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Launched {
+    pub(super) fn start(built: &Path, dir: &Path) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir_in(dir)?;
+        let config = json!({ "id": "bare", "type": "unix", "idleTimeout": 0, "configTypes": [] });
+        let mut command = program(built);
+        command
+            .env("HOTBAY_SOCKET_DIR", dir.path())
+            .env("HOTBAY_TOKEN", TOKEN)
+            .env("HOTBAY_CONFIG", config.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let stdout = child.stdout.take().context("a pipe")?;
+        let mut launched = Self { child, socket: PathBuf::new(), _dir: dir };
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let socket = line.trim().strip_prefix("http+unix://");
+        launched.socket = socket.with_context(|| format!("`{line}` is no location"))?.into();
+        Ok(launched)
+    }
+
+    pub(super) fn connect(&self) -> anyhow::Result<(Runtime, Client)> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let client = runtime.block_on(Client::connect(&self.socket))?.with_token(TOKEN)?;
+        Ok((runtime, client))
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,82 @@
+//! A plugin's process is killed again and again while it is called: every call ends in time, no
+//! answer is another call's, and nothing is left.
+
+use std::time::Duration;
+
+use hotbay::Host;
+use hotbay_tests::{Before, Kills, kill_often};
+
+use super::goals::Goals;
+use super::swapper::runtime;
+use crate::fixtures::{self, install_program};
+use crate::sample::quantile;
+use crate::table::Paper;
+
+const RESTART_MS_MAX: f64 = 50.0;
+const LATE_MS_MAX: f64 = 50.0;
+/// Threads that end give their descriptors back.
+const SETTLE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+const HOW: Kills = Kills {
+    kills: 0,
+    callers: 4,
+    wait_max: Duration::from_secs(1),
+    pause_max: Duration::from_millis(30),
+};
+
+pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+    let program = fixtures::program("bench-echo-program")?;
+    let dir = fixtures::folder()?;
+    let folder = install_program(&program, &dir.path().join("plugins"), "echo")?;
+    let staging = dir.path().join("staged");
+    std::fs::create_dir(&staging)?;
+    let run = |kills: u32| {
+        let host = Host::builder().quarantine(None).staging_dir(&staging).build()?;
+        let runtime = runtime()?;
+        let plugin = runtime.block_on(host.load(&folder))?;
+        let killed = kill_often(&plugin, &mut host.events(), Kills { kills, ..HOW });
+        runtime.block_on(host.shutdown(Duration::from_secs(10)));
+        anyhow::Ok(killed)
+    };
+    // What is made once and kept is there then.
+    run(2)?;
+    let before = Before::look();
+    let killed = run(u32::try_from(count)?)?;
+    let mut left = before.more_within(SETTLE_WAIT_MAX);
+    let staged = std::fs::read_dir(&staging)?.flatten();
+    left.extend(staged.map(|file| file.path().display().to_string()));
+
+    let mut goals = Goals::new(format!("Kills: a process ended {count} times by SIGKILL"));
+    goals.found("calls that were answered", killed.answered);
+    for (kind, count) in &killed.failed {
+        goals.found(&format!("calls that were told `{kind}`"), count);
+    }
+    goals.none_of("other answers, and other errors", killed.wrong.len());
+    let late_ms = killed.late_max.as_secs_f64() * 1e3;
+    let goal = format!("≤ {LATE_MS_MAX}");
+    let in_time = late_ms <= LATE_MS_MAX;
+    goals.goal("told after the deadline, at most, ms", format!("{late_ms:.1}"), &goal, in_time);
+    let restarts: Vec<_> = killed.restarts.iter().map(|took| took.as_secs_f64() * 1e3).collect();
+    let at = |part| quantile(restarts.clone(), part);
+    let goal = format!("< {RESTART_MS_MAX}");
+    let is_met = at(0.5) < RESTART_MS_MAX;
+    goals.hope("kill to the next answer, p50 ms", format!("{:.1}", at(0.5)), &goal, is_met);
+    goals.found("kill to the next answer, p99 ms", format!("{:.1}", at(0.99)));
+    goals.found("kill to the next answer, at most, ms", format!("{:.1}", at(1.0)));
+    let after_ms: Vec<_> = killed.after_ms.iter().map(|&ms| ms as f64).collect();
+    let at = |part| quantile(after_ms.clone(), part);
+    goals.found("processes started again", after_ms.len());
+    let is_met = at(0.5) < RESTART_MS_MAX;
+    goals.hope("`after_ms` of `Restarted`, p50", at(0.5), &goal, is_met);
+    goals.found("`after_ms` of `Restarted`, p99", at(0.99));
+    goals.none_of("zombies, descriptors, folders, files left", left.len());
+    for wrong in killed.wrong.iter().take(5).chain(&left) {
+        goals.note(wrong);
+    }
+    goals.note(
+        "4 callers without pause, by `call` and by `execute`, with idempotent requests and \
+         deadlines of 1 s. Every fourth kill is followed by another at a random moment, often in \
+         the middle of a start; the others by a call that is timed. Quarantine is off.",
+    );
+    Ok(goals.print(paper))
+}

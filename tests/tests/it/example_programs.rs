@@ -1,0 +1,50 @@
+//! The example plugins that are programs: their own tests, and one of each kind in a pipeline.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hotbay::{Host, Output, Request};
+use hotbay_tests::{Plugins, block_on, loaded};
+use serde_json::json;
+
+fn wordcount() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/wordcount")
+}
+
+#[test]
+fn the_plugin_in_python_passes_its_own_tests() {
+    let output = Command::new("python3")
+        .args(["-B", "-m", "unittest", "-q"])
+        .current_dir(wordcount())
+        .output()
+        .expect("python3, which `wordcount` is written in");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_library_a_process_and_a_function_are_one_pipeline() {
+    let plugins = Plugins::new();
+    let upper = plugins.add("upper", "transform").config(json!({ "mode": "upper" })).write();
+    let folder = plugins.dir().join("wordcount");
+    fs::create_dir(&folder).unwrap();
+    for file in ["plugin.json", "wordcount.py"] {
+        fs::copy(wordcount().join(file), folder.join(file)).unwrap();
+    }
+    let host = Host::builder()
+        .plugin_dir(plugins.dir())
+        .allow_unverified(true)
+        .allow_writable_by_others(true)
+        .register_fn("most", |_, input| {
+            let counted: serde_json::Value = input.json()?;
+            Ok(Output::text(counted["frequent"][0]["word"].as_str().unwrap_or("none")))
+        })
+        .build()
+        .unwrap();
+    loaded(&host, upper);
+    loaded(&host, folder);
+    let pipeline = host.pipeline(["upper", "wordcount", "most"]).unwrap();
+    let reply =
+        block_on(pipeline.run(Request::text("to be or not to be, that is to say"))).unwrap();
+    assert_eq!(reply.as_text().unwrap(), "to");
+}

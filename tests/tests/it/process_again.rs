@@ -1,0 +1,169 @@
+//! Calls whose process went away under them: which are made again, and which are not, since they
+//! may have run.
+
+use std::thread;
+
+use hotbay::{ErrorKind, HostEvent, Request};
+use hotbay_tests::{block_on, event, until};
+use serde_json::{Value, json};
+
+use crate::process_trial::{Running, Trial, kill};
+
+fn start() -> Running {
+    Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None))
+}
+
+fn count(running: &Running) -> Value {
+    running.told(&json!({ "do": "count" }))
+}
+
+#[test]
+fn a_call_that_may_have_run_is_not_made_again() {
+    let running = start();
+    for (round, by_future) in [false, true].into_iter().enumerate() {
+        let mut events = running.host.events();
+        let asked = json!({ "do": "exit", "code": 3 }).to_string();
+        let error = match by_future {
+            false => running.handle.call(Request::json_text(&asked)),
+            true => block_on(running.handle.execute(Request::json_text(&asked))),
+        };
+        let error = error.unwrap_err();
+        let told = error.full_message();
+        assert_eq!(error.kind(), ErrorKind::Disconnected, "{told}");
+        assert!(told.contains("may have run"), "{told}");
+        event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
+        assert_eq!(running.trial.started().len(), round + 2);
+        assert_eq!(count(&running), 1, "the next process saw no call but this one");
+    }
+    running.end();
+}
+
+#[test]
+fn an_idempotent_call_is_answered_by_the_next_process() {
+    let running = start();
+    let file = |name: &str| running.trial.file(name);
+    for by_future in [false, true] {
+        let (until_file, began) = (file(&format!("u{by_future}")), file(&format!("b{by_future}")));
+        let asked = json!({ "do": "wait", "until": until_file, "began": began }).to_string();
+        let request = Request::json_text(&asked).idempotent();
+        let reply = thread::scope(|scope| {
+            let calling = scope.spawn(|| match by_future {
+                false => running.handle.call(request),
+                true => block_on(running.handle.execute(request)),
+            });
+            until("the call begins", || began.exists().then_some(()));
+            std::fs::write(&until_file, "").unwrap();
+            calling.join().unwrap()
+        });
+        assert_eq!(reply.unwrap().as_bytes(), b"\"until\"");
+
+        let (until_file, began) = (file(&format!("v{by_future}")), file(&format!("c{by_future}")));
+        let asked = json!({ "do": "wait", "until": until_file, "began": began }).to_string();
+        let request = Request::json_text(&asked).idempotent();
+        let reply = thread::scope(|scope| {
+            let calling = scope.spawn(|| match by_future {
+                false => running.handle.call(request),
+                true => block_on(running.handle.execute(request)),
+            });
+            until("the call begins", || began.exists().then_some(()));
+            kill(running.pid());
+            std::fs::remove_file(&began).unwrap();
+            until("it begins again", || began.exists().then_some(()));
+            std::fs::write(&until_file, "").unwrap();
+            calling.join().unwrap()
+        });
+        let reply = reply.unwrap_or_else(|error| panic!("{}", error.full_message()));
+        assert_eq!(reply.as_bytes(), b"\"until\"");
+    }
+    assert_eq!(running.trial.started().len(), 3);
+    running.end();
+}
+
+#[test]
+fn an_idempotent_call_that_kills_each_process_ends_with_an_error() {
+    let running = start();
+    let asked = json!({ "do": "signal", "signal": 9 }).to_string();
+    let mut events = running.host.events();
+    let error = running.handle.call(Request::json_text(&asked).idempotent()).unwrap_err();
+    let told = error.full_message();
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{told}");
+    assert!(told.contains("(5 attempts)"), "{told}");
+    for _ in 0..5 {
+        event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
+    }
+    running.serves();
+    running.end();
+}
+
+#[test]
+fn a_call_after_the_death_of_its_process_surely_did_not_run_and_is_made_again() {
+    let running = start();
+    for round in 1..=6 {
+        // Connections of both kinds are kept.
+        running.serves();
+        kill(running.pid());
+        let reply = match round % 2 {
+            0 => running.handle.call(Request::text("again")),
+            _ => block_on(running.handle.execute(Request::text("again"))),
+        };
+        match reply {
+            Ok(reply) => assert_eq!(reply.as_bytes(), b"again"),
+            Err(error) => panic!("round {round}: {}", error.full_message()),
+        }
+        assert_eq!(running.trial.started().len(), round + 1);
+    }
+    running.end();
+}
+
+#[test]
+fn a_kept_connection_that_is_closed_meanwhile_is_no_error_for_a_call_that_may_run_twice() {
+    let behave = json!({ "serve": { "close_after_calls": 1 } });
+    let running = Trial::new().run(behave);
+    for _ in 0..30 {
+        let request = || Request::text("x").idempotent();
+        let replies = [running.handle.call(request()), block_on(running.handle.execute(request()))];
+        for reply in replies {
+            assert_eq!(
+                reply.unwrap_or_else(|error| panic!("{}", error.full_message())).as_bytes(),
+                b"x"
+            );
+        }
+    }
+    assert_eq!(running.trial.started().len(), 1);
+    running.end();
+}
+
+#[test]
+fn a_socket_that_is_gone_is_told_as_a_call_that_was_not_made() {
+    let running = Trial::new().run(json!({ "serve": { "close_after_calls": 1 } }));
+    // Twice does no harm, where a kept connection is just being closed.
+    let unlink = Request::json_text(r#"{"do":"unlink"}"#).idempotent();
+    running.handle.call(unlink).unwrap();
+    let error = block_on(running.handle.execute(Request::text("nobody hears"))).unwrap_err();
+    let told = error.full_message();
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{told}");
+    assert!(told.contains("was not called") && told.contains(".socket"), "{told}");
+    running.end();
+}
+
+#[test]
+fn a_call_with_a_deadline_that_passes_while_its_process_starts_is_late() {
+    let trial = Trial::new();
+    let go = trial.file("go");
+    let behave = json!({ "launches": [{}, { "location": { "until": go } }] });
+    let running = trial.run_with(behave, |it| it, |builder| builder.quarantine(None));
+    running.serves();
+    kill(running.pid());
+    for by_future in [false, true] {
+        let request = Request::text("x").deadline_in(std::time::Duration::from_millis(20));
+        let outcome = match by_future {
+            false => running.handle.call(request),
+            true => block_on(running.handle.execute(request)),
+        };
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.full_message());
+    }
+    std::fs::write(&go, "").unwrap();
+    running.serves();
+    running.end();
+}

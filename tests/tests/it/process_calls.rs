@@ -1,0 +1,316 @@
+//! Calls of a process plugin that go well, from wherever they are made; and those that are held
+//! up or taken back.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use hotbay::hotbay_plugin::TraceContext;
+use hotbay::{CancellationToken, ErrorKind, HostBuilder, Request};
+use hotbay_tests::{block_on, limits, quarantine, until};
+use serde_json::{Value, json};
+
+use crate::process_trial::{Running, Trial};
+
+/// Longer than any test takes.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// A call that waits until `file` is there or nobody waits for it, and says in files when it
+/// began and what it saw.
+fn wait(running: &Running, name: &str) -> String {
+    let file = |part: &str| running.trial.file(&format!("{name}.{part}"));
+    json!({ "do": "wait", "until": file("until"), "began": file("began"), "saw": file("saw") })
+        .to_string()
+}
+
+fn begins(running: &Running, name: &str) {
+    let file = running.trial.file(&format!("{name}.began"));
+    until("the call begins", || file.exists().then_some(()));
+}
+
+fn saw(running: &Running, name: &str) -> String {
+    let file = running.trial.file(&format!("{name}.saw"));
+    until("the call ends", || fs::read_to_string(&file).ok())
+}
+
+fn open(running: &Running, name: &str) {
+    fs::write(running.trial.file(&format!("{name}.until")), "").expect("a file");
+}
+
+#[test]
+fn bodies_and_content_types_of_any_kind_go_there_and_back() {
+    let running = Trial::new().run(json!({}));
+    let large: Vec<u8> =
+        (0..10 << 20).map(|at: u32| (at.wrapping_mul(0x9e37) >> 8) as u8).collect();
+    let bodies = [vec![], vec![0], b"\r\n\r\n0\r\n".to_vec(), (0..=255).collect(), large];
+    for body in bodies {
+        for kind in ["application/x-own", "text/plain; charset=utf-8", "image/png"] {
+            let request = || Request::bytes(&body).with_content_type(kind);
+            let replies =
+                [running.handle.call(request()), block_on(running.handle.execute(request()))];
+            for reply in replies {
+                let reply = reply.unwrap_or_else(|error| panic!("{}", error.full_message()));
+                assert_eq!(reply.content_type(), kind);
+                assert!(reply.as_bytes() == body, "{} bytes", body.len());
+            }
+        }
+    }
+    running.end();
+}
+
+#[test]
+fn a_call_tells_its_number_its_trace_and_what_is_left_of_its_time() {
+    let running = Trial::new().run(json!({}));
+    let trace = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8], flags: 1 };
+    let asked = json!({ "do": "tell" }).to_string();
+    let mut ids = Vec::new();
+    for by_future in [false, true] {
+        let request = Request::json_text(&asked).with_trace(trace).deadline_in(NEVER);
+        let reply = match by_future {
+            false => running.handle.call(request),
+            true => block_on(running.handle.execute(request)),
+        };
+        let told: Value = reply.unwrap().json().unwrap();
+        assert_eq!(told["request"], "POST /execute");
+        let headers = &told["headers"];
+        let header = |name: &str| headers[name].as_str().unwrap_or_default().to_owned();
+        let trace = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
+        assert_eq!(header("traceparent"), trace);
+        assert_eq!(header("accept"), "*/*");
+        assert!(header("content-type").starts_with("application/json"), "{headers}");
+        let left_ms: u128 = header("hotbay-deadline-ms").parse().expect("milliseconds");
+        assert!(left_ms > 0 && left_ms <= NEVER.as_millis(), "{left_ms}");
+        ids.push(header("hotbay-call-id").parse::<u64>().expect("a number"));
+    }
+    assert_ne!(ids[0], ids[1]);
+    // Who asks for none of it sends none of it.
+    let told = running.told(&json!({ "do": "tell" }));
+    assert_eq!(told["headers"]["traceparent"], Value::Null);
+    assert_eq!(told["headers"]["hotbay-deadline-ms"], Value::Null);
+    running.end();
+}
+
+#[test]
+fn a_call_goes_to_an_endpoint_of_the_plugins_own_and_to_no_other() {
+    let rows = json!({ "body": [1, 2] });
+    let running = Trial::new().run(json!({
+        "capabilities": { "hotbay": { "endpoints": ["execute", "rows", "v1/upper"] } },
+        "serve": { "rows": rows, "v1/upper": { "body": "UP" } },
+    }));
+    let reply = running.handle.call(Request::text("x").endpoint("rows")).unwrap();
+    assert_eq!(reply.as_bytes(), b"[1,2]");
+    let upper = running.handle.execute(Request::text("x").endpoint("v1/upper"));
+    assert_eq!(block_on(upper).unwrap().as_bytes(), b"UP");
+    for endpoint in ["row", "healthz", "shutdown", "../rows", "rows?x", ""] {
+        let request = || Request::text("x").endpoint(endpoint);
+        let outcomes =
+            [running.handle.call(request()), block_on(running.handle.execute(request()))];
+        for outcome in outcomes {
+            let error = outcome.unwrap_err();
+            let told = error.full_message();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "`{endpoint}`: {told}");
+            assert!(told.contains(&format!("`{endpoint}`")) && told.contains("`rows`"), "{told}");
+        }
+    }
+    running.serves();
+    running.end();
+}
+
+#[test]
+fn calls_from_threads_and_from_inside_runtimes_come_back() {
+    let running = Trial::new().run(json!({}));
+    running.serves();
+    let current = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    current.block_on(async {
+        let reply = running.handle.call(Request::text("inside")).unwrap();
+        assert_eq!(reply.as_bytes(), b"inside");
+        let reply = running.handle.execute(Request::text("awaited")).await.unwrap();
+        assert_eq!(reply.as_bytes(), b"awaited");
+    });
+    let several = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let handle = running.handle.clone();
+    let task = several.spawn(async move {
+        for _ in 0..10 {
+            assert_eq!(handle.call(Request::text("task")).unwrap().as_bytes(), b"task");
+            let reply = handle.execute(Request::text("later")).await.unwrap();
+            assert_eq!(reply.as_bytes(), b"later");
+        }
+    });
+    several.block_on(task).unwrap();
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let handle = &running.handle;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let text = format!("{number} {round}");
+                    let reply = handle.call(Request::text(&text)).unwrap();
+                    assert_eq!(reply.as_bytes(), text.as_bytes());
+                }
+            });
+        }
+    });
+    drop((current, several));
+    running.end();
+}
+
+/// Set for the process that does nothing but this test.
+const CHILD: &str = "HOTBAY_TESTS_PROCESS_THREADS";
+
+/// How many calls wait at once.
+const MANY: usize = 200;
+
+/// Threads of other tests would be counted too, so this one runs alone.
+#[test]
+fn calls_that_wait_need_no_threads() {
+    if std::env::var_os(CHILD).is_some() {
+        return wait_without_threads();
+    }
+    let name = "process_calls::calls_that_wait_need_no_threads";
+    let this = std::env::current_exe().expect("a path");
+    #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
+    let output = Command::new(this)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .expect("the test itself can be started");
+    let told = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}{errors}");
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("a folder").count()
+}
+
+fn wait_without_threads() {
+    let many = limits(|limits| limits.process_calls_max = MANY as u32);
+    let calls = json!({ "capabilities": { "hotbay": { "endpoints": ["execute"] } } });
+    let running = Trial::new().run_with(calls, |it| it, |builder| builder.limits(many));
+    running.serves();
+    let before = threads();
+    let texts: Vec<_> = (0..MANY).map(|number| wait(&running, &format!("{number}"))).collect();
+    let calls: Vec<_> =
+        texts.iter().map(|text| running.handle.execute(Request::json_text(text))).collect();
+    for number in 0..MANY {
+        begins(&running, &number.to_string());
+    }
+    let while_they_wait = threads();
+    for number in 0..MANY {
+        open(&running, &number.to_string());
+    }
+    for call in calls {
+        assert_eq!(block_on(call).unwrap().as_bytes(), b"\"until\"");
+    }
+    // One for the clock, and those that the runtime keeps for blocking work.
+    assert!(while_they_wait <= before + 4, "{before} threads before, {while_they_wait} then");
+    running.end();
+}
+
+#[test]
+fn calls_beyond_the_limits_are_overload() {
+    let one = limits(|limits| limits.process_calls_max = 1);
+    let manifest = json!({ "queue": 1 });
+    let running = Trial::new().run_with(
+        json!({}),
+        |program| program.set("limits", manifest),
+        |builder| builder.limits(one),
+    );
+    let text = wait(&running, "a");
+    let first = running.handle.execute(Request::json_text(&text));
+    begins(&running, "a");
+    let second = running.handle.execute(Request::text("waits"));
+    let third = block_on(running.handle.execute(Request::text("too many")));
+    assert_eq!(third.unwrap_err().kind(), ErrorKind::Overloaded);
+    open(&running, "a");
+    block_on(first).unwrap();
+    assert_eq!(block_on(second).unwrap().as_bytes(), b"waits");
+    running.end();
+}
+
+#[test]
+fn no_more_calls_run_at_once_than_the_manifest_allows() {
+    let manifest = json!({ "in_flight": 1 });
+    let running =
+        Trial::new().run_with(json!({}), |it| it.set("limits", manifest), |builder| builder);
+    let text = wait(&running, "a");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| running.handle.call(Request::json_text(&text)));
+        begins(&running, "a");
+        let error = running.handle.call(Request::text("one too many")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Overloaded, "{}", error.full_message());
+        open(&running, "a");
+        first.join().unwrap().unwrap();
+    });
+    running.serves();
+    running.end();
+}
+
+#[test]
+fn a_call_that_is_taken_back_is_seen_by_the_process() {
+    let policy = quarantine(|policy| policy.faults_max = 1);
+    let host = |builder: HostBuilder| builder.quarantine(policy);
+    let running = Trial::new().run_with(json!({}), |it| it, host);
+    let text = wait(&running, "dropped");
+    let dropped = running.handle.execute(Request::json_text(&text));
+    begins(&running, "dropped");
+    drop(dropped);
+    assert_eq!(saw(&running, "dropped"), "hung up");
+    for by_future in [false, true] {
+        let name = format!("token-{by_future}");
+        let (text, token) = (wait(&running, &name), CancellationToken::new());
+        let request = Request::json_text(&text).cancelled_by(token.clone());
+        let outcome = thread::scope(|scope| {
+            let calling = scope.spawn(|| match by_future {
+                false => running.handle.call(request),
+                true => block_on(running.handle.execute(request)),
+            });
+            begins(&running, &name);
+            token.cancel();
+            calling.join().unwrap()
+        });
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
+        assert_eq!(saw(&running, &name), "hung up");
+    }
+    // Nothing of it is held against the plugin.
+    running.serves();
+    assert_eq!(running.trial.started().len(), 1);
+    running.end();
+}
+
+#[test]
+fn a_call_that_is_late_is_seen_by_the_process() {
+    let running = Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None));
+    for by_future in [false, true] {
+        let name = format!("late-{by_future}");
+        let text = wait(&running, &name);
+        // Long enough for it to begin.
+        let request = Request::json_text(&text).deadline_in(Duration::from_millis(500));
+        let outcome = match by_future {
+            false => running.handle.call(request),
+            true => block_on(running.handle.execute(request)),
+        };
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.full_message());
+        assert_eq!(saw(&running, &name), "hung up");
+    }
+    running.serves();
+    assert_eq!(running.trial.started().len(), 1);
+    running.end();
+}
+
+#[test]
+fn an_input_over_its_limit_is_not_sent() {
+    let manifest = json!({ "input_bytes": 100 });
+    let host = |builder: HostBuilder| builder;
+    let running = Trial::new().run_with(json!({}), |it| it.set("limits", manifest), host);
+    let text = "x".repeat(101);
+    for outcome in [
+        running.handle.call(Request::text(&text)),
+        block_on(running.handle.execute(Request::text(&text))),
+    ] {
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Input);
+    }
+    assert_eq!(running.told(&json!({ "do": "count" })), 1);
+    running.end();
+}

@@ -1,0 +1,151 @@
+//! The end of a plugin's process, wanted or not: whatever it started goes with it, and nobody
+//! waits for long.
+
+use std::time::Duration;
+
+use hotbay::{HostEvent, Request};
+use hotbay_tests::{block_on, event, limits, until};
+use serde_json::{Value, json};
+
+use crate::process_trial::{Running, Trial, is_gone, kill};
+
+/// Starts grandchildren of every kind; answers with their ids.
+fn grandchildren(running: &Running) -> Vec<u32> {
+    let kinds = [(false, false), (false, true), (true, false), (true, true)];
+    let start = |(own_session, let_go): (bool, bool)| {
+        let asked = json!({ "do": "grandchild", "own_session": own_session, "let_go": let_go });
+        let id: Value = running.told(&asked);
+        u32::try_from(id.as_u64().expect("an id")).unwrap()
+    };
+    let ids: Vec<u32> = kinds.into_iter().map(start).collect();
+    assert!(!ids.iter().any(|&id| is_gone(id)), "they run");
+    ids
+}
+
+fn all_are_gone(ids: &[u32]) {
+    // Those whose parent is gone are reaped by the system, in its own time.
+    let is_dead = |id: u32| matches!(hotbay_tests::state_of(id), None | Some('Z'));
+    until("they are gone", || ids.iter().all(|&id| is_dead(id)).then_some(()));
+}
+
+fn stubborn() -> Running {
+    let soon = limits(|limits| limits.stop_wait_max = Duration::from_millis(50));
+    let behave = json!({ "serve": { "ignore_sigterm": true } });
+    Trial::new().run_with(behave, |it| it, |builder| builder.limits(soon).quarantine(None))
+}
+
+#[test]
+fn an_unload_leaves_neither_the_process_nor_what_it_started() {
+    let running = Trial::new().run(json!({}));
+    let (pid, ids) = (running.pid(), grandchildren(&running));
+    let Running { trial, host, handle } = running;
+    block_on(host.unload(&trial.name)).unwrap();
+    assert!(is_gone(pid), "it is no zombie");
+    all_are_gone(&ids);
+    drop(handle);
+    trial.nothing_is_left();
+}
+
+#[test]
+fn what_ignores_sigterm_is_killed_with_all_that_it_started() {
+    let running = stubborn();
+    let (pid, ids) = (running.pid(), grandchildren(&running));
+    let Running { trial, host, .. } = running;
+    let mut events = host.events();
+    block_on(host.unload(&trial.name)).unwrap();
+    let failed = event(&mut events, |event| matches!(event, HostEvent::ShutdownFailed { .. }));
+    let HostEvent::ShutdownFailed { reason, .. } = failed else { panic!("{failed:?}") };
+    assert!(reason.contains("SIGKILL"), "{reason}");
+    assert!(is_gone(pid));
+    all_are_gone(&ids);
+    trial.nothing_is_left();
+}
+
+#[test]
+fn what_a_dead_process_started_goes_before_the_next_one_comes() {
+    let running = stubborn();
+    let mut events = running.host.events();
+    let ids = grandchildren(&running);
+    kill(running.pid());
+    event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
+    all_are_gone(&ids);
+    running.serves();
+    running.end();
+}
+
+#[test]
+fn a_host_that_is_dropped_without_a_shutdown_leaves_nothing() {
+    for is_stubborn in [false, true] {
+        let running = if is_stubborn { stubborn() } else { Trial::new().run(json!({})) };
+        let (pid, ids) = (running.pid(), grandchildren(&running));
+        let Running { trial, host, handle } = running;
+        drop(host);
+        drop(handle);
+        until("it is gone", || is_gone(pid).then_some(()));
+        all_are_gone(&ids);
+        trial.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_host_that_is_dropped_inside_a_runtime_leaves_nothing() {
+    let running = Trial::new().run(json!({}));
+    let (pid, ids) = (running.pid(), grandchildren(&running));
+    let Running { trial, host, handle } = running;
+    block_on(async move {
+        let call = handle.execute(Request::text("x"));
+        drop((host, handle));
+        drop(call);
+    });
+    until("it is gone", || is_gone(pid).then_some(()));
+    all_are_gone(&ids);
+    trial.nothing_is_left();
+}
+
+#[test]
+fn a_shutdown_ends_every_process() {
+    let running = Trial::new().run(json!({}));
+    let (pid, ids) = (running.pid(), grandchildren(&running));
+    block_on(running.host.shutdown(Duration::from_secs(5)));
+    assert!(is_gone(pid));
+    all_are_gone(&ids);
+    running.trial.nothing_is_left();
+}
+
+#[test]
+fn a_process_that_was_stopped_by_a_signal_is_ended_all_the_same() {
+    let running = stubborn();
+    let pid = running.pid();
+    crate::process_trial::signal(pid, "STOP");
+    until("it stands still", || (hotbay_tests::state_of(pid) == Some('T')).then_some(()));
+    running.end();
+}
+
+#[test]
+fn an_unload_while_it_waits_to_be_started_again_ends_that_too() {
+    let dies = json!({ "location": { "exit": 4 } });
+    let behave = json!({ "launches": [{}, dies] });
+    let host = |builder: hotbay::HostBuilder| builder.quarantine(None);
+    let running = Trial::new().run_with(behave, |it| it, host);
+    kill(running.pid());
+    until("it has failed to start", || (running.trial.started().len() > 1).then_some(()));
+    running.end();
+}
+
+#[test]
+fn an_unload_while_it_is_started_again_ends_the_start() {
+    let behave = json!({ "launches": [{}, { "location": { "silent": true } }] });
+    let host = |builder: hotbay::HostBuilder| builder.quarantine(None);
+    let running = Trial::new().run_with(behave, |it| it, host);
+    kill(running.pid());
+    until("it is started again", || (running.trial.started().len() > 1).then_some(()));
+    running.end();
+}
+
+#[test]
+fn an_unload_while_it_is_asleep_is_done_at_once() {
+    let running = Trial::new().run(json!({ "serve": { "idle_exit_ms": 200 } }));
+    let pid = running.pid();
+    until("it leaves", || is_gone(pid).then_some(()));
+    running.end();
+}

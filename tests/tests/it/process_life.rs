@@ -1,0 +1,263 @@
+//! The life of a plugin's process: what it is given, that it is started again when it dies, and
+//! how long the host goes on trying.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use hotbay::{ErrorKind, HostBuilder, HostEvent, Request};
+use hotbay_tests::{block_on, event, limits, quarantine, until};
+use serde_json::json;
+
+use crate::process_trial::{Running, Trial, is_gone, is_private, kill};
+
+fn patient(builder: HostBuilder) -> HostBuilder {
+    builder.quarantine(None)
+}
+
+fn is_restart(event: &HostEvent) -> bool {
+    matches!(event, HostEvent::Restarted { .. })
+}
+
+#[test]
+fn a_process_that_is_killed_is_told_of_and_the_next_one_serves() {
+    let running = Trial::new().run_with(json!({}), |it| it, patient);
+    let last_words = "fatal: the disk is full\nand a second line\n";
+    running.told(&json!({ "do": "log", "text": last_words }));
+    let mut events = running.host.events();
+    let (generation, pid) = (running.handle.pin().unwrap().generation(), running.pid());
+    kill(pid);
+    let exited = event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
+    let HostEvent::ChildExited { plugin, generation: of, pid: ended, reason } = exited else {
+        panic!("{exited:?}")
+    };
+    assert_eq!((plugin.as_str(), of, ended), (&*running.trial.name, generation, pid));
+    for part in ["SIGKILL", "the disk is full", "and a second line"] {
+        assert!(reason.contains(part), "`{part}` in: {reason}");
+    }
+    let restarted = event(&mut events, is_restart);
+    let HostEvent::Restarted { generation: of, pid: next, .. } = restarted else {
+        panic!("{restarted:?}")
+    };
+    assert_eq!((of, next), (generation, running.pid()));
+    assert_ne!(next, pid);
+    assert!(is_gone(pid), "it was reaped before the next one was started");
+    running.serves();
+    assert_eq!(running.told(&json!({ "do": "count" })), 3);
+    running.end();
+}
+
+#[test]
+fn an_exit_with_a_code_is_told_with_the_code() {
+    let running = Trial::new().run_with(json!({}), |it| it, patient);
+    let mut events = running.host.events();
+    running.ask(&json!({ "do": "exit", "code": 77 })).unwrap_err();
+    let exited = event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
+    let HostEvent::ChildExited { reason, .. } = exited else { panic!("{exited:?}") };
+    assert!(reason.contains("exit code 77"), "{reason}");
+    event(&mut events, is_restart);
+    running.serves();
+    running.end();
+}
+
+#[test]
+fn a_process_that_dies_too_often_is_quarantined_and_a_probe_restores_it() {
+    let policy = quarantine(|policy| {
+        policy.faults_max = 3;
+        policy.back_off_first = Duration::from_millis(50);
+    });
+    let running = Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(policy));
+    let mut events = running.host.events();
+    for _ in 0..3 {
+        kill(running.pid());
+        event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
+        event(&mut events, is_restart);
+    }
+    let mut seen = running.host.events();
+    let reply = until("a probe goes through", || match running.handle.call(Request::text("x")) {
+        Ok(reply) => Some(reply),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Quarantined, "{}", error.full_message());
+            None
+        }
+    });
+    assert_eq!(reply.as_bytes(), b"x");
+    event(&mut seen, |event| matches!(event, HostEvent::Restored { .. }));
+    running.serves();
+    running.end();
+}
+
+#[test]
+fn an_idle_process_leaves_and_the_next_call_only_waits() {
+    let running = Trial::new().run(json!({ "serve": { "idle_exit_ms": 200 } }));
+    for round in 1..4 {
+        let pid = running.pid();
+        assert_eq!(running.trial.started().len(), round);
+        until("it leaves", || is_gone(pid).then_some(()));
+        let reply = match round % 2 {
+            0 => running.handle.call(Request::text("anyone?")),
+            _ => block_on(running.handle.execute(Request::text("anyone?"))),
+        };
+        assert_eq!(
+            reply.unwrap_or_else(|error| panic!("{}", error.full_message())).as_bytes(),
+            b"anyone?"
+        );
+    }
+    let info = &running.host.list()[0];
+    assert_eq!((info.state.as_str(), info.faults), ("serving", 0), "it is no fault to be idle");
+    running.end();
+}
+
+#[test]
+fn a_process_gets_what_is_listed_of_the_environment_and_nothing_else() {
+    // Cargo sets both for whatever it runs.
+    let (passed, kept) = ("CARGO_PKG_NAME", "CARGO_PKG_VERSION");
+    assert!(std::env::var_os(passed).is_some() && std::env::var_os(kept).is_some());
+    let config = json!({ "depth": 3 });
+    let running = Trial::new().run_with(
+        json!({}),
+        |program| program.config(config.clone()).arguments(&["--first", "a b"]),
+        |builder| builder.pass_environment(passed),
+    );
+    let told = running.told(&json!({ "do": "tell" }));
+    let environment = told["environment"].as_object().unwrap();
+    let allowed: BTreeSet<&str> = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "TZ",
+        "TMPDIR",
+        "RUST_BACKTRACE",
+        passed,
+        "HOTBAY_PROTOCOL",
+        "HOTBAY_LAUNCH",
+        "HOTBAY_SOCKET_DIR",
+        "HOTBAY_TOKEN",
+        "HOTBAY_HOST",
+        "HOTBAY_CONFIG",
+    ]
+    .into();
+    for name in environment.keys() {
+        assert!(allowed.contains(&**name) || name.starts_with("LC_"), "{name}");
+    }
+    assert_eq!(environment[passed], std::env::var(passed).unwrap());
+    assert!(!environment.contains_key(kept));
+    assert_eq!(told["config"]["id"], *running.trial.name);
+    let entry = &told["config"]["configTypes"][0];
+    assert_eq!(entry["type"], "hotbay/v1");
+    let arguments: Vec<_> = told["arguments"].as_array().unwrap().iter().skip(1).collect();
+    assert_eq!(arguments, ["--first", "a b"], "the config is where no other user sees it");
+    // The folder of its sockets is its own.
+    let folder = environment["HOTBAY_SOCKET_DIR"].as_str().unwrap();
+    assert!(is_private(folder.as_ref()));
+    running.end();
+}
+
+#[test]
+fn a_process_has_no_more_than_its_limits_and_no_descriptor_of_the_host() {
+    let few = limits(|limits| {
+        limits.process_descriptors_max = Some(60);
+        limits.process_cpu_s_max = Some(50);
+    });
+    let memory = json!({ "memory_bytes": 256 << 20 });
+    let running = Trial::new().run_with(
+        json!({}),
+        |program| program.set("limits", memory),
+        |builder| builder.limits(few),
+    );
+    let told = running.told(&json!({ "do": "tell" }));
+    let limit = &told["limits"];
+    assert_eq!(
+        (&limit["nofile"], &limit["cpu"], &limit["core"]),
+        (&json!(60), &json!(50), &json!(0))
+    );
+    assert_eq!(limit["data"], 256 << 20, "{limit}");
+    // What it did not open itself are its standard streams.
+    let own: BTreeSet<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|file| Some(file.ok()?.path().read_link().ok()?.display().to_string()))
+        .collect();
+    for (number, file) in told["files"].as_object().unwrap() {
+        let is_standard = ["0", "1", "2"].contains(&&**number);
+        assert!(is_standard || !own.contains(file.as_str().unwrap()), "{number} is {file}");
+    }
+    let folder = told["folder"].as_str().unwrap();
+    assert!(folder.ends_with(&running.trial.name), "{folder}");
+    running.end();
+}
+
+#[test]
+fn a_start_that_fails_after_a_death_is_tried_later_and_calls_are_told_when() {
+    let trial = Trial::new();
+    let dies = json!({ "location": { "stderr": "no licence\n", "exit": 4 } });
+    let behave = json!({ "launches": [{}, dies, dies, dies, { "location": null }] });
+    let running = trial.run_with(behave, |it| it, patient);
+    running.serves();
+    let mut events = running.host.events();
+    kill(running.pid());
+    // Whoever calls meanwhile waits, or hears when it is tried again; and then why.
+    let error =
+        until("a call is refused or answered", || match running.handle.call(Request::text("x")) {
+            Ok(_) => Some(None),
+            Err(error) => Some(Some(error)),
+        });
+    if let Some(error) = error {
+        let told = error.full_message();
+        assert_eq!(error.kind(), ErrorKind::Start, "{told}");
+        for part in ["it is started in", " ms", "exit code 4", "no licence"] {
+            assert!(told.contains(part), "`{part}` in: {told}");
+        }
+    }
+    event(&mut events, is_restart);
+    running.serves();
+    assert_eq!(running.trial.started().len(), 5);
+    running.end();
+}
+
+#[test]
+fn a_call_whose_deadline_allows_it_waits_for_the_next_start() {
+    let dies = json!({ "location": { "exit": 4 } });
+    let behave = json!({ "launches": [{}, dies, { "location": null }] });
+    let running = Trial::new().run_with(behave, |it| it, patient);
+    running.serves();
+    let began = running.trial.started().len();
+    kill(running.pid());
+    until("the next start has failed", || (running.trial.started().len() > began).then_some(()));
+    for by_future in [false, true] {
+        let request = Request::text("x").deadline_in(Duration::from_secs(60));
+        let reply = match by_future {
+            false => running.handle.call(request),
+            true => block_on(running.handle.execute(request)),
+        };
+        assert_eq!(
+            reply.unwrap_or_else(|error| panic!("{}", error.full_message())).as_bytes(),
+            b"x"
+        );
+    }
+    running.end();
+}
+
+#[test]
+fn what_is_quarantined_for_its_deaths_says_so() {
+    let policy = quarantine(|policy| {
+        policy.faults_max = 2;
+        policy.back_off_first = Duration::from_secs(3600);
+        policy.back_off_max = Duration::from_secs(3600);
+    });
+    let running = Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(policy));
+    let mut events = running.host.events();
+    for _ in 0..2 {
+        kill(running.pid());
+        event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
+        event(&mut events, is_restart);
+    }
+    let error = until("it is quarantined", || running.handle.call(Request::text("x")).err());
+    assert_eq!(error.kind(), ErrorKind::Quarantined, "{}", error.full_message());
+    assert_eq!(state(&running), "quarantined");
+    running.end();
+}
+
+fn state(running: &Running) -> String {
+    running.host.list()[0].state.clone()
+}

@@ -1,0 +1,180 @@
+//! Plugins that are served by the SDK as programs: what their authors do arrives as it would
+//! from a library, and a panic ends nothing but its call.
+
+use hotbay::{ErrorKind, HostEvent, LoadStep, Request, Snapshot};
+use hotbay_tests::{ProgramFolder, block_on, event, refused, until};
+use serde_json::{Value, json};
+use tracing::Level;
+
+use crate::logs::listener::listen;
+use crate::process_trial::{Running, Trial};
+
+fn served(program: ProgramFolder) -> ProgramFolder {
+    program.built("served", "served").set("package", "served")
+}
+
+fn start() -> Running {
+    start_with(|program| program)
+}
+
+fn start_with(change: impl FnOnce(ProgramFolder) -> ProgramFolder) -> Running {
+    let host = |builder: hotbay::HostBuilder| builder.quarantine(None);
+    Trial::new().run_with(json!({}), |program| change(served(program)), host)
+}
+
+/// The process that serves: its id tells whether it is still the same.
+fn same_count(running: &Running, wanted: u64) {
+    assert_eq!(running.told(&json!({ "do": "count" })), wanted, "it is the same process");
+}
+
+#[test]
+fn a_panic_is_told_with_its_place_and_the_process_lives() {
+    let running = start();
+    same_count(&running, 1);
+    let asked = json!({ "do": "panic", "message": "no such thing" }).to_string();
+    for by_future in [false, true] {
+        let mut events = running.host.events();
+        let outcome = match by_future {
+            false => running.handle.call(Request::json_text(&asked)),
+            true => block_on(running.handle.execute(Request::json_text(&asked))),
+        };
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Panicked, "{}", error.full_message());
+        let fault = error.fault().expect("a fault");
+        assert_eq!(fault.message(), "no such thing");
+        assert!(fault.location().is_some_and(|place| place.contains("lib.rs:")), "{fault:?}");
+        let faulted = event(&mut events, |event| matches!(event, HostEvent::Faulted { .. }));
+        let HostEvent::Faulted { own_thread, .. } = faulted else { panic!("{faulted:?}") };
+        assert!(!own_thread);
+    }
+    same_count(&running, 2);
+    running.serves();
+    running.end();
+}
+
+#[test]
+fn a_panic_on_a_thread_of_its_own_is_told_to_the_host() {
+    let running = start();
+    let mut events = running.host.events();
+    let asked = json!({ "do": "panic-elsewhere", "message": "all alone" });
+    assert_eq!(running.ask(&asked).unwrap().as_bytes(), b"panicked");
+    let faulted = event(&mut events, |event| matches!(event, HostEvent::Faulted { .. }));
+    let HostEvent::Faulted { own_thread, fault, .. } = faulted else { panic!("{faulted:?}") };
+    assert!(own_thread);
+    assert_eq!(fault.message(), "all alone");
+    same_count(&running, 1);
+    running.end();
+}
+
+#[test]
+fn an_error_of_the_author_arrives_unchanged() {
+    let running = start();
+    let details = json!({ "rows": [1, 2], "text": "ä" });
+    for code in [-7, 0, 17, i32::MAX] {
+        let asked = json!({
+            "do": "fail", "code": code, "message": "no \"room\"", "details": details,
+            "retryable": code == 17,
+        });
+        let text = asked.to_string();
+        for outcome in [
+            running.handle.call(Request::json_text(&text)),
+            block_on(running.handle.execute(Request::json_text(&text))),
+        ] {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Plugin, "{}", error.full_message());
+            let own = error.plugin_error().expect("it is the author's own");
+            assert_eq!((own.code(), own.message()), (code, "no \"room\""));
+            assert_eq!((own.details(), own.is_retryable()), (Some(&details), code == 17));
+        }
+    }
+    running.end();
+}
+
+#[test]
+fn what_it_logs_arrives_with_the_permission_and_is_denied_without() {
+    let log = listen();
+    let running = start();
+    for by in ["host", "tracing", "log"] {
+        let message = format!("by {by}");
+        let asked = json!({ "do": "log", "by": by, "level": "warn", "message": message });
+        assert_eq!(running.ask(&asked).unwrap().as_bytes(), b"ok");
+        let line = until("the line arrives", || {
+            let lines = log.of(&running.trial.name);
+            lines.into_iter().find(|line| line.message() == message)
+        });
+        assert_eq!(line.level, Level::WARN);
+    }
+    running.end();
+
+    let mute = start_with(|program| program.set("permissions", json!([])));
+    // What matters less than an error does not even go out.
+    let asked = json!({ "do": "log", "by": "host", "level": "error", "message": "unheard" });
+    let told = mute.ask(&asked).unwrap();
+    assert!(told.as_text().unwrap().contains("permission"), "{}", told.as_text().unwrap());
+    assert_eq!(mute.told(&json!({ "do": "enabled", "level": "warn" })), false);
+    assert!(log.of(&mute.trial.name).iter().all(|line| line.message() != "unheard"));
+    mute.end();
+}
+
+#[test]
+fn its_state_is_taken_and_given_back() {
+    let running = start_with(|program| program.config(json!({ "start": 40 })));
+    same_count(&running, 41);
+    let state = block_on(running.handle.snapshot()).unwrap().expect("a state");
+    assert_eq!((state.version(), state.as_bytes()), (3, b"41".as_slice()));
+    running.end();
+
+    let trial = Trial::new();
+    let folder = served(trial.program(json!({}))).install();
+    let host = hotbay::Host::builder().build().unwrap();
+    let handle = block_on(host.load_with_state(&folder, Snapshot::new(3, "70"))).unwrap();
+    let reply = handle.call(Request::json_text(r#"{"do":"count"}"#)).unwrap();
+    assert_eq!(reply.as_bytes(), b"71");
+    block_on(host.unload(&trial.name)).unwrap();
+    let wrong = block_on(host.load_with_state(&folder, Snapshot::new(3, "many"))).unwrap_err();
+    assert_eq!(wrong.step(), Some(LoadStep::Restore), "{}", wrong.full_message());
+    assert_eq!(wrong.plugin_error().map(|error| error.code()), Some(409));
+    trial.nothing_is_left();
+}
+
+#[test]
+fn a_start_that_its_author_refuses_is_told_in_the_authors_words() {
+    let cases: [(Value, &[&str]); 3] = [
+        (json!({ "init_fails": "no database" }), &["no database"]),
+        (json!({ "init_panics": "half a database" }), &["half a database", "lib.rs"]),
+        (json!({ "no_such_field": 1 }), &["no_such_field"]),
+    ];
+    for (config, says) in cases {
+        let trial = Trial::new();
+        let folder = served(trial.program(json!({}))).config(config).install();
+        let host = hotbay::Host::builder().build().unwrap();
+        let error = refused(&host, folder);
+        let told = error.full_message();
+        for part in says {
+            assert!(told.contains(part), "`{part}` in: {told}");
+        }
+        trial.nothing_is_left();
+    }
+}
+
+#[test]
+fn its_own_end_is_run_at_an_unload_and_its_failure_is_told() {
+    let trial = Trial::new();
+    let file = trial.file("count");
+    let config = json!({ "shutdown_tells": file });
+    let running = trial.run_with(json!({}), |it| served(it).config(config), |builder| builder);
+    same_count(&running, 1);
+    let mut events = running.host.events();
+    block_on(running.host.unload(&running.trial.name)).unwrap();
+    event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "1");
+    running.trial.nothing_is_left();
+
+    let running = start_with(|it| it.config(json!({ "shutdown_panics": "not yet" })));
+    let mut events = running.host.events();
+    block_on(running.host.unload(&running.trial.name)).unwrap();
+    let failed = event(&mut events, |event| matches!(event, HostEvent::ShutdownFailed { .. }));
+    let HostEvent::ShutdownFailed { reason, .. } = failed else { panic!("{failed:?}") };
+    assert!(reason.contains("not yet"), "{reason}");
+    running.trial.nothing_is_left();
+}

@@ -1,0 +1,90 @@
+//! Small variants of the soaks of processes: kills while calls go on, and hosts that are killed.
+//! Each in a process of its own, so that all that is left can be counted.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use hotbay::Host;
+use hotbay_tests::{
+    Before, Kills, LIMIT, Plugins, ProgramFolder, block_on, host_until_killed, kill_often, loaded,
+    orphan,
+};
+
+/// Tells the test that it is the host to be killed: where it stages, and its plugins' folder.
+const HOST: &str = "HOTBAY_TESTS_HOST_OF";
+/// Set in a process that runs a single test again.
+const ALONE: &str = "HOTBAY_TESTS_ALONE";
+
+/// The test of this name once more, in a process of its own.
+#[allow(clippy::disallowed_methods, reason = "what is left is counted in a process of its own")]
+fn this_test(name: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
+    command
+}
+
+#[test]
+fn a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothing() {
+    const NAME: &str = "process_soaks::\
+                        a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothing";
+    if env::var_os(ALONE).is_none() {
+        let ended = this_test(NAME).env(ALONE, "1").output().unwrap();
+        let told = String::from_utf8_lossy(&ended.stdout);
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && told.contains("1 passed"), "{told}{errors}");
+        return;
+    }
+    let plugins = Plugins::new();
+    let folder = ProgramFolder::new(plugins.dir(), "echo").built("served", "served");
+    let folder = folder.set("package", "served").install();
+    let staging = plugins.dir().join("staged");
+    fs::create_dir(&staging).unwrap();
+    let run = |kills| {
+        let host = Host::builder().quarantine(None).staging_dir(&staging).build().unwrap();
+        let plugin = loaded(&host, &folder);
+        let how = Kills {
+            kills,
+            callers: 4,
+            wait_max: Duration::from_secs(5),
+            pause_max: Duration::from_millis(20),
+        };
+        let killed = kill_often(&plugin, &mut host.events(), how);
+        block_on(host.shutdown(LIMIT));
+        killed
+    };
+    // What is made once and kept is there then.
+    run(1);
+    let before = Before::look();
+    let killed = run(10);
+    assert!(killed.wrong.is_empty(), "{:?}", killed.wrong);
+    assert!(killed.answered > 0, "{killed:?}");
+    let left = before.more_within(LIMIT);
+    assert!(left.is_empty(), "{left:?}");
+    let staged: Vec<_> = fs::read_dir(&staging).unwrap().collect();
+    assert!(staged.is_empty(), "{staged:?}");
+}
+
+#[test]
+fn a_host_that_is_killed_leaves_none_of_its_plugins_processes() {
+    const NAME: &str = "process_soaks::a_host_that_is_killed_leaves_none_of_its_plugins_processes";
+    if let Some(dir) = env::var_os(HOST) {
+        let dir = PathBuf::from(dir);
+        host_until_killed(&[dir.join("one"), dir.join("two")], &dir.join("staged"));
+        return;
+    }
+    let plugins = Plugins::new();
+    for name in ["one", "two"] {
+        ProgramFolder::new(plugins.dir(), name).install();
+    }
+    fs::create_dir(plugins.dir().join("staged")).unwrap();
+    for _ in 0..3 {
+        let orphaned = orphan(this_test(NAME).env(HOST, plugins.dir()));
+        assert_eq!(orphaned.launches, 2, "{orphaned:?}");
+        // Of each plugin: itself, three that it started, and a guardian.
+        assert_eq!(orphaned.processes, 10, "{orphaned:?}");
+        assert!(orphaned.left.is_empty(), "{orphaned:?}");
+    }
+}

@@ -1,0 +1,220 @@
+//! Programs that do not become a plugin: at which step they are refused, in which words, and that
+//! nothing of them is left.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use hotbay::{ErrorKind, Host, LoadStep};
+use hotbay_tests::{ProgramFolder, limits, lines_of, refused};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::process_trial::Trial;
+
+type Step = (ErrorKind, LoadStep);
+
+const CAPABILITIES: Step = (ErrorKind::Start, LoadStep::Capabilities);
+const LAUNCH: Step = (ErrorKind::Start, LoadStep::Launch);
+const LOCATION: Step = (ErrorKind::Start, LoadStep::Location);
+const READY: Step = (ErrorKind::Start, LoadStep::Ready);
+
+/// Loads what behaves so; it is refused so, and leaves nothing.
+#[track_caller]
+fn check(
+    behave: &Value,
+    spoil: impl FnOnce(ProgramFolder) -> ProgramFolder,
+    wait_max: Duration,
+    step: Step,
+    says: &[&str],
+) {
+    let (trial, staging) = (Trial::new(), TempDir::new().expect("a folder"));
+    let folder = spoil(trial.program(behave.clone())).install();
+    let limits = limits(|limits| limits.start_wait_max = wait_max);
+    let builder = Host::builder().staging_dir(staging.path()).limits(limits);
+    let host = builder.build().expect("a host");
+    let error = refused(&host, folder);
+    let told = error.full_message();
+    assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{behave}: {told}");
+    for part in says {
+        assert!(told.contains(part), "`{part}` in: {told}");
+    }
+    assert!(lines_of(&error) <= 6 && told.len() < 2000, "{told}");
+    assert!(host.kept().is_empty() && host.list().is_empty(), "{told}");
+    trial.nothing_is_left();
+    assert_eq!(files_below(staging.path()), 0, "a copy is left: {told}");
+}
+
+fn files_below(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).expect("a folder to read");
+    let count = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => files_below(&entry.path()),
+        _ => 1,
+    };
+    entries.flatten().map(count).sum()
+}
+
+/// For what fails without anybody waiting.
+const LONG: Duration = Duration::from_secs(30);
+/// For what never comes; long enough for what is to go well before it.
+const SHORT: Duration = Duration::from_secs(2);
+
+#[track_caller]
+fn spoilt(spoil: impl FnOnce(ProgramFolder) -> ProgramFolder, step: Step, says: &[&str]) {
+    check(&json!({}), spoil, LONG, step, says);
+}
+
+#[track_caller]
+fn fails(behave: Value, step: Step, says: &[&str]) {
+    check(&behave, |it| it, LONG, step, says);
+}
+
+/// All at once, since each takes its whole time.
+fn time_out(cases: &[(Value, Step, &[&str])]) {
+    thread::scope(|scope| {
+        for (behave, step, says) in cases {
+            scope.spawn(move || check(behave, |it| it, SHORT, *step, says));
+        }
+    });
+}
+
+#[test]
+fn a_file_that_cannot_run_is_refused_with_the_reason() {
+    let missing = (ErrorKind::Integrity, LoadStep::Stage);
+    spoilt(ProgramFolder::without_program, missing, &["program"]);
+    spoilt(ProgramFolder::not_executable, LAUNCH, &["is not executable", "chmod +x"]);
+    let here = std::env::consts::ARCH;
+    spoilt(ProgramFolder::for_another_processor, CAPABILITIES, &["built for", here]);
+    let says = ["`/nowhere/bin/interpreter`", "interpreter"];
+    spoilt(ProgramFolder::without_interpreter, CAPABILITIES, &says);
+    // A shell reads it, and does not understand it.
+    let python = |it: ProgramFolder| it.bytes("import sys\nprint(sys.argv[1:])\n");
+    spoilt(python, CAPABILITIES, &["a script without a `#!` line"]);
+    spoilt(|it| it.bytes(""), CAPABILITIES, &["the file is empty"]);
+}
+
+#[test]
+fn a_script_that_fails_is_told_with_its_last_words() {
+    let script = "#!/bin/sh\necho 'no such database' >&2\nexit 9\n";
+    spoilt(|it| it.bytes(script), CAPABILITIES, &["exit code 9", "no such database"]);
+    let script = "#!/bin/sh\nexec hotbay-no-such-command \"$@\"\n";
+    spoilt(|it| it.bytes(script), CAPABILITIES, &["hotbay-no-such-command", "PATH"]);
+}
+
+#[test]
+fn capabilities_that_are_not_wanted_are_named_by_field() {
+    let ours = |name: &str, value: Value| json!({ "hotbay": { name: value } });
+    let cases: Vec<(Value, &[&str])> = vec![
+        (json!({ "nothing": true }), &["is empty", "a JSON object"]),
+        (json!({ "text": "\n" }), &["is empty"]),
+        (json!({ "noise": ["starting up"] }), &["noise before", "starting up", "stderr"]),
+        (json!({ "text": "{}" }), &["no fields", "`hotbay`"]),
+        (json!({ "text": "[]" }), &["`hotbay`"]),
+        (json!({ "text": r#"{"hotbay":"#, "stderr": "oh no\n" }), &["not JSON", "oh no"]),
+        (json!({ "text": r#"{"hotbay":{}} done"# }), &["noise after", "done"]),
+        (json!({ "text": r#"{"hotbay":1}"# }), &["`hotbay`", "is 1", "`protocol`"]),
+        (ours("protocol", json!(2)), &["`hotbay.protocol` is 2", "update the host"]),
+        (ours("protocol", json!("1")), &["`hotbay.protocol`"]),
+        (ours("protocol", Value::Null), &["`hotbay.protocol` is missing"]),
+        (ours("endpoints", json!("execute")), &["`hotbay.endpoints`", "a list of endpoints"]),
+        (ours("endpoints", json!([])), &["`hotbay.endpoints` is empty"]),
+        (ours("endpoints", json!(["snapshot"])), &["has only `snapshot`"]),
+        (ours("endpoints", json!(["execute", 7])), &["`hotbay.endpoints[1]` is 7"]),
+        (ours("endpoints", json!(["/execute"])), &["`hotbay.endpoints[0]`", "without `/`"]),
+        (ours("config", json!("env")), &["`hotbay.config`"]),
+        (ours("name", json!("")), &["`hotbay.name`"]),
+        (ours("name", json!(7)), &["`hotbay.name` is 7"]),
+        (ours("version", json!({})), &["`hotbay.version` is an object"]),
+        (ours("configSchema", json!(7)), &["configSchema"]),
+        (
+            ours("configSchema", json!({ "type": "no-such-type" })),
+            &["configSchema", "no-such-type"],
+        ),
+        (ours("inputSchema", json!({ "type": 7 })), &["inputSchema"]),
+        (json!({ "bytes": 2 << 20 }), &["more than 1048576 bytes"]),
+        (json!({ "exit": 3, "stderr": "no licence\n" }), &["exit code 3", "no licence"]),
+        (json!({ "signal": 6 }), &["SIGABRT"]),
+    ];
+    for (told, says) in cases {
+        fails(json!({ "capabilities": told }), CAPABILITIES, says);
+    }
+}
+
+#[test]
+fn a_program_that_says_it_is_another_one_is_refused() {
+    let step = (ErrorKind::Incompatible, LoadStep::Version);
+    let other = json!({ "capabilities": { "hotbay": { "name": "other" } } });
+    fails(other, step, &["`other`", "`program`", "plugin.json"]);
+    let newer = json!({ "capabilities": { "hotbay": { "version": "7.0.0" } } });
+    fails(newer, step, &["`7.0.0`", "`0.1.0`"]);
+}
+
+#[test]
+fn a_config_that_the_program_does_not_want_is_refused_before_it_is_started() {
+    let schema = json!({
+        "type": "object", "properties": { "depth": { "type": "integer" } }, "required": ["depth"],
+    });
+    let behave = json!({ "capabilities": { "hotbay": { "configSchema": schema } } });
+    let step = (ErrorKind::Config, LoadStep::Config);
+    let wrong = |it: ProgramFolder| it.config(json!({ "depth": "deep" }));
+    check(&behave, wrong, LONG, step, &["depth", "deep"]);
+    check(&behave, |it| it, LONG, step, &["depth"]);
+}
+
+#[test]
+fn a_program_that_ends_before_it_can_be_called_is_told_with_its_end() {
+    let stderr = "thread 'main' panicked at src/main.rs:1:2:\nno port\n";
+    let location = |asked: Value| json!({ "location": asked });
+    let panics = location(json!({ "stderr": stderr, "exit": 101 }));
+    fails(panics, LOCATION, &["exit code 101", "it panicked", "no port"]);
+    fails(location(json!({ "exit": 0 })), LOCATION, &["exit code 0", "go on running"]);
+    fails(location(json!({ "signal": 9 })), LOCATION, &["SIGKILL"]);
+    let noise = json!({ "noise": ["one"], "text": "two", "then": { "exit": 5 } });
+    fails(location(noise), LOCATION, &["exit code 5", "one | two"]);
+    let late = location(json!({ "then": { "exit": 6 } }));
+    fails(late, READY, &["exit code 6"]);
+}
+
+#[test]
+fn a_location_that_nobody_should_call_is_refused() {
+    let location = |text: String| json!({ "location": { "text": text } });
+    for text in ["http://example.com:80", "192.0.2.7:8080", "http://192.0.2.7:8080/"] {
+        fails(location(text.to_owned()), LOCATION, &["not this machine", "loopback"]);
+    }
+    let long = format!("http+unix:///tmp/{}.socket", "x".repeat(120));
+    fails(location(long), LOCATION, &["has a path of", "the system takes 107"]);
+}
+
+#[test]
+fn a_program_that_never_gets_ready_is_ended_when_its_time_is_up() {
+    let location = |asked: Value| json!({ "location": asked });
+    let health = |asked: Value| json!({ "serve": { "healthz": asked } });
+    let unhealthy = json!({ "status": 503, "body": { "message": "no database" } });
+    time_out(&[
+        (
+            json!({ "capabilities": { "hang": true } }),
+            CAPABILITIES,
+            &["did not end within 2000 ms"],
+        ),
+        (location(json!({ "silent": true })), LOCATION, &["did not print where", "2000 ms"]),
+        (location(json!({ "flood": true })), LOCATION, &["did not print where", "still getting"]),
+        (location(json!({ "text": "listening on port 80" })), LOCATION, &["listening on port 80"]),
+        (location(json!({ "text": "http+unix://x.sock" })), LOCATION, &["absolute path"]),
+        (location(json!({ "text": "http://127.0.0.1:0" })), LOCATION, &["the port 0"]),
+        (location(json!({ "unbound": true })), READY, &["was not ready within", "no connection"]),
+        (json!({ "serve": { "mute": true } }), READY, &["was not ready", "did not answer"]),
+        (health(unhealthy), READY, &["503", "no database"]),
+        (health(json!({ "status": 500, "body": "oops" })), READY, &["500", "oops"]),
+        (health(json!({ "status": 204 })), READY, &["204"]),
+        (health(json!({ "how": "malformed" })), READY, &["no HTTP/1.1"]),
+        (health(json!({ "how": "endless" })), READY, &["larger than 65536 bytes"]),
+        (health(json!({ "how": "never" })), READY, &["did not answer"]),
+    ]);
+}
+
+#[test]
+fn a_program_that_ignores_the_wish_to_end_is_killed_all_the_same() {
+    let behave = json!({ "serve": { "ignore_sigterm": true }, "location": { "silent": true } });
+    check(&behave, |it| it, Duration::from_millis(500), LOCATION, &["500 ms"]);
+}
