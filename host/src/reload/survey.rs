@@ -77,7 +77,11 @@ pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Er
         };
         problems.extend(found.problems.into_iter().map(passed_over));
         for folder in found.folders {
-            let above = folder.parent().unwrap_or(root);
+            let above = match folder.parent().unwrap_or(root) {
+                // Of a name alone, and of `.`.
+                above if above.as_os_str().is_empty() => Path::new("."),
+                above => above,
+            };
             match trust::check_chain(root, above, rules.trust()) {
                 Ok(()) => folders.push(folder),
                 Err(problem) => problems.push(passed_over(problem)),
