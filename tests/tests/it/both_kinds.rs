@@ -8,7 +8,7 @@ mod rollback;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hotbay::{Error, Host, PluginHandle, Request};
+use hotbay::{Error, PluginHandle, Request};
 use hotbay_tests::{Plugin, Plugins, ProgramFolder, library_file_name, state_of, until};
 use serde_json::{Value, json};
 
@@ -127,13 +127,6 @@ fn answer(handle: &PluginHandle) -> String {
     let reply = handle.call(Request::text("x"));
     let reply = reply.unwrap_or_else(|error| panic!("{}", error.full_message()));
     reply.as_text().unwrap().to_owned()
-}
-
-/// The process that a generation runs in; none where it is this one.
-fn process_of(host: &Host, handle: &PluginHandle, journal: &Journal) -> Option<u32> {
-    let _ = (host, handle);
-    let (process, _) = journal.starts().pop()?;
-    (process != std::process::id()).then_some(process)
 }
 
 #[track_caller]

@@ -17,7 +17,7 @@ fn the_events_of_a_life_come_in_the_same_order() {
     for kind in BOTH {
         let plugins = Plugins::new();
         let host = host(&plugins);
-        let mut events = host.events();
+        let (mut events, mut beside) = (host.events(), host.events());
         let install =
             |build: u64| kind.served(&plugins, "life").config(json!({ "build": build })).install();
         let life = loaded(&host, install(1));
@@ -27,6 +27,7 @@ fn the_events_of_a_life_come_in_the_same_order() {
         assert_eq!(error.fault().map(hotbay::Fault::message), Some("as asked"));
         install(2);
         reloaded(&host, "life");
+        event(&mut beside, |event| matches!(event, HostEvent::Closed { .. }));
         block_on(host.unload("life")).unwrap();
         block_on(host.shutdown(hotbay_tests::LIMIT));
         let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
