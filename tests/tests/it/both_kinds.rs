@@ -1,9 +1,13 @@
 //! The same scenarios for every kind of plugin: the fixture `served`, once as a library and once
 //! as a program. What has to be the same for both is written once; tests nothing itself.
 
+mod command;
 mod handover;
+mod layers;
 mod life;
+mod pipelines;
 mod rollback;
+mod watch;
 
 use std::fs;
 use std::path::{Path, PathBuf};
