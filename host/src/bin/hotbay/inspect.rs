@@ -1,6 +1,6 @@
 //! `hotbay inspect`: everything about one plugin that can be told without running it.
 
-use hotbay::{Built, Inspection, Kind, Manifest};
+use hotbay::{Built, Inspection, Manifest};
 use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
@@ -44,7 +44,7 @@ pub(crate) fn inspect(
 /// Whether its file is a program, which is run and not opened.
 fn is_process(inspection: &Inspection) -> bool {
     let manifest = inspection.surveyed.manifest.as_ref();
-    manifest.is_some_and(|manifest| manifest.kind() == Kind::Process)
+    manifest.is_some_and(|manifest| manifest.kind().as_str() == "process")
 }
 
 /// What came of opening the library in a child.

@@ -50,12 +50,12 @@ fn list_and_inspect_tell_what_a_process_plugin_is() {
 fn call_and_pipe_reach_both_kinds() {
     let plugins = plugins();
     let count = r#"{ "do": "count" }"#;
-    let call = hotbay(plugins.dir(), &["call", "process", "--json", count]).exits(0);
+    let call = hotbay(plugins.dir(), &["call", "process", "--text", count]).exits(0);
     assert_eq!(call.text().trim(), "42");
     let fails = r#"{ "do": "fail", "code": 7, "message": "no" }"#;
-    hotbay(plugins.dir(), &["call", "process", "--json", fails]).exits(1).says_only(&["no"]);
+    hotbay(plugins.dir(), &["call", "process", "--text", fails]).exits(1).says_only(&["no"]);
     let panics = r#"{ "do": "panic", "message": "oh no" }"#;
-    hotbay(plugins.dir(), &["call", "process", "--json", panics]).exits(1).says_only(&["oh no"]);
+    hotbay(plugins.dir(), &["call", "process", "--text", panics]).exits(1).says_only(&["oh no"]);
     let steps = ["pipe", "library", "process", "library"];
     let piped = with_input(plugins.dir(), &steps, b"a text").exits(0);
     assert_eq!(piped.text(), "a text");

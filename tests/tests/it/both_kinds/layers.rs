@@ -82,7 +82,7 @@ fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
         told.push(format!("{} {} {}", info.calls, info.errors, info.faults));
         told
     };
-    same(play, &["fine", "Denied", "Input", "fine", "Denied", "10 0 0"]);
+    same(play, &["fine", "Denied", "Input", "fine", "Denied", "25 0 0"]);
 }
 
 #[test]

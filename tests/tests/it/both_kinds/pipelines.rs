@@ -137,11 +137,12 @@ fn many_requests_go_in_one_round_trip_where_the_program_takes_them() {
 fn a_program_without_batches_is_asked_one_by_one() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
-    let capabilities = json!({ "hotbay": { "protocol": 1, "endpoints": ["execute"] } });
+    let capabilities = json!({ "hotbay": { "endpoints": ["execute"] } });
     // Whoever asks for a batch all the same is answered with this.
     let batch = json!({ "status": 500, "body": { "message": "no batches here" } });
     let behave = json!({ "capabilities": capabilities, "serve": { "batch": batch } });
-    loaded(&host, ProgramFolder::new(plugins.dir(), "single").behave(behave).install());
+    let program = ProgramFolder::new(plugins.dir(), "single").set("package", "program");
+    loaded(&host, program.behave(behave).install());
     let requests = (0..50).map(|number: u32| Request::owned(number.to_string().into_bytes()));
     let told = many(&host, &["single"], requests.collect());
     let wanted: Vec<_> = (0..50).map(|number: u32| Ok(number.to_string())).collect();

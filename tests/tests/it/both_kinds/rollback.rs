@@ -169,12 +169,8 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
         for case in cases {
             let context = format!("{kind:?}, {handover}, {}", case.name);
             (case.install)(scene.draft(handover), &scene);
-            let t0 = std::time::Instant::now();
             let error = rolled_back(&host, &scene.name);
             let told = error.full_message();
-            if t0.elapsed().as_secs() > 4 {
-                eprintln!("SLOW {context} {:?}: {told}", t0.elapsed());
-            }
             let wanted = if kind == Kind::Library { case.library } else { case.process };
             assert_eq!(
                 (error.step(), error.kind()),
@@ -195,16 +191,8 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
                 }
                 other => panic!("{other:?}"),
             }
-            let t0 = std::time::Instant::now();
             traffic.goes_on();
-            if t0.elapsed().as_secs() > 4 {
-                eprintln!("SLOW traffic {context} {:?}", t0.elapsed());
-            }
-            let t0 = std::time::Instant::now();
             scene.journal.only_one_is_left(Some(serving));
-            if t0.elapsed().as_secs() > 4 {
-                eprintln!("SLOW left {context} {:?}", t0.elapsed());
-            }
             assert_eq!(copies(staging.path()), copies_before, "{context}");
             for how in ["fails", "panics"] {
                 // Not there in most cases.
@@ -212,11 +200,7 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
             }
         }
         scene.draft(handover).config(config(2)).install();
-        let t0 = std::time::Instant::now();
         assert!(reloaded(&host, &scene.name).get() > 1);
-        if t0.elapsed().as_secs() > 4 {
-            eprintln!("SLOW last {:?}", t0.elapsed());
-        }
         event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
         traffic.goes_on();
     });
