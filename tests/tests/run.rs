@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 
-use hotbay_tests::{LIMIT, Plugins, binary, until};
+use hotbay_tests::{LIMIT, Plugins, ProgramFolder, binary, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -95,10 +95,8 @@ impl Running {
         document(&self.tells(&[&format!(r#""event":"{event}""#)]))
     }
 
-    #[allow(clippy::disallowed_methods, reason = "std sends no signals")]
     fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {} 2>&1", self.child.0.id());
-        Command::new("sh").args(["-c", &kill]).output().unwrap();
+        kill(name, self.child.0.id());
     }
 
     #[track_caller]
@@ -125,6 +123,12 @@ impl Drop for Ended {
             eprintln!("{:?}\n{}\n{}", self.code, self.lines.join("\n"), self.stderr);
         }
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "std sends no signals")]
+fn kill(signal: &str, process: u32) {
+    let kill = format!("kill -{signal} {process} 2>&1");
+    Command::new("sh").args(["-c", &kill]).output().unwrap();
 }
 
 fn document(line: &str) -> Value {
@@ -261,4 +265,39 @@ fn a_host_that_watches_waits_for_its_first_plugin() {
     running.tells(&["loaded       one 0.1.0 "]);
     running.signal("INT");
     assert_eq!(running.ends().code, Some(0));
+}
+
+#[test]
+fn a_process_that_ends_is_told_and_so_is_the_one_that_follows() {
+    for json in [true, false] {
+        let plugins = Plugins::new();
+        let journal = plugins.dir().join("journal");
+        let program = ProgramFolder::new(plugins.dir(), "apart").built("served", "served");
+        program.set("package", "served").config(json!({ "journal": journal })).install();
+        let running = Running::start(&plugins, if json { &["--json"] } else { &[] });
+        running.tells(&["loaded"]);
+        let process = fs::read_to_string(&journal).unwrap();
+        let process: u32 = process.split(' ').next().unwrap().parse().unwrap();
+        kill("KILL", process);
+        if json {
+            let exited = running.tells_of("child_exited");
+            assert_eq!((&exited["plugin"], &exited["generation"]), (&json!("apart"), &json!(1)));
+            assert_eq!(exited["pid"], process);
+            assert!(exited["reason"].as_str().unwrap().contains("SIGKILL"), "{exited}");
+            let restarted = running.tells_of("restarted");
+            assert_eq!(
+                (&restarted["plugin"], &restarted["generation"]),
+                (&json!("apart"), &json!(1))
+            );
+            assert!(restarted["pid"].is_u64() && restarted["pid"] != process, "{restarted}");
+            assert!(restarted["after_ms"].is_u64(), "{restarted}");
+        } else {
+            running.tells(&["exited       apart ", &format!("generation 1, process {process}")]);
+            running.tells(&["SIGKILL"]);
+            running.tells(&["restarted    apart ", "generation 1, process ", "after ", " ms"]);
+        }
+        running.signal("TERM");
+        let ended = running.ends();
+        assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
+    }
 }

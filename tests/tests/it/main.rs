@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod app_layers;
+#[cfg(unix)]
+mod both_kinds;
 mod cancelling;
 mod closing;
 mod deadlines;

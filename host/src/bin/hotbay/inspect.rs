@@ -17,9 +17,10 @@ pub(crate) fn inspect(
 ) -> Result<Verdict, Failure> {
     let folder = folder(&args.plugin, options)?;
     let inspection = builder(options, &[]).inspect(&folder);
-    let abi = match (args.verbose, &inspection.library) {
-        (true, Some(_)) => Some(abi(&inspection, options)?),
-        _ => None,
+    let can_be_opened = inspection.library.is_some() && !is_process(&inspection);
+    let abi = match args.verbose && can_be_opened {
+        true => Some(abi(&inspection, options)?),
+        false => None,
     };
     if options.json {
         let mut json = as_json(&inspection);
@@ -38,6 +39,12 @@ pub(crate) fn inspect(
         true => Ok(Verdict::Well),
         false => Ok(Verdict::Wrong),
     }
+}
+
+/// Whether its file is a program, which is run and not opened.
+fn is_process(inspection: &Inspection) -> bool {
+    let manifest = inspection.surveyed.manifest.as_ref();
+    manifest.is_some_and(|manifest| manifest.kind().as_str() == "process")
 }
 
 /// What came of opening the library in a child.
@@ -158,7 +165,7 @@ fn of_library(inspection: &Inspection) -> Facts {
         Some(stated) => format!("{stated}, which is another"),
     };
     vec![
-        ("library", library.display().to_string()),
+        (if is_process(inspection) { "program" } else { "library" }, library.display().to_string()),
         ("bytes", inspection.length.map_or_else(String::new, |length| length.to_string())),
         ("SHA-256", sha256.to_string()),
         ("stated", stated),
@@ -171,6 +178,18 @@ fn as_json(inspection: &Inspection) -> Value {
     let surveyed = &inspection.surveyed;
     let manifest = surveyed.manifest.as_ref();
     let sha256 = manifest.and_then(|manifest| manifest.sha256());
+    let file = inspection.library.as_ref().map(|library| {
+        json!({
+            "path": library.display().to_string(),
+            "length": inspection.length,
+            "stated_length": manifest.and_then(Manifest::length),
+            "sha256": inspection.sha256.as_ref().map(ToString::to_string),
+            "stated_sha256": sha256.map(ToString::to_string),
+            "verified": surveyed.verified,
+            "links": inspection.needs,
+            "exports": inspection.exports,
+        })
+    });
     json!({
         "name": manifest.map(|manifest| manifest.name().as_str()),
         "version": manifest.map(|manifest| manifest.version().to_string()),
@@ -182,16 +201,8 @@ fn as_json(inspection: &Inspection) -> Value {
             "api": built.api.to_string(), "rustc": built.rustc,
             "target": built.target, "panic": built.panic,
         })),
-        "library": inspection.library.as_ref().map(|library| json!({
-            "path": library.display().to_string(),
-            "length": inspection.length,
-            "stated_length": manifest.and_then(Manifest::length),
-            "sha256": inspection.sha256.as_ref().map(ToString::to_string),
-            "stated_sha256": sha256.map(ToString::to_string),
-            "verified": surveyed.verified,
-            "links": inspection.needs,
-            "exports": inspection.exports,
-        })),
+        "library": file.as_ref().filter(|_| !is_process(inspection)),
+        "program": file.as_ref().filter(|_| is_process(inspection)),
         "state": if surveyed.problem.is_none() { "ready" } else { "refused" },
         "problem": surveyed.problem.as_ref().map(error_json),
     })

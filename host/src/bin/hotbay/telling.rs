@@ -136,6 +136,15 @@ impl Told {
                 let told = Self::new("shutdown", Red, plugin, "");
                 Self { detail: format!("generation {generation} failed: {reason}"), ..told }
             }
+            HostEvent::ChildExited { plugin, generation, pid, reason } => {
+                let detail = format!("generation {generation}, process {pid}");
+                let told = Self::new("exited", Red, plugin, detail);
+                Self { why: Some(reason.clone()), ..told }
+            }
+            HostEvent::Restarted { plugin, generation, pid, after_ms } => {
+                let detail = format!("generation {generation}, process {pid}, after {after_ms} ms");
+                Self::new("restarted", Green, plugin, detail)
+            }
             HostEvent::ProviderChosen { contract, plugin, others } => {
                 let others: Vec<_> = others.iter().map(|other| format!("`{other}`")).collect();
                 let after = match others.is_empty() {
@@ -215,6 +224,14 @@ fn document(event: &HostEvent) -> Value {
         HostEvent::ShutdownFailed { plugin, generation, reason } => json!({
             "event": "shutdown_failed", "plugin": plugin.as_str(),
             "generation": number(generation), "reason": reason,
+        }),
+        HostEvent::ChildExited { plugin, generation, pid, reason } => json!({
+            "event": "child_exited", "plugin": plugin.as_str(), "generation": number(generation),
+            "pid": pid, "reason": reason,
+        }),
+        HostEvent::Restarted { plugin, generation, pid, after_ms } => json!({
+            "event": "restarted", "plugin": plugin.as_str(), "generation": number(generation),
+            "pid": pid, "after_ms": after_ms,
         }),
         HostEvent::ProviderChosen { contract, plugin, others } => json!({
             "event": "provider_chosen", "contract": contract, "plugin": plugin.as_str(),

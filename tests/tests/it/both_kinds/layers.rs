@@ -1,0 +1,181 @@
+//! What stands around a call: layers, validators, permissions, quarantine, figures, providers,
+//! tower. Each is tested elsewhere; here a call comes to the same whatever kind answers it.
+
+use std::time::Duration;
+
+use hotbay::{Call, Error, ErrorKind, Host, Layer, Next, PluginHandle, PluginName, Reply, Request};
+use hotbay_tests::{Plugins, block_on, loaded, quarantine};
+use serde_json::json;
+use tower::ServiceExt as _;
+
+use super::{BOTH, Kind, asks, count};
+
+/// What calls came to, in short.
+fn outcome(outcome: Result<Reply, Error>) -> String {
+    match outcome {
+        Ok(reply) => reply.as_text().unwrap().to_owned(),
+        Err(error) => format!("{:?}", error.kind()),
+    }
+}
+
+/// The same request in every way there is.
+fn every_way(host: &Host, handle: &PluginHandle, request: Request<'static>) -> Vec<String> {
+    let pinned = handle.pin().unwrap();
+    let pipeline = host.pipeline([handle.name().as_str()]).unwrap();
+    let outcomes = [
+        handle.call(request.clone()),
+        pinned.call(request.clone()),
+        block_on(handle.execute(request.clone())),
+        block_on(pipeline.run(request.clone())),
+        block_on(handle.clone().oneshot(request)),
+    ];
+    outcomes.map(outcome).to_vec()
+}
+
+/// Plays a scene with either kind; both have to come to the same.
+#[track_caller]
+fn same(play: impl Fn(Kind) -> Vec<String>, wanted: &[&str]) {
+    for kind in BOTH {
+        assert_eq!(play(kind), wanted, "{kind:?}");
+    }
+}
+
+/// Lets nobody write, answers what asks for the cache itself, and adds to what comes back.
+struct Own;
+
+impl Layer for Own {
+    fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+        if call.request().as_bytes() == b"secret" {
+            return Err(Error::denied("nobody asks this"));
+        }
+        next.call(call)
+    }
+}
+
+#[test]
+fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
+    let play = |kind: Kind| {
+        let plugins = Plugins::new();
+        let builder = Host::builder().layer(Own);
+        let host = builder
+            .validate("judged", |request| match request.as_bytes() {
+                b"wrong" => Err("not this".to_owned()),
+                _ => Ok(()),
+            })
+            .build()
+            .unwrap();
+        let draft = kind.served(&plugins, "judged").set("permissions", json!(["read"]));
+        let handle = loaded(&host, draft.install());
+        let mut told = Vec::new();
+        for request in [
+            Request::text("fine"),
+            Request::text("secret"),
+            Request::text("wrong"),
+            Request::text("fine").operation("read"),
+            Request::text("fine").operation("write"),
+        ] {
+            let ways = every_way(&host, &handle, request);
+            assert!(ways.iter().all(|way| *way == ways[0]), "{ways:?}");
+            told.push(ways[0].clone());
+        }
+        let info = &host.list()[0];
+        told.push(format!("{} {} {}", info.calls, info.errors, info.faults));
+        told
+    };
+    same(play, &["fine", "Denied", "Input", "fine", "Denied", "25 0 0"]);
+}
+
+#[test]
+fn input_that_does_not_fit_its_schema_or_is_too_large_reaches_neither() {
+    let play = |kind: Kind| {
+        let plugins = Plugins::new();
+        let host = Host::builder().build().unwrap();
+        let schema = json!({ "type": "object", "required": ["do"] });
+        let draft = kind.served(&plugins, "checked").set("input_schema", schema);
+        let limits = json!({ "input_bytes": 100, "output_bytes": 1000 });
+        let handle = loaded(&host, draft.set("limits", limits).install());
+        let mut told: Vec<_> = [
+            count(),
+            Request::owned(b"{}".to_vec()),
+            Request::owned(vec![b' '; 101]),
+            asks(json!({ "do": "bytes", "count": 1001 })),
+        ]
+        .into_iter()
+        .map(|request| outcome(handle.call(request)))
+        .collect();
+        told.push(outcome(block_on(handle.execute(count()))));
+        told
+    };
+    same(play, &["1", "Input", "Input", "Output", "2"]);
+}
+
+#[test]
+fn faults_quarantine_both_kinds_and_a_reload_ends_it() {
+    let play = |kind: Kind| {
+        let plugins = Plugins::new();
+        let policy = quarantine(|policy| {
+            policy.faults_max = 3;
+            policy.back_off_first = Duration::from_secs(3600);
+            policy.back_off_max = Duration::from_secs(3600);
+        });
+        let host = Host::builder().quarantine(policy).build().unwrap();
+        let install = |build: u64| {
+            kind.served(&plugins, "faulty").config(json!({ "build": build })).install()
+        };
+        let handle = loaded(&host, install(1));
+        let panics = || asks(json!({ "do": "panic", "message": "as asked" }));
+        let mut told: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
+        told.extend(every_way(&host, &handle, Request::text("x")));
+        told.push(host.list()[0].faults.to_string());
+        install(2);
+        hotbay_tests::reloaded(&host, "faulty");
+        told.push(outcome(handle.call(Request::text("x"))));
+        told
+    };
+    let mut wanted = vec!["Panicked"; 3];
+    wanted.extend(["Quarantined"; 6]);
+    wanted.extend(["3", "x"]);
+    same(play, &wanted);
+}
+
+#[test]
+fn figures_count_calls_of_both_kinds() {
+    let play = |kind: Kind| {
+        let plugins = Plugins::new();
+        let host = Host::builder().quarantine(None).build().unwrap();
+        let handle = loaded(&host, kind.served(&plugins, "counted").install());
+        let fails = || asks(json!({ "do": "fail", "code": 1, "message": "no" }));
+        for request in [count(), fails(), asks(json!({ "do": "panic", "message": "oh" }))] {
+            every_way(&host, &handle, request);
+        }
+        let info = &host.list()[0];
+        let kind = info.manifest.kind().as_str();
+        let told = [info.calls, info.errors, info.faults, info.refused];
+        assert_eq!(kind, if kind == "process" { "process" } else { "library" });
+        told.map(|number| number.to_string()).to_vec()
+    };
+    same(play, &["15", "5", "5", "0"]);
+}
+
+#[test]
+fn whoever_provides_a_contract_is_called_whatever_its_kind() {
+    for (first, second) in [(Kind::Library, Kind::Process), (Kind::Process, Kind::Library)] {
+        let plugins = Plugins::new();
+        let builder = Host::builder().prefer_providers("table", ["first", "second"]);
+        let host = builder.quarantine(None).build().unwrap();
+        let provides = json!([{ "contract": "table", "version": "1.0.0" }]);
+        for (kind, name) in [(first, "first"), (second, "second")] {
+            let draft = kind.served(&plugins, name).set("provides", provides.clone());
+            loaded(&host, draft.config(json!({ "answers": name })).install());
+        }
+        let table = host.providers("table").unwrap();
+        let names: Vec<_> = table.names().iter().map(PluginName::to_string).collect();
+        assert_eq!(names, ["first", "second"]);
+        assert_eq!(outcome(table.call(Request::text("x"))), "first");
+        // An error that it answers with on purpose is the answer.
+        let fails = asks(json!({ "do": "fail", "code": 1, "message": "no" }));
+        assert_eq!(table.call(fails).unwrap_err().kind(), ErrorKind::Plugin);
+        block_on(host.unload("first")).unwrap();
+        assert_eq!(outcome(block_on(table.execute(Request::text("x")))), "second");
+    }
+}

@@ -1,0 +1,150 @@
+//! Pipelines of libraries, processes and what is compiled in: what comes out does not depend on
+//! how a step is run.
+
+use futures_util::stream;
+use hotbay::{Error, ErrorKind, Host, HostBuilder, Many, Output, PluginError, PluginName, Request};
+use hotbay_tests::{Plugins, ProgramFolder, block_on, loaded};
+use serde_json::{Value, json};
+
+use super::{Kind, asks};
+
+/// The fixture as a library and as a process, and functions that turn a text into what it obeys.
+fn mixed(plugins: &Plugins) -> Host {
+    let turned = |builder: HostBuilder, name: &str, ask: fn(&str) -> Value| {
+        builder.register_fn(name, move |_, input| Output::json(&ask(input.as_text()?)))
+    };
+    let builder = Host::builder()
+        .quarantine(None)
+        .register_fn("upper", |_, input| Ok(Output::text(input.as_text()?.to_uppercase())));
+    let builder = turned(builder, "to-fail", |text| {
+        json!({
+            "do": "fail", "code": -7, "message": text, "retryable": true, "details": { "a": [1] },
+        })
+    });
+    let builder = turned(builder, "to-panic", |text| json!({ "do": "panic", "message": text }));
+    let host = builder.build().unwrap();
+    loaded(&host, Kind::Library.served(plugins, "library").install());
+    loaded(&host, Kind::Process.served(plugins, "process").install());
+    host
+}
+
+fn run(host: &Host, steps: &[&str]) -> Result<String, Error> {
+    let pipeline = host.pipeline(steps.iter().copied()).unwrap();
+    let reply = block_on(pipeline.run(Request::text("a text")))?;
+    Ok(format!("{} {}", reply.content_type(), reply.as_text().unwrap()))
+}
+
+#[test]
+fn the_order_of_kinds_makes_no_difference() {
+    let plugins = Plugins::new();
+    let host = mixed(&plugins);
+    for steps in [
+        ["library", "upper", "process"],
+        ["process", "library", "upper"],
+        ["upper", "process", "library"],
+        ["process", "upper", "process"],
+    ] {
+        let told = run(&host, &steps).unwrap();
+        assert_eq!(told, "text/plain; charset=utf-8 A TEXT", "{steps:?}");
+    }
+}
+
+#[test]
+fn errors_come_through_unchanged_from_either_kind_and_name_what_was_not_run() {
+    let plugins = Plugins::new();
+    let host = mixed(&plugins);
+    for step in ["library", "process"] {
+        let error = run(&host, &["library", "to-fail", step, "process", "upper"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Plugin, "{step}");
+        assert_eq!(error.plugin().map(PluginName::as_str), Some(step));
+        let own = error.plugin_error().expect("the plugin's own error");
+        assert_eq!((own.code(), own.message(), own.is_retryable()), (-7, "a text", true));
+        assert_eq!(own.details(), Some(&json!({ "a": [1] })));
+        let skipped: Vec<_> = error.skipped().iter().map(PluginName::as_str).collect();
+        assert_eq!(skipped, ["process", "upper"]);
+
+        let error = run(&host, &["process", "to-panic", step, "library"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Panicked, "{step}");
+        let fault = error.fault().expect("a fault");
+        assert_eq!(fault.message(), "a text");
+        assert!(fault.location().is_some_and(|at| at.contains("served")), "{fault:?}");
+        assert_eq!(error.skipped().len(), 1);
+    }
+}
+
+/// All outcomes of many requests in their order, as texts.
+fn many(
+    host: &Host,
+    steps: &[&str],
+    requests: Vec<Request<'static>>,
+) -> Vec<Result<String, String>> {
+    let pipeline = host.pipeline(steps.iter().copied()).unwrap();
+    let mut many = pipeline.run_many(stream::iter(requests), Many::ordered().chunk_max(50));
+    let mut all = Vec::new();
+    block_on(async {
+        while let Some(done) = many.next().await {
+            let outcome = done.outcome.map(|reply| reply.as_text().unwrap().to_owned());
+            let told = |error: Error| {
+                let own = error.plugin_error().map(PluginError::code);
+                format!("{:?} {own:?} {:?}", error.kind(), error.fault().map(|it| it.message()))
+            };
+            all.push((done.index, outcome.map_err(told)));
+        }
+    });
+    all.sort_by_key(|(index, _)| *index);
+    all.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+fn odd(count: u32) -> Vec<Request<'static>> {
+    let one = |number: u32| match number % 7 {
+        3 => asks(json!({ "do": "fail", "code": number, "message": "no" })),
+        5 => asks(json!({ "do": "panic", "message": format!("at {number}") })),
+        _ => Request::owned(format!("number {number}").into_bytes()),
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn streams_of_requests_come_to_the_same_through_either_kind() {
+    let plugins = Plugins::new();
+    let host = mixed(&plugins);
+    let wanted = many(&host, &["library"], odd(300));
+    assert_eq!(wanted.len(), 300);
+    assert_eq!(wanted[3], Err("Plugin Some(3) None".to_owned()));
+    assert_eq!(wanted[5], Err("Panicked None Some(\"at 5\")".to_owned()));
+    assert_eq!(many(&host, &["process"], odd(300)), wanted);
+    assert_eq!(many(&host, &["process", "library"], odd(300)), wanted);
+    assert_eq!(many(&host, &["library", "process"], odd(300)), wanted);
+}
+
+/// The fixture numbers requests that the host does not number: those of one batch are one.
+#[test]
+fn many_requests_go_in_one_round_trip_where_the_program_takes_them() {
+    let plugins = Plugins::new();
+    let host = mixed(&plugins);
+    let contexts = (0..200).map(|_| asks(json!({ "do": "context" }))).collect();
+    let told = many(&host, &["process"], contexts);
+    let of = |told: &Result<String, String>| {
+        let context: Value = serde_json::from_str(told.as_ref().unwrap()).unwrap();
+        context["callId"].as_u64().unwrap()
+    };
+    let trips: std::collections::BTreeSet<_> = told.iter().map(of).collect();
+    assert_eq!(told.len(), 200);
+    assert!(trips.len() < 100, "{} round trips", trips.len());
+}
+
+#[test]
+fn a_program_without_batches_is_asked_one_by_one() {
+    let plugins = Plugins::new();
+    let host = Host::builder().build().unwrap();
+    let capabilities = json!({ "hotbay": { "endpoints": ["execute"] } });
+    // Whoever asks for a batch all the same is answered with this.
+    let batch = json!({ "status": 500, "body": { "message": "no batches here" } });
+    let behave = json!({ "capabilities": capabilities, "serve": { "batch": batch } });
+    let program = ProgramFolder::new(plugins.dir(), "single").set("package", "program");
+    loaded(&host, program.behave(behave).install());
+    let requests = (0..50).map(|number: u32| Request::owned(number.to_string().into_bytes()));
+    let told = many(&host, &["single"], requests.collect());
+    let wanted: Vec<_> = (0..50).map(|number: u32| Ok(number.to_string())).collect();
+    assert_eq!(told, wanted);
+}
