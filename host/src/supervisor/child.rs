@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{ChildStderr, ChildStdout, Command};
@@ -19,9 +19,10 @@ use super::{marks, prepare};
 /// is then reaped later.
 const REAP_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// A program that is being written, or was a moment ago by a process that forked meanwhile.
-const BUSY_ATTEMPTS_MAX: u32 = 6;
-const BUSY_PAUSE: Duration = Duration::from_millis(1);
+/// How long a program may be held open for writing by a process that forked while it was written
+/// and has not executed its own program yet.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
+const BUSY_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// What to start, and how.
 #[derive(Clone)]
@@ -89,9 +90,28 @@ impl Child {
 
     fn spawn_into(launch: &Launch, guardian: Option<Guardian>) -> io::Result<Self> {
         let group = guardian.as_ref().map(Guardian::group);
-        let process = spawn_patiently(&mut command(launch, group))?;
+        let process = Reaped::spawn(&mut command(launch, group))?;
         let group = Some(group.unwrap_or(process.pid()));
         Ok(Self { process, guardian, group, mark: launch.mark.clone(), ended: false })
+    }
+
+    /// Does `spawn` again while the program is held open for writing, for a while.
+    pub(crate) async fn patiently(
+        launch: &Launch,
+        spawn: impl Fn(&Launch) -> io::Result<Self>,
+    ) -> io::Result<Self> {
+        let until = Instant::now() + BUSY_WAIT_MAX;
+        loop {
+            match spawn(launch) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::ExecutableFileBusy
+                        && Instant::now() < until =>
+                {
+                    tokio::time::sleep(BUSY_LOOK_EVERY).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// The process's id.
@@ -199,18 +219,4 @@ fn command(launch: &Launch, group: Option<Pid>) -> Command {
     command.process_group(group.map_or(0, |group| group.as_raw_nonzero().get()));
     prepare::child(&mut command, launch.limits);
     command
-}
-
-fn spawn_patiently(command: &mut Command) -> io::Result<Reaped> {
-    let mut pause = BUSY_PAUSE;
-    for _ in 1..BUSY_ATTEMPTS_MAX {
-        match Reaped::spawn(command) {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
-                std::thread::sleep(pause);
-                pause *= 2;
-            }
-            done => return done,
-        }
-    }
-    Reaped::spawn(command)
 }

@@ -43,7 +43,7 @@ pub(super) mod carriers {
     /// Processes that were killed need a moment to be gone.
     const BETWEEN_ROUNDS: Duration = Duration::from_millis(1);
     /// Executing a program takes microseconds, and longer where the processors are busy.
-    const LOOKS_MAX: u32 = 1000;
+    const LOOKS_MAX: u32 = 200;
     const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
     pub(super) fn end_all(mark: &str) {
@@ -120,7 +120,9 @@ pub(super) mod carriers {
         let fields: Vec<&str> = stat.split_whitespace().collect();
         let number = |at: usize| fields.get(at - 3).and_then(|field| field.parse::<u64>().ok());
         let (flags, start, end) = (number(9), number(50), number(51));
-        let is_over = matches!(fields.first(), Some(&("Z" | "X")));
+        // Over, or asleep: one that executes a program runs, or waits for a disk. The first process
+        // of a machine may show nothing for ever.
+        let is_over = matches!(fields.first(), Some(&("Z" | "X" | "S" | "I" | "T" | "t")));
         match (flags, start, end) {
             _ if is_over => Look::CarriesNot,
             (Some(flags), ..) if flags & KERNEL_OR_ENDING != 0 => Look::CarriesNot,
@@ -153,9 +155,10 @@ pub(super) mod carriers {
                 matches!(look_at_nothing(&Ok(stat)), Look::Unclear)
             };
             assert!(unclear("R", "4194304", "0", "0"), "it executes a program");
-            assert!(unclear("R", "4194304", "100", "200"), "it did when it was read");
+            assert!(unclear("D", "4194304", "100", "200"), "it did when it was read");
             assert!(!unclear("S", "4194304", "100", "100"), "it has no variables");
             assert!(!unclear("Z", "4194304", "0", "0"), "it ended");
+            assert!(!unclear("S", "4194560", "0", "0"), "it sleeps, as the first process does");
             assert!(!unclear("R", "4194308", "0", "0"), "it is ending");
             assert!(!unclear("S", "2129984", "0", "0"), "it is a thread of the kernel");
             let gone = Err(std::io::Error::from(std::io::ErrorKind::NotFound));

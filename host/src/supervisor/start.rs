@@ -173,8 +173,9 @@ pub(super) async fn start(
     } else {
         launch.args.extend(["--config".into(), config.into()]);
     }
-    let mut child =
-        Child::spawn(&launch).map_err(|error| failed(program.why_not_spawned(&error)))?;
+    let mut child = Child::patiently(&launch, Child::spawn)
+        .await
+        .map_err(|error| failed(program.why_not_spawned(&error)))?;
     let tail = SharedTail::default();
     let (listener, mut lines) = mpsc::channel(16);
     let mut readers = Vec::new();

@@ -49,12 +49,15 @@ impl Bell {
         self.state.compare_exchange(QUIET, ASLEEP, success, failure).is_ok()
     }
 
-    /// The thread is awake again; whoever rang meanwhile still counts.
-    pub(super) fn wake_up(&self) {
-        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        if self.state.compare_exchange(ASLEEP, QUIET, success, failure).is_err() {
+    /// The thread is awake again; whoever rang meanwhile still counts. `was_pulled`: the
+    /// descriptor was readable, perhaps for somebody who rang before this sleep.
+    pub(super) fn wake_up(&self, was_pulled: bool) {
+        if was_pulled {
             self.line.drain();
         }
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        // Not asleep: somebody rang, which is seen by whoever looks next.
+        let _ = self.state.compare_exchange(ASLEEP, QUIET, success, failure);
     }
 
     /// Counts as rung, for whoever looks next.
@@ -103,7 +106,7 @@ mod line {
         }
 
         pub(super) fn drain(&self) {
-            // Empty if whoever rings has not pulled yet: the next sleep is then short.
+            // Another thread never reads it, so it is readable still.
             let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
         }
     }
@@ -142,7 +145,7 @@ mod line {
         }
 
         pub(super) fn drain(&self) {
-            // Empty if whoever rings has not pulled yet: the next sleep is then short.
+            // Another thread never reads it, so it is readable still.
             let _ = (&self.near).read(&mut [0; 64]);
         }
     }

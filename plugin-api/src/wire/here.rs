@@ -1,7 +1,7 @@
 //! Polls one future on this thread, and sleeps in `poll` until a socket that it waits for is
 //! ready, somebody wakes it, or the time is up.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -24,6 +24,9 @@ pub(super) struct Interest {
 thread_local! {
     /// What the innermost future of this thread waits for, since it was polled last.
     static INTERESTS: RefCell<Vec<Interest>> = const { RefCell::new(Vec::new()) };
+    /// How many futures this thread runs so, each inside the one before. What unwinds leaves it
+    /// too high, which costs those after it one more poll.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Notes that the future polled now waits for a socket.
@@ -49,6 +52,7 @@ pub fn block_on<F: Future>(until: Option<Instant>, future: F) -> Option<F::Outpu
     // yields to nobody.
     let mut future = pin!(unconstrained(future));
     let before = INTERESTS.take();
+    DEPTH.set(DEPTH.get() + 1);
     let output = loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             break Some(output);
@@ -62,8 +66,11 @@ pub fn block_on<F: Future>(until: Option<Instant>, future: F) -> Option<F::Outpu
         }
     };
     INTERESTS.set(before);
-    // Whoever rang for a future around this one may have been heard here.
-    bell.ring();
+    DEPTH.set(DEPTH.get() - 1);
+    if DEPTH.get() > 0 {
+        // Whoever rang for a future around this one may have been heard here.
+        bell.ring();
+    }
     output
 }
 
@@ -91,7 +98,8 @@ fn sleep(bell: &Bell, interests: &[Interest], until: Option<Instant>) -> Slept {
             Ok(_) | Err(_) => break Slept::Awake,
         }
     };
-    bell.wake_up();
+    let was_pulled = fds[0].revents().contains(PollFlags::IN);
+    bell.wake_up(was_pulled);
     slept
 }
 

@@ -77,7 +77,7 @@ fn a_host_that_is_killed_leaves_none_of_its_plugins_processes() {
     }
     let plugins = Plugins::new();
     for name in ["one", "two"] {
-        ProgramFolder::new(plugins.dir(), name).install();
+        ProgramFolder::new(plugins.dir(), name).set("package", "program").install();
     }
     fs::create_dir(plugins.dir().join("staged")).unwrap();
     for _ in 0..3 {
