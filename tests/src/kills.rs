@@ -87,7 +87,8 @@ pub fn kill_often(plugin: &PluginHandle, events: &mut hotbay::Events, how: Kills
 }
 
 fn probe() -> Request<'static> {
-    Request::text("probe").idempotent()
+    // A host that never answers is found out, and not waited for.
+    Request::text("probe").idempotent().deadline_in(Duration::from_secs(10))
 }
 
 struct StopsAtEnd<'a>(&'a AtomicBool);

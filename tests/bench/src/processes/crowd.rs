@@ -1,14 +1,16 @@
 //! Many callers at once.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::ensure;
 use tokio::runtime::{Builder, Runtime};
 
 use super::bare::{Client, Server};
+use super::starts::{Launched, TOKEN};
 use super::{BODY, Place, request};
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none};
+use crate::table::{Paper, Table};
 
 const CALLERS: usize = 64;
 
@@ -24,18 +26,28 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     let current = Server::start(place.dir.path(), "current")?;
     let multi = Server::start(place.dir.path(), "multi")?;
-    let mut found = [const { Vec::new() }; 3];
-    let mut clients = [connect(&runtime, &current)?, connect(&runtime, &multi)?];
+    let launched = Launched::start(&place.program, place.dir.path())?;
+    let mut found = [const { Vec::new() }; 4];
+    let mut clients = [
+        connect(&runtime, &current.socket, None)?,
+        connect(&runtime, &multi.socket, None)?,
+        connect(&runtime, &launched.socket, Some(TOKEN))?,
+    ];
     for _ in 0..rounds {
         for (clients, found) in clients.iter_mut().zip(&mut found) {
             found.push(round(&runtime, clients.drain(..).collect(), calls, clients)?);
         }
-        found[2].push(executed(&runtime, place, calls)?);
+        found[3].push(executed(&runtime, place, calls)?);
     }
     let title = format!("Processes: {CALLERS} callers at once, 16 bytes");
     let head = ["what", "calls/s, best", "calls/s", "p50 µs", "p99 µs", "rate to current"];
     let mut table = Table::new(title, head);
-    let names = ["bare, server on current_thread", "bare, server on multi_thread", "`execute`"];
+    let names = [
+        "bare, server on current_thread",
+        "bare, server on multi_thread",
+        "bare, server of the SDK",
+        "`execute`",
+    ];
     for (name, rounds) in names.into_iter().zip(&found) {
         let at = |of: &dyn Fn(&Round) -> f64| quantile(rounds.iter().map(of).collect(), 0.5);
         let pairs = rounds.iter().zip(&found[0]);
@@ -46,7 +58,7 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
             format!("{:.0}", at(&|round| round.rate)),
             format!("{:.0}", at(&|round| round.p50) / 1e3),
             format!("{:.0}", at(&|round| round.p99) / 1e3),
-            if name.starts_with('`') { format!("{ratio:.2}") } else { none() },
+            format!("{ratio:.2}"),
         ]);
     }
     table.note(
@@ -57,11 +69,15 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
     Ok(())
 }
 
-fn connect(runtime: &Runtime, server: &Server) -> anyhow::Result<Vec<Client>> {
+fn connect(runtime: &Runtime, socket: &Path, token: Option<&str>) -> anyhow::Result<Vec<Client>> {
     runtime.block_on(async {
         let mut clients = Vec::new();
         for _ in 0..CALLERS {
-            clients.push(Client::connect(&server.socket).await?);
+            let client = Client::connect(socket).await?;
+            clients.push(match token {
+                Some(token) => client.with_token(token)?,
+                None => client,
+            });
         }
         Ok(clients)
     })

@@ -21,7 +21,7 @@ use crate::sample::quantile;
 use crate::table::{Paper, Table, none, verdict};
 
 const ABOVE_MAX_MS: f64 = 5.0;
-const TOKEN: &str = "of-the-benchmark";
+pub(super) const TOKEN: &str = "of-the-benchmark";
 
 pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
     let rounds = if quick { 3 } else { 100 };
@@ -108,7 +108,7 @@ fn ms_since(start: Instant) -> f64 {
 /// The plugin's program, started by hand. Dropped, it ends.
 pub(super) struct Launched {
     child: Child,
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
     _dir: tempfile::TempDir,
 }
 
