@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hotbay_plugin::{ContentType, Output};
+use hotbay_plugin::Output;
 use serde::Deserialize;
 
 use super::http::Answer;
@@ -23,13 +23,23 @@ struct Replies<'a> {
     replies: Vec<One<'a>>,
 }
 
+/// Empty is not there: only so does serde borrow.
 #[derive(Deserialize)]
 struct One<'a> {
-    #[serde(borrow, rename = "contentType")]
-    content_type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    body: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "contentType")]
+    content_type: Cow<'a, str>,
+    #[serde(borrow, default = "nothing")]
+    body: Body<'a>,
     error: Option<Said>,
+}
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Body<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// No base64, so that an empty body is told from none.
+fn nothing() -> Body<'static> {
+    Body(Cow::Borrowed("-"))
 }
 
 /// The body of a request for `calls`. Written by hand, as each is three literals and two texts.
@@ -67,14 +77,14 @@ fn outcome(one: One<'_>) -> Result<Output, Failure> {
     if let Some(said) = one.error {
         return Err(said.into_failure(500));
     }
-    let Some(body) = one.body else {
+    let Body(body) = one.body;
+    if body == "-" {
         return Err(wrong("an entry of `/batch` has neither `body` nor `error`".to_owned()));
-    };
+    }
     let bytes = STANDARD.decode(body.as_bytes()).map_err(|error| {
         wrong(format!("the `body` of an entry of `/batch` is no base64: {error}"))
     })?;
-    let content_type = one.content_type.unwrap_or(Cow::Borrowed("application/octet-stream"));
-    Ok(Output::bytes(bytes).with_content_type(ContentType::new(content_type.into_owned())))
+    Ok(Output::bytes(bytes).with_content_type(reply::content_type(&one.content_type)))
 }
 
 #[cold]

@@ -8,10 +8,14 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 /// A process that was just killed is gone in less; one that waits for a broken disk never is.
 const LAST_WAIT_MAX: Duration = Duration::from_secs(1);
 const LAST_WAIT_STEP: Duration = Duration::from_millis(2);
+
+/// How often a process is looked at whose end was not told.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A child process: killed and reaped when dropped, unless it ended before.
 pub(super) struct Reaped {
@@ -63,8 +67,17 @@ impl Reaped {
         if let Some(status) = self.status {
             return status;
         }
-        let status = self.process_mut().wait().await.unwrap_or_else(unknown);
-        *self.status.insert(status)
+        loop {
+            match timeout(LOOK_EVERY, self.process_mut().wait()).await {
+                Ok(status) => return *self.status.insert(status.unwrap_or_else(unknown)),
+                // The system does not tell of every end: one was seen that stayed untold.
+                Err(_) => {
+                    if let Some(status) = self.try_wait() {
+                        return status;
+                    }
+                }
+            }
+        }
     }
 
     /// How it ended, if it did.

@@ -34,8 +34,18 @@ struct SaidFault {
 /// The output of a call.
 pub(super) fn output(answer: Answer) -> Result<Output, Failure> {
     let answer = success(answer)?;
-    let content_type = ContentType::new(answer.content_type().to_owned());
+    let content_type = content_type(answer.content_type());
     Ok(Output::bytes(answer.body).with_content_type(content_type))
+}
+
+/// A media type; the usual ones, and any bytes where none is named, without an allocation.
+pub(super) fn content_type(name: &str) -> ContentType {
+    let usual = [ContentType::BYTES, ContentType::TEXT, ContentType::JSON, ContentType::HTML];
+    match usual.into_iter().find(|usual| *usual == name) {
+        Some(usual) => usual.into(),
+        None if name.is_empty() => ContentType::BYTES.into(),
+        None => ContentType::new(name.to_owned()),
+    }
 }
 
 /// The answer, if it is one: only 200 is.

@@ -38,7 +38,13 @@ pub(crate) async fn run_to_end(launch: &Launch, wait_max: Duration, bytes_max: u
     };
     let mut written = Written { stdout: Vec::new(), stderr: Vec::new() };
     let end = read(&mut child, &mut written, until, bytes_max).await;
-    child.stop(Duration::ZERO).await;
+    match end {
+        // What it left behind is ended meanwhile.
+        End::Ended(_) => drop(child),
+        End::TimedOut | End::TooMuch => {
+            let _ = child.stop(Duration::ZERO).await;
+        }
+    }
     let Written { stdout, stderr } = written;
     match end {
         End::Ended(status) => RunToEnd::Ended { status, stdout, stderr },

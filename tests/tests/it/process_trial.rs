@@ -136,7 +136,9 @@ pub(crate) fn is_private(folder: &Path) -> bool {
 /// Kills a process and waits until it is dead; whether it was reaped is not asked.
 pub(crate) fn kill(process: u32) {
     signal(process, "KILL");
-    let is_dead = || matches!(state_of(process), None | Some('Z'));
+    // The first thread may have ended while another still holds the sockets.
+    let threads = || std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
+    let is_dead = || matches!(state_of(process), None | Some('Z')) && threads() < 2;
     until("it is dead", || is_dead().then_some(()));
 }
 
