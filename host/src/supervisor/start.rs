@@ -330,11 +330,19 @@ impl Starting<'_> {
             answer_bytes_max: HEALTH_BYTES_MAX,
         };
         let mut last = "it did not answer".to_owned();
-        let mut look_in = LOOK_EVERY_FIRST;
+        let mut look_in = Duration::ZERO;
         loop {
+            // The pause is part of it: what is refused at once must not hide the end of the child
+            // or of the time.
+            let look = async {
+                if !look_in.is_zero() {
+                    tokio::time::sleep(look_in).await;
+                }
+                client.ask::<OnTasks>(&ask).await
+            };
             tokio::select! {
                 biased;
-                asked = client.ask::<OnTasks>(&ask) => match asked {
+                asked = look => match asked {
                     Ok(answer) if answer.status == StatusCode::OK => return Ok(()),
                     Ok(answer) => {
                         let text = String::from_utf8_lossy(&answer.body);
@@ -356,8 +364,7 @@ impl Starting<'_> {
                     return Err(NotStarted::at(step, message));
                 }
             }
-            tokio::time::sleep(look_in).await;
-            look_in = (look_in * 2).min(LOOK_EVERY_MAX);
+            look_in = (look_in * 2).clamp(LOOK_EVERY_FIRST, LOOK_EVERY_MAX);
         }
     }
 }
