@@ -170,7 +170,8 @@ impl Token {
         }
         let inside = INSIDE.get();
         INSIDE.set(inside + 1);
-        let answer = process.call(&ProcessCall { request, call_id });
+        let call = ProcessCall { request, call_id };
+        let answer = process.call(&call, self.generation.calls_cut_off());
         INSIDE.set(inside);
         if let Some(standing) = standing {
             standing.leave_plugin();

@@ -21,8 +21,13 @@ use crate::error::{Error, ErrorKind};
 /// How often one call is sent at most.
 const SENDS_MAX: u32 = 5;
 
-/// How long a call waits before it is sent again to the same process.
+/// How long a call waits before it is sent again to the same process; twice as long each time.
 const AGAIN_IN: Duration = Duration::from_millis(5);
+const AGAIN_IN_MAX: Duration = Duration::from_millis(100);
+
+/// How long a process that takes no connections is asked again: one that leaves closes its socket
+/// first, and may then still have work of its own to finish.
+const LEAVES_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What those who call a process share with the task that watches it.
 pub(super) struct Shared {
@@ -90,7 +95,8 @@ impl Shared {
     /// or may run twice.
     pub(super) async fn ask<W: Way>(&self, ask: Ask, is_idempotent: bool) -> Result<Answer, Error> {
         let _running = Running::of(&self.running);
-        let mut sent = 0;
+        let (mut sent, mut again_in) = (0, AGAIN_IN);
+        let mut refused_since = None;
         loop {
             let live = self.live(ask.deadline).await?;
             let broken = match live.client.ask::<W>(&ask).await {
@@ -103,22 +109,30 @@ impl Shared {
             sent += 1;
             let is_safe = broken.ran == Ran::No || is_idempotent;
             let may_help = broken.why == Why::Disconnected;
-            if !(is_safe && may_help) || sent == SENDS_MAX {
+            let is_enough = match broken.ran {
+                Ran::Perhaps => sent >= SENDS_MAX,
+                Ran::No => {
+                    let since = *refused_since.get_or_insert_with(Instant::now);
+                    sent >= SENDS_MAX && since.elapsed() >= LEAVES_WAIT_MAX
+                }
+            };
+            if !(is_safe && may_help) || is_enough {
                 return Err(error_of(&broken, sent));
             }
-            self.moment::<W>(&live).await;
+            self.moment::<W>(&live, again_in).await;
+            again_in = (again_in * 2).min(AGAIN_IN_MAX);
         }
     }
 
     /// Waits until another process serves, or a little while: a connection may end for reasons
     /// that have nothing to do with its process.
-    async fn moment<W: Way>(&self, live: &Live) {
+    async fn moment<W: Way>(&self, live: &Live, wait_max: Duration) {
         let mut phase = self.phase.subscribe();
         let other = phase.wait_for(|phase| match phase {
             Phase::Serving(now) => now.pid != live.pid,
             _ => true,
         });
-        let until = Instant::now() + AGAIN_IN;
+        let until = Instant::now() + wait_max;
         let _ = W::by(until, async { other.await.is_ok() }).await;
     }
 

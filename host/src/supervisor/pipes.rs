@@ -15,6 +15,9 @@ use crate::sync::lock;
 /// Bytes read at once.
 const READ_BYTES_MAX: usize = 64 << 10;
 
+/// Lines read between two turns of whatever else the thread has to do.
+const LINES_AT_ONCE: usize = 16;
+
 /// The last lines that a child wrote, for reports of its end.
 pub(super) type SharedTail = Arc<Mutex<Tail>>;
 
@@ -57,7 +60,11 @@ pub(super) fn read(
                 0 => std::mem::take(&mut splitter).finish(|line| lines.push(line.to_owned())),
                 _ => splitter.feed(&buffer[..count], |line| lines.push(line.to_owned())),
             }
-            for line in lines.drain(..) {
+            for (at, line) in lines.drain(..).enumerate() {
+                if at % LINES_AT_ONCE == LINES_AT_ONCE - 1 {
+                    // A child that floods must not hold up those who share the thread.
+                    tokio::task::yield_now().await;
+                }
                 // Whoever listened has heard enough: everything is log from then on.
                 let unheard = match &listener {
                     Some(heard) => heard.send(line).await.err().map(|unheard| unheard.0),

@@ -36,28 +36,37 @@ pub(crate) struct ProcessCall<'c> {
 }
 
 impl Process {
-    /// Calls it in this thread.
-    pub(crate) fn call(&self, call: &ProcessCall<'_>) -> Result<Output, Failure> {
+    /// Calls it in this thread, for as long as it is not `cut_off`.
+    pub(crate) fn call(
+        &self,
+        call: &ProcessCall<'_>,
+        cut_off: impl Future<Output = ()>,
+    ) -> Result<Output, Failure> {
         let Some(token) = call.request.cancellation_token() else {
-            return self.call_until(call, std::future::pending());
+            return self.call_until(call, std::future::pending(), cut_off);
         };
-        self.call_until(call, token.cancelled())
+        self.call_until(call, token.cancelled(), cut_off)
     }
 
     fn call_until(
         &self,
         call: &ProcessCall<'_>,
         taken_back: impl Future<Output = ()>,
+        cut_off: impl Future<Output = ()>,
     ) -> Result<Output, Failure> {
         let ask = self.shared.ask_of(call)?;
         let deadline = ask.deadline;
         let asked = self.shared.ask::<Here>(ask, call.request.is_idempotent());
-        let asked = first(asked, taken_back);
-        match wire::block_on(deadline, asked) {
-            Some(Some(answer)) => reply::output(answer.map_err(Failure::Other)?),
-            Some(None) => Err(Failure::Other(cancelled())),
-            None => Err(Failure::Other(late())),
-        }
+        let asked = async {
+            tokio::select! {
+                biased;
+                answer = asked => answer,
+                () = taken_back => Err(cancelled()),
+                () = cut_off => Err(cut_short()),
+            }
+        };
+        let answer = wire::block_on(deadline, asked).unwrap_or_else(|| Err(not_waited(deadline)));
+        reply::output(answer.map_err(Failure::Other)?)
     }
 
     /// Calls it; a future for any executor, whose drop takes the call back.
@@ -140,8 +149,11 @@ impl Process {
     fn run_errand(&self, ask: Ask) -> Result<Answer, Failure> {
         let what = ask.endpoint.clone();
         let asked = self.shared.ask::<Here>(ask, true);
-        let answer = wire::block_on(Some(Instant::now() + ERRAND_WAIT_MAX), asked);
-        let Some(answer) = answer else {
+        let until = Instant::now() + ERRAND_WAIT_MAX;
+        let Some(answer) = wire::block_on(Some(until), asked) else {
+            if Instant::now() < until {
+                return Err(Failure::Other(not_waited(None)));
+            }
             let waited = ERRAND_WAIT_MAX.as_secs();
             let message = format!("did not answer `/{what}` within {waited} s");
             return Err(Failure::Other(Error::new(ErrorKind::DeadlineExceeded, message)));
@@ -187,14 +199,6 @@ impl Process {
     }
 }
 
-async fn first<T>(asked: impl Future<Output = T>, or: impl Future<Output = ()>) -> Option<T> {
-    tokio::select! {
-        biased;
-        answer = asked => Some(answer),
-        () = or => None,
-    }
-}
-
 #[cold]
 fn late() -> Error {
     let message = "did not answer before the deadline; its connection was closed, so it can see \
@@ -205,6 +209,24 @@ fn late() -> Error {
 #[cold]
 fn cancelled() -> Error {
     Error::new(ErrorKind::Cancelled, "was called, and its caller took the call back")
+}
+
+/// Why a wait ended that had an end only there.
+#[cold]
+fn not_waited(until: Option<Instant>) -> Error {
+    if until.is_some_and(|until| until <= Instant::now()) {
+        return late();
+    }
+    let message =
+        "could not be waited for: this program has too many files open; raise `ulimit -n`";
+    Error::new(ErrorKind::Overloaded, message)
+}
+
+#[cold]
+fn cut_short() -> Error {
+    let message = "was called, and ended before it had answered: it took longer than the \
+                   `drain_wait_max` of the host; call again";
+    Error::new(ErrorKind::Retired, message)
 }
 
 impl fmt::Debug for Process {

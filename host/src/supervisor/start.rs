@@ -339,8 +339,16 @@ impl Starting<'_> {
             answer_bytes_max: HEALTH_BYTES_MAX,
         };
         let mut last = "it did not answer".to_owned();
-        let mut look_in = LOOK_EVERY_FIRST;
+        let mut look_in = Duration::ZERO;
         loop {
+            // The pause is part of it: what is refused at once must not hide the end of the child
+            // or of the time.
+            let look = async {
+                if !look_in.is_zero() {
+                    tokio::time::sleep(look_in).await;
+                }
+                client.ask::<OnTasks>(&ask).await
+            };
             tokio::select! {
                 // In this order: where nobody listens, the question has failed at once.
                 biased;
@@ -356,7 +364,7 @@ impl Starting<'_> {
                     let message = format!("it was not ready within {waited} ms: {last}{said}");
                     return Err(NotStarted::at(step, message));
                 }
-                asked = client.ask::<OnTasks>(&ask) => match asked {
+                asked = look => match asked {
                     Ok(answer) if answer.status == StatusCode::OK => return Ok(()),
                     Ok(answer) => {
                         let text = String::from_utf8_lossy(&answer.body);
@@ -366,8 +374,7 @@ impl Starting<'_> {
                     Err(broken) => last = broken.message,
                 },
             }
-            tokio::time::sleep(look_in).await;
-            look_in = (look_in * 2).min(LOOK_EVERY_MAX);
+            look_in = (look_in * 2).clamp(LOOK_EVERY_FIRST, LOOK_EVERY_MAX);
         }
     }
 }

@@ -59,6 +59,10 @@ pub fn block_on<F: Future>(until: Option<Instant>, future: F) -> Option<F::Outpu
         }
         let interests = INTERESTS.take();
         if bell.was_rung() {
+            // A socket that never falls silent has the future go on for ever.
+            if until.is_some_and(|until| until <= Instant::now()) {
+                break None;
+            }
             continue;
         }
         if sleep(&bell, &interests, until) == Slept::TimeIsUp {
@@ -158,6 +162,16 @@ mod tests {
             }
         };
         runtime.block_on(async { tokio::task::LocalSet::new().run_until(task).await });
+    }
+
+    #[test]
+    fn the_time_is_up_for_a_future_that_always_goes_on() {
+        let until = Instant::now() + Duration::from_millis(20);
+        let always = std::future::poll_fn(|context| {
+            context.waker().wake_by_ref();
+            Poll::<()>::Pending
+        });
+        assert_eq!(block_on(Some(until), always), None);
     }
 
     #[test]

@@ -8,18 +8,21 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::rt::ReadBufCursor;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::here::wait_for;
+use super::here::{block_on, wait_for};
 
 /// Bytes read at once.
 const READ_BYTES_MAX: usize = 16 << 10;
 
 /// How long a connection to this machine may take to be accepted.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Between two attempts to connect to who has no room.
+const CONNECT_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -43,13 +46,20 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Connects to a Unix socket.
+    /// Connects to a Unix socket. Where more connections wait to be accepted than the other side
+    /// has room for, the system would have the thread wait, for ever if need be; so it is tried
+    /// again until whoever runs the future has waited long enough.
     ///
     /// # Errors
     ///
     /// The system's.
-    pub fn connect_unix(path: &Path) -> io::Result<Self> {
-        Self::try_from(UnixStream::connect(path)?)
+    pub async fn connect_unix(path: &Path) -> io::Result<Self> {
+        loop {
+            match connect_at_once(path) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => pause().await,
+                connected => return Self::try_from(connected?),
+            }
+        }
     }
 
     /// Connects over TCP, at most 5 s.
@@ -109,6 +119,40 @@ impl Stream {
             }
         }
     }
+}
+
+/// Connects, or says that it would have to wait.
+#[cfg(target_os = "linux")]
+fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    };
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &address)?;
+    Ok(socket.into())
+}
+
+/// Other systems refuse a connection that there is no room for.
+#[cfg(not(target_os = "linux"))]
+fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(path)
+}
+
+/// Sleeps a moment, then lets whoever runs the future look at the time and at what else it waits
+/// for.
+async fn pause() {
+    block_on(Some(Instant::now() + CONNECT_PAUSE), std::future::pending::<()>());
+    let mut paused = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut paused, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl TryFrom<UnixStream> for Stream {
@@ -184,5 +228,27 @@ impl hyper::rt::Write for Stream {
             Socket::Tcp(socket) => socket.shutdown(std::net::Shutdown::Write),
         };
         Poll::Ready(done)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn connecting_to_who_has_no_room_ends_with_the_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("full.socket");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        rustix::net::listen(&listener, 0).expect("room for one");
+        let connect = || {
+            let until = Instant::now() + Duration::from_millis(20);
+            block_on(Some(until), Stream::connect_unix(&path))
+        };
+        let first = connect().expect("there is room").expect("a connection");
+        assert!(connect().is_none(), "there is none");
+        drop((first, listener.accept().expect("the first")));
+        assert!(connect().expect("there is room again").is_ok());
     }
 }

@@ -26,6 +26,8 @@ mod memory;
 mod mended;
 mod mended_bounds;
 mod mended_ends;
+#[cfg(unix)]
+mod mended_processes;
 mod metrics;
 #[cfg(unix)]
 mod mutants;

@@ -78,7 +78,8 @@ impl Broken {
     pub(super) fn too_large(bytes_max: u64) -> Self {
         let message = format!(
             "its answer is larger than {bytes_max} bytes, which is the most \
-                               (`limits.output_bytes`, or the host's `output_bytes_max`)"
+                               (`limits.output_bytes`, or the host's `output_bytes_max`; of a \
+                               state the host's `snapshot_bytes_max`)"
         );
         Self { ran: Ran::Perhaps, why: Why::TooLarge, message }
     }

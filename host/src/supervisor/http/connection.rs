@@ -3,9 +3,10 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hotbay_plugin::wire;
@@ -20,6 +21,9 @@ use super::pool::Pool;
 use super::{Client, Location};
 
 type Request = hyper::Request<Full<Bytes>>;
+
+/// Between two attempts to connect to a child that has no room.
+const CONNECT_PAUSE: Duration = Duration::from_millis(1);
 
 /// How whoever waits for an answer waits.
 pub(in crate::supervisor) trait Way: Sized + 'static {
@@ -60,7 +64,7 @@ impl Way for Here {
 
     async fn open(location: &Location) -> io::Result<wire::Stream> {
         match location {
-            Location::Unix(path) => wire::Stream::connect_unix(path),
+            Location::Unix(path) => wire::Stream::connect_unix(path).await,
             Location::Tcp(address) => wire::Stream::connect_tcp(*address),
         }
     }
@@ -80,7 +84,7 @@ impl Way for OnTasks {
 
     async fn open(location: &Location) -> io::Result<Self::Io> {
         let socket: Socket = match location {
-            Location::Unix(path) => Box::pin(UnixStream::connect(path).await?),
+            Location::Unix(path) => Box::pin(connect_unix(path).await?),
             Location::Tcp(address) => {
                 let socket = TcpStream::connect(address).await?;
                 socket.set_nodelay(true)?;
@@ -96,6 +100,19 @@ impl Way for OnTasks {
 
     fn pool(client: &Client) -> &Pool<Self> {
         &client.tasks
+    }
+}
+
+/// Connects, also where more connections wait to be accepted than the child has room for: Linux
+/// then says that it would block, and nothing tells when there is room.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(CONNECT_PAUSE).await;
+            }
+            connected => return connected,
+        }
     }
 }
 

@@ -1,0 +1,55 @@
+//! Mistakes with process plugins that were once made: what hung for ever.
+
+use std::thread;
+use std::time::Duration;
+
+use hotbay::{ErrorKind, Host, Request};
+use hotbay_tests::{Plugins, ProgramFolder, block_on, limits, loaded, refused, until};
+use serde_json::{Value, json};
+
+fn host_of(plugins: &Plugins, start_wait_max: Duration, drain_wait_max: Duration) -> Host {
+    let limits = limits(|limits| {
+        limits.start_wait_max = start_wait_max;
+        limits.drain_wait_max = drain_wait_max;
+    });
+    Host::builder().plugin_dir(plugins.dir()).limits(limits).quarantine(None).build().unwrap()
+}
+
+fn told(start_wait_max: Duration, location: Value) -> String {
+    let plugins = Plugins::new();
+    let host = host_of(&plugins, start_wait_max, Duration::from_secs(30));
+    let program = ProgramFolder::new(plugins.dir(), "program");
+    let folder = program.behave(json!({ "location": location })).install();
+    let error = refused(&host, folder);
+    assert_eq!(error.kind(), ErrorKind::Start, "{}", error.full_message());
+    error.full_message()
+}
+
+#[test]
+fn a_start_whose_socket_never_comes_ends_with_its_time() {
+    let told = told(Duration::from_millis(300), json!({ "unbound": true }));
+    assert!(told.contains("was not ready within 300 ms: no connection to"), "{told}");
+}
+
+#[test]
+fn the_end_of_a_program_whose_socket_never_comes_is_seen() {
+    let told = told(Duration::from_secs(600), json!({ "unbound": true, "then": { "exit": 3 } }));
+    assert!(told.contains("ended with exit code 3"), "{told}");
+}
+
+#[test]
+fn a_call_in_a_thread_that_gets_no_answer_ends_when_its_plugin_has_to() {
+    let plugins = Plugins::new();
+    let host = host_of(&plugins, Duration::from_secs(30), Duration::ZERO);
+    let began = plugins.dir().join("began");
+    let wait = json!({ "do": "wait", "began": began, "until": plugins.dir().join("never") });
+    let wait = wait.to_string();
+    let plugin = loaded(&host, ProgramFolder::new(plugins.dir(), "program").install());
+    let answer = thread::scope(|scope| {
+        let call = scope.spawn(|| plugin.call(Request::json_text(&wait)));
+        until("it runs", || began.exists().then_some(()));
+        block_on(host.unload("program")).unwrap();
+        call.join().unwrap()
+    });
+    assert_eq!(answer.unwrap_err().kind(), ErrorKind::Retired);
+}
