@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::answer::{Answer, Broken};
+use super::counted::{Counted, Written};
 use super::pool::Pool;
 use super::{Client, Location};
 
@@ -127,13 +128,14 @@ pub(in crate::supervisor) trait Io:
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send> Io for T {}
 
 /// A connection on which one request at a time is under way.
-pub(in crate::supervisor) struct Connection<I: hyper::rt::Read + hyper::rt::Write> {
+pub(in crate::supervisor) struct Connection<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
     sender: SendRequest<Full<Bytes>>,
     driver: Driver<I>,
+    written: Written,
 }
 
-struct Driver<I: hyper::rt::Read + hyper::rt::Write> {
-    connection: http1::Connection<I, Full<Bytes>>,
+struct Driver<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
+    connection: http1::Connection<Counted<I>, Full<Bytes>>,
     /// It has ended; it must not be polled again.
     has_ended: bool,
 }
@@ -165,8 +167,9 @@ where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     async fn over(io: I) -> Result<Self, Broken> {
+        let (io, written) = Counted::new(io);
         let (sender, connection) = http1::handshake(io).await.map_err(Broken::unsent)?;
-        Ok(Self { sender, driver: Driver { connection, has_ended: false } })
+        Ok(Self { sender, driver: Driver { connection, has_ended: false }, written })
     }
 
     /// Whether another request can be sent on it.
@@ -181,12 +184,14 @@ where
         request: Request,
         bytes_max: u64,
     ) -> Result<Answer, Broken> {
-        let Self { sender, driver } = self;
+        let Self { sender, driver, written } = self;
+        let before = written.bytes();
         let sent = sender.try_send_request(request);
         let response = match driver.drive(sent).await {
             Ok(response) => response,
             Err(mut failed) => {
-                let was_sent = failed.take_message().is_none();
+                // A child that is about to leave may have closed its end a moment ago.
+                let was_sent = failed.take_message().is_none() && written.bytes() > before;
                 let error = failed.into_error();
                 return Err(if was_sent { Broken::of(&error) } else { Broken::unsent(error) });
             }
@@ -222,4 +227,27 @@ type Frame = Option<Result<hyper::body::Frame<Bytes>, hyper::Error>>;
 
 fn next_frame(body: &mut Incoming, context: &mut Context<'_>) -> Poll<Frame> {
     Pin::new(body).poll_frame(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::http::Ran;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_request_of_which_no_byte_left_surely_did_not_run() {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let io = wire::Stream::try_from(near).expect("a stream");
+        let mut connection =
+            wire::block_on(None, Connection::over(io)).expect("no end").expect("a connection");
+        // As a child does that leaves: what it sent can be read, and nothing can be written.
+        far.shutdown(Shutdown::Read).expect("it can be shut down");
+        assert!(connection.is_usable(), "nothing shows yet");
+        let request = hyper::Request::new(Full::new(Bytes::new()));
+        let exchanged = wire::block_on(None, connection.exchange(request, 1));
+        let broken = exchanged.expect("no end").expect_err("nobody answers");
+        assert_eq!(broken.ran, Ran::No, "{broken:?}");
+    }
 }

@@ -3,6 +3,7 @@
 
 mod answer;
 mod connection;
+mod counted;
 mod pool;
 
 use std::time::Instant;
