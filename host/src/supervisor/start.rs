@@ -140,7 +140,8 @@ pub(super) async fn start(
 ) -> Result<Started, NotStarted> {
     let until = Instant::now() + program.limits.start_wait_max;
     let failed = |message: String| NotStarted::at(LoadStep::Launch, message);
-    let folder = LaunchFolder::make(&std::env::temp_dir())
+    let folder = std::path::absolute(std::env::temp_dir())
+        .and_then(|parent| LaunchFolder::make(&parent))
         .map_err(|error| failed(format!("no private folder for its sockets: {error}")))?;
     let (mark, token) = token()
         .and_then(|mark| Ok((mark, token()?)))

@@ -13,6 +13,7 @@ fn wordcount() -> PathBuf {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "its tests are in its own language")]
 fn the_plugin_in_python_passes_its_own_tests() {
     let output = Command::new("python3")
         .args(["-B", "-m", "unittest", "-q"])

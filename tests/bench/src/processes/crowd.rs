@@ -35,7 +35,7 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
     ];
     for _ in 0..rounds {
         for (clients, found) in clients.iter_mut().zip(&mut found) {
-            found.push(round(&runtime, clients.drain(..).collect(), calls, clients)?);
+            found.push(round(&runtime, std::mem::take(clients), calls, clients)?);
         }
         found[3].push(executed(&runtime, place, calls)?);
     }
