@@ -139,7 +139,8 @@ fn a_socket_that_is_gone_is_told_as_a_call_that_was_not_made() {
     // Twice does no harm, where a kept connection is just being closed.
     let unlink = Request::json_text(r#"{"do":"unlink"}"#).idempotent();
     running.handle.call(unlink).unwrap();
-    let error = block_on(running.handle.execute(Request::text("nobody hears"))).unwrap_err();
+    let request = Request::text("nobody hears").idempotent();
+    let error = block_on(running.handle.execute(request)).unwrap_err();
     let told = error.full_message();
     assert_eq!(error.kind(), ErrorKind::Disconnected, "{told}");
     assert!(told.contains("was not called") && told.contains(".socket"), "{told}");

@@ -58,7 +58,7 @@ fn files_below(folder: &Path) -> usize {
 /// For what fails without anybody waiting.
 const LONG: Duration = Duration::from_secs(30);
 /// For what never comes; long enough for what is to go well before it.
-const SHORT: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_secs(4);
 
 #[track_caller]
 fn spoilt(spoil: impl FnOnce(ProgramFolder) -> ProgramFolder, step: Step, says: &[&str]) {
@@ -195,9 +195,9 @@ fn a_program_that_never_gets_ready_is_ended_when_its_time_is_up() {
         (
             json!({ "capabilities": { "hang": true } }),
             CAPABILITIES,
-            &["did not end within 2000 ms"],
+            &["did not end within 4000 ms"],
         ),
-        (location(json!({ "silent": true })), LOCATION, &["did not print where", "2000 ms"]),
+        (location(json!({ "silent": true })), LOCATION, &["did not print where", "4000 ms"]),
         (location(json!({ "flood": true })), LOCATION, &["did not print where", "still getting"]),
         (location(json!({ "text": "listening on port 80" })), LOCATION, &["listening on port 80"]),
         (location(json!({ "text": "http+unix://x.sock" })), LOCATION, &["absolute path"]),

@@ -133,13 +133,11 @@ pub(crate) fn is_private(folder: &Path) -> bool {
     metadata.permissions().mode() & 0o777 == 0o700
 }
 
-/// Kills a process and waits until it is dead; whether it was reaped is not asked.
+/// Kills a process and waits until its host has reaped it: a zombie may have threads that still
+/// hold its sockets.
 pub(crate) fn kill(process: u32) {
     signal(process, "KILL");
-    // The first thread may have ended while another still holds the sockets.
-    let threads = || std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
-    let is_dead = || matches!(state_of(process), None | Some('Z')) && threads() < 2;
-    until("it is dead", || is_dead().then_some(()));
+    until("it is reaped", || is_gone(process).then_some(()));
 }
 
 /// Sends a signal to a process.
