@@ -22,6 +22,11 @@ impl Processes {
         if let Some(runtime) = &*runtime {
             return Ok(runtime.handle().clone());
         }
+        if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_ends(&status)) {
+            let message = "this program ignores SIGCHLD, so it cannot see how its children end; \
+                           give that signal its default back (SIG_DFL)";
+            return Err(io::Error::other(message));
+        }
         let made = Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("hotbay-process")
@@ -31,6 +36,14 @@ impl Processes {
         handle.spawn_blocking(|| super::folder::sweep(&std::env::temp_dir()));
         Ok(handle)
     }
+}
+
+/// Whether a process ignores the ends of its children, by its `status` of proc(5).
+fn ignores_ends(status: &str) -> bool {
+    const SIGCHLD: u64 = 1 << (libc::SIGCHLD - 1);
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & SIGCHLD != 0)
 }
 
 impl Drop for Processes {
@@ -46,5 +59,17 @@ impl Drop for Processes {
 impl fmt::Debug for Processes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Processes").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_ignores_the_ends_of_its_children_is_known() {
+        assert!(ignores_ends("Name:\tx\nSigIgn:\t0000000000010000\nSigCgt:\t0\n"));
+        assert!(!ignores_ends("SigIgn:\t0000000000001000\nSigCgt:\t0000000000010000\n"));
+        assert!(!ignores_ends(""));
     }
 }
