@@ -43,6 +43,9 @@ pub(crate) async fn begin(
     Ok(Process { shared, orders })
 }
 
+/// How long a process may take to end that is not wanted after all.
+const DISCARD_WAIT_MAX: Duration = Duration::from_secs(2);
+
 struct Watch {
     shared: Arc<Shared>,
     overseer: Overseen,
@@ -87,7 +90,13 @@ impl Watch {
     async fn end(&mut self, started: Started, stop: Stop) {
         self.turn(Phase::Ended);
         let program = &self.shared.program;
-        let grace = if stop.graceful { program.limits.stop_wait_max } else { Duration::ZERO };
+        let stop_wait_max = program.limits.stop_wait_max;
+        let grace = match (stop.graceful, &stop.done) {
+            (true, _) => stop_wait_max,
+            // It may own what the next one wants, as a library lets go of in its drop.
+            (false, Some(_)) => (stop_wait_max / 2).min(DISCARD_WAIT_MAX),
+            (false, None) => Duration::ZERO,
+        };
         let (status, tail) = clear_away(started, grace).await;
         if let Some(done) = stop.done {
             // One that has no way of its own to end, ends of the signal that asks it to.
