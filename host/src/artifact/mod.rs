@@ -7,5 +7,5 @@ pub(crate) mod locate;
 #[cfg(unix)]
 pub(crate) mod program;
 pub(crate) mod stage;
-mod sweep;
+pub(crate) mod sweep;
 pub(crate) mod trust;

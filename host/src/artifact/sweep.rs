@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// What the names of private folders begin with; the process's id follows.
+/// What the names of staging folders begin with; the process's id follows.
 pub(super) const PREFIX: &str = "hotbay-";
 
 /// Younger folders are left alone: the id of a process says nothing where several containers
@@ -16,16 +16,23 @@ const AGE_MIN: Duration = Duration::from_secs(600);
 pub(super) fn sweep_later(parent: PathBuf) {
     let swept = std::thread::Builder::new()
         .name("hotbay-sweep".to_owned())
-        .spawn(move || sweep(&parent, SystemTime::now(), &is_alive));
+        .spawn(move || sweep(&parent, PREFIX));
     // Without a thread the next host sweeps.
     drop(swept);
 }
 
-fn sweep(parent: &Path, now: SystemTime, is_alive: &dyn Fn(u32) -> bool) {
+/// Sweeps the folders of `parent` that are called PREFIX, a process's id, and more. Blocks.
+pub(crate) fn sweep(parent: &Path, prefix: &str) {
+    sweep_at(parent, prefix, SystemTime::now(), &is_alive);
+}
+
+fn sweep_at(parent: &Path, prefix: &str, now: SystemTime, is_alive: &dyn Fn(u32) -> bool) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(process) = name.to_str().and_then(process_of) else { continue };
+        let Some(process) = name.to_str().and_then(|name| process_of(name, prefix)) else {
+            continue;
+        };
         // Not followed if it is a link.
         let Ok(metadata) = entry.metadata() else { continue };
         let age = metadata.modified().ok().and_then(|then| now.duration_since(then).ok());
@@ -37,19 +44,22 @@ fn sweep(parent: &Path, now: SystemTime, is_alive: &dyn Fn(u32) -> bool) {
     }
 }
 
-/// The process in the name `hotbay-PROCESS-…` of a private folder.
-fn process_of(name: &str) -> Option<u32> {
-    let (process, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+/// The process in the name of a private folder.
+fn process_of(name: &str, prefix: &str) -> Option<u32> {
+    let (process, _) = name.strip_prefix(prefix)?.split_once('-')?;
     process.parse().ok().filter(|process| *process != 0)
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 fn is_alive(process: u32) -> bool {
-    Path::new("/proc").join(process.to_string()).exists() || !Path::new("/proc/self").exists()
+    use rustix::process::{Pid, test_kill_process};
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    // One that may not be signalled is there.
+    process.is_none_or(|process| test_kill_process(process) != Err(rustix::io::Errno::SRCH))
 }
 
 /// Nothing says so without asking the system in its own way, so nothing is swept.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(unix))]
 fn is_alive(_: u32) -> bool {
     true
 }
@@ -57,8 +67,8 @@ fn is_alive(_: u32) -> bool {
 #[cfg(unix)]
 fn is_own(metadata: &fs::Metadata) -> bool {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    let own = fs::metadata("/proc/self").map(|own| own.uid());
-    own.is_ok_and(|own| own == metadata.uid()) && metadata.permissions().mode() & 0o077 == 0
+    let is_private = metadata.permissions().mode() & 0o077 == 0;
+    metadata.uid() == rustix::process::geteuid().as_raw() && is_private
 }
 
 #[cfg(not(unix))]
@@ -86,13 +96,14 @@ mod tests {
             make("hotbay-8-alive", 0o700),
             make("hotbay-7-shared", 0o755),
             make("hotbay-kept-7-abc", 0o700),
+            make("hotbay-run-7-abc", 0o700),
             make("hotbay-x-abc", 0o700),
             make("other-7-abc", 0o700),
         ];
         let is_alive = |process| process == 8;
-        sweep(parent.path(), SystemTime::now(), &is_alive);
+        sweep_at(parent.path(), PREFIX, SystemTime::now(), &is_alive);
         assert!(gone.exists(), "young folders are left alone");
-        sweep(parent.path(), SystemTime::now() + AGE_MIN * 2, &is_alive);
+        sweep_at(parent.path(), PREFIX, SystemTime::now() + AGE_MIN * 2, &is_alive);
         assert!(!gone.exists());
         assert!(stays.iter().all(|path| path.exists()));
     }
