@@ -62,6 +62,34 @@ fn list_knows_what_is_wrong_with_plugins_together() {
 }
 
 #[test]
+fn list_validates_config_against_its_schema() {
+    let plugins = Plugins::new();
+    let schema = json!({ "type": "object", "required": ["mode"] });
+    plugins.add("strict", "faulty").set("config_schema", schema).write();
+    plugins.add("typos", "faulty").set("verison", json!(1)).set("limts", json!({})).write();
+    let json = hotbay(plugins.dir(), &["list", "--dir", ".", "--json"]).exits(1).json();
+    let [strict, typos] = [0, 1].map(|index| &json["plugins"][index]["problem"]);
+    assert_eq!((&strict["kind"], &strict["step"]), (&json!("config"), &json!("config")));
+    let message = typos["message"].as_str().unwrap();
+    assert!(message.contains("did you mean `version`?"), "{message}");
+    assert!(message.contains("did you mean `limits`?"), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn call_reports_why_a_folder_was_passed_over() {
+    use std::os::unix::fs::PermissionsExt;
+    let plugins = Plugins::new();
+    plugins.add_in("open/below", "below", "faulty").write();
+    let open = plugins.dir().join("open");
+    fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
+    let call = ["call", "below", "--dir", ".", "--text", "hi"];
+    let wanted = ["there is no plugin `below`", "passed over", "may be changed by other users"];
+    hotbay(plugins.dir(), &call).exits(1).says_only(&wanted);
+    hotbay(plugins.dir(), &["call", "below", "--dir", "gone"]).exits(1).says_only(&["`gone`"]);
+}
+
+#[test]
 fn where_there_are_no_plugins_it_is_said_what_to_do() {
     let plugins = Plugins::new();
     hotbay(plugins.dir(), &["list"]).exits(0).says_only(&["target/plugins", "build-plugins"]);

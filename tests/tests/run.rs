@@ -148,8 +148,8 @@ fn replace_config(folder: &Path, config: Value) {
 }
 
 #[test]
-fn a_running_host_stops_cleanly_on_either_signal() {
-    for signal in ["TERM", "INT"] {
+fn a_running_host_stops_cleanly_on_each_signal() {
+    for signal in ["TERM", "INT", "HUP"] {
         let plugins = Plugins::new();
         plugins.add("one", "faulty").write();
         plugins.add("two", "faulty").set("requires", json!({ "one": "*" })).write();

@@ -12,13 +12,20 @@ use crate::id::PluginName;
 /// Most names of a circle that its message tells.
 const CIRCLE_NAMES_MAX: usize = 12;
 
-/// A mistake in a manifest, with its place in the file.
+/// The mistakes in a manifest, each with its place in the file; at least one.
 ///
 /// `Display` names the file, line and column, the field, what was found and what was wanted:
 /// ``plugins/echo/plugin.json:4:15: `limits.deadline_ms` is "5s"; wanted a whole number of
-/// milliseconds``. A manifest that was not read from text has neither file nor line.
+/// milliseconds``. Further mistakes follow, each behind `; also LINE:COLUMN:`. A manifest that was
+/// not read from text has neither file nor line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestError(Box<Mistake>);
+pub struct ManifestError {
+    first: Box<Mistake>,
+    others: Vec<Mistake>,
+}
+
+/// How many further mistakes a message repeats.
+const OTHERS_SHOWN_MAX: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mistake {
@@ -50,28 +57,74 @@ impl ManifestError {
         path: &str,
         problem: Problem,
     ) -> Self {
-        Self(Box::new(Mistake { file: file.to_owned(), position, path: path.to_owned(), problem }))
+        let mistake = Mistake { file: file.to_owned(), position, path: path.to_owned(), problem };
+        Self { first: Box::new(mistake), others: Vec::new() }
     }
 
-    /// The line, counted from 1; `None` when the mistake has no place in a text.
+    /// Joins the mistakes of one manifest, in the order of their places; `None` without any.
+    pub(crate) fn join(errors: Vec<Self>) -> Option<Self> {
+        let mistakes =
+            errors.into_iter().flat_map(|error| std::iter::once(*error.first).chain(error.others));
+        let mut mistakes: Vec<_> = mistakes.collect();
+        // A misspelt field is an unknown one; that the right one is missing says nothing new.
+        let meant: Vec<_> = mistakes.iter().filter_map(Mistake::meant_path).collect();
+        mistakes.retain(|mistake| !(mistake.is_missing() && meant.contains(&mistake.path)));
+        mistakes.sort_by_key(|mistake| (mistake.is_missing(), mistake.position));
+        let mut mistakes = mistakes.into_iter();
+        let first = Box::new(mistakes.next()?);
+        Some(Self { first, others: mistakes.collect() })
+    }
+
+    /// The line of the first mistake, counted from 1; `None` when it has no place in a text.
     pub fn line(&self) -> Option<usize> {
-        self.0.position.map(|(line, _)| line)
+        self.first.position.map(|(line, _)| line)
     }
 
-    /// The column in characters, counted from 1; `None` when there is no line.
+    /// The column of the first mistake in characters, counted from 1; `None` when there is no
+    /// line.
     pub fn column(&self) -> Option<usize> {
-        self.0.position.map(|(_, column)| column)
+        self.first.position.map(|(_, column)| column)
     }
 
-    /// The path of the field, such as `limits.deadline_ms`; empty for the manifest as a whole.
+    /// The path of the first mistake's field, such as `limits.deadline_ms`; empty for the
+    /// manifest as a whole.
     pub fn path(&self) -> &str {
-        &self.0.path
+        &self.first.path
+    }
+
+    /// The paths of all fields that are wrong, in the order of their places in the text.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.first).chain(&self.others).map(|mistake| mistake.path.as_str())
+    }
+}
+
+impl Mistake {
+    fn is_missing(&self) -> bool {
+        matches!(self.problem, Problem::Missing { .. })
+    }
+
+    /// The path of the known field that was probably meant by an unknown one.
+    fn meant_path(&self) -> Option<String> {
+        let Problem::Unknown { nearest: Some(nearest), .. } = self.problem else { return None };
+        let parent = self.path.rfind(['.', '[']).map_or("", |at| &self.path[..at]);
+        let dot = if parent.is_empty() { "" } else { "." };
+        Some(format!("{parent}{dot}{nearest}"))
+    }
+
+    /// The field and what is wrong with it, without its place.
+    fn fmt_problem(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            f.write_str("the manifest ")?;
+        } else {
+            write!(f, "`{}` ", self.path)?;
+        }
+        write!(f, "{}", self.problem)
     }
 }
 
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mistake { file, position, path, problem } = &*self.0;
+        let Mistake { file, position, .. } = &*self.first;
         if !file.is_empty() {
             write!(f, "{file}:")?;
             if let Some((line, column)) = position {
@@ -79,12 +132,18 @@ impl fmt::Display for ManifestError {
             }
             f.write_str(" ")?;
         }
-        if path.is_empty() {
-            f.write_str("the manifest ")?;
-        } else {
-            write!(f, "`{path}` ")?;
+        self.first.fmt_problem(f)?;
+        for other in self.others.iter().take(OTHERS_SHOWN_MAX) {
+            f.write_str("; also ")?;
+            if let Some((line, column)) = other.position {
+                write!(f, "{line}:{column}: ")?;
+            }
+            other.fmt_problem(f)?;
         }
-        problem.fmt(f)
+        match self.others.len().saturating_sub(OTHERS_SHOWN_MAX) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more mistakes"),
+        }
     }
 }
 

@@ -83,12 +83,7 @@ impl Table {
         if entries.is_closed {
             return Err(shutting_down());
         }
-        let Some(entry) = entries.by_name.get(name) else { return Err(not_found(name, &entries)) };
-        let message = match entry.stage {
-            Stage::Leaving => "is being unloaded",
-            _ => "is being loaded; it can be called once that is done",
-        };
-        Err(Error::new(ErrorKind::NotFound, message).of(entry.manifest.name()))
+        Err(not_serving(name, &entries))
     }
 
     /// What serves under a name.
@@ -98,7 +93,7 @@ impl Table {
             Some(Entry { stage: Stage::Serving { slot, build, .. }, folder, .. }) => {
                 Ok(There { slot: Arc::clone(slot), build: build.clone(), folder: folder.clone() })
             }
-            _ => Err(not_found(name.as_str(), &entries)),
+            _ => Err(not_serving(name.as_str(), &entries)),
         }
     }
 
@@ -155,7 +150,7 @@ impl Table {
         let mut entries = self.write();
         let Some(Entry { stage: Stage::Serving { slot, .. }, .. }) = entries.by_name.get(name)
         else {
-            return Err(not_found(name, &entries));
+            return Err(not_serving(name, &entries));
         };
         let slot = Arc::clone(slot);
         let requires = |entry: &Entry| entry.manifest.requires().contains_key(name);
@@ -368,6 +363,19 @@ fn duplicate(candidate: &Candidate, there: &Entry) -> Error {
         place(&candidate.folder)
     );
     Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name())
+}
+
+/// Returns the error for a plugin that does not serve: it is on its way in or out, or unknown.
+fn not_serving(name: &str, entries: &Entries) -> Error {
+    let Some(entry) = entries.by_name.get(name) else { return not_found(name, entries) };
+    let message = match entry.stage {
+        Stage::Leaving => "is being unloaded",
+        // One that began to serve after the caller looked counts as loading, too.
+        Stage::Loading | Stage::Serving { .. } => {
+            "is being loaded; it can be called once that is done"
+        }
+    };
+    Error::new(ErrorKind::NotFound, message).of(entry.manifest.name())
 }
 
 fn not_found(name: &str, entries: &Entries) -> Error {

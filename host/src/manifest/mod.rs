@@ -137,7 +137,7 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// The first mistake, with its line and column.
+    /// All mistakes, each with its line and column; if the text is not JSON, the first one.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ManifestError> {
         parse::manifest(text, file)
     }
@@ -146,7 +146,7 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// The first mistake of the text; digest and length that it had are not looked at.
+    /// The mistakes of the text; digest and length that it had are not looked at.
     pub fn seal_text(text: &str, sha256: &Digest, length: u64) -> Result<String, ManifestError> {
         sealed(text, sha256, length)
     }

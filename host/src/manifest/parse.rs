@@ -10,7 +10,7 @@ use semver::VersionReq;
 
 use super::fields::{self, Field, LIMITS, MANIFEST, PROVIDED, Presence, Shape};
 use super::rules::{self, Wanted};
-use super::tree::{Source, found, join, key_at, quoted};
+use super::tree::{Mistakes, Source, found, join, key_at, quoted};
 use super::words::{Handover, Kind, Unload};
 use super::{ConfigSchema, Limits, Manifest, Provided};
 use crate::error::manifest::{ManifestError, Problem};
@@ -26,38 +26,69 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
         let problem = Problem::Value { found, wanted, nearest: None };
         return Err(source.mistake(tree.start(), "", problem));
     };
-    let fields = Fields::open(source, object, MANIFEST, String::new())?;
+    let mistakes = Mistakes::default();
+    let read = read(&Fields::open(source, object, MANIFEST, String::new(), &mistakes), &mistakes);
+    mistakes.finish(read)
+}
 
-    let kind = fields.word("kind", Kind::from_word)?;
-    fields.suit(kind)?;
-    let name = fields.required("name")?.text_by(rules::name)?;
-    let package = fields.get("package").map(|value| value.text_by(rules::package)).transpose()?;
-    let package = package.unwrap_or_else(|| name.to_string());
-    let stem = |text: &str| rules::stem(text, &package);
+/// Reads every field and notes every mistake; `None` if there was one.
+fn read(fields: &Fields<'_>, mistakes: &Mistakes) -> Option<Manifest> {
+    let kind = mistakes.take(fields.word("kind", Kind::from_word));
+    if let Some(kind) = kind {
+        fields.suit(kind);
+    }
+    let name = fields.required("name").and_then(|value| value.text_by(rules::name));
+    let name = mistakes.take(name);
+    let package = mistakes.take(fields.optional("package", |value| value.text_by(rules::package)));
+    let package = package
+        .map(|package| package.or(name.as_ref().map(ToString::to_string)).unwrap_or_default());
+    let stem = |text: &str| rules::stem(text, package.as_deref().unwrap_or_default());
 
-    Ok(Manifest {
-        version: fields.required("version")?.text_by(rules::version)?,
-        api: fields.required("api")?.text_by(rules::parsed)?,
-        kind,
-        library: fields.get("library").map(|value| value.text_by(stem)).transpose()?,
-        command: command(&fields)?,
-        description: fields.optional_text("description")?,
-        authors: fields.texts("authors")?,
-        license: fields.optional_text("license")?,
-        homepage: fields.optional_text("homepage")?,
-        config: config(&fields)?,
-        config_schema: schema(&fields, "config_schema")?,
-        input_schema: schema(&fields, "input_schema")?,
-        provides: provides(&fields)?,
-        requires: requires(&fields, &name)?,
-        limits: limits(&fields)?,
-        handover: fields.word("handover", Handover::from_word)?,
-        unload: fields.word("unload", Unload::from_word)?,
-        permissions: permissions(&fields)?,
-        sha256: fields.get("sha256").map(|value| value.text_by(rules::parsed)).transpose()?,
-        length: fields.get("length").map(|value| value.number()).transpose()?,
-        name,
-        package,
+    // All of them are read before the first that is wrong ends it.
+    let version = fields.required("version").and_then(|value| value.text_by(rules::version));
+    let version = mistakes.take(version);
+    let api = fields.required("api").and_then(|value| value.text_by(rules::parsed));
+    let api = mistakes.take(api);
+    let library = mistakes.take(fields.optional("library", |value| value.text_by(stem)));
+    let command = mistakes.take(command(fields));
+    let description = mistakes.take(fields.optional_text("description"));
+    let authors = mistakes.take(fields.texts("authors"));
+    let license = mistakes.take(fields.optional_text("license"));
+    let homepage = mistakes.take(fields.optional_text("homepage"));
+    let config = mistakes.take(config(fields));
+    let config_schema = mistakes.take(schema(fields, "config_schema"));
+    let input_schema = mistakes.take(schema(fields, "input_schema"));
+    let provides = provides(fields, mistakes);
+    let requires = requires(fields, name.as_ref(), mistakes);
+    let limits = limits(fields, mistakes);
+    let handover = mistakes.take(fields.word("handover", Handover::from_word));
+    let unload = mistakes.take(fields.word("unload", Unload::from_word));
+    let permissions = permissions(fields, mistakes);
+    let sha256 = mistakes.take(fields.optional("sha256", |value| value.text_by(rules::parsed)));
+    let length = mistakes.take(fields.optional("length", Found::number));
+    Some(Manifest {
+        name: name?,
+        package: package?,
+        version: version?,
+        api: api?,
+        kind: kind?,
+        library: library?,
+        command: command?,
+        description: description?,
+        authors: authors?,
+        license: license?,
+        homepage: homepage?,
+        config: config?,
+        config_schema: config_schema?,
+        input_schema: input_schema?,
+        provides,
+        requires,
+        limits,
+        handover: handover?,
+        unload: unload?,
+        permissions,
+        sha256: sha256?,
+        length: length?,
     })
 }
 
@@ -97,69 +128,72 @@ fn schema(fields: &Fields<'_>, name: &str) -> Result<Option<ConfigSchema>, Manif
     }))
 }
 
-fn provides(fields: &Fields<'_>) -> Result<Vec<Provided>, ManifestError> {
-    let Some(value) = fields.get("provides") else {
-        return Ok(Vec::new());
-    };
+fn provides(fields: &Fields<'_>, mistakes: &Mistakes) -> Vec<Provided> {
     let entry = |entry: Found<'_>| {
         let wanted = || Some("an object with `contract` and `version`".to_owned());
         let Value::Object(object) = entry.value else {
-            return Err(entry.refuse(wanted()));
+            mistakes.note(entry.refuse(wanted()));
+            return None;
         };
-        let fields = Fields::open(entry.source, object, PROVIDED, entry.path)?;
-        Ok(Provided {
-            contract: fields.required("contract")?.text_by(rules::contract)?,
-            version: fields.required("version")?.text_by(rules::version)?,
-        })
+        let fields = Fields::open(entry.source, object, PROVIDED, entry.path, mistakes);
+        let contract = fields.required("contract").and_then(|value| value.text_by(rules::contract));
+        let contract = mistakes.take(contract);
+        let version = fields.required("version").and_then(|value| value.text_by(rules::version));
+        let version = mistakes.take(version);
+        Some(Provided { contract: contract?, version: version? })
     };
-    value.elements()?.into_iter().map(entry).collect()
+    let entries = fields.get("provides").and_then(|value| mistakes.take(value.elements()));
+    entries.unwrap_or_default().into_iter().filter_map(entry).collect()
 }
 
 fn requires(
     fields: &Fields<'_>,
-    own: &PluginName,
-) -> Result<BTreeMap<PluginName, VersionReq>, ManifestError> {
-    let Some(value) = fields.get("requires") else {
-        return Ok(BTreeMap::new());
-    };
+    own: Option<&PluginName>,
+    mistakes: &Mistakes,
+) -> BTreeMap<PluginName, VersionReq> {
     let mut requires = BTreeMap::new();
-    for property in &value.object()?.properties {
+    let Some(value) = fields.get("requires") else { return requires };
+    let Some(object) = mistakes.take(value.object()) else { return requires };
+    for property in &object.properties {
         let key = property.name.as_str();
         let path = join(&value.path, key);
         let Ok(name) = rules::name(key) else {
             let wanted = format!("a plugin's name: {}", fields.field("name").wanted);
             let problem = Problem::Value { found: quoted(key), wanted, nearest: None };
-            return Err(value.source.mistake(key_at(property), &value.path, problem));
+            mistakes.note(value.source.mistake(key_at(property), &value.path, problem));
+            continue;
         };
-        if name == *own {
+        if Some(&name) == own {
             let problem = Problem::RequiresItself;
-            return Err(value.source.mistake(key_at(property), &path, problem));
+            mistakes.note(value.source.mistake(key_at(property), &path, problem));
+            continue;
         }
         let wanted = Found { value: &property.value, field: fields.field("api"), path, ..value };
-        requires.insert(name, wanted.text_by(rules::parsed)?);
-    }
-    Ok(requires)
-}
-
-fn limits(fields: &Fields<'_>) -> Result<Limits, ManifestError> {
-    let mut limits = Limits::default();
-    let Some(value) = fields.get("limits") else {
-        return Ok(limits);
-    };
-    let fields = Fields::open(value.source, value.object()?, LIMITS, value.path)?;
-    for name in LIMITS.iter().map(|field| field.name) {
-        if let Some(value) = fields.get(name) {
-            limits.set(name, value.number()?);
+        if let Some(wanted) = mistakes.take(wanted.text_by(rules::parsed)) {
+            requires.insert(name, wanted);
         }
     }
-    Ok(limits)
+    requires
 }
 
-fn permissions(fields: &Fields<'_>) -> Result<BTreeSet<String>, ManifestError> {
-    let Some(value) = fields.get("permissions") else {
-        return Ok(BTreeSet::new());
-    };
-    value.elements()?.iter().map(|word| word.text_by(rules::permission)).collect()
+fn limits(fields: &Fields<'_>, mistakes: &Mistakes) -> Limits {
+    let mut limits = Limits::default();
+    let Some(value) = fields.get("limits") else { return limits };
+    let Some(object) = mistakes.take(value.object()) else { return limits };
+    let fields = Fields::open(value.source, object, LIMITS, value.path, mistakes);
+    for name in LIMITS.iter().map(|field| field.name) {
+        let number = fields.get(name).and_then(|value| mistakes.take(value.number()));
+        if let Some(number) = number {
+            limits.set(name, number);
+        }
+    }
+    limits
+}
+
+fn permissions(fields: &Fields<'_>, mistakes: &Mistakes) -> BTreeSet<String> {
+    let words = fields.get("permissions").and_then(|value| mistakes.take(value.elements()));
+    let words = words.unwrap_or_default();
+    words.iter().filter_map(|word| mistakes.take(word.text_by(rules::permission))).collect()
 }
 
 /// An object whose fields are all in its table.
@@ -168,16 +202,18 @@ struct Fields<'t> {
     object: &'t Object<'t>,
     table: &'static [Field],
     path: String,
+    mistakes: &'t Mistakes,
 }
 
 impl<'t> Fields<'t> {
-    /// Refuses unknown fields first: a misspelt field is often also a missing one.
+    /// Notes the unknown fields.
     fn open(
         source: Source<'t>,
         object: &'t Object<'t>,
         table: &'static [Field],
         path: String,
-    ) -> Result<Self, ManifestError> {
+        mistakes: &'t Mistakes,
+    ) -> Self {
         for property in &object.properties {
             let key = property.name.as_str();
             if fields::is_ignored(key) || fields::find(table, key).is_some() {
@@ -186,13 +222,13 @@ impl<'t> Fields<'t> {
             let known: Vec<_> = table.iter().map(|field| field.name).collect();
             let nearest = fields::nearest(key, known.iter().copied());
             let problem = Problem::Unknown { nearest, known };
-            return Err(source.mistake(key_at(property), &join(&path, key), problem));
+            mistakes.note(source.mistake(key_at(property), &join(&path, key), problem));
         }
-        Ok(Self { source, object, table, path })
+        Self { source, object, table, path, mistakes }
     }
 
-    /// Refuses fields that are not for `kind`, and asks for those that only it needs.
-    fn suit(&self, kind: Kind) -> Result<(), ManifestError> {
+    /// Notes fields that are not for `kind`, and those that only it needs and that are missing.
+    fn suit(&self, kind: Kind) {
         for field in self.table {
             let (Presence::OnlyFor(only) | Presence::RequiredFor(only)) = field.presence else {
                 continue;
@@ -200,15 +236,15 @@ impl<'t> Fields<'t> {
             match self.object.get(field.name) {
                 Some(property) if only != kind => {
                     let problem = Problem::OnlyFor { kind: only.as_str(), other: kind.as_str() };
-                    return Err(self.source.mistake(key_at(property), field.name, problem));
+                    let at = key_at(property);
+                    self.mistakes.note(self.source.mistake(at, field.name, problem));
                 }
                 None if only == kind && matches!(field.presence, Presence::RequiredFor(_)) => {
-                    return Err(self.missing(field));
+                    self.mistakes.note(self.missing(field));
                 }
                 _ => {}
             }
         }
-        Ok(())
     }
 
     fn field(&self, name: &str) -> &'static Field {
@@ -230,8 +266,16 @@ impl<'t> Fields<'t> {
         self.source.mistake(self.object.range.start, &join(&self.path, field.name), problem)
     }
 
+    fn optional<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&Found<'t>) -> Result<T, ManifestError>,
+    ) -> Result<Option<T>, ManifestError> {
+        self.get(name).map(|value| read(&value)).transpose()
+    }
+
     fn optional_text(&self, name: &str) -> Result<Option<String>, ManifestError> {
-        self.get(name).map(|value| value.owned_text()).transpose()
+        self.optional(name, Found::owned_text)
     }
 
     fn texts(&self, name: &str) -> Result<Vec<String>, ManifestError> {

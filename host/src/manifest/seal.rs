@@ -93,9 +93,8 @@ mod tests {
         check("[]", "plugin.json:1:1: the manifest is a list; wanted an object");
         check("{,}", "plugin.json:1:2: the manifest is not JSON: unexpected token in object");
         check(
-            "{ \"version\": 1 }",
-            "plugin.json:1:1: `name` is missing; wanted a lower-case letter, then at most 63 of \
-             `a-z`, `0-9`, `-`",
+            "{ \"name\": \"a\", \"version\": 1, \"api\": \"*\" }",
+            "plugin.json:1:26: `version` is 1; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
         );
     }
 }

@@ -121,11 +121,11 @@ fn a_text_that_is_too_long_or_too_deep_is_refused_before_it_is_read() {
         &deep(500_000),
         "plugin.json:2:64: the manifest nests deeper here than 64 levels; make it flatter",
     );
-    let within = format!("{{\"config\": {{\"a\": \"{}\"}}}}", "[\\\"{".repeat(100));
-    check(
-        &within,
-        "plugin.json:1:1: `name` is missing; wanted a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
+    let within = format!(
+        "{{\"name\": \"a\", \"version\": \"1.0.0\", \"api\": \"*\", \"config\": {{\"a\": \"{}\"}}}}",
+        "[\\\"{".repeat(100)
     );
+    assert!(parse(&within).is_ok());
     let list = format!("{}{}", "[".repeat(62), "]".repeat(62));
     let text = format!(
         "{{\"name\": \"a\", \"version\": \"1.0.0\", \"api\": \"*\", \"config\": {{\"a\": {list}}}}}"
@@ -152,7 +152,8 @@ fn an_unknown_field_is_refused_with_the_nearest_known_one() {
     check_line(
         r#""limits": {"x-a": 1, "wait_max": 5, "deadline-ms": 5}"#,
         "2:22: `limits.wait_max` is no known field; wanted one of `deadline_ms`, `workers`, \
-         `queue`, `in_flight`, `memory_bytes`, `input_bytes`, `output_bytes`, `stack_bytes`",
+         `queue`, `in_flight`, `memory_bytes`, `input_bytes`, `output_bytes`, `stack_bytes`; \
+         also 2:37: `limits.deadline-ms` is no known field; did you mean `deadline_ms`?",
     );
     check_line(
         r#""provides": [{"contract": "a", "versions": "1.0.0"}]"#,
@@ -164,7 +165,8 @@ fn an_unknown_field_is_refused_with_the_nearest_known_one() {
 fn a_missing_field_is_told_with_what_was_wanted() {
     check(
         "{\"name\": \"a\"}",
-        "plugin.json:1:1: `version` is missing; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+        "plugin.json:1:1: `version` is missing; wanted MAJOR.MINOR.PATCH, for example `1.0.0`; \
+         also 1:1: `api` is missing; wanted a semver requirement, for example `^1.0`",
     );
     check(
         "{\"name\": \"a\", \"version\": \"1.0.0\"}",
@@ -179,6 +181,42 @@ fn a_missing_field_is_told_with_what_was_wanted() {
         "1:1: `command` is missing; wanted a list of texts: a program inside the plugin's folder, \
          then its arguments",
     );
+}
+
+#[test]
+fn many_mistakes_are_reported_at_once() {
+    let text = r#"{"nmae": "a", "version": "1", "api": "^1", "colour": "red",
+"limts": {}, "limits": {"queu": 1, "workers": 0}, "provides": [{"contrakt": "a"}, 3],
+"requires": {"A": "1", "b": "?"}, "permissions": ["log", ""]}"#;
+    let error = parse(text).unwrap_err();
+    let paths: Vec<_> = error.paths().collect();
+    assert_eq!(
+        paths,
+        [
+            "nmae",
+            "version",
+            "colour",
+            "limts",
+            "limits.queu",
+            "limits.workers",
+            "provides[0].contrakt",
+            "provides[1]",
+            "requires",
+            "requires.b",
+            "permissions[1]",
+            "provides[0].version",
+        ]
+    );
+    let text = error.to_string();
+    assert!(text.starts_with("plugin.json:1:2: `nmae` is no known field; did you mean `name`?"));
+    assert!(
+        text.contains("; also 2:1: `limts` is no known field; did you mean `limits`?"),
+        "{text}"
+    );
+    assert!(!text.contains('\n'));
+    let many: String = (0..100).map(|number| format!("\"x{number}\": 1, ")).collect();
+    let error = parse(&format!("{{{many} \"name\": \"a\"}}")).unwrap_err();
+    assert!(error.to_string().ends_with("; and 85 more mistakes"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Text to a tree of JSON with places, strictly: no comments, trailing commas or double keys.
 //! Knows no field of a manifest.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use jsonc_parser::ast::{Object, ObjectProp, Value};
@@ -41,6 +42,35 @@ pub(crate) const STRICT: ParseOptions = ParseOptions {
 pub(crate) struct Source<'t> {
     text: &'t str,
     file: &'t str,
+}
+
+/// The mistakes that were found in a text so far.
+#[derive(Debug, Default)]
+pub(crate) struct Mistakes(RefCell<Vec<ManifestError>>);
+
+impl Mistakes {
+    pub(crate) fn note(&self, error: ManifestError) {
+        self.0.borrow_mut().push(error);
+    }
+
+    /// Returns the value, or notes why there is none.
+    pub(crate) fn take<T>(&self, read: Result<T, ManifestError>) -> Option<T> {
+        read.map_err(|error| self.note(error)).ok()
+    }
+
+    /// Returns the value if there was no mistake at all.
+    pub(crate) fn finish<T>(self, value: Option<T>) -> Result<T, ManifestError> {
+        match (ManifestError::join(self.0.into_inner()), value) {
+            (None, Some(value)) => Ok(value),
+            (Some(error), _) => Err(error),
+            (None, None) => Err(ManifestError::new(
+                "",
+                None,
+                "",
+                Problem::NotJson { reason: "nothing was read".to_owned() },
+            )),
+        }
+    }
 }
 
 impl<'t> Source<'t> {

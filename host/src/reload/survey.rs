@@ -94,7 +94,7 @@ pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Er
     (folders, problems)
 }
 
-/// Looks at one folder: its manifest and its stamp.
+/// Looks at one folder: its manifest, its stamp, and its config against `config_schema`.
 pub(crate) fn survey(folder: &Path, rules: &Rules) -> Surveyed {
     let mut surveyed = Surveyed {
         folder: folder.to_owned(),
@@ -124,6 +124,9 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> Surveyed {
             Err(error) => surveyed.problem = Some(error),
         }
     }
+    if surveyed.problem.is_none() {
+        surveyed.problem = candidate.check_schemas(rules).err();
+    }
     surveyed.manifest = Some(candidate.manifest);
     surveyed
 }
@@ -152,9 +155,6 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
     let stated = manifest.sha256().map(|digest| *digest.as_bytes());
     if let Err(error) = artifact.verify(stated, manifest.length(), rules.allow_unverified) {
         let error = candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error);
-        surveyed.problem.get_or_insert(error);
-    }
-    if let Err(error) = candidate.check_schemas(rules) {
         surveyed.problem.get_or_insert(error);
     }
     if candidate.kind() == Kind::Library {

@@ -97,15 +97,15 @@ pub(crate) enum Verb {
     /// end. Exits with 1 if any line failed. Panics of a plugin quarantine it in other verbs;
     /// here each fails its line only.
     ///
-    /// Ctrl-C and SIGTERM end it early: what runs is finished, within 10 s, and written, what was
+    /// Ctrl-C, SIGTERM and SIGHUP end it early: what runs is finished, within 10 s, and written, what was
     /// not done is told, and it exits with 1; a second signal ends it at once. Progress is shown
     /// on stderr if that is a terminal and stdin and stdout are not.
     Pipe(Pipe),
     /// Starts every plugin, stays up, and tells what happens.
     ///
     /// With `--watch`, plugins are swapped as their files change; one whose new build is refused
-    /// goes on as it was. With `--json`, each event is a line. Stops cleanly on Ctrl-C and
-    /// SIGTERM, and when nobody reads stdout any more; a second signal ends it at once. With
+    /// goes on as it was. With `--json`, each event is a line. Stops cleanly on Ctrl-C,
+    /// SIGTERM and SIGHUP, and when nobody reads stdout any more; a second signal ends it at once. With
     /// `--metrics`, figures are served for Prometheus meanwhile. Exits with 1 if nothing could
     /// be loaded, unless it watches.
     Run(Run),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use hotbay::{Host, HostBuilder, PluginName, Surveyed};
+use hotbay::{Error, Host, HostBuilder, PluginName, Surveyed};
 
 use crate::args::Options;
 use crate::failure::Failure;
@@ -11,6 +11,9 @@ use crate::output::say;
 
 /// Looked at in this order when no folder is named; the first that is there is taken.
 const USUAL: [&str; 2] = ["target/plugins", "plugins"];
+
+/// How many problems of a survey a message repeats.
+const PROBLEMS_SHOWN_MAX: usize = 4;
 
 /// Where to look: the folders that were named, or the usual one.
 pub(crate) fn dirs(options: &Options) -> Vec<PathBuf> {
@@ -54,7 +57,7 @@ pub(crate) fn folder(plugin: &str, options: &Options) -> Result<PathBuf, Failure
         return Ok(path.to_owned());
     }
     let dirs = dirs(options);
-    let (surveyed, _) = builder(options, &dirs).survey();
+    let (surveyed, problems) = builder(options, &dirs).survey();
     let mut folders: Vec<_> = named(&surveyed, plugin).map(|one| &one.folder).collect();
     match (folders.pop(), folders.is_empty()) {
         (Some(folder), true) => Ok(folder.clone()),
@@ -65,7 +68,7 @@ pub(crate) fn folder(plugin: &str, options: &Options) -> Result<PathBuf, Failure
             Err(Failure::new("duplicate", message).because(told(&folders)))
         }
         (None, _) if path.join("plugin.json").is_file() => Ok(path.to_owned()),
-        (None, _) => Err(missing(plugin, &surveyed, &dirs)),
+        (None, _) => Err(missing(plugin, &surveyed, &problems, &dirs)),
     }
 }
 
@@ -73,12 +76,13 @@ pub(crate) fn folder(plugin: &str, options: &Options) -> Result<PathBuf, Failure
 pub(crate) fn with_required(
     names: &[String],
     surveyed: &[Surveyed],
+    problems: &[Error],
     dirs: &[PathBuf],
 ) -> Result<Vec<PathBuf>, Failure> {
     let mut folders = Vec::new();
     for name in names {
         if named(surveyed, name).next().is_none() {
-            return Err(missing(name, surveyed, dirs));
+            return Err(missing(name, surveyed, problems, dirs));
         }
         for one in named(surveyed, name) {
             folders.push(one.folder.clone());
@@ -117,7 +121,8 @@ fn named<'a>(surveyed: &'a [Surveyed], name: &'a str) -> impl Iterator<Item = &'
     })
 }
 
-fn missing(name: &str, surveyed: &[Surveyed], dirs: &[PathBuf]) -> Failure {
+/// Returns the error for a plugin that was not found, with what kept folders from being read.
+fn missing(name: &str, surveyed: &[Surveyed], problems: &[Error], dirs: &[PathBuf]) -> Failure {
     let names = surveyed.iter().filter_map(|one| one.manifest.as_ref());
     let names: BTreeSet<_> = names.map(|manifest| manifest.name().as_str()).collect();
     let near = |known: &&&str| strsim::jaro_winkler(known, name);
@@ -133,5 +138,15 @@ fn missing(name: &str, surveyed: &[Surveyed], dirs: &[PathBuf]) -> Failure {
         Some(_) => format!("there is no plugin `{name}`{place}; `hotbay list` shows what is there"),
         None => format!("there is no plugin `{name}`{place}, nor any other"),
     };
-    Failure::new("not_found", message)
+    let failure = Failure::new("not_found", message);
+    if problems.is_empty() {
+        return failure;
+    }
+    let mut reasons: Vec<_> =
+        problems.iter().take(PROBLEMS_SHOWN_MAX).map(Error::full_message).collect();
+    let more = problems.len() - reasons.len();
+    if more > 0 {
+        reasons.push(format!("{more} more problems; `hotbay list` shows all"));
+    }
+    failure.because(reasons.join("; "))
 }

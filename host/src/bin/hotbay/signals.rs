@@ -7,6 +7,8 @@ use std::time::Duration;
 #[cfg(unix)]
 use std::time::Instant;
 
+#[cfg(unix)]
+use signal_hook::consts::SIGHUP;
 use signal_hook::consts::{SIGINT, SIGTERM};
 #[cfg(unix)]
 use signal_hook::iterator::Signals;
@@ -19,7 +21,7 @@ const SAME_WITHIN: Duration = Duration::from_millis(250);
 /// Asks to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// By Ctrl-C or SIGTERM.
+    /// By Ctrl-C, SIGTERM, or SIGHUP when its terminal closes.
     Signal,
     /// Nobody reads stdout any more.
     #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix tells"))]
@@ -47,7 +49,7 @@ pub(crate) fn listen(asked: &Sender<Ask>) -> io::Result<()> {
 
 #[cfg(unix)]
 fn listen_to_signals(asked: Sender<Ask>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::Builder::new().name("hotbay-signals".to_owned()).spawn(move || {
         let mut first: Option<Instant> = None;
         for signal in signals.forever() {

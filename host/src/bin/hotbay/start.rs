@@ -39,8 +39,8 @@ pub(crate) fn start_with(
     set_up: impl FnOnce(HostBuilder) -> HostBuilder,
 ) -> Result<Started, Failure> {
     let dirs = dirs(options);
-    let (surveyed, _) = builder(options, &dirs).survey();
-    let folders = with_required(names, &surveyed, &dirs)?;
+    let (surveyed, problems) = builder(options, &dirs).survey();
+    let folders = with_required(names, &surveyed, &problems, &dirs)?;
     let host = set_up(builder(options, &folders)).build()?;
     let events = host.events();
     let report = block_on(host.load_all());
