@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 
 use crate::error::{LoadStep, fault_of};
 use crate::id::{GenerationId, PluginName};
+use crate::sync::SameProcess;
 
 /// Something that happened in a host.
 #[derive(Clone, Debug)]
@@ -236,19 +237,23 @@ impl Board {
 
     pub(crate) fn listen(&self) -> Events {
         let sender = self.sender.upgrade();
-        Events { receiver: sender.unwrap_or_else(|| broadcast::Sender::new(1)).subscribe() }
+        let sender = sender.unwrap_or_else(|| broadcast::Sender::new(1));
+        Events { receiver: SameProcess::new(sender.subscribe()) }
     }
 }
 
-/// The events of a host from one moment on.
+/// The events of a host from one moment on. There are none in a process that was forked since.
 #[derive(Debug)]
 pub struct Events {
-    receiver: broadcast::Receiver<HostEvent>,
+    receiver: SameProcess<broadcast::Receiver<HostEvent>>,
 }
 
 impl Events {
     /// Waits for the next event; none once the host is gone. Runs on any executor.
     pub async fn next(&mut self) -> Option<HostEvent> {
+        if !self.receiver.is_current() {
+            return None;
+        }
         Self::seen(self.receiver.recv().await)
     }
 
@@ -258,11 +263,17 @@ impl Events {
     ///
     /// Inside an asynchronous runtime of tokio, whose thread it would block.
     pub fn next_blocking(&mut self) -> Option<HostEvent> {
+        if !self.receiver.is_current() {
+            return None;
+        }
         Self::seen(self.receiver.blocking_recv())
     }
 
     /// The next event if one is there already.
     pub fn try_next(&mut self) -> Option<HostEvent> {
+        if !self.receiver.is_current() {
+            return None;
+        }
         match self.receiver.try_recv() {
             Ok(event) => Some(event),
             Err(broadcast::error::TryRecvError::Lagged(events)) => {

@@ -83,6 +83,9 @@ pub enum ErrorKind {
     Superseded,
     /// The host is shutting down.
     Shutdown,
+    /// This process was forked after the host was built, and the host's threads are in the
+    /// parent only: build another host in the child.
+    Forked,
     /// The host cannot do this here: see the message.
     Unsupported,
     /// A mistake of the host's own; please report it.
@@ -180,6 +183,14 @@ impl Error {
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.cause = Some(cause.into());
         self
+    }
+
+    /// The error of a host in a process that was forked after it was built.
+    #[cold]
+    pub(crate) fn forked() -> Self {
+        let message = "the host cannot be used in this process, which was forked after the host \
+                       was built; build another host in it";
+        Self::new(ErrorKind::Forked, message)
     }
 
     pub(crate) fn of(mut self, plugin: &PluginName) -> Self {

@@ -20,6 +20,7 @@ use crate::id::{GenerationId, PluginName};
 use crate::layers::{Applied, Stack, stack};
 use crate::pool::Ticket;
 use crate::slot::{Method, Slot, Step as _, Stride as _, Visit};
+use crate::sync::ProcessEpoch;
 pub(crate) use each::Each;
 pub use pooled::Execute;
 
@@ -32,6 +33,7 @@ pub struct PluginHandle {
 struct Inner {
     stack: Stack,
     slot: Arc<Slot>,
+    process: ProcessEpoch,
 }
 
 impl Inner {
@@ -51,6 +53,7 @@ impl Inner {
     /// The corridor, once.
     #[inline(never)]
     fn walk(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+        self.check_process()?;
         self.stack.call(visit, reply)
     }
 
@@ -60,12 +63,26 @@ impl Inner {
         self.stack.stride(visit, &mut reply).await?;
         Ok(reply)
     }
+
+    /// Refuses what a forked child asks for.
+    #[inline]
+    fn check_process(&self) -> Result<(), Error> {
+        if self.process.is_current() { Ok(()) } else { Err(self.forked()) }
+    }
+
+    #[cold]
+    fn forked(&self) -> Error {
+        let message = "was not called: this process was forked after the host was built; build \
+                       another host in it";
+        Error::new(ErrorKind::Forked, message).of(&self.slot.name)
+    }
 }
 
 impl PluginHandle {
     pub(crate) fn new(slot: Arc<Slot>, applied: &Applied) -> Self {
         slot.set_walkable(applied.is_walkable());
-        Self { inner: Arc::new(Inner { stack: stack(&slot, applied), slot }) }
+        let process = ProcessEpoch::now();
+        Self { inner: Arc::new(Inner { stack: stack(&slot, applied), slot, process }) }
     }
 
     /// The plugin's name.
@@ -128,6 +145,7 @@ impl PluginHandle {
     /// `Plugin` with the plugin's own error, `Panicked`, `Retired`, and `Overloaded` while the
     /// plugin is paused for a reload.
     pub async fn health(&self) -> Result<(), Error> {
+        self.inner.check_process()?;
         let answer = self.inner.slot.pin_now()?.ask(|body| body.health())?;
         self.answer(answer).await
     }
@@ -139,6 +157,7 @@ impl PluginHandle {
     ///
     /// As [`health`](Self::health).
     pub async fn snapshot(&self) -> Result<Option<Snapshot>, Error> {
+        self.inner.check_process()?;
         let answer = self.inner.slot.pin_now()?.ask(|body| body.snapshot())?;
         self.answer(answer).await
     }
@@ -153,6 +172,7 @@ impl PluginHandle {
     ///
     /// `Retired` after an unload.
     pub fn pin(&self) -> Result<Pinned, Error> {
+        self.inner.check_process()?;
         let token = self.inner.slot.pin()?;
         Ok(Pinned { token, inner: Arc::clone(&self.inner) })
     }

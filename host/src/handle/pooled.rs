@@ -162,6 +162,7 @@ impl Execute {
 impl Waits {
     fn new(inner: &Arc<Inner>, request: Request<'_>) -> Result<Self, Error> {
         let slot = &inner.slot;
+        inner.check_process()?;
         let mut request = request.into_owned();
         let admitted = slot.admit_to_queue().and_then(|()| bound(inner, &mut request));
         let patience = admitted.inspect_err(|_| slot.count_refused())?;
@@ -220,6 +221,9 @@ impl Future for Execute {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = match &mut self.0 {
+            State::Waits(waits) if !waits.work.inner.process.is_current() => {
+                Err(waits.work.inner.forked())
+            }
             State::Waits(waits) => match Pin::new(&mut waits.ticket).poll(context) {
                 Poll::Ready(answer) => answer.unwrap_or_else(|| Err(lost(&waits.work.inner.slot))),
                 Poll::Pending => return Poll::Pending,
@@ -238,7 +242,9 @@ impl Future for Execute {
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        self.work.take_back();
+        if self.work.inner.process.is_current() {
+            self.work.take_back();
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::manifest::{Manifest, start_order};
 use crate::pool::Clock;
 use crate::providers::{Choices, Preferences};
 use crate::reload::{Candidate, Desk, Grant, Made, Rules, Source, Workshop};
+use crate::sync::SameProcess;
 
 /// Configures a [`Host`].
 #[derive(Debug)]
@@ -326,7 +327,7 @@ impl HostBuilder {
             desk: Desk::new(),
             watch: Mutex::default(),
         });
-        let host = Host { inner };
+        let host = Host { inner: SameProcess::new(inner) };
         for (candidate, source) in in_order(self.compiled_in)? {
             host.inner.load(&candidate, source, None)?;
         }

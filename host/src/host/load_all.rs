@@ -70,6 +70,12 @@ impl LoadReport {
     }
 }
 
+/// Reports that none of `dirs` was read.
+pub(super) fn refused(dirs: &[PathBuf], error: Error) -> LoadReport {
+    let folder = dirs.first().cloned().unwrap_or_else(|| PathBuf::from("."));
+    LoadReport { loaded: Vec::new(), refused: vec![RefusedPlugin { folder, name: None, error }] }
+}
+
 pub(super) fn load_all(host: &Inner) -> LoadReport {
     let mut report = LoadReport::default();
     let (found, problems) = folders(&host.dirs, &host.workshop.rules);

@@ -30,7 +30,7 @@ use crate::pipeline::{Find, Pipeline, PipelineStep};
 use crate::pool::ticket;
 use crate::providers::{Choices, Preferences};
 use crate::reload::{Candidate, Desk, Source, Watch, Workshop};
-use crate::sync::{Busy, lock};
+use crate::sync::{Busy, SameProcess, lock};
 pub use builder::HostBuilder;
 pub use info::PluginInfo;
 pub use load_all::{LoadReport, LoadedPlugin, RefusedPlugin};
@@ -41,9 +41,13 @@ use table::Table;
 /// A plugin host. Cheap to clone; dropping the last clone is a shutdown without grace.
 ///
 /// Its futures run on any executor: the work is done on threads of the host's own.
+///
+/// A host belongs to the process that built it. After a `fork`, everything that the child does
+/// with it fails with [`ErrorKind::Forked`] or returns nothing, and dropping it there does
+/// nothing; the child may build a host of its own.
 #[derive(Clone)]
 pub struct Host {
-    inner: Arc<Inner>,
+    inner: SameProcess<Arc<Inner>>,
 }
 
 struct Inner {
@@ -71,6 +75,9 @@ impl Host {
     /// Loads every plugin below the plugin directories that is not there yet, in the order of
     /// `requires`, several at once. One bad plugin never keeps the others from loading.
     pub async fn load_all(&self) -> LoadReport {
+        if let Err(error) = self.check_process() {
+            return load_all::refused(&self.inner.dirs, error);
+        }
         let host = self.clone();
         on_thread("hotbay-load", move || load_all::load_all(&host.inner)).await.unwrap_or_default()
     }
@@ -82,6 +89,7 @@ impl Host {
     /// By the step that failed, see [`Error::step`]; nothing of the plugin is left then.
     /// `Duplicate` when a plugin of its name is there already, `Shutdown`.
     pub async fn load(&self, folder: impl AsRef<Path>) -> Result<PluginHandle, Error> {
+        self.check_process()?;
         let host = self.clone();
         let folder = folder.as_ref().to_owned();
         on_thread("hotbay-load", move || host.inner.load_folder(&folder, None)).await?
@@ -97,6 +105,7 @@ impl Host {
         folder: impl AsRef<Path>,
         state: Snapshot,
     ) -> Result<PluginHandle, Error> {
+        self.check_process()?;
         let host = self.clone();
         let folder = folder.as_ref().to_owned();
         on_thread("hotbay-load", move || host.inner.load_folder(&folder, Some(state))).await?
@@ -133,6 +142,9 @@ impl Host {
     /// Libraries that stay mapped although their plugins are gone: plugin, generation if it
     /// ever served, and why.
     pub fn kept(&self) -> Vec<KeptLibrary> {
+        if self.check_process().is_err() {
+            return Vec::new();
+        }
         let kept = self.inner.workshop.keeper.list();
         let kept = kept.into_iter();
         kept.map(|(plugin, generation, reason)| KeptLibrary { plugin, generation, reason })
@@ -148,6 +160,7 @@ impl Host {
     ///
     /// `NotFound`; `Requires` when other plugins need it, naming them.
     pub async fn unload(&self, name: &str) -> Result<(), Error> {
+        self.check_process()?;
         let host = self.clone();
         let name = name.to_owned();
         on_thread("hotbay-unload", move || host.inner.unload(&name)).await?
@@ -184,10 +197,17 @@ impl Host {
     /// with an event. May be called again, and from several places at once: all come back when
     /// it is done.
     pub async fn shutdown(&self, grace: Duration) {
+        if self.check_process().is_err() {
+            return;
+        }
         let host = self.clone();
         let done = on_thread("hotbay-shutdown", move || host.inner.shutdown(grace));
         // Without a thread for it the drop of the last host does the same.
         let _ = done.await;
+    }
+
+    fn check_process(&self) -> Result<(), Error> {
+        if self.inner.is_current() { Ok(()) } else { Err(Error::forked()) }
     }
 }
 

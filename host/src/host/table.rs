@@ -19,12 +19,14 @@ use crate::metrics::PluginFigures;
 use crate::providers::{Changes, Offer, Offers};
 use crate::reload::{Build, Candidate, Dependent, Loaded};
 use crate::slot::Slot;
+use crate::sync::ProcessEpoch;
 
 #[derive(Debug)]
 pub(super) struct Table {
     entries: RwLock<Entries>,
     pub(super) changes: Changes,
     pub(super) closed: Gate,
+    process: ProcessEpoch,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +53,17 @@ enum Stage {
 
 impl Table {
     pub(super) fn new() -> Self {
-        Self { entries: RwLock::default(), changes: Changes::default(), closed: Gate::default() }
+        Self {
+            entries: RwLock::default(),
+            changes: Changes::default(),
+            closed: Gate::default(),
+            process: ProcessEpoch::now(),
+        }
+    }
+
+    /// Refuses what a forked child asks for, before it could wait for a lock.
+    fn check_process(&self) -> Result<(), Error> {
+        if self.process.is_current() { Ok(()) } else { Err(Error::forked()) }
     }
 
     /// Takes a name for a plugin that is about to be loaded.
@@ -75,6 +87,7 @@ impl Table {
     }
 
     pub(super) fn find(&self, name: &str) -> Result<PluginHandle, Error> {
+        self.check_process()?;
         let entries = self.read();
         if let Some(Entry { stage: Stage::Serving { handle, .. }, .. }) = entries.by_name.get(name)
         {
@@ -185,12 +198,12 @@ impl Table {
     }
 
     pub(super) fn list(&self) -> Vec<PluginInfo> {
-        self.read().by_name.values().filter_map(Entry::info).collect()
+        self.look(|entries| entries.by_name.values().filter_map(Entry::info).collect())
     }
 
     /// The figures of everything that serves, sorted by name.
     pub(super) fn figures(&self) -> Vec<PluginFigures> {
-        self.read().by_name.values().filter_map(Entry::figures).collect()
+        self.look(|entries| entries.by_name.values().filter_map(Entry::figures).collect())
     }
 
     /// What is known of one plugin that serves.
@@ -199,7 +212,7 @@ impl Table {
     }
 
     pub(super) fn names(&self) -> Vec<PluginName> {
-        self.read().by_name.keys().cloned().collect()
+        self.look(|entries| entries.by_name.keys().cloned().collect())
     }
 
     /// The manifests of what serves, and where each was loaded from.
@@ -215,6 +228,7 @@ impl Table {
         &self,
         mut look: impl FnMut(&Manifest, Option<&Path>, &Offers, &PluginHandle) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
+        self.check_process()?;
         let entries = self.read();
         if entries.is_closed {
             return Err(shutting_down());
@@ -226,6 +240,11 @@ impl Table {
             Stage::Loading | Stage::Leaving => None,
         });
         Ok(found.collect())
+    }
+
+    /// Returns what `look` finds; nothing in a forked child.
+    fn look<T: Default>(&self, look: impl FnOnce(&Entries) -> T) -> T {
+        if self.process.is_current() { look(&self.read()) } else { T::default() }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Entries> {

@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::channel::{Channel, Done};
 use super::store::MetricStore;
 use super::survive::{Ended, survives};
-use crate::sync::lock;
+use crate::sync::{SameProcess, lock};
 
 /// What a [`Collector`] may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,9 @@ pub enum CollectError {
     },
     /// The collector has been stopped.
     Stopped,
+    /// This process was forked after the collector was started, and its workers are in the
+    /// parent only.
+    Forked,
 }
 
 /// Counts events in a [`MetricStore`], in the background.
@@ -97,7 +100,7 @@ pub struct Collector {
     workers: Mutex<Vec<JoinHandle<()>>>,
     worker_ids: Vec<ThreadId>,
     /// Wakes [`Stopper`]; nobody does any more once this is dropped.
-    _until_cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    until_cancelled: SameProcess<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Collector {
@@ -122,7 +125,7 @@ impl Collector {
         }
         let channel = Arc::new(Channel::new(events_max, workers as usize));
         let mut collector = Self {
-            _until_cancelled: stops_with(token, &channel),
+            until_cancelled: SameProcess::new(stops_with(token, &channel)),
             workers: Mutex::default(),
             worker_ids: Vec::new(),
             channel,
@@ -152,6 +155,7 @@ impl Collector {
     ///
     /// `Stopped`, also when that happens while it waits: the event will not be counted.
     pub async fn record(&self, key: impl Into<Cow<'static, str>>) -> Result<(), CollectError> {
+        self.check_process()?;
         self.channel.send(key.into()).await
     }
 
@@ -161,6 +165,7 @@ impl Collector {
     ///
     /// `Full`, `Stopped`.
     pub fn try_record(&self, key: impl Into<Cow<'static, str>>) -> Result<(), CollectError> {
+        self.check_process()?;
         self.channel.try_send(key.into())
     }
 
@@ -171,11 +176,15 @@ impl Collector {
     ///
     /// As [`record`](Self::record).
     pub fn record_blocking(&self, key: impl Into<Cow<'static, str>>) -> Result<(), CollectError> {
+        self.check_process()?;
         self.channel.send_blocking(key.into())
     }
 
     /// What was done so far, as of the batches that workers are done with.
     pub fn collected(&self) -> Collected {
+        if self.check_process().is_err() {
+            return Collected::default();
+        }
         self.channel.collected()
     }
 
@@ -186,6 +195,9 @@ impl Collector {
     /// gets the same answer. Called by the store itself it does not wait, and the figures are
     /// not final. A store that hangs is waited for.
     pub fn stop(&self) -> Collected {
+        if self.check_process().is_err() {
+            return Collected::default();
+        }
         self.channel.stop();
         if !self.worker_ids.contains(&thread::current().id()) {
             for worker in lock(&self.workers).drain(..) {
@@ -194,6 +206,10 @@ impl Collector {
             }
         }
         self.collected()
+    }
+
+    fn check_process(&self) -> Result<(), CollectError> {
+        if self.until_cancelled.is_current() { Ok(()) } else { Err(CollectError::Forked) }
     }
 }
 
@@ -262,6 +278,10 @@ impl fmt::Display for CollectError {
                  `record`, or raise `channel_max`"
             ),
             Self::Stopped => f.write_str("the collector is stopped; start a new one"),
+            Self::Forked => f.write_str(
+                "this process was forked after the collector was started; start another one in \
+                 the child",
+            ),
         }
     }
 }

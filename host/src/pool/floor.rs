@@ -13,7 +13,7 @@ use super::{
     Epoch, Never, Patience, PoolLimits, Pushed, Queue, QueueLimits, Ran, SubmitError,
     SubmitErrorKind, TaskError, TaskId, TaskTicket, Work, park,
 };
-use crate::sync::{Busy, deadline_in, lock};
+use crate::sync::{Busy, ProcessEpoch, deadline_in, lock};
 
 /// One pool but for its threads.
 pub(super) struct Floor<T> {
@@ -23,6 +23,7 @@ pub(super) struct Floor<T> {
     workers: u32,
     /// Threads that tell tasks that these never run.
     telling: Arc<Busy>,
+    pub(super) process: ProcessEpoch,
 }
 
 /// A task on its way through the queue.
@@ -59,6 +60,7 @@ impl<T: Send + 'static> Floor<T> {
             places: Places::new(limits.queue_max, limits.results_max),
             workers: limits.workers,
             telling: Arc::default(),
+            process: ProcessEpoch::now(),
         };
         (Arc::new(floor), epoch)
     }
@@ -105,7 +107,9 @@ impl<T: Send + 'static> Floor<T> {
     }
 
     fn can_accept(&self) -> Result<(), SubmitErrorKind> {
-        if self.places.are_closed() {
+        if !self.process.is_current() {
+            Err(SubmitErrorKind::Forked)
+        } else if self.places.are_closed() {
             Err(SubmitErrorKind::Closed)
         } else if self.workers == 0 {
             Err(SubmitErrorKind::NoWorkers)

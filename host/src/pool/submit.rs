@@ -15,6 +15,8 @@ pub struct SubmitError<F> {
 pub enum SubmitErrorKind {
     /// The pool was stopped or cancelled.
     Closed,
+    /// This process was forked after the pool was made, and its workers are in the parent only.
+    Forked,
     /// The pool was made without workers, so the task would never run.
     NoWorkers,
     /// As many tasks wait as may wait.
@@ -39,10 +41,15 @@ impl<F> SubmitError<F> {
     }
 }
 
+/// What a forked child is told.
+pub(super) const FORKED: &str =
+    "this process was forked after the pool was made; make another pool in the child";
+
 impl fmt::Display for SubmitErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Closed => "the pool was stopped or cancelled, and accepts no more tasks",
+            Self::Forked => FORKED,
             Self::NoWorkers => "the pool has no workers; wanted `workers` of at least 1",
             Self::QueueFull => {
                 "the queue is full; try again later, wait for a place, or raise `queue_max`"

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::floor::Floor;
 use super::park;
+use super::submit::FORKED;
 use crate::sync::deadline_in;
 
 /// The number of a task, unique in this process; later tasks have higher ones.
@@ -29,6 +30,8 @@ pub enum TaskError {
     /// It was waited for by a worker of its own pool, which might have waited for ever. Its
     /// outcome is left in the store. Only [`TaskTicket::wait`] answers so.
     WaitInside,
+    /// This process was forked after the pool was made, and its workers are in the parent only.
+    Forked,
 }
 
 /// A claim on one outcome. A future that runs on any executor, and can be waited for.
@@ -106,6 +109,9 @@ impl<T> Future for TaskTicket<T> {
     type Output = Outcome<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.floor.as_ref().is_some_and(|floor| !floor.process.is_current()) {
+            return Poll::Ready(Err(TaskError::Forked));
+        }
         // Cloned here, since a waker is others' code and the store is locked in there.
         let waker = context.waker().clone();
         let floor = self.floor.as_ref().expect("a ticket is not polled after it was ready");
@@ -119,7 +125,7 @@ impl<T> Future for TaskTicket<T> {
 
 impl<T> Drop for TaskTicket<T> {
     fn drop(&mut self) {
-        if let Some(floor) = self.floor.take() {
+        if let Some(floor) = self.floor.take().filter(|floor| floor.process.is_current()) {
             floor.store.leave(self.id);
         }
     }
@@ -146,6 +152,7 @@ impl fmt::Display for TaskError {
                 "a worker waited for a task of its own pool, which may need that worker; \
                  wait on another thread, or with a limit",
             ),
+            Self::Forked => f.write_str(FORKED),
         }
     }
 }

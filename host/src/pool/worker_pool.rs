@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::floor::Floor;
 use super::{Epoch, Outcome, SubmitError, TaskId, TaskTicket};
-use crate::sync::lock;
+use crate::sync::{SameProcess, lock};
 
 /// How much a [`WorkerPool`] does at once, and how much it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,9 @@ pub enum Stopped {
     /// It was called by one of the pool's own tasks, which cannot wait for itself. The pool
     /// ends all the same; a call from another thread waits for it.
     FromInside,
+    /// This process was forked after the pool was made; the workers are in the parent only, and
+    /// nothing was done.
+    Forked,
 }
 
 /// A fixed number of threads that run tasks from a bounded queue.
@@ -69,7 +72,7 @@ pub enum Stopped {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct WorkerPool<T: Send + 'static> {
-    owner: Arc<Owner<T>>,
+    owner: SameProcess<Arc<Owner<T>>>,
 }
 
 /// What ends with the last handle.
@@ -101,7 +104,7 @@ impl<T: Send + 'static> WorkerPool<T> {
         for _ in 0..limits.workers {
             owner.start_worker(epoch)?;
         }
-        Ok(Self { owner: Arc::new(owner) })
+        Ok(Self { owner: SameProcess::new(Arc::new(owner)) })
     }
 
     /// Accepts a task, without waiting.
@@ -156,17 +159,23 @@ impl<T: Send + 'static> WorkerPool<T> {
     where
         T: Clone,
     {
+        if !self.owner.is_current() {
+            return BTreeMap::new();
+        }
         self.owner.floor.store.copy()
     }
 
     /// Takes an outcome that was left in the store; none while its task runs or its ticket
     /// lives, and once it was taken.
     pub fn take(&self, id: TaskId) -> Option<Outcome<T>> {
-        self.owner.floor.store.take(id)
+        self.owner.is_current().then(|| self.owner.floor.store.take(id)).flatten()
     }
 
     /// Takes all outcomes that were left in the store.
     pub fn drain(&self) -> BTreeMap<TaskId, Outcome<T>> {
+        if !self.owner.is_current() {
+            return BTreeMap::new();
+        }
         self.owner.floor.store.drain()
     }
 
@@ -175,6 +184,9 @@ impl<T: Send + 'static> WorkerPool<T> {
     /// Any number of threads may call it, any number of times. Blocks as long as tasks run;
     /// a task that waits for another thread that stops the pool waits for ever.
     pub fn stop(&self) -> Stopped {
+        if !self.owner.is_current() {
+            return Stopped::Forked;
+        }
         self.owner.floor.finish();
         self.owner.join()
     }
@@ -185,6 +197,9 @@ impl<T: Send + 'static> WorkerPool<T> {
     /// What runs is not ended from outside: a task that may be long looks at the
     /// [`token`](Self::token).
     pub fn cancel(&self) -> Stopped {
+        if !self.owner.is_current() {
+            return Stopped::Forked;
+        }
         self.owner.cancel();
         self.owner.join()
     }
@@ -262,7 +277,7 @@ impl<T: Send + 'static> Drop for Owner<T> {
 
 impl<T: Send + 'static> Clone for WorkerPool<T> {
     fn clone(&self) -> Self {
-        Self { owner: Arc::clone(&self.owner) }
+        Self { owner: self.owner.clone() }
     }
 }
 

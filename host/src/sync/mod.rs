@@ -7,12 +7,15 @@ mod atomic {
 mod busy;
 mod cells;
 mod deadline;
+#[allow(unsafe_code, reason = "asks the system to count forks")]
+mod fork;
 mod handback;
 mod ordinal;
 mod tally;
 
 pub(crate) use busy::Busy;
 pub(crate) use deadline::{after, deadline_in};
+pub(crate) use fork::{ProcessEpoch, SameProcess};
 pub(crate) use handback::Handback;
 pub(crate) use tally::{Own, Tally};
 

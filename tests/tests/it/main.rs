@@ -13,6 +13,8 @@ mod ends;
 #[cfg(unix)]
 mod example_programs;
 mod faults;
+#[cfg(target_os = "linux")]
+mod forked;
 mod handover;
 mod in_flight;
 mod interrupted;
