@@ -6,9 +6,14 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::text::write_escaped;
+
 /// An error that a plugin answers with, on purpose.
 ///
-/// Code and details are the author's own; they reach the caller unchanged. The helpers of this
+/// Code and details are the author's own; they reach the caller unchanged. A message is cut at
+/// 16 KiB, and details of more than 64 KiB reach the caller as the start of their text. `Display`
+/// escapes control characters, all but line ends and tabs, and marks that turn text around;
+/// [`message`](Self::message) does not. The helpers of this
 /// crate use the code 400 for input or configuration that cannot be read.
 #[derive(Clone, PartialEq)]
 pub struct PluginError(Box<Inner>);
@@ -68,7 +73,8 @@ impl PluginError {
 
 impl fmt::Display for PluginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (code {})", self.0.message, self.0.code)
+        write_escaped(f, &self.0.message)?;
+        write!(f, " (code {})", self.0.code)
     }
 }
 
@@ -86,6 +92,9 @@ impl fmt::Debug for PluginError {
 impl Error for PluginError {}
 
 /// What a plugin never meant to happen: a panic, caught inside the plugin.
+///
+/// A message is cut at 16 KiB, a location at 1 KiB. `Display` escapes control characters, all but
+/// line ends and tabs, and marks that turn text around.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     message: String,
@@ -117,11 +126,12 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "panicked: {}", self.message)?;
-        match &self.location {
-            Some(location) => write!(f, " (at {location})"),
-            None => Ok(()),
-        }
+        f.write_str("panicked: ")?;
+        write_escaped(f, &self.message)?;
+        let Some(location) = &self.location else { return Ok(()) };
+        f.write_str(" (at ")?;
+        write_escaped(f, location)?;
+        f.write_str(")")
     }
 }
 

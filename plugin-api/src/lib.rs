@@ -93,6 +93,8 @@ mod services;
 mod snapshot;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[doc(hidden)]
+pub mod text;
 #[cfg(all(unix, feature = "wire"))]
 #[doc(hidden)]
 pub mod wire;
@@ -126,7 +128,7 @@ pub mod abi {
     pub use crate::root::{
         PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
     };
-    pub use crate::services::{CUT, LINE_BYTES_MAX, Record, code as service_code, start_of};
+    pub use crate::services::{LINE_BYTES_MAX, Record, code as service_code};
     pub use crate::services::{RawRecord, RawServices, RawText, ServiceHost};
     pub use abi_stable;
 }

@@ -11,6 +11,7 @@ use crate::context::RawContext;
 use crate::fault::{Fault, PluginError};
 use crate::payload::{Output, RawBuffer, RawPayload};
 use crate::services::{RawServices, RawText};
+use crate::text;
 
 /// Codes that the functions return. Plain integers: an unknown one is data, not undefined.
 pub mod code {
@@ -22,8 +23,8 @@ pub mod code {
     pub const PANIC: i32 = 2;
 }
 
-/// Bytes of a panic's message that a host keeps; it is told to everybody who listens.
-const PANIC_BYTES_MAX: usize = 16 << 10;
+/// Most return addresses of a panic that a host keeps.
+const FRAMES_MAX: usize = 256;
 
 /// A started plugin, opaque to the host.
 pub type RawInstance = *const ();
@@ -90,32 +91,31 @@ impl RawFault {
 
     /// What the plugin answered with.
     pub fn to_error(&self) -> PluginError {
-        let mut error = PluginError::new(self.code, self.message.to_text());
+        let message = self.message.to_text(text::MESSAGE_BYTES_MAX);
+        let mut error = PluginError::new(self.code, message);
         if self.retryable {
             error = error.retryable();
         }
         if self.details.is_empty() {
             return error;
         }
-        match serde_json::from_slice(self.details.as_bytes()) {
-            Ok(details) => error.with_details(details),
-            // Nested deeper than a reader follows, for one; the text still tells.
-            Err(_) => error.with_details(self.details.to_text().into()),
+        let details = self.details.as_bytes();
+        let details = (details.len() <= text::DETAILS_BYTES_MAX).then_some(details);
+        match details.and_then(|details| serde_json::from_slice(details).ok()) {
+            Some(details) => error.with_details(details),
+            // Too long, or nested deeper than a reader follows; the text still tells.
+            None => error.with_details(self.details.to_text(text::DETAILS_BYTES_MAX).into()),
         }
     }
 
     /// How the plugin panicked.
     pub fn to_panic(&self) -> Fault {
-        let location = (!self.location.is_empty()).then(|| self.location.to_text());
+        let location = &self.location;
+        let location = (!location.is_empty()).then(|| location.to_text(text::LOCATION_BYTES_MAX));
         let words = self.frames.as_bytes().chunks_exact(size_of::<usize>());
         let frames = words.filter_map(|word| word.try_into().ok().map(usize::from_ne_bytes));
-        let mut message = self.message.to_text();
-        if message.len() > PANIC_BYTES_MAX {
-            let boundary = (0..=PANIC_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at));
-            message.truncate(boundary.unwrap_or(0));
-            message.push('…');
-        }
-        Fault::new(message, location, frames.collect())
+        let message = self.message.to_text(text::MESSAGE_BYTES_MAX);
+        Fault::new(message, location, frames.take(FRAMES_MAX).collect())
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
+use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
+
 use crate::error::boundary::BoundaryError;
 use crate::sync::Tally;
 
@@ -115,7 +117,8 @@ fn loader_message(error: &libloading::Error) -> String {
         message = format!("{message}: {cause}");
         source = cause.source();
     }
-    message
+    // It repeats names that stand in the library.
+    escaped(start_of(&message, MESSAGE_BYTES_MAX), Lines::One).into_owned()
 }
 
 #[cfg(unix)]

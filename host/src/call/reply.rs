@@ -103,6 +103,11 @@ impl Reply {
         self.output.content_type()
     }
 
+    #[inline]
+    pub(crate) fn has_own_content_type(&self) -> bool {
+        self.output.has_own_content_type()
+    }
+
     /// The bytes, copied; the plugin's memory is given back.
     pub fn into_vec(self) -> Vec<u8> {
         self.as_bytes().to_vec()

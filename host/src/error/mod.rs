@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
+use hotbay_plugin::text::{Lines, escaped};
 use hotbay_plugin::{Fault, PluginError};
 
 use crate::id::{GenerationId, PluginName};
@@ -287,7 +288,9 @@ impl Error {
         self.0.cause.as_deref().and_then(|cause| cause.downcast_ref())
     }
 
-    /// The message of this error and of all its sources, in one line.
+    /// The message of this error and of all its sources, joined by colons. It has more than one
+    /// line where one of them has. What a plugin wrote is escaped: control characters, all but
+    /// line ends and tabs, and marks that turn text around.
     pub fn full_message(&self) -> String {
         let mut message = self.to_string();
         let mut source = self.source();
@@ -296,7 +299,7 @@ impl Error {
             message.push_str(&cause.to_string());
             source = cause.source();
         }
-        message
+        escaped(&message, Lines::Many).into_owned()
     }
 }
 
@@ -305,7 +308,7 @@ impl fmt::Display for Error {
         if let Some(plugin) = &self.0.plugin {
             write!(f, "plugin `{plugin}` ")?;
         }
-        f.write_str(&self.0.message)
+        f.write_str(&escaped(&self.0.message, Lines::Many))
     }
 }
 

@@ -150,6 +150,9 @@ impl Token {
         if reply.as_bytes().len() as u64 > generation.limits.output_bytes_max {
             return Err(generation.output_too_large(reply.as_bytes().len()));
         }
+        if reply.has_own_content_type() {
+            return generation.check_content_type(reply.content_type());
+        }
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use hotbay_plugin::Fault;
 #[cfg(unix)]
 use hotbay_plugin::Output;
+use hotbay_plugin::text::{CONTENT_TYPE_BYTES_MAX, Lines, escaped, is_escaped, start_of};
 use semver::Version;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -180,7 +181,25 @@ impl Generation {
     fn take_in(&self, answer: Result<Output, Failure>, reply: &mut Reply) -> Result<(), Error> {
         let output = answer.map_err(|failure| self.failed(failure))?;
         reply.made_elsewhere(self.id, output);
+        if reply.has_own_content_type() {
+            return self.check_content_type(reply.content_type());
+        }
         Ok(())
+    }
+
+    /// Refuses a media type that is too long, or that holds what no header may.
+    #[cold]
+    fn check_content_type(&self, name: &str) -> Result<(), Error> {
+        let is_plain = !name.chars().any(|char| is_escaped(char, Lines::One));
+        if is_plain && name.len() <= CONTENT_TYPE_BYTES_MAX {
+            return Ok(());
+        }
+        let found = escaped(start_of(name, CONTENT_TYPE_BYTES_MAX), Lines::One).into_owned();
+        let message = format!(
+            "answered with the content type `{found}`, which is not valid: wanted at most \
+             {CONTENT_TYPE_BYTES_MAX} bytes without control characters"
+        );
+        Err(Error::new(ErrorKind::Output, message).of(&self.name).in_generation(self.id))
     }
 
     #[cold]

@@ -1,12 +1,14 @@
 //! A line that a plugin logged becomes an event of the host's `tracing`, with the level, the
 //! target and the fields that the plugin gave it, and with `plugin` and `generation`. What is
-//! too long, too many or malformed is cut or put together, never refused. Does not limit.
+//! too long, too many or malformed is cut or put together, never refused. What would steer a
+//! terminal or start a line of its own is escaped. Does not limit.
 
 use std::borrow::Cow;
 use std::cell::Cell;
 
 use hotbay_plugin::Level;
-use hotbay_plugin::abi::{CUT, LINE_BYTES_MAX, Record, start_of};
+use hotbay_plugin::abi::{LINE_BYTES_MAX, Record};
+use hotbay_plugin::text::{Lines, cut, escaped, escaped_json, is_escaped, start_of};
 use serde_json::{Map, Value as Json};
 use tracing_core::Event;
 use tracing_core::field::{DisplayValue, Field, Value, display};
@@ -70,8 +72,8 @@ impl<'r> Line<'r> {
         }
         let busy = Busy::enter()?;
         let target = if record.target.is_empty() { plugin.as_str() } else { record.target };
-        let target = start_of(target, TARGET_BYTES_MAX);
-        let file = start_of(record.file, TARGET_BYTES_MAX);
+        let target = &*escaped(start_of(target, TARGET_BYTES_MAX), Lines::One);
+        let file = &*escaped(start_of(record.file, TARGET_BYTES_MAX), Lines::One);
         let fields = named_fields(record.fields);
         let names: Vec<_> = fields.iter().map(|(name, _)| name.as_str()).collect();
         let place = (!file.is_empty()).then_some((file, record.line));
@@ -83,12 +85,15 @@ impl<'r> Line<'r> {
         }
         let values = match own {
             Some(_) => fields.into_iter().map(|(_, value)| value).collect(),
-            None => vec![
-                FieldValue::Text(target.to_owned()),
-                FieldValue::Shown(display(object_of(fields).to_string())),
-            ],
+            None => {
+                vec![FieldValue::Text(target.to_owned()), FieldValue::document(&object_of(fields))]
+            }
         };
-        Some(Self { site, message: display(cut(record.message)), values, _busy: busy })
+        let message = match escaped(record.message, Lines::One) {
+            Cow::Borrowed(message) => cut(message, LINE_BYTES_MAX),
+            Cow::Owned(message) => Cow::Owned(cut(&message, LINE_BYTES_MAX).into_owned()),
+        };
+        Some(Self { site, message: display(message), values, _busy: busy })
     }
 
     /// Hands it to whoever listens.
@@ -111,12 +116,8 @@ impl<'r> Line<'r> {
     }
 }
 
-fn cut(text: &str) -> Cow<'_, str> {
-    if text.len() <= LINE_BYTES_MAX {
-        return Cow::Borrowed(text);
-    }
-    let start = start_of(text, LINE_BYTES_MAX - CUT.len());
-    Cow::Owned(format!("{start}{CUT}"))
+fn shown(text: &str, lines: Lines) -> String {
+    escaped(text, lines).into_owned()
 }
 
 /// A value of a field, of the type that the plugin gave it.
@@ -136,14 +137,14 @@ impl FieldValue {
     fn of(json: Json) -> Self {
         match json {
             Json::Bool(value) => Self::Bool(value),
-            Json::String(value) => Self::Text(value),
+            Json::String(value) => Self::Text(shown(&value, Lines::Many)),
             Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
                 (Some(value), _, _) => Self::I64(value),
                 (_, Some(value), _) => Self::U64(value),
                 (_, _, Some(value)) => Self::F64(value),
                 _ => Self::Shown(display(number.to_string())),
             },
-            other => Self::typed(&other).unwrap_or_else(|| Self::Shown(display(other.to_string()))),
+            other => Self::typed(&other).unwrap_or_else(|| Self::document(&other)),
         }
     }
 
@@ -153,9 +154,14 @@ impl FieldValue {
         match name.as_str() {
             "u64" => value.as_u64().map(Self::U64),
             "f64" => value.as_str()?.parse().ok().map(Self::F64),
-            "debug" => value.as_str().map(|text| Self::Shown(display(text.to_owned()))),
+            "debug" => value.as_str().map(|text| Self::Shown(display(shown(text, Lines::One)))),
             _ => None,
         }
+    }
+
+    /// A value that no field can have, as its JSON.
+    fn document(json: &Json) -> Self {
+        Self::Shown(display(escaped_json(&json.to_string()).into_owned()))
     }
 
     fn as_value(&self) -> &dyn Value {
@@ -191,7 +197,8 @@ fn named_fields(text: &str) -> Vec<(String, FieldValue)> {
     let object = (text.len() <= LINE_BYTES_MAX).then(|| serde_json::from_str(text).ok()).flatten();
     let Some(object) = object else {
         // No plugin of ours writes that.
-        return vec![("fields".to_owned(), FieldValue::Text(cut(text).into_owned()))];
+        let text = shown(&cut(text, LINE_BYTES_MAX), Lines::Many);
+        return vec![("fields".to_owned(), FieldValue::Text(text))];
     };
     let object: Map<String, Json> = object;
     let mut all: Vec<_> =
@@ -203,8 +210,7 @@ fn named_fields(text: &str) -> Vec<(String, FieldValue)> {
         more.extend(fields.drain(FIELDS_MAX..));
     }
     if !more.is_empty() {
-        let more = object_of(more).to_string();
-        fields.push((MORE.to_owned(), FieldValue::Shown(display(more))));
+        fields.push((MORE.to_owned(), FieldValue::document(&object_of(more))));
     }
     fields
 }
@@ -216,7 +222,8 @@ fn object_of(fields: Vec<(String, FieldValue)>) -> Json {
 /// Whether a field can have this name, next to those that the host adds.
 fn is_right_name(name: &str) -> bool {
     let is_taken = FIRST_NAMES.contains(&name) || LAST_NAMES.contains(&name) || name == MORE;
-    !is_taken && (1..=NAME_BYTES_MAX).contains(&name.len())
+    let is_plain = !name.chars().any(|char| is_escaped(char, Lines::One));
+    !is_taken && is_plain && (1..=NAME_BYTES_MAX).contains(&name.len())
 }
 
 fn level_of(level: Level) -> tracing::Level {
@@ -236,6 +243,8 @@ mod tests {
 
     use tracing_core::span::{self, Attributes, Id};
     use tracing_core::{Metadata, Subscriber};
+
+    use hotbay_plugin::text::CUT;
 
     use super::*;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use hotbay_plugin::abi::Record;
-use hotbay_plugin::{Fault, ServiceError};
+use hotbay_plugin::{Fault, ServiceError, text};
 
 use super::candidate::Candidate;
 use super::flood::{Flood, Verdict};
@@ -96,8 +96,10 @@ impl Services for PluginServices {
     }
 
     fn thread_panicked(&self, message: &str, location: &str) {
-        let location = (!location.is_empty()).then(|| location.to_owned());
-        let fault = Fault::new(message.to_owned(), location, Vec::new());
+        let location = (!location.is_empty())
+            .then(|| text::cut(location, text::LOCATION_BYTES_MAX).into_owned());
+        let message = text::cut(message, text::MESSAGE_BYTES_MAX).into_owned();
+        let fault = Fault::new(message, location, Vec::new());
         let Some(slot) = self.slot.upgrade() else {
             return;
         };

@@ -1,6 +1,6 @@
 //! What an answer over HTTP is to a caller: an output, the author's own error, or a fault.
 
-use hotbay_plugin::{ContentType, Fault, Output, PluginError, TraceContext};
+use hotbay_plugin::{ContentType, Fault, Output, PluginError, TraceContext, text};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use serde::Deserialize;
@@ -8,9 +8,6 @@ use serde::Deserialize;
 use super::http::Answer;
 use crate::call::Failure;
 use crate::error::{Error, ErrorKind, Hex};
-
-/// Most characters of an answer that is no JSON that are told as its message.
-const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// An error as programs write it, in our protocol and in the older dialects.
 #[derive(Debug, Deserialize)]
@@ -65,8 +62,8 @@ fn failure(answer: &Answer) -> Failure {
         Err(_) => {
             let text = String::from_utf8_lossy(&answer.body);
             let text = text.trim();
-            let text: String = text.chars().take(MESSAGE_CHARS_MAX).collect();
-            let message = if text.is_empty() { status.to_string() } else { text };
+            let text = text::cut(text, text::MESSAGE_BYTES_MAX);
+            let message = if text.is_empty() { status.to_string() } else { text.into_owned() };
             Failure::Error(PluginError::new(status.as_u16().into(), message))
         }
     }
@@ -76,17 +73,25 @@ impl Said {
     /// What it is to a caller; `status` is the code where none is named.
     pub(super) fn into_failure(self, status: i32) -> Failure {
         if let Some(fault) = self.fault {
-            return Failure::Panic(Fault::new(fault.message, fault.location, Vec::new()));
+            let message = text::cut(&fault.message, text::MESSAGE_BYTES_MAX).into_owned();
+            let location = fault.location.as_deref();
+            let location = location.map(|at| text::cut(at, text::LOCATION_BYTES_MAX).into_owned());
+            return Failure::Panic(Fault::new(message, location, Vec::new()));
         }
         let code = self.code.or(self.status_code).and_then(|code| i32::try_from(code).ok());
         let code = code.unwrap_or(status);
         let message = self.message.unwrap_or_else(|| format!("answered with the code {code}"));
+        let message = text::cut(&message, text::MESSAGE_BYTES_MAX).into_owned();
         let mut error = PluginError::new(code, message);
         if self.retryable {
             error = error.retryable();
         }
         if let Some(details) = self.details.filter(|details| !details.is_null()) {
-            error = error.with_details(details);
+            let json = details.to_string();
+            error = error.with_details(match json.len() {
+                0..=text::DETAILS_BYTES_MAX => details,
+                _ => text::cut(&json, text::DETAILS_BYTES_MAX).into(),
+            });
         }
         Failure::Error(error)
     }

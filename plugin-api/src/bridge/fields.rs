@@ -3,7 +3,8 @@
 
 use std::fmt::{self, Write};
 
-use crate::services::{CUT, LINE_BYTES_MAX};
+use crate::services::LINE_BYTES_MAX;
+use crate::text::CUT;
 
 /// Room for what ends an object that was cut: a mark, brackets, and the field `cut`.
 const END_BYTES_MAX: usize = 64;

@@ -11,7 +11,7 @@ use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Current, Id, Record};
 use tracing_core::{Event, Metadata};
 
-use crate::services::start_of;
+use crate::text::start_of;
 
 /// Spans that are told at the same time; more than that are silent.
 const SPANS_MAX: usize = 4096;

@@ -7,8 +7,9 @@ use log::Log;
 use serde_json::{Value, json};
 
 use crate::Level;
-use crate::services::{CUT, LINE_BYTES_MAX};
+use crate::services::LINE_BYTES_MAX;
 use crate::testing::{FakeHost, Logged};
+use crate::text::CUT;
 
 /// Runs `body` as code of a plugin; answers with what the host saw.
 fn logged(host: &FakeHost, body: impl FnOnce()) -> Vec<Logged> {

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write};
 
-use crate::services::{CUT, LINE_BYTES_MAX, start_of};
+use crate::services::LINE_BYTES_MAX;
+use crate::text::{CUT, start_of};
 
 /// A text that ends with a mark where it was cut.
 #[derive(Debug, Default)]

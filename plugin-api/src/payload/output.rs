@@ -133,6 +133,13 @@ impl Output {
         super::Payload::bytes(self.as_bytes()).json()
     }
 
+    /// Whether its media type is a text of the plugin's own, and not one of the usual ones.
+    #[doc(hidden)]
+    #[inline]
+    pub fn has_own_content_type(&self) -> bool {
+        self.type_code == OTHER
+    }
+
     /// The media type, such as `application/json`.
     pub fn content_type(&self) -> &str {
         if self.type_code != OTHER || self.release.is_none() {

@@ -6,7 +6,7 @@ use std::{fmt, ptr, slice};
 use abi_stable::StableAbi;
 
 use super::content_type::{ContentType, Media, OTHER};
-use crate::Payload;
+use crate::{Payload, text};
 
 /// Bytes that carry their own way to be freed.
 ///
@@ -41,9 +41,12 @@ impl RawBuffer {
         unsafe { slice::from_raw_parts(self.ptr, self.len) }
     }
 
-    /// The bytes as text; what is not UTF-8 is replaced.
-    pub fn to_text(&self) -> String {
-        String::from_utf8_lossy(self.as_bytes()).into_owned()
+    /// The bytes as text, at most so many of them; what is not UTF-8 is replaced.
+    pub fn to_text(&self, bytes_max: usize) -> String {
+        // A byte more, so that what is too long is seen to be.
+        let bytes = self.as_bytes();
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(bytes_max + 4)]);
+        text::cut(&text, bytes_max).into_owned()
     }
 }
 

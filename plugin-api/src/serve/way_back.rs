@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 
 use super::body::{self, Reply};
 use super::{routes, stderr};
-use crate::services::{CUT, LINE_BYTES_MAX, RawServices, Record, ServiceHost, start_of};
+use crate::services::{LINE_BYTES_MAX, RawServices, Record, ServiceHost};
+use crate::text;
 use crate::wire::{Stream, block_on};
 use crate::{ContentType, HostServices, Level, ServiceError};
 
@@ -82,7 +83,7 @@ impl ServiceHost for Services {
         let line = json!({
             "level": record.level as u32,
             "target": record.target,
-            "message": cut(record.message),
+            "message": text::cut(record.message, LINE_BYTES_MAX),
             "fields": fields.unwrap_or_else(|| "".into()),
             "file": record.file,
             "line": record.line,
@@ -97,16 +98,10 @@ impl ServiceHost for Services {
 
     fn thread_panicked(_: u64, message: &str, location: &str) -> Result<(), ServiceError> {
         let host = HOST_OF_THIS.get().ok_or(ServiceError::Unavailable)?;
-        let body = json!({ "message": cut(message), "location": location });
+        let message = text::cut(message, text::MESSAGE_BYTES_MAX);
+        let body = json!({ "message": message, "location": location });
         host.tell("/thread-panicked", &body)
     }
-}
-
-fn cut(text: &str) -> String {
-    if text.len() <= LINE_BYTES_MAX {
-        return text.to_owned();
-    }
-    format!("{}{CUT}", start_of(text, LINE_BYTES_MAX - CUT.len()))
 }
 
 #[derive(Debug, PartialEq, Eq)]

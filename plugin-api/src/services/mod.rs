@@ -14,17 +14,6 @@ pub use raw::{RawRecord, RawServices, RawText, ServiceHost, code};
 #[doc(hidden)]
 pub const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// Stands where something was cut; within [`LINE_BYTES_MAX`].
-#[doc(hidden)]
-pub const CUT: &str = "… (cut)";
-
-/// At most so many bytes of the start of a text, up to the end of a character.
-#[doc(hidden)]
-pub fn start_of(text: &str, bytes_max: usize) -> &str {
-    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    &text[..end.unwrap_or(0)]
-}
-
 /// How much a log line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]

@@ -13,6 +13,7 @@ mod ends;
 #[cfg(unix)]
 mod example_programs;
 mod faults;
+mod foreign_texts;
 #[cfg(target_os = "linux")]
 mod forked;
 mod handover;

@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use hotbay_plugin::text::{Lines, escaped, escaped_json};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -37,9 +38,10 @@ impl Out {
         self.tried(|sink| sink.write_all(bytes))
     }
 
-    /// One line; characters that would steer a terminal are shown, not sent.
+    /// One line, or as many as the text has, those after the first indented; characters that
+    /// would steer a terminal are shown, not sent.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
-        let text = shown(text);
+        let text = indented(text);
         self.tried(|sink| writeln!(sink, "{text}"))
     }
 
@@ -53,19 +55,21 @@ impl Out {
         if !(self.is_terminal && wants_colours()) {
             return self.line(&format!("{before}{word}{after}"));
         }
-        let (before, word, after) = (shown(before), shown(word), shown(after));
+        let [before, word, after] = [before, word, after].map(|text| escaped(text, Lines::One));
         let code = hue as u8;
         self.tried(|sink| writeln!(sink, "{before}\x1b[{code}m{word}\x1b[0m{after}"))
     }
 
     /// A document, laid out for people.
     pub(crate) fn json(&mut self, value: &Value) -> Result<(), Failure> {
-        self.tried(|sink| writeln!(sink, "{value:#}"))
+        let text = format!("{value:#}");
+        self.tried(|sink| writeln!(sink, "{}", escaped_json(&text)))
     }
 
     /// A document in one line.
     pub(crate) fn json_line(&mut self, value: &Value) -> Result<(), Failure> {
-        self.tried(|sink| writeln!(sink, "{value}"))
+        let text = value.to_string();
+        self.tried(|sink| writeln!(sink, "{}", escaped_json(&text)))
     }
 
     /// A table, as wide as the terminal; rows whose third flag is set have something wrong.
@@ -86,7 +90,7 @@ impl Out {
         for row in rows {
             let colour = if row.is_wrong { Color::Red } else { Color::Green };
             table.add_row(row.cells.iter().enumerate().map(|(column, text)| {
-                let cell = Cell::new(shown(text));
+                let cell = Cell::new(escaped(text, Lines::One));
                 match colours && column == row.state {
                     true => cell.fg(colour),
                     false => cell,
@@ -138,26 +142,17 @@ pub(crate) enum Hue {
     Yellow = 33,
 }
 
-/// Tells something on stderr; if nobody listens there, nobody is told.
+/// Prints a message on stderr, if that is open. Further lines of it are indented, so that none of
+/// them looks like a message of its own.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{}", shown(text));
+    let _ = writeln!(io::stderr(), "{}", indented(text));
+}
+
+fn indented(text: &str) -> String {
+    escaped(text.trim_end_matches('\n'), Lines::Many).replace('\n', "\n    ")
 }
 
 /// Whether the user has nothing against colours where they can be shown.
 pub(crate) fn wants_colours() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
-/// `text` with everything escaped that steers a terminal or turns its text around.
-pub(crate) fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for char in text.chars() {
-        let turns_around = matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if char.is_control() || turns_around {
-            shown.extend(char.escape_default());
-        } else {
-            shown.push(char);
-        }
-    }
-    shown
 }

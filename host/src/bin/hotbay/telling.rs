@@ -45,8 +45,8 @@ impl Teller {
                 let now = jiff::Zoned::now().strftime("%H:%M:%S ").to_string();
                 let after = told.after_word(*subject_width);
                 out.marked_line(&now, (told.word, told.hue), &after)?;
-                if let Some(why) = told.why {
-                    out.line(&format!("{:TIME_WIDTH$}{:WORD_WIDTH$}  {why}", "", ""))?;
+                for line in told.why.iter().flat_map(|why| why.lines()) {
+                    out.line(&format!("{:TIME_WIDTH$}{:WORD_WIDTH$}  {line}", "", ""))?;
                 }
             }
         }

@@ -2,6 +2,7 @@
 //! Trusts none of it: every value is bounded and can be shown on a terminal.
 
 use hotbay_plugin::stamp::MAGIC;
+use hotbay_plugin::text::{Lines, is_escaped};
 
 use crate::error::probe::ProbeError;
 
@@ -39,7 +40,7 @@ impl Stamp {
                 continue;
             };
             // Values are shown on terminals.
-            if value.is_empty() || value.chars().any(char::is_control) {
+            if value.is_empty() || value.chars().any(|char| is_escaped(char, Lines::One)) {
                 return Err(bad(format!("has no readable `{key}`")));
             }
             if values[at].replace(value).is_some() {

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use hotbay_plugin::text::{Lines, escaped};
+
 const LINES_MAX: usize = 20;
 const LINE_CHARS_MAX: usize = 400;
 const BYTES_MAX: usize = 8 * 1024;
@@ -55,16 +57,11 @@ impl fmt::Display for Tail {
     }
 }
 
-/// At most [`LINE_CHARS_MAX`] characters of `line`, none of which is a control character.
+/// At most [`LINE_CHARS_MAX`] characters of `line`, with what steers a terminal escaped.
 fn shown(line: &str) -> String {
-    let escaped = |char: char| {
-        let plain = (char == '\t' || !char.is_control()).then_some(char);
-        let code = plain.is_none().then(|| char.escape_default()).into_iter().flatten();
-        plain.into_iter().chain(code)
-    };
-    let mut shown = String::new();
-    let mut left = line.chars().flat_map(escaped);
-    shown.extend(left.by_ref().take(LINE_CHARS_MAX));
+    let line = escaped(line, Lines::Many);
+    let mut left = line.chars();
+    let mut shown: String = left.by_ref().take(LINE_CHARS_MAX).collect();
     if left.next().is_some() {
         shown.pop();
         shown.push('…');

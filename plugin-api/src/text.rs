@@ -1,0 +1,159 @@
+//! Text that a plugin made, on its way to a person: with a limit, and with everything escaped
+//! that steers a terminal or changes the order in which text is shown.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+/// Stands where something was cut.
+pub const CUT: &str = "… (cut)";
+
+/// Most bytes of an error's or a panic's message.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// Most bytes of the place of a panic.
+pub const LOCATION_BYTES_MAX: usize = 1024;
+
+/// Most bytes of an error's details, as JSON text.
+pub const DETAILS_BYTES_MAX: usize = 64 * 1024;
+
+/// Most bytes of a media type.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
+
+/// Returns at most so many bytes of the start of a text, up to the end of a character.
+pub fn start_of(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
+}
+
+/// Returns the text, or as much of its start as fits in `bytes_max` together with [`CUT`].
+pub fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    if text.len() <= bytes_max {
+        return Cow::Borrowed(text);
+    }
+    let start = start_of(text, bytes_max.saturating_sub(CUT.len()));
+    Cow::Owned(format!("{start}{CUT}"))
+}
+
+/// What a text is shown in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    /// One line: line ends and tabs are escaped, too.
+    One,
+    /// As many lines as it has: `\n` and `\t` stay.
+    Many,
+}
+
+/// Whether a character must not be shown as it is.
+pub fn is_escaped(char: char, lines: Lines) -> bool {
+    match char {
+        '\n' | '\t' => lines == Lines::One,
+        // Marks, embeddings, overrides and isolates of the bidirectional algorithm.
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            true
+        }
+        // Line and paragraph separators, which some terminals and readers of logs break at.
+        '\u{2028}' | '\u{2029}' => true,
+        // Zero-width and invisible characters, and tags, by which two names can look the same.
+        '\u{200b}' | '\u{2060}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}' => true,
+        char => char.is_control(),
+    }
+}
+
+/// Returns the text with such characters escaped as in Rust: `\u{1b}`.
+pub fn escaped(text: &str, lines: Lines) -> Cow<'_, str> {
+    if !text.chars().any(|char| is_escaped(char, lines)) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for char in text.chars() {
+        if is_escaped(char, lines) {
+            escaped.extend(char.escape_default());
+        } else {
+            escaped.push(char);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Writes the text with such characters escaped, into many lines.
+pub(crate) fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for char in text.chars() {
+        if is_escaped(char, Lines::Many) {
+            write!(f, "{}", char.escape_default())?;
+        } else {
+            f.write_char(char)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the text of a JSON document with such characters escaped as JSON escapes them.
+///
+/// In a document they stand only inside of texts, so its meaning stays.
+pub fn escaped_json(json: &str) -> Cow<'_, str> {
+    // The document's own line ends are no part of a text.
+    if !json.chars().any(|char| is_escaped(char, Lines::Many)) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for char in json.chars() {
+        if is_escaped(char, Lines::Many) {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                // Writing to a string does not fail.
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(char);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escaped_shows_what_steers_or_turns_text() {
+        let check = |text: &str, one: &str, many: &str| {
+            assert_eq!((&*escaped(text, Lines::One), &*escaped(text, Lines::Many)), (one, many));
+        };
+        check("plain é ✓ 🦀", "plain é ✓ 🦀", "plain é ✓ 🦀");
+        check("a\nb\tc", "a\\nb\\tc", "a\nb\tc");
+        check(
+            "\u{1b}[31mred\r\0\u{7f}\u{9b}",
+            "\\u{1b}[31mred\\r\\u{0}\\u{7f}\\u{9b}",
+            "\\u{1b}[31mred\\r\\u{0}\\u{7f}\\u{9b}",
+        );
+        check(
+            "\u{202e}x\u{2069}\u{61c}",
+            "\\u{202e}x\\u{2069}\\u{61c}",
+            "\\u{202e}x\\u{2069}\\u{61c}",
+        );
+        check(
+            "\u{2028}\u{200b}\u{e0041}",
+            "\\u{2028}\\u{200b}\\u{e0041}",
+            "\\u{2028}\\u{200b}\\u{e0041}",
+        );
+    }
+
+    #[test]
+    fn escaped_json_means_the_same() {
+        let text = "a\u{1b}\n\u{202e}\u{e0041}\u{7f}\u{9b}é";
+        let json = serde_json::to_string_pretty(&serde_json::json!({ text: [text] })).unwrap();
+        let escaped = escaped_json(&json);
+        assert!(!escaped.chars().any(|char| is_escaped(char, Lines::Many)), "{escaped}");
+        let read: serde_json::Value = serde_json::from_str(&escaped).unwrap();
+        assert_eq!(read, serde_json::json!({ text: [text] }));
+        assert!(matches!(escaped_json("{\n  \"é\": 1\n}"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn cut_keeps_whole_characters_within_the_limit() {
+        assert_eq!(cut("short", 5), "short");
+        for bytes_max in CUT.len()..60 {
+            let cut = cut("éééééééééééééééééééééééééééééééééééééé", bytes_max);
+            assert!(cut.len() <= bytes_max && cut.ends_with(CUT), "{bytes_max}: {cut}");
+        }
+    }
+}
