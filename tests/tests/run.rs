@@ -131,8 +131,14 @@ fn kill(signal: &str, process: u32) {
     Command::new("sh").args(["-c", &kill]).output().unwrap();
 }
 
+/// An event without its timestamp, which each has.
 fn document(line: &str) -> Value {
-    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in: {line}"))
+    let mut document: Value =
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in: {line}"));
+    let timestamp = document.as_object_mut().and_then(|event| event.remove("timestamp"));
+    let timestamp = timestamp.as_ref().and_then(Value::as_str).unwrap_or_default();
+    assert!(timestamp.contains('T') && timestamp.ends_with('Z'), "{line}");
+    document
 }
 
 /// Replaces a plugin's config in one step.

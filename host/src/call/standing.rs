@@ -2,7 +2,7 @@
 //! caller, the clock, and the worker it runs on.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -14,6 +14,8 @@ pub(crate) struct Standing {
     entered: AtomicU64,
     /// The number of the probe that it is; zero for none.
     probe: AtomicU64,
+    /// Whether its missed deadline was counted.
+    is_lateness_counted: AtomicBool,
     /// Wakes the task that it runs as when it is not wanted any more.
     left: Notify,
 }
@@ -78,6 +80,12 @@ impl Standing {
         }
     }
 
+    /// Whether the caller of this counts the missed deadline: the first of the clock and the
+    /// worker, which can see it at the same time.
+    pub(crate) fn counts_lateness(&self) -> bool {
+        !self.is_lateness_counted.swap(true, Ordering::Relaxed)
+    }
+
     /// It is the probe of this number.
     pub(crate) fn be_probe(&self, number: u64) {
         self.probe.store(number, Ordering::Relaxed);
@@ -102,6 +110,7 @@ impl Standing {
     pub(crate) fn begin(&self) {
         self.leave_plugin();
         self.be_probe(0);
+        self.is_lateness_counted.store(false, Ordering::Relaxed);
     }
 
     /// The generation of the plugin that it is in.

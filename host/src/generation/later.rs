@@ -29,7 +29,7 @@ impl Token {
             if let Some(standing) = standing {
                 standing.leave_plugin();
             }
-            return generation.take_in(answer, reply);
+            return generation.take_in(request, answer, reply);
         }
         self.call(asked, reply)
     }
@@ -88,7 +88,7 @@ impl Token {
                     Ok(answers) => {
                         let missing = || Err(Failure::Other(missing()));
                         let answer = answers.next().unwrap_or_else(missing);
-                        generation.take_in(answer, &mut reply)
+                        generation.take_in(asked.request, answer, &mut reply)
                     }
                     Err(error) => Err(error.again()),
                 }

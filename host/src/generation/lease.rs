@@ -144,7 +144,7 @@ impl Token {
             standing.leave_plugin();
         }
         if let Err(failure) = answer {
-            return Err(generation.failed(failure));
+            return Err(generation.failed_by(request.deadline(), failure));
         }
         reply.written_by(generation.id, instance.image().outputs());
         if reply.as_bytes().len() as u64 > generation.limits.output_bytes_max {
@@ -179,7 +179,7 @@ impl Token {
         if let Some(standing) = standing {
             standing.leave_plugin();
         }
-        self.generation.take_in(answer, reply)
+        self.generation.take_in(request, answer, reply)
     }
 }
 

@@ -14,7 +14,7 @@ mod terms;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hotbay_plugin::Fault;
 #[cfg(unix)]
@@ -169,6 +169,21 @@ impl Generation {
         error_of(failure).of(&self.name).in_generation(self.id)
     }
 
+    /// As [`failed`](Self::failed), for a call with this deadline. Once that has passed, an error
+    /// that the plugin returns, such as for a call that it cancelled, is a missed deadline.
+    #[cold]
+    fn failed_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {
+        match failure {
+            Failure::Error(own) if deadline.is_some_and(|late| late <= Instant::now()) => {
+                let message = "did not answer before the deadline; it returned an error after it";
+                let error =
+                    Error::new(ErrorKind::DeadlineExceeded, message).caused_by(own.to_string());
+                error.of(&self.name).in_generation(self.id)
+            }
+            failure => self.failed(failure),
+        }
+    }
+
     /// Refuses what is too large to be sent.
     fn check_input(&self, request: &Request<'_>) -> Result<(), Error> {
         let found = request.as_bytes().len();
@@ -178,8 +193,13 @@ impl Generation {
 
     /// Fills `reply` with what a process answered.
     #[cfg(unix)]
-    fn take_in(&self, answer: Result<Output, Failure>, reply: &mut Reply) -> Result<(), Error> {
-        let output = answer.map_err(|failure| self.failed(failure))?;
+    fn take_in(
+        &self,
+        request: &Request<'_>,
+        answer: Result<Output, Failure>,
+        reply: &mut Reply,
+    ) -> Result<(), Error> {
+        let output = answer.map_err(|failure| self.failed_by(request.deadline(), failure))?;
         reply.made_elsewhere(self.id, output);
         if reply.has_own_content_type() {
             return self.check_content_type(reply.content_type());

@@ -114,8 +114,12 @@ impl Work for Pooled {
 impl Drop for Pooled {
     /// It may have been taken back, or not taken at all.
     fn drop(&mut self) {
-        if !*self.is_counted.get_mut() {
-            self.inner.slot.count_refused();
+        if *self.is_counted.get_mut() {
+            return;
+        }
+        match self.standing.entered() {
+            Some(_) => self.inner.slot.count_dropped(),
+            None => self.inner.slot.count_refused(),
         }
     }
 }

@@ -31,8 +31,13 @@ pub struct PluginInfo {
     pub calls: u64,
     /// Calls that the plugin answered with an error.
     pub errors: u64,
-    /// Calls that ended in a panic.
+    /// Panics, of calls and of the plugin's own threads, and exits of its process that nobody
+    /// asked for.
     pub faults: u64,
+    /// Processes of it that exited although nobody had asked them to.
+    pub exits: u64,
+    /// Processes of it that were started in the place of one that had exited.
+    pub restarts: u64,
     /// Calls that never reached the plugin.
     pub refused: u64,
     /// Calls that wait in the queue.
@@ -86,6 +91,8 @@ impl PluginInfo {
             calls: meter.calls.sum().unsigned_abs(),
             errors: count(&meter.errors),
             faults: count(&meter.faults),
+            exits: count(&meter.exits),
+            restarts: count(&meter.restarts),
             refused: count(&meter.refused),
             waiting: slot.waiting(),
             running: slot.running().0,

@@ -70,13 +70,19 @@ impl crate::slot::Meter {
     fn count(&self, calls: Own<'_>, outcome: &Result<(), Error>) {
         calls.add(1);
         if let Err(error) = outcome {
-            self.count_error(error.kind());
+            self.count_error(error);
         }
     }
 
     #[cold]
-    fn count_error(&self, kind: ErrorKind) {
-        let counter = match kind {
+    fn count_error(&self, error: &Error) {
+        let counter = match error.kind() {
+            // It reached the plugin. Missed deadlines are counted where they are noticed.
+            ErrorKind::DeadlineExceeded | ErrorKind::Cancelled | ErrorKind::Retired
+                if error.generation().is_some() =>
+            {
+                return;
+            }
             ErrorKind::Panicked => &self.faults,
             ErrorKind::Quarantined
             | ErrorKind::Retired

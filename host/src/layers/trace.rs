@@ -39,7 +39,7 @@ impl<S: Stride> Stride for Trace<S> {
         let span = if is_listened_to { self.span(visit) } else { Span::none() };
         let outcome = self.inner.stride(visit, reply).instrument(span.clone()).await;
         if is_listened_to {
-            note(&span, &outcome, reply);
+            note(&span, visit, &outcome, reply);
         }
         outcome
     }
@@ -50,7 +50,7 @@ impl<S: Step> Trace<S> {
     fn traced(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
         let span = self.span(visit);
         let outcome = span.in_scope(|| self.inner.call(visit, reply));
-        note(&span, &outcome, reply);
+        note(&span, visit, &outcome, reply);
         outcome
     }
 }
@@ -73,22 +73,26 @@ impl<S> Trace<S> {
             span.record("trace_id", display(Hex(&trace.trace_id)));
             span.record("span_id", display(Hex(&trace.span_id)));
         }
-        if let Some(generation) = self.slot.generation() {
-            // Known better once it has answered; what it logs meanwhile is to show one.
-            span.record("generation", generation.id.get());
+        // Without a lease it is known once the call has ended.
+        if let Some(token) = visit.lease {
+            span.record("generation", token.generation().id.get());
         }
         span
     }
 }
 
 /// Notes in its span how a call ended.
-fn note(span: &Span, outcome: &Result<(), Error>, reply: &Reply) {
+fn note(span: &Span, visit: &Visit<'_>, outcome: &Result<(), Error>, reply: &Reply) {
+    // The generation of a lease was recorded when the span was made; a field that is recorded
+    // twice is shown twice.
+    let is_leased = visit.lease.is_some();
     match outcome {
-        Ok(()) => {
+        Ok(()) if !is_leased => {
             span.record("generation", reply.generation().get());
         }
+        Ok(()) => {}
         Err(error) => {
-            if let Some(generation) = error.generation() {
+            if let Some(generation) = error.generation().filter(|_| !is_leased) {
                 span.record("generation", generation.get());
             }
             span.in_scope(|| tracing::debug!(error = error.full_message(), "call failed"));

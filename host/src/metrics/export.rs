@@ -18,7 +18,9 @@ use crate::id::PluginName;
 /// |---|---|---|
 /// | `hotbay_calls_total` | counter | calls, however they ended |
 /// | `hotbay_call_errors_total` | counter | calls that the plugin answered with an error |
-/// | `hotbay_call_faults_total` | counter | calls that ended in a panic |
+/// | `hotbay_call_faults_total` | counter | panics, and exits of processes that nobody asked for |
+/// | `hotbay_process_exits_total` | counter | processes that exited although nobody had asked them to |
+/// | `hotbay_process_restarts_total` | counter | processes that took the place of one that exited |
 /// | `hotbay_calls_refused_total` | counter | calls that never reached the plugin |
 /// | `hotbay_calls_shed_total` | counter | pooled calls that waited too long to be begun |
 /// | `hotbay_calls_abandoned_total` | counter | pooled calls that ran into their deadlines |
@@ -31,6 +33,7 @@ use crate::id::PluginName;
 /// | `hotbay_quarantined` | gauge | 1 while the plugin is not called for a while |
 /// | `hotbay_cache_bytes` | gauge | bytes that the plugin's cache holds |
 /// | `hotbay_live_bytes` | gauge | bytes that the plugin holds, if it counts them |
+/// | `hotbay_process_id` | gauge | the id of the plugin's process, if it is one; 0 while none runs |
 /// | `hotbay_call_duration_seconds` | histogram | durations of sampled calls |
 /// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | one call in so many is sampled |
 /// | `hotbay_plugins` | gauge, whole host | plugins that serve |
@@ -68,12 +71,26 @@ struct Known {
 
 type Row<T> = (&'static str, &'static str, fn(&PluginFigures) -> T);
 
-const COUNTERS: [Row<u64>; 9] = [
+const COUNTERS: [Row<u64>; 11] = [
     ("hotbay_calls_total", "calls, however they ended", |plugin| plugin.calls),
     ("hotbay_call_errors_total", "calls that the plugin answered with an error", |plugin| {
         plugin.errors
     }),
-    ("hotbay_call_faults_total", "calls that ended in a panic", |plugin| plugin.faults),
+    (
+        "hotbay_call_faults_total",
+        "panics, and exits of processes that nobody asked for",
+        |plugin| plugin.faults,
+    ),
+    (
+        "hotbay_process_exits_total",
+        "processes that exited although nobody had asked them to",
+        |plugin| plugin.exits,
+    ),
+    (
+        "hotbay_process_restarts_total",
+        "processes that took the place of one that exited",
+        |plugin| plugin.restarts,
+    ),
     ("hotbay_calls_refused_total", "calls that never reached the plugin", |plugin| plugin.refused),
     ("hotbay_calls_shed_total", "pooled calls that waited too long to be begun", |plugin| {
         plugin.shed
@@ -94,7 +111,7 @@ const COUNTERS: [Row<u64>; 9] = [
     ),
 ];
 
-const GAUGES: [Row<Option<f64>>; 6] = [
+const GAUGES: [Row<Option<f64>>; 7] = [
     ("hotbay_calls_waiting", "calls that wait in the queue", |plugin| Some(plugin.waiting as f64)),
     ("hotbay_calls_running", "calls that run", |plugin| Some(plugin.running as f64)),
     ("hotbay_generation", "the generation that serves, 0 for none", |plugin| {
@@ -108,6 +125,10 @@ const GAUGES: [Row<Option<f64>>; 6] = [
     }),
     ("hotbay_live_bytes", "bytes that the plugin holds, if it counts them", |plugin| {
         plugin.live_bytes.map(|bytes| bytes as f64)
+    }),
+    ("hotbay_process_id", "the id of the plugin's process, 0 while none runs", |plugin| {
+        // A plugin that never had a process has none of this name.
+        (plugin.pid.is_some() || plugin.exits > 0).then(|| f64::from(plugin.pid.unwrap_or(0)))
     }),
 ];
 

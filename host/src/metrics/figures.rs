@@ -32,8 +32,13 @@ pub struct PluginFigures {
     pub calls: u64,
     /// Calls that the plugin answered with an error.
     pub errors: u64,
-    /// Calls that ended in a panic.
+    /// Panics, of calls and of the plugin's own threads, and exits of its process that nobody
+    /// asked for.
     pub faults: u64,
+    /// Processes of it that exited although nobody had asked them to.
+    pub exits: u64,
+    /// Processes of it that were started in the place of one that had exited.
+    pub restarts: u64,
     /// Calls that never reached the plugin.
     pub refused: u64,
     /// Pooled calls that waited longer than `queue_age_max`.
@@ -56,6 +61,8 @@ pub struct PluginFigures {
     pub is_quarantined: bool,
     /// Bytes that it holds; none where it does not count.
     pub live_bytes: Option<i64>,
+    /// The id of its process; none where it is no process, or none runs.
+    pub pid: Option<u32>,
     /// How long the calls took that were sampled.
     pub latencies: Option<LatencySnapshot>,
 }
@@ -70,6 +77,9 @@ impl PluginFigures {
             calls: 0,
             errors: 0,
             faults: 0,
+            exits: 0,
+            restarts: 0,
+            pid: None,
             refused: 0,
             shed: 0,
             abandoned: 0,

@@ -1,6 +1,7 @@
 //! What becomes of a plugin's process, told to whom it concerns: its log, the health of its
 //! plugin, and the board.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ impl Overseer for PluginOverseer {
 
     fn exited(&self, pid: u32, reason: String) {
         let Some(slot) = self.slot.upgrade() else { return };
+        slot.meter.exits.fetch_add(1, Ordering::Relaxed);
+        slot.meter.faults.fetch_add(1, Ordering::Relaxed);
         slot.health.tell(HostEvent::ChildExited {
             plugin: self.name.clone(),
             generation: self.generation,
@@ -70,6 +73,7 @@ impl Overseer for PluginOverseer {
     fn restarted(&self, pid: u32, after: Duration) {
         let Some(slot) = self.slot.upgrade() else { return };
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        slot.meter.restarts.fetch_add(1, Ordering::Relaxed);
         let (plugin, generation) = (self.name.clone(), self.generation);
         slot.health.tell(HostEvent::Restarted { plugin, generation, pid, after_ms });
     }

@@ -103,6 +103,7 @@ impl Services for PluginServices {
         let Some(slot) = self.slot.upgrade() else {
             return;
         };
+        slot.meter.faults.fetch_add(1, Ordering::Relaxed);
         slot.health.fault(self.generation.get(), false);
         slot.health.tell(HostEvent::Faulted {
             plugin: self.name.clone(),

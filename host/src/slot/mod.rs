@@ -62,7 +62,13 @@ pub(crate) const SAMPLED_ONE_IN: u32 = 64;
 pub(crate) struct Meter {
     pub(crate) calls: Tally,
     pub(crate) errors: AtomicU64,
+    /// Panics, of calls and of the plugin's own threads, and exits of its process that nobody
+    /// asked for.
     pub(crate) faults: AtomicU64,
+    /// Processes of it that exited although nobody had asked them to, and those that took the
+    /// place of one that had exited.
+    pub(crate) exits: AtomicU64,
+    pub(crate) restarts: AtomicU64,
     pub(crate) refused: AtomicU64,
     /// Calls whose deadlines passed while they ran.
     pub(crate) abandoned: AtomicU64,
@@ -154,6 +160,8 @@ impl Slot {
             calls: Tally::new(),
             errors: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            exits: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
             shed: AtomicU64::new(0),
@@ -274,9 +282,13 @@ impl Slot {
     /// Hears how a call ended that was let go on.
     #[cold]
     pub(crate) fn judge_outcome(&self, pass: Pass, visit: &Visit<'_>, outcome: &Result<(), Error>) {
-        let was_late = visit.standing.is_some_and(Standing::was_late);
+        let mut was_late = visit.standing.is_some_and(Standing::was_late);
         if !was_late && outcome.as_ref().is_err_and(is_unanswered) {
-            self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
+            if visit.standing.is_none_or(Standing::counts_lateness) {
+                self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
+            } else {
+                was_late = true;
+            }
         }
         self.health.outcome(pass, was_late, outcome);
     }

@@ -137,6 +137,11 @@ impl Slot {
         }
     }
 
+    /// Counts a call that was taken back, or cut off, after it had reached the plugin.
+    pub(crate) fn count_dropped(&self) {
+        self.meter.calls.add(1);
+    }
+
     /// Counts a call that was refused before it came to the layers.
     pub(crate) fn count_refused(&self) {
         self.meter.calls.add(1);
@@ -146,9 +151,13 @@ impl Slot {
     /// What a call is told that ran into its deadline. It is held against the plugin if it is in
     /// it.
     pub(crate) fn abandoned(&self, standing: &Standing) -> Error {
-        self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
+        let counts = standing.counts_lateness();
+        if counts {
+            self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
         match standing.entered() {
-            Some(generation) => self.health.late(generation, standing.probe()),
+            Some(generation) if counts => self.health.late(generation, standing.probe()),
+            Some(_) => {}
             None => return self.late("was held up by a layer until after its deadline"),
         }
         self.late(

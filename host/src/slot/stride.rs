@@ -66,7 +66,9 @@ impl Slot {
         let left = pin!(standing.left());
         match select(pin!(answer), select(left, ended)).await {
             Either::Left((answer, _)) => answer,
-            Either::Right((Either::Left(_), _)) => Err(self.taken_back()),
+            Either::Right((Either::Left(_), _)) => {
+                Err(self.taken_back().in_generation(token.generation().id))
+            }
             Either::Right((Either::Right(_), _)) => Err(self.cut_off(token)),
         }
     }

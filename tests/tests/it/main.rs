@@ -7,6 +7,7 @@ mod app_layers;
 mod both_kinds;
 mod cancelling;
 mod closing;
+mod counting;
 mod deadlines;
 mod disk;
 mod ends;

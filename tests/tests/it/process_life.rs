@@ -47,6 +47,45 @@ fn a_process_that_is_killed_is_told_of_and_the_next_one_serves() {
 }
 
 #[test]
+fn exits_and_restarts_of_a_process_are_in_the_figures() {
+    let running = Trial::new().run_with(json!({}), |it| it, patient);
+    let figures = || running.host.figures().plugins.swap_remove(0);
+    let before = figures();
+    assert_eq!((before.exits, before.restarts, before.faults), (0, 0, 0));
+    assert_eq!(before.pid, Some(running.pid()));
+    for count in 1..=2 {
+        let mut events = running.host.events();
+        kill(running.pid());
+        event(&mut events, is_restart);
+        let now =
+            until("the next process serves", || Some(figures()).filter(|it| it.pid.is_some()));
+        assert_eq!((now.exits, now.restarts, now.faults), (count, count, count));
+        assert_eq!(now.pid, Some(running.pid()));
+    }
+    assert_ne!(figures().pid, before.pid);
+    running.end();
+}
+
+#[test]
+fn call_that_reached_a_process_and_timed_out_counts_once() {
+    let running = Trial::new().run_with(json!({}), |it| it, patient);
+    let before = running.host.list().swap_remove(0);
+    let asked = json!({ "do": "wait" }).to_string();
+    let request = || Request::json_text(&asked).deadline_in(Duration::from_millis(30));
+    for _ in 0..10 {
+        let executed = block_on(running.handle.execute(request())).unwrap_err();
+        let called = running.handle.call(request()).unwrap_err();
+        assert_eq!(executed.kind(), ErrorKind::DeadlineExceeded);
+        assert_eq!(called.kind(), ErrorKind::DeadlineExceeded);
+    }
+    until("no call runs", || (running.host.list()[0].running == 0).then_some(()));
+    let now = running.host.list().swap_remove(0);
+    let counted = (now.calls - before.calls, now.abandoned, now.refused, now.errors);
+    assert_eq!(counted, (20, 20, 0, 0), "{now:?}");
+    running.end();
+}
+
+#[test]
 fn an_exit_with_a_code_is_told_with_the_code() {
     let running = Trial::new().run_with(json!({}), |it| it, patient);
     let mut events = running.host.events();

@@ -104,9 +104,9 @@ pub(crate) enum Verb {
     /// Starts every plugin, stays up, and tells what happens.
     ///
     /// With `--watch`, plugins are swapped as their files change; one whose new build is refused
-    /// goes on as it was. With `--json`, each event is a line. Stops cleanly on Ctrl-C,
-    /// SIGTERM and SIGHUP, and when nobody reads stdout any more; a second signal ends it at once. With
-    /// `--metrics`, figures are served for Prometheus meanwhile. Exits with 1 if nothing could
+    /// goes on as it was. With `--json`, each event is a line with a `timestamp`. Stops cleanly on
+    /// Ctrl-C, SIGTERM and SIGHUP, and when nobody reads stdout any more; a second signal ends it at
+    /// once. With `--metrics`, figures are served for Prometheus meanwhile. Exits with 1 if nothing could
     /// be loaded, unless it watches.
     Run(Run),
     #[command(hide = true)]

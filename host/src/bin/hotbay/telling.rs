@@ -38,7 +38,12 @@ impl Teller {
 
     pub(crate) fn tell(&mut self, event: &HostEvent, out: &mut Out) -> Result<(), Failure> {
         match &mut self.form {
-            Form::Json => out.json_line(&document(event))?,
+            Form::Json => {
+                let mut document = document(event);
+                // RFC 3339, in UTC.
+                document["timestamp"] = jiff::Timestamp::now().to_string().into();
+                out.json_line(&document)?;
+            }
             Form::Lines { subject_width } => {
                 let told = Told::of(event);
                 *subject_width = told.subject.chars().count().max(*subject_width);
