@@ -4,9 +4,11 @@
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use memmap2::MmapMut;
 use sha2::{Digest, Sha256};
 
 use super::locate::not_a_file;
@@ -16,10 +18,13 @@ use crate::error::artifact::ArtifactError;
 #[cfg(test)]
 pub(super) const BYTES_MAX: u64 = 1 << 30;
 
+/// From this size on, bytes are kept in a mapping of their own.
+const MAPPED_FROM_BYTES: u64 = 1 << 20;
+
 /// The bytes of a file, as they were when it was read.
 pub(crate) struct Artifact {
     path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     metadata: Metadata,
     sha256: OnceLock<[u8; 32]>,
 }
@@ -41,7 +46,7 @@ impl Artifact {
         if before.len() > bytes_max {
             return too_large(before.len());
         }
-        let bytes = read_at_most(&mut file, before.len(), bytes_max).map_err(failed)?;
+        let bytes = Bytes::read(&mut file, before.len(), bytes_max).map_err(failed)?;
         let after = file.metadata().map_err(failed)?;
         if bytes.len() as u64 > bytes_max {
             return too_large(bytes.len() as u64);
@@ -65,7 +70,7 @@ impl Artifact {
 
     /// The SHA-256 of [`bytes`](Self::bytes); computed at the first call.
     pub(crate) fn sha256(&self) -> [u8; 32] {
-        *self.sha256.get_or_init(|| Sha256::digest(&self.bytes).into())
+        *self.sha256.get_or_init(|| Sha256::digest(self.bytes()).into())
     }
 
     /// [`trust::check`]s the very file that was read.
@@ -129,13 +134,50 @@ fn open(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Reads to the end, but at most one byte more than `bytes_max`, so that too much is noticed.
-fn read_at_most(file: &mut File, expected: u64, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let room = usize::try_from(expected).unwrap_or(usize::MAX).saturating_add(1);
-    bytes.try_reserve_exact(room).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// What was read of a file.
+///
+/// Large ones are read by threads that end soon afterwards. An allocator keeps what such a thread
+/// has released for the next thread that happens to share its arena, which can be never; so
+/// they are read into an anonymous mapping, which the system takes back at once.
+enum Bytes {
+    Heap(Vec<u8>),
+    Mapped { map: MmapMut, len: usize },
+}
+
+impl Bytes {
+    /// Reads to the end, but at most one byte more than expected or than `bytes_max`, so that
+    /// too much is noticed.
+    fn read(file: &mut File, expected: u64, bytes_max: u64) -> io::Result<Self> {
+        let room = usize::try_from(expected).unwrap_or(usize::MAX).saturating_add(1);
+        if expected < MAPPED_FROM_BYTES {
+            let mut bytes = Vec::new();
+            bytes.try_reserve_exact(room).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+            return Ok(Self::Heap(bytes));
+        }
+        let mut map = MmapMut::map_anon(room)?;
+        let mut len = 0;
+        while len < room {
+            match file.read(&mut map[len..]) {
+                Ok(0) => break,
+                Ok(read) => len += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self::Mapped { map, len })
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            Self::Mapped { map, len } => &map[..*len],
+        }
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +221,21 @@ mod tests {
         for (sha256, length, allowed, wanted) in cases {
             let verdict = abc.verify(sha256, length, allowed).ok();
             assert_eq!(verdict, wanted, "{sha256:?} {length:?} {allowed}");
+        }
+    }
+
+    #[test]
+    fn large_file_is_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large");
+        let length = usize::try_from(MAPPED_FROM_BYTES).unwrap();
+        for length in [length - 1, length, length + 1, 3 * length + 7] {
+            let bytes: Vec<u8> = (0..length).map(|at| (at * 31 % 251) as u8).collect();
+            fs::write(&path, &bytes).unwrap();
+            let artifact = Artifact::read(&path, BYTES_MAX).unwrap();
+            assert!(artifact.bytes() == bytes, "{length}");
+            let too_large = Artifact::read(&path, length as u64 - 1).unwrap_err();
+            assert!(matches!(too_large, ArtifactError::TooLarge { .. }), "{too_large}");
         }
     }
 

@@ -79,6 +79,14 @@ pub(crate) fn rss_bytes() -> anyhow::Result<u64> {
     Ok(pages.parse::<u64>()? * u64::try_from(page)?)
 }
 
+/// Bytes of this process that are in memory now and are no file's.
+pub(crate) fn anonymous_bytes() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.context("status has no `RssAnon`")?.parse::<u64>()? << 10)
+}
+
 /// How often this thread gave its core away: because it waited, and because it had to.
 pub(crate) fn switches() -> (i64, i64) {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();

@@ -4,6 +4,7 @@
 mod flood;
 mod goals;
 mod kills;
+mod large;
 mod late;
 mod load;
 mod mutants;
@@ -42,6 +43,8 @@ pub(crate) struct Options {
 enum Soak {
     /// No call fails, none is lost, and nothing stays in memory.
     Swaps,
+    /// Memory does not grow with the size of the libraries that are swapped.
+    Large,
     /// Callers do not wait for a swap.
     Waits,
     /// No state is lost in a pause.
@@ -64,6 +67,7 @@ impl Soak {
     fn count(self, options: &Options) -> u64 {
         let (full, quick) = match self {
             Self::Swaps => (10_000, 200),
+            Self::Large => (200, 20),
             Self::Waits | Self::Pause => (1_000, 50),
             Self::Mutants => (2_000, 50),
             Self::Late => (10_000, 200),
@@ -104,6 +108,7 @@ fn one(soak: Soak, options: &Options) -> anyhow::Result<()> {
     let count = soak.count(options);
     let is_met = match soak {
         Soak::Swaps => swaps::soak(count, &paper)?,
+        Soak::Large => large::soak(count, &paper)?,
         Soak::Waits => waits::soak(count, &paper)?,
         Soak::Pause => pause::soak(count, &paper)?,
         Soak::Mutants => mutants::soak(count, options.quick, &paper)?,

@@ -1,0 +1,90 @@
+//! Many swaps of a large library under load: the memory of the process does not grow with what
+//! was read. Debug builds are tens of megabytes, and their bytes are read whole at each swap.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::Context;
+use hotbay::Host;
+
+use super::load::{Way, calls, configs};
+use super::swapper::Swapper;
+use crate::builds::{Builds, Kind};
+use crate::fixtures;
+use crate::process;
+use crate::table::{Paper, Table, none, verdict};
+
+/// As large as a debug build of a plugin with a few dependencies.
+const LIBRARY_BYTES: usize = 30 << 20;
+/// After so many swaps a process has what it needs.
+const WARM_SWAPS: u64 = 5;
+const GROWTH_MAX: f64 = (20 << 20) as f64;
+
+pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+    let dir = fixtures::folder()?;
+    let mut library = fs::read(fixtures::library("transform")?)?;
+    // What stands behind the end of an ELF file is not mapped, only read.
+    library.resize(LIBRARY_BYTES.max(library.len()), 0);
+    let large = dir.path().join("large");
+    fs::write(&large, &library)?;
+    drop(library);
+    let configs = configs();
+    let kind = Kind { package: "transform", handover: "overlap", configs: &configs };
+    let builds = Builds::new(dir.path(), "transform", &large, kind)?;
+    let staging = dir.path().join("staged");
+    fs::create_dir(&staging)?;
+    let host = Host::builder().staging_dir(&staging).build()?;
+    let mut swapper = Swapper::new(host, &builds)?;
+    let handle = swapper.host.plugin("transform")?;
+    let stop = AtomicBool::new(false);
+    let (mut before, mut most) = (0, 0);
+    let (made, swapped) = thread::scope(|scope| {
+        let (handle, stop) = (&handle, &stop);
+        let callers =
+            [Way::Execute, Way::Call].map(|way| scope.spawn(move || calls(handle, way, stop)));
+        let mut all = || {
+            for number in 1..=count {
+                swapper.swap().with_context(|| format!("swap {number} of {count}"))?;
+                let now = process::anonymous_bytes()?;
+                if number <= WARM_SWAPS {
+                    before = now;
+                }
+                most = most.max(now);
+            }
+            swapper.settle(0)
+        };
+        let swapped = all();
+        stop.store(true, Ordering::Relaxed);
+        let made = callers.map(|caller| caller.join().map(|calls| calls.map(|calls| calls.made)));
+        (made, swapped)
+    });
+    swapped?;
+    let mut sum = 0;
+    for calls in made {
+        sum += calls.map_err(|_| anyhow::anyhow!("a caller panicked"))??;
+    }
+    let after = process::anonymous_bytes()?;
+    let mib = |bytes: u64| format!("{:.2}", bytes as f64 / f64::from(1 << 20));
+    let mut table = Table::new(
+        format!("Large: {count} swaps of a library of {} MiB, under load", LIBRARY_BYTES >> 20),
+        ["what", "found", "goal", ""],
+    );
+    let mut plain = |what: &str, found: String| table.row([what.to_owned(), found, none(), none()]);
+    plain("calls", sum.to_string());
+    plain("MiB of anonymous memory when warm", mib(before));
+    plain("MiB at most", mib(most));
+    plain("MiB at the end", mib(after));
+    let grown = after as f64 - before as f64;
+    let is_met = grown <= GROWTH_MAX;
+    table.row([
+        "MiB more".to_owned(),
+        format!("{:.2}", grown / f64::from(1 << 20)),
+        "≤ 20".to_owned(),
+        verdict(is_met),
+    ]);
+    paper.print(&table);
+    swapper.books.check()?;
+    swapper.end();
+    Ok(is_met)
+}
