@@ -3,6 +3,7 @@
 
 pub(crate) mod digest;
 pub(crate) mod discover;
+pub(crate) mod folder_lock;
 pub(crate) mod locate;
 #[cfg(unix)]
 pub(crate) mod program;

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 use super::digest::Artifact;
-use super::stage::{StagingArea, write_executable};
+use super::stage::{StagingArea, make_usable, write_executable};
 use crate::error::artifact::ArtifactError;
 
 /// A private copy of a program, in a folder of its own that is removed when this is dropped.
@@ -55,7 +55,8 @@ impl StagingArea {
             part = parts.next();
             (from, to) = (from.join(name), to.join(name));
             if part.is_some() {
-                fs::create_dir(&to).map_err(|source| error(&to, source))?;
+                let made = fs::create_dir(&to).and_then(|()| make_usable(&to));
+                made.map_err(|source| error(&to, source))?;
             }
         }
         write_executable(&staged.path, artifact.bytes())

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::digest::Artifact;
+use super::folder_lock::FolderLock;
 use crate::error::artifact::ArtifactError;
 
 /// How many characters of a hint stand in a file's name.
@@ -76,7 +77,7 @@ impl StagingArea {
             let path = place.path.join(&name);
             let is_lost =
                 |source| Failure { folder_is_lost: !place.is_ours(), ..failure(&path, source) };
-            fs::create_dir(&path).map_err(is_lost)?;
+            fs::create_dir(&path).and_then(|()| make_usable(&path)).map_err(is_lost)?;
             Ok(path)
         };
         match make() {
@@ -94,6 +95,7 @@ impl StagingArea {
         let path = folder.path.join(name);
         let failed =
             |source| Failure { folder_is_lost: !folder.is_ours(), ..failure(&path, source) };
+        check_file_size(bytes.len()).map_err(failed)?;
         let mut file = create(&path).map_err(failed)?;
         // From here on a failure removes what was written.
         let staged = Staged { path: path.clone(), keep: self.keep };
@@ -172,6 +174,8 @@ impl Drop for Staged {
 struct Folder {
     place: Place,
     handle: Option<tempfile::TempDir>,
+    // Dropped last: the folder has an owner until it is removed.
+    _lock: FolderLock,
 }
 
 /// A folder's path and what tells it from another one that took its name.
@@ -195,7 +199,12 @@ impl Folder {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(fs::Permissions::from_mode(0o700));
         }
-        let handle = builder.tempdir_in(parent)?;
+        let make = || {
+            let handle = builder.tempdir_in(parent)?;
+            make_usable(handle.path())?;
+            Ok(handle)
+        };
+        let (handle, lock) = FolderLock::made(make, tempfile::TempDir::path)?;
         let path = handle.path().to_owned();
         let identity = identity(&path.symlink_metadata()?);
         let handle = if keep {
@@ -204,7 +213,7 @@ impl Folder {
         } else {
             Some(handle)
         };
-        Ok(Self { place: Place { path, identity }, handle })
+        Ok(Self { place: Place { path, identity }, handle, _lock: lock })
     }
 }
 
@@ -245,6 +254,37 @@ fn failure(path: &Path, source: io::Error) -> Failure {
     Failure { path: path.to_owned(), source, folder_is_lost: false }
 }
 
+/// Gives this user all rights to a new folder, whatever the umask made of its mode.
+pub(crate) fn make_usable(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    }
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+/// Refuses what the system would end this process for: a file over its limit of file sizes.
+fn check_file_size(bytes: usize) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit};
+        let limit = getrlimit(Resource::Fsize).current;
+        if let Some(limit) = limit.filter(|limit| (bytes as u64) > *limit) {
+            let message = format!(
+                "it has {bytes} bytes, and this process may write files of at most {limit} \
+                 (`ulimit -f`)"
+            );
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = bytes;
+    Ok(())
+}
+
 /// Makes a file that was not there before.
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
@@ -253,6 +293,7 @@ fn create(path: &Path) -> io::Result<File> {
 /// Writes a file that was not there before, which this user may run.
 #[cfg(unix)]
 pub(super) fn write_executable(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    check_file_size(bytes.len())?;
     let mut file = create(path)?;
     file.write_all(bytes).and_then(|()| seal(&file))
 }

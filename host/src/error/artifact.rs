@@ -148,6 +148,12 @@ impl fmt::Display for ArtifactError {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => f.write_str(
                         ": the disk is full; free some space, or stage on another disk (`TMPDIR`)",
                     ),
+                    io::ErrorKind::PermissionDenied if owner_umask().is_some() => write!(
+                        f,
+                        ": the umask of this process, {:04o}, takes the owner's rights from what \
+                         it makes; set another, such as 022",
+                        owner_umask().unwrap_or_default()
+                    ),
                     io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => f
                         .write_str(
                             ": the folder cannot be written to; stage in another one (`TMPDIR`)",
@@ -158,6 +164,13 @@ impl fmt::Display for ArtifactError {
             }
         }
     }
+}
+
+/// The umask of this process, if it takes rights of the owner and the system tells it.
+fn owner_umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(mask.trim(), 8).ok().filter(|mask| mask & 0o700 != 0)
 }
 
 impl error::Error for ArtifactError {

@@ -8,6 +8,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::random;
+use crate::artifact::folder_lock::FolderLock;
+use crate::artifact::stage::make_usable;
 use crate::artifact::sweep;
 
 /// What the names of these folders begin with; the host's process id follows.
@@ -23,6 +25,8 @@ const SHORT_PARENT: &str = "/tmp";
 /// it.
 pub(crate) struct LaunchFolder {
     path: PathBuf,
+    // Held until the folder is removed, so that no sweep takes it for abandoned.
+    _lock: FolderLock,
 }
 
 impl LaunchFolder {
@@ -36,9 +40,14 @@ impl LaunchFolder {
             true => Path::new(SHORT_PARENT).join(&name),
             false => wanted,
         };
-        // Fails if something has that name, also a link.
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self { path })
+        let make = || {
+            // Fails if something has that name, also a link.
+            DirBuilder::new().mode(0o700).create(&path)?;
+            make_usable(&path)?;
+            Ok(path.clone())
+        };
+        let (path, lock) = FolderLock::made(make, PathBuf::as_path)?;
+        Ok(Self { path, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -54,7 +63,7 @@ impl Drop for LaunchFolder {
 }
 
 /// Removes what hosts left in `parent`, and in `/tmp`, that ended without their own clean-up.
-/// Touches only folders of this user that carry the name of a process that is gone.
+/// Touches only folders of this user whose lock nobody holds.
 pub(crate) fn sweep(parent: &Path) {
     sweep::sweep(parent, PREFIX);
     if parent != Path::new(SHORT_PARENT) {

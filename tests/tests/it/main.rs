@@ -73,6 +73,8 @@ mod response_cache;
 mod rollback;
 mod shedding;
 mod shutdown_grace;
+#[cfg(target_os = "linux")]
+mod staging_folders;
 mod storms;
 mod stuck;
 mod tower;

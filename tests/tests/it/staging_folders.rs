@@ -1,0 +1,116 @@
+//! The private folders of hosts: who owns them, when they go, and what the limits and the umask of
+//! a process do to them.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use hotbay::{Host, Request};
+use hotbay_tests::{Plugins, ProgramFolder, binary, loaded, until};
+use tempfile::TempDir;
+
+/// Runs the command under a shell that first does `before`.
+#[allow(clippy::disallowed_methods, reason = "the limits of a process are set by its parent")]
+fn hotbay_after(before: &str, plugins: &Plugins, temp: &Path, args: &[&str]) -> Output {
+    let hotbay = binary("hotbay", &["cli"], "hotbay");
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{before}; exec \"$0\" \"$@\"")).arg(hotbay).args(args);
+    command.args(["--dir", "."]).current_dir(plugins.dir()).env("TMPDIR", temp);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// The private folders in a folder for temporary files.
+fn private_folders(temp: &Path) -> Vec<String> {
+    let entries = fs::read_dir(temp).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("hotbay-")).collect()
+}
+
+#[allow(clippy::disallowed_methods, reason = "a host that is killed is a process of its own")]
+fn killed_host(plugins: &Plugins, temp: &Path) {
+    let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+    command.args(["run", "--dir", "."]).current_dir(plugins.dir()).env("TMPDIR", temp);
+    let mut host = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(host.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        assert!(lines.next().unwrap().unwrap().contains("loaded"));
+    }
+    assert!(!private_folders(temp).is_empty());
+    host.kill().unwrap();
+    host.wait().unwrap();
+}
+
+#[test]
+fn folders_of_a_killed_host_are_gone_after_the_next_start() {
+    let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
+    plugins.add("library", "faulty").write();
+    ProgramFolder::new(plugins.dir(), "program").install();
+    killed_host(&plugins, temp.path());
+    let call = hotbay_after("true", &plugins, temp.path(), &["call", "program", "--text", "hi"]);
+    assert!(call.status.success(), "{call:?}");
+    // The sweep is not waited for.
+    until("nothing is left", || {
+        let left = private_folders(temp.path());
+        if left.is_empty() {
+            return Some(());
+        }
+        hotbay_after("true", &plugins, temp.path(), &["call", "library", "--text", "hi"]);
+        None
+    });
+}
+
+#[test]
+fn folder_of_a_living_host_is_not_swept_by_another() {
+    let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
+    let folder = plugins.add("living", "faulty").write();
+    let build = || Host::builder().staging_dir(temp.path()).build().unwrap();
+    let first = build();
+    let living = loaded(&first, &folder);
+    let owned = private_folders(temp.path());
+    assert_eq!(owned.len(), 1);
+    // An id that is no process of this namespace proves nothing.
+    let foreign = temp.path().join("hotbay-4194303-foreign");
+    fs::rename(temp.path().join(&owned[0]), &foreign).unwrap();
+    let second = build();
+    loaded(&second, &folder);
+    until("the sweep is over", || {
+        let abandoned = temp.path().join("hotbay-4194303-abandoned");
+        fs::create_dir(&abandoned).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(&abandoned, private).unwrap();
+        loaded(&build(), &folder);
+        until("it is swept", || (!abandoned.exists()).then_some(()));
+        Some(())
+    });
+    assert!(foreign.exists());
+    assert_eq!(living.call(Request::text("hi")).unwrap().as_bytes(), b"hi");
+}
+
+#[test]
+fn file_size_limit_is_an_error_of_the_load() {
+    let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
+    plugins.add("library", "faulty").write();
+    ProgramFolder::new(plugins.dir(), "program").install();
+    for plugin in ["library", "program"] {
+        let args = ["call", plugin, "--text", "hi"];
+        let run = hotbay_after("ulimit -f 4", &plugins, temp.path(), &args);
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.code(), Some(1), "{run:?}");
+        assert!(stderr.contains("ulimit -f") && stderr.contains("stage"), "{stderr}");
+    }
+    assert_eq!(private_folders(temp.path()), [""; 0]);
+}
+
+#[test]
+fn umask_that_takes_the_owners_rights_does_no_harm() {
+    let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
+    plugins.add("library", "faulty").write();
+    ProgramFolder::new(plugins.dir(), "program").install();
+    for plugin in ["library", "program"] {
+        let args = ["call", plugin, "--text", "hi"];
+        let run = hotbay_after("umask 0777", &plugins, temp.path(), &args);
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success() && run.stdout == b"hi" || stderr.contains("umask"), "{run:?}");
+    }
+}
