@@ -1,13 +1,19 @@
 //! What a plugin's library holds: live bytes, live threads, thread-local values with
-//! destructors. The host asks before it unmaps the library.
+//! destructors, and what it left in the C library that may call it back. The host asks before it
+//! unmaps the library.
 //!
 //! Every library has its own copy of these counters, because every library links this crate.
 
 mod bytes;
+mod callbacks;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod in_front;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub mod on_linux;
 
 pub use bytes::Counting;
+pub(crate) use callbacks::WORDS;
+pub use callbacks::{CALLBACKS, Callback};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,6 +27,7 @@ pub(crate) fn take() -> RawCensus {
     let mut census = RawCensus {
         live_bytes: bytes::live(),
         counts_bytes: COUNTS_BYTES.load(Ordering::Relaxed),
+        calls: callbacks::noted(),
         ..RawCensus::default()
     };
     add_threads(&mut census);

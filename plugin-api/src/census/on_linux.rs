@@ -8,12 +8,20 @@
 //! destructors of thread-locals run in between.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::{mem, ptr};
 
+use super::in_front;
+pub use super::in_front::*;
+
+/// `thrd_error` of C11.
+const THRD_ERROR: c_int = 2;
+
 /// The function that a thread starts in.
 pub type StartFn = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
+/// The function that a thread of C11 starts in.
+pub type StartC11Fn = unsafe extern "C" fn(*mut c_void) -> c_int;
 /// The destructor of a thread key.
 pub type KeyDestructor = unsafe extern "C" fn(*mut c_void);
 
@@ -27,11 +35,12 @@ static STARTING: AtomicU32 = AtomicU32::new(0);
 static ASKED_FOR: AtomicU64 = AtomicU64::new(0);
 static THREADS: Ids = Ids::new();
 static KEY_THREADS: Ids = Ids::new();
-/// The thread keys of this library, plus one; zero is free.
+/// The thread keys of this library, plus one; zero is free. With the highest bit: given back.
 static KEYS: [AtomicU32; KEYS_MAX] = [const { AtomicU32::new(0) }; KEYS_MAX];
 static COUNTS: AtomicBool = AtomicBool::new(false);
 
 const KEYS_MAX: usize = 64;
+const GIVEN_BACK: u32 = 1 << 31;
 const IDS_MAX: usize = 1024;
 
 /// Ids of threads, of which the dead ones make room for new ones.
@@ -67,9 +76,10 @@ impl Ids {
         self.lost.fetch_add(1, Ordering::Release);
     }
 
-    fn alive(&self) -> u32 {
+    /// How many of them are alive, besides `except`.
+    fn alive(&self, except: c_int) -> u32 {
         let ids = self.ids.iter().map(|slot| slot.load(Ordering::Acquire));
-        let alive = ids.filter(|id| *id != 0 && is_alive(*id)).count();
+        let alive = ids.filter(|id| *id != 0 && *id != except && is_alive(*id)).count();
         self.lost.load(Ordering::Acquire).saturating_add(u32::try_from(alive).unwrap_or(u32::MAX))
     }
 }
@@ -93,14 +103,16 @@ fn own_id() -> c_int {
 
 pub(super) fn live_threads() -> u32 {
     let before = ASKED_FOR.load(Ordering::SeqCst);
-    let found = STARTING.load(Ordering::SeqCst).saturating_add(THREADS.alive());
+    let found = STARTING.load(Ordering::SeqCst).saturating_add(THREADS.alive(0));
     // A thread that starts another and ends while the ids are read may hide both.
     let overtaken = ASKED_FOR.load(Ordering::SeqCst) != before;
     if overtaken { found.max(1) } else { found }
 }
 
+/// Threads that hold a value of a key, besides the one that counts: the host counts on the thread
+/// that opened the library while that one is to live on.
 pub(super) fn key_threads() -> u32 {
-    KEY_THREADS.alive()
+    KEY_THREADS.alive(own_id())
 }
 
 pub(super) fn counts() -> bool {
@@ -114,11 +126,12 @@ pub(super) fn on_plugin_thread() -> bool {
 /// Says that the functions of this file stand in front of the C library's.
 pub fn stand_in_front() {
     COUNTS.store(true, Ordering::Relaxed);
+    in_front::find_range();
 }
 
-/// What a thread of the plugin starts with.
-struct Start {
-    function: StartFn,
+/// What a thread of the plugin starts with. `F` is the type of its function.
+struct Start<F> {
+    function: F,
     argument: *mut c_void,
 }
 
@@ -127,7 +140,7 @@ struct Start {
 /// # Safety
 ///
 /// The contract of `pthread_create`.
-pub unsafe fn pthread_create(
+pub unsafe extern "C" fn pthread_create(
     thread: *mut c_void,
     attributes: *const c_void,
     function: StartFn,
@@ -140,12 +153,42 @@ pub unsafe fn pthread_create(
     };
     // SAFETY: L1 (the C library's function of this name has this type).
     let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
-    let start = Box::into_raw(Box::new(Start { function, argument }));
+    counted(Start { function, argument }, |start| {
+        // SAFETY: the caller's contract; `start` is owned by the new thread from here on.
+        unsafe { real(thread, attributes, started, start) }
+    })
+}
+
+/// Stands in front of `thrd_create`.
+///
+/// # Safety
+///
+/// The contract of `thrd_create`.
+pub unsafe extern "C" fn thrd_create(
+    thread: *mut c_void,
+    function: StartC11Fn,
+    argument: *mut c_void,
+) -> c_int {
+    type Real = unsafe extern "C" fn(*mut c_void, StartC11Fn, *mut c_void) -> c_int;
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let Some(real) = real(&REAL, c"thrd_create") else {
+        return THRD_ERROR;
+    };
+    // SAFETY: L1.
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
+    counted(Start { function, argument }, |start| {
+        // SAFETY: the caller's contract; `start` is owned by the new thread from here on.
+        unsafe { real(thread, started_c11, start) }
+    })
+}
+
+/// Counts a thread that `create` starts; it answers with zero if it did.
+fn counted<F>(start: Start<F>, create: impl FnOnce(*mut c_void) -> c_int) -> c_int {
+    let start = Box::into_raw(Box::new(start));
     // In this order: whoever reads the second before the first was there sees it grow later.
     STARTING.fetch_add(1, Ordering::SeqCst);
     ASKED_FOR.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: the caller's contract; `start` is owned by the new thread from here on.
-    let answer = unsafe { real(thread, attributes, started, start.cast()) };
+    let answer = create(start.cast());
     if answer != 0 {
         STARTING.fetch_sub(1, Ordering::SeqCst);
         // SAFETY: no thread was started, so the box is still ours.
@@ -154,13 +197,31 @@ pub unsafe fn pthread_create(
     answer
 }
 
-unsafe extern "C" fn started(start: *mut c_void) -> *mut c_void {
-    // SAFETY: made by `pthread_create` above and given to this thread alone.
-    let start = *unsafe { Box::from_raw(start.cast::<Start>()) };
+/// What a counted thread begins with.
+///
+/// # Safety
+///
+/// `start` was made by [`counted`] with this `F`, and given to this thread alone.
+unsafe fn begin<F>(start: *mut c_void) -> Start<F> {
+    // SAFETY: this function's contract.
+    let start = *unsafe { Box::from_raw(start.cast::<Start<F>>()) };
     THREADS.add(own_id());
     STARTING.fetch_sub(1, Ordering::SeqCst);
     STARTED_HERE.set(true);
+    start
+}
+
+unsafe extern "C" fn started(start: *mut c_void) -> *mut c_void {
+    // SAFETY: made by `pthread_create` above and given to this thread alone.
+    let start = unsafe { begin::<StartFn>(start) };
     // SAFETY: the function and argument that the caller of `pthread_create` gave.
+    unsafe { (start.function)(start.argument) }
+}
+
+unsafe extern "C" fn started_c11(start: *mut c_void) -> c_int {
+    // SAFETY: made by `thrd_create` above and given to this thread alone.
+    let start = unsafe { begin::<StartC11Fn>(start) };
+    // SAFETY: the function and argument that the caller of `thrd_create` gave.
     unsafe { (start.function)(start.argument) }
 }
 
@@ -169,7 +230,10 @@ unsafe extern "C" fn started(start: *mut c_void) -> *mut c_void {
 /// # Safety
 ///
 /// The contract of `pthread_key_create`.
-pub unsafe fn pthread_key_create(key: *mut c_uint, destructor: Option<KeyDestructor>) -> c_int {
+pub unsafe extern "C" fn pthread_key_create(
+    key: *mut c_uint,
+    destructor: Option<KeyDestructor>,
+) -> c_int {
     type Real = unsafe extern "C" fn(*mut c_uint, Option<KeyDestructor>) -> c_int;
     static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
     let Some(real) = real(&REAL, c"pthread_key_create") else {
@@ -201,13 +265,59 @@ fn remember_key(key: c_uint) {
 /// # Safety
 ///
 /// The contract of `pthread_key_delete`.
-pub unsafe fn pthread_key_delete(key: c_uint) -> c_int {
-    let own = |slot: &&AtomicU32| slot.load(Ordering::Acquire) == key + 1;
-    if let Some(slot) = KEYS.iter().find(own) {
-        slot.store(0, Ordering::Release);
+pub unsafe extern "C" fn pthread_key_delete(key: c_uint) -> c_int {
+    if !is_left(key) {
+        return 0;
     }
     // SAFETY: the caller's contract.
     unsafe { delete(key) }
+}
+
+/// Forgets a key that is deleted. No if it was given back already: its number may be the key of
+/// another library by now.
+fn is_left(key: c_uint) -> bool {
+    for slot in &KEYS {
+        let found = slot.load(Ordering::Acquire);
+        if found == (key + 1) | GIVEN_BACK {
+            return false;
+        }
+        if found == key + 1 {
+            slot.store(0, Ordering::Release);
+        }
+    }
+    true
+}
+
+/// Stands in front of `tss_create`. C11's keys are those of POSIX under another name.
+///
+/// # Safety
+///
+/// The contract of `tss_create`.
+pub unsafe extern "C" fn tss_create(key: *mut c_uint, destructor: Option<KeyDestructor>) -> c_int {
+    // SAFETY: the caller's contract.
+    let answer = unsafe { pthread_key_create(key, destructor) };
+    if answer == 0 { 0 } else { THRD_ERROR }
+}
+
+/// Stands in front of `tss_delete`.
+///
+/// # Safety
+///
+/// The contract of `tss_delete`.
+pub unsafe extern "C" fn tss_delete(key: c_uint) {
+    // SAFETY: the caller's contract.
+    unsafe { pthread_key_delete(key) };
+}
+
+/// Stands in front of `tss_set`.
+///
+/// # Safety
+///
+/// The contract of `tss_set`.
+pub unsafe extern "C" fn tss_set(key: c_uint, value: *const c_void) -> c_int {
+    // SAFETY: the caller's contract.
+    let answer = unsafe { pthread_setspecific(key, value) };
+    if answer == 0 { 0 } else { THRD_ERROR }
 }
 
 unsafe fn delete(key: c_uint) -> c_int {
@@ -227,7 +337,7 @@ unsafe fn delete(key: c_uint) -> c_int {
 /// # Safety
 ///
 /// The contract of `pthread_setspecific`.
-pub unsafe fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
+pub unsafe extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
     type Real = unsafe extern "C" fn(c_uint, *const c_void) -> c_int;
     static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
     let Some(real) = real(&REAL, c"pthread_setspecific") else {
@@ -245,24 +355,88 @@ pub unsafe fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
 
 pub(super) fn release_keys() {
     for slot in &KEYS {
-        let key = slot.swap(0, Ordering::AcqRel);
-        if key != 0 {
-            // SAFETY: a key of this library, taken out of the table by this swap alone.
+        let key = slot.load(Ordering::Acquire);
+        let is_held = key != 0 && key & GIVEN_BACK == 0;
+        let given_back = key | GIVEN_BACK;
+        let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+        if is_held && slot.compare_exchange(key, given_back, success, failure).is_ok() {
+            // SAFETY: a key of this library, marked by this exchange alone.
             unsafe { delete(key - 1) };
         }
     }
+}
+
+/// The function of this file in front of the one with this name.
+pub(super) fn counting(name: &[u8]) -> Option<*mut c_void> {
+    let found = match name {
+        b"pthread_create" => pthread_create as *const (),
+        b"thrd_create" => thrd_create as *const (),
+        b"pthread_key_create" => pthread_key_create as *const (),
+        b"pthread_key_delete" => pthread_key_delete as *const (),
+        b"pthread_setspecific" => pthread_setspecific as *const (),
+        b"tss_create" => tss_create as *const (),
+        b"tss_delete" => tss_delete as *const (),
+        b"tss_set" => tss_set as *const (),
+        _ => return None,
+    };
+    Some(found.cast_mut().cast())
 }
 
 /// Finds the C library's function, once.
 ///
 /// Invariant L1: what is found under the name of a function of the C library is that function.
 /// `RTLD_DEFAULT` and not `RTLD_NEXT`, which would bypass the interceptors of sanitizers.
-fn real(cache: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void> {
+pub(super) fn real(cache: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void> {
     let mut found = cache.load(Ordering::Acquire);
     if found.is_null() {
         // SAFETY: the name is a C string.
-        found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+        found = unsafe { look_up(libc::RTLD_DEFAULT, name.as_ptr()) };
         cache.store(found, Ordering::Release);
     }
     (!found.is_null()).then_some(found)
+}
+
+/// The C library's `dlsym`. Its name stands for the function in front of it in this library, so
+/// it is found by its versions: the first of all systems since glibc 2.34, then those of single
+/// processors.
+///
+/// # Safety
+///
+/// The contract of `dlsym`.
+pub(super) unsafe fn look_up(handle: *mut c_void, name: *const c_char) -> *mut c_void {
+    type Real = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
+    const VERSIONS: [&CStr; 13] = [
+        c"GLIBC_2.34",
+        c"GLIBC_2.2.5",
+        c"GLIBC_2.17",
+        c"GLIBC_2.27",
+        c"GLIBC_2.0",
+        c"GLIBC_2.2",
+        c"GLIBC_2.3",
+        c"GLIBC_2.4",
+        c"GLIBC_2.33",
+        c"GLIBC_2.35",
+        c"GLIBC_2.36",
+        c"GLIBC_2.32",
+        c"GLIBC_2.29",
+    ];
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let mut found = REAL.load(Ordering::Acquire);
+    if found.is_null() {
+        let (all, name) = (libc::RTLD_DEFAULT, c"dlsym".as_ptr());
+        let of = |version: &CStr| {
+            // SAFETY: both are C strings.
+            let found = unsafe { libc::dlvsym(all, name, version.as_ptr()) };
+            (!found.is_null()).then_some(found)
+        };
+        found = VERSIONS.into_iter().find_map(of).unwrap_or(ptr::null_mut());
+        REAL.store(found, Ordering::Release);
+    }
+    if found.is_null() {
+        return found;
+    }
+    // SAFETY: L1.
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(found) };
+    // SAFETY: this function's contract.
+    unsafe { real(handle, name) }
 }

@@ -70,47 +70,9 @@ macro_rules! export_plugin {
             };
         };
 
-        // In front of the C library's functions for this library alone: hidden, so exported to
-        // nobody.
         #[cfg(all(feature = "export", target_os = "linux", target_env = "gnu"))]
         mod __hotbay_in_front {
-            use ::core::ffi::{c_int, c_uint, c_void};
-            use $crate::abi::on_linux as __census;
-
-            ::core::arch::global_asm!(
-                ".hidden pthread_create",
-                ".hidden pthread_key_create",
-                ".hidden pthread_key_delete",
-                ".hidden pthread_setspecific",
-            );
-
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pthread_create(
-                thread: *mut c_void,
-                attributes: *const c_void,
-                function: __census::StartFn,
-                argument: *mut c_void,
-            ) -> c_int {
-                unsafe { __census::pthread_create(thread, attributes, function, argument) }
-            }
-
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pthread_key_create(
-                key: *mut c_uint,
-                destructor: ::core::option::Option<__census::KeyDestructor>,
-            ) -> c_int {
-                unsafe { __census::pthread_key_create(key, destructor) }
-            }
-
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pthread_key_delete(key: c_uint) -> c_int {
-                unsafe { __census::pthread_key_delete(key) }
-            }
-
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
-                unsafe { __census::pthread_setspecific(key, value) }
-            }
+            $crate::__stand_in_front!();
         }
     };
 }
