@@ -1,7 +1,9 @@
-//! A start inside this process: from code to an instance, on a thread of the generation's own.
+//! A start inside this process: from code to an instance, on the thread that opens its library
+//! and lives until just before that is closed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hotbay_plugin::Snapshot;
 use hotbay_plugin::abi::RawServices;
@@ -20,16 +22,29 @@ use crate::call::Failure;
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Body, Left, Parts, Remains, error_of};
-use crate::manifest::Unload;
-use crate::pool::Errand;
+use crate::manifest::{Manifest, Unload};
+use crate::pool::{Errand, OpeningThread};
 use crate::slot::Slot;
 
-pub(super) fn reason_to_keep(candidate: &Candidate, probed: &Probed) -> Option<String> {
-    match (candidate.manifest.unload(), needs_only_known(&probed.needs)) {
-        (Unload::Keep, _) => Some("its manifest says `unload: keep`".to_owned()),
-        (_, Err(unknown)) => Some(format!("links {}", unknown.join(", "))),
-        _ => None,
+/// Why a library is to stay mapped, as far as its manifest and its file tell.
+pub(super) fn reason_to_keep(manifest: &Manifest, probed: &Probed) -> Option<String> {
+    if manifest.unload() == Unload::Keep {
+        return Some("its manifest says `unload: keep`".to_owned());
     }
+    pinned_by_file(probed)
+}
+
+/// Why a library will stay mapped, as far as its file tells.
+pub(super) fn pinned_by_file(probed: &Probed) -> Option<String> {
+    if let Some(pin) = &probed.pin {
+        return Some(pin.to_string());
+    }
+    if let Err(unknown) = needs_only_known(&probed.needs) {
+        return Some(format!("links {}", unknown.join(", ")));
+    }
+    let imported = probed.callbacks.iter();
+    let mut reasons = imported.map(|one| format!("it imports `{}`, {}", one.name, one.consequence));
+    reasons.next()
 }
 
 /// Everything that is known of a library before it is opened.
@@ -69,8 +84,8 @@ pub(super) enum Cause {
     Told(String),
 }
 
-/// From code to an instance, on a thread of the generation's own that then ends: what
-/// initialisers and `init` leave on it is gone before anything is closed.
+/// From code to an instance. A library is opened on a thread that lives until just before it is
+/// closed: what initialisers and `init` bind to it is good meanwhile, and gone then.
 pub(super) fn start(
     workshop: &Workshop,
     candidate: &Candidate,
@@ -90,14 +105,48 @@ pub(super) fn start(
     parts.services = Some(registration);
     let config = candidate.manifest.config().to_string();
     let want_frames = workshop.want_frames;
-    let started = parts.crew.run(workshop.limits.start_wait_max, move || {
+    let before = match &code {
+        Code::Ready(image, _) => Some(Arc::clone(image)),
+        Code::File(_) => None,
+    };
+    let job = move || {
         let body = Body::Inside(begin(code, &config, &raw, want_frames)?);
         match until {
             Until::Started => Ok(body),
             Until::Ready(state) => readied(body, state),
         }
-    });
+    };
+    let wait_max = workshop.limits.start_wait_max;
+    let started = match before {
+        Some(image) => image.run(&parts.crew, wait_max, job),
+        None => match parts.crew.opening_thread() {
+            Ok(opener) => open_on(opener, wait_max, job),
+            Err(error) => Errand::NoThread(error),
+        },
+    };
     body_of(started, workshop, candidate, parts)
+}
+
+/// Runs a job that opens a library on `opener`, which stays with the library.
+fn open_on(
+    opener: OpeningThread,
+    wait_max: Duration,
+    job: impl FnOnce() -> Result<Body, Failed> + Send + 'static,
+) -> Errand<Result<Body, Failed>> {
+    let done = opener.run(wait_max, job);
+    let image = match &done {
+        Errand::Done(Ok(body)) => body.image(),
+        Errand::Done(Err(failed)) => failed.left.as_ref().map(|(image, _)| image),
+        // It sleeps on with the library, which is kept.
+        Errand::Late => return done,
+        Errand::NoThread(_) => None,
+    };
+    match image {
+        Some(image) => image.adopt(opener),
+        // Nothing was opened, so nothing is left that it could be bound to.
+        None => drop(opener.finish(wait_max)),
+    }
+    done
 }
 
 /// What came of an errand that was to make or ready an instance; what failed is cleared away.
@@ -142,6 +191,8 @@ fn begin(
     };
     validate_config(root, config).map_err(at(LoadStep::Config))?;
     let started = Instance::start(Arc::clone(&image), root, config, services, want_frames);
+    // A look now: another handler may stand before it at the end, and call it as the previous one.
+    image.held_signal_handler();
     started.map_err(at(LoadStep::Init))
 }
 

@@ -10,7 +10,7 @@ use super::Workshop;
 use super::apart;
 use super::candidate::Candidate;
 use super::clamp::{PluginLimits, within};
-use super::inside::{self, Code, body_of, examine, readied, reason_to_keep};
+use super::inside::{self, Code, body_of, examine, pinned_by_file, readied, reason_to_keep};
 use super::source::{Made, Source};
 use super::survey::read_artifact;
 use super::terms::{check_schemas, terms};
@@ -142,7 +142,8 @@ impl Fresh {
             Source::Read(artifact) => {
                 let probed = examine(workshop, candidate, &artifact)?;
                 check_schemas(workshop, candidate, &mut parts)?;
-                parts.keep = reason_to_keep(candidate, &probed);
+                parts.keep = reason_to_keep(&candidate.manifest, &probed);
+                notes.extend(pinned_by_file(&probed).map(|why| format!("stays mapped: {why}")));
                 sha256 = Some(artifact.sha256());
                 let staged = workshop
                     .staging
@@ -175,7 +176,7 @@ impl Fresh {
     ) -> Result<(Token, Build), Error> {
         let Self { parts, body, build } = self;
         let wait_max = workshop.limits.start_wait_max;
-        let readied = parts.crew.run(wait_max, move || readied(body, state));
+        let readied = body.run(&parts.crew, wait_max, move |body| readied(body, state));
         if matches!(readied, Errand::NoThread(_)) {
             let reason = "ready: no thread for it".to_owned();
             keep(workshop, candidate, reason, Left::Running);
@@ -186,9 +187,9 @@ impl Fresh {
 
     /// Ends an instance that is not wanted after all.
     pub(crate) fn give_up(self, workshop: &Workshop, candidate: &Candidate) {
-        let Self { parts, mut body, .. } = self;
+        let Self { parts, body, .. } = self;
         let wait_max = body.end_wait_max(workshop.limits.stop_wait_max);
-        let ended = parts.crew.run(wait_max, move || {
+        let ended = body.run(&parts.crew, wait_max, move |mut body| {
             // What its drop has to say does not matter any more.
             let _ = body.end(false);
             body.into_remains()

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) const WORDS: usize = 2;
 
 /// A function that keeps a pointer of its caller.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Callback {
     /// Its name in the C library.
     pub name: &'static str,
