@@ -72,6 +72,8 @@ mod shutdown_grace;
 mod storms;
 mod stuck;
 mod tower;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod unmapping;
 mod validates;
 mod watch;
 mod worker_pool;
