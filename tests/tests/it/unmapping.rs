@@ -5,13 +5,13 @@
 use std::env;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use hotbay::{Host, HostEvent, PluginHandle, Request};
-use hotbay_tests::{Plugins, block_on, event, host, images, library, loaded, unique, until};
+use hotbay_tests::{Plugins, alone, block_on, event, host, images, library, loaded, unique, until};
 
 /// What the process of a case is to do: the input of its plugin.
 const CASE: &str = "HOTBAY_TESTS_HABIT";
@@ -21,15 +21,8 @@ const CASE: &str = "HOTBAY_TESTS_HABIT";
 fn end_after(habit: &str) -> Vec<String> {
     // Built here, once for all cases.
     library("habits");
-    #[allow(clippy::disallowed_methods, reason = "a crash is to end that process alone")]
-    let output: Output = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "unmapping::case_of_its_own_process", "--nocapture"])
-        .env(CASE, habit)
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
+    let output = alone("unmapping::case_of_its_own_process", CASE, habit);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`{habit}`: {}\n{told}{errors}", output.status);
     let ends = errors.lines().filter_map(|line| line.strip_prefix("END "));
     ends.map(str::to_owned).collect()
 }
@@ -231,15 +224,9 @@ fn signal_handler_keeps_library_for_good_however_it_is_installed() {
 #[test]
 fn two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard() {
     if env::var_os(CASE).is_none() {
-        #[allow(clippy::disallowed_methods, reason = "signals are of the whole process")]
-        let output = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "--nocapture"])
-            .arg("unmapping::two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard")
-            .env(CASE, "-")
-            .output()
-            .unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return assert!(output.status.success(), "{errors}");
+        let name = "two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard";
+        alone(&format!("unmapping::{name}"), CASE, "-");
+        return;
     }
     let plugins = Plugins::new();
     let host = host(&plugins);
