@@ -34,6 +34,20 @@ pub(super) fn reason_to_keep(manifest: &Manifest, probed: &Probed) -> Option<Str
     pinned_by_file(probed)
 }
 
+/// What the file of a library tells of its later unmapping and reloads, for its author.
+pub(super) fn notes(probed: &Probed) -> Vec<String> {
+    let mut notes: Vec<_> =
+        pinned_by_file(probed).iter().map(|why| format!("stays mapped: {why}")).collect();
+    if probed.is_static_tls {
+        notes.push(
+            "takes static thread-local memory (`DF_STATIC_TLS`), of which a process has little: \
+             after some reloads the system's loader refuses the next"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
 /// Why a library will stay mapped, as far as its file tells.
 pub(super) fn pinned_by_file(probed: &Probed) -> Option<String> {
     if let Some(pin) = &probed.pin {

@@ -10,7 +10,7 @@ use super::Workshop;
 use super::apart;
 use super::candidate::Candidate;
 use super::clamp::{PluginLimits, within};
-use super::inside::{self, Code, body_of, examine, pinned_by_file, readied, reason_to_keep};
+use super::inside::{self, Code, body_of, examine, readied, reason_to_keep};
 use super::source::{Made, Source};
 use super::survey::read_artifact;
 use super::terms::{check_schemas, terms};
@@ -143,7 +143,7 @@ impl Fresh {
                 let probed = examine(workshop, candidate, &artifact)?;
                 check_schemas(workshop, candidate, &mut parts)?;
                 parts.keep = reason_to_keep(&candidate.manifest, &probed);
-                notes.extend(pinned_by_file(&probed).map(|why| format!("stays mapped: {why}")));
+                notes.extend(inside::notes(&probed));
                 sha256 = Some(artifact.sha256());
                 let staged = workshop
                     .staging

@@ -8,9 +8,27 @@
 ///
 /// - `export_plugin!(Transform)` counts what the system allocator gives out;
 /// - `export_plugin!(Transform, allocator = MiMalloc)` counts around that allocator, the path
-///   of a unit struct;
+///   of a unit struct (see below);
 /// - `export_plugin!(Transform, allocator = uncounted)` sets no allocator: live bytes are then
 ///   unknown to the host.
+///
+/// # Allocators
+///
+/// Two are tested in plugins that are called from three threads, reloaded and unloaded:
+///
+/// - `mimalloc`, with its feature `local_dynamic_tls`. Without it the library takes static
+///   thread-local memory, and after a few reloads the system's loader refuses the next one.
+/// - `tikv-jemallocator`, with its feature `disable_initial_exec_tls`, for the same reason. It
+///   leaves a value on each thread that allocates or frees: a library that is called on, or whose
+///   replies are dropped on, a thread that lives on stays mapped until that thread ends.
+///
+/// # Unmapping
+///
+/// On GNU/Linux the library gets hidden functions in front of those of the C library that start
+/// threads or keep a pointer of their caller, such as `timer_create`, `sigaction` or `putenv`. The
+/// host unmaps the library only if no thread is left and none of those was called with a pointer
+/// of the library. Raw system calls are not seen, and neither is what is looked up by `dlvsym`: a
+/// plugin that starts threads that way states `"unload": "keep"` in its manifest.
 ///
 /// Does not compile with `panic = "abort"`: no panic could be caught.
 #[macro_export]

@@ -219,6 +219,51 @@ fn what_says_so_in_its_manifest_is_kept_for_good() {
     swap.is_kept(reason);
 }
 
+/// Makes the exported variable a symbol that is one for the whole process, in the table of
+/// symbols of a 64-bit ELF library.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+fn with_unique_symbol(bytes: &mut [u8]) {
+    let word = |bytes: &[u8], at: usize, length: usize| {
+        let mut word = [0; 8];
+        word[..length].copy_from_slice(&bytes[at..at + length]);
+        usize::try_from(u64::from_le_bytes(word)).unwrap()
+    };
+    const DYNAMIC_SYMBOLS: usize = 11;
+    const GLOBAL_OBJECT: u8 = 0x11;
+    const UNIQUE_OBJECT: u8 = 0xa1;
+    let (sections, count) = (word(bytes, 0x28, 8), word(bytes, 0x3c, 2));
+    let mut sections = (0..count).map(|at| sections + at * 64);
+    let table = sections.find(|at| word(bytes, at + 4, 4) == DYNAMIC_SYMBOLS).unwrap();
+    let (start, size) = (word(bytes, table + 0x18, 8), word(bytes, table + 0x20, 8));
+    let mut symbols = (start..start + size).step_by(24);
+    let is_defined = |at: &usize| word(bytes, at + 6, 2) != 0;
+    let found = symbols.find(|at| bytes[at + 4] == GLOBAL_OBJECT && is_defined(at)).unwrap();
+    bytes[found + 4] = UNIQUE_OBJECT;
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+#[test]
+fn library_with_unique_symbol_is_kept_and_names_it() {
+    let mut swap = Swap::of("faulty");
+    let plugin = swap.plugins.add(&swap.name, swap.package);
+    loaded(&swap.host, plugin.bytes(|bytes| with_unique_symbol(bytes)).write());
+    let notes = swap.host.list().remove(0).notes;
+    let reason = "it defines the unique symbol `HOTBAY_PLUGIN_STAMP`";
+    assert_eq!(notes, [format!("stays mapped: {reason}")]);
+    assert_eq!(swap.swap().as_deref(), Some(reason));
+    swap.is_kept(reason);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn library_that_imports_what_nothing_counts_is_kept_and_names_it() {
+    let mut swap = Swap::of("imports-clone");
+    swap.load(json!({}));
+    let reason = "it imports `clone`, whose thread is not counted";
+    assert_eq!(swap.swap().as_deref(), Some(reason));
+    swap.is_kept(reason);
+}
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn nodelete_library_is_noted_at_load_and_kept_with_that_reason() {

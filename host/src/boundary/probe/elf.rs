@@ -319,6 +319,11 @@ impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
         let first = first.map(text).unwrap_or_default();
         Some(Pin::UniqueSymbols { first, count: 1 + unique.count() })
     }
+
+    fn is_static_tls(&self) -> bool {
+        let flags = self.tag(elf::DT_FLAGS).unwrap_or(0);
+        flags & elf::DF_STATIC_TLS.0 != 0
+    }
 }
 
 fn array<'d, T: object::Pod>(

@@ -33,6 +33,9 @@ pub(crate) struct Probed {
     pub(crate) platform: String,
     /// Why the loader never unmaps it, if the file says so.
     pub(crate) pin: Option<Pin>,
+    /// Whether it takes static thread-local memory, of which a process has little for libraries
+    /// that are opened late.
+    pub(crate) is_static_tls: bool,
     /// Functions and variables of the C library through which it may be called back, and which
     /// it uses directly, so that nothing in it notes the use.
     pub(crate) callbacks: Vec<&'static Callback>,
@@ -74,8 +77,9 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Probed, ProbeError> {
         let imports = image.imports()?;
         let is_imported = |callback: &&Callback| imports.contains(callback.name.as_bytes());
         let callbacks = CALLBACKS.iter().filter(is_imported).collect();
-        let pin = image.pin();
-        Ok(Probed { stamp, needs, platform: Platform::HERE.to_string(), pin, callbacks })
+        let (pin, is_static_tls) = (image.pin(), image.is_static_tls());
+        let platform = Platform::HERE.to_string();
+        Ok(Probed { stamp, needs, platform, pin, is_static_tls, callbacks })
     })
 }
 
@@ -124,6 +128,10 @@ trait Image<'d> {
     /// Why the loader never unmaps it, if the file says so.
     fn pin(&self) -> Option<Pin> {
         None
+    }
+    /// Whether it takes static thread-local memory.
+    fn is_static_tls(&self) -> bool {
+        false
     }
 }
 
