@@ -26,12 +26,12 @@ use crate::manifest::{Manifest, Unload};
 use crate::pool::{Errand, OpeningThread};
 use crate::slot::Slot;
 
-/// Why a library is to stay mapped, as far as its manifest and its file tell.
+/// Why a library is to stay mapped once it was opened, as far as its manifest and its file tell.
 pub(super) fn reason_to_keep(manifest: &Manifest, probed: &Probed) -> Option<String> {
     if manifest.unload() == Unload::Keep {
         return Some("its manifest says `unload: keep`".to_owned());
     }
-    pinned_by_file(probed)
+    pinned_at_open(probed)
 }
 
 /// What the file of a library tells of its later unmapping and reloads, for its author.
@@ -50,15 +50,21 @@ pub(super) fn notes(probed: &Probed) -> Vec<String> {
 
 /// Why a library will stay mapped, as far as its file tells.
 pub(super) fn pinned_by_file(probed: &Probed) -> Option<String> {
+    pinned_at_open(probed).or_else(|| imports(probed))
+}
+
+/// As [`pinned_by_file`], for a library of which nothing but the initialisers ran.
+fn pinned_at_open(probed: &Probed) -> Option<String> {
     if let Some(pin) = &probed.pin {
         return Some(pin.to_string());
     }
-    if let Err(unknown) = needs_only_known(&probed.needs) {
-        return Some(format!("links {}", unknown.join(", ")));
-    }
-    let imported = probed.callbacks.iter();
-    let mut reasons = imported.map(|one| format!("it imports `{}`, {}", one.name, one.consequence));
-    reasons.next()
+    needs_only_known(&probed.needs).err().map(|unknown| format!("links {}", unknown.join(", ")))
+}
+
+/// What the library uses directly of the functions through which it may be called back.
+pub(super) fn imports(probed: &Probed) -> Option<String> {
+    let first = probed.callbacks.first()?;
+    Some(format!("it imports `{}`, {}", first.name, first.consequence))
 }
 
 /// Everything that is known of a library before it is opened.
@@ -78,8 +84,8 @@ pub(super) fn examine(
 
 /// Code that is to be started.
 pub(super) enum Code {
-    /// A private copy of a library.
-    File(PathBuf),
+    /// A private copy of a library, and why it is to stay mapped once code of it was called.
+    File { path: PathBuf, keep: Option<String> },
     /// Part of this program, or mapped already.
     Ready(Arc<Image>, Root),
 }
@@ -119,9 +125,9 @@ pub(super) fn start(
     parts.services = Some(registration);
     let config = candidate.manifest.config().to_string();
     let want_frames = workshop.want_frames;
-    let before = match &code {
-        Code::Ready(image, _) => Some(Arc::clone(image)),
-        Code::File(_) => None,
+    let (before, keep) = match &code {
+        Code::Ready(image, _) => (Some(Arc::clone(image)), None),
+        Code::File { keep, .. } => (None, keep.clone()),
     };
     let job = move || {
         let body = Body::Inside(begin(code, &config, &raw, want_frames)?);
@@ -138,6 +144,11 @@ pub(super) fn start(
             Err(error) => Errand::NoThread(error),
         },
     };
+    let was_called = match &started {
+        Errand::Done(Err(failed)) => failed.left.as_ref().is_some_and(|(_, root)| root.is_some()),
+        _ => true,
+    };
+    parts.keep = parts.keep.take().or(keep.filter(|_| was_called));
     body_of(started, workshop, candidate, parts)
 }
 
@@ -231,7 +242,7 @@ fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
     let failed = |step, error, left| Failed { step, cause: Cause::Boundary(error), left };
     let path = match code {
         Code::Ready(image, root) => return Ok((image, root)),
-        Code::File(path) => path,
+        Code::File { path, .. } => path,
     };
     let image = Image::open(&path).map_err(|error| failed(LoadStep::Open, error, None))?;
     let image = Arc::new(image);

@@ -152,7 +152,8 @@ impl Fresh {
                         candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
                     })?;
                 drop(artifact);
-                let code = Code::File(staged.path().to_owned());
+                let keep = inside::imports(&probed);
+                let code = Code::File { path: staged.path().to_owned(), keep };
                 let started = inside::start(workshop, candidate, code, until, &mut parts, slot);
                 // Mapped or refused: on Unix the copy is not needed any more. Elsewhere a
                 // mapped file stays until the staging area goes.

@@ -133,6 +133,7 @@ fn afterwards() {
 fn case_of_no_habit_is_closed() {
     for habit in [
         "std FOLDER",
+        "runtime",
         "quiet-timer",
         "ignored-signal",
         "looked-up",
@@ -255,7 +256,7 @@ fn example_plugin_is_unmapped_when_it_is_unloaded() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     for package in ["transform", "filter", "counter", "fragile"] {
-        let name = unique(package);
+        let name = unique("example");
         let folder = folder_of(&plugins, &name, package);
         loaded(&host, &folder);
         let mut events = host.events();
