@@ -37,7 +37,7 @@ pub(crate) enum Close {
     /// It is not mapped any more.
     Unmapped,
     /// The system keeps it mapped, for a while or for ever; closed all the same.
-    Pinned(Image),
+    Pinned(Box<Image>),
 }
 
 impl Image {
@@ -172,7 +172,7 @@ impl Image {
         // An error to close is a library that stays; the look below tells.
         let _ = ManuallyDrop::into_inner(library).close();
         if self.is_mapped() {
-            return Close::Pinned(self);
+            return Close::Pinned(Box::new(self));
         }
         Tally::take_back(self.outputs);
         Close::Unmapped

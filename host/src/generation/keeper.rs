@@ -43,7 +43,7 @@ pub(crate) enum Left {
     /// A library of a plugin that has ended, for a reason that may go.
     ForNow(Arc<Image>, Option<Root>),
     /// A library that was closed, and that the system keeps until a thread has ended.
-    Closed(Image),
+    Closed(Box<Image>),
 }
 
 impl Left {

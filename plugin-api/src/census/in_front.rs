@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::{mem, ptr};
 
 use super::callbacks::{CALLBACKS, note, position_of};
-use super::on_linux::{self, real};
+use super::real::{look_up, real};
+use super::{keys, on_linux};
 
 /// Functions of a stream of the program's own; passed by value.
 #[repr(C)]
@@ -32,6 +33,7 @@ macro_rules! in_front {
             /// # Safety
             ///
             /// The contract of that function.
+            #[allow(clippy::unused_unit, reason = "some return nothing")]
             pub unsafe extern "C" fn $name($($argument: $type),*) -> $answer {
                 type Real = unsafe extern "C" fn($($type),*) -> $answer;
                 static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
@@ -233,7 +235,7 @@ pub unsafe extern "C" fn dlmopen(
 /// The contract of `dlsym`.
 pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
     // SAFETY: the caller's contract.
-    let found = unsafe { on_linux::look_up(handle, name) };
+    let found = unsafe { look_up(handle, name) };
     if found.is_null() {
         return found;
     }
@@ -243,11 +245,11 @@ pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut
         b"dlopen" => Some(dlopen as *const () as *mut c_void),
         b"dlmopen" => Some(dlmopen as *const () as *mut c_void),
         b"dlsym" => Some(dlsym as *const () as *mut c_void),
-        name => on_linux::counting(name).or_else(|| noting(name)),
+        name => on_linux::counting(name).or_else(|| keys::counting(name)).or_else(|| noting(name)),
     };
     if let Some(own) = own {
         // SAFETY: the same name, in all that the program opened.
-        let of_the_c_library = unsafe { on_linux::look_up(libc::RTLD_DEFAULT, name.as_ptr()) };
+        let of_the_c_library = unsafe { look_up(libc::RTLD_DEFAULT, name.as_ptr()) };
         if found == of_the_c_library {
             return own;
         }

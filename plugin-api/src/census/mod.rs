@@ -9,7 +9,11 @@ mod callbacks;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod in_front;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod keys;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub mod on_linux;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod real;
 
 pub use bytes::Counting;
 pub(crate) use callbacks::WORDS;
@@ -37,7 +41,7 @@ pub(crate) fn take() -> RawCensus {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn add_threads(census: &mut RawCensus) {
     census.live_threads = on_linux::live_threads();
-    census.key_threads = on_linux::key_threads();
+    census.key_threads = keys::key_threads();
     census.counts_threads = on_linux::counts();
 }
 
@@ -55,7 +59,7 @@ pub(crate) fn on_plugin_thread() -> bool {
 /// Gives back the thread keys of this library, so that none of its destructors runs any more.
 pub(crate) fn release_keys() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    on_linux::release_keys();
+    keys::release_keys();
 }
 
 /// Says what is counted in this library; the exported root does, before anything else.
