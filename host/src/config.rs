@@ -41,8 +41,10 @@ pub struct HostLimits {
     pub stack_bytes_max: u64,
     /// Bytes of a library. Default: 1 GiB.
     pub library_bytes_max: u64,
-    /// Libraries of ended generations that may stay mapped; beyond it nothing is reloaded.
-    /// Default: 64.
+    /// Libraries of ended generations that may stay mapped; at this number nothing is loaded or
+    /// reloaded, and the error states how many are kept of which plugin and the bytes that they
+    /// take. `u32::MAX` is no limit: each kept library then costs its mapping and one sleeping
+    /// thread until the program ends. Default: 64.
     pub kept_images_max: u32,
     /// Bytes of the state that a plugin hands to its next build. Default: 64 MiB.
     pub snapshot_bytes_max: u64,

@@ -121,7 +121,7 @@ pub mod prelude {
 pub mod abi {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     pub use crate::census::on_linux;
-    pub use crate::census::{Counting, exported};
+    pub use crate::census::{CALLBACKS, Callback, Counting, exported};
     pub use crate::context::{Bounds, RawContext};
     pub use crate::export::{Exports, PanicRecords, into_instance};
     pub use crate::payload::{Media, RawBuffer, RawPayload};

@@ -139,12 +139,16 @@ pub struct RawCensus {
     pub live_bytes: i64,
     /// Threads that the plugin started and that still run.
     pub live_threads: u32,
-    /// Living threads that hold a thread-local value whose destructor lies in the plugin.
+    /// Living threads that hold a thread-local value whose destructor lies in the plugin, besides
+    /// the thread that asks.
     pub key_threads: u32,
     /// Whether the plugin's allocator counts.
     pub counts_bytes: bool,
     /// Whether threads and thread keys are counted.
     pub counts_threads: bool,
+    /// Calls that left a pointer of the plugin in the C library, as a bit set: bit `n` is row `n`
+    /// of the table of callbacks.
+    pub calls: [u64; crate::census::WORDS],
 }
 
 /// The functions of a plugin's library.

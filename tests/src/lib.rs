@@ -1,6 +1,7 @@
 //! What tests across crates have in common: fixture plugins built on demand, installed into
 //! folders of their own, and ways to wait and to look at this process. It tests nothing itself.
 
+mod alone;
 mod artifacts;
 mod hosts;
 #[cfg(unix)]
@@ -16,6 +17,7 @@ mod programs;
 mod traffic;
 mod waiting;
 
+pub use alone::alone;
 pub use artifacts::{binary, library};
 pub use hosts::{host, limits, lines_of, loaded, quarantine, refused, reloaded, rolled_back};
 #[cfg(unix)]

@@ -3,11 +3,17 @@
 use std::ffi::{CStr, c_void};
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
 
+use super::traces;
 use crate::error::boundary::BoundaryError;
+use crate::pool::{Crew, Errand, Finish, OpeningThread};
 use crate::sync::Tally;
 
 /// A library that is mapped into this process, or code that was always part of it.
@@ -17,6 +23,12 @@ pub(crate) struct Image {
     path: PathBuf,
     /// An address inside the mapping.
     address: usize,
+    /// Where it is mapped; empty where the system does not tell.
+    segments: Vec<Range<usize>>,
+    /// Whether a signal handler was ever found in it.
+    held_handler: AtomicBool,
+    /// The thread that opened it, if it lives on.
+    opener: OnceLock<OpeningThread>,
     outputs: &'static Tally,
 }
 
@@ -27,25 +39,71 @@ pub(crate) enum Close {
     /// It is not mapped any more.
     Unmapped,
     /// The system keeps it mapped, for a while or for ever; closed all the same.
-    Pinned(Image),
+    Pinned(Box<Image>),
 }
 
 impl Image {
     /// Code that is part of this program.
     pub(crate) fn compiled_in() -> Self {
-        Self { library: None, path: PathBuf::new(), address: 0, outputs: Tally::lend() }
+        Self::new(None, PathBuf::new())
+    }
+
+    fn new(library: Option<ManuallyDrop<libloading::Library>>, path: PathBuf) -> Self {
+        Self {
+            library,
+            path,
+            address: 0,
+            segments: Vec::new(),
+            held_handler: AtomicBool::new(false),
+            opener: OnceLock::new(),
+            outputs: Tally::lend(),
+        }
     }
 
     /// Maps the library at `path`, a name that was never opened before, and runs its
     /// initialisers. Its symbols are seen by nobody else.
     pub(crate) fn open(path: &Path) -> Result<Self, BoundaryError> {
         let library = open(path).map_err(|error| BoundaryError::Open(loader_message(&error)))?;
-        let library = Some(ManuallyDrop::new(library));
-        let path = path.to_owned();
-        let mut image = Self { library, path, address: 0, outputs: Tally::lend() };
+        let mut image = Self::new(Some(ManuallyDrop::new(library)), path.to_owned());
         let stamp = std::ffi::CString::new(hotbay_plugin::stamp::SYMBOL).unwrap_or_default();
         image.address = image.symbol(&stamp).map_or(0, |address| address.addr());
+        image.segments = os::segments(path);
         Ok(image)
+    }
+
+    /// Keeps the thread that opened it until it is closed.
+    pub(crate) fn adopt(&self, opener: OpeningThread) {
+        // There is one at most: whoever opens an image adopts once.
+        let _ = self.opener.set(opener);
+    }
+
+    /// The thread that opened it, as long as it takes jobs.
+    pub(crate) fn opener(&self) -> Option<&OpeningThread> {
+        self.opener.get().filter(|opener| opener.is_open())
+    }
+
+    /// Runs `job` on the thread that opened it and waits for it, at most `wait_max`. On a thread of
+    /// the crew if there is none.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        crew: &Crew,
+        wait_max: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Errand<T> {
+        match self.opener() {
+            Some(opener) => opener.run(wait_max, job),
+            None => crew.run(wait_max, job),
+        }
+    }
+
+    /// Ends the thread that opened it; no if it does not end within `wait_max`.
+    pub(crate) fn end_opener(&self, wait_max: Duration) -> bool {
+        self.opener.get().is_none_or(|opener| opener.finish(wait_max) == Finish::Ended)
+    }
+
+    /// Bytes of the address space that it takes; zero where the system does not tell.
+    pub(crate) fn mapped_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.len() as u64).sum()
     }
 
     /// The address of an exported symbol.
@@ -68,9 +126,29 @@ impl Image {
         self.library.is_some()
     }
 
-    /// Whether a handler of a signal of this process lies in the library.
-    pub(crate) fn holds_signal_handler(&self) -> bool {
-        self.is_library() && os::handlers().any(|address| os::lies_in(address, &self.path))
+    /// Whether a signal handler of this process lies in the library, or did at an earlier look: a
+    /// later handler of the same signal may still call it.
+    pub(crate) fn held_signal_handler(&self) -> bool {
+        if self.is_library() && traces::signal_handlers().any(|address| self.contains(address)) {
+            self.held_handler.store(true, Ordering::Relaxed);
+        }
+        self.held_handler.load(Ordering::Relaxed)
+    }
+
+    /// The variable of the C library that points into it, if one does.
+    pub(crate) fn held_by_variable(&self) -> Option<&'static str> {
+        if !self.is_library() {
+            return None;
+        }
+        traces::variable_in(|address| address != 0 && self.contains(address))
+    }
+
+    /// Whether an address lies in the library, which is mapped.
+    fn contains(&self, address: usize) -> bool {
+        if self.segments.is_empty() {
+            return os::lies_in(address, &self.path);
+        }
+        self.segments.iter().any(|segment| segment.contains(&address))
     }
 
     /// Whether the system still has it, after a close that it did not follow. It follows one
@@ -96,7 +174,7 @@ impl Image {
         // An error to close is a library that stays; the look below tells.
         let _ = ManuallyDrop::into_inner(library).close();
         if self.is_mapped() {
-            return Close::Pinned(self);
+            return Close::Pinned(Box::new(self));
         }
         Tally::take_back(self.outputs);
         Close::Unmapped
@@ -140,27 +218,11 @@ fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
 #[cfg(unix)]
 mod os {
     use std::ffi::CStr;
+    #[cfg(not(target_os = "linux"))]
     use std::mem::MaybeUninit;
+    use std::ops::Range;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
-
-    /// Signals there may be, from 1.
-    const SIGNALS: i32 = 64;
-
-    /// The addresses of the handlers that are set.
-    pub(super) fn handlers() -> impl Iterator<Item = usize> {
-        (1..=SIGNALS).filter_map(|signal| {
-            let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-            // SAFETY: asks for the action of a signal and writes it; changes nothing.
-            let answer = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
-            if answer != 0 {
-                return None;
-            }
-            // SAFETY: written by the call above; all zeros are an action too.
-            let handler = unsafe { action.assume_init() }.sa_sigaction;
-            (handler != libc::SIG_DFL && handler != libc::SIG_IGN).then_some(handler)
-        })
-    }
 
     /// Opens what is mapped already under this name, and closes it.
     pub(super) fn close_again(path: &Path) {
@@ -175,14 +237,19 @@ mod os {
         }
     }
 
-    /// Whether the library that was opened as `path` is mapped at `address`. Asked inside the
-    /// loader's own walk, during which nobody can take a name away.
+    /// Whether the library that was opened as `path` is mapped at `address`.
     #[cfg(target_os = "linux")]
     pub(super) fn lies_in(address: usize, path: &Path) -> bool {
+        segments(path).iter().any(|segment| segment.contains(&address))
+    }
+
+    /// Where the library that was opened as `path` is mapped. Asked inside the loader's own walk,
+    /// during which nobody can take a name away.
+    #[cfg(target_os = "linux")]
+    pub(super) fn segments(path: &Path) -> Vec<Range<usize>> {
         struct Wanted<'p> {
-            address: usize,
             path: &'p Path,
-            found: bool,
+            segments: Vec<Range<usize>>,
         }
 
         unsafe extern "C" fn visit(
@@ -207,19 +274,25 @@ mod os {
                 unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
             // The widths of the fields differ between targets.
             #[allow(clippy::unnecessary_cast, reason = "needed on 32-bit targets")]
-            let lies = segments.iter().any(|segment| {
-                let start = (info.dlpi_addr as usize).wrapping_add(segment.p_vaddr as usize);
-                let end = start.wrapping_add(segment.p_memsz as usize);
-                (start..end).contains(&wanted.address)
-            });
-            wanted.found = lies;
-            libc::c_int::from(lies)
+            let ranges =
+                segments.iter().filter(|segment| segment.p_type == libc::PT_LOAD).map(|segment| {
+                    let start = (info.dlpi_addr as usize).wrapping_add(segment.p_vaddr as usize);
+                    start..start.wrapping_add(segment.p_memsz as usize)
+                });
+            wanted.segments = ranges.collect();
+            1
         }
 
-        let mut wanted = Wanted { address, path, found: false };
+        let mut wanted = Wanted { path, segments: Vec::new() };
         // SAFETY: the visitor does not unwind, and `wanted` outlives the walk.
         unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut wanted).cast()) };
-        wanted.found
+        wanted.segments
+    }
+
+    /// The system tells one address at a time.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn segments(_: &Path) -> Vec<Range<usize>> {
+        Vec::new()
     }
 
     /// Whether the library that was opened as `path` is mapped at `address`.
@@ -241,14 +314,15 @@ mod os {
 
 #[cfg(not(unix))]
 mod os {
+    use std::ops::Range;
     use std::path::Path;
 
     /// The system needs no second one.
     pub(super) fn close_again(_: &Path) {}
 
-    /// There are none.
-    pub(super) fn handlers() -> impl Iterator<Item = usize> {
-        std::iter::empty()
+    /// The system does not tell.
+    pub(super) fn segments(_: &Path) -> Vec<Range<usize>> {
+        Vec::new()
     }
 
     /// The system says nothing; a file that is mapped cannot be removed there.

@@ -21,6 +21,7 @@ pub(crate) mod invoke;
 pub(crate) mod probe;
 pub(crate) mod root;
 pub(crate) mod services;
+mod traces;
 
 pub(crate) use image::{Close, Image};
 pub(crate) use invoke::Instance;

@@ -8,6 +8,7 @@ use hotbay_plugin::Snapshot;
 
 use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
+use crate::pool::{Crew, Errand};
 #[cfg(unix)]
 use crate::supervisor::{Process, Program};
 
@@ -69,6 +70,29 @@ impl Body {
             Self::Inside(instance) => instance.end(graceful),
             #[cfg(unix)]
             Self::Apart(process) => process.end(graceful),
+        }
+    }
+
+    /// The image that its code lies in; none if it is a process.
+    pub(crate) fn image(&self) -> Option<&Arc<Image>> {
+        match self {
+            Self::Inside(instance) => Some(instance.image()),
+            #[cfg(unix)]
+            Self::Apart(_) => None,
+        }
+    }
+
+    /// Runs a job with the body, on the thread that opened its library if there is one, else on
+    /// one of the crew's, and waits for it, at most `wait_max`.
+    pub(crate) fn run<T: Send + 'static>(
+        self,
+        crew: &Crew,
+        wait_max: Duration,
+        job: impl FnOnce(Self) -> T + Send + 'static,
+    ) -> Errand<T> {
+        match self.image().map(Arc::clone) {
+            Some(image) => image.run(crew, wait_max, move || job(self)),
+            None => crew.run(wait_max, move || job(self)),
         }
     }
 

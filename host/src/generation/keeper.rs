@@ -1,6 +1,7 @@
 //! What is left of generations whose libraries stay mapped: counted, listed with the reason,
 //! looked at again while the reason may go, and never freed before.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,22 +35,30 @@ pub(crate) enum Left {
     /// A plugin that runs, somewhere: nothing can be done.
     Running,
     /// A plugin that was not stopped: nothing can be done.
-    #[expect(dead_code, reason = "held, not read")]
     Body(Body),
     /// A library of a plugin that has ended, for a reason that stays.
-    #[expect(dead_code, reason = "held, not read")]
     Image(Arc<Image>),
     /// A generation whose calls did not end in time.
     Draining(Arc<Generation>),
     /// A library of a plugin that has ended, for a reason that may go.
     ForNow(Arc<Image>, Option<Root>),
     /// A library that was closed, and that the system keeps until a thread has ended.
-    Closed(Image),
+    Closed(Box<Image>),
 }
 
 impl Left {
     fn may_go(&self) -> bool {
         matches!(self, Self::Draining(_) | Self::ForNow(..) | Self::Closed(_))
+    }
+
+    /// Bytes of the address space that its library takes, if it is known here.
+    fn mapped_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Image(image) | Self::ForNow(image, _) => Some(image.mapped_bytes()),
+            Self::Closed(image) => Some(image.mapped_bytes()),
+            Self::Body(body) => body.image().map(|image| image.mapped_bytes()),
+            Self::Running | Self::Draining(_) => None,
+        }
     }
 }
 
@@ -91,6 +100,25 @@ impl Keeper {
     /// How many libraries stay mapped.
     pub(crate) fn count(&self) -> usize {
         lock(&self.shared.inner).kept.len()
+    }
+
+    /// Of which plugins libraries stay mapped, how many of each, and the bytes of address space
+    /// that they take as far as that is known, in words.
+    pub(crate) fn figures(&self) -> String {
+        const NAMES_MAX: usize = 8;
+        let inner = lock(&self.shared.inner);
+        let mut counts = BTreeMap::<&PluginName, usize>::new();
+        for kept in &inner.kept {
+            *counts.entry(&kept.plugin).or_default() += 1;
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let more = counts.len().saturating_sub(NAMES_MAX);
+        let named = counts.iter().take(NAMES_MAX);
+        let named: Vec<_> = named.map(|(name, count)| format!("`{name}` {count}")).collect();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let bytes: u64 = inner.kept.iter().filter_map(|kept| kept.left.mapped_bytes()).sum();
+        format!("{}{more}; {bytes} bytes mapped", named.join(", "))
     }
 
     /// Who stays mapped, and why.

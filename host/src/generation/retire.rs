@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hotbay_plugin::abi::{CALLBACKS, Callback, RawCensus};
+
 use super::keeper::{Keeper, Kept, Left};
 use super::state::State;
 use super::{Generation, Remains, error_of};
@@ -15,6 +17,9 @@ use crate::sync::{deadline_in, lock};
 
 /// How long a thread that has just ended may take to leave the system's list.
 const SETTLE_WAIT_MAX: Duration = Duration::from_millis(200);
+
+/// How long the thread that opened a library may take for the destructors of its thread-locals.
+const OPENER_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Whether threads that have just ended are waited for.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +62,7 @@ pub(crate) fn stop(
     limits: &HostLimits,
     keeper: &Keeper,
 ) -> Option<Stopped> {
-    let Some(mut body) = generation.drained(limits.drain_wait_max) else {
+    let Some(body) = generation.drained(limits.drain_wait_max) else {
         keep_draining(generation, keeper);
         return None;
     };
@@ -71,7 +76,7 @@ pub(crate) fn stop(
         return None;
     }
     let wait_max = body.end_wait_max(limits.stop_wait_max);
-    let ended = generation.crew.run(wait_max, move || {
+    let ended = body.run(&generation.crew, wait_max, move |mut body| {
         let ended = body.end(true);
         (ended, body.into_remains())
     });
@@ -136,8 +141,8 @@ fn keep(generation: &Generation, keeper: &Keeper, reason: String, left: Left) {
 
 /// Closes an image whose plugin has ended, if nothing is left in it; `keep` is a reason not to.
 ///
-/// Answers with the bytes that the plugin did not release, where they are counted. An image
-/// without a root ran nothing but its initialisers, on a thread that has ended.
+/// Answers with the bytes that the plugin did not release, where they are counted. The thread that
+/// opened the image ends right before: as long as anything may run in the library, it lives.
 pub(crate) fn close(
     image: Arc<Image>,
     root: Option<Root>,
@@ -150,14 +155,25 @@ pub(crate) fn close(
         }
         return Ok(None);
     }
-    let census = root.map(Root::census).unwrap_or_default();
-    let leaked_bytes = census.counts_bytes.then_some(census.live_bytes);
-    if let Some(reason) = keep {
+    if let Some(reason) = keep.or_else(|| callback(&image, root)) {
         return Err((reason, Left::Image(image)));
     }
     if let Some(reason) = settled(&image, root, settle) {
         return Err((reason, Left::ForNow(image, root)));
     }
+    if !image.end_opener(OPENER_WAIT_MAX) {
+        let reason = "threads: the one that opened it still runs";
+        return Err((reason.to_owned(), Left::ForNow(image, root)));
+    }
+    // The destructors of its thread-locals may have left something.
+    if let Some(reason) = callback(&image, root) {
+        return Err((reason, Left::Image(image)));
+    }
+    if let Some(reason) = settled(&image, root, settle) {
+        return Err((reason, Left::ForNow(image, root)));
+    }
+    let census = root.map(Root::census).unwrap_or_default();
+    let leaked_bytes = census.counts_bytes.then_some(census.live_bytes);
     let image = match Arc::try_unwrap(image) {
         Ok(image) => image,
         Err(image) => return Err(("it is still in use".to_owned(), Left::ForNow(image, root))),
@@ -178,6 +194,34 @@ pub(crate) fn close(
             Err((reason.to_owned(), Left::Closed(image)))
         }
     }
+}
+
+/// Why the image can never be closed: something may call it back, and nothing tells when it will
+/// not any more.
+fn callback(image: &Image, root: Option<Root>) -> Option<String> {
+    if let Some(reason) = root.and_then(|root| calls(&root.census())) {
+        return Some(reason);
+    }
+    let reason = "a signal handler lay in it, and a later handler of the signal may still call it";
+    image.held_signal_handler().then(|| reason.to_owned())
+}
+
+/// The calls by which a plugin left a pointer of its own in the C library, in words.
+fn calls(census: &RawCensus) -> Option<String> {
+    let is_set = |at: usize| census.calls[at / 64] >> (at % 64) & 1 != 0;
+    let called = (0..census.calls.len() * 64).filter(|at| is_set(*at));
+    let told: Vec<_> = called
+        .map(|at| match CALLBACKS.get(at) {
+            Some(Callback { name, consequence, is_wrapped: true }) => {
+                format!("it called `{name}`, {consequence}")
+            }
+            Some(Callback { name, consequence, .. }) => {
+                format!("it looked up `{name}`, {consequence}")
+            }
+            None => "it called a function that this host does not know".to_owned(),
+        })
+        .collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// Why the image cannot be closed, once threads that have just ended are gone.
@@ -202,21 +246,29 @@ fn still_used(image: &Image, root: Option<Root>) -> Option<String> {
     if outputs > 0 {
         return Some(format!("outputs: {outputs} held"));
     }
-    let Some(census) = root.map(Root::census) else {
-        return signal_handler(image);
-    };
-    if !census.counts_threads {
-        return Some("threads: cannot be counted on this system".to_owned());
+    if let Some(root) = root {
+        let Some(census) = census(image, root) else {
+            return Some("threads: the one that opened it does not answer".to_owned());
+        };
+        if !census.counts_threads {
+            return Some("threads: cannot be counted on this system".to_owned());
+        }
+        if census.live_threads > 0 {
+            return Some(format!("threads: {} still run", census.live_threads));
+        }
+        if census.key_threads > 0 {
+            return Some(format!("thread keys: {} thread(s) hold one", census.key_threads));
+        }
     }
-    if census.live_threads > 0 {
-        return Some(format!("threads: {} still run", census.live_threads));
-    }
-    if census.key_threads > 0 {
-        return Some(format!("thread keys: {} thread(s) hold one", census.key_threads));
-    }
-    signal_handler(image)
+    image.held_by_variable().map(|name| format!("memory: `{name}` points into it"))
 }
 
-fn signal_handler(image: &Image) -> Option<String> {
-    image.holds_signal_handler().then(|| "a signal handler lies in it".to_owned())
+/// Counts on the thread that opened the library, if that lives: what is left on that one does not
+/// count, since it ends before the library is closed.
+fn census(image: &Image, root: Root) -> Option<RawCensus> {
+    let Some(opener) = image.opener() else { return Some(root.census()) };
+    match opener.run(OPENER_WAIT_MAX, move || root.census()) {
+        Errand::Done(census) => Some(census),
+        Errand::Late | Errand::NoThread(_) => None,
+    }
 }

@@ -62,7 +62,8 @@ pub struct PluginInfo {
     pub live_bytes: Option<i64>,
     /// The process that serves; none for what is no process, or while none runs.
     pub pid: Option<u32>,
-    /// What its manifest asked for and did not get, in words.
+    /// What its manifest asked for and did not get, and what its library's file tells of later
+    /// unmapping, in words.
     pub notes: Vec<String>,
 }
 

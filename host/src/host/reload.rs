@@ -172,8 +172,10 @@ impl Inner {
             return Ok(());
         }
         let message = format!(
-            "{kept} libraries of earlier builds stay mapped, which is `kept_images_max`; see \
-             `Host::kept` for the reasons, mend them, or restart the program"
+            "{kept} libraries of earlier builds stay mapped ({}), which is `kept_images_max`; \
+             restart the program to unmap them, raise the limit, or see `Host::kept` for the \
+             reasons and fix them",
+            keeper.figures()
         );
         Err(next.failed(LoadStep::Open, ErrorKind::Overloaded).caused_by(message))
     }

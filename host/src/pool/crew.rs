@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use super::quiet::{caught, quietly};
-use super::{Epoch, Ran, Seat, Ticket, Work, ticket};
+use super::{Epoch, OpeningThread, Ran, Seat, Ticket, Work, ticket};
 use crate::sync::{deadline_in, lock};
 
 /// Whoever has work for workers.
@@ -86,6 +86,11 @@ impl Crew {
                 Errand::NoThread(io::Error::other("its thread ended without a word"))
             }
         }
+    }
+
+    /// Starts a thread that is to open a library. It is not one of those that are joined here.
+    pub(crate) fn opening_thread(&self) -> io::Result<OpeningThread> {
+        OpeningThread::spawn(self.builder())
     }
 
     /// Runs `errand` on a thread of its own; the ticket waits for it.

@@ -8,6 +8,7 @@ mod line;
 mod locks {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
+mod opening_thread;
 mod park;
 mod places;
 mod queue;
@@ -26,6 +27,7 @@ mod worker_pool;
 pub(crate) use clock::{Clock, Hand, Timed};
 pub(crate) use crew::{Crew, Employer, Errand};
 pub(crate) use line::{Epoch, QueueLimits, Seat};
+pub(crate) use opening_thread::{Finish, OpeningThread};
 pub(crate) use queue::{Pushed, Queue, Taken};
 pub(crate) use task_worker::hire_on;
 pub(crate) use ticket::{Teller, Ticket, ticket};

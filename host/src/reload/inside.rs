@@ -1,10 +1,13 @@
-//! A start inside this process: from code to an instance, on a thread of the generation's own.
+//! A start inside this process: from code to an instance, on the thread that opens its library
+//! and lives until just before that is closed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hotbay_plugin::Snapshot;
 use hotbay_plugin::abi::RawServices;
+use hotbay_plugin::text::{Lines, escaped};
 
 use super::Workshop;
 use super::candidate::Candidate;
@@ -20,16 +23,50 @@ use crate::call::Failure;
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Body, Left, Parts, Remains, error_of};
-use crate::manifest::Unload;
-use crate::pool::Errand;
+use crate::manifest::{Manifest, Unload};
+use crate::pool::{Errand, OpeningThread};
 use crate::slot::Slot;
 
-pub(super) fn reason_to_keep(candidate: &Candidate, probed: &Probed) -> Option<String> {
-    match (candidate.manifest.unload(), needs_only_known(&probed.needs)) {
-        (Unload::Keep, _) => Some("its manifest says `unload: keep`".to_owned()),
-        (_, Err(unknown)) => Some(format!("links {}", unknown.join(", "))),
-        _ => None,
+/// Why a library is to stay mapped once it was opened, as far as its manifest and its file tell.
+pub(super) fn reason_to_keep(manifest: &Manifest, probed: &Probed) -> Option<String> {
+    if manifest.unload() == Unload::Keep {
+        return Some("its manifest says `unload: keep`".to_owned());
     }
+    pinned_at_open(probed)
+}
+
+/// What the file of a library tells of its later unmapping and reloads, for its author.
+pub(super) fn notes(probed: &Probed) -> Vec<String> {
+    let mut notes: Vec<_> =
+        pinned_by_file(probed).iter().map(|why| format!("stays mapped: {why}")).collect();
+    if probed.is_static_tls {
+        notes.push(
+            "takes static thread-local memory (`DF_STATIC_TLS`), of which a process has little: \
+             after some reloads the system's loader refuses the next"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+/// Why a library will stay mapped, as far as its file tells.
+pub(super) fn pinned_by_file(probed: &Probed) -> Option<String> {
+    pinned_at_open(probed).or_else(|| imports(probed))
+}
+
+/// As [`pinned_by_file`], for a library of which nothing but the initialisers ran.
+fn pinned_at_open(probed: &Probed) -> Option<String> {
+    if let Some(pin) = &probed.pin {
+        return Some(pin.to_string());
+    }
+    let unknown = needs_only_known(&probed.needs).err()?;
+    Some(format!("links {}", escaped(&unknown.join(", "), Lines::One)))
+}
+
+/// What the library uses directly of the functions through which it may be called back.
+pub(super) fn imports(probed: &Probed) -> Option<String> {
+    let first = probed.callbacks.first()?;
+    Some(format!("it imports `{}`, {}", first.name, first.consequence))
 }
 
 /// Everything that is known of a library before it is opened.
@@ -49,8 +86,8 @@ pub(super) fn examine(
 
 /// Code that is to be started.
 pub(super) enum Code {
-    /// A private copy of a library.
-    File(PathBuf),
+    /// A private copy of a library, and why it is to stay mapped once code of it was called.
+    File { path: PathBuf, keep: Option<String> },
     /// Part of this program, or mapped already.
     Ready(Arc<Image>, Root),
 }
@@ -69,8 +106,8 @@ pub(super) enum Cause {
     Told(String),
 }
 
-/// From code to an instance, on a thread of the generation's own that then ends: what
-/// initialisers and `init` leave on it is gone before anything is closed.
+/// From code to an instance. A library is opened on a thread that lives until just before it is
+/// closed: what initialisers and `init` bind to it is good meanwhile, and gone then.
 pub(super) fn start(
     workshop: &Workshop,
     candidate: &Candidate,
@@ -90,14 +127,53 @@ pub(super) fn start(
     parts.services = Some(registration);
     let config = candidate.manifest.config().to_string();
     let want_frames = workshop.want_frames;
-    let started = parts.crew.run(workshop.limits.start_wait_max, move || {
+    let (before, keep) = match &code {
+        Code::Ready(image, _) => (Some(Arc::clone(image)), None),
+        Code::File { keep, .. } => (None, keep.clone()),
+    };
+    let job = move || {
         let body = Body::Inside(begin(code, &config, &raw, want_frames)?);
         match until {
             Until::Started => Ok(body),
             Until::Ready(state) => readied(body, state),
         }
-    });
+    };
+    let wait_max = workshop.limits.start_wait_max;
+    let started = match before {
+        Some(image) => image.run(&parts.crew, wait_max, job),
+        None => match parts.crew.opening_thread() {
+            Ok(opener) => open_on(opener, wait_max, job),
+            Err(error) => Errand::NoThread(error),
+        },
+    };
+    let was_called = match &started {
+        Errand::Done(Err(failed)) => failed.left.as_ref().is_some_and(|(_, root)| root.is_some()),
+        _ => true,
+    };
+    parts.keep = parts.keep.take().or(keep.filter(|_| was_called));
     body_of(started, workshop, candidate, parts)
+}
+
+/// Runs a job that opens a library on `opener`, which stays with the library.
+fn open_on(
+    opener: OpeningThread,
+    wait_max: Duration,
+    job: impl FnOnce() -> Result<Body, Failed> + Send + 'static,
+) -> Errand<Result<Body, Failed>> {
+    let done = opener.run(wait_max, job);
+    let image = match &done {
+        Errand::Done(Ok(body)) => body.image(),
+        Errand::Done(Err(failed)) => failed.left.as_ref().map(|(image, _)| image),
+        // It sleeps on with the library, which is kept.
+        Errand::Late => return done,
+        Errand::NoThread(_) => None,
+    };
+    match image {
+        Some(image) => image.adopt(opener),
+        // Nothing was opened, so nothing is left that it could be bound to.
+        None => drop(opener.finish(wait_max)),
+    }
+    done
 }
 
 /// What came of an errand that was to make or ready an instance; what failed is cleared away.
@@ -142,6 +218,8 @@ fn begin(
     };
     validate_config(root, config).map_err(at(LoadStep::Config))?;
     let started = Instance::start(Arc::clone(&image), root, config, services, want_frames);
+    // A look now: another handler may stand before it at the end, and call it as the previous one.
+    image.held_signal_handler();
     started.map_err(at(LoadStep::Init))
 }
 
@@ -166,7 +244,7 @@ fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
     let failed = |step, error, left| Failed { step, cause: Cause::Boundary(error), left };
     let path = match code {
         Code::Ready(image, root) => return Ok((image, root)),
-        Code::File(path) => path,
+        Code::File { path, .. } => path,
     };
     let image = Image::open(&path).map_err(|error| failed(LoadStep::Open, error, None))?;
     let image = Arc::new(image);

@@ -142,7 +142,8 @@ impl Fresh {
             Source::Read(artifact) => {
                 let probed = examine(workshop, candidate, &artifact)?;
                 check_schemas(workshop, candidate, &mut parts)?;
-                parts.keep = reason_to_keep(candidate, &probed);
+                parts.keep = reason_to_keep(&candidate.manifest, &probed);
+                notes.extend(inside::notes(&probed));
                 sha256 = Some(artifact.sha256());
                 let staged = workshop
                     .staging
@@ -151,7 +152,8 @@ impl Fresh {
                         candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
                     })?;
                 drop(artifact);
-                let code = Code::File(staged.path().to_owned());
+                let keep = inside::imports(&probed);
+                let code = Code::File { path: staged.path().to_owned(), keep };
                 let started = inside::start(workshop, candidate, code, until, &mut parts, slot);
                 // Mapped or refused: on Unix the copy is not needed any more. Elsewhere a
                 // mapped file stays until the staging area goes.
@@ -175,7 +177,7 @@ impl Fresh {
     ) -> Result<(Token, Build), Error> {
         let Self { parts, body, build } = self;
         let wait_max = workshop.limits.start_wait_max;
-        let readied = parts.crew.run(wait_max, move || readied(body, state));
+        let readied = body.run(&parts.crew, wait_max, move |body| readied(body, state));
         if matches!(readied, Errand::NoThread(_)) {
             let reason = "ready: no thread for it".to_owned();
             keep(workshop, candidate, reason, Left::Running);
@@ -186,9 +188,9 @@ impl Fresh {
 
     /// Ends an instance that is not wanted after all.
     pub(crate) fn give_up(self, workshop: &Workshop, candidate: &Candidate) {
-        let Self { parts, mut body, .. } = self;
+        let Self { parts, body, .. } = self;
         let wait_max = body.end_wait_max(workshop.limits.stop_wait_max);
-        let ended = parts.crew.run(wait_max, move || {
+        let ended = body.run(&parts.crew, wait_max, move |mut body| {
             // What its drop has to say does not matter any more.
             let _ = body.end(false);
             body.into_remains()

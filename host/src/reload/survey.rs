@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use semver::Version;
 
 use super::candidate::Candidate;
+use super::inside::pinned_by_file;
 use super::{Rules, host_api};
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
@@ -62,6 +63,8 @@ pub struct Inspection {
     pub needs: Vec<String>,
     /// The names that it exports.
     pub exports: Vec<String>,
+    /// Why the library will stay mapped when the plugin is replaced, as far as its file tells.
+    pub stays_mapped: Option<String>,
 }
 
 /// Finds every folder with a manifest below `roots`; problems are those of the walk itself.
@@ -141,6 +144,7 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
         length: None,
         needs: Vec::new(),
         exports: Vec::new(),
+        stays_mapped: None,
     };
     let Ok(candidate) = Candidate::read(folder, rules) else {
         return inspection;
@@ -158,7 +162,10 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
         surveyed.problem.get_or_insert(error);
     }
     if candidate.kind() == Kind::Library {
-        inspection.needs = probe(artifact.bytes()).map(|probed| probed.needs).unwrap_or_default();
+        if let Ok(probed) = probe(artifact.bytes()) {
+            inspection.stays_mapped = pinned_by_file(&probed);
+            inspection.needs = probed.needs;
+        }
         inspection.exports = exports(artifact.bytes()).unwrap_or_default();
     }
     inspection.length = Some(artifact.bytes().len() as u64);

@@ -1,13 +1,23 @@
 //! What a plugin's library holds: live bytes, live threads, thread-local values with
-//! destructors. The host asks before it unmaps the library.
+//! destructors, and what it left in the C library that may call it back. The host asks before it
+//! unmaps the library.
 //!
 //! Every library has its own copy of these counters, because every library links this crate.
 
 mod bytes;
+mod callbacks;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod in_front;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod keys;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub mod on_linux;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod real;
 
 pub use bytes::Counting;
+pub(crate) use callbacks::WORDS;
+pub use callbacks::{CALLBACKS, Callback};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,6 +31,7 @@ pub(crate) fn take() -> RawCensus {
     let mut census = RawCensus {
         live_bytes: bytes::live(),
         counts_bytes: COUNTS_BYTES.load(Ordering::Relaxed),
+        calls: callbacks::noted(),
         ..RawCensus::default()
     };
     add_threads(&mut census);
@@ -30,7 +41,7 @@ pub(crate) fn take() -> RawCensus {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn add_threads(census: &mut RawCensus) {
     census.live_threads = on_linux::live_threads();
-    census.key_threads = on_linux::key_threads();
+    census.key_threads = keys::key_threads();
     census.counts_threads = on_linux::counts();
 }
 
@@ -48,7 +59,7 @@ pub(crate) fn on_plugin_thread() -> bool {
 /// Gives back the thread keys of this library, so that none of its destructors runs any more.
 pub(crate) fn release_keys() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    on_linux::release_keys();
+    keys::release_keys();
 }
 
 /// Says what is counted in this library; the exported root does, before anything else.

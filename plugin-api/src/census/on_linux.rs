@@ -1,4 +1,4 @@
-//! Live threads and thread keys, seen by standing in front of the C library.
+//! Live threads, seen by standing in front of the C library.
 //!
 //! `export_plugin!` defines hidden functions of the same names in the plugin's library, so that
 //! the library's own calls, std's among them, come here first. Nothing here allocates, blocks
@@ -8,14 +8,22 @@
 //! destructors of thread-locals run in between.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::{mem, ptr};
 
+use super::in_front;
+pub use super::in_front::*;
+pub use super::keys::*;
+use super::real::real;
+
+/// `thrd_error` of C11.
+pub(super) const THRD_ERROR: c_int = 2;
+
 /// The function that a thread starts in.
 pub type StartFn = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
-/// The destructor of a thread key.
-pub type KeyDestructor = unsafe extern "C" fn(*mut c_void);
+/// The function that a thread of C11 starts in.
+pub type StartC11Fn = unsafe extern "C" fn(*mut c_void) -> c_int;
 
 thread_local! {
     static STARTED_HERE: Cell<bool> = const { Cell::new(false) };
@@ -26,27 +34,23 @@ static STARTING: AtomicU32 = AtomicU32::new(0);
 /// Threads that were ever asked for; only grows, so that a count sees whether it was overtaken.
 static ASKED_FOR: AtomicU64 = AtomicU64::new(0);
 static THREADS: Ids = Ids::new();
-static KEY_THREADS: Ids = Ids::new();
-/// The thread keys of this library, plus one; zero is free.
-static KEYS: [AtomicU32; KEYS_MAX] = [const { AtomicU32::new(0) }; KEYS_MAX];
 static COUNTS: AtomicBool = AtomicBool::new(false);
 
-const KEYS_MAX: usize = 64;
 const IDS_MAX: usize = 1024;
 
 /// Ids of threads, of which the dead ones make room for new ones.
-struct Ids {
+pub(super) struct Ids {
     ids: [AtomicI32; IDS_MAX],
     /// Threads for which there was no room; once there is one, the library is never unmapped.
-    lost: AtomicU32,
+    pub(super) lost: AtomicU32,
 }
 
 impl Ids {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { ids: [const { AtomicI32::new(0) }; IDS_MAX], lost: AtomicU32::new(0) }
     }
 
-    fn add(&self, id: c_int) {
+    pub(super) fn add(&self, id: c_int) {
         let start = id.unsigned_abs() as usize;
         let slots = || (0..IDS_MAX).map(|step| &self.ids[(start + step) % IDS_MAX]);
         for slot in slots() {
@@ -67,9 +71,10 @@ impl Ids {
         self.lost.fetch_add(1, Ordering::Release);
     }
 
-    fn alive(&self) -> u32 {
+    /// How many of them are alive, besides `except`.
+    pub(super) fn alive(&self, except: c_int) -> u32 {
         let ids = self.ids.iter().map(|slot| slot.load(Ordering::Acquire));
-        let alive = ids.filter(|id| *id != 0 && is_alive(*id)).count();
+        let alive = ids.filter(|id| *id != 0 && *id != except && is_alive(*id)).count();
         self.lost.load(Ordering::Acquire).saturating_add(u32::try_from(alive).unwrap_or(u32::MAX))
     }
 }
@@ -86,21 +91,17 @@ fn is_alive(id: c_int) -> bool {
     answer == 0
 }
 
-fn own_id() -> c_int {
+pub(super) fn own_id() -> c_int {
     // SAFETY: asks for the thread's id; no arguments.
     unsafe { libc::syscall(libc::SYS_gettid) as c_int }
 }
 
 pub(super) fn live_threads() -> u32 {
     let before = ASKED_FOR.load(Ordering::SeqCst);
-    let found = STARTING.load(Ordering::SeqCst).saturating_add(THREADS.alive());
+    let found = STARTING.load(Ordering::SeqCst).saturating_add(THREADS.alive(0));
     // A thread that starts another and ends while the ids are read may hide both.
     let overtaken = ASKED_FOR.load(Ordering::SeqCst) != before;
     if overtaken { found.max(1) } else { found }
-}
-
-pub(super) fn key_threads() -> u32 {
-    KEY_THREADS.alive()
 }
 
 pub(super) fn counts() -> bool {
@@ -114,11 +115,12 @@ pub(super) fn on_plugin_thread() -> bool {
 /// Says that the functions of this file stand in front of the C library's.
 pub fn stand_in_front() {
     COUNTS.store(true, Ordering::Relaxed);
+    in_front::find_range();
 }
 
-/// What a thread of the plugin starts with.
-struct Start {
-    function: StartFn,
+/// What a thread of the plugin starts with. `F` is the type of its function.
+struct Start<F> {
+    function: F,
     argument: *mut c_void,
 }
 
@@ -127,7 +129,7 @@ struct Start {
 /// # Safety
 ///
 /// The contract of `pthread_create`.
-pub unsafe fn pthread_create(
+pub unsafe extern "C" fn pthread_create(
     thread: *mut c_void,
     attributes: *const c_void,
     function: StartFn,
@@ -140,12 +142,42 @@ pub unsafe fn pthread_create(
     };
     // SAFETY: L1 (the C library's function of this name has this type).
     let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
-    let start = Box::into_raw(Box::new(Start { function, argument }));
+    counted(Start { function, argument }, |start| {
+        // SAFETY: the caller's contract; `start` is owned by the new thread from here on.
+        unsafe { real(thread, attributes, started, start) }
+    })
+}
+
+/// Stands in front of `thrd_create`.
+///
+/// # Safety
+///
+/// The contract of `thrd_create`.
+pub unsafe extern "C" fn thrd_create(
+    thread: *mut c_void,
+    function: StartC11Fn,
+    argument: *mut c_void,
+) -> c_int {
+    type Real = unsafe extern "C" fn(*mut c_void, StartC11Fn, *mut c_void) -> c_int;
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let Some(real) = real(&REAL, c"thrd_create") else {
+        return THRD_ERROR;
+    };
+    // SAFETY: L1.
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
+    counted(Start { function, argument }, |start| {
+        // SAFETY: the caller's contract; `start` is owned by the new thread from here on.
+        unsafe { real(thread, started_c11, start) }
+    })
+}
+
+/// Counts a thread that `create` starts; it answers with zero if it did.
+fn counted<F>(start: Start<F>, create: impl FnOnce(*mut c_void) -> c_int) -> c_int {
+    let start = Box::into_raw(Box::new(start));
     // In this order: whoever reads the second before the first was there sees it grow later.
     STARTING.fetch_add(1, Ordering::SeqCst);
     ASKED_FOR.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: the caller's contract; `start` is owned by the new thread from here on.
-    let answer = unsafe { real(thread, attributes, started, start.cast()) };
+    let answer = create(start.cast());
     if answer != 0 {
         STARTING.fetch_sub(1, Ordering::SeqCst);
         // SAFETY: no thread was started, so the box is still ours.
@@ -154,115 +186,40 @@ pub unsafe fn pthread_create(
     answer
 }
 
-unsafe extern "C" fn started(start: *mut c_void) -> *mut c_void {
-    // SAFETY: made by `pthread_create` above and given to this thread alone.
-    let start = *unsafe { Box::from_raw(start.cast::<Start>()) };
+/// What a counted thread begins with.
+///
+/// # Safety
+///
+/// `start` was made by [`counted`] with this `F`, and given to this thread alone.
+unsafe fn begin<F>(start: *mut c_void) -> Start<F> {
+    // SAFETY: this function's contract.
+    let start = *unsafe { Box::from_raw(start.cast::<Start<F>>()) };
     THREADS.add(own_id());
     STARTING.fetch_sub(1, Ordering::SeqCst);
     STARTED_HERE.set(true);
+    start
+}
+
+unsafe extern "C" fn started(start: *mut c_void) -> *mut c_void {
+    // SAFETY: made by `pthread_create` above and given to this thread alone.
+    let start = unsafe { begin::<StartFn>(start) };
     // SAFETY: the function and argument that the caller of `pthread_create` gave.
     unsafe { (start.function)(start.argument) }
 }
 
-/// Stands in front of `pthread_key_create`.
-///
-/// # Safety
-///
-/// The contract of `pthread_key_create`.
-pub unsafe fn pthread_key_create(key: *mut c_uint, destructor: Option<KeyDestructor>) -> c_int {
-    type Real = unsafe extern "C" fn(*mut c_uint, Option<KeyDestructor>) -> c_int;
-    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-    let Some(real) = real(&REAL, c"pthread_key_create") else {
-        return libc::EAGAIN;
+unsafe extern "C" fn started_c11(start: *mut c_void) -> c_int {
+    // SAFETY: made by `thrd_create` above and given to this thread alone.
+    let start = unsafe { begin::<StartC11Fn>(start) };
+    // SAFETY: the function and argument that the caller of `thrd_create` gave.
+    unsafe { (start.function)(start.argument) }
+}
+
+/// The function of this file in front of the one with this name.
+pub(super) fn counting(name: &[u8]) -> Option<*mut c_void> {
+    let found = match name {
+        b"pthread_create" => pthread_create as *const (),
+        b"thrd_create" => thrd_create as *const (),
+        _ => return None,
     };
-    // SAFETY: L1.
-    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
-    // SAFETY: the caller's contract.
-    let answer = unsafe { real(key, destructor) };
-    if answer == 0 && destructor.is_some() {
-        // SAFETY: the call succeeded, so the key was written.
-        remember_key(unsafe { *key });
-    }
-    answer
-}
-
-fn remember_key(key: c_uint) {
-    let free = KEYS
-        .iter()
-        .any(|slot| slot.compare_exchange(0, key + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok());
-    if !free {
-        // No destructor of this key could be called back: the library has to stay.
-        KEY_THREADS.lost.fetch_add(1, Ordering::Release);
-    }
-}
-
-/// Stands in front of `pthread_key_delete`.
-///
-/// # Safety
-///
-/// The contract of `pthread_key_delete`.
-pub unsafe fn pthread_key_delete(key: c_uint) -> c_int {
-    let own = |slot: &&AtomicU32| slot.load(Ordering::Acquire) == key + 1;
-    if let Some(slot) = KEYS.iter().find(own) {
-        slot.store(0, Ordering::Release);
-    }
-    // SAFETY: the caller's contract.
-    unsafe { delete(key) }
-}
-
-unsafe fn delete(key: c_uint) -> c_int {
-    type Real = unsafe extern "C" fn(c_uint) -> c_int;
-    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-    let Some(real) = real(&REAL, c"pthread_key_delete") else {
-        return libc::EINVAL;
-    };
-    // SAFETY: L1.
-    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
-    // SAFETY: the caller's contract.
-    unsafe { real(key) }
-}
-
-/// Stands in front of `pthread_setspecific`.
-///
-/// # Safety
-///
-/// The contract of `pthread_setspecific`.
-pub unsafe fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
-    type Real = unsafe extern "C" fn(c_uint, *const c_void) -> c_int;
-    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-    let Some(real) = real(&REAL, c"pthread_setspecific") else {
-        return libc::ENOMEM;
-    };
-    if !value.is_null() && KEYS.iter().any(|slot| slot.load(Ordering::Acquire) == key + 1) {
-        // Before the value is set: there is no moment at which it is set and not counted.
-        KEY_THREADS.add(own_id());
-    }
-    // SAFETY: L1.
-    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
-    // SAFETY: the caller's contract.
-    unsafe { real(key, value) }
-}
-
-pub(super) fn release_keys() {
-    for slot in &KEYS {
-        let key = slot.swap(0, Ordering::AcqRel);
-        if key != 0 {
-            // SAFETY: a key of this library, taken out of the table by this swap alone.
-            unsafe { delete(key - 1) };
-        }
-    }
-}
-
-/// Finds the C library's function, once.
-///
-/// Invariant L1: what is found under the name of a function of the C library is that function.
-/// `RTLD_DEFAULT` and not `RTLD_NEXT`, which would bypass the interceptors of sanitizers.
-fn real(cache: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void> {
-    let mut found = cache.load(Ordering::Acquire);
-    if found.is_null() {
-        // SAFETY: the name is a C string.
-        found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-        cache.store(found, Ordering::Release);
-    }
-    (!found.is_null()).then_some(found)
+    Some(found.cast_mut().cast())
 }

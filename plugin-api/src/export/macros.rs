@@ -8,9 +8,27 @@
 ///
 /// - `export_plugin!(Transform)` counts what the system allocator gives out;
 /// - `export_plugin!(Transform, allocator = MiMalloc)` counts around that allocator, the path
-///   of a unit struct;
+///   of a unit struct (see below);
 /// - `export_plugin!(Transform, allocator = uncounted)` sets no allocator: live bytes are then
 ///   unknown to the host.
+///
+/// # Allocators
+///
+/// Two are tested in plugins that are called from three threads, reloaded and unloaded:
+///
+/// - `mimalloc`, with its feature `local_dynamic_tls`. Without it the library takes static
+///   thread-local memory, and after a few reloads the system's loader refuses the next one.
+/// - `tikv-jemallocator`, with its feature `disable_initial_exec_tls`, for the same reason. It
+///   leaves a value on each thread that allocates or frees: a library that is called on, or whose
+///   replies are dropped on, a thread that lives on stays mapped until that thread ends.
+///
+/// # Unmapping
+///
+/// On GNU/Linux the library gets hidden functions in front of those of the C library that start
+/// threads or keep a pointer of their caller, such as `timer_create`, `sigaction` or `putenv`. The
+/// host unmaps the library only if no thread is left and none of those was called with a pointer
+/// of the library. Raw system calls are not seen, and neither is what is looked up by `dlvsym`: a
+/// plugin that starts threads that way states `"unload": "keep"` in its manifest.
 ///
 /// Does not compile with `panic = "abort"`: no panic could be caught.
 #[macro_export]
@@ -70,47 +88,9 @@ macro_rules! export_plugin {
             };
         };
 
-        // In front of the C library's functions for this library alone: hidden, so exported to
-        // nobody.
         #[cfg(all(feature = "export", target_os = "linux", target_env = "gnu"))]
         mod __hotbay_in_front {
-            use ::core::ffi::{c_int, c_uint, c_void};
-            use $crate::abi::on_linux as __census;
-
-            ::core::arch::global_asm!(
-                ".hidden pthread_create",
-                ".hidden pthread_key_create",
-                ".hidden pthread_key_delete",
-                ".hidden pthread_setspecific",
-            );
-
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pthread_create(
-                thread: *mut c_void,
-                attributes: *const c_void,
-                function: __census::StartFn,
-                argument: *mut c_void,
-            ) -> c_int {
-                unsafe { __census::pthread_create(thread, attributes, function, argument) }
-            }
-
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pthread_key_create(
-                key: *mut c_uint,
-                destructor: ::core::option::Option<__census::KeyDestructor>,
-            ) -> c_int {
-                unsafe { __census::pthread_key_create(key, destructor) }
-            }
-
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pthread_key_delete(key: c_uint) -> c_int {
-                unsafe { __census::pthread_key_delete(key) }
-            }
-
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
-                unsafe { __census::pthread_setspecific(key, value) }
-            }
+            $crate::__stand_in_front!();
         }
     };
 }

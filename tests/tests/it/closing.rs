@@ -164,29 +164,21 @@ fn the_handle_of_a_callers_thread_keeps_it_until_that_thread_has_ended() {
     left_on_a_callers_thread("current", "thread keys: 1 thread");
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_signal_handler_keeps_it_until_the_handler_is_another() {
+fn signal_handler_keeps_it_for_good_even_after_another_replaced_it() {
     let mut swap = Swap::of("handles-signal");
     swap.load(json!({}));
-    // The new build takes the signal over, so the old one is free.
-    assert_eq!(swap.swap(), None);
-    swap.is_closed();
-    // Now the other way round: unloaded with the handler in place.
+    // The new build takes the signal over, and could call the handler of the old one.
+    let reason = "it called `signal`, and a later signal handler may still call the one that it \
+                  installed";
+    assert_eq!(swap.swap().as_deref(), Some(reason));
+    swap.plugins.add(&swap.name, swap.package).config(json!({ "at": 3 })).write();
+    swap.host.plugin(&swap.name).unwrap().call(Request::text("give back")).unwrap();
     block_on(swap.host.unload(&swap.name)).unwrap();
     let is_kept = |event: &HostEvent| matches!(event, HostEvent::Kept { .. });
-    let HostEvent::Kept { reason, .. } = event(&mut swap.events, is_kept) else {
-        unreachable!("nothing else was waited for");
-    };
-    assert_eq!(reason, "a signal handler lies in it");
-    assert_eq!(images(&swap.name).len(), 1);
-    // Another one takes it and gives it back.
-    let other = unique("other");
-    let handle = loaded(&swap.host, swap.plugins.add(&other, "handles-signal").write());
-    handle.call(Request::text("give back")).unwrap();
-    let is_closed = |event: &HostEvent| matches!(event, HostEvent::Closed { .. });
-    event(&mut swap.events, is_closed);
-    until("it is unmapped", || images(&swap.name).is_empty().then_some(()));
+    event(&mut swap.events, is_kept);
+    assert_eq!(images(&swap.name).len(), 2);
 }
 
 #[test]
@@ -227,14 +219,64 @@ fn what_says_so_in_its_manifest_is_kept_for_good() {
     swap.is_kept(reason);
 }
 
+/// Makes the exported variable a symbol that is one for the whole process, in the table of
+/// symbols of a 64-bit ELF library.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+fn with_unique_symbol(bytes: &mut [u8]) {
+    let word = |bytes: &[u8], at: usize, length: usize| {
+        let mut word = [0; 8];
+        word[..length].copy_from_slice(&bytes[at..at + length]);
+        usize::try_from(u64::from_le_bytes(word)).unwrap()
+    };
+    const DYNAMIC_SYMBOLS: usize = 11;
+    const GLOBAL_OBJECT: u8 = 0x11;
+    const UNIQUE_OBJECT: u8 = 0xa1;
+    let (sections, count) = (word(bytes, 0x28, 8), word(bytes, 0x3c, 2));
+    let mut sections = (0..count).map(|at| sections + at * 64);
+    let table = sections.find(|at| word(bytes, at + 4, 4) == DYNAMIC_SYMBOLS).unwrap();
+    let (start, size) = (word(bytes, table + 0x18, 8), word(bytes, table + 0x20, 8));
+    let mut symbols = (start..start + size).step_by(24);
+    let is_defined = |at: &usize| word(bytes, at + 6, 2) != 0;
+    let found = symbols.find(|at| bytes[at + 4] == GLOBAL_OBJECT && is_defined(at)).unwrap();
+    bytes[found + 4] = UNIQUE_OBJECT;
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+#[test]
+fn library_with_unique_symbol_is_kept_and_names_it() {
+    let mut swap = Swap::of("faulty");
+    let plugin = swap.plugins.add(&swap.name, swap.package);
+    loaded(&swap.host, plugin.bytes(|bytes| with_unique_symbol(bytes)).write());
+    let notes = swap.host.list().remove(0).notes;
+    let reason = "it defines the unique symbol `HOTBAY_PLUGIN_STAMP`";
+    assert_eq!(notes, [format!("stays mapped: {reason}")]);
+    assert_eq!(swap.swap().as_deref(), Some(reason));
+    swap.is_kept(reason);
+}
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_library_that_the_loader_does_not_unmap_is_told_as_kept() {
-    let mut swap = Swap::of("not-unloadable");
+fn library_that_imports_what_nothing_counts_is_kept_and_names_it() {
+    let mut swap = Swap::of("imports-clone");
     swap.load(json!({}));
-    let reason = swap.swap().expect("it cannot be unmapped");
-    assert!(reason.starts_with("pinned: "), "{reason}");
-    swap.is_kept(&reason);
+    let reason = "it imports `clone`, whose thread is not counted";
+    assert_eq!(swap.swap().as_deref(), Some(reason));
+    swap.is_kept(reason);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn nodelete_library_is_noted_at_load_and_kept_with_that_reason() {
+    let mut swap = Swap::of("not-unloadable");
+    let reason = "it is linked with `-z nodelete`";
+    let folder = swap.plugins.add(&swap.name, swap.package).write();
+    let inspection = Host::builder().inspect(&folder);
+    assert_eq!(inspection.stays_mapped.as_deref(), Some(reason));
+    swap.load(json!({}));
+    let notes = swap.host.list().remove(0).notes;
+    assert_eq!(notes, [format!("stays mapped: {reason}")]);
+    assert_eq!(swap.swap().as_deref(), Some(reason));
+    swap.is_kept(reason);
 }
 
 #[test]
@@ -282,7 +324,8 @@ fn libraries_that_stay_are_bounded_and_the_one_that_serves_goes_on() {
     let error = rolled_back(&host, "bounded");
     let told = error.full_message();
     assert_eq!(error.step(), Some(LoadStep::Open), "{told}");
-    for part in ["2 libraries", "`kept_images_max`", "`Host::kept`", "generation 3 keeps serving"] {
+    let figures = ["2 libraries", "`bounded` 2", " bytes", "`kept_images_max`", "`Host::kept`"];
+    for part in figures.into_iter().chain(["restart", "generation 3 keeps serving"]) {
         assert!(told.contains(part), "`{part}` in: {told}");
     }
     assert_eq!(handle.call(Request::text("x")).unwrap().generation().get(), 3);

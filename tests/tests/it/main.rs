@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod allocators;
 mod app_layers;
 #[cfg(unix)]
 mod both_kinds;
@@ -78,6 +80,8 @@ mod staging_folders;
 mod storms;
 mod stuck;
 mod tower;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod unmapping;
 mod validates;
 mod watch;
 mod worker_pool;

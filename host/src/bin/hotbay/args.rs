@@ -67,6 +67,9 @@ pub(crate) enum Verb {
     Inspect(Inspect),
     /// Loads every plugin for real, asks for its health, and shuts it down again.
     ///
+    /// A library is also called from two further threads, with the sample or an empty input: what
+    /// it binds to a thread shows there. An error that it returns is an answer; a panic is not.
+    ///
     /// For CI of plugin authors. A library whose manifest states no digest is first loaded in a
     /// process of its own, so that one that crashes is a refusal and does not end the check; a
     /// missing digest alone is only noted.
@@ -131,7 +134,8 @@ pub(crate) struct Check {
     /// Where to look, instead of `--dir`; may also be the folder of one plugin.
     #[arg(value_name = "DIR", conflicts_with = "dirs")]
     pub(crate) places: Vec<PathBuf>,
-    /// File whose bytes programs are sent as a sample, besides an empty input and others.
+    /// File whose bytes plugins are sent as a sample; programs get an empty input and others
+    /// besides.
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
     pub(crate) input: Option<PathBuf>,
     /// The sample itself.

@@ -1,10 +1,12 @@
-//! `hotbay check`: every plugin is loaded for real, asked for its health and shut down.
+//! `hotbay check`: every plugin is loaded for real, asked for its health and shut down. Libraries
+//! are called from two threads.
 //! What nothing vouches for is loaded in a child first; what failed there is not loaded here.
 //! Programs are held against the protocol besides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
+use hotbay::manifest::Kind;
 use hotbay::{Events, HostEvent, Surveyed};
 use serde_json::{Value, json};
 
@@ -16,7 +18,7 @@ use crate::places::{builder, dirs, told};
 use crate::start::{GRACE, block_on};
 use crate::steps::Steps;
 use crate::vetting::{Refusal, vet};
-use crate::{Verdict, report};
+use crate::{Verdict, report, two_threads};
 
 /// What came of one plugin.
 struct Checked<'a> {
@@ -42,7 +44,7 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<Ve
     let (mut surveyed, problems) = builder(options, &dirs).survey();
     surveyed.sort_by_cached_key(|one| (report::name(one), one.folder.clone()));
     let sample = Input::of_sample(args.text.as_deref(), args.input.as_deref())?;
-    let mut checked = load(&surveyed, options)?;
+    let mut checked = load(&surveyed, options, sample.as_ref())?;
     for one in &mut checked {
         one.hold_against_the_protocol(options, sample.as_ref());
     }
@@ -77,7 +79,11 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<Ve
     }
 }
 
-fn load<'a>(surveyed: &'a [Surveyed], options: &Options) -> Result<Vec<Checked<'a>>, Failure> {
+fn load<'a>(
+    surveyed: &'a [Surveyed],
+    options: &Options,
+    sample: Option<&Input>,
+) -> Result<Vec<Checked<'a>>, Failure> {
     let refusals = vet(surveyed, options)?;
     let mut checked: Vec<_> = surveyed
         .iter()
@@ -109,6 +115,8 @@ fn load<'a>(surveyed: &'a [Surveyed], options: &Options) -> Result<Vec<Checked<'
             host.plugin(&name).map(|plugin| block_on(async move { plugin.health().await }));
         if let Err(error) = health.and_then(|health| health) {
             one.failures.push(format!("health: {}", error.full_message()));
+        } else if let Some(plugin) = host.plugin(&name).ok().filter(|_| one.is_library()) {
+            one.failures.extend(two_threads::call(&plugin, sample));
         }
         let loaded = report.loaded.iter().find(|loaded| loaded.name.as_str() == name);
         one.notes.extend(loaded.into_iter().flat_map(|loaded| loaded.notes.clone()));
@@ -202,6 +210,11 @@ impl<'a> Checked<'a> {
             Some(steps) => steps.tell(&report::name(self.plugin), out),
             None => Ok(()),
         }
+    }
+
+    fn is_library(&self) -> bool {
+        let manifest = self.plugin.manifest.as_ref();
+        manifest.is_some_and(|manifest| manifest.kind() == Kind::Library)
     }
 
     fn is_well(&self) -> bool {

@@ -47,6 +47,15 @@ impl Input {
         whole(io::stdin().lock(), "stdin").map(Self::new)
     }
 
+    pub(crate) fn empty() -> Self {
+        Self::new(Vec::new())
+    }
+
+    /// The same input once more.
+    pub(crate) fn copy(&self) -> Self {
+        Self { bytes: self.bytes.clone(), is_json: self.is_json }
+    }
+
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, is_json: false }
     }

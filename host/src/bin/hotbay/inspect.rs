@@ -171,6 +171,7 @@ fn of_library(inspection: &Inspection) -> Facts {
         ("stated", stated),
         ("links", inspection.needs.join(", ")),
         ("exports", inspection.exports.join(", ")),
+        ("stays mapped", inspection.stays_mapped.clone().unwrap_or_default()),
     ]
 }
 
@@ -188,6 +189,7 @@ fn as_json(inspection: &Inspection) -> Value {
             "verified": surveyed.verified,
             "links": inspection.needs,
             "exports": inspection.exports,
+            "stays_mapped": inspection.stays_mapped,
         })
     });
     json!({

@@ -28,6 +28,7 @@ mod start;
 mod steps;
 mod telling;
 mod trial;
+mod two_threads;
 mod vetting;
 
 use std::io::{self, IsTerminal as _};

@@ -1,13 +1,15 @@
 //! ELF libraries, read as their loader reads them: through segments, never through sections.
 //! Every address is looked up in what the file really holds.
 
+use std::collections::HashSet;
+
 use hotbay_plugin::stamp::CAPACITY;
 use object::elf::{self, DynamicTag};
 use object::read::elf::{Dyn, FileHeader, GnuHashTable, HashTable, ProgramHeader, Sym};
 use object::{Endianness, U32};
 
 use super::platform::elf_platform;
-use super::{Image, malformed, text, within};
+use super::{Image, Pin, malformed, text, within};
 use crate::error::probe::ProbeError;
 
 /// How much of a stamp is read, should it have grown.
@@ -296,6 +298,31 @@ impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
         let name = |symbol: &H::Sym| self.name(symbol.st_name(self.endian).into()).map(text);
         let names: Option<Vec<String>> = self.exported().map(name).collect();
         names.ok_or_else(|| malformed("the name of a symbol is lost"))
+    }
+
+    fn imports(&self) -> Result<HashSet<&'d [u8]>, ProbeError> {
+        let imported =
+            self.symbols.iter().filter(|symbol| symbol.st_shndx(self.endian) == elf::SHN_UNDEF);
+        let names = imported.map(|symbol| self.name(symbol.st_name(self.endian).into()));
+        let names: Option<HashSet<&[u8]>> = names.collect();
+        names.ok_or_else(|| malformed("the name of a symbol is lost"))
+    }
+
+    fn pin(&self) -> Option<Pin> {
+        let flags = self.tag(elf::DT_FLAGS_1).unwrap_or(0);
+        if flags & elf::DF_1_NODELETE.0 != 0 {
+            return Some(Pin::NoDelete);
+        }
+        let is_unique = |symbol: &&H::Sym| symbol.st_bind() == elf::STB_GNU_UNIQUE;
+        let mut unique = self.exported().filter(is_unique);
+        let first = self.name(unique.next()?.st_name(self.endian).into());
+        let first = first.map(text).unwrap_or_default();
+        Some(Pin::UniqueSymbols { first, count: 1 + unique.count() })
+    }
+
+    fn is_static_tls(&self) -> bool {
+        let flags = self.tag(elf::DT_FLAGS).unwrap_or(0);
+        flags & elf::DF_STATIC_TLS.0 != 0
     }
 }
 

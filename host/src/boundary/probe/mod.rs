@@ -9,8 +9,10 @@ mod stamp;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fmt;
 
+use hotbay_plugin::abi::{CALLBACKS, Callback};
 use hotbay_plugin::stamp::SYMBOL;
 use object::{Endianness, FileKind};
 
@@ -29,6 +31,39 @@ pub(crate) struct Probed {
     pub(crate) needs: Vec<String>,
     /// Format, processor, word size and byte order, to be shown.
     pub(crate) platform: String,
+    /// Why the loader never unmaps it, if the file says so.
+    pub(crate) pin: Option<Pin>,
+    /// Whether it takes static thread-local memory, of which a process has little for libraries
+    /// that are opened late.
+    pub(crate) is_static_tls: bool,
+    /// Functions and variables of the C library through which it may be called back, and which
+    /// it uses directly, so that nothing in it notes the use.
+    pub(crate) callbacks: Vec<&'static Callback>,
+}
+
+/// Why the loader never unmaps a library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pin {
+    /// It is marked so: `DF_1_NODELETE`.
+    NoDelete,
+    /// It defines symbols that are one for the whole process: `STB_GNU_UNIQUE`. The first of
+    /// them, and how many there are.
+    UniqueSymbols { first: String, count: usize },
+}
+
+/// In a sentence about the library.
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDelete => f.write_str("it is linked with `-z nodelete`"),
+            Self::UniqueSymbols { first, count: 1 } => {
+                write!(f, "it defines the unique symbol `{first}`")
+            }
+            Self::UniqueSymbols { first, count } => {
+                write!(f, "it defines {count} unique symbols, the first of them `{first}`")
+            }
+        }
+    }
 }
 
 /// Checks that `bytes` are a whole plugin library for this host, and reads its stamp.
@@ -39,7 +74,12 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Probed, ProbeError> {
             return Err(ProbeError::SharedStd { library: library.clone() });
         }
         let stamp = Stamp::parse(image.symbol(SYMBOL)?.ok_or(ProbeError::NoStamp)?)?;
-        Ok(Probed { stamp, needs, platform: Platform::HERE.to_string() })
+        let imports = image.imports()?;
+        let is_imported = |callback: &&Callback| imports.contains(callback.name.as_bytes());
+        let callbacks = CALLBACKS.iter().filter(is_imported).collect();
+        let (pin, is_static_tls) = (image.pin(), image.is_static_tls());
+        let platform = Platform::HERE.to_string();
+        Ok(Probed { stamp, needs, platform, pin, is_static_tls, callbacks })
     })
 }
 
@@ -81,6 +121,18 @@ trait Image<'d> {
     /// The bytes from an exported symbol's address on, at most as many as a stamp may have.
     fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError>;
     fn exports(&self) -> Result<Vec<String>, ProbeError>;
+    /// The names that it wants from others; none where their use is not decided by the file.
+    fn imports(&self) -> Result<HashSet<&'d [u8]>, ProbeError> {
+        Ok(HashSet::new())
+    }
+    /// Why the loader never unmaps it, if the file says so.
+    fn pin(&self) -> Option<Pin> {
+        None
+    }
+    /// Whether it takes static thread-local memory.
+    fn is_static_tls(&self) -> bool {
+        false
+    }
 }
 
 /// Finds out what `bytes` are and hands them on as an image.

@@ -94,6 +94,11 @@ fn library(flags: &[&str]) -> Option<Vec<u8>> {
     let code = format!(
         "#include <stdio.h>\n__attribute__((constructor)) static void hello(void) {{ puts(\"\"); }}\n\
          void exported(void) {{}}\nint main(void) {{ return 0; }}\n\
+         #ifdef UNIQUE\nasm(\".globl one\\n.type one, @gnu_unique_object\\n.data\\none: .quad 0\\n\
+         .size one, 8\\n.text\");\n#endif\n\
+         #ifdef CALLS_BACK\nextern int clone(), openlog();\n\
+         void *callbacks[] = {{(void *)clone, (void *)openlog}};\n#endif\n\
+         #ifdef LOCAL\n__thread int local;\nint get(void) {{ return local; }}\n#endif\n\
          #ifndef BARE\nconst char HOTBAY_PLUGIN_STAMP[512] = {TEXT:?};\n#endif\n"
     );
     std::fs::write(&source, code).unwrap();
@@ -129,6 +134,47 @@ fn the_stamp_is_found_however_the_library_was_linked() {
         assert!(exports.contains(&SYMBOL.into()) && exports.contains(&"exported".into()));
         assert!(exports.is_sorted() && !exports.contains(&"puts".into()), "{exports:?}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn file_that_the_loader_never_unmaps_is_recognised() {
+    let pin = |flags: &[&str]| library(flags).map(|bytes| probe(&bytes).unwrap().pin);
+    if let Some(pin) = pin(&["-shared"]) {
+        assert_eq!(pin, None);
+    }
+    if let Some(pin) = pin(&["-shared", "-Wl,-z,nodelete"]) {
+        assert_eq!(pin, Some(Pin::NoDelete));
+    }
+    if let Some(pin) = pin(&["-shared", "-DUNIQUE"]) {
+        assert_eq!(pin, Some(Pin::UniqueSymbols { first: "one".into(), count: 1 }));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn file_that_imports_a_callback_function_names_it() {
+    let names = |flags: &[&str]| {
+        let probed = probe(&library(flags)?).unwrap();
+        Some(probed.callbacks.iter().map(|callback| callback.name).collect::<Vec<_>>())
+    };
+    if let Some(names) = names(&["-shared"]) {
+        assert_eq!(names, [""; 0]);
+    }
+    if let Some(names) = names(&["-shared", "-DCALLS_BACK"]) {
+        assert_eq!(names, ["openlog", "clone"]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn file_with_static_thread_local_memory_is_recognised() {
+    let is_static =
+        |flags: &[&str]| library(flags).map(|bytes| probe(&bytes).unwrap().is_static_tls);
+    let dynamic = is_static(&["-shared", "-DLOCAL"]);
+    assert!(dynamic.is_none_or(|is_static| !is_static));
+    let initial = is_static(&["-shared", "-DLOCAL", "-ftls-model=initial-exec"]);
+    assert!(initial.is_none_or(|is_static| is_static));
 }
 
 #[cfg(target_os = "linux")]

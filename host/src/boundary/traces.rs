@@ -1,0 +1,148 @@
+//! What in the process points into a library without the loader knowing of it: signal handlers,
+//! the environment, and variables of the C library. Reads only.
+
+#[cfg(target_os = "linux")]
+use std::ffi::CStr;
+
+/// Signals there may be, from 1.
+#[cfg(unix)]
+const SIGNALS: i32 = 64;
+/// Pointers that a program may set, and that the C library follows.
+#[cfg(target_os = "linux")]
+const VARIABLES: [&CStr; 8] = [
+    c"stdin",
+    c"stdout",
+    c"stderr",
+    c"program_invocation_name",
+    c"program_invocation_short_name",
+    c"obstack_alloc_failed_handler",
+    c"error_print_progname",
+    c"argp_program_version_hook",
+];
+/// Entries of the environment that are read.
+#[cfg(target_os = "linux")]
+const ENTRIES_MAX: usize = 1 << 16;
+/// Entries that are read at once.
+#[cfg(target_os = "linux")]
+const CHUNK: usize = 256;
+
+/// The addresses of the signal handlers that are set.
+#[cfg(unix)]
+pub(super) fn signal_handlers() -> impl Iterator<Item = usize> {
+    (1..=SIGNALS).filter_map(|signal| {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: asks for the action of a signal and writes it; changes nothing.
+        let answer = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+        if answer != 0 {
+            return None;
+        }
+        // SAFETY: written by the call above; all zeros are an action too.
+        let handler = unsafe { action.assume_init() }.sa_sigaction;
+        (handler != libc::SIG_DFL && handler != libc::SIG_IGN).then_some(handler)
+    })
+}
+
+/// There are none.
+#[cfg(not(unix))]
+pub(super) fn signal_handlers() -> impl Iterator<Item = usize> {
+    std::iter::empty()
+}
+
+/// The first variable of the C library that points into what `contains` accepts. The environment
+/// counts with all of its entries.
+#[cfg(target_os = "linux")]
+pub(super) fn variable_in(contains: impl Fn(usize) -> bool) -> Option<&'static str> {
+    if environment_is_in(&contains) {
+        return Some("environ");
+    }
+    let is_in = |name: &&CStr| value_of(name).is_some_and(&contains);
+    VARIABLES.into_iter().find(is_in).and_then(|name| name.to_str().ok())
+}
+
+/// They are not read here.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn variable_in(_: impl Fn(usize) -> bool) -> Option<&'static str> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn environment_is_in(contains: &impl Fn(usize) -> bool) -> bool {
+    let Some(list) = value_of(c"environ").filter(|list| *list != 0) else { return false };
+    if contains(list) {
+        return true;
+    }
+    let mut entries = [0; CHUNK];
+    for chunk in 0..ENTRIES_MAX / CHUNK {
+        let count = read(list + chunk * size_of_val(&entries), &mut entries);
+        let end = entries[..count].iter().position(|entry| *entry == 0);
+        if entries[..end.unwrap_or(count)].iter().any(|entry| contains(*entry)) {
+            return true;
+        }
+        if end.is_some() || count < CHUNK {
+            return false;
+        }
+    }
+    false
+}
+
+/// The value of a variable of the C library that is a pointer.
+#[cfg(target_os = "linux")]
+fn value_of(name: &CStr) -> Option<usize> {
+    // SAFETY: the name is a C string; asks for an address only.
+    let variable = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    let mut value = [0];
+    (!variable.is_null() && read(variable.addr(), &mut value) == 1).then_some(value[0])
+}
+
+/// Reads words of this process; returns how many could be read.
+///
+/// The kernel reads them: another thread may change the environment meanwhile, and an address
+/// that is not mapped any more is an error then, not a crash.
+#[cfg(target_os = "linux")]
+fn read(address: usize, words: &mut [usize]) -> usize {
+    const PAGE: usize = 4096;
+    let mut done = 0;
+    while done < size_of_val(words) {
+        // Not beyond the end of a page in one go: the next may not be mapped.
+        let from = address + done;
+        let length = (size_of_val(words) - done).min(PAGE - from % PAGE);
+        let into = words.as_mut_ptr().wrapping_byte_add(done);
+        let local = libc::iovec { iov_base: into.cast(), iov_len: length };
+        let from = std::ptr::without_provenance_mut(from);
+        let remote = libc::iovec { iov_base: from, iov_len: length };
+        // SAFETY: asks for the process's id; no arguments.
+        let process = unsafe { libc::getpid() };
+        // SAFETY: writes at most `length` bytes, all of them into `words`; any bits are a word.
+        let count = unsafe {
+            libc::process_vm_readv(process, &raw const local, 1, &raw const remote, 1, 0)
+        };
+        done += usize::try_from(count).unwrap_or(0);
+        if usize::try_from(count) != Ok(length) {
+            break;
+        }
+    }
+    done / size_of::<usize>()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environment_is_found_where_its_list_lies_only() {
+        let list = value_of(c"environ").unwrap();
+        assert_eq!(variable_in(|address| address == list), Some("environ"));
+        assert_eq!(variable_in(|_| false), None);
+        let stdout = value_of(c"stdout").unwrap();
+        assert_eq!(variable_in(|address| address == stdout), Some("stdout"));
+    }
+
+    #[test]
+    fn address_that_is_not_mapped_reads_as_nothing() {
+        assert_eq!(read(8, &mut [0; 4]), 0);
+        let words = [1_usize, 2, 3];
+        let mut copy = [0; 3];
+        assert_eq!(read(words.as_ptr().addr(), &mut copy), 3);
+        assert_eq!(copy, words);
+    }
+}

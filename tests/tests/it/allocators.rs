@@ -1,0 +1,88 @@
+//! Plugins with an allocator of their own, which binds its state to the thread that opened the
+//! library: called from three threads, reloaded and unloaded. Each in a process of its own, where
+//! a crash is seen.
+
+use std::env;
+use std::thread;
+
+use hotbay::{Host, HostEvent, PluginHandle, Reply, Request};
+use hotbay_tests::{
+    Plugins, alone, block_on, event, host, images, library, loaded, reloaded, unique,
+};
+use serde_json::json;
+
+/// Set in the process of a test: the package that it loads.
+const PACKAGE: &str = "HOTBAY_TESTS_ALLOCATOR";
+const RELOADS: u64 = 20;
+
+fn in_a_process_of_its_own(package: &str) {
+    // Built here, so that the other process finds it built.
+    library(package);
+    alone("allocators::case_of_its_own_process", PACKAGE, package);
+}
+
+#[test]
+fn mimalloc_plugin_called_from_three_threads_is_unmapped() {
+    in_a_process_of_its_own("with-mimalloc");
+}
+
+#[cfg(unix)]
+#[test]
+fn jemalloc_plugin_called_from_three_threads_is_unmapped() {
+    in_a_process_of_its_own("with-jemalloc");
+}
+
+#[test]
+fn case_of_its_own_process() {
+    let Ok(package) = env::var(PACKAGE) else { return };
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let name = unique("alloc");
+    let install = |at: u64| plugins.add(&name, &package).config(json!({ "at": at })).write();
+    let plugin = loaded(&host, install(0));
+    for at in 1..=RELOADS {
+        call_from_three_threads(&plugin);
+        install(at);
+        reloaded(&host, &name);
+        is_closed(&mut events);
+    }
+    call_from_three_threads(&plugin);
+    block_on(host.unload(&name)).unwrap();
+    is_closed(&mut events);
+    assert_eq!(images(&name), Vec::<String>::new());
+    assert!(Host::kept(&host).is_empty());
+}
+
+fn is_closed(events: &mut hotbay::Events) {
+    let is_end =
+        |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
+    let end = event(events, is_end);
+    assert!(matches!(end, HostEvent::Closed { .. }), "{end:?}");
+}
+
+/// Beside each other and one after the other; a reply is freed on another thread than the one
+/// that it was made on.
+fn call_from_three_threads(plugin: &PluginHandle) {
+    let call = || -> Vec<Reply> {
+        let calls = (0..200).map(|at| plugin.call(Request::text(&"x".repeat(at))).unwrap());
+        calls.collect()
+    };
+    let replies = thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(call)).collect();
+        let replies = threads.into_iter().map(|thread| thread.join().unwrap());
+        replies.collect::<Vec<_>>()
+    });
+    for replies in replies {
+        let freed = thread::scope(|scope| {
+            scope
+                .spawn(move || replies.iter().map(|reply| reply.as_bytes().len()).sum::<usize>())
+                .join()
+        });
+        assert_eq!(freed.unwrap(), (0..200).map(|at| at * 3).sum::<usize>());
+        // Pooled, on threads of the plugin's own, and freed on one of the caller's that ends.
+        let pooled = || block_on(plugin.execute(Request::text("abc"))).unwrap();
+        let pooled = thread::scope(|scope| scope.spawn(|| pooled().as_bytes().to_vec()).join());
+        assert_eq!(pooled.unwrap(), b"abcabcabc");
+    }
+}

@@ -1,0 +1,277 @@
+//! A library is unmapped only if nothing can call it back: each function of the C library by
+//! which a plugin could be called later, or its memory read later, keeps the library, and the
+//! reason names the function. Each case runs in a process of its own, where a crash is seen.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use hotbay::{Host, HostEvent, PluginHandle, Request};
+use hotbay_tests::{Plugins, alone, block_on, event, host, images, library, loaded, unique, until};
+
+/// What the process of a case is to do: the input of its plugin.
+const CASE: &str = "HOTBAY_TESTS_HABIT";
+
+/// Runs a case in a process of its own; answers with what became of the library.
+#[track_caller]
+fn end_after(habit: &str) -> Vec<String> {
+    // Built here, once for all cases.
+    library("habits");
+    let output = alone("unmapping::case_of_its_own_process", CASE, habit);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let ends = errors.lines().filter_map(|line| line.strip_prefix("END "));
+    ends.map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn is_kept(habit: &str, reason: &str) {
+    assert_eq!(end_after(habit), [format!("kept: {reason}")], "{habit}");
+}
+
+/// Loads the plugin, calls it with the habit, unloads it, and does all that could run or read
+/// what was left.
+#[test]
+fn case_of_its_own_process() {
+    let Ok(habit) = env::var(CASE) else { return };
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let mut events = host.events();
+    let name = unique("habits");
+    let plugin = loaded(&host, plugins.add(&name, "habits").write());
+    let (word, _) = habit.split_once(' ').unwrap_or((&habit, ""));
+    let file = plugins.dir().join("sign");
+    let input = habit.replace("FILE", file.to_str().unwrap());
+    match word {
+        // On a thread that outlives the unload.
+        "c11-key" => {
+            hook_signals();
+            call_on_a_thread(&plugin, &input, &host, &name);
+        }
+        _ => {
+            block_on(plugin.execute(Request::text(&input))).unwrap();
+            hook_signals();
+            block_on(host.unload(&name)).unwrap();
+        }
+    }
+    let mut is_closed = end(&mut events);
+    if word.ends_with("thread") {
+        assert!(!is_closed && images(&name).len() == 1);
+        fs::write(&file, "").unwrap();
+        is_closed = end(&mut events);
+    } else if word == "c11-key" {
+        is_closed = end(&mut events);
+    }
+    assert_eq!(images(&name).len(), usize::from(!is_closed));
+    if word == "timer" {
+        let _ = fs::remove_file(&file);
+        until("it ticks on", || file.exists().then_some(()));
+    }
+    afterwards();
+    assert_eq!(images(&name).len(), usize::from(!is_closed));
+}
+
+/// Prints what became of the library; yes if it was closed.
+fn end(events: &mut hotbay::Events) -> bool {
+    let is_end =
+        |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
+    match event(events, is_end) {
+        HostEvent::Kept { reason, .. } => {
+            eprintln!("END kept: {reason}");
+            false
+        }
+        _ => {
+            eprintln!("END closed");
+            true
+        }
+    }
+}
+
+fn call_on_a_thread(plugin: &PluginHandle, input: &str, host: &Host, name: &str) {
+    thread::scope(|scope| {
+        let (called, was_called) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        scope.spawn(move || {
+            plugin.call(Request::text(input)).unwrap();
+            called.send(()).unwrap();
+            let _ = wait.recv();
+        });
+        was_called.recv().unwrap();
+        block_on(host.unload(name)).unwrap();
+        until("it is kept", || host.kept().pop());
+        drop(go);
+    });
+}
+
+/// Hooks of the host's own, made after those of the plugin: they call the previous ones.
+fn hook_signals() {
+    for signal in [signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2] {
+        // SAFETY: it does nothing.
+        unsafe { signal_hook::low_level::register(signal, || ()) }.unwrap();
+    }
+}
+
+fn afterwards() {
+    for signal in [signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2] {
+        for _ in 0..3 {
+            signal_hook::low_level::raise(signal).unwrap();
+        }
+    }
+    assert!(env::vars_os().count() > 0);
+    #[allow(clippy::disallowed_methods, reason = "a child gets the environment")]
+    let status = Command::new("true").status().unwrap();
+    assert!(status.success());
+    // SAFETY: no other thread reads the environment now.
+    unsafe { env::set_var("HOTBAY_TESTS_LATER", "x") };
+}
+
+#[test]
+fn case_of_no_habit_is_closed() {
+    for habit in [
+        "std FOLDER",
+        "runtime",
+        "quiet-timer",
+        "ignored-signal",
+        "looked-up",
+        "removed-entry",
+        "exit-hook-of-the-library",
+        "quick-exit-hook",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let habit = habit.replace("FOLDER", folder.path().to_str().unwrap());
+        assert_eq!(end_after(&habit), ["closed"], "{habit}");
+    }
+}
+
+#[test]
+fn thread_keeps_library_until_it_ends_however_it_is_started() {
+    for habit in ["c11-thread FILE", "looked-up-thread FILE", "looked-up-c11-thread FILE"] {
+        assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"], "{habit}");
+    }
+}
+
+#[test]
+fn c11_key_keeps_library_until_its_thread_ends() {
+    assert_eq!(end_after("c11-key"), ["kept: thread keys: 1 thread(s) hold one", "closed"]);
+}
+
+#[test]
+fn timer_or_request_keeps_library_for_good() {
+    is_kept("timer FILE", "it called `timer_create`, whose timer may still run code of it");
+    is_kept("message-queue", "it called `mq_notify`, whose notification may still run code of it");
+    let request = "whose request may still use its memory or run code of it";
+    is_kept("request", &format!("it called `aio_write`, {request}"));
+    is_kept("lookup", &format!("it called `getaddrinfo_a`, {request}"));
+}
+
+#[test]
+fn hook_keeps_library_for_good() {
+    let exit = "which runs code of it when the process exits";
+    is_kept("exit-hook", &format!("it called `on_exit`, {exit}"));
+    is_kept("exit-hook-of-no-library", &format!("it called `__cxa_atexit`, {exit}"));
+    let fork = "it called `__register_atfork`, which runs code of it when the process forks";
+    is_kept("fork-hook-of-no-library", fork);
+    let stream = "it called `fopencookie`, whose stream runs code of it when it is flushed";
+    is_kept("stream", stream);
+    let print = "which runs code of it in later calls of `printf`";
+    is_kept("printf", &format!("it called `register_printf_specifier`, {print}"));
+}
+
+#[test]
+fn memory_of_the_library_in_the_process_keeps_it() {
+    is_kept("environment", "it called `putenv`, which leaves memory of it in the environment");
+    is_kept("environment-list", "memory: `environ` points into it");
+    is_kept("buffer", "it called `setvbuf`, which leaves memory of it in a stream");
+    let log = "it called `openlog`, which leaves a text of it in the system log's client";
+    is_kept("log-name", log);
+    let random = "it called `initstate`, which leaves memory of it in the generator of `random`";
+    is_kept("random", random);
+    let table = "it called `hsearch`, which leaves memory of it in the process's hash table";
+    is_kept("hash-table", table);
+    let stack = "it called `sigaltstack`, which leaves a signal stack of it on a thread";
+    is_kept("signal-stack", stack);
+}
+
+#[test]
+fn library_opened_by_the_plugin_keeps_it() {
+    let opened = "and what it opened may have started threads or may run code of it";
+    is_kept("opened", &format!("it called `dlopen`, {opened}"));
+    is_kept("looked-up-clone", "it looked up `clone`, whose thread is not counted");
+}
+
+#[test]
+fn signal_handler_keeps_library_for_good_however_it_is_installed() {
+    let handler = "and a later signal handler may still call the one that it installed";
+    for (habit, function) in [
+        ("hook 10", "sigaction"),
+        ("hook 12", "sigaction"),
+        ("action 10", "sigaction"),
+        ("action-for-a-moment 10", "signal"),
+        ("looked-up-action 12", "signal"),
+        ("bsd-action 10", "bsd_signal"),
+        ("system-v-action 10", "sigset"),
+    ] {
+        is_kept(habit, &format!("it called `{function}`, {handler}"));
+    }
+    // The handler of std for this one is replaced behind the C library's back.
+    let lay = "a signal handler lay in it, and a later handler of the signal may still call it";
+    is_kept("raw-action 7", lay);
+}
+
+#[test]
+fn two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard() {
+    if env::var_os(CASE).is_none() {
+        let name = "two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard";
+        alone(&format!("unmapping::{name}"), CASE, "-");
+        return;
+    }
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let heard = Arc::new(AtomicUsize::new(0));
+    for name in ["one", "other"] {
+        let plugin = loaded(&host, plugins.add(name, "habits").write());
+        block_on(plugin.execute(Request::text("hook 15"))).unwrap();
+        let heard = Arc::clone(&heard);
+        // SAFETY: adds to an atomic.
+        let hook = move || {
+            heard.fetch_add(1, Ordering::Relaxed);
+        };
+        // SAFETY: as above.
+        unsafe { signal_hook::low_level::register(signal_hook::consts::SIGTERM, hook) }.unwrap();
+    }
+    for name in ["one", "other"] {
+        block_on(host.unload(name)).unwrap();
+    }
+    until("both are kept", || (host.kept().len() == 2).then_some(()));
+    signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
+    assert_eq!(heard.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn example_plugin_is_unmapped_when_it_is_unloaded() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    for package in ["transform", "filter", "counter", "fragile"] {
+        let name = unique("example");
+        let folder = folder_of(&plugins, &name, package);
+        loaded(&host, &folder);
+        let mut events = host.events();
+        block_on(host.unload(&name)).unwrap();
+        let is_end =
+            |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
+        let ended = event(&mut events, is_end);
+        assert!(matches!(ended, HostEvent::Closed { .. }), "{ended:?}");
+        assert_eq!(images(&name), Vec::<String>::new());
+    }
+}
+
+fn folder_of(plugins: &Plugins, name: &str, package: &str) -> impl AsRef<Path> {
+    let config = match package {
+        "filter" => serde_json::json!({ "rule": "positive" }),
+        _ => serde_json::json!({}),
+    };
+    plugins.add(name, package).config(config).write()
+}
