@@ -45,9 +45,16 @@ impl FolderLock {
         path: impl Fn(&T) -> &Path,
     ) -> io::Result<(T, Self)> {
         // A sweep can lock a folder, and remove it, between its making and its locking.
-        const TRIES_MAX: usize = 16;
+        const TRIES_MAX: usize = 64;
+        let mut removed = io::Error::from(io::ErrorKind::NotFound);
         for _ in 0..TRIES_MAX {
-            let made = make()?;
+            let made = match make() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    removed = error;
+                    continue;
+                }
+                made => made?,
+            };
             let folder = path(&made);
             let lock = match Self::take(folder) {
                 Ok(lock) => lock,
@@ -59,7 +66,7 @@ impl FolderLock {
                 return Ok((made, lock));
             }
         }
-        Err(io::Error::other("another process removed each new folder; is a cleaner running?"))
+        Err(removed)
     }
 }
 

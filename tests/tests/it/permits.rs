@@ -37,7 +37,8 @@ fn check(handle: &PluginHandle, granted: &[&str], denied: &[&str]) {
             assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
             assert_eq!(error.plugin(), Some(handle.name()));
             let told = error.to_string();
-            let says = [format!("the operation `{operation}` was not granted"), "`".to_owned()];
+            let named = operation.escape_debug().to_string().replace("\\0", "\\u{0}");
+            let says = [format!("the operation `{named}` was not granted"), "`".to_owned()];
             assert!(says.iter().all(|part| told.contains(part)), "{told}");
         }
     }
