@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::super::diagnose;
 use super::super::dialect::{Capabilities, Dialect};
-use super::super::http::{Answer, Ask, OnTasks, Way as _};
+use super::super::http::{Answer, Ask, OnTasks};
 use super::super::program::{Overseen, Overseer, Program};
 use super::super::start::{self, NotStarted, Started};
 use super::report::Report;
@@ -197,7 +197,7 @@ impl Kit {
         let Some(started) = &self.running else { return false };
         let client = &started.live.client;
         let asks = async {
-            let mut connection = OnTasks::connect(client.location()).await?;
+            let mut connection = client.connect::<OnTasks>().await?;
             let request = client.request(&Knock::get("healthz").ask())?;
             connection.exchange(request, ANSWER_BYTES_MAX).await
         };

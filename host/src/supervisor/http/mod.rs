@@ -4,8 +4,12 @@
 mod answer;
 mod connection;
 mod counted;
+mod kept;
 mod pool;
+mod sharing;
+mod socket;
 
+use std::pin::pin;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,8 +19,12 @@ use hyper::{Method, Uri};
 
 use super::location::Location;
 pub(super) use answer::{Answer, Broken, Ran, Why};
+use connection::Connection;
 pub(super) use connection::{Here, OnTasks, Way};
+pub(super) use counted::Counts;
+use kept::Keep;
 use pool::Pool;
+use sharing::{SUSPECT_AFTER, Sharing};
 
 /// What a child is asked.
 #[derive(Clone, Debug)]
@@ -47,12 +55,14 @@ pub(super) struct Client {
     token: Option<HeaderValue>,
     here: Pool<Here>,
     tasks: Pool<OnTasks>,
+    sharing: Sharing,
 }
 
 impl Client {
     /// A client without connections yet.
     pub(super) fn new(location: Location, token: Option<HeaderValue>) -> Self {
-        Self { location, token, here: Pool::default(), tasks: Pool::default() }
+        let (here, tasks) = (Pool::default(), Pool::default());
+        Self { location, token, here, tasks, sharing: Sharing::new() }
     }
 
     /// Asks, on a kept connection if there is one. A kept one may have been closed meanwhile:
@@ -62,17 +72,71 @@ impl Client {
         while let Some(mut kept) = pool.take() {
             match kept.exchange(self.request(ask)?, ask.answer_bytes_max).await {
                 Ok(answer) => {
-                    pool.put(kept);
+                    self.put::<W>(kept);
                     return Ok(answer);
                 }
-                Err(Broken { ran: Ran::No, .. }) => {}
-                Err(broken) => return Err(broken),
+                Err(broken) if broken.why != Why::Disconnected => return Err(broken),
+                Err(broken) => {
+                    // The others were idle for as long, or will be closed for the same reason.
+                    self.close_idle();
+                    if broken.ran != Ran::No {
+                        return Err(broken);
+                    }
+                }
             }
         }
-        let mut fresh = W::connect(&self.location).await?;
-        let answer = fresh.exchange(self.request(ask)?, ask.answer_bytes_max).await?;
-        pool.put(fresh);
+        self.ask_anew::<W>(ask).await
+    }
+
+    /// Opens a connection that is not kept.
+    pub(super) async fn connect<W: Way>(&self) -> Result<Connection<W::Io>, Broken> {
+        W::connect(&self.location, &self.sharing).await
+    }
+
+    /// Asks on a new connection.
+    pub(super) async fn ask_anew<W: Way>(&self, ask: &Ask) -> Result<Answer, Broken> {
+        if self.sharing.is_full() {
+            self.close_idle();
+        }
+        let request = self.request(ask)?;
+        let waiting = self.sharing.wait();
+        let mut fresh = self.connect::<W>().await?;
+        let exchanged = {
+            let mut exchange = pin!(fresh.exchange(request, ask.answer_bytes_max));
+            let suspect_at = Instant::now() + SUSPECT_AFTER;
+            let until = ask.deadline.map_or(suspect_at, |deadline| deadline.min(suspect_at));
+            match W::by(until, exchange.as_mut()).await {
+                Some(exchanged) => exchanged,
+                None => {
+                    if self.sharing.suspects() {
+                        self.close_idle();
+                    }
+                    exchange.await
+                }
+            }
+        };
+        let answer = exchanged?;
+        self.sharing.answered();
+        drop(waiting);
+        self.put::<W>(fresh);
         Ok(answer)
+    }
+
+    /// Keeps a connection, unless that is not wanted by the child or by a request that waits.
+    fn put<W: Way>(&self, connection: Connection<W::Io>) {
+        let until = match connection.keep() {
+            Keep::No => return,
+            _ if self.sharing.has_to_close() => return,
+            Keep::Open => None,
+            Keep::Until(until) => Some(until),
+        };
+        W::pool(self).put(connection, until);
+    }
+
+    /// Closes all connections on which no request is under way.
+    fn close_idle(&self) {
+        self.here.clear();
+        self.tasks.clear();
     }
 
     pub(super) fn location(&self) -> &Location {
