@@ -85,6 +85,7 @@ pub(super) fn staged(
             start_wait_max: host.start_wait_max,
             stop_wait_max: host.stop_wait_max,
             idle_max: host.process_idle_max,
+            health_timeout: host.process_health_timeout,
             answer_bytes_max: limits.output_bytes,
             snapshot_bytes_max: host.snapshot_bytes_max,
         },

@@ -1,6 +1,7 @@
 //! The annexe: plugins in processes of their own, started, watched, called over HTTP on a local
 //! socket, started again when they end, and always reaped. Decides nothing about loads.
 
+mod activity;
 mod asking;
 mod batch;
 mod child;
@@ -11,6 +12,8 @@ mod environment;
 mod folder;
 mod guardian;
 mod http;
+mod hung;
+mod leftovers;
 mod lines;
 mod location;
 mod marks;

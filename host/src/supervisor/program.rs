@@ -65,8 +65,12 @@ pub(crate) struct ProcessLimits {
     pub(crate) start_wait_max: Duration,
     /// How long it may take to end by itself.
     pub(crate) stop_wait_max: Duration,
-    /// Without calls for that long it ends by itself; zero: never.
+    /// Without calls for that long it ends by itself, or is ended where it speaks an older
+    /// dialect; zero: never.
     pub(crate) idle_max: Duration,
+    /// How long `/healthz` may stay unanswered once a call has missed its deadline; zero: it is
+    /// not asked.
+    pub(crate) health_timeout: Duration,
     pub(crate) answer_bytes_max: u64,
     pub(crate) snapshot_bytes_max: u64,
 }

@@ -3,13 +3,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper::StatusCode;
 use hyper::header::HeaderValue;
-use hyper::{Method, StatusCode};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
@@ -37,9 +37,6 @@ const CAPABILITIES_BYTES_MAX: usize = 1 << 20;
 /// Between two looks whether a process is ready; each is twice as long as the one before.
 const LOOK_EVERY_FIRST: Duration = Duration::from_millis(1);
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
-
-/// Bytes of an answer to `/healthz`.
-const HEALTH_BYTES_MAX: u64 = 64 << 10;
 
 /// Why a process did not start.
 #[derive(Debug)]
@@ -200,7 +197,7 @@ pub(super) async fn start(
     let Starting { child, readers, tail, noise, .. } = starting;
     match reached {
         Ok(client) => {
-            let live = Arc::new(Live { pid: child.pid(), client });
+            let live = Arc::new(Live { pid: child.pid(), client, end: OnceLock::new() });
             Ok(Started { child, live, readers, tail, services, noise, folder })
         }
         Err(failed) => {
@@ -212,11 +209,12 @@ pub(super) async fn start(
 
 /// The configuration as the protocol has it.
 fn config(program: &Program, is_ours: bool) -> String {
-    let mut idle_ns = u64::try_from(program.limits.idle_max.as_nanos()).unwrap_or(u64::MAX);
-    if idle_ns == 0 && !is_ours {
-        // Zero is never in our protocol alone.
-        idle_ns = u64::MAX;
-    }
+    // In the older dialects zero is not never, and an exit of theirs may meet a call: the host
+    // ends them itself.
+    let idle_ns = match is_ours {
+        true => u64::try_from(program.limits.idle_max.as_nanos()).unwrap_or(u64::MAX),
+        false => u64::MAX,
+    };
     let data = STANDARD.encode(&program.config);
     json!({
         "id": program.name.as_str(),
@@ -330,15 +328,7 @@ impl Starting<'_> {
     /// Asks until it says that it can be called.
     async fn ready(&mut self, client: &Client) -> Result<(), NotStarted> {
         let step = LoadStep::Ready;
-        let ask = Ask {
-            method: Method::GET,
-            endpoint: "healthz".to_owned(),
-            content_type: HeaderValue::from_static("application/json"),
-            body: bytes::Bytes::new(),
-            deadline: None,
-            headers: Vec::new(),
-            answer_bytes_max: HEALTH_BYTES_MAX,
-        };
+        let ask = Ask::health();
         let mut last = "it did not answer".to_owned();
         let mut look_in = Duration::ZERO;
         loop {

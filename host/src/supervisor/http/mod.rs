@@ -40,6 +40,24 @@ pub(super) struct Ask {
     pub(super) answer_bytes_max: u64,
 }
 
+impl Ask {
+    /// Bytes of an answer to `/healthz`.
+    const HEALTH_BYTES_MAX: u64 = 64 << 10;
+
+    /// Whether the child can work.
+    pub(super) fn health() -> Self {
+        Self {
+            method: Method::GET,
+            endpoint: "healthz".to_owned(),
+            content_type: HeaderValue::from_static("application/json"),
+            body: Bytes::new(),
+            deadline: None,
+            headers: Vec::new(),
+            answer_bytes_max: Self::HEALTH_BYTES_MAX,
+        }
+    }
+}
+
 /// Milliseconds that are left, for the child.
 const DEADLINE: HeaderName = HeaderName::from_static("hotbay-deadline-ms");
 /// What lets the host in.
