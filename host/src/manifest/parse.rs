@@ -11,7 +11,7 @@ use semver::VersionReq;
 use super::fields::{self, Field, LIMITS, MANIFEST, PROVIDED, Presence, Shape};
 use super::rules::{self, Wanted};
 use super::tree::{Source, found, join, key_at, quoted};
-use super::words::{Handover, Kind, Unload};
+use super::words::{Handover, Kind, SocketType, Unload};
 use super::{ConfigSchema, Limits, Manifest, Provided};
 use crate::error::manifest::{ManifestError, Problem};
 use crate::id::PluginName;
@@ -41,6 +41,7 @@ pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestErro
         kind,
         library: fields.get("library").map(|value| value.text_by(stem)).transpose()?,
         command: command(&fields)?,
+        socket_type: fields.word("type", SocketType::from_word)?,
         description: fields.optional_text("description")?,
         authors: fields.texts("authors")?,
         license: fields.optional_text("license")?,

@@ -77,7 +77,8 @@ pub(super) fn staged(
         args: args.iter().map(Into::into).collect(),
         folder: folder.clone(),
         environment: Vec::new(),
-        config: manifest.config().to_string(),
+        config: manifest.config().clone(),
+        socket_type: manifest.socket_type().as_str(),
         limits: ProcessLimits {
             memory_bytes: limits.memory_bytes,
             descriptors: host.process_descriptors_max,

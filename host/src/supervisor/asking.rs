@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::activity::{Activity, Running};
 use super::dialect::Capabilities;
-use super::http::{Answer, Ask, Broken, CALL_ID, Ran, TRACE, Way, Why};
+use super::http::{self, Answer, Ask, Broken, CALL_ID, Ran, TRACE, Way, Why};
 use super::process::ProcessCall;
 use super::program::Program;
 use super::reply;
@@ -54,8 +54,9 @@ impl Shared {
         if let Some(trace) = request.trace() {
             headers.push((TRACE, reply::traceparent(trace)));
         }
+        http::add_headers(request, &mut headers)?;
         Ok(Ask {
-            method: Method::POST,
+            method: http::method(request)?,
             endpoint: endpoint.to_owned(),
             content_type,
             body: bytes::Bytes::copy_from_slice(request.as_bytes()),
@@ -68,7 +69,15 @@ impl Shared {
     /// Refuses what a program of ours does not serve; the older dialects do not say what they do.
     fn check_endpoint(&self, endpoint: &str) -> Result<(), Failure> {
         let endpoints = &self.capabilities.endpoints;
-        if endpoints.is_empty() || endpoints.contains(endpoint) {
+        if endpoints.is_empty() && http::is_endpoint(endpoint) {
+            return Ok(());
+        }
+        if endpoints.is_empty() {
+            let endpoint = endpoint.escape_debug();
+            let message = format!("was not called: `{endpoint}` is not a valid endpoint");
+            return Err(Failure::Other(Error::new(ErrorKind::Input, message)));
+        }
+        if endpoints.contains(endpoint) {
             return Ok(());
         }
         let known: Vec<_> = endpoints.iter().map(String::as_str).collect();

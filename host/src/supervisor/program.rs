@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -28,8 +29,10 @@ pub(crate) struct Program {
     pub(crate) folder: PathBuf,
     /// What it gets of the host's environment.
     pub(crate) environment: Vec<(OsString, OsString)>,
-    /// The manifest's config, as JSON.
-    pub(crate) config: String,
+    /// The manifest's config, an object.
+    pub(crate) config: serde_json::Value,
+    /// The kind of socket that it is asked to listen at: `unix` or `tcp`.
+    pub(crate) socket_type: &'static str,
     pub(crate) limits: ProcessLimits,
 }
 
@@ -87,6 +90,8 @@ pub(crate) trait Overseer: Send + Sync {
     fn thread_panicked(&self, message: &str, location: &str);
     /// It ended though nobody had ended it.
     fn exited(&self, pid: u32, reason: String);
+    /// It listens at an address that other machines may reach.
+    fn listens_beyond_loopback(&self, pid: u32, address: SocketAddr);
     /// It was started again.
     fn restarted(&self, pid: u32, after: Duration);
     /// It could not be started again.

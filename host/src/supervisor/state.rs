@@ -1,5 +1,6 @@
 //! What a supervised process is doing, as those who want to call it see it.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -25,6 +26,8 @@ pub(super) enum Phase {
 pub(super) struct Live {
     pub(super) pid: u32,
     pub(super) client: Client,
+    /// Its socket, if that lies where a second process of the program would want its own.
+    pub(super) fixed_socket: Option<PathBuf>,
     /// How it ended; set before the phase changes.
     pub(super) end: OnceLock<How>,
 }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::activity::Activity;
 use super::asking::Shared;
 use super::dialect::{Capabilities, Dialect};
+use super::exposed;
 use super::hung::is_hung;
 use super::leftovers;
 use super::pipes::SharedTail;
@@ -84,6 +85,11 @@ impl Watch {
         self.history.started(now);
         self.shared.activity.started(now);
         let live = Arc::clone(&started.live);
+        let beyond = exposed::beyond_loopback(live.pid);
+        let printed = || started.printed_beyond_loopback.into_iter().collect();
+        for address in beyond.unwrap_or_else(printed) {
+            self.overseer.listens_beyond_loopback(live.pid, address);
+        }
         let mut check: Option<Check> = None;
         let mut idle_at = self.idle_max().map(|idle_max| now + idle_max);
         loop {

@@ -223,6 +223,8 @@ impl Overseer for Quiet {
 
     fn exited(&self, _: u32, _: String) {}
 
+    fn listens_beyond_loopback(&self, _: u32, _: std::net::SocketAddr) {}
+
     fn restarted(&self, _: u32, _: Duration) {}
 
     fn not_restarted(&self, _: &str) {}

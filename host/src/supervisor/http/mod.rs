@@ -8,6 +8,7 @@ mod kept;
 mod pool;
 mod sharing;
 mod socket;
+mod terms;
 
 use std::pin::pin;
 use std::time::Instant;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::http::uri::InvalidUri;
 use hyper::{Method, Uri};
 
 use super::location::Location;
@@ -25,6 +27,7 @@ pub(super) use counted::Counts;
 use kept::Keep;
 use pool::Pool;
 use sharing::{SUSPECT_AFTER, Sharing};
+pub(super) use terms::{add_headers, may_run_twice, method};
 
 /// What a child is asked.
 #[derive(Clone, Debug)]
@@ -167,11 +170,8 @@ impl Client {
 
     /// What `ask` is on the wire.
     pub(super) fn request(&self, ask: &Ask) -> Result<hyper::Request<Full<Bytes>>, Broken> {
-        let mut path = String::with_capacity(ask.endpoint.len() + 1);
-        path.push('/');
-        path.push_str(ask.endpoint.trim_start_matches('/'));
-        let uri = Uri::try_from(path).map_err(|error| {
-            Broken::unsent(format!("`{}` is no endpoint: {error}", ask.endpoint))
+        let uri = uri(&ask.endpoint).map_err(|error| {
+            Broken::unsent(format!("`{}` is not a valid endpoint: {error}", ask.endpoint))
         })?;
         let mut request = hyper::Request::new(Full::new(ask.body.clone()));
         *request.method_mut() = ask.method.clone();
@@ -179,7 +179,11 @@ impl Client {
         let headers = request.headers_mut();
         headers.reserve(8);
         headers.insert(HOST, HeaderValue::from_static("unix"));
-        headers.insert(CONTENT_TYPE, ask.content_type.clone());
+        // Without a body there is nothing that it could be the type of.
+        let is_bodiless = matches!(ask.method, Method::GET | Method::HEAD) && ask.body.is_empty();
+        if !is_bodiless {
+            headers.insert(CONTENT_TYPE, ask.content_type.clone());
+        }
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         if let Some(token) = &self.token {
             headers.insert(TOKEN, token.clone());
@@ -189,9 +193,26 @@ impl Client {
             let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             headers.insert(DEADLINE, HeaderValue::from(left));
         }
-        for (name, value) in &ask.headers {
-            headers.insert(name.clone(), value.clone());
+        for (at, (name, value)) in ask.headers.iter().enumerate() {
+            // The first takes the place of what is usual, such as `Accept`.
+            if ask.headers[..at].iter().any(|(before, _)| before == name) {
+                headers.append(name.clone(), value.clone());
+            } else {
+                headers.insert(name.clone(), value.clone());
+            }
         }
         Ok(request)
     }
+}
+
+/// Whether a request can be sent to an endpoint of this name.
+pub(super) fn is_endpoint(endpoint: &str) -> bool {
+    uri(endpoint).is_ok()
+}
+
+fn uri(endpoint: &str) -> Result<Uri, InvalidUri> {
+    let mut path = String::with_capacity(endpoint.len() + 1);
+    path.push('/');
+    path.push_str(endpoint.trim_start_matches('/'));
+    Uri::try_from(path)
 }
