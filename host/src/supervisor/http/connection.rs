@@ -85,9 +85,13 @@ impl Way for Here {
         Ok(stream?.counting(counts.reads()))
     }
 
-    /// Blocks, as everything here does: no runtime's timer is wanted.
     async fn by<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
-        wire::block_on(Some(until), future)
+        let (mut future, mut alarm) = (pin!(future), pin!(wire::sleep_until(until)));
+        poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => alarm.as_mut().poll(context).map(|()| None),
+        })
+        .await
     }
 
     fn pool(client: &Client) -> &Pool<Self> {
@@ -134,11 +138,12 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
 
 /// A connection on which one request at a time is under way.
 pub(in crate::supervisor) struct Connection<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
+    /// Dropped first: once the socket is closed, another connection may take its place.
+    open: Open,
     sender: SendRequest<Full<Bytes>>,
     driver: Driver<I>,
     /// What the last response said.
     keep: Keep,
-    _open: Open,
 }
 
 struct Driver<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
@@ -187,7 +192,7 @@ where
         let (sender, connection) =
             http.max_buf_size(BUFFER_BYTES_MAX).handshake(io).await.map_err(Broken::unsent)?;
         let driver = Driver { connection, counts, has_ended: false };
-        Ok(Self { sender, driver, keep: Keep::Open, _open: open })
+        Ok(Self { open, sender, driver, keep: Keep::Open })
     }
 
     /// How long it may be kept for another request.
@@ -207,7 +212,7 @@ where
         request: Request,
         bytes_max: u64,
     ) -> Result<Answer, Broken> {
-        let Self { sender, driver, keep, .. } = self;
+        let Self { open, sender, driver, keep } = self;
         let counts = driver.counts.clone();
         let (written, read) = (counts.written(), counts.read());
         let has_response = || counts.read() > read;
@@ -229,6 +234,7 @@ where
         let body = driver.drive(u64::MAX, collect(body, bytes_max)).await;
         // Without a limit it ends with the body.
         let body = body.unwrap_or_else(|| Err(Broken::too_large(bytes_max)))?;
+        open.served();
         *keep = kept::keep(parts.version, &parts.headers, Instant::now);
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }

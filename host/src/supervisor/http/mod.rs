@@ -10,7 +10,7 @@ mod sharing;
 mod socket;
 mod terms;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ pub(super) use connection::{Here, OnTasks, Way};
 pub(super) use counted::Counts;
 use kept::Keep;
 use pool::Pool;
-use sharing::{SUSPECT_AFTER, Sharing};
+use sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
 pub(super) use terms::{add_headers, may_run_twice, method};
 
 /// What a child is asked.
@@ -123,24 +123,39 @@ impl Client {
         let waiting = self.sharing.wait();
         let mut fresh = self.connect::<W>().await?;
         let exchanged = {
-            let mut exchange = pin!(fresh.exchange(request, ask.answer_bytes_max));
-            let suspect_at = Instant::now() + SUSPECT_AFTER;
-            let until = ask.deadline.map_or(suspect_at, |deadline| deadline.min(suspect_at));
-            match W::by(until, exchange.as_mut()).await {
-                Some(exchanged) => exchanged,
-                None => {
-                    if self.sharing.suspects() {
-                        self.close_idle();
-                    }
-                    exchange.await
-                }
-            }
+            let exchange = pin!(fresh.exchange(request, ask.answer_bytes_max));
+            self.not_starved::<W, _>(exchange).await
         };
         let answer = exchanged?;
-        self.sharing.answered();
+        if self.sharing.may_be_more() {
+            // The child may have closed those that are idle.
+            self.here.close_unusable();
+            self.tasks.close_unusable();
+            self.sharing.prove();
+        }
         drop(waiting);
         self.put::<W>(fresh);
         Ok(answer)
+    }
+
+    /// Waits for an exchange on a new connection; closes others where they may keep the child from
+    /// reading it.
+    async fn not_starved<W: Way, F: Future + Send>(&self, mut exchange: Pin<&mut F>) -> F::Output {
+        let mut look_at = Instant::now() + SUSPECT_AFTER;
+        let mut is_first = true;
+        loop {
+            if let Some(exchanged) = W::by(look_at, exchange.as_mut()).await {
+                return exchanged;
+            }
+            if !is_first {
+                self.sharing.give_way();
+            }
+            if self.sharing.suspects() || !is_first {
+                self.close_idle();
+            }
+            is_first = false;
+            look_at = Instant::now() + GIVE_WAY_EVERY;
+        }
     }
 
     /// Keeps a connection, unless that is not wanted by the child or by a request that waits.

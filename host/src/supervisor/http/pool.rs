@@ -51,6 +51,11 @@ impl<W: Way> Pool<W> {
         }
     }
 
+    /// Closes those on which no other request can be sent.
+    pub(super) fn close_unusable(&self) {
+        lock(&self.kept).retain_mut(|kept| kept.connection.is_usable());
+    }
+
     /// Closes every connection that is kept.
     pub(super) fn clear(&self) {
         let kept = std::mem::take(&mut *lock(&self.kept));
