@@ -19,6 +19,8 @@ pub(super) struct Activity {
     /// Whether the process that serves has answered anything.
     has_served: AtomicBool,
     answers: AtomicU32,
+    /// A request that was sent after the last answer got none.
+    has_lost: AtomicBool,
     /// Nanoseconds from `since` to the last answer, or to the start of the process.
     last_ns: AtomicU64,
     since: Instant,
@@ -32,6 +34,7 @@ impl Activity {
             running: AtomicU32::new(0),
             has_served: AtomicBool::new(false),
             answers: AtomicU32::new(0),
+            has_lost: AtomicBool::new(false),
             last_ns: AtomicU64::new(0),
             since: Instant::now(),
             is_suspected: AtomicBool::new(false),
@@ -48,9 +51,20 @@ impl Activity {
         self.running.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether a request is under way, or the last one got no answer.
+    pub(super) fn is_owed(&self) -> bool {
+        self.is_running() || self.has_lost.load(Ordering::Relaxed)
+    }
+
+    /// The process has left a request without an answer.
+    pub(super) fn lost(&self) {
+        self.has_lost.store(true, Ordering::Relaxed);
+    }
+
     /// A process has started.
     pub(super) fn started(&self, now: Instant) {
         self.note(now);
+        self.has_lost.store(false, Ordering::Relaxed);
         self.is_suspected.store(false, Ordering::Relaxed);
     }
 
@@ -58,6 +72,7 @@ impl Activity {
     pub(super) fn answered(&self, now: Instant) {
         self.note(now);
         self.answers.fetch_add(1, Ordering::Relaxed);
+        self.has_lost.store(false, Ordering::Relaxed);
         self.has_served.store(true, Ordering::Relaxed);
     }
 

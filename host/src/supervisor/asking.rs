@@ -122,6 +122,9 @@ impl Shared {
                 }
                 Err(broken) => broken,
             };
+            if broken.ran == Ran::Perhaps {
+                self.activity.lost();
+            }
             sent += 1;
             let may_help = broken.why == Why::Disconnected;
             let is_safe = broken.ran == Ran::No

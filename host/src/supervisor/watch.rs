@@ -219,7 +219,7 @@ impl Watch {
     async fn exited(&mut self, started: Started, status: ExitStatus) -> How {
         let activity = &self.shared.activity;
         let idle_max = self.shared.program.limits.idle_max;
-        let may_be_idle = !activity.is_running() || activity.was_idle(idle_max, Instant::now());
+        let may_be_idle = !activity.is_owed() || activity.was_idle(idle_max, Instant::now());
         let how = how_it_ended(status, may_be_idle, activity.take_has_served());
         let _ = started.live.end.set(how);
         self.turn(Phase::Starting);

@@ -101,7 +101,7 @@ fn connection_that_is_not_kept_is_not_used_again() {
 fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
     let neighbour = Trial::new();
     let neighbour_folder = neighbour.program(json!({})).install();
-    let flood = json!({ "how": answer });
+    let flood = json!({ "how": answer, "body": "x" });
     let soon = limits(|limits| limits.process_health_timeout = NEVER);
     let running = Trial::new().run_with(
         json!({ "serve": { "execute": flood } }),

@@ -95,7 +95,8 @@ fn socket_at_a_fixed_place_has_the_old_build_stopped_first() {
     let promoted = event(&mut events, |event| matches!(event, HostEvent::Promoted { .. }));
     assert!(matches!(promoted, HostEvent::Promoted { from: None, .. }), "{promoted:?}");
     running.serves();
-    running.end();
+    block_on(running.host.unload(&running.trial.name)).unwrap();
+    running.trial.nothing_is_left();
     let left: Vec<_> = fs::read_dir(&place).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
