@@ -51,9 +51,15 @@ pub struct HostLimits {
     /// Pooled calls of one plugin of the kind `process` that may be under way at once; they need
     /// no threads. Default: 64.
     pub process_calls_max: u32,
-    /// How long a process may be without calls before it is to end by itself; it is started
-    /// again by the next call. Zero: for ever. Default: 1 h.
+    /// How long a process may be without calls before it is to end by itself, or is ended where
+    /// it speaks an older dialect; it is started again by the next call. Zero: forever. Default:
+    /// 1 h.
     pub process_idle_max: Duration,
+    /// How long a process may leave `/healthz` unanswered, and every call too, once a call has
+    /// missed its deadline; then it is hung, and is ended and started again. It has to be longer
+    /// than the longest call of a program that answers one request at a time. Zero: it is never
+    /// asked. Default: 5 s.
+    pub process_health_timeout: Duration,
     /// Descriptors that a process may have open; none: as many as the host. Default: 1,024.
     pub process_descriptors_max: Option<u64>,
     /// Seconds that a process may compute in all before it is ended (and started again); none:
@@ -91,6 +97,7 @@ impl Default for HostLimits {
             snapshot_bytes_max: 64 << 20,
             process_calls_max: 64,
             process_idle_max: Duration::from_secs(60 * 60),
+            process_health_timeout: Duration::from_secs(5),
             process_descriptors_max: Some(1024),
             process_cpu_s_max: None,
             start_wait_max: Duration::from_secs(30),

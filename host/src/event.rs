@@ -2,6 +2,7 @@
 //! Nobody waits for a reader; one that is too slow is told how much it missed.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use hotbay_plugin::Fault;
@@ -116,6 +117,18 @@ pub enum HostEvent {
         /// How it ended: `exit code 1`, `killed by SIGKILL`; what to do about it, where that is
         /// known; and the last lines that it wrote.
         reason: String,
+    },
+    /// The process of a plugin listens at an address that other machines may reach; the host
+    /// calls it over loopback all the same.
+    ListensBeyondLoopback {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation.
+        generation: GenerationId,
+        /// The process.
+        pid: u32,
+        /// The address.
+        address: SocketAddr,
     },
     /// The process of a plugin was started again.
     Restarted {

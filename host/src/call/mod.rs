@@ -2,6 +2,7 @@
 //! made it.
 
 mod failure;
+mod headers;
 mod reply;
 mod request;
 mod standing;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::Reply;
+use super::headers::Headers;
 use crate::error::{Error, ErrorKind};
 use crate::sync::deadline_in;
 
@@ -30,8 +31,16 @@ struct More {
     token: Option<CancellationToken>,
     operation: Option<Cow<'static, str>>,
     endpoint: Option<Cow<'static, str>>,
+    /// What is said of the HTTP request that the call becomes.
+    http: Option<Box<Http>>,
     is_idempotent: bool,
     place_wait_max: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Http {
+    method: Option<Cow<'static, str>>,
+    headers: Headers,
 }
 
 #[derive(Debug)]
@@ -151,6 +160,37 @@ impl<'a> Request<'a> {
         self
     }
 
+    /// Calls the endpoint with this HTTP method, such as `GET`, instead of `POST`. With `GET`,
+    /// `HEAD`, `OPTIONS` and `TRACE` the call may run twice, as with
+    /// [`idempotent`](Self::idempotent); without input nothing is sent as the body.
+    ///
+    /// Only plugins of the kind `process` are called by HTTP: any other refuses the call,
+    /// `Unsupported`. What is not a method is refused when the call is made, `Input`.
+    #[must_use]
+    pub fn method(mut self, method: impl Into<Cow<'static, str>>) -> Self {
+        self.more().http.get_or_insert_default().method = Some(method.into());
+        self
+    }
+
+    /// Adds a header to the HTTP request that the call becomes, such as `Authorization`. The same
+    /// name may be given more than once.
+    ///
+    /// Only plugins of the kind `process` are called by HTTP: any other refuses the call,
+    /// `Unsupported`. In a pipeline, and where several plugins are tried, each of them is sent
+    /// it. Refused with `Input` when the call is made are: names and values that HTTP does not
+    /// allow; headers of one connection (`Connection`, `Keep-Alive`, `Proxy-…`, `TE`, `Trailer`,
+    /// `Transfer-Encoding`, `Upgrade`); those that the host sets (`Host`, `Content-Length`,
+    /// `Content-Type`, `traceparent`, `Hotbay-…`); more than 64, or 32 KiB in all.
+    #[must_use]
+    pub fn header(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        self.more().http.get_or_insert_default().headers.push(name.into(), value.into());
+        self
+    }
+
     /// Waits that long for a place in the plugin's queue if it is full, instead of being
     /// refused at once. Counts for [`execute`](crate::PluginHandle::execute) only.
     #[must_use]
@@ -183,6 +223,31 @@ impl<'a> Request<'a> {
     #[inline]
     pub fn named_endpoint(&self) -> Option<&str> {
         self.more.as_ref().and_then(|more| more.endpoint.as_deref())
+    }
+
+    fn http(&self) -> Option<&Http> {
+        self.more.as_ref()?.http.as_deref()
+    }
+
+    /// Whether it says anything of the HTTP request that the call becomes, besides the endpoint.
+    #[inline]
+    pub(crate) fn names_http(&self) -> bool {
+        self.http().is_some()
+    }
+
+    /// The HTTP method that it names.
+    pub(crate) fn named_method(&self) -> Option<&str> {
+        self.http()?.method.as_deref()
+    }
+
+    /// The headers that it names.
+    pub(crate) fn named_headers(&self) -> Option<&Headers> {
+        self.http().map(|http| &http.headers)
+    }
+
+    /// Whether it is an HTTP request without a body, so that there is no input to check.
+    pub(crate) fn is_bodiless(&self) -> bool {
+        self.as_bytes().is_empty() && matches!(self.named_method(), Some("GET" | "HEAD"))
     }
 
     /// Whether the call may run twice.

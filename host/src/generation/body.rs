@@ -127,6 +127,24 @@ impl Body {
         }
     }
 
+    /// The socket of its process, if that lies where a second process would want its own.
+    pub(crate) fn fixed_socket(&self) -> Option<std::path::PathBuf> {
+        match self {
+            Self::Inside(_) => None,
+            #[cfg(unix)]
+            Self::Apart(process) => process.fixed_socket(),
+        }
+    }
+
+    /// What of its config is not delivered, in words.
+    pub(crate) fn config_notes(&self) -> Vec<String> {
+        match self {
+            Self::Inside(_) => Vec::new(),
+            #[cfg(unix)]
+            Self::Apart(process) => process.config_notes(),
+        }
+    }
+
     /// The process that serves, if it is one.
     pub(crate) fn pid(&self) -> Option<u32> {
         match self {

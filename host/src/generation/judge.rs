@@ -59,7 +59,7 @@ impl Terms {
         plugin: &PluginName,
         request: &Request<'_>,
     ) -> Result<(), Error> {
-        if !self.checks_input() {
+        if !self.checks_input() || request.is_bodiless() {
             return Ok(());
         }
         self.judge_length(plugin, request)?;

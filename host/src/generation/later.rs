@@ -64,9 +64,11 @@ impl Token {
         asked: &[Asked<'_>],
     ) -> Vec<Result<Reply, Error>> {
         let generation = self.generation();
-        // What is too large is not sent; what names an endpoint goes by itself.
+        // What is too large is not sent; what names an endpoint, a method or headers goes by
+        // itself.
         let is_gathered = |asked: &Asked<'_>| {
             asked.request.named_endpoint().is_none()
+                && !asked.request.names_http()
                 && generation.check_input(asked.request).is_ok()
         };
         let calls: Vec<_> = asked

@@ -97,6 +97,11 @@ impl Token {
         self.checks_input
     }
 
+    /// The socket of its process, if that lies where a second process would want its own.
+    pub(crate) fn fixed_socket(&self) -> Option<std::path::PathBuf> {
+        self.body.as_ref()?.fixed_socket()
+    }
+
     /// The process that serves, if it is one.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.body.as_ref()?.pid()
@@ -124,7 +129,7 @@ impl Token {
             #[cfg(unix)]
             Body::Apart(process) => return self.call_process(process, asked, reply),
         };
-        if request.named_endpoint().is_some() {
+        if request.named_endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
         }
         let bounds;

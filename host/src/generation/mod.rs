@@ -224,11 +224,15 @@ impl Generation {
 
     #[cold]
     fn no_endpoint(&self, request: &Request<'_>) -> Error {
-        let endpoint = request.named_endpoint().unwrap_or_default();
-        let message = format!(
-            "was not called: it has no endpoint `{endpoint}`; only plugins of the kind `process` \
-             have endpoints of their own"
-        );
+        let message = match request.named_endpoint() {
+            Some(endpoint) => format!(
+                "was not called: it has no endpoint `{endpoint}`; only plugins of the kind \
+                 `process` have endpoints of their own"
+            ),
+            None => "was not called: the request has a method or headers; only plugins of the \
+                     kind `process` are called by HTTP"
+                .to_owned(),
+        };
         Error::new(ErrorKind::Unsupported, message).of(&self.name).in_generation(self.id)
     }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::fields::{self, LIMITS, MANIFEST, PROVIDED};
 use super::rules::{self, Wanted};
 use super::tree::quoted;
-use super::words::{Handover, Kind, Unload};
+use super::words::{Handover, Kind, SocketType, Unload};
 use super::{ConfigSchema, Limits, Manifest, Provided};
 use crate::error::manifest::{ManifestError, Problem};
 
@@ -30,6 +30,7 @@ impl Manifest {
             kind: Kind::Library,
             library: None,
             command: Vec::new(),
+            socket_type: SocketType::default(),
             description: None,
             authors: Vec::new(),
             license: None,

@@ -1,7 +1,7 @@
 //! The table of a manifest's fields: the one place that knows their names, shapes and wording.
 //! Reading, suggestions and the JSON Schema are made from it; it reads nothing itself.
 
-use super::words::{Handover, Kind, Unload};
+use super::words::{Handover, Kind, SocketType, Unload};
 
 /// One field of an object in the manifest.
 #[derive(Debug)]
@@ -101,6 +101,14 @@ pub(crate) const MANIFEST: &[Field] = &[
         Presence::RequiredFor(Kind::Process),
         "a list of texts: a program inside the plugin's folder, then its arguments",
         "Program of a process plugin, relative to the plugin's folder, and its arguments.",
+    ),
+    field(
+        "type",
+        Shape::Words(SocketType::WORDS),
+        Presence::OnlyFor(Kind::Process),
+        "`unix` or `tcp`",
+        "Socket that a process plugin is asked to listen at: a Unix socket (unix, the default), \
+         or a port of 127.0.0.1 (tcp), which every user of the machine can reach.",
     ),
     field(
         "description",

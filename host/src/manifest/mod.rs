@@ -38,7 +38,7 @@ pub(crate) use schema::json_schema;
 pub(crate) use seal::sealed;
 pub(crate) use tree::{MANIFEST_BYTES_MAX, position_of};
 pub(crate) use types::Types;
-pub use words::{Handover, Kind, Unload};
+pub use words::{Handover, Kind, SocketType, Unload};
 
 use crate::error::manifest::ManifestError;
 use crate::id::PluginName;
@@ -68,6 +68,7 @@ pub struct Manifest {
     pub(crate) kind: Kind,
     pub(crate) library: Option<String>,
     pub(crate) command: Vec<String>,
+    pub(crate) socket_type: SocketType,
     pub(crate) description: Option<String>,
     pub(crate) authors: Vec<String>,
     pub(crate) license: Option<String>,
@@ -251,6 +252,11 @@ impl Manifest {
     /// The limits that the plugin asks for.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// The socket that a process plugin is asked to listen at.
+    pub fn socket_type(&self) -> SocketType {
+        self.socket_type
     }
 
     /// How a reload passes state on.

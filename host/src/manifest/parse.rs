@@ -11,7 +11,7 @@ use semver::VersionReq;
 use super::fields::{self, Field, LIMITS, MANIFEST, PROVIDED, Presence, Shape};
 use super::rules::{self, Wanted};
 use super::tree::{Mistakes, Source, found, join, key_at, quoted};
-use super::words::{Handover, Kind, Unload};
+use super::words::{Handover, Kind, SocketType, Unload};
 use super::{ConfigSchema, Limits, Manifest, Provided};
 use crate::error::manifest::{ManifestError, Problem};
 use crate::id::PluginName;
@@ -51,6 +51,7 @@ fn read(fields: &Fields<'_>, mistakes: &Mistakes) -> Option<Manifest> {
     let api = mistakes.take(api);
     let library = mistakes.take(fields.optional("library", |value| value.text_by(stem)));
     let command = mistakes.take(command(fields));
+    let socket_type = mistakes.take(fields.word("type", SocketType::from_word));
     let description = mistakes.take(fields.optional_text("description"));
     let authors = mistakes.take(fields.texts("authors"));
     let license = mistakes.take(fields.optional_text("license"));
@@ -74,6 +75,7 @@ fn read(fields: &Fields<'_>, mistakes: &Mistakes) -> Option<Manifest> {
         kind: kind?,
         library: library?,
         command: command?,
+        socket_type: socket_type?,
         description: description?,
         authors: authors?,
         license: license?,

@@ -60,6 +60,7 @@ prop_compose! {
         if words.0 {
             manifest.kind = Kind::Process;
             manifest.command = vec!["serve".to_owned(), manifest.name.to_string()];
+            manifest.socket_type = if words.2 { SocketType::Tcp } else { SocketType::Unix };
         }
         manifest.handover = if words.1 { Handover::Pause } else { Handover::Overlap };
         manifest.unload = if words.2 { Unload::Keep } else { Unload::Auto };

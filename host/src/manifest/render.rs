@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::words::{Handover, Unload};
+use super::words::{Handover, SocketType, Unload};
 use super::{ConfigSchema, Manifest};
 
 impl Manifest {
@@ -22,6 +22,9 @@ impl Manifest {
         put("kind", Some(self.kind.as_str().into()));
         put("library", text(&self.library));
         put("command", filled(self.command.as_slice().into()));
+        let socket_type = self.socket_type;
+        let is_usual = socket_type == SocketType::default();
+        put("type", (!is_usual).then(|| socket_type.as_str().into()));
         put("description", text(&self.description));
         put("authors", filled(self.authors.as_slice().into()));
         put("license", text(&self.license));

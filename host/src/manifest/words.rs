@@ -49,6 +49,16 @@ words! {
 }
 
 words! {
+    /// The socket that a process plugin is asked to listen at.
+    SocketType {
+        /// A Unix socket, in a folder that no other user can look into.
+        Unix = "unix",
+        /// A port of 127.0.0.1, which every user of the machine can reach.
+        Tcp = "tcp",
+    }
+}
+
+words! {
     /// How a reload passes state from the old generation to the new one.
     Handover {
         /// The old generation serves while the snapshot travels.

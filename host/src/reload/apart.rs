@@ -77,7 +77,8 @@ pub(super) fn staged(
         args: args.iter().map(Into::into).collect(),
         folder: folder.clone(),
         environment: Vec::new(),
-        config: manifest.config().to_string(),
+        config: manifest.config().clone(),
+        socket_type: manifest.socket_type().as_str(),
         limits: ProcessLimits {
             memory_bytes: limits.memory_bytes,
             descriptors: host.process_descriptors_max,
@@ -85,6 +86,7 @@ pub(super) fn staged(
             start_wait_max: host.start_wait_max,
             stop_wait_max: host.stop_wait_max,
             idle_max: host.process_idle_max,
+            health_timeout: host.process_health_timeout,
             answer_bytes_max: limits.output_bytes,
             snapshot_bytes_max: host.snapshot_bytes_max,
         },

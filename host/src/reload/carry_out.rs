@@ -32,11 +32,23 @@ pub(crate) fn swap(
     next: &Candidate,
     source: Source,
 ) -> Result<Swapped, Error> {
-    match next.manifest.handover() {
+    match handover(slot, next) {
         Handover::Overlap => overlap(workshop, slot, next, source),
         Handover::Pause => pause(workshop, slot, next, source),
         Handover::StopFirst => super::stop_first::swap(workshop, slot, before, next, source),
     }
+}
+
+/// How the next build takes over: one that listens at a fixed place is stopped first.
+fn handover(slot: &Slot, next: &Candidate) -> Handover {
+    let wanted = next.manifest.handover();
+    let fixed = slot.pin().ok().and_then(|token| token.fixed_socket());
+    let Some(socket) = fixed.filter(|_| wanted != Handover::StopFirst) else { return wanted };
+    tracing::info!(
+        plugin = %slot.name, socket = %socket.display(), %wanted,
+        "the build that serves listens at a fixed place, so it is stopped first (`stop-first`)"
+    );
+    Handover::StopFirst
 }
 
 /// The old build serves until the new one does; what it changes after its snapshot is lost.

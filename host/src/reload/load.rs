@@ -20,7 +20,7 @@ use crate::boundary::{Image, Root};
 use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::generation::retire::{Settle, close};
 use crate::generation::{Body, IoLimits, Kept, Left, Parts, Remains, Token};
-use crate::manifest::{Kind, Manifest};
+use crate::manifest::{Handover, Kind, Manifest};
 use crate::pool::{Crew, Errand};
 use crate::slot::Slot;
 
@@ -164,6 +164,7 @@ impl Fresh {
         let manifest = Arc::new(candidate.manifest.clone());
         let schemas = candidate.schema_digests(&workshop.rules);
         let contracts = body.contracts();
+        notes.extend(noted(candidate, &body));
         let build = Build { manifest, sha256, schemas, contracts, notes };
         Ok(Self { parts, body, build })
     }
@@ -210,6 +211,25 @@ impl Fresh {
     pub(crate) fn into_token(self) -> (Token, Build) {
         (Token::new(self.parts, self.body), self.build)
     }
+}
+
+/// What a process gets otherwise than its manifest or its program asks for, in words.
+fn noted(candidate: &Candidate, body: &Body) -> Vec<String> {
+    let mut notes = body.config_notes();
+    if let Some(socket) = body.fixed_socket()
+        && candidate.manifest.handover() != Handover::StopFirst
+    {
+        notes.push(format!(
+            "its socket `{}` lies at a fixed place, where two processes cannot listen at once: a \
+             reload stops this build first (`stop-first`), not `{}`",
+            socket.display(),
+            candidate.manifest.handover()
+        ));
+    }
+    for note in &notes {
+        tracing::warn!(plugin = %candidate.manifest.name(), note = note.as_str());
+    }
+    notes
 }
 
 fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &PluginLimits) -> Parts {

@@ -1,6 +1,7 @@
 //! What becomes of a plugin's process, told to whom it concerns: its log, the health of its
 //! plugin, and the board.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -68,6 +69,18 @@ impl Overseer for PluginOverseer {
             reason,
         });
         slot.health.fault(self.generation.get(), false);
+    }
+
+    fn listens_beyond_loopback(&self, pid: u32, address: SocketAddr) {
+        let generation = self.generation;
+        tracing::warn!(
+            plugin = %self.name, generation = generation.get(), pid, %address,
+            "the process listens at an address that other machines may reach; have it listen at \
+             127.0.0.1, or at a Unix socket"
+        );
+        let Some(slot) = self.slot.upgrade() else { return };
+        let plugin = self.name.clone();
+        slot.health.tell(HostEvent::ListensBeyondLoopback { plugin, generation, pid, address });
     }
 
     fn restarted(&self, pid: u32, after: Duration) {

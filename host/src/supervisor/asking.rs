@@ -2,18 +2,19 @@
 //! safe.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
 use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
+use super::activity::{Activity, Running};
 use super::dialect::Capabilities;
-use super::http::{Answer, Ask, Broken, CALL_ID, Ran, TRACE, Way, Why};
+use super::http::{self, Answer, Ask, Broken, CALL_ID, Ran, TRACE, Way, Why};
 use super::process::ProcessCall;
 use super::program::Program;
 use super::reply;
+use super::restart::How;
 use super::state::{Live, Order, Phase};
 use crate::call::Failure;
 use crate::error::{Error, ErrorKind};
@@ -36,10 +37,7 @@ pub(super) struct Shared {
     pub(super) phase: watch::Sender<Phase>,
     /// Weak, so that the task hears when nobody gives orders any more.
     pub(super) orders: mpsc::WeakUnboundedSender<Order>,
-    /// Calls that are under way.
-    pub(super) running: AtomicU32,
-    /// Whether the process that serves has answered a call.
-    pub(super) has_served: AtomicBool,
+    pub(super) activity: Activity,
 }
 
 impl Shared {
@@ -56,8 +54,9 @@ impl Shared {
         if let Some(trace) = request.trace() {
             headers.push((TRACE, reply::traceparent(trace)));
         }
+        http::add_headers(request, &mut headers)?;
         Ok(Ask {
-            method: Method::POST,
+            method: http::method(request)?,
             endpoint: endpoint.to_owned(),
             content_type,
             body: bytes::Bytes::copy_from_slice(request.as_bytes()),
@@ -70,7 +69,15 @@ impl Shared {
     /// Refuses what a program of ours does not serve; the older dialects do not say what they do.
     fn check_endpoint(&self, endpoint: &str) -> Result<(), Failure> {
         let endpoints = &self.capabilities.endpoints;
-        if endpoints.is_empty() || endpoints.contains(endpoint) {
+        if endpoints.is_empty() && http::is_endpoint(endpoint) {
+            return Ok(());
+        }
+        if endpoints.is_empty() {
+            let endpoint = endpoint.escape_debug();
+            let message = format!("was not called: `{endpoint}` is not a valid endpoint");
+            return Err(Failure::Other(Error::new(ErrorKind::Input, message)));
+        }
+        if endpoints.contains(endpoint) {
             return Ok(());
         }
         let known: Vec<_> = endpoints.iter().map(String::as_str).collect();
@@ -94,21 +101,35 @@ impl Shared {
     /// Asks the process that serves, or the next one: again where the request surely did not run,
     /// or may run twice.
     pub(super) async fn ask<W: Way>(&self, ask: Ask, is_idempotent: bool) -> Result<Answer, Error> {
-        let _running = Running::of(&self.running);
+        let mut sending = Sending {
+            shared: self,
+            deadline: ask.deadline,
+            asked: None,
+            _running: self.activity.begin(),
+        };
         let (mut sent, mut again_in) = (0, AGAIN_IN);
         let mut refused_since = None;
         loop {
             let live = self.live(ask.deadline).await?;
-            let broken = match live.client.ask::<W>(&ask).await {
+            let sent_at = Instant::now();
+            sending.asked = Some(live.pid);
+            let answered = live.client.ask::<W>(&ask).await;
+            sending.asked = None;
+            let broken = match answered {
                 Ok(answer) => {
-                    self.has_served.store(true, Ordering::Relaxed);
+                    self.activity.answered(Instant::now());
                     return Ok(answer);
                 }
                 Err(broken) => broken,
             };
+            if broken.ran == Ran::Perhaps {
+                self.activity.lost();
+            }
             sent += 1;
-            let is_safe = broken.ran == Ran::No || is_idempotent;
             let may_help = broken.why == Why::Disconnected;
+            let is_safe = broken.ran == Ran::No
+                || is_idempotent
+                || may_help && self.met_idle_exit::<W>(&broken, &live, sent_at).await;
             let is_enough = match broken.ran {
                 Ran::Perhaps => sent >= SENDS_MAX,
                 Ran::No => {
@@ -122,6 +143,18 @@ impl Shared {
             self.moment::<W>(&live, again_in).await;
             again_in = (again_in * 2).min(AGAIN_IN_MAX);
         }
+    }
+
+    /// Whether a request met an exit that was due to the idle time: no byte of a response came,
+    /// and the process exited as one does that was idle. It answers what it has taken before it
+    /// exits so, hence the request did not run.
+    async fn met_idle_exit<W: Way>(&self, broken: &Broken, live: &Live, sent: Instant) -> bool {
+        let idle_max = self.program.limits.idle_max;
+        if broken.has_response || !self.activity.may_meet_idle_exit(idle_max, sent) {
+            return false;
+        }
+        self.moment::<W>(live, LEAVES_WAIT_MAX).await;
+        live.end.get() == Some(&How::Idle)
     }
 
     /// Waits until another process serves, or a little while: a connection may end for reasons
@@ -167,19 +200,26 @@ impl Shared {
     }
 }
 
-/// Counts a call that is under way.
-struct Running<'s>(&'s AtomicU32);
-
-impl<'s> Running<'s> {
-    fn of(running: &'s AtomicU32) -> Self {
-        running.fetch_add(1, Ordering::Relaxed);
-        Self(running)
-    }
+/// A call while it is sent and waits for its answer; dropped in that wait after its deadline, it
+/// has its process suspected.
+struct Sending<'s> {
+    shared: &'s Shared,
+    deadline: Option<Instant>,
+    /// The process that has not answered yet.
+    asked: Option<u32>,
+    _running: Running<'s>,
 }
 
-impl Drop for Running<'_> {
+impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let (Some(pid), Some(deadline)) = (self.asked, self.deadline) else { return };
+        if deadline <= Instant::now()
+            && self.shared.activity.suspect()
+            && let Some(orders) = self.shared.orders.upgrade()
+        {
+            // The task has ended: so has the process.
+            let _ = orders.send(Order::Suspect { pid });
+        }
     }
 }
 

@@ -47,6 +47,15 @@ impl fmt::Display for Location {
 }
 
 impl Location {
+    /// The address in a line that is a location, if it is one of every network of the machine.
+    pub(crate) fn beyond_loopback(line: &str) -> Option<SocketAddr> {
+        let text = line.trim();
+        let text = text.strip_prefix("http://").unwrap_or(text);
+        let (host, port) = host_and_port(text.strip_suffix('/').unwrap_or(text))?;
+        let ip: IpAddr = host.parse().ok()?;
+        ip.is_unspecified().then_some(SocketAddr::new(ip, port))
+    }
+
     /// Reads one line of a program's stdout.
     pub(crate) fn parse(line: &str) -> Line {
         let line = line.trim();

@@ -1,16 +1,21 @@
 //! The annexe: plugins in processes of their own, started, watched, called over HTTP on a local
 //! socket, started again when they end, and always reaped. Decides nothing about loads.
 
+mod activity;
 mod asking;
 mod batch;
 mod child;
+mod config_types;
 mod conformance;
 mod diagnose;
 mod dialect;
 mod environment;
+mod exposed;
 mod folder;
 mod guardian;
 mod http;
+mod hung;
+mod leftovers;
 mod lines;
 mod location;
 mod marks;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::asking::Shared;
-use super::http::{Answer, Ask, Here, OnTasks, SNAPSHOT_VERSION, Way as _};
+use super::config_types;
+use super::http::{self, Answer, Ask, Here, OnTasks, SNAPSHOT_VERSION, Way as _};
 use super::program::Program;
 use super::state::{Order, Phase};
 use super::{batch, reply};
@@ -56,7 +58,7 @@ impl Process {
     ) -> Result<Output, Failure> {
         let ask = self.shared.ask_of(call)?;
         let deadline = ask.deadline;
-        let asked = self.shared.ask::<Here>(ask, call.request.is_idempotent());
+        let asked = self.shared.ask::<Here>(ask, http::may_run_twice(call.request));
         let asked = async {
             tokio::select! {
                 biased;
@@ -72,7 +74,7 @@ impl Process {
     /// Calls it; a future for any executor, whose drop takes the call back.
     pub(crate) async fn call_later(&self, call: &ProcessCall<'_>) -> Result<Output, Failure> {
         let ask = self.shared.ask_of(call)?;
-        let answer = self.ask_later(ask, call.request.is_idempotent()).await?;
+        let answer = self.ask_later(ask, http::may_run_twice(call.request)).await?;
         reply::output(answer)
     }
 
@@ -100,7 +102,7 @@ impl Process {
         calls: &[ProcessCall<'_>],
     ) -> Result<Vec<Result<Output, Failure>>, Failure> {
         let deadline = calls.iter().filter_map(|call| call.request.deadline()).min();
-        let is_idempotent = calls.iter().all(|call| call.request.is_idempotent());
+        let is_idempotent = calls.iter().all(|call| http::may_run_twice(call.request));
         let body = batch::written(calls);
         let ask = Ask {
             deadline,
@@ -188,6 +190,20 @@ impl Process {
         let kinds = kinds.into_iter().filter(|kind| !kind.is_empty());
         let types = types.iter().map(|offered| (offered.name.clone(), offered.aliases.clone()));
         kinds.map(|kind| (kind, Vec::new())).chain(types).collect()
+    }
+
+    /// The socket of the process that serves, if it lies where a second process of the program
+    /// would want its own.
+    pub(crate) fn fixed_socket(&self) -> Option<PathBuf> {
+        match &*self.shared.phase.borrow() {
+            Phase::Serving(live) => live.fixed_socket.clone(),
+            _ => None,
+        }
+    }
+
+    /// What of its config is not delivered though it is declared, or the reverse, in words.
+    pub(crate) fn config_notes(&self) -> Vec<String> {
+        config_types::notes(&self.shared.capabilities, &self.shared.program.config)
     }
 
     /// The process that serves, if one does.

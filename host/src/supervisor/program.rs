@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -28,8 +29,10 @@ pub(crate) struct Program {
     pub(crate) folder: PathBuf,
     /// What it gets of the host's environment.
     pub(crate) environment: Vec<(OsString, OsString)>,
-    /// The manifest's config, as JSON.
-    pub(crate) config: String,
+    /// The manifest's config, an object.
+    pub(crate) config: serde_json::Value,
+    /// The kind of socket that it is asked to listen at: `unix` or `tcp`.
+    pub(crate) socket_type: &'static str,
     pub(crate) limits: ProcessLimits,
 }
 
@@ -65,8 +68,12 @@ pub(crate) struct ProcessLimits {
     pub(crate) start_wait_max: Duration,
     /// How long it may take to end by itself.
     pub(crate) stop_wait_max: Duration,
-    /// Without calls for that long it ends by itself; zero: never.
+    /// Without calls for that long it ends by itself, or is ended where it speaks an older
+    /// dialect; zero: never.
     pub(crate) idle_max: Duration,
+    /// How long `/healthz` may stay unanswered once a call has missed its deadline; zero: it is
+    /// not asked.
+    pub(crate) health_timeout: Duration,
     pub(crate) answer_bytes_max: u64,
     pub(crate) snapshot_bytes_max: u64,
 }
@@ -83,6 +90,8 @@ pub(crate) trait Overseer: Send + Sync {
     fn thread_panicked(&self, message: &str, location: &str);
     /// It ended though nobody had ended it.
     fn exited(&self, pid: u32, reason: String);
+    /// It listens at an address that other machines may reach.
+    fn listens_beyond_loopback(&self, pid: u32, address: SocketAddr);
     /// It was started again.
     fn restarted(&self, pid: u32, after: Duration);
     /// It could not be started again.

@@ -3,18 +3,21 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper::StatusCode;
 use hyper::header::HeaderValue;
-use hyper::{Method, StatusCode};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
 use super::child::{Child, ChildLimits, Launch};
+use super::config_types;
 use super::diagnose;
 use super::dialect::{Capabilities, Dialect};
 use super::folder::LaunchFolder;
@@ -38,9 +41,6 @@ const CAPABILITIES_BYTES_MAX: usize = 1 << 20;
 const LOOK_EVERY_FIRST: Duration = Duration::from_millis(1);
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
 
-/// Bytes of an answer to `/healthz`.
-const HEALTH_BYTES_MAX: u64 = 64 << 10;
-
 /// Why a process did not start.
 #[derive(Debug)]
 pub(crate) struct NotStarted {
@@ -63,6 +63,8 @@ pub(super) struct Started {
     pub(super) services: Option<HostSocket>,
     /// What it printed before the line that tells where it can be reached: its first line of that.
     pub(super) noise: Option<String>,
+    /// The address that it printed, if it is one of every network of the machine.
+    pub(super) printed_beyond_loopback: Option<SocketAddr>,
     /// Dropped last: the sockets lie in it.
     pub(super) folder: LaunchFolder,
 }
@@ -168,7 +170,7 @@ pub(super) async fn start(
         launch.environment.retain(|(name, _)| name != "TMPDIR");
         launch.environment.push(("TMPDIR".into(), folder.path().into()));
     }
-    let config = config(program, is_ours);
+    let config = config(program, capabilities);
     if capabilities.reads_config_from_env {
         launch.environment.push(("HOTBAY_CONFIG".into(), config.into()));
     } else {
@@ -187,7 +189,15 @@ pub(super) async fn start(
     if let Some(stderr) = child.take_stderr() {
         readers.push(pipes::read(stderr, Arc::clone(overseer), Arc::clone(&tail), None));
     }
-    let mut starting = Starting { child, readers, tail, until, program, noise: None };
+    let mut starting = Starting {
+        child,
+        readers,
+        tail,
+        until,
+        program,
+        noise: None,
+        printed_beyond_loopback: None,
+    };
     let told = starting.location(&mut lines, overseer).await;
     drop(lines);
     let reached = match told {
@@ -197,11 +207,25 @@ pub(super) async fn start(
         }
         Err(failed) => Err(failed),
     };
-    let Starting { child, readers, tail, noise, .. } = starting;
+    let Starting { child, readers, tail, noise, printed_beyond_loopback, .. } = starting;
     match reached {
         Ok(client) => {
-            let live = Arc::new(Live { pid: child.pid(), client });
-            Ok(Started { child, live, readers, tail, services, noise, folder })
+            let live = Arc::new(Live {
+                pid: child.pid(),
+                fixed_socket: fixed_socket(&client, &folder, is_ours),
+                client,
+                end: OnceLock::new(),
+            });
+            Ok(Started {
+                child,
+                live,
+                readers,
+                tail,
+                services,
+                noise,
+                printed_beyond_loopback,
+                folder,
+            })
         }
         Err(failed) => {
             let _ = child.stop(Duration::ZERO).await;
@@ -210,20 +234,34 @@ pub(super) async fn start(
     }
 }
 
-/// The configuration as the protocol has it.
-fn config(program: &Program, is_ours: bool) -> String {
-    let mut idle_ns = u64::try_from(program.limits.idle_max.as_nanos()).unwrap_or(u64::MAX);
-    if idle_ns == 0 && !is_ours {
-        // Zero is never in our protocol alone.
-        idle_ns = u64::MAX;
+/// The socket of a program that lies at a place of its own, whatever the host named.
+fn fixed_socket(client: &Client, folder: &LaunchFolder, is_ours: bool) -> Option<PathBuf> {
+    match client.location() {
+        Location::Unix(path) if !is_ours && !path.starts_with(folder.path()) => Some(path.clone()),
+        _ => None,
     }
-    let data = STANDARD.encode(&program.config);
+}
+
+/// The configuration as the protocol has it.
+fn config(program: &Program, capabilities: &Capabilities) -> String {
+    let is_ours = matches!(capabilities.dialect, Dialect::Ours { .. });
+    // In the older dialects zero is not never, and an exit of theirs may meet a call: the host
+    // ends them itself.
+    let idle_ns = match is_ours {
+        true => u64::try_from(program.limits.idle_max.as_nanos()).unwrap_or(u64::MAX),
+        false => u64::MAX,
+    };
+    let delivery = config_types::delivery(capabilities, &program.config);
+    let entries = delivery.entries.into_iter().map(|(name, value)| {
+        let data = STANDARD.encode(value.to_string());
+        json!({ "type": name, "data": data })
+    });
     json!({
         "id": program.name.as_str(),
-        "type": "unix",
+        "type": program.socket_type,
         // Readers of the older dialects have signed numbers.
         "idleTimeout": idle_ns.min(i64::MAX as u64),
-        "configTypes": [{ "type": "hotbay/v1", "data": data }],
+        "configTypes": entries.collect::<Vec<_>>(),
     })
     .to_string()
 }
@@ -236,6 +274,7 @@ struct Starting<'p> {
     until: Instant,
     program: &'p Program,
     noise: Option<String>,
+    printed_beyond_loopback: Option<SocketAddr>,
 }
 
 impl Starting<'_> {
@@ -263,7 +302,10 @@ impl Starting<'_> {
                 line = lines.recv() => {
                     let Some(line) = line else { return Err(self.silent(step).await) };
                     match Location::parse(&line) {
-                        Line::Location(location) => return Ok(location),
+                        Line::Location(location) => {
+                            self.printed_beyond_loopback = Location::beyond_loopback(&line);
+                            return Ok(location);
+                        }
                         Line::Noise => {}
                         Line::Wrong(why) => wrong = format!("; a line {why}"),
                         Line::NotLocal(host) => return Err(NotStarted::at(step, format!(
@@ -330,15 +372,7 @@ impl Starting<'_> {
     /// Asks until it says that it can be called.
     async fn ready(&mut self, client: &Client) -> Result<(), NotStarted> {
         let step = LoadStep::Ready;
-        let ask = Ask {
-            method: Method::GET,
-            endpoint: "healthz".to_owned(),
-            content_type: HeaderValue::from_static("application/json"),
-            body: bytes::Bytes::new(),
-            deadline: None,
-            headers: Vec::new(),
-            answer_bytes_max: HEALTH_BYTES_MAX,
-        };
+        let ask = Ask::health();
         let mut last = "it did not answer".to_owned();
         let mut look_in = Duration::ZERO;
         loop {

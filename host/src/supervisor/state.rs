@@ -1,9 +1,11 @@
 //! What a supervised process is doing, as those who want to call it see it.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::http::Client;
+use super::restart::How;
 
 /// Completes the sentence "the process is …".
 #[derive(Clone)]
@@ -24,12 +26,18 @@ pub(super) enum Phase {
 pub(super) struct Live {
     pub(super) pid: u32,
     pub(super) client: Client,
+    /// Its socket, if that lies where a second process of the program would want its own.
+    pub(super) fixed_socket: Option<PathBuf>,
+    /// How it ended; set before the phase changes.
+    pub(super) end: OnceLock<How>,
 }
 
 /// What the task that watches a process is asked to do.
 pub(super) enum Order {
     /// A call waits for a process that is asleep.
     Wake,
+    /// A call to this process missed its deadline: find out whether it is hung.
+    Suspect { pid: u32 },
     /// End it; within this time by itself. The sender hears how that went.
     Stop { graceful: bool, done: tokio::sync::oneshot::Sender<Result<(), String>> },
 }

@@ -2,22 +2,26 @@
 //! after the pause that the policy wants, and ends it when it is told to.
 
 use std::os::unix::process::ExitStatusExt as _;
+use std::pin::Pin;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::activity::Activity;
 use super::asking::Shared;
-use super::dialect::Capabilities;
+use super::dialect::{Capabilities, Dialect};
+use super::exposed;
+use super::hung::is_hung;
+use super::leftovers;
 use super::pipes::SharedTail;
 use super::process::Process;
 use super::program::{Overseen, Program};
 use super::restart::{BACK_OFF_MAX, Decision, History, How};
 use super::start::{self, NotStarted, Started};
-use super::state::{Order, Phase};
+use super::state::{Live, Order, Phase};
 use crate::sync::lock;
 
 /// Starts a program for the first time, and has it watched from then on.
@@ -34,8 +38,7 @@ pub(crate) async fn begin(
         capabilities,
         phase,
         orders: orders.downgrade(),
-        running: 0.into(),
-        has_served: false.into(),
+        activity: Activity::new(),
     });
     let task =
         Watch { shared: Arc::clone(&shared), overseer, to_do, history: History::new(BACK_OFF_MAX) };
@@ -45,6 +48,12 @@ pub(crate) async fn begin(
 
 /// How long a process may take to end that is not wanted after all.
 const DISCARD_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Between two looks whether a process is idle, at most.
+const IDLE_LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+
+/// Finds out whether a process is hung.
+type Check = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 struct Watch {
     shared: Arc<Shared>,
@@ -72,18 +81,112 @@ impl Watch {
 
     /// Watches a process until it exits or is to be ended.
     async fn serve(&mut self, mut started: Started) -> Served {
-        self.history.started(Instant::now());
-        let watched = tokio::select! {
-            status = started.child.wait() => Ok(status),
-            stop = next_stop(&mut self.to_do) => Err(stop),
-        };
-        match watched {
-            Ok(status) => Served::Exited(self.exited(started, status).await),
-            Err(stop) => {
-                self.end(started, stop).await;
-                Served::Stopped
+        let now = Instant::now();
+        self.history.started(now);
+        self.shared.activity.started(now);
+        let live = Arc::clone(&started.live);
+        let beyond = exposed::beyond_loopback(live.pid);
+        let printed = || started.printed_beyond_loopback.into_iter().collect();
+        for address in beyond.unwrap_or_else(printed) {
+            self.overseer.listens_beyond_loopback(live.pid, address);
+        }
+        let mut check: Option<Check> = None;
+        let mut idle_at = self.idle_max().map(|idle_max| now + idle_max);
+        loop {
+            tokio::select! {
+                status = started.child.wait() => {
+                    return Served::Exited(self.exited(started, status).await);
+                }
+                order = self.to_do.recv() => match order {
+                    Some(Order::Wake) => {}
+                    Some(Order::Suspect { pid }) => {
+                        if pid == live.pid && !self.shared.program.limits.health_timeout.is_zero() {
+                            let shared = Arc::clone(&self.shared);
+                            check = Some(Box::pin(is_hung(shared, Arc::clone(&live))));
+                        }
+                    }
+                    Some(Order::Stop { graceful, done }) => {
+                        self.end(started, Stop { graceful, done: Some(done) }).await;
+                        return Served::Stopped;
+                    }
+                    None => {
+                        self.end(started, Stop { graceful: false, done: None }).await;
+                        return Served::Stopped;
+                    }
+                },
+                is_hung = checked(&mut check) => {
+                    check = None;
+                    if is_hung {
+                        return Served::Exited(self.end_hung(started).await);
+                    }
+                    self.shared.activity.trust();
+                }
+                () = at(idle_at) => {
+                    if self.begins_idle_end(&live) {
+                        return Served::Exited(self.end_idle(started).await);
+                    }
+                    idle_at = self.idle_max().map(|idle_max| {
+                        let soon = Instant::now() + idle_max.min(IDLE_LOOK_EVERY_MAX);
+                        (self.shared.activity.last() + idle_max).max(soon)
+                    });
+                }
             }
         }
+    }
+
+    /// Without calls for how long the host ends the process: a program of ours exits by itself,
+    /// in a way that no call is lost by; the older dialects do not say how theirs do.
+    fn idle_max(&self) -> Option<Duration> {
+        let idle_max = self.shared.program.limits.idle_max;
+        (!self.is_ours() && !idle_max.is_zero()).then_some(idle_max)
+    }
+
+    fn is_ours(&self) -> bool {
+        matches!(self.shared.capabilities.dialect, Dialect::Ours { .. })
+    }
+
+    /// Holds calls back if none is under way and none was for the idle time.
+    fn begins_idle_end(&self, live: &Arc<Live>) -> bool {
+        let activity = &self.shared.activity;
+        let Some(idle_max) = self.idle_max() else { return false };
+        if activity.is_running() || activity.last().elapsed() < idle_max {
+            return false;
+        }
+        self.turn(Phase::Starting);
+        // A call that has seen the phase before was counted before that; one that comes now
+        // waits for the next phase, and is served by the same process.
+        if activity.is_running() {
+            self.turn(Phase::Serving(Arc::clone(live)));
+            return false;
+        }
+        true
+    }
+
+    /// Ends a process that nobody has called for the idle time.
+    async fn end_idle(&mut self, started: Started) -> How {
+        let _ = started.live.end.set(How::Idle);
+        self.shared.activity.take_has_served();
+        let grace = self.shared.program.limits.stop_wait_max;
+        self.clear_away(started, grace).await;
+        How::Idle
+    }
+
+    /// Ends a process that does not answer.
+    async fn end_hung(&mut self, started: Started) -> How {
+        let has_served = self.shared.activity.take_has_served();
+        let how = if has_served { How::Served } else { How::Unused };
+        let _ = started.live.end.set(how);
+        self.turn(Phase::Starting);
+        let pid = started.live.pid;
+        let limits = self.shared.program.limits;
+        self.clear_away(started, (limits.stop_wait_max / 2).min(DISCARD_WAIT_MAX)).await;
+        let reason = format!(
+            "it was hung, and the host has ended it: a call passed its deadline, and `/healthz` \
+             was not answered within {} ms",
+            limits.health_timeout.as_millis()
+        );
+        self.overseer.exited(pid, reason);
+        how
     }
 
     /// Ends a process that is not wanted any more.
@@ -97,10 +200,13 @@ impl Watch {
             (false, Some(_)) => (stop_wait_max / 2).min(DISCARD_WAIT_MAX),
             (false, None) => Duration::ZERO,
         };
-        let (status, tail) = clear_away(started, grace).await;
+        let (status, tail) = self.clear_away(started, grace).await;
         if let Some(done) = stop.done {
-            // One that has no way of its own to end, ends of the signal that asks it to.
-            let as_asked = status.success() || status.signal() == Some(Signal::TERM.as_raw());
+            // One that has no way of its own to end, ends of the signal that asks it to. What the
+            // older dialects exit with when their server has ended is no failure.
+            let as_asked = status.success()
+                || status.signal() == Some(Signal::TERM.as_raw())
+                || (!self.is_ours() && status.code().is_some());
             let ended = match as_asked || !stop.graceful {
                 true => Ok(()),
                 false => Err(program.why_exited(status, &lock(&tail))),
@@ -111,12 +217,14 @@ impl Watch {
 
     /// Tells of a process that ended by itself, and clears away what it left.
     async fn exited(&mut self, started: Started, status: ExitStatus) -> How {
-        let was_running = self.shared.running.load(Ordering::Relaxed) > 0;
-        let has_served = self.shared.has_served.swap(false, Ordering::Relaxed);
+        let activity = &self.shared.activity;
+        let idle_max = self.shared.program.limits.idle_max;
+        let may_be_idle = !activity.is_owed() || activity.was_idle(idle_max, Instant::now());
+        let how = how_it_ended(status, may_be_idle, activity.take_has_served());
+        let _ = started.live.end.set(how);
         self.turn(Phase::Starting);
-        let how = how_it_ended(status, was_running, has_served);
         let pid = started.live.pid;
-        let (_, tail) = clear_away(started, Duration::ZERO).await;
+        let (_, tail) = self.clear_away(started, Duration::ZERO).await;
         if how != How::Idle {
             let reason = self.shared.program.why_exited(status, &lock(&tail));
             self.overseer.exited(pid, reason);
@@ -184,19 +292,14 @@ impl Watch {
 
     /// Waits until then, or until a call wants it.
     async fn wait(&mut self, until: Option<Instant>) -> Wanted {
-        let sleep = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+        let sleep = at(until);
         tokio::pin!(sleep);
         loop {
             tokio::select! {
                 () = &mut sleep => return Wanted::Start,
                 order = self.to_do.recv() => match order {
                     Some(Order::Wake) if until.is_none() => return Wanted::Start,
-                    Some(Order::Wake) => {}
+                    Some(Order::Wake | Order::Suspect { .. }) => {}
                     Some(Order::Stop { graceful, done }) => {
                         return Wanted::End(Stop { graceful, done: Some(done) });
                     }
@@ -204,6 +307,22 @@ impl Watch {
                 },
             }
         }
+    }
+
+    /// Ends a process and all that it started, reads what it still had to say, and removes its
+    /// sockets.
+    async fn clear_away(&self, started: Started, grace: Duration) -> (ExitStatus, SharedTail) {
+        let Started { child, live, readers, tail, services, folder, .. } = started;
+        // First: then nobody else holds its pipes.
+        let status = child.stop(grace).await;
+        for reader in readers {
+            reader.end().await;
+        }
+        if !self.is_ours() {
+            leftovers::remove(live.client.location(), live.pid);
+        }
+        drop((services, folder));
+        (status, tail)
     }
 
     fn turn(&self, phase: Phase) {
@@ -218,19 +337,6 @@ impl Drop for Watch {
     }
 }
 
-/// Ends a process and all that it started, reads what it still had to say, and removes its
-/// sockets.
-async fn clear_away(started: Started, grace: Duration) -> (ExitStatus, SharedTail) {
-    let Started { child, readers, tail, services, folder, .. } = started;
-    // First: then nobody else holds its pipes.
-    let status = child.stop(grace).await;
-    for reader in readers {
-        reader.end().await;
-    }
-    drop((services, folder));
-    (status, tail)
-}
-
 enum Served {
     Stopped,
     Exited(How),
@@ -241,19 +347,35 @@ enum Wanted {
     End(Stop),
 }
 
+/// The outcome of a check; never where there is none.
+async fn checked(check: &mut Option<Check>) -> bool {
+    match check {
+        Some(check) => check.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until then; `None` is never.
+async fn at(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The next order to end it; nobody who could give one is left counts as one.
 async fn next_stop(to_do: &mut mpsc::UnboundedReceiver<Order>) -> Stop {
     loop {
         match to_do.recv().await {
-            Some(Order::Wake) => {}
+            Some(Order::Wake | Order::Suspect { .. }) => {}
             Some(Order::Stop { graceful, done }) => return Stop { graceful, done: Some(done) },
             None => return Stop { graceful: false, done: None },
         }
     }
 }
 
-fn how_it_ended(status: ExitStatus, was_running: bool, has_served: bool) -> How {
-    if status.success() && !was_running {
+fn how_it_ended(status: ExitStatus, may_be_idle: bool, has_served: bool) -> How {
+    if status.success() && may_be_idle {
         How::Idle
     } else if has_served {
         How::Served

@@ -24,6 +24,8 @@ pub(super) struct Interest {
 thread_local! {
     /// What the innermost future of this thread waits for, since it was polled last.
     static INTERESTS: RefCell<Vec<Interest>> = const { RefCell::new(Vec::new()) };
+    /// When that future wants to be polled again at the latest.
+    static ALARM: Cell<Option<Instant>> = const { Cell::new(None) };
     /// How many futures this thread runs so, each inside the one before. What unwinds leaves it
     /// too high, which costs those after it one more poll.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
@@ -40,6 +42,18 @@ pub(super) fn wait_for(socket: &Arc<Socket>, flags: PollFlags) {
     });
 }
 
+/// Waits until then, inside a future that [`block_on`] runs; nothing else wakes it.
+pub async fn sleep_until(until: Instant) {
+    std::future::poll_fn(|_| {
+        if until <= Instant::now() {
+            return Poll::Ready(());
+        }
+        ALARM.set(Some(ALARM.get().map_or(until, |other| other.min(until))));
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Runs a future on this thread, at most until then. None: the time is up, or the system gave no
 /// descriptor to sleep on; the future was dropped.
 ///
@@ -51,13 +65,13 @@ pub fn block_on<F: Future>(until: Option<Instant>, future: F) -> Option<F::Outpu
     // Inside a task of tokio, its channels would want to yield after some steps, and this thread
     // yields to nobody.
     let mut future = pin!(unconstrained(future));
-    let before = INTERESTS.take();
+    let before = (INTERESTS.take(), ALARM.take());
     DEPTH.set(DEPTH.get() + 1);
     let output = loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             break Some(output);
         }
-        let interests = INTERESTS.take();
+        let (interests, alarm) = (INTERESTS.take(), ALARM.take());
         if bell.was_rung() {
             // A socket that never falls silent has the future go on for ever.
             if until.is_some_and(|until| until <= Instant::now()) {
@@ -65,11 +79,12 @@ pub fn block_on<F: Future>(until: Option<Instant>, future: F) -> Option<F::Outpu
             }
             continue;
         }
-        if sleep(&bell, &interests, until) == Slept::TimeIsUp {
+        if sleep(&bell, &interests, until, alarm) == Slept::TimeIsUp {
             break None;
         }
     };
-    INTERESTS.set(before);
+    INTERESTS.set(before.0);
+    ALARM.set(before.1);
     DEPTH.set(DEPTH.get() - 1);
     if DEPTH.get() > 0 {
         // Whoever rang for a future around this one may have been heard here.
@@ -84,7 +99,12 @@ enum Slept {
     TimeIsUp,
 }
 
-fn sleep(bell: &Bell, interests: &[Interest], until: Option<Instant>) -> Slept {
+fn sleep(
+    bell: &Bell,
+    interests: &[Interest],
+    until: Option<Instant>,
+    alarm: Option<Instant>,
+) -> Slept {
     if !bell.fall_asleep() {
         return Slept::Awake;
     }
@@ -92,9 +112,10 @@ fn sleep(bell: &Bell, interests: &[Interest], until: Option<Instant>) -> Slept {
     fds.push(PollFd::new(bell, PollFlags::IN));
     fds.extend(interests.iter().map(|wanted| PollFd::new(&*wanted.socket, wanted.flags)));
     let slept = loop {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let first = until.into_iter().chain(alarm).min();
+        let left = first.map(|first| first.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
-            break Slept::TimeIsUp;
+            break if until == first { Slept::TimeIsUp } else { Slept::Awake };
         }
         match rustix::event::poll(&mut fds, left.map(timespec).as_ref()) {
             Ok(0) | Err(Errno::INTR) => {}
@@ -149,6 +170,24 @@ mod tests {
             Poll::<()>::Pending
         });
         assert_eq!(block_on(Some(until), waits), None);
+    }
+
+    #[test]
+    fn alarm_wakes_its_future_and_no_other() {
+        let wait = |wait_ms| sleep_until(Instant::now() + Duration::from_millis(wait_ms));
+        assert_eq!(block_on(None, wait(5)), Some(()));
+        let until = Instant::now() + Duration::from_millis(20);
+        assert_eq!(block_on(Some(until), wait(60_000)), None);
+        let both = async {
+            let (mut short, mut long) = (pin!(wait(5)), pin!(wait(60_000)));
+            std::future::poll_fn(|context| {
+                assert!(long.as_mut().poll(context).is_pending());
+                short.as_mut().poll(context)
+            })
+            .await;
+            block_on(None, wait(1))
+        };
+        assert_eq!(block_on(None, both), Some(Some(())));
     }
 
     #[test]

@@ -9,5 +9,5 @@ mod bell;
 mod here;
 mod stream;
 
-pub use here::block_on;
+pub use here::{block_on, sleep_until};
 pub use stream::Stream;

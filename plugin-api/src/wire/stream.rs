@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ impl AsFd for Socket {
 #[derive(Debug)]
 pub struct Stream {
     socket: Arc<Socket>,
+    /// What is read is added to it.
+    read: Option<Arc<AtomicU64>>,
 }
 
 impl Stream {
@@ -71,10 +74,16 @@ impl Stream {
         Self::try_from(TcpStream::connect_timeout(&address, CONNECT_WAIT_MAX)?)
     }
 
+    /// The same connection, which adds the bytes that it reads to `read`.
+    #[must_use]
+    pub fn counting(self, read: Arc<AtomicU64>) -> Self {
+        Self { read: Some(read), ..self }
+    }
+
     /// Another hold on the same socket, for looking at it while the first is in use.
     #[must_use]
     pub fn again(&self) -> Self {
-        Self { socket: Arc::clone(&self.socket) }
+        Self { socket: Arc::clone(&self.socket), read: self.read.clone() }
     }
 
     /// Whether the other side has closed the connection; nothing is read.
@@ -160,7 +169,7 @@ impl TryFrom<UnixStream> for Stream {
 
     fn try_from(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: Arc::new(Socket::Unix(socket)) })
+        Ok(Self { socket: Arc::new(Socket::Unix(socket)), read: None })
     }
 }
 
@@ -170,7 +179,7 @@ impl TryFrom<TcpStream> for Stream {
     fn try_from(socket: TcpStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
-        Ok(Self { socket: Arc::new(Socket::Tcp(socket)) })
+        Ok(Self { socket: Arc::new(Socket::Tcp(socket)), read: None })
     }
 }
 
@@ -187,6 +196,9 @@ impl hyper::rt::Read for Stream {
             Socket::Unix(socket) => (&*socket).read(room),
             Socket::Tcp(socket) => (&*socket).read(room),
         });
+        if let (Some(total), Poll::Ready(Ok(count))) = (&self.read, &read) {
+            total.fetch_add(*count as u64, Ordering::Relaxed);
+        }
         read.map_ok(|count| cursor.put_slice(&bytes[..count]))
     }
 }

@@ -50,13 +50,19 @@ mod process_answers;
 #[cfg(target_os = "linux")]
 mod process_calls;
 #[cfg(target_os = "linux")]
+mod process_connections;
+#[cfg(target_os = "linux")]
 mod process_dialects;
 #[cfg(target_os = "linux")]
 mod process_ends;
 #[cfg(target_os = "linux")]
+mod process_hung;
+#[cfg(target_os = "linux")]
 mod process_life;
 #[cfg(target_os = "linux")]
 mod process_logs;
+#[cfg(target_os = "linux")]
+mod process_older;
 #[cfg(target_os = "linux")]
 mod process_served;
 #[cfg(target_os = "linux")]

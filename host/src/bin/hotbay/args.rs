@@ -160,6 +160,17 @@ pub(crate) struct Call {
     /// The input itself.
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     pub(crate) text: Option<String>,
+    /// Calls this endpoint of a program instead of `execute`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) endpoint: Option<String>,
+    /// Calls a program with this HTTP method instead of POST. With GET and HEAD there is no input
+    /// unless one is named.
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+    /// Sends a program this header too, such as 'Authorization: Bearer x'; may be given more than
+    /// once.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    pub(crate) headers: Vec<(String, String)>,
     /// Calls that many times; the last reply is printed, the time per call is told on stderr.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: u64,
@@ -167,6 +178,14 @@ pub(crate) struct Call {
     /// waited for.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
+}
+
+/// A header as curl takes it.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("expected NAME: VALUE, such as 'Authorization: Bearer x'; found no colon")?;
+    Ok((name.to_owned(), value.trim().to_owned()))
 }
 
 #[derive(Debug, clap::Args)]

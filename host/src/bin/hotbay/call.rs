@@ -30,18 +30,28 @@ pub(crate) fn call(args: &Call, options: &Options, out: &mut Out) -> Result<Verd
 
 fn repeat(plugin: &PluginHandle, input: &Input, args: &Call) -> Result<(Reply, Duration), Error> {
     let start = Instant::now();
-    let mut reply = once(plugin, input, args.deadline)?;
+    let mut reply = once(plugin, input, args)?;
     for _ in 1..args.repeat {
-        reply = once(plugin, input, args.deadline)?;
+        reply = once(plugin, input, args)?;
     }
     Ok((reply, start.elapsed()))
 }
 
 /// In this thread, which is the quickest, unless the plugin may not be waited for.
-fn once(plugin: &PluginHandle, input: &Input, wait_max: Option<Duration>) -> Result<Reply, Error> {
-    match wait_max {
-        None => plugin.call(input.request()),
-        Some(wait_max) => block_on(plugin.execute(input.request().deadline_in(wait_max))),
+fn once(plugin: &PluginHandle, input: &Input, args: &Call) -> Result<Reply, Error> {
+    let mut request = input.request();
+    if let Some(endpoint) = &args.endpoint {
+        request = request.endpoint(endpoint.clone());
+    }
+    if let Some(method) = &args.method {
+        request = request.method(method.clone());
+    }
+    for (name, value) in &args.headers {
+        request = request.header(name.clone(), value.clone());
+    }
+    match args.deadline {
+        None => plugin.call(request),
+        Some(wait_max) => block_on(plugin.execute(request.deadline_in(wait_max))),
     }
 }
 

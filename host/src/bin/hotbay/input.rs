@@ -21,6 +21,9 @@ impl Input {
             (Some(text), _) => return Ok(Self::new(text.clone().into_bytes())),
             (None, Some(file)) if file.as_os_str() != "-" => file,
             (None, Some(_)) => return Self::of_stdin(),
+            (None, None) if matches!(args.method.as_deref(), Some("GET" | "HEAD")) => {
+                return Ok(Self::new(Vec::new()));
+            }
             (None, None) if io::stdin().is_terminal() => {
                 let message = "there is no input; give --text STRING, --input FILE, or pipe it in";
                 return Err(Failure::Usage(message.to_owned()));

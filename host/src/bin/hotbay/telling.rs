@@ -146,6 +146,12 @@ impl Told {
                 let told = Self::new("exited", Red, plugin, detail);
                 Self { why: Some(reason.clone()), ..told }
             }
+            HostEvent::ListensBeyondLoopback { plugin, generation, pid, address } => {
+                let detail = format!("generation {generation}, process {pid}");
+                let told = Self::new("exposed", Yellow, plugin, detail);
+                let why = format!("it listens at {address}, which other machines may reach");
+                Self { why: Some(why), ..told }
+            }
             HostEvent::Restarted { plugin, generation, pid, after_ms } => {
                 let detail = format!("generation {generation}, process {pid}, after {after_ms} ms");
                 Self::new("restarted", Green, plugin, detail)
@@ -233,6 +239,10 @@ fn document(event: &HostEvent) -> Value {
         HostEvent::ChildExited { plugin, generation, pid, reason } => json!({
             "event": "child_exited", "plugin": plugin.as_str(), "generation": number(generation),
             "pid": pid, "reason": reason,
+        }),
+        HostEvent::ListensBeyondLoopback { plugin, generation, pid, address } => json!({
+            "event": "listens_beyond_loopback", "plugin": plugin.as_str(),
+            "generation": number(generation), "pid": pid, "address": address.to_string(),
         }),
         HostEvent::Restarted { plugin, generation, pid, after_ms } => json!({
             "event": "restarted", "plugin": plugin.as_str(), "generation": number(generation),

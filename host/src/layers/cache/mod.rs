@@ -18,8 +18,9 @@ use store::{Kept, Key, Store};
 /// A cache of a plugin's replies, for [`HostBuilder::cache`](crate::HostBuilder::cache).
 ///
 /// A call is answered from it if the plugin's current build answered a call with the same input,
-/// content type, [operation](crate::Request::operation) and
-/// [endpoint](crate::Request::endpoint) before. Deadlines, tokens and traces do not count. So it
+/// content type, [operation](crate::Request::operation),
+/// [endpoint](crate::Request::endpoint), [method](crate::Request::method) and
+/// [headers](crate::Request::header) before. Deadlines, tokens and traces do not count. So it
 /// suits plugins whose replies follow from these alone.
 ///
 /// Only replies are kept, never errors. A reload empties it. Two callers that ask the same at

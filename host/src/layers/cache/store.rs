@@ -62,6 +62,14 @@ impl Key {
         part(Some(request.content_type().as_bytes()));
         part(request.named_operation().map(str::as_bytes));
         part(request.named_endpoint().map(str::as_bytes));
+        part(request.named_method().map(str::as_bytes));
+        if let Some(headers) = request.named_headers() {
+            part(Some(&(headers.iter().len() as u64).to_le_bytes()));
+            for (name, value) in headers.iter() {
+                part(Some(name.to_ascii_lowercase().as_bytes()));
+                part(Some(value.as_bytes()));
+            }
+        }
         part(Some(request.as_bytes()));
         Self { generation, digest: hash.finalize().into() }
     }

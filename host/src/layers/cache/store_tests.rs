@@ -43,6 +43,13 @@ fn every_part_of_a_question_counts() {
         request().operation("rea"),
         request().operation(""),
         request().endpoint("read"),
+        request().method("GET"),
+        request().method("read"),
+        request().header("Authorization", "a"),
+        request().header("Authorization", "b"),
+        request().header("x", "Authorization"),
+        request().header("x", "a").header("y", "b"),
+        request().header("x", "ay").header("", "b"),
         Request::text("da").operation("rea"),
         Request::text("").operation("reada"),
     ];

@@ -7,7 +7,7 @@ use hyper::header::HeaderValue;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::super::http::{OnTasks, Way as _};
+use super::super::http::OnTasks;
 use super::answers::{Proper, proper};
 use super::kit::{Kit, Knock};
 use super::{ANSWER_WAIT_MAX, Outcome, Sample, failed, skipped};
@@ -98,7 +98,7 @@ pub(super) async fn at_once(kit: &Kit) -> Outcome {
     let ask = knock.ask();
     let mut answering = JoinSet::new();
     for _ in 0..AT_ONCE {
-        let connects = timeout(ANSWER_WAIT_MAX, OnTasks::connect(client.location())).await;
+        let connects = timeout(ANSWER_WAIT_MAX, client.connect::<OnTasks>()).await;
         let (Ok(Ok(mut connection)), Ok(request)) = (connects, client.request(&ask)) else {
             return failed(format!(
                 "a new connection is not accepted while {} are open; accept each as it comes",

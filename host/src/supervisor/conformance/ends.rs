@@ -33,6 +33,9 @@ pub(super) async fn by_signal(kit: &mut Kit) -> Outcome {
 
 /// `/shutdown`.
 pub(super) async fn by_request(kit: &mut Kit) -> Outcome {
+    if !kit.is_ours() {
+        return skipped("older dialect: it is ended by SIGTERM");
+    }
     kit.live()?;
     let Some(started) = kit.running.take() else { return skipped("it does not run") };
     let mut knock = Knock::get("shutdown");
@@ -44,11 +47,9 @@ pub(super) async fn by_request(kit: &mut Kit) -> Outcome {
         Ok(Ok(answer)) => answer.status == hyper::StatusCode::OK,
         _ => false,
     };
-    let is_ours = kit.is_ours();
     let outcome = ended(kit, started, "`/shutdown`", END_WAIT_MAX).await;
     match answer {
-        // An older program may go before it has answered.
-        _ if was_ok || !is_ours => outcome,
+        _ if was_ok => outcome,
         Ok(Ok(answer)) => failed(format!(
             "`POST /shutdown` was answered {}; wanted 200, then the end",
             answer.status.as_u16()
@@ -63,6 +64,9 @@ pub(super) async fn by_request(kit: &mut Kit) -> Outcome {
 
 /// A process that nobody calls.
 pub(super) async fn when_idle(kit: &mut Kit) -> Outcome {
+    if !kit.is_ours() {
+        return skipped("older dialect: the host ends it");
+    }
     kit.start_again(Some(IDLE_MAX)).await;
     let told = IDLE_MAX.as_nanos();
     let Some(started) = kit.running.take() else {

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::super::diagnose;
 use super::super::dialect::{Capabilities, Dialect};
-use super::super::http::{Answer, Ask, OnTasks, Way as _};
+use super::super::http::{Answer, Ask, OnTasks};
 use super::super::program::{Overseen, Overseer, Program};
 use super::super::start::{self, NotStarted, Started};
 use super::report::Report;
@@ -197,7 +197,7 @@ impl Kit {
         let Some(started) = &self.running else { return false };
         let client = &started.live.client;
         let asks = async {
-            let mut connection = OnTasks::connect(client.location()).await?;
+            let mut connection = client.connect::<OnTasks>().await?;
             let request = client.request(&Knock::get("healthz").ask())?;
             connection.exchange(request, ANSWER_BYTES_MAX).await
         };
@@ -222,6 +222,8 @@ impl Overseer for Quiet {
     fn thread_panicked(&self, _: &str, _: &str) {}
 
     fn exited(&self, _: u32, _: String) {}
+
+    fn listens_beyond_loopback(&self, _: u32, _: std::net::SocketAddr) {}
 
     fn restarted(&self, _: u32, _: Duration) {}
 

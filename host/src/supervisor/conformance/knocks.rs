@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::super::http::{Answer, Broken, Client, OnTasks, Way as _};
+use super::super::http::{Answer, Broken, Client, Counts, OnTasks, Way as _};
 use super::super::random;
 use super::answers::shown;
 use super::kit::{Kit, Knock};
@@ -48,7 +48,7 @@ pub(super) async fn keep_alive(kit: &Kit) -> Outcome {
     let asks = async {
         let ask = Knock::get("healthz").ask();
         let (first, second) = (client.request(&ask)?, client.request(&ask)?);
-        let mut connection = OnTasks::connect(client.location()).await?;
+        let mut connection = client.connect::<OnTasks>().await?;
         let answer = connection.exchange(first, SMALL_BYTES_MAX).await?;
         Ok((answer, connection.exchange(second, SMALL_BYTES_MAX).await))
     };
@@ -137,7 +137,7 @@ async fn send_and_leave(kit: &Kit, bytes: &[u8]) -> Result<(), Not> {
     /// How long an answer to nonsense is waited for.
     const LOOK_WAIT_MAX: std::time::Duration = std::time::Duration::from_millis(100);
     let location = kit.live()?.live.client.location();
-    let opened = timeout(ANSWER_WAIT_MAX, OnTasks::open(location)).await;
+    let opened = timeout(ANSWER_WAIT_MAX, OnTasks::open(location, &Counts::default())).await;
     let Ok(Ok(io)) = opened else {
         return failed("a new connection is not accepted");
     };

@@ -6,7 +6,6 @@ mod answers;
 mod batches;
 mod calls;
 mod ends;
-mod exposed;
 mod kit;
 mod knocks;
 mod report;

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::super::dialect::Capabilities;
+use super::super::exposed;
 use super::super::location::Location;
 use super::super::start::{self, NotStarted, Started};
-use super::exposed;
 use super::kit::Kit;
 use super::{Not, Outcome, failed};
 use crate::error::LoadStep;

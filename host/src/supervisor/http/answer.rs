@@ -49,13 +49,16 @@ pub(in crate::supervisor) enum Why {
 pub(in crate::supervisor) struct Broken {
     pub(in crate::supervisor) ran: Ran,
     pub(in crate::supervisor) why: Why,
+    /// Whether any byte of a response came.
+    pub(in crate::supervisor) has_response: bool,
     pub(in crate::supervisor) message: String,
 }
 
 impl Broken {
     /// It could not be sent.
     pub(super) fn unsent(message: impl fmt::Display) -> Self {
-        Self { ran: Ran::No, why: Why::Disconnected, message: message.to_string() }
+        let message = message.to_string();
+        Self { ran: Ran::No, why: Why::Disconnected, has_response: false, message }
     }
 
     /// What hyper says of a request that may have been sent.
@@ -68,10 +71,19 @@ impl Broken {
         }
         if error.is_parse() || error.is_parse_too_large() || error.is_user() {
             let message = format!("what it answered is no HTTP/1.1: {message}");
-            return Self { ran: Ran::Perhaps, why: Why::Protocol, message };
+            return Self { ran: Ran::Perhaps, why: Why::Protocol, has_response: true, message };
         }
         let message = format!("the connection ended before the answer was there: {message}");
-        Self { ran: Ran::Perhaps, why: Why::Disconnected, message }
+        Self { ran: Ran::Perhaps, why: Why::Disconnected, has_response: true, message }
+    }
+
+    /// Heads without end came instead of an answer.
+    pub(super) fn endless_heads(bytes_max: u64) -> Self {
+        let message = format!(
+            "invalid HTTP/1.1 response: more than {bytes_max} bytes of headers and informational \
+             responses (1xx) came before the response itself"
+        );
+        Self { ran: Ran::Perhaps, why: Why::Protocol, has_response: true, message }
     }
 
     /// The answer is larger than it may be.
@@ -81,6 +93,6 @@ impl Broken {
                                (`limits.output_bytes`, or the host's `output_bytes_max`; of a \
                                state the host's `snapshot_bytes_max`)"
         );
-        Self { ran: Ran::Perhaps, why: Why::TooLarge, message }
+        Self { ran: Ran::Perhaps, why: Why::TooLarge, has_response: true, message }
     }
 }

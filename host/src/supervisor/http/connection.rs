@@ -17,8 +17,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::answer::{Answer, Broken};
-use super::counted::{Counted, Written};
+use super::counted::{Counted, Counts};
+use super::kept::{self, Keep};
 use super::pool::Pool;
+use super::sharing::{Open, Sharing};
+use super::socket::Socket;
 use super::{Client, Location};
 
 type Request = hyper::Request<Full<Bytes>>;
@@ -26,11 +29,20 @@ type Request = hyper::Request<Full<Bytes>>;
 /// Between two attempts to connect to a child that has no room.
 const CONNECT_PAUSE: Duration = Duration::from_millis(1);
 
+/// Bytes that are read at once, and the most of one head.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of all heads that come before the body: informational responses (1xx) count too.
+const HEADS_BYTES_MAX: u64 = 128 << 10;
+
 /// How whoever waits for an answer waits.
 pub(in crate::supervisor) trait Way: Sized + 'static {
     type Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static;
 
-    fn open(location: &Location) -> impl Future<Output = io::Result<Self::Io>> + Send;
+    fn open(
+        location: &Location,
+        counts: &Counts,
+    ) -> impl Future<Output = io::Result<Self::Io>> + Send;
 
     /// What `future` answers by then.
     fn by<F: Future + Send>(
@@ -44,12 +56,14 @@ pub(in crate::supervisor) trait Way: Sized + 'static {
     /// Connects.
     fn connect(
         location: &Location,
+        sharing: &Sharing,
     ) -> impl Future<Output = Result<Connection<Self::Io>, Broken>> + Send {
         async move {
-            let io = Self::open(location).await;
+            let counts = Counts::default();
+            let io = Self::open(location, &counts).await;
             let io = io
                 .map_err(|error| Broken::unsent(format!("no connection to {location}: {error}")))?;
-            Connection::over(io).await
+            Connection::over(io, counts, sharing.opened()).await
         }
     }
 }
@@ -63,16 +77,21 @@ pub(in crate::supervisor) struct OnTasks;
 impl Way for Here {
     type Io = wire::Stream;
 
-    async fn open(location: &Location) -> io::Result<wire::Stream> {
-        match location {
+    async fn open(location: &Location, counts: &Counts) -> io::Result<wire::Stream> {
+        let stream = match location {
             Location::Unix(path) => wire::Stream::connect_unix(path).await,
             Location::Tcp(address) => wire::Stream::connect_tcp(*address),
-        }
+        };
+        Ok(stream?.counting(counts.reads()))
     }
 
-    /// Blocks, as everything here does: no runtime's timer is wanted.
     async fn by<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
-        wire::block_on(Some(until), future)
+        let (mut future, mut alarm) = (pin!(future), pin!(wire::sleep_until(until)));
+        poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => alarm.as_mut().poll(context).map(|()| None),
+        })
+        .await
     }
 
     fn pool(client: &Client) -> &Pool<Self> {
@@ -83,13 +102,13 @@ impl Way for Here {
 impl Way for OnTasks {
     type Io = TokioIo<Socket>;
 
-    async fn open(location: &Location) -> io::Result<Self::Io> {
-        let socket: Socket = match location {
-            Location::Unix(path) => Box::pin(connect_unix(path).await?),
+    async fn open(location: &Location, counts: &Counts) -> io::Result<Self::Io> {
+        let socket = match location {
+            Location::Unix(path) => Socket::new(connect_unix(path).await?, counts.reads()),
             Location::Tcp(address) => {
                 let socket = TcpStream::connect(address).await?;
                 socket.set_nodelay(true)?;
-                Box::pin(socket)
+                Socket::new(socket, counts.reads())
             }
         };
         Ok(TokioIo::new(socket))
@@ -117,25 +136,19 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// Either kind of socket.
-type Socket = Pin<Box<dyn Io>>;
-
-pub(in crate::supervisor) trait Io:
-    tokio::io::AsyncRead + tokio::io::AsyncWrite + Send
-{
-}
-
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send> Io for T {}
-
 /// A connection on which one request at a time is under way.
 pub(in crate::supervisor) struct Connection<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
+    /// Dropped first: once the socket is closed, another connection may take its place.
+    open: Open,
     sender: SendRequest<Full<Bytes>>,
     driver: Driver<I>,
-    written: Written,
+    /// What the last response said.
+    keep: Keep,
 }
 
 struct Driver<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
     connection: http1::Connection<Counted<I>, Full<Bytes>>,
+    counts: Counts,
     /// It has ended; it must not be polled again.
     has_ended: bool,
 }
@@ -146,17 +159,24 @@ where
 {
     fn go_on(&mut self, context: &mut Context<'_>) {
         if !self.has_ended {
+            self.counts.begin_poll();
             // How it ended, whoever waits for an answer hears.
             self.has_ended = Pin::new(&mut self.connection).poll(context).is_ready();
         }
     }
 
-    /// Runs `future`, which waits for this connection.
-    async fn drive<F: Future>(&mut self, future: F) -> F::Output {
+    /// Runs `future`, which waits for this connection; `None` if more than `bytes_max` came
+    /// before it was done.
+    async fn drive<F: Future>(&mut self, bytes_max: u64, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
+        let before = self.counts.read();
         poll_fn(|context| {
             self.go_on(context);
-            future.as_mut().poll(context)
+            match future.as_mut().poll(context) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending if self.counts.read() - before > bytes_max => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await
     }
@@ -166,10 +186,18 @@ impl<I> Connection<I>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    async fn over(io: I) -> Result<Self, Broken> {
-        let (io, written) = Counted::new(io);
-        let (sender, connection) = http1::handshake(io).await.map_err(Broken::unsent)?;
-        Ok(Self { sender, driver: Driver { connection, has_ended: false }, written })
+    async fn over(io: I, counts: Counts, open: Open) -> Result<Self, Broken> {
+        let io = Counted::new(io, counts.clone());
+        let mut http = http1::Builder::new();
+        let (sender, connection) =
+            http.max_buf_size(BUFFER_BYTES_MAX).handshake(io).await.map_err(Broken::unsent)?;
+        let driver = Driver { connection, counts, has_ended: false };
+        Ok(Self { open, sender, driver, keep: Keep::Open })
+    }
+
+    /// How long it may be kept for another request.
+    pub(super) fn keep(&self) -> Keep {
+        self.keep
     }
 
     /// Whether another request can be sent on it.
@@ -184,20 +212,30 @@ where
         request: Request,
         bytes_max: u64,
     ) -> Result<Answer, Broken> {
-        let Self { sender, driver, written } = self;
-        let before = written.bytes();
+        let Self { open, sender, driver, keep } = self;
+        let counts = driver.counts.clone();
+        let (written, read) = (counts.written(), counts.read());
+        let has_response = || counts.read() > read;
         let sent = sender.try_send_request(request);
-        let response = match driver.drive(sent).await {
-            Ok(response) => response,
-            Err(mut failed) => {
+        let response = match driver.drive(HEADS_BYTES_MAX, sent).await {
+            Some(Ok(response)) => response,
+            None => return Err(Broken::endless_heads(HEADS_BYTES_MAX)),
+            Some(Err(mut failed)) => {
                 // A child that is about to leave may have closed its end a moment ago.
-                let was_sent = failed.take_message().is_none() && written.bytes() > before;
+                let was_sent = failed.take_message().is_none() && counts.written() > written;
                 let error = failed.into_error();
-                return Err(if was_sent { Broken::of(&error) } else { Broken::unsent(error) });
+                if !was_sent {
+                    return Err(Broken::unsent(error));
+                }
+                return Err(Broken { has_response: has_response(), ..Broken::of(&error) });
             }
         };
         let (parts, body) = response.into_parts();
-        let body = driver.drive(collect(body, bytes_max)).await?;
+        let body = driver.drive(u64::MAX, collect(body, bytes_max)).await;
+        // Without a limit it ends with the body.
+        let body = body.unwrap_or_else(|| Err(Broken::too_large(bytes_max)))?;
+        open.served();
+        *keep = kept::keep(parts.version, &parts.headers, Instant::now);
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 }
@@ -241,7 +279,9 @@ mod tests {
         let (near, far) = UnixStream::pair().expect("a pair");
         let io = wire::Stream::try_from(near).expect("a stream");
         let mut connection =
-            wire::block_on(None, Connection::over(io)).expect("no end").expect("a connection");
+            wire::block_on(None, Connection::over(io, Counts::default(), Sharing::new().opened()))
+                .expect("no end")
+                .expect("a connection");
         // As a child does that leaves: what it sent can be read, and nothing can be written.
         far.shutdown(Shutdown::Read).expect("it can be shut down");
         assert!(connection.is_usable(), "nothing shows yet");

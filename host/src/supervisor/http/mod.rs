@@ -4,19 +4,30 @@
 mod answer;
 mod connection;
 mod counted;
+mod kept;
 mod pool;
+mod sharing;
+mod socket;
+mod terms;
 
+use std::pin::{Pin, pin};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::http::uri::InvalidUri;
 use hyper::{Method, Uri};
 
 use super::location::Location;
 pub(super) use answer::{Answer, Broken, Ran, Why};
+use connection::Connection;
 pub(super) use connection::{Here, OnTasks, Way};
+pub(super) use counted::Counts;
+use kept::Keep;
 use pool::Pool;
+use sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
+pub(super) use terms::{add_headers, may_run_twice, method};
 
 /// What a child is asked.
 #[derive(Clone, Debug)]
@@ -30,6 +41,24 @@ pub(super) struct Ask {
     pub(super) deadline: Option<Instant>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) answer_bytes_max: u64,
+}
+
+impl Ask {
+    /// Bytes of an answer to `/healthz`.
+    const HEALTH_BYTES_MAX: u64 = 64 << 10;
+
+    /// Whether the child can work.
+    pub(super) fn health() -> Self {
+        Self {
+            method: Method::GET,
+            endpoint: "healthz".to_owned(),
+            content_type: HeaderValue::from_static("application/json"),
+            body: Bytes::new(),
+            deadline: None,
+            headers: Vec::new(),
+            answer_bytes_max: Self::HEALTH_BYTES_MAX,
+        }
+    }
 }
 
 /// Milliseconds that are left, for the child.
@@ -47,12 +76,14 @@ pub(super) struct Client {
     token: Option<HeaderValue>,
     here: Pool<Here>,
     tasks: Pool<OnTasks>,
+    sharing: Sharing,
 }
 
 impl Client {
     /// A client without connections yet.
     pub(super) fn new(location: Location, token: Option<HeaderValue>) -> Self {
-        Self { location, token, here: Pool::default(), tasks: Pool::default() }
+        let (here, tasks) = (Pool::default(), Pool::default());
+        Self { location, token, here, tasks, sharing: Sharing::new() }
     }
 
     /// Asks, on a kept connection if there is one. A kept one may have been closed meanwhile:
@@ -62,17 +93,86 @@ impl Client {
         while let Some(mut kept) = pool.take() {
             match kept.exchange(self.request(ask)?, ask.answer_bytes_max).await {
                 Ok(answer) => {
-                    pool.put(kept);
+                    self.put::<W>(kept);
                     return Ok(answer);
                 }
-                Err(Broken { ran: Ran::No, .. }) => {}
-                Err(broken) => return Err(broken),
+                Err(broken) if broken.why != Why::Disconnected => return Err(broken),
+                Err(broken) => {
+                    // The others were idle for as long, or will be closed for the same reason.
+                    self.close_idle();
+                    if broken.ran != Ran::No {
+                        return Err(broken);
+                    }
+                }
             }
         }
-        let mut fresh = W::connect(&self.location).await?;
-        let answer = fresh.exchange(self.request(ask)?, ask.answer_bytes_max).await?;
-        pool.put(fresh);
+        self.ask_anew::<W>(ask).await
+    }
+
+    /// Opens a connection that is not kept.
+    pub(super) async fn connect<W: Way>(&self) -> Result<Connection<W::Io>, Broken> {
+        W::connect(&self.location, &self.sharing).await
+    }
+
+    /// Asks on a new connection.
+    pub(super) async fn ask_anew<W: Way>(&self, ask: &Ask) -> Result<Answer, Broken> {
+        if self.sharing.is_full() {
+            self.close_idle();
+        }
+        let request = self.request(ask)?;
+        let waiting = self.sharing.wait();
+        let mut fresh = self.connect::<W>().await?;
+        let exchanged = {
+            let exchange = pin!(fresh.exchange(request, ask.answer_bytes_max));
+            self.not_starved::<W, _>(exchange).await
+        };
+        let answer = exchanged?;
+        if self.sharing.may_be_more() {
+            // The child may have closed those that are idle.
+            self.here.close_unusable();
+            self.tasks.close_unusable();
+            self.sharing.prove();
+        }
+        drop(waiting);
+        self.put::<W>(fresh);
         Ok(answer)
+    }
+
+    /// Waits for an exchange on a new connection; closes others where they may keep the child from
+    /// reading it.
+    async fn not_starved<W: Way, F: Future + Send>(&self, mut exchange: Pin<&mut F>) -> F::Output {
+        let mut look_at = Instant::now() + SUSPECT_AFTER;
+        let mut is_first = true;
+        loop {
+            if let Some(exchanged) = W::by(look_at, exchange.as_mut()).await {
+                return exchanged;
+            }
+            if !is_first {
+                self.sharing.give_way();
+            }
+            if self.sharing.suspects() || !is_first {
+                self.close_idle();
+            }
+            is_first = false;
+            look_at = Instant::now() + GIVE_WAY_EVERY;
+        }
+    }
+
+    /// Keeps a connection, unless that is not wanted by the child or by a request that waits.
+    fn put<W: Way>(&self, connection: Connection<W::Io>) {
+        let until = match connection.keep() {
+            Keep::No => return,
+            _ if self.sharing.has_to_close() => return,
+            Keep::Open => None,
+            Keep::Until(until) => Some(until),
+        };
+        W::pool(self).put(connection, until);
+    }
+
+    /// Closes all connections on which no request is under way.
+    fn close_idle(&self) {
+        self.here.clear();
+        self.tasks.clear();
     }
 
     pub(super) fn location(&self) -> &Location {
@@ -85,11 +185,8 @@ impl Client {
 
     /// What `ask` is on the wire.
     pub(super) fn request(&self, ask: &Ask) -> Result<hyper::Request<Full<Bytes>>, Broken> {
-        let mut path = String::with_capacity(ask.endpoint.len() + 1);
-        path.push('/');
-        path.push_str(ask.endpoint.trim_start_matches('/'));
-        let uri = Uri::try_from(path).map_err(|error| {
-            Broken::unsent(format!("`{}` is no endpoint: {error}", ask.endpoint))
+        let uri = uri(&ask.endpoint).map_err(|error| {
+            Broken::unsent(format!("`{}` is not a valid endpoint: {error}", ask.endpoint))
         })?;
         let mut request = hyper::Request::new(Full::new(ask.body.clone()));
         *request.method_mut() = ask.method.clone();
@@ -97,7 +194,11 @@ impl Client {
         let headers = request.headers_mut();
         headers.reserve(8);
         headers.insert(HOST, HeaderValue::from_static("unix"));
-        headers.insert(CONTENT_TYPE, ask.content_type.clone());
+        // Without a body there is nothing that it could be the type of.
+        let is_bodiless = matches!(ask.method, Method::GET | Method::HEAD) && ask.body.is_empty();
+        if !is_bodiless {
+            headers.insert(CONTENT_TYPE, ask.content_type.clone());
+        }
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         if let Some(token) = &self.token {
             headers.insert(TOKEN, token.clone());
@@ -107,9 +208,26 @@ impl Client {
             let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             headers.insert(DEADLINE, HeaderValue::from(left));
         }
-        for (name, value) in &ask.headers {
-            headers.insert(name.clone(), value.clone());
+        for (at, (name, value)) in ask.headers.iter().enumerate() {
+            // The first takes the place of what is usual, such as `Accept`.
+            if ask.headers[..at].iter().any(|(before, _)| before == name) {
+                headers.append(name.clone(), value.clone());
+            } else {
+                headers.insert(name.clone(), value.clone());
+            }
         }
         Ok(request)
     }
+}
+
+/// Whether a request can be sent to an endpoint of this name.
+pub(super) fn is_endpoint(endpoint: &str) -> bool {
+    uri(endpoint).is_ok()
+}
+
+fn uri(endpoint: &str) -> Result<Uri, InvalidUri> {
+    let mut path = String::with_capacity(endpoint.len() + 1);
+    path.push('/');
+    path.push_str(endpoint.trim_start_matches('/'));
+    Uri::try_from(path)
 }

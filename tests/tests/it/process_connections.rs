@@ -1,0 +1,181 @@
+//! The connections of a process: how many it serves at once, how long it keeps them, and what it
+//! may send before it answers.
+
+use std::thread;
+use std::time::Duration;
+
+use hotbay::{ErrorKind, HostEvent, Request};
+use hotbay_tests::{block_on, limits};
+use serde_json::{Value, json};
+
+use crate::process_trial::{Running, Trial};
+
+/// Longer than any test takes.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Echoes from `callers` threads at once, each by both ways, with turns that differ.
+#[track_caller]
+fn echoes(running: &Running, callers: usize, calls: usize) {
+    thread::scope(|scope| {
+        let call = |caller: usize| {
+            move || {
+                for nth in 0..calls {
+                    let text = format!("{caller} {nth}");
+                    let request = || Request::text(&text).deadline_in(NEVER);
+                    let reply = match (caller + nth) % 2 {
+                        0 => running.handle.call(request()),
+                        _ => block_on(running.handle.execute(request())),
+                    };
+                    let reply = reply.unwrap_or_else(|error| panic!("{}", error.full_message()));
+                    assert_eq!(reply.as_text().unwrap(), text);
+                }
+            }
+        };
+        let callers: Vec<_> = (0..callers).map(|caller| scope.spawn(call(caller))).collect();
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+    });
+}
+
+#[test]
+fn program_that_serves_few_connections_at_once_answers_every_call() {
+    for at_once in [1, 2, 3] {
+        for kind in ["unix", "tcp"] {
+            let behave = json!({ "serve": { "at_once": at_once }, "location": { "kind": kind } });
+            let running = Trial::new().run(behave);
+            running.serves();
+            echoes(&running, 6, 20);
+            running.serves();
+            running.end();
+        }
+    }
+}
+
+#[test]
+fn one_thread_program_survives_a_restart_and_a_reload() {
+    let running = Trial::new().run(json!({ "serve": { "at_once": 1, "state": true } }));
+    running.serves();
+    crate::process_trial::kill(running.pid());
+    running.serves();
+    let folder = running.trial.file(&running.trial.name);
+    hotbay_tests::behave(
+        &folder,
+        &json!({
+            "serve": { "at_once": 1, "state": true }, "journal": running.trial.file("journal"),
+            "marks": running.trial.file("marks"),
+        }),
+    );
+    let manifest = folder.join("plugin.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let changed = text.replace("\"permissions\"", "\"description\": \"new\", \"permissions\"");
+    std::fs::write(&manifest, changed).unwrap();
+    hotbay_tests::reloaded(&running.host, &running.trial.name);
+    running.serves();
+    running.end();
+}
+
+#[test]
+fn connection_is_not_used_when_its_keep_alive_time_is_nearly_over() {
+    // It closes what is idle for 200 ms, and says so: a second is the least that it can say.
+    let serve = json!({ "close_idle_ms": 200, "headers": { "Keep-Alive": "timeout=0" } });
+    let running = Trial::new().run(json!({ "serve": serve }));
+    echoes(&running, 4, 100);
+    running.end();
+}
+
+#[test]
+fn connection_that_is_not_kept_is_not_used_again() {
+    for serve in [
+        json!({ "close_after_calls": 1, "headers": { "Connection": "close" } }),
+        json!({ "close_after_calls": 1, "version": "HTTP/1.0" }),
+        json!({ "close_after_calls": 1, "headers": { "Keep-Alive": "timeout=5, max=0" } }),
+        json!({ "version": "HTTP/1.0", "headers": { "Connection": "keep-alive" } }),
+        json!({ "at_once": 1, "version": "HTTP/1.0", "close_after_calls": 1 }),
+    ] {
+        let running = Trial::new().run(json!({ "serve": serve }));
+        echoes(&running, 3, 30);
+        running.end();
+    }
+}
+
+/// The outcome of a pooled call that the program never answers, while another plugin serves.
+fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
+    let neighbour = Trial::new();
+    let neighbour_folder = neighbour.program(json!({})).install();
+    let flood = json!({ "how": answer, "body": "x" });
+    let soon = limits(|limits| limits.process_health_timeout = NEVER);
+    let running = Trial::new().run_with(
+        json!({ "serve": { "execute": flood } }),
+        |it| it,
+        |builder| builder.quarantine(None).limits(soon),
+    );
+    let near = hotbay_tests::loaded(&running.host, neighbour_folder);
+    let request = || match deadline {
+        Some(deadline) => Request::text("x").deadline_in(deadline),
+        None => Request::text("x"),
+    };
+    let kind = thread::scope(|scope| {
+        let floods: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| block_on(running.handle.execute(request())).unwrap_err().kind())
+            })
+            .collect();
+        // The neighbour is called while the floods go on, by the same threads of the runtime.
+        for _ in 0..50 {
+            let reply = block_on(near.execute(Request::text("near"))).unwrap();
+            assert_eq!(reply.as_bytes(), b"near");
+        }
+        let kinds: Vec<_> = floods.into_iter().map(|flood| flood.join().unwrap()).collect();
+        assert!(kinds.iter().all(|kind| *kind == kinds[0]), "{kinds:?}");
+        kinds[0]
+    });
+    let in_thread = running.handle.call(request()).unwrap_err().kind();
+    assert_eq!(in_thread, kind, "both ways agree");
+    block_on(running.host.unload(near.name().as_str())).unwrap();
+    neighbour.nothing_is_left();
+    running.end();
+    kind
+}
+
+#[test]
+fn heads_without_end_are_an_invalid_response() {
+    assert_eq!(unanswered(json!("informational"), None), ErrorKind::Protocol);
+    assert_eq!(unanswered(json!("headers"), None), ErrorKind::Protocol);
+}
+
+#[test]
+fn response_that_comes_by_the_byte_ends_at_the_deadline() {
+    let deadline = Some(Duration::from_millis(300));
+    assert_eq!(unanswered(json!("drip"), deadline), ErrorKind::DeadlineExceeded);
+    assert_eq!(unanswered(json!("unended"), deadline), ErrorKind::DeadlineExceeded);
+}
+
+#[test]
+fn large_head_within_the_limit_is_read() {
+    let headers = json!({ "x-large": "x".repeat(40_000) });
+    let running = Trial::new().run(json!({ "serve": { "headers": headers } }));
+    echoes(&running, 2, 5);
+    running.end();
+}
+
+#[test]
+fn one_closed_connection_closes_the_others_that_are_idle() {
+    // The program closes each connection that is idle for 300 ms without having said so. After
+    // the first is found closed, none of the others is tried.
+    let serve = json!({ "close_idle_ms": 300 });
+    let running = Trial::new().run(json!({ "serve": serve }));
+    echoes(&running, 8, 5);
+    let events = running.host.events();
+    crate::process_connections::idle(Duration::from_millis(400));
+    echoes(&running, 8, 5);
+    let mut events = events;
+    while let Some(event) = events.try_next() {
+        assert!(!matches!(event, HostEvent::ChildExited { .. }), "{event:?}");
+    }
+    running.end();
+}
+
+/// Lets connections be idle for a while: time itself is what is waited for.
+pub(crate) fn idle(time: Duration) {
+    let since = std::time::Instant::now();
+    hotbay_tests::until("the time has passed", || (since.elapsed() >= time).then_some(()));
+}
