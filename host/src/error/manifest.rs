@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use semver::{Version, VersionReq};
 
@@ -235,8 +236,32 @@ pub(crate) enum Unfit {
     Schema(Violation),
     /// The first violations, in the order of the schema; none where they are not looked for.
     Value(Vec<Violation>),
+    /// The check took more than it may.
+    Exceeded(Exceeded),
     /// The system gave no thread to check it on.
     NoThread(String),
+}
+
+/// Which part of its budget a check exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exceeded {
+    /// So many steps.
+    Steps(u64),
+    /// So much time.
+    Time(Duration),
+    /// The moment by which the result was needed.
+    Deadline,
+}
+
+impl fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps(steps) => write!(f, "the check exceeded its budget of {steps} steps")?,
+            Self::Time(time) => write!(f, "the check exceeded its budget of {time:?}")?,
+            Self::Deadline => f.write_str("the check did not end before its deadline")?,
+        }
+        f.write_str("; use a smaller value, or a schema with fewer alternatives")
+    }
 }
 
 /// One place of a value, or of a schema, and what is wrong there.
@@ -272,6 +297,7 @@ impl fmt::Display for Unfit {
                 }
                 Ok(())
             }
+            Self::Exceeded(exceeded) => exceeded.fmt(f),
             Self::NoThread(error) => write!(f, "the system gave no thread to check it: {error}"),
         }
     }

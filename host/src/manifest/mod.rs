@@ -6,7 +6,9 @@ mod build;
 mod checker;
 mod compatible;
 mod digest;
+mod expansion;
 mod fields;
+mod metered;
 mod order;
 mod parse;
 #[cfg(test)]

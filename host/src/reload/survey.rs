@@ -154,7 +154,7 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
         let error = candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error);
         surveyed.problem.get_or_insert(error);
     }
-    if let Err(error) = candidate.check_schemas(rules) {
+    if let Err(error) = candidate.check_schemas(rules, None) {
         surveyed.problem.get_or_insert(error);
     }
     if candidate.kind() == Kind::Library {

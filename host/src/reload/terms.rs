@@ -1,6 +1,8 @@
 //! What the calls of a build will go by: its manifest, within its host.
 
 use std::sync::Arc;
+#[cfg(unix)]
+use std::time::Instant;
 
 use super::Workshop;
 use super::candidate::Candidate;
@@ -14,6 +16,7 @@ use crate::manifest::{Checker, Types};
 use crate::pool::QueueLimits;
 #[cfg(unix)]
 use crate::supervisor::Capabilities;
+use crate::sync::deadline_in;
 
 pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginLimits) -> Terms {
     let host = &workshop.limits;
@@ -44,17 +47,19 @@ pub(super) fn check_declared(
     candidate: &Candidate,
     capabilities: &Capabilities,
     parts: &mut Parts,
+    deadline: Instant,
 ) -> Result<(), Error> {
-    check_declared_config(candidate, capabilities)?;
+    let deadline = Some(deadline);
+    check_declared_config(candidate, capabilities, deadline)?;
     if let (None, Some(schema)) = (&parts.terms.input_schema, &capabilities.input_schema) {
-        let input_schema = Some(Arc::new(declared(candidate, "inputSchema", schema)?));
+        let input_schema = Some(Arc::new(declared(candidate, "inputSchema", schema, deadline)?));
         parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
     }
     let mut types = Types::default();
     for offered in &capabilities.types {
         if let Some(schema) = &offered.schema {
             let names = [&offered.name].into_iter().chain(&offered.aliases);
-            types.add(names, declared(candidate, &offered.name, schema)?);
+            types.add(names, declared(candidate, &offered.name, schema, deadline)?);
         }
     }
     if !types.is_empty() {
@@ -67,11 +72,12 @@ pub(super) fn check_declared(
 #[cfg(unix)]
 pub(super) fn check_declared_config(
     candidate: &Candidate,
-    capabilities: &crate::supervisor::Capabilities,
+    capabilities: &Capabilities,
+    deadline: Option<Instant>,
 ) -> Result<(), Error> {
     let Some(schema) = &capabilities.config_schema else { return Ok(()) };
-    let checker = declared(candidate, "configSchema", schema)?;
-    checker.check(candidate.manifest.config()).map_err(|unfit| {
+    let checker = declared(candidate, "configSchema", schema, deadline)?;
+    checker.check(candidate.manifest.config(), deadline).map_err(|unfit| {
         let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
         failed.caused_by(format!("`config` does not fit what the program wants: {unfit}"))
     })
@@ -82,8 +88,9 @@ fn declared(
     candidate: &Candidate,
     what: &str,
     schema: &serde_json::Value,
+    deadline: Option<Instant>,
 ) -> Result<Checker, Error> {
-    Checker::new(schema).map_err(|unfit| {
+    Checker::new(schema, deadline).map_err(|unfit| {
         let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::Start);
         failed.caused_by(format!("its capabilities: `{what}`: {unfit}"))
     })
@@ -95,7 +102,8 @@ pub(super) fn check_schemas(
     candidate: &Candidate,
     parts: &mut Parts,
 ) -> Result<(), Error> {
-    if let Some(checker) = candidate.check_schemas(&workshop.rules)? {
+    let deadline = deadline_in(workshop.limits.start_wait_max);
+    if let Some(checker) = candidate.check_schemas(&workshop.rules, Some(deadline))? {
         let input_schema = Some(Arc::new(checker));
         parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
     }
