@@ -247,6 +247,8 @@ pub(crate) enum Unfit {
 pub(crate) enum Exceeded {
     /// So many steps.
     Steps(u64),
+    /// So many evaluations of subschemas at one place of a value.
+    Expansions(usize),
     /// So much time.
     Time(Duration),
     /// The moment by which the result was needed.
@@ -257,6 +259,14 @@ impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Steps(steps) => write!(f, "the check exceeded its budget of {steps} steps")?,
+            Self::Expansions(evaluations) => {
+                return write!(
+                    f,
+                    "the check would exceed its budget of {evaluations} evaluations of subschemas \
+                     at one place of the value, since the references of the schema multiply; \
+                     refer to each subschema once"
+                );
+            }
             Self::Time(time) => write!(f, "the check exceeded its budget of {time:?}")?,
             Self::Deadline => f.write_str("the check did not end before its deadline")?,
         }

@@ -11,7 +11,7 @@ use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
 use super::expansion::{Costs, costs};
-use super::metered::{Budget, Metered, MeteredJson, within};
+use super::metered::{AccessCosts, Budget, Metered, MeteredJson, within};
 use super::steps::{Outline, outline, with_stack};
 use super::tree::NESTING_DEPTH_MAX;
 use crate::error::manifest::{Exceeded, Unfit, Violation};
@@ -30,10 +30,15 @@ const MESSAGE_CHARS_MAX: usize = 200;
 /// found before the first is told.
 const DESCRIBED_BYTES_MAX: usize = 256 << 10;
 
-/// Most memory for the violations of a value, of which each step may find one, and what one
-/// takes besides its place and what it repeats of the schema.
-const VIOLATIONS_BYTES_MAX: usize = 64 << 20;
-const BYTES_PER_VIOLATION: usize = 512;
+/// Most steps of looking for the violations of a value.
+const DESCRIBING_STEPS_MAX: u64 = 2_000_000;
+
+/// Memory for violations that a step stands for, so that all take about 64 MB at most; and what
+/// one takes besides its place and what it repeats of the schema, the latter for each level of
+/// the value, since it has the way through the schema too.
+const BYTES_PER_STEP: usize = 32;
+const BYTES_PER_VIOLATION: usize = 1024;
+const BYTES_PER_LEVEL: usize = 128;
 
 /// Most steps back that a pattern may cost on one text.
 const PATTERN_BACKTRACKS_MAX: usize = 100_000;
@@ -44,7 +49,7 @@ const PATTERN_BACKTRACKS_MAX: usize = 100_000;
 /// follow one another; so whatever is not flat is done on a thread of its own whose stack suits
 /// it, while the caller waits.
 pub(crate) struct Checker {
-    /// Taken by the drop alone.
+    /// None where each check would exceed its budget; taken by the drop alone.
     validator: Option<Validator<MeteredJson>>,
     outline: Outline,
     costs: Costs,
@@ -59,10 +64,13 @@ impl Checker {
         let steps = outline.steps(0);
         let (validator, costs) = with_stack(steps, || {
             let costs = costs(schema)?;
+            if costs.exceeded.is_some() {
+                return Ok((None, costs));
+            }
             in_time(deadline)?;
-            Ok((build(schema, costs)?, costs))
+            Ok((Some(build(schema, costs)?), costs))
         })??;
-        Ok(Self { validator: Some(validator), outline, costs })
+        Ok(Self { validator, outline, costs })
     }
 
     /// Checks a value, until `deadline` at the latest.
@@ -92,20 +100,31 @@ impl Checker {
         let Some(depth) = outline(value, NESTING_DEPTH_MAX).map(|outline| outline.depth) else {
             return Err(Unfit::Value(vec![Violation::of_all(too_deep())]));
         };
+        if let Some(exceeded) = self.costs.exceeded {
+            return Err(Unfit::Exceeded(exceeded));
+        }
         let Some(validator) = &self.validator else { return Ok(()) };
-        let patterns = self.costs.patterns;
+        let costs = self.costs.access;
         with_stack(self.outline.steps(depth), || {
             let budget = Budget { steps: STEPS_MAX, deadline };
-            let fits = within(budget, patterns, || validator.is_valid(Metered(value)));
+            let fits = within(budget, costs, || validator.is_valid(Metered(value)));
             if fits.map_err(Unfit::Exceeded)? {
                 return Ok(());
             }
-            let bytes = BYTES_PER_VIOLATION + self.costs.repeated_bytes + pointer_bytes(value);
-            let steps = (VIOLATIONS_BYTES_MAX / bytes) as u64;
-            let budget = Budget { steps, deadline };
-            let describe = || describe.then(|| violations(validator, value));
-            let described = within(budget, patterns, describe).ok().flatten();
-            Err(Unfit::Value(described.unwrap_or_default()))
+            if !describe {
+                return Err(Unfit::Value(Vec::new()));
+            }
+            let bytes = BYTES_PER_VIOLATION + BYTES_PER_LEVEL * depth;
+            let bytes = bytes + self.costs.repeated_bytes + pointer_bytes(value);
+            let costs = AccessCosts { steps_per_error: (bytes / BYTES_PER_STEP) as u64, ..costs };
+            let budget = Budget { steps: DESCRIBING_STEPS_MAX, deadline };
+            let described = within(budget, costs, || violations(validator, value));
+            Err(Unfit::Value(described.unwrap_or_else(|_| {
+                vec![Violation::of_all(format!(
+                    "it does not fit; looking for the place exceeded the budget of \
+                     {DESCRIBING_STEPS_MAX} steps"
+                ))]
+            })))
         })?
     }
 }
@@ -326,7 +345,9 @@ mod tests {
         let small = thread::Builder::new().stack_size(128 << 10);
         let work = move || {
             let chain = Checker::new(&chain, None).unwrap();
-            assert!(chain.check(&json!({}), None).is_ok() && chain.check(&json!([]), None).is_err());
+            assert!(
+                chain.check(&json!({}), None).is_ok() && chain.check(&json!([]), None).is_err()
+            );
             drop(chain);
             let flat = Checker::new(&flat, None).unwrap();
             assert!(flat.check_text(br#"{ "a": 1 }"#, None).is_ok());

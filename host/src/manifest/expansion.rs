@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::metered::PatternCosts;
-use crate::error::manifest::{Unfit, Violation};
+use super::metered::AccessCosts;
+use crate::error::manifest::{Exceeded, Unfit, Violation};
 
 /// Most evaluations of subschemas at one place of a value.
 const EXPANSIONS_MAX: usize = 10_000;
@@ -42,49 +42,49 @@ const OBJECTS: [&str; 2] = ["dependentSchemas", "dependencies"];
 /// What a schema costs, as far as that is known without a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Costs {
-    pub(super) patterns: PatternCosts,
+    pub(super) access: AccessCosts,
     /// Most bytes of one compiled pattern.
     pub(super) pattern_bytes_max: usize,
     /// Bytes of the longest part of the schema that a message may repeat.
     pub(super) repeated_bytes: usize,
+    /// What each check would exceed.
+    pub(super) exceeded: Option<Exceeded>,
 }
 
-/// Counts the ways through a schema, or refuses it.
+/// Counts the ways through a schema. Refuses one that is too expensive to be read; one that is
+/// too expensive to check anything by is refused by each check.
 pub(super) fn costs(schema: &Value) -> Result<Costs, Unfit> {
-    let refused = |message| Err(Unfit::Schema(Violation::of_all(message)));
     let mut document = Document::default();
     document.add(schema, schema);
     if document.patterns > PATTERNS_MAX {
         let patterns = document.patterns;
-        return refused(format!("has {patterns} patterns; wanted at most {PATTERNS_MAX}"));
+        let message = format!("has {patterns} patterns; wanted at most {PATTERNS_MAX}");
+        return Err(Unfit::Schema(Violation::of_all(message)));
     }
     let bytes = PATTERNS_BYTES_MAX / document.patterns.max(1);
-    let costs = Costs {
-        patterns: document.costs,
+    Ok(Costs {
+        access: document.costs,
         pattern_bytes_max: bytes.clamp(*PATTERN_BYTES.start(), *PATTERN_BYTES.end()),
         repeated_bytes: document.repeated_bytes,
-    };
-    let mut counting = Counting::new(&document, schema);
+        exceeded: exceeded(&document, schema),
+    })
+}
+
+/// The budget that a check by the schema would exceed whatever the value.
+fn exceeded(document: &Document<'_>, schema: &Value) -> Option<Exceeded> {
+    let mut counting = Counting::new(document, schema);
     let mut unevaluated = 0_usize;
     for object in &document.objects {
         let count = counting.expansions(object.map);
         if counting.counted > COUNTED_MAX || count > EXPANSIONS_MAX {
-            return refused(format!(
-                "makes more than {EXPANSIONS_MAX} checks of one place of a value, since its \
-                 references multiply; wanted fewer, so refer to each subschema once"
-            ));
+            return Some(Exceeded::Expansions(EXPANSIONS_MAX));
         }
         if object.map.keys().any(|key| key.starts_with("unevaluated")) {
             unevaluated = unevaluated.saturating_add(count);
         }
     }
-    if unevaluated > UNEVALUATED_EXPANSIONS_MAX {
-        return refused(format!(
-            "makes {unevaluated} checks for `unevaluatedProperties` and `unevaluatedItems`, since \
-             its references multiply; wanted at most {UNEVALUATED_EXPANSIONS_MAX}"
-        ));
-    }
-    Ok(costs)
+    let is_exceeded = unevaluated > UNEVALUATED_EXPANSIONS_MAX;
+    is_exceeded.then_some(Exceeded::Expansions(UNEVALUATED_EXPANSIONS_MAX))
 }
 
 /// An object of the document, which may be a subschema, and the resource it is in.
@@ -103,7 +103,7 @@ struct Document<'s> {
     anchors: HashMap<&'s str, Vec<&'s Value>>,
     recursive_anchors: Vec<&'s Value>,
     patterns: usize,
-    costs: PatternCosts,
+    costs: AccessCosts,
     repeated_bytes: usize,
 }
 
@@ -252,7 +252,8 @@ impl<'d, 's> Counting<'d, 's> {
             let name = reference.rsplit('#').next().unwrap_or_default();
             let anchors = self.document.anchors.get(name).into_iter().flatten().copied();
             found.extend(anchors);
-            let is_found = |target: &&Value| found.iter().any(|other| std::ptr::eq(*other, *target));
+            let is_found =
+                |target: &&Value| found.iter().any(|other| std::ptr::eq(*other, *target));
             let more: Vec<_> = targets.into_iter().filter(|target| !is_found(target)).collect();
             found.extend(more);
         }

@@ -38,11 +38,13 @@ pub(super) struct Budget {
     pub(super) deadline: Option<Instant>,
 }
 
-/// What the patterns of a schema cost besides the length of a text.
+/// What accesses cost in steps besides the usual.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PatternCosts {
-    /// Steps for each text.
+pub(super) struct AccessCosts {
+    /// For each text, which patterns may be matched against.
     pub(super) steps_per_text: u64,
+    /// For each error that is made.
+    pub(super) steps_per_error: u64,
     /// Patterns that one name of a member may be matched against.
     pub(super) patterns_per_name: u64,
 }
@@ -53,7 +55,7 @@ struct Meter {
     /// Steps after that slice.
     rest: Cell<u64>,
     budget: Cell<Budget>,
-    costs: Cell<PatternCosts>,
+    costs: Cell<AccessCosts>,
     /// When the first slice was used up.
     since: Cell<Option<Instant>>,
     exceeded: Cell<Option<Exceeded>>,
@@ -65,7 +67,11 @@ thread_local! {
             slice: Cell::new(0),
             rest: Cell::new(0),
             budget: Cell::new(Budget { steps: 0, deadline: None }),
-            costs: Cell::new(PatternCosts { steps_per_text: 0, patterns_per_name: 0 }),
+            costs: Cell::new(AccessCosts {
+                steps_per_text: 0,
+                steps_per_error: 0,
+                patterns_per_name: 0,
+            }),
             since: Cell::new(None),
             exceeded: Cell::new(None),
         }
@@ -75,7 +81,7 @@ thread_local! {
 /// Runs `check` on this thread within `budget`.
 pub(super) fn within<T>(
     budget: Budget,
-    costs: PatternCosts,
+    costs: AccessCosts,
     check: impl FnOnce() -> T,
 ) -> Result<T, Exceeded> {
     METER.with(|meter| {
@@ -115,9 +121,9 @@ fn take_all(value: &Value) -> bool {
     match value {
         Value::String(text) => take(1 + text.len() as u64 / BYTES_PER_STEP),
         Value::Array(elements) => take(1) && elements.iter().all(take_all),
-        Value::Object(members) => members.iter().all(|(name, value)| {
-            take(1 + name.len() as u64 / BYTES_PER_STEP) && take_all(value)
-        }),
+        Value::Object(members) => members
+            .iter()
+            .all(|(name, value)| take(1 + name.len() as u64 / BYTES_PER_STEP) && take_all(value)),
         _ => take(1),
     }
 }
@@ -266,7 +272,7 @@ impl<'v> Node<'v, MeteredJson> for Metered<'v> {
 
     /// For each error that is made.
     fn to_value(&self) -> Cow<'v, Value> {
-        take(1);
+        take(1 + METER.with(|meter| meter.costs.get().steps_per_error));
         Cow::Borrowed(self.0)
     }
 

@@ -2,6 +2,8 @@
 //! suit each other, in which order plugins start, whether a config fits its schema.
 //! Pure: no disk, no clock, no network.
 
+#[cfg(test)]
+mod budget_tests;
 mod build;
 mod checker;
 mod compatible;
