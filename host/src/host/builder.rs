@@ -21,7 +21,7 @@ use crate::layers::{Layer, Layers};
 use crate::manifest::{Manifest, start_order};
 use crate::pool::Clock;
 use crate::providers::{Choices, Preferences};
-use crate::reload::{Candidate, Desk, Grant, Made, Rules, Source, Workshop};
+use crate::reload::{AbandonedChecks, Candidate, Desk, Grant, Made, Rules, Source, Workshop};
 
 /// Configures a [`Host`].
 #[derive(Debug)]
@@ -312,6 +312,7 @@ impl HostBuilder {
                 clock: Clock::new(),
                 board,
                 staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged),
+                abandoned_checks: AbandonedChecks::default(),
                 #[cfg(unix)]
                 processes: crate::supervisor::Processes::default(),
                 environment: self.environment,

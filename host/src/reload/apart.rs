@@ -23,7 +23,6 @@ use crate::slot::Slot;
 use crate::supervisor::{
     self, Capabilities, NotStarted, Overseen, ProcessLimits, Program, allowed,
 };
-use crate::sync::deadline_in;
 
 /// What a start may take besides the time that its program is given: each step has its own limit.
 const BESIDES: Duration = Duration::from_secs(45);
@@ -120,7 +119,7 @@ pub(super) fn again(
         }
     };
     check_identity(candidate, &capabilities)?;
-    check_declared(candidate, &capabilities, parts, deadline_in(wait_max))?;
+    check_declared(workshop, candidate, &capabilities, parts)?;
     let lines_per_s_max = workshop.limits.log_lines_per_s_max;
     let overseer: Overseen =
         Arc::new(PluginOverseer::new(candidate, parts.id, slot, lines_per_s_max));
