@@ -67,6 +67,7 @@ mod races;
 mod reload;
 mod response_cache;
 mod rollback;
+mod schema_budget;
 mod shedding;
 mod shutdown_grace;
 mod storms;
@@ -74,6 +75,8 @@ mod stuck;
 mod tower;
 mod validates;
 mod watch;
+#[cfg(unix)]
+mod watch_roots;
 mod worker_pool;
 
 #[cfg(unix)]
