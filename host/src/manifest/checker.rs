@@ -2,43 +2,26 @@
 //! Fetches nothing. No schema overflows the stack, however it refers to itself, and no check
 //! takes more steps, time or memory than its budget.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::Instant;
 
-use jsonschema::error::ValidationErrorKind;
-use jsonschema::paths::Location;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
 use super::expansion::{Costs, costs};
-use super::metered::{AccessCosts, Budget, Metered, MeteredJson, within};
+use super::metered::{Budget, Metered, MeteredJson, within};
 use super::steps::{Outline, outline, with_stack};
 use super::tree::NESTING_DEPTH_MAX;
+use super::violations::{bounded, describe, violation};
 use crate::error::manifest::{Exceeded, Unfit, Violation};
 
 /// Most steps of a check: a step is an access to the value. A text of a megabyte against a usual
 /// schema takes about two million.
 const STEPS_MAX: u64 = 20_000_000;
 
-/// Most violations of a value that are reported at once.
-const VIOLATIONS_MAX: usize = 3;
-
-/// Most characters of a violation's message, and of its place; values are repeated in them.
-const MESSAGE_CHARS_MAX: usize = 200;
-
 /// Longest text whose violations are looked for: each takes some hundreds of bytes, and all are
 /// found before the first is told.
 const DESCRIBED_BYTES_MAX: usize = 256 << 10;
-
-/// Most steps of looking for the violations of a value.
-const DESCRIBING_STEPS_MAX: u64 = 2_000_000;
-
-/// Memory for violations that a step stands for, so that all take about 64 MB at most; and what
-/// one takes besides its place and what it repeats of the schema, the latter for each level of
-/// the value, since it has the way through the schema too.
-const BYTES_PER_STEP: usize = 32;
-const BYTES_PER_VIOLATION: usize = 1024;
-const BYTES_PER_LEVEL: usize = 128;
 
 /// Most steps back that a pattern may cost on one text.
 const PATTERN_BACKTRACKS_MAX: usize = 100_000;
@@ -94,7 +77,7 @@ impl Checker {
     fn check_and_tell(
         &self,
         value: &Value,
-        describe: bool,
+        wants_places: bool,
         deadline: Option<Instant>,
     ) -> Result<(), Unfit> {
         let Some(depth) = outline(value, NESTING_DEPTH_MAX).map(|outline| outline.depth) else {
@@ -111,20 +94,11 @@ impl Checker {
             if fits.map_err(Unfit::Exceeded)? {
                 return Ok(());
             }
-            if !describe {
+            if !wants_places {
                 return Err(Unfit::Value(Vec::new()));
             }
-            let bytes = BYTES_PER_VIOLATION + BYTES_PER_LEVEL * depth;
-            let bytes = bytes + self.costs.repeated_bytes + pointer_bytes(value);
-            let costs = AccessCosts { steps_per_error: (bytes / BYTES_PER_STEP) as u64, ..costs };
-            let budget = Budget { steps: DESCRIBING_STEPS_MAX, deadline };
-            let described = within(budget, costs, || violations(validator, value));
-            Err(Unfit::Value(described.unwrap_or_else(|_| {
-                vec![Violation::of_all(format!(
-                    "it does not fit; looking for the place exceeded the budget of \
-                     {DESCRIBING_STEPS_MAX} steps"
-                ))]
-            })))
+            let bytes = self.costs.repeated_bytes;
+            Err(Unfit::Value(describe(validator, value, depth, costs, bytes, deadline)))
         })?
     }
 }
@@ -168,80 +142,14 @@ fn build(schema: &Value, costs: Costs) -> Result<Validator<MeteredJson>, Unfit> 
     options.build(schema).map_err(|error| Unfit::Schema(violation(error.instance_path(), &error)))
 }
 
-/// The first violations of a value that does not fit, in the order of the schema.
-fn violations(validator: &Validator<MeteredJson>, value: &Value) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    for error in validator.iter_errors(Metered(value)) {
-        let mut violation = violation(error.instance_path(), &error);
-        // The place of the field itself says more than that of the object it is in.
-        if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind()
-            && let Some(field) = unexpected.first()
-        {
-            let field = bounded(&field.replace('~', "~0").replace('/', "~1"));
-            violation.pointer.push('/');
-            violation.pointer.push_str(&field);
-        }
-        // One mistake may be found by way of several keywords.
-        if !violations.contains(&violation) {
-            violations.push(violation);
-        }
-        if violations.len() == VIOLATIONS_MAX {
-            break;
-        }
-    }
-    if violations.is_empty() {
-        violations.push(Violation::of_all("it does not fit the schema".to_owned()));
-    }
-    violations
-}
-
-fn violation(place: &Location, message: &impl fmt::Display) -> Violation {
-    Violation { pointer: bounded(&place.as_str()), message: bounded(message) }
-}
-
-/// Bytes of the longest JSON pointer into a value.
-fn pointer_bytes(value: &Value) -> usize {
-    match value {
-        Value::Object(map) => {
-            map.iter().map(|(key, value)| 1 + key.len() + pointer_bytes(value)).max().unwrap_or(0)
-        }
-        Value::Array(list) => 10 + list.iter().map(pointer_bytes).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
 fn too_deep() -> String {
     format!("nests deeper than {NESTING_DEPTH_MAX} levels; make it flatter")
-}
-
-/// The beginning of what may be as long as the value that it is about.
-fn bounded(text: &impl fmt::Display) -> String {
-    struct Beginning {
-        text: String,
-        chars_left: usize,
-    }
-    impl fmt::Write for Beginning {
-        fn write_str(&mut self, more: &str) -> fmt::Result {
-            for char in more.chars() {
-                let Some(left) = self.chars_left.checked_sub(1) else {
-                    self.text.push('…');
-                    return Err(fmt::Error);
-                };
-                self.chars_left = left;
-                self.text.push(char);
-            }
-            Ok(())
-        }
-    }
-    let mut beginning = Beginning { text: String::new(), chars_left: MESSAGE_CHARS_MAX };
-    // Stopped on purpose where it is too long.
-    let _ = write!(beginning, "{text}");
-    beginning.text
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::steps::STEPS_AT_HOME;
+    use super::super::violations::MESSAGE_CHARS_MAX;
     use super::*;
     use serde_json::{Map, json};
     use std::thread;

@@ -26,6 +26,7 @@ mod tree;
 mod types;
 #[cfg(test)]
 mod value_tests;
+mod violations;
 mod words;
 
 use std::borrow::Cow;
