@@ -249,6 +249,8 @@ pub(crate) enum Exceeded {
     Steps(u64),
     /// So many evaluations of subschemas at one place of a value.
     Expansions(usize),
+    /// So many subschemas, each counted as often as references lead to it.
+    Subschemas(usize),
     /// So much time.
     Time(Duration),
     /// The moment by which the result was needed.
@@ -265,6 +267,14 @@ impl fmt::Display for Exceeded {
                     "the check would exceed its budget of {evaluations} evaluations of subschemas \
                      at one place of the value, since the references of the schema multiply; \
                      refer to each subschema once"
+                );
+            }
+            Self::Subschemas(subschemas) => {
+                return write!(
+                    f,
+                    "the check would exceed its budget of {subschemas} subschemas, since the \
+                     resources (`$id`) of the schema refer to one another in too many ways; use \
+                     fewer of them"
                 );
             }
             Self::Time(time) => write!(f, "the check exceeded its budget of {time:?}")?,

@@ -85,6 +85,36 @@ fn named_references_count_as_pointers_do() {
     assert!(is_exceeded(check_once(&schema, &json!({}))));
 }
 
+/// The library makes each subschema anew for each list of resources that leads to it.
+#[test]
+fn resources_that_refer_in_many_ways_exceed_the_budget() {
+    let schema = |count: usize, more: Value| {
+        let id = |i: usize| format!("https://example.com/{i}");
+        let resource = |i: usize| {
+            let (one, other) = (json!({ "$ref": id(i + 1) }), json!({ "$ref": id(i + 2) }));
+            let mut resource = json!({ "$id": id(i), "properties": { "a": one, "b": other } });
+            resource.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            (format!("d{i}"), resource)
+        };
+        let last = |i: usize| (format!("d{i}"), json!({ "$id": id(i), "type": "integer" }));
+        let resources = (0..count).map(resource).chain([last(count), last(count + 1)]);
+        let draft = if more.get("$recursiveAnchor").is_some() { "2019-09" } else { "2020-12" };
+        json!({
+            "$schema": format!("https://json-schema.org/draft/{draft}/schema"),
+            "$ref": id(0),
+            "$defs": resources.collect::<Map<_, _>>(),
+        })
+    };
+    let dynamic = json!({ "$dynamicAnchor": "n", "items": { "$dynamicRef": "#n" } });
+    let recursive = json!({ "$recursiveAnchor": true, "items": { "$recursiveRef": "#" } });
+    for more in [json!({}), dynamic, recursive] {
+        let many = check_once(&schema(40, more.clone()), &json!({}));
+        assert!(is_exceeded(many), "{more}");
+        let few = schema(5, more);
+        assert_eq!(check_once(&few, &json!({ "a": { "b": {} } })), Ok(()), "{few}");
+    }
+}
+
 /// Values that double the work at each level.
 #[test]
 fn recursive_alternatives_end_with_an_answer() {

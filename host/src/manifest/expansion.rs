@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::metered::AccessCosts;
+use super::resources::{SUBSCHEMAS_MAX, makes_too_many};
 use crate::error::manifest::{Exceeded, Unfit, Violation};
 
 /// Most evaluations of subschemas at one place of a value.
@@ -83,8 +84,10 @@ fn exceeded(document: &Document<'_>, schema: &Value) -> Option<Exceeded> {
             unevaluated = unevaluated.saturating_add(count);
         }
     }
-    let is_exceeded = unevaluated > UNEVALUATED_EXPANSIONS_MAX;
-    is_exceeded.then_some(Exceeded::Expansions(UNEVALUATED_EXPANSIONS_MAX))
+    if unevaluated > UNEVALUATED_EXPANSIONS_MAX {
+        return Some(Exceeded::Expansions(UNEVALUATED_EXPANSIONS_MAX));
+    }
+    makes_too_many(document, schema).then_some(Exceeded::Subschemas(SUBSCHEMAS_MAX))
 }
 
 /// An object of the document, which may be a subschema, and the resource it is in.
@@ -94,7 +97,7 @@ struct InDocument<'s> {
 }
 
 #[derive(Default)]
-struct Document<'s> {
+pub(super) struct Document<'s> {
     objects: Vec<InDocument<'s>>,
     /// By address of the object.
     positions: HashMap<usize, usize>,
@@ -147,6 +150,43 @@ impl<'s> Document<'s> {
         self.positions.insert(address(map), self.objects.len());
         self.objects.push(InDocument { map, resource });
         map.values().for_each(|child| self.add(child, resource));
+    }
+
+    /// The resource that an object of the document is in.
+    pub(super) fn resource_of(&self, map: &Map<String, Value>) -> Option<&'s Value> {
+        let position = self.positions.get(&address(map))?;
+        self.objects.get(*position).map(|object| object.resource)
+    }
+
+    /// Whether it has resources besides the whole.
+    pub(super) fn has_embedded_resources(&self, root: &Value) -> bool {
+        self.resources.iter().any(|(_, resource)| !std::ptr::eq(*resource, root))
+    }
+
+    /// What the references of an object in `resource` may refer to.
+    pub(super) fn referred(
+        &self,
+        map: &'s Map<String, Value>,
+        resource: &'s Value,
+    ) -> Vec<&'s Value> {
+        let mut found = Vec::new();
+        if let Some(Value::String(reference)) = map.get("$ref") {
+            found.extend(self.targets(reference, resource));
+        }
+        if let Some(Value::String(reference)) = map.get("$dynamicRef") {
+            let name = reference.rsplit('#').next().unwrap_or_default();
+            found.extend(self.anchors.get(name).into_iter().flatten().copied());
+            let targets = self.targets(reference, resource);
+            let is_found = |target: &Value| found.iter().any(|one| std::ptr::eq(*one, target));
+            let more: Vec<_> = targets.into_iter().filter(|target| !is_found(target)).collect();
+            found.extend(more);
+        }
+        if map.contains_key("$recursiveRef") {
+            found.push(resource);
+            let others = self.recursive_anchors.iter().copied();
+            found.extend(others.filter(|other| !std::ptr::eq(*other, resource)));
+        }
+        found
     }
 
     fn add_pattern(&mut self, pattern: &str) {
@@ -241,32 +281,13 @@ impl<'d, 's> Counting<'d, 's> {
         found.extend(lists.flatten());
         let objects = OBJECTS.iter().filter_map(|key| map.get(*key)?.as_object());
         found.extend(objects.flat_map(Map::values));
-        let position = self.document.positions.get(&address(map));
-        let object = position.and_then(|position| self.document.objects.get(*position));
-        let resource = object.map_or(self.root, |object| object.resource);
-        if let Some(Value::String(reference)) = map.get("$ref") {
-            found.extend(self.document.targets(reference, resource));
-        }
-        if let Some(Value::String(reference)) = map.get("$dynamicRef") {
-            let targets = self.document.targets(reference, resource);
-            let name = reference.rsplit('#').next().unwrap_or_default();
-            let anchors = self.document.anchors.get(name).into_iter().flatten().copied();
-            found.extend(anchors);
-            let is_found =
-                |target: &&Value| found.iter().any(|other| std::ptr::eq(*other, *target));
-            let more: Vec<_> = targets.into_iter().filter(|target| !is_found(target)).collect();
-            found.extend(more);
-        }
-        if map.contains_key("$recursiveRef") {
-            found.push(resource);
-            let others = self.document.recursive_anchors.iter().copied();
-            found.extend(others.filter(|other| !std::ptr::eq(*other, resource)));
-        }
+        let resource = self.document.resource_of(map).unwrap_or(self.root);
+        found.extend(self.document.referred(map, resource));
         found
     }
 }
 
-fn address(map: &Map<String, Value>) -> usize {
+pub(super) fn address(map: &Map<String, Value>) -> usize {
     std::ptr::from_ref(map) as usize
 }
 

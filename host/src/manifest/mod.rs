@@ -16,6 +16,7 @@ mod parse;
 #[cfg(test)]
 mod random_tests;
 mod render;
+mod resources;
 mod rules;
 mod schema;
 mod seal;
