@@ -65,7 +65,8 @@ pub struct HostLimits {
     /// Seconds that a process may compute in all before it is ended (and started again); none:
     /// any number. Default: none.
     pub process_cpu_s_max: Option<u64>,
-    /// How long `init` and the checks around it may take, or a process until it can be called. Default: 30 s.
+    /// How long each of these may take: reading schemas and checking by them, `init` and the
+    /// checks around it, a process until it can be called. Default: 30 s.
     pub start_wait_max: Duration,
     /// How long an unload waits for the calls that run. Default: 30 s.
     pub drain_wait_max: Duration,

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use semver::{Version, VersionReq};
 
@@ -294,8 +295,52 @@ pub(crate) enum Unfit {
     Schema(Violation),
     /// The first violations, in the order of the schema; none where they are not looked for.
     Value(Vec<Violation>),
+    /// The check took more than it may.
+    Exceeded(Exceeded),
     /// The system gave no thread to check it on.
     NoThread(String),
+}
+
+/// Which part of its budget a check exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exceeded {
+    /// So many steps.
+    Steps(u64),
+    /// So many evaluations of subschemas at one place of a value.
+    Expansions(usize),
+    /// So many subschemas, each counted as often as references lead to it.
+    Subschemas(usize),
+    /// So much time.
+    Time(Duration),
+    /// The moment by which the result was needed.
+    Deadline,
+}
+
+impl fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps(steps) => write!(f, "the check exceeded its budget of {steps} steps")?,
+            Self::Expansions(evaluations) => {
+                return write!(
+                    f,
+                    "the check would exceed its budget of {evaluations} evaluations of subschemas \
+                     at one place of the value, since the references of the schema multiply; \
+                     refer to each subschema once"
+                );
+            }
+            Self::Subschemas(subschemas) => {
+                return write!(
+                    f,
+                    "the check would exceed its budget of {subschemas} subschemas, since the \
+                     resources (`$id`) of the schema refer to one another in too many ways; use \
+                     fewer of them"
+                );
+            }
+            Self::Time(time) => write!(f, "the check exceeded its budget of {time:?}")?,
+            Self::Deadline => f.write_str("the check did not end before its deadline")?,
+        }
+        f.write_str("; use a smaller value, or a schema with fewer alternatives")
+    }
 }
 
 /// One place of a value, or of a schema, and what is wrong there.
@@ -331,6 +376,7 @@ impl fmt::Display for Unfit {
                 }
                 Ok(())
             }
+            Self::Exceeded(exceeded) => exceeded.fmt(f),
             Self::NoThread(error) => write!(f, "the system gave no thread to check it: {error}"),
         }
     }

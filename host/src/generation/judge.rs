@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Terms;
 use crate::call::Request;
-use crate::error::manifest::Unfit;
+use crate::error::manifest::{Exceeded, Unfit};
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 
@@ -64,10 +64,10 @@ impl Terms {
         }
         self.judge_length(plugin, request)?;
         if let Some(schema) = &self.input_schema {
-            let fits = schema.check_text(request.as_bytes());
+            let fits = schema.check_text(request.as_bytes(), request.deadline());
             fits.map_err(|unfit| refused("its `input_schema`", unfit).of(plugin))?;
         }
-        self.types.check(request.as_bytes()).map_err(|(name, unfit)| {
+        self.types.check(request.as_bytes(), request.deadline()).map_err(|(name, unfit)| {
             refused(&format!("the schema that it declares for the type `{name}`"), unfit).of(plugin)
         })
     }
@@ -89,12 +89,15 @@ impl Terms {
 
 #[cold]
 fn refused(schema: &str, unfit: Unfit) -> Error {
-    let kind = match unfit {
-        Unfit::NoThread(_) => ErrorKind::Overloaded,
-        Unfit::Schema(_) | Unfit::Value(_) => ErrorKind::Input,
+    let (kind, message) = match unfit {
+        Unfit::NoThread(_) => (ErrorKind::Overloaded, "could not be checked against"),
+        Unfit::Exceeded(Exceeded::Deadline) => {
+            (ErrorKind::DeadlineExceeded, "could not be checked in time against")
+        }
+        Unfit::Exceeded(_) => (ErrorKind::Input, "takes too much to be checked against"),
+        Unfit::Schema(_) | Unfit::Value(_) => (ErrorKind::Input, "does not fit"),
     };
-    let message = format!("was not called: the input does not fit {schema}");
-    Error::new(kind, message).caused_by(unfit)
+    Error::new(kind, format!("was not called: the input {message} {schema}")).caused_by(unfit)
 }
 
 /// What was granted, in words.

@@ -8,7 +8,7 @@ use hotbay_plugin::{CallContext, Output, Payload, Plugin, PluginError};
 
 use super::function::Function;
 use super::table::Table;
-use super::{Host, Inner};
+use super::{Host, Inner, absolute};
 use crate::artifact::stage::StagingArea;
 use crate::boundary::{Instance, Root};
 use crate::call::Request;
@@ -21,7 +21,7 @@ use crate::layers::{Layer, Layers};
 use crate::manifest::{Manifest, start_order};
 use crate::pool::Clock;
 use crate::providers::{Choices, Preferences};
-use crate::reload::{Candidate, Desk, Grant, Made, Rules, Source, Workshop};
+use crate::reload::{AbandonedChecks, Candidate, Desk, Grant, Made, Rules, Source, Workshop};
 use crate::sync::SameProcess;
 
 /// Configures a [`Host`].
@@ -77,7 +77,8 @@ impl HostBuilder {
         }
     }
 
-    /// Adds a folder below which plugins are looked for.
+    /// Adds a folder below which plugins are looked for. A relative one is resolved against the
+    /// working directory once, by [`build`](Self::build).
     pub fn plugin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dirs.push(dir.into());
         self
@@ -216,7 +217,8 @@ impl HostBuilder {
     }
 
     /// Sets the folder in which private copies of libraries are made; by default the system's
-    /// folder for temporary files. It must allow files to be executed.
+    /// folder for temporary files. It must allow files to be executed. A relative one is resolved
+    /// by [`build`](Self::build).
     pub fn staging_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.staging_dir = Some(dir.into());
         self
@@ -300,6 +302,8 @@ impl HostBuilder {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
+        let staging_dir = self.staging_dir.unwrap_or_else(std::env::temp_dir);
+        let dirs = self.dirs.iter().map(|dir| absolute(dir)).collect();
         let (board_owner, board) = Board::new();
         let inner = Arc::new(Inner {
             workshop: Arc::new(Workshop {
@@ -312,7 +316,8 @@ impl HostBuilder {
                 grant: self.grant,
                 clock: Clock::new(),
                 board,
-                staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged),
+                staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged),
+                abandoned_checks: AbandonedChecks::default(),
                 #[cfg(unix)]
                 processes: crate::supervisor::Processes::default(),
                 environment: self.environment,
@@ -323,7 +328,7 @@ impl HostBuilder {
             choices: Choices::default(),
             _board: board_owner,
             table: Table::new(),
-            dirs: self.dirs,
+            dirs,
             desk: Desk::new(),
             watch: Mutex::default(),
         });

@@ -91,7 +91,7 @@ impl Host {
     pub async fn load(&self, folder: impl AsRef<Path>) -> Result<PluginHandle, Error> {
         self.check_process()?;
         let host = self.clone();
-        let folder = folder.as_ref().to_owned();
+        let folder = absolute(folder.as_ref());
         on_thread("hotbay-load", move || host.inner.load_folder(&folder, None)).await?
     }
 
@@ -107,7 +107,7 @@ impl Host {
     ) -> Result<PluginHandle, Error> {
         self.check_process()?;
         let host = self.clone();
-        let folder = folder.as_ref().to_owned();
+        let folder = absolute(folder.as_ref());
         on_thread("hotbay-load", move || host.inner.load_folder(&folder, Some(state))).await?
     }
 
@@ -170,7 +170,8 @@ impl Host {
     ///
     /// The new build is checked and started beside the old one and takes over its state; then
     /// new calls go to it, and the old one drains and ends. Answers once the new build serves;
-    /// what became of the old one is told as an event.
+    /// what became of the old one is told as an event. Without a change nothing is done, unless
+    /// the plugin is quarantined: then the same build is started as a new generation.
     ///
     /// # Errors
     ///
@@ -336,6 +337,12 @@ impl Inner {
         let reason = error.full_message();
         self.workshop.board.tell(crate::event::HostEvent::Refused { plugin, reason });
     }
+}
+
+/// The path as it is meant now, whatever becomes of the working directory. One that has no such
+/// form stays as it is, and is refused when it is read.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn shutting_down() -> Error {

@@ -21,7 +21,7 @@ use crate::slot::Slot;
 pub enum Reloaded {
     /// This generation serves now.
     Promoted(GenerationId),
-    /// Neither library nor manifest had changed.
+    /// Neither library nor manifest had changed, and the plugin was not quarantined.
     Unchanged,
 }
 
@@ -78,7 +78,8 @@ impl Inner {
 
     fn reload(self: &Arc<Self>, plugin: &PluginName, request: Request) {
         let mut content = Content::default();
-        let reloaded = self.reload_now(plugin, &mut content);
+        let is_explicit = matches!(request, Request::Caller(_));
+        let reloaded = self.reload_now(plugin, is_explicit, &mut content);
         match request {
             Request::Caller(teller) => {
                 self.tell_roll_back(plugin, &reloaded);
@@ -112,6 +113,7 @@ impl Inner {
     fn reload_now(
         self: &Arc<Self>,
         plugin: &PluginName,
+        is_explicit: bool,
         content: &mut Content,
     ) -> Result<Reloaded, Error> {
         let there = self.table.there(plugin)?;
@@ -139,9 +141,11 @@ impl Inner {
         content.of_library(&library);
         let library = library?;
         let sha256 = library.as_ref().map(Artifact::sha256);
+        // A new generation of the same build has nothing held against it.
+        let is_cure = is_explicit && there.slot.health.is_quarantined();
         match plan(&there.build, &next.manifest, sha256, &dependents) {
             // A schema in a file of its own is part of the build as well.
-            Plan::Nothing if there.build.schemas == next.schema_digests(rules) => {
+            Plan::Nothing if !is_cure && there.build.schemas == next.schema_digests(rules) => {
                 return Ok(Reloaded::Unchanged);
             }
             Plan::Refuse(message) => {

@@ -178,6 +178,7 @@ impl Visit {
         }
         let (is_told, answer) = self.judge(error, content);
         if is_told {
+            warn(&self.folder, error);
             host.tell_refusal(&self.folder, &loaded);
         }
         self.answerer.answer(answer);
@@ -190,8 +191,10 @@ impl Visit {
             Ok(Reloaded::Unchanged) => (true, Answer::Done),
             Err(error) => self.judge(error, content),
         };
-        if reloaded.is_ok() {
-            lock(&self.memory.failed).remove(&self.folder);
+        match reloaded {
+            Ok(_) => drop(lock(&self.memory.failed).remove(&self.folder)),
+            Err(error) if is_told => warn(&self.folder, error),
+            Err(_) => {}
         }
         self.answerer.answer(answer);
         is_told
@@ -246,6 +249,11 @@ impl Visit {
         failed.insert(self.folder.clone(), Failure { content, reason, kind, is_told });
         !was_told
     }
+}
+
+fn warn(folder: &Path, error: &Error) {
+    let (folder, reason) = (folder.display(), error.full_message());
+    tracing::warn!(%folder, reason, "what changed was refused");
 }
 
 fn on_thread(work: impl FnOnce() + Send + 'static) {

@@ -5,7 +5,8 @@
 //! some microseconds for a kilobyte, in the thread that runs the call and before its lease; and
 //! a thread for the check, some tens of microseconds, where the schema follows references or
 //! nests deeper than sixteen steps in all. What is read takes up to some tens of times the bytes
-//! of the input, so `limits.input_bytes` bounds it, and is looked at first.
+//! of the input, so `limits.input_bytes` bounds it, and is looked at first. The check itself has
+//! a budget of steps and time, and ends at the request's deadline.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,22 +1,23 @@
 //! A value against a JSON Schema of its plugin's own: the config, and the input of calls.
-//! Fetches nothing, and no schema overflows the stack, however it refers to itself.
+//! Fetches nothing. No schema overflows the stack, however it refers to itself, and no check
+//! takes more steps, time or memory than its budget.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
+use std::time::Instant;
 
-use jsonschema::error::ValidationErrorKind;
-use jsonschema::paths::Location;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
+use super::expansion::{Costs, costs};
+use super::metered::{Budget, Metered, MeteredJson, within};
 use super::steps::{Outline, outline, with_stack};
 use super::tree::NESTING_DEPTH_MAX;
-use crate::error::manifest::{Unfit, Violation};
+use super::violations::{bounded, describe, violation};
+use crate::error::manifest::{Exceeded, Unfit, Violation};
 
-/// Most violations of a value that are reported at once.
-const VIOLATIONS_MAX: usize = 3;
-
-/// Most characters of a violation's message, and of its place; values are repeated in them.
-const MESSAGE_CHARS_MAX: usize = 200;
+/// Most steps of a check: a step is an access to the value. A text of a megabyte against a usual
+/// schema takes about two million.
+const STEPS_MAX: u64 = 20_000_000;
 
 /// Longest text whose violations are looked for: each takes some hundreds of bytes, and all are
 /// found before the first is told.
@@ -31,49 +32,73 @@ const PATTERN_BACKTRACKS_MAX: usize = 100_000;
 /// follow one another; so whatever is not flat is done on a thread of its own whose stack suits
 /// it, while the caller waits.
 pub(crate) struct Checker {
-    /// Taken by the drop alone.
-    validator: Option<Validator>,
+    /// None where each check would exceed its budget; taken by the drop alone.
+    validator: Option<Validator<MeteredJson>>,
     outline: Outline,
+    costs: Costs,
 }
 
 impl Checker {
-    /// Reads a schema.
-    pub(crate) fn new(schema: &Value) -> Result<Self, Unfit> {
+    /// Reads a schema. After `deadline` it is not begun any more.
+    pub(crate) fn new(schema: &Value, deadline: Option<Instant>) -> Result<Self, Unfit> {
         let Some(outline) = outline(schema, NESTING_DEPTH_MAX) else {
             return Err(Unfit::Schema(Violation::of_all(too_deep())));
         };
         let steps = outline.steps(0);
-        let validator = with_stack(steps, || build(schema))??;
-        Ok(Self { validator: Some(validator), outline })
+        let (validator, costs) = with_stack(steps, || {
+            let costs = costs(schema)?;
+            if costs.exceeded.is_some() {
+                return Ok((None, costs));
+            }
+            in_time(deadline)?;
+            Ok((Some(build(schema, costs)?), costs))
+        })??;
+        Ok(Self { validator, outline, costs })
     }
 
-    /// Checks a value.
-    pub(crate) fn check(&self, value: &Value) -> Result<(), Unfit> {
-        self.check_and_tell(value, true)
+    /// Checks a value, until `deadline` at the latest.
+    pub(crate) fn check(&self, value: &Value, deadline: Option<Instant>) -> Result<(), Unfit> {
+        self.check_and_tell(value, true, deadline)
     }
 
-    /// Checks a text that has to be JSON. Of a key that an object has twice, the last counts.
-    pub(crate) fn check_text(&self, text: &[u8]) -> Result<(), Unfit> {
+    /// Checks a text that has to be JSON, until `deadline` at the latest. Of a key that an object
+    /// has twice, the last counts.
+    pub(crate) fn check_text(&self, text: &[u8], deadline: Option<Instant>) -> Result<(), Unfit> {
         let fault = |message| Err(Unfit::Value(vec![Violation::of_all(message)]));
         if text.is_empty() {
             return fault("it is empty; wanted JSON".to_owned());
         }
         match serde_json::from_slice(text) {
-            Ok(value) => self.check_and_tell(&value, text.len() <= DESCRIBED_BYTES_MAX),
+            Ok(value) => self.check_and_tell(&value, text.len() <= DESCRIBED_BYTES_MAX, deadline),
             Err(error) => fault(bounded(&format_args!("it is not JSON: {error}"))),
         }
     }
 
-    fn check_and_tell(&self, value: &Value, describe: bool) -> Result<(), Unfit> {
+    fn check_and_tell(
+        &self,
+        value: &Value,
+        wants_places: bool,
+        deadline: Option<Instant>,
+    ) -> Result<(), Unfit> {
         let Some(depth) = outline(value, NESTING_DEPTH_MAX).map(|outline| outline.depth) else {
             return Err(Unfit::Value(vec![Violation::of_all(too_deep())]));
         };
+        if let Some(exceeded) = self.costs.exceeded {
+            return Err(Unfit::Exceeded(exceeded));
+        }
         let Some(validator) = &self.validator else { return Ok(()) };
+        let costs = self.costs.access;
         with_stack(self.outline.steps(depth), || {
-            if validator.is_valid(value) {
+            let budget = Budget { steps: STEPS_MAX, deadline };
+            let fits = within(budget, costs, || validator.is_valid(Metered(value)));
+            if fits.map_err(Unfit::Exceeded)? {
                 return Ok(());
             }
-            Err(Unfit::Value(if describe { violations(validator, value) } else { Vec::new() }))
+            if !wants_places {
+                return Err(Unfit::Value(Vec::new()));
+            }
+            let bytes = self.costs.repeated_bytes;
+            Err(Unfit::Value(describe(validator, value, depth, costs, bytes, deadline)))
         })?
     }
 }
@@ -97,78 +122,34 @@ impl Drop for Checker {
 /// Checks a value that is looked at once.
 #[cfg(test)]
 pub(super) fn check_once(schema: &Value, value: &Value) -> Result<(), Unfit> {
-    Checker::new(schema)?.check(value)
+    Checker::new(schema, None)?.check(value, None)
 }
 
-fn build(schema: &Value) -> Result<Validator, Unfit> {
-    let patterns = PatternOptions::fancy_regex().backtrack_limit(PATTERN_BACKTRACKS_MAX);
-    let options = jsonschema::options().offline().with_pattern_options(patterns);
+/// Whether there is time left.
+fn in_time(deadline: Option<Instant>) -> Result<(), Unfit> {
+    match deadline {
+        Some(deadline) if deadline <= Instant::now() => Err(Unfit::Exceeded(Exceeded::Deadline)),
+        _ => Ok(()),
+    }
+}
+
+fn build(schema: &Value, costs: Costs) -> Result<Validator<MeteredJson>, Unfit> {
+    let patterns = PatternOptions::fancy_regex()
+        .backtrack_limit(PATTERN_BACKTRACKS_MAX)
+        .size_limit(costs.pattern_bytes_max)
+        .dfa_size_limit(costs.pattern_bytes_max);
+    let options = jsonschema::options_for::<MeteredJson>().offline().with_pattern_options(patterns);
     options.build(schema).map_err(|error| Unfit::Schema(violation(error.instance_path(), &error)))
-}
-
-/// The first violations of a value that does not fit, in the order of the schema.
-fn violations(validator: &Validator, value: &Value) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    for error in validator.iter_errors(value) {
-        let mut violation = violation(error.instance_path(), &error);
-        // The place of the field itself says more than that of the object it is in.
-        if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind()
-            && let Some(field) = unexpected.first()
-        {
-            let field = bounded(&field.replace('~', "~0").replace('/', "~1"));
-            violation.pointer.push('/');
-            violation.pointer.push_str(&field);
-        }
-        // One mistake may be found by way of several keywords.
-        if !violations.contains(&violation) {
-            violations.push(violation);
-        }
-        if violations.len() == VIOLATIONS_MAX {
-            break;
-        }
-    }
-    if violations.is_empty() {
-        violations.push(Violation::of_all("it does not fit the schema".to_owned()));
-    }
-    violations
-}
-
-fn violation(place: &Location, message: &impl fmt::Display) -> Violation {
-    Violation { pointer: bounded(&place.as_str()), message: bounded(message) }
 }
 
 fn too_deep() -> String {
     format!("nests deeper than {NESTING_DEPTH_MAX} levels; make it flatter")
 }
 
-/// The beginning of what may be as long as the value that it is about.
-fn bounded(text: &impl fmt::Display) -> String {
-    struct Beginning {
-        text: String,
-        chars_left: usize,
-    }
-    impl fmt::Write for Beginning {
-        fn write_str(&mut self, more: &str) -> fmt::Result {
-            for char in more.chars() {
-                let Some(left) = self.chars_left.checked_sub(1) else {
-                    self.text.push('…');
-                    return Err(fmt::Error);
-                };
-                self.chars_left = left;
-                self.text.push(char);
-            }
-            Ok(())
-        }
-    }
-    let mut beginning = Beginning { text: String::new(), chars_left: MESSAGE_CHARS_MAX };
-    // Stopped on purpose where it is too long.
-    let _ = write!(beginning, "{text}");
-    beginning.text
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::steps::STEPS_AT_HOME;
+    use super::super::violations::MESSAGE_CHARS_MAX;
     use super::*;
     use serde_json::{Map, json};
     use std::thread;
@@ -271,12 +252,14 @@ mod tests {
         assert_eq!(outline(&flat, 64).unwrap().steps(1), STEPS_AT_HOME);
         let small = thread::Builder::new().stack_size(128 << 10);
         let work = move || {
-            let chain = Checker::new(&chain).unwrap();
-            assert!(chain.check(&json!({})).is_ok() && chain.check(&json!([])).is_err());
+            let chain = Checker::new(&chain, None).unwrap();
+            assert!(
+                chain.check(&json!({}), None).is_ok() && chain.check(&json!([]), None).is_err()
+            );
             drop(chain);
-            let flat = Checker::new(&flat).unwrap();
-            assert!(flat.check_text(br#"{ "a": 1 }"#).is_ok());
-            assert!(flat.check_text(br#"{ "a": "1" }"#).is_err());
+            let flat = Checker::new(&flat, None).unwrap();
+            assert!(flat.check_text(br#"{ "a": 1 }"#, None).is_ok());
+            assert!(flat.check_text(br#"{ "a": "1" }"#, None).is_err());
         };
         small.spawn(work).unwrap().join().unwrap();
     }
@@ -288,9 +271,9 @@ mod tests {
             "properties": { "n": { "type": "integer" }, "of": { "items": { "maxLength": 2 } } },
             "additionalProperties": false,
         });
-        let checker = Checker::new(&schema).unwrap();
+        let checker = Checker::new(&schema, None).unwrap();
         let check = |text: &str, expect: &str| {
-            let told = checker.check_text(text.as_bytes()).map_err(|unfit| unfit.to_string());
+            let told = checker.check_text(text.as_bytes(), None).map_err(|unfit| unfit.to_string());
             assert_eq!(told.err().unwrap_or_default(), expect);
         };
         check(r#" { "n": 1, "of": ["a", "b"] } "#, "");
@@ -309,15 +292,15 @@ mod tests {
             format!("`/n`: \"{}…", "é".repeat(MESSAGE_CHARS_MAX - 1))
         });
         let long = format!(r#"{{ "{}": 1 }}"#, "k".repeat(9000));
-        let told = checker.check_text(long.as_bytes()).unwrap_err().to_string();
+        let told = checker.check_text(long.as_bytes(), None).unwrap_err().to_string();
         assert!(told.chars().count() < 3 * MESSAGE_CHARS_MAX, "{told}");
         let wrong = format!("[{}0]", "0,".repeat(DESCRIBED_BYTES_MAX));
         check(&wrong, "it is too long for the place to be looked for");
-        assert!(checker.check_text(b"{ \"n\": 1, \"of\": [\"\xff\"] }").is_err());
+        assert!(checker.check_text(b"{ \"n\": 1, \"of\": [\"\xff\"] }", None).is_err());
         let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
-        let checker = Checker::new(&json!({ "items": { "$ref": "#" } })).unwrap();
-        assert!(checker.check_text(deep(64).as_bytes()).is_ok());
-        let told = |text: &str| checker.check_text(text.as_bytes()).unwrap_err().to_string();
+        let checker = Checker::new(&json!({ "items": { "$ref": "#" } }), None).unwrap();
+        assert!(checker.check_text(deep(64).as_bytes(), None).is_ok());
+        let told = |text: &str| checker.check_text(text.as_bytes(), None).unwrap_err().to_string();
         assert_eq!(told(&deep(66)), "nests deeper than 64 levels; make it flatter");
         let expect = "it is not JSON: recursion limit exceeded at line 1 column 128";
         assert_eq!(told(&deep(1_000_000)), expect);

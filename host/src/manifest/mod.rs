@@ -2,16 +2,21 @@
 //! suit each other, in which order plugins start, whether a config fits its schema.
 //! Pure: no disk, no clock, no network.
 
+#[cfg(test)]
+mod budget_tests;
 mod build;
 mod checker;
 mod compatible;
 mod digest;
+mod expansion;
 mod fields;
+mod metered;
 mod order;
 mod parse;
 #[cfg(test)]
 mod random_tests;
 mod render;
+mod resources;
 mod rules;
 mod schema;
 mod seal;
@@ -22,6 +27,7 @@ mod tree;
 mod types;
 #[cfg(test)]
 mod value_tests;
+mod violations;
 mod words;
 
 use std::borrow::Cow;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Deserialize;
 
@@ -31,11 +32,16 @@ impl Types {
         self.0.is_empty()
     }
 
-    /// Checks an input that names one of the types; any other is none of them.
-    pub(crate) fn check<'t>(&'t self, input: &[u8]) -> Result<(), (&'t str, Unfit)> {
+    /// Checks an input that names one of the types; any other is none of them. Ends at `deadline`
+    /// at the latest.
+    pub(crate) fn check<'t>(
+        &'t self,
+        input: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<(), (&'t str, Unfit)> {
         let Ok(Typed { r#type }) = serde_json::from_slice(input) else { return Ok(()) };
         let Some((name, checker)) = self.0.get_key_value(&r#type) else { return Ok(()) };
-        checker.check_text(input).map_err(|unfit| (name.as_str(), unfit))
+        checker.check_text(input, deadline).map_err(|unfit| (name.as_str(), unfit))
     }
 }
 
@@ -49,8 +55,8 @@ mod tests {
         let schema = json!({ "required": ["path"] });
         let mut types = Types::default();
         let names = ["Blob/v1".to_owned(), "blob".to_owned()];
-        types.add(names.iter(), Checker::new(&schema).expect("a schema"));
-        let told = |input: &str| match types.check(input.as_bytes()) {
+        types.add(names.iter(), Checker::new(&schema, None).expect("a schema"));
+        let told = |input: &str| match types.check(input.as_bytes(), None) {
             Ok(()) => String::new(),
             Err((name, unfit)) => format!("{name}: {unfit}"),
         };

@@ -121,7 +121,7 @@ pub(super) fn again(
         }
     };
     check_identity(candidate, &capabilities)?;
-    check_declared(candidate, &capabilities, parts)?;
+    check_declared(workshop, candidate, &capabilities, parts)?;
     let lines_per_s_max = workshop.limits.log_lines_per_s_max;
     let overseer: Overseen =
         Arc::new(PluginOverseer::new(candidate, parts.id, slot, lines_per_s_max));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::Rules;
 use crate::artifact::digest::Artifact;
@@ -95,27 +96,36 @@ impl Candidate {
     }
 
     /// Checks the config against its schema; answers with the one of the input, if there is
-    /// one. Messages point at the field.
-    pub(crate) fn check_schemas(&self, rules: &Rules) -> Result<Option<Checker>, Error> {
+    /// one. Messages point at the field. Gives up at `deadline`.
+    pub(crate) fn check_schemas(
+        &self,
+        rules: &Rules,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Checker>, Error> {
         let [config, input] = self.manifest.schemas();
-        if let Some(checker) = self.checker(config, rules)? {
-            let unfit = checker.check(self.manifest.config());
+        if let Some(checker) = self.checker(config, rules, deadline)? {
+            let unfit = checker.check(self.manifest.config(), deadline);
             unfit.map_err(|unfit| self.unfit("config", config, unfit))?;
         }
-        self.checker(input, rules)
+        self.checker(input, rules, deadline)
     }
 
-    fn checker(&self, of: Schema<'_>, rules: &Rules) -> Result<Option<Checker>, Error> {
+    fn checker(
+        &self,
+        of: Schema<'_>,
+        rules: &Rules,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Checker>, Error> {
         let checker = match of.1 {
             None => return Ok(None),
-            Some(ConfigSchema::Inline(schema)) => Checker::new(schema),
+            Some(ConfigSchema::Inline(schema)) => Checker::new(schema, deadline),
             Some(ConfigSchema::File(name)) => {
                 let (file, artifact) = self.schema_file(name, rules)?;
                 let schema = serde_json::from_slice(artifact.bytes()).map_err(|error| {
                     self.failed(LoadStep::Config, ErrorKind::Config)
                         .caused_by(format!("`{}`: {error}", file.display()))
                 })?;
-                Checker::new(&schema)
+                Checker::new(&schema, deadline)
             }
         };
         checker.map(Some).map_err(|unfit| self.unfit(of.0, of, unfit))

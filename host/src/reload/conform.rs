@@ -47,7 +47,7 @@ pub(crate) fn check_program(
     };
     let sample = sample.map(sample_of);
     let mut report = Report::default();
-    match candidate.check_schemas(trying.rules) {
+    match candidate.check_schemas(trying.rules, None) {
         Ok(_) => report.passed("manifest", format!("`{}`", candidate.manifest.command().join(" "))),
         Err(error) => report.failed("manifest", cause(&error)),
     }
@@ -116,7 +116,7 @@ fn declared(candidate: &Candidate, capabilities: &Capabilities, report: &mut Rep
         Ok(()) => report.skipped("identity", "it tells neither name nor version"),
         Err(error) => report.failed("identity", cause(&error)),
     }
-    match check_declared_config(candidate, capabilities) {
+    match check_declared_config(candidate, capabilities, None) {
         Ok(()) if capabilities.config_schema.is_some() => {
             report.passed("config", "the config fits the `configSchema`");
         }

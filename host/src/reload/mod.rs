@@ -21,6 +21,7 @@ mod overseer;
 mod plan;
 mod plugin_log;
 mod roots;
+mod schema_check;
 mod services;
 mod settle;
 mod signature;
@@ -50,6 +51,7 @@ pub(crate) use desk::{Desk, Taken};
 pub(crate) use grants::Grant;
 pub(crate) use load::{Build, Loaded, load};
 pub(crate) use plan::{Dependent, Plan, plan};
+pub(crate) use schema_check::AbandonedChecks;
 pub(crate) use settle::{Answer, Look};
 pub(crate) use source::{Made, Source};
 pub use survey::{Built, Inspection, Surveyed};
@@ -72,6 +74,7 @@ pub(crate) struct Workshop {
     pub(crate) board: Board,
     pub(crate) keeper: Keeper,
     pub(crate) staging: StagingArea,
+    pub(crate) abandoned_checks: AbandonedChecks,
     #[cfg(unix)]
     pub(crate) processes: crate::supervisor::Processes,
     /// Names of the environment that processes get besides the usual ones.

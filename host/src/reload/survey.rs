@@ -128,7 +128,7 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> Surveyed {
         }
     }
     if surveyed.problem.is_none() {
-        surveyed.problem = candidate.check_schemas(rules).err();
+        surveyed.problem = candidate.check_schemas(rules, None).err();
     }
     surveyed.manifest = Some(candidate.manifest);
     surveyed

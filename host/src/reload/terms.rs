@@ -1,11 +1,16 @@
 //! What the calls of a build will go by: its manifest, within its host.
 
 use std::sync::Arc;
+#[cfg(unix)]
+use std::time::Instant;
 
 use super::Workshop;
 use super::candidate::Candidate;
 use super::clamp::PluginLimits;
+use super::schema_check::within_start;
 use crate::error::Error;
+#[cfg(unix)]
+use crate::error::manifest::Unfit;
 #[cfg(unix)]
 use crate::error::{ErrorKind, LoadStep};
 use crate::generation::{Parts, Terms};
@@ -41,37 +46,62 @@ pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginL
 /// for the input itself, that one counts.
 #[cfg(unix)]
 pub(super) fn check_declared(
+    workshop: &Workshop,
     candidate: &Candidate,
     capabilities: &Capabilities,
     parts: &mut Parts,
 ) -> Result<(), Error> {
-    check_declared_config(candidate, capabilities)?;
-    if let (None, Some(schema)) = (&parts.terms.input_schema, &capabilities.input_schema) {
-        let input_schema = Some(Arc::new(declared(candidate, "inputSchema", schema)?));
-        parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
+    let has_schemas = capabilities.config_schema.is_some()
+        || capabilities.input_schema.is_some()
+        || capabilities.types.iter().any(|offered| offered.schema.is_some());
+    if !has_schemas {
+        return Ok(());
     }
+    let wants_input = parts.terms.input_schema.is_none();
+    let capabilities = capabilities.clone();
+    let (input, types) = within_start(workshop, candidate, move |candidate, deadline| {
+        declared_schemas(candidate, &capabilities, wants_input, deadline)
+    })?;
+    if input.is_some() || !types.is_empty() {
+        let input_schema = input.map(Arc::new).or_else(|| parts.terms.input_schema.clone());
+        let types = Arc::new(types);
+        parts.terms = Arc::new(Terms { input_schema, types, ..Terms::clone(&parts.terms) });
+    }
+    Ok(())
+}
+
+/// Checks the config; answers with what calls are checked by.
+#[cfg(unix)]
+fn declared_schemas(
+    candidate: &Candidate,
+    capabilities: &Capabilities,
+    wants_input: bool,
+    deadline: Instant,
+) -> Result<(Option<Checker>, Types), Error> {
+    let deadline = Some(deadline);
+    check_declared_config(candidate, capabilities, deadline)?;
+    let input = capabilities.input_schema.as_ref().filter(|_| wants_input);
+    let input = input.map(|schema| declared(candidate, "inputSchema", schema, deadline));
     let mut types = Types::default();
     for offered in &capabilities.types {
         if let Some(schema) = &offered.schema {
             let names = [&offered.name].into_iter().chain(&offered.aliases);
-            types.add(names, declared(candidate, &offered.name, schema)?);
+            types.add(names, declared(candidate, &offered.name, schema, deadline)?);
         }
     }
-    if !types.is_empty() {
-        parts.terms = Arc::new(Terms { types: Arc::new(types), ..Terms::clone(&parts.terms) });
-    }
-    Ok(())
+    Ok((input.transpose()?, types))
 }
 
 /// Holds the config against what a program says of it.
 #[cfg(unix)]
 pub(super) fn check_declared_config(
     candidate: &Candidate,
-    capabilities: &crate::supervisor::Capabilities,
+    capabilities: &Capabilities,
+    deadline: Option<Instant>,
 ) -> Result<(), Error> {
     let Some(schema) = &capabilities.config_schema else { return Ok(()) };
-    let checker = declared(candidate, "configSchema", schema)?;
-    checker.check(candidate.manifest.config()).map_err(|unfit| {
+    let checker = declared(candidate, "configSchema", schema, deadline)?;
+    checker.check(candidate.manifest.config(), deadline).map_err(|unfit| {
         let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
         failed.caused_by(format!("`config` does not fit what the program wants: {unfit}"))
     })
@@ -82,9 +112,14 @@ fn declared(
     candidate: &Candidate,
     what: &str,
     schema: &serde_json::Value,
+    deadline: Option<Instant>,
 ) -> Result<Checker, Error> {
-    Checker::new(schema).map_err(|unfit| {
-        let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::Start);
+    Checker::new(schema, deadline).map_err(|unfit| {
+        let kind = match unfit {
+            Unfit::Exceeded(_) => ErrorKind::Config,
+            _ => ErrorKind::Start,
+        };
+        let failed = candidate.failed(LoadStep::Capabilities, kind);
         failed.caused_by(format!("its capabilities: `{what}`: {unfit}"))
     })
 }
@@ -95,7 +130,14 @@ pub(super) fn check_schemas(
     candidate: &Candidate,
     parts: &mut Parts,
 ) -> Result<(), Error> {
-    if let Some(checker) = candidate.check_schemas(&workshop.rules)? {
+    if candidate.manifest.schemas().iter().all(|(_, schema)| schema.is_none()) {
+        return Ok(());
+    }
+    let rules = workshop.rules.clone();
+    let checker = within_start(workshop, candidate, move |candidate, deadline| {
+        candidate.check_schemas(&rules, Some(deadline))
+    })?;
+    if let Some(checker) = checker {
         let input_schema = Some(Arc::new(checker));
         parts.terms = Arc::new(Terms { input_schema, ..Terms::clone(&parts.terms) });
     }

@@ -17,6 +17,7 @@ mod processes;
 mod raw;
 mod reloads;
 mod sample;
+mod schemas;
 mod soak;
 mod table;
 mod threads;
@@ -71,6 +72,8 @@ enum Group {
     Pooled,
     /// What the layers around a call cost.
     Layers,
+    /// What the check of an input against a schema costs.
+    Schemas,
     /// A million lines through a pipeline.
     Lines,
     /// Plugins in processes of their own, beside a bare HTTP client and server.
@@ -118,6 +121,7 @@ fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
         Group::Panics => panics::measure(&fixtures, options.quick, &paper),
         Group::Pooled => pooled::measure(&fixtures, options.quick, &paper),
         Group::Layers => layers::measure(&fixtures, options.quick, &paper),
+        Group::Schemas => schemas::measure(options.quick, &paper),
         Group::Lines => lines::measure(options.quick, &paper),
         Group::Processes => processes::measure(options.quick, &paper),
     }

@@ -79,6 +79,7 @@ mod races;
 mod reload;
 mod response_cache;
 mod rollback;
+mod schema_budget;
 mod shedding;
 mod shutdown_grace;
 #[cfg(target_os = "linux")]
@@ -90,6 +91,8 @@ mod tower;
 mod unmapping;
 mod validates;
 mod watch;
+#[cfg(unix)]
+mod watch_roots;
 mod worker_pool;
 
 #[cfg(unix)]

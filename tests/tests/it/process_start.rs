@@ -163,6 +163,19 @@ fn a_config_that_the_program_does_not_want_is_refused_before_it_is_started() {
 }
 
 #[test]
+fn declared_schema_over_budget_refuses_the_config() {
+    let twice = |i: usize| {
+        let target = json!({ "$ref": format!("#/$defs/d{}", i + 1) });
+        (format!("d{i}"), json!({ "anyOf": [target, target] }))
+    };
+    let links: serde_json::Map<_, _> =
+        (0..40).map(twice).chain([("d40".into(), json!({}))]).collect();
+    let schema = json!({ "$ref": "#/$defs/d0", "$defs": links });
+    let behave = json!({ "capabilities": { "hotbay": { "configSchema": schema } } });
+    check(&behave, |it| it, LONG, (ErrorKind::Config, LoadStep::Config), &["budget of "]);
+}
+
+#[test]
 fn a_program_that_ends_before_it_can_be_called_is_told_with_its_end() {
     let stderr = "thread 'main' panicked at src/main.rs:1:2:\nno port\n";
     let location = |asked: Value| json!({ "location": asked });

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use hotbay::{Call, Error, ErrorKind, Host, Layer, Next, PluginHandle, PluginName, Reply, Request};
+use hotbay::{
+    Call, Error, ErrorKind, Host, Layer, Next, PluginHandle, PluginName, Reloaded, Reply, Request,
+};
 use hotbay_tests::{Plugins, block_on, loaded, quarantine};
 use serde_json::json;
 use tower::ServiceExt as _;
@@ -136,6 +138,34 @@ fn faults_quarantine_both_kinds_and_a_reload_ends_it() {
     wanted.extend(["Quarantined"; 6]);
     wanted.extend(["3", "x"]);
     same(play, &wanted);
+}
+
+#[test]
+fn reload_of_quarantined_plugin_starts_a_new_generation() {
+    let play = |kind: Kind| {
+        let plugins = Plugins::new();
+        let policy = quarantine(|policy| {
+            policy.faults_max = 3;
+            policy.back_off_first = Duration::from_secs(3600);
+            policy.back_off_max = Duration::from_secs(3600);
+        });
+        let host = Host::builder().quarantine(policy).build().unwrap();
+        let handle = loaded(&host, kind.served(&plugins, "faulty").install());
+        let panics = || asks(json!({ "do": "panic", "message": "as asked" }));
+        let mut told = Vec::new();
+        for generation in 1..4 {
+            let reloaded = block_on(host.reload("faulty"));
+            assert!(matches!(reloaded, Ok(Reloaded::Unchanged)), "{reloaded:?}");
+            // The faults of the generation before do not count.
+            told.extend((0..4).map(|_| outcome(handle.call(panics()))));
+            assert_eq!(host.list()[0].state, "quarantined");
+            assert_eq!(hotbay_tests::reloaded(&host, "faulty").get(), generation + 1);
+            assert_eq!(host.list()[0].state, "serving");
+            told.push(outcome(handle.call(Request::text("x"))));
+        }
+        told
+    };
+    same(play, &["Panicked", "Panicked", "Panicked", "Quarantined", "x"].repeat(3));
 }
 
 #[test]

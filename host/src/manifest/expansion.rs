@@ -1,0 +1,333 @@
+//! How often a schema refers to itself at one place of a value, and what its patterns cost.
+//! Follows references within the document; checks nothing.
+//!
+//! The schema library evaluates a subschema again for each way that leads to it, and what it does
+//! between two accesses to the value is not counted by `metered`. So the ways that stay at one
+//! place of the value are counted here, once, when the schema is read.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::metered::AccessCosts;
+use super::resources::{SUBSCHEMAS_MAX, makes_too_many};
+use crate::error::manifest::{Exceeded, Unfit, Violation};
+
+/// Most evaluations of subschemas at one place of a value.
+const EXPANSIONS_MAX: usize = 10_000;
+
+/// The same for all subschemas with `unevaluatedProperties` or `unevaluatedItems` together: the
+/// library makes a validator for each of them.
+const UNEVALUATED_EXPANSIONS_MAX: usize = 10_000;
+
+/// Most steps of counting.
+const COUNTED_MAX: usize = 2_000_000;
+
+/// Most patterns of a schema.
+const PATTERNS_MAX: usize = 4_096;
+
+/// Memory that all patterns of a schema may take together when compiled; one takes no more than
+/// the largest, and no less is given than the smallest.
+const PATTERNS_BYTES_MAX: usize = 64 << 20;
+const PATTERN_BYTES: std::ops::RangeInclusive<usize> = (64 << 10)..=(2 << 20);
+
+/// Steps of a text that may be matched with backtracking.
+const STEPS_PER_BACKTRACKING: u64 = 512;
+
+/// Keywords with one subschema that is for the same place of the value, with a list of them, and
+/// with an object of them.
+const ONE: [&str; 4] = ["not", "if", "then", "else"];
+const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+const OBJECTS: [&str; 2] = ["dependentSchemas", "dependencies"];
+
+/// What a schema costs, as far as that is known without a value.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Costs {
+    pub(super) access: AccessCosts,
+    /// Most bytes of one compiled pattern.
+    pub(super) pattern_bytes_max: usize,
+    /// Bytes of the longest part of the schema that a message may repeat.
+    pub(super) repeated_bytes: usize,
+    /// What each check would exceed.
+    pub(super) exceeded: Option<Exceeded>,
+}
+
+/// Counts the ways through a schema. Refuses one that is too expensive to be read; one that is
+/// too expensive to check anything by is refused by each check.
+pub(super) fn costs(schema: &Value) -> Result<Costs, Unfit> {
+    let mut document = Document::default();
+    document.add(schema, schema);
+    if document.patterns > PATTERNS_MAX {
+        let patterns = document.patterns;
+        let message = format!("has {patterns} patterns; wanted at most {PATTERNS_MAX}");
+        return Err(Unfit::Schema(Violation::of_all(message)));
+    }
+    let bytes = PATTERNS_BYTES_MAX / document.patterns.max(1);
+    Ok(Costs {
+        access: document.costs,
+        pattern_bytes_max: bytes.clamp(*PATTERN_BYTES.start(), *PATTERN_BYTES.end()),
+        repeated_bytes: document.repeated_bytes,
+        exceeded: exceeded(&document, schema),
+    })
+}
+
+/// The budget that a check by the schema would exceed whatever the value.
+fn exceeded(document: &Document<'_>, schema: &Value) -> Option<Exceeded> {
+    let mut counting = Counting::new(document, schema);
+    let mut unevaluated = 0_usize;
+    for object in &document.objects {
+        let count = counting.expansions(object.map);
+        if counting.counted > COUNTED_MAX || count > EXPANSIONS_MAX {
+            return Some(Exceeded::Expansions(EXPANSIONS_MAX));
+        }
+        if object.map.keys().any(|key| key.starts_with("unevaluated")) {
+            unevaluated = unevaluated.saturating_add(count);
+        }
+    }
+    if unevaluated > UNEVALUATED_EXPANSIONS_MAX {
+        return Some(Exceeded::Expansions(UNEVALUATED_EXPANSIONS_MAX));
+    }
+    makes_too_many(document, schema).then_some(Exceeded::Subschemas(SUBSCHEMAS_MAX))
+}
+
+/// An object of the document, which may be a subschema, and the resource it is in.
+struct InDocument<'s> {
+    map: &'s Map<String, Value>,
+    resource: &'s Value,
+}
+
+#[derive(Default)]
+pub(super) struct Document<'s> {
+    objects: Vec<InDocument<'s>>,
+    /// By address of the object.
+    positions: HashMap<usize, usize>,
+    /// Identifiers of resources.
+    resources: Vec<(&'s str, &'s Value)>,
+    anchors: HashMap<&'s str, Vec<&'s Value>>,
+    recursive_anchors: Vec<&'s Value>,
+    patterns: usize,
+    costs: AccessCosts,
+    repeated_bytes: usize,
+}
+
+impl<'s> Document<'s> {
+    /// Adds all of `value`, which is in `resource`. Recurses as deep as it nests.
+    fn add(&mut self, value: &'s Value, resource: &'s Value) {
+        let map = match value {
+            Value::Object(map) => map,
+            Value::Array(list) => return list.iter().for_each(|child| self.add(child, resource)),
+            _ => return,
+        };
+        let mut resource = resource;
+        for (key, child) in map {
+            match (key.as_str(), child) {
+                ("$id" | "id", Value::String(id)) => match id.strip_prefix('#') {
+                    Some(anchor) => self.anchors.entry(anchor).or_default().push(value),
+                    None => {
+                        self.resources.push((id, value));
+                        resource = value;
+                    }
+                },
+                ("$anchor" | "$dynamicAnchor", Value::String(anchor)) => {
+                    self.anchors.entry(anchor).or_default().push(value);
+                }
+                ("$recursiveAnchor", Value::Bool(true)) => self.recursive_anchors.push(value),
+                ("pattern", Value::String(pattern)) => self.add_pattern(pattern),
+                ("patternProperties", Value::Object(by_pattern)) => {
+                    by_pattern.keys().for_each(|pattern| self.add_pattern(pattern));
+                    let most = &mut self.costs.patterns_per_name;
+                    *most = (*most).max(by_pattern.len() as u64);
+                }
+                ("format", Value::String(format)) if format == "regex" => {
+                    self.costs.steps_per_text = STEPS_PER_BACKTRACKING;
+                }
+                ("not" | "required", repeated) => {
+                    self.repeated_bytes = self.repeated_bytes.max(bytes_of(repeated));
+                }
+                _ => {}
+            }
+        }
+        self.positions.insert(address(map), self.objects.len());
+        self.objects.push(InDocument { map, resource });
+        map.values().for_each(|child| self.add(child, resource));
+    }
+
+    /// The resource that an object of the document is in.
+    pub(super) fn resource_of(&self, map: &Map<String, Value>) -> Option<&'s Value> {
+        let position = self.positions.get(&address(map))?;
+        self.objects.get(*position).map(|object| object.resource)
+    }
+
+    /// Whether it has resources besides the whole.
+    pub(super) fn has_embedded_resources(&self, root: &Value) -> bool {
+        self.resources.iter().any(|(_, resource)| !std::ptr::eq(*resource, root))
+    }
+
+    /// What the references of an object in `resource` may refer to.
+    pub(super) fn referred(
+        &self,
+        map: &'s Map<String, Value>,
+        resource: &'s Value,
+    ) -> Vec<&'s Value> {
+        let mut found = Vec::new();
+        if let Some(Value::String(reference)) = map.get("$ref") {
+            found.extend(self.targets(reference, resource));
+        }
+        if let Some(Value::String(reference)) = map.get("$dynamicRef") {
+            let name = reference.rsplit('#').next().unwrap_or_default();
+            found.extend(self.anchors.get(name).into_iter().flatten().copied());
+            let targets = self.targets(reference, resource);
+            let is_found = |target: &Value| found.iter().any(|one| std::ptr::eq(*one, target));
+            let more: Vec<_> = targets.into_iter().filter(|target| !is_found(target)).collect();
+            found.extend(more);
+        }
+        if map.contains_key("$recursiveRef") {
+            found.push(resource);
+            let others = self.recursive_anchors.iter().copied();
+            found.extend(others.filter(|other| !std::ptr::eq(*other, resource)));
+        }
+        found
+    }
+
+    fn add_pattern(&mut self, pattern: &str) {
+        self.patterns += 1;
+        self.repeated_bytes = self.repeated_bytes.max(pattern.len());
+        if backtracks(pattern) {
+            self.costs.steps_per_text = STEPS_PER_BACKTRACKING;
+        }
+    }
+
+    /// What a reference that stands in `resource` may refer to; nothing outside the document.
+    fn targets(&self, reference: &str, resource: &'s Value) -> Vec<&'s Value> {
+        let (id, fragment) = reference.split_once('#').unwrap_or((reference, ""));
+        let resources: Vec<_> = if id.is_empty() {
+            vec![resource]
+        } else {
+            let same = |(other, _): &&(&str, _)| last_segment(other) == last_segment(id);
+            self.resources.iter().filter(same).map(|(_, value)| *value).collect()
+        };
+        if fragment.is_empty() {
+            return resources;
+        }
+        if !fragment.starts_with('/') {
+            return self.anchors.get(fragment).cloned().unwrap_or_default();
+        }
+        let pointer = percent_decoded(fragment);
+        resources.into_iter().filter_map(|resource| resource.pointer(&pointer)).collect()
+    }
+}
+
+/// Counts the evaluations at one place of a value.
+struct Counting<'d, 's> {
+    document: &'d Document<'s>,
+    root: &'s Value,
+    /// Of the objects that no circle leads back from.
+    known: HashMap<usize, usize>,
+    /// Addresses of the objects that are being counted.
+    stack: Vec<usize>,
+    counted: usize,
+}
+
+impl<'d, 's> Counting<'d, 's> {
+    fn new(document: &'d Document<'s>, root: &'s Value) -> Self {
+        Self { document, root, known: HashMap::new(), stack: Vec::new(), counted: 0 }
+    }
+
+    fn expansions(&mut self, map: &'s Map<String, Value>) -> usize {
+        self.count(map).0
+    }
+
+    /// The evaluations, and the lowest place of the stack that a circle leads back to.
+    fn count(&mut self, map: &'s Map<String, Value>) -> (usize, usize) {
+        let address = address(map);
+        if let Some(known) = self.known.get(&address) {
+            return (*known, usize::MAX);
+        }
+        // The library follows a circle once.
+        if let Some(place) = self.stack.iter().position(|other| *other == address) {
+            return (1, place);
+        }
+        self.counted += 1;
+        if self.counted > COUNTED_MAX {
+            return (usize::MAX, 0);
+        }
+        let place = self.stack.len();
+        self.stack.push(address);
+        let (mut count, mut lowest) = (1_usize, usize::MAX);
+        for subschema in self.subschemas(map) {
+            let (more, back_to) = match subschema {
+                Value::Object(map) => self.count(map),
+                _ => (1, usize::MAX),
+            };
+            count = count.saturating_add(more);
+            lowest = lowest.min(back_to);
+            if count > EXPANSIONS_MAX {
+                break;
+            }
+        }
+        self.stack.pop();
+        if lowest >= place {
+            self.known.insert(address, count);
+            lowest = usize::MAX;
+        }
+        (count, lowest)
+    }
+
+    /// The subschemas that are evaluated at the same place of a value.
+    fn subschemas(&self, map: &'s Map<String, Value>) -> Vec<&'s Value> {
+        let mut found = Vec::new();
+        found.extend(ONE.iter().filter_map(|key| map.get(*key)));
+        let lists = LISTS.iter().filter_map(|key| map.get(*key)?.as_array());
+        found.extend(lists.flatten());
+        let objects = OBJECTS.iter().filter_map(|key| map.get(*key)?.as_object());
+        found.extend(objects.flat_map(Map::values));
+        let resource = self.document.resource_of(map).unwrap_or(self.root);
+        found.extend(self.document.referred(map, resource));
+        found
+    }
+}
+
+pub(super) fn address(map: &Map<String, Value>) -> usize {
+    std::ptr::from_ref(map) as usize
+}
+
+fn last_segment(id: &str) -> &str {
+    id.trim_end_matches('#').rsplit('/').next().unwrap_or(id)
+}
+
+/// Whether matching may go back: look-around, references to groups, possessive or atomic parts.
+fn backtracks(pattern: &str) -> bool {
+    let bytes = pattern.as_bytes();
+    bytes.windows(2).any(|two| match two {
+        [b'\\', next] => next.is_ascii_digit() || matches!(next, b'k' | b'G' | b'K' | b'Z'),
+        [b'+' | b'*' | b'?' | b'}', b'+'] => true,
+        _ => false,
+    }) || bytes.windows(3).any(|three| {
+        // `(?:`, flags and named groups are all that the linear engine knows.
+        matches!(three, [b'(', b'?', next] if !matches!(next, b':' | b'P' | b'a'..=b'z' | b'-'))
+    })
+}
+
+/// Bytes of a value as JSON, about.
+fn bytes_of(value: &Value) -> usize {
+    match value {
+        Value::Object(map) => {
+            map.iter().map(|(key, value)| key.len() + bytes_of(value)).sum::<usize>() + 64
+        }
+        Value::Array(list) => list.iter().map(bytes_of).sum::<usize>() + 32,
+        Value::String(text) => text.len() + 32,
+        _ => 32,
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = (*first == b'%').then(|| after.get(..2)).flatten();
+        let hex = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        bytes.push(hex.unwrap_or(*first));
+        rest = if hex.is_some() { after.get(2..).unwrap_or_default() } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,226 @@
+//! Plugin directories that are watched under every kind of name: absolute, relative, by way of a
+//! link, in a host and by the command. What is told of them is the same.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use hotbay::{Events, Host, HostEvent, Reloaded, Request};
+use hotbay_tests::{LIMIT, Plugins, binary, block_on, event, library_file_name, loaded};
+use serde_json::json;
+use tempfile::TempDir;
+
+/// A name for a directory, and what has to stay as long as the name is used.
+type Named = (PathBuf, Option<TempDir>);
+
+fn absolute(dir: &Path) -> Named {
+    (dir.to_owned(), None)
+}
+
+/// By way of the working directory, which all tests share.
+fn relative(dir: &Path) -> Named {
+    let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+    let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+    (up.join(dir.canonicalize().unwrap().strip_prefix("/").unwrap()), None)
+}
+
+fn with_dots(dir: &Path) -> Named {
+    let up = relative(dir).0;
+    (Path::new(".").join(up).join("..").join(dir.file_name().unwrap()).join("."), None)
+}
+
+fn linked(dir: &Path) -> Named {
+    let scratch = TempDir::with_prefix("hotbay-tests-").unwrap();
+    let link = scratch.path().join("plugins");
+    std::os::unix::fs::symlink(dir, &link).unwrap();
+    (link, Some(scratch))
+}
+
+fn linked_relative(dir: &Path) -> Named {
+    let (link, scratch) = linked(dir);
+    (relative(link.parent().unwrap()).0.join("plugins"), scratch)
+}
+
+const NAMES: [fn(&Path) -> Named; 5] = [absolute, relative, with_dots, linked, linked_relative];
+
+/// A host that watches a directory under one of its names.
+struct Watched {
+    plugins: Plugins,
+    drafts: Plugins,
+    host: Host,
+    events: Events,
+    _named: Named,
+}
+
+impl Watched {
+    /// Serves the plugin `echo`, which answers `old`.
+    fn new(name: fn(&Path) -> Named, poll: bool) -> Self {
+        let (plugins, drafts) = (Plugins::new(), Plugins::new());
+        let named = name(plugins.dir());
+        let mut builder = Host::builder().plugin_dir(&named.0).hot_reload(true);
+        if poll {
+            builder = builder.watch_poll_interval(Duration::from_millis(20));
+        }
+        let host = builder.build().unwrap();
+        let events = host.events();
+        let mut watched = Self { plugins, drafts, host, events, _named: named };
+        fs::rename(watched.draft("old"), watched.folder()).unwrap();
+        watched.event(|event| matches!(event, HostEvent::Loaded { .. }));
+        assert_eq!(watched.answer(), "old");
+        watched
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.plugins.dir().join("echo")
+    }
+
+    /// A sealed build.
+    fn draft(&self, answers: &str) -> PathBuf {
+        draft(&self.drafts, answers)
+    }
+
+    fn answer(&self) -> String {
+        let reply = self.host.plugin("echo").unwrap().call(Request::text("x")).unwrap();
+        reply.as_text().unwrap().to_owned()
+    }
+
+    fn event(&mut self, wanted: impl Fn(&HostEvent) -> bool) -> HostEvent {
+        event(&mut self.events, wanted)
+    }
+
+    /// Waits until a mix of two builds is reported.
+    fn mismatch(&mut self) {
+        let told = self.event(|event| matches!(event, HostEvent::RolledBack { .. }));
+        let HostEvent::RolledBack { reason, .. } = told else { unreachable!("as told") };
+        assert!(reason.contains("SHA-256") || reason.contains("bytes"), "{reason}");
+        assert_eq!(self.answer(), "old");
+    }
+
+    fn promoted(&mut self) {
+        self.event(|event| matches!(event, HostEvent::Promoted { .. }));
+        assert_eq!(self.answer(), "new");
+    }
+}
+
+fn draft(drafts: &Plugins, answers: &str) -> PathBuf {
+    let draft = drafts.add("echo", "faulty").config(json!({ "answers": answers }));
+    draft.bytes(|bytes| bytes.extend_from_slice(answers.as_bytes())).write()
+}
+
+fn library() -> String {
+    library_file_name("faulty")
+}
+
+/// For each name of the directory, told by the system and looked at.
+fn each(check: impl Fn(Watched)) {
+    for name in NAMES {
+        for poll in [false, true] {
+            check(Watched::new(name, poll));
+        }
+    }
+}
+
+#[test]
+fn replaced_build_is_promoted_under_every_name() {
+    each(|mut watched| {
+        let (draft, folder) = (watched.draft("new"), watched.folder());
+        fs::rename(draft.join(library()), folder.join(library())).unwrap();
+        fs::rename(draft.join("plugin.json"), folder.join("plugin.json")).unwrap();
+        watched.promoted();
+    });
+}
+
+#[test]
+fn changed_library_with_old_digest_is_reported() {
+    each(|mut watched| {
+        let draft = watched.draft("new");
+        fs::copy(draft.join(library()), watched.folder().join(library())).unwrap();
+        watched.mismatch();
+    });
+}
+
+#[test]
+fn library_that_arrives_late_is_promoted() {
+    each(|mut watched| {
+        let (draft, folder) = (watched.draft("new"), watched.folder());
+        fs::rename(draft.join("plugin.json"), folder.join("plugin.json")).unwrap();
+        watched.mismatch();
+        fs::copy(draft.join(library()), folder.join(library())).unwrap();
+        watched.promoted();
+    });
+}
+
+#[test]
+fn link_to_the_directory_that_is_switched_is_followed() {
+    let (plugins, drafts) = (TempDir::with_prefix("hotbay-tests-").unwrap(), Plugins::new());
+    let at = |name: &str| plugins.path().join(name);
+    for (dir, answers) in [("v1", "old"), ("v2", "new")] {
+        fs::create_dir(at(dir)).unwrap();
+        fs::rename(draft(&drafts, answers), at(dir).join("echo")).unwrap();
+    }
+    std::os::unix::fs::symlink("v1", at("current")).unwrap();
+    let builder = Host::builder().plugin_dir(at("current")).hot_reload(true);
+    let host = builder.build().unwrap();
+    assert!(block_on(host.load_all()).is_clean());
+    let mut events = host.events();
+    std::os::unix::fs::symlink("v2", at("next")).unwrap();
+    fs::rename(at("next"), at("current")).unwrap();
+    event(&mut events, |event| matches!(event, HostEvent::Promoted { .. }));
+    let reply = host.plugin("echo").unwrap().call(Request::text("x")).unwrap();
+    assert_eq!(reply.as_text().unwrap(), "new");
+}
+
+#[test]
+fn folder_of_a_plugin_loaded_by_a_relative_name_is_absolute() {
+    let (plugins, drafts) = (Plugins::new(), Plugins::new());
+    fs::rename(draft(&drafts, "old"), plugins.dir().join("echo")).unwrap();
+    let host = Host::builder().build().unwrap();
+    loaded(&host, relative(&plugins.dir().join("echo")).0);
+    let folder = host.list()[0].folder.clone().unwrap();
+    assert!(folder.is_absolute(), "{folder:?}");
+    assert_eq!(block_on(host.reload("echo")).unwrap(), Reloaded::Unchanged);
+}
+
+/// The command in a working directory of its own.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the command is a process")]
+fn command_watches_relative_directories() {
+    for (here, dir) in [("", "x"), ("", "./x"), ("y", "../x"), ("x", ".")] {
+        let scratch = TempDir::with_prefix("hotbay-tests-").unwrap();
+        let drafts = Plugins::new();
+        let at = |name: &str| scratch.path().join(name);
+        fs::create_dir(at("x")).unwrap();
+        fs::create_dir(at("y")).unwrap();
+        fs::rename(draft(&drafts, "old"), at("x/echo")).unwrap();
+        let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+        command.args(["run", "--watch", "--json", "--dir", dir]).current_dir(at(here));
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // The test may have failed meanwhile.
+                let _ = sender.send(line);
+            }
+        });
+        let tells = |event: &str| {
+            let wanted = format!(r#""event":"{event}""#);
+            while !lines.recv_timeout(LIMIT).map_err(|_| event).unwrap().contains(&wanted) {}
+        };
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            tells("loaded");
+            let draft = draft(&drafts, "new");
+            fs::rename(draft.join("plugin.json"), at("x/echo/plugin.json")).unwrap();
+            tells("rolled_back");
+            fs::rename(draft.join(library()), at("x/echo").join(library())).unwrap();
+            tells("promoted");
+        }));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        reader.join().unwrap();
+        assert!(checked.is_ok(), "`{dir}` in `{here}`");
+    }
+}
