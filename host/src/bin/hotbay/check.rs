@@ -98,7 +98,9 @@ fn load<'a>(
     let report = block_on(host.load_all());
     for refused in &report.refused {
         for one in &mut checked {
-            if one.plugin.folder == refused.folder {
+            // The host makes its folders absolute.
+            let folder = std::path::absolute(&one.plugin.folder);
+            if folder.is_ok_and(|folder| folder == refused.folder) {
                 one.refusal = Some(Refusal::from(&refused.error));
             }
         }

@@ -16,8 +16,9 @@ pub(crate) fn load(args: &Trial, options: &Options, out: &mut Out) -> Result<Ver
     let host =
         builder(options, &options.dirs).plugin_dir(&args.folder).allow_unverified(true).build()?;
     let mut report = block_on(host.load_all());
-    let is_it = |folder: &std::path::Path| folder == args.folder;
-    let refused = report.refused.iter().position(|one| is_it(&one.folder));
+    // The host makes its folders absolute.
+    let own = std::path::absolute(&args.folder).unwrap_or_else(|_| args.folder.clone());
+    let refused = report.refused.iter().position(|one| one.folder == own);
     // Without its own error, what it requires failed, which it did not do before.
     let refused = refused.or_else(|| (!report.refused.is_empty()).then_some(0));
     let refused = refused.map(|index| report.refused.swap_remove(index).error);
