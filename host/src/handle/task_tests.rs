@@ -266,6 +266,8 @@ fn answers_that_do_not_come_in_time_are_held_against_the_generation_that_was_ask
     }
     for faults in 1..5 {
         assert_eq!(judge(&standing, unanswered()), (faults, false));
+        assert_eq!(judge(&standing, unanswered()), (faults, false), "a call counts once");
+        standing.begin();
     }
     assert_eq!(judge(&standing, unanswered()), (5, true));
 }

@@ -94,7 +94,7 @@ mod tests {
         check("{,}", "plugin.json:1:2: the manifest is not JSON: unexpected token in object");
         check(
             "{ \"name\": \"a\", \"version\": 1, \"api\": \"*\" }",
-            "plugin.json:1:26: `version` is 1; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+            "plugin.json:3:14: `version` is 1; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
         );
     }
 }
