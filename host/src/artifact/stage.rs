@@ -27,13 +27,15 @@ pub(crate) struct StagingArea {
     staged: AtomicU64,
 }
 
-/// A private copy; its file is removed when this is dropped.
+/// A private copy of a library, and of what lies beside it; removed when this is dropped, unless
+/// copies are kept.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Staged {
-    /// Empty once the file is no longer ours to remove.
     path: PathBuf,
-    /// Whether it stays where it was of use.
+    /// The folder of this copy alone, if it has dependencies.
+    folder: Option<PathBuf>,
+    /// Whether the files stay when this is dropped.
     keep: bool,
 }
 
@@ -98,11 +100,12 @@ impl StagingArea {
         check_file_size(bytes.len()).map_err(failed)?;
         let mut file = create(&path).map_err(failed)?;
         // From here on a failure removes what was written.
-        let staged = Staged { path: path.clone(), keep: self.keep };
+        let mut staged = Staged { path: path.clone(), folder: None, keep: false };
         file.write_all(bytes).and_then(|()| seal(&file)).map_err(failed)?;
         if !folder.is_ours() {
             return Err(failed(io::ErrorKind::NotFound.into()));
         }
+        staged.keep = self.keep;
         Ok(staged)
     }
 
@@ -137,35 +140,18 @@ impl Staged {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
-
-    /// The file has served: removes it, unless copies are kept, and tells whether that worked.
-    /// That it was gone already is fine.
-    pub(crate) fn served(self) -> Result<(), ArtifactError> {
-        let keep = self.keep;
-        let path = self.keep();
-        if keep {
-            return Ok(());
-        }
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(ArtifactError::Stage { path, source })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Leaves the file where it is, until the area is dropped.
-    pub(crate) fn keep(mut self) -> PathBuf {
-        std::mem::take(&mut self.path)
-    }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            // It may have gone with its folder; there is nobody to tell anyway.
-            let _ = fs::remove_file(&self.path);
+        if self.keep {
+            return;
         }
+        // It may have gone with the staging area; there is no one to report it to.
+        let _ = match &self.folder {
+            Some(folder) => fs::remove_dir_all(folder),
+            None => fs::remove_file(&self.path),
+        };
     }
 }
 
@@ -348,19 +334,29 @@ mod tests {
 
     #[test]
     fn copies_are_removed_when_dropped_unless_kept() {
+        for keep in [false, true] {
+            let (parent, artifact) = artifact();
+            let area = StagingArea::new(Some(parent.path()), keep);
+            let staged = area.stage(&artifact, "x").unwrap();
+            let path = staged.path().to_owned();
+            drop((staged, area));
+            assert_eq!(path.exists(), keep);
+        }
+    }
+
+    #[test]
+    fn staging_area_removes_what_is_still_in_it() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()), false);
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is made before use");
         let [first, second, third] = [(); 3].map(|()| area.stage(&artifact, "x").unwrap());
         assert_ne!(first.path(), second.path());
         assert_eq!(fs::read(first.path()).unwrap(), b"bytes");
-        let (gone, removed) = (first.path().to_owned(), second.path().to_owned());
-        drop(first);
-        second.served().unwrap();
-        let kept = third.keep();
-        assert!(!gone.exists() && !removed.exists() && kept.exists());
+        let gone = [first.path().to_owned(), second.path().to_owned()];
+        drop((first, second));
+        assert!(gone.iter().all(|path| !path.exists()) && third.path().exists());
         drop(area);
-        assert!(!kept.parent().unwrap().exists(), "the area goes with all that is in it");
+        assert!(!third.path().parent().unwrap().exists(), "the area goes with all that is in it");
     }
 
     #[cfg(unix)]
@@ -387,7 +383,7 @@ mod tests {
         let second = area.stage(&artifact, "x").unwrap();
         assert!(second.path().exists() && !second.path().starts_with(&lost));
         drop(first);
-        second.served().unwrap();
+        drop(second);
     }
 
     #[cfg(unix)]
@@ -418,7 +414,7 @@ mod tests {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()), false);
         let stage = || -> Vec<PathBuf> {
-            (0..50).map(|_| area.stage(&artifact, "x").unwrap().keep()).collect()
+            (0..50).map(|_| area.stage(&artifact, "x").unwrap().path().to_owned()).collect()
         };
         let mut paths: Vec<PathBuf> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(stage)).collect();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
 
 use super::traces;
+use crate::artifact::stage::Staged;
 use crate::error::boundary::BoundaryError;
 use crate::pool::{Crew, Errand, Finish, OpeningThread};
 use crate::sync::Tally;
@@ -21,6 +22,9 @@ pub(crate) struct Image {
     /// None: compiled in. Never dropped by itself: B2.
     library: Option<ManuallyDrop<libloading::Library>>,
     path: PathBuf,
+    /// Its file, which debuggers, profilers and backtraces read symbols from: kept as long as it
+    /// is mapped.
+    file: Option<Staged>,
     /// An address inside the mapping.
     address: usize,
     /// Where it is mapped; empty where the system does not tell.
@@ -52,6 +56,7 @@ impl Image {
         Self {
             library,
             path,
+            file: None,
             address: 0,
             segments: Vec::new(),
             held_handler: AtomicBool::new(false),
@@ -60,14 +65,16 @@ impl Image {
         }
     }
 
-    /// Maps the library at `path`, a name that was never opened before, and runs its
-    /// initialisers. Its symbols are seen by nobody else.
-    pub(crate) fn open(path: &Path) -> Result<Self, BoundaryError> {
+    /// Maps a private copy, whose name was never opened before, and runs its initialisers. Its
+    /// symbols are seen by nobody else. The copy is removed when the library is unmapped.
+    pub(crate) fn open(file: Staged) -> Result<Self, BoundaryError> {
+        let path = file.path();
         let library = open(path).map_err(|error| BoundaryError::Open(loader_message(&error)))?;
         let mut image = Self::new(Some(ManuallyDrop::new(library)), path.to_owned());
         let stamp = std::ffi::CString::new(hotbay_plugin::stamp::SYMBOL).unwrap_or_default();
         image.address = image.symbol(&stamp).map_or(0, |address| address.addr());
         image.segments = os::segments(path);
+        image.file = Some(file);
         Ok(image)
     }
 

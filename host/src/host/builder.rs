@@ -222,8 +222,13 @@ impl HostBuilder {
         self
     }
 
-    /// Leaves the private copies where they are, in folders named `hotbay-kept-…`, for
-    /// debuggers and profilers that look at a library's file; whoever wants them removes them.
+    /// Leaves the private copies in folders named `hotbay-kept-…` after the libraries were
+    /// unmapped and after this process, for profilers and core dumps that are read later. The
+    /// host never removes them.
+    ///
+    /// Without it a copy is removed when its library is unmapped. Until then its path is valid,
+    /// so backtraces, debuggers and profilers of a running process find the symbols. Copies of a
+    /// process that was killed are removed when the next host stages something.
     pub fn keep_staged(mut self, keep: bool) -> Self {
         self.keep_staged = keep;
         self

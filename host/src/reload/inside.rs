@@ -1,7 +1,6 @@
 //! A start inside this process: from code to an instance, on the thread that opens its library
 //! and lives until just before that is closed.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use super::load::{Until, give_up, keep};
 use super::services::PluginServices;
 use super::survey::judge;
 use crate::artifact::digest::Artifact;
+use crate::artifact::stage::Staged;
 use crate::boundary::invoke::validate_config;
 use crate::boundary::probe::{Probed, needs_only_known};
 use crate::boundary::services::Registration;
@@ -87,7 +87,7 @@ pub(super) fn examine(
 /// Code that is to be started.
 pub(super) enum Code {
     /// A private copy of a library, and why it is to stay mapped once code of it was called.
-    File { path: PathBuf, keep: Option<String> },
+    File { staged: Staged, keep: Option<String> },
     /// Part of this program, or mapped already.
     Ready(Arc<Image>, Root),
 }
@@ -242,11 +242,11 @@ pub(super) fn readied(mut body: Body, state: Option<Snapshot>) -> Result<Body, F
 
 fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
     let failed = |step, error, left| Failed { step, cause: Cause::Boundary(error), left };
-    let path = match code {
+    let staged = match code {
         Code::Ready(image, root) => return Ok((image, root)),
-        Code::File { path, .. } => path,
+        Code::File { staged, .. } => staged,
     };
-    let image = Image::open(&path).map_err(|error| failed(LoadStep::Open, error, None))?;
+    let image = Image::open(staged).map_err(|error| failed(LoadStep::Open, error, None))?;
     let image = Arc::new(image);
     match Root::of(&image) {
         Ok(root) => Ok((image, root)),

@@ -153,12 +153,8 @@ impl Fresh {
                     })?;
                 drop(artifact);
                 let keep = inside::imports(&probed);
-                let code = Code::File { path: staged.path().to_owned(), keep };
-                let started = inside::start(workshop, candidate, code, until, &mut parts, slot);
-                // Mapped or refused: on Unix the copy is not needed any more. Elsewhere a
-                // mapped file stays until the staging area goes.
-                let _ = staged.served();
-                started?
+                let code = Code::File { staged, keep };
+                inside::start(workshop, candidate, code, until, &mut parts, slot)?
             }
         };
         let manifest = Arc::new(candidate.manifest.clone());

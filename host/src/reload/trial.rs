@@ -26,14 +26,12 @@ pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>,
     };
     judge(&candidate, &artifact)?;
     let failed = |step| candidate.failed(step, ErrorKind::Start);
-    // Its folder goes with it, so it stays until the library is open.
     let area = StagingArea::new(None, false);
     let staged = area
         .stage(&artifact, candidate.manifest.name().as_str())
         .map_err(|error| failed(LoadStep::Stage).caused_by(error))?;
-    let path = staged.path().to_owned();
     let compare = move || -> Result<Option<String>, BoundaryError> {
-        let image = Arc::new(Image::open(&path)?);
+        let image = Arc::new(Image::open(staged)?);
         let root = Root::of(&image);
         let report = match &root {
             Ok(_) => None,
