@@ -35,6 +35,10 @@ pub(crate) struct Staged {
     path: PathBuf,
     /// The folder of this copy alone, if it has dependencies.
     folder: Option<PathBuf>,
+    /// The folder of the originals, from which nothing may be mapped.
+    origin: Option<PathBuf>,
+    /// Where the library and its dependencies lie, if it has any.
+    copies: Vec<PathBuf>,
     /// Whether the files stay when this is dropped.
     keep: bool,
 }
@@ -69,6 +73,16 @@ impl StagingArea {
         .map_err(|failure| ArtifactError::Stage { path: failure.path, source: failure.source })
     }
 
+    /// Makes a folder for a library and what it links; both are written next.
+    #[cfg(unix)]
+    pub(crate) fn group(&self, name_hint: &str) -> Result<Group, ArtifactError> {
+        let folder = self.folder_for(name_hint)?;
+        let path = folder.clone();
+        let staged =
+            Staged { path, folder: Some(folder), keep: false, origin: None, copies: vec![] };
+        Ok(Group { staged, keep: self.keep })
+    }
+
     /// Makes a folder for what is more than one file.
     #[cfg(unix)]
     pub(super) fn folder_for(&self, name_hint: &str) -> Result<PathBuf, ArtifactError> {
@@ -100,7 +114,13 @@ impl StagingArea {
         check_file_size(bytes.len()).map_err(failed)?;
         let mut file = create(&path).map_err(failed)?;
         // From here on a failure removes what was written.
-        let mut staged = Staged { path: path.clone(), folder: None, keep: false };
+        let mut staged = Staged {
+            path: path.clone(),
+            folder: None,
+            origin: None,
+            copies: Vec::new(),
+            keep: false,
+        };
         file.write_all(bytes).and_then(|()| seal(&file)).map_err(failed)?;
         if !folder.is_ours() {
             return Err(failed(io::ErrorKind::NotFound.into()));
@@ -139,6 +159,58 @@ impl Staged {
     /// Where the copy lies.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the library and its dependencies lie, if it has any.
+    pub(crate) fn copies(&self) -> &[PathBuf] {
+        &self.copies
+    }
+
+    /// The folder of the originals, from which nothing may be mapped.
+    pub(crate) fn origin(&self) -> Option<&Path> {
+        self.origin.as_deref()
+    }
+}
+
+/// A folder with copies that is not complete yet; removed when this is dropped.
+#[cfg(unix)]
+#[derive(Debug)]
+pub(crate) struct Group {
+    staged: Staged,
+    keep: bool,
+}
+
+#[cfg(unix)]
+impl Group {
+    /// Where the copies go.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.staged.path
+    }
+
+    /// Writes a copy.
+    pub(crate) fn write(&mut self, relative: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
+        let mut folder = self.staged.path.clone();
+        let path = folder.join(relative);
+        let error = |source| ArtifactError::Stage { path: path.clone(), source };
+        for part in relative.parent().into_iter().flat_map(Path::components) {
+            folder.push(part);
+            if !folder.is_dir() {
+                fs::create_dir(&folder).and_then(|()| make_usable(&folder)).map_err(error)?;
+            }
+        }
+        write_executable(&path, bytes).map_err(error)?;
+        self.staged.copies.push(path);
+        Ok(())
+    }
+
+    /// The copy of the library at `relative`, with what lies beside it. The originals are in
+    /// `origin`.
+    pub(crate) fn finish(self, relative: &Path, origin: Option<&Path>) -> Staged {
+        let Self { mut staged, keep } = self;
+        staged.path.push(relative);
+        staged.origin = origin.map(Path::to_owned);
+        staged.keep = keep;
+        staged
     }
 }
 

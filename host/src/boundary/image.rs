@@ -78,6 +78,33 @@ impl Image {
         Ok(image)
     }
 
+    /// Compares what the loader mapped with what was verified: each dependency is mapped from its
+    /// copy, and nothing from the plugin's own folder.
+    pub(crate) fn check_linked(&self) -> Result<(), BoundaryError> {
+        let Some(file) = self.file.as_ref().filter(|file| !file.copies().is_empty()) else {
+            return Ok(());
+        };
+        let mapped = os::mapped_files();
+        for copy in file.copies() {
+            if mapped.contains(copy) {
+                continue;
+            }
+            let is_namesake = |other: &&PathBuf| other.file_name() == copy.file_name();
+            let other = mapped.iter().find(is_namesake);
+            let other = other.map_or("nothing".to_owned(), |it| format!("`{}`", it.display()));
+            let verified = copy.display().to_string();
+            return Err(BoundaryError::Mixed { mapped: other, verified });
+        }
+        let Some(origin) = file.origin() else { return Ok(()) };
+        match mapped.iter().find(|path| path.starts_with(origin)) {
+            None => Ok(()),
+            Some(original) => Err(BoundaryError::Mixed {
+                mapped: format!("`{}`", original.display()),
+                verified: file.path().display().to_string(),
+            }),
+        }
+    }
+
     /// Keeps the thread that opened it until it is closed.
     pub(crate) fn adopt(&self, opener: OpeningThread) {
         // There is one at most: whoever opens an image adopts once.
@@ -296,6 +323,39 @@ mod os {
         wanted.segments
     }
 
+    /// The files of all libraries that are mapped, as they were opened.
+    #[cfg(target_os = "linux")]
+    pub(super) fn mapped_files() -> Vec<std::path::PathBuf> {
+        unsafe extern "C" fn visit(
+            info: *mut libc::dl_phdr_info,
+            _: usize,
+            found: *mut std::ffi::c_void,
+        ) -> libc::c_int {
+            // SAFETY: the loader gives a valid entry for this visit.
+            let name = unsafe { (*info).dlpi_name };
+            if name.is_null() {
+                return 0;
+            }
+            // SAFETY: not null, and the loader's own C string.
+            let name = unsafe { CStr::from_ptr(name) };
+            // SAFETY: the value below, which nobody else uses meanwhile.
+            let found = unsafe { &mut *found.cast::<Vec<std::path::PathBuf>>() };
+            found.push(std::ffi::OsStr::from_bytes(name.to_bytes()).into());
+            0
+        }
+
+        let mut found = Vec::new();
+        // SAFETY: the visitor does not unwind, and `found` outlives the walk.
+        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
+        found
+    }
+
+    /// No dependencies are staged here.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn mapped_files() -> Vec<std::path::PathBuf> {
+        Vec::new()
+    }
+
     /// The system tells one address at a time.
     #[cfg(not(target_os = "linux"))]
     pub(super) fn segments(_: &Path) -> Vec<Range<usize>> {
@@ -323,6 +383,11 @@ mod os {
 mod os {
     use std::ops::Range;
     use std::path::Path;
+
+    /// No dependencies are staged here.
+    pub(super) fn mapped_files() -> Vec<std::path::PathBuf> {
+        Vec::new()
+    }
 
     /// The system needs no second one.
     pub(super) fn close_again(_: &Path) {}

@@ -138,7 +138,7 @@ impl Inner {
         let library = read_artifact(&next, rules);
         content.of_library(&library);
         let library = library?;
-        let sha256 = library.as_ref().map(Artifact::sha256);
+        let sha256 = library.as_ref().map(Artifact::content);
         match plan(&there.build, &next.manifest, sha256, &dependents) {
             // A schema in a file of its own is part of the build as well.
             Plan::Nothing if there.build.schemas == next.schema_digests(rules) => {

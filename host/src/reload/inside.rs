@@ -87,7 +87,12 @@ pub(super) fn examine(
 /// Code that is to be started.
 pub(super) enum Code {
     /// A private copy of a library, and why it is to stay mapped once code of it was called.
-    File { staged: Staged, keep: Option<String> },
+    File {
+        staged: Staged,
+        keep: Option<String>,
+        /// What it links that was not found beside it, with a sentence about each.
+        unresolved: Vec<(String, String)>,
+    },
     /// Part of this program, or mapped already.
     Ready(Arc<Image>, Root),
 }
@@ -242,12 +247,16 @@ pub(super) fn readied(mut body: Body, state: Option<Snapshot>) -> Result<Body, F
 
 fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
     let failed = |step, error, left| Failed { step, cause: Cause::Boundary(error), left };
-    let staged = match code {
+    let (staged, unresolved) = match code {
         Code::Ready(image, root) => return Ok((image, root)),
-        Code::File { staged, .. } => staged,
+        Code::File { staged, unresolved, .. } => (staged, unresolved),
     };
-    let image = Image::open(staged).map_err(|error| failed(LoadStep::Open, error, None))?;
+    let image = Image::open(staged)
+        .map_err(|error| failed(LoadStep::Open, error.with_unresolved(&unresolved), None))?;
     let image = Arc::new(image);
+    if let Err(error) = image.check_linked() {
+        return Err(failed(LoadStep::Open, error, Some((image, None))));
+    }
     match Root::of(&image) {
         Ok(root) => Ok((image, root)),
         Err(error) => Err(failed(LoadStep::Layout, error, Some((image, None)))),

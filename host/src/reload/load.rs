@@ -35,7 +35,7 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug)]
 pub(crate) struct Build {
     pub(crate) manifest: Arc<Manifest>,
-    /// The digest of the library; none when compiled in.
+    /// The digest of the library and its dependencies; none when compiled in.
     pub(crate) sha256: Option<[u8; 32]>,
     /// The digests of its schemas that lie in files.
     pub(crate) schemas: Vec<Option<[u8; 32]>>,
@@ -144,16 +144,14 @@ impl Fresh {
                 check_schemas(workshop, candidate, &mut parts)?;
                 parts.keep = reason_to_keep(&candidate.manifest, &probed);
                 notes.extend(inside::notes(&probed));
-                sha256 = Some(artifact.sha256());
-                let staged = workshop
-                    .staging
-                    .stage(&artifact, candidate.manifest.name().as_str())
-                    .map_err(|error| {
-                        candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
-                    })?;
+                sha256 = Some(artifact.content());
+                let dependencies = artifact.dependencies();
+                notes.extend(dependencies.notes.iter().cloned());
+                let unresolved = dependencies.unresolved.clone();
+                let staged = stage(workshop, candidate, &artifact)?;
                 drop(artifact);
                 let keep = inside::imports(&probed);
-                let code = Code::File { staged, keep };
+                let code = Code::File { staged, keep, unresolved };
                 inside::start(workshop, candidate, code, until, &mut parts, slot)?
             }
         };
@@ -226,6 +224,19 @@ fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &Plugi
         services: None,
         name,
     }
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+use super::dependencies::stage;
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+fn stage(
+    workshop: &Workshop,
+    candidate: &Candidate,
+    artifact: &crate::artifact::digest::Artifact,
+) -> Result<crate::artifact::stage::Staged, Error> {
+    let staged = workshop.staging.stage(artifact, candidate.manifest.name().as_str());
+    staged.map_err(|error| candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error))
 }
 
 #[cfg(unix)]

@@ -9,6 +9,8 @@ mod clamp;
 #[cfg(unix)]
 mod conform;
 mod content;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod dependencies;
 mod desk;
 mod doorbell;
 mod flood;

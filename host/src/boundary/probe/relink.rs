@@ -75,7 +75,8 @@ pub(crate) fn relinked(
     let first = usize_of(segment.p_offset(elf.endian))?;
     for (number, entry) in elf.dynamic.iter().enumerate() {
         let at = first + number * DYNAMIC_ENTRY;
-        let (tag, value) = (object::read::elf::Dyn::d_tag(entry, elf.endian), entry.d_val.get(elf.endian));
+        let (tag, value) =
+            (object::read::elf::Dyn::d_tag(entry, elf.endian), entry.d_val.get(elf.endian));
         match tag {
             elf::DT_STRTAB => copy.put_u64(at + 8, place)?,
             elf::DT_STRSZ => copy.put_u64(at + 8, strings.len() as u64)?,
@@ -112,7 +113,8 @@ impl Elf<'_, Header> {
         let end = loaded().map(|s| s.p_vaddr(endian).saturating_add(s.p_memsz(endian))).max();
         let align = loaded().map(|s| s.p_align(endian)).max().unwrap_or(0).max(ALIGN);
         let too_large = || malformed("its addresses are too large");
-        let vaddr = end.and_then(|end| end.checked_next_multiple_of(align)).ok_or_else(too_large)?;
+        let vaddr =
+            end.and_then(|end| end.checked_next_multiple_of(align)).ok_or_else(too_large)?;
         let offset = (copy.bytes.len() as u64).checked_next_multiple_of(ALIGN);
         // Addresses and places in the file have to agree modulo the alignment of this segment.
         let offset = offset.ok_or_else(too_large)?;
@@ -127,9 +129,7 @@ impl Elf<'_, Header> {
             copy.bytes.extend_from_slice(object::bytes_of(segment));
             if segment.p_type(endian) == elf::PT_PHDR {
                 let size = table as u64;
-                for (at, value) in
-                    [(8, offset), (16, vaddr), (24, vaddr), (32, size), (40, size)]
-                {
+                for (at, value) in [(8, offset), (16, vaddr), (24, vaddr), (32, size), (40, size)] {
                     copy.put_u64(start + at, value)?;
                 }
             }
@@ -148,7 +148,8 @@ impl Elf<'_, Header> {
         copy.put_u64(E_PHOFF, offset)?;
         let count = u16::try_from(count).ok().filter(|count| *count < u16::MAX);
         let count = count.ok_or_else(|| malformed("it has too many segments"))?;
-        let count = if endian == Endianness::Little { count.to_le_bytes() } else { count.to_be_bytes() };
+        let count =
+            if endian == Endianness::Little { count.to_le_bytes() } else { count.to_be_bytes() };
         copy.put(E_PHNUM, &count)?;
         Ok(vaddr + table as u64)
     }
