@@ -78,9 +78,16 @@ impl Image {
         Ok(image)
     }
 
+    /// The files below a folder that are mapped as libraries.
+    pub(crate) fn mapped_below(folder: &Path) -> Vec<PathBuf> {
+        let mut mapped = os::mapped_files();
+        mapped.retain(|path| path.starts_with(folder));
+        mapped
+    }
+
     /// Compares what the loader mapped with what was verified: each dependency is mapped from its
-    /// copy, and nothing from the plugin's own folder.
-    pub(crate) fn check_linked(&self) -> Result<(), BoundaryError> {
+    /// copy, and nothing from the plugin's own folder that was not there `before`.
+    pub(crate) fn check_linked(&self, before: &[PathBuf]) -> Result<(), BoundaryError> {
         let Some(file) = self.file.as_ref().filter(|file| !file.copies().is_empty()) else {
             return Ok(());
         };
@@ -96,7 +103,8 @@ impl Image {
             return Err(BoundaryError::Mixed { mapped: other, verified });
         }
         let Some(origin) = file.origin() else { return Ok(()) };
-        match mapped.iter().find(|path| path.starts_with(origin)) {
+        let is_new = |path: &&PathBuf| path.starts_with(origin) && !before.contains(path);
+        match mapped.iter().find(is_new) {
             None => Ok(()),
             Some(original) => Err(BoundaryError::Mixed {
                 mapped: format!("`{}`", original.display()),

@@ -7,11 +7,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Rules;
 use super::candidate::Candidate;
-use super::{Rules, Workshop};
 use crate::artifact::beside::{Dependencies, Dependency, Link};
 use crate::artifact::digest::Artifact;
-use crate::artifact::stage::Staged;
+use crate::artifact::stage::{Staged, StagingArea};
 use crate::artifact::{locate, trust};
 use crate::boundary::probe::needs_only_known;
 use crate::boundary::probe::relink::{Links, relinked};
@@ -57,7 +57,7 @@ pub(super) fn read(
 
 /// Writes private copies of a library and its dependencies, which link each other.
 pub(super) fn stage(
-    workshop: &Workshop,
+    area: &StagingArea,
     candidate: &Candidate,
     artifact: &Artifact,
 ) -> Result<Staged, Error> {
@@ -67,9 +67,9 @@ pub(super) fn stage(
     let Dependencies { library, links, files, .. } = artifact.dependencies();
     let name = candidate.manifest.name().as_str();
     if files.is_empty() {
-        return workshop.staging.stage(artifact, name).map_err(failed);
+        return area.stage(artifact, name).map_err(failed);
     }
-    let mut group = workshop.staging.group(name).map_err(failed)?;
+    let mut group = area.group(name).map_err(failed)?;
     let mut copies = vec![group.folder().join(library)];
     copies.extend(files.iter().map(|file| group.folder().join(&file.relative)));
     let path_of = |(name, number): &Link| {

@@ -251,10 +251,11 @@ fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
         Code::Ready(image, root) => return Ok((image, root)),
         Code::File { staged, unresolved, .. } => (staged, unresolved),
     };
+    let before = staged.origin().map(Image::mapped_below).unwrap_or_default();
     let image = Image::open(staged)
         .map_err(|error| failed(LoadStep::Open, error.with_unresolved(&unresolved), None))?;
     let image = Arc::new(image);
-    if let Err(error) = image.check_linked() {
+    if let Err(error) = image.check_linked(&before) {
         return Err(failed(LoadStep::Open, error, Some((image, None))));
     }
     match Root::of(&image) {

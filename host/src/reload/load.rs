@@ -10,6 +10,7 @@ use super::Workshop;
 use super::apart;
 use super::candidate::Candidate;
 use super::clamp::{PluginLimits, within};
+use super::dependencies::stage;
 use super::inside::{self, Code, body_of, examine, readied, reason_to_keep};
 use super::source::{Made, Source};
 use super::survey::read_artifact;
@@ -148,7 +149,7 @@ impl Fresh {
                 let dependencies = artifact.dependencies();
                 notes.extend(dependencies.notes.iter().cloned());
                 let unresolved = dependencies.unresolved.clone();
-                let staged = stage(workshop, candidate, &artifact)?;
+                let staged = stage(&workshop.staging, candidate, &artifact)?;
                 drop(artifact);
                 let keep = inside::imports(&probed);
                 let code = Code::File { staged, keep, unresolved };
@@ -224,19 +225,6 @@ fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &Plugi
         services: None,
         name,
     }
-}
-
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-use super::dependencies::stage;
-
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-fn stage(
-    workshop: &Workshop,
-    candidate: &Candidate,
-    artifact: &crate::artifact::digest::Artifact,
-) -> Result<crate::artifact::stage::Staged, Error> {
-    let staged = workshop.staging.stage(artifact, candidate.manifest.name().as_str());
-    staged.map_err(|error| candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error))
 }
 
 #[cfg(unix)]

@@ -1,6 +1,7 @@
 //! A library opened for nothing but the long report of what abi_stable found in it.
 
 use super::candidate::Candidate;
+use super::dependencies::stage;
 use super::survey::read_artifact;
 use super::{Rules, survey::judge};
 use crate::artifact::stage::StagingArea;
@@ -27,9 +28,7 @@ pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>,
     judge(&candidate, &artifact)?;
     let failed = |step| candidate.failed(step, ErrorKind::Start);
     let area = StagingArea::new(None, false);
-    let staged = area
-        .stage(&artifact, candidate.manifest.name().as_str())
-        .map_err(|error| failed(LoadStep::Stage).caused_by(error))?;
+    let staged = stage(&area, &candidate, &artifact)?;
     let compare = move || -> Result<Option<String>, BoundaryError> {
         let image = Arc::new(Image::open(staged)?);
         let root = Root::of(&image);

@@ -11,6 +11,8 @@ mod cancelling;
 mod closing;
 mod counting;
 mod deadlines;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod dependencies;
 mod disk;
 mod ends;
 #[cfg(unix)]

@@ -4,7 +4,7 @@
 //! The loader compares the name of a linked library with those of all libraries in the process,
 //! so two libraries of one name cannot both be linked by it. A path is one file.
 
-use object::read::elf::{FileHeader, ProgramHeader};
+use object::read::elf::ProgramHeader;
 use object::{Endianness, elf};
 
 use super::elf::Elf;
