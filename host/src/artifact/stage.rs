@@ -259,8 +259,11 @@ impl Folder {
         }
         let make = || {
             let handle = builder.tempdir_in(parent)?;
-            make_usable(handle.path())?;
-            Ok(handle)
+            match make_usable(handle.path()) {
+                // A sweep removed it before it was locked: the lock is what finds that out.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(handle),
+            }
         };
         let (handle, lock) = FolderLock::made(make, tempfile::TempDir::path)?;
         let path = handle.path().to_owned();

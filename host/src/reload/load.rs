@@ -18,7 +18,9 @@ use super::terms::{check_schemas, terms};
 #[cfg(not(unix))]
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Root};
-use crate::error::{Error, ErrorKind, LoadStep, bug};
+use crate::error::{Error, bug};
+#[cfg(not(unix))]
+use crate::error::{ErrorKind, LoadStep};
 use crate::generation::retire::{Settle, close};
 use crate::generation::{Body, IoLimits, Kept, Left, Parts, Remains, Token};
 use crate::manifest::{Kind, Manifest};

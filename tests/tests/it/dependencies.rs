@@ -62,7 +62,7 @@ fn install_with(plugins: &Plugins, name: &str, search_path: &str, version: u32) 
 }
 
 fn version(handle: &PluginHandle) -> String {
-    handle.call(Request::text("x")).unwrap().text().unwrap().to_owned()
+    handle.call(Request::text("x")).unwrap().as_text().unwrap().to_owned()
 }
 
 fn host() -> (Host, TempDir) {
@@ -252,6 +252,6 @@ fn part_of_the_c_library_in_the_folder_is_not_used() {
     put(&folder.join("libc.so.6"), &compiled("int nothing;", &["-nostdlib"]));
     let handle = loaded(&host, &folder);
     assert_eq!(version(&handle), "4");
-    let notes = handle.info().notes;
+    let notes = host.list().pop().unwrap().notes;
     assert!(notes.iter().any(|note| note.contains("`libc.so.6`")), "{notes:?}");
 }

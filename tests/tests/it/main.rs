@@ -81,6 +81,8 @@ mod shutdown_grace;
 mod staging_folders;
 mod storms;
 mod stuck;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod symbols;
 mod tower;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod unmapping;

@@ -39,6 +39,9 @@ pub(crate) struct Links {
 impl Links {
     /// Reads them from a library that is whole and for this host.
     pub(crate) fn of(bytes: &[u8]) -> Result<Self, ProbeError> {
+        if !bytes.starts_with(&elf::ELFMAG) {
+            return super::on_image(bytes, |_| Ok(Self::default()));
+        }
         let elf = super::Aligned::of(bytes);
         let elf = Elf::<Header>::read(&elf)?;
         let dirs = elf.tag(elf::DT_RUNPATH).or_else(|| elf.tag(elf::DT_RPATH));
