@@ -239,8 +239,9 @@ impl HostBuilder {
     ///
     /// Watched are the directories and all below them, not single files, so that a file may be
     /// replaced in any way; a directory that is not there yet, or was replaced as a whole, is
-    /// found within a second. Of a plugin's folder count `plugin.json` and the files that it
-    /// names; nothing else there does anything.
+    /// found within a second. Of a plugin's folder count `plugin.json`, the files that it
+    /// names, and, for a library on Linux, files called `*.so` or `*.so.*` there and up to two
+    /// folders below, since the library may link them; nothing else there does anything.
     ///
     /// A file that is renamed into place is looked at at once. Any other change is settled when
     /// the files' sizes and times were the same for 50 ms. Then a plugin that serves is
