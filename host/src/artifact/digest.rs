@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use memmap2::MmapMut;
 use sha2::{Digest, Sha256};
 
+use super::beside::Dependencies;
 use super::locate::not_a_file;
 use super::trust::{self, Trust};
 use crate::error::artifact::ArtifactError;
@@ -27,6 +28,7 @@ pub(crate) struct Artifact {
     bytes: Bytes,
     metadata: Metadata,
     sha256: OnceLock<[u8; 32]>,
+    dependencies: Dependencies,
 }
 
 impl Artifact {
@@ -55,7 +57,13 @@ impl Artifact {
         if bytes.len() as u64 != after.len() || modified(&before) != modified(&after) {
             return Err(ArtifactError::ChangedWhileRead { path: path.to_owned() });
         }
-        Ok(Self { path: path.to_owned(), bytes, metadata: after, sha256: OnceLock::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+            metadata: after,
+            sha256: OnceLock::new(),
+            dependencies: Dependencies::default(),
+        })
     }
 
     /// Where it was read from.
@@ -71,6 +79,32 @@ impl Artifact {
     /// The SHA-256 of [`bytes`](Self::bytes); computed at the first call.
     pub(crate) fn sha256(&self) -> [u8; 32] {
         *self.sha256.get_or_init(|| Sha256::digest(self.bytes()).into())
+    }
+
+    /// Adds what it links in its folder.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub(crate) fn with_dependencies(self, dependencies: Dependencies) -> Self {
+        Self { dependencies, ..self }
+    }
+
+    /// What it links in its folder.
+    pub(crate) fn dependencies(&self) -> &Dependencies {
+        &self.dependencies
+    }
+
+    /// Its digest if it has no dependencies, else one of all files and their paths.
+    pub(crate) fn content(&self) -> [u8; 32] {
+        if self.dependencies.files.is_empty() {
+            return self.sha256();
+        }
+        let mut all = Sha256::new_with_prefix(self.sha256());
+        for file in &self.dependencies.files {
+            let path = file.relative.as_os_str().as_encoded_bytes();
+            all.update((path.len() as u64).to_le_bytes());
+            all.update(path);
+            all.update(file.artifact.sha256());
+        }
+        all.finalize().into()
     }
 
     /// [`trust::check`]s the very file that was read.

@@ -27,13 +27,19 @@ pub(crate) struct StagingArea {
     staged: AtomicU64,
 }
 
-/// A private copy; its file is removed when this is dropped.
+/// A private copy of a library, and of what lies beside it; removed when this is dropped, unless
+/// copies are kept.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Staged {
-    /// Empty once the file is no longer ours to remove.
     path: PathBuf,
-    /// Whether it stays where it was of use.
+    /// The folder of this copy alone, if it has dependencies.
+    folder: Option<PathBuf>,
+    /// The folder of the originals, from which nothing may be mapped.
+    origin: Option<PathBuf>,
+    /// Where the library and its dependencies lie, if it has any.
+    copies: Vec<PathBuf>,
+    /// Whether the files stay when this is dropped.
     keep: bool,
 }
 
@@ -67,6 +73,16 @@ impl StagingArea {
         .map_err(|failure| ArtifactError::Stage { path: failure.path, source: failure.source })
     }
 
+    /// Makes a folder for a library and what it links; both are written next.
+    #[cfg(unix)]
+    pub(crate) fn group(&self, name_hint: &str) -> Result<Group, ArtifactError> {
+        let folder = self.folder_for(name_hint)?;
+        let path = folder.clone();
+        let staged =
+            Staged { path, folder: Some(folder), keep: false, origin: None, copies: vec![] };
+        Ok(Group { staged, keep: self.keep })
+    }
+
     /// Makes a folder for what is more than one file.
     #[cfg(unix)]
     pub(super) fn folder_for(&self, name_hint: &str) -> Result<PathBuf, ArtifactError> {
@@ -98,11 +114,18 @@ impl StagingArea {
         check_file_size(bytes.len()).map_err(failed)?;
         let mut file = create(&path).map_err(failed)?;
         // From here on a failure removes what was written.
-        let staged = Staged { path: path.clone(), keep: self.keep };
+        let mut staged = Staged {
+            path: path.clone(),
+            folder: None,
+            origin: None,
+            copies: Vec::new(),
+            keep: false,
+        };
         file.write_all(bytes).and_then(|()| seal(&file)).map_err(failed)?;
         if !folder.is_ours() {
             return Err(failed(io::ErrorKind::NotFound.into()));
         }
+        staged.keep = self.keep;
         Ok(staged)
     }
 
@@ -138,34 +161,69 @@ impl Staged {
         &self.path
     }
 
-    /// The file has served: removes it, unless copies are kept, and tells whether that worked.
-    /// That it was gone already is fine.
-    pub(crate) fn served(self) -> Result<(), ArtifactError> {
-        let keep = self.keep;
-        let path = self.keep();
-        if keep {
-            return Ok(());
-        }
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(ArtifactError::Stage { path, source })
-            }
-            _ => Ok(()),
-        }
+    /// Where the library and its dependencies lie, if it has any.
+    pub(crate) fn copies(&self) -> &[PathBuf] {
+        &self.copies
     }
 
-    /// Leaves the file where it is, until the area is dropped.
-    pub(crate) fn keep(mut self) -> PathBuf {
-        std::mem::take(&mut self.path)
+    /// The folder of the originals, from which nothing may be mapped.
+    pub(crate) fn origin(&self) -> Option<&Path> {
+        self.origin.as_deref()
+    }
+}
+
+/// A folder with copies that is not complete yet; removed when this is dropped.
+#[cfg(unix)]
+#[derive(Debug)]
+pub(crate) struct Group {
+    staged: Staged,
+    keep: bool,
+}
+
+#[cfg(unix)]
+impl Group {
+    /// Where the copies go.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.staged.path
+    }
+
+    /// Writes a copy.
+    pub(crate) fn write(&mut self, relative: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
+        let mut folder = self.staged.path.clone();
+        let path = folder.join(relative);
+        let error = |source| ArtifactError::Stage { path: path.clone(), source };
+        for part in relative.parent().into_iter().flat_map(Path::components) {
+            folder.push(part);
+            if !folder.is_dir() {
+                fs::create_dir(&folder).and_then(|()| make_usable(&folder)).map_err(error)?;
+            }
+        }
+        write_executable(&path, bytes).map_err(error)?;
+        self.staged.copies.push(path);
+        Ok(())
+    }
+
+    /// The copy of the library at `relative`, with what lies beside it. The originals are in
+    /// `origin`.
+    pub(crate) fn finish(self, relative: &Path, origin: Option<&Path>) -> Staged {
+        let Self { mut staged, keep } = self;
+        staged.path.push(relative);
+        staged.origin = origin.map(Path::to_owned);
+        staged.keep = keep;
+        staged
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            // It may have gone with its folder; there is nobody to tell anyway.
-            let _ = fs::remove_file(&self.path);
+        if self.keep {
+            return;
         }
+        // It may have gone with the staging area; there is no one to report it to.
+        let _ = match &self.folder {
+            Some(folder) => fs::remove_dir_all(folder),
+            None => fs::remove_file(&self.path),
+        };
     }
 }
 
@@ -201,8 +259,11 @@ impl Folder {
         }
         let make = || {
             let handle = builder.tempdir_in(parent)?;
-            make_usable(handle.path())?;
-            Ok(handle)
+            match make_usable(handle.path()) {
+                // A sweep removed it before it was locked: the lock is what finds that out.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(handle),
+            }
         };
         let (handle, lock) = FolderLock::made(make, tempfile::TempDir::path)?;
         let path = handle.path().to_owned();
@@ -348,19 +409,29 @@ mod tests {
 
     #[test]
     fn copies_are_removed_when_dropped_unless_kept() {
+        for keep in [false, true] {
+            let (parent, artifact) = artifact();
+            let area = StagingArea::new(Some(parent.path()), keep);
+            let staged = area.stage(&artifact, "x").unwrap();
+            let path = staged.path().to_owned();
+            drop((staged, area));
+            assert_eq!(path.exists(), keep);
+        }
+    }
+
+    #[test]
+    fn staging_area_removes_what_is_still_in_it() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()), false);
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is made before use");
         let [first, second, third] = [(); 3].map(|()| area.stage(&artifact, "x").unwrap());
         assert_ne!(first.path(), second.path());
         assert_eq!(fs::read(first.path()).unwrap(), b"bytes");
-        let (gone, removed) = (first.path().to_owned(), second.path().to_owned());
-        drop(first);
-        second.served().unwrap();
-        let kept = third.keep();
-        assert!(!gone.exists() && !removed.exists() && kept.exists());
+        let gone = [first.path().to_owned(), second.path().to_owned()];
+        drop((first, second));
+        assert!(gone.iter().all(|path| !path.exists()) && third.path().exists());
         drop(area);
-        assert!(!kept.parent().unwrap().exists(), "the area goes with all that is in it");
+        assert!(!third.path().parent().unwrap().exists(), "the area goes with all that is in it");
     }
 
     #[cfg(unix)]
@@ -387,7 +458,7 @@ mod tests {
         let second = area.stage(&artifact, "x").unwrap();
         assert!(second.path().exists() && !second.path().starts_with(&lost));
         drop(first);
-        second.served().unwrap();
+        drop(second);
     }
 
     #[cfg(unix)]
@@ -418,7 +489,7 @@ mod tests {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()), false);
         let stage = || -> Vec<PathBuf> {
-            (0..50).map(|_| area.stage(&artifact, "x").unwrap().keep()).collect()
+            (0..50).map(|_| area.stage(&artifact, "x").unwrap().path().to_owned()).collect()
         };
         let mut paths: Vec<PathBuf> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(stage)).collect();

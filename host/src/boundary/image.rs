@@ -12,6 +12,7 @@ use std::time::Duration;
 use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
 
 use super::traces;
+use crate::artifact::stage::Staged;
 use crate::error::boundary::BoundaryError;
 use crate::pool::{Crew, Errand, Finish, OpeningThread};
 use crate::sync::Tally;
@@ -21,6 +22,9 @@ pub(crate) struct Image {
     /// None: compiled in. Never dropped by itself: B2.
     library: Option<ManuallyDrop<libloading::Library>>,
     path: PathBuf,
+    /// Its file, which debuggers, profilers and backtraces read symbols from: kept as long as it
+    /// is mapped.
+    file: Option<Staged>,
     /// An address inside the mapping.
     address: usize,
     /// Where it is mapped; empty where the system does not tell.
@@ -52,6 +56,7 @@ impl Image {
         Self {
             library,
             path,
+            file: None,
             address: 0,
             segments: Vec::new(),
             held_handler: AtomicBool::new(false),
@@ -60,15 +65,52 @@ impl Image {
         }
     }
 
-    /// Maps the library at `path`, a name that was never opened before, and runs its
-    /// initialisers. Its symbols are seen by nobody else.
-    pub(crate) fn open(path: &Path) -> Result<Self, BoundaryError> {
+    /// Maps a private copy, whose name was never opened before, and runs its initialisers. Its
+    /// symbols are seen by nobody else. The copy is removed when the library is unmapped.
+    pub(crate) fn open(file: Staged) -> Result<Self, BoundaryError> {
+        let path = file.path();
         let library = open(path).map_err(|error| BoundaryError::Open(loader_message(&error)))?;
         let mut image = Self::new(Some(ManuallyDrop::new(library)), path.to_owned());
         let stamp = std::ffi::CString::new(hotbay_plugin::stamp::SYMBOL).unwrap_or_default();
         image.address = image.symbol(&stamp).map_or(0, |address| address.addr());
         image.segments = os::segments(path);
+        image.file = Some(file);
         Ok(image)
+    }
+
+    /// The files below a folder that are mapped as libraries.
+    pub(crate) fn mapped_below(folder: &Path) -> Vec<PathBuf> {
+        let mut mapped = os::mapped_files();
+        mapped.retain(|path| path.starts_with(folder));
+        mapped
+    }
+
+    /// Compares what the loader mapped with what was verified: each dependency is mapped from its
+    /// copy, and nothing from the plugin's own folder that was not there `before`.
+    pub(crate) fn check_linked(&self, before: &[PathBuf]) -> Result<(), BoundaryError> {
+        let Some(file) = self.file.as_ref().filter(|file| !file.copies().is_empty()) else {
+            return Ok(());
+        };
+        let mapped = os::mapped_files();
+        for copy in file.copies() {
+            if mapped.contains(copy) {
+                continue;
+            }
+            let is_namesake = |other: &&PathBuf| other.file_name() == copy.file_name();
+            let other = mapped.iter().find(is_namesake);
+            let other = other.map_or("nothing".to_owned(), |it| format!("`{}`", it.display()));
+            let verified = copy.display().to_string();
+            return Err(BoundaryError::Mixed { mapped: other, verified });
+        }
+        let Some(origin) = file.origin() else { return Ok(()) };
+        let is_new = |path: &&PathBuf| path.starts_with(origin) && !before.contains(path);
+        match mapped.iter().find(is_new) {
+            None => Ok(()),
+            Some(original) => Err(BoundaryError::Mixed {
+                mapped: format!("`{}`", original.display()),
+                verified: file.path().display().to_string(),
+            }),
+        }
     }
 
     /// Keeps the thread that opened it until it is closed.
@@ -289,6 +331,39 @@ mod os {
         wanted.segments
     }
 
+    /// The files of all libraries that are mapped, as they were opened.
+    #[cfg(target_os = "linux")]
+    pub(super) fn mapped_files() -> Vec<std::path::PathBuf> {
+        unsafe extern "C" fn visit(
+            info: *mut libc::dl_phdr_info,
+            _: usize,
+            found: *mut std::ffi::c_void,
+        ) -> libc::c_int {
+            // SAFETY: the loader gives a valid entry for this visit.
+            let name = unsafe { (*info).dlpi_name };
+            if name.is_null() {
+                return 0;
+            }
+            // SAFETY: not null, and the loader's own C string.
+            let name = unsafe { CStr::from_ptr(name) };
+            // SAFETY: the value below, which nobody else uses meanwhile.
+            let found = unsafe { &mut *found.cast::<Vec<std::path::PathBuf>>() };
+            found.push(std::ffi::OsStr::from_bytes(name.to_bytes()).into());
+            0
+        }
+
+        let mut found = Vec::new();
+        // SAFETY: the visitor does not unwind, and `found` outlives the walk.
+        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
+        found
+    }
+
+    /// No dependencies are staged here.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn mapped_files() -> Vec<std::path::PathBuf> {
+        Vec::new()
+    }
+
     /// The system tells one address at a time.
     #[cfg(not(target_os = "linux"))]
     pub(super) fn segments(_: &Path) -> Vec<Range<usize>> {
@@ -316,6 +391,11 @@ mod os {
 mod os {
     use std::ops::Range;
     use std::path::Path;
+
+    /// No dependencies are staged here.
+    pub(super) fn mapped_files() -> Vec<std::path::PathBuf> {
+        Vec::new()
+    }
 
     /// The system needs no second one.
     pub(super) fn close_again(_: &Path) {}

@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
+
 /// What glibc says where files must not be executed.
 const NOT_EXECUTABLE: &str = "failed to map segment";
 
@@ -11,6 +13,8 @@ const NOT_EXECUTABLE: &str = "failed to map segment";
 pub(crate) enum BoundaryError {
     /// The system's loader refused it.
     Open(String),
+    /// Another file was mapped than the one that was verified.
+    Mixed { mapped: String, verified: String },
     /// It has no root module.
     NoRoot,
     /// Its root module was made by an abi_stable that ours does not understand.
@@ -22,6 +26,21 @@ pub(crate) enum BoundaryError {
 }
 
 impl BoundaryError {
+    /// Adds where a library that the loader did not find was looked for.
+    pub(crate) fn with_unresolved(self, unresolved: &[(String, String)]) -> Self {
+        match self {
+            Self::Open(message) => {
+                let is_named = |(name, _): &&(String, String)| message.contains(name.as_str());
+                let Some((_, sentence)) = unresolved.iter().find(is_named) else {
+                    return Self::Open(message);
+                };
+                let sentence = escaped(start_of(sentence, MESSAGE_BYTES_MAX), Lines::One);
+                Self::Open(format!("{message}; {sentence}"))
+            }
+            other => other,
+        }
+    }
+
     /// What abi_stable has to say at length.
     pub(crate) fn report(&self) -> Option<&str> {
         match self {
@@ -44,6 +63,10 @@ impl fmt::Display for BoundaryError {
                 }
                 Ok(())
             }
+            Self::Mixed { mapped, verified } => write!(
+                f,
+                "the system's loader mapped {mapped} for it, and not `{verified}`, which was verified"
+            ),
             Self::NoRoot => f.write_str(
                 "it has a stamp but no root module; wanted both from one `export_plugin!`",
             ),

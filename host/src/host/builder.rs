@@ -224,8 +224,13 @@ impl HostBuilder {
         self
     }
 
-    /// Leaves the private copies where they are, in folders named `hotbay-kept-…`, for
-    /// debuggers and profilers that look at a library's file; whoever wants them removes them.
+    /// Leaves the private copies in folders named `hotbay-kept-…` after the libraries were
+    /// unmapped and after this process, for profilers and core dumps that are read later. The
+    /// host never removes them.
+    ///
+    /// Without it a copy is removed when its library is unmapped. Until then its path is valid,
+    /// so backtraces, debuggers and profilers of a running process find the symbols. Copies of a
+    /// process that was killed are removed when the next host stages something.
     pub fn keep_staged(mut self, keep: bool) -> Self {
         self.keep_staged = keep;
         self
@@ -236,8 +241,9 @@ impl HostBuilder {
     ///
     /// Watched are the directories and all below them, not single files, so that a file may be
     /// replaced in any way; a directory that is not there yet, or was replaced as a whole, is
-    /// found within a second. Of a plugin's folder count `plugin.json` and the files that it
-    /// names; nothing else there does anything.
+    /// found within a second. Of a plugin's folder count `plugin.json`, the files that it
+    /// names, and, for a library on Linux, files called `*.so` or `*.so.*` there and up to two
+    /// folders below, since the library may link them; nothing else there does anything.
     ///
     /// A file that is renamed into place is looked at at once. Any other change is settled when
     /// the files' sizes and times were the same for 50 ms. Then a plugin that serves is

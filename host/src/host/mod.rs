@@ -84,6 +84,14 @@ impl Host {
 
     /// Loads the plugin of one folder.
     ///
+    /// On 64-bit Linux, what its library links and what lies in the folder is loaded with it, from
+    /// private copies: found by the library's search path as far as that leads into the folder
+    /// (`$ORIGIN`, `$ORIGIN/lib`), beside the file that links it, or in the folder itself, which
+    /// comes before the system's directories. Such files must meet the rules for the library
+    /// itself: owner, mode, no links out of the folder, and all of them together within the
+    /// limit for one library. The `sha256` of the manifest covers the library alone. A plugin that
+    /// links anything but the C library stays mapped when it is unloaded.
+    ///
     /// # Errors
     ///
     /// By the step that failed, see [`Error::step`]; nothing of the plugin is left then.

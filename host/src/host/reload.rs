@@ -140,7 +140,7 @@ impl Inner {
         let library = read_artifact(&next, rules);
         content.of_library(&library);
         let library = library?;
-        let sha256 = library.as_ref().map(Artifact::sha256);
+        let sha256 = library.as_ref().map(Artifact::content);
         // A new generation of the same build has nothing held against it.
         let is_cure = is_explicit && there.slot.health.is_quarantined();
         match plan(&there.build, &next.manifest, sha256, &dependents) {

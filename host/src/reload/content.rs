@@ -43,7 +43,7 @@ impl Content {
     /// Notes a library that was read.
     pub(crate) fn of_library(&mut self, read: &Result<Option<Artifact>, Error>) {
         self.library = match read {
-            Ok(library) => library.as_ref().map(|library| Ok(library.sha256())),
+            Ok(library) => library.as_ref().map(|library| Ok(library.content())),
             // The cause alone: what keeps serving is no part of it.
             Err(error) => Some(Err(causes(error))),
         };

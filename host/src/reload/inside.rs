@@ -1,7 +1,6 @@
 //! A start inside this process: from code to an instance, on the thread that opens its library
 //! and lives until just before that is closed.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use super::load::{Until, give_up, keep};
 use super::services::PluginServices;
 use super::survey::judge;
 use crate::artifact::digest::Artifact;
+use crate::artifact::stage::Staged;
 use crate::boundary::invoke::validate_config;
 use crate::boundary::probe::{Probed, needs_only_known};
 use crate::boundary::services::Registration;
@@ -87,7 +87,12 @@ pub(super) fn examine(
 /// Code that is to be started.
 pub(super) enum Code {
     /// A private copy of a library, and why it is to stay mapped once code of it was called.
-    File { path: PathBuf, keep: Option<String> },
+    File {
+        staged: Staged,
+        keep: Option<String>,
+        /// What it links that was not found beside it, with a sentence about each.
+        unresolved: Vec<(String, String)>,
+    },
     /// Part of this program, or mapped already.
     Ready(Arc<Image>, Root),
 }
@@ -242,12 +247,17 @@ pub(super) fn readied(mut body: Body, state: Option<Snapshot>) -> Result<Body, F
 
 fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
     let failed = |step, error, left| Failed { step, cause: Cause::Boundary(error), left };
-    let path = match code {
+    let (staged, unresolved) = match code {
         Code::Ready(image, root) => return Ok((image, root)),
-        Code::File { path, .. } => path,
+        Code::File { staged, unresolved, .. } => (staged, unresolved),
     };
-    let image = Image::open(&path).map_err(|error| failed(LoadStep::Open, error, None))?;
+    let before = staged.origin().map(Image::mapped_below).unwrap_or_default();
+    let image = Image::open(staged)
+        .map_err(|error| failed(LoadStep::Open, error.with_unresolved(&unresolved), None))?;
     let image = Arc::new(image);
+    if let Err(error) = image.check_linked(&before) {
+        return Err(failed(LoadStep::Open, error, Some((image, None))));
+    }
     match Root::of(&image) {
         Ok(root) => Ok((image, root)),
         Err(error) => Err(failed(LoadStep::Layout, error, Some((image, None)))),

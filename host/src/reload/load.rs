@@ -10,6 +10,7 @@ use super::Workshop;
 use super::apart;
 use super::candidate::Candidate;
 use super::clamp::{PluginLimits, within};
+use super::dependencies::stage;
 use super::inside::{self, Code, body_of, examine, readied, reason_to_keep};
 use super::source::{Made, Source};
 use super::survey::read_artifact;
@@ -17,7 +18,9 @@ use super::terms::{check_schemas, terms};
 #[cfg(not(unix))]
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Root};
-use crate::error::{Error, ErrorKind, LoadStep, bug};
+use crate::error::{Error, bug};
+#[cfg(not(unix))]
+use crate::error::{ErrorKind, LoadStep};
 use crate::generation::retire::{Settle, close};
 use crate::generation::{Body, IoLimits, Kept, Left, Parts, Remains, Token};
 use crate::manifest::{Handover, Kind, Manifest};
@@ -35,7 +38,7 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug)]
 pub(crate) struct Build {
     pub(crate) manifest: Arc<Manifest>,
-    /// The digest of the library; none when compiled in.
+    /// The digest of the library and its dependencies; none when compiled in.
     pub(crate) sha256: Option<[u8; 32]>,
     /// The digests of its schemas that lie in files.
     pub(crate) schemas: Vec<Option<[u8; 32]>>,
@@ -144,21 +147,15 @@ impl Fresh {
                 check_schemas(workshop, candidate, &mut parts)?;
                 parts.keep = reason_to_keep(&candidate.manifest, &probed);
                 notes.extend(inside::notes(&probed));
-                sha256 = Some(artifact.sha256());
-                let staged = workshop
-                    .staging
-                    .stage(&artifact, candidate.manifest.name().as_str())
-                    .map_err(|error| {
-                        candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
-                    })?;
+                sha256 = Some(artifact.content());
+                let dependencies = artifact.dependencies();
+                notes.extend(dependencies.notes.iter().cloned());
+                let unresolved = dependencies.unresolved.clone();
+                let staged = stage(&workshop.staging, candidate, &artifact)?;
                 drop(artifact);
                 let keep = inside::imports(&probed);
-                let code = Code::File { path: staged.path().to_owned(), keep };
-                let started = inside::start(workshop, candidate, code, until, &mut parts, slot);
-                // Mapped or refused: on Unix the copy is not needed any more. Elsewhere a
-                // mapped file stays until the staging area goes.
-                let _ = staged.served();
-                started?
+                let code = Code::File { staged, keep, unresolved };
+                inside::start(workshop, candidate, code, until, &mut parts, slot)?
             }
         };
         let manifest = Arc::new(candidate.manifest.clone());

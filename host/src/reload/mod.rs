@@ -9,6 +9,11 @@ mod clamp;
 #[cfg(unix)]
 mod conform;
 mod content;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod dependencies;
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+#[path = "no_dependencies.rs"]
+mod dependencies;
 mod desk;
 mod doorbell;
 mod flood;

@@ -10,12 +10,19 @@ use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate};
 use crate::manifest::{ConfigSchema, MANIFEST_BYTES_MAX, Manifest};
 
+/// Folders below a plugin's in which libraries are looked for.
+const DEPTH_MAX: usize = 2;
+/// Files and folders of a plugin that are looked at for each signature.
+const ENTRIES_MAX: usize = 1024;
+
 /// The folder itself, its manifest, and the files that the manifest names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Signature {
     folder: Option<Identity>,
     manifest: Option<FileSignature>,
     named: Vec<Option<FileSignature>>,
+    /// What the library may link.
+    beside: Vec<(PathBuf, FileSignature)>,
 }
 
 /// Which file stands at a path, and who may change it.
@@ -44,6 +51,7 @@ pub(crate) struct Signatures {
 struct Named {
     by: Option<FileSignature>,
     files: Vec<PathBuf>,
+    has_library: bool,
 }
 
 impl Signatures {
@@ -51,18 +59,29 @@ impl Signatures {
         let manifest = file(&folder.join(discover::MANIFEST));
         if manifest.is_none() {
             self.named.remove(folder);
-            return Signature { folder: identity(folder), manifest, named: Vec::new() };
+            return Signature {
+                folder: identity(folder),
+                manifest,
+                named: Vec::new(),
+                beside: Vec::new(),
+            };
         }
         let named = self.named.entry(folder.to_owned()).or_default();
         if named.by != manifest {
             named.by.clone_from(&manifest);
             // One that cannot be read names what the one before did.
-            if let Some(files) = files_of(folder) {
+            if let Some((files, has_library)) = files_of(folder) {
                 named.files = files;
+                named.has_library = has_library;
             }
         }
         let files = named.files.iter().map(|name| file(name)).collect();
-        Signature { folder: identity(folder), manifest, named: files }
+        let mut beside = Vec::new();
+        if named.has_library {
+            libraries_in(folder, DEPTH_MAX, &mut ENTRIES_MAX.clone(), &mut beside);
+            beside.sort_by(|one, other| one.0.cmp(&other.0));
+        }
+        Signature { folder: identity(folder), manifest, named: files, beside }
     }
 
     /// Whether a path is a file that counts, as far as is known.
@@ -72,10 +91,41 @@ impl Signatures {
     }
 }
 
-fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
+/// Notes the files in `folder` that a library may link, by their names.
+fn libraries_in(
+    folder: &Path,
+    depth: usize,
+    entries_left: &mut usize,
+    found: &mut Vec<(PathBuf, FileSignature)>,
+) {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        if *entries_left == 0 {
+            return;
+        }
+        *entries_left -= 1;
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if depth > 0 {
+                libraries_in(&path, depth - 1, entries_left, found);
+            }
+            continue;
+        }
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".so") || name.contains(".so.") {
+            found.extend(file(&path).map(|signature| (path, signature)));
+        }
+    }
+}
+
+fn files_of(folder: &Path) -> Option<(Vec<PathBuf>, bool)> {
     let path = folder.join(discover::MANIFEST);
     let artifact = Artifact::read(&path, MANIFEST_BYTES_MAX as u64).ok()?;
     let manifest = Manifest::parse(std::str::from_utf8(artifact.bytes()).ok()?, &path).ok()?;
+    let has_library = manifest.library_stem().is_some();
     let library = manifest.library_stem().map(|stem| locate::library_file_name(&stem));
     let schemas = manifest.schemas().into_iter().filter_map(|(_, schema)| match schema {
         Some(ConfigSchema::File(name)) => Some(name.clone()),
@@ -83,7 +133,7 @@ fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
     });
     let program = manifest.command().first().cloned();
     let names = library.into_iter().chain(schemas).chain(program);
-    Some(names.map(|name| folder.join(name)).collect())
+    Some((names.map(|name| folder.join(name)).collect(), has_library))
 }
 
 /// Which file stands at a path, links followed; none if there is none.

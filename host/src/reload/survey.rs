@@ -190,6 +190,11 @@ pub(crate) fn read_artifact(
     let path = path.map_err(failed)?;
     let artifact = Artifact::read(&path, rules.library_bytes_max).map_err(failed)?;
     artifact.check_trust(rules.trust()).map_err(failed)?;
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    if candidate.kind() == Kind::Library {
+        let dependencies = super::dependencies::read(candidate, folder, &artifact, rules)?;
+        return Ok(Some(artifact.with_dependencies(dependencies)));
+    }
     Ok(Some(artifact))
 }
 

@@ -1,6 +1,7 @@
 //! A library opened for nothing but the long report of what abi_stable found in it.
 
 use super::candidate::Candidate;
+use super::dependencies::stage;
 use super::survey::read_artifact;
 use super::{Rules, survey::judge};
 use crate::artifact::stage::StagingArea;
@@ -26,14 +27,10 @@ pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>,
     };
     judge(&candidate, &artifact)?;
     let failed = |step| candidate.failed(step, ErrorKind::Start);
-    // Its folder goes with it, so it stays until the library is open.
     let area = StagingArea::new(None, false);
-    let staged = area
-        .stage(&artifact, candidate.manifest.name().as_str())
-        .map_err(|error| failed(LoadStep::Stage).caused_by(error))?;
-    let path = staged.path().to_owned();
+    let staged = stage(&area, &candidate, &artifact)?;
     let compare = move || -> Result<Option<String>, BoundaryError> {
-        let image = Arc::new(Image::open(&path)?);
+        let image = Arc::new(Image::open(staged)?);
         let root = Root::of(&image);
         let report = match &root {
             Ok(_) => None,

@@ -11,6 +11,8 @@ mod cancelling;
 mod closing;
 mod counting;
 mod deadlines;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod dependencies;
 mod disk;
 mod ends;
 #[cfg(unix)]
@@ -86,6 +88,8 @@ mod shutdown_grace;
 mod staging_folders;
 mod storms;
 mod stuck;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod symbols;
 mod tower;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod unmapping;

@@ -48,6 +48,10 @@ pub(crate) struct Options {
     /// Accepts folders and files that other users may write to.
     #[arg(long, global = true)]
     pub(crate) allow_writable: bool,
+    /// Leaves the private copies of libraries in folders named hotbay-kept-… of TMPDIR when it
+    /// exits, for profilers and core dumps. While it runs they are there anyway.
+    #[arg(long, global = true)]
+    pub(crate) keep_staged: bool,
     /// Shows the log on stderr; twice or three times: more of it.
     #[arg(short = 'v', global = true, action = clap::ArgAction::Count)]
     pub(crate) log: u8,

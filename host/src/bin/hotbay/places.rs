@@ -35,7 +35,8 @@ pub(crate) fn dirs(options: &Options) -> Vec<PathBuf> {
 pub(crate) fn builder(options: &Options, dirs: &[PathBuf]) -> HostBuilder {
     let builder = Host::builder()
         .allow_unverified(options.allow_unverified)
-        .allow_writable_by_others(options.allow_writable);
+        .allow_writable_by_others(options.allow_writable)
+        .keep_staged(options.keep_staged);
     dirs.iter().fold(builder, |builder, dir| builder.plugin_dir(dir))
 }
 

@@ -17,8 +17,8 @@ const STAMP_BYTES_MAX: u64 = 4096;
 
 /// An ELF library, read as its loader reads it: through segments, never through sections.
 pub(super) struct Elf<'d, H: FileHeader> {
-    bytes: &'d [u8],
-    endian: Endianness,
+    pub(super) bytes: &'d [u8],
+    pub(super) endian: Endianness,
     pub(super) segments: &'d [H::ProgramHeader],
     pub(super) dynamic: &'d [H::Dyn],
     /// Ends with a NUL.
@@ -224,13 +224,13 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
     }
 
     /// The value of the last entry with this tag, which is the one that the loader takes.
-    fn tag(&self, tag: DynamicTag) -> Option<u64> {
+    pub(super) fn tag(&self, tag: DynamicTag) -> Option<u64> {
         let found = self.dynamic.iter().rfind(|entry| entry.d_tag(self.endian) == tag)?;
         Some(found.d_val(self.endian).into())
     }
 
     /// The `size` bytes that would be mapped at `address`.
-    fn at(&self, what: &str, address: u64, size: u64) -> Result<&'d [u8], ProbeError> {
+    pub(super) fn at(&self, what: &str, address: u64, size: u64) -> Result<&'d [u8], ProbeError> {
         let bytes = self.at_most(what, address, size)?;
         if (bytes.len() as u64) < size {
             return Err(malformed(format!("{what} ends outside of its segment")));
@@ -257,7 +257,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         self.strings.get(usize::try_from(offset).ok()?..)
     }
 
-    fn name(&self, offset: u64) -> Option<&'d [u8]> {
+    pub(super) fn name(&self, offset: u64) -> Option<&'d [u8]> {
         self.name_on(offset)?.split(|byte| *byte == 0).next()
     }
 

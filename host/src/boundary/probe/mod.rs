@@ -5,6 +5,8 @@
 mod elf;
 mod generic;
 mod platform;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(crate) mod relink;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -135,6 +137,32 @@ trait Image<'d> {
     }
 }
 
+/// Bytes as `object` wants them: it reads tables in place, so they are aligned as in a mapping.
+enum Aligned<'d> {
+    Given(&'d [u8]),
+    Copied(Vec<u8>),
+}
+
+impl<'d> Aligned<'d> {
+    fn of(bytes: &'d [u8]) -> Self {
+        if (bytes.as_ptr() as usize).is_multiple_of(align_of::<u64>()) {
+            return Self::Given(bytes);
+        }
+        Self::Copied(bytes.to_vec())
+    }
+}
+
+impl std::ops::Deref for Aligned<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Given(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
 /// Finds out what `bytes` are and hands them on as an image.
 fn on_image<T>(
     bytes: &[u8],
@@ -143,14 +171,7 @@ fn on_image<T>(
     if bytes.is_empty() {
         return Err(ProbeError::Empty);
     }
-    // `object` reads tables in place, so they must be aligned as in a mapping.
-    let copy;
-    let bytes = if (bytes.as_ptr() as usize).is_multiple_of(align_of::<u64>()) {
-        bytes
-    } else {
-        copy = bytes.to_vec();
-        &copy
-    };
+    let bytes = &*Aligned::of(bytes);
     if bytes.starts_with(&object::elf::ELFMAG) {
         // The class decides how everything else is read, so it comes before the header's length.
         let is_64 = bytes.get(4) == Some(&object::elf::ELFCLASS64.0);
