@@ -175,7 +175,7 @@ fn check(handover: &str, cases: &[Case]) {
     });
 }
 
-/// Only the image and the threads of the generation that serves are there, and no copy.
+/// Only the image, the copy and the threads of the generation that serves are there.
 #[track_caller]
 fn nothing_is_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
     // Replies that are held for a moment may keep a build that was closed before.
@@ -186,7 +186,7 @@ fn nothing_is_left(host: &Host, name: &str, serving: u64, staging: &std::path::P
         let own = format!("{name}-{serving}");
         threads(&format!("{name}-")).iter().all(|thread| *thread == own).then_some(())
     });
-    assert_eq!(copies(staging), 0);
+    until("one copy is left", || (copies(staging) <= 1).then_some(()));
 }
 
 /// Files below a folder, however deep.

@@ -147,10 +147,10 @@ pub(in crate::supervisor) struct Connection<I: hyper::rt::Read + hyper::rt::Writ
 }
 
 struct Driver<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
-    connection: http1::Connection<Counted<I>, Full<Bytes>>,
+    /// `None` once it has ended. It is dropped then, since a request that it had not taken yet
+    /// fails by that, and would wait forever otherwise.
+    connection: Option<http1::Connection<Counted<I>, Full<Bytes>>>,
     counts: Counts,
-    /// It has ended; it must not be polled again.
-    has_ended: bool,
 }
 
 impl<I> Driver<I>
@@ -158,10 +158,12 @@ where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     fn go_on(&mut self, context: &mut Context<'_>) {
-        if !self.has_ended {
+        if let Some(connection) = &mut self.connection {
             self.counts.begin_poll();
-            // How it ended, whoever waits for an answer hears.
-            self.has_ended = Pin::new(&mut self.connection).poll(context).is_ready();
+            // How it ended is known to the request that waits for a response.
+            if Pin::new(connection).poll(context).is_ready() {
+                self.connection = None;
+            }
         }
     }
 
@@ -191,7 +193,7 @@ where
         let mut http = http1::Builder::new();
         let (sender, connection) =
             http.max_buf_size(BUFFER_BYTES_MAX).handshake(io).await.map_err(Broken::unsent)?;
-        let driver = Driver { connection, counts, has_ended: false };
+        let driver = Driver { connection: Some(connection), counts };
         Ok(Self { open, sender, driver, keep: Keep::Open })
     }
 
@@ -203,7 +205,7 @@ where
     /// Whether another request can be sent on it.
     pub(super) fn is_usable(&mut self) -> bool {
         self.driver.go_on(&mut Context::from_waker(Waker::noop()));
-        !self.driver.has_ended && self.sender.is_ready()
+        self.driver.connection.is_some() && self.sender.is_ready()
     }
 
     /// Sends a request and waits for the whole answer.
@@ -273,6 +275,27 @@ mod tests {
     use crate::supervisor::http::Ran;
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn request_on_a_connection_that_was_just_closed_fails_unsent() {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let io = wire::Stream::try_from(near).expect("a stream");
+        let mut connection =
+            wire::block_on(None, Connection::over(io, Counts::default(), Sharing::new().opened()))
+                .expect("no end")
+                .expect("a connection");
+        assert!(connection.is_usable());
+        drop(far);
+        // It is sent before anything was read of the end.
+        let request = hyper::Request::new(Full::new(Bytes::new()));
+        let exchanged = wire::block_on(
+            Some(Instant::now() + Duration::from_secs(60)),
+            connection.exchange(request, 1),
+        );
+        let broken = exchanged.expect("it ends").expect_err("nobody answers");
+        assert_eq!(broken.ran, Ran::No, "{broken:?}");
+        assert!(!connection.is_usable());
+    }
 
     #[test]
     fn a_request_of_which_no_byte_left_surely_did_not_run() {
