@@ -54,6 +54,14 @@ pub(crate) struct ChildLimits {
     pub(crate) cpu_s: Option<u64>,
 }
 
+/// How a process ended that was stopped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopped {
+    pub(crate) status: ExitStatus,
+    /// Whether it still ran when its grace was over, so that the host killed it.
+    pub(crate) was_killed: bool,
+}
+
 /// A process and all that it started. Dropped, everything is killed and reaped.
 pub(crate) struct Child {
     process: Reaped,
@@ -176,11 +184,12 @@ impl Child {
 
     /// Ends the process and all that it started: asks first if it still runs, and waits for the
     /// process, at most `grace`; then kills. Answers how the process ended.
-    pub(crate) async fn stop(mut self, grace: Duration) -> ExitStatus {
+    pub(crate) async fn stop(mut self, grace: Duration) -> Stopped {
         if self.process.try_wait().is_none() {
             self.terminate();
             let _ = timeout(grace, self.wait()).await;
         }
+        let was_killed = self.process.try_wait().is_none();
         self.kill_group();
         let status = timeout(REAP_WAIT_MAX, self.process.wait()).await;
         let _ = marks::end_all_later(self.mark.clone(), self.process.runtime()).await;
@@ -188,7 +197,8 @@ impl Child {
             let _ = timeout(REAP_WAIT_MAX, guardian.wait()).await;
         }
         self.ended = true;
-        status.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL))
+        let status = status.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
+        Stopped { status, was_killed }
     }
 
     /// Once: afterwards the guardian, which held the group's id, may be reaped.

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,9 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
+use super::SETTLE_WAIT_MAX;
 use super::child::{Child, ChildLimits, Launch};
 use super::config_types;
 use super::diagnose;
@@ -131,7 +133,7 @@ fn tail_of(stderr: &[u8]) -> Tail {
 
 fn said(tail: &Tail) -> String {
     let words = diagnose::last_words(tail);
-    words.map_or_else(String::new, |words| format!("; the last it wrote: {words}"))
+    words.map_or_else(String::new, |words| format!("\n{words}"))
 }
 
 /// Starts a program and waits until it can be called.
@@ -210,6 +212,7 @@ pub(super) async fn start(
     let Starting { child, readers, tail, noise, printed_beyond_loopback, .. } = starting;
     match reached {
         Ok(client) => {
+            lock(&tail).forget_first();
             let live = Arc::new(Live {
                 pid: child.pid(),
                 fixed_socket: fixed_socket(&client, &folder, is_ours),
@@ -301,34 +304,80 @@ impl Starting<'_> {
                 }
                 line = lines.recv() => {
                     let Some(line) = line else { return Err(self.silent(step).await) };
-                    match Location::parse(&line) {
-                        Line::Location(location) => {
-                            self.printed_beyond_loopback = Location::beyond_loopback(&line);
-                            return Ok(location);
-                        }
-                        Line::Noise => {}
-                        Line::Wrong(why) => wrong = format!("; a line {why}"),
-                        Line::NotLocal(host) => return Err(NotStarted::at(step, format!(
-                            "it listens at `{host}`, which is not this machine; wanted a Unix \
-                             socket or a loopback address"
-                        ))),
-                        Line::PathTooLong { path, found_bytes, bytes_max } => {
-                            let path = path.display();
-                            return Err(NotStarted::at(step, format!(
-                                "its socket `{path}` has a path of {found_bytes} bytes; the \
-                                 system takes {bytes_max}"
-                            )));
-                        }
+                    if let Some(location) = self.read_line(line, &mut wrong, overseer)? {
+                        return Ok(location);
                     }
-                    pipes::tell(overseer, &self.tail, &line);
-                    self.noise.get_or_insert(line);
                 }
                 status = self.child.wait() => {
-                    self.read_to_the_end(Some(lines), overseer).await;
-                    return Err(self.exited(step, status));
+                    return Err(self.exited_with_lines(status, lines, &mut wrong, overseer).await);
                 }
             }
         }
+    }
+
+    /// The location that `line` is; none if it is log, and then it is logged.
+    fn read_line(
+        &mut self,
+        line: String,
+        wrong: &mut String,
+        overseer: &Overseen,
+    ) -> Result<Option<Location>, NotStarted> {
+        let failed = |message: String| NotStarted::at(LoadStep::Location, message);
+        match Location::parse(&line) {
+            Line::Location(location) => {
+                self.printed_beyond_loopback = Location::beyond_loopback(&line);
+                return Ok(Some(location));
+            }
+            Line::Noise => {}
+            Line::Wrong(why) => *wrong = format!("; a line {why}"),
+            Line::NotLocal(host) => {
+                return Err(failed(format!(
+                    "it listens at `{host}`, which is not this machine; wanted a Unix socket or a \
+                     loopback address"
+                )));
+            }
+            Line::PathTooLong { path, found_bytes, bytes_max } => {
+                let path = path.display();
+                return Err(failed(format!(
+                    "its socket `{path}` has a path of {found_bytes} bytes; the system takes \
+                     {bytes_max}"
+                )));
+            }
+        }
+        pipes::tell(overseer, &self.tail, &line);
+        self.noise.get_or_insert(line);
+        Ok(None)
+    }
+
+    /// It exited before its location was read. What it had printed counts, whichever was seen
+    /// first: with a location, it failed at the step `ready`.
+    async fn exited_with_lines(
+        &mut self,
+        status: ExitStatus,
+        lines: &mut mpsc::Receiver<String>,
+        wrong: &mut String,
+        overseer: &Overseen,
+    ) -> NotStarted {
+        let mut step = LoadStep::Location;
+        let read = async {
+            while let Some(line) = lines.recv().await {
+                if step == LoadStep::Ready {
+                    pipes::tell(overseer, &self.tail, &line);
+                } else if self.read_line(line, wrong, overseer)?.is_some() {
+                    step = LoadStep::Ready;
+                }
+            }
+            Ok(())
+        };
+        // Processes that it started may hold its stdout open.
+        if let Ok(Err(failed)) = timeout(SETTLE_WAIT_MAX, read).await {
+            return failed;
+        }
+        lines.close();
+        for reader in self.readers.drain(..) {
+            reader.end().await;
+        }
+        self.exited(step, status)
     }
 
     /// It closed its stdout and may be about to end.
@@ -349,23 +398,7 @@ impl Starting<'_> {
         }
     }
 
-    async fn read_to_the_end(
-        &mut self,
-        lines: Option<&mut mpsc::Receiver<String>>,
-        overseer: &Overseen,
-    ) {
-        if let Some(lines) = lines {
-            lines.close();
-            while let Ok(line) = lines.try_recv() {
-                pipes::tell(overseer, &self.tail, &line);
-            }
-        }
-        for reader in self.readers.drain(..) {
-            reader.end().await;
-        }
-    }
-
-    fn exited(&self, step: LoadStep, status: std::process::ExitStatus) -> NotStarted {
+    fn exited(&self, step: LoadStep, status: ExitStatus) -> NotStarted {
         NotStarted::at(step, self.program.why_exited(status, &lock(&self.tail)))
     }
 

@@ -18,7 +18,8 @@ pub(crate) fn of_file(program: &Path) -> Option<String> {
     Program::look(program).why_not_runnable()
 }
 
-/// The last lines that a program wrote, in one line; none if it wrote nothing.
+/// What a program wrote, introduced: its last lines, and before its start also the first ones.
+/// None if it wrote nothing.
 pub(crate) fn last_words(tail: &Tail) -> Option<String> {
     words::told(tail)
 }
