@@ -141,7 +141,7 @@ impl Child {
     pub(super) fn guardian_pid(&self) -> Option<u32> {
         self.guardian
             .as_ref()
-            .map(|guardian| guardian.group().as_raw_nonzero().get().unsigned_abs())
+            .map(|guardian| guardian.pid().as_raw_nonzero().get().unsigned_abs())
     }
 
     #[cfg(test)]
@@ -162,7 +162,15 @@ impl Child {
     /// Waits for the process's end; what it started may live on until `stop`. Nothing is lost if
     /// the future is dropped.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
-        let status = self.process.wait().await;
+        let child = self.process.pid();
+        let status = match &mut self.guardian {
+            None => self.process.wait().await,
+            Some(guardian) => tokio::select! {
+                biased;
+                status = self.process.wait() => status,
+                never = guardian.keep(child) => match never {},
+            },
+        };
         if self.guardian.is_none() {
             // The group's id was the process's own: soon it may be given away.
             self.kill_group();

@@ -17,11 +17,13 @@ use super::run_to_end::{RunToEnd, run_to_end};
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn launch(script: &str, guarded: bool) -> Launch {
+    let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
+    let path = path.unwrap_or_else(|| "/usr/bin:/bin".into());
     Launch {
         program: PathBuf::from("/bin/sh"),
         args: ["-c", script].map(OsString::from).to_vec(),
         folder: PathBuf::from("/"),
-        environment: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
+        environment: vec![("PATH".into(), path)],
         limits: ChildLimits::default(),
         mark: random::token().unwrap(),
         guarded,

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
@@ -11,11 +11,15 @@ use tokio::process::{ChildStdout, Command};
 use super::child::Child;
 use super::child_tests::{WAIT_MAX, launch, started};
 use super::folder::LaunchFolder;
+use super::guardian::{self, FOLDER_VARIABLE, MARK_VARIABLE, SHELL};
 use super::marks::LeftBehind;
 use super::marks::carriers;
 
 /// Says that the program is the host of the test below, and where to make its folders.
 const HOST_VARIABLE: &str = "TEST_HOST_TO_BE_KILLED";
+
+/// How many guardians that host has killed before it says that it is ready.
+const KILL_GUARDIAN_VARIABLE: &str = "TEST_KILL_GUARDIANS";
 
 /// In the group without the mark, and out of it with the mark; deaf, and in sessions of their own.
 const SCRIPT: &str = "\
@@ -27,10 +31,25 @@ const SCRIPT: &str = "\
 
 #[tokio::test]
 async fn when_a_host_is_killed_nothing_is_left_of_what_it_started() {
+    nothing_is_left_of_a_killed_host(&[]).await;
+}
+
+#[tokio::test]
+async fn guardian_of_host_with_empty_path_leaves_nothing() {
+    nothing_is_left_of_a_killed_host(&[("PATH", "")]).await;
+}
+
+#[tokio::test]
+async fn guardian_that_replaced_a_killed_one_leaves_nothing() {
+    nothing_is_left_of_a_killed_host(&[(KILL_GUARDIAN_VARIABLE, "2"), ("PATH", "")]).await;
+}
+
+async fn nothing_is_left_of_a_killed_host(environment: &[(&str, &str)]) {
     let parent = tempfile::tempdir().unwrap();
     let mut host = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "supervisor::guardian_tests::the_host_to_be_killed", "--nocapture"])
         .env(HOST_VARIABLE, parent.path())
+        .envs(environment.iter().copied())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -68,7 +87,18 @@ async fn the_host_to_be_killed() {
     let mut launch_guarded = launch(SCRIPT, true);
     launch_guarded.remove_at_end = Some(folder.path().to_owned());
     std::fs::write(folder.path().join("x.socket"), "x").unwrap();
-    let (guarded, unmarked) = started(&launch_guarded).await;
+    let (mut guarded, unmarked) = started(&launch_guarded).await;
+    let kills = std::env::var(KILL_GUARDIAN_VARIABLE).unwrap_or_default();
+    for _ in 0..kills.parse::<u32>().unwrap_or_default() {
+        let before = guarded.guardian_pid().unwrap();
+        let pid = rustix::process::Pid::from_raw(before.cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let since = Instant::now();
+        while guarded.guardian_pid() == Some(before) || !guarded.guardian_is_deaf() {
+            assert!(since.elapsed() < WAIT_MAX, "no other guardian has come");
+            let _ = tokio::time::timeout(Duration::from_millis(10), guarded.wait()).await;
+        }
+    }
     let launch_unguarded = launch("echo ready; exec sleep 1000", false);
     let (_unguarded, _) = started(&launch_unguarded).await;
     // The first line ends the one that the test's program begins.
@@ -79,6 +109,22 @@ async fn the_host_to_be_killed() {
     println!("folder {}", folder.path().display());
     println!("unguarded {}", launch_unguarded.mark);
     std::future::pending::<()>().await;
+}
+
+/// With neither `grep` nor `rm` nor `sleep`, the shell does alone what it can.
+#[tokio::test]
+async fn guardian_without_any_command_ends_what_carries_the_mark() {
+    let mut marked = launch("setsid sleep 1000 & echo ready; exec sleep 1000", false);
+    marked.mark = format!("{}-alone", marked.mark);
+    let (child, _) = started(&marked).await;
+    let mut guardian = Command::new(SHELL);
+    guardian.args(["-c", guardian::SCRIPT]).env_clear().env("PATH", "/nowhere");
+    guardian.env(MARK_VARIABLE, &marked.mark).env(FOLDER_VARIABLE, "");
+    guardian.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = guardian.kill_on_drop(true).status().await.unwrap();
+    assert!(!status.success(), "it ends with its group");
+    assert!(carriers::all(&marked.mark).is_empty());
+    drop(child);
 }
 
 #[tokio::test]
