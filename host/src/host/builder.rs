@@ -312,7 +312,7 @@ impl HostBuilder {
                 grant: self.grant,
                 clock: Clock::new(),
                 board,
-                staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged),
+                staging: StagingArea::new(self.staging_dir.as_deref(), self.keep_staged).into(),
                 #[cfg(unix)]
                 processes: crate::supervisor::Processes::default(),
                 environment: self.environment,

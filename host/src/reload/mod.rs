@@ -31,6 +31,7 @@ mod terms;
 mod trial;
 mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use semver::Version;
@@ -71,7 +72,7 @@ pub(crate) struct Workshop {
     pub(crate) clock: Clock,
     pub(crate) board: Board,
     pub(crate) keeper: Keeper,
-    pub(crate) staging: StagingArea,
+    pub(crate) staging: Arc<StagingArea>,
     #[cfg(unix)]
     pub(crate) processes: crate::supervisor::Processes,
     /// Names of the environment that processes get besides the usual ones.

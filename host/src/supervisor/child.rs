@@ -139,9 +139,7 @@ impl Child {
 
     #[cfg(test)]
     pub(super) fn guardian_pid(&self) -> Option<u32> {
-        self.guardian
-            .as_ref()
-            .map(|guardian| guardian.pid().as_raw_nonzero().get().unsigned_abs())
+        self.guardian.as_ref().map(|guardian| guardian.pid().as_raw_nonzero().get().unsigned_abs())
     }
 
     #[cfg(test)]

@@ -76,7 +76,7 @@ fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
     let mut environment = program.environment.clone();
     environment.push(("HOTBAY_PROTOCOL".into(), "1".into()));
     Launch {
-        program: program.staged.path().to_owned(),
+        program: program.staged.path(),
         args: program.args.iter().cloned().chain(args).collect(),
         folder: program.folder.clone(),
         environment,
@@ -144,6 +144,7 @@ pub(super) async fn start(
 ) -> Result<Started, NotStarted> {
     let until = Instant::now() + program.limits.start_wait_max;
     let failed = |message: String| NotStarted::at(LoadStep::Launch, message);
+    program.make_sure().await.map_err(|message| NotStarted::at(LoadStep::Stage, message))?;
     let folder = std::path::absolute(std::env::temp_dir())
         .and_then(|parent| LaunchFolder::make(&parent))
         .map_err(|error| failed(format!("no private folder for its sockets: {error}")))?;

@@ -91,7 +91,7 @@ async fn ended(kit: &Kit, mut started: Started, cause: &str, wait_max: Duration)
         let left = left_behind(&started).await;
         lock(&kit.left).extend(left.map(|count| format!("{count} after {cause}")));
     }
-    let path = kit.program.staged.path().to_owned();
+    let path = kit.program.staged.path();
     let Started { child, readers, tail, services, folder, .. } = started;
     for reader in readers {
         reader.end().await;
