@@ -136,6 +136,68 @@ async fn a_child_that_ended_cannot_lend_its_group_to_strangers() {
     child.stop(WAIT_MAX).await;
 }
 
+/// Says that the program is the host of the test below.
+const SUBREAPER_VARIABLE: &str = "TEST_HOST_THAT_ADOPTS";
+
+#[tokio::test]
+async fn host_that_adopts_reaps_what_its_plugins_left_and_nothing_else() {
+    let host = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "supervisor::guardian_tests::the_host_that_adopts", "--nocapture"])
+        .env(SUBREAPER_VARIABLE, "1")
+        .kill_on_drop(true)
+        .output();
+    let output = host.await.unwrap();
+    let (stdout, stderr) = (&output.stdout, &output.stderr);
+    let told = [stdout, stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(output.status.success() && told[0].contains("all were reaped"), "{told:?}");
+}
+
+/// Does nothing unless the test above starts it.
+#[test]
+fn the_host_that_adopts() {
+    if std::env::var_os(SUBREAPER_VARIABLE).is_none() {
+        return;
+    }
+    // Of the process alone that the test above has started.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let processes = super::runtime::Processes::default();
+    let runtime = processes.runtime().unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the application's own child, not a plugin's")]
+    let mut own = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
+    // In the group, in a session of its own, and without the mark in a session below that.
+    let script = "sh -c 'sleep 3 & setsid sleep 3 & setsid sh -c \"env -i setsid sleep 4 & \
+                  sleep 3\" & exit' ; echo $$; exec sleep 1000";
+    let (child, pid) = runtime
+        .block_on(runtime.spawn(async move { started(&launch(script, true)).await }))
+        .unwrap();
+    let pid: i32 = pid.parse().unwrap();
+    let own_id = std::process::id().to_string();
+    let children = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let is_child = |process: &std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+            let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').nth(1));
+            fields == Some(Some(own_id.as_str()))
+        };
+        all.filter(is_child).count()
+    };
+    let since = Instant::now();
+    let wait_until = |wanted: &dyn Fn(usize) -> bool| {
+        while !wanted(children()) {
+            assert!(since.elapsed() < WAIT_MAX, "{} children are there", children());
+            std::thread::yield_now();
+        }
+    };
+    wait_until(&|count| count >= 5);
+    // The application's child, the plugin's process and its guardian.
+    wait_until(&|count| count == 3);
+    assert_eq!(own.wait().unwrap().code(), Some(7), "its own child is its own");
+    assert!(is_running(pid));
+    runtime.block_on(child.stop(WAIT_MAX));
+    wait_until(&|count| count == 0);
+    println!("all were reaped");
+}
+
 async fn told(lines: &mut Lines<BufReader<ChildStdout>>, name: &str) -> String {
     loop {
         let line = lines.next_line().await.expect("its pipe can be read");

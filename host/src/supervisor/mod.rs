@@ -2,6 +2,8 @@
 //! socket, started again when they end, and always reaped. Decides nothing about loads.
 
 mod activity;
+#[cfg(target_os = "linux")]
+mod adopted;
 mod asking;
 mod batch;
 mod child;
@@ -12,6 +14,7 @@ mod dialect;
 mod environment;
 mod exposed;
 mod folder;
+mod given;
 mod guardian;
 mod http;
 mod hung;

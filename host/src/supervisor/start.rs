@@ -23,6 +23,7 @@ use super::config_types;
 use super::diagnose;
 use super::dialect::{Capabilities, Dialect};
 use super::folder::LaunchFolder;
+use super::given;
 use super::http::{Ask, Client, OnTasks};
 use super::lines::Tail;
 use super::location::{Line, Location};
@@ -174,11 +175,8 @@ pub(super) async fn start(
         launch.environment.push(("TMPDIR".into(), folder.path().into()));
     }
     let config = config(program, capabilities);
-    if capabilities.reads_config_from_env {
-        launch.environment.push(("HOTBAY_CONFIG".into(), config.into()));
-    } else {
-        launch.args.extend(["--config".into(), config.into()]);
-    }
+    let config_file = given::give(&mut launch, config, capabilities, folder.path())
+        .map_err(|message| NotStarted::at(LoadStep::Config, message))?;
     let mut child = Child::patiently(&launch, Child::spawn)
         .await
         .map_err(|error| failed(program.why_not_spawned(&error)))?;
@@ -214,6 +212,10 @@ pub(super) async fn start(
     match reached {
         Ok(client) => {
             lock(&tail).forget_first();
+            if let Some(read) = config_file {
+                // What is left of it goes with its folder.
+                let _ = std::fs::remove_file(read);
+            }
             let live = Arc::new(Live {
                 pid: child.pid(),
                 fixed_socket: fixed_socket(&client, &folder, is_ours),
@@ -247,7 +249,7 @@ fn fixed_socket(client: &Client, folder: &LaunchFolder, is_ours: bool) -> Option
 }
 
 /// The configuration as the protocol has it.
-fn config(program: &Program, capabilities: &Capabilities) -> String {
+pub(super) fn config(program: &Program, capabilities: &Capabilities) -> String {
     let is_ours = matches!(capabilities.dialect, Dialect::Ours { .. });
     // In the older dialects zero is not never, and an exit of theirs may meet a call: the host
     // ends them itself.

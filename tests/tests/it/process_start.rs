@@ -192,6 +192,33 @@ fn a_config_that_the_program_does_not_want_is_refused_before_it_is_started() {
 }
 
 #[test]
+fn config_over_the_limit_of_one_string_needs_a_program_that_reads_a_file() {
+    let step = (ErrorKind::Start, LoadStep::Config);
+    let large = |it: ProgramFolder| it.config(json!({ "text": "x".repeat(200 << 10) }));
+    for (channels, named) in [(json!(["env"]), "HOTBAY_CONFIG"), (json!([]), "--config")] {
+        let behave = json!({ "capabilities": { "hotbay": { "config": channels } } });
+        let says = ["bytes, and the system passes at most 1310", named, "HOTBAY_CONFIG_FILE"];
+        check(&behave, large, LONG, step, &says);
+    }
+    let older = json!({ "capabilities": { "dialect": "older" } });
+    check(&older, large, LONG, step, &["--config", "passes at most 131071"]);
+}
+
+#[test]
+fn argument_that_no_system_passes_is_a_mistake_of_the_manifest() {
+    for (argument, says) in
+        [("a\0b".to_owned(), "without NUL"), ("x".repeat(200 << 10), "131071 bytes")]
+    {
+        let trial = Trial::new();
+        let folder = trial.program(json!({})).arguments(&[&argument]).install();
+        let error = refused(&Host::builder().build().expect("a host"), folder);
+        let told = error.full_message();
+        assert!(error.kind() == ErrorKind::Manifest && told.contains(says), "{told}");
+        assert!(told.contains("`command[1]`") && told.len() < 2000, "{told}");
+    }
+}
+
+#[test]
 fn a_program_that_ends_before_it_can_be_called_is_told_with_its_end() {
     let stderr = "thread 'main' panicked at src/main.rs:1:2:\nno port\n";
     let location = |asked: Value| json!({ "location": asked });

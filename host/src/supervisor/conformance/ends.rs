@@ -73,10 +73,7 @@ pub(super) async fn when_idle(kit: &mut Kit) -> Outcome {
         // With so short a time it may be gone before it was asked whether it is ready.
         return skipped(format!("it could not be started: {}", kit.not_running));
     };
-    let given = match kit.capabilities.as_ref().is_some_and(|told| told.reads_config_from_env) {
-        true => "HOTBAY_CONFIG",
-        false => "--config",
-    };
+    let given = kit.config_channel();
     let why = format!("an `idleTimeout` of {told} (nanoseconds, given by {given})");
     ended(kit, started, &why, IDLE_WAIT_MAX).await
 }

@@ -54,7 +54,7 @@ fn cause(error: &io::Error, path: &Path) -> Option<String> {
         libc::ENOMEM => "there is not enough memory for another process".to_owned(),
         libc::E2BIG => {
             "its config, arguments and environment are too long for a command line; make the \
-             config shorter, or let the program read it from the environment"
+             config shorter, or let the program read it from a file (HOTBAY_CONFIG_FILE)"
                 .to_owned()
         }
         _ => return program.why_not_runnable(),
