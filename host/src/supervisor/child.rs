@@ -11,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
+#[cfg(target_os = "linux")]
+use super::descendants::Descendants;
 use super::guardian::{self, Guardian};
 use super::reaped::Reaped;
 use super::{marks, prepare};
@@ -191,12 +193,25 @@ impl Child {
     /// Ends the process and all that it started: asks first if it still runs, and waits for the
     /// process, at most `grace`; then kills. Answers how the process ended.
     pub(crate) async fn stop(mut self, grace: Duration) -> Stopped {
+        #[cfg(target_os = "linux")]
+        let mut descendants = None;
         if self.process.try_wait().is_none() {
+            // Once it has ended, nothing shows what it started, but for the group and the mark.
+            #[cfg(target_os = "linux")]
+            {
+                let process = self.process.pid();
+                let listed = tokio::task::spawn_blocking(move || Descendants::of(process));
+                descendants = listed.await.ok();
+            }
             self.terminate();
             let _ = timeout(grace, self.wait()).await;
         }
         let was_killed = self.process.try_wait().is_none();
         self.kill_group();
+        #[cfg(target_os = "linux")]
+        if let Some(descendants) = descendants {
+            descendants.kill();
+        }
         let status = timeout(REAP_WAIT_MAX, self.process.wait()).await;
         let _ = marks::end_all_later(self.mark.clone(), self.process.runtime()).await;
         if let Some(guardian) = &mut self.guardian {

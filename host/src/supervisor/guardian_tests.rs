@@ -127,6 +127,33 @@ async fn guardian_without_any_command_ends_what_carries_the_mark() {
     drop(child);
 }
 
+/// Neither the group nor the mark tells of it, only its parents.
+#[tokio::test]
+async fn stop_ends_what_left_group_and_environment_while_its_parents_live() {
+    let script = "setsid sh -c 'echo $$; env -i setsid sh -c \"trap : TERM HUP; sleep 1000\" & \
+                  wait' & wait";
+    let (child, parent) = started(&launch(script, true)).await;
+    let parent: i32 = parent.parse().unwrap();
+    let since = Instant::now();
+    let below = |pid: i32| {
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        std::fs::read_to_string(path).ok()?.split_whitespace().next()?.parse::<i32>().ok()
+    };
+    // The one that has executed its last program has a child of its own.
+    let escaped = loop {
+        if let Some(escaped) = below(parent).filter(|pid| below(*pid).is_some()) {
+            break escaped;
+        }
+        assert!(since.elapsed() < WAIT_MAX, "it has not come");
+        tokio::task::yield_now().await;
+    };
+    child.stop(Duration::ZERO).await;
+    while is_running(escaped) {
+        assert!(since.elapsed() < WAIT_MAX, "it has escaped");
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_child_that_ended_cannot_lend_its_group_to_strangers() {
     let mut child = Child::spawn(&launch("exit 0", true)).unwrap();

@@ -9,6 +9,8 @@ mod batch;
 mod child;
 mod config_types;
 mod conformance;
+#[cfg(target_os = "linux")]
+mod descendants;
 mod diagnose;
 mod dialect;
 mod environment;
