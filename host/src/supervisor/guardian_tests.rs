@@ -1,6 +1,8 @@
 //! A host that is killed, and what becomes of all that it started. The host is this test's own
 //! program, started again.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};

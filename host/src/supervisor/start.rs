@@ -30,15 +30,10 @@ use super::location::{Line, Location};
 use super::pipes::{self, Reader, SharedTail};
 use super::program::{Overseen, Program};
 use super::random::token;
-use super::run_to_end::{RunToEnd, run_to_end};
 use super::services::{self, HostSocket};
 use super::state::Live;
 use crate::error::LoadStep;
 use crate::sync::lock;
-
-/// `capabilities` says what is known without doing anything.
-const CAPABILITIES_WAIT_MAX: Duration = Duration::from_secs(10);
-const CAPABILITIES_BYTES_MAX: usize = 1 << 20;
 
 /// Between two looks whether a process is ready; each is twice as long as the one before.
 const LOOK_EVERY_FIRST: Duration = Duration::from_millis(1);
@@ -52,7 +47,7 @@ pub(crate) struct NotStarted {
 }
 
 impl NotStarted {
-    fn at(step: LoadStep, message: impl fmt::Display) -> Self {
+    pub(super) fn at(step: LoadStep, message: impl fmt::Display) -> Self {
         Self { step, message: message.to_string() }
     }
 }
@@ -72,7 +67,8 @@ pub(super) struct Started {
     pub(super) folder: LaunchFolder,
 }
 
-fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
+/// A launch of a program, not guarded yet.
+pub(super) fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
     let limits = &program.limits;
     let mut environment = program.environment.clone();
     environment.push(("HOTBAY_PROTOCOL".into(), "1".into()));
@@ -92,47 +88,8 @@ fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
     }
 }
 
-/// Asks a program what it can do.
-pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotStarted> {
-    let failed = |message: String| NotStarted::at(LoadStep::Capabilities, message);
-    let mark = token().map_err(|error| failed(error.to_string()))?;
-    let launch = launch(program, vec!["capabilities".into()], mark);
-    let wait_max = program.limits.start_wait_max.min(CAPABILITIES_WAIT_MAX);
-    match run_to_end(&launch, wait_max, CAPABILITIES_BYTES_MAX).await {
-        RunToEnd::Ended { status, stdout, stderr } if status.success() => {
-            Capabilities::parse(&stdout).map_err(|wrong| {
-                let said = said(&tail_of(&stderr));
-                let file = program.what_is_wrong_with_it();
-                let file = file.map_or_else(String::new, |why| format!("; {why}"));
-                failed(format!("`capabilities` printed what is not wanted: {wrong}{file}{said}"))
-            })
-        }
-        RunToEnd::Ended { status, stderr, .. } => {
-            let why = program.why_exited(status, &tail_of(&stderr));
-            Err(failed(format!("`capabilities` failed: {why}")))
-        }
-        RunToEnd::TimedOut { stderr } => {
-            let said = said(&tail_of(&stderr));
-            let waited = wait_max.as_millis();
-            Err(failed(format!("`capabilities` did not end within {waited} ms{said}")))
-        }
-        RunToEnd::TooMuch { stderr } => {
-            let (most, said) = (CAPABILITIES_BYTES_MAX, said(&tail_of(&stderr)));
-            Err(failed(format!("`capabilities` printed more than {most} bytes{said}")))
-        }
-        RunToEnd::NotStarted(error) => Err(failed(program.why_not_spawned(&error))),
-    }
-}
-
-fn tail_of(stderr: &[u8]) -> Tail {
-    let mut tail = Tail::default();
-    for line in String::from_utf8_lossy(stderr).lines() {
-        tail.push(line);
-    }
-    tail
-}
-
-fn said(tail: &Tail) -> String {
+/// What it wrote, in lines of its own after a message.
+pub(super) fn said(tail: &Tail) -> String {
     let words = diagnose::last_words(tail);
     words.map_or_else(String::new, |words| format!("\n{words}"))
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::super::dialect::Capabilities;
 use super::super::exposed;
 use super::super::given::Channel;
+use super::super::inquiry;
 use super::super::location::Location;
 use super::super::start::{self, NotStarted, Started};
 use super::kit::Kit;
@@ -16,12 +17,12 @@ impl Kit {
     /// Asks twice what it can do; answers with that, if it is known.
     pub(crate) async fn ask_capabilities(&mut self) -> Option<&Capabilities> {
         let asked_at = Instant::now();
-        let first = start::capabilities(&self.program).await;
+        let first = inquiry::capabilities(&self.program).await;
         let took = asked_at.elapsed().as_millis();
         let outcome = match first {
             Err(NotStarted { message, .. }) => failed(message),
             Ok(first) => {
-                let second = start::capabilities(&self.program).await;
+                let second = inquiry::capabilities(&self.program).await;
                 let outcome = same_twice(&first, second).map(|()| told(&first, took));
                 self.capabilities = Some(first);
                 outcome
