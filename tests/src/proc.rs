@@ -59,15 +59,14 @@ pub fn marks_below(process: u32) -> Vec<String> {
     marks
 }
 
-/// All processes, anybody's, that carry a mark: in their environment, or among their arguments
-/// as a guardian does. Zombies carry nothing.
+/// All processes, anybody's, that carry a mark in their environment, as guardians do under another
+/// name. Zombies carry nothing.
 pub fn carriers(marks: &[String]) -> Vec<u32> {
     let carries = |process: &u32| {
         let is_mark = |text: &[u8]| marks.iter().any(|mark| mark.as_bytes() == text);
         let environment = read(*process, "environ");
         let mut own = environment.split(|byte| *byte == 0);
-        own.any(|own| own.strip_prefix(MARK).is_some_and(is_mark))
-            || read(*process, "cmdline").split(|byte| *byte == 0).any(is_mark)
+        own.any(|own| own.splitn(2, |byte| *byte == b'=').nth(1).is_some_and(is_mark))
     };
     all().filter(carries).collect()
 }

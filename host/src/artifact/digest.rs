@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use memmap2::MmapMut;
 use sha2::{Digest, Sha256};
 
-use super::beside::Dependencies;
+use super::dependencies::Dependencies;
 use super::locate::not_a_file;
 use super::trust::{self, Trust};
 use crate::error::artifact::ArtifactError;

@@ -1,7 +1,9 @@
 //! The loading dock: from a folder on disk to a private copy that nobody else can change.
 //! Finds, trusts, reads, verifies and stages; never opens a library and runs none of its bytes.
 
-pub(crate) mod beside;
+#[cfg(unix)]
+mod beside;
+pub(crate) mod dependencies;
 pub(crate) mod digest;
 pub(crate) mod discover;
 pub(crate) mod folder_lock;

@@ -42,6 +42,38 @@ pub(crate) fn check_chain(root: &Path, path: &Path, trust: Trust) -> Result<(), 
     links.into_iter().rev().try_for_each(|step| check(step, trust))
 }
 
+/// Refuses `path` when others may change a folder above it, up to the root of the file system: who
+/// may rename a folder can put anything in its place.
+///
+/// As sshd does, but a sticky folder such as `/tmp` is accepted: there only the owner of what is
+/// below it can rename that.
+pub(crate) fn check_above(path: &Path, trust: Trust) -> Result<(), ArtifactError> {
+    if trust.allow_writable_by_others {
+        return Ok(());
+    }
+    let resolved = path.canonicalize().map_err(|source| read_error(path, source))?;
+    resolved.ancestors().skip(1).try_for_each(|above| {
+        let metadata = above.metadata().map_err(|source| read_error(above, source))?;
+        check_above_metadata(above, &metadata)
+    })
+}
+
+#[cfg(unix)]
+fn check_above_metadata(above: &Path, metadata: &Metadata) -> Result<(), ArtifactError> {
+    use std::os::unix::fs::MetadataExt;
+
+    const STICKY: u32 = 0o1000;
+    let mode = metadata.mode();
+    let mode = if mode & STICKY != 0 { mode & !WRITABLE_BY_OTHERS } else { mode };
+    judge(above, mode, metadata.uid(), || user().map_err(|source| read_error(above, source)))
+}
+
+/// Accepts everything: there are no Unix modes here.
+#[cfg(not(unix))]
+fn check_above_metadata(_: &Path, _: &Metadata) -> Result<(), ArtifactError> {
+    Ok(())
+}
+
 /// [`check`]s what is known of an open file, so that nobody can swap it in between.
 #[cfg(unix)]
 pub(crate) fn check_metadata(
@@ -68,6 +100,10 @@ fn read_error(path: &Path, source: std::io::Error) -> ArtifactError {
     ArtifactError::Read { path: path.to_owned(), source }
 }
 
+/// Of a mode: the group's and everybody's right to write.
+#[cfg(unix)]
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
 /// Decides about a mode and an owner; asks for `user` only when the owner is not root.
 #[cfg(unix)]
 fn judge(
@@ -76,7 +112,6 @@ fn judge(
     owner: u32,
     user: impl FnOnce() -> Result<u32, ArtifactError>,
 ) -> Result<(), ArtifactError> {
-    const WRITABLE_BY_OTHERS: u32 = 0o022;
     if mode & WRITABLE_BY_OTHERS != 0 {
         return Err(ArtifactError::Writable { path: path.to_owned(), mode });
     }
@@ -153,6 +188,31 @@ mod tests {
         check(&folder, Trust::default()).unwrap();
         let refused = check_chain(root.path(), &folder, Trust::default()).unwrap_err();
         assert!(refused.to_string().contains("middle`"), "{refused}");
+    }
+
+    #[test]
+    fn writable_ancestor_is_refused_unless_it_is_sticky() {
+        let root = tempfile::tempdir().unwrap();
+        let middle = root.path().join("middle");
+        let folder = middle.join("root/plugin");
+        fs::create_dir_all(&folder).unwrap();
+        for (mode, accepted) in [
+            (0o755, true),
+            (0o1777, true),
+            (0o1775, true),
+            (0o711, true),
+            (0o777, false),
+            (0o775, false),
+            (0o2775, false),
+        ] {
+            fs::set_permissions(&middle, fs::Permissions::from_mode(mode)).unwrap();
+            for path in [&folder, &middle.join("root")] {
+                let verdict = check_above(path, Trust::default());
+                assert_eq!(verdict.is_ok(), accepted, "{mode:o}: {verdict:?}");
+                check_above(path, Trust { allow_writable_by_others: true }).unwrap();
+            }
+        }
+        check_above(&middle, Trust::default()).unwrap();
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub(crate) enum ArtifactError {
     Writable { path: PathBuf, mode: u32 },
     /// Somebody else owns it.
     ForeignOwner { path: PathBuf, owner: u32, user: u32 },
+    /// A folder of a program holds more than is looked at.
+    TooManyBeside { path: PathBuf, entries_max: usize, depth_max: usize },
+    /// The private copy was removed, and the file that it was made from is another one by now.
+    OtherBuild { path: PathBuf },
     /// It is larger than what the host reads into memory.
     TooLarge { path: PathBuf, found_bytes: u64, bytes_max: u64 },
     /// It was written to while it was read.
@@ -102,6 +106,19 @@ impl fmt::Display for ArtifactError {
                  it with `.allow_writable_by_others(true)` / `--allow-writable`",
                 mode & 0o7777,
                 path = path.display()
+            ),
+            Self::TooManyBeside { path, entries_max, depth_max } => write!(
+                f,
+                "`{}` holds more than {entries_max} files, or folders deeper than {depth_max}, and \
+                 all of them are checked; move what the program does not need, or allow it with \
+                 `.allow_writable_by_others(true)` / `--allow-writable`",
+                path.display()
+            ),
+            Self::OtherBuild { path } => write!(
+                f,
+                "the private copy of `{}` was removed, and that file is another build by now than \
+                 the one that is loaded; reload the plugin, or put the file back",
+                path.display()
             ),
             Self::ForeignOwner { path, owner, user } => write!(
                 f,

@@ -91,7 +91,12 @@ impl HostBuilder {
         self
     }
 
-    /// Accepts folders and files that other users may write to.
+    /// Accepts folders and files that other users own or may write to.
+    ///
+    /// Otherwise refused: such a manifest, library, program or folder of a plugin; such a folder
+    /// anywhere above it, up to the root of the file system (a sticky one, as `/tmp`, is fine);
+    /// and, where the plugin is a program, anything else such in its folder, at every depth, and
+    /// any link there that leads out of it. A program's folder is checked again at each start.
     pub fn allow_writable_by_others(mut self, allow: bool) -> Self {
         self.rules.allow_writable_by_others = allow;
         self
@@ -322,7 +327,7 @@ impl HostBuilder {
                 grant: self.grant,
                 clock: Clock::new(),
                 board,
-                staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged),
+                staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),
                 #[cfg(unix)]
                 processes: crate::supervisor::Processes::default(),

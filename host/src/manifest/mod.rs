@@ -282,6 +282,9 @@ impl Manifest {
     }
 
     /// The SHA-256 of the library or program, if the manifest is sealed.
+    ///
+    /// It covers that one file. Neither the manifest itself nor schema files nor what lies beside
+    /// a program are covered: of these, owners, modes and links are checked.
     pub fn sha256(&self) -> Option<&Digest> {
         self.sha256.as_ref()
     }

@@ -105,7 +105,11 @@ fn command(fields: &Fields<'_>) -> Result<Vec<String>, ManifestError> {
     let program = program.text_by(|text| {
         rules::inside_folder(text).map_err(|_| Some("a program inside the plugin's folder".into()))
     })?;
-    let arguments = arguments.iter().map(Found::owned_text);
+    let argument = |found: &Found<'_>| {
+        found.owned_text()?;
+        found.text_by(rules::argument)
+    };
+    let arguments = arguments.iter().map(argument);
     std::iter::once(Ok(program)).chain(arguments).collect()
 }
 

@@ -71,6 +71,19 @@ pub(crate) fn inside_folder(text: &str) -> Result<String, Wanted> {
     good.then(|| text.to_owned()).ok_or(None)
 }
 
+/// An argument that every system can pass.
+pub(crate) fn argument(text: &str) -> Result<String, Wanted> {
+    // Linux takes 128 KiB for one, with the zero at its end.
+    const BYTES_MAX: usize = (128 << 10) - 1;
+    if text.contains('\0') {
+        return Err(Some("a text without NUL, which no system passes as an argument".to_owned()));
+    }
+    if text.len() > BYTES_MAX {
+        return Err(Some(format!("a text of at most {BYTES_MAX} bytes, as arguments may have")));
+    }
+    Ok(text.to_owned())
+}
+
 pub(crate) fn contract(text: &str) -> Result<String, Wanted> {
     (!text.trim().is_empty()).then(|| text.to_owned()).ok_or(None)
 }

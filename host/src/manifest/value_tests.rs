@@ -174,6 +174,10 @@ fn a_process_has_a_command_and_a_library_has_none() {
         "\"kind\": \"process\", \"command\": [\"serve\", 1]",
         "2:41: `command[1]` is 1; wanted a text",
     );
+    check_line(
+        "\"kind\": \"process\", \"command\": [\"serve\", \"a\\u0000b\"]",
+        "2:41: `command[1]` is \"a\\0b\"; wanted a text without NUL, which no system passes as an argument",
+    );
     let text = r#"{"name": "a", "version": "1.0.0", "api": "*", "kind": "process", "command": ["bin/serve", "../x"]}"#;
     let manifest = parse(text).unwrap();
     assert_eq!((manifest.library_stem(), manifest.command().len()), (None, 2));

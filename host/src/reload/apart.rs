@@ -15,6 +15,7 @@ use super::overseer::PluginOverseer;
 use super::terms::check_declared;
 use crate::artifact::digest::Artifact;
 use crate::artifact::stage::StagingArea;
+use crate::artifact::trust::Trust;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Body, Parts};
@@ -45,7 +46,7 @@ pub(super) fn start(
     })?;
     super::terms::check_schemas(workshop, candidate, parts)?;
     let staging = &workshop.staging;
-    let program = staged(candidate, artifact, limits, staging, &workshop.limits)?;
+    let program = staged(candidate, artifact, limits, staging, &workshop.limits, rules.trust())?;
     let environment = allowed(std::env::vars_os(), &workshop.environment);
     let program = Arc::new(Program { environment, ..program });
     again(workshop, candidate, program, until, parts, slot)
@@ -56,8 +57,9 @@ pub(super) fn staged(
     candidate: &Candidate,
     artifact: &Artifact,
     limits: &PluginLimits,
-    staging: &StagingArea,
+    staging: &Arc<StagingArea>,
     host: &HostLimits,
+    trust: Trust,
 ) -> Result<Program, Error> {
     let manifest = &candidate.manifest;
     let (Some(folder), [program, args @ ..]) = (&candidate.folder, manifest.command()) else {
@@ -67,12 +69,12 @@ pub(super) fn staged(
     check_executable(candidate, artifact.path())?;
     let name = manifest.name();
     let staged =
-        staging.stage_program(artifact, folder, Path::new(program), name.as_str()).map_err(
+        staging.stage_program(artifact, folder, Path::new(program), name.as_str(), trust).map_err(
             |error| candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error),
         )?;
     Ok(Program {
         name: name.clone(),
-        staged,
+        staged: Arc::new(staged),
         original: artifact.path().to_owned(),
         args: args.iter().map(Into::into).collect(),
         folder: folder.clone(),

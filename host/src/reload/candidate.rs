@@ -36,6 +36,7 @@ impl Candidate {
         let integrity =
             |error: ArtifactError| refused(folder, ErrorKind::Integrity).caused_by(error);
         trust::check(folder, rules.trust()).map_err(integrity)?;
+        trust::check_above(folder, rules.trust()).map_err(integrity)?;
         let file = locate::inside(folder, discover::MANIFEST).map_err(integrity)?;
         let artifact = Artifact::read(&file, MANIFEST_BYTES_MAX as u64).map_err(integrity)?;
         artifact.check_trust(rules.trust()).map_err(integrity)?;

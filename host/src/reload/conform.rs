@@ -3,6 +3,7 @@
 
 use std::error::Error as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::header::HeaderValue;
@@ -55,8 +56,9 @@ pub(crate) fn check_program(
         return Ok(report.finish("what is not known to be the program is not run"));
     }
     let (limits, _) = within(candidate.manifest.limits(), Kind::Process, trying.limits);
-    let area = StagingArea::new(trying.staging_dir, false);
-    let program = match staged(&candidate, &artifact, &limits, &area, trying.limits) {
+    let trust = trying.rules.trust();
+    let area = Arc::new(StagingArea::new(trying.staging_dir, false));
+    let program = match staged(&candidate, &artifact, &limits, &area, trying.limits, trust) {
         Ok(program) => program,
         Err(error) => {
             report.failed("launch", cause(&error));

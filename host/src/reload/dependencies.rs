@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::Rules;
 use super::candidate::Candidate;
-use crate::artifact::beside::{Dependencies, Dependency, Link};
+use crate::artifact::dependencies::{Dependencies, Dependency, Link};
 use crate::artifact::digest::Artifact;
 use crate::artifact::stage::{Staged, StagingArea};
 use crate::artifact::{locate, trust};

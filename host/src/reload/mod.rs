@@ -37,6 +37,7 @@ mod terms;
 mod trial;
 mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use semver::Version;
@@ -78,7 +79,7 @@ pub(crate) struct Workshop {
     pub(crate) clock: Clock,
     pub(crate) board: Board,
     pub(crate) keeper: Keeper,
-    pub(crate) staging: StagingArea,
+    pub(crate) staging: Arc<StagingArea>,
     pub(crate) abandoned_checks: AbandonedChecks,
     #[cfg(unix)]
     pub(crate) processes: crate::supervisor::Processes,

@@ -10,6 +10,7 @@ use super::{Rules, host_api};
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
 use crate::boundary::probe::{Probed, exports, probe};
+use crate::error::artifact::ArtifactError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::manifest::{Digest, Kind, Manifest, check_api, check_stamp};
 
@@ -74,10 +75,17 @@ pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Er
     let mut folders = Vec::new();
     let mut problems = Vec::new();
     for root in roots {
-        let found = discover::find(root, discover::Limits::default());
         let passed_over = |problem| {
             Error::new(ErrorKind::Integrity, "a folder was passed over").caused_by(problem)
         };
+        // One that is not there is told of by the walk.
+        if let Err(problem) = trust::check_above(root, rules.trust())
+            && !matches!(problem, ArtifactError::Read { .. })
+        {
+            problems.push(passed_over(problem));
+            continue;
+        }
+        let found = discover::find(root, discover::Limits::default());
         problems.extend(found.problems.into_iter().map(passed_over));
         for folder in found.folders {
             let above = match folder.parent().unwrap_or(root) {

@@ -11,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
+#[cfg(target_os = "linux")]
+use super::descendants::Descendants;
 use super::guardian::{self, Guardian};
 use super::reaped::Reaped;
 use super::{marks, prepare};
@@ -52,6 +54,14 @@ pub(crate) struct ChildLimits {
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) descriptors: Option<u64>,
     pub(crate) cpu_s: Option<u64>,
+}
+
+/// How a process ended that was stopped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopped {
+    pub(crate) status: ExitStatus,
+    /// Whether it still ran when its grace was over, so that the host killed it.
+    pub(crate) was_killed: bool,
 }
 
 /// A process and all that it started. Dropped, everything is killed and reaped.
@@ -131,9 +141,7 @@ impl Child {
 
     #[cfg(test)]
     pub(super) fn guardian_pid(&self) -> Option<u32> {
-        self.guardian
-            .as_ref()
-            .map(|guardian| guardian.group().as_raw_nonzero().get().unsigned_abs())
+        self.guardian.as_ref().map(|guardian| guardian.pid().as_raw_nonzero().get().unsigned_abs())
     }
 
     #[cfg(test)]
@@ -154,7 +162,15 @@ impl Child {
     /// Waits for the process's end; what it started may live on until `stop`. Nothing is lost if
     /// the future is dropped.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
-        let status = self.process.wait().await;
+        let child = self.process.pid();
+        let status = match &mut self.guardian {
+            None => self.process.wait().await,
+            Some(guardian) => tokio::select! {
+                biased;
+                status = self.process.wait() => status,
+                never = guardian.keep(child) => match never {},
+            },
+        };
         if self.guardian.is_none() {
             // The group's id was the process's own: soon it may be given away.
             self.kill_group();
@@ -176,19 +192,34 @@ impl Child {
 
     /// Ends the process and all that it started: asks first if it still runs, and waits for the
     /// process, at most `grace`; then kills. Answers how the process ended.
-    pub(crate) async fn stop(mut self, grace: Duration) -> ExitStatus {
+    pub(crate) async fn stop(mut self, grace: Duration) -> Stopped {
+        #[cfg(target_os = "linux")]
+        let mut descendants = None;
         if self.process.try_wait().is_none() {
+            // Once it has ended, nothing shows what it started, but for the group and the mark.
+            #[cfg(target_os = "linux")]
+            {
+                let process = self.process.pid();
+                let listed = tokio::task::spawn_blocking(move || Descendants::of(process));
+                descendants = listed.await.ok();
+            }
             self.terminate();
             let _ = timeout(grace, self.wait()).await;
         }
+        let was_killed = self.process.try_wait().is_none();
         self.kill_group();
+        #[cfg(target_os = "linux")]
+        if let Some(descendants) = descendants {
+            descendants.kill();
+        }
         let status = timeout(REAP_WAIT_MAX, self.process.wait()).await;
         let _ = marks::end_all_later(self.mark.clone(), self.process.runtime()).await;
         if let Some(guardian) = &mut self.guardian {
             let _ = timeout(REAP_WAIT_MAX, guardian.wait()).await;
         }
         self.ended = true;
-        status.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL))
+        let status = status.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
+        Stopped { status, was_killed }
     }
 
     /// Once: afterwards the guardian, which held the group's id, may be reaped.

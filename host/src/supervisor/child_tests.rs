@@ -17,11 +17,13 @@ use super::run_to_end::{RunToEnd, run_to_end};
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn launch(script: &str, guarded: bool) -> Launch {
+    let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
+    let path = path.unwrap_or_else(|| "/usr/bin:/bin".into());
     Launch {
         program: PathBuf::from("/bin/sh"),
         args: ["-c", script].map(OsString::from).to_vec(),
         folder: PathBuf::from("/"),
-        environment: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
+        environment: vec![("PATH".into(), path)],
         limits: ChildLimits::default(),
         mark: random::token().unwrap(),
         guarded,
@@ -77,7 +79,7 @@ async fn what_a_child_writes_arrives_and_its_end_is_told() {
         assert_eq!(child.wait().await.code(), Some(3));
         assert_eq!(child.wait().await.code(), Some(3));
         let pid = child.pid();
-        assert_eq!(child.stop(WAIT_MAX).await.code(), Some(3));
+        assert_eq!(child.stop(WAIT_MAX).await.status.code(), Some(3));
         assert!(was_reaped(pid));
     }
 }
@@ -88,7 +90,7 @@ async fn nothing_is_left_of_a_child_that_was_stopped() {
         let launch = launch("sleep 1000 & echo ready; wait", guarded);
         let (child, _) = started(&launch).await;
         let pids = [Some(child.pid()), child.guardian_pid()];
-        assert_eq!(child.stop(WAIT_MAX).await.signal(), Some(libc::SIGTERM));
+        assert_eq!(child.stop(WAIT_MAX).await.status.signal(), Some(libc::SIGTERM));
         assert!(pids.into_iter().flatten().all(was_reaped));
         #[cfg(target_os = "linux")]
         assert_eq!(carriers(&launch.mark), 0);
@@ -99,14 +101,14 @@ async fn nothing_is_left_of_a_child_that_was_stopped() {
 async fn a_child_that_ends_when_asked_says_how() {
     let launch = launch("trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done", true);
     let (child, _) = started(&launch).await;
-    assert_eq!(child.stop(WAIT_MAX).await.code(), Some(7));
+    assert_eq!(child.stop(WAIT_MAX).await.status.code(), Some(7));
 }
 
 #[tokio::test]
 async fn a_child_that_does_not_end_when_asked_is_killed() {
     let launch = launch("trap '' TERM; echo ready; while :; do sleep 1000; done", true);
     let (child, _) = started(&launch).await;
-    assert_eq!(child.stop(Duration::ZERO).await.signal(), Some(libc::SIGKILL));
+    assert_eq!(child.stop(Duration::ZERO).await.status.signal(), Some(libc::SIGKILL));
 }
 
 #[tokio::test]
@@ -209,7 +211,7 @@ async fn a_child_without_a_shell_to_guard_it_leads_its_own_group() {
     let child = Child::spawn_with(&launch, Path::new("/nonexistent/sh")).unwrap();
     assert_eq!(child.guardian_pid(), None);
     let pid = child.pid();
-    assert_eq!(child.stop(WAIT_MAX).await.signal(), Some(libc::SIGTERM));
+    assert_eq!(child.stop(WAIT_MAX).await.status.signal(), Some(libc::SIGTERM));
     assert!(was_reaped(pid));
 }
 

@@ -26,6 +26,16 @@ impl Drop for LeftBehind {
     }
 }
 
+/// The mark that a process carries, by its name below `/proc`.
+#[cfg(target_os = "linux")]
+pub(super) fn of(process: &str) -> Option<Vec<u8>> {
+    let environment = std::fs::read(format!("/proc/{process}/environ")).ok()?;
+    let mark = |entry: &[u8]| {
+        entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec)
+    };
+    environment.split(|byte| *byte == 0).find_map(mark)
+}
+
 #[cfg(target_os = "linux")]
 pub(super) mod carriers {
     use std::fs::{self, File};

@@ -2,19 +2,25 @@
 //! socket, started again when they end, and always reaped. Decides nothing about loads.
 
 mod activity;
+#[cfg(target_os = "linux")]
+mod adopted;
 mod asking;
 mod batch;
 mod child;
 mod config_types;
 mod conformance;
+#[cfg(target_os = "linux")]
+mod descendants;
 mod diagnose;
 mod dialect;
 mod environment;
 mod exposed;
 mod folder;
+mod given;
 mod guardian;
 mod http;
 mod hung;
+mod inquiry;
 mod leftovers;
 mod lines;
 mod location;
@@ -47,10 +53,11 @@ use std::time::Duration;
 pub(crate) use conformance::{Kit, Report, Sample};
 pub(crate) use dialect::Capabilities;
 pub(crate) use environment::allowed;
+pub(crate) use inquiry::capabilities;
 pub(crate) use process::{Process, ProcessCall};
 pub(crate) use program::{Overseen, Overseer, ProcessLimits, Program};
 pub(crate) use runtime::Processes;
-pub(crate) use start::{NotStarted, capabilities};
+pub(crate) use start::NotStarted;
 pub(crate) use watch::begin;
 
 /// How long what a child wrote may still be read after it was reaped, and how long somebody else

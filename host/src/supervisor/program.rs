@@ -1,5 +1,6 @@
 //! What is started, again and again: a private copy of a program, and all that it is given.
 
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use crate::id::PluginName;
 pub(crate) struct Program {
     pub(crate) name: PluginName,
     /// What is run, whatever becomes of the file that it was copied from.
-    pub(crate) staged: StagedProgram,
+    pub(crate) staged: Arc<StagedProgram>,
     /// The file that it was copied from.
     pub(crate) original: PathBuf,
     pub(crate) args: Vec<OsString>,
@@ -37,19 +38,32 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// Makes its private copy again if somebody has removed it, and checks what lies beside it.
+    pub(super) async fn make_sure(&self) -> Result<(), String> {
+        let staged = Arc::clone(&self.staged);
+        let made_sure = tokio::task::spawn_blocking(move || staged.make_sure());
+        match made_sure.await {
+            Ok(made_sure) => made_sure.map_err(|error| match error.source() {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            }),
+            Err(_) => Err("the host is ending".to_owned()),
+        }
+    }
+
     /// Why it did not start. Tells of the file that it was copied from, which people know.
     pub(super) fn why_not_spawned(&self, error: &io::Error) -> String {
-        self.known(diagnose::of_spawn(error, self.staged.path()))
+        self.known(diagnose::of_spawn(error, &self.staged.path()))
     }
 
     /// How it ended, and why.
     pub(super) fn why_exited(&self, status: ExitStatus, tail: &Tail) -> String {
-        self.known(diagnose::of_exit(status, self.staged.path(), tail))
+        self.known(diagnose::of_exit(status, &self.staged.path(), tail))
     }
 
     /// What can be told of the file itself, where that is the cause.
     pub(super) fn what_is_wrong_with_it(&self) -> Option<String> {
-        diagnose::of_file(self.staged.path()).map(|told| self.known(told))
+        diagnose::of_file(&self.staged.path()).map(|told| self.known(told))
     }
 
     fn known(&self, told: String) -> String {

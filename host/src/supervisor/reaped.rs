@@ -1,14 +1,18 @@
 //! A process that is always reaped, whatever becomes of the value that stands for it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
+
+use crate::sync::lock;
 
 /// A process that was just killed is gone in less; one that waits for a broken disk never is.
 const LAST_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -17,10 +21,29 @@ const LAST_WAIT_STEP: Duration = Duration::from_millis(2);
 /// How often a process is looked at whose end was not told.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// The ids of processes that were started here and are not reaped yet: nobody else may reap them.
+static STARTED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Does something while no process is started here, and with the ids of those that were.
+#[cfg(target_os = "linux")]
+pub(super) fn while_none_is_started(act: impl FnOnce(&BTreeSet<i32>)) {
+    act(&lock(&STARTED));
+}
+
+/// An id among those, until this is dropped.
+struct Started(i32);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        lock(&STARTED).remove(&self.0);
+    }
+}
+
 /// A child process: killed and reaped when dropped, unless it ended before.
 pub(super) struct Reaped {
     /// Taken on drop only.
     process: Option<Child>,
+    started: Option<Started>,
     pid: Pid,
     status: Option<ExitStatus>,
     runtime: Handle,
@@ -30,10 +53,15 @@ impl Reaped {
     /// Spawns `command`, which must be done inside a runtime.
     pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
         let runtime = Handle::current();
+        let mut all = lock(&STARTED);
         let process = command.spawn()?;
         let pid = process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.expect("a process that nobody waited for has an id");
-        Ok(Self { process: Some(process), pid, status: None, runtime })
+        let id = pid.as_raw_nonzero().get();
+        all.insert(id);
+        drop(all);
+        let started = Some(Started(id));
+        Ok(Self { process: Some(process), started, pid, status: None, runtime })
     }
 
     /// Its id, which is its own until it was waited for.
@@ -103,7 +131,7 @@ impl Drop for Reaped {
         }
         // It may have ended just now.
         let _ = process.start_kill();
-        let mut last = Last(process);
+        let mut last = Last(process, self.started.take());
         self.runtime.spawn(async move {
             let _ = last.0.wait().await;
         });
@@ -111,7 +139,7 @@ impl Drop for Reaped {
 }
 
 /// Waits on the spot where no runtime does any more.
-struct Last(Child);
+struct Last(Child, #[expect(dead_code, reason = "dropped after it")] Option<Started>);
 
 impl Drop for Last {
     fn drop(&mut self) {

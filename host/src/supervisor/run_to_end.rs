@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::child::{Child, Launch};
 
-/// How much of stderr is kept: its end.
-const STDERR_BYTES_MAX: usize = 8 << 10;
+/// How much of stderr is kept: its beginning and its end.
+const STDERR_BYTES_MAX: usize = 10 << 10;
+const STDERR_FIRST_BYTES_MAX: usize = 2 << 10;
 /// Processes that it left behind may hold its pipes open for ever.
 const AFTER_END_WAIT_MAX: Duration = Duration::from_millis(100);
 const CHUNK_BYTES: usize = 8 << 10;
@@ -29,7 +30,7 @@ pub(crate) enum RunToEnd {
 }
 
 /// Runs a program for at most `wait_max`, reading at most `bytes_max` of each pipe and keeping
-/// the last 8 KiB of its stderr. It gets no guardian.
+/// the first 2 and the last 8 KiB of its stderr. It gets no guardian.
 pub(crate) async fn run_to_end(launch: &Launch, wait_max: Duration, bytes_max: usize) -> RunToEnd {
     let until = Instant::now() + wait_max;
     let mut child = match Child::patiently(launch, Child::spawn_unguarded).await {
@@ -96,7 +97,8 @@ async fn read(
                 }
                 written.stderr.extend(stderr_chunk.iter().take(count));
                 let excess = written.stderr.len().saturating_sub(STDERR_BYTES_MAX);
-                written.stderr.drain(..excess);
+                let first = STDERR_FIRST_BYTES_MAX.min(written.stderr.len() - excess);
+                written.stderr.drain(first..first + excess);
             }
             // Last, so that nothing that was written in time stays unread on a busy machine.
             () = sleep_until(until) => break,

@@ -9,13 +9,14 @@ use super::run_to_end::{RunToEnd, run_to_end};
 const BYTES_MAX: usize = 1 << 20;
 
 #[tokio::test]
-async fn what_a_program_wrote_is_there_and_of_its_stderr_the_end() {
+async fn what_a_program_wrote_is_there_and_of_its_stderr_both_ends() {
     let script = "i=0; while [ $i -lt 2000 ]; do echo \"line $i\" >&2; i=$((i + 1)); done; \
                   echo last >&2; printf '{}'; exit 2";
     match run_to_end(&launch(script, true), WAIT_MAX, BYTES_MAX).await {
         RunToEnd::Ended { status, stdout, stderr } => {
             assert_eq!((status.code(), stdout.as_slice()), (Some(2), b"{}".as_slice()));
-            assert_eq!(stderr.len(), 8 << 10);
+            assert_eq!(stderr.len(), 10 << 10);
+            assert!(stderr.starts_with(b"line 0\nline 1\n"));
             assert!(stderr.ends_with(b"line 1999\nlast\n"));
         }
         _ => panic!("it ends"),

@@ -33,6 +33,10 @@ impl Processes {
             .enable_all()
             .build()?;
         let handle = runtime.insert(made).handle().clone();
+        #[cfg(target_os = "linux")]
+        if super::adopted::adopts() {
+            handle.spawn(super::adopted::reap_for_ever());
+        }
         handle.spawn_blocking(|| super::folder::sweep(&std::env::temp_dir()));
         Ok(handle)
     }

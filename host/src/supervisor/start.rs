@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -14,28 +15,25 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
+use super::SETTLE_WAIT_MAX;
 use super::child::{Child, ChildLimits, Launch};
 use super::config_types;
 use super::diagnose;
 use super::dialect::{Capabilities, Dialect};
 use super::folder::LaunchFolder;
+use super::given;
 use super::http::{Ask, Client, OnTasks};
 use super::lines::Tail;
 use super::location::{Line, Location};
 use super::pipes::{self, Reader, SharedTail};
 use super::program::{Overseen, Program};
 use super::random::token;
-use super::run_to_end::{RunToEnd, run_to_end};
 use super::services::{self, HostSocket};
 use super::state::Live;
 use crate::error::LoadStep;
 use crate::sync::lock;
-
-/// `capabilities` says what is known without doing anything.
-const CAPABILITIES_WAIT_MAX: Duration = Duration::from_secs(10);
-const CAPABILITIES_BYTES_MAX: usize = 1 << 20;
 
 /// Between two looks whether a process is ready; each is twice as long as the one before.
 const LOOK_EVERY_FIRST: Duration = Duration::from_millis(1);
@@ -49,7 +47,7 @@ pub(crate) struct NotStarted {
 }
 
 impl NotStarted {
-    fn at(step: LoadStep, message: impl fmt::Display) -> Self {
+    pub(super) fn at(step: LoadStep, message: impl fmt::Display) -> Self {
         Self { step, message: message.to_string() }
     }
 }
@@ -69,12 +67,13 @@ pub(super) struct Started {
     pub(super) folder: LaunchFolder,
 }
 
-fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
+/// A launch of a program, not guarded yet.
+pub(super) fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
     let limits = &program.limits;
     let mut environment = program.environment.clone();
     environment.push(("HOTBAY_PROTOCOL".into(), "1".into()));
     Launch {
-        program: program.staged.path().to_owned(),
+        program: program.staged.path(),
         args: program.args.iter().cloned().chain(args).collect(),
         folder: program.folder.clone(),
         environment,
@@ -89,49 +88,10 @@ fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
     }
 }
 
-/// Asks a program what it can do.
-pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotStarted> {
-    let failed = |message: String| NotStarted::at(LoadStep::Capabilities, message);
-    let mark = token().map_err(|error| failed(error.to_string()))?;
-    let launch = launch(program, vec!["capabilities".into()], mark);
-    let wait_max = program.limits.start_wait_max.min(CAPABILITIES_WAIT_MAX);
-    match run_to_end(&launch, wait_max, CAPABILITIES_BYTES_MAX).await {
-        RunToEnd::Ended { status, stdout, stderr } if status.success() => {
-            Capabilities::parse(&stdout).map_err(|wrong| {
-                let said = said(&tail_of(&stderr));
-                let file = program.what_is_wrong_with_it();
-                let file = file.map_or_else(String::new, |why| format!("; {why}"));
-                failed(format!("`capabilities` printed what is not wanted: {wrong}{file}{said}"))
-            })
-        }
-        RunToEnd::Ended { status, stderr, .. } => {
-            let why = program.why_exited(status, &tail_of(&stderr));
-            Err(failed(format!("`capabilities` failed: {why}")))
-        }
-        RunToEnd::TimedOut { stderr } => {
-            let said = said(&tail_of(&stderr));
-            let waited = wait_max.as_millis();
-            Err(failed(format!("`capabilities` did not end within {waited} ms{said}")))
-        }
-        RunToEnd::TooMuch { stderr } => {
-            let (most, said) = (CAPABILITIES_BYTES_MAX, said(&tail_of(&stderr)));
-            Err(failed(format!("`capabilities` printed more than {most} bytes{said}")))
-        }
-        RunToEnd::NotStarted(error) => Err(failed(program.why_not_spawned(&error))),
-    }
-}
-
-fn tail_of(stderr: &[u8]) -> Tail {
-    let mut tail = Tail::default();
-    for line in String::from_utf8_lossy(stderr).lines() {
-        tail.push(line);
-    }
-    tail
-}
-
-fn said(tail: &Tail) -> String {
+/// What it wrote, in lines of its own after a message.
+pub(super) fn said(tail: &Tail) -> String {
     let words = diagnose::last_words(tail);
-    words.map_or_else(String::new, |words| format!("; the last it wrote: {words}"))
+    words.map_or_else(String::new, |words| format!("\n{words}"))
 }
 
 /// Starts a program and waits until it can be called.
@@ -142,6 +102,7 @@ pub(super) async fn start(
 ) -> Result<Started, NotStarted> {
     let until = Instant::now() + program.limits.start_wait_max;
     let failed = |message: String| NotStarted::at(LoadStep::Launch, message);
+    program.make_sure().await.map_err(|message| NotStarted::at(LoadStep::Stage, message))?;
     let folder = std::path::absolute(std::env::temp_dir())
         .and_then(|parent| LaunchFolder::make(&parent))
         .map_err(|error| failed(format!("no private folder for its sockets: {error}")))?;
@@ -171,11 +132,8 @@ pub(super) async fn start(
         launch.environment.push(("TMPDIR".into(), folder.path().into()));
     }
     let config = config(program, capabilities);
-    if capabilities.reads_config_from_env {
-        launch.environment.push(("HOTBAY_CONFIG".into(), config.into()));
-    } else {
-        launch.args.extend(["--config".into(), config.into()]);
-    }
+    let config_file = given::give(&mut launch, config, capabilities, folder.path())
+        .map_err(|message| NotStarted::at(LoadStep::Config, message))?;
     let mut child = Child::patiently(&launch, Child::spawn)
         .await
         .map_err(|error| failed(program.why_not_spawned(&error)))?;
@@ -210,6 +168,11 @@ pub(super) async fn start(
     let Starting { child, readers, tail, noise, printed_beyond_loopback, .. } = starting;
     match reached {
         Ok(client) => {
+            lock(&tail).forget_first();
+            if let Some(read) = config_file {
+                // What is left of it goes with its folder.
+                let _ = std::fs::remove_file(read);
+            }
             let live = Arc::new(Live {
                 pid: child.pid(),
                 fixed_socket: fixed_socket(&client, &folder, is_ours),
@@ -243,7 +206,7 @@ fn fixed_socket(client: &Client, folder: &LaunchFolder, is_ours: bool) -> Option
 }
 
 /// The configuration as the protocol has it.
-fn config(program: &Program, capabilities: &Capabilities) -> String {
+pub(super) fn config(program: &Program, capabilities: &Capabilities) -> String {
     let is_ours = matches!(capabilities.dialect, Dialect::Ours { .. });
     // In the older dialects zero is not never, and an exit of theirs may meet a call: the host
     // ends them itself.
@@ -301,34 +264,80 @@ impl Starting<'_> {
                 }
                 line = lines.recv() => {
                     let Some(line) = line else { return Err(self.silent(step).await) };
-                    match Location::parse(&line) {
-                        Line::Location(location) => {
-                            self.printed_beyond_loopback = Location::beyond_loopback(&line);
-                            return Ok(location);
-                        }
-                        Line::Noise => {}
-                        Line::Wrong(why) => wrong = format!("; a line {why}"),
-                        Line::NotLocal(host) => return Err(NotStarted::at(step, format!(
-                            "it listens at `{host}`, which is not this machine; wanted a Unix \
-                             socket or a loopback address"
-                        ))),
-                        Line::PathTooLong { path, found_bytes, bytes_max } => {
-                            let path = path.display();
-                            return Err(NotStarted::at(step, format!(
-                                "its socket `{path}` has a path of {found_bytes} bytes; the \
-                                 system takes {bytes_max}"
-                            )));
-                        }
+                    if let Some(location) = self.read_line(line, &mut wrong, overseer)? {
+                        return Ok(location);
                     }
-                    pipes::tell(overseer, &self.tail, &line);
-                    self.noise.get_or_insert(line);
                 }
                 status = self.child.wait() => {
-                    self.read_to_the_end(Some(lines), overseer).await;
-                    return Err(self.exited(step, status));
+                    return Err(self.exited_with_lines(status, lines, &mut wrong, overseer).await);
                 }
             }
         }
+    }
+
+    /// The location that `line` is; none if it is log, and then it is logged.
+    fn read_line(
+        &mut self,
+        line: String,
+        wrong: &mut String,
+        overseer: &Overseen,
+    ) -> Result<Option<Location>, NotStarted> {
+        let failed = |message: String| NotStarted::at(LoadStep::Location, message);
+        match Location::parse(&line) {
+            Line::Location(location) => {
+                self.printed_beyond_loopback = Location::beyond_loopback(&line);
+                return Ok(Some(location));
+            }
+            Line::Noise => {}
+            Line::Wrong(why) => *wrong = format!("; a line {why}"),
+            Line::NotLocal(host) => {
+                return Err(failed(format!(
+                    "it listens at `{host}`, which is not this machine; wanted a Unix socket or a \
+                     loopback address"
+                )));
+            }
+            Line::PathTooLong { path, found_bytes, bytes_max } => {
+                let path = path.display();
+                return Err(failed(format!(
+                    "its socket `{path}` has a path of {found_bytes} bytes; the system takes \
+                     {bytes_max}"
+                )));
+            }
+        }
+        pipes::tell(overseer, &self.tail, &line);
+        self.noise.get_or_insert(line);
+        Ok(None)
+    }
+
+    /// It exited before its location was read. What it had printed counts, whichever was seen
+    /// first: with a location, it failed at the step `ready`.
+    async fn exited_with_lines(
+        &mut self,
+        status: ExitStatus,
+        lines: &mut mpsc::Receiver<String>,
+        wrong: &mut String,
+        overseer: &Overseen,
+    ) -> NotStarted {
+        let mut step = LoadStep::Location;
+        let read = async {
+            while let Some(line) = lines.recv().await {
+                if step == LoadStep::Ready {
+                    pipes::tell(overseer, &self.tail, &line);
+                } else if self.read_line(line, wrong, overseer)?.is_some() {
+                    step = LoadStep::Ready;
+                }
+            }
+            Ok(())
+        };
+        // Processes that it started may hold its stdout open.
+        if let Ok(Err(failed)) = timeout(SETTLE_WAIT_MAX, read).await {
+            return failed;
+        }
+        lines.close();
+        for reader in self.readers.drain(..) {
+            reader.end().await;
+        }
+        self.exited(step, status)
     }
 
     /// It closed its stdout and may be about to end.
@@ -349,23 +358,7 @@ impl Starting<'_> {
         }
     }
 
-    async fn read_to_the_end(
-        &mut self,
-        lines: Option<&mut mpsc::Receiver<String>>,
-        overseer: &Overseen,
-    ) {
-        if let Some(lines) = lines {
-            lines.close();
-            while let Ok(line) = lines.try_recv() {
-                pipes::tell(overseer, &self.tail, &line);
-            }
-        }
-        for reader in self.readers.drain(..) {
-            reader.end().await;
-        }
-    }
-
-    fn exited(&self, step: LoadStep, status: std::process::ExitStatus) -> NotStarted {
+    fn exited(&self, step: LoadStep, status: ExitStatus) -> NotStarted {
         NotStarted::at(step, self.program.why_exited(status, &lock(&self.tail)))
     }
 

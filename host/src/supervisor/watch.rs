@@ -12,10 +12,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::activity::Activity;
 use super::asking::Shared;
+use super::child::Stopped;
+use super::diagnose;
 use super::dialect::{Capabilities, Dialect};
 use super::exposed;
 use super::hung::is_hung;
 use super::leftovers;
+use super::lines::Tail;
 use super::pipes::SharedTail;
 use super::process::Process;
 use super::program::{Overseen, Program};
@@ -200,7 +203,7 @@ impl Watch {
             (false, Some(_)) => (stop_wait_max / 2).min(DISCARD_WAIT_MAX),
             (false, None) => Duration::ZERO,
         };
-        let (status, tail) = self.clear_away(started, grace).await;
+        let (Stopped { status, was_killed }, tail) = self.clear_away(started, grace).await;
         if let Some(done) = stop.done {
             // One that has no way of its own to end, ends of the signal that asks it to. What the
             // older dialects exit with when their server has ended is no failure.
@@ -209,6 +212,7 @@ impl Watch {
                 || (!self.is_ours() && status.code().is_some());
             let ended = match as_asked || !stop.graceful {
                 true => Ok(()),
+                false if was_killed => Err(why_killed(grace, &lock(&tail))),
                 false => Err(program.why_exited(status, &lock(&tail))),
             };
             let _ = done.send(ended);
@@ -311,10 +315,10 @@ impl Watch {
 
     /// Ends a process and all that it started, reads what it still had to say, and removes its
     /// sockets.
-    async fn clear_away(&self, started: Started, grace: Duration) -> (ExitStatus, SharedTail) {
+    async fn clear_away(&self, started: Started, grace: Duration) -> (Stopped, SharedTail) {
         let Started { child, live, readers, tail, services, folder, .. } = started;
         // First: then nobody else holds its pipes.
-        let status = child.stop(grace).await;
+        let stopped = child.stop(grace).await;
         for reader in readers {
             reader.end().await;
         }
@@ -322,7 +326,7 @@ impl Watch {
             leftovers::remove(live.client.location(), live.pid);
         }
         drop((services, folder));
-        (status, tail)
+        (stopped, tail)
     }
 
     fn turn(&self, phase: Phase) {
@@ -372,6 +376,13 @@ async fn next_stop(to_do: &mut mpsc::UnboundedReceiver<Order>) -> Stop {
             None => return Stop { graceful: false, done: None },
         }
     }
+}
+
+/// Why the host killed it.
+fn why_killed(grace: Duration, tail: &Tail) -> String {
+    let words = diagnose::last_words(tail).map_or_else(String::new, |words| format!("\n{words}"));
+    let grace = grace.as_millis();
+    format!("it did not end within {grace} ms after SIGTERM, so the host killed it{words}")
 }
 
 fn how_it_ended(status: ExitStatus, may_be_idle: bool, has_served: bool) -> How {

@@ -1,6 +1,8 @@
-//! What the program was started for: its arguments, and the configuration in the environment.
+//! What the program was started for: its arguments, and the configuration in the environment or in
+//! a file that the environment names.
 
 use std::ffi::OsString;
+use std::fs;
 
 /// What the arguments ask for.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,19 +15,36 @@ pub(super) enum Asked {
     Start(String),
 }
 
-/// Reads the arguments after the program's name. `in_environment` is `HOTBAY_CONFIG`, which
-/// `--config` goes before.
+/// What stands in the environment.
+#[derive(Debug, Default)]
+pub(super) struct InEnvironment {
+    /// `HOTBAY_CONFIG`
+    pub(super) text: Option<OsString>,
+    /// `HOTBAY_CONFIG_FILE`
+    pub(super) file: Option<OsString>,
+}
+
+/// Reads the arguments after the program's name. `--config` goes before what stands in the
+/// environment, and there the file before the text.
 ///
 /// # Errors
 ///
 /// What is wrong with them, for people.
 pub(super) fn asked(
     mut arguments: impl Iterator<Item = OsString>,
-    in_environment: Option<OsString>,
+    in_environment: InEnvironment,
 ) -> Result<Asked, String> {
     let Some(first) = arguments.next() else {
-        let config = in_environment.ok_or(
-            "neither `capabilities` nor `--config` was given, and HOTBAY_CONFIG is not set",
+        if let Some(file) = in_environment.file {
+            let config = fs::read_to_string(&file).map_err(|error| {
+                let file = file.to_string_lossy();
+                format!("`{file}`, which HOTBAY_CONFIG_FILE names, cannot be read: {error}")
+            })?;
+            return Ok(Asked::Start(config));
+        }
+        let config = in_environment.text.ok_or(
+            "neither `capabilities` nor `--config` was given, and neither HOTBAY_CONFIG nor \
+             HOTBAY_CONFIG_FILE is set",
         )?;
         return text(config, "HOTBAY_CONFIG").map(Asked::Start);
     };
@@ -58,7 +77,8 @@ pub(super) fn help(name: &str) -> String {
         "This is the hotbay plugin `{name}`, a program that a host starts and calls over a socket.\n\
          \n\
          {name} capabilities      says what it can do\n\
-         {name} --config <JSON>   serves; the JSON may stand in HOTBAY_CONFIG instead, such as\n\
+         {name} --config <JSON>   serves; the JSON may stand in HOTBAY_CONFIG instead, or in\n\
+         \x20   the file that HOTBAY_CONFIG_FILE names, such as\n\
          \x20   {{\"id\":\"{name}\",\"type\":\"unix\",\"idleTimeout\":\"5m\"}}"
     )
 }
@@ -70,7 +90,8 @@ mod tests {
     #[track_caller]
     fn check(arguments: &[&str], in_environment: Option<&str>, wanted: Result<Asked, &str>) {
         let given = arguments.iter().map(OsString::from);
-        match (asked(given, in_environment.map(OsString::from)), wanted) {
+        let in_environment = InEnvironment { text: in_environment.map(Into::into), file: None };
+        match (asked(given, in_environment), wanted) {
             (Ok(found), Ok(wanted)) => assert_eq!(found, wanted),
             (Err(found), Err(wanted)) => assert!(found.contains(wanted), "{found}"),
             (found, wanted) => panic!("{found:?}, wanted {wanted:?}"),
@@ -86,6 +107,25 @@ mod tests {
         check(&["--config", "a"], Some("b"), Ok(Asked::Start("a".to_owned())));
         check(&[], Some("b"), Ok(Asked::Start("b".to_owned())));
         check(&["-h"], None, Ok(Asked::Help));
+    }
+
+    #[test]
+    fn file_in_the_environment_is_read_unless_there_is_an_argument() {
+        let folder = std::env::temp_dir().join(format!("hotbay-arguments-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("config.json");
+        fs::write(&file, "in file").unwrap();
+        let given = |file: &std::path::Path| InEnvironment {
+            text: Some("in text".into()),
+            file: Some(file.into()),
+        };
+        let none = || std::iter::empty::<OsString>();
+        assert_eq!(asked(none(), given(&file)), Ok(Asked::Start("in file".to_owned())));
+        let argument = ["--config=a"].into_iter().map(OsString::from);
+        assert_eq!(asked(argument, given(&file)), Ok(Asked::Start("a".to_owned())));
+        fs::remove_dir_all(&folder).unwrap();
+        let wrong = asked(none(), given(&file)).unwrap_err();
+        assert!(wrong.contains("HOTBAY_CONFIG_FILE names, cannot be read"), "{wrong}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) fn text<T>(program: &Program<T>) -> Result<String, String> {
         "name": program.name,
         "version": program.version,
         "endpoints": USUAL.into_iter().chain(own).collect::<Vec<_>>(),
-        "config": ["env"],
+        "config": ["env", "file"],
     });
     let schemas = [
         ("configSchema", "config_schema", program.config_schema),
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn names_endpoints_and_schemas_are_told() {
         let told = text(&program()).unwrap();
-        let wanted = r#"{"hotbay":{"config":["env"],"endpoints":["execute","snapshot","restore","batch"],"name":"rows","protocol":1,"version":"0.1.0"}}"#;
+        let wanted = r#"{"hotbay":{"config":["env","file"],"endpoints":["execute","snapshot","restore","batch"],"name":"rows","protocol":1,"version":"0.1.0"}}"#;
         assert_eq!(
             serde_json::from_str::<Value>(&told).unwrap(),
             serde_json::from_str::<Value>(wanted).unwrap()

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::{env, fmt};
 
-use super::arguments::{self, Asked};
+use super::arguments::{self, Asked, InEnvironment};
 use super::{capabilities, life, stderr};
 use crate::{CallContext, Output, Payload, Plugin, PluginError};
 
@@ -56,7 +56,11 @@ impl<T: Plugin> Program<T> {
                 return ExitCode::FAILURE;
             }
         };
-        match arguments::asked(env::args_os().skip(1), env::var_os("HOTBAY_CONFIG")) {
+        let in_environment = InEnvironment {
+            text: env::var_os("HOTBAY_CONFIG"),
+            file: env::var_os("HOTBAY_CONFIG_FILE"),
+        };
+        match arguments::asked(env::args_os().skip(1), in_environment) {
             Ok(Asked::Capabilities) => stderr::print(&capabilities),
             Ok(Asked::Help) => stderr::print(&arguments::help(self.name)),
             Ok(Asked::Start(text)) => life::run(self, &text),

@@ -72,6 +72,8 @@ mod process_soaks;
 #[cfg(target_os = "linux")]
 mod process_start;
 #[cfg(target_os = "linux")]
+mod process_supervision;
+#[cfg(target_os = "linux")]
 mod process_trial;
 mod providers;
 mod puppet;

@@ -47,6 +47,32 @@ fn a_process_that_is_killed_is_told_of_and_the_next_one_serves() {
 }
 
 #[test]
+fn large_config_reaches_a_program_through_a_private_file() {
+    let read_file = json!({ "capabilities": { "hotbay": { "config": ["env", "file"] } } });
+    for bytes in [10, 60 << 10, 100 << 10, 700 << 10] {
+        let config = json!({ "text": "x".repeat(bytes) });
+        let running = Trial::new().run_with(read_file.clone(), |it| it.config(config), patient);
+        for _ in 0..2 {
+            let told = running.told(&json!({ "do": "tell" }));
+            let data = told["config"]["configTypes"][0]["data"].as_str().expect("its config");
+            assert!(data.len() > bytes, "{}", data.len());
+            let environment = &told["environment"];
+            let folder = environment["HOTBAY_SOCKET_DIR"].as_str().expect("a folder");
+            let file = environment["HOTBAY_CONFIG_FILE"].as_str();
+            assert_eq!(file.is_some(), bytes > 90 << 10);
+            assert_eq!(environment["HOTBAY_CONFIG"].is_string(), file.is_none());
+            if let Some(file) = file {
+                assert!(file.starts_with(folder) && !std::path::Path::new(file).exists());
+            }
+            let mut events = running.host.events();
+            kill(running.pid());
+            event(&mut events, is_restart);
+        }
+        running.end();
+    }
+}
+
+#[test]
 fn exits_and_restarts_of_a_process_are_in_the_figures() {
     let running = Trial::new().run_with(json!({}), |it| it, patient);
     let figures = || running.host.figures().plugins.swap_remove(0);

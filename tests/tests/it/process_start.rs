@@ -40,7 +40,7 @@ fn check(
     for part in says {
         assert!(told.contains(part), "`{part}` in: {told}");
     }
-    assert!(lines_of(&error) <= 6 && told.len() < 2000, "{told}");
+    assert!(lines_of(&error) <= 17 && told.len() < 2000, "{told}");
     assert!(host.kept().is_empty() && host.list().is_empty(), "{told}");
     trial.nothing_is_left();
     assert_eq!(files_below(staging.path()), 0, "a copy is left: {told}");
@@ -100,6 +100,35 @@ fn a_script_that_fails_is_told_with_its_last_words() {
     spoilt(|it| it.bytes(script), CAPABILITIES, &["exit code 9", "no such database"]);
     let script = "#!/bin/sh\nexec hotbay-no-such-command \"$@\"\n";
     spoilt(|it| it.bytes(script), CAPABILITIES, &["hotbay-no-such-command", "PATH"]);
+}
+
+#[test]
+fn failed_start_shows_first_and_last_lines_as_lines() {
+    // As Node writes it: what is wrong comes first, and a long trace of its own after it.
+    let script = "#!/bin/sh\n[ \"$1\" = capabilities ] && [ -z \"$AT_ONCE\" ] && \
+                  { echo '{\"hotbay\":{\"protocol\":1,\"endpoints\":[\"execute\"]}}'; exit; }\n\
+                  echo '/app/main.js:3' >&2\necho 'const = 1;' >&2\necho 'SyntaxError: no name' >&2\n\
+                  i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo \"    at frame $i\" >&2; done\n\
+                  echo 'Node.js v20' >&2; exit 1\n";
+    let says = [
+        "exit code 1",
+        "it wrote:\n  /app/main.js:3\n  const = 1;\n  SyntaxError: no name\n",
+        "\n  …\n",
+        "at frame 40\n  Node.js v20",
+    ];
+    let lines = |step: Step, script: String| {
+        let trial = Trial::new();
+        let host = Host::builder().build().expect("a host");
+        let error = refused(&host, trial.program(json!({})).bytes(script).install());
+        let told = error.full_message();
+        assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{told}");
+        for part in says {
+            assert!(told.contains(part), "`{part}` in: {told}");
+        }
+        assert!(!told.contains("\\n") && lines_of(&error) <= 20, "{told}");
+    };
+    lines(LOCATION, script.to_owned());
+    lines(CAPABILITIES, script.replace("-z \"$AT_ONCE\"", "-n \"$AT_ONCE\""));
 }
 
 #[test]
@@ -176,6 +205,33 @@ fn declared_schema_over_budget_refuses_the_config() {
 }
 
 #[test]
+fn config_over_the_limit_of_one_string_needs_a_program_that_reads_a_file() {
+    let step = (ErrorKind::Start, LoadStep::Config);
+    let large = |it: ProgramFolder| it.config(json!({ "text": "x".repeat(200 << 10) }));
+    for (channels, named) in [(json!(["env"]), "HOTBAY_CONFIG"), (json!([]), "--config")] {
+        let behave = json!({ "capabilities": { "hotbay": { "config": channels } } });
+        let says = ["bytes, and the system passes at most 1310", named, "HOTBAY_CONFIG_FILE"];
+        check(&behave, large, LONG, step, &says);
+    }
+    let older = json!({ "capabilities": { "dialect": "older" } });
+    check(&older, large, LONG, step, &["--config", "passes at most 131071"]);
+}
+
+#[test]
+fn argument_that_no_system_passes_is_a_mistake_of_the_manifest() {
+    for (argument, says) in
+        [("a\0b".to_owned(), "without NUL"), ("x".repeat(200 << 10), "131071 bytes")]
+    {
+        let trial = Trial::new();
+        let folder = trial.program(json!({})).arguments(&[&argument]).install();
+        let error = refused(&Host::builder().build().expect("a host"), folder);
+        let told = error.full_message();
+        assert!(error.kind() == ErrorKind::Manifest && told.contains(says), "{told}");
+        assert!(told.contains("`command[1]`") && told.len() < 2000, "{told}");
+    }
+}
+
+#[test]
 fn a_program_that_ends_before_it_can_be_called_is_told_with_its_end() {
     let stderr = "thread 'main' panicked at src/main.rs:1:2:\nno port\n";
     let location = |asked: Value| json!({ "location": asked });
@@ -184,9 +240,11 @@ fn a_program_that_ends_before_it_can_be_called_is_told_with_its_end() {
     fails(location(json!({ "exit": 0 })), LOCATION, &["exit code 0", "go on running"]);
     fails(location(json!({ "signal": 9 })), LOCATION, &["SIGKILL"]);
     let noise = json!({ "noise": ["one"], "text": "two", "then": { "exit": 5 } });
-    fails(location(noise), LOCATION, &["exit code 5", "one | two"]);
+    fails(location(noise), LOCATION, &["exit code 5", "one\n  two"]);
     let late = location(json!({ "then": { "exit": 6 } }));
     fails(late, READY, &["exit code 6"]);
+    let noisy = location(json!({ "noise": ["one", "two"], "then": { "exit": 7 } }));
+    fails(noisy, READY, &["exit code 7", "one\n  two"]);
 }
 
 #[test]

@@ -88,7 +88,8 @@ pub(crate) enum Verb {
     /// Writes digest and length of its library into a plugin's manifest.
     ///
     /// Keeps the layout of the file, and replaces it in one step. Prints the digest and the path
-    /// of the library.
+    /// of the library. The digest covers the library or program alone; what lies beside a program
+    /// is checked by owner and mode at each start.
     Seal(Seal),
     /// Calls a plugin once and writes its reply to stdout, unchanged.
     ///

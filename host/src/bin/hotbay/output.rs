@@ -55,7 +55,8 @@ impl Out {
         if !(self.is_terminal && wants_colours()) {
             return self.line(&format!("{before}{word}{after}"));
         }
-        let [before, word, after] = [before, word, after].map(|text| escaped(text, Lines::One));
+        let [before, word] = [before, word].map(|text| escaped(text, Lines::One));
+        let after = indented(after);
         let code = hue as u8;
         self.tried(|sink| writeln!(sink, "{before}\x1b[{code}m{word}\x1b[0m{after}"))
     }
@@ -90,7 +91,10 @@ impl Out {
         for row in rows {
             let colour = if row.is_wrong { Color::Red } else { Color::Green };
             table.add_row(row.cells.iter().enumerate().map(|(column, text)| {
-                let cell = Cell::new(escaped(text, Lines::One));
+                // Only the last column may have several lines: what stands in others names things.
+                let is_last = column + 1 == row.cells.len();
+                let lines = if is_last { Lines::Many } else { Lines::One };
+                let cell = Cell::new(escaped(text, lines));
                 match colours && column == row.state {
                     true => cell.fg(colour),
                     false => cell,

@@ -49,8 +49,9 @@ impl Teller {
                 *subject_width = told.subject.chars().count().max(*subject_width);
                 let now = jiff::Zoned::now().strftime("%H:%M:%S ").to_string();
                 let after = told.after_word(*subject_width);
-                out.marked_line(&now, (told.word, told.hue), &after)?;
-                for line in told.why.iter().flat_map(|why| why.lines()) {
+                let mut after = after.lines();
+                out.marked_line(&now, (told.word, told.hue), after.next().unwrap_or_default())?;
+                for line in after.chain(told.why.iter().flat_map(|why| why.lines())) {
                     out.line(&format!("{:TIME_WIDTH$}{:WORD_WIDTH$}  {line}", "", ""))?;
                 }
             }

@@ -73,10 +73,7 @@ pub(super) async fn when_idle(kit: &mut Kit) -> Outcome {
         // With so short a time it may be gone before it was asked whether it is ready.
         return skipped(format!("it could not be started: {}", kit.not_running));
     };
-    let given = match kit.capabilities.as_ref().is_some_and(|told| told.reads_config_from_env) {
-        true => "HOTBAY_CONFIG",
-        false => "--config",
-    };
+    let given = kit.config_channel();
     let why = format!("an `idleTimeout` of {told} (nanoseconds, given by {given})");
     ended(kit, started, &why, IDLE_WAIT_MAX).await
 }
@@ -91,7 +88,7 @@ async fn ended(kit: &Kit, mut started: Started, cause: &str, wait_max: Duration)
         let left = left_behind(&started).await;
         lock(&kit.left).extend(left.map(|count| format!("{count} after {cause}")));
     }
-    let path = kit.program.staged.path().to_owned();
+    let path = kit.program.staged.path();
     let Started { child, readers, tail, services, folder, .. } = started;
     for reader in readers {
         reader.end().await;

@@ -187,7 +187,7 @@ impl Kit {
             false => started.child.try_wait()?,
         };
         let path = self.program.staged.path();
-        let how = diagnose::of_exit(status, path, &lock(&started.tail));
+        let how = diagnose::of_exit(status, &path, &lock(&started.tail));
         self.start_again(None).await;
         Some(format!("it did not live through this: {how}"))
     }

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use super::super::dialect::Capabilities;
 use super::super::exposed;
+use super::super::given::Channel;
+use super::super::inquiry;
 use super::super::location::Location;
 use super::super::start::{self, NotStarted, Started};
 use super::kit::Kit;
@@ -15,12 +17,12 @@ impl Kit {
     /// Asks twice what it can do; answers with that, if it is known.
     pub(crate) async fn ask_capabilities(&mut self) -> Option<&Capabilities> {
         let asked_at = Instant::now();
-        let first = start::capabilities(&self.program).await;
+        let first = inquiry::capabilities(&self.program).await;
         let took = asked_at.elapsed().as_millis();
         let outcome = match first {
             Err(NotStarted { message, .. }) => failed(message),
             Ok(first) => {
-                let second = start::capabilities(&self.program).await;
+                let second = inquiry::capabilities(&self.program).await;
                 let outcome = same_twice(&first, second).map(|()| told(&first, took));
                 self.capabilities = Some(first);
                 outcome
@@ -36,7 +38,7 @@ impl Kit {
         let not_started = self.start(None).await.err();
         let took = began_at.elapsed().as_millis();
         let Some(NotStarted { step, message }) = not_started else {
-            let launched = if self.reads_config_from_env() { "HOTBAY_CONFIG" } else { "--config" };
+            let launched = self.config_channel();
             self.report.passed("launch", format!("the config was given by {launched}"));
             let outcome = self
                 .live()
@@ -48,6 +50,8 @@ impl Kit {
             return;
         };
         let row = [
+            ("launch", LoadStep::Stage, ""),
+            ("launch", LoadStep::Config, ""),
             ("launch", LoadStep::Launch, "it was started"),
             ("location", LoadStep::Location, "it told where it can be reached"),
             ("ready", LoadStep::Ready, ""),
@@ -57,13 +61,18 @@ impl Kit {
                 self.report.failed(name, message.clone());
                 break;
             }
-            self.report.passed(name, done);
+            if !done.is_empty() {
+                self.report.passed(name, done);
+            }
         }
         self.not_running = message;
     }
 
-    fn reads_config_from_env(&self) -> bool {
-        self.capabilities.as_ref().is_some_and(|capabilities| capabilities.reads_config_from_env)
+    /// How its config is given to it, for people.
+    pub(super) fn config_channel(&self) -> &'static str {
+        let config = |told| start::config(&self.program, told).len();
+        let channel = self.capabilities.as_ref().map(|told| Channel::of(told, config(told)));
+        channel.unwrap_or(Channel::Argument).name()
     }
 }
 

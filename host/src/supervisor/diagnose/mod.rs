@@ -18,7 +18,8 @@ pub(crate) fn of_file(program: &Path) -> Option<String> {
     Program::look(program).why_not_runnable()
 }
 
-/// The last lines that a program wrote, in one line; none if it wrote nothing.
+/// What a program wrote, introduced: its last lines, and before its start also the first ones.
+/// None if it wrote nothing.
 pub(crate) fn last_words(tail: &Tail) -> Option<String> {
     words::told(tail)
 }
@@ -53,7 +54,7 @@ fn cause(error: &io::Error, path: &Path) -> Option<String> {
         libc::ENOMEM => "there is not enough memory for another process".to_owned(),
         libc::E2BIG => {
             "its config, arguments and environment are too long for a command line; make the \
-             config shorter, or let the program read it from the environment"
+             config shorter, or let the program read it from a file (HOTBAY_CONFIG_FILE)"
                 .to_owned()
         }
         _ => return program.why_not_runnable(),

@@ -19,17 +19,29 @@ pub(super) fn command_not_found(tail: &Tail) -> Option<&str> {
     })
 }
 
-/// The last lines in one: the panic, if there is one, since a backtrace hides it.
+/// What it wrote, under a line that introduces it: the first lines that are kept and the last
+/// ones, with `…` for what is missing. Of what ends in a panic that and the lines after it, since
+/// a backtrace hides it. One line stands beside its introduction.
 pub(super) fn told(tail: &Tail) -> Option<String> {
-    let lines: Vec<&str> = tail.lines().collect();
-    let from = match lines.iter().rposition(|line| line.contains("panicked at ")) {
-        Some(panic) => panic,
-        None => lines.len().saturating_sub(LINES_TOLD_MAX),
-    };
     let hint = |line: &&str| line.trim_start().starts_with("note: ");
-    let told = lines[from..].iter().filter(|line| !hint(line)).take(LINES_TOLD_MAX);
-    let told: Vec<&str> = told.map(|line| line.trim()).collect();
-    (!told.is_empty()).then(|| told.join(" | "))
+    let lines: Vec<&str> = tail.lines().collect();
+    let panic = lines.iter().rposition(|line| line.contains("panicked at "));
+    let first: Vec<&str> = if panic.is_some() { Vec::new() } else { tail.first().collect() };
+    let from = panic.unwrap_or(lines.len().saturating_sub(LINES_TOLD_MAX));
+    // What is told as a first line already.
+    let skipped = (tail.count() - lines.len()) + from;
+    let repeated = first.len().saturating_sub(skipped);
+    let mut last = lines[from..].iter().copied().filter(|line| !hint(line)).take(LINES_TOLD_MAX);
+    let last: Vec<&str> = last.by_ref().skip(repeated).collect();
+    let is_missing = !first.is_empty() && skipped > first.len();
+    let gap = is_missing.then_some("…");
+    let told: Vec<&str> = first.into_iter().chain(gap).chain(last).collect();
+    match (&told[..], panic.is_some() || tail.first().len() == 0) {
+        ([], _) => None,
+        ([line], _) => Some(format!("it wrote: {}", line.trim())),
+        (_, true) => Some(format!("the last it wrote:\n  {}", told.join("\n  "))),
+        (_, false) => Some(format!("it wrote:\n  {}", told.join("\n  "))),
+    }
 }
 
 fn of_linker(line: &str) -> Option<String> {
@@ -164,10 +176,27 @@ mod tests {
     fn the_last_lines_or_the_panic_are_told() {
         let check = |lines: &[&str], expect: &str| {
             assert_eq!(told(&tail(lines)).unwrap_or_default(), expect);
+            let mut tail = tail(lines);
+            tail.forget_first();
+            let last: Vec<&str> = lines.iter().rev().take(3).rev().copied().collect();
+            if lines.len() > 1 && !lines.iter().any(|line| line.contains("panicked")) {
+                let expect = format!("the last it wrote:\n  {}", last.join("\n  "));
+                assert_eq!(told(&tail), Some(expect));
+            }
         };
         check(&[], "");
-        check(&["a"], "a");
-        check(&["a", "b", " c", "d"], "b | c | d");
+        check(&[" a"], "it wrote: a");
+        check(&["a", "b", " c", "d"], "it wrote:\n  a\n  b\n   c\n  d");
+        let numbers: Vec<String> = (1..=50).map(|number| number.to_string()).collect();
+        let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
+        let first = numbers[..10].join("\n  ");
+        for (count, rest) in
+            [(10, ""), (11, "11"), (13, "11\n  12\n  13"), (14, "…\n  12\n  13\n  14")]
+        {
+            let rest = if rest.is_empty() { String::new() } else { format!("\n  {rest}") };
+            check(&numbers[..count], &format!("it wrote:\n  {first}{rest}"));
+        }
+        check(&numbers, &format!("it wrote:\n  {first}\n  …\n  48\n  49\n  50"));
         check(
             &[
                 "a",
@@ -178,7 +207,7 @@ mod tests {
                 "   1: g",
                 "note: run with `RUST_BACKTRACE=1`",
             ],
-            "thread 'main' panicked at src/main.rs:1:2: | no port | stack backtrace:",
+            "the last it wrote:\n  thread 'main' panicked at src/main.rs:1:2:\n  no port\n  stack backtrace:",
         );
     }
 

@@ -66,6 +66,8 @@ pub(crate) struct Capabilities {
     pub(crate) endpoints: BTreeSet<String>,
     /// Whether the config may travel in the environment, where no other user sees it.
     pub(crate) reads_config_from_env: bool,
+    /// Whether the config may be in a file, where no limit of the system cuts it off.
+    pub(crate) reads_config_from_file: bool,
     pub(crate) config_schema: Option<Value>,
     pub(crate) input_schema: Option<Value>,
     pub(crate) name: Option<String>,
@@ -112,6 +114,7 @@ impl Capabilities {
             config_types: Vec::new(),
             endpoints: BTreeSet::new(),
             reads_config_from_env: false,
+            reads_config_from_file: false,
             config_schema: None,
             input_schema: None,
             name: None,

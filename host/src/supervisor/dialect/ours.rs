@@ -15,13 +15,14 @@ pub(super) fn read(root: &Field<'_>) -> Result<Capabilities, WrongCapabilities> 
     hotbay.object("an object with `protocol` and `endpoints`")?;
     // First, since a newer protocol may mean something else by every other field.
     let protocol = protocol(&hotbay.field("protocol"))?;
-    let channels = hotbay.field("config").names("a list such as [\"env\"]")?;
+    let channels = hotbay.field("config").names("a list such as [\"env\", \"file\"]")?;
     Ok(Capabilities {
         dialect: Dialect::Ours { protocol },
         types: types_by_group(&root.field("types"))?,
         config_types: root.field("configTypes").names("a list of config types")?,
         endpoints: endpoints(&hotbay.field("endpoints"))?,
         reads_config_from_env: channels.iter().any(|channel| channel == "env"),
+        reads_config_from_file: channels.iter().any(|channel| channel == "file"),
         config_schema: schema::read(&hotbay.field("configSchema"))?,
         input_schema: schema::read(&hotbay.field("inputSchema"))?,
         name: hotbay.field("name").name_if_given("the name of the plugin")?,

@@ -48,6 +48,7 @@ fn ours_is_read_with_everything_it_may_say() {
         config_types: vec![],
         endpoints: endpoints.into(),
         reads_config_from_env: true,
+        reads_config_from_file: false,
         config_schema: Some(json!({"type": "object"})),
         input_schema: Some(json!(true)),
         name: Some("json-query".to_owned()),
@@ -209,7 +210,7 @@ fn every_wrong_field_of_ours_is_told() {
     for odd in ["/execute", "a/", "a b", "a?b", "a#", "", "a\n"] {
         check("endpoints", json!([odd]), &format!("[0]` is {odd:?}; wanted the name of an"));
     }
-    check("config", json!("env"), "` is \"env\"; wanted a list such as [\"env\"]");
+    check("config", json!("env"), "` is \"env\"; wanted a list such as [\"env\", \"file\"]");
     check("config", json!([true]), "[0]` is true; wanted a name");
     check("name", json!(1), "` is 1; wanted the name of the plugin");
     check("name", json!(""), "` is \"\"; wanted the name of the plugin");

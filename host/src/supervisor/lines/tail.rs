@@ -1,4 +1,5 @@
-//! The last lines that a program wrote, for whoever has to tell why it ended.
+//! The last lines that a program wrote, and the first ones while it starts, for whoever has to
+//! tell why it ended.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,10 +7,12 @@ use std::fmt;
 use hotbay_plugin::text::{Lines, escaped};
 
 const LINES_MAX: usize = 20;
+const FIRST_LINES_MAX: usize = 10;
 const LINE_CHARS_MAX: usize = 400;
 const BYTES_MAX: usize = 8 * 1024;
 
-/// The last 20 lines of a program, shortened to what a person reads.
+/// The last 20 lines of a program, and its first 10 until they are forgotten, shortened to what a
+/// person reads.
 ///
 /// `Display` joins them with line ends.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +20,11 @@ pub(crate) struct Tail {
     lines: VecDeque<String>,
     /// Of all lines and the line ends between them.
     bytes: usize,
+    first: Vec<String>,
+    /// Of all lines that were ever added.
+    count: usize,
+    /// The first lines do not matter any more.
+    is_started: bool,
 }
 
 impl Tail {
@@ -28,6 +36,10 @@ impl Tail {
         if line.is_empty() {
             return;
         }
+        if !self.is_started && self.first.len() < FIRST_LINES_MAX {
+            self.first.push(line.clone());
+        }
+        self.count += 1;
         self.bytes += line.len() + 1;
         self.lines.push_back(line);
         while self.lines.len() > LINES_MAX || self.bytes > BYTES_MAX {
@@ -39,6 +51,22 @@ impl Tail {
     /// The lines, the oldest first.
     pub(crate) fn lines(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
         self.lines.iter().map(String::as_str)
+    }
+
+    /// The first lines, the oldest first; none once they are forgotten.
+    pub(crate) fn first(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.first.iter().map(String::as_str)
+    }
+
+    /// Forgets the first lines: the program has started, and how it did does not tell why it ends.
+    pub(crate) fn forget_first(&mut self) {
+        self.first = Vec::new();
+        self.is_started = true;
+    }
+
+    /// How many lines were written, blank ones apart.
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 
     /// Whether nothing was written.
