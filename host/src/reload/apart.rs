@@ -128,19 +128,18 @@ pub(super) fn again(
     let overseer: Overseen =
         Arc::new(PluginOverseer::new(candidate, parts.id, slot, lines_per_s_max));
     parts.tasks = Some(runtime.clone());
-    let started = parts.crew.run(wait_max, move || {
-        let task = supervisor::begin(program, capabilities, overseer);
-        let begun = on_its_threads(&runtime, task).unwrap_or_else(|| Err(still_asked()));
-        let body = begun.map(Body::Apart).map_err(|NotStarted { step, message }| Failed {
-            step,
-            cause: Cause::Told(message),
-            left: None,
-        })?;
-        match until {
-            Until::Started => Ok(body),
-            Until::Ready(state) => readied(body, state),
-        }
-    });
+    let started =
+        parts.crew.run(wait_max, move || {
+            let task = supervisor::begin(program, capabilities, overseer);
+            let begun = on_its_threads(&runtime, task).unwrap_or_else(|| Err(still_asked()));
+            let body = begun.map(Body::Apart).map_err(|NotStarted { step, message, .. }| {
+                Failed { step, cause: Cause::Told(message), left: None }
+            })?;
+            match until {
+                Until::Started => Ok(body),
+                Until::Ready(state) => readied(body, state),
+            }
+        });
     body_of(started, workshop, candidate, parts)
 }
 
@@ -153,13 +152,13 @@ fn on_its_threads<T: Send + 'static>(
     runtime.block_on(runtime.spawn(task)).ok()
 }
 
-fn not_started(candidate: &Candidate, NotStarted { step, message }: NotStarted) -> Error {
+fn not_started(candidate: &Candidate, NotStarted { step, message, .. }: NotStarted) -> Error {
     candidate.failed(step, ErrorKind::Start).caused_by(message)
 }
 
 fn still_asked() -> NotStarted {
     let message = "`capabilities` did not end, and could not be ended".to_owned();
-    NotStarted { step: LoadStep::Capabilities, message }
+    NotStarted::at(LoadStep::Capabilities, message)
 }
 
 /// The copy can be run whatever the file says, so the file is asked.

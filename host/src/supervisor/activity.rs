@@ -99,8 +99,7 @@ impl Activity {
     /// Whether a process that exits at `now` may do so because it was idle for `idle_max`; zero
     /// is never.
     pub(super) fn was_idle(&self, idle_max: Duration, now: Instant) -> bool {
-        let idle = now.saturating_duration_since(self.last());
-        !idle_max.is_zero() && idle >= idle_max.saturating_sub(slack(idle_max))
+        is_idle(idle_max, now.saturating_duration_since(self.last()))
     }
 
     /// Whether a call that was sent at `sent` may have met such an exit.
@@ -119,6 +118,11 @@ impl Activity {
     pub(super) fn trust(&self) {
         self.is_suspected.store(false, Ordering::Relaxed);
     }
+}
+
+/// Whether a process that has had nothing to do for so long may exit because of that; zero is never.
+pub(super) fn is_idle(idle_max: Duration, idle: Duration) -> bool {
+    !idle_max.is_zero() && idle >= idle_max.saturating_sub(slack(idle_max))
 }
 
 fn slack(idle_max: Duration) -> Duration {

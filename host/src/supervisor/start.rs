@@ -44,11 +44,13 @@ const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
 pub(crate) struct NotStarted {
     pub(crate) step: LoadStep,
     pub(crate) message: String,
+    /// It exited with 0, as it does when it is idle.
+    pub(super) has_exited_well: bool,
 }
 
 impl NotStarted {
-    pub(super) fn at(step: LoadStep, message: impl fmt::Display) -> Self {
-        Self { step, message: message.to_string() }
+    pub(crate) fn at(step: LoadStep, message: impl fmt::Display) -> Self {
+        Self { step, message: message.to_string(), has_exited_well: false }
     }
 }
 
@@ -359,7 +361,8 @@ impl Starting<'_> {
     }
 
     fn exited(&self, step: LoadStep, status: ExitStatus) -> NotStarted {
-        NotStarted::at(step, self.program.why_exited(status, &lock(&self.tail)))
+        let not_started = NotStarted::at(step, self.program.why_exited(status, &lock(&self.tail)));
+        NotStarted { has_exited_well: status.success(), ..not_started }
     }
 
     /// Asks until it says that it can be called.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::activity::Activity;
+use super::activity::{self, Activity};
 use super::asking::Shared;
 use super::child::Stopped;
 use super::diagnose;
@@ -266,6 +266,7 @@ impl Watch {
             }
             self.turn(Phase::Starting);
             let (program, capabilities) = (&self.shared.program, &self.shared.capabilities);
+            let began = Instant::now();
             let started = start::start(program, capabilities, &self.overseer);
             let started = tokio::select! {
                 started = started => started,
@@ -284,7 +285,14 @@ impl Watch {
                     self.turn(Phase::Serving(live));
                     return Some(started);
                 }
-                Err(NotStarted { step, message }) => {
+                // Its idle time was over before the host, on a busy machine, came to call it.
+                Err(failed)
+                    if failed.has_exited_well
+                        && activity::is_idle(program.limits.idle_max, began.elapsed()) =>
+                {
+                    how = How::Idle;
+                }
+                Err(NotStarted { step, message, .. }) => {
                     let reason = format!("it did not start again, at the step `{step}`: {message}");
                     self.overseer.not_restarted(&reason);
                     why = reason.into();

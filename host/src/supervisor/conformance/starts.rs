@@ -37,7 +37,7 @@ impl Kit {
         let began_at = Instant::now();
         let not_started = self.start(None).await.err();
         let took = began_at.elapsed().as_millis();
-        let Some(NotStarted { step, message }) = not_started else {
+        let Some(NotStarted { step, message, .. }) = not_started else {
             let launched = self.config_channel();
             self.report.passed("launch", format!("the config was given by {launched}"));
             let outcome = self
