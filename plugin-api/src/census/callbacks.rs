@@ -16,7 +16,7 @@ pub struct Callback {
     /// What it leaves behind, after "it called `name`, ".
     pub consequence: &'static str,
     /// Whether the library has a function of its own in front of it that notes calls. The others
-    /// are noted when they are looked up by `dlsym`, and found among a file's imports.
+    /// are noted when they are looked up, and found among a file's imports.
     pub is_wrapped: bool,
 }
 
@@ -40,7 +40,7 @@ const THREAD: &str = "whose thread is not counted";
 
 /// Every function that is known to keep a pointer of its caller, except those that the census
 /// counts instead: threads and thread keys.
-pub const CALLBACKS: [Callback; 68] = [
+pub const CALLBACKS: [Callback; 70] = [
     wrapped("sigaction", HANDLER),
     wrapped("signal", HANDLER),
     wrapped("bsd_signal", HANDLER),
@@ -110,6 +110,8 @@ pub const CALLBACKS: [Callback; 68] = [
     unwrapped("pthread_key_create", "whose destructor may still run"),
     unwrapped("tss_create", "whose destructor may still run"),
     unwrapped("dlsym", "and what it looked up is not known"),
+    wrapped("__cxa_thread_atexit_impl", "which runs code of it when a thread ends"),
+    wrapped("syscall", "which set a signal handler or started a thread that is not counted"),
 ];
 
 static CALLS: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];

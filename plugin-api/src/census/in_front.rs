@@ -1,15 +1,15 @@
 //! Functions in front of those of the C library that keep a pointer of their caller: each notes
 //! its call if the pointer may be one of this library, and hands it on.
 //!
-//! As in `on_linux`, nothing here allocates or blocks. Raw system calls are not seen, and
-//! neither is what is looked up by `dlvsym`.
+//! As in `on_linux`, nothing here allocates or blocks. System calls are seen that go through
+//! `syscall`. What is looked up by `dlvsym` is seen on x86-64.
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::{mem, ptr};
 
-use super::callbacks::{CALLBACKS, note, position_of};
-use super::real::{look_up, real};
+use super::callbacks::{CALLBACKS, Callback, note, position_of};
+use super::real::{look_up, look_up_version, real};
 use super::{keys, on_linux};
 
 /// Functions of a stream of the program's own; passed by value.
@@ -84,9 +84,11 @@ in_front! {
     lio_listio64(mode: c_int, list: *const c_void, count: c_int, event: *mut c_void) -> c_int, or -1, if true;
     getaddrinfo_a(mode: c_int, list: *mut c_void, count: c_int, event: *mut c_void) -> c_int, or libc::EAI_SYSTEM, if true;
     on_exit(function: *const c_void, argument: *mut c_void) -> c_int, or -1, if true;
-    __cxa_atexit(function: *const c_void, argument: *mut c_void, library: *const c_void) -> c_int, or -1, if library.is_null();
-    __cxa_at_quick_exit(function: *const c_void, library: *const c_void) -> c_int, or -1, if library.is_null();
-    __register_atfork(before: *const c_void, parent: *const c_void, child: *const c_void, library: *const c_void) -> c_int, or libc::ENOMEM, if library.is_null();
+    __cxa_atexit(function: *const c_void, argument: *mut c_void, library: *const c_void) -> c_int, or -1, if !is_own(library.addr());
+    __cxa_at_quick_exit(function: *const c_void, library: *const c_void) -> c_int, or -1, if !is_own(library.addr());
+    __register_atfork(before: *const c_void, parent: *const c_void, child: *const c_void, library: *const c_void) -> c_int, or libc::ENOMEM, if !is_own(library.addr());
+    __cxa_thread_atexit_impl(function: *const c_void, argument: *mut c_void, library: *const c_void) -> c_int, or -1, if !is_own(library.addr());
+    syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long, or -1, if is_left_by(number, a, b);
     fopencookie(cookie: *mut c_void, mode: *const c_char, functions: CookieFunctions) -> *mut c_void, or ptr::null_mut(), if true;
     setvbuf(stream: *mut c_void, buffer: *mut c_char, mode: c_int, size: usize) -> c_int, or -1, if is_own(buffer.addr());
     setbuf(stream: *mut c_void, buffer: *mut c_char) -> (), or (), if is_own(buffer.addr());
@@ -118,6 +120,25 @@ fn installs(action: *const c_void) -> bool {
     // SAFETY: null, or valid to read by the contract of `sigaction`.
     unsafe { action.cast::<libc::sigaction>().as_ref() }
         .is_some_and(|action| is_own(action.sa_sigaction))
+}
+
+/// Whether a system call leaves a handler of this library, or starts a thread.
+fn is_left_by(number: c_long, a: usize, b: usize) -> bool {
+    let starts_thread = |flags: usize| {
+        let shares_memory = flags & libc::CLONE_VM as usize != 0;
+        shares_memory && flags & libc::CLONE_VFORK as usize == 0
+    };
+    // SAFETY: null, or valid to read by the contract of the two calls; the handler is the first
+    // word of the kernel's action, the flags are the first of the arguments of `clone3`.
+    let word = |address: usize| unsafe {
+        std::ptr::with_exposed_provenance::<usize>(address).as_ref().copied()
+    };
+    match number {
+        libc::SYS_rt_sigaction => word(b).is_some_and(is_own),
+        libc::SYS_clone => starts_thread(a),
+        libc::SYS_clone3 => word(a).is_some_and(starts_thread),
+        _ => false,
+    }
 }
 
 fn is_own_stack(stack: *const c_void) -> bool {
@@ -241,22 +262,47 @@ pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut
     }
     // SAFETY: what was found has a name, which is a C string.
     let name = unsafe { CStr::from_ptr(name) };
+    seen(name, found, true)
+}
+
+/// Stands in front of `dlvsym`, as [`dlsym`] does. What is not the newest version of a function is
+/// handed out as it is, and noted: those in front call the newest.
+///
+/// # Safety
+///
+/// The contract of `dlvsym`.
+pub unsafe extern "C" fn dlvsym(
+    handle: *mut c_void,
+    name: *const c_char,
+    version: *const c_char,
+) -> *mut c_void {
+    // SAFETY: the caller's contract.
+    let found = unsafe { look_up_version(handle, name, version) };
+    if found.is_null() {
+        return found;
+    }
+    // SAFETY: what was found has a name, which is a C string.
+    let newest = unsafe { look_up(handle, name) };
+    // SAFETY: as above.
+    let name = unsafe { CStr::from_ptr(name) };
+    seen(name, found, newest == found)
+}
+
+/// What to hand out for a function that was looked up and `found`.
+fn seen(name: &CStr, found: *mut c_void, is_newest: bool) -> *mut c_void {
     let own = match name.to_bytes() {
         b"dlopen" => Some(dlopen as *const () as *mut c_void),
         b"dlmopen" => Some(dlmopen as *const () as *mut c_void),
         b"dlsym" => Some(dlsym as *const () as *mut c_void),
+        // The same function under all of its versions.
+        b"dlvsym" => Some(dlvsym as *const () as *mut c_void),
         name => on_linux::counting(name).or_else(|| keys::counting(name)).or_else(|| noting(name)),
     };
-    if let Some(own) = own {
-        // SAFETY: the same name, in all that the program opened.
-        let of_the_c_library = unsafe { look_up(libc::RTLD_DEFAULT, name.as_ptr()) };
-        if found == of_the_c_library {
-            return own;
-        }
+    if let Some(own) = own.filter(|_| is_newest) {
+        return own;
     }
-    let row = |callback: &_| *callback == name.to_bytes();
-    if let Some(position) = CALLBACKS.iter().map(|one| one.name.as_bytes()).position(|it| row(&it))
-    {
+    let row = |callback: &Callback| callback.name.as_bytes() == name.to_bytes();
+    if let Some(position) = CALLBACKS.iter().position(row) {
         note(position);
     }
     found

@@ -46,6 +46,8 @@ macro_rules! __stand_in_front {
             __cxa_atexit(function: *const c_void, argument: *mut c_void, library: *const c_void) -> c_int;
             __cxa_at_quick_exit(function: *const c_void, library: *const c_void) -> c_int;
             __register_atfork(before: *const c_void, parent: *const c_void, child: *const c_void, library: *const c_void) -> c_int;
+            __cxa_thread_atexit_impl(function: *const c_void, argument: *mut c_void, library: *const c_void) -> c_int;
+            syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
             fopencookie(cookie: *mut c_void, mode: *const c_char, functions: on_linux::CookieFunctions) -> *mut c_void;
             setvbuf(stream: *mut c_void, buffer: *mut c_char, mode: c_int, size: usize) -> c_int;
             setbuf(stream: *mut c_void, buffer: *mut c_char) -> ();
@@ -61,6 +63,10 @@ macro_rules! __stand_in_front {
             initstate(seed: c_uint, state: *mut c_char, size: usize) -> *mut c_char;
             setstate(state: *mut c_char) -> *mut c_char;
             hsearch(entry: on_linux::Entry, action: c_int) -> *mut c_void;
+        }
+        #[cfg(target_arch = "x86_64")]
+        $crate::__stand_in_front! {
+            dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void;
         }
     };
     ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {

@@ -27,8 +27,9 @@
 /// On GNU/Linux the library gets hidden functions in front of those of the C library that start
 /// threads or keep a pointer of their caller, such as `timer_create`, `sigaction` or `putenv`. The
 /// host unmaps the library only if no thread is left and none of those was called with a pointer
-/// of the library. Raw system calls are not seen, and neither is what is looked up by `dlvsym`: a
-/// plugin that starts threads that way states `"unload": "keep"` in its manifest.
+/// of the library. System calls that do not go through `syscall` are not seen, and neither is what
+/// is looked up by `dlvsym` on processors other than x86-64: a plugin that starts threads that way
+/// states `"unload": "keep"` in its manifest.
 ///
 /// Does not compile with `panic = "abort"`: no panic could be caught.
 #[macro_export]

@@ -153,6 +153,15 @@ fn thread_keeps_library_until_it_ends_however_it_is_started() {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn function_looked_up_with_its_version_is_seen() {
+    let habit = "looked-up-version-thread FILE";
+    assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"]);
+    let handler = "and a later signal handler may still call the one that it installed";
+    is_kept("looked-up-version-action 12", &format!("it called `signal`, {handler}"));
+}
+
 #[test]
 fn c11_key_keeps_library_until_its_thread_ends() {
     assert_eq!(end_after("c11-key"), ["kept: thread keys: 1 thread(s) hold one", "closed"]);
@@ -171,9 +180,17 @@ fn timer_or_request_keeps_library_for_good() {
 fn hook_keeps_library_for_good() {
     let exit = "which runs code of it when the process exits";
     is_kept("exit-hook", &format!("it called `on_exit`, {exit}"));
-    is_kept("exit-hook-of-no-library", &format!("it called `__cxa_atexit`, {exit}"));
+    for habit in ["exit-hook-of-no-library", "exit-hook-of-another-library"] {
+        is_kept(habit, &format!("it called `__cxa_atexit`, {exit}"));
+    }
     let fork = "it called `__register_atfork`, which runs code of it when the process forks";
     is_kept("fork-hook-of-no-library", fork);
+    is_kept("fork-hook-of-another-library", fork);
+    let thread = "which runs code of it when a thread ends";
+    is_kept(
+        "thread-hook-of-no-library",
+        &format!("it called `__cxa_thread_atexit_impl`, {thread}"),
+    );
     let stream = "it called `fopencookie`, whose stream runs code of it when it is flushed";
     is_kept("stream", stream);
     let print = "which runs code of it in later calls of `printf`";
@@ -216,9 +233,11 @@ fn signal_handler_keeps_library_for_good_however_it_is_installed() {
     ] {
         is_kept(habit, &format!("it called `{function}`, {handler}"));
     }
-    // The handler of std for this one is replaced behind the C library's back.
-    let lay = "a signal handler lay in it, and a later handler of the signal may still call it";
-    is_kept("raw-action 7", lay);
+    // The first replaces a handler of std's, the second is replaced by one of the host's own.
+    let raw = "which set a signal handler or started a thread that is not counted";
+    for habit in ["raw-action 7", "raw-action 10"] {
+        is_kept(habit, &format!("it called `syscall`, {raw}"));
+    }
 }
 
 #[test]
