@@ -48,9 +48,11 @@ impl Steps {
                 ConformanceOutcome::Failed => ("FAILED ", Hue::Red),
                 _ => ("skipped", Hue::Yellow),
             };
-            // A program's last words have lines of their own.
-            let message = step.message.lines().map(str::trim).collect::<Vec<_>>().join(" | ");
-            out.marked_line("  ", (word, hue), &format!("  {:<17} {message}", step.name))
+            // What a program wrote has lines of its own.
+            let mut lines = step.message.lines();
+            let first = lines.next().unwrap_or_default();
+            out.marked_line("  ", (word, hue), &format!("  {:<17} {first}", step.name))?;
+            lines.try_for_each(|line| out.line(&format!("{:29}{line}", "")))
         })
     }
 

@@ -31,7 +31,7 @@ pub(super) async fn token(kit: &Kit) -> Outcome {
                 Ok(Ok(answer)) if answer.status == StatusCode::UNAUTHORIZED => continue,
                 Ok(Ok(answer)) => format!("was answered {}", answer.status.as_u16()),
                 Ok(Err(broken)) => format!("was not answered: {}", broken.message),
-                Err(_) => "was not answered in time".to_owned(),
+                Err(_) => format!("was not answered in time{}", one_connection(kit).await),
             };
             return failed(format!(
                 "{asked} {found}; wanted 401: a program that was given HOTBAY_TOKEN compares the \
@@ -69,7 +69,23 @@ pub(super) async fn keep_alive(kit: &Kit) -> Outcome {
         Ok(Err::<_, Broken>(broken)) => {
             failed(format!("a new connection was not answered: {}", broken.message))
         }
-        Err(_) => failed(format!("a second request on a connection is not answered; {wanted}")),
+        Err(_) => failed(format!(
+            "a second request on a connection is not answered{}; {wanted}",
+            one_connection(kit).await
+        )),
+    }
+}
+
+/// The cause, where a new connection is not answered and the one that the host keeps is.
+async fn one_connection(kit: &Kit) -> &'static str {
+    let Ok(started) = kit.live() else { return "" };
+    let ask = Knock::get("healthz").ask();
+    match timeout(ANSWER_WAIT_MAX, started.live.client.ask::<OnTasks>(&ask)).await {
+        Ok(Ok(_)) => {
+            ", although the connection that the host keeps is: it serves one connection at a time, \
+             so serve each on a thread or task of its own"
+        }
+        _ => "",
     }
 }
 

@@ -126,7 +126,8 @@ fn of_signal(signal: i32, program: &Program) -> Option<&'static str> {
             "it stopped itself: a failed check, a panic that aborts, or no memory left"
         }
         libc::SIGPIPE => "it wrote to a pipe or a socket that nobody reads",
-        libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => "somebody ended it",
+        libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => "somebody ended it",
+        libc::SIGTERM => "it was asked to end, and does not handle that signal",
         _ => return None,
     })
 }
@@ -213,7 +214,8 @@ mod tests {
             (libc::SIGXCPU, "was ended by SIGXCPU", "used up the CPU time"),
             (libc::SIGILL, "was ended by SIGILL", "build it for an older CPU"),
             (libc::SIGABRT, "was ended by SIGABRT", "it stopped itself"),
-            (libc::SIGTERM, "was ended by SIGTERM", "somebody ended it"),
+            (libc::SIGTERM, "was ended by SIGTERM", "asked to end"),
+            (libc::SIGHUP, "was ended by SIGHUP", "somebody ended it"),
             (50, "was ended by signal 50", "it wrote nothing"),
         ];
         for (signal, name, cause) in cases {
