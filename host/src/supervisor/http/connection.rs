@@ -276,14 +276,18 @@ mod tests {
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
 
-    #[test]
-    fn request_on_a_connection_that_was_just_closed_fails_unsent() {
+    /// A connection, and the other side of its socket.
+    fn connected() -> (Connection<wire::Stream>, UnixStream) {
         let (near, far) = UnixStream::pair().expect("a pair");
         let io = wire::Stream::try_from(near).expect("a stream");
-        let mut connection =
-            wire::block_on(None, Connection::over(io, Counts::default(), Sharing::new().opened()))
-                .expect("no end")
-                .expect("a connection");
+        let over = Connection::over(io, Counts::default(), Sharing::new().opened());
+        let connection = wire::block_on(None, over).expect("no end").expect("a connection");
+        (connection, far)
+    }
+
+    #[test]
+    fn request_on_a_connection_that_was_just_closed_fails_unsent() {
+        let (mut connection, far) = connected();
         assert!(connection.is_usable());
         drop(far);
         // It is sent before anything was read of the end.
@@ -299,12 +303,7 @@ mod tests {
 
     #[test]
     fn a_request_of_which_no_byte_left_surely_did_not_run() {
-        let (near, far) = UnixStream::pair().expect("a pair");
-        let io = wire::Stream::try_from(near).expect("a stream");
-        let mut connection =
-            wire::block_on(None, Connection::over(io, Counts::default(), Sharing::new().opened()))
-                .expect("no end")
-                .expect("a connection");
+        let (mut connection, far) = connected();
         // As a child does that leaves: what it sent can be read, and nothing can be written.
         far.shutdown(Shutdown::Read).expect("it can be shut down");
         assert!(connection.is_usable(), "nothing shows yet");
