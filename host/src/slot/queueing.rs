@@ -158,7 +158,12 @@ impl Slot {
         match standing.entered() {
             Some(generation) if counts => self.health.late(generation, standing.probe()),
             Some(_) => {}
-            None => return self.late("was held up by a layer until after its deadline"),
+            None => {
+                return self.late(
+                    "was not reached before the deadline: the check of the input, or a layer, took \
+                     that long",
+                );
+            }
         }
         self.late(
             "did not answer before the deadline; the call still runs, and its answer is dropped",
