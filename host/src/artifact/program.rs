@@ -46,7 +46,7 @@ impl StagedProgram {
     }
 
     /// To be called before each start: checks what lies beside the program once more, and makes
-    /// the copy again should somebody have removed it, or a part of it.
+    /// the copy again if it, or a part of it, was removed.
     ///
     /// It is made from the original file, whose bytes must be those of the first copy.
     pub(crate) fn make_sure(&self) -> Result<(), ArtifactError> {

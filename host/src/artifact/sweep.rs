@@ -1,5 +1,5 @@
 //! Removes what hosts left behind that ended without their own clean-up.
-//! Touches only folders of this user whose lock nobody holds: their hosts have ended.
+//! Touches only folders of this user whose lock is free: their hosts have ended.
 
 use std::fs;
 use std::path::{Path, PathBuf};

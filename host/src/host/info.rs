@@ -31,10 +31,10 @@ pub struct PluginInfo {
     pub calls: u64,
     /// Calls that the plugin answered with an error.
     pub errors: u64,
-    /// Panics, of calls and of the plugin's own threads, and exits of its process that nobody
-    /// asked for.
+    /// Panics, of calls and of the plugin's own threads, and unrequested exits of its
+    /// process.
     pub faults: u64,
-    /// Processes of it that exited although nobody had asked them to.
+    /// Processes of it that exited without being asked to.
     pub exits: u64,
     /// Processes of it that were started in the place of one that had exited.
     pub restarts: u64,

@@ -18,8 +18,8 @@ use crate::id::PluginName;
 /// |---|---|---|
 /// | `hotbay_calls_total` | counter | calls, however they ended |
 /// | `hotbay_call_errors_total` | counter | calls that the plugin answered with an error |
-/// | `hotbay_call_faults_total` | counter | panics, and exits of processes that nobody asked for |
-/// | `hotbay_process_exits_total` | counter | processes that exited although nobody had asked them to |
+/// | `hotbay_call_faults_total` | counter | panics, and unrequested exits of processes |
+/// | `hotbay_process_exits_total` | counter | processes that exited without being asked to |
 /// | `hotbay_process_restarts_total` | counter | processes that took the place of one that exited |
 /// | `hotbay_calls_refused_total` | counter | calls that never reached the plugin |
 /// | `hotbay_calls_shed_total` | counter | pooled calls that waited too long to be begun |
@@ -76,16 +76,12 @@ const COUNTERS: [Row<u64>; 11] = [
     ("hotbay_call_errors_total", "calls that the plugin answered with an error", |plugin| {
         plugin.errors
     }),
-    (
-        "hotbay_call_faults_total",
-        "panics, and exits of processes that nobody asked for",
-        |plugin| plugin.faults,
-    ),
-    (
-        "hotbay_process_exits_total",
-        "processes that exited although nobody had asked them to",
-        |plugin| plugin.exits,
-    ),
+    ("hotbay_call_faults_total", "panics, and unrequested exits of processes", |plugin| {
+        plugin.faults
+    }),
+    ("hotbay_process_exits_total", "processes that exited without being asked to", |plugin| {
+        plugin.exits
+    }),
     (
         "hotbay_process_restarts_total",
         "processes that took the place of one that exited",

@@ -62,10 +62,10 @@ pub(crate) const SAMPLED_ONE_IN: u32 = 64;
 pub(crate) struct Meter {
     pub(crate) calls: Tally,
     pub(crate) errors: AtomicU64,
-    /// Panics, of calls and of the plugin's own threads, and exits of its process that nobody
-    /// asked for.
+    /// Panics, of calls and of the plugin's own threads, and unrequested exits of its
+    /// process.
     pub(crate) faults: AtomicU64,
-    /// Processes of it that exited although nobody had asked them to, and those that took the
+    /// Processes of it that exited without being asked to, and those that took the
     /// place of one that had exited.
     pub(crate) exits: AtomicU64,
     pub(crate) restarts: AtomicU64,

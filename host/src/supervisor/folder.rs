@@ -63,7 +63,7 @@ impl Drop for LaunchFolder {
 }
 
 /// Removes what hosts left in `parent`, and in `/tmp`, that ended without their own clean-up.
-/// Touches only folders of this user whose lock nobody holds.
+/// Touches only folders of this user whose lock is free.
 pub(crate) fn sweep(parent: &Path) {
     sweep::sweep(parent, PREFIX);
     if parent != Path::new(SHORT_PARENT) {

@@ -149,12 +149,12 @@ impl Guardian {
                     self.next = Some(next);
                     self.is_deaf = false;
                     tracing::warn!(
-                        "the guardian of process {child} was ended by somebody; another one has \
+                        "the guardian of process {child} was killed by another process; a new one has \
                          taken its place"
                     );
                 }
                 Err(error) => tracing::warn!(
-                    "the guardian of process {child} was ended by somebody, and no other one \
+                    "the guardian of process {child} was killed by another process, and no new one \
                      could be started, which is tried again: {error}"
                 ),
             }

@@ -38,7 +38,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Makes its private copy again if somebody has removed it, and checks what lies beside it.
+    /// Makes its private copy again if it was removed, and checks what lies beside it.
     pub(super) async fn make_sure(&self) -> Result<(), String> {
         let staged = Arc::clone(&self.staged);
         let made_sure = tokio::task::spawn_blocking(move || staged.make_sure());

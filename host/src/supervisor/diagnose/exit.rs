@@ -111,7 +111,7 @@ fn of_signal(signal: i32, program: &Program) -> Option<&'static str> {
             "the file is a library, not a program; load it as kind `library`"
         }
         libc::SIGKILL => {
-            "somebody killed it, or it used more memory than there is or than it may have: see the \
+            "another process killed it, or it used more memory than there is or than it may have: see the \
              kernel's log"
         }
         libc::SIGXCPU => "it used up the CPU time that it may have; raise the limit",
@@ -126,7 +126,7 @@ fn of_signal(signal: i32, program: &Program) -> Option<&'static str> {
             "it stopped itself: a failed check, a panic that aborts, or no memory left"
         }
         libc::SIGPIPE => "it wrote to a pipe or a socket that nobody reads",
-        libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => "somebody ended it",
+        libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => "another process ended it",
         libc::SIGTERM => "it was asked to end, and does not handle that signal",
         _ => return None,
     })
@@ -215,7 +215,7 @@ mod tests {
             (libc::SIGILL, "was ended by SIGILL", "build it for an older CPU"),
             (libc::SIGABRT, "was ended by SIGABRT", "it stopped itself"),
             (libc::SIGTERM, "was ended by SIGTERM", "asked to end"),
-            (libc::SIGHUP, "was ended by SIGHUP", "somebody ended it"),
+            (libc::SIGHUP, "was ended by SIGHUP", "another process ended it"),
             (50, "was ended by signal 50", "it wrote nothing"),
         ];
         for (signal, name, cause) in cases {
