@@ -13,7 +13,7 @@ use crate::{block_on, carriers, launch_folders, loaded, marks_below};
 /// What the host in the other process says once its plugins have forked.
 const FORKED: &str = "the plugins have forked";
 /// Nothing takes as long unless it is left for ever.
-const LOOK_FOR_MAX: Duration = Duration::from_secs(10);
+const LOOK_FOR_MAX: Duration = Duration::from_secs(60);
 
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
