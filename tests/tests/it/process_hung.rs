@@ -87,7 +87,7 @@ fn process_whose_health_is_never_asked_is_left_alone() {
     running.end();
 }
 
-fn with_idle(time: Duration) -> impl FnOnce(HostBuilder) -> HostBuilder {
+pub(crate) fn with_idle(time: Duration) -> impl FnOnce(HostBuilder) -> HostBuilder {
     let limits = limits(|limits| limits.process_idle_max = time);
     move |builder| builder.limits(limits)
 }

@@ -8,6 +8,7 @@ use hotbay::{ErrorKind, HostBuilder, HostEvent, Request};
 use hotbay_tests::{block_on, event, limits, quarantine, until};
 use serde_json::json;
 
+use crate::process_hung::with_idle;
 use crate::process_trial::{Running, Trial, is_gone, is_private, kill};
 
 fn patient(builder: HostBuilder) -> HostBuilder {
@@ -153,7 +154,10 @@ fn a_process_that_dies_too_often_is_quarantined_and_a_probe_restores_it() {
 
 #[test]
 fn an_idle_process_leaves_and_the_next_call_only_waits() {
-    let running = Trial::new().run(json!({ "serve": { "idle_exit_ms": 200 } }));
+    // The host knows the time: it is what tells such an exit from one in the middle of a call.
+    let idle = with_idle(Duration::from_millis(200));
+    let behave = json!({ "serve": { "idle_exit_ms": 200 } });
+    let running = Trial::new().run_with(behave, |it| it, idle);
     for round in 1..4 {
         let pid = running.pid();
         assert_eq!(running.trial.started().len(), round);
