@@ -4,11 +4,11 @@
 
 use std::sync::{Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
-use std::{fmt, io};
+use std::time::Duration;
+use std::{fmt, io, mem};
 
 use super::Errand;
-use crate::sync::{deadline_in, lock};
+use crate::sync::lock;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -18,21 +18,26 @@ pub(crate) struct OpeningThread {
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
-    /// None: it was told to finish.
+    /// `None` once [`OpeningThread::finish`] was called.
     jobs: Option<mpsc::Sender<Job>>,
-    /// None: it was joined.
-    thread: Option<JoinHandle<()>>,
+    state: State,
 }
 
-/// What became of a thread that was told to finish.
+enum State {
+    Running(JoinHandle<()>),
+    /// Another thread joins it; the channel closes when it has ended.
+    Joining(mpsc::Receiver<()>),
+    Joined,
+}
+
+/// The state of a thread after [`OpeningThread::finish`].
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {
     /// It has ended, and its thread-locals are gone.
     Ended,
-    /// It is still at the destructors of its thread-locals.
+    /// It still runs a job or the destructors of its thread-locals.
     StillRuns,
 }
 
@@ -45,7 +50,7 @@ impl OpeningThread {
                 job();
             }
         })?;
-        Ok(Self { inner: Inner { jobs: Some(jobs), thread: Some(thread) }.into() })
+        Ok(Self { inner: Inner { jobs: Some(jobs), state: State::Running(thread) }.into() })
     }
 
     /// Runs `job` on the thread and waits for it, at most `wait_max`. After [`Errand::Late`] the
@@ -77,29 +82,56 @@ impl OpeningThread {
         lock(&self.inner).jobs.is_some()
     }
 
-    /// Tells the thread to end and joins it, if it ends within `wait_max`.
+    /// Ends the thread and waits until it has ended, at most `wait_max`. May be called again.
+    ///
+    /// The destructors of its thread-locals run meanwhile. They are code of the library and may
+    /// never return.
     pub(crate) fn finish(&self, wait_max: Duration) -> Finish {
-        let deadline = deadline_in(wait_max);
         let mut inner = lock(&self.inner);
         inner.jobs = None;
-        // std has no join with a limit.
-        while inner.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            if Instant::now() >= deadline {
-                return Finish::StillRuns;
-            }
-            std::thread::sleep(Duration::from_micros(50));
+        inner.state = match mem::replace(&mut inner.state, State::Joined) {
+            State::Running(thread) => join_elsewhere(thread),
+            state => state,
+        };
+        let State::Joining(ended) = &inner.state else {
+            return match inner.state {
+                State::Joined => Finish::Ended,
+                _ => Finish::StillRuns,
+            };
+        };
+        if ended.recv_timeout(wait_max) == Err(mpsc::RecvTimeoutError::Timeout) {
+            return Finish::StillRuns;
         }
-        if let Some(thread) = inner.thread.take() {
+        inner.state = State::Joined;
+        Finish::Ended
+    }
+}
+
+/// Joins a thread on another one: std has no join with a limit, and `is_finished` is true before
+/// the destructors of thread-locals have run.
+fn join_elsewhere(thread: JoinHandle<()>) -> State {
+    let (sender, threads) = mpsc::channel::<JoinHandle<()>>();
+    let (ended, receiver) = mpsc::channel::<()>();
+    let joiner = Builder::new().name("hotbay-join".to_owned()).spawn(move || {
+        for thread in threads {
+            // A panic of the thread was reported when it happened.
             let _ = thread.join();
         }
-        Finish::Ended
+        drop(ended);
+    });
+    if joiner.is_err() {
+        return State::Running(thread);
+    }
+    match sender.send(thread) {
+        Ok(()) => State::Joining(receiver),
+        Err(mpsc::SendError(thread)) => State::Running(thread),
     }
 }
 
 impl Drop for OpeningThread {
     fn drop(&mut self) {
         // Nothing is sent any more, and the thread sleeps on.
-        std::mem::forget(lock(&self.inner).jobs.take());
+        mem::forget(lock(&self.inner).jobs.take());
     }
 }
 
@@ -143,6 +175,25 @@ mod tests {
         let (release, wait) = mpsc::channel::<()>();
         let late = opener.run(Duration::ZERO, move || wait.recv().is_ok());
         assert!(matches!(late, Errand::Late));
+        assert_eq!(opener.finish(Duration::ZERO), Finish::StillRuns);
+        drop(release);
+        assert_eq!(opener.finish(WAIT_MAX), Finish::Ended);
+    }
+
+    #[test]
+    fn hung_thread_local_destructor_does_not_block_finish() {
+        struct Hung(mpsc::Receiver<()>);
+        impl Drop for Hung {
+            fn drop(&mut self) {
+                let _ = self.0.recv();
+            }
+        }
+        thread_local!(static HUNG: std::cell::Cell<Option<Hung>> = const { std::cell::Cell::new(None) });
+
+        let opener = OpeningThread::spawn(Builder::new()).unwrap();
+        let (release, wait) = mpsc::channel::<()>();
+        done(opener.run(WAIT_MAX, || HUNG.set(Some(Hung(wait)))));
+        assert_eq!(opener.finish(Duration::from_millis(50)), Finish::StillRuns);
         assert_eq!(opener.finish(Duration::ZERO), Finish::StillRuns);
         drop(release);
         assert_eq!(opener.finish(WAIT_MAX), Finish::Ended);
