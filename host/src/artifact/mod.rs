@@ -8,8 +8,10 @@ pub(crate) mod digest;
 pub(crate) mod discover;
 pub(crate) mod folder_lock;
 pub(crate) mod locate;
+mod private_folder;
 #[cfg(unix)]
 pub(crate) mod program;
 pub(crate) mod stage;
+pub(crate) mod staged;
 pub(crate) mod sweep;
 pub(crate) mod trust;

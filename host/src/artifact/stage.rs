@@ -1,15 +1,22 @@
 //! Keeps private copies of artifacts, each under a name that was never used before.
 //! Writes only bytes that were read already, and removes only what it made.
 
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::digest::Artifact;
-use super::folder_lock::FolderLock;
+use super::private_folder::{Folder, Place};
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+use super::staged::Group;
+use super::staged::{Failure, Staged};
 use crate::error::artifact::ArtifactError;
+
+#[cfg(unix)]
+pub(crate) use super::private_folder::make_usable;
+#[cfg(unix)]
+pub(super) use super::staged::write_executable;
 
 /// How many characters of a hint stand in a file's name.
 const HINT_CHARS_MAX: usize = 64;
@@ -27,20 +34,11 @@ pub(crate) struct StagingArea {
     staged: AtomicU64,
 }
 
-/// A private copy of a library, and of what lies beside it; removed when this is dropped, unless
-/// copies are kept.
-#[must_use]
-#[derive(Debug)]
-pub(crate) struct Staged {
-    path: PathBuf,
-    /// The folder of this copy alone, if it has dependencies.
-    folder: Option<PathBuf>,
-    /// The folder of the originals, from which nothing may be mapped.
-    origin: Option<PathBuf>,
-    /// Where the library and its dependencies lie, if it has any.
-    copies: Vec<PathBuf>,
-    /// Whether the files stay when this is dropped.
-    keep: bool,
+/// Why an attempt to write to the private folder failed.
+enum Attempt {
+    Failed(Failure),
+    /// The folder was removed or replaced.
+    FolderLost(Failure),
 }
 
 impl StagingArea {
@@ -62,25 +60,15 @@ impl StagingArea {
     ) -> Result<Staged, ArtifactError> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let name = file_name(artifact.path(), name_hint, number);
-        match self.write(&name, artifact.bytes()) {
-            // Cleaners of temporary files take folders that look old: once more in a new one.
-            Err(failure) if failure.folder_is_lost => {
-                self.forget_folder(&failure.path);
-                self.write(&name, artifact.bytes())
-            }
-            written => written,
-        }
-        .map_err(|failure| ArtifactError::Stage { path: failure.path, source: failure.source })
+        let mut staged = self.in_folder(|folder| Staged::write(folder.join(&name), artifact))?;
+        staged.keep = self.keep;
+        Ok(staged)
     }
 
     /// Makes a folder for a library and what it links; both are written next.
-    #[cfg(unix)]
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     pub(crate) fn group(&self, name_hint: &str) -> Result<Group, ArtifactError> {
-        let folder = self.folder_for(name_hint)?;
-        let path = folder.clone();
-        let staged =
-            Staged { path, folder: Some(folder), keep: false, origin: None, copies: vec![] };
-        Ok(Group { staged, keep: self.keep })
+        Ok(Group::new(self.folder_for(name_hint)?, self.keep))
     }
 
     /// Makes a folder for what is more than one file.
@@ -88,45 +76,35 @@ impl StagingArea {
     pub(super) fn folder_for(&self, name_hint: &str) -> Result<PathBuf, ArtifactError> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let name = file_name(Path::new(""), name_hint, number);
-        let make = || -> Result<PathBuf, Failure> {
-            let place = self.folder()?;
-            let path = place.path.join(&name);
-            let is_lost =
-                |source| Failure { folder_is_lost: !place.is_ours(), ..failure(&path, source) };
-            fs::create_dir(&path).and_then(|()| make_usable(&path)).map_err(is_lost)?;
-            Ok(path)
-        };
-        match make() {
-            Err(failure) if failure.folder_is_lost => {
-                self.forget_folder(&failure.path);
-                make()
+        self.in_folder(|folder| {
+            let path = folder.join(&name);
+            match std::fs::create_dir(&path).and_then(|()| make_usable(&path)) {
+                Ok(()) => Ok(path),
+                Err(source) => Err(Failure { path, source }),
             }
-            made => made,
-        }
-        .map_err(|failure| ArtifactError::Stage { path: failure.path, source: failure.source })
+        })
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<Staged, Failure> {
-        let folder = self.folder()?;
-        let path = folder.path.join(name);
-        let failed =
-            |source| Failure { folder_is_lost: !folder.is_ours(), ..failure(&path, source) };
-        check_file_size(bytes.len()).map_err(failed)?;
-        let mut file = create(&path).map_err(failed)?;
-        // From here on a failure removes what was written.
-        let mut staged = Staged {
-            path: path.clone(),
-            folder: None,
-            origin: None,
-            copies: Vec::new(),
-            keep: false,
+    /// Runs `make` in the folder of this area. If that is lost, runs it once more in a new one:
+    /// cleaners of temporary files remove folders that look old.
+    fn in_folder<T>(&self, make: impl Fn(&Path) -> Result<T, Failure>) -> Result<T, ArtifactError> {
+        let attempt = || {
+            let place = self.folder().map_err(Attempt::Failed)?;
+            let made = make(&place.path);
+            if place.is_ours() {
+                return made.map_err(Attempt::Failed);
+            }
+            self.forget_folder(&place);
+            let lost = || Failure { path: place.path, source: io::ErrorKind::NotFound.into() };
+            Err(Attempt::FolderLost(made.err().unwrap_or_else(lost)))
         };
-        file.write_all(bytes).and_then(|()| seal(&file)).map_err(failed)?;
-        if !folder.is_ours() {
-            return Err(failed(io::ErrorKind::NotFound.into()));
-        }
-        staged.keep = self.keep;
-        Ok(staged)
+        let made = match attempt() {
+            Err(Attempt::FolderLost(_)) => attempt(),
+            made => made,
+        };
+        made.map_err(|(Attempt::Failed(failure) | Attempt::FolderLost(failure))| {
+            ArtifactError::Stage { path: failure.path, source: failure.source }
+        })
     }
 
     /// Where copies go at the moment; makes the folder if there is none.
@@ -137,14 +115,15 @@ impl StagingArea {
         }
         let parent = self.parent.clone().unwrap_or_else(std::env::temp_dir);
         super::sweep::sweep_later(parent.clone());
-        let folder = Folder::make(&parent, self.keep).map_err(|source| failure(&parent, source))?;
+        let folder = Folder::make(&parent, self.keep);
+        let folder = folder.map_err(|source| Failure { path: parent, source })?;
         Ok(slot.insert(folder).place.clone())
     }
 
-    /// Lets go of the folder that held `file`, unless another thread already did.
-    fn forget_folder(&self, file: &Path) {
+    /// Releases a folder that was lost, unless another thread already did.
+    fn forget_folder(&self, lost: &Place) {
         let mut slot = self.lock();
-        if slot.as_ref().is_some_and(|folder| file.starts_with(&folder.place.path)) {
+        if slot.as_ref().is_some_and(|folder| folder.place.path == lost.path) {
             *slot = None;
         }
     }
@@ -153,222 +132,6 @@ impl StagingArea {
         // Nothing is half done when a panic comes by.
         self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Staged {
-    /// Where the copy lies.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Where the library and its dependencies lie, if it has any.
-    pub(crate) fn copies(&self) -> &[PathBuf] {
-        &self.copies
-    }
-
-    /// The folder of the originals, from which nothing may be mapped.
-    pub(crate) fn origin(&self) -> Option<&Path> {
-        self.origin.as_deref()
-    }
-}
-
-/// A folder with copies that is not complete yet; removed when this is dropped.
-#[cfg(unix)]
-#[derive(Debug)]
-pub(crate) struct Group {
-    staged: Staged,
-    keep: bool,
-}
-
-#[cfg(unix)]
-impl Group {
-    /// Where the copies go.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.staged.path
-    }
-
-    /// Writes a copy.
-    pub(crate) fn write(&mut self, relative: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
-        let mut folder = self.staged.path.clone();
-        let path = folder.join(relative);
-        let error = |source| ArtifactError::Stage { path: path.clone(), source };
-        for part in relative.parent().into_iter().flat_map(Path::components) {
-            folder.push(part);
-            if !folder.is_dir() {
-                fs::create_dir(&folder).and_then(|()| make_usable(&folder)).map_err(error)?;
-            }
-        }
-        write_executable(&path, bytes).map_err(error)?;
-        self.staged.copies.push(path);
-        Ok(())
-    }
-
-    /// The copy of the library at `relative`, with what lies beside it. The originals are in
-    /// `origin`.
-    pub(crate) fn finish(self, relative: &Path, origin: Option<&Path>) -> Staged {
-        let Self { mut staged, keep } = self;
-        staged.path.push(relative);
-        staged.origin = origin.map(Path::to_owned);
-        staged.keep = keep;
-        staged
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if self.keep {
-            return;
-        }
-        // It may have gone with the staging area; there is no one to report it to.
-        let _ = match &self.folder {
-            Some(folder) => fs::remove_dir_all(folder),
-            None => fs::remove_file(&self.path),
-        };
-    }
-}
-
-/// The folder as long as it is ours; dropping it removes it.
-#[derive(Debug)]
-struct Folder {
-    place: Place,
-    handle: Option<tempfile::TempDir>,
-    // Dropped last: the folder has an owner until it is removed.
-    _lock: FolderLock,
-}
-
-/// A folder's path and what tells it from another one that took its name.
-#[derive(Clone, Debug)]
-struct Place {
-    path: PathBuf,
-    identity: Identity,
-}
-
-/// Device and inode, where there are any.
-type Identity = (u64, u64);
-
-impl Folder {
-    fn make(parent: &Path, keep: bool) -> io::Result<Self> {
-        let kept = if keep { "kept-" } else { "" };
-        let prefix = format!("{}{kept}{}-", super::sweep::PREFIX, std::process::id());
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(fs::Permissions::from_mode(0o700));
-        }
-        let make = || {
-            let handle = builder.tempdir_in(parent)?;
-            match make_usable(handle.path()) {
-                // A sweep removed it before it was locked: the lock is what finds that out.
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(handle),
-            }
-        };
-        let (handle, lock) = FolderLock::made(make, tempfile::TempDir::path)?;
-        let path = handle.path().to_owned();
-        let identity = identity(&path.symlink_metadata()?);
-        let handle = if keep {
-            let _ = handle.keep();
-            None
-        } else {
-            Some(handle)
-        };
-        Ok(Self { place: Place { path, identity }, handle, _lock: lock })
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Some(handle) = self.handle.take().filter(|_| !self.place.is_ours()) {
-            // What took the name of our folder is not ours to remove.
-            let _ = handle.keep();
-        }
-    }
-}
-
-impl Place {
-    fn is_ours(&self) -> bool {
-        let found = self.path.symlink_metadata();
-        found.is_ok_and(|found| found.is_dir() && identity(&found) == self.identity)
-    }
-}
-
-#[cfg(unix)]
-fn identity(metadata: &Metadata) -> Identity {
-    use std::os::unix::fs::MetadataExt;
-    (metadata.dev(), metadata.ino())
-}
-
-#[cfg(not(unix))]
-fn identity(_: &Metadata) -> Identity {
-    (0, 0)
-}
-
-struct Failure {
-    path: PathBuf,
-    source: io::Error,
-    folder_is_lost: bool,
-}
-
-fn failure(path: &Path, source: io::Error) -> Failure {
-    Failure { path: path.to_owned(), source, folder_is_lost: false }
-}
-
-/// Gives this user all rights to a new folder, whatever the umask made of its mode.
-pub(crate) fn make_usable(folder: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    }
-    #[cfg(not(unix))]
-    let _ = folder;
-    Ok(())
-}
-
-/// Refuses what the system would end this process for: a file over its limit of file sizes.
-fn check_file_size(bytes: usize) -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, getrlimit};
-        let limit = getrlimit(Resource::Fsize).current;
-        if let Some(limit) = limit.filter(|limit| (bytes as u64) > *limit) {
-            let message = format!(
-                "it has {bytes} bytes, and this process may write files of at most {limit} \
-                 (`ulimit -f`)"
-            );
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = bytes;
-    Ok(())
-}
-
-/// Makes a file that was not there before.
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).open(path)
-}
-
-/// Writes a file that was not there before, which this user may run.
-#[cfg(unix)]
-pub(super) fn write_executable(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    check_file_size(bytes.len())?;
-    let mut file = create(path)?;
-    file.write_all(bytes).and_then(|()| seal(&file))
-}
-
-/// Takes away the right to write, whatever the umask made of the mode.
-fn seal(file: &File) -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(fs::Permissions::from_mode(0o500))?;
-    }
-    #[cfg(not(unix))]
-    let _ = file;
-    Ok(())
 }
 
 /// `transform-7.so`: unique by its number, with the suffix that the platform expects.
@@ -383,6 +146,8 @@ fn file_name(original: &Path, hint: &str, number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::artifact::digest::BYTES_MAX;
 

@@ -14,7 +14,7 @@ use super::load::{Until, give_up, keep};
 use super::services::PluginServices;
 use super::survey::judge;
 use crate::artifact::digest::Artifact;
-use crate::artifact::stage::Staged;
+use crate::artifact::staged::Staged;
 use crate::boundary::invoke::validate_config;
 use crate::boundary::probe::{Probed, needs_only_known};
 use crate::boundary::services::Registration;

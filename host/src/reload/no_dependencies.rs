@@ -3,7 +3,8 @@
 
 use super::candidate::Candidate;
 use crate::artifact::digest::Artifact;
-use crate::artifact::stage::{Staged, StagingArea};
+use crate::artifact::stage::StagingArea;
+use crate::artifact::staged::Staged;
 use crate::error::{Error, ErrorKind, LoadStep};
 
 /// Writes a private copy of a library.
