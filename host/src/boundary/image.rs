@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
 
-use super::traces;
-use crate::artifact::stage::Staged;
+use super::{mappings, traces};
+use crate::artifact::staged::Staged;
 use crate::error::boundary::BoundaryError;
 use crate::pool::{Crew, Errand, Finish, OpeningThread};
 use crate::sync::Tally;
@@ -27,7 +27,7 @@ pub(crate) struct Image {
     file: Option<Staged>,
     /// An address inside the mapping.
     address: usize,
-    /// Where it is mapped; empty where the system does not tell.
+    /// Where it is mapped; empty if the system does not report it.
     segments: Vec<Range<usize>>,
     /// Whether a signal handler was ever found in it.
     held_handler: AtomicBool,
@@ -42,7 +42,7 @@ pub(crate) struct Image {
 pub(crate) enum Close {
     /// It is not mapped any more.
     Unmapped,
-    /// The system keeps it mapped, for a while or for ever; closed all the same.
+    /// The system keeps it mapped, for a while or forever; closed all the same.
     Pinned(Box<Image>),
 }
 
@@ -73,14 +73,14 @@ impl Image {
         let mut image = Self::new(Some(ManuallyDrop::new(library)), path.to_owned());
         let stamp = std::ffi::CString::new(hotbay_plugin::stamp::SYMBOL).unwrap_or_default();
         image.address = image.symbol(&stamp).map_or(0, |address| address.addr());
-        image.segments = os::segments(path);
+        image.segments = mappings::segments(path);
         image.file = Some(file);
         Ok(image)
     }
 
     /// The files below a folder that are mapped as libraries.
     pub(crate) fn mapped_below(folder: &Path) -> Vec<PathBuf> {
-        let mut mapped = os::mapped_files();
+        let mut mapped = mappings::mapped_files();
         mapped.retain(|path| path.starts_with(folder));
         mapped
     }
@@ -91,7 +91,7 @@ impl Image {
         let Some(file) = self.file.as_ref().filter(|file| !file.copies().is_empty()) else {
             return Ok(());
         };
-        let mapped = os::mapped_files();
+        let mapped = mappings::mapped_files();
         for copy in file.copies() {
             if mapped.contains(copy) {
                 continue;
@@ -115,7 +115,7 @@ impl Image {
 
     /// Keeps the thread that opened it until it is closed.
     pub(crate) fn adopt(&self, opener: OpeningThread) {
-        // There is one at most: whoever opens an image adopts once.
+        // `reload::inside` calls this once for each image that it opens.
         let _ = self.opener.set(opener);
     }
 
@@ -138,12 +138,12 @@ impl Image {
         }
     }
 
-    /// Ends the thread that opened it; no if it does not end within `wait_max`.
+    /// Ends the thread that opened it; returns `false` if it does not end within `wait_max`.
     pub(crate) fn end_opener(&self, wait_max: Duration) -> bool {
         self.opener.get().is_none_or(|opener| opener.finish(wait_max) == Finish::Ended)
     }
 
-    /// Bytes of the address space that it takes; zero where the system does not tell.
+    /// Bytes of the address space that it takes; zero if the system does not report them.
     pub(crate) fn mapped_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.len() as u64).sum()
     }
@@ -188,7 +188,7 @@ impl Image {
     /// Whether an address lies in the library, which is mapped.
     fn contains(&self, address: usize) -> bool {
         if self.segments.is_empty() {
-            return os::lies_in(address, &self.path);
+            return mappings::lies_in(address, &self.path);
         }
         self.segments.iter().any(|segment| segment.contains(&address))
     }
@@ -197,14 +197,14 @@ impl Image {
     /// later, when what pinned the library has gone, so this closes it once more.
     pub(crate) fn is_still_mapped(&self) -> bool {
         self.is_mapped() && {
-            os::close_again(&self.path);
+            mappings::close_again(&self.path);
             self.is_mapped()
         }
     }
 
     /// Whether the system still has it, after a close.
     fn is_mapped(&self) -> bool {
-        os::lies_in(self.address, &self.path)
+        mappings::lies_in(self.address, &self.path)
     }
 
     /// Unmaps the library. Nothing points into it any more (B1, B2, B6).
@@ -255,158 +255,4 @@ fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
 fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     // SAFETY: B7.
     unsafe { libloading::Library::new(path) }
-}
-
-#[cfg(unix)]
-mod os {
-    use std::ffi::CStr;
-    #[cfg(not(target_os = "linux"))]
-    use std::mem::MaybeUninit;
-    use std::ops::Range;
-    use std::os::unix::ffi::OsStrExt;
-    use std::path::Path;
-
-    /// Opens what is mapped already under this name, and closes it.
-    pub(super) fn close_again(path: &Path) {
-        use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-        // Maps nothing: what is not there stays so.
-        let flags = libc::RTLD_NOLOAD | RTLD_NOW | RTLD_LOCAL;
-        // SAFETY: B7 (nothing new is opened), and nobody has a pointer into it any more (B1).
-        #[allow(clippy::disallowed_methods, reason = "this is the one place that opens libraries")]
-        let again = unsafe { Library::open(Some(path), flags) };
-        if let Ok(again) = again {
-            let _ = again.close();
-        }
-    }
-
-    /// Whether the library that was opened as `path` is mapped at `address`.
-    #[cfg(target_os = "linux")]
-    pub(super) fn lies_in(address: usize, path: &Path) -> bool {
-        segments(path).iter().any(|segment| segment.contains(&address))
-    }
-
-    /// Where the library that was opened as `path` is mapped. Asked inside the loader's own walk,
-    /// during which nobody can take a name away.
-    #[cfg(target_os = "linux")]
-    pub(super) fn segments(path: &Path) -> Vec<Range<usize>> {
-        struct Wanted<'p> {
-            path: &'p Path,
-            segments: Vec<Range<usize>>,
-        }
-
-        unsafe extern "C" fn visit(
-            info: *mut libc::dl_phdr_info,
-            _: usize,
-            wanted: *mut std::ffi::c_void,
-        ) -> libc::c_int {
-            // SAFETY: the loader gives a valid entry for this visit.
-            let info = unsafe { &*info };
-            // SAFETY: the value below, which nobody else uses meanwhile.
-            let wanted = unsafe { &mut *wanted.cast::<Wanted<'_>>() };
-            if info.dlpi_name.is_null() || info.dlpi_phdr.is_null() {
-                return 0;
-            }
-            // SAFETY: not null, and the loader's own C string.
-            let name = unsafe { CStr::from_ptr(info.dlpi_name) };
-            if name.to_bytes() != wanted.path.as_os_str().as_bytes() {
-                return 0;
-            }
-            // SAFETY: the loader's own table of as many headers.
-            let segments =
-                unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-            // The widths of the fields differ between targets.
-            #[allow(clippy::unnecessary_cast, reason = "needed on 32-bit targets")]
-            let ranges =
-                segments.iter().filter(|segment| segment.p_type == libc::PT_LOAD).map(|segment| {
-                    let start = (info.dlpi_addr as usize).wrapping_add(segment.p_vaddr as usize);
-                    start..start.wrapping_add(segment.p_memsz as usize)
-                });
-            wanted.segments = ranges.collect();
-            1
-        }
-
-        let mut wanted = Wanted { path, segments: Vec::new() };
-        // SAFETY: the visitor does not unwind, and `wanted` outlives the walk.
-        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut wanted).cast()) };
-        wanted.segments
-    }
-
-    /// The files of all libraries that are mapped, as they were opened.
-    #[cfg(target_os = "linux")]
-    pub(super) fn mapped_files() -> Vec<std::path::PathBuf> {
-        unsafe extern "C" fn visit(
-            info: *mut libc::dl_phdr_info,
-            _: usize,
-            found: *mut std::ffi::c_void,
-        ) -> libc::c_int {
-            // SAFETY: the loader gives a valid entry for this visit.
-            let name = unsafe { (*info).dlpi_name };
-            if name.is_null() {
-                return 0;
-            }
-            // SAFETY: not null, and the loader's own C string.
-            let name = unsafe { CStr::from_ptr(name) };
-            // SAFETY: the value below, which nobody else uses meanwhile.
-            let found = unsafe { &mut *found.cast::<Vec<std::path::PathBuf>>() };
-            found.push(std::ffi::OsStr::from_bytes(name.to_bytes()).into());
-            0
-        }
-
-        let mut found = Vec::new();
-        // SAFETY: the visitor does not unwind, and `found` outlives the walk.
-        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
-        found
-    }
-
-    /// No dependencies are staged here.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn mapped_files() -> Vec<std::path::PathBuf> {
-        Vec::new()
-    }
-
-    /// The system tells one address at a time.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn segments(_: &Path) -> Vec<Range<usize>> {
-        Vec::new()
-    }
-
-    /// Whether the library that was opened as `path` is mapped at `address`.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn lies_in(address: usize, path: &Path) -> bool {
-        let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-        let address = std::ptr::without_provenance(address);
-        // SAFETY: asks the loader what it knows of an address, any address.
-        if unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
-            return false;
-        }
-        // SAFETY: written by the call above.
-        let name = unsafe { info.assume_init() }.dli_fname;
-        // SAFETY: not null after success, and the loader's own C string.
-        let name = unsafe { CStr::from_ptr(name) };
-        name.to_bytes() == path.as_os_str().as_bytes()
-    }
-}
-
-#[cfg(not(unix))]
-mod os {
-    use std::ops::Range;
-    use std::path::Path;
-
-    /// No dependencies are staged here.
-    pub(super) fn mapped_files() -> Vec<std::path::PathBuf> {
-        Vec::new()
-    }
-
-    /// The system needs no second one.
-    pub(super) fn close_again(_: &Path) {}
-
-    /// The system does not tell.
-    pub(super) fn segments(_: &Path) -> Vec<Range<usize>> {
-        Vec::new()
-    }
-
-    /// The system says nothing; a file that is mapped cannot be removed there.
-    pub(super) fn lies_in(_: usize, path: &Path) -> bool {
-        std::fs::remove_file(path).is_err() && path.exists()
-    }
 }

@@ -18,6 +18,11 @@
 
 pub(crate) mod image;
 pub(crate) mod invoke;
+#[cfg(unix)]
+mod mappings;
+#[cfg(not(unix))]
+#[path = "no_mappings.rs"]
+mod mappings;
 pub(crate) mod probe;
 pub(crate) mod root;
 pub(crate) mod services;
