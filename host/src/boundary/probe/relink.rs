@@ -5,7 +5,7 @@
 //! so two libraries of one name cannot both be linked by it. A path is one file.
 
 use object::read::elf::ProgramHeader;
-use object::{Endianness, elf};
+use object::{Endian, Endianness, elf};
 
 use super::elf::Elf;
 use super::malformed;
@@ -71,7 +71,7 @@ pub(crate) fn relinked(
         let name = elf.name(at)?;
         added.iter().find(|(wanted, _)| *wanted == name).map(|(_, place)| *place)
     };
-    let mut copy = Copy { bytes: bytes.to_vec(), endian: elf.endian };
+    let mut copy = Patched { bytes: bytes.to_vec(), endian: elf.endian };
     let place = elf.append_to(&mut copy, &strings)?;
 
     let segment = elf.segment(elf::PT_DYNAMIC).ok_or_else(|| malformed("no dynamic section"))?;
@@ -96,7 +96,7 @@ pub(crate) fn relinked(
         let name = u64::from(copy.u32(at)?);
         if let Some(by) = added(name) {
             let by = u32::try_from(by).map_err(|_| malformed("its table of names is too long"))?;
-            copy.put(at, &copy.order_u32(by))?;
+            copy.put(at, &copy.endian.write_u32(by))?;
         }
     }
     Ok(copy.bytes)
@@ -109,7 +109,7 @@ impl Elf<'_, Header> {
 
     /// Appends the table of segments and `strings` as a segment of their own; returns the address
     /// of the strings.
-    fn append_to(&self, copy: &mut Copy, strings: &[u8]) -> Result<u64, ProbeError> {
+    fn append_to(&self, copy: &mut Patched, strings: &[u8]) -> Result<u64, ProbeError> {
         let endian = self.endian;
         let is_loaded = |s: &elf::ProgramHeader64<Endianness>| s.p_type(endian) == elf::PT_LOAD;
         let loaded = || self.segments.iter().filter(|segment| is_loaded(segment));
@@ -139,8 +139,8 @@ impl Elf<'_, Header> {
             if number == last {
                 let start = copy.bytes.len();
                 copy.bytes.resize(start + PROGRAM_HEADER, 0);
-                copy.put(start, &copy.order_u32(elf::PT_LOAD.0))?;
-                copy.put(start + 4, &copy.order_u32(elf::PF_R.0))?;
+                copy.put(start, &copy.endian.write_u32(elf::PT_LOAD.0))?;
+                copy.put(start + 4, &copy.endian.write_u32(elf::PF_R.0))?;
                 let values = [offset, vaddr, vaddr, size, size, ALIGN];
                 for (field, value) in values.into_iter().enumerate() {
                     copy.put_u64(start + 8 + field * 8, value)?;
@@ -151,9 +151,7 @@ impl Elf<'_, Header> {
         copy.put_u64(E_PHOFF, offset)?;
         let count = u16::try_from(count).ok().filter(|count| *count < u16::MAX);
         let count = count.ok_or_else(|| malformed("it has too many segments"))?;
-        let count =
-            if endian == Endianness::Little { count.to_le_bytes() } else { count.to_be_bytes() };
-        copy.put(E_PHNUM, &count)?;
+        copy.put(E_PHNUM, &endian.write_u16(count))?;
         Ok(vaddr + table as u64)
     }
 
@@ -169,10 +167,7 @@ impl Elf<'_, Header> {
             let place = entry.as_ptr().addr() - self.bytes.as_ptr().addr();
             places.push(place + 4);
             let next = [entry[12], entry[13], entry[14], entry[15]];
-            let next = match self.endian {
-                Endianness::Little => u32::from_le_bytes(next),
-                Endianness::Big => u32::from_be_bytes(next),
-            };
+            let next = self.endian.read_u32(next);
             if next == 0 {
                 return Ok(places);
             }
@@ -183,12 +178,12 @@ impl Elf<'_, Header> {
 }
 
 /// The copy as it is made.
-struct Copy {
+struct Patched {
     bytes: Vec<u8>,
     endian: Endianness,
 }
 
-impl Copy {
+impl Patched {
     fn put(&mut self, at: usize, value: &[u8]) -> Result<(), ProbeError> {
         let end = at.saturating_add(value.len());
         let field = self.bytes.get_mut(at..end);
@@ -197,28 +192,15 @@ impl Copy {
     }
 
     fn put_u64(&mut self, at: usize, value: u64) -> Result<(), ProbeError> {
-        let value = match self.endian {
-            Endianness::Little => value.to_le_bytes(),
-            Endianness::Big => value.to_be_bytes(),
-        };
+        let value = self.endian.write_u64(value);
         self.put(at, &value)
-    }
-
-    fn order_u32(&self, value: u32) -> [u8; 4] {
-        match self.endian {
-            Endianness::Little => value.to_le_bytes(),
-            Endianness::Big => value.to_be_bytes(),
-        }
     }
 
     fn u32(&self, at: usize) -> Result<u32, ProbeError> {
         let field = self.bytes.get(at..at.saturating_add(4));
         let field = field.and_then(|field| <[u8; 4]>::try_from(field).ok());
         let field = field.ok_or_else(|| malformed("a table lies outside of the file"))?;
-        Ok(match self.endian {
-            Endianness::Little => u32::from_le_bytes(field),
-            Endianness::Big => u32::from_be_bytes(field),
-        })
+        Ok(self.endian.read_u32(field))
     }
 }
 
