@@ -73,7 +73,7 @@ fn environment_is_in(contains: &impl Fn(usize) -> bool) -> bool {
     }
     let mut entries = [0; CHUNK];
     for chunk in 0..ENTRIES_MAX / CHUNK {
-        let count = read(list + chunk * size_of_val(&entries), &mut entries);
+        let count = read(list.wrapping_add(chunk * size_of_val(&entries)), &mut entries);
         let end = entries[..count].iter().position(|entry| *entry == 0);
         if entries[..end.unwrap_or(count)].iter().any(|entry| contains(*entry)) {
             return true;
@@ -104,7 +104,8 @@ fn read(address: usize, words: &mut [usize]) -> usize {
     let mut done = 0;
     while done < size_of_val(words) {
         // Not beyond the end of a page in one go: the next may not be mapped.
-        let from = address + done;
+        // A plugin may have set the address to anything.
+        let from = address.wrapping_add(done);
         let length = (size_of_val(words) - done).min(PAGE - from % PAGE);
         let into = words.as_mut_ptr().wrapping_byte_add(done);
         let local = libc::iovec { iov_base: into.cast(), iov_len: length };
