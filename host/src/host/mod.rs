@@ -1,5 +1,6 @@
 //! Owns and wires every room; decides nothing.
 
+mod absent;
 mod builder;
 mod caching;
 mod figures;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
+use super::absent::not_serving;
 use super::gate::Gate;
 use super::info::PluginInfo;
 use super::shutting_down;
@@ -30,22 +31,22 @@ pub(super) struct Table {
 }
 
 #[derive(Debug, Default)]
-struct Entries {
-    by_name: BTreeMap<PluginName, Entry>,
+pub(super) struct Entries {
+    pub(super) by_name: BTreeMap<PluginName, Entry>,
     is_closed: bool,
     /// Counts loads, so that plugins can end in the reverse order.
     loads: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
-    manifest: Arc<Manifest>,
+pub(super) struct Entry {
+    pub(super) manifest: Arc<Manifest>,
     folder: Option<PathBuf>,
-    stage: Stage,
+    pub(super) stage: Stage,
 }
 
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     Loading,
     Serving { handle: PluginHandle, slot: Arc<Slot>, build: Build, offers: Offers, order: u64 },
     Leaving,
@@ -382,35 +383,4 @@ fn duplicate(candidate: &Candidate, there: &Entry) -> Error {
         place(&candidate.folder)
     );
     Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name())
-}
-
-/// Returns the error for a plugin that does not serve: it is on its way in or out, or unknown.
-fn not_serving(name: &str, entries: &Entries) -> Error {
-    let Some(entry) = entries.by_name.get(name) else { return not_found(name, entries) };
-    let message = match entry.stage {
-        Stage::Leaving => "is being unloaded",
-        // One that began to serve after the caller looked counts as loading, too.
-        Stage::Loading | Stage::Serving { .. } => {
-            "is being loaded; it can be called once that is done"
-        }
-    };
-    Error::new(ErrorKind::NotFound, message).of(entry.manifest.name())
-}
-
-fn not_found(name: &str, entries: &Entries) -> Error {
-    let names = entries.by_name.keys().map(PluginName::as_str);
-    let near = names.map(|known| (strsim::damerau_levenshtein(known, name), known));
-    let near = near.filter(|(distance, _)| *distance <= 1 + name.len() / 4).min();
-    let message = match near {
-        Some((_, near)) => format!("is not there; is it `{near}`?"),
-        None if entries.by_name.is_empty() => "is not there; no plugin is loaded".to_owned(),
-        None => {
-            let names: Vec<_> = entries.by_name.keys().take(8).map(PluginName::as_str).collect();
-            format!("is not there; there are {}", names.join(", "))
-        }
-    };
-    match PluginName::new(name) {
-        Ok(name) => Error::new(ErrorKind::NotFound, message).of(&name),
-        Err(_) => Error::new(ErrorKind::NotFound, format!("a plugin `{name}` {message}")),
-    }
 }
