@@ -165,16 +165,15 @@ impl fmt::Display for ArtifactError {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => f.write_str(
                         ": the disk is full; free some space, or stage on another disk (`TMPDIR`)",
                     ),
-                    io::ErrorKind::PermissionDenied if owner_umask().is_some() => write!(
-                        f,
-                        ": the umask of this process, {:04o}, takes the owner's rights from what \
-                         it makes; set another, such as 022",
-                        owner_umask().unwrap_or_default()
-                    ),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => f
-                        .write_str(
-                            ": the folder cannot be written to; stage in another one (`TMPDIR`)",
+                    io::ErrorKind::PermissionDenied => match owner_umask() {
+                        Some(umask) => write!(
+                            f,
+                            ": the umask of this process, {umask:04o}, takes the owner's rights \
+                             from what it makes; set another, such as 022"
                         ),
+                        None => f.write_str(NOT_WRITABLE),
+                    },
+                    io::ErrorKind::ReadOnlyFilesystem => f.write_str(NOT_WRITABLE),
                     io::ErrorKind::NotFound => f.write_str(": the folder has vanished"),
                     _ => Ok(()),
                 }
@@ -183,7 +182,10 @@ impl fmt::Display for ArtifactError {
     }
 }
 
-/// The umask of this process, if it takes rights of the owner and the system tells it.
+/// Follows the error for a staging folder that refuses new files.
+const NOT_WRITABLE: &str = ": the folder cannot be written to; stage in another one (`TMPDIR`)";
+
+/// Returns the umask of this process if it takes rights of the owner; `None` if it is unknown.
 fn owner_umask() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
