@@ -210,7 +210,7 @@ fn callback(image: &Image, root: Option<Root>) -> Option<String> {
 fn calls(census: &RawCensus) -> Option<String> {
     let is_set = |at: usize| census.calls[at / 64] >> (at % 64) & 1 != 0;
     let called = (0..census.calls.len() * 64).filter(|at| is_set(*at));
-    let told: Vec<_> = called
+    let reasons: Vec<_> = called
         .map(|at| match CALLBACKS.get(at) {
             Some(Callback { name, consequence, is_wrapped: true }) => {
                 format!("it called `{name}`, {consequence}")
@@ -221,7 +221,7 @@ fn calls(census: &RawCensus) -> Option<String> {
             None => "it called a function that this host does not know".to_owned(),
         })
         .collect();
-    (!told.is_empty()).then(|| told.join("; "))
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// Why the image cannot be closed, once threads that have just ended are gone.

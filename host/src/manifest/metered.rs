@@ -279,7 +279,7 @@ impl<'v> Node<'v, MeteredJson> for Metered<'v> {
     #[inline]
     fn identity(&self) -> Option<NodeIdentity> {
         take(1);
-        // Whatever is left of the budget: without it, the library would follow circles for ever.
+        // Also when the budget is used up: without it, the library would follow circles forever.
         self.0.identity()
     }
 

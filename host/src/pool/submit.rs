@@ -41,7 +41,7 @@ impl<F> SubmitError<F> {
     }
 }
 
-/// What a forked child is told.
+/// The message of a pool that is used in a forked child.
 pub(super) const FORKED: &str =
     "this process was forked after the pool was made; make another pool in the child";
 
