@@ -21,27 +21,28 @@ pub(crate) fn call(plugin: &PluginHandle, sample: Option<&Input>) -> Vec<String>
     for _ in 0..2 {
         let (plugin, input) = (plugin.clone(), sample.map_or_else(Input::empty, Input::copy));
         let (sender, receiver) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            let answer = plugin.call(input.into_request());
-            drop(before);
-            // The receiver may have given up.
-            let _ = sender.send(answer);
+        thread::spawn(move || {
+            let calling = thread::spawn(move || {
+                let answer = plugin.call(input.into_request());
+                drop(before);
+                answer
+            });
+            // Joined, so that what the call left on its thread is gone before the shutdown. The
+            // destructors of thread-locals may never return, so the join is waited for with a limit.
+            if let Ok(answer) = calling.join() {
+                // The receiver may have given up.
+                let _ = sender.send(answer);
+            }
         });
         before = match receiver.recv_timeout(WAIT_MAX) {
-            Ok(answer) => {
-                // So that what the call left on the thread is gone before the shutdown.
-                let _ = thread.join();
-                match answer {
-                    Ok(reply) => Some(reply),
-                    Err(error) => {
-                        failures.extend(failure(&error));
-                        None
-                    }
-                }
+            Ok(Ok(reply)) => Some(reply),
+            Ok(Err(error)) => {
+                failures.extend(failure(&error));
+                None
             }
             Err(_) => {
                 let limit = WAIT_MAX.as_secs();
-                failures.push(format!("a call did not return within {limit} s"));
+                failures.push(format!("a call and its thread did not end within {limit} s"));
                 return failures;
             }
         };
