@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
 
-use super::{mappings, traces};
+use super::{Variables, mappings, traces};
 use crate::artifact::staged::Staged;
 use crate::error::boundary::BoundaryError;
 use crate::pool::{Crew, Errand, Finish, OpeningThread};
@@ -177,12 +177,12 @@ impl Image {
         self.held_handler.load(Ordering::Relaxed)
     }
 
-    /// The variable of the C library that points into it, if one does.
-    pub(crate) fn held_by_variable(&self) -> Option<&'static str> {
+    /// Whether a variable of the C library points into it.
+    pub(crate) fn variables(&self) -> Variables {
         if !self.is_library() {
-            return None;
+            return Variables::Free;
         }
-        traces::variable_in(|address| address != 0 && self.contains(address))
+        traces::variables(|address| address != 0 && self.contains(address))
     }
 
     /// Whether an address lies in the library, which is mapped.

@@ -31,3 +31,4 @@ mod traces;
 pub(crate) use image::{Close, Image};
 pub(crate) use invoke::Instance;
 pub(crate) use root::Root;
+pub(crate) use traces::Variables;

@@ -48,21 +48,38 @@ pub(super) fn signal_handlers() -> impl Iterator<Item = usize> {
     std::iter::empty()
 }
 
-/// The first variable of the C library that points into what `contains` accepts. The environment
-/// counts with all of its entries.
+/// What the variables of the C library say of a library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "they are read on Linux only"))]
+pub(crate) enum Variables {
+    /// None of them points into it.
+    Free,
+    /// This one does.
+    Held(&'static str),
+    /// The system does not let this process read its own memory.
+    Unreadable,
+}
+
+/// Looks for the first variable of the C library that points into what `contains` accepts. The
+/// environment counts with all of its entries.
 #[cfg(target_os = "linux")]
-pub(super) fn variable_in(contains: impl Fn(usize) -> bool) -> Option<&'static str> {
+pub(super) fn variables(contains: impl Fn(usize) -> bool) -> Variables {
+    let known = [7_usize];
+    if read(known.as_ptr().addr(), &mut [0]) != 1 {
+        return Variables::Unreadable;
+    }
     if environment_is_in(&contains) {
-        return Some("environ");
+        return Variables::Held("environ");
     }
     let is_in = |name: &&CStr| value_of(name).is_some_and(&contains);
-    VARIABLES.into_iter().find(is_in).and_then(|name| name.to_str().ok())
+    let held = VARIABLES.into_iter().find(is_in).and_then(|name| name.to_str().ok());
+    held.map_or(Variables::Free, Variables::Held)
 }
 
 /// They are not read here.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn variable_in(_: impl Fn(usize) -> bool) -> Option<&'static str> {
-    None
+pub(super) fn variables(_: impl Fn(usize) -> bool) -> Variables {
+    Variables::Free
 }
 
 #[cfg(target_os = "linux")]
@@ -114,15 +131,30 @@ fn read(address: usize, words: &mut [usize]) -> usize {
         // SAFETY: asks for the process's id; no arguments.
         let process = unsafe { libc::getpid() };
         // SAFETY: writes at most `length` bytes, all of them into `words`; any bits are a word.
-        let count = unsafe {
+        let mut count = unsafe {
             libc::process_vm_readv(process, &raw const local, 1, &raw const remote, 1, 0)
         };
+        if count < 0 && std::io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT) {
+            // Some containers forbid that call.
+            // SAFETY: as above: `length` bytes of `words` from `done` on, which nothing else uses.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(into.cast::<u8>(), length) };
+            count = read_by_file(address.wrapping_add(done), bytes);
+        }
         done += usize::try_from(count).unwrap_or(0);
         if usize::try_from(count) != Ok(length) {
             break;
         }
     }
     done / size_of::<usize>()
+}
+
+/// Reads memory of this process as a file; returns how many bytes could be read.
+#[cfg(target_os = "linux")]
+fn read_by_file(address: usize, bytes: &mut [u8]) -> isize {
+    use std::os::unix::fs::FileExt;
+    let memory = std::fs::File::open("/proc/self/mem");
+    let read = memory.and_then(|memory| memory.read_at(bytes, address as u64));
+    read.ok().and_then(|count| isize::try_from(count).ok()).unwrap_or(-1)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -132,10 +164,19 @@ mod tests {
     #[test]
     fn environment_is_found_where_its_list_lies_only() {
         let list = value_of(c"environ").unwrap();
-        assert_eq!(variable_in(|address| address == list), Some("environ"));
-        assert_eq!(variable_in(|_| false), None);
+        assert_eq!(variables(|address| address == list), Variables::Held("environ"));
+        assert_eq!(variables(|_| false), Variables::Free);
         let stdout = value_of(c"stdout").unwrap();
-        assert_eq!(variable_in(|address| address == stdout), Some("stdout"));
+        assert_eq!(variables(|address| address == stdout), Variables::Held("stdout"));
+    }
+
+    #[test]
+    fn memory_reads_the_same_by_file() {
+        let words = [1_usize, 2, 3];
+        let mut bytes = [0; 16];
+        assert_eq!(read_by_file(words.as_ptr().addr(), &mut bytes), 16);
+        assert_eq!(bytes[..8], 1_usize.to_ne_bytes());
+        assert_eq!(read_by_file(8, &mut bytes), -1);
     }
 
     #[test]

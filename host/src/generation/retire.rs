@@ -9,7 +9,7 @@ use hotbay_plugin::abi::{CALLBACKS, Callback, RawCensus};
 use super::keeper::{Keeper, Kept, Left};
 use super::state::State;
 use super::{Generation, Remains, error_of};
-use crate::boundary::{Close, Image, Root};
+use crate::boundary::{Close, Image, Root, Variables};
 use crate::config::HostLimits;
 use crate::event::HostEvent;
 use crate::pool::Errand;
@@ -260,7 +260,15 @@ fn still_used(image: &Image, root: Option<Root>) -> Option<String> {
             return Some(format!("thread keys: {} thread(s) hold one", census.key_threads));
         }
     }
-    image.held_by_variable().map(|name| format!("memory: `{name}` points into it"))
+    match image.variables() {
+        Variables::Free => None,
+        Variables::Held(name) => Some(format!("memory: `{name}` points into it")),
+        Variables::Unreadable => Some(
+            "memory: the system does not let this process read its own environment, which may \
+             point into it"
+                .to_owned(),
+        ),
+    }
 }
 
 /// Counts on the thread that opened the library, if that lives: what is left on that one does not

@@ -128,17 +128,30 @@ fn is_left_by(number: c_long, a: usize, b: usize) -> bool {
         let shares_memory = flags & libc::CLONE_VM as usize != 0;
         shares_memory && flags & libc::CLONE_VFORK as usize == 0
     };
-    // SAFETY: null, or valid to read by the contract of the two calls; the handler is the first
-    // word of the kernel's action, the flags are the first of the arguments of `clone3`.
-    let word = |address: usize| unsafe {
-        std::ptr::with_exposed_provenance::<usize>(address).as_ref().copied()
-    };
+    // The handler is the first word of the kernel's action, the flags are the first of the
+    // arguments of `clone3`. What cannot be read counts.
     match number {
-        libc::SYS_rt_sigaction => word(b).is_some_and(is_own),
+        libc::SYS_rt_sigaction => b != 0 && word_at(b).is_none_or(is_own),
         libc::SYS_clone => starts_thread(a),
-        libc::SYS_clone3 => word(a).is_some_and(starts_thread),
+        libc::SYS_clone3 => word_at(a).is_none_or(starts_thread),
         _ => false,
     }
+}
+
+/// Reads a word by the kernel, which returns an error for an address that is not valid: a caller
+/// of `syscall` may pass any.
+fn word_at(address: usize) -> Option<usize> {
+    let mut word = 0_usize;
+    let size = size_of::<usize>();
+    let local = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: size };
+    let from = ptr::without_provenance_mut(address);
+    let remote = libc::iovec { iov_base: from, iov_len: size };
+    // SAFETY: no arguments; returns the process's id.
+    let process = unsafe { libc::getpid() };
+    // SAFETY: writes at most a word, into `word`.
+    let read =
+        unsafe { libc::process_vm_readv(process, &raw const local, 1, &raw const remote, 1, 0) };
+    (usize::try_from(read) == Ok(size)).then_some(word)
 }
 
 fn is_own_stack(stack: *const c_void) -> bool {

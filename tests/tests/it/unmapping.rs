@@ -37,6 +37,13 @@ fn is_kept(habit: &str, reason: &str) {
 #[test]
 fn case_of_its_own_process() {
     let Ok(habit) = env::var(CASE) else { return };
+    let habit = match habit.strip_prefix("no-memory-call ") {
+        Some(rest) => {
+            forbid_memory_call();
+            rest.to_owned()
+        }
+        None => habit,
+    };
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -213,6 +220,37 @@ fn memory_of_the_library_in_the_process_keeps_it() {
 }
 
 #[test]
+fn memory_of_the_process_is_read_where_a_container_forbids_the_usual_call() {
+    assert_eq!(end_after("no-memory-call looked-up"), ["closed"]);
+    is_kept("no-memory-call environment-list", "memory: `environ` points into it");
+}
+
+/// Has `process_vm_readv` fail on this thread and those that it starts.
+fn forbid_memory_call() {
+    let statement = |code: u32, k: u32, jump: u8| libc::sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt: 0,
+        jf: jump,
+        k,
+    };
+    let number = u32::try_from(libc::SYS_process_vm_readv).unwrap();
+    let refused = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
+    let mut filter = [
+        // The number of the call is the first field.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 1),
+        statement(libc::BPF_RET | libc::BPF_K, refused, 0),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: this process only gives up rights.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: the program outlives the call.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) }, 0);
+}
+
+#[test]
 fn library_opened_by_the_plugin_keeps_it() {
     let opened = "and what it opened may have started threads or may run code of it";
     is_kept("opened", &format!("it called `dlopen`, {opened}"));
@@ -235,7 +273,7 @@ fn signal_handler_keeps_library_for_good_however_it_is_installed() {
     }
     // The first replaces a handler of std's, the second is replaced by one of the host's own.
     let raw = "which set a signal handler or started a thread that is not counted";
-    for habit in ["raw-action 7", "raw-action 10"] {
+    for habit in ["raw-action 7", "raw-action 10", "invalid-system-call"] {
         is_kept(habit, &format!("it called `syscall`, {raw}"));
     }
 }
