@@ -54,7 +54,8 @@ pub fn is_escaped(char: char, lines: Lines) -> bool {
         // Line and paragraph separators, which some terminals and readers of logs break at.
         '\u{2028}' | '\u{2029}' => true,
         // Zero-width and invisible characters, and tags, by which two names can look the same.
-        '\u{200b}' | '\u{2060}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}' => true,
+        '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{feff}' => true,
+        '\u{e0000}'..='\u{e007f}' => true,
         char => char.is_control(),
     }
 }
@@ -131,9 +132,9 @@ mod tests {
             "\\u{202e}x\\u{2069}\\u{61c}",
         );
         check(
-            "\u{2028}\u{200b}\u{e0041}",
-            "\\u{2028}\\u{200b}\\u{e0041}",
-            "\\u{2028}\\u{200b}\\u{e0041}",
+            "\u{2028}\u{200b}\u{ad}\u{2063}\u{e0041}",
+            "\\u{2028}\\u{200b}\\u{ad}\\u{2063}\\u{e0041}",
+            "\\u{2028}\\u{200b}\\u{ad}\\u{2063}\\u{e0041}",
         );
     }
 
