@@ -14,7 +14,7 @@ use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
 use super::{Variables, mappings, traces};
 use crate::artifact::staged::Staged;
 use crate::error::boundary::BoundaryError;
-use crate::pool::{Crew, Errand, Finish, OpeningThread};
+use crate::pool::{Finish, OpeningThread, RunOutcome, WorkerThreads};
 use crate::sync::Tally;
 
 /// A library that is mapped into this process, or code that was always part of it.
@@ -128,10 +128,10 @@ impl Image {
     /// the crew if there is none.
     pub(crate) fn run<T: Send + 'static>(
         &self,
-        crew: &Crew,
+        crew: &WorkerThreads,
         wait_max: Duration,
         job: impl FnOnce() -> T + Send + 'static,
-    ) -> Errand<T> {
+    ) -> RunOutcome<T> {
         match self.opener() {
             Some(opener) => opener.run(wait_max, job),
             None => crew.run(wait_max, job),

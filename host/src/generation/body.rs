@@ -8,7 +8,7 @@ use hotbay_plugin::Snapshot;
 
 use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
-use crate::pool::{Crew, Errand};
+use crate::pool::{RunOutcome, WorkerThreads};
 #[cfg(unix)]
 use crate::supervisor::{Process, Program};
 
@@ -86,10 +86,10 @@ impl Body {
     /// one of the crew's, and waits for it, at most `wait_max`.
     pub(crate) fn run<T: Send + 'static>(
         self,
-        crew: &Crew,
+        crew: &WorkerThreads,
         wait_max: Duration,
         job: impl FnOnce(Self) -> T + Send + 'static,
-    ) -> Errand<T> {
+    ) -> RunOutcome<T> {
         match self.image().map(Arc::clone) {
             Some(image) => image.run(crew, wait_max, move || job(self)),
             None => crew.run(wait_max, move || job(self)),

@@ -123,7 +123,7 @@ mod tests {
     fn check(granted: &[&str], withheld: &[&str], operation: &str, told: &str) {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let terms = Terms {
-            queue: QueueLimits { places: 1, outside: 0, replaced: 0 },
+            queue: QueueLimits { max_queued: 1, max_waiting_for_space: 0, max_replaced: 0 },
             queue_age_max: None,
             deadline_max: None,
             deadline_default: None,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Body, Generation, Parts, State};
 use crate::call::{Failure, Reply, Request, Standing};
 use crate::error::{Error, ErrorKind, bug};
-use crate::pool::{Errand, Ticket};
+use crate::pool::{RunOutcome, Ticket};
 #[cfg(unix)]
 use crate::supervisor::{Process, ProcessCall};
 use crate::sync::Handback;
@@ -62,7 +62,7 @@ impl Token {
         question: impl FnOnce(&Body) -> Result<T, Failure> + Send + 'static,
     ) -> Result<Ticket<Result<T, Error>>, Error> {
         let token = Arc::clone(self);
-        let asked = self.generation.crew.send(move || token.answer(question));
+        let asked = self.generation.crew.spawn(move || token.answer(question));
         asked.map_err(|error| {
             let message = "could not be asked: the system gave no thread";
             Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.generation.name)
@@ -74,7 +74,7 @@ impl Token {
         self: &Arc<Self>,
         wait_max: Duration,
         question: impl FnOnce(&Body) -> Result<T, Failure> + Send + 'static,
-    ) -> Errand<Result<T, Error>> {
+    ) -> RunOutcome<Result<T, Error>> {
         let token = Arc::clone(self);
         self.generation.crew.run(wait_max, move || token.answer(question))
     }

@@ -31,7 +31,7 @@ use crate::call::{Failure, Request};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Board, HostEvent};
 use crate::id::{GenerationId, PluginName};
-use crate::pool::{Crew, Employer, Epoch, hire_on};
+use crate::pool::{Epoch, WorkSource, WorkerThreads, spawn_async_worker};
 use crate::sync::{Handback, lock};
 pub(crate) use body::{Body, Remains};
 pub(crate) use keeper::{Keeper, Kept, Left};
@@ -52,7 +52,7 @@ pub(crate) struct Generation {
     pub(crate) terms: Arc<Terms>,
     /// Why its library is to stay mapped whatever happens, if anything says so.
     pub(crate) keep: Option<String>,
-    pub(crate) crew: Crew,
+    pub(crate) crew: WorkerThreads,
     /// Where its pooled calls run as tasks; none: on threads of the crew.
     pub(crate) tasks: Option<Handle>,
     /// Ends the calls that run as tasks.
@@ -82,7 +82,7 @@ pub(crate) struct Parts {
     pub(crate) limits: IoLimits,
     pub(crate) terms: Arc<Terms>,
     pub(crate) keep: Option<String>,
-    pub(crate) crew: Crew,
+    pub(crate) crew: WorkerThreads,
     /// Where pooled calls run as tasks; none: on threads of the crew.
     pub(crate) tasks: Option<Handle>,
     pub(crate) board: Board,
@@ -96,13 +96,13 @@ impl Generation {
     }
 
     /// Starts a worker for the calls that wait at `employer`.
-    pub(crate) fn hire(&self, employer: Arc<dyn Employer>, epoch: Epoch) -> io::Result<()> {
+    pub(crate) fn hire(&self, employer: Arc<dyn WorkSource>, epoch: Epoch) -> io::Result<()> {
         match &self.tasks {
-            Some(tasks) if employer.is_walkable() => {
-                hire_on(tasks, employer, epoch, self.id.get());
+            Some(tasks) if employer.supports_async() => {
+                spawn_async_worker(tasks, employer, epoch, self.id.get());
                 Ok(())
             }
-            _ => self.crew.hire(employer, epoch, self.id.get()),
+            _ => self.crew.spawn_worker(employer, epoch, self.id.get()),
         }
     }
 

@@ -12,7 +12,7 @@ use super::{Generation, Remains, error_of};
 use crate::boundary::{Close, Image, Root, Variables};
 use crate::config::HostLimits;
 use crate::event::HostEvent;
-use crate::pool::Errand;
+use crate::pool::RunOutcome;
 use crate::sync::{deadline_in, lock};
 
 /// How long a thread that has just ended may take to leave the system's list.
@@ -85,13 +85,15 @@ pub(crate) fn stop(
     // Not under the lock: the last line that it logs is told to whoever listens.
     drop(registration);
     let (failure, remains) = match ended {
-        Errand::Done((Ok(()), remains)) => (None, remains),
-        Errand::Done((Err(failure), remains)) => (Some(error_of(failure).full_message()), remains),
-        Errand::Late => {
+        RunOutcome::Completed((Ok(()), remains)) => (None, remains),
+        RunOutcome::Completed((Err(failure), remains)) => {
+            (Some(error_of(failure).full_message()), remains)
+        }
+        RunOutcome::TimedOut => {
             keep(generation, keeper, "shutdown: still runs".to_owned(), Left::Running);
             return None;
         }
-        Errand::NoThread(error) => {
+        RunOutcome::SpawnFailed(error) => {
             let reason = format!("shutdown: no thread for it ({error})");
             keep(generation, keeper, reason, Left::Running);
             return None;
@@ -276,7 +278,7 @@ fn still_used(image: &Image, root: Option<Root>) -> Option<String> {
 fn census(image: &Image, root: Root) -> Option<RawCensus> {
     let Some(opener) = image.opener() else { return Some(root.census()) };
     match opener.run(OPENER_WAIT_MAX, move || root.census()) {
-        Errand::Done(census) => Some(census),
-        Errand::Late | Errand::NoThread(_) => None,
+        RunOutcome::Completed(census) => Some(census),
+        RunOutcome::TimedOut | RunOutcome::SpawnFailed(_) => None,
     }
 }

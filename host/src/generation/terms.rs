@@ -80,7 +80,7 @@ mod tests {
         let now = Instant::now();
         let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
         let check = |asked: Option<u64>, most, default, wanted: Option<u64>| {
-            let queue = QueueLimits { places: 1, outside: 0, replaced: 0 };
+            let queue = QueueLimits { max_queued: 1, max_waiting_for_space: 0, max_replaced: 0 };
             let terms = Terms {
                 queue,
                 queue_age_max: None,

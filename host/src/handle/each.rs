@@ -9,7 +9,9 @@ use super::{Inner, PluginHandle, lost};
 use crate::call::{Reply, Request, Standing};
 use crate::error::Error;
 use crate::id::GenerationId;
-use crate::pool::{Never, Overrun, Patience, Ran, RunLater, Teller, Ticket, Work, ticket};
+use crate::pool::{
+    DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, Teller, Ticket, WaitLimits, ticket,
+};
 use crate::slot::Visit;
 use crate::sync::{after, lock};
 
@@ -41,8 +43,8 @@ impl PluginHandle {
         let many = Many::new(&self.inner, calls, wait_max, teller, &order);
         *lock(&order) = Some(Arc::downgrade(&many));
         let place = Some(after(Instant::now(), PLACE_WAIT_MAX));
-        let patience = Patience { place, ..Patience::default() };
-        let work: Arc<dyn Work> = Arc::<Many>::clone(&many);
+        let patience = WaitLimits { space_until: place, ..WaitLimits::default() };
+        let work: Arc<dyn Job> = Arc::<Many>::clone(&many);
         let queued = match wait_max.is_some() && slot.is_deserted() {
             true => Err(slot.deserted()),
             false => slot.admit_to_queue().and_then(|()| slot.enqueue(work, patience)),
@@ -75,7 +77,7 @@ impl PluginHandle {
         let generation = self.inner.slot.generation()?;
         // Threads of a stream's own would each wait for one call.
         let is_unbounded = generation.terms.is_unbounded() && generation.tasks.is_none();
-        is_unbounded.then_some((generation.id, generation.crew.workers_max))
+        is_unbounded.then_some((generation.id, generation.crew.max_workers))
     }
 }
 
@@ -156,22 +158,22 @@ impl Many {
     }
 
     /// Makes all that are left, for nobody who could be late.
-    fn run_untimed(&self, generation: u64) -> Ran {
+    fn run_untimed(&self, generation: u64) -> JobOutcome {
         let mut progress = lock(&self.progress);
         let (mut calls, from) = (std::mem::take(&mut progress.calls), progress.at);
         drop(progress);
         for at in from..calls.len() {
             if !self.standing.is_wanted() {
-                return Ran::Done;
+                return JobOutcome::Completed;
             }
             if self.make(generation, &mut calls[at]) == Made::NotHere {
                 let mut progress = lock(&self.progress);
                 (progress.calls, progress.at) = (calls, at);
-                return Ran::NotHere;
+                return JobOutcome::StaleEpoch;
             }
         }
         self.tell(calls);
-        Ran::Done
+        JobOutcome::Completed
     }
 
     pub(super) fn tell(&self, calls: Vec<Each>) {
@@ -182,7 +184,7 @@ impl Many {
     }
 
     /// Makes all that are left, one by one in sight of the clock.
-    fn run_timed(&self, generation: u64, wait_max: Duration) -> Ran {
+    fn run_timed(&self, generation: u64, wait_max: Duration) -> JobOutcome {
         while self.standing.is_wanted() {
             let Some(mut call) = self.begin(wait_max) else { break };
             let made = self.make(generation, &mut call);
@@ -200,11 +202,11 @@ impl Many {
             }
             progress.calls[at] = call;
             if made == Made::NotHere {
-                return Ran::NotHere;
+                return JobOutcome::StaleEpoch;
             }
             progress.at += 1;
         }
-        Ran::Done
+        JobOutcome::Completed
     }
 
     /// Takes the next call to be made; none if there is none, which is told, or if somebody
@@ -250,25 +252,25 @@ impl Each {
     }
 }
 
-impl Work for Many {
-    fn run(self: Arc<Self>, generation: u64) -> Ran {
+impl Job for Many {
+    fn run(self: Arc<Self>, generation: u64) -> JobOutcome {
         match self.wait_max {
             None => self.run_untimed(generation),
             Some(wait_max) => self.run_timed(generation, wait_max),
         }
     }
 
-    fn run_later(self: Arc<Self>, generation: u64) -> RunLater {
+    fn run_async(self: Arc<Self>, generation: u64) -> JobFuture {
         self.standing.run_as_task();
         Box::pin(async move { self.run_as_task(generation).await })
     }
 
-    fn never(self: Arc<Self>, why: Never) {
+    fn reject(self: Arc<Self>, why: RejectReason) {
         let failed = self.fail_all(|| self.inner.slot.never(why));
         self.tell(failed);
     }
 
-    fn broke(self: Arc<Self>) {
+    fn panicked(self: Arc<Self>) {
         let failed = self.fail_all(|| lost(&self.inner.slot));
         self.tell(failed);
     }
@@ -277,7 +279,7 @@ impl Work for Many {
         self.standing.is_wanted()
     }
 
-    fn waits_for_the_lost(&self) -> bool {
+    fn waits_for_abandoned(&self) -> bool {
         self.wait_max.is_none()
     }
 
@@ -287,19 +289,19 @@ impl Work for Many {
         Some(lock(&self.progress).due.unwrap_or_else(|| after(Instant::now(), wait_max)))
     }
 
-    fn overrun(self: Arc<Self>, now: Instant) -> Overrun {
+    fn check_deadline(self: Arc<Self>, now: Instant) -> DeadlineCheck {
         let mut progress = lock(&self.progress);
         if progress.due.is_none_or(|due| due > now) {
-            return Overrun::InTime;
+            return DeadlineCheck::WithinDeadline;
         }
-        let Some(teller) = progress.teller.take() else { return Overrun::InTime };
+        let Some(teller) = progress.teller.take() else { return DeadlineCheck::WithinDeadline };
         let (mut calls, at) = (std::mem::take(&mut progress.calls), progress.at);
         drop(progress);
         self.standing.be_late();
         calls[at] = Each::Failed(self.inner.slot.abandoned(&self.standing));
         if at + 1 == calls.len() {
             teller.tell(calls);
-            return Overrun::Late { rest: None };
+            return DeadlineCheck::Exceeded { remaining: None };
         }
         let rest = Self::new(&self.inner, calls, self.wait_max, teller, &self.order);
         lock(&rest.progress).at = at + 1;
@@ -307,10 +309,10 @@ impl Work for Many {
         // None: the caller left just now.
         let rest = order.is_some().then(|| {
             *order = Some(Arc::downgrade(&rest));
-            let rest: Arc<dyn Work> = rest;
+            let rest: Arc<dyn Job> = rest;
             rest
         });
-        Overrun::Late { rest }
+        DeadlineCheck::Exceeded { remaining: rest }
     }
 }
 
@@ -327,7 +329,7 @@ impl Drop for Waits {
         let teller = lock(&many.progress).teller.take();
         if teller.is_some() {
             many.standing.take_back();
-            let work: Arc<dyn Work> = Arc::<Many>::clone(&many);
+            let work: Arc<dyn Job> = Arc::<Many>::clone(&many);
             many.inner.slot.take_back(&work);
         }
     }

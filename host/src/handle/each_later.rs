@@ -12,30 +12,30 @@ use super::each::{Each, Many};
 use crate::call::{Reply, Request};
 use crate::error::Error;
 use crate::generation::{Asked, Token};
-use crate::pool::Ran;
+use crate::pool::JobOutcome;
 use crate::slot::{Gather, Gathered, Visit};
 use crate::sync::{after, lock};
 
 impl Many {
     /// Makes all that are left. The plugin answers those that are late, so nobody looks on.
-    pub(super) async fn run_as_task(&self, generation: u64) -> Ran {
+    pub(super) async fn run_as_task(&self, generation: u64) -> JobOutcome {
         let (mut calls, mut at) = {
             let mut progress = lock(&self.progress);
             (std::mem::take(&mut progress.calls), progress.at)
         };
         while at < calls.len() {
             if !self.standing.is_wanted() {
-                return Ran::Done;
+                return JobOutcome::Completed;
             }
             let Some(token) = self.inner.slot.lease_of(generation) else {
                 let mut progress = lock(&self.progress);
                 (progress.calls, progress.at) = (calls, at);
-                return Ran::NotHere;
+                return JobOutcome::StaleEpoch;
             };
             at += self.make_some(&token, &mut calls[at..]).await;
         }
         self.tell(calls);
-        Ran::Done
+        JobOutcome::Completed
     }
 
     /// Makes the first of `calls`, or the first few together; answers with how many were

@@ -13,7 +13,9 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{Inner, lost};
 use crate::call::{Reply, Request, Standing};
 use crate::error::Error;
-use crate::pool::{Never, Overrun, Patience, Ran, RunLater, Teller, Ticket, Work, ticket};
+use crate::pool::{
+    DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, Teller, Ticket, WaitLimits, ticket,
+};
 use crate::slot::Visit;
 use crate::sync::{after, lock};
 
@@ -47,49 +49,51 @@ impl Pooled {
     fn take_back(self: &Arc<Self>) {
         self.standing.take_back();
         if self.answer(|| Err(self.inner.slot.taken_back())) {
-            let work: Arc<dyn Work> = Arc::<Self>::clone(self);
+            let work: Arc<dyn Job> = Arc::<Self>::clone(self);
             self.inner.slot.take_back(&work);
         }
     }
 }
 
-impl Work for Pooled {
-    fn run(self: Arc<Self>, generation: u64) -> Ran {
+impl Job for Pooled {
+    fn run(self: Arc<Self>, generation: u64) -> JobOutcome {
         if !self.standing.is_wanted() {
-            return Ran::Done;
+            return JobOutcome::Completed;
         }
         let answer = self.inner.slot.under_lease(generation, |token| {
             self.inner.visit(&Visit::pooled(&self.request, token, &self.standing))
         });
-        let Some(answer) = answer else { return Ran::NotHere };
+        let Some(answer) = answer else { return JobOutcome::StaleEpoch };
         self.is_counted.store(true, Ordering::Relaxed);
         self.answer(|| answer);
-        Ran::Done
+        JobOutcome::Completed
     }
 
-    fn run_later(self: Arc<Self>, generation: u64) -> RunLater {
+    fn run_async(self: Arc<Self>, generation: u64) -> JobFuture {
         self.standing.run_as_task();
         Box::pin(async move {
             if !self.standing.is_wanted() {
-                return Ran::Done;
+                return JobOutcome::Completed;
             }
-            let Some(token) = self.inner.slot.lease_of(generation) else { return Ran::NotHere };
+            let Some(token) = self.inner.slot.lease_of(generation) else {
+                return JobOutcome::StaleEpoch;
+            };
             let visit = Visit::pooled(&self.request, &token, &self.standing);
             let answer = self.inner.stride(&visit).await;
             // Whoever is told may wait for the end of this generation.
             drop(token);
             self.is_counted.store(true, Ordering::Relaxed);
             self.answer(|| answer);
-            Ran::Done
+            JobOutcome::Completed
         })
     }
 
-    fn never(self: Arc<Self>, why: Never) {
+    fn reject(self: Arc<Self>, why: RejectReason) {
         self.is_counted.store(true, Ordering::Relaxed);
         self.answer(|| Err(self.inner.slot.never(why)));
     }
 
-    fn broke(self: Arc<Self>) {
+    fn panicked(self: Arc<Self>) {
         self.answer(|| Err(lost(&self.inner.slot)));
     }
 
@@ -101,12 +105,12 @@ impl Work for Pooled {
         self.request.deadline()
     }
 
-    fn overrun(self: Arc<Self>, _: Instant) -> Overrun {
+    fn check_deadline(self: Arc<Self>, _: Instant) -> DeadlineCheck {
         self.standing.be_late();
         if self.answer(|| Err(self.inner.slot.abandoned(&self.standing))) {
-            Overrun::Late { rest: None }
+            DeadlineCheck::Exceeded { remaining: None }
         } else {
-            Overrun::InTime
+            DeadlineCheck::WithinDeadline
         }
     }
 }
@@ -196,13 +200,13 @@ impl Waits {
 }
 
 /// How long a call may wait; its deadline becomes the request's.
-fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<Patience, Error> {
+fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<WaitLimits, Error> {
     let slot = &inner.slot;
     let place_wait_max = request.place_wait_max();
     let terms = slot.terms_now();
     let want_time = terms.as_ref().is_some_and(|terms| terms.want_time(request.deadline()));
     if !want_time && request.deadline().is_none() && place_wait_max.is_none() {
-        return Ok(Patience::default());
+        return Ok(WaitLimits::default());
     }
     let now = Instant::now();
     if let Some(deadline) = terms.as_ref().and_then(|terms| terms.deadline(now, request.deadline()))
@@ -213,10 +217,10 @@ fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<Patience, Error> {
         return Err(slot.late("was not called: the deadline had passed"));
     }
     let age_max = terms.as_ref().and_then(|terms| terms.queue_age_max);
-    Ok(Patience {
-        late: request.deadline(),
-        place: place_wait_max.map(|wait_max| after(now, wait_max)),
-        old: age_max.map(|age_max| after(now, age_max)),
+    Ok(WaitLimits {
+        deadline: request.deadline(),
+        space_until: place_wait_max.map(|wait_max| after(now, wait_max)),
+        expires_at: age_max.map(|age_max| after(now, age_max)),
     })
 }
 

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind};
 use crate::generation::state::State;
 use crate::generation::{Generation, Parts, Token};
 use crate::host::Host;
-use crate::pool::Crew;
+use crate::pool::WorkerThreads;
 use crate::slot::{Pass, Visit};
 use crate::{Call, Layer, Next, Reply};
 
@@ -59,7 +59,7 @@ fn move_to_tasks(plugin: &PluginHandle, runtime: &Runtime) -> Arc<Generation> {
         limits: before.limits,
         terms: Arc::clone(&before.terms),
         keep: None,
-        crew: Crew::new("thread".to_owned(), 1 << 20, 2),
+        crew: WorkerThreads::new("thread".to_owned(), 1 << 20, 2),
         tasks: Some(runtime.handle().clone()),
         board: before.board.clone(),
         services: None,

@@ -19,7 +19,7 @@ use crate::generation::Keeper;
 use crate::id::PluginName;
 use crate::layers::{Layer, Layers};
 use crate::manifest::{Manifest, start_order};
-use crate::pool::Clock;
+use crate::pool::Timer;
 use crate::providers::{Choices, Preferences};
 use crate::reload::{AbandonedChecks, Candidate, Desk, Grant, Made, Rules, Source, Workshop};
 use crate::sync::SameProcess;
@@ -325,7 +325,7 @@ impl HostBuilder {
                 want_frames: self.want_frames,
                 deadline_default: self.deadline_default,
                 grant: self.grant,
-                clock: Clock::new(),
+                clock: Timer::new(),
                 board,
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),

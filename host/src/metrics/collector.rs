@@ -108,7 +108,7 @@ impl Collector {
     ///
     /// # Errors
     ///
-    /// `Workers` for none or too many, `NoRoom` for a channel of length zero, `NoThread`. A
+    /// `Workers` for none or too many, `NoRoom` for a channel of length zero, `SpawnFailed`. A
     /// token that is cancelled already is no error: nothing will be accepted.
     pub fn start(
         store: Arc<dyn MetricStore>,

@@ -1,40 +1,40 @@
 //! Bounded work: a queue with a limit, threads that are joined, and a clock for what waits.
 //! Knows no plugins. [`WorkerPool`] is that for anybody's closures.
 
-mod clock;
-mod crew;
-mod floor;
-mod line;
+mod pool_inner;
+mod queue_inner;
+mod timer;
+mod worker_threads;
 mod locks {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
+mod async_worker;
+mod job;
 mod opening_thread;
+mod panic;
 mod park;
-mod places;
+mod permits;
 mod queue;
 mod queue_now;
 #[cfg(test)]
 mod queue_tests;
-mod quiet;
-mod store;
+mod result_store;
 mod submit;
 mod task;
-mod task_worker;
 mod ticket;
-mod work;
 mod worker_pool;
 
-pub(crate) use clock::{Clock, Hand, Timed};
-pub(crate) use crew::{Crew, Employer, Errand};
-pub(crate) use line::{Epoch, QueueLimits, Seat};
+pub(crate) use async_worker::spawn_async_worker;
+pub(crate) use job::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
 pub(crate) use opening_thread::{Finish, OpeningThread};
-pub(crate) use queue::{Pushed, Queue, Taken};
-pub(crate) use task_worker::hire_on;
+pub(crate) use queue::{NextJob, PushOutcome, Queue};
+pub(crate) use queue_inner::{Epoch, QueueLimits, WorkerId};
 pub(crate) use ticket::{Teller, Ticket, ticket};
-pub(crate) use work::{Never, Overrun, Patience, Ran, RunLater, Work};
+pub(crate) use timer::{Timer, TimerEntry, TimerHandle};
+pub(crate) use worker_threads::{RunOutcome, WorkSource, WorkerThreads};
 
 pub use submit::{SubmitError, SubmitErrorKind};
 pub use task::{Outcome, TaskError, TaskId, TaskTicket};
 pub use worker_pool::{PoolLimits, Stopped, WorkerPool};
 
-use places::Place;
+use permits::QueuePermit;

@@ -7,7 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io, mem};
 
-use super::Errand;
+use super::RunOutcome;
 use crate::sync::lock;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -53,27 +53,29 @@ impl OpeningThread {
         Ok(Self { inner: Inner { jobs: Some(jobs), state: State::Running(thread) }.into() })
     }
 
-    /// Runs `job` on the thread and waits for it, at most `wait_max`. After [`Errand::Late`] the
+    /// Runs `job` on the thread and waits for it, at most `wait_max`. After [`RunOutcome::TimedOut`] the
     /// thread is still at it.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         wait_max: Duration,
         job: impl FnOnce() -> T + Send + 'static,
-    ) -> Errand<T> {
+    ) -> RunOutcome<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let job: Job = Box::new(move || {
             let _ = sender.send(job());
         });
         let sent = lock(&self.inner).jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
         if !sent {
-            return Errand::NoThread(io::Error::other("the thread that opened it has ended"));
+            return RunOutcome::SpawnFailed(io::Error::other(
+                "the thread that opened it has ended",
+            ));
         }
         match receiver.recv_timeout(wait_max) {
-            Ok(done) => Errand::Done(done),
-            Err(mpsc::RecvTimeoutError::Timeout) => Errand::Late,
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                Errand::NoThread(io::Error::other("the thread that opened it ended within the job"))
-            }
+            Ok(done) => RunOutcome::Completed(done),
+            Err(mpsc::RecvTimeoutError::Timeout) => RunOutcome::TimedOut,
+            Err(mpsc::RecvTimeoutError::Disconnected) => RunOutcome::SpawnFailed(io::Error::other(
+                "the thread that opened it ended within the job",
+            )),
         }
     }
 
@@ -149,11 +151,11 @@ mod tests {
 
     const WAIT_MAX: Duration = Duration::from_secs(60);
 
-    fn done<T>(errand: Errand<T>) -> T {
+    fn done<T>(errand: RunOutcome<T>) -> T {
         match errand {
-            Errand::Done(done) => done,
-            Errand::Late => panic!("it is late"),
-            Errand::NoThread(error) => panic!("{error}"),
+            RunOutcome::Completed(done) => done,
+            RunOutcome::TimedOut => panic!("it is late"),
+            RunOutcome::SpawnFailed(error) => panic!("{error}"),
         }
     }
 
@@ -165,7 +167,7 @@ mod tests {
         assert_ne!(thread::current().id(), first);
         assert_eq!(opener.finish(WAIT_MAX), Finish::Ended);
         assert!(!opener.is_open());
-        assert!(matches!(opener.run(WAIT_MAX, || ()), Errand::NoThread(_)));
+        assert!(matches!(opener.run(WAIT_MAX, || ()), RunOutcome::SpawnFailed(_)));
         assert_eq!(opener.finish(Duration::ZERO), Finish::Ended);
     }
 
@@ -174,7 +176,7 @@ mod tests {
         let opener = OpeningThread::spawn(Builder::new()).unwrap();
         let (release, wait) = mpsc::channel::<()>();
         let late = opener.run(Duration::ZERO, move || wait.recv().is_ok());
-        assert!(matches!(late, Errand::Late));
+        assert!(matches!(late, RunOutcome::TimedOut));
         assert_eq!(opener.finish(Duration::ZERO), Finish::StillRuns);
         drop(release);
         assert_eq!(opener.finish(WAIT_MAX), Finish::Ended);

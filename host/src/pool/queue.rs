@@ -7,15 +7,18 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::line::{Epoch, Gate, Line, Lost, QueueLimits, Risen, Running, Seat, Waiting};
+use super::job::{Job, RejectReason, WaitLimits};
 use super::locks::{Condvar, Mutex, MutexGuard};
-use super::quiet::quietly;
-use super::work::{Never, Patience, Work};
+use super::panic::drop_panic;
+use super::queue_inner::{
+    Abandonment, Epoch, FinishedJob, QueueInner, QueueLimits, QueueState, QueuedJob, RunningJob,
+    WorkerId,
+};
 use crate::sync::lock;
 
 /// A bounded queue that many push to and many take from, first in, first out.
 pub(crate) struct Queue {
-    pub(super) inner: Mutex<Line>,
+    pub(super) inner: Mutex<QueueInner>,
     filled: Condvar,
     /// Nothing waits or runs any more, in a queue that takes nothing new.
     pub(super) emptied: Condvar,
@@ -24,11 +27,11 @@ pub(crate) struct Queue {
 /// What became of work that was to be queued.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Pushed {
+pub(crate) enum PushOutcome {
     /// It waits for the workers that there are.
-    Waits,
+    Queued,
     /// It waits, and a worker is to be started for this epoch.
-    Hire(Epoch),
+    SpawnWorker(Epoch),
     /// The queue is full; the work was dropped.
     Full,
     /// The queue takes nothing any more; the work was dropped.
@@ -37,133 +40,135 @@ pub(crate) enum Pushed {
 
 /// What a worker came back to.
 #[must_use]
-pub(crate) struct Taken {
+pub(crate) struct NextJob {
     /// None: it goes home.
-    pub(crate) work: Option<Arc<dyn Work>>,
+    pub(crate) job: Option<Arc<dyn Job>>,
     /// It had been given up for lost.
-    pub(crate) was_lost: bool,
+    pub(crate) was_abandoned: bool,
 }
 
 /// What a look at the queue found.
 #[must_use]
 #[derive(Default)]
-pub(crate) struct Looked {
+pub(crate) struct DueJobs {
     /// Work that waits no longer.
-    pub(crate) never: Vec<(Arc<dyn Work>, Never)>,
+    pub(crate) rejected: Vec<(Arc<dyn Job>, RejectReason)>,
     /// Work that runs and may be late.
-    pub(crate) late: Vec<Arc<dyn Work>>,
-    pub(crate) next: Option<Instant>,
+    pub(crate) overdue: Vec<Arc<dyn Job>>,
+    pub(crate) next_due: Option<Instant>,
     /// A worker is to be started.
-    pub(crate) hire: Option<Epoch>,
+    pub(crate) spawn_worker: Option<Epoch>,
     /// Dropped by whoever looks, when nothing is locked.
     #[expect(dead_code, reason = "held, not read")]
-    pub(super) unwanted: VecDeque<Waiting>,
+    pub(super) cancelled: VecDeque<QueuedJob>,
 }
 
 /// What it means that a worker was given up for lost.
 #[must_use]
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct GivenUp {
+pub(crate) struct AbandonOutcome {
     /// A worker is to be started in its place.
-    pub(crate) hire: Option<Epoch>,
+    pub(crate) spawn_worker: Option<Epoch>,
     /// No further one will be replaced before one comes back.
-    pub(crate) is_stuck: bool,
+    pub(crate) is_exhausted: bool,
 }
 
 impl Queue {
     /// A queue without workers that holds nothing yet.
     pub(crate) fn new() -> Self {
-        let limits = QueueLimits { places: 0, outside: 0, replaced: 0 };
-        let inner = Line {
-            waiting: VecDeque::new(),
+        let limits = QueueLimits { max_queued: 0, max_waiting_for_space: 0, max_replaced: 0 };
+        let inner = QueueInner {
+            queued: VecDeque::new(),
             limits,
             epoch: Epoch(0),
             workers: 0,
-            workers_max: 0,
+            max_workers: 0,
             idle: 0,
             running: Vec::new(),
             replaced: 0,
-            seats: 0,
-            gate: Gate::Open,
+            registered: 0,
+            state: QueueState::Open,
             is_suspended: false,
-            armed: None,
+            timer_at: None,
         };
         Self { inner: Mutex::new(inner), filled: Condvar::new(), emptied: Condvar::new() }
     }
 
-    /// Puts work at the end, without waiting. The second answer is when to [`look`](Self::look),
+    /// Puts work at the end, without waiting. The second answer is when to [`take_due`](Self::take_due),
     /// if that is earlier than was told before.
     pub(crate) fn push(
         &self,
-        work: Arc<dyn Work>,
-        patience: Patience,
-    ) -> (Pushed, Option<Instant>) {
+        work: Arc<dyn Job>,
+        patience: WaitLimits,
+    ) -> (PushOutcome, Option<Instant>) {
         let mut inner = lock(&self.inner);
-        if inner.gate != Gate::Open {
-            return (Pushed::Closed, None);
+        if inner.state != QueueState::Open {
+            return (PushOutcome::Closed, None);
         }
         let mut unwanted = VecDeque::new();
-        if inner.waiting.len() >= inner.limits.places {
-            unwanted = inner.take_unwanted();
+        if inner.queued.len() >= inner.limits.max_queued {
+            unwanted = inner.take_cancelled();
         }
-        let outside = inner.waiting.len() >= inner.limits.places;
-        let outside_max = inner.limits.places.saturating_add(inner.limits.outside);
-        if outside && (patience.place.is_none() || inner.waiting.len() >= outside_max) {
+        let outside = inner.queued.len() >= inner.limits.max_queued;
+        let outside_max =
+            inner.limits.max_queued.saturating_add(inner.limits.max_waiting_for_space);
+        if outside && (patience.space_until.is_none() || inner.queued.len() >= outside_max) {
             drop(inner);
-            return (Pushed::Full, None);
+            return (PushOutcome::Full, None);
         }
-        let look_at = inner.arm(patience.due(outside));
-        inner.waiting.push_back(Waiting { work, patience });
-        let pushed = self.pushed(inner);
+        let look_at = inner.arm_timer(patience.next_due(outside));
+        inner.queued.push_back(QueuedJob { job: work, wait_limits: patience });
+        let pushed = self.push_outcome(inner);
         drop(unwanted);
         (pushed, look_at)
     }
 
     /// Puts work back in its place at the front, which a worker took for nothing, however full
     /// the queue is.
-    pub(crate) fn hand_back(&self, seat: Seat, work: Arc<dyn Work>) -> Pushed {
+    pub(crate) fn requeue(&self, seat: WorkerId, work: Arc<dyn Job>) -> PushOutcome {
         let mut inner = lock(&self.inner);
-        let Risen { ended: _same, patience, .. } = inner.rise(seat);
-        if inner.gate == Gate::Closed {
+        let FinishedJob { job: _same, wait_limits: patience, .. } = inner.finish_job(seat);
+        if inner.state == QueueState::Closed {
             if inner.is_empty() {
                 self.emptied.notify_all();
             }
             drop(inner);
-            quietly(|| work.never(Never::Closed));
-            return Pushed::Closed;
+            drop_panic(|| work.reject(RejectReason::Closed));
+            return PushOutcome::Closed;
         }
-        inner.waiting.push_front(Waiting { work, patience });
-        self.pushed(inner)
+        inner.queued.push_front(QueuedJob { job: work, wait_limits: patience });
+        self.push_outcome(inner)
     }
 
-    fn pushed(&self, mut inner: MutexGuard<'_, Line>) -> Pushed {
-        let pushed = inner.hire().map_or(Pushed::Waits, Pushed::Hire);
+    fn push_outcome(&self, mut inner: MutexGuard<'_, QueueInner>) -> PushOutcome {
+        let pushed = inner.request_worker().map_or(PushOutcome::Queued, PushOutcome::SpawnWorker);
         drop(inner);
         self.filled.notify_one();
         pushed
     }
 
     /// A place for a worker of `epoch`.
-    pub(crate) fn sit(&self, epoch: Epoch) -> Seat {
+    pub(crate) fn register(&self, epoch: Epoch) -> WorkerId {
         let mut inner = lock(&self.inner);
-        inner.seats += 1;
-        Seat { number: inner.seats, epoch }
+        inner.registered += 1;
+        WorkerId { number: inner.registered, epoch }
     }
 
     /// Ends what the worker was at, and takes the first work, sleeping until there is some. The
     /// second answer is as for [`push`](Self::push).
-    pub(crate) fn take(&self, seat: Seat) -> (Taken, Option<Instant>) {
+    pub(crate) fn next(&self, seat: WorkerId) -> (NextJob, Option<Instant>) {
         let mut inner = lock(&self.inner);
-        let Risen { ended, was_lost, stays, .. } = inner.rise(seat);
-        if ended.is_some() && inner.gate != Gate::Open && inner.is_empty() {
+        let FinishedJob { job: ended, was_abandoned: was_lost, is_active: stays, .. } =
+            inner.finish_job(seat);
+        if ended.is_some() && inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
         let (work, look_at) = match stays {
-            true => inner.begin_next(seat),
+            true => inner.start_next(seat),
             false => (None, None),
         };
         // One that was waited for does not sleep before that is told.
-        let is_home = !stays || inner.is_over_for(seat) || was_lost;
+        let is_home = !stays || inner.must_exit(seat) || was_lost;
         if work.is_some() || is_home {
             if work.is_none() && stays && was_lost && inner.epoch == seat.epoch {
                 inner.workers -= 1;
@@ -171,7 +176,7 @@ impl Queue {
             drop(inner);
             // Not under the lock: it may be the last that holds a plugin's memory.
             drop(ended);
-            return (Taken { work, was_lost }, look_at);
+            return (NextJob { job: work, was_abandoned: was_lost }, look_at);
         }
         if ended.is_some() {
             drop(inner);
@@ -179,11 +184,11 @@ impl Queue {
             inner = lock(&self.inner);
         }
         loop {
-            if inner.is_over_for(seat) {
-                return (Taken { work: None, was_lost }, None);
+            if inner.must_exit(seat) {
+                return (NextJob { job: None, was_abandoned: was_lost }, None);
             }
-            if let (Some(work), look_at) = inner.begin_next(seat) {
-                return (Taken { work: Some(work), was_lost }, look_at);
+            if let (Some(work), look_at) = inner.start_next(seat) {
+                return (NextJob { job: Some(work), was_abandoned: was_lost }, look_at);
             }
             inner.idle += 1;
             inner = self.filled.wait(inner).unwrap_or_else(PoisonError::into_inner);
@@ -194,12 +199,12 @@ impl Queue {
     }
 
     /// A worker that was to be started for `epoch` could not be. If there is no other, nobody
-    /// would do `work`: takes it out, if it still waits.
-    pub(crate) fn not_hired(
+    /// would do `job`: takes it out, if it still waits.
+    pub(crate) fn worker_spawn_failed(
         &self,
         epoch: Epoch,
-        work: Option<&Arc<dyn Work>>,
-    ) -> Option<Arc<dyn Work>> {
+        work: Option<&Arc<dyn Job>>,
+    ) -> Option<Arc<dyn Job>> {
         let mut inner = lock(&self.inner);
         if inner.epoch != epoch {
             return None;
@@ -208,8 +213,8 @@ impl Queue {
         if inner.workers > 0 {
             return None;
         }
-        let taken = work.and_then(|work| inner.take_out(work));
-        if inner.gate != Gate::Open && inner.is_empty() {
+        let taken = work.and_then(|work| inner.remove(work));
+        if inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
         taken
@@ -225,8 +230,8 @@ impl Queue {
     pub(crate) fn resume(&self) -> (Epoch, u32) {
         let mut inner = lock(&self.inner);
         inner.is_suspended = false;
-        let wanted = inner.waiting.len().saturating_sub(inner.idle);
-        let hires = (0..wanted).take_while(|_| inner.hire().is_some()).count();
+        let wanted = inner.queued.len().saturating_sub(inner.idle);
+        let hires = (0..wanted).take_while(|_| inner.request_worker().is_some()).count();
         let hires = u32::try_from(hires).unwrap_or(u32::MAX);
         let epoch = inner.epoch;
         drop(inner);
@@ -236,12 +241,12 @@ impl Queue {
 
     /// Begins an epoch with at most so many workers; the workers before it go home. Answers with
     /// how many are to be started now for the work that waits.
-    pub(crate) fn begin(&self, workers_max: u32, limits: QueueLimits) -> (Epoch, u32) {
+    pub(crate) fn start_epoch(&self, workers_max: u32, limits: QueueLimits) -> (Epoch, u32) {
         let mut inner = lock(&self.inner);
         inner.epoch = Epoch(inner.epoch.0 + 1);
         inner.limits = limits;
-        inner.workers_max = workers_max;
-        inner.workers = u32::try_from(inner.waiting.len()).unwrap_or(u32::MAX).min(workers_max);
+        inner.max_workers = workers_max;
+        inner.workers = u32::try_from(inner.queued.len()).unwrap_or(u32::MAX).min(workers_max);
         inner.idle = 0;
         inner.replaced = 0;
         inner.is_suspended = false;
@@ -252,101 +257,110 @@ impl Queue {
     }
 
     /// Looks at what waits and what runs; what waits no longer is taken out.
-    pub(crate) fn look(&self, now: Instant) -> Looked {
+    pub(crate) fn take_due(&self, now: Instant) -> DueJobs {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         // What nobody wants takes no place from what waits for one.
-        let mut looked = Looked { unwanted: inner.take_unwanted(), ..Looked::default() };
+        let mut looked = DueJobs { cancelled: inner.take_cancelled(), ..DueJobs::default() };
         let mut next: Option<Instant> = None;
         let mut sooner = |due: Option<Instant>| next = next.into_iter().chain(due).min();
-        let waiting = std::mem::take(&mut inner.waiting);
+        let waiting = std::mem::take(&mut inner.queued);
         for one in waiting {
-            let outside = inner.waiting.len() >= inner.limits.places;
-            match one.patience.is_over(now, outside) {
-                Some(why) => looked.never.push((one.work, why)),
+            let outside = inner.queued.len() >= inner.limits.max_queued;
+            match one.wait_limits.exceeded(now, outside) {
+                Some(why) => looked.rejected.push((one.job, why)),
                 None => {
-                    sooner(one.patience.due(outside));
-                    inner.waiting.push_back(one);
+                    sooner(one.wait_limits.next_due(outside));
+                    inner.queued.push_back(one);
                 }
             }
         }
-        for Running { work, lost, .. } in &inner.running {
+        for RunningJob { job: work, abandonment: lost, .. } in &inner.running {
             match work.due() {
-                _ if *lost != Lost::No => {}
-                Some(due) if due <= now => looked.late.push(Arc::clone(work)),
+                _ if *lost != Abandonment::No => {}
+                Some(due) if due <= now => looked.overdue.push(Arc::clone(work)),
                 due => sooner(due),
             }
         }
-        if inner.workers == 0 && !inner.waiting.is_empty() {
+        if inner.workers == 0 && !inner.queued.is_empty() {
             // The system gave no thread before.
-            looked.hire = inner.hire();
+            looked.spawn_worker = inner.request_worker();
         }
-        inner.armed = next;
-        looked.next = next;
-        if inner.gate != Gate::Open && inner.is_empty() {
+        inner.timer_at = next;
+        looked.next_due = next;
+        if inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
         looked
     }
 
-    /// Gives a worker up for lost if it is still at `work`; `rest` of it is done by others.
-    pub(crate) fn give_up(&self, work: &Arc<dyn Work>, rest: Option<Arc<dyn Work>>) -> GivenUp {
+    /// Gives a worker up for lost if it is still at `job`; `rest` of it is done by others.
+    pub(crate) fn abandon(
+        &self,
+        work: &Arc<dyn Job>,
+        rest: Option<Arc<dyn Job>>,
+    ) -> AbandonOutcome {
         let mut inner = lock(&self.inner);
         let epoch = inner.epoch;
-        let may_replace = inner.replaced < inner.limits.replaced;
-        let at_it =
-            |running: &&mut Running| Arc::ptr_eq(&running.work, work) && running.lost == Lost::No;
+        let may_replace = inner.replaced < inner.limits.max_replaced;
+        let at_it = |running: &&mut RunningJob| {
+            Arc::ptr_eq(&running.job, work) && running.abandonment == Abandonment::No
+        };
         if let Some(running) = inner.running.iter_mut().find(at_it) {
-            running.lost = if may_replace { Lost::Replaced } else { Lost::NotReplaced };
-            if running.seat.epoch == epoch && may_replace {
+            running.abandonment =
+                if may_replace { Abandonment::Replaced } else { Abandonment::NotReplaced };
+            if running.worker.epoch == epoch && may_replace {
                 inner.replaced += 1;
                 inner.workers -= 1;
             }
         }
         let mut left = rest;
-        let why = match inner.gate {
-            Gate::Closed => Never::Closed,
-            Gate::Open | Gate::Finishing => Never::Stuck,
+        let why = match inner.state {
+            QueueState::Closed => RejectReason::Closed,
+            QueueState::Open | QueueState::Draining => RejectReason::NoWorkers,
         };
-        if inner.gate != Gate::Closed
+        if inner.state != QueueState::Closed
             && let Some(work) = left.take()
         {
-            inner.waiting.push_front(Waiting { work, patience: Patience::default() });
+            inner.queued.push_front(QueuedJob { job: work, wait_limits: WaitLimits::default() });
         }
         // Who took it back does not wait for it to be looked at.
-        let unwanted = if work.is_wanted() { None } else { inner.take_out(work) };
-        let impatient = match inner.is_deserted() {
-            true => inner.take_impatient(),
+        let unwanted = if work.is_wanted() { None } else { inner.remove(work) };
+        let impatient = match inner.has_no_available_worker() {
+            true => inner.take_fail_fast(),
             false => VecDeque::new(),
         };
-        if inner.gate != Gate::Open && inner.is_empty() {
+        if inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        let given_up = GivenUp { hire: inner.hire(), is_stuck: inner.is_stuck() };
+        let given_up = AbandonOutcome {
+            spawn_worker: inner.request_worker(),
+            is_exhausted: inner.is_exhausted(),
+        };
         drop(inner);
         self.filled.notify_one();
         drop(unwanted);
-        for work in impatient.into_iter().map(|waiting| waiting.work).chain(left) {
-            quietly(|| work.never(why));
+        for work in impatient.into_iter().map(|waiting| waiting.job).chain(left) {
+            drop_panic(|| work.reject(why));
         }
         given_up
     }
 
     /// Whether nobody works, and nobody is started before a lost worker comes back.
-    pub(crate) fn is_deserted(&self) -> bool {
-        lock(&self.inner).is_deserted()
+    pub(crate) fn has_no_available_worker(&self) -> bool {
+        lock(&self.inner).has_no_available_worker()
     }
 
     /// Whether as many workers are lost as may be, and none has come back.
-    pub(crate) fn is_stuck(&self) -> bool {
-        lock(&self.inner).is_stuck()
+    pub(crate) fn is_exhausted(&self) -> bool {
+        lock(&self.inner).is_exhausted()
     }
 
     /// Takes nothing new; what waits is done, then the workers go home.
-    pub(crate) fn finish(&self) {
+    pub(crate) fn drain(&self) {
         let mut inner = lock(&self.inner);
-        if inner.gate == Gate::Open {
-            inner.gate = Gate::Finishing;
+        if inner.state == QueueState::Open {
+            inner.state = QueueState::Draining;
         }
         drop(inner);
         self.filled.notify_all();
@@ -370,31 +384,32 @@ impl Queue {
     pub(crate) fn close(&self) {
         let waiting = {
             let mut inner = lock(&self.inner);
-            inner.gate = Gate::Closed;
-            std::mem::take(&mut inner.waiting)
+            inner.state = QueueState::Closed;
+            std::mem::take(&mut inner.queued)
         };
         self.filled.notify_all();
         self.emptied.notify_all();
         for waiting in waiting {
-            quietly(|| waiting.work.never(Never::Closed));
+            drop_panic(|| waiting.job.reject(RejectReason::Closed));
         }
     }
 
     /// Pieces of work that wait.
-    pub(crate) fn waiting(&self) -> usize {
-        lock(&self.inner).waiting.len()
+    pub(crate) fn queued(&self) -> usize {
+        lock(&self.inner).queued.len()
     }
 
     /// Pieces of work that run, and those of them that nobody waits for any more.
     pub(crate) fn running(&self) -> (usize, usize) {
         let inner = lock(&self.inner);
-        let lost = inner.running.iter().filter(|running| running.lost.is_lost()).count();
+        let lost =
+            inner.running.iter().filter(|running| running.abandonment.is_abandoned()).count();
         (inner.running.len(), lost)
     }
 }
 
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue").field("waiting", &self.waiting()).finish_non_exhaustive()
+        f.debug_struct("Queue").field("waiting", &self.queued()).finish_non_exhaustive()
     }
 }

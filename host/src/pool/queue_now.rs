@@ -3,31 +3,31 @@
 
 use std::sync::Arc;
 
-use super::line::{Gate, Risen, Seat};
+use super::job::Job;
 use super::queue::Queue;
-use super::work::Work;
+use super::queue_inner::{FinishedJob, QueueState, WorkerId};
 use crate::sync::lock;
 
 impl Queue {
     /// Ends what the worker was at, and takes the first work; with none, the worker goes home,
     /// and another is to be started for what comes.
-    pub(crate) fn take_now(&self, seat: Seat) -> Option<Arc<dyn Work>> {
-        self.rise(seat, true)
+    pub(crate) fn try_next(&self, seat: WorkerId) -> Option<Arc<dyn Job>> {
+        self.finish_job(seat, true)
     }
 
     /// Ends what the worker was at; the worker goes home.
-    pub(crate) fn leave(&self, seat: Seat) {
-        let none = self.rise(seat, false);
+    pub(crate) fn deregister(&self, seat: WorkerId) {
+        let none = self.finish_job(seat, false);
         debug_assert!(none.is_none(), "a worker that leaves takes nothing");
     }
 
-    fn rise(&self, seat: Seat, goes_on: bool) -> Option<Arc<dyn Work>> {
+    fn finish_job(&self, seat: WorkerId, goes_on: bool) -> Option<Arc<dyn Job>> {
         let mut inner = lock(&self.inner);
-        let Risen { ended, .. } = inner.rise(seat);
-        if ended.is_some() && inner.gate != Gate::Open && inner.is_empty() {
+        let FinishedJob { job: ended, .. } = inner.finish_job(seat);
+        if ended.is_some() && inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        let work = if goes_on { inner.begin_task(seat) } else { None };
+        let work = if goes_on { inner.start_next_async(seat) } else { None };
         if work.is_none() && inner.epoch == seat.epoch {
             inner.workers -= 1;
         }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::floor::Floor;
 use super::park;
+use super::pool_inner::PoolInner;
 use super::submit::FORKED;
 use crate::sync::deadline_in;
 
@@ -46,7 +46,7 @@ pub enum TaskError {
 pub struct TaskTicket<T> {
     id: TaskId,
     /// None once the outcome was taken.
-    floor: Option<Arc<Floor<T>>>,
+    floor: Option<Arc<PoolInner<T>>>,
 }
 
 impl TaskId {
@@ -62,7 +62,7 @@ impl TaskId {
 }
 
 impl<T> TaskTicket<T> {
-    pub(super) fn new(id: TaskId, floor: Arc<Floor<T>>) -> Self {
+    pub(super) fn new(id: TaskId, floor: Arc<PoolInner<T>>) -> Self {
         Self { id, floor: Some(floor) }
     }
 
@@ -78,7 +78,7 @@ impl<T> TaskTicket<T> {
     /// Those of the task. [`TaskError::WaitInside`] at once, when this thread is a worker of
     /// the same pool and the outcome is not there yet.
     pub fn wait(mut self) -> Outcome<T> {
-        if self.floor.as_ref().is_some_and(|floor| floor.is_inside()) {
+        if self.floor.as_ref().is_some_and(|floor| floor.is_entered()) {
             let mut context = Context::from_waker(Waker::noop());
             return match Pin::new(&mut self).poll(&mut context) {
                 Poll::Ready(outcome) => outcome,
@@ -126,7 +126,7 @@ impl<T> Future for TaskTicket<T> {
 impl<T> Drop for TaskTicket<T> {
     fn drop(&mut self) {
         if let Some(floor) = self.floor.take().filter(|floor| floor.process.is_current()) {
-            floor.store.leave(self.id);
+            floor.store.detach(self.id);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{fmt, io};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::floor::Floor;
+use super::pool_inner::PoolInner;
 use super::{Epoch, Outcome, SubmitError, TaskId, TaskTicket};
 use crate::sync::{SameProcess, lock};
 
@@ -77,7 +77,7 @@ pub struct WorkerPool<T: Send + 'static> {
 
 /// What ends with the last handle.
 struct Owner<T: Send + 'static> {
-    floor: Arc<Floor<T>>,
+    floor: Arc<PoolInner<T>>,
     token: CancellationToken,
     /// Kept, because it holds the waker that the token wakes.
     watch: Mutex<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -95,7 +95,7 @@ impl<T: Send + 'static> WorkerPool<T> {
     ///
     /// That of the system, when it gives no thread; then none is left.
     pub fn new(limits: PoolLimits, token: &CancellationToken) -> io::Result<Self> {
-        let (floor, epoch) = Floor::new(&limits);
+        let (floor, epoch) = PoolInner::new(&limits);
         let token = token.child_token();
         let watch = Mutex::new(Box::pin(token.clone().cancelled_owned()));
         let threads = Mutex::default();
@@ -187,7 +187,7 @@ impl<T: Send + 'static> WorkerPool<T> {
         if !self.owner.is_current() {
             return Stopped::Forked;
         }
-        self.owner.floor.finish();
+        self.owner.floor.drain();
         self.owner.join()
     }
 
@@ -227,7 +227,7 @@ impl<T: Send + 'static> Owner<T> {
     fn start_worker(&self, epoch: Epoch) -> io::Result<()> {
         let floor = Arc::clone(&self.floor);
         let thread = thread::Builder::new().name("hotbay-worker".to_owned());
-        lock(&self.threads).push(thread.spawn(move || floor.work(epoch))?);
+        lock(&self.threads).push(thread.spawn(move || floor.run_worker(epoch))?);
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl<T: Send + 'static> Owner<T> {
     }
 
     fn join(&self) -> Stopped {
-        if self.floor.is_inside() {
+        if self.floor.is_entered() {
             return Stopped::FromInside;
         }
         // The first joins, the others wait for it.
@@ -248,14 +248,14 @@ impl<T: Send + 'static> Owner<T> {
                 let _ = thread.join();
             }
         });
-        self.floor.wait_told();
+        self.floor.wait_rejected();
         Stopped::Joined
     }
 }
 
 /// Woken by the token. Weak, since the token's list of wakers would keep the pool alive.
 struct OnCancel<T> {
-    floor: Weak<Floor<T>>,
+    floor: Weak<PoolInner<T>>,
     token: CancellationToken,
 }
 

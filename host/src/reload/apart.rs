@@ -19,7 +19,7 @@ use crate::artifact::trust::Trust;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Body, Parts};
-use crate::pool::Errand;
+use crate::pool::RunOutcome;
 use crate::slot::Slot;
 use crate::supervisor::{
     self, Capabilities, NotStarted, Overseen, ProcessLimits, Program, allowed,
@@ -115,9 +115,9 @@ pub(super) fn again(
         on_its_threads(&handle, task).unwrap_or_else(|| Err(still_asked()))
     });
     let capabilities = match told {
-        Errand::Done(told) => told.map_err(|failed| not_started(candidate, failed))?,
-        Errand::Late => return Err(not_started(candidate, still_asked())),
-        Errand::NoThread(error) => {
+        RunOutcome::Completed(told) => told.map_err(|failed| not_started(candidate, failed))?,
+        RunOutcome::TimedOut => return Err(not_started(candidate, still_asked())),
+        RunOutcome::SpawnFailed(error) => {
             let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::Start);
             return Err(failed.caused_by(error));
         }

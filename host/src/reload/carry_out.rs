@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::retire::retire;
 use crate::generation::{Generation, Token};
 use crate::manifest::{Handover, Manifest};
-use crate::pool::Errand;
+use crate::pool::RunOutcome;
 use crate::slot::Slot;
 
 /// A swap that was done.
@@ -129,12 +129,12 @@ pub(super) fn snapshot(
     let failed = || next.failed(LoadStep::Snapshot, ErrorKind::Start);
     let wait_max = workshop.limits.start_wait_max;
     let state = match token.ask_within(wait_max, |body| body.snapshot()) {
-        Errand::Done(state) => state.map_err(|error| failed().caused_by(error))?,
-        Errand::Late => {
+        RunOutcome::Completed(state) => state.map_err(|error| failed().caused_by(error))?,
+        RunOutcome::TimedOut => {
             let message = format!("it did not end within {} ms", wait_max.as_millis());
             return Err(failed().caused_by(message));
         }
-        Errand::NoThread(error) => return Err(failed().caused_by(error)),
+        RunOutcome::SpawnFailed(error) => return Err(failed().caused_by(error)),
     };
     let bytes_max = workshop.limits.snapshot_bytes_max;
     match &state {

@@ -24,7 +24,7 @@ use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Body, Left, Parts, Remains, error_of};
 use crate::manifest::{Manifest, Unload};
-use crate::pool::{Errand, OpeningThread};
+use crate::pool::{OpeningThread, RunOutcome};
 use crate::slot::Slot;
 
 /// Why a library is to stay mapped once it was opened, as far as its manifest and its file tell.
@@ -148,11 +148,13 @@ pub(super) fn start(
         Some(image) => image.run(&parts.crew, wait_max, job),
         None => match parts.crew.opening_thread() {
             Ok(opener) => open_on(opener, wait_max, job),
-            Err(error) => Errand::NoThread(error),
+            Err(error) => RunOutcome::SpawnFailed(error),
         },
     };
     let was_called = match &started {
-        Errand::Done(Err(failed)) => failed.left.as_ref().is_some_and(|(_, root)| root.is_some()),
+        RunOutcome::Completed(Err(failed)) => {
+            failed.left.as_ref().is_some_and(|(_, root)| root.is_some())
+        }
         _ => true,
     };
     parts.keep = parts.keep.take().or(keep.filter(|_| was_called));
@@ -164,14 +166,14 @@ fn open_on(
     opener: OpeningThread,
     wait_max: Duration,
     job: impl FnOnce() -> Result<Body, Failed> + Send + 'static,
-) -> Errand<Result<Body, Failed>> {
+) -> RunOutcome<Result<Body, Failed>> {
     let done = opener.run(wait_max, job);
     let image = match &done {
-        Errand::Done(Ok(body)) => body.image(),
-        Errand::Done(Err(failed)) => failed.left.as_ref().map(|(image, _)| image),
+        RunOutcome::Completed(Ok(body)) => body.image(),
+        RunOutcome::Completed(Err(failed)) => failed.left.as_ref().map(|(image, _)| image),
         // It sleeps on with the library, which is kept.
-        Errand::Late => return done,
-        Errand::NoThread(_) => None,
+        RunOutcome::TimedOut => return done,
+        RunOutcome::SpawnFailed(_) => None,
     };
     match image {
         Some(image) => image.adopt(opener),
@@ -183,20 +185,20 @@ fn open_on(
 
 /// What came of an errand that was to make or ready an instance; what failed is cleared away.
 pub(super) fn body_of(
-    errand: Errand<Result<Body, Failed>>,
+    errand: RunOutcome<Result<Body, Failed>>,
     workshop: &Workshop,
     candidate: &Candidate,
     parts: &Parts,
 ) -> Result<Body, Error> {
     match errand {
-        Errand::Done(Ok(body)) => Ok(body),
-        Errand::Done(Err(failed)) => {
+        RunOutcome::Completed(Ok(body)) => Ok(body),
+        RunOutcome::Completed(Err(failed)) => {
             if let Some((image, root)) = failed.left {
                 give_up(workshop, candidate, image, root, parts.keep.clone());
             }
             Err(start_error(candidate, failed.step, failed.cause))
         }
-        Errand::Late => {
+        RunOutcome::TimedOut => {
             keep(workshop, candidate, "init: still runs".to_owned(), Left::Running);
             let message = format!(
                 "it did not end within {} ms; its thread and its library are kept",
@@ -204,7 +206,7 @@ pub(super) fn body_of(
             );
             Err(candidate.failed(LoadStep::Init, ErrorKind::Start).caused_by(message))
         }
-        Errand::NoThread(error) => {
+        RunOutcome::SpawnFailed(error) => {
             Err(candidate.failed(LoadStep::Init, ErrorKind::Start).caused_by(error))
         }
     }

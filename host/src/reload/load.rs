@@ -24,7 +24,7 @@ use crate::error::{ErrorKind, LoadStep};
 use crate::generation::retire::{Settle, close};
 use crate::generation::{Body, IoLimits, Kept, Left, Parts, Remains, Token};
 use crate::manifest::{Handover, Kind, Manifest};
-use crate::pool::{Crew, Errand};
+use crate::pool::{RunOutcome, WorkerThreads};
 use crate::slot::Slot;
 
 /// A plugin that serves in a slot of its own.
@@ -76,7 +76,7 @@ pub(crate) fn load(
         workshop.limits.pause_wait_max,
         workshop.quarantine.clone(),
         workshop.board.clone(),
-        workshop.clock.hand(),
+        workshop.clock.handle(),
     ));
     let fresh = Fresh::start(workshop, candidate, source, &slot, Until::Ready(state))?;
     let (token, build) = fresh.into_token();
@@ -176,7 +176,7 @@ impl Fresh {
         let Self { parts, body, build } = self;
         let wait_max = workshop.limits.start_wait_max;
         let readied = body.run(&parts.crew, wait_max, move |body| readied(body, state));
-        if matches!(readied, Errand::NoThread(_)) {
+        if matches!(readied, RunOutcome::SpawnFailed(_)) {
             let reason = "ready: no thread for it".to_owned();
             keep(workshop, candidate, reason, Left::Running);
         }
@@ -194,12 +194,12 @@ impl Fresh {
             body.into_remains()
         });
         match ended {
-            Errand::Done(Remains::Code(image, root)) => {
+            RunOutcome::Completed(Remains::Code(image, root)) => {
                 give_up(workshop, candidate, image, Some(root), parts.keep);
             }
             #[cfg(unix)]
-            Errand::Done(Remains::Program(_)) => {}
-            Errand::Late | Errand::NoThread(_) => {
+            RunOutcome::Completed(Remains::Program(_)) => {}
+            RunOutcome::TimedOut | RunOutcome::SpawnFailed(_) => {
                 keep(workshop, candidate, "drop: still runs".to_owned(), Left::Running);
             }
         }
@@ -241,7 +241,7 @@ fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &Plugi
         },
         terms: Arc::new(terms(workshop, candidate, limits)),
         keep: None,
-        crew: Crew::new(format!("{name}-{id}"), limits.stack_bytes, limits.workers),
+        crew: WorkerThreads::new(format!("{name}-{id}"), limits.stack_bytes, limits.workers),
         tasks: None,
         board: workshop.board.clone(),
         services: None,

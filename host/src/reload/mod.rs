@@ -47,7 +47,7 @@ use crate::artifact::trust::Trust;
 use crate::config::{HostLimits, Quarantine};
 use crate::event::Board;
 use crate::generation::Keeper;
-use crate::pool::Clock;
+use crate::pool::Timer;
 pub(crate) use candidate::Candidate;
 pub(crate) use carry_out::{Swapped, swap};
 #[cfg(unix)]
@@ -76,7 +76,7 @@ pub(crate) struct Workshop {
     pub(crate) deadline_default: Option<Duration>,
     /// Who is asked for permissions; all are granted if nobody is.
     pub(crate) grant: Option<Grant>,
-    pub(crate) clock: Clock,
+    pub(crate) clock: Timer,
     pub(crate) board: Board,
     pub(crate) keeper: Keeper,
     pub(crate) staging: Arc<StagingArea>,

@@ -24,9 +24,9 @@ pub(super) fn terms(workshop: &Workshop, candidate: &Candidate, limits: &PluginL
     let host = &workshop.limits;
     Terms {
         queue: QueueLimits {
-            places: limits.queue as usize,
-            outside: host.place_waiters_max as usize,
-            replaced: host.abandoned_max,
+            max_queued: limits.queue as usize,
+            max_waiting_for_space: host.place_waiters_max as usize,
+            max_replaced: host.abandoned_max,
         },
         queue_age_max: host.queue_age_max,
         deadline_max: limits.deadline,

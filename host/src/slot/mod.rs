@@ -24,7 +24,7 @@ use crate::event::Board;
 use crate::generation::{Asked, Generation, Terms, Token, next_call_id};
 use crate::id::{GenerationId, PluginName};
 use crate::metrics::Latencies;
-use crate::pool::{Hand, Queue};
+use crate::pool::{Queue, TimerHandle};
 use crate::sync::Tally;
 use attention::Reason;
 use cache_meter::CacheMeter;
@@ -41,7 +41,7 @@ pub(crate) struct Slot {
     pub(crate) meter: Meter,
     pub(crate) health: Health,
     queue: Queue,
-    clock: Hand,
+    clock: TimerHandle,
     /// Whether calls may run as tasks: no layer of the application is in their way.
     is_walkable: AtomicBool,
     /// What calls of the current generation go by; none before the first.
@@ -153,7 +153,7 @@ impl Slot {
         pause_wait_max: Duration,
         policy: Option<Quarantine>,
         board: Board,
-        clock: Hand,
+        clock: TimerHandle,
     ) -> Self {
         let health = Health::new(name.clone(), policy, board);
         let meter = Meter {
@@ -301,7 +301,7 @@ impl Slot {
 
     #[cold]
     fn ask(&self, coming: Coming) -> Result<Pass, Error> {
-        self.health.ask(coming, || self.queue.is_stuck())
+        self.health.ask(coming, || self.queue.is_exhausted())
     }
 
     /// Refuses a call that is about to be queued for a plugin that is not called now. A probe
@@ -310,7 +310,7 @@ impl Slot {
         if !self.health.has_to_ask() {
             return Ok(());
         }
-        self.health.peek(|| self.queue.is_stuck())
+        self.health.peek(|| self.queue.is_exhausted())
     }
 
     /// Refuses a call that was taken back, or whose deadline has passed.

@@ -96,7 +96,7 @@ impl Slot {
             Vacancy::Paused(_, generation) => {
                 *generation = None;
                 // Its workers go home; what is queued waits for those of the next.
-                let _ = self.queue.begin(0, paused.generation.terms.queue);
+                let _ = self.queue.start_epoch(0, paused.generation.terms.queue);
                 Ok(Arc::clone(&paused.generation))
             }
             // Somebody else ends it.

@@ -10,7 +10,10 @@ use super::Slot;
 use crate::call::Standing;
 use crate::error::{Error, ErrorKind, fault_of};
 use crate::generation::Generation;
-use crate::pool::{Employer, Epoch, Never, Overrun, Patience, Pushed, Seat, Taken, Timed, Work};
+use crate::pool::{
+    DeadlineCheck, Epoch, Job, NextJob, PushOutcome, RejectReason, TimerEntry, WaitLimits,
+    WorkSource, WorkerId,
+};
 
 /// How soon a worker is tried to be started again that the system gave no thread for.
 const HIRE_AGAIN_IN: Duration = Duration::from_millis(100);
@@ -21,7 +24,7 @@ const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(100);
 impl Slot {
     /// Calls that wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.queue.waiting()
+        self.queue.queued()
     }
 
     /// Pooled calls that run, and those of them that nobody waits for any more.
@@ -32,43 +35,43 @@ impl Slot {
     /// Queues a call for the workers of the current generation.
     pub(crate) fn enqueue(
         self: &Arc<Self>,
-        work: Arc<dyn Work>,
-        patience: Patience,
+        work: Arc<dyn Job>,
+        patience: WaitLimits,
     ) -> Result<(), Error> {
         let (pushed, look_at) = self.queue.push(Arc::clone(&work), patience);
         self.look_later(look_at);
         match pushed {
-            Pushed::Waits => Ok(()),
-            Pushed::Hire(epoch) => self.hire(epoch, Some(&work)),
-            Pushed::Full => Err(self.overloaded()),
-            Pushed::Closed => Err(self.gone()),
+            PushOutcome::Queued => Ok(()),
+            PushOutcome::SpawnWorker(epoch) => self.hire(epoch, Some(&work)),
+            PushOutcome::Full => Err(self.overloaded()),
+            PushOutcome::Closed => Err(self.gone()),
         }
     }
 
     /// Nobody wants `work` any more: its worker, if it has one, is not waited for.
-    pub(crate) fn take_back(self: &Arc<Self>, work: &Arc<dyn Work>) {
+    pub(crate) fn take_back(self: &Arc<Self>, work: &Arc<dyn Job>) {
         self.give_up(work, None);
     }
 
     fn look_later(self: &Arc<Self>, look_at: Option<Instant>) {
         if let Some(look_at) = look_at {
-            let this: Arc<dyn Timed> = Arc::<Self>::clone(self);
-            self.clock.look_at(look_at, &this);
+            let this: Arc<dyn TimerEntry> = Arc::<Self>::clone(self);
+            self.clock.schedule(look_at, &this);
         }
     }
 
     /// Starts a worker of the generation that serves in `epoch`.
-    fn hire(self: &Arc<Self>, epoch: Epoch, work: Option<&Arc<dyn Work>>) -> Result<(), Error> {
+    fn hire(self: &Arc<Self>, epoch: Epoch, work: Option<&Arc<dyn Job>>) -> Result<(), Error> {
         // Not current any more: the epoch is over or about to be, and the next one hires.
         let Some(generation) = self.generation() else {
             // Unless it is paused and goes on, with the workers that were counted.
-            let _ = self.queue.not_hired(epoch, None);
+            let _ = self.queue.worker_spawn_failed(epoch, None);
             return Ok(());
         };
-        let employer: Arc<dyn Employer> = Arc::<Self>::clone(self);
+        let employer: Arc<dyn WorkSource> = Arc::<Self>::clone(self);
         let Err(error) = generation.hire(employer, epoch) else { return Ok(()) };
         tracing::error!(%error, plugin = %self.name, "no thread for a worker");
-        let undone = self.queue.not_hired(epoch, work);
+        let undone = self.queue.worker_spawn_failed(epoch, work);
         // Others may wait, and nobody else would start a worker for them.
         self.look_later(Some(Instant::now() + HIRE_AGAIN_IN));
         if undone.is_none() {
@@ -88,7 +91,7 @@ impl Slot {
     /// Lets the workers of `generation` serve the queue.
     pub(super) fn begin(self: &Arc<Self>, generation: &Generation) {
         let terms = &generation.terms;
-        let (epoch, hires) = self.queue.begin(generation.crew.workers_max, terms.queue);
+        let (epoch, hires) = self.queue.start_epoch(generation.crew.max_workers, terms.queue);
         (0..hires).for_each(|_| self.hire_or_tell(Some(epoch)));
         if terms.memory_bytes_max.is_some() {
             self.look_later(Some(Instant::now() + MEMORY_LOOK_EVERY));
@@ -103,37 +106,37 @@ impl Slot {
 
     /// Whether nobody works, and nobody is started before a lost worker comes back.
     pub(crate) fn is_deserted(&self) -> bool {
-        self.queue.is_deserted()
+        self.queue.has_no_available_worker()
     }
 
     /// Takes no more pooled calls, and waits until those that were taken are done.
     pub(crate) fn finish(&self, deadline: Instant) {
-        self.queue.finish();
+        self.queue.drain();
         let _ = self.queue.wait_empty(deadline);
     }
 
     /// The worker at `work` is not waited for; `rest` is for another one.
-    fn give_up(self: &Arc<Self>, work: &Arc<dyn Work>, rest: Option<Arc<dyn Work>>) {
-        let given_up = self.queue.give_up(work, rest);
-        self.hire_or_tell(given_up.hire);
-        if given_up.is_stuck {
+    fn give_up(self: &Arc<Self>, work: &Arc<dyn Job>, rest: Option<Arc<dyn Job>>) {
+        let given_up = self.queue.abandon(work, rest);
+        self.hire_or_tell(given_up.spawn_worker);
+        if given_up.is_exhausted {
             self.health.stuck(self.queue.running().1);
         }
     }
 
     /// What a call is told whose turn never came.
-    pub(crate) fn never(&self, why: Never) -> Error {
+    pub(crate) fn never(&self, why: RejectReason) -> Error {
         self.count_refused();
         match why {
-            Never::Closed => self.gone(),
-            Never::Late => self.late("did not begin before its deadline"),
-            Never::TooOld => {
+            RejectReason::Closed => self.gone(),
+            RejectReason::DeadlineExceeded => self.late("did not begin before its deadline"),
+            RejectReason::Expired => {
                 self.meter.shed.fetch_add(1, Ordering::Relaxed);
                 let message = "was not begun: it waited longer than `queue_age_max`; call later";
                 Error::new(ErrorKind::Overloaded, message).of(&self.name)
             }
-            Never::NoPlace => self.overloaded(),
-            Never::Stuck => self.deserted(),
+            RejectReason::QueueFull => self.overloaded(),
+            RejectReason::NoWorkers => self.deserted(),
         }
     }
 
@@ -184,7 +187,7 @@ impl Slot {
 
     #[cold]
     fn overloaded(&self) -> Error {
-        let places = self.terms().map_or(0, |terms| terms.queue.places);
+        let places = self.terms().map_or(0, |terms| terms.queue.max_queued);
         let message = format!(
             "has {places} calls waiting already, as many as may (`limits.queue`, or the host's \
              `queue_max`)"
@@ -216,34 +219,34 @@ impl Slot {
     }
 }
 
-impl Employer for Slot {
-    fn sit(&self, epoch: Epoch) -> Seat {
-        self.queue.sit(epoch)
+impl WorkSource for Slot {
+    fn register(&self, epoch: Epoch) -> WorkerId {
+        self.queue.register(epoch)
     }
 
-    fn next(self: Arc<Self>, seat: Seat) -> Option<Arc<dyn Work>> {
-        let (Taken { work, was_lost }, look_at) = self.queue.take(seat);
+    fn next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>> {
+        let (NextJob { job: work, was_abandoned: was_lost }, look_at) = self.queue.next(seat);
         self.look_later(look_at);
-        if was_lost && !self.queue.is_stuck() {
+        if was_lost && !self.queue.is_exhausted() {
             self.health.unstuck();
         }
         work
     }
 
-    fn next_now(self: Arc<Self>, seat: Seat) -> Option<Arc<dyn Work>> {
-        self.queue.take_now(seat)
+    fn try_next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>> {
+        self.queue.try_next(seat)
     }
 
-    fn leave(&self, seat: Seat) {
-        self.queue.leave(seat);
+    fn deregister(&self, seat: WorkerId) {
+        self.queue.deregister(seat);
     }
 
-    fn is_walkable(&self) -> bool {
+    fn supports_async(&self) -> bool {
         self.is_walkable.load(Ordering::Relaxed)
     }
 
-    fn hand_back(self: Arc<Self>, seat: Seat, work: Arc<dyn Work>) {
-        if let Pushed::Hire(epoch) = self.queue.hand_back(seat, work) {
+    fn requeue(self: Arc<Self>, seat: WorkerId, work: Arc<dyn Job>) {
+        if let PushOutcome::SpawnWorker(epoch) = self.queue.requeue(seat, work) {
             self.hire_or_tell(Some(epoch));
         }
     }
@@ -262,22 +265,24 @@ fn told<T>(tell: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-impl Timed for Slot {
-    fn look(self: Arc<Self>, now: Instant) -> Option<Instant> {
-        let looked = self.queue.look(now);
-        for (work, why) in looked.never {
-            told(|| work.never(why));
+impl TimerEntry for Slot {
+    fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant> {
+        let looked = self.queue.take_due(now);
+        for (work, why) in looked.rejected {
+            told(|| work.reject(why));
         }
-        self.hire_or_tell(looked.hire);
-        let mut next = looked.next;
-        for work in looked.late {
-            match told(|| Arc::clone(&work).overrun(now)).unwrap_or(Overrun::InTime) {
+        self.hire_or_tell(looked.spawn_worker);
+        let mut next = looked.next_due;
+        for work in looked.overdue {
+            match told(|| Arc::clone(&work).check_deadline(now))
+                .unwrap_or(DeadlineCheck::WithinDeadline)
+            {
                 // It has just ended, or its time was put off.
-                Overrun::InTime => {
+                DeadlineCheck::WithinDeadline => {
                     let due = work.due().map(|due| due.max(now + Duration::from_millis(1)));
                     next = next.into_iter().chain(due).min();
                 }
-                Overrun::Late { rest } => self.give_up(&work, rest),
+                DeadlineCheck::Exceeded { remaining: rest } => self.give_up(&work, rest),
             }
         }
         next.into_iter().chain(self.look_at_memory(now)).min()

@@ -4,26 +4,26 @@
 mod locks {
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
-mod quiet {
-    pub(super) fn quietly(run: impl FnOnce()) {
+mod panic {
+    pub(super) fn drop_panic(run: impl FnOnce()) {
         run();
     }
 }
 #[allow(dead_code, reason = "the host's")]
-#[path = "../../../../host/src/pool/line.rs"]
-mod line;
+#[path = "../../../../host/src/pool/job.rs"]
+mod job;
 #[allow(dead_code, reason = "the host's")]
 #[path = "../../../../host/src/pool/queue.rs"]
 mod queue;
 #[allow(dead_code, reason = "the host's")]
+#[path = "../../../../host/src/pool/queue_inner.rs"]
+mod queue_inner;
+#[allow(dead_code, reason = "the host's")]
 #[path = "../../../../host/src/pool/queue_now.rs"]
 mod queue_now;
 mod queues;
-#[path = "../../../../host/src/pool/store.rs"]
-mod store;
-#[allow(dead_code, reason = "the host's")]
-#[path = "../../../../host/src/pool/work.rs"]
-mod work;
+#[path = "../../../../host/src/pool/result_store.rs"]
+mod result_store;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
 use crate::sync::lock;
-use store::Store;
+use result_store::ResultStore;
 
 type Outcome<T> = Result<T, &'static str>;
 
@@ -48,9 +48,9 @@ impl fmt::Display for TaskId {
 }
 
 /// Counts how often a place came free.
-struct Place(Arc<AtomicU32>);
+struct QueuePermit(Arc<AtomicU32>);
 
-impl Drop for Place {
+impl Drop for QueuePermit {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -87,7 +87,7 @@ const ID: TaskId = TaskId(1);
 
 /// A store in which one task is pending.
 struct Pending {
-    store: Store<u32>,
+    store: ResultStore<u32>,
     free: Arc<AtomicU32>,
     seen: AtomicU32,
 }
@@ -95,8 +95,8 @@ struct Pending {
 impl Pending {
     fn new() -> Arc<Self> {
         let free = Arc::new(AtomicU32::new(0));
-        let store = Store::new();
-        store.expect(ID, Place(Arc::clone(&free)));
+        let store = ResultStore::new();
+        store.reserve(ID, QueuePermit(Arc::clone(&free)));
         Arc::new(Self { store, free, seen: AtomicU32::new(0) })
     }
 
@@ -112,7 +112,7 @@ impl Pending {
     }
 
     fn settle(&self) {
-        self.store.settle(ID, Ok(7));
+        self.store.complete(ID, Ok(7));
     }
 
     /// What the future of a ticket does until it is ready.
@@ -130,7 +130,7 @@ impl Pending {
     fn poll_and_leave(&self) {
         match self.store.poll(ID, Waker::noop().clone()) {
             Poll::Ready(outcome) => self.see(Some(outcome)),
-            Poll::Pending => self.store.leave(ID),
+            Poll::Pending => self.store.detach(ID),
         }
     }
 
@@ -191,17 +191,17 @@ fn a_ticket_that_waits_is_woken_and_gets_its_outcome_before_all_takers() {
 
 #[test]
 fn a_ticket_that_is_dropped_leaves_its_outcome_to_one_taker() {
-    check(&[Pending::settle, |pending| pending.store.leave(ID)], false);
+    check(&[Pending::settle, |pending| pending.store.detach(ID)], false);
     check(&[Pending::settle, Pending::poll_and_leave, Pending::take], false);
     check(&[Pending::settle, Pending::poll_and_leave, Pending::drain], false);
-    check(&[Pending::settle, Pending::take, Pending::drain, |p| p.store.leave(ID)], false);
+    check(&[Pending::settle, Pending::take, Pending::drain, |p| p.store.detach(ID)], false);
 }
 
 #[test]
 fn a_task_that_was_not_accepted_gives_its_place_back_and_leaves_nothing() {
     model(|| {
         let pending = Pending::new();
-        pending.all_at_once(&[|pending| pending.store.forget(ID), Pending::take, Pending::drain]);
+        pending.all_at_once(&[|pending| pending.store.remove(ID), Pending::take, Pending::drain]);
         assert_eq!((pending.seen(), pending.free.load(Ordering::Relaxed)), (0, 1));
     });
 }

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use loom::sync::{Condvar, Mutex};
 use loom::thread::{self, JoinHandle};
 
-use super::line::{Epoch, QueueLimits, Seat};
+use super::job::{Job, JobOutcome, RejectReason, WaitLimits};
 use super::preempted;
-use super::queue::{Pushed, Queue};
-use super::work::{Never, Patience, Ran, Work};
+use super::queue::{PushOutcome, Queue};
+use super::queue_inner::{Epoch, QueueLimits, WorkerId};
 use crate::sync::lock;
 
-const LIMITS: QueueLimits = QueueLimits { places: 8, outside: 0, replaced: 1 };
+const LIMITS: QueueLimits =
+    QueueLimits { max_queued: 8, max_waiting_for_space: 0, max_replaced: 1 };
 
 /// A queue and those who serve it. What only counts is std's, so that it adds no orders.
 struct Yard {
@@ -68,7 +69,7 @@ impl Yard {
 
     fn begin(self: &Arc<Self>, workers_max: u32) -> Epoch {
         self.current.fetch_add(1, Ordering::Relaxed);
-        let (epoch, hires) = self.queue.begin(workers_max, LIMITS);
+        let (epoch, hires) = self.queue.start_epoch(workers_max, LIMITS);
         (0..hires).for_each(|_| self.hire(epoch));
         epoch
     }
@@ -89,11 +90,11 @@ impl Yard {
 
     /// Whether it was accepted.
     fn push(self: &Arc<Self>, piece: &Arc<Piece>) -> bool {
-        let piece: Arc<dyn Work> = Arc::<Piece>::clone(piece);
-        let (pushed, look_at) = self.queue.push(piece, Patience::default());
+        let piece: Arc<dyn Job> = Arc::<Piece>::clone(piece);
+        let (pushed, look_at) = self.queue.push(piece, WaitLimits::default());
         assert_eq!(look_at, None);
         self.hire_if(&pushed);
-        matches!(pushed, Pushed::Waits | Pushed::Hire(_))
+        matches!(pushed, PushOutcome::Queued | PushOutcome::SpawnWorker(_))
     }
 
     /// Pushes on a thread of its own; counts what was accepted.
@@ -108,15 +109,15 @@ impl Yard {
         accepted
     }
 
-    fn hire_if(self: &Arc<Self>, pushed: &Pushed) {
-        if let Pushed::Hire(epoch) = pushed {
+    fn hire_if(self: &Arc<Self>, pushed: &PushOutcome) {
+        if let PushOutcome::SpawnWorker(epoch) = pushed {
             self.hire(*epoch);
         }
     }
 
     fn hire(self: &Arc<Self>, epoch: Epoch) {
         self.hired.fetch_add(1, Ordering::Relaxed);
-        self.spawn(move |yard| yard.serve(yard.queue.sit(epoch)));
+        self.spawn(move |yard| yard.serve(yard.queue.register(epoch)));
     }
 
     fn spawn(self: &Arc<Self>, act: impl FnOnce(&Arc<Self>) + 'static) {
@@ -128,20 +129,22 @@ impl Yard {
     /// A piece that a worker is about to come back from.
     fn taken(self: &Arc<Self>) -> Arc<Piece> {
         let piece = self.piece();
-        let Pushed::Hire(epoch) = self.queue.push(piece.clone(), Patience::default()).0 else {
+        let PushOutcome::SpawnWorker(epoch) =
+            self.queue.push(piece.clone(), WaitLimits::default()).0
+        else {
             unreachable!("there is no worker yet");
         };
         self.hired.fetch_add(1, Ordering::Relaxed);
-        let seat = self.queue.sit(epoch);
-        assert!(self.queue.take(seat).0.work.is_some());
+        let seat = self.queue.register(epoch);
+        assert!(self.queue.next(seat).0.job.is_some());
         self.spawn(move |yard| yard.serve(seat));
         piece
     }
 
     fn give_up(self: &Arc<Self>, piece: &Arc<Piece>, rest: Option<&Arc<Piece>>) {
-        let work: Arc<dyn Work> = Arc::<Piece>::clone(piece);
-        let rest = rest.map(|rest| Arc::<Piece>::clone(rest) as Arc<dyn Work>);
-        if let Some(epoch) = self.queue.give_up(&work, rest).hire {
+        let work: Arc<dyn Job> = Arc::<Piece>::clone(piece);
+        let rest = rest.map(|rest| Arc::<Piece>::clone(rest) as Arc<dyn Job>);
+        if let Some(epoch) = self.queue.abandon(&work, rest).spawn_worker {
             self.hire(epoch);
         }
     }
@@ -176,35 +179,35 @@ impl Yard {
             worker.join().unwrap();
         }
         assert_eq!(self.hired.load(Ordering::Relaxed), self.home.load(Ordering::Relaxed));
-        assert_eq!((self.queue.waiting(), self.queue.running()), (0, (0, 0)));
-        assert!(!self.queue.is_stuck());
+        assert_eq!((self.queue.queued(), self.queue.running()), (0, (0, 0)));
+        assert!(!self.queue.is_exhausted());
     }
 }
 
-impl Work for Piece {
-    fn run(self: Arc<Self>, generation: u64) -> Ran {
+impl Job for Piece {
+    fn run(self: Arc<Self>, generation: u64) -> JobOutcome {
         let yard = &self.yard;
         if yard.current.load(Ordering::Relaxed) != generation {
-            return Ran::NotHere;
+            return JobOutcome::StaleEpoch;
         }
         self.ran.fetch_add(1, Ordering::Relaxed);
         if let Some(count) = self.until {
             yard.tell_and(|| 0);
             yard.wait_told(count);
-            return Ran::Done;
+            return JobOutcome::Completed;
         }
         let busy = &yard.busy[usize::try_from(generation).unwrap()];
         assert!(busy.fetch_add(1, Ordering::Relaxed) < yard.workers_max);
         yard.tell_and(|| busy.fetch_sub(1, Ordering::Relaxed));
-        Ran::Done
+        JobOutcome::Completed
     }
 
-    fn never(self: Arc<Self>, why: Never) {
-        assert_eq!(why, Never::Closed);
+    fn reject(self: Arc<Self>, why: RejectReason) {
+        assert_eq!(why, RejectReason::Closed);
         self.never.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn broke(self: Arc<Self>) {}
+    fn panicked(self: Arc<Self>) {}
 
     fn is_wanted(&self) -> bool {
         !self.unwanted.load(Ordering::Relaxed)
@@ -257,7 +260,7 @@ fn what_was_accepted_is_done_when_a_finished_queue_is_empty() {
         let yard = Yard::new(2);
         let pieces = [yard.piece(), yard.piece()];
         let accepted = yard.push_apart(pieces.clone());
-        yard.queue.finish();
+        yard.queue.drain();
         assert!(yard.queue.wait_empty(never_late()));
         let done = *lock(&yard.told);
         yard.join();
@@ -276,10 +279,10 @@ fn what_nobody_wants_keeps_nobody_waiting_for_an_empty_queue() {
         let taken_back = Arc::clone(&piece);
         yard.spawn(move |yard| {
             taken_back.unwanted.store(true, Ordering::Relaxed);
-            let looked = yard.queue.look(never_late());
-            assert!(looked.never.is_empty() && looked.late.is_empty());
+            let looked = yard.queue.take_due(never_late());
+            assert!(looked.rejected.is_empty() && looked.overdue.is_empty());
         });
-        yard.queue.finish();
+        yard.queue.drain();
         assert!(yard.queue.wait_empty(never_late()));
         yard.join();
         assert_eq!(piece.became(), (0, 0));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use loom::thread;
 
-use super::{Ran, Seat, Work, Yard, preempted};
+use super::{Job, JobOutcome, WorkerId, Yard, preempted};
 
 impl Yard {
     /// As [`new`](Self::new), with workers that go home instead of sleeping.
@@ -16,18 +16,18 @@ impl Yard {
         yard
     }
 
-    fn next(&self, seat: Seat) -> Option<Arc<dyn Work>> {
+    fn next(&self, seat: WorkerId) -> Option<Arc<dyn Job>> {
         match self.never_sleeps.load(Ordering::Relaxed) {
-            true => self.queue.take_now(seat),
-            false => self.queue.take(seat).0.work,
+            true => self.queue.try_next(seat),
+            false => self.queue.next(seat).0.job,
         }
     }
 
     /// What a worker does until it goes home.
-    pub(super) fn serve(self: &Arc<Self>, seat: Seat) {
+    pub(super) fn serve(self: &Arc<Self>, seat: WorkerId) {
         while let Some(work) = self.next(seat) {
-            if Arc::clone(&work).run(seat.epoch.0) == Ran::NotHere {
-                self.hire_if(&self.queue.hand_back(seat, work));
+            if Arc::clone(&work).run(seat.epoch.0) == JobOutcome::StaleEpoch {
+                self.hire_if(&self.queue.requeue(seat, work));
                 // Its epoch ends only when somebody else gets on.
                 thread::yield_now();
             }

@@ -6,20 +6,20 @@ use std::time::Instant;
 
 /// Something that a worker does. Shared, because somebody may have to speak for it while it
 /// runs.
-pub(crate) trait Work: Send + Sync + 'static {
+pub(crate) trait Job: Send + Sync + 'static {
     /// Does it, on a worker of `generation`.
-    fn run(self: Arc<Self>, generation: u64) -> Ran;
+    fn run(self: Arc<Self>, generation: u64) -> JobOutcome;
 
     /// Does it, as a task of a worker of `generation`.
-    fn run_later(self: Arc<Self>, generation: u64) -> RunLater {
+    fn run_async(self: Arc<Self>, generation: u64) -> JobFuture {
         Box::pin(async move { self.run(generation) })
     }
 
     /// Its turn never comes: whoever waits is to be told.
-    fn never(self: Arc<Self>, why: Never);
+    fn reject(self: Arc<Self>, why: RejectReason);
 
     /// Doing it panicked: whoever waits is to be told.
-    fn broke(self: Arc<Self>);
+    fn panicked(self: Arc<Self>);
 
     /// Whether anybody still wants it.
     fn is_wanted(&self) -> bool {
@@ -27,7 +27,7 @@ pub(crate) trait Work: Send + Sync + 'static {
     }
 
     /// Whether it waits for workers that are lost to come back, however long that takes.
-    fn waits_for_the_lost(&self) -> bool {
+    fn waits_for_abandoned(&self) -> bool {
         true
     }
 
@@ -37,75 +37,75 @@ pub(crate) trait Work: Send + Sync + 'static {
     }
 
     /// It runs and may be late: if so, whoever waits is told now.
-    fn overrun(self: Arc<Self>, _now: Instant) -> Overrun {
-        Overrun::InTime
+    fn check_deadline(self: Arc<Self>, _now: Instant) -> DeadlineCheck {
+        DeadlineCheck::WithinDeadline
     }
 }
 
 /// Work that runs as a task.
-pub(crate) type RunLater = Pin<Box<dyn Future<Output = Ran> + Send>>;
+pub(crate) type JobFuture = Pin<Box<dyn Future<Output = JobOutcome> + Send>>;
 
 /// How work went.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ran {
+pub(crate) enum JobOutcome {
     /// It is done.
-    Done,
+    Completed,
     /// It cannot be done on this worker any more: it goes back to its place.
-    NotHere,
+    StaleEpoch,
 }
 
 /// Why the turn of work never comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Never {
+pub(crate) enum RejectReason {
     /// The queue was closed.
     Closed,
     /// Its deadline passed.
-    Late,
+    DeadlineExceeded,
     /// It waited longer than work may.
-    TooOld,
+    Expired,
     /// All workers are lost, and no further one is started.
-    Stuck,
+    NoWorkers,
     /// The queue stayed full for as long as it wanted to wait for a place.
-    NoPlace,
+    QueueFull,
 }
 
 /// What became of work that was looked at while it ran.
 #[must_use]
-pub(crate) enum Overrun {
+pub(crate) enum DeadlineCheck {
     /// It may go on.
-    InTime,
+    WithinDeadline,
     /// Nobody waits for it any more. The rest of it, if there is any, is done elsewhere.
-    Late { rest: Option<Arc<dyn Work>> },
+    Exceeded { remaining: Option<Arc<dyn Job>> },
 }
 
 /// How long work may wait.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Patience {
+pub(crate) struct WaitLimits {
     /// Until then it has to begin.
-    pub(crate) late: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
     /// Until then it waits for a place in a queue that is full; none: not at all.
-    pub(crate) place: Option<Instant>,
+    pub(crate) space_until: Option<Instant>,
     /// From then on it is not worth beginning.
-    pub(crate) old: Option<Instant>,
+    pub(crate) expires_at: Option<Instant>,
 }
 
-impl Patience {
+impl WaitLimits {
     /// Why it waits no longer, if it does not. `outside`: it has no place in the queue yet.
-    pub(super) fn is_over(&self, now: Instant, outside: bool) -> Option<Never> {
+    pub(super) fn exceeded(&self, now: Instant, outside: bool) -> Option<RejectReason> {
         let over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        if over(self.late) {
-            return Some(Never::Late);
+        if over(self.deadline) {
+            return Some(RejectReason::DeadlineExceeded);
         }
-        if over(self.old) {
-            return Some(Never::TooOld);
+        if over(self.expires_at) {
+            return Some(RejectReason::Expired);
         }
-        (outside && over(self.place)).then_some(Never::NoPlace)
+        (outside && over(self.space_until)).then_some(RejectReason::QueueFull)
     }
 
     /// When to look at it next.
-    pub(super) fn due(&self, outside: bool) -> Option<Instant> {
-        let place = self.place.filter(|_| outside);
-        [self.late, self.old, place].into_iter().flatten().min()
+    pub(super) fn next_due(&self, outside: bool) -> Option<Instant> {
+        let place = self.space_until.filter(|_| outside);
+        [self.deadline, self.expires_at, place].into_iter().flatten().min()
     }
 }

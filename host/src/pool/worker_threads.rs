@@ -6,53 +6,53 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use super::quiet::{caught, quietly};
-use super::{Epoch, OpeningThread, Ran, Seat, Ticket, Work, ticket};
+use super::panic::{catch_panic, drop_panic};
+use super::{Epoch, Job, JobOutcome, OpeningThread, Ticket, WorkerId, ticket};
 use crate::sync::{deadline_in, lock};
 
 /// Whoever has work for workers.
-pub(crate) trait Employer: Send + Sync {
+pub(crate) trait WorkSource: Send + Sync {
     /// A place for a worker of `epoch`.
-    fn sit(&self, epoch: Epoch) -> Seat;
+    fn register(&self, epoch: Epoch) -> WorkerId;
     /// What a worker does next; none: it goes home.
-    fn next(self: Arc<Self>, seat: Seat) -> Option<Arc<dyn Work>>;
-    /// As [`next`](Self::next), without sleeping: with nothing to do, the worker goes home.
-    fn next_now(self: Arc<Self>, seat: Seat) -> Option<Arc<dyn Work>>;
+    fn next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>>;
+    /// As [`next`](Self::next), but returns `None` at once when nothing is queued.
+    fn try_next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>>;
     /// A worker that never sleeps goes home, whatever it was at.
-    fn leave(&self, seat: Seat);
+    fn deregister(&self, seat: WorkerId);
     /// Whether its work may run as tasks.
-    fn is_walkable(&self) -> bool;
+    fn supports_async(&self) -> bool;
     /// Takes work back that could not be done on this worker.
-    fn hand_back(self: Arc<Self>, seat: Seat, work: Arc<dyn Work>);
+    fn requeue(self: Arc<Self>, seat: WorkerId, work: Arc<dyn Job>);
 }
 
 /// Threads under one name that end together.
-pub(crate) struct Crew {
+pub(crate) struct WorkerThreads {
     name: String,
     stack_bytes: usize,
     /// Threads at the queue at once.
-    pub(crate) workers_max: u32,
+    pub(crate) max_workers: u32,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// How an errand ended.
 #[must_use]
-pub(crate) enum Errand<T> {
+pub(crate) enum RunOutcome<T> {
     /// With this.
-    Done(T),
+    Completed(T),
     /// It still runs; its thread is kept.
-    Late,
+    TimedOut,
     /// The system gave no thread for it.
-    NoThread(io::Error),
+    SpawnFailed(io::Error),
 }
 
-impl Crew {
-    /// A crew without threads yet. `name` is what debuggers show.
+impl WorkerThreads {
+    /// Creates a set without threads. `name` is what debuggers show.
     pub(crate) fn new(name: String, stack_bytes: u64, workers_max: u32) -> Self {
         Self {
             name,
             stack_bytes: usize::try_from(stack_bytes).unwrap_or(usize::MAX),
-            workers_max,
+            max_workers: workers_max,
             threads: Mutex::default(),
         }
     }
@@ -62,28 +62,28 @@ impl Crew {
         &self,
         wait_max: Duration,
         errand: impl FnOnce() -> T + Send + 'static,
-    ) -> Errand<T> {
+    ) -> RunOutcome<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let spawned = self.builder().spawn(move || {
             let _ = sender.send(errand());
         });
         let thread = match spawned {
             Ok(thread) => thread,
-            Err(error) => return Errand::NoThread(error),
+            Err(error) => return RunOutcome::SpawnFailed(error),
         };
         match receiver.recv_timeout(wait_max) {
             Ok(done) => {
                 // Thread-locals of the errand are gone after this.
                 let _ = thread.join();
-                Errand::Done(done)
+                RunOutcome::Completed(done)
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 self.add(thread);
-                Errand::Late
+                RunOutcome::TimedOut
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 let _ = thread.join();
-                Errand::NoThread(io::Error::other("its thread ended without a word"))
+                RunOutcome::SpawnFailed(io::Error::other("its thread ended without a word"))
             }
         }
     }
@@ -94,7 +94,7 @@ impl Crew {
     }
 
     /// Runs `errand` on a thread of its own; the ticket waits for it.
-    pub(crate) fn send<T: Send + 'static>(
+    pub(crate) fn spawn<T: Send + 'static>(
         &self,
         errand: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Ticket<T>> {
@@ -105,21 +105,21 @@ impl Crew {
     }
 
     /// Starts a worker for one epoch, which tells its work that it is of `generation`.
-    pub(crate) fn hire(
+    pub(crate) fn spawn_worker(
         &self,
-        employer: Arc<dyn Employer>,
+        employer: Arc<dyn WorkSource>,
         epoch: Epoch,
         generation: u64,
     ) -> io::Result<()> {
         let thread = self.builder().spawn(move || {
-            let seat = employer.sit(epoch);
+            let seat = employer.register(epoch);
             while let Some(work) = Arc::clone(&employer).next(seat) {
-                match caught(|| Arc::clone(&work).run(generation)) {
-                    Ok(Ran::Done) => {}
-                    Ok(Ran::NotHere) => Arc::clone(&employer).hand_back(seat, work),
+                match catch_panic(|| Arc::clone(&work).run(generation)) {
+                    Ok(JobOutcome::Completed) => {}
+                    Ok(JobOutcome::StaleEpoch) => Arc::clone(&employer).requeue(seat, work),
                     // What unwinds out of work is not the plugin's, and no reason to stop.
                     Err(message) => {
-                        quietly(|| work.broke());
+                        drop_panic(|| work.panicked());
                         tracing::error!(message, "work of the host's own panicked on a worker");
                     }
                 }
@@ -162,7 +162,7 @@ impl Crew {
     }
 }
 
-impl fmt::Debug for Crew {
+impl fmt::Debug for WorkerThreads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Crew").field("name", &self.name).finish_non_exhaustive()
     }

@@ -6,60 +6,61 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::places::{Place, Places, Taken};
-use super::quiet::{caught, quietly};
-use super::store::Store;
+use super::panic::{catch_panic, drop_panic};
+use super::permits::{QueuePermit, QueuePermits, TaskPermits};
+use super::result_store::ResultStore;
 use super::{
-    Epoch, Never, Patience, PoolLimits, Pushed, Queue, QueueLimits, Ran, SubmitError,
-    SubmitErrorKind, TaskError, TaskId, TaskTicket, Work, park,
+    Epoch, Job, JobOutcome, PoolLimits, PushOutcome, Queue, QueueLimits, RejectReason, SubmitError,
+    SubmitErrorKind, TaskError, TaskId, TaskTicket, WaitLimits, park,
 };
 use crate::sync::{Busy, ProcessEpoch, deadline_in, lock};
 
 /// One pool but for its threads.
-pub(super) struct Floor<T> {
-    pub(super) store: Store<T>,
+pub(super) struct PoolInner<T> {
+    pub(super) store: ResultStore<T>,
     queue: Queue,
-    places: Places,
+    permits: QueuePermits,
     workers: u32,
     /// Threads that tell tasks that these never run.
-    telling: Arc<Busy>,
+    rejecting: Arc<Busy>,
     pub(super) process: ProcessEpoch,
 }
 
 /// A task on its way through the queue.
 struct Task<T, F> {
     id: TaskId,
-    floor: Arc<Floor<T>>,
+    pool: Arc<PoolInner<T>>,
     /// None once it ran, never ran, or was given back.
-    waiting: Mutex<Option<Waiting<F>>>,
+    waiting: Mutex<Option<PendingTask<F>>>,
 }
 
-struct Waiting<F> {
+struct PendingTask<F> {
     task: F,
-    place: Place,
+    permit: QueuePermit,
 }
 
 thread_local! {
     /// The addresses of the floors that this thread is inside of, one within the other.
-    static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    static ENTERED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Until it is dropped, this thread is inside a floor.
-struct Inside;
+struct EnterGuard;
 
-impl<T: Send + 'static> Floor<T> {
+impl<T: Send + 'static> PoolInner<T> {
     /// A floor, and the epoch of its workers, which are to be started.
     pub(super) fn new(limits: &PoolLimits) -> (Arc<Self>, Epoch) {
         let queue_max = usize::try_from(limits.queue_max).unwrap_or(usize::MAX);
         let queue = Queue::new();
-        let places = QueueLimits { places: queue_max, outside: 0, replaced: 0 };
-        let (epoch, _) = queue.begin(limits.workers, places);
+        let places =
+            QueueLimits { max_queued: queue_max, max_waiting_for_space: 0, max_replaced: 0 };
+        let (epoch, _) = queue.start_epoch(limits.workers, places);
         let floor = Self {
-            store: Store::new(),
+            store: ResultStore::new(),
             queue,
-            places: Places::new(limits.queue_max, limits.results_max),
+            permits: QueuePermits::new(limits.queue_max, limits.results_max),
             workers: limits.workers,
-            telling: Arc::default(),
+            rejecting: Arc::default(),
             process: ProcessEpoch::now(),
         };
         (Arc::new(floor), epoch)
@@ -70,7 +71,7 @@ impl<T: Send + 'static> Floor<T> {
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        let taken = self.can_accept().and_then(|()| self.places.try_take());
+        let taken = self.can_accept().and_then(|()| self.permits.try_acquire());
         self.accept(taken, task)
     }
 
@@ -84,9 +85,9 @@ impl<T: Send + 'static> Floor<T> {
         F: FnOnce() -> T + Send + 'static,
     {
         let taken = self.can_accept().and_then(|()| {
-            let wait = std::pin::pin!(self.places.take());
+            let wait = std::pin::pin!(self.permits.acquire());
             let taken = park::wait(wait, Some(deadline_in(wait_max)));
-            taken.unwrap_or_else(|| self.places.try_take())
+            taken.unwrap_or_else(|| self.permits.try_acquire())
         });
         self.accept(taken, task)
     }
@@ -100,7 +101,7 @@ impl<T: Send + 'static> Floor<T> {
         F: FnOnce() -> T + Send + 'static,
     {
         let taken = match self.can_accept() {
-            Ok(()) => self.places.take().await,
+            Ok(()) => self.permits.acquire().await,
             Err(kind) => Err(kind),
         };
         self.accept(taken, task)
@@ -109,7 +110,7 @@ impl<T: Send + 'static> Floor<T> {
     fn can_accept(&self) -> Result<(), SubmitErrorKind> {
         if !self.process.is_current() {
             Err(SubmitErrorKind::Forked)
-        } else if self.places.are_closed() {
+        } else if self.permits.is_closed() {
             Err(SubmitErrorKind::Closed)
         } else if self.workers == 0 {
             Err(SubmitErrorKind::NoWorkers)
@@ -120,7 +121,7 @@ impl<T: Send + 'static> Floor<T> {
 
     fn accept<F>(
         self: &Arc<Self>,
-        taken: Result<Taken, SubmitErrorKind>,
+        taken: Result<TaskPermits, SubmitErrorKind>,
         task: F,
     ) -> Result<TaskTicket<T>, SubmitError<F>>
     where
@@ -131,64 +132,67 @@ impl<T: Send + 'static> Floor<T> {
             Err(kind) => return Err(SubmitError::new(kind, task)),
         };
         let id = TaskId::next();
-        let waiting = Mutex::new(Some(Waiting { task, place: taken.queue }));
-        let task = Arc::new(Task { id, floor: Arc::clone(self), waiting });
+        let waiting = Mutex::new(Some(PendingTask { task, permit: taken.queue }));
+        let task = Arc::new(Task { id, pool: Arc::clone(self), waiting });
         // Before the push: a worker may be done before that returns.
-        self.store.expect(id, taken.result);
-        let (pushed, _) = self.queue.push(Arc::<Task<T, F>>::clone(&task), Patience::default());
+        self.store.reserve(id, taken.result);
+        let (pushed, _) = self.queue.push(Arc::<Task<T, F>>::clone(&task), WaitLimits::default());
         let kind = match pushed {
             // All workers were started with the pool, so there is none to hire.
-            Pushed::Waits | Pushed::Hire(_) => return Ok(TaskTicket::new(id, Arc::clone(self))),
-            Pushed::Full => SubmitErrorKind::QueueFull,
-            Pushed::Closed => SubmitErrorKind::Closed,
+            PushOutcome::Queued | PushOutcome::SpawnWorker(_) => {
+                return Ok(TaskTicket::new(id, Arc::clone(self)));
+            }
+            PushOutcome::Full => SubmitErrorKind::QueueFull,
+            PushOutcome::Closed => SubmitErrorKind::Closed,
         };
-        self.store.forget(id);
-        let Waiting { task, place } = task.take().expect("what was not queued is never run");
-        quietly(|| drop(place));
+        self.store.remove(id);
+        let PendingTask { task, permit: place } =
+            task.take().expect("what was not queued is never run");
+        drop_panic(|| drop(place));
         Err(SubmitError::new(kind, task))
     }
 
     /// Does what comes until the pool ends.
-    pub(super) fn work(self: &Arc<Self>, epoch: Epoch) {
+    pub(super) fn run_worker(self: &Arc<Self>, epoch: Epoch) {
         let _inside = self.enter();
-        let seat = self.queue.sit(epoch);
-        while let Some(work) = self.queue.take(seat).0.work {
-            quietly(|| {
+        let seat = self.queue.register(epoch);
+        while let Some(work) = self.queue.next(seat).0.job {
+            drop_panic(|| {
                 let _ = work.run(0);
             });
         }
     }
 
     /// Accepts no more; workers go home once nothing waits.
-    pub(super) fn finish(&self) {
-        self.places.close();
-        self.queue.finish();
+    pub(super) fn drain(&self) {
+        self.permits.close();
+        self.queue.drain();
     }
 
     /// Accepts no more; workers go home after what they do now, and the rest is told.
     pub(super) fn close(self: &Arc<Self>) {
         // What is told and dropped here is not to wait for this pool.
         let _inside = self.enter();
-        let _telling = self.telling.begin();
-        self.places.close();
+        let _telling = self.rejecting.begin();
+        self.permits.close();
         self.queue.close();
     }
 
     /// Waits until each task is told, after the workers have gone home.
-    pub(super) fn wait_told(&self) {
-        self.telling.wait_idle(deadline_in(Duration::MAX));
+    pub(super) fn wait_rejected(&self) {
+        self.rejecting.wait_idle(deadline_in(Duration::MAX));
     }
 
-    fn enter(self: &Arc<Self>) -> Inside {
-        INSIDE.with_borrow_mut(|inside| inside.push(self.address()));
-        Inside
+    fn enter(self: &Arc<Self>) -> EnterGuard {
+        ENTERED.with_borrow_mut(|inside| inside.push(self.address()));
+        EnterGuard
     }
 }
 
-impl<T> Floor<T> {
+impl<T> PoolInner<T> {
     /// Whether this thread is a worker of this pool, so that waiting for it could be for ever.
-    pub(super) fn is_inside(&self) -> bool {
-        INSIDE.with_borrow(|inside| inside.contains(&self.address()))
+    pub(super) fn is_entered(&self) -> bool {
+        ENTERED.with_borrow(|inside| inside.contains(&self.address()))
     }
 
     fn address(&self) -> usize {
@@ -197,46 +201,46 @@ impl<T> Floor<T> {
 }
 
 impl<T, F> Task<T, F> {
-    fn take(&self) -> Option<Waiting<F>> {
+    fn take(&self) -> Option<PendingTask<F>> {
         lock(&self.waiting).take()
     }
 }
 
-impl<T, F> Work for Task<T, F>
+impl<T, F> Job for Task<T, F>
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    fn run(self: Arc<Self>, _: u64) -> Ran {
-        if let Some(Waiting { task, place }) = self.take() {
-            quietly(|| drop(place));
-            self.floor.store.settle(self.id, caught(task).map_err(TaskError::Panicked));
+    fn run(self: Arc<Self>, _: u64) -> JobOutcome {
+        if let Some(PendingTask { task, permit: place }) = self.take() {
+            drop_panic(|| drop(place));
+            self.pool.store.complete(self.id, catch_panic(task).map_err(TaskError::Panicked));
         }
-        Ran::Done
+        JobOutcome::Completed
     }
 
-    fn broke(self: Arc<Self>) {
-        self.floor.store.settle(self.id, Err(TaskError::NeverRan));
+    fn panicked(self: Arc<Self>) {
+        self.pool.store.complete(self.id, Err(TaskError::NeverRan));
     }
 
-    fn never(self: Arc<Self>, _: Never) {
+    fn reject(self: Arc<Self>, _: RejectReason) {
         let waiting = self.take();
-        self.floor.store.settle(self.id, Err(TaskError::NeverRan));
-        quietly(|| drop(waiting));
+        self.pool.store.complete(self.id, Err(TaskError::NeverRan));
+        drop_panic(|| drop(waiting));
     }
 }
 
-impl Drop for Inside {
+impl Drop for EnterGuard {
     fn drop(&mut self) {
-        let _ = INSIDE.with_borrow_mut(Vec::pop);
+        let _ = ENTERED.with_borrow_mut(Vec::pop);
     }
 }
 
-impl<T> fmt::Debug for Floor<T> {
+impl<T> fmt::Debug for PoolInner<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Floor")
+        f.debug_struct("PoolInner")
             .field("workers", &self.workers)
-            .field("waiting", &self.queue.waiting())
+            .field("waiting", &self.queue.queued())
             .field("store", &self.store)
             .finish_non_exhaustive()
     }

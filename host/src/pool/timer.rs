@@ -7,31 +7,31 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::quiet::caught;
+use super::panic::catch_panic;
 use crate::sync::lock;
 
 /// How soon a look is tried again that failed, and how often a clock that has ended looks
 /// whether it is still needed.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const RETRY_EVERY: Duration = Duration::from_millis(250);
 
 /// How far ahead a moment is noted.
-const AHEAD_MAX: Duration = Duration::from_secs(60);
+const MAX_AHEAD: Duration = Duration::from_secs(60);
 
 /// Something that looks at itself at certain moments.
-pub(crate) trait Timed: Send + Sync {
+pub(crate) trait TimerEntry: Send + Sync {
     /// Looks, and says when to look next.
-    fn look(self: Arc<Self>, now: Instant) -> Option<Instant>;
+    fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant>;
 }
 
 /// A clock; its thread ends with it.
 #[derive(Debug)]
-pub(crate) struct Clock {
-    hand: Hand,
+pub(crate) struct Timer {
+    handle: TimerHandle,
 }
 
 /// Where moments are named, by whoever may outlive the clock.
 #[derive(Clone)]
-pub(crate) struct Hand {
+pub(crate) struct TimerHandle {
     shared: Arc<Shared>,
 }
 
@@ -44,30 +44,30 @@ struct Shared {
 struct Inner {
     /// One moment for each who is timed; told apart by their addresses, which nobody else has as
     /// long as the weak pointer lives.
-    moments: BTreeMap<(Instant, usize), Weak<dyn Timed>>,
-    of: HashMap<usize, Instant>,
+    entries: BTreeMap<(Instant, usize), Weak<dyn TimerEntry>>,
+    due_by_address: HashMap<usize, Instant>,
     thread: Option<JoinHandle<()>>,
     has_ended: bool,
     /// Whether the thread goes on although the clock has ended; none before it knows.
     stays: Option<bool>,
 }
 
-impl Clock {
+impl Timer {
     pub(crate) fn new() -> Self {
         let shared = Shared { inner: Mutex::default(), changed: Condvar::new() };
-        Self { hand: Hand { shared: Arc::new(shared) } }
+        Self { handle: TimerHandle { shared: Arc::new(shared) } }
     }
 
-    pub(crate) fn hand(&self) -> Hand {
-        self.hand.clone()
+    pub(crate) fn handle(&self) -> TimerHandle {
+        self.handle.clone()
     }
 }
 
-impl Drop for Clock {
+impl Drop for Timer {
     /// Ends the thread, unless somebody still waits to be told of a deadline: then it ends
     /// after that.
     fn drop(&mut self) {
-        let shared = &self.hand.shared;
+        let shared = &self.handle.shared;
         let mut inner = lock(&shared.inner);
         inner.has_ended = true;
         let thread = inner.thread.take();
@@ -84,20 +84,20 @@ impl Drop for Clock {
     }
 }
 
-impl Hand {
+impl TimerHandle {
     /// Lets `who` look at `when`, or earlier if an earlier moment was named before.
-    pub(crate) fn look_at(&self, when: Instant, who: &Arc<dyn Timed>) {
+    pub(crate) fn schedule(&self, when: Instant, who: &Arc<dyn TimerEntry>) {
         let mut inner = lock(&self.shared.inner);
         // Not far ahead, so that nothing is kept long for who is gone; who looks early names
         // the next moment.
-        let is_next = inner.name(when.min(Instant::now() + AHEAD_MAX), who);
+        let is_next = inner.insert(when.min(Instant::now() + MAX_AHEAD), who);
         if !is_next && inner.thread.is_some() {
             return;
         }
         if inner.thread.is_none() && !inner.has_ended {
             let shared = Arc::clone(&self.shared);
             let named = std::thread::Builder::new().name("hotbay-clock".to_owned());
-            match named.spawn(move || shared.tick()) {
+            match named.spawn(move || shared.run()) {
                 Ok(thread) => inner.thread = Some(thread),
                 // The next moment that is named tries again.
                 Err(error) => tracing::error!(%error, "no thread for deadlines"),
@@ -110,51 +110,51 @@ impl Hand {
 
 impl Inner {
     /// Notes a moment; whether it is the next of all.
-    fn name(&mut self, when: Instant, who: &Arc<dyn Timed>) -> bool {
+    fn insert(&mut self, when: Instant, who: &Arc<dyn TimerEntry>) -> bool {
         let key = Arc::as_ptr(who).cast::<()>().addr();
-        if let Some(before) = self.of.get(&key) {
+        if let Some(before) = self.due_by_address.get(&key) {
             if *before <= when {
                 return false;
             }
-            self.moments.remove(&(*before, key));
+            self.entries.remove(&(*before, key));
         }
-        self.of.insert(key, when);
-        self.moments.insert((when, key), Arc::downgrade(who));
-        self.moments.first_key_value().is_some_and(|(first, _)| *first == (when, key))
+        self.due_by_address.insert(key, when);
+        self.entries.insert((when, key), Arc::downgrade(who));
+        self.entries.first_key_value().is_some_and(|(first, _)| *first == (when, key))
     }
 
     /// The next who is to look by now, or how long until then.
-    fn due(&mut self, now: Instant) -> Result<Option<Arc<dyn Timed>>, Option<Instant>> {
-        let first = self.moments.first_key_value().map(|(first, _)| *first);
+    fn take_due(&mut self, now: Instant) -> Result<Option<Arc<dyn TimerEntry>>, Option<Instant>> {
+        let first = self.entries.first_key_value().map(|(first, _)| *first);
         let Some((when, key)) = first else { return Err(None) };
         if when > now {
             return Err(Some(when));
         }
-        self.of.remove(&key);
-        Ok(self.moments.remove(&(when, key)).and_then(|who| who.upgrade()))
+        self.due_by_address.remove(&key);
+        Ok(self.entries.remove(&(when, key)).and_then(|who| who.upgrade()))
     }
 }
 
 impl Shared {
-    fn tick(&self) {
+    fn run(&self) {
         let mut inner = lock(&self.inner);
         loop {
             if inner.has_ended {
                 drop(inner);
-                self.let_all_look();
+                self.fire_all();
                 inner = lock(&self.inner);
-                let stays = !inner.moments.is_empty();
+                let stays = !inner.entries.is_empty();
                 inner.stays = Some(stays);
                 self.changed.notify_all();
                 if !stays {
                     return;
                 }
             }
-            match inner.due(Instant::now()) {
+            match inner.take_due(Instant::now()) {
                 Ok(who) => {
                     drop(inner);
                     if let Some(who) = who {
-                        self.let_look(&who);
+                        self.fire(&who);
                     }
                     inner = lock(&self.inner);
                 }
@@ -164,7 +164,7 @@ impl Shared {
                 Err(Some(when)) => {
                     let left = when.saturating_duration_since(Instant::now());
                     // Nobody tells the clock of a host that has ended who waits no longer.
-                    let left = if inner.has_ended { left.min(LOOK_EVERY) } else { left };
+                    let left = if inner.has_ended { left.min(RETRY_EVERY) } else { left };
                     let waited = self.changed.wait_timeout(inner, left);
                     inner = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
@@ -173,33 +173,33 @@ impl Shared {
     }
 
     /// Lets all look now who named a moment: some may not wait any more.
-    fn let_all_look(&self) {
+    fn fire_all(&self) {
         let all = {
             let mut inner = lock(&self.inner);
-            inner.of.clear();
-            std::mem::take(&mut inner.moments)
+            inner.due_by_address.clear();
+            std::mem::take(&mut inner.entries)
         };
         for who in all.values().filter_map(Weak::upgrade) {
-            self.let_look(&who);
+            self.fire(&who);
         }
     }
 
-    fn let_look(&self, who: &Arc<dyn Timed>) {
-        let look = || Arc::clone(who).look(Instant::now());
+    fn fire(&self, who: &Arc<dyn TimerEntry>) {
+        let look = || Arc::clone(who).fire_due(Instant::now());
         // Whoever is told of a deadline may have code of the application behind it.
-        let next = caught(look).unwrap_or_else(|_| {
+        let next = catch_panic(look).unwrap_or_else(|_| {
             // Whoever looks catches what others may throw; but no deadline is to be lost.
-            Some(Instant::now() + LOOK_EVERY)
+            Some(Instant::now() + RETRY_EVERY)
         });
         if let Some(next) = next {
-            lock(&self.inner).name(next.min(Instant::now() + AHEAD_MAX), who);
+            lock(&self.inner).insert(next.min(Instant::now() + MAX_AHEAD), who);
         }
     }
 }
 
-impl fmt::Debug for Hand {
+impl fmt::Debug for TimerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hand").finish_non_exhaustive()
+        f.debug_struct("TimerHandle").finish_non_exhaustive()
     }
 }
 
@@ -213,8 +213,8 @@ mod tests {
         then: Mutex<Option<Instant>>,
     }
 
-    impl Timed for Looker {
-        fn look(self: Arc<Self>, now: Instant) -> Option<Instant> {
+    impl TimerEntry for Looker {
+        fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant> {
             lock(&self.told).send(now).expect("a receiver");
             lock(&self.then).take()
         }
@@ -222,18 +222,18 @@ mod tests {
 
     #[test]
     fn everybody_looks_at_their_moments_and_not_before() {
-        let clock = Clock::new();
+        let clock = Timer::new();
         let (told, heard) = mpsc::channel();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let looker = |then: Option<Instant>| -> Arc<dyn Timed> {
+        let looker = |then: Option<Instant>| -> Arc<dyn TimerEntry> {
             Arc::new(Looker { told: Mutex::new(told.clone()), then: Mutex::new(then) })
         };
         let (first, second) = (looker(Some(at(30))), looker(None));
-        clock.hand().look_at(at(60_000), &second);
-        clock.hand().look_at(at(10), &first);
-        clock.hand().look_at(at(20), &second);
-        clock.hand().look_at(at(60_000), &second);
+        clock.handle().schedule(at(60_000), &second);
+        clock.handle().schedule(at(10), &first);
+        clock.handle().schedule(at(20), &second);
+        clock.handle().schedule(at(60_000), &second);
         for wanted in [at(10), at(20), at(30)] {
             let looked = heard.recv_timeout(Duration::from_secs(60)).expect("a look");
             assert!(looked >= wanted);
@@ -244,22 +244,23 @@ mod tests {
 
     #[test]
     fn a_look_that_panics_does_not_end_the_clock_and_the_clock_may_end_in_a_look() {
-        struct Panics(Mutex<Option<Clock>>, Mutex<mpsc::Sender<()>>);
-        impl Timed for Panics {
-            fn look(self: Arc<Self>, _: Instant) -> Option<Instant> {
+        struct Panics(Mutex<Option<Timer>>, Mutex<mpsc::Sender<()>>);
+        impl TimerEntry for Panics {
+            fn fire_due(self: Arc<Self>, _: Instant) -> Option<Instant> {
                 lock(&self.1).send(()).expect("a receiver");
                 drop(lock(&self.0).take());
                 panic!("on purpose");
             }
         }
         let (told, heard) = mpsc::channel();
-        let clock = Clock::new();
-        let hand = clock.hand();
-        let none: Arc<dyn Timed> = Arc::new(Panics(Mutex::new(None), Mutex::new(told.clone())));
-        let last: Arc<dyn Timed> = Arc::new(Panics(Mutex::new(Some(clock)), Mutex::new(told)));
-        hand.look_at(Instant::now(), &none);
+        let clock = Timer::new();
+        let hand = clock.handle();
+        let none: Arc<dyn TimerEntry> =
+            Arc::new(Panics(Mutex::new(None), Mutex::new(told.clone())));
+        let last: Arc<dyn TimerEntry> = Arc::new(Panics(Mutex::new(Some(clock)), Mutex::new(told)));
+        hand.schedule(Instant::now(), &none);
         heard.recv_timeout(Duration::from_secs(60)).expect("a look");
-        hand.look_at(Instant::now(), &last);
+        hand.schedule(Instant::now(), &last);
         heard.recv_timeout(Duration::from_secs(60)).expect("a look");
     }
 }

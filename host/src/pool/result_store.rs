@@ -9,12 +9,12 @@ use std::fmt;
 use std::task::{Poll, Waker};
 
 use super::locks::{Mutex, MutexGuard};
-use super::quiet::quietly;
-use super::{Outcome, Place, TaskId};
+use super::panic::drop_panic;
+use super::{Outcome, QueuePermit, TaskId};
 use crate::sync::lock;
 
 /// The results of accepted tasks that nobody has taken yet, and those to come.
-pub(super) struct Store<T> {
+pub(super) struct ResultStore<T> {
     entries: Mutex<Entries<T>>,
 }
 
@@ -24,7 +24,7 @@ struct Entry<T> {
     /// None while the task waits or runs.
     outcome: Option<Outcome<T>>,
     claim: Claim,
-    place: Place,
+    place: QueuePermit,
 }
 
 /// Whose an outcome is.
@@ -35,26 +35,26 @@ enum Claim {
     Left,
 }
 
-impl<T> Store<T> {
+impl<T> ResultStore<T> {
     pub(super) fn new() -> Self {
         Self { entries: Mutex::default() }
     }
 
     /// Makes a pending entry that a ticket has a claim on.
-    pub(super) fn expect(&self, id: TaskId, place: Place) {
+    pub(super) fn reserve(&self, id: TaskId, place: QueuePermit) {
         let entry = Entry { outcome: None, claim: Claim::Ticket(None), place };
         let replaced = self.lock().insert(id, entry);
         debug_assert!(replaced.is_none(), "the id of {id} is not unique");
     }
 
     /// Takes a pending entry back, whose task was not accepted.
-    pub(super) fn forget(&self, id: TaskId) {
+    pub(super) fn remove(&self, id: TaskId) {
         let forgotten = self.lock().remove(&id);
         drop(forgotten.map(Entry::into_outcome));
     }
 
     /// Makes a pending entry a done one, and wakes its ticket.
-    pub(super) fn settle(&self, id: TaskId, outcome: Outcome<T>) {
+    pub(super) fn complete(&self, id: TaskId, outcome: Outcome<T>) {
         let mut entries = self.lock();
         let pending = entries.get_mut(&id).filter(|entry| entry.outcome.is_none());
         let Some(entry) = pending else {
@@ -68,7 +68,7 @@ impl<T> Store<T> {
         };
         drop(entries);
         if let Some(waker) = waker {
-            quietly(|| waker.wake());
+            drop_panic(|| waker.wake());
         }
     }
 
@@ -88,7 +88,7 @@ impl<T> Store<T> {
     }
 
     /// Gives up the claim of a ticket: the outcome is, or will be, for everybody.
-    pub(super) fn leave(&self, id: TaskId) {
+    pub(super) fn detach(&self, id: TaskId) {
         let claim = {
             let mut entries = self.lock();
             let entry = entries.get_mut(&id);
@@ -101,7 +101,7 @@ impl<T> Store<T> {
     pub(super) fn take(&self, id: TaskId) -> Option<Outcome<T>> {
         let taken = {
             let mut entries = self.lock();
-            if entries.get(&id)?.is_left() { entries.remove(&id) } else { None }
+            if entries.get(&id)?.is_detached() { entries.remove(&id) } else { None }
         };
         taken.and_then(Entry::into_outcome)
     }
@@ -112,7 +112,7 @@ impl<T> Store<T> {
             let mut entries = self.lock();
             let all = std::mem::take(&mut *entries);
             let (left, kept): (Entries<T>, Entries<T>) =
-                all.into_iter().partition(|(_, entry)| entry.is_left());
+                all.into_iter().partition(|(_, entry)| entry.is_detached());
             *entries = kept;
             left
         };
@@ -128,7 +128,7 @@ impl<T> Store<T> {
         // Outlives the lock even if a clone panics, so that no copy is dropped under it.
         let mut copies = BTreeMap::new();
         let entries = self.lock();
-        for (id, entry) in entries.iter().filter(|(_, entry)| entry.is_left()) {
+        for (id, entry) in entries.iter().filter(|(_, entry)| entry.is_detached()) {
             copies.extend(entry.outcome.clone().map(|outcome| (*id, outcome)));
         }
         drop(entries);
@@ -141,20 +141,20 @@ impl<T> Store<T> {
 }
 
 impl<T> Entry<T> {
-    fn is_left(&self) -> bool {
+    fn is_detached(&self) -> bool {
         self.outcome.is_some() && matches!(self.claim, Claim::Left)
     }
 
     fn into_outcome(self) -> Option<Outcome<T>> {
         let Self { outcome, claim, place } = self;
         // Wakes who waits for the place.
-        quietly(|| drop((claim, place)));
+        drop_panic(|| drop((claim, place)));
         outcome
     }
 }
 
-impl<T> fmt::Debug for Store<T> {
+impl<T> fmt::Debug for ResultStore<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("entries", &self.lock().len()).finish_non_exhaustive()
+        f.debug_struct("ResultStore").field("entries", &self.lock().len()).finish_non_exhaustive()
     }
 }
