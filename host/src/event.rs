@@ -203,7 +203,7 @@ impl fmt::Display for QuarantineReason {
                 write!(
                     f,
                     "taking {live_bytes} bytes of memory, more than {limit_bytes} \
-                     (`limits.memory_bytes`, or the host's `memory_bytes_max`); it is called again \
+                     (`limits.memory_bytes`, or the host's `max_memory_bytes`); it is called again \
                      once it has released some, or after a reload"
                 )
             }
@@ -216,24 +216,24 @@ const EVENTS_MAX: usize = 1024;
 
 /// Keeps the board up; readers hear the end when it is dropped.
 #[derive(Debug)]
-pub(crate) struct BoardOwner {
+pub(crate) struct EventBusOwner {
     _sender: broadcast::Sender<HostEvent>,
 }
 
 /// Where events are told, by whoever may outlive the host.
 #[derive(Clone, Debug)]
-pub(crate) struct Board {
+pub(crate) struct EventBus {
     sender: broadcast::WeakSender<HostEvent>,
 }
 
-impl Board {
-    pub(crate) fn new() -> (BoardOwner, Self) {
+impl EventBus {
+    pub(crate) fn new() -> (EventBusOwner, Self) {
         let sender = broadcast::Sender::new(EVENTS_MAX);
         let board = Self { sender: sender.downgrade() };
-        (BoardOwner { _sender: sender }, board)
+        (EventBusOwner { _sender: sender }, board)
     }
 
-    pub(crate) fn tell(&self, event: HostEvent) {
+    pub(crate) fn emit(&self, event: HostEvent) {
         // Whoever listens may have code of the application behind it: what panics there stops
         // nothing of what is told.
         let tell = || {
@@ -248,7 +248,7 @@ impl Board {
         }
     }
 
-    pub(crate) fn listen(&self) -> Events {
+    pub(crate) fn subscribe(&self) -> Events {
         let sender = self.sender.upgrade();
         let sender = sender.unwrap_or_else(|| broadcast::Sender::new(1));
         Events { receiver: SameProcess::new(sender.subscribe()) }

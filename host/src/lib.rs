@@ -64,14 +64,15 @@ pub use error::{Error, ErrorKind, LoadStep};
 pub use event::{Events, HostEvent, QuarantineReason};
 pub use handle::{Execute, Pinned, PluginHandle};
 pub use host::{
-    Host, HostBuilder, KeptLibrary, LoadReport, LoadedPlugin, PluginInfo, RefusedPlugin, Reloaded,
+    Host, HostBuilder, LoadReport, LoadedPlugin, PluginInfo, RefusedPlugin, Reloaded,
+    RetainedLibrary,
 };
 pub use id::{GenerationId, InvalidName, PluginName};
 pub use layers::{Call, Layer, Next, ResponseCache};
 pub use manifest::Manifest;
-pub use pipeline::{Done, Many, Pipeline, PipelineStep, RunMany};
+pub use pipeline::{Completed, Pipeline, PipelineStep, RunMany, RunOptions};
 pub use providers::{OnFailure, Preference, Providers};
-pub use reload::{Built, Inspection, Surveyed};
+pub use reload::{Built, Inspection, SurveyedPlugin};
 
 pub use slot::Method;
 pub use tokio_util::sync::CancellationToken;

@@ -146,7 +146,7 @@ impl Killed {
                 *self.failed.entry(format!("{:?}", error.kind())).or_default() += 1;
                 let is_expected = matches!(
                     error.kind(),
-                    ErrorKind::Disconnected | ErrorKind::DeadlineExceeded | ErrorKind::Start
+                    ErrorKind::Disconnected | ErrorKind::DeadlineExceeded | ErrorKind::StartFailed
                 );
                 if !is_expected {
                     self.wrong.push(error.full_message());

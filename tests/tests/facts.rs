@@ -111,7 +111,7 @@ fn p2_a_panic_in_a_method_ends_a_naive_host_with_code_1_and_is_a_fault_here() {
         let plugin = plugins.add(&name, "versioned-1");
         let folder = plugin.config(json!({ "panics": method })).write();
         let error = block_on(host.load(&folder)).expect_err("it panics");
-        let fault = panicked(&error, ErrorKind::Start);
+        let fault = panicked(&error, ErrorKind::StartFailed);
         assert_eq!(fault.message(), format!("out of {method}"));
         assert_eq!(mappings(&name), 0, "a refused plugin is still mapped");
     }
@@ -144,7 +144,7 @@ fn p4_a_panic_with_a_backtrace_pins_a_naive_hosts_library_and_nothing_here() {
 /// In a process of its own, whose output the test above reads.
 fn panics_leave_no_mapping() {
     let (plugins, name) = (Plugins::new(), unique("backtrace"));
-    let host = Host::builder().quarantine(None).panic_frames(true).build();
+    let host = Host::builder().quarantine(None).capture_panic_backtrace(true).build();
     let host = host.expect("nothing is compiled in");
     let plugin = load(&host, &plugins.add(&name, "versioned-1").write());
     assert!(mappings(&name) > 0, "a loaded library is mapped");

@@ -40,7 +40,7 @@ fn a1_a_second_version_is_refused_by_a_naive_host_or_ends_it_and_is_loaded_here(
             assert_eq!(leaked_bytes, wanted, "the second one does not count");
         }
     }
-    assert_eq!(host.kept(), []);
+    assert_eq!(host.retained(), []);
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn check_link(folder: &Path, below: &Path, link: PathBuf) -> Result<(), Artifact
     if target.starts_with(folder) && !target.components().any(|part| part == Component::ParentDir) {
         return Ok(());
     }
-    Err(ArtifactError::LeadsOut { link, target, root: folder.to_owned() })
+    Err(ArtifactError::OutsideFolder { link, target, root: folder.to_owned() })
 }
 
 #[cfg(test)]

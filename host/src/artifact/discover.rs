@@ -161,7 +161,11 @@ impl Walk {
         }
         if !target.starts_with(&self.root) {
             let root = self.root.clone();
-            self.found.problems.push(ArtifactError::LeadsOut { link: link.path, target, root });
+            self.found.problems.push(ArtifactError::OutsideFolder {
+                link: link.path,
+                target,
+                root,
+            });
             return;
         }
         self.folders.push_back(Folder { canonical: target, ..link });

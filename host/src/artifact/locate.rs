@@ -54,7 +54,7 @@ fn resolve(folder: &Path, root: &Path, relative: &str) -> Result<PathBuf, Artifa
     let root = canonical(root)?;
     let target = canonical(&path)?;
     if !target.starts_with(&root) {
-        return Err(ArtifactError::LeadsOut { link: path, target, root });
+        return Err(ArtifactError::OutsideFolder { link: path, target, root });
     }
     let kind = target.symlink_metadata().map_err(|source| read_error(target.clone(), source))?;
     match not_a_file(kind.file_type()) {

@@ -9,8 +9,8 @@ use super::folder_lock::FolderLock;
 
 /// The folder as long as it is ours; dropping it removes it.
 #[derive(Debug)]
-pub(super) struct Folder {
-    pub(super) place: Place,
+pub(super) struct PrivateFolder {
+    pub(super) place: FolderLocation,
     handle: Option<tempfile::TempDir>,
     // Dropped last: the folder has an owner until it is removed.
     _lock: FolderLock,
@@ -18,7 +18,7 @@ pub(super) struct Folder {
 
 /// A folder's path and what tells it from another one that took its name.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct FolderLocation {
     pub(super) path: PathBuf,
     identity: Identity,
 }
@@ -26,7 +26,7 @@ pub(super) struct Place {
 /// Device and inode, where there are any.
 type Identity = (u64, u64);
 
-impl Folder {
+impl PrivateFolder {
     /// Makes the folder in `parent`. With `keep` it stays when this is dropped.
     pub(super) fn make(parent: &Path, keep: bool) -> io::Result<Self> {
         let kept = if keep { "kept-" } else { "" };
@@ -55,11 +55,11 @@ impl Folder {
         } else {
             Some(handle)
         };
-        Ok(Self { place: Place { path, identity }, handle, _lock: lock })
+        Ok(Self { place: FolderLocation { path, identity }, handle, _lock: lock })
     }
 }
 
-impl Drop for Folder {
+impl Drop for PrivateFolder {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take().filter(|_| !self.place.is_ours()) {
             // What took the name of our folder is not ours to remove.
@@ -68,7 +68,7 @@ impl Drop for Folder {
     }
 }
 
-impl Place {
+impl FolderLocation {
     /// Whether the folder of this path still is the one that was made.
     pub(super) fn is_ours(&self) -> bool {
         let found = self.path.symlink_metadata();

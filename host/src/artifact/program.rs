@@ -17,7 +17,7 @@ use crate::error::artifact::ArtifactError;
 /// A private copy of a program, in a folder of its own that is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct StagedProgram {
-    copy: Mutex<Copy>,
+    copy: Mutex<ProgramCopy>,
     area: Weak<StagingArea>,
     /// The plugin's folder, without links.
     folder: PathBuf,
@@ -33,7 +33,7 @@ pub(crate) struct StagedProgram {
 
 /// The files that were made.
 #[derive(Debug)]
-struct Copy {
+struct ProgramCopy {
     folder: PathBuf,
     path: PathBuf,
     links: Vec<PathBuf>,
@@ -71,7 +71,7 @@ impl StagedProgram {
         };
         let area = self.area.upgrade().ok_or_else(gone)?;
         // What is left of the one before is removed as it is dropped.
-        *copy = Copy::make(&area, &artifact, &self.folder, &self.relative, &self.name_hint)?;
+        *copy = ProgramCopy::make(&area, &artifact, &self.folder, &self.relative, &self.name_hint)?;
         tracing::warn!(
             "the private copy of `{}` had been removed, and was made again; something removes \
              files from the folder for temporary files",
@@ -80,13 +80,13 @@ impl StagedProgram {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Copy> {
+    fn lock(&self) -> MutexGuard<'_, ProgramCopy> {
         // Nothing is half done when a panic comes by.
         self.copy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Copy {
+impl ProgramCopy {
     fn make(
         area: &StagingArea,
         artifact: &Artifact,
@@ -127,7 +127,7 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for ProgramCopy {
     fn drop(&mut self) {
         // It may have gone with the staging area; there is nobody to tell anyway.
         let _ = fs::remove_dir_all(&self.folder);
@@ -149,7 +149,7 @@ impl StagingArea {
         let folder =
             canonical.map_err(|source| ArtifactError::Stage { path: folder.to_owned(), source })?;
         beside::check(&folder, trust)?;
-        let copy = Copy::make(self, artifact, &folder, relative, name_hint)?;
+        let copy = ProgramCopy::make(self, artifact, &folder, relative, name_hint)?;
         Ok(StagedProgram {
             copy: Mutex::new(copy),
             area: Arc::downgrade(self),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::digest::Artifact;
-use super::private_folder::{Folder, Place};
+use super::private_folder::{FolderLocation, PrivateFolder};
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 use super::staged::Group;
 use super::staged::{Failure, Staged};
@@ -30,7 +30,7 @@ pub(crate) struct StagingArea {
     parent: Option<PathBuf>,
     /// Copies and their folder are left where they are, for debuggers and profilers.
     keep: bool,
-    folder: Mutex<Option<Folder>>,
+    folder: Mutex<Option<PrivateFolder>>,
     staged: AtomicU64,
 }
 
@@ -108,27 +108,27 @@ impl StagingArea {
     }
 
     /// Where copies go at the moment; makes the folder if there is none.
-    fn folder(&self) -> Result<Place, Failure> {
+    fn folder(&self) -> Result<FolderLocation, Failure> {
         let mut slot = self.lock();
         if let Some(folder) = &*slot {
             return Ok(folder.place.clone());
         }
         let parent = self.parent.clone().unwrap_or_else(std::env::temp_dir);
         super::sweep::sweep_later(parent.clone());
-        let folder = Folder::make(&parent, self.keep);
+        let folder = PrivateFolder::make(&parent, self.keep);
         let folder = folder.map_err(|source| Failure { path: parent, source })?;
         Ok(slot.insert(folder).place.clone())
     }
 
     /// Releases a folder that was lost, unless another thread already did.
-    fn forget_folder(&self, lost: &Place) {
+    fn forget_folder(&self, lost: &FolderLocation) {
         let mut slot = self.lock();
         if slot.as_ref().is_some_and(|folder| folder.place.path == lost.path) {
             *slot = None;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Folder>> {
+    fn lock(&self) -> MutexGuard<'_, Option<PrivateFolder>> {
         // Nothing is half done when a panic comes by.
         self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }

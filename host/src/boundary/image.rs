@@ -15,7 +15,7 @@ use super::{Variables, mappings, traces};
 use crate::artifact::staged::Staged;
 use crate::error::boundary::BoundaryError;
 use crate::pool::{Finish, OpeningThread, RunOutcome, WorkerThreads};
-use crate::sync::Tally;
+use crate::sync::ShardedCounter;
 
 /// A library that is mapped into this process, or code that was always part of it.
 pub(crate) struct Image {
@@ -33,7 +33,7 @@ pub(crate) struct Image {
     held_handler: AtomicBool,
     /// The thread that opened it, if it lives on.
     opener: OnceLock<OpeningThread>,
-    outputs: &'static Tally,
+    outputs: &'static ShardedCounter,
 }
 
 /// What became of a library that was to be closed.
@@ -61,7 +61,7 @@ impl Image {
             segments: Vec::new(),
             held_handler: AtomicBool::new(false),
             opener: OnceLock::new(),
-            outputs: Tally::lend(),
+            outputs: ShardedCounter::lend(),
         }
     }
 
@@ -114,7 +114,7 @@ impl Image {
     }
 
     /// Keeps the thread that opened it until it is closed.
-    pub(crate) fn adopt(&self, opener: OpeningThread) {
+    pub(crate) fn attach(&self, opener: OpeningThread) {
         // `reload::inside` calls this once for each image that it opens.
         let _ = self.opener.set(opener);
     }
@@ -159,7 +159,7 @@ impl Image {
 
     /// Counts the outputs that are out.
     #[inline]
-    pub(crate) fn outputs(&self) -> &'static Tally {
+    pub(crate) fn outputs(&self) -> &'static ShardedCounter {
         self.outputs
     }
 
@@ -210,7 +210,7 @@ impl Image {
     /// Unmaps the library. Nothing points into it any more (B1, B2, B6).
     pub(crate) fn close(mut self) -> Close {
         let Some(library) = self.library.take() else {
-            Tally::take_back(self.outputs);
+            ShardedCounter::take_back(self.outputs);
             return Close::Unmapped;
         };
         // An error to close is a library that stays; the look below tells.
@@ -218,7 +218,7 @@ impl Image {
         if self.is_mapped() {
             return Close::Pinned(Box::new(self));
         }
-        Tally::take_back(self.outputs);
+        ShardedCounter::take_back(self.outputs);
         Close::Unmapped
     }
 }

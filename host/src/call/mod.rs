@@ -5,9 +5,9 @@ mod failure;
 mod headers;
 mod reply;
 mod request;
-mod standing;
+mod state;
 
 pub(crate) use failure::Failure;
 pub use reply::Reply;
 pub use request::Request;
-pub(crate) use standing::Standing;
+pub(crate) use state::CallState;

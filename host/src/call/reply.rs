@@ -8,13 +8,13 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind};
 use crate::id::GenerationId;
-use crate::sync::Tally;
+use crate::sync::ShardedCounter;
 
 /// The output of one call.
 ///
 /// A reply may hold memory of the plugin that made it; as long as it lives, the plugin's
 /// library stays mapped, even after an unload. [`Reply::into_vec`] holds nothing, nor does a
-/// reply of up to 24 bytes that the plugin made by `Output::copy_of`.
+/// reply of up to 24 bytes that the plugin made by `InvalidOutput::copy_of`.
 pub struct Reply {
     // Dropped first: the library that frees it is held by the next field.
     output: Output,
@@ -49,7 +49,11 @@ impl Reply {
 
     /// Says who wrote the output, and counts it unless it lies in place.
     #[inline]
-    pub(crate) fn written_by(&mut self, generation: GenerationId, outputs: &'static Tally) {
+    pub(crate) fn written_by(
+        &mut self,
+        generation: GenerationId,
+        outputs: &'static ShardedCounter,
+    ) {
         self.generation = generation;
         if !self.output.is_inline() {
             self.held = Held::count(outputs);
@@ -72,17 +76,18 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// `Output` when they are not UTF-8, naming the first byte that is not.
+    /// `InvalidOutput` when they are not UTF-8, naming the first byte that is not.
     pub fn as_text(&self) -> Result<&str, Error> {
-        std::str::from_utf8(self.as_bytes())
-            .map_err(|error| Error::new(ErrorKind::Output, "the reply is no text").caused_by(error))
+        std::str::from_utf8(self.as_bytes()).map_err(|error| {
+            Error::new(ErrorKind::InvalidOutput, "the reply is no text").caused_by(error)
+        })
     }
 
     /// The bytes read as JSON.
     ///
     /// # Errors
     ///
-    /// `Output` when they do not fit `T`, with line and column.
+    /// `InvalidOutput` when they do not fit `T`, with line and column.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         self.json_borrowed()
     }
@@ -94,7 +99,8 @@ impl Reply {
     /// As [`Reply::json`].
     pub fn json_borrowed<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
         serde_json::from_slice(self.as_bytes()).map_err(|error| {
-            Error::new(ErrorKind::Output, "the reply is not the JSON wanted").caused_by(error)
+            Error::new(ErrorKind::InvalidOutput, "the reply is not the JSON wanted")
+                .caused_by(error)
         })
     }
 
@@ -130,11 +136,11 @@ impl fmt::Debug for Reply {
 }
 
 /// Counts an output that its plugin's library must outlive.
-struct Held(Option<&'static Tally>);
+struct Held(Option<&'static ShardedCounter>);
 
 impl Held {
     #[inline]
-    fn count(outputs: &'static Tally) -> Self {
+    fn count(outputs: &'static ShardedCounter) -> Self {
         outputs.add(1);
         Self(Some(outputs))
     }

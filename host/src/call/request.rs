@@ -76,10 +76,10 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// `Input` when `value` cannot be JSON, such as a map whose keys are no text.
+    /// `InvalidInput` when `value` cannot be JSON, such as a map whose keys are no text.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
         let bytes = serde_json::to_vec(value).map_err(|error| {
-            Error::new(ErrorKind::Input, "the request cannot be JSON").caused_by(error)
+            Error::new(ErrorKind::InvalidInput, "the request cannot be JSON").caused_by(error)
         })?;
         Ok(Self::new(Data::Owned(bytes), Media::JSON))
     }
@@ -136,7 +136,7 @@ impl<'a> Request<'a> {
     }
 
     /// Names what the plugin is asked to do, such as `read`, `write` or `exec`. A plugin whose
-    /// manifest does not name it among its `permissions` is not called: `Denied`.
+    /// manifest does not name it among its `permissions` is not called: `PermissionDenied`.
     #[must_use]
     pub fn operation(mut self, operation: impl Into<Cow<'static, str>>) -> Self {
         self.more().operation = Some(operation.into());
@@ -165,7 +165,7 @@ impl<'a> Request<'a> {
     /// [`idempotent`](Self::idempotent); without input nothing is sent as the body.
     ///
     /// Only plugins of the kind `process` are called by HTTP: any other refuses the call,
-    /// `Unsupported`. What is not a method is refused when the call is made, `Input`.
+    /// `Unsupported`. What is not a method is refused when the call is made, `InvalidInput`.
     #[must_use]
     pub fn method(mut self, method: impl Into<Cow<'static, str>>) -> Self {
         self.more().http.get_or_insert_default().method = Some(method.into());
@@ -177,7 +177,7 @@ impl<'a> Request<'a> {
     ///
     /// Only plugins of the kind `process` are called by HTTP: any other refuses the call,
     /// `Unsupported`. In a pipeline, and where several plugins are tried, each of them is sent
-    /// it. Refused with `Input` when the call is made are: names and values that HTTP does not
+    /// it. Refused with `InvalidInput` when the call is made are: names and values that HTTP does not
     /// allow; headers of one connection (`Connection`, `Keep-Alive`, `Proxy-…`, `TE`, `Trailer`,
     /// `Transfer-Encoding`, `Upgrade`); those that the host sets (`Host`, `Content-Length`,
     /// `Content-Type`, `traceparent`, `Hotbay-…`); more than 64, or 32 KiB in all.
@@ -295,7 +295,7 @@ impl<'a> Request<'a> {
 
     /// Whether the call was taken back.
     #[inline]
-    pub(crate) fn is_taken_back(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.cancellation_token().is_some_and(CancellationToken::is_cancelled)
     }
 

@@ -18,7 +18,7 @@ pub(crate) enum ArtifactError {
     /// Folders below this one were not looked at.
     TooDeep { path: PathBuf, depth_max: usize },
     /// A link leads to where it must not.
-    LeadsOut { link: PathBuf, target: PathBuf, root: PathBuf },
+    OutsideFolder { link: PathBuf, target: PathBuf, root: PathBuf },
     /// A path of a manifest that cannot stand for a file of its folder.
     NotInside { path: String, why: &'static str },
     /// The file is not there; `beside` are the libraries that are.
@@ -66,7 +66,7 @@ impl fmt::Display for ArtifactError {
                  name a folder nearer to the plugins",
                 path.display()
             ),
-            Self::LeadsOut { link, target, root } => write!(
+            Self::OutsideFolder { link, target, root } => write!(
                 f,
                 "`{}` leads to `{}`, out of `{}`; put the file itself there",
                 link.display(),

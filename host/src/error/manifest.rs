@@ -290,7 +290,7 @@ impl Error for Unstartable {}
 
 /// Why a value was not accepted by a JSON Schema of its plugin's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Unfit {
+pub(crate) enum SchemaError {
     /// The schema itself is wrong, names another document, or leads too far for this value.
     Schema(Violation),
     /// The first violations, in the order of the schema; none where they are not looked for.
@@ -359,7 +359,7 @@ impl Violation {
     }
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for SchemaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Schema(violation) if violation.pointer.is_empty() => {
@@ -382,7 +382,7 @@ impl fmt::Display for Unfit {
     }
 }
 
-impl Error for Unfit {}
+impl Error for SchemaError {}
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

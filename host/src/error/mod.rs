@@ -47,16 +47,16 @@ pub enum ErrorKind {
     /// A file is not what it was, or not safe to use: install it again.
     Integrity,
     /// The plugin did not start.
-    Start,
+    StartFailed,
     /// The configuration is refused: mend the field that is named.
     Config,
     /// Another plugin that is required is missing, or requires this one.
     Requires,
     /// The input is refused before the call: too large, not what can be sent, or not what the
     /// plugin's `input_schema` or the application accepts.
-    Input,
+    InvalidInput,
     /// The output cannot be used: too large, or not what was asked for.
-    Output,
+    InvalidOutput,
     /// The plugin answered with an error of its own: see [`Error::plugin_error`].
     Plugin,
     /// The plugin panicked: see [`Error::fault`].
@@ -77,9 +77,9 @@ pub enum ErrorKind {
     /// The plugin was unloaded.
     Retired,
     /// The plugin was not granted what was asked of it, or did what its host does not permit.
-    Denied,
+    PermissionDenied,
     /// Code of the application around the call panicked, such as a layer: mend it.
-    Layer,
+    LayerPanicked,
     /// A later request took the place of this one.
     Superseded,
     /// The host is shutting down.
@@ -90,7 +90,7 @@ pub enum ErrorKind {
     /// The host cannot do this here: see the message.
     Unsupported,
     /// A mistake of the host's own; please report it.
-    Bug,
+    Internal,
 }
 
 /// The steps of a load, in their order.
@@ -175,10 +175,10 @@ impl Error {
     }
 
     /// The error of a [`Layer`](crate::Layer) that does not let a call go on, with its reason:
-    /// kind `Denied`.
+    /// kind `PermissionDenied`.
     pub fn denied(reason: impl Into<String>) -> Self {
         let message = "was not called: the application does not allow it";
-        Self::new(ErrorKind::Denied, message).caused_by(reason.into())
+        Self::new(ErrorKind::PermissionDenied, message).caused_by(reason.into())
     }
 
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -200,7 +200,7 @@ impl Error {
     }
 
     /// Of this plugin, unless it is of one already.
-    pub(crate) fn of_if_nobody(self, plugin: &PluginName) -> Self {
+    pub(crate) fn of_if_unset(self, plugin: &PluginName) -> Self {
         if self.0.plugin.is_some() { self } else { self.of(plugin) }
     }
 
@@ -215,7 +215,7 @@ impl Error {
     }
 
     /// The same error for another call, without its sources.
-    pub(crate) fn again(&self) -> Self {
+    pub(crate) fn cloned(&self) -> Self {
         let mut again = Self::new(self.0.kind, self.0.message.clone());
         again.0.plugin.clone_from(&self.0.plugin);
         again.0.generation = self.0.generation;
@@ -331,7 +331,7 @@ macro_rules! bug {
         let message = format!($($message)*);
         debug_assert!(false, "{message}");
         tracing::error!(message, "a mistake of the host's own");
-        $crate::error::Error::new($crate::error::ErrorKind::Bug, message)
+        $crate::error::Error::new($crate::error::ErrorKind::Internal, message)
     }};
 }
 pub(crate) use bug;

@@ -10,59 +10,59 @@ use std::time::{Duration, Instant};
 use hotbay_plugin::abi::{Bounds, RawContext};
 use tokio_util::sync::CancellationToken;
 
-use super::{Body, Generation, Parts, State};
-use crate::call::{Failure, Reply, Request, Standing};
+use super::{Backend, Generation, Parts, State};
+use crate::call::{CallState, Failure, Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
 use crate::pool::{RunOutcome, Ticket};
 #[cfg(unix)]
 use crate::supervisor::{Process, ProcessCall};
-use crate::sync::Handback;
+use crate::sync::ReturnSlot;
 
 /// Stands for the right to be called, and owns what is called. The slot holds one; calls
 /// borrow it.
-pub(crate) struct Token {
+pub(crate) struct InstanceRef {
     /// Taken by the drop alone.
-    body: Option<Body>,
+    body: Option<Backend>,
     /// Here, so that a call looks nothing up.
     checks_input: bool,
     generation: Arc<Generation>,
 }
 
-impl Token {
+impl InstanceRef {
     /// A generation that was started and is healthy, and its one token.
-    pub(crate) fn new(parts: Parts, body: Body) -> Self {
+    pub(crate) fn new(parts: Parts, body: Backend) -> Self {
         let generation = Generation {
             name: parts.name,
             id: parts.id,
             version: parts.version,
             limits: parts.limits,
-            terms: parts.terms,
-            keep: parts.keep,
-            crew: parts.crew,
-            tasks: parts.tasks,
-            cut_off: CancellationToken::new(),
-            board: parts.board,
+            policy: parts.policy,
+            retain_reason: parts.retain_reason,
+            workers: parts.workers,
+            runtime: parts.runtime,
+            abort: CancellationToken::new(),
+            events: parts.events,
             current: AtomicBool::new(true),
             state: State::Serving.into(),
-            returned: Handback::new(),
+            returned: ReturnSlot::new(),
             services: parts.services.into(),
         };
-        Self::again(Arc::new(generation), body)
+        Self::resumed(Arc::new(generation), body)
     }
 
     /// A new token of a generation whose body came back, and that is to serve on.
-    pub(crate) fn again(generation: Arc<Generation>, body: Body) -> Self {
-        let checks_input = generation.terms.checks_input();
+    pub(crate) fn resumed(generation: Arc<Generation>, body: Backend) -> Self {
+        let checks_input = generation.policy.checks_input();
         Self { body: Some(body), checks_input, generation }
     }
 
     /// Asks the plugin something on a thread of its own; the lease is held until it answered.
-    pub(crate) fn ask<T: Send + 'static>(
+    pub(crate) fn call_with<T: Send + 'static>(
         self: &Arc<Self>,
-        question: impl FnOnce(&Body) -> Result<T, Failure> + Send + 'static,
+        question: impl FnOnce(&Backend) -> Result<T, Failure> + Send + 'static,
     ) -> Result<Ticket<Result<T, Error>>, Error> {
         let token = Arc::clone(self);
-        let asked = self.generation.crew.spawn(move || token.answer(question));
+        let asked = self.generation.workers.spawn(move || token.answer(question));
         asked.map_err(|error| {
             let message = "could not be asked: the system gave no thread";
             Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.generation.name)
@@ -70,18 +70,18 @@ impl Token {
     }
 
     /// As [`ask`](Self::ask), waiting for the answer in this thread, at most `wait_max`.
-    pub(crate) fn ask_within<T: Send + 'static>(
+    pub(crate) fn call_within<T: Send + 'static>(
         self: &Arc<Self>,
         wait_max: Duration,
-        question: impl FnOnce(&Body) -> Result<T, Failure> + Send + 'static,
+        question: impl FnOnce(&Backend) -> Result<T, Failure> + Send + 'static,
     ) -> RunOutcome<Result<T, Error>> {
         let token = Arc::clone(self);
-        self.generation.crew.run(wait_max, move || token.answer(question))
+        self.generation.workers.run(wait_max, move || token.answer(question))
     }
 
-    fn answer<T>(&self, question: impl FnOnce(&Body) -> Result<T, Failure>) -> Result<T, Error> {
+    fn answer<T>(&self, question: impl FnOnce(&Backend) -> Result<T, Failure>) -> Result<T, Error> {
         match &self.body {
-            Some(body) => question(body).map_err(|failure| self.generation.failed(failure)),
+            Some(body) => question(body).map_err(|failure| self.generation.error_from(failure)),
             None => Err(bug!("the token of `{}` lost its body", self.generation.name)),
         }
     }
@@ -114,20 +114,20 @@ impl Token {
 
     /// Answers a call, in this thread, by filling `reply`.
     #[inline]
-    pub(crate) fn call(&self, asked: Asked<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let Asked { request, standing, call_id } = asked;
+    pub(crate) fn call(&self, asked: CallArgs<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let CallArgs { request, state: standing, call_id } = asked;
         let generation = &*self.generation;
         let Some(body) = &self.body else {
             return Err(bug!("the token of `{}` lost its body", generation.name));
         };
         let input = request.payload();
-        if input.len() as u64 > generation.limits.input_bytes_max {
+        if input.len() as u64 > generation.limits.max_input_bytes {
             return Err(generation.input_too_large(input.len()));
         }
         let instance = match body {
-            Body::Inside(instance) => instance,
+            Backend::InProcess(instance) => instance,
             #[cfg(unix)]
-            Body::Apart(process) => return self.call_process(process, asked, reply),
+            Backend::OutOfProcess(process) => return self.call_process(process, asked, reply),
         };
         if request.named_endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
@@ -135,24 +135,24 @@ impl Token {
         let bounds;
         let mut context = RawContext::new(call_id).with_trace(request.trace());
         if standing.is_some() || request.is_bounded() {
-            bounds = Bounded { request, standing };
+            bounds = CallBounds { request, state: standing };
             context = context.with_bounds(&bounds);
         }
         if let Some(standing) = standing {
-            standing.enter(generation.id.get());
+            standing.enter_plugin(generation.id.get());
         }
-        let inside = INSIDE.get();
-        INSIDE.set(inside + 1);
+        let inside = DEPTH.get();
+        DEPTH.set(inside + 1);
         let answer = instance.execute(&context, input, reply.output_mut());
-        INSIDE.set(inside);
+        DEPTH.set(inside);
         if let Some(standing) = standing {
             standing.leave_plugin();
         }
         if let Err(failure) = answer {
-            return Err(generation.failed_by(request.deadline(), failure));
+            return Err(generation.error_from_by(request.deadline(), failure));
         }
         reply.written_by(generation.id, instance.image().outputs());
-        if reply.as_bytes().len() as u64 > generation.limits.output_bytes_max {
+        if reply.as_bytes().len() as u64 > generation.limits.max_output_bytes {
             return Err(generation.output_too_large(reply.as_bytes().len()));
         }
         if reply.has_own_content_type() {
@@ -163,57 +163,57 @@ impl Token {
 }
 
 #[cfg(unix)]
-impl Token {
+impl InstanceRef {
     /// Calls a process, waiting in this thread.
     #[cold]
     fn call_process(
         &self,
         process: &Process,
-        asked: Asked<'_>,
+        asked: CallArgs<'_>,
         reply: &mut Reply,
     ) -> Result<(), Error> {
-        let Asked { request, standing, call_id } = asked;
+        let CallArgs { request, state: standing, call_id } = asked;
         if let Some(standing) = standing {
-            standing.enter(self.generation.id.get());
+            standing.enter_plugin(self.generation.id.get());
         }
-        let inside = INSIDE.get();
-        INSIDE.set(inside + 1);
+        let inside = DEPTH.get();
+        DEPTH.set(inside + 1);
         let call = ProcessCall { request, call_id };
-        let answer = process.call(&call, self.generation.calls_cut_off());
-        INSIDE.set(inside);
+        let answer = process.call(&call, self.generation.calls_aborted());
+        DEPTH.set(inside);
         if let Some(standing) = standing {
             standing.leave_plugin();
         }
-        self.generation.take_in(request, answer, reply)
+        self.generation.fill_reply(request, answer, reply)
     }
 }
 
-impl Token {
+impl InstanceRef {
     /// What is called; none is a mistake of the host's own.
-    pub(super) fn body(&self) -> Option<&Body> {
+    pub(super) fn backend(&self) -> Option<&Backend> {
         self.body.as_ref()
     }
 }
 
 /// What a plugin is asked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'v> {
+pub(crate) struct CallArgs<'v> {
     pub(crate) request: &'v Request<'v>,
     /// How it stands with whoever made it, where others may speak for them.
-    pub(crate) standing: Option<&'v Standing>,
+    pub(crate) state: Option<&'v CallState>,
     pub(crate) call_id: u64,
 }
 
 /// What bounds a call in time, for the plugin that asks.
-struct Bounded<'v> {
+struct CallBounds<'v> {
     request: &'v Request<'v>,
-    standing: Option<&'v Standing>,
+    state: Option<&'v CallState>,
 }
 
-impl Bounds for Bounded<'_> {
+impl Bounds for CallBounds<'_> {
     fn is_cancelled(&self) -> bool {
-        self.standing.is_some_and(|standing| !standing.is_wanted())
-            || self.request.is_taken_back()
+        self.state.is_some_and(|standing| !standing.is_active())
+            || self.request.is_cancelled()
             || self.remaining().is_some_and(|left| left.is_zero())
     }
 
@@ -225,15 +225,15 @@ impl Bounds for Bounded<'_> {
 
 thread_local! {
     /// How many calls of plugins this thread is in.
-    static INSIDE: Cell<u32> = const { Cell::new(0) };
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Whether this thread is in a call of some plugin, and so holds a lease.
-pub(crate) fn is_inside() -> bool {
-    INSIDE.get() > 0
+pub(crate) fn is_in_plugin_call() -> bool {
+    DEPTH.get() > 0
 }
 
-impl Drop for Token {
+impl Drop for InstanceRef {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
             self.generation.returned.put(body);
@@ -241,14 +241,14 @@ impl Drop for Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for InstanceRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("generation", &self.generation.id).finish()
+        f.debug_struct("InstanceRef").field("generation", &self.generation.id).finish()
     }
 }
 
 /// Call ids are handed to threads in blocks, so that a call takes the next one without sharing.
-const BLOCK: u64 = 1 << 20;
+const ID_BLOCK: u64 = 1 << 20;
 
 /// The id of the next call, unique in this process.
 #[inline]
@@ -258,8 +258,8 @@ pub(crate) fn next_call_id() -> u64 {
         static NEXT: Cell<u64> = const { Cell::new(0) };
     }
     let mut next = NEXT.get();
-    if next.is_multiple_of(BLOCK) {
-        next = BLOCKS.fetch_add(1, Ordering::Relaxed) * BLOCK + 1;
+    if next.is_multiple_of(ID_BLOCK) {
+        next = BLOCKS.fetch_add(1, Ordering::Relaxed) * ID_BLOCK + 1;
     }
     NEXT.set(next + 1);
     next

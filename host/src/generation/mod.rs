@@ -1,15 +1,15 @@
 //! One load of one plugin: what runs its calls, the threads it runs on, and what became of it.
 //! Decides nothing about when it starts or ends.
 
-mod body;
-mod judge;
-mod keeper;
-mod later;
+mod async_call;
+mod backend;
+mod call_checks;
+mod deferred_unloads;
 mod lease;
+mod policy;
 pub(crate) mod recovery;
-pub(crate) mod retire;
 pub(crate) mod state;
-mod terms;
+pub(crate) mod unload;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,18 +29,18 @@ use crate::boundary::services::Registration;
 use crate::call::Reply;
 use crate::call::{Failure, Request};
 use crate::error::{Error, ErrorKind};
-use crate::event::{Board, HostEvent};
+use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
 use crate::pool::{Epoch, WorkSource, WorkerThreads, spawn_async_worker};
-use crate::sync::{Handback, lock};
-pub(crate) use body::{Body, Remains};
-pub(crate) use keeper::{Keeper, Kept, Left};
-pub(crate) use lease::{Asked, Token, is_inside, next_call_id};
+use crate::sync::{ReturnSlot, lock};
+pub(crate) use backend::{Backend, UnloadLeftovers};
+pub(crate) use deferred_unloads::{DeferredUnloads, RetainReason, RetainedEntry};
+pub(crate) use lease::{CallArgs, InstanceRef, is_in_plugin_call, next_call_id};
+pub(crate) use policy::CallPolicy;
 use state::State;
-pub(crate) use terms::Terms;
 
 /// How long calls that run as tasks may take to end that are cut off.
-const CUT_OFF_WAIT_MAX: Duration = Duration::from_secs(1);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One load of one plugin: everything but what runs its calls, which the token holds.
 #[derive(Debug)]
@@ -49,19 +49,19 @@ pub(crate) struct Generation {
     pub(crate) id: GenerationId,
     pub(crate) version: Version,
     pub(crate) limits: IoLimits,
-    pub(crate) terms: Arc<Terms>,
+    pub(crate) policy: Arc<CallPolicy>,
     /// Why its library is to stay mapped whatever happens, if anything says so.
-    pub(crate) keep: Option<String>,
-    pub(crate) crew: WorkerThreads,
+    pub(crate) retain_reason: Option<String>,
+    pub(crate) workers: WorkerThreads,
     /// Where its pooled calls run as tasks; none: on threads of the crew.
-    pub(crate) tasks: Option<Handle>,
+    pub(crate) runtime: Option<Handle>,
     /// Ends the calls that run as tasks.
-    cut_off: CancellationToken,
-    pub(crate) board: Board,
+    abort: CancellationToken,
+    pub(crate) events: EventBus,
     current: AtomicBool,
     state: Mutex<State>,
     /// Where the last lease leaves the body.
-    returned: Handback<Body>,
+    returned: ReturnSlot<Backend>,
     /// Answers the plugin until it is stopped.
     services: Mutex<Option<Registration>>,
 }
@@ -69,8 +69,8 @@ pub(crate) struct Generation {
 /// Bytes that one call may take and give.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IoLimits {
-    pub(crate) input_bytes_max: u64,
-    pub(crate) output_bytes_max: u64,
+    pub(crate) max_input_bytes: u64,
+    pub(crate) max_output_bytes: u64,
 }
 
 /// What a generation is made of, besides its body.
@@ -80,12 +80,12 @@ pub(crate) struct Parts {
     pub(crate) id: GenerationId,
     pub(crate) version: Version,
     pub(crate) limits: IoLimits,
-    pub(crate) terms: Arc<Terms>,
-    pub(crate) keep: Option<String>,
-    pub(crate) crew: WorkerThreads,
+    pub(crate) policy: Arc<CallPolicy>,
+    pub(crate) retain_reason: Option<String>,
+    pub(crate) workers: WorkerThreads,
     /// Where pooled calls run as tasks; none: on threads of the crew.
-    pub(crate) tasks: Option<Handle>,
-    pub(crate) board: Board,
+    pub(crate) runtime: Option<Handle>,
+    pub(crate) events: EventBus,
     pub(crate) services: Option<Registration>,
 }
 
@@ -96,35 +96,39 @@ impl Generation {
     }
 
     /// Starts a worker for the calls that wait at `employer`.
-    pub(crate) fn hire(&self, employer: Arc<dyn WorkSource>, epoch: Epoch) -> io::Result<()> {
-        match &self.tasks {
+    pub(crate) fn spawn_worker(
+        &self,
+        employer: Arc<dyn WorkSource>,
+        epoch: Epoch,
+    ) -> io::Result<()> {
+        match &self.runtime {
             Some(tasks) if employer.supports_async() => {
                 spawn_async_worker(tasks, employer, epoch, self.id.get());
                 Ok(())
             }
-            _ => self.crew.spawn_worker(employer, epoch, self.id.get()),
+            _ => self.workers.spawn_worker(employer, epoch, self.id.get()),
         }
     }
 
     /// Waits until calls that run as tasks are to end.
-    pub(crate) fn calls_cut_off(&self) -> WaitForCancellationFuture<'_> {
-        self.cut_off.cancelled()
+    pub(crate) fn calls_aborted(&self) -> WaitForCancellationFuture<'_> {
+        self.abort.cancelled()
     }
 
     /// Ends the calls that run as tasks.
-    pub(crate) fn cut_calls_off(&self) {
-        self.cut_off.cancel();
+    pub(crate) fn abort_calls(&self) {
+        self.abort.cancel();
     }
 
     /// The body, once the last lease has left it. Calls that run as tasks end after
-    /// `drain_wait_max`: unlike those that are in a library, they can.
-    fn drained(&self, drain_wait_max: Duration) -> Option<Body> {
-        let body = self.returned.take(drain_wait_max);
-        if body.is_some() || self.tasks.is_none() {
+    /// `drain_timeout`: unlike those that are in a library, they can.
+    fn drained(&self, drain_timeout: Duration) -> Option<Backend> {
+        let body = self.returned.take(drain_timeout);
+        if body.is_some() || self.runtime.is_none() {
             return body;
         }
-        self.cut_calls_off();
-        self.returned.take(CUT_OFF_WAIT_MAX)
+        self.abort_calls();
+        self.returned.take(ABORT_TIMEOUT)
     }
 
     /// Whether it is the one that new calls go to.
@@ -143,13 +147,13 @@ impl Generation {
     }
 
     /// The body, once the last lease has left it, at most after `wait_max`.
-    pub(crate) fn take_body(&self, wait_max: Duration) -> Option<Body> {
+    pub(crate) fn take_backend(&self, wait_max: Duration) -> Option<Backend> {
         self.returned.take(wait_max)
     }
 
     /// Tells the board of a panic.
-    pub(crate) fn tell_fault(&self, fault: Fault, own_thread: bool) {
-        self.board.tell(HostEvent::Faulted {
+    pub(crate) fn emit_fault(&self, fault: Fault, own_thread: bool) {
+        self.events.emit(HostEvent::Faulted {
             plugin: self.name.clone(),
             generation: self.id,
             fault,
@@ -157,14 +161,14 @@ impl Generation {
         });
     }
 
-    fn turn(&self, state: State) {
+    fn set_state(&self, state: State) {
         *lock(&self.state) = state;
     }
 
     #[cold]
-    fn failed(&self, failure: Failure) -> Error {
+    fn error_from(&self, failure: Failure) -> Error {
         if let Failure::Panic(fault) = &failure {
-            self.tell_fault(fault.clone(), false);
+            self.emit_fault(fault.clone(), false);
         }
         error_of(failure).of(&self.name).in_generation(self.id)
     }
@@ -172,7 +176,7 @@ impl Generation {
     /// As [`failed`](Self::failed), for a call with this deadline. Once that has passed, an error
     /// that the plugin returns, such as for a call that it cancelled, is a missed deadline.
     #[cold]
-    fn failed_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {
+    fn error_from_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {
         match failure {
             Failure::Error(own) if deadline.is_some_and(|late| late <= Instant::now()) => {
                 let message = "did not answer before the deadline; it returned an error after it";
@@ -180,26 +184,26 @@ impl Generation {
                     Error::new(ErrorKind::DeadlineExceeded, message).caused_by(own.to_string());
                 error.of(&self.name).in_generation(self.id)
             }
-            failure => self.failed(failure),
+            failure => self.error_from(failure),
         }
     }
 
     /// Refuses what is too large to be sent.
     fn check_input(&self, request: &Request<'_>) -> Result<(), Error> {
         let found = request.as_bytes().len();
-        let fits = found as u64 <= self.limits.input_bytes_max;
+        let fits = found as u64 <= self.limits.max_input_bytes;
         if fits { Ok(()) } else { Err(self.input_too_large(found)) }
     }
 
     /// Fills `reply` with what a process answered.
     #[cfg(unix)]
-    fn take_in(
+    fn fill_reply(
         &self,
         request: &Request<'_>,
         answer: Result<Output, Failure>,
         reply: &mut Reply,
     ) -> Result<(), Error> {
-        let output = answer.map_err(|failure| self.failed_by(request.deadline(), failure))?;
+        let output = answer.map_err(|failure| self.error_from_by(request.deadline(), failure))?;
         reply.made_elsewhere(self.id, output);
         if reply.has_own_content_type() {
             return self.check_content_type(reply.content_type());
@@ -219,7 +223,7 @@ impl Generation {
             "answered with the content type `{found}`, which is not valid: wanted at most \
              {CONTENT_TYPE_BYTES_MAX} bytes without control characters"
         );
-        Err(Error::new(ErrorKind::Output, message).of(&self.name).in_generation(self.id))
+        Err(Error::new(ErrorKind::InvalidOutput, message).of(&self.name).in_generation(self.id))
     }
 
     #[cold]
@@ -238,16 +242,16 @@ impl Generation {
 
     #[cold]
     fn input_too_large(&self, found: usize) -> Error {
-        let wanted = self.limits.input_bytes_max;
+        let wanted = self.limits.max_input_bytes;
         let message = format!("was sent {found} bytes; its `limits.input_bytes` is {wanted}");
-        Error::new(ErrorKind::Input, message).of(&self.name).in_generation(self.id)
+        Error::new(ErrorKind::InvalidInput, message).of(&self.name).in_generation(self.id)
     }
 
     #[cold]
     fn output_too_large(&self, found: usize) -> Error {
-        let wanted = self.limits.output_bytes_max;
+        let wanted = self.limits.max_output_bytes;
         let message = format!("answered {found} bytes; its `limits.output_bytes` is {wanted}");
-        Error::new(ErrorKind::Output, message).of(&self.name).in_generation(self.id)
+        Error::new(ErrorKind::InvalidOutput, message).of(&self.name).in_generation(self.id)
     }
 }
 

@@ -39,7 +39,7 @@ struct Quarantined {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Go on calling.
-    GoOn,
+    Continue,
     /// Call again no earlier than after this time.
     Quarantine { faults: u32, back_off: Duration },
 }
@@ -47,21 +47,21 @@ pub(crate) enum Decision {
 /// Whether a call may go on.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
+pub(crate) enum AdmissionDecision {
     /// It may.
-    Go,
+    Allow,
     /// It may, and what comes of it decides.
     Probe(Probe),
     /// It may not, for this long.
-    Refuse { probe_in: Duration },
+    Reject { probe_in: Duration },
 }
 
 /// What a call that did not panic means.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Success {
+pub(crate) enum ProbeEffect {
     /// Nothing new.
-    Usual,
+    Unchanged,
     /// The quarantine is over.
     Restored,
 }
@@ -87,25 +87,25 @@ impl History {
         policy: Option<&Quarantine>,
     ) -> Decision {
         let Some(policy) = policy.filter(|_| generation == self.generation) else {
-            return Decision::GoOn;
+            return Decision::Continue;
         };
         if let Some(quarantined) = &self.quarantined {
             if !probe {
-                return Decision::GoOn;
+                return Decision::Continue;
             }
-            let back_off = quarantined.back_off.saturating_mul(2).min(policy.back_off_max);
+            let back_off = quarantined.back_off.saturating_mul(2).min(policy.max_backoff);
             return self.quarantine(at, 1, back_off);
         }
         self.faults.push_back(at);
         while self.faults.front().is_some_and(|first| at.duration_since(*first) > policy.window) {
             self.faults.pop_front();
         }
-        if self.faults.len() < policy.faults_max.max(1) as usize {
-            return Decision::GoOn;
+        if self.faults.len() < policy.max_faults.max(1) as usize {
+            return Decision::Continue;
         }
         let faults = u32::try_from(self.faults.len()).unwrap_or(u32::MAX);
         self.faults.clear();
-        self.quarantine(at, faults, policy.back_off_first.min(policy.back_off_max))
+        self.quarantine(at, faults, policy.initial_backoff.min(policy.max_backoff))
     }
 
     fn quarantine(&mut self, at: Instant, faults: u32, back_off: Duration) -> Decision {
@@ -115,40 +115,40 @@ impl History {
     }
 
     /// A call wants to go on at `at`.
-    pub(crate) fn admit(&mut self, at: Instant) -> Admission {
-        let Some(quarantined) = &mut self.quarantined else { return Admission::Go };
+    pub(crate) fn admit(&mut self, at: Instant) -> AdmissionDecision {
+        let Some(quarantined) = &mut self.quarantined else { return AdmissionDecision::Allow };
         // A probe that never ends is followed by another.
         let until = match quarantined.probing {
             Some((_, since)) => after(since, quarantined.back_off),
             None => quarantined.until,
         };
         if at < until {
-            return Admission::Refuse { probe_in: until.duration_since(at) };
+            return AdmissionDecision::Reject { probe_in: until.duration_since(at) };
         }
         self.probes += 1;
         quarantined.probing = Some((self.probes, at));
-        Admission::Probe(Probe { generation: self.generation, number: self.probes })
+        AdmissionDecision::Probe(Probe { generation: self.generation, number: self.probes })
     }
 
     /// A probe ended without a fault. One that was given up before decides nothing.
-    pub(crate) fn probe_succeeded(&mut self, probe: Probe) -> Success {
-        if self.is_at(probe) && self.quarantined.take().is_some() {
-            Success::Restored
+    pub(crate) fn probe_succeeded(&mut self, probe: Probe) -> ProbeEffect {
+        if self.is_current_probe(probe) && self.quarantined.take().is_some() {
+            ProbeEffect::Restored
         } else {
-            Success::Usual
+            ProbeEffect::Unchanged
         }
     }
 
     /// A probe never reached the plugin: the next call may try.
-    pub(crate) fn probe_undone(&mut self, probe: Probe) {
-        if self.is_at(probe)
+    pub(crate) fn probe_cancelled(&mut self, probe: Probe) {
+        if self.is_current_probe(probe)
             && let Some(quarantined) = &mut self.quarantined
         {
             quarantined.probing = None;
         }
     }
 
-    fn is_at(&self, probe: Probe) -> bool {
+    fn is_current_probe(&self, probe: Probe) -> bool {
         let probing = self.quarantined.as_ref().and_then(|quarantined| quarantined.probing);
         probe.generation == self.generation
             && probing.is_some_and(|(number, _)| number == probe.number)
@@ -165,10 +165,10 @@ mod tests {
     use super::*;
 
     const POLICY: Quarantine = Quarantine {
-        faults_max: 3,
+        max_faults: 3,
         window: Duration::from_secs(10),
-        back_off_first: Duration::from_secs(1),
-        back_off_max: Duration::from_secs(3),
+        initial_backoff: Duration::from_secs(1),
+        max_backoff: Duration::from_secs(3),
     };
 
     fn quarantine(faults: u32, seconds: u64) -> Decision {
@@ -181,10 +181,13 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut history = History::new(7);
         for seconds in [0, 6, 12, 18, 24] {
-            assert_eq!(history.fault(7, at(seconds), false, Some(&POLICY)), Decision::GoOn);
+            assert_eq!(history.fault(7, at(seconds), false, Some(&POLICY)), Decision::Continue);
         }
         assert_eq!(history.fault(7, at(25), false, Some(&POLICY)), quarantine(3, 1));
-        assert_eq!(history.admit(at(25)), Admission::Refuse { probe_in: Duration::from_secs(1) });
+        assert_eq!(
+            history.admit(at(25)),
+            AdmissionDecision::Reject { probe_in: Duration::from_secs(1) }
+        );
     }
 
     #[test]
@@ -193,38 +196,38 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut history = History::new(7);
         for _ in 0..2 {
-            assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), Decision::GoOn);
+            assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), Decision::Continue);
         }
         assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), quarantine(3, 1));
         // A call that began before the quarantine changes nothing, however it ends.
-        assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), Decision::GoOn);
-        assert_eq!(history.fault(6, at(0), true, Some(&POLICY)), Decision::GoOn);
+        assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), Decision::Continue);
+        assert_eq!(history.fault(6, at(0), true, Some(&POLICY)), Decision::Continue);
         let probe = |number| Probe { generation: 7, number };
         let of_before = Probe { generation: 6, number: 1 };
         for (number, now, back_off) in [(1, 1, 2), (2, 3, 3), (3, 6, 3)] {
-            assert_eq!(history.admit(at(now)), Admission::Probe(probe(number)));
-            assert_eq!(history.probe_succeeded(of_before), Success::Usual);
-            assert!(matches!(history.admit(at(now)), Admission::Refuse { .. }));
+            assert_eq!(history.admit(at(now)), AdmissionDecision::Probe(probe(number)));
+            assert_eq!(history.probe_succeeded(of_before), ProbeEffect::Unchanged);
+            assert!(matches!(history.admit(at(now)), AdmissionDecision::Reject { .. }));
             assert_eq!(history.fault(7, at(now), true, Some(&POLICY)), quarantine(1, back_off));
             // It was given up, so what comes of it later decides nothing.
-            assert_eq!(history.probe_succeeded(probe(number)), Success::Usual);
+            assert_eq!(history.probe_succeeded(probe(number)), ProbeEffect::Unchanged);
         }
-        assert_eq!(history.admit(at(9)), Admission::Probe(probe(4)));
-        history.probe_undone(of_before);
-        assert!(matches!(history.admit(at(9)), Admission::Refuse { .. }));
-        history.probe_undone(probe(4));
-        assert_eq!(history.admit(at(9)), Admission::Probe(probe(5)));
+        assert_eq!(history.admit(at(9)), AdmissionDecision::Probe(probe(4)));
+        history.probe_cancelled(of_before);
+        assert!(matches!(history.admit(at(9)), AdmissionDecision::Reject { .. }));
+        history.probe_cancelled(probe(4));
+        assert_eq!(history.admit(at(9)), AdmissionDecision::Probe(probe(5)));
         // This one never ends; the next is let through when the wait is over once more.
-        assert_eq!(history.admit(at(12)), Admission::Probe(probe(6)));
-        assert_eq!(history.probe_succeeded(probe(6)), Success::Restored);
-        assert_eq!(history.admit(at(9)), Admission::Go);
+        assert_eq!(history.admit(at(12)), AdmissionDecision::Probe(probe(6)));
+        assert_eq!(history.probe_succeeded(probe(6)), ProbeEffect::Restored);
+        assert_eq!(history.admit(at(9)), AdmissionDecision::Allow);
     }
 
     #[test]
     fn without_a_policy_nothing_is_held_against_a_plugin() {
         let mut history = History::new(7);
         for _ in 0..1000 {
-            assert_eq!(history.fault(7, Instant::now(), false, None), Decision::GoOn);
+            assert_eq!(history.fault(7, Instant::now(), false, None), Decision::Continue);
         }
         assert!(!history.is_quarantined());
         assert!(history.faults.is_empty());

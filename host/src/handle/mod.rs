@@ -1,7 +1,7 @@
 //! What callers hold: a plugin by its name, whatever generation serves.
 
-mod each;
-mod each_later;
+mod batch;
+mod batch_async;
 mod pooled;
 #[cfg(test)]
 mod task_tests;
@@ -15,13 +15,13 @@ use hotbay_plugin::Snapshot;
 
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
-use crate::generation::Token;
+use crate::generation::InstanceRef;
 use crate::id::{GenerationId, PluginName};
-use crate::layers::{Applied, Stack, stack};
+use crate::layers::{PluginLayers, Stack, stack};
 use crate::pool::Ticket;
-use crate::slot::{Method, Slot, Step as _, Stride as _, Visit};
+use crate::slot::{AsyncService as _, CallScope, Method, Slot, SyncService as _};
 use crate::sync::ProcessEpoch;
-pub(crate) use each::Each;
+pub(crate) use batch::BatchItem;
 pub use pooled::Execute;
 
 /// A plugin of a host. Cheap to clone; lives through reloads.
@@ -40,7 +40,7 @@ impl Inner {
     /// Inlined into the caller, so that the reply lies where the caller wants it: a reply that
     /// was just written is not moved without waiting for the stores.
     #[inline(always)]
-    fn visit(&self, visit: &Visit<'_>) -> Result<Reply, Error> {
+    fn visit(&self, visit: &CallScope<'_>) -> Result<Reply, Error> {
         let mut answer = Ok(Reply::vacant());
         if let Ok(reply) = &mut answer
             && let Err(error) = self.walk(visit, reply)
@@ -52,15 +52,15 @@ impl Inner {
 
     /// The corridor, once.
     #[inline(never)]
-    fn walk(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn walk(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         self.check_process()?;
         self.stack.call(visit, reply)
     }
 
     /// The corridor, by a future.
-    async fn stride(&self, visit: &Visit<'_>) -> Result<Reply, Error> {
+    async fn stride(&self, visit: &CallScope<'_>) -> Result<Reply, Error> {
         let mut reply = Reply::vacant();
-        self.stack.stride(visit, &mut reply).await?;
+        self.stack.call_async(visit, &mut reply).await?;
         Ok(reply)
     }
 
@@ -79,8 +79,8 @@ impl Inner {
 }
 
 impl PluginHandle {
-    pub(crate) fn new(slot: Arc<Slot>, applied: &Applied) -> Self {
-        slot.set_walkable(applied.is_walkable());
+    pub(crate) fn new(slot: Arc<Slot>, applied: &PluginLayers) -> Self {
+        slot.set_supports_async(applied.supports_async());
         let process = ProcessEpoch::now();
         Self { inner: Arc::new(Inner { stack: stack(&slot, applied), slot, process }) }
     }
@@ -98,14 +98,14 @@ impl PluginHandle {
     /// # Errors
     ///
     /// `Plugin` with the plugin's own error, `Panicked` with the fault, `Quarantined`,
-    /// `Retired`, `Shutdown`, `Input` and `Output` for what is too large, `Input` for what does
+    /// `Retired`, `Shutdown`, `InvalidInput` and `InvalidOutput` for what is too large, `InvalidInput` for what does
     /// not fit its `input_schema` or the application does not accept, `DeadlineExceeded` and
     /// `Cancelled` for what had not begun, `Overloaded` for more calls at once than its
-    /// `limits.in_flight`, `Denied` for an operation that it was not granted, and `Layer` for a
+    /// `limits.in_flight`, `PermissionDenied` for an operation that it was not granted, and `LayerPanicked` for a
     /// layer or a validator that panicked.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        self.inner.visit(&Visit::here(&request))
+        self.inner.visit(&CallScope::inline(&request))
     }
 
     /// Calls the plugin in this thread, past all layers: what these cost is measured by this.
@@ -118,7 +118,7 @@ impl PluginHandle {
     #[inline(always)]
     pub fn call_without_layers(&self, request: Request<'_>) -> Result<Reply, Error> {
         let mut reply = Reply::vacant();
-        self.inner.slot.call(&Visit::here(&request), &mut reply)?;
+        self.inner.slot.call(&CallScope::inline(&request), &mut reply)?;
         Ok(reply)
     }
 
@@ -127,7 +127,7 @@ impl PluginHandle {
     /// Runs on any executor. Dropping the future takes the call back. At the deadline the
     /// answer is `DeadlineExceeded`, whatever the plugin does; a call that runs on is
     /// *abandoned*: its worker is replaced, at most
-    /// [`abandoned_max`](crate::HostLimits::abandoned_max) times, and then the plugin is
+    /// [`max_abandoned_calls`](crate::HostLimits::max_abandoned_calls) times, and then the plugin is
     /// quarantined until one of them returns.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ impl PluginHandle {
     /// plugin is paused for a reload.
     pub async fn health(&self) -> Result<(), Error> {
         self.inner.check_process()?;
-        let answer = self.inner.slot.pin_now()?.ask(|body| body.health())?;
+        let answer = self.inner.slot.try_pin()?.call_with(|body| body.health())?;
         self.answer(answer).await
     }
 
@@ -158,7 +158,7 @@ impl PluginHandle {
     /// As [`health`](Self::health).
     pub async fn snapshot(&self) -> Result<Option<Snapshot>, Error> {
         self.inner.check_process()?;
-        let answer = self.inner.slot.pin_now()?.ask(|body| body.snapshot())?;
+        let answer = self.inner.slot.try_pin()?.call_with(|body| body.snapshot())?;
         self.answer(answer).await
     }
 
@@ -188,13 +188,14 @@ impl fmt::Debug for PluginHandle {
 /// a subscriber of its log.
 #[cold]
 fn lost(slot: &Slot) -> Error {
-    Error::new(ErrorKind::Bug, "was called, and the call ended without an answer").of(&slot.name)
+    Error::new(ErrorKind::Internal, "was called, and the call ended without an answer")
+        .of(&slot.name)
 }
 
 /// A hold on one generation of a plugin. Whatever ends that generation waits until this is
 /// dropped, so drop it when a call answers `Retired`.
 pub struct Pinned {
-    token: Arc<Token>,
+    token: Arc<InstanceRef>,
     inner: Arc<Inner>,
 }
 
@@ -209,8 +210,8 @@ impl Pinned {
         if !self.token.generation().is_current() {
             return Err(self.not_current());
         }
-        let visit = Visit { method: Method::Pinned, ..Visit::here(&request) };
-        self.inner.visit(&Visit { lease: Some(&self.token), ..visit })
+        let visit = CallScope { method: Method::Pinned, ..CallScope::inline(&request) };
+        self.inner.visit(&CallScope { lease: Some(&self.token), ..visit })
     }
 
     /// The generation that is held.
@@ -220,8 +221,8 @@ impl Pinned {
 
     #[cold]
     fn not_current(&self) -> Error {
-        if self.inner.slot.is_ending() {
-            return self.inner.slot.gone();
+        if self.inner.slot.is_shutting_down() {
+            return self.inner.slot.unloaded_error();
         }
         let generation = self.generation();
         let message =

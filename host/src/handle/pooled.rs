@@ -11,28 +11,28 @@ use std::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{Inner, lost};
-use crate::call::{Reply, Request, Standing};
+use crate::call::{CallState, Reply, Request};
 use crate::error::Error;
 use crate::pool::{
     DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, Teller, Ticket, WaitLimits, ticket,
 };
-use crate::slot::Visit;
+use crate::slot::CallScope;
 use crate::sync::{after, lock};
 
 type Answer = Result<Reply, Error>;
 
 /// A call that waits in the queue or runs.
-struct Pooled {
+struct PooledCall {
     inner: Arc<Inner>,
     request: Request<'static>,
-    standing: Standing,
+    state: CallState,
     /// None once the call was answered.
     teller: Mutex<Option<Teller<Answer>>>,
     /// Whether it was counted: by the layers, or as one that never began.
     is_counted: AtomicBool,
 }
 
-impl Pooled {
+impl PooledCall {
     fn answer(&self, answer: impl FnOnce() -> Answer) -> bool {
         // Taken first: whoever is told may have code of their own behind it.
         let teller = lock(&self.teller).take();
@@ -44,24 +44,24 @@ impl Pooled {
     }
 }
 
-impl Pooled {
+impl PooledCall {
     /// The caller does not want the answer any more.
-    fn take_back(self: &Arc<Self>) {
-        self.standing.take_back();
-        if self.answer(|| Err(self.inner.slot.taken_back())) {
+    fn cancel(self: &Arc<Self>) {
+        self.state.cancel();
+        if self.answer(|| Err(self.inner.slot.cancelled_error())) {
             let work: Arc<dyn Job> = Arc::<Self>::clone(self);
-            self.inner.slot.take_back(&work);
+            self.inner.slot.cancel(&work);
         }
     }
 }
 
-impl Job for Pooled {
+impl Job for PooledCall {
     fn run(self: Arc<Self>, generation: u64) -> JobOutcome {
-        if !self.standing.is_wanted() {
+        if !self.state.is_active() {
             return JobOutcome::Completed;
         }
-        let answer = self.inner.slot.under_lease(generation, |token| {
-            self.inner.visit(&Visit::pooled(&self.request, token, &self.standing))
+        let answer = self.inner.slot.with_lease(generation, |token| {
+            self.inner.visit(&CallScope::pooled(&self.request, token, &self.state))
         });
         let Some(answer) = answer else { return JobOutcome::StaleEpoch };
         self.is_counted.store(true, Ordering::Relaxed);
@@ -70,15 +70,15 @@ impl Job for Pooled {
     }
 
     fn run_async(self: Arc<Self>, generation: u64) -> JobFuture {
-        self.standing.run_as_task();
+        self.state.mark_async();
         Box::pin(async move {
-            if !self.standing.is_wanted() {
+            if !self.state.is_active() {
                 return JobOutcome::Completed;
             }
-            let Some(token) = self.inner.slot.lease_of(generation) else {
+            let Some(token) = self.inner.slot.lease(generation) else {
                 return JobOutcome::StaleEpoch;
             };
-            let visit = Visit::pooled(&self.request, &token, &self.standing);
+            let visit = CallScope::pooled(&self.request, &token, &self.state);
             let answer = self.inner.stride(&visit).await;
             // Whoever is told may wait for the end of this generation.
             drop(token);
@@ -90,7 +90,7 @@ impl Job for Pooled {
 
     fn reject(self: Arc<Self>, why: RejectReason) {
         self.is_counted.store(true, Ordering::Relaxed);
-        self.answer(|| Err(self.inner.slot.never(why)));
+        self.answer(|| Err(self.inner.slot.reject_error(why)));
     }
 
     fn panicked(self: Arc<Self>) {
@@ -98,7 +98,7 @@ impl Job for Pooled {
     }
 
     fn is_wanted(&self) -> bool {
-        self.standing.is_wanted()
+        self.state.is_active()
     }
 
     fn due(&self) -> Option<Instant> {
@@ -106,8 +106,8 @@ impl Job for Pooled {
     }
 
     fn check_deadline(self: Arc<Self>, _: Instant) -> DeadlineCheck {
-        self.standing.be_late();
-        if self.answer(|| Err(self.inner.slot.abandoned(&self.standing))) {
+        self.state.time_out();
+        if self.answer(|| Err(self.inner.slot.timeout_error(&self.state))) {
             DeadlineCheck::Exceeded { remaining: None }
         } else {
             DeadlineCheck::WithinDeadline
@@ -115,15 +115,15 @@ impl Job for Pooled {
     }
 }
 
-impl Drop for Pooled {
+impl Drop for PooledCall {
     /// It may have been taken back, or not taken at all.
     fn drop(&mut self) {
         if *self.is_counted.get_mut() {
             return;
         }
-        match self.standing.entered() {
-            Some(_) => self.inner.slot.count_dropped(),
-            None => self.inner.slot.count_refused(),
+        match self.state.entered() {
+            Some(_) => self.inner.slot.count_cancelled(),
+            None => self.inner.slot.count_rejected(),
         }
     }
 }
@@ -134,25 +134,25 @@ impl Drop for Pooled {
 pub struct Execute(State);
 
 enum State {
-    Waits(Waits),
-    Refused(Option<Error>),
+    Waiting(WaitingCall),
+    Rejected(Option<Error>),
     Done,
 }
 
-struct Waits {
+struct WaitingCall {
     ticket: Ticket<Answer>,
-    work: Arc<Pooled>,
+    work: Arc<PooledCall>,
     /// Where the request named a token: wakes when that is cancelled, whoever polls.
     _token: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 /// Takes a call back when its token is cancelled, on the thread that cancels it.
-struct TakeBack(Weak<Pooled>);
+struct CancelOnWake(Weak<PooledCall>);
 
-impl Wake for TakeBack {
+impl Wake for CancelOnWake {
     fn wake(self: Arc<Self>) {
         if let Some(work) = self.0.upgrade() {
-            work.take_back();
+            work.cancel();
         }
     }
 }
@@ -160,39 +160,39 @@ impl Wake for TakeBack {
 impl Execute {
     /// Queues a call, now.
     pub(super) fn new(inner: &Arc<Inner>, request: Request<'_>) -> Self {
-        match Waits::new(inner, request) {
-            Ok(waits) => Self(State::Waits(waits)),
-            Err(error) => Self(State::Refused(Some(error))),
+        match WaitingCall::new(inner, request) {
+            Ok(waits) => Self(State::Waiting(waits)),
+            Err(error) => Self(State::Rejected(Some(error))),
         }
     }
 }
 
-impl Waits {
+impl WaitingCall {
     fn new(inner: &Arc<Inner>, request: Request<'_>) -> Result<Self, Error> {
         let slot = &inner.slot;
         inner.check_process()?;
         let mut request = request.into_owned();
-        let admitted = slot.admit_to_queue().and_then(|()| bound(inner, &mut request));
-        let patience = admitted.inspect_err(|_| slot.count_refused())?;
-        if request.is_taken_back() {
-            slot.count_refused();
-            return Err(slot.not_wanted());
+        let admitted = slot.check_admission().and_then(|()| bound(inner, &mut request));
+        let patience = admitted.inspect_err(|_| slot.count_rejected())?;
+        if request.is_cancelled() {
+            slot.count_rejected();
+            return Err(slot.cancelled_before_start());
         }
         let token = request.cancellation_token().cloned();
         let (teller, ticket) = ticket();
-        let work = Arc::new(Pooled {
+        let work = Arc::new(PooledCall {
             inner: Arc::clone(inner),
             request,
-            standing: Standing::default(),
+            state: CallState::default(),
             teller: Mutex::new(Some(teller)),
             is_counted: AtomicBool::new(false),
         });
-        slot.enqueue(Arc::<Pooled>::clone(&work), patience)?;
+        slot.enqueue(Arc::<PooledCall>::clone(&work), patience)?;
         let mut token = token.map(|token| Box::pin(token.cancelled_owned()));
         if let Some(token) = &mut token {
-            let waker = Waker::from(Arc::new(TakeBack(Arc::downgrade(&work))));
+            let waker = Waker::from(Arc::new(CancelOnWake(Arc::downgrade(&work))));
             if token.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                work.take_back();
+                work.cancel();
             }
         }
         Ok(Self { ticket, work, _token: token })
@@ -203,8 +203,8 @@ impl Waits {
 fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<WaitLimits, Error> {
     let slot = &inner.slot;
     let place_wait_max = request.place_wait_max();
-    let terms = slot.terms_now();
-    let want_time = terms.as_ref().is_some_and(|terms| terms.want_time(request.deadline()));
+    let terms = slot.load_policy();
+    let want_time = terms.as_ref().is_some_and(|terms| terms.needs_clock(request.deadline()));
     if !want_time && request.deadline().is_none() && place_wait_max.is_none() {
         return Ok(WaitLimits::default());
     }
@@ -214,9 +214,9 @@ fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<WaitLimits, Error> 
         request.set_deadline(Some(deadline));
     }
     if request.deadline().is_some_and(|deadline| deadline <= now) {
-        return Err(slot.late("was not called: the deadline had passed"));
+        return Err(slot.deadline_error("was not called: the deadline had passed"));
     }
-    let age_max = terms.as_ref().and_then(|terms| terms.queue_age_max);
+    let age_max = terms.as_ref().and_then(|terms| terms.queue_timeout);
     Ok(WaitLimits {
         deadline: request.deadline(),
         space_until: place_wait_max.map(|wait_max| after(now, wait_max)),
@@ -229,16 +229,16 @@ impl Future for Execute {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = match &mut self.0 {
-            State::Waits(waits) if !waits.work.inner.process.is_current() => {
+            State::Waiting(waits) if !waits.work.inner.process.is_current() => {
                 Err(waits.work.inner.forked())
             }
-            State::Waits(waits) => match Pin::new(&mut waits.ticket).poll(context) {
+            State::Waiting(waits) => match Pin::new(&mut waits.ticket).poll(context) {
                 Poll::Ready(answer) => answer.unwrap_or_else(|| Err(lost(&waits.work.inner.slot))),
                 Poll::Pending => return Poll::Pending,
             },
             // Polled after it was ready, as no future may be.
-            State::Refused(None) | State::Done => return Poll::Pending,
-            State::Refused(error) => match error.take() {
+            State::Rejected(None) | State::Done => return Poll::Pending,
+            State::Rejected(error) => match error.take() {
                 Some(error) => Err(error),
                 None => return Poll::Pending,
             },
@@ -248,10 +248,10 @@ impl Future for Execute {
     }
 }
 
-impl Drop for Waits {
+impl Drop for WaitingCall {
     fn drop(&mut self) {
         if self.work.inner.process.is_current() {
-            self.work.take_back();
+            self.work.cancel();
         }
     }
 }

@@ -11,14 +11,14 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::PluginHandle;
-use super::each::{Each, Many};
-use crate::call::{Request, Standing};
+use super::batch::{BatchItem, BatchJob};
+use crate::call::{CallState, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::state::State;
-use crate::generation::{Generation, Parts, Token};
+use crate::generation::{Generation, InstanceRef, Parts};
 use crate::host::Host;
 use crate::pool::WorkerThreads;
-use crate::slot::{Pass, Visit};
+use crate::slot::{Admission, CallScope};
 use crate::{Call, Layer, Next, Reply};
 
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -51,20 +51,20 @@ fn move_to_tasks(plugin: &PluginHandle, runtime: &Runtime) -> Arc<Generation> {
     let slot = &plugin.inner.slot;
     let paused = slot.pause().expect("it serves");
     let before = &paused.generation;
-    let instance = before.take_body(WAIT_MAX).expect("nobody calls it");
+    let instance = before.take_backend(WAIT_MAX).expect("nobody calls it");
     let parts = Parts {
         name: before.name.clone(),
         id: slot.next_generation(),
         version: before.version.clone(),
         limits: before.limits,
-        terms: Arc::clone(&before.terms),
-        keep: None,
-        crew: WorkerThreads::new("thread".to_owned(), 1 << 20, 2),
-        tasks: Some(runtime.handle().clone()),
-        board: before.board.clone(),
+        policy: Arc::clone(&before.policy),
+        retain_reason: None,
+        workers: WorkerThreads::new("thread".to_owned(), 1 << 20, 2),
+        runtime: Some(runtime.handle().clone()),
+        events: before.events.clone(),
         services: None,
     };
-    let token = Token::new(parts, instance);
+    let token = InstanceRef::new(parts, instance);
     let generation = Arc::clone(token.generation());
     assert!(slot.promote(token).expect("it is not unloaded").is_none());
     generation
@@ -88,9 +88,12 @@ fn pooled_calls_run_on_the_runtime_and_the_layers_count_them() {
         let failed = plugin.execute(Request::text("fail")).await.expect_err("it fails");
         assert_eq!(failed.kind(), ErrorKind::Plugin);
         let denied = Request::text("").operation("write").deadline_in(WAIT_MAX);
-        assert_eq!(plugin.execute(denied).await.expect_err("no").kind(), ErrorKind::Denied);
+        assert_eq!(
+            plugin.execute(denied).await.expect_err("no").kind(),
+            ErrorKind::PermissionDenied
+        );
     });
-    let meter = &plugin.inner.slot.meter;
+    let meter = &plugin.inner.slot.counters;
     assert_eq!(meter.calls.sum(), 25);
     assert_eq!(meter.errors.load(Ordering::Relaxed), 1);
     assert_eq!(meter.refused.load(Ordering::Relaxed), 1);
@@ -135,24 +138,24 @@ fn chunks_run_as_tasks_with_an_outcome_for_each_call() {
 }
 
 /// Five calls: one fails, and one is answered before it is made.
-fn calls() -> Vec<Each> {
-    let texts = ["", "fail", "", "", ""].map(|text| Each::Asks(Request::text(text)));
+fn calls() -> Vec<BatchItem> {
+    let texts = ["", "fail", "", "", ""].map(|text| BatchItem::Pending(Request::text(text)));
     let mut calls = Vec::from(texts);
-    calls[2] = Each::Failed(Error::new(ErrorKind::Input, "was failed before"));
+    calls[2] = BatchItem::Failed(Error::new(ErrorKind::InvalidInput, "was failed before"));
     calls
 }
 
-fn check(outcomes: &[Each]) {
+fn check(outcomes: &[BatchItem]) {
     let kinds: Vec<_> = outcomes
         .iter()
         .map(|outcome| match outcome {
-            Each::Asks(_) => panic!("a call was not made"),
-            Each::Answered(_, reply) => Ok(reply.as_text().expect("text").to_owned()),
-            Each::Failed(error) => Err(error.kind()),
+            BatchItem::Pending(_) => panic!("a call was not made"),
+            BatchItem::Answered(_, reply) => Ok(reply.as_text().expect("text").to_owned()),
+            BatchItem::Failed(error) => Err(error.kind()),
         })
         .collect();
     let text = || Ok("task".to_owned());
-    let wanted = [text(), Err(ErrorKind::Plugin), Err(ErrorKind::Input), text(), text()];
+    let wanted = [text(), Err(ErrorKind::Plugin), Err(ErrorKind::InvalidInput), text(), text()];
     assert_eq!(kinds, wanted);
 }
 
@@ -163,19 +166,21 @@ fn a_group_is_answered_by_one_exchange_and_each_call_goes_through_the_layers() {
     let generation = move_to_tasks(&plugin, &runtime);
     let inner = Arc::clone(&plugin.inner);
     let outcomes = runtime.spawn(async move {
-        let token = inner.slot.lease_of(generation.id.get()).expect("it serves");
+        let token = inner.slot.lease(generation.id.get()).expect("it serves");
         let mut calls = calls();
-        calls.push(Each::Asks(Request::text("").operation("write")));
-        let many = Many::for_tests(&inner);
-        many.make_together(&token, &mut calls).await;
+        calls.push(BatchItem::Pending(Request::text("").operation("write")));
+        let many = BatchJob::for_tests(&inner);
+        many.call_together(&token, &mut calls).await;
         calls
     });
     let mut outcomes = runtime.block_on(outcomes).expect("no panic");
     // The layers refused it, so that it was not waited for.
     let refused = outcomes.pop();
-    assert!(matches!(refused, Some(Each::Failed(error)) if error.kind() == ErrorKind::Denied));
+    assert!(
+        matches!(refused, Some(BatchItem::Failed(error)) if error.kind() == ErrorKind::PermissionDenied)
+    );
     check(&outcomes);
-    assert_eq!(plugin.inner.slot.meter.calls.sum(), 5);
+    assert_eq!(plugin.inner.slot.counters.calls.sum(), 5);
 }
 
 #[test]
@@ -185,23 +190,23 @@ fn an_exchange_ends_when_nobody_wants_the_answer_or_its_generation_has_to_end() 
     let generation = move_to_tasks(&plugin, &runtime);
     let slot = &plugin.inner.slot;
     runtime.block_on(async {
-        let token = slot.lease_of(generation.id.get()).expect("it serves");
-        let standing = Standing::default();
-        standing.run_as_task();
+        let token = slot.lease(generation.id.get()).expect("it serves");
+        let standing = CallState::default();
+        standing.mark_async();
         let never = || pending::<Result<(), Error>>();
-        let (ended, ()) = tokio::join!(slot.while_wanted(&token, &standing, never()), async {
-            standing.take_back();
+        let (ended, ()) = tokio::join!(slot.until_cancelled(&token, &standing, never()), async {
+            standing.cancel();
         });
         assert_eq!(ended.expect_err("it was taken back").kind(), ErrorKind::Cancelled);
         // Whoever comes too late hears it too; an answer that is there counts all the same.
-        let ended = slot.while_wanted(&token, &standing, never()).await;
+        let ended = slot.until_cancelled(&token, &standing, never()).await;
         assert_eq!(ended.expect_err("it was taken back").kind(), ErrorKind::Cancelled);
-        assert!(slot.while_wanted(&token, &standing, ready(Ok(()))).await.is_ok());
+        assert!(slot.until_cancelled(&token, &standing, ready(Ok(()))).await.is_ok());
 
-        let standing = Standing::default();
-        standing.run_as_task();
-        let exchange = slot.while_wanted(&token, &standing, never());
-        let (ended, ()) = tokio::join!(exchange, async { generation.cut_calls_off() });
+        let standing = CallState::default();
+        standing.mark_async();
+        let exchange = slot.until_cancelled(&token, &standing, never());
+        let (ended, ()) = tokio::join!(exchange, async { generation.abort_calls() });
         assert_eq!(ended.expect_err("its plugin ended").kind(), ErrorKind::Retired);
     });
 }
@@ -247,16 +252,16 @@ fn answers_that_do_not_come_in_time_are_held_against_the_generation_that_was_ask
     let plugin = host.plugin("where").expect("it is there");
     let generation = move_to_tasks(&plugin, &runtime);
     let slot = &plugin.inner.slot;
-    let token = slot.lease_of(generation.id.get()).expect("it serves");
-    let (request, standing, told) = (Request::text(""), Standing::default(), Standing::default());
-    told.be_late();
+    let token = slot.lease(generation.id.get()).expect("it serves");
+    let (request, standing, told) = (Request::text(""), CallState::default(), CallState::default());
+    told.time_out();
     let judge = |standing, error| {
-        let visit = Visit::pooled(&request, &token, standing);
-        slot.judge_outcome(Pass::Usual, &visit, &Err(error));
-        (slot.meter.abandoned.load(Ordering::Relaxed), slot.health.is_quarantined())
+        let visit = CallScope::pooled(&request, &token, standing);
+        slot.record_outcome(Admission::Normal, &visit, &Err(error));
+        (slot.counters.abandoned.load(Ordering::Relaxed), slot.health.is_quarantined())
     };
-    let not_asked = || slot.late("was not called");
-    let unanswered = || slot.late("did not answer").in_generation(generation.id);
+    let not_asked = || slot.deadline_error("was not called");
+    let unanswered = || slot.deadline_error("did not answer").in_generation(generation.id);
     let left = || Error::new(ErrorKind::Disconnected, "ended").in_generation(generation.id);
     for _ in 0..9 {
         assert_eq!(judge(&standing, not_asked()), (0, false));
@@ -267,7 +272,7 @@ fn answers_that_do_not_come_in_time_are_held_against_the_generation_that_was_ask
     for faults in 1..5 {
         assert_eq!(judge(&standing, unanswered()), (faults, false));
         assert_eq!(judge(&standing, unanswered()), (faults, false), "a call counts once");
-        standing.begin();
+        standing.reset();
     }
     assert_eq!(judge(&standing, unanswered()), (5, true));
 }

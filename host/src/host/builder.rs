@@ -7,21 +7,23 @@ use std::time::Duration;
 use hotbay_plugin::{CallContext, Output, Payload, Plugin, PluginError};
 
 use super::function::Function;
-use super::table::Table;
+use super::registry::Registry;
 use super::{Host, Inner, absolute};
 use crate::artifact::stage::StagingArea;
 use crate::boundary::{Instance, Root};
 use crate::call::Request;
 use crate::config::{HostLimits, Quarantine};
 use crate::error::{Error, ErrorKind};
-use crate::event::Board;
-use crate::generation::Keeper;
+use crate::event::EventBus;
+use crate::generation::DeferredUnloads;
 use crate::id::PluginName;
 use crate::layers::{Layer, Layers};
 use crate::manifest::{Manifest, start_order};
 use crate::pool::Timer;
 use crate::providers::{Choices, Preferences};
-use crate::reload::{AbandonedChecks, Candidate, Desk, Grant, Made, Rules, Source, Workshop};
+use crate::reload::{
+    AbandonedChecks, Candidate, CoalescingQueue, Grant, LoaderContext, Made, Rules, Source,
+};
 use crate::sync::SameProcess;
 
 /// Configures a [`Host`].
@@ -33,7 +35,7 @@ pub struct HostBuilder {
     pub(super) limits: HostLimits,
     quarantine: Option<Quarantine>,
     want_frames: bool,
-    deadline_default: Option<Duration>,
+    default_deadline: Option<Duration>,
     pub(super) layers: Layers,
     grant: Option<Grant>,
     /// The first thing that was asked for and makes no sense.
@@ -45,7 +47,7 @@ pub struct HostBuilder {
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
     is_watched: bool,
     poll_interval: Option<Duration>,
-    retire_removed: bool,
+    unload_removed: bool,
 }
 
 impl HostBuilder {
@@ -54,7 +56,7 @@ impl HostBuilder {
         let rules = Rules {
             allow_unverified: false,
             allow_writable_by_others: false,
-            library_bytes_max: limits.library_bytes_max,
+            max_library_bytes: limits.max_library_bytes,
         };
         Self {
             dirs: Vec::new(),
@@ -62,7 +64,7 @@ impl HostBuilder {
             limits,
             quarantine: Some(Quarantine::default()),
             want_frames: false,
-            deadline_default: None,
+            default_deadline: None,
             layers: Layers::default(),
             grant: None,
             mistake: None,
@@ -73,7 +75,7 @@ impl HostBuilder {
             compiled_in: Vec::new(),
             is_watched: false,
             poll_interval: None,
-            retire_removed: true,
+            unload_removed: true,
         }
     }
 
@@ -104,7 +106,7 @@ impl HostBuilder {
 
     /// Sets what plugins may use.
     pub fn limits(mut self, limits: HostLimits) -> Self {
-        self.rules.library_bytes_max = limits.library_bytes_max;
+        self.rules.max_library_bytes = limits.max_library_bytes;
         self.limits = limits;
         self
     }
@@ -118,8 +120,8 @@ impl HostBuilder {
 
     /// Sets how long pooled calls may take that name no deadline, to plugins whose manifests
     /// state none. Default: as long as they like.
-    pub fn deadline_default(mut self, wait_max: Duration) -> Self {
-        self.deadline_default = Some(wait_max);
+    pub fn default_deadline(mut self, wait_max: Duration) -> Self {
+        self.default_deadline = Some(wait_max);
         self
     }
 
@@ -132,17 +134,17 @@ impl HostBuilder {
 
     /// Gives processes a name of the host's environment, besides the usual ones such as `PATH`,
     /// `HOME` and `LANG`. Nothing else of it reaches them.
-    pub fn pass_environment(mut self, name: impl Into<String>) -> Self {
+    pub fn inherit_env(mut self, name: impl Into<String>) -> Self {
         self.environment.push(name.into());
         self
     }
 
     /// Looks at the requests of one plugin before they reach it. What `validator` answers with
-    /// `Err` is refused as `Input`, with its text.
+    /// `Err` is refused as `InvalidInput`, with its text.
     ///
     /// It runs in the thread that runs the call, after the check against the manifest's
     /// `input_schema`, if there is one; all validators of a plugin have to agree. One that
-    /// panics fails its call with the kind `Layer`, and nothing is held against the plugin.
+    /// panics fails its call with the kind `LayerPanicked`, and nothing is held against the plugin.
     ///
     /// ```
     /// # use hotbay::{Error, ErrorKind, Host, Output, Request};
@@ -179,7 +181,7 @@ impl HostBuilder {
     /// `grant` is asked once for each: for host services such as `log`, and for operations that
     /// requests may name ([`Request::operation`]). What it does not grant behaves as if it were
     /// not listed, and is told in [`PluginInfo::notes`](crate::PluginInfo::notes). If it panics,
-    /// the plugin is refused with the kind `Layer`. It blocks the load while it decides.
+    /// the plugin is refused with the kind `LayerPanicked`. It blocks the load while it decides.
     ///
     /// ```
     /// # use hotbay::{Error, ErrorKind, Host, Manifest, Output, Request};
@@ -206,7 +208,7 @@ impl HostBuilder {
     /// assert_eq!(error.kind(), ErrorKind::Denied);
     /// # Ok::<(), Error>(())
     /// ```
-    pub fn grant<F>(mut self, grant: F) -> Self
+    pub fn permission_policy<F>(mut self, grant: F) -> Self
     where
         F: Fn(&PluginName, &str) -> bool + Send + Sync + 'static,
     {
@@ -216,7 +218,7 @@ impl HostBuilder {
 
     /// Asks plugins for the return addresses of their panics: see
     /// [`Fault::frames`](hotbay_plugin::Fault::frames).
-    pub fn panic_frames(mut self, want: bool) -> Self {
+    pub fn capture_panic_backtrace(mut self, want: bool) -> Self {
         self.want_frames = want;
         self
     }
@@ -274,8 +276,8 @@ impl HostBuilder {
     /// Whether a plugin whose folder or `plugin.json` is gone for 300 ms is unloaded. Default:
     /// true. One that others require stays, with an event; and all stay as long as the plugin
     /// directory itself is not there.
-    pub fn retire_removed(mut self, retire: bool) -> Self {
-        self.retire_removed = retire;
+    pub fn unload_removed(mut self, retire: bool) -> Self {
+        self.unload_removed = retire;
         self
     }
 
@@ -315,15 +317,15 @@ impl HostBuilder {
         }
         let staging_dir = self.staging_dir.unwrap_or_else(std::env::temp_dir);
         let dirs = self.dirs.iter().map(|dir| absolute(dir)).collect();
-        let (board_owner, board) = Board::new();
+        let (board_owner, board) = EventBus::new();
         let inner = Arc::new(Inner {
-            workshop: Arc::new(Workshop {
+            workshop: Arc::new(LoaderContext {
                 rules: self.rules,
-                keeper: Keeper::new(board.clone(), self.limits.clone()),
+                keeper: DeferredUnloads::new(board.clone(), self.limits.clone()),
                 limits: self.limits,
                 quarantine: self.quarantine,
                 want_frames: self.want_frames,
-                deadline_default: self.deadline_default,
+                default_deadline: self.default_deadline,
                 grant: self.grant,
                 clock: Timer::new(),
                 board,
@@ -338,9 +340,9 @@ impl HostBuilder {
             preferences: self.preferences,
             choices: Choices::default(),
             _board: board_owner,
-            table: Table::new(),
+            table: Registry::new(),
             dirs,
-            desk: Desk::new(),
+            desk: CoalescingQueue::new(),
             watch: Mutex::default(),
         });
         let host = Host { inner: SameProcess::new(inner) };
@@ -348,7 +350,7 @@ impl HostBuilder {
             host.inner.load(&candidate, source, None)?;
         }
         if self.is_watched {
-            host.inner.watch(self.poll_interval, self.retire_removed)?;
+            host.inner.watch(self.poll_interval, self.unload_removed)?;
         }
         Ok(host)
     }

@@ -47,7 +47,7 @@ pub struct PluginInfo {
     /// Pooled calls that ran into their deadlines.
     pub abandoned: u64,
     /// Pooled calls that waited longer than
-    /// [`queue_age_max`](crate::HostLimits::queue_age_max).
+    /// [`queue_timeout`](crate::HostLimits::queue_timeout).
     pub shed: u64,
     /// Lines that were not logged, because there were too many.
     pub log_lines_dropped: u64,
@@ -81,7 +81,7 @@ impl PluginInfo {
             None => "retired".to_owned(),
         };
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let meter = &slot.meter;
+        let meter = &slot.counters;
         Self {
             name: slot.name.clone(),
             version: manifest.version().clone(),
@@ -95,7 +95,7 @@ impl PluginInfo {
             exits: count(&meter.exits),
             restarts: count(&meter.restarts),
             refused: count(&meter.refused),
-            waiting: slot.waiting(),
+            waiting: slot.queued(),
             running: slot.running().0,
             abandoned: count(&meter.abandoned),
             shed: count(&meter.shed),

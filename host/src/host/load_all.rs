@@ -15,7 +15,7 @@ use crate::error::manifest::Unstartable;
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
 use crate::manifest::{Applicant, Manifest, start_order};
-use crate::reload::{Candidate, Rules, Source, Surveyed, folders, survey_one};
+use crate::reload::{Candidate, Rules, Source, SurveyedPlugin, folders, survey_one};
 use crate::sync::lock;
 
 /// What came of loading everything.
@@ -62,7 +62,7 @@ impl LoadReport {
 
     fn refuse(&mut self, host: &Inner, folder: &Path, error: Error) {
         let refused: Result<(), Error> = Err(error);
-        host.tell_refusal(folder, &refused);
+        host.emit_refused(folder, &refused);
         if let Err(error) = refused {
             let name = error.plugin().cloned();
             self.refused.push(RefusedPlugin { folder: folder.to_owned(), name, error });
@@ -102,7 +102,7 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
 }
 
 /// Looks at everything without running it.
-pub(super) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<Surveyed>, Vec<Error>) {
+pub(super) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<SurveyedPlugin>, Vec<Error>) {
     let (found, problems) = folders(dirs, rules);
     let mut surveyed = each(&found, |folder| survey_one(folder, rules));
     for (index, problem) in problems_together(&surveyed) {
@@ -112,7 +112,7 @@ pub(super) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<Surveyed>, Vec<Err
 }
 
 /// What no folder shows by itself: names that are there twice, requirements that are not met.
-fn problems_together(surveyed: &[Surveyed]) -> Vec<(usize, Error)> {
+fn problems_together(surveyed: &[SurveyedPlugin]) -> Vec<(usize, Error)> {
     let mut by_name: BTreeMap<&PluginName, Vec<(usize, &Manifest)>> = BTreeMap::new();
     for (index, one) in surveyed.iter().enumerate() {
         if let Some(manifest) = &one.manifest {

@@ -1,17 +1,17 @@
 //! Owns and wires every room; decides nothing.
 
-mod absent;
 mod builder;
 mod caching;
-mod figures;
 mod function;
-mod gate;
 mod info;
+mod inspect;
 mod load_all;
-mod looks;
+mod not_found;
 mod providers;
+mod registry;
 mod reload;
-mod table;
+mod shutdown_latch;
+mod stats;
 mod watching;
 
 use std::fmt;
@@ -22,22 +22,22 @@ use std::time::Duration;
 use hotbay_plugin::Snapshot;
 
 use crate::error::{Error, ErrorKind};
-use crate::event::{BoardOwner, Events};
-use crate::generation::retire::retire;
+use crate::event::{EventBusOwner, Events};
+use crate::generation::unload::unload;
 use crate::handle::PluginHandle;
 use crate::id::PluginName;
 use crate::layers::Layers;
 use crate::pipeline::{Find, Pipeline, PipelineStep};
 use crate::pool::ticket;
 use crate::providers::{Choices, Preferences};
-use crate::reload::{Candidate, Desk, Source, Watch, Workshop};
-use crate::sync::{Busy, SameProcess, lock};
+use crate::reload::{Candidate, CoalescingQueue, LoaderContext, Source, Watch};
+use crate::sync::{SameProcess, WaitGroup, lock};
 pub use builder::HostBuilder;
 pub use info::PluginInfo;
 pub use load_all::{LoadReport, LoadedPlugin, RefusedPlugin};
+use registry::Registry;
 pub use reload::Reloaded;
 use reload::Request;
-use table::Table;
 
 /// A plugin host. Cheap to clone; dropping the last clone is a shutdown without grace.
 ///
@@ -52,19 +52,19 @@ pub struct Host {
 }
 
 struct Inner {
-    workshop: Arc<Workshop>,
-    table: Table,
+    workshop: Arc<LoaderContext>,
+    table: Registry,
     dirs: Vec<PathBuf>,
     layers: Layers,
     preferences: Preferences,
     /// Which providers were told.
     choices: Choices,
-    desk: Desk<Request>,
+    desk: CoalescingQueue<Request>,
     /// Reloads and ends that go on beside the callers.
-    busy: Arc<Busy>,
+    busy: Arc<WaitGroup>,
     /// None where nothing is watched, or not any more.
     watch: Mutex<Option<Watch>>,
-    _board: BoardOwner,
+    _board: EventBusOwner,
 }
 
 impl Host {
@@ -150,13 +150,13 @@ impl Host {
 
     /// Libraries that stay mapped although their plugins are gone: plugin, generation if it
     /// ever served, and why.
-    pub fn kept(&self) -> Vec<KeptLibrary> {
+    pub fn retained(&self) -> Vec<RetainedLibrary> {
         if self.check_process().is_err() {
             return Vec::new();
         }
         let kept = self.inner.workshop.keeper.list();
         let kept = kept.into_iter();
-        kept.map(|(plugin, generation, reason)| KeptLibrary { plugin, generation, reason })
+        kept.map(|(plugin, generation, reason)| RetainedLibrary { plugin, generation, reason })
             .collect()
     }
 
@@ -197,7 +197,7 @@ impl Host {
 
     /// What happens from now on.
     pub fn events(&self) -> Events {
-        self.inner.workshop.board.listen()
+        self.inner.workshop.board.subscribe()
     }
 
     /// Ends every plugin, those that require others first.
@@ -224,7 +224,7 @@ impl Host {
 /// A library that stays mapped although its plugin is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct KeptLibrary {
+pub struct RetainedLibrary {
     /// The plugin.
     pub plugin: crate::id::PluginName,
     /// The generation; none if it never served.
@@ -262,7 +262,7 @@ impl Inner {
     fn load_folder(&self, folder: &Path, state: Option<Snapshot>) -> Result<PluginHandle, Error> {
         let candidate = Candidate::read(folder, &self.workshop.rules);
         let loaded = candidate.and_then(|candidate| self.load(&candidate, Source::Library, state));
-        self.tell_refusal(folder, &loaded);
+        self.emit_refused(folder, &loaded);
         loaded
     }
 
@@ -280,7 +280,7 @@ impl Inner {
         let handle = PluginHandle::new(Arc::clone(&loaded.slot), &applied);
         match place.fill(handle.clone(), loaded) {
             Ok(event) => {
-                self.workshop.board.tell(event);
+                self.workshop.board.emit(event);
                 Ok(handle)
             }
             // The host was shut down meanwhile.
@@ -292,10 +292,10 @@ impl Inner {
     }
 
     fn unload(&self, name: &str) -> Result<(), Error> {
-        let leaving = self.table.begin_to_leave(name)?;
-        self.end(leaving.slot(), self.workshop.limits.drain_wait_max);
+        let leaving = self.table.begin_unload(name)?;
+        self.end(leaving.slot(), self.workshop.limits.drain_timeout);
         // A reload that was under way ends its own build; the name is free after that.
-        let wait_max = self.workshop.limits.start_wait_max;
+        let wait_max = self.workshop.limits.start_timeout;
         self.desk.wait(&leaving.slot().name, crate::sync::deadline_in(wait_max));
         drop(leaving);
         Ok(())
@@ -308,43 +308,43 @@ impl Inner {
         drop(watch);
         let Some(leaving) = self.table.close() else {
             // Somebody else does it; done when that is done.
-            return self.table.closed.wait();
+            return self.table.shutdown.wait();
         };
         // Whatever panics on the way, nobody waits for ever.
-        let _opens = self.table.closed.opens_later();
+        let _opens = self.table.shutdown.open_on_drop();
         for slot in &leaving {
-            slot.end();
+            slot.begin_shutdown();
         }
         if !grace.is_zero() {
             for slot in &leaving {
-                slot.finish(deadline);
+                slot.drain_queue(deadline);
             }
         }
         for slot in leaving {
             self.end(&slot, deadline.saturating_duration_since(std::time::Instant::now()));
         }
         if !grace.is_zero() {
-            let stop_wait_max = self.workshop.limits.stop_wait_max;
-            self.busy.wait_idle(crate::sync::after(deadline, stop_wait_max));
+            let stop_timeout = self.workshop.limits.stop_timeout;
+            self.busy.wait_idle(crate::sync::after(deadline, stop_timeout));
         }
-        self.workshop.board.tell(crate::event::HostEvent::Stopped);
+        self.workshop.board.emit(crate::event::HostEvent::Stopped);
     }
 
-    fn end(&self, slot: &crate::slot::Slot, drain_wait_max: Duration) {
+    fn end(&self, slot: &crate::slot::Slot, drain_timeout: Duration) {
         if let Some(generation) = slot.vacate() {
-            let Workshop { limits, keeper, .. } = &*self.workshop;
-            retire(&generation, drain_wait_max, limits, keeper);
+            let LoaderContext { limits, keeper, .. } = &*self.workshop;
+            unload(&generation, drain_timeout, limits, keeper);
         }
     }
 
-    fn tell_refusal<T>(&self, folder: &Path, loaded: &Result<T, Error>) {
+    fn emit_refused<T>(&self, folder: &Path, loaded: &Result<T, Error>) {
         let Err(error) = loaded else { return };
         let plugin = match error.plugin() {
             Some(plugin) => plugin.to_string(),
             None => folder.display().to_string(),
         };
         let reason = error.full_message();
-        self.workshop.board.tell(crate::event::HostEvent::Refused { plugin, reason });
+        self.workshop.board.emit(crate::event::HostEvent::Refused { plugin, reason });
     }
 }
 

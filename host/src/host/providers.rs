@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 use crate::handle::PluginHandle;
 use crate::id::{InvalidName, PluginName};
 use crate::manifest::{Kind, Manifest};
-use crate::providers::{Offers, Place, Preference, Providers, Rank, Registry};
+use crate::providers::{Offers, Place, Preference, ProviderSource, Providers, Rank};
 
 impl Host {
     /// Finds the plugins that provide a contract: those whose manifests name it in `provides`.
@@ -59,7 +59,7 @@ impl HostBuilder {
 /// Finds providers for whoever keeps no host alive.
 struct Registrar(Weak<Inner>);
 
-impl Registry for Registrar {
+impl ProviderSource for Registrar {
     fn look_up(&self, contract: &str, accepted: &VersionReq) -> Result<Vec<PluginHandle>, Error> {
         let inner = self.0.upgrade().ok_or_else(shutting_down)?;
         let mut found = inner.providing(contract, accepted)?;
@@ -94,7 +94,7 @@ impl Inner {
             let rank = self.preferences.rank(contract, &offer.contract, name, place);
             Some((rank, PluginHandle::clone(handle)))
         };
-        self.table.look_through(look)
+        self.table.with_entries(look)
     }
 
     /// Why nobody provides a contract.
@@ -102,7 +102,7 @@ impl Inner {
     fn nobody(&self, contract: &str, accepted: &VersionReq) -> Error {
         let mut others = Vec::new();
         let mut known: Vec<String> = Vec::new();
-        let looked = self.table.look_through(|manifest, _, offers, _| {
+        let looked = self.table.with_entries(|manifest, _, offers, _| {
             known.extend(offers.names().map(str::to_owned));
             let versions = offers.of(contract).map(|offer| match &offer.version {
                 Some(version) => format!("{version} by `{}`", manifest.name()),

@@ -4,15 +4,17 @@
 use std::sync::Arc;
 
 use super::Inner;
-use super::watching::Visit;
+use super::watching::FolderAttempt;
 use crate::artifact::digest::Artifact;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::generation::Generation;
-use crate::generation::retire::retire;
+use crate::generation::unload::unload;
 use crate::id::{GenerationId, PluginName};
 use crate::pool::Teller;
-use crate::reload::{Candidate, Content, Plan, Source, Swapped, Taken, plan, read_artifact, swap};
+use crate::reload::{
+    Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact, swap,
+};
 use crate::slot::Slot;
 
 /// What a reload did.
@@ -29,7 +31,7 @@ pub enum Reloaded {
 #[derive(Debug)]
 pub(super) enum Request {
     Caller(Teller<Result<Reloaded, Error>>),
-    Watch(Visit),
+    Watch(FolderAttempt),
 }
 
 impl Inner {
@@ -37,21 +39,21 @@ impl Inner {
     /// that the watch saw, so the watch takes nobody's place.
     pub(super) fn request_reload(self: &Arc<Self>, plugin: &PluginName, request: Request) {
         let taken = match &request {
-            Request::Caller(_) => self.desk.take(plugin, request),
-            Request::Watch(_) => self.desk.offer(plugin, request),
+            Request::Caller(_) => self.desk.submit(plugin, request),
+            Request::Watch(_) => self.desk.submit_if_idle(plugin, request),
         };
         match taken {
-            Taken::Begin(request) => self.begin(plugin.clone(), request),
-            Taken::Waits => {}
-            Taken::Instead(Request::Caller(teller)) => teller.tell(Err(superseded(plugin))),
-            Taken::Instead(Request::Watch(visit)) => drop(visit),
+            Submission::Run(request) => self.submit(plugin.clone(), request),
+            Submission::Queued => {}
+            Submission::Replaced(Request::Caller(teller)) => teller.tell(Err(superseded(plugin))),
+            Submission::Replaced(Request::Watch(visit)) => drop(visit),
         }
     }
 
-    fn begin(self: &Arc<Self>, plugin: PluginName, request: Request) {
+    fn submit(self: &Arc<Self>, plugin: PluginName, request: Request) {
         let inner = Arc::clone(self);
         let name = plugin.clone();
-        let working = self.busy.begin();
+        let working = self.busy.start();
         let spawned =
             std::thread::Builder::new().name("hotbay-reload".to_owned()).spawn(move || {
                 let _working = working;
@@ -82,25 +84,25 @@ impl Inner {
         let reloaded = self.reload_now(plugin, is_explicit, &mut content);
         match request {
             Request::Caller(teller) => {
-                self.tell_roll_back(plugin, &reloaded);
+                self.emit_rolled_back(plugin, &reloaded);
                 teller.tell(reloaded);
             }
             Request::Watch(visit) => {
                 if visit.reloaded(&reloaded, content) {
-                    self.tell_roll_back(plugin, &reloaded);
+                    self.emit_rolled_back(plugin, &reloaded);
                 }
             }
         }
     }
 
-    fn tell_roll_back(&self, plugin: &PluginName, reloaded: &Result<Reloaded, Error>) {
+    fn emit_rolled_back(&self, plugin: &PluginName, reloaded: &Result<Reloaded, Error>) {
         match reloaded {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 let serving = error.generation();
                 let (plugin, reason) = (plugin.clone(), error.full_message());
-                self.workshop.board.tell(HostEvent::RolledBack {
+                self.workshop.board.emit(HostEvent::RolledBack {
                     plugin,
                     generation: serving,
                     step: error.step(),
@@ -116,7 +118,7 @@ impl Inner {
         is_explicit: bool,
         content: &mut Content,
     ) -> Result<Reloaded, Error> {
-        let there = self.table.there(plugin)?;
+        let there = self.table.serving_plugin(plugin)?;
         let serving = there.slot.generation().map(|generation| generation.id);
         let rolled_back = |error: Error| match serving {
             Some(serving) => keeps_serving(error, plugin, serving),
@@ -161,7 +163,7 @@ impl Inner {
             Ok(swapped) => self.promoted(plugin, slot, swapped),
             Err(error) => {
                 if slot.generation().is_none() {
-                    self.table.forget(plugin, slot);
+                    self.table.remove(plugin, slot);
                 }
                 Err(error)
             }
@@ -171,15 +173,15 @@ impl Inner {
     /// Libraries that stay mapped are bounded.
     pub(super) fn make_room(&self, next: &Candidate) -> Result<(), Error> {
         let keeper = &self.workshop.keeper;
-        let (kept, kept_max) = (keeper.count(), self.workshop.limits.kept_images_max);
+        let (kept, kept_max) = (keeper.count(), self.workshop.limits.max_retained_libraries);
         if kept < kept_max as usize {
             return Ok(());
         }
         let message = format!(
-            "{kept} libraries of earlier builds stay mapped ({}), which is `kept_images_max`; \
+            "{kept} libraries of earlier builds stay mapped ({}), which is `max_retained_libraries`; \
              restart the program to unmap them, raise the limit, or see `Host::kept` for the \
              reasons and fix them",
-            keeper.figures()
+            keeper.totals()
         );
         Err(next.failed(LoadStep::Open, ErrorKind::Overloaded).caused_by(message))
     }
@@ -197,11 +199,11 @@ impl Inner {
             if let Some(before) = before {
                 self.end_later(before);
             }
-            return Err(slot.gone());
+            return Err(slot.unloaded_error());
         };
         let (plugin, from) = (plugin.clone(), before.as_ref().map(|before| before.id));
         let event = HostEvent::Promoted { plugin, version, generation, from };
-        self.workshop.board.tell(event);
+        self.workshop.board.emit(event);
         if let Some(before) = before {
             self.end_later(before);
         }
@@ -211,11 +213,11 @@ impl Inner {
     /// Drains and ends a generation that was replaced, without keeping the next job waiting.
     fn end_later(self: &Arc<Self>, generation: Arc<Generation>) {
         let workshop = Arc::clone(&self.workshop);
-        let working = self.busy.begin();
+        let working = self.busy.start();
         let end = move || {
             let _working = working;
             let limits = &workshop.limits;
-            retire(&generation, limits.drain_wait_max, limits, &workshop.keeper);
+            unload(&generation, limits.drain_timeout, limits, &workshop.keeper);
         };
         let spawned = std::thread::Builder::new().name("hotbay-retire".to_owned()).spawn(end);
         if let Err(error) = spawned {

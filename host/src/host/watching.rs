@@ -11,22 +11,22 @@ use crate::artifact::discover::MANIFEST;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::id::PluginName;
-use crate::reload::{Answer, Answerer, Candidate, Content, Look, Rules, Source};
-use crate::reload::{Visitor, Watch, Watching};
+use crate::reload::{Attempt, AttemptOutcome, Candidate, Content, OutcomeSender, Rules, Source};
+use crate::reload::{ChangeHandler, Watch, WatchOptions};
 use crate::sync::lock;
 
 /// Looks at the folders of one host.
 #[derive(Debug)]
-pub(super) struct Watcher {
+pub(super) struct FolderWatcher {
     host: Weak<Inner>,
     rules: Rules,
-    retire_removed: bool,
-    memory: Arc<Memory>,
+    unload_removed: bool,
+    failures: Arc<FailureLog>,
 }
 
 /// What failed, by folder, so that nothing is told or tried twice for nothing.
 #[derive(Debug, Default)]
-struct Memory {
+struct FailureLog {
     failed: Mutex<BTreeMap<PathBuf, Failure>>,
 }
 
@@ -35,7 +35,7 @@ struct Failure {
     content: Content,
     reason: String,
     kind: ErrorKind,
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl Failure {
@@ -53,43 +53,48 @@ enum Next {
 
 /// One look at one folder.
 #[derive(Debug)]
-pub(super) struct Visit {
+pub(super) struct FolderAttempt {
     folder: PathBuf,
-    look: Look,
-    memory: Arc<Memory>,
-    answerer: Answerer,
+    attempt: Attempt,
+    failures: Arc<FailureLog>,
+    outcome: OutcomeSender,
 }
 
-impl Watcher {
-    pub(super) fn new(host: &Arc<Inner>, retire_removed: bool) -> Self {
+impl FolderWatcher {
+    pub(super) fn new(host: &Arc<Inner>, unload_removed: bool) -> Self {
         let rules = host.workshop.rules.clone();
-        Self { host: Arc::downgrade(host), rules, retire_removed, memory: Arc::default() }
+        Self { host: Arc::downgrade(host), rules, unload_removed, failures: Arc::default() }
     }
 }
 
-impl Visitor for Watcher {
-    fn look(&mut self, folder: &Path, look: Look, answerer: Answerer) {
+impl ChangeHandler for FolderWatcher {
+    fn run(&mut self, folder: &Path, look: Attempt, answerer: OutcomeSender) {
         let Some(host) = self.host.upgrade() else { return };
-        let memory = Arc::clone(&self.memory);
-        let visit = Visit { folder: folder.to_owned(), look, memory, answerer };
+        let memory = Arc::clone(&self.failures);
+        let visit = FolderAttempt {
+            folder: folder.to_owned(),
+            attempt: look,
+            failures: memory,
+            outcome: answerer,
+        };
         let serving = host.serving_from(folder);
         let is_there = folder.join(MANIFEST).exists();
         match serving {
             None if !is_there => {
-                lock(&self.memory.failed).remove(folder);
-                visit.answerer.answer(Answer::Gone);
+                lock(&self.failures.failed).remove(folder);
+                visit.outcome.send(AttemptOutcome::Removed);
             }
-            Some(_) if !is_there && look == Look::First => {
-                visit.answerer.answer(Answer::Doubtful);
+            Some(_) if !is_there && look == Attempt::Tentative => {
+                visit.outcome.send(AttemptOutcome::MaybeIncomplete);
             }
-            Some(_) if !is_there && !self.retire_removed => {}
+            Some(_) if !is_there && !self.unload_removed => {}
             Some(plugin) if !is_there => {
                 on_thread(move || {
                     visit.retire(&host, &plugin, "its folder is gone", Next::Nothing)
                 });
             }
             _ if visit.is_known(&self.rules) => {}
-            Some(plugin) if look == Look::Last => match Candidate::read(folder, &self.rules) {
+            Some(plugin) if look == Attempt::Final => match Candidate::read(folder, &self.rules) {
                 Ok(next) if *next.manifest.name() != plugin => on_thread(move || {
                     let why = format!("its folder holds `{}` now", next.manifest.name());
                     visit.retire(&host, &plugin, &why, Next::Load);
@@ -98,14 +103,14 @@ impl Visitor for Watcher {
             },
             Some(plugin) => host.request_reload(&plugin, reload::Request::Watch(visit)),
             None => {
-                let retire_removed = self.retire_removed;
-                on_thread(move || visit.load(&host, retire_removed));
+                let unload_removed = self.unload_removed;
+                on_thread(move || visit.load(&host, unload_removed));
             }
         }
     }
 
     fn waiting(&mut self) -> Vec<PathBuf> {
-        let failed = lock(&self.memory.failed);
+        let failed = lock(&self.failures.failed);
         let waiting = failed.iter().filter(|(_, failure)| failure.waits());
         waiting.map(|(folder, _)| folder.clone()).collect()
     }
@@ -116,11 +121,11 @@ impl Inner {
     pub(super) fn watch(
         self: &Arc<Self>,
         poll_interval: Option<Duration>,
-        retire_removed: bool,
+        unload_removed: bool,
     ) -> Result<(), Error> {
         let rules = self.workshop.rules.clone();
-        let watching = Watching { dirs: self.dirs.clone(), rules, poll_interval };
-        let watch = Watch::start(watching, Watcher::new(self, retire_removed));
+        let watching = WatchOptions { dirs: self.dirs.clone(), rules, poll_interval };
+        let watch = Watch::start(watching, FolderWatcher::new(self, unload_removed));
         let watch = watch.map_err(|error| {
             let message = "the system gave no thread to watch the plugin directories on";
             Error::new(ErrorKind::Overloaded, message).caused_by(error)
@@ -143,11 +148,11 @@ impl Inner {
     }
 }
 
-impl Visit {
+impl FolderAttempt {
     /// Whether this very content failed before and nothing else can have mended it.
     fn is_known(&self, rules: &Rules) -> bool {
-        let failure = lock(&self.memory.failed).get(&self.folder).cloned();
-        let failure = failure.filter(|failure| failure.is_told && !failure.waits());
+        let failure = lock(&self.failures.failed).get(&self.folder).cloned();
+        let failure = failure.filter(|failure| failure.is_reported && !failure.waits());
         failure.is_some_and(|failure| failure.content == Content::of(&self.folder, rules))
     }
 
@@ -158,12 +163,12 @@ impl Visit {
         let candidate = Candidate::read(&self.folder, rules);
         let loaded = candidate.and_then(|candidate| host.load(&candidate, Source::Library, None));
         let Err(error) = &loaded else {
-            lock(&self.memory.failed).remove(&self.folder);
-            return self.answerer.answer(Answer::Changed);
+            lock(&self.failures.failed).remove(&self.folder);
+            return self.outcome.send(AttemptOutcome::Changed);
         };
         if error.kind() == ErrorKind::Duplicate {
             let name = error.plugin().cloned();
-            let there = name.as_ref().and_then(|name| host.table.there(name).ok());
+            let there = name.as_ref().and_then(|name| host.table.serving_plugin(name).ok());
             let other = there.and_then(|there| there.folder);
             if other.as_deref() == Some(self.folder.as_path()) {
                 // Somebody else loaded it meanwhile; perhaps what was there before.
@@ -176,27 +181,27 @@ impl Visit {
                 return;
             }
         }
-        let (is_told, answer) = self.judge(error, content);
+        let (is_told, answer) = self.classify(error, content);
         if is_told {
             warn(&self.folder, error);
-            host.tell_refusal(&self.folder, &loaded);
+            host.emit_refused(&self.folder, &loaded);
         }
-        self.answerer.answer(answer);
+        self.outcome.send(answer);
     }
 
     /// Takes what a reload came to; answers whether a failure is to be told.
     pub(super) fn reloaded(self, reloaded: &Result<Reloaded, Error>, content: Content) -> bool {
         let (is_told, answer) = match reloaded {
-            Ok(Reloaded::Promoted(_)) => (true, Answer::Changed),
-            Ok(Reloaded::Unchanged) => (true, Answer::Done),
-            Err(error) => self.judge(error, content),
+            Ok(Reloaded::Promoted(_)) => (true, AttemptOutcome::Changed),
+            Ok(Reloaded::Unchanged) => (true, AttemptOutcome::Done),
+            Err(error) => self.classify(error, content),
         };
         match reloaded {
-            Ok(_) => drop(lock(&self.memory.failed).remove(&self.folder)),
+            Ok(_) => drop(lock(&self.failures.failed).remove(&self.folder)),
             Err(error) if is_told => warn(&self.folder, error),
             Err(_) => {}
         }
-        self.answerer.answer(answer);
+        self.outcome.send(answer);
         is_told
     }
 
@@ -206,14 +211,14 @@ impl Visit {
         let error = match (host.unload(plugin.as_str()), next) {
             (Ok(()), Next::Load) => return self.load(host, true),
             (Ok(()), Next::Nothing) => {
-                lock(&self.memory.failed).remove(&self.folder);
-                return self.answerer.answer(Answer::Changed);
+                lock(&self.failures.failed).remove(&self.folder);
+                return self.outcome.send(AttemptOutcome::Changed);
             }
             (Err(error), _) if error.kind() != ErrorKind::Requires => return,
             (Err(error), _) => error,
         };
         if self.remember(&error, Content::default(), true) {
-            host.workshop.board.tell(HostEvent::RolledBack {
+            host.workshop.board.emit(HostEvent::RolledBack {
                 plugin: plugin.clone(),
                 generation,
                 step: Some(LoadStep::Requires),
@@ -223,30 +228,31 @@ impl Visit {
     }
 
     /// Whether a failure is to be told now, and whether the other half may still come.
-    fn judge(&self, error: &Error, content: Content) -> (bool, Answer) {
+    fn classify(&self, error: &Error, content: Content) -> (bool, AttemptOutcome) {
         use ErrorKind::{NotFound, Retired, Shutdown, Superseded};
         if matches!(error.kind(), NotFound | Retired | Shutdown | Superseded) {
             // Somebody else does it, or there is nothing any more to do it to.
-            return (false, Answer::Done);
+            return (false, AttemptOutcome::Done);
         }
         let before_it_runs = error.step().is_some_and(|step| step < LoadStep::Open);
         let may_be_half = before_it_runs || error.kind() == ErrorKind::Duplicate;
-        let is_doubtful = self.look == Look::First && may_be_half;
+        let is_doubtful = self.attempt == Attempt::Tentative && may_be_half;
         let is_news = self.remember(error, content, !is_doubtful);
-        let answer = if is_doubtful { Answer::Doubtful } else { Answer::Done };
+        let answer =
+            if is_doubtful { AttemptOutcome::MaybeIncomplete } else { AttemptOutcome::Done };
         (is_news && !is_doubtful, answer)
     }
 
     /// Answers whether this was not told before.
     fn remember(&self, error: &Error, content: Content, is_told: bool) -> bool {
         let (reason, kind) = (error.full_message(), error.kind());
-        let mut failed = lock(&self.memory.failed);
+        let mut failed = lock(&self.failures.failed);
         let before = failed.get(&self.folder);
         let was_told = before.is_some_and(|before| {
-            before.is_told && before.content == content && before.reason == reason
+            before.is_reported && before.content == content && before.reason == reason
         });
         let is_told = is_told || was_told;
-        failed.insert(self.folder.clone(), Failure { content, reason, kind, is_told });
+        failed.insert(self.folder.clone(), Failure { content, reason, kind, is_reported: is_told });
         !was_told
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use hotbay_plugin::TraceContext;
 
-use super::panicked;
+use super::panic_error;
 use crate::call::{Reply, Request};
 use crate::error::{Error, bug};
 use crate::id::PluginName;
 use crate::manifest::Manifest;
-use crate::slot::{Method, Slot, Step, Stride, Visit};
+use crate::slot::{AsyncService, CallScope, Method, Slot, SyncService};
 
 /// Something that an application puts around the calls of its plugins: authentication, a cache,
 /// a log of its own.
@@ -44,7 +44,7 @@ use crate::slot::{Method, Slot, Step, Stride, Visit};
 ///
 /// # Panics
 ///
-/// A layer that panics fails its call with the kind `Layer`, and nothing is held against the
+/// A layer that panics fails its call with the kind `LayerPanicked`, and nothing is held against the
 /// plugin.
 pub trait Layer: Send + Sync + 'static {
     /// Answers the call, as a rule with what `next` answers; or refuses it, see
@@ -67,7 +67,7 @@ pub trait Layer: Send + Sync + 'static {
 #[derive(Clone, Copy)]
 pub struct Call<'c> {
     plugin: &'c PluginName,
-    visit: Visit<'c>,
+    visit: CallScope<'c>,
 }
 
 impl<'c> Call<'c> {
@@ -108,7 +108,7 @@ impl<'c> Call<'c> {
     where
         'c: 'n,
     {
-        let visit: Visit<'n> = Visit { request, ..self.visit };
+        let visit: CallScope<'n> = CallScope { request, ..self.visit };
         Call { plugin: self.plugin, visit }
     }
 }
@@ -125,7 +125,7 @@ impl fmt::Debug for Call<'_> {
 /// What a layer is around: the next layer, or the plugin. May be called again, to try again.
 #[derive(Clone, Copy)]
 pub struct Next<'n> {
-    step: &'n dyn Step,
+    step: &'n dyn SyncService,
 }
 
 impl Next<'_> {
@@ -148,45 +148,45 @@ impl fmt::Debug for Next<'_> {
 }
 
 /// One layer of the application, and what it is around.
-struct Applied {
+struct UserLayer {
     layer: Arc<dyn Layer>,
     slot: Arc<Slot>,
-    inner: Box<dyn Step>,
+    inner: Box<dyn SyncService>,
 }
 
-impl Step for Applied {
-    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+impl SyncService for UserLayer {
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         let call = Call { plugin: &self.slot.name, visit: *visit };
         let next = Next { step: &*self.inner };
         let answer = catch_unwind(AssertUnwindSafe(|| self.layer.call(call, next)));
-        let answer = answer.map_err(|payload| panicked(&self.slot, "a layer", payload));
-        *reply = answer?.map_err(|error| error.of_if_nobody(&self.slot.name))?;
+        let answer = answer.map_err(|payload| panic_error(&self.slot, "a layer", payload));
+        *reply = answer?.map_err(|error| error.of_if_unset(&self.slot.name))?;
         Ok(())
     }
 }
 
 /// The application's layers around one plugin, or none.
-pub(crate) enum Applications<S> {
+pub(crate) enum UserLayers<S> {
     None(S),
-    Some(Box<dyn Step>),
+    Some(Box<dyn SyncService>),
 }
 
-impl<S: Step + 'static> Applications<S> {
+impl<S: SyncService + 'static> UserLayers<S> {
     /// Puts `layers` around `inner`, the first outermost.
     pub(super) fn around(slot: &Arc<Slot>, layers: &[Arc<dyn Layer>], inner: S) -> Self {
         let Some((first, others)) = layers.split_first() else { return Self::None(inner) };
-        let mut step: Box<dyn Step> = Box::new(inner);
+        let mut step: Box<dyn SyncService> = Box::new(inner);
         for layer in others.iter().rev().chain([first]) {
             let (layer, slot) = (Arc::clone(layer), Arc::clone(slot));
-            step = Box::new(Applied { layer, slot, inner: step });
+            step = Box::new(UserLayer { layer, slot, inner: step });
         }
         Self::Some(step)
     }
 }
 
-impl<S: Step> Step for Applications<S> {
+impl<S: SyncService> SyncService for UserLayers<S> {
     #[inline]
-    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         match self {
             Self::None(inner) => inner.call(visit, reply),
             Self::Some(layered) => layered.call(visit, reply),
@@ -194,18 +194,22 @@ impl<S: Step> Step for Applications<S> {
     }
 }
 
-impl<S: Stride> Stride for Applications<S> {
-    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+impl<S: AsyncService> AsyncService for UserLayers<S> {
+    async fn call_async<'a>(
+        &'a self,
+        visit: &'a CallScope<'a>,
+        reply: &'a mut Reply,
+    ) -> Result<(), Error> {
         match self {
-            Self::None(inner) => inner.stride(visit, reply).await,
+            Self::None(inner) => inner.call_async(visit, reply).await,
             // Its layers would hold up the thread that runs the tasks.
             Self::Some(_) => Err(bug!("a task went through layers of the application")),
         }
     }
 }
 
-impl<S> fmt::Debug for Applications<S> {
+impl<S> fmt::Debug for UserLayers<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Applications").finish_non_exhaustive()
+        f.debug_struct("UserLayers").finish_non_exhaustive()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::{Slot, Step, Stride, Visit};
+use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 
 #[derive(Debug)]
 pub(crate) struct Deadline<S> {
@@ -19,21 +19,25 @@ impl<S> Deadline<S> {
     }
 }
 
-impl<S: Step> Step for Deadline<S> {
+impl<S: SyncService> SyncService for Deadline<S> {
     #[inline]
-    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         if visit.request.is_bounded() {
-            self.slot.is_still_wanted(visit.request)?;
+            self.slot.check_active(visit.request)?;
         }
         self.inner.call(visit, reply)
     }
 }
 
-impl<S: Stride> Stride for Deadline<S> {
-    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+impl<S: AsyncService> AsyncService for Deadline<S> {
+    async fn call_async<'a>(
+        &'a self,
+        visit: &'a CallScope<'a>,
+        reply: &'a mut Reply,
+    ) -> Result<(), Error> {
         if visit.request.is_bounded() {
-            self.slot.is_still_wanted(visit.request)?;
+            self.slot.check_active(visit.request)?;
         }
-        self.inner.stride(visit, reply).await
+        self.inner.call_async(visit, reply).await
     }
 }

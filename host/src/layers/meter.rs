@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use crate::call::Reply;
 use crate::error::{Error, ErrorKind};
-use crate::slot::{SAMPLED_ONE_IN, Slot, Step, Stride, Visit};
-use crate::sync::Own;
+use crate::slot::{AsyncService, CallScope, SAMPLED_ONE_IN, Slot, SyncService};
+use crate::sync::LocalShard;
 
 #[derive(Debug)]
 pub(crate) struct Meter<S> {
@@ -22,52 +22,56 @@ impl<S> Meter<S> {
     }
 }
 
-impl<S: Step> Step for Meter<S> {
+impl<S: SyncService> SyncService for Meter<S> {
     #[inline]
-    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let calls = self.slot.meter.calls.own();
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let calls = self.slot.counters.calls.own();
         let is_timed = is_sampled(calls);
         let outcome =
-            if is_timed { self.timed(visit, reply) } else { self.inner.call(visit, reply) };
-        self.slot.meter.count(calls, &outcome);
+            if is_timed { self.call_timed(visit, reply) } else { self.inner.call(visit, reply) };
+        self.slot.counters.count(calls, &outcome);
         outcome
     }
 }
 
-impl<S: Stride> Stride for Meter<S> {
-    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+impl<S: AsyncService> AsyncService for Meter<S> {
+    async fn call_async<'a>(
+        &'a self,
+        visit: &'a CallScope<'a>,
+        reply: &'a mut Reply,
+    ) -> Result<(), Error> {
         let start = Instant::now();
-        let outcome = self.inner.stride(visit, reply).await;
+        let outcome = self.inner.call_async(visit, reply).await;
         // The cell of the thread that it ends on; which one that is was not known before.
-        let calls = self.slot.meter.calls.own();
+        let calls = self.slot.counters.calls.own();
         if is_sampled(calls) {
-            self.slot.meter.latencies.record(start.elapsed());
+            self.slot.counters.latencies.record(start.elapsed());
         }
-        self.slot.meter.count(calls, &outcome);
+        self.slot.counters.count(calls, &outcome);
         outcome
     }
 }
 
 /// Whether this call is one of those that are timed.
 #[inline]
-fn is_sampled(calls: Own<'_>) -> bool {
+fn is_sampled(calls: LocalShard<'_>) -> bool {
     calls.get() & i64::from(SAMPLED_ONE_IN - 1) == 0
 }
 
-impl<S: Step> Meter<S> {
+impl<S: SyncService> Meter<S> {
     #[cold]
-    fn timed(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call_timed(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         let start = Instant::now();
         let outcome = self.inner.call(visit, reply);
-        self.slot.meter.latencies.record(start.elapsed());
+        self.slot.counters.latencies.record(start.elapsed());
         outcome
     }
 }
 
-impl crate::slot::Meter {
+impl crate::slot::CallCounters {
     /// Counts one call.
     #[inline]
-    fn count(&self, calls: Own<'_>, outcome: &Result<(), Error>) {
+    fn count(&self, calls: LocalShard<'_>, outcome: &Result<(), Error>) {
         calls.add(1);
         if let Err(error) = outcome {
             self.count_error(error);
@@ -86,12 +90,12 @@ impl crate::slot::Meter {
             ErrorKind::Panicked => &self.faults,
             ErrorKind::Quarantined
             | ErrorKind::Retired
-            | ErrorKind::Input
+            | ErrorKind::InvalidInput
             | ErrorKind::Overloaded
             | ErrorKind::DeadlineExceeded
             | ErrorKind::Cancelled
-            | ErrorKind::Denied
-            | ErrorKind::Layer
+            | ErrorKind::PermissionDenied
+            | ErrorKind::LayerPanicked
             | ErrorKind::Shutdown => &self.refused,
             _ => &self.errors,
         };

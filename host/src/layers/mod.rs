@@ -22,13 +22,13 @@
 //! to one build is not granted to the next.
 
 mod app;
-mod breaker;
+mod authorize;
 mod cache;
+mod circuit_breaker;
+mod concurrency_limit;
 mod deadline;
-mod limit;
+mod fast_path;
 mod meter;
-mod permit;
-mod shortcut;
 mod trace;
 mod validate;
 
@@ -42,23 +42,24 @@ use crate::error::{Error, ErrorKind, fault_of};
 use crate::id::PluginName;
 use crate::manifest::Manifest;
 use crate::slot::Slot;
-use app::Applications;
+use app::UserLayers;
 pub use app::{Call, Layer, Next};
-use breaker::Breaker;
+use authorize::Authorize;
 use cache::Cache;
 pub use cache::ResponseCache;
+use circuit_breaker::CircuitBreaker;
+use concurrency_limit::ConcurrencyLimit;
 use deadline::Deadline;
-use limit::Limit;
+use fast_path::FastPath;
 use meter::Meter;
-use permit::Permit;
-use shortcut::Shortcut;
 use trace::Trace;
 use validate::{Validate, Validator};
 
 /// The corridor of one plugin.
-pub(crate) type Stack = Trace<Meter<Applications<Fittings>>>;
+pub(crate) type Stack = Trace<Meter<UserLayers<BuiltinStack>>>;
 
-type Fittings = Shortcut<Permit<Validate<Cache<Deadline<Breaker<Limit<Arc<Slot>>>>>>>>;
+type BuiltinStack =
+    FastPath<Authorize<Validate<Cache<Deadline<CircuitBreaker<ConcurrencyLimit<Arc<Slot>>>>>>>>;
 
 /// What an application puts around calls: layers around all, validators and caches before some.
 #[derive(Clone, Default)]
@@ -96,50 +97,51 @@ impl fmt::Debug for Layers {
 }
 
 /// What an application puts around the calls of one plugin.
-pub(crate) struct Applied {
+pub(crate) struct PluginLayers {
     layers: Vec<Arc<dyn Layer>>,
     validators: Vec<Arc<Validator>>,
     cache: Option<ResponseCache>,
 }
 
-impl Applied {
+impl PluginLayers {
     /// Whether calls may run as tasks: the application's layers would hold up other tasks.
-    pub(crate) fn is_walkable(&self) -> bool {
+    pub(crate) fn supports_async(&self) -> bool {
         self.layers.is_empty()
     }
 }
 
 impl Layers {
     /// What is put around the calls of a plugin that is about to be loaded; asks the layers.
-    pub(crate) fn of(&self, manifest: &Manifest) -> Result<Applied, Error> {
+    pub(crate) fn of(&self, manifest: &Manifest) -> Result<PluginLayers, Error> {
         let applies = |layer: &&Arc<dyn Layer>| layer.applies_to(manifest);
         let asked = || self.layers.iter().filter(applies).cloned().collect();
         let layers = catch_unwind(AssertUnwindSafe(asked)).map_err(|payload| {
             let message = "was not loaded: a layer of the application panicked when it was asked \
                            whether it applies";
-            let error = Error::new(ErrorKind::Layer, message).caused_by(fault_of(payload));
+            let error = Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload));
             error.of(manifest.name())
         })?;
         let validators = self.validators.get(manifest.name()).cloned().unwrap_or_default();
         let cache = self.caches.get(manifest.name()).cloned();
-        Ok(Applied { layers, validators, cache })
+        Ok(PluginLayers { layers, validators, cache })
     }
 }
 
 /// Puts the corridor of `slot` together.
-pub(crate) fn stack(slot: &Arc<Slot>, applied: &Applied) -> Stack {
+pub(crate) fn stack(slot: &Arc<Slot>, applied: &PluginLayers) -> Stack {
     let own = || Arc::clone(slot);
-    let inner = Deadline::new(own(), Breaker::new(own(), Limit::new(own(), own())));
+    let inner =
+        Deadline::new(own(), CircuitBreaker::new(own(), ConcurrencyLimit::new(own(), own())));
     let inner = Cache::new(own(), applied.cache.as_ref(), inner);
-    let inner = Permit::new(own(), Validate::new(own(), &applied.validators, inner));
+    let inner = Authorize::new(own(), Validate::new(own(), &applied.validators, inner));
     let is_closed = !applied.validators.is_empty() || applied.cache.is_some();
-    let fittings = Shortcut::new(own(), is_closed, inner);
-    Trace::new(own(), Meter::new(own(), Applications::around(slot, &applied.layers, fittings)))
+    let fittings = FastPath::new(own(), is_closed, inner);
+    Trace::new(own(), Meter::new(own(), UserLayers::around(slot, &applied.layers, fittings)))
 }
 
 /// The error of a call around which `what` of the application panicked.
 #[cold]
-fn panicked(slot: &Slot, what: &str, payload: Box<dyn Any + Send>) -> Error {
+fn panic_error(slot: &Slot, what: &str, payload: Box<dyn Any + Send>) -> Error {
     let message = format!("was called, and {what} of the application panicked");
-    Error::new(ErrorKind::Layer, message).caused_by(fault_of(payload)).of(&slot.name)
+    Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload)).of(&slot.name)
 }

@@ -8,7 +8,7 @@ use tracing::{Instrument as _, Level, Span};
 
 use crate::call::Reply;
 use crate::error::{Error, Hex};
-use crate::slot::{Slot, Step, Stride, Visit};
+use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 
 #[derive(Debug)]
 pub(crate) struct Trace<S> {
@@ -22,42 +22,46 @@ impl<S> Trace<S> {
     }
 }
 
-impl<S: Step> Step for Trace<S> {
+impl<S: SyncService> SyncService for Trace<S> {
     #[inline]
-    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         if tracing::level_enabled!(Level::DEBUG) {
-            self.traced(visit, reply)
+            self.call_in_span(visit, reply)
         } else {
             self.inner.call(visit, reply)
         }
     }
 }
 
-impl<S: Stride> Stride for Trace<S> {
-    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+impl<S: AsyncService> AsyncService for Trace<S> {
+    async fn call_async<'a>(
+        &'a self,
+        visit: &'a CallScope<'a>,
+        reply: &'a mut Reply,
+    ) -> Result<(), Error> {
         let is_listened_to = tracing::level_enabled!(Level::DEBUG);
         let span = if is_listened_to { self.span(visit) } else { Span::none() };
-        let outcome = self.inner.stride(visit, reply).instrument(span.clone()).await;
+        let outcome = self.inner.call_async(visit, reply).instrument(span.clone()).await;
         if is_listened_to {
-            note(&span, visit, &outcome, reply);
+            record_outcome(&span, visit, &outcome, reply);
         }
         outcome
     }
 }
 
-impl<S: Step> Trace<S> {
+impl<S: SyncService> Trace<S> {
     #[cold]
-    fn traced(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call_in_span(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         let span = self.span(visit);
         let outcome = span.in_scope(|| self.inner.call(visit, reply));
-        note(&span, visit, &outcome, reply);
+        record_outcome(&span, visit, &outcome, reply);
         outcome
     }
 }
 
 impl<S> Trace<S> {
     #[cold]
-    fn span(&self, visit: &Visit<'_>) -> Span {
+    fn span(&self, visit: &CallScope<'_>) -> Span {
         let span = tracing::debug_span!(
             "call",
             plugin = %self.slot.name,
@@ -82,7 +86,7 @@ impl<S> Trace<S> {
 }
 
 /// Notes in its span how a call ended.
-fn note(span: &Span, visit: &Visit<'_>, outcome: &Result<(), Error>, reply: &Reply) {
+fn record_outcome(span: &Span, visit: &CallScope<'_>, outcome: &Result<(), Error>, reply: &Reply) {
     // The generation of a lease was recorded when the span was made; a field that is recorded
     // twice is shown twice.
     let is_leased = visit.lease.is_some();

@@ -12,11 +12,11 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::panicked;
+use super::panic_error;
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
-use crate::generation::Terms;
-use crate::slot::{Slot, Step, Stride, Visit};
+use crate::generation::CallPolicy;
+use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 
 /// A function of the application that looks at requests.
 pub(crate) type Validator = dyn Fn(&Request<'_>) -> Result<(), String> + Send + Sync;
@@ -35,53 +35,58 @@ impl<S> Validate<S> {
         Self { slot, validators: validators.into(), inner }
     }
 
-    fn ask_the_application(&self, request: &Request<'_>) -> Result<(), Error> {
+    fn run_validators(&self, request: &Request<'_>) -> Result<(), Error> {
         for validator in &self.validators {
             let answer = catch_unwind(AssertUnwindSafe(|| validator(request)));
-            let answer = answer.map_err(|payload| panicked(&self.slot, "a validator", payload))?;
-            answer.map_err(|why| self.refused(why))?;
+            let answer =
+                answer.map_err(|payload| panic_error(&self.slot, "a validator", payload))?;
+            answer.map_err(|why| self.invalid_input(why))?;
         }
         Ok(())
     }
 
     #[cold]
-    fn refused(&self, mut why: String) -> Error {
+    fn invalid_input(&self, mut why: String) -> Error {
         if let Some((end, _)) = why.char_indices().nth(MESSAGE_CHARS_MAX) {
             why.truncate(end);
             why.push('…');
         }
         let message = "was not called: the application does not accept the input";
-        Error::new(ErrorKind::Input, message).caused_by(why).of(&self.slot.name)
+        Error::new(ErrorKind::InvalidInput, message).caused_by(why).of(&self.slot.name)
     }
 }
 
-impl<S: Step> Step for Validate<S> {
+impl<S: SyncService> SyncService for Validate<S> {
     #[inline]
-    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         if self.has_nothing_to_check(visit) {
             return self.inner.call(visit, reply);
         }
-        self.judged(visit, reply)
+        self.check_and_call(visit, reply)
     }
 }
 
-impl<S: Stride> Stride for Validate<S> {
-    async fn stride<'a>(&'a self, visit: &'a Visit<'a>, reply: &'a mut Reply) -> Result<(), Error> {
+impl<S: AsyncService> AsyncService for Validate<S> {
+    async fn call_async<'a>(
+        &'a self,
+        visit: &'a CallScope<'a>,
+        reply: &'a mut Reply,
+    ) -> Result<(), Error> {
         if self.has_nothing_to_check(visit) {
-            return self.inner.stride(visit, reply).await;
+            return self.inner.call_async(visit, reply).await;
         }
-        let terms = visit.leased_terms().ok_or_else(|| self.slot.gone())?;
-        self.judge(terms, visit.request)?;
-        let visit = Visit { terms: Some(terms), ..*visit };
-        self.inner.stride(&visit, reply).await
+        let terms = visit.leased_policy().ok_or_else(|| self.slot.unloaded_error())?;
+        self.check(terms, visit.request)?;
+        let visit = CallScope { policy: Some(terms), ..*visit };
+        self.inner.call_async(&visit, reply).await
     }
 }
 
-impl<S: Step> Validate<S> {
+impl<S: SyncService> Validate<S> {
     #[inline(never)]
-    fn judged(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        self.slot.with_terms(visit, |visit, terms| {
-            self.judge(terms, visit.request)?;
+    fn check_and_call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        self.slot.with_policy(visit, |visit, terms| {
+            self.check(terms, visit.request)?;
             self.inner.call(visit, reply)
         })
     }
@@ -89,9 +94,9 @@ impl<S: Step> Validate<S> {
 
 impl<S> Validate<S> {
     #[inline(always)]
-    fn has_nothing_to_check(&self, visit: &Visit<'_>) -> bool {
+    fn has_nothing_to_check(&self, visit: &CallScope<'_>) -> bool {
         // What the call was judged by says it better than the slot, where there was a reload.
-        let checks_input = match (visit.terms, visit.lease) {
+        let checks_input = match (visit.policy, visit.lease) {
             (Some(terms), _) => terms.checks_input(),
             (None, Some(token)) => token.checks_input(),
             (None, None) => self.slot.checks_input(),
@@ -99,10 +104,10 @@ impl<S> Validate<S> {
         !checks_input && self.validators.is_empty()
     }
 
-    fn judge(&self, terms: &Terms, request: &Request<'_>) -> Result<(), Error> {
-        terms.judge_length(&self.slot.name, request)?;
-        terms.judge_input(&self.slot.name, request)?;
-        self.ask_the_application(request)
+    fn check(&self, terms: &CallPolicy, request: &Request<'_>) -> Result<(), Error> {
+        terms.check_length(&self.slot.name, request)?;
+        terms.check_input(&self.slot.name, request)?;
+        self.run_validators(request)
     }
 }
 

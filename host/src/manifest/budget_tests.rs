@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Checker;
 use super::checker::check_once;
-use crate::error::manifest::{Exceeded, Unfit};
+use crate::error::manifest::{Exceeded, SchemaError};
 
 fn nested(levels: usize, inner: Value, wrap: impl Fn(Value) -> Value) -> Value {
     (0..levels).fold(inner, |inner, _| wrap(inner))
@@ -22,8 +22,8 @@ fn chain(length: usize, link: impl Fn(Value) -> Value, last: Value) -> Value {
     json!({ "$ref": "#/$defs/d0", "$defs": links })
 }
 
-fn is_exceeded(refused: Result<(), Unfit>) -> bool {
-    matches!(refused, Err(Unfit::Exceeded(_)))
+fn is_exceeded(refused: Result<(), SchemaError>) -> bool {
+    matches!(refused, Err(SchemaError::Exceeded(_)))
 }
 
 #[test]
@@ -167,8 +167,11 @@ fn check_past_its_deadline_is_not_finished() {
     assert!(checker.check(&value, None).is_ok());
     let past = Instant::now() - Duration::from_millis(1);
     let refused = checker.check(&value, Some(past));
-    assert_eq!(refused, Err(Unfit::Exceeded(Exceeded::Deadline)));
-    assert!(matches!(Checker::new(&schema, Some(past)), Err(Unfit::Exceeded(Exceeded::Deadline))));
+    assert_eq!(refused, Err(SchemaError::Exceeded(Exceeded::Deadline)));
+    assert!(matches!(
+        Checker::new(&schema, Some(past)),
+        Err(SchemaError::Exceeded(Exceeded::Deadline))
+    ));
 }
 
 #[test]
@@ -179,12 +182,12 @@ fn patterns_that_go_back_are_bounded_by_the_budget() {
     // This one is matched without going back.
     let schema = json!({ "items": { "pattern": "^(a+)+$" } });
     let texts: Vec<_> = (0..2_000).map(|_| "a".repeat(200) + "b").collect();
-    assert!(matches!(check_once(&schema, &json!(texts)), Err(Unfit::Value(_))));
+    assert!(matches!(check_once(&schema, &json!(texts)), Err(SchemaError::Value(_))));
     let many: Map<_, _> = (0..5_000).map(|i| (format!("^a{i}$"), json!(true))).collect();
     let refused = check_once(&json!({ "patternProperties": many }), &json!({})).unwrap_err();
     assert!(refused.to_string().contains("5000 patterns; wanted at most 4096"), "{refused}");
     let refused = check_once(&json!({ "pattern": "((\\w{100}){100}){100}" }), &json!("a"));
-    assert!(matches!(refused, Err(Unfit::Schema(_))), "{refused:?}");
+    assert!(matches!(refused, Err(SchemaError::Schema(_))), "{refused:?}");
 }
 
 #[test]
@@ -238,7 +241,7 @@ fn what_errors_repeat_is_bounded() {
     let schema = json!({ "additionalProperties": { "items": { "not": { "const": long } } } });
     let checker = Checker::new(&schema, None).unwrap();
     let value = json!({ &long: vec![&long; 1] });
-    assert!(matches!(checker.check(&value, None), Err(Unfit::Value(_))));
+    assert!(matches!(checker.check(&value, None), Err(SchemaError::Value(_))));
     let schema = json!({ "additionalProperties": { "items": { "type": "integer" } } });
     let value = json!({ &long: vec!["wrong"; 20_000] });
     let refused = check_once(&schema, &value).unwrap_err().to_string();
@@ -324,7 +327,7 @@ proptest! {
         prop_assert_eq!(told.unwrap(), expect);
         match check_once(&whole, &value) {
             Ok(()) => prop_assert!(plain.is_valid(&value)),
-            Err(Unfit::Value(_)) => prop_assert!(!plain.is_valid(&value)),
+            Err(SchemaError::Value(_)) => prop_assert!(!plain.is_valid(&value)),
             Err(other) => prop_assert!(false, "{}", other),
         }
     }

@@ -77,7 +77,7 @@ impl Manifest {
     }
 
     /// With this JSON Schema, which the input of each call is checked against: calls whose
-    /// input does not fit are answered with `Input`, and never reach the plugin.
+    /// input does not fit are answered with `InvalidInput`, and never reach the plugin.
     ///
     /// # Errors
     ///

@@ -13,7 +13,7 @@ use super::metered::{Budget, Metered, MeteredJson, within};
 use super::steps::{Outline, outline, with_stack};
 use super::tree::NESTING_DEPTH_MAX;
 use super::violations::{bounded, describe, violation};
-use crate::error::manifest::{Exceeded, Unfit, Violation};
+use crate::error::manifest::{Exceeded, SchemaError, Violation};
 
 /// Most steps of a check: a step is an access to the value. A text of a megabyte against a usual
 /// schema takes about two million.
@@ -40,9 +40,9 @@ pub(crate) struct Checker {
 
 impl Checker {
     /// Reads a schema. After `deadline` it is not begun any more.
-    pub(crate) fn new(schema: &Value, deadline: Option<Instant>) -> Result<Self, Unfit> {
+    pub(crate) fn new(schema: &Value, deadline: Option<Instant>) -> Result<Self, SchemaError> {
         let Some(outline) = outline(schema, NESTING_DEPTH_MAX) else {
-            return Err(Unfit::Schema(Violation::of_all(too_deep())));
+            return Err(SchemaError::Schema(Violation::of_all(too_deep())));
         };
         let steps = outline.steps(0);
         let (validator, costs) = with_stack(steps, || {
@@ -57,14 +57,22 @@ impl Checker {
     }
 
     /// Checks a value, until `deadline` at the latest.
-    pub(crate) fn check(&self, value: &Value, deadline: Option<Instant>) -> Result<(), Unfit> {
+    pub(crate) fn check(
+        &self,
+        value: &Value,
+        deadline: Option<Instant>,
+    ) -> Result<(), SchemaError> {
         self.check_and_tell(value, true, deadline)
     }
 
     /// Checks a text that has to be JSON, until `deadline` at the latest. Of a key that an object
     /// has twice, the last counts.
-    pub(crate) fn check_text(&self, text: &[u8], deadline: Option<Instant>) -> Result<(), Unfit> {
-        let fault = |message| Err(Unfit::Value(vec![Violation::of_all(message)]));
+    pub(crate) fn check_text(
+        &self,
+        text: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<(), SchemaError> {
+        let fault = |message| Err(SchemaError::Value(vec![Violation::of_all(message)]));
         if text.is_empty() {
             return fault("it is empty; wanted JSON".to_owned());
         }
@@ -79,26 +87,26 @@ impl Checker {
         value: &Value,
         wants_places: bool,
         deadline: Option<Instant>,
-    ) -> Result<(), Unfit> {
+    ) -> Result<(), SchemaError> {
         let Some(depth) = outline(value, NESTING_DEPTH_MAX).map(|outline| outline.depth) else {
-            return Err(Unfit::Value(vec![Violation::of_all(too_deep())]));
+            return Err(SchemaError::Value(vec![Violation::of_all(too_deep())]));
         };
         if let Some(exceeded) = self.costs.exceeded {
-            return Err(Unfit::Exceeded(exceeded));
+            return Err(SchemaError::Exceeded(exceeded));
         }
         let Some(validator) = &self.validator else { return Ok(()) };
         let costs = self.costs.access;
         with_stack(self.outline.steps(depth), || {
             let budget = Budget { steps: STEPS_MAX, deadline };
             let fits = within(budget, costs, || validator.is_valid(Metered(value)));
-            if fits.map_err(Unfit::Exceeded)? {
+            if fits.map_err(SchemaError::Exceeded)? {
                 return Ok(());
             }
             if !wants_places {
-                return Err(Unfit::Value(Vec::new()));
+                return Err(SchemaError::Value(Vec::new()));
             }
             let bytes = self.costs.repeated_bytes;
-            Err(Unfit::Value(describe(validator, value, depth, costs, bytes, deadline)))
+            Err(SchemaError::Value(describe(validator, value, depth, costs, bytes, deadline)))
         })?
     }
 }
@@ -121,25 +129,29 @@ impl Drop for Checker {
 
 /// Checks a value that is looked at once.
 #[cfg(test)]
-pub(super) fn check_once(schema: &Value, value: &Value) -> Result<(), Unfit> {
+pub(super) fn check_once(schema: &Value, value: &Value) -> Result<(), SchemaError> {
     Checker::new(schema, None)?.check(value, None)
 }
 
 /// Whether there is time left.
-fn in_time(deadline: Option<Instant>) -> Result<(), Unfit> {
+fn in_time(deadline: Option<Instant>) -> Result<(), SchemaError> {
     match deadline {
-        Some(deadline) if deadline <= Instant::now() => Err(Unfit::Exceeded(Exceeded::Deadline)),
+        Some(deadline) if deadline <= Instant::now() => {
+            Err(SchemaError::Exceeded(Exceeded::Deadline))
+        }
         _ => Ok(()),
     }
 }
 
-fn build(schema: &Value, costs: Costs) -> Result<Validator<MeteredJson>, Unfit> {
+fn build(schema: &Value, costs: Costs) -> Result<Validator<MeteredJson>, SchemaError> {
     let patterns = PatternOptions::fancy_regex()
         .backtrack_limit(PATTERN_BACKTRACKS_MAX)
         .size_limit(costs.pattern_bytes_max)
         .dfa_size_limit(costs.pattern_bytes_max);
     let options = jsonschema::options_for::<MeteredJson>().offline().with_pattern_options(patterns);
-    options.build(schema).map_err(|error| Unfit::Schema(violation(error.instance_path(), &error)))
+    options
+        .build(schema)
+        .map_err(|error| SchemaError::Schema(violation(error.instance_path(), &error)))
 }
 
 fn too_deep() -> String {
@@ -196,7 +208,7 @@ mod tests {
             json!({ "type": 1 }),
         ] {
             let refused = check_once(&schema, &json!({})).unwrap_err();
-            assert!(matches!(refused, Unfit::Schema(_)), "{schema}: {refused}");
+            assert!(matches!(refused, SchemaError::Schema(_)), "{schema}: {refused}");
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::metered::AccessCosts;
 use super::resources::{SUBSCHEMAS_MAX, makes_too_many};
-use crate::error::manifest::{Exceeded, Unfit, Violation};
+use crate::error::manifest::{Exceeded, SchemaError, Violation};
 
 /// Most evaluations of subschemas at one place of a value.
 const EXPANSIONS_MAX: usize = 10_000;
@@ -54,13 +54,13 @@ pub(super) struct Costs {
 
 /// Counts the ways through a schema. Refuses one that is too expensive to be read; one that is
 /// too expensive to check anything by is refused by each check.
-pub(super) fn costs(schema: &Value) -> Result<Costs, Unfit> {
+pub(super) fn costs(schema: &Value) -> Result<Costs, SchemaError> {
     let mut document = Document::default();
     document.add(schema, schema);
     if document.patterns > PATTERNS_MAX {
         let patterns = document.patterns;
         let message = format!("has {patterns} patterns; wanted at most {PATTERNS_MAX}");
-        return Err(Unfit::Schema(Violation::of_all(message)));
+        return Err(SchemaError::Schema(Violation::of_all(message)));
     }
     let bytes = PATTERNS_BYTES_MAX / document.patterns.max(1);
     Ok(Costs {

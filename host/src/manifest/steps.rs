@@ -7,7 +7,7 @@ use std::thread;
 use serde_json::Value;
 
 use super::tree::NESTING_DEPTH_MAX;
-use crate::error::manifest::{Unfit, Violation};
+use crate::error::manifest::{SchemaError, Violation};
 
 /// Stack of a check, besides what its steps need.
 const STACK_BYTES_MIN: usize = 2 << 20;
@@ -30,8 +30,8 @@ const STEPS_ELSEWHERE: usize = NESTING_DEPTH_MAX;
 pub(super) fn with_stack<T: Send>(
     steps: usize,
     work: impl FnOnce() -> T + Send,
-) -> Result<T, Unfit> {
-    let panicked = |_| Unfit::Schema(Violation::of_all("made the checker panic".to_owned()));
+) -> Result<T, SchemaError> {
+    let panicked = |_| SchemaError::Schema(Violation::of_all("made the checker panic".to_owned()));
     if steps <= STEPS_AT_HOME {
         return catch_unwind(AssertUnwindSafe(work)).map_err(panicked);
     }
@@ -40,13 +40,13 @@ pub(super) fn with_stack<T: Send>(
             "refers to itself in up to {steps} steps for this value; wanted at most {STEPS_MAX}, \
              so use fewer references"
         );
-        return Err(Unfit::Schema(Violation::of_all(message)));
+        return Err(SchemaError::Schema(Violation::of_all(message)));
     }
     let stack_bytes = STACK_BYTES_MIN + steps * STACK_BYTES_PER_STEP;
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("hotbay-schema".to_owned());
         let thread = thread.stack_size(stack_bytes).spawn_scoped(scope, work);
-        thread.map_err(|error| Unfit::NoThread(error.to_string()))?.join().map_err(panicked)
+        thread.map_err(|error| SchemaError::NoThread(error.to_string()))?.join().map_err(panicked)
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::Checker;
-use crate::error::manifest::Unfit;
+use crate::error::manifest::SchemaError;
 
 /// The schemas of types, by all of their names.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ impl Types {
         &'t self,
         input: &[u8],
         deadline: Option<Instant>,
-    ) -> Result<(), (&'t str, Unfit)> {
+    ) -> Result<(), (&'t str, SchemaError)> {
         let Ok(Typed { r#type }) = serde_json::from_slice(input) else { return Ok(()) };
         let Some((name, checker)) = self.0.get_key_value(&r#type) else { return Ok(()) };
         checker.check_text(input, deadline).map_err(|unfit| (name.as_str(), unfit))

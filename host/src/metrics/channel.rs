@@ -32,7 +32,7 @@ struct State {
     /// Accepted events; never more than `events_max`.
     events: VecDeque<Key>,
     /// Who waits for room; empty unless `events` is full.
-    waiting: VecDeque<(Key, Teller)>,
+    waiting: VecDeque<(Key, Waiter)>,
     /// How many may wait before those that gave up are swept away.
     sweep_at: usize,
     is_stopped: bool,
@@ -41,7 +41,7 @@ struct State {
 
 /// Tells somebody that its event was accepted; dropped, that it will not be.
 #[derive(Debug)]
-enum Teller {
+enum Waiter {
     Task(oneshot::Sender<()>),
     Thread(mpsc::SyncSender<()>),
 }
@@ -70,13 +70,13 @@ impl Channel {
         match self.offer(&mut lock(&self.state), key) {
             Offered::Accepted => Ok(()),
             Offered::Stopped => Err(CollectError::Stopped),
-            Offered::Full(_) => Err(CollectError::Full { channel_max: self.events_max }),
+            Offered::Full(_) => Err(CollectError::Full { max_queued_events: self.events_max }),
         }
     }
 
     pub(super) async fn send(&self, key: Key) -> Result<(), CollectError> {
         let (teller, accepted) = oneshot::channel();
-        match self.send_or_wait(key, Teller::Task(teller))? {
+        match self.send_or_wait(key, Waiter::Task(teller))? {
             Sent::Accepted => Ok(()),
             Sent::Waits => accepted.await.map_err(|_| CollectError::Stopped),
         }
@@ -84,13 +84,13 @@ impl Channel {
 
     pub(super) fn send_blocking(&self, key: Key) -> Result<(), CollectError> {
         let (teller, accepted) = mpsc::sync_channel(1);
-        match self.send_or_wait(key, Teller::Thread(teller))? {
+        match self.send_or_wait(key, Waiter::Thread(teller))? {
             Sent::Accepted => Ok(()),
             Sent::Waits => accepted.recv().map_err(|_| CollectError::Stopped),
         }
     }
 
-    fn send_or_wait(&self, key: Key, teller: Teller) -> Result<Sent, CollectError> {
+    fn send_or_wait(&self, key: Key, teller: Waiter) -> Result<Sent, CollectError> {
         let mut state = lock(&self.state);
         match self.offer(&mut state, key) {
             Offered::Accepted => Ok(Sent::Accepted),
@@ -122,12 +122,12 @@ impl Channel {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         self.more.notify_all();
-        waiting.into_iter().for_each(|(_, teller)| told(|| drop(teller)));
+        waiting.into_iter().for_each(|(_, teller)| completion(|| drop(teller)));
     }
 
     /// Waits for events and takes some into `batch`, noting what became of those before; false
     /// once everything was taken that will ever be there.
-    pub(super) fn take(&self, batch: &mut Vec<Key>, before: Done) -> bool {
+    pub(super) fn take(&self, batch: &mut Vec<Key>, before: BatchDone) -> bool {
         let mut state = lock(&self.state);
         state.collected.counted += before.counted;
         state.collected.failed += before.failed;
@@ -142,7 +142,7 @@ impl Channel {
             self.more.notify_one();
         }
         drop(state);
-        accepted.into_iter().for_each(|teller| told(|| teller.tell()));
+        accepted.into_iter().for_each(|teller| completion(|| teller.wake()));
         !batch.is_empty()
     }
 
@@ -152,7 +152,7 @@ impl Channel {
 }
 
 /// Tells somebody; what its waker does is its own affair.
-fn told(tell: impl FnOnce()) {
+fn completion(tell: impl FnOnce()) {
     let _ = survives(tell);
 }
 
@@ -164,7 +164,7 @@ enum Sent {
 
 /// What became of the events of a batch.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Done {
+pub(super) struct BatchDone {
     pub(super) counted: u64,
     pub(super) failed: u64,
 }
@@ -176,7 +176,7 @@ impl State {
     }
 
     /// Accepts events of those who wait as far as there is room; answers with whom to tell.
-    fn refill(&mut self, events_max: usize) -> Vec<Teller> {
+    fn refill(&mut self, events_max: usize) -> Vec<Waiter> {
         let mut accepted = Vec::new();
         while self.events.len() < events_max
             && let Some((key, teller)) = self.waiting.pop_front()
@@ -198,7 +198,7 @@ impl State {
     }
 }
 
-impl Teller {
+impl Waiter {
     fn is_gone(&self) -> bool {
         match self {
             Self::Task(teller) => teller.is_closed(),
@@ -206,7 +206,7 @@ impl Teller {
         }
     }
 
-    fn tell(self) {
+    fn wake(self) {
         // Who gave up just now is counted all the same.
         match self {
             Self::Task(teller) => drop(teller.send(())),
@@ -224,7 +224,7 @@ mod tests {
 
     fn take(channel: &Channel) -> Vec<Key> {
         let mut batch = Vec::new();
-        let _ = channel.take(&mut batch, Done::default());
+        let _ = channel.take(&mut batch, BatchDone::default());
         batch
     }
 
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(polled, [true, false, false]);
         assert_eq!(take(&channel), ["a"]);
         let refused = channel.try_send("x".into());
-        assert!(matches!(refused, Err(CollectError::Full { channel_max: 1 })), "{refused:?}");
+        assert!(matches!(refused, Err(CollectError::Full { max_queued_events: 1 })), "{refused:?}");
         assert_eq!(take(&channel), ["b"]);
         // Accepted although nobody has looked at the answer yet.
         assert_eq!(channel.collected().accepted, 3);

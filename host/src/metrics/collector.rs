@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::channel::{Channel, Done};
+use super::channel::{BatchDone, Channel};
 use super::store::MetricStore;
 use super::survive::{Ended, survives};
 use crate::sync::{SameProcess, lock};
@@ -23,7 +23,7 @@ pub struct CollectorLimits {
     pub workers: u32,
     /// Accepted events that may wait for a worker, besides at most 64 in the hands of each
     /// one; not zero. Default: 1,024.
-    pub channel_max: u32,
+    pub max_queued_events: u32,
 }
 
 impl CollectorLimits {
@@ -33,7 +33,7 @@ impl CollectorLimits {
 
 impl Default for CollectorLimits {
     fn default() -> Self {
-        Self { workers: 2, channel_max: 1024 }
+        Self { workers: 2, max_queued_events: 1024 }
     }
 }
 
@@ -65,7 +65,7 @@ pub enum CollectError {
     /// The channel is full: try later, or wait by [`Collector::record`].
     Full {
         /// Events that the channel holds.
-        channel_max: usize,
+        max_queued_events: usize,
     },
     /// The collector has been stopped.
     Stopped,
@@ -115,11 +115,11 @@ impl Collector {
         limits: CollectorLimits,
         token: CancellationToken,
     ) -> Result<Self, CollectError> {
-        let CollectorLimits { workers, channel_max } = limits;
+        let CollectorLimits { workers, max_queued_events } = limits;
         if !(1..=CollectorLimits::WORKERS_MAX).contains(&workers) {
             return Err(CollectError::Workers { wanted: workers });
         }
-        let events_max = usize::try_from(channel_max).unwrap_or(usize::MAX);
+        let events_max = usize::try_from(max_queued_events).unwrap_or(usize::MAX);
         if events_max == 0 {
             return Err(CollectError::NoRoom);
         }
@@ -223,11 +223,11 @@ impl Drop for Collector {
 /// What a worker does all its life.
 fn work(channel: &Channel, store: &dyn MetricStore) {
     let mut batch = Vec::new();
-    let mut done = Done::default();
+    let mut done = BatchDone::default();
     while channel.take(&mut batch, std::mem::take(&mut done)) {
         for key in batch.drain(..) {
             match survives(|| store.inc(&key)) {
-                Ended::Well => done.counted += 1,
+                Ended::Returned => done.counted += 1,
                 Ended::Panicked => done.failed += 1,
             }
         }
@@ -272,10 +272,10 @@ impl fmt::Display for CollectError {
             }
             Self::NoRoom => f.write_str("a channel of length 0 holds no event; wanted at least 1"),
             Self::NoThread(_) => f.write_str("the system gave no thread for a worker"),
-            Self::Full { channel_max } => write!(
+            Self::Full { max_queued_events } => write!(
                 f,
-                "the channel is full, with {channel_max} events waiting; try later, wait by \
-                 `record`, or raise `channel_max`"
+                "the channel is full, with {max_queued_events} events waiting; try later, wait by \
+                 `record`, or raise `max_queued_events`"
             ),
             Self::Stopped => f.write_str("the collector is stopped; start a new one"),
             Self::Forked => f.write_str(

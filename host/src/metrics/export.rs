@@ -6,8 +6,8 @@ use std::iter;
 
 use ::metrics::{Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 
-use super::figures::{Figures, PluginFigures};
 use super::latency::LatencySnapshot;
+use super::stats::{HostStats, PluginStats};
 use crate::id::PluginName;
 
 /// Puts figures into a recorder; one for each recorder, used again at each export.
@@ -65,11 +65,11 @@ pub struct Exporter {
 struct Known {
     /// What its lives before this one came to.
     before: [u64; COUNTERS.len()],
-    last: PluginFigures,
+    last: PluginStats,
     serves: bool,
 }
 
-type Row<T> = (&'static str, &'static str, fn(&PluginFigures) -> T);
+type Row<T> = (&'static str, &'static str, fn(&PluginStats) -> T);
 
 const COUNTERS: [Row<u64>; 11] = [
     ("hotbay_calls_total", "calls, however they ended", |plugin| plugin.calls),
@@ -149,7 +149,7 @@ impl Exporter {
     }
 
     /// Brings `recorder`, which is the same each time, up to date with `figures`.
-    pub fn export(&mut self, figures: &Figures, recorder: &dyn Recorder) {
+    pub fn export(&mut self, figures: &HostStats, recorder: &dyn Recorder) {
         describe(recorder);
         for plugin in &figures.plugins {
             self.plugin(plugin, recorder);
@@ -165,10 +165,10 @@ impl Exporter {
         }
     }
 
-    fn plugin(&mut self, now: &PluginFigures, recorder: &dyn Recorder) {
+    fn plugin(&mut self, now: &PluginStats, recorder: &dyn Recorder) {
         let known = self.known.entry(now.name.clone()).or_insert_with(|| Known {
             before: [0; COUNTERS.len()],
-            last: PluginFigures { life: now.life, ..PluginFigures::new(now.name.clone()) },
+            last: PluginStats { life: now.life, ..PluginStats::new(now.name.clone()) },
             serves: true,
         });
         known.go_on_to(now);
@@ -190,7 +190,7 @@ impl Exporter {
     }
 
     /// A recorder forgets nothing, so what is gone stands at zero.
-    fn gone(&mut self, figures: &Figures, recorder: &dyn Recorder) {
+    fn gone(&mut self, figures: &HostStats, recorder: &dyn Recorder) {
         let serves = |name: &PluginName| figures.plugins.iter().any(|plugin| plugin.name == *name);
         for (name, known) in &mut self.known {
             if known.serves && !serves(name) {
@@ -207,7 +207,7 @@ impl Exporter {
 
 impl Known {
     /// Where counts have started again, those of the life before are kept.
-    fn go_on_to(&mut self, now: &PluginFigures) {
+    fn go_on_to(&mut self, now: &PluginStats) {
         self.serves = true;
         let is_less = |(_, _, count): &Row<u64>| count(now) < count(&self.last);
         if now.life == self.last.life && !COUNTERS.iter().any(is_less) {
@@ -239,7 +239,7 @@ fn thinned(part: u64, whole: u64, max: u64) -> u64 {
     u64::try_from(share).unwrap_or(max)
 }
 
-fn key(name: &'static str, plugin: &PluginFigures) -> Key {
+fn key(name: &'static str, plugin: &PluginStats) -> Key {
     Key::from_parts(name, vec![Label::new("plugin", plugin.name.to_string())])
 }
 

@@ -86,13 +86,13 @@ impl Recorder for Page {
     }
 }
 
-fn plugin(name: &str, life: u64, calls: u64) -> PluginFigures {
+fn plugin(name: &str, life: u64, calls: u64) -> PluginStats {
     let name = PluginName::new(name).expect("a name");
-    PluginFigures { life, calls, ..PluginFigures::new(name) }
+    PluginStats { life, calls, ..PluginStats::new(name) }
 }
 
-fn figures(plugins: &[PluginFigures]) -> Figures {
-    Figures { plugins: plugins.to_vec(), kept_libraries: 3, sampled_one_in: 64 }
+fn figures(plugins: &[PluginStats]) -> HostStats {
+    HostStats { plugins: plugins.to_vec(), kept_libraries: 3, sampled_one_in: 64 }
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn every_figure_has_its_line() {
     let page = Page::default();
     let latencies = Latencies::new();
     (1..=5).for_each(|nanos| latencies.record(Duration::from_nanos(nanos)));
-    let one = PluginFigures {
+    let one = PluginStats {
         generation: Some(GenerationId::after(6)),
         errors: 1,
         faults: 2,
@@ -162,7 +162,7 @@ fn counts_go_on_over_the_lives_of_a_plugin_and_gauges_of_one_that_is_gone_are_ze
     let page = Page::default();
     let mut exporter = Exporter::new();
     let calls = "hotbay_calls_total{one}";
-    let busy = |life, calls| PluginFigures { waiting: 7, ..plugin("one", life, calls) };
+    let busy = |life, calls| PluginStats { waiting: 7, ..plugin("one", life, calls) };
     let steps = [
         (Some(busy(1, 10)), 10.0, 7.0),
         (Some(busy(1, 10)), 10.0, 7.0),
@@ -192,7 +192,7 @@ fn each_duration_goes_out_once_into_each_recorder() {
     let (one, other) = (Page::default(), Page::default());
     let (mut to_one, mut to_other) = (Exporter::new(), Exporter::new());
     let latencies = Latencies::new();
-    let now = |life| PluginFigures {
+    let now = |life| PluginStats {
         latencies: Some(latencies.snapshot()),
         ..plugin("a", life, latencies.snapshot().count())
     };
@@ -222,7 +222,7 @@ fn prometheus_shows_durations_in_buckets_and_counts_exactly() {
     }
     let latencies = Some(latencies.snapshot());
     // Above what a float holds exactly.
-    let one = PluginFigures { latencies, ..plugin("one", 1, (1 << 60) + 1) };
+    let one = PluginStats { latencies, ..plugin("one", 1, (1 << 60) + 1) };
     let mut exporter = Exporter::new();
     for _ in 0..2 {
         exporter.export(&figures(std::slice::from_ref(&one)), &recorder);

@@ -5,14 +5,14 @@ mod channel;
 mod collector;
 #[cfg(feature = "metrics")]
 mod export;
-mod figures;
 mod latency;
+mod stats;
 mod store;
 mod survive;
 
 pub use collector::{CollectError, Collected, Collector, CollectorLimits};
 #[cfg(feature = "metrics")]
 pub use export::Exporter;
-pub use figures::{Figures, PluginFigures};
 pub use latency::{Latencies, LatencyBucket, LatencySnapshot};
+pub use stats::{HostStats, PluginStats};
 pub use store::{MemoryStore, MetricStore};

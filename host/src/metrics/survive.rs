@@ -6,13 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    Well,
+    Returned,
     Panicked,
 }
 
 pub(super) fn survives(work: impl FnOnce()) -> Ended {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(()) => Ended::Well,
+        Ok(()) => Ended::Returned,
         Err(panic) => {
             // To drop what it carries may panic too, and what comes of that is not touched.
             if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {

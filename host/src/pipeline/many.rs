@@ -12,21 +12,21 @@ use super::Pipeline;
 use super::runners::Runners;
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
-use crate::handle::Each;
+use crate::handle::BatchItem;
 
 /// How a stream of requests goes through a pipeline.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
-pub struct Many {
+pub struct RunOptions {
     is_ordered: bool,
-    chunk_max: usize,
-    chunks_max: usize,
+    max_chunk: usize,
+    max_chunks: usize,
 }
 
-impl Many {
+impl RunOptions {
     /// Outcomes come in the order of their requests.
     pub fn ordered() -> Self {
-        Self { is_ordered: true, chunk_max: 256, chunks_max: 8 }
+        Self { is_ordered: true, max_chunk: 256, max_chunks: 8 }
     }
 
     /// Outcomes come as they are there.
@@ -36,14 +36,14 @@ impl Many {
 
     /// Takes at most so many requests together, of those that are there already; at least one.
     /// Default: 256.
-    pub fn chunk_max(mut self, requests: usize) -> Self {
-        self.chunk_max = requests.max(1);
+    pub fn max_chunk(mut self, requests: usize) -> Self {
+        self.max_chunk = requests.max(1);
         self
     }
 
     /// Has at most so many chunks under way; at least one. Default: 8.
-    pub fn chunks_max(mut self, chunks: usize) -> Self {
-        self.chunks_max = chunks.max(1);
+    pub fn max_chunks(mut self, chunks: usize) -> Self {
+        self.max_chunks = chunks.max(1);
         self
     }
 }
@@ -51,7 +51,7 @@ impl Many {
 /// What became of one request of many.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Done {
+pub struct Completed {
     /// Which one it was, from 0 on.
     pub index: u64,
     /// The reply of the last step, or the error of the step that failed; see
@@ -62,20 +62,20 @@ pub struct Done {
 /// The outcomes of many requests: a stream.
 #[must_use = "nothing runs unless the stream is asked"]
 pub struct RunMany {
-    done: Pin<Box<dyn Stream<Item = Done> + Send>>,
+    done: Pin<Box<dyn Stream<Item = Completed> + Send>>,
 }
 
 impl Stream for RunMany {
-    type Item = Done;
+    type Item = Completed;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Done>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Completed>> {
         self.done.as_mut().poll_next(context)
     }
 }
 
 impl RunMany {
     /// Waits for the next outcome; none once all requests are done.
-    pub async fn next(&mut self) -> Option<Done> {
+    pub async fn next(&mut self) -> Option<Completed> {
         self.done.next().await
     }
 }
@@ -119,15 +119,15 @@ impl Pipeline {
     /// its plugin, and a call that is late does not hold up those that were to follow. A step's
     /// deadline counts for each call of it, from its own begin on. Requests that name a deadline
     /// or a token of their own go one by one, so that each is told in time.
-    pub fn run_many<S>(&self, requests: S, many: Many) -> RunMany
+    pub fn run_many<S>(&self, requests: S, many: RunOptions) -> RunMany
     where
         S: Stream<Item = Request<'static>> + Send + 'static,
     {
         let pipeline = self.clone();
         let mut next = 0_u64;
-        let chunks = requests.ready_chunks(many.chunk_max);
-        let chunks = chunks.flat_map(|requests| stream::iter(apart(requests)));
-        let mut runners = Runners::new(self.clone(), many.chunks_max);
+        let chunks = requests.ready_chunks(many.max_chunk);
+        let chunks = chunks.flat_map(|requests| stream::iter(split(requests)));
+        let mut runners = Runners::new(self.clone(), many.max_chunks);
         let chunks = chunks.map(move |requests| {
             let first = next;
             next += requests.len() as u64;
@@ -141,24 +141,24 @@ impl Pipeline {
                 }
             }
         });
-        let done: Pin<Box<dyn Stream<Item = Done> + Send>> = match many.is_ordered {
-            true => Box::pin(chunks.buffered(many.chunks_max).flat_map(stream::iter)),
-            false => Box::pin(chunks.buffer_unordered(many.chunks_max).flat_map(stream::iter)),
+        let done: Pin<Box<dyn Stream<Item = Completed> + Send>> = match many.is_ordered {
+            true => Box::pin(chunks.buffered(many.max_chunks).flat_map(stream::iter)),
+            false => Box::pin(chunks.buffer_unordered(many.max_chunks).flat_map(stream::iter)),
         };
         RunMany { done }
     }
 
-    async fn run_chunk(&self, first: u64, mut requests: Vec<Request<'static>>) -> Vec<Done> {
+    async fn run_chunk(&self, first: u64, mut requests: Vec<Request<'static>>) -> Vec<Completed> {
         if requests.len() == 1
             && let Some(request) = requests.pop_if(|request| request.is_bounded())
         {
             let outcome = self.run(request.wait_for_place_if_need_be()).await;
-            return vec![Done { index: first, outcome }];
+            return vec![Completed { index: first, outcome }];
         }
-        let mut calls: Vec<_> = requests.into_iter().map(Each::Asks).collect();
+        let mut calls: Vec<_> = requests.into_iter().map(BatchItem::Pending).collect();
         for at in 0..self.steps.len() {
-            calls.iter_mut().for_each(go_on);
-            if calls.iter().all(|call| matches!(call, Each::Failed(_))) {
+            calls.iter_mut().for_each(run_next);
+            if calls.iter().all(|call| matches!(call, BatchItem::Failed(_))) {
                 break;
             }
             calls = match self.plugin(at) {
@@ -169,40 +169,42 @@ impl Pipeline {
                 self.note_skipped(at + 1, call);
             }
         }
-        let done = |(index, call): (usize, Each)| Done {
+        let done = |(index, call): (usize, BatchItem)| Completed {
             index: first + index as u64,
             outcome: match call {
-                Each::Answered(_, reply) => Ok(reply),
-                Each::Failed(error) => Err(error),
-                Each::Asks(_) => Err(crate::error::bug!("a call of a pipeline was not made")),
+                BatchItem::Answered(_, reply) => Ok(reply),
+                BatchItem::Failed(error) => Err(error),
+                BatchItem::Pending(_) => {
+                    Err(crate::error::bug!("a call of a pipeline was not made"))
+                }
             },
         };
         calls.into_iter().enumerate().map(done).collect()
     }
 
     /// Notes of a call that has just failed which steps are not run.
-    fn note_skipped(&self, from: usize, call: &mut Each) {
-        if let Each::Failed(error) = call
+    fn note_skipped(&self, from: usize, call: &mut BatchItem) {
+        if let BatchItem::Failed(error) = call
             && error.skipped().is_empty()
             && from < self.steps.len()
         {
-            let taken = std::mem::replace(error, Error::new(ErrorKind::Bug, ""));
+            let taken = std::mem::replace(error, Error::new(ErrorKind::Internal, ""));
             *error = taken.skipping(self.names_from(from));
         }
     }
 }
 
 /// Makes a request of what the step before answered.
-fn go_on(call: &mut Each) {
-    let taken = std::mem::replace(call, Each::Asks(Request::default()));
+fn run_next(call: &mut BatchItem) {
+    let taken = std::mem::replace(call, BatchItem::Pending(Request::default()));
     *call = match taken {
-        Each::Answered(request, reply) => Each::Asks(request.answered_by(reply)),
+        BatchItem::Answered(request, reply) => BatchItem::Pending(request.answered_by(reply)),
         other => other,
     };
 }
 
 /// Requests that are bounded each by itself, and what lies between them together.
-fn apart(requests: Vec<Request<'static>>) -> Vec<Vec<Request<'static>>> {
+fn split(requests: Vec<Request<'static>>) -> Vec<Vec<Request<'static>>> {
     if !requests.iter().any(Request::is_bounded) {
         return vec![requests];
     }
@@ -216,9 +218,9 @@ fn apart(requests: Vec<Request<'static>>) -> Vec<Vec<Request<'static>>> {
     apart
 }
 
-fn failed(call: Each, error: &Error) -> Each {
+fn failed(call: BatchItem, error: &Error) -> BatchItem {
     match call {
-        Each::Asks(_) => Each::Failed(error.again()),
+        BatchItem::Pending(_) => BatchItem::Failed(error.cloned()),
         call => call,
     }
 }

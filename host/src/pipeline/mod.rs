@@ -14,7 +14,7 @@ use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::handle::PluginHandle;
 use crate::id::PluginName;
-pub use many::{Done, Many, RunMany};
+pub use many::{Completed, RunMany, RunOptions};
 
 /// Plugins in a row, made by [`Host::pipeline`](crate::Host::pipeline). Cheap to clone.
 ///
@@ -102,7 +102,7 @@ impl Pipeline {
         let last = self.steps.len() - 1;
         let mut at = 0;
         loop {
-            if request.is_taken_back() {
+            if request.is_cancelled() {
                 let message = "the pipeline was taken back by its caller";
                 let error = Error::new(ErrorKind::Cancelled, message);
                 return Err(error.skipping(self.names_from(at)));
@@ -136,7 +136,7 @@ impl Pipeline {
                 Ok(_) => error,
             });
         };
-        self.find.find(name).map_err(|error| error.of_if_nobody(name))
+        self.find.find(name).map_err(|error| error.of_if_unset(name))
     }
 
     /// The names of the steps from one on.

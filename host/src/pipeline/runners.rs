@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, Pipeline};
-use crate::call::{Reply, Request, Standing};
+use super::{Completed, Pipeline};
+use crate::call::{CallState, Reply, Request};
 use crate::error::{Error, bug};
 use crate::handle::PluginHandle;
 use crate::id::GenerationId;
@@ -18,12 +18,12 @@ use crate::pool::{PoolLimits, WorkerPool};
 pub(super) struct Runners {
     pipeline: Pipeline,
     chunks_max: usize,
-    current: Option<Crew>,
+    current: Option<RunnerThreads>,
 }
 
 /// Chunks hold its pool too, so that it ends with the last of them and nobody waits for a plugin.
-struct Crew {
-    pool: WorkerPool<Vec<Done>>,
+struct RunnerThreads {
+    pool: WorkerPool<Vec<Completed>>,
     of: Vec<GenerationId>,
 }
 
@@ -31,7 +31,7 @@ struct Crew {
 struct Steps {
     plugins: Vec<PluginHandle>,
     pipeline: Pipeline,
-    standing: Standing,
+    standing: CallState,
 }
 
 impl Runners {
@@ -45,10 +45,10 @@ impl Runners {
         &mut self,
         first: u64,
         requests: Vec<Request<'static>>,
-    ) -> Result<impl Future<Output = Vec<Done>> + Send + use<>, Vec<Request<'static>>> {
+    ) -> Result<impl Future<Output = Vec<Completed>> + Send + use<>, Vec<Request<'static>>> {
         let Some((plugins, pool)) = self.ready() else { return Err(requests) };
         let count = requests.len();
-        let standing = Standing::default();
+        let standing = CallState::default();
         let steps = Arc::new(Steps { plugins, pipeline: self.pipeline.clone(), standing });
         let (own, held) = (Arc::clone(&steps), pool.clone());
         let ticket = pool.submit(move || {
@@ -62,7 +62,8 @@ impl Runners {
                 Err(error) => Err(error.to_string()),
             };
             let done = outcome.unwrap_or_else(|why| {
-                let lost = |at| Done { index: first + at, outcome: Err(bug!("a chunk: {why}")) };
+                let lost =
+                    |at| Completed { index: first + at, outcome: Err(bug!("a chunk: {why}")) };
                 (0..count as u64).map(lost).collect()
             });
             drop(left);
@@ -71,7 +72,7 @@ impl Runners {
     }
 
     /// The plugins that serve now, and threads that called no others.
-    fn ready(&mut self) -> Option<(Vec<PluginHandle>, WorkerPool<Vec<Done>>)> {
+    fn ready(&mut self) -> Option<(Vec<PluginHandle>, WorkerPool<Vec<Completed>>)> {
         let mut plugins = Vec::with_capacity(self.pipeline.steps.len());
         let (mut of, mut workers) = (Vec::new(), u32::MAX);
         for at in 0..self.pipeline.steps.len() {
@@ -79,18 +80,18 @@ impl Runners {
                 return None;
             }
             let plugin = self.pipeline.plugin(at).ok()?;
-            let (generation, workers_max) = plugin.unbounded()?;
+            let (generation, max_workers) = plugin.unbounded()?;
             of.push(generation);
-            workers = workers.min(workers_max);
+            workers = workers.min(max_workers);
             plugins.push(plugin);
         }
         if self.current.as_ref().is_none_or(|crew| crew.of != of) {
             let mut limits = PoolLimits::default();
             limits.workers = workers;
-            limits.queue_max = u32::try_from(self.chunks_max).unwrap_or(u32::MAX);
-            limits.results_max = limits.queue_max.saturating_add(workers);
+            limits.max_queued_calls = u32::try_from(self.chunks_max).unwrap_or(u32::MAX);
+            limits.max_results = limits.max_queued_calls.saturating_add(workers);
             let pool = WorkerPool::new(limits, &CancellationToken::new()).ok()?;
-            self.current = Some(Crew { pool, of });
+            self.current = Some(RunnerThreads { pool, of });
         }
         let pool = self.current.as_ref()?.pool.clone();
         Some((plugins, pool))
@@ -98,13 +99,13 @@ impl Runners {
 }
 
 impl Steps {
-    fn run(&self, first: u64, requests: Vec<Request<'static>>) -> Vec<Done> {
+    fn run(&self, first: u64, requests: Vec<Request<'static>>) -> Vec<Completed> {
         let mut done = Vec::with_capacity(requests.len());
         for (index, request) in (first..).zip(requests) {
-            if !self.standing.is_wanted() {
+            if !self.standing.is_active() {
                 break;
             }
-            done.push(Done { index, outcome: self.take(request) });
+            done.push(Completed { index, outcome: self.take(request) });
         }
         done
     }
@@ -129,6 +130,6 @@ struct Left(Arc<Steps>);
 
 impl Drop for Left {
     fn drop(&mut self) {
-        self.0.standing.take_back();
+        self.0.standing.cancel();
     }
 }

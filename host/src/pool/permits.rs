@@ -32,8 +32,8 @@ pub(super) struct TaskPermits {
 }
 
 impl QueuePermits {
-    pub(super) fn new(queue_max: u32, results_max: u32) -> Self {
-        Self { queue: Permits::new(queue_max), results: Permits::new(results_max) }
+    pub(super) fn new(max_queued_calls: u32, max_results: u32) -> Self {
+        Self { queue: Permits::new(max_queued_calls), results: Permits::new(max_results) }
     }
 
     /// Takes both places if both are free.

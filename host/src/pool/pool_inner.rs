@@ -13,7 +13,7 @@ use super::{
     Epoch, Job, JobOutcome, PoolLimits, PushOutcome, Queue, QueueLimits, RejectReason, SubmitError,
     SubmitErrorKind, TaskError, TaskId, TaskTicket, WaitLimits, park,
 };
-use crate::sync::{Busy, ProcessEpoch, deadline_in, lock};
+use crate::sync::{ProcessEpoch, WaitGroup, deadline_in, lock};
 
 /// One pool but for its threads.
 pub(super) struct PoolInner<T> {
@@ -22,7 +22,7 @@ pub(super) struct PoolInner<T> {
     permits: QueuePermits,
     workers: u32,
     /// Threads that tell tasks that these never run.
-    rejecting: Arc<Busy>,
+    rejecting: Arc<WaitGroup>,
     pub(super) process: ProcessEpoch,
 }
 
@@ -50,15 +50,15 @@ struct EnterGuard;
 impl<T: Send + 'static> PoolInner<T> {
     /// A floor, and the epoch of its workers, which are to be started.
     pub(super) fn new(limits: &PoolLimits) -> (Arc<Self>, Epoch) {
-        let queue_max = usize::try_from(limits.queue_max).unwrap_or(usize::MAX);
+        let max_queued_calls = usize::try_from(limits.max_queued_calls).unwrap_or(usize::MAX);
         let queue = Queue::new();
         let places =
-            QueueLimits { max_queued: queue_max, max_waiting_for_space: 0, max_replaced: 0 };
+            QueueLimits { max_queued: max_queued_calls, max_waiting_for_space: 0, max_replaced: 0 };
         let (epoch, _) = queue.start_epoch(limits.workers, places);
         let floor = Self {
             store: ResultStore::new(),
             queue,
-            permits: QueuePermits::new(limits.queue_max, limits.results_max),
+            permits: QueuePermits::new(limits.max_queued_calls, limits.max_results),
             workers: limits.workers,
             rejecting: Arc::default(),
             process: ProcessEpoch::now(),
@@ -173,7 +173,7 @@ impl<T: Send + 'static> PoolInner<T> {
     pub(super) fn close(self: &Arc<Self>) {
         // What is told and dropped here is not to wait for this pool.
         let _inside = self.enter();
-        let _telling = self.rejecting.begin();
+        let _telling = self.rejecting.start();
         self.permits.close();
         self.queue.close();
     }

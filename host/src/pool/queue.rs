@@ -241,12 +241,12 @@ impl Queue {
 
     /// Begins an epoch with at most so many workers; the workers before it go home. Answers with
     /// how many are to be started now for the work that waits.
-    pub(crate) fn start_epoch(&self, workers_max: u32, limits: QueueLimits) -> (Epoch, u32) {
+    pub(crate) fn start_epoch(&self, max_workers: u32, limits: QueueLimits) -> (Epoch, u32) {
         let mut inner = lock(&self.inner);
         inner.epoch = Epoch(inner.epoch.0 + 1);
         inner.limits = limits;
-        inner.max_workers = workers_max;
-        inner.workers = u32::try_from(inner.queued.len()).unwrap_or(u32::MAX).min(workers_max);
+        inner.max_workers = max_workers;
+        inner.workers = u32::try_from(inner.queued.len()).unwrap_or(u32::MAX).min(max_workers);
         inner.idle = 0;
         inner.replaced = 0;
         inner.is_suspended = false;

@@ -52,10 +52,10 @@ impl fmt::Display for SubmitErrorKind {
             Self::Forked => FORKED,
             Self::NoWorkers => "the pool has no workers; wanted `workers` of at least 1",
             Self::QueueFull => {
-                "the queue is full; try again later, wait for a place, or raise `queue_max`"
+                "the queue is full; try again later, wait for a place, or raise `max_queued_calls`"
             }
             Self::StoreFull => {
-                "the store of results is full; take results out, or raise `results_max`"
+                "the store of results is full; take results out, or raise `max_results`"
             }
         })
     }

@@ -23,10 +23,10 @@ pub struct PoolLimits {
     /// Threads that run tasks. Default: the number of cores. A pool of 0 refuses every task.
     pub workers: u32,
     /// Tasks that may wait for a worker. Default: 1,024. With 0 every task is refused.
-    pub queue_max: u32,
+    pub max_queued_calls: u32,
     /// Accepted tasks whose outcome nobody has taken yet, so that each outcome has room.
     /// Default: 65,536. With 0 every task is refused.
-    pub results_max: u32,
+    pub max_results: u32,
 }
 
 /// How a [`WorkerPool::stop`] or a [`WorkerPool::cancel`] ended.
@@ -286,8 +286,8 @@ impl Default for PoolLimits {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             workers: u32::try_from(cores).unwrap_or(u32::MAX),
-            queue_max: 1024,
-            results_max: 65_536,
+            max_queued_calls: 1024,
+            max_results: 65_536,
         }
     }
 }

@@ -48,11 +48,11 @@ pub(crate) enum RunOutcome<T> {
 
 impl WorkerThreads {
     /// Creates a set without threads. `name` is what debuggers show.
-    pub(crate) fn new(name: String, stack_bytes: u64, workers_max: u32) -> Self {
+    pub(crate) fn new(name: String, stack_bytes: u64, max_workers: u32) -> Self {
         Self {
             name,
             stack_bytes: usize::try_from(stack_bytes).unwrap_or(usize::MAX),
-            max_workers: workers_max,
+            max_workers,
             threads: Mutex::default(),
         }
     }

@@ -25,7 +25,7 @@ impl Attempts {
     pub(super) fn failed(&mut self, plugin: &PluginHandle, error: Error) -> ControlFlow<()> {
         let may_go_on = self.on_failure == OnFailure::NextProvider
             && goes_on(&error, &self.terms, Instant::now());
-        self.errors.push(error.of_if_nobody(plugin.name()));
+        self.errors.push(error.of_if_unset(plugin.name()));
         if may_go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 

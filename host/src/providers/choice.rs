@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use semver::VersionReq;
 
-use crate::event::{Board, HostEvent};
+use crate::event::{EventBus, HostEvent};
 use crate::id::PluginName;
 use crate::sync::lock;
 
@@ -28,7 +28,7 @@ impl Choices {
         contract: &str,
         accepted: &VersionReq,
         in_order: &[PluginName],
-        board: &Board,
+        board: &EventBus,
     ) {
         let key = (contract.to_owned(), accepted.to_string());
         let Some((chosen, others)) = in_order.split_first() else {
@@ -39,7 +39,7 @@ impl Choices {
             return;
         }
         tracing::info!(contract, plugin = %chosen, ?others, "provider chosen");
-        board.tell(HostEvent::ProviderChosen {
+        board.emit(HostEvent::ProviderChosen {
             contract: contract.to_owned(),
             plugin: chosen.clone(),
             others: others.to_vec(),
@@ -65,8 +65,8 @@ mod tests {
 
     #[test]
     fn a_choice_is_told_when_it_is_made_when_it_changes_and_when_it_is_made_again() {
-        let (_owner, board) = Board::new();
-        let mut events = board.listen();
+        let (_owner, board) = EventBus::new();
+        let mut events = board.subscribe();
         let choices = Choices::default();
         let mut check = |contract: &str, accepted: &str, in_order: &[&str], is_told: bool| {
             let names: Vec<_> =
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn so_many_choices_are_remembered_and_no_more() {
-        let (_owner, board) = Board::new();
+        let (_owner, board) = EventBus::new();
         let choices = Choices::default();
         let names = [PluginName::new("a").unwrap()];
         for contract in 0..3 * CHOICES_MAX {

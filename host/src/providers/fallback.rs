@@ -58,7 +58,7 @@ fn trace(error: &Error) -> Trace {
         | ErrorKind::Overloaded
         | ErrorKind::Retired
         | ErrorKind::NotFound
-        | ErrorKind::Start => Trace::NotRun,
+        | ErrorKind::StartFailed => Trace::NotRun,
         ErrorKind::Disconnected
         | ErrorKind::Protocol
         | ErrorKind::Panicked
@@ -96,7 +96,7 @@ mod tests {
             ErrorKind::Overloaded,
             ErrorKind::Retired,
             ErrorKind::NotFound,
-            ErrorKind::Start,
+            ErrorKind::StartFailed,
         ] {
             check(&of(kind), true, true);
         }
@@ -109,14 +109,14 @@ mod tests {
             check(&of(kind), false, true);
         }
         for kind in [
-            ErrorKind::Input,
-            ErrorKind::Output,
-            ErrorKind::Denied,
+            ErrorKind::InvalidInput,
+            ErrorKind::InvalidOutput,
+            ErrorKind::PermissionDenied,
             ErrorKind::Cancelled,
-            ErrorKind::Layer,
+            ErrorKind::LayerPanicked,
             ErrorKind::Shutdown,
             ErrorKind::Unsupported,
-            ErrorKind::Bug,
+            ErrorKind::Internal,
         ] {
             check(&of(kind), false, false);
         }

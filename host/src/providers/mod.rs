@@ -35,7 +35,7 @@ pub(crate) use order::{Place, Preferences, Rank};
 /// tried, see [`on_failure`](Self::on_failure):
 ///
 /// - always, where the call surely did not run: `Quarantined`, `Overloaded`, `Retired`,
-///   `NotFound`, `Start`;
+///   `NotFound`, `StartFailed`;
 /// - if the request is [idempotent](Request::idempotent), where it may have run: `Panicked`,
 ///   `Disconnected`, `Protocol`, `DeadlineExceeded` as long as the request itself still has
 ///   time, and `Plugin` with an error that says that it is
@@ -75,14 +75,14 @@ pub struct Providers {
     contract: Arc<str>,
     accepted: VersionReq,
     on_failure: OnFailure,
-    registry: Arc<dyn Registry>,
+    registry: Arc<dyn ProviderSource>,
     changes: Changes,
     /// What was found last, which clones share.
     found: Arc<ArcSwapOption<Found>>,
 }
 
 /// Where providers are looked up.
-pub(crate) trait Registry: Send + Sync {
+pub(crate) trait ProviderSource: Send + Sync {
     /// The providers of a contract in the order in which they are tried, or why there is none.
     fn look_up(&self, contract: &str, accepted: &VersionReq) -> Result<Vec<PluginHandle>, Error>;
 
@@ -117,7 +117,7 @@ impl Providers {
     /// Providers of which there is one at least now.
     pub(crate) fn new(
         contract: &str,
-        registry: Arc<dyn Registry>,
+        registry: Arc<dyn ProviderSource>,
         changes: Changes,
     ) -> Result<Self, Error> {
         let accepted = VersionReq::STAR;

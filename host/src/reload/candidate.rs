@@ -9,7 +9,7 @@ use super::Rules;
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
 use crate::error::artifact::ArtifactError;
-use crate::error::manifest::{Unfit, Unstartable, Violation};
+use crate::error::manifest::{SchemaError, Unstartable, Violation};
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::GenerationId;
 use crate::manifest::{
@@ -106,7 +106,7 @@ impl Candidate {
         let [config, input] = self.manifest.schemas();
         if let Some(checker) = self.checker(config, rules, deadline)? {
             let unfit = checker.check(self.manifest.config(), deadline);
-            unfit.map_err(|unfit| self.unfit("config", config, unfit))?;
+            unfit.map_err(|unfit| self.config_error("config", config, unfit))?;
         }
         self.checker(input, rules, deadline)
     }
@@ -129,18 +129,18 @@ impl Candidate {
                 Checker::new(&schema, deadline)
             }
         };
-        checker.map(Some).map_err(|unfit| self.unfit(of.0, of, unfit))
+        checker.map(Some).map_err(|unfit| self.config_error(of.0, of, unfit))
     }
 
     /// The error of a schema that is wrong, or of the value in `field` that does not fit it.
-    fn unfit(&self, field: &str, (schema, stated): Schema<'_>, unfit: Unfit) -> Error {
+    fn config_error(&self, field: &str, (schema, stated): Schema<'_>, unfit: SchemaError) -> Error {
         let failed = self.failed(LoadStep::Config, ErrorKind::Config);
         match (unfit, stated) {
-            (Unfit::Value(violations), _) => {
+            (SchemaError::Value(violations), _) => {
                 let places = violations.iter().map(|violation| self.position(field, violation));
                 failed.caused_by(places.collect::<Vec<_>>().join("; "))
             }
-            (Unfit::Schema(violation), Some(ConfigSchema::Inline(_))) => {
+            (SchemaError::Schema(violation), Some(ConfigSchema::Inline(_))) => {
                 let place = self.position(schema, &violation);
                 failed.caused_by(format!("{place}; correct the schema"))
             }

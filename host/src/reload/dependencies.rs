@@ -204,7 +204,7 @@ impl Search<'_> {
         }
         let files = self.found.files.iter();
         let bytes: u64 = files.map(|file| file.artifact.bytes().len() as u64).sum();
-        let bytes_max = self.rules.library_bytes_max.saturating_sub(bytes);
+        let bytes_max = self.rules.max_library_bytes.saturating_sub(bytes);
         let trust = self.rules.trust();
         let folder = path.parent().unwrap_or(&self.root);
         trust::check_chain(&self.root, folder, trust).map_err(failed)?;

@@ -5,24 +5,26 @@ use std::sync::Arc;
 
 use hotbay_plugin::Snapshot;
 
-use super::Workshop;
-#[cfg(unix)]
-use super::apart;
+use super::LoaderContext;
 use super::candidate::Candidate;
-use super::clamp::{PluginLimits, within};
 use super::dependencies::stage;
-use super::inside::{self, Code, body_of, examine, readied, reason_to_keep};
+use super::effective_limits::{PluginLimits, within};
+use super::library_loader::{self, Code, body_of, probe_file, ready_to_open, reason_to_keep};
+use super::policy::{call_policy, check_schemas};
+#[cfg(unix)]
+use super::process_loader;
 use super::source::{Made, Source};
 use super::survey::read_artifact;
-use super::terms::{check_schemas, terms};
 #[cfg(not(unix))]
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Root};
 use crate::error::{Error, bug};
 #[cfg(not(unix))]
 use crate::error::{ErrorKind, LoadStep};
-use crate::generation::retire::{Settle, close};
-use crate::generation::{Body, IoLimits, Kept, Left, Parts, Remains, Token};
+use crate::generation::unload::{WaitForThreads, close};
+use crate::generation::{
+    Backend, InstanceRef, IoLimits, Parts, RetainReason, RetainedEntry, UnloadLeftovers,
+};
 use crate::manifest::{Handover, Kind, Manifest};
 use crate::pool::{RunOutcome, WorkerThreads};
 use crate::slot::Slot;
@@ -50,9 +52,9 @@ pub(crate) struct Build {
 
 /// A body that was started and serves nobody yet.
 #[derive(Debug)]
-pub(crate) struct Fresh {
+pub(crate) struct NewGeneration {
     parts: Parts,
-    body: Body,
+    body: Backend,
     pub(crate) build: Build,
 }
 
@@ -66,29 +68,29 @@ pub(crate) enum Until {
 
 /// Loads a plugin into a new slot.
 pub(crate) fn load(
-    workshop: &Workshop,
+    workshop: &LoaderContext,
     candidate: &Candidate,
     source: Source,
     state: Option<Snapshot>,
 ) -> Result<Loaded, Error> {
     let slot = Arc::new(Slot::new(
         candidate.manifest.name().clone(),
-        workshop.limits.pause_wait_max,
+        workshop.limits.pause_timeout,
         workshop.quarantine.clone(),
         workshop.board.clone(),
         workshop.clock.handle(),
     ));
-    let fresh = Fresh::start(workshop, candidate, source, &slot, Until::Ready(state))?;
-    let (token, build) = fresh.into_token();
+    let fresh = NewGeneration::start(workshop, candidate, source, &slot, Until::Ready(state))?;
+    let (token, build) = fresh.into_instance();
     // The slot is new, so nothing was there before.
     let _ = slot.promote(token);
     Ok(Loaded { slot, build })
 }
 
-impl Fresh {
+impl NewGeneration {
     /// Does everything up to `until`, beside whatever serves in the slot.
     pub(crate) fn start(
-        workshop: &Workshop,
+        workshop: &LoaderContext,
         candidate: &Candidate,
         source: Source,
         slot: &Arc<Slot>,
@@ -110,7 +112,7 @@ impl Fresh {
             Source::Mapped { terms, .. } => candidate.granted.clone_from(&terms.permissions),
             #[cfg(unix)]
             Source::Again { terms, .. } => candidate.granted.clone_from(&terms.permissions),
-            _ => notes.extend(candidate.ask_for_grants(workshop.grant.as_ref())?),
+            _ => notes.extend(candidate.evaluate(workshop.grant.as_ref())?),
         }
         let candidate = &candidate;
         let mut parts = parts(workshop, candidate, slot, &limits);
@@ -119,49 +121,49 @@ impl Fresh {
             Source::Library => return Err(bug!("the library was not read")),
             Source::Value(Made(make)) => {
                 check_schemas(workshop, candidate, &mut parts)?;
-                Body::Inside(make())
+                Backend::InProcess(make())
             }
             Source::Type(root) => {
                 check_schemas(workshop, candidate, &mut parts)?;
                 let code = Code::Ready(Arc::new(Image::compiled_in()), root);
-                inside::start(workshop, candidate, code, until, &mut parts, slot)?
+                library_loader::start(workshop, candidate, code, until, &mut parts, slot)?
             }
             // It ran before with this config.
             Source::Mapped { image, root, keep, terms } => {
-                parts.keep = keep;
-                parts.terms = terms;
+                parts.retain_reason = keep;
+                parts.policy = terms;
                 let code = Code::Ready(image, root);
-                inside::start(workshop, candidate, code, until, &mut parts, slot)?
+                library_loader::start(workshop, candidate, code, until, &mut parts, slot)?
             }
             #[cfg(unix)]
             Source::Again { program, terms } => {
-                parts.terms = terms;
-                apart::again(workshop, candidate, program, until, &mut parts, slot)?
+                parts.policy = terms;
+                process_loader::again(workshop, candidate, program, until, &mut parts, slot)?
             }
             Source::Read(artifact) if kind == Kind::Process => {
                 sha256 = Some(artifact.sha256());
                 start_apart(workshop, candidate, &artifact, &limits, until, &mut parts, slot)?
             }
             Source::Read(artifact) => {
-                let probed = examine(workshop, candidate, &artifact)?;
+                let probed = probe_file(workshop, candidate, &artifact)?;
                 check_schemas(workshop, candidate, &mut parts)?;
-                parts.keep = reason_to_keep(&candidate.manifest, &probed);
-                notes.extend(inside::notes(&probed));
+                parts.retain_reason = reason_to_keep(&candidate.manifest, &probed);
+                notes.extend(library_loader::notes(&probed));
                 sha256 = Some(artifact.content());
                 let dependencies = artifact.dependencies();
                 notes.extend(dependencies.notes.iter().cloned());
                 let unresolved = dependencies.unresolved.clone();
                 let staged = stage(&workshop.staging, candidate, &artifact)?;
                 drop(artifact);
-                let keep = inside::imports(&probed);
+                let keep = library_loader::imports(&probed);
                 let code = Code::File { staged, keep, unresolved };
-                inside::start(workshop, candidate, code, until, &mut parts, slot)?
+                library_loader::start(workshop, candidate, code, until, &mut parts, slot)?
             }
         };
         let manifest = Arc::new(candidate.manifest.clone());
         let schemas = candidate.schema_digests(&workshop.rules);
         let contracts = body.contracts();
-        notes.extend(noted(candidate, &body));
+        notes.extend(with_notes(candidate, &body));
         let build = Build { manifest, sha256, schemas, contracts, notes };
         Ok(Self { parts, body, build })
     }
@@ -169,49 +171,49 @@ impl Fresh {
     /// Gives the instance its state and asks whether it can work, on a thread of its own.
     pub(crate) fn ready(
         self,
-        workshop: &Workshop,
+        workshop: &LoaderContext,
         candidate: &Candidate,
         state: Option<Snapshot>,
-    ) -> Result<(Token, Build), Error> {
+    ) -> Result<(InstanceRef, Build), Error> {
         let Self { parts, body, build } = self;
-        let wait_max = workshop.limits.start_wait_max;
-        let readied = body.run(&parts.crew, wait_max, move |body| readied(body, state));
+        let wait_max = workshop.limits.start_timeout;
+        let readied = body.run(&parts.workers, wait_max, move |body| ready_to_open(body, state));
         if matches!(readied, RunOutcome::SpawnFailed(_)) {
             let reason = "ready: no thread for it".to_owned();
-            keep(workshop, candidate, reason, Left::Running);
+            retain(workshop, candidate, reason, RetainReason::Running);
         }
         let body = body_of(readied, workshop, candidate, &parts)?;
-        Ok((Token::new(parts, body), build))
+        Ok((InstanceRef::new(parts, body), build))
     }
 
     /// Ends an instance that is not wanted after all.
-    pub(crate) fn give_up(self, workshop: &Workshop, candidate: &Candidate) {
+    pub(crate) fn abort(self, workshop: &LoaderContext, candidate: &Candidate) {
         let Self { parts, body, .. } = self;
-        let wait_max = body.end_wait_max(workshop.limits.stop_wait_max);
-        let ended = body.run(&parts.crew, wait_max, move |mut body| {
+        let wait_max = body.shutdown_timeout(workshop.limits.stop_timeout);
+        let ended = body.run(&parts.workers, wait_max, move |mut body| {
             // What its drop has to say does not matter any more.
-            let _ = body.end(false);
-            body.into_remains()
+            let _ = body.shut_down(false);
+            body.into_leftovers()
         });
         match ended {
-            RunOutcome::Completed(Remains::Code(image, root)) => {
-                give_up(workshop, candidate, image, Some(root), parts.keep);
+            RunOutcome::Completed(UnloadLeftovers::Library(image, root)) => {
+                give_up(workshop, candidate, image, Some(root), parts.retain_reason);
             }
             #[cfg(unix)]
-            RunOutcome::Completed(Remains::Program(_)) => {}
+            RunOutcome::Completed(UnloadLeftovers::Process(_)) => {}
             RunOutcome::TimedOut | RunOutcome::SpawnFailed(_) => {
-                keep(workshop, candidate, "drop: still runs".to_owned(), Left::Running);
+                retain(workshop, candidate, "drop: still runs".to_owned(), RetainReason::Running);
             }
         }
     }
 
-    pub(crate) fn into_token(self) -> (Token, Build) {
-        (Token::new(self.parts, self.body), self.build)
+    pub(crate) fn into_instance(self) -> (InstanceRef, Build) {
+        (InstanceRef::new(self.parts, self.body), self.build)
     }
 }
 
 /// What a process gets otherwise than its manifest or its program asks for, in words.
-fn noted(candidate: &Candidate, body: &Body) -> Vec<String> {
+fn with_notes(candidate: &Candidate, body: &Backend) -> Vec<String> {
     let mut notes = body.config_notes();
     if let Some(socket) = body.fixed_socket()
         && candidate.manifest.handover() != Handover::StopFirst
@@ -229,58 +231,68 @@ fn noted(candidate: &Candidate, body: &Body) -> Vec<String> {
     notes
 }
 
-fn parts(workshop: &Workshop, candidate: &Candidate, slot: &Slot, limits: &PluginLimits) -> Parts {
+fn parts(
+    workshop: &LoaderContext,
+    candidate: &Candidate,
+    slot: &Slot,
+    limits: &PluginLimits,
+) -> Parts {
     let id = slot.next_generation();
     let name = candidate.manifest.name().clone();
     Parts {
         id,
         version: candidate.manifest.version().clone(),
         limits: IoLimits {
-            input_bytes_max: limits.input_bytes,
-            output_bytes_max: limits.output_bytes,
+            max_input_bytes: limits.input_bytes,
+            max_output_bytes: limits.output_bytes,
         },
-        terms: Arc::new(terms(workshop, candidate, limits)),
-        keep: None,
-        crew: WorkerThreads::new(format!("{name}-{id}"), limits.stack_bytes, limits.workers),
-        tasks: None,
-        board: workshop.board.clone(),
+        policy: Arc::new(call_policy(workshop, candidate, limits)),
+        retain_reason: None,
+        workers: WorkerThreads::new(format!("{name}-{id}"), limits.stack_bytes, limits.workers),
+        runtime: None,
+        events: workshop.board.clone(),
         services: None,
         name,
     }
 }
 
 #[cfg(unix)]
-use apart::start as start_apart;
+use process_loader::start as start_apart;
 
 /// Local sockets, groups of processes and signals are what processes are run by.
 #[cfg(not(unix))]
 fn start_apart(
-    _: &Workshop,
+    _: &LoaderContext,
     candidate: &Candidate,
     _: &Artifact,
     _: &PluginLimits,
     _: Until,
     _: &mut Parts,
     _: &Arc<Slot>,
-) -> Result<Body, Error> {
+) -> Result<Backend, Error> {
     let message = "its kind is `process`, which this host runs on Unix only";
     Err(candidate.failed(LoadStep::Manifest, ErrorKind::Unsupported).caused_by(message))
 }
 
 /// Closes what was opened for nothing, or keeps it with the reason.
 pub(super) fn give_up(
-    workshop: &Workshop,
+    workshop: &LoaderContext,
     candidate: &Candidate,
     image: Arc<Image>,
     root: Option<Root>,
     reason: Option<String>,
 ) {
-    if let Err((reason, left)) = close(image, root, reason, Settle::Awhile) {
-        keep(workshop, candidate, reason, left);
+    if let Err((reason, left)) = close(image, root, reason, WaitForThreads::Briefly) {
+        retain(workshop, candidate, reason, left);
     }
 }
 
-pub(super) fn keep(workshop: &Workshop, candidate: &Candidate, reason: String, left: Left) {
+pub(super) fn retain(
+    workshop: &LoaderContext,
+    candidate: &Candidate,
+    reason: String,
+    left: RetainReason,
+) {
     let plugin = candidate.manifest.name().clone();
-    workshop.keeper.keep(Kept { plugin, generation: None, reason, left });
+    workshop.keeper.retain(RetainedEntry { plugin, generation: None, reason, retained: left });
 }

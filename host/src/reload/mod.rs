@@ -1,40 +1,40 @@
 //! The workshop: a folder or a compiled-in plugin becomes a generation, step by step. Every
 //! step before the last can be taken back; what fails leaves nothing behind.
 
-#[cfg(unix)]
-mod apart;
+mod abi_report;
+mod callsites;
 mod candidate;
-mod carry_out;
-mod clamp;
+mod coalescing_queue;
 #[cfg(unix)]
-mod conform;
+mod conformance;
 mod content;
+mod debounce;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod dependencies;
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 #[path = "no_dependencies.rs"]
 mod dependencies;
-mod desk;
-mod doorbell;
-mod flood;
-mod grants;
-mod inside;
-mod line_kinds;
+mod effective_limits;
+mod fs_watcher;
+mod library_loader;
 mod load;
-#[cfg(unix)]
-mod overseer;
+mod permissions;
 mod plan;
 mod plugin_log;
+mod policy;
+#[cfg(unix)]
+mod process_loader;
+#[cfg(unix)]
+mod process_observer;
+mod rate_limiter;
 mod roots;
 mod schema_check;
 mod services;
-mod settle;
 mod signature;
 mod source;
 mod stop_first;
 mod survey;
-mod terms;
-mod trial;
+mod swap;
 mod watch;
 
 use std::sync::Arc;
@@ -45,40 +45,40 @@ use semver::Version;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Trust;
 use crate::config::{HostLimits, Quarantine};
-use crate::event::Board;
-use crate::generation::Keeper;
+use crate::event::EventBus;
+use crate::generation::DeferredUnloads;
 use crate::pool::Timer;
+pub(crate) use abi_report::abi_report;
 pub(crate) use candidate::Candidate;
-pub(crate) use carry_out::{Swapped, swap};
+pub(crate) use coalescing_queue::{CoalescingQueue, Submission};
 #[cfg(unix)]
-pub(crate) use conform::{Trying, check_program};
+pub(crate) use conformance::{ConformanceRun, check_program};
 pub(crate) use content::Content;
-pub(crate) use desk::{Desk, Taken};
-pub(crate) use grants::Grant;
+pub(crate) use debounce::{Attempt, AttemptOutcome};
 pub(crate) use load::{Build, Loaded, load};
+pub(crate) use permissions::Grant;
 pub(crate) use plan::{Dependent, Plan, plan};
 pub(crate) use schema_check::AbandonedChecks;
-pub(crate) use settle::{Answer, Look};
 pub(crate) use source::{Made, Source};
-pub use survey::{Built, Inspection, Surveyed};
+pub use survey::{Built, Inspection, SurveyedPlugin};
 pub(crate) use survey::{folders, inspect, read_artifact, survey as survey_one};
-pub(crate) use trial::abi_report;
-pub(crate) use watch::{Answerer, Visitor, Watch, Watching};
+pub(crate) use swap::{Swapped, swap};
+pub(crate) use watch::{ChangeHandler, OutcomeSender, Watch, WatchOptions};
 
 /// What every load of a host goes by.
 #[derive(Debug)]
-pub(crate) struct Workshop {
+pub(crate) struct LoaderContext {
     pub(crate) rules: Rules,
     pub(crate) limits: HostLimits,
     pub(crate) quarantine: Option<Quarantine>,
     pub(crate) want_frames: bool,
     /// How long pooled calls may take that say nothing.
-    pub(crate) deadline_default: Option<Duration>,
+    pub(crate) default_deadline: Option<Duration>,
     /// Who is asked for permissions; all are granted if nobody is.
     pub(crate) grant: Option<Grant>,
     pub(crate) clock: Timer,
-    pub(crate) board: Board,
-    pub(crate) keeper: Keeper,
+    pub(crate) board: EventBus,
+    pub(crate) keeper: DeferredUnloads,
     pub(crate) staging: Arc<StagingArea>,
     pub(crate) abandoned_checks: AbandonedChecks,
     #[cfg(unix)]
@@ -92,7 +92,7 @@ pub(crate) struct Workshop {
 pub(crate) struct Rules {
     pub(crate) allow_unverified: bool,
     pub(crate) allow_writable_by_others: bool,
-    pub(crate) library_bytes_max: u64,
+    pub(crate) max_library_bytes: u64,
 }
 
 impl Rules {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json};
 use tracing_core::Event;
 use tracing_core::field::{DisplayValue, Field, Value, display};
 
-use super::line_kinds::{self, FIRST_NAMES, LAST_NAMES, LineKind, LineSite};
+use super::callsites::{self, FIRST_NAMES, LAST_NAMES, LineCallsite, LineSite};
 use crate::id::{GenerationId, PluginName};
 
 /// Fields of an event: as many as `tracing` has room for in its own.
@@ -48,7 +48,7 @@ impl Drop for Busy {
     }
 }
 
-type SiteOf = fn(LineKind<'_>) -> Option<&'static LineSite>;
+type SiteOf = fn(LineCallsite<'_>) -> Option<&'static LineSite>;
 
 /// A line that somebody wants.
 pub(super) struct Line<'r> {
@@ -62,12 +62,12 @@ pub(super) struct Line<'r> {
 impl<'r> Line<'r> {
     /// The line, if somebody wants it: asked before anything but names is made of it.
     pub(super) fn wanted(plugin: &PluginName, record: &Record<'r>) -> Option<Self> {
-        Self::wanted_at(plugin, record, line_kinds::site_of)
+        Self::wanted_at(plugin, record, callsites::site_of)
     }
 
     fn wanted_at(plugin: &PluginName, record: &Record<'r>, site_of: SiteOf) -> Option<Self> {
         let level = level_of(record.level);
-        if !line_kinds::level_is_wanted(level) {
+        if !callsites::level_is_wanted(level) {
             return None;
         }
         let busy = Busy::enter()?;
@@ -77,7 +77,7 @@ impl<'r> Line<'r> {
         let fields = named_fields(record.fields);
         let names: Vec<_> = fields.iter().map(|(name, _)| name.as_str()).collect();
         let place = (!file.is_empty()).then_some((file, record.line));
-        let kind = LineKind { level, target, place, names: &names };
+        let kind = LineCallsite { level, target, place, names: &names };
         let own = site_of(kind);
         let site = own.unwrap_or_else(|| LineSite::shared(level));
         if !site.is_wanted() {
@@ -345,7 +345,7 @@ mod tests {
         let fields = r#"{"b":{"debug":"x"},"a":1}"#;
         let mut record =
             Record { level: Level::Info, target: "t", message: "m", fields, file: "f", line: 1 };
-        let own: SiteOf = line_kinds::site_of;
+        let own: SiteOf = callsites::site_of;
         let wanted = "message=m a=1 b=x plugin=echo generation=1";
         assert_eq!(emitted(&record, own), [format!("t {wanted}")]);
         let wanted = r#"message=m target="t" fields={"a":1,"b":"x"} plugin=echo generation=1"#;

@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::doorbell::Bell;
+use super::fs_watcher::FsWatcher;
 use super::signature::{Identity, identity};
 
 pub(super) struct Roots {
     roots: Vec<Root>,
-    bell: Option<Bell>,
+    bell: Option<FsWatcher>,
 }
 
 struct Root {
@@ -20,7 +20,7 @@ struct Root {
 
 impl Roots {
     /// Without a bell nothing is told, and everything is to be looked at.
-    pub(super) fn new(dirs: Vec<PathBuf>, bell: Option<Bell>) -> Self {
+    pub(super) fn new(dirs: Vec<PathBuf>, bell: Option<FsWatcher>) -> Self {
         let root = |dir| Root { dir, identity: None, is_watched: false };
         Self { roots: dirs.into_iter().map(root).collect(), bell }
     }

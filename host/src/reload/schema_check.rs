@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Instant;
 
-use super::Workshop;
+use super::LoaderContext;
 use super::candidate::Candidate;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::sync::deadline_in;
@@ -43,7 +43,7 @@ impl Check {
 /// Runs `check`, which is given the moment when it should end, and waits as long as a start may
 /// take.
 pub(super) fn within_start<T: Send + 'static>(
-    workshop: &Workshop,
+    workshop: &LoaderContext,
     candidate: &Candidate,
     check: impl FnOnce(&Candidate, Instant) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -56,7 +56,7 @@ pub(super) fn within_start<T: Send + 'static>(
         let cause = format!("{running} checks of schemas that took too long still run; try later");
         return failed(ErrorKind::Overloaded, &cause);
     }
-    let wait_max = workshop.limits.start_wait_max;
+    let wait_max = workshop.limits.start_timeout;
     let (sender, receiver) = sync_channel(1);
     let this = Arc::new(Check { one_ended: AtomicBool::new(false), abandoned: abandoned.clone() });
     let (other, theirs) = (Arc::clone(&this), candidate.clone());
@@ -76,7 +76,7 @@ pub(super) fn within_start<T: Send + 'static>(
         Err(RecvTimeoutError::Timeout) => {
             this.abandon();
             let cause = format!(
-                "the check exceeded its budget of {wait_max:?}, which is `start_wait_max`; use a \
+                "the check exceeded its budget of {wait_max:?}, which is `start_timeout`; use a \
                  smaller schema"
             );
             failed(ErrorKind::Config, &cause)

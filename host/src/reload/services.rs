@@ -8,10 +8,10 @@ use std::time::Instant;
 use hotbay_plugin::abi::Record;
 use hotbay_plugin::{Fault, ServiceError, text};
 
+use super::callsites::HOST_TARGET;
 use super::candidate::Candidate;
-use super::flood::{Flood, Verdict};
-use super::line_kinds::HOST_TARGET;
 use super::plugin_log::Line;
+use super::rate_limiter::{LineDecision, RateLimiter};
 use crate::boundary::services::Services;
 use crate::event::HostEvent;
 use crate::id::{GenerationId, PluginName};
@@ -25,7 +25,7 @@ pub(super) struct PluginServices {
     name: PluginName,
     generation: GenerationId,
     may_log: bool,
-    flood: Mutex<Flood>,
+    flood: Mutex<RateLimiter>,
     lines_per_s_max: u32,
     slot: Weak<Slot>,
 }
@@ -41,7 +41,7 @@ impl PluginServices {
             name: candidate.manifest.name().clone(),
             generation,
             may_log: candidate.granted.contains(LOG),
-            flood: Mutex::new(Flood::new(lines_per_s_max)),
+            flood: Mutex::new(RateLimiter::new(lines_per_s_max)),
             lines_per_s_max,
             slot: Arc::downgrade(slot),
         }
@@ -55,9 +55,9 @@ impl PluginServices {
         let verdict = flood.line(Instant::now());
         drop(flood);
         match verdict {
-            Verdict::Pass => {}
-            Verdict::PassAfter { dropped } => self.tell_dropped_lines(dropped),
-            Verdict::Drop => {
+            LineDecision::Pass => {}
+            LineDecision::PassAndReport { dropped } => self.tell_dropped_lines(dropped),
+            LineDecision::Drop => {
                 self.count_dropped_line();
                 return Err(ServiceError::Unavailable);
             }
@@ -68,7 +68,7 @@ impl PluginServices {
 
     fn count_dropped_line(&self) {
         if let Some(slot) = self.slot.upgrade() {
-            slot.meter.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
+            slot.counters.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -103,9 +103,9 @@ impl Services for PluginServices {
         let Some(slot) = self.slot.upgrade() else {
             return;
         };
-        slot.meter.faults.fetch_add(1, Ordering::Relaxed);
-        slot.health.fault(self.generation.get(), false);
-        slot.health.tell(HostEvent::Faulted {
+        slot.counters.faults.fetch_add(1, Ordering::Relaxed);
+        slot.health.record_fault(self.generation.get(), false);
+        slot.health.emit(HostEvent::Faulted {
             plugin: self.name.clone(),
             generation: self.generation,
             fault,
@@ -118,7 +118,7 @@ impl Drop for PluginServices {
     /// The end of the generation: what was dropped last is told now.
     fn drop(&mut self) {
         let flood = self.flood.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dropped) = flood.untold() {
+        if let Some(dropped) = flood.take_unreported() {
             self.tell_dropped_lines(dropped);
         }
     }

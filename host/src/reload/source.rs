@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
-use crate::generation::Terms;
+use crate::generation::CallPolicy;
 use crate::manifest::Kind;
 #[cfg(unix)]
 use crate::supervisor::Program;
@@ -22,10 +22,10 @@ pub(crate) enum Source {
     /// A value of this program.
     Value(Made),
     /// A library that is mapped already, and what the calls of its generation went by.
-    Mapped { image: Arc<Image>, root: Root, keep: Option<String>, terms: Arc<Terms> },
+    Mapped { image: Arc<Image>, root: Root, keep: Option<String>, terms: Arc<CallPolicy> },
     /// A program that ran already, and what the calls of its generation went by.
     #[cfg(unix)]
-    Again { program: Arc<Program>, terms: Arc<Terms> },
+    Again { program: Arc<Program>, terms: Arc<CallPolicy> },
 }
 
 impl Source {

@@ -3,30 +3,30 @@
 
 use std::sync::Arc;
 
-use super::Workshop;
+use super::LoaderContext;
 use super::candidate::Candidate;
-use super::carry_out::{Swapped, not_drained, snapshot, too_late};
-use super::load::{Fresh, Until};
+use super::load::{NewGeneration, Until};
 use super::source::Source;
+use super::swap::{Swapped, drain_timeout_error, snapshot, undrained_error};
 use crate::error::{Error, ErrorKind};
-use crate::generation::Remains;
-use crate::generation::retire::{self, Stopped};
+use crate::generation::UnloadLeftovers;
+use crate::generation::unload::{self, Stopped};
 use crate::manifest::Manifest;
 use crate::slot::Slot;
 
 pub(super) fn swap(
-    workshop: &Workshop,
+    workshop: &LoaderContext,
     slot: &Arc<Slot>,
     before: &Manifest,
     next: &Candidate,
     source: Source,
 ) -> Result<Swapped, Error> {
-    let Some(paused) = slot.pause() else { return Err(slot.gone()) };
-    let token = match slot.drain(&paused, workshop.limits.pause_wait_max) {
+    let Some(paused) = slot.pause() else { return Err(slot.unloaded_error()) };
+    let token = match slot.drain(&paused, workshop.limits.pause_timeout) {
         Ok(token) => token,
         Err(held) => {
             slot.resume(paused, None);
-            return Err(not_drained(workshop, next, held));
+            return Err(undrained_error(workshop, next, held));
         }
     };
     let state = match snapshot(workshop, next, &token) {
@@ -37,46 +37,46 @@ pub(super) fn swap(
         }
     };
     // Before the token goes, so that nobody else ends it meanwhile.
-    let taken_out = slot.take_out(&paused);
+    let taken_out = slot.take_paused(&paused);
     drop(token);
     let generation = taken_out?;
-    let stopped = retire::stop(&generation, &workshop.limits, &workshop.keeper);
+    let stopped = unload::stop(&generation, &workshop.limits, &workshop.keeper);
     // From here on nothing of the old build serves.
     let mut next = next.clone();
     next.serving = None;
     let until = || Until::Ready(state.clone());
-    let error = match Fresh::start(workshop, &next, source, slot, until()) {
+    let error = match NewGeneration::start(workshop, &next, source, slot, until()) {
         Ok(fresh) => {
-            let (token, build) = fresh.into_token();
+            let (token, build) = fresh.into_instance();
             let promoted = slot.promote(token);
             if let Some(stopped) = stopped {
-                retire::finish(&generation, stopped, &workshop.keeper);
+                unload::close_or_retain(&generation, stopped, &workshop.keeper);
             }
             return match promoted {
                 Ok(_) => Ok(Swapped { build, before: None }),
-                Err(late) => Err(too_late(workshop, slot, late)),
+                Err(late) => Err(drain_timeout_error(workshop, slot, late)),
             };
         }
         Err(error) => error,
     };
     let again = Candidate::compiled_in(before.clone());
-    let Some(Stopped { remains, reason: keep }) = stopped else {
+    let Some(Stopped { leftovers: remains, reason: keep }) = stopped else {
         let _ = slot.vacate();
         return Err(lost(slot, "the old build could not be stopped").caused_by(error));
     };
-    let terms = Arc::clone(&generation.terms);
+    let terms = Arc::clone(&generation.policy);
     let source = match remains {
-        Remains::Code(image, root) => Source::Mapped { image, root, keep, terms },
+        UnloadLeftovers::Library(image, root) => Source::Mapped { image, root, keep, terms },
         #[cfg(unix)]
-        Remains::Program(program) => Source::Again { program, terms },
+        UnloadLeftovers::Process(program) => Source::Again { program, terms },
     };
-    match Fresh::start(workshop, &again, source, slot, until()) {
+    match NewGeneration::start(workshop, &again, source, slot, until()) {
         Ok(fresh) => {
-            let (token, _) = fresh.into_token();
+            let (token, _) = fresh.into_instance();
             let generation = token.generation().id;
             match slot.promote(token) {
                 Ok(_) => Err(error.started_again(generation)),
-                Err(late) => Err(too_late(workshop, slot, late)),
+                Err(late) => Err(drain_timeout_error(workshop, slot, late)),
             }
         }
         Err(second) => {
@@ -88,5 +88,6 @@ pub(super) fn swap(
 }
 
 fn lost(slot: &Slot, why: &str) -> Error {
-    Error::new(ErrorKind::Start, format!("serves no more: {why}; load it again")).of(&slot.name)
+    Error::new(ErrorKind::StartFailed, format!("serves no more: {why}; load it again"))
+        .of(&slot.name)
 }

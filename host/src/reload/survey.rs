@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use semver::Version;
 
 use super::candidate::Candidate;
-use super::inside::pinned_by_file;
+use super::library_loader::pinned_by_file;
 use super::{Rules, host_api};
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
@@ -16,7 +16,7 @@ use crate::manifest::{Digest, Kind, Manifest, check_api, check_stamp};
 
 /// One folder with a manifest, and what is known of it without running it.
 #[derive(Debug)]
-pub struct Surveyed {
+pub struct SurveyedPlugin {
     /// The folder.
     pub folder: PathBuf,
     /// The manifest, as far as it could be read.
@@ -53,7 +53,7 @@ pub struct Built {
 #[non_exhaustive]
 pub struct Inspection {
     /// What a survey tells.
-    pub surveyed: Surveyed,
+    pub surveyed: SurveyedPlugin,
     /// The library's file.
     pub library: Option<PathBuf>,
     /// The digest of the file as it is.
@@ -106,8 +106,8 @@ pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Er
 }
 
 /// Looks at one folder: its manifest, its stamp, and its config against `config_schema`.
-pub(crate) fn survey(folder: &Path, rules: &Rules) -> Surveyed {
-    let mut surveyed = Surveyed {
+pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
+    let mut surveyed = SurveyedPlugin {
         folder: folder.to_owned(),
         manifest: None,
         built: None,
@@ -130,7 +130,7 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> Surveyed {
         }
     };
     if let Some(artifact) = library.filter(|_| candidate.kind() == Kind::Library) {
-        match judge(&candidate, &artifact) {
+        match check(&candidate, &artifact) {
             Ok(probed) => surveyed.built = Some(built(probed)),
             Err(error) => surveyed.problem = Some(error),
         }
@@ -196,7 +196,7 @@ pub(crate) fn read_artifact(
         (None, None) => return Ok(None),
     };
     let path = path.map_err(failed)?;
-    let artifact = Artifact::read(&path, rules.library_bytes_max).map_err(failed)?;
+    let artifact = Artifact::read(&path, rules.max_library_bytes).map_err(failed)?;
     artifact.check_trust(rules.trust()).map_err(failed)?;
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     if candidate.kind() == Kind::Library {
@@ -207,7 +207,7 @@ pub(crate) fn read_artifact(
 }
 
 /// Probes a library and compares its stamp with its manifest and this host.
-pub(super) fn judge(candidate: &Candidate, artifact: &Artifact) -> Result<Probed, Error> {
+pub(super) fn check(candidate: &Candidate, artifact: &Artifact) -> Result<Probed, Error> {
     let manifest = &candidate.manifest;
     let probed = probe(artifact.bytes()).map_err(|error| {
         let file = Error::new(ErrorKind::Integrity, format!("`{}`", artifact.path().display()));

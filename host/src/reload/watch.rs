@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Rules;
-use super::doorbell::{Bell, Flags};
+use super::debounce::{Attempt, AttemptOutcome, Change, DebounceLimits, Debouncer};
+use super::fs_watcher::{Flags, FsWatcher};
 use super::roots::Roots;
-use super::settle::{Answer, Change, Look, Settle, Waits};
 use super::signature::{Signature, Signatures};
 use crate::artifact::discover::MANIFEST;
 
@@ -29,52 +29,52 @@ pub(crate) enum Event {
 }
 
 /// Events that may wait; beyond it everything is looked at instead.
-const EVENTS_MAX: usize = 1024;
+const MAX_EVENTS: usize = 1024;
 /// Folders that are looked at at once: each may cost a thread.
-const LOOKS_MAX: usize = 8;
+const MAX_RUNNING: usize = 8;
 /// Full looks are at least so far apart.
 const RESCAN_EVERY: Duration = Duration::from_millis(50);
 /// How often plugin directories are looked for that are not there, or are others by now.
 const ROOTS_EVERY: Duration = Duration::from_secs(1);
 
 /// Who looks at folders that settled.
-pub(crate) trait Visitor: Send + 'static {
+pub(crate) trait ChangeHandler: Send + 'static {
     /// Looks, without waiting for anything; the answer may come later.
-    fn look(&mut self, folder: &Path, look: Look, answerer: Answerer);
+    fn run(&mut self, folder: &Path, look: Attempt, answerer: OutcomeSender);
 
     /// The folders that waited for something to change elsewhere.
     fn waiting(&mut self) -> Vec<PathBuf>;
 }
 
 /// A folder that was looked at, and what that came to.
-type Answered = (PathBuf, Answer);
+type FolderOutcome = (PathBuf, AttemptOutcome);
 
 /// Where the answer of a look goes; dropped without one, there was nothing to do.
 #[derive(Debug)]
-pub(crate) struct Answerer {
-    answers: Sender<Answered>,
+pub(crate) struct OutcomeSender {
+    answers: Sender<FolderOutcome>,
     sender: SyncSender<Event>,
     folder: PathBuf,
-    answer: Answer,
+    outcome: AttemptOutcome,
 }
 
-impl Answerer {
-    pub(crate) fn answer(mut self, answer: Answer) {
-        self.answer = answer;
+impl OutcomeSender {
+    pub(crate) fn send(mut self, answer: AttemptOutcome) {
+        self.outcome = answer;
     }
 }
 
-impl Drop for Answerer {
+impl Drop for OutcomeSender {
     fn drop(&mut self) {
         // A loop that has ended needs no answer, and one that has much to hear is awake.
-        let _ = self.answers.send((std::mem::take(&mut self.folder), self.answer));
+        let _ = self.answers.send((std::mem::take(&mut self.folder), self.outcome));
         let _ = self.sender.try_send(Event::Woken);
     }
 }
 
 /// What is watched, and how.
 #[derive(Clone, Debug)]
-pub(crate) struct Watching {
+pub(crate) struct WatchOptions {
     pub(crate) dirs: Vec<PathBuf>,
     pub(crate) rules: Rules,
     /// Look that often instead of being told.
@@ -90,10 +90,14 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// From here on changes are seen; what is there already is taken as known.
-    pub(crate) fn start(watching: Watching, visitor: impl Visitor) -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel(EVENTS_MAX);
+    pub(crate) fn start(
+        watching: WatchOptions,
+        visitor: impl ChangeHandler,
+    ) -> std::io::Result<Self> {
+        let (sender, receiver) = sync_channel(MAX_EVENTS);
         let flags = Arc::new(Flags::default());
-        let mut doorkeeper = Doorkeeper::new(watching, visitor, sender.clone(), Arc::clone(&flags));
+        let mut doorkeeper =
+            WatchThread::new(watching, visitor, sender.clone(), Arc::clone(&flags));
         doorkeeper.begin();
         let thread = std::thread::Builder::new().name("hotbay-watch".to_owned());
         let thread = thread.spawn(move || doorkeeper.run(&receiver))?;
@@ -122,41 +126,47 @@ impl fmt::Debug for Watch {
 }
 
 /// The state of the loop.
-struct Doorkeeper<V> {
+struct WatchThread<V> {
     roots: Roots,
     rules: Rules,
     poll_interval: Option<Duration>,
-    settle: Settle<Signature>,
+    debouncer: Debouncer<Signature>,
     signatures: Signatures,
-    visitor: V,
+    handler: V,
     sender: SyncSender<Event>,
     /// Holds at most one answer for each look.
-    answers: (Sender<Answered>, Receiver<Answered>),
+    outcomes: (Sender<FolderOutcome>, Receiver<FolderOutcome>),
     flags: Arc<Flags>,
     /// Folders beside whose files something happened.
-    glances: BTreeSet<PathBuf>,
-    looks: usize,
+    touched: BTreeSet<PathBuf>,
+    running: usize,
     rescan_wanted: bool,
     rescanned_at: Option<Instant>,
     roots_at: Instant,
 }
 
-impl<V: Visitor> Doorkeeper<V> {
-    fn new(watching: Watching, visitor: V, sender: SyncSender<Event>, flags: Arc<Flags>) -> Self {
-        let Watching { dirs, rules, poll_interval } = watching;
-        let bell = poll_interval.is_none().then(|| Bell::new(sender.clone(), Arc::clone(&flags)));
+impl<V: ChangeHandler> WatchThread<V> {
+    fn new(
+        watching: WatchOptions,
+        visitor: V,
+        sender: SyncSender<Event>,
+        flags: Arc<Flags>,
+    ) -> Self {
+        let WatchOptions { dirs, rules, poll_interval } = watching;
+        let bell =
+            poll_interval.is_none().then(|| FsWatcher::new(sender.clone(), Arc::clone(&flags)));
         Self {
             roots: Roots::new(dirs, bell.flatten()),
             rules,
             poll_interval,
-            settle: Settle::new(Waits::default()),
+            debouncer: Debouncer::new(DebounceLimits::default()),
             signatures: Signatures::default(),
-            visitor,
+            handler: visitor,
             sender,
-            answers: channel(),
+            outcomes: channel(),
             flags,
-            glances: BTreeSet::new(),
-            looks: 0,
+            touched: BTreeSet::new(),
+            running: 0,
             rescan_wanted: false,
             rescanned_at: None,
             roots_at: Instant::now(),
@@ -168,20 +178,20 @@ impl<V: Visitor> Doorkeeper<V> {
         for dir in self.roots.watch() {
             for folder in super::folders(std::slice::from_ref(&dir), &self.rules).0 {
                 let signature = self.signatures.of(&folder);
-                self.settle.know(folder, signature);
+                self.debouncer.add_known(folder, signature);
             }
         }
     }
 
     fn run(mut self, events: &Receiver<Event>) {
         while !self.flags.stop.load(Ordering::Acquire) {
-            self.work(Instant::now());
+            self.run_due(Instant::now());
             match events.recv_timeout(self.wait(Instant::now())) {
                 Ok(event) => {
-                    self.hear(event);
+                    self.receive(event);
                     // No more than were there, so that what is due gets its turn.
-                    for event in events.try_iter().take(EVENTS_MAX) {
-                        self.hear(event);
+                    for event in events.try_iter().take(MAX_EVENTS) {
+                        self.receive(event);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -193,7 +203,7 @@ impl<V: Visitor> Doorkeeper<V> {
 
     /// How long nothing is to be done by itself.
     fn wait(&self, now: Instant) -> Duration {
-        let settled = self.settle.next_at().filter(|_| self.looks < LOOKS_MAX);
+        let settled = self.debouncer.next_at().filter(|_| self.running < MAX_RUNNING);
         let rescan = self.rescanned_at.filter(|_| self.rescan_wanted);
         let rescan = rescan.map(|at| at + RESCAN_EVERY);
         let at = [settled, rescan].into_iter().flatten().fold(self.roots_at, Instant::min);
@@ -201,9 +211,9 @@ impl<V: Visitor> Doorkeeper<V> {
     }
 
     /// Does what is due.
-    fn work(&mut self, now: Instant) {
-        while let Ok((folder, answer)) = self.answers.1.try_recv() {
-            self.looked(&folder, answer, now);
+    fn run_due(&mut self, now: Instant) {
+        while let Ok((folder, answer)) = self.outcomes.1.try_recv() {
+            self.finished(&folder, answer, now);
         }
         if self.flags.missed.swap(false, Ordering::AcqRel) {
             self.rescan_wanted = true;
@@ -216,36 +226,37 @@ impl<V: Visitor> Doorkeeper<V> {
         if self.rescan_wanted && is_time {
             self.rescan(now);
         }
-        for folder in std::mem::take(&mut self.glances) {
-            self.notice(&folder, Change::Beside, now);
+        for folder in std::mem::take(&mut self.touched) {
+            self.record_change(&folder, Change::Unrelated, now);
         }
-        let room = LOOKS_MAX - self.looks;
+        let room = MAX_RUNNING - self.running;
         let signatures = &mut self.signatures;
-        for (folder, look) in self.settle.take_due(now, room, |folder| signatures.of(folder)) {
+        for (folder, look) in self.debouncer.take_due(now, room, |folder| signatures.of(folder)) {
             if !self.roots.hold(&folder) {
                 // Not a plugin is gone but the place of all: they serve until it is back.
-                self.settle.postpone(&folder);
+                self.debouncer.postpone(&folder);
                 continue;
             }
-            self.looks += 1;
-            let (answers, sender) = (self.answers.0.clone(), self.sender.clone());
-            let answer = Answer::Done;
-            let answerer = Answerer { answers, sender, folder: folder.clone(), answer };
-            self.visitor.look(&folder, look, answerer);
+            self.running += 1;
+            let (answers, sender) = (self.outcomes.0.clone(), self.sender.clone());
+            let answer = AttemptOutcome::Done;
+            let answerer =
+                OutcomeSender { answers, sender, folder: folder.clone(), outcome: answer };
+            self.handler.run(&folder, look, answerer);
         }
     }
 
-    fn looked(&mut self, folder: &Path, answer: Answer, now: Instant) {
-        self.looks -= 1;
-        self.settle.looked(folder, answer);
-        if answer == Answer::Changed {
-            for folder in self.visitor.waiting() {
-                self.settle.again(&folder, now);
+    fn finished(&mut self, folder: &Path, answer: AttemptOutcome, now: Instant) {
+        self.running -= 1;
+        self.debouncer.finish(folder, answer);
+        if answer == AttemptOutcome::Changed {
+            for folder in self.handler.waiting() {
+                self.debouncer.retry(&folder, now);
             }
         }
     }
 
-    fn hear(&mut self, event: Event) {
+    fn receive(&mut self, event: Event) {
         match event {
             Event::Touched { path, change } => self.touched(&path, change),
             Event::Missed => self.rescan_wanted = true,
@@ -255,19 +266,20 @@ impl<V: Visitor> Doorkeeper<V> {
 
     /// Finds the folder that a path belongs to.
     fn touched(&mut self, path: &Path, change: Change) {
-        if self.settle.knows(path) {
+        if self.debouncer.knows(path) {
             // The folder itself: another one may stand there, whose files nobody watches yet.
-            let change = if change == Change::Renamed { change } else { Change::Beside };
-            self.notice(path, change, Instant::now());
+            let change = if change == Change::Renamed { change } else { Change::Unrelated };
+            self.record_change(path, change, Instant::now());
             self.rescan_wanted = true;
             return;
         }
         let mut above = path.ancestors().skip(1);
-        if let Some(folder) = above.find(|folder| self.settle.knows(folder)).map(Path::to_owned) {
+        if let Some(folder) = above.find(|folder| self.debouncer.knows(folder)).map(Path::to_owned)
+        {
             if self.signatures.counts(&folder, path) {
-                self.notice(&folder, change, Instant::now());
+                self.record_change(&folder, change, Instant::now());
             } else {
-                self.glances.insert(folder);
+                self.touched.insert(folder);
             }
             return;
         }
@@ -279,23 +291,23 @@ impl<V: Visitor> Doorkeeper<V> {
                 // A new folder, or a link to one.
                 Ok(_) => true,
                 // Gone, and perhaps folders with it.
-                Err(_) => !self.settle.below(path).is_empty(),
+                Err(_) => !self.debouncer.below(path).is_empty(),
             };
     }
 
-    fn notice(&mut self, folder: &Path, change: Change, now: Instant) {
+    fn record_change(&mut self, folder: &Path, change: Change, now: Instant) {
         let signature = self.signatures.of(folder);
-        self.settle.notice(folder, change, signature, now);
+        self.debouncer.changed(folder, change, signature, now);
     }
 
     /// Watches and looks at everything again.
     fn rescan(&mut self, now: Instant) {
         self.rescan_wanted = false;
         for dir in self.roots.watch() {
-            let mut folders = self.settle.below(&dir);
+            let mut folders = self.debouncer.below(&dir);
             folders.extend(super::folders(std::slice::from_ref(&dir), &self.rules).0);
             for folder in folders {
-                self.notice(&folder, Change::Beside, now);
+                self.record_change(&folder, Change::Unrelated, now);
             }
         }
         self.rescanned_at = Some(Instant::now());

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
-use super::super::doorbell::Clapper;
+use super::super::fs_watcher::NotifyHandler;
 use super::*;
 use crate::sync::lock;
 
@@ -12,11 +12,11 @@ use crate::sync::lock;
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Vec<String>>>);
 
-impl Visitor for Notes {
-    fn look(&mut self, folder: &Path, look: Look, answerer: Answerer) {
+impl ChangeHandler for Notes {
+    fn run(&mut self, folder: &Path, look: Attempt, answerer: OutcomeSender) {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         lock(&self.0).push(format!("{name} {look:?}"));
-        answerer.answer(Answer::Done);
+        answerer.send(AttemptOutcome::Done);
     }
 
     fn waiting(&mut self) -> Vec<PathBuf> {
@@ -25,30 +25,30 @@ impl Visitor for Notes {
 }
 
 /// A loop over `a` and `b` whose channel takes so many events; nothing rings by itself.
-fn doorkeeper(room: usize) -> (tempfile::TempDir, Doorkeeper<Notes>, Receiver<Event>, Notes) {
+fn doorkeeper(room: usize) -> (tempfile::TempDir, WatchThread<Notes>, Receiver<Event>, Notes) {
     let root = tempfile::tempdir().unwrap();
     for name in ["a", "b"] {
         fs::create_dir(root.path().join(name)).unwrap();
         fs::write(root.path().join(name).join(MANIFEST), "{").unwrap();
     }
     let rules =
-        Rules { allow_unverified: true, allow_writable_by_others: true, library_bytes_max: 1 };
+        Rules { allow_unverified: true, allow_writable_by_others: true, max_library_bytes: 1 };
     let dirs = vec![root.path().to_owned()];
     // So seldom that nothing here is found by chance.
     let poll_interval = Some(Duration::from_secs(3600));
     let (sender, receiver) = sync_channel(room);
     let notes = Notes::default();
-    let watching = Watching { dirs, rules, poll_interval };
+    let watching = WatchOptions { dirs, rules, poll_interval };
     let mut doorkeeper =
-        Doorkeeper::new(watching, notes.clone(), sender, Arc::new(Flags::default()));
+        WatchThread::new(watching, notes.clone(), sender, Arc::new(Flags::default()));
     doorkeeper.begin();
     doorkeeper.roots_at += Duration::from_secs(3600);
     (root, doorkeeper, receiver, notes)
 }
 
-fn clapper(doorkeeper: &Doorkeeper<Notes>) -> Clapper {
+fn clapper(doorkeeper: &WatchThread<Notes>) -> NotifyHandler {
     let (sender, flags) = (doorkeeper.sender.clone(), Arc::clone(&doorkeeper.flags));
-    Clapper { sender, flags, _alive: channel().0 }
+    NotifyHandler { sender, flags, _alive: channel().0 }
 }
 
 fn event(path: PathBuf) -> notify::Event {
@@ -68,10 +68,10 @@ fn what_did_not_fit_into_the_channel_is_found_by_looking_at_everything() {
     fs::write(root.path().join("b").join(MANIFEST), "{ }").unwrap();
     clapper.handle_event(Ok(event(root.path().join("b").join(MANIFEST))));
     assert!(doorkeeper.flags.missed.load(Ordering::Acquire));
-    assert_eq!(receiver.try_iter().map(|event| doorkeeper.hear(event)).count(), 2);
-    doorkeeper.work(now);
+    assert_eq!(receiver.try_iter().map(|event| doorkeeper.receive(event)).count(), 2);
+    doorkeeper.run_due(now);
     assert_eq!(*lock(&notes.0), Vec::<String>::new());
-    doorkeeper.work(now + Waits::default().quiet);
+    doorkeeper.run_due(now + DebounceLimits::default().quiet_period);
     assert_eq!(*lock(&notes.0), ["b First"]);
 }
 
@@ -86,11 +86,11 @@ fn what_the_system_lost_is_found_by_looking_at_everything() {
         fs::write(root.path().join("new").join(MANIFEST), "{").unwrap();
         clapper(&doorkeeper).handle_event(told);
         for event in receiver.try_iter() {
-            doorkeeper.hear(event);
+            doorkeeper.receive(event);
         }
         let now = Instant::now();
-        doorkeeper.work(now);
-        doorkeeper.work(now + Waits::default().quiet);
+        doorkeeper.run_due(now);
+        doorkeeper.run_due(now + DebounceLimits::default().quiet_period);
         assert_eq!(*lock(&notes.0), ["new First"]);
     }
 }

@@ -1,14 +1,14 @@
 //! The hall: the place where a plugin's current generation stands, and the queue of the calls
 //! that wait for it. The one place where calls and reloads meet.
 
-mod attention;
+mod async_service;
+mod batch;
 mod cache_meter;
-mod gather;
+mod flags;
 mod health;
 mod in_flight;
 mod pause;
 mod queueing;
-mod stride;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,41 +17,41 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
-use crate::call::{Reply, Request, Standing};
+use crate::call::{CallState, Reply, Request};
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
-use crate::event::Board;
-use crate::generation::{Asked, Generation, Terms, Token, next_call_id};
+use crate::event::EventBus;
+use crate::generation::{CallArgs, CallPolicy, Generation, InstanceRef, next_call_id};
 use crate::id::{GenerationId, PluginName};
 use crate::metrics::Latencies;
 use crate::pool::{Queue, TimerHandle};
-use crate::sync::Tally;
-use attention::Reason;
+use crate::sync::ShardedCounter;
+pub(crate) use async_service::AsyncService;
+pub(crate) use batch::{BatchCollector, BatchSlot, BatchedCall};
 use cache_meter::CacheMeter;
-pub(crate) use gather::{Gather, Gathered, Place};
-use health::{Coming, is_unanswered};
-pub(crate) use health::{Health, Pass};
-use pause::Vacancy;
-pub(crate) use stride::Stride;
+use flags::SlotFlag;
+pub(crate) use health::{Admission, Health};
+use health::{CallOrigin, is_unanswered};
+use pause::Vacant;
 
 /// The place of one plugin.
 pub(crate) struct Slot {
-    current: ArcSwapOption<Token>,
+    current: ArcSwapOption<InstanceRef>,
     pub(crate) name: PluginName,
-    pub(crate) meter: Meter,
+    pub(crate) counters: CallCounters,
     pub(crate) health: Health,
     queue: Queue,
-    clock: TimerHandle,
+    timer: TimerHandle,
     /// Whether calls may run as tasks: no layer of the application is in their way.
-    is_walkable: AtomicBool,
+    supports_async: AtomicBool,
     /// What calls of the current generation go by; none before the first.
-    terms: ArcSwapOption<Terms>,
+    policy: ArcSwapOption<CallPolicy>,
     generations: AtomicU64,
     /// What it means that nobody is current.
-    vacancy: Mutex<Vacancy>,
+    vacant: Mutex<Vacant>,
     changed: Condvar,
     /// How long a call waits while the plugin is paused.
-    pause_wait_max: Duration,
+    pause_timeout: Duration,
 }
 
 /// One call in so many has its duration taken; a power of two.
@@ -59,8 +59,8 @@ pub(crate) const SAMPLED_ONE_IN: u32 = 64;
 
 /// What a slot counts.
 #[derive(Debug)]
-pub(crate) struct Meter {
-    pub(crate) calls: Tally,
+pub(crate) struct CallCounters {
+    pub(crate) calls: ShardedCounter,
     pub(crate) errors: AtomicU64,
     /// Panics, of calls and of the plugin's own threads, and unrequested exits of its
     /// process.
@@ -82,47 +82,47 @@ pub(crate) struct Meter {
 
 /// A request on its way down the corridor, and the lease it goes by, if it has one already.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Visit<'v> {
+pub(crate) struct CallScope<'v> {
     pub(crate) request: &'v Request<'v>,
-    pub(crate) lease: Option<&'v Token>,
+    pub(crate) lease: Option<&'v InstanceRef>,
     /// How it stands with whoever made it, where others may speak for them.
-    pub(crate) standing: Option<&'v Standing>,
+    pub(crate) state: Option<&'v CallState>,
     /// What the call was judged by, if there was anything to judge.
-    pub(crate) terms: Option<&'v Terms>,
+    pub(crate) policy: Option<&'v CallPolicy>,
     pub(crate) method: Method,
     /// Where it is sent together with others, if it is.
-    pub(crate) place: Option<&'v Place<'v>>,
+    pub(crate) batch_slot: Option<&'v BatchSlot<'v>>,
     /// Unique in this process.
     pub(crate) call_id: u64,
 }
 
-impl<'v> Visit<'v> {
+impl<'v> CallScope<'v> {
     /// A call in the caller's thread.
     #[inline]
-    pub(crate) fn here(request: &'v Request<'v>) -> Self {
+    pub(crate) fn inline(request: &'v Request<'v>) -> Self {
         let call_id = next_call_id();
         let method = Method::Call;
-        Self { request, lease: None, standing: None, terms: None, method, place: None, call_id }
+        Self { request, lease: None, state: None, policy: None, method, batch_slot: None, call_id }
     }
 
     /// A call on a worker that holds a lease.
     #[inline]
     pub(crate) fn pooled(
         request: &'v Request<'v>,
-        token: &'v Token,
-        standing: &'v Standing,
+        token: &'v InstanceRef,
+        standing: &'v CallState,
     ) -> Self {
         let (lease, standing) = (Some(token), Some(standing));
-        Self { lease, standing, method: Method::Execute, ..Self::here(request) }
+        Self { lease, state: standing, method: Method::Execute, ..Self::inline(request) }
     }
 
     /// What a call is judged by that came with a lease.
-    pub(crate) fn leased_terms(&self) -> Option<&'v Terms> {
-        self.terms.or_else(|| self.lease.map(|token| &*token.generation().terms))
+    pub(crate) fn leased_policy(&self) -> Option<&'v CallPolicy> {
+        self.policy.or_else(|| self.lease.map(|token| &*token.generation().policy))
     }
 
-    fn coming(&self) -> Coming {
-        if self.lease.is_some() { Coming::Admitted } else { Coming::Freshly }
+    fn origin(&self) -> CallOrigin {
+        if self.lease.is_some() { CallOrigin::Admitted } else { CallOrigin::Caller }
     }
 }
 
@@ -141,23 +141,23 @@ pub enum Method {
 }
 
 /// One step of the corridor that a call walks: a layer, or the slot at its end.
-pub(crate) trait Step: Send + Sync {
+pub(crate) trait SyncService: Send + Sync {
     /// Walks on, to fill `reply`; runs in the caller's thread.
-    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error>;
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error>;
 }
 
 impl Slot {
     /// An empty place.
     pub(crate) fn new(
         name: PluginName,
-        pause_wait_max: Duration,
+        pause_timeout: Duration,
         policy: Option<Quarantine>,
-        board: Board,
+        board: EventBus,
         clock: TimerHandle,
     ) -> Self {
         let health = Health::new(name.clone(), policy, board);
-        let meter = Meter {
-            calls: Tally::new(),
+        let meter = CallCounters {
+            calls: ShardedCounter::new(),
             errors: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             exits: AtomicU64::new(0),
@@ -172,16 +172,16 @@ impl Slot {
         Self {
             current: ArcSwapOption::empty(),
             name,
-            meter,
+            counters: meter,
             health,
             queue: Queue::new(),
-            clock,
-            is_walkable: AtomicBool::new(false),
-            terms: ArcSwapOption::empty(),
+            timer: clock,
+            supports_async: AtomicBool::new(false),
+            policy: ArcSwapOption::empty(),
             generations: AtomicU64::new(0),
-            vacancy: Mutex::new(Vacancy::Empty),
+            vacant: Mutex::new(Vacant::Empty),
             changed: Condvar::new(),
-            pause_wait_max,
+            pause_timeout,
         }
     }
 
@@ -196,9 +196,9 @@ impl Slot {
     }
 
     /// A hold on the current generation that lasts.
-    pub(crate) fn pin(&self) -> Result<Arc<Token>, Error> {
-        if self.is_ending() {
-            return Err(self.gone());
+    pub(crate) fn pin(&self) -> Result<Arc<InstanceRef>, Error> {
+        if self.is_shutting_down() {
+            return Err(self.unloaded_error());
         }
         match self.current.load_full() {
             Some(token) => Ok(token),
@@ -207,72 +207,72 @@ impl Slot {
     }
 
     /// As [`pin`](Self::pin), without waiting while the plugin is paused.
-    pub(crate) fn pin_now(&self) -> Result<Arc<Token>, Error> {
-        self.current.load_full().ok_or_else(|| self.nobody_now())
+    pub(crate) fn try_pin(&self) -> Result<Arc<InstanceRef>, Error> {
+        self.current.load_full().ok_or_else(|| self.vacant_error())
     }
 
     /// Whether calls that say nothing special have nothing to look at.
     #[inline]
-    pub(crate) fn is_calm(&self) -> bool {
-        self.health.attention.is_needless()
+    pub(crate) fn fast_path_ok(&self) -> bool {
+        self.health.flags.is_clear()
     }
 
     /// As [`terms`](Self::terms), for a moment: nothing is counted.
-    pub(crate) fn terms_now(&self) -> arc_swap::Guard<Option<Arc<Terms>>> {
-        self.terms.load()
+    pub(crate) fn load_policy(&self) -> arc_swap::Guard<Option<Arc<CallPolicy>>> {
+        self.policy.load()
     }
 
     /// What pooled calls go by now.
-    pub(crate) fn terms(&self) -> Option<Arc<Terms>> {
-        self.terms.load_full()
+    pub(crate) fn policy(&self) -> Option<Arc<CallPolicy>> {
+        self.policy.load_full()
     }
 
     /// Whether calls of the current generation have to fit a schema.
     #[inline]
     pub(crate) fn checks_input(&self) -> bool {
-        self.health.attention.has(Reason::Schema)
+        self.health.flags.has(SlotFlag::Schema)
     }
 
     /// Goes on with what the call is judged by: the terms that it was judged by before, those
     /// of its lease, or those of the current generation.
-    pub(crate) fn with_terms(
+    pub(crate) fn with_policy(
         &self,
-        visit: &Visit<'_>,
-        go_on: impl FnOnce(&Visit<'_>, &Terms) -> Result<(), Error>,
+        visit: &CallScope<'_>,
+        go_on: impl FnOnce(&CallScope<'_>, &CallPolicy) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        if let Some(terms) = visit.leased_terms() {
-            return go_on(&Visit { terms: Some(terms), ..*visit }, terms);
+        if let Some(terms) = visit.leased_policy() {
+            return go_on(&CallScope { policy: Some(terms), ..*visit }, terms);
         }
-        match &*self.terms.load() {
-            Some(terms) => go_on(&Visit { terms: Some(terms), ..*visit }, terms),
-            None => Err(self.gone()),
+        match &*self.policy.load() {
+            Some(terms) => go_on(&CallScope { policy: Some(terms), ..*visit }, terms),
+            None => Err(self.unloaded_error()),
         }
     }
 
     /// Judges a call that goes to another generation than the one whose terms it was judged
     /// by: there was a reload in between.
     #[inline]
-    fn judge(&self, token: &Token, visit: &Visit<'_>) -> Result<(), Error> {
+    fn check(&self, token: &InstanceRef, visit: &CallScope<'_>) -> Result<(), Error> {
         if !token.checks_input() && visit.request.named_operation().is_none() {
             return Ok(());
         }
-        self.judge_again(token, visit)
+        self.recheck(token, visit)
     }
 
     #[cold]
-    fn judge_again(&self, token: &Token, visit: &Visit<'_>) -> Result<(), Error> {
-        let terms = &*token.generation().terms;
-        if visit.terms.is_some_and(|judged| std::ptr::eq(judged, terms)) {
+    fn recheck(&self, token: &InstanceRef, visit: &CallScope<'_>) -> Result<(), Error> {
+        let terms = &*token.generation().policy;
+        if visit.policy.is_some_and(|judged| std::ptr::eq(judged, terms)) {
             return Ok(());
         }
-        terms.judge(&self.name, visit.request)
+        terms.check(&self.name, visit.request)
     }
 
     /// Does `work` under a lease of `generation`, unless that is not current any more.
-    pub(crate) fn under_lease<T>(
+    pub(crate) fn with_lease<T>(
         &self,
         generation: u64,
-        work: impl FnOnce(&Token) -> T,
+        work: impl FnOnce(&InstanceRef) -> T,
     ) -> Option<T> {
         let current = self.current.load();
         let token = current.as_deref()?;
@@ -281,46 +281,55 @@ impl Slot {
 
     /// Hears how a call ended that was let go on.
     #[cold]
-    pub(crate) fn judge_outcome(&self, pass: Pass, visit: &Visit<'_>, outcome: &Result<(), Error>) {
-        let mut was_late = visit.standing.is_some_and(Standing::was_late);
+    pub(crate) fn record_outcome(
+        &self,
+        pass: Admission,
+        visit: &CallScope<'_>,
+        outcome: &Result<(), Error>,
+    ) {
+        let mut was_late = visit.state.is_some_and(CallState::timed_out);
         if !was_late && outcome.as_ref().is_err_and(is_unanswered) {
-            if visit.standing.is_none_or(Standing::counts_lateness) {
-                self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
+            if visit.state.is_none_or(CallState::count_timeout_once) {
+                self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
             } else {
                 was_late = true;
             }
         }
-        self.health.outcome(pass, was_late, outcome);
+        self.health.record_outcome(pass, was_late, outcome);
     }
 
     /// Lets a call go on, or refuses it.
     #[inline]
-    pub(crate) fn admit(&self, visit: &Visit<'_>) -> Result<Pass, Error> {
-        if self.health.has_to_ask() { self.ask(visit.coming()) } else { Ok(Pass::Usual) }
+    pub(crate) fn admit(&self, visit: &CallScope<'_>) -> Result<Admission, Error> {
+        if self.health.needs_check() {
+            self.admit_slow(visit.origin())
+        } else {
+            Ok(Admission::Normal)
+        }
     }
 
     #[cold]
-    fn ask(&self, coming: Coming) -> Result<Pass, Error> {
-        self.health.ask(coming, || self.queue.is_exhausted())
+    fn admit_slow(&self, coming: CallOrigin) -> Result<Admission, Error> {
+        self.health.admit(coming, || self.queue.is_exhausted())
     }
 
     /// Refuses a call that is about to be queued for a plugin that is not called now. A probe
     /// is not begun by this.
-    pub(crate) fn admit_to_queue(&self) -> Result<(), Error> {
-        if !self.health.has_to_ask() {
+    pub(crate) fn check_admission(&self) -> Result<(), Error> {
+        if !self.health.needs_check() {
             return Ok(());
         }
-        self.health.peek(|| self.queue.is_exhausted())
+        self.health.check(|| self.queue.is_exhausted())
     }
 
     /// Refuses a call that was taken back, or whose deadline has passed.
-    pub(crate) fn is_still_wanted(&self, request: &Request<'_>) -> Result<(), Error> {
-        if request.is_taken_back() {
-            return Err(self.not_wanted());
+    pub(crate) fn check_active(&self, request: &Request<'_>) -> Result<(), Error> {
+        if request.is_cancelled() {
+            return Err(self.cancelled_before_start());
         }
         match request.deadline() {
             Some(deadline) if deadline <= Instant::now() => {
-                Err(self.late("was not called: the deadline had passed"))
+                Err(self.deadline_error("was not called: the deadline had passed"))
             }
             _ => Ok(()),
         }
@@ -328,49 +337,49 @@ impl Slot {
 
     /// What a call is told that was taken back before it began.
     #[cold]
-    pub(crate) fn not_wanted(&self) -> Error {
+    pub(crate) fn cancelled_before_start(&self) -> Error {
         let message = "was not called: its caller took the call back";
         Error::new(ErrorKind::Cancelled, message).of(&self.name)
     }
 
     /// Why nobody is current any more.
     #[cold]
-    pub(crate) fn gone(&self) -> Error {
-        if self.health.is_ending() {
-            return self.health.ending();
+    pub(crate) fn unloaded_error(&self) -> Error {
+        if self.health.is_shutting_down() {
+            return self.health.shutdown_error();
         }
         Error::new(ErrorKind::Retired, "was unloaded; look it up again").of(&self.name)
     }
 
     /// Whether the host ends.
-    pub(crate) fn is_ending(&self) -> bool {
-        self.health.has_to_ask() && self.health.is_ending()
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.health.needs_check() && self.health.is_shutting_down()
     }
 
     /// Lets only those calls go on that have begun: the host ends.
-    pub(crate) fn end(&self) {
-        self.health.end();
+    pub(crate) fn begin_shutdown(&self) {
+        self.health.begin_shutdown();
     }
 }
 
-impl Step for Arc<Slot> {
+impl SyncService for Arc<Slot> {
     /// The end of the corridor: leases the current generation, unless the call came with a
     /// lease, by which it was judged, and calls it.
     #[inline]
-    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let Visit { request, standing, call_id, .. } = *visit;
-        let asked = Asked { request, standing, call_id };
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let CallScope { request, state: standing, call_id, .. } = *visit;
+        let asked = CallArgs { request, state: standing, call_id };
         if let Some(token) = visit.lease {
             return token.call(asked, reply);
         }
         match &*self.current.load() {
             Some(token) => {
-                self.judge(token, visit)?;
+                self.check(token, visit)?;
                 token.call(asked, reply)
             }
             None => {
                 let token = self.wait_for_current(Some(visit.request))?;
-                self.judge(&token, visit)?;
+                self.check(&token, visit)?;
                 token.call(asked, reply)
             }
         }

@@ -5,21 +5,21 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::Slot;
-use super::attention::Reason;
+use super::flags::SlotFlag;
 use crate::call::Request;
 use crate::error::{Error, ErrorKind};
-use crate::generation::{Generation, Token, is_inside};
+use crate::generation::{Generation, InstanceRef, is_in_plugin_call};
 use crate::sync::{deadline_in, lock};
 
 /// What it means that nobody is current.
-pub(super) enum Vacancy {
+pub(super) enum Vacant {
     /// Nobody yet.
     Empty,
     /// Nobody any more.
-    Gone,
+    Unloaded,
     /// Somebody will be soon; until then the one before finishes what runs. It is taken out
     /// when somebody ends it.
-    Paused(Weak<Token>, Option<Arc<Generation>>),
+    Paused(Weak<InstanceRef>, Option<Arc<Generation>>),
 }
 
 /// A slot whose calls wait, and the generation that served before.
@@ -27,7 +27,7 @@ pub(super) enum Vacancy {
 #[derive(Debug)]
 pub(crate) struct Paused {
     pub(crate) generation: Arc<Generation>,
-    token: Weak<Token>,
+    token: Weak<InstanceRef>,
 }
 
 impl Slot {
@@ -35,42 +35,46 @@ impl Slot {
     /// back if the plugin was taken out of service meanwhile.
     pub(crate) fn promote(
         self: &Arc<Self>,
-        token: Token,
-    ) -> Result<Option<Arc<Generation>>, Arc<Token>> {
+        token: InstanceRef,
+    ) -> Result<Option<Arc<Generation>>, Arc<InstanceRef>> {
         let generation = Arc::clone(token.generation());
         let token = Arc::new(token);
         let before = {
-            let mut vacancy = lock(&self.vacancy);
-            if matches!(*vacancy, Vacancy::Gone) {
+            let mut vacancy = lock(&self.vacant);
+            if matches!(*vacancy, Vacant::Unloaded) {
                 return Err(token);
             }
-            *vacancy = Vacancy::Empty;
+            *vacancy = Vacant::Empty;
             self.current.swap(Some(token))
         };
         self.changed.notify_all();
-        self.health.forget(generation.id);
-        let terms = &generation.terms;
-        let attention = &self.health.attention;
-        attention.set(Reason::InFlight, terms.in_flight_max.is_some());
+        self.health.reset(generation.id);
+        let terms = &generation.policy;
+        let attention = &self.health.flags;
+        attention.set(SlotFlag::InFlight, terms.max_in_flight.is_some());
         // Before the terms: whoever sees them sees this.
-        attention.set(Reason::Schema, terms.checks_input());
-        self.terms.store(Some(Arc::clone(terms)));
-        self.begin(&generation);
-        Ok(before.map(|before| not_current(&before)))
+        attention.set(SlotFlag::Schema, terms.checks_input());
+        self.policy.store(Some(Arc::clone(terms)));
+        self.start_epoch(&generation);
+        Ok(before.map(|before| mark_not_current(&before)))
     }
 
     /// Takes no more calls, for good; answers with the generation that drains.
     pub(crate) fn vacate(&self) -> Option<Arc<Generation>> {
         let (current, vacancy) = {
-            let mut vacancy = lock(&self.vacancy);
-            let vacancy = std::mem::replace(&mut *vacancy, Vacancy::Gone);
+            let mut vacancy = lock(&self.vacant);
+            let vacancy = std::mem::replace(&mut *vacancy, Vacant::Unloaded);
+            // Before the swap, so that calls of pins fail no later than new calls.
+            if let Some(current) = &*self.current.load() {
+                mark_not_current(current);
+            }
             (self.current.swap(None), vacancy)
         };
         self.changed.notify_all();
         self.queue.close();
         match (current, vacancy) {
-            (Some(current), _) => Some(not_current(&current)),
-            (None, Vacancy::Paused(_, paused)) => paused,
+            (Some(current), _) => Some(Arc::clone(current.generation())),
+            (None, Vacant::Paused(_, paused)) => paused,
             (None, _) => None,
         }
     }
@@ -78,39 +82,43 @@ impl Slot {
     /// Lets calls wait while the current generation finishes what runs; none if there is none.
     pub(crate) fn pause(&self) -> Option<Paused> {
         let current = {
-            let mut vacancy = lock(&self.vacancy);
+            let mut vacancy = lock(&self.vacant);
             let current = self.current.swap(None)?;
             let generation = Arc::clone(current.generation());
-            *vacancy = Vacancy::Paused(Arc::downgrade(&current), Some(generation));
+            *vacancy = Vacant::Paused(Arc::downgrade(&current), Some(generation));
             current
         };
         self.queue.suspend();
-        let generation = not_current(&current);
+        let generation = mark_not_current(&current);
         Some(Paused { generation, token: Arc::downgrade(&current) })
     }
 
     /// Takes a paused generation out, to be ended by who asks.
-    pub(crate) fn take_out(&self, paused: &Paused) -> Result<Arc<Generation>, Error> {
-        let mut vacancy = lock(&self.vacancy);
+    pub(crate) fn take_paused(&self, paused: &Paused) -> Result<Arc<Generation>, Error> {
+        let mut vacancy = lock(&self.vacant);
         match &mut *vacancy {
-            Vacancy::Paused(_, generation) => {
+            Vacant::Paused(_, generation) => {
                 *generation = None;
                 // Its workers go home; what is queued waits for those of the next.
-                let _ = self.queue.start_epoch(0, paused.generation.terms.queue);
+                let _ = self.queue.start_epoch(0, paused.generation.policy.queue);
                 Ok(Arc::clone(&paused.generation))
             }
             // Somebody else ends it.
-            _ => Err(self.gone()),
+            _ => Err(self.unloaded_error()),
         }
     }
 
     /// Waits for the leases of a paused generation; answers with a token that stands for all
     /// of them, or with the number of those that are left after `wait_max`.
-    pub(crate) fn drain(&self, paused: &Paused, wait_max: Duration) -> Result<Arc<Token>, usize> {
-        match paused.generation.take_body(wait_max) {
+    pub(crate) fn drain(
+        &self,
+        paused: &Paused,
+        wait_max: Duration,
+    ) -> Result<Arc<InstanceRef>, usize> {
+        match paused.generation.take_backend(wait_max) {
             Some(instance) => {
                 let generation = Arc::clone(&paused.generation);
-                Ok(Arc::new(Token::again(generation, instance)))
+                Ok(Arc::new(InstanceRef::resumed(generation, instance)))
             }
             None => Err(paused.token.strong_count()),
         }
@@ -118,24 +126,24 @@ impl Slot {
 
     /// Lets a paused generation serve on. `token` is the one that stands for all leases, if
     /// the generation had been drained.
-    pub(crate) fn resume(self: &Arc<Self>, paused: Paused, token: Option<Arc<Token>>) {
+    pub(crate) fn resume(self: &Arc<Self>, paused: Paused, token: Option<Arc<InstanceRef>>) {
         let token = token.or_else(|| paused.token.upgrade()).or_else(|| {
             // The last lease came back just now.
-            let instance = paused.generation.take_body(Duration::from_secs(1))?;
-            Some(Arc::new(Token::again(Arc::clone(&paused.generation), instance)))
+            let instance = paused.generation.take_backend(Duration::from_secs(1))?;
+            Some(Arc::new(InstanceRef::resumed(Arc::clone(&paused.generation), instance)))
         });
         {
-            let mut vacancy = lock(&self.vacancy);
-            if matches!(*vacancy, Vacancy::Gone) {
+            let mut vacancy = lock(&self.vacant);
+            if matches!(*vacancy, Vacant::Unloaded) {
                 // Who took the plugin out of service ends it.
                 return;
             }
             paused.generation.set_current(token.is_some());
-            *vacancy = Vacancy::Empty;
+            *vacancy = Vacant::Empty;
             self.current.store(token);
         }
         self.changed.notify_all();
-        self.go_on();
+        self.resume_workers();
     }
 
     /// What a call does that finds nobody: waits if the plugin is paused, unless the call was
@@ -144,43 +152,43 @@ impl Slot {
     pub(super) fn wait_for_current(
         &self,
         request: Option<&Request<'_>>,
-    ) -> Result<Arc<Token>, Error> {
-        let deadline = deadline_in(self.pause_wait_max);
-        let mut vacancy = lock(&self.vacancy);
+    ) -> Result<Arc<InstanceRef>, Error> {
+        let deadline = deadline_in(self.pause_timeout);
+        let mut vacancy = lock(&self.vacant);
         loop {
             if let Some(request) = request {
-                self.is_still_wanted(request)?;
+                self.check_active(request)?;
             }
             if let Some(token) = self.current.load_full() {
                 return Ok(token);
             }
-            let Vacancy::Paused(before, _) = &*vacancy else { return Err(self.gone()) };
-            if is_inside()
+            let Vacant::Paused(before, _) = &*vacancy else { return Err(self.unloaded_error()) };
+            if is_in_plugin_call()
                 && let Some(token) = before.upgrade()
             {
                 return Ok(token);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(self.paused_too_long());
+                return Err(self.pause_timeout_error());
             }
-            let left = left.min(request.map_or(Duration::MAX, look_again_in));
+            let left = left.min(request.map_or(Duration::MAX, poll_interval));
             let waited = self.changed.wait_timeout(vacancy, left);
             vacancy = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Why nobody is current.
-    pub(super) fn nobody_now(&self) -> Error {
-        if matches!(&*lock(&self.vacancy), Vacancy::Paused(..)) {
+    pub(super) fn vacant_error(&self) -> Error {
+        if matches!(&*lock(&self.vacant), Vacant::Paused(..)) {
             let message = "is being reloaded; ask again";
             return Error::new(ErrorKind::Overloaded, message).of(&self.name);
         }
-        self.gone()
+        self.unloaded_error()
     }
 
-    fn paused_too_long(&self) -> Error {
-        let waited = self.pause_wait_max.as_millis();
+    fn pause_timeout_error(&self) -> Error {
+        let waited = self.pause_timeout.as_millis();
         let message = format!("is being reloaded, and the call waited {waited} ms; call again");
         Error::new(ErrorKind::Overloaded, message).of(&self.name)
     }
@@ -188,16 +196,16 @@ impl Slot {
 
 /// How soon a call that waits is to be looked at again: a token tells nobody here that it was
 /// cancelled.
-fn look_again_in(request: &Request<'_>) -> Duration {
+fn poll_interval(request: &Request<'_>) -> Duration {
     let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
     let deadline = request.deadline().map_or(Duration::MAX, left);
-    let token = request.cancellation_token().map_or(Duration::MAX, |_| TOKEN_LOOK_EVERY);
+    let token = request.cancellation_token().map_or(Duration::MAX, |_| TOKEN_POLL_INTERVAL);
     deadline.min(token).max(Duration::from_micros(50))
 }
 
-const TOKEN_LOOK_EVERY: Duration = Duration::from_millis(5);
+const TOKEN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-fn not_current(token: &Token) -> Arc<Generation> {
+fn mark_not_current(token: &InstanceRef) -> Arc<Generation> {
     token.generation().set_current(false);
     Arc::clone(token.generation())
 }

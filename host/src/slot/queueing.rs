@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Slot;
-use crate::call::Standing;
+use crate::call::CallState;
 use crate::error::{Error, ErrorKind, fault_of};
 use crate::generation::Generation;
 use crate::pool::{
@@ -16,14 +16,14 @@ use crate::pool::{
 };
 
 /// How soon a worker is tried to be started again that the system gave no thread for.
-const HIRE_AGAIN_IN: Duration = Duration::from_millis(100);
+const SPAWN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often the memory of a plugin is looked at that has a limit.
-const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(100);
+const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Slot {
     /// Calls that wait.
-    pub(crate) fn waiting(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.queue.queued()
     }
 
@@ -39,29 +39,33 @@ impl Slot {
         patience: WaitLimits,
     ) -> Result<(), Error> {
         let (pushed, look_at) = self.queue.push(Arc::clone(&work), patience);
-        self.look_later(look_at);
+        self.schedule_timer(look_at);
         match pushed {
             PushOutcome::Queued => Ok(()),
-            PushOutcome::SpawnWorker(epoch) => self.hire(epoch, Some(&work)),
-            PushOutcome::Full => Err(self.overloaded()),
-            PushOutcome::Closed => Err(self.gone()),
+            PushOutcome::SpawnWorker(epoch) => self.spawn_worker(epoch, Some(&work)),
+            PushOutcome::Full => Err(self.queue_full_error()),
+            PushOutcome::Closed => Err(self.unloaded_error()),
         }
     }
 
     /// Nobody wants `work` any more: its worker, if it has one, is not waited for.
-    pub(crate) fn take_back(self: &Arc<Self>, work: &Arc<dyn Job>) {
-        self.give_up(work, None);
+    pub(crate) fn cancel(self: &Arc<Self>, work: &Arc<dyn Job>) {
+        self.abandon(work, None);
     }
 
-    fn look_later(self: &Arc<Self>, look_at: Option<Instant>) {
+    fn schedule_timer(self: &Arc<Self>, look_at: Option<Instant>) {
         if let Some(look_at) = look_at {
             let this: Arc<dyn TimerEntry> = Arc::<Self>::clone(self);
-            self.clock.schedule(look_at, &this);
+            self.timer.schedule(look_at, &this);
         }
     }
 
     /// Starts a worker of the generation that serves in `epoch`.
-    fn hire(self: &Arc<Self>, epoch: Epoch, work: Option<&Arc<dyn Job>>) -> Result<(), Error> {
+    fn spawn_worker(
+        self: &Arc<Self>,
+        epoch: Epoch,
+        work: Option<&Arc<dyn Job>>,
+    ) -> Result<(), Error> {
         // Not current any more: the epoch is over or about to be, and the next one hires.
         let Some(generation) = self.generation() else {
             // Unless it is paused and goes on, with the workers that were counted.
@@ -69,11 +73,11 @@ impl Slot {
             return Ok(());
         };
         let employer: Arc<dyn WorkSource> = Arc::<Self>::clone(self);
-        let Err(error) = generation.hire(employer, epoch) else { return Ok(()) };
+        let Err(error) = generation.spawn_worker(employer, epoch) else { return Ok(()) };
         tracing::error!(%error, plugin = %self.name, "no thread for a worker");
         let undone = self.queue.worker_spawn_failed(epoch, work);
         // Others may wait, and nobody else would start a worker for them.
-        self.look_later(Some(Instant::now() + HIRE_AGAIN_IN));
+        self.schedule_timer(Some(Instant::now() + SPAWN_RETRY_INTERVAL));
         if undone.is_none() {
             return Ok(());
         }
@@ -81,141 +85,143 @@ impl Slot {
         Err(Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.name))
     }
 
-    fn hire_or_tell(self: &Arc<Self>, epoch: Option<Epoch>) {
+    fn spawn_worker_or_log(self: &Arc<Self>, epoch: Option<Epoch>) {
         if let Some(epoch) = epoch {
             // Tried again later, and told to the log.
-            let _ = self.hire(epoch, None);
+            let _ = self.spawn_worker(epoch, None);
         }
     }
 
     /// Lets the workers of `generation` serve the queue.
-    pub(super) fn begin(self: &Arc<Self>, generation: &Generation) {
-        let terms = &generation.terms;
-        let (epoch, hires) = self.queue.start_epoch(generation.crew.max_workers, terms.queue);
-        (0..hires).for_each(|_| self.hire_or_tell(Some(epoch)));
-        if terms.memory_bytes_max.is_some() {
-            self.look_later(Some(Instant::now() + MEMORY_LOOK_EVERY));
+    pub(super) fn start_epoch(self: &Arc<Self>, generation: &Generation) {
+        let terms = &generation.policy;
+        let (epoch, hires) = self.queue.start_epoch(generation.workers.max_workers, terms.queue);
+        (0..hires).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
+        if terms.max_memory_bytes.is_some() {
+            self.schedule_timer(Some(Instant::now() + MEMORY_CHECK_INTERVAL));
         }
     }
 
     /// Lets the workers of the generation that was paused go on.
-    pub(super) fn go_on(self: &Arc<Self>) {
+    pub(super) fn resume_workers(self: &Arc<Self>) {
         let (epoch, hires) = self.queue.resume();
-        (0..hires).for_each(|_| self.hire_or_tell(Some(epoch)));
+        (0..hires).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
     }
 
     /// Whether nobody works, and nobody is started before a lost worker comes back.
-    pub(crate) fn is_deserted(&self) -> bool {
+    pub(crate) fn has_no_available_worker(&self) -> bool {
         self.queue.has_no_available_worker()
     }
 
     /// Takes no more pooled calls, and waits until those that were taken are done.
-    pub(crate) fn finish(&self, deadline: Instant) {
+    pub(crate) fn drain_queue(&self, deadline: Instant) {
         self.queue.drain();
         let _ = self.queue.wait_empty(deadline);
     }
 
     /// The worker at `work` is not waited for; `rest` is for another one.
-    fn give_up(self: &Arc<Self>, work: &Arc<dyn Job>, rest: Option<Arc<dyn Job>>) {
+    fn abandon(self: &Arc<Self>, work: &Arc<dyn Job>, rest: Option<Arc<dyn Job>>) {
         let given_up = self.queue.abandon(work, rest);
-        self.hire_or_tell(given_up.spawn_worker);
+        self.spawn_worker_or_log(given_up.spawn_worker);
         if given_up.is_exhausted {
-            self.health.stuck(self.queue.running().1);
+            self.health.hold_stuck(self.queue.running().1);
         }
     }
 
     /// What a call is told whose turn never came.
-    pub(crate) fn never(&self, why: RejectReason) -> Error {
-        self.count_refused();
+    pub(crate) fn reject_error(&self, why: RejectReason) -> Error {
+        self.count_rejected();
         match why {
-            RejectReason::Closed => self.gone(),
-            RejectReason::DeadlineExceeded => self.late("did not begin before its deadline"),
+            RejectReason::Closed => self.unloaded_error(),
+            RejectReason::DeadlineExceeded => {
+                self.deadline_error("did not begin before its deadline")
+            }
             RejectReason::Expired => {
-                self.meter.shed.fetch_add(1, Ordering::Relaxed);
-                let message = "was not begun: it waited longer than `queue_age_max`; call later";
+                self.counters.shed.fetch_add(1, Ordering::Relaxed);
+                let message = "was not begun: it waited longer than `queue_timeout`; call later";
                 Error::new(ErrorKind::Overloaded, message).of(&self.name)
             }
-            RejectReason::QueueFull => self.overloaded(),
-            RejectReason::NoWorkers => self.deserted(),
+            RejectReason::QueueFull => self.queue_full_error(),
+            RejectReason::NoWorkers => self.no_workers_error(),
         }
     }
 
     /// Counts a call that was taken back, or cut off, after it had reached the plugin.
-    pub(crate) fn count_dropped(&self) {
-        self.meter.calls.add(1);
+    pub(crate) fn count_cancelled(&self) {
+        self.counters.calls.add(1);
     }
 
     /// Counts a call that was refused before it came to the layers.
-    pub(crate) fn count_refused(&self) {
-        self.meter.calls.add(1);
-        self.meter.refused.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_rejected(&self) {
+        self.counters.calls.add(1);
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What a call is told that ran into its deadline. It is held against the plugin if it is in
     /// it.
-    pub(crate) fn abandoned(&self, standing: &Standing) -> Error {
-        let counts = standing.counts_lateness();
+    pub(crate) fn timeout_error(&self, standing: &CallState) -> Error {
+        let counts = standing.count_timeout_once();
         if counts {
-            self.meter.abandoned.fetch_add(1, Ordering::Relaxed);
+            self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
         }
         match standing.entered() {
-            Some(generation) if counts => self.health.late(generation, standing.probe()),
+            Some(generation) if counts => self.health.record_timeout(generation, standing.probe()),
             Some(_) => {}
             None => {
-                return self.late(
+                return self.deadline_error(
                     "was not reached before the deadline: the check of the input, or a layer, took \
                      that long",
                 );
             }
         }
-        self.late(
+        self.deadline_error(
             "did not answer before the deadline; the call still runs, and its answer is dropped",
         )
     }
 
     #[cold]
-    pub(crate) fn late(&self, message: &'static str) -> Error {
+    pub(crate) fn deadline_error(&self, message: &'static str) -> Error {
         Error::new(ErrorKind::DeadlineExceeded, message).of(&self.name)
     }
 
     /// What a call is told that nobody would begin.
     #[cold]
-    pub(crate) fn deserted(&self) -> Error {
+    pub(crate) fn no_workers_error(&self) -> Error {
         let message = "has no worker left: calls passed their deadlines and still run";
         Error::new(ErrorKind::Overloaded, message).of(&self.name)
     }
 
     #[cold]
-    fn overloaded(&self) -> Error {
-        let places = self.terms().map_or(0, |terms| terms.queue.max_queued);
+    fn queue_full_error(&self) -> Error {
+        let places = self.policy().map_or(0, |terms| terms.queue.max_queued);
         let message = format!(
             "has {places} calls waiting already, as many as may (`limits.queue`, or the host's \
-             `queue_max`)"
+             `max_queued_calls`)"
         );
         Error::new(ErrorKind::Overloaded, message).of(&self.name)
     }
 
     /// Looks at the memory of a plugin that has a limit; says when to look again.
-    fn look_at_memory(&self, now: Instant) -> Option<Instant> {
+    fn check_memory(&self, now: Instant) -> Option<Instant> {
         let current = self.current.load();
         let token = current.as_deref()?;
         let generation = token.generation();
-        let limit = generation.terms.memory_bytes_max?;
+        let limit = generation.policy.max_memory_bytes?;
         if let Some(live) = token.live_bytes() {
             let over = u64::try_from(live).is_ok_and(|live| live > limit);
-            self.health.memory(over.then_some((live, limit)));
+            self.health.set_memory(over.then_some((live, limit)));
         }
-        Some(now + MEMORY_LOOK_EVERY)
+        Some(now + MEMORY_CHECK_INTERVAL)
     }
 
     /// The process that serves, if it is one.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.current.load().as_deref().and_then(crate::generation::Token::pid)
+        self.current.load().as_deref().and_then(crate::generation::InstanceRef::pid)
     }
 
     /// Bytes that the plugin has allocated, where it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
-        self.current.load().as_deref().and_then(crate::generation::Token::live_bytes)
+        self.current.load().as_deref().and_then(crate::generation::InstanceRef::live_bytes)
     }
 }
 
@@ -226,9 +232,9 @@ impl WorkSource for Slot {
 
     fn next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>> {
         let (NextJob { job: work, was_abandoned: was_lost }, look_at) = self.queue.next(seat);
-        self.look_later(look_at);
+        self.schedule_timer(look_at);
         if was_lost && !self.queue.is_exhausted() {
-            self.health.unstuck();
+            self.health.release_stuck();
         }
         work
     }
@@ -242,19 +248,19 @@ impl WorkSource for Slot {
     }
 
     fn supports_async(&self) -> bool {
-        self.is_walkable.load(Ordering::Relaxed)
+        self.supports_async.load(Ordering::Relaxed)
     }
 
     fn requeue(self: Arc<Self>, seat: WorkerId, work: Arc<dyn Job>) {
         if let PushOutcome::SpawnWorker(epoch) = self.queue.requeue(seat, work) {
-            self.hire_or_tell(Some(epoch));
+            self.spawn_worker_or_log(Some(epoch));
         }
     }
 }
 
 /// Tells somebody who may have code of the application behind it: what panics there keeps
 /// nobody else from being told.
-fn told<T>(tell: impl FnOnce() -> T) -> Option<T> {
+fn catch_callback_panic<T>(tell: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(tell)) {
         Ok(told) => Some(told),
         Err(payload) => {
@@ -269,12 +275,12 @@ impl TimerEntry for Slot {
     fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant> {
         let looked = self.queue.take_due(now);
         for (work, why) in looked.rejected {
-            told(|| work.reject(why));
+            catch_callback_panic(|| work.reject(why));
         }
-        self.hire_or_tell(looked.spawn_worker);
+        self.spawn_worker_or_log(looked.spawn_worker);
         let mut next = looked.next_due;
         for work in looked.overdue {
-            match told(|| Arc::clone(&work).check_deadline(now))
+            match catch_callback_panic(|| Arc::clone(&work).check_deadline(now))
                 .unwrap_or(DeadlineCheck::WithinDeadline)
             {
                 // It has just ended, or its time was put off.
@@ -282,9 +288,9 @@ impl TimerEntry for Slot {
                     let due = work.due().map(|due| due.max(now + Duration::from_millis(1)));
                     next = next.into_iter().chain(due).min();
                 }
-                DeadlineCheck::Exceeded { remaining: rest } => self.give_up(&work, rest),
+                DeadlineCheck::Exceeded { remaining: rest } => self.abandon(&work, rest),
             }
         }
-        next.into_iter().chain(self.look_at_memory(now)).min()
+        next.into_iter().chain(self.check_memory(now)).min()
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, child_subreaper, getpid, waitid};
 
-use super::marks;
-use super::reaped;
+use super::child_guard;
+use super::launch_tag;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -73,13 +73,13 @@ impl Known {
     /// Looks at all processes, and reaps those of plugins that ended as children of this one.
     fn look(&mut self) {
         let (own, all) = (getpid().as_raw_nonzero().get(), all());
-        let own_mark = marks::of("self");
+        let own_mark = launch_tag::of("self");
         let is_marked = |pid: i32| {
-            let mark = marks::of(&pid.to_string());
+            let mark = launch_tag::of(&pid.to_string());
             mark.is_some() && mark != own_mark
         };
         self.update(own, &all, is_marked);
-        reaped::while_none_is_started(|started| {
+        child_guard::while_none_is_started(|started| {
             for (&pid, stat) in &all {
                 let is_adopted = stat.is_zombie && stat.parent == own && !started.contains(&pid);
                 if is_adopted

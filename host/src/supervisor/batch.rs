@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use hotbay_plugin::Output;
 use serde::Deserialize;
 
-use super::http::Answer;
+use super::http::HttpResponse;
 use super::process::ProcessCall;
-use super::reply::{self, Said};
+use super::reply::{self, ErrorBody};
 use crate::call::Failure;
 use crate::error::{Error, ErrorKind};
 
@@ -30,7 +30,7 @@ struct One<'a> {
     content_type: Cow<'a, str>,
     #[serde(borrow, default = "nothing")]
     body: Body<'a>,
-    error: Option<Said>,
+    error: Option<ErrorBody>,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +62,10 @@ pub(super) fn written(calls: &[ProcessCall<'_>]) -> Vec<u8> {
 }
 
 /// The outcomes of `count` calls, in their order.
-pub(super) fn read(answer: Answer, count: usize) -> Result<Vec<Result<Output, Failure>>, Failure> {
+pub(super) fn read(
+    answer: HttpResponse,
+    count: usize,
+) -> Result<Vec<Result<Output, Failure>>, Failure> {
     let answer = reply::success(answer)?;
     let replies: Replies<'_> = serde_json::from_slice(&answer.body)
         .map_err(|error| wrong(format!("`/batch` is not the JSON wanted: {error}")))?;
@@ -110,7 +113,7 @@ mod tests {
 
     fn told(body: &str, count: usize) -> Vec<String> {
         let headers = HeaderMap::new();
-        let answer = Answer { status: StatusCode::OK, headers, body: body.into() };
+        let answer = HttpResponse { status: StatusCode::OK, headers, body: body.into() };
         let one = |outcome: Result<Output, Failure>| match outcome {
             Ok(output) => format!("{}: {:?}", output.content_type(), output.as_text()),
             Err(Failure::Error(error)) => error.to_string(),

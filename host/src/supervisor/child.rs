@@ -11,11 +11,11 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
+use super::child_guard::ChildGuard;
 #[cfg(target_os = "linux")]
 use super::descendants::Descendants;
 use super::guardian::{self, Guardian};
-use super::reaped::Reaped;
-use super::{marks, prepare};
+use super::{launch_tag, prepare};
 
 /// How long a killed process may take to be gone. One that waits for a broken disk never is; it
 /// is then reaped later.
@@ -66,7 +66,7 @@ pub(crate) struct Stopped {
 
 /// A process and all that it started. Dropped, everything is killed and reaped.
 pub(crate) struct Child {
-    process: Reaped,
+    process: ChildGuard,
     guardian: Option<Guardian>,
     /// None once its id could be a stranger's.
     group: Option<Pid>,
@@ -100,7 +100,7 @@ impl Child {
 
     fn spawn_into(launch: &Launch, guardian: Option<Guardian>) -> io::Result<Self> {
         let group = guardian.as_ref().map(Guardian::group);
-        let process = Reaped::spawn(&mut command(launch, group))?;
+        let process = ChildGuard::spawn(&mut command(launch, group))?;
         let group = Some(group.unwrap_or(process.pid()));
         Ok(Self { process, guardian, group, mark: launch.mark.clone(), ended: false })
     }
@@ -213,7 +213,7 @@ impl Child {
             descendants.kill();
         }
         let status = timeout(REAP_WAIT_MAX, self.process.wait()).await;
-        let _ = marks::end_all_later(self.mark.clone(), self.process.runtime()).await;
+        let _ = launch_tag::end_all_later(self.mark.clone(), self.process.runtime()).await;
         if let Some(guardian) = &mut self.guardian {
             let _ = timeout(REAP_WAIT_MAX, guardian.wait()).await;
         }
@@ -234,7 +234,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         if !self.ended {
             self.kill_group();
-            marks::end_all_later(std::mem::take(&mut self.mark), self.process.runtime());
+            launch_tag::end_all_later(std::mem::take(&mut self.mark), self.process.runtime());
         }
         // The process and its guardian are reaped as they are dropped.
     }
@@ -244,7 +244,7 @@ fn command(launch: &Launch, group: Option<Pid>) -> Command {
     let mut command = Command::new(&launch.program);
     command.args(&launch.args).current_dir(&launch.folder);
     let environment = launch.environment.iter().map(|(name, value)| (name, value));
-    command.env_clear().envs(environment).env(marks::VARIABLE, &launch.mark);
+    command.env_clear().envs(environment).env(launch_tag::VARIABLE, &launch.mark);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Zero: a new group that it leads itself.
     command.process_group(group.map_or(0, |group| group.as_raw_nonzero().get()));

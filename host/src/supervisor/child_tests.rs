@@ -56,7 +56,7 @@ fn end_of(pid: u32) -> rustix::io::Result<Option<WaitIdStatus>> {
 
 #[cfg(target_os = "linux")]
 fn carriers(mark: &str) -> usize {
-    super::marks::carriers::all(mark).len()
+    super::launch_tag::carriers::all(mark).len()
 }
 
 #[cfg(target_os = "linux")]

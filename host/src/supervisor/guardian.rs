@@ -20,7 +20,7 @@ use rustix::process::Pid;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-use super::reaped::Reaped;
+use super::child_guard::ChildGuard;
 
 /// The shell of every Unix.
 pub(super) const SHELL: &str = "/bin/sh";
@@ -81,9 +81,9 @@ pub(super) struct Guardian {
     mark: String,
     remove_at_end: Option<PathBuf>,
     /// The group has its id. Not reaped before the group's end, also where it ended.
-    leader: Reaped,
+    leader: ChildGuard,
     /// The one that took the place of one that ended.
-    next: Option<Reaped>,
+    next: Option<ChildGuard>,
     /// Whether the one that guards is past the moment in which a signal to its group would end it.
     is_deaf: bool,
     since: Instant,
@@ -97,7 +97,7 @@ impl Guardian {
         mark: &str,
         remove_at_end: Option<&Path>,
     ) -> io::Result<Option<Self>> {
-        match Reaped::spawn(&mut command(shell, mark, remove_at_end, 0)) {
+        match ChildGuard::spawn(&mut command(shell, mark, remove_at_end, 0)) {
             Ok(leader) => Ok(Some(Self {
                 shell: shell.to_owned(),
                 mark: mark.to_owned(),
@@ -144,7 +144,7 @@ impl Guardian {
             self.since = Instant::now();
             let group = self.group().as_raw_nonzero().get();
             let folder = self.remove_at_end.as_deref();
-            match Reaped::spawn(&mut command(&self.shell, &self.mark, folder, group)) {
+            match ChildGuard::spawn(&mut command(&self.shell, &self.mark, folder, group)) {
                 Ok(next) => {
                     self.next = Some(next);
                     self.is_deaf = false;
@@ -175,7 +175,7 @@ impl Guardian {
         self.current().pid()
     }
 
-    fn current(&self) -> &Reaped {
+    fn current(&self) -> &ChildGuard {
         self.next.as_ref().unwrap_or(&self.leader)
     }
 

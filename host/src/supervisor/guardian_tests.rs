@@ -14,8 +14,8 @@ use super::child::Child;
 use super::child_tests::{WAIT_MAX, launch, started};
 use super::folder::LaunchFolder;
 use super::guardian::{self, FOLDER_VARIABLE, MARK_VARIABLE, SHELL};
-use super::marks::LeftBehind;
-use super::marks::carriers;
+use super::launch_tag::LeftBehind;
+use super::launch_tag::carriers;
 
 /// Says that the program is the host of the test below, and where to make its folders.
 const HOST_VARIABLE: &str = "TEST_HOST_TO_BE_KILLED";

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::asking::Shared;
-use super::http::{Ask, OnTasks, Ran, Way as _};
+use super::http::{Async, Delivery, HttpRequest, Transport as _};
+use super::requests::Shared;
 use super::state::Live;
 
 /// Between two requests for the health, where one failed at once.
@@ -16,16 +16,18 @@ const AGAIN_IN: Duration = Duration::from_millis(50);
 pub(super) async fn is_hung(shared: Arc<Shared>, live: Arc<Live>) -> bool {
     let answers = shared.activity.answers();
     let until = Instant::now() + shared.program.limits.health_timeout;
-    let ask = Ask::health();
+    let ask = HttpRequest::health();
     let asked = async {
         loop {
-            match live.client.ask_anew::<OnTasks>(&ask).await {
+            match live.client.send_on_new_connection::<Async>(&ask).await {
                 Ok(_) => return,
                 // What is invalid was written by somebody who is alive.
-                Err(broken) if broken.has_response && broken.ran == Ran::Perhaps => return,
+                Err(broken) if broken.has_response && broken.delivery == Delivery::MaybeSent => {
+                    return;
+                }
                 Err(_) => tokio::time::sleep(AGAIN_IN).await,
             }
         }
     };
-    OnTasks::by(until, asked).await.is_none() && shared.activity.answers() == answers
+    Async::timeout_at(until, asked).await.is_none() && shared.activity.answers() == answers
 }

@@ -4,9 +4,10 @@
 mod activity;
 #[cfg(target_os = "linux")]
 mod adopted;
-mod asking;
 mod batch;
 mod child;
+mod child_guard;
+mod config_delivery;
 mod config_types;
 mod conformance;
 #[cfg(target_os = "linux")]
@@ -14,25 +15,24 @@ mod descendants;
 mod diagnose;
 mod dialect;
 mod environment;
-mod exposed;
 mod folder;
-mod given;
 mod guardian;
 mod http;
 mod hung;
-mod inquiry;
+mod launch_tag;
 mod leftovers;
 mod lines;
+mod listeners;
 mod location;
-mod marks;
 mod pipes;
 #[allow(unsafe_code, reason = "what a child does between fork and exec")]
 mod prepare;
 mod process;
 mod program;
+mod query_capabilities;
 mod random;
-mod reaped;
 mod reply;
+mod requests;
 mod restart;
 mod run_to_end;
 mod runtime;
@@ -50,12 +50,12 @@ mod run_to_end_tests;
 
 use std::time::Duration;
 
-pub(crate) use conformance::{Kit, Report, Sample};
+pub(crate) use conformance::{Report, Sample, TestKit};
 pub(crate) use dialect::Capabilities;
 pub(crate) use environment::allowed;
-pub(crate) use inquiry::capabilities;
 pub(crate) use process::{Process, ProcessCall};
-pub(crate) use program::{Overseen, Overseer, ProcessLimits, Program};
+pub(crate) use program::{ObserverRef, ProcessLimits, ProcessObserver, Program};
+pub(crate) use query_capabilities::capabilities;
 pub(crate) use runtime::Processes;
 pub(crate) use start::NotStarted;
 pub(crate) use watch::begin;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::lines::{LogLine, Splitter, Tail};
-use super::program::Overseen;
+use super::program::ObserverRef;
 use crate::sync::lock;
 
 /// Bytes read at once.
@@ -45,7 +45,7 @@ pub(super) type Listener = mpsc::Sender<String>;
 /// log.
 pub(super) fn read(
     pipe: impl AsyncRead + Unpin + Send + 'static,
-    overseer: Overseen,
+    overseer: ObserverRef,
     tail: SharedTail,
     mut listener: Option<Listener>,
 ) -> Reader {
@@ -83,7 +83,7 @@ pub(super) fn read(
 }
 
 /// Writes a line of a child to the host's log.
-pub(super) fn tell(overseer: &Overseen, tail: &SharedTail, line: &str) {
+pub(super) fn tell(overseer: &ObserverRef, tail: &SharedTail, line: &str) {
     lock(tail).push(line);
     let read = LogLine::read(line);
     overseer.wrote(&Record {

@@ -12,22 +12,24 @@ use hyper::Method;
 use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
 
-use super::asking::Shared;
 use super::config_types;
-use super::http::{self, Answer, Ask, Here, OnTasks, SNAPSHOT_VERSION, Way as _};
+use super::http::{
+    self, Async, Blocking, HttpRequest, HttpResponse, SNAPSHOT_VERSION, Transport as _,
+};
 use super::program::Program;
-use super::state::{Order, Phase};
+use super::requests::Shared;
+use super::state::{Command, Phase};
 use super::{batch, reply};
 use crate::call::{Failure, Request};
 use crate::error::{Error, ErrorKind};
 
 /// Longest time for what is asked besides calls.
-const ERRAND_WAIT_MAX: Duration = Duration::from_secs(30);
+const CONTROL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A plugin in a process of its own.
 pub(crate) struct Process {
     pub(super) shared: Arc<Shared>,
-    pub(super) orders: mpsc::UnboundedSender<Order>,
+    pub(super) orders: mpsc::UnboundedSender<Command>,
 }
 
 /// A call, as a process needs it.
@@ -56,15 +58,15 @@ impl Process {
         taken_back: impl Future<Output = ()>,
         cut_off: impl Future<Output = ()>,
     ) -> Result<Output, Failure> {
-        let ask = self.shared.ask_of(call)?;
+        let ask = self.shared.http_request(call)?;
         let deadline = ask.deadline;
-        let asked = self.shared.ask::<Here>(ask, http::may_run_twice(call.request));
+        let asked = self.shared.send_until::<Blocking>(ask, http::may_run_twice(call.request));
         let asked = async {
             tokio::select! {
                 biased;
                 answer = asked => answer,
-                () = taken_back => Err(cancelled()),
-                () = cut_off => Err(cut_short()),
+                () = taken_back => Err(cancelled_error()),
+                () = cut_off => Err(aborted_error()),
             }
         };
         let answer = wire::block_on(deadline, asked).unwrap_or_else(|| Err(not_waited(deadline)));
@@ -72,20 +74,24 @@ impl Process {
     }
 
     /// Calls it; a future for any executor, whose drop takes the call back.
-    pub(crate) async fn call_later(&self, call: &ProcessCall<'_>) -> Result<Output, Failure> {
-        let ask = self.shared.ask_of(call)?;
-        let answer = self.ask_later(ask, http::may_run_twice(call.request)).await?;
+    pub(crate) async fn call_async(&self, call: &ProcessCall<'_>) -> Result<Output, Failure> {
+        let ask = self.shared.http_request(call)?;
+        let answer = self.send_async(ask, http::may_run_twice(call.request)).await?;
         reply::output(answer)
     }
 
-    async fn ask_later(&self, ask: Ask, is_idempotent: bool) -> Result<Answer, Failure> {
+    async fn send_async(
+        &self,
+        ask: HttpRequest,
+        is_idempotent: bool,
+    ) -> Result<HttpResponse, Failure> {
         let deadline = ask.deadline;
-        let asked = self.shared.ask::<OnTasks>(ask, is_idempotent);
+        let asked = self.shared.send_until::<Async>(ask, is_idempotent);
         let answer = match deadline {
             None => asked.await,
-            Some(deadline) => match OnTasks::by(deadline, asked).await {
+            Some(deadline) => match Async::timeout_at(deadline, asked).await {
                 Some(answer) => answer,
-                None => Err(late()),
+                None => Err(deadline_error()),
             },
         };
         answer.map_err(Failure::Other)
@@ -104,19 +110,19 @@ impl Process {
         let deadline = calls.iter().filter_map(|call| call.request.deadline()).min();
         let is_idempotent = calls.iter().all(|call| http::may_run_twice(call.request));
         let body = batch::written(calls);
-        let ask = Ask {
+        let ask = HttpRequest {
             deadline,
             body: body.into(),
             content_type: HeaderValue::from_static("application/json"),
-            ..self.shared.errand(Method::POST, "batch")
+            ..self.shared.control_call(Method::POST, "batch")
         };
-        let answer = self.ask_later(ask, is_idempotent).await?;
+        let answer = self.send_async(ask, is_idempotent).await?;
         batch::read(answer, calls.len())
     }
 
     /// Asks whether it can work.
     pub(crate) fn health(&self) -> Result<(), Failure> {
-        self.run_errand(self.shared.errand(Method::GET, "healthz")).map(|_| ())
+        self.run_control_call(self.shared.control_call(Method::GET, "healthz")).map(|_| ())
     }
 
     /// Takes its state, if it has any.
@@ -124,9 +130,9 @@ impl Process {
         if !self.shared.capabilities.endpoints.contains("snapshot") {
             return Ok(None);
         }
-        let mut ask = self.shared.errand(Method::GET, "snapshot");
-        ask.answer_bytes_max = self.shared.program.limits.snapshot_bytes_max;
-        let answer = self.run_errand(ask)?;
+        let mut ask = self.shared.control_call(Method::GET, "snapshot");
+        ask.answer_bytes_max = self.shared.program.limits.max_snapshot_bytes;
+        let answer = self.run_control_call(ask)?;
         let Some(version) = answer.header(&SNAPSHOT_VERSION) else { return Ok(None) };
         let version = version.parse().map_err(|_| {
             let message =
@@ -140,23 +146,23 @@ impl Process {
     pub(crate) fn restore(&self, snapshot: Snapshot) -> Result<(), Failure> {
         if !self.shared.capabilities.endpoints.contains("restore") {
             let message = "was given a state, and has no endpoint `restore`";
-            return Err(Failure::Other(Error::new(ErrorKind::Start, message)));
+            return Err(Failure::Other(Error::new(ErrorKind::StartFailed, message)));
         }
-        let mut ask = self.shared.errand(Method::POST, "restore");
+        let mut ask = self.shared.control_call(Method::POST, "restore");
         ask.headers.push((SNAPSHOT_VERSION, HeaderValue::from(snapshot.version())));
         ask.body = snapshot.into_bytes().into();
-        self.run_errand(ask).map(|_| ())
+        self.run_control_call(ask).map(|_| ())
     }
 
-    fn run_errand(&self, ask: Ask) -> Result<Answer, Failure> {
+    fn run_control_call(&self, ask: HttpRequest) -> Result<HttpResponse, Failure> {
         let what = ask.endpoint.clone();
-        let asked = self.shared.ask::<Here>(ask, true);
-        let until = Instant::now() + ERRAND_WAIT_MAX;
+        let asked = self.shared.send_until::<Blocking>(ask, true);
+        let until = Instant::now() + CONTROL_CALL_TIMEOUT;
         let Some(answer) = wire::block_on(Some(until), asked) else {
             if Instant::now() < until {
                 return Err(Failure::Other(not_waited(None)));
             }
-            let waited = ERRAND_WAIT_MAX.as_secs();
+            let waited = CONTROL_CALL_TIMEOUT.as_secs();
             let message = format!("did not answer `/{what}` within {waited} s");
             return Err(Failure::Other(Error::new(ErrorKind::DeadlineExceeded, message)));
         };
@@ -165,9 +171,9 @@ impl Process {
 
     /// Ends it: with a grace if it is `graceful`, and with all that it started. Blocks, so not on
     /// a thread of the runtime.
-    pub(crate) fn end(&self, graceful: bool) -> Result<(), Failure> {
+    pub(crate) fn shut_down(&self, graceful: bool) -> Result<(), Failure> {
         let (done, ended) = oneshot::channel();
-        let ordered = self.orders.send(Order::Stop { graceful, done });
+        let ordered = self.orders.send(Command::Stop { graceful, done });
         if ordered.is_err() {
             return Ok(());
         }
@@ -216,14 +222,14 @@ impl Process {
 }
 
 #[cold]
-fn late() -> Error {
+fn deadline_error() -> Error {
     let message = "did not answer before the deadline; its connection was closed, so it can see \
                    that nobody waits";
     Error::new(ErrorKind::DeadlineExceeded, message)
 }
 
 #[cold]
-fn cancelled() -> Error {
+fn cancelled_error() -> Error {
     Error::new(ErrorKind::Cancelled, "was called, and its caller took the call back")
 }
 
@@ -231,7 +237,7 @@ fn cancelled() -> Error {
 #[cold]
 fn not_waited(until: Option<Instant>) -> Error {
     if until.is_some_and(|until| until <= Instant::now()) {
-        return late();
+        return deadline_error();
     }
     let message =
         "could not be waited for: this program has too many files open; raise `ulimit -n`";
@@ -239,9 +245,9 @@ fn not_waited(until: Option<Instant>) -> Error {
 }
 
 #[cold]
-fn cut_short() -> Error {
+fn aborted_error() -> Error {
     let message = "was called, and ended before it had answered: it took longer than the \
-                   `drain_wait_max` of the host; call again";
+                   `drain_timeout` of the host; call again";
     Error::new(ErrorKind::Retired, message)
 }
 

@@ -79,9 +79,9 @@ pub(crate) struct ProcessLimits {
     pub(crate) descriptors: Option<u64>,
     pub(crate) cpu_s: Option<u64>,
     /// From the launch until it can be called.
-    pub(crate) start_wait_max: Duration,
+    pub(crate) start_timeout: Duration,
     /// How long it may take to end by itself.
-    pub(crate) stop_wait_max: Duration,
+    pub(crate) stop_timeout: Duration,
     /// Without calls for that long it ends by itself, or is ended where it speaks an older
     /// dialect; zero: never.
     pub(crate) idle_max: Duration,
@@ -89,11 +89,11 @@ pub(crate) struct ProcessLimits {
     /// not asked.
     pub(crate) health_timeout: Duration,
     pub(crate) answer_bytes_max: u64,
-    pub(crate) snapshot_bytes_max: u64,
+    pub(crate) max_snapshot_bytes: u64,
 }
 
 /// Who hears what becomes of a process, and answers it.
-pub(crate) trait Overseer: Send + Sync {
+pub(crate) trait ProcessObserver: Send + Sync {
     /// It wrote a line, on one of its pipes.
     fn wrote(&self, record: &Record<'_>);
     /// It logs through its host's services.
@@ -112,4 +112,4 @@ pub(crate) trait Overseer: Send + Sync {
     fn not_restarted(&self, reason: &str);
 }
 
-pub(crate) type Overseen = Arc<dyn Overseer>;
+pub(crate) type ObserverRef = Arc<dyn ProcessObserver>;

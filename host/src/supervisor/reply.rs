@@ -5,13 +5,13 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use serde::Deserialize;
 
-use super::http::Answer;
+use super::http::HttpResponse;
 use crate::call::Failure;
 use crate::error::{Error, ErrorKind, Hex};
 
 /// An error as programs write it, in our protocol and in the older dialects.
 #[derive(Debug, Deserialize)]
-pub(super) struct Said {
+pub(super) struct ErrorBody {
     message: Option<String>,
     code: Option<i64>,
     #[serde(rename = "statusCode")]
@@ -19,17 +19,17 @@ pub(super) struct Said {
     #[serde(default)]
     retryable: bool,
     details: Option<serde_json::Value>,
-    fault: Option<SaidFault>,
+    fault: Option<FaultBody>,
 }
 
 #[derive(Debug, Deserialize)]
-struct SaidFault {
+struct FaultBody {
     message: String,
     location: Option<String>,
 }
 
 /// The output of a call.
-pub(super) fn output(answer: Answer) -> Result<Output, Failure> {
+pub(super) fn output(answer: HttpResponse) -> Result<Output, Failure> {
     let answer = success(answer)?;
     let content_type = content_type(answer.content_type());
     Ok(Output::bytes(answer.body).with_content_type(content_type))
@@ -46,18 +46,18 @@ pub(super) fn content_type(name: &str) -> ContentType {
 }
 
 /// The answer, if it is one: only 200 is.
-pub(super) fn success(answer: Answer) -> Result<Answer, Failure> {
+pub(super) fn success(answer: HttpResponse) -> Result<HttpResponse, Failure> {
     if answer.status == StatusCode::OK { Ok(answer) } else { Err(failure(&answer)) }
 }
 
 #[cold]
-fn failure(answer: &Answer) -> Failure {
+fn failure(answer: &HttpResponse) -> Failure {
     let status = answer.status;
     if !(status.is_client_error() || status.is_server_error()) {
         let message = format!("answered with the status {status}; only 200 is an answer");
         return Failure::Other(Error::new(ErrorKind::Protocol, message));
     }
-    match serde_json::from_slice::<Said>(&answer.body) {
+    match serde_json::from_slice::<ErrorBody>(&answer.body) {
         Ok(said) => said.into_failure(status.as_u16().into()),
         Err(_) => {
             let text = String::from_utf8_lossy(&answer.body);
@@ -69,7 +69,7 @@ fn failure(answer: &Answer) -> Failure {
     }
 }
 
-impl Said {
+impl ErrorBody {
     /// What it is to a caller; `status` is the code where none is named.
     pub(super) fn into_failure(self, status: i32) -> Failure {
         if let Some(fault) = self.fault {
@@ -110,7 +110,7 @@ mod tests {
 
     fn told(status: u16, body: &str) -> String {
         let status = StatusCode::from_u16(status).expect("a status");
-        let answer = Answer { status, headers: HeaderMap::new(), body: body.into() };
+        let answer = HttpResponse { status, headers: HeaderMap::new(), body: body.into() };
         match output(answer) {
             Ok(output) => format!("output {}", String::from_utf8_lossy(output.as_bytes())),
             Err(Failure::Error(error)) => {

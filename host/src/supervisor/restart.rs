@@ -15,7 +15,7 @@ pub(crate) const STEADY_MIN: Duration = Duration::from_secs(60);
 
 /// How a child came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum ExitCause {
     /// It had answered at least one call.
     Served,
     /// It was ready, but had not answered a call yet.
@@ -43,13 +43,13 @@ pub(crate) enum Decision {
 pub(crate) struct History {
     failures_in_a_row: u32,
     ready_since: Option<Instant>,
-    back_off_max: Duration,
+    max_backoff: Duration,
 }
 
 impl History {
-    /// No failures yet; no wait will be longer than `back_off_max`.
-    pub(crate) fn new(back_off_max: Duration) -> Self {
-        Self { failures_in_a_row: 0, ready_since: None, back_off_max }
+    /// No failures yet; no wait will be longer than `max_backoff`.
+    pub(crate) fn new(max_backoff: Duration) -> Self {
+        Self { failures_in_a_row: 0, ready_since: None, max_backoff }
     }
 
     /// A child is ready to be called.
@@ -59,18 +59,18 @@ impl History {
 
     /// A child has ended, or a start failed. `chance` is between 0 and 1 and spreads the starts
     /// of many plugins that failed at the same time.
-    pub(crate) fn exited(&mut self, now: Instant, how: How, chance: f64) -> Decision {
+    pub(crate) fn exited(&mut self, now: Instant, how: ExitCause, chance: f64) -> Decision {
         let was_ready = self.ready_since.take();
         match how {
-            How::Served => {
+            ExitCause::Served => {
                 self.failures_in_a_row = 0;
                 Decision::AtOnce
             }
-            How::Idle => {
+            ExitCause::Idle => {
                 self.failures_in_a_row = 0;
                 Decision::OnDemand
             }
-            How::Unused | How::NotStarted => {
+            ExitCause::Unused | ExitCause::NotStarted => {
                 let ready_for = was_ready.map(|since| now.saturating_duration_since(since));
                 if ready_for.is_some_and(|ready_for| ready_for >= STEADY_MIN) {
                     self.failures_in_a_row = 0;
@@ -84,7 +84,7 @@ impl History {
 
     fn back_off(&self) -> Duration {
         let factor = 2_u32.saturating_pow(self.failures_in_a_row);
-        BACK_OFF_FIRST.saturating_mul(factor).min(self.back_off_max)
+        BACK_OFF_FIRST.saturating_mul(factor).min(self.max_backoff)
     }
 }
 
@@ -108,7 +108,7 @@ mod tests {
     }
 
     /// Each step: whether the child was ready and for how many seconds, how it ended, what follows.
-    fn check(steps: &[(Option<u64>, How, Decision)]) {
+    fn check(steps: &[(Option<u64>, ExitCause, Decision)]) {
         let mut history = History::default();
         let mut now = Instant::now();
         for (at, (ready_s, how, expect)) in steps.iter().enumerate() {
@@ -123,38 +123,38 @@ mod tests {
     #[test]
     fn a_start_that_fails_again_waits_twice_as_long_up_to_the_limit() {
         let waits_ms = [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000];
-        check(&waits_ms.map(|wait_ms| (None, How::NotStarted, after(wait_ms))));
-        check(&waits_ms.map(|wait_ms| (Some(1), How::Unused, after(wait_ms))));
+        check(&waits_ms.map(|wait_ms| (None, ExitCause::NotStarted, after(wait_ms))));
+        check(&waits_ms.map(|wait_ms| (Some(1), ExitCause::Unused, after(wait_ms))));
     }
 
     #[test]
     fn an_answered_call_makes_the_back_off_forgotten() {
         check(&[
-            (None, How::NotStarted, after(50)),
-            (Some(0), How::Unused, after(100)),
-            (Some(1), How::Served, Decision::AtOnce),
-            (Some(1), How::Served, Decision::AtOnce),
-            (None, How::NotStarted, after(50)),
+            (None, ExitCause::NotStarted, after(50)),
+            (Some(0), ExitCause::Unused, after(100)),
+            (Some(1), ExitCause::Served, Decision::AtOnce),
+            (Some(1), ExitCause::Served, Decision::AtOnce),
+            (None, ExitCause::NotStarted, after(50)),
         ]);
     }
 
     #[test]
     fn what_left_when_idle_is_started_on_demand() {
         check(&[
-            (None, How::NotStarted, after(50)),
-            (Some(3_600), How::Idle, Decision::OnDemand),
-            (None, How::NotStarted, after(50)),
-            (None, How::NotStarted, after(100)),
+            (None, ExitCause::NotStarted, after(50)),
+            (Some(3_600), ExitCause::Idle, Decision::OnDemand),
+            (None, ExitCause::NotStarted, after(50)),
+            (None, ExitCause::NotStarted, after(100)),
         ]);
     }
 
     #[test]
     fn a_child_that_was_ready_for_long_begins_the_back_off_anew() {
         check(&[
-            (Some(59), How::Unused, after(50)),
-            (Some(59), How::Unused, after(100)),
-            (Some(60), How::Unused, after(50)),
-            (None, How::NotStarted, after(100)),
+            (Some(59), ExitCause::Unused, after(50)),
+            (Some(59), ExitCause::Unused, after(100)),
+            (Some(60), ExitCause::Unused, after(50)),
+            (None, ExitCause::NotStarted, after(100)),
         ]);
     }
 
@@ -162,7 +162,7 @@ mod tests {
     fn chance_takes_away_up_to_half_of_the_wait() {
         let cases = [(0.0, 25), (0.5, 37), (1.0, 50), (-3.0, 25), (7.0, 50), (f64::NAN, 50)];
         for (chance, expect_ms) in cases {
-            let decision = History::default().exited(Instant::now(), How::NotStarted, chance);
+            let decision = History::default().exited(Instant::now(), ExitCause::NotStarted, chance);
             let Decision::After(wait) = decision else { panic!("{decision:?}") };
             assert_eq!(wait.as_millis(), expect_ms, "{chance}");
         }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn the_limit_is_the_callers() {
         let mut history = History::new(Duration::from_millis(70));
-        let mut exited = || history.exited(Instant::now(), How::NotStarted, 1.0);
+        let mut exited = || history.exited(Instant::now(), ExitCause::NotStarted, 1.0);
         assert_eq!([exited(), exited(), exited()], [after(50), after(70), after(70)]);
     }
 
@@ -181,7 +181,7 @@ mod tests {
             let mut history = History::default();
             let now = Instant::now();
             for (how, chance) in ends {
-                let how = [How::Served, How::Unused, How::NotStarted, How::Idle][how];
+                let how = [ExitCause::Served, ExitCause::Unused, ExitCause::NotStarted, ExitCause::Idle][how];
                 if let Decision::After(wait) = history.exited(now, how, chance) {
                     prop_assert!(wait <= BACK_OFF_MAX && wait >= BACK_OFF_FIRST / 2);
                 }

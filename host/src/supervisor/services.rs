@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::http::TOKEN;
-use super::program::Overseen;
+use super::program::ObserverRef;
 
 /// Connections of one child at once.
 const CONNECTIONS_MAX: usize = 16;
@@ -69,7 +69,7 @@ struct ThreadPanic {
 }
 
 /// Serves the host's services at `path`, which lies in a private folder.
-pub(super) fn serve(path: &Path, token: &str, overseer: Overseen) -> io::Result<HostSocket> {
+pub(super) fn serve(path: &Path, token: &str, overseer: ObserverRef) -> io::Result<HostSocket> {
     let listener = UnixListener::bind(path)?;
     let token: Arc<str> = token.into();
     Ok(HostSocket(tokio::spawn(async move {
@@ -106,7 +106,7 @@ pub(super) fn serve(path: &Path, token: &str, overseer: Overseen) -> io::Result<
 async fn answer(
     request: Request<Incoming>,
     token: &str,
-    overseer: &Overseen,
+    overseer: &ObserverRef,
 ) -> Response<Full<Bytes>> {
     let given = request.headers().get(TOKEN).map(HeaderValue::as_bytes).unwrap_or_default();
     let is_known = same(given, token.as_bytes());
@@ -134,7 +134,7 @@ fn same(given: &[u8], wanted: &[u8]) -> bool {
     given.len() == wanted.len() && differ == 0
 }
 
-fn served(path: &str, body: &[u8], overseer: &Overseen) -> (StatusCode, &'static str) {
+fn served(path: &str, body: &[u8], overseer: &ObserverRef) -> (StatusCode, &'static str) {
     match path {
         "/log" => match serde_json::from_slice::<Line>(body) {
             Ok(line) => log(&line, overseer),
@@ -151,7 +151,7 @@ fn served(path: &str, body: &[u8], overseer: &Overseen) -> (StatusCode, &'static
     }
 }
 
-fn log(line: &Line, overseer: &Overseen) -> (StatusCode, &'static str) {
+fn log(line: &Line, overseer: &ObserverRef) -> (StatusCode, &'static str) {
     let fields = match &line.fields {
         serde_json::Value::Object(fields) if !fields.is_empty() => line.fields.to_string(),
         serde_json::Value::String(text) => text.clone(),

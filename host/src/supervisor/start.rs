@@ -19,16 +19,16 @@ use tokio::time::{timeout, timeout_at};
 
 use super::SETTLE_WAIT_MAX;
 use super::child::{Child, ChildLimits, Launch};
+use super::config_delivery;
 use super::config_types;
 use super::diagnose;
 use super::dialect::{Capabilities, Dialect};
 use super::folder::LaunchFolder;
-use super::given;
-use super::http::{Ask, Client, OnTasks};
+use super::http::{Async, Client, HttpRequest};
 use super::lines::Tail;
 use super::location::{Line, Location};
 use super::pipes::{self, Reader, SharedTail};
-use super::program::{Overseen, Program};
+use super::program::{ObserverRef, Program};
 use super::random::token;
 use super::services::{self, HostSocket};
 use super::state::Live;
@@ -100,9 +100,9 @@ pub(super) fn said(tail: &Tail) -> String {
 pub(super) async fn start(
     program: &Program,
     capabilities: &Capabilities,
-    overseer: &Overseen,
+    overseer: &ObserverRef,
 ) -> Result<Started, NotStarted> {
-    let until = Instant::now() + program.limits.start_wait_max;
+    let until = Instant::now() + program.limits.start_timeout;
     let failed = |message: String| NotStarted::at(LoadStep::Launch, message);
     program.make_sure().await.map_err(|message| NotStarted::at(LoadStep::Stage, message))?;
     let folder = std::path::absolute(std::env::temp_dir())
@@ -134,7 +134,7 @@ pub(super) async fn start(
         launch.environment.push(("TMPDIR".into(), folder.path().into()));
     }
     let config = config(program, capabilities);
-    let config_file = given::give(&mut launch, config, capabilities, folder.path())
+    let config_file = config_delivery::give(&mut launch, config, capabilities, folder.path())
         .map_err(|message| NotStarted::at(LoadStep::Config, message))?;
     let mut child = Child::patiently(&launch, Child::spawn)
         .await
@@ -247,7 +247,7 @@ impl Starting<'_> {
     async fn location(
         &mut self,
         lines: &mut mpsc::Receiver<String>,
-        overseer: &Overseen,
+        overseer: &ObserverRef,
     ) -> Result<Location, NotStarted> {
         let step = LoadStep::Location;
         let mut wrong = String::new();
@@ -259,7 +259,7 @@ impl Starting<'_> {
                     let message = format!(
                         "it did not print where it can be reached within {} ms; wanted a line \
                          such as `http+unix:///path/to.socket`, flushed{wrong}{}",
-                        self.program.limits.start_wait_max.as_millis(),
+                        self.program.limits.start_timeout.as_millis(),
                         said(&lock(&self.tail))
                     );
                     return Err(NotStarted::at(step, message));
@@ -282,7 +282,7 @@ impl Starting<'_> {
         &mut self,
         line: String,
         wrong: &mut String,
-        overseer: &Overseen,
+        overseer: &ObserverRef,
     ) -> Result<Option<Location>, NotStarted> {
         let failed = |message: String| NotStarted::at(LoadStep::Location, message);
         match Location::parse(&line) {
@@ -318,7 +318,7 @@ impl Starting<'_> {
         status: ExitStatus,
         lines: &mut mpsc::Receiver<String>,
         wrong: &mut String,
-        overseer: &Overseen,
+        overseer: &ObserverRef,
     ) -> NotStarted {
         let mut step = LoadStep::Location;
         let read = async {
@@ -368,7 +368,7 @@ impl Starting<'_> {
     /// Asks until it says that it can be called.
     async fn ready(&mut self, client: &Client) -> Result<(), NotStarted> {
         let step = LoadStep::Ready;
-        let ask = Ask::health();
+        let ask = HttpRequest::health();
         let mut last = "it did not answer".to_owned();
         let mut look_in = Duration::ZERO;
         loop {
@@ -378,7 +378,7 @@ impl Starting<'_> {
                 if !look_in.is_zero() {
                     tokio::time::sleep(look_in).await;
                 }
-                client.ask::<OnTasks>(&ask).await
+                client.send::<Async>(&ask).await
             };
             tokio::select! {
                 // In this order: where nobody listens, the question has failed at once.
@@ -390,7 +390,7 @@ impl Starting<'_> {
                     return Err(self.exited(step, status));
                 }
                 () = tokio::time::sleep_until(self.until.into()) => {
-                    let waited = self.program.limits.start_wait_max.as_millis();
+                    let waited = self.program.limits.start_timeout.as_millis();
                     let said = said(&lock(&self.tail));
                     let message = format!("it was not ready within {waited} ms: {last}{said}");
                     return Err(NotStarted::at(step, message));

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::http::Client;
-use super::restart::How;
+use super::restart::ExitCause;
 
 /// Completes the sentence "the process is …".
 #[derive(Clone)]
@@ -15,11 +15,11 @@ pub(super) enum Phase {
     /// There, and can be called.
     Serving(Arc<Live>),
     /// Gone; it left by itself because it had nothing to do, and is started by the next call.
-    Asleep,
+    Idle,
     /// Gone; the last start failed, and the next one is at this moment.
-    Down { why: Arc<str>, until: Instant },
+    Backoff { why: Arc<str>, until: Instant },
     /// Gone for good.
-    Ended,
+    Stopped,
 }
 
 /// One process that can be called.
@@ -29,15 +29,15 @@ pub(super) struct Live {
     /// Its socket, if that lies where a second process of the program would want its own.
     pub(super) fixed_socket: Option<PathBuf>,
     /// How it ended; set before the phase changes.
-    pub(super) end: OnceLock<How>,
+    pub(super) end: OnceLock<ExitCause>,
 }
 
 /// What the task that watches a process is asked to do.
-pub(super) enum Order {
+pub(super) enum Command {
     /// A call waits for a process that is asleep.
     Wake,
     /// A call to this process missed its deadline: find out whether it is hung.
-    Suspect { pid: u32 },
+    CheckHung { pid: u32 },
     /// End it; within this time by itself. The sender hears how that went.
     Stop { graceful: bool, done: tokio::sync::oneshot::Sender<Result<(), String>> },
 }

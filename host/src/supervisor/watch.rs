@@ -11,27 +11,27 @@ use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::activity::{self, Activity};
-use super::asking::Shared;
 use super::child::Stopped;
 use super::diagnose;
 use super::dialect::{Capabilities, Dialect};
-use super::exposed;
 use super::hung::is_hung;
 use super::leftovers;
 use super::lines::Tail;
+use super::listeners;
 use super::pipes::SharedTail;
 use super::process::Process;
-use super::program::{Overseen, Program};
-use super::restart::{BACK_OFF_MAX, Decision, History, How};
+use super::program::{ObserverRef, Program};
+use super::requests::Shared;
+use super::restart::{BACK_OFF_MAX, Decision, ExitCause, History};
 use super::start::{self, NotStarted, Started};
-use super::state::{Live, Order, Phase};
+use super::state::{Command, Live, Phase};
 use crate::sync::lock;
 
 /// Starts a program for the first time, and has it watched from then on.
 pub(crate) async fn begin(
     program: Arc<Program>,
     capabilities: Capabilities,
-    overseer: Overseen,
+    overseer: ObserverRef,
 ) -> Result<Process, NotStarted> {
     let started = start::start(&program, &capabilities, &overseer).await?;
     let (orders, to_do) = mpsc::unbounded_channel();
@@ -40,7 +40,7 @@ pub(crate) async fn begin(
         program,
         capabilities,
         phase,
-        orders: orders.downgrade(),
+        commands: orders.downgrade(),
         activity: Activity::new(),
     });
     let task =
@@ -60,8 +60,8 @@ type Check = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 struct Watch {
     shared: Arc<Shared>,
-    overseer: Overseen,
-    to_do: mpsc::UnboundedReceiver<Order>,
+    overseer: ObserverRef,
+    to_do: mpsc::UnboundedReceiver<Command>,
     history: History,
 }
 
@@ -88,7 +88,7 @@ impl Watch {
         self.history.started(now);
         self.shared.activity.started(now);
         let live = Arc::clone(&started.live);
-        let beyond = exposed::beyond_loopback(live.pid);
+        let beyond = listeners::beyond_loopback(live.pid);
         let printed = || started.printed_beyond_loopback.into_iter().collect();
         for address in beyond.unwrap_or_else(printed) {
             self.overseer.listens_beyond_loopback(live.pid, address);
@@ -101,14 +101,14 @@ impl Watch {
                     return Served::Exited(self.exited(started, status).await);
                 }
                 order = self.to_do.recv() => match order {
-                    Some(Order::Wake) => {}
-                    Some(Order::Suspect { pid }) => {
+                    Some(Command::Wake) => {}
+                    Some(Command::CheckHung { pid }) => {
                         if pid == live.pid && !self.shared.program.limits.health_timeout.is_zero() {
                             let shared = Arc::clone(&self.shared);
                             check = Some(Box::pin(is_hung(shared, Arc::clone(&live))));
                         }
                     }
-                    Some(Order::Stop { graceful, done }) => {
+                    Some(Command::Stop { graceful, done }) => {
                         self.end(started, Stop { graceful, done: Some(done) }).await;
                         return Served::Stopped;
                     }
@@ -155,34 +155,34 @@ impl Watch {
         if activity.is_running() || activity.last().elapsed() < idle_max {
             return false;
         }
-        self.turn(Phase::Starting);
+        self.set_phase(Phase::Starting);
         // A call that has seen the phase before was counted before that; one that comes now
         // waits for the next phase, and is served by the same process.
         if activity.is_running() {
-            self.turn(Phase::Serving(Arc::clone(live)));
+            self.set_phase(Phase::Serving(Arc::clone(live)));
             return false;
         }
         true
     }
 
     /// Ends a process that nobody has called for the idle time.
-    async fn end_idle(&mut self, started: Started) -> How {
-        let _ = started.live.end.set(How::Idle);
+    async fn end_idle(&mut self, started: Started) -> ExitCause {
+        let _ = started.live.end.set(ExitCause::Idle);
         self.shared.activity.take_has_served();
-        let grace = self.shared.program.limits.stop_wait_max;
+        let grace = self.shared.program.limits.stop_timeout;
         self.clear_away(started, grace).await;
-        How::Idle
+        ExitCause::Idle
     }
 
     /// Ends a process that does not answer.
-    async fn end_hung(&mut self, started: Started) -> How {
+    async fn end_hung(&mut self, started: Started) -> ExitCause {
         let has_served = self.shared.activity.take_has_served();
-        let how = if has_served { How::Served } else { How::Unused };
+        let how = if has_served { ExitCause::Served } else { ExitCause::Unused };
         let _ = started.live.end.set(how);
-        self.turn(Phase::Starting);
+        self.set_phase(Phase::Starting);
         let pid = started.live.pid;
         let limits = self.shared.program.limits;
-        self.clear_away(started, (limits.stop_wait_max / 2).min(DISCARD_WAIT_MAX)).await;
+        self.clear_away(started, (limits.stop_timeout / 2).min(DISCARD_WAIT_MAX)).await;
         let reason = format!(
             "it was hung, and the host has ended it: a call passed its deadline, and `/healthz` \
              was not answered within {} ms",
@@ -194,13 +194,13 @@ impl Watch {
 
     /// Ends a process that is not wanted any more.
     async fn end(&mut self, started: Started, stop: Stop) {
-        self.turn(Phase::Ended);
+        self.set_phase(Phase::Stopped);
         let program = &self.shared.program;
-        let stop_wait_max = program.limits.stop_wait_max;
+        let stop_timeout = program.limits.stop_timeout;
         let grace = match (stop.graceful, &stop.done) {
-            (true, _) => stop_wait_max,
+            (true, _) => stop_timeout,
             // It may own what the next one wants, as a library lets go of in its drop.
-            (false, Some(_)) => (stop_wait_max / 2).min(DISCARD_WAIT_MAX),
+            (false, Some(_)) => (stop_timeout / 2).min(DISCARD_WAIT_MAX),
             (false, None) => Duration::ZERO,
         };
         let (Stopped { status, was_killed }, tail) = self.clear_away(started, grace).await;
@@ -220,16 +220,16 @@ impl Watch {
     }
 
     /// Tells of a process that ended by itself, and clears away what it left.
-    async fn exited(&mut self, started: Started, status: ExitStatus) -> How {
+    async fn exited(&mut self, started: Started, status: ExitStatus) -> ExitCause {
         let activity = &self.shared.activity;
         let idle_max = self.shared.program.limits.idle_max;
         let may_be_idle = !activity.is_owed() || activity.was_idle(idle_max, Instant::now());
         let how = how_it_ended(status, may_be_idle, activity.take_has_served());
         let _ = started.live.end.set(how);
-        self.turn(Phase::Starting);
+        self.set_phase(Phase::Starting);
         let pid = started.live.pid;
         let (_, tail) = self.clear_away(started, Duration::ZERO).await;
-        if how != How::Idle {
+        if how != ExitCause::Idle {
             let reason = self.shared.program.why_exited(status, &lock(&tail));
             self.overseer.exited(pid, reason);
         }
@@ -237,41 +237,41 @@ impl Watch {
     }
 
     /// The next process, as soon as there is one; none: it is not wanted any more.
-    async fn next(&mut self, mut how: How) -> Option<Started> {
+    async fn next(&mut self, mut how: ExitCause) -> Option<Started> {
         let ended_at = Instant::now();
         let mut why: Arc<str> = Arc::from("it exited");
         loop {
             let decision = self.history.exited(Instant::now(), how, chance());
             let waited = match decision {
-                Decision::AtOnce => Wanted::Start,
+                Decision::AtOnce => NextStep::Start,
                 Decision::After(pause) => {
                     let until = Instant::now() + pause;
-                    self.turn(match how {
-                        How::NotStarted => Phase::Down { why: Arc::clone(&why), until },
+                    self.set_phase(match how {
+                        ExitCause::NotStarted => Phase::Backoff { why: Arc::clone(&why), until },
                         _ => Phase::Starting,
                     });
                     self.wait(Some(until)).await
                 }
                 Decision::OnDemand => {
-                    self.turn(Phase::Asleep);
+                    self.set_phase(Phase::Idle);
                     self.wait(None).await
                 }
             };
-            if let Wanted::End(stop) = waited {
-                self.turn(Phase::Ended);
+            if let NextStep::End(stop) = waited {
+                self.set_phase(Phase::Stopped);
                 if let Some(done) = stop.done {
                     let _ = done.send(Ok(()));
                 }
                 return None;
             }
-            self.turn(Phase::Starting);
+            self.set_phase(Phase::Starting);
             let (program, capabilities) = (&self.shared.program, &self.shared.capabilities);
             let began = Instant::now();
             let started = start::start(program, capabilities, &self.overseer);
             let started = tokio::select! {
                 started = started => started,
                 stop = next_stop(&mut self.to_do) => {
-                    self.turn(Phase::Ended);
+                    self.set_phase(Phase::Stopped);
                     if let Some(done) = stop.done {
                         let _ = done.send(Ok(()));
                     }
@@ -282,7 +282,7 @@ impl Watch {
                 Ok(started) => {
                     let live = Arc::clone(&started.live);
                     self.overseer.restarted(live.pid, ended_at.elapsed());
-                    self.turn(Phase::Serving(live));
+                    self.set_phase(Phase::Serving(live));
                     return Some(started);
                 }
                 // Its idle time was over before the host, on a busy machine, came to call it.
@@ -290,32 +290,32 @@ impl Watch {
                     if failed.has_exited_well
                         && activity::is_idle(program.limits.idle_max, began.elapsed()) =>
                 {
-                    how = How::Idle;
+                    how = ExitCause::Idle;
                 }
                 Err(NotStarted { step, message, .. }) => {
                     let reason = format!("it did not start again, at the step `{step}`: {message}");
                     self.overseer.not_restarted(&reason);
                     why = reason.into();
-                    how = How::NotStarted;
+                    how = ExitCause::NotStarted;
                 }
             }
         }
     }
 
     /// Waits until then, or until a call wants it.
-    async fn wait(&mut self, until: Option<Instant>) -> Wanted {
+    async fn wait(&mut self, until: Option<Instant>) -> NextStep {
         let sleep = at(until);
         tokio::pin!(sleep);
         loop {
             tokio::select! {
-                () = &mut sleep => return Wanted::Start,
+                () = &mut sleep => return NextStep::Start,
                 order = self.to_do.recv() => match order {
-                    Some(Order::Wake) if until.is_none() => return Wanted::Start,
-                    Some(Order::Wake | Order::Suspect { .. }) => {}
-                    Some(Order::Stop { graceful, done }) => {
-                        return Wanted::End(Stop { graceful, done: Some(done) });
+                    Some(Command::Wake) if until.is_none() => return NextStep::Start,
+                    Some(Command::Wake | Command::CheckHung { .. }) => {}
+                    Some(Command::Stop { graceful, done }) => {
+                        return NextStep::End(Stop { graceful, done: Some(done) });
                     }
-                    None => return Wanted::End(Stop { graceful: false, done: None }),
+                    None => return NextStep::End(Stop { graceful: false, done: None }),
                 },
             }
         }
@@ -337,7 +337,7 @@ impl Watch {
         (stopped, tail)
     }
 
-    fn turn(&self, phase: Phase) {
+    fn set_phase(&self, phase: Phase) {
         self.shared.phase.send_replace(phase);
     }
 }
@@ -345,16 +345,16 @@ impl Watch {
 impl Drop for Watch {
     /// Also where the runtime ends: nobody waits for a process that nobody starts.
     fn drop(&mut self) {
-        self.turn(Phase::Ended);
+        self.set_phase(Phase::Stopped);
     }
 }
 
 enum Served {
     Stopped,
-    Exited(How),
+    Exited(ExitCause),
 }
 
-enum Wanted {
+enum NextStep {
     Start,
     End(Stop),
 }
@@ -376,11 +376,11 @@ async fn at(until: Option<Instant>) {
 }
 
 /// The next order to end it; nobody who could give one is left counts as one.
-async fn next_stop(to_do: &mut mpsc::UnboundedReceiver<Order>) -> Stop {
+async fn next_stop(to_do: &mut mpsc::UnboundedReceiver<Command>) -> Stop {
     loop {
         match to_do.recv().await {
-            Some(Order::Wake | Order::Suspect { .. }) => {}
-            Some(Order::Stop { graceful, done }) => return Stop { graceful, done: Some(done) },
+            Some(Command::Wake | Command::CheckHung { .. }) => {}
+            Some(Command::Stop { graceful, done }) => return Stop { graceful, done: Some(done) },
             None => return Stop { graceful: false, done: None },
         }
     }
@@ -393,13 +393,13 @@ fn why_killed(grace: Duration, tail: &Tail) -> String {
     format!("it did not end within {grace} ms after SIGTERM, so the host killed it{words}")
 }
 
-fn how_it_ended(status: ExitStatus, may_be_idle: bool, has_served: bool) -> How {
+fn how_it_ended(status: ExitStatus, may_be_idle: bool, has_served: bool) -> ExitCause {
     if status.success() && may_be_idle {
-        How::Idle
+        ExitCause::Idle
     } else if has_served {
-        How::Served
+        ExitCause::Served
     } else {
-        How::Unused
+        ExitCause::Unused
     }
 }
 

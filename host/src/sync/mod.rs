@@ -4,20 +4,20 @@
 mod atomic {
     pub(crate) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 }
-mod busy;
-mod cells;
 mod deadline;
 #[allow(unsafe_code, reason = "asks the system to count forks")]
 mod fork;
-mod handback;
-mod ordinal;
-mod tally;
+mod return_slot;
+mod sharded_counter;
+mod shards;
+mod thread_index;
+mod wait_group;
 
-pub(crate) use busy::Busy;
 pub(crate) use deadline::{after, deadline_in};
 pub(crate) use fork::{ProcessEpoch, SameProcess};
-pub(crate) use handback::Handback;
-pub(crate) use tally::{Own, Tally};
+pub(crate) use return_slot::ReturnSlot;
+pub(crate) use sharded_counter::{LocalShard, ShardedCounter};
+pub(crate) use wait_group::WaitGroup;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

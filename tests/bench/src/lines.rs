@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use futures_util::stream;
-use hotbay::{Host, Many, Pipeline, PluginHandle, Request};
+use hotbay::{Host, Pipeline, PluginHandle, Request, RunOptions};
 use serde_json::json;
 
 use crate::builds::{Builds, Kind};
@@ -38,7 +38,9 @@ pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
     let mut rates = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..rounds {
         rates[0].push(in_loop(&plugins, lines));
-        for (rates, many) in rates[1..].iter_mut().zip([Many::ordered(), Many::unordered()]) {
+        for (rates, many) in
+            rates[1..].iter_mut().zip([RunOptions::ordered(), RunOptions::unordered()])
+        {
             let (rate, growth) = streamed(&pipeline, many, lines)?;
             rates.push(rate);
             grown = grown.max(growth);
@@ -108,7 +110,7 @@ fn in_loop(plugins: &[PluginHandle], lines: u64) -> f64 {
 }
 
 /// Lines a second, and by how many bytes the process grew.
-fn streamed(pipeline: &Pipeline, many: Many, lines: u64) -> anyhow::Result<(f64, f64)> {
+fn streamed(pipeline: &Pipeline, many: RunOptions, lines: u64) -> anyhow::Result<(f64, f64)> {
     let start = Instant::now();
     let requests = (0..lines).map(|number| Request::owned(line(number).into_bytes()));
     let mut outcomes = pipeline.run_many(stream::iter(requests), many);

@@ -39,7 +39,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         block_on(host.unload("echo"))??;
         own[1].push(start.elapsed().as_nanos() as f64);
     }
-    ensure!(host.kept().is_empty(), "libraries were kept: {:?}", host.kept());
+    ensure!(host.retained().is_empty(), "libraries were kept: {:?}", host.retained());
     paper.print(&table(library.length, rounds, raw, own));
     paper.print(&table_of_steps(steps));
     Ok(())

@@ -152,7 +152,7 @@ pub(crate) fn load(plugins: &Path) -> anyhow::Result<()> {
     ensure!(!report.loaded.is_empty(), "nothing was loaded");
     let rss = process::rss_bytes()?;
     let ((), end) = timed(|| block_on(host.shutdown(Duration::from_secs(60))))?;
-    ensure!(host.kept().is_empty(), "kept: {:?}", host.kept().first());
+    ensure!(host.retained().is_empty(), "kept: {:?}", host.retained().first());
     println!("{} {} {} {} {rss}", load.0, load.1, end.0, end.1);
     Ok(())
 }

@@ -40,7 +40,7 @@ fn two_plugins_linked_as_ordinary_crates_run_beside_each_other() {
     let states: Vec<_> = host.list().into_iter().map(|info| (info.folder, info.state)).collect();
     assert_eq!(states, vec![(None, "serving".to_owned()); 2]);
     block_on(host.unload("filter")).unwrap();
-    assert!(host.kept().is_empty());
+    assert!(host.retained().is_empty());
     assert!(transform.call(Request::text("x")).is_ok());
 }
 

@@ -18,41 +18,41 @@ mod atomic {
 }
 
 #[allow(dead_code, reason = "the host's")]
-#[path = "../../../host/src/sync/cells.rs"]
-mod cells;
+#[path = "../../../host/src/sync/shards.rs"]
+mod shards;
 
 use std::sync::Arc;
 
 use atomic::{AtomicI64, AtomicU64};
-use cells::Owners;
 use loom::cell::UnsafeCell;
 use loom::thread;
+use shards::ShardOwners;
 
 /// One cell to own, and one that is shared.
 struct Table {
-    owners: Owners<1>,
+    owners: ShardOwners<1>,
     cells: [AtomicI64; 2],
 }
 
 impl Table {
     fn new() -> Arc<Self> {
         let cells = [AtomicI64::new(0), AtomicI64::new(0)];
-        Arc::new(Self { owners: Owners::new(AtomicU64::new(0)), cells })
+        Arc::new(Self { owners: ShardOwners::new(AtomicU64::new(0)), cells })
     }
 
     /// What a thread does between its start and its end.
     fn count(&self, counts: &[i64]) {
         let own = self.owners.take();
         for count in counts {
-            cells::add(&self.cells[own.unwrap_or(1)], *count, own.is_some());
+            shards::add(&self.cells[own.unwrap_or(1)], *count, own.is_some());
         }
         if let Some(own) = own {
-            self.owners.give_back(own);
+            self.owners.release(own);
         }
     }
 
     fn sum(&self) -> i64 {
-        cells::sum(self.cells.iter())
+        shards::sum(self.cells.iter())
     }
 }
 

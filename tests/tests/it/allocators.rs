@@ -51,7 +51,7 @@ fn case_of_its_own_process() {
     block_on(host.unload(&name)).unwrap();
     is_closed(&mut events);
     assert_eq!(images(&name), Vec::<String>::new());
-    assert!(Host::kept(&host).is_empty());
+    assert!(Host::retained(&host).is_empty());
 }
 
 fn is_closed(events: &mut hotbay::Events) {

@@ -36,7 +36,7 @@ fn note(notes: &Notes, text: impl Into<String>) {
 }
 
 fn echo(builder: hotbay::HostBuilder) -> Host {
-    let policy = quarantine(|policy| policy.faults_max = 1);
+    let policy = quarantine(|policy| policy.max_faults = 1);
     let builder = builder.quarantine(policy);
     builder.register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes()))).build().unwrap()
 }
@@ -106,7 +106,7 @@ fn a_layer_that_knows_the_operation_refuses_it() {
     })));
     for outcome in every_way(&host, Request::text("x").operation("write")) {
         let error = outcome.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         assert!(error.full_message().contains("nobody writes here"), "{error}");
     }
     for outcome in every_way(&host, Request::text("x")) {
@@ -129,7 +129,7 @@ fn a_step_of_a_pipeline_that_a_layer_refuses_is_named() {
     );
     let pipeline = host.pipeline(["other", "echo", "other"]).unwrap();
     let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert_eq!(error.skipped().len(), 1);
     assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("echo"), "{error:?}");
 }
@@ -228,7 +228,7 @@ fn a_layer_that_panics_fails_its_call_and_nothing_is_held_against_the_plugin() {
     ] {
         for outcome in every_way(&host, Request::text(input)) {
             let error = outcome.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Layer, "{input}");
+            assert_eq!(error.kind(), ErrorKind::LayerPanicked, "{input}");
             assert!(error.full_message().contains(told), "{error:?}");
             assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("echo"));
         }
@@ -272,7 +272,7 @@ fn a_layer_that_panics_when_asked_whether_it_applies_fails_the_load_and_ends_not
     let report = block_on(host.load_all());
     let names: Vec<_> = report.loaded.iter().map(|one| one.name.as_str()).collect();
     assert_eq!((names, report.refused.len()), (vec!["fine"], 1));
-    assert_eq!(report.refused[0].error.kind(), ErrorKind::Layer);
+    assert_eq!(report.refused[0].error.kind(), ErrorKind::LayerPanicked);
     assert!(host.plugin("fine").unwrap().call(Request::text("x")).is_ok());
     drop(plain_host(&plugins));
 }

@@ -13,8 +13,8 @@ use crate::puppet::{NEVER, Puppet, Scene};
 
 /// One worker, and faults that are not forgiven.
 fn strict(puppet: &Puppet) -> Scene {
-    let one = limits(|limits| limits.workers_max = 1);
-    let policy = quarantine(|policy| policy.faults_max = 1);
+    let one = limits(|limits| limits.max_workers = 1);
+    let policy = quarantine(|policy| policy.max_faults = 1);
     puppet.host(|builder| builder.limits(one).quarantine(policy))
 }
 
@@ -218,7 +218,7 @@ fn a_thousand_quick_calls_dropped_at_random_moments_leave_nothing_behind() {
     // Each is counted once: those that were dropped before they began as refused.
     until("all are counted", || (host.list()[0].calls == 1001).then_some(()));
     assert_eq!(host.list()[0].refused, 1001 - puppet.heard().len() as u64);
-    let workers = usize::try_from(hotbay::HostLimits::default().workers_max).unwrap();
+    let workers = usize::try_from(hotbay::HostLimits::default().max_workers).unwrap();
     until("replaced workers go home", || (threads(&name).len() <= workers).then_some(()));
     block_on(host.shutdown(LIMIT));
     assert_eq!(threads(&name), Vec::<String>::new());

@@ -62,7 +62,7 @@ impl Swap {
 
     /// It is listed with its reason, is mapped, and what replaced it serves.
     fn is_kept(&self, reason: &str) {
-        let kept = until("it is listed", || self.host.kept().pop());
+        let kept = until("it is listed", || self.host.retained().pop());
         assert_eq!(kept.reason, reason);
         assert_eq!(kept.generation.map(|generation| generation.get()), Some(1));
         self.serves();
@@ -74,7 +74,7 @@ impl Swap {
     fn is_closed(&self) {
         #[cfg(target_os = "linux")]
         until("it is unmapped", || (images(&self.name).len() == 1).then_some(()));
-        until("it is not listed", || self.host.kept().is_empty().then_some(()));
+        until("it is not listed", || self.host.retained().is_empty().then_some(()));
         self.serves();
     }
 
@@ -293,7 +293,7 @@ fn a_shutdown_that_panics_is_told_and_keeps_it() {
 #[test]
 fn a_shutdown_that_does_not_end_keeps_it() {
     let plugins = Plugins::new();
-    let wait = limits(|limits| limits.stop_wait_max = Duration::from_millis(50));
+    let wait = limits(|limits| limits.stop_timeout = Duration::from_millis(50));
     let host = Host::builder().limits(wait).build().unwrap();
     let mut swap = Swap::in_host(host, plugins, "faulty");
     let release = swap.plugins.dir().join("go");
@@ -306,7 +306,7 @@ fn a_shutdown_that_does_not_end_keeps_it() {
 #[test]
 fn libraries_that_stay_are_bounded_and_the_one_that_serves_goes_on() {
     let plugins = Plugins::new();
-    let bounded = limits(|limits| limits.kept_images_max = 2);
+    let bounded = limits(|limits| limits.max_retained_libraries = 2);
     let host = Host::builder().limits(bounded).build().unwrap();
     let install = |at: u32| {
         let config = json!({ "output_bytes": 100, "at": at });
@@ -319,17 +319,18 @@ fn libraries_that_stay_are_bounded_and_the_one_that_serves_goes_on() {
         install(generation);
         assert_eq!(reloaded(&host, "bounded").get(), u64::from(generation));
     }
-    until("both are kept", || (host.kept().len() == 2).then_some(()));
+    until("both are kept", || (host.retained().len() == 2).then_some(()));
     install(4);
     let error = rolled_back(&host, "bounded");
     let told = error.full_message();
     assert_eq!(error.step(), Some(LoadStep::Open), "{told}");
-    let figures = ["2 libraries", "`bounded` 2", " bytes", "`kept_images_max`", "`Host::kept`"];
+    let figures =
+        ["2 libraries", "`bounded` 2", " bytes", "`max_retained_libraries`", "`Host::kept`"];
     for part in figures.into_iter().chain(["restart", "generation 3 keeps serving"]) {
         assert!(told.contains(part), "`{part}` in: {told}");
     }
     assert_eq!(handle.call(Request::text("x")).unwrap().generation().get(), 3);
     drop(held);
-    until("they are closed", || host.kept().is_empty().then_some(()));
+    until("they are closed", || host.retained().is_empty().then_some(()));
     assert!(reloaded(&host, "bounded").get() > 3);
 }

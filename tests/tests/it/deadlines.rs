@@ -54,7 +54,7 @@ fn a_deadline_of_zero_or_in_the_past_is_told_at_once_and_the_plugin_is_never_ent
 #[test]
 fn a_queued_call_that_does_not_begin_in_time_is_told_so_and_never_runs() {
     let puppet = Puppet::new();
-    let one = limits(|limits| limits.workers_max = 1);
+    let one = limits(|limits| limits.max_workers = 1);
     let scene = puppet.host(|builder| builder.limits(one));
     let running = scene.execute("wait");
     puppet.begins("wait");
@@ -128,7 +128,7 @@ fn a_late_answer_of_a_library_goes_nowhere_and_its_generation_can_be_closed() {
 fn a_late_answer_is_never_anothers_however_many_are_late_at_once() {
     let puppet = Puppet::new();
     let many = limits(|limits| {
-        (limits.workers_max, limits.abandoned_max) = (8, 200);
+        (limits.max_workers, limits.max_abandoned_calls) = (8, 200);
     });
     let scene = puppet.host(|builder| builder.limits(many).quarantine(None));
     let names: Vec<_> = (0..60).map(|number| format!("wait {number}")).collect();
@@ -157,7 +157,7 @@ fn a_late_answer_is_never_anothers_however_many_are_late_at_once() {
 fn the_manifest_bounds_the_request_and_the_default_is_for_those_that_say_nothing() {
     let plugins = Plugins::new();
     let hour = Duration::from_secs(3600);
-    let host = Host::builder().deadline_default(hour).build().unwrap();
+    let host = Host::builder().default_deadline(hour).build().unwrap();
     let plain = plugins.add("plain", "faulty").config(json!({ "obey": true }));
     let plain = loaded(&host, plain.write());
     let bounded = plugins.add("bounded", "faulty").config(json!({ "obey": true }));
@@ -191,8 +191,8 @@ fn the_manifest_bounds_the_request_and_the_default_is_for_those_that_say_nothing
 #[test]
 fn waits_of_any_length_can_be_named() {
     let puppet = Puppet::new();
-    let patient = limits(|limits| limits.queue_age_max = Some(Duration::MAX));
-    let scene = puppet.host(|builder| builder.limits(patient).deadline_default(Duration::MAX));
+    let patient = limits(|limits| limits.queue_timeout = Some(Duration::MAX));
+    let scene = puppet.host(|builder| builder.limits(patient).default_deadline(Duration::MAX));
     let step = PipelineStep::new("puppet").deadline_in(Duration::MAX);
     let pipeline = scene.host.pipeline([step]).unwrap();
     let request = || Request::text("x").deadline_in(Duration::MAX).wait_for_place(Duration::MAX);
@@ -215,7 +215,7 @@ impl Wake for Grumpy {
 #[test]
 fn a_waker_that_panics_takes_no_deadline_from_anybody_else() {
     let puppet = Puppet::new();
-    let wide = limits(|limits| limits.workers_max = 4);
+    let wide = limits(|limits| limits.max_workers = 4);
     let scene = puppet.host(|builder| builder.limits(wide).quarantine(None));
     let soon = Instant::now() + SOON;
     let call = |text: &str| scene.handle.execute(Request::text(text).deadline_at(soon));

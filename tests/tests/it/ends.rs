@@ -32,7 +32,7 @@ fn a_reply_that_is_held_keeps_its_library_and_stays_readable() {
     let reply = block_on(loaded(&host, &folder).execute(Request::text("x"))).unwrap();
     block_on(host.unload(&name)).unwrap();
     assert_eq!(end_of(&mut events).as_deref(), Some("outputs: 1 held"));
-    assert_eq!(host.kept()[0].reason, "outputs: 1 held");
+    assert_eq!(host.retained()[0].reason, "outputs: 1 held");
     #[cfg(target_os = "linux")]
     assert!(mappings(&name) > 0);
     drop(host);
@@ -89,7 +89,7 @@ fn an_unload_waits_for_a_pin_while_new_calls_are_refused() {
 #[test]
 fn an_unload_gives_up_on_a_pin_and_closes_the_library_when_it_is_back() {
     let plugins = Plugins::new();
-    let wait = limits(|limits| limits.drain_wait_max = Duration::from_millis(20));
+    let wait = limits(|limits| limits.drain_timeout = Duration::from_millis(20));
     let host = Host::builder().limits(wait).build().unwrap();
     let mut events = host.events();
     let handle = loaded(&host, plugins.add("pinned", "faulty").write());
@@ -103,7 +103,7 @@ fn an_unload_gives_up_on_a_pin_and_closes_the_library_when_it_is_back() {
     drop(pinned);
     // Looked at again, since the last lease is back.
     assert_eq!(end_of(&mut events), None);
-    until("nothing is listed", || host.kept().is_empty().then_some(()));
+    until("nothing is listed", || host.retained().is_empty().then_some(()));
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

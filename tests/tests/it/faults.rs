@@ -38,12 +38,12 @@ fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
     };
     for entry in ["validate", "init", "health"] {
         let error = refused(&host, faulty(entry));
-        check(&error, ErrorKind::Start, &format!("in {entry}, as asked"));
+        check(&error, ErrorKind::StartFailed, &format!("in {entry}, as asked"));
         still_answers(&good);
     }
     let error = block_on(host.load_with_state(faulty("restore"), Snapshot::new(1, "3")));
     let error = error.expect_err("its restore panics");
-    check(&error, ErrorKind::Start, "in restore, as asked");
+    check(&error, ErrorKind::StartFailed, "in restore, as asked");
 
     let execute = loaded(&host, faulty("execute"));
     let message = "in execute, as asked";
@@ -82,8 +82,8 @@ fn a_panic_at_the_end_of_a_plugin_is_told_and_its_library_is_kept() {
         assert!(reason.contains("asked.rs:"), "{reason}");
         let kept = |event: &HostEvent| matches!(event, HostEvent::Kept { .. });
         event(&mut events, kept);
-        assert_eq!(host.kept().len(), 1);
-        assert!(host.kept()[0].reason.starts_with("shutdown: "));
+        assert_eq!(host.retained().len(), 1);
+        assert!(host.retained()[0].reason.starts_with("shutdown: "));
         still_answers(&good);
     }
 }
@@ -137,7 +137,7 @@ fn frames_are_told_only_when_asked_for() {
     let config = json!({ "panic_in": "execute" });
     let folder = plugins.add("framed", "faulty").config(config).write();
     for want in [false, true] {
-        let builder = Host::builder().panic_frames(want);
+        let builder = Host::builder().capture_panic_backtrace(want);
         let host = builder.build().expect("a host");
         let framed = loaded(&host, &folder);
         let error = framed.call(Request::text("x")).expect_err("a panic");
@@ -150,7 +150,7 @@ fn frames_are_told_only_when_asked_for() {
 #[test]
 fn a_panic_on_a_thread_of_the_plugins_own_is_an_event_and_counts_as_a_fault() {
     let plugins = Plugins::new();
-    let policy = quarantine(|policy| policy.faults_max = 2);
+    let policy = quarantine(|policy| policy.max_faults = 2);
     let host = Host::builder().quarantine(policy).build().expect("a host");
     let config = json!({ "thread_panics": true });
     let handle = loaded(&host, plugins.add("threads", "faulty").config(config).write());

@@ -82,11 +82,11 @@ fn content_type_with_control_characters_is_refused() {
     let answers = |name: &str| call(&plugin, &json!({ "answers": "x", "content_type": name }));
     let refused = |name: &str| {
         let error = answers(name).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Output, "{name:?}");
+        assert_eq!(error.kind(), ErrorKind::InvalidOutput, "{name:?}");
         assert!(error.to_string().contains("content type") && !steers(&error.to_string()));
         let asked = json!({ "answers": "x", "content_type": name }).to_string();
         let error = block_on(plugin.execute(Request::json_text(&asked))).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Output, "{name:?}");
+        assert_eq!(error.kind(), ErrorKind::InvalidOutput, "{name:?}");
     };
     assert_eq!(
         answers("text/csv; header=present").unwrap().content_type(),

@@ -74,8 +74,8 @@ fn host_in_forked_child_fails_with_forked() {
         assert_eq!(kind(now(host.unload("forked"))), forked);
         let report = now(host.load_all());
         assert_eq!(report.refused[0].error.kind(), ErrorKind::Forked);
-        assert!(host.list().is_empty() && host.kept().is_empty());
-        assert!(host.figures().plugins.is_empty());
+        assert!(host.list().is_empty() && host.retained().is_empty());
+        assert!(host.stats().plugins.is_empty());
         assert!(events.next_blocking().is_none() && now(events.next()).is_none());
         now(host.shutdown(LIMIT));
         drop((pinned, plugin, host));

@@ -61,7 +61,7 @@ fn the_counter_goes_on_from_a_state_of_its_first_version() {
 /// Four threads count while the build changes fifty times; nothing is lost or counted twice.
 fn count_under_load(handover: &str) {
     let plugins = Plugins::new();
-    let patient = limits(|limits| limits.pause_wait_max = LIMIT);
+    let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
     let install = |at: u64| {
         let config = json!({ "count": true, "at": at });
@@ -99,7 +99,7 @@ fn nothing_is_lost_or_counted_twice_where_the_old_build_is_stopped_first() {
 #[test]
 fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
     let plugins = Plugins::new();
-    let wait = limits(|limits| limits.pause_wait_max = Duration::from_millis(50));
+    let wait = limits(|limits| limits.pause_timeout = Duration::from_millis(50));
     let host = Host::builder().limits(wait).build().unwrap();
     let mut events = host.events();
     for handover in ["pause", "stop-first"] {
@@ -124,13 +124,13 @@ fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
         assert!(reloaded(&host, handover).get() > 1);
         assert_eq!(total(&handle), 5);
     }
-    assert!(host.kept().is_empty());
+    assert!(host.retained().is_empty());
 }
 
 #[test]
 fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
     let plugins = Plugins::new();
-    let patient = limits(|limits| limits.pause_wait_max = LIMIT);
+    let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
     let install = |config: Value| {
         plugins.add("waits", "faulty").set("handover", "pause").config(config).write()
@@ -207,7 +207,7 @@ fn a_call_from_inside_a_call_does_not_wait_for_the_pause_that_waits_for_it() {
     let middle = |pinned| Middle { inner: OnceLock::new(), pinned };
     let function = Arc::new(middle(pinned.clone()));
     assert!(COMPILED_IN.set(middle(pinned)).is_ok());
-    let patient = limits(|limits| limits.pause_wait_max = LIMIT);
+    let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let builder = Host::builder().limits(patient);
     let builder = builder.register::<CompiledIn>(Manifest::new("compiled-in", "1.0.0").unwrap());
     let inside = Arc::clone(&function);
@@ -301,7 +301,7 @@ fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_stat
         let error = rolled_back(&host, &name);
         let told = error.full_message();
         generation += 2;
-        assert_eq!((error.kind(), error.step()), (ErrorKind::Start, Some(step)), "{told}");
+        assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{told}");
         let again = format!("was started again and serves, as generation {generation}");
         assert!(told.contains(&again) && told.contains("as asked"), "{told}");
         assert_eq!(error.generation().map(|serves| serves.get()), Some(generation));
@@ -342,7 +342,7 @@ fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
                 assert!(told.contains(part), "`{part}` in: {told}");
             }
             assert!(!told.contains("keeps serving"), "{told}");
-            assert_eq!((error.kind(), error.generation()), (ErrorKind::Start, None));
+            assert_eq!((error.kind(), error.generation()), (ErrorKind::StartFailed, None));
             queued
         })
     };

@@ -11,7 +11,7 @@ use crate::puppet::{LATE, Puppet};
 #[test]
 fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
     let puppet = Puppet::new();
-    let one = limits(|limits| limits.in_flight_max = Some(1));
+    let one = limits(|limits| limits.max_in_flight = Some(1));
     let scene = puppet.host(|builder| builder.limits(one).quarantine(None));
     let pinned = scene.handle.pin().unwrap();
     for round in 0..3 {
@@ -44,7 +44,7 @@ fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
 #[test]
 fn many_pooled_calls_of_a_limited_plugin_all_go_through_one_after_the_other() {
     let puppet = Puppet::new();
-    let one = limits(|limits| (limits.in_flight_max, limits.workers_max) = (Some(1), 4));
+    let one = limits(|limits| (limits.max_in_flight, limits.max_workers) = (Some(1), 4));
     let scene = puppet.host(|builder| builder.limits(one));
     let calls: Vec<_> = (0..100).map(|_| scene.execute("one by one")).collect();
     for call in calls {
@@ -59,7 +59,7 @@ fn the_host_clamps_what_a_manifest_asks_for_and_tells() {
     let asked = json!({ "in_flight": 9 });
     plugins.add("greedy", "faulty").set("limits", asked).write();
     plugins.add("modest", "faulty").set("limits", json!({ "in_flight": 2 })).write();
-    let few = limits(|limits| limits.in_flight_max = Some(3));
+    let few = limits(|limits| limits.max_in_flight = Some(3));
     let host = Host::builder().plugin_dir(plugins.dir()).limits(few).build().unwrap();
     let report = block_on(host.load_all());
     let notes: Vec<_> = report.loaded.iter().map(|one| one.notes.join("; ")).collect();
@@ -70,7 +70,7 @@ fn the_host_clamps_what_a_manifest_asks_for_and_tells() {
 #[test]
 fn an_abandoned_call_keeps_its_place_until_it_returns() {
     let puppet = Puppet::new();
-    let one = limits(|limits| limits.in_flight_max = Some(1));
+    let one = limits(|limits| limits.max_in_flight = Some(1));
     let scene = puppet.host(|builder| builder.limits(one));
     let late = scene.handle.execute(Request::text("wait").deadline_in(LATE));
     puppet.begins("wait");

@@ -43,7 +43,7 @@ impl Hanging {
         until("no image is left", || images(&self.name).is_empty().then_some(()));
         let prefix = format!("{}-", self.name);
         until("no thread is left", || threads(&prefix).is_empty().then_some(()));
-        until("nothing is kept", || self.host.kept().is_empty().then_some(()));
+        until("nothing is kept", || self.host.retained().is_empty().then_some(()));
     }
 }
 

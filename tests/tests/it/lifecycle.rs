@@ -59,7 +59,7 @@ fn an_unloaded_library_is_unmapped_and_can_be_loaded_again() {
         assert_eq!(block_on(handle.health()).unwrap_err().kind(), ErrorKind::Retired);
         assert_eq!(host.plugin(&name).unwrap_err().kind(), ErrorKind::NotFound);
     }
-    assert!(host.kept().is_empty());
+    assert!(host.retained().is_empty());
 }
 
 #[test]

@@ -27,12 +27,12 @@ fn inputs_and_outputs_up_to_their_limits_go_through_and_longer_ones_do_not() {
         };
         assert_eq!(call(input(100)).unwrap().as_bytes().len(), 7);
         let error = call(format!("{} ", input(100))).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Input);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
         let told = error.to_string();
         assert!(told.contains("101") && told.contains("limits.input_bytes"));
         assert_eq!(call(output(100)).unwrap().as_bytes().len(), 100);
         let error = call(output(101)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Output);
+        assert_eq!(error.kind(), ErrorKind::InvalidOutput);
         let told = error.to_string();
         assert!(told.contains("101") && told.contains("limits.output_bytes"));
     }
@@ -48,7 +48,7 @@ fn what_is_asked_for_above_the_limits_of_the_host_is_clamped_and_told() {
     let asked = json!({ "input_bytes": 1000, "workers": 1 });
     plugins.add("greedy", "faulty").set("limits", asked).write();
     let builder = Host::builder().plugin_dir(plugins.dir());
-    let builder = builder.limits(limits(|limits| limits.input_bytes_max = 10));
+    let builder = builder.limits(limits(|limits| limits.max_input_bytes = 10));
     let host = builder.build().unwrap();
     let report = block_on(host.load_all());
     let notes = report.loaded[0].notes.join("\n");
@@ -56,7 +56,7 @@ fn what_is_asked_for_above_the_limits_of_the_host_is_clamped_and_told() {
     assert!(!notes.contains("workers"), "{notes}");
     let greedy = host.plugin("greedy").unwrap();
     let error = greedy.call(Request::text("more than ten")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Input);
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
 #[test]
@@ -68,15 +68,15 @@ fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
     let config = json!({ "hang_in": "init", "release": release, "entered": entered, "left": left });
     let folder = plugins.add(&name, "faulty").config(config).write();
     // Long enough that it is reached even on a busy machine; nothing depends on it.
-    let wait = limits(|limits| limits.start_wait_max = Duration::from_millis(300));
+    let wait = limits(|limits| limits.start_timeout = Duration::from_millis(300));
     let builder = Host::builder().limits(wait);
     let host = builder.register_fn("other", |_, _| Ok(Output::text("here"))).build().unwrap();
     let error = refused(&host, &folder);
     let told = error.full_message();
-    assert_eq!((error.kind(), error.step()), (ErrorKind::Start, Some(LoadStep::Init)));
+    assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(LoadStep::Init)));
     assert!(told.contains("did not end within 300 ms"), "{told}");
     assert!(told.contains("are kept"), "{told}");
-    let kept = host.kept();
+    let kept = host.retained();
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].plugin.as_str(), name);
     assert_eq!(kept[0].generation, None);
@@ -97,7 +97,7 @@ fn a_shutdown_that_does_not_end_is_kept_and_the_unload_returns() {
     let left = plugins.dir().join("left");
     let config = json!({ "hang_in": "shutdown", "release": release, "left": left });
     let folder = plugins.add(&name, "faulty").config(config).write();
-    let wait = limits(|limits| limits.stop_wait_max = Duration::from_millis(50));
+    let wait = limits(|limits| limits.stop_timeout = Duration::from_millis(50));
     let host = Host::builder().limits(wait).build().unwrap();
     loaded(&host, folder);
     let mut events = host.events();

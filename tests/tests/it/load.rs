@@ -34,7 +34,7 @@ fn check(
     assert_eq!(mappings(&name), 0, "a mapping is left: {told}");
     // A thread that was joined may be listed for a moment.
     until("its thread is gone", || threads(&name).is_empty().then_some(()));
-    assert!(host.kept().is_empty() && host.list().is_empty());
+    assert!(host.retained().is_empty() && host.list().is_empty());
     let other = loaded(&host, plugins.add(&unique("other"), "faulty").write());
     let reply = other.call(Request::text("still here")).expect("an answer");
     assert_eq!(reply.as_bytes(), b"still here");
@@ -101,7 +101,7 @@ fn another_layout_under_the_same_version_is_refused_in_few_words() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_library_that_needs_what_nobody_defines_is_refused_and_the_symbol_is_named() {
-    let step = (ErrorKind::Start, LoadStep::Open);
+    let step = (ErrorKind::StartFailed, LoadStep::Open);
     check("missing-symbol", |it| it, step, &["nobody_defines_this"]);
 }
 
@@ -164,8 +164,8 @@ fn an_error_of_the_plugin_ends_the_load_at_its_step() {
     let error = json!({ "code": 503, "message": "no database", "details": { "port": 5432 } });
     for (entry, kind, step) in [
         ("validate", ErrorKind::Config, LoadStep::Config),
-        ("init", ErrorKind::Start, LoadStep::Init),
-        ("health", ErrorKind::Start, LoadStep::Health),
+        ("init", ErrorKind::StartFailed, LoadStep::Init),
+        ("health", ErrorKind::StartFailed, LoadStep::Health),
     ] {
         let config = json!({ "error_in": entry, "error": error });
         let says = ["no database", "503"];
@@ -189,7 +189,7 @@ fn a_panic_while_it_starts_ends_the_load_at_its_step() {
         let message = format!("in {entry}, as asked");
         let config = json!({ "panic_in": entry });
         let says = [message.as_str(), "asked.rs:"];
-        let step = (ErrorKind::Start, step);
+        let step = (ErrorKind::StartFailed, step);
         check("faulty", |it| it.config(config), step, &says);
     }
 }

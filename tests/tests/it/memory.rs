@@ -108,7 +108,7 @@ fn the_limit_of_the_host_counts_for_those_that_ask_for_none_or_more() {
     plugins.add("greedy", "faulty").config(json!({ "obey": true })).write();
     let more = plugins.add("more", "faulty").config(json!({ "obey": true }));
     more.set("limits", json!({ "memory_bytes": LIMIT_BYTES * 10 })).write();
-    let few = limits(|limits| limits.memory_bytes_max = Some(LIMIT_BYTES));
+    let few = limits(|limits| limits.max_memory_bytes = Some(LIMIT_BYTES));
     let host = Host::builder().plugin_dir(plugins.dir()).limits(few).build().unwrap();
     let report = block_on(host.load_all());
     let notes: Vec<_> = report.loaded.iter().map(|one| one.notes.join("; ")).collect();

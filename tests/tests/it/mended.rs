@@ -38,7 +38,7 @@ fn a_plugin_whose_threads_start_each_other_is_unmapped_only_after_the_last_one()
             until("it is unmapped", || (hotbay_tests::mappings(&name) == 0).then_some(()));
         }
     }
-    until("nothing is kept", || host.kept().is_empty().then_some(()));
+    until("nothing is kept", || host.retained().is_empty().then_some(()));
 }
 
 #[test]
@@ -67,16 +67,16 @@ fn waits_without_end_are_waits_like_others() {
     for handover in ["overlap", "pause", "stop-first"] {
         let plugins = Plugins::new();
         let endless = limits(|limits| {
-            limits.start_wait_max = Duration::MAX;
-            limits.drain_wait_max = Duration::MAX;
-            limits.pause_wait_max = Duration::MAX;
-            limits.stop_wait_max = Duration::MAX;
+            limits.start_timeout = Duration::MAX;
+            limits.drain_timeout = Duration::MAX;
+            limits.pause_timeout = Duration::MAX;
+            limits.stop_timeout = Duration::MAX;
         });
         let policy = quarantine(|policy| {
-            policy.faults_max = 2;
+            policy.max_faults = 2;
             policy.window = Duration::MAX;
-            policy.back_off_first = Duration::MAX;
-            policy.back_off_max = Duration::MAX;
+            policy.initial_backoff = Duration::MAX;
+            policy.max_backoff = Duration::MAX;
         });
         let host = Host::builder().limits(endless).quarantine(Some(policy)).build().unwrap();
         let mut events = host.events();
@@ -119,10 +119,10 @@ fn what_still_fails_on_the_old_build_is_not_held_against_the_new_one() {
     const CALLS: usize = 5;
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
-        policy.faults_max = 2;
+        policy.max_faults = 2;
         policy.window = LIMIT * 60;
-        policy.back_off_first = LIMIT * 60;
-        policy.back_off_max = LIMIT * 60;
+        policy.initial_backoff = LIMIT * 60;
+        policy.max_backoff = LIMIT * 60;
     });
     let host = Host::builder().quarantine(Some(policy)).build().unwrap();
     let mut events = host.events();
@@ -175,7 +175,7 @@ fn what_still_fails_on_the_old_build_is_not_held_against_the_new_one() {
 #[test]
 fn a_shutdown_waits_for_the_end_of_what_was_replaced_before() {
     let plugins = Plugins::new();
-    let patient = limits(|limits| limits.stop_wait_max = LIMIT);
+    let patient = limits(|limits| limits.stop_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let config = json!({ "hang_in": "shutdown", "release": release, "entered": entered });
@@ -241,7 +241,7 @@ fn at_once<T>(future: impl Future<Output = Result<T, Error>>) -> Error {
 #[test]
 fn what_is_asked_of_a_plugin_in_a_pause_is_answered_at_once() {
     let plugins = Plugins::new();
-    let patient = limits(|limits| limits.pause_wait_max = LIMIT);
+    let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
     for handover in ["pause", "stop-first"] {
         let install = |at: u32| {
@@ -311,7 +311,7 @@ fn a_panic_message_of_a_mebibyte_reaches_the_caller_cut() {
 #[test]
 fn libraries_that_stay_bound_loads_as_they_bound_reloads() {
     let plugins = Plugins::new();
-    let bounded = limits(|limits| limits.kept_images_max = 1);
+    let bounded = limits(|limits| limits.max_retained_libraries = 1);
     let host = Host::builder().plugin_dir(plugins.dir()).limits(bounded).build().unwrap();
     let install = |name: &str, at: u32| {
         let config = json!({ "output_bytes": 100, "at": at });
@@ -321,12 +321,12 @@ fn libraries_that_stay_bound_loads_as_they_bound_reloads() {
     let serves = loaded(&host, install("serves", 1));
     let held = stays.call(Request::text("x")).unwrap();
     block_on(host.unload("stays")).unwrap();
-    assert_eq!(host.kept().len(), 1);
+    assert_eq!(host.retained().len(), 1);
     let check = |error: Error| {
         let told = error.full_message();
         let kind = (error.kind(), error.step());
         assert_eq!(kind, (ErrorKind::Overloaded, Some(LoadStep::Open)), "{told}");
-        assert!(told.contains("`kept_images_max`"), "{told}");
+        assert!(told.contains("`max_retained_libraries`"), "{told}");
     };
     let (folder, again) = (install("comes", 1), install("stays", 1));
     check(refused(&host, &folder));
@@ -336,7 +336,7 @@ fn libraries_that_stay_bound_loads_as_they_bound_reloads() {
     assert_eq!(serves.call(Request::text("x")).unwrap().generation().get(), 1);
     assert_eq!(host.list().len(), 1);
     drop(held);
-    until("it is closed", || host.kept().is_empty().then_some(()));
+    until("it is closed", || host.retained().is_empty().then_some(()));
     // A refusal took no name.
     loaded(&host, &folder);
     loaded(&host, &again);

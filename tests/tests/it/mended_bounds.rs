@@ -7,8 +7,8 @@ use std::thread;
 
 use futures_util::stream;
 use hotbay::{
-    Call, Error, ErrorKind, Host, HostEvent, Layer, LoadStep, Many, Next, PipelineStep, Reply,
-    Request,
+    Call, Error, ErrorKind, Host, HostEvent, Layer, LoadStep, Next, PipelineStep, Reply, Request,
+    RunOptions,
 };
 use hotbay_tests::{
     LIMIT, Plugins, block_on, event, limits, loaded, quarantine, reloaded, rolled_back, threads,
@@ -27,7 +27,7 @@ fn reloads_that_cannot_pause_add_no_workers() {
         let plugin = plugin.set("limits", json!({ "workers": 2 }));
         plugin.config(json!({ "obey": true, "number": number })).write()
     };
-    let hasty = limits(|limits| (limits.pause_wait_max, limits.abandoned_max) = (SOON / 6, 1));
+    let hasty = limits(|limits| (limits.pause_timeout, limits.max_abandoned_calls) = (SOON / 6, 1));
     let host = Host::builder().limits(hasty).build().unwrap();
     let handle = loaded(&host, install(0));
     let release = plugins.dir().join("go");
@@ -56,7 +56,7 @@ fn a_reload_that_cannot_pause_does_not_clear_what_stuck_calls_brought_about() {
         plugin.config(json!({ "obey": true, "number": number })).write()
     };
     let hasty = limits(|limits| {
-        (limits.pause_wait_max, limits.abandoned_max, limits.workers_max) = (SOON / 6, 1, 1);
+        (limits.pause_timeout, limits.max_abandoned_calls, limits.max_workers) = (SOON / 6, 1, 1);
     });
     let host = Host::builder().limits(hasty).build().unwrap();
     let handle = loaded(&host, install(0));
@@ -119,7 +119,7 @@ fn the_build_that_is_called_judges_the_input_also_when_the_next_one_would_not() 
         match outcome {
             Ok(reply) => assert_eq!(reply.as_bytes(), b"new", "{way}"),
             Err(error) => {
-                let kinds = [ErrorKind::Input, ErrorKind::Retired];
+                let kinds = [ErrorKind::InvalidInput, ErrorKind::Retired];
                 assert!(kinds.contains(&error.kind()), "{way}: {}", error.full_message());
             }
         }
@@ -129,17 +129,17 @@ fn the_build_that_is_called_judges_the_input_also_when_the_next_one_would_not() 
 #[test]
 fn a_stream_whose_step_has_a_deadline_ends_although_the_plugin_never_returns() {
     let strict = Some(hotbay::Quarantine::default());
-    for (abandoned_max, policy) in [(0, strict.clone()), (1, strict), (0, None), (1, None)] {
+    for (max_abandoned_calls, policy) in [(0, strict.clone()), (1, strict), (0, None), (1, None)] {
         let puppet = Puppet::new();
         let few = limits(|limits| {
-            (limits.workers_max, limits.abandoned_max) = (1, abandoned_max);
+            (limits.max_workers, limits.max_abandoned_calls) = (1, max_abandoned_calls);
         });
         let scene = puppet.host(|builder| builder.limits(few).quarantine(policy.clone()));
         let step = PipelineStep::new("puppet").deadline_in(SOON);
         let pipeline = scene.host.pipeline([step]).unwrap();
-        for many in [Many::ordered(), Many::unordered()] {
+        for many in [RunOptions::ordered(), RunOptions::unordered()] {
             let requests: Vec<_> = (0..6).map(|_| Request::text("wait")).collect();
-            let mut outcomes = pipeline.run_many(stream::iter(requests), many.chunk_max(3));
+            let mut outcomes = pipeline.run_many(stream::iter(requests), many.max_chunk(3));
             let mut indexes = Vec::new();
             while let Some(done) = block_on(outcomes.next()) {
                 let error = done.outcome.unwrap_err();
@@ -150,7 +150,7 @@ fn a_stream_whose_step_has_a_deadline_ends_although_the_plugin_never_returns() {
                 indexes.push(done.index);
             }
             indexes.sort_unstable();
-            assert_eq!(indexes, [0, 1, 2, 3, 4, 5], "{abandoned_max}, {policy:?}");
+            assert_eq!(indexes, [0, 1, 2, 3, 4, 5], "{max_abandoned_calls}, {policy:?}");
         }
         puppet.open();
     }
@@ -167,7 +167,7 @@ fn items_that_a_pause_handed_back_do_not_die_of_its_length() {
         let plugin = plugins.add("paused", "faulty").set("handover", "pause");
         plugin.set("limits", json!({ "workers": 1 })).config(config).write()
     };
-    let patient = limits(|limits| limits.pause_wait_max = LIMIT);
+    let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).quarantine(None).build().unwrap();
     let handle = loaded(&host, install(1));
     let step = PipelineStep::new("paused").deadline_in(LATE);
@@ -180,7 +180,7 @@ fn items_that_a_pause_handed_back_do_not_die_of_its_length() {
     let outcomes = thread::scope(|scope| {
         let (told, hears) = mpsc::channel::<()>();
         let many = scope.spawn(move || {
-            let mut many = pipeline.run_many(stream::iter(requests), Many::ordered());
+            let mut many = pipeline.run_many(stream::iter(requests), RunOptions::ordered());
             let mut outcomes = Vec::new();
             while let Some(done) = block_on(many.next()) {
                 outcomes.push(done.outcome.map(Reply::into_vec).map_err(|e| e.full_message()));
@@ -229,8 +229,8 @@ impl Layer for Keeps {
 fn a_layer_that_is_slow_after_the_plugin_answered_is_not_held_against_the_plugin() {
     let (puppet, keeps) = (Puppet::new(), Keeps::default());
     let policy = quarantine(|policy| {
-        policy.faults_max = 1;
-        (policy.back_off_first, policy.back_off_max) = (NEVER, NEVER);
+        policy.max_faults = 1;
+        (policy.initial_backoff, policy.max_backoff) = (NEVER, NEVER);
     });
     let scene = puppet.host(|builder| builder.quarantine(policy).layer(keeps.clone()));
     let mut events = scene.host.events();
@@ -253,10 +253,10 @@ fn a_layer_that_is_slow_after_the_plugin_answered_is_not_held_against_the_plugin
 fn a_call_of_before_the_quarantine_that_becomes_late_is_not_taken_for_the_probe() {
     let puppet = Puppet::new();
     let policy = quarantine(|policy| {
-        policy.faults_max = 2;
-        (policy.back_off_first, policy.back_off_max) = (SOON / 30, NEVER);
+        policy.max_faults = 2;
+        (policy.initial_backoff, policy.max_backoff) = (SOON / 30, NEVER);
     });
-    let three = limits(|limits| limits.workers_max = 3);
+    let three = limits(|limits| limits.max_workers = 3);
     let scene = puppet.host(|builder| builder.limits(three).quarantine(policy));
     let mut events = scene.host.events();
     let old = scene.handle.execute(Request::text("wait old").deadline_in(LATE));

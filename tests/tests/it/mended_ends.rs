@@ -55,7 +55,7 @@ fn panics() -> Waker {
 #[test]
 fn a_waker_that_panics_at_an_unload_keeps_nobody_else_from_being_told() {
     let plugins = Plugins::new();
-    let hasty = limits(|limits| (limits.drain_wait_max, limits.workers_max) = (SOON, 1));
+    let hasty = limits(|limits| (limits.drain_timeout, limits.max_workers) = (SOON, 1));
     let host = Host::builder().limits(hasty).build().unwrap();
     let mut events = host.events();
     let folder = plugins.add("woken", "faulty").config(json!({ "obey": true })).write();
@@ -89,8 +89,8 @@ fn a_waker_that_panics_at_an_unload_keeps_nobody_else_from_being_told() {
 fn a_reader_of_events_whose_waker_panics_does_not_disturb_a_promotion() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
-        policy.faults_max = 1;
-        (policy.back_off_first, policy.back_off_max) = (NEVER, NEVER);
+        policy.max_faults = 1;
+        (policy.initial_backoff, policy.max_backoff) = (NEVER, NEVER);
     });
     let host = Host::builder().quarantine(policy).build().unwrap();
     let install = |number: u32| {
@@ -123,10 +123,10 @@ fn a_reader_of_events_whose_waker_panics_does_not_disturb_a_promotion() {
 fn a_reader_of_events_whose_waker_panics_does_not_disturb_calls_after_a_late_one() {
     let puppet = Puppet::new();
     let policy = quarantine(|policy| {
-        policy.faults_max = 1;
-        (policy.back_off_first, policy.back_off_max) = (SOON / 30, SOON / 30);
+        policy.max_faults = 1;
+        (policy.initial_backoff, policy.max_backoff) = (SOON / 30, SOON / 30);
     });
-    let one = limits(|limits| limits.workers_max = 1);
+    let one = limits(|limits| limits.max_workers = 1);
     let scene = puppet.host(|builder| builder.limits(one).quarantine(policy));
     block_on(scene.execute("warm")).unwrap();
     let mut events = scene.host.events();
@@ -150,8 +150,8 @@ fn a_reader_of_events_whose_waker_panics_does_not_disturb_calls_after_a_late_one
 #[test]
 fn a_reader_of_events_whose_waker_panics_does_not_disturb_a_plugin_that_was_stuck() {
     let puppet = Puppet::new();
-    let few = limits(|limits| (limits.workers_max, limits.abandoned_max) = (1, 1));
-    let policy = quarantine(|policy| policy.faults_max = 1000);
+    let few = limits(|limits| (limits.max_workers, limits.max_abandoned_calls) = (1, 1));
+    let policy = quarantine(|policy| policy.max_faults = 1000);
     let scene = puppet.host(|builder| builder.limits(few).quarantine(policy));
     let mut events = scene.host.events();
     let mut next = Box::pin(events.next());
@@ -174,7 +174,7 @@ fn a_reader_of_events_whose_waker_panics_does_not_disturb_a_plugin_that_was_stuc
 fn a_waker_whose_panic_panics_when_it_is_dropped_takes_no_worker_with_it() {
     let puppet = Puppet::new();
     let name = unique("bomb");
-    let one = limits(|limits| limits.workers_max = 1);
+    let one = limits(|limits| limits.max_workers = 1);
     let host = puppet.register(Host::builder().limits(one), &name).build().unwrap();
     let handle = host.plugin(&name).unwrap();
     for round in ["wait 1", "wait 2", "wait 3"] {
@@ -195,7 +195,7 @@ fn a_waker_whose_panic_panics_when_it_is_dropped_takes_no_worker_with_it() {
 #[test]
 fn calls_that_are_cancelled_while_they_wait_are_counted_as_refused() {
     let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.workers_max = 1)));
+    let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.max_workers = 1)));
     let running = scene.execute("wait");
     puppet.begins("wait");
     let token = CancellationToken::new();
@@ -216,7 +216,7 @@ fn calls_that_are_cancelled_while_they_wait_are_counted_as_refused() {
 #[test]
 fn a_waiting_call_that_is_dropped_leaves_the_queue_at_once() {
     let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.workers_max = 1)));
+    let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.max_workers = 1)));
     let running = scene.execute("wait");
     puppet.begins("wait");
     let stays = scene.execute("stays");

@@ -7,21 +7,21 @@ use hotbay::{ErrorKind, Host, Request};
 use hotbay_tests::{Plugins, ProgramFolder, block_on, limits, loaded, refused, until};
 use serde_json::{Value, json};
 
-fn host_of(plugins: &Plugins, start_wait_max: Duration, drain_wait_max: Duration) -> Host {
+fn host_of(plugins: &Plugins, start_timeout: Duration, drain_timeout: Duration) -> Host {
     let limits = limits(|limits| {
-        limits.start_wait_max = start_wait_max;
-        limits.drain_wait_max = drain_wait_max;
+        limits.start_timeout = start_timeout;
+        limits.drain_timeout = drain_timeout;
     });
     Host::builder().plugin_dir(plugins.dir()).limits(limits).quarantine(None).build().unwrap()
 }
 
-fn told(start_wait_max: Duration, location: Value) -> String {
+fn told(start_timeout: Duration, location: Value) -> String {
     let plugins = Plugins::new();
-    let host = host_of(&plugins, start_wait_max, Duration::from_secs(30));
+    let host = host_of(&plugins, start_timeout, Duration::from_secs(30));
     let program = ProgramFolder::new(plugins.dir(), "program");
     let folder = program.behave(json!({ "location": location })).install();
     let error = refused(&host, folder);
-    assert_eq!(error.kind(), ErrorKind::Start, "{}", error.full_message());
+    assert_eq!(error.kind(), ErrorKind::StartFailed, "{}", error.full_message());
     error.full_message()
 }
 

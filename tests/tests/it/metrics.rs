@@ -13,17 +13,21 @@ use hotbay::metrics::{
 };
 use hotbay_tests::{block_on, until};
 
-fn start(store: &Arc<impl MetricStore + 'static>, workers: u32, channel_max: u32) -> Collector {
-    start_with(store, workers, channel_max, CancellationToken::new())
+fn start(
+    store: &Arc<impl MetricStore + 'static>,
+    workers: u32,
+    max_queued_events: u32,
+) -> Collector {
+    start_with(store, workers, max_queued_events, CancellationToken::new())
 }
 
 fn start_with(
     store: &Arc<impl MetricStore + 'static>,
     workers: u32,
-    channel_max: u32,
+    max_queued_events: u32,
     token: CancellationToken,
 ) -> Collector {
-    Collector::start(store.clone(), CollectorLimits { workers, channel_max }, token).unwrap()
+    Collector::start(store.clone(), CollectorLimits { workers, max_queued_events }, token).unwrap()
 }
 
 #[track_caller]
@@ -58,14 +62,17 @@ impl Gated {
     }
 
     /// A collector of one worker, who hangs in the store, with a channel that is full.
-    fn with_full_channel(channel_max: u32, token: CancellationToken) -> (Arc<Self>, Collector) {
+    fn with_full_channel(
+        max_queued_events: u32,
+        token: CancellationToken,
+    ) -> (Arc<Self>, Collector) {
         let store = Arc::new(Self::default());
-        let collector = start_with(&store, 1, channel_max, token);
+        let collector = start_with(&store, 1, max_queued_events, token);
         collector.try_record("first").unwrap();
         until("the worker is in the store", || {
             (store.gate.lock().unwrap().inside > 0).then_some(())
         });
-        (0..channel_max).for_each(|_| collector.try_record("kept").unwrap());
+        (0..max_queued_events).for_each(|_| collector.try_record("kept").unwrap());
         (store, collector)
     }
 }
@@ -86,9 +93,9 @@ impl MetricStore for Gated {
 #[test]
 fn every_event_of_many_threads_and_tasks_is_counted_once() {
     const EVENTS: u64 = 2000;
-    for (workers, channel_max) in [(1, 1), (3, 2), (4, 1000)] {
+    for (workers, max_queued_events) in [(1, 1), (3, 2), (4, 1000)] {
         let store = Arc::new(MemoryStore::default());
-        let collector = start(&store, workers, channel_max);
+        let collector = start(&store, workers, max_queued_events);
         let tried: u64 = thread::scope(|scope| {
             for thread in 0..3 {
                 let collector = &collector;
@@ -117,8 +124,8 @@ fn every_event_of_many_threads_and_tasks_is_counted_once() {
 
 #[test]
 fn limits_with_which_nothing_could_work_are_refused() {
-    let check = |workers, channel_max, wanted: &str| {
-        let limits = CollectorLimits { workers, channel_max };
+    let check = |workers, max_queued_events, wanted: &str| {
+        let limits = CollectorLimits { workers, max_queued_events };
         let store = Arc::new(MemoryStore::default());
         let error = Collector::start(store.clone(), limits, CancellationToken::new()).unwrap_err();
         assert_eq!(error.to_string(), wanted);
@@ -168,9 +175,9 @@ fn whoever_stops_it_waits_for_the_end_and_gets_the_same_figures() {
 fn a_full_channel_holds_back_and_serves_who_waited_in_order() {
     let (store, collector) = Gated::with_full_channel(2, CancellationToken::new());
     let full = collector.try_record("refused");
-    assert!(matches!(full, Err(CollectError::Full { channel_max: 2 })), "{full:?}");
+    assert!(matches!(full, Err(CollectError::Full { max_queued_events: 2 })), "{full:?}");
     let told = full.unwrap_err().to_string();
-    assert!(told.contains("2 events waiting") && told.contains("`channel_max`"), "{told}");
+    assert!(told.contains("2 events waiting") && told.contains("`max_queued_events`"), "{told}");
     let mut cx = Context::from_waker(Waker::noop());
     let mut waits = pin!(collector.record("waited"));
     assert!(waits.as_mut().poll(&mut cx).is_pending());

@@ -16,7 +16,7 @@ fn call_in_a_pause(
     meanwhile: impl FnOnce(),
 ) -> (Result<u64, ErrorKind>, u64) {
     let plugins = Plugins::new();
-    let patient = limits(|limits| limits.pause_wait_max = LIMIT);
+    let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let install = |number: u32| {

@@ -34,7 +34,7 @@ fn check(handle: &PluginHandle, granted: &[&str], denied: &[&str]) {
     for operation in denied {
         for outcome in every_way(handle, operation) {
             let error = outcome.expect_err(operation);
-            assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
             assert_eq!(error.plugin(), Some(handle.name()));
             let told = error.to_string();
             let named = operation.escape_debug().to_string().replace("\\0", "\\u{0}");
@@ -65,7 +65,7 @@ fn a_plugin_without_permissions_answers_what_names_no_operation_only() {
     assert!(handle.call(Request::text("x")).is_ok());
     let pipeline = host.pipeline(["store", "store"]).unwrap();
     let error = block_on(pipeline.run(Request::text("x").operation("read"))).unwrap_err();
-    assert_eq!((error.kind(), error.skipped().len()), (ErrorKind::Denied, 1));
+    assert_eq!((error.kind(), error.skipped().len()), (ErrorKind::PermissionDenied, 1));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn the_application_grants_less_than_is_asked_for_once_a_load_and_it_is_told() {
         counted.fetch_add(1, Ordering::Relaxed);
         plugin.as_str() == "store" && permission == "read"
     };
-    let host = Host::builder().grant(grant).build().unwrap();
+    let host = Host::builder().permission_policy(grant).build().unwrap();
     let handle = loaded(&host, folder);
     assert_eq!(asked.load(Ordering::Relaxed), 3);
     check(&handle, &["read"], &["write", "exec"]);
@@ -103,15 +103,15 @@ fn a_grant_that_panics_refuses_that_load_and_no_other() {
         "exec" => panic!("no idea about {permission}"),
         _ => true,
     };
-    let host = Host::builder().grant(grant).build().unwrap();
+    let host = Host::builder().permission_policy(grant).build().unwrap();
     let error = refused(&host, asking(&plugins, &["exec"]).write());
-    assert_eq!((error.kind(), error.step()), (ErrorKind::Layer, Some(LoadStep::Manifest)));
+    assert_eq!((error.kind(), error.step()), (ErrorKind::LayerPanicked, Some(LoadStep::Manifest)));
     let told = error.full_message();
     assert!(told.contains("no idea about exec") && told.contains("`exec`"), "{told}");
     let handle = loaded(&host, asking(&plugins, &["read"]).write());
     let _ = asking(&plugins, &["exec", "read"]).write();
     let error = rolled_back(&host, "store");
-    assert_eq!(error.kind(), ErrorKind::Layer, "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::LayerPanicked, "{error:?}");
     check(&handle, &["read"], &["exec"]);
 }
 
@@ -123,7 +123,7 @@ fn what_is_granted_follows_reloads() {
     let grant = move |_: &hotbay::PluginName, permission: &str| {
         permission != "write" || granted.load(Ordering::Relaxed)
     };
-    let host = Host::builder().grant(grant).build().unwrap();
+    let host = Host::builder().permission_policy(grant).build().unwrap();
     let handle = loaded(&host, asking(&plugins, &["read", "write"]).write());
     check(&handle, &["read"], &["write"]);
     may_write.store(true, Ordering::Relaxed);
@@ -161,6 +161,6 @@ fn a_call_that_waited_for_a_reload_is_judged_by_the_build_that_it_goes_to() {
         reload.join().unwrap();
         call.join().unwrap()
     });
-    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::PermissionDenied);
     check(&handle, &["read"], &["write"]);
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::stream;
-use hotbay::{CancellationToken, ErrorKind, Host, Many, PipelineStep, Request};
+use hotbay::{CancellationToken, ErrorKind, Host, PipelineStep, Request, RunOptions};
 use hotbay_tests::{block_on, limits};
 
 use crate::puppet::{LATE, NEVER, Puppet, SOON};
@@ -21,7 +21,7 @@ fn a_stream_that_is_dropped_is_taken_back_also_after_one_of_its_items_was_late()
             requests.push(Request::text("wait").deadline_in(LATE));
         }
         requests.push(Request::owned(watch.clone().into_bytes()));
-        let mut outcomes = pipeline.run_many(stream::iter(requests), Many::ordered());
+        let mut outcomes = pipeline.run_many(stream::iter(requests), RunOptions::ordered());
         block_on(async {
             let begun = async {
                 while !puppet.heard().contains(&watch) {
@@ -52,12 +52,12 @@ fn a_stream_that_is_dropped_is_taken_back_also_after_one_of_its_items_was_late()
 /// A busy plugin with one worker, and what comes of a request in a stream for it.
 fn behind_a_busy_worker(request: Request<'static>, meanwhile: impl FnOnce()) -> Option<ErrorKind> {
     let puppet = Puppet::new();
-    let one = limits(|limits| limits.workers_max = 1);
+    let one = limits(|limits| limits.max_workers = 1);
     let scene = puppet.host(|builder| builder.limits(one));
     let running = scene.execute("wait");
     puppet.begins("wait");
     let pipeline = scene.host.pipeline(["puppet"]).unwrap();
-    let mut outcomes = pipeline.run_many(stream::iter([request]), Many::ordered());
+    let mut outcomes = pipeline.run_many(stream::iter([request]), RunOptions::ordered());
     let next = block_on(async {
         assert!(tokio::time::timeout(SOON, outcomes.next()).await.is_err());
         meanwhile();
@@ -87,7 +87,7 @@ fn an_item_whose_token_is_cancelled_in_the_queue_is_told_so() {
 #[test]
 fn what_bounds_one_run_bounds_an_item_of_many_alike() {
     let puppet = Puppet::new();
-    let builder = Host::builder().deadline_default(Duration::from_secs(60));
+    let builder = Host::builder().default_deadline(Duration::from_secs(60));
     let host = puppet.register(builder, "puppet").build().unwrap();
     let step = PipelineStep::new("puppet");
     let plain = host.pipeline([step.clone()]).unwrap();
@@ -100,7 +100,7 @@ fn what_bounds_one_run_bounds_an_item_of_many_alike() {
     ];
     for (pipeline, request, most, what) in cases {
         let one = block_on(pipeline.run(request.clone())).unwrap().as_text().unwrap().to_owned();
-        let mut many = pipeline.run_many(stream::iter([request]), Many::ordered());
+        let mut many = pipeline.run_many(stream::iter([request]), RunOptions::ordered());
         let many = block_on(many.next()).unwrap().outcome.unwrap();
         let many = many.as_text().unwrap().to_owned();
         for (way, left) in [("run", one), ("run_many", many)] {

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream;
-use hotbay::{Done, ErrorKind, Host, Many, Output, PipelineStep, PluginError, Request, RunMany};
+use hotbay::{
+    Completed, ErrorKind, Host, Output, PipelineStep, PluginError, Request, RunMany, RunOptions,
+};
 use hotbay_tests::{Plugins, block_on, loaded, until};
 use serde_json::json;
 
@@ -35,7 +37,7 @@ fn all(mut many: RunMany) -> Vec<(u64, Result<String, ErrorKind>)> {
     all
 }
 
-async fn next(many: &mut RunMany) -> Option<Done> {
+async fn next(many: &mut RunMany) -> Option<Completed> {
     let next = tokio::time::timeout(Duration::from_secs(10), many.next()).await;
     next.expect("an outcome, or the end")
 }
@@ -61,9 +63,11 @@ fn odd_host() -> Host {
 fn ordered_outcomes_keep_their_order_and_each_error_belongs_to_its_index() {
     let host = odd_host();
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
-    for many in
-        [Many::ordered(), Many::ordered().chunk_max(7).chunks_max(3), Many::ordered().chunk_max(1)]
-    {
+    for many in [
+        RunOptions::ordered(),
+        RunOptions::ordered().max_chunk(7).max_chunks(3),
+        RunOptions::ordered().max_chunk(1),
+    ] {
         let mut outcomes = pipeline.run_many(numbers(500), many);
         let mut wanted = 0_u64;
         block_on(async {
@@ -94,7 +98,7 @@ fn ordered_outcomes_keep_their_order_and_each_error_belongs_to_its_index() {
 fn unordered_outcomes_name_each_index_exactly_once() {
     let host = odd_host();
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
-    let outcomes = all(pipeline.run_many(numbers(500), Many::unordered().chunk_max(9)));
+    let outcomes = all(pipeline.run_many(numbers(500), RunOptions::unordered().max_chunk(9)));
     let indices: BTreeSet<_> = outcomes.iter().map(|(index, _)| *index).collect();
     assert_eq!((outcomes.len(), indices.len()), (500, 500));
     for (index, outcome) in outcomes {
@@ -108,14 +112,14 @@ fn unordered_outcomes_name_each_index_exactly_once() {
 fn a_consumer_that_stalls_bounds_what_is_asked_of_an_endless_stream_and_its_drop_ends_it() {
     let host = odd_host();
     let pipeline = host.pipeline(["after"]).unwrap();
-    for many in [Many::ordered(), Many::unordered()] {
+    for many in [RunOptions::ordered(), RunOptions::unordered()] {
         let asked = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&asked);
         let endless = stream::repeat_with(move || {
             counted.fetch_add(1, Ordering::Relaxed);
             Request::text("x")
         });
-        let mut outcomes = pipeline.run_many(endless, many.chunk_max(8).chunks_max(3));
+        let mut outcomes = pipeline.run_many(endless, many.max_chunk(8).max_chunks(3));
         assert_eq!(asked.load(Ordering::Relaxed), 0, "nothing runs unless it is asked for");
         block_on(async {
             for _ in 0..20 {
@@ -137,7 +141,7 @@ fn an_item_that_hangs_fails_alone_and_the_others_of_its_chunk_are_answered() {
     let step = PipelineStep::new("puppet").deadline_in(LATE);
     let pipeline = host.pipeline([step]).unwrap();
     let inputs = ["0", "1", "2", "wait", "4", "5", "6", "7", "8", "9"];
-    let outcomes = all(pipeline.run_many(texts(&inputs), Many::ordered()));
+    let outcomes = all(pipeline.run_many(texts(&inputs), RunOptions::ordered()));
     puppet.open();
     for (at, (index, outcome)) in outcomes.iter().enumerate() {
         let wanted = match at {
@@ -158,8 +162,8 @@ fn a_swap_in_the_middle_loses_nothing_and_doubles_nothing() {
         |number: u32| plugins.add("swapped", "faulty").config(json!({ "number": number })).write();
     loaded(&host, install(0));
     let pipeline = host.pipeline(["swapped", "swapped"]).unwrap();
-    for many in [Many::ordered(), Many::unordered()] {
-        let mut outcomes = pipeline.run_many(numbers(6000), many.chunk_max(50).chunks_max(4));
+    for many in [RunOptions::ordered(), RunOptions::unordered()] {
+        let mut outcomes = pipeline.run_many(numbers(6000), many.max_chunk(50).max_chunks(4));
         let mut seen = BTreeSet::new();
         let mut generations = BTreeSet::new();
         block_on(async {
@@ -192,14 +196,14 @@ fn a_swap_in_the_middle_loses_nothing_and_doubles_nothing() {
 fn a_stream_of_nothing_ends_and_one_after_the_host_fails_item_by_item() {
     let host = odd_host();
     let pipeline = host.pipeline(["after"]).unwrap();
-    assert_eq!(all(pipeline.run_many(numbers(0), Many::ordered())), []);
-    let mut one = pipeline.run_many(numbers(1), Many::ordered());
+    assert_eq!(all(pipeline.run_many(numbers(0), RunOptions::ordered())), []);
+    let mut one = pipeline.run_many(numbers(1), RunOptions::ordered());
     block_on(async {
         assert!(next(&mut one).await.is_some());
         assert!(next(&mut one).await.is_none() && next(&mut one).await.is_none());
     });
     block_on(host.shutdown(Duration::ZERO));
-    let outcomes = all(pipeline.run_many(numbers(5), Many::ordered().chunk_max(2)));
+    let outcomes = all(pipeline.run_many(numbers(5), RunOptions::ordered().max_chunk(2)));
     let wanted: Vec<_> = (0..5).map(|index| (index, Err(ErrorKind::Shutdown))).collect();
     assert_eq!(outcomes, wanted);
 }

@@ -126,8 +126,8 @@ fn an_answer_that_breaks_off_is_a_lost_connection() {
 fn an_answer_without_end_is_ended_by_the_limit_or_the_deadline() {
     let running = start();
     let says = ["100000 bytes", "limits.output_bytes"];
-    fails(&running, json!({ "how": "endless" }), ErrorKind::Output, &says);
-    fails(&running, json!({ "bytes": 100_001 }), ErrorKind::Output, &says);
+    fails(&running, json!({ "how": "endless" }), ErrorKind::InvalidOutput, &says);
+    fails(&running, json!({ "bytes": 100_001 }), ErrorKind::InvalidOutput, &says);
     for how in ["never", "unended", "drip"] {
         let answer = json!({ "how": how, "body": "x" });
         fails_by(&running, answer, Some(SOON), ErrorKind::DeadlineExceeded, &["before"]);
@@ -155,7 +155,7 @@ fn unusual_answers_that_are_sound_are_answers() {
 fn an_error_over_the_limit_of_outputs_harms_nobody() {
     let running = start();
     let large = json!({ "status": 500, "bytes": 100_001, "type": "text/plain" });
-    fails(&running, large, ErrorKind::Output, &["limits.output_bytes"]);
+    fails(&running, large, ErrorKind::InvalidOutput, &["limits.output_bytes"]);
     let long = json!({ "status": 500, "bytes": 90_000, "type": "text/plain" });
     fails(&running, long, ErrorKind::Plugin, &["xxxx"]);
     running.end();

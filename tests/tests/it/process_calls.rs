@@ -184,7 +184,7 @@ fn threads() -> usize {
 }
 
 fn wait_without_threads() {
-    let many = limits(|limits| limits.process_calls_max = MANY as u32);
+    let many = limits(|limits| limits.max_process_calls = MANY as u32);
     let calls = json!({ "capabilities": { "hotbay": { "endpoints": ["execute"] } } });
     let running = Trial::new().run_with(calls, |it| it, |builder| builder.limits(many));
     running.serves();
@@ -209,7 +209,7 @@ fn wait_without_threads() {
 
 #[test]
 fn calls_beyond_the_limits_are_overload() {
-    let one = limits(|limits| limits.process_calls_max = 1);
+    let one = limits(|limits| limits.max_process_calls = 1);
     let manifest = json!({ "queue": 1 });
     let running = Trial::new().run_with(
         json!({}),
@@ -248,7 +248,7 @@ fn no_more_calls_run_at_once_than_the_manifest_allows() {
 
 #[test]
 fn a_call_that_is_taken_back_is_seen_by_the_process() {
-    let policy = quarantine(|policy| policy.faults_max = 1);
+    let policy = quarantine(|policy| policy.max_faults = 1);
     let host = |builder: HostBuilder| builder.quarantine(policy);
     let running = Trial::new().run_with(json!({}), |it| it, host);
     let text = wait(&running, "dropped");
@@ -309,7 +309,7 @@ fn an_input_over_its_limit_is_not_sent() {
         running.handle.call(Request::text(&text)),
         block_on(running.handle.execute(Request::text(&text))),
     ] {
-        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Input);
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::InvalidInput);
     }
     assert_eq!(running.told(&json!({ "do": "count" })), 1);
     running.end();

@@ -29,7 +29,7 @@ fn all_are_gone(ids: &[u32]) {
 }
 
 fn stubborn() -> Running {
-    let soon = limits(|limits| limits.stop_wait_max = Duration::from_millis(50));
+    let soon = limits(|limits| limits.stop_timeout = Duration::from_millis(50));
     let behave = json!({ "serve": { "ignore_sigterm": true } });
     Trial::new().run_with(behave, |it| it, |builder| builder.limits(soon).quarantine(None))
 }

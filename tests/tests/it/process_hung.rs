@@ -16,7 +16,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 fn with_health(timeout: Duration) -> impl FnOnce(HostBuilder) -> HostBuilder {
     let limits = limits(|limits| {
         limits.process_health_timeout = timeout;
-        limits.stop_wait_max = Duration::from_millis(200);
+        limits.stop_timeout = Duration::from_millis(200);
     });
     move |builder| builder.limits(limits).quarantine(None)
 }
@@ -88,7 +88,7 @@ fn process_whose_health_is_never_asked_is_left_alone() {
 }
 
 pub(crate) fn with_idle(time: Duration) -> impl FnOnce(HostBuilder) -> HostBuilder {
-    let limits = limits(|limits| limits.process_idle_max = time);
+    let limits = limits(|limits| limits.process_idle_timeout = time);
     move |builder| builder.limits(limits)
 }
 

@@ -76,7 +76,7 @@ fn large_config_reaches_a_program_through_a_private_file() {
 #[test]
 fn exits_and_restarts_of_a_process_are_in_the_figures() {
     let running = Trial::new().run_with(json!({}), |it| it, patient);
-    let figures = || running.host.figures().plugins.swap_remove(0);
+    let figures = || running.host.stats().plugins.swap_remove(0);
     let before = figures();
     assert_eq!((before.exits, before.restarts, before.faults), (0, 0, 0));
     assert_eq!(before.pid, Some(running.pid()));
@@ -128,8 +128,8 @@ fn an_exit_with_a_code_is_told_with_the_code() {
 #[test]
 fn a_process_that_dies_too_often_is_quarantined_and_a_probe_restores_it() {
     let policy = quarantine(|policy| {
-        policy.faults_max = 3;
-        policy.back_off_first = Duration::from_millis(50);
+        policy.max_faults = 3;
+        policy.initial_backoff = Duration::from_millis(50);
     });
     let running = Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(policy));
     let mut events = running.host.events();
@@ -185,7 +185,7 @@ fn a_process_gets_what_is_listed_of_the_environment_and_nothing_else() {
     let running = Trial::new().run_with(
         json!({}),
         |program| program.config(config.clone()).arguments(&["--first", "a b"]),
-        |builder| builder.pass_environment(passed),
+        |builder| builder.inherit_env(passed),
     );
     let told = running.told(&json!({ "do": "tell" }));
     let environment = told["environment"].as_object().unwrap();
@@ -226,8 +226,8 @@ fn a_process_gets_what_is_listed_of_the_environment_and_nothing_else() {
 #[test]
 fn a_process_has_no_more_than_its_limits_and_no_descriptor_of_the_host() {
     let few = limits(|limits| {
-        limits.process_descriptors_max = Some(60);
-        limits.process_cpu_s_max = Some(50);
+        limits.max_process_descriptors = Some(60);
+        limits.max_process_cpu_seconds = Some(50);
     });
     let memory = json!({ "memory_bytes": 256 << 20 });
     let running = Trial::new().run_with(
@@ -273,7 +273,7 @@ fn a_start_that_fails_after_a_death_is_tried_later_and_calls_are_told_when() {
         });
     if let Some(error) = error {
         let told = error.full_message();
-        assert_eq!(error.kind(), ErrorKind::Start, "{told}");
+        assert_eq!(error.kind(), ErrorKind::StartFailed, "{told}");
         for part in ["it is started in", " ms", "exit code 4", "no licence"] {
             assert!(told.contains(part), "`{part}` in: {told}");
         }
@@ -310,9 +310,9 @@ fn a_call_whose_deadline_allows_it_waits_for_the_next_start() {
 #[test]
 fn what_is_quarantined_for_its_deaths_says_so() {
     let policy = quarantine(|policy| {
-        policy.faults_max = 2;
-        policy.back_off_first = Duration::from_secs(3600);
-        policy.back_off_max = Duration::from_secs(3600);
+        policy.max_faults = 2;
+        policy.initial_backoff = Duration::from_secs(3600);
+        policy.max_backoff = Duration::from_secs(3600);
     });
     let running = Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(policy));
     let mut events = running.host.events();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use futures_util::{StreamExt as _, stream};
-use hotbay::{ErrorKind, HostEvent, Many, Reloaded, Request};
+use hotbay::{ErrorKind, HostEvent, Reloaded, Request, RunOptions};
 use hotbay_tests::{block_on, event, until};
 use serde_json::{Value, json};
 
@@ -240,7 +240,7 @@ fn header_of_the_host_or_of_the_connection_is_refused_before_the_call() {
             [running.handle.call(request()), block_on(running.handle.execute(request()))];
         for outcome in outcomes {
             let error = outcome.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Input, "{name}: {}", error.full_message());
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}: {}", error.full_message());
         }
     }
     assert_eq!(running.told(&json!({ "do": "count" })), 1, "nothing was sent");
@@ -256,7 +256,7 @@ fn calls_with_headers_of_their_own_are_not_put_into_a_batch() {
     let requests: Vec<_> = (0..8).map(|at| with(format!("Bearer {at}"))).collect();
     let pipeline = running.host.pipeline([running.trial.name.as_str()]).unwrap();
     let outcomes: Vec<_> = block_on(async {
-        pipeline.run_many(stream::iter(requests), Many::ordered()).collect().await
+        pipeline.run_many(stream::iter(requests), RunOptions::ordered()).collect().await
     });
     assert_eq!(outcomes.len(), 8);
     for (at, outcome) in outcomes.into_iter().enumerate() {

@@ -15,10 +15,10 @@ use crate::process_trial::Trial;
 
 type Step = (ErrorKind, LoadStep);
 
-const CAPABILITIES: Step = (ErrorKind::Start, LoadStep::Capabilities);
-const LAUNCH: Step = (ErrorKind::Start, LoadStep::Launch);
-const LOCATION: Step = (ErrorKind::Start, LoadStep::Location);
-const READY: Step = (ErrorKind::Start, LoadStep::Ready);
+const CAPABILITIES: Step = (ErrorKind::StartFailed, LoadStep::Capabilities);
+const LAUNCH: Step = (ErrorKind::StartFailed, LoadStep::Launch);
+const LOCATION: Step = (ErrorKind::StartFailed, LoadStep::Location);
+const READY: Step = (ErrorKind::StartFailed, LoadStep::Ready);
 
 /// Loads what behaves so; it is refused so, and leaves nothing.
 #[track_caller]
@@ -31,7 +31,7 @@ fn check(
 ) {
     let (trial, staging) = (Trial::new(), TempDir::new().expect("a folder"));
     let folder = spoil(trial.program(behave.clone())).install();
-    let limits = limits(|limits| limits.start_wait_max = wait_max);
+    let limits = limits(|limits| limits.start_timeout = wait_max);
     let builder = Host::builder().staging_dir(staging.path()).limits(limits);
     let host = builder.build().expect("a host");
     let error = refused(&host, folder);
@@ -41,7 +41,7 @@ fn check(
         assert!(told.contains(part), "`{part}` in: {told}");
     }
     assert!(lines_of(&error) <= 17 && told.len() < 2000, "{told}");
-    assert!(host.kept().is_empty() && host.list().is_empty(), "{told}");
+    assert!(host.retained().is_empty() && host.list().is_empty(), "{told}");
     trial.nothing_is_left();
     assert_eq!(files_below(staging.path()), 0, "a copy is left: {told}");
 }
@@ -206,7 +206,7 @@ fn declared_schema_over_budget_refuses_the_config() {
 
 #[test]
 fn config_over_the_limit_of_one_string_needs_a_program_that_reads_a_file() {
-    let step = (ErrorKind::Start, LoadStep::Config);
+    let step = (ErrorKind::StartFailed, LoadStep::Config);
     let large = |it: ProgramFolder| it.config(json!({ "text": "x".repeat(200 << 10) }));
     for (channels, named) in [(json!(["env"]), "HOTBAY_CONFIG"), (json!([]), "--config")] {
         let behave = json!({ "capabilities": { "hotbay": { "config": channels } } });

@@ -176,7 +176,7 @@ fn only_versions_that_are_accepted_are_called() {
 
 #[test]
 fn what_did_not_run_goes_to_the_next_provider() {
-    let policy = quarantine(|policy| policy.faults_max = 1);
+    let policy = quarantine(|policy| policy.max_faults = 1);
     let host = fails(Host::builder().quarantine(policy), "a", "panics");
     let host = provides(provides(host, "b"), "c").build().unwrap();
     let providers = host.providers("table").unwrap();

@@ -31,9 +31,9 @@ fn probe(handle: &PluginHandle) -> Option<ErrorKind> {
 fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
-        policy.faults_max = 3;
-        policy.back_off_first = Duration::from_millis(5);
-        policy.back_off_max = Duration::from_millis(8);
+        policy.max_faults = 3;
+        policy.initial_backoff = Duration::from_millis(5);
+        policy.max_backoff = Duration::from_millis(8);
     });
     let (host, handle) = failing(&plugins, 5, Some(policy));
     let mut events = host.events();
@@ -67,9 +67,9 @@ fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it
 fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
-        policy.faults_max = 1;
-        policy.back_off_first = Duration::from_secs(3600);
-        policy.back_off_max = Duration::from_secs(3600);
+        policy.max_faults = 1;
+        policy.initial_backoff = Duration::from_secs(3600);
+        policy.max_backoff = Duration::from_secs(3600);
     });
     let (host, handle) = failing(&plugins, 1, Some(policy));
     let pinned = handle.pin().unwrap();
@@ -106,7 +106,7 @@ fn without_a_policy_every_call_is_made() {
 #[test]
 fn errors_that_the_plugin_answers_with_are_no_faults() {
     let plugins = Plugins::new();
-    let policy = quarantine(|policy| policy.faults_max = 1);
+    let policy = quarantine(|policy| policy.max_faults = 1);
     let host = Host::builder().quarantine(policy).build().unwrap();
     let config = json!({ "error_in": "execute" });
     let handle = loaded(&host, plugins.add("sorry", "faulty").config(config).write());

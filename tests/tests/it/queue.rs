@@ -71,7 +71,7 @@ fn an_unload_answers_what_waits_with_retired_and_what_runs_goes_on_to_its_end() 
     std::fs::write(busy.release_file(), "").unwrap();
     assert!(block_on(busy.running).is_ok());
     unload.join().unwrap().unwrap();
-    assert!(busy.host.kept().is_empty(), "{:?}", busy.host.kept());
+    assert!(busy.host.retained().is_empty(), "{:?}", busy.host.retained());
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_call_that_nobody_waits_for_any_more_never_begins() {
 fn calls_run_on_several_workers_at_once() {
     let plugins = Plugins::new();
     let file = |name: &str| plugins.dir().join(name);
-    let wide = hotbay_tests::limits(|limits| limits.workers_max = 2);
+    let wide = hotbay_tests::limits(|limits| limits.max_workers = 2);
     let host = Host::builder().limits(wide).build().unwrap();
     let plugin = plugins.add("wide", "faulty").config(json!({ "obey": true }));
     let wide = loaded(&host, plugin.write());

@@ -64,7 +64,7 @@ fn callers_never_see_more_than_retired_while_a_plugin_comes_and_goes() {
         stop.store(true, Ordering::Relaxed);
     });
     // Replies that were held for a moment at the wrong time may have kept some.
-    for kept in host.kept() {
+    for kept in host.retained() {
         assert!(kept.reason.starts_with("outputs: "), "{}", kept.reason);
     }
 }
@@ -90,7 +90,7 @@ fn a_shutdown_while_everything_is_loaded_leaves_nothing_that_serves() {
             }
         });
         assert!(host.list().is_empty());
-        assert!(host.kept().is_empty(), "{:?}", host.kept());
+        assert!(host.retained().is_empty(), "{:?}", host.retained());
         drop(host);
         assert_eq!(mappings(&stem), 0);
     }
@@ -119,6 +119,6 @@ fn many_different_plugins_are_loaded_and_ended_at_once() {
             scope.spawn(move || block_on(host.unload(&name)).unwrap());
         }
     });
-    assert!(host.list().is_empty() && host.kept().is_empty());
+    assert!(host.list().is_empty() && host.retained().is_empty());
     assert_eq!(mappings(&stem), 0);
 }

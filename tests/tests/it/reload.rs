@@ -55,7 +55,7 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
         }
     }
     assert_eq!(images(&name).len(), usize::from(cfg!(target_os = "linux")), "{:?}", images(&name));
-    until("nothing is kept", || host.kept().is_empty().then_some(()));
+    until("nothing is kept", || host.retained().is_empty().then_some(()));
     assert!(replies.lock().unwrap().len() as u64 > swaps / 10);
     assert_eq!(host.list()[0].refused, 0);
 }
@@ -244,7 +244,7 @@ fn what_the_new_build_requires_has_to_be_there() {
 #[test]
 fn a_reload_ends_a_quarantine() {
     let plugins = Plugins::new();
-    let policy = quarantine(|policy| policy.faults_max = 2);
+    let policy = quarantine(|policy| policy.max_faults = 2);
     let host = Host::builder().quarantine(Some(policy)).build().unwrap();
     let config = json!({ "panic_in": "execute" });
     let handle = loaded(&host, plugins.add("mended", "faulty").config(config).write());
@@ -259,7 +259,7 @@ fn a_reload_ends_a_quarantine() {
 #[test]
 fn a_pin_stays_with_its_generation_and_is_told() {
     let plugins = Plugins::new();
-    let wait = limits(|limits| limits.drain_wait_max = hotbay_tests::LIMIT);
+    let wait = limits(|limits| limits.drain_timeout = hotbay_tests::LIMIT);
     let host = Host::builder().limits(wait).build().unwrap();
     let mut events = host.events();
     let handle = loaded(&host, plugins.add("pinned", "faulty").write());

@@ -112,7 +112,7 @@ fn questions_that_differ_in_anything_that_counts_are_different() {
     }
     assert_eq!(hits_and_misses(&host), (5, 5));
     let error = asks.call(Request::text("q").operation("exec")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert_eq!(hits_and_misses(&host), (5, 5), "what is refused is not looked for");
 }
 
@@ -148,7 +148,7 @@ fn what_is_refused_is_refused_though_its_answer_is_kept() {
     let counts = host.plugin("counts").unwrap();
     counts.call(Request::text("q")).unwrap();
     is_open.store(0, Ordering::Relaxed);
-    assert_eq!(counts.call(Request::text("q")).unwrap_err().kind(), ErrorKind::Input);
+    assert_eq!(counts.call(Request::text("q")).unwrap_err().kind(), ErrorKind::InvalidInput);
     is_open.store(1, Ordering::Relaxed);
     assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), "0");
     assert_eq!(reached.load(Ordering::Relaxed), 1);
@@ -156,7 +156,7 @@ fn what_is_refused_is_refused_though_its_answer_is_kept() {
 
 #[test]
 fn errors_are_not_kept_and_a_plugin_in_quarantine_answers_what_is() {
-    let policy = quarantine(|policy| policy.faults_max = 2);
+    let policy = quarantine(|policy| policy.max_faults = 2);
     let (host, reached) = counting(Host::builder().quarantine(policy), for_ever());
     let counts = host.plugin("counts").unwrap();
     assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), "0");
@@ -256,7 +256,7 @@ fn the_figures_of_a_cache_are_those_of_its_plugin() {
     for question in ["a", "b", "a"] {
         counts.call(Request::text(question)).unwrap();
     }
-    let figures = host.figures().plugins.remove(0);
+    let figures = host.stats().plugins.remove(0);
     assert_eq!((figures.cache_hits, figures.cache_misses), (1, 2));
     assert_eq!(figures.cache_bytes, info(&host).cache_bytes);
     assert!(figures.cache_bytes > 0);

@@ -78,42 +78,42 @@ fn before_it_runs() -> Vec<Case> {
 }
 
 fn while_it_starts() -> Vec<Case> {
-    use ErrorKind::{Config, Start};
+    use ErrorKind::{Config, StartFailed};
     use LoadStep::{Health, Init, Restore, Snapshot};
     vec![
         case(LoadStep::Config, Config, "in validate, as asked", |plugin, _| {
             write(plugin, json!({ "error_in": "validate" }));
         }),
-        case(LoadStep::Config, Start, "in validate, as asked", |plugin, _| {
+        case(LoadStep::Config, StartFailed, "in validate, as asked", |plugin, _| {
             write(plugin, json!({ "panic_in": "validate" }));
         }),
-        case(Init, Start, "in init, as asked", |plugin, _| {
+        case(Init, StartFailed, "in init, as asked", |plugin, _| {
             write(plugin, json!({ "error_in": "init" }));
         }),
-        case(Init, Start, "panicked: in init, as asked", |plugin, _| {
+        case(Init, StartFailed, "panicked: in init, as asked", |plugin, _| {
             write(plugin, json!({ "panic_in": "init" }));
         }),
-        case(Snapshot, Start, "in snapshot, as asked", |plugin, plugins| {
+        case(Snapshot, StartFailed, "in snapshot, as asked", |plugin, plugins| {
             fs::write(plugins.dir().join("error"), "").unwrap();
             write(plugin, json!({ "at": 1 }));
         }),
-        case(Snapshot, Start, "panicked: in snapshot, as asked", |plugin, plugins| {
+        case(Snapshot, StartFailed, "panicked: in snapshot, as asked", |plugin, plugins| {
             fs::write(plugins.dir().join("panic"), "").unwrap();
             write(plugin, json!({ "at": 2 }));
         }),
-        case(Restore, Start, "in restore, as asked", |plugin, _| {
+        case(Restore, StartFailed, "in restore, as asked", |plugin, _| {
             write(plugin, json!({ "error_in": "restore" }));
         }),
-        case(Restore, Start, "panicked: in restore, as asked", |plugin, _| {
+        case(Restore, StartFailed, "panicked: in restore, as asked", |plugin, _| {
             write(plugin, json!({ "panic_in": "restore" }));
         }),
-        case(Restore, Start, "state of shape 1, wanted 2", |plugin, _| {
+        case(Restore, StartFailed, "state of shape 1, wanted 2", |plugin, _| {
             write(plugin, json!({ "shape": 2 }));
         }),
-        case(Health, Start, "in health, as asked", |plugin, _| {
+        case(Health, StartFailed, "in health, as asked", |plugin, _| {
             write(plugin, json!({ "error_in": "health" }));
         }),
-        case(Health, Start, "panicked: in health, as asked", |plugin, _| {
+        case(Health, StartFailed, "panicked: in health, as asked", |plugin, _| {
             write(plugin, json!({ "panic_in": "health" }));
         }),
     ]
@@ -180,7 +180,7 @@ fn check(handover: &str, cases: &[Case]) {
 fn nothing_is_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
     // Replies that are held for a moment may keep a build that was closed before.
     until("one image is left", || {
-        (images(name).len() <= 1 && host.kept().is_empty()).then_some(())
+        (images(name).len() <= 1 && host.retained().is_empty()).then_some(())
     });
     until("no thread of another generation is left", || {
         let own = format!("{name}-{serving}");
@@ -215,7 +215,7 @@ fn what_fails_while_calls_wait_lets_the_old_build_serve_on() {
 #[test]
 fn a_state_larger_than_the_host_carries_is_refused() {
     let plugins = Plugins::new();
-    let small = limits(|limits| limits.snapshot_bytes_max = 100);
+    let small = limits(|limits| limits.max_snapshot_bytes = 100);
     let host = Host::builder().limits(small).build().unwrap();
     for (handover, bytes, fits) in [
         ("overlap", 100, true),
@@ -246,7 +246,7 @@ fn a_state_larger_than_the_host_carries_is_refused() {
 #[test]
 fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
     let plugins = Plugins::new();
-    let wait = limits(|limits| limits.start_wait_max = Duration::from_secs(3));
+    let wait = limits(|limits| limits.start_timeout = Duration::from_secs(3));
     let host = Host::builder().limits(wait).build().unwrap();
     let name = unique("late");
     let release = plugins.dir().join("go");
@@ -259,9 +259,13 @@ fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
     };
     let error = under_load(&handle, 2, served, |_| rolled_back(&host, &name));
     let told = error.full_message();
-    assert_eq!((error.kind(), error.step()), (ErrorKind::Start, Some(LoadStep::Init)), "{told}");
+    assert_eq!(
+        (error.kind(), error.step()),
+        (ErrorKind::StartFailed, Some(LoadStep::Init)),
+        "{told}"
+    );
     assert!(told.contains("did not end within 3000 ms"), "{told}");
-    let kept = host.kept();
+    let kept = host.retained();
     assert_eq!((kept.len(), kept[0].generation), (1, None));
     assert_eq!(kept[0].reason, "init: still runs");
     #[cfg(target_os = "linux")]

@@ -59,7 +59,7 @@ fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, says: &str) {
 
 #[test]
 fn config_check_over_budget_refuses_the_load() {
-    let limits = limits(|limits| limits.start_wait_max = Duration::from_secs(30));
+    let limits = limits(|limits| limits.start_timeout = Duration::from_secs(30));
     let host = Host::builder().limits(limits).build().unwrap();
     let deep = nested(41, "a", json!({ "z": 1 }));
     for (schema, config) in
@@ -77,14 +77,14 @@ fn config_check_over_budget_refuses_the_load() {
 
 #[test]
 fn start_limit_covers_the_check_of_a_config() {
-    let limits = limits(|limits| limits.start_wait_max = Duration::from_nanos(1));
+    let limits = limits(|limits| limits.start_timeout = Duration::from_nanos(1));
     let host = Host::builder().limits(limits).build().unwrap();
     let plugins = Plugins::new();
     let plugin = plugins.add("checked", "faulty").set("config_schema", json!({ "type": "object" }));
     let error = refused(&host, plugin.write());
     let told = error.full_message();
     assert_eq!(error.kind(), ErrorKind::Config, "{told}");
-    assert!(told.contains("`start_wait_max`") || told.contains("deadline"), "{told}");
+    assert!(told.contains("`start_timeout`") || told.contains("deadline"), "{told}");
 }
 
 #[test]
@@ -92,11 +92,11 @@ fn input_check_over_budget_is_an_input_error() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = with_input_schema(&plugins, &host, doubled("allOf"));
-    check(&handle, "{}", ErrorKind::Input, "exceed its budget of ");
+    check(&handle, "{}", ErrorKind::InvalidInput, "exceed its budget of ");
     block_on(host.unload("checked")).unwrap();
     let (schema, input) = wide();
     let handle = with_input_schema(&plugins, &host, schema);
-    check(&handle, &input, ErrorKind::Input, "exceeded its budget of ");
+    check(&handle, &input, ErrorKind::InvalidInput, "exceeded its budget of ");
     assert!(handle.call(Request::text("[1, 2, 4999]")).is_ok());
 }
 
@@ -121,7 +121,7 @@ fn recursive_alternatives_are_decided() {
     for levels in [18, 60] {
         let input = |inner| nested(levels, "not", inner).to_string();
         assert!(handle.call(Request::text(&input(json!("x")))).is_ok());
-        check(&handle, &input(json!(7)), ErrorKind::Input, "does not fit");
+        check(&handle, &input(json!(7)), ErrorKind::InvalidInput, "does not fit");
     }
 }
 

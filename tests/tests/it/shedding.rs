@@ -10,7 +10,7 @@ use crate::puppet::{NEVER, Puppet, SOON, Scene};
 /// One worker that waits in its first call, and a queue of this length.
 fn busy(puppet: &Puppet, change: impl FnOnce(&mut HostLimits)) -> (Scene, hotbay::Execute) {
     let limits = limits(|limits| {
-        limits.workers_max = 1;
+        limits.max_workers = 1;
         change(limits);
     });
     let scene = puppet.host(|builder| builder.limits(limits));
@@ -26,7 +26,7 @@ fn kind(call: hotbay::Execute) -> Option<ErrorKind> {
 #[test]
 fn a_full_queue_refuses_at_once_and_the_refusal_is_counted() {
     let puppet = Puppet::new();
-    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let queued = scene.execute("queued");
     assert_eq!(kind(scene.execute("refused")), Some(ErrorKind::Overloaded));
     assert_eq!(scene.info().waiting, 1);
@@ -40,7 +40,7 @@ fn a_full_queue_refuses_at_once_and_the_refusal_is_counted() {
 #[test]
 fn a_call_that_waits_for_a_place_gets_the_one_that_is_freed_in_its_turn() {
     let puppet = Puppet::new();
-    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let queued = scene.execute("0");
     let waiting: Vec<_> = (1..6)
         .map(|number| {
@@ -61,7 +61,7 @@ fn a_call_that_waits_for_a_place_gets_the_one_that_is_freed_in_its_turn() {
 #[test]
 fn a_call_whose_wait_for_a_place_is_over_is_overloaded_and_those_with_a_place_stay() {
     let puppet = Puppet::new();
-    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let placed = scene.handle.execute(Request::text("placed").wait_for_place(SOON));
     let outside = scene.handle.execute(Request::text("outside").wait_for_place(SOON));
     let none = scene.handle.execute(Request::text("none").wait_for_place(Duration::ZERO));
@@ -76,7 +76,7 @@ fn a_call_whose_wait_for_a_place_is_over_is_overloaded_and_those_with_a_place_st
 #[test]
 fn a_deadline_ends_a_wait_for_a_place() {
     let puppet = Puppet::new();
-    let (scene, _running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let (scene, _running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let _queued = scene.execute("queued");
     let request = Request::text("late").wait_for_place(NEVER).deadline_in(SOON);
     assert_eq!(kind(scene.handle.execute(request)), Some(ErrorKind::DeadlineExceeded));
@@ -87,7 +87,7 @@ fn a_deadline_ends_a_wait_for_a_place() {
 fn no_more_wait_for_a_place_than_may() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |limits| {
-        (limits.queue_max, limits.place_waiters_max) = (1, 2);
+        (limits.max_queued_calls, limits.max_queue_waiters) = (1, 2);
     });
     let wait = |text: &str| scene.handle.execute(Request::text(text).wait_for_place(NEVER));
     let waiting = [wait("0"), wait("1"), wait("2")];
@@ -104,7 +104,7 @@ fn no_more_wait_for_a_place_than_may() {
 #[test]
 fn dropped_calls_free_a_full_queue() {
     let puppet = Puppet::new();
-    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 2);
+    let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 2);
     drop([scene.execute("a"), scene.execute("b")]);
     let fresh = [scene.execute("c"), scene.execute("d")];
     assert_eq!(kind(scene.execute("e")), Some(ErrorKind::Overloaded));
@@ -119,7 +119,7 @@ fn dropped_calls_free_a_full_queue() {
 #[test]
 fn a_place_that_a_dropped_call_leaves_goes_to_the_one_that_waits_for_it() {
     let puppet = Puppet::new();
-    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let queued = scene.execute("dropped");
     let waits = scene.handle.execute(Request::text("waits").wait_for_place(SOON * 3));
     drop(queued);
@@ -133,7 +133,7 @@ fn a_place_that_a_dropped_call_leaves_goes_to_the_one_that_waits_for_it() {
 #[test]
 fn an_unload_tells_those_that_wait_for_a_place_too() {
     let puppet = Puppet::new();
-    let (scene, running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let waiting: Vec<_> = (0..4)
         .map(|_| scene.handle.execute(Request::text("waits").wait_for_place(NEVER)))
         .collect();
@@ -150,7 +150,7 @@ fn an_unload_tells_those_that_wait_for_a_place_too() {
 #[test]
 fn the_message_of_a_full_queue_names_its_limit_whoever_else_waits_outside() {
     let puppet = Puppet::new();
-    let (scene, _running) = busy(&puppet, |limits| limits.queue_max = 1);
+    let (scene, _running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let _queued = scene.execute("queued");
     let _outside: Vec<_> = (0..3)
         .map(|_| scene.handle.execute(Request::text("outside").wait_for_place(NEVER)))
@@ -163,12 +163,12 @@ fn the_message_of_a_full_queue_names_its_limit_whoever_else_waits_outside() {
 #[test]
 fn calls_that_wait_longer_than_is_worth_it_are_shed() {
     let puppet = Puppet::new();
-    let (scene, running) = busy(&puppet, |limits| limits.queue_age_max = Some(SOON));
+    let (scene, running) = busy(&puppet, |limits| limits.queue_timeout = Some(SOON));
     let old: Vec<_> = (0..3).map(|_| scene.execute("old")).collect();
     for call in old {
         let error = block_on(call).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Overloaded);
-        assert!(error.to_string().contains("queue_age_max"), "{error}");
+        assert!(error.to_string().contains("queue_timeout"), "{error}");
     }
     let info = scene.info();
     assert_eq!((info.shed, info.waiting, info.abandoned), (3, 0, 0));

@@ -16,7 +16,7 @@ use crate::puppet::{NEVER, Puppet, Scene};
 
 /// One worker that waits in its first call, and three calls that wait for it.
 fn busy(puppet: &Puppet) -> (Scene, Vec<hotbay::Execute>) {
-    let one = limits(|limits| limits.workers_max = 1);
+    let one = limits(|limits| limits.max_workers = 1);
     let scene = puppet.host(|builder| builder.limits(one));
     let mut calls = vec![scene.execute("wait")];
     puppet.begins("wait");
@@ -66,7 +66,7 @@ fn within_the_grace_queued_calls_are_done_and_new_ones_are_told_shutdown() {
         assert_eq!(error.kind(), ErrorKind::Shutdown);
         block_on(scene.host.shutdown(NEVER));
     }
-    assert!(scene.host.list().is_empty() && scene.host.kept().is_empty());
+    assert!(scene.host.list().is_empty() && scene.host.retained().is_empty());
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn several_threads_may_shut_down_at_once_and_one_of_them_waits_on_a_signal() {
         for _ in 0..4 {
             scope.spawn(|| block_on(scene.host.shutdown(Duration::ZERO)));
         }
-        assert!(scene.host.kept().is_empty());
+        assert!(scene.host.retained().is_empty());
         puppet.open();
     });
     for call in calls {

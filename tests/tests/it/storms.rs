@@ -81,7 +81,7 @@ fn storm(handle: &PluginHandle, seed: u64, calls: u64, outcomes: &Outcomes) {
 }
 
 fn wide() -> HostLimits {
-    limits(|limits| (limits.workers_max, limits.abandoned_max) = (3, 1000))
+    limits(|limits| (limits.max_workers, limits.max_abandoned_calls) = (3, 1000))
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn after_a_storm_as_many_workers_serve_as_before() {
     block_on(one_more).unwrap();
     block_on(host.shutdown(LIMIT));
     assert_eq!(threads(&name), Vec::<String>::new());
-    assert!(host.kept().is_empty());
+    assert!(host.retained().is_empty());
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_storm_through_reloads_loses_no_call_and_keeps_no_build() {
         let info = &host.list()[0];
         (info.running == 0 && info.waiting == 0).then_some(())
     });
-    until("no build is kept", || host.kept().is_empty().then_some(()));
+    until("no build is kept", || host.retained().is_empty().then_some(()));
     let reply = block_on(handle.execute(Request::text("still here"))).unwrap();
     assert_eq!(reply.as_bytes(), b"still here");
     assert_eq!((host.list()[0].errors, host.list()[0].faults), (0, 0));

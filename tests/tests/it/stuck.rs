@@ -30,13 +30,13 @@ fn abandon(puppet: &Puppet, scene: &Scene, input: &str) {
     }
 }
 
-fn scene(puppet: &Puppet, workers: u32, abandoned_max: u32, faults_max: u32) -> Scene {
+fn scene(puppet: &Puppet, workers: u32, max_abandoned_calls: u32, max_faults: u32) -> Scene {
     let limits = limits(|limits| {
-        (limits.workers_max, limits.abandoned_max) = (workers, abandoned_max);
+        (limits.max_workers, limits.max_abandoned_calls) = (workers, max_abandoned_calls);
     });
     let policy = quarantine(|policy| {
-        (policy.faults_max, policy.window) = (faults_max, NEVER);
-        (policy.back_off_first, policy.back_off_max) = (NEVER, NEVER);
+        (policy.max_faults, policy.window) = (max_faults, NEVER);
+        (policy.initial_backoff, policy.max_backoff) = (NEVER, NEVER);
     });
     puppet.host(|builder| builder.limits(limits).quarantine(policy))
 }
@@ -171,8 +171,8 @@ fn a_call_that_is_late_and_panics_afterwards_is_one_fault() {
 fn a_probe_that_passes_its_deadline_is_a_failed_one() {
     let puppet = Puppet::new();
     let policy = quarantine(|policy| {
-        policy.faults_max = 1;
-        (policy.back_off_first, policy.back_off_max) = (Duration::from_millis(1), NEVER);
+        policy.max_faults = 1;
+        (policy.initial_backoff, policy.max_backoff) = (Duration::from_millis(1), NEVER);
     });
     let scene = puppet.host(|builder| builder.quarantine(policy));
     let mut events = scene.host.events();
@@ -203,7 +203,7 @@ fn a_probe_that_passes_its_deadline_is_a_failed_one() {
 fn a_reload_clears_what_stuck_calls_brought_about() {
     let plugins = Plugins::new();
     let host = Host::builder()
-        .limits(limits(|limits| (limits.workers_max, limits.abandoned_max) = (1, 1)))
+        .limits(limits(|limits| (limits.max_workers, limits.max_abandoned_calls) = (1, 1)))
         .build()
         .unwrap();
     let name = unique("stuck");
@@ -235,7 +235,7 @@ fn a_reload_clears_what_stuck_calls_brought_about() {
 fn without_a_policy_nothing_is_refused_and_its_threads_stay_bounded() {
     let puppet = Puppet::new();
     let name = unique("bounded");
-    let few = limits(|limits| (limits.workers_max, limits.abandoned_max) = (2, 3));
+    let few = limits(|limits| (limits.max_workers, limits.max_abandoned_calls) = (2, 3));
     let builder = Host::builder().limits(few).quarantine(None);
     let host = puppet.register(builder, &name).build().unwrap();
     let handle = host.plugin(&name).unwrap();

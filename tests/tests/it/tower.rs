@@ -62,7 +62,8 @@ fn a_plugin_and_a_pipeline_are_services() {
 #[test]
 fn a_full_queue_answers_in_the_call_and_not_before_it() {
     let plugins = Plugins::new();
-    let limits: HostLimits = limits(|limits| (limits.workers_max, limits.queue_max) = (1, 1));
+    let limits: HostLimits =
+        limits(|limits| (limits.max_workers, limits.max_queued_calls) = (1, 1));
     let host = Host::builder().limits(limits).build().unwrap();
     let mut plugin = obeying(&host, &plugins);
     let (entered, release) = (plugins.dir().join("entered"), plugins.dir().join("release"));
@@ -248,7 +249,7 @@ fn a_whole_stack_of_layers_ends_at_the_plugin() {
         assert_eq!(text_of(&reply), "hello");
         let error: BoxError = ask("open barley", "hello").await.unwrap_err();
         let error = error.downcast::<Error>().expect("the layer's own error");
-        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     });
     assert_eq!(host.list()[0].calls, 1);
 }

@@ -108,7 +108,7 @@ fn call_on_a_thread(plugin: &PluginHandle, input: &str, host: &Host, name: &str)
         });
         was_called.recv().unwrap();
         block_on(host.unload(name)).unwrap();
-        until("it is kept", || host.kept().pop());
+        until("it is kept", || host.retained().pop());
         drop(go);
     });
 }
@@ -302,7 +302,7 @@ fn two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard() {
     for name in ["one", "other"] {
         block_on(host.unload(name)).unwrap();
     }
-    until("both are kept", || (host.kept().len() == 2).then_some(()));
+    until("both are kept", || (host.retained().len() == 2).then_some(()));
     signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
     assert_eq!(heard.load(Ordering::Relaxed), 2);
 }

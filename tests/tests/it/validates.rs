@@ -35,7 +35,7 @@ fn check(handle: &PluginHandle, input: &str, says: Result<(), &str>) {
             (Ok(reply), Ok(())) => assert_eq!(reply.as_bytes(), input.as_bytes()),
             (Err(error), Err(says)) => {
                 let told = error.full_message();
-                assert_eq!(error.kind(), ErrorKind::Input, "{told}");
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{told}");
                 assert_eq!(error.plugin(), Some(handle.name()));
                 assert!(told.contains(says), "`{says}` in: {told}");
                 assert!(told.len() < 2000, "{} bytes: {told}", told.len());
@@ -64,7 +64,7 @@ fn input_that_does_not_fit_never_reaches_the_plugin_and_is_told_at_its_field() {
 #[test]
 fn what_is_long_or_deep_is_refused_at_no_length() {
     let plugins = Plugins::new();
-    let limits: HostLimits = limits(|limits| limits.input_bytes_max = 1 << 20);
+    let limits: HostLimits = limits(|limits| limits.max_input_bytes = 1 << 20);
     let host = Host::builder().limits(limits).build().unwrap();
     let mut recursive = schema();
     recursive["properties"]["of"]["items"] = json!({ "anyOf": [{ "$ref": "#" }, {
@@ -214,7 +214,7 @@ fn a_call_that_waited_for_a_reload_has_to_fit_the_build_that_it_goes_to() {
         reload.join().unwrap();
         call.join().unwrap()
     });
-    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Input);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::InvalidInput);
     check(&handle, r#"{ "n": 1 }"#, Ok(()));
 }
 
@@ -264,11 +264,11 @@ fn the_application_looks_after_the_schema_and_all_of_it_has_to_agree() {
     assert!(told.ends_with("é…") && told.chars().count() < 1200, "{told}");
     for _ in 0..10 {
         let error = handle.call(Request::text(r#"{ "n": 8 }"#)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Layer, "{error:?}");
+        assert_eq!(error.kind(), ErrorKind::LayerPanicked, "{error:?}");
         assert!(error.full_message().contains("eight, of all numbers"), "{error:?}");
     }
     let error = block_on(handle.execute(Request::text(r#"{ "n": 8 }"#))).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Layer);
+    assert_eq!(error.kind(), ErrorKind::LayerPanicked);
     let info = &host.list()[0];
     assert_eq!((info.state.as_str(), info.faults), ("serving", 0));
     check(&handle, r#"{ "n": 1 }"#, Ok(()));

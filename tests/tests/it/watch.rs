@@ -239,7 +239,7 @@ fn a_plugin_that_changes_its_name_is_another_one() {
 
 #[test]
 fn what_is_gone_stays_when_it_is_not_to_be_retired_or_others_require_it() {
-    let mut watched = Watched::with_echo(|builder| builder.retire_removed(false));
+    let mut watched = Watched::with_echo(|builder| builder.unload_removed(false));
     fs::remove_dir_all(watched.folder("echo")).unwrap();
     assert_eq!(watched.settled(), Vec::<String>::new());
     assert_eq!(watched.answer("echo"), "old");

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
 use hotbay::manifest::Kind;
-use hotbay::{Events, HostEvent, Surveyed};
+use hotbay::{Events, HostEvent, SurveyedPlugin};
 use serde_json::{Value, json};
 
 use crate::args::{Check, Options};
@@ -22,7 +22,7 @@ use crate::{Verdict, report, two_threads};
 
 /// What came of one plugin.
 struct Checked<'a> {
-    plugin: &'a Surveyed,
+    plugin: &'a SurveyedPlugin,
     refusal: Option<Refusal>,
     failures: Vec<String>,
     notes: Vec<String>,
@@ -80,7 +80,7 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<Ve
 }
 
 fn load<'a>(
-    surveyed: &'a [Surveyed],
+    surveyed: &'a [SurveyedPlugin],
     options: &Options,
     sample: Option<&Input>,
 ) -> Result<Vec<Checked<'a>>, Failure> {
@@ -168,7 +168,7 @@ fn seen(mut events: Events) -> BTreeMap<String, Seen> {
 }
 
 impl<'a> Checked<'a> {
-    fn new(plugin: &'a Surveyed, refusal: Option<Refusal>) -> Self {
+    fn new(plugin: &'a SurveyedPlugin, refusal: Option<Refusal>) -> Self {
         Self {
             plugin,
             refusal,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use futures_core::Stream as _;
-use hotbay::{Error, Many, Pipeline, Reply, RunMany};
+use hotbay::{Error, Pipeline, Reply, RunMany, RunOptions};
 use indicatif::HumanCount;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -41,7 +41,7 @@ pub(crate) fn each_line(
         .map_err(|error| Failure::io("cannot read stdin", &error))?;
     let (feed, under_way) = UnderWay::feed(lines.chunks);
     // One more, so that it is the feed that says what goes together.
-    let many = Many::ordered().chunk_max(TOGETHER_MAX + 1);
+    let many = RunOptions::ordered().max_chunk(TOGETHER_MAX + 1);
     let mut work = Work {
         replies: pipeline.run_many(feed, many),
         under_way,

@@ -93,7 +93,7 @@ impl Input {
 
 /// Bytes of one input at most.
 pub(crate) fn bytes_max() -> u64 {
-    HostLimits::default().input_bytes_max
+    HostLimits::default().max_input_bytes
 }
 
 fn whole(mut from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {

@@ -1,6 +1,6 @@
 //! `hotbay list`: what is there, as far as manifests and stamps tell. Computes no digests.
 
-use hotbay::Surveyed;
+use hotbay::SurveyedPlugin;
 use serde_json::{Value, json};
 
 use crate::args::Options;
@@ -40,7 +40,7 @@ pub(crate) fn list(options: &Options, out: &mut Out) -> Result<Verdict, Failure>
 /// Why a plugin would be refused: in short, and as JSON.
 type Wrong = Option<(String, Value)>;
 
-fn wrong(one: &Surveyed, options: &Options) -> Wrong {
+fn wrong(one: &SurveyedPlugin, options: &Options) -> Wrong {
     if let Some(error) = &one.problem {
         return Some((short(error), error_json(error)));
     }
@@ -54,7 +54,7 @@ fn wrong(one: &Surveyed, options: &Options) -> Wrong {
     Some((message, json))
 }
 
-fn row(one: &Surveyed, wrong: &Wrong) -> Row {
+fn row(one: &SurveyedPlugin, wrong: &Wrong) -> Row {
     let manifest = one.manifest.as_ref();
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     Row {
@@ -70,7 +70,7 @@ fn row(one: &Surveyed, wrong: &Wrong) -> Row {
     }
 }
 
-fn as_json(one: &Surveyed, wrong: &Wrong) -> Value {
+fn as_json(one: &SurveyedPlugin, wrong: &Wrong) -> Value {
     let manifest = one.manifest.as_ref();
     json!({
         "name": manifest.map(|manifest| manifest.name().as_str()),

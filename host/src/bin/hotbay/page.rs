@@ -127,7 +127,7 @@ impl Source {
 
     fn text(&self) -> String {
         let mut exporter = self.exporter.lock().unwrap_or_else(PoisonError::into_inner);
-        exporter.export(&self.host.figures(), &self.recorder);
+        exporter.export(&self.host.stats(), &self.recorder);
         self.recorder.handle().render()
     }
 

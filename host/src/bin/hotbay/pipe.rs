@@ -54,7 +54,7 @@ pub(crate) fn pipe(args: &Pipe, options: &Options, out: &mut Out) -> Result<Verd
 /// do: once they hold all workers, nothing would be answered any more.
 fn never_for_faults() -> Quarantine {
     let mut quarantine = Quarantine::default();
-    quarantine.faults_max = u32::MAX;
+    quarantine.max_faults = u32::MAX;
     quarantine
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use hotbay::{Error, Host, HostBuilder, PluginName, Surveyed};
+use hotbay::{Error, Host, HostBuilder, PluginName, SurveyedPlugin};
 
 use crate::args::Options;
 use crate::failure::Failure;
@@ -76,7 +76,7 @@ pub(crate) fn folder(plugin: &str, options: &Options) -> Result<PathBuf, Failure
 /// The folders of the plugins with these names and of everything that they require.
 pub(crate) fn with_required(
     names: &[String],
-    surveyed: &[Surveyed],
+    surveyed: &[SurveyedPlugin],
     problems: &[Error],
     dirs: &[PathBuf],
 ) -> Result<Vec<PathBuf>, Failure> {
@@ -96,7 +96,7 @@ pub(crate) fn with_required(
 }
 
 /// The folders of all that a plugin requires, directly or not; without its own.
-pub(crate) fn required(plugin: &Surveyed, surveyed: &[Surveyed]) -> BTreeSet<PathBuf> {
+pub(crate) fn required(plugin: &SurveyedPlugin, surveyed: &[SurveyedPlugin]) -> BTreeSet<PathBuf> {
     let mut folders = BTreeSet::new();
     let mut waiting = vec![plugin];
     while let Some(one) = waiting.pop() {
@@ -115,7 +115,10 @@ pub(crate) fn required(plugin: &Surveyed, surveyed: &[Surveyed]) -> BTreeSet<Pat
 }
 
 /// The plugins of this name; a folder whose manifest cannot be read goes by its own name.
-fn named<'a>(surveyed: &'a [Surveyed], name: &'a str) -> impl Iterator<Item = &'a Surveyed> {
+fn named<'a>(
+    surveyed: &'a [SurveyedPlugin],
+    name: &'a str,
+) -> impl Iterator<Item = &'a SurveyedPlugin> {
     surveyed.iter().filter(move |one| match &one.manifest {
         Some(manifest) => manifest.name().as_str() == name,
         None => one.folder.file_name().is_some_and(|folder| folder == name),
@@ -123,7 +126,12 @@ fn named<'a>(surveyed: &'a [Surveyed], name: &'a str) -> impl Iterator<Item = &'
 }
 
 /// Returns the error for a plugin that was not found, with what kept folders from being read.
-fn missing(name: &str, surveyed: &[Surveyed], problems: &[Error], dirs: &[PathBuf]) -> Failure {
+fn missing(
+    name: &str,
+    surveyed: &[SurveyedPlugin],
+    problems: &[Error],
+    dirs: &[PathBuf],
+) -> Failure {
     let names = surveyed.iter().filter_map(|one| one.manifest.as_ref());
     let names: BTreeSet<_> = names.map(|manifest| manifest.name().as_str()).collect();
     let near = |known: &&&str| strsim::jaro_winkler(known, name);

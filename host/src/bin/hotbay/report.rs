@@ -1,14 +1,14 @@
 //! What several verbs tell in the same way about plugins that were looked at.
 
 use hotbay::manifest::Kind;
-use hotbay::{Error, Surveyed};
+use hotbay::{Error, SurveyedPlugin};
 
 use crate::args::Options;
 use crate::failure::Failure;
 use crate::output::say;
 
 /// The plugin's name; that of its folder while its manifest cannot be read.
-pub(crate) fn name(one: &Surveyed) -> String {
+pub(crate) fn name(one: &SurveyedPlugin) -> String {
     match (&one.manifest, one.folder.file_name()) {
         (Some(manifest), _) => manifest.name().to_string(),
         (None, Some(name)) => name.to_string_lossy().into_owned(),
@@ -17,7 +17,7 @@ pub(crate) fn name(one: &Surveyed) -> String {
 }
 
 /// Whether nothing vouches for the library's bytes.
-pub(crate) fn is_unverified(one: &Surveyed) -> bool {
+pub(crate) fn is_unverified(one: &SurveyedPlugin) -> bool {
     let manifest = one.manifest.as_ref();
     manifest.is_some_and(|manifest| manifest.kind() == Kind::Library && manifest.sha256().is_none())
 }

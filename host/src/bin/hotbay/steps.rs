@@ -1,7 +1,7 @@
 //! How a program keeps to the protocol, as `hotbay check` tells it: a line for each step.
 
 use hotbay::manifest::Kind;
-use hotbay::{Conformance, ConformanceOutcome, Error, Surveyed};
+use hotbay::{Conformance, ConformanceOutcome, Error, SurveyedPlugin};
 use serde_json::{Value, json};
 
 use crate::args::Options;
@@ -16,7 +16,7 @@ pub(crate) struct Steps(Conformance);
 impl Steps {
     /// Runs all steps with a program; none for what is no program, as far as is known.
     pub(crate) fn of(
-        one: &Surveyed,
+        one: &SurveyedPlugin,
         options: &Options,
         sample: Option<&Input>,
     ) -> Result<Option<Self>, Error> {

@@ -54,7 +54,10 @@ fn failure(error: &hotbay::Error) -> Option<String> {
     // Panics arrive as events.
     let is_answer = matches!(
         error.kind(),
-        ErrorKind::Plugin | ErrorKind::Input | ErrorKind::Denied | ErrorKind::Panicked
+        ErrorKind::Plugin
+            | ErrorKind::InvalidInput
+            | ErrorKind::PermissionDenied
+            | ErrorKind::Panicked
     );
     (!is_answer).then(|| format!("call: {}", error.full_message()))
 }

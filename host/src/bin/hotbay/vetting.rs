@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hotbay::Surveyed;
+use hotbay::SurveyedPlugin;
 use serde_json::Value;
 
 use crate::args::Options;
@@ -33,7 +33,7 @@ impl Refusals {
 
 /// Tries every unverified library in a child, those that are required first: whoever requires
 /// a library that crashes is not blamed for it.
-pub(crate) fn vet(surveyed: &[Surveyed], options: &Options) -> Result<Refusals, Failure> {
+pub(crate) fn vet(surveyed: &[SurveyedPlugin], options: &Options) -> Result<Refusals, Failure> {
     let mut refusals = Refusals::default();
     let (mut waiting, hopeless): (Vec<_>, Vec<_>) = surveyed
         .iter()
@@ -44,7 +44,7 @@ pub(crate) fn vet(surveyed: &[Surveyed], options: &Options) -> Result<Refusals, 
     }
     while !waiting.is_empty() {
         let folders: Vec<_> = waiting.iter().map(|one| &one.folder).collect();
-        let is_next = |one: &Surveyed| {
+        let is_next = |one: &SurveyedPlugin| {
             let required = required(one, surveyed);
             required.iter().all(|folder| !folders.contains(&folder))
         };
@@ -65,8 +65,8 @@ pub(crate) fn vet(surveyed: &[Surveyed], options: &Options) -> Result<Refusals, 
 }
 
 fn try_one(
-    one: &Surveyed,
-    surveyed: &[Surveyed],
+    one: &SurveyedPlugin,
+    surveyed: &[SurveyedPlugin],
     refusals: &Refusals,
     options: &Options,
 ) -> Result<Option<Refusal>, Failure> {
@@ -100,12 +100,12 @@ fn try_one(
 }
 
 impl Refusals {
-    fn refuse(&mut self, one: &Surveyed, refusal: Refusal) {
+    fn refuse(&mut self, one: &SurveyedPlugin, refusal: Refusal) {
         self.0.insert(one.folder.clone(), refusal);
     }
 }
 
-fn problem_of(one: &Surveyed) -> Refusal {
+fn problem_of(one: &SurveyedPlugin) -> Refusal {
     one.problem.as_ref().map_or_else(|| own(one, "bug", "was refused for no reason"), Refusal::from)
 }
 
@@ -115,7 +115,7 @@ impl From<&hotbay::Error> for Refusal {
     }
 }
 
-fn own(one: &Surveyed, kind: &str, why: &str) -> Refusal {
+fn own(one: &SurveyedPlugin, kind: &str, why: &str) -> Refusal {
     let name = report::name(one);
     let mut json = own_json(kind, &format!("plugin `{name}` {why}"));
     json["plugin"] = name.into();

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::call::Reply;
 use crate::error::Error;
-use crate::slot::{Slot, Step, Stride, Visit};
+use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 use crate::sync::lock;
-use store::{Kept, Key, Store};
+use store::{CacheEntry, CacheStore, Key};
 
 /// A cache of a plugin's replies, for [`HostBuilder::cache`](crate::HostBuilder::cache).
 ///
@@ -85,52 +85,52 @@ impl Default for ResponseCache {
 pub(crate) struct Cache<S> {
     slot: Arc<Slot>,
     /// None where the application wants no cache, which is usual.
-    kept: Option<Box<Shelf>>,
+    handle: Option<Box<CacheHandle>>,
     inner: S,
 }
 
-struct Shelf {
+struct CacheHandle {
     bytes_max: u64,
-    store: Mutex<Store>,
+    store: Mutex<CacheStore>,
 }
 
 /// What a look into the cache found.
-enum Look {
-    Found(Reply),
+enum Lookup {
+    Hit(Reply),
     /// The reply is to be kept under this key.
-    Missed(Key),
+    Miss(Key),
     /// There is no cache, or nobody serves now whose replies could be in it.
-    Past,
+    Bypass,
 }
 
 impl<S> Cache<S> {
     pub(super) fn new(slot: Arc<Slot>, wanted: Option<&ResponseCache>, inner: S) -> Self {
         let shelf = |limits: &ResponseCache| {
-            let store = Mutex::new(Store::new(limits));
-            Box::new(Shelf { bytes_max: limits.bytes_max, store })
+            let store = Mutex::new(CacheStore::new(limits));
+            Box::new(CacheHandle { bytes_max: limits.bytes_max, store })
         };
-        Self { slot, kept: wanted.map(shelf), inner }
+        Self { slot, handle: wanted.map(shelf), inner }
     }
 
     /// Looks for the reply to a call.
     #[inline]
-    fn look(&self, visit: &Visit<'_>) -> Look {
-        match &self.kept {
-            None => Look::Past,
-            Some(shelf) => self.look_at(shelf, visit),
+    fn look_up(&self, visit: &CallScope<'_>) -> Lookup {
+        match &self.handle {
+            None => Lookup::Bypass,
+            Some(shelf) => self.look_up_in(shelf, visit),
         }
     }
 
     #[inline(never)]
-    fn look_at(&self, shelf: &Shelf, visit: &Visit<'_>) -> Look {
+    fn look_up_in(&self, shelf: &CacheHandle, visit: &CallScope<'_>) -> Lookup {
         let leased = visit.lease.map(|token| token.generation().id);
         let current = || self.slot.generation().map(|generation| generation.id);
-        let Some(generation) = leased.or_else(current) else { return Look::Past };
-        if self.slot.is_ending() {
-            return Look::Past;
+        let Some(generation) = leased.or_else(current) else { return Lookup::Bypass };
+        if self.slot.is_shutting_down() {
+            return Lookup::Bypass;
         }
         let key = Key::of(visit.request, generation);
-        let meter = &self.slot.meter.cache;
+        let meter = &self.slot.counters.cache;
         let found = {
             let mut store = lock(&shelf.store);
             let found = store.get(&key, Instant::now());
@@ -140,46 +140,46 @@ impl<S> Cache<S> {
         let counter = if found.is_some() { &meter.hits } else { &meter.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         // Copied outside the lock.
-        found.map_or(Look::Missed(key), |kept| Look::Found(kept.reply()))
+        found.map_or(Lookup::Miss(key), |kept| Lookup::Hit(kept.reply()))
     }
 
     /// Keeps a reply that was looked for in vain.
-    fn keep(&self, key: &Key, reply: &Reply) {
-        let Some(shelf) = &self.kept else { return };
-        if !Store::has_room_for(shelf.bytes_max, reply) {
+    fn store(&self, key: &Key, reply: &Reply) {
+        let Some(shelf) = &self.handle else { return };
+        if !CacheStore::has_room_for(shelf.bytes_max, reply) {
             return;
         }
         let now = Instant::now();
-        let kept = Kept::copy_of(reply, now);
+        let kept = CacheEntry::copy_of(reply, now);
         let mut store = lock(&shelf.store);
         store.put(key, kept, now);
-        self.slot.meter.cache.bytes.store(store.bytes(), Ordering::Relaxed);
+        self.slot.counters.cache.bytes.store(store.bytes(), Ordering::Relaxed);
     }
 }
 
-impl<S: Step> Step for Cache<S> {
+impl<S: SyncService> SyncService for Cache<S> {
     #[inline]
-    fn call(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        match self.look(visit) {
-            Look::Past => return self.inner.call(visit, reply),
-            Look::Found(found) => *reply = found,
-            Look::Missed(key) => {
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        match self.look_up(visit) {
+            Lookup::Bypass => return self.inner.call(visit, reply),
+            Lookup::Hit(found) => *reply = found,
+            Lookup::Miss(key) => {
                 self.inner.call(visit, reply)?;
-                self.keep(&key, reply);
+                self.store(&key, reply);
             }
         }
         Ok(())
     }
 }
 
-impl<S: Stride> Stride for Cache<S> {
-    async fn stride(&self, visit: &Visit<'_>, reply: &mut Reply) -> Result<(), Error> {
-        match self.look(visit) {
-            Look::Past => return self.inner.stride(visit, reply).await,
-            Look::Found(found) => *reply = found,
-            Look::Missed(key) => {
-                self.inner.stride(visit, reply).await?;
-                self.keep(&key, reply);
+impl<S: AsyncService> AsyncService for Cache<S> {
+    async fn call_async(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        match self.look_up(visit) {
+            Lookup::Bypass => return self.inner.call_async(visit, reply).await,
+            Lookup::Hit(found) => *reply = found,
+            Lookup::Miss(key) => {
+                self.inner.call_async(visit, reply).await?;
+                self.store(&key, reply);
             }
         }
         Ok(())
@@ -189,7 +189,7 @@ impl<S: Stride> Stride for Cache<S> {
 impl<S: fmt::Debug> fmt::Debug for Cache<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
-            .field("is_on", &self.kept.is_some())
+            .field("is_on", &self.handle.is_some())
             .field("inner", &self.inner)
             .finish_non_exhaustive()
     }

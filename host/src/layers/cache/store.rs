@@ -21,12 +21,12 @@ const SHARE_MAX: u64 = 8;
 
 /// Replies of one plugin.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct CacheStore {
     bytes_max: u64,
     age_max: Duration,
     /// The number of the generation whose replies these are; zero before the first.
     generation: u64,
-    replies: LruCache<[u8; 32], Arc<Kept>>,
+    replies: LruCache<[u8; 32], Arc<CacheEntry>>,
     bytes: u64,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Key {
 
 /// A reply that is kept.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct CacheEntry {
     body: Box<[u8]>,
     content_type: ContentType,
     generation: GenerationId,
@@ -75,7 +75,7 @@ impl Key {
     }
 }
 
-impl Kept {
+impl CacheEntry {
     /// A copy of `reply`.
     pub(super) fn copy_of(reply: &Reply, now: Instant) -> Self {
         let name = reply.content_type();
@@ -103,7 +103,7 @@ fn bytes_of(body: usize, content_type: &str) -> u64 {
     (body as u64).saturating_add(content_type.len() as u64).saturating_add(ENTRY_BYTES)
 }
 
-impl Store {
+impl CacheStore {
     pub(super) fn new(limits: &ResponseCache) -> Self {
         let ResponseCache { bytes_max, age_max } = *limits;
         // Bounded by its bytes, which count for each entry as well.
@@ -117,13 +117,13 @@ impl Store {
     }
 
     /// Finds the reply to a question, if it is young enough.
-    pub(super) fn get(&mut self, key: &Key, now: Instant) -> Option<Arc<Kept>> {
+    pub(super) fn get(&mut self, key: &Key, now: Instant) -> Option<Arc<CacheEntry>> {
         if !self.is_of(key.generation) {
             return None;
         }
         let kept = Arc::clone(self.replies.get(&key.digest)?);
         if self.is_old(&kept, now) {
-            self.forget(&key.digest);
+            self.remove(&key.digest);
             return None;
         }
         Some(kept)
@@ -135,7 +135,7 @@ impl Store {
     }
 
     /// Keeps a reply, in place of those that were not asked for longest.
-    pub(super) fn put(&mut self, key: &Key, kept: Kept, now: Instant) {
+    pub(super) fn put(&mut self, key: &Key, kept: CacheEntry, now: Instant) {
         if !self.is_of(key.generation) || kept.generation != key.generation {
             return;
         }
@@ -148,7 +148,7 @@ impl Store {
                 break;
             }
             let digest = *digest;
-            self.forget(&digest);
+            self.remove(&digest);
         }
     }
 
@@ -163,11 +163,11 @@ impl Store {
         generation.get() == self.generation
     }
 
-    fn is_old(&self, kept: &Kept, now: Instant) -> bool {
+    fn is_old(&self, kept: &CacheEntry, now: Instant) -> bool {
         now.saturating_duration_since(kept.since) >= self.age_max
     }
 
-    fn forget(&mut self, digest: &[u8; 32]) {
+    fn remove(&mut self, digest: &[u8; 32]) {
         if let Some(kept) = self.replies.pop(digest) {
             self.bytes -= kept.bytes();
         }

@@ -4,8 +4,8 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn store(bytes_max: u64) -> Store {
-    Store::new(&ResponseCache::new().bytes_max(bytes_max).age_max(10 * SECOND))
+fn store(bytes_max: u64) -> CacheStore {
+    CacheStore::new(&ResponseCache::new().bytes_max(bytes_max).age_max(10 * SECOND))
 }
 
 fn generation(number: u64) -> GenerationId {
@@ -20,11 +20,11 @@ fn reply(answer: &str, of: u64) -> Reply {
     Reply::new(Output::text(answer)).of_generation(generation(of))
 }
 
-fn put(store: &mut Store, question: &str, answer: &str, of: u64, now: Instant) {
-    store.put(&key(question, of), Kept::copy_of(&reply(answer, of), now), now);
+fn put(store: &mut CacheStore, question: &str, answer: &str, of: u64, now: Instant) {
+    store.put(&key(question, of), CacheEntry::copy_of(&reply(answer, of), now), now);
 }
 
-fn get(store: &mut Store, question: &str, of: u64, now: Instant) -> Option<String> {
+fn get(store: &mut CacheStore, question: &str, of: u64, now: Instant) -> Option<String> {
     let reply = store.get(&key(question, of), now)?.reply();
     assert_eq!(reply.generation(), generation(of));
     Some(reply.as_text().unwrap().to_owned())
@@ -65,7 +65,7 @@ fn a_reply_comes_back_as_it_was_until_it_is_too_old() {
     let (mut store, now) = (store(1 << 20), Instant::now());
     let output = Output::text("<a/>").with_content_type("text/x-own");
     let of = Reply::new(output).of_generation(generation(3));
-    store.put(&key("q", 3), Kept::copy_of(&of, now), now);
+    store.put(&key("q", 3), CacheEntry::copy_of(&of, now), now);
     let found = store.get(&key("q", 3), now + 9 * SECOND).expect("it is there").reply();
     assert_eq!((found.as_bytes(), found.content_type()), (&b"<a/>"[..], "text/x-own"));
     assert!(store.get(&key("q", 3), now + 10 * SECOND).is_none());
@@ -109,7 +109,7 @@ fn a_later_generation_empties_it_and_an_earlier_one_changes_nothing() {
     assert_eq!(get(&mut store, "q", 1, now), None);
     assert_eq!(get(&mut store, "q", 2, now).as_deref(), Some("of two"));
     // Asked of one build, answered by the next: nobody knows whose question it was.
-    store.put(&key("r", 2), Kept::copy_of(&reply("of three", 3), now), now);
+    store.put(&key("r", 2), CacheEntry::copy_of(&reply("of three", 3), now), now);
     assert_eq!(get(&mut store, "r", 2, now), None);
 }
 
@@ -118,10 +118,10 @@ fn a_reply_that_would_take_more_than_an_eighth_is_not_kept() {
     let bytes_max = 8 * bytes_of(100, "text/plain; charset=utf-8");
     let check = |length, fits| {
         let reply = reply(&"x".repeat(length), 1);
-        assert_eq!(Store::has_room_for(bytes_max, &reply), fits, "{length}");
+        assert_eq!(CacheStore::has_room_for(bytes_max, &reply), fits, "{length}");
     };
     check(0, true);
     check(100, true);
     check(101, false);
-    assert!(!Store::has_room_for(0, &reply("", 1)));
+    assert!(!CacheStore::has_room_for(0, &reply("", 1)));
 }

@@ -3,7 +3,7 @@
 use hyper::StatusCode;
 use serde_json::Value;
 
-use super::super::http::Answer;
+use super::super::http::HttpResponse;
 
 /// Characters of a body that are shown.
 const SHOWN_CHARS_MAX: usize = 80;
@@ -26,7 +26,7 @@ impl Proper {
 }
 
 /// Reads an answer; why it is none, where it is neither output nor error.
-pub(super) fn proper(answer: &Answer) -> Result<Proper, String> {
+pub(super) fn proper(answer: &HttpResponse) -> Result<Proper, String> {
     let status = answer.status;
     if status == StatusCode::OK {
         return Ok(Proper::Output);
@@ -80,7 +80,7 @@ mod tests {
 
     fn check(status: u16, body: &str, expect: Result<Proper, &str>) {
         let status = StatusCode::from_u16(status).unwrap();
-        let answer = Answer { status, headers: HeaderMap::new(), body: body.into() };
+        let answer = HttpResponse { status, headers: HeaderMap::new(), body: body.into() };
         match (proper(&answer), expect) {
             (Err(found), Err(wanted)) => assert!(found.contains(wanted), "{found}"),
             (found, wanted) => assert_eq!(found, wanted.map_err(str::to_owned)),

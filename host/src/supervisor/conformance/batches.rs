@@ -8,8 +8,8 @@ use hyper::header::HeaderValue;
 use serde_json::{Value, json};
 
 use super::answers::{self, Proper, proper, shown};
-use super::kit::{Kit, Knock};
-use super::{Not, Outcome, Sample, failed, skipped};
+use super::kit::{RawRequest, TestKit};
+use super::{Outcome, Sample, StepFailure, failed, skipped};
 
 /// What one input comes to on its own.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ enum Alone {
     Error,
 }
 
-pub(super) async fn batch(kit: &Kit) -> Outcome {
+pub(super) async fn batch(kit: &TestKit) -> Outcome {
     if !kit.ours()?.endpoints.contains("batch") {
         return skipped("`batch` is not among its endpoints");
     }
@@ -56,7 +56,7 @@ pub(super) async fn batch(kit: &Kit) -> Outcome {
 }
 
 /// Inputs that are likely to be answered differently, a bad one in their middle.
-fn inputs(kit: &Kit) -> Vec<Sample> {
+fn inputs(kit: &TestKit) -> Vec<Sample> {
     let bad = Sample {
         content_type: HeaderValue::from_static("application/json"),
         bytes: Bytes::from_static(b"\xff\xfe no JSON, no text"),
@@ -69,10 +69,10 @@ fn entry(sample: &Sample) -> Value {
     json!({ "contentType": content_type, "body": STANDARD.encode(&sample.bytes) })
 }
 
-async fn alone(kit: &Kit, inputs: &[Sample]) -> Result<Vec<Alone>, Not> {
+async fn alone(kit: &TestKit, inputs: &[Sample]) -> Result<Vec<Alone>, StepFailure> {
     let mut all = Vec::new();
     for input in inputs {
-        let answer = kit.ask(Knock::post("execute", input.clone())).await?;
+        let answer = kit.ask(RawRequest::post("execute", input.clone())).await?;
         all.push(match proper(&answer)? {
             Proper::Output => Alone::Output(answer.body),
             Proper::Error { .. } => Alone::Error,
@@ -81,8 +81,8 @@ async fn alone(kit: &Kit, inputs: &[Sample]) -> Result<Vec<Alone>, Not> {
     Ok(all)
 }
 
-async fn replies(kit: &Kit, batch: &Value) -> Result<Vec<Value>, Not> {
-    let answer = kit.ask(Knock::post("batch", json_sample(batch.to_string()))).await?;
+async fn replies(kit: &TestKit, batch: &Value) -> Result<Vec<Value>, StepFailure> {
+    let answer = kit.ask(RawRequest::post("batch", json_sample(batch.to_string()))).await?;
     if answer.status != StatusCode::OK {
         return failed(format!(
             "`POST /batch` was answered {} with {}; wanted 200, also where some of the calls fail",
@@ -116,13 +116,13 @@ fn read(reply: &Value) -> Result<Alone, String> {
 }
 
 /// A batch that is none, which may be refused as a whole.
-async fn unreadable(kit: &Kit) -> Result<(), Not> {
+async fn unreadable(kit: &TestKit) -> Result<(), StepFailure> {
     let bad = r#"{"requests":[{"contentType":"text/plain","body":"?"}]}"#;
     for text in ["[]", bad] {
         let of_it = |why| format!("the batch `{text}`, which cannot be read: {why}");
-        let answer = kit.ask(Knock::post("batch", json_sample(text.to_owned()))).await;
+        let answer = kit.ask(RawRequest::post("batch", json_sample(text.to_owned()))).await;
         let answer = answer.map_err(|not| match not {
-            Not::Failed(why) => Not::Failed(of_it(why)),
+            StepFailure::Failed(why) => StepFailure::Failed(of_it(why)),
             not => not,
         })?;
         proper(&answer).map_err(of_it)?;

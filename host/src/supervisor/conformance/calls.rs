@@ -7,9 +7,9 @@ use hyper::header::HeaderValue;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::super::http::OnTasks;
+use super::super::http::Async;
 use super::answers::{Proper, proper};
-use super::kit::{Kit, Knock};
+use super::kit::{RawRequest, TestKit};
 use super::{ANSWER_WAIT_MAX, Outcome, Sample, failed, skipped};
 
 /// Requests at once.
@@ -33,7 +33,7 @@ impl Sample {
     }
 }
 
-impl Kit {
+impl TestKit {
     /// The endpoint that calls go to: `execute`, or the first of the plugin's own.
     pub(super) fn call_endpoint(&self) -> String {
         let endpoints = self.capabilities.iter().flat_map(|told| &told.endpoints);
@@ -54,7 +54,7 @@ impl Kit {
         self.sample.clone().unwrap_or_else(Sample::empty)
     }
 
-    async fn call(&self, what: &str, knock: Knock) -> Outcome {
+    async fn call(&self, what: &str, knock: RawRequest) -> Outcome {
         let answer = self.ask(knock).await?;
         match proper(&answer) {
             Ok(proper) => Ok(format!("{what} was answered {}", proper.told())),
@@ -63,17 +63,17 @@ impl Kit {
     }
 }
 
-pub(super) async fn empty_input(kit: &Kit) -> Outcome {
+pub(super) async fn empty_input(kit: &TestKit) -> Outcome {
     kit.ours()?;
-    kit.call("an empty body", Knock::post(&kit.call_endpoint(), Sample::empty())).await
+    kit.call("an empty body", RawRequest::post(&kit.call_endpoint(), Sample::empty())).await
 }
 
-pub(super) async fn sample(kit: &Kit) -> Outcome {
+pub(super) async fn sample(kit: &TestKit) -> Outcome {
     kit.ours()?;
     let Some(sample) = kit.sample.clone() else {
         return skipped("there is no sample; give one by --text or --input");
     };
-    let answer = kit.ask(Knock::post(&kit.call_endpoint(), sample)).await?;
+    let answer = kit.ask(RawRequest::post(&kit.call_endpoint(), sample)).await?;
     match proper(&answer) {
         Ok(Proper::Output) => {
             let bytes = answer.body.len();
@@ -89,16 +89,16 @@ pub(super) async fn sample(kit: &Kit) -> Outcome {
 
 /// Several requests at once, each on a connection of its own that stays open until all are
 /// answered, as those of a host do.
-pub(super) async fn at_once(kit: &Kit) -> Outcome {
+pub(super) async fn at_once(kit: &TestKit) -> Outcome {
     let client = &kit.live()?.live.client;
     let knock = match kit.is_ours() {
-        true => Knock::post(&kit.call_endpoint(), kit.usual()),
-        false => Knock::get("healthz"),
+        true => RawRequest::post(&kit.call_endpoint(), kit.usual()),
+        false => RawRequest::get("healthz"),
     };
     let ask = knock.ask();
     let mut answering = JoinSet::new();
     for _ in 0..AT_ONCE {
-        let connects = timeout(ANSWER_WAIT_MAX, client.connect::<OnTasks>()).await;
+        let connects = timeout(ANSWER_WAIT_MAX, client.connect::<Async>()).await;
         let (Ok(Ok(mut connection)), Ok(request)) = (connects, client.request(&ask)) else {
             return failed(format!(
                 "a new connection is not accepted while {} are open; accept each as it comes",
@@ -131,16 +131,16 @@ pub(super) async fn at_once(kit: &Kit) -> Outcome {
     }
 }
 
-pub(super) async fn large_body(kit: &Kit) -> Outcome {
+pub(super) async fn large_body(kit: &TestKit) -> Outcome {
     kit.ours()?;
     let large = Sample { bytes: vec![b'x'; LARGE_BYTES].into(), ..Sample::empty() };
-    kit.call("1 MiB", Knock::post(&kit.call_endpoint(), large)).await
+    kit.call("1 MiB", RawRequest::post(&kit.call_endpoint(), large)).await
 }
 
 /// The header that says how many milliseconds are left, and a trace.
-pub(super) async fn deadline(kit: &Kit) -> Outcome {
+pub(super) async fn deadline(kit: &TestKit) -> Outcome {
     kit.ours()?;
-    let mut knock = Knock::post(&kit.call_endpoint(), kit.usual());
+    let mut knock = RawRequest::post(&kit.call_endpoint(), kit.usual());
     knock.deadline = Some(Instant::now() + DEADLINE_IN);
     kit.call("a call with `Hotbay-Deadline-Ms`", knock).await
 }

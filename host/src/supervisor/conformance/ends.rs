@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::super::diagnose;
-use super::super::http::OnTasks;
+use super::super::http::Async;
 use super::super::location::Location;
 use super::super::start::Started;
-use super::kit::{Kit, Knock};
+use super::kit::{RawRequest, TestKit};
 use super::{ANSWER_WAIT_MAX, END_WAIT_MAX, Outcome, failed, skipped};
 use crate::sync::lock;
 
@@ -24,7 +24,7 @@ const LEFTOVERS_WAIT_MAX: Duration = Duration::from_millis(500);
 const LEFTOVERS_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// SIGTERM.
-pub(super) async fn by_signal(kit: &mut Kit) -> Outcome {
+pub(super) async fn by_signal(kit: &mut TestKit) -> Outcome {
     kit.live()?;
     let Some(started) = kit.running.take() else { return skipped("it does not run") };
     started.child.terminate();
@@ -32,16 +32,16 @@ pub(super) async fn by_signal(kit: &mut Kit) -> Outcome {
 }
 
 /// `/shutdown`.
-pub(super) async fn by_request(kit: &mut Kit) -> Outcome {
+pub(super) async fn by_request(kit: &mut TestKit) -> Outcome {
     if !kit.is_ours() {
         return skipped("older dialect: it is ended by SIGTERM");
     }
     kit.live()?;
     let Some(started) = kit.running.take() else { return skipped("it does not run") };
-    let mut knock = Knock::get("shutdown");
+    let mut knock = RawRequest::get("shutdown");
     knock.method = hyper::Method::POST;
     let ask = knock.ask();
-    let asked = started.live.client.ask::<OnTasks>(&ask);
+    let asked = started.live.client.send::<Async>(&ask);
     let answer = timeout(ANSWER_WAIT_MAX, asked).await;
     let was_ok = match &answer {
         Ok(Ok(answer)) => answer.status == hyper::StatusCode::OK,
@@ -63,7 +63,7 @@ pub(super) async fn by_request(kit: &mut Kit) -> Outcome {
 }
 
 /// A process that nobody calls.
-pub(super) async fn when_idle(kit: &mut Kit) -> Outcome {
+pub(super) async fn when_idle(kit: &mut TestKit) -> Outcome {
     if !kit.is_ours() {
         return skipped("older dialect: the host ends it");
     }
@@ -79,7 +79,7 @@ pub(super) async fn when_idle(kit: &mut Kit) -> Outcome {
 }
 
 /// Waits for the end, and judges it.
-async fn ended(kit: &Kit, mut started: Started, cause: &str, wait_max: Duration) -> Outcome {
+async fn ended(kit: &TestKit, mut started: Started, cause: &str, wait_max: Duration) -> Outcome {
     let asked_at = Instant::now();
     let status = timeout(wait_max, started.child.wait()).await.ok();
     let took = asked_at.elapsed().as_millis();
@@ -138,7 +138,7 @@ fn files_left(location: &Location) -> Vec<String> {
 /// How many processes that it started live on.
 #[cfg(target_os = "linux")]
 async fn left_behind(started: &Started) -> Option<usize> {
-    use super::super::marks::carriers;
+    use super::super::launch_tag::carriers;
     let until = Instant::now() + LEFTOVERS_WAIT_MAX;
     loop {
         let mark = started.child.mark().to_owned();
@@ -157,7 +157,7 @@ async fn left_behind(_: &Started) -> Option<usize> {
 }
 
 /// Whether any of the ends left processes.
-pub(super) fn leftovers(kit: &Kit) -> Outcome {
+pub(super) fn leftovers(kit: &TestKit) -> Outcome {
     if cfg!(not(target_os = "linux")) {
         return skipped("this system does not tell who started what");
     }

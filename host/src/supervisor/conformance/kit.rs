@@ -13,11 +13,11 @@ use tokio::time::timeout;
 
 use super::super::diagnose;
 use super::super::dialect::{Capabilities, Dialect};
-use super::super::http::{Answer, Ask, OnTasks};
-use super::super::program::{Overseen, Overseer, Program};
+use super::super::http::{Async, HttpRequest, HttpResponse};
+use super::super::program::{ObserverRef, ProcessObserver, Program};
 use super::super::start::{self, NotStarted, Started};
 use super::report::Report;
-use super::{ANSWER_WAIT_MAX, Not, Outcome, Sample, failed, skipped};
+use super::{ANSWER_WAIT_MAX, Outcome, Sample, StepFailure, failed, skipped};
 use crate::conformance::Conformance;
 use crate::sync::lock;
 
@@ -29,7 +29,7 @@ const LIFE_WAIT_MAX: Duration = Duration::from_secs(3);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Holds one program against the protocol.
-pub(crate) struct Kit {
+pub(crate) struct TestKit {
     pub(super) program: Program,
     pub(super) capabilities: Option<Capabilities>,
     pub(super) sample: Option<Sample>,
@@ -37,14 +37,14 @@ pub(crate) struct Kit {
     pub(super) running: Option<Started>,
     /// Why nothing runs.
     pub(super) not_running: String,
-    overseer: Overseen,
+    overseer: ObserverRef,
     /// What the ends of processes left behind.
     pub(super) left: Arc<Mutex<Vec<String>>>,
 }
 
 /// One request, of which most is usual.
 #[derive(Clone)]
-pub(super) struct Knock {
+pub(super) struct RawRequest {
     pub(super) method: Method,
     pub(super) endpoint: String,
     pub(super) content_type: HeaderValue,
@@ -53,7 +53,7 @@ pub(super) struct Knock {
     pub(super) deadline: Option<Instant>,
 }
 
-impl Knock {
+impl RawRequest {
     pub(super) fn get(endpoint: &str) -> Self {
         Self {
             method: Method::GET,
@@ -70,14 +70,14 @@ impl Knock {
         Self { method: Method::POST, content_type, body, ..Self::get(endpoint) }
     }
 
-    pub(super) fn ask(self) -> Ask {
+    pub(super) fn ask(self) -> HttpRequest {
         let Self { method, endpoint, content_type, body, headers, deadline } = self;
         let answer_bytes_max = ANSWER_BYTES_MAX;
-        Ask { method, endpoint, content_type, body, deadline, headers, answer_bytes_max }
+        HttpRequest { method, endpoint, content_type, body, deadline, headers, answer_bytes_max }
     }
 }
 
-impl Kit {
+impl TestKit {
     pub(crate) fn new(program: Program, sample: Option<Sample>, report: Report) -> Self {
         Self {
             program,
@@ -86,7 +86,7 @@ impl Kit {
             report,
             running: None,
             not_running: "it was not started".to_owned(),
-            overseer: Arc::new(Quiet),
+            overseer: Arc::new(SilentObserver),
             left: Arc::default(),
         }
     }
@@ -112,7 +112,7 @@ impl Kit {
     }
 
     /// For steps that only our own protocol has.
-    pub(super) fn ours(&self) -> Result<&Capabilities, Not> {
+    pub(super) fn ours(&self) -> Result<&Capabilities, StepFailure> {
         match &self.capabilities {
             Some(capabilities) if self.is_ours() => Ok(capabilities),
             _ => skipped("older dialect"),
@@ -120,7 +120,7 @@ impl Kit {
     }
 
     /// The process that is asked.
-    pub(super) fn live(&self) -> Result<&Started, Not> {
+    pub(super) fn live(&self) -> Result<&Started, StepFailure> {
         match &self.running {
             Some(started) => Ok(started),
             None => skipped(format!("it could not be started: {}", self.not_running)),
@@ -150,10 +150,10 @@ impl Kit {
     }
 
     /// Asks, for so long as an answer may take.
-    pub(super) async fn ask(&self, knock: Knock) -> Result<Answer, Not> {
+    pub(super) async fn ask(&self, knock: RawRequest) -> Result<HttpResponse, StepFailure> {
         let asked = format!("{} /{}", knock.method, knock.endpoint);
         let client = &self.live()?.live.client;
-        match timeout(ANSWER_WAIT_MAX, client.ask::<OnTasks>(&knock.ask())).await {
+        match timeout(ANSWER_WAIT_MAX, client.send::<Async>(&knock.ask())).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(broken)) => failed(format!("`{asked}` was not answered: {}", broken.message)),
             Err(_) => {
@@ -165,12 +165,12 @@ impl Kit {
 
     /// Tells what came of a step, and sees that the process is fit for the next one.
     pub(super) async fn conclude(&mut self, name: &'static str, outcome: Outcome) {
-        let has_failed = matches!(outcome, Err(Not::Failed(_)));
+        let has_failed = matches!(outcome, Err(StepFailure::Failed(_)));
         let outcome = match self.fallen(has_failed).await {
             None => outcome,
             Some(how) => match outcome {
-                Ok(_) | Err(Not::Skipped(_)) => failed(how),
-                Err(Not::Failed(why)) => failed(format!("{why}; {how}")),
+                Ok(_) | Err(StepFailure::Skipped(_)) => failed(how),
+                Err(StepFailure::Failed(why)) => failed(format!("{why}; {how}")),
             },
         };
         self.tell(name, outcome);
@@ -197,8 +197,8 @@ impl Kit {
         let Some(started) = &self.running else { return false };
         let client = &started.live.client;
         let asks = async {
-            let mut connection = client.connect::<OnTasks>().await?;
-            let request = client.request(&Knock::get("healthz").ask())?;
+            let mut connection = client.connect::<Async>().await?;
+            let request = client.request(&RawRequest::get("healthz").ask())?;
             connection.exchange(request, ANSWER_BYTES_MAX).await
         };
         matches!(timeout(LIFE_WAIT_MAX, asks).await, Ok(Ok(_)))
@@ -206,9 +206,9 @@ impl Kit {
 }
 
 /// Takes what a program says, and keeps none of it: its last lines stand in what fails.
-struct Quiet;
+struct SilentObserver;
 
-impl Overseer for Quiet {
+impl ProcessObserver for SilentObserver {
     fn wrote(&self, _: &Record<'_>) {}
 
     fn log(&self, _: &Record<'_>) -> Result<(), ServiceError> {

@@ -7,7 +7,7 @@ mod batches;
 mod calls;
 mod ends;
 mod kit;
-mod knocks;
+mod raw_requests;
 mod report;
 mod starts;
 mod states;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 
-pub(crate) use kit::Kit;
+pub(crate) use kit::TestKit;
 pub(crate) use report::Report;
 
 /// How long one request may take.
@@ -34,38 +34,38 @@ pub(crate) struct Sample {
 }
 
 /// What came of a step: what was found, or why there is nothing to be told.
-type Outcome = Result<String, Not>;
+type Outcome = Result<String, StepFailure>;
 
 /// Why a step did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Not {
+enum StepFailure {
     Failed(String),
     Skipped(String),
 }
 
-impl From<String> for Not {
+impl From<String> for StepFailure {
     fn from(failure: String) -> Self {
         Self::Failed(failure)
     }
 }
 
-fn failed<T>(message: impl Into<String>) -> Result<T, Not> {
-    Err(Not::Failed(message.into()))
+fn failed<T>(message: impl Into<String>) -> Result<T, StepFailure> {
+    Err(StepFailure::Failed(message.into()))
 }
 
-fn skipped<T>(why: impl Into<String>) -> Result<T, Not> {
-    Err(Not::Skipped(why.into()))
+fn skipped<T>(why: impl Into<String>) -> Result<T, StepFailure> {
+    Err(StepFailure::Skipped(why.into()))
 }
 
-impl Kit {
+impl TestKit {
     /// All that a program is asked once its capabilities are known.
     async fn lead(&mut self) {
         self.first_start().await;
-        let outcome = knocks::token(self).await;
+        let outcome = raw_requests::token(self).await;
         self.conclude("token", outcome).await;
-        let outcome = knocks::keep_alive(self).await;
+        let outcome = raw_requests::keep_alive(self).await;
         self.conclude("keep-alive", outcome).await;
-        let outcome = knocks::unknown_endpoint(self).await;
+        let outcome = raw_requests::unknown_endpoint(self).await;
         self.conclude("unknown-endpoint", outcome).await;
         let outcome = calls::empty_input(self).await;
         self.conclude("empty-input", outcome).await;
@@ -79,9 +79,9 @@ impl Kit {
         self.conclude("deadline", outcome).await;
         let outcome = batches::batch(self).await;
         self.conclude("batch", outcome).await;
-        let outcome = knocks::half_request(self).await;
+        let outcome = raw_requests::half_request(self).await;
         self.conclude("half-request", outcome).await;
-        let outcome = knocks::malformed(self).await;
+        let outcome = raw_requests::malformed(self).await;
         self.conclude("malformed-http", outcome).await;
         let (outcome, state) = states::snapshot(self).await;
         self.conclude("snapshot", outcome).await;

@@ -1,6 +1,6 @@
 //! The steps by name, and what was told of them.
 
-use super::{Not, Outcome, failed, skipped};
+use super::{Outcome, StepFailure, failed, skipped};
 use crate::conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 
 /// Every step, in the order in which they are told.
@@ -41,8 +41,8 @@ impl Report {
         debug_assert!(STEPS.contains(&name), "`{name}` has no place in the order of steps");
         let (outcome, message) = match outcome {
             Ok(found) => (ConformanceOutcome::Passed, found),
-            Err(Not::Failed(why)) => (ConformanceOutcome::Failed, why),
-            Err(Not::Skipped(why)) => (ConformanceOutcome::Skipped, why),
+            Err(StepFailure::Failed(why)) => (ConformanceOutcome::Failed, why),
+            Err(StepFailure::Skipped(why)) => (ConformanceOutcome::Skipped, why),
         };
         self.0.push(ConformanceStep::new(name, outcome, message));
     }

@@ -3,26 +3,26 @@
 use std::path::Path;
 use std::time::Instant;
 
+use super::super::config_delivery::Channel;
 use super::super::dialect::Capabilities;
-use super::super::exposed;
-use super::super::given::Channel;
-use super::super::inquiry;
+use super::super::listeners;
 use super::super::location::Location;
+use super::super::query_capabilities;
 use super::super::start::{self, NotStarted, Started};
-use super::kit::Kit;
-use super::{Not, Outcome, failed};
+use super::kit::TestKit;
+use super::{Outcome, StepFailure, failed};
 use crate::error::LoadStep;
 
-impl Kit {
+impl TestKit {
     /// Asks twice what it can do; answers with that, if it is known.
     pub(crate) async fn ask_capabilities(&mut self) -> Option<&Capabilities> {
         let asked_at = Instant::now();
-        let first = inquiry::capabilities(&self.program).await;
+        let first = query_capabilities::capabilities(&self.program).await;
         let took = asked_at.elapsed().as_millis();
         let outcome = match first {
             Err(NotStarted { message, .. }) => failed(message),
             Ok(first) => {
-                let second = inquiry::capabilities(&self.program).await;
+                let second = query_capabilities::capabilities(&self.program).await;
                 let outcome = same_twice(&first, second).map(|()| told(&first, took));
                 self.capabilities = Some(first);
                 outcome
@@ -76,7 +76,10 @@ impl Kit {
     }
 }
 
-fn same_twice(first: &Capabilities, second: Result<Capabilities, NotStarted>) -> Result<(), Not> {
+fn same_twice(
+    first: &Capabilities,
+    second: Result<Capabilities, NotStarted>,
+) -> Result<(), StepFailure> {
     match second {
         Ok(second) if second == *first => Ok(()),
         Ok(_) => failed(
@@ -121,7 +124,7 @@ fn location(started: &Started, is_ours: bool) -> Outcome {
         }
         Location::Unix(_) => Ok(location.to_string()),
         Location::Tcp(address) => {
-            let found = exposed::listening(started.live.pid, address.port());
+            let found = listeners::listening(started.live.pid, address.port());
             match found.iter().find(|found| !found.is_loopback()) {
                 Some(open) => failed(format!(
                     "port {} is listened at {open}, where other machines can reach it; wanted a \

@@ -3,9 +3,9 @@
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 
-use super::super::http::{Answer, SNAPSHOT_VERSION};
+use super::super::http::{HttpResponse, SNAPSHOT_VERSION};
 use super::answers::shown;
-use super::kit::{Kit, Knock};
+use super::kit::{RawRequest, TestKit};
 use super::{Outcome, failed, skipped};
 
 /// A state as it was told.
@@ -15,7 +15,7 @@ pub(super) struct State {
 }
 
 /// Asks for the state that all the calls before have made.
-pub(super) async fn snapshot(kit: &Kit) -> (Outcome, Option<State>) {
+pub(super) async fn snapshot(kit: &TestKit) -> (Outcome, Option<State>) {
     match told(kit).await {
         Ok(Some(state)) => {
             let found = format!("{} bytes of version {}", state.bytes.len(), state.version);
@@ -26,11 +26,11 @@ pub(super) async fn snapshot(kit: &Kit) -> (Outcome, Option<State>) {
     }
 }
 
-async fn told(kit: &Kit) -> Result<Option<State>, super::Not> {
+async fn told(kit: &TestKit) -> Result<Option<State>, super::StepFailure> {
     if !kit.ours()?.endpoints.contains("snapshot") {
         return skipped("`snapshot` is not among its endpoints");
     }
-    let answer = kit.ask(Knock::get("snapshot")).await?;
+    let answer = kit.ask(RawRequest::get("snapshot")).await?;
     check_ok(&answer, "GET /snapshot")?;
     let Some(version) = answer.headers.get(SNAPSHOT_VERSION) else {
         return match answer.body.is_empty() {
@@ -52,14 +52,14 @@ async fn told(kit: &Kit) -> Result<Option<State>, super::Not> {
 }
 
 /// Gives a new process the state of another, which then tells it again.
-pub(super) async fn restore(kit: &Kit, state: Option<State>) -> Outcome {
+pub(super) async fn restore(kit: &TestKit, state: Option<State>) -> Outcome {
     if !kit.ours()?.endpoints.contains("restore") {
         return skipped("`restore` is not among its endpoints");
     }
     let Some(state) = state else {
         return skipped("there is no state to restore; a sample may make one");
     };
-    let mut knock = Knock::get("restore");
+    let mut knock = RawRequest::get("restore");
     knock.method = Method::POST;
     knock.content_type = HeaderValue::from_static("application/octet-stream");
     knock.headers = vec![(SNAPSHOT_VERSION, HeaderValue::from(state.version))];
@@ -74,12 +74,12 @@ pub(super) async fn restore(kit: &Kit, state: Option<State>) -> Outcome {
         Ok(None) => {
             failed("after `/restore`, `/snapshot` tells no state; wanted the one that was restored")
         }
-        Err(super::Not::Skipped(_)) => Ok("a new process took the state".to_owned()),
+        Err(super::StepFailure::Skipped(_)) => Ok("a new process took the state".to_owned()),
         Err(not) => Err(not),
     }
 }
 
-fn check_ok(answer: &Answer, asked: &str) -> Result<(), String> {
+fn check_ok(answer: &HttpResponse, asked: &str) -> Result<(), String> {
     if answer.status == StatusCode::OK {
         return Ok(());
     }

@@ -16,10 +16,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::answer::{Answer, Broken};
 use super::counted::{Counted, Counts};
 use super::kept::{self, Keep};
 use super::pool::Pool;
+use super::response::{HttpResponse, RequestError};
 use super::sharing::{Open, Sharing};
 use super::socket::Socket;
 use super::{Client, Location};
@@ -36,7 +36,7 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 const HEADS_BYTES_MAX: u64 = 128 << 10;
 
 /// How whoever waits for an answer waits.
-pub(in crate::supervisor) trait Way: Sized + 'static {
+pub(in crate::supervisor) trait Transport: Sized + 'static {
     type Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static;
 
     fn open(
@@ -45,7 +45,7 @@ pub(in crate::supervisor) trait Way: Sized + 'static {
     ) -> impl Future<Output = io::Result<Self::Io>> + Send;
 
     /// What `future` answers by then.
-    fn by<F: Future + Send>(
+    fn timeout_at<F: Future + Send>(
         until: Instant,
         future: F,
     ) -> impl Future<Output = Option<F::Output>> + Send;
@@ -57,24 +57,25 @@ pub(in crate::supervisor) trait Way: Sized + 'static {
     fn connect(
         location: &Location,
         sharing: &Sharing,
-    ) -> impl Future<Output = Result<Connection<Self::Io>, Broken>> + Send {
+    ) -> impl Future<Output = Result<Connection<Self::Io>, RequestError>> + Send {
         async move {
             let counts = Counts::default();
             let io = Self::open(location, &counts).await;
-            let io = io
-                .map_err(|error| Broken::unsent(format!("no connection to {location}: {error}")))?;
+            let io = io.map_err(|error| {
+                RequestError::unsent(format!("no connection to {location}: {error}"))
+            })?;
             Connection::over(io, counts, sharing.opened()).await
         }
     }
 }
 
 /// In the thread that runs [`wire::block_on`].
-pub(in crate::supervisor) struct Here;
+pub(in crate::supervisor) struct Blocking;
 
 /// As a task of the host's runtime.
-pub(in crate::supervisor) struct OnTasks;
+pub(in crate::supervisor) struct Async;
 
-impl Way for Here {
+impl Transport for Blocking {
     type Io = wire::Stream;
 
     async fn open(location: &Location, counts: &Counts) -> io::Result<wire::Stream> {
@@ -85,7 +86,7 @@ impl Way for Here {
         Ok(stream?.counting(counts.reads()))
     }
 
-    async fn by<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
+    async fn timeout_at<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
         let (mut future, mut alarm) = (pin!(future), pin!(wire::sleep_until(until)));
         poll_fn(|context| match future.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
@@ -95,11 +96,11 @@ impl Way for Here {
     }
 
     fn pool(client: &Client) -> &Pool<Self> {
-        &client.here
+        &client.blocking
     }
 }
 
-impl Way for OnTasks {
+impl Transport for Async {
     type Io = TokioIo<Socket>;
 
     async fn open(location: &Location, counts: &Counts) -> io::Result<Self::Io> {
@@ -114,7 +115,7 @@ impl Way for OnTasks {
         Ok(TokioIo::new(socket))
     }
 
-    async fn by<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
+    async fn timeout_at<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
         tokio::time::timeout_at(until.into(), future).await.ok()
     }
 
@@ -157,7 +158,7 @@ impl<I> Driver<I>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    fn go_on(&mut self, context: &mut Context<'_>) {
+    fn poll_io(&mut self, context: &mut Context<'_>) {
         if let Some(connection) = &mut self.connection {
             self.counts.begin_poll();
             // How it ended is known to the request that waits for a response.
@@ -173,7 +174,7 @@ where
         let mut future = pin!(future);
         let before = self.counts.read();
         poll_fn(|context| {
-            self.go_on(context);
+            self.poll_io(context);
             match future.as_mut().poll(context) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
                 Poll::Pending if self.counts.read() - before > bytes_max => Poll::Ready(None),
@@ -188,11 +189,14 @@ impl<I> Connection<I>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    async fn over(io: I, counts: Counts, open: Open) -> Result<Self, Broken> {
+    async fn over(io: I, counts: Counts, open: Open) -> Result<Self, RequestError> {
         let io = Counted::new(io, counts.clone());
         let mut http = http1::Builder::new();
-        let (sender, connection) =
-            http.max_buf_size(BUFFER_BYTES_MAX).handshake(io).await.map_err(Broken::unsent)?;
+        let (sender, connection) = http
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .handshake(io)
+            .await
+            .map_err(RequestError::unsent)?;
         let driver = Driver { connection: Some(connection), counts };
         Ok(Self { open, sender, driver, keep: Keep::Open })
     }
@@ -204,7 +208,7 @@ where
 
     /// Whether another request can be sent on it.
     pub(super) fn is_usable(&mut self) -> bool {
-        self.driver.go_on(&mut Context::from_waker(Waker::noop()));
+        self.driver.poll_io(&mut Context::from_waker(Waker::noop()));
         self.driver.connection.is_some() && self.sender.is_ready()
     }
 
@@ -213,7 +217,7 @@ where
         &mut self,
         request: Request,
         bytes_max: u64,
-    ) -> Result<Answer, Broken> {
+    ) -> Result<HttpResponse, RequestError> {
         let Self { open, sender, driver, keep } = self;
         let counts = driver.counts.clone();
         let (written, read) = (counts.written(), counts.read());
@@ -221,42 +225,45 @@ where
         let sent = sender.try_send_request(request);
         let response = match driver.drive(HEADS_BYTES_MAX, sent).await {
             Some(Ok(response)) => response,
-            None => return Err(Broken::endless_heads(HEADS_BYTES_MAX)),
+            None => return Err(RequestError::endless_heads(HEADS_BYTES_MAX)),
             Some(Err(mut failed)) => {
                 // A child that is about to leave may have closed its end a moment ago.
                 let was_sent = failed.take_message().is_none() && counts.written() > written;
                 let error = failed.into_error();
                 if !was_sent {
-                    return Err(Broken::unsent(error));
+                    return Err(RequestError::unsent(error));
                 }
-                return Err(Broken { has_response: has_response(), ..Broken::of(&error) });
+                return Err(RequestError {
+                    has_response: has_response(),
+                    ..RequestError::of(&error)
+                });
             }
         };
         let (parts, body) = response.into_parts();
         let body = driver.drive(u64::MAX, collect(body, bytes_max)).await;
         // Without a limit it ends with the body.
-        let body = body.unwrap_or_else(|| Err(Broken::too_large(bytes_max)))?;
+        let body = body.unwrap_or_else(|| Err(RequestError::too_large(bytes_max)))?;
         open.served();
         *keep = kept::keep(parts.version, &parts.headers, Instant::now);
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        Ok(HttpResponse { status: parts.status, headers: parts.headers, body })
     }
 }
 
 /// Reads a body as it comes, to its end or to where it is too large.
-async fn collect(mut body: Incoming, bytes_max: u64) -> Result<Vec<u8>, Broken> {
+async fn collect(mut body: Incoming, bytes_max: u64) -> Result<Vec<u8>, RequestError> {
     let expected = body.size_hint().exact();
     if expected.is_some_and(|expected| expected > bytes_max) {
-        return Err(Broken::too_large(bytes_max));
+        return Err(RequestError::too_large(bytes_max));
     }
     // What is promised is not believed before it comes.
     const PROMISE_BYTES_MAX: u64 = 1 << 20;
     let room = expected.unwrap_or(0).min(PROMISE_BYTES_MAX);
     let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0));
     while let Some(frame) = poll_fn(|context| next_frame(&mut body, context)).await {
-        let frame = frame.map_err(|error| Broken::of(&error))?;
+        let frame = frame.map_err(|error| RequestError::of(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         if (bytes.len() + data.len()) as u64 > bytes_max {
-            return Err(Broken::too_large(bytes_max));
+            return Err(RequestError::too_large(bytes_max));
         }
         bytes.extend_from_slice(&data);
     }
@@ -272,7 +279,7 @@ fn next_frame(body: &mut Incoming, context: &mut Context<'_>) -> Poll<Frame> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisor::http::Ran;
+    use crate::supervisor::http::Delivery;
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
 
@@ -297,7 +304,7 @@ mod tests {
             connection.exchange(request, 1),
         );
         let broken = exchanged.expect("it ends").expect_err("nobody answers");
-        assert_eq!(broken.ran, Ran::No, "{broken:?}");
+        assert_eq!(broken.delivery, Delivery::NotSent, "{broken:?}");
         assert!(!connection.is_usable());
     }
 
@@ -310,6 +317,6 @@ mod tests {
         let request = hyper::Request::new(Full::new(Bytes::new()));
         let exchanged = wire::block_on(None, connection.exchange(request, 1));
         let broken = exchanged.expect("no end").expect_err("nobody answers");
-        assert_eq!(broken.ran, Ran::No, "{broken:?}");
+        assert_eq!(broken.delivery, Delivery::NotSent, "{broken:?}");
     }
 }

@@ -1,11 +1,11 @@
 //! The client: kept connections to one child, one request at a time on each, and what became of
 //! a request that was not answered: whether it surely did not run decides who may send it again.
 
-mod answer;
 mod connection;
 mod counted;
 mod kept;
 mod pool;
+mod response;
 mod sharing;
 mod socket;
 mod terms;
@@ -20,18 +20,18 @@ use hyper::http::uri::InvalidUri;
 use hyper::{Method, Uri};
 
 use super::location::Location;
-pub(super) use answer::{Answer, Broken, Ran, Why};
 use connection::Connection;
-pub(super) use connection::{Here, OnTasks, Way};
+pub(super) use connection::{Async, Blocking, Transport};
 pub(super) use counted::Counts;
 use kept::Keep;
 use pool::Pool;
+pub(super) use response::{Delivery, HttpResponse, RequestError, RequestErrorKind};
 use sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
 pub(super) use terms::{add_headers, may_run_twice, method};
 
 /// What a child is asked.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(super) struct HttpRequest {
     pub(super) method: Method,
     /// Without the leading slash.
     pub(super) endpoint: String,
@@ -43,7 +43,7 @@ pub(super) struct Ask {
     pub(super) answer_bytes_max: u64,
 }
 
-impl Ask {
+impl HttpRequest {
     /// Bytes of an answer to `/healthz`.
     const HEALTH_BYTES_MAX: u64 = 64 << 10;
 
@@ -74,8 +74,8 @@ pub(super) struct Client {
     location: Location,
     /// None: it is left out.
     token: Option<HeaderValue>,
-    here: Pool<Here>,
-    tasks: Pool<OnTasks>,
+    blocking: Pool<Blocking>,
+    tasks: Pool<Async>,
     sharing: Sharing,
 }
 
@@ -83,12 +83,15 @@ impl Client {
     /// A client without connections yet.
     pub(super) fn new(location: Location, token: Option<HeaderValue>) -> Self {
         let (here, tasks) = (Pool::default(), Pool::default());
-        Self { location, token, here, tasks, sharing: Sharing::new() }
+        Self { location, token, blocking: here, tasks, sharing: Sharing::new() }
     }
 
     /// Asks, on a kept connection if there is one. A kept one may have been closed meanwhile:
     /// what was not sent on it is sent on a new one.
-    pub(super) async fn ask<W: Way>(&self, ask: &Ask) -> Result<Answer, Broken> {
+    pub(super) async fn send<W: Transport>(
+        &self,
+        ask: &HttpRequest,
+    ) -> Result<HttpResponse, RequestError> {
         let pool = W::pool(self);
         while let Some(mut kept) = pool.take() {
             match kept.exchange(self.request(ask)?, ask.answer_bytes_max).await {
@@ -96,26 +99,29 @@ impl Client {
                     self.put::<W>(kept);
                     return Ok(answer);
                 }
-                Err(broken) if broken.why != Why::Disconnected => return Err(broken),
+                Err(broken) if broken.kind != RequestErrorKind::Disconnected => return Err(broken),
                 Err(broken) => {
                     // The others were idle for as long, or will be closed for the same reason.
                     self.close_idle();
-                    if broken.ran != Ran::No {
+                    if broken.delivery != Delivery::NotSent {
                         return Err(broken);
                     }
                 }
             }
         }
-        self.ask_anew::<W>(ask).await
+        self.send_on_new_connection::<W>(ask).await
     }
 
     /// Opens a connection that is not kept.
-    pub(super) async fn connect<W: Way>(&self) -> Result<Connection<W::Io>, Broken> {
+    pub(super) async fn connect<W: Transport>(&self) -> Result<Connection<W::Io>, RequestError> {
         W::connect(&self.location, &self.sharing).await
     }
 
     /// Asks on a new connection.
-    pub(super) async fn ask_anew<W: Way>(&self, ask: &Ask) -> Result<Answer, Broken> {
+    pub(super) async fn send_on_new_connection<W: Transport>(
+        &self,
+        ask: &HttpRequest,
+    ) -> Result<HttpResponse, RequestError> {
         if self.sharing.is_full() {
             self.close_idle();
         }
@@ -129,7 +135,7 @@ impl Client {
         let answer = exchanged?;
         if self.sharing.may_be_more() {
             // The child may have closed those that are idle.
-            self.here.close_unusable();
+            self.blocking.close_unusable();
             self.tasks.close_unusable();
             self.sharing.prove();
         }
@@ -140,11 +146,14 @@ impl Client {
 
     /// Waits for an exchange on a new connection; closes others where they may keep the child from
     /// reading it.
-    async fn not_starved<W: Way, F: Future + Send>(&self, mut exchange: Pin<&mut F>) -> F::Output {
+    async fn not_starved<W: Transport, F: Future + Send>(
+        &self,
+        mut exchange: Pin<&mut F>,
+    ) -> F::Output {
         let mut look_at = Instant::now() + SUSPECT_AFTER;
         let mut is_first = true;
         loop {
-            if let Some(exchanged) = W::by(look_at, exchange.as_mut()).await {
+            if let Some(exchanged) = W::timeout_at(look_at, exchange.as_mut()).await {
                 return exchanged;
             }
             if !is_first {
@@ -159,7 +168,7 @@ impl Client {
     }
 
     /// Keeps a connection, unless that is not wanted by the child or by a request that waits.
-    fn put<W: Way>(&self, connection: Connection<W::Io>) {
+    fn put<W: Transport>(&self, connection: Connection<W::Io>) {
         let until = match connection.keep() {
             Keep::No => return,
             _ if self.sharing.has_to_close() => return,
@@ -171,7 +180,7 @@ impl Client {
 
     /// Closes all connections on which no request is under way.
     fn close_idle(&self) {
-        self.here.clear();
+        self.blocking.clear();
         self.tasks.clear();
     }
 
@@ -184,9 +193,12 @@ impl Client {
     }
 
     /// What `ask` is on the wire.
-    pub(super) fn request(&self, ask: &Ask) -> Result<hyper::Request<Full<Bytes>>, Broken> {
+    pub(super) fn request(
+        &self,
+        ask: &HttpRequest,
+    ) -> Result<hyper::Request<Full<Bytes>>, RequestError> {
         let uri = uri(&ask.endpoint).map_err(|error| {
-            Broken::unsent(format!("`{}` is not a valid endpoint: {error}", ask.endpoint))
+            RequestError::unsent(format!("`{}` is not a valid endpoint: {error}", ask.endpoint))
         })?;
         let mut request = hyper::Request::new(Full::new(ask.body.clone()));
         *request.method_mut() = ask.method.clone();

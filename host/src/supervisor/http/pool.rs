@@ -4,14 +4,14 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::Way;
+use super::Transport;
 use super::connection::Connection;
 use crate::sync::lock;
 
 /// Connections that are kept of one child.
 const KEPT_MAX: usize = 64;
 
-pub(in crate::supervisor) struct Pool<W: Way> {
+pub(in crate::supervisor) struct Pool<W: Transport> {
     kept: Mutex<Vec<Kept<W::Io>>>,
 }
 
@@ -21,13 +21,13 @@ struct Kept<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
     until: Option<Instant>,
 }
 
-impl<W: Way> Default for Pool<W> {
+impl<W: Transport> Default for Pool<W> {
     fn default() -> Self {
         Self { kept: Mutex::default() }
     }
 }
 
-impl<W: Way> Pool<W> {
+impl<W: Transport> Pool<W> {
     /// Takes a connection that another request can be sent on. Where one is found closed, those
     /// that were idle for as long are closed too.
     pub(super) fn take(&self) -> Option<Connection<W::Io>> {

@@ -93,7 +93,7 @@ fn why_not_sent(name: &str) -> Option<&'static str> {
 
 #[cold]
 fn refused(why: String) -> Failure {
-    Failure::Other(Error::new(ErrorKind::Input, format!("was not called: {why}")))
+    Failure::Other(Error::new(ErrorKind::InvalidInput, format!("was not called: {why}")))
 }
 
 #[cfg(test)]

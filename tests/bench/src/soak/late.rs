@@ -23,9 +23,9 @@ const GROWTH_MAX: f64 = (2 << 20) as f64;
 pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     let mut limits = HostLimits::default();
     // A worker for each caller, so that each call begins at once.
-    limits.workers_max = CALLERS as u32;
-    limits.abandoned_max = ABANDONED_MAX;
-    let threads_max = limits.workers_max as usize + ABANDONED_MAX as usize;
+    limits.max_workers = CALLERS as u32;
+    limits.max_abandoned_calls = ABANDONED_MAX;
+    let threads_max = limits.max_workers as usize + ABANDONED_MAX as usize;
     let (begun, ended) = (leak(AtomicU64::new(0)), leak(AtomicU64::new(0)));
     let host =
         Host::builder().quarantine(None).limits(limits).register_fn("late", move |ctx, _| {

@@ -73,7 +73,7 @@ impl<'a> Swapper<'a> {
     /// Waits until those that were kept for a while are closed as well.
     pub(crate) fn settle_kept(&mut self) -> anyhow::Result<()> {
         self.settle(0)?;
-        while !self.books.kept.is_empty() && !self.host.kept().is_empty() {
+        while !self.books.kept.is_empty() && !self.host.retained().is_empty() {
             if self.hear().is_err() {
                 break;
             }

@@ -126,8 +126,8 @@ fn print(seconds: u64, books: &Books, pools: u64, stuck: u64, paper: &Paper) -> 
 fn pool(token: &CancellationToken) -> anyhow::Result<Pool> {
     let mut limits = PoolLimits::default();
     limits.workers = WORKERS;
-    limits.queue_max = 256;
-    limits.results_max = 4096;
+    limits.max_queued_calls = 256;
+    limits.max_results = 4096;
     WorkerPool::new(limits, token).context("a pool did not start")
 }
 

@@ -23,7 +23,7 @@ const LIMITS: QueueLimits =
 /// A queue and those who serve it. What only counts is std's, so that it adds no orders.
 struct Yard {
     queue: Queue,
-    workers_max: u32,
+    max_workers: u32,
     /// Pieces that were told of.
     told: Mutex<u32>,
     more: Condvar,
@@ -50,10 +50,10 @@ struct Piece {
 
 impl Yard {
     /// Its first epoch has begun.
-    fn new(workers_max: u32) -> Arc<Self> {
+    fn new(max_workers: u32) -> Arc<Self> {
         let yard = Arc::new(Self {
             queue: Queue::new(),
-            workers_max,
+            max_workers,
             told: Mutex::new(0),
             more: Condvar::new(),
             current: AtomicU64::new(0),
@@ -63,13 +63,13 @@ impl Yard {
             workers: std::sync::Mutex::default(),
             never_sleeps: AtomicBool::new(false),
         });
-        let _ = yard.begin(workers_max);
+        let _ = yard.begin(max_workers);
         yard
     }
 
-    fn begin(self: &Arc<Self>, workers_max: u32) -> Epoch {
+    fn begin(self: &Arc<Self>, max_workers: u32) -> Epoch {
         self.current.fetch_add(1, Ordering::Relaxed);
-        let (epoch, hires) = self.queue.start_epoch(workers_max, LIMITS);
+        let (epoch, hires) = self.queue.start_epoch(max_workers, LIMITS);
         (0..hires).for_each(|_| self.hire(epoch));
         epoch
     }
@@ -197,7 +197,7 @@ impl Job for Piece {
             return JobOutcome::Completed;
         }
         let busy = &yard.busy[usize::try_from(generation).unwrap()];
-        assert!(busy.fetch_add(1, Ordering::Relaxed) < yard.workers_max);
+        assert!(busy.fetch_add(1, Ordering::Relaxed) < yard.max_workers);
         yard.tell_and(|| busy.fetch_sub(1, Ordering::Relaxed));
         JobOutcome::Completed
     }

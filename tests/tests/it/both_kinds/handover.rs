@@ -28,7 +28,7 @@ struct Scene {
 impl Scene {
     fn new(kind: Kind, handover: &'static str) -> Self {
         let plugins = Plugins::new();
-        let patient = limits(|limits| limits.pause_wait_max = LIMIT);
+        let patient = limits(|limits| limits.pause_timeout = LIMIT);
         let host = Host::builder().limits(patient).quarantine(None).build().unwrap();
         let journal = Journal::new(&plugins);
         Self { kind, journal, plugins, handover, host }
@@ -149,7 +149,7 @@ fn every_reply_of_an_overlap_is_of_the_build_that_its_generation_names() {
             }
         });
         assert_eq!(scene.host.list()[0].refused, 0);
-        assert!(scene.host.kept().is_empty());
+        assert!(scene.host.retained().is_empty());
         scene.journal.only_one_is_left(scene.serving());
     });
 }
@@ -157,7 +157,7 @@ fn every_reply_of_an_overlap_is_of_the_build_that_its_generation_names() {
 #[test]
 fn calls_that_run_end_on_the_old_build_and_those_that_wait_are_answered_by_the_new_one() {
     Scene::both("overlap", |scene| {
-        let one = limits(|limits| limits.workers_max = 1);
+        let one = limits(|limits| limits.max_workers = 1);
         let scene = Scene { host: Host::builder().limits(one).build().unwrap(), ..scene };
         let handle = scene.load(json!({ "answers": "old" }));
         let (entered, release) = (scene.plugins.dir().join("in"), scene.plugins.dir().join("go"));
@@ -209,7 +209,7 @@ fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
 #[test]
 fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
     for kind in BOTH {
-        let wait = limits(|limits| limits.pause_wait_max = Duration::from_millis(50));
+        let wait = limits(|limits| limits.pause_timeout = Duration::from_millis(50));
         for handover in ["pause", "stop-first"] {
             let host = Host::builder().limits(wait.clone()).build().unwrap();
             let scene = Scene { host, ..Scene::new(kind, handover) };
@@ -305,7 +305,7 @@ fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
         for part in ["serves no more", "did not start again", "not now", "the new one"] {
             assert!(told.contains(part), "`{part}` in: {told}");
         }
-        assert_eq!((error.kind(), error.generation()), (ErrorKind::Start, None));
+        assert_eq!((error.kind(), error.generation()), (ErrorKind::StartFailed, None));
         let is_rolled_back = |event: &HostEvent| matches!(event, HostEvent::RolledBack { .. });
         let told = event(&mut events, is_rolled_back);
         assert!(matches!(told, HostEvent::RolledBack { generation: None, .. }), "{told:?}");

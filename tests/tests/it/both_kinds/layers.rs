@@ -84,7 +84,7 @@ fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
         told.push(format!("{} {} {}", info.calls, info.errors, info.faults));
         told
     };
-    same(play, &["fine", "Denied", "Input", "fine", "Denied", "25 0 0"]);
+    same(play, &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"]);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn input_that_does_not_fit_its_schema_or_is_too_large_reaches_neither() {
         told.push(outcome(block_on(handle.execute(count()))));
         told
     };
-    same(play, &["1", "Input", "Input", "Output", "2"]);
+    same(play, &["1", "InvalidInput", "InvalidInput", "InvalidOutput", "2"]);
 }
 
 #[test]
@@ -116,9 +116,9 @@ fn faults_quarantine_both_kinds_and_a_reload_ends_it() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let policy = quarantine(|policy| {
-            policy.faults_max = 3;
-            policy.back_off_first = Duration::from_secs(3600);
-            policy.back_off_max = Duration::from_secs(3600);
+            policy.max_faults = 3;
+            policy.initial_backoff = Duration::from_secs(3600);
+            policy.max_backoff = Duration::from_secs(3600);
         });
         let host = Host::builder().quarantine(policy).build().unwrap();
         let install = |build: u64| {
@@ -145,9 +145,9 @@ fn reload_of_quarantined_plugin_starts_a_new_generation() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let policy = quarantine(|policy| {
-            policy.faults_max = 3;
-            policy.back_off_first = Duration::from_secs(3600);
-            policy.back_off_max = Duration::from_secs(3600);
+            policy.max_faults = 3;
+            policy.initial_backoff = Duration::from_secs(3600);
+            policy.max_backoff = Duration::from_secs(3600);
         });
         let host = Host::builder().quarantine(policy).build().unwrap();
         let handle = loaded(&host, kind.served(&plugins, "faulty").install());

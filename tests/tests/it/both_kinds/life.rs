@@ -65,7 +65,7 @@ fn a_state_is_given_by_a_load_and_a_wrong_one_refuses_it() {
         assert_eq!(counted(&handle), 4);
         block_on(host.unload("state")).unwrap();
         let error = block_on(host.load_with_state(&folder, Snapshot::new(3, "?"))).unwrap_err();
-        assert_eq!((error.kind(), error.step()), (ErrorKind::Start, Some(LoadStep::Restore)));
+        assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(LoadStep::Restore)));
         assert_eq!(error.plugin_error().map(PluginError::code), Some(409));
         assert_eq!(error.generation(), None);
         journal.only_one_is_left(None);
@@ -110,7 +110,7 @@ fn an_unload_lets_running_calls_end_and_refuses_later_ones() {
             assert_eq!(host.plugin("goes").unwrap_err().kind(), ErrorKind::NotFound);
             journal.only_one_is_left(None);
         }
-        assert!(host.kept().is_empty());
+        assert!(host.retained().is_empty());
     }
 }
 

@@ -2,7 +2,9 @@
 //! how a step is run.
 
 use futures_util::stream;
-use hotbay::{Error, ErrorKind, Host, HostBuilder, Many, Output, PluginError, PluginName, Request};
+use hotbay::{
+    Error, ErrorKind, Host, HostBuilder, Output, PluginError, PluginName, Request, RunOptions,
+};
 use hotbay_tests::{Plugins, ProgramFolder, block_on, loaded};
 use serde_json::{Value, json};
 
@@ -79,7 +81,7 @@ fn many(
     requests: Vec<Request<'static>>,
 ) -> Vec<Result<String, String>> {
     let pipeline = host.pipeline(steps.iter().copied()).unwrap();
-    let mut many = pipeline.run_many(stream::iter(requests), Many::ordered().chunk_max(50));
+    let mut many = pipeline.run_many(stream::iter(requests), RunOptions::ordered().max_chunk(50));
     let mut all = Vec::new();
     block_on(async {
         while let Some(done) = many.next().await {

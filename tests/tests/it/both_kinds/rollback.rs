@@ -74,7 +74,7 @@ macro_rules! asked {
 }
 
 fn cases() -> Vec<Case> {
-    use ErrorKind::{Config, Incompatible, Integrity, Manifest, Start};
+    use ErrorKind::{Config, Incompatible, Integrity, Manifest, StartFailed};
     use LoadStep::{
         Config as Checked, Digest, Init, Launch, Location, Restore, Snapshot, Stage, Version,
     };
@@ -115,7 +115,7 @@ fn cases() -> Vec<Case> {
         case(
             "not executable",
             "chmod +x",
-            ((Stage, Integrity), (Launch, Start)),
+            ((Stage, Integrity), (Launch, StartFailed)),
             |draft, scene| {
                 draft.set("description", "another").install();
                 match scene.kind {
@@ -129,27 +129,27 @@ fn cases() -> Vec<Case> {
                 }
             },
         ),
-        asked!("validate_config", "not this one", (Checked, Config), (Location, Start),
+        asked!("validate_config", "not this one", (Checked, Config), (Location, StartFailed),
             { "config_fails": "not this one" }),
-        asked!("a panic there", "not that one", (Checked, Start), (Location, Start),
+        asked!("a panic there", "not that one", (Checked, StartFailed), (Location, StartFailed),
             { "config_panics": "not that one" }),
-        asked!("a config of another shape", "surplus", (Checked, Config), (Location, Start),
+        asked!("a config of another shape", "surplus", (Checked, Config), (Location, StartFailed),
             { "surplus": true }),
-        asked!("init", "cannot start", (Init, Start), (Location, Start),
+        asked!("init", "cannot start", (Init, StartFailed), (Location, StartFailed),
             { "init_fails": "cannot start" }),
-        asked!("a panic in init", "broke at the start", (Init, Start), (Location, Start),
+        asked!("a panic in init", "broke at the start", (Init, StartFailed), (Location, StartFailed),
             { "init_panics": "broke at the start" }),
-        case("snapshot", "no state now", both((Snapshot, Start)), |draft, scene| {
+        case("snapshot", "no state now", both((Snapshot, StartFailed)), |draft, scene| {
             fs::write(scene.switch("fails"), "").unwrap();
             draft.config(scene.config(&json!({ "build": 3 }))).install();
         }),
-        case("a panic in snapshot", "in panic", both((Snapshot, Start)), |draft, scene| {
+        case("a panic in snapshot", "in panic", both((Snapshot, StartFailed)), |draft, scene| {
             fs::write(scene.switch("panics"), "").unwrap();
             draft.config(scene.config(&json!({ "build": 4 }))).install();
         }),
-        asked!("restore", "what is this", (Restore, Start), (Restore, Start),
+        asked!("restore", "what is this", (Restore, StartFailed), (Restore, StartFailed),
             { "restore_fails": "what is this" }),
-        asked!("a panic in restore", "no idea", (Restore, Start), (Restore, Start),
+        asked!("a panic in restore", "no idea", (Restore, StartFailed), (Restore, StartFailed),
             { "restore_panics": "no idea" }),
     ]
 }
@@ -205,7 +205,7 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
         traffic.goes_on();
     });
     assert_eq!(counted(&handle), 2);
-    assert!(host.kept().is_empty());
+    assert!(host.retained().is_empty());
     let now = scene.journal.starts().pop().unwrap().0;
     scene.journal.only_one_is_left(Some(now));
 }
@@ -253,7 +253,7 @@ fn a_program_that_fails_while_calls_wait_lets_the_old_one_serve_on() {
 fn what_is_ill_is_not_promoted_by_any_handover() {
     for kind in BOTH {
         let scene = Scene::new(kind);
-        let wait = limits(|limits| limits.start_wait_max = Duration::from_millis(1500));
+        let wait = limits(|limits| limits.start_timeout = Duration::from_millis(1500));
         let host = Host::builder().limits(wait).build().unwrap();
         let ill = scene.switch("ill");
         fs::write(&ill, "").unwrap();
@@ -277,7 +277,11 @@ fn what_is_ill_is_not_promoted_by_any_handover() {
             let error = under_load(&handle, 2, served, |_| rolled_back(&host, &scene.name));
             let told = error.full_message();
             let step = if kind == Kind::Library { LoadStep::Health } else { LoadStep::Ready };
-            assert_eq!((error.step(), error.kind()), (Some(step), ErrorKind::Start), "{told}");
+            assert_eq!(
+                (error.step(), error.kind()),
+                (Some(step), ErrorKind::StartFailed),
+                "{told}"
+            );
             assert!(told.contains("ill") && told.contains("keeps serving"), "{told}");
             scene.journal.only_one_is_left(Some(serving));
         }

@@ -16,14 +16,16 @@ use hotbay::pool::{Outcome, PoolLimits, SubmitError, SubmitErrorKind, TaskTicket
 /// Longer than any wait here lasts.
 const GENEROUS: Duration = Duration::from_secs(60);
 
-fn limits(workers: u32, queue_max: u32, results_max: u32) -> PoolLimits {
+fn limits(workers: u32, max_queued_calls: u32, max_results: u32) -> PoolLimits {
     let mut limits = PoolLimits::default();
-    (limits.workers, limits.queue_max, limits.results_max) = (workers, queue_max, results_max);
+    (limits.workers, limits.max_queued_calls, limits.max_results) =
+        (workers, max_queued_calls, max_results);
     limits
 }
 
-fn pool<T: Send>(workers: u32, queue_max: u32, results_max: u32) -> WorkerPool<T> {
-    WorkerPool::new(limits(workers, queue_max, results_max), &CancellationToken::new()).unwrap()
+fn pool<T: Send>(workers: u32, max_queued_calls: u32, max_results: u32) -> WorkerPool<T> {
+    WorkerPool::new(limits(workers, max_queued_calls, max_results), &CancellationToken::new())
+        .unwrap()
 }
 
 /// A worker that a task holds until it is let go.

@@ -89,7 +89,7 @@ impl Chance {
 impl Round {
     fn new(end: End) -> Self {
         let mut limits = PoolLimits::default();
-        (limits.workers, limits.queue_max, limits.results_max) = (2, 4, 16);
+        (limits.workers, limits.max_queued_calls, limits.max_results) = (2, 4, 16);
         Self {
             pool: WorkerPool::new(limits, &CancellationToken::new()).unwrap(),
             end,

@@ -10,8 +10,8 @@ use super::{Job, JobOutcome, WorkerId, Yard, preempted};
 
 impl Yard {
     /// As [`new`](Self::new), with workers that go home instead of sleeping.
-    fn sleepless(workers_max: u32) -> Arc<Self> {
-        let yard = Self::new(workers_max);
+    fn sleepless(max_workers: u32) -> Arc<Self> {
+        let yard = Self::new(max_workers);
         yard.never_sleeps.store(true, Ordering::Relaxed);
         yard
     }

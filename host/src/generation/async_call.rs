@@ -1,0 +1,110 @@
+//! Calls of a generation by futures, one by one or many in one exchange: for bodies whose calls
+//! need no thread while they are waited for.
+
+use super::lease::CallArgs;
+use super::{Backend, InstanceRef};
+#[cfg(unix)]
+use crate::call::Failure;
+use crate::call::Reply;
+use crate::error::Error;
+#[cfg(unix)]
+use crate::supervisor::ProcessCall;
+
+impl InstanceRef {
+    /// As [`call`](Self::call), by a future; dropped, it ends the call.
+    pub(crate) async fn call_async(
+        &self,
+        asked: CallArgs<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), Error> {
+        #[cfg(unix)]
+        if let Some(Backend::OutOfProcess(process)) = self.backend() {
+            let CallArgs { request, state: standing, call_id } = asked;
+            let generation = self.generation();
+            generation.check_input(request)?;
+            if let Some(standing) = standing {
+                standing.enter_plugin(generation.id.get());
+            }
+            let answer = process.call_async(&ProcessCall { request, call_id }).await;
+            if let Some(standing) = standing {
+                standing.leave_plugin();
+            }
+            return generation.fill_reply(request, answer, reply);
+        }
+        self.call(asked, reply)
+    }
+
+    /// How many calls it can be asked at once; none: one by one.
+    pub(crate) fn batch(&self) -> Option<usize> {
+        match self.backend()? {
+            Backend::InProcess(_) => None,
+            #[cfg(unix)]
+            Backend::OutOfProcess(process) => process.batch_max(),
+        }
+    }
+
+    /// Answers many calls in one exchange, each with its own answer, in their order.
+    pub(crate) async fn call_many(&self, asked: Vec<CallArgs<'_>>) -> Vec<Result<Reply, Error>> {
+        #[cfg(unix)]
+        if let Some(Backend::OutOfProcess(process)) = self.backend() {
+            return self.call_process_many(process, &asked).await;
+        }
+        let mut answers = Vec::with_capacity(asked.len());
+        for asked in asked {
+            let mut reply = Reply::vacant();
+            answers.push(self.call_async(asked, &mut reply).await.map(|()| reply));
+        }
+        answers
+    }
+
+    #[cfg(unix)]
+    async fn call_process_many(
+        &self,
+        process: &crate::supervisor::Process,
+        asked: &[CallArgs<'_>],
+    ) -> Vec<Result<Reply, Error>> {
+        let generation = self.generation();
+        // What is too large is not sent; what names an endpoint, a method or headers goes by
+        // itself.
+        let is_gathered = |asked: &CallArgs<'_>| {
+            asked.request.named_endpoint().is_none()
+                && !asked.request.names_http()
+                && generation.check_input(asked.request).is_ok()
+        };
+        let calls: Vec<_> = asked
+            .iter()
+            .filter(|asked| is_gathered(asked))
+            .map(|asked| ProcessCall { request: asked.request, call_id: asked.call_id })
+            .collect();
+        let answered = match calls.len() {
+            0 => Ok(Vec::new()),
+            _ => process.call_many(&calls).await,
+        };
+        let mut answered =
+            answered.map_err(|failure| generation.error_from(failure)).map(Vec::into_iter);
+        let mut replies = Vec::with_capacity(asked.len());
+        for asked in asked {
+            let mut reply = Reply::vacant();
+            let outcome = if is_gathered(asked) {
+                match &mut answered {
+                    Ok(answers) => {
+                        let missing = || Err(Failure::Other(missing()));
+                        let answer = answers.next().unwrap_or_else(missing);
+                        generation.fill_reply(asked.request, answer, &mut reply)
+                    }
+                    Err(error) => Err(error.cloned()),
+                }
+            } else {
+                self.call_async(*asked, &mut reply).await
+            };
+            replies.push(outcome.map(|()| reply));
+        }
+        replies
+    }
+}
+
+#[cfg(unix)]
+#[cold]
+fn missing() -> Error {
+    crate::error::bug!("an answer of many was not there")
+}

@@ -1,0 +1,288 @@
+//! The end of a generation: drain with a limit, stop the plugin, then close its image or keep
+//! it, with the reason. Runs on a thread of the host, never on a caller's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hotbay_plugin::abi::{CALLBACKS, Callback, RawCensus};
+
+use super::deferred_unloads::{DeferredUnloads, RetainReason, RetainedEntry};
+use super::state::State;
+use super::{Generation, UnloadLeftovers, error_of};
+use crate::boundary::{Close, Image, Root, Variables};
+use crate::config::HostLimits;
+use crate::event::HostEvent;
+use crate::pool::RunOutcome;
+use crate::sync::{deadline_in, lock};
+
+/// How long a thread that has just ended may take to leave the system's list.
+const THREAD_EXIT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long the thread that opened a library may take for the destructors of its thread-locals.
+const OPENER_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether threads that have just ended are waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WaitForThreads {
+    /// For a moment.
+    Briefly,
+    /// Not at all.
+    No,
+}
+
+/// A generation whose plugin has ended, and what is left of it.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    pub(crate) leftovers: UnloadLeftovers,
+    /// Why its image is to stay, if anything says so.
+    pub(crate) reason: Option<String>,
+}
+
+/// Ends a generation that gets no new calls, and tells the board what became of it.
+pub(crate) fn unload(
+    generation: &Arc<Generation>,
+    drain_timeout: Duration,
+    limits: &HostLimits,
+    keeper: &DeferredUnloads,
+) {
+    generation.set_state(State::Draining);
+    let Some(body) = generation.drained(drain_timeout) else {
+        return retain_draining(generation, keeper);
+    };
+    generation.returned.put(body);
+    if let Some(stopped) = stop(generation, limits, keeper) {
+        close_or_retain(generation, stopped, keeper);
+    }
+}
+
+/// Stops the plugin of a generation whose leases are all back, on a thread of its own. What
+/// does not end is kept.
+pub(crate) fn stop(
+    generation: &Arc<Generation>,
+    limits: &HostLimits,
+    keeper: &DeferredUnloads,
+) -> Option<Stopped> {
+    let Some(body) = generation.drained(limits.drain_timeout) else {
+        retain_draining(generation, keeper);
+        return None;
+    };
+    generation.set_state(State::Retired);
+    let (plugin, id) = (generation.name.clone(), generation.id);
+    generation.events.emit(HostEvent::Retired { plugin, generation: id });
+    let running = generation.workers.join(limits.stop_timeout);
+    if running > 0 {
+        let reason = format!("workers: {running} still run");
+        retain(generation, keeper, reason, RetainReason::Backend(body));
+        return None;
+    }
+    let wait_max = body.shutdown_timeout(limits.stop_timeout);
+    let ended = body.run(&generation.workers, wait_max, move |mut body| {
+        let ended = body.shut_down(true);
+        (ended, body.into_leftovers())
+    });
+    // From here on the plugin hears `Closed`.
+    let registration = lock(&generation.services).take();
+    // Not under the lock: the last line that it logs is told to whoever listens.
+    drop(registration);
+    let (failure, remains) = match ended {
+        RunOutcome::Completed((Ok(()), remains)) => (None, remains),
+        RunOutcome::Completed((Err(failure), remains)) => {
+            (Some(error_of(failure).full_message()), remains)
+        }
+        RunOutcome::TimedOut => {
+            retain(generation, keeper, "shutdown: still runs".to_owned(), RetainReason::Running);
+            return None;
+        }
+        RunOutcome::SpawnFailed(error) => {
+            let reason = format!("shutdown: no thread for it ({error})");
+            retain(generation, keeper, reason, RetainReason::Running);
+            return None;
+        }
+    };
+    if let Some(reason) = failure.clone() {
+        let (plugin, id) = (generation.name.clone(), generation.id);
+        generation.events.emit(HostEvent::ShutdownFailed { plugin, generation: id, reason });
+    }
+    let failure = failure.map(|failure| format!("shutdown: {failure}"));
+    Some(Stopped { leftovers: remains, reason: generation.retain_reason.clone().or(failure) })
+}
+
+/// Closes what is left of a generation that was stopped, or keeps it.
+pub(crate) fn close_or_retain(generation: &Generation, stopped: Stopped, keeper: &DeferredUnloads) {
+    let closed = match stopped.leftovers {
+        UnloadLeftovers::Library(image, root) => {
+            close(image, Some(root), stopped.reason, WaitForThreads::Briefly)
+        }
+        #[cfg(unix)]
+        UnloadLeftovers::Process(_) => Ok(None),
+    };
+    match closed {
+        Ok(leaked_bytes) => {
+            generation.set_state(State::Closed);
+            let (plugin, id) = (generation.name.clone(), generation.id);
+            generation.events.emit(HostEvent::Closed { plugin, generation: id, leaked_bytes });
+        }
+        Err((reason, left)) => retain(generation, keeper, reason, left),
+    }
+}
+
+fn retain_draining(generation: &Arc<Generation>, keeper: &DeferredUnloads) {
+    let left = RetainReason::Draining(Arc::clone(generation));
+    retain(generation, keeper, "calls: some still run".to_owned(), left);
+}
+
+fn retain(generation: &Generation, keeper: &DeferredUnloads, reason: String, left: RetainReason) {
+    let (plugin, id) = (generation.name.clone(), generation.id);
+    generation.set_state(State::Kept(reason.clone()));
+    keeper.retain(RetainedEntry {
+        plugin: plugin.clone(),
+        generation: Some(id),
+        reason: reason.clone(),
+        retained: left,
+    });
+    generation.events.emit(HostEvent::Kept { plugin, generation: id, reason });
+}
+
+/// Closes an image whose plugin has ended, if nothing is left in it; `keep` is a reason not to.
+///
+/// Answers with the bytes that the plugin did not release, where they are counted. The thread that
+/// opened the image ends right before: as long as anything may run in the library, it lives.
+pub(crate) fn close(
+    image: Arc<Image>,
+    root: Option<Root>,
+    keep: Option<String>,
+    settle: WaitForThreads,
+) -> Result<Option<i64>, (String, RetainReason)> {
+    if !image.is_library() {
+        if let Ok(image) = Arc::try_unwrap(image) {
+            let _ = image.close();
+        }
+        return Ok(None);
+    }
+    if let Some(reason) = keep.or_else(|| callback_reason(&image, root)) {
+        return Err((reason, RetainReason::Image(image)));
+    }
+    if let Some(reason) = use_reason(&image, root, settle) {
+        return Err((reason, RetainReason::Temporary(image, root)));
+    }
+    if !image.end_opener(OPENER_EXIT_TIMEOUT) {
+        let reason = "threads: the one that opened it still runs";
+        return Err((reason.to_owned(), RetainReason::Temporary(image, root)));
+    }
+    // The destructors of its thread-locals may have left something.
+    if let Some(reason) = callback_reason(&image, root) {
+        return Err((reason, RetainReason::Image(image)));
+    }
+    if let Some(reason) = use_reason(&image, root, settle) {
+        return Err((reason, RetainReason::Temporary(image, root)));
+    }
+    let census = root.map(Root::census).unwrap_or_default();
+    let leaked_bytes = census.counts_bytes.then_some(census.live_bytes);
+    let image = match Arc::try_unwrap(image) {
+        Ok(image) => image,
+        Err(image) => {
+            return Err(("it is still in use".to_owned(), RetainReason::Temporary(image, root)));
+        }
+    };
+    if let Some(root) = root {
+        root.release_keys();
+        // A thread that was just ending may have run one of their destructors meanwhile.
+        let key_threads = root.census().key_threads;
+        if key_threads > 0 {
+            let reason = format!("thread keys: {key_threads} thread(s) hold one");
+            return Err((reason, RetainReason::Temporary(Arc::new(image), Some(root))));
+        }
+    }
+    match image.close() {
+        Close::Unmapped => Ok(leaked_bytes),
+        Close::Pinned(image) => {
+            let reason = "pinned: a thread that lives holds a thread-local value of it";
+            Err((reason.to_owned(), RetainReason::Closed(image)))
+        }
+    }
+}
+
+/// Why the image can never be closed: something may call it back, and nothing tells when it will
+/// not any more.
+fn callback_reason(image: &Image, root: Option<Root>) -> Option<String> {
+    if let Some(reason) = root.and_then(|root| noted_calls(&root.census())) {
+        return Some(reason);
+    }
+    let reason = "a signal handler lay in it, and a later handler of the signal may still call it";
+    image.held_signal_handler().then(|| reason.to_owned())
+}
+
+/// The calls by which a plugin left a pointer of its own in the C library, in words.
+fn noted_calls(census: &RawCensus) -> Option<String> {
+    let is_set = |at: usize| census.calls[at / 64] >> (at % 64) & 1 != 0;
+    let called = (0..census.calls.len() * 64).filter(|at| is_set(*at));
+    let reasons: Vec<_> = called
+        .map(|at| match CALLBACKS.get(at) {
+            Some(Callback { name, consequence, is_wrapped: true }) => {
+                format!("it called `{name}`, {consequence}")
+            }
+            Some(Callback { name, consequence, .. }) => {
+                format!("it looked up `{name}`, {consequence}")
+            }
+            None => "it called a function that this host does not know".to_owned(),
+        })
+        .collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+/// Why the image cannot be closed, once threads that have just ended are gone.
+fn use_reason(image: &Image, root: Option<Root>, settle: WaitForThreads) -> Option<String> {
+    let wait_max = match settle {
+        WaitForThreads::Briefly => THREAD_EXIT_TIMEOUT,
+        WaitForThreads::No => Duration::ZERO,
+    };
+    let deadline = deadline_in(wait_max);
+    loop {
+        let reason = current_use(image, root)?;
+        if Instant::now() >= deadline {
+            return Some(reason);
+        }
+        // The system tells nobody when a thread leaves its list.
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
+    let outputs = image.outputs().sum();
+    if outputs > 0 {
+        return Some(format!("outputs: {outputs} held"));
+    }
+    if let Some(root) = root {
+        let Some(census) = census(image, root) else {
+            return Some("threads: the one that opened it does not answer".to_owned());
+        };
+        if !census.counts_threads {
+            return Some("threads: cannot be counted on this system".to_owned());
+        }
+        if census.live_threads > 0 {
+            return Some(format!("threads: {} still run", census.live_threads));
+        }
+        if census.key_threads > 0 {
+            return Some(format!("thread keys: {} thread(s) hold one", census.key_threads));
+        }
+    }
+    match image.variables() {
+        Variables::Free => None,
+        Variables::Held(name) => Some(format!("memory: `{name}` points into it")),
+        Variables::Unreadable => Some(
+            "memory: the system does not let this process read its own environment, which may \
+             point into it"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Counts on the thread that opened the library, if that lives: what is left on that one does not
+/// count, since it ends before the library is closed.
+fn census(image: &Image, root: Root) -> Option<RawCensus> {
+    let Some(opener) = image.opener() else { return Some(root.census()) };
+    match opener.run(OPENER_EXIT_TIMEOUT, move || root.census()) {
+        RunOutcome::Completed(census) => Some(census),
+        RunOutcome::TimedOut | RunOutcome::SpawnFailed(_) => None,
+    }
+}

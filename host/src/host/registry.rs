@@ -1,0 +1,390 @@
+//! Who is there: one entry a name, reserved while a plugin is loaded and while it leaves, so
+//! that nothing is loaded twice and nothing that is required goes. The lock is held for
+//! look-ups only.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
+
+use super::info::PluginInfo;
+use super::not_found::not_serving;
+use super::shutdown_latch::ShutdownLatch;
+use super::shutting_down;
+use crate::error::{Error, ErrorKind, LoadStep};
+use crate::event::HostEvent;
+use crate::handle::PluginHandle;
+use crate::id::{GenerationId, PluginName};
+use crate::manifest::Manifest;
+use crate::metrics::PluginStats;
+use crate::providers::{Changes, Offer, Offers};
+use crate::reload::{Build, Candidate, Dependent, Loaded};
+use crate::slot::Slot;
+use crate::sync::ProcessEpoch;
+
+#[derive(Debug)]
+pub(super) struct Registry {
+    entries: RwLock<Entries>,
+    pub(super) changes: Changes,
+    pub(super) shutdown: ShutdownLatch,
+    process: ProcessEpoch,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    pub(super) by_name: BTreeMap<PluginName, Entry>,
+    is_closed: bool,
+    /// Counts loads, so that plugins can end in the reverse order.
+    loads: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) manifest: Arc<Manifest>,
+    folder: Option<PathBuf>,
+    pub(super) stage: Stage,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    Loading,
+    Serving { handle: PluginHandle, slot: Arc<Slot>, build: Build, offers: Offers, order: u64 },
+    Unloading,
+}
+
+impl Registry {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: RwLock::default(),
+            changes: Changes::default(),
+            shutdown: ShutdownLatch::default(),
+            process: ProcessEpoch::now(),
+        }
+    }
+
+    /// Refuses what a forked child asks for, before it could wait for a lock.
+    fn check_process(&self) -> Result<(), Error> {
+        if self.process.is_current() { Ok(()) } else { Err(Error::forked()) }
+    }
+
+    /// Takes a name for a plugin that is about to be loaded.
+    pub(super) fn reserve(&self, candidate: &Candidate) -> Result<Reservation<'_>, Error> {
+        let manifest = &candidate.manifest;
+        let mut entries = self.write();
+        if entries.is_closed {
+            return Err(shutting_down());
+        }
+        if let Some(there) = entries.by_name.get(manifest.name()) {
+            return Err(duplicate(candidate, there));
+        }
+        check_requirements(candidate, &entries)?;
+        let entry = Entry {
+            manifest: Arc::new(manifest.clone()),
+            folder: candidate.folder.clone(),
+            stage: Stage::Loading,
+        };
+        entries.by_name.insert(manifest.name().clone(), entry);
+        Ok(Reservation { table: self, name: manifest.name().clone() })
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<PluginHandle, Error> {
+        self.check_process()?;
+        let entries = self.read();
+        if let Some(Entry { stage: Stage::Serving { handle, .. }, .. }) = entries.by_name.get(name)
+        {
+            return Ok(handle.clone());
+        }
+        if entries.is_closed {
+            return Err(shutting_down());
+        }
+        Err(not_serving(name, &entries))
+    }
+
+    /// What serves under a name.
+    pub(super) fn serving_plugin(&self, name: &PluginName) -> Result<ServingPlugin, Error> {
+        let entries = self.read();
+        match entries.by_name.get(name.as_str()) {
+            Some(Entry { stage: Stage::Serving { slot, build, .. }, folder, .. }) => {
+                Ok(ServingPlugin {
+                    slot: Arc::clone(slot),
+                    build: build.clone(),
+                    folder: folder.clone(),
+                })
+            }
+            _ => Err(not_serving(name.as_str(), &entries)),
+        }
+    }
+
+    /// Checks that what `candidate` requires is there.
+    pub(super) fn check_requirements(&self, candidate: &Candidate) -> Result<(), Error> {
+        check_requirements(candidate, &self.read())
+    }
+
+    /// Who requires a plugin.
+    pub(super) fn dependents(&self, name: &PluginName) -> Vec<Dependent> {
+        let entries = self.read();
+        let dependent = |entry: &Entry| {
+            let wanted = entry.manifest.requires().get(name)?.clone();
+            Some(Dependent { name: entry.manifest.name().clone(), wanted })
+        };
+        entries.by_name.values().filter_map(dependent).collect()
+    }
+
+    /// Notes that another build serves; answers with its generation, or none if the plugin was
+    /// taken out of service meanwhile.
+    pub(super) fn replace(
+        &self,
+        name: &PluginName,
+        of: &Arc<Slot>,
+        new: Build,
+    ) -> Option<GenerationId> {
+        let mut entries = self.write();
+        let entry = entries.by_name.get_mut(name.as_str())?;
+        let Stage::Serving { slot, build, offers, .. } = &mut entry.stage else { return None };
+        if !Arc::ptr_eq(slot, of) {
+            return None;
+        }
+        entry.manifest = Arc::clone(&new.manifest);
+        *offers = offers_of(&new);
+        *build = new;
+        slot.generation().map(|generation| generation.id)
+    }
+
+    /// Frees the name of a plugin that serves no more, unless it leaves already.
+    pub(super) fn remove(&self, name: &PluginName, of: &Arc<Slot>) {
+        let mut entries = self.write();
+        let entry = entries.by_name.get(name.as_str());
+        let is_of = |entry: &Entry| match &entry.stage {
+            Stage::Serving { slot, .. } => Arc::ptr_eq(slot, of),
+            Stage::Loading | Stage::Unloading => false,
+        };
+        if entry.is_some_and(is_of) {
+            entries.by_name.remove(name.as_str());
+        }
+    }
+
+    /// Takes a plugin out of service; it leaves when the answer is dropped.
+    pub(super) fn begin_unload(&self, name: &str) -> Result<Unloading<'_>, Error> {
+        let mut entries = self.write();
+        let Some(Entry { stage: Stage::Serving { slot, .. }, .. }) = entries.by_name.get(name)
+        else {
+            return Err(not_serving(name, &entries));
+        };
+        let slot = Arc::clone(slot);
+        let requires = |entry: &Entry| entry.manifest.requires().contains_key(name);
+        let needing = entries.by_name.values().filter(|entry| requires(entry));
+        let needing: Vec<_> = needing.map(|entry| format!("`{}`", entry.manifest.name())).collect();
+        if !needing.is_empty() {
+            let message = format!("is required by {}; unload them first", needing.join(", "));
+            return Err(Error::new(ErrorKind::Requires, message).of(&slot.name));
+        }
+        if let Some(entry) = entries.by_name.get_mut(name) {
+            entry.stage = Stage::Unloading;
+        }
+        Ok(Unloading { table: self, slot })
+    }
+
+    /// Takes everything out of service for good, the latest loaded first; none if that was
+    /// done before.
+    pub(super) fn close(&self) -> Option<Vec<Arc<Slot>>> {
+        let mut entries = self.write();
+        if std::mem::replace(&mut entries.is_closed, true) {
+            return None;
+        }
+        let mut serving: Vec<_> = std::mem::take(&mut entries.by_name)
+            .into_values()
+            .filter_map(|entry| match entry.stage {
+                Stage::Serving { slot, order, .. } => Some((order, slot)),
+                Stage::Loading | Stage::Unloading => None,
+            })
+            .collect();
+        serving.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
+        Some(serving.into_iter().map(|(_, slot)| slot).collect())
+    }
+
+    pub(super) fn list(&self) -> Vec<PluginInfo> {
+        self.with_open(|entries| entries.by_name.values().filter_map(Entry::info).collect())
+    }
+
+    /// The figures of everything that serves, sorted by name.
+    pub(super) fn stats(&self) -> Vec<PluginStats> {
+        self.with_open(|entries| entries.by_name.values().filter_map(Entry::stats).collect())
+    }
+
+    /// What is known of one plugin that serves.
+    pub(super) fn info(&self, name: &PluginName) -> Option<PluginInfo> {
+        self.read().by_name.get(name.as_str()).and_then(Entry::info)
+    }
+
+    pub(super) fn names(&self) -> Vec<PluginName> {
+        self.with_open(|entries| entries.by_name.keys().cloned().collect())
+    }
+
+    /// The manifests of what serves, and where each was loaded from.
+    pub(super) fn serving(&self) -> Vec<(Arc<Manifest>, Option<PathBuf>)> {
+        let entries = self.read();
+        let serving = entries.by_name.values();
+        let serving = serving.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
+        serving.map(|entry| (Arc::clone(&entry.manifest), entry.folder.clone())).collect()
+    }
+
+    /// What `look` finds among what serves, sorted by name.
+    pub(super) fn with_entries<T>(
+        &self,
+        mut look: impl FnMut(&Manifest, Option<&Path>, &Offers, &PluginHandle) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        self.check_process()?;
+        let entries = self.read();
+        if entries.is_closed {
+            return Err(shutting_down());
+        }
+        let found = entries.by_name.values().filter_map(|entry| match &entry.stage {
+            Stage::Serving { handle, offers, .. } => {
+                look(&entry.manifest, entry.folder.as_deref(), offers, handle)
+            }
+            Stage::Loading | Stage::Unloading => None,
+        });
+        Ok(found.collect())
+    }
+
+    /// Returns what `look` finds; nothing in a forked child.
+    fn with_open<T: Default>(&self, look: impl FnOnce(&Entries) -> T) -> T {
+        if self.process.is_current() { look(&self.read()) } else { T::default() }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Entries> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Entries> {
+        let entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        self.changes.one_more();
+        entries
+    }
+}
+
+impl Entry {
+    fn info(&self) -> Option<PluginInfo> {
+        let Stage::Serving { slot, build, .. } = &self.stage else { return None };
+        Some(PluginInfo::of(slot, build, &self.manifest, self.folder.as_ref()))
+    }
+
+    fn stats(&self) -> Option<PluginStats> {
+        let Stage::Serving { slot, order, .. } = &self.stage else { return None };
+        let latencies = Some(slot.counters.latencies.snapshot());
+        Some(PluginStats { latencies, ..super::stats::figures(self.info()?, *order) })
+    }
+}
+
+/// What serves under a name.
+#[derive(Debug)]
+pub(super) struct ServingPlugin {
+    pub(super) slot: Arc<Slot>,
+    pub(super) build: Build,
+    pub(super) folder: Option<PathBuf>,
+}
+
+/// A name that is taken for a plugin that is being loaded; given back when dropped unfilled.
+#[derive(Debug)]
+pub(super) struct Reservation<'t> {
+    table: &'t Registry,
+    name: PluginName,
+}
+
+impl Reservation<'_> {
+    /// Puts the plugin in its place; answers with what to tell, or with the slot if the table
+    /// was closed meanwhile.
+    pub(super) fn fill(self, handle: PluginHandle, loaded: Loaded) -> Result<HostEvent, Arc<Slot>> {
+        let Loaded { slot, build } = loaded;
+        let Some(generation) = slot.generation() else {
+            return Err(slot);
+        };
+        let mut entries = self.table.write();
+        entries.loads += 1;
+        let order = entries.loads;
+        let Some(entry) = entries.by_name.get_mut(self.name.as_str()) else {
+            return Err(slot);
+        };
+        let offers = offers_of(&build);
+        entry.stage = Stage::Serving { handle, slot, build, offers, order };
+        Ok(HostEvent::Loaded {
+            plugin: self.name.clone(),
+            version: generation.version.clone(),
+            generation: generation.id,
+        })
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.table.write();
+        let entry = entries.by_name.get(self.name.as_str());
+        if entry.is_some_and(|entry| matches!(entry.stage, Stage::Loading)) {
+            entries.by_name.remove(self.name.as_str());
+        }
+    }
+}
+
+/// A plugin that leaves; its name is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Unloading<'t> {
+    table: &'t Registry,
+    slot: Arc<Slot>,
+}
+
+impl Unloading<'_> {
+    pub(super) fn slot(&self) -> &Slot {
+        &self.slot
+    }
+}
+
+impl Drop for Unloading<'_> {
+    fn drop(&mut self) {
+        self.table.write().by_name.remove(self.slot.name.as_str());
+    }
+}
+
+/// What a build offers; what it declares besides its manifest is added here.
+fn offers_of(build: &Build) -> Offers {
+    let declared = build.contracts.iter().map(|(contract, aliases)| Offer {
+        contract: contract.clone(),
+        version: None,
+        aliases: aliases.clone(),
+    });
+    Offers::declared(&build.manifest).and(declared)
+}
+
+fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Error> {
+    for (name, wanted) in candidate.manifest.requires() {
+        let found = entries.by_name.get(name.as_str());
+        let found = found.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
+        let problem = match found {
+            None => format!("it requires `{name}` {wanted}, which is not loaded"),
+            Some(entry) if !wanted.matches(entry.manifest.version()) => {
+                let found = entry.manifest.version();
+                format!("it requires `{name}` {wanted}, and {found} is loaded")
+            }
+            Some(_) => continue,
+        };
+        let failed = candidate.failed(LoadStep::Requires, ErrorKind::Requires);
+        return Err(failed.caused_by(problem));
+    }
+    Ok(())
+}
+
+fn duplicate(candidate: &Candidate, there: &Entry) -> Error {
+    let place = |folder: &Option<PathBuf>| match folder {
+        Some(folder) => format!("`{}`", folder.display()),
+        None => "the program itself".to_owned(),
+    };
+    if candidate.folder.is_some() && candidate.folder == there.folder {
+        let message = format!("is loaded already, from {}", place(&there.folder));
+        return Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
+    }
+    let message = format!(
+        "is there twice: in {} and in {}; rename one by its `name`",
+        place(&there.folder),
+        place(&candidate.folder)
+    );
+    Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name())
+}

@@ -1,0 +1,51 @@
+//! Bounds the calls that run at once: `limits.in_flight`. Costs one load where there is no
+//! limit; where there is one, all callers count in one place.
+
+use std::sync::Arc;
+
+use crate::call::Reply;
+use crate::error::Error;
+use crate::slot::{AsyncService, CallScope, Slot, SyncService};
+
+#[derive(Debug)]
+pub(crate) struct ConcurrencyLimit<S> {
+    slot: Arc<Slot>,
+    inner: S,
+}
+
+impl<S> ConcurrencyLimit<S> {
+    pub(super) fn new(slot: Arc<Slot>, inner: S) -> Self {
+        Self { slot, inner }
+    }
+}
+
+impl<S: SyncService> SyncService for ConcurrencyLimit<S> {
+    #[inline]
+    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        if self.slot.limits_in_flight() {
+            return self.call_limited(visit, reply);
+        }
+        self.inner.call(visit, reply)
+    }
+}
+
+impl<S: SyncService> ConcurrencyLimit<S> {
+    #[cold]
+    fn call_limited(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let _entered = self.slot.enter_in_flight()?;
+        self.inner.call(visit, reply)
+    }
+}
+
+impl<S: AsyncService> AsyncService for ConcurrencyLimit<S> {
+    async fn call_async<'a>(
+        &'a self,
+        visit: &'a CallScope<'a>,
+        reply: &'a mut Reply,
+    ) -> Result<(), Error> {
+        // The calls of a group were counted together.
+        let is_counted = !self.slot.limits_in_flight() || visit.batch_slot.is_some();
+        let _entered = if is_counted { None } else { self.slot.enter_in_flight()? };
+        self.inner.call_async(visit, reply).await
+    }
+}

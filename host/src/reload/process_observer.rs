@@ -1,0 +1,100 @@
+//! What becomes of a plugin's process, told to whom it concerns: its log, the health of its
+//! plugin, and the board.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use hotbay_plugin::ServiceError;
+use hotbay_plugin::abi::Record;
+
+use super::candidate::Candidate;
+use super::services::PluginServices;
+use crate::boundary::services::{Services as _, wanted_level};
+use crate::event::HostEvent;
+use crate::id::{GenerationId, PluginName};
+use crate::slot::Slot;
+use crate::supervisor::ProcessObserver;
+
+pub(super) struct PluginProcessObserver {
+    services: PluginServices,
+    name: PluginName,
+    generation: GenerationId,
+    slot: Weak<Slot>,
+}
+
+impl PluginProcessObserver {
+    pub(super) fn new(
+        candidate: &Candidate,
+        generation: GenerationId,
+        slot: &Arc<Slot>,
+        lines_per_s_max: u32,
+    ) -> Self {
+        Self {
+            services: PluginServices::new(candidate, generation, slot, lines_per_s_max),
+            name: candidate.manifest.name().clone(),
+            generation,
+            slot: Arc::downgrade(slot),
+        }
+    }
+}
+
+impl ProcessObserver for PluginProcessObserver {
+    fn wrote(&self, record: &Record<'_>) {
+        // What is dropped is counted there.
+        let _ = self.services.write(record);
+    }
+
+    fn log(&self, record: &Record<'_>) -> Result<(), ServiceError> {
+        self.services.log(record)
+    }
+
+    fn log_level(&self) -> u32 {
+        if self.services.may_log() { wanted_level() } else { 0 }
+    }
+
+    fn thread_panicked(&self, message: &str, location: &str) {
+        self.services.thread_panicked(message, location);
+    }
+
+    fn exited(&self, pid: u32, reason: String) {
+        let Some(slot) = self.slot.upgrade() else { return };
+        slot.counters.exits.fetch_add(1, Ordering::Relaxed);
+        slot.counters.faults.fetch_add(1, Ordering::Relaxed);
+        slot.health.emit(HostEvent::ChildExited {
+            plugin: self.name.clone(),
+            generation: self.generation,
+            pid,
+            reason,
+        });
+        slot.health.record_fault(self.generation.get(), false);
+    }
+
+    fn listens_beyond_loopback(&self, pid: u32, address: SocketAddr) {
+        let generation = self.generation;
+        tracing::warn!(
+            plugin = %self.name, generation = generation.get(), pid, %address,
+            "the process listens at an address that other machines may reach; have it listen at \
+             127.0.0.1, or at a Unix socket"
+        );
+        let Some(slot) = self.slot.upgrade() else { return };
+        let plugin = self.name.clone();
+        slot.health.emit(HostEvent::ListensBeyondLoopback { plugin, generation, pid, address });
+    }
+
+    fn restarted(&self, pid: u32, after: Duration) {
+        let Some(slot) = self.slot.upgrade() else { return };
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        slot.counters.restarts.fetch_add(1, Ordering::Relaxed);
+        let (plugin, generation) = (self.name.clone(), self.generation);
+        slot.health.emit(HostEvent::Restarted { plugin, generation, pid, after_ms });
+    }
+
+    fn not_restarted(&self, reason: &str) {
+        tracing::warn!(plugin = %self.name, generation = self.generation.get(), reason);
+        if let Some(slot) = self.slot.upgrade() {
+            slot.health.record_fault(self.generation.get(), false);
+        }
+    }
+}
