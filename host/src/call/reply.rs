@@ -14,7 +14,7 @@ use crate::sync::ShardedCounter;
 ///
 /// A reply may hold memory of the plugin that made it; as long as it lives, the plugin's
 /// library stays mapped, even after an unload. [`Reply::into_vec`] holds nothing, nor does a
-/// reply of up to 24 bytes that the plugin made by `InvalidOutput::copy_of`.
+/// reply of up to 24 bytes that the plugin made by `Output::copy_of`.
 pub struct Reply {
     // Dropped first: the library that frees it is held by the next field.
     output: Output,

@@ -44,13 +44,13 @@ impl CallState {
         self.state.load(Ordering::Relaxed) & !ASYNC
     }
 
-    /// It runs as a task from here on, which waits for [`left`](Self::left).
+    /// It runs as a task from here on, which waits for [`cancelled`](Self::cancelled).
     pub(crate) fn mark_async(&self) {
         self.state.fetch_or(ASYNC, Ordering::Relaxed);
     }
 
     /// Waits until nobody wants the answer any more. Only for what
-    /// [runs as a task](Self::run_as_task).
+    /// [runs as a task](Self::mark_async).
     pub(crate) async fn cancelled(&self) {
         let mut left = pin!(self.cancel_notify.notified());
         left.as_mut().enable();

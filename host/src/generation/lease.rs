@@ -69,7 +69,7 @@ impl InstanceRef {
         })
     }
 
-    /// As [`ask`](Self::ask), waiting for the answer in this thread, at most `wait_max`.
+    /// As [`call_with`](Self::call_with), waiting for the answer in this thread, at most `wait_max`.
     pub(crate) fn call_within<T: Send + 'static>(
         self: &Arc<Self>,
         wait_max: Duration,

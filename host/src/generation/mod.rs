@@ -173,7 +173,7 @@ impl Generation {
         error_of(failure).of(&self.name).in_generation(self.id)
     }
 
-    /// As [`failed`](Self::failed), for a call with this deadline. Once that has passed, an error
+    /// As [`error_from`](Self::error_from), for a call with this deadline. Once that has passed, an error
     /// that the plugin returns, such as for a call that it cancelled, is a missed deadline.
     #[cold]
     fn error_from_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {

@@ -4,7 +4,7 @@
 use super::latency::LatencySnapshot;
 use crate::id::{GenerationId, PluginName};
 
-/// What a host has done and is doing, see [`Host::figures`](crate::Host::figures).
+/// What a host has done and is doing, see [`Host::figures`](crate::Host::stats).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct HostStats {

@@ -90,8 +90,8 @@ impl Pipeline {
     /// Sends a stream of requests through the plugins, and answers with a stream of outcomes:
     /// one for each request, whatever becomes of it.
     ///
-    /// Memory is bounded: at most [`chunks_max`](Many::chunks_max) chunks of at most
-    /// [`chunk_max`](Many::chunk_max) requests are under way, and no more are asked of
+    /// Memory is bounded: at most [`max_chunks`](RunOptions::max_chunks) chunks of at most
+    /// [`max_chunk`](RunOptions::max_chunk) requests are under way, and no more are asked of
     /// `requests` until the outcomes are taken. Runs on any executor; nothing runs unless the
     /// outcomes are asked for. Dropping the stream takes back what runs.
     ///

@@ -88,7 +88,7 @@ impl Health {
         changed
     }
 
-    /// Whether calls have to [`ask`](Self::ask).
+    /// Whether calls have to [`admit`](Self::admit).
     #[inline]
     pub(super) fn needs_check(&self) -> bool {
         self.flags.has(SlotFlag::Health)

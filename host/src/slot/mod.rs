@@ -217,7 +217,7 @@ impl Slot {
         self.health.flags.is_clear()
     }
 
-    /// As [`terms`](Self::terms), for a moment: nothing is counted.
+    /// As [`policy`](Self::policy), for a moment: nothing is counted.
     pub(crate) fn load_policy(&self) -> arc_swap::Guard<Option<Arc<CallPolicy>>> {
         self.policy.load()
     }

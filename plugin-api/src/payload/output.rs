@@ -12,7 +12,7 @@ use crate::PluginError;
 
 /// The output of one call: owned bytes with their content type.
 ///
-/// Up to 24 bytes (12 on a 32-bit target) made by [`InvalidOutput::copy_of`] lie in the value itself
+/// Up to 24 bytes (12 on a 32-bit target) made by [`Output::copy_of`] lie in the value itself
 /// and cost no allocation. All others are a vector, freed by the side that made it.
 ///
 /// Invariant O1: `release` is none and `words` hold `extra` bytes in place; or `release` is
