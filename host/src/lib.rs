@@ -60,7 +60,7 @@ pub use call::{Reply, Request};
 pub use config::{HostLimits, Quarantine};
 pub use conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 pub use error::manifest::ManifestError;
-pub use error::{Error, ErrorKind, LoadStep};
+pub use error::{Error, ErrorKind, LoadStep, Result};
 pub use event::{Events, HostEvent, QuarantineReason};
 pub use handle::{Execute, Pinned, PluginHandle};
 pub use host::{

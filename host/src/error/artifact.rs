@@ -1,5 +1,4 @@
-//! What goes wrong between a folder on disk and a staged copy.
-//! Only says so; decides nothing and touches no file.
+//! Errors between a folder on disk and a staged copy.
 
 use std::path::PathBuf;
 use std::{error, fmt, io};
@@ -11,35 +10,35 @@ use super::Hex;
 pub(crate) enum ArtifactError {
     /// The system refused to read a file or folder.
     Read { path: PathBuf, source: io::Error },
-    /// The place to look for plugins is a file or the like.
+    /// A plugin directory is a file or something else.
     RootNotAFolder { path: PathBuf },
-    /// The walk was ended before it saw everything.
+    /// The walk stopped before it had seen everything.
     TooManyEntries { root: PathBuf, entries_max: usize },
-    /// Folders below this one were not looked at.
+    /// Folders below this one were skipped.
     TooDeep { path: PathBuf, depth_max: usize },
-    /// A link leads to where it must not.
+    /// A link leads out of the folder.
     OutsideFolder { link: PathBuf, target: PathBuf, root: PathBuf },
-    /// A path of a manifest that cannot stand for a file of its folder.
+    /// A path in a manifest that cannot be a file of its folder.
     NotInside { path: String, why: &'static str },
-    /// The file is not there; `beside` are the libraries that are.
+    /// The file does not exist; `beside` are the libraries that do.
     NoLibrary { path: PathBuf, beside: Vec<String> },
-    /// A folder, a pipe, a device or a socket stands where a file should.
+    /// A folder, pipe, device or socket instead of a file.
     NotAFile { path: PathBuf, found: &'static str },
-    /// Others than the host's user may change it.
+    /// Other users can change it.
     Writable { path: PathBuf, mode: u32 },
-    /// Somebody else owns it.
+    /// Another user owns it.
     ForeignOwner { path: PathBuf, owner: u32, user: u32 },
-    /// A folder of a program holds more than is looked at.
+    /// The folder of a program holds more files than the host checks.
     TooManyBeside { path: PathBuf, entries_max: usize, depth_max: usize },
-    /// The private copy was removed, and the file that it was made from is another one by now.
+    /// The private copy was removed, and the original has changed since.
     OtherBuild { path: PathBuf },
-    /// It is larger than what the host reads into memory.
+    /// It is larger than the host reads into memory.
     TooLarge { path: PathBuf, found_bytes: u64, bytes_max: u64 },
-    /// It was written to while it was read.
+    /// It changed while the host read it.
     ChangedWhileRead { path: PathBuf },
-    /// It is longer or shorter than its manifest states.
+    /// Its length is not the one that its manifest states.
     Length { path: PathBuf, found: u64, wanted: u64 },
-    /// Its bytes are not those that its manifest states.
+    /// Its digest is not the one that its manifest states.
     Digest { path: PathBuf, found: [u8; 32], wanted: [u8; 32] },
     /// Its manifest states no digest.
     Unverified { path: PathBuf },
@@ -47,143 +46,169 @@ pub(crate) enum ArtifactError {
     Stage { path: PathBuf, source: io::Error },
 }
 
+/// How a check of owner and mode is turned off.
+const ALLOW_WRITABLE: &str = "`.allow_writable_by_others(true)` / `--allow-writable`";
+
+impl ArtifactError {
+    /// Returns what to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::TooManyEntries { .. } => "name a folder that holds only plugins".to_owned(),
+            Self::TooDeep { .. } => "name a folder closer to the plugins".to_owned(),
+            Self::OutsideFolder { .. } => "put the file itself into the folder".to_owned(),
+            Self::NoLibrary { beside, .. } if beside.is_empty() => {
+                "`cargo xtask build-plugins` builds and installs the library".to_owned()
+            }
+            Self::NoLibrary { .. } => {
+                "`library` in plugin.json is the name without prefix and suffix".to_owned()
+            }
+            Self::Writable { path, .. } => {
+                format!("run `chmod go-w {}`, or allow it with {ALLOW_WRITABLE}", path.display())
+            }
+            Self::TooManyBeside { .. } => {
+                format!("remove files that the program does not need, or use {ALLOW_WRITABLE}")
+            }
+            Self::ForeignOwner { path, user, .. } => {
+                format!("run `chown {user} {}`, or allow it with {ALLOW_WRITABLE}", path.display())
+            }
+            Self::OtherBuild { .. } => "reload the plugin, or restore the file".to_owned(),
+            Self::ChangedWhileRead { .. } => {
+                "install files by rename, as `cargo xtask build-plugins` does".to_owned()
+            }
+            Self::Length { .. } | Self::Digest { .. } => {
+                "the file may be incomplete, or rebuilt without its manifest; `hotbay seal DIR` \
+                 writes its current digest"
+                    .to_owned()
+            }
+            Self::Unverified { .. } => {
+                "`cargo xtask build-plugins` and `hotbay seal DIR` write it; \
+                                        `.allow_unverified(true)` / `--allow-unverified` load the \
+                                        plugin without it"
+                    .to_owned()
+            }
+            Self::Stage { source, .. } => return stage_hint(source),
+            Self::Read { .. }
+            | Self::RootNotAFolder { .. }
+            | Self::NotInside { .. }
+            | Self::NotAFile { .. }
+            | Self::TooLarge { .. } => return None,
+        };
+        Some(hint)
+    }
+}
+
+fn stage_hint(source: &io::Error) -> Option<String> {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("the disk is full; free space, or set `TMPDIR` to another disk".to_owned())
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Some(match owner_umask() {
+                Some(umask) if source.kind() == io::ErrorKind::PermissionDenied => format!(
+                    "the umask of this process, {umask:04o}, removes the owner's permissions; set \
+                     another one, such as 022"
+                ),
+                _ => "the folder is not writable; set `TMPDIR` to another one".to_owned(),
+            })
+        }
+        io::ErrorKind::NotFound => Some("the folder was removed".to_owned()),
+        _ => None,
+    }
+}
+
 impl fmt::Display for ArtifactError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Read { path, .. } => write!(f, "cannot read `{}`", path.display()),
             Self::RootNotAFolder { path } => {
-                write!(f, "`{}` is no folder; wanted a folder in which plugins lie", path.display())
+                write!(f, "`{}` is not a folder; expected a folder of plugins", path.display())
             }
             Self::TooManyEntries { root, entries_max } => write!(
                 f,
-                "`{}` holds more than {entries_max} files and folders, the rest was not looked at; \
-                 name a folder that holds only plugins",
+                "`{}` holds more than {entries_max} files and folders; the rest was skipped",
                 root.display()
             ),
             Self::TooDeep { path, depth_max } => write!(
                 f,
-                "`{}` lies {depth_max} folders deep, what is below was not looked at; \
-                 name a folder nearer to the plugins",
+                "`{}` is {depth_max} folders deep; what is below it was skipped",
                 path.display()
             ),
             Self::OutsideFolder { link, target, root } => write!(
                 f,
-                "`{}` leads to `{}`, out of `{}`; put the file itself there",
+                "`{}` links to `{}`, which is outside `{}`",
                 link.display(),
                 target.display(),
                 root.display()
             ),
             Self::NotInside { path, why } => write!(
                 f,
-                "`{}` {why}; wanted a path of the plugin's own folder, such as `config.schema.json`",
+                "`{}` {why}; expected a path inside the plugin's folder, such as \
+                 `config.schema.json`",
                 path.escape_debug()
             ),
             Self::NoLibrary { path, beside } => {
                 let name = path.file_name().unwrap_or(path.as_os_str());
                 let folder = path.parent().unwrap_or(path);
-                let (name, folder) = (name.display(), folder.display());
-                if beside.is_empty() {
-                    write!(
-                        f,
-                        "`{name}` is not in `{folder}`, and no other library is; \
-                         `cargo xtask build-plugins` builds and installs it"
-                    )
-                } else {
-                    let beside = beside.join("`, `");
-                    write!(
-                        f,
-                        "`{name}` is not in `{folder}`, which holds `{beside}`; \
-                         `library` of plugin.json takes the name without prefix and suffix"
-                    )
+                write!(f, "`{}` not found in `{}`", name.display(), folder.display())?;
+                match beside.is_empty() {
+                    true => f.write_str(", which holds no library"),
+                    false => write!(f, ", which holds `{}`", beside.join("`, `")),
                 }
             }
             Self::NotAFile { path, found } => {
-                write!(f, "`{}` is {found}; wanted a regular file", path.display())
+                write!(f, "`{}` is {found}; expected a regular file", path.display())
             }
             Self::Writable { path, mode } => write!(
                 f,
-                "`{path}` may be changed by other users (mode {:04o}); `chmod go-w {path}`, or allow \
-                 it with `.allow_writable_by_others(true)` / `--allow-writable`",
+                "`{}` is writable by other users (mode {:04o})",
+                path.display(),
                 mode & 0o7777,
-                path = path.display()
             ),
             Self::TooManyBeside { path, entries_max, depth_max } => write!(
                 f,
-                "`{}` holds more than {entries_max} files, or folders deeper than {depth_max}, and \
-                 all of them are checked; move what the program does not need, or allow it with \
-                 `.allow_writable_by_others(true)` / `--allow-writable`",
+                "`{}` holds more files than can be checked: at most {entries_max}, at most \
+                 {depth_max} folders deep",
                 path.display()
             ),
             Self::OtherBuild { path } => write!(
                 f,
-                "the private copy of `{}` was removed, and that file is another build by now than \
-                 the one that is loaded; reload the plugin, or put the file back",
+                "the private copy of `{}` was removed, and that file is no longer the loaded build",
                 path.display()
             ),
             Self::ForeignOwner { path, owner, user } => write!(
                 f,
-                "`{path}` belongs to user {owner}; wanted root or user {user}, who runs this \
-                 program; `chown {user} {path}`, or allow it with \
-                 `.allow_writable_by_others(true)` / `--allow-writable`",
-                path = path.display()
+                "`{}` belongs to user {owner}; expected root or user {user}, who runs this program",
+                path.display()
             ),
             Self::TooLarge { path, found_bytes, bytes_max } => write!(
                 f,
-                "`{}` has {found_bytes} bytes or more; at most {bytes_max} are read",
+                "`{}` has at least {found_bytes} bytes; the limit is {bytes_max}",
                 path.display()
             ),
-            Self::ChangedWhileRead { path } => write!(
-                f,
-                "`{}` was written to while it was read; install it by rename, as \
-                 `cargo xtask build-plugins` does",
-                path.display()
-            ),
+            Self::ChangedWhileRead { path } => {
+                write!(f, "`{}` changed while the host read it", path.display())
+            }
             Self::Length { path, found, wanted } => write!(
                 f,
-                "`{}` has {found} bytes, its manifest states {wanted}: half-written, or built anew \
-                 without its manifest; `hotbay seal DIR` writes what it has now",
+                "`{}` has {found} bytes, but its manifest states {wanted}",
                 path.display()
             ),
             Self::Digest { path, found, wanted } => write!(
                 f,
-                "`{}` has SHA-256 {}, its manifest states {}: damaged, or built anew without its \
-                 manifest; `hotbay seal DIR` writes what it has now",
+                "`{}` has SHA-256 {}, but its manifest states {}",
                 path.display(),
                 Hex(found),
                 Hex(wanted)
             ),
-            Self::Unverified { path } => write!(
-                f,
-                "the manifest of `{}` states no `sha256`; `cargo xtask build-plugins` or \
-                 `hotbay seal DIR` writes it, `.allow_unverified(true)` / `--allow-unverified` \
-                 does without",
-                path.display()
-            ),
-            Self::Stage { path, source } => {
-                write!(f, "cannot keep a private copy at `{}`", path.display())?;
-                match source.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => f.write_str(
-                        ": the disk is full; free some space, or stage on another disk (`TMPDIR`)",
-                    ),
-                    io::ErrorKind::PermissionDenied => match owner_umask() {
-                        Some(umask) => write!(
-                            f,
-                            ": the umask of this process, {umask:04o}, takes the owner's rights \
-                             from what it makes; set another, such as 022"
-                        ),
-                        None => f.write_str(NOT_WRITABLE),
-                    },
-                    io::ErrorKind::ReadOnlyFilesystem => f.write_str(NOT_WRITABLE),
-                    io::ErrorKind::NotFound => f.write_str(": the folder has vanished"),
-                    _ => Ok(()),
-                }
+            Self::Unverified { path } => {
+                write!(f, "the manifest of `{}` states no `sha256`", path.display())
+            }
+            Self::Stage { path, .. } => {
+                write!(f, "cannot write a private copy to `{}`", path.display())
             }
         }
     }
 }
-
-/// Follows the error for a staging folder that refuses new files.
-const NOT_WRITABLE: &str = ": the folder cannot be written to; stage in another one (`TMPDIR`)";
 
 /// Returns the umask of this process if it takes rights of the owner; `None` if it is unknown.
 fn owner_umask() -> Option<u32> {
@@ -227,7 +252,7 @@ mod tests {
             ),
         ];
         for (error, wanted) in cases {
-            let text = error.to_string();
+            let text = format!("{error}; {}", error.hint().unwrap_or_default());
             assert!(text.lines().count() == 1, "{text}");
             for part in wanted {
                 assert!(text.contains(part), "`{part}` in: {text}");

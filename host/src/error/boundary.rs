@@ -1,32 +1,32 @@
-//! What goes wrong while a library is opened, checked or closed.
+//! Errors while a library is opened, checked or closed.
 
 use std::error::Error as StdError;
 use std::fmt;
 
 use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
 
-/// What glibc says where files must not be executed.
+/// The message of glibc if the file system forbids execution.
 const NOT_EXECUTABLE: &str = "failed to map segment";
 
 /// Why a library could not be used.
 #[derive(Debug)]
 pub(crate) enum BoundaryError {
-    /// The system's loader refused it.
+    /// The dynamic loader rejected it.
     Open(String),
-    /// Another file was mapped than the one that was verified.
+    /// The loader mapped another file than the verified one.
     Mixed { mapped: String, verified: String },
-    /// It has no root module.
+    /// It exports no root module.
     NoRoot,
-    /// Its root module was made by an abi_stable that ours does not understand.
+    /// Its root module was built with an incompatible abi_stable.
     Header(String),
-    /// Its root module does not look like ours; short, and the long report.
+    /// Its root module has another layout: a summary, and the full report.
     Layout { summary: String, report: String },
-    /// Its root module did not answer.
+    /// Its root module failed.
     Root(String),
 }
 
 impl BoundaryError {
-    /// Adds where a library that the loader did not find was looked for.
+    /// Adds the places searched for a library that the loader did not find.
     pub(crate) fn with_unresolved(self, unresolved: &[(String, String)]) -> Self {
         match self {
             Self::Open(message) => {
@@ -41,7 +41,24 @@ impl BoundaryError {
         }
     }
 
-    /// What abi_stable has to say at length.
+    /// Returns what to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Open(message) if message.contains(NOT_EXECUTABLE) => {
+                "if the folder for private copies is mounted noexec, set another one with \
+                 `staging_dir` or `TMPDIR`"
+            }
+            Self::NoRoot => "export both with one `export_plugin!`",
+            Self::Header(_) => "rebuild the plugin",
+            Self::Layout { .. } => {
+                "rebuild it with the published hotbay-plugin, or run `hotbay inspect --verbose`"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// Returns the full report of abi_stable.
     pub(crate) fn report(&self) -> Option<&str> {
         match self {
             Self::Layout { report, .. } => Some(report),
@@ -53,32 +70,19 @@ impl BoundaryError {
 impl fmt::Display for BoundaryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open(message) => {
-                write!(f, "the system's loader refused it: {message}")?;
-                if message.contains(NOT_EXECUTABLE) {
-                    f.write_str(
-                        "; is the folder for private copies mounted noexec? name another one by \
-                         `staging_dir` or TMPDIR",
-                    )?;
-                }
-                Ok(())
-            }
+            Self::Open(message) => write!(f, "the dynamic loader rejected the library: {message}"),
             Self::Mixed { mapped, verified } => write!(
                 f,
-                "the system's loader mapped {mapped} for it, and not `{verified}`, which was verified"
+                "the dynamic loader mapped {mapped} instead of the verified file `{verified}`"
             ),
-            Self::NoRoot => f.write_str(
-                "it has a stamp but no root module; wanted both from one `export_plugin!`",
-            ),
+            Self::NoRoot => f.write_str("the library has a stamp but no root module"),
             Self::Header(message) => {
-                write!(f, "its root module is of another abi_stable: {message}; rebuild the plugin")
+                write!(f, "the root module was built with another abi_stable: {message}")
             }
-            Self::Layout { summary, .. } => write!(
-                f,
-                "its root module is laid out differently under the same version: {summary}; \
-                 rebuild it against the published hotbay-plugin, or see `hotbay inspect --verbose`"
-            ),
-            Self::Root(message) => write!(f, "its root module did not answer: {message}"),
+            Self::Layout { summary, .. } => {
+                write!(f, "the root module has another layout under the same version: {summary}")
+            }
+            Self::Root(message) => write!(f, "the root module failed: {message}"),
         }
     }
 }

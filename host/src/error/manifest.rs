@@ -76,6 +76,21 @@ impl ManifestError {
         Some(Self { first, others: mistakes.collect() })
     }
 
+    /// Returns advice on how to fix the mistakes.
+    pub fn hint(&self) -> Option<String> {
+        let mistakes = std::iter::once(&*self.first).chain(&self.others).take(OTHERS_SHOWN_MAX);
+        let hints = mistakes.filter_map(|mistake| Some((mistake, mistake.problem.hint()?)));
+        match hints.collect::<Vec<_>>().as_slice() {
+            [] => None,
+            [(_, hint)] => Some(hint.clone()),
+            several => {
+                let named =
+                    |(mistake, hint): &(&Mistake, String)| format!("`{}`: {hint}", mistake.path);
+                Some(several.iter().map(named).collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+
     /// The line of the first mistake, counted from 1; `None` when it has no place in a text.
     pub fn line(&self) -> Option<usize> {
         self.first.position.map(|(line, _)| line)
@@ -150,34 +165,43 @@ impl fmt::Display for ManifestError {
 
 impl Error for ManifestError {}
 
+impl Problem {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Value { nearest: Some(name), .. } | Self::Unknown { nearest: Some(name), .. } => {
+                return Some(format!("did you mean `{name}`?"));
+            }
+            Self::Duplicate { .. } => "keep one of the two",
+            Self::OnlyFor { .. } | Self::RequiresItself => "remove the field",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson { reason } => write!(f, "is not JSON: {reason}"),
             Self::TooLong { bytes, bytes_max } => {
-                write!(f, "is {bytes} bytes long; wanted at most {bytes_max}")
+                write!(f, "is {bytes} bytes long; expected at most {bytes_max}")
             }
             Self::TooDeep { depth_max } => {
-                write!(f, "nests deeper here than {depth_max} levels; make it flatter")
+                write!(f, "nests deeper than {depth_max} levels")
             }
-            Self::Value { found, wanted, nearest } => {
-                write!(f, "is {found}; wanted {wanted}")?;
-                nearest.map_or(Ok(()), |name| write!(f, "; did you mean `{name}`?"))
-            }
-            Self::Missing { wanted } => write!(f, "is missing; wanted {wanted}"),
-            Self::Unknown { nearest: Some(name), .. } => {
-                write!(f, "is no known field; did you mean `{name}`?")
-            }
+            Self::Value { found, wanted, .. } => write!(f, "is {found}; expected {wanted}"),
+            Self::Missing { wanted } => write!(f, "is missing; expected {wanted}"),
+            Self::Unknown { nearest: Some(_), .. } => f.write_str("is not a known field"),
             Self::Unknown { nearest: None, known } => {
-                write!(f, "is no known field; wanted one of `{}`", known.join("`, `"))
+                write!(f, "is not a known field; expected one of `{}`", known.join("`, `"))
             }
             Self::Duplicate { first_line, second_line } => {
-                write!(f, "is given twice, on lines {first_line} and {second_line}; keep one")
+                write!(f, "is set twice, on lines {first_line} and {second_line}")
             }
             Self::OnlyFor { kind, other } => {
-                write!(f, "is only for kind `{kind}`, and this is a `{other}`; remove it")
+                write!(f, "is only for plugins of kind `{kind}`, and this one is a `{other}`")
             }
-            Self::RequiresItself => f.write_str("is the plugin itself; remove it"),
+            Self::RequiresItself => f.write_str("is the plugin itself"),
         }
     }
 }
@@ -193,26 +217,35 @@ pub(crate) enum ApiMismatch {
     NewerMinor { built: Version, host: Version },
 }
 
+impl ApiMismatch {
+    /// Returns what to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::HostNotAccepted { host, .. } => format!(
+                "use a host that `api` accepts, or let `api` accept {host} if the plugin works \
+                 with it"
+            ),
+            Self::OtherMajor { host, .. } => format!(
+                "rebuild it with `hotbay-plugin` {}.{} or an earlier {0}.x",
+                host.major, host.minor
+            ),
+            Self::NewerMinor { built, host } => format!(
+                "use a host with {}.{} or later, or rebuild it with `hotbay-plugin` {}.{}",
+                built.major, built.minor, host.major, host.minor
+            ),
+        })
+    }
+}
+
 impl fmt::Display for ApiMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HostNotAccepted { wanted, host } => write!(
-                f,
-                "plugin.json wants plugin API `{wanted}`, this host has {host}; use a host that \
-                 `api` accepts, or let `api` accept {host} if the plugin works with it"
-            ),
-            Self::OtherMajor { built, host } => write!(
-                f,
-                "the library was built with plugin API {built}, this host has {host}; rebuild it \
-                 with `hotbay-plugin` {}.{} or an earlier {0}.x",
-                host.major, host.minor
-            ),
-            Self::NewerMinor { built, host } => write!(
-                f,
-                "the library was built with plugin API {built}, this host has only {host}; use a \
-                 host with {}.{} or later, or rebuild it with `hotbay-plugin` {}.{}",
-                built.major, built.minor, host.major, host.minor
-            ),
+            Self::HostNotAccepted { wanted, host } => {
+                write!(f, "plugin.json requires plugin API `{wanted}`; this host has {host}")
+            }
+            Self::OtherMajor { built, host } | Self::NewerMinor { built, host } => {
+                write!(f, "the library was built with plugin API {built}; this host has {host}")
+            }
         }
     }
 }
@@ -228,47 +261,69 @@ pub(crate) struct StampMismatch {
     pub(crate) version: Option<(Version, Version)>,
 }
 
+impl StampMismatch {
+    /// Returns what to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some("install library and manifest of the same build".to_owned())
+    }
+}
+
 impl fmt::Display for StampMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the library's stamp says ")?;
+        f.write_str("the library does not match its manifest: ")?;
         if let Some((found, wanted)) = &self.package {
-            write!(f, "package `{found}`, plugin.json says `{wanted}`; ")?;
+            write!(f, "its package is `{found}`, plugin.json states `{wanted}`")?;
+        }
+        if self.package.is_some() && self.version.is_some() {
+            f.write_str("; ")?;
         }
         if let Some((found, wanted)) = &self.version {
-            write!(f, "version {found}, plugin.json says {wanted}; ")?;
+            write!(f, "its version is {found}, plugin.json states {wanted}")?;
         }
-        f.write_str("install the library and the manifest of the same build")
+        Ok(())
     }
 }
 
 impl Error for StampMismatch {}
 
-/// Why a plugin cannot be started among the others that are there.
+/// Why a plugin cannot be started together with the other plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unstartable {
     /// No plugin has the required name.
     Missing { required: PluginName, wanted: VersionReq },
-    /// The required plugin is there in a version that is not accepted.
+    /// The required plugin has a version that is not accepted.
     Version { required: PluginName, wanted: VersionReq, found: Version },
-    /// The plugin requires itself by way of others; the circle starts at its first name.
+    /// The plugin requires itself through others; the cycle starts at the first name.
     Circle { names: Arc<[PluginName]> },
     /// The required plugin cannot be started either.
     Refused { required: PluginName },
+}
+
+impl Unstartable {
+    /// Returns what to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Missing { required, .. } => format!("add the plugin `{required}`"),
+            Self::Version { .. } => {
+                "install a version that is accepted, or change `requires`".to_owned()
+            }
+            Self::Circle { .. } => "remove one of the requirements".to_owned(),
+            Self::Refused { required } => format!("fix the plugin `{required}` first"),
+        })
+    }
 }
 
 impl fmt::Display for Unstartable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { required, wanted } => {
-                write!(f, "requires plugin `{required}` {wanted}, which is not there; add it")
+                write!(f, "requires plugin `{required}` {wanted}, which was not found")
             }
-            Self::Version { required, wanted, found } => write!(
-                f,
-                "requires plugin `{required}` {wanted}, found {found}; install a version that is \
-                 accepted, or change `requires`"
-            ),
+            Self::Version { required, wanted, found } => {
+                write!(f, "requires plugin `{required}` {wanted}, found {found}")
+            }
             Self::Circle { names } => {
-                f.write_str("is part of a circle of requirements: ")?;
+                f.write_str("is part of a dependency cycle: ")?;
                 for name in names.iter().take(CIRCLE_NAMES_MAX) {
                     write!(f, "{name} -> ")?;
                 }
@@ -276,11 +331,10 @@ impl fmt::Display for Unstartable {
                 if left_out > 0 {
                     write!(f, "({left_out} more) -> ")?;
                 }
-                let first = names.first().map_or("", PluginName::as_str);
-                write!(f, "{first}; remove one of them")
+                f.write_str(names.first().map_or("", PluginName::as_str))
             }
             Self::Refused { required } => {
-                write!(f, "requires plugin `{required}`, which is refused itself")
+                write!(f, "requires plugin `{required}`, which cannot be started")
             }
         }
     }
@@ -316,30 +370,35 @@ pub(crate) enum Exceeded {
     Deadline,
 }
 
+impl Exceeded {
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Expansions(_) => "refer to each subschema once",
+            Self::Subschemas(_) => "use fewer resources (`$id`)",
+            Self::Steps(_) | Self::Time(_) | Self::Deadline => {
+                "use a smaller value, or a schema with fewer alternatives"
+            }
+        }
+    }
+}
+
 impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Steps(steps) => write!(f, "the check exceeded its budget of {steps} steps")?,
-            Self::Expansions(evaluations) => {
-                return write!(
-                    f,
-                    "the check would exceed its budget of {evaluations} evaluations of subschemas \
-                     at one place of the value, since the references of the schema multiply; \
-                     refer to each subschema once"
-                );
-            }
-            Self::Subschemas(subschemas) => {
-                return write!(
-                    f,
-                    "the check would exceed its budget of {subschemas} subschemas, since the \
-                     resources (`$id`) of the schema refer to one another in too many ways; use \
-                     fewer of them"
-                );
-            }
-            Self::Time(time) => write!(f, "the check exceeded its budget of {time:?}")?,
-            Self::Deadline => f.write_str("the check did not end before its deadline")?,
+            Self::Steps(steps) => write!(f, "the check exceeded its budget of {steps} steps"),
+            Self::Expansions(evaluations) => write!(
+                f,
+                "the check would exceed its budget of {evaluations} evaluations of subschemas at \
+                 one place of the value: the references of the schema multiply"
+            ),
+            Self::Subschemas(subschemas) => write!(
+                f,
+                "the check would exceed its budget of {subschemas} subschemas: the resources \
+                 (`$id`) of the schema refer to each other in too many ways"
+            ),
+            Self::Time(time) => write!(f, "the check exceeded its budget of {time:?}"),
+            Self::Deadline => f.write_str("the check did not finish before its deadline"),
         }
-        f.write_str("; use a smaller value, or a schema with fewer alternatives")
     }
 }
 
@@ -359,15 +418,26 @@ impl Violation {
     }
 }
 
+impl SchemaError {
+    /// Returns what to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Schema(_) => Some("fix the schema".to_owned()),
+            Self::Exceeded(exceeded) => Some(exceeded.hint().to_owned()),
+            Self::Value(_) | Self::NoThread(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for SchemaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Schema(violation) if violation.pointer.is_empty() => {
-                write!(f, "the schema {}; correct the schema", violation.message)
+                write!(f, "the schema {}", violation.message)
             }
-            Self::Schema(violation) => write!(f, "the schema at {violation}; correct the schema"),
+            Self::Schema(violation) => write!(f, "the schema at {violation}"),
             Self::Value(violations) if violations.is_empty() => {
-                f.write_str("it is too long for the place to be looked for")
+                f.write_str("it does not match, and is too long to find the place")
             }
             Self::Value(violations) => {
                 for (index, violation) in violations.iter().enumerate() {
@@ -377,7 +447,7 @@ impl fmt::Display for SchemaError {
                 Ok(())
             }
             Self::Exceeded(exceeded) => exceeded.fmt(f),
-            Self::NoThread(error) => write!(f, "the system gave no thread to check it: {error}"),
+            Self::NoThread(error) => write!(f, "cannot start a thread for the check: {error}"),
         }
     }
 }

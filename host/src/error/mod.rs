@@ -1,9 +1,10 @@
-//! One opaque error, one word wide: its kind says what the caller can do, its sources say why.
-//! The rooms' own errors are private and reach callers as sources only.
+//! The crate's error: one opaque type, one pointer wide. Errors of modules are private and reach
+//! callers only as causes.
 
 pub(crate) mod artifact;
 pub(crate) mod boundary;
 mod hex;
+mod hint;
 pub(crate) mod manifest;
 mod panicked;
 pub(crate) mod probe;
@@ -11,6 +12,7 @@ pub(crate) mod probe;
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use hotbay_plugin::text::{Lines, escaped};
 use hotbay_plugin::{Fault, PluginError};
@@ -19,7 +21,29 @@ use crate::id::{GenerationId, PluginName};
 pub(crate) use hex::Hex;
 pub(crate) use panicked::fault_of;
 
-/// Why a call, a load or an unload failed.
+/// The result of most operations of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call, a load, a reload or an unload failed.
+///
+/// [`kind`](Self::kind) classifies the error, and methods such as [`is_timeout`](Self::is_timeout)
+/// answer the usual questions. `Display` prints the error itself,
+/// [`full_message`](Self::full_message) its whole cause chain. Advice is separate:
+/// [`hint`](Self::hint).
+///
+/// ```
+/// use hotbay::{ErrorKind, Host};
+///
+/// let host = Host::builder()
+///     .register_fn("resize", |_, input| Ok(input.as_bytes().into()))
+///     .build()?;
+/// let error = host.plugin("resise").unwrap_err();
+/// assert!(error.is_not_found());
+/// assert_eq!(error.kind().as_str(), "not_found");
+/// assert_eq!(error.to_string(), "plugin `resise` not found");
+/// assert_eq!(error.hint(), Some("did you mean `resize`?"));
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -29,109 +53,157 @@ struct Inner {
     step: Option<LoadStep>,
     skipped: Vec<PluginName>,
     message: Cow<'static, str>,
+    hint: Option<Cow<'static, str>>,
+    retry_after: Option<Duration>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// What a caller can do about an [`Error`].
+/// The classes of an [`Error`], by what a caller can do about it.
+///
+/// `Display` and [`as_str`](Self::as_str) give the name in snake case, as in the JSON output of the
+/// command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// There is no such plugin: check the name, or load it first.
+    /// No plugin has this name. Check the name, or load the plugin first.
     NotFound,
-    /// A plugin of this name is there already: unload it first, or rename one.
+    /// A plugin of this name already exists. Unload it first, or rename one of the two.
     Duplicate,
-    /// The manifest is wrong: mend the field that is named.
+    /// The manifest is invalid. Fix the field that the message names.
     Manifest,
-    /// Another version or layout is wanted: rebuild the plugin, or update the host.
+    /// Plugin and host do not fit: another version or memory layout is expected. Rebuild the
+    /// plugin, or update the host.
     Incompatible,
-    /// A file is not what it was, or not safe to use: install it again.
+    /// A file has changed or is not safe to use. Install it again.
     Integrity,
-    /// The plugin did not start.
+    /// The plugin failed to start.
     StartFailed,
-    /// The configuration is refused: mend the field that is named.
+    /// The configuration is invalid. Fix the field that the message names.
     Config,
-    /// Another plugin that is required is missing, or requires this one.
+    /// A required plugin is missing, or another plugin requires this one.
     Requires,
-    /// The input is refused before the call: too large, not what can be sent, or not what the
-    /// plugin's `input_schema` or the application accepts.
+    /// The input was rejected before the call: too large, not a valid request, or not valid
+    /// against the plugin's `input_schema` or the application's validators.
     InvalidInput,
-    /// The output cannot be used: too large, or not what was asked for.
+    /// The output is unusable: too large, or not of the requested form.
     InvalidOutput,
-    /// The plugin answered with an error of its own: see [`Error::plugin_error`].
+    /// The plugin returned an error: see [`Error::plugin_error`].
     Plugin,
     /// The plugin panicked: see [`Error::fault`].
     Panicked,
-    /// The connection to the plugin's process ended before the answer was there: the process
-    /// ended, or closed it. The call may have run; the process is started again.
+    /// The connection to the plugin's process closed before the response arrived. The call may
+    /// have run. The host restarts the process.
     Disconnected,
-    /// The plugin's process does not keep to the protocol: mend the program.
+    /// The plugin's process violates the protocol. Fix the program.
     Protocol,
-    /// The answer did not come in time. The call may still run; its answer goes nowhere.
+    /// The deadline passed. The call may still run; its output is discarded.
     DeadlineExceeded,
-    /// Whoever called did not want the answer any more.
+    /// The caller cancelled the call.
     Cancelled,
-    /// The queue is full: call later, or from fewer places.
+    /// A limit is reached, such as that of the plugin's queue. Retry later, or call from fewer
+    /// places at once.
     Overloaded,
-    /// The plugin failed too often; it is probed again after a while.
+    /// The plugin failed too often. The host probes it again after a while.
     Quarantined,
     /// The plugin was unloaded.
     Retired,
-    /// The plugin was not granted what was asked of it, or did what its host does not permit.
+    /// The plugin does not have the permission that the call needs, or the application rejected
+    /// the call.
     PermissionDenied,
-    /// Code of the application around the call panicked, such as a layer: mend it.
+    /// Code of the application that runs around calls, such as a layer, panicked.
     LayerPanicked,
-    /// A later request took the place of this one.
+    /// A later request replaced this one.
     Superseded,
     /// The host is shutting down.
     Shutdown,
-    /// This process was forked after the host was built, and the host's threads are in the
-    /// parent only: build another host in the child.
+    /// This process was forked after the host was built. The host's threads exist only in the
+    /// parent. Build another host in the child.
     Forked,
-    /// The host cannot do this here: see the message.
+    /// The host cannot do this on this system or for this plugin.
     Unsupported,
-    /// A mistake of the host's own; please report it.
+    /// A bug in the host. Please report it.
     Internal,
+}
+
+impl ErrorKind {
+    /// Returns the name in snake case, such as `not_found`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Duplicate => "duplicate",
+            Self::Manifest => "manifest",
+            Self::Incompatible => "incompatible",
+            Self::Integrity => "integrity",
+            Self::StartFailed => "start_failed",
+            Self::Config => "config",
+            Self::Requires => "requires",
+            Self::InvalidInput => "invalid_input",
+            Self::InvalidOutput => "invalid_output",
+            Self::Plugin => "plugin",
+            Self::Panicked => "panicked",
+            Self::Disconnected => "disconnected",
+            Self::Protocol => "protocol",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Cancelled => "cancelled",
+            Self::Overloaded => "overloaded",
+            Self::Quarantined => "quarantined",
+            Self::Retired => "retired",
+            Self::PermissionDenied => "permission_denied",
+            Self::LayerPanicked => "layer_panicked",
+            Self::Superseded => "superseded",
+            Self::Shutdown => "shutdown",
+            Self::Forked => "forked",
+            Self::Unsupported => "unsupported",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// The steps of a load, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum LoadStep {
-    /// The folder and its manifest are read.
+    /// Reads the folder and its manifest.
     Manifest,
-    /// What the plugin requires is looked for.
+    /// Finds the plugins that this one requires.
     Requires,
-    /// The library is found, read and copied.
+    /// Finds, reads and copies the library or program.
     Stage,
-    /// Length and digest are compared.
+    /// Compares length and digest.
     Digest,
-    /// The bytes are looked at.
+    /// Reads the library's format, symbols and stamp.
     Probe,
-    /// The stamp is compared with the manifest and the host.
+    /// Compares the stamp with the manifest and the host.
     Version,
-    /// The library is mapped.
+    /// Maps the library.
     Open,
-    /// The root module is compared with the host's.
+    /// Compares the layout of the root module with the host's.
     Layout,
-    /// The program is asked what it can do.
+    /// Queries the program's capabilities.
     Capabilities,
-    /// The configuration is checked.
+    /// Validates the configuration.
     Config,
-    /// The program is started.
+    /// Starts the program.
     Launch,
-    /// The program tells where it can be reached.
+    /// Reads the address that the program printed.
     Location,
-    /// The program is asked whether it can be called.
+    /// Polls the program until it accepts calls.
     Ready,
-    /// The plugin is started.
+    /// Starts the plugin.
     Init,
-    /// What runs on the build before is waited for.
+    /// Waits for the calls that run on the previous build.
     Drain,
-    /// The state of the build before is taken.
+    /// Takes the state of the previous build.
     Snapshot,
-    /// The plugin is given a state.
+    /// Hands the state to the new build.
     Restore,
-    /// The plugin is asked whether it can work.
+    /// Checks the health of the plugin.
     Health,
 }
 
@@ -170,19 +242,87 @@ impl Error {
             step: None,
             skipped: Vec::new(),
             message,
+            hint: None,
+            retry_after: None,
             cause: None,
         }))
     }
 
-    /// The error of a [`Layer`](crate::Layer) that does not let a call go on, with its reason:
-    /// kind `PermissionDenied`.
+    /// Returns the error of a [`Layer`](crate::Layer) that does not allow a call:
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied).
+    ///
+    /// ```
+    /// # use hotbay::{Error, ErrorKind};
+    /// let error = Error::denied("no token");
+    /// assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    /// assert_eq!(error.full_message(), "the application rejected the call: no token");
+    /// ```
     pub fn denied(reason: impl Into<String>) -> Self {
-        let message = "was not called: the application does not allow it";
-        Self::new(ErrorKind::PermissionDenied, message).caused_by(reason.into())
+        Self::rejected(ErrorKind::PermissionDenied, reason)
     }
 
+    /// Returns the error of a layer that rejects an input:
+    /// [`InvalidInput`](ErrorKind::InvalidInput).
+    pub fn invalid_input(reason: impl Into<String>) -> Self {
+        Self::rejected(ErrorKind::InvalidInput, reason)
+    }
+
+    /// Returns the error of a layer that rejects an output:
+    /// [`InvalidOutput`](ErrorKind::InvalidOutput).
+    pub fn invalid_output(reason: impl Into<String>) -> Self {
+        let message = "the application rejected the output";
+        Self::new(ErrorKind::InvalidOutput, message).caused_by(reason.into())
+    }
+
+    /// Returns the error of a layer that limits calls: [`Overloaded`](ErrorKind::Overloaded).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use hotbay::Error;
+    /// let error = Error::overloaded("100 requests a second").with_retry_after(Duration::from_secs(1));
+    /// assert!(error.is_overloaded() && error.is_retryable());
+    /// assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
+    /// ```
+    pub fn overloaded(reason: impl Into<String>) -> Self {
+        Self::rejected(ErrorKind::Overloaded, reason)
+    }
+
+    /// Returns the error of a layer whose own time limit passed:
+    /// [`DeadlineExceeded`](ErrorKind::DeadlineExceeded).
+    pub fn deadline_exceeded(reason: impl Into<String>) -> Self {
+        Self::rejected(ErrorKind::DeadlineExceeded, reason)
+    }
+
+    /// Returns the error of a layer that cancels a call: [`Cancelled`](ErrorKind::Cancelled).
+    pub fn cancelled(reason: impl Into<String>) -> Self {
+        Self::rejected(ErrorKind::Cancelled, reason)
+    }
+
+    fn rejected(kind: ErrorKind, reason: impl Into<String>) -> Self {
+        Self::new(kind, "the application rejected the call").caused_by(reason.into())
+    }
+
+    /// Sets the advice that [`hint`](Self::hint) returns.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Sets the time that [`retry_after`](Self::retry_after) returns.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
+    /// Sets the cause. A cause of this crate may bring a hint along.
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.cause = Some(cause.into());
+        let cause = cause.into();
+        if self.0.hint.is_none() {
+            self.0.hint = hint::of(&*cause).map(Cow::Owned);
+        }
+        self.0.cause = Some(cause);
         self
     }
 
@@ -219,6 +359,8 @@ impl Error {
         let mut again = Self::new(self.0.kind, self.0.message.clone());
         again.0.plugin.clone_from(&self.0.plugin);
         again.0.generation = self.0.generation;
+        again.0.hint.clone_from(&self.0.hint);
+        again.0.retry_after = self.0.retry_after;
         again
     }
 
@@ -248,38 +390,79 @@ impl Error {
         self.in_generation(generation)
     }
 
-    /// What the caller can do about it.
+    /// Returns the class of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The plugin that it is about.
+    /// Returns whether the deadline passed.
+    pub fn is_timeout(&self) -> bool {
+        self.kind() == ErrorKind::DeadlineExceeded
+    }
+
+    /// Returns whether the caller cancelled the call.
+    pub fn is_cancelled(&self) -> bool {
+        self.kind() == ErrorKind::Cancelled
+    }
+
+    /// Returns whether no plugin has the requested name.
+    pub fn is_not_found(&self) -> bool {
+        self.kind() == ErrorKind::NotFound
+    }
+
+    /// Returns whether a limit on calls is reached.
+    pub fn is_overloaded(&self) -> bool {
+        self.kind() == ErrorKind::Overloaded
+    }
+
+    /// Returns whether the same call may succeed later and has not run: the plugin is overloaded or
+    /// quarantined, or it returned an error that it marked as retryable.
+    pub fn is_retryable(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Overloaded | ErrorKind::Quarantined => true,
+            ErrorKind::Plugin => self.plugin_error().is_some_and(PluginError::is_retryable),
+            _ => false,
+        }
+    }
+
+    /// Returns how long to wait before a retry. For a quarantined plugin this is the time until the
+    /// next probe, for an overloaded one an estimate. `None` if the host does not know.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// Returns advice on how to fix the error, as one line without a full stop.
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// Returns the name of the plugin that the error is about.
     pub fn plugin(&self) -> Option<&PluginName> {
         self.0.plugin.as_ref()
     }
 
-    /// The generation of the plugin that it is about.
+    /// Returns the generation of the plugin that the error is about.
     pub fn generation(&self) -> Option<GenerationId> {
         self.0.generation
     }
 
-    /// The step of a load that failed; none for all other errors.
+    /// Returns the step of a load that failed, or `None` for other errors.
     pub fn step(&self) -> Option<LoadStep> {
         self.0.step
     }
 
-    /// The steps of a [`Pipeline`](crate::Pipeline) that were not run because of this, in
-    /// their order. The step that failed is [`plugin`](Self::plugin).
+    /// Returns the steps of a [`Pipeline`](crate::Pipeline) that did not run because of this error,
+    /// in their order. The step that failed is [`plugin`](Self::plugin).
     pub fn skipped(&self) -> &[PluginName] {
         &self.0.skipped
     }
 
-    /// The error that the plugin answered with, unchanged.
+    /// Returns the error that the plugin returned, unchanged.
     pub fn plugin_error(&self) -> Option<&PluginError> {
         self.cause_as()
     }
 
-    /// The panic that was caught.
+    /// Returns the panic that the host caught.
     pub fn fault(&self) -> Option<&Fault> {
         self.cause_as()
     }
@@ -288,9 +471,10 @@ impl Error {
         self.0.cause.as_deref().and_then(|cause| cause.downcast_ref())
     }
 
-    /// The message of this error and of all its sources, joined by colons. It has more than one
-    /// line where one of them has. What a plugin wrote is escaped: control characters, all but
-    /// line ends and tabs, and marks that turn text around.
+    /// Returns the messages of the error and all of its causes, joined by colons.
+    ///
+    /// Text of plugins is escaped: control characters except line feeds and tabs, and characters
+    /// that change the direction of text. The message has several lines if such a text has.
     pub fn full_message(&self) -> String {
         let mut message = self.to_string();
         let mut source = self.source();
@@ -313,9 +497,13 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
-    /// For people too: a `main` that returns an error shows it so.
+    /// Formats for people: a `main` that returns an error prints it this way.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:?})", self.full_message(), self.0.kind)
+        write!(f, "{} ({:?})", self.full_message(), self.0.kind)?;
+        match self.hint() {
+            Some(hint) => write!(f, "\nhint: {}", escaped(hint, Lines::One)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -325,12 +513,12 @@ impl StdError for Error {
     }
 }
 
-/// Reports a mistake of our own: loud in a debug build, an error in a release.
+/// Returns an internal error and logs it; panics in a debug build.
 macro_rules! bug {
     ($($message:tt)*) => {{
         let message = format!($($message)*);
         debug_assert!(false, "{message}");
-        tracing::error!(message, "a mistake of the host's own");
+        tracing::error!(message, "internal error");
         $crate::error::Error::new($crate::error::ErrorKind::Internal, message)
     }};
 }

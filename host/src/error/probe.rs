@@ -1,64 +1,77 @@
-//! Why the bytes of a file are no library that this host would open.
-//! Speaks of "the file"; who reports it knows its path.
+//! Why the bytes of a file are not a library that this host opens. The reporter adds the path.
 
 use std::{error, fmt};
 
-/// What is wrong with a library, as far as its bytes tell.
+/// What is wrong with the bytes of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeError {
-    /// There is nothing in it.
+    /// It is empty.
     Empty,
-    /// It is something else altogether.
-    NotALibrary { looks_like: &'static str, advice: &'static str },
+    /// It is something else.
+    NotALibrary { looks_like: &'static str, advice: Option<&'static str> },
     /// It is machine code, but not a shared library.
     WrongKind { found: &'static str },
     /// It is for another operating system, processor, word size or byte order.
     WrongPlatform { found: String, wanted: String },
-    /// Part of it lies behind the file's end.
+    /// Part of it lies beyond the end of the file.
     Truncated { what: String, end: u64, length: u64 },
-    /// Its tables contradict themselves; the loader would crash on them or refuse them.
+    /// Its tables contradict each other; the loader would crash or reject them.
     Malformed { what: String },
-    /// It shares Rust's standard library with whatever else links it.
+    /// It links Rust's standard library dynamically.
     SharedStd { library: String },
-    /// It exports no stamp, so it is no plugin.
+    /// It exports no stamp, so it is not a plugin.
     NoStamp,
-    /// There is a stamp, but it cannot be read.
+    /// Its stamp is invalid.
     BadStamp { why: String },
+}
+
+impl ProbeError {
+    /// Returns what to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NotALibrary { advice, .. } => return advice.map(str::to_owned),
+            Self::WrongPlatform { .. } => "build it for the host's target",
+            Self::Empty | Self::Truncated { .. } | Self::Malformed { .. } => {
+                "the file may be incomplete; build or copy it again"
+            }
+            Self::SharedStd { .. } => {
+                "build it with `crate-type = [\"cdylib\"]` and without `-C prefer-dynamic`"
+            }
+            Self::NoStamp => {
+                "put `export_plugin!(YourType);` into the crate and turn its feature `export` on \
+                 (`[features] default = [\"export\"]`)"
+            }
+            Self::BadStamp { .. } => {
+                "rebuild the plugin with a `hotbay-plugin` that this host knows"
+            }
+            Self::WrongKind { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHARED: &str = "wanted a shared library built with `crate-type = [\"cdylib\"]`";
+        const EXPECTED: &str = "expected a shared library built with `crate-type = [\"cdylib\"]`";
         match self {
-            Self::Empty => write!(f, "the file is empty; half-written? {SHARED}"),
-            Self::NotALibrary { looks_like, advice } => {
-                write!(f, "the file looks like {looks_like}; {SHARED}{advice}")
+            Self::Empty => write!(f, "the file is empty; {EXPECTED}"),
+            Self::NotALibrary { looks_like, .. } => {
+                write!(f, "the file looks like {looks_like}; {EXPECTED}")
             }
-            Self::WrongKind { found } => write!(f, "the file is {found}; {SHARED}"),
-            Self::WrongPlatform { found, wanted } => write!(
-                f,
-                "the file is {found}, this host is {wanted}; build it for the host's target"
-            ),
+            Self::WrongKind { found } => write!(f, "the file is {found}; {EXPECTED}"),
+            Self::WrongPlatform { found, wanted } => {
+                write!(f, "the file is {found}; this host is {wanted}")
+            }
             Self::Truncated { what, end, length } => {
-                write!(f, "{what} ends at byte {end}, the file at {length}: half-written?")
+                write!(f, "{what} ends at byte {end}, but the file has only {length} bytes")
             }
-            Self::Malformed { what } => {
-                write!(f, "the file is damaged: {what}; half-written? build or copy it again")
-            }
+            Self::Malformed { what } => write!(f, "the file is damaged: {what}"),
             Self::SharedStd { library } => write!(
                 f,
-                "it needs `{library}` at run time and would share it with other plugins; build it \
-                 with `crate-type = [\"cdylib\"]` and without `-C prefer-dynamic`"
+                "the library needs `{library}` at run time and would share it with other plugins"
             ),
-            Self::NoStamp => f.write_str(
-                "it exports no plugin stamp; put `export_plugin!(YourType);` into the crate, whose \
-                 feature `export` must be on (`[features] default = [\"export\"]`)",
-            ),
-            Self::BadStamp { why } => write!(
-                f,
-                "its plugin stamp {why}; build the plugin again with a `hotbay-plugin` that this \
-                 host knows"
-            ),
+            Self::NoStamp => f.write_str("the library exports no plugin stamp"),
+            Self::BadStamp { why } => write!(f, "invalid plugin stamp: it {why}"),
         }
     }
 }
@@ -77,13 +90,13 @@ mod tests {
             (ProbeError::SharedStd { library: "libstd-1.so".into() }, "`libstd-1.so`"),
             (
                 ProbeError::Truncated { what: "segment 2".into(), end: 9, length: 5 },
-                "half-written?",
+                "may be incomplete",
             ),
             (ProbeError::WrongKind { found: "a program" }, "cdylib"),
         ];
         for (error, wanted) in cases {
-            let told = error.to_string();
-            assert!(told.contains(wanted) && told.lines().count() == 1, "{told}");
+            let text = format!("{error}; {}", error.hint().unwrap_or_default());
+            assert!(text.contains(wanted) && text.lines().count() == 1, "{text}");
         }
     }
 }

@@ -106,7 +106,7 @@ impl Inner {
             known.extend(offers.names().map(str::to_owned));
             let versions = offers.of(contract).map(|offer| match &offer.version {
                 Some(version) => format!("{version} by `{}`", manifest.name()),
-                None => format!("in a version that it does not tell by `{}`", manifest.name()),
+                None => format!("an undeclared version by `{}`", manifest.name()),
             });
             others.extend(versions);
             None::<()>
@@ -114,25 +114,25 @@ impl Inner {
         if let Err(ending) = looked {
             return ending;
         }
-        let message = match (others.is_empty(), nearest(contract, &known)) {
-            (false, _) => format!(
-                "`{contract}` is provided, and no version that `{accepted}` accepts: {}",
+        if !others.is_empty() {
+            let message = format!(
+                "no version of contract `{contract}` matches `{accepted}`: found {}",
                 others.join(", ")
-            ),
-            (true, Some(near)) => {
-                format!("no plugin provides `{contract}`; is it `{near}`?")
-            }
-            (true, None) if known.is_empty() => {
-                format!("no plugin provides `{contract}`; none that is loaded provides anything")
-            }
-            (true, None) => {
+            );
+            return Error::new(ErrorKind::NotFound, message);
+        }
+        let hint = match nearest(contract, &known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => "no loaded plugin provides a contract".to_owned(),
+            None => {
                 known.sort();
                 known.dedup();
                 known.truncate(8);
-                format!("no plugin provides `{contract}`; provided are {}", known.join(", "))
+                format!("provided contracts: `{}`", known.join("`, `"))
             }
         };
-        Error::new(ErrorKind::NotFound, message)
+        let message = format!("no plugin provides contract `{contract}`");
+        Error::new(ErrorKind::NotFound, message).with_hint(hint)
     }
 }
 

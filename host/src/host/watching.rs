@@ -36,6 +36,8 @@ struct Failure {
     reason: String,
     kind: ErrorKind,
     is_reported: bool,
+    /// Content and reason of the failure that was reported last, if that is another one.
+    reported: Option<(Content, String)>,
 }
 
 impl Failure {
@@ -247,12 +249,18 @@ impl FolderAttempt {
     fn remember(&self, error: &Error, content: Content, is_told: bool) -> bool {
         let (reason, kind) = (error.full_message(), error.kind());
         let mut failed = lock(&self.failures.failed);
-        let before = failed.get(&self.folder);
-        let was_told = before.is_some_and(|before| {
-            before.is_reported && before.content == content && before.reason == reason
+        // What was not reported does not hide what was: files are written one after the other, and
+        // may be incomplete in between.
+        let reported = failed.remove(&self.folder).and_then(|before| match before.is_reported {
+            true => Some((before.content, before.reason)),
+            false => before.reported,
         });
+        let is_same = |(before, why): &(Content, String)| *before == content && *why == reason;
+        let was_told = reported.as_ref().is_some_and(is_same);
         let is_told = is_told || was_told;
-        failed.insert(self.folder.clone(), Failure { content, reason, kind, is_reported: is_told });
+        let reported = reported.filter(|_| !is_told);
+        let failure = Failure { content, reason, kind, is_reported: is_told, reported };
+        failed.insert(self.folder.clone(), failure);
         !was_told
     }
 }

@@ -166,7 +166,7 @@ fn a_reader_of_events_whose_waker_panics_does_not_disturb_a_plugin_that_was_stuc
         assert_eq!(error.kind(), ErrorKind::Quarantined);
     }
     until("it is back", || (scene.info().running == 0).then_some(()));
-    assert_eq!(scene.info().state, "serving");
+    until("it serves", || (scene.info().state == "serving").then_some(()));
     assert_eq!(block_on(scene.execute("after")).unwrap().as_bytes(), b"after");
 }
 

@@ -1,19 +1,19 @@
-//! What the command itself fails with, told in at most three lines or as JSON.
+//! Errors of the command, as lines of text or as JSON.
 
 use std::error::Error as _;
 use std::io;
 
-use hotbay::{Error, ErrorKind};
+use hotbay::Error;
 use serde_json::{Value, json};
 
-/// Why the command ends without a result.
+/// Why the command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The library's own error.
+    /// An error of the library.
     Host(Error),
-    /// A wrong word on the command line that its grammar did not catch.
+    /// An invalid argument that the parser did not catch.
     Usage(String),
-    /// Something else that the command did.
+    /// An error of the command itself.
     Own { kind: &'static str, message: String, because: Option<String> },
 }
 
@@ -42,12 +42,12 @@ impl Failure {
         }
     }
 
-    /// At most three lines.
+    /// Returns the error, its causes, details and a hint, each on a line.
     pub(crate) fn lines(&self) -> Vec<String> {
         match self {
             Self::Host(error) => error_lines(error),
             Self::Usage(message) => {
-                vec![format!("error: {message}"), "  help: see `hotbay --help`".to_owned()]
+                vec![format!("error: {message}"), "  hint: run `hotbay --help`".to_owned()]
             }
             Self::Own { message, because, .. } => {
                 let mut lines = vec![format!("error: {message}")];
@@ -57,7 +57,7 @@ impl Failure {
         }
     }
 
-    /// Everything in one line, without details.
+    /// Returns the error and its causes in one line, without details.
     pub(crate) fn full_message(&self) -> String {
         match self {
             Self::Host(error) => error.full_message(),
@@ -90,10 +90,11 @@ fn error_lines(error: &Error) -> Vec<String> {
     if let Some(details) = error.plugin_error().and_then(|error| error.details()) {
         lines.push(format!("  details: {details}"));
     }
+    lines.extend(error.hint().map(|hint| format!("  hint: {hint}")));
     lines
 }
 
-/// Everything below the error's own level, in one line.
+/// Returns the messages of all causes in one line.
 fn causes(error: &Error) -> String {
     let mut causes = Vec::new();
     let mut next = error.source();
@@ -104,7 +105,7 @@ fn causes(error: &Error) -> String {
     causes.join(": ")
 }
 
-/// The error for a cell of a table whose row already names the plugin.
+/// Returns the error for a table row that already names the plugin.
 pub(crate) fn short(error: &Error) -> String {
     match (error.step(), causes(error)) {
         (_, causes) if causes.is_empty() => error.to_string(),
@@ -113,16 +114,17 @@ pub(crate) fn short(error: &Error) -> String {
     }
 }
 
-/// The error with the same fields whatever it is.
+/// Returns the error as JSON; the fields are the same for every error.
 pub(crate) fn error_json(error: &Error) -> Value {
     let own = error.plugin_error();
     let fault = error.fault();
     json!({
-        "kind": kind_name(error.kind()),
+        "kind": error.kind().as_str(),
         "step": error.step().map(|step| step.to_string()),
         "plugin": error.plugin().map(|name| name.as_str()),
         "generation": error.generation().map(|generation| generation.get()),
         "message": own.map_or_else(|| error.full_message(), |own| own.message().to_owned()),
+        "hint": error.hint(),
         "code": own.map(|own| own.code()),
         "retryable": own.map(|own| own.is_retryable()),
         "details": own.and_then(|own| own.details()),
@@ -130,22 +132,10 @@ pub(crate) fn error_json(error: &Error) -> Value {
     })
 }
 
-/// An error of the command's own, with the fields of every other.
+/// Returns an error of the command as JSON, with the same fields.
 pub(crate) fn own_json(kind: &str, message: &str) -> Value {
     json!({
         "kind": kind, "step": null, "plugin": null, "generation": null, "message": message,
-        "code": null, "retryable": null, "details": null, "location": null,
+        "hint": null, "code": null, "retryable": null, "details": null, "location": null,
     })
-}
-
-/// `NotFound` as `not_found`: the names of the kinds are part of the library's interface.
-pub(crate) fn kind_name(kind: ErrorKind) -> String {
-    let mut name = String::new();
-    for char in format!("{kind:?}").chars() {
-        if char.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(char.to_ascii_lowercase());
-    }
-    name
 }

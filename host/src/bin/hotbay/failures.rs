@@ -4,7 +4,7 @@
 use hotbay::Error;
 use indicatif::HumanCount;
 
-use crate::failure::{Failure, kind_name};
+use crate::failure::Failure;
 
 /// Failed lines that are told one by one.
 const TOLD_MAX: u64 = 20;
@@ -87,7 +87,7 @@ fn name_of(failure: &Failure) -> String {
 fn what(error: &Error) -> String {
     match error.plugin_error() {
         Some(own) => format!("code {}", own.code()),
-        None => format!("kind {}", kind_name(error.kind())),
+        None => format!("kind {}", error.kind()),
     }
 }
 

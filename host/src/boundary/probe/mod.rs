@@ -186,36 +186,39 @@ fn on_image<T>(
             Ok(MachO32 | MachO64 | Pe32 | Pe64) => job(&Generic::read(bytes)?),
             Ok(MachOFat32 | MachOFat64) => Err(ProbeError::NotALibrary {
                 looks_like: "a universal binary",
-                advice: " for one processor; `lipo -thin` takes it out",
+                advice: Some("extract the library for this processor with `lipo -thin`"),
             }),
             _ => Err(not_a_library(bytes)),
         }
     }
 }
 
-/// Says what a file without machine code looks like.
+/// Returns an error that says what a file without machine code looks like.
 fn not_a_library(bytes: &[u8]) -> ProbeError {
-    let begins: [(&[u8], &str, &str); 9] = [
-        (b"#!", "a script", ""),
-        (b"!<arch>\n", "a static archive (`.a`, `.rlib`)", " instead of `rlib` or `staticlib`"),
-        (b"!<thin>\n", "a static archive", ""),
-        (b"PK\x03\x04", "a zip archive", "; unpack it first"),
-        (b"\x1f\x8b", "a gzip archive", "; unpack it first"),
-        (b"\x28\xb5\x2f\xfd", "a zstd archive", "; unpack it first"),
-        (b"\0asm", "a WebAssembly module", ""),
-        (b"version https://git-lfs", "a Git LFS pointer", "; `git lfs pull` fetches it"),
-        (b"MZ", "a Windows program that was cut off", ""),
+    const UNPACK: Option<&str> = Some("unpack it first");
+    let begins: [(&[u8], &str, Option<&str>); 9] = [
+        (b"#!", "a script", None),
+        (b"!<arch>\n", "a static archive (`.a`, `.rlib`)", Some("remove `rlib` and `staticlib`")),
+        (b"!<thin>\n", "a static archive", None),
+        (b"PK\x03\x04", "a zip archive", UNPACK),
+        (b"\x1f\x8b", "a gzip archive", UNPACK),
+        (b"\x28\xb5\x2f\xfd", "a zstd archive", UNPACK),
+        (b"\0asm", "a WebAssembly module", None),
+        (b"version https://git-lfs", "a Git LFS pointer", Some("fetch it with `git lfs pull`")),
+        (b"MZ", "a truncated Windows program", None),
     ];
     let known = begins.into_iter().find(|(magic, ..)| bytes.starts_with(magic));
     let head = &bytes[..bytes.len().min(512)];
     let is_text = |byte: &u8| matches!(byte, 0x20..=0x7e | 0x80.. | b'\n' | b'\r' | b'\t');
     let (looks_like, advice) = match known {
         Some((_, looks_like, advice)) => (looks_like, advice),
-        None if head.iter().all(|byte| *byte == 0) => ("a hole of zeros", "; half-written?"),
-        None if std::str::from_utf8(head).is_ok() && head.iter().all(is_text) => {
-            ("a text file", "")
+        None if head.iter().all(|byte| *byte == 0) => {
+            ("a block of zeros", Some("the file may be incomplete; build or copy it again"))
         }
-        None => ("no program file at all", ""),
+        None if std::str::from_utf8(head).is_ok() && head.iter().all(is_text) => {
+            ("a text file", None)
+        }
+        None => ("data of an unknown format", None),
     };
     ProbeError::NotALibrary { looks_like, advice }
 }

@@ -1,12 +1,12 @@
-//! The text that `export_plugin!` left in a library, taken apart.
-//! Trusts none of it: every value is bounded and can be shown on a terminal.
+//! Parses the text that `export_plugin!` puts into a library. Every value is bounded and safe to
+//! print.
 
 use hotbay_plugin::stamp::MAGIC;
 use hotbay_plugin::text::{Lines, is_escaped};
 
 use crate::error::probe::ProbeError;
 
-/// What `export_plugin!` left in a library.
+/// The stamp of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) package: String,
@@ -19,11 +19,11 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Reads the text of a stamp, up to its first NUL; keys that it does not know are ignored.
+    /// Parses the text of a stamp up to the first NUL. Unknown keys are ignored.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ProbeError> {
         let bad = |why: String| ProbeError::BadStamp { why };
         let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-        let text = std::str::from_utf8(text).map_err(|_| bad("is no UTF-8 text".into()))?;
+        let text = std::str::from_utf8(text).map_err(|_| bad("is not UTF-8 text".into()))?;
         let mut lines = text.lines();
         let magic = lines.next().unwrap_or_default();
         if magic != MAGIC {
@@ -39,9 +39,9 @@ impl Stamp {
             let Some(at) = KEYS.iter().position(|known| *known == key) else {
                 continue;
             };
-            // Values are shown on terminals.
+            // Values are printed to terminals.
             if value.is_empty() || value.chars().any(|char| is_escaped(char, Lines::One)) {
-                return Err(bad(format!("has no readable `{key}`")));
+                return Err(bad(format!("has no printable `{key}`")));
             }
             if values[at].replace(value).is_some() {
                 return Err(bad(format!("states `{key}` twice")));

@@ -1,0 +1,30 @@
+//! The advice that causes of this crate bring along.
+
+use std::error::Error as StdError;
+
+use super::artifact::ArtifactError;
+use super::boundary::BoundaryError;
+use super::manifest::{ApiMismatch, ManifestError, SchemaError, StampMismatch, Unstartable};
+use super::probe::ProbeError;
+
+/// Returns the hint of an error, if it is one of this crate's and has one.
+pub(super) fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<String> {
+    macro_rules! first_of {
+        ($($type:ty),*) => {
+            $(if let Some(error) = error.downcast_ref::<$type>() {
+                return error.hint();
+            })*
+        };
+    }
+    first_of!(
+        ArtifactError,
+        BoundaryError,
+        ProbeError,
+        ManifestError,
+        ApiMismatch,
+        StampMismatch,
+        Unstartable,
+        SchemaError
+    );
+    None
+}
