@@ -1,39 +1,55 @@
-//! The notice board: what happens in a host, as it happens.
-//! Nobody waits for a reader; one that is too slow is told how much it missed.
+//! The events of a host: what happens in it, for any number of readers. The host never waits for a
+//! reader; one that lags behind receives [`HostEvent::Missed`].
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures_core::Stream;
+use futures_util::{FutureExt as _, StreamExt};
 use hotbay_plugin::Fault;
+use hotbay_plugin::text::{Lines, escaped};
 use semver::Version;
 use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
 use crate::error::{LoadStep, fault_of};
 use crate::id::{GenerationId, PluginName};
 use crate::sync::SameProcess;
 
 /// Something that happened in a host.
+///
+/// `Display` prints a line for people, as `hotbay run` does. With the feature `serde`, an event
+/// serializes as `hotbay run --json` prints it: an object whose `event` is
+/// [`name`](Self::name).
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(tag = "event", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum HostEvent {
-    /// A plugin was loaded and serves.
+    /// A plugin was loaded and serves calls.
     Loaded {
         /// The plugin.
         plugin: PluginName,
-        /// The version of its build.
+        /// The version of the build.
         version: Version,
         /// The generation that serves.
         generation: GenerationId,
     },
-    /// A plugin was not loaded.
+    /// A plugin failed to load.
     Refused {
-        /// The plugin, as far as its manifest could be read; otherwise its folder.
+        /// The plugin, or its folder if its manifest could not be read.
         plugin: String,
-        /// Why, in one line.
+        /// Why.
         reason: String,
+        /// Advice on how to fix it.
+        hint: Option<String>,
     },
-    /// A new build serves.
+    /// A new build serves calls.
     Promoted {
         /// The plugin.
         plugin: PluginName,
@@ -41,63 +57,72 @@ pub enum HostEvent {
         version: Version,
         /// The generation that serves now.
         generation: GenerationId,
-        /// The generation that served before and drains; none where it was stopped first.
+        /// The generation that served before and now drains. `None` if it was stopped first.
         from: Option<GenerationId>,
     },
-    /// A new build does not serve.
+    /// A reload failed.
     RolledBack {
         /// The plugin.
         plugin: PluginName,
-        /// The generation that goes on serving; none if nothing serves any more.
+        /// The generation that keeps serving. `None` if none serves.
         generation: Option<GenerationId>,
         /// The step that failed.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::displayed"))]
         step: Option<LoadStep>,
-        /// Why, in one line.
+        /// Why.
         reason: String,
+        /// Advice on how to fix it.
+        hint: Option<String>,
     },
     /// A plugin panicked.
     Faulted {
         /// The plugin.
         plugin: PluginName,
-        /// The generation that it happened in.
+        /// The generation that panicked.
         generation: GenerationId,
         /// The panic.
+        #[cfg_attr(feature = "serde", serde(flatten, serialize_with = "serialize::fault"))]
         fault: Fault,
-        /// Whether it was on a thread that the plugin had started.
+        /// Whether it happened on a thread that the plugin started.
         own_thread: bool,
     },
-    /// A plugin is not called for a while.
+    /// The host stopped calling a plugin for a while.
     Quarantined {
         /// The plugin.
         plugin: PluginName,
-        /// What is held against it.
+        /// Why.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::displayed_one"))]
         reason: QuarantineReason,
-        /// Milliseconds until the next probe; none where it is not probed, but called again as
-        /// soon as the reason is gone.
-        probe_in_ms: Option<u64>,
+        /// The time until the next probe. `None` if the plugin is called again as soon as the
+        /// reason is gone.
+        #[cfg_attr(
+            feature = "serde",
+            serde(rename = "probe_in_ms", serialize_with = "serialize::optional_ms")
+        )]
+        probe_in: Option<Duration>,
     },
-    /// A quarantined plugin is called again.
+    /// The quarantine of a plugin ended.
     Restored {
         /// The plugin.
         plugin: PluginName,
     },
-    /// A generation gets no more calls.
+    /// A generation receives no more calls.
     Retired {
         /// The plugin.
         plugin: PluginName,
         /// The generation.
         generation: GenerationId,
     },
-    /// A generation's library is unmapped, or the generation had none.
+    /// The library of a generation was unmapped, or the generation had none.
     Closed {
         /// The plugin.
         plugin: PluginName,
         /// The generation.
         generation: GenerationId,
-        /// Bytes that the plugin had not released; none where it does not count.
+        /// Bytes that the plugin did not release. `None` if it does not count them.
         leaked_bytes: Option<i64>,
     },
-    /// A generation's library stays mapped.
+    /// The library of a generation stays mapped.
     Kept {
         /// The plugin.
         plugin: PluginName,
@@ -106,84 +131,233 @@ pub enum HostEvent {
         /// Why.
         reason: String,
     },
-    /// The process of a plugin ended though nobody had ended it.
+    /// The process of a plugin exited, and the host had not stopped it.
     ChildExited {
         /// The plugin.
         plugin: PluginName,
         /// The generation.
         generation: GenerationId,
-        /// The process.
+        /// The process id.
         pid: u32,
-        /// How it ended: `exit code 1`, `killed by SIGKILL`; what to do about it, where that is
-        /// known; and the last lines that it wrote.
+        /// How it ended, such as `exit code 1` or `killed by SIGKILL`, advice if the host knows the
+        /// cause, and its last lines of output.
         reason: String,
     },
-    /// The process of a plugin listens at an address that other machines may reach; the host
-    /// calls it over loopback all the same.
+    /// The process of a plugin listens at an address that other machines may reach. The host calls
+    /// it over loopback.
     ListensBeyondLoopback {
         /// The plugin.
         plugin: PluginName,
         /// The generation.
         generation: GenerationId,
-        /// The process.
+        /// The process id.
         pid: u32,
         /// The address.
         address: SocketAddr,
     },
-    /// The process of a plugin was started again.
+    /// The host restarted the process of a plugin.
     Restarted {
         /// The plugin.
         plugin: PluginName,
         /// The generation, which is the same.
         generation: GenerationId,
-        /// The new process.
+        /// The id of the new process.
         pid: u32,
-        /// Milliseconds since the one before had ended.
-        after_ms: u64,
+        /// The time since the previous process exited.
+        #[cfg_attr(
+            feature = "serde",
+            serde(rename = "after_ms", serialize_with = "serialize::ms")
+        )]
+        after: Duration,
     },
-    /// Of the plugins that provide a contract, another one is called first from now on, or one
-    /// at all: see [`Providers`](crate::Providers).
+    /// Another one of the plugins that provide a contract is called first from now on: see
+    /// [`Providers`](crate::Providers).
     ProviderChosen {
         /// The contract, as the caller named it.
         contract: String,
         /// The plugin that is called first.
         plugin: PluginName,
-        /// Those that are tried after it, in their order.
+        /// The plugins that are tried after it, in their order.
         others: Vec<PluginName>,
     },
-    /// A plugin's shutdown failed.
+    /// The shutdown of a plugin failed.
     ShutdownFailed {
         /// The plugin.
         plugin: PluginName,
         /// The generation.
         generation: GenerationId,
-        /// Why, in one line.
+        /// Why.
         reason: String,
     },
-    /// The host has stopped.
+    /// The host stopped.
     Stopped,
-    /// This reader was too slow and missed some events.
+    /// This reader was too slow and missed events.
     Missed {
-        /// How many.
+        /// The number of events.
         events: u64,
     },
+}
+
+impl HostEvent {
+    /// Returns the name of the event in snake case, such as `rolled_back`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Loaded { .. } => "loaded",
+            Self::Refused { .. } => "refused",
+            Self::Promoted { .. } => "promoted",
+            Self::RolledBack { .. } => "rolled_back",
+            Self::Faulted { .. } => "faulted",
+            Self::Quarantined { .. } => "quarantined",
+            Self::Restored { .. } => "restored",
+            Self::Retired { .. } => "retired",
+            Self::Closed { .. } => "closed",
+            Self::Kept { .. } => "kept",
+            Self::ChildExited { .. } => "child_exited",
+            Self::ListensBeyondLoopback { .. } => "listens_beyond_loopback",
+            Self::Restarted { .. } => "restarted",
+            Self::ProviderChosen { .. } => "provider_chosen",
+            Self::ShutdownFailed { .. } => "shutdown_failed",
+            Self::Stopped => "stopped",
+            Self::Missed { .. } => "missed",
+        }
+    }
+
+    /// Returns the name of the plugin that the event is about.
+    pub fn plugin(&self) -> Option<&str> {
+        match self {
+            Self::Refused { plugin, .. } => Some(plugin),
+            Self::Loaded { plugin, .. }
+            | Self::Promoted { plugin, .. }
+            | Self::RolledBack { plugin, .. }
+            | Self::Faulted { plugin, .. }
+            | Self::Quarantined { plugin, .. }
+            | Self::Restored { plugin }
+            | Self::Retired { plugin, .. }
+            | Self::Closed { plugin, .. }
+            | Self::Kept { plugin, .. }
+            | Self::ChildExited { plugin, .. }
+            | Self::ListensBeyondLoopback { plugin, .. }
+            | Self::Restarted { plugin, .. }
+            | Self::ProviderChosen { plugin, .. }
+            | Self::ShutdownFailed { plugin, .. } => Some(plugin.as_str()),
+            Self::Stopped | Self::Missed { .. } => None,
+        }
+    }
+
+    fn fmt_detail(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |text: &str| escaped(text, Lines::Many).into_owned();
+        match self {
+            Self::Loaded { version, generation, .. } => {
+                write!(f, "version {version}, generation {generation}")
+            }
+            Self::Refused { plugin, reason, hint } => {
+                f.write_str(&shown(without_plugin(reason, plugin)))?;
+                fmt_hint(f, hint.as_deref())
+            }
+            Self::Promoted { version, generation, from: Some(from), .. } => {
+                write!(f, "version {version}, generation {generation} (was {from})")
+            }
+            Self::Promoted { version, generation, from: None, .. } => {
+                write!(f, "version {version}, generation {generation} (the old one stopped first)")
+            }
+            Self::RolledBack { plugin, generation, step, reason, hint } => {
+                match generation {
+                    Some(generation) => write!(f, "generation {generation} keeps serving")?,
+                    None => f.write_str("no generation serves")?,
+                }
+                if let Some(step) = step {
+                    write!(f, "; failed at step `{step}`")?;
+                }
+                // What comes before repeats the line above.
+                let why = reason.split_once(" keeps serving: ").map(|(_, why)| why);
+                let why = why.unwrap_or_else(|| without_plugin(reason, plugin.as_str()));
+                write!(f, "\n{}", shown(why))?;
+                fmt_hint(f, hint.as_deref())
+            }
+            Self::Faulted { generation, fault, own_thread, .. } => {
+                let place = if *own_thread { ", on a thread that it started" } else { "" };
+                write!(f, "generation {generation}{place}\n{fault}")
+            }
+            Self::Quarantined { reason, probe_in: Some(wait), .. } => {
+                write!(f, "{reason}; next probe in {} ms", wait.as_millis())
+            }
+            Self::Quarantined { reason, probe_in: None, .. } => write!(f, "{reason}"),
+            Self::Restored { .. } => f.write_str("serves calls again"),
+            Self::Retired { generation, .. } => write!(f, "generation {generation}"),
+            Self::Closed { generation, leaked_bytes: Some(bytes @ 1..), .. } => {
+                write!(f, "generation {generation}; {bytes} bytes were not released")
+            }
+            Self::Closed { generation, .. } => write!(f, "generation {generation}"),
+            Self::Kept { generation, reason, .. } => {
+                write!(f, "generation {generation}: {}", shown(reason))
+            }
+            Self::ShutdownFailed { generation, reason, .. } => {
+                write!(f, "generation {generation}: {}", shown(reason))
+            }
+            Self::ChildExited { generation, pid, reason, .. } => {
+                write!(f, "generation {generation}, process {pid}\n{}", shown(reason))
+            }
+            Self::ListensBeyondLoopback { generation, pid, address, .. } => write!(
+                f,
+                "generation {generation}, process {pid}\nit listens at {address}, which other \
+                 machines may reach"
+            ),
+            Self::Restarted { generation, pid, after, .. } => {
+                let ms = after.as_millis();
+                write!(f, "generation {generation}, process {pid}, after {ms} ms")
+            }
+            Self::ProviderChosen { contract, others, .. } => {
+                write!(f, "called first for contract `{}`", escaped(contract, Lines::One))?;
+                for (at, other) in others.iter().enumerate() {
+                    write!(f, "{} `{other}`", if at == 0 { ", then" } else { "," })?;
+                }
+                Ok(())
+            }
+            Self::Stopped => Ok(()),
+            Self::Missed { events } => {
+                write!(f, "{events} events, which came faster than they were read")
+            }
+        }
+    }
+}
+
+impl fmt::Display for HostEvent {
+    /// Prints the name of the event, the plugin and details. Causes follow on further lines.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name().replace('_', " "))?;
+        if let Some(plugin) = self.plugin() {
+            write!(f, " {}: ", escaped(plugin, Lines::One))?;
+        } else if !matches!(self, Self::Stopped) {
+            f.write_str(": ")?;
+        }
+        self.fmt_detail(f)
+    }
+}
+
+fn fmt_hint(f: &mut fmt::Formatter<'_>, hint: Option<&str>) -> fmt::Result {
+    hint.map_or(Ok(()), |hint| write!(f, "\nhint: {}", escaped(hint, Lines::One)))
+}
+
+/// Returns a reason without the plugin's name at its start.
+fn without_plugin<'a>(reason: &'a str, plugin: &str) -> &'a str {
+    reason.strip_prefix(&format!("plugin `{plugin}` ")).unwrap_or(reason)
 }
 
 /// Why a plugin is quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuarantineReason {
-    /// It panicked, or did not answer in time, too often.
+    /// It panicked or exceeded deadlines too often.
     Faults {
-        /// How often within the window.
+        /// The number of faults within the window.
         faults: u32,
     },
-    /// Calls that nobody waits for any more hold as many of its workers as are replaced.
+    /// Abandoned calls occupy as many of its workers as the host replaces.
     Stuck {
-        /// Calls that have not returned.
+        /// The number of calls that have not returned.
         calls: usize,
     },
-    /// It holds more memory than it may: `limits.memory_bytes`, or the host's limit.
+    /// It uses more memory than `limits.memory_bytes` or the host's limit allows.
     Memory {
         /// Bytes that it has allocated and not released.
         live_bytes: i64,
@@ -197,30 +371,29 @@ impl fmt::Display for QuarantineReason {
         match self {
             Self::Faults { faults } => write!(f, "{faults} faults"),
             Self::Stuck { calls } => {
-                write!(f, "{calls} calls passed their deadlines and still run")
+                write!(f, "{calls} calls exceeded their deadlines and still run")
             }
             Self::Memory { live_bytes, limit_bytes } => {
                 write!(
                     f,
-                    "taking {live_bytes} bytes of memory, more than {limit_bytes} \
-                     (`limits.memory_bytes`, or the host's `max_memory_bytes`); it is called again \
-                     once it has released some, or after a reload"
+                    "{live_bytes} bytes of memory are in use; the limit is {limit_bytes} \
+                     (`limits.memory_bytes`, or the host's `max_memory_bytes`)"
                 )
             }
         }
     }
 }
 
-/// Events kept for a reader that lags.
-const EVENTS_MAX: usize = 1024;
+/// Events that a reader may lag behind.
+const MAX_EVENTS: usize = 1024;
 
-/// Keeps the board up; readers hear the end when it is dropped.
+/// Keeps the bus open. Readers see the end of the stream when it is dropped.
 #[derive(Debug)]
 pub(crate) struct EventBusOwner {
     _sender: broadcast::Sender<HostEvent>,
 }
 
-/// Where events are told, by whoever may outlive the host.
+/// Emits events. May outlive the host.
 #[derive(Clone, Debug)]
 pub(crate) struct EventBus {
     sender: broadcast::WeakSender<HostEvent>,
@@ -228,22 +401,21 @@ pub(crate) struct EventBus {
 
 impl EventBus {
     pub(crate) fn new() -> (EventBusOwner, Self) {
-        let sender = broadcast::Sender::new(EVENTS_MAX);
-        let board = Self { sender: sender.downgrade() };
-        (EventBusOwner { _sender: sender }, board)
+        let sender = broadcast::Sender::new(MAX_EVENTS);
+        let bus = Self { sender: sender.downgrade() };
+        (EventBusOwner { _sender: sender }, bus)
     }
 
     pub(crate) fn emit(&self, event: HostEvent) {
-        // Whoever listens may have code of the application behind it: what panics there stops
-        // nothing of what is told.
-        let tell = || {
+        let send = || {
             tracing::debug!(?event, "host event");
             if let Some(sender) = self.sender.upgrade() {
-                // Nobody has to listen.
+                // An error means that there is no reader.
                 let _ = sender.send(event);
             }
         };
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(tell)) {
+        // Subscribers and wakers of the application run in here and may panic.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(send)) {
             drop(fault_of(payload));
         }
     }
@@ -251,56 +423,117 @@ impl EventBus {
     pub(crate) fn subscribe(&self) -> Events {
         let sender = self.sender.upgrade();
         let sender = sender.unwrap_or_else(|| broadcast::Sender::new(1));
-        Events { receiver: SameProcess::new(sender.subscribe()) }
+        Events { stream: SameProcess::new(BroadcastStream::new(sender.subscribe())) }
     }
 }
 
-/// The events of a host from one moment on. There are none in a process that was forked since.
-#[derive(Debug)]
+/// A stream of the events of a host, starting with its creation by
+/// [`Host::events`](crate::Host::events).
+///
+/// The stream ends when the host is gone. A reader that lags more than 1,024 events behind loses
+/// the oldest ones and receives [`HostEvent::Missed`]. The stream runs on any executor and is empty
+/// in a process that was forked after its creation.
+///
+/// ```
+/// use hotbay::{Host, HostEvent, Output};
+///
+/// let echo = |_: &_, input: hotbay::Payload<'_>| Ok(Output::copy_of(input.as_bytes()));
+/// let host = Host::builder().register_fn("echo", echo).build()?;
+/// let mut events = host.events();
+/// drop(host);
+/// while let Some(event) = events.next_blocking() {
+///     println!("{event}");
+///     if let HostEvent::Retired { plugin, .. } = event {
+///         assert_eq!(plugin.as_str(), "echo");
+///     }
+/// }
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 pub struct Events {
-    receiver: SameProcess<broadcast::Receiver<HostEvent>>,
+    stream: SameProcess<BroadcastStream<HostEvent>>,
 }
 
 impl Events {
-    /// Waits for the next event; none once the host is gone. Runs on any executor.
+    /// Waits for the next event. Returns `None` once the host is gone.
     pub async fn next(&mut self) -> Option<HostEvent> {
-        if !self.receiver.is_current() {
-            return None;
-        }
-        Self::seen(self.receiver.recv().await)
+        StreamExt::next(self).await
     }
 
-    /// Waits for the next event on this thread; none once the host is gone.
-    ///
-    /// # Panics
-    ///
-    /// Inside an asynchronous runtime of tokio, whose thread it would block.
+    /// Blocks the current thread until the next event. Returns `None` once the host is gone.
     pub fn next_blocking(&mut self) -> Option<HostEvent> {
-        if !self.receiver.is_current() {
-            return None;
-        }
-        Self::seen(self.receiver.blocking_recv())
+        crate::pool::block_on(pin!(self.next()))
     }
 
-    /// The next event if one is there already.
+    /// Returns the next event, or `None` if none is ready.
     pub fn try_next(&mut self) -> Option<HostEvent> {
-        if !self.receiver.is_current() {
-            return None;
+        self.next().now_or_never().flatten()
+    }
+}
+
+impl Stream for Events {
+    type Item = HostEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<HostEvent>> {
+        if !self.stream.is_current() {
+            return Poll::Ready(None);
         }
-        match self.receiver.try_recv() {
-            Ok(event) => Some(event),
-            Err(broadcast::error::TryRecvError::Lagged(events)) => {
+        let received = Pin::new(&mut *self.stream).poll_next(context);
+        received.map(|received| match received {
+            Some(Err(BroadcastStreamRecvError::Lagged(events))) => {
                 Some(HostEvent::Missed { events })
             }
-            Err(_) => None,
-        }
+            Some(Ok(event)) => Some(event),
+            None => None,
+        })
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "serde")]
+mod serialize {
+    //! How fields of events are serialized.
+
+    use std::fmt::Display;
+    use std::time::Duration;
+
+    use hotbay_plugin::Fault;
+    use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+    pub(super) fn displayed<T: Display, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(ToString::to_string).serialize(serializer)
     }
 
-    fn seen(received: Result<HostEvent, broadcast::error::RecvError>) -> Option<HostEvent> {
-        match received {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Lagged(events)) => Some(HostEvent::Missed { events }),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
+    pub(super) fn displayed_one<T: Display, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn ms<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(value.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
+    }
+
+    pub(super) fn optional_ms<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let ms = value.map(|value| u64::try_from(value.as_millis()).unwrap_or(u64::MAX));
+        ms.serialize(serializer)
+    }
+
+    pub(super) fn fault<S: Serializer>(fault: &Fault, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("message", fault.message())?;
+        map.serialize_entry("location", &fault.location())?;
+        map.end()
     }
 }

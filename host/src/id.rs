@@ -1,5 +1,4 @@
-//! Names and numbers that tell plugins, generations and calls apart.
-//! Nothing here knows what stands behind them.
+//! Names and numbers that identify plugins and their generations.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -61,7 +60,14 @@ impl std::borrow::Borrow<str> for PluginName {
     }
 }
 
-/// A text that cannot be a [`PluginName`].
+#[cfg(feature = "serde")]
+impl serde::Serialize for PluginName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// A text that is not a valid [`PluginName`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidName(String);
 
@@ -69,7 +75,8 @@ impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "`{}` is no plugin name; wanted a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
+            "`{}` is not a valid plugin name; expected a lower-case letter, then at most 63 of `a-z`, \
+             `0-9` and `-`",
             self.0
         )
     }
@@ -79,6 +86,7 @@ impl std::error::Error for InvalidName {}
 
 /// The number of one load of one plugin, counted from 1 in each plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct GenerationId(NonZeroU64);
 
 impl GenerationId {

@@ -72,8 +72,8 @@ pub fn kill_often(plugin: &PluginHandle, events: &mut hotbay::Events, how: Kills
                 killed.restarts.push(killed_at.elapsed());
             }
             while let Some(event) = events.try_next() {
-                if let HostEvent::Restarted { after_ms, .. } = event {
-                    killed.after_ms.push(after_ms);
+                if let HostEvent::Restarted { after, .. } = event {
+                    killed.after_ms.push(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
                 }
             }
         }

@@ -160,8 +160,8 @@ fn a_running_host_stops_cleanly_on_each_signal() {
         plugins.add("one", "faulty").write();
         plugins.add("two", "faulty").set("requires", json!({ "one": "*" })).write();
         let running = Running::start(&plugins, &[]);
-        running.tells(&["loaded       one 0.1.0         generation 1"]);
-        running.tells(&["loaded       two 0.1.0         generation 1"]);
+        running.tells(&["loaded       one: version 0.1.0, generation 1"]);
+        running.tells(&["loaded       two: version 0.1.0, generation 1"]);
         running.signal(signal);
         let ended = running.ends();
         assert_eq!(ended.code, Some(0), "{signal}");
@@ -233,7 +233,7 @@ fn where_nothing_could_be_loaded_it_does_not_stay() {
     plugins.add("late", "faulty").config(json!({ "panic_in": "init" })).write();
     let ended = Running::start(&plugins, &[]).ends();
     assert_eq!((ended.code, ended.is_tidy), (Some(1), true));
-    assert!(ended.lines[0].contains("refused      late "), "the reason is told as an event");
+    assert!(ended.lines[0].contains("refused      late: "), "the reason is told as an event");
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn a_host_that_watches_waits_for_its_first_plugin() {
     let plugins = Plugins::new();
     let running = Running::start(&plugins, &["--watch", "--poll-ms", "20"]);
     plugins.add("one", "faulty").write();
-    running.tells(&["loaded       one 0.1.0 "]);
+    running.tells(&["loaded       one: version 0.1.0"]);
     running.signal("INT");
     assert_eq!(running.ends().code, Some(0));
 }
@@ -298,9 +298,9 @@ fn a_process_that_ends_is_told_and_so_is_the_one_that_follows() {
             assert!(restarted["pid"].is_u64() && restarted["pid"] != process, "{restarted}");
             assert!(restarted["after_ms"].is_u64(), "{restarted}");
         } else {
-            running.tells(&["exited       apart ", &format!("generation 1, process {process}")]);
+            running.tells(&["child exited  apart: ", &format!("generation 1, process {process}")]);
             running.tells(&["SIGKILL"]);
-            running.tells(&["restarted    apart ", "generation 1, process ", "after ", " ms"]);
+            running.tells(&["restarted    apart: ", "generation 1, process ", "after ", " ms"]);
         }
         running.signal("TERM");
         let ended = running.ends();

@@ -22,6 +22,6 @@ impl Options {
 /// The tests build their own fixture plugins, so nothing has to be built before.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
-    command.args(["test", "--workspace", "--features", "hotbay/tower"]);
+    command.args(["test", "--workspace", "--features", "hotbay/tower,hotbay/cli"]);
     cargo::run(command.args(&options.arguments))
 }

@@ -68,8 +68,8 @@ fn told(events: &mut hotbay::Events, shown: &dyn Fn(&str) -> String) -> Result<(
             HostEvent::ChildExited { plugin, pid, reason, .. } => {
                 println!("{plugin}: process {pid} ended: {reason}");
             }
-            HostEvent::Restarted { plugin, pid, after_ms, .. } => {
-                println!("{plugin}: process {pid} serves, {after_ms} ms later");
+            HostEvent::Restarted { plugin, pid, after, .. } => {
+                println!("{plugin}: process {pid} serves, {} ms later", after.as_millis());
             }
             _ => {}
         }

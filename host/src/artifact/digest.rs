@@ -279,7 +279,7 @@ mod tests {
         let abc = folder.path().join("abc");
         Artifact::read(&abc, 3).unwrap();
         let cases = [
-            (abc, 2, "has 3 bytes or more; at most 2"),
+            (abc, 2, "has at least 3 bytes; the limit is 2"),
             (folder.path().join("none"), 9, "cannot read"),
             (folder.path().to_owned(), 9, "is a folder"),
         ];

@@ -231,7 +231,7 @@ mod tests {
     fn a_walk_ends_at_its_limits_and_says_so() {
         let all = Limits::default();
         check(&["1/2/3/4/5/6/7/8/plugin.json"], all, &["1/2/3/4/5/6/7/8"], &[]);
-        check(&["1/2/3/4/5/6/7/8/9/plugin.json"], all, &[], &["5/6/7/8` lies 8 folders deep"]);
+        check(&["1/2/3/4/5/6/7/8/9/plugin.json"], all, &[], &["5/6/7/8` is 8 folders deep"]);
         let few = Limits { entries_max: 2, ..all };
         check(&["a/plugin.json", "b/plugin.json"], few, &["a", "b"], &[]);
         check(&["a/x", "a/y", "a/z"], few, &[], &["more than 2 files"]);
@@ -243,7 +243,7 @@ mod tests {
         let all = Limits::default();
         let outside = tree(&["plugin.json"]);
         let leads_out = format!("b -> {}", outside.path().display());
-        check(&["a/plugin.json", &leads_out], all, &["a"], &["b` leads to"]);
+        check(&["a/plugin.json", &leads_out], all, &["a"], &["b` links to"]);
         check(&["a/plugin.json", "b -> a", "c -> .", "a/up -> .."], all, &["a"], &[]);
         check(&[".v2/plugin.json", "now -> .v2"], all, &["now"], &[]);
         check(&["x/loop -> ../x", "x/a/plugin.json"], all, &["x/a"], &[]);
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_root_that_is_missing_or_a_file_is_named() {
         let root = tree(&["file"]);
-        for (name, wanted) in [("nope", "cannot read"), ("file", "is no folder")] {
+        for (name, wanted) in [("nope", "cannot read"), ("file", "is not a folder")] {
             let found = find(&root.path().join(name), Limits::default());
             let [problem] = &found.problems[..] else { panic!("{found:?}") };
             let told = problem.to_string();

@@ -163,7 +163,7 @@ mod tests {
         let found = library(&folder, &folder, "one").unwrap();
         assert_eq!(found, root.path().join(named("plugin/one")).canonicalize().unwrap());
         refused(library(&folder, &folder, "two"), &format!("holds `{DLL_PREFIX}one{DLL_SUFFIX}`"));
-        refused(library(&folder.join("sub"), &folder, "one"), "no other library");
+        refused(library(&folder.join("sub"), &folder, "one"), "holds no library");
         refused(library(&folder.join("gone"), root.path(), "one"), "cannot read");
         refused(library(&folder, root.path(), "../shared/two"), "named by its stem");
         fs::create_dir(root.path().join(named("plugin/dir"))).unwrap();
@@ -208,7 +208,7 @@ mod tests {
         symlink(root.path().join(named("shared/two")), &two).unwrap();
 
         inside(&folder, "link.json").unwrap();
-        refused(inside(&folder, "secret"), "out of");
+        refused(inside(&folder, "secret"), "outside");
         refused(inside(&folder, "up/etc"), "cannot read");
         refused(library(&folder, &folder, "two"), "shared");
         refused(library(&folder, &folder, "gone"), "cannot read");

@@ -245,8 +245,9 @@ mod tests {
     fn a_parent_that_is_missing_is_named() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(&parent.path().join("nope")), false);
-        let told = area.stage(&artifact, "x").unwrap_err().to_string();
-        assert!(told.contains("nope`") && told.contains("vanished"), "{told}");
+        let error = area.stage(&artifact, "x").unwrap_err();
+        assert!(error.to_string().contains("nope`"), "{error}");
+        assert_eq!(error.hint().as_deref(), Some("the folder was removed"));
     }
 
     #[test]

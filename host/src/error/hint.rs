@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 
+use super::Error;
 use super::artifact::ArtifactError;
 use super::boundary::BoundaryError;
 use super::manifest::{ApiMismatch, ManifestError, SchemaError, StampMismatch, Unstartable};
@@ -26,5 +27,8 @@ pub(super) fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<Strin
         Unstartable,
         SchemaError
     );
-    None
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return error.hint().map(str::to_owned);
+    }
+    error.downcast_ref::<Box<ManifestError>>().and_then(|error| error.hint())
 }

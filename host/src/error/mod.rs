@@ -32,10 +32,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// [`hint`](Self::hint).
 ///
 /// ```
-/// use hotbay::{ErrorKind, Host};
+/// use hotbay::{Host, Output};
 ///
 /// let host = Host::builder()
-///     .register_fn("resize", |_, input| Ok(input.as_bytes().into()))
+///     .register_fn("resize", |_, input| Ok(Output::copy_of(input.as_bytes())))
 ///     .build()?;
 /// let error = host.plugin("resise").unwrap_err();
 /// assert!(error.is_not_found());
@@ -307,6 +307,14 @@ impl Error {
     pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint = Some(hint.into());
         self
+    }
+
+    /// Sets the advice if there is any.
+    pub(crate) fn with_optional_hint(self, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => self.with_hint(hint),
+            None => self,
+        }
     }
 
     /// Sets the time that [`retry_after`](Self::retry_after) returns.

@@ -156,7 +156,7 @@ impl HostBuilder {
     ///     })
     ///     .build()?;
     /// let error = host.plugin("echo")?.call(Request::text("")).unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::Input);
+    /// assert_eq!(error.kind(), ErrorKind::InvalidInput);
     /// assert!(error.full_message().contains("there is nothing to echo"));
     /// # Ok::<(), Error>(())
     /// ```
@@ -199,13 +199,13 @@ impl HostBuilder {
     ///     .and_then(|manifest| manifest.with_permission("write"))
     ///     .expect("a manifest");
     /// let host = Host::builder()
-    ///     .grant(|_plugin, permission| permission == "read")
+    ///     .permission_policy(|_plugin, permission| permission == "read")
     ///     .register::<Notes>(manifest)
     ///     .build()?;
     /// let notes = host.plugin("notes")?;
     /// assert!(notes.call(Request::text("1").operation("read")).is_ok());
     /// let error = notes.call(Request::text("1").operation("write")).unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::Denied);
+    /// assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     /// # Ok::<(), Error>(())
     /// ```
     pub fn permission_policy<F>(mut self, grant: F) -> Self

@@ -344,7 +344,8 @@ impl Inner {
             None => folder.display().to_string(),
         };
         let reason = error.full_message();
-        self.workshop.board.emit(crate::event::HostEvent::Refused { plugin, reason });
+        let hint = error.hint().map(str::to_owned);
+        self.workshop.board.emit(crate::event::HostEvent::Refused { plugin, reason, hint });
     }
 }
 

@@ -107,6 +107,7 @@ impl Inner {
                     generation: serving,
                     step: error.step(),
                     reason,
+                    hint: error.hint().map(str::to_owned),
                 });
             }
         }

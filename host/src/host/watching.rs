@@ -225,6 +225,7 @@ impl FolderAttempt {
                 generation,
                 step: Some(LoadStep::Requires),
                 reason: format!("{why}, and it stays loaded: {}", error.full_message()),
+                hint: error.hint().map(str::to_owned),
             });
         }
     }

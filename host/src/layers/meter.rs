@@ -29,7 +29,7 @@ impl<S: SyncService> SyncService for Meter<S> {
         let is_timed = is_sampled(calls);
         let outcome =
             if is_timed { self.call_timed(visit, reply) } else { self.inner.call(visit, reply) };
-        self.slot.counters.count(calls, &outcome);
+        self.slot.counters.count(calls, visit, &outcome);
         outcome
     }
 }
@@ -47,7 +47,7 @@ impl<S: AsyncService> AsyncService for Meter<S> {
         if is_sampled(calls) {
             self.slot.counters.latencies.record(start.elapsed());
         }
-        self.slot.counters.count(calls, &outcome);
+        self.slot.counters.count(calls, visit, &outcome);
         outcome
     }
 }
@@ -71,19 +71,25 @@ impl<S: SyncService> Meter<S> {
 impl crate::slot::CallCounters {
     /// Counts one call.
     #[inline]
-    fn count(&self, calls: LocalShard<'_>, outcome: &Result<(), Error>) {
+    fn count(&self, calls: LocalShard<'_>, visit: &CallScope<'_>, outcome: &Result<(), Error>) {
         calls.add(1);
         if let Err(error) = outcome {
-            self.count_error(error);
+            self.count_error(visit, error);
         }
     }
 
     #[cold]
-    fn count_error(&self, error: &Error) {
+    fn count_error(&self, visit: &CallScope<'_>, error: &Error) {
         let counter = match error.kind() {
             // It reached the plugin. Missed deadlines are counted where they are noticed.
             ErrorKind::DeadlineExceeded | ErrorKind::Cancelled | ErrorKind::Retired
                 if error.generation().is_some() =>
+            {
+                return;
+            }
+            // The timer may have counted it already.
+            ErrorKind::DeadlineExceeded
+                if visit.state.is_some_and(|state| !state.count_timeout_once()) =>
             {
                 return;
             }

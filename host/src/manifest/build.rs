@@ -191,40 +191,37 @@ mod tests {
         let cases = [
             (
                 Manifest::new("Greet", "1.0.0"),
-                "`name` is \"Greet\"; wanted a lower-case letter, then at most 63 of `a-z`, \
+                "`name` is \"Greet\"; expected a lower-case letter, then at most 63 of `a-z`, \
                  `0-9`, `-`",
             ),
             (
                 Manifest::new("greet", "1.2"),
-                "`version` is \"1.2\"; wanted MAJOR.MINOR.PATCH, for example `1.2.0`",
+                "`version` is \"1.2\"; expected MAJOR.MINOR.PATCH, for example `1.2.0`",
             ),
-            (new().with_config(json!([1])), "`config` is a list; wanted an object"),
-            (new().with_config_schema(json!(true)), "`config_schema` is true; wanted an object"),
-            (new().with_input_schema(json!([])), "`input_schema` is a list; wanted an object"),
+            (new().with_config(json!([1])), "`config` is a list; expected an object"),
+            (new().with_config_schema(json!(true)), "`config_schema` is true; expected an object"),
+            (new().with_input_schema(json!([])), "`input_schema` is a list; expected an object"),
             (
                 new().with_permission("call:"),
-                "`permissions` is \"call:\"; wanted `log`, `metrics`, `call:NAME` with a plugin's \
+                "`permissions` is \"call:\"; expected `log`, `metrics`, `call:NAME` with a plugin's \
                  name, `read`, `write`, `exec`, or a word of the application",
             ),
             (
                 new().with_contract(" ", "1.0.0"),
-                "`provides[0].contract` is \" \"; wanted the contract's name",
+                "`provides[0].contract` is \" \"; expected the contract's name",
             ),
             (
                 new().with_contract("table", "1"),
-                "`provides[0].version` is \"1\"; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+                "`provides[0].version` is \"1\"; expected MAJOR.MINOR.PATCH, for example `1.0.0`",
             ),
             (
                 new().with_requirement("clock", "one"),
-                "`requires.clock` is \"one\"; wanted a semver requirement, for example `^1.0`",
+                "`requires.clock` is \"one\"; expected a semver requirement, for example `^1.0`",
             ),
-            (
-                new().with_requirement("greet", "*"),
-                "`requires.greet` is the plugin itself; remove it",
-            ),
+            (new().with_requirement("greet", "*"), "`requires.greet` is the plugin itself"),
             (
                 new().with_limits(zero),
-                "`limits.queue` is 0; wanted at least 1; leave it out for the host's own limit",
+                "`limits.queue` is 0; expected at least 1; leave it out for the host's own limit",
             ),
         ];
         for (result, expect) in cases {

@@ -196,7 +196,7 @@ mod tests {
             &json!({ "properties": { "mode": { "type": "word" } } }),
             &json!({}),
             "the schema at `/properties/mode/type`: \"word\" is not valid under any of the schemas \
-             listed in the 'anyOf' keyword; correct the schema",
+             listed in the 'anyOf' keyword",
         );
         for schema in [
             json!({ "$ref": "https://example.com/schema.json" }),
@@ -246,7 +246,7 @@ mod tests {
             &chain(20_000),
             &json!({}),
             "the schema refers to itself in up to 60004 steps for this value; wanted at \
-             most 32768, so use fewer references; correct the schema",
+             most 32768, so use fewer references",
         );
     }
 
@@ -307,7 +307,7 @@ mod tests {
         let told = checker.check_text(long.as_bytes(), None).unwrap_err().to_string();
         assert!(told.chars().count() < 3 * MESSAGE_CHARS_MAX, "{told}");
         let wrong = format!("[{}0]", "0,".repeat(DESCRIBED_BYTES_MAX));
-        check(&wrong, "it is too long for the place to be looked for");
+        check(&wrong, "it does not match, and is too long to find the place");
         assert!(checker.check_text(b"{ \"n\": 1, \"of\": [\"\xff\"] }", None).is_err());
         let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         let checker = Checker::new(&json!({ "items": { "$ref": "#" } }), None).unwrap();
@@ -325,7 +325,7 @@ mod tests {
         let too_deep = json!({ "not": deep });
         let expect = "nests deeper than 64 levels; make it flatter";
         check(&deep, &json!({}), "");
-        check(&too_deep, &json!({}), &format!("the schema {expect}; correct the schema"));
+        check(&too_deep, &json!({}), &format!("the schema {expect}"));
         check(&json!({}), &too_deep, expect);
     }
 }

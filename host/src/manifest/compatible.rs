@@ -50,7 +50,8 @@ mod tests {
         let check = |wanted: &str, built: &str, host: &str, expect: &str| {
             let wanted = wanted.parse().unwrap();
             let (built, host) = (built.parse().unwrap(), host.parse().unwrap());
-            let result = check_api(&wanted, &built, &host).map_err(|error| error.to_string());
+            let result = check_api(&wanted, &built, &host)
+                .map_err(|error| format!("{error}; {}", error.hint().unwrap_or_default()));
             assert_eq!(result.err().unwrap_or_default(), expect, "{wanted} {built} {host}");
         };
         check("^1.0", "1.3.0", "1.3.0", "");
@@ -60,21 +61,21 @@ mod tests {
             "^2.0",
             "1.3.0",
             "1.3.0",
-            "plugin.json wants plugin API `^2.0`, this host has 1.3.0; use a host that `api` \
+            "plugin.json requires plugin API `^2.0`; this host has 1.3.0; use a host that `api` \
              accepts, or let `api` accept 1.3.0 if the plugin works with it",
         );
         check(
             ">=1",
             "1.3.0",
             "2.1.0",
-            "the library was built with plugin API 1.3.0, this host has 2.1.0; rebuild it with \
+            "the library was built with plugin API 1.3.0; this host has 2.1.0; rebuild it with \
              `hotbay-plugin` 2.1 or an earlier 2.x",
         );
         check(
             "^1.0",
             "1.4.0",
             "1.3.0",
-            "the library was built with plugin API 1.4.0, this host has only 1.3.0; use a host \
+            "the library was built with plugin API 1.4.0; this host has 1.3.0; use a host \
              with 1.4 or later, or rebuild it with `hotbay-plugin` 1.3",
         );
     }
@@ -91,21 +92,20 @@ mod tests {
         check(
             "filter",
             "0.1.0",
-            "the library's stamp says package `filter`, plugin.json says `transform`; install the \
-             library and the manifest of the same build",
+            "the library does not match its manifest: its package is `filter`, plugin.json states \
+             `transform`",
         );
         check(
             "transform",
             "0.2.0",
-            "the library's stamp says version 0.2.0, plugin.json says 0.1.0; install the library \
-             and the manifest of the same build",
+            "the library does not match its manifest: its version is 0.2.0, plugin.json states \
+             0.1.0",
         );
         check(
             "filter",
             "0.1.0+x",
-            "the library's stamp says package `filter`, plugin.json says `transform`; version \
-             0.1.0+x, plugin.json says 0.1.0; install the library and the manifest of the same \
-             build",
+            "the library does not match its manifest: its package is `filter`, plugin.json states \
+             `transform`; its version is 0.1.0+x, plugin.json states 0.1.0",
         );
     }
 }

@@ -90,11 +90,11 @@ mod tests {
             let error = Manifest::seal_text(text, &DIGEST, 12).unwrap_err();
             assert_eq!(error.to_string(), expect);
         };
-        check("[]", "plugin.json:1:1: the manifest is a list; wanted an object");
+        check("[]", "plugin.json:1:1: the manifest is a list; expected an object");
         check("{,}", "plugin.json:1:2: the manifest is not JSON: unexpected token in object");
         check(
             "{ \"name\": \"a\", \"version\": 1, \"api\": \"*\" }",
-            "plugin.json:3:14: `version` is 1; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+            "plugin.json:3:14: `version` is 1; expected MAJOR.MINOR.PATCH, for example `1.0.0`",
         );
     }
 }

@@ -108,19 +108,16 @@ fn a_text_that_is_not_strict_json_is_refused_with_its_place() {
         "{}\n{}",
         "plugin.json:2:1: the manifest is not JSON: text cannot contain more than one JSON value",
     );
-    check("[\"a\"]", "plugin.json:1:1: the manifest is a list; wanted an object");
-    check(" null", "plugin.json:1:2: the manifest is null; wanted an object");
+    check("[\"a\"]", "plugin.json:1:1: the manifest is a list; expected an object");
+    check(" null", "plugin.json:1:2: the manifest is null; expected an object");
 }
 
 #[test]
 fn a_text_that_is_too_long_or_too_deep_is_refused_before_it_is_read() {
     let long = " ".repeat(MANIFEST_BYTES_MAX + 1);
-    check(&long, "plugin.json: the manifest is 1048577 bytes long; wanted at most 1048576");
+    check(&long, "plugin.json: the manifest is 1048577 bytes long; expected at most 1048576");
     let deep = |depth| format!("{{\"config\":\n{}", "[".repeat(depth));
-    check(
-        &deep(500_000),
-        "plugin.json:2:64: the manifest nests deeper here than 64 levels; make it flatter",
-    );
+    check(&deep(500_000), "plugin.json:2:64: the manifest nests deeper than 64 levels");
     let within = format!(
         "{{\"name\": \"a\", \"version\": \"1.0.0\", \"api\": \"*\", \"config\": {{\"a\": \"{}\"}}}}",
         "[\\\"{".repeat(100)
@@ -137,27 +134,27 @@ fn a_text_that_is_too_long_or_too_deep_is_refused_before_it_is_read() {
 fn a_key_that_is_given_twice_is_refused_at_any_depth() {
     check(
         "{\"name\": 1,\n\n\"n\\u0061me\": 2}",
-        "plugin.json:3:1: `name` is given twice, on lines 1 and 3; keep one",
+        "plugin.json:3:1: `name` is set twice, on lines 1 and 3",
     );
     check_line(
         r#""config": {"list": [0, {"a b": 1, "a b": 1}]}"#,
-        "2:35: `config.list[1][\"a b\"]` is given twice, on lines 2 and 2; keep one",
+        "2:35: `config.list[1][\"a b\"]` is set twice, on lines 2 and 2",
     );
 }
 
 #[test]
 fn an_unknown_field_is_refused_with_the_nearest_known_one() {
-    check_line("\"verison\": 1", "2:1: `verison` is no known field; did you mean `version`?");
-    check_line("\"Kind\": \"library\"", "2:1: `Kind` is no known field; did you mean `kind`?");
+    check_line("\"verison\": 1", "2:1: `verison` is not a known field");
+    check_line("\"Kind\": \"library\"", "2:1: `Kind` is not a known field");
     check_line(
         r#""limits": {"x-a": 1, "wait_max": 5, "deadline-ms": 5}"#,
-        "2:22: `limits.wait_max` is no known field; wanted one of `deadline_ms`, `workers`, \
+        "2:22: `limits.wait_max` is not a known field; expected one of `deadline_ms`, `workers`, \
          `queue`, `in_flight`, `memory_bytes`, `input_bytes`, `output_bytes`, `stack_bytes`; \
-         also 2:37: `limits.deadline-ms` is no known field; did you mean `deadline_ms`?",
+         also 2:37: `limits.deadline-ms` is not a known field",
     );
     check_line(
         r#""provides": [{"contract": "a", "versions": "1.0.0"}]"#,
-        "2:32: `provides[0].versions` is no known field; did you mean `version`?",
+        "2:32: `provides[0].versions` is not a known field",
     );
 }
 
@@ -165,20 +162,20 @@ fn an_unknown_field_is_refused_with_the_nearest_known_one() {
 fn a_missing_field_is_told_with_what_was_wanted() {
     check(
         "{\"name\": \"a\"}",
-        "plugin.json:1:1: `version` is missing; wanted MAJOR.MINOR.PATCH, for example `1.0.0`; \
-         also 1:1: `api` is missing; wanted a semver requirement, for example `^1.0`",
+        "plugin.json:1:1: `version` is missing; expected MAJOR.MINOR.PATCH, for example `1.0.0`; \
+         also 1:1: `api` is missing; expected a semver requirement, for example `^1.0`",
     );
     check(
         "{\"name\": \"a\", \"version\": \"1.0.0\"}",
-        "plugin.json:1:1: `api` is missing; wanted a semver requirement, for example `^1.0`",
+        "plugin.json:1:1: `api` is missing; expected a semver requirement, for example `^1.0`",
     );
     check_line(
         r#""provides": [{"contract": "a"}]"#,
-        "2:14: `provides[0].version` is missing; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+        "2:14: `provides[0].version` is missing; expected MAJOR.MINOR.PATCH, for example `1.0.0`",
     );
     check_line(
         r#""kind": "process""#,
-        "1:1: `command` is missing; wanted a list of texts: a program inside the plugin's folder, \
+        "1:1: `command` is missing; expected a list of texts: a program inside the plugin's folder, \
          then its arguments",
     );
 }
@@ -208,11 +205,8 @@ fn many_mistakes_are_reported_at_once() {
         ]
     );
     let text = error.to_string();
-    assert!(text.starts_with("plugin.json:1:2: `nmae` is no known field; did you mean `name`?"));
-    assert!(
-        text.contains("; also 2:1: `limts` is no known field; did you mean `limits`?"),
-        "{text}"
-    );
+    assert!(text.starts_with("plugin.json:1:2: `nmae` is not a known field"));
+    assert!(text.contains("; also 2:1: `limts` is not a known field"), "{text}");
     assert!(!text.contains('\n'));
     let many: String = (0..100).map(|number| format!("\"x{number}\": 1, ")).collect();
     let error = parse(&format!("{{{many} \"name\": \"a\"}}")).unwrap_err();

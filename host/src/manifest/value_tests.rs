@@ -8,99 +8,96 @@ use super::shape_tests::{check, check_line, parse};
 fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
     check(
         "{\"name\": \"Echo\", \"version\": \"1.0.0\", \"api\": \"*\"}",
-        "plugin.json:1:10: `name` is \"Echo\"; wanted a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
+        "plugin.json:1:10: `name` is \"Echo\"; expected a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
     );
     check(
         "{\"name\": \"a\", \"version\": \"1.0\", \"api\": \"*\"}",
-        "plugin.json:1:26: `version` is \"1.0\"; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+        "plugin.json:1:26: `version` is \"1.0\"; expected MAJOR.MINOR.PATCH, for example `1.0.0`",
     );
     check(
         "{\"name\": \"a\", \"version\": \"v3\", \"api\": \"*\"}",
-        "plugin.json:1:26: `version` is \"v3\"; wanted MAJOR.MINOR.PATCH, for example `3.0.0`",
+        "plugin.json:1:26: `version` is \"v3\"; expected MAJOR.MINOR.PATCH, for example `3.0.0`",
     );
     check(
         "{\"name\": \"a\", \"version\": \"new\", \"api\": \"*\"}",
-        "plugin.json:1:26: `version` is \"new\"; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+        "plugin.json:1:26: `version` is \"new\"; expected MAJOR.MINOR.PATCH, for example `1.0.0`",
     );
     check(
         "{\"name\": \"a\", \"version\": \"1.0.0\", \"api\": 1.0}",
-        "plugin.json:1:42: `api` is 1.0; wanted a semver requirement, for example `^1.0`",
+        "plugin.json:1:42: `api` is 1.0; expected a semver requirement, for example `^1.0`",
     );
     check_line(
         "\"package\": \"a/b\"",
-        "2:12: `package` is \"a/b\"; wanted the package's name: 1 to 64 of `A-Z`, `a-z`, `0-9`, `_`, `-`",
+        "2:12: `package` is \"a/b\"; expected the package's name: 1 to 64 of `A-Z`, `a-z`, `0-9`, `_`, `-`",
     );
     check_line(
         "\"kind\": \"proces\"",
-        "2:9: `kind` is \"proces\"; wanted `library` or `process`; did you mean `process`?",
+        "2:9: `kind` is \"proces\"; expected `library` or `process`",
     );
     check_line(
         "\"handover\": \"stop_first\"",
-        "2:13: `handover` is \"stop_first\"; wanted `overlap`, `pause` or `stop-first`; did you mean `stop-first`?",
+        "2:13: `handover` is \"stop_first\"; expected `overlap`, `pause` or `stop-first`",
     );
-    check_line("\"unload\": \"never\"", "2:11: `unload` is \"never\"; wanted `auto` or `keep`");
-    check_line("\"description\": null", "2:16: `description` is null; wanted a text");
-    check_line("\"authors\": \"A\"", "2:12: `authors` is \"A\"; wanted a list of texts");
-    check_line("\"authors\": [\"A\", {}]", "2:18: `authors[1]` is an object; wanted a text");
-    check_line("\"config\": []", "2:11: `config` is a list; wanted an object");
+    check_line("\"unload\": \"never\"", "2:11: `unload` is \"never\"; expected `auto` or `keep`");
+    check_line("\"description\": null", "2:16: `description` is null; expected a text");
+    check_line("\"authors\": \"A\"", "2:12: `authors` is \"A\"; expected a list of texts");
+    check_line("\"authors\": [\"A\", {}]", "2:18: `authors[1]` is an object; expected a text");
+    check_line("\"config\": []", "2:11: `config` is a list; expected an object");
     check_line(
         "\"config\": {\"a\": [1e999]}",
-        "2:18: `config.a[0]` is 1e999; wanted a number that fits 64 bits",
+        "2:18: `config.a[0]` is 1e999; expected a number that fits 64 bits",
     );
     check_line(
         "\"config_schema\": \"../a.json\"",
-        "2:18: `config_schema` is \"../a.json\"; wanted a JSON Schema object, or the name of such a file in the plugin's folder",
+        "2:18: `config_schema` is \"../a.json\"; expected a JSON Schema object, or the name of such a file in the plugin's folder",
     );
     check_line(
         "\"config_schema\": true",
-        "2:18: `config_schema` is true; wanted a JSON Schema object, or the name of such a file in the plugin's folder",
+        "2:18: `config_schema` is true; expected a JSON Schema object, or the name of such a file in the plugin's folder",
     );
     check_line(
         "\"input_schema\": \"/etc/a.json\"",
-        "2:17: `input_schema` is \"/etc/a.json\"; wanted a JSON Schema object, or the name of such a file in the plugin's folder",
+        "2:17: `input_schema` is \"/etc/a.json\"; expected a JSON Schema object, or the name of such a file in the plugin's folder",
     );
-    check_line("\"provides\": {}", "2:13: `provides` is an object; wanted a list of objects");
+    check_line("\"provides\": {}", "2:13: `provides` is an object; expected a list of objects");
     check_line(
         "\"provides\": [\"echo\"]",
-        "2:14: `provides[0]` is \"echo\"; wanted an object with `contract` and `version`",
+        "2:14: `provides[0]` is \"echo\"; expected an object with `contract` and `version`",
     );
     check_line(
         "\"provides\": [{\"contract\": \"\", \"version\": \"1.0.0\"}]",
-        "2:27: `provides[0].contract` is \"\"; wanted the contract's name",
+        "2:27: `provides[0].contract` is \"\"; expected the contract's name",
     );
     check_line(
         "\"provides\": [{\"contract\": \"a\", \"version\": \"1\"}]",
-        "2:43: `provides[0].version` is \"1\"; wanted MAJOR.MINOR.PATCH, for example `1.0.0`",
+        "2:43: `provides[0].version` is \"1\"; expected MAJOR.MINOR.PATCH, for example `1.0.0`",
     );
     check_line(
         "\"requires\": [\"clock\"]",
-        "2:13: `requires` is a list; wanted an object of plugin names with semver requirements",
+        "2:13: `requires` is a list; expected an object of plugin names with semver requirements",
     );
     check_line(
         "\"requires\": {\"Clock\": \"*\"}",
-        "2:14: `requires` is \"Clock\"; wanted a plugin's name: a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
+        "2:14: `requires` is \"Clock\"; expected a plugin's name: a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
     );
     check_line(
         "\"requires\": {\"clock\": \"new\"}",
-        "2:23: `requires.clock` is \"new\"; wanted a semver requirement, for example `^1.0`",
+        "2:23: `requires.clock` is \"new\"; expected a semver requirement, for example `^1.0`",
     );
-    check_line(
-        "\"requires\": {\"echo\": \"*\"}",
-        "2:14: `requires.echo` is the plugin itself; remove it",
-    );
+    check_line("\"requires\": {\"echo\": \"*\"}", "2:14: `requires.echo` is the plugin itself");
     check_line(
         "\"permissions\": [\"log\", \"call:No\"]",
-        "2:24: `permissions[1]` is \"call:No\"; wanted `log`, `metrics`, `call:NAME` with a plugin's name, `read`, `write`, `exec`, or a word of the application",
+        "2:24: `permissions[1]` is \"call:No\"; expected `log`, `metrics`, `call:NAME` with a plugin's name, `read`, `write`, `exec`, or a word of the application",
     );
-    check_line("\"sha256\": \"abc\"", "2:11: `sha256` is \"abc\"; wanted 64 hexadecimal digits");
-    check_line("\"length\": -1", "2:11: `length` is -1; wanted a whole number of bytes");
+    check_line("\"sha256\": \"abc\"", "2:11: `sha256` is \"abc\"; expected 64 hexadecimal digits");
+    check_line("\"length\": -1", "2:11: `length` is -1; expected a whole number of bytes");
     let long = format!(
         "\"homepage\": [\"{}\"], \"license\": \"{0}\", \"unload\": \"{0}\"",
         "é".repeat(50)
     );
     check_line(
         &long.replace("[", "").replace("]", ""),
-        &format!("2:142: `unload` is \"{}…\"; wanted `auto` or `keep`", "é".repeat(40)),
+        &format!("2:142: `unload` is \"{}…\"; expected `auto` or `keep`", "é".repeat(40)),
     );
 }
 
@@ -112,20 +109,20 @@ fn a_limit_is_a_whole_number_from_one() {
     };
     check(
         "\"deadline_ms\": \"5s\"",
-        "`limits.deadline_ms` is \"5s\"; wanted a whole number of milliseconds",
+        "`limits.deadline_ms` is \"5s\"; expected a whole number of milliseconds",
     );
     check(
         "\"deadline_ms\": 0",
-        "`limits.deadline_ms` is 0; wanted at least 1; leave it out for the host's own limit",
+        "`limits.deadline_ms` is 0; expected at least 1; leave it out for the host's own limit",
     );
     check(
         "\"deadline_ms\": 5e3",
-        "`limits.deadline_ms` is 5e3; wanted a whole number of milliseconds",
+        "`limits.deadline_ms` is 5e3; expected a whole number of milliseconds",
     );
-    check("\"workers\": 1.5", "`limits.workers` is 1.5; wanted a whole number of threads");
-    check("\"queue\": 4294967296", "`limits.queue` is 4294967296; wanted at most 4294967295");
-    check("\"in_flight\": []", "`limits.in_flight` is a list; wanted a whole number of calls");
-    check("\"stack_bytes\": -1", "`limits.stack_bytes` is -1; wanted a whole number of bytes");
+    check("\"workers\": 1.5", "`limits.workers` is 1.5; expected a whole number of threads");
+    check("\"queue\": 4294967296", "`limits.queue` is 4294967296; expected at most 4294967295");
+    check("\"in_flight\": []", "`limits.in_flight` is a list; expected a whole number of calls");
+    check("\"stack_bytes\": -1", "`limits.stack_bytes` is -1; expected a whole number of bytes");
 }
 
 #[test]
@@ -133,7 +130,7 @@ fn a_library_is_a_bare_stem() {
     let check = |stem: &str, expect: &str| {
         check_line(
             &format!("\"library\": {stem:?}"),
-            &format!("2:12: `library` is {stem:?}; wanted the bare stem {expect}"),
+            &format!("2:12: `library` is {stem:?}; expected the bare stem {expect}"),
         );
     };
     let transform = "`transform`; prefix and suffix are the platform's";
@@ -156,27 +153,27 @@ fn a_library_is_a_bare_stem() {
 fn a_process_has_a_command_and_a_library_has_none() {
     check_line(
         "\"command\": [\"serve\"]",
-        "2:1: `command` is only for kind `process`, and this is a `library`; remove it",
+        "2:1: `command` is only for plugins of kind `process`, and this one is a `library`",
     );
     check_line(
         "\"kind\": \"process\", \"command\": [\"serve\"], \"library\": \"a\"",
-        "2:42: `library` is only for kind `library`, and this is a `process`; remove it",
+        "2:42: `library` is only for plugins of kind `library`, and this one is a `process`",
     );
     check_line(
         "\"kind\": \"process\", \"command\": []",
-        "2:31: `command` is an empty list; wanted a list of texts: a program inside the plugin's folder, then its arguments",
+        "2:31: `command` is an empty list; expected a list of texts: a program inside the plugin's folder, then its arguments",
     );
     check_line(
         "\"kind\": \"process\", \"command\": [\"/bin/sh\"]",
-        "2:32: `command[0]` is \"/bin/sh\"; wanted a program inside the plugin's folder",
+        "2:32: `command[0]` is \"/bin/sh\"; expected a program inside the plugin's folder",
     );
     check_line(
         "\"kind\": \"process\", \"command\": [\"serve\", 1]",
-        "2:41: `command[1]` is 1; wanted a text",
+        "2:41: `command[1]` is 1; expected a text",
     );
     check_line(
         "\"kind\": \"process\", \"command\": [\"serve\", \"a\\u0000b\"]",
-        "2:41: `command[1]` is \"a\\0b\"; wanted a text without NUL, which no system passes as an argument",
+        "2:41: `command[1]` is \"a\\0b\"; expected a text without NUL, which no system passes as an argument",
     );
     let text = r#"{"name": "a", "version": "1.0.0", "api": "*", "kind": "process", "command": ["bin/serve", "../x"]}"#;
     let manifest = parse(text).unwrap();

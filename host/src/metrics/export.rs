@@ -33,7 +33,7 @@ use crate::id::PluginName;
 /// | `hotbay_quarantined` | gauge | 1 while the plugin is not called for a while |
 /// | `hotbay_cache_bytes` | gauge | bytes that the plugin's cache holds |
 /// | `hotbay_live_bytes` | gauge | bytes that the plugin holds, if it counts them |
-/// | `hotbay_process_id` | gauge | the id of the plugin's process, if it is one; 0 while none runs |
+/// | `hotbay_process_id` | gauge | the id of the plugin's process, 0 while none runs |
 /// | `hotbay_call_duration_seconds` | histogram | durations of sampled calls |
 /// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | one call in so many is sampled |
 /// | `hotbay_plugins` | gauge, whole host | plugins that serve |
@@ -52,7 +52,7 @@ use crate::id::PluginName;
 /// let host = Host::builder().build()?;
 /// let mut exporter = Exporter::new();
 /// // At each scrape, into the recorder that the application installed:
-/// metrics::with_recorder(|recorder| exporter.export(&host.figures(), recorder));
+/// metrics::with_recorder(|recorder| exporter.export(&host.stats(), recorder));
 /// # Ok::<(), hotbay::Error>(())
 /// ```
 #[derive(Debug, Default)]

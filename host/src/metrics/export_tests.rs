@@ -154,7 +154,7 @@ fn every_figure_has_its_line() {
         ("hotbay_plugins", 1.0),
         ("hotbay_kept_libraries", 3.0),
     ]);
-    assert_eq!(lock(&page.0).len(), 19);
+    assert_eq!(lock(&page.0).len(), 21);
 }
 
 #[test]

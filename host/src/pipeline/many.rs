@@ -96,14 +96,14 @@ impl Pipeline {
     /// outcomes are asked for. Dropping the stream takes back what runs.
     ///
     /// ```
-    /// # use hotbay::{Host, Many, Output, Request};
+    /// # use hotbay::{Host, RunOptions, Output, Request};
     /// use futures_util::stream;
     ///
     /// # let host = Host::builder()
     /// #     .register_fn("shout", |_, input| Ok(Output::text(input.as_text()?.to_uppercase())))
     /// #     .build()?;
     /// let lines = ["one", "two"].map(|line| Request::owned(line.into()));
-    /// let mut done = host.pipeline(["shout"])?.run_many(stream::iter(lines), Many::ordered());
+    /// let mut done = host.pipeline(["shout"])?.run_many(stream::iter(lines), RunOptions::ordered());
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// while let Some(one) = done.next().await {
     ///     println!("{}: {}", one.index, one.outcome?.as_text()?);

@@ -27,6 +27,7 @@ mod worker_pool;
 pub(crate) use async_worker::spawn_async_worker;
 pub(crate) use job::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
 pub(crate) use opening_thread::{Finish, OpeningThread};
+pub(crate) use park::block_on;
 pub(crate) use queue::{NextJob, PushOutcome, Queue};
 pub(crate) use queue_inner::{Epoch, QueueLimits, WorkerId};
 pub(crate) use ticket::{Teller, Ticket, ticket};

@@ -14,6 +14,11 @@ impl Wake for Unpark {
     }
 }
 
+/// Blocks the current thread until `future` is ready.
+pub(crate) fn block_on<F: Future>(future: Pin<&mut F>) -> F::Output {
+    wait(future, None).expect("a wait without a deadline ends with an output")
+}
+
 /// Waits for `future` until it is ready or `deadline` has come; without one, for ever.
 pub(super) fn wait<F: Future>(
     mut future: Pin<&mut F>,

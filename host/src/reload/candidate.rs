@@ -135,6 +135,7 @@ impl Candidate {
     /// The error of a schema that is wrong, or of the value in `field` that does not fit it.
     fn config_error(&self, field: &str, (schema, stated): Schema<'_>, unfit: SchemaError) -> Error {
         let failed = self.failed(LoadStep::Config, ErrorKind::Config);
+        let failed = failed.with_optional_hint(unfit.hint());
         match (unfit, stated) {
             (SchemaError::Value(violations), _) => {
                 let places = violations.iter().map(|violation| self.position(field, violation));
@@ -142,7 +143,7 @@ impl Candidate {
             }
             (SchemaError::Schema(violation), Some(ConfigSchema::Inline(_))) => {
                 let place = self.position(schema, &violation);
-                failed.caused_by(format!("{place}; correct the schema"))
+                failed.caused_by(place)
             }
             (unfit, Some(ConfigSchema::File(file))) => {
                 failed.caused_by(format!("`{schema}` is `{file}`: {unfit}"))

@@ -305,46 +305,46 @@ mod tests {
 
     #[test]
     fn a_file_renamed_into_place_is_due_at_once() {
-        check(&[(10, Notice(Renamed, 1))], &["10 First"]);
+        check(&[(10, Notice(Renamed, 1))], &["10 Tentative"]);
         let again = [
             (10, Notice(Renamed, 1)),
             (12, Notice(Renamed, 2)),
             (15, Step::Answer(Done)),
             (16, Step::Answer(Done)),
         ];
-        check(&again, &["10 First", "15 First"]);
+        check(&again, &["10 Tentative", "15 Tentative"]);
     }
 
     #[test]
     fn a_file_that_is_written_must_be_the_same_for_a_while() {
-        check(&[(10, Notice(Written, 1))], &["60 First"]);
-        check(&[(10, Notice(Written, 1)), (40, Notice(Written, 2))], &["90 First"]);
-        check(&[(10, Notice(Written, 1)), (40, Silently(2))], &["110 First"]);
+        check(&[(10, Notice(Written, 1))], &["60 Tentative"]);
+        check(&[(10, Notice(Written, 1)), (40, Notice(Written, 2))], &["90 Tentative"]);
+        check(&[(10, Notice(Written, 1)), (40, Silently(2))], &["110 Tentative"]);
         // Renaming one file makes another that is being written no more whole.
-        check(&[(10, Notice(Written, 1)), (20, Notice(Renamed, 2))], &["70 First"]);
+        check(&[(10, Notice(Written, 1)), (20, Notice(Renamed, 2))], &["70 Tentative"]);
         // The clock of the disk is coarse: what is told counts, even with the same signature.
-        check(&[(10, Notice(Written, 0))], &["60 First"]);
+        check(&[(10, Notice(Written, 0))], &["60 Tentative"]);
     }
 
     #[test]
     fn what_happens_beside_counts_only_if_the_signature_differs() {
         check(&[(10, Notice(Unrelated, 0)), (20, Notice(Renamed, 0))], &[]);
-        check(&[(10, Notice(Unrelated, 1))], &["60 First"]);
+        check(&[(10, Notice(Unrelated, 1))], &["60 Tentative"]);
         let storm: Vec<_> = (10..500).map(|ms| (ms, Notice(Unrelated, 1))).collect();
-        check(&storm, &["60 First"]);
+        check(&storm, &["60 Tentative"]);
     }
 
     #[test]
     fn what_is_doubtful_is_looked_at_again_at_each_change_and_then_for_the_last_time() {
         let half = [(10, Notice(Renamed, 1)), (11, Step::Answer(MaybeIncomplete))];
-        check(&half, &["10 First", "310 Last"]);
+        check(&half, &["10 Tentative", "310 Final"]);
         let whole = [
             (10, Notice(Renamed, 1)),
             (11, Step::Answer(MaybeIncomplete)),
             (20, Notice(Renamed, 2)),
             (21, Step::Answer(Done)),
         ];
-        check(&whole, &["10 First", "20 First"]);
+        check(&whole, &["10 Tentative", "20 Tentative"]);
         let never = [
             (10, Notice(Renamed, 1)),
             (11, Step::Answer(MaybeIncomplete)),
@@ -352,7 +352,7 @@ mod tests {
             (251, Step::Answer(MaybeIncomplete)),
             (501, Step::Answer(MaybeIncomplete)),
         ];
-        check(&never, &["10 First", "250 First", "500 Last"]);
+        check(&never, &["10 Tentative", "250 Tentative", "500 Final"]);
     }
 
     #[test]
@@ -363,21 +363,21 @@ mod tests {
             (21, Notice(Renamed, 3)),
             (30, Step::Answer(MaybeIncomplete)),
         ];
-        check(&written, &["10 First", "71 First"]);
+        check(&written, &["10 Tentative", "71 Tentative"]);
     }
 
     #[test]
     fn a_folder_that_is_gone_is_forgotten_and_one_that_waits_for_others_is_asked_again() {
         let gone = [(10, Notice(Renamed, 1)), (20, Step::Answer(Removed)), (30, Again)];
-        check(&gone, &["10 First"]);
+        check(&gone, &["10 Tentative"]);
         let waits = [(10, Notice(Renamed, 1)), (20, Step::Answer(MaybeIncomplete)), (30, Again)];
-        check(&waits, &["10 First", "30 First"]);
-        check(&[(30, Again)], &["30 First"]);
+        check(&waits, &["10 Tentative", "30 Tentative"]);
+        check(&[(30, Again)], &["30 Tentative"]);
     }
 
     #[test]
     fn after_a_look_that_was_taken_back_any_signature_is_news() {
         let steps = [(10, Notice(Renamed, 1)), (20, Postpone), (30, Notice(Unrelated, 1))];
-        check(&steps, &["10 First", "80 First"]);
+        check(&steps, &["10 Tentative", "80 Tentative"]);
     }
 }

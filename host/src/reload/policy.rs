@@ -108,7 +108,8 @@ pub(super) fn check_declared_config(
     let checker = declared(candidate, "configSchema", schema, deadline)?;
     checker.check(candidate.manifest.config(), deadline).map_err(|unfit| {
         let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
-        failed.caused_by(format!("`config` does not fit what the program wants: {unfit}"))
+        let failed = failed.with_optional_hint(unfit.hint());
+        failed.caused_by(format!("`config` does not match the program's schema: {unfit}"))
     })
 }
 
@@ -125,6 +126,7 @@ fn declared(
             _ => ErrorKind::StartFailed,
         };
         let failed = candidate.failed(LoadStep::Capabilities, kind);
+        let failed = failed.with_optional_hint(unfit.hint());
         failed.caused_by(format!("its capabilities: `{what}`: {unfit}"))
     })
 }

@@ -85,10 +85,9 @@ impl ProcessObserver for PluginProcessObserver {
 
     fn restarted(&self, pid: u32, after: Duration) {
         let Some(slot) = self.slot.upgrade() else { return };
-        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         slot.counters.restarts.fetch_add(1, Ordering::Relaxed);
         let (plugin, generation) = (self.name.clone(), self.generation);
-        slot.health.emit(HostEvent::Restarted { plugin, generation, pid, after_ms });
+        slot.health.emit(HostEvent::Restarted { plugin, generation, pid, after });
     }
 
     fn not_restarted(&self, reason: &str) {

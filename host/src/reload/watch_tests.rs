@@ -72,7 +72,7 @@ fn what_did_not_fit_into_the_channel_is_found_by_looking_at_everything() {
     doorkeeper.run_due(now);
     assert_eq!(*lock(&notes.0), Vec::<String>::new());
     doorkeeper.run_due(now + DebounceLimits::default().quiet_period);
-    assert_eq!(*lock(&notes.0), ["b First"]);
+    assert_eq!(*lock(&notes.0), ["b Tentative"]);
 }
 
 #[test]
@@ -91,6 +91,6 @@ fn what_the_system_lost_is_found_by_looking_at_everything() {
         let now = Instant::now();
         doorkeeper.run_due(now);
         doorkeeper.run_due(now + DebounceLimits::default().quiet_period);
-        assert_eq!(*lock(&notes.0), ["new First"]);
+        assert_eq!(*lock(&notes.0), ["new Tentative"]);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::flags::{SlotFlag, SlotFlags};
 use crate::config::Quarantine;
@@ -142,7 +142,7 @@ impl Health {
     }
 
     fn quarantined_error(&self, why: &str) -> Error {
-        Error::new(ErrorKind::Quarantined, format!("is quarantined after {why}")).of(&self.name)
+        Error::new(ErrorKind::Quarantined, format!("is quarantined: {why}")).of(&self.name)
     }
 
     /// What a call is told while the host ends.
@@ -210,8 +210,7 @@ impl Health {
         let policy = self.policy.as_ref();
         let decision = self.update(|inner| inner.history.fault(generation, now, probe, policy));
         if let Decision::Quarantine { faults, back_off } = decision {
-            let probe_in_ms = u64::try_from(back_off.as_millis()).unwrap_or(u64::MAX);
-            self.emit_quarantined(QuarantineReason::Faults { faults }, Some(probe_in_ms));
+            self.emit_quarantined(QuarantineReason::Faults { faults }, Some(back_off));
         }
     }
 
@@ -257,9 +256,9 @@ impl Health {
         }
     }
 
-    fn emit_quarantined(&self, reason: QuarantineReason, probe_in_ms: Option<u64>) {
+    fn emit_quarantined(&self, reason: QuarantineReason, probe_in: Option<Duration>) {
         let plugin = self.name.clone();
-        self.events.emit(HostEvent::Quarantined { plugin, reason, probe_in_ms });
+        self.events.emit(HostEvent::Quarantined { plugin, reason, probe_in });
     }
 
     /// Tells the board.

@@ -118,7 +118,8 @@ fn what_the_host_answers_is_what_the_plugin_hears() {
         (503, "the host does not offer this service now"),
         (404, "the host does not offer this service now"),
     ] {
-        let program = Host::new(status, 5).start();
+        let host = Host::new(status, 5);
+        let program = host.start();
         assert_eq!(log(&program, "host", "info", "x"), says);
     }
 }

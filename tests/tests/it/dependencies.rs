@@ -220,7 +220,7 @@ fn dependency_that_is_damaged_is_refused_before_it_is_opened() {
     let mut foreign = whole.clone();
     foreign[0x12..0x14].copy_from_slice(&[0xf3, 0]);
     let cases = [
-        (whole[..whole.len() / 2].to_vec(), "half-written"),
+        (whole[..whole.len() / 2].to_vec(), "bytes"),
         (Vec::new(), "empty"),
         (b"INPUT(-ldep)\n".to_vec(), "a text file"),
         (foreign, "ELF for riscv64"),

@@ -17,7 +17,7 @@ fn check(manifest: &str, path: &str, says: &[&str]) {
     let plugins = Plugins::new();
     let folder = plugins.add("wrong", "faulty").write_with_manifest(&manifest);
     let error = refused(&host(&plugins), &folder);
-    let told = error.full_message();
+    let told = format!("{error:?}");
     let step = (error.kind(), error.step());
     assert_eq!(step, (ErrorKind::Manifest, Some(LoadStep::Manifest)), "{told}");
     let source = error.source().expect("a source");
@@ -43,7 +43,7 @@ fn a_misspelt_field_is_told_with_the_nearest_name() {
 #[test]
 fn a_wrong_type_a_bad_version_and_a_bad_name_are_told_at_their_values() {
     let manifest = r#"{ "name": "wrong", "version": ^7, "api": "1" }"#;
-    check(manifest, "version", &["7", "wanted"]);
+    check(manifest, "version", &["7", "expected"]);
     let manifest = r#"{ "name": "wrong", "version": ^"one", "api": "1" }"#;
     check(manifest, "version", &["one"]);
     let manifest = "{\n\t\"name\": ^\"Wrong One\", \"version\": \"0.1.0\", \"api\": \"1\"\n}";
@@ -55,7 +55,7 @@ fn a_field_that_is_missing_or_there_twice_is_told() {
     check(r#"^{ "name": "wrong", "version": "0.1.0" }"#, "api", &["is missing"]);
     let manifest = r#"{ "name": "wrong", "version": "0.1.0", "api": "1",
   ^"name": "right" }"#;
-    check(manifest, "name", &["is given twice, on lines 1 and 2"]);
+    check(manifest, "name", &["is set twice, on lines 1 and 2"]);
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn refuses_everything(host: &Host, handle: &PluginHandle) {
 
 fn quarantined(events: &mut hotbay::Events) {
     let told = event(events, |event| matches!(event, HostEvent::Quarantined { .. }));
-    let HostEvent::Quarantined { reason, probe_in_ms: None, .. } = told else {
+    let HostEvent::Quarantined { reason, probe_in: None, .. } = told else {
         panic!("{told:?}");
     };
     let QuarantineReason::Memory { live_bytes, limit_bytes } = reason else {

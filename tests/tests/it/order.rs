@@ -82,10 +82,10 @@ fn what_requires_something_missing_wrong_or_refused_is_refused() {
     assert_eq!(names, ["base"]);
     let told: Vec<_> = report.refused.iter().map(|one| one.error.full_message()).collect();
     let says = [
-        "`gone` ^3, which is not there",
+        "`gone` ^3, which was not found",
         "`base` ^7, found 0.1.0",
         "in init, as asked",
-        "`a`, which is refused itself",
+        "`a`, which cannot be started",
         "`broken`",
     ];
     for says in says {

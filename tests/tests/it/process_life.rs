@@ -160,7 +160,8 @@ fn an_idle_process_leaves_and_the_next_call_only_waits() {
     let running = Trial::new().run_with(behave, |it| it, idle);
     for round in 1..4 {
         let pid = running.pid();
-        assert_eq!(running.trial.started().len(), round);
+        // More than that if it exits before a slow caller's request reaches it.
+        assert!(running.trial.started().len() >= round);
         until("it leaves", || is_gone(pid).then_some(()));
         let reply = match round % 2 {
             0 => running.handle.call(Request::text("anyone?")),

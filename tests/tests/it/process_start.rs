@@ -287,5 +287,5 @@ fn a_program_that_never_gets_ready_is_ended_when_its_time_is_up() {
 #[test]
 fn a_program_that_ignores_the_wish_to_end_is_killed_all_the_same() {
     let behave = json!({ "serve": { "ignore_sigterm": true }, "location": { "silent": true } });
-    check(&behave, |it| it, Duration::from_millis(500), LOCATION, &["500 ms"]);
+    check(&behave, |it| it, Duration::from_secs(3), LOCATION, &["3000 ms"]);
 }

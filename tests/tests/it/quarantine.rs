@@ -44,10 +44,10 @@ fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it
     let mut waits = Vec::new();
     for _ in 0..3 {
         match event(&mut events, quarantined) {
-            HostEvent::Quarantined { plugin, reason, probe_in_ms } => {
+            HostEvent::Quarantined { plugin, reason, probe_in } => {
                 assert_eq!(plugin, *handle.name());
                 let QuarantineReason::Faults { faults } = reason else { panic!("{reason:?}") };
-                waits.push((faults, probe_in_ms));
+                waits.push((faults, probe_in.map(|wait| wait.as_millis())));
             }
             other => panic!("{other:?}"),
         }

@@ -58,7 +58,7 @@ fn before_it_runs() -> Vec<Case> {
         case(LoadStep::Digest, Integrity, "SHA-256", |plugin, _| {
             plugin.stale_digest().patch("HOTBAY-STAMP 1\n", "HOTBAY-STAMP 2\n").write();
         }),
-        case(LoadStep::Digest, Integrity, "half-written", |plugin, _| {
+        case(LoadStep::Digest, Integrity, "bytes", |plugin, _| {
             plugin.stale_digest().bytes(|bytes| bytes.truncate(bytes.len() / 2)).write();
         }),
         case(LoadStep::Probe, Integrity, "", |plugin, _| {

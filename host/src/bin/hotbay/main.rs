@@ -7,6 +7,7 @@ mod check;
 mod child;
 mod deadline;
 mod each_line;
+mod events;
 mod failure;
 mod failures;
 mod feed;
@@ -26,7 +27,7 @@ mod seal;
 mod signals;
 mod start;
 mod steps;
-mod telling;
+
 mod trial;
 mod two_threads;
 mod vetting;

@@ -12,13 +12,13 @@ use tokio::sync::mpsc::{self, Receiver};
 
 use crate::Verdict;
 use crate::args::{Options, Run};
+use crate::events::EventPrinter;
 use crate::failure::Failure;
 use crate::output::{Out, say};
 use crate::page::{self, Page, Place};
 use crate::places::{builder, dirs, told};
 use crate::signals::{self, Ask};
 use crate::start::{GRACE, block_on};
-use crate::telling::Teller;
 
 pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
     let dirs = dirs(options);
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Verdic
         })),
         stopping: Stopping::No,
         host,
-        teller: Teller::new(options.json),
+        printer: EventPrinter::new(options.json),
         watched: args.watch.then_some(dirs.as_slice()).filter(|dirs| !dirs.is_empty()),
         dirs: &dirs,
         verdict: Verdict::Well,
@@ -73,7 +73,7 @@ struct Stay<'a> {
     /// As long as not everything was started.
     loading: Option<Work<LoadReport>>,
     stopping: Stopping,
-    teller: Teller,
+    printer: EventPrinter,
     /// The folders in which changes are looked for.
     watched: Option<&'a [PathBuf]>,
     dirs: &'a [PathBuf],
@@ -101,14 +101,14 @@ impl Stay<'_> {
         loop {
             match self.next().await {
                 Happening::Told(event) => {
-                    self.teller.tell(&event, out)?;
+                    self.printer.print(&event, out)?;
                     if out.is_closed() {
                         self.stop();
                     }
                 }
                 Happening::Loaded(report) => self.loaded(&report),
                 Happening::Asked(ask) => {
-                    if ask == Ask::Signal && self.is_up() && !self.teller.is_json() {
+                    if ask == Ask::Signal && self.is_up() && !self.printer.is_json() {
                         say("stopping; a second time ends at once");
                     }
                     self.stop();
@@ -117,7 +117,7 @@ impl Stay<'_> {
             }
         }
         while let Some(event) = self.events.try_next() {
-            self.teller.tell(&event, out)?;
+            self.printer.print(&event, out)?;
         }
         Ok(())
     }
@@ -169,7 +169,7 @@ impl Stay<'_> {
             }
             self.verdict = Verdict::Wrong;
             self.stop();
-        } else if !self.teller.is_json() {
+        } else if !self.printer.is_json() {
             say(&summary(loaded, refused, self.watched));
         }
     }

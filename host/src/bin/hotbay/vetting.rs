@@ -74,7 +74,7 @@ fn try_one(
     if let Some(folder) = required.iter().find(|folder| refusals.of(folder).is_some()) {
         let named = surveyed.iter().find(|other| other.folder == **folder);
         let name = named.map(report::name).unwrap_or_default();
-        let why = format!("requires plugin `{name}`, which is refused itself");
+        let why = format!("requires plugin `{name}`, which cannot be started");
         return Ok(Some(own(one, "requires", &why)));
     }
     if !options.json {

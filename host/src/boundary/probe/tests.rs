@@ -35,8 +35,8 @@ fn a_stamp_that_cannot_be_read_says_why() {
         ("version=0.1.0", "version=0.1", "`0.1` as `version`"),
         ("api=1.0.0", "api=1.0.0\napi=1.0.0", "`api` twice"),
         ("panic=unwind", "panic", "without `=`"),
-        ("panic=unwind", "panic=", "no readable `panic`"),
-        ("transform", "trans\u{1b}[2Jform", "no readable `package`"),
+        ("panic=unwind", "panic=", "no printable `panic`"),
+        ("transform", "trans\u{1b}[2Jform", "no printable `package`"),
     ];
     for (from, to, wanted) in replaced {
         refused(Stamp::parse(TEXT.replace(from, to).as_bytes()), wanted);
@@ -52,12 +52,12 @@ fn what_is_no_library_is_named() {
         (b"#!/bin/sh\nexit 0\n", "a script"),
         (b"PK\x03\x04......", "zip archive"),
         (b"!<arch>\nlib.rmeta/", "static archive"),
-        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
         (b"{\"name\": \"x\"}", "a text file"),
-        (&[0; 4096], "a hole of zeros"),
-        (&[1, 2, 3], "no program file"),
-        (b"\x7fELF\x02\x01\x01", "the ELF header ends at byte 64, the file at 7"),
-        (b"MZ", "cut off"),
+        (&[0; 4096], "a block of zeros"),
+        (&[1, 2, 3], "an unknown format"),
+        (b"\x7fELF\x02\x01\x01", "the ELF header ends at byte 64, but the file has only 7"),
+        (b"MZ", "truncated"),
     ];
     for (bytes, wanted) in cases {
         refused(probe(bytes), wanted);
@@ -67,7 +67,7 @@ fn what_is_no_library_is_named() {
 #[test]
 fn the_test_program_is_refused_as_a_program() {
     let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-    refused(probe(&bytes), "a program; wanted a shared library");
+    refused(probe(&bytes), "a program; expected a shared library");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn file_with_static_thread_local_memory_is_recognised() {
 #[test]
 fn what_is_not_a_plugin_library_is_refused() {
     let cases: [(&[&str], &str); 4] = [
-        (&["-shared", "-DBARE"], "export_plugin!(YourType);"),
+        (&["-shared", "-DBARE"], "exports no plugin stamp"),
         (&["-pie"], "is a program"),
         (&["-no-pie"], "is a program"),
         (&["-c"], "an object file"),
@@ -209,7 +209,7 @@ fn another_platform_is_named_with_the_own_one() {
     };
     let cases: [(usize, &[u8], &str); 4] = [
         (18, &code, &format!("this host is ELF for {ARCH}")),
-        (5, &[if cfg!(target_endian = "little") { 2 } else { 1 }], "endian, this host"),
+        (5, &[if cfg!(target_endian = "little") { 2 } else { 1 }], "endian; this host"),
         (4, &[if cfg!(target_pointer_width = "64") { 1 } else { 2 }], "-bit, "),
         (7, &[9], "OS ABI 9"),
     ];
@@ -229,7 +229,7 @@ fn every_cut_and_every_hole_over_a_table_is_refused() {
     for length in 0..bytes.len() {
         assert!(probe(&bytes[..length]).is_err(), "cut to {length} of {}", bytes.len());
     }
-    refused(probe(&bytes[..bytes.len() - 1]), "half-written?");
+    refused(probe(&bytes[..bytes.len() - 1]), "the file has only");
     let read = Elf::<elf::FileHeader64<Endianness>>::read(&bytes);
     let Ok(image) = read else {
         return println!("skipped the holes: not 64-bit");

@@ -115,7 +115,7 @@ mod tests {
         let found = told(add_headers(&request, &mut headers));
         assert_eq!(headers.is_empty(), !wanted.is_empty(), "{name}: {found}");
         assert!(found.contains(wanted) && found.is_empty() == wanted.is_empty(), "{name}: {found}");
-        assert!(found.is_empty() || found.starts_with("Input was not called"), "{found}");
+        assert!(found.is_empty() || found.starts_with("InvalidInput was not called"), "{found}");
     }
 
     #[test]

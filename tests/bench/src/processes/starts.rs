@@ -95,7 +95,7 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
 async fn restarted(events: &mut hotbay::Events) -> anyhow::Result<u64> {
     loop {
         match events.next().await.context("the host has gone")? {
-            HostEvent::Restarted { after_ms, .. } => return Ok(after_ms),
+            HostEvent::Restarted { after, .. } => return Ok(u64::try_from(after.as_millis())?),
             _ => continue,
         }
     }

@@ -95,7 +95,7 @@ fn cases() -> Vec<Case> {
         case("another digest", "SHA-256", both((Digest, Integrity)), |draft, _| {
             draft.set("sha256", "ab".repeat(32)).install();
         }),
-        case("half of it", "half-written", both((Digest, Integrity)), |draft, scene| {
+        case("half of it", "bytes", both((Digest, Integrity)), |draft, scene| {
             draft.set("description", "another").install();
             let bytes = fs::read(scene.file()).unwrap();
             // Another file: a program that runs cannot be written to.

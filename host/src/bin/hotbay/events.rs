@@ -1,0 +1,160 @@
+//! Prints events: a line for people, or a JSON document on a line for programs.
+
+use hotbay::HostEvent;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::output::{Hue, Out};
+
+/// Columns of the names of most events, such as `quarantined`.
+const NAME_WIDTH: usize = 11;
+/// Columns of a time, such as `14:03:22`, and the space after it.
+const TIME_WIDTH: usize = 9;
+
+/// Prints events to stdout.
+pub(crate) struct EventPrinter {
+    is_json: bool,
+}
+
+impl EventPrinter {
+    pub(crate) fn new(is_json: bool) -> Self {
+        Self { is_json }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.is_json
+    }
+
+    pub(crate) fn print(&self, event: &HostEvent, out: &mut Out) -> Result<(), Failure> {
+        if self.is_json {
+            let mut document = document(event);
+            // RFC 3339, in UTC.
+            document["timestamp"] = jiff::Timestamp::now().to_string().into();
+            out.json_line(&document)?;
+        } else {
+            let now = jiff::Zoned::now().strftime("%H:%M:%S ").to_string();
+            let (name, first, more) = columns(event);
+            out.marked_line(&now, (&name, hue(event)), &first)?;
+            for line in more {
+                out.line(&format!("{:TIME_WIDTH$}{:NAME_WIDTH$}  {line}", "", ""))?;
+            }
+        }
+        out.flush()
+    }
+}
+
+/// Returns the name of the event, what follows on its line, and further lines.
+fn columns(event: &HostEvent) -> (String, String, Vec<String>) {
+    let name = event.name().replace('_', " ");
+    let text = event.to_string();
+    let mut lines = text.strip_prefix(&name).unwrap_or(&text).lines();
+    let first = lines.next().unwrap_or_default();
+    let gap = NAME_WIDTH.saturating_sub(name.len()) + 1;
+    let first = if first.is_empty() { String::new() } else { format!("{:gap$}{first}", "") };
+    (name, first, lines.map(str::to_owned).collect())
+}
+
+fn hue(event: &HostEvent) -> Hue {
+    match event.name() {
+        "loaded" | "promoted" | "restored" | "restarted" => Hue::Green,
+        "refused" | "rolled_back" | "faulted" | "child_exited" | "shutdown_failed" => Hue::Red,
+        "quarantined" | "kept" | "listens_beyond_loopback" | "missed" => Hue::Yellow,
+        _ => Hue::Dim,
+    }
+}
+
+fn document(event: &HostEvent) -> Value {
+    // Serialization fails only for maps with keys that are not strings.
+    serde_json::to_value(event).unwrap_or_else(|_| json!({ "event": event.name() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use hotbay::{PluginName, QuarantineReason};
+
+    fn plugin() -> PluginName {
+        PluginName::new("transform").expect("a valid name")
+    }
+
+    fn check(event: &HostEvent, line: &str, more: &[&str], json: Value) {
+        let (name, first, further) = columns(event);
+        assert_eq!(format!("{name}{first}"), line);
+        assert_eq!(further, more);
+        assert_eq!(document(event), json);
+    }
+
+    #[test]
+    fn quarantine_prints_reason_and_next_probe() {
+        check(
+            &HostEvent::Quarantined {
+                plugin: plugin(),
+                reason: QuarantineReason::Faults { faults: 5 },
+                probe_in: Some(Duration::from_secs(1)),
+            },
+            "quarantined  transform: 5 faults; next probe in 1000 ms",
+            &[],
+            json!({
+                "event": "quarantined", "plugin": "transform", "reason": "5 faults",
+                "probe_in_ms": 1000,
+            }),
+        );
+        check(&HostEvent::Stopped, "stopped", &[], json!({ "event": "stopped" }));
+    }
+
+    #[test]
+    fn chosen_provider_prints_those_after_it() {
+        let names = ["a", "b"].map(|name| PluginName::new(name).expect("a valid name"));
+        let event = HostEvent::ProviderChosen {
+            contract: "table".to_owned(),
+            plugin: plugin(),
+            others: names.to_vec(),
+        };
+        check(
+            &event,
+            "provider chosen  transform: called first for contract `table`, then `a`, `b`",
+            &[],
+            json!({
+                "event": "provider_chosen", "contract": "table", "plugin": "transform",
+                "others": ["a", "b"],
+            }),
+        );
+    }
+
+    #[test]
+    fn failed_reload_prints_cause_and_hint_on_lines_of_their_own() {
+        let reason = "plugin `transform` was not reloaded, at the step `digest`; generation 3 \
+                      keeps serving: the file is incomplete"
+            .to_owned();
+        check(
+            &HostEvent::RolledBack {
+                plugin: plugin(),
+                generation: None,
+                step: None,
+                reason: reason.clone(),
+                hint: Some("copy it again".to_owned()),
+            },
+            "rolled back  transform: no generation serves",
+            &["the file is incomplete", "hint: copy it again"],
+            json!({
+                "event": "rolled_back", "plugin": "transform", "generation": null, "step": null,
+                "reason": reason, "hint": "copy it again",
+            }),
+        );
+        let reason = "plugin `transform` was not loaded: no".to_owned();
+        check(
+            &HostEvent::Refused {
+                plugin: "transform".to_owned(),
+                reason: reason.clone(),
+                hint: None,
+            },
+            "refused      transform: was not loaded: no",
+            &[],
+            json!({
+                "event": "refused", "plugin": "transform", "reason": reason, "hint": null,
+            }),
+        );
+    }
+}
