@@ -437,8 +437,9 @@ impl EventBus {
 /// ```
 /// use hotbay::{Host, HostEvent, Output};
 ///
-/// let echo = |_: &_, input: hotbay::Payload<'_>| Ok(Output::copy_of(input.as_bytes()));
-/// let host = Host::builder().register_fn("echo", echo).build()?;
+/// let host = Host::builder()
+///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+///     .build()?;
 /// let mut events = host.events();
 /// drop(host);
 /// while let Some(event) = events.next_blocking() {
@@ -461,7 +462,7 @@ impl Events {
 
     /// Blocks the current thread until the next event. Returns `None` once the host is gone.
     pub fn next_blocking(&mut self) -> Option<HostEvent> {
-        crate::pool::block_on(pin!(self.next()))
+        crate::sync::park::block_on(pin!(self.next()))
     }
 
     /// Returns the next event, or `None` if none is ready.

@@ -11,9 +11,9 @@ use super::permits::{QueuePermit, QueuePermits, TaskPermits};
 use super::result_store::ResultStore;
 use super::{
     Epoch, Job, JobOutcome, PoolLimits, PushOutcome, Queue, QueueLimits, RejectReason, SubmitError,
-    SubmitErrorKind, TaskError, TaskId, TaskTicket, WaitLimits, park,
+    SubmitErrorKind, TaskError, TaskId, TaskTicket, WaitLimits,
 };
-use crate::sync::{ProcessEpoch, WaitGroup, deadline_in, lock};
+use crate::sync::{ProcessEpoch, WaitGroup, deadline_in, lock, park};
 
 /// One pool but for its threads.
 pub(super) struct PoolInner<T> {

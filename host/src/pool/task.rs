@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::park;
 use super::pool_inner::PoolInner;
 use super::submit::FORKED;
 use crate::sync::deadline_in;
+use crate::sync::park;
 
 /// The number of a task, unique in this process; later tasks have higher ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,6 +7,7 @@ mod atomic {
 mod deadline;
 #[allow(unsafe_code, reason = "asks the system to count forks")]
 mod fork;
+pub(crate) mod park;
 mod return_slot;
 mod sharded_counter;
 mod shards;

@@ -20,7 +20,7 @@ pub(crate) fn block_on<F: Future>(future: Pin<&mut F>) -> F::Output {
 }
 
 /// Waits for `future` until it is ready or `deadline` has come; without one, for ever.
-pub(super) fn wait<F: Future>(
+pub(crate) fn wait<F: Future>(
     mut future: Pin<&mut F>,
     deadline: Option<Instant>,
 ) -> Option<F::Output> {
