@@ -125,6 +125,10 @@ impl Slot {
         self.spawn_worker_or_log(given_up.spawn_worker);
         if given_up.is_exhausted {
             self.health.hold_stuck(self.queue.running().1);
+            // A worker may have returned in between and found nothing to release.
+            if !self.queue.is_exhausted() {
+                self.health.release_stuck();
+            }
         }
     }
 
