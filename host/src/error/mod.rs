@@ -433,8 +433,8 @@ impl Error {
         }
     }
 
-    /// Returns how long to wait before a retry. For a quarantined plugin this is the time until the
-    /// next probe, for an overloaded one an estimate. `None` if the host does not know.
+    /// Returns how long to wait before a retry: the time until the next probe of a quarantined
+    /// plugin, or what a layer set. `None` if the host does not know.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }

@@ -85,7 +85,7 @@ impl<T> TaskTicket<T> {
                 Poll::Pending => Err(TaskError::WaitInside),
             };
         }
-        park::wait(pin!(self), None).expect("a wait without a limit ends with the outcome")
+        park::block_on(pin!(self))
     }
 
     /// Blocks this thread until the outcome is there, at most `wait_max`.

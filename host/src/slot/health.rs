@@ -117,9 +117,8 @@ impl Health {
                 AdmissionDecision::Probe(probe) => Ok(Admission::Probe(probe)),
                 AdmissionDecision::Reject { probe_in } => {
                     let wait = probe_in.as_millis();
-                    Err(self.quarantined_error(&format!(
-                        "repeated faults; the next probe is in {wait} ms"
-                    )))
+                    let why = format!("repeated faults; the next probe is in {wait} ms");
+                    Err(self.quarantined_error(&why).with_retry_after(probe_in))
                 }
             }
         })

@@ -82,9 +82,12 @@ fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::Quarantined);
         assert!(error.to_string().contains("the next probe is in"), "{error}");
+        assert!(error.is_retryable());
     }
+    let retry_after = handle.call(Request::text("x")).unwrap_err().retry_after().unwrap();
+    assert!(retry_after <= Duration::from_secs(3600) && !retry_after.is_zero());
     let info = &host.list()[0];
-    assert_eq!((info.state.as_str(), info.faults, info.refused), ("quarantined", 1, 3));
+    assert_eq!((info.state.as_str(), info.faults, info.refused), ("quarantined", 1, 4));
     // A new load starts with a clean record.
     drop(pinned);
     block_on(host.unload("failing")).unwrap();
