@@ -28,7 +28,7 @@ pub(super) const SHELL: &str = "/bin/sh";
 /// Where `grep`, `rm` and `sleep` are looked for, before the places that the host itself knows.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// The variables by which it knows the mark of the launch, and the folder to remove: arguments
+/// The variables by which it knows the tag of the launch, and the folder to remove: arguments
 /// can be read by every user, the environment only by this one.
 pub(super) const MARK_VARIABLE: &str = "HOTBAY_GUARDED";
 pub(super) const FOLDER_VARIABLE: &str = "HOTBAY_GUARDED_FOLDER";
@@ -40,7 +40,7 @@ const AGAIN_IN_MAX: Duration = Duration::from_secs(5);
 const STEADY_MIN: Duration = Duration::from_secs(60);
 
 /// First it turns deaf to what a child may send to its whole group, and says so by a line. At the
-/// end, processes that left the group are found by their mark, where there is `/proc`; more than
+/// end, processes that left the group are found by their tag, where there is `/proc`; more than
 /// once, since a process shows no environment while it executes a program. Without a `grep` that
 /// reads lines ended by zeros the shell reads the environments itself, which takes longer.
 pub(super) const SCRIPT: &str = r#"
@@ -78,14 +78,14 @@ kill -KILL 0
 /// What leads a child's group and ends it when the host is gone. Dropped, it is killed and reaped.
 pub(super) struct Guardian {
     shell: PathBuf,
-    mark: String,
+    tag: String,
     remove_at_end: Option<PathBuf>,
     /// The group has its id. Not reaped before the group's end, also where it ended.
     leader: ChildGuard,
     /// The one that took the place of one that ended.
     next: Option<ChildGuard>,
     /// Whether the one that guards is past the moment in which a signal to its group would end it.
-    is_deaf: bool,
+    ignores_signals: bool,
     since: Instant,
     again_in: Duration,
 }
@@ -94,17 +94,17 @@ impl Guardian {
     /// Starts one, or nothing where there is no `shell`.
     pub(super) fn spawn(
         shell: &Path,
-        mark: &str,
+        tag: &str,
         remove_at_end: Option<&Path>,
     ) -> io::Result<Option<Self>> {
-        match ChildGuard::spawn(&mut command(shell, mark, remove_at_end, 0)) {
+        match ChildGuard::spawn(&mut command(shell, tag, remove_at_end, 0)) {
             Ok(leader) => Ok(Some(Self {
                 shell: shell.to_owned(),
-                mark: mark.to_owned(),
+                tag: tag.to_owned(),
                 remove_at_end: remove_at_end.map(Path::to_owned),
                 leader,
                 next: None,
-                is_deaf: false,
+                ignores_signals: false,
                 since: Instant::now(),
                 again_in: AGAIN_IN_FIRST,
             })),
@@ -122,8 +122,8 @@ impl Guardian {
     }
 
     /// Whether it is past the moment in which a signal to its group would end it.
-    pub(super) fn is_deaf(&self) -> bool {
-        if self.is_deaf {
+    pub(super) fn ignores_signals(&self) -> bool {
+        if self.ignores_signals {
             return true;
         }
         let Some(said) = &self.current().process().stdout else { return false };
@@ -144,10 +144,10 @@ impl Guardian {
             self.since = Instant::now();
             let group = self.group().as_raw_nonzero().get();
             let folder = self.remove_at_end.as_deref();
-            match ChildGuard::spawn(&mut command(&self.shell, &self.mark, folder, group)) {
+            match ChildGuard::spawn(&mut command(&self.shell, &self.tag, folder, group)) {
                 Ok(next) => {
                     self.next = Some(next);
-                    self.is_deaf = false;
+                    self.ignores_signals = false;
                     tracing::warn!(
                         "the guardian of process {child} was killed by another process; a new one has \
                          taken its place"
@@ -187,13 +187,13 @@ impl Guardian {
         };
         let mut bytes = [0; 16];
         while said.read(&mut bytes).await.is_ok_and(|count| count > 0) {
-            self.is_deaf = true;
+            self.ignores_signals = true;
         }
     }
 }
 
 /// One that joins `group`, or leads a new one if that is 0.
-fn command(shell: &Path, mark: &str, remove_at_end: Option<&Path>, group: i32) -> Command {
+fn command(shell: &Path, tag: &str, remove_at_end: Option<&Path>, group: i32) -> Command {
     let mut command = Command::new(shell);
     command.args(["-c", SCRIPT, "hotbay-guardian"]);
     let mut path = OsString::from(PATH);
@@ -201,7 +201,7 @@ fn command(shell: &Path, mark: &str, remove_at_end: Option<&Path>, group: i32) -
         path.push(":");
         path.push(own);
     }
-    command.env_clear().env("LC_ALL", "C").env("PATH", path).env(MARK_VARIABLE, mark);
+    command.env_clear().env("LC_ALL", "C").env("PATH", path).env(MARK_VARIABLE, tag);
     command.env(FOLDER_VARIABLE, remove_at_end.unwrap_or(Path::new("")));
     command.current_dir("/").process_group(group);
     // The write end of its input stays in the process's value and ends with it. Nothing is

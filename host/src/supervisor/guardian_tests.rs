@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
 
 use super::child::Child;
-use super::child_tests::{WAIT_MAX, launch, started};
+use super::child_tests::{TEST_TIMEOUT, launch, started};
 use super::folder::LaunchFolder;
 use super::guardian::{self, FOLDER_VARIABLE, MARK_VARIABLE, SHELL};
 use super::launch_tag::LeftBehind;
@@ -23,7 +23,7 @@ const HOST_VARIABLE: &str = "TEST_HOST_TO_BE_KILLED";
 /// How many guardians that host has killed before it says that it is ready.
 const KILL_GUARDIAN_VARIABLE: &str = "TEST_KILL_GUARDIANS";
 
-/// In the group without the mark, and out of it with the mark; deaf, and in sessions of their own.
+/// In the group without the tag, and out of it with the tag; deaf, and in sessions of their own.
 const SCRIPT: &str = "\
     env -i PATH=\"$PATH\" sh -c \"trap '' TERM HUP; while :; do sleep 1000; done\" & \
     export UNMARKED=$!; \
@@ -76,7 +76,7 @@ async fn nothing_is_left_of_a_killed_host(environment: &[(&str, &str)]) {
             || is_running(unmarked)
     };
     while is_left() {
-        assert!(since.elapsed() < WAIT_MAX, "something is left");
+        assert!(since.elapsed() < TEST_TIMEOUT, "something is left");
         tokio::task::yield_now().await;
     }
 }
@@ -96,8 +96,8 @@ async fn the_host_to_be_killed() {
         let pid = rustix::process::Pid::from_raw(before.cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         let since = Instant::now();
-        while guarded.guardian_pid() == Some(before) || !guarded.guardian_is_deaf() {
-            assert!(since.elapsed() < WAIT_MAX, "no other guardian has come");
+        while guarded.guardian_pid() == Some(before) || !guarded.guardian_ignores_signals() {
+            assert!(since.elapsed() < TEST_TIMEOUT, "no other guardian has come");
             let _ = tokio::time::timeout(Duration::from_millis(10), guarded.wait()).await;
         }
     }
@@ -105,11 +105,11 @@ async fn the_host_to_be_killed() {
     let (_unguarded, _) = started(&launch_unguarded).await;
     // The first line ends the one that the test's program begins.
     println!();
-    println!("guarded {}", launch_guarded.mark);
+    println!("guarded {}", launch_guarded.tag);
     println!("guardian {}", guarded.guardian_pid().unwrap());
     println!("unmarked {unmarked}");
     println!("folder {}", folder.path().display());
-    println!("unguarded {}", launch_unguarded.mark);
+    println!("unguarded {}", launch_unguarded.tag);
     std::future::pending::<()>().await;
 }
 
@@ -117,19 +117,19 @@ async fn the_host_to_be_killed() {
 #[tokio::test]
 async fn guardian_without_any_command_ends_what_carries_the_mark() {
     let mut marked = launch("setsid sleep 1000 & echo ready; exec sleep 1000", false);
-    marked.mark = format!("{}-alone", marked.mark);
+    marked.tag = format!("{}-alone", marked.tag);
     let (child, _) = started(&marked).await;
     let mut guardian = Command::new(SHELL);
     guardian.args(["-c", guardian::SCRIPT]).env_clear().env("PATH", "/nowhere");
-    guardian.env(MARK_VARIABLE, &marked.mark).env(FOLDER_VARIABLE, "");
+    guardian.env(MARK_VARIABLE, &marked.tag).env(FOLDER_VARIABLE, "");
     guardian.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let status = guardian.kill_on_drop(true).status().await.unwrap();
     assert!(!status.success(), "it ends with its group");
-    assert!(carriers::all(&marked.mark).is_empty());
+    assert!(carriers::all(&marked.tag).is_empty());
     drop(child);
 }
 
-/// Neither the group nor the mark tells of it, only its parents.
+/// Neither the group nor the tag tells of it, only its parents.
 #[tokio::test]
 async fn stop_ends_what_left_group_and_environment_while_its_parents_live() {
     let script = "setsid sh -c 'echo $$; env -i setsid sh -c \"trap : TERM HUP; sleep 1000\" & \
@@ -146,12 +146,12 @@ async fn stop_ends_what_left_group_and_environment_while_its_parents_live() {
         if let Some(escaped) = below(parent).filter(|pid| below(*pid).is_some()) {
             break escaped;
         }
-        assert!(since.elapsed() < WAIT_MAX, "it has not come");
+        assert!(since.elapsed() < TEST_TIMEOUT, "it has not come");
         tokio::task::yield_now().await;
     };
     child.stop(Duration::ZERO).await;
     while is_running(escaped) {
-        assert!(since.elapsed() < WAIT_MAX, "it has escaped");
+        assert!(since.elapsed() < TEST_TIMEOUT, "it has escaped");
         tokio::task::yield_now().await;
     }
 }
@@ -162,7 +162,7 @@ async fn a_child_that_ended_cannot_lend_its_group_to_strangers() {
     child.wait().await;
     let group = child.guardian_pid().unwrap();
     assert!(is_running(group.cast_signed()), "its leader holds the id");
-    child.stop(WAIT_MAX).await;
+    child.stop(TEST_TIMEOUT).await;
 }
 
 /// Says that the program is the host of the test below.
@@ -193,7 +193,7 @@ fn the_host_that_adopts() {
     let runtime = processes.runtime().unwrap();
     #[expect(clippy::disallowed_methods, reason = "the application's own child, not a plugin's")]
     let mut own = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
-    // In the group, in a session of its own, and without the mark in a session below that.
+    // In the group, in a session of its own, and without the tag in a session below that.
     let script = "sh -c 'sleep 3 & setsid sleep 3 & setsid sh -c \"env -i setsid sleep 4 & \
                   sleep 3\" & exit' ; echo $$; exec sleep 1000";
     let (child, pid) = runtime
@@ -213,7 +213,7 @@ fn the_host_that_adopts() {
     let since = Instant::now();
     let wait_until = |wanted: &dyn Fn(usize) -> bool| {
         while !wanted(children()) {
-            assert!(since.elapsed() < WAIT_MAX, "{} children are there", children());
+            assert!(since.elapsed() < TEST_TIMEOUT, "{} children are there", children());
             std::thread::yield_now();
         }
     };
@@ -222,7 +222,7 @@ fn the_host_that_adopts() {
     wait_until(&|count| count == 3);
     assert_eq!(own.wait().unwrap().code(), Some(7), "its own child is its own");
     assert!(is_running(pid));
-    runtime.block_on(child.stop(WAIT_MAX));
+    runtime.block_on(child.stop(TEST_TIMEOUT));
     wait_until(&|count| count == 0);
     println!("all were reaped");
 }

@@ -1,23 +1,23 @@
-//! The mark that every process of a launch inherits: finding its carriers and ending them, also
+//! The tag that every process of a launch inherits: finding its carriers and ending them, also
 //! those that left the group. Linux only; elsewhere nothing lists the environments of others.
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// The variable that carries the mark.
+/// The variable that carries the tag.
 pub(super) const VARIABLE: &str = "HOTBAY_LAUNCH";
 
-/// Ends all that carry `mark`, on a thread where that may take a while; here and now if the
+/// Ends all that carry `tag`, on a thread where that may take a while; here and now if the
 /// runtime is ending.
-pub(super) fn end_all_later(mark: String, runtime: &Handle) -> JoinHandle<()> {
-    let left = LeftBehind(mark);
+pub(super) fn kill_all_in_background(tag: String, runtime: &Handle) -> JoinHandle<()> {
+    let left = LeftBehind(tag);
     runtime.spawn(async move {
         // If it cannot be run, it is dropped, which does the same.
         let _ = tokio::task::spawn_blocking(move || drop(left)).await;
     })
 }
 
-/// What carries this mark is ended when this is dropped.
+/// What carries this tag is ended when this is dropped.
 pub(super) struct LeftBehind(pub(super) String);
 
 impl Drop for LeftBehind {
@@ -26,14 +26,14 @@ impl Drop for LeftBehind {
     }
 }
 
-/// The mark that a process carries, by its name below `/proc`.
+/// The tag that a process carries, by its name below `/proc`.
 #[cfg(target_os = "linux")]
 pub(super) fn of(process: &str) -> Option<Vec<u8>> {
     let environment = std::fs::read(format!("/proc/{process}/environ")).ok()?;
-    let mark = |entry: &[u8]| {
+    let tag = |entry: &[u8]| {
         entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec)
     };
-    environment.split(|byte| *byte == 0).find_map(mark)
+    environment.split(|byte| *byte == 0).find_map(tag)
 }
 
 #[cfg(target_os = "linux")]
@@ -56,8 +56,8 @@ pub(super) mod carriers {
     const LOOKS_MAX: u32 = 200;
     const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
-    pub(super) fn end_all(mark: &str) {
-        let entry = entry(mark);
+    pub(super) fn end_all(tag: &str) {
+        let entry = entry(tag);
         for _ in 0..ROUNDS_MAX {
             let carriers = carrying(&entry);
             if carriers.is_empty() {
@@ -70,13 +70,13 @@ pub(super) mod carriers {
         }
     }
 
-    /// Who carries `mark` now.
-    pub(in crate::supervisor) fn all(mark: &str) -> Vec<Pid> {
-        carrying(&entry(mark))
+    /// Who carries `tag` now.
+    pub(in crate::supervisor) fn all(tag: &str) -> Vec<Pid> {
+        carrying(&entry(tag))
     }
 
-    fn entry(mark: &str) -> Vec<u8> {
-        format!("{VARIABLE}={mark}").into_bytes()
+    fn entry(tag: &str) -> Vec<u8> {
+        format!("{VARIABLE}={tag}").into_bytes()
     }
 
     fn carrying(entry: &[u8]) -> Vec<Pid> {
@@ -87,7 +87,7 @@ pub(super) mod carriers {
         pids.filter(|pid| carries(*pid, entry)).collect()
     }
 
-    /// Whether a process carries the mark. While it executes a program it shows no environment,
+    /// Whether a process carries the tag. While it executes a program it shows no environment,
     /// so one that shows none is looked at again.
     fn carries(pid: Pid, entry: &[u8]) -> bool {
         for _ in 0..LOOKS_MAX {

@@ -28,7 +28,7 @@ pub(super) struct Reader(JoinHandle<()>);
 impl Reader {
     /// Reads to the end of the pipe, but not much longer than the child lives.
     pub(super) async fn end(mut self) {
-        let _ = tokio::time::timeout(super::SETTLE_WAIT_MAX, &mut self.0).await;
+        let _ = tokio::time::timeout(super::PIPE_DRAIN_TIMEOUT, &mut self.0).await;
     }
 }
 

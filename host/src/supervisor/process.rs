@@ -99,7 +99,7 @@ impl Process {
 
     /// Most requests that it takes at once, if it takes more than one.
     pub(crate) fn batch_max(&self) -> Option<usize> {
-        self.shared.capabilities.endpoints.contains("batch").then_some(batch::BATCH_MAX)
+        self.shared.capabilities.endpoints.contains("batch").then_some(batch::MAX_BATCH)
     }
 
     /// Calls it with many requests at once, which may all run twice or none.

@@ -17,8 +17,8 @@ const CAPABILITIES_BYTES_MAX: usize = 1 << 20;
 /// Asks a program what it can do.
 pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotStarted> {
     let failed = |message: String| NotStarted::at(LoadStep::Capabilities, message);
-    let mark = token().map_err(|error| failed(error.to_string()))?;
-    let launch = launch(program, vec!["capabilities".into()], mark);
+    let tag = token().map_err(|error| failed(error.to_string()))?;
+    let launch = launch(program, vec!["capabilities".into()], tag);
     let wait_max = program.limits.start_timeout.min(CAPABILITIES_WAIT_MAX);
     match run_to_end(&launch, wait_max, CAPABILITIES_BYTES_MAX).await {
         RunToEnd::Ended { status, stdout, stderr } if status.success() => {

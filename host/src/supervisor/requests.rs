@@ -162,7 +162,7 @@ impl Shared {
         sent: Instant,
     ) -> bool {
         let idle_max = self.program.limits.idle_max;
-        if broken.has_response || !self.activity.may_meet_idle_exit(idle_max, sent) {
+        if broken.has_response || !self.activity.may_race_idle_exit(idle_max, sent) {
             return false;
         }
         self.moment::<W>(live, EXIT_TIMEOUT).await;

@@ -33,7 +33,7 @@ pub(crate) enum RunToEnd {
 /// the first 2 and the last 8 KiB of its stderr. It gets no guardian.
 pub(crate) async fn run_to_end(launch: &Launch, wait_max: Duration, bytes_max: usize) -> RunToEnd {
     let until = Instant::now() + wait_max;
-    let mut child = match Child::patiently(launch, Child::spawn_unguarded).await {
+    let mut child = match Child::spawn_with_retries(launch, Child::spawn_unguarded).await {
         Ok(child) => child,
         Err(error) => return RunToEnd::NotStarted(error),
     };

@@ -35,7 +35,7 @@ impl Processes {
         let handle = runtime.insert(made).handle().clone();
         #[cfg(target_os = "linux")]
         if super::adopted::adopts() {
-            handle.spawn(super::adopted::reap_for_ever());
+            handle.spawn(super::adopted::reap_forever());
         }
         handle.spawn_blocking(|| super::folder::sweep(&std::env::temp_dir()));
         Ok(handle)

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at};
 
-use super::SETTLE_WAIT_MAX;
+use super::PIPE_DRAIN_TIMEOUT;
 use super::child::{Child, ChildLimits, Launch};
 use super::config_delivery;
 use super::config_types;
@@ -70,7 +70,7 @@ pub(super) struct Started {
 }
 
 /// A launch of a program, not guarded yet.
-pub(super) fn launch(program: &Program, args: Vec<OsString>, mark: String) -> Launch {
+pub(super) fn launch(program: &Program, args: Vec<OsString>, tag: String) -> Launch {
     let limits = &program.limits;
     let mut environment = program.environment.clone();
     environment.push(("HOTBAY_PROTOCOL".into(), "1".into()));
@@ -84,7 +84,7 @@ pub(super) fn launch(program: &Program, args: Vec<OsString>, mark: String) -> La
             descriptors: limits.descriptors,
             cpu_s: limits.cpu_s,
         },
-        mark,
+        tag,
         guarded: false,
         remove_at_end: None,
     }
@@ -108,12 +108,12 @@ pub(super) async fn start(
     let folder = std::path::absolute(std::env::temp_dir())
         .and_then(|parent| LaunchFolder::make(&parent))
         .map_err(|error| failed(format!("no private folder for its sockets: {error}")))?;
-    let (mark, token) = token()
-        .and_then(|mark| Ok((mark, token()?)))
+    let (tag, token) = token()
+        .and_then(|tag| Ok((tag, token()?)))
         .map_err(|error| failed(format!("no random numbers: {error}")))?;
     let header = HeaderValue::try_from(&token).map_err(|error| failed(error.to_string()))?;
     let is_ours = matches!(capabilities.dialect, Dialect::Ours { .. });
-    let mut launch = launch(program, Vec::new(), mark);
+    let mut launch = launch(program, Vec::new(), tag);
     launch.guarded = true;
     launch.remove_at_end = Some(folder.path().to_owned());
     let mut services = None;
@@ -136,7 +136,7 @@ pub(super) async fn start(
     let config = config(program, capabilities);
     let config_file = config_delivery::give(&mut launch, config, capabilities, folder.path())
         .map_err(|message| NotStarted::at(LoadStep::Config, message))?;
-    let mut child = Child::patiently(&launch, Child::spawn)
+    let mut child = Child::spawn_with_retries(&launch, Child::spawn)
         .await
         .map_err(|error| failed(program.why_not_spawned(&error)))?;
     let tail = SharedTail::default();
@@ -332,7 +332,7 @@ impl Starting<'_> {
             Ok(())
         };
         // Processes that it started may hold its stdout open.
-        if let Ok(Err(failed)) = timeout(SETTLE_WAIT_MAX, read).await {
+        if let Ok(Err(failed)) = timeout(PIPE_DRAIN_TIMEOUT, read).await {
             return failed;
         }
         lines.close();

@@ -45,7 +45,7 @@ pub(super) fn told(tail: &Tail) -> Option<String> {
 }
 
 fn of_linker(line: &str) -> Option<String> {
-    let after = |mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim());
+    let after = |tag: &str| line.split_once(tag).map(|(_, rest)| rest.trim());
     // glibc: `version `GLIBC_2.38' not found (required by …)`
     if let Some(version) = between(line, "version `", "' not found") {
         return Some(format!(
