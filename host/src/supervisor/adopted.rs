@@ -146,8 +146,8 @@ mod tests {
     fn stat_is_parsed_after_a_name_with_any_characters() {
         let rest = "0 ".repeat(15);
         let text = format!("7 (a ) Z) Z 1 5 6 {rest}99 0 0\n");
-        let wanted = Stat { is_zombie: true, parent: 1, group: 5, session: 6, started_at: 99 };
-        assert_eq!(Stat::read(&text), Some(wanted));
+        let expected = Stat { is_zombie: true, parent: 1, group: 5, session: 6, started_at: 99 };
+        assert_eq!(Stat::read(&text), Some(expected));
         assert_eq!(Stat::read("7 (a"), None);
     }
 

@@ -108,8 +108,8 @@ mod tests {
         let (first, second) = (Request::text("hi"), Request::bytes(&[0xff]));
         let second = second.with_content_type("a/\"b\"");
         let calls = [&first, &second].map(|request| ProcessCall { request, call_id: 1 });
-        let wanted = r#"{"requests":[{"contentType":"text/plain; charset=utf-8","body":"aGk="},{"contentType":"a/\"b\"","body":"/w=="}]}"#;
-        assert_eq!(String::from_utf8(written(&calls)).expect("text"), wanted);
+        let expected = r#"{"requests":[{"contentType":"text/plain; charset=utf-8","body":"aGk="},{"contentType":"a/\"b\"","body":"/w=="}]}"#;
+        assert_eq!(String::from_utf8(written(&calls)).expect("text"), expected);
     }
 
     fn outcomes(body: &str, count: usize) -> Vec<String> {

@@ -168,7 +168,7 @@ impl Child {
             Some(guardian) => tokio::select! {
                 biased;
                 status = self.process.wait() => status,
-                never = guardian.keep(child) => match never {},
+                never = guardian.replace_on_exit(child) => match never {},
             },
         };
         if self.guardian.is_none() {

@@ -55,14 +55,14 @@ fn end_of(pid: u32) -> rustix::io::Result<Option<WaitIdStatus>> {
 }
 
 #[cfg(target_os = "linux")]
-fn carriers(tag: &str) -> usize {
-    super::launch_tag::carriers::all(tag).len()
+fn count_tagged(tag: &str) -> usize {
+    super::launch_tag::tagged_processes::all(tag).len()
 }
 
 #[cfg(target_os = "linux")]
 fn wait_until_none_runs(tag: &str) {
     let since = std::time::Instant::now();
-    while carriers(tag) > 0 {
+    while count_tagged(tag) > 0 {
         assert!(since.elapsed() < TEST_TIMEOUT, "processes of the launch still run");
         std::thread::yield_now();
     }
@@ -93,7 +93,7 @@ async fn stopped_child_leaves_no_processes() {
         assert_eq!(child.stop(TEST_TIMEOUT).await.status.signal(), Some(libc::SIGTERM));
         assert!(pids.into_iter().flatten().all(was_reaped));
         #[cfg(target_os = "linux")]
-        assert_eq!(carriers(&launch.tag), 0);
+        assert_eq!(count_tagged(&launch.tag), 0);
     }
 }
 
@@ -154,9 +154,9 @@ async fn descendants_outside_the_group_or_ignoring_sigterm_are_killed() {
     for (script, guarded) in scripts.iter().flat_map(|script| [(script, false), (script, true)]) {
         let launch = launch(script, guarded);
         let (child, _) = started(&launch).await;
-        assert!(carriers(&launch.tag) > 0, "{script}");
+        assert!(count_tagged(&launch.tag) > 0, "{script}");
         child.stop(Duration::ZERO).await;
-        assert_eq!(carriers(&launch.tag), 0, "{script}");
+        assert_eq!(count_tagged(&launch.tag), 0, "{script}");
     }
 }
 
@@ -168,7 +168,7 @@ async fn descendants_are_killed_after_child_crashed() {
         let (mut child, _) = started(&launch).await;
         assert_eq!(child.wait().await.signal(), Some(libc::SIGKILL));
         child.stop(TEST_TIMEOUT).await;
-        assert_eq!(carriers(&launch.tag), 0);
+        assert_eq!(count_tagged(&launch.tag), 0);
     }
 }
 
@@ -182,7 +182,7 @@ async fn dropped_child_is_killed_and_reaped() {
             [Some(child.pid()), child.guardian_pid()].into_iter().flatten().collect();
         drop(child);
         let since = std::time::Instant::now();
-        while carriers(&launch.tag) > 0 || !pids.iter().all(|pid| was_reaped(*pid)) {
+        while count_tagged(&launch.tag) > 0 || !pids.iter().all(|pid| was_reaped(*pid)) {
             assert!(since.elapsed() < TEST_TIMEOUT, "processes of the launch still run");
             tokio::task::yield_now().await;
         }

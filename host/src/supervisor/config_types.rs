@@ -75,12 +75,12 @@ mod tests {
         let names: Vec<_> = found.entries.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, entries);
         for (name, value) in &found.entries {
-            let wanted = if *name == WHOLE { Some(config) } else { config.get(name) };
-            assert_eq!(Some(*value), wanted);
+            let expected = if *name == WHOLE { Some(config) } else { config.get(name) };
+            assert_eq!(Some(*value), expected);
         }
         assert_eq!(found.notes.len(), notes.len(), "{:?}", found.notes);
-        for (found, wanted) in found.notes.iter().zip(notes) {
-            assert!(found.contains(wanted), "{found}");
+        for (found, expected) in found.notes.iter().zip(notes) {
+            assert!(found.contains(expected), "{found}");
         }
     }
 

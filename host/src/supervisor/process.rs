@@ -136,7 +136,7 @@ impl Process {
         let Some(version) = answer.header(&SNAPSHOT_VERSION) else { return Ok(None) };
         let version = version.parse().map_err(|_| {
             let message =
-                format!("answered `/snapshot` with the version `{version}`; wanted a whole number");
+                format!("answered `/snapshot` with the version `{version}`; expected a whole number");
             Failure::Other(Error::new(ErrorKind::Protocol, message))
         })?;
         Ok(Some(Snapshot::new(version, answer.body)))

@@ -98,7 +98,7 @@ pub(crate) trait ProcessObserver: Send + Sync {
     fn wrote(&self, record: &Record<'_>);
     /// It logs through its host's services.
     fn log(&self, record: &Record<'_>) -> Result<(), ServiceError>;
-    /// The least level that is wanted; 0 where it may not log.
+    /// The least level that is expected; 0 where it may not log.
     fn log_level(&self) -> u32;
     /// A thread of its own panicked.
     fn thread_panicked(&self, message: &str, location: &str);

@@ -26,7 +26,7 @@ pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotS
                 let said = said(&tail_of(&stderr));
                 let file = program.what_is_wrong_with_it();
                 let file = file.map_or_else(String::new, |why| format!("; {why}"));
-                failed(format!("`capabilities` printed what is not wanted: {wrong}{file}{said}"))
+                failed(format!("`capabilities` printed what is not expected: {wrong}{file}{said}"))
             })
         }
         RunToEnd::Ended { status, stderr, .. } => {

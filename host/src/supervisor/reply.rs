@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn only_200_is_an_answer_and_errors_reach_the_caller_as_they_were_said() {
-        let check = |status, body, wanted: &str| assert_eq!(told(status, body), wanted);
+        let check = |status, body, expected: &str| assert_eq!(told(status, body), expected);
         check(200, "fine", "output fine");
         check(204, "", "Protocol answered with the status 204 No Content; only 200 is an answer");
         check(302, "", "Protocol answered with the status 302 Found; only 200 is an answer");
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_trace_is_written_as_its_standard_says() {
         let trace = TraceContext { trace_id: [0xab; 16], span_id: [1; 8], flags: 1 };
-        let wanted = "00-abababababababababababababababab-0101010101010101-01";
-        assert_eq!(traceparent(&trace), wanted);
+        let expected = "00-abababababababababababababababab-0101010101010101-01";
+        assert_eq!(traceparent(&trace), expected);
     }
 }

@@ -38,7 +38,7 @@ async fn a_process_left_behind_that_holds_the_pipes_delays_nothing_and_is_ended(
         #[cfg(target_os = "linux")]
         {
             let since = std::time::Instant::now();
-            while !super::launch_tag::carriers::all(&launch.tag).is_empty() {
+            while !super::launch_tag::tagged_processes::all(&launch.tag).is_empty() {
                 assert!(since.elapsed() < TEST_TIMEOUT, "processes of the launch are left");
                 tokio::task::yield_now().await;
             }
@@ -52,7 +52,7 @@ async fn a_program_that_does_not_end_is_ended() {
     let end = run_to_end(&launch, Duration::from_millis(1), BYTES_MAX).await;
     assert!(matches!(end, RunToEnd::TimedOut { .. }));
     #[cfg(target_os = "linux")]
-    assert!(super::launch_tag::carriers::all(&launch.tag).is_empty());
+    assert!(super::launch_tag::tagged_processes::all(&launch.tag).is_empty());
 }
 
 #[tokio::test]

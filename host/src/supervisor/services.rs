@@ -34,7 +34,7 @@ const BODY_BYTES_MAX: usize = 8 * LINE_BYTES_MAX;
 /// How long the head of a request may take.
 const HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// The least level that is wanted, in each answer.
+/// The least level that is expected, in each answer.
 const LOG_LEVEL: HeaderName = HeaderName::from_static("hotbay-log-level");
 
 /// The socket of one launch; closed when dropped.
@@ -129,23 +129,23 @@ async fn answer(
 }
 
 /// Compares in a time that does not tell where two tokens differ.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let differ = given.iter().zip(wanted).fold(0, |differ, (one, other)| differ | (one ^ other));
-    given.len() == wanted.len() && differ == 0
+fn same(given: &[u8], expected: &[u8]) -> bool {
+    let differ = given.iter().zip(expected).fold(0, |differ, (one, other)| differ | (one ^ other));
+    given.len() == expected.len() && differ == 0
 }
 
 fn served(path: &str, body: &[u8], overseer: &ObserverRef) -> (StatusCode, &'static str) {
     match path {
         "/log" => match serde_json::from_slice::<Line>(body) {
             Ok(line) => log(&line, overseer),
-            Err(_) => (StatusCode::BAD_REQUEST, "wanted `level` (1 to 5) and `message`"),
+            Err(_) => (StatusCode::BAD_REQUEST, "expected `level` (1 to 5) and `message`"),
         },
         "/thread-panicked" => match serde_json::from_slice::<ThreadPanic>(body) {
             Ok(panic) => {
                 overseer.thread_panicked(&panic.message, &panic.location);
                 (StatusCode::OK, "heard")
             }
-            Err(_) => (StatusCode::BAD_REQUEST, "wanted `message`"),
+            Err(_) => (StatusCode::BAD_REQUEST, "expected `message`"),
         },
         _ => (StatusCode::NOT_FOUND, "the host serves `/log` and `/thread-panicked` here"),
     }

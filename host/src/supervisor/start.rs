@@ -92,7 +92,7 @@ pub(super) fn launch(program: &Program, args: Vec<OsString>, tag: String) -> Lau
 
 /// What it wrote, in lines of its own after a message.
 pub(super) fn said(tail: &Tail) -> String {
-    let words = diagnose::last_words(tail);
+    let words = diagnose::output_of(tail);
     words.map_or_else(String::new, |words| format!("\n{words}"))
 }
 
@@ -257,7 +257,7 @@ impl Starting<'_> {
                 biased;
                 () = tokio::time::sleep_until(self.until.into()) => {
                     let message = format!(
-                        "it did not print where it can be reached within {} ms; wanted a line \
+                        "it did not print where it can be reached within {} ms; expected a line \
                          such as `http+unix:///path/to.socket`, flushed{wrong}{}",
                         self.program.limits.start_timeout.as_millis(),
                         said(&lock(&self.tail))
@@ -294,7 +294,7 @@ impl Starting<'_> {
             Line::Wrong(why) => *wrong = format!("; a line {why}"),
             Line::NotLocal(host) => {
                 return Err(failed(format!(
-                    "it listens at `{host}`, which is not this machine; wanted a Unix socket or a \
+                    "it listens at `{host}`, which is not this machine; expected a Unix socket or a \
                      loopback address"
                 )));
             }

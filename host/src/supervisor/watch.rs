@@ -49,7 +49,7 @@ pub(crate) async fn begin(
     Ok(Process { shared, orders })
 }
 
-/// How long a process may take to end that is not wanted after all.
+/// How long a process may take to end that is not expected after all.
 const DISCARD_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Between two looks whether a process is idle, at most.
@@ -192,7 +192,7 @@ impl Watch {
         how
     }
 
-    /// Ends a process that is not wanted any more.
+    /// Ends a process that is not expected any more.
     async fn end(&mut self, started: Started, stop: Stop) {
         self.set_phase(Phase::Stopped);
         let program = &self.shared.program;
@@ -236,7 +236,7 @@ impl Watch {
         how
     }
 
-    /// The next process, as soon as there is one; none: it is not wanted any more.
+    /// The next process, as soon as there is one; none: it is not expected any more.
     async fn next(&mut self, mut how: ExitCause) -> Option<Started> {
         let ended_at = Instant::now();
         let mut why: Arc<str> = Arc::from("it exited");
@@ -388,7 +388,7 @@ async fn next_stop(to_do: &mut mpsc::UnboundedReceiver<Command>) -> Stop {
 
 /// Why the host killed it.
 fn why_killed(grace: Duration, tail: &Tail) -> String {
-    let words = diagnose::last_words(tail).map_or_else(String::new, |words| format!("\n{words}"));
+    let words = diagnose::output_of(tail).map_or_else(String::new, |words| format!("\n{words}"));
     let grace = grace.as_millis();
     format!("it did not end within {grace} ms after SIGTERM, so the host killed it{words}")
 }

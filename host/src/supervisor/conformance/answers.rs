@@ -86,8 +86,8 @@ mod tests {
         let status = StatusCode::from_u16(status).unwrap();
         let response = HttpResponse { status, headers: HeaderMap::new(), body: body.into() };
         match (parse_reply(&response), expect) {
-            (Err(found), Err(wanted)) => assert!(found.contains(wanted), "{found}"),
-            (found, wanted) => assert_eq!(found, wanted.map_err(str::to_owned)),
+            (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+            (found, expected) => assert_eq!(found, expected.map_err(str::to_owned)),
         }
     }
 

@@ -138,11 +138,11 @@ fn files_left(location: &Location) -> Vec<String> {
 /// Returns the number of its descendants that still run.
 #[cfg(target_os = "linux")]
 async fn count_descendants(started: &Started) -> Option<usize> {
-    use super::super::launch_tag::carriers;
+    use super::super::launch_tag::tagged_processes;
     let until = Instant::now() + LEFTOVERS_TIMEOUT;
     loop {
         let tag = started.child.tag().to_owned();
-        let count = tokio::task::spawn_blocking(move || carriers::all(&tag).len()).await;
+        let count = tokio::task::spawn_blocking(move || tagged_processes::all(&tag).len()).await;
         match count {
             Ok(0) | Err(_) => return None,
             Ok(count) if Instant::now() >= until => return Some(count),

@@ -62,20 +62,20 @@ pub(super) fn keep(version: Version, headers: &HeaderMap, now: impl FnOnce() -> 
 mod tests {
     use super::*;
 
-    fn check(version: Version, headers: &[(&'static str, &str)], wanted: impl Fn(Instant) -> Keep) {
+    fn check(version: Version, headers: &[(&'static str, &str)], expected: impl Fn(Instant) -> Keep) {
         let now = Instant::now();
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, value.parse().expect("a value"));
         }
-        assert_eq!(keep(version, &map, || now), wanted(now), "{version:?} {headers:?}");
+        assert_eq!(keep(version, &map, || now), expected(now), "{version:?} {headers:?}");
     }
 
     #[test]
     fn keep_alive_header_limits_how_long_a_connection_is_kept() {
         let until = |ms: u64| move |now| Keep::Until(now + Duration::from_millis(ms));
-        let says = |value, wanted: &dyn Fn(Instant) -> Keep| {
-            check(Version::HTTP_11, &[("keep-alive", value)], wanted);
+        let says = |value, expected: &dyn Fn(Instant) -> Keep| {
+            check(Version::HTTP_11, &[("keep-alive", value)], expected);
         };
         says("timeout=5", &until(4000));
         says("timeout=1", &until(500));

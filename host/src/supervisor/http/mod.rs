@@ -37,7 +37,7 @@ pub(super) struct HttpRequest {
     pub(super) endpoint: String,
     pub(super) content_type: HeaderValue,
     pub(super) body: Bytes,
-    /// Until then the answer is wanted; told to the child, and kept to by whoever waits.
+    /// Until then the answer is expected; told to the child, and kept to by whoever waits.
     pub(super) deadline: Option<Instant>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) answer_bytes_max: u64,
@@ -167,7 +167,7 @@ impl Client {
         }
     }
 
-    /// Keeps a connection, unless that is not wanted by the child or by a request that waits.
+    /// Keeps a connection, unless that is not expected by the child or by a request that waits.
     fn put<W: Transport>(&self, connection: Connection<W::Io>) {
         let until = match connection.keep() {
             Keep::No => return,

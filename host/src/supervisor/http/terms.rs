@@ -109,12 +109,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(name: &'static str, value: &'static str, wanted: &str) {
+    fn check(name: &'static str, value: &'static str, expected: &str) {
         let request = Request::text("").header(name, value);
         let mut headers = Vec::new();
         let found = told(add_headers(&request, &mut headers));
-        assert_eq!(headers.is_empty(), !wanted.is_empty(), "{name}: {found}");
-        assert!(found.contains(wanted) && found.is_empty() == wanted.is_empty(), "{name}: {found}");
+        assert_eq!(headers.is_empty(), !expected.is_empty(), "{name}: {found}");
+        assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{name}: {found}");
         assert!(found.is_empty() || found.starts_with("Input was not called"), "{found}");
     }
 
