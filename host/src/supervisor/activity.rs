@@ -99,14 +99,14 @@ impl Activity {
 
     /// Returns whether a process that exits at `now` may do so because of `idle_timeout`; zero
     /// means it never does.
-    pub(super) fn was_idle(&self, idle_max: Duration, now: Instant) -> bool {
-        is_idle(idle_max, now.saturating_duration_since(self.last()))
+    pub(super) fn was_idle(&self, idle_timeout: Duration, now: Instant) -> bool {
+        is_idle(idle_timeout, now.saturating_duration_since(self.last()))
     }
 
     /// Returns whether a call sent at `sent` may have raced with such an exit.
-    pub(super) fn may_race_idle_exit(&self, idle_max: Duration, sent: Instant) -> bool {
+    pub(super) fn may_race_idle_exit(&self, idle_timeout: Duration, sent: Instant) -> bool {
         let idle = sent.saturating_duration_since(self.last());
-        self.was_idle(idle_max, sent) && idle <= idle_max.saturating_add(EXIT_WINDOW)
+        self.was_idle(idle_timeout, sent) && idle <= idle_timeout.saturating_add(EXIT_WINDOW)
     }
 
     /// Records a missed deadline; returns true if the watch task has not been notified yet.
@@ -123,12 +123,12 @@ impl Activity {
 
 /// Returns whether a process that has been idle for `idle` may exit for that reason; a timeout of
 /// zero disables this.
-pub(super) fn is_idle(idle_max: Duration, idle: Duration) -> bool {
-    !idle_max.is_zero() && idle >= idle_max.saturating_sub(slack(idle_max))
+pub(super) fn is_idle(idle_timeout: Duration, idle: Duration) -> bool {
+    !idle_timeout.is_zero() && idle >= idle_timeout.saturating_sub(slack(idle_timeout))
 }
 
-fn slack(idle_max: Duration) -> Duration {
-    (idle_max / IDLE_SLACK_DIVISOR).min(MAX_IDLE_SLACK)
+fn slack(idle_timeout: Duration) -> Duration {
+    (idle_timeout / IDLE_SLACK_DIVISOR).min(MAX_IDLE_SLACK)
 }
 
 /// A call in flight.
@@ -150,17 +150,20 @@ mod tests {
         let activity = Activity::new();
         let start = activity.since;
         let after = |ms| start + Duration::from_millis(ms);
-        let idle_max = Duration::from_millis(400);
+        let idle_timeout = Duration::from_millis(400);
         activity.started(start);
-        assert!(!activity.was_idle(idle_max, after(299)));
-        assert!(activity.was_idle(idle_max, after(300)));
+        assert!(!activity.was_idle(idle_timeout, after(299)));
+        assert!(activity.was_idle(idle_timeout, after(300)));
         activity.answered(after(300));
-        assert!(!activity.was_idle(idle_max, after(599)));
-        assert!(activity.was_idle(idle_max, after(600)));
+        assert!(!activity.was_idle(idle_timeout, after(599)));
+        assert!(activity.was_idle(idle_timeout, after(600)));
         assert!(!activity.was_idle(Duration::ZERO, after(100_000)), "zero disables idle exits");
-        assert!(activity.may_race_idle_exit(idle_max, after(700)));
-        assert!(activity.may_race_idle_exit(idle_max, after(2_700)));
-        assert!(!activity.may_race_idle_exit(idle_max, after(2_701)), "it was not about to exit");
+        assert!(activity.may_race_idle_exit(idle_timeout, after(700)));
+        assert!(activity.may_race_idle_exit(idle_timeout, after(2_700)));
+        assert!(
+            !activity.may_race_idle_exit(idle_timeout, after(2_701)),
+            "it was not about to exit"
+        );
         let hour = Duration::from_secs(3600);
         assert!(!activity.was_idle(hour, after(300) + hour - Duration::from_millis(1001)));
         assert!(activity.was_idle(hour, after(300) + hour - Duration::from_millis(1000)));

@@ -44,7 +44,7 @@ fn missing_body() -> Body<'static> {
 
 /// Encodes the body of a request for `calls`. Handwritten, since each entry is three literals and
 /// two strings.
-pub(super) fn written(calls: &[ProcessCall<'_>]) -> Vec<u8> {
+pub(super) fn encode(calls: &[ProcessCall<'_>]) -> Vec<u8> {
     let bytes: usize = calls.iter().map(|call| call.request.as_bytes().len()).sum();
     let mut body = String::with_capacity(bytes * 4 / 3 + calls.len() * 64 + 32);
     body.push_str(r#"{"requests":["#);
@@ -63,13 +63,14 @@ pub(super) fn written(calls: &[ProcessCall<'_>]) -> Vec<u8> {
 }
 
 /// Parses the outcomes of `count` calls, in order.
-pub(super) fn read(
-    answer: HttpResponse,
+pub(super) fn decode(
+    response: HttpResponse,
     count: usize,
 ) -> Result<Vec<Result<Output, Failure>>, Failure> {
-    let answer = reply::success(answer)?;
-    let replies: Replies<'_> = serde_json::from_slice(&answer.body)
-        .map_err(|error| protocol_failure(format!("`/batch` is not valid JSON of a batch: {error}")))?;
+    let response = reply::success(response)?;
+    let replies: Replies<'_> = serde_json::from_slice(&response.body).map_err(|error| {
+        protocol_failure(format!("`/batch` is not valid JSON of a batch: {error}"))
+    })?;
     let found = replies.replies.len();
     if found != count {
         return Err(protocol_failure(format!("`/batch` holds {found} replies, expected {count}")));
@@ -83,7 +84,9 @@ fn outcome(one: One<'_>) -> Result<Output, Failure> {
     }
     let Body(body) = one.body;
     if body == "-" {
-        return Err(protocol_failure("an entry of `/batch` has neither `body` nor `error`".to_owned()));
+        return Err(protocol_failure(
+            "an entry of `/batch` has neither `body` nor `error`".to_owned(),
+        ));
     }
     let bytes = STANDARD.decode(body.as_bytes()).map_err(|error| {
         protocol_failure(format!("the `body` of an entry of `/batch` is not valid base64: {error}"))
@@ -109,19 +112,19 @@ mod tests {
         let second = second.with_content_type("a/\"b\"");
         let calls = [&first, &second].map(|request| ProcessCall { request, call_id: 1 });
         let expected = r#"{"requests":[{"contentType":"text/plain; charset=utf-8","body":"aGk="},{"contentType":"a/\"b\"","body":"/w=="}]}"#;
-        assert_eq!(String::from_utf8(written(&calls)).expect("text"), expected);
+        assert_eq!(String::from_utf8(encode(&calls)).expect("text"), expected);
     }
 
     fn outcomes(body: &str, count: usize) -> Vec<String> {
         let headers = HeaderMap::new();
-        let answer = HttpResponse { status: StatusCode::OK, headers, body: body.into() };
+        let response = HttpResponse { status: StatusCode::OK, headers, body: body.into() };
         let one = |outcome: Result<Output, Failure>| match outcome {
             Ok(output) => format!("{}: {:?}", output.content_type(), output.as_text()),
             Err(Failure::Error(error)) => error.to_string(),
             Err(Failure::Other(error)) => error.full_message(),
             Err(other) => format!("{other:?}"),
         };
-        match read(answer, count) {
+        match decode(response, count) {
             Ok(outcomes) => outcomes.into_iter().map(one).collect(),
             Err(failure) => vec![one(Err(failure))],
         }

@@ -234,7 +234,10 @@ impl Drop for Child {
     fn drop(&mut self) {
         if !self.stopped {
             self.kill_group();
-            launch_tag::kill_all_in_background(std::mem::take(&mut self.tag), self.process.runtime());
+            launch_tag::kill_all_in_background(
+                std::mem::take(&mut self.tag),
+                self.process.runtime(),
+            );
         }
         // Dropping the process and its guardian reaps them.
     }

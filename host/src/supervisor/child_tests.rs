@@ -244,7 +244,7 @@ async fn child_has_its_limits_and_default_signals() {
     launch.limits =
         ChildLimits { memory_bytes: Some(512 << 20), descriptors: Some(50), cpu_s: Some(30) };
     match run_to_end(&launch, TEST_TIMEOUT, 1 << 20).await {
-        RunToEnd::Ended { status, stdout, .. } => {
+        RunToEnd::Exited { status, stdout, .. } => {
             assert_eq!(String::from_utf8(stdout).unwrap(), "50\n0\n30\n524288\n");
             assert_eq!(status.signal(), Some(libc::SIGTERM));
         }
@@ -256,7 +256,7 @@ async fn child_has_its_limits_and_default_signals() {
 async fn limits_above_the_hosts_own_are_clamped() {
     let mut launch = launch("ulimit -Hn", true);
     launch.limits.descriptors = Some(u64::MAX - 1);
-    let RunToEnd::Ended { stdout, .. } = run_to_end(&launch, TEST_TIMEOUT, 1 << 20).await else {
+    let RunToEnd::Exited { stdout, .. } = run_to_end(&launch, TEST_TIMEOUT, 1 << 20).await else {
         panic!("the program exits")
     };
     let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
@@ -270,7 +270,7 @@ async fn child_gets_exactly_its_environment_and_the_launch_tag() {
     launch.program = PathBuf::from("/usr/bin/env");
     launch.args.clear();
     launch.environment = vec![("LANG".into(), "C".into()), ("HOTBAY_LAUNCH".into(), "x".into())];
-    let RunToEnd::Ended { stdout, .. } = run_to_end(&launch, TEST_TIMEOUT, 1 << 20).await else {
+    let RunToEnd::Exited { stdout, .. } = run_to_end(&launch, TEST_TIMEOUT, 1 << 20).await else {
         panic!("the program exits")
     };
     let stdout = String::from_utf8(stdout).unwrap();

@@ -12,7 +12,7 @@ use tokio::process::{ChildStdout, Command};
 use super::child::Child;
 use super::child_tests::{TEST_TIMEOUT, launch, started};
 use super::folder::LaunchFolder;
-use super::guardian::{self, FOLDER_VARIABLE, TAG_VARIABLE, SHELL};
+use super::guardian::{self, FOLDER_VARIABLE, SHELL, TAG_VARIABLE};
 use super::launch_tag::KillOnDrop;
 use super::launch_tag::tagged_processes;
 

@@ -115,7 +115,9 @@ pub(super) mod tagged_processes {
         match file.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut environment) {
             Err(_) => TagCheck::Untagged,
             Ok(0) => check_empty(&fs::read_to_string(format!("{folder}/stat"))),
-            Ok(_) if environment.split(|byte| *byte == 0).any(|own| own == entry) => TagCheck::Tagged,
+            Ok(_) if environment.split(|byte| *byte == 0).any(|own| own == entry) => {
+                TagCheck::Tagged
+            }
             Ok(_) => TagCheck::Untagged,
         }
     }

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 /// Longest socket path that the kernel accepts; `sun_path` also holds a NUL.
-pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
+pub(crate) const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// The address where a program listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +78,8 @@ fn unix(text: &str) -> Line {
     }
     let found_bytes = bytes.len();
     let path = PathBuf::from(OsString::from_vec(bytes.into_owned()));
-    if found_bytes > SOCKET_PATH_BYTES_MAX {
-        return Line::PathTooLong { path, found_bytes, bytes_max: SOCKET_PATH_BYTES_MAX };
+    if found_bytes > MAX_SOCKET_PATH_BYTES {
+        return Line::PathTooLong { path, found_bytes, bytes_max: MAX_SOCKET_PATH_BYTES };
     }
     Line::Location(Location::Unix(path))
 }

@@ -43,14 +43,16 @@ pub(super) fn parse_reply(response: &HttpResponse) -> Result<ParsedReply, String
         ));
     }
     let message = serde_json::from_slice(&response.body).ok().as_ref().and_then(error);
-    message.map(|message| ParsedReply::Error { status: status.as_u16(), message }).ok_or_else(|| {
-        format!(
-            "it returned {} with {shown}; expected JSON with the reason: \
+    message.map(|message| ParsedReply::Error { status: status.as_u16(), message }).ok_or_else(
+        || {
+            format!(
+                "it returned {} with {shown}; expected JSON with the reason: \
              {{\"code\":…,\"message\":\"…\"}} for an error of the plugin, \
              {{\"message\":\"…\",\"statusCode\":…}} for a request that cannot be served",
-            status.as_u16()
-        )
-    })
+                status.as_u16()
+            )
+        },
+    )
 }
 
 /// Returns the message of an error in the protocol's form.
@@ -93,7 +95,8 @@ mod tests {
 
     #[test]
     fn response_is_an_output_or_an_error_with_code_and_message() {
-        let error = |status, message: &str| ParsedReply::Error { status, message: message.to_owned() };
+        let error =
+            |status, message: &str| ParsedReply::Error { status, message: message.to_owned() };
         check(200, "", Ok(ParsedReply::Output));
         check(422, r#"{"code":7,"message":"no"}"#, Ok(error(422, "no")));
         check(413, r#"{"message":"long","statusCode":413}"#, Ok(error(413, "long")));

@@ -112,7 +112,10 @@ fn parse(reply: &Value) -> Result<SingleReply, String> {
         let reply = shown(reply.to_string().as_bytes());
         return Err(format!("is {reply}; expected `contentType` and `body`, or `error`"));
     };
-    STANDARD.decode(body).map(SingleReply::Output).map_err(|error| format!("is not base64: {error}"))
+    STANDARD
+        .decode(body)
+        .map(SingleReply::Output)
+        .map_err(|error| format!("is not base64: {error}"))
 }
 
 /// Sends malformed batches, which may be rejected as a whole.

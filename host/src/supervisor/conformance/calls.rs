@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::super::http::Async;
 use super::answers::{ParsedReply, parse_reply};
 use super::kit::{RawRequest, TestKit};
-use super::{RESPONSE_TIMEOUT, Outcome, Sample, failed, skipped};
+use super::{Outcome, RESPONSE_TIMEOUT, Sample, failed, skipped};
 
 /// Number of concurrent requests.
 const CONCURRENT_REQUESTS: usize = 8;
@@ -93,11 +93,12 @@ pub(super) async fn concurrency(kit: &TestKit) -> Outcome {
         true => RawRequest::post(&kit.call_endpoint(), kit.sample_or_empty()),
         false => RawRequest::get("healthz"),
     };
-    let send = raw_request.send();
+    let http_request = raw_request.into_http();
     let mut responding = JoinSet::new();
     for _ in 0..CONCURRENT_REQUESTS {
         let connects = timeout(RESPONSE_TIMEOUT, client.connect::<Async>()).await;
-        let (Ok(Ok(mut connection)), Ok(request)) = (connects, client.request(&send)) else {
+        let (Ok(Ok(mut connection)), Ok(request)) = (connects, client.request(&http_request))
+        else {
             return failed(format!(
                 "a new connection was not accepted while {} are open; accept connections at any time",
                 responding.len()
@@ -118,8 +119,12 @@ pub(super) async fn concurrency(kit: &TestKit) -> Outcome {
         Ok::<_, String>(())
     };
     match timeout(RESPONSE_TIMEOUT, all).await {
-        Ok(Ok(())) => Ok(format!("{CONCURRENT_REQUESTS} requests on {CONCURRENT_REQUESTS} connections were answered")),
-        Ok(Err(problem)) => failed(format!("of {CONCURRENT_REQUESTS} concurrent requests, {problem}")),
+        Ok(Ok(())) => Ok(format!(
+            "{CONCURRENT_REQUESTS} requests on {CONCURRENT_REQUESTS} connections were answered"
+        )),
+        Ok(Err(problem)) => {
+            failed(format!("of {CONCURRENT_REQUESTS} concurrent requests, {problem}"))
+        }
         Err(_) => failed(format!(
             "of {CONCURRENT_REQUESTS} concurrent requests, only {} were answered within {} s; serve each \
              connection on its own thread or task, since a host keeps connections open",

@@ -12,7 +12,7 @@ use super::super::http::Async;
 use super::super::location::Location;
 use super::super::start::Started;
 use super::kit::{RawRequest, TestKit};
-use super::{RESPONSE_TIMEOUT, EXIT_TIMEOUT, Outcome, failed, skipped};
+use super::{EXIT_TIMEOUT, Outcome, RESPONSE_TIMEOUT, failed, skipped};
 use crate::sync::lock;
 
 /// The `idleTimeout` of the launch that gets no calls.
@@ -40,8 +40,8 @@ pub(super) async fn by_request(kit: &mut TestKit) -> Outcome {
     let Some(started) = kit.running.take() else { return skipped("it is not running") };
     let mut raw_request = RawRequest::get("shutdown");
     raw_request.method = hyper::Method::POST;
-    let send = raw_request.send();
-    let sending = started.live.client.send::<Async>(&send);
+    let http_request = raw_request.into_http();
+    let sending = started.live.client.send::<Async>(&http_request);
     let response = timeout(RESPONSE_TIMEOUT, sending).await;
     let was_ok = match &response {
         Ok(Ok(response)) => response.status == hyper::StatusCode::OK,
@@ -79,7 +79,12 @@ pub(super) async fn when_idle(kit: &mut TestKit) -> Outcome {
 }
 
 /// Waits for the exit, and checks it.
-async fn check_exit(kit: &TestKit, mut started: Started, cause: &str, exit_timeout: Duration) -> Outcome {
+async fn check_exit(
+    kit: &TestKit,
+    mut started: Started,
+    cause: &str,
+    exit_timeout: Duration,
+) -> Outcome {
     let signaled_at = Instant::now();
     let status = timeout(exit_timeout, started.child.wait()).await.ok();
     let took = signaled_at.elapsed().as_millis();
@@ -91,7 +96,7 @@ async fn check_exit(kit: &TestKit, mut started: Started, cause: &str, exit_timeo
     let path = kit.program.staged.path();
     let Started { child, readers, tail, services, folder, .. } = started;
     for reader in readers {
-        reader.end().await;
+        reader.finish().await;
     }
     let _ = child.stop(Duration::ZERO).await;
     drop((services, folder));

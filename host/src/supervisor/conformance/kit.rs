@@ -16,7 +16,7 @@ use super::super::http::{Async, HttpRequest, HttpResponse};
 use super::super::program::{ObserverRef, ProcessObserver, Program};
 use super::super::start::{self, NotStarted, Started};
 use super::report::Report;
-use super::{RESPONSE_TIMEOUT, Outcome, Sample, StepFailure, failed, skipped};
+use super::{Outcome, RESPONSE_TIMEOUT, Sample, StepFailure, failed, skipped};
 use crate::conformance::Conformance;
 use crate::sync::lock;
 
@@ -36,7 +36,7 @@ pub(crate) struct TestKit {
     pub(super) running: Option<Started>,
     /// The reason why no process runs.
     pub(super) not_running: String,
-    overseer: ObserverRef,
+    observer: ObserverRef,
     /// Descendants left behind by the exits so far.
     pub(super) left: Arc<Mutex<Vec<String>>>,
 }
@@ -69,10 +69,10 @@ impl RawRequest {
         Self { method: Method::POST, content_type, body, ..Self::get(endpoint) }
     }
 
-    pub(super) fn send(self) -> HttpRequest {
+    pub(super) fn into_http(self) -> HttpRequest {
         let Self { method, endpoint, content_type, body, headers, deadline } = self;
-        let answer_bytes_max = MAX_RESPONSE_BYTES;
-        HttpRequest { method, endpoint, content_type, body, deadline, headers, answer_bytes_max }
+        let max_response_bytes = MAX_RESPONSE_BYTES;
+        HttpRequest { method, endpoint, content_type, body, deadline, headers, max_response_bytes }
     }
 }
 
@@ -85,7 +85,7 @@ impl TestKit {
             report,
             running: None,
             not_running: "it has not been started".to_owned(),
-            overseer: Arc::new(SilentObserver),
+            observer: Arc::new(SilentObserver),
             left: Arc::default(),
         }
     }
@@ -127,17 +127,17 @@ impl TestKit {
     }
 
     /// Stops the process, and starts a new one; without `idle_timeout` it never exits by itself.
-    pub(super) async fn start_again(&mut self, idle_max: Option<Duration>) {
+    pub(super) async fn start_again(&mut self, idle_timeout: Option<Duration>) {
         self.stop_running().await;
-        if let Err(NotStarted { message, .. }) = self.start(idle_max).await {
+        if let Err(NotStarted { message, .. }) = self.start(idle_timeout).await {
             self.not_running = message;
         }
     }
 
-    pub(super) async fn start(&mut self, idle_max: Option<Duration>) -> Result<(), NotStarted> {
+    pub(super) async fn start(&mut self, idle_timeout: Option<Duration>) -> Result<(), NotStarted> {
         let Some(capabilities) = &self.capabilities else { return Ok(()) };
-        self.program.limits.idle_max = idle_max.unwrap_or_default();
-        let started = start::start(&self.program, capabilities, &self.overseer).await?;
+        self.program.limits.idle_timeout = idle_timeout.unwrap_or_default();
+        let started = start::start(&self.program, capabilities, &self.observer).await?;
         self.running = Some(started);
         Ok(())
     }
@@ -152,7 +152,7 @@ impl TestKit {
     pub(super) async fn send(&self, raw_request: RawRequest) -> Result<HttpResponse, StepFailure> {
         let line = format!("{} /{}", raw_request.method, raw_request.endpoint);
         let client = &self.live()?.live.client;
-        match timeout(RESPONSE_TIMEOUT, client.send::<Async>(&raw_request.send())).await {
+        match timeout(RESPONSE_TIMEOUT, client.send::<Async>(&raw_request.into_http())).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => failed(format!("`{line}` was not answered: {}", error.message)),
             Err(_) => {
@@ -197,7 +197,7 @@ impl TestKit {
         let client = &started.live.client;
         let exchange = async {
             let mut connection = client.connect::<Async>().await?;
-            let request = client.request(&RawRequest::get("healthz").send())?;
+            let request = client.request(&RawRequest::get("healthz").into_http())?;
             connection.exchange(request, MAX_RESPONSE_BYTES).await
         };
         matches!(timeout(LIVENESS_TIMEOUT, exchange).await, Ok(Ok(_)))

@@ -11,7 +11,7 @@ use super::super::http::{Async, Client, Counts, HttpResponse, RequestError, Tran
 use super::super::random;
 use super::answers::shown;
 use super::kit::{RawRequest, TestKit};
-use super::{RESPONSE_TIMEOUT, Outcome, Sample, StepFailure, failed};
+use super::{Outcome, RESPONSE_TIMEOUT, Sample, StepFailure, failed};
 
 /// The longest response read when its content does not matter.
 const MAX_SMALL_BYTES: u64 = 1 << 20;
@@ -26,7 +26,8 @@ pub(super) async fn token(kit: &TestKit) -> Outcome {
         for request in requests {
             let line = format!("`{} /{}` {given}", request.method, request.endpoint);
             let stranger = Client::new(location.clone(), token.clone());
-            let response = timeout(RESPONSE_TIMEOUT, stranger.send::<Async>(&request.send())).await;
+            let response =
+                timeout(RESPONSE_TIMEOUT, stranger.send::<Async>(&request.into_http())).await;
             let found = match response {
                 Ok(Ok(response)) if response.status == StatusCode::UNAUTHORIZED => continue,
                 Ok(Ok(response)) => format!("returned {}", response.status.as_u16()),
@@ -46,8 +47,8 @@ pub(super) async fn token(kit: &TestKit) -> Outcome {
 pub(super) async fn keep_alive(kit: &TestKit) -> Outcome {
     let client = &kit.live()?.live.client;
     let exchanges = async {
-        let send = RawRequest::get("healthz").send();
-        let (first, second) = (client.request(&send)?, client.request(&send)?);
+        let http_request = RawRequest::get("healthz").into_http();
+        let (first, second) = (client.request(&http_request)?, client.request(&http_request)?);
         let mut connection = client.connect::<Async>().await?;
         let response = connection.exchange(first, MAX_SMALL_BYTES).await?;
         Ok((response, connection.exchange(second, MAX_SMALL_BYTES).await))
@@ -80,8 +81,8 @@ pub(super) async fn keep_alive(kit: &TestKit) -> Outcome {
 /// does.
 async fn single_connection_cause(kit: &TestKit) -> &'static str {
     let Ok(started) = kit.live() else { return "" };
-    let send = RawRequest::get("healthz").send();
-    match timeout(RESPONSE_TIMEOUT, started.live.client.send::<Async>(&send)).await {
+    let http_request = RawRequest::get("healthz").into_http();
+    match timeout(RESPONSE_TIMEOUT, started.live.client.send::<Async>(&http_request)).await {
         Ok(Ok(_)) => {
             ", although the connection kept by the host is served: the program serves one \
              connection at a time; serve each on its own thread or task"
@@ -109,7 +110,9 @@ pub(super) async fn unknown_endpoint(kit: &TestKit) -> Outcome {
 
 fn is_refusal(response: &HttpResponse, status: StatusCode) -> bool {
     let body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
-    response.status == status && body["message"].is_string() && body["statusCode"] == status.as_u16()
+    response.status == status
+        && body["message"].is_string()
+        && body["statusCode"] == status.as_u16()
 }
 
 /// Closes a connection in the middle of a request head, and another in the middle of a body.

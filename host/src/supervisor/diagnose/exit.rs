@@ -102,9 +102,11 @@ fn not_found(program: &Program, tail: &Tail) -> Option<String> {
     }
     match program.command_of_env() {
         Some(expected) if tail.is_empty() => Some(words::missing_interpreter(expected)),
-        _ => Some(program.missing_helper().unwrap_or_else(|| {
-            "a command or a library that it needs is not installed".to_owned()
-        })),
+        _ => {
+            Some(program.missing_helper().unwrap_or_else(|| {
+                "a command or a library that it needs is not installed".to_owned()
+            }))
+        }
     }
 }
 
@@ -264,7 +266,12 @@ mod tests {
         check(SCRIPT, code(101), &panic, &["program panicked", "main.rs:1:1:\n  no port"]);
         check(SCRIPT, code(1), &["Usage: x FILE"], &["does not seem to support the arguments"]);
         check(SCRIPT, code(2), &["error: unexpected argument"], &["check that it is a plugin"]);
-        check(SCRIPT, code(1), &["bind: Address already in use"], &["its address is already in use"]);
+        check(
+            SCRIPT,
+            code(1),
+            &["bind: Address already in use"],
+            &["its address is already in use"],
+        );
         check(SCRIPT, code(137), &[], &["code 137", "a child killed by SIGKILL"]);
         assert_eq!(report_of(SCRIPT, code(255), &[]).lines().count(), 2);
     }

@@ -337,7 +337,11 @@ mod tests {
     fn test_program_itself_is_runnable() {
         let program = Program::inspect(&std::env::current_exe().unwrap());
         let problems = (program.why_not_runnable(), program.missing_helper());
-        assert_eq!((problems, program.not_executable_helper()), ((None, None), None), "{program:?}");
+        assert_eq!(
+            (problems, program.not_executable_helper()),
+            ((None, None), None),
+            "{program:?}"
+        );
         assert!(cfg!(not(target_os = "linux")) || matches!(program, Program::Elf(_)));
     }
 

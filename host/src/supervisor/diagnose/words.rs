@@ -177,7 +177,7 @@ mod tests {
         let check = |lines: &[&str], expect: &str| {
             assert_eq!(output(&tail(lines)).unwrap_or_default(), expect);
             let mut tail = tail(lines);
-            tail.forget_first();
+            tail.discard_first();
             let last: Vec<&str> = lines.iter().rev().take(3).rev().copied().collect();
             if lines.len() > 1 && !lines.iter().any(|line| line.contains("panicked")) {
                 let expect = format!("last output:\n  {}", last.join("\n  "));

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{NAME_BYTES_MAX, TYPES_MAX, CapabilitiesError};
+use super::{CapabilitiesError, MAX_NAME_BYTES, MAX_TYPES};
 
 /// Characters shown of an invalid text, or of a key in a path.
 const MAX_SHOWN_CHARS: usize = 40;
@@ -53,7 +53,10 @@ impl<'v> Field<'v> {
         self.wrong(&found, expected)
     }
 
-    pub(super) fn object(&self, expected: &str) -> Result<&'v Map<String, Value>, CapabilitiesError> {
+    pub(super) fn object(
+        &self,
+        expected: &str,
+    ) -> Result<&'v Map<String, Value>, CapabilitiesError> {
         self.value.and_then(Value::as_object).ok_or_else(|| self.wrong_type(expected))
     }
 
@@ -72,7 +75,10 @@ impl<'v> Field<'v> {
     }
 
     /// Returns a name, or `None` if the field is missing.
-    pub(super) fn name_if_given(&self, expected: &str) -> Result<Option<String>, CapabilitiesError> {
+    pub(super) fn name_if_given(
+        &self,
+        expected: &str,
+    ) -> Result<Option<String>, CapabilitiesError> {
         self.given().map(|_| self.name(expected)).transpose()
     }
 
@@ -80,9 +86,9 @@ impl<'v> Field<'v> {
     pub(super) fn elements(&self, expected: &str) -> Result<Vec<Field<'v>>, CapabilitiesError> {
         let Some(value) = self.given() else { return Ok(Vec::new()) };
         let list = value.as_array().ok_or_else(|| self.wrong_type(expected))?;
-        if list.len() > TYPES_MAX {
+        if list.len() > MAX_TYPES {
             let found = format!("has {} entries", list.len());
-            return Err(self.wrong(&found, &format!("at most {TYPES_MAX}")));
+            return Err(self.wrong(&found, &format!("at most {MAX_TYPES}")));
         }
         let element =
             |(at, value)| Field { path: format!("{}[{at}]", self.path), value: Some(value) };
@@ -97,11 +103,11 @@ impl<'v> Field<'v> {
 
     /// Rejects a key or a text that is too long for a name.
     pub(super) fn check_length(&self, name: &str) -> Result<(), CapabilitiesError> {
-        if name.len() <= NAME_BYTES_MAX {
+        if name.len() <= MAX_NAME_BYTES {
             return Ok(());
         }
         let found = format!("has a name of {} bytes", name.len());
-        Err(self.wrong(&found, &format!("at most {NAME_BYTES_MAX}")))
+        Err(self.wrong(&found, &format!("at most {MAX_NAME_BYTES}")))
     }
 }
 

@@ -20,13 +20,13 @@ use fields::{Field, quoted};
 pub(crate) const PROTOCOL: u32 = 1;
 
 /// The longest output of the command `capabilities`.
-pub(crate) const CAPABILITIES_BYTES_MAX: usize = 1 << 20;
+pub(crate) const MAX_CAPABILITIES_BYTES: usize = 1 << 20;
 
 /// The largest number of types, and also of aliases, config types and endpoints.
-pub(crate) const TYPES_MAX: usize = 1_024;
+pub(crate) const MAX_TYPES: usize = 1_024;
 
 /// The longest name in the capabilities.
-pub(crate) const NAME_BYTES_MAX: usize = 256;
+pub(crate) const MAX_NAME_BYTES: usize = 256;
 
 /// Characters shown of output that is not JSON.
 const MAX_NOISE_CHARS: usize = 80;
@@ -36,7 +36,7 @@ const MAX_NOISE_CHARS: usize = 80;
 pub(crate) enum Dialect {
     /// Our own: endpoints of the plugin itself, and optionally types.
     Ours {
-            /// The version of the protocol, always one that this host supports.
+        /// The version of the protocol, always one that this host supports.
         protocol: u32,
     },
     /// A list of capabilities, each with types and aliases.
@@ -130,9 +130,9 @@ fn only_json(bytes: &[u8]) -> Result<Value, CapabilitiesError> {
         found,
         expected: expected.to_owned(),
     };
-    if bytes.len() > CAPABILITIES_BYTES_MAX {
+    if bytes.len() > MAX_CAPABILITIES_BYTES {
         let found = format!("is {} bytes long", bytes.len());
-        return Err(wrong(found, &format!("at most {CAPABILITIES_BYTES_MAX}")));
+        return Err(wrong(found, &format!("at most {MAX_CAPABILITIES_BYTES}")));
     }
     let bytes = bytes.trim_ascii();
     if bytes.is_empty() {

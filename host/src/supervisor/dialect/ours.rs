@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::fields::Field;
 use super::peers::types_by_group;
-use super::{Capabilities, Dialect, PROTOCOL, CapabilitiesError, schema};
+use super::{Capabilities, CapabilitiesError, Dialect, PROTOCOL, schema};
 
 /// Endpoints of the protocol itself, which are not functions of the plugin.
 const PROTOCOL_ENDPOINTS: [&str; 5] = ["batch", "healthz", "restore", "shutdown", "snapshot"];
@@ -34,8 +34,9 @@ fn protocol(field: &Field<'_>) -> Result<u32, CapabilitiesError> {
     let number = field.given().and_then(serde_json::Value::as_u64);
     match number {
         Some(number) if number == u64::from(PROTOCOL) => Ok(PROTOCOL),
-        Some(number) if number > u64::from(PROTOCOL) => Err(field
-            .wrong_type(&format!("{PROTOCOL}, the version that this host speaks; update the host"))),
+        Some(number) if number > u64::from(PROTOCOL) => Err(field.wrong_type(&format!(
+            "{PROTOCOL}, the version that this host speaks; update the host"
+        ))),
         _ => Err(field.wrong_type(&format!("{PROTOCOL}, the version that this host speaks"))),
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::Field;
-use super::{Capabilities, Dialect, Offered, TYPES_MAX, CapabilitiesError, schema};
+use super::{Capabilities, CapabilitiesError, Dialect, MAX_TYPES, Offered, schema};
 
 const TYPE: &str = "the name of a type";
 const TYPES: &str = "a list of types";
@@ -74,17 +74,17 @@ fn read_types(
             aliases: entry.field("aliases").names("a list of names, or null")?,
             schema: schema::read(&entry.field("jsonSchema"))?,
         });
-        if types.len() > TYPES_MAX {
+        if types.len() > MAX_TYPES {
             return Err(entry.wrong(&format!("is type {}", types.len()), &at_most("types")));
         }
     }
     let aliases: usize = types.iter().map(|offered| offered.aliases.len()).sum();
-    if aliases > TYPES_MAX {
+    if aliases > MAX_TYPES {
         return Err(list.wrong(&format!("has alias {aliases}"), &at_most("aliases")));
     }
     Ok(())
 }
 
 fn at_most(what: &str) -> String {
-    format!("at most {TYPES_MAX} {what} in all")
+    format!("at most {MAX_TYPES} {what} in all")
 }

@@ -53,8 +53,7 @@ fn schema_of(
         Ok(Value::Null) => Ok(None),
         Ok(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(Some(schema)),
         Ok(other) => {
-            let found =
-                format!("{form} {}, which is not a schema", quoted(&other.to_string(), 40));
+            let found = format!("{form} {}, which is not a schema", quoted(&other.to_string(), 40));
             Err(field.wrong(&found, EXPECTED))
         }
         Err(error) => {

@@ -166,7 +166,10 @@ fn output_that_is_not_only_json_is_shown() {
     );
     check(b"{\"types\":", "is not JSON: EOF while parsing a value at line 1 column 9");
     check("{\"a\":".repeat(999).as_bytes(), "is not JSON: recursion limit exceeded");
-    check(&vec![b' '; CAPABILITIES_BYTES_MAX + 1], "is 1048577 bytes long; expected at most 1048576");
+    check(
+        &vec![b' '; MAX_CAPABILITIES_BYTES + 1],
+        "is 1048577 bytes long; expected at most 1048576",
+    );
     for (value, found) in [
         (json!([]), "is a list"),
         (json!(1), "is 1"),
@@ -218,7 +221,10 @@ fn every_invalid_field_of_ours_is_reported() {
     check_rejected(&json!({"hotbay": 1}), "`hotbay` is 1; expected an object with `protocol`");
     check_rejected(&json!({"hotbay": null}), "`hotbay` is null; expected an object");
     let ours = json!({"protocol": 1, "endpoints": ["execute"]});
-    check_rejected(&json!({"hotbay": ours, "types": []}), "`types` is a list; expected an object of");
+    check_rejected(
+        &json!({"hotbay": ours, "types": []}),
+        "`types` is a list; expected an object of",
+    );
 }
 
 #[test]
@@ -245,7 +251,10 @@ fn every_invalid_field_of_the_older_dialects_is_reported() {
     let one = |list: Value| json!([{"type": "a", "supportedXTypes": list}]);
     let at = "`capabilities[0].supportedXTypes";
     newer(one(json!("x")), &format!("{at}` is \"x\"; expected a list of types"));
-    newer(one(json!([{"type": ""}])), &format!("{at}[0].type` is \"\"; expected the name of a type"));
+    newer(
+        one(json!([{"type": ""}])),
+        &format!("{at}[0].type` is \"\"; expected the name of a type"),
+    );
     let aliases = |aliases: Value| one(json!([{"type": "x", "aliases": aliases}]));
     newer(aliases(json!("y")), &format!("{at}[0].aliases` is \"y\"; expected a list of names, or"));
     newer(aliases(json!(["y", null])), &format!("{at}[0].aliases[1]` is null; expected a name"));
