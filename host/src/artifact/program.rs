@@ -49,7 +49,7 @@ impl StagedProgram {
     /// the copy again if it, or a part of it, was removed.
     ///
     /// It is made from the original file, whose bytes must be those of the first copy.
-    pub(crate) fn make_sure(&self) -> Result<(), ArtifactError> {
+    pub(crate) fn ensure_intact(&self) -> Result<(), ArtifactError> {
         beside::check(&self.folder, self.trust)?;
         let mut copy = self.lock();
         if copy.is_whole() {
@@ -230,7 +230,7 @@ mod tests {
             .stage_program(&artifact, plugin.path(), name, "tool", Trust::default())
             .expect("a copy");
         let first = staged.path();
-        staged.make_sure().expect("nothing to do");
+        staged.ensure_intact().expect("nothing to do");
         assert_eq!(staged.path(), first);
         let whole_area = first.parent().and_then(Path::parent).expect("the area's folder");
         let (whole_area, own) = (whole_area.to_owned(), first.parent().expect("its folder"));
@@ -242,19 +242,19 @@ mod tests {
         ];
         for vanish in vanish {
             vanish();
-            staged.make_sure().expect("a copy again");
+            staged.ensure_intact().expect("a copy again");
             assert_eq!(fs::read_to_string(staged.path()).expect("a file"), "first");
             assert_eq!(fs::read_to_string(staged.path().with_file_name("data")).unwrap(), "data");
         }
         assert!(!own.exists());
         for other in ["other", "longer than before"] {
             fs::write(at("tool"), other).expect("a file");
-            staged.make_sure().expect("the copy is there");
+            staged.ensure_intact().expect("the copy is there");
             fs::remove_file(staged.path()).expect("there");
-            let refused = staged.make_sure().expect_err("another build").to_string();
+            let refused = staged.ensure_intact().expect_err("another build").to_string();
             assert!(refused.contains("no longer the loaded build"), "{refused}");
             fs::write(at("tool"), "first").expect("a file");
-            staged.make_sure().expect("a copy again");
+            staged.ensure_intact().expect("a copy again");
         }
         drop(staged);
         let staged_files = fs::read_dir(parent.path()).expect("a folder").count();

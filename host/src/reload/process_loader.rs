@@ -87,9 +87,9 @@ pub(super) fn staged(
             cpu_s: host.max_process_cpu_seconds,
             start_timeout: host.start_timeout,
             stop_timeout: host.stop_timeout,
-            idle_max: host.process_idle_timeout,
+            idle_timeout: host.process_idle_timeout,
             health_timeout: host.process_health_timeout,
-            answer_bytes_max: limits.output_bytes,
+            max_response_bytes: limits.output_bytes,
             max_snapshot_bytes: host.max_snapshot_bytes,
         },
     })

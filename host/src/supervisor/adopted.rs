@@ -1,10 +1,10 @@
-//! Processes that this process adopted: where it is process 1, or a child subreaper, the system
-//! hands it what its plugins' processes left behind. They are reaped, and nobody else's are.
+//! Reaps orphaned descendants of plugins when this process is process 1 or a child subreaper, in
+//! which case the system reparents them to it. Other children are left alone.
 //!
-//! A process that has ended tells little, so those that live are looked at from time to time. One
-//! belongs to a plugin if it carries the mark of a launch, if its parent belongs to one, or if it
-//! is in a group or session of such a process. What left all of that within the time between two
-//! looks stays a zombie.
+//! `/proc` shows little about a process that has exited, so live processes are scanned
+//! periodically. A process belongs to a plugin if it carries a launch tag, if its parent belongs to
+//! one, or if it shares a group or session with such a process. A process that escapes all of these
+//! between two scans remains a zombie.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,44 +15,45 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, child_subreaper, getpid, waiti
 use super::child_guard;
 use super::launch_tag;
 
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Time between two scans.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Whether the system hands orphans to this process.
+/// Returns whether the system reparents orphans to this process.
 pub(super) fn adopts() -> bool {
     getpid().is_init() || matches!(child_subreaper(), Ok(Some(_)))
 }
 
-/// Looks and reaps as long as the runtime lives.
-pub(super) async fn reap_for_ever() {
+/// Scans and reaps for as long as the runtime lives.
+pub(super) async fn reap_forever() {
     let mut known = Known::default();
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let looked = tokio::task::spawn_blocking(move || {
-            known.look();
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let scanned = tokio::task::spawn_blocking(move || {
+            known.scan();
             known
         });
-        match looked.await {
-            Ok(looked) => known = looked,
+        match scanned.await {
+            Ok(scanned) => known = scanned,
             Err(_) => return,
         }
     }
 }
 
-/// What proc(5) says of a process.
+/// The fields used from `/proc/PID/stat`, see proc(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     is_zombie: bool,
     parent: i32,
     group: i32,
     session: i32,
-    /// Tells it from a later one with its id.
+    /// Distinguishes the process from a later one with the same id.
     started_at: u64,
 }
 
 impl Stat {
     fn read(text: &str) -> Option<Self> {
-        // The name before these may hold anything. The first of them is the third of proc(5).
+        // The name may contain anything, so parsing starts after it. The first field here is field
+        // 3 of proc(5).
         let fields: Vec<&str> = text.rsplit_once(") ")?.1.split_whitespace().collect();
         let number = |at: usize| fields.get(at - 3)?.parse().ok();
         Some(Self {
@@ -65,35 +66,35 @@ impl Stat {
     }
 }
 
-/// The processes that belong to plugins, by their ids.
+/// The processes that belong to plugins, by id.
 #[derive(Debug, Default)]
 struct Known(BTreeMap<i32, Stat>);
 
 impl Known {
-    /// Looks at all processes, and reaps those of plugins that ended as children of this one.
-    fn look(&mut self) {
+    /// Scans all processes, and reaps exited plugin processes that are children of this one.
+    fn scan(&mut self) {
         let (own, all) = (getpid().as_raw_nonzero().get(), all());
-        let own_mark = launch_tag::of("self");
-        let is_marked = |pid: i32| {
-            let mark = launch_tag::of(&pid.to_string());
-            mark.is_some() && mark != own_mark
+        let own_tag = launch_tag::of("self");
+        let is_tagged = |pid: i32| {
+            let tag = launch_tag::of(&pid.to_string());
+            tag.is_some() && tag != own_tag
         };
-        self.update(own, &all, is_marked);
-        child_guard::while_none_is_started(|started| {
+        self.update(own, &all, is_tagged);
+        child_guard::with_started(|started| {
             for (&pid, stat) in &all {
                 let is_adopted = stat.is_zombie && stat.parent == own && !started.contains(&pid);
                 if is_adopted
                     && self.0.contains_key(&pid)
                     && let Some(pid) = Pid::from_raw(pid)
                 {
-                    // Whoever waits for all children may have been faster.
+                    // Another waiter may have reaped it first.
                     let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
                 }
             }
         });
     }
 
-    fn update(&mut self, own: i32, all: &BTreeMap<i32, Stat>, is_marked: impl Fn(i32) -> bool) {
+    fn update(&mut self, own: i32, all: &BTreeMap<i32, Stat>, is_tagged: impl Fn(i32) -> bool) {
         let host = all.get(&own).map(|host| (host.group, host.session));
         let (host_group, host_session) = host.unwrap_or_default();
         self.0.retain(|pid, known| {
@@ -108,7 +109,7 @@ impl Known {
                     self.0.contains_key(&stat.parent)
                         || (stat.group != host_group && groups.contains(&stat.group))
                         || (stat.session != host_session && sessions.contains(&stat.session))
-                        || (!stat.is_zombie && is_marked(pid))
+                        || (!stat.is_zombie && is_tagged(pid))
                 };
                 if pid != own && !self.0.contains_key(&pid) && belongs() {
                     groups.insert(stat.group);
@@ -142,16 +143,16 @@ mod tests {
     }
 
     #[test]
-    fn stat_is_read_after_a_name_that_holds_anything() {
+    fn stat_is_parsed_after_a_name_with_any_characters() {
         let rest = "0 ".repeat(15);
         let text = format!("7 (a ) Z) Z 1 5 6 {rest}99 0 0\n");
-        let wanted = Stat { is_zombie: true, parent: 1, group: 5, session: 6, started_at: 99 };
-        assert_eq!(Stat::read(&text), Some(wanted));
+        let expected = Stat { is_zombie: true, parent: 1, group: 5, session: 6, started_at: 99 };
+        assert_eq!(Stat::read(&text), Some(expected));
         assert_eq!(Stat::read("7 (a"), None);
     }
 
     #[test]
-    fn only_what_belongs_to_a_plugin_is_known() {
+    fn only_processes_of_plugins_are_known() {
         let mut known = Known::default();
         let mut all = BTreeMap::from([
             (1, stat(0, 1, 1, false)),
@@ -165,14 +166,14 @@ mod tests {
         ]);
         known.update(1, &all, |pid| pid == 2);
         let ids = |known: &Known| known.0.keys().copied().collect::<Vec<_>>();
-        assert_eq!(ids(&known), [2, 3, 4, 7], "marked, below it, and in its group");
-        // Their parents end, and the host adopts them.
+        assert_eq!(ids(&known), [2, 3, 4, 7], "tagged, descendant, and same group");
+        // Their parents exit, and the host adopts them.
         all.remove(&2);
         all.insert(3, stat(1, 3, 3, true));
         all.insert(4, stat(1, 4, 4, false));
         all.insert(9, stat(1, 9, 4, true));
         all.insert(7, Stat { started_at: 2, ..stat(1, 1, 1, false) });
         known.update(1, &all, |_| false);
-        assert_eq!(ids(&known), [3, 4, 9], "7 is another one by now");
+        assert_eq!(ids(&known), [3, 4, 9], "the id 7 was reused");
     }
 }

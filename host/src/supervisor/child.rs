@@ -1,4 +1,5 @@
-//! A child process: spawned in a group of its own, ended with all that it started, always reaped.
+//! A child process: spawned in its own process group, stopped with all its descendants, always
+//! reaped.
 
 use std::ffi::OsString;
 use std::io;
@@ -17,82 +18,82 @@ use super::descendants::Descendants;
 use super::guardian::{self, Guardian};
 use super::{launch_tag, prepare};
 
-/// How long a killed process may take to be gone. One that waits for a broken disk never is; it
-/// is then reaped later.
-const REAP_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long to wait for a killed process. One blocked on a broken disk never exits; it is then
+/// reaped in the background.
+const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a program may be held open for writing by a process that forked while it was written
-/// and has not executed its own program yet.
-const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
-const BUSY_LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How long a program may be held open for writing, by a process that was forked while the program
+/// was written and has not called `exec` yet.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const BUSY_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// What to start, and how.
+/// The program to start, and its settings.
 #[derive(Clone)]
 pub(crate) struct Launch {
     /// An absolute path.
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
-    /// Where it runs.
+    /// The working directory.
     pub(crate) folder: PathBuf,
-    /// All of its environment but the mark.
+    /// The whole environment except the launch tag.
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) limits: ChildLimits,
-    /// The value of `HOTBAY_LAUNCH`, by which all that it starts is found.
-    pub(crate) mark: String,
-    /// Whether a guardian ends it when the host is gone.
+    /// The value of `HOTBAY_LAUNCH`, by which all descendants are found.
+    pub(crate) tag: String,
+    /// Whether a guardian kills the process once the host has exited.
     pub(crate) guarded: bool,
-    /// What the guardian then removes.
+    /// The folder that the guardian removes afterwards.
     pub(crate) remove_at_end: Option<PathBuf>,
 }
 
-/// What a child may use. No limit is higher than the host's own; core files are never written.
+/// Resource limits of a child. No limit exceeds the host's own; core files are never written.
 ///
-/// macOS accepts a limit of memory and does not enforce it.
+/// macOS accepts the memory limit and does not enforce it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChildLimits {
-    /// Of data: heap and private mappings that can be written.
+    /// Limit of data: heap and private writable mappings.
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) descriptors: Option<u64>,
     pub(crate) cpu_s: Option<u64>,
 }
 
-/// How a process ended that was stopped.
+/// The result of stopping a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopped {
     pub(crate) status: ExitStatus,
-    /// Whether it still ran when its grace was over, so that the host killed it.
+    /// Whether the host killed it after the grace period.
     pub(crate) was_killed: bool,
 }
 
-/// A process and all that it started. Dropped, everything is killed and reaped.
+/// A process and all its descendants. Everything is killed and reaped on drop.
 pub(crate) struct Child {
     process: ChildGuard,
     guardian: Option<Guardian>,
-    /// None once its id could be a stranger's.
+    /// `None` once its id may have been reused.
     group: Option<Pid>,
-    mark: String,
-    /// Nothing is left to be ended.
-    ended: bool,
+    tag: String,
+    /// Nothing is left to stop.
+    stopped: bool,
 }
 
 impl Child {
-    /// Starts a program, on a thread of a runtime that lives as long as the host: on Linux the
-    /// child is killed when the thread ends that started it, as threads for blocking work do when
-    /// they are idle, and workers that blocked in place.
+    /// Starts a program, on a thread of a runtime that lives as long as the host. On Linux the
+    /// child is killed when the thread that started it exits, as idle blocking threads and workers
+    /// that blocked in place do.
     pub(crate) fn spawn(launch: &Launch) -> io::Result<Self> {
         Self::spawn_with(launch, Path::new(guardian::SHELL))
     }
 
-    /// As `spawn`, without a guardian whatever `launch` says.
+    /// Like `spawn`, but never with a guardian.
     pub(super) fn spawn_unguarded(launch: &Launch) -> io::Result<Self> {
         Self::spawn_into(launch, None)
     }
 
-    /// As `spawn`, with a `shell` for the guardian.
+    /// Like `spawn`, with the given `shell` for the guardian.
     pub(super) fn spawn_with(launch: &Launch, shell: &Path) -> io::Result<Self> {
         let remove_at_end = launch.remove_at_end.as_deref();
         let guardian = match launch.guarded {
-            true => Guardian::spawn(shell, &launch.mark, remove_at_end)?,
+            true => Guardian::spawn(shell, &launch.tag, remove_at_end)?,
             false => None,
         };
         Self::spawn_into(launch, guardian)
@@ -102,41 +103,41 @@ impl Child {
         let group = guardian.as_ref().map(Guardian::group);
         let process = ChildGuard::spawn(&mut command(launch, group))?;
         let group = Some(group.unwrap_or(process.pid()));
-        Ok(Self { process, guardian, group, mark: launch.mark.clone(), ended: false })
+        Ok(Self { process, guardian, group, tag: launch.tag.clone(), stopped: false })
     }
 
-    /// Does `spawn` again while the program is held open for writing, for a while.
-    pub(crate) async fn patiently(
+    /// Retries `spawn` for a while if the program is held open for writing.
+    pub(crate) async fn spawn_with_retries(
         launch: &Launch,
         spawn: impl Fn(&Launch) -> io::Result<Self>,
     ) -> io::Result<Self> {
-        let until = Instant::now() + BUSY_WAIT_MAX;
+        let until = Instant::now() + BUSY_TIMEOUT;
         loop {
             match spawn(launch) {
                 Err(error)
                     if error.kind() == io::ErrorKind::ExecutableFileBusy
                         && Instant::now() < until =>
                 {
-                    tokio::time::sleep(BUSY_LOOK_EVERY).await;
+                    tokio::time::sleep(BUSY_POLL_INTERVAL).await;
                 }
-                done => return done,
+                result => return result,
             }
         }
     }
 
-    /// The process's id.
+    /// Returns the process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid().as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// How it ended, if it did.
+    /// Returns the exit status, if the process has exited.
     pub(super) fn try_wait(&mut self) -> Option<ExitStatus> {
         self.process.try_wait()
     }
 
-    /// The mark that all carry that it started.
-    pub(super) fn mark(&self) -> &str {
-        &self.mark
+    /// Returns the launch tag that all descendants carry.
+    pub(super) fn tag(&self) -> &str {
+        &self.tag
     }
 
     #[cfg(test)]
@@ -145,22 +146,21 @@ impl Child {
     }
 
     #[cfg(test)]
-    pub(super) fn guardian_is_deaf(&self) -> bool {
-        self.guardian.as_ref().is_some_and(Guardian::is_deaf)
+    pub(super) fn guardian_ignores_signals(&self) -> bool {
+        self.guardian.as_ref().is_some_and(Guardian::ignores_signals)
     }
 
-    /// What it writes, the first time that this is called.
+    /// Takes the child's stdout; returns `None` on the second call.
     pub(crate) fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.process.process_mut().stdout.take()
     }
 
-    /// What it writes about itself, the first time that this is called.
+    /// Takes the child's stderr; returns `None` on the second call.
     pub(crate) fn take_stderr(&mut self) -> Option<ChildStderr> {
         self.process.process_mut().stderr.take()
     }
 
-    /// Waits for the process's end; what it started may live on until `stop`. Nothing is lost if
-    /// the future is dropped.
+    /// Waits until the process exits; its descendants may live on until `stop`. Cancel safe.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
         let child = self.process.pid();
         let status = match &mut self.guardian {
@@ -168,35 +168,35 @@ impl Child {
             Some(guardian) => tokio::select! {
                 biased;
                 status = self.process.wait() => status,
-                never = guardian.keep(child) => match never {},
+                never = guardian.replace_on_exit(child) => match never {},
             },
         };
         if self.guardian.is_none() {
-            // The group's id was the process's own: soon it may be given away.
+            // The group's id was the process's own and may be reused soon.
             self.kill_group();
         }
         status
     }
 
-    /// Asks the process and all of its group to end.
+    /// Sends SIGTERM to the process and its whole group.
     pub(crate) fn terminate(&self) {
         let Some(group) = self.group else { return };
-        if self.guardian.as_ref().is_none_or(Guardian::is_deaf) {
-            // They may all have ended.
+        if self.guardian.as_ref().is_none_or(Guardian::ignores_signals) {
+            // They may all have exited.
             let _ = kill_process_group(group, Signal::TERM);
         } else {
-            // In its first moment the guardian would end too.
+            // A guardian that has just started would still exit on the signal.
             self.process.signal(Signal::TERM);
         }
     }
 
-    /// Ends the process and all that it started: asks first if it still runs, and waits for the
-    /// process, at most `grace`; then kills. Answers how the process ended.
+    /// Stops the process and all its descendants: sends SIGTERM, waits up to `grace` for the
+    /// process to exit, then kills. Returns how the process exited.
     pub(crate) async fn stop(mut self, grace: Duration) -> Stopped {
         #[cfg(target_os = "linux")]
         let mut descendants = None;
         if self.process.try_wait().is_none() {
-            // Once it has ended, nothing shows what it started, but for the group and the mark.
+            // After it has exited, only the group and the tag show its descendants.
             #[cfg(target_os = "linux")]
             {
                 let process = self.process.pid();
@@ -212,17 +212,17 @@ impl Child {
         if let Some(descendants) = descendants {
             descendants.kill();
         }
-        let status = timeout(REAP_WAIT_MAX, self.process.wait()).await;
-        let _ = launch_tag::end_all_later(self.mark.clone(), self.process.runtime()).await;
+        let status = timeout(REAP_TIMEOUT, self.process.wait()).await;
+        let _ = launch_tag::kill_all_in_background(self.tag.clone(), self.process.runtime()).await;
         if let Some(guardian) = &mut self.guardian {
-            let _ = timeout(REAP_WAIT_MAX, guardian.wait()).await;
+            let _ = timeout(REAP_TIMEOUT, guardian.wait()).await;
         }
-        self.ended = true;
+        self.stopped = true;
         let status = status.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
         Stopped { status, was_killed }
     }
 
-    /// Once: afterwards the guardian, which held the group's id, may be reaped.
+    /// Kills the group, once: afterwards the guardian, which held the group's id, may be reaped.
     fn kill_group(&mut self) {
         if let Some(group) = self.group.take() {
             let _ = kill_process_group(group, Signal::KILL);
@@ -232,11 +232,14 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.stopped {
             self.kill_group();
-            launch_tag::end_all_later(std::mem::take(&mut self.mark), self.process.runtime());
+            launch_tag::kill_all_in_background(
+                std::mem::take(&mut self.tag),
+                self.process.runtime(),
+            );
         }
-        // The process and its guardian are reaped as they are dropped.
+        // Dropping the process and its guardian reaps them.
     }
 }
 
@@ -244,9 +247,9 @@ fn command(launch: &Launch, group: Option<Pid>) -> Command {
     let mut command = Command::new(&launch.program);
     command.args(&launch.args).current_dir(&launch.folder);
     let environment = launch.environment.iter().map(|(name, value)| (name, value));
-    command.env_clear().envs(environment).env(launch_tag::VARIABLE, &launch.mark);
+    command.env_clear().envs(environment).env(launch_tag::VARIABLE, &launch.tag);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // Zero: a new group that it leads itself.
+    // Zero: a new group led by the child itself.
     command.process_group(group.map_or(0, |group| group.as_raw_nonzero().get()));
     prepare::child(&mut command, launch.limits);
     command

@@ -1,4 +1,4 @@
-//! A process that is always reaped, whatever becomes of the value that stands for it.
+//! A process that is always reaped, even if its value is dropped early.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,23 +14,23 @@ use tokio::time::timeout;
 
 use crate::sync::lock;
 
-/// A process that was just killed is gone in less; one that waits for a broken disk never is.
-const LAST_WAIT_MAX: Duration = Duration::from_secs(1);
-const LAST_WAIT_STEP: Duration = Duration::from_millis(2);
+/// A killed process exits sooner; one blocked on a broken disk never does.
+const DROP_TIMEOUT: Duration = Duration::from_secs(1);
+const DROP_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How often a process is looked at whose end was not told.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often to poll a process in case its exit signal was missed.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The ids of processes that were started here and are not reaped yet: nobody else may reap them.
+/// The ids of processes started here and not reaped yet, which no other code may reap.
 static STARTED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// Does something while no process is started here, and with the ids of those that were.
+/// Runs `act` with the ids of these processes, while no process is being started here.
 #[cfg(target_os = "linux")]
-pub(super) fn while_none_is_started(act: impl FnOnce(&BTreeSet<i32>)) {
+pub(super) fn with_started(act: impl FnOnce(&BTreeSet<i32>)) {
     act(&lock(&STARTED));
 }
 
-/// An id among those, until this is dropped.
+/// An id in that set, until this is dropped.
 struct Started(i32);
 
 impl Drop for Started {
@@ -39,7 +39,7 @@ impl Drop for Started {
     }
 }
 
-/// A child process: killed and reaped when dropped, unless it ended before.
+/// A child process, killed and reaped on drop unless it exited before.
 pub(super) struct ChildGuard {
     /// Taken on drop only.
     process: Option<Child>,
@@ -50,13 +50,13 @@ pub(super) struct ChildGuard {
 }
 
 impl ChildGuard {
-    /// Spawns `command`, which must be done inside a runtime.
+    /// Spawns `command`; must be called inside a runtime.
     pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
         let runtime = Handle::current();
         let mut all = lock(&STARTED);
         let process = command.spawn()?;
         let pid = process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let pid = pid.expect("a process that nobody waited for has an id");
+        let pid = pid.expect("a process that was not waited for has an id");
         let id = pid.as_raw_nonzero().get();
         all.insert(id);
         drop(all);
@@ -64,7 +64,7 @@ impl ChildGuard {
         Ok(Self { process: Some(process), started, pid, status: None, runtime })
     }
 
-    /// Its id, which is its own until it was waited for.
+    /// Returns the process id, which is not reused until the process was waited for.
     pub(super) fn pid(&self) -> Pid {
         self.pid
     }
@@ -73,7 +73,7 @@ impl ChildGuard {
         &self.runtime
     }
 
-    /// The process, for its pipes.
+    /// Returns the process, for its pipes.
     pub(super) fn process(&self) -> &Child {
         self.process.as_ref().expect("it is taken on drop only")
     }
@@ -82,23 +82,23 @@ impl ChildGuard {
         self.process.as_mut().expect("it is taken on drop only")
     }
 
-    /// Sends `signal` to it, unless it was waited for.
+    /// Sends `signal` to the process, unless it was waited for.
     pub(super) fn signal(&self, signal: Signal) {
         if self.status.is_none() {
-            // It may have ended, and then keeps its id until it is waited for.
+            // It may have exited, and then keeps its id until it is waited for.
             let _ = kill_process(self.pid, signal);
         }
     }
 
-    /// Waits for its end. Nothing is lost if the future is dropped.
+    /// Waits until the process exits. Cancel safe.
     pub(super) async fn wait(&mut self) -> ExitStatus {
         if let Some(status) = self.status {
             return status;
         }
         loop {
-            match timeout(LOOK_EVERY, self.process_mut().wait()).await {
+            match timeout(POLL_INTERVAL, self.process_mut().wait()).await {
                 Ok(status) => return *self.status.insert(status.unwrap_or_else(unknown)),
-                // The system does not tell of every end: one was seen that stayed untold.
+                // The system does not report every exit: a missed one was observed.
                 Err(_) => {
                     if let Some(status) = self.try_wait() {
                         return status;
@@ -108,7 +108,7 @@ impl ChildGuard {
         }
     }
 
-    /// How it ended, if it did.
+    /// Returns the exit status, if the process has exited.
     pub(super) fn try_wait(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status =
@@ -118,7 +118,7 @@ impl ChildGuard {
     }
 }
 
-/// How a process ended that someone else waited for, as a host does that ignores SIGCHLD.
+/// Status of a process that other code waited for, as in a host that ignores SIGCHLD.
 fn unknown(_: io::Error) -> ExitStatus {
     ExitStatus::from_raw(0xff << 8)
 }
@@ -129,26 +129,26 @@ impl Drop for ChildGuard {
         if self.status.is_some() {
             return;
         }
-        // It may have ended just now.
+        // It may have exited just now.
         let _ = process.start_kill();
-        let mut last = Last(process, self.started.take());
+        let mut last = WaitOnDrop(process, self.started.take());
         self.runtime.spawn(async move {
             let _ = last.0.wait().await;
         });
     }
 }
 
-/// Waits on the spot where no runtime does any more.
-struct Last(Child, #[expect(dead_code, reason = "dropped after it")] Option<Started>);
+/// Waits synchronously on drop, if no runtime is left to wait for the process.
+struct WaitOnDrop(Child, #[expect(dead_code, reason = "dropped after it")] Option<Started>);
 
-impl Drop for Last {
+impl Drop for WaitOnDrop {
     fn drop(&mut self) {
-        let steps = LAST_WAIT_MAX.as_millis() / LAST_WAIT_STEP.as_millis();
+        let steps = DROP_TIMEOUT.as_millis() / DROP_POLL_INTERVAL.as_millis();
         for _ in 0..steps {
             if !matches!(self.0.try_wait(), Ok(None)) {
                 return;
             }
-            std::thread::sleep(LAST_WAIT_STEP);
+            std::thread::sleep(DROP_POLL_INTERVAL);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Real processes, by `/bin/sh`.
+//! Tests with real processes, run by `/bin/sh`.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -13,8 +13,8 @@ use super::child::{Child, ChildLimits, Launch};
 use super::random;
 use super::run_to_end::{RunToEnd, run_to_end};
 
-/// Generous: only a failing test waits so long.
-pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Generous: only a failing test waits this long.
+pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) fn launch(script: &str, guarded: bool) -> Launch {
     let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
@@ -25,13 +25,13 @@ pub(super) fn launch(script: &str, guarded: bool) -> Launch {
         folder: PathBuf::from("/"),
         environment: vec![("PATH".into(), path)],
         limits: ChildLimits::default(),
-        mark: random::token().unwrap(),
+        tag: random::token().unwrap(),
         guarded,
         remove_at_end: None,
     }
 }
 
-/// Starts `script`, and waits until it has written a line.
+/// Starts `launch`, and waits for the first line of output.
 pub(super) async fn started(launch: &Launch) -> (Child, String) {
     let mut child = Child::spawn(launch).unwrap();
     let mut lines = BufReader::new(child.take_stdout().unwrap()).lines();
@@ -47,7 +47,7 @@ fn is_running(pid: u32) -> bool {
     end_of(pid).is_ok_and(|end| end.is_none())
 }
 
-/// Looks without reaping.
+/// Polls without reaping.
 fn end_of(pid: u32) -> rustix::io::Result<Option<WaitIdStatus>> {
     let pid = Pid::from_raw(pid.cast_signed()).unwrap();
     let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -55,21 +55,21 @@ fn end_of(pid: u32) -> rustix::io::Result<Option<WaitIdStatus>> {
 }
 
 #[cfg(target_os = "linux")]
-fn carriers(mark: &str) -> usize {
-    super::launch_tag::carriers::all(mark).len()
+fn count_tagged(tag: &str) -> usize {
+    super::launch_tag::tagged_processes::all(tag).len()
 }
 
 #[cfg(target_os = "linux")]
-fn wait_until_none_carries(mark: &str) {
+fn wait_until_none_runs(tag: &str) {
     let since = std::time::Instant::now();
-    while carriers(mark) > 0 {
-        assert!(since.elapsed() < WAIT_MAX, "processes of the launch are left");
+    while count_tagged(tag) > 0 {
+        assert!(since.elapsed() < TEST_TIMEOUT, "processes of the launch still run");
         std::thread::yield_now();
     }
 }
 
 #[tokio::test]
-async fn what_a_child_writes_arrives_and_its_end_is_told() {
+async fn child_output_and_exit_status_are_reported() {
     for guarded in [false, true] {
         let mut child = Child::spawn(&launch("echo out; echo err >&2; exit 3", guarded)).unwrap();
         let (mut out, mut err) = (String::new(), String::new());
@@ -79,45 +79,45 @@ async fn what_a_child_writes_arrives_and_its_end_is_told() {
         assert_eq!(child.wait().await.code(), Some(3));
         assert_eq!(child.wait().await.code(), Some(3));
         let pid = child.pid();
-        assert_eq!(child.stop(WAIT_MAX).await.status.code(), Some(3));
+        assert_eq!(child.stop(TEST_TIMEOUT).await.status.code(), Some(3));
         assert!(was_reaped(pid));
     }
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_child_that_was_stopped() {
+async fn stopped_child_leaves_no_processes() {
     for guarded in [false, true] {
         let launch = launch("sleep 1000 & echo ready; wait", guarded);
         let (child, _) = started(&launch).await;
         let pids = [Some(child.pid()), child.guardian_pid()];
-        assert_eq!(child.stop(WAIT_MAX).await.status.signal(), Some(libc::SIGTERM));
+        assert_eq!(child.stop(TEST_TIMEOUT).await.status.signal(), Some(libc::SIGTERM));
         assert!(pids.into_iter().flatten().all(was_reaped));
         #[cfg(target_os = "linux")]
-        assert_eq!(carriers(&launch.mark), 0);
+        assert_eq!(count_tagged(&launch.tag), 0);
     }
 }
 
 #[tokio::test]
-async fn a_child_that_ends_when_asked_says_how() {
+async fn child_that_handles_sigterm_reports_its_status() {
     let launch = launch("trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done", true);
     let (child, _) = started(&launch).await;
-    assert_eq!(child.stop(WAIT_MAX).await.status.code(), Some(7));
+    assert_eq!(child.stop(TEST_TIMEOUT).await.status.code(), Some(7));
 }
 
 #[tokio::test]
-async fn a_child_that_does_not_end_when_asked_is_killed() {
+async fn child_that_ignores_sigterm_is_killed() {
     let launch = launch("trap '' TERM; echo ready; while :; do sleep 1000; done", true);
     let (child, _) = started(&launch).await;
     assert_eq!(child.stop(Duration::ZERO).await.status.signal(), Some(libc::SIGKILL));
 }
 
 #[tokio::test]
-async fn the_guardian_stays_when_the_group_is_asked_to_end() {
+async fn guardian_survives_sigterm_to_its_group() {
     let launch = launch("trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done", true);
     let mut child = Child::spawn(&launch).unwrap();
     let mut lines = BufReader::new(child.take_stdout().unwrap()).lines();
     assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ready"));
-    while !child.guardian_is_deaf() {
+    while !child.guardian_ignores_signals() {
         std::thread::yield_now();
     }
     child.terminate();
@@ -130,22 +130,22 @@ async fn the_guardian_stays_when_the_group_is_asked_to_end() {
 }
 
 #[tokio::test]
-async fn a_guardian_that_just_began_stays_too() {
+async fn guardian_that_just_started_survives_sigterm() {
     for _ in 0..20 {
         let mut child = Child::spawn(&launch("exec sleep 1000", true)).unwrap();
         child.terminate();
         assert_eq!(child.wait().await.signal(), Some(libc::SIGTERM));
-        while !child.guardian_is_deaf() {
+        while !child.guardian_ignores_signals() {
             assert!(is_running(child.guardian_pid().unwrap()));
         }
         assert!(is_running(child.guardian_pid().unwrap()));
-        child.stop(WAIT_MAX).await;
+        child.stop(TEST_TIMEOUT).await;
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn descendants_that_do_not_listen_or_left_the_group_are_ended_too() {
+async fn descendants_outside_the_group_or_ignoring_sigterm_are_killed() {
     let scripts = [
         "sh -c \"trap '' TERM; echo ready; while :; do sleep 1000; done\" & wait",
         "setsid sh -c 'echo ready; exec sleep 1000' & wait",
@@ -154,27 +154,27 @@ async fn descendants_that_do_not_listen_or_left_the_group_are_ended_too() {
     for (script, guarded) in scripts.iter().flat_map(|script| [(script, false), (script, true)]) {
         let launch = launch(script, guarded);
         let (child, _) = started(&launch).await;
-        assert!(carriers(&launch.mark) > 0, "{script}");
+        assert!(count_tagged(&launch.tag) > 0, "{script}");
         child.stop(Duration::ZERO).await;
-        assert_eq!(carriers(&launch.mark), 0, "{script}");
+        assert_eq!(count_tagged(&launch.tag), 0, "{script}");
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_a_child_started_is_ended_after_it_died_by_itself() {
+async fn descendants_are_killed_after_child_crashed() {
     for guarded in [false, true] {
         let launch = launch("sleep 1000 & setsid sleep 1000 & echo ready; kill -KILL $$", guarded);
         let (mut child, _) = started(&launch).await;
         assert_eq!(child.wait().await.signal(), Some(libc::SIGKILL));
-        child.stop(WAIT_MAX).await;
-        assert_eq!(carriers(&launch.mark), 0);
+        child.stop(TEST_TIMEOUT).await;
+        assert_eq!(count_tagged(&launch.tag), 0);
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_child_that_is_dropped_is_ended_and_reaped() {
+async fn dropped_child_is_killed_and_reaped() {
     for guarded in [false, true] {
         let launch = launch("setsid sleep 1000 & echo ready; wait", guarded);
         let (child, _) = started(&launch).await;
@@ -182,15 +182,15 @@ async fn a_child_that_is_dropped_is_ended_and_reaped() {
             [Some(child.pid()), child.guardian_pid()].into_iter().flatten().collect();
         drop(child);
         let since = std::time::Instant::now();
-        while carriers(&launch.mark) > 0 || !pids.iter().all(|pid| was_reaped(*pid)) {
-            assert!(since.elapsed() < WAIT_MAX, "something is left");
+        while count_tagged(&launch.tag) > 0 || !pids.iter().all(|pid| was_reaped(*pid)) {
+            assert!(since.elapsed() < TEST_TIMEOUT, "processes of the launch still run");
             tokio::task::yield_now().await;
         }
     }
 }
 
 #[test]
-fn a_child_that_outlives_its_runtime_is_ended_and_reaped() {
+fn child_that_outlives_its_runtime_is_killed_and_reaped() {
     for guarded in [false, true] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let launch = launch("sleep 1000 & echo ready; wait", guarded);
@@ -201,22 +201,22 @@ fn a_child_that_outlives_its_runtime_is_ended_and_reaped() {
         drop(child);
         assert!(pids.into_iter().all(was_reaped));
         #[cfg(target_os = "linux")]
-        wait_until_none_carries(&launch.mark);
+        wait_until_none_runs(&launch.tag);
     }
 }
 
 #[tokio::test]
-async fn a_child_without_a_shell_to_guard_it_leads_its_own_group() {
+async fn child_without_guardian_leads_its_own_group() {
     let launch = launch("echo ready; exec sleep 1000", true);
     let child = Child::spawn_with(&launch, Path::new("/nonexistent/sh")).unwrap();
     assert_eq!(child.guardian_pid(), None);
     let pid = child.pid();
-    assert_eq!(child.stop(WAIT_MAX).await.status.signal(), Some(libc::SIGTERM));
+    assert_eq!(child.stop(TEST_TIMEOUT).await.status.signal(), Some(libc::SIGTERM));
     assert!(was_reaped(pid));
 }
 
 #[tokio::test]
-async fn a_program_that_cannot_be_started_says_why_and_leaves_no_guardian() {
+async fn missing_program_fails_with_not_found() {
     let mut launch = launch("", true);
     launch.program = PathBuf::from("/nonexistent/program");
     let error = Child::spawn(&launch).err().unwrap();
@@ -225,7 +225,7 @@ async fn a_program_that_cannot_be_started_says_why_and_leaves_no_guardian() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_program_that_stays_open_for_writing_is_said_to_be_busy() {
+async fn program_held_open_for_writing_is_reported_as_busy() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let mut launch = launch("", false);
@@ -239,25 +239,25 @@ async fn a_program_that_stays_open_for_writing_is_said_to_be_busy() {
 }
 
 #[tokio::test]
-async fn a_child_sees_its_limits_and_signals_as_a_new_program() {
+async fn child_has_its_limits_and_default_signals() {
     let mut launch = launch("ulimit -n; ulimit -c; ulimit -t; ulimit -d; kill -TERM $$", true);
     launch.limits =
         ChildLimits { memory_bytes: Some(512 << 20), descriptors: Some(50), cpu_s: Some(30) };
-    match run_to_end(&launch, WAIT_MAX, 1 << 20).await {
-        RunToEnd::Ended { status, stdout, .. } => {
+    match run_to_end(&launch, TEST_TIMEOUT, 1 << 20).await {
+        RunToEnd::Exited { status, stdout, .. } => {
             assert_eq!(String::from_utf8(stdout).unwrap(), "50\n0\n30\n524288\n");
             assert_eq!(status.signal(), Some(libc::SIGTERM));
         }
-        _ => panic!("it ends"),
+        _ => panic!("the program exits"),
     }
 }
 
 #[tokio::test]
-async fn limits_above_the_hosts_own_are_its_own() {
+async fn limits_above_the_hosts_own_are_clamped() {
     let mut launch = launch("ulimit -Hn", true);
     launch.limits.descriptors = Some(u64::MAX - 1);
-    let RunToEnd::Ended { stdout, .. } = run_to_end(&launch, WAIT_MAX, 1 << 20).await else {
-        panic!("it ends")
+    let RunToEnd::Exited { stdout, .. } = run_to_end(&launch, TEST_TIMEOUT, 1 << 20).await else {
+        panic!("the program exits")
     };
     let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let own = own.map_or("unlimited".to_owned(), |own| own.to_string());
@@ -265,16 +265,16 @@ async fn limits_above_the_hosts_own_are_its_own() {
 }
 
 #[tokio::test]
-async fn a_child_gets_the_environment_it_was_given_and_the_mark() {
+async fn child_gets_exactly_its_environment_and_the_launch_tag() {
     let mut launch = launch("", true);
     launch.program = PathBuf::from("/usr/bin/env");
     launch.args.clear();
     launch.environment = vec![("LANG".into(), "C".into()), ("HOTBAY_LAUNCH".into(), "x".into())];
-    let RunToEnd::Ended { stdout, .. } = run_to_end(&launch, WAIT_MAX, 1 << 20).await else {
-        panic!("it ends")
+    let RunToEnd::Exited { stdout, .. } = run_to_end(&launch, TEST_TIMEOUT, 1 << 20).await else {
+        panic!("the program exits")
     };
     let stdout = String::from_utf8(stdout).unwrap();
     let mut lines: Vec<_> = stdout.lines().collect();
     lines.sort_unstable();
-    assert_eq!(lines, [format!("HOTBAY_LAUNCH={}", launch.mark).as_str(), "LANG=C"]);
+    assert_eq!(lines, [format!("HOTBAY_LAUNCH={}", launch.tag).as_str(), "LANG=C"]);
 }

@@ -1,4 +1,5 @@
-//! How a program gets its start configuration: in the environment, in a file, or as an argument.
+//! Delivery of the start configuration to a program: in the environment, in a file, or as an
+//! argument.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -11,14 +12,14 @@ use super::dialect::Capabilities;
 const TEXT_VARIABLE: &str = "HOTBAY_CONFIG";
 const FILE_VARIABLE: &str = "HOTBAY_CONFIG_FILE";
 
-/// A longer text is given in a file, where the program reads one.
-const TEXT_BYTES_MAX: usize = 96 << 10;
+/// A longer config is passed in a file, if the program reads one.
+const MAX_TEXT_BYTES: usize = 96 << 10;
 
-/// What Linux takes for one argument or variable, the zero at its end counted (`MAX_ARG_STRLEN`
-/// of execve(2)). Elsewhere only the sum of all has a limit.
-const STRING_BYTES_MAX: usize = if cfg!(target_os = "linux") { 128 << 10 } else { usize::MAX };
+/// The longest argument or variable that Linux accepts, including the terminating zero
+/// (`MAX_ARG_STRLEN` of execve(2)). Other systems limit only the sum of all.
+const MAX_STRING_BYTES: usize = if cfg!(target_os = "linux") { 128 << 10 } else { usize::MAX };
 
-/// How a config is given.
+/// The way a config is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Channel {
     Environment,
@@ -27,18 +28,18 @@ pub(super) enum Channel {
 }
 
 impl Channel {
-    /// The one for a config of that length.
+    /// Selects the channel for a config of `config_bytes`.
     pub(super) fn of(capabilities: &Capabilities, config_bytes: usize) -> Self {
         let (env, file) = (capabilities.reads_config_from_env, capabilities.reads_config_from_file);
         match (env, file) {
-            (true, true) if config_bytes <= TEXT_BYTES_MAX => Self::Environment,
+            (true, true) if config_bytes <= MAX_TEXT_BYTES => Self::Environment,
             (_, true) => Self::File,
             (true, false) => Self::Environment,
             (false, false) => Self::Argument,
         }
     }
 
-    /// As people and programs know it.
+    /// Returns the name as users know it.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Environment => TEXT_VARIABLE,
@@ -48,12 +49,13 @@ impl Channel {
     }
 }
 
-/// Adds the config to a launch. Answers with the file that was made in `folder`, which has served
+/// Adds the config to a launch. Returns the file created in `folder`, if any, which can be removed
 /// once the program is ready.
 ///
 /// # Errors
 ///
-/// That it is too long for a program that reads no file, or that the file cannot be written.
+/// Fails if the config is too long for a program that reads no file, or if the file cannot be
+/// written.
 pub(super) fn give(
     launch: &mut Launch,
     config: String,
@@ -62,13 +64,13 @@ pub(super) fn give(
 ) -> Result<Option<PathBuf>, String> {
     let channel = Channel::of(capabilities, config.len());
     let name_bytes = if channel == Channel::Environment { TEXT_VARIABLE.len() + 1 } else { 0 };
-    if channel != Channel::File && config.len() + name_bytes + 1 > STRING_BYTES_MAX {
+    if channel != Channel::File && config.len() + name_bytes + 1 > MAX_STRING_BYTES {
         return Err(format!(
-            "its start configuration has {} bytes, and the system passes at most {} by {}; make \
-             the config shorter, or have the program read the file that {FILE_VARIABLE} names and \
+            "its start configuration has {} bytes, more than the {} that the system passes by {}; \
+             shorten the config, or have the program read the file named by {FILE_VARIABLE} and \
              declare `\"config\": [\"env\", \"file\"]` in its capabilities",
             config.len(),
-            STRING_BYTES_MAX - name_bytes - 1,
+            MAX_STRING_BYTES - name_bytes - 1,
             channel.name()
         ));
     }
@@ -78,7 +80,7 @@ pub(super) fn give(
         Channel::File => {
             let path = folder.join("config.json");
             write(&path, &config)
-                .map_err(|error| format!("no file for its start configuration: {error}"))?;
+                .map_err(|error| format!("its start configuration was not written: {error}"))?;
             launch.environment.push((FILE_VARIABLE.into(), path.clone().into()));
             return Ok(Some(path));
         }
@@ -86,7 +88,7 @@ pub(super) fn give(
     Ok(None)
 }
 
-/// Readable by this user alone.
+/// Writes a file that only this user can read.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;

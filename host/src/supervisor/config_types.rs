@@ -1,7 +1,8 @@
-//! Which parts of a plugin's config are delivered to its program, and under which type: values in,
-//! values out. In our protocol the whole config is the type `hotbay/v1`. Besides, and in the older
-//! dialects alone, each member of the config whose name is a config type that the program declares
-//! is delivered as that type.
+//! Selects the parts of a plugin's config that its program receives, and their types. Pure.
+//!
+//! In our protocol the whole config has the type `hotbay/v1`. In addition, and in the older
+//! dialects exclusively, each member of the config whose name is a declared config type is
+//! delivered as that type.
 
 use serde_json::Value;
 
@@ -10,16 +11,16 @@ use super::dialect::{Capabilities, Dialect};
 /// The type of the whole config.
 const WHOLE: &str = "hotbay/v1";
 
-/// A config as it is delivered.
+/// The parts of a config that are delivered.
 #[derive(Debug, PartialEq)]
 pub(super) struct Delivery<'c> {
     /// Each type with its value.
     pub(super) entries: Vec<(&'c str, &'c Value)>,
-    /// What is not delivered though it is declared, or the reverse, in words.
+    /// Declared types that are missing, and members that are not delivered, as sentences.
     pub(super) notes: Vec<String>,
 }
 
-/// Sorts the members of `config`, an object, by the types that the program declares.
+/// Selects the members of `config`, an object, by the types that the program declares.
 pub(super) fn delivery<'c>(capabilities: &'c Capabilities, config: &'c Value) -> Delivery<'c> {
     let declared = &capabilities.config_types;
     let takes_whole = matches!(capabilities.dialect, Dialect::Ours { .. })
@@ -35,7 +36,7 @@ pub(super) fn delivery<'c>(capabilities: &'c Capabilities, config: &'c Value) ->
             Some(value) => entries.push((name, value)),
             None => notes.push(format!(
                 "`config` has no member `{name}`, a config type that the program declares; the \
-                 program gets none"
+                 program receives no value for it"
             )),
         }
     }
@@ -48,15 +49,15 @@ pub(super) fn delivery<'c>(capabilities: &'c Capabilities, config: &'c Value) ->
                 false => format!("it declares `{}`", declared.join("`, `")),
             };
             format!(
-                "`config.{name}` is not delivered: `{name}` is not a config type that the program \
-                 declares; {known}"
+                "`config.{name}` is not delivered: the program does not declare the config type \
+                 `{name}`; {known}"
             )
         }));
     }
     Delivery { entries, notes }
 }
 
-/// What of a config is not delivered though it is declared, or the reverse, in words.
+/// Returns the notes of `delivery`.
 pub(crate) fn notes(capabilities: &Capabilities, config: &Value) -> Vec<String> {
     delivery(capabilities, config).notes
 }
@@ -74,17 +75,17 @@ mod tests {
         let names: Vec<_> = found.entries.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, entries);
         for (name, value) in &found.entries {
-            let wanted = if *name == WHOLE { Some(config) } else { config.get(name) };
-            assert_eq!(Some(*value), wanted);
+            let expected = if *name == WHOLE { Some(config) } else { config.get(name) };
+            assert_eq!(Some(*value), expected);
         }
         assert_eq!(found.notes.len(), notes.len(), "{:?}", found.notes);
-        for (found, wanted) in found.notes.iter().zip(notes) {
-            assert!(found.contains(wanted), "{found}");
+        for (found, expected) in found.notes.iter().zip(notes) {
+            assert!(found.contains(expected), "{found}");
         }
     }
 
     #[test]
-    fn declared_types_are_delivered_and_the_rest_is_noted() {
+    fn declared_types_are_delivered_and_others_are_noted() {
         let older = |types: &[&str]| json!({ "types": {}, "configTypes": types });
         let newer = json!({ "capabilities": [], "supportedConfigTypes": ["db/v1"] });
         let ours = json!({

@@ -1,23 +1,23 @@
-//! All that a process started and that its parents still show, whatever group, session or
-//! environment it has by now. Linux only; elsewhere nothing is listed.
+//! Finds the live descendants of a process by parent ids, whatever group, session or environment
+//! they have. Linux only; other systems list none.
 
 use std::os::fd::OwnedFd;
 
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 
-/// Processes, held so that their ids cannot become strangers'.
+/// Processes held by pidfd, so that their ids cannot be reused.
 pub(super) struct Descendants(Vec<OwnedFd>);
 
 impl Descendants {
-    /// Those of `process` at this moment, without itself.
+    /// Returns the current descendants of `process`, without itself.
     pub(super) fn of(process: Pid) -> Self {
         Self(listed::below(process))
     }
 
-    /// Ends those that are still there.
+    /// Kills those that still run.
     pub(super) fn kill(&self) {
         for held in &self.0 {
-            // It may have ended by itself.
+            // It may have exited meanwhile.
             let _ = pidfd_send_signal(held, Signal::KILL);
         }
     }
@@ -39,15 +39,15 @@ mod listed {
             }
         }
         let mut held = Vec::new();
-        let mut to_do = vec![process.as_raw_nonzero().get()];
-        while let Some(parent) = to_do.pop() {
+        let mut pending = vec![process.as_raw_nonzero().get()];
+        while let Some(parent) = pending.pop() {
             for pid in children.remove(&parent).unwrap_or_default() {
                 let opened =
                     Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-                // It was that process's child all the time if it still is.
+                // If it is still that process's child, it was so all the time.
                 if let Some(opened) = opened.filter(|_| parent_of(pid) == Some(parent)) {
                     held.push(opened);
-                    to_do.push(pid);
+                    pending.push(pid);
                 }
             }
         }
@@ -56,7 +56,7 @@ mod listed {
 
     fn parent_of(pid: i32) -> Option<i32> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name before it may hold anything.
+        // The name may contain anything, so parsing starts after it.
         stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
     }
 }

@@ -1,15 +1,16 @@
-//! What of the host's environment a child gets.
+//! Selects the part of the host's environment that a child inherits.
 
 use std::ffi::{OsStr, OsString};
 
-/// What programs commonly need and nothing that is commonly secret.
+/// Variables that programs commonly need; none that commonly holds a secret.
 const ALLOWED: [&str; 8] =
     ["PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "RUST_BACKTRACE"];
 const ALLOWED_PREFIX: &[u8] = b"LC_";
-/// Ours: told to each child anew, never handed down.
+/// Prefix of our own variables, which are set for each child and never inherited.
 const OWN_PREFIX: &[u8] = b"HOTBAY_";
 
-/// Those of `all` that every child gets, and those of `extra_names`. None of our own.
+/// Returns the variables of `all` that every child gets, and those named in `extra_names`; never
+/// one of our own.
 pub(crate) fn allowed(
     all: impl Iterator<Item = (OsString, OsString)>,
     extra_names: &[String],
@@ -32,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_gets_what_is_listed_or_named_and_nothing_else() {
+    fn child_gets_only_listed_and_named_variables() {
         let all = [
             "PATH",
             "HOME",

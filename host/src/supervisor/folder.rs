@@ -1,5 +1,5 @@
-//! The private folder of a launch, where its sockets are: made, removed, and swept when a host
-//! ended without removing its own.
+//! The private folder of a launch, which holds its sockets. Removed on drop, or swept later if a
+//! host exited without removing it.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -12,36 +12,35 @@ use crate::artifact::folder_lock::FolderLock;
 use crate::artifact::stage::make_usable;
 use crate::artifact::sweep;
 
-/// What the names of these folders begin with; the host's process id follows.
+/// Prefix of the folder names; the host's process id follows.
 const PREFIX: &str = "hotbay-run-";
-/// How long the path of a socket may be, without the zero at its end.
-const SOCKET_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
-/// A separator and the longest name of a socket in the folder.
-const SOCKET_NAME_BYTES_MAX: usize = 30;
-/// Used where the path of the wanted parent is too long for sockets.
+/// The longest path of a socket, without the terminating zero.
+const MAX_SOCKET_PATH_BYTES: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+/// A separator and the longest name of a socket.
+const MAX_SOCKET_NAME_BYTES: usize = 30;
+/// Parent folder if the requested one makes socket paths too long.
 const SHORT_PARENT: &str = "/tmp";
 
-/// A folder of mode 0700 with a name that cannot be guessed. Dropped, it is removed with all in
-/// it.
+/// A folder of mode 0700 with an unpredictable name, removed with its content on drop.
 pub(crate) struct LaunchFolder {
     path: PathBuf,
-    // Held until the folder is removed, so that no sweep takes it for abandoned.
+    // Held until the folder is removed, so that no sweep considers it abandoned.
     _lock: FolderLock,
 }
 
 impl LaunchFolder {
-    /// Makes one in `parent`, or in `/tmp` if paths of sockets in it would be too long.
+    /// Creates a folder in `parent`, or in `/tmp` if socket paths would become too long.
     pub(crate) fn make(parent: &Path) -> io::Result<Self> {
         let token = random::token()?;
         let name = format!("{PREFIX}{}-{}", std::process::id(), &token[..16]);
-        let wanted = parent.join(&name);
-        let longest = wanted.as_os_str().as_bytes().len() + SOCKET_NAME_BYTES_MAX;
-        let path = match longest > SOCKET_PATH_BYTES_MAX {
+        let expected = parent.join(&name);
+        let longest = expected.as_os_str().as_bytes().len() + MAX_SOCKET_NAME_BYTES;
+        let path = match longest > MAX_SOCKET_PATH_BYTES {
             true => Path::new(SHORT_PARENT).join(&name),
-            false => wanted,
+            false => expected,
         };
         let make = || {
-            // Fails if something has that name, also a link.
+            // Fails if the name exists, even as a symbolic link.
             DirBuilder::new().mode(0o700).create(&path)?;
             make_usable(&path)?;
             Ok(path.clone())
@@ -57,13 +56,13 @@ impl LaunchFolder {
 
 impl Drop for LaunchFolder {
     fn drop(&mut self) {
-        // What cannot be removed now is swept by a later host.
+        // If this fails, a later host sweeps it.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Removes what hosts left in `parent`, and in `/tmp`, that ended without their own clean-up.
-/// Touches only folders of this user whose lock is free.
+/// Removes the folders that earlier hosts left in `parent` and in `/tmp`. Touches only folders of
+/// this user whose lock is free.
 pub(crate) fn sweep(parent: &Path) {
     sweep::sweep(parent, PREFIX);
     if parent != Path::new(SHORT_PARENT) {
@@ -77,7 +76,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_folder_is_private_and_removed_with_all_in_it() {
+    fn folder_is_private_and_removed_with_its_content() {
         let parent = tempfile::tempdir().unwrap();
         let folder = LaunchFolder::make(parent.path()).unwrap();
         let other = LaunchFolder::make(parent.path()).unwrap();
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_too_long_for_a_socket_are_avoided() {
+    fn paths_too_long_for_a_socket_use_the_short_parent() {
         let parent = tempfile::tempdir().unwrap();
         let long = parent.path().join("x".repeat(80));
         fs::create_dir(&long).unwrap();

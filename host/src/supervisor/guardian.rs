@@ -1,11 +1,12 @@
-//! A small process in the child's group that ends the group when the host is gone.
+//! A small process in the child's group that kills the group after the host has exited.
 //!
-//! It leads the group, so the group's id stays the group's for as long as the host has not
-//! reaped it, and it reads a pipe that only the host holds: however the host ends, the read ends
-//! too. A shell does it, since the host's own program cannot be asked to do such a thing.
+//! It leads the group, so the group's id is not reused until the host reaps it. It reads a pipe
+//! whose other end only the host holds: however the host exits, the read ends. It is a shell, since
+//! the host's own program has no such mode.
 //!
-//! A plugin can kill it, since both belong to one user. Its end closes a pipe that the host reads,
-//! and another one then joins the group. The first one stays unreaped and holds the group's id.
+//! A plugin can kill it, since both belong to one user. Its exit closes a pipe that the host reads,
+//! and the host adds another guardian to the group. The first one stays unreaped and keeps the
+//! group's id.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -25,24 +26,25 @@ use super::child_guard::ChildGuard;
 /// The shell of every Unix.
 pub(super) const SHELL: &str = "/bin/sh";
 
-/// Where `grep`, `rm` and `sleep` are looked for, before the places that the host itself knows.
+/// Search path for `grep`, `rm` and `sleep`, before the host's own.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// The variables by which it knows the mark of the launch, and the folder to remove: arguments
-/// can be read by every user, the environment only by this one.
-pub(super) const MARK_VARIABLE: &str = "HOTBAY_GUARDED";
+/// Variables that pass the launch tag and the folder to remove: every user can read arguments, but
+/// only this one the environment.
+pub(super) const TAG_VARIABLE: &str = "HOTBAY_GUARDED";
 pub(super) const FOLDER_VARIABLE: &str = "HOTBAY_GUARDED_FOLDER";
 
-/// Between the start of a guardian and the start of the one that takes its place: doubled each
-/// time, and the first one again after a guardian that lived for long.
-const AGAIN_IN_FIRST: Duration = Duration::from_millis(50);
-const AGAIN_IN_MAX: Duration = Duration::from_secs(5);
-const STEADY_MIN: Duration = Duration::from_secs(60);
+/// Delay between the start of a guardian and the start of its replacement: doubled each time, and
+/// reset after a guardian that ran for `STEADY_AFTER`.
+const INITIAL_RESTART_DELAY: Duration = Duration::from_millis(50);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(5);
+const STEADY_AFTER: Duration = Duration::from_secs(60);
 
-/// First it turns deaf to what a child may send to its whole group, and says so by a line. At the
-/// end, processes that left the group are found by their mark, where there is `/proc`; more than
-/// once, since a process shows no environment while it executes a program. Without a `grep` that
-/// reads lines ended by zeros the shell reads the environments itself, which takes longer.
+/// Ignores the signals that a child may send to its whole group, and prints a line once it does.
+///
+/// Finally it kills the processes that left the group, which it finds by their tag in `/proc`. It
+/// repeats the scan, since a process shows no environment during `exec`. Without a `grep` that
+/// supports `-z` the shell reads the environments itself, which takes longer.
 pub(super) const SCRIPT: &str = r#"
 trap '' HUP INT QUIT PIPE ALRM TERM USR1 USR2 TSTP TTIN TTOU
 echo
@@ -75,38 +77,39 @@ done
 kill -KILL 0
 "#;
 
-/// What leads a child's group and ends it when the host is gone. Dropped, it is killed and reaped.
+/// The guardian of a child's group. Killed and reaped on drop.
 pub(super) struct Guardian {
     shell: PathBuf,
-    mark: String,
+    tag: String,
     remove_at_end: Option<PathBuf>,
-    /// The group has its id. Not reaped before the group's end, also where it ended.
+    /// The process whose id is the group's. Not reaped before the group is killed, even if it
+    /// exited.
     leader: ChildGuard,
-    /// The one that took the place of one that ended.
+    /// The replacement, if the leader was killed.
     next: Option<ChildGuard>,
-    /// Whether the one that guards is past the moment in which a signal to its group would end it.
-    is_deaf: bool,
+    /// Whether the current guardian ignores signals to its group.
+    ignores_signals: bool,
     since: Instant,
-    again_in: Duration,
+    restart_delay: Duration,
 }
 
 impl Guardian {
-    /// Starts one, or nothing where there is no `shell`.
+    /// Spawns a guardian; returns `None` if `shell` is missing.
     pub(super) fn spawn(
         shell: &Path,
-        mark: &str,
+        tag: &str,
         remove_at_end: Option<&Path>,
     ) -> io::Result<Option<Self>> {
-        match ChildGuard::spawn(&mut command(shell, mark, remove_at_end, 0)) {
+        match ChildGuard::spawn(&mut command(shell, tag, remove_at_end, 0)) {
             Ok(leader) => Ok(Some(Self {
                 shell: shell.to_owned(),
-                mark: mark.to_owned(),
+                tag: tag.to_owned(),
                 remove_at_end: remove_at_end.map(Path::to_owned),
                 leader,
                 next: None,
-                is_deaf: false,
+                ignores_signals: false,
                 since: Instant::now(),
-                again_in: AGAIN_IN_FIRST,
+                restart_delay: INITIAL_RESTART_DELAY,
             })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 warn_once(shell);
@@ -116,52 +119,51 @@ impl Guardian {
         }
     }
 
-    /// The group that it leads.
+    /// Returns the group that it leads.
     pub(super) fn group(&self) -> Pid {
         self.leader.pid()
     }
 
-    /// Whether it is past the moment in which a signal to its group would end it.
-    pub(super) fn is_deaf(&self) -> bool {
-        if self.is_deaf {
+    /// Returns whether the guardian already ignores signals to its group.
+    pub(super) fn ignores_signals(&self) -> bool {
+        if self.ignores_signals {
             return true;
         }
-        let Some(said) = &self.current().process().stdout else { return false };
-        let mut said = [PollFd::new(said, PollFlags::IN)];
-        poll(&mut said, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        let Some(stdout) = &self.current().process().stdout else { return false };
+        let mut stdout = [PollFd::new(stdout, PollFlags::IN)];
+        poll(&mut stdout, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// Starts another one whenever it ends; `child` is the process that it is there for. Nothing
-    /// is lost if the future is dropped.
-    pub(super) async fn keep(&mut self, child: Pid) -> Infallible {
+    /// Replaces the guardian of `child` whenever it exits. Cancel safe.
+    pub(super) async fn replace_on_exit(&mut self, child: Pid) -> Infallible {
         loop {
-            self.ended().await;
-            if self.since.elapsed() >= STEADY_MIN {
-                self.again_in = AGAIN_IN_FIRST;
+            self.wait_for_exit().await;
+            if self.since.elapsed() >= STEADY_AFTER {
+                self.restart_delay = INITIAL_RESTART_DELAY;
             }
-            tokio::time::sleep_until((self.since + self.again_in).into()).await;
-            self.again_in = (self.again_in * 2).min(AGAIN_IN_MAX);
+            tokio::time::sleep_until((self.since + self.restart_delay).into()).await;
+            self.restart_delay = (self.restart_delay * 2).min(MAX_RESTART_DELAY);
             self.since = Instant::now();
             let group = self.group().as_raw_nonzero().get();
             let folder = self.remove_at_end.as_deref();
-            match ChildGuard::spawn(&mut command(&self.shell, &self.mark, folder, group)) {
+            match ChildGuard::spawn(&mut command(&self.shell, &self.tag, folder, group)) {
                 Ok(next) => {
                     self.next = Some(next);
-                    self.is_deaf = false;
+                    self.ignores_signals = false;
                     tracing::warn!(
-                        "the guardian of process {child} was killed by another process; a new one has \
-                         taken its place"
+                        "the guardian of process {child} was killed by another process and has been \
+                         replaced"
                     );
                 }
                 Err(error) => tracing::warn!(
-                    "the guardian of process {child} was killed by another process, and no new one \
-                     could be started, which is tried again: {error}"
+                    "the guardian of process {child} was killed by another process and could not \
+                     be replaced, will retry: {error}"
                 ),
             }
         }
     }
 
-    /// Waits for its end, once it was killed with its group.
+    /// Waits until it exits, after it was killed with its group.
     pub(super) async fn wait(&mut self) {
         self.leader.wait().await;
         if let Some(next) = &mut self.next {
@@ -169,7 +171,7 @@ impl Guardian {
         }
     }
 
-    /// The id of the one that guards now.
+    /// Returns the id of the current guardian.
     #[cfg(test)]
     pub(super) fn pid(&self) -> Pid {
         self.current().pid()
@@ -179,21 +181,21 @@ impl Guardian {
         self.next.as_ref().unwrap_or(&self.leader)
     }
 
-    /// Waits until it has ended: then nobody writes to its pipe any more.
-    async fn ended(&mut self) {
+    /// Waits until the current guardian has exited, which closes its pipe.
+    async fn wait_for_exit(&mut self) {
         let current = self.next.as_mut().unwrap_or(&mut self.leader);
-        let Some(said) = &mut current.process_mut().stdout else {
+        let Some(stdout) = &mut current.process_mut().stdout else {
             return std::future::pending().await;
         };
         let mut bytes = [0; 16];
-        while said.read(&mut bytes).await.is_ok_and(|count| count > 0) {
-            self.is_deaf = true;
+        while stdout.read(&mut bytes).await.is_ok_and(|count| count > 0) {
+            self.ignores_signals = true;
         }
     }
 }
 
-/// One that joins `group`, or leads a new one if that is 0.
-fn command(shell: &Path, mark: &str, remove_at_end: Option<&Path>, group: i32) -> Command {
+/// Builds the command of a guardian that joins `group`, or leads a new one if that is 0.
+fn command(shell: &Path, tag: &str, remove_at_end: Option<&Path>, group: i32) -> Command {
     let mut command = Command::new(shell);
     command.args(["-c", SCRIPT, "hotbay-guardian"]);
     let mut path = OsString::from(PATH);
@@ -201,11 +203,11 @@ fn command(shell: &Path, mark: &str, remove_at_end: Option<&Path>, group: i32) -
         path.push(":");
         path.push(own);
     }
-    command.env_clear().env("LC_ALL", "C").env("PATH", path).env(MARK_VARIABLE, mark);
+    command.env_clear().env("LC_ALL", "C").env("PATH", path).env(TAG_VARIABLE, tag);
     command.env(FOLDER_VARIABLE, remove_at_end.unwrap_or(Path::new("")));
     command.current_dir("/").process_group(group);
-    // The write end of its input stays in the process's value and ends with it. Nothing is
-    // done between fork and exec, so that std need not copy the host's page tables.
+    // The write end of its stdin stays in the process value and is closed with it. Nothing
+    // runs between fork and exec, so std need not copy the host's page tables.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }
@@ -214,8 +216,8 @@ fn warn_once(shell: &Path) {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
         tracing::warn!(
-            "there is no `{}`, so nothing ends what plugins' processes started when this program \
-             is killed; install a shell there",
+            "shell `{}` not found: if this program is killed, processes started by plugins replace_on_exit \
+             running; install a shell there",
             shell.display(),
         );
     });

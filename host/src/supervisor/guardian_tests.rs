@@ -1,5 +1,4 @@
-//! A host that is killed, and what becomes of all that it started. The host is this test's own
-//! program, started again.
+//! A host that is killed leaves no processes. The host is this test program, started again.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -11,45 +10,46 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
 
 use super::child::Child;
-use super::child_tests::{WAIT_MAX, launch, started};
+use super::child_tests::{TEST_TIMEOUT, launch, started};
 use super::folder::LaunchFolder;
-use super::guardian::{self, FOLDER_VARIABLE, MARK_VARIABLE, SHELL};
-use super::launch_tag::LeftBehind;
-use super::launch_tag::carriers;
+use super::guardian::{self, FOLDER_VARIABLE, SHELL, TAG_VARIABLE};
+use super::launch_tag::KillOnDrop;
+use super::launch_tag::tagged_processes;
 
-/// Says that the program is the host of the test below, and where to make its folders.
+/// Marks the program as the host of the test below, and names the parent of its folders.
 const HOST_VARIABLE: &str = "TEST_HOST_TO_BE_KILLED";
 
-/// How many guardians that host has killed before it says that it is ready.
+/// Number of guardians that this host kills before it reports that it is ready.
 const KILL_GUARDIAN_VARIABLE: &str = "TEST_KILL_GUARDIANS";
 
-/// In the group without the mark, and out of it with the mark; deaf, and in sessions of their own.
+/// Starts processes in the group without the tag, and outside it with the tag; some ignore signals,
+/// some are in their own sessions.
 const SCRIPT: &str = "\
     env -i PATH=\"$PATH\" sh -c \"trap '' TERM HUP; while :; do sleep 1000; done\" & \
-    export UNMARKED=$!; \
+    export UNTAGGED=$!; \
     setsid sh -c 'sleep 1000 & exec sleep 1000' & \
-    setsid setsid sh -c 'trap \"\" TERM; echo $UNMARKED; while :; do sleep 1000; done' & \
+    setsid setsid sh -c 'trap \"\" TERM; echo $UNTAGGED; while :; do sleep 1000; done' & \
     wait";
 
 #[tokio::test]
-async fn when_a_host_is_killed_nothing_is_left_of_what_it_started() {
-    nothing_is_left_of_a_killed_host(&[]).await;
+async fn killed_host_leaves_no_processes() {
+    check_killed_host(&[]).await;
 }
 
 #[tokio::test]
-async fn guardian_of_host_with_empty_path_leaves_nothing() {
-    nothing_is_left_of_a_killed_host(&[("PATH", "")]).await;
+async fn guardian_of_host_with_empty_path_kills_all() {
+    check_killed_host(&[("PATH", "")]).await;
 }
 
 #[tokio::test]
-async fn guardian_that_replaced_a_killed_one_leaves_nothing() {
-    nothing_is_left_of_a_killed_host(&[(KILL_GUARDIAN_VARIABLE, "2"), ("PATH", "")]).await;
+async fn guardian_that_replaced_a_killed_one_kills_all() {
+    check_killed_host(&[(KILL_GUARDIAN_VARIABLE, "2"), ("PATH", "")]).await;
 }
 
-async fn nothing_is_left_of_a_killed_host(environment: &[(&str, &str)]) {
+async fn check_killed_host(environment: &[(&str, &str)]) {
     let parent = tempfile::tempdir().unwrap();
     let mut host = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "supervisor::guardian_tests::the_host_to_be_killed", "--nocapture"])
+        .args(["--exact", "supervisor::guardian_tests::host_to_be_killed", "--nocapture"])
         .env(HOST_VARIABLE, parent.path())
         .envs(environment.iter().copied())
         .stdout(Stdio::piped())
@@ -57,81 +57,81 @@ async fn nothing_is_left_of_a_killed_host(environment: &[(&str, &str)]) {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(host.stdout.take().unwrap()).lines();
-    let guarded = LeftBehind(told(&mut lines, "guarded").await);
-    let guardian: i32 = told(&mut lines, "guardian").await.parse().unwrap();
-    let unmarked: i32 = told(&mut lines, "unmarked").await.parse().unwrap();
-    let folder = PathBuf::from(told(&mut lines, "folder").await);
-    let unguarded = LeftBehind(told(&mut lines, "unguarded").await);
-    assert!(folder.exists() && is_running(guardian) && is_running(unmarked));
-    assert!(carriers::all(&guarded.0).len() > 2);
-    assert!(!carriers::all(&unguarded.0).is_empty());
+    let guarded = KillOnDrop(value_of(&mut lines, "guarded").await);
+    let guardian: i32 = value_of(&mut lines, "guardian").await.parse().unwrap();
+    let untagged: i32 = value_of(&mut lines, "untagged").await.parse().unwrap();
+    let folder = PathBuf::from(value_of(&mut lines, "folder").await);
+    let unguarded = KillOnDrop(value_of(&mut lines, "unguarded").await);
+    assert!(folder.exists() && is_running(guardian) && is_running(untagged));
+    assert!(tagged_processes::all(&guarded.0).len() > 2);
+    assert!(!tagged_processes::all(&unguarded.0).is_empty());
 
     host.kill().await.unwrap();
     let since = Instant::now();
-    let is_left = || {
-        !carriers::all(&guarded.0).is_empty()
-            || !carriers::all(&unguarded.0).is_empty()
+    let is_anything_left = || {
+        !tagged_processes::all(&guarded.0).is_empty()
+            || !tagged_processes::all(&unguarded.0).is_empty()
             || folder.exists()
             || is_running(guardian)
-            || is_running(unmarked)
+            || is_running(untagged)
     };
-    while is_left() {
-        assert!(since.elapsed() < WAIT_MAX, "something is left");
+    while is_anything_left() {
+        assert!(since.elapsed() < TEST_TIMEOUT, "processes or the folder are left");
         tokio::task::yield_now().await;
     }
 }
 
-/// Does nothing unless the test above starts it.
+/// Host process of the test above; a no-op unless started by it.
 #[tokio::test]
-async fn the_host_to_be_killed() {
+async fn host_to_be_killed() {
     let Some(parent) = std::env::var_os(HOST_VARIABLE) else { return };
     let folder = LaunchFolder::make(Path::new(&parent)).unwrap();
     let mut launch_guarded = launch(SCRIPT, true);
     launch_guarded.remove_at_end = Some(folder.path().to_owned());
     std::fs::write(folder.path().join("x.socket"), "x").unwrap();
-    let (mut guarded, unmarked) = started(&launch_guarded).await;
+    let (mut guarded, untagged) = started(&launch_guarded).await;
     let kills = std::env::var(KILL_GUARDIAN_VARIABLE).unwrap_or_default();
     for _ in 0..kills.parse::<u32>().unwrap_or_default() {
         let before = guarded.guardian_pid().unwrap();
         let pid = rustix::process::Pid::from_raw(before.cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         let since = Instant::now();
-        while guarded.guardian_pid() == Some(before) || !guarded.guardian_is_deaf() {
-            assert!(since.elapsed() < WAIT_MAX, "no other guardian has come");
+        while guarded.guardian_pid() == Some(before) || !guarded.guardian_ignores_signals() {
+            assert!(since.elapsed() < TEST_TIMEOUT, "the guardian was not replaced");
             let _ = tokio::time::timeout(Duration::from_millis(10), guarded.wait()).await;
         }
     }
     let launch_unguarded = launch("echo ready; exec sleep 1000", false);
     let (_unguarded, _) = started(&launch_unguarded).await;
-    // The first line ends the one that the test's program begins.
+    // Terminates the line that the test harness has begun.
     println!();
-    println!("guarded {}", launch_guarded.mark);
+    println!("guarded {}", launch_guarded.tag);
     println!("guardian {}", guarded.guardian_pid().unwrap());
-    println!("unmarked {unmarked}");
+    println!("untagged {untagged}");
     println!("folder {}", folder.path().display());
-    println!("unguarded {}", launch_unguarded.mark);
+    println!("unguarded {}", launch_unguarded.tag);
     std::future::pending::<()>().await;
 }
 
-/// With neither `grep` nor `rm` nor `sleep`, the shell does alone what it can.
+/// Without `grep`, `rm` and `sleep`, the shell does what it can alone.
 #[tokio::test]
-async fn guardian_without_any_command_ends_what_carries_the_mark() {
-    let mut marked = launch("setsid sleep 1000 & echo ready; exec sleep 1000", false);
-    marked.mark = format!("{}-alone", marked.mark);
-    let (child, _) = started(&marked).await;
+async fn guardian_without_commands_kills_tagged_processes() {
+    let mut tagged = launch("setsid sleep 1000 & echo ready; exec sleep 1000", false);
+    tagged.tag = format!("{}-single", tagged.tag);
+    let (child, _) = started(&tagged).await;
     let mut guardian = Command::new(SHELL);
     guardian.args(["-c", guardian::SCRIPT]).env_clear().env("PATH", "/nowhere");
-    guardian.env(MARK_VARIABLE, &marked.mark).env(FOLDER_VARIABLE, "");
+    guardian.env(TAG_VARIABLE, &tagged.tag).env(FOLDER_VARIABLE, "");
     guardian.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let status = guardian.kill_on_drop(true).status().await.unwrap();
-    assert!(!status.success(), "it ends with its group");
-    assert!(carriers::all(&marked.mark).is_empty());
+    assert!(!status.success(), "it is killed with its group");
+    assert!(tagged_processes::all(&tagged.tag).is_empty());
     drop(child);
 }
 
-/// Neither the group nor the mark tells of it, only its parents.
+/// Neither the group nor the tag identifies the process, only its parents.
 #[tokio::test]
-async fn stop_ends_what_left_group_and_environment_while_its_parents_live() {
+async fn stop_kills_descendants_without_group_and_tag() {
     let script = "setsid sh -c 'echo $$; env -i setsid sh -c \"trap : TERM HUP; sleep 1000\" & \
                   wait' & wait";
     let (child, parent) = started(&launch(script, true)).await;
@@ -141,59 +141,62 @@ async fn stop_ends_what_left_group_and_environment_while_its_parents_live() {
         let path = format!("/proc/{pid}/task/{pid}/children");
         std::fs::read_to_string(path).ok()?.split_whitespace().next()?.parse::<i32>().ok()
     };
-    // The one that has executed its last program has a child of its own.
+    // The one that has executed its last program has a child itself.
     let escaped = loop {
         if let Some(escaped) = below(parent).filter(|pid| below(*pid).is_some()) {
             break escaped;
         }
-        assert!(since.elapsed() < WAIT_MAX, "it has not come");
+        assert!(since.elapsed() < TEST_TIMEOUT, "the process did not start");
         tokio::task::yield_now().await;
     };
     child.stop(Duration::ZERO).await;
     while is_running(escaped) {
-        assert!(since.elapsed() < WAIT_MAX, "it has escaped");
+        assert!(since.elapsed() < TEST_TIMEOUT, "the process still runs");
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn a_child_that_ended_cannot_lend_its_group_to_strangers() {
+async fn group_id_of_exited_child_is_not_reused() {
     let mut child = Child::spawn(&launch("exit 0", true)).unwrap();
     child.wait().await;
     let group = child.guardian_pid().unwrap();
     assert!(is_running(group.cast_signed()), "its leader holds the id");
-    child.stop(WAIT_MAX).await;
+    child.stop(TEST_TIMEOUT).await;
 }
 
-/// Says that the program is the host of the test below.
+/// Marks the program as the host of the test below.
 const SUBREAPER_VARIABLE: &str = "TEST_HOST_THAT_ADOPTS";
 
 #[tokio::test]
-async fn host_that_adopts_reaps_what_its_plugins_left_and_nothing_else() {
+async fn subreaper_host_reaps_orphans_of_plugins_only() {
     let host = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "supervisor::guardian_tests::the_host_that_adopts", "--nocapture"])
+        .args(["--exact", "supervisor::guardian_tests::subreaper_host", "--nocapture"])
         .env(SUBREAPER_VARIABLE, "1")
         .kill_on_drop(true)
         .output();
     let output = host.await.unwrap();
     let (stdout, stderr) = (&output.stdout, &output.stderr);
-    let told = [stdout, stderr].map(|text| String::from_utf8_lossy(text).into_owned());
-    assert!(output.status.success() && told[0].contains("all were reaped"), "{told:?}");
+    let output_texts = [stdout, stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(
+        output.status.success() && output_texts[0].contains("all were reaped"),
+        "{output_texts:?}"
+    );
 }
 
-/// Does nothing unless the test above starts it.
+/// Host process of the test above; a no-op unless started by it.
 #[test]
-fn the_host_that_adopts() {
+fn subreaper_host() {
     if std::env::var_os(SUBREAPER_VARIABLE).is_none() {
         return;
     }
-    // Of the process alone that the test above has started.
+    // Only in the process started by the test above.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let processes = super::runtime::Processes::default();
     let runtime = processes.runtime().unwrap();
     #[expect(clippy::disallowed_methods, reason = "the application's own child, not a plugin's")]
     let mut own = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
-    // In the group, in a session of its own, and without the mark in a session below that.
+    // In the group, in its own session, and without the tag in a session below that.
     let script = "sh -c 'sleep 3 & setsid sleep 3 & setsid sh -c \"env -i setsid sleep 4 & \
                   sleep 3\" & exit' ; echo $$; exec sleep 1000";
     let (child, pid) = runtime
@@ -211,33 +214,33 @@ fn the_host_that_adopts() {
         all.filter(is_child).count()
     };
     let since = Instant::now();
-    let wait_until = |wanted: &dyn Fn(usize) -> bool| {
-        while !wanted(children()) {
-            assert!(since.elapsed() < WAIT_MAX, "{} children are there", children());
+    let wait_until = |expected: &dyn Fn(usize) -> bool| {
+        while !expected(children()) {
+            assert!(since.elapsed() < TEST_TIMEOUT, "{} children exist", children());
             std::thread::yield_now();
         }
     };
     wait_until(&|count| count >= 5);
     // The application's child, the plugin's process and its guardian.
     wait_until(&|count| count == 3);
-    assert_eq!(own.wait().unwrap().code(), Some(7), "its own child is its own");
+    assert_eq!(own.wait().unwrap().code(), Some(7), "the application's child is not reaped");
     assert!(is_running(pid));
-    runtime.block_on(child.stop(WAIT_MAX));
+    runtime.block_on(child.stop(TEST_TIMEOUT));
     wait_until(&|count| count == 0);
     println!("all were reaped");
 }
 
-async fn told(lines: &mut Lines<BufReader<ChildStdout>>, name: &str) -> String {
+async fn value_of(lines: &mut Lines<BufReader<ChildStdout>>, name: &str) -> String {
     loop {
-        let line = lines.next_line().await.expect("its pipe can be read");
-        let line = line.expect("the host tells what it started");
+        let line = lines.next_line().await.expect("the pipe is readable");
+        let line = line.expect("the host prints what it started");
         if let Some(value) = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')) {
             return value.to_owned();
         }
     }
 }
 
-/// Whether there is such a process that has not ended.
+/// Returns whether the process exists and is not a zombie.
 fn is_running(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     status.is_ok_and(|status| !status.contains(") Z "))

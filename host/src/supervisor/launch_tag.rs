@@ -1,43 +1,44 @@
-//! The mark that every process of a launch inherits: finding its carriers and ending them, also
-//! those that left the group. Linux only; elsewhere nothing lists the environments of others.
+//! The tag that every process of a launch inherits in its environment: finds the tagged processes
+//! and kills them, including those that left the group. Linux only; other systems do not list
+//! environments.
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// The variable that carries the mark.
+/// The variable that is_tagged the tag.
 pub(super) const VARIABLE: &str = "HOTBAY_LAUNCH";
 
-/// Ends all that carry `mark`, on a thread where that may take a while; here and now if the
-/// runtime is ending.
-pub(super) fn end_all_later(mark: String, runtime: &Handle) -> JoinHandle<()> {
-    let left = LeftBehind(mark);
+/// Kills all processes with `tag` on a blocking thread; synchronously if the runtime is shutting
+/// down.
+pub(super) fn kill_all_in_background(tag: String, runtime: &Handle) -> JoinHandle<()> {
+    let left = KillOnDrop(tag);
     runtime.spawn(async move {
-        // If it cannot be run, it is dropped, which does the same.
+        // If the task cannot run, it is dropped, with the same effect.
         let _ = tokio::task::spawn_blocking(move || drop(left)).await;
     })
 }
 
-/// What carries this mark is ended when this is dropped.
-pub(super) struct LeftBehind(pub(super) String);
+/// Kills all processes with this tag on drop.
+pub(super) struct KillOnDrop(pub(super) String);
 
-impl Drop for LeftBehind {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        carriers::end_all(&self.0);
+        tagged_processes::kill_all(&self.0);
     }
 }
 
-/// The mark that a process carries, by its name below `/proc`.
+/// Returns the tag of a process, given its name below `/proc`.
 #[cfg(target_os = "linux")]
 pub(super) fn of(process: &str) -> Option<Vec<u8>> {
     let environment = std::fs::read(format!("/proc/{process}/environ")).ok()?;
-    let mark = |entry: &[u8]| {
+    let tag = |entry: &[u8]| {
         entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec)
     };
-    environment.split(|byte| *byte == 0).find_map(mark)
+    environment.split(|byte| *byte == 0).find_map(tag)
 }
 
 #[cfg(target_os = "linux")]
-pub(super) mod carriers {
+pub(super) mod tagged_processes {
     use std::fs::{self, File};
     use std::io::Read;
     use std::time::Duration;
@@ -46,108 +47,110 @@ pub(super) mod carriers {
 
     use super::VARIABLE;
 
-    /// More than the system gives to any program.
-    const ENVIRONMENT_BYTES_MAX: u64 = 8 << 20;
-    /// Whoever starts processes faster than this ends them stays.
-    const ROUNDS_MAX: u32 = 200;
-    /// Processes that were killed need a moment to be gone.
-    const BETWEEN_ROUNDS: Duration = Duration::from_millis(1);
-    /// Executing a program takes microseconds, and longer where the processors are busy.
-    const LOOKS_MAX: u32 = 200;
-    const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+    /// More than the system allows for any program.
+    const MAX_ENVIRONMENT_BYTES: u64 = 8 << 20;
+    /// Bounds the rounds against a program that starts processes faster than they are killed.
+    const MAX_ROUNDS: u32 = 200;
+    /// Killed processes need a moment to exit.
+    const ROUND_INTERVAL: Duration = Duration::from_millis(1);
+    /// An `exec` takes microseconds, and longer if the CPUs are busy.
+    const MAX_CHECKS: u32 = 200;
+    const CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
-    pub(super) fn end_all(mark: &str) {
-        let entry = entry(mark);
-        for _ in 0..ROUNDS_MAX {
-            let carriers = carrying(&entry);
-            if carriers.is_empty() {
+    pub(super) fn kill_all(tag: &str) {
+        let entry = entry(tag);
+        for _ in 0..MAX_ROUNDS {
+            let tagged_processes = find(&entry);
+            if tagged_processes.is_empty() {
                 return;
             }
-            for pid in carriers {
+            for pid in tagged_processes {
                 end(pid, &entry);
             }
-            std::thread::sleep(BETWEEN_ROUNDS);
+            std::thread::sleep(ROUND_INTERVAL);
         }
     }
 
-    /// Who carries `mark` now.
-    pub(in crate::supervisor) fn all(mark: &str) -> Vec<Pid> {
-        carrying(&entry(mark))
+    /// Returns the processes that carry `tag` now.
+    pub(in crate::supervisor) fn all(tag: &str) -> Vec<Pid> {
+        find(&entry(tag))
     }
 
-    fn entry(mark: &str) -> Vec<u8> {
-        format!("{VARIABLE}={mark}").into_bytes()
+    fn entry(tag: &str) -> Vec<u8> {
+        format!("{VARIABLE}={tag}").into_bytes()
     }
 
-    fn carrying(entry: &[u8]) -> Vec<Pid> {
+    fn find(entry: &[u8]) -> Vec<Pid> {
         let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
         let pids = processes.flatten().filter_map(|process| {
             Pid::from_raw(process.file_name().to_str()?.parse().ok().filter(|pid| *pid > 0)?)
         });
-        pids.filter(|pid| carries(*pid, entry)).collect()
+        pids.filter(|pid| is_tagged(*pid, entry)).collect()
     }
 
-    /// Whether a process carries the mark. While it executes a program it shows no environment,
-    /// so one that shows none is looked at again.
-    fn carries(pid: Pid, entry: &[u8]) -> bool {
-        for _ in 0..LOOKS_MAX {
-            match look(pid, entry) {
-                Look::Carries => return true,
-                Look::CarriesNot => return false,
-                Look::Unclear => std::thread::sleep(BETWEEN_LOOKS),
+    /// Returns whether a process is_tagged the tag. During `exec` a process shows no environment, so
+    /// the check is repeated if it is empty.
+    fn is_tagged(pid: Pid, entry: &[u8]) -> bool {
+        for _ in 0..MAX_CHECKS {
+            match check(pid, entry) {
+                TagCheck::Tagged => return true,
+                TagCheck::Untagged => return false,
+                TagCheck::Unclear => std::thread::sleep(CHECK_INTERVAL),
             }
         }
         false
     }
 
-    enum Look {
-        Carries,
-        /// Also what is said of those of others, which cannot be read, and of those that ended.
-        CarriesNot,
+    enum TagCheck {
+        Tagged,
+        /// Also for processes of other users, which are not readable, and for exited ones.
+        Untagged,
         Unclear,
     }
 
-    fn look(pid: Pid, entry: &[u8]) -> Look {
+    fn check(pid: Pid, entry: &[u8]) -> TagCheck {
         let folder = format!("/proc/{}", pid.as_raw_nonzero());
-        let Ok(file) = File::open(format!("{folder}/environ")) else { return Look::CarriesNot };
+        let Ok(file) = File::open(format!("{folder}/environ")) else { return TagCheck::Untagged };
         let mut environment = Vec::new();
-        match file.take(ENVIRONMENT_BYTES_MAX).read_to_end(&mut environment) {
-            Err(_) => Look::CarriesNot,
-            Ok(0) => look_at_nothing(&fs::read_to_string(format!("{folder}/stat"))),
-            Ok(_) if environment.split(|byte| *byte == 0).any(|own| own == entry) => Look::Carries,
-            Ok(_) => Look::CarriesNot,
+        match file.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut environment) {
+            Err(_) => TagCheck::Untagged,
+            Ok(0) => check_empty(&fs::read_to_string(format!("{folder}/stat"))),
+            Ok(_) if environment.split(|byte| *byte == 0).any(|own| own == entry) => {
+                TagCheck::Tagged
+            }
+            Ok(_) => TagCheck::Untagged,
         }
     }
 
-    /// What to make of a process that shows no environment, by its `stat`.
-    fn look_at_nothing(stat: &std::io::Result<String>) -> Look {
-        /// Of the kernel, or ending: neither has an environment.
+    /// Classifies a process with an empty environment, by its `stat`.
+    fn check_empty(stat: &std::io::Result<String>) -> TagCheck {
+        /// Kernel threads and exiting processes have no environment.
         const KERNEL_OR_ENDING: u64 = 0x0020_0000 | 0x4;
         let Some((_, stat)) = stat.as_ref().ok().and_then(|stat| stat.rsplit_once(") ")) else {
-            return Look::CarriesNot;
+            return TagCheck::Untagged;
         };
-        // The first of these fields is the third that proc(5) counts.
+        // The first of these fields is field 3 of proc(5).
         let fields: Vec<&str> = stat.split_whitespace().collect();
         let number = |at: usize| fields.get(at - 3).and_then(|field| field.parse::<u64>().ok());
         let (flags, start, end) = (number(9), number(50), number(51));
-        // Over, or asleep: one that executes a program runs, or waits for a disk. The first process
-        // of a machine may show nothing for ever.
+        // Exited or asleep: a process in `exec` runs, or waits for a disk. Process 1 may show an
+        // empty environment forever.
         let is_over = matches!(fields.first(), Some(&("Z" | "X" | "S" | "I" | "T" | "t")));
         match (flags, start, end) {
-            _ if is_over => Look::CarriesNot,
-            (Some(flags), ..) if flags & KERNEL_OR_ENDING != 0 => Look::CarriesNot,
-            (_, Some(start), Some(end)) if start == end && end != 0 => Look::CarriesNot,
-            (Some(_), Some(_), Some(_)) => Look::Unclear,
-            _ => Look::CarriesNot,
+            _ if is_over => TagCheck::Untagged,
+            (Some(flags), ..) if flags & KERNEL_OR_ENDING != 0 => TagCheck::Untagged,
+            (_, Some(start), Some(end)) if start == end && end != 0 => TagCheck::Untagged,
+            (Some(_), Some(_), Some(_)) => TagCheck::Unclear,
+            _ => TagCheck::Untagged,
         }
     }
 
-    /// The id may have become a stranger's since it was found, so it is looked at again once it
-    /// is held.
+    /// Kills a process if it still is_tagged the tag: its id may have been reused until it is held by
+    /// the pidfd.
     fn end(pid: Pid, entry: &[u8]) {
         let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-        if carries(pid, entry) {
-            // It may have ended by itself.
+        if is_tagged(pid, entry) {
+            // It may have exited meanwhile.
             let _ = pidfd_send_signal(&held, Signal::KILL);
         }
     }
@@ -157,27 +160,27 @@ pub(super) mod carriers {
         use super::*;
 
         #[test]
-        fn only_a_process_that_executes_a_program_shows_nothing_for_a_moment() {
+        fn only_running_process_without_environment_is_unclear() {
             let unclear = |state: &str, flags: &str, start: &str, end: &str| {
                 let between = "0 ".repeat(5);
                 let rest = "0 ".repeat(40);
                 let stat = format!("7 (a ) Z) {state} {between}{flags} {rest}{start} {end} 0\n");
-                matches!(look_at_nothing(&Ok(stat)), Look::Unclear)
+                matches!(check_empty(&Ok(stat)), TagCheck::Unclear)
             };
-            assert!(unclear("R", "4194304", "0", "0"), "it executes a program");
-            assert!(unclear("D", "4194304", "100", "200"), "it did when it was read");
-            assert!(!unclear("S", "4194304", "100", "100"), "it has no variables");
-            assert!(!unclear("Z", "4194304", "0", "0"), "it ended");
-            assert!(!unclear("S", "4194560", "0", "0"), "it sleeps, as the first process does");
-            assert!(!unclear("R", "4194308", "0", "0"), "it is ending");
-            assert!(!unclear("S", "2129984", "0", "0"), "it is a thread of the kernel");
+            assert!(unclear("R", "4194304", "0", "0"), "it is in exec");
+            assert!(unclear("D", "4194304", "100", "200"), "it was in exec when it was read");
+            assert!(!unclear("S", "4194304", "100", "100"), "its environment is empty");
+            assert!(!unclear("Z", "4194304", "0", "0"), "it has exited");
+            assert!(!unclear("S", "4194560", "0", "0"), "it sleeps, as process 1 does");
+            assert!(!unclear("R", "4194308", "0", "0"), "it is exiting");
+            assert!(!unclear("S", "2129984", "0", "0"), "it is a kernel thread");
             let gone = Err(std::io::Error::from(std::io::ErrorKind::NotFound));
-            assert!(matches!(look_at_nothing(&gone), Look::CarriesNot));
+            assert!(matches!(check_empty(&gone), TagCheck::Untagged));
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-mod carriers {
-    pub(super) fn end_all(_: &str) {}
+mod tagged_processes {
+    pub(super) fn kill_all(_: &str) {}
 }

@@ -1,5 +1,5 @@
-//! What a program of an older dialect leaves at the place of its socket: removed when, and only
-//! when, it is the program's own.
+//! Removes the socket and lock that a program of an older dialect leaves behind, if and only if
+//! they are its own.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::location::Location;
 
-/// Bytes of a lock that are read; more than any process id has.
-const LOCK_BYTES_MAX: u64 = 64;
+/// The longest lock file that is read; a process id is shorter.
+const MAX_LOCK_BYTES: u64 = 64;
 
-/// Removes the socket and the lock of a process that has ended, if the lock names it.
+/// Removes the socket and the lock of an exited process, if the lock names that process.
 pub(super) fn remove(location: &Location, pid: u32) {
     let Location::Unix(socket) = location else { return };
     let lock = lock_of(socket);
@@ -19,7 +19,7 @@ pub(super) fn remove(location: &Location, pid: u32) {
         return;
     }
     if fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket()) {
-        // What cannot be removed is left for the next start, which reads the lock.
+        // On failure the next start handles it, since it reads the lock.
         let _ = fs::remove_file(socket);
     }
     let _ = fs::remove_file(&lock);
@@ -31,10 +31,10 @@ fn lock_of(socket: &Path) -> PathBuf {
     lock.into()
 }
 
-/// The process that a lock names; `None` if it is not a file with a process id.
+/// Returns the process named by a lock, or `None` if it is not a file with a process id.
 fn owner(lock: &Path) -> Option<u32> {
     let found = fs::symlink_metadata(lock).ok()?;
-    if !found.is_file() || found.len() > LOCK_BYTES_MAX {
+    if !found.is_file() || found.len() > MAX_LOCK_BYTES {
         return None;
     }
     fs::read_to_string(lock).ok()?.trim().parse().ok()
@@ -51,7 +51,7 @@ mod tests {
         let socket = folder.path().join("a-plugin.socket");
         let lock = folder.path().join("a-plugin.socket.lock");
         let location = Location::Unix(socket.clone());
-        let check = |text: Option<&str>, wanted: bool| {
+        let check = |text: Option<&str>, expected: bool| {
             let _ = fs::remove_file(&socket);
             let _ = fs::remove_file(&lock);
             drop(UnixListener::bind(&socket).unwrap());
@@ -59,8 +59,8 @@ mod tests {
                 fs::write(&lock, text).unwrap();
             }
             remove(&location, 4711);
-            assert_eq!(!socket.exists(), wanted, "{text:?}");
-            assert_eq!(lock.exists(), text.is_some() && !wanted, "{text:?}");
+            assert_eq!(!socket.exists(), expected, "{text:?}");
+            assert_eq!(lock.exists(), text.is_some() && !expected, "{text:?}");
         };
         check(Some("4711"), true);
         check(Some("4711\n"), true);
@@ -69,7 +69,7 @@ mod tests {
         check(Some("x"), false);
         check(Some(&"4711".repeat(100)), false);
         check(None, false);
-        // What is not a socket is not the process's own.
+        // A file that is not a socket is not the process's own.
         fs::remove_file(&socket).unwrap();
         fs::write(&socket, "").unwrap();
         fs::write(&lock, "4711").unwrap();

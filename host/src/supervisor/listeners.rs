@@ -1,28 +1,28 @@
-//! Whether a port is open to other machines, as Linux lists it. Elsewhere nobody can tell.
+//! Finds ports that are open to other machines. Linux only.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The most of one table that is read.
-const TABLE_BYTES_MAX: u64 = 8 << 20;
+/// The longest table that is read.
+const MAX_TABLE_BYTES: u64 = 8 << 20;
 
-/// A socket that is listened at.
+/// A listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Listed {
     address: SocketAddr,
     inode: u64,
 }
 
-/// The addresses at which `port` is listened at, in the network of this process.
+/// Returns the addresses on which `port` is listening, in the network namespace of process `pid`.
 pub(super) fn listening(pid: u32, port: u16) -> Vec<IpAddr> {
     let listed = all_listed(pid).into_iter().map(|listed| listed.address);
     listed.filter(|address| address.port() == port).map(|address| address.ip()).collect()
 }
 
-/// The addresses beyond loopback at which a process itself listens; `None` if it is not found
-/// among those that listen, so that nothing is known of it.
+/// Returns the addresses beyond loopback on which a process itself listens; `None` if no listening
+/// socket of it was found, so that nothing is known.
 pub(super) fn beyond_loopback(pid: u32) -> Option<Vec<SocketAddr>> {
     let own = inodes(pid);
     if own.is_empty() {
@@ -35,7 +35,7 @@ pub(super) fn beyond_loopback(pid: u32) -> Option<Vec<SocketAddr>> {
     (!addresses.is_empty()).then(|| beyond.collect())
 }
 
-/// The sockets that a process has open.
+/// Returns the inodes of the sockets that a process has open.
 fn inodes(pid: u32) -> BTreeSet<u64> {
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
     let inode = |file: std::io::Result<std::fs::DirEntry>| -> Option<u64> {
@@ -49,13 +49,13 @@ fn all_listed(pid: u32) -> Vec<Listed> {
     let read = |table: &str| {
         let mut text = String::new();
         let file = File::open(format!("/proc/{pid}/net/{table}")).ok()?;
-        file.take(TABLE_BYTES_MAX).read_to_string(&mut text).ok()?;
+        file.take(MAX_TABLE_BYTES).read_to_string(&mut text).ok()?;
         Some(text)
     };
     ["tcp", "tcp6"].into_iter().filter_map(read).flat_map(|text| listed(&text)).collect()
 }
 
-/// What is listened at, of a table such as `/proc/net/tcp`.
+/// Parses the listening sockets of a table such as `/proc/net/tcp`.
 fn listed(table: &str) -> Vec<Listed> {
     const LISTEN: &str = "0A";
     let lines = table.lines().skip(1).filter_map(|line| {
@@ -70,7 +70,7 @@ fn listed(table: &str) -> Vec<Listed> {
     lines.collect()
 }
 
-/// Each 32 bits stand in the order of the machine.
+/// Parses an address, in which each 32-bit word has the machine's byte order.
 fn address_of(digits: &str) -> Option<IpAddr> {
     let word = |at: usize| {
         let word = u32::from_str_radix(digits.get(at * 8..at * 8 + 8)?, 16).ok()?;
@@ -92,7 +92,7 @@ mod tests {
 
     #[cfg(target_endian = "little")]
     #[test]
-    fn a_table_of_the_system_tells_who_listens_where() {
+    fn table_lists_listening_sockets() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode\n\
             0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4711 1\n\
             1: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000\n\
@@ -107,7 +107,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_port_of_this_process_is_found() {
+    fn listening_port_of_this_process_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let found = listening(std::process::id(), port);

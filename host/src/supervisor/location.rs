@@ -1,5 +1,4 @@
-//! Where a program can be reached, as it says in one line.
-//! Text in, values out; whether anybody listens there is not asked.
+//! Parses the location that a program prints when it listens. Pure; does not connect.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -8,10 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// Longest path that the kernel takes for a socket; `sun_path` also holds a NUL.
-pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Longest socket path that the kernel accepts; `sun_path` also holds a NUL.
+pub(crate) const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// Where a program listens.
+/// The address where a program listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Location {
     /// A Unix socket, by its absolute path.
@@ -20,20 +19,20 @@ pub(crate) enum Location {
     Tcp(SocketAddr),
 }
 
-/// What a line on a program's stdout says.
+/// A classified line of a program's stdout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Line {
-    /// Where it listens.
+    /// The location where it listens.
     Location(Location),
-    /// It listens at this host, which is not this machine: no plugin is called over a network.
+    /// It listens on this host, which is not this machine: plugins are not called over a network.
     NotLocal(String),
-    /// A Unix socket that nobody can connect to; a shorter folder for temporary files helps.
+    /// A Unix socket path that no client can connect to; a shorter temporary folder helps.
     PathTooLong { path: PathBuf, found_bytes: usize, bytes_max: usize },
-    /// It looks like a location and is none; why, beginning with a verb. Read on, and tell it
-    /// when no location comes.
+    /// An invalid location, with the reason, beginning with a verb. Reported if no valid one
+    /// follows.
     Wrong(String),
-    /// Anything else: log it and read on.
+    /// Any other line, to be logged.
     Noise,
 }
 
@@ -47,7 +46,7 @@ impl fmt::Display for Location {
 }
 
 impl Location {
-    /// The address in a line that is a location, if it is one of every network of the machine.
+    /// Returns the address of a line that is a location on all network interfaces.
     pub(crate) fn beyond_loopback(line: &str) -> Option<SocketAddr> {
         let text = line.trim();
         let text = text.strip_prefix("http://").unwrap_or(text);
@@ -56,7 +55,7 @@ impl Location {
         ip.is_unspecified().then_some(SocketAddr::new(ip, port))
     }
 
-    /// Reads one line of a program's stdout.
+    /// Parses one line of a program's stdout.
     pub(crate) fn parse(line: &str) -> Line {
         let line = line.trim();
         if let Some(path) = line.strip_prefix("http+unix://") {
@@ -72,30 +71,30 @@ impl Location {
 fn unix(text: &str) -> Line {
     let bytes = decoded(text);
     if !bytes.starts_with(b"/") {
-        return Line::Wrong(format!("names the socket `{text}`; wanted an absolute path"));
+        return Line::Wrong(format!("names the socket `{text}`; expected an absolute path"));
     }
     if bytes.contains(&0) {
         return Line::Wrong("names a socket with a NUL in its path".to_owned());
     }
     let found_bytes = bytes.len();
     let path = PathBuf::from(OsString::from_vec(bytes.into_owned()));
-    if found_bytes > SOCKET_PATH_BYTES_MAX {
-        return Line::PathTooLong { path, found_bytes, bytes_max: SOCKET_PATH_BYTES_MAX };
+    if found_bytes > MAX_SOCKET_PATH_BYTES {
+        return Line::PathTooLong { path, found_bytes, bytes_max: MAX_SOCKET_PATH_BYTES };
     }
     Line::Location(Location::Unix(path))
 }
 
-/// What follows `http://`: a host, which may be a name, and a port.
+/// Parses the part after `http://`: a host, which may be a name, and a port.
 fn http(text: &str) -> Line {
     let text = text.strip_suffix('/').unwrap_or(text);
     if text.contains(char::is_whitespace) {
         return Line::Noise;
     }
     if text.contains(['/', '?', '#']) {
-        return Line::Wrong(format!("has a path: `http://{text}`; wanted `http://HOST:PORT`"));
+        return Line::Wrong(format!("has a path: `http://{text}`; expected `http://HOST:PORT`"));
     }
     let Some((host, port)) = host_and_port(text) else {
-        return Line::Wrong(format!("has no port: `http://{text}`; wanted `http://HOST:PORT`"));
+        return Line::Wrong(format!("has no port: `http://{text}`; expected `http://HOST:PORT`"));
     };
     match loopback(host) {
         Host::Loopback(ip) => tcp(ip, port),
@@ -103,7 +102,7 @@ fn http(text: &str) -> Line {
     }
 }
 
-/// A bare `HOST:PORT`. A name is noise here: `main.go:42` is no location.
+/// Parses a bare `HOST:PORT`. A name is noise here: `main.go:42` is not a location.
 fn bare(text: &str) -> Line {
     let Some((host, port)) = host_and_port(text) else {
         return Line::Noise;
@@ -117,15 +116,15 @@ fn bare(text: &str) -> Line {
 
 fn tcp(ip: IpAddr, port: u16) -> Line {
     if port == 0 {
-        return Line::Wrong("has the port 0; wanted the port that it was given".to_owned());
+        return Line::Wrong("has the port 0; expected the port that was assigned".to_owned());
     }
     Line::Location(Location::Tcp(SocketAddr::new(ip, port)))
 }
 
-/// Splits at the last `:`; the brackets around an IPv6 address are left out.
+/// Splits at the last `:`, and removes the brackets of an IPv6 address.
 fn host_and_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;
-    // `parse` alone would take `+80`.
+    // `parse` alone would accept `+80`.
     if !port.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
@@ -149,7 +148,7 @@ fn loopback(host: &str) -> Host {
         return here;
     }
     match host.parse::<IpAddr>() {
-        // `[::]` takes IPv4 too wherever Go and Rust listen, and `::1` is missing in many containers.
+        // Go and Rust also accept IPv4 on `[::]`, and `::1` is missing in many containers.
         Ok(ip) if ip.is_unspecified() => here,
         Ok(ip) if ip.to_canonical().is_loopback() => Host::Loopback(ip.to_canonical()),
         Ok(_) => Host::Elsewhere,
@@ -157,7 +156,7 @@ fn loopback(host: &str) -> Host {
     }
 }
 
-/// `text` with every `%XX` replaced; any other `%` stays.
+/// Replaces every valid `%XX` in `text`; any other `%` stays.
 fn decoded(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     let code_at = |at: usize| -> Option<u8> {
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_named_by_its_absolute_path() {
+    fn socket_is_parsed_from_its_absolute_path() {
         check("http+unix:///tmp/x.socket", at_path("/tmp/x.socket"));
         check("  http+unix:///tmp/x.socket\r\n", at_path("/tmp/x.socket"));
         check("http+unix:///tmp/my dir/é", at_path("/tmp/my dir/é"));
@@ -213,19 +212,19 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_the_kernel_would_refuse_is_told_as_too_long() {
+    fn path_too_long_for_the_kernel_is_reported() {
         let fits = format!("/{}", "é".repeat(53));
         check(&format!("http+unix://{fits}"), at_path(&fits));
         let path = PathBuf::from(format!("{fits}x"));
         let expect = Line::PathTooLong { path: path.clone(), found_bytes: 108, bytes_max: 107 };
         check(&format!("http+unix://{}", path.display()), expect);
-        // What counts is the length on disk.
+        // The decoded length counts.
         let fits = format!("/{}", "a".repeat(106));
         check(&format!("http+unix://%2F{}", &fits[1..]), at_path(&fits));
     }
 
     #[test]
-    fn every_way_to_say_this_machine_is_a_loopback_address() {
+    fn every_name_of_this_machine_becomes_a_loopback_address() {
         for host in
             ["127.0.0.1", "[::]", "0.0.0.0", "localhost", "LocalHost", "", "[::ffff:127.0.0.1]"]
         {
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn another_machine_is_not_accepted() {
+    fn address_of_another_machine_is_not_local() {
         check("http://example.com:80", not_local("example.com"));
         check("http://192.168.1.7:80/", not_local("192.168.1.7"));
         check("192.168.1.7:80", not_local("192.168.1.7"));
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_location_says_why() {
+    fn invalid_location_is_reported_as_wrong() {
         for line in [
             "http://127.0.0.1:80/api",
             "http://127.0.0.1",
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_noise() {
+    fn any_other_line_is_noise() {
         for line in [
             "",
             " ",
@@ -289,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_line_makes_the_reader_panic(
+        fn parse_never_panics_and_accepts_only_loopback(
             start in "|http://|http\\+unix:///|\\[", rest in "\\PC{0,40}|[0-9a-f:.\\[\\]%/@]{0,130}",
         ) {
             if let Line::Location(Location::Tcp(address)) = Location::parse(&format!("{start}{rest}")) {
@@ -298,7 +297,7 @@ mod tests {
         }
 
         #[test]
-        fn every_short_path_is_found_however_it_is_encoded(path in "/[^\\x00%\\s]{0,20}") {
+        fn every_short_path_is_parsed_in_any_encoding(path in "/[^\\x00%\\s]{0,20}") {
             let encoded: String = path.bytes().map(|byte| format!("%{byte:02x}")).collect();
             let found = at_path(&path);
             prop_assert_eq!(Location::parse(&format!("http+unix://{path}")), found.clone());

@@ -1,5 +1,5 @@
-//! The annexe: plugins in processes of their own, started, watched, called over HTTP on a local
-//! socket, started again when they end, and always reaped. Decides nothing about loads.
+//! Plugins as child processes: starts them, supervises them, calls them over HTTP on a local
+//! socket, restarts them after an exit, and always reaps them. Does not decide what is loaded.
 
 mod activity;
 #[cfg(target_os = "linux")]
@@ -60,6 +60,6 @@ pub(crate) use runtime::Processes;
 pub(crate) use start::NotStarted;
 pub(crate) use watch::begin;
 
-/// How long what a child wrote may still be read after it was reaped, and how long somebody else
-/// who holds its pipes is waited for.
-const SETTLE_WAIT_MAX: Duration = Duration::from_millis(100);
+/// How long to keep reading a child's output after it was reaped, in case another process still
+/// holds its pipes.
+const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! A child's output: read as long as it lives, whatever is done with it, since a pipe that nobody
-//! reads stops the child. Ends shortly after the child, whoever else holds the pipe.
+//! Reads a child's output for as long as it runs, since a pipe that is not read blocks the child.
+//! Ends soon after the child exits, even if another process still holds the pipe.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,13 +12,13 @@ use super::lines::{LogLine, Splitter, Tail};
 use super::program::ObserverRef;
 use crate::sync::lock;
 
-/// Bytes read at once.
-const READ_BYTES_MAX: usize = 64 << 10;
+/// Bytes per read.
+const BUFFER_BYTES: usize = 64 << 10;
 
-/// Lines read between two turns of whatever else the thread has to do.
-const LINES_AT_ONCE: usize = 16;
+/// Lines between two yields to the other tasks of the thread.
+const LINES_PER_YIELD: usize = 16;
 
-/// The last lines that a child wrote, for reports of its end.
+/// The last lines of a child's output, for reports of its exit.
 pub(super) type SharedTail = Arc<Mutex<Tail>>;
 
 /// A task that reads one pipe.
@@ -26,9 +26,9 @@ pub(super) type SharedTail = Arc<Mutex<Tail>>;
 pub(super) struct Reader(JoinHandle<()>);
 
 impl Reader {
-    /// Reads to the end of the pipe, but not much longer than the child lives.
-    pub(super) async fn end(mut self) {
-        let _ = tokio::time::timeout(super::SETTLE_WAIT_MAX, &mut self.0).await;
+    /// Reads to the finish of the pipe, but only for a short time after the child has exited.
+    pub(super) async fn finish(mut self) {
+        let _ = tokio::time::timeout(super::PIPE_DRAIN_TIMEOUT, &mut self.0).await;
     }
 }
 
@@ -38,21 +38,21 @@ impl Drop for Reader {
     }
 }
 
-/// Where lines of stdout go that may tell where the child can be reached.
-pub(super) type Listener = mpsc::Sender<String>;
+/// Receives the lines of stdout that may contain the location.
+pub(super) type LocationSender = mpsc::Sender<String>;
 
-/// Reads `pipe`: each line goes to `listener` while there is one that wants it, and else to the
+/// Reads `pipe`. Each line goes to `location_sender` until the receiver is closed, and then to the
 /// log.
 pub(super) fn read(
     pipe: impl AsyncRead + Unpin + Send + 'static,
-    overseer: ObserverRef,
+    observer: ObserverRef,
     tail: SharedTail,
-    mut listener: Option<Listener>,
+    mut location_sender: Option<LocationSender>,
 ) -> Reader {
     Reader(tokio::spawn(async move {
         let mut pipe = pipe;
         let mut splitter = Splitter::default();
-        let mut buffer = vec![0; READ_BYTES_MAX];
+        let mut buffer = vec![0; BUFFER_BYTES];
         let mut lines = Vec::new();
         loop {
             let count = pipe.read(&mut buffer).await.unwrap_or(0);
@@ -61,18 +61,18 @@ pub(super) fn read(
                 _ => splitter.feed(&buffer[..count], |line| lines.push(line.to_owned())),
             }
             for (at, line) in lines.drain(..).enumerate() {
-                if at % LINES_AT_ONCE == LINES_AT_ONCE - 1 {
-                    // A child that floods must not hold up those who share the thread.
+                if at % LINES_PER_YIELD == LINES_PER_YIELD - 1 {
+                    // A child that floods its log must not block the other tasks of the thread.
                     tokio::task::yield_now().await;
                 }
-                // Whoever listened has heard enough: everything is log from then on.
-                let unheard = match &listener {
-                    Some(heard) => heard.send(line).await.err().map(|unheard| unheard.0),
+                // Once the receiver is closed, every line is logged.
+                let unsent = match &location_sender {
+                    Some(sender) => sender.send(line).await.err().map(|unsent| unsent.0),
                     None => Some(line),
                 };
-                if let Some(line) = unheard {
-                    listener = None;
-                    tell(&overseer, &tail, &line);
+                if let Some(line) = unsent {
+                    location_sender = None;
+                    log(&observer, &tail, &line);
                 }
             }
             if count == 0 {
@@ -82,11 +82,11 @@ pub(super) fn read(
     }))
 }
 
-/// Writes a line of a child to the host's log.
-pub(super) fn tell(overseer: &ObserverRef, tail: &SharedTail, line: &str) {
+/// Writes a line of a child's output to the host's log.
+pub(super) fn log(observer: &ObserverRef, tail: &SharedTail, line: &str) {
     lock(tail).push(line);
     let read = LogLine::read(line);
-    overseer.wrote(&Record {
+    observer.wrote(&Record {
         level: read.level,
         target: &read.target,
         message: &read.message,

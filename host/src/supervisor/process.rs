@@ -1,5 +1,5 @@
-//! A plugin in a process, as its generation holds it: asked in this thread or by a future, and
-//! asked again where that is safe.
+//! A plugin in a process, as held by its generation: called from this thread or by a future, with
+//! retries if that is safe.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,16 +23,16 @@ use super::{batch, reply};
 use crate::call::{Failure, Request};
 use crate::error::{Error, ErrorKind};
 
-/// Longest time for what is asked besides calls.
+/// Timeout of control calls: `/healthz`, `/snapshot`, `/restore`.
 const CONTROL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A plugin in a process of its own.
+/// A plugin that runs in its own process.
 pub(crate) struct Process {
     pub(super) shared: Arc<Shared>,
-    pub(super) orders: mpsc::UnboundedSender<Command>,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
 }
 
-/// A call, as a process needs it.
+/// The part of a call that a process needs.
 #[derive(Debug)]
 pub(crate) struct ProcessCall<'c> {
     pub(crate) request: &'c Request<'c>,
@@ -40,156 +40,160 @@ pub(crate) struct ProcessCall<'c> {
 }
 
 impl Process {
-    /// Calls it in this thread, for as long as it is not `cut_off`.
+    /// Calls the plugin from this thread, until `aborted` completes.
     pub(crate) fn call(
         &self,
         call: &ProcessCall<'_>,
-        cut_off: impl Future<Output = ()>,
+        aborted: impl Future<Output = ()>,
     ) -> Result<Output, Failure> {
         let Some(token) = call.request.cancellation_token() else {
-            return self.call_until(call, std::future::pending(), cut_off);
+            return self.call_until(call, std::future::pending(), aborted);
         };
-        self.call_until(call, token.cancelled(), cut_off)
+        self.call_until(call, token.cancelled(), aborted)
     }
 
     fn call_until(
         &self,
         call: &ProcessCall<'_>,
-        taken_back: impl Future<Output = ()>,
-        cut_off: impl Future<Output = ()>,
+        cancelled: impl Future<Output = ()>,
+        aborted: impl Future<Output = ()>,
     ) -> Result<Output, Failure> {
-        let ask = self.shared.http_request(call)?;
-        let deadline = ask.deadline;
-        let asked = self.shared.send_until::<Blocking>(ask, http::may_run_twice(call.request));
-        let asked = async {
+        let http_request = self.shared.http_request(call)?;
+        let deadline = http_request.deadline;
+        let sending =
+            self.shared.send_until::<Blocking>(http_request, http::may_run_twice(call.request));
+        let sending = async {
             tokio::select! {
                 biased;
-                answer = asked => answer,
-                () = taken_back => Err(cancelled_error()),
-                () = cut_off => Err(aborted_error()),
+                response = sending => response,
+                () = cancelled => Err(cancelled_error()),
+                () = aborted => Err(aborted_error()),
             }
         };
-        let answer = wire::block_on(deadline, asked).unwrap_or_else(|| Err(not_waited(deadline)));
-        reply::output(answer.map_err(Failure::Other)?)
+        let response =
+            wire::block_on(deadline, sending).unwrap_or_else(|| Err(wait_error(deadline)));
+        reply::output(response.map_err(Failure::Other)?)
     }
 
-    /// Calls it; a future for any executor, whose drop takes the call back.
+    /// Calls the plugin; a future for any executor, which cancels the call on drop.
     pub(crate) async fn call_async(&self, call: &ProcessCall<'_>) -> Result<Output, Failure> {
-        let ask = self.shared.http_request(call)?;
-        let answer = self.send_async(ask, http::may_run_twice(call.request)).await?;
-        reply::output(answer)
+        let http_request = self.shared.http_request(call)?;
+        let response = self.send_async(http_request, http::may_run_twice(call.request)).await?;
+        reply::output(response)
     }
 
     async fn send_async(
         &self,
-        ask: HttpRequest,
+        http_request: HttpRequest,
         is_idempotent: bool,
     ) -> Result<HttpResponse, Failure> {
-        let deadline = ask.deadline;
-        let asked = self.shared.send_until::<Async>(ask, is_idempotent);
-        let answer = match deadline {
-            None => asked.await,
-            Some(deadline) => match Async::timeout_at(deadline, asked).await {
-                Some(answer) => answer,
+        let deadline = http_request.deadline;
+        let sending = self.shared.send_until::<Async>(http_request, is_idempotent);
+        let response = match deadline {
+            None => sending.await,
+            Some(deadline) => match Async::timeout_at(deadline, sending).await {
+                Some(response) => response,
                 None => Err(deadline_error()),
             },
         };
-        answer.map_err(Failure::Other)
+        response.map_err(Failure::Other)
     }
 
-    /// Most requests that it takes at once, if it takes more than one.
+    /// Returns the maximum batch size, or `None` if it does not support batches.
     pub(crate) fn batch_max(&self) -> Option<usize> {
-        self.shared.capabilities.endpoints.contains("batch").then_some(batch::BATCH_MAX)
+        self.shared.capabilities.endpoints.contains("batch").then_some(batch::MAX_BATCH)
     }
 
-    /// Calls it with many requests at once, which may all run twice or none.
+    /// Calls it with several requests at once, which all share one retry policy.
     pub(crate) async fn call_many(
         &self,
         calls: &[ProcessCall<'_>],
     ) -> Result<Vec<Result<Output, Failure>>, Failure> {
         let deadline = calls.iter().filter_map(|call| call.request.deadline()).min();
         let is_idempotent = calls.iter().all(|call| http::may_run_twice(call.request));
-        let body = batch::written(calls);
-        let ask = HttpRequest {
+        let body = batch::encode(calls);
+        let http_request = HttpRequest {
             deadline,
             body: body.into(),
             content_type: HeaderValue::from_static("application/json"),
             ..self.shared.control_call(Method::POST, "batch")
         };
-        let answer = self.send_async(ask, is_idempotent).await?;
-        batch::read(answer, calls.len())
+        let response = self.send_async(http_request, is_idempotent).await?;
+        batch::decode(response, calls.len())
     }
 
-    /// Asks whether it can work.
+    /// Queries whether it is healthy.
     pub(crate) fn health(&self) -> Result<(), Failure> {
         self.run_control_call(self.shared.control_call(Method::GET, "healthz")).map(|_| ())
     }
 
-    /// Takes its state, if it has any.
+    /// Takes a snapshot of its state, if it has any.
     pub(crate) fn snapshot(&self) -> Result<Option<Snapshot>, Failure> {
         if !self.shared.capabilities.endpoints.contains("snapshot") {
             return Ok(None);
         }
-        let mut ask = self.shared.control_call(Method::GET, "snapshot");
-        ask.answer_bytes_max = self.shared.program.limits.max_snapshot_bytes;
-        let answer = self.run_control_call(ask)?;
-        let Some(version) = answer.header(&SNAPSHOT_VERSION) else { return Ok(None) };
+        let mut http_request = self.shared.control_call(Method::GET, "snapshot");
+        http_request.max_response_bytes = self.shared.program.limits.max_snapshot_bytes;
+        let response = self.run_control_call(http_request)?;
+        let Some(version) = response.header(&SNAPSHOT_VERSION) else { return Ok(None) };
         let version = version.parse().map_err(|_| {
-            let message =
-                format!("answered `/snapshot` with the version `{version}`; wanted a whole number");
+            let message = format!(
+                "returned the invalid version `{version}` for `/snapshot`; expected a whole number"
+            );
             Failure::Other(Error::new(ErrorKind::Protocol, message))
         })?;
-        Ok(Some(Snapshot::new(version, answer.body)))
+        Ok(Some(Snapshot::new(version, response.body)))
     }
 
-    /// Gives it a state, before its first call.
+    /// Restores a state, before the first call.
     pub(crate) fn restore(&self, snapshot: Snapshot) -> Result<(), Failure> {
         if !self.shared.capabilities.endpoints.contains("restore") {
-            let message = "was given a state, and has no endpoint `restore`";
+            let message = "cannot restore a state: endpoint `restore` not found";
             return Err(Failure::Other(Error::new(ErrorKind::StartFailed, message)));
         }
-        let mut ask = self.shared.control_call(Method::POST, "restore");
-        ask.headers.push((SNAPSHOT_VERSION, HeaderValue::from(snapshot.version())));
-        ask.body = snapshot.into_bytes().into();
-        self.run_control_call(ask).map(|_| ())
+        let mut http_request = self.shared.control_call(Method::POST, "restore");
+        http_request.headers.push((SNAPSHOT_VERSION, HeaderValue::from(snapshot.version())));
+        http_request.body = snapshot.into_bytes().into();
+        self.run_control_call(http_request).map(|_| ())
     }
 
-    fn run_control_call(&self, ask: HttpRequest) -> Result<HttpResponse, Failure> {
-        let what = ask.endpoint.clone();
-        let asked = self.shared.send_until::<Blocking>(ask, true);
+    fn run_control_call(&self, http_request: HttpRequest) -> Result<HttpResponse, Failure> {
+        let what = http_request.endpoint.clone();
+        let sending = self.shared.send_until::<Blocking>(http_request, true);
         let until = Instant::now() + CONTROL_CALL_TIMEOUT;
-        let Some(answer) = wire::block_on(Some(until), asked) else {
+        let Some(response) = wire::block_on(Some(until), sending) else {
             if Instant::now() < until {
-                return Err(Failure::Other(not_waited(None)));
+                return Err(Failure::Other(wait_error(None)));
             }
             let waited = CONTROL_CALL_TIMEOUT.as_secs();
-            let message = format!("did not answer `/{what}` within {waited} s");
+            let message = format!("did not response `/{what}` within {waited} s");
             return Err(Failure::Other(Error::new(ErrorKind::DeadlineExceeded, message)));
         };
-        reply::success(answer.map_err(Failure::Other)?)
+        reply::success(response.map_err(Failure::Other)?)
     }
 
-    /// Ends it: with a grace if it is `graceful`, and with all that it started. Blocks, so not on
-    /// a thread of the runtime.
+    /// Stops the process and its descendants, with a grace period if `graceful`. Blocks, so it must
+    /// not run on a thread of the runtime.
     pub(crate) fn shut_down(&self, graceful: bool) -> Result<(), Failure> {
-        let (done, ended) = oneshot::channel();
-        let ordered = self.orders.send(Command::Stop { graceful, done });
-        if ordered.is_err() {
+        let (done, stopped) = oneshot::channel();
+        let sent = self.commands.send(Command::Stop { graceful, done });
+        if sent.is_err() {
             return Ok(());
         }
-        match wire::block_on(None, ended) {
+        match wire::block_on(None, stopped) {
             Some(Ok(Err(reason))) => Err(Failure::Other(Error::new(ErrorKind::Plugin, reason))),
-            // The runtime has ended, and the process with it.
+            // The runtime has shut down, and the process with it.
             _ => Ok(()),
         }
     }
 
-    /// What it was started from.
+    /// Returns the program from which it was started.
     pub(crate) fn program(&self) -> &Arc<Program> {
         &self.shared.program
     }
 
-    /// What it says it is to be looked up by: the kinds of its types, and the types themselves.
+    /// Returns the names by which it is looked up: the kinds of its types, and the types with their
+    /// aliases.
     pub(crate) fn contracts(&self) -> Vec<(String, Vec<String>)> {
         let types = &self.shared.capabilities.types;
         let kinds: BTreeSet<_> = types.iter().map(|offered| offered.group.clone()).collect();
@@ -198,8 +202,8 @@ impl Process {
         kinds.map(|kind| (kind, Vec::new())).chain(types).collect()
     }
 
-    /// The socket of the process that serves, if it lies where a second process of the program
-    /// would want its own.
+    /// Returns the socket of the current process, if a second process of the program would use the
+    /// same path.
     pub(crate) fn fixed_socket(&self) -> Option<PathBuf> {
         match &*self.shared.phase.borrow() {
             Phase::Serving(live) => live.fixed_socket.clone(),
@@ -207,12 +211,13 @@ impl Process {
         }
     }
 
-    /// What of its config is not delivered though it is declared, or the reverse, in words.
+    /// Returns declared config types that are missing and members that are not delivered, as
+    /// sentences.
     pub(crate) fn config_notes(&self) -> Vec<String> {
         config_types::notes(&self.shared.capabilities, &self.shared.program.config)
     }
 
-    /// The process that serves, if one does.
+    /// Returns the id of the current process, if one serves.
     pub(crate) fn pid(&self) -> Option<u32> {
         match &*self.shared.phase.borrow() {
             Phase::Serving(live) => Some(live.pid),
@@ -223,32 +228,29 @@ impl Process {
 
 #[cold]
 fn deadline_error() -> Error {
-    let message = "did not answer before the deadline; its connection was closed, so it can see \
-                   that nobody waits";
+    let message = "did not respond before the deadline; its connection was closed";
     Error::new(ErrorKind::DeadlineExceeded, message)
 }
 
 #[cold]
 fn cancelled_error() -> Error {
-    Error::new(ErrorKind::Cancelled, "was called, and its caller took the call back")
+    Error::new(ErrorKind::Cancelled, "was called, but the caller cancelled the call")
 }
 
-/// Why a wait ended that had an end only there.
+/// Returns why a blocking wait stopped without a result.
 #[cold]
-fn not_waited(until: Option<Instant>) -> Error {
+fn wait_error(until: Option<Instant>) -> Error {
     if until.is_some_and(|until| until <= Instant::now()) {
         return deadline_error();
     }
-    let message =
-        "could not be waited for: this program has too many files open; raise `ulimit -n`";
-    Error::new(ErrorKind::Overloaded, message)
+    let message = "was not called: this program has too many open files to wait for a response";
+    Error::new(ErrorKind::Overloaded, message).with_hint("raise `ulimit -n`")
 }
 
 #[cold]
 fn aborted_error() -> Error {
-    let message = "was called, and ended before it had answered: it took longer than the \
-                   `drain_timeout` of the host; call again";
-    Error::new(ErrorKind::Retired, message)
+    let message = "was unloaded before it answered: the call exceeded the host's `drain_timeout`";
+    Error::new(ErrorKind::Retired, message).with_hint("call again")
 }
 
 impl fmt::Debug for Process {

@@ -1,4 +1,4 @@
-//! Asks a program what it can do, by running it for that alone.
+//! Queries the capabilities of a program, by running its command `capabilities`.
 
 use std::time::Duration;
 
@@ -7,42 +7,44 @@ use super::lines::Tail;
 use super::program::Program;
 use super::random::token;
 use super::run_to_end::{RunToEnd, run_to_end};
-use super::start::{NotStarted, launch, said};
+use super::start::{NotStarted, launch, output_suffix};
 use crate::error::LoadStep;
 
-/// `capabilities` says what is known without doing anything.
-const CAPABILITIES_WAIT_MAX: Duration = Duration::from_secs(10);
-const CAPABILITIES_BYTES_MAX: usize = 1 << 20;
+/// The command `capabilities` only prints, so it needs little time.
+const CAPABILITIES_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_CAPABILITIES_BYTES: usize = 1 << 20;
 
-/// Asks a program what it can do.
+/// Queries the capabilities of a program.
 pub(crate) async fn capabilities(program: &Program) -> Result<Capabilities, NotStarted> {
     let failed = |message: String| NotStarted::at(LoadStep::Capabilities, message);
-    let mark = token().map_err(|error| failed(error.to_string()))?;
-    let launch = launch(program, vec!["capabilities".into()], mark);
-    let wait_max = program.limits.start_timeout.min(CAPABILITIES_WAIT_MAX);
-    match run_to_end(&launch, wait_max, CAPABILITIES_BYTES_MAX).await {
-        RunToEnd::Ended { status, stdout, stderr } if status.success() => {
-            Capabilities::parse(&stdout).map_err(|wrong| {
-                let said = said(&tail_of(&stderr));
-                let file = program.what_is_wrong_with_it();
-                let file = file.map_or_else(String::new, |why| format!("; {why}"));
-                failed(format!("`capabilities` printed what is not wanted: {wrong}{file}{said}"))
+    let tag = token().map_err(|error| failed(error.to_string()))?;
+    let launch = launch(program, vec!["capabilities".into()], tag);
+    let limit = program.limits.start_timeout.min(CAPABILITIES_TIMEOUT);
+    match run_to_end(&launch, limit, MAX_CAPABILITIES_BYTES).await {
+        RunToEnd::Exited { status, stdout, stderr } if status.success() => {
+            Capabilities::parse(&stdout).map_err(|error| {
+                let output = output_suffix(&tail_of(&stderr));
+                let file = program.explain_file();
+                let file = file.map_or_else(String::new, |cause| format!("; {cause}"));
+                failed(format!(
+                    "`capabilities` printed invalid capabilities: {error}{file}{output}"
+                ))
             })
         }
-        RunToEnd::Ended { status, stderr, .. } => {
-            let why = program.why_exited(status, &tail_of(&stderr));
-            Err(failed(format!("`capabilities` failed: {why}")))
+        RunToEnd::Exited { status, stderr, .. } => {
+            let why = program.explain_exit(status, &tail_of(&stderr));
+            Err(failed(format!("the command `capabilities` failed: {why}")))
         }
         RunToEnd::TimedOut { stderr } => {
-            let said = said(&tail_of(&stderr));
-            let waited = wait_max.as_millis();
-            Err(failed(format!("`capabilities` did not end within {waited} ms{said}")))
+            let output = output_suffix(&tail_of(&stderr));
+            let waited = limit.as_millis();
+            Err(failed(format!("`capabilities` did not exit within {waited} ms{output}")))
         }
-        RunToEnd::TooMuch { stderr } => {
-            let (most, said) = (CAPABILITIES_BYTES_MAX, said(&tail_of(&stderr)));
-            Err(failed(format!("`capabilities` printed more than {most} bytes{said}")))
+        RunToEnd::TooMuchOutput { stderr } => {
+            let (max, output) = (MAX_CAPABILITIES_BYTES, output_suffix(&tail_of(&stderr)));
+            Err(failed(format!("`capabilities` printed more than {max} bytes{output}")))
         }
-        RunToEnd::NotStarted(error) => Err(failed(program.why_not_spawned(&error))),
+        RunToEnd::NotStarted(error) => Err(failed(program.explain_spawn_error(&error))),
     }
 }
 

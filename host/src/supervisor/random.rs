@@ -1,10 +1,10 @@
-//! Names and tokens that nobody can guess.
+//! Unpredictable names and tokens.
 
 use std::io;
 
 use crate::error::Hex;
 
-/// 128 random bits of the system, as 32 hexadecimal digits.
+/// Returns 128 random bits of the system, as 32 hexadecimal digits.
 pub(crate) fn token() -> io::Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;

@@ -1,4 +1,5 @@
-//! What an answer over HTTP is to a caller: an output, the author's own error, or a fault.
+//! Converts an HTTP response to the outcome of a call: an output, the plugin's own error, or a
+//! fault.
 
 use hotbay_plugin::{ContentType, Fault, Output, PluginError, TraceContext, text};
 use hyper::StatusCode;
@@ -9,7 +10,7 @@ use super::http::HttpResponse;
 use crate::call::Failure;
 use crate::error::{Error, ErrorKind, Hex};
 
-/// An error as programs write it, in our protocol and in the older dialects.
+/// An error body of our protocol or of the older dialects.
 #[derive(Debug, Deserialize)]
 pub(super) struct ErrorBody {
     message: Option<String>,
@@ -28,14 +29,14 @@ struct FaultBody {
     location: Option<String>,
 }
 
-/// The output of a call.
-pub(super) fn output(answer: HttpResponse) -> Result<Output, Failure> {
-    let answer = success(answer)?;
-    let content_type = content_type(answer.content_type());
-    Ok(Output::bytes(answer.body).with_content_type(content_type))
+/// Returns the output of a call.
+pub(super) fn output(response: HttpResponse) -> Result<Output, Failure> {
+    let response = success(response)?;
+    let content_type = content_type(response.content_type());
+    Ok(Output::bytes(response.body).with_content_type(content_type))
 }
 
-/// A media type; the usual ones, and any bytes where none is named, without an allocation.
+/// Returns a media type, without an allocation if it is a usual one or missing (any bytes).
 pub(super) fn content_type(name: &str) -> ContentType {
     let usual = [ContentType::BYTES, ContentType::TEXT, ContentType::JSON, ContentType::HTML];
     match usual.into_iter().find(|usual| *usual == name) {
@@ -45,22 +46,22 @@ pub(super) fn content_type(name: &str) -> ContentType {
     }
 }
 
-/// The answer, if it is one: only 200 is.
-pub(super) fn success(answer: HttpResponse) -> Result<HttpResponse, Failure> {
-    if answer.status == StatusCode::OK { Ok(answer) } else { Err(failure(&answer)) }
+/// Returns the response if its status is 200, and else its failure.
+pub(super) fn success(response: HttpResponse) -> Result<HttpResponse, Failure> {
+    if response.status == StatusCode::OK { Ok(response) } else { Err(failure(&response)) }
 }
 
 #[cold]
-fn failure(answer: &HttpResponse) -> Failure {
-    let status = answer.status;
+fn failure(response: &HttpResponse) -> Failure {
+    let status = response.status;
     if !(status.is_client_error() || status.is_server_error()) {
-        let message = format!("answered with the status {status}; only 200 is an answer");
+        let message = format!("returned the status {status}; expected 200");
         return Failure::Other(Error::new(ErrorKind::Protocol, message));
     }
-    match serde_json::from_slice::<ErrorBody>(&answer.body) {
-        Ok(said) => said.into_failure(status.as_u16().into()),
+    match serde_json::from_slice::<ErrorBody>(&response.body) {
+        Ok(body) => body.into_failure(status.as_u16().into()),
         Err(_) => {
-            let text = String::from_utf8_lossy(&answer.body);
+            let text = String::from_utf8_lossy(&response.body);
             let text = text.trim();
             let text = text::cut(text, text::MESSAGE_BYTES_MAX);
             let message = if text.is_empty() { status.to_string() } else { text.into_owned() };
@@ -70,7 +71,7 @@ fn failure(answer: &HttpResponse) -> Failure {
 }
 
 impl ErrorBody {
-    /// What it is to a caller; `status` is the code where none is named.
+    /// Converts the error; `status` is its code if it names none.
     pub(super) fn into_failure(self, status: i32) -> Failure {
         if let Some(fault) = self.fault {
             let message = text::cut(&fault.message, text::MESSAGE_BYTES_MAX).into_owned();
@@ -80,7 +81,7 @@ impl ErrorBody {
         }
         let code = self.code.or(self.status_code).and_then(|code| i32::try_from(code).ok());
         let code = code.unwrap_or(status);
-        let message = self.message.unwrap_or_else(|| format!("answered with the code {code}"));
+        let message = self.message.unwrap_or_else(|| format!("returned the code {code}"));
         let message = text::cut(&message, text::MESSAGE_BYTES_MAX).into_owned();
         let mut error = PluginError::new(code, message);
         if self.retryable {
@@ -97,10 +98,10 @@ impl ErrorBody {
     }
 }
 
-/// A trace as W3C Trace Context writes it.
+/// Formats a trace as a W3C `traceparent`.
 pub(super) fn traceparent(trace: &TraceContext) -> HeaderValue {
     let text = format!("00-{}-{}-{:02x}", Hex(&trace.trace_id), Hex(&trace.span_id), trace.flags);
-    HeaderValue::try_from(text).expect("hexadecimal digits are a header's value")
+    HeaderValue::try_from(text).expect("hexadecimal digits are a valid header value")
 }
 
 #[cfg(test)]
@@ -108,10 +109,10 @@ mod tests {
     use super::*;
     use hyper::header::HeaderMap;
 
-    fn told(status: u16, body: &str) -> String {
+    fn describe(status: u16, body: &str) -> String {
         let status = StatusCode::from_u16(status).expect("a status");
-        let answer = HttpResponse { status, headers: HeaderMap::new(), body: body.into() };
-        match output(answer) {
+        let response = HttpResponse { status, headers: HeaderMap::new(), body: body.into() };
+        match output(response) {
             Ok(output) => format!("output {}", String::from_utf8_lossy(output.as_bytes())),
             Err(Failure::Error(error)) => {
                 format!("error {error} {} {:?}", error.is_retryable(), error.details())
@@ -123,24 +124,24 @@ mod tests {
     }
 
     #[test]
-    fn only_200_is_an_answer_and_errors_reach_the_caller_as_they_were_said() {
-        let check = |status, body, wanted: &str| assert_eq!(told(status, body), wanted);
+    fn only_200_is_an_output_and_errors_are_passed_on() {
+        let check = |status, body, expected: &str| assert_eq!(describe(status, body), expected);
         check(200, "fine", "output fine");
-        check(204, "", "Protocol answered with the status 204 No Content; only 200 is an answer");
-        check(302, "", "Protocol answered with the status 302 Found; only 200 is an answer");
+        check(204, "", "Protocol returned the status 204 No Content; expected 200");
+        check(302, "", "Protocol returned the status 302 Found; expected 200");
         check(500, "it broke\n", "error it broke (code 500) false None");
         check(503, "", "error 503 Service Unavailable (code 503) false None");
         check(404, r#"{"message":"no","statusCode":404}"#, "error no (code 404) false None");
         let ours = r#"{"code":-7,"message":"no","retryable":true,"details":[1]}"#;
         check(422, ours, "error no (code -7) true Some(Array [Number(1)])");
         let fault = r#"{"code":500,"message":"panicked","fault":{"message":"oh"}}"#;
-        assert!(told(500, fault).starts_with("panic"), "{}", told(500, fault));
+        assert!(describe(500, fault).starts_with("panic"), "{}", describe(500, fault));
     }
 
     #[test]
-    fn a_trace_is_written_as_its_standard_says() {
+    fn trace_is_formatted_as_traceparent() {
         let trace = TraceContext { trace_id: [0xab; 16], span_id: [1; 8], flags: 1 };
-        let wanted = "00-abababababababababababababababab-0101010101010101-01";
-        assert_eq!(traceparent(&trace), wanted);
+        let expected = "00-abababababababababababababababab-0101010101010101-01";
+        assert_eq!(traceparent(&trace), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! How a process is asked: whichever serves now, the next one if need be, and again where that is
+//! Sends requests to the current process of a plugin, or to the next one, with retries if that is
 //! safe.
 
 use std::sync::Arc;
@@ -22,23 +22,23 @@ use super::state::{Command, Live, Phase};
 use crate::call::Failure;
 use crate::error::{Error, ErrorKind};
 
-/// How often one call is sent at most.
+/// The maximum number of attempts per call.
 const MAX_SENDS: u32 = 5;
 
-/// How long a call waits before it is sent again to the same process; twice as long each time.
+/// Delay before a call is sent to the same process again; doubled each time.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 const MAX_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How long a process that takes no connections is asked again: one that leaves closes its socket
-/// first, and may then still have work of its own to finish.
+/// How long to retry a process that accepts no connections: an exiting process closes its socket
+/// first, and may then finish other work.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What those who call a process share with the task that watches it.
+/// State shared by the callers of a process and its watch task.
 pub(super) struct Shared {
     pub(super) program: Arc<Program>,
     pub(super) capabilities: Capabilities,
     pub(super) phase: watch::Sender<Phase>,
-    /// Weak, so that the task hears when nobody gives orders any more.
+    /// Weak, so that the task notices when all senders are dropped.
     pub(super) commands: mpsc::WeakUnboundedSender<Command>,
     pub(super) activity: Activity,
 }
@@ -48,7 +48,7 @@ impl Shared {
         let request = call.request;
         let content_type = HeaderValue::try_from(request.content_type()).map_err(|_| {
             let found = request.content_type();
-            let message = format!("was not called: `{found}` is no content type");
+            let message = format!("was not called: `{found}` is not a valid content type");
             Failure::Other(Error::new(ErrorKind::InvalidInput, message))
         })?;
         let endpoint = request.named_endpoint().unwrap_or("execute");
@@ -65,11 +65,12 @@ impl Shared {
             body: bytes::Bytes::copy_from_slice(request.as_bytes()),
             deadline: request.deadline(),
             headers,
-            answer_bytes_max: self.program.limits.answer_bytes_max,
+            max_response_bytes: self.program.limits.max_response_bytes,
         })
     }
 
-    /// Refuses what a program of ours does not serve; the older dialects do not say what they do.
+    /// Rejects an endpoint that a program of ours does not declare; the older dialects declare
+    /// none.
     fn check_endpoint(&self, endpoint: &str) -> Result<(), Failure> {
         let endpoints = &self.capabilities.endpoints;
         if endpoints.is_empty() && http::is_endpoint(endpoint) {
@@ -85,7 +86,7 @@ impl Shared {
         }
         let known: Vec<_> = endpoints.iter().map(String::as_str).collect();
         let known = known.join("`, `");
-        let message = format!("was not called: it has no endpoint `{endpoint}`; it has `{known}`");
+        let message = format!("was not called: endpoint `{endpoint}` not found; it has `{known}`");
         Err(Failure::Other(Error::new(ErrorKind::Unsupported, message)))
     }
 
@@ -97,91 +98,91 @@ impl Shared {
             body: bytes::Bytes::new(),
             deadline: None,
             headers: Vec::new(),
-            answer_bytes_max: self.program.limits.answer_bytes_max,
+            max_response_bytes: self.program.limits.max_response_bytes,
         }
     }
 
-    /// Asks the process that serves, or the next one: again where the request surely did not run,
-    /// or may run twice.
+    /// Sends a request to the current process, or to the next one. Retries if the request certainly
+    /// did not run, or is idempotent.
     pub(super) async fn send_until<W: Transport>(
         &self,
-        ask: HttpRequest,
+        http_request: HttpRequest,
         is_idempotent: bool,
     ) -> Result<HttpResponse, Error> {
         let mut sending = Sending {
             shared: self,
-            deadline: ask.deadline,
-            asked: None,
+            deadline: http_request.deadline,
+            unanswered_by: None,
             _running: self.activity.begin(),
         };
-        let (mut sent, mut again_in) = (0, RETRY_DELAY);
-        let mut refused_since = None;
+        let (mut sent, mut retry_delay) = (0, RETRY_DELAY);
+        let mut unreachable_since = None;
         loop {
-            let live = self.live(ask.deadline).await?;
+            let live = self.live(http_request.deadline).await?;
             let sent_at = Instant::now();
-            sending.asked = Some(live.pid);
-            let answered = live.client.send::<W>(&ask).await;
-            sending.asked = None;
-            let broken = match answered {
-                Ok(answer) => {
+            sending.unanswered_by = Some(live.pid);
+            let outcome = live.client.send::<W>(&http_request).await;
+            sending.unanswered_by = None;
+            let error = match outcome {
+                Ok(response) => {
                     self.activity.answered(Instant::now());
-                    return Ok(answer);
+                    return Ok(response);
                 }
-                Err(broken) => broken,
+                Err(error) => error,
             };
-            if broken.delivery == Delivery::MaybeSent {
+            if error.delivery == Delivery::MaybeSent {
                 self.activity.lost();
             }
             sent += 1;
-            let may_help = broken.kind == RequestErrorKind::Disconnected;
-            let is_safe = broken.delivery == Delivery::NotSent
+            let may_help = error.kind == RequestErrorKind::Disconnected;
+            let is_safe = error.delivery == Delivery::NotSent
                 || is_idempotent
-                || may_help && self.met_idle_exit::<W>(&broken, &live, sent_at).await;
-            let is_enough = match broken.delivery {
+                || may_help && self.raced_idle_exit::<W>(&error, &live, sent_at).await;
+            let is_exhausted = match error.delivery {
                 Delivery::MaybeSent => sent >= MAX_SENDS,
                 Delivery::NotSent => {
-                    let since = *refused_since.get_or_insert_with(Instant::now);
+                    let since = *unreachable_since.get_or_insert_with(Instant::now);
                     sent >= MAX_SENDS && since.elapsed() >= EXIT_TIMEOUT
                 }
             };
-            if !(is_safe && may_help) || is_enough {
-                return Err(error_of(&broken, sent));
+            if !(is_safe && may_help) || is_exhausted {
+                return Err(error_of(&error, sent));
             }
-            self.moment::<W>(&live, again_in).await;
-            again_in = (again_in * 2).min(MAX_RETRY_DELAY);
+            self.wait_for_other::<W>(&live, retry_delay).await;
+            retry_delay = (retry_delay * 2).min(MAX_RETRY_DELAY);
         }
     }
 
-    /// Whether a request met an exit that was due to the idle time: no byte of a response came,
-    /// and the process exited as one does that was idle. It answers what it has taken before it
-    /// exits so, hence the request did not run.
-    async fn met_idle_exit<W: Transport>(
+    /// Returns whether the request raced with an idle exit: no byte of a response came, and the
+    /// process exited as an idle one does. Such a process answers every received request before it
+    /// exits, so this one did not run.
+    async fn raced_idle_exit<W: Transport>(
         &self,
-        broken: &RequestError,
+        error: &RequestError,
         live: &Live,
         sent: Instant,
     ) -> bool {
-        let idle_max = self.program.limits.idle_max;
-        if broken.has_response || !self.activity.may_meet_idle_exit(idle_max, sent) {
+        let idle_timeout = self.program.limits.idle_timeout;
+        if error.has_response || !self.activity.may_race_idle_exit(idle_timeout, sent) {
             return false;
         }
-        self.moment::<W>(live, EXIT_TIMEOUT).await;
+        self.wait_for_other::<W>(live, EXIT_TIMEOUT).await;
         live.end.get() == Some(&ExitCause::Idle)
     }
 
-    /// Waits until another process serves, or a little while: a connection may end for reasons
-    /// that have nothing to do with its process.
-    async fn moment<W: Transport>(&self, live: &Live, wait_max: Duration) {
+    /// Waits until another process serves, or for `timeout`: a connection may close while its
+    /// process continues to run.
+    async fn wait_for_other<W: Transport>(&self, live: &Live, timeout: Duration) {
         let mut phase = self.phase.subscribe();
         let other = phase.wait_for(|phase| match phase {
             Phase::Serving(now) => now.pid != live.pid,
             _ => true,
         });
-        let until = Instant::now() + wait_max;
+        let until = Instant::now() + timeout;
         let _ = W::timeout_at(until, async { other.await.is_ok() }).await;
     }
 
-    /// The process that serves; waits while it is started, and has it started if it is asleep.
+    /// Returns the current process; waits while it is starting, and wakes it if it is idle.
     async fn live(&self, deadline: Option<Instant>) -> Result<Arc<Live>, Error> {
         if let Phase::Serving(live) = &*self.phase.borrow() {
             return Ok(Arc::clone(live));
@@ -192,7 +193,7 @@ impl Shared {
             match phase {
                 Phase::Serving(live) => return Ok(live),
                 Phase::Stopped => return Err(stopped_error()),
-                Phase::Backoff { why, until } if deadline.is_none_or(|late| late <= until) => {
+                Phase::Backoff { why, until } if deadline.is_none_or(|end| end <= until) => {
                     return Err(backoff_error(&why, until));
                 }
                 Phase::Idle => self.wake(),
@@ -205,59 +206,61 @@ impl Shared {
     }
 
     fn wake(&self) {
-        if let Some(orders) = self.commands.upgrade() {
-            // The task has ended: the phase says so.
-            let _ = orders.send(Command::Wake);
+        if let Some(commands) = self.commands.upgrade() {
+            // If the task has ended, the phase shows that.
+            let _ = commands.send(Command::Wake);
         }
     }
 }
 
-/// A call while it is sent and waits for its answer; dropped in that wait after its deadline, it
-/// has its process suspected.
+/// A call in flight. If it is dropped after its deadline, the process is checked for a hang.
 struct Sending<'s> {
     shared: &'s Shared,
     deadline: Option<Instant>,
-    /// The process that has not answered yet.
-    asked: Option<u32>,
+    /// The process that has not responded yet.
+    unanswered_by: Option<u32>,
     _running: Running<'s>,
 }
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        let (Some(pid), Some(deadline)) = (self.asked, self.deadline) else { return };
+        let (Some(pid), Some(deadline)) = (self.unanswered_by, self.deadline) else { return };
         if deadline <= Instant::now()
             && self.shared.activity.suspect()
-            && let Some(orders) = self.shared.commands.upgrade()
+            && let Some(commands) = self.shared.commands.upgrade()
         {
-            // The task has ended: so has the process.
-            let _ = orders.send(Command::CheckHung { pid });
+            // If the task has ended, so has the process.
+            let _ = commands.send(Command::CheckHung { pid });
         }
     }
 }
 
 #[cold]
-fn error_of(broken: &RequestError, sent: u32) -> Error {
-    let kind = match broken.kind {
+fn error_of(error: &RequestError, sent: u32) -> Error {
+    let kind = match error.kind {
         RequestErrorKind::Disconnected => ErrorKind::Disconnected,
         RequestErrorKind::Protocol => ErrorKind::Protocol,
         RequestErrorKind::TooLarge => ErrorKind::InvalidOutput,
     };
-    let what = match broken.delivery {
+    let what = match error.delivery {
         Delivery::NotSent => "was not called",
-        Delivery::MaybeSent => "was called, and gave no answer; the call may have run",
+        Delivery::MaybeSent => "was called, but returned no response; the call may have run",
     };
     let times = if sent > 1 { format!(" ({sent} attempts)") } else { String::new() };
-    Error::new(kind, format!("{what}{times}")).caused_by(broken.message.clone())
+    Error::new(kind, format!("{what}{times}")).caused_by(error.message.clone())
 }
 
 #[cold]
 fn stopped_error() -> Error {
-    Error::new(ErrorKind::Retired, "has ended, and its process with it; look it up again")
+    Error::new(ErrorKind::Retired, "was stopped, together with its process")
+        .with_hint("look the plugin up again")
 }
 
 #[cold]
 fn backoff_error(why: &str, until: Instant) -> Error {
-    let wait = until.saturating_duration_since(Instant::now()).as_millis();
-    let message = format!("was not called: its process does not run; it is started in {wait} ms");
-    Error::new(ErrorKind::StartFailed, message).caused_by(why.to_owned())
+    let wait = until.saturating_duration_since(Instant::now());
+    let wait_ms = wait.as_millis();
+    let message =
+        format!("was not called: its process is not running, and restarts in {wait_ms} ms");
+    Error::new(ErrorKind::StartFailed, message).caused_by(why.to_owned()).with_retry_after(wait)
 }

@@ -1,5 +1,5 @@
-//! Runs a program that answers and ends, as `<program> capabilities` does: bounded in time and in
-//! what it writes, and nothing of it is left.
+//! Runs a program that prints and exits, such as `<program> capabilities`: with limits of time and
+//! output, and without leaving processes.
 
 use std::io;
 use std::process::ExitStatus;
@@ -10,105 +10,105 @@ use tokio::time::{Instant, sleep_until};
 
 use super::child::{Child, Launch};
 
-/// How much of stderr is kept: its beginning and its end.
-const STDERR_BYTES_MAX: usize = 10 << 10;
-const STDERR_FIRST_BYTES_MAX: usize = 2 << 10;
-/// Processes that it left behind may hold its pipes open for ever.
-const AFTER_END_WAIT_MAX: Duration = Duration::from_millis(100);
+/// The part of stderr that is kept: its beginning and its outcome.
+const MAX_STDERR_BYTES: usize = 10 << 10;
+const MAX_STDERR_FIRST_BYTES: usize = 2 << 10;
+/// Descendants may hold its pipes open forever.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 const CHUNK_BYTES: usize = 8 << 10;
 
-/// What became of a program that should answer and end.
+/// The outcome of such a run.
 pub(crate) enum RunToEnd {
-    /// It ended by itself.
-    Ended { status: ExitStatus, stdout: Vec<u8>, stderr: Vec<u8> },
-    /// It did not end in time.
+    /// It exited by itself.
+    Exited { status: ExitStatus, stdout: Vec<u8>, stderr: Vec<u8> },
+    /// It did not exit in time.
     TimedOut { stderr: Vec<u8> },
-    /// It wrote more than is read.
-    TooMuch { stderr: Vec<u8> },
+    /// It exceeded the output limit.
+    TooMuchOutput { stderr: Vec<u8> },
     /// It was not started.
     NotStarted(io::Error),
 }
 
-/// Runs a program for at most `wait_max`, reading at most `bytes_max` of each pipe and keeping
-/// the first 2 and the last 8 KiB of its stderr. It gets no guardian.
-pub(crate) async fn run_to_end(launch: &Launch, wait_max: Duration, bytes_max: usize) -> RunToEnd {
-    let until = Instant::now() + wait_max;
-    let mut child = match Child::patiently(launch, Child::spawn_unguarded).await {
+/// Runs a program for at most `timeout`, reads at most `max_bytes` of each pipe, and keeps the
+/// first 2 and the last 8 KiB of its stderr. It gets no guardian.
+pub(crate) async fn run_to_end(launch: &Launch, timeout: Duration, max_bytes: usize) -> RunToEnd {
+    let until = Instant::now() + timeout;
+    let mut child = match Child::spawn_with_retries(launch, Child::spawn_unguarded).await {
         Ok(child) => child,
         Err(error) => return RunToEnd::NotStarted(error),
     };
-    let mut written = Written { stdout: Vec::new(), stderr: Vec::new() };
-    let end = read(&mut child, &mut written, until, bytes_max).await;
-    match end {
-        // What it left behind is ended meanwhile.
-        End::Ended(_) => drop(child),
-        End::TimedOut | End::TooMuch => {
+    let mut captured = CapturedOutput { stdout: Vec::new(), stderr: Vec::new() };
+    let outcome = read(&mut child, &mut captured, until, max_bytes).await;
+    match outcome {
+        // Its descendants are killed in the background.
+        Outcome::Exited(_) => drop(child),
+        Outcome::TimedOut | Outcome::TooMuchOutput => {
             let _ = child.stop(Duration::ZERO).await;
         }
     }
-    let Written { stdout, stderr } = written;
-    match end {
-        End::Ended(status) => RunToEnd::Ended { status, stdout, stderr },
-        End::TimedOut => RunToEnd::TimedOut { stderr },
-        End::TooMuch => RunToEnd::TooMuch { stderr },
+    let CapturedOutput { stdout, stderr } = captured;
+    match outcome {
+        Outcome::Exited(status) => RunToEnd::Exited { status, stdout, stderr },
+        Outcome::TimedOut => RunToEnd::TimedOut { stderr },
+        Outcome::TooMuchOutput => RunToEnd::TooMuchOutput { stderr },
     }
 }
 
-struct Written {
+struct CapturedOutput {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
-enum End {
-    Ended(ExitStatus),
+enum Outcome {
+    Exited(ExitStatus),
     TimedOut,
-    TooMuch,
+    TooMuchOutput,
 }
 
 async fn read(
     child: &mut Child,
-    written: &mut Written,
+    captured: &mut CapturedOutput,
     mut until: Instant,
-    bytes_max: usize,
-) -> End {
+    max_bytes: usize,
+) -> Outcome {
     let mut stdout = child.take_stdout();
     let mut stderr = child.take_stderr();
     let mut stdout_chunk = vec![0; CHUNK_BYTES];
     let mut stderr_chunk = vec![0; CHUNK_BYTES];
     let mut stderr_bytes = 0;
-    let mut ended = None;
-    while stdout.is_some() || stderr.is_some() || ended.is_none() {
+    let mut exited = None;
+    while stdout.is_some() || stderr.is_some() || exited.is_none() {
         tokio::select! {
             biased;
-            status = child.wait(), if ended.is_none() => {
-                ended = Some(status);
-                until = Instant::now() + AFTER_END_WAIT_MAX;
+            status = child.wait(), if exited.is_none() => {
+                exited = Some(status);
+                until = Instant::now() + DRAIN_TIMEOUT;
             }
             count = read_some(&mut stdout, &mut stdout_chunk) => {
-                if written.stdout.len() + count > bytes_max {
-                    return End::TooMuch;
+                if captured.stdout.len() + count > max_bytes {
+                    return Outcome::TooMuchOutput;
                 }
-                written.stdout.extend(stdout_chunk.iter().take(count));
+                captured.stdout.extend(stdout_chunk.iter().take(count));
             }
             count = read_some(&mut stderr, &mut stderr_chunk) => {
                 stderr_bytes += count;
-                if stderr_bytes > bytes_max {
-                    return End::TooMuch;
+                if stderr_bytes > max_bytes {
+                    return Outcome::TooMuchOutput;
                 }
-                written.stderr.extend(stderr_chunk.iter().take(count));
-                let excess = written.stderr.len().saturating_sub(STDERR_BYTES_MAX);
-                let first = STDERR_FIRST_BYTES_MAX.min(written.stderr.len() - excess);
-                written.stderr.drain(first..first + excess);
+                captured.stderr.extend(stderr_chunk.iter().take(count));
+                let excess = captured.stderr.len().saturating_sub(MAX_STDERR_BYTES);
+                let first = MAX_STDERR_FIRST_BYTES.min(captured.stderr.len() - excess);
+                captured.stderr.drain(first..first + excess);
             }
-            // Last, so that nothing that was written in time stays unread on a busy machine.
+            // Last, so that output captured in time is read on a busy machine, too.
             () = sleep_until(until) => break,
         }
     }
-    ended.map_or(End::TimedOut, End::Ended)
+    exited.map_or(Outcome::TimedOut, Outcome::Exited)
 }
 
-/// Reads what is there; at the end of the pipe it is taken away, and what was closed stays
-/// pending. Nothing is lost if the future is dropped.
+/// Reads available output. Sets the pipe to `None` at its outcome, and is pending from then on. Cancel
+/// safe.
 async fn read_some(pipe: &mut Option<impl AsyncRead + Unpin>, chunk: &mut [u8]) -> usize {
     let Some(open) = pipe else { return std::future::pending().await };
     let count = open.read(chunk).await.unwrap_or(0);

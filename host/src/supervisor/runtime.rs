@@ -1,4 +1,4 @@
-//! The threads that all processes of one host share, made with the first of them.
+//! The runtime shared by all processes of one host, created with the first one.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Threads of the runtime: one goes on where another waits for the system, as in a fork.
+/// Threads of the runtime: one continues while another is blocked in a system call, such as fork.
 const THREADS: usize = 2;
 
 /// The runtime of a host's processes.
@@ -16,34 +16,35 @@ pub(crate) struct Processes {
 }
 
 impl Processes {
-    /// The runtime; made if there is none.
+    /// Returns the runtime, and creates it on first use.
     pub(crate) fn runtime(&self) -> io::Result<Handle> {
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = &*runtime {
             return Ok(runtime.handle().clone());
         }
-        if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_ends(&status)) {
-            let message = "this program ignores SIGCHLD, so it cannot see how its children end; \
-                           give that signal its default back (SIG_DFL)";
+        if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_sigchld(&status))
+        {
+            let message = "this program ignores SIGCHLD, so it cannot observe the exit of its \
+                           children; reset the signal to its default (SIG_DFL)";
             return Err(io::Error::other(message));
         }
-        let made = Builder::new_multi_thread()
+        let created = Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("hotbay-process")
             .enable_all()
             .build()?;
-        let handle = runtime.insert(made).handle().clone();
+        let handle = runtime.insert(created).handle().clone();
         #[cfg(target_os = "linux")]
         if super::adopted::adopts() {
-            handle.spawn(super::adopted::reap_for_ever());
+            handle.spawn(super::adopted::reap_forever());
         }
         handle.spawn_blocking(|| super::folder::sweep(&std::env::temp_dir()));
         Ok(handle)
     }
 }
 
-/// Whether a process ignores the ends of its children, by its `status` of proc(5).
-fn ignores_ends(status: &str) -> bool {
+/// Returns whether a process ignores SIGCHLD, by its `/proc/PID/status`.
+fn ignores_sigchld(status: &str) -> bool {
     const SIGCHLD: u64 = 1 << (libc::SIGCHLD - 1);
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
@@ -51,7 +52,7 @@ fn ignores_ends(status: &str) -> bool {
 }
 
 impl Drop for Processes {
-    /// By now every process has been ended; a runtime must not be waited for inside another.
+    /// By now every process was stopped. Waiting for a runtime inside another one would panic.
     fn drop(&mut self) {
         let runtime = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
@@ -71,9 +72,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_ignores_the_ends_of_its_children_is_known() {
-        assert!(ignores_ends("Name:\tx\nSigIgn:\t0000000000010000\nSigCgt:\t0\n"));
-        assert!(!ignores_ends("SigIgn:\t0000000000001000\nSigCgt:\t0000000000010000\n"));
-        assert!(!ignores_ends(""));
+    fn ignored_sigchld_is_detected() {
+        assert!(ignores_sigchld("Name:\tx\nSigIgn:\t0000000000010000\nSigCgt:\t0\n"));
+        assert!(!ignores_sigchld("SigIgn:\t0000000000001000\nSigCgt:\t0000000000010000\n"));
+        assert!(!ignores_sigchld(""));
     }
 }

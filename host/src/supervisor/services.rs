@@ -1,5 +1,5 @@
-//! The way back to the host: a second socket in the launch folder, on which a child asks for what
-//! its host does for plugins. The same token opens it.
+//! The host services of a child: a second socket in the launch folder, on which the child sends
+//! requests to its host, with the same token.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,19 +25,19 @@ use tokio::task::JoinHandle;
 use super::http::TOKEN;
 use super::program::ObserverRef;
 
-/// Connections of one child at once.
-const CONNECTIONS_MAX: usize = 16;
+/// Concurrent connections per child.
+const MAX_CONNECTIONS: usize = 16;
 
-/// Bytes of one request: a message and fields, with what JSON adds to them.
-const BODY_BYTES_MAX: usize = 8 * LINE_BYTES_MAX;
+/// Limit of one request: a message and fields, with the overhead of JSON.
+const MAX_BODY_BYTES: usize = 8 * LINE_BYTES_MAX;
 
-/// How long the head of a request may take.
-const HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Timeout for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The least level that is wanted, in each answer.
+/// The lowest recorded log level, sent in each response.
 const LOG_LEVEL: HeaderName = HeaderName::from_static("hotbay-log-level");
 
-/// The socket of one launch; closed when dropped.
+/// The socket of one launch; closed on drop.
 #[derive(Debug)]
 pub(super) struct HostSocket(JoinHandle<()>);
 
@@ -68,96 +68,97 @@ struct ThreadPanic {
     location: String,
 }
 
-/// Serves the host's services at `path`, which lies in a private folder.
-pub(super) fn serve(path: &Path, token: &str, overseer: ObserverRef) -> io::Result<HostSocket> {
+/// Serves the host's services at `path`, in a private folder.
+pub(super) fn serve(path: &Path, token: &str, observer: ObserverRef) -> io::Result<HostSocket> {
     let listener = UnixListener::bind(path)?;
     let token: Arc<str> = token.into();
     Ok(HostSocket(tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        // All of them end with this task.
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        // All of them are aborted with this task.
         let mut connections = tokio::task::JoinSet::new();
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             while connections.try_join_next().is_some() {}
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
-                // Out of descriptors, as a rule: others may be given back.
+                // Usually out of file descriptors, which may be released soon.
                 Err(_) => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 }
             };
-            let (token, overseer) = (Arc::clone(&token), Arc::clone(&overseer));
+            let (token, observer) = (Arc::clone(&token), Arc::clone(&observer));
             connections.spawn(async move {
-                let answer = service_fn(|request| {
-                    let (token, overseer) = (Arc::clone(&token), Arc::clone(&overseer));
-                    async move { Ok::<_, Infallible>(answer(request, &token, &overseer).await) }
+                let respond = service_fn(|request| {
+                    let (token, observer) = (Arc::clone(&token), Arc::clone(&observer));
+                    async move { Ok::<_, Infallible>(respond(request, &token, &observer).await) }
                 });
                 let mut server = http1::Builder::new();
-                server.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT_MAX);
-                // A child that breaks off is none of the host's business.
-                let _ = server.serve_connection(TokioIo::new(stream), answer).await;
-                drop(place);
+                server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+                // An error of the child's connection does not concern the host.
+                let _ = server.serve_connection(TokioIo::new(stream), respond).await;
+                drop(permit);
             });
         }
     })))
 }
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
     token: &str,
-    overseer: &ObserverRef,
+    observer: &ObserverRef,
 ) -> Response<Full<Bytes>> {
     let given = request.headers().get(TOKEN).map(HeaderValue::as_bytes).unwrap_or_default();
-    let is_known = same(given, token.as_bytes());
+    let is_authorized = same(given, token.as_bytes());
     let (parts, body) = request.into_parts();
-    // Read in any case: who still writes would not hear the answer.
-    let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+    // The body is read in any case: a child that is still writing would not read the response.
+    let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
     let (status, message) = match body {
-        _ if !is_known => {
-            (StatusCode::UNAUTHORIZED, "the header `Hotbay-Token` is not the one of this launch")
-        }
-        Ok(body) => served(parts.uri.path(), &body.to_bytes(), overseer),
-        Err(_) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or did not come whole"),
+        _ if !is_authorized => (
+            StatusCode::UNAUTHORIZED,
+            "invalid `Hotbay-Token`: it differs from the token of this launch",
+        ),
+        Ok(body) => dispatch(parts.uri.path(), &body.to_bytes(), observer),
+        Err(_) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or incomplete"),
     };
     let code = status.as_u16();
     let body = serde_json::json!({ "message": message, "statusCode": code }).to_string();
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(LOG_LEVEL, HeaderValue::from(overseer.log_level()));
+    response.headers_mut().insert(LOG_LEVEL, HeaderValue::from(observer.log_level()));
     response
 }
 
-/// Compares in a time that does not tell where two tokens differ.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let differ = given.iter().zip(wanted).fold(0, |differ, (one, other)| differ | (one ^ other));
-    given.len() == wanted.len() && differ == 0
+/// Compares two tokens in constant time.
+fn same(given: &[u8], expected: &[u8]) -> bool {
+    let differ = given.iter().zip(expected).fold(0, |differ, (one, other)| differ | (one ^ other));
+    given.len() == expected.len() && differ == 0
 }
 
-fn served(path: &str, body: &[u8], overseer: &ObserverRef) -> (StatusCode, &'static str) {
+fn dispatch(path: &str, body: &[u8], observer: &ObserverRef) -> (StatusCode, &'static str) {
     match path {
         "/log" => match serde_json::from_slice::<Line>(body) {
-            Ok(line) => log(&line, overseer),
-            Err(_) => (StatusCode::BAD_REQUEST, "wanted `level` (1 to 5) and `message`"),
+            Ok(line) => log(&line, observer),
+            Err(_) => (StatusCode::BAD_REQUEST, "expected `level` (1 to 5) and `message`"),
         },
         "/thread-panicked" => match serde_json::from_slice::<ThreadPanic>(body) {
             Ok(panic) => {
-                overseer.thread_panicked(&panic.message, &panic.location);
-                (StatusCode::OK, "heard")
+                observer.thread_panicked(&panic.message, &panic.location);
+                (StatusCode::OK, "recorded")
             }
-            Err(_) => (StatusCode::BAD_REQUEST, "wanted `message`"),
+            Err(_) => (StatusCode::BAD_REQUEST, "expected `message`"),
         },
-        _ => (StatusCode::NOT_FOUND, "the host serves `/log` and `/thread-panicked` here"),
+        _ => (StatusCode::NOT_FOUND, "not found; this socket serves `/log` and `/thread-panicked`"),
     }
 }
 
-fn log(line: &Line, overseer: &ObserverRef) -> (StatusCode, &'static str) {
+fn log(line: &Line, observer: &ObserverRef) -> (StatusCode, &'static str) {
     let fields = match &line.fields {
         serde_json::Value::Object(fields) if !fields.is_empty() => line.fields.to_string(),
         serde_json::Value::String(text) => text.clone(),
         _ => String::new(),
     };
-    let logged = overseer.log(&Record {
+    let logged = observer.log(&Record {
         level: Level::from_code(line.level),
         target: &line.target,
         message: &line.message,
@@ -168,9 +169,9 @@ fn log(line: &Line, overseer: &ObserverRef) -> (StatusCode, &'static str) {
     match logged {
         Ok(()) => (StatusCode::OK, "logged"),
         Err(ServiceError::Denied) => {
-            (StatusCode::FORBIDDEN, "the manifest's `permissions` do not name `log`")
+            (StatusCode::FORBIDDEN, "permission `log` is missing in the manifest's `permissions`")
         }
-        Err(ServiceError::Closed) => (StatusCode::GONE, "the plugin was stopped"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the plugin logs faster than it may"),
+        Err(ServiceError::Closed) => (StatusCode::GONE, "the plugin has been stopped"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the plugin exceeds its log rate limit"),
     }
 }

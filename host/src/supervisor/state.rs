@@ -1,4 +1,4 @@
-//! What a supervised process is doing, as those who want to call it see it.
+//! The state of a supervised process, as seen by its callers.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -7,37 +7,37 @@ use std::time::Instant;
 use super::http::Client;
 use super::restart::ExitCause;
 
-/// Completes the sentence "the process is …".
+/// The phase of a process; completes the sentence "the process is …".
 #[derive(Clone)]
 pub(super) enum Phase {
     /// Being started.
     Starting,
-    /// There, and can be called.
+    /// Running, and can be called.
     Serving(Arc<Live>),
-    /// Gone; it left by itself because it had nothing to do, and is started by the next call.
+    /// Not running: it exited by its idle timeout, and is started by the next call.
     Idle,
-    /// Gone; the last start failed, and the next one is at this moment.
+    /// Not running: the last start failed, and is retried at this instant.
     Backoff { why: Arc<str>, until: Instant },
-    /// Gone for good.
+    /// Stopped for good.
     Stopped,
 }
 
-/// One process that can be called.
+/// A process that can be called.
 pub(super) struct Live {
     pub(super) pid: u32,
     pub(super) client: Client,
-    /// Its socket, if that lies where a second process of the program would want its own.
+    /// Its socket, if a second process of the program would use the same path.
     pub(super) fixed_socket: Option<PathBuf>,
     /// How it ended; set before the phase changes.
     pub(super) end: OnceLock<ExitCause>,
 }
 
-/// What the task that watches a process is asked to do.
+/// A command to the watch task of a process.
 pub(super) enum Command {
-    /// A call waits for a process that is asleep.
+    /// A call waits for an idle process.
     Wake,
-    /// A call to this process missed its deadline: find out whether it is hung.
+    /// A call to this process missed its deadline: check whether it hangs.
     CheckHung { pid: u32 },
-    /// End it; within this time by itself. The sender hears how that went.
+    /// Stop it, with a grace period if `graceful`. The sender reports the result.
     Stop { graceful: bool, done: tokio::sync::oneshot::Sender<Result<(), String>> },
 }

@@ -1,5 +1,5 @@
-//! The task that watches one process: ends what is left of it when it exits, starts it again
-//! after the pause that the policy wants, and ends it when it is told to.
+//! The watch task of one process: cleans up after an exit, restarts the process after the delay of
+//! the restart policy, and stops it on command.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::pin::Pin;
@@ -22,50 +22,54 @@ use super::pipes::SharedTail;
 use super::process::Process;
 use super::program::{ObserverRef, Program};
 use super::requests::Shared;
-use super::restart::{BACK_OFF_MAX, Decision, ExitCause, History};
+use super::restart::{Decision, ExitCause, History, MAX_BACKOFF};
 use super::start::{self, NotStarted, Started};
 use super::state::{Command, Live, Phase};
 use crate::sync::lock;
 
-/// Starts a program for the first time, and has it watched from then on.
+/// Starts a program for the first time, and spawns its watch task.
 pub(crate) async fn begin(
     program: Arc<Program>,
     capabilities: Capabilities,
-    overseer: ObserverRef,
+    observer: ObserverRef,
 ) -> Result<Process, NotStarted> {
-    let started = start::start(&program, &capabilities, &overseer).await?;
-    let (orders, to_do) = mpsc::unbounded_channel();
+    let started = start::start(&program, &capabilities, &observer).await?;
+    let (commands, receiver) = mpsc::unbounded_channel();
     let (phase, _) = watch::channel(Phase::Serving(Arc::clone(&started.live)));
     let shared = Arc::new(Shared {
         program,
         capabilities,
         phase,
-        commands: orders.downgrade(),
+        commands: commands.downgrade(),
         activity: Activity::new(),
     });
-    let task =
-        Watch { shared: Arc::clone(&shared), overseer, to_do, history: History::new(BACK_OFF_MAX) };
+    let task = Watch {
+        shared: Arc::clone(&shared),
+        observer,
+        receiver,
+        history: History::new(MAX_BACKOFF),
+    };
     tokio::spawn(task.watch(started));
-    Ok(Process { shared, orders })
+    Ok(Process { shared, commands })
 }
 
-/// How long a process may take to end that is not wanted after all.
-const DISCARD_WAIT_MAX: Duration = Duration::from_secs(2);
+/// The grace period of a process that is discarded.
+const DISCARD_GRACE: Duration = Duration::from_secs(2);
 
-/// Between two looks whether a process is idle, at most.
-const IDLE_LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+/// Longest interval between two idle checks.
+const MAX_IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Finds out whether a process is hung.
+/// A check whether the process hangs.
 type Check = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 struct Watch {
     shared: Arc<Shared>,
-    overseer: ObserverRef,
-    to_do: mpsc::UnboundedReceiver<Command>,
+    observer: ObserverRef,
+    receiver: mpsc::UnboundedReceiver<Command>,
     history: History,
 }
 
-/// What the task was told to do, and who wants to hear that it was done.
+/// A stop command, and the sender that reports its completion.
 struct Stop {
     graceful: bool,
     done: Option<oneshot::Sender<Result<(), String>>>,
@@ -77,12 +81,12 @@ impl Watch {
         while let Some(started) = running.take() {
             match self.serve(started).await {
                 Served::Stopped => return,
-                Served::Exited(how) => running = self.next(how).await,
+                Served::Exited(cause) => running = self.restart(cause).await,
             }
         }
     }
 
-    /// Watches a process until it exits or is to be ended.
+    /// Watches a process until it exits or is stopped.
     async fn serve(&mut self, mut started: Started) -> Served {
         let now = Instant::now();
         self.history.started(now);
@@ -91,16 +95,16 @@ impl Watch {
         let beyond = listeners::beyond_loopback(live.pid);
         let printed = || started.printed_beyond_loopback.into_iter().collect();
         for address in beyond.unwrap_or_else(printed) {
-            self.overseer.listens_beyond_loopback(live.pid, address);
+            self.observer.listens_beyond_loopback(live.pid, address);
         }
         let mut check: Option<Check> = None;
-        let mut idle_at = self.idle_max().map(|idle_max| now + idle_max);
+        let mut idle_at = self.idle_timeout().map(|idle_timeout| now + idle_timeout);
         loop {
             tokio::select! {
                 status = started.child.wait() => {
                     return Served::Exited(self.exited(started, status).await);
                 }
-                order = self.to_do.recv() => match order {
+                command = self.receiver.recv() => match command {
                     Some(Command::Wake) => {}
                     Some(Command::CheckHung { pid }) => {
                         if pid == live.pid && !self.shared.program.limits.health_timeout.is_zero() {
@@ -109,55 +113,55 @@ impl Watch {
                         }
                     }
                     Some(Command::Stop { graceful, done }) => {
-                        self.end(started, Stop { graceful, done: Some(done) }).await;
+                        self.stop(started, Stop { graceful, done: Some(done) }).await;
                         return Served::Stopped;
                     }
                     None => {
-                        self.end(started, Stop { graceful: false, done: None }).await;
+                        self.stop(started, Stop { graceful: false, done: None }).await;
                         return Served::Stopped;
                     }
                 },
                 is_hung = checked(&mut check) => {
                     check = None;
                     if is_hung {
-                        return Served::Exited(self.end_hung(started).await);
+                        return Served::Exited(self.stop_hung(started).await);
                     }
                     self.shared.activity.trust();
                 }
                 () = at(idle_at) => {
-                    if self.begins_idle_end(&live) {
-                        return Served::Exited(self.end_idle(started).await);
+                    if self.begin_idle_stop(&live) {
+                        return Served::Exited(self.stop_idle(started).await);
                     }
-                    idle_at = self.idle_max().map(|idle_max| {
-                        let soon = Instant::now() + idle_max.min(IDLE_LOOK_EVERY_MAX);
-                        (self.shared.activity.last() + idle_max).max(soon)
+                    idle_at = self.idle_timeout().map(|idle_timeout| {
+                        let soon = Instant::now() + idle_timeout.min(MAX_IDLE_CHECK_INTERVAL);
+                        (self.shared.activity.last() + idle_timeout).max(soon)
                     });
                 }
             }
         }
     }
 
-    /// Without calls for how long the host ends the process: a program of ours exits by itself,
-    /// in a way that no call is lost by; the older dialects do not say how theirs do.
-    fn idle_max(&self) -> Option<Duration> {
-        let idle_max = self.shared.program.limits.idle_max;
-        (!self.is_ours() && !idle_max.is_zero()).then_some(idle_max)
+    /// Returns the idle timeout after which the host stops the process. A program of ours exits by
+    /// itself without losing a call; the older dialects do not specify that.
+    fn idle_timeout(&self) -> Option<Duration> {
+        let idle_timeout = self.shared.program.limits.idle_timeout;
+        (!self.is_ours() && !idle_timeout.is_zero()).then_some(idle_timeout)
     }
 
     fn is_ours(&self) -> bool {
         matches!(self.shared.capabilities.dialect, Dialect::Ours { .. })
     }
 
-    /// Holds calls back if none is under way and none was for the idle time.
-    fn begins_idle_end(&self, live: &Arc<Live>) -> bool {
+    /// Blocks new calls if none is in flight and the idle timeout has passed.
+    fn begin_idle_stop(&self, live: &Arc<Live>) -> bool {
         let activity = &self.shared.activity;
-        let Some(idle_max) = self.idle_max() else { return false };
-        if activity.is_running() || activity.last().elapsed() < idle_max {
+        let Some(idle_timeout) = self.idle_timeout() else { return false };
+        if activity.is_running() || activity.last().elapsed() < idle_timeout {
             return false;
         }
         self.set_phase(Phase::Starting);
-        // A call that has seen the phase before was counted before that; one that comes now
-        // waits for the next phase, and is served by the same process.
+        // A call that read the old phase was counted before this line. A new call waits for the
+        // next phase, and is served by the same process.
         if activity.is_running() {
             self.set_phase(Phase::Serving(Arc::clone(live)));
             return false;
@@ -165,88 +169,88 @@ impl Watch {
         true
     }
 
-    /// Ends a process that nobody has called for the idle time.
-    async fn end_idle(&mut self, started: Started) -> ExitCause {
+    /// Stops a process after its idle timeout.
+    async fn stop_idle(&mut self, started: Started) -> ExitCause {
         let _ = started.live.end.set(ExitCause::Idle);
         self.shared.activity.take_has_served();
         let grace = self.shared.program.limits.stop_timeout;
-        self.clear_away(started, grace).await;
+        self.clean_up(started, grace).await;
         ExitCause::Idle
     }
 
-    /// Ends a process that does not answer.
-    async fn end_hung(&mut self, started: Started) -> ExitCause {
+    /// Stops a process that hangs.
+    async fn stop_hung(&mut self, started: Started) -> ExitCause {
         let has_served = self.shared.activity.take_has_served();
-        let how = if has_served { ExitCause::Served } else { ExitCause::Unused };
-        let _ = started.live.end.set(how);
+        let cause = if has_served { ExitCause::Served } else { ExitCause::Unused };
+        let _ = started.live.end.set(cause);
         self.set_phase(Phase::Starting);
         let pid = started.live.pid;
         let limits = self.shared.program.limits;
-        self.clear_away(started, (limits.stop_timeout / 2).min(DISCARD_WAIT_MAX)).await;
+        self.clean_up(started, (limits.stop_timeout / 2).min(DISCARD_GRACE)).await;
         let reason = format!(
-            "it was hung, and the host has ended it: a call passed its deadline, and `/healthz` \
-             was not answered within {} ms",
+            "it did not respond, and the host stopped it: a call exceeded its deadline, and \
+             `/healthz` was not answered within {} ms",
             limits.health_timeout.as_millis()
         );
-        self.overseer.exited(pid, reason);
-        how
+        self.observer.exited(pid, reason);
+        cause
     }
 
-    /// Ends a process that is not wanted any more.
-    async fn end(&mut self, started: Started, stop: Stop) {
+    /// Stops a process on command.
+    async fn stop(&mut self, started: Started, stop: Stop) {
         self.set_phase(Phase::Stopped);
         let program = &self.shared.program;
         let stop_timeout = program.limits.stop_timeout;
         let grace = match (stop.graceful, &stop.done) {
             (true, _) => stop_timeout,
-            // It may own what the next one wants, as a library lets go of in its drop.
-            (false, Some(_)) => (stop_timeout / 2).min(DISCARD_WAIT_MAX),
+            // It may hold resources that the next process needs, as a library releases in its drop.
+            (false, Some(_)) => (stop_timeout / 2).min(DISCARD_GRACE),
             (false, None) => Duration::ZERO,
         };
-        let (Stopped { status, was_killed }, tail) = self.clear_away(started, grace).await;
+        let (Stopped { status, was_killed }, tail) = self.clean_up(started, grace).await;
         if let Some(done) = stop.done {
-            // One that has no way of its own to end, ends of the signal that asks it to. What the
-            // older dialects exit with when their server has ended is no failure.
-            let as_asked = status.success()
+            // A program without a SIGTERM handler is killed by the signal. Any exit code of the
+            // older dialects counts as success.
+            let is_success = status.success()
                 || status.signal() == Some(Signal::TERM.as_raw())
                 || (!self.is_ours() && status.code().is_some());
-            let ended = match as_asked || !stop.graceful {
+            let result = match is_success || !stop.graceful {
                 true => Ok(()),
                 false if was_killed => Err(why_killed(grace, &lock(&tail))),
-                false => Err(program.why_exited(status, &lock(&tail))),
+                false => Err(program.explain_exit(status, &lock(&tail))),
             };
-            let _ = done.send(ended);
+            let _ = done.send(result);
         }
     }
 
-    /// Tells of a process that ended by itself, and clears away what it left.
+    /// Reports a process that exited by itself, and cleans up after it.
     async fn exited(&mut self, started: Started, status: ExitStatus) -> ExitCause {
         let activity = &self.shared.activity;
-        let idle_max = self.shared.program.limits.idle_max;
-        let may_be_idle = !activity.is_owed() || activity.was_idle(idle_max, Instant::now());
-        let how = how_it_ended(status, may_be_idle, activity.take_has_served());
-        let _ = started.live.end.set(how);
+        let idle_timeout = self.shared.program.limits.idle_timeout;
+        let may_be_idle = !activity.is_owed() || activity.was_idle(idle_timeout, Instant::now());
+        let cause = exit_cause(status, may_be_idle, activity.take_has_served());
+        let _ = started.live.end.set(cause);
         self.set_phase(Phase::Starting);
         let pid = started.live.pid;
-        let (_, tail) = self.clear_away(started, Duration::ZERO).await;
-        if how != ExitCause::Idle {
-            let reason = self.shared.program.why_exited(status, &lock(&tail));
-            self.overseer.exited(pid, reason);
+        let (_, tail) = self.clean_up(started, Duration::ZERO).await;
+        if cause != ExitCause::Idle {
+            let reason = self.shared.program.explain_exit(status, &lock(&tail));
+            self.observer.exited(pid, reason);
         }
-        how
+        cause
     }
 
-    /// The next process, as soon as there is one; none: it is not wanted any more.
-    async fn next(&mut self, mut how: ExitCause) -> Option<Started> {
+    /// Returns the next process once it is ready, or `None` if a stop was requested.
+    async fn restart(&mut self, mut cause: ExitCause) -> Option<Started> {
         let ended_at = Instant::now();
         let mut why: Arc<str> = Arc::from("it exited");
         loop {
-            let decision = self.history.exited(Instant::now(), how, chance());
+            let decision = self.history.exited(Instant::now(), cause, random_jitter());
             let waited = match decision {
-                Decision::AtOnce => NextStep::Start,
+                Decision::Immediately => NextStep::Start,
                 Decision::After(pause) => {
                     let until = Instant::now() + pause;
-                    self.set_phase(match how {
+                    self.set_phase(match cause {
                         ExitCause::NotStarted => Phase::Backoff { why: Arc::clone(&why), until },
                         _ => Phase::Starting,
                     });
@@ -267,10 +271,10 @@ impl Watch {
             self.set_phase(Phase::Starting);
             let (program, capabilities) = (&self.shared.program, &self.shared.capabilities);
             let began = Instant::now();
-            let started = start::start(program, capabilities, &self.overseer);
+            let started = start::start(program, capabilities, &self.observer);
             let started = tokio::select! {
                 started = started => started,
-                stop = next_stop(&mut self.to_do) => {
+                stop = next_stop(&mut self.receiver) => {
                     self.set_phase(Phase::Stopped);
                     if let Some(done) = stop.done {
                         let _ = done.send(Ok(()));
@@ -281,35 +285,35 @@ impl Watch {
             match started {
                 Ok(started) => {
                     let live = Arc::clone(&started.live);
-                    self.overseer.restarted(live.pid, ended_at.elapsed());
+                    self.observer.restarted(live.pid, ended_at.elapsed());
                     self.set_phase(Phase::Serving(live));
                     return Some(started);
                 }
-                // Its idle time was over before the host, on a busy machine, came to call it.
+                // Its idle timeout passed before the host, on a busy machine, called it.
                 Err(failed)
-                    if failed.has_exited_well
-                        && activity::is_idle(program.limits.idle_max, began.elapsed()) =>
+                    if failed.has_exited_with_success
+                        && activity::is_idle(program.limits.idle_timeout, began.elapsed()) =>
                 {
-                    how = ExitCause::Idle;
+                    cause = ExitCause::Idle;
                 }
                 Err(NotStarted { step, message, .. }) => {
-                    let reason = format!("it did not start again, at the step `{step}`: {message}");
-                    self.overseer.not_restarted(&reason);
+                    let reason = format!("it did not restart, at the step `{step}`: {message}");
+                    self.observer.not_restarted(&reason);
                     why = reason.into();
-                    how = ExitCause::NotStarted;
+                    cause = ExitCause::NotStarted;
                 }
             }
         }
     }
 
-    /// Waits until then, or until a call wants it.
+    /// Waits until the given instant, or until a call needs the process.
     async fn wait(&mut self, until: Option<Instant>) -> NextStep {
         let sleep = at(until);
         tokio::pin!(sleep);
         loop {
             tokio::select! {
                 () = &mut sleep => return NextStep::Start,
-                order = self.to_do.recv() => match order {
+                command = self.receiver.recv() => match command {
                     Some(Command::Wake) if until.is_none() => return NextStep::Start,
                     Some(Command::Wake | Command::CheckHung { .. }) => {}
                     Some(Command::Stop { graceful, done }) => {
@@ -321,14 +325,13 @@ impl Watch {
         }
     }
 
-    /// Ends a process and all that it started, reads what it still had to say, and removes its
-    /// sockets.
-    async fn clear_away(&self, started: Started, grace: Duration) -> (Stopped, SharedTail) {
+    /// Stops a process and its descendants, reads its remaining output, and removes its sockets.
+    async fn clean_up(&self, started: Started, grace: Duration) -> (Stopped, SharedTail) {
         let Started { child, live, readers, tail, services, folder, .. } = started;
-        // First: then nobody else holds its pipes.
+        // First: afterwards no process holds its pipes.
         let stopped = child.stop(grace).await;
         for reader in readers {
-            reader.end().await;
+            reader.finish().await;
         }
         if !self.is_ours() {
             leftovers::remove(live.client.location(), live.pid);
@@ -343,7 +346,8 @@ impl Watch {
 }
 
 impl Drop for Watch {
-    /// Also where the runtime ends: nobody waits for a process that nobody starts.
+    /// Also runs if the runtime shuts down, so that no caller waits for a process that will not
+    /// start.
     fn drop(&mut self) {
         self.set_phase(Phase::Stopped);
     }
@@ -359,7 +363,7 @@ enum NextStep {
     End(Stop),
 }
 
-/// The outcome of a check; never where there is none.
+/// Returns the outcome of a check; pending forever without one.
 async fn checked(check: &mut Option<Check>) -> bool {
     match check {
         Some(check) => check.await,
@@ -367,7 +371,7 @@ async fn checked(check: &mut Option<Check>) -> bool {
     }
 }
 
-/// Waits until then; `None` is never.
+/// Waits until the given instant; `None` waits forever.
 async fn at(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until.into()).await,
@@ -375,10 +379,10 @@ async fn at(until: Option<Instant>) {
     }
 }
 
-/// The next order to end it; nobody who could give one is left counts as one.
-async fn next_stop(to_do: &mut mpsc::UnboundedReceiver<Command>) -> Stop {
+/// Returns the next stop command; a closed channel counts as one.
+async fn next_stop(receiver: &mut mpsc::UnboundedReceiver<Command>) -> Stop {
     loop {
-        match to_do.recv().await {
+        match receiver.recv().await {
             Some(Command::Wake | Command::CheckHung { .. }) => {}
             Some(Command::Stop { graceful, done }) => return Stop { graceful, done: Some(done) },
             None => return Stop { graceful: false, done: None },
@@ -386,14 +390,14 @@ async fn next_stop(to_do: &mut mpsc::UnboundedReceiver<Command>) -> Stop {
     }
 }
 
-/// Why the host killed it.
+/// Explains why the host killed it.
 fn why_killed(grace: Duration, tail: &Tail) -> String {
-    let words = diagnose::last_words(tail).map_or_else(String::new, |words| format!("\n{words}"));
+    let output = diagnose::output_of(tail).map_or_else(String::new, |output| format!("\n{output}"));
     let grace = grace.as_millis();
-    format!("it did not end within {grace} ms after SIGTERM, so the host killed it{words}")
+    format!("it did not exit within {grace} ms after SIGTERM, so the host killed it{output}")
 }
 
-fn how_it_ended(status: ExitStatus, may_be_idle: bool, has_served: bool) -> ExitCause {
+fn exit_cause(status: ExitStatus, may_be_idle: bool, has_served: bool) -> ExitCause {
     if status.success() && may_be_idle {
         ExitCause::Idle
     } else if has_served {
@@ -403,8 +407,8 @@ fn how_it_ended(status: ExitStatus, may_be_idle: bool, has_served: bool) -> Exit
     }
 }
 
-/// A number from 0 to 1 that differs from host to host, so that their restarts spread out.
-fn chance() -> f64 {
+/// Returns a random number from 0 to 1, so that restarts of different hosts spread out.
+fn random_jitter() -> f64 {
     use std::hash::{BuildHasher as _, RandomState};
     let random = RandomState::new().hash_one(0_u8) >> 11;
     // 53 bits fit a double exactly.

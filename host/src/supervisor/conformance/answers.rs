@@ -1,23 +1,23 @@
-//! What an answer is by the protocol: an output, an error in its form, or neither. Pure.
+//! Classifies a response by the protocol: an output, a well-formed error, or neither. Pure.
 
 use hyper::StatusCode;
 use serde_json::Value;
 
 use super::super::http::HttpResponse;
 
-/// Characters of a body that are shown.
-const SHOWN_CHARS_MAX: usize = 80;
+/// Characters of a body shown in messages.
+const MAX_SHOWN_CHARS: usize = 80;
 
-/// An answer as the protocol has them.
+/// A response that the protocol allows.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Proper {
+pub(super) enum ParsedReply {
     Output,
     Error { status: u16, message: String },
 }
 
-impl Proper {
-    /// Completes the sentence "it answered …".
-    pub(super) fn told(&self) -> String {
+impl ParsedReply {
+    /// Describes the response, to complete the sentence "it returned …".
+    pub(super) fn describe(&self) -> String {
         match self {
             Self::Output => "200".to_owned(),
             Self::Error { status, message } => format!("{status}: {message}"),
@@ -25,31 +25,37 @@ impl Proper {
     }
 }
 
-/// Reads an answer; why it is none, where it is neither output nor error.
-pub(super) fn proper(answer: &HttpResponse) -> Result<Proper, String> {
-    let status = answer.status;
+/// Classifies a response.
+///
+/// # Errors
+///
+/// Describes a response that is neither an output nor a well-formed error.
+pub(super) fn parse_reply(response: &HttpResponse) -> Result<ParsedReply, String> {
+    let status = response.status;
     if status == StatusCode::OK {
-        return Ok(Proper::Output);
+        return Ok(ParsedReply::Output);
     }
-    let shown = shown(&answer.body);
+    let shown = shown(&response.body);
     if !(status.is_client_error() || status.is_server_error()) {
         return Err(format!(
-            "it answered {}; wanted 200 for an output, 4xx or 5xx for an error",
+            "it returned {}; expected 200 for an output, or 4xx or 5xx for an error",
             status.as_u16()
         ));
     }
-    let message = serde_json::from_slice(&answer.body).ok().as_ref().and_then(error);
-    message.map(|message| Proper::Error { status: status.as_u16(), message }).ok_or_else(|| {
-        format!(
-            "it answered {} with {shown}; wanted JSON that says why: {{\"code\":…,\"message\":\"…\"}} \
-             for an error of the plugin, {{\"message\":\"…\",\"statusCode\":…}} for a request that \
-             cannot be answered",
-            status.as_u16()
-        )
-    })
+    let message = serde_json::from_slice(&response.body).ok().as_ref().and_then(error);
+    message.map(|message| ParsedReply::Error { status: status.as_u16(), message }).ok_or_else(
+        || {
+            format!(
+                "it returned {} with {shown}; expected JSON with the reason: \
+             {{\"code\":…,\"message\":\"…\"}} for an error of the plugin, \
+             {{\"message\":\"…\",\"statusCode\":…}} for a request that cannot be served",
+                status.as_u16()
+            )
+        },
+    )
 }
 
-/// The message of an error in the protocol's form.
+/// Returns the message of an error in the protocol's form.
 pub(super) fn error(value: &Value) -> Option<String> {
     let has_code = ["code", "statusCode"].iter().any(|name| value[name].is_i64());
     let message = value["message"].as_str().filter(|_| has_code)?;
@@ -59,14 +65,14 @@ pub(super) fn error(value: &Value) -> Option<String> {
     })
 }
 
-/// The start of a body, for people.
+/// Returns the start of a body, for messages.
 pub(super) fn shown(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN_CHARS_MAX)]);
+    let text = String::from_utf8_lossy(&body[..body.len().min(4 * MAX_SHOWN_CHARS)]);
     let text = text.trim();
     if text.is_empty() {
         return "an empty body".to_owned();
     }
-    let mut shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    let mut shown: String = text.chars().take(MAX_SHOWN_CHARS).collect();
     if shown.len() < text.len() {
         shown.push('…');
     }
@@ -78,27 +84,28 @@ mod tests {
     use super::*;
     use hyper::header::HeaderMap;
 
-    fn check(status: u16, body: &str, expect: Result<Proper, &str>) {
+    fn check(status: u16, body: &str, expect: Result<ParsedReply, &str>) {
         let status = StatusCode::from_u16(status).unwrap();
-        let answer = HttpResponse { status, headers: HeaderMap::new(), body: body.into() };
-        match (proper(&answer), expect) {
-            (Err(found), Err(wanted)) => assert!(found.contains(wanted), "{found}"),
-            (found, wanted) => assert_eq!(found, wanted.map_err(str::to_owned)),
+        let response = HttpResponse { status, headers: HeaderMap::new(), body: body.into() };
+        match (parse_reply(&response), expect) {
+            (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+            (found, expected) => assert_eq!(found, expected.map_err(str::to_owned)),
         }
     }
 
     #[test]
-    fn an_answer_is_an_output_or_an_error_with_a_code_and_a_message() {
-        let error = |status, message: &str| Proper::Error { status, message: message.to_owned() };
-        check(200, "", Ok(Proper::Output));
+    fn response_is_an_output_or_an_error_with_code_and_message() {
+        let error =
+            |status, message: &str| ParsedReply::Error { status, message: message.to_owned() };
+        check(200, "", Ok(ParsedReply::Output));
         check(422, r#"{"code":7,"message":"no"}"#, Ok(error(422, "no")));
         check(413, r#"{"message":"long","statusCode":413}"#, Ok(error(413, "long")));
         let fault = r#"{"code":500,"message":"panicked","fault":{"message":"oh"}}"#;
         check(500, fault, Ok(error(500, "panicked: oh")));
-        check(500, "", Err("answered 500 with an empty body; wanted JSON"));
+        check(500, "", Err("returned 500 with an empty body; expected JSON"));
         check(500, "oops", Err("`oops`"));
-        check(400, r#"{"error":"no"}"#, Err("wanted JSON"));
-        check(400, r#"{"message":"no"}"#, Err("wanted JSON"));
-        check(204, "", Err("answered 204; wanted 200"));
+        check(400, r#"{"error":"no"}"#, Err("expected JSON"));
+        check(400, r#"{"message":"no"}"#, Err("expected JSON"));
+        check(204, "", Err("returned 204; expected 200"));
     }
 }

@@ -1,4 +1,5 @@
-//! Calls as a host makes them: empty, as asked for, many at once, large, with a deadline.
+//! Steps that call the program as a host does: empty input, a sample, concurrently, large input,
+//! with a deadline.
 
 use std::time::{Duration, Instant};
 
@@ -8,19 +9,19 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::super::http::Async;
-use super::answers::{Proper, proper};
+use super::answers::{ParsedReply, parse_reply};
 use super::kit::{RawRequest, TestKit};
-use super::{ANSWER_WAIT_MAX, Outcome, Sample, failed, skipped};
+use super::{Outcome, RESPONSE_TIMEOUT, Sample, failed, skipped};
 
-/// Requests at once.
-const AT_ONCE: usize = 8;
+/// Number of concurrent requests.
+const CONCURRENT_REQUESTS: usize = 8;
 const LARGE_BYTES: usize = 1 << 20;
-/// A deadline that leaves time enough.
-const DEADLINE_IN: Duration = Duration::from_secs(5);
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// A deadline that is never reached.
+const DEADLINE: Duration = Duration::from_secs(5);
+const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 
-/// What the protocol itself has at these names; none of them is a use for the plugin.
-const OF_THE_PROTOCOL: [&str; 5] = ["batch", "healthz", "restore", "shutdown", "snapshot"];
+/// Endpoints of the protocol itself, which are not functions of the plugin.
+const PROTOCOL_ENDPOINTS: [&str; 5] = ["batch", "healthz", "restore", "shutdown", "snapshot"];
 
 impl Sample {
     pub(super) fn empty() -> Self {
@@ -34,31 +35,31 @@ impl Sample {
 }
 
 impl TestKit {
-    /// The endpoint that calls go to: `execute`, or the first of the plugin's own.
+    /// Returns the endpoint to call: `execute`, or the first of the plugin's own endpoints.
     pub(super) fn call_endpoint(&self) -> String {
-        let endpoints = self.capabilities.iter().flat_map(|told| &told.endpoints);
-        let mut calls = endpoints.filter(|name| !OF_THE_PROTOCOL.contains(&name.as_str()));
+        let endpoints = self.capabilities.iter().flat_map(|capabilities| &capabilities.endpoints);
+        let mut calls = endpoints.filter(|name| !PROTOCOL_ENDPOINTS.contains(&name.as_str()));
         let first = calls.clone().next();
         let execute = calls.find(|name| *name == "execute");
         execute.or(first).cloned().unwrap_or_else(|| "healthz".to_owned())
     }
 
-    /// The token of this launch.
+    /// Returns the token of this launch.
     pub(super) fn token(&self) -> Option<&str> {
         let client = &self.running.as_ref()?.live.client;
         client.token().and_then(|token| token.to_str().ok())
     }
 
-    /// The input that is known to be good, or none at all.
-    pub(super) fn usual(&self) -> Sample {
+    /// Returns the sample, or an empty input.
+    pub(super) fn sample_or_empty(&self) -> Sample {
         self.sample.clone().unwrap_or_else(Sample::empty)
     }
 
-    async fn call(&self, what: &str, knock: RawRequest) -> Outcome {
-        let answer = self.ask(knock).await?;
-        match proper(&answer) {
-            Ok(proper) => Ok(format!("{what} was answered {}", proper.told())),
-            Err(why) => failed(format!("{what}: {why}")),
+    async fn call(&self, what: &str, raw_request: RawRequest) -> Outcome {
+        let response = self.send(raw_request).await?;
+        match parse_reply(&response) {
+            Ok(parse_reply) => Ok(format!("{what} returned {}", parse_reply.describe())),
+            Err(problem) => failed(format!("{what}: {problem}")),
         }
     }
 }
@@ -71,62 +72,64 @@ pub(super) async fn empty_input(kit: &TestKit) -> Outcome {
 pub(super) async fn sample(kit: &TestKit) -> Outcome {
     kit.ours()?;
     let Some(sample) = kit.sample.clone() else {
-        return skipped("there is no sample; give one by --text or --input");
+        return skipped("no sample was given; pass one with --text or --input");
     };
-    let answer = kit.ask(RawRequest::post(&kit.call_endpoint(), sample)).await?;
-    match proper(&answer) {
-        Ok(Proper::Output) => {
-            let bytes = answer.body.len();
-            Ok(format!(
-                "the sample was answered 200 with {bytes} bytes of {}",
-                answer.content_type()
-            ))
+    let response = kit.send(RawRequest::post(&kit.call_endpoint(), sample)).await?;
+    match parse_reply(&response) {
+        Ok(ParsedReply::Output) => {
+            let bytes = response.body.len();
+            Ok(format!("the sample returned 200 with {bytes} bytes of {}", response.content_type()))
         }
-        Ok(error) => Ok(format!("the sample was answered {}", error.told())),
-        Err(why) => failed(format!("the sample: {why}")),
+        Ok(error) => Ok(format!("the sample returned {}", error.describe())),
+        Err(problem) => failed(format!("the sample: {problem}")),
     }
 }
 
-/// Several requests at once, each on a connection of its own that stays open until all are
-/// answered, as those of a host do.
-pub(super) async fn at_once(kit: &TestKit) -> Outcome {
+/// Sends several requests at once, each on its own connection that stays open until all are
+/// answered, as a host does.
+pub(super) async fn concurrency(kit: &TestKit) -> Outcome {
     let client = &kit.live()?.live.client;
-    let knock = match kit.is_ours() {
-        true => RawRequest::post(&kit.call_endpoint(), kit.usual()),
+    let raw_request = match kit.is_ours() {
+        true => RawRequest::post(&kit.call_endpoint(), kit.sample_or_empty()),
         false => RawRequest::get("healthz"),
     };
-    let ask = knock.ask();
-    let mut answering = JoinSet::new();
-    for _ in 0..AT_ONCE {
-        let connects = timeout(ANSWER_WAIT_MAX, client.connect::<Async>()).await;
-        let (Ok(Ok(mut connection)), Ok(request)) = (connects, client.request(&ask)) else {
+    let http_request = raw_request.into_http();
+    let mut responding = JoinSet::new();
+    for _ in 0..CONCURRENT_REQUESTS {
+        let connects = timeout(RESPONSE_TIMEOUT, client.connect::<Async>()).await;
+        let (Ok(Ok(mut connection)), Ok(request)) = (connects, client.request(&http_request))
+        else {
             return failed(format!(
-                "a new connection is not accepted while {} are open; accept each as it comes",
-                answering.len()
+                "a new connection was not accepted while {} are open; accept connections at any time",
+                responding.len()
             ));
         };
-        answering.spawn(async move {
-            let answer = connection.exchange(request, ANSWER_BYTES_MAX).await;
-            (answer, connection)
+        responding.spawn(async move {
+            let response = connection.exchange(request, MAX_RESPONSE_BYTES).await;
+            (response, connection)
         });
     }
     let mut open = Vec::new();
     let all = async {
-        while let Some(Ok((answer, connection))) = answering.join_next().await {
-            let answer = answer.map_err(|broken| format!("one was lost: {}", broken.message))?;
-            proper(&answer)?;
+        while let Some(Ok((response, connection))) = responding.join_next().await {
+            let response = response.map_err(|error| format!("one failed: {}", error.message))?;
+            parse_reply(&response)?;
             open.push(connection);
         }
         Ok::<_, String>(())
     };
-    match timeout(ANSWER_WAIT_MAX, all).await {
-        Ok(Ok(())) => Ok(format!("{AT_ONCE} on {AT_ONCE} connections were answered")),
-        Ok(Err(why)) => failed(format!("of {AT_ONCE} requests at once, {why}")),
+    match timeout(RESPONSE_TIMEOUT, all).await {
+        Ok(Ok(())) => Ok(format!(
+            "{CONCURRENT_REQUESTS} requests on {CONCURRENT_REQUESTS} connections were answered"
+        )),
+        Ok(Err(problem)) => {
+            failed(format!("of {CONCURRENT_REQUESTS} concurrent requests, {problem}"))
+        }
         Err(_) => failed(format!(
-            "of {AT_ONCE} requests at once, only {} were answered within {} s; serve each \
-             connection on a thread or task of its own, since a host keeps them open",
+            "of {CONCURRENT_REQUESTS} concurrent requests, only {} were answered within {} s; serve each \
+             connection on its own thread or task, since a host keeps connections open",
             open.len(),
-            ANSWER_WAIT_MAX.as_secs()
+            RESPONSE_TIMEOUT.as_secs()
         )),
     }
 }
@@ -137,10 +140,10 @@ pub(super) async fn large_body(kit: &TestKit) -> Outcome {
     kit.call("1 MiB", RawRequest::post(&kit.call_endpoint(), large)).await
 }
 
-/// The header that says how many milliseconds are left, and a trace.
+/// Sends a call with the deadline header.
 pub(super) async fn deadline(kit: &TestKit) -> Outcome {
     kit.ours()?;
-    let mut knock = RawRequest::post(&kit.call_endpoint(), kit.usual());
-    knock.deadline = Some(Instant::now() + DEADLINE_IN);
-    kit.call("a call with `Hotbay-Deadline-Ms`", knock).await
+    let mut raw_request = RawRequest::post(&kit.call_endpoint(), kit.sample_or_empty());
+    raw_request.deadline = Some(Instant::now() + DEADLINE);
+    kit.call("a call with `Hotbay-Deadline-Ms`", raw_request).await
 }

@@ -1,5 +1,5 @@
-//! How a program ends: asked by a signal, by a request, by nobody for long enough. Each time it
-//! has to go by itself, with code 0, and to take its files and processes along.
+//! Steps that stop the program: by a signal, by a request, by its idle timeout. Each time it must
+//! exit with code 0 and remove its files and descendants.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -12,120 +12,125 @@ use super::super::http::Async;
 use super::super::location::Location;
 use super::super::start::Started;
 use super::kit::{RawRequest, TestKit};
-use super::{ANSWER_WAIT_MAX, END_WAIT_MAX, Outcome, failed, skipped};
+use super::{EXIT_TIMEOUT, Outcome, RESPONSE_TIMEOUT, failed, skipped};
 use crate::sync::lock;
 
-/// The `idleTimeout` of the launch that is left alone.
-const IDLE_MAX: Duration = Duration::from_millis(200);
-/// Until then it has to be seen as ended, on a busy machine too.
-const IDLE_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long what it had started may take to go with it.
-const LEFTOVERS_WAIT_MAX: Duration = Duration::from_millis(500);
-const LEFTOVERS_LOOK_EVERY: Duration = Duration::from_millis(5);
+/// The `idleTimeout` of the launch that gets no calls.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long to wait for the idle exit, on a busy machine too.
+const IDLE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long its descendants may take to exit after it.
+const LEFTOVERS_TIMEOUT: Duration = Duration::from_millis(500);
+const LEFTOVERS_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// SIGTERM.
+/// Stops it by SIGTERM.
 pub(super) async fn by_signal(kit: &mut TestKit) -> Outcome {
     kit.live()?;
-    let Some(started) = kit.running.take() else { return skipped("it does not run") };
+    let Some(started) = kit.running.take() else { return skipped("it is not running") };
     started.child.terminate();
-    ended(kit, started, "SIGTERM", END_WAIT_MAX).await
+    check_exit(kit, started, "SIGTERM", EXIT_TIMEOUT).await
 }
 
-/// `/shutdown`.
+/// Stops it by `/shutdown`.
 pub(super) async fn by_request(kit: &mut TestKit) -> Outcome {
     if !kit.is_ours() {
-        return skipped("older dialect: it is ended by SIGTERM");
+        return skipped("older dialect: the host stops it by SIGTERM");
     }
     kit.live()?;
-    let Some(started) = kit.running.take() else { return skipped("it does not run") };
-    let mut knock = RawRequest::get("shutdown");
-    knock.method = hyper::Method::POST;
-    let ask = knock.ask();
-    let asked = started.live.client.send::<Async>(&ask);
-    let answer = timeout(ANSWER_WAIT_MAX, asked).await;
-    let was_ok = match &answer {
-        Ok(Ok(answer)) => answer.status == hyper::StatusCode::OK,
+    let Some(started) = kit.running.take() else { return skipped("it is not running") };
+    let mut raw_request = RawRequest::get("shutdown");
+    raw_request.method = hyper::Method::POST;
+    let http_request = raw_request.into_http();
+    let sending = started.live.client.send::<Async>(&http_request);
+    let response = timeout(RESPONSE_TIMEOUT, sending).await;
+    let was_ok = match &response {
+        Ok(Ok(response)) => response.status == hyper::StatusCode::OK,
         _ => false,
     };
-    let outcome = ended(kit, started, "`/shutdown`", END_WAIT_MAX).await;
-    match answer {
+    let outcome = check_exit(kit, started, "`/shutdown`", EXIT_TIMEOUT).await;
+    match response {
         _ if was_ok => outcome,
-        Ok(Ok(answer)) => failed(format!(
-            "`POST /shutdown` was answered {}; wanted 200, then the end",
-            answer.status.as_u16()
+        Ok(Ok(response)) => failed(format!(
+            "`POST /shutdown` returned {}; expected 200, then the exit",
+            response.status.as_u16()
         )),
-        Ok(Err(broken)) => failed(format!(
-            "`POST /shutdown` was not answered: {}; wanted 200, then the end",
-            broken.message
+        Ok(Err(error)) => failed(format!(
+            "`POST /shutdown` was not answered: {}; expected 200, then the exit",
+            error.message
         )),
-        Err(_) => failed("`POST /shutdown` was not answered; wanted 200, then the end"),
+        Err(_) => failed("`POST /shutdown` was not answered; expected 200, then the exit"),
     }
 }
 
-/// A process that nobody calls.
+/// Lets it exit by its idle timeout.
 pub(super) async fn when_idle(kit: &mut TestKit) -> Outcome {
     if !kit.is_ours() {
-        return skipped("older dialect: the host ends it");
+        return skipped("older dialect: the host stops it when idle");
     }
-    kit.start_again(Some(IDLE_MAX)).await;
-    let told = IDLE_MAX.as_nanos();
+    kit.start_again(Some(IDLE_TIMEOUT)).await;
+    let nanoseconds = IDLE_TIMEOUT.as_nanos();
     let Some(started) = kit.running.take() else {
-        // With so short a time it may be gone before it was asked whether it is ready.
-        return skipped(format!("it could not be started: {}", kit.not_running));
+        // With such a short timeout it may exit before it was polled for readiness.
+        return skipped(format!("it was not started: {}", kit.not_running));
     };
-    let given = kit.config_channel();
-    let why = format!("an `idleTimeout` of {told} (nanoseconds, given by {given})");
-    ended(kit, started, &why, IDLE_WAIT_MAX).await
+    let channel = kit.config_channel();
+    let why = format!("an `idleTimeout` of {nanoseconds} ns, passed by {channel}");
+    check_exit(kit, started, &why, IDLE_EXIT_TIMEOUT).await
 }
 
-/// Waits for the end, and judges it.
-async fn ended(kit: &TestKit, mut started: Started, cause: &str, wait_max: Duration) -> Outcome {
-    let asked_at = Instant::now();
-    let status = timeout(wait_max, started.child.wait()).await.ok();
-    let took = asked_at.elapsed().as_millis();
+/// Waits for the exit, and checks it.
+async fn check_exit(
+    kit: &TestKit,
+    mut started: Started,
+    cause: &str,
+    exit_timeout: Duration,
+) -> Outcome {
+    let signaled_at = Instant::now();
+    let status = timeout(exit_timeout, started.child.wait()).await.ok();
+    let took = signaled_at.elapsed().as_millis();
     let files = files_left(started.live.client.location());
     if status.is_some() {
-        let left = left_behind(&started).await;
+        let left = count_descendants(&started).await;
         lock(&kit.left).extend(left.map(|count| format!("{count} after {cause}")));
     }
     let path = kit.program.staged.path();
     let Started { child, readers, tail, services, folder, .. } = started;
     for reader in readers {
-        reader.end().await;
+        reader.finish().await;
     }
     let _ = child.stop(Duration::ZERO).await;
     drop((services, folder));
     let Some(status) = status else {
-        let waited = wait_max.as_secs();
+        let waited = exit_timeout.as_secs();
         return failed(format!(
-            "it did not end within {waited} s after {cause}; wanted that it finishes what runs, \
-             removes its socket and lock, and exits with code 0"
+            "it did not exit within {waited} s after {cause}; expected it to finish running calls, \
+             remove its socket and lock, and exit with code 0"
         ));
     };
     if !kit.is_ours() {
-        return Ok(format!("it ended {took} ms after {cause}"));
+        return Ok(format!("it exited {took} ms after {cause}"));
     }
-    if !is_well(status) {
+    if !is_success(status) {
         let how = diagnose::of_exit(status, &path, &lock(&tail));
         return failed(format!(
-            "after {cause} it did not end with code 0: {how}; wanted that it finishes what runs, \
-             removes its socket and lock, and exits with code 0"
+            "after {cause} it did not exit with code 0: {how}; expected it to finish running \
+             calls, remove its socket and lock, and exit with code 0"
         ));
     }
     match files.as_slice() {
-        [] => Ok(format!("it ended with code 0, {took} ms after {cause}")),
+        [] => Ok(format!("it exited with code 0, {took} ms after {cause}")),
         files => failed(format!(
-            "after {cause} it left {}; wanted that it removes its socket and lock",
+            "after {cause} it left {}; expected it to remove its socket and lock",
             files.join(" and ")
         )),
     }
 }
 
-fn is_well(status: ExitStatus) -> bool {
+fn is_success(status: ExitStatus) -> bool {
     status.code() == Some(0)
 }
 
-/// The socket and its lock, as far as they are still there.
+/// Returns the socket and its lock, as far as they still exist.
 fn files_left(location: &Location) -> Vec<String> {
     let Location::Unix(socket) = location else { return Vec::new() };
     let mut lock = socket.clone().into_os_string();
@@ -135,38 +140,38 @@ fn files_left(location: &Location) -> Vec<String> {
     left.map(|file| format!("`{}`", file.display())).collect()
 }
 
-/// How many processes that it started live on.
+/// Returns the number of its descendants that still run.
 #[cfg(target_os = "linux")]
-async fn left_behind(started: &Started) -> Option<usize> {
-    use super::super::launch_tag::carriers;
-    let until = Instant::now() + LEFTOVERS_WAIT_MAX;
+async fn count_descendants(started: &Started) -> Option<usize> {
+    use super::super::launch_tag::tagged_processes;
+    let until = Instant::now() + LEFTOVERS_TIMEOUT;
     loop {
-        let mark = started.child.mark().to_owned();
-        let looked = tokio::task::spawn_blocking(move || carriers::all(&mark).len()).await;
-        match looked {
+        let tag = started.child.tag().to_owned();
+        let count = tokio::task::spawn_blocking(move || tagged_processes::all(&tag).len()).await;
+        match count {
             Ok(0) | Err(_) => return None,
             Ok(count) if Instant::now() >= until => return Some(count),
-            Ok(_) => tokio::time::sleep(LEFTOVERS_LOOK_EVERY).await,
+            Ok(_) => tokio::time::sleep(LEFTOVERS_POLL_INTERVAL).await,
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-async fn left_behind(_: &Started) -> Option<usize> {
+async fn count_descendants(_: &Started) -> Option<usize> {
     None
 }
 
-/// Whether any of the ends left processes.
+/// Checks whether any of the exits left processes behind.
 pub(super) fn leftovers(kit: &TestKit) -> Outcome {
     if cfg!(not(target_os = "linux")) {
-        return skipped("this system does not tell who started what");
+        return skipped("this system cannot attribute processes to a launch");
     }
     let left = lock(&kit.left);
     if left.is_empty() {
-        return Ok("no process that it started outlived it".to_owned());
+        return Ok("none of its descendants outlived it".to_owned());
     }
     failed(format!(
-        "processes that it started live on: {}; wanted that it ends and waits for them before it \
+        "its descendants outlived it: {}; expected it to stop them and wait for them before it \
          exits (the host kills them)",
         left.join(", ")
     ))

@@ -1,5 +1,4 @@
-//! The kit itself: the program, what it says of itself, the process that is asked just now, and
-//! what was told so far.
+//! The test kit: the program, its capabilities, the running process, and the results so far.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,32 +16,32 @@ use super::super::http::{Async, HttpRequest, HttpResponse};
 use super::super::program::{ObserverRef, ProcessObserver, Program};
 use super::super::start::{self, NotStarted, Started};
 use super::report::Report;
-use super::{ANSWER_WAIT_MAX, Outcome, Sample, StepFailure, failed, skipped};
+use super::{Outcome, RESPONSE_TIMEOUT, Sample, StepFailure, failed, skipped};
 use crate::conformance::Conformance;
 use crate::sync::lock;
 
-/// How long a process that just misbehaved may take to be seen as ended.
-const FALL_WAIT_MAX: Duration = Duration::from_millis(300);
-/// How long a process may take to show that it still serves.
-const LIFE_WAIT_MAX: Duration = Duration::from_secs(3);
-/// An answer that is longer is not read.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// How long to wait for the exit of a process that just misbehaved.
+const CRASH_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a process may take to prove that it still serves.
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest response that is read.
+const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 
-/// Holds one program against the protocol.
+/// Checks one program against the protocol.
 pub(crate) struct TestKit {
     pub(super) program: Program,
     pub(super) capabilities: Option<Capabilities>,
     pub(super) sample: Option<Sample>,
     pub(crate) report: Report,
     pub(super) running: Option<Started>,
-    /// Why nothing runs.
+    /// The reason why no process runs.
     pub(super) not_running: String,
-    overseer: ObserverRef,
-    /// What the ends of processes left behind.
+    observer: ObserverRef,
+    /// Descendants left behind by the exits so far.
     pub(super) left: Arc<Mutex<Vec<String>>>,
 }
 
-/// One request, of which most is usual.
+/// One request, mostly defaults.
 #[derive(Clone)]
 pub(super) struct RawRequest {
     pub(super) method: Method,
@@ -70,10 +69,10 @@ impl RawRequest {
         Self { method: Method::POST, content_type, body, ..Self::get(endpoint) }
     }
 
-    pub(super) fn ask(self) -> HttpRequest {
+    pub(super) fn into_http(self) -> HttpRequest {
         let Self { method, endpoint, content_type, body, headers, deadline } = self;
-        let answer_bytes_max = ANSWER_BYTES_MAX;
-        HttpRequest { method, endpoint, content_type, body, deadline, headers, answer_bytes_max }
+        let max_response_bytes = MAX_RESPONSE_BYTES;
+        HttpRequest { method, endpoint, content_type, body, deadline, headers, max_response_bytes }
     }
 }
 
@@ -85,25 +84,25 @@ impl TestKit {
             sample,
             report,
             running: None,
-            not_running: "it was not started".to_owned(),
-            overseer: Arc::new(SilentObserver),
+            not_running: "it has not been started".to_owned(),
+            observer: Arc::new(SilentObserver),
             left: Arc::default(),
         }
     }
 
-    pub(super) fn tell(&mut self, name: &'static str, outcome: Outcome) {
+    pub(super) fn record(&mut self, name: &'static str, outcome: Outcome) {
         self.report.add(name, outcome);
     }
 
-    /// Everything else, once its capabilities were asked for.
+    /// Runs all remaining steps, once the capabilities were queried.
     pub(crate) async fn finish(mut self) -> Conformance {
         if self.capabilities.is_none() {
-            return self.report.finish("its capabilities are not known");
+            return self.report.finish("its capabilities are unknown");
         }
-        self.lead().await;
-        self.end_what_runs().await;
-        let why = format!("it could not be asked: {}", self.not_running);
-        self.report.finish(&why)
+        self.run_steps().await;
+        self.stop_running().await;
+        let reason = format!("the step was not reached: {}", self.not_running);
+        self.report.finish(&reason)
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -111,7 +110,7 @@ impl TestKit {
         matches!(dialect, Some(Dialect::Ours { .. }))
     }
 
-    /// For steps that only our own protocol has.
+    /// Skips the step unless the program speaks our own protocol.
     pub(super) fn ours(&self) -> Result<&Capabilities, StepFailure> {
         match &self.capabilities {
             Some(capabilities) if self.is_ours() => Ok(capabilities),
@@ -119,93 +118,93 @@ impl TestKit {
         }
     }
 
-    /// The process that is asked.
+    /// Returns the running process, or skips the step.
     pub(super) fn live(&self) -> Result<&Started, StepFailure> {
         match &self.running {
             Some(started) => Ok(started),
-            None => skipped(format!("it could not be started: {}", self.not_running)),
+            None => skipped(format!("it was not started: {}", self.not_running)),
         }
     }
 
-    /// Starts it, if it does not run; `idle_max` none is for ever.
-    pub(super) async fn start_again(&mut self, idle_max: Option<Duration>) {
-        self.end_what_runs().await;
-        if let Err(NotStarted { message, .. }) = self.start(idle_max).await {
+    /// Stops the process, and starts a new one; without `idle_timeout` it never exits by itself.
+    pub(super) async fn start_again(&mut self, idle_timeout: Option<Duration>) {
+        self.stop_running().await;
+        if let Err(NotStarted { message, .. }) = self.start(idle_timeout).await {
             self.not_running = message;
         }
     }
 
-    pub(super) async fn start(&mut self, idle_max: Option<Duration>) -> Result<(), NotStarted> {
+    pub(super) async fn start(&mut self, idle_timeout: Option<Duration>) -> Result<(), NotStarted> {
         let Some(capabilities) = &self.capabilities else { return Ok(()) };
-        self.program.limits.idle_max = idle_max.unwrap_or_default();
-        let started = start::start(&self.program, capabilities, &self.overseer).await?;
+        self.program.limits.idle_timeout = idle_timeout.unwrap_or_default();
+        let started = start::start(&self.program, capabilities, &self.observer).await?;
         self.running = Some(started);
         Ok(())
     }
 
-    async fn end_what_runs(&mut self) {
+    async fn stop_running(&mut self) {
         if let Some(started) = self.running.take() {
             let _ = started.child.stop(Duration::ZERO).await;
         }
     }
 
-    /// Asks, for so long as an answer may take.
-    pub(super) async fn ask(&self, knock: RawRequest) -> Result<HttpResponse, StepFailure> {
-        let asked = format!("{} /{}", knock.method, knock.endpoint);
+    /// Sends a request and waits for the response, up to the timeout.
+    pub(super) async fn send(&self, raw_request: RawRequest) -> Result<HttpResponse, StepFailure> {
+        let line = format!("{} /{}", raw_request.method, raw_request.endpoint);
         let client = &self.live()?.live.client;
-        match timeout(ANSWER_WAIT_MAX, client.send::<Async>(&knock.ask())).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(broken)) => failed(format!("`{asked}` was not answered: {}", broken.message)),
+        match timeout(RESPONSE_TIMEOUT, client.send::<Async>(&raw_request.into_http())).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => failed(format!("`{line}` was not answered: {}", error.message)),
             Err(_) => {
-                let waited = ANSWER_WAIT_MAX.as_secs();
-                failed(format!("`{asked}` was not answered within {waited} s"))
+                let waited = RESPONSE_TIMEOUT.as_secs();
+                failed(format!("`{line}` was not answered within {waited} s"))
             }
         }
     }
 
-    /// Tells what came of a step, and sees that the process is fit for the next one.
+    /// Records the outcome of a step, and makes sure that a process runs for the next one.
     pub(super) async fn conclude(&mut self, name: &'static str, outcome: Outcome) {
         let has_failed = matches!(outcome, Err(StepFailure::Failed(_)));
-        let outcome = match self.fallen(has_failed).await {
+        let outcome = match self.take_crash(has_failed).await {
             None => outcome,
             Some(how) => match outcome {
                 Ok(_) | Err(StepFailure::Skipped(_)) => failed(how),
-                Err(StepFailure::Failed(why)) => failed(format!("{why}; {how}")),
+                Err(StepFailure::Failed(reason)) => failed(format!("{reason}; {how}")),
             },
         };
-        self.tell(name, outcome);
+        self.record(name, outcome);
         if has_failed && self.running.is_some() && !self.still_serves().await {
             self.start_again(None).await;
         }
     }
 
-    /// Whether it ended though nobody asked it to; how. It is started again.
-    async fn fallen(&mut self, may_just_fall: bool) -> Option<String> {
+    /// Returns how the process exited, if it did unexpectedly, and starts a new one.
+    async fn take_crash(&mut self, may_just_fall: bool) -> Option<String> {
         let started = self.running.as_mut()?;
         let status = match may_just_fall {
-            true => timeout(FALL_WAIT_MAX, started.child.wait()).await.ok()?,
+            true => timeout(CRASH_TIMEOUT, started.child.wait()).await.ok()?,
             false => started.child.try_wait()?,
         };
         let path = self.program.staged.path();
         let how = diagnose::of_exit(status, &path, &lock(&started.tail));
         self.start_again(None).await;
-        Some(format!("it did not live through this: {how}"))
+        Some(format!("the process exited unexpectedly: {how}"))
     }
 
-    /// Whether it answers a new connection.
+    /// Returns whether it responds on a new connection.
     pub(super) async fn still_serves(&self) -> bool {
         let Some(started) = &self.running else { return false };
         let client = &started.live.client;
-        let asks = async {
+        let exchange = async {
             let mut connection = client.connect::<Async>().await?;
-            let request = client.request(&RawRequest::get("healthz").ask())?;
-            connection.exchange(request, ANSWER_BYTES_MAX).await
+            let request = client.request(&RawRequest::get("healthz").into_http())?;
+            connection.exchange(request, MAX_RESPONSE_BYTES).await
         };
-        matches!(timeout(LIFE_WAIT_MAX, asks).await, Ok(Ok(_)))
+        matches!(timeout(LIVENESS_TIMEOUT, exchange).await, Ok(Ok(_)))
     }
 }
 
-/// Takes what a program says, and keeps none of it: its last lines stand in what fails.
+/// Discards log output: failure messages quote the last lines from the tail instead.
 struct SilentObserver;
 
 impl ProcessObserver for SilentObserver {

@@ -1,6 +1,6 @@
-//! The conformance kit: holds a program against every step of the protocol, as a host leads it
-//! and as a host that is unlucky does. Goes on after a failure; the process it needs is started
-//! again when a step ended it. Decides nothing about loads.
+//! Conformance checks: validates a program against every step of the protocol, including what
+//! happens when a host fails. Continues after a failure, and restarts the process if a step ended
+//! it. Does not decide what is loaded.
 
 mod answers;
 mod batches;
@@ -21,22 +21,22 @@ pub(crate) use kit::TestKit;
 pub(crate) use report::Report;
 
 /// How long one request may take.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a program may take to end when it was asked to: what runs is finished meanwhile.
-const END_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a program may take to exit on request, including calls in flight.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An input that the program is known to take.
+/// An input that the program is known to accept.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     pub(crate) content_type: HeaderValue,
     pub(crate) bytes: Bytes,
 }
 
-/// What came of a step: what was found, or why there is nothing to be told.
+/// The outcome of a step: what was found, or why it did not pass.
 type Outcome = Result<String, StepFailure>;
 
-/// Why a step did not pass.
+/// The reason why a step did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum StepFailure {
     Failed(String),
@@ -58,8 +58,8 @@ fn skipped<T>(why: impl Into<String>) -> Result<T, StepFailure> {
 }
 
 impl TestKit {
-    /// All that a program is asked once its capabilities are known.
-    async fn lead(&mut self) {
+    /// Runs all steps that follow the capabilities.
+    async fn run_steps(&mut self) {
         self.first_start().await;
         let outcome = raw_requests::token(self).await;
         self.conclude("token", outcome).await;
@@ -71,7 +71,7 @@ impl TestKit {
         self.conclude("empty-input", outcome).await;
         let outcome = calls::sample(self).await;
         self.conclude("sample", outcome).await;
-        let outcome = calls::at_once(self).await;
+        let outcome = calls::concurrency(self).await;
         self.conclude("concurrency", outcome).await;
         let outcome = calls::large_body(self).await;
         self.conclude("large-body", outcome).await;
@@ -86,15 +86,15 @@ impl TestKit {
         let (outcome, state) = states::snapshot(self).await;
         self.conclude("snapshot", outcome).await;
         let outcome = ends::by_signal(self).await;
-        self.tell("sigterm", outcome);
+        self.record("sigterm", outcome);
         self.start_again(None).await;
         let outcome = states::restore(self, state).await;
         self.conclude("restore", outcome).await;
         let outcome = ends::by_request(self).await;
-        self.tell("shutdown", outcome);
+        self.record("shutdown", outcome);
         let outcome = ends::when_idle(self).await;
-        self.tell("idle-exit", outcome);
+        self.record("idle-exit", outcome);
         let outcome = ends::leftovers(self);
-        self.tell("leftovers", outcome);
+        self.record("leftovers", outcome);
     }
 }

@@ -1,9 +1,9 @@
-//! The steps by name, and what was told of them.
+//! The names of the steps, and their outcomes.
 
 use super::{Outcome, StepFailure, failed, skipped};
 use crate::conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 
-/// Every step, in the order in which they are told.
+/// Every step, in the order in which they are reported.
 const STEPS: [&str; 25] = [
     "manifest",
     "digest",
@@ -32,13 +32,13 @@ const STEPS: [&str; 25] = [
     "leftovers",
 ];
 
-/// What is known by now.
+/// The outcomes so far.
 #[derive(Debug, Default)]
 pub(crate) struct Report(Vec<ConformanceStep>);
 
 impl Report {
     pub(super) fn add(&mut self, name: &'static str, outcome: Outcome) {
-        debug_assert!(STEPS.contains(&name), "`{name}` has no place in the order of steps");
+        debug_assert!(STEPS.contains(&name), "the step `{name}` is not in the list of steps");
         let (outcome, message) = match outcome {
             Ok(found) => (ConformanceOutcome::Passed, found),
             Err(StepFailure::Failed(why)) => (ConformanceOutcome::Failed, why),
@@ -59,16 +59,16 @@ impl Report {
         self.add(name, skipped(why));
     }
 
-    /// Every step once; those that nothing was told of were skipped, for this reason.
-    pub(crate) fn finish(self, why_not: &str) -> Conformance {
-        let told = |name: &'static str| {
-            let told = self.0.iter().find(|step| step.name == name).cloned();
-            told.unwrap_or_else(|| {
+    /// Returns every step once; steps without an outcome count as skipped, for the given reason.
+    pub(crate) fn finish(self, reason: &str) -> Conformance {
+        let step = |name: &'static str| {
+            let recorded = self.0.iter().find(|step| step.name == name).cloned();
+            recorded.unwrap_or_else(|| {
                 let outcome = ConformanceOutcome::Skipped;
-                ConformanceStep::new(name, outcome, why_not.to_owned())
+                ConformanceStep::new(name, outcome, reason.to_owned())
             })
         };
-        Conformance { steps: STEPS.into_iter().map(told).collect() }
+        Conformance { steps: STEPS.into_iter().map(step).collect() }
     }
 }
 
@@ -77,15 +77,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_step_is_told_once_and_in_order() {
+    fn every_step_is_reported_once_and_in_order() {
         let mut report = Report::default();
-        report.skipped("digest", "none is stated");
+        report.skipped("digest", "no digest in plugin.json");
         report.failed("manifest", "it is wrong");
-        let told = report.finish("it did not start");
-        assert_eq!(told.steps.iter().map(|step| step.name).collect::<Vec<_>>(), STEPS);
-        assert_eq!(told.steps[0].message, "it is wrong");
-        assert_eq!(told.steps[1].outcome, ConformanceOutcome::Skipped);
-        assert_eq!(told.steps[2].message, "it did not start");
-        assert_eq!((told.is_well(), told.failed().count()), (false, 1));
+        let conformance = report.finish("it did not start");
+        assert_eq!(conformance.steps.iter().map(|step| step.name).collect::<Vec<_>>(), STEPS);
+        assert_eq!(conformance.steps[0].message, "it is wrong");
+        assert_eq!(conformance.steps[1].outcome, ConformanceOutcome::Skipped);
+        assert_eq!(conformance.steps[2].message, "it did not start");
+        assert_eq!((conformance.is_well(), conformance.failed().count()), (false, 1));
     }
 }

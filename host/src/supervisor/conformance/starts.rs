@@ -1,4 +1,4 @@
-//! The steps up to a process that can be called: capabilities, launch, location, ready.
+//! The steps up to a process that can be called: capabilities, launch, location, readiness.
 
 use std::path::Path;
 use std::time::Instant;
@@ -14,46 +14,46 @@ use super::{Outcome, StepFailure, failed};
 use crate::error::LoadStep;
 
 impl TestKit {
-    /// Asks twice what it can do; answers with that, if it is known.
+    /// Queries the capabilities twice, and returns them if known.
     pub(crate) async fn ask_capabilities(&mut self) -> Option<&Capabilities> {
-        let asked_at = Instant::now();
+        let queried_at = Instant::now();
         let first = query_capabilities::capabilities(&self.program).await;
-        let took = asked_at.elapsed().as_millis();
+        let took = queried_at.elapsed().as_millis();
         let outcome = match first {
             Err(NotStarted { message, .. }) => failed(message),
             Ok(first) => {
                 let second = query_capabilities::capabilities(&self.program).await;
-                let outcome = same_twice(&first, second).map(|()| told(&first, took));
+                let outcome = check_equal(&first, second).map(|()| describe(&first, took));
                 self.capabilities = Some(first);
                 outcome
             }
         };
-        self.tell("capabilities", outcome);
+        self.record("capabilities", outcome);
         self.capabilities.as_ref()
     }
 
-    /// Starts it for the first time, and tells of each step of that.
+    /// Starts the program for the first time, and records each step of the start.
     pub(super) async fn first_start(&mut self) {
         let began_at = Instant::now();
         let not_started = self.start(None).await.err();
         let took = began_at.elapsed().as_millis();
         let Some(NotStarted { step, message, .. }) = not_started else {
             let launched = self.config_channel();
-            self.report.passed("launch", format!("the config was given by {launched}"));
+            self.report.passed("launch", format!("the config was passed by {launched}"));
             let outcome = self
                 .live()
-                .map_err(|not| not.clone())
+                .map_err(|failure| failure.clone())
                 .and_then(|started| location(started, self.is_ours()));
-            self.tell("location", outcome);
+            self.record("location", outcome);
             self.report
-                .passed("ready", format!("`/healthz` answered 200, {took} ms after the launch"));
+                .passed("ready", format!("`/healthz` returned 200, {took} ms after the launch"));
             return;
         };
         let row = [
             ("launch", LoadStep::Stage, ""),
             ("launch", LoadStep::Config, ""),
             ("launch", LoadStep::Launch, "it was started"),
-            ("location", LoadStep::Location, "it told where it can be reached"),
+            ("location", LoadStep::Location, "it printed its location"),
             ("ready", LoadStep::Ready, ""),
         ];
         for (name, of, done) in row {
@@ -68,29 +68,29 @@ impl TestKit {
         self.not_running = message;
     }
 
-    /// How its config is given to it, for people.
+    /// Returns the name of the channel by which the program gets its config.
     pub(super) fn config_channel(&self) -> &'static str {
-        let config = |told| start::config(&self.program, told).len();
-        let channel = self.capabilities.as_ref().map(|told| Channel::of(told, config(told)));
+        let config = |capabilities| start::config(&self.program, capabilities).len();
+        let channel = self.capabilities.as_ref().map(|found| Channel::of(found, config(found)));
         channel.unwrap_or(Channel::Argument).name()
     }
 }
 
-fn same_twice(
+fn check_equal(
     first: &Capabilities,
     second: Result<Capabilities, NotStarted>,
 ) -> Result<(), StepFailure> {
     match second {
         Ok(second) if second == *first => Ok(()),
         Ok(_) => failed(
-            "asked twice, it gave two answers; wanted the same each time, since a host asks again \
-             before every load",
+            "two capabilities queries returned different results; expected equal ones, since a \
+             host queries again before every load",
         ),
-        Err(NotStarted { message, .. }) => failed(format!("asked a second time: {message}")),
+        Err(NotStarted { message, .. }) => failed(format!("the second query failed: {message}")),
     }
 }
 
-fn told(capabilities: &Capabilities, took_ms: u128) -> String {
+fn describe(capabilities: &Capabilities, took_ms: u128) -> String {
     let endpoints: Vec<_> = capabilities.endpoints.iter().map(String::as_str).collect();
     match endpoints.as_slice() {
         [] => format!("an older dialect, in {took_ms} ms"),
@@ -98,15 +98,15 @@ fn told(capabilities: &Capabilities, took_ms: u128) -> String {
     }
 }
 
-/// Whether the place where it listens is one for this host only.
+/// Checks that only this host can reach the location where the program listens.
 fn location(started: &Started, is_ours: bool) -> Outcome {
     let location = started.live.client.location();
-    if let Some(noise) = &started.noise
+    if let Some(line) = &started.noise
         && is_ours
     {
         return failed(format!(
-            "the first line on stdout is `{}`; wanted the location there; write logs to stderr",
-            noise.chars().take(80).collect::<String>()
+            "the first line on stdout is `{}`; expected the location there; write logs to stderr",
+            line.chars().take(80).collect::<String>()
         ));
     }
     match location {
@@ -116,8 +116,8 @@ fn location(started: &Started, is_ours: bool) -> Outcome {
                 return Ok(location.to_string());
             }
             failed(format!(
-                "its socket is `{}`; wanted it in the folder that HOTBAY_SOCKET_DIR names, which \
-                 only this user can enter (this time `{}`)",
+                "its socket is `{}`; expected it in the folder named by HOTBAY_SOCKET_DIR, which \
+                 only this user can enter (`{}` in this run)",
                 path.display(),
                 folder.display()
             ))
@@ -127,8 +127,8 @@ fn location(started: &Started, is_ours: bool) -> Outcome {
             let found = listeners::listening(started.live.pid, address.port());
             match found.iter().find(|found| !found.is_loopback()) {
                 Some(open) => failed(format!(
-                    "port {} is listened at {open}, where other machines can reach it; wanted a \
-                     Unix socket, or bind to 127.0.0.1",
+                    "port {} is bound to {open}, where other machines can reach it; bind it to \
+                     127.0.0.1, or use a Unix socket",
                     address.port()
                 )),
                 None => Ok(location.to_string()),

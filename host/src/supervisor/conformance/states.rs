@@ -1,4 +1,5 @@
-//! The state's way from one process into the next: `/snapshot`, and `/restore` before any call.
+//! Steps that transfer the state from one process to the next: `/snapshot`, then `/restore` before
+//! any call.
 
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
@@ -8,15 +9,15 @@ use super::answers::shown;
 use super::kit::{RawRequest, TestKit};
 use super::{Outcome, failed, skipped};
 
-/// A state as it was told.
+/// A state as returned by the program.
 pub(super) struct State {
     version: u32,
     bytes: Vec<u8>,
 }
 
-/// Asks for the state that all the calls before have made.
+/// Queries the state that the calls so far have produced.
 pub(super) async fn snapshot(kit: &TestKit) -> (Outcome, Option<State>) {
-    match told(kit).await {
+    match query_snapshot(kit).await {
         Ok(Some(state)) => {
             let found = format!("{} bytes of version {}", state.bytes.len(), state.version);
             (Ok(found), Some(state))
@@ -26,66 +27,65 @@ pub(super) async fn snapshot(kit: &TestKit) -> (Outcome, Option<State>) {
     }
 }
 
-async fn told(kit: &TestKit) -> Result<Option<State>, super::StepFailure> {
+async fn query_snapshot(kit: &TestKit) -> Result<Option<State>, super::StepFailure> {
     if !kit.ours()?.endpoints.contains("snapshot") {
-        return skipped("`snapshot` is not among its endpoints");
+        return skipped("the program has no endpoint `snapshot`");
     }
-    let answer = kit.ask(RawRequest::get("snapshot")).await?;
-    check_ok(&answer, "GET /snapshot")?;
-    let Some(version) = answer.headers.get(SNAPSHOT_VERSION) else {
-        return match answer.body.is_empty() {
+    let response = kit.send(RawRequest::get("snapshot")).await?;
+    check_ok(&response, "GET /snapshot")?;
+    let Some(version) = response.headers.get(SNAPSHOT_VERSION) else {
+        return match response.body.is_empty() {
             true => Ok(None),
             false => failed(
-                "`GET /snapshot` was answered with bytes and without the header \
-                 `Hotbay-Snapshot-Version`; wanted the header, a whole number, or an empty body \
-                 where there is no state",
+                "`GET /snapshot` returned bytes without the header `Hotbay-Snapshot-Version`; \
+                 expected the header with a whole number, or an empty body if there is no state",
             ),
         };
     };
     let number = version.to_str().ok().and_then(|version| version.parse().ok());
     match number {
-        Some(version) => Ok(Some(State { version, bytes: answer.body })),
+        Some(version) => Ok(Some(State { version, bytes: response.body })),
         None => failed(format!(
-            "the header `Hotbay-Snapshot-Version` is {version:?}; wanted a whole number below 2^32"
+            "the header `Hotbay-Snapshot-Version` is {version:?}; expected a whole number below 2^32"
         )),
     }
 }
 
-/// Gives a new process the state of another, which then tells it again.
+/// Restores the state of another process in a new one, and queries it again.
 pub(super) async fn restore(kit: &TestKit, state: Option<State>) -> Outcome {
     if !kit.ours()?.endpoints.contains("restore") {
-        return skipped("`restore` is not among its endpoints");
+        return skipped("the program has no endpoint `restore`");
     }
     let Some(state) = state else {
-        return skipped("there is no state to restore; a sample may make one");
+        return skipped("the snapshot has no state to restore; a sample may create some");
     };
-    let mut knock = RawRequest::get("restore");
-    knock.method = Method::POST;
-    knock.content_type = HeaderValue::from_static("application/octet-stream");
-    knock.headers = vec![(SNAPSHOT_VERSION, HeaderValue::from(state.version))];
-    knock.body = state.bytes.clone().into();
-    check_ok(&kit.ask(knock).await?, "POST /restore")?;
-    match told(kit).await {
+    let mut request = RawRequest::get("restore");
+    request.method = Method::POST;
+    request.content_type = HeaderValue::from_static("application/octet-stream");
+    request.headers = vec![(SNAPSHOT_VERSION, HeaderValue::from(state.version))];
+    request.body = state.bytes.clone().into();
+    check_ok(&kit.send(request).await?, "POST /restore")?;
+    match query_snapshot(kit).await {
         Ok(Some(again)) if again.bytes == state.bytes => {
-            Ok("a new process took the state and told the same".to_owned())
+            Ok("a new process restored the state and returned the same snapshot".to_owned())
         }
-        // What else is in it, such as the time, may differ.
-        Ok(Some(_)) => Ok("a new process took the state".to_owned()),
+        // Other content, such as the time, may differ.
+        Ok(Some(_)) => Ok("a new process restored the state".to_owned()),
         Ok(None) => {
-            failed("after `/restore`, `/snapshot` tells no state; wanted the one that was restored")
+            failed("after `/restore`, `/snapshot` returned no state; expected the restored state")
         }
-        Err(super::StepFailure::Skipped(_)) => Ok("a new process took the state".to_owned()),
-        Err(not) => Err(not),
+        Err(super::StepFailure::Skipped(_)) => Ok("a new process restored the state".to_owned()),
+        Err(failure) => Err(failure),
     }
 }
 
-fn check_ok(answer: &HttpResponse, asked: &str) -> Result<(), String> {
-    if answer.status == StatusCode::OK {
+fn check_ok(response: &HttpResponse, request: &str) -> Result<(), String> {
+    if response.status == StatusCode::OK {
         return Ok(());
     }
     Err(format!(
-        "`{asked}` was answered {} with {}; wanted 200",
-        answer.status.as_u16(),
-        shown(&answer.body)
+        "`{request}` returned {} with {}; expected 200",
+        response.status.as_u16(),
+        shown(&response.body)
     ))
 }

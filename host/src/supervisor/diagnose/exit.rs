@@ -1,4 +1,4 @@
-//! Why a program that could be run came to its end.
+//! Explains why a program that could be executed has exited.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -8,22 +8,22 @@ use super::super::lines::Tail;
 use super::program::{Program, mode_of};
 use super::words;
 
-/// Why `program` ended before it could be called: what happened, the usual cause if one is
-/// known, and what it wrote to stderr.
+/// Explains why `program` exited before it could be called: its exit status, the usual cause if
+/// known, and its output on stderr.
 pub(crate) fn of_exit(status: ExitStatus, program: &Path, tail: &Tail) -> String {
-    let mut lines = vec![format!("`{}` {}", program.display(), what_happened(status))];
+    let mut lines = vec![format!("`{}` {}", program.display(), describe(status))];
     lines.extend(cause(status, program, tail));
-    lines.push(words::told(tail).unwrap_or_else(|| "it wrote nothing to stderr".to_owned()));
+    lines.push(words::output(tail).unwrap_or_else(|| "no output on stderr".to_owned()));
     lines.join("\n")
 }
 
-fn what_happened(status: ExitStatus) -> String {
-    let dumped = if status.core_dumped() { ", and left a core dump" } else { "" };
+fn describe(status: ExitStatus) -> String {
+    let dumped = if status.core_dumped() { " with a core dump" } else { "" };
     match (status.code(), status.signal()) {
-        (Some(0), _) => "ended with exit code 0, as if it had nothing to do".to_owned(),
-        (Some(code), _) => format!("ended with exit code {code}"),
-        (None, Some(signal)) => format!("was ended by {}{dumped}", signal_name(signal)),
-        (None, None) => format!("ended in an unusual way: {status}"),
+        (Some(0), _) => "exited with code 0, as if there was nothing to do".to_owned(),
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => format!("was killed by {}{dumped}", signal_name(signal)),
+        (None, None) => format!("exited with an unknown status: {status}"),
     }
 }
 
@@ -31,19 +31,20 @@ fn cause(status: ExitStatus, path: &Path, tail: &Tail) -> Option<String> {
     if let Some(cause) = words::cause(tail) {
         return Some(cause);
     }
-    let program = Program::look(path);
+    let program = Program::inspect(path);
     if let Some(signal) = status.signal() {
         return of_signal(signal, &program).map(str::to_owned);
     }
     match status.code()? {
-        // To a shell an empty file is a program that does nothing.
+        // A shell runs an empty file as a program that does nothing.
         0 => program.why_not_runnable().or_else(|| {
             Some(
-                "it should print where it listens and go on running; does it know `--config`?"
+                "a plugin prints its location and keeps running; check that the program supports \
+                 `--config`"
                     .to_owned(),
             )
         }),
-        // Where the kernel refuses a file, the C library has a shell read it: an ELF file too.
+        // If the kernel rejects a file, even an ELF file, the C library runs it by a shell.
         code @ (2 | 126 | 127) => program.why_not_runnable().or_else(|| match code {
             126 => not_executable(path),
             127 => not_found(&program, tail),
@@ -54,29 +55,31 @@ fn cause(status: ExitStatus, path: &Path, tail: &Tail) -> Option<String> {
 }
 
 fn of_code(code: i32, tail: &Tail) -> Option<String> {
-    let said = |words: &[&str]| {
+    let printed = |words: &[&str]| {
         let has = |line: &str| words.iter().any(|word| line.to_ascii_lowercase().contains(word));
         tail.lines().any(has)
     };
-    if code == 101 && said(&["panicked at"]) {
-        return Some("it panicked; mend the program".to_owned());
+    if code == 101 && printed(&["panicked at"]) {
+        return Some("the program panicked; fix the program".to_owned());
     }
-    if said(&["address already in use", "address in use"]) {
+    if printed(&["address already in use", "address in use"]) {
         return Some(
-            "its address is taken; end the other program, or let it choose one".to_owned(),
+            "its address is already in use; stop the other program, or let this one choose a port"
+                .to_owned(),
         );
     }
-    let refused =
+    let rejected =
         ["usage:", "unknown flag", "unknown option", "unrecognized", "unexpected argument"];
-    if said(&refused) || said(&["unknown command", "invalid option"]) {
+    if printed(&rejected) || printed(&["unknown command", "invalid option"]) {
         return Some(
-            "it does not seem to know the arguments `capabilities` or `--config`; is it a plugin?"
+            "the program does not seem to support the arguments `capabilities` or `--config`; \
+             check that it is a plugin"
                 .to_owned(),
         );
     }
     let signal =
         code.checked_sub(128).filter(|signal| NAMES.iter().any(|(known, _)| known == signal))?;
-    Some(format!("to a shell this code means that a child was ended by {}", signal_name(signal)))
+    Some(format!("by shell convention this code means a child killed by {}", signal_name(signal)))
 }
 
 fn not_executable(path: &Path) -> Option<String> {
@@ -87,21 +90,23 @@ fn not_executable(path: &Path) -> Option<String> {
                 path.display()
             )
         }
-        _ => "something that it runs is there, but not executable".to_owned(),
+        _ => "a command that it runs is not executable".to_owned(),
     })
 }
 
 fn not_found(program: &Program, tail: &Tail) -> Option<String> {
     if let Some(command) = words::command_not_found(tail) {
         return Some(format!(
-            "it runs `{command}`, which is not in PATH; install it, or mend PATH"
+            "it runs `{command}`, which was not found in PATH; install it, or fix PATH"
         ));
     }
-    match program.wanted_of_env() {
-        Some(wanted) if tail.is_empty() => Some(words::missing_interpreter(wanted)),
-        _ => Some(program.missing_helper().unwrap_or_else(|| {
-            "a command or a library that it needs is not on this machine".to_owned()
-        })),
+    match program.command_of_env() {
+        Some(expected) if tail.is_empty() => Some(words::missing_interpreter(expected)),
+        _ => {
+            Some(program.missing_helper().unwrap_or_else(|| {
+                "a command or a library that it needs is not installed".to_owned()
+            }))
+        }
     }
 }
 
@@ -111,28 +116,29 @@ fn of_signal(signal: i32, program: &Program) -> Option<&'static str> {
             "the file is a library, not a program; load it as kind `library`"
         }
         libc::SIGKILL => {
-            "another process killed it, or it used more memory than there is or than it may have: see the \
-             kernel's log"
+            "another process killed it, or it exceeded the available or permitted memory; check \
+             the kernel log"
         }
-        libc::SIGXCPU => "it used up the CPU time that it may have; raise the limit",
-        libc::SIGXFSZ => "it wrote a larger file than it may; raise the limit",
-        libc::SIGSYS => "it made a system call that it may not make, or that this kernel has not",
-        libc::SIGSEGV | libc::SIGBUS => "it used memory that is not its own; mend the program",
+        libc::SIGXCPU => "it exceeded its CPU time limit; raise the limit",
+        libc::SIGXFSZ => "it exceeded its file size limit; raise the limit",
+        libc::SIGSYS => "it made a system call that is forbidden, or missing in this kernel",
+        libc::SIGSEGV | libc::SIGBUS => "it accessed invalid memory; fix the program",
         libc::SIGILL => {
-            "it has instructions that this CPU has not, or stopped itself; build it for an older CPU"
+            "it used an instruction that this CPU does not support, or aborted; build it for an \
+             older CPU"
         }
-        libc::SIGFPE => "it divided by zero, or the like; mend the program",
+        libc::SIGFPE => "an arithmetic error, such as a division by zero; fix the program",
         libc::SIGABRT | libc::SIGTRAP => {
-            "it stopped itself: a failed check, a panic that aborts, or no memory left"
+            "it aborted: a failed assertion, a panic that aborts, or out of memory"
         }
-        libc::SIGPIPE => "it wrote to a pipe or a socket that nobody reads",
-        libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => "another process ended it",
-        libc::SIGTERM => "it was asked to end, and does not handle that signal",
+        libc::SIGPIPE => "it wrote to a closed pipe or socket",
+        libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => "another process stopped it",
+        libc::SIGTERM => "it was stopped by a signal that it does not handle",
         _ => return None,
     })
 }
 
-/// Signals that end a program, with their names.
+/// The signals that terminate a process, with their names.
 const NAMES: [(i32, &str); 21] = [
     (libc::SIGHUP, "SIGHUP"),
     (libc::SIGINT, "SIGINT"),
@@ -157,7 +163,7 @@ const NAMES: [(i32, &str); 21] = [
     (libc::SIGSYS, "SIGSYS"),
 ];
 
-/// The name of a signal, such as `SIGKILL`.
+/// Returns the name of a signal, such as `SIGKILL`.
 fn signal_name(signal: i32) -> String {
     let known = NAMES.iter().find(|(known, _)| *known == signal);
     known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
@@ -175,76 +181,73 @@ mod tests {
         ExitStatus::from_raw(code << 8)
     }
 
-    fn told(bytes: &[u8], status: ExitStatus, stderr: &[&str]) -> String {
+    fn report_of(bytes: &[u8], status: ExitStatus, stderr: &[&str]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plugin");
         std::fs::write(&path, bytes).unwrap();
         let mut tail = Tail::default();
         stderr.iter().for_each(|line| tail.push(line));
-        let told = of_exit(status, &path, &tail);
-        told.replace(&path.display().to_string(), "plugin")
+        let message = of_exit(status, &path, &tail);
+        message.replace(&path.display().to_string(), "plugin")
     }
 
     fn check(bytes: &[u8], status: ExitStatus, stderr: &[&str], expect: &[&str]) {
-        let told = told(bytes, status, stderr);
+        let message = report_of(bytes, status, stderr);
         for expect in expect {
-            assert!(told.contains(expect), "`{expect}` in: {told}");
+            assert!(message.contains(expect), "`{expect}` in: {message}");
         }
     }
 
     #[test]
-    fn the_code_and_the_last_lines_are_told() {
-        let told_here = told(SCRIPT, code(3), &["one", "two", "three", "four"]);
-        assert_eq!(
-            told_here,
-            "`plugin` ended with exit code 3\nit wrote:\n  one\n  two\n  three\n  four"
-        );
-        let nothing = told(SCRIPT, code(3), &[]);
-        assert_eq!(nothing, "`plugin` ended with exit code 3\nit wrote nothing to stderr");
-        check(SCRIPT, code(0), &[], &["ended with exit code 0", "go on running"]);
-        check(b"", code(0), &[], &["ended with exit code 0", "the file is empty"]);
+    fn exit_code_and_output_are_reported() {
+        let message = report_of(SCRIPT, code(3), &["one", "two", "three", "four"]);
+        assert_eq!(message, "`plugin` exited with code 3\noutput:\n  one\n  two\n  three\n  four");
+        let silent = report_of(SCRIPT, code(3), &[]);
+        assert_eq!(silent, "`plugin` exited with code 3\nno output on stderr");
+        check(SCRIPT, code(0), &[], &["exited with code 0", "keeps running"]);
+        check(b"", code(0), &[], &["exited with code 0", "the file is empty"]);
     }
 
     #[test]
-    fn a_signal_is_told_by_its_name_and_its_usual_cause() {
+    fn signal_is_reported_with_its_name_and_usual_cause() {
         let cases = [
-            (libc::SIGKILL, "was ended by SIGKILL", "more memory"),
-            (libc::SIGSEGV, "was ended by SIGSEGV", "memory that is not its own"),
-            (libc::SIGSYS, "was ended by SIGSYS", "system call that it may not make"),
-            (libc::SIGXCPU, "was ended by SIGXCPU", "used up the CPU time"),
-            (libc::SIGILL, "was ended by SIGILL", "build it for an older CPU"),
-            (libc::SIGABRT, "was ended by SIGABRT", "it stopped itself"),
-            (libc::SIGTERM, "was ended by SIGTERM", "asked to end"),
-            (libc::SIGHUP, "was ended by SIGHUP", "another process ended it"),
-            (50, "was ended by signal 50", "it wrote nothing"),
+            (libc::SIGKILL, "was killed by SIGKILL", "permitted memory"),
+            (libc::SIGSEGV, "was killed by SIGSEGV", "accessed invalid memory"),
+            (libc::SIGSYS, "was killed by SIGSYS", "system call that is forbidden"),
+            (libc::SIGXCPU, "was killed by SIGXCPU", "exceeded its CPU time limit"),
+            (libc::SIGILL, "was killed by SIGILL", "build it for an older CPU"),
+            (libc::SIGABRT, "was killed by SIGABRT", "it aborted"),
+            (libc::SIGTERM, "was killed by SIGTERM", "does not handle"),
+            (libc::SIGHUP, "was killed by SIGHUP", "another process stopped it"),
+            (50, "was killed by signal 50", "no output"),
         ];
         for (signal, name, cause) in cases {
             check(SCRIPT, ExitStatus::from_raw(signal), &[], &[name, cause]);
         }
         let dumped = ExitStatus::from_raw(libc::SIGSEGV | 0x80);
-        check(&library(), dumped, &[], &["SIGSEGV, and left a core dump", "is a library, not a"]);
+        check(&library(), dumped, &[], &["SIGSEGV with a core dump", "is a library, not a"]);
     }
 
     #[test]
-    fn what_was_not_found_is_named() {
+    fn missing_command_or_library_is_named() {
         let env = "env: ‘python9’: No such file or directory";
-        let wanted = "wants the interpreter `python9`, which is not in PATH";
-        check(b"#!/usr/bin/env python9\n", code(127), &[env], &["code 127", wanted, env]);
-        check(b"#!/usr/bin/env python9\n", code(127), &[], &[wanted]);
+        let expected = "needs the interpreter `python9`, which was not found in PATH";
+        check(b"#!/usr/bin/env python9\n", code(127), &[env], &["code 127", expected, env]);
+        check(b"#!/usr/bin/env python9\n", code(127), &[], &[expected]);
         check(
             SCRIPT,
             code(127),
             &["sh: 1: jq: not found"],
-            &["it runs `jq`, which is not in PATH"],
+            &["it runs `jq`, which was not found in PATH"],
         );
         let library = "x: error while loading shared libraries: liba.so.1: cannot open shared \
                        object file: No such file or directory";
-        check(&elf(HERE, None), code(127), &[library], &["wants the library `liba.so.1`"]);
+        check(&elf(HERE, None), code(127), &[library], &["needs the library `liba.so.1`"]);
         check(SCRIPT, code(127), &["what?"], &["a command or a library"]);
     }
 
     #[test]
-    fn a_file_that_a_shell_had_to_read_is_told() {
+    fn file_run_by_a_shell_is_recognized() {
         let shell = ["plugin: 1: Syntax error: \"(\" unexpected"];
         for exit in [2, 126, 127] {
             check(&elf(OTHER, None), code(exit), &shell, &["built for", "this machine is"]);
@@ -253,30 +256,35 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_may_not_run_is_told() {
+    fn file_that_is_not_executable_is_reported() {
         check(SCRIPT, code(126), &[], &["code 126", "not executable (mode 0", "chmod +x plugin"]);
     }
 
     #[test]
-    fn other_usual_causes_are_told() {
+    fn other_usual_causes_are_reported() {
         let panic = ["thread 'main' panicked at src/main.rs:1:1:", "no port"];
-        check(SCRIPT, code(101), &panic, &["it panicked", "main.rs:1:1:\n  no port"]);
-        check(SCRIPT, code(1), &["Usage: x FILE"], &["does not seem to know the arguments"]);
-        check(SCRIPT, code(2), &["error: unexpected argument"], &["is it a plugin?"]);
-        check(SCRIPT, code(1), &["bind: Address already in use"], &["its address is taken"]);
-        check(SCRIPT, code(137), &[], &["code 137", "a child was ended by SIGKILL"]);
-        assert_eq!(told(SCRIPT, code(255), &[]).lines().count(), 2);
+        check(SCRIPT, code(101), &panic, &["program panicked", "main.rs:1:1:\n  no port"]);
+        check(SCRIPT, code(1), &["Usage: x FILE"], &["does not seem to support the arguments"]);
+        check(SCRIPT, code(2), &["error: unexpected argument"], &["check that it is a plugin"]);
+        check(
+            SCRIPT,
+            code(1),
+            &["bind: Address already in use"],
+            &["its address is already in use"],
+        );
+        check(SCRIPT, code(137), &[], &["code 137", "a child killed by SIGKILL"]);
+        assert_eq!(report_of(SCRIPT, code(255), &[]).lines().count(), 2);
     }
 
     proptest! {
         #[test]
-        fn every_status_is_told_in_one_to_three_lines(raw in any::<u16>(), line in "\\PC{0,30}") {
-            let told = of_exit(ExitStatus::from_raw(raw.into()), Path::new("/nowhere"), &{
+        fn every_status_is_reported_in_one_to_three_lines(raw in any::<u16>(), line in "\\PC{0,30}") {
+            let message = of_exit(ExitStatus::from_raw(raw.into()), Path::new("/nowhere"), &{
                 let mut tail = Tail::default();
                 tail.push(&line);
                 tail
             });
-            prop_assert!((1..=3).contains(&told.lines().count()), "{}", told);
+            prop_assert!((1..=3).contains(&message.lines().count()), "{}", message);
         }
     }
 }

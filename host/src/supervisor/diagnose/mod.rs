@@ -1,5 +1,5 @@
-//! Why a program did not start, and what to do about it.
-//! Looks at the file and at what was written to stderr; runs nothing and decides nothing.
+//! Explains why a program did not start, and how to fix it. Inspects the file and its output on
+//! stderr; runs nothing and decides nothing.
 
 mod exit;
 mod program;
@@ -13,37 +13,39 @@ use super::lines::Tail;
 pub(crate) use exit::of_exit;
 use program::{Program, mode_of};
 
-/// Why `program` is none, if its file shows that: a shell reads what the kernel refuses.
+/// Explains why `program` is not executable, by its file: the C library runs by a shell what the
+/// kernel rejects.
 pub(crate) fn of_file(program: &Path) -> Option<String> {
-    Program::look(program).why_not_runnable()
+    Program::inspect(program).why_not_runnable()
 }
 
-/// What a program wrote, introduced: its last lines, and before its start also the first ones.
-/// None if it wrote nothing.
-pub(crate) fn last_words(tail: &Tail) -> Option<String> {
-    words::told(tail)
+/// Returns the program's output with a heading: the last lines, and also the first ones if it has
+/// not started. `None` if there was no output.
+pub(crate) fn output_of(tail: &Tail) -> Option<String> {
+    words::output(tail)
 }
 
-/// Why `program` could not be run at all, given the `error` of the attempt. One or two lines.
+/// Explains why `program` could not be executed, given the `error` of the attempt. One or two
+/// lines.
 pub(crate) fn of_spawn(error: &io::Error, program: &Path) -> String {
-    let mut told = format!("cannot run `{}`: {error}", program.display());
+    let mut message = format!("cannot run `{}`: {error}", program.display());
     if let Some(cause) = cause(error, program) {
         // Infallible for a String.
-        let _ = write!(told, "\n{cause}");
+        let _ = write!(message, "\n{cause}");
     }
-    told
+    message
 }
 
 fn cause(error: &io::Error, path: &Path) -> Option<String> {
-    let program = Program::look(path);
+    let program = Program::inspect(path);
     Some(match error.raw_os_error()? {
         libc::ENOENT => missing(path, &program),
-        libc::ENOTDIR => "a part of its path is a file, not a folder; mend the path".to_owned(),
+        libc::ENOTDIR => "a part of its path is a file, not a folder; fix the path".to_owned(),
         libc::EACCES | libc::EPERM => not_permitted(path, &program),
         libc::ENOEXEC => program.why_not_runnable().unwrap_or_else(|| {
-            "the kernel does not know the format of the file; build it for this machine".to_owned()
+            "the kernel does not know the file format; build it for this machine".to_owned()
         }),
-        libc::ETXTBSY => "the file is open for writing; start it when the copy is done".to_owned(),
+        libc::ETXTBSY => "the file is open for writing; start it after the copy is done".to_owned(),
         libc::EMFILE | libc::ENFILE => {
             "this process or machine has too many files open; raise `ulimit -n`".to_owned()
         }
@@ -51,10 +53,10 @@ fn cause(error: &io::Error, path: &Path) -> Option<String> {
             "this user or group has too many processes; raise `ulimit -u` or the limit on tasks"
                 .to_owned()
         }
-        libc::ENOMEM => "there is not enough memory for another process".to_owned(),
+        libc::ENOMEM => "out of memory for another process".to_owned(),
         libc::E2BIG => {
-            "its config, arguments and environment are too long for a command line; make the \
-             config shorter, or let the program read it from a file (HOTBAY_CONFIG_FILE)"
+            "its config, arguments and environment are too long for a command line; shorten the \
+             config, or let the program read it from a file (HOTBAY_CONFIG_FILE)"
                 .to_owned()
         }
         _ => return program.why_not_runnable(),
@@ -65,19 +67,19 @@ fn missing(path: &Path, program: &Program) -> String {
     match program {
         Program::Missing => match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             Some(folder) if !folder.exists() => {
-                format!("there is no folder `{}`; install the program again", folder.display())
+                format!("folder `{}` not found; install the program again", folder.display())
             }
-            _ => "there is no such file; build or install the program, or mend its path".to_owned(),
+            _ => "file not found; build or install the program, or fix its path".to_owned(),
         },
         _ => program.missing_helper().unwrap_or_else(|| {
-            "the file is there; what is missing may be the folder it should start in".to_owned()
+            "the file exists, so the folder in which it starts may be missing".to_owned()
         }),
     }
 }
 
 fn not_permitted(path: &Path, program: &Program) -> String {
     if matches!(program, Program::NotAFile) {
-        return "it is a folder or a device, not a program; mend the path".to_owned();
+        return "it is a folder or a device, not a program; fix the path".to_owned();
     }
     match mode_of(path) {
         Some(mode) if mode & 0o111 == 0 => {
@@ -88,11 +90,11 @@ fn not_permitted(path: &Path, program: &Program) -> String {
         }
         Some(mode) => program.not_executable_helper().unwrap_or_else(|| {
             format!(
-                "the file has mode {mode:04o}; it may be closed to this user, or be on a file \
-                 system that is mounted with `noexec`"
+                "the file has mode {mode:04o}; it may be inaccessible to this user, or on a file \
+                 system mounted with `noexec`"
             )
         }),
-        None => "a folder above it is closed to this user".to_owned(),
+        None => "this user cannot access a folder above it".to_owned(),
     }
 }
 
@@ -102,70 +104,71 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A file with `bytes` and `mode`, and what is told when running it fails with `code`.
-    fn told(bytes: &[u8], mode: u32, code: i32) -> String {
+    /// Creates a file with `bytes` and `mode`, and returns the cause reported when running it fails
+    /// with `code`.
+    fn reported_cause(bytes: &[u8], mode: u32, code: i32) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plugin");
         std::fs::write(&path, bytes).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let told = of_spawn(&io::Error::from_raw_os_error(code), &path);
-        assert!(told.starts_with(&format!("cannot run `{}`: ", path.display())), "{told}");
-        assert!(told.lines().count() <= 3, "{told}");
-        told.lines().nth(1).unwrap_or("").to_owned()
+        let message = of_spawn(&io::Error::from_raw_os_error(code), &path);
+        assert!(message.starts_with(&format!("cannot run `{}`: ", path.display())), "{message}");
+        assert!(message.lines().count() <= 3, "{message}");
+        message.lines().nth(1).unwrap_or("").to_owned()
     }
 
     fn check(bytes: &[u8], mode: u32, code: i32, expect: &str) {
-        let told = told(bytes, mode, code);
-        assert!(told.contains(expect), "`{expect}` in: {told}");
+        let cause = reported_cause(bytes, mode, code);
+        assert!(cause.contains(expect), "`{expect}` in: {cause}");
     }
 
     #[test]
-    fn a_file_or_a_folder_that_is_missing_is_told() {
+    fn missing_file_or_folder_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let error = io::Error::from_raw_os_error(libc::ENOENT);
-        let cases = [("none", "there is no such file"), ("no/none", "there is no folder `")];
+        let cases = [("none", "\nfile not found"), ("no/none", "\nfolder `")];
         for (path, expect) in cases {
-            let told = of_spawn(&error, &folder.path().join(path));
-            assert!(told.contains(expect), "{told}");
+            let message = of_spawn(&error, &folder.path().join(path));
+            assert!(message.contains(expect), "{message}");
         }
-        let told = of_spawn(&io::Error::from_raw_os_error(libc::EACCES), folder.path());
-        assert!(told.contains("it is a folder or a device"), "{told}");
+        let message = of_spawn(&io::Error::from_raw_os_error(libc::EACCES), folder.path());
+        assert!(message.contains("it is a folder or a device"), "{message}");
     }
 
     #[test]
-    fn a_helper_that_is_missing_is_named() {
+    fn missing_helper_is_named() {
         let script = b"#!/nowhere/python3 -u\nprint()\n";
         check(
             script,
             0o755,
             libc::ENOENT,
-            "wants the interpreter `/nowhere/python3`, which is not",
+            "needs the interpreter `/nowhere/python3`, which is not",
         );
         check(b"#!/bin/sh\r\nexit\r\n", 0o755, libc::ENOENT, "ends with a carriage return");
         let program = elf(HERE, Some("/nowhere/ld-musl.so.1"));
-        check(&program, 0o755, libc::ENOENT, "wants the dynamic linker `/nowhere/ld-musl.so.1`");
-        check(b"#!/bin/sh\n", 0o755, libc::ENOENT, "the folder it should start in");
+        check(&program, 0o755, libc::ENOENT, "needs the dynamic linker `/nowhere/ld-musl.so.1`");
+        check(b"#!/bin/sh\n", 0o755, libc::ENOENT, "the folder in which it starts");
     }
 
     #[test]
-    fn a_file_that_is_not_executable_is_told_with_its_mode() {
+    fn file_that_is_not_executable_is_reported_with_its_mode() {
         check(
             b"#!/bin/sh\n",
             0o644,
             libc::EACCES,
             "is not executable (mode 0644); run `chmod +x /",
         );
-        check(b"#!/bin/sh\n", 0o755, libc::EACCES, "mode 0755; it may be closed to this user");
+        check(b"#!/bin/sh\n", 0o755, libc::EACCES, "mode 0755; it may be inaccessible");
         check(
             b"#!/\n",
             0o755,
             libc::EACCES,
-            "wants the interpreter `/`, which is not an executable",
+            "needs the interpreter `/`, which is not an executable",
         );
     }
 
     #[test]
-    fn a_file_of_the_wrong_kind_is_told() {
+    fn file_of_the_wrong_kind_is_reported() {
         let noexec = |bytes: &[u8], expect: &str| check(bytes, 0o755, libc::ENOEXEC, expect);
         let other = if cfg!(target_arch = "x86_64") { "aarch64" } else { "x86_64" };
         let here = std::env::consts::ARCH;
@@ -175,15 +178,15 @@ mod tests {
         noexec(b"MZ\x90\0", "a program for Windows");
         noexec(b"\xcf\xfa\xed\xfe\x07\0", "a program for macOS");
         noexec(b"\x7fELF", "damaged");
-        noexec(b"\0\x01\x02", "does not know the format");
+        noexec(b"\0\x01\x02", "does not know the file format");
     }
 
     #[test]
-    fn what_the_machine_has_no_room_for_is_told() {
+    fn exhausted_resource_is_reported() {
         check(b"#!/bin/sh\n", 0o755, libc::ETXTBSY, "open for writing");
         check(b"#!/bin/sh\n", 0o755, libc::EMFILE, "too many files open");
         check(b"#!/bin/sh\n", 0o755, libc::EAGAIN, "too many processes");
         check(b"#!/bin/sh\n", 0o755, libc::E2BIG, "too long for a command line");
-        assert_eq!(told(b"#!/bin/sh\n", 0o755, libc::EINTR), "");
+        assert_eq!(reported_cause(b"#!/bin/sh\n", 0o755, libc::EINTR), "");
     }
 }

@@ -1,4 +1,4 @@
-//! What the file of a program is, by its first bytes.
+//! Recognizes the kind of a program file by its first bytes.
 
 use std::env::consts::ARCH;
 use std::fs::{self, OpenOptions};
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
-/// How much of a file is looked at; program headers and the name of a linker come early.
-const HEAD_BYTES_MAX: u64 = 64 * 1024;
+/// The part of a file that is read; program headers and the linker's name come early.
+const MAX_HEAD_BYTES: u64 = 64 * 1024;
 
-/// The file of a program.
+/// The kind of a program file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Program {
     Missing,
@@ -52,8 +52,8 @@ enum Kind {
 }
 
 impl Program {
-    /// Looks at the file at `path`; never waits, and runs nothing.
-    pub(super) fn look(path: &Path) -> Self {
+    /// Inspects the file at `path`; never blocks, and runs nothing.
+    pub(super) fn inspect(path: &Path) -> Self {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => {}
             Ok(_) => return Self::NotAFile,
@@ -61,15 +61,15 @@ impl Program {
             Err(_) => return Self::Unreadable,
         }
         let mut head = Vec::new();
-        // Non-blocking, should a pipe have taken the file's place.
+        // Non-blocking, in case the file was replaced by a pipe.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-        match file.and_then(|file| file.take(HEAD_BYTES_MAX).read_to_end(&mut head)) {
+        match file.and_then(|file| file.take(MAX_HEAD_BYTES).read_to_end(&mut head)) {
             Ok(_) => Self::of_head(&head),
             Err(_) => Self::Unreadable,
         }
     }
 
-    /// What begins with these bytes.
+    /// Recognizes a file by its first bytes.
     pub(super) fn of_head(head: &[u8]) -> Self {
         match head {
             [] => Self::Empty,
@@ -84,7 +84,7 @@ impl Program {
         }
     }
 
-    /// Why no kernel of this machine runs it, if that can be seen.
+    /// Explains why this machine's kernel cannot run it, if the file shows that.
     pub(super) fn why_not_runnable(&self) -> Option<String> {
         Some(match self {
             Self::Empty => "the file is empty; build or install the program again".to_owned(),
@@ -103,21 +103,21 @@ impl Program {
         })
     }
 
-    /// What it needs to be run, if that is not there.
+    /// Names the interpreter or linker that it needs, if that is missing.
     pub(super) fn missing_helper(&self) -> Option<String> {
         match self {
             Self::Script { has_carriage_return: true, interpreter, .. } => Some(format!(
-                "its `#!` line ends with a carriage return, so the kernel looks for \
+                "its `#!` line ends with a carriage return, so the kernel searches for \
                  `{}\\r`; save it with LF line ends",
                 interpreter.display()
             )),
             Self::Script { interpreter, .. } if !interpreter.exists() => Some(format!(
-                "its `#!` line wants the interpreter `{}`, which is not on this machine; install \
-                 it, or mend the line",
+                "its `#!` line needs the interpreter `{}`, which is not on this machine; install \
+                 it, or fix the line",
                 interpreter.display()
             )),
             Self::Elf(Elf { interpreter: Some(linker), .. }) if !linker.exists() => Some(format!(
-                "it wants the dynamic linker `{}`, which is not on this machine; install the C \
+                "it needs the dynamic linker `{}`, which is not on this machine; install the C \
                  library that it was built for, or link it statically",
                 linker.display()
             )),
@@ -125,7 +125,7 @@ impl Program {
         }
     }
 
-    /// What it needs to be run, if that cannot be run itself.
+    /// Names the interpreter or linker that it needs, if that is not executable.
     pub(super) fn not_executable_helper(&self) -> Option<String> {
         let (Self::Script { interpreter: helper, .. }
         | Self::Elf(Elf { interpreter: Some(helper), .. })) = self
@@ -135,12 +135,12 @@ impl Program {
         let runs = helper.is_file() && mode_of(helper).is_some_and(|mode| mode & 0o111 != 0);
         (!runs).then(|| {
             let name = if matches!(self, Self::Elf(_)) { "dynamic linker" } else { "interpreter" };
-            format!("it wants the {name} `{}`, which is not an executable file", helper.display())
+            format!("it needs the {name} `{}`, which is not an executable file", helper.display())
         })
     }
 
-    /// The command that `env` looks for on behalf of a script, as the kernel passes it on.
-    pub(super) fn wanted_of_env(&self) -> Option<&str> {
+    /// Returns the command that `env` runs for a script, as the kernel passes it.
+    pub(super) fn command_of_env(&self) -> Option<&str> {
         match self {
             Self::Script { interpreter, argument, .. } if interpreter.ends_with("env") => {
                 argument.as_deref()
@@ -149,7 +149,7 @@ impl Program {
         }
     }
 
-    /// Whether it is a library that has no place to begin at.
+    /// Returns whether it is a library without an entry point.
     pub(super) fn is_library(&self) -> bool {
         matches!(self, Self::Elf(Elf { kind: Kind::Library, .. }))
     }
@@ -158,7 +158,7 @@ impl Program {
 impl Elf {
     fn why_not_runnable(&self) -> Option<String> {
         if self.kind == Kind::ObjectFile {
-            return Some("it is an object file that was not linked, not a program".to_owned());
+            return Some("it is an object file that is not linked, not a program".to_owned());
         }
         let runs_here = match (ARCH, self.arch) {
             ("x86_64", "x86") | ("aarch64", "arm") => true,
@@ -176,12 +176,12 @@ impl Elf {
     }
 }
 
-/// The permission bits of a file.
+/// Returns the permission bits of a file.
 pub(super) fn mode_of(path: &Path) -> Option<u32> {
     Some(fs::metadata(path).ok()?.permissions().mode() & 0o7777)
 }
 
-/// Reads what follows `#!`: the kernel passes all after the interpreter as one argument.
+/// Parses the line after `#!`: the kernel passes everything after the interpreter as one argument.
 fn script(rest: &[u8]) -> Program {
     let line = rest.split(|&byte| byte == b'\n').next().unwrap_or(rest);
     let has_carriage_return = line.ends_with(b"\r");
@@ -226,7 +226,7 @@ fn read_elf<H: FileHeader<Endian = Endianness>>(head: &[u8]) -> Option<Elf> {
     Some(Elf { arch, is_little_endian: endian == Endianness::Little, kind, interpreter })
 }
 
-/// The name that Rust gives a processor.
+/// Returns Rust's name of a processor.
 fn arch(machine: elf::Machine, is_64: bool) -> &'static str {
     match (machine, is_64) {
         (elf::EM_X86_64, _) => "x86_64",
@@ -248,7 +248,7 @@ fn arch(machine: elf::Machine, is_64: bool) -> &'static str {
 
 #[cfg(test)]
 pub(super) mod examples {
-    //! Heads of ELF files, made by hand.
+    //! Handwritten ELF headers.
 
     use object::elf;
 
@@ -258,7 +258,7 @@ pub(super) mod examples {
     pub(in super::super) const OTHER: elf::Machine =
         if cfg!(target_arch = "x86_64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
 
-    /// A 64-bit little-endian program, whose one segment names its dynamic linker.
+    /// Returns a 64-bit little-endian program whose only segment names its dynamic linker.
     pub(in super::super) fn elf(machine: elf::Machine, linker: Option<&str>) -> Vec<u8> {
         file(elf::ET_EXEC, machine, 0x1000, linker)
     }
@@ -280,8 +280,8 @@ pub(super) mod examples {
         put(18, &machine.0.to_le_bytes());
         put(20, &[1]);
         put(24, &entry.to_le_bytes());
-        put(32, &[64]); // where the program headers are
-        put(52, &[64, 0, 56, 0, u8::from(linker.is_some())]); // their sizes and their number
+        put(32, &[64]); // the offset of the program headers
+        put(52, &[64, 0, 56, 0, u8::from(linker.is_some())]); // their sizes and number
         if let Some(linker) = linker {
             let length = (linker.len() + 1) as u64;
             let (interp, readable) = (3_u32, 4_u32);
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_of_a_script_is_taken_apart() {
+    fn shebang_line_is_parsed() {
         check_script("#!/bin/sh\nexit", "/bin/sh", None, false);
         check_script("#! /bin/sh -e -u \nexit", "/bin/sh", Some("-e -u"), false);
         check_script("#!/usr/bin/env python3", "/usr/bin/env", Some("python3"), false);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_elf_file_tells_what_it_is() {
+    fn elf_file_is_recognized() {
         let check = |bytes: &[u8], expect: Option<&str>| {
             let why = Program::of_head(bytes).why_not_runnable();
             assert_eq!(why.as_deref().map(|why| &why[..15]), expect.map(|why| &why[..15]));
@@ -334,16 +334,20 @@ mod tests {
     }
 
     #[test]
-    fn this_very_program_can_be_run() {
-        let program = Program::look(&std::env::current_exe().unwrap());
-        let told = (program.why_not_runnable(), program.missing_helper());
-        assert_eq!((told, program.not_executable_helper()), ((None, None), None), "{program:?}");
+    fn test_program_itself_is_runnable() {
+        let program = Program::inspect(&std::env::current_exe().unwrap());
+        let problems = (program.why_not_runnable(), program.missing_helper());
+        assert_eq!(
+            (problems, program.not_executable_helper()),
+            ((None, None), None),
+            "{program:?}"
+        );
         assert!(cfg!(not(target_os = "linux")) || matches!(program, Program::Elf(_)));
     }
 
     proptest! {
         #[test]
-        fn no_head_makes_the_reader_panic(
+        fn of_head_never_panics(
             bytes in prop::collection::vec(any::<u8>(), 0..40), at in any::<prop::sample::Index>(),
         ) {
             let _ = Program::of_head(&bytes);

@@ -1,16 +1,16 @@
-//! What the last words of a program say about its end: texts of linkers, shells and panics.
+//! Interprets the last output of a program: messages of linkers, shells and panics.
 
 use super::super::lines::Tail;
 
-/// How many of the last lines are told.
-const LINES_TOLD_MAX: usize = 3;
+/// The number of last lines that are reported.
+const MAX_LAST_LINES: usize = 3;
 
-/// The cause that linkers and shells name themselves.
+/// Returns the cause if a linker or `env` has named it.
 pub(super) fn cause(tail: &Tail) -> Option<String> {
     tail.lines().rev().find_map(of_linker).or_else(|| tail.lines().rev().find_map(of_env))
 }
 
-/// The command that a shell did not find.
+/// Returns the command that a shell did not find.
 pub(super) fn command_not_found(tail: &Tail) -> Option<&str> {
     tail.lines().rev().find_map(|line| {
         // `bash: line 1: jq: command not found`, `sh: 1: jq: not found`
@@ -19,38 +19,38 @@ pub(super) fn command_not_found(tail: &Tail) -> Option<&str> {
     })
 }
 
-/// What it wrote, under a line that introduces it: the first lines that are kept and the last
-/// ones, with `…` for what is missing. Of what ends in a panic that and the lines after it, since
-/// a backtrace hides it. One line stands beside its introduction.
-pub(super) fn told(tail: &Tail) -> Option<String> {
-    let hint = |line: &&str| line.trim_start().starts_with("note: ");
+/// Returns the output under a heading: the first lines and the last ones, with `…` for the gap.
+/// After a panic, returns its message and the lines below, since a backtrace hides it. A single
+/// line follows its heading directly.
+pub(super) fn output(tail: &Tail) -> Option<String> {
+    let is_note = |line: &&str| line.trim_start().starts_with("note: ");
     let lines: Vec<&str> = tail.lines().collect();
     let panic = lines.iter().rposition(|line| line.contains("panicked at "));
     let first: Vec<&str> = if panic.is_some() { Vec::new() } else { tail.first().collect() };
-    let from = panic.unwrap_or(lines.len().saturating_sub(LINES_TOLD_MAX));
-    // What is told as a first line already.
+    let from = panic.unwrap_or(lines.len().saturating_sub(MAX_LAST_LINES));
+    // The lines already reported as first lines.
     let skipped = (tail.count() - lines.len()) + from;
     let repeated = first.len().saturating_sub(skipped);
-    let mut last = lines[from..].iter().copied().filter(|line| !hint(line)).take(LINES_TOLD_MAX);
+    let mut last = lines[from..].iter().copied().filter(|line| !is_note(line)).take(MAX_LAST_LINES);
     let last: Vec<&str> = last.by_ref().skip(repeated).collect();
     let is_missing = !first.is_empty() && skipped > first.len();
     let gap = is_missing.then_some("…");
-    let told: Vec<&str> = first.into_iter().chain(gap).chain(last).collect();
-    match (&told[..], panic.is_some() || tail.first().len() == 0) {
+    let shown: Vec<&str> = first.into_iter().chain(gap).chain(last).collect();
+    match (&shown[..], panic.is_some() || tail.first().len() == 0) {
         ([], _) => None,
-        ([line], _) => Some(format!("it wrote: {}", line.trim())),
-        (_, true) => Some(format!("the last it wrote:\n  {}", told.join("\n  "))),
-        (_, false) => Some(format!("it wrote:\n  {}", told.join("\n  "))),
+        ([line], _) => Some(format!("output: {}", line.trim())),
+        (_, true) => Some(format!("last output:\n  {}", shown.join("\n  "))),
+        (_, false) => Some(format!("output:\n  {}", shown.join("\n  "))),
     }
 }
 
 fn of_linker(line: &str) -> Option<String> {
-    let after = |mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim());
+    let after = |prefix: &str| line.split_once(prefix).map(|(_, rest)| rest.trim());
     // glibc: `version `GLIBC_2.38' not found (required by …)`
     if let Some(version) = between(line, "version `", "' not found") {
         return Some(format!(
-            "it was built for a newer system, one with {version}; build it on an older one, or \
-             link it statically"
+            "it was built for a newer system with {version}; build it on an older one, or link it \
+             statically"
         ));
     }
     // glibc, then musl, then macOS.
@@ -60,20 +60,20 @@ fn of_linker(line: &str) -> Option<String> {
     match library {
         Some((name, why)) if why.contains("No such file") => return Some(missing_library(name)),
         Some((name, why)) => {
-            return Some(format!("its library `{name}` cannot be used: {why}"));
+            return Some(format!("its library `{name}` was not loaded: {why}"));
         }
         None => {}
     }
     if let Some(name) = after("Library not loaded: ") {
         return Some(missing_library(name));
     }
-    // musl's second text ends in `: symbol not found`.
+    // The second message of musl ends in `: symbol not found`.
     let symbol = after("undefined symbol: ").or_else(|| {
         between(line, "Error relocating ", ": symbol not found")?.rsplit(": ").next()
     })?;
     Some(format!(
-        "a library of this machine has no `{symbol}`, so it is another version than the program \
-         was built for; install that version"
+        "a library on this machine has no symbol `{symbol}`, so its version differs from the one \
+         the program was built for; install that version"
     ))
 }
 
@@ -86,18 +86,18 @@ fn of_env(line: &str) -> Option<String> {
     why.starts_with("No such file").then(|| missing_interpreter(name))
 }
 
-/// That `env` did not find the interpreter of a script.
+/// Explains that `env` did not find the interpreter of a script.
 pub(super) fn missing_interpreter(name: &str) -> String {
-    let cure = match name.split_whitespace().next() {
+    let advice = match name.split_whitespace().next() {
         // `#!/usr/bin/env python3 -u` is one argument to the kernel.
         Some(first) if first != name => format!("begin the script with `#!/usr/bin/env -S {name}`"),
-        _ => "install it, or mend PATH".to_owned(),
+        _ => "install it, or fix PATH".to_owned(),
     };
-    format!("its `#!` line wants the interpreter `{name}`, which is not in PATH; {cure}")
+    format!("its `#!` line needs the interpreter `{name}`, which was not found in PATH; {advice}")
 }
 
 fn missing_library(name: &str) -> String {
-    format!("it wants the library `{name}`, which is not on this machine; install it")
+    format!("it needs the library `{name}`, which is not on this machine; install it")
 }
 
 fn between<'t>(text: &'t str, start: &str, end: &str) -> Option<&'t str> {
@@ -116,43 +116,43 @@ mod tests {
     }
 
     #[test]
-    fn what_a_linker_misses_is_named() {
+    fn linker_message_names_the_cause() {
         let check = |line: &str, expect: &str| {
-            let told = cause(&tail(&["starting", line])).unwrap_or_default();
-            assert!(told.contains(expect), "`{expect}` in: {told}");
+            let cause = cause(&tail(&["starting", line])).unwrap_or_default();
+            assert!(cause.contains(expect), "`{expect}` in: {cause}");
         };
         check(
             "./x: error while loading shared libraries: libpq.so.5: cannot open shared object \
              file: No such file or directory",
-            "wants the library `libpq.so.5`, which is not",
+            "needs the library `libpq.so.5`, which is not",
         );
         check(
             "Error loading shared library libpq.so.5: No such file or directory (needed by ./x)",
-            "wants the library `libpq.so.5`, which is not",
+            "needs the library `libpq.so.5`, which is not",
         );
-        check("dyld[7]: Library not loaded: @rpath/libpq.dylib", "wants the library `@rpath/libpq");
+        check("dyld[7]: Library not loaded: @rpath/libpq.dylib", "needs the library `@rpath/libpq");
         check(
             "./x: error while loading shared libraries: liba.so: wrong ELF class: ELFCLASS32",
-            "its library `liba.so` cannot be used: wrong ELF class",
+            "its library `liba.so` was not loaded: wrong ELF class",
         );
         check(
             "./x: /lib/libc.so.6: version `GLIBC_2.38' not found (required by ./x)",
-            "a newer system, one with GLIBC_2.38",
+            "a newer system with GLIBC_2.38",
         );
-        check("./x: symbol lookup error: ./x: undefined symbol: go", "has no `go`");
-        check("Error relocating ./x: __go: symbol not found", "has no `__go`");
+        check("./x: symbol lookup error: ./x: undefined symbol: go", "has no symbol `go`");
+        check("Error relocating ./x: __go: symbol not found", "has no symbol `__go`");
     }
 
     #[test]
-    fn what_env_or_a_shell_misses_is_named() {
+    fn missing_command_of_env_or_a_shell_is_named() {
         for line in [
             "env: ‘python9’: No such file or directory",
             "/usr/bin/env: 'python9': No such file or directory",
             "env: can't execute 'python9': No such file or directory",
             "env: python9: No such file or directory",
         ] {
-            let told = cause(&tail(&[line]));
-            assert_eq!(told, Some(missing_interpreter("python9")), "{line}");
+            let cause = cause(&tail(&[line]));
+            assert_eq!(cause, Some(missing_interpreter("python9")), "{line}");
         }
         assert!(
             missing_interpreter("a -u").contains("begin the script with `#!/usr/bin/env -S a -u`")
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_text_names_nothing() {
+    fn unrelated_output_names_no_cause() {
         for line in ["hello", "my env: ‘a’: No such file", "env: b", "env: a: Permission denied"]
         {
             assert_eq!(cause(&tail(&[line])), None, "{line}");
@@ -173,20 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_or_the_panic_are_told() {
+    fn last_lines_or_the_panic_are_reported() {
         let check = |lines: &[&str], expect: &str| {
-            assert_eq!(told(&tail(lines)).unwrap_or_default(), expect);
+            assert_eq!(output(&tail(lines)).unwrap_or_default(), expect);
             let mut tail = tail(lines);
-            tail.forget_first();
+            tail.discard_first();
             let last: Vec<&str> = lines.iter().rev().take(3).rev().copied().collect();
             if lines.len() > 1 && !lines.iter().any(|line| line.contains("panicked")) {
-                let expect = format!("the last it wrote:\n  {}", last.join("\n  "));
-                assert_eq!(told(&tail), Some(expect));
+                let expect = format!("last output:\n  {}", last.join("\n  "));
+                assert_eq!(output(&tail), Some(expect));
             }
         };
         check(&[], "");
-        check(&[" a"], "it wrote: a");
-        check(&["a", "b", " c", "d"], "it wrote:\n  a\n  b\n   c\n  d");
+        check(&[" a"], "output: a");
+        check(&["a", "b", " c", "d"], "output:\n  a\n  b\n   c\n  d");
         let numbers: Vec<String> = (1..=50).map(|number| number.to_string()).collect();
         let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
         let first = numbers[..10].join("\n  ");
@@ -194,9 +194,9 @@ mod tests {
             [(10, ""), (11, "11"), (13, "11\n  12\n  13"), (14, "…\n  12\n  13\n  14")]
         {
             let rest = if rest.is_empty() { String::new() } else { format!("\n  {rest}") };
-            check(&numbers[..count], &format!("it wrote:\n  {first}{rest}"));
+            check(&numbers[..count], &format!("output:\n  {first}{rest}"));
         }
-        check(&numbers, &format!("it wrote:\n  {first}\n  …\n  48\n  49\n  50"));
+        check(&numbers, &format!("output:\n  {first}\n  …\n  48\n  49\n  50"));
         check(
             &[
                 "a",
@@ -207,18 +207,18 @@ mod tests {
                 "   1: g",
                 "note: run with `RUST_BACKTRACE=1`",
             ],
-            "the last it wrote:\n  thread 'main' panicked at src/main.rs:1:2:\n  no port\n  stack backtrace:",
+            "last output:\n  thread 'main' panicked at src/main.rs:1:2:\n  no port\n  stack backtrace:",
         );
     }
 
     proptest! {
         #[test]
-        fn no_last_words_make_the_reader_panic(
+        fn output_is_interpreted_without_panics(
             start in "|env: |version `|Error relocating |Error loading shared library ",
             rest in "\\PC{0,40}|[a-z:' ‘]{0,40}", end in "|: not found|' not found|: symbol not found",
         ) {
             let tail = tail(&[&format!("{start}{rest}{end}")]);
-            let _ = (cause(&tail), command_not_found(&tail), told(&tail));
+            let _ = (cause(&tail), command_not_found(&tail), output(&tail));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a program says it can do, in our protocol and in the two older dialects: text in, values
-//! out. Whether the host can use what is offered is not asked here.
+//! Parses the capabilities of a program, in our protocol and in the two older dialects. Pure; does
+//! not decide whether the host can use them.
 
 mod fields;
 mod ours;
@@ -19,36 +19,36 @@ use fields::{Field, quoted};
 /// The version of the protocol that this host speaks.
 pub(crate) const PROTOCOL: u32 = 1;
 
-/// How much a program may print about what it can do.
-pub(crate) const CAPABILITIES_BYTES_MAX: usize = 1 << 20;
+/// The longest output of the command `capabilities`.
+pub(crate) const MAX_CAPABILITIES_BYTES: usize = 1 << 20;
 
-/// Most types in one answer; as many aliases, config types and endpoints.
-pub(crate) const TYPES_MAX: usize = 1_024;
+/// The largest number of types, and also of aliases, config types and endpoints.
+pub(crate) const MAX_TYPES: usize = 1_024;
 
-/// The longest name of anything in an answer.
-pub(crate) const NAME_BYTES_MAX: usize = 256;
+/// The longest name in the capabilities.
+pub(crate) const MAX_NAME_BYTES: usize = 256;
 
-/// How much of what is not JSON is shown.
-const NOISE_CHARS_MAX: usize = 80;
+/// Characters shown of output that is not JSON.
+const MAX_NOISE_CHARS: usize = 80;
 
-/// Which conversation a program leads.
+/// The protocol that a program speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// Ours: endpoints of the plugin itself, and maybe types.
+    /// Our own: endpoints of the plugin itself, and optionally types.
     Ours {
-        /// The version of the protocol, never one that this host does not speak.
+        /// The version of the protocol, always one that this host supports.
         protocol: u32,
     },
-    /// A list of capabilities, each with types and their aliases.
+    /// A list of capabilities, each with types and aliases.
     Newer,
-    /// Types, by the kind of plugin.
+    /// Types by kind of plugin.
     Older,
 }
 
 /// A type that a program serves.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Offered {
-    /// The capability or the kind of plugin that it belongs to.
+    /// The capability or the kind of plugin to which it belongs.
     pub(crate) group: String,
     pub(crate) name: String,
     pub(crate) aliases: Vec<String>,
@@ -56,17 +56,17 @@ pub(crate) struct Offered {
     pub(crate) schema: Option<Value>,
 }
 
-/// What a program says it can do.
+/// The capabilities of a program.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Capabilities {
     pub(crate) dialect: Dialect,
     pub(crate) types: Vec<Offered>,
     pub(crate) config_types: Vec<String>,
-    /// Without a leading `/`; empty in the two older dialects, where contracts fix them.
+    /// Names without a leading `/`; empty in the older dialects, which define fixed endpoints.
     pub(crate) endpoints: BTreeSet<String>,
-    /// Whether the config may travel in the environment, where no other user sees it.
+    /// Whether the config may be passed in the environment, hidden from other users.
     pub(crate) reads_config_from_env: bool,
-    /// Whether the config may be in a file, where no limit of the system cuts it off.
+    /// Whether the config may be passed in a file, which has no length limit.
     pub(crate) reads_config_from_file: bool,
     pub(crate) config_schema: Option<Value>,
     pub(crate) input_schema: Option<Value>,
@@ -74,39 +74,39 @@ pub(crate) struct Capabilities {
     pub(crate) version: Option<String>,
 }
 
-/// Capabilities that cannot be used.
+/// Invalid capabilities.
 ///
-/// `Display` names the field, what was found and what was wanted:
-/// `` `hotbay.protocol` is 2; wanted 1, the version that this host speaks ``.
+/// `Display` names the field, the value found and the expected one:
+/// `` `hotbay.protocol` is 2; expected 1, the version that this host speaks ``.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct WrongCapabilities {
-    /// The path of the field, such as `types.repository[0].type`; empty for the whole.
+pub(crate) struct CapabilitiesError {
+    /// The path of the field, such as `types.repository[0].type`; empty for the whole value.
     path: String,
-    /// Beginning with a verb.
+    /// A sentence without its subject.
     found: String,
-    wanted: String,
+    expected: String,
 }
 
 impl Capabilities {
-    /// Reads what the command `capabilities` printed.
+    /// Parses the output of the command `capabilities`.
     ///
-    /// Fields that nobody knows are passed over, so that a program can say more to newer hosts.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, WrongCapabilities> {
+    /// Unknown fields are ignored, so that a program can offer more to newer hosts.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, CapabilitiesError> {
         let value = only_json(bytes)?;
         let root = Field::root(&value);
-        let wanted = "an object with `hotbay`, `capabilities` or `types`";
-        let object = root.object(wanted)?;
-        let is_there = |name: &str| object.contains_key(name);
+        let expected = "an object with `hotbay`, `capabilities` or `types`";
+        let object = root.object(expected)?;
+        let has = |name: &str| object.contains_key(name);
         match () {
-            () if is_there("hotbay") => ours::read(&root),
-            // A program that serves hosts of both ages is spoken to in the newer way.
-            () if is_there("capabilities") => peers::newer(&root),
-            () if is_there("types") => peers::older(&root),
-            () => Err(root.wrong(&format!("has {}", keys_of(object)), wanted)),
+            () if has("hotbay") => ours::read(&root),
+            // A program that supports both older dialects is used in the newer one.
+            () if has("capabilities") => peers::newer(&root),
+            () if has("types") => peers::older(&root),
+            () => Err(root.wrong(&format!("has {}", keys_of(object)), expected)),
         }
     }
 
-    /// Nothing but the dialect.
+    /// Returns empty capabilities of a dialect.
     fn empty(dialect: Dialect) -> Self {
         Self {
             dialect,
@@ -123,31 +123,31 @@ impl Capabilities {
     }
 }
 
-/// The one JSON value in `bytes`, with white space around it and nothing else.
-fn only_json(bytes: &[u8]) -> Result<Value, WrongCapabilities> {
-    let wrong = |found: String, wanted: &str| WrongCapabilities {
+/// Parses the single JSON value in `bytes`; only white space may surround it.
+fn only_json(bytes: &[u8]) -> Result<Value, CapabilitiesError> {
+    let wrong = |found: String, expected: &str| CapabilitiesError {
         path: String::new(),
         found,
-        wanted: wanted.to_owned(),
+        expected: expected.to_owned(),
     };
-    if bytes.len() > CAPABILITIES_BYTES_MAX {
+    if bytes.len() > MAX_CAPABILITIES_BYTES {
         let found = format!("is {} bytes long", bytes.len());
-        return Err(wrong(found, &format!("at most {CAPABILITIES_BYTES_MAX}")));
+        return Err(wrong(found, &format!("at most {MAX_CAPABILITIES_BYTES}")));
     }
     let bytes = bytes.trim_ascii();
     if bytes.is_empty() {
         return Err(wrong("is empty".to_owned(), "a JSON object"));
     }
     let noise = |place: &str, bytes: &[u8]| {
-        let text = quoted(&String::from_utf8_lossy(bytes), NOISE_CHARS_MAX);
-        wrong(format!("has noise {place} the JSON: {text}"), "JSON only; logs go to stderr")
+        let text = quoted(&String::from_utf8_lossy(bytes), MAX_NOISE_CHARS);
+        wrong(format!("has output {place} the JSON: {text}"), "only JSON; write logs to stderr")
     };
     let mut values = Deserializer::from_slice(bytes).into_iter::<Value>();
     match values.next() {
         Some(Ok(value)) => {
             let rest = bytes[values.byte_offset()..].trim_ascii_start();
             match value {
-                // A log line may begin with a number or in quotes.
+                // A log line may begin with a number or a quoted text.
                 _ if rest.is_empty() => Ok(value),
                 Value::Object(_) => Err(noise("after", rest)),
                 _ => Err(noise("before", bytes)),
@@ -168,15 +168,15 @@ fn keys_of(object: &serde_json::Map<String, Value>) -> String {
     if keys.is_empty() { "no fields".to_owned() } else { format!("only {}", keys.join(", ")) }
 }
 
-impl fmt::Display for WrongCapabilities {
+impl fmt::Display for CapabilitiesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, found, wanted } = self;
+        let Self { path, found, expected } = self;
         match &**path {
-            "" => write!(f, "what the command `capabilities` printed ")?,
+            "" => write!(f, "the output of the command `capabilities` ")?,
             path => write!(f, "`{path}` ")?,
         }
-        write!(f, "{found}; wanted {wanted}")
+        write!(f, "{found}; expected {expected}")
     }
 }
 
-impl Error for WrongCapabilities {}
+impl Error for CapabilitiesError {}

@@ -1,19 +1,19 @@
-//! Our own protocol: endpoints of the plugin, its schemas, how its config may travel.
+//! Our own protocol: endpoints of the plugin, its schemas, and the supported config channels.
 
 use std::collections::BTreeSet;
 
 use super::fields::Field;
 use super::peers::types_by_group;
-use super::{Capabilities, Dialect, PROTOCOL, WrongCapabilities, schema};
+use super::{Capabilities, CapabilitiesError, Dialect, PROTOCOL, schema};
 
-/// What the protocol itself has at these names; none of them is a use for the plugin.
-const OF_THE_PROTOCOL: [&str; 5] = ["batch", "healthz", "restore", "shutdown", "snapshot"];
+/// Endpoints of the protocol itself, which are not functions of the plugin.
+const PROTOCOL_ENDPOINTS: [&str; 5] = ["batch", "healthz", "restore", "shutdown", "snapshot"];
 
 /// `{"hotbay":{"protocol":1,"endpoints":["execute",…],…},"types":{…}}`
-pub(super) fn read(root: &Field<'_>) -> Result<Capabilities, WrongCapabilities> {
+pub(super) fn read(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> {
     let hotbay = root.field("hotbay");
     hotbay.object("an object with `protocol` and `endpoints`")?;
-    // First, since a newer protocol may mean something else by every other field.
+    // First, since a newer protocol may change the meaning of every other field.
     let protocol = protocol(&hotbay.field("protocol"))?;
     let channels = hotbay.field("config").names("a list such as [\"env\", \"file\"]")?;
     Ok(Capabilities {
@@ -30,33 +30,34 @@ pub(super) fn read(root: &Field<'_>) -> Result<Capabilities, WrongCapabilities> 
     })
 }
 
-fn protocol(field: &Field<'_>) -> Result<u32, WrongCapabilities> {
+fn protocol(field: &Field<'_>) -> Result<u32, CapabilitiesError> {
     let number = field.given().and_then(serde_json::Value::as_u64);
     match number {
         Some(number) if number == u64::from(PROTOCOL) => Ok(PROTOCOL),
-        Some(number) if number > u64::from(PROTOCOL) => Err(field
-            .unlike(&format!("{PROTOCOL}, the version that this host speaks; update the host"))),
-        _ => Err(field.unlike(&format!("{PROTOCOL}, the version that this host speaks"))),
+        Some(number) if number > u64::from(PROTOCOL) => Err(field.wrong_type(&format!(
+            "{PROTOCOL}, the version that this host speaks; update the host"
+        ))),
+        _ => Err(field.wrong_type(&format!("{PROTOCOL}, the version that this host speaks"))),
     }
 }
 
-fn endpoints(field: &Field<'_>) -> Result<BTreeSet<String>, WrongCapabilities> {
-    let wanted = "a list of endpoints, `execute` or one of the plugin's own among them";
+fn endpoints(field: &Field<'_>) -> Result<BTreeSet<String>, CapabilitiesError> {
+    let expected = "a list of endpoints with `execute` or one of the plugin's own";
     if field.given().is_none() {
-        return Err(field.unlike(wanted));
+        return Err(field.wrong_type(expected));
     }
     let mut endpoints = BTreeSet::new();
-    for element in field.elements(wanted)? {
-        let wanted = "the name of an endpoint, such as \"execute\": a path without `/` at either \
-                      end, without white space, `?` and `#`";
-        let endpoint = element.name(wanted)?;
+    for element in field.elements(expected)? {
+        let expected = "the name of an endpoint, such as \"execute\": a path without `/` at either \
+                      end, without white space, `?`, `#` and `\\`";
+        let endpoint = element.name(expected)?;
         let odd = |char: char| char.is_whitespace() || char.is_control() || "?#\\".contains(char);
         if endpoint.starts_with('/') || endpoint.ends_with('/') || endpoint.contains(odd) {
-            return Err(element.unlike(wanted));
+            return Err(element.wrong_type(expected));
         }
         endpoints.insert(endpoint);
     }
-    if endpoints.iter().all(|endpoint| OF_THE_PROTOCOL.contains(&endpoint.as_str())) {
+    if endpoints.iter().all(|endpoint| PROTOCOL_ENDPOINTS.contains(&endpoint.as_str())) {
         let found = match endpoints.iter().next() {
             None => "is empty".to_owned(),
             Some(_) => {
@@ -64,7 +65,7 @@ fn endpoints(field: &Field<'_>) -> Result<BTreeSet<String>, WrongCapabilities> {
                 format!("has only `{}`", names.join("`, `"))
             }
         };
-        return Err(field.wrong(&found, wanted));
+        return Err(field.wrong(&found, expected));
     }
     Ok(endpoints)
 }

@@ -1,16 +1,16 @@
-//! The two older dialects: types that contracts of the application know.
+//! The two older dialects, which offer types known to the application.
 
 use serde_json::Value;
 
 use super::fields::Field;
-use super::{Capabilities, Dialect, Offered, TYPES_MAX, WrongCapabilities, schema};
+use super::{Capabilities, CapabilitiesError, Dialect, MAX_TYPES, Offered, schema};
 
 const TYPE: &str = "the name of a type";
 const TYPES: &str = "a list of types";
 const CONFIG_TYPES: &str = "a list of config types";
 
 /// `{"types":{"<kind of plugin>":[{"type","jsonSchema"}]},"configTypes":[…]}`
-pub(super) fn older(root: &Field<'_>) -> Result<Capabilities, WrongCapabilities> {
+pub(super) fn older(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> {
     let mut capabilities = Capabilities::empty(Dialect::Older);
     capabilities.types = types_by_group(&root.field("types"))?;
     capabilities.config_types = root.field("configTypes").names(CONFIG_TYPES)?;
@@ -18,11 +18,11 @@ pub(super) fn older(root: &Field<'_>) -> Result<Capabilities, WrongCapabilities>
 }
 
 /// `{"capabilities":[{"type","supported…Types":[…]}],"supportedConfigTypes":[…]}`
-pub(super) fn newer(root: &Field<'_>) -> Result<Capabilities, WrongCapabilities> {
+pub(super) fn newer(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> {
     let mut capabilities = Capabilities::empty(Dialect::Newer);
     for capability in root.field("capabilities").elements("a list of capabilities")? {
-        let wanted = "a capability: an object with `type` and `supported…Types`";
-        let object = capability.object(wanted)?;
+        let expected = "a capability: an object with `type` and `supported…Types`";
+        let object = capability.object(expected)?;
         let group = capability.field("type").name("the name of a capability")?;
         let mut lists = object.keys().filter(|key| is_list_of_types(key)).peekable();
         if lists.peek().is_none() {
@@ -37,12 +37,12 @@ pub(super) fn newer(root: &Field<'_>) -> Result<Capabilities, WrongCapabilities>
     Ok(capabilities)
 }
 
-/// The types of the older dialect, which ours may carry too; none where they are not given.
-pub(super) fn types_by_group(field: &Field<'_>) -> Result<Vec<Offered>, WrongCapabilities> {
+/// Parses the types of the older dialect, which ours may contain, too; empty if missing.
+pub(super) fn types_by_group(field: &Field<'_>) -> Result<Vec<Offered>, CapabilitiesError> {
     let mut types = Vec::new();
     let Some(value) = field.given() else { return Ok(types) };
     let Value::Object(groups) = value else {
-        return Err(field.unlike("an object of lists, by the kind of plugin"));
+        return Err(field.wrong_type("an object of lists, by the kind of plugin"));
     };
     for group in groups.keys() {
         let list = field.field(group);
@@ -55,7 +55,8 @@ pub(super) fn types_by_group(field: &Field<'_>) -> Result<Vec<Offered>, WrongCap
     Ok(types)
 }
 
-/// The dialect adds a list per contract: `supportedRepositorySpecTypes` is one of them.
+/// Returns whether a key is a list of types, of which this dialect has one per contract, such as
+/// `supportedRepositorySpecTypes`.
 fn is_list_of_types(key: &str) -> bool {
     key.strip_prefix("supported").is_some_and(|rest| rest.ends_with("Types"))
 }
@@ -64,7 +65,7 @@ fn read_types(
     list: &Field<'_>,
     group: &str,
     types: &mut Vec<Offered>,
-) -> Result<(), WrongCapabilities> {
+) -> Result<(), CapabilitiesError> {
     for entry in list.elements(TYPES)? {
         entry.object("a type: an object with `type` and `jsonSchema`")?;
         types.push(Offered {
@@ -73,17 +74,17 @@ fn read_types(
             aliases: entry.field("aliases").names("a list of names, or null")?,
             schema: schema::read(&entry.field("jsonSchema"))?,
         });
-        if types.len() > TYPES_MAX {
+        if types.len() > MAX_TYPES {
             return Err(entry.wrong(&format!("is type {}", types.len()), &at_most("types")));
         }
     }
     let aliases: usize = types.iter().map(|offered| offered.aliases.len()).sum();
-    if aliases > TYPES_MAX {
+    if aliases > MAX_TYPES {
         return Err(list.wrong(&format!("has alias {aliases}"), &at_most("aliases")));
     }
     Ok(())
 }
 
 fn at_most(what: &str) -> String {
-    format!("at most {TYPES_MAX} {what} in all")
+    format!("at most {MAX_TYPES} {what} in all")
 }

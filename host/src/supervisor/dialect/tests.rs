@@ -1,4 +1,4 @@
-//! Capabilities of every dialect, right and wrong.
+//! Valid and invalid capabilities of every dialect.
 
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, Engine as _};
 use proptest::prelude::*;
@@ -12,26 +12,26 @@ fn offered(group: &str, name: &str, aliases: &[&str], schema: Option<Value>) -> 
 }
 
 fn parsed(value: &Value) -> Capabilities {
-    Capabilities::parse(value.to_string().as_bytes()).unwrap_or_else(|wrong| panic!("{wrong}"))
+    Capabilities::parse(value.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// What is told about `text` begins with `expect`.
+/// Asserts that the error for `text` begins with `expect`.
 fn check_wrong(text: &[u8], expect: &str) {
     match Capabilities::parse(text) {
-        Ok(found) => panic!("{} is taken as {found:?}", String::from_utf8_lossy(text)),
-        Err(wrong) => {
-            let told = wrong.to_string();
-            assert!(told.starts_with(expect), "told `{told}`\n  not `{expect}`");
+        Ok(found) => panic!("{} is accepted as {found:?}", String::from_utf8_lossy(text)),
+        Err(error) => {
+            let message = error.to_string();
+            assert!(message.starts_with(expect), "found `{message}`\n  expected `{expect}`");
         }
     }
 }
 
-fn check_refused(value: &Value, expect: &str) {
+fn check_rejected(value: &Value, expect: &str) {
     check_wrong(value.to_string().as_bytes(), expect);
 }
 
 #[test]
-fn ours_is_read_with_everything_it_may_say() {
+fn ours_is_parsed_with_all_fields() {
     let found = parsed(&json!({
         "hotbay": {
             "protocol": 1, "name": "json-query", "version": "0.1.0",
@@ -58,7 +58,7 @@ fn ours_is_read_with_everything_it_may_say() {
 }
 
 #[test]
-fn ours_needs_no_more_than_a_protocol_and_one_endpoint() {
+fn ours_needs_only_a_protocol_and_one_endpoint() {
     for endpoint in ["execute", "own"] {
         let found = parsed(&json!({"hotbay": {"protocol": 1, "endpoints": [endpoint]}}));
         let expect = Capabilities {
@@ -70,7 +70,7 @@ fn ours_needs_no_more_than_a_protocol_and_one_endpoint() {
 }
 
 #[test]
-fn the_older_dialect_is_read() {
+fn older_dialect_is_parsed() {
     let found = parsed(&json!({
         "types": {"a": [{"type": "x", "jsonSchema": "e30="}, {"type": "y"}], "b": null, "c": []},
         "configTypes": ["t"],
@@ -85,7 +85,7 @@ fn the_older_dialect_is_read() {
 }
 
 #[test]
-fn the_newer_dialect_is_read_with_every_list_of_types() {
+fn newer_dialect_is_parsed_with_every_list_of_types() {
     let found = parsed(&json!({
         "capabilities": [
             {"type": "repository", "supportedRepositorySpecTypes":
@@ -107,7 +107,7 @@ fn the_newer_dialect_is_read_with_every_list_of_types() {
 }
 
 #[test]
-fn a_schema_may_come_in_three_forms() {
+fn schema_is_parsed_in_three_forms() {
     let (schema, text) = (json!({"type": "object", "x": "?>"}), r#" {"type":"object","x":"?>"} "#);
     let cases = [
         (schema.clone(), Some(schema.clone())),
@@ -127,46 +127,49 @@ fn a_schema_may_come_in_three_forms() {
 }
 
 #[test]
-fn a_wrong_schema_is_told_with_its_form() {
+fn invalid_schema_is_reported_with_its_form() {
     let check = |given: Value, expect: &str| {
-        check_refused(
+        check_rejected(
             &json!({"types": {"a": [{"type": "x", "jsonSchema": given}]}}),
             &format!("`types.a[0].jsonSchema` {expect}"),
         );
         let ours = json!({"protocol": 1, "endpoints": ["execute"], "configSchema": given});
-        check_refused(&json!({"hotbay": ours}), &format!("`hotbay.configSchema` {expect}"));
+        check_rejected(&json!({"hotbay": ours}), &format!("`hotbay.configSchema` {expect}"));
         let ours = json!({"protocol": 1, "endpoints": ["execute"], "inputSchema": given});
-        check_refused(&json!({"hotbay": ours}), &format!("`hotbay.inputSchema` {expect}"));
+        check_rejected(&json!({"hotbay": ours}), &format!("`hotbay.inputSchema` {expect}"));
     };
-    check(json!(7), "is 7; wanted a JSON Schema");
-    check(json!([]), "is a list; wanted");
+    check(json!(7), "is 7; expected a JSON Schema");
+    check(json!([]), "is a list; expected");
     check(json!("a b"), "is \"a b\", which is neither JSON nor base64: Invalid");
     check(json!("{\"a\""), "is a text with \"{\\\"a\\\"\", which is not JSON: EOF");
     check(json!(BASE64_STANDARD.encode("oops")), "is base64 of \"oops\", which is not JSON: exp");
-    check(json!(BASE64_STANDARD.encode("[1]")), "is base64 of \"[1]\", which is no schema; wanted");
+    check(json!(BASE64_STANDARD.encode("[1]")), "is base64 of \"[1]\", which is not a schema; exp");
 }
 
 #[test]
-fn what_is_not_json_alone_is_shown() {
-    let printed = "what the command `capabilities` printed ";
+fn output_that_is_not_only_json_is_shown() {
+    let printed = "the output of the command `capabilities` ";
     let check = |text: &[u8], expect: &str| check_wrong(text, &format!("{printed}{expect}"));
-    check(b"", "is empty; wanted a JSON object");
+    check(b"", "is empty; expected a JSON object");
     check(b" \n", "is empty");
     check(
         b"Loading\n{\"types\":{}}",
-        "has noise before the JSON: \"Loading\\n{\\\"types\\\":{}}\"",
+        "has output before the JSON: \"Loading\\n{\\\"types\\\":{}}\"",
     );
-    check(b"{\"types\":{}}\nDone", "has noise after the JSON: \"Done\"; wanted JSON only");
-    check(b"12:30 up {\"types\":{}}", "has noise before the JSON: \"12:30 up");
-    check(b"\x1b[0m{\"types\":{}}", "has noise before the JSON: \"\\u{1b}[0m{");
-    check(b"\xff{}", "has noise before the JSON: \"\u{fffd}{}\"");
+    check(b"{\"types\":{}}\nDone", "has output after the JSON: \"Done\"; expected only JSON");
+    check(b"12:30 up {\"types\":{}}", "has output before the JSON: \"12:30 up");
+    check(b"\x1b[0m{\"types\":{}}", "has output before the JSON: \"\\u{1b}[0m{");
+    check(b"\xff{}", "has output before the JSON: \"\u{fffd}{}\"");
     check(
         "x".repeat(99).as_bytes(),
-        &format!("has noise before the JSON: \"{}…\"", "x".repeat(80)),
+        &format!("has output before the JSON: \"{}…\"", "x".repeat(80)),
     );
     check(b"{\"types\":", "is not JSON: EOF while parsing a value at line 1 column 9");
     check("{\"a\":".repeat(999).as_bytes(), "is not JSON: recursion limit exceeded");
-    check(&vec![b' '; CAPABILITIES_BYTES_MAX + 1], "is 1048577 bytes long; wanted at most 1048576");
+    check(
+        &vec![b' '; MAX_CAPABILITIES_BYTES + 1],
+        "is 1048577 bytes long; expected at most 1048576",
+    );
     for (value, found) in [
         (json!([]), "is a list"),
         (json!(1), "is 1"),
@@ -174,15 +177,15 @@ fn what_is_not_json_alone_is_shown() {
         (json!({}), "has no fields"),
         (json!({"type": 1, "x": 2}), "has only \"type\", \"x\""),
     ] {
-        let wanted = "wanted an object with `hotbay`, `capabilities` or `types`";
-        check_refused(&value, &format!("{printed}{found}; {wanted}"));
+        let expected = "expected an object with `hotbay`, `capabilities` or `types`";
+        check_rejected(&value, &format!("{printed}{found}; {expected}"));
     }
     let surrounded = Capabilities::parse(b"\r\n\t {\"types\":{}} \n\n");
     assert_eq!(surrounded, Ok(Capabilities::empty(Dialect::Older)));
 }
 
 #[test]
-fn every_wrong_field_of_ours_is_told() {
+fn every_invalid_field_of_ours_is_reported() {
     let check = |field: &str, value: Value, expect: &str| {
         let mut ours = json!({"protocol": 1, "endpoints": ["execute"]});
         match value {
@@ -191,9 +194,9 @@ fn every_wrong_field_of_ours_is_told() {
             }
             value => ours[field] = value,
         }
-        check_refused(&json!({"hotbay": ours}), &format!("`hotbay.{field}{expect}"));
+        check_rejected(&json!({"hotbay": ours}), &format!("`hotbay.{field}{expect}"));
     };
-    let speaks = "wanted 1, the version that this host speaks";
+    let speaks = "expected 1, the version that this host speaks";
     check("protocol", json!("(missing)"), &format!("` is missing; {speaks}"));
     check("protocol", json!(0), &format!("` is 0; {speaks}"));
     check("protocol", json!(2), &format!("` is 2; {speaks}; update the host"));
@@ -201,78 +204,84 @@ fn every_wrong_field_of_ours_is_told() {
     check("protocol", json!(1.5), &format!("` is 1.5; {speaks}"));
     check("protocol", json!("1"), &format!("` is \"1\"; {speaks}"));
     check("protocol", json!(null), &format!("` is null; {speaks}"));
-    check("endpoints", json!("(missing)"), "` is missing; wanted a list of endpoints, `execute`");
-    check("endpoints", json!(null), "` is null; wanted");
-    check("endpoints", json!({}), "` is an object; wanted");
-    check("endpoints", json!([]), "` is empty; wanted a list of endpoints, `execute`");
-    check("endpoints", json!(["batch", "restore"]), "` has only `batch`, `restore`; wanted");
-    check("endpoints", json!(["execute", 1]), "[1]` is 1; wanted the name of an endpoint");
+    check("endpoints", json!("(missing)"), "` is missing; expected a list of endpoints with `exec");
+    check("endpoints", json!(null), "` is null; expected");
+    check("endpoints", json!({}), "` is an object; expected");
+    check("endpoints", json!([]), "` is empty; expected a list of endpoints with `execute`");
+    check("endpoints", json!(["batch", "restore"]), "` has only `batch`, `restore`; expected");
+    check("endpoints", json!(["execute", 1]), "[1]` is 1; expected the name of an endpoint");
     for odd in ["/execute", "a/", "a b", "a?b", "a#", "", "a\n"] {
-        check("endpoints", json!([odd]), &format!("[0]` is {odd:?}; wanted the name of an"));
+        check("endpoints", json!([odd]), &format!("[0]` is {odd:?}; expected the name of an"));
     }
-    check("config", json!("env"), "` is \"env\"; wanted a list such as [\"env\", \"file\"]");
-    check("config", json!([true]), "[0]` is true; wanted a name");
-    check("name", json!(1), "` is 1; wanted the name of the plugin");
-    check("name", json!(""), "` is \"\"; wanted the name of the plugin");
-    check("version", json!([]), "` is a list; wanted the version");
-    check_refused(&json!({"hotbay": 1}), "`hotbay` is 1; wanted an object with `protocol`");
-    check_refused(&json!({"hotbay": null}), "`hotbay` is null; wanted an object");
+    check("config", json!("env"), "` is \"env\"; expected a list such as [\"env\", \"file\"]");
+    check("config", json!([true]), "[0]` is true; expected a name");
+    check("name", json!(1), "` is 1; expected the name of the plugin");
+    check("name", json!(""), "` is \"\"; expected the name of the plugin");
+    check("version", json!([]), "` is a list; expected the version");
+    check_rejected(&json!({"hotbay": 1}), "`hotbay` is 1; expected an object with `protocol`");
+    check_rejected(&json!({"hotbay": null}), "`hotbay` is null; expected an object");
     let ours = json!({"protocol": 1, "endpoints": ["execute"]});
-    check_refused(&json!({"hotbay": ours, "types": []}), "`types` is a list; wanted an object of");
+    check_rejected(
+        &json!({"hotbay": ours, "types": []}),
+        "`types` is a list; expected an object of",
+    );
 }
 
 #[test]
-fn every_wrong_field_of_the_other_dialects_is_told() {
-    let older = |types: Value, expect: &str| check_refused(&json!({"types": types}), expect);
-    older(json!(1), "`types` is 1; wanted an object of lists");
-    older(json!({"a": {}}), "`types.a` is an object; wanted a list of types");
-    older(json!({"a": ["x"]}), "`types.a[0]` is \"x\"; wanted a type: an object with `type`");
-    older(json!({"a": [{}]}), "`types.a[0].type` is missing; wanted the name of a type");
-    older(json!({"a b": [{"type": 1}]}), "`types.\"a b\"[0].type` is 1; wanted");
-    older(json!({"": []}), "`types.\"\"` has an empty name; wanted the kind of plugin");
+fn every_invalid_field_of_the_older_dialects_is_reported() {
+    let older = |types: Value, expect: &str| check_rejected(&json!({"types": types}), expect);
+    older(json!(1), "`types` is 1; expected an object of lists");
+    older(json!({"a": {}}), "`types.a` is an object; expected a list of types");
+    older(json!({"a": ["x"]}), "`types.a[0]` is \"x\"; expected a type: an object with `type`");
+    older(json!({"a": [{}]}), "`types.a[0].type` is missing; expected the name of a type");
+    older(json!({"a b": [{"type": 1}]}), "`types.\"a b\"[0].type` is 1; expected");
+    older(json!({"": []}), "`types.\"\"` has an empty name; expected the kind of plugin");
     let configs = json!({"types": {}, "configTypes": {}});
-    check_refused(&configs, "`configTypes` is an object; wanted a list of config types");
-    check_refused(
+    check_rejected(&configs, "`configTypes` is an object; expected a list of config types");
+    check_rejected(
         &json!({"types": {}, "configTypes": [1]}),
-        "`configTypes[0]` is 1; wanted a name",
+        "`configTypes[0]` is 1; expected a name",
     );
 
-    let newer = |list: Value, expect: &str| check_refused(&json!({"capabilities": list}), expect);
-    newer(json!({}), "`capabilities` is an object; wanted a list of capabilities");
-    newer(json!([1]), "`capabilities[0]` is 1; wanted a capability: an object");
-    newer(json!([{"supportedXTypes": []}]), "`capabilities[0].type` is missing; wanted the name");
+    let newer = |list: Value, expect: &str| check_rejected(&json!({"capabilities": list}), expect);
+    newer(json!({}), "`capabilities` is an object; expected a list of capabilities");
+    newer(json!([1]), "`capabilities[0]` is 1; expected a capability: an object");
+    newer(json!([{"supportedXTypes": []}]), "`capabilities[0].type` is missing; expected the name");
     newer(json!([{"type": "a"}]), "`capabilities[0]` has no list whose name is `supported…Types`");
     let one = |list: Value| json!([{"type": "a", "supportedXTypes": list}]);
     let at = "`capabilities[0].supportedXTypes";
-    newer(one(json!("x")), &format!("{at}` is \"x\"; wanted a list of types"));
-    newer(one(json!([{"type": ""}])), &format!("{at}[0].type` is \"\"; wanted the name of a type"));
+    newer(one(json!("x")), &format!("{at}` is \"x\"; expected a list of types"));
+    newer(
+        one(json!([{"type": ""}])),
+        &format!("{at}[0].type` is \"\"; expected the name of a type"),
+    );
     let aliases = |aliases: Value| one(json!([{"type": "x", "aliases": aliases}]));
-    newer(aliases(json!("y")), &format!("{at}[0].aliases` is \"y\"; wanted a list of names, or"));
-    newer(aliases(json!(["y", null])), &format!("{at}[0].aliases[1]` is null; wanted a name"));
+    newer(aliases(json!("y")), &format!("{at}[0].aliases` is \"y\"; expected a list of names, or"));
+    newer(aliases(json!(["y", null])), &format!("{at}[0].aliases[1]` is null; expected a name"));
     let configs = json!({"capabilities": [], "supportedConfigTypes": [{}]});
-    check_refused(&configs, "`supportedConfigTypes[0]` is an object; wanted a name");
+    check_rejected(&configs, "`supportedConfigTypes[0]` is an object; expected a name");
 }
 
 #[test]
-fn there_is_an_end_to_types_and_names() {
+fn types_and_names_are_limited() {
     let types = |count: usize| vec![json!({"type": "x"}); count];
     assert_eq!(parsed(&json!({"types": {"a": types(1_024)}})).types.len(), 1_024);
     let one_list = json!({"types": {"a": types(1_025)}});
-    check_refused(&one_list, "`types.a` has 1025 entries; wanted at most 1024");
+    check_rejected(&one_list, "`types.a` has 1025 entries; expected at most 1024");
     let two_lists = json!({"types": {"a": types(1_024), "b": types(1)}});
-    check_refused(&two_lists, "`types.b[0]` is type 1025; wanted at most 1024 types in all");
+    check_rejected(&two_lists, "`types.b[0]` is type 1025; expected at most 1024 types in all");
     let aliased = json!({"type": "x", "aliases": vec!["y"; 600]});
     let aliases = json!({"types": {"a": [aliased], "b": [aliased]}});
-    check_refused(&aliases, "`types.b` has alias 1200; wanted at most 1024 aliases in all");
+    check_rejected(&aliases, "`types.b` has alias 1200; expected at most 1024 aliases in all");
     let (fits, too_long) = ("é".repeat(128), "é".repeat(128) + "x");
     assert_eq!(parsed(&json!({"types": {&*fits: [{"type": fits}]}})).types[0].name, fits);
     let named = json!({"types": {"a": [{"type": too_long}]}});
-    check_refused(&named, "`types.a[0].type` has a name of 257 bytes; wanted at most 256");
+    check_rejected(&named, "`types.a[0].type` has a name of 257 bytes; expected at most 256");
     let grouped = json!({"types": {&*too_long: []}});
-    check_refused(&grouped, &format!("`types.\"{}…\"` has a name of 257 bytes", "é".repeat(40)));
+    check_rejected(&grouped, &format!("`types.\"{}…\"` has a name of 257 bytes", "é".repeat(40)));
 }
 
-/// JSON that is built of the words of all dialects.
+/// Generates JSON from the keys of all dialects.
 fn likely() -> impl Strategy<Value = Value> {
     const KEYS: [&str; 12] = [
         "hotbay",
@@ -309,14 +318,14 @@ fn likely() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+    fn parse_never_panics_on_bytes(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
         let _ = Capabilities::parse(&bytes);
     }
 
     #[test]
-    fn no_json_makes_the_reader_panic(value in likely()) {
-        if let Err(wrong) = Capabilities::parse(value.to_string().as_bytes()) {
-            prop_assert!(wrong.to_string().len() < 1_000);
+    fn parse_never_panics_on_json(value in likely()) {
+        if let Err(error) = Capabilities::parse(value.to_string().as_bytes()) {
+            prop_assert!(error.to_string().len() < 1_000);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! One connection, with whoever drives it: the future that waits for an answer polls it along,
-//! so that no other task or thread has to be woken.
+//! One HTTP connection. The future that waits for a response also drives the connection, so that no
+//! other task or thread must be woken.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,16 +26,16 @@ use super::{Client, Location};
 
 type Request = hyper::Request<Full<Bytes>>;
 
-/// Between two attempts to connect to a child that has no room.
-const CONNECT_PAUSE: Duration = Duration::from_millis(1);
+/// Delay between two attempts to connect to a child whose backlog is full.
+const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(1);
 
-/// Bytes that are read at once, and the most of one head.
-const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Bytes per read, and the limit of one head.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
 
-/// Bytes of all heads that come before the body: informational responses (1xx) count too.
-const HEADS_BYTES_MAX: u64 = 128 << 10;
+/// Limit of all heads before the body, including informational responses (1xx).
+const MAX_HEADS_BYTES: u64 = 128 << 10;
 
-/// How whoever waits for an answer waits.
+/// A way to do I/O and wait: blocking or async.
 pub(in crate::supervisor) trait Transport: Sized + 'static {
     type Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static;
 
@@ -44,16 +44,16 @@ pub(in crate::supervisor) trait Transport: Sized + 'static {
         counts: &Counts,
     ) -> impl Future<Output = io::Result<Self::Io>> + Send;
 
-    /// What `future` answers by then.
+    /// Returns the output of `future`, or `None` at `until`.
     fn timeout_at<F: Future + Send>(
         until: Instant,
         future: F,
     ) -> impl Future<Output = Option<F::Output>> + Send;
 
-    /// The connections that are kept for this way.
+    /// Returns the kept connections of this transport.
     fn pool(client: &Client) -> &Pool<Self>;
 
-    /// Connects.
+    /// Opens a connection.
     fn connect(
         location: &Location,
         sharing: &Sharing,
@@ -69,10 +69,10 @@ pub(in crate::supervisor) trait Transport: Sized + 'static {
     }
 }
 
-/// In the thread that runs [`wire::block_on`].
+/// I/O in the thread that runs [`wire::block_on`].
 pub(in crate::supervisor) struct Blocking;
 
-/// As a task of the host's runtime.
+/// I/O in a task of the host's runtime.
 pub(in crate::supervisor) struct Async;
 
 impl Transport for Blocking {
@@ -124,32 +124,32 @@ impl Transport for Async {
     }
 }
 
-/// Connects, also where more connections wait to be accepted than the child has room for: Linux
-/// then says that it would block, and nothing tells when there is room.
+/// Connects, even if the child's backlog is full: Linux then returns `WouldBlock`, and does not
+/// notify when there is space.
 async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::sleep(CONNECT_PAUSE).await;
+                tokio::time::sleep(CONNECT_RETRY_DELAY).await;
             }
             connected => return connected,
         }
     }
 }
 
-/// A connection on which one request at a time is under way.
+/// A connection with at most one request in flight.
 pub(in crate::supervisor) struct Connection<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
-    /// Dropped first: once the socket is closed, another connection may take its place.
+    /// Dropped first: once the socket is closed, another connection may be opened.
     open: Open,
     sender: SendRequest<Full<Bytes>>,
     driver: Driver<I>,
-    /// What the last response said.
+    /// What the last response permits.
     keep: Keep,
 }
 
 struct Driver<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
-    /// `None` once it has ended. It is dropped then, since a request that it had not taken yet
-    /// fails by that, and would wait forever otherwise.
+    /// `None` once it has ended. It is dropped then, so that a request it had not taken yet fails
+    /// instead of waiting forever.
     connection: Option<http1::Connection<Counted<I>, Full<Bytes>>>,
     counts: Counts,
 }
@@ -161,23 +161,23 @@ where
     fn poll_io(&mut self, context: &mut Context<'_>) {
         if let Some(connection) = &mut self.connection {
             self.counts.begin_poll();
-            // How it ended is known to the request that waits for a response.
+            // The pending request gets the result.
             if Pin::new(connection).poll(context).is_ready() {
                 self.connection = None;
             }
         }
     }
 
-    /// Runs `future`, which waits for this connection; `None` if more than `bytes_max` came
-    /// before it was done.
-    async fn drive<F: Future>(&mut self, bytes_max: u64, future: F) -> Option<F::Output> {
+    /// Runs `future`, which waits for this connection; returns `None` if more than `max_bytes`
+    /// arrived before it completed.
+    async fn drive<F: Future>(&mut self, max_bytes: u64, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let before = self.counts.read();
         poll_fn(|context| {
             self.poll_io(context);
             match future.as_mut().poll(context) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending if self.counts.read() - before > bytes_max => Poll::Ready(None),
+                Poll::Pending if self.counts.read() - before > max_bytes => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             }
         })
@@ -193,7 +193,7 @@ where
         let io = Counted::new(io, counts.clone());
         let mut http = http1::Builder::new();
         let (sender, connection) = http
-            .max_buf_size(BUFFER_BYTES_MAX)
+            .max_buf_size(MAX_BUFFER_BYTES)
             .handshake(io)
             .await
             .map_err(RequestError::unsent)?;
@@ -201,33 +201,33 @@ where
         Ok(Self { open, sender, driver, keep: Keep::Open })
     }
 
-    /// How long it may be kept for another request.
+    /// Returns how long the connection may be kept for another request.
     pub(super) fn keep(&self) -> Keep {
         self.keep
     }
 
-    /// Whether another request can be sent on it.
+    /// Returns whether another request can be sent.
     pub(super) fn is_usable(&mut self) -> bool {
         self.driver.poll_io(&mut Context::from_waker(Waker::noop()));
         self.driver.connection.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the whole answer.
+    /// Sends a request and waits for the whole response.
     pub(in crate::supervisor) async fn exchange(
         &mut self,
         request: Request,
-        bytes_max: u64,
+        max_bytes: u64,
     ) -> Result<HttpResponse, RequestError> {
         let Self { open, sender, driver, keep } = self;
         let counts = driver.counts.clone();
         let (written, read) = (counts.written(), counts.read());
         let has_response = || counts.read() > read;
         let sent = sender.try_send_request(request);
-        let response = match driver.drive(HEADS_BYTES_MAX, sent).await {
+        let response = match driver.drive(MAX_HEADS_BYTES, sent).await {
             Some(Ok(response)) => response,
-            None => return Err(RequestError::endless_heads(HEADS_BYTES_MAX)),
+            None => return Err(RequestError::endless_heads(MAX_HEADS_BYTES)),
             Some(Err(mut failed)) => {
-                // A child that is about to leave may have closed its end a moment ago.
+                // A child that is exiting may have closed its end just now.
                 let was_sent = failed.take_message().is_none() && counts.written() > written;
                 let error = failed.into_error();
                 if !was_sent {
@@ -240,30 +240,30 @@ where
             }
         };
         let (parts, body) = response.into_parts();
-        let body = driver.drive(u64::MAX, collect(body, bytes_max)).await;
+        let body = driver.drive(u64::MAX, collect(body, max_bytes)).await;
         // Without a limit it ends with the body.
-        let body = body.unwrap_or_else(|| Err(RequestError::too_large(bytes_max)))?;
+        let body = body.unwrap_or_else(|| Err(RequestError::too_large(max_bytes)))?;
         open.served();
         *keep = kept::keep(parts.version, &parts.headers, Instant::now);
         Ok(HttpResponse { status: parts.status, headers: parts.headers, body })
     }
 }
 
-/// Reads a body as it comes, to its end or to where it is too large.
-async fn collect(mut body: Incoming, bytes_max: u64) -> Result<Vec<u8>, RequestError> {
+/// Reads a body to its end, or until it is too large.
+async fn collect(mut body: Incoming, max_bytes: u64) -> Result<Vec<u8>, RequestError> {
     let expected = body.size_hint().exact();
-    if expected.is_some_and(|expected| expected > bytes_max) {
-        return Err(RequestError::too_large(bytes_max));
+    if expected.is_some_and(|expected| expected > max_bytes) {
+        return Err(RequestError::too_large(max_bytes));
     }
-    // What is promised is not believed before it comes.
-    const PROMISE_BYTES_MAX: u64 = 1 << 20;
-    let room = expected.unwrap_or(0).min(PROMISE_BYTES_MAX);
-    let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0));
+    // Limits the allocation for the declared length, which may be wrong.
+    const MAX_INITIAL_BYTES: u64 = 1 << 20;
+    let capacity = expected.unwrap_or(0).min(MAX_INITIAL_BYTES);
+    let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or(0));
     while let Some(frame) = poll_fn(|context| next_frame(&mut body, context)).await {
         let frame = frame.map_err(|error| RequestError::of(&error))?;
         let Ok(data) = frame.into_data() else { continue };
-        if (bytes.len() + data.len()) as u64 > bytes_max {
-            return Err(RequestError::too_large(bytes_max));
+        if (bytes.len() + data.len()) as u64 > max_bytes {
+            return Err(RequestError::too_large(max_bytes));
         }
         bytes.extend_from_slice(&data);
     }
@@ -283,7 +283,7 @@ mod tests {
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
 
-    /// A connection, and the other side of its socket.
+    /// Returns a connection, and the other end of its socket.
     fn connected() -> (Connection<wire::Stream>, UnixStream) {
         let (near, far) = UnixStream::pair().expect("a pair");
         let io = wire::Stream::try_from(near).expect("a stream");
@@ -293,30 +293,30 @@ mod tests {
     }
 
     #[test]
-    fn request_on_a_connection_that_was_just_closed_fails_unsent() {
+    fn request_on_a_just_closed_connection_fails_unsent() {
         let (mut connection, far) = connected();
         assert!(connection.is_usable());
         drop(far);
-        // It is sent before anything was read of the end.
+        // The request is sent before the end of the connection was read.
         let request = hyper::Request::new(Full::new(Bytes::new()));
         let exchanged = wire::block_on(
             Some(Instant::now() + Duration::from_secs(60)),
             connection.exchange(request, 1),
         );
-        let broken = exchanged.expect("it ends").expect_err("nobody answers");
-        assert_eq!(broken.delivery, Delivery::NotSent, "{broken:?}");
+        let error = exchanged.expect("it completes").expect_err("no peer responds");
+        assert_eq!(error.delivery, Delivery::NotSent, "{error:?}");
         assert!(!connection.is_usable());
     }
 
     #[test]
-    fn a_request_of_which_no_byte_left_surely_did_not_run() {
+    fn request_without_any_byte_written_was_not_sent() {
         let (mut connection, far) = connected();
-        // As a child does that leaves: what it sent can be read, and nothing can be written.
-        far.shutdown(Shutdown::Read).expect("it can be shut down");
-        assert!(connection.is_usable(), "nothing shows yet");
+        // As an exiting child does: its output can be read, and nothing can be written.
+        far.shutdown(Shutdown::Read).expect("shutdown succeeds");
+        assert!(connection.is_usable(), "the shutdown is not visible yet");
         let request = hyper::Request::new(Full::new(Bytes::new()));
         let exchanged = wire::block_on(None, connection.exchange(request, 1));
-        let broken = exchanged.expect("no end").expect_err("nobody answers");
-        assert_eq!(broken.delivery, Delivery::NotSent, "{broken:?}");
+        let error = exchanged.expect("no end").expect_err("no peer responds");
+        assert_eq!(error.delivery, Delivery::NotSent, "{error:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! A socket that counts what was written and read: a request of which no byte left was surely not
-//! received. It also bounds what one poll reads, so that a peer that never stops writing cannot
-//! keep the thread or the task that polls the connection.
+//! A socket that counts bytes written and read: a request without any byte written was certainly
+//! not received. It also limits the bytes read per poll, so that a peer that writes endlessly
+//! cannot occupy the polling thread or task.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,19 +10,20 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-/// Bytes after which a poll reads no more.
-const POLL_BYTES_MAX: u64 = 32 << 10;
+/// Bytes after which a poll stops reading.
+const MAX_POLL_BYTES: u64 = 32 << 10;
 
-/// Bytes that a connection has taken and given.
+/// Bytes written to and read from a connection.
 #[derive(Clone, Debug, Default)]
 pub(in crate::supervisor) struct Counts {
     written: Arc<AtomicU64>,
     read: Arc<AtomicU64>,
-    /// What `read` may come to in this poll.
+    /// The value of `read` at which this poll stops.
     read_until: Arc<AtomicU64>,
 }
 
-// Relaxed everywhere: one thread at a time polls a connection, and a lock hands it over.
+// Relaxed everywhere: one thread at a time polls a connection, and a lock synchronizes the
+// transfer.
 impl Counts {
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
@@ -32,14 +33,14 @@ impl Counts {
         self.read.load(Ordering::Relaxed)
     }
 
-    /// The counter of bytes read, for the socket to add to.
+    /// Returns the counter of bytes read, which the socket increments.
     pub(super) fn reads(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.read)
     }
 
-    /// Lets another poll read.
+    /// Starts a new poll with its own limit.
     pub(super) fn begin_poll(&self) {
-        self.read_until.store(self.read() + POLL_BYTES_MAX, Ordering::Relaxed);
+        self.read_until.store(self.read() + MAX_POLL_BYTES, Ordering::Relaxed);
     }
 
     fn has_read_enough(&self) -> bool {
@@ -60,7 +61,7 @@ pub(in crate::supervisor) struct Counted<I> {
 }
 
 impl<I> Counted<I> {
-    /// Wraps a socket that adds to the same counts what it reads.
+    /// Wraps a socket that adds the bytes it reads to the same counts.
     pub(super) fn new(io: I, counts: Counts) -> Self {
         Self { io, counts }
     }
@@ -70,13 +71,13 @@ impl<I: Read + Unpin> Read for Counted<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        room: ReadBufCursor<'_>,
+        buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         if self.counts.has_read_enough() {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Pin::new(&mut self.io).poll_read(context, room)
+        Pin::new(&mut self.io).poll_read(context, buffer)
     }
 }
 

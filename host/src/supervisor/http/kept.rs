@@ -1,5 +1,5 @@
-//! How long a connection may be kept for another request, as the response on it says. Values in,
-//! values out; the time is an argument.
+//! Determines how long a connection may be kept for another request, by the headers of its last
+//! response. Pure; the time is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -8,32 +8,32 @@ use hyper::header::{CONNECTION, HeaderMap, HeaderName};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// A connection is not used any more this long before the peer may close it, or half of its time
-/// before where that is shorter: what is sent in that moment may be lost.
-const MARGIN_MAX: Duration = Duration::from_secs(1);
+/// How long before the peer's timeout a connection is not used any more, or half the timeout if
+/// that is shorter: a request sent at that moment may be lost.
+const MAX_MARGIN: Duration = Duration::from_secs(1);
 
 /// How long a connection may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Keep {
-    /// Until it is found closed.
+    /// Until it is found to be closed.
     Open,
-    /// Until this moment.
+    /// Until this instant.
     Until(Instant),
     /// Not at all.
     No,
 }
 
-/// Reads what a response says of its connection. `now` is called only if it names a time.
+/// Evaluates the headers of a response. `now` is called only if they contain a timeout.
 pub(super) fn keep(version: Version, headers: &HeaderMap, now: impl FnOnce() -> Instant) -> Keep {
-    let says = |word: &str| {
+    let has_token = |word: &str| {
         let values =
             headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
         values
             .flat_map(|value| value.split(','))
             .any(|found| found.trim().eq_ignore_ascii_case(word))
     };
-    if says("close") || (version < Version::HTTP_11 && !says("keep-alive")) {
+    if has_token("close") || (version < Version::HTTP_11 && !has_token("keep-alive")) {
         return Keep::No;
     }
     let Some(stated) = headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()) else {
@@ -42,8 +42,8 @@ pub(super) fn keep(version: Version, headers: &HeaderMap, now: impl FnOnce() -> 
     let number = |name: &str| {
         stated.split(',').find_map(|part| {
             let (found, value) = part.split_once('=')?;
-            let is_it = found.trim().eq_ignore_ascii_case(name);
-            is_it.then(|| value.trim().trim_matches('"').parse::<u64>().ok())?
+            let is_match = found.trim().eq_ignore_ascii_case(name);
+            is_match.then(|| value.trim().trim_matches('"').parse::<u64>().ok())?
         })
     };
     if number("max") == Some(0) {
@@ -51,7 +51,7 @@ pub(super) fn keep(version: Version, headers: &HeaderMap, now: impl FnOnce() -> 
     }
     let Some(timeout_s) = number("timeout") else { return Keep::Open };
     let timeout = Duration::from_secs(timeout_s);
-    let usable = timeout.saturating_sub((timeout / 2).min(MARGIN_MAX));
+    let usable = timeout.saturating_sub((timeout / 2).min(MAX_MARGIN));
     if usable.is_zero() {
         return Keep::No;
     }
@@ -62,35 +62,39 @@ pub(super) fn keep(version: Version, headers: &HeaderMap, now: impl FnOnce() -> 
 mod tests {
     use super::*;
 
-    fn check(version: Version, headers: &[(&'static str, &str)], wanted: impl Fn(Instant) -> Keep) {
+    fn check(
+        version: Version,
+        headers: &[(&'static str, &str)],
+        expected: impl Fn(Instant) -> Keep,
+    ) {
         let now = Instant::now();
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, value.parse().expect("a value"));
         }
-        assert_eq!(keep(version, &map, || now), wanted(now), "{version:?} {headers:?}");
+        assert_eq!(keep(version, &map, || now), expected(now), "{version:?} {headers:?}");
     }
 
     #[test]
     fn keep_alive_header_limits_how_long_a_connection_is_kept() {
         let until = |ms: u64| move |now| Keep::Until(now + Duration::from_millis(ms));
-        let says = |value, wanted: &dyn Fn(Instant) -> Keep| {
-            check(Version::HTTP_11, &[("keep-alive", value)], wanted);
+        let has_token = |value, expected: &dyn Fn(Instant) -> Keep| {
+            check(Version::HTTP_11, &[("keep-alive", value)], expected);
         };
-        says("timeout=5", &until(4000));
-        says("timeout=1", &until(500));
-        says("Timeout = 2, max=100", &until(1000));
-        says("max=3,timeout=\"60\"", &until(59_000));
-        says("timeout=0", &|_| Keep::No);
-        says("timeout=5, max=0", &|_| Keep::No);
-        says("max=7", &|_| Keep::Open);
-        says("timeout=soon", &|_| Keep::Open);
-        says("timeout=18446744073709551615", &|_| Keep::Open);
-        says("", &|_| Keep::Open);
+        has_token("timeout=5", &until(4000));
+        has_token("timeout=1", &until(500));
+        has_token("Timeout = 2, max=100", &until(1000));
+        has_token("max=3,timeout=\"60\"", &until(59_000));
+        has_token("timeout=0", &|_| Keep::No);
+        has_token("timeout=5, max=0", &|_| Keep::No);
+        has_token("max=7", &|_| Keep::Open);
+        has_token("timeout=soon", &|_| Keep::Open);
+        has_token("timeout=18446744073709551615", &|_| Keep::Open);
+        has_token("", &|_| Keep::Open);
     }
 
     #[test]
-    fn connection_header_and_version_decide_whether_it_is_kept() {
+    fn connection_header_and_version_decide_whether_to_keep_it() {
         check(Version::HTTP_11, &[], |_| Keep::Open);
         check(Version::HTTP_11, &[("connection", "close")], |_| Keep::No);
         check(Version::HTTP_11, &[("connection", "x, Close")], |_| Keep::No);

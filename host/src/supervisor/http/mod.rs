@@ -1,5 +1,5 @@
-//! The client: kept connections to one child, one request at a time on each, and what became of
-//! a request that was not answered: whether it surely did not run decides who may send it again.
+//! The HTTP client of one child: kept connections with one request at a time, and errors that state
+//! whether an unanswered request may have run, which decides about retries.
 
 mod connection;
 mod counted;
@@ -29,7 +29,7 @@ pub(super) use response::{Delivery, HttpResponse, RequestError, RequestErrorKind
 use sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
 pub(super) use terms::{add_headers, may_run_twice, method};
 
-/// What a child is asked.
+/// A request to a child.
 #[derive(Clone, Debug)]
 pub(super) struct HttpRequest {
     pub(super) method: Method,
@@ -37,17 +37,17 @@ pub(super) struct HttpRequest {
     pub(super) endpoint: String,
     pub(super) content_type: HeaderValue,
     pub(super) body: Bytes,
-    /// Until then the answer is wanted; told to the child, and kept to by whoever waits.
+    /// Deadline for the response; passed to the child, and enforced by the caller's wait.
     pub(super) deadline: Option<Instant>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(super) answer_bytes_max: u64,
+    pub(super) max_response_bytes: u64,
 }
 
 impl HttpRequest {
-    /// Bytes of an answer to `/healthz`.
-    const HEALTH_BYTES_MAX: u64 = 64 << 10;
+    /// Limit of a response to `/healthz`.
+    const MAX_HEALTH_BYTES: u64 = 64 << 10;
 
-    /// Whether the child can work.
+    /// Returns a health request.
     pub(super) fn health() -> Self {
         Self {
             method: Method::GET,
@@ -56,14 +56,14 @@ impl HttpRequest {
             body: Bytes::new(),
             deadline: None,
             headers: Vec::new(),
-            answer_bytes_max: Self::HEALTH_BYTES_MAX,
+            max_response_bytes: Self::MAX_HEALTH_BYTES,
         }
     }
 }
 
-/// Milliseconds that are left, for the child.
+/// Milliseconds until the deadline.
 const DEADLINE: HeaderName = HeaderName::from_static("hotbay-deadline-ms");
-/// What lets the host in.
+/// The token that authenticates the host.
 pub(super) const TOKEN: HeaderName = HeaderName::from_static("hotbay-token");
 pub(super) const CALL_ID: HeaderName = HeaderName::from_static("hotbay-call-id");
 pub(super) const TRACE: HeaderName = HeaderName::from_static("traceparent");
@@ -72,7 +72,7 @@ pub(super) const SNAPSHOT_VERSION: HeaderName = HeaderName::from_static("hotbay-
 /// The client of one child.
 pub(super) struct Client {
     location: Location,
-    /// None: it is left out.
+    /// `None` if no token is sent.
     token: Option<HeaderValue>,
     blocking: Pool<Blocking>,
     tasks: Pool<Async>,
@@ -80,36 +80,38 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client without connections yet.
+    /// Creates a client without connections.
     pub(super) fn new(location: Location, token: Option<HeaderValue>) -> Self {
-        let (here, tasks) = (Pool::default(), Pool::default());
-        Self { location, token, blocking: here, tasks, sharing: Sharing::new() }
+        let (blocking, tasks) = (Pool::default(), Pool::default());
+        Self { location, token, blocking, tasks, sharing: Sharing::new() }
     }
 
-    /// Asks, on a kept connection if there is one. A kept one may have been closed meanwhile:
-    /// what was not sent on it is sent on a new one.
+    /// Sends a request, on a kept connection if possible. A kept one may have been closed
+    /// meanwhile: a request that was not sent on it is sent on a new one.
     pub(super) async fn send<W: Transport>(
         &self,
-        ask: &HttpRequest,
+        http_request: &HttpRequest,
     ) -> Result<HttpResponse, RequestError> {
         let pool = W::pool(self);
         while let Some(mut kept) = pool.take() {
-            match kept.exchange(self.request(ask)?, ask.answer_bytes_max).await {
-                Ok(answer) => {
+            match kept.exchange(self.request(http_request)?, http_request.max_response_bytes).await
+            {
+                Ok(response) => {
                     self.put::<W>(kept);
-                    return Ok(answer);
+                    return Ok(response);
                 }
-                Err(broken) if broken.kind != RequestErrorKind::Disconnected => return Err(broken),
-                Err(broken) => {
-                    // The others were idle for as long, or will be closed for the same reason.
+                Err(error) if error.kind != RequestErrorKind::Disconnected => return Err(error),
+                Err(error) => {
+                    // The others were idle for at least as long, or will be closed for the same
+                    // reason.
                     self.close_idle();
-                    if broken.delivery != Delivery::NotSent {
-                        return Err(broken);
+                    if error.delivery != Delivery::NotSent {
+                        return Err(error);
                     }
                 }
             }
         }
-        self.send_on_new_connection::<W>(ask).await
+        self.send_on_new_connection::<W>(http_request).await
     }
 
     /// Opens a connection that is not kept.
@@ -117,43 +119,43 @@ impl Client {
         W::connect(&self.location, &self.sharing).await
     }
 
-    /// Asks on a new connection.
+    /// Sends a request on a new connection.
     pub(super) async fn send_on_new_connection<W: Transport>(
         &self,
-        ask: &HttpRequest,
+        http_request: &HttpRequest,
     ) -> Result<HttpResponse, RequestError> {
         if self.sharing.is_full() {
             self.close_idle();
         }
-        let request = self.request(ask)?;
+        let request = self.request(http_request)?;
         let waiting = self.sharing.wait();
         let mut fresh = self.connect::<W>().await?;
         let exchanged = {
-            let exchange = pin!(fresh.exchange(request, ask.answer_bytes_max));
-            self.not_starved::<W, _>(exchange).await
+            let exchange = pin!(fresh.exchange(request, http_request.max_response_bytes));
+            self.exchange_with_priority::<W, _>(exchange).await
         };
-        let answer = exchanged?;
+        let response = exchanged?;
         if self.sharing.may_be_more() {
-            // The child may have closed those that are idle.
+            // The child may have closed the idle ones.
             self.blocking.close_unusable();
             self.tasks.close_unusable();
             self.sharing.prove();
         }
         drop(waiting);
         self.put::<W>(fresh);
-        Ok(answer)
+        Ok(response)
     }
 
-    /// Waits for an exchange on a new connection; closes others where they may keep the child from
-    /// reading it.
-    async fn not_starved<W: Transport, F: Future + Send>(
+    /// Waits for an exchange on a new connection. Closes other connections if they may prevent the
+    /// child from reading it.
+    async fn exchange_with_priority<W: Transport, F: Future + Send>(
         &self,
         mut exchange: Pin<&mut F>,
     ) -> F::Output {
-        let mut look_at = Instant::now() + SUSPECT_AFTER;
+        let mut check_at = Instant::now() + SUSPECT_AFTER;
         let mut is_first = true;
         loop {
-            if let Some(exchanged) = W::timeout_at(look_at, exchange.as_mut()).await {
+            if let Some(exchanged) = W::timeout_at(check_at, exchange.as_mut()).await {
                 return exchanged;
             }
             if !is_first {
@@ -163,11 +165,11 @@ impl Client {
                 self.close_idle();
             }
             is_first = false;
-            look_at = Instant::now() + GIVE_WAY_EVERY;
+            check_at = Instant::now() + GIVE_WAY_EVERY;
         }
     }
 
-    /// Keeps a connection, unless that is not wanted by the child or by a request that waits.
+    /// Keeps a connection, unless the child forbids that or a waiting request needs it closed.
     fn put<W: Transport>(&self, connection: Connection<W::Io>) {
         let until = match connection.keep() {
             Keep::No => return,
@@ -178,7 +180,7 @@ impl Client {
         W::pool(self).put(connection, until);
     }
 
-    /// Closes all connections on which no request is under way.
+    /// Closes all connections without a request in flight.
     fn close_idle(&self) {
         self.blocking.clear();
         self.tasks.clear();
@@ -192,37 +194,41 @@ impl Client {
         self.token.as_ref()
     }
 
-    /// What `ask` is on the wire.
+    /// Builds the HTTP message of a request.
     pub(super) fn request(
         &self,
-        ask: &HttpRequest,
+        http_request: &HttpRequest,
     ) -> Result<hyper::Request<Full<Bytes>>, RequestError> {
-        let uri = uri(&ask.endpoint).map_err(|error| {
-            RequestError::unsent(format!("`{}` is not a valid endpoint: {error}", ask.endpoint))
+        let uri = uri(&http_request.endpoint).map_err(|error| {
+            RequestError::unsent(format!(
+                "`{}` is not a valid endpoint: {error}",
+                http_request.endpoint
+            ))
         })?;
-        let mut request = hyper::Request::new(Full::new(ask.body.clone()));
-        *request.method_mut() = ask.method.clone();
+        let mut request = hyper::Request::new(Full::new(http_request.body.clone()));
+        *request.method_mut() = http_request.method.clone();
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.reserve(8);
         headers.insert(HOST, HeaderValue::from_static("unix"));
-        // Without a body there is nothing that it could be the type of.
-        let is_bodiless = matches!(ask.method, Method::GET | Method::HEAD) && ask.body.is_empty();
+        // Without a body, a content type makes no sense.
+        let is_bodiless = matches!(http_request.method, Method::GET | Method::HEAD)
+            && http_request.body.is_empty();
         if !is_bodiless {
-            headers.insert(CONTENT_TYPE, ask.content_type.clone());
+            headers.insert(CONTENT_TYPE, http_request.content_type.clone());
         }
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         if let Some(token) = &self.token {
             headers.insert(TOKEN, token.clone());
         }
-        if let Some(deadline) = ask.deadline {
+        if let Some(deadline) = http_request.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             headers.insert(DEADLINE, HeaderValue::from(left));
         }
-        for (at, (name, value)) in ask.headers.iter().enumerate() {
-            // The first takes the place of what is usual, such as `Accept`.
-            if ask.headers[..at].iter().any(|(before, _)| before == name) {
+        for (at, (name, value)) in http_request.headers.iter().enumerate() {
+            // The first one replaces a default, such as `Accept`.
+            if http_request.headers[..at].iter().any(|(before, _)| before == name) {
                 headers.append(name.clone(), value.clone());
             } else {
                 headers.insert(name.clone(), value.clone());
@@ -232,7 +238,7 @@ impl Client {
     }
 }
 
-/// Whether a request can be sent to an endpoint of this name.
+/// Returns whether a request can be sent to an endpoint of this name.
 pub(super) fn is_endpoint(endpoint: &str) -> bool {
     uri(endpoint).is_ok()
 }

@@ -1,5 +1,5 @@
-//! Connections that are kept: the last that was put back is taken first, so that those which are
-//! not needed are found closed.
+//! Kept connections of one transport. The most recently used one is taken first, so that surplus
+//! ones time out.
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -8,8 +8,8 @@ use super::Transport;
 use super::connection::Connection;
 use crate::sync::lock;
 
-/// Connections that are kept of one child.
-const KEPT_MAX: usize = 64;
+/// The maximum number of kept connections.
+const MAX_KEPT: usize = 64;
 
 pub(in crate::supervisor) struct Pool<W: Transport> {
     kept: Mutex<Vec<Kept<W::Io>>>,
@@ -17,7 +17,7 @@ pub(in crate::supervisor) struct Pool<W: Transport> {
 
 struct Kept<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
     connection: Connection<I>,
-    /// When the child may close it; `None` if it did not say so.
+    /// When the child may close it; `None` if unknown.
     until: Option<Instant>,
 }
 
@@ -28,8 +28,8 @@ impl<W: Transport> Default for Pool<W> {
 }
 
 impl<W: Transport> Pool<W> {
-    /// Takes a connection that another request can be sent on. Where one is found closed, those
-    /// that were idle for as long are closed too.
+    /// Takes a usable connection. If one was closed by the child, those that were idle for longer
+    /// are closed, too.
     pub(super) fn take(&self) -> Option<Connection<W::Io>> {
         loop {
             let mut kept = lock(&self.kept).pop()?;
@@ -43,20 +43,20 @@ impl<W: Transport> Pool<W> {
         }
     }
 
-    /// Keeps a connection, until then if that is stated.
+    /// Keeps a connection, at most until `until`.
     pub(super) fn put(&self, connection: Connection<W::Io>, until: Option<Instant>) {
         let mut kept = lock(&self.kept);
-        if kept.len() < KEPT_MAX {
+        if kept.len() < MAX_KEPT {
             kept.push(Kept { connection, until });
         }
     }
 
-    /// Closes those on which no other request can be sent.
+    /// Closes those on which no further request can be sent.
     pub(super) fn close_unusable(&self) {
         lock(&self.kept).retain_mut(|kept| kept.connection.is_usable());
     }
 
-    /// Closes every connection that is kept.
+    /// Closes every kept connection.
     pub(super) fn clear(&self) {
         let kept = std::mem::take(&mut *lock(&self.kept));
         drop(kept);

@@ -1,11 +1,11 @@
-//! What came of a request: an answer, or why there is none and whether it may have run.
+//! The result of a request: a response, or an error that states whether the request may have run.
 
 use std::fmt;
 
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 
-/// What a child answered.
+/// A response of a child.
 #[derive(Debug)]
 pub(in crate::supervisor) struct HttpResponse {
     pub(in crate::supervisor) status: StatusCode,
@@ -14,7 +14,7 @@ pub(in crate::supervisor) struct HttpResponse {
 }
 
 impl HttpResponse {
-    /// The media type; that of any bytes where none is named.
+    /// Returns the media type; that of any bytes if it is missing.
     pub(in crate::supervisor) fn content_type(&self) -> &str {
         self.header(&CONTENT_TYPE).unwrap_or("application/octet-stream")
     }
@@ -24,38 +24,38 @@ impl HttpResponse {
     }
 }
 
-/// Whether a request that was not answered ran.
+/// Whether an unanswered request may have run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::supervisor) enum Delivery {
-    /// Surely not.
+    /// Certainly not.
     NotSent,
-    /// Perhaps.
+    /// Possibly.
     MaybeSent,
 }
 
-/// What is wrong.
+/// The kind of a request error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::supervisor) enum RequestErrorKind {
-    /// The connection could not be had, or was closed.
+    /// The connection failed or was closed.
     Disconnected,
-    /// What came is not the protocol.
+    /// The response is not valid HTTP.
     Protocol,
-    /// The answer is larger than it may be.
+    /// The response exceeds its limit.
     TooLarge,
 }
 
-/// Why a request was not answered.
+/// The error of a request without a valid response.
 #[derive(Debug)]
 pub(in crate::supervisor) struct RequestError {
     pub(in crate::supervisor) delivery: Delivery,
     pub(in crate::supervisor) kind: RequestErrorKind,
-    /// Whether any byte of a response came.
+    /// Whether any byte of a response arrived.
     pub(in crate::supervisor) has_response: bool,
     pub(in crate::supervisor) message: String,
 }
 
 impl RequestError {
-    /// It could not be sent.
+    /// Returns the error of a request that was not sent.
     pub(super) fn unsent(message: impl fmt::Display) -> Self {
         let message = message.to_string();
         Self {
@@ -66,7 +66,7 @@ impl RequestError {
         }
     }
 
-    /// What hyper says of a request that may have been sent.
+    /// Converts an error of hyper for a request that may have been sent.
     pub(super) fn of(error: &hyper::Error) -> Self {
         let mut message = error.to_string();
         let mut cause = std::error::Error::source(error);
@@ -75,7 +75,7 @@ impl RequestError {
             cause = source.source();
         }
         if error.is_parse() || error.is_parse_too_large() || error.is_user() {
-            let message = format!("what it answered is no HTTP/1.1: {message}");
+            let message = format!("invalid HTTP/1.1 response: {message}");
             return Self {
                 delivery: Delivery::MaybeSent,
                 kind: RequestErrorKind::Protocol,
@@ -83,7 +83,7 @@ impl RequestError {
                 message,
             };
         }
-        let message = format!("the connection ended before the answer was there: {message}");
+        let message = format!("the connection closed before the response arrived: {message}");
         Self {
             delivery: Delivery::MaybeSent,
             kind: RequestErrorKind::Disconnected,
@@ -92,11 +92,11 @@ impl RequestError {
         }
     }
 
-    /// Heads without end came instead of an answer.
-    pub(super) fn endless_heads(bytes_max: u64) -> Self {
+    /// Returns the error for heads without end.
+    pub(super) fn endless_heads(max_bytes: u64) -> Self {
         let message = format!(
-            "invalid HTTP/1.1 response: more than {bytes_max} bytes of headers and informational \
-             responses (1xx) came before the response itself"
+            "invalid HTTP/1.1 response: more than {max_bytes} bytes of headers and informational \
+             responses (1xx) before the final response"
         );
         Self {
             delivery: Delivery::MaybeSent,
@@ -106,12 +106,11 @@ impl RequestError {
         }
     }
 
-    /// The answer is larger than it may be.
-    pub(super) fn too_large(bytes_max: u64) -> Self {
+    /// Returns the error for a response that exceeds its limit.
+    pub(super) fn too_large(max_bytes: u64) -> Self {
         let message = format!(
-            "its answer is larger than {bytes_max} bytes, which is the most \
-                               (`limits.output_bytes`, or the host's `max_output_bytes`; of a \
-                               state the host's `max_snapshot_bytes`)"
+            "its response is larger than {max_bytes} bytes, the limit (`limits.output_bytes`, or \
+             the host's `max_output_bytes`; for a state the host's `max_snapshot_bytes`)"
         );
         Self {
             delivery: Delivery::MaybeSent,

@@ -1,30 +1,29 @@
-//! How many connections a child serves at once, as far as its responses show. A child with one
-//! thread accepts the second connection when the first is closed: a connection that is kept idle
-//! would keep the request on another from being read forever.
+//! Estimates how many connections a child serves at once, by its responses. A single-threaded child
+//! accepts a second connection only after the first is closed, so an idle kept connection would
+//! block other requests forever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// How long a request on a new connection waits before other connections are suspected to keep
-/// it from being read.
+/// How long a request on a new connection waits before other connections are suspected to block it.
 pub(super) const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 
-/// Between two occasions on which a request that waits on has connections closed, whatever is
-/// known of the child: it may serve fewer at once than before.
+/// Interval at which a request that still waits makes other connections close, whatever was learned
+/// about the child: it may now serve fewer at once.
 pub(super) const GIVE_WAY_EVERY: Duration = Duration::from_secs(1);
 
-/// What is known of how many connections a child serves at once.
+/// Counters about the connections of one child.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Sharing {
     counts: Arc<Counts>,
-    /// Requests on new connections that have no response yet.
+    /// Requests on new connections without a response yet.
     waiting: AtomicU32,
-    /// The most connections that brought responses while they were open together.
+    /// The most connections that were open together and have all brought responses.
     proven: AtomicU32,
-    /// The most that may be open while a request waits.
+    /// The most connections that may be open while a request waits.
     limit: AtomicU32,
-    /// The next connection whose response has come is closed.
+    /// Whether to close the next connection that receives its response.
     gives_way: AtomicBool,
 }
 
@@ -35,7 +34,7 @@ struct Counts {
     served: AtomicU32,
 }
 
-// Relaxed everywhere: the numbers are hints. A request that waits looks at them again.
+// Relaxed everywhere: the numbers are hints. A waiting request checks them again.
 impl Sharing {
     pub(super) fn new() -> Self {
         Self {
@@ -47,25 +46,25 @@ impl Sharing {
         }
     }
 
-    /// Counts a connection for as long as the guard lives.
+    /// Counts a connection until the guard is dropped.
     pub(super) fn opened(&self) -> Open {
         self.counts.open.fetch_add(1, Ordering::Relaxed);
         Open { counts: Arc::clone(&self.counts), has_served: false }
     }
 
-    /// Counts a request on a new connection that has no response yet.
+    /// Counts a request on a new connection until the guard is dropped.
     pub(super) fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(self)
     }
 
-    /// Whether more connections have brought responses together than was known to be possible,
-    /// provided that the child has closed none of them.
+    /// Returns whether more connections than proven have brought responses together, provided that
+    /// the child has closed none of them.
     pub(super) fn may_be_more(&self) -> bool {
         self.counts.served.load(Ordering::Relaxed) > self.proven.load(Ordering::Relaxed)
     }
 
-    /// As many connections as have brought responses are served at once.
+    /// Records that as many connections as have brought responses are served at once.
     pub(super) fn prove(&self) {
         let served = self.counts.served.load(Ordering::Relaxed);
         if self.proven.fetch_max(served, Ordering::Relaxed) < served {
@@ -73,8 +72,8 @@ impl Sharing {
         }
     }
 
-    /// A request on a new connection was not answered for [`SUSPECT_AFTER`]: whether connections
-    /// that are idle may be the reason.
+    /// Returns whether idle connections may be the reason why a request got no response within
+    /// [`SUSPECT_AFTER`].
     pub(super) fn suspects(&self) -> bool {
         let proven = self.proven.load(Ordering::Relaxed);
         let is_suspect = self.counts.open.load(Ordering::Relaxed) > proven;
@@ -84,17 +83,17 @@ impl Sharing {
         is_suspect
     }
 
-    /// Has the next connection closed that becomes idle.
+    /// Makes the next connection that becomes idle close.
     pub(super) fn give_way(&self) {
         self.gives_way.store(true, Ordering::Relaxed);
     }
 
-    /// Whether one more connection is more than the child is known to serve.
+    /// Returns whether another connection would exceed what the child is known to serve.
     pub(super) fn is_full(&self) -> bool {
         self.counts.open.load(Ordering::Relaxed) >= self.limit.load(Ordering::Relaxed)
     }
 
-    /// Whether a connection has to be closed after its response, since another waits for it.
+    /// Returns whether a connection must be closed after its response, since a request waits.
     pub(super) fn has_to_close(&self) -> bool {
         if self.waiting.load(Ordering::Relaxed) == 0 {
             return false;
@@ -104,7 +103,7 @@ impl Sharing {
     }
 }
 
-/// A connection that is open.
+/// An open connection.
 #[derive(Debug)]
 pub(super) struct Open {
     counts: Arc<Counts>,
@@ -112,7 +111,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// It has brought a response.
+    /// Records that it has brought a response.
     pub(super) fn served(&mut self) {
         if !self.has_served {
             self.has_served = true;
@@ -145,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_that_only_wait_prove_nothing() {
+    fn connections_without_response_prove_nothing() {
         let sharing = Sharing::new();
         let (mut first, second) = (sharing.opened(), sharing.opened());
         first.served();
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_gives_way_at_a_time() {
+    fn one_connection_at_a_time_gives_way() {
         let sharing = Sharing::new();
         sharing.give_way();
         assert!(!sharing.has_to_close(), "no request waits");

@@ -1,4 +1,4 @@
-//! The socket of a connection that a task drives, of either kind; it counts what it reads.
+//! The socket of a connection driven by a task, Unix or TCP; counts the bytes it reads.
 
 use std::io;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ pub(in crate::supervisor) trait Io: AsyncRead + AsyncWrite + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
 
-/// Either kind of socket.
+/// A Unix or TCP socket.
 pub(in crate::supervisor) struct Socket {
     io: Pin<Box<dyn Io>>,
     read: Arc<AtomicU64>,
@@ -28,11 +28,11 @@ impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        room: &mut ReadBuf<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = room.filled().len();
-        let polled = self.io.as_mut().poll_read(context, room);
-        self.read.fetch_add((room.filled().len() - before) as u64, Ordering::Relaxed);
+        let before = buffer.filled().len();
+        let polled = self.io.as_mut().poll_read(context, buffer);
+        self.read.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
         polled
     }
 }

@@ -1,28 +1,29 @@
-//! Reads a line of a program's stderr as a log line. Never fails: what is not JSON is a message.
+//! Parses a line of a program's stderr as a log line. Never fails: a line that is not JSON is a
+//! message.
 
 use hotbay_plugin::Level;
 use serde_json::{Map, Value};
 
-/// Where the message and the level may stand, the first that fits counts.
+/// Keys of the message and the level; the first one that is present counts.
 const MESSAGE_KEYS: [&str; 2] = ["msg", "@message"];
 const LEVEL_KEYS: [&str; 2] = ["level", "@level"];
 
-/// A line of a log.
+/// A parsed log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogLine {
     pub(crate) level: Level,
     pub(crate) message: String,
-    /// What the program calls the place in its code; empty where it says nothing.
+    /// The program's name for the source of the line; empty if it has none.
     pub(crate) target: String,
-    /// A JSON object of everything else, as text; empty where there is nothing else.
+    /// All other fields as a JSON object; empty if there are none.
     pub(crate) fields: String,
 }
 
 impl LogLine {
-    /// Reads `line`.
+    /// Parses `line`.
     ///
-    /// A JSON object with a message is taken apart; a level that nobody knows stays a field.
-    /// Any other line is a message at `info`.
+    /// A JSON object with a message is split into parts; an unknown level stays a field. Any other
+    /// line is a message at `info`.
     pub(crate) fn read(line: &str) -> Self {
         Self::from_json(line).unwrap_or_else(|| Self {
             level: Level::Info,
@@ -46,7 +47,7 @@ impl LogLine {
     }
 }
 
-/// Removes the first of `keys` whose value can be read.
+/// Removes the first of `keys` with a valid value.
 fn take<T>(
     fields: &mut Map<String, Value>,
     keys: &[&str],
@@ -80,8 +81,8 @@ fn level_of_word(word: &str) -> Option<Level> {
     })
 }
 
-/// The numbers of pino and its relatives: 10 is `trace`, 20 `debug`, up to 60, `fatal`.
-/// Lower ones mean other things to others: 3 is an error to syslog.
+/// Levels of pino and similar loggers: 10 is `trace`, 20 `debug`, up to 60, `fatal`. Lower numbers
+/// are ambiguous: 3 is an error in syslog.
 fn level_of_number(number: f64) -> Option<Level> {
     Some(match number {
         number if !(10.0..=100.0).contains(&number) => return None,
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_line_is_taken_apart() {
+    fn json_line_is_parsed() {
         let line = r#"{"level":"warn","msg":"slow","target":"db::pool","ms":12,"q":{"a":[1]}}"#;
         check(line, Level::Warn, "slow", "db::pool", Some(json!({"ms": 12, "q": {"a": [1]}})));
         check(r#"  {"msg":"é\n"} "#, Level::Info, "é\n", "", None);
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_with_an_at_sign_count_where_the_plain_ones_do_not() {
+    fn keys_with_at_sign_count_if_plain_ones_are_missing() {
         let line = r#"{"@level":"debug","@message":"hi","@timestamp":"t","@module":"m"}"#;
         check(line, Level::Debug, "hi", "", Some(json!({"@timestamp": "t", "@module": "m"})));
         let both = r#"{"msg":"a","@message":"b","level":"odd","@level":"error"}"#;
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_level_stays_a_field() {
+    fn unknown_level_stays_a_field() {
         for level in
             [json!("loud"), json!(3), json!(1_000), json!(null), json!(["info"]), json!("")]
         {
@@ -182,12 +183,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_line_makes_the_reader_panic(line in "\\PC{0,60}|[{}\\[\\]\":,a-z@0-9\\\\.+-]{0,80}") {
+        fn parse_never_panics(line in "\\PC{0,60}|[{}\\[\\]\":,a-z@0-9\\\\.+-]{0,80}") {
             let _ = LogLine::read(&line);
         }
 
         #[test]
-        fn every_message_is_read_back(message in any::<String>(), level in "\\PC{0,9}") {
+        fn every_message_is_preserved(message in any::<String>(), level in "\\PC{0,9}") {
             let line = json!({"msg": message, "level": level}).to_string();
             prop_assert_eq!(LogLine::read(&line).message, message);
         }

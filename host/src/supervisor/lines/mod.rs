@@ -1,4 +1,5 @@
-//! What a program writes, line by line: bounded, read as log lines, the last of them kept.
+//! The output of a program, line by line: limited in length, parsed as log lines, with the last
+//! lines kept.
 
 mod log_line;
 mod splitter;

@@ -1,26 +1,26 @@
-//! Cuts a stream of bytes into lines, however the bytes arrive.
-//! Keeps one line at most; a line that is too long is never a reason to stop reading.
+//! Splits a stream of bytes into lines, in any chunking.
+//! Buffers one line at most; a line that is too long never stops the reading.
 
-/// The longest line that is passed on whole, without its line end.
-pub(crate) const LINE_BYTES_MAX: usize = 64 * 1024;
+/// The longest line that is passed on uncut, without its line end.
+pub(crate) const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// What stands in the place of the rest of a line that is too long.
+/// Replaces the rest of a line that is too long.
 const CUT: &str = "… (cut)";
 
 /// Turns chunks into lines.
 #[derive(Debug, Default)]
 pub(crate) struct Splitter {
-    /// What has come of the current line: one byte more than a line may have, for its `\r`.
+    /// The start of the current line, with one byte more than a line may have, for its `\r`.
     line: Vec<u8>,
-    /// The current line was passed on already; what comes up to its end is dropped.
+    /// Whether the current line was already passed on; the rest of it is dropped.
     skips: bool,
 }
 
 impl Splitter {
-    /// Takes what was read and tells `each` every line that is complete now.
+    /// Adds bytes, and calls `each` with every completed line.
     ///
-    /// A line ends with `\n` or `\r\n`. One over [`LINE_BYTES_MAX`] is told as soon as it is too
-    /// long, with `… (cut)` at its end. What is not UTF-8 is replaced.
+    /// A line ends with `\n` or `\r\n`. A line over [`MAX_LINE_BYTES`] is passed on as soon as it
+    /// is too long, with `… (cut)` at its end. Invalid UTF-8 is replaced.
     pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
         let mut rest = bytes;
         while let Some(at) = rest.iter().position(|&byte| byte == b'\n') {
@@ -31,33 +31,33 @@ impl Splitter {
         self.take(rest, &mut each);
     }
 
-    /// Tells `each` the last line, if the stream ended without a line end.
+    /// Calls `each` with the last line, if the stream ended without a line end.
     pub(crate) fn finish(mut self, each: impl FnMut(&str)) {
         if !self.line.is_empty() {
             self.end(each);
         }
     }
 
-    /// Takes bytes of the current line.
+    /// Adds bytes to the current line.
     fn take(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
         if self.skips {
             return;
         }
-        let room = LINE_BYTES_MAX + 1 - self.line.len();
+        let room = MAX_LINE_BYTES + 1 - self.line.len();
         let fits = &bytes[..bytes.len().min(room)];
         self.line.extend_from_slice(fits);
         let too_long =
-            bytes.len() > room || self.line.len() > LINE_BYTES_MAX && !self.line.ends_with(b"\r");
+            bytes.len() > room || self.line.len() > MAX_LINE_BYTES && !self.line.ends_with(b"\r");
         if too_long {
-            self.line.truncate(LINE_BYTES_MAX);
-            let whole = self.line.len() - half_character_bytes(&self.line);
+            self.line.truncate(MAX_LINE_BYTES);
+            let whole = self.line.len() - incomplete_character_bytes(&self.line);
             each(&format!("{}{CUT}", String::from_utf8_lossy(&self.line[..whole])));
             self.line.clear();
             self.skips = true;
         }
     }
 
-    /// The current line is complete.
+    /// Completes the current line.
     fn end(&mut self, mut each: impl FnMut(&str)) {
         if !self.skips {
             let line = self.line.strip_suffix(b"\r").unwrap_or(&self.line);
@@ -68,8 +68,8 @@ impl Splitter {
     }
 }
 
-/// How many bytes at the end of `bytes` begin a character that goes on after it.
-fn half_character_bytes(bytes: &[u8]) -> usize {
+/// Returns the number of bytes at the end of `bytes` that are an incomplete character.
+fn incomplete_character_bytes(bytes: &[u8]) -> usize {
     let is_half = |count: &usize| {
         let end = &bytes[bytes.len().saturating_sub(*count)..];
         let goes_on =
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_told_without_their_ends() {
+    fn lines_are_passed_on_without_their_ends() {
         check(b"", &[]);
         check(b"\n", &[""]);
         check(b"a\nb\n", &["a", "b"]);
@@ -109,20 +109,20 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_needs_no_end() {
+    fn last_line_needs_no_end() {
         check(b"a\nb", &["a", "b"]);
         check(b"a\nb\r", &["a", "b"]);
     }
 
     #[test]
-    fn what_is_not_utf_8_is_replaced() {
+    fn invalid_utf8_is_replaced() {
         check("é ✓\n".as_bytes(), &["é ✓"]);
         check(b"a\xff\xe2\x9cb\n", &["a\u{fffd}\u{fffd}b"]);
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_cut_and_reading_goes_on() {
-        let (full, cut) = ("x".repeat(LINE_BYTES_MAX), "x".repeat(LINE_BYTES_MAX) + CUT);
+    fn line_that_is_too_long_is_cut_and_reading_continues() {
+        let (full, cut) = ("x".repeat(MAX_LINE_BYTES), "x".repeat(MAX_LINE_BYTES) + CUT);
         for end in ["\n", "\r\n"] {
             check(format!("{full}{end}a{end}").as_bytes(), &[&full, "a"]);
             check(format!("{full}y{end}a{end}").as_bytes(), &[&cut, "a"]);
@@ -138,7 +138,7 @@ mod tests {
     fn no_character_is_cut_in_half() {
         for (wide, bytes) in [("é", 2), ("✓", 3), ("🦀", 4)] {
             for inside in 1..bytes {
-                let start = "x".repeat(LINE_BYTES_MAX - inside);
+                let start = "x".repeat(MAX_LINE_BYTES - inside);
                 let text = format!("{start}{wide}{}\n", "y".repeat(9));
                 check(text.as_bytes(), &[&format!("{start}{CUT}")]);
             }
@@ -146,10 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_told_before_it_ends() {
-        let mut told = 0;
-        Splitter::default().feed(&vec![b'x'; LINE_BYTES_MAX + 1], |_| told += 1);
-        assert_eq!(told, 1);
+    fn line_that_is_too_long_is_passed_on_before_its_end() {
+        let mut count = 0;
+        Splitter::default().feed(&vec![b'x'; MAX_LINE_BYTES + 1], |_| count += 1);
+        assert_eq!(count, 1);
     }
 
     proptest! {
@@ -165,7 +165,7 @@ mod tests {
             let mut bytes = bytes;
             if let Some((at, over)) = stretch {
                 let at = at.index(bytes.len() + 1);
-                bytes.splice(at..at, vec![b'x'; LINE_BYTES_MAX - 2 + over]);
+                bytes.splice(at..at, vec![b'x'; MAX_LINE_BYTES - 2 + over]);
             }
             let mut chunks = Vec::new();
             let mut rest = &bytes[..];
@@ -182,7 +182,7 @@ mod tests {
         }
 
         #[test]
-        fn lines_that_fit_come_through_unchanged(lines in prop::collection::vec("[^\\n\\r]{0,40}", 0..9)) {
+        fn lines_that_fit_are_unchanged(lines in prop::collection::vec("[^\\n\\r]{0,40}", 0..9)) {
             let text: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
             prop_assert_eq!(lines_of([text.as_bytes()]), lines);
         }
