@@ -1,4 +1,4 @@
-//! What answers look like: outputs, errors of the author's, panics, and refusals of the SDK's own.
+//! HTTP responses: outputs, plugin errors, panics, and requests that the SDK rejects.
 
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -8,7 +8,7 @@ use super::body::Reply;
 use crate::export::panics::Raised;
 use crate::{ContentType, Output};
 
-/// An answer with the output of a call, in the room that the request's headers took.
+/// Returns a response with the output of a call. Reuses the allocation of the request's headers.
 pub(super) fn output(output: Output, mut headers: HeaderMap) -> Response<Reply> {
     headers.clear();
     headers.insert(CONTENT_TYPE, content_type(output.content_type()));
@@ -17,17 +17,17 @@ pub(super) fn output(output: Output, mut headers: HeaderMap) -> Response<Reply> 
     response
 }
 
-/// An answer that says no more than that it went well.
+/// Returns an empty response with status 200.
 pub(super) fn done() -> Response<Reply> {
     answer(StatusCode::OK, None, Reply::empty())
 }
 
-/// An answer with bytes of that type.
+/// Returns a response with bytes of the given content type.
 pub(super) fn bytes(bytes: Vec<u8>, content_type: &'static str) -> Response<Reply> {
     answer(StatusCode::OK, Some(HeaderValue::from_static(content_type)), bytes.into())
 }
 
-/// An answer with what a call ended with that did not succeed.
+/// Returns a response for a call that failed.
 pub(super) fn raised(raised: &Raised) -> Response<Reply> {
     let status = match raised {
         Raised::Error(_) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -36,17 +36,17 @@ pub(super) fn raised(raised: &Raised) -> Response<Reply> {
     json_answer(status, &value_of(raised).into())
 }
 
-/// An answer that says why the plugin cannot work.
+/// Returns a response for a health check that failed.
 pub(super) fn not_healthy(raised: &Raised) -> Response<Reply> {
     json_answer(StatusCode::SERVICE_UNAVAILABLE, &value_of(raised).into())
 }
 
-/// An answer to a request that never reached the plugin.
+/// Returns a response to a request that never reached the plugin.
 pub(super) fn refused(status: StatusCode, message: &str) -> Response<Reply> {
     json_answer(status, &json!({ "message": message, "statusCode": status.as_u16() }))
 }
 
-/// What a call ended with that did not succeed, as others read it.
+/// Returns the JSON object that describes a failure.
 pub(super) fn value_of(raised: &Raised) -> Map<String, Value> {
     let mut value = Map::new();
     match raised {
@@ -71,7 +71,7 @@ pub(super) fn value_of(raised: &Raised) -> Map<String, Value> {
     value
 }
 
-/// Says that the connection ends with this answer.
+/// Marks the connection to be closed after this response.
 pub(super) fn end_connection(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
 }
@@ -90,7 +90,7 @@ fn answer(status: StatusCode, content_type: Option<HeaderValue>, reply: Reply) -
     response
 }
 
-/// The usual types without a copy; one that no header can hold is bytes.
+/// Returns the header value of a content type; `application/octet-stream` if no header can hold it.
 fn content_type(name: &str) -> HeaderValue {
     const USUAL: [&str; 4] =
         [ContentType::JSON, ContentType::TEXT, ContentType::BYTES, ContentType::HTML];

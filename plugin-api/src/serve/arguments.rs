@@ -1,21 +1,20 @@
-//! What the program was started for: its arguments, and the configuration in the environment or in
-//! a file that the environment names.
+//! The command line of a process plugin, and the configuration that the environment holds or names.
 
 use std::ffi::OsString;
 use std::fs;
 
-/// What the arguments ask for.
+/// What the command line requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// What the program can do.
+    /// Print the capabilities.
     Capabilities,
-    /// How to start it.
+    /// Print the usage.
     Help,
-    /// To serve, with this JSON.
+    /// Serve with this start configuration, a JSON text.
     Start(String),
 }
 
-/// What stands in the environment.
+/// The start configuration as the environment passes it.
 #[derive(Debug, Default)]
 pub(super) struct InEnvironment {
     /// `HOTBAY_CONFIG`
@@ -24,12 +23,14 @@ pub(super) struct InEnvironment {
     pub(super) file: Option<OsString>,
 }
 
-/// Reads the arguments after the program's name. `--config` goes before what stands in the
-/// environment, and there the file before the text.
+/// Parses the arguments after the program's name.
+///
+/// `--config` takes precedence over the environment, and `HOTBAY_CONFIG_FILE` over
+/// `HOTBAY_CONFIG`.
 ///
 /// # Errors
 ///
-/// What is wrong with them, for people.
+/// A message for people if the arguments are invalid or the file cannot be read.
 pub(super) fn asked(
     mut arguments: impl Iterator<Item = OsString>,
     in_environment: InEnvironment,
@@ -38,13 +39,13 @@ pub(super) fn asked(
         if let Some(file) = in_environment.file {
             let config = fs::read_to_string(&file).map_err(|error| {
                 let file = file.to_string_lossy();
-                format!("`{file}`, which HOTBAY_CONFIG_FILE names, cannot be read: {error}")
+                format!("cannot read the file `{file}` in HOTBAY_CONFIG_FILE: {error}")
             })?;
             return Ok(Asked::Start(config));
         }
         let config = in_environment.text.ok_or(
-            "neither `capabilities` nor `--config` was given, and neither HOTBAY_CONFIG nor \
-             HOTBAY_CONFIG_FILE is set",
+            "no start configuration found: expected `capabilities`, `--config <JSON>`, \
+             HOTBAY_CONFIG or HOTBAY_CONFIG_FILE",
         )?;
         return text(config, "HOTBAY_CONFIG").map(Asked::Start);
     };
@@ -53,17 +54,17 @@ pub(super) fn asked(
         "capabilities" => Asked::Capabilities,
         "--help" | "-h" | "help" => Asked::Help,
         "--config" => {
-            let config = arguments.next().ok_or("`--config` is to be followed by JSON")?;
+            let config = arguments.next().ok_or("missing value of `--config`: expected JSON")?;
             Asked::Start(text(config, "--config")?)
         }
         other => match other.strip_prefix("--config=") {
             Some(config) => Asked::Start(config.to_owned()),
-            None => return Err(format!("the argument `{other}` is unknown")),
+            None => return Err(format!("unknown argument `{other}`")),
         },
     };
     match arguments.next() {
         None => Ok(asked),
-        Some(more) => Err(format!("`{}` is one argument too many", more.to_string_lossy())),
+        Some(more) => Err(format!("unexpected argument `{}`", more.to_string_lossy())),
     }
 }
 
@@ -71,14 +72,14 @@ fn text(value: OsString, name: &str) -> Result<String, String> {
     value.into_string().map_err(|_| format!("{name} is not UTF-8"))
 }
 
-/// How to start the program.
+/// Returns the usage text.
 pub(super) fn help(name: &str) -> String {
     format!(
-        "This is the hotbay plugin `{name}`, a program that a host starts and calls over a socket.\n\
+        "hotbay plugin `{name}`: a program that a host starts and calls over a socket\n\
          \n\
-         {name} capabilities      says what it can do\n\
-         {name} --config <JSON>   serves; the JSON may stand in HOTBAY_CONFIG instead, or in\n\
-         \x20   the file that HOTBAY_CONFIG_FILE names, such as\n\
+         {name} capabilities      prints the capabilities as JSON\n\
+         {name} --config <JSON>   serves; the JSON may also be in HOTBAY_CONFIG, or in the file\n\
+         \x20   that HOTBAY_CONFIG_FILE names, for example\n\
          \x20   {{\"id\":\"{name}\",\"type\":\"unix\",\"idleTimeout\":\"5m\"}}"
     )
 }
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_say_what_is_wanted() {
+    fn valid_arguments_select_a_command() {
         check(&["capabilities"], None, Ok(Asked::Capabilities));
         check(&["capabilities"], Some("{}"), Ok(Asked::Capabilities));
         check(&["--config", "{}"], None, Ok(Asked::Start("{}".to_owned())));
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn file_in_the_environment_is_read_unless_there_is_an_argument() {
+    fn config_file_is_read_unless_an_argument_is_given() {
         let folder = std::env::temp_dir().join(format!("hotbay-arguments-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let file = folder.join("config.json");
@@ -125,14 +126,14 @@ mod tests {
         assert_eq!(asked(argument, given(&file)), Ok(Asked::Start("a".to_owned())));
         fs::remove_dir_all(&folder).unwrap();
         let wrong = asked(none(), given(&file)).unwrap_err();
-        assert!(wrong.contains("HOTBAY_CONFIG_FILE names, cannot be read"), "{wrong}");
+        assert!(wrong.contains("in HOTBAY_CONFIG_FILE: "), "{wrong}");
     }
 
     #[test]
-    fn wrong_arguments_are_told() {
-        check(&[], None, Err("neither `capabilities` nor `--config`"));
-        check(&["--config"], None, Err("is to be followed by JSON"));
-        check(&["serve"], None, Err("the argument `serve` is unknown"));
-        check(&["capabilities", "now"], None, Err("`now` is one argument too many"));
+    fn invalid_arguments_are_reported() {
+        check(&[], None, Err("expected `capabilities`, `--config <JSON>`"));
+        check(&["--config"], None, Err("missing value of `--config`"));
+        check(&["serve"], None, Err("unknown argument `serve`"));
+        check(&["capabilities", "now"], None, Err("unexpected argument `now`"));
     }
 }

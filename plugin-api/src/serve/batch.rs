@@ -1,4 +1,4 @@
-//! Many calls in one request: each runs as a call of its own, one after another, in order.
+//! Batches: several calls in one request, run one after another in order.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::routes::{self, NotDone};
 use crate::context::Bounds;
 use crate::{ContentType, Output, Payload, Plugin};
 
-/// How soon it is seen that the other side hung up.
+/// How often a batch checks whether the host closed the connection.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Deserialize)]
@@ -35,7 +35,7 @@ struct One<'a> {
     body: std::borrow::Cow<'a, str>,
 }
 
-/// Answers a request of many calls.
+/// Responds to a batch request.
 pub(super) fn answer<T: Plugin>(
     server: &Server<T>,
     line: &Line,
@@ -54,16 +54,16 @@ fn run<T: Plugin>(
     heard: &Heard,
     bytes: &[u8],
 ) -> Result<String, String> {
-    let batch: Batch<'_> = serde_json::from_slice(bytes)
-        .map_err(|error| format!("the batch is not the JSON wanted: {error}"))?;
-    // All are read before the first runs: a batch that cannot be read does nothing.
+    let batch: Batch<'_> =
+        serde_json::from_slice(bytes).map_err(|error| format!("invalid batch: {error}"))?;
+    // All bodies are decoded before the first call runs: an invalid batch has no effect.
     let read = batch.requests.iter().zip(0..).map(|(one, index): (_, usize)| {
         let body = STANDARD.decode(one.body.as_bytes());
-        body.map_err(|error| format!("the body of request {index} is not base64: {error}"))
+        body.map_err(|error| format!("invalid base64 in the body of request {index}: {error}"))
     });
     let bodies: Vec<Vec<u8>> = read.collect::<Result<_, _>>()?;
     let mut wanted = Wanted { limits: Limits { line, until: heard.until }, look_at: None };
-    // Written by hand, since each reply is three literals and two texts.
+    // Written by hand: each reply is three literals and two texts.
     let mut replies = String::with_capacity(bytes.len() + 32);
     replies.push_str(r#"{"replies":["#);
     for (at, (one, body)) in batch.requests.iter().zip(bodies).enumerate() {
@@ -102,8 +102,8 @@ fn write_error(replies: &mut String, error: Value) {
     replies.push_str(&json!({ "error": error }).to_string());
 }
 
-/// Whether anybody still waits. To look at the connection is a call of the system's, which costs
-/// as much as a small call of the plugin: it is not done before each.
+/// Checks whether the host still waits for the batch. Polling the connection is a system call,
+/// which costs as much as a small call of the plugin, so it is not done before each call.
 struct Wanted<'a> {
     limits: Limits<'a>,
     look_at: Option<Instant>,
@@ -123,8 +123,8 @@ impl Wanted<'_> {
     }
 }
 
-/// For calls that were not begun when the deadline passed, or the other side hung up.
+/// Returns the error of a call that had not started when the batch ended.
 fn not_begun() -> Value {
-    let message = "the deadline had passed before this call began";
+    let message = "the deadline passed before this call started";
     json!({ "code": 408, "message": message, "retryable": true })
 }

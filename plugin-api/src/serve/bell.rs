@@ -1,4 +1,4 @@
-//! Wakes the main thread: signals, requests to end, connections that have gone.
+//! Stop requests, by signal or by code, and wake-ups of the main thread.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// A bell that any thread and any signal rings.
+/// Wakes the main thread from any thread or signal handler, and records whether to stop.
 #[derive(Debug)]
 pub(super) struct Bell {
     near: UnixStream,
@@ -17,42 +17,42 @@ pub(super) struct Bell {
 }
 
 impl Bell {
-    /// A bell that SIGTERM and SIGINT ring from now on, and ask to stop.
+    /// Creates a stop signal that SIGTERM and SIGINT trigger from now on.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// I/O errors of the system.
     pub(super) fn new() -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
         near.set_nonblocking(true)?;
         far.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT] {
-            // In this order, so that whoever hears the bell sees the flag.
+            // The flag first: when the main thread wakes up, the flag is set.
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
             signal_hook::low_level::pipe::register(signal, far.try_clone()?)?;
         }
         Ok(Self { near, far, stop })
     }
 
-    /// Asks the program to end.
+    /// Requests the program to stop.
     pub(super) fn ask_to_stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         self.ring();
     }
 
-    /// Whether somebody asked the program to end.
+    /// Returns whether a stop was requested.
     pub(super) fn is_stop_asked(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
     /// Wakes the main thread.
     pub(super) fn ring(&self) {
-        // Full only if it is heard already.
+        // A full socket already wakes the main thread.
         let _ = (&self.far).write(&[1]);
     }
 
-    /// Forgets what has rung so far.
+    /// Discards the wake-ups so far.
     pub(super) fn hush(&self) {
         while (&self.near).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
     }

@@ -1,4 +1,4 @@
-//! Bodies: requests read up to a limit, and answers written from where they lie.
+//! HTTP bodies: requests are read up to a limit; responses are written without a copy.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -9,18 +9,18 @@ use hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
 
 use crate::Output;
 
-/// Bytes of a request's body.
+/// Maximum size of a request's body in bytes.
 pub(super) const BODY_BYTES_MAX: u64 = 64 << 20;
 
-/// Why a body was not read.
+/// Why a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotRead {
     TooLarge,
-    /// The other side went away in the middle.
+    /// The connection was closed before the end of the body.
     CutOff,
 }
 
-/// Reads a request's body to its end.
+/// Reads the whole body of a request.
 pub(super) async fn read(mut body: Incoming) -> Result<Bytes, NotRead> {
     let announced = body.size_hint().lower();
     if announced > BODY_BYTES_MAX {
@@ -41,7 +41,7 @@ pub(super) async fn read(mut body: Incoming) -> Result<Bytes, NotRead> {
     Ok(bytes.into())
 }
 
-/// The next bytes of a body; none at its end.
+/// Returns the next part of a body, or `None` at its end.
 pub(super) async fn next(body: &mut Incoming) -> Result<Option<Bytes>, NotRead> {
     loop {
         let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await;
@@ -57,7 +57,7 @@ pub(super) async fn next(body: &mut Incoming) -> Result<Option<Bytes>, NotRead> 
     }
 }
 
-/// The body of an answer.
+/// The body of a response, or of a request to the host.
 #[derive(Debug)]
 pub(super) struct Reply(Option<Rest>);
 
@@ -79,7 +79,7 @@ impl From<Vec<u8>> for Reply {
     }
 }
 
-/// What is still to be written.
+/// The part that is not yet written.
 #[derive(Debug)]
 pub(super) struct Rest {
     bytes: Held,

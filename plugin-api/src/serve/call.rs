@@ -1,4 +1,4 @@
-//! What a request's headers say of a call, and what bounds it.
+//! Call headers, and the bounds that they put on a call.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ static CALL_ID: HeaderName = HeaderName::from_static("hotbay-call-id");
 static DEADLINE_MS: HeaderName = HeaderName::from_static("hotbay-deadline-ms");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What the headers say.
+/// The headers of a request that describe a call.
 #[derive(Debug)]
 pub(super) struct Heard {
     pub(super) call_id: u64,
@@ -22,15 +22,17 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// Reads the headers of a request that arrives now.
+    /// Parses the headers of a request that has just arrived.
     ///
     /// # Errors
     ///
-    /// What is wrong with them, for people.
+    /// A message for people that names the invalid header.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, String> {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         let call_id = match text(&CALL_ID) {
-            Some(id) => id.parse().map_err(|_| format!("Hotbay-Call-Id is `{id}`, no number"))?,
+            Some(id) => id
+                .parse()
+                .map_err(|_| format!("invalid Hotbay-Call-Id: expected a number, found `{id}`"))?,
             None => own_id(),
         };
         let until = match text(&DEADLINE_MS) {
@@ -41,18 +43,19 @@ impl Heard {
     }
 }
 
-/// Calls of a host that does not number them.
+/// Returns the next id for calls that the host does not number.
 fn own_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn deadline(ms: &str) -> Result<Duration, String> {
-    let wrong = |_| format!("Hotbay-Deadline-Ms is `{ms}`, wanted the whole milliseconds left");
+    let wrong =
+        |_| format!("invalid Hotbay-Deadline-Ms: expected whole milliseconds, found `{ms}`");
     ms.parse().map(Duration::from_millis).map_err(wrong)
 }
 
-/// Reads a `traceparent`; what is none is left out, as its standard says.
+/// Parses a `traceparent`; ignores an invalid one, as the standard requires.
 fn trace(text: &str) -> Option<TraceContext> {
     let mut parts = text.split('-');
     let version = parts.next()?;
@@ -85,7 +88,7 @@ fn digit(digit: u8) -> Option<u8> {
     }
 }
 
-/// What bounds a call: the other side may hang up, and the deadline may pass.
+/// Bounds of a call: its deadline, and whether the host still holds the connection.
 #[derive(Debug)]
 pub(super) struct Limits<'a> {
     pub(super) line: &'a Line,
@@ -108,7 +111,7 @@ mod tests {
     use hyper::header::HeaderValue;
 
     #[test]
-    fn a_traceparent_is_read_as_its_standard_says() {
+    fn traceparent_is_parsed_as_in_the_standard() {
         let ids = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
         let read = trace(&format!("00-{ids}-01")).unwrap();
         assert_eq!((read.trace_id[0], read.trace_id[15]), (0x0a, 0x9c));
@@ -128,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_are_missing_bound_nothing_and_wrong_ones_are_told() {
+    fn call_headers_are_optional_and_invalid_ones_are_reported() {
         let heard = Heard::of(&HeaderMap::new()).unwrap();
         assert!(heard.until.is_none() && heard.trace.is_none());
         let mut headers = HeaderMap::new();
@@ -138,6 +141,7 @@ mod tests {
         assert_eq!(heard.call_id, 77);
         assert!(heard.until.is_some());
         headers.insert(&DEADLINE_MS, HeaderValue::from_static("1.5"));
-        assert!(Heard::of(&headers).unwrap_err().contains("Hotbay-Deadline-Ms is `1.5`"));
+        let error = Heard::of(&headers).unwrap_err();
+        assert!(error.contains("invalid Hotbay-Deadline-Ms: "), "{error}");
     }
 }

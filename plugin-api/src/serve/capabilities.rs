@@ -1,20 +1,20 @@
-//! What the program says it can do.
+//! The capabilities of the program, as JSON.
 
 use serde_json::{Value, json};
 
 use super::program::Program;
 
-/// Endpoints that every program of ours has, beside `healthz` and `shutdown`.
+/// Endpoints of every program, beside `healthz` and `shutdown`.
 const USUAL: [&str; 4] = ["execute", "snapshot", "restore", "batch"];
 
-/// Names that a program cannot give to endpoints of its own.
+/// Names that are not available for additional endpoints.
 const TAKEN: [&str; 6] = ["execute", "snapshot", "restore", "batch", "healthz", "shutdown"];
 
-/// What the program can do, as JSON.
+/// Returns the capabilities as JSON.
 ///
 /// # Errors
 ///
-/// A mistake of the author's in what the macro was given.
+/// A message for people if an argument of `serve_plugin!` is invalid.
 pub(super) fn text<T>(program: &Program<T>) -> Result<String, String> {
     let own: Vec<_> = program.endpoints.iter().map(|(name, _)| *name).collect();
     check_names(&own)?;
@@ -32,7 +32,7 @@ pub(super) fn text<T>(program: &Program<T>) -> Result<String, String> {
     for (key, name, schema) in schemas {
         let Some(schema) = schema else { continue };
         let schema: Value = serde_json::from_str(schema)
-            .map_err(|error| format!("`{name}` of `serve_plugin!` is not JSON: {error}"))?;
+            .map_err(|error| format!("invalid JSON in `{name}` of `serve_plugin!`: {error}"))?;
         ours[key] = schema;
     }
     Ok(json!({ "hotbay": ours }).to_string())
@@ -43,11 +43,12 @@ fn check_names(own: &[&str]) -> Result<(), String> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
         if name.is_empty() || name.starts_with('/') || !name.bytes().all(fits) {
             return Err(format!(
-                "the endpoint `{name}` of `serve_plugin!` is no name such as `rows` or `v1/rows`"
+                "invalid endpoint name `{name}` in `serve_plugin!`: expected ASCII letters, \
+                 digits and `-_./`, such as `v1/rows`"
             ));
         }
         if TAKEN.contains(name) || own[..index].contains(name) {
-            return Err(format!("the endpoint `{name}` of `serve_plugin!` is there already"));
+            return Err(format!("endpoint `{name}` of `serve_plugin!` already exists"));
         }
     }
     Ok(())
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn names_endpoints_and_schemas_are_told() {
+    fn capabilities_list_name_endpoints_and_schemas() {
         let told = text(&program()).unwrap();
         let wanted = r#"{"hotbay":{"config":["env","file"],"endpoints":["execute","snapshot","restore","batch"],"name":"rows","protocol":1,"version":"0.1.0"}}"#;
         assert_eq!(
@@ -93,19 +94,19 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_of_the_author_are_told() {
-        for (program, says) in [
-            (program().endpoint("execute", Rows::execute), "`execute` of `serve_plugin!` is there"),
+    fn invalid_macro_arguments_are_reported() {
+        for (program, message) in [
+            (program().endpoint("execute", Rows::execute), "`execute` of `serve_plugin!` already"),
             (
                 program().endpoint("a", Rows::execute).endpoint("a", Rows::execute),
-                "is there already",
+                "`a` of `serve_plugin!` already exists",
             ),
-            (program().endpoint("a b", Rows::execute), "is no name"),
-            (program().endpoint("", Rows::execute), "is no name"),
-            (program().config_schema("{"), "`config_schema` of `serve_plugin!` is not JSON"),
+            (program().endpoint("a b", Rows::execute), "invalid endpoint name `a b`"),
+            (program().endpoint("", Rows::execute), "invalid endpoint name ``"),
+            (program().config_schema("{"), "invalid JSON in `config_schema` of `serve_plugin!`"),
         ] {
-            let mistake = text(&program).unwrap_err();
-            assert!(mistake.contains(says), "{mistake}");
+            let error = text(&program).unwrap_err();
+            assert!(error.contains(message), "{error}");
         }
     }
 }

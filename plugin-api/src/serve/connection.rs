@@ -1,4 +1,4 @@
-//! One connection, served on this thread until it ends.
+//! Serves one connection on the current thread until it ends.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -15,29 +15,30 @@ use super::routes;
 use crate::Plugin;
 use crate::wire::block_on;
 
-/// How long a connection may take to show the token.
+/// Time in which a connection must send a valid token.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
 
-enum Shown {
-    Token,
-    End,
+enum Progress {
+    Authenticated,
+    Ended,
 }
 
 /// Serves a connection; returns when it has ended.
-pub(super) fn serve<T: Plugin>(server: &Server<T>, line: &Line) {
+pub(super) fn serve<T: Plugin>(server: &Server<T>, connection: &Connection) {
     let is_trusted = Cell::new(server.token.is_none());
-    let service = service_fn(|request| routes::answer(server, line, &is_trusted, request));
+    let service = service_fn(|request| routes::handle(server, connection, &is_trusted, request));
     let mut http = http1::Builder::new();
-    // A request that arrived before the connection was cut is answered all the same.
+    // A request that arrived before the other side closed its half is still answered.
     http.auto_date_header(false).half_close(true);
-    let mut connection = pin!(http.serve_connection(line.stream(), service));
-    let shows = poll_fn(|context| match connection.as_mut().poll(context) {
-        Poll::Ready(_) => Poll::Ready(Shown::End),
-        Poll::Pending if is_trusted.get() => Poll::Ready(Shown::Token),
+    let mut served = pin!(http.serve_connection(connection.stream(), service));
+    let authenticate = poll_fn(|context| match served.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(Progress::Ended),
+        Poll::Pending if is_trusted.get() => Poll::Ready(Progress::Authenticated),
         Poll::Pending => Poll::Pending,
     });
-    if let Some(Shown::Token) = block_on(Some(Instant::now() + TOKEN_WAIT_MAX), shows) {
-        // How a connection ends is the other side's business.
-        let _ = block_on(None, connection);
+    let progress = block_on(Some(Instant::now() + TOKEN_TIMEOUT), authenticate);
+    if let Some(Progress::Authenticated) = progress {
+        // Errors of the connection need no handling: the host sees them too.
+        let _ = block_on(None, served);
     }
 }

@@ -1,4 +1,4 @@
-//! Where the program can be reached: a socket with its lock, or a port of this machine.
+//! The listener: a Unix socket with its lock file, or a TCP port on the loopback interface.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
@@ -18,19 +18,19 @@ use super::lock::Lock;
 use super::settings::{Settings, Way};
 use crate::wire::Stream;
 
-/// A place that others can connect to. Its files go with it.
+/// A listening socket. Its files are removed on drop.
 #[derive(Debug)]
 pub(super) enum Door {
     Unix {
         listener: UnixListener,
         socket: Name,
-        /// Dropped after the socket's name, since who has the lock may use the name.
+        /// Dropped after `socket`: whoever holds the lock may use the name.
         _lock: Lock,
     },
     Tcp(TcpListener),
 }
 
-/// The name of a socket; its file goes with it.
+/// The file of a Unix socket, removed on drop.
 #[derive(Debug)]
 pub(super) struct Name(PathBuf);
 
@@ -47,11 +47,11 @@ impl Drop for Name {
 }
 
 impl Door {
-    /// Opens the door that the settings ask for; in that folder, if the host gave one.
+    /// Listens as the settings require: a Unix socket is created in `folder` if the host gave one.
     ///
     /// # Errors
     ///
-    /// Why it stays closed, for people.
+    /// A message for people if the socket exists or cannot be created.
     pub(super) fn open(settings: &Settings, folder: Option<&OsStr>) -> Result<Self, String> {
         match settings.way {
             Way::Unix => Self::unix(socket_path(&settings.id, folder)),
@@ -61,13 +61,13 @@ impl Door {
 
     fn unix(socket: PathBuf) -> Result<Self, String> {
         let lock = Lock::take(&socket)?;
-        // Only this user may connect; the folder may be one that all share. Nothing else of this
-        // program runs yet that could make files.
+        // Only this user may connect, even if the folder is shared. The mask is process-wide, but
+        // no other code of this program creates files yet.
         let before = umask(Mode::RWXG | Mode::RWXO);
         let listener = UnixListener::bind(&socket);
         umask(before);
         let listener = listener
-            .map_err(|error| format!("`{}` cannot be listened at: {error}", socket.display()))?;
+            .map_err(|error| format!("cannot listen on `{}`: {error}", socket.display()))?;
         let door = Self::Unix { listener, socket: Name(socket), _lock: lock };
         door.listen_without_waiting().map_err(|error| error.to_string())?;
         Ok(door)
@@ -87,11 +87,11 @@ impl Door {
         }
     }
 
-    /// Where the program can be reached, as a host reads it.
+    /// Returns the URL at which a host reaches the program.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// I/O errors of the system.
     pub(super) fn location(&self) -> io::Result<String> {
         match self {
             Self::Unix { socket, .. } => Ok(format!("http+unix://{}", socket.0.display())),
@@ -99,11 +99,11 @@ impl Door {
         }
     }
 
-    /// The next connection that waits.
+    /// Accepts a pending connection.
     ///
     /// # Errors
     ///
-    /// The system's; `WouldBlock` where nobody waits.
+    /// I/O errors of the system; `WouldBlock` if no connection is pending.
     pub(super) fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Unix { listener, .. } => Stream::try_from(listener.accept()?.0),
@@ -111,11 +111,11 @@ impl Door {
         }
     }
 
-    /// Nobody comes in any more; who waits already can still be accepted.
+    /// Stops listening; pending connections can still be accepted.
     pub(super) fn shut(&self) {
         if let Self::Unix { listener, socket, .. } = self {
             socket.remove();
-            // Whoever found the name before it went is refused too.
+            // Refuses clients that had found the name before it was removed.
             let _ = shutdown(listener, Shutdown::Read);
         }
     }
@@ -130,11 +130,12 @@ impl AsFd for Door {
     }
 }
 
-/// A name that cannot be guessed in the host's folder, or the old one where all programs are.
+/// Returns an unpredictable path in the host's folder, or else the fixed path in the temporary
+/// folder.
 fn socket_path(id: &str, folder: Option<&OsStr>) -> PathBuf {
     match folder.filter(|folder| !folder.is_empty()) {
         Some(folder) => {
-            // Its keys come from the system's source of chance.
+            // The keys of `RandomState` are random bytes of the system.
             let chance = RandomState::new().build_hasher().finish();
             Path::new(folder).join(format!("{chance:016x}.socket"))
         }

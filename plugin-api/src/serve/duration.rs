@@ -1,8 +1,8 @@
-//! Durations as Go writes them, such as `1h30m` and `300ms`. Knows nothing of JSON.
+//! Durations in Go's notation, such as `1h30m` and `300ms`.
 
 use std::time::Duration;
 
-/// Units with their nanoseconds; those that begin with another's name come first.
+/// Units in nanoseconds. A unit that starts with another one precedes it.
 const UNITS: [(&str, f64); 8] = [
     ("ns", 1.0),
     ("us", 1e3),
@@ -14,7 +14,7 @@ const UNITS: [(&str, f64); 8] = [
     ("h", 3600e9),
 ];
 
-/// Reads a duration; none for what is none.
+/// Parses a duration; returns `None` if the text is invalid.
 pub(super) fn read(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_as_go_writes_them() {
+    fn durations_are_parsed_in_go_notation() {
         for (text, wanted_ns) in [
             ("0", 0),
             ("0s", 0),

@@ -1,8 +1,9 @@
-//! The plugin's value: owned until the first call, shared from then on. A call costs one look.
+//! The plugin's value: exclusively owned until the first call, shared from then on. After that, a
+//! call reads it with one atomic load.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Where the plugin stands.
+/// The plugin's value and the stage that it is in.
 #[derive(Debug)]
 pub(super) struct Instance<T> {
     shared: OnceLock<Arc<T>>,
@@ -11,21 +12,21 @@ pub(super) struct Instance<T> {
 
 #[derive(Debug)]
 enum Stage<T> {
-    /// Nobody has called yet.
+    /// Not called yet.
     Fresh(Arc<T>),
-    /// A state is just being restored.
+    /// `restore` is running.
     Away,
     Shared,
 }
 
-/// Why the plugin could not be had.
+/// Why access to the plugin was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// A state is just being restored.
+    /// `restore` is running.
     Restoring,
-    /// Somebody has called it already.
+    /// The plugin was already called.
     WasCalled,
-    /// Somebody looks at it just now.
+    /// A health check or a snapshot is running.
     InUse,
 }
 
@@ -34,7 +35,7 @@ impl<T> Instance<T> {
         Self { shared: OnceLock::new(), stage: Mutex::new(Stage::Fresh(Arc::new(plugin))) }
     }
 
-    /// The plugin, for a call.
+    /// Returns the plugin for a call; from the first call on, the plugin is shared.
     #[inline]
     pub(super) fn called(&self) -> Result<&T, Refused> {
         match self.shared.get() {
@@ -52,11 +53,11 @@ impl<T> Instance<T> {
                 *stage = Stage::Away;
                 Err(Refused::Restoring)
             }
-            Stage::Shared => Ok(self.shared.get().expect("set before the lock was left")),
+            Stage::Shared => Ok(self.shared.get().expect("set before the lock was released")),
         }
     }
 
-    /// The plugin, for looking at it.
+    /// Returns the plugin for a health check or a snapshot, which do not count as calls.
     pub(super) fn seen(&self) -> Result<Arc<T>, Refused> {
         if let Some(plugin) = self.shared.get() {
             return Ok(Arc::clone(plugin));
@@ -65,12 +66,13 @@ impl<T> Instance<T> {
             Stage::Fresh(plugin) => Ok(Arc::clone(plugin)),
             Stage::Away => Err(Refused::Restoring),
             Stage::Shared => {
-                Ok(Arc::clone(self.shared.get().expect("set before the lock was left")))
+                Ok(Arc::clone(self.shared.get().expect("set before the lock was released")))
             }
         }
     }
 
-    /// Hands the plugin out alone, if nobody has called it yet. It stays away if that unwinds.
+    /// Runs `restore` with exclusive access, before the first call only. If it unwinds, the plugin
+    /// stays unavailable.
     pub(super) fn alone<A>(&self, work: impl FnOnce(&mut T) -> A) -> Result<A, Refused> {
         let mut plugin = self.take()?;
         let answer = match Arc::get_mut(&mut plugin) {
@@ -93,7 +95,7 @@ impl<T> Instance<T> {
         }
     }
 
-    /// The plugin itself, if nobody uses it any more.
+    /// Returns the plugin, if no other reference is left.
     pub(super) fn into_inner(self) -> Option<T> {
         let stage = self.stage.into_inner().unwrap_or_else(PoisonError::into_inner);
         let plugin = match stage {
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_alone_until_the_first_call() {
+    fn exclusive_access_ends_with_the_first_call() {
         let instance = Instance::new(1);
         assert_eq!(*instance.seen().unwrap(), 1);
         assert_eq!(instance.alone(|plugin| *plugin = 2), Ok(()));
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_calls_it_while_a_state_is_restored() {
+    fn access_is_rejected_while_a_state_is_restored() {
         let instance = Instance::new(1);
         let inside = instance.alone(|_| (instance.called().err(), instance.seen().err()));
         assert_eq!(inside, Ok((Some(Refused::Restoring), Some(Refused::Restoring))));

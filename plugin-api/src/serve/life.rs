@@ -1,4 +1,4 @@
-//! The life of a program: it opens its door, starts the plugin, serves, and ends everything.
+//! The lifecycle of a program: listen, start the plugin, serve, shut down.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use super::{answers, connection, routes, stderr, way_back};
 use crate::export::panics::{self, Raised};
 use crate::{HostServices, Plugin};
 
-/// How long requests may take that run when the program is to end.
+/// Time that running requests have to finish when the program stops.
 const FINISH_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How long to wait where the system has no room for another connection.
+/// Pause before the next attempt to accept, when the system lacks descriptors or memory.
 const NO_ROOM_WAIT: Duration = Duration::from_millis(50);
 
-/// What all connections share.
+/// State shared by all connections.
 #[derive(Debug)]
 pub(super) struct Server<T> {
     pub(super) instance: Instance<T>,
@@ -37,7 +37,7 @@ pub(super) struct Server<T> {
     pub(super) bell: Arc<Bell>,
 }
 
-/// Serves the plugin as the host's JSON asks; returns when the program is to end.
+/// Serves the plugin with the given start configuration; returns when the program has to exit.
 pub(super) fn run<T: Plugin>(program: Program<T>, settings: &str) -> ExitCode {
     let read = Settings::read(settings, program.name)
         .and_then(|settings| Ok((settings, Token::of(env::var_os("HOTBAY_TOKEN").as_deref())?)))
@@ -68,7 +68,7 @@ fn start_and_serve<T: Plugin>(
     services: HostServices,
     token: Option<Token>,
 ) -> Result<ExitCode, String> {
-    let bell = Bell::new().map_err(|error| format!("signals cannot be heard: {error}"))?;
+    let bell = Bell::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     let bell = Arc::new(bell);
     let folder = env::var_os("HOTBAY_SOCKET_DIR");
     let door = Door::open(&settings, folder.as_deref())?;
@@ -77,20 +77,20 @@ fn start_and_serve<T: Plugin>(
         Start::Started(plugin) => plugin,
         Start::Failed(step, raised) => {
             let message = match &raised {
-                Raised::Error(error) => format!("`{step}` answered: {error}"),
+                Raised::Error(error) => format!("`{step}` failed: {error}"),
                 Raised::Panic(panic) => format!("`{step}` {panic}"),
             };
             stderr::error(&message, answers::value_of(&raised));
             return Ok(ExitCode::FAILURE);
         }
-        Start::Interrupted => return Err("was told to end while it started".to_owned()),
+        Start::Interrupted => return Err("stopped by a signal while the plugin started".to_owned()),
     };
     let instance = Instance::new(plugin);
     let presence = Presence::new(Instant::now());
     let Program { endpoints, .. } = program;
     let server = Arc::new(Server { instance, endpoints, token, presence, bell });
     let location = door.location().map_err(|error| error.to_string())?;
-    // A host that has gone meanwhile is told by its guardian, or by a signal.
+    // If the host has exited meanwhile, its guardian or a signal stops this process.
     let _ = stderr::print(&location);
     let lines = Lines::new(Arc::clone(&server.bell));
     let mut front = Front { server: &server, door, lines, accepted: 0 };
@@ -105,11 +105,11 @@ fn start_and_serve<T: Plugin>(
 enum Start<T> {
     Started(T),
     Failed(&'static str, Raised),
-    /// A signal came before the plugin had started.
+    /// A stop was requested before the plugin had started.
     Interrupted,
 }
 
-/// Starts the plugin on a thread of its own, so that a signal ends a start that hangs.
+/// Starts the plugin on a separate thread, so that a signal ends a start that hangs.
 fn start<T: Plugin>(settings: Settings, services: HostServices, bell: &Arc<Bell>) -> Start<T> {
     panics::prepare_program(&services, way_back::thread_panicked);
     #[cfg(any(feature = "tracing", feature = "log"))]
@@ -129,7 +129,7 @@ fn start<T: Plugin>(settings: Settings, services: HostServices, bell: &Arc<Bell>
         rings.ring();
     });
     if let Err(error) = starts {
-        let error = crate::PluginError::new(500, format!("no thread could be started: {error}"));
+        let error = crate::PluginError::new(500, format!("cannot spawn a thread: {error}"));
         return Start::Failed("init", Raised::Error(error));
     }
     loop {
@@ -144,7 +144,7 @@ fn start<T: Plugin>(settings: Settings, services: HostServices, bell: &Arc<Bell>
     }
 }
 
-/// Where connections come in.
+/// Accepts connections and spawns a thread for each.
 struct Front<'a, T> {
     server: &'a Arc<Server<T>>,
     door: Door,
@@ -152,19 +152,19 @@ struct Front<'a, T> {
     accepted: u64,
 }
 
-/// What became of those that wanted to come in.
+/// Why the acceptor stopped accepting.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Accepted {
-    /// Nobody waits any more.
+    /// No connection is pending.
     All,
-    /// Too many are there; another that goes rings the bell.
+    /// The limit of connections is reached; the end of one wakes the main thread.
     Full,
-    /// The system has no room just now.
+    /// The system lacks descriptors or memory.
     NoRoom,
 }
 
 impl<T: Plugin> Front<'_, T> {
-    /// Serves until somebody asks to end it, or nobody has called for long enough.
+    /// Serves until a stop is requested, or no call has run for the idle timeout.
     fn serve(&mut self, idle_after: Option<Duration>) {
         let presence = &self.server.presence;
         let bell = &self.server.bell;
@@ -213,7 +213,7 @@ impl<T: Plugin> Front<'_, T> {
             let served = Served { server: Arc::clone(self.server), ticket };
             let thread = thread::Builder::new().name("hotbay-connection".to_owned());
             if let Err(error) = thread.spawn(move || served.serve()) {
-                stderr::warn(&format!("a connection was closed, since no thread starts: {error}"));
+                stderr::warn(&format!("connection closed: cannot spawn a thread: {error}"));
                 return Accepted::NoRoom;
             }
         }
@@ -221,9 +221,9 @@ impl<T: Plugin> Front<'_, T> {
     }
 }
 
-/// One connection on its thread.
+/// A connection and the thread that serves it.
 struct Served<T> {
-    // Dropped first: once the ticket is gone, nobody holds the server here any more.
+    // Dropped first: when the guard is gone, this thread holds no reference to the server.
     server: Arc<Server<T>>,
     ticket: Ticket,
 }
@@ -240,7 +240,7 @@ enum Finished {
     SomeRun,
 }
 
-/// Waits for the connections to end, but not for ever.
+/// Waits for the connections to end, up to the timeout.
 fn finish<T>(server: &Server<T>, lines: &Lines) -> Finished {
     let until = Instant::now() + FINISH_WAIT_MAX;
     while lines.count() > 0 {
@@ -253,13 +253,13 @@ fn finish<T>(server: &Server<T>, lines: &Lines) -> Finished {
     Finished::All
 }
 
-/// Ends the plugin, if nobody uses it any more.
+/// Shuts the plugin down, if no request uses it.
 fn end<T: Plugin>(server: Arc<Server<T>>, finished: Finished) -> ExitCode {
     let server = Arc::into_inner(server).filter(|_| finished == Finished::All);
     let Some(plugin) = server.and_then(|server| server.instance.into_inner()) else {
         let limit = FINISH_WAIT_MAX.as_secs();
         stderr::error(
-            &format!("requests still ran after {limit} s, so `shutdown` was not called"),
+            &format!("shutdown skipped: requests were still running after {limit} s"),
             Map::new(),
         );
         return ExitCode::FAILURE;
@@ -268,7 +268,7 @@ fn end<T: Plugin>(server: Arc<Server<T>>, finished: Finished) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(raised) => {
             let message = match &raised {
-                Raised::Error(error) => format!("`shutdown` answered: {error}"),
+                Raised::Error(error) => format!("`shutdown` failed: {error}"),
                 Raised::Panic(panic) => format!("`shutdown` {panic}"),
             };
             stderr::error(&message, answers::value_of(&raised));
@@ -277,7 +277,7 @@ fn end<T: Plugin>(server: Arc<Server<T>>, finished: Finished) -> ExitCode {
     }
 }
 
-/// Sleeps until one of these is ready, or that time is over; may return early.
+/// Sleeps until a descriptor is ready or the time has passed; may return early.
 fn wait(fds: &mut [PollFd<'_>], left: Option<Duration>) {
     let left = left.map(|left| left.min(Duration::from_secs(60 * 60)));
     let left =

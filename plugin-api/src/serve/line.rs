@@ -1,7 +1,7 @@
-//! The connections there are: which of them are in use, and which can be cut.
+//! Open connections: which of them carry a request, and which can be closed.
 //!
-//! A connection is cut by taking nothing more from it. What has arrived before is still served,
-//! and what the other side sends later fails there: no request is taken and then lost.
+//! A connection is closed by shutting down its reading half. Requests that arrived before are
+//! still answered, and later writes of the host fail, so no accepted request is lost.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,21 +10,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::bell::Bell;
 use crate::wire::Stream;
 
-/// Connections served at once; more wait to be accepted.
+/// Maximum number of connections served at once; further ones wait to be accepted.
 pub(super) const CONNECTIONS_MAX: usize = 256;
 
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Line {
     stream: Stream,
-    /// A request is on its way through. Set before the calls are counted, so that either the
-    /// request sees that the program ends, or whoever ends it sees the request.
+    /// Whether a request is in progress. Set before the request is counted: either the request
+    /// sees that the program stops, or the main thread sees the request.
     is_busy: AtomicBool,
     is_cut: AtomicBool,
 }
 
 impl Line {
-    /// A hold on the socket.
+    /// Returns another handle of the socket.
     pub(super) fn stream(&self) -> Stream {
         self.stream.again()
     }
@@ -33,9 +33,9 @@ impl Line {
         self.is_busy.store(is_busy, Ordering::SeqCst);
     }
 
-    /// Whether the other side has closed the connection.
+    /// Returns whether the other side has closed the connection.
     pub(super) fn is_hung_up(&self) -> bool {
-        // One that this side cut looks like that too.
+        // After this side stopped reading, the socket reports the same.
         !self.is_cut.load(Ordering::SeqCst) && self.stream.is_hung_up()
     }
 
@@ -47,7 +47,7 @@ impl Line {
     }
 }
 
-/// All connections.
+/// All open connections.
 #[derive(Debug)]
 pub(super) struct Lines {
     lines: Mutex<HashMap<u64, Arc<Line>>>,
@@ -59,7 +59,7 @@ impl Lines {
         Arc::new(Self { lines: Mutex::default(), bell })
     }
 
-    /// Notes a connection under a number that no other had.
+    /// Adds a connection under a unique number.
     pub(super) fn add(self: &Arc<Self>, number: u64, stream: Stream) -> Ticket {
         let (is_busy, is_cut) = (AtomicBool::new(false), AtomicBool::new(false));
         let line = Arc::new(Line { stream, is_busy, is_cut });
@@ -71,7 +71,7 @@ impl Lines {
         self.lock().len()
     }
 
-    /// Cuts every connection that carries no request.
+    /// Stops reading from every connection without a request.
     pub(super) fn cut_idle(&self) {
         for line in self.lock().values() {
             line.cut_unless_busy();
@@ -83,7 +83,7 @@ impl Lines {
     }
 }
 
-/// Held for as long as a connection is served.
+/// Removes its connection on drop and wakes the main thread.
 #[derive(Debug)]
 pub(super) struct Ticket {
     pub(super) line: Arc<Line>,

@@ -1,4 +1,4 @@
-//! The file beside a socket that says whose it is: the id of a process, in decimal digits.
+//! The lock file beside a socket: the id of the process that owns the socket, in decimal digits.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,22 +7,22 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
-/// What is found where a program wants to put its socket.
+/// State of the files at the path of a socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Nothing.
+    /// No file exists.
     Nothing,
-    /// A lock of a process that has ended; its files can go.
+    /// The process that the lock names has exited; both files can be removed.
     Stale,
-    /// A socket that says not whose it is.
+    /// A socket without a lock, whose owner is unknown.
     SocketWithoutLock,
-    /// A lock that names no process.
+    /// The lock contains no process id.
     Unreadable(String),
-    /// A lock of a process that lives.
+    /// The process that the lock names is alive.
     Taken(i32),
 }
 
-/// What the files say. A lock of this very process was left by one that had its id before.
+/// Classifies the files. A lock with the id of this process is left over from an earlier process.
 pub(super) fn judge(
     socket_is_there: bool,
     lock: Option<&str>,
@@ -39,16 +39,16 @@ pub(super) fn judge(
     }
 }
 
-/// A lock that this process holds; its file goes with it.
+/// A lock file of this process, removed on drop.
 #[derive(Debug)]
 pub(super) struct Lock(PathBuf);
 
 impl Lock {
-    /// Takes the lock beside a socket, and removes what a dead process left there.
+    /// Creates the lock file of a socket, and removes the files of a process that has exited.
     ///
     /// # Errors
     ///
-    /// Who has it, or what the system says, for people.
+    /// A message for people if another process owns the socket, or on I/O errors.
     pub(super) fn take(socket: &Path) -> Result<Self, String> {
         let path = beside(socket);
         let told = |error: io::Error| format!("`{}`: {error}", path.display());
@@ -67,26 +67,28 @@ impl Lock {
             Found::Nothing | Found::Stale => {}
             Found::SocketWithoutLock => {
                 return Err(format!(
-                    "`{socket}` is there without `{lock}`: whose it is, is not known; remove it \
-                     if no program uses it"
+                    "socket `{socket}` already exists without its lock `{lock}`; remove it if no \
+                     program uses it"
                 ));
             }
             Found::Unreadable(text) => {
                 return Err(format!(
-                    "`{lock}` holds `{text}`, wanted the id of a process; remove it and \
+                    "invalid lock `{lock}`: expected a process id, found `{text}`; remove it and \
                      `{socket}` if no program uses them"
                 ));
             }
             Found::Taken(pid) => {
                 return Err(format!(
-                    "`{socket}` belongs to the process {pid}, which lives; end it first, or \
-                     start this one under another `id`"
+                    "socket `{socket}` is in use by process {pid}; stop that process, or start \
+                     this one with another `id`"
                 ));
             }
         }
         put(&path, own).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => format!("`{lock}` was taken by another just now"),
-            _ => format!("`{lock}` cannot be written: {error}"),
+            io::ErrorKind::AlreadyExists => {
+                format!("cannot create `{lock}`: another process has just created it")
+            }
+            _ => format!("cannot write `{lock}`: {error}"),
         })?;
         Ok(Self(path))
     }
@@ -104,7 +106,7 @@ fn beside(socket: &Path) -> PathBuf {
     path.into()
 }
 
-/// The file appears with what it holds, or not at all.
+/// Creates the lock file atomically, together with its content.
 fn put(path: &Path, own: i32) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{own}"));
@@ -124,7 +126,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn is_alive(pid: i32) -> bool {
-    // Whoever may not be asked is alive too.
+    // A process that may not be signalled is alive, too.
     Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
@@ -133,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_judged_by_whether_its_process_lives() {
+    fn lock_status_depends_on_whether_its_process_lives() {
         let lives = |pid| pid == 7 || pid == 9;
         for (socket, lock, wanted) in [
             (false, None, Found::Nothing),

@@ -1,16 +1,16 @@
-//! The macro that makes a program of a plugin.
+//! The macro `serve_plugin!`.
 
-/// Makes a program of a plugin: defines `main`.
+/// Turns a plugin into a program by defining `main`.
 ///
 /// A host starts the program and calls it over a socket. Needs the feature `serve`, and Unix.
 ///
-/// - `serve_plugin!(Rows)` serves what a [`Plugin`](crate::Plugin) has;
-/// - `serve_plugin!(Rows, endpoints = { "rows" => Rows::rows })` also serves functions of the
-///   shape of [`Plugin::execute`](crate::Plugin::execute) under names of their own;
-/// - `config_schema = "…"` and `input_schema = "…"` are JSON Schemas as text, told to whoever
-///   asks the program what it can do.
+/// - `serve_plugin!(Rows)` serves the methods of a [`Plugin`](crate::Plugin);
+/// - `serve_plugin!(Rows, endpoints = { "rows" => Rows::rows })` adds endpoints, each with a name
+///   and a function of the signature of [`Plugin::execute`](crate::Plugin::execute);
+/// - `config_schema = "…"` and `input_schema = "…"` are JSON Schemas as text, reported as part of
+///   the program's capabilities.
 ///
-/// Does not compile with `panic = "abort"`: one panic would end all calls.
+/// Does not compile with `panic = "abort"`: a panic in one call would end the whole program.
 #[cfg(all(unix, feature = "serve"))]
 #[macro_export]
 macro_rules! serve_plugin {
@@ -23,7 +23,7 @@ macro_rules! serve_plugin {
     ) => {
         #[cfg(panic = "abort")]
         ::core::compile_error!(
-            "a plugin needs `panic = \"unwind\"`: with \"abort\" a panic in one call ends all"
+            "a plugin needs `panic = \"unwind\"`: with \"abort\", a panic in one call ends the program"
         );
 
         fn main() -> ::std::process::ExitCode {
@@ -39,7 +39,7 @@ macro_rules! serve_plugin {
     };
 }
 
-/// Makes a program of a plugin. Needs the feature `serve` of `hotbay-plugin`, and Unix.
+/// Turns a plugin into a program. Needs the feature `serve` of `hotbay-plugin`, and Unix.
 #[cfg(all(unix, not(feature = "serve")))]
 #[macro_export]
 macro_rules! serve_plugin {
@@ -51,14 +51,14 @@ macro_rules! serve_plugin {
     };
 }
 
-/// Makes a program of a plugin, on Unix.
+/// Turns a plugin into a program, on Unix.
 #[cfg(not(unix))]
 #[macro_export]
 macro_rules! serve_plugin {
     ($($anything:tt)*) => {
         ::core::compile_error!(
-            "`serve_plugin!` works on Unix only so far; on this target a plugin can be a library, \
-             by `export_plugin!`"
+            "`serve_plugin!` supports Unix only; on this target, build the plugin as a library \
+             with `export_plugin!`"
         );
     };
 }

@@ -1,8 +1,8 @@
-//! A plugin as a program of its own: the same [`Plugin`](crate::Plugin), called over a socket.
+//! A plugin as a program: the same [`Plugin`](crate::Plugin), called over a socket.
 //!
-//! The main thread starts the plugin, accepts connections, and ends everything. Each connection
-//! has a thread, on which its requests are read, answered by the plugin and written: no call
-//! changes threads. Nothing here knows who the host is. The protocol is told in `PROTOCOL.md`.
+//! The main thread starts the plugin, accepts connections and shuts everything down. Each
+//! connection has a thread that reads its requests, calls the plugin and writes the responses, so
+//! a call never changes threads. `PROTOCOL.md` specifies the protocol.
 
 mod macros;
 

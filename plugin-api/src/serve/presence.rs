@@ -1,21 +1,21 @@
-//! How many calls run, when the last one ended, and whether the program takes its leave.
+//! Counts running calls, measures idle time, and decides when the program stops.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Set once the program ends; the other bits count calls.
+/// Set once the program stops; the other bits count the running calls.
 const CLOSING: u64 = 1 << 63;
 
-/// Shared by all connections; a call costs it two additions.
+/// Shared by all connections; a call costs two atomic additions.
 #[derive(Debug)]
 pub(super) struct Presence {
     word: AtomicU64,
-    /// When the last call ended, in nanoseconds after `since`.
+    /// End of the last call, in nanoseconds after `started_at`.
     quiet_ns: AtomicU64,
     since: Instant,
 }
 
-/// Whether a connection is used for another request.
+/// Whether a connection is kept for another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Stay {
@@ -23,16 +23,16 @@ pub(super) enum Stay {
     Leaves,
 }
 
-/// Whether nobody has called for long enough.
+/// Result of an idle check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Idle {
-    /// Ask again after that.
+    /// Not idle for long enough: check again after this time.
     Wait(Duration),
     LongEnough,
 }
 
-/// How an attempt to leave while nobody calls ended.
+/// Result of an attempt to stop an idle program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Leave {
@@ -45,24 +45,24 @@ impl Presence {
         Self { word: AtomicU64::new(0), quiet_ns: AtomicU64::new(0), since: now }
     }
 
-    /// A call begins, which keeps the program from being idle.
+    /// Records the start of a call.
     pub(super) fn begin(&self) {
         self.word.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// A call has ended.
+    /// Records the end of a call.
     pub(super) fn end(&self, now: Instant) -> Stay {
         let ns = now.saturating_duration_since(self.since).as_nanos();
         self.quiet_ns.store(u64::try_from(ns).unwrap_or(u64::MAX), Ordering::Relaxed);
         stay(self.word.fetch_sub(1, Ordering::SeqCst))
     }
 
-    /// Whether connections are used for another request now.
+    /// Returns whether connections are currently kept for another request.
     pub(super) fn stay(&self) -> Stay {
         stay(self.word.load(Ordering::SeqCst))
     }
 
-    /// Whether nobody has called for that long.
+    /// Checks whether no call has run for `idle_timeout`.
     pub(super) fn idle(&self, idle_after: Duration, now: Instant) -> Idle {
         if self.word.load(Ordering::SeqCst) & !CLOSING != 0 {
             return Idle::Wait(idle_after);
@@ -75,7 +75,7 @@ impl Presence {
         }
     }
 
-    /// Takes leave, unless somebody calls.
+    /// Begins to stop, unless a call is running.
     pub(super) fn leave_if_nobody_calls(&self) -> Leave {
         let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
         match self.word.compare_exchange(0, CLOSING, success, failure) {
@@ -84,7 +84,7 @@ impl Presence {
         }
     }
 
-    /// Takes leave, whoever calls.
+    /// Begins to stop, even if calls are running.
     pub(super) fn leave(&self) {
         self.word.fetch_or(CLOSING, Ordering::SeqCst);
     }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_counts_from_the_end_of_the_last_call() {
+    fn idle_time_starts_at_the_end_of_the_last_call() {
         let start = Instant::now();
         let presence = Presence::new(start);
         let idle = |now| presence.idle(IDLE_AFTER, start + second(now));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_leaves_while_a_call_runs() {
+    fn idle_program_stops_only_without_running_calls() {
         let start = Instant::now();
         let presence = Presence::new(start);
         presence.begin();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_runs_when_the_program_is_told_to_end_ends_its_connection() {
+    fn call_running_at_the_stop_closes_its_connection() {
         let start = Instant::now();
         let presence = Presence::new(start);
         presence.begin();

@@ -1,4 +1,4 @@
-//! What the macro puts together: the plugin's type, its names, its endpoints, its schemas.
+//! The builder that `serve_plugin!` uses: type, name, endpoints and schemas of a program.
 
 use std::process::ExitCode;
 use std::{env, fmt};
@@ -7,10 +7,10 @@ use super::arguments::{self, Asked, InEnvironment};
 use super::{capabilities, life, stderr};
 use crate::{CallContext, Output, Payload, Plugin, PluginError};
 
-/// A function that answers calls as [`Plugin::execute`] does.
+/// A function that answers calls like [`Plugin::execute`].
 pub type Endpoint<T> = fn(&T, &CallContext<'_>, Payload<'_>) -> Result<Output, PluginError>;
 
-/// A plugin that is about to be served.
+/// A plugin and the settings to serve it with.
 pub struct Program<T> {
     pub(super) name: &'static str,
     pub(super) version: &'static str,
@@ -20,34 +20,34 @@ pub struct Program<T> {
 }
 
 impl<T: Plugin> Program<T> {
-    /// A program of that name and version.
+    /// Creates a program with the given name and version.
     pub fn new(name: &'static str, version: &'static str) -> Self {
         let (config_schema, input_schema) = (None, None);
         Self { name, version, endpoints: Vec::new(), config_schema, input_schema }
     }
 
-    /// Adds an endpoint of its own.
+    /// Adds an endpoint.
     #[must_use]
     pub fn endpoint(mut self, name: &'static str, function: Endpoint<T>) -> Self {
         self.endpoints.push((name, function));
         self
     }
 
-    /// Tells the JSON Schema of the configuration.
+    /// Sets the JSON Schema of the configuration.
     #[must_use]
     pub fn config_schema(mut self, schema: &'static str) -> Self {
         self.config_schema = Some(schema);
         self
     }
 
-    /// Tells the JSON Schema of the input.
+    /// Sets the JSON Schema of the input.
     #[must_use]
     pub fn input_schema(mut self, schema: &'static str) -> Self {
         self.input_schema = Some(schema);
         self
     }
 
-    /// Does what the arguments ask; returns when the program is to end.
+    /// Executes the command of the command line; returns when the program has to exit.
     pub fn run(self) -> ExitCode {
         let capabilities = match capabilities::text(&self) {
             Ok(capabilities) => capabilities,

@@ -1,4 +1,4 @@
-//! From a request to its answer: the token, the endpoint, the plugin.
+//! Request routing: checks the token, selects the endpoint, calls the plugin.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -23,11 +23,11 @@ use crate::{ContentType, Output, Payload, Plugin, Snapshot};
 pub(super) static TOKEN: HeaderName = HeaderName::from_static("hotbay-token");
 static SNAPSHOT_VERSION: HeaderName = HeaderName::from_static("hotbay-snapshot-version");
 
-/// A request that is on its way through.
+/// Marks a request as running; ended on drop.
 struct Visit<'a> {
     line: &'a Line,
     presence: &'a Presence,
-    /// Whether it keeps the program from being idle.
+    /// Whether the request delays the idle timeout.
     counts: bool,
 }
 
@@ -52,12 +52,12 @@ impl<'a> Visit<'a> {
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        // Again after `end`, which changes nothing; alone where the other side went away.
+        // `end` is idempotent. Only this call runs it if the host dropped the connection.
         let _ = self.end();
     }
 }
 
-/// Answers a request.
+/// Handles a request.
 pub(super) async fn answer<T: Plugin>(
     server: &Server<T>,
     line: &Line,
@@ -67,8 +67,8 @@ pub(super) async fn answer<T: Plugin>(
     if let Some(token) = &server.token {
         let shown = request.headers().get(&TOKEN);
         if !shown.is_some_and(|shown| token.is(shown.as_bytes())) {
-            let message = "the header Hotbay-Token is missing or wrong; it has to be what this \
-                           program got as HOTBAY_TOKEN";
+            let message = "invalid or missing header Hotbay-Token: expected the value of \
+                           HOTBAY_TOKEN";
             let mut response = answers::refused(StatusCode::UNAUTHORIZED, message);
             answers::end_connection(response.headers_mut());
             return Ok(response);
@@ -94,19 +94,20 @@ async fn routed<T: Plugin>(
         return shut_down(server);
     }
     let Some(endpoint) = server.endpoint(path) else {
-        let message = format!("there is no endpoint `{path}`");
+        let message = format!("endpoint `{path}` not found");
         return answers::refused(StatusCode::NOT_FOUND, &message);
     };
     let wanted = endpoint.method();
     if parts.method != wanted {
-        let message = format!("`{path}` wants {wanted}, not {}", parts.method);
+        let message =
+            format!("wrong method for `{path}`: expected {wanted}, found {}", parts.method);
         return answers::refused(StatusCode::METHOD_NOT_ALLOWED, &message);
     }
     let bytes = match body::read(body).await {
         Ok(bytes) => bytes,
         Err(NotRead::TooLarge) => return too_large(),
         Err(NotRead::CutOff) => {
-            return answers::refused(StatusCode::BAD_REQUEST, "the body was cut off");
+            return answers::refused(StatusCode::BAD_REQUEST, "incomplete body");
         }
     };
     match endpoint {
@@ -124,7 +125,7 @@ async fn routed<T: Plugin>(
     }
 }
 
-/// Where a path leads.
+/// The target of a path.
 #[derive(Clone, Copy)]
 pub(super) enum Route<T> {
     Call(Endpoint<T>),
@@ -178,13 +179,13 @@ fn called<T: Plugin>(
     }
 }
 
-/// Why a call has no output.
+/// Why a call returned no output.
 pub(super) enum NotDone {
     Raised(Raised),
     Refused(Refused),
 }
 
-/// Runs one call on this thread.
+/// Runs one call on the current thread.
 pub(super) fn call<T: Plugin>(
     server: &Server<T>,
     line: &Line,
@@ -199,7 +200,7 @@ pub(super) fn call<T: Plugin>(
     guarded(|| function(plugin, &CallContext::new(&context), input)).map_err(NotDone::Raised)
 }
 
-/// Runs code of the author's; what unwinds ends here.
+/// Runs code of the plugin; converts a panic into a failure.
 pub(super) fn guarded<A>(
     body: impl FnOnce() -> Result<A, crate::PluginError>,
 ) -> Result<A, Raised> {
@@ -208,7 +209,7 @@ pub(super) fn guarded<A>(
         answer = Some(body()?);
         Ok(())
     })?;
-    Ok(answer.expect("the body has answered, since nothing was raised"))
+    Ok(answer.expect("set by the closure, since it did not fail"))
 }
 
 fn health<T: Plugin>(server: &Server<T>) -> Response<Reply> {
@@ -241,8 +242,7 @@ fn snapshot<T: Plugin>(server: &Server<T>) -> Response<Reply> {
 fn restore<T: Plugin>(server: &Server<T>, headers: &HeaderMap, bytes: &Bytes) -> Response<Reply> {
     let version = headers.get(&SNAPSHOT_VERSION).and_then(|value| value.to_str().ok());
     let Some(version) = version.and_then(|version| version.parse().ok()) else {
-        let message = "the header Hotbay-Snapshot-Version is missing or no number; it says which \
-                       shape the state has";
+        let message = "invalid or missing header Hotbay-Snapshot-Version: expected a number";
         return answers::refused(StatusCode::BAD_REQUEST, message);
     };
     let snapshot = Snapshot::new(version, &bytes[..]);
@@ -263,7 +263,7 @@ fn shut_down<T>(server: &Server<T>) -> Response<Reply> {
 
 fn too_large() -> Response<Reply> {
     let limit = body::BODY_BYTES_MAX >> 20;
-    let message = format!("the body is longer than {limit} MiB; send less at once");
+    let message = format!("body too large: expected at most {limit} MiB");
     let mut response = answers::refused(StatusCode::PAYLOAD_TOO_LARGE, &message);
     answers::end_connection(response.headers_mut());
     response
@@ -275,10 +275,12 @@ pub(super) fn not_now(refused: Refused) -> Response<Reply> {
 
 pub(super) fn told(refused: Refused) -> &'static str {
     match refused {
-        Refused::Restoring => "a state is just being restored; ask again when that has ended",
+        Refused::Restoring => "a state is being restored; try again when it has finished",
         Refused::WasCalled => {
-            "a state is restored before the first call; start the program again to restore one"
+            "cannot restore a state after the first call; restart the program to restore one"
         }
-        Refused::InUse => "the plugin is just being looked at; restore when that has ended",
+        Refused::InUse => {
+            "cannot restore a state while a health check or a snapshot is running; try again later"
+        }
     }
 }

@@ -1,17 +1,17 @@
-//! What the program itself says: JSON lines on stderr, and single answers on stdout. A stream
-//! that nobody reads any more is no reason to fail.
+//! Output of the program itself: JSON lines on stderr, and results on stdout. Failures to write to
+//! stderr are ignored.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde_json::{Map, Value};
 
-/// Tells a mistake, with what a program may want to know of it.
+/// Logs an error with fields for programs.
 pub(super) fn error(message: &str, fields: Map<String, Value>) {
     line("error", message, fields);
 }
 
-/// Tells something odd.
+/// Logs a warning.
 pub(super) fn warn(message: &str) {
     line("warn", message, Map::new());
 }
@@ -28,7 +28,7 @@ pub(super) fn plain(text: &str) {
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
-/// Answers whoever started the program, on stdout.
+/// Prints a result on stdout.
 pub(super) fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(format!("{text}\n").as_bytes()).and_then(|()| stdout.flush());

@@ -1,30 +1,30 @@
-//! The token that every request has to show, if the host gave one.
+//! The token that every request has to carry, if the host gave one.
 
 use std::fmt;
 use std::hint::black_box;
 
-/// A token that the host gave.
+/// The token of the host.
 pub(super) struct Token(Box<[u8]>);
 
 impl Token {
-    /// The token in the environment; none without one.
+    /// Reads the token from the value of its environment variable; `None` if it is not set.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, for people.
+    /// A message for people if the value is not a valid token.
     pub(super) fn of(in_environment: Option<&std::ffi::OsStr>) -> Result<Option<Self>, String> {
         let Some(text) = in_environment else { return Ok(None) };
         let fits =
             |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         match text.to_str().filter(fits) {
             Some(text) => Ok(Some(Self(text.as_bytes().into()))),
-            None => Err("HOTBAY_TOKEN is set, but is no token; wanted letters and digits, \
-                         or no such variable"
+            None => Err("invalid HOTBAY_TOKEN: expected visible ASCII characters; unset it to \
+                         serve without a token"
                 .to_owned()),
         }
     }
 
-    /// Whether these bytes are the token; takes as long wherever they differ.
+    /// Compares bytes with the token in constant time.
     pub(super) fn is(&self, shown: &[u8]) -> bool {
         if shown.len() != self.0.len() {
             return false;
@@ -33,7 +33,7 @@ impl Token {
         pairs.fold(0, |differs, (wanted, shown)| black_box(differs | (wanted ^ shown))) == 0
     }
 
-    /// The token as text.
+    /// Returns the token as text.
     pub(super) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
@@ -51,7 +51,7 @@ mod tests {
     use std::ffi::OsStr;
 
     #[test]
-    fn only_the_same_bytes_are_the_token() {
+    fn token_matches_only_identical_bytes() {
         let token = Token::of(Some(OsStr::new("abc123"))).unwrap().unwrap();
         assert!(token.is(b"abc123"));
         for other in [&b""[..], b"abc12", b"abc1234", b"bbc123", b"abc124"] {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_token_is_no_token_and_is_told() {
+    fn empty_or_invalid_token_is_an_error() {
         assert!(Token::of(None).unwrap().is_none());
         assert!(Token::of(Some(OsStr::new(""))).unwrap_err().contains("HOTBAY_TOKEN"));
         assert!(Token::of(Some(OsStr::new("a b"))).is_err());

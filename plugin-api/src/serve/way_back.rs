@@ -1,5 +1,5 @@
-//! The way back to the host: its services, over a second socket. One connection, kept alive and
-//! used by one thread at a time; whatever the host does, a line costs at most two seconds.
+//! A client of the host's services over a second socket. One connection is kept open and used by
+//! one thread at a time. A request takes at most two seconds.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,26 +24,28 @@ use crate::text;
 use crate::wire::{Stream, block_on};
 use crate::{ContentType, HostServices, Level, ServiceError};
 
-/// How long a line may take.
+/// Time limit of a request to the host.
 const LINE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 static LOG_LEVEL: HeaderName = HeaderName::from_static("hotbay-log-level");
 
-/// The host, if it told where its services are.
+/// The host, if HOTBAY_HOST is set.
 static HOST_OF_THIS: OnceLock<Host> = OnceLock::new();
 
-/// The most verbose level that the host wants, as it said last.
+/// The most verbose level that the host wants, from its last response.
 static WANTED: AtomicU32 = AtomicU32::new(Level::Info as u32);
 
-/// The services of the host at that address; without one they are not available.
+/// Returns the services of the host at `address`; without an address they are unavailable.
 ///
 /// # Errors
 ///
-/// What is wrong with the address, for people.
+/// A message for people if the address is invalid.
 pub(super) fn services(address: Option<&str>, token: Option<&str>) -> Result<HostServices, String> {
     if let Some(text) = address {
         let address = Address::read(text).ok_or_else(|| {
-            format!("HOTBAY_HOST is `{text}`, wanted http+unix:///… or http://127.0.0.1:PORT")
+            format!(
+                "invalid HOTBAY_HOST: expected http+unix:///… or http://127.0.0.1:PORT, found `{text}`"
+            )
         })?;
         let token = token.and_then(|token| HeaderValue::from_str(token).ok());
         let way = Mutex::new(Way::Free(None));
@@ -52,16 +54,16 @@ pub(super) fn services(address: Option<&str>, token: Option<&str>) -> Result<Hos
     Ok(HostServices::new(RawServices::of::<Services>(0)))
 }
 
-/// Tells of a panic on a thread of the plugin's own: the host if it listens, or else stderr.
+/// Reports a panic on a thread that the plugin started: to the host, or else on stderr.
 pub(super) fn thread_panicked(message: &str, location: &str) {
     if Services::thread_panicked(0, message, location).is_err() {
         let fault = json!({ "message": message, "location": location });
         let fields = [("fault".to_owned(), fault)].into_iter().collect();
-        stderr::error("a thread of the plugin's own panicked", fields);
+        stderr::error("a thread that the plugin started panicked", fields);
     }
 }
 
-/// Notes which level the host wants.
+/// Updates the wanted log level from the headers of a response.
 pub(super) fn hear(headers: &HeaderMap) {
     let level = headers.get(&LOG_LEVEL).and_then(|value| value.to_str().ok());
     if let Some(level) = level.and_then(|level| level.parse().ok()) {
@@ -91,7 +93,7 @@ impl ServiceHost for Services {
         host.tell("/log", &line)
     }
 
-    /// An error always goes out: its answer tells whether more is wanted again.
+    /// At least `Error`: errors are always sent, since their responses carry the wanted level.
     fn log_level(_: u64) -> u32 {
         WANTED.load(Ordering::Relaxed).max(Level::Error as u32)
     }
@@ -132,7 +134,7 @@ impl Address {
     }
 }
 
-/// Does not wait where too many wait already.
+/// Connects without blocking, even if the queue of the listener is full.
 fn connect_unix(path: &Path) -> io::Result<Stream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -147,7 +149,7 @@ struct Host {
     is_free: Condvar,
 }
 
-/// The connection to the host, if there is one; away while a thread uses it.
+/// The connection to the host, if one is open; `InUse` while a thread has it.
 enum Way {
     Free(Option<Link>),
     Away,
@@ -164,7 +166,7 @@ impl Host {
         let mut held = self.take(until).ok_or(ServiceError::Unavailable)?;
         let body = body.to_string();
         let mut status = None;
-        // Again, if the host had closed a connection that was kept.
+        // A second attempt if the host had closed a connection that was kept open.
         for _ in 0..2 {
             let was_kept = held.link.is_some();
             if held.link.is_none() {
@@ -224,7 +226,7 @@ impl Host {
     }
 }
 
-/// The connection while a thread uses it; given back whatever happens.
+/// Exclusive use of the connection, which is returned to its slot on drop.
 struct Held<'a> {
     host: &'a Host,
     link: Option<Link>,
@@ -238,7 +240,7 @@ impl Drop for Held<'_> {
 }
 
 impl Link {
-    /// Asks once; none where no answer came. The connection is then of no use any more.
+    /// Sends one request; returns `None` if no response came, after which the connection is unusable.
     fn ask(&mut self, request: Request<Reply>, until: Instant) -> Option<StatusCode> {
         let Self { sender, connection } = self;
         let mut answer = std::pin::pin!(async {
@@ -269,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_a_socket_or_a_port_of_this_machine() {
+    fn host_address_is_a_socket_or_a_loopback_port() {
         assert_eq!(Address::read("http+unix:///a/b"), Some(Address::Unix("/a/b".into())));
         let tcp = Address::read("http://127.0.0.1:7");
         assert_eq!(tcp, Some(Address::Tcp(([127, 0, 0, 1], 7).into())));
