@@ -9,8 +9,9 @@ use hotbay_plugin::Fault;
 use semver::Version;
 use tokio::sync::broadcast;
 
-use crate::error::{LoadStep, fault_of};
+use crate::error::LoadStep;
 use crate::id::{GenerationId, PluginName};
+use crate::panic::fault_of;
 use crate::sync::SameProcess;
 
 /// Something that happened in a host.

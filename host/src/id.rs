@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub struct PluginName(Arc<str>);
 
 /// Most characters of a [`PluginName`].
-const NAME_CHARS_MAX: usize = 64;
+const MAX_NAME_CHARS: usize = 64;
 
 impl PluginName {
     /// Checks `name` against the rule for names.
@@ -24,10 +24,10 @@ impl PluginName {
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
         let rest = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
-        if starts && rest && name.len() <= NAME_CHARS_MAX {
+        if starts && rest && name.len() <= MAX_NAME_CHARS {
             Ok(Self(name.into()))
         } else {
-            Err(InvalidName(name.chars().take(NAME_CHARS_MAX + 1).collect()))
+            Err(InvalidName(name.chars().take(MAX_NAME_CHARS + 1).collect()))
         }
     }
 

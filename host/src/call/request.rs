@@ -34,7 +34,7 @@ struct More {
     /// What is said of the HTTP request that the call becomes.
     http: Option<Box<Http>>,
     is_idempotent: bool,
-    place_wait_max: Option<Duration>,
+    space_timeout: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -116,8 +116,8 @@ impl<'a> Request<'a> {
     /// [`call`](crate::PluginHandle::call) runs in this thread and comes back when the plugin
     /// does, which can see the deadline. The earlier one counts if there is one already.
     #[must_use]
-    pub fn deadline_in(self, wait_max: Duration) -> Self {
-        self.deadline_at(deadline_in(wait_max))
+    pub fn deadline_in(self, timeout: Duration) -> Self {
+        self.deadline_at(deadline_in(timeout))
     }
 
     /// As [`deadline_in`](Self::deadline_in), for a moment.
@@ -194,8 +194,8 @@ impl<'a> Request<'a> {
     /// Waits that long for a place in the plugin's queue if it is full, instead of being
     /// refused at once. Counts for [`execute`](crate::PluginHandle::execute) only.
     #[must_use]
-    pub fn wait_for_place(mut self, wait_max: Duration) -> Self {
-        self.more().place_wait_max = Some(wait_max);
+    pub fn wait_for_place(mut self, timeout: Duration) -> Self {
+        self.more().space_timeout = Some(timeout);
         self
     }
 
@@ -269,13 +269,13 @@ impl<'a> Request<'a> {
     }
 
     #[inline]
-    pub(crate) fn place_wait_max(&self) -> Option<Duration> {
-        self.more.as_ref().and_then(|more| more.place_wait_max)
+    pub(crate) fn space_timeout(&self) -> Option<Duration> {
+        self.more.as_ref().and_then(|more| more.space_timeout)
     }
 
     /// Waits for a place for as long as its terms allow, unless it says for how long.
     pub(crate) fn wait_for_place_if_need_be(self) -> Self {
-        match self.place_wait_max() {
+        match self.space_timeout() {
             Some(_) => self,
             None => self.wait_for_place(Duration::MAX),
         }

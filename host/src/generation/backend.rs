@@ -86,13 +86,13 @@ impl Backend {
     /// one of the crew's, and waits for it, at most `wait_max`.
     pub(crate) fn run<T: Send + 'static>(
         self,
-        crew: &WorkerThreads,
-        wait_max: Duration,
+        workers: &WorkerThreads,
+        timeout: Duration,
         job: impl FnOnce(Self) -> T + Send + 'static,
     ) -> RunOutcome<T> {
         match self.image().map(Arc::clone) {
-            Some(image) => image.run(crew, wait_max, move || job(self)),
-            None => crew.run(wait_max, move || job(self)),
+            Some(image) => image.run(workers, timeout, move || job(self)),
+            None => workers.run(timeout, move || job(self)),
         }
     }
 

@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 
 /// Most characters of an operation's name that are repeated, and most names.
-const NAME_CHARS_MAX: usize = 64;
-const NAMES_MAX: usize = 8;
+const MAX_NAME_CHARS: usize = 64;
+const MAX_NAMES: usize = 8;
 
 impl CallPolicy {
     /// Judges everything there is.
@@ -44,7 +44,7 @@ impl CallPolicy {
         } else {
             "list it in the `permissions` of its plugin.json if it is to do that"
         };
-        let named: String = operation.chars().take(NAME_CHARS_MAX).collect();
+        let named: String = operation.chars().take(MAX_NAME_CHARS).collect();
         let more = if named.len() < operation.len() { "…" } else { "" };
         let granted = granted_names(&self.permissions);
         let message = format!(
@@ -109,10 +109,10 @@ fn granted_names(permissions: &BTreeSet<String>) -> String {
         return "nothing was".to_owned();
     }
     let short = |name: &String| {
-        let short: String = name.chars().take(NAME_CHARS_MAX).collect();
+        let short: String = name.chars().take(MAX_NAME_CHARS).collect();
         format!("`{short}`")
     };
-    let names: Vec<_> = permissions.iter().take(NAMES_MAX).map(short).collect();
+    let names: Vec<_> = permissions.iter().take(MAX_NAMES).map(short).collect();
     let more = permissions.len() - names.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("only {}{more}", names.join(", "))
@@ -125,7 +125,7 @@ mod tests {
 
     fn check(granted: &[&str], withheld: &[&str], operation: &str, told: &str) {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let terms = CallPolicy {
+        let policy = CallPolicy {
             queue: QueueLimits { max_queued: 1, max_waiting_for_space: 0, max_replaced: 0 },
             queue_timeout: None,
             deadline_max: None,
@@ -141,7 +141,7 @@ mod tests {
         };
         let plugin = PluginName::new("store").unwrap();
         let request = Request::text("x").operation(operation.to_owned());
-        let judged = terms.check_operation(&plugin, &request).map_err(|error| error.to_string());
+        let judged = policy.check_operation(&plugin, &request).map_err(|error| error.to_string());
         assert_eq!(judged.err().unwrap_or_default(), told);
     }
 
@@ -180,7 +180,7 @@ mod tests {
             "plugin `store` was not called: the operation `{}…` was not granted, only `db:10`, \
              `db:11`, `db:12`, `db:13`, `db:14`, `db:15`, `db:16`, `db:17` and 22 more; list it \
              in the `permissions` of its plugin.json if it is to do that",
-            "é".repeat(NAME_CHARS_MAX)
+            "é".repeat(MAX_NAME_CHARS)
         );
         check(&names, &[], &long, &told);
     }

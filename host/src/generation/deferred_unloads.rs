@@ -56,7 +56,7 @@ impl RetainReason {
         match self {
             Self::Image(image) | Self::Temporary(image, _) => Some(image.mapped_bytes()),
             Self::Closed(image) => Some(image.mapped_bytes()),
-            Self::Backend(body) => body.image().map(|image| image.mapped_bytes()),
+            Self::Backend(backend) => backend.image().map(|image| image.mapped_bytes()),
             Self::Running | Self::Draining(_) => None,
         }
     }
@@ -70,7 +70,7 @@ pub(crate) struct DeferredUnloads {
 struct Shared {
     inner: Mutex<Inner>,
     ended: Condvar,
-    board: EventBus,
+    events: EventBus,
     limits: HostLimits,
 }
 
@@ -82,9 +82,9 @@ struct Inner {
 }
 
 impl DeferredUnloads {
-    pub(crate) fn new(board: EventBus, limits: HostLimits) -> Self {
+    pub(crate) fn new(events: EventBus, limits: HostLimits) -> Self {
         let (inner, ended) = (Mutex::default(), Condvar::new());
-        Self { shared: Arc::new(Shared { inner, ended, board, limits }) }
+        Self { shared: Arc::new(Shared { inner, ended, events, limits }) }
     }
 
     pub(crate) fn retain(&self, kept: RetainedEntry) {
@@ -105,7 +105,7 @@ impl DeferredUnloads {
     /// Of which plugins libraries stay mapped, how many of each, and the bytes of address space
     /// that they take as far as that is known, in words.
     pub(crate) fn totals(&self) -> String {
-        const NAMES_MAX: usize = 8;
+        const MAX_NAMES: usize = 8;
         let inner = lock(&self.shared.inner);
         let mut counts = BTreeMap::<&PluginName, usize>::new();
         for kept in &inner.kept {
@@ -113,8 +113,8 @@ impl DeferredUnloads {
         }
         let mut counts: Vec<_> = counts.into_iter().collect();
         counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let more = counts.len().saturating_sub(NAMES_MAX);
-        let named = counts.iter().take(NAMES_MAX);
+        let more = counts.len().saturating_sub(MAX_NAMES);
+        let named = counts.iter().take(MAX_NAMES);
         let named: Vec<_> = named.map(|(name, count)| format!("`{name}` {count}")).collect();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let bytes: u64 = inner.kept.iter().filter_map(|kept| kept.retained.mapped_bytes()).sum();
@@ -184,7 +184,7 @@ impl Shared {
                         inner.kept.remove(at);
                         drop(inner);
                         if let Some(event) = event {
-                            self.board.emit(event);
+                            self.events.emit(event);
                         }
                         inner = lock(&self.inner);
                     }
@@ -207,9 +207,9 @@ impl Shared {
                     return Err(RetainedEntry { plugin, generation, reason, retained: left });
                 }
                 // Tells what comes of it itself.
-                let keeper = DeferredUnloads { shared: Arc::clone(self) };
-                if let Some(stopped) = stop(&draining, &self.limits, &keeper) {
-                    close_or_retain(&draining, stopped, &keeper);
+                let deferred = DeferredUnloads { shared: Arc::clone(self) };
+                if let Some(stopped) = stop(&draining, &self.limits, &deferred) {
+                    close_or_retain(&draining, stopped, &deferred);
                 }
                 return Ok(None);
             }

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::{Bounds, RawContext};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, Generation, Parts, State};
 use crate::call::{CallState, Failure, Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
-use crate::pool::{RunOutcome, Ticket};
+use crate::pool::RunOutcome;
 #[cfg(unix)]
 use crate::supervisor::{Process, ProcessCall};
 use crate::sync::ReturnSlot;
@@ -22,7 +23,7 @@ use crate::sync::ReturnSlot;
 /// borrow it.
 pub(crate) struct InstanceRef {
     /// Taken by the drop alone.
-    body: Option<Backend>,
+    backend: Option<Backend>,
     /// Here, so that a call looks nothing up.
     checks_input: bool,
     generation: Arc<Generation>,
@@ -30,7 +31,7 @@ pub(crate) struct InstanceRef {
 
 impl InstanceRef {
     /// A generation that was started and is healthy, and its one token.
-    pub(crate) fn new(parts: Parts, body: Backend) -> Self {
+    pub(crate) fn new(parts: Parts, backend: Backend) -> Self {
         let generation = Generation {
             name: parts.name,
             id: parts.id,
@@ -47,23 +48,23 @@ impl InstanceRef {
             returned: ReturnSlot::new(),
             services: parts.services.into(),
         };
-        Self::resumed(Arc::new(generation), body)
+        Self::resumed(Arc::new(generation), backend)
     }
 
     /// A new token of a generation whose body came back, and that is to serve on.
-    pub(crate) fn resumed(generation: Arc<Generation>, body: Backend) -> Self {
+    pub(crate) fn resumed(generation: Arc<Generation>, backend: Backend) -> Self {
         let checks_input = generation.policy.checks_input();
-        Self { body: Some(body), checks_input, generation }
+        Self { backend: Some(backend), checks_input, generation }
     }
 
     /// Asks the plugin something on a thread of its own; the lease is held until it answered.
     pub(crate) fn call_with<T: Send + 'static>(
         self: &Arc<Self>,
         question: impl FnOnce(&Backend) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<Ticket<Result<T, Error>>, Error> {
-        let token = Arc::clone(self);
-        let asked = self.generation.workers.spawn(move || token.answer(question));
-        asked.map_err(|error| {
+    ) -> Result<oneshot::Receiver<Result<T, Error>>, Error> {
+        let instance = Arc::clone(self);
+        let args = self.generation.workers.spawn(move || instance.answer(question));
+        args.map_err(|error| {
             let message = "could not be asked: the system gave no thread";
             Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.generation.name)
         })
@@ -72,16 +73,18 @@ impl InstanceRef {
     /// As [`call_with`](Self::call_with), waiting for the answer in this thread, at most `wait_max`.
     pub(crate) fn call_within<T: Send + 'static>(
         self: &Arc<Self>,
-        wait_max: Duration,
+        timeout: Duration,
         question: impl FnOnce(&Backend) -> Result<T, Failure> + Send + 'static,
     ) -> RunOutcome<Result<T, Error>> {
-        let token = Arc::clone(self);
-        self.generation.workers.run(wait_max, move || token.answer(question))
+        let instance = Arc::clone(self);
+        self.generation.workers.run(timeout, move || instance.answer(question))
     }
 
     fn answer<T>(&self, question: impl FnOnce(&Backend) -> Result<T, Failure>) -> Result<T, Error> {
-        match &self.body {
-            Some(body) => question(body).map_err(|failure| self.generation.error_from(failure)),
+        match &self.backend {
+            Some(backend) => {
+                question(backend).map_err(|failure| self.generation.error_from(failure))
+            }
             None => Err(bug!("the token of `{}` lost its body", self.generation.name)),
         }
     }
@@ -99,54 +102,54 @@ impl InstanceRef {
 
     /// The socket of its process, if that lies where a second process would want its own.
     pub(crate) fn fixed_socket(&self) -> Option<std::path::PathBuf> {
-        self.body.as_ref()?.fixed_socket()
+        self.backend.as_ref()?.fixed_socket()
     }
 
     /// The process that serves, if it is one.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.body.as_ref()?.pid()
+        self.backend.as_ref()?.pid()
     }
 
     /// Bytes that the plugin has allocated, where it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
-        self.body.as_ref()?.live_bytes()
+        self.backend.as_ref()?.live_bytes()
     }
 
     /// Answers a call, in this thread, by filling `reply`.
     #[inline]
-    pub(crate) fn call(&self, asked: CallArgs<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let CallArgs { request, state: standing, call_id } = asked;
+    pub(crate) fn call(&self, args: CallArgs<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let CallArgs { request, state, call_id } = args;
         let generation = &*self.generation;
-        let Some(body) = &self.body else {
+        let Some(backend) = &self.backend else {
             return Err(bug!("the token of `{}` lost its body", generation.name));
         };
         let input = request.payload();
         if input.len() as u64 > generation.limits.max_input_bytes {
             return Err(generation.input_too_large(input.len()));
         }
-        let instance = match body {
+        let instance = match backend {
             Backend::InProcess(instance) => instance,
             #[cfg(unix)]
-            Backend::OutOfProcess(process) => return self.call_process(process, asked, reply),
+            Backend::OutOfProcess(process) => return self.call_process(process, args, reply),
         };
         if request.named_endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
         }
         let bounds;
         let mut context = RawContext::new(call_id).with_trace(request.trace());
-        if standing.is_some() || request.is_bounded() {
-            bounds = CallBounds { request, state: standing };
+        if state.is_some() || request.is_bounded() {
+            bounds = CallBounds { request, state };
             context = context.with_bounds(&bounds);
         }
-        if let Some(standing) = standing {
-            standing.enter_plugin(generation.id.get());
+        if let Some(state) = state {
+            state.enter_plugin(generation.id.get());
         }
         let inside = DEPTH.get();
         DEPTH.set(inside + 1);
         let answer = instance.execute(&context, input, reply.output_mut());
         DEPTH.set(inside);
-        if let Some(standing) = standing {
-            standing.leave_plugin();
+        if let Some(state) = state {
+            state.leave_plugin();
         }
         if let Err(failure) = answer {
             return Err(generation.error_from_by(request.deadline(), failure));
@@ -169,20 +172,20 @@ impl InstanceRef {
     fn call_process(
         &self,
         process: &Process,
-        asked: CallArgs<'_>,
+        args: CallArgs<'_>,
         reply: &mut Reply,
     ) -> Result<(), Error> {
-        let CallArgs { request, state: standing, call_id } = asked;
-        if let Some(standing) = standing {
-            standing.enter_plugin(self.generation.id.get());
+        let CallArgs { request, state, call_id } = args;
+        if let Some(state) = state {
+            state.enter_plugin(self.generation.id.get());
         }
         let inside = DEPTH.get();
         DEPTH.set(inside + 1);
         let call = ProcessCall { request, call_id };
         let answer = process.call(&call, self.generation.calls_aborted());
         DEPTH.set(inside);
-        if let Some(standing) = standing {
-            standing.leave_plugin();
+        if let Some(state) = state {
+            state.leave_plugin();
         }
         self.generation.fill_reply(request, answer, reply)
     }
@@ -191,7 +194,7 @@ impl InstanceRef {
 impl InstanceRef {
     /// What is called; none is a mistake of the host's own.
     pub(super) fn backend(&self) -> Option<&Backend> {
-        self.body.as_ref()
+        self.backend.as_ref()
     }
 }
 
@@ -212,7 +215,7 @@ struct CallBounds<'v> {
 
 impl Bounds for CallBounds<'_> {
     fn is_cancelled(&self) -> bool {
-        self.state.is_some_and(|standing| !standing.is_active())
+        self.state.is_some_and(|state| !state.is_active())
             || self.request.is_cancelled()
             || self.remaining().is_some_and(|left| left.is_zero())
     }
@@ -235,8 +238,8 @@ pub(crate) fn is_in_plugin_call() -> bool {
 
 impl Drop for InstanceRef {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take() {
-            self.generation.returned.put(body);
+        if let Some(backend) = self.backend.take() {
+            self.generation.returned.put(backend);
         }
     }
 }

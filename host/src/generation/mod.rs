@@ -96,17 +96,13 @@ impl Generation {
     }
 
     /// Starts a worker for the calls that wait at `employer`.
-    pub(crate) fn spawn_worker(
-        &self,
-        employer: Arc<dyn WorkSource>,
-        epoch: Epoch,
-    ) -> io::Result<()> {
+    pub(crate) fn spawn_worker(&self, source: Arc<dyn WorkSource>, epoch: Epoch) -> io::Result<()> {
         match &self.runtime {
-            Some(tasks) if employer.supports_async() => {
-                spawn_async_worker(tasks, employer, epoch, self.id.get());
+            Some(tasks) if source.supports_async() => {
+                spawn_async_worker(tasks, source, epoch, self.id.get());
                 Ok(())
             }
-            _ => self.workers.spawn_worker(employer, epoch, self.id.get()),
+            _ => self.workers.spawn_worker(source, epoch, self.id.get()),
         }
     }
 
@@ -123,9 +119,9 @@ impl Generation {
     /// The body, once the last lease has left it. Calls that run as tasks end after
     /// `drain_timeout`: unlike those that are in a library, they can.
     fn drained(&self, drain_timeout: Duration) -> Option<Backend> {
-        let body = self.returned.take(drain_timeout);
-        if body.is_some() || self.runtime.is_none() {
-            return body;
+        let backend = self.returned.take(drain_timeout);
+        if backend.is_some() || self.runtime.is_none() {
+            return backend;
         }
         self.abort_calls();
         self.returned.take(ABORT_TIMEOUT)
@@ -147,8 +143,8 @@ impl Generation {
     }
 
     /// The body, once the last lease has left it, at most after `wait_max`.
-    pub(crate) fn take_backend(&self, wait_max: Duration) -> Option<Backend> {
-        self.returned.take(wait_max)
+    pub(crate) fn take_backend(&self, timeout: Duration) -> Option<Backend> {
+        self.returned.take(timeout)
     }
 
     /// Tells the board of a panic.

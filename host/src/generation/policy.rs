@@ -55,16 +55,16 @@ impl CallPolicy {
     }
 
     /// How long each of many calls may take that may take `asked`.
-    pub(crate) fn wait_max(&self, asked: Option<Duration>) -> Option<Duration> {
-        asked.into_iter().chain(self.deadline_max).min().or(self.default_deadline)
+    pub(crate) fn timeout(&self, args: Option<Duration>) -> Option<Duration> {
+        args.into_iter().chain(self.deadline_max).min().or(self.default_deadline)
     }
 
     /// Until when the answer of a call is waited for that is made `now`, and wants `asked`.
-    pub(crate) fn deadline(&self, now: Instant, asked: Option<Instant>) -> Option<Instant> {
+    pub(crate) fn deadline(&self, now: Instant, args: Option<Instant>) -> Option<Instant> {
         let most = self.deadline_max.map(|most| after(now, most));
         let default = || Some(after(now, self.default_deadline?));
-        match (asked, most) {
-            (Some(asked), Some(most)) => Some(asked.min(most)),
+        match (args, most) {
+            (Some(args), Some(most)) => Some(args.min(most)),
             (Some(one), None) | (None, Some(one)) => Some(one),
             (None, None) => default(),
         }
@@ -79,9 +79,9 @@ mod tests {
     fn the_manifest_bounds_what_the_caller_asks_for_and_the_default_is_for_who_asks_nothing() {
         let now = Instant::now();
         let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
-        let check = |asked: Option<u64>, most, default, wanted: Option<u64>| {
+        let check = |args: Option<u64>, most, default, wanted: Option<u64>| {
             let queue = QueueLimits { max_queued: 1, max_waiting_for_space: 0, max_replaced: 0 };
-            let terms = CallPolicy {
+            let policy = CallPolicy {
                 queue,
                 queue_timeout: None,
                 deadline_max: seconds(most),
@@ -96,9 +96,9 @@ mod tests {
                 types: Arc::default(),
             };
             let at = |seconds: Option<u64>| Some(now + Duration::from_secs(seconds?));
-            assert_eq!(terms.deadline(now, at(asked)), at(wanted));
-            if at(wanted) != at(asked) {
-                assert!(terms.needs_clock(at(asked)));
+            assert_eq!(policy.deadline(now, at(args)), at(wanted));
+            if at(wanted) != at(args) {
+                assert!(policy.needs_clock(at(args)));
             }
         };
         check(None, None, None, None);

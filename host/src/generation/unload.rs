@@ -43,15 +43,15 @@ pub(crate) fn unload(
     generation: &Arc<Generation>,
     drain_timeout: Duration,
     limits: &HostLimits,
-    keeper: &DeferredUnloads,
+    deferred: &DeferredUnloads,
 ) {
     generation.set_state(State::Draining);
-    let Some(body) = generation.drained(drain_timeout) else {
-        return retain_draining(generation, keeper);
+    let Some(backend) = generation.drained(drain_timeout) else {
+        return retain_draining(generation, deferred);
     };
-    generation.returned.put(body);
-    if let Some(stopped) = stop(generation, limits, keeper) {
-        close_or_retain(generation, stopped, keeper);
+    generation.returned.put(backend);
+    if let Some(stopped) = stop(generation, limits, deferred) {
+        close_or_retain(generation, stopped, deferred);
     }
 }
 
@@ -60,10 +60,10 @@ pub(crate) fn unload(
 pub(crate) fn stop(
     generation: &Arc<Generation>,
     limits: &HostLimits,
-    keeper: &DeferredUnloads,
+    deferred: &DeferredUnloads,
 ) -> Option<Stopped> {
-    let Some(body) = generation.drained(limits.drain_timeout) else {
-        retain_draining(generation, keeper);
+    let Some(backend) = generation.drained(limits.drain_timeout) else {
+        retain_draining(generation, deferred);
         return None;
     };
     generation.set_state(State::Retired);
@@ -72,30 +72,30 @@ pub(crate) fn stop(
     let running = generation.workers.join(limits.stop_timeout);
     if running > 0 {
         let reason = format!("workers: {running} still run");
-        retain(generation, keeper, reason, RetainReason::Backend(body));
+        retain(generation, deferred, reason, RetainReason::Backend(backend));
         return None;
     }
-    let wait_max = body.shutdown_timeout(limits.stop_timeout);
-    let ended = body.run(&generation.workers, wait_max, move |mut body| {
-        let ended = body.shut_down(true);
-        (ended, body.into_leftovers())
+    let timeout = backend.shutdown_timeout(limits.stop_timeout);
+    let ended = backend.run(&generation.workers, timeout, move |mut backend| {
+        let ended = backend.shut_down(true);
+        (ended, backend.into_leftovers())
     });
     // From here on the plugin hears `Closed`.
     let registration = lock(&generation.services).take();
     // Not under the lock: the last line that it logs is told to whoever listens.
     drop(registration);
-    let (failure, remains) = match ended {
-        RunOutcome::Completed((Ok(()), remains)) => (None, remains),
-        RunOutcome::Completed((Err(failure), remains)) => {
-            (Some(error_of(failure).full_message()), remains)
+    let (failure, leftovers) = match ended {
+        RunOutcome::Completed((Ok(()), leftovers)) => (None, leftovers),
+        RunOutcome::Completed((Err(failure), leftovers)) => {
+            (Some(error_of(failure).full_message()), leftovers)
         }
         RunOutcome::TimedOut => {
-            retain(generation, keeper, "shutdown: still runs".to_owned(), RetainReason::Running);
+            retain(generation, deferred, "shutdown: still runs".to_owned(), RetainReason::Running);
             return None;
         }
         RunOutcome::SpawnFailed(error) => {
             let reason = format!("shutdown: no thread for it ({error})");
-            retain(generation, keeper, reason, RetainReason::Running);
+            retain(generation, deferred, reason, RetainReason::Running);
             return None;
         }
     };
@@ -104,11 +104,15 @@ pub(crate) fn stop(
         generation.events.emit(HostEvent::ShutdownFailed { plugin, generation: id, reason });
     }
     let failure = failure.map(|failure| format!("shutdown: {failure}"));
-    Some(Stopped { leftovers: remains, reason: generation.retain_reason.clone().or(failure) })
+    Some(Stopped { leftovers, reason: generation.retain_reason.clone().or(failure) })
 }
 
 /// Closes what is left of a generation that was stopped, or keeps it.
-pub(crate) fn close_or_retain(generation: &Generation, stopped: Stopped, keeper: &DeferredUnloads) {
+pub(crate) fn close_or_retain(
+    generation: &Generation,
+    stopped: Stopped,
+    deferred: &DeferredUnloads,
+) {
     let closed = match stopped.leftovers {
         UnloadLeftovers::Library(image, root) => {
             close(image, Some(root), stopped.reason, WaitForThreads::Briefly)
@@ -122,19 +126,19 @@ pub(crate) fn close_or_retain(generation: &Generation, stopped: Stopped, keeper:
             let (plugin, id) = (generation.name.clone(), generation.id);
             generation.events.emit(HostEvent::Closed { plugin, generation: id, leaked_bytes });
         }
-        Err((reason, left)) => retain(generation, keeper, reason, left),
+        Err((reason, left)) => retain(generation, deferred, reason, left),
     }
 }
 
-fn retain_draining(generation: &Arc<Generation>, keeper: &DeferredUnloads) {
+fn retain_draining(generation: &Arc<Generation>, deferred: &DeferredUnloads) {
     let left = RetainReason::Draining(Arc::clone(generation));
-    retain(generation, keeper, "calls: some still run".to_owned(), left);
+    retain(generation, deferred, "calls: some still run".to_owned(), left);
 }
 
-fn retain(generation: &Generation, keeper: &DeferredUnloads, reason: String, left: RetainReason) {
+fn retain(generation: &Generation, deferred: &DeferredUnloads, reason: String, left: RetainReason) {
     let (plugin, id) = (generation.name.clone(), generation.id);
     generation.set_state(State::Kept(reason.clone()));
-    keeper.retain(RetainedEntry {
+    deferred.retain(RetainedEntry {
         plugin: plugin.clone(),
         generation: Some(id),
         reason: reason.clone(),
@@ -232,11 +236,11 @@ fn noted_calls(census: &RawCensus) -> Option<String> {
 
 /// Why the image cannot be closed, once threads that have just ended are gone.
 fn use_reason(image: &Image, root: Option<Root>, settle: WaitForThreads) -> Option<String> {
-    let wait_max = match settle {
+    let timeout = match settle {
         WaitForThreads::Briefly => THREAD_EXIT_TIMEOUT,
         WaitForThreads::No => Duration::ZERO,
     };
-    let deadline = deadline_in(wait_max);
+    let deadline = deadline_in(timeout);
     loop {
         let reason = current_use(image, root)?;
         if Instant::now() >= deadline {

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::{Inner, PluginHandle, lost};
+use tokio::sync::oneshot;
+
 use crate::call::{CallState, Reply, Request};
 use crate::error::Error;
 use crate::id::GenerationId;
-use crate::pool::{
-    DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, Teller, Ticket, WaitLimits, ticket,
-};
+use crate::pool::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
 use crate::slot::CallScope;
 use crate::sync::{after, lock};
 
@@ -32,22 +32,22 @@ impl PluginHandle {
     pub(crate) async fn execute_each(
         &self,
         calls: Vec<BatchItem>,
-        wait_max: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> Vec<BatchItem> {
         let count = calls.len();
         let slot = &self.inner.slot;
-        let terms = slot.policy();
-        let wait_max = terms.map_or(wait_max, |terms| terms.wait_max(wait_max));
-        let (teller, ticket) = ticket();
+        let policy = slot.policy();
+        let timeout = policy.map_or(timeout, |policy| policy.timeout(timeout));
+        let (sender, receiver) = oneshot::channel();
         let order = Order::default();
-        let many = BatchJob::new(&self.inner, calls, wait_max, teller, &order);
+        let many = BatchJob::new(&self.inner, calls, timeout, sender, &order);
         *lock(&order) = Some(Arc::downgrade(&many));
-        let place = Some(after(Instant::now(), PLACE_WAIT_MAX));
-        let patience = WaitLimits { space_until: place, ..WaitLimits::default() };
-        let work: Arc<dyn Job> = Arc::<BatchJob>::clone(&many);
-        let queued = match wait_max.is_some() && slot.has_no_available_worker() {
+        let place = Some(after(Instant::now(), MAX_SPACE_TIMEOUT));
+        let wait_limits = WaitLimits { space_until: place, ..WaitLimits::default() };
+        let job: Arc<dyn Job> = Arc::<BatchJob>::clone(&many);
+        let queued = match timeout.is_some() && slot.has_no_available_worker() {
             true => Err(slot.no_workers_error()),
-            false => slot.check_admission().and_then(|()| slot.enqueue(work, patience)),
+            false => slot.check_admission().and_then(|()| slot.enqueue(job, wait_limits)),
         };
         if let Err(error) = queued {
             return many.fail_all(|| {
@@ -56,9 +56,9 @@ impl PluginHandle {
             });
         }
         drop(many);
-        let mut waits = Waits { ticket, order };
-        let answer = (&mut waits.ticket).await;
-        answer.unwrap_or_else(|| (0..count).map(|_| BatchItem::Failed(lost(slot))).collect())
+        let mut waits = Waits { receiver, order };
+        let answer = (&mut waits.receiver).await;
+        answer.unwrap_or_else(|_| (0..count).map(|_| BatchItem::Failed(lost(slot))).collect())
     }
 }
 
@@ -67,9 +67,9 @@ impl PluginHandle {
     pub(crate) fn call_for(
         &self,
         request: &Request<'_>,
-        standing: &CallState,
+        state: &CallState,
     ) -> Result<Reply, Error> {
-        self.inner.visit(&CallScope { state: Some(standing), ..CallScope::inline(request) })
+        self.inner.run(&CallScope { state: Some(state), ..CallScope::inline(request) })
     }
 
     /// The generation that serves, if nothing bounds its calls, and how many workers it has.
@@ -82,7 +82,7 @@ impl PluginHandle {
 }
 
 /// Whoever makes many calls bounds how many are under way, so a full queue is waited for.
-const PLACE_WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const MAX_SPACE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Who works on the calls now, for the caller who may take them back; none once they were.
 type Order = Arc<Mutex<Option<Weak<BatchJob>>>>;
@@ -92,7 +92,7 @@ pub(super) struct BatchJob {
     pub(super) inner: Arc<Inner>,
     count: usize,
     /// How long each may take; with none, nobody has to speak for them.
-    pub(super) wait_max: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     pub(super) state: CallState,
     order: Order,
     pub(super) progress: Mutex<Progress>,
@@ -105,7 +105,7 @@ pub(super) struct Progress {
     /// When the one that runs is late.
     due: Option<Instant>,
     /// None once somebody else goes on with these calls.
-    teller: Option<Teller<Vec<BatchItem>>>,
+    sender: Option<oneshot::Sender<Vec<BatchItem>>>,
 }
 
 /// Whether a call was made.
@@ -120,16 +120,16 @@ impl BatchJob {
     fn new(
         inner: &Arc<Inner>,
         calls: Vec<BatchItem>,
-        wait_max: Option<Duration>,
-        teller: Teller<Vec<BatchItem>>,
+        timeout: Option<Duration>,
+        sender: oneshot::Sender<Vec<BatchItem>>,
         order: &Order,
     ) -> Arc<Self> {
         let count = calls.len();
-        let progress = Progress { calls, at: 0, due: None, teller: Some(teller) };
+        let progress = Progress { calls, at: 0, due: None, sender: Some(sender) };
         Arc::new(Self {
             inner: Arc::clone(inner),
             count,
-            wait_max,
+            timeout,
             state: CallState::default(),
             order: Arc::clone(order),
             progress: Mutex::new(progress),
@@ -138,7 +138,7 @@ impl BatchJob {
 
     #[cfg(test)]
     pub(super) fn for_tests(inner: &Arc<Inner>) -> Arc<Self> {
-        let many = Self::new(inner, Vec::new(), None, ticket().0, &Order::default());
+        let many = Self::new(inner, Vec::new(), None, oneshot::channel().0, &Order::default());
         many.state.mark_async();
         many
     }
@@ -146,8 +146,8 @@ impl BatchJob {
     /// Makes one call if it asks.
     fn make(&self, generation: u64, call: &mut BatchItem) -> Made {
         let BatchItem::Pending(request) = call else { return Made::Yes };
-        let answer = self.inner.slot.with_lease(generation, |token| {
-            self.inner.visit(&CallScope::pooled(request, token, &self.state))
+        let answer = self.inner.slot.with_lease(generation, |instance| {
+            self.inner.run(&CallScope::pooled(request, instance, &self.state))
         });
         *call = match answer {
             None => return Made::NotHere,
@@ -177,20 +177,20 @@ impl BatchJob {
     }
 
     pub(super) fn tell(&self, calls: Vec<BatchItem>) {
-        let teller = lock(&self.progress).teller.take();
-        if let Some(teller) = teller {
-            teller.tell(calls);
+        let sender = lock(&self.progress).sender.take();
+        if let Some(sender) = sender {
+            let _ = sender.send(calls);
         }
     }
 
     /// Makes all that are left, one by one in sight of the clock.
-    fn run_timed(&self, generation: u64, wait_max: Duration) -> JobOutcome {
+    fn run_timed(&self, generation: u64, timeout: Duration) -> JobOutcome {
         while self.state.is_active() {
-            let Some(mut call) = self.begin(wait_max) else { break };
+            let Some(mut call) = self.begin(timeout) else { break };
             let made = self.make(generation, &mut call);
             let mut progress = lock(&self.progress);
             // Somebody spoke for it meanwhile: what came of it is dropped, outside the lock.
-            if progress.teller.is_none() {
+            if progress.sender.is_none() {
                 drop(progress);
                 break;
             }
@@ -211,9 +211,9 @@ impl BatchJob {
 
     /// Takes the next call to be made; none if there is none, which is told, or if somebody
     /// else goes on.
-    fn begin(&self, wait_max: Duration) -> Option<BatchItem> {
+    fn begin(&self, timeout: Duration) -> Option<BatchItem> {
         let mut progress = lock(&self.progress);
-        progress.teller.as_ref()?;
+        progress.sender.as_ref()?;
         let at = progress.at;
         if at == progress.calls.len() {
             let calls = std::mem::take(&mut progress.calls);
@@ -223,7 +223,7 @@ impl BatchJob {
         }
         let mut call = std::mem::replace(&mut progress.calls[at], BatchItem::gone());
         if let BatchItem::Pending(request) = &mut call {
-            let due = after(Instant::now(), wait_max);
+            let due = after(Instant::now(), timeout);
             request.set_deadline(Some(due));
             progress.due = Some(due);
         }
@@ -254,9 +254,9 @@ impl BatchItem {
 
 impl Job for BatchJob {
     fn run(self: Arc<Self>, generation: u64) -> JobOutcome {
-        match self.wait_max {
+        match self.timeout {
             None => self.run_untimed(generation),
-            Some(wait_max) => self.run_timed(generation, wait_max),
+            Some(timeout) => self.run_timed(generation, timeout),
         }
     }
 
@@ -280,13 +280,13 @@ impl Job for BatchJob {
     }
 
     fn waits_for_abandoned(&self) -> bool {
-        self.wait_max.is_none()
+        self.timeout.is_none()
     }
 
     fn due(&self) -> Option<Instant> {
-        let wait_max = self.wait_max?;
+        let timeout = self.timeout?;
         // It is asked first when a worker is about to begin.
-        Some(lock(&self.progress).due.unwrap_or_else(|| after(Instant::now(), wait_max)))
+        Some(lock(&self.progress).due.unwrap_or_else(|| after(Instant::now(), timeout)))
     }
 
     fn check_deadline(self: Arc<Self>, now: Instant) -> DeadlineCheck {
@@ -294,16 +294,16 @@ impl Job for BatchJob {
         if progress.due.is_none_or(|due| due > now) {
             return DeadlineCheck::WithinDeadline;
         }
-        let Some(teller) = progress.teller.take() else { return DeadlineCheck::WithinDeadline };
+        let Some(sender) = progress.sender.take() else { return DeadlineCheck::WithinDeadline };
         let (mut calls, at) = (std::mem::take(&mut progress.calls), progress.at);
         drop(progress);
         self.state.time_out();
         calls[at] = BatchItem::Failed(self.inner.slot.timeout_error(&self.state));
         if at + 1 == calls.len() {
-            teller.tell(calls);
+            let _ = sender.send(calls);
             return DeadlineCheck::Exceeded { remaining: None };
         }
-        let rest = Self::new(&self.inner, calls, self.wait_max, teller, &self.order);
+        let rest = Self::new(&self.inner, calls, self.timeout, sender, &self.order);
         lock(&rest.progress).at = at + 1;
         let mut order = lock(&self.order);
         // None: the caller left just now.
@@ -318,7 +318,7 @@ impl Job for BatchJob {
 
 /// Takes the calls back that are still to be made when nobody waits any more.
 struct Waits {
-    ticket: Ticket<Vec<BatchItem>>,
+    receiver: oneshot::Receiver<Vec<BatchItem>>,
     order: Order,
 }
 
@@ -326,11 +326,11 @@ impl Drop for Waits {
     fn drop(&mut self) {
         let many = lock(&self.order).take();
         let Some(many) = many.and_then(|many| many.upgrade()) else { return };
-        let teller = lock(&many.progress).teller.take();
-        if teller.is_some() {
+        let sender = lock(&many.progress).sender.take();
+        if sender.is_some() {
             many.state.cancel();
-            let work: Arc<dyn Job> = Arc::<BatchJob>::clone(&many);
-            many.inner.slot.cancel(&work);
+            let job: Arc<dyn Job> = Arc::<BatchJob>::clone(&many);
+            many.inner.slot.cancel(&job);
         }
     }
 }

@@ -27,12 +27,12 @@ impl BatchJob {
             if !self.state.is_active() {
                 return JobOutcome::Completed;
             }
-            let Some(token) = self.inner.slot.lease(generation) else {
+            let Some(instance) = self.inner.slot.lease(generation) else {
                 let mut progress = lock(&self.progress);
                 (progress.calls, progress.at) = (calls, at);
                 return JobOutcome::StaleEpoch;
             };
-            at += self.call_some(&token, &mut calls[at..]).await;
+            at += self.call_some(&instance, &mut calls[at..]).await;
         }
         self.tell(calls);
         JobOutcome::Completed
@@ -40,34 +40,34 @@ impl BatchJob {
 
     /// Makes the first of `calls`, or the first few together; answers with how many were
     /// looked at.
-    async fn call_some(&self, token: &InstanceRef, calls: &mut [BatchItem]) -> usize {
+    async fn call_some(&self, instance: &InstanceRef, calls: &mut [BatchItem]) -> usize {
         let slot = &self.inner.slot;
-        let most = if self.can_batch() { token.batch().unwrap_or(1) } else { 1 };
+        let most = if self.can_batch() { instance.batch().unwrap_or(1) } else { 1 };
         let asking = pending(calls).take(most).count();
         if asking > 1 {
             let room = slot.enter_many(u32::try_from(asking).unwrap_or(u32::MAX));
             let most = room.as_ref().map_or(asking, |room| room.calls() as usize);
             if most > 1 {
                 let end = pending_end(calls, most);
-                self.call_together(token, &mut calls[..end]).await;
+                self.call_together(instance, &mut calls[..end]).await;
                 return end;
             }
         }
-        self.call_one(token, &mut calls[0]).await;
+        self.call_one(instance, &mut calls[0]).await;
         1
     }
 
     /// Whether calls may be made together. Not where each has its own time: an exchange that is
     /// late does not tell which of them were.
     fn can_batch(&self) -> bool {
-        self.wait_max.is_none() && !self.inner.slot.is_probing()
+        self.timeout.is_none() && !self.inner.slot.is_probing()
     }
 
-    async fn call_one(&self, token: &InstanceRef, call: &mut BatchItem) {
+    async fn call_one(&self, instance: &InstanceRef, call: &mut BatchItem) {
         let BatchItem::Pending(request) = call else { return };
-        request.set_deadline(self.wait_max.map(|wait_max| after(Instant::now(), wait_max)));
+        request.set_deadline(self.timeout.map(|timeout| after(Instant::now(), timeout)));
         self.state.reset();
-        let answer = self.inner.stride(&CallScope::pooled(request, token, &self.state)).await;
+        let answer = self.inner.run_async(&CallScope::pooled(request, instance, &self.state)).await;
         // It counted for this step.
         request.set_deadline(None);
         call.end(answer);
@@ -75,11 +75,11 @@ impl BatchJob {
 
     /// Makes those of `calls` that ask: each goes its own way through the layers, and one
     /// exchange with the plugin answers all that come to the end.
-    pub(super) async fn call_together(&self, token: &InstanceRef, calls: &mut [BatchItem]) {
+    pub(super) async fn call_together(&self, instance: &InstanceRef, calls: &mut [BatchItem]) {
         self.state.reset();
         let gather = BatchCollector::default();
         let mut ended = Vec::with_capacity(calls.len());
-        let walk = |(at, request)| self.run_layers(token, &gather, at, request);
+        let walk = |(at, request)| self.run_layers(instance, &gather, at, request);
         let mut walks: FuturesUnordered<_> = pending(calls).map(walk).collect();
         // Until each of them has ended or waits in the gather.
         poll_fn(|context| {
@@ -93,7 +93,7 @@ impl BatchJob {
             }
         })
         .await;
-        self.exchange(token, calls, gather.take()).await;
+        self.exchange(instance, calls, gather.take()).await;
         while let Some(outcome) = walks.next().await {
             ended.push(outcome);
         }
@@ -106,26 +106,30 @@ impl BatchJob {
     /// One call of a group: its own way through the layers.
     async fn run_layers(
         &self,
-        token: &InstanceRef,
+        instance: &InstanceRef,
         gather: &BatchCollector,
         at: usize,
         request: &Request<'static>,
     ) -> (usize, Result<Reply, Error>) {
         let place = gather.slot(at);
-        let visit = CallScope::pooled(request, token, &self.state);
-        let visit = CallScope { batch_slot: Some(&place), ..visit };
-        (at, self.inner.stride(&visit).await)
+        let scope = CallScope::pooled(request, instance, &self.state);
+        let scope = CallScope { batch_slot: Some(&place), ..scope };
+        (at, self.inner.run_async(&scope).await)
     }
 
     /// Asks the plugin all that was gathered of `calls`, and tells each its answer.
-    async fn exchange(&self, token: &InstanceRef, calls: &[BatchItem], gathered: Vec<BatchedCall>) {
-        let asked: Vec<_> =
-            gathered.iter().filter_map(|one| self.pending_mut(calls, one)).collect();
-        if asked.is_empty() {
+    async fn exchange(
+        &self,
+        instance: &InstanceRef,
+        calls: &[BatchItem],
+        gathered: Vec<BatchedCall>,
+    ) {
+        let args: Vec<_> = gathered.iter().filter_map(|one| self.pending_mut(calls, one)).collect();
+        if args.is_empty() {
             return;
         }
-        let answers = async { Ok(token.call_many(asked).await) };
-        match self.inner.slot.until_cancelled(token, &self.state, answers).await {
+        let answers = async { Ok(instance.call_many(args).await) };
+        match self.inner.slot.until_cancelled(instance, &self.state, answers).await {
             Ok(answers) => {
                 gathered.into_iter().zip(answers).for_each(|(one, answer)| one.complete(answer))
             }

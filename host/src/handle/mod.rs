@@ -12,13 +12,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use hotbay_plugin::Snapshot;
+use tokio::sync::oneshot;
 
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::InstanceRef;
 use crate::id::{GenerationId, PluginName};
 use crate::layers::{PluginLayers, Stack, stack};
-use crate::pool::Ticket;
 use crate::slot::{AsyncService as _, CallScope, Method, Slot, SyncService as _};
 use crate::sync::ProcessEpoch;
 pub(crate) use batch::BatchItem;
@@ -40,10 +40,10 @@ impl Inner {
     /// Inlined into the caller, so that the reply lies where the caller wants it: a reply that
     /// was just written is not moved without waiting for the stores.
     #[inline(always)]
-    fn visit(&self, visit: &CallScope<'_>) -> Result<Reply, Error> {
+    fn run(&self, scope: &CallScope<'_>) -> Result<Reply, Error> {
         let mut answer = Ok(Reply::vacant());
         if let Ok(reply) = &mut answer
-            && let Err(error) = self.walk(visit, reply)
+            && let Err(error) = self.walk(scope, reply)
         {
             answer = Err(error);
         }
@@ -52,15 +52,15 @@ impl Inner {
 
     /// The corridor, once.
     #[inline(never)]
-    fn walk(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn walk(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         self.check_process()?;
-        self.stack.call(visit, reply)
+        self.stack.call(scope, reply)
     }
 
     /// The corridor, by a future.
-    async fn stride(&self, visit: &CallScope<'_>) -> Result<Reply, Error> {
+    async fn run_async(&self, scope: &CallScope<'_>) -> Result<Reply, Error> {
         let mut reply = Reply::vacant();
-        self.stack.call_async(visit, &mut reply).await?;
+        self.stack.call_async(scope, &mut reply).await?;
         Ok(reply)
     }
 
@@ -105,7 +105,7 @@ impl PluginHandle {
     /// layer or a validator that panicked.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        self.inner.visit(&CallScope::inline(&request))
+        self.inner.run(&CallScope::inline(&request))
     }
 
     /// Calls the plugin in this thread, past all layers: what these cost is measured by this.
@@ -162,8 +162,8 @@ impl PluginHandle {
         self.answer(answer).await
     }
 
-    async fn answer<T>(&self, answer: Ticket<Result<T, Error>>) -> Result<T, Error> {
-        answer.await.unwrap_or_else(|| Err(lost(&self.inner.slot)))
+    async fn answer<T>(&self, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+        answer.await.unwrap_or_else(|_| Err(lost(&self.inner.slot)))
     }
 
     /// Holds the current generation, for many calls at raw speed.
@@ -173,8 +173,8 @@ impl PluginHandle {
     /// `Retired` after an unload.
     pub fn pin(&self) -> Result<Pinned, Error> {
         self.inner.check_process()?;
-        let token = self.inner.slot.pin()?;
-        Ok(Pinned { token, inner: Arc::clone(&self.inner) })
+        let instance = self.inner.slot.pin()?;
+        Ok(Pinned { instance, inner: Arc::clone(&self.inner) })
     }
 }
 
@@ -195,7 +195,7 @@ fn lost(slot: &Slot) -> Error {
 /// A hold on one generation of a plugin. Whatever ends that generation waits until this is
 /// dropped, so drop it when a call answers `Retired`.
 pub struct Pinned {
-    token: Arc<InstanceRef>,
+    instance: Arc<InstanceRef>,
     inner: Arc<Inner>,
 }
 
@@ -207,16 +207,16 @@ impl Pinned {
     /// Those of [`PluginHandle::call`]; `Retired` once another generation is current.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        if !self.token.generation().is_current() {
+        if !self.instance.generation().is_current() {
             return Err(self.not_current());
         }
-        let visit = CallScope { method: Method::Pinned, ..CallScope::inline(&request) };
-        self.inner.visit(&CallScope { lease: Some(&self.token), ..visit })
+        let scope = CallScope { method: Method::Pinned, ..CallScope::inline(&request) };
+        self.inner.run(&CallScope { lease: Some(&self.instance), ..scope })
     }
 
     /// The generation that is held.
     pub fn generation(&self) -> GenerationId {
-        self.token.generation().id
+        self.instance.generation().id
     }
 
     #[cold]

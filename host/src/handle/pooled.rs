@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{Inner, lost};
 use crate::call::{CallState, Reply, Request};
 use crate::error::Error;
-use crate::pool::{
-    DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, Teller, Ticket, WaitLimits, ticket,
-};
+use crate::pool::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
 use crate::slot::CallScope;
 use crate::sync::{after, lock};
 
@@ -27,7 +26,7 @@ struct PooledCall {
     request: Request<'static>,
     state: CallState,
     /// None once the call was answered.
-    teller: Mutex<Option<Teller<Answer>>>,
+    sender: Mutex<Option<oneshot::Sender<Answer>>>,
     /// Whether it was counted: by the layers, or as one that never began.
     is_counted: AtomicBool,
 }
@@ -35,10 +34,10 @@ struct PooledCall {
 impl PooledCall {
     fn answer(&self, answer: impl FnOnce() -> Answer) -> bool {
         // Taken first: whoever is told may have code of their own behind it.
-        let teller = lock(&self.teller).take();
-        let is_first = teller.is_some();
-        if let Some(teller) = teller {
-            teller.tell(answer());
+        let sender = lock(&self.sender).take();
+        let is_first = sender.is_some();
+        if let Some(sender) = sender {
+            let _ = sender.send(answer());
         }
         is_first
     }
@@ -49,8 +48,8 @@ impl PooledCall {
     fn cancel(self: &Arc<Self>) {
         self.state.cancel();
         if self.answer(|| Err(self.inner.slot.cancelled_error())) {
-            let work: Arc<dyn Job> = Arc::<Self>::clone(self);
-            self.inner.slot.cancel(&work);
+            let job: Arc<dyn Job> = Arc::<Self>::clone(self);
+            self.inner.slot.cancel(&job);
         }
     }
 }
@@ -61,7 +60,7 @@ impl Job for PooledCall {
             return JobOutcome::Completed;
         }
         let answer = self.inner.slot.with_lease(generation, |token| {
-            self.inner.visit(&CallScope::pooled(&self.request, token, &self.state))
+            self.inner.run(&CallScope::pooled(&self.request, token, &self.state))
         });
         let Some(answer) = answer else { return JobOutcome::StaleEpoch };
         self.is_counted.store(true, Ordering::Relaxed);
@@ -78,8 +77,8 @@ impl Job for PooledCall {
             let Some(token) = self.inner.slot.lease(generation) else {
                 return JobOutcome::StaleEpoch;
             };
-            let visit = CallScope::pooled(&self.request, &token, &self.state);
-            let answer = self.inner.stride(&visit).await;
+            let scope = CallScope::pooled(&self.request, &token, &self.state);
+            let answer = self.inner.run_async(&scope).await;
             // Whoever is told may wait for the end of this generation.
             drop(token);
             self.is_counted.store(true, Ordering::Relaxed);
@@ -140,8 +139,8 @@ enum State {
 }
 
 struct WaitingCall {
-    ticket: Ticket<Answer>,
-    work: Arc<PooledCall>,
+    receiver: oneshot::Receiver<Answer>,
+    job: Arc<PooledCall>,
     /// Where the request named a token: wakes when that is cancelled, whoever polls.
     _token: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
@@ -151,8 +150,8 @@ struct CancelOnWake(Weak<PooledCall>);
 
 impl Wake for CancelOnWake {
     fn wake(self: Arc<Self>) {
-        if let Some(work) = self.0.upgrade() {
-            work.cancel();
+        if let Some(job) = self.0.upgrade() {
+            job.cancel();
         }
     }
 }
@@ -173,53 +172,54 @@ impl WaitingCall {
         inner.check_process()?;
         let mut request = request.into_owned();
         let admitted = slot.check_admission().and_then(|()| bound(inner, &mut request));
-        let patience = admitted.inspect_err(|_| slot.count_rejected())?;
+        let wait_limits = admitted.inspect_err(|_| slot.count_rejected())?;
         if request.is_cancelled() {
             slot.count_rejected();
             return Err(slot.cancelled_before_start());
         }
         let token = request.cancellation_token().cloned();
-        let (teller, ticket) = ticket();
-        let work = Arc::new(PooledCall {
+        let (sender, receiver) = oneshot::channel();
+        let job = Arc::new(PooledCall {
             inner: Arc::clone(inner),
             request,
             state: CallState::default(),
-            teller: Mutex::new(Some(teller)),
+            sender: Mutex::new(Some(sender)),
             is_counted: AtomicBool::new(false),
         });
-        slot.enqueue(Arc::<PooledCall>::clone(&work), patience)?;
+        slot.enqueue(Arc::<PooledCall>::clone(&job), wait_limits)?;
         let mut token = token.map(|token| Box::pin(token.cancelled_owned()));
         if let Some(token) = &mut token {
-            let waker = Waker::from(Arc::new(CancelOnWake(Arc::downgrade(&work))));
+            let waker = Waker::from(Arc::new(CancelOnWake(Arc::downgrade(&job))));
             if token.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                work.cancel();
+                job.cancel();
             }
         }
-        Ok(Self { ticket, work, _token: token })
+        Ok(Self { receiver, job, _token: token })
     }
 }
 
 /// How long a call may wait; its deadline becomes the request's.
 fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<WaitLimits, Error> {
     let slot = &inner.slot;
-    let place_wait_max = request.place_wait_max();
-    let terms = slot.load_policy();
-    let want_time = terms.as_ref().is_some_and(|terms| terms.needs_clock(request.deadline()));
-    if !want_time && request.deadline().is_none() && place_wait_max.is_none() {
+    let space_timeout = request.space_timeout();
+    let policy = slot.load_policy();
+    let want_time = policy.as_ref().is_some_and(|policy| policy.needs_clock(request.deadline()));
+    if !want_time && request.deadline().is_none() && space_timeout.is_none() {
         return Ok(WaitLimits::default());
     }
     let now = Instant::now();
-    if let Some(deadline) = terms.as_ref().and_then(|terms| terms.deadline(now, request.deadline()))
+    if let Some(deadline) =
+        policy.as_ref().and_then(|policy| policy.deadline(now, request.deadline()))
     {
         request.set_deadline(Some(deadline));
     }
     if request.deadline().is_some_and(|deadline| deadline <= now) {
         return Err(slot.deadline_error("was not called: the deadline had passed"));
     }
-    let age_max = terms.as_ref().and_then(|terms| terms.queue_timeout);
+    let age_max = policy.as_ref().and_then(|policy| policy.queue_timeout);
     Ok(WaitLimits {
         deadline: request.deadline(),
-        space_until: place_wait_max.map(|wait_max| after(now, wait_max)),
+        space_until: space_timeout.map(|timeout| after(now, timeout)),
         expires_at: age_max.map(|age_max| after(now, age_max)),
     })
 }
@@ -229,11 +229,11 @@ impl Future for Execute {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = match &mut self.0 {
-            State::Waiting(waits) if !waits.work.inner.process.is_current() => {
-                Err(waits.work.inner.forked())
+            State::Waiting(waits) if !waits.job.inner.process.is_current() => {
+                Err(waits.job.inner.forked())
             }
-            State::Waiting(waits) => match Pin::new(&mut waits.ticket).poll(context) {
-                Poll::Ready(answer) => answer.unwrap_or_else(|| Err(lost(&waits.work.inner.slot))),
+            State::Waiting(waits) => match Pin::new(&mut waits.receiver).poll(context) {
+                Poll::Ready(answer) => answer.unwrap_or_else(|_| Err(lost(&waits.job.inner.slot))),
                 Poll::Pending => return Poll::Pending,
             },
             // Polled after it was ready, as no future may be.
@@ -250,8 +250,8 @@ impl Future for Execute {
 
 impl Drop for WaitingCall {
     fn drop(&mut self) {
-        if self.work.inner.process.is_current() {
-            self.work.cancel();
+        if self.job.inner.process.is_current() {
+            self.job.cancel();
         }
     }
 }

@@ -93,10 +93,10 @@ fn pooled_calls_run_on_the_runtime_and_the_layers_count_them() {
             ErrorKind::PermissionDenied
         );
     });
-    let meter = &plugin.inner.slot.counters;
-    assert_eq!(meter.calls.sum(), 25);
-    assert_eq!(meter.errors.load(Ordering::Relaxed), 1);
-    assert_eq!(meter.refused.load(Ordering::Relaxed), 1);
+    let counters = &plugin.inner.slot.counters;
+    assert_eq!(counters.calls.sum(), 25);
+    assert_eq!(counters.errors.load(Ordering::Relaxed), 1);
+    assert_eq!(counters.refused.load(Ordering::Relaxed), 1);
     assert_eq!(plugin.unbounded(), None);
     runtime.block_on(host.unload("where")).expect("it is there");
     assert!(matches!(generation.state(), State::Closed));
@@ -131,8 +131,8 @@ fn chunks_run_as_tasks_with_an_outcome_for_each_call() {
     let (host, runtime) = (host(None), runtime());
     let plugin = host.plugin("where").expect("it is there");
     let _ = move_to_tasks(&plugin, &runtime);
-    for wait_max in [None, Some(WAIT_MAX)] {
-        let outcomes = runtime.block_on(plugin.execute_each(calls(), wait_max));
+    for timeout in [None, Some(WAIT_MAX)] {
+        let outcomes = runtime.block_on(plugin.execute_each(calls(), timeout));
         check(&outcomes);
     }
 }
@@ -191,21 +191,21 @@ fn an_exchange_ends_when_nobody_wants_the_answer_or_its_generation_has_to_end() 
     let slot = &plugin.inner.slot;
     runtime.block_on(async {
         let token = slot.lease(generation.id.get()).expect("it serves");
-        let standing = CallState::default();
-        standing.mark_async();
+        let state = CallState::default();
+        state.mark_async();
         let never = || pending::<Result<(), Error>>();
-        let (ended, ()) = tokio::join!(slot.until_cancelled(&token, &standing, never()), async {
-            standing.cancel();
+        let (ended, ()) = tokio::join!(slot.until_cancelled(&token, &state, never()), async {
+            state.cancel();
         });
         assert_eq!(ended.expect_err("it was taken back").kind(), ErrorKind::Cancelled);
         // Whoever comes too late hears it too; an answer that is there counts all the same.
-        let ended = slot.until_cancelled(&token, &standing, never()).await;
+        let ended = slot.until_cancelled(&token, &state, never()).await;
         assert_eq!(ended.expect_err("it was taken back").kind(), ErrorKind::Cancelled);
-        assert!(slot.until_cancelled(&token, &standing, ready(Ok(()))).await.is_ok());
+        assert!(slot.until_cancelled(&token, &state, ready(Ok(()))).await.is_ok());
 
-        let standing = CallState::default();
-        standing.mark_async();
-        let exchange = slot.until_cancelled(&token, &standing, never());
+        let state = CallState::default();
+        state.mark_async();
+        let exchange = slot.until_cancelled(&token, &state, never());
         let (ended, ()) = tokio::join!(exchange, async { generation.abort_calls() });
         assert_eq!(ended.expect_err("its plugin ended").kind(), ErrorKind::Retired);
     });
@@ -253,26 +253,26 @@ fn answers_that_do_not_come_in_time_are_held_against_the_generation_that_was_ask
     let generation = move_to_tasks(&plugin, &runtime);
     let slot = &plugin.inner.slot;
     let token = slot.lease(generation.id.get()).expect("it serves");
-    let (request, standing, told) = (Request::text(""), CallState::default(), CallState::default());
+    let (request, state, told) = (Request::text(""), CallState::default(), CallState::default());
     told.time_out();
-    let judge = |standing, error| {
-        let visit = CallScope::pooled(&request, &token, standing);
-        slot.record_outcome(Admission::Normal, &visit, &Err(error));
+    let judge = |state, error| {
+        let scope = CallScope::pooled(&request, &token, state);
+        slot.record_outcome(Admission::Normal, &scope, &Err(error));
         (slot.counters.abandoned.load(Ordering::Relaxed), slot.health.is_quarantined())
     };
     let not_asked = || slot.deadline_error("was not called");
     let unanswered = || slot.deadline_error("did not answer").in_generation(generation.id);
     let left = || Error::new(ErrorKind::Disconnected, "ended").in_generation(generation.id);
     for _ in 0..9 {
-        assert_eq!(judge(&standing, not_asked()), (0, false));
-        assert_eq!(judge(&standing, left()), (0, false));
+        assert_eq!(judge(&state, not_asked()), (0, false));
+        assert_eq!(judge(&state, left()), (0, false));
         // The clock has held it against the plugin before.
         assert_eq!(judge(&told, unanswered()), (0, false));
     }
     for faults in 1..5 {
-        assert_eq!(judge(&standing, unanswered()), (faults, false));
-        assert_eq!(judge(&standing, unanswered()), (faults, false), "a call counts once");
-        standing.reset();
+        assert_eq!(judge(&state, unanswered()), (faults, false));
+        assert_eq!(judge(&state, unanswered()), (faults, false), "a call counts once");
+        state.reset();
     }
-    assert_eq!(judge(&standing, unanswered()), (5, true));
+    assert_eq!(judge(&state, unanswered()), (5, true));
 }

@@ -67,7 +67,7 @@ pub trait Layer: Send + Sync + 'static {
 #[derive(Clone, Copy)]
 pub struct Call<'c> {
     plugin: &'c PluginName,
-    visit: CallScope<'c>,
+    scope: CallScope<'c>,
 }
 
 impl<'c> Call<'c> {
@@ -78,27 +78,27 @@ impl<'c> Call<'c> {
 
     /// How the call is made.
     pub fn method(&self) -> Method {
-        self.visit.method
+        self.scope.method
     }
 
     /// What is asked.
     pub fn request(&self) -> &'c Request<'c> {
-        self.visit.request
+        self.scope.request
     }
 
     /// What the plugin is asked to do, if the request names it.
     pub fn operation(&self) -> Option<&'c str> {
-        self.visit.request.named_operation()
+        self.scope.request.named_operation()
     }
 
     /// The trace that the call belongs to, if the request names it.
     pub fn trace(&self) -> Option<&'c TraceContext> {
-        self.visit.request.trace()
+        self.scope.request.trace()
     }
 
     /// How long the answer is still wanted; none: for ever.
     pub fn remaining(&self) -> Option<Duration> {
-        let deadline = self.visit.request.deadline()?;
+        let deadline = self.scope.request.deadline()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -108,8 +108,8 @@ impl<'c> Call<'c> {
     where
         'c: 'n,
     {
-        let visit: CallScope<'n> = CallScope { request, ..self.visit };
-        Call { plugin: self.plugin, visit }
+        let scope: CallScope<'n> = CallScope { request, ..self.scope };
+        Call { plugin: self.plugin, scope }
     }
 }
 
@@ -136,7 +136,7 @@ impl Next<'_> {
     /// Those of [`PluginHandle::call`](crate::PluginHandle::call).
     pub fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
         let mut reply = Reply::vacant();
-        self.step.call(&call.visit, &mut reply)?;
+        self.step.call(&call.scope, &mut reply)?;
         Ok(reply)
     }
 }
@@ -155,8 +155,8 @@ struct UserLayer {
 }
 
 impl SyncService for UserLayer {
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let call = Call { plugin: &self.slot.name, visit: *visit };
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let call = Call { plugin: &self.slot.name, scope: *scope };
         let next = Next { step: &*self.inner };
         let answer = catch_unwind(AssertUnwindSafe(|| self.layer.call(call, next)));
         let answer = answer.map_err(|payload| panic_error(&self.slot, "a layer", payload));
@@ -186,10 +186,10 @@ impl<S: SyncService + 'static> UserLayers<S> {
 
 impl<S: SyncService> SyncService for UserLayers<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         match self {
-            Self::None(inner) => inner.call(visit, reply),
-            Self::Some(layered) => layered.call(visit, reply),
+            Self::None(inner) => inner.call(scope, reply),
+            Self::Some(layered) => layered.call(scope, reply),
         }
     }
 }
@@ -197,11 +197,11 @@ impl<S: SyncService> SyncService for UserLayers<S> {
 impl<S: AsyncService> AsyncService for UserLayers<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
         match self {
-            Self::None(inner) => inner.call_async(visit, reply).await,
+            Self::None(inner) => inner.call_async(scope, reply).await,
             // Its layers would hold up the thread that runs the tasks.
             Self::Some(_) => Err(bug!("a task went through layers of the application")),
         }

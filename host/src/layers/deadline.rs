@@ -21,23 +21,23 @@ impl<S> Deadline<S> {
 
 impl<S: SyncService> SyncService for Deadline<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        if visit.request.is_bounded() {
-            self.slot.check_active(visit.request)?;
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        if scope.request.is_bounded() {
+            self.slot.check_active(scope.request)?;
         }
-        self.inner.call(visit, reply)
+        self.inner.call(scope, reply)
     }
 }
 
 impl<S: AsyncService> AsyncService for Deadline<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        if visit.request.is_bounded() {
-            self.slot.check_active(visit.request)?;
+        if scope.request.is_bounded() {
+            self.slot.check_active(scope.request)?;
         }
-        self.inner.call_async(visit, reply).await
+        self.inner.call_async(scope, reply).await
     }
 }

@@ -24,13 +24,13 @@ impl<S> FastPath<S> {
 
 impl<S: SyncService> SyncService for FastPath<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        if self.needs_slow_path(visit) {
-            return self.inner.call(visit, reply);
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        if self.needs_slow_path(scope) {
+            return self.inner.call(scope, reply);
         }
-        let outcome = self.slot.call(visit, reply);
+        let outcome = self.slot.call(scope, reply);
         if outcome.is_err() {
-            self.slot.record_outcome(Admission::Normal, visit, &outcome);
+            self.slot.record_outcome(Admission::Normal, scope, &outcome);
         }
         outcome
     }
@@ -39,15 +39,15 @@ impl<S: SyncService> SyncService for FastPath<S> {
 impl<S: AsyncService> AsyncService for FastPath<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        if self.needs_slow_path(visit) {
-            return self.inner.call_async(visit, reply).await;
+        if self.needs_slow_path(scope) {
+            return self.inner.call_async(scope, reply).await;
         }
-        let outcome = self.slot.call_async(visit, reply).await;
+        let outcome = self.slot.call_async(scope, reply).await;
         if outcome.is_err() {
-            self.slot.record_outcome(Admission::Normal, visit, &outcome);
+            self.slot.record_outcome(Admission::Normal, scope, &outcome);
         }
         outcome
     }
@@ -56,9 +56,9 @@ impl<S: AsyncService> AsyncService for FastPath<S> {
 impl<S> FastPath<S> {
     /// Whether a layer below has something to do.
     #[inline(always)]
-    fn needs_slow_path(&self, visit: &CallScope<'_>) -> bool {
-        let is_busy = self.is_disabled || !visit.request.is_plain() || !self.slot.fast_path_ok();
+    fn needs_slow_path(&self, scope: &CallScope<'_>) -> bool {
+        let is_busy = self.is_disabled || !scope.request.is_plain() || !self.slot.fast_path_ok();
         // A lease may be of another build than the one that the slot's word is about.
-        is_busy || visit.lease.is_some_and(InstanceRef::checks_input)
+        is_busy || scope.lease.is_some_and(InstanceRef::checks_input)
     }
 }

@@ -24,11 +24,11 @@ impl<S> Meter<S> {
 
 impl<S: SyncService> SyncService for Meter<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         let calls = self.slot.counters.calls.own();
         let is_timed = is_sampled(calls);
         let outcome =
-            if is_timed { self.call_timed(visit, reply) } else { self.inner.call(visit, reply) };
+            if is_timed { self.call_timed(scope, reply) } else { self.inner.call(scope, reply) };
         self.slot.counters.count(calls, &outcome);
         outcome
     }
@@ -37,11 +37,11 @@ impl<S: SyncService> SyncService for Meter<S> {
 impl<S: AsyncService> AsyncService for Meter<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
         let start = Instant::now();
-        let outcome = self.inner.call_async(visit, reply).await;
+        let outcome = self.inner.call_async(scope, reply).await;
         // The cell of the thread that it ends on; which one that is was not known before.
         let calls = self.slot.counters.calls.own();
         if is_sampled(calls) {
@@ -60,9 +60,9 @@ fn is_sampled(calls: LocalShard<'_>) -> bool {
 
 impl<S: SyncService> Meter<S> {
     #[cold]
-    fn call_timed(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call_timed(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         let start = Instant::now();
-        let outcome = self.inner.call(visit, reply);
+        let outcome = self.inner.call(scope, reply);
         self.slot.counters.latencies.record(start.elapsed());
         outcome
     }

@@ -38,9 +38,10 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, fault_of};
+use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 use crate::manifest::Manifest;
+use crate::panic::fault_of;
 use crate::slot::Slot;
 use app::UserLayers;
 pub use app::{Call, Layer, Next};

@@ -22,7 +22,7 @@ use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 pub(crate) type Validator = dyn Fn(&Request<'_>) -> Result<(), String> + Send + Sync;
 
 /// Most characters of what a validator says.
-const MESSAGE_CHARS_MAX: usize = 1000;
+const MAX_MESSAGE_CHARS: usize = 1000;
 
 pub(crate) struct Validate<S> {
     slot: Arc<Slot>,
@@ -47,7 +47,7 @@ impl<S> Validate<S> {
 
     #[cold]
     fn invalid_input(&self, mut why: String) -> Error {
-        if let Some((end, _)) = why.char_indices().nth(MESSAGE_CHARS_MAX) {
+        if let Some((end, _)) = why.char_indices().nth(MAX_MESSAGE_CHARS) {
             why.truncate(end);
             why.push('…');
         }
@@ -58,55 +58,55 @@ impl<S> Validate<S> {
 
 impl<S: SyncService> SyncService for Validate<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        if self.has_nothing_to_check(visit) {
-            return self.inner.call(visit, reply);
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        if self.has_nothing_to_check(scope) {
+            return self.inner.call(scope, reply);
         }
-        self.check_and_call(visit, reply)
+        self.check_and_call(scope, reply)
     }
 }
 
 impl<S: AsyncService> AsyncService for Validate<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        if self.has_nothing_to_check(visit) {
-            return self.inner.call_async(visit, reply).await;
+        if self.has_nothing_to_check(scope) {
+            return self.inner.call_async(scope, reply).await;
         }
-        let terms = visit.leased_policy().ok_or_else(|| self.slot.unloaded_error())?;
-        self.check(terms, visit.request)?;
-        let visit = CallScope { policy: Some(terms), ..*visit };
-        self.inner.call_async(&visit, reply).await
+        let policy = scope.leased_policy().ok_or_else(|| self.slot.unloaded_error())?;
+        self.check(policy, scope.request)?;
+        let scope = CallScope { policy: Some(policy), ..*scope };
+        self.inner.call_async(&scope, reply).await
     }
 }
 
 impl<S: SyncService> Validate<S> {
     #[inline(never)]
-    fn check_and_call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        self.slot.with_policy(visit, |visit, terms| {
-            self.check(terms, visit.request)?;
-            self.inner.call(visit, reply)
+    fn check_and_call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        self.slot.with_policy(scope, |scope, policy| {
+            self.check(policy, scope.request)?;
+            self.inner.call(scope, reply)
         })
     }
 }
 
 impl<S> Validate<S> {
     #[inline(always)]
-    fn has_nothing_to_check(&self, visit: &CallScope<'_>) -> bool {
+    fn has_nothing_to_check(&self, scope: &CallScope<'_>) -> bool {
         // What the call was judged by says it better than the slot, where there was a reload.
-        let checks_input = match (visit.policy, visit.lease) {
-            (Some(terms), _) => terms.checks_input(),
-            (None, Some(token)) => token.checks_input(),
+        let checks_input = match (scope.policy, scope.lease) {
+            (Some(policy), _) => policy.checks_input(),
+            (None, Some(instance)) => instance.checks_input(),
             (None, None) => self.slot.checks_input(),
         };
         !checks_input && self.validators.is_empty()
     }
 
-    fn check(&self, terms: &CallPolicy, request: &Request<'_>) -> Result<(), Error> {
-        terms.check_length(&self.slot.name, request)?;
-        terms.check_input(&self.slot.name, request)?;
+    fn check(&self, policy: &CallPolicy, request: &Request<'_>) -> Result<(), Error> {
+        policy.check_length(&self.slot.name, request)?;
+        policy.check_input(&self.slot.name, request)?;
         self.run_validators(request)
     }
 }

@@ -7,14 +7,14 @@ use std::sync::{Condvar, Mutex, PoisonError, mpsc};
 
 use tokio::sync::oneshot;
 
-use super::survive::survives;
 use super::{CollectError, Collected};
+use crate::panic::catch_panic;
 use crate::sync::lock;
 
 pub(super) type Key = Cow<'static, str>;
 
 /// Events that a worker takes at once, at most.
-const BATCH_MAX: usize = 64;
+const MAX_BATCH: usize = 64;
 /// Waiting senders among which those that gave up are not yet looked for.
 const WAITING_UNSWEPT: usize = 64;
 
@@ -75,29 +75,29 @@ impl Channel {
     }
 
     pub(super) async fn send(&self, key: Key) -> Result<(), CollectError> {
-        let (teller, accepted) = oneshot::channel();
-        match self.send_or_wait(key, Waiter::Task(teller))? {
+        let (sender, accepted) = oneshot::channel();
+        match self.send_or_wait(key, Waiter::Task(sender))? {
             Sent::Accepted => Ok(()),
             Sent::Waits => accepted.await.map_err(|_| CollectError::Stopped),
         }
     }
 
     pub(super) fn send_blocking(&self, key: Key) -> Result<(), CollectError> {
-        let (teller, accepted) = mpsc::sync_channel(1);
-        match self.send_or_wait(key, Waiter::Thread(teller))? {
+        let (sender, accepted) = mpsc::sync_channel(1);
+        match self.send_or_wait(key, Waiter::Thread(sender))? {
             Sent::Accepted => Ok(()),
             Sent::Waits => accepted.recv().map_err(|_| CollectError::Stopped),
         }
     }
 
-    fn send_or_wait(&self, key: Key, teller: Waiter) -> Result<Sent, CollectError> {
+    fn send_or_wait(&self, key: Key, sender: Waiter) -> Result<Sent, CollectError> {
         let mut state = lock(&self.state);
         match self.offer(&mut state, key) {
             Offered::Accepted => Ok(Sent::Accepted),
             Offered::Stopped => Err(CollectError::Stopped),
             Offered::Full(key) => {
                 state.sweep();
-                state.waiting.push_back((key, teller));
+                state.waiting.push_back((key, sender));
                 Ok(Sent::Waits)
             }
         }
@@ -122,7 +122,7 @@ impl Channel {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         self.more.notify_all();
-        waiting.into_iter().for_each(|(_, teller)| completion(|| drop(teller)));
+        waiting.into_iter().for_each(|(_, sender)| completion(|| drop(sender)));
     }
 
     /// Waits for events and takes some into `batch`, noting what became of those before; false
@@ -134,7 +134,7 @@ impl Channel {
         let is_idle = |state: &mut State| state.events.is_empty() && !state.is_stopped;
         state = self.more.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
         // An equal share for each worker: where events are rare, each one is somebody else's.
-        let share = (state.events.len() / self.workers).clamp(1, BATCH_MAX);
+        let share = (state.events.len() / self.workers).clamp(1, MAX_BATCH);
         let share = share.min(state.events.len());
         batch.extend(state.events.drain(..share));
         let accepted = state.refill(self.events_max);
@@ -142,7 +142,7 @@ impl Channel {
             self.more.notify_one();
         }
         drop(state);
-        accepted.into_iter().for_each(|teller| completion(|| teller.wake()));
+        accepted.into_iter().for_each(|sender| completion(|| sender.wake()));
         !batch.is_empty()
     }
 
@@ -153,7 +153,7 @@ impl Channel {
 
 /// Tells somebody; what its waker does is its own affair.
 fn completion(tell: impl FnOnce()) {
-    let _ = survives(tell);
+    let _ = catch_panic(tell);
 }
 
 #[must_use]
@@ -179,11 +179,11 @@ impl State {
     fn refill(&mut self, events_max: usize) -> Vec<Waiter> {
         let mut accepted = Vec::new();
         while self.events.len() < events_max
-            && let Some((key, teller)) = self.waiting.pop_front()
+            && let Some((key, sender)) = self.waiting.pop_front()
         {
-            if !teller.is_gone() {
+            if !sender.is_gone() {
                 self.accept(key);
-                accepted.push(teller);
+                accepted.push(sender);
             }
         }
         accepted
@@ -192,7 +192,7 @@ impl State {
     /// Forgets those who gave up, so that no more are kept than twice as many as wait.
     fn sweep(&mut self) {
         if self.waiting.len() >= self.sweep_at {
-            self.waiting.retain(|(_, teller)| !teller.is_gone());
+            self.waiting.retain(|(_, sender)| !sender.is_gone());
             self.sweep_at = WAITING_UNSWEPT.max(self.waiting.len() * 2);
         }
     }
@@ -201,7 +201,7 @@ impl State {
 impl Waiter {
     fn is_gone(&self) -> bool {
         match self {
-            Self::Task(teller) => teller.is_closed(),
+            Self::Task(sender) => sender.is_closed(),
             Self::Thread(_) => false,
         }
     }
@@ -209,8 +209,8 @@ impl Waiter {
     fn wake(self) {
         // Who gave up just now is counted all the same.
         match self {
-            Self::Task(teller) => drop(teller.send(())),
-            Self::Thread(teller) => drop(teller.try_send(())),
+            Self::Task(sender) => drop(sender.send(())),
+            Self::Thread(sender) => drop(sender.try_send(())),
         }
     }
 }
@@ -291,7 +291,7 @@ mod tests {
     fn workers_share_what_is_there() {
         let channel = Channel::new(1000, 4);
         (0..1000).for_each(|_| channel.try_send("a".into()).expect("room"));
-        assert_eq!(take(&channel).len(), BATCH_MAX);
+        assert_eq!(take(&channel).len(), MAX_BATCH);
         let channel = Channel::new(1000, 4);
         (0..12).for_each(|_| channel.try_send("a".into()).expect("room"));
         assert_eq!([3, 2, 1, 1].map(|_| take(&channel).len()), [3, 2, 1, 1]);

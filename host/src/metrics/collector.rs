@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::channel::{BatchDone, Channel};
 use super::store::MetricStore;
-use super::survive::{Ended, survives};
+use crate::panic::catch_panic;
 use crate::sync::{SameProcess, lock};
 
 /// What a [`Collector`] may use.
@@ -28,7 +28,7 @@ pub struct CollectorLimits {
 
 impl CollectorLimits {
     /// The most workers that a collector can have.
-    pub const WORKERS_MAX: u32 = 1024;
+    pub const MAX_WORKERS: u32 = 1024;
 }
 
 impl Default for CollectorLimits {
@@ -116,7 +116,7 @@ impl Collector {
         token: CancellationToken,
     ) -> Result<Self, CollectError> {
         let CollectorLimits { workers, max_queued_events } = limits;
-        if !(1..=CollectorLimits::WORKERS_MAX).contains(&workers) {
+        if !(1..=CollectorLimits::MAX_WORKERS).contains(&workers) {
             return Err(CollectError::Workers { wanted: workers });
         }
         let events_max = usize::try_from(max_queued_events).unwrap_or(usize::MAX);
@@ -226,9 +226,9 @@ fn work(channel: &Channel, store: &dyn MetricStore) {
     let mut done = BatchDone::default();
     while channel.take(&mut batch, std::mem::take(&mut done)) {
         for key in batch.drain(..) {
-            match survives(|| store.inc(&key)) {
-                Ended::Returned => done.counted += 1,
-                Ended::Panicked => done.failed += 1,
+            match catch_panic(|| store.inc(&key)) {
+                Ok(()) => done.counted += 1,
+                Err(_) => done.failed += 1,
             }
         }
     }
@@ -267,7 +267,7 @@ impl fmt::Display for CollectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workers { wanted } => {
-                let most = CollectorLimits::WORKERS_MAX;
+                let most = CollectorLimits::MAX_WORKERS;
                 write!(f, "a collector cannot work with {wanted} workers; wanted 1 to {most}")
             }
             Self::NoRoom => f.write_str("a channel of length 0 holds no event; wanted at least 1"),

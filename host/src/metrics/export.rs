@@ -141,7 +141,7 @@ impl Exporter {
     /// The name of the histogram, for a recorder that wants its buckets set by name.
     pub const DURATION: &str = "hotbay_call_duration_seconds";
     /// About how many durations of one plugin go into a recorder at one export, at most.
-    pub const DURATIONS_MAX: u64 = 65_536;
+    pub const MAX_DURATIONS: u64 = 65_536;
 
     /// An exporter that has exported nothing yet.
     pub fn new() -> Self {
@@ -223,7 +223,7 @@ impl Known {
 fn record(durations: &LatencySnapshot, histogram: &::metrics::Histogram) {
     let count = durations.count();
     for bucket in durations.buckets() {
-        let records = thinned(bucket.count, count, Exporter::DURATIONS_MAX);
+        let records = thinned(bucket.count, count, Exporter::MAX_DURATIONS);
         let records = usize::try_from(records).unwrap_or(usize::MAX);
         histogram.record_many(bucket.middle().as_secs_f64(), records);
     }

@@ -244,7 +244,7 @@ fn prometheus_shows_durations_in_buckets_and_counts_exactly() {
 
 #[test]
 fn too_many_durations_are_thinned_and_the_rare_ones_stay() {
-    let max = Exporter::DURATIONS_MAX;
+    let max = Exporter::MAX_DURATIONS;
     for (part, whole, wanted) in [
         (max, max, max),
         (1, 100 * max, 1),
@@ -259,7 +259,7 @@ fn too_many_durations_are_thinned_and_the_rare_ones_stay() {
 proptest! {
     #[test]
     fn what_is_thinned_stays_near_the_limit(parts in proptest::collection::vec(1_u64..1 << 40, 1..300)) {
-        let (whole, max) = (parts.iter().sum(), Exporter::DURATIONS_MAX);
+        let (whole, max) = (parts.iter().sum(), Exporter::MAX_DURATIONS);
         let out: Vec<_> = parts.iter().map(|part| thinned(*part, whole, max)).collect();
         prop_assert!(out.iter().sum::<u64>() <= max + parts.len() as u64);
         prop_assert!(out.iter().all(|out| *out > 0));

@@ -10,7 +10,7 @@ const SUB_BITS: u32 = 3;
 const SUBS: usize = 1 << SUB_BITS;
 /// Durations are below 2 to the power of this, in nanoseconds: 18 minutes.
 const NANOS_BITS: u32 = 40;
-const NANOS_MAX: u64 = (1 << NANOS_BITS) - 1;
+const MAX_NANOS: u64 = (1 << NANOS_BITS) - 1;
 const BUCKETS: usize = (NANOS_BITS - SUB_BITS + 1) as usize * SUBS;
 
 /// A histogram of durations: 304 buckets, 2.4 KiB, no lock.
@@ -52,7 +52,7 @@ impl Latencies {
     /// Adds one duration. Never waits.
     #[inline]
     pub fn record(&self, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).map_or(NANOS_MAX, |n| n.min(NANOS_MAX));
+        let nanos = u64::try_from(duration.as_nanos()).map_or(MAX_NANOS, |n| n.min(MAX_NANOS));
         // Relaxed: each number stands for itself.
         self.buckets[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
@@ -153,19 +153,19 @@ mod tests {
             assert!(from < to);
             assert_eq!((bucket(from), bucket(to - 1)), (here, here), "{from}..{to}");
         }
-        assert_eq!(nanos_from(BUCKETS), NANOS_MAX + 1);
+        assert_eq!(nanos_from(BUCKETS), MAX_NANOS + 1);
     }
 
     #[test]
     fn what_is_longer_than_the_longest_counts_as_the_longest() {
         let latencies = Latencies::new();
-        for nanos in [NANOS_MAX, NANOS_MAX + 1, u64::MAX] {
+        for nanos in [MAX_NANOS, MAX_NANOS + 1, u64::MAX] {
             latencies.record(Duration::from_nanos(nanos));
         }
         latencies.record(Duration::MAX);
         let now = latencies.snapshot();
         assert_eq!((now.count(), now.buckets().count()), (4, 1));
-        assert_eq!(now.sum(), Duration::from_nanos(NANOS_MAX) * 4);
+        assert_eq!(now.sum(), Duration::from_nanos(MAX_NANOS) * 4);
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_duration_is_in_its_bucket_and_near_the_middle(nanos in 0..=NANOS_MAX) {
+        fn a_duration_is_in_its_bucket_and_near_the_middle(nanos in 0..=MAX_NANOS) {
             let latencies = Latencies::new();
             let duration = Duration::from_nanos(nanos);
             latencies.record(duration);
@@ -206,12 +206,12 @@ mod tests {
         fn a_longer_duration_is_in_no_lower_bucket(
             (one, other) in (0..NANOS_BITS).prop_flat_map(|bits| (0..2_u64 << bits, 0..2_u64 << bits))
         ) {
-            let (short, long) = (one.min(other).min(NANOS_MAX), one.max(other).min(NANOS_MAX));
+            let (short, long) = (one.min(other).min(MAX_NANOS), one.max(other).min(MAX_NANOS));
             prop_assert!(bucket(short) <= bucket(long) && bucket(long) < BUCKETS);
         }
 
         #[test]
-        fn nothing_is_lost(nanos in proptest::collection::vec(0..=NANOS_MAX, 0..200)) {
+        fn nothing_is_lost(nanos in proptest::collection::vec(0..=MAX_NANOS, 0..200)) {
             let latencies = Latencies::new();
             nanos.iter().for_each(|nanos| latencies.record(Duration::from_nanos(*nanos)));
             let now = latencies.snapshot();

@@ -8,7 +8,6 @@ mod export;
 mod latency;
 mod stats;
 mod store;
-mod survive;
 
 pub use collector::{CollectError, Collected, Collector, CollectorLimits};
 #[cfg(feature = "metrics")]

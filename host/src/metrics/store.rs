@@ -40,9 +40,9 @@ pub struct MemoryStore {
 
 impl MemoryStore {
     /// Keys of [`MemoryStore::default`].
-    pub const KEYS_MAX_DEFAULT: usize = 10_000;
+    pub const DEFAULT_MAX_KEYS: usize = 10_000;
     /// Bytes of the longest key that has a count of its own.
-    pub const KEY_BYTES_MAX: usize = 256;
+    pub const MAX_KEY_BYTES: usize = 256;
     /// The key under which everything is counted that has no count of its own.
     pub const OTHER: &str = "other";
 
@@ -79,7 +79,7 @@ impl MemoryStore {
 
 impl MetricStore for MemoryStore {
     fn inc(&self, key: &str) {
-        if key == Self::OTHER || key.len() > Self::KEY_BYTES_MAX {
+        if key == Self::OTHER || key.len() > Self::MAX_KEY_BYTES {
             return add(&self.other);
         }
         let counts = self.counts.read().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +111,7 @@ fn read(count: &AtomicU64) -> u64 {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self::new(Self::KEYS_MAX_DEFAULT)
+        Self::new(Self::DEFAULT_MAX_KEYS)
     }
 }
 
@@ -151,8 +151,8 @@ mod tests {
     #[test]
     fn keys_without_a_count_of_their_own_are_counted_together() {
         let store = MemoryStore::new(2);
-        let long = "k".repeat(MemoryStore::KEY_BYTES_MAX);
-        let too_long = "k".repeat(MemoryStore::KEY_BYTES_MAX + 1);
+        let long = "k".repeat(MemoryStore::MAX_KEY_BYTES);
+        let too_long = "k".repeat(MemoryStore::MAX_KEY_BYTES + 1);
         for key in ["", &long, &too_long, MemoryStore::OTHER, "third", ""] {
             store.inc(key);
         }

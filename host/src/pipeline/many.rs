@@ -162,7 +162,7 @@ impl Pipeline {
                 break;
             }
             calls = match self.plugin(at) {
-                Ok(plugin) => plugin.execute_each(calls, self.steps[at].wait_max).await,
+                Ok(plugin) => plugin.execute_each(calls, self.steps[at].timeout).await,
                 Err(error) => calls.into_iter().map(|call| failed(call, &error)).collect(),
             };
             for call in &mut calls {

@@ -48,20 +48,20 @@ pub(crate) trait Find: Send + Sync {
 pub struct PipelineStep {
     plugin: String,
     name: Option<PluginName>,
-    wait_max: Option<Duration>,
+    timeout: Option<Duration>,
 }
 
 impl PipelineStep {
     /// The step that a plugin takes.
     pub fn new(plugin: impl Into<String>) -> Self {
         let plugin = plugin.into();
-        Self { name: PluginName::new(&plugin).ok(), plugin, wait_max: None }
+        Self { name: PluginName::new(&plugin).ok(), plugin, timeout: None }
     }
 
     /// Says how long this step may take, from its own begin on.
     #[must_use]
-    pub fn deadline_in(mut self, wait_max: Duration) -> Self {
-        self.wait_max = Some(wait_max);
+    pub fn deadline_in(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 }
@@ -107,20 +107,20 @@ impl Pipeline {
                 let error = Error::new(ErrorKind::Cancelled, message);
                 return Err(error.skipping(self.names_from(at)));
             }
-            let terms = Request::bytes(&[]).with_terms_of(&request);
+            let policy = Request::bytes(&[]).with_terms_of(&request);
             let reply = self.take_step(at, request).await;
             let reply = reply.map_err(|error| error.skipping(self.names_from(at + 1)))?;
             if at == last {
                 return Ok(reply);
             }
-            request = terms.answered_by(reply);
+            request = policy.answered_by(reply);
             at += 1;
         }
     }
 
     async fn take_step(&self, at: usize, request: Request<'static>) -> Result<Reply, Error> {
-        let request = match self.steps[at].wait_max {
-            Some(wait_max) => request.deadline_in(wait_max),
+        let request = match self.steps[at].timeout {
+            Some(timeout) => request.deadline_in(timeout),
             None => request,
         };
         self.plugin(at)?.execute(request).await

@@ -31,7 +31,7 @@ struct RunnerThreads {
 struct Steps {
     plugins: Vec<PluginHandle>,
     pipeline: Pipeline,
-    standing: CallState,
+    state: CallState,
 }
 
 impl Runners {
@@ -48,17 +48,17 @@ impl Runners {
     ) -> Result<impl Future<Output = Vec<Completed>> + Send + use<>, Vec<Request<'static>>> {
         let Some((plugins, pool)) = self.ready() else { return Err(requests) };
         let count = requests.len();
-        let standing = CallState::default();
-        let steps = Arc::new(Steps { plugins, pipeline: self.pipeline.clone(), standing });
+        let state = CallState::default();
+        let steps = Arc::new(Steps { plugins, pipeline: self.pipeline.clone(), state });
         let (own, held) = (Arc::clone(&steps), pool.clone());
-        let ticket = pool.submit(move || {
+        let receiver = pool.submit(move || {
             let _held = held;
             own.run(first, requests)
         });
         Ok(async move {
             let left = Left(steps);
-            let outcome = match ticket {
-                Ok(ticket) => ticket.await.map_err(|error| error.to_string()),
+            let outcome = match receiver {
+                Ok(receiver) => receiver.await.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
             let done = outcome.unwrap_or_else(|why| {
@@ -76,7 +76,7 @@ impl Runners {
         let mut plugins = Vec::with_capacity(self.pipeline.steps.len());
         let (mut of, mut workers) = (Vec::new(), u32::MAX);
         for at in 0..self.pipeline.steps.len() {
-            if self.pipeline.steps[at].wait_max.is_some() {
+            if self.pipeline.steps[at].timeout.is_some() {
                 return None;
             }
             let plugin = self.pipeline.plugin(at).ok()?;
@@ -85,7 +85,7 @@ impl Runners {
             workers = workers.min(max_workers);
             plugins.push(plugin);
         }
-        if self.current.as_ref().is_none_or(|crew| crew.of != of) {
+        if self.current.as_ref().is_none_or(|workers| workers.of != of) {
             let mut limits = PoolLimits::default();
             limits.workers = workers;
             limits.max_queued_calls = u32::try_from(self.chunks_max).unwrap_or(u32::MAX);
@@ -102,7 +102,7 @@ impl Steps {
     fn run(&self, first: u64, requests: Vec<Request<'static>>) -> Vec<Completed> {
         let mut done = Vec::with_capacity(requests.len());
         for (index, request) in (first..).zip(requests) {
-            if !self.standing.is_active() {
+            if !self.state.is_active() {
                 break;
             }
             done.push(Completed { index, outcome: self.take(request) });
@@ -114,7 +114,7 @@ impl Steps {
     fn take(&self, mut request: Request<'static>) -> Result<Reply, Error> {
         let last = self.plugins.len() - 1;
         for (at, plugin) in self.plugins.iter().enumerate() {
-            let reply = plugin.call_for(&request, &self.standing);
+            let reply = plugin.call_for(&request, &self.state);
             let reply = reply.map_err(|error| error.skipping(self.pipeline.names_from(at + 1)))?;
             if at == last {
                 return Ok(reply);
@@ -130,6 +130,6 @@ struct Left(Arc<Steps>);
 
 impl Drop for Left {
     fn drop(&mut self) {
-        self.0.standing.cancel();
+        self.0.state.cancel();
     }
 }

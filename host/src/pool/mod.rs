@@ -11,7 +11,6 @@ mod locks {
 mod async_worker;
 mod job;
 mod opening_thread;
-mod panic;
 mod park;
 mod permits;
 mod queue;
@@ -21,7 +20,6 @@ mod queue_tests;
 mod result_store;
 mod submit;
 mod task;
-mod ticket;
 mod worker_pool;
 
 pub(crate) use async_worker::spawn_async_worker;
@@ -29,7 +27,6 @@ pub(crate) use job::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, Wa
 pub(crate) use opening_thread::{Finish, OpeningThread};
 pub(crate) use queue::{NextJob, PushOutcome, Queue};
 pub(crate) use queue_inner::{Epoch, QueueLimits, WorkerId};
-pub(crate) use ticket::{Teller, Ticket, ticket};
 pub(crate) use timer::{Timer, TimerEntry, TimerHandle};
 pub(crate) use worker_threads::{RunOutcome, WorkSource, WorkerThreads};
 

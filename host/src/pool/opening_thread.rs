@@ -57,7 +57,7 @@ impl OpeningThread {
     /// thread is still at it.
     pub(crate) fn run<T: Send + 'static>(
         &self,
-        wait_max: Duration,
+        timeout: Duration,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> RunOutcome<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -70,7 +70,7 @@ impl OpeningThread {
                 "the thread that opened it has ended",
             ));
         }
-        match receiver.recv_timeout(wait_max) {
+        match receiver.recv_timeout(timeout) {
             Ok(done) => RunOutcome::Completed(done),
             Err(mpsc::RecvTimeoutError::Timeout) => RunOutcome::TimedOut,
             Err(mpsc::RecvTimeoutError::Disconnected) => RunOutcome::SpawnFailed(io::Error::other(
@@ -88,7 +88,7 @@ impl OpeningThread {
     ///
     /// The destructors of its thread-locals run meanwhile. They are code of the library and may
     /// never return.
-    pub(crate) fn finish(&self, wait_max: Duration) -> Finish {
+    pub(crate) fn finish(&self, timeout: Duration) -> Finish {
         let mut inner = lock(&self.inner);
         inner.jobs = None;
         inner.state = match mem::replace(&mut inner.state, State::Joined) {
@@ -101,7 +101,7 @@ impl OpeningThread {
                 _ => Finish::StillRuns,
             };
         };
-        if ended.recv_timeout(wait_max) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Timeout) {
             return Finish::StillRuns;
         }
         inner.state = State::Joined;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use super::SubmitErrorKind;
-use super::panic::drop_panic;
+use crate::panic::drop_panic;
 
 /// A place that was taken; free again when dropped, which may wake who waits for it.
 pub(super) type QueuePermit = OwnedSemaphorePermit;

@@ -6,13 +6,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::panic::{catch_panic, drop_panic};
 use super::permits::{QueuePermit, QueuePermits, TaskPermits};
 use super::result_store::ResultStore;
 use super::{
     Epoch, Job, JobOutcome, PoolLimits, PushOutcome, Queue, QueueLimits, RejectReason, SubmitError,
     SubmitErrorKind, TaskError, TaskId, TaskTicket, WaitLimits, park,
 };
+use crate::panic::{catch_panic, drop_panic};
 use crate::sync::{ProcessEpoch, WaitGroup, deadline_in, lock};
 
 /// One pool but for its threads.
@@ -55,7 +55,7 @@ impl<T: Send + 'static> PoolInner<T> {
         let places =
             QueueLimits { max_queued: max_queued_calls, max_waiting_for_space: 0, max_replaced: 0 };
         let (epoch, _) = queue.start_epoch(limits.workers, places);
-        let floor = Self {
+        let inner = Self {
             store: ResultStore::new(),
             queue,
             permits: QueuePermits::new(limits.max_queued_calls, limits.max_results),
@@ -63,7 +63,7 @@ impl<T: Send + 'static> PoolInner<T> {
             rejecting: Arc::default(),
             process: ProcessEpoch::now(),
         };
-        (Arc::new(floor), epoch)
+        (Arc::new(inner), epoch)
     }
 
     /// Accepts a task if there is a place for it.
@@ -78,7 +78,7 @@ impl<T: Send + 'static> PoolInner<T> {
     /// Accepts a task once there is a place for it; blocks for that at most `wait_max`.
     pub(super) fn submit_within<F>(
         self: &Arc<Self>,
-        wait_max: Duration,
+        timeout: Duration,
         task: F,
     ) -> Result<TaskTicket<T>, SubmitError<F>>
     where
@@ -86,7 +86,7 @@ impl<T: Send + 'static> PoolInner<T> {
     {
         let taken = self.can_accept().and_then(|()| {
             let wait = std::pin::pin!(self.permits.acquire());
-            let taken = park::wait(wait, Some(deadline_in(wait_max)));
+            let taken = park::wait(wait, Some(deadline_in(timeout)));
             taken.unwrap_or_else(|| self.permits.try_acquire())
         });
         self.accept(taken, task)
@@ -155,10 +155,10 @@ impl<T: Send + 'static> PoolInner<T> {
     /// Does what comes until the pool ends.
     pub(super) fn run_worker(self: &Arc<Self>, epoch: Epoch) {
         let _inside = self.enter();
-        let seat = self.queue.register(epoch);
-        while let Some(work) = self.queue.next(seat).0.job {
+        let worker = self.queue.register(epoch);
+        while let Some(job) = self.queue.next(worker).0.job {
             drop_panic(|| {
-                let _ = work.run(0);
+                let _ = job.run(0);
             });
         }
     }

@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use super::job::{Job, RejectReason, WaitLimits};
 use super::locks::{Condvar, Mutex, MutexGuard};
-use super::panic::drop_panic;
 use super::queue_inner::{
     Abandonment, Epoch, FinishedJob, QueueInner, QueueLimits, QueueState, QueuedJob, RunningJob,
     WorkerId,
 };
+use crate::panic::drop_panic;
 use crate::sync::lock;
 
 /// A bounded queue that many push to and many take from, first in, first out.
@@ -98,8 +98,8 @@ impl Queue {
     /// if that is earlier than was told before.
     pub(crate) fn push(
         &self,
-        work: Arc<dyn Job>,
-        patience: WaitLimits,
+        job: Arc<dyn Job>,
+        wait_limits: WaitLimits,
     ) -> (PushOutcome, Option<Instant>) {
         let mut inner = lock(&self.inner);
         if inner.state != QueueState::Open {
@@ -112,31 +112,31 @@ impl Queue {
         let outside = inner.queued.len() >= inner.limits.max_queued;
         let outside_max =
             inner.limits.max_queued.saturating_add(inner.limits.max_waiting_for_space);
-        if outside && (patience.space_until.is_none() || inner.queued.len() >= outside_max) {
+        if outside && (wait_limits.space_until.is_none() || inner.queued.len() >= outside_max) {
             drop(inner);
             return (PushOutcome::Full, None);
         }
-        let look_at = inner.arm_timer(patience.next_due(outside));
-        inner.queued.push_back(QueuedJob { job: work, wait_limits: patience });
+        let due_at = inner.arm_timer(wait_limits.next_due(outside));
+        inner.queued.push_back(QueuedJob { job, wait_limits });
         let pushed = self.push_outcome(inner);
         drop(unwanted);
-        (pushed, look_at)
+        (pushed, due_at)
     }
 
     /// Puts work back in its place at the front, which a worker took for nothing, however full
     /// the queue is.
-    pub(crate) fn requeue(&self, seat: WorkerId, work: Arc<dyn Job>) -> PushOutcome {
+    pub(crate) fn requeue(&self, worker: WorkerId, job: Arc<dyn Job>) -> PushOutcome {
         let mut inner = lock(&self.inner);
-        let FinishedJob { job: _same, wait_limits: patience, .. } = inner.finish_job(seat);
+        let FinishedJob { job: _same, wait_limits, .. } = inner.finish_job(worker);
         if inner.state == QueueState::Closed {
             if inner.is_empty() {
                 self.emptied.notify_all();
             }
             drop(inner);
-            drop_panic(|| work.reject(RejectReason::Closed));
+            drop_panic(|| job.reject(RejectReason::Closed));
             return PushOutcome::Closed;
         }
-        inner.queued.push_front(QueuedJob { job: work, wait_limits: patience });
+        inner.queued.push_front(QueuedJob { job, wait_limits });
         self.push_outcome(inner)
     }
 
@@ -156,27 +156,27 @@ impl Queue {
 
     /// Ends what the worker was at, and takes the first work, sleeping until there is some. The
     /// second answer is as for [`push`](Self::push).
-    pub(crate) fn next(&self, seat: WorkerId) -> (NextJob, Option<Instant>) {
+    pub(crate) fn next(&self, worker: WorkerId) -> (NextJob, Option<Instant>) {
         let mut inner = lock(&self.inner);
         let FinishedJob { job: ended, was_abandoned: was_lost, is_active: stays, .. } =
-            inner.finish_job(seat);
+            inner.finish_job(worker);
         if ended.is_some() && inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        let (work, look_at) = match stays {
-            true => inner.start_next(seat),
+        let (job, due_at) = match stays {
+            true => inner.start_next(worker),
             false => (None, None),
         };
         // One that was waited for does not sleep before that is told.
-        let is_home = !stays || inner.must_exit(seat) || was_lost;
-        if work.is_some() || is_home {
-            if work.is_none() && stays && was_lost && inner.epoch == seat.epoch {
+        let is_home = !stays || inner.must_exit(worker) || was_lost;
+        if job.is_some() || is_home {
+            if job.is_none() && stays && was_lost && inner.epoch == worker.epoch {
                 inner.workers -= 1;
             }
             drop(inner);
             // Not under the lock: it may be the last that holds a plugin's memory.
             drop(ended);
-            return (NextJob { job: work, was_abandoned: was_lost }, look_at);
+            return (NextJob { job, was_abandoned: was_lost }, due_at);
         }
         if ended.is_some() {
             drop(inner);
@@ -184,15 +184,15 @@ impl Queue {
             inner = lock(&self.inner);
         }
         loop {
-            if inner.must_exit(seat) {
+            if inner.must_exit(worker) {
                 return (NextJob { job: None, was_abandoned: was_lost }, None);
             }
-            if let (Some(work), look_at) = inner.start_next(seat) {
-                return (NextJob { job: Some(work), was_abandoned: was_lost }, look_at);
+            if let (Some(job), due_at) = inner.start_next(worker) {
+                return (NextJob { job: Some(job), was_abandoned: was_lost }, due_at);
             }
             inner.idle += 1;
             inner = self.filled.wait(inner).unwrap_or_else(PoisonError::into_inner);
-            if inner.epoch == seat.epoch {
+            if inner.epoch == worker.epoch {
                 inner.idle -= 1;
             }
         }
@@ -203,7 +203,7 @@ impl Queue {
     pub(crate) fn worker_spawn_failed(
         &self,
         epoch: Epoch,
-        work: Option<&Arc<dyn Job>>,
+        job: Option<&Arc<dyn Job>>,
     ) -> Option<Arc<dyn Job>> {
         let mut inner = lock(&self.inner);
         if inner.epoch != epoch {
@@ -213,7 +213,7 @@ impl Queue {
         if inner.workers > 0 {
             return None;
         }
-        let taken = work.and_then(|work| inner.remove(work));
+        let taken = job.and_then(|job| inner.remove(job));
         if inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
@@ -231,12 +231,12 @@ impl Queue {
         let mut inner = lock(&self.inner);
         inner.is_suspended = false;
         let wanted = inner.queued.len().saturating_sub(inner.idle);
-        let hires = (0..wanted).take_while(|_| inner.request_worker().is_some()).count();
-        let hires = u32::try_from(hires).unwrap_or(u32::MAX);
+        let spawns = (0..wanted).take_while(|_| inner.request_worker().is_some()).count();
+        let spawns = u32::try_from(spawns).unwrap_or(u32::MAX);
         let epoch = inner.epoch;
         drop(inner);
         self.filled.notify_all();
-        (epoch, hires)
+        (epoch, spawns)
     }
 
     /// Begins an epoch with at most so many workers; the workers before it go home. Answers with
@@ -275,10 +275,10 @@ impl Queue {
                 }
             }
         }
-        for RunningJob { job: work, abandonment: lost, .. } in &inner.running {
-            match work.due() {
+        for RunningJob { job, abandonment: lost, .. } in &inner.running {
+            match job.due() {
                 _ if *lost != Abandonment::No => {}
-                Some(due) if due <= now => looked.overdue.push(Arc::clone(work)),
+                Some(due) if due <= now => looked.overdue.push(Arc::clone(job)),
                 due => sooner(due),
             }
         }
@@ -295,16 +295,12 @@ impl Queue {
     }
 
     /// Gives a worker up for lost if it is still at `job`; `rest` of it is done by others.
-    pub(crate) fn abandon(
-        &self,
-        work: &Arc<dyn Job>,
-        rest: Option<Arc<dyn Job>>,
-    ) -> AbandonOutcome {
+    pub(crate) fn abandon(&self, job: &Arc<dyn Job>, rest: Option<Arc<dyn Job>>) -> AbandonOutcome {
         let mut inner = lock(&self.inner);
         let epoch = inner.epoch;
         let may_replace = inner.replaced < inner.limits.max_replaced;
         let at_it = |running: &&mut RunningJob| {
-            Arc::ptr_eq(&running.job, work) && running.abandonment == Abandonment::No
+            Arc::ptr_eq(&running.job, job) && running.abandonment == Abandonment::No
         };
         if let Some(running) = inner.running.iter_mut().find(at_it) {
             running.abandonment =
@@ -320,12 +316,12 @@ impl Queue {
             QueueState::Open | QueueState::Draining => RejectReason::NoWorkers,
         };
         if inner.state != QueueState::Closed
-            && let Some(work) = left.take()
+            && let Some(job) = left.take()
         {
-            inner.queued.push_front(QueuedJob { job: work, wait_limits: WaitLimits::default() });
+            inner.queued.push_front(QueuedJob { job, wait_limits: WaitLimits::default() });
         }
         // Who took it back does not wait for it to be looked at.
-        let unwanted = if work.is_wanted() { None } else { inner.remove(work) };
+        let unwanted = if job.is_wanted() { None } else { inner.remove(job) };
         let impatient = match inner.has_no_available_worker() {
             true => inner.take_fail_fast(),
             false => VecDeque::new(),
@@ -340,8 +336,8 @@ impl Queue {
         drop(inner);
         self.filled.notify_one();
         drop(unwanted);
-        for work in impatient.into_iter().map(|waiting| waiting.job).chain(left) {
-            drop_panic(|| work.reject(why));
+        for job in impatient.into_iter().map(|waiting| waiting.job).chain(left) {
+            drop_panic(|| job.reject(why));
         }
         given_up
     }

@@ -142,55 +142,57 @@ impl QueueInner {
     }
 
     /// Ends what a worker was at.
-    pub(super) fn finish_job(&mut self, seat: WorkerId) -> FinishedJob {
-        let at = self.running.iter().position(|running| running.worker == seat);
+    pub(super) fn finish_job(&mut self, worker: WorkerId) -> FinishedJob {
+        let at = self.running.iter().position(|running| running.worker == worker);
         let Some(at) = at else { return FinishedJob::default() };
-        let RunningJob { job: work, abandonment: lost, wait_limits: patience, .. } =
-            self.running.swap_remove(at);
-        let mut stays = seat.epoch == self.epoch;
+        let RunningJob { job, abandonment: lost, wait_limits, .. } = self.running.swap_remove(at);
+        let mut stays = worker.epoch == self.epoch;
         if stays && lost == Abandonment::Replaced {
             self.replaced -= 1;
             stays = self.workers < self.max_workers;
             self.workers += u32::from(stays);
         }
         FinishedJob {
-            job: Some(work),
-            wait_limits: patience,
+            job: Some(job),
+            wait_limits,
             was_abandoned: lost.is_abandoned(),
             is_active: stays,
         }
     }
 
     /// The next work of a worker, if any waits and it may take it.
-    pub(super) fn start_next(&mut self, seat: WorkerId) -> (Option<Arc<dyn Job>>, Option<Instant>) {
-        let Some(work) = self.start(seat, Abandonment::No) else { return (None, None) };
-        let look_at = self.arm_timer(work.due());
-        (Some(work), look_at)
+    pub(super) fn start_next(
+        &mut self,
+        worker: WorkerId,
+    ) -> (Option<Arc<dyn Job>>, Option<Instant>) {
+        let Some(job) = self.start(worker, Abandonment::No) else { return (None, None) };
+        let due_at = self.arm_timer(job.due());
+        (Some(job), due_at)
     }
 
     /// The next work of a worker without a thread, which ends what is late by itself.
-    pub(super) fn start_next_async(&mut self, seat: WorkerId) -> Option<Arc<dyn Job>> {
-        self.start(seat, Abandonment::Async)
+    pub(super) fn start_next_async(&mut self, worker: WorkerId) -> Option<Arc<dyn Job>> {
+        self.start(worker, Abandonment::Async)
     }
 
-    fn start(&mut self, seat: WorkerId, lost: Abandonment) -> Option<Arc<dyn Job>> {
-        if self.must_exit(seat) || self.is_suspended {
+    fn start(&mut self, worker: WorkerId, lost: Abandonment) -> Option<Arc<dyn Job>> {
+        if self.must_exit(worker) || self.is_suspended {
             return None;
         }
-        let QueuedJob { job: work, wait_limits: patience } = self.queued.pop_front()?;
+        let QueuedJob { job, wait_limits } = self.queued.pop_front()?;
         self.running.push(RunningJob {
-            worker: seat,
-            job: Arc::clone(&work),
-            wait_limits: patience,
+            worker,
+            job: Arc::clone(&job),
+            wait_limits,
             abandonment: lost,
         });
-        Some(work)
+        Some(job)
     }
 
     /// Whether a worker goes home.
-    pub(super) fn must_exit(&self, seat: WorkerId) -> bool {
+    pub(super) fn must_exit(&self, worker: WorkerId) -> bool {
         let has_finished = self.state == QueueState::Draining && self.queued.is_empty();
-        self.state == QueueState::Closed || self.epoch != seat.epoch || has_finished
+        self.state == QueueState::Closed || self.epoch != worker.epoch || has_finished
     }
 
     /// Whether as many workers are lost as may be.
@@ -206,8 +208,8 @@ impl QueueInner {
     }
 
     /// Takes work out that waits.
-    pub(super) fn remove(&mut self, work: &Arc<dyn Job>) -> Option<Arc<dyn Job>> {
-        let at = self.queued.iter().position(|waiting| Arc::ptr_eq(&waiting.job, work))?;
+    pub(super) fn remove(&mut self, job: &Arc<dyn Job>) -> Option<Arc<dyn Job>> {
+        let at = self.queued.iter().position(|waiting| Arc::ptr_eq(&waiting.job, job))?;
         self.queued.remove(at).map(|waiting| waiting.job)
     }
 

@@ -11,29 +11,29 @@ use crate::sync::lock;
 impl Queue {
     /// Ends what the worker was at, and takes the first work; with none, the worker goes home,
     /// and another is to be started for what comes.
-    pub(crate) fn try_next(&self, seat: WorkerId) -> Option<Arc<dyn Job>> {
-        self.finish_job(seat, true)
+    pub(crate) fn try_next(&self, worker: WorkerId) -> Option<Arc<dyn Job>> {
+        self.finish_job(worker, true)
     }
 
     /// Ends what the worker was at; the worker goes home.
-    pub(crate) fn deregister(&self, seat: WorkerId) {
-        let none = self.finish_job(seat, false);
+    pub(crate) fn deregister(&self, worker: WorkerId) {
+        let none = self.finish_job(worker, false);
         debug_assert!(none.is_none(), "a worker that leaves takes nothing");
     }
 
-    fn finish_job(&self, seat: WorkerId, goes_on: bool) -> Option<Arc<dyn Job>> {
+    fn finish_job(&self, worker: WorkerId, goes_on: bool) -> Option<Arc<dyn Job>> {
         let mut inner = lock(&self.inner);
-        let FinishedJob { job: ended, .. } = inner.finish_job(seat);
+        let FinishedJob { job: ended, .. } = inner.finish_job(worker);
         if ended.is_some() && inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        let work = if goes_on { inner.start_next_async(seat) } else { None };
-        if work.is_none() && inner.epoch == seat.epoch {
+        let job = if goes_on { inner.start_next_async(worker) } else { None };
+        if job.is_none() && inner.epoch == worker.epoch {
             inner.workers -= 1;
         }
         drop(inner);
         // Not under the lock: it may be the last that holds a plugin's memory.
         drop(ended);
-        work
+        job
     }
 }

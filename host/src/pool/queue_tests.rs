@@ -61,7 +61,7 @@ impl Fixture {
         Self { queue: Arc::new(Queue::new()), said, heard }
     }
 
-    fn work(&self, number: u32) -> Arc<Saying> {
+    fn job(&self, number: u32) -> Arc<Saying> {
         self.work_until(number, None)
     }
 
@@ -71,16 +71,16 @@ impl Fixture {
     }
 
     fn push(&self, number: u32) -> PushOutcome {
-        self.queue.push(self.work(number), WaitLimits::default()).0
+        self.queue.push(self.job(number), WaitLimits::default()).0
     }
 
-    fn run_next(&self, seat: WorkerId) {
-        let work = self.queue.next(seat).0.job.expect("work");
-        assert_eq!(work.run(0), JobOutcome::Completed);
+    fn run_next(&self, worker: WorkerId) {
+        let job = self.queue.next(worker).0.job.expect("work");
+        assert_eq!(job.run(0), JobOutcome::Completed);
     }
 
-    fn goes_home(&self, seat: WorkerId) -> bool {
-        self.queue.next(seat).0.job.is_none()
+    fn goes_home(&self, worker: WorkerId) -> bool {
+        self.queue.next(worker).0.job.is_none()
     }
 
     fn told(&self) -> Vec<Said> {
@@ -91,18 +91,18 @@ impl Fixture {
 #[test]
 fn work_runs_in_order_and_what_is_left_at_the_close_is_told() {
     let fixture = Fixture::new();
-    let (epoch, hires) = fixture.queue.start_epoch(1, LIMITS);
-    assert_eq!(hires, 0);
-    let seat = fixture.queue.register(epoch);
+    let (epoch, spawns) = fixture.queue.start_epoch(1, LIMITS);
+    assert_eq!(spawns, 0);
+    let worker = fixture.queue.register(epoch);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
     assert_eq!(fixture.push(2), PushOutcome::Queued);
     assert_eq!(fixture.push(3), PushOutcome::Queued);
     assert_eq!(fixture.push(4), PushOutcome::Full);
-    fixture.run_next(seat);
+    fixture.run_next(worker);
     fixture.queue.close();
-    assert!(fixture.goes_home(seat));
+    assert!(fixture.goes_home(worker));
     assert_eq!(fixture.push(5), PushOutcome::Closed);
-    assert_eq!(fixture.queue.requeue(seat, fixture.work(6)), PushOutcome::Closed);
+    assert_eq!(fixture.queue.requeue(worker, fixture.job(6)), PushOutcome::Closed);
     let closed = Some(RejectReason::Closed);
     assert_eq!(fixture.told(), [(1, None), (2, closed), (3, closed), (6, closed)]);
 }
@@ -111,13 +111,13 @@ fn work_runs_in_order_and_what_is_left_at_the_close_is_told() {
 fn what_waits_is_done_before_a_finished_queue_lets_its_workers_go() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
     fixture.queue.drain();
     assert_eq!(fixture.push(2), PushOutcome::Closed);
     assert!(!fixture.queue.wait_empty(Instant::now()));
-    fixture.run_next(seat);
-    assert!(fixture.goes_home(seat));
+    fixture.run_next(worker);
+    assert!(fixture.goes_home(worker));
     assert!(fixture.queue.wait_empty(Instant::now()));
     assert_eq!(fixture.told(), [(1, None)]);
 }
@@ -126,17 +126,17 @@ fn what_waits_is_done_before_a_finished_queue_lets_its_workers_go() {
 fn work_that_is_handed_back_keeps_its_place_and_finds_workers_of_the_next_epoch() {
     let fixture = Fixture::new();
     let (first, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(first);
+    let worker = fixture.queue.register(first);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(first));
     assert_eq!(fixture.push(2), PushOutcome::Queued);
-    let back = fixture.queue.next(seat).0.job.expect("work");
-    let (second, hires) = fixture.queue.start_epoch(2, LIMITS);
-    assert_eq!(hires, 1);
-    assert_eq!(fixture.queue.requeue(seat, back), PushOutcome::SpawnWorker(second));
-    assert!(fixture.goes_home(seat), "the workers before go home");
-    let seat = fixture.queue.register(second);
-    fixture.run_next(seat);
-    fixture.run_next(seat);
+    let back = fixture.queue.next(worker).0.job.expect("work");
+    let (second, spawns) = fixture.queue.start_epoch(2, LIMITS);
+    assert_eq!(spawns, 1);
+    assert_eq!(fixture.queue.requeue(worker, back), PushOutcome::SpawnWorker(second));
+    assert!(fixture.goes_home(worker), "the workers before go home");
+    let worker = fixture.queue.register(second);
+    fixture.run_next(worker);
+    fixture.run_next(worker);
     assert_eq!(fixture.told(), [(1, None), (2, None)]);
 }
 
@@ -144,7 +144,7 @@ fn work_that_is_handed_back_keeps_its_place_and_finds_workers_of_the_next_epoch(
 fn a_full_queue_makes_room_for_what_is_wanted_and_lets_those_wait_that_may() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(0, LIMITS);
-    let unwanted = fixture.work(1);
+    let unwanted = fixture.job(1);
     assert_eq!(fixture.queue.push(unwanted.clone(), WaitLimits::default()).0, PushOutcome::Queued);
     assert_eq!((fixture.push(2), fixture.push(3)), (PushOutcome::Queued, PushOutcome::Queued));
     assert_eq!(fixture.push(4), PushOutcome::Full);
@@ -153,18 +153,18 @@ fn a_full_queue_makes_room_for_what_is_wanted_and_lets_those_wait_that_may() {
     let now = Instant::now();
     let until = now + Duration::from_secs(60);
     let patient = |number| {
-        let patience = WaitLimits { space_until: Some(until), ..WaitLimits::default() };
-        fixture.queue.push(fixture.work(number), patience)
+        let wait_limits = WaitLimits { space_until: Some(until), ..WaitLimits::default() };
+        fixture.queue.push(fixture.job(number), wait_limits)
     };
     assert_eq!(patient(6), (PushOutcome::Queued, Some(until)));
     assert_eq!(patient(7), (PushOutcome::Queued, None));
     assert_eq!(patient(8).0, PushOutcome::Full);
     // One place is free now, for the first of those that wait for one.
-    let seat = fixture.queue.register(epoch);
-    fixture.run_next(seat);
+    let worker = fixture.queue.register(epoch);
+    fixture.run_next(worker);
     let looked = fixture.queue.take_due(until);
-    for (work, why) in looked.rejected {
-        work.reject(why);
+    for (job, why) in looked.rejected {
+        job.reject(why);
     }
     assert_eq!(looked.next_due, None);
     assert_eq!(fixture.told(), [(2, None), (7, Some(RejectReason::QueueFull))]);
@@ -175,18 +175,18 @@ fn a_full_queue_makes_room_for_what_is_wanted_and_lets_those_wait_that_may() {
 fn what_is_late_is_told_whether_it_waits_or_runs() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let push = |number, late, old: Option<u64>| {
         let late = Some(at(late));
-        let patience = WaitLimits { deadline: late, space_until: None, expires_at: old.map(at) };
-        fixture.queue.push(fixture.work_until(number, late), patience).1
+        let wait_limits = WaitLimits { deadline: late, space_until: None, expires_at: old.map(at) };
+        fixture.queue.push(fixture.work_until(number, late), wait_limits).1
     };
     assert_eq!(push(1, 10, None), Some(at(10)));
     assert_eq!(push(2, 5, None), Some(at(5)));
     assert_eq!(push(3, 20, Some(6)), None);
-    assert!(fixture.queue.next(seat).0.job.is_some());
+    assert!(fixture.queue.next(worker).0.job.is_some());
     let looked = fixture.queue.take_due(at(1));
     assert!(looked.rejected.is_empty() && looked.overdue.is_empty());
     assert_eq!(looked.next_due, Some(at(5)));
@@ -229,14 +229,14 @@ fn lost_workers_are_replaced_a_limited_number_of_times_and_welcome_when_they_com
 fn the_rest_of_lost_work_is_done_by_somebody_else() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
-    let work = fixture.queue.next(seat).0.job.expect("work");
-    let given_up = fixture.queue.abandon(&work, Some(fixture.work(2)));
+    let job = fixture.queue.next(worker).0.job.expect("work");
+    let given_up = fixture.queue.abandon(&job, Some(fixture.job(2)));
     assert_eq!(given_up.spawn_worker, Some(epoch));
     fixture.run_next(fixture.queue.register(epoch));
     fixture.queue.close();
-    let _ = fixture.queue.abandon(&work, Some(fixture.work(3)));
+    let _ = fixture.queue.abandon(&job, Some(fixture.job(3)));
     assert_eq!(fixture.told(), [(2, None), (3, Some(RejectReason::Closed))]);
 }
 
@@ -248,17 +248,17 @@ fn no_work_is_lost_or_done_twice_by_many_workers_of_changing_epochs() {
     let mut hire = |epoch| {
         let queue = Arc::clone(queue);
         workers.push(thread::spawn(move || {
-            let seat = queue.register(epoch);
-            while let (NextJob { job: Some(work), .. }, _) = queue.next(seat) {
-                assert_eq!(work.run(0), JobOutcome::Completed);
+            let worker = queue.register(epoch);
+            while let (NextJob { job: Some(job), .. }, _) = queue.next(worker) {
+                assert_eq!(job.run(0), JobOutcome::Completed);
             }
         }));
     };
     let limits = QueueLimits { max_queued: usize::MAX, ..LIMITS };
     for number in 0..1000 {
         if number % 100 == 0 {
-            let (epoch, hires) = queue.start_epoch(2, limits);
-            (0..hires).for_each(|_| hire(epoch));
+            let (epoch, spawns) = queue.start_epoch(2, limits);
+            (0..spawns).for_each(|_| hire(epoch));
         }
         if let PushOutcome::SpawnWorker(epoch) = fixture.push(number) {
             hire(epoch);
@@ -277,16 +277,16 @@ fn no_work_is_lost_or_done_twice_by_many_workers_of_changing_epochs() {
 fn a_worker_without_a_thread_goes_home_when_nothing_waits_and_the_next_work_hires_another() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     for round in [1, 3] {
         assert_eq!(fixture.push(round), PushOutcome::SpawnWorker(epoch));
         assert_eq!(fixture.push(round + 1), PushOutcome::Queued);
         for _ in 0..2 {
-            let work = fixture.queue.try_next(seat).expect("work");
-            assert_eq!(work.run(0), JobOutcome::Completed);
+            let job = fixture.queue.try_next(worker).expect("work");
+            assert_eq!(job.run(0), JobOutcome::Completed);
         }
         assert_eq!(fixture.queue.running(), (1, 0));
-        assert!(fixture.queue.try_next(seat).is_none());
+        assert!(fixture.queue.try_next(worker).is_none());
         assert_eq!(fixture.queue.running(), (0, 0));
     }
     assert_eq!(fixture.told(), [(1, None), (2, None), (3, None), (4, None)]);
@@ -296,18 +296,18 @@ fn a_worker_without_a_thread_goes_home_when_nothing_waits_and_the_next_work_hire
 fn work_without_a_thread_is_neither_looked_at_nor_given_up_and_what_it_left_is_for_others() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     let now = Instant::now();
-    let work: Arc<dyn Job> = fixture.work_until(1, Some(now));
-    let _ = fixture.queue.push(Arc::clone(&work), WaitLimits::default());
-    assert!(fixture.queue.try_next(seat).is_some());
+    let job: Arc<dyn Job> = fixture.work_until(1, Some(now));
+    let _ = fixture.queue.push(Arc::clone(&job), WaitLimits::default());
+    assert!(fixture.queue.try_next(worker).is_some());
     let looked = fixture.queue.take_due(now);
     assert!(looked.overdue.is_empty() && looked.next_due.is_none());
-    assert_eq!(fixture.queue.abandon(&work, None), AbandonOutcome::default());
+    assert_eq!(fixture.queue.abandon(&job, None), AbandonOutcome::default());
     assert_eq!(fixture.queue.running(), (1, 0));
     assert_eq!(fixture.push(2), PushOutcome::Queued);
-    assert_eq!(fixture.queue.requeue(seat, work), PushOutcome::Queued);
-    fixture.queue.deregister(seat);
+    assert_eq!(fixture.queue.requeue(worker, job), PushOutcome::Queued);
+    fixture.queue.deregister(worker);
     assert_eq!(fixture.push(3), PushOutcome::SpawnWorker(epoch));
 }
 
@@ -315,15 +315,15 @@ fn work_without_a_thread_is_neither_looked_at_nor_given_up_and_what_it_left_is_f
 fn what_a_worker_without_a_thread_leaves_while_nobody_begins_anything_hires_when_that_is_over() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(2, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
     fixture.queue.suspend();
-    assert!(fixture.queue.try_next(seat).is_none());
+    assert!(fixture.queue.try_next(worker).is_none());
     assert_eq!(fixture.queue.resume(), (epoch, 1));
     fixture.queue.drain();
-    let work = fixture.queue.try_next(fixture.queue.register(epoch)).expect("work");
+    let job = fixture.queue.try_next(fixture.queue.register(epoch)).expect("work");
     assert!(!fixture.queue.wait_empty(Instant::now()));
-    fixture.queue.deregister(WorkerId { number: 2, ..seat });
+    fixture.queue.deregister(WorkerId { number: 2, ..worker });
     assert!(fixture.queue.wait_empty(Instant::now()));
-    drop(work);
+    drop(job);
 }

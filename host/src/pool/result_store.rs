@@ -9,8 +9,8 @@ use std::fmt;
 use std::task::{Poll, Waker};
 
 use super::locks::{Mutex, MutexGuard};
-use super::panic::drop_panic;
 use super::{Outcome, QueuePermit, TaskId};
+use crate::panic::drop_panic;
 use crate::sync::lock;
 
 /// The results of accepted tasks that nobody has taken yet, and those to come.

@@ -46,7 +46,7 @@ pub enum TaskError {
 pub struct TaskTicket<T> {
     id: TaskId,
     /// None once the outcome was taken.
-    floor: Option<Arc<PoolInner<T>>>,
+    inner: Option<Arc<PoolInner<T>>>,
 }
 
 impl TaskId {
@@ -62,8 +62,8 @@ impl TaskId {
 }
 
 impl<T> TaskTicket<T> {
-    pub(super) fn new(id: TaskId, floor: Arc<PoolInner<T>>) -> Self {
-        Self { id, floor: Some(floor) }
+    pub(super) fn new(id: TaskId, inner: Arc<PoolInner<T>>) -> Self {
+        Self { id, inner: Some(inner) }
     }
 
     /// The id of the task.
@@ -78,7 +78,7 @@ impl<T> TaskTicket<T> {
     /// Those of the task. [`TaskError::WaitInside`] at once, when this thread is a worker of
     /// the same pool and the outcome is not there yet.
     pub fn wait(mut self) -> Outcome<T> {
-        if self.floor.as_ref().is_some_and(|floor| floor.is_entered()) {
+        if self.inner.as_ref().is_some_and(|inner| inner.is_entered()) {
             let mut context = Context::from_waker(Waker::noop());
             return match Pin::new(&mut self).poll(&mut context) {
                 Poll::Ready(outcome) => outcome,
@@ -95,8 +95,8 @@ impl<T> TaskTicket<T> {
     /// # Errors
     ///
     /// The ticket itself, when the outcome is not there by then.
-    pub fn wait_timeout(mut self, wait_max: Duration) -> Result<Outcome<T>, Self> {
-        park::wait(Pin::new(&mut self), Some(deadline_in(wait_max))).ok_or(self)
+    pub fn wait_timeout(mut self, timeout: Duration) -> Result<Outcome<T>, Self> {
+        park::wait(Pin::new(&mut self), Some(deadline_in(timeout))).ok_or(self)
     }
 
     /// Leaves the outcome in the store, where it is found by this id.
@@ -109,15 +109,15 @@ impl<T> Future for TaskTicket<T> {
     type Output = Outcome<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.floor.as_ref().is_some_and(|floor| !floor.process.is_current()) {
+        if self.inner.as_ref().is_some_and(|inner| !inner.process.is_current()) {
             return Poll::Ready(Err(TaskError::Forked));
         }
         // Cloned here, since a waker is others' code and the store is locked in there.
         let waker = context.waker().clone();
-        let floor = self.floor.as_ref().expect("a ticket is not polled after it was ready");
-        let polled = floor.store.poll(self.id, waker);
+        let inner = self.inner.as_ref().expect("a ticket is not polled after it was ready");
+        let polled = inner.store.poll(self.id, waker);
         if polled.is_ready() {
-            self.floor = None;
+            self.inner = None;
         }
         polled
     }
@@ -125,8 +125,8 @@ impl<T> Future for TaskTicket<T> {
 
 impl<T> Drop for TaskTicket<T> {
     fn drop(&mut self) {
-        if let Some(floor) = self.floor.take().filter(|floor| floor.process.is_current()) {
-            floor.store.detach(self.id);
+        if let Some(inner) = self.inner.take().filter(|inner| inner.process.is_current()) {
+            inner.store.detach(self.id);
         }
     }
 }

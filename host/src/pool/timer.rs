@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::panic::catch_panic;
+use crate::panic::catch_panic;
 use crate::sync::lock;
 
 /// How soon a look is tried again that failed, and how often a clock that has ended looks
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn everybody_looks_at_their_moments_and_not_before() {
-        let clock = Timer::new();
+        let timer = Timer::new();
         let (told, heard) = mpsc::channel();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
@@ -230,15 +230,15 @@ mod tests {
             Arc::new(Looker { told: Mutex::new(told.clone()), then: Mutex::new(then) })
         };
         let (first, second) = (looker(Some(at(30))), looker(None));
-        clock.handle().schedule(at(60_000), &second);
-        clock.handle().schedule(at(10), &first);
-        clock.handle().schedule(at(20), &second);
-        clock.handle().schedule(at(60_000), &second);
+        timer.handle().schedule(at(60_000), &second);
+        timer.handle().schedule(at(10), &first);
+        timer.handle().schedule(at(20), &second);
+        timer.handle().schedule(at(60_000), &second);
         for wanted in [at(10), at(20), at(30)] {
             let looked = heard.recv_timeout(Duration::from_secs(60)).expect("a look");
             assert!(looked >= wanted);
         }
-        drop(clock);
+        drop(timer);
         assert!(heard.try_recv().is_err());
     }
 
@@ -253,11 +253,11 @@ mod tests {
             }
         }
         let (told, heard) = mpsc::channel();
-        let clock = Timer::new();
-        let hand = clock.handle();
+        let timer = Timer::new();
+        let hand = timer.handle();
         let none: Arc<dyn TimerEntry> =
             Arc::new(Panics(Mutex::new(None), Mutex::new(told.clone())));
-        let last: Arc<dyn TimerEntry> = Arc::new(Panics(Mutex::new(Some(clock)), Mutex::new(told)));
+        let last: Arc<dyn TimerEntry> = Arc::new(Panics(Mutex::new(Some(timer)), Mutex::new(told)));
         hand.schedule(Instant::now(), &none);
         heard.recv_timeout(Duration::from_secs(60)).expect("a look");
         hand.schedule(Instant::now(), &last);

@@ -77,7 +77,7 @@ pub struct WorkerPool<T: Send + 'static> {
 
 /// What ends with the last handle.
 struct Owner<T: Send + 'static> {
-    floor: Arc<PoolInner<T>>,
+    inner: Arc<PoolInner<T>>,
     token: CancellationToken,
     /// Kept, because it holds the waker that the token wakes.
     watch: Mutex<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -95,11 +95,11 @@ impl<T: Send + 'static> WorkerPool<T> {
     ///
     /// That of the system, when it gives no thread; then none is left.
     pub fn new(limits: PoolLimits, token: &CancellationToken) -> io::Result<Self> {
-        let (floor, epoch) = PoolInner::new(&limits);
+        let (inner, epoch) = PoolInner::new(&limits);
         let token = token.child_token();
         let watch = Mutex::new(Box::pin(token.clone().cancelled_owned()));
         let threads = Mutex::default();
-        let owner = Owner { floor, token, watch, threads, joined: Once::new() };
+        let owner = Owner { inner, token, watch, threads, joined: Once::new() };
         owner.watch();
         for _ in 0..limits.workers {
             owner.start_worker(epoch)?;
@@ -116,7 +116,7 @@ impl<T: Send + 'static> WorkerPool<T> {
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        self.owner.floor.submit(task)
+        self.owner.inner.submit(task)
     }
 
     /// Accepts a task, waiting on this thread for a place at most `wait_max`.
@@ -126,13 +126,13 @@ impl<T: Send + 'static> WorkerPool<T> {
     /// As of [`submit`](Self::submit); `QueueFull` or `StoreFull` when there is no place by then.
     pub fn submit_within<F>(
         &self,
-        wait_max: Duration,
+        timeout: Duration,
         task: F,
     ) -> Result<TaskTicket<T>, SubmitError<F>>
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        self.owner.floor.submit_within(wait_max, task)
+        self.owner.inner.submit_within(timeout, task)
     }
 
     /// Accepts a task once there is a place for it. The future runs on any executor, and does
@@ -149,7 +149,7 @@ impl<T: Send + 'static> WorkerPool<T> {
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        Arc::clone(&self.owner.floor).submit_waiting(task)
+        Arc::clone(&self.owner.inner).submit_waiting(task)
     }
 
     /// Copies the outcomes that were left in the store, by task, in the order of their ids.
@@ -162,13 +162,13 @@ impl<T: Send + 'static> WorkerPool<T> {
         if !self.owner.is_current() {
             return BTreeMap::new();
         }
-        self.owner.floor.store.copy()
+        self.owner.inner.store.copy()
     }
 
     /// Takes an outcome that was left in the store; none while its task runs or its ticket
     /// lives, and once it was taken.
     pub fn take(&self, id: TaskId) -> Option<Outcome<T>> {
-        self.owner.is_current().then(|| self.owner.floor.store.take(id)).flatten()
+        self.owner.is_current().then(|| self.owner.inner.store.take(id)).flatten()
     }
 
     /// Takes all outcomes that were left in the store.
@@ -176,7 +176,7 @@ impl<T: Send + 'static> WorkerPool<T> {
         if !self.owner.is_current() {
             return BTreeMap::new();
         }
-        self.owner.floor.store.drain()
+        self.owner.inner.store.drain()
     }
 
     /// Accepts no more tasks, finishes those that wait, and waits for the workers to end.
@@ -187,7 +187,7 @@ impl<T: Send + 'static> WorkerPool<T> {
         if !self.owner.is_current() {
             return Stopped::Forked;
         }
-        self.owner.floor.drain();
+        self.owner.inner.drain();
         self.owner.join()
     }
 
@@ -215,30 +215,30 @@ impl<T: Send + 'static> Owner<T> {
     /// Has the token close the floor, on the thread that cancels it.
     fn watch(&self) {
         let waker = Waker::from(Arc::new(OnCancel {
-            floor: Arc::downgrade(&self.floor),
+            inner: Arc::downgrade(&self.inner),
             token: self.token.clone(),
         }));
         let polled = lock(&self.watch).as_mut().poll(&mut Context::from_waker(&waker));
         if polled.is_ready() {
-            self.floor.close();
+            self.inner.close();
         }
     }
 
     fn start_worker(&self, epoch: Epoch) -> io::Result<()> {
-        let floor = Arc::clone(&self.floor);
+        let inner = Arc::clone(&self.inner);
         let thread = thread::Builder::new().name("hotbay-worker".to_owned());
-        lock(&self.threads).push(thread.spawn(move || floor.run_worker(epoch))?);
+        lock(&self.threads).push(thread.spawn(move || inner.run_worker(epoch))?);
         Ok(())
     }
 
     fn cancel(&self) {
         self.token.cancel();
         // Again, in case that another thread cancels the token and has not come this far.
-        self.floor.close();
+        self.inner.close();
     }
 
     fn join(&self) -> Stopped {
-        if self.floor.is_entered() {
+        if self.inner.is_entered() {
             return Stopped::FromInside;
         }
         // The first joins, the others wait for it.
@@ -248,22 +248,22 @@ impl<T: Send + 'static> Owner<T> {
                 let _ = thread.join();
             }
         });
-        self.floor.wait_rejected();
+        self.inner.wait_rejected();
         Stopped::Joined
     }
 }
 
 /// Woken by the token. Weak, since the token's list of wakers would keep the pool alive.
 struct OnCancel<T> {
-    floor: Weak<PoolInner<T>>,
+    inner: Weak<PoolInner<T>>,
     token: CancellationToken,
 }
 
 impl<T: Send + 'static> Wake for OnCancel<T> {
     fn wake(self: Arc<Self>) {
         // A waker may be woken for no reason.
-        if let Some(floor) = self.floor.upgrade().filter(|_| self.token.is_cancelled()) {
-            floor.close();
+        if let Some(inner) = self.inner.upgrade().filter(|_| self.token.is_cancelled()) {
+            inner.close();
         }
     }
 }
@@ -294,6 +294,6 @@ impl Default for PoolLimits {
 
 impl<T: Send + 'static> fmt::Debug for WorkerPool<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkerPool").field("floor", &self.owner.floor).finish_non_exhaustive()
+        f.debug_struct("WorkerPool").field("floor", &self.owner.inner).finish_non_exhaustive()
     }
 }

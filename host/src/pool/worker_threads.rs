@@ -6,8 +6,10 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use super::panic::{catch_panic, drop_panic};
-use super::{Epoch, Job, JobOutcome, OpeningThread, Ticket, WorkerId, ticket};
+use tokio::sync::oneshot;
+
+use super::{Epoch, Job, JobOutcome, OpeningThread, WorkerId};
+use crate::panic::{catch_panic, drop_panic};
 use crate::sync::{deadline_in, lock};
 
 /// Whoever has work for workers.
@@ -15,15 +17,15 @@ pub(crate) trait WorkSource: Send + Sync {
     /// A place for a worker of `epoch`.
     fn register(&self, epoch: Epoch) -> WorkerId;
     /// What a worker does next; none: it goes home.
-    fn next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>>;
+    fn next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>>;
     /// As [`next`](Self::next), but returns `None` at once when nothing is queued.
-    fn try_next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>>;
+    fn try_next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>>;
     /// A worker that never sleeps goes home, whatever it was at.
-    fn deregister(&self, seat: WorkerId);
+    fn deregister(&self, worker: WorkerId);
     /// Whether its work may run as tasks.
     fn supports_async(&self) -> bool;
     /// Takes work back that could not be done on this worker.
-    fn requeue(self: Arc<Self>, seat: WorkerId, work: Arc<dyn Job>);
+    fn requeue(self: Arc<Self>, worker: WorkerId, job: Arc<dyn Job>);
 }
 
 /// Threads under one name that end together.
@@ -60,7 +62,7 @@ impl WorkerThreads {
     /// Runs `errand` on a thread of its own and waits for it, at most `wait_max`.
     pub(crate) fn run<T: Send + 'static>(
         &self,
-        wait_max: Duration,
+        timeout: Duration,
         errand: impl FnOnce() -> T + Send + 'static,
     ) -> RunOutcome<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -71,7 +73,7 @@ impl WorkerThreads {
             Ok(thread) => thread,
             Err(error) => return RunOutcome::SpawnFailed(error),
         };
-        match receiver.recv_timeout(wait_max) {
+        match receiver.recv_timeout(timeout) {
             Ok(done) => {
                 // Thread-locals of the errand are gone after this.
                 let _ = thread.join();
@@ -97,29 +99,31 @@ impl WorkerThreads {
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         errand: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<Ticket<T>> {
-        let (teller, ticket) = ticket();
-        let thread = self.builder().spawn(move || teller.tell(errand()))?;
+    ) -> io::Result<oneshot::Receiver<T>> {
+        let (sender, receiver) = oneshot::channel();
+        let thread = self.builder().spawn(move || {
+            let _ = sender.send(errand());
+        })?;
         self.add(thread);
-        Ok(ticket)
+        Ok(receiver)
     }
 
     /// Starts a worker for one epoch, which tells its work that it is of `generation`.
     pub(crate) fn spawn_worker(
         &self,
-        employer: Arc<dyn WorkSource>,
+        source: Arc<dyn WorkSource>,
         epoch: Epoch,
         generation: u64,
     ) -> io::Result<()> {
         let thread = self.builder().spawn(move || {
-            let seat = employer.register(epoch);
-            while let Some(work) = Arc::clone(&employer).next(seat) {
-                match catch_panic(|| Arc::clone(&work).run(generation)) {
+            let worker = source.register(epoch);
+            while let Some(job) = Arc::clone(&source).next(worker) {
+                match catch_panic(|| Arc::clone(&job).run(generation)) {
                     Ok(JobOutcome::Completed) => {}
-                    Ok(JobOutcome::StaleEpoch) => Arc::clone(&employer).requeue(seat, work),
+                    Ok(JobOutcome::StaleEpoch) => Arc::clone(&source).requeue(worker, job),
                     // What unwinds out of work is not the plugin's, and no reason to stop.
                     Err(message) => {
-                        drop_panic(|| work.panicked());
+                        drop_panic(|| job.panicked());
                         tracing::error!(message, "work of the host's own panicked on a worker");
                     }
                 }
@@ -136,8 +140,8 @@ impl WorkerThreads {
     }
 
     /// Joins the threads that end within `wait_max`; tells how many still run.
-    pub(crate) fn join(&self, wait_max: Duration) -> usize {
-        let deadline = deadline_in(wait_max);
+    pub(crate) fn join(&self, timeout: Duration) -> usize {
+        let deadline = deadline_in(timeout);
         let mut left = std::mem::take(&mut *lock(&self.threads));
         loop {
             let (ended, running): (Vec<_>, Vec<_>) =

@@ -11,20 +11,20 @@ use crate::handle::PluginHandle;
 /// The attempts of one call.
 pub(super) struct Attempts {
     on_failure: OnFailure,
-    terms: Terms,
+    policy: Terms,
     /// In the order of the attempts.
     errors: Vec<Error>,
 }
 
 impl Attempts {
     pub(super) fn new(on_failure: OnFailure, request: &Request<'_>) -> Self {
-        Self { on_failure, terms: Terms::of(request), errors: Vec::new() }
+        Self { on_failure, policy: Terms::of(request), errors: Vec::new() }
     }
 
     /// Notes that a provider failed; says whether the next one is tried.
     pub(super) fn failed(&mut self, plugin: &PluginHandle, error: Error) -> ControlFlow<()> {
         let may_go_on = self.on_failure == OnFailure::NextProvider
-            && goes_on(&error, &self.terms, Instant::now());
+            && goes_on(&error, &self.policy, Instant::now());
         self.errors.push(error.of_if_unset(plugin.name()));
         if may_go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }

@@ -11,7 +11,7 @@ use crate::id::PluginName;
 use crate::sync::lock;
 
 /// The choices that are remembered; where there are more, all are forgotten and told again.
-const CHOICES_MAX: usize = 1024;
+const MAX_CHOICES: usize = 1024;
 
 /// Who was chosen in one host.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ impl Choices {
         contract: &str,
         accepted: &VersionReq,
         in_order: &[PluginName],
-        board: &EventBus,
+        events: &EventBus,
     ) {
         let key = (contract.to_owned(), accepted.to_string());
         let Some((chosen, others)) = in_order.split_first() else {
@@ -39,7 +39,7 @@ impl Choices {
             return;
         }
         tracing::info!(contract, plugin = %chosen, ?others, "provider chosen");
-        board.emit(HostEvent::ProviderChosen {
+        events.emit(HostEvent::ProviderChosen {
             contract: contract.to_owned(),
             plugin: chosen.clone(),
             others: others.to_vec(),
@@ -51,7 +51,7 @@ impl Choices {
         if made.get(&key) == Some(chosen) {
             return false;
         }
-        if made.len() >= CHOICES_MAX && !made.contains_key(&key) {
+        if made.len() >= MAX_CHOICES && !made.contains_key(&key) {
             made.clear();
         }
         made.insert(key, chosen.clone());
@@ -65,14 +65,14 @@ mod tests {
 
     #[test]
     fn a_choice_is_told_when_it_is_made_when_it_changes_and_when_it_is_made_again() {
-        let (_owner, board) = EventBus::new();
-        let mut events = board.subscribe();
+        let (_owner, events) = EventBus::new();
+        let mut received = events.subscribe();
         let choices = Choices::default();
         let mut check = |contract: &str, accepted: &str, in_order: &[&str], is_told: bool| {
             let names: Vec<_> =
                 in_order.iter().map(|name| PluginName::new(name).unwrap()).collect();
-            choices.note(contract, &accepted.parse().unwrap(), &names, &board);
-            match events.try_next() {
+            choices.note(contract, &accepted.parse().unwrap(), &names, &events);
+            match received.try_next() {
                 Some(HostEvent::ProviderChosen { contract: told, plugin, others }) => {
                     assert!(is_told, "{contract} {in_order:?}");
                     assert_eq!(
@@ -96,12 +96,12 @@ mod tests {
 
     #[test]
     fn so_many_choices_are_remembered_and_no_more() {
-        let (_owner, board) = EventBus::new();
+        let (_owner, events) = EventBus::new();
         let choices = Choices::default();
         let names = [PluginName::new("a").unwrap()];
-        for contract in 0..3 * CHOICES_MAX {
-            choices.note(&contract.to_string(), &VersionReq::STAR, &names, &board);
-            assert!(lock(&choices.made).len() <= CHOICES_MAX);
+        for contract in 0..3 * MAX_CHOICES {
+            choices.note(&contract.to_string(), &VersionReq::STAR, &names, &events);
+            assert!(lock(&choices.made).len() <= MAX_CHOICES);
         }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) trait AsyncService: SyncService {
     /// Walks on, to fill `reply`. The visit comes with a lease.
     fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> impl Future<Output = Result<(), Error>> + Send + 'a;
 }
@@ -25,7 +25,7 @@ pub(crate) trait AsyncService: SyncService {
 impl Slot {
     /// A hold on the generation of this number, if it is current.
     pub(crate) fn lease(&self, generation: u64) -> Option<Arc<InstanceRef>> {
-        self.current.load_full().filter(|token| token.generation().id.get() == generation)
+        self.current.load_full().filter(|instance| instance.generation().id.get() == generation)
     }
 
     /// Says whether calls may run as tasks.
@@ -47,29 +47,29 @@ impl Slot {
 
     /// What a call is told that ran on in a generation that had to end.
     #[cold]
-    fn aborted_error(&self, token: &InstanceRef) -> Error {
+    fn aborted_error(&self, instance: &InstanceRef) -> Error {
         let message = "was called, and ended before it had answered: it took longer than the \
                        `drain_timeout` of the host; call again";
         let error = Error::new(ErrorKind::Retired, message).of(&self.name);
-        error.in_generation(token.generation().id)
+        error.in_generation(instance.generation().id)
     }
 
     /// Waits for an answer for as long as somebody wants it and the plugin is there; dropped,
     /// what is waited for ends.
     pub(crate) async fn until_cancelled<T>(
         &self,
-        token: &InstanceRef,
-        standing: &CallState,
+        instance: &InstanceRef,
+        state: &CallState,
         answer: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, Error> {
-        let ended = pin!(token.generation().calls_aborted());
-        let left = pin!(standing.cancelled());
+        let ended = pin!(instance.generation().calls_aborted());
+        let left = pin!(state.cancelled());
         match select(pin!(answer), select(left, ended)).await {
             Either::Left((answer, _)) => answer,
             Either::Right((Either::Left(_), _)) => {
-                Err(self.cancelled_error().in_generation(token.generation().id))
+                Err(self.cancelled_error().in_generation(instance.generation().id))
             }
-            Either::Right((Either::Right(_), _)) => Err(self.aborted_error(token)),
+            Either::Right((Either::Right(_), _)) => Err(self.aborted_error(instance)),
         }
     }
 }
@@ -79,19 +79,19 @@ impl AsyncService for Arc<Slot> {
     /// with others.
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        let CallScope { request, call_id, .. } = *visit;
-        let (Some(token), Some(standing)) = (visit.lease, visit.state) else {
+        let CallScope { request, call_id, .. } = *scope;
+        let (Some(instance), Some(state)) = (scope.lease, scope.state) else {
             return Err(bug!("a task called `{}` without a lease", self.name));
         };
-        if let Some(place) = visit.batch_slot {
+        if let Some(place) = scope.batch_slot {
             let answer = place.wait(call_id).await;
             *reply = answer.map_err(|error| error.of_if_unset(&self.name))?;
             return Ok(());
         }
-        let asked = CallArgs { request, state: Some(standing), call_id };
-        self.until_cancelled(token, standing, token.call_async(asked, reply)).await
+        let args = CallArgs { request, state: Some(state), call_id };
+        self.until_cancelled(instance, state, instance.call_async(args, reply)).await
     }
 }

@@ -60,9 +60,9 @@ pub(crate) enum CallOrigin {
 
 impl Health {
     /// A plugin that nothing is held against.
-    pub(super) fn new(name: PluginName, policy: Option<Quarantine>, board: EventBus) -> Self {
+    pub(super) fn new(name: PluginName, policy: Option<Quarantine>, events: EventBus) -> Self {
         let attention = SlotFlags::default();
-        Self { flags: attention, inner: Mutex::default(), policy, name, events: board }
+        Self { flags: attention, inner: Mutex::default(), policy, name, events }
     }
 
     /// Forgets what was held against the build before; from here on `generation` is judged.

@@ -11,7 +11,7 @@ use crate::generation::CallPolicy;
 /// Places among the calls that run; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct InFlightGuard {
-    terms: Arc<CallPolicy>,
+    policy: Arc<CallPolicy>,
     calls: u32,
 }
 
@@ -26,7 +26,7 @@ impl Slot {
     pub(crate) fn enter_in_flight(&self) -> Result<Option<InFlightGuard>, Error> {
         match self.enter_many(1) {
             Some(none) if none.calls == 0 => {
-                let most = none.terms.max_in_flight.unwrap_or_default();
+                let most = none.policy.max_in_flight.unwrap_or_default();
                 let message =
                     format!("is in {most} calls, which is its `limits.in_flight`; call later");
                 Err(Error::new(ErrorKind::Overloaded, message).of(&self.name))
@@ -37,14 +37,14 @@ impl Slot {
 
     /// Takes as many of `wanted` places as there are; none: nothing limits them.
     pub(crate) fn enter_many(&self, wanted: u32) -> Option<InFlightGuard> {
-        let terms = self.policy.load_full()?;
-        let most = terms.max_in_flight?;
+        let policy = self.policy.load_full()?;
+        let most = policy.max_in_flight?;
         let left = |now: u32| most.saturating_sub(now).min(wanted);
         let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
         let before =
-            terms.in_flight.fetch_update(success, failure, |now| now.checked_add(left(now)));
+            policy.in_flight.fetch_update(success, failure, |now| now.checked_add(left(now)));
         let calls = before.map_or(0, left);
-        Some(InFlightGuard { terms, calls })
+        Some(InFlightGuard { policy, calls })
     }
 }
 
@@ -57,6 +57,6 @@ impl InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.terms.in_flight.fetch_sub(self.calls, Ordering::Relaxed);
+        self.policy.in_flight.fetch_sub(self.calls, Ordering::Relaxed);
     }
 }

@@ -109,16 +109,16 @@ impl<'v> CallScope<'v> {
     #[inline]
     pub(crate) fn pooled(
         request: &'v Request<'v>,
-        token: &'v InstanceRef,
-        standing: &'v CallState,
+        instance: &'v InstanceRef,
+        state: &'v CallState,
     ) -> Self {
-        let (lease, standing) = (Some(token), Some(standing));
-        Self { lease, state: standing, method: Method::Execute, ..Self::inline(request) }
+        let (lease, state) = (Some(instance), Some(state));
+        Self { lease, state, method: Method::Execute, ..Self::inline(request) }
     }
 
     /// What a call is judged by that came with a lease.
     pub(crate) fn leased_policy(&self) -> Option<&'v CallPolicy> {
-        self.policy.or_else(|| self.lease.map(|token| &*token.generation().policy))
+        self.policy.or_else(|| self.lease.map(|instance| &*instance.generation().policy))
     }
 
     fn origin(&self) -> CallOrigin {
@@ -143,7 +143,7 @@ pub enum Method {
 /// One step of the corridor that a call walks: a layer, or the slot at its end.
 pub(crate) trait SyncService: Send + Sync {
     /// Walks on, to fill `reply`; runs in the caller's thread.
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error>;
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error>;
 }
 
 impl Slot {
@@ -152,11 +152,11 @@ impl Slot {
         name: PluginName,
         pause_timeout: Duration,
         policy: Option<Quarantine>,
-        board: EventBus,
-        clock: TimerHandle,
+        events: EventBus,
+        timer: TimerHandle,
     ) -> Self {
-        let health = Health::new(name.clone(), policy, board);
-        let meter = CallCounters {
+        let health = Health::new(name.clone(), policy, events);
+        let counters = CallCounters {
             calls: ShardedCounter::new(),
             errors: AtomicU64::new(0),
             faults: AtomicU64::new(0),
@@ -172,10 +172,10 @@ impl Slot {
         Self {
             current: ArcSwapOption::empty(),
             name,
-            counters: meter,
+            counters,
             health,
             queue: Queue::new(),
-            timer: clock,
+            timer,
             supports_async: AtomicBool::new(false),
             policy: ArcSwapOption::empty(),
             generations: AtomicU64::new(0),
@@ -192,7 +192,7 @@ impl Slot {
 
     /// The current generation, beyond any lease.
     pub(crate) fn generation(&self) -> Option<Arc<Generation>> {
-        self.current.load().as_ref().map(|token| Arc::clone(token.generation()))
+        self.current.load().as_ref().map(|instance| Arc::clone(instance.generation()))
     }
 
     /// A hold on the current generation that lasts.
@@ -201,7 +201,7 @@ impl Slot {
             return Err(self.unloaded_error());
         }
         match self.current.load_full() {
-            Some(token) => Ok(token),
+            Some(instance) => Ok(instance),
             None => self.wait_for_current(None),
         }
     }
@@ -237,14 +237,14 @@ impl Slot {
     /// of its lease, or those of the current generation.
     pub(crate) fn with_policy(
         &self,
-        visit: &CallScope<'_>,
+        scope: &CallScope<'_>,
         go_on: impl FnOnce(&CallScope<'_>, &CallPolicy) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        if let Some(terms) = visit.leased_policy() {
-            return go_on(&CallScope { policy: Some(terms), ..*visit }, terms);
+        if let Some(policy) = scope.leased_policy() {
+            return go_on(&CallScope { policy: Some(policy), ..*scope }, policy);
         }
         match &*self.policy.load() {
-            Some(terms) => go_on(&CallScope { policy: Some(terms), ..*visit }, terms),
+            Some(policy) => go_on(&CallScope { policy: Some(policy), ..*scope }, policy),
             None => Err(self.unloaded_error()),
         }
     }
@@ -252,20 +252,20 @@ impl Slot {
     /// Judges a call that goes to another generation than the one whose terms it was judged
     /// by: there was a reload in between.
     #[inline]
-    fn check(&self, token: &InstanceRef, visit: &CallScope<'_>) -> Result<(), Error> {
-        if !token.checks_input() && visit.request.named_operation().is_none() {
+    fn check(&self, instance: &InstanceRef, scope: &CallScope<'_>) -> Result<(), Error> {
+        if !instance.checks_input() && scope.request.named_operation().is_none() {
             return Ok(());
         }
-        self.recheck(token, visit)
+        self.recheck(instance, scope)
     }
 
     #[cold]
-    fn recheck(&self, token: &InstanceRef, visit: &CallScope<'_>) -> Result<(), Error> {
-        let terms = &*token.generation().policy;
-        if visit.policy.is_some_and(|judged| std::ptr::eq(judged, terms)) {
+    fn recheck(&self, instance: &InstanceRef, scope: &CallScope<'_>) -> Result<(), Error> {
+        let policy = &*instance.generation().policy;
+        if scope.policy.is_some_and(|judged| std::ptr::eq(judged, policy)) {
             return Ok(());
         }
-        terms.check(&self.name, visit.request)
+        policy.check(&self.name, scope.request)
     }
 
     /// Does `work` under a lease of `generation`, unless that is not current any more.
@@ -275,8 +275,8 @@ impl Slot {
         work: impl FnOnce(&InstanceRef) -> T,
     ) -> Option<T> {
         let current = self.current.load();
-        let token = current.as_deref()?;
-        (token.generation().id.get() == generation).then(|| work(token))
+        let instance = current.as_deref()?;
+        (instance.generation().id.get() == generation).then(|| work(instance))
     }
 
     /// Hears how a call ended that was let go on.
@@ -284,12 +284,12 @@ impl Slot {
     pub(crate) fn record_outcome(
         &self,
         pass: Admission,
-        visit: &CallScope<'_>,
+        scope: &CallScope<'_>,
         outcome: &Result<(), Error>,
     ) {
-        let mut was_late = visit.state.is_some_and(CallState::timed_out);
+        let mut was_late = scope.state.is_some_and(CallState::timed_out);
         if !was_late && outcome.as_ref().is_err_and(is_unanswered) {
-            if visit.state.is_none_or(CallState::count_timeout_once) {
+            if scope.state.is_none_or(CallState::count_timeout_once) {
                 self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
             } else {
                 was_late = true;
@@ -300,9 +300,9 @@ impl Slot {
 
     /// Lets a call go on, or refuses it.
     #[inline]
-    pub(crate) fn admit(&self, visit: &CallScope<'_>) -> Result<Admission, Error> {
+    pub(crate) fn admit(&self, scope: &CallScope<'_>) -> Result<Admission, Error> {
         if self.health.needs_check() {
-            self.admit_slow(visit.origin())
+            self.admit_slow(scope.origin())
         } else {
             Ok(Admission::Normal)
         }
@@ -366,21 +366,21 @@ impl SyncService for Arc<Slot> {
     /// The end of the corridor: leases the current generation, unless the call came with a
     /// lease, by which it was judged, and calls it.
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let CallScope { request, state: standing, call_id, .. } = *visit;
-        let asked = CallArgs { request, state: standing, call_id };
-        if let Some(token) = visit.lease {
-            return token.call(asked, reply);
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let CallScope { request, state, call_id, .. } = *scope;
+        let args = CallArgs { request, state, call_id };
+        if let Some(instance) = scope.lease {
+            return instance.call(args, reply);
         }
         match &*self.current.load() {
-            Some(token) => {
-                self.check(token, visit)?;
-                token.call(asked, reply)
+            Some(instance) => {
+                self.check(instance, scope)?;
+                instance.call(args, reply)
             }
             None => {
-                let token = self.wait_for_current(Some(visit.request))?;
-                self.check(&token, visit)?;
-                token.call(asked, reply)
+                let instance = self.wait_for_current(Some(scope.request))?;
+                self.check(&instance, scope)?;
+                instance.call(args, reply)
             }
         }
     }

@@ -27,7 +27,7 @@ pub(super) enum Vacant {
 #[derive(Debug)]
 pub(crate) struct Paused {
     pub(crate) generation: Arc<Generation>,
-    token: Weak<InstanceRef>,
+    instance: Weak<InstanceRef>,
 }
 
 impl Slot {
@@ -35,26 +35,26 @@ impl Slot {
     /// back if the plugin was taken out of service meanwhile.
     pub(crate) fn promote(
         self: &Arc<Self>,
-        token: InstanceRef,
+        instance: InstanceRef,
     ) -> Result<Option<Arc<Generation>>, Arc<InstanceRef>> {
-        let generation = Arc::clone(token.generation());
-        let token = Arc::new(token);
+        let generation = Arc::clone(instance.generation());
+        let instance = Arc::new(instance);
         let before = {
             let mut vacancy = lock(&self.vacant);
             if matches!(*vacancy, Vacant::Unloaded) {
-                return Err(token);
+                return Err(instance);
             }
             *vacancy = Vacant::Empty;
-            self.current.swap(Some(token))
+            self.current.swap(Some(instance))
         };
         self.changed.notify_all();
         self.health.reset(generation.id);
-        let terms = &generation.policy;
+        let policy = &generation.policy;
         let attention = &self.health.flags;
-        attention.set(SlotFlag::InFlight, terms.max_in_flight.is_some());
+        attention.set(SlotFlag::InFlight, policy.max_in_flight.is_some());
         // Before the terms: whoever sees them sees this.
-        attention.set(SlotFlag::Schema, terms.checks_input());
-        self.policy.store(Some(Arc::clone(terms)));
+        attention.set(SlotFlag::Schema, policy.checks_input());
+        self.policy.store(Some(Arc::clone(policy)));
         self.start_epoch(&generation);
         Ok(before.map(|before| mark_not_current(&before)))
     }
@@ -90,7 +90,7 @@ impl Slot {
         };
         self.queue.suspend();
         let generation = mark_not_current(&current);
-        Some(Paused { generation, token: Arc::downgrade(&current) })
+        Some(Paused { generation, instance: Arc::downgrade(&current) })
     }
 
     /// Takes a paused generation out, to be ended by who asks.
@@ -113,21 +113,21 @@ impl Slot {
     pub(crate) fn drain(
         &self,
         paused: &Paused,
-        wait_max: Duration,
+        timeout: Duration,
     ) -> Result<Arc<InstanceRef>, usize> {
-        match paused.generation.take_backend(wait_max) {
+        match paused.generation.take_backend(timeout) {
             Some(instance) => {
                 let generation = Arc::clone(&paused.generation);
                 Ok(Arc::new(InstanceRef::resumed(generation, instance)))
             }
-            None => Err(paused.token.strong_count()),
+            None => Err(paused.instance.strong_count()),
         }
     }
 
     /// Lets a paused generation serve on. `token` is the one that stands for all leases, if
     /// the generation had been drained.
-    pub(crate) fn resume(self: &Arc<Self>, paused: Paused, token: Option<Arc<InstanceRef>>) {
-        let token = token.or_else(|| paused.token.upgrade()).or_else(|| {
+    pub(crate) fn resume(self: &Arc<Self>, paused: Paused, instance: Option<Arc<InstanceRef>>) {
+        let instance = instance.or_else(|| paused.instance.upgrade()).or_else(|| {
             // The last lease came back just now.
             let instance = paused.generation.take_backend(Duration::from_secs(1))?;
             Some(Arc::new(InstanceRef::resumed(Arc::clone(&paused.generation), instance)))
@@ -138,9 +138,9 @@ impl Slot {
                 // Who took the plugin out of service ends it.
                 return;
             }
-            paused.generation.set_current(token.is_some());
+            paused.generation.set_current(instance.is_some());
             *vacancy = Vacant::Empty;
-            self.current.store(token);
+            self.current.store(instance);
         }
         self.changed.notify_all();
         self.resume_workers();
@@ -159,14 +159,14 @@ impl Slot {
             if let Some(request) = request {
                 self.check_active(request)?;
             }
-            if let Some(token) = self.current.load_full() {
-                return Ok(token);
+            if let Some(instance) = self.current.load_full() {
+                return Ok(instance);
             }
             let Vacant::Paused(before, _) = &*vacancy else { return Err(self.unloaded_error()) };
             if is_in_plugin_call()
-                && let Some(token) = before.upgrade()
+                && let Some(instance) = before.upgrade()
             {
-                return Ok(token);
+                return Ok(instance);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -199,13 +199,13 @@ impl Slot {
 fn poll_interval(request: &Request<'_>) -> Duration {
     let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
     let deadline = request.deadline().map_or(Duration::MAX, left);
-    let token = request.cancellation_token().map_or(Duration::MAX, |_| TOKEN_POLL_INTERVAL);
-    deadline.min(token).max(Duration::from_micros(50))
+    let instance = request.cancellation_token().map_or(Duration::MAX, |_| TOKEN_POLL_INTERVAL);
+    deadline.min(instance).max(Duration::from_micros(50))
 }
 
 const TOKEN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-fn mark_not_current(token: &InstanceRef) -> Arc<Generation> {
-    token.generation().set_current(false);
-    Arc::clone(token.generation())
+fn mark_not_current(instance: &InstanceRef) -> Arc<Generation> {
+    instance.generation().set_current(false);
+    Arc::clone(instance.generation())
 }

@@ -1,15 +1,15 @@
 //! Pooled calls: their queue, the workers that serve it, and what is done about those that are
 //! late. Looks at the time only where somebody named one.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Slot;
 use crate::call::CallState;
-use crate::error::{Error, ErrorKind, fault_of};
+use crate::error::{Error, ErrorKind};
 use crate::generation::Generation;
+use crate::panic::drop_panic;
 use crate::pool::{
     DeadlineCheck, Epoch, Job, NextJob, PushOutcome, RejectReason, TimerEntry, WaitLimits,
     WorkSource, WorkerId,
@@ -35,28 +35,28 @@ impl Slot {
     /// Queues a call for the workers of the current generation.
     pub(crate) fn enqueue(
         self: &Arc<Self>,
-        work: Arc<dyn Job>,
-        patience: WaitLimits,
+        job: Arc<dyn Job>,
+        wait_limits: WaitLimits,
     ) -> Result<(), Error> {
-        let (pushed, look_at) = self.queue.push(Arc::clone(&work), patience);
-        self.schedule_timer(look_at);
+        let (pushed, due_at) = self.queue.push(Arc::clone(&job), wait_limits);
+        self.schedule_timer(due_at);
         match pushed {
             PushOutcome::Queued => Ok(()),
-            PushOutcome::SpawnWorker(epoch) => self.spawn_worker(epoch, Some(&work)),
+            PushOutcome::SpawnWorker(epoch) => self.spawn_worker(epoch, Some(&job)),
             PushOutcome::Full => Err(self.queue_full_error()),
             PushOutcome::Closed => Err(self.unloaded_error()),
         }
     }
 
     /// Nobody wants `work` any more: its worker, if it has one, is not waited for.
-    pub(crate) fn cancel(self: &Arc<Self>, work: &Arc<dyn Job>) {
-        self.abandon(work, None);
+    pub(crate) fn cancel(self: &Arc<Self>, job: &Arc<dyn Job>) {
+        self.abandon(job, None);
     }
 
-    fn schedule_timer(self: &Arc<Self>, look_at: Option<Instant>) {
-        if let Some(look_at) = look_at {
+    fn schedule_timer(self: &Arc<Self>, due_at: Option<Instant>) {
+        if let Some(due_at) = due_at {
             let this: Arc<dyn TimerEntry> = Arc::<Self>::clone(self);
-            self.timer.schedule(look_at, &this);
+            self.timer.schedule(due_at, &this);
         }
     }
 
@@ -64,7 +64,7 @@ impl Slot {
     fn spawn_worker(
         self: &Arc<Self>,
         epoch: Epoch,
-        work: Option<&Arc<dyn Job>>,
+        job: Option<&Arc<dyn Job>>,
     ) -> Result<(), Error> {
         // Not current any more: the epoch is over or about to be, and the next one hires.
         let Some(generation) = self.generation() else {
@@ -72,10 +72,10 @@ impl Slot {
             let _ = self.queue.worker_spawn_failed(epoch, None);
             return Ok(());
         };
-        let employer: Arc<dyn WorkSource> = Arc::<Self>::clone(self);
-        let Err(error) = generation.spawn_worker(employer, epoch) else { return Ok(()) };
+        let source: Arc<dyn WorkSource> = Arc::<Self>::clone(self);
+        let Err(error) = generation.spawn_worker(source, epoch) else { return Ok(()) };
         tracing::error!(%error, plugin = %self.name, "no thread for a worker");
-        let undone = self.queue.worker_spawn_failed(epoch, work);
+        let undone = self.queue.worker_spawn_failed(epoch, job);
         // Others may wait, and nobody else would start a worker for them.
         self.schedule_timer(Some(Instant::now() + SPAWN_RETRY_INTERVAL));
         if undone.is_none() {
@@ -94,18 +94,18 @@ impl Slot {
 
     /// Lets the workers of `generation` serve the queue.
     pub(super) fn start_epoch(self: &Arc<Self>, generation: &Generation) {
-        let terms = &generation.policy;
-        let (epoch, hires) = self.queue.start_epoch(generation.workers.max_workers, terms.queue);
-        (0..hires).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
-        if terms.max_memory_bytes.is_some() {
+        let policy = &generation.policy;
+        let (epoch, spawns) = self.queue.start_epoch(generation.workers.max_workers, policy.queue);
+        (0..spawns).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
+        if policy.max_memory_bytes.is_some() {
             self.schedule_timer(Some(Instant::now() + MEMORY_CHECK_INTERVAL));
         }
     }
 
     /// Lets the workers of the generation that was paused go on.
     pub(super) fn resume_workers(self: &Arc<Self>) {
-        let (epoch, hires) = self.queue.resume();
-        (0..hires).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
+        let (epoch, spawns) = self.queue.resume();
+        (0..spawns).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
     }
 
     /// Whether nobody works, and nobody is started before a lost worker comes back.
@@ -120,8 +120,8 @@ impl Slot {
     }
 
     /// The worker at `work` is not waited for; `rest` is for another one.
-    fn abandon(self: &Arc<Self>, work: &Arc<dyn Job>, rest: Option<Arc<dyn Job>>) {
-        let given_up = self.queue.abandon(work, rest);
+    fn abandon(self: &Arc<Self>, job: &Arc<dyn Job>, rest: Option<Arc<dyn Job>>) {
+        let given_up = self.queue.abandon(job, rest);
         self.spawn_worker_or_log(given_up.spawn_worker);
         if given_up.is_exhausted {
             self.health.hold_stuck(self.queue.running().1);
@@ -159,13 +159,13 @@ impl Slot {
 
     /// What a call is told that ran into its deadline. It is held against the plugin if it is in
     /// it.
-    pub(crate) fn timeout_error(&self, standing: &CallState) -> Error {
-        let counts = standing.count_timeout_once();
+    pub(crate) fn timeout_error(&self, state: &CallState) -> Error {
+        let counts = state.count_timeout_once();
         if counts {
             self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
         }
-        match standing.entered() {
-            Some(generation) if counts => self.health.record_timeout(generation, standing.probe()),
+        match state.entered() {
+            Some(generation) if counts => self.health.record_timeout(generation, state.probe()),
             Some(_) => {}
             None => {
                 return self.deadline_error(
@@ -193,7 +193,7 @@ impl Slot {
 
     #[cold]
     fn queue_full_error(&self) -> Error {
-        let places = self.policy().map_or(0, |terms| terms.queue.max_queued);
+        let places = self.policy().map_or(0, |policy| policy.queue.max_queued);
         let message = format!(
             "has {places} calls waiting already, as many as may (`limits.queue`, or the host's \
              `max_queued_calls`)"
@@ -204,10 +204,10 @@ impl Slot {
     /// Looks at the memory of a plugin that has a limit; says when to look again.
     fn check_memory(&self, now: Instant) -> Option<Instant> {
         let current = self.current.load();
-        let token = current.as_deref()?;
-        let generation = token.generation();
+        let instance = current.as_deref()?;
+        let generation = instance.generation();
         let limit = generation.policy.max_memory_bytes?;
-        if let Some(live) = token.live_bytes() {
+        if let Some(live) = instance.live_bytes() {
             let over = u64::try_from(live).is_ok_and(|live| live > limit);
             self.health.set_memory(over.then_some((live, limit)));
         }
@@ -230,43 +230,30 @@ impl WorkSource for Slot {
         self.queue.register(epoch)
     }
 
-    fn next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>> {
-        let (NextJob { job: work, was_abandoned: was_lost }, look_at) = self.queue.next(seat);
-        self.schedule_timer(look_at);
+    fn next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>> {
+        let (NextJob { job, was_abandoned: was_lost }, due_at) = self.queue.next(worker);
+        self.schedule_timer(due_at);
         if was_lost && !self.queue.is_exhausted() {
             self.health.release_stuck();
         }
-        work
+        job
     }
 
-    fn try_next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>> {
-        self.queue.try_next(seat)
+    fn try_next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>> {
+        self.queue.try_next(worker)
     }
 
-    fn deregister(&self, seat: WorkerId) {
-        self.queue.deregister(seat);
+    fn deregister(&self, worker: WorkerId) {
+        self.queue.deregister(worker);
     }
 
     fn supports_async(&self) -> bool {
         self.supports_async.load(Ordering::Relaxed)
     }
 
-    fn requeue(self: Arc<Self>, seat: WorkerId, work: Arc<dyn Job>) {
-        if let PushOutcome::SpawnWorker(epoch) = self.queue.requeue(seat, work) {
+    fn requeue(self: Arc<Self>, worker: WorkerId, job: Arc<dyn Job>) {
+        if let PushOutcome::SpawnWorker(epoch) = self.queue.requeue(worker, job) {
             self.spawn_worker_or_log(Some(epoch));
-        }
-    }
-}
-
-/// Tells somebody who may have code of the application behind it: what panics there keeps
-/// nobody else from being told.
-fn catch_callback_panic<T>(tell: impl FnOnce() -> T) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(tell)) {
-        Ok(told) => Some(told),
-        Err(payload) => {
-            let fault = fault_of(payload);
-            tracing::error!(%fault, "whoever was told of a deadline panicked");
-            None
         }
     }
 }
@@ -274,21 +261,21 @@ fn catch_callback_panic<T>(tell: impl FnOnce() -> T) -> Option<T> {
 impl TimerEntry for Slot {
     fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant> {
         let looked = self.queue.take_due(now);
-        for (work, why) in looked.rejected {
-            catch_callback_panic(|| work.reject(why));
+        for (job, why) in looked.rejected {
+            drop_panic(|| job.reject(why));
         }
         self.spawn_worker_or_log(looked.spawn_worker);
         let mut next = looked.next_due;
-        for work in looked.overdue {
-            match catch_callback_panic(|| Arc::clone(&work).check_deadline(now))
+        for job in looked.overdue {
+            match drop_panic(|| Arc::clone(&job).check_deadline(now))
                 .unwrap_or(DeadlineCheck::WithinDeadline)
             {
                 // It has just ended, or its time was put off.
                 DeadlineCheck::WithinDeadline => {
-                    let due = work.due().map(|due| due.max(now + Duration::from_millis(1)));
+                    let due = job.due().map(|due| due.max(now + Duration::from_millis(1)));
                     next = next.into_iter().chain(due).min();
                 }
-                DeadlineCheck::Exceeded { remaining: rest } => self.abandon(&work, rest),
+                DeadlineCheck::Exceeded { remaining: rest } => self.abandon(&job, rest),
             }
         }
         next.into_iter().chain(self.check_memory(now)).min()

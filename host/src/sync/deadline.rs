@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// When a wait that begins now ends.
-pub(crate) fn deadline_in(wait_max: Duration) -> Instant {
-    after(Instant::now(), wait_max)
+pub(crate) fn deadline_in(timeout: Duration) -> Instant {
+    after(Instant::now(), timeout)
 }
 
 /// When a wait that begins at `start` ends.
-pub(crate) fn after(start: Instant, wait_max: Duration) -> Instant {
-    start + wait_max.min(WAIT_MAX)
+pub(crate) fn after(start: Instant, timeout: Duration) -> Instant {
+    start + timeout.min(WAIT_MAX)
 }

@@ -28,9 +28,9 @@ impl<T> ReturnSlot<T> {
 
     /// Waits for what is handed back, at most `wait_max`.
     #[must_use]
-    pub(crate) fn take(&self, wait_max: Duration) -> Option<T> {
+    pub(crate) fn take(&self, timeout: Duration) -> Option<T> {
         let place = lock(&self.place);
-        let waited = self.filled.wait_timeout_while(place, wait_max, |place| place.is_none());
+        let waited = self.filled.wait_timeout_while(place, timeout, |place| place.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
 }

@@ -4,6 +4,11 @@
 
 #![cfg(test)]
 
+mod panic {
+    pub(crate) fn drop_panic(run: impl FnOnce()) {
+        run();
+    }
+}
 mod pool;
 mod sync {
     use loom::sync::{Mutex, MutexGuard};

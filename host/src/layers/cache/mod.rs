@@ -114,30 +114,30 @@ impl<S> Cache<S> {
 
     /// Looks for the reply to a call.
     #[inline]
-    fn look_up(&self, visit: &CallScope<'_>) -> Lookup {
+    fn look_up(&self, scope: &CallScope<'_>) -> Lookup {
         match &self.handle {
             None => Lookup::Bypass,
-            Some(shelf) => self.look_up_in(shelf, visit),
+            Some(shelf) => self.look_up_in(shelf, scope),
         }
     }
 
     #[inline(never)]
-    fn look_up_in(&self, shelf: &CacheHandle, visit: &CallScope<'_>) -> Lookup {
-        let leased = visit.lease.map(|token| token.generation().id);
+    fn look_up_in(&self, shelf: &CacheHandle, scope: &CallScope<'_>) -> Lookup {
+        let leased = scope.lease.map(|instance| instance.generation().id);
         let current = || self.slot.generation().map(|generation| generation.id);
         let Some(generation) = leased.or_else(current) else { return Lookup::Bypass };
         if self.slot.is_shutting_down() {
             return Lookup::Bypass;
         }
-        let key = Key::of(visit.request, generation);
-        let meter = &self.slot.counters.cache;
+        let key = Key::of(scope.request, generation);
+        let counters = &self.slot.counters.cache;
         let found = {
             let mut store = lock(&shelf.store);
             let found = store.get(&key, Instant::now());
-            meter.bytes.store(store.bytes(), Ordering::Relaxed);
+            counters.bytes.store(store.bytes(), Ordering::Relaxed);
             found
         };
-        let counter = if found.is_some() { &meter.hits } else { &meter.misses };
+        let counter = if found.is_some() { &counters.hits } else { &counters.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         // Copied outside the lock.
         found.map_or(Lookup::Miss(key), |kept| Lookup::Hit(kept.reply()))
@@ -159,12 +159,12 @@ impl<S> Cache<S> {
 
 impl<S: SyncService> SyncService for Cache<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        match self.look_up(visit) {
-            Lookup::Bypass => return self.inner.call(visit, reply),
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        match self.look_up(scope) {
+            Lookup::Bypass => return self.inner.call(scope, reply),
             Lookup::Hit(found) => *reply = found,
             Lookup::Miss(key) => {
-                self.inner.call(visit, reply)?;
+                self.inner.call(scope, reply)?;
                 self.store(&key, reply);
             }
         }
@@ -173,12 +173,12 @@ impl<S: SyncService> SyncService for Cache<S> {
 }
 
 impl<S: AsyncService> AsyncService for Cache<S> {
-    async fn call_async(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        match self.look_up(visit) {
-            Lookup::Bypass => return self.inner.call_async(visit, reply).await,
+    async fn call_async(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        match self.look_up(scope) {
+            Lookup::Bypass => return self.inner.call_async(scope, reply).await,
             Lookup::Hit(found) => *reply = found,
             Lookup::Miss(key) => {
-                self.inner.call_async(visit, reply).await?;
+                self.inner.call_async(scope, reply).await?;
                 self.store(&key, reply);
             }
         }

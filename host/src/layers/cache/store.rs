@@ -17,7 +17,7 @@ use crate::id::GenerationId;
 const ENTRY_BYTES: u64 = 256;
 
 /// One entry may take so much of the whole, at most.
-const SHARE_MAX: u64 = 8;
+const MAX_SHARE: u64 = 8;
 
 /// Replies of one plugin.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl CacheStore {
 
     /// Whether a reply is small enough to be kept.
     pub(super) fn has_room_for(bytes_max: u64, reply: &Reply) -> bool {
-        bytes_of(reply.as_bytes().len(), reply.content_type()) <= bytes_max / SHARE_MAX
+        bytes_of(reply.as_bytes().len(), reply.content_type()) <= bytes_max / MAX_SHARE
     }
 
     /// Keeps a reply, in place of those that were not asked for longest.

@@ -4,11 +4,6 @@
 mod locks {
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
-mod panic {
-    pub(super) fn drop_panic(run: impl FnOnce()) {
-        run();
-    }
-}
 #[allow(dead_code, reason = "the host's")]
 #[path = "../../../../host/src/pool/job.rs"]
 mod job;

@@ -69,8 +69,8 @@ impl Yard {
 
     fn begin(self: &Arc<Self>, max_workers: u32) -> Epoch {
         self.current.fetch_add(1, Ordering::Relaxed);
-        let (epoch, hires) = self.queue.start_epoch(max_workers, LIMITS);
-        (0..hires).for_each(|_| self.hire(epoch));
+        let (epoch, spawns) = self.queue.start_epoch(max_workers, LIMITS);
+        (0..spawns).for_each(|_| self.hire(epoch));
         epoch
     }
 
@@ -91,8 +91,8 @@ impl Yard {
     /// Whether it was accepted.
     fn push(self: &Arc<Self>, piece: &Arc<Piece>) -> bool {
         let piece: Arc<dyn Job> = Arc::<Piece>::clone(piece);
-        let (pushed, look_at) = self.queue.push(piece, WaitLimits::default());
-        assert_eq!(look_at, None);
+        let (pushed, due_at) = self.queue.push(piece, WaitLimits::default());
+        assert_eq!(due_at, None);
         self.hire_if(&pushed);
         matches!(pushed, PushOutcome::Queued | PushOutcome::SpawnWorker(_))
     }
@@ -135,16 +135,16 @@ impl Yard {
             unreachable!("there is no worker yet");
         };
         self.hired.fetch_add(1, Ordering::Relaxed);
-        let seat = self.queue.register(epoch);
-        assert!(self.queue.next(seat).0.job.is_some());
-        self.spawn(move |yard| yard.serve(seat));
+        let worker = self.queue.register(epoch);
+        assert!(self.queue.next(worker).0.job.is_some());
+        self.spawn(move |yard| yard.serve(worker));
         piece
     }
 
     fn give_up(self: &Arc<Self>, piece: &Arc<Piece>, rest: Option<&Arc<Piece>>) {
-        let work: Arc<dyn Job> = Arc::<Piece>::clone(piece);
+        let job: Arc<dyn Job> = Arc::<Piece>::clone(piece);
         let rest = rest.map(|rest| Arc::<Piece>::clone(rest) as Arc<dyn Job>);
-        if let Some(epoch) = self.queue.abandon(&work, rest).spawn_worker {
+        if let Some(epoch) = self.queue.abandon(&job, rest).spawn_worker {
             self.hire(epoch);
         }
     }
@@ -344,8 +344,8 @@ fn work_waits_while_the_queue_is_suspended_and_is_done_when_it_goes_on() {
         let pushed = Arc::clone(&pieces[1]);
         yard.spawn(move |yard| assert!(yard.push(&pushed)));
         yard.queue.suspend();
-        let (epoch, hires) = yard.queue.resume();
-        (0..hires).for_each(|_| yard.hire(epoch));
+        let (epoch, spawns) = yard.queue.resume();
+        (0..spawns).for_each(|_| yard.hire(epoch));
         yard.close_after(2);
         assert_eq!(pieces.map(|piece| piece.became()), [(1, 0); 2]);
     });

@@ -16,18 +16,18 @@ impl Yard {
         yard
     }
 
-    fn next(&self, seat: WorkerId) -> Option<Arc<dyn Job>> {
+    fn next(&self, worker: WorkerId) -> Option<Arc<dyn Job>> {
         match self.never_sleeps.load(Ordering::Relaxed) {
-            true => self.queue.try_next(seat),
-            false => self.queue.next(seat).0.job,
+            true => self.queue.try_next(worker),
+            false => self.queue.next(worker).0.job,
         }
     }
 
     /// What a worker does until it goes home.
-    pub(super) fn serve(self: &Arc<Self>, seat: WorkerId) {
-        while let Some(work) = self.next(seat) {
-            if Arc::clone(&work).run(seat.epoch.0) == JobOutcome::StaleEpoch {
-                self.hire_if(&self.queue.requeue(seat, work));
+    pub(super) fn serve(self: &Arc<Self>, worker: WorkerId) {
+        while let Some(job) = self.next(worker) {
+            if Arc::clone(&job).run(worker.epoch.0) == JobOutcome::StaleEpoch {
+                self.hire_if(&self.queue.requeue(worker, job));
                 // Its epoch ends only when somebody else gets on.
                 thread::yield_now();
             }
@@ -56,8 +56,8 @@ fn work_of_workers_that_never_sleep_outlives_their_epoch_and_a_suspended_queue()
         let piece = yard.piece();
         assert!(yard.push(&piece));
         yard.queue.suspend();
-        let (epoch, hires) = yard.queue.resume();
-        (0..hires).for_each(|_| yard.hire(epoch));
+        let (epoch, spawns) = yard.queue.resume();
+        (0..spawns).for_each(|_| yard.hire(epoch));
         let _ = yard.begin(1);
         yard.close_after(1);
         assert_eq!(piece.became(), (1, 0));
