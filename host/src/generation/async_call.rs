@@ -1,5 +1,5 @@
-//! Calls of a generation by futures, one by one or many in one exchange: for bodies whose calls
-//! need no thread while they are waited for.
+//! Calls of a generation as futures, one by one or as a batch, for backends whose calls need no
+//! thread while they wait.
 
 use super::lease::CallArgs;
 use super::{Backend, InstanceRef};
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::supervisor::ProcessCall;
 
 impl InstanceRef {
-    /// As [`call`](Self::call), by a future; dropped, it ends the call.
+    /// As [`call`](Self::call), as a future; dropping it ends the call.
     pub(crate) async fn call_async(
         &self,
         args: CallArgs<'_>,
@@ -34,7 +34,7 @@ impl InstanceRef {
         self.call(args, reply)
     }
 
-    /// How many calls it can be asked at once; none: one by one.
+    /// Returns the maximum number of calls in a batch; `None` if calls are sent one by one.
     pub(crate) fn batch(&self) -> Option<usize> {
         match self.backend()? {
             Backend::InProcess(_) => None,
@@ -43,7 +43,7 @@ impl InstanceRef {
         }
     }
 
-    /// Answers many calls in one exchange, each with its own answer, in their order.
+    /// Sends many calls as one batch and returns their results in order.
     pub(crate) async fn call_many(&self, args: Vec<CallArgs<'_>>) -> Vec<Result<Reply, Error>> {
         #[cfg(unix)]
         if let Some(Backend::OutOfProcess(process)) = self.backend() {
@@ -64,32 +64,32 @@ impl InstanceRef {
         args: &[CallArgs<'_>],
     ) -> Vec<Result<Reply, Error>> {
         let generation = self.generation();
-        // What is too large is not sent; what names an endpoint, a method or headers goes by
-        // itself.
-        let is_gathered = |args: &CallArgs<'_>| {
+        // An input that is too large is not sent. A call that names an endpoint, a method or
+        // headers is sent by itself.
+        let is_batched = |args: &CallArgs<'_>| {
             args.request.named_endpoint().is_none()
                 && !args.request.names_http()
                 && generation.check_input(args.request).is_ok()
         };
         let calls: Vec<_> = args
             .iter()
-            .filter(|args| is_gathered(args))
+            .filter(|args| is_batched(args))
             .map(|args| ProcessCall { request: args.request, call_id: args.call_id })
             .collect();
-        let answered = match calls.len() {
+        let results = match calls.len() {
             0 => Ok(Vec::new()),
             _ => process.call_many(&calls).await,
         };
-        let mut answered =
-            answered.map_err(|failure| generation.error_from(failure)).map(Vec::into_iter);
+        let mut results =
+            results.map_err(|failure| generation.error_from(failure)).map(Vec::into_iter);
         let mut replies = Vec::with_capacity(args.len());
         for args in args {
             let mut reply = Reply::vacant();
-            let outcome = if is_gathered(args) {
-                match &mut answered {
-                    Ok(answers) => {
+            let outcome = if is_batched(args) {
+                match &mut results {
+                    Ok(results) => {
                         let missing = || Err(Failure::Other(missing()));
-                        let answer = answers.next().unwrap_or_else(missing);
+                        let answer = results.next().unwrap_or_else(missing);
                         generation.fill_reply(args.request, answer, &mut reply)
                     }
                     Err(error) => Err(error.cloned()),
@@ -106,5 +106,5 @@ impl InstanceRef {
 #[cfg(unix)]
 #[cold]
 fn missing() -> Error {
-    crate::error::bug!("an answer of many was not there")
+    crate::error::bug!("a batch has fewer results than calls")
 }

@@ -66,6 +66,13 @@ impl Latencies {
             sum_nanos: self.sum_nanos.load(Ordering::Relaxed),
         }
     }
+
+    /// Returns the mean of all durations, or `None` without any.
+    pub(crate) fn mean(&self) -> Option<Duration> {
+        let count = self.buckets.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>();
+        let nanos = self.sum_nanos.load(Ordering::Relaxed).checked_div(count)?;
+        Some(Duration::from_nanos(nanos))
+    }
 }
 
 impl Default for Latencies {
