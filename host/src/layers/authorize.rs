@@ -1,5 +1,5 @@
-//! Refuses requests that name an operation which the plugin was not granted. Costs a null check
-//! where the request names none, and a look into a small set where it does.
+//! Rejects requests for an operation that the plugin has no permission for. Costs a null check if
+//! the request names none, else a lookup in a small set.
 
 use std::sync::Arc;
 

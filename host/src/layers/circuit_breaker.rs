@@ -1,4 +1,4 @@
-//! Refuses calls while the plugin is quarantined, and reports faults. Costs one load.
+//! Rejects calls while the plugin is quarantined, and records faults. Costs one load.
 
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ impl<S> CircuitBreaker<S> {
 impl<S: SyncService> SyncService for CircuitBreaker<S> {
     #[inline]
     fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let pass = self.admit(scope)?;
+        let admission = self.admit(scope)?;
         let outcome = self.inner.call(scope, reply);
-        self.record_outcome(pass, scope, &outcome);
+        self.record_outcome(admission, scope, &outcome);
         outcome
     }
 }
@@ -34,9 +34,9 @@ impl<S: AsyncService> AsyncService for CircuitBreaker<S> {
         scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        let pass = self.admit(scope)?;
+        let admission = self.admit(scope)?;
         let outcome = self.inner.call_async(scope, reply).await;
-        self.record_outcome(pass, scope, &outcome);
+        self.record_outcome(admission, scope, &outcome);
         outcome
     }
 }
@@ -44,17 +44,22 @@ impl<S: AsyncService> AsyncService for CircuitBreaker<S> {
 impl<S> CircuitBreaker<S> {
     #[inline]
     fn admit(&self, scope: &CallScope<'_>) -> Result<Admission, Error> {
-        let pass = self.slot.admit(scope)?;
-        if let (Admission::Probe(probe), Some(state)) = (&pass, scope.state) {
+        let admission = self.slot.admit(scope)?;
+        if let (Admission::Probe(probe), Some(state)) = (&admission, scope.state) {
             state.mark_probe(probe.number);
         }
-        Ok(pass)
+        Ok(admission)
     }
 
     #[inline]
-    fn record_outcome(&self, pass: Admission, scope: &CallScope<'_>, outcome: &Result<(), Error>) {
-        if !matches!((outcome, &pass), (Ok(()), Admission::Normal)) {
-            self.slot.record_outcome(pass, scope, outcome);
+    fn record_outcome(
+        &self,
+        admission: Admission,
+        scope: &CallScope<'_>,
+        outcome: &Result<(), Error>,
+    ) {
+        if !matches!((outcome, &admission), (Ok(()), Admission::Normal)) {
+            self.slot.record_outcome(admission, scope, outcome);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Bounds the calls that run at once: `limits.in_flight`. Costs one load where there is no
-//! limit; where there is one, all callers count in one place.
+//! Limits the number of concurrent calls (`limits.in_flight`). Costs one load without a limit; with
+//! one, all callers share a counter.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl<S: SyncService> SyncService for ConcurrencyLimit<S> {
 impl<S: SyncService> ConcurrencyLimit<S> {
     #[cold]
     fn call_limited(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let _entered = self.slot.enter_in_flight()?;
+        let _guard = self.slot.enter_in_flight()?;
         self.inner.call(scope, reply)
     }
 }
@@ -43,9 +43,9 @@ impl<S: AsyncService> AsyncService for ConcurrencyLimit<S> {
         scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        // The calls of a group were counted together.
+        // The calls of a batch were counted together.
         let is_counted = !self.slot.limits_in_flight() || scope.batch_slot.is_some();
-        let _entered = if is_counted { None } else { self.slot.enter_in_flight()? };
+        let _guard = if is_counted { None } else { self.slot.enter_in_flight()? };
         self.inner.call_async(scope, reply).await
     }
 }

@@ -1,5 +1,5 @@
-//! Refuses calls that nobody waits for any more. Costs two loads where the request names neither
-//! a deadline nor a token, and a look at the clock where it names a deadline.
+//! Rejects calls that were cancelled or whose deadline has passed. Costs two loads if the request
+//! has neither token nor deadline, and reads the clock if it has a deadline.
 
 use std::sync::Arc;
 

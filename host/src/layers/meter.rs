@@ -1,5 +1,5 @@
-//! Counts calls and how they ended. Exact, and without a shared counter where calls succeed.
-//! Takes the time of one call in 64 of each thread, because a clock costs as much as a call.
+//! Counts calls and their outcomes: exact, and without a shared counter for calls that succeed.
+//! Times one call in 64 of each thread, because reading the clock costs as much as a call.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,7 +42,7 @@ impl<S: AsyncService> AsyncService for Meter<S> {
     ) -> Result<(), Error> {
         let start = Instant::now();
         let outcome = self.inner.call_async(scope, reply).await;
-        // The cell of the thread that it ends on; which one that is was not known before.
+        // The shard of the thread on which the call ends, which was unknown before.
         let calls = self.slot.counters.calls.own();
         if is_sampled(calls) {
             self.slot.counters.latencies.record(start.elapsed());
@@ -52,7 +52,7 @@ impl<S: AsyncService> AsyncService for Meter<S> {
     }
 }
 
-/// Whether this call is one of those that are timed.
+/// Returns whether this call is timed.
 #[inline]
 fn is_sampled(calls: LocalShard<'_>) -> bool {
     calls.get() & i64::from(SAMPLED_ONE_IN - 1) == 0
@@ -81,7 +81,7 @@ impl crate::slot::CallCounters {
     #[cold]
     fn count_error(&self, error: &Error) {
         let counter = match error.kind() {
-            // It reached the plugin. Missed deadlines are counted where they are noticed.
+            // It reached the plugin. Timeouts are counted when they are noticed.
             ErrorKind::DeadlineExceeded | ErrorKind::Cancelled | ErrorKind::Retired
                 if error.generation().is_some() =>
             {

@@ -1,5 +1,5 @@
-//! A span around each call, at debug level: plugin, generation, call id, and the ids of the
-//! trace that the request names. Without a listener it costs one load.
+//! A span around each call at debug level: plugin, generation, call id, and the ids of the
+//! request's trace context. Costs one load if no subscriber is enabled.
 
 use std::sync::Arc;
 
@@ -39,10 +39,10 @@ impl<S: AsyncService> AsyncService for Trace<S> {
         scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        let is_listened_to = tracing::level_enabled!(Level::DEBUG);
-        let span = if is_listened_to { self.span(scope) } else { Span::none() };
+        let is_enabled = tracing::level_enabled!(Level::DEBUG);
+        let span = if is_enabled { self.span(scope) } else { Span::none() };
         let outcome = self.inner.call_async(scope, reply).instrument(span.clone()).await;
-        if is_listened_to {
+        if is_enabled {
             record_outcome(&span, scope, &outcome, reply);
         }
         outcome
@@ -77,7 +77,7 @@ impl<S> Trace<S> {
             span.record("trace_id", display(Hex(&trace.trace_id)));
             span.record("span_id", display(Hex(&trace.span_id)));
         }
-        // Without a lease it is known once the call has ended.
+        // Without a lease it is known only when the call has returned.
         if let Some(instance) = scope.lease {
             span.record("generation", instance.generation().id.get());
         }
@@ -85,10 +85,10 @@ impl<S> Trace<S> {
     }
 }
 
-/// Notes in its span how a call ended.
+/// Records the outcome of a call in its span.
 fn record_outcome(span: &Span, scope: &CallScope<'_>, outcome: &Result<(), Error>, reply: &Reply) {
-    // The generation of a lease was recorded when the span was made; a field that is recorded
-    // twice is shown twice.
+    // The generation of a lease was recorded when the span was created; a field that is recorded
+    // twice is printed twice.
     let is_leased = scope.lease.is_some();
     match outcome {
         Ok(()) if !is_leased => {

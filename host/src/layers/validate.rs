@@ -1,12 +1,12 @@
-//! Refuses inputs that do not fit: first the manifest's `input_schema`, then the application's
-//! own functions.
+//! Rejects invalid inputs: first by the manifest's `input_schema`, then by the application's
+//! functions.
 //!
-//! Costs a load where there is neither. A schema costs reading the input as JSON and walking it,
-//! some microseconds for a kilobyte, in the thread that runs the call and before its lease; and
-//! a thread for the check, some tens of microseconds, where the schema follows references or
-//! nests deeper than sixteen steps in all. What is read takes up to some tens of times the bytes
-//! of the input, so `limits.input_bytes` bounds it, and is looked at first. The check itself has
-//! a budget of steps and time, and ends at the request's deadline.
+//! Costs a load if there is neither. A schema costs parsing the input as JSON and walking it: some
+//! microseconds for a kilobyte, in the thread of the call and before its lease. If the schema
+//! follows references or nests deeper than sixteen levels, the check runs on a thread, which adds
+//! some tens of microseconds. Parsing takes up to some tens of times the bytes of the input, so
+//! `limits.input_bytes` bounds it and is checked first. The check has a budget of steps and time,
+//! and ends at the request's deadline.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,10 +18,10 @@ use crate::error::{Error, ErrorKind};
 use crate::generation::CallPolicy;
 use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 
-/// A function of the application that looks at requests.
+/// A function of the application that checks requests.
 pub(crate) type Validator = dyn Fn(&Request<'_>) -> Result<(), String> + Send + Sync;
 
-/// Most characters of what a validator says.
+/// Maximum length of a validator's message.
 const MAX_MESSAGE_CHARS: usize = 1000;
 
 pub(crate) struct Validate<S> {
@@ -40,19 +40,19 @@ impl<S> Validate<S> {
             let answer = catch_unwind(AssertUnwindSafe(|| validator(request)));
             let answer =
                 answer.map_err(|payload| panic_error(&self.slot, "a validator", payload))?;
-            answer.map_err(|why| self.invalid_input(why))?;
+            answer.map_err(|reason| self.invalid_input(reason))?;
         }
         Ok(())
     }
 
     #[cold]
-    fn invalid_input(&self, mut why: String) -> Error {
-        if let Some((end, _)) = why.char_indices().nth(MAX_MESSAGE_CHARS) {
-            why.truncate(end);
-            why.push('…');
+    fn invalid_input(&self, mut reason: String) -> Error {
+        if let Some((end, _)) = reason.char_indices().nth(MAX_MESSAGE_CHARS) {
+            reason.truncate(end);
+            reason.push('…');
         }
-        let message = "was not called: the application does not accept the input";
-        Error::new(ErrorKind::InvalidInput, message).caused_by(why).of(&self.slot.name)
+        let message = "was not called: the application rejected the input";
+        Error::new(ErrorKind::InvalidInput, message).caused_by(reason).of(&self.slot.name)
     }
 }
 
@@ -95,7 +95,7 @@ impl<S: SyncService> Validate<S> {
 impl<S> Validate<S> {
     #[inline(always)]
     fn has_nothing_to_check(&self, scope: &CallScope<'_>) -> bool {
-        // What the call was judged by says it better than the slot, where there was a reload.
+        // After a reload, the policy of the call is more accurate than the slot's flag.
         let checks_input = match (scope.policy, scope.lease) {
             (Some(policy), _) => policy.checks_input(),
             (None, Some(instance)) => instance.checks_input(),

@@ -152,7 +152,7 @@ impl Pipeline {
         if requests.len() == 1
             && let Some(request) = requests.pop_if(|request| request.is_bounded())
         {
-            let outcome = self.run(request.wait_for_place_if_need_be()).await;
+            let outcome = self.run(request.wait_for_place_by_default()).await;
             return vec![Completed { index: first, outcome }];
         }
         let mut calls: Vec<_> = requests.into_iter().map(BatchItem::Pending).collect();

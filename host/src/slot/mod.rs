@@ -125,20 +125,26 @@ impl<'v> CallScope<'v> {
     }
 }
 
-/// How a call is made, as a [`Layer`](crate::Layer) sees it.
+/// How a call is made.
 ///
 /// ```
-/// use hotbay::{Host, Layer, Method, Output, Request};
+/// use hotbay::{Call, Error, Host, Layer, Method, Next, Output, Reply, Request};
 ///
-/// let host = Host::builder()
-///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
-///     .layer(Layer::new("method", |call, next| {
+/// struct DirectOnly;
+///
+/// impl Layer for DirectOnly {
+///     fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
 ///         assert_eq!(call.method(), Method::Call);
 ///         next.call(call)
-///     }))
+///     }
+/// }
+///
+/// let host = Host::builder()
+///     .layer(DirectOnly)
+///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
 ///     .build()?;
-/// host.plugin("echo")?.call(Request::text("hello"))?;
-/// # Ok::<(), hotbay::Error>(())
+/// assert_eq!(host.plugin("echo")?.call(Request::text("hello"))?.as_text()?, "hello");
+/// # Ok::<(), Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
