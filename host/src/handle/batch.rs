@@ -275,7 +275,7 @@ impl Job for BatchJob {
         self.tell(failed);
     }
 
-    fn is_wanted(&self) -> bool {
+    fn is_active(&self) -> bool {
         self.state.is_active()
     }
 

@@ -96,7 +96,7 @@ impl Job for PooledCall {
         self.answer(|| Err(lost(&self.inner.slot)));
     }
 
-    fn is_wanted(&self) -> bool {
+    fn is_active(&self) -> bool {
         self.state.is_active()
     }
 

@@ -57,7 +57,8 @@ impl<S> FastPath<S> {
     /// Returns whether a layer below has something to do.
     #[inline(always)]
     fn needs_slow_path(&self, scope: &CallScope<'_>) -> bool {
-        let needs_check = self.is_disabled || !scope.request.is_plain() || !self.slot.fast_path_ok();
+        let needs_check =
+            self.is_disabled || !scope.request.is_plain() || !self.slot.fast_path_ok();
         // A lease may be of another generation than the one that the slot's flags describe.
         needs_check || scope.lease.is_some_and(InstanceRef::checks_input)
     }

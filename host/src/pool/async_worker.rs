@@ -1,5 +1,5 @@
-//! Workers without a thread: tasks on a runtime, each of which does what waits and then goes
-//! home. None sleeps, so that none is there for nothing.
+//! Workers without a thread: tasks on a runtime, each of which runs queued jobs and exits when
+//! nothing is queued. None of them waits.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use super::{Epoch, Job, JobOutcome, WorkSource, WorkerId};
 use crate::panic::{drop_panic, panic_message};
 
-/// Starts a worker for one epoch on `runtime`, which tells its work that it is of `generation`.
+/// Starts a worker for one epoch on `runtime`; its jobs run on `generation`.
 pub(crate) fn spawn_async_worker(
     runtime: &Handle,
     source: Arc<dyn WorkSource>,
@@ -26,12 +26,12 @@ pub(crate) fn spawn_async_worker(
     });
 }
 
-/// A worker, which leaves its seat however it ends: a runtime that ends drops what it runs.
+/// A worker. Deregisters however it ends: a runtime that shuts down drops its tasks.
 struct Worker {
     source: Arc<dyn WorkSource>,
-    /// None once it went home.
+    /// `None` once it has deregistered.
     worker: Option<WorkerId>,
-    /// What it is at.
+    /// The running job.
     job: Option<Arc<dyn Job>>,
 }
 
@@ -45,21 +45,21 @@ impl Worker {
 
     async fn run(&mut self, job: Arc<dyn Job>, generation: u64) {
         let run = AssertUnwindSafe(async { Arc::clone(&job).run_async(generation).await });
-        let ran = run.catch_unwind().await;
+        let outcome = run.catch_unwind().await;
         self.job = None;
-        match ran {
+        match outcome {
             Ok(JobOutcome::Completed) => {}
             Ok(JobOutcome::StaleEpoch) => {
                 let Some(worker) = self.worker else { return };
                 Arc::clone(&self.source).requeue(worker, job);
-                // Whoever changes the generation is not to be kept from it.
+                // Gives way to the task that changes the generation.
                 tokio::task::yield_now().await;
             }
-            // What unwinds out of work is not the plugin's, and no reason to stop.
+            // The plugin's panics are caught elsewhere: this one is a bug of the host.
             Err(payload) => {
                 drop_panic(|| job.panicked());
                 let message = panic_message(payload);
-                tracing::error!(message, "work of the host's own panicked in a task");
+                tracing::error!(message, "a job panicked in a task");
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Bounded work: a queue with a limit, threads that are joined, and a clock for what waits.
-//! Knows no plugins. [`WorkerPool`] is that for anybody's closures.
+//! Bounded work: a queue with a limit, threads that are joined, and a timer for what waits.
+//! [`WorkerPool`] offers the same for closures of the application. Knows no plugins.
 
 mod pool_inner;
 mod queue_inner;

@@ -1,4 +1,4 @@
-//! Waiting for a future on this thread, with a limit; needs no executor.
+//! Blocks this thread on a future, with a time limit. Needs no executor.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits for `future` until it is ready or `deadline` has come; without one, for ever.
+/// Waits until `future` is ready or `deadline` has passed; forever without a deadline.
 pub(super) fn wait<F: Future>(
     mut future: Pin<&mut F>,
     deadline: Option<Instant>,

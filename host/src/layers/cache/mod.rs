@@ -109,7 +109,6 @@ impl<S> Cache<S> {
         });
         Self { slot, handle, inner }
     }
-    }
 
     /// Looks up the reply to a call.
     #[inline]

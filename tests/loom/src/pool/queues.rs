@@ -209,7 +209,7 @@ impl Job for Piece {
 
     fn panicked(self: Arc<Self>) {}
 
-    fn is_wanted(&self) -> bool {
+    fn is_active(&self) -> bool {
         !self.unwanted.load(Ordering::Relaxed)
     }
 }
