@@ -33,7 +33,7 @@ use crate::id::PluginName;
 /// | `hotbay_quarantined` | gauge | 1 while the plugin is not called for a while |
 /// | `hotbay_cache_bytes` | gauge | bytes that the plugin's cache holds |
 /// | `hotbay_live_bytes` | gauge | bytes that the plugin holds, if it counts them |
-/// | `hotbay_process_id` | gauge | the id of the plugin's process, if it is one; 0 while none runs |
+/// | `hotbay_process_id` | gauge | the id of the plugin's process, 0 while none runs |
 /// | `hotbay_call_duration_seconds` | histogram | durations of sampled calls |
 /// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | one call in so many is sampled |
 /// | `hotbay_plugins` | gauge, whole host | plugins that serve |
@@ -248,7 +248,7 @@ fn key(name: &'static str, plugin: &PluginStats) -> Key {
     Key::from_parts(name, vec![Label::new("plugin", plugin.name.to_string())])
 }
 
-/// Describes all metrics at each export: the recorder may have been installed since the last one.
+/// Describes all metrics. Repeated at each export; a recorder keeps the first description.
 fn describe(recorder: &dyn Recorder) {
     for (name, text, _) in COUNTERS {
         recorder.describe_counter(KeyName::from(name), None, text.into());

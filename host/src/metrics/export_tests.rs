@@ -137,6 +137,8 @@ fn every_stat_is_exported() {
         ("hotbay_calls_total{one}", 100.0),
         ("hotbay_call_errors_total{one}", 1.0),
         ("hotbay_call_faults_total{one}", 2.0),
+        ("hotbay_process_exits_total{one}", 0.0),
+        ("hotbay_process_restarts_total{one}", 0.0),
         ("hotbay_calls_refused_total{one}", 3.0),
         ("hotbay_calls_shed_total{one}", 4.0),
         ("hotbay_calls_abandoned_total{one}", 5.0),
@@ -154,7 +156,7 @@ fn every_stat_is_exported() {
         ("hotbay_plugins", 1.0),
         ("hotbay_kept_libraries", 3.0),
     ]);
-    assert_eq!(lock(&page.0).len(), 19);
+    assert_eq!(lock(&page.0).len(), 21);
 }
 
 #[test]

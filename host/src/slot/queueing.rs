@@ -204,7 +204,8 @@ impl Slot {
     #[cold]
     fn queue_full_error(&self) -> Error {
         let max = self.policy().map_or(0, |policy| policy.queue.max_queued);
-        let message = format!("was not called: its queue is full ({max} calls)");
+        let calls = if max == 1 { "call" } else { "calls" };
+        let message = format!("was not called: its queue is full ({max} {calls})");
         let error = Error::new(ErrorKind::Overloaded, message)
             .with_hint("raise `limits.queue` or the host's `max_queued_calls`, or retry later");
         let workers = self.generation().map_or(1, |generation| generation.workers.max_workers);

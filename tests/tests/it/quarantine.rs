@@ -82,6 +82,9 @@ fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::Quarantined);
         assert!(error.to_string().contains("the next probe is in"), "{error}");
+        assert!(error.is_retryable());
+        let wait = error.retry_after().expect("the time until the next probe");
+        assert!(wait > Duration::from_secs(3000) && wait <= Duration::from_secs(3600), "{wait:?}");
     }
     let info = &host.list()[0];
     assert_eq!((info.state.as_str(), info.faults, info.refused), ("quarantined", 1, 3));
