@@ -1,80 +1,93 @@
-//! The limits of a host, each with its unit; set once by the builder, then only read.
+//! The limits of a host; set by the builder, then only read.
 
 use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
-/// What a plugin may use at most, and what it gets when its manifest asks for nothing.
+/// The limits of each plugin, which are also the defaults for its manifest.
 ///
-/// A manifest may ask for less than these; what it asks for above them is clamped, and told.
+/// A manifest may set lower limits. A higher one is reduced to the host's, and a note is logged.
+///
+/// ```
+/// use std::time::Duration;
+/// use hotbay::{Host, HostLimits, Output};
+///
+/// let mut limits = HostLimits::default();
+/// limits.max_workers = 2;
+/// limits.queue_timeout = Some(Duration::from_secs(1));
+/// let host = Host::builder()
+///     .limits(limits)
+///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+///     .build()?;
+/// assert_eq!(host.list().len(), 1);
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostLimits {
-    /// Threads that run the pooled calls of one plugin. Default: the number of cores.
+    /// Worker threads of one plugin. Default: the number of cores.
     pub max_workers: u32,
-    /// Pooled calls of one plugin that may wait. Default: 1,024.
+    /// Queued calls of one plugin. Default: 1,024.
     pub max_queued_calls: u32,
-    /// Pooled calls of one plugin that may wait for a place in its queue, see
+    /// Pooled calls of one plugin that may wait for space in its queue: see
     /// [`Request::wait_for_place`](crate::Request::wait_for_place). Default: 65,536.
     pub max_queue_waiters: u32,
-    /// How long a pooled call may wait in the queue before it is not worth beginning; none: as
-    /// long as its deadline allows. Default: none.
+    /// How long a pooled call may wait in the queue before it is rejected; `None` for as long as
+    /// its deadline allows. Default: `None`.
     pub queue_timeout: Option<Duration>,
-    /// Calls of one plugin that may run at once, however they are made; none: as many as there
-    /// are callers and workers. Default: none.
+    /// Concurrent calls of one plugin, however they are made; `None` for no limit. Default:
+    /// `None`.
     pub max_in_flight: Option<u32>,
-    /// Workers of one plugin that are replaced because their calls passed their deadlines or
-    /// were taken back, and did not return. At this number the plugin is quarantined until one
-    /// of those that were replaced returns. Default: 16.
+    /// Workers of one plugin that are replaced because their calls exceeded their deadlines or were
+    /// cancelled, and did not return. At this number the plugin is quarantined until one of the
+    /// replaced workers returns. Default: 16.
     pub max_abandoned_calls: u32,
-    /// Bytes that one plugin may have allocated before it is quarantined, where it counts them;
-    /// none: any number. Default: none.
+    /// Bytes that one plugin may have allocated before it is quarantined, if it counts them; `None`
+    /// for no limit. Default: `None`.
     pub max_memory_bytes: Option<u64>,
-    /// Lines that one plugin may log in a second; what is over is dropped, and counted.
-    /// Default: 1,000.
+    /// Lines that one plugin may log in a second; further lines are dropped and counted. Default:
+    /// 1,000.
     pub max_log_lines_per_second: u32,
     /// Bytes of one input. Default: 64 MiB.
     pub max_input_bytes: u64,
     /// Bytes of one output. Default: 64 MiB.
     pub max_output_bytes: u64,
-    /// Bytes of the stack of each of a plugin's threads. Default: 2 MiB.
+    /// Stack size in bytes of each thread of a plugin. Default: 2 MiB.
     pub max_stack_bytes: u64,
     /// Bytes of a library. Default: 1 GiB.
     pub max_library_bytes: u64,
-    /// Libraries of ended generations that may stay mapped; at this number nothing is loaded or
-    /// reloaded, and the error states how many are kept of which plugin and the bytes that they
-    /// take. `u32::MAX` is no limit: each kept library then costs its mapping and one sleeping
-    /// thread until the program ends. Default: 64.
+    /// Libraries of unloaded generations that may stay mapped. At this number every load and reload
+    /// fails, and the error states how many are retained of which plugin and the bytes that they
+    /// take. `u32::MAX` means no limit: each retained library then costs its mapping and one
+    /// sleeping thread until the program exits. Default: 64.
     pub max_retained_libraries: u32,
-    /// Bytes of the state that a plugin hands to its next build. Default: 64 MiB.
+    /// Bytes of the state that a plugin hands over to its next build. Default: 64 MiB.
     pub max_snapshot_bytes: u64,
-    /// Pooled calls of one plugin of the kind `process` that may be under way at once; they need
-    /// no threads. Default: 64.
+    /// Concurrent pooled calls of one plugin of kind `process`; they need no threads. Default: 64.
     pub max_process_calls: u32,
-    /// How long a process may be without calls before it is to end by itself, or is ended where
-    /// it speaks an older dialect; it is started again by the next call. Zero: forever. Default:
-    /// 1 h.
+    /// How long a process may be idle before it exits by itself, or is stopped if it speaks an older
+    /// dialect; the next call starts it again. Zero: forever. Default: 1 h.
     pub process_idle_timeout: Duration,
-    /// How long a process may leave `/healthz` unanswered, and every call too, once a call has
-    /// missed its deadline; then it is hung, and is ended and started again. It has to be longer
-    /// than the longest call of a program that answers one request at a time. Zero: it is never
-    /// asked. Default: 5 s.
+    /// How long a process may leave `/healthz` and every call unanswered once a call has exceeded
+    /// its deadline; after that it counts as hung and is restarted. Must be longer than the longest
+    /// call of a program that answers one request at a time. Zero: it is never checked. Default:
+    /// 5 s.
     pub process_health_timeout: Duration,
-    /// Descriptors that a process may have open; none: as many as the host. Default: 1,024.
+    /// Descriptors that a process may have open; `None` for as many as the host. Default: 1,024.
     pub max_process_descriptors: Option<u64>,
-    /// Seconds that a process may compute in all before it is ended (and started again); none:
-    /// any number. Default: none.
+    /// Seconds of processor time after which a process is stopped and started again; `None` for no
+    /// limit. Default: `None`.
     pub max_process_cpu_seconds: Option<u64>,
-    /// How long each of these may take: reading schemas and checking by them, `init` and the
-    /// checks around it, a process until it can be called. Default: 30 s.
+    /// Time limit of each of these: reading schemas and validating against them, `init` and the
+    /// checks around it, the start of a process until it accepts calls. Default: 30 s.
     pub start_timeout: Duration,
-    /// How long an unload waits for the calls that run. Default: 30 s.
+    /// How long an unload waits for running calls. Default: 30 s.
     pub drain_timeout: Duration,
-    /// How long a call in the caller's thread waits at most while its plugin is paused for a
-    /// reload, and how long the reload waits for the calls that run. Pooled calls wait in the
-    /// queue, for as long as their deadlines allow. Default: 5 s.
+    /// How long a call in the caller's thread waits while its plugin is paused for a reload, and how
+    /// long the reload waits for running calls. Pooled calls wait in the queue for as long as their
+    /// deadlines allow. Default: 5 s.
     pub pause_timeout: Duration,
-    /// How long a plugin's `shutdown` may take; a process is killed then. Default: 10 s.
+    /// Time limit of a plugin's `shutdown`; a process is killed after it. Default: 10 s.
     pub stop_timeout: Duration,
 }
 
@@ -109,19 +122,35 @@ impl Default for HostLimits {
     }
 }
 
-/// When a plugin that keeps failing is quarantined, and for how long.
+/// When a plugin with repeated faults is quarantined, and for how long.
+///
+/// ```
+/// use hotbay::{Error, ErrorKind, Host, Quarantine, Request};
+///
+/// let mut quarantine = Quarantine::default();
+/// quarantine.max_faults = 1;
+/// let host = Host::builder()
+///     .quarantine(quarantine)
+///     .register_fn("faulty", |_, _| panic!("on purpose"))
+///     .build()?;
+/// let faulty = host.plugin("faulty")?;
+/// assert_eq!(faulty.call(Request::text("")).unwrap_err().kind(), ErrorKind::Panicked);
+/// let error = faulty.call(Request::text("")).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Quarantined);
+/// assert!(error.retry_after().is_some());
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Quarantine {
-    /// Panics and abandoned calls within [`window`](Self::window) that quarantine a plugin.
-    /// Default: 5.
+    /// Number of faults (panics and abandoned calls) within [`window`](Self::window) that
+    /// quarantine a plugin. Default: 5.
     pub max_faults: u32,
     /// The window in which faults are counted. Default: 60 s.
     pub window: Duration,
-    /// How long the first quarantine lasts; each one after a failed probe lasts twice as long.
-    /// Default: 1 s.
+    /// Duration of the first quarantine; each failed probe doubles it. Default: 1 s.
     pub initial_backoff: Duration,
-    /// How long a quarantine lasts at most. Default: 60 s.
+    /// Maximum duration of a quarantine. Default: 60 s.
     pub max_backoff: Duration,
 }
 

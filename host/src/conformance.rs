@@ -1,47 +1,48 @@
-//! What came of holding a program against the protocol, step by step. Only values; the checks
-//! are the supervisor's.
+//! Results of checking a program against the protocol, step by step. Values only; the supervisor
+//! makes the checks.
 
 use std::fmt;
 
-/// What came of every step of the protocol that a program was held against, in their order.
+/// The results of checking a program against the protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Conformance {
-    /// The steps.
+    /// The steps, in order.
     pub steps: Vec<ConformanceStep>,
 }
 
-/// One step of the protocol, and what came of it.
+/// A step of the protocol, and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConformanceStep {
-    /// A name that stays: lower case, words joined by `-`, such as `keep-alive`.
+    /// A stable name: lower case, words joined by `-`, such as `keep-alive`.
     pub name: &'static str,
-    /// Whether the program did what the protocol asks for.
+    /// Whether the program meets the requirement.
     pub outcome: ConformanceOutcome,
-    /// For people: what was found; after a failure also what was wanted and what to do.
+    /// A message for people: what was found; after a failure also what was expected and what to
+    /// do.
     pub message: String,
 }
 
-/// What came of one step.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConformanceOutcome {
-    /// The program did what the protocol asks for.
+    /// The program meets the requirement.
     Passed,
-    /// It did not.
+    /// It does not.
     Failed,
-    /// It was not looked at; the message says why.
+    /// It was not checked; the message states why.
     Skipped,
 }
 
 impl Conformance {
-    /// Whether no step failed.
+    /// Returns whether no step failed.
     pub fn is_well(&self) -> bool {
         self.failed().next().is_none()
     }
 
-    /// The steps that failed.
+    /// Returns the steps that failed.
     pub fn failed(&self) -> impl Iterator<Item = &ConformanceStep> {
         self.steps.iter().filter(|step| step.outcome == ConformanceOutcome::Failed)
     }
@@ -55,7 +56,7 @@ impl ConformanceStep {
 }
 
 impl ConformanceOutcome {
-    /// The name that the command prints as JSON: `passed`, `failed` or `skipped`.
+    /// Returns the name that the command prints as JSON: `passed`, `failed` or `skipped`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Passed => "passed",

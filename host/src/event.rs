@@ -17,8 +17,9 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
-use crate::error::{LoadStep, fault_of};
+use crate::error::LoadStep;
 use crate::id::{GenerationId, PluginName};
+use crate::panic::fault_of;
 use crate::sync::SameProcess;
 
 /// Something that happened in a host.

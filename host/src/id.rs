@@ -1,4 +1,4 @@
-//! Names and numbers that identify plugins and their generations.
+//! Names of plugins and numbers of generations.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -7,30 +7,38 @@ use std::sync::Arc;
 /// The name of a plugin in a host: `[a-z][a-z0-9-]{0,63}`.
 ///
 /// Cheap to clone; compares as text.
+///
+/// ```
+/// use hotbay::PluginName;
+///
+/// assert_eq!(PluginName::new("json-query")?.as_str(), "json-query");
+/// assert!(PluginName::new("Json Query").is_err());
+/// # Ok::<(), hotbay::InvalidName>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PluginName(Arc<str>);
 
-/// Most characters of a [`PluginName`].
-const NAME_CHARS_MAX: usize = 64;
+/// Maximum length of a [`PluginName`].
+const MAX_NAME_CHARS: usize = 64;
 
 impl PluginName {
-    /// Checks `name` against the rule for names.
+    /// Validates a name.
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] when it is empty, too long, starts with anything but `a-z`, or holds
+    /// [`InvalidName`] if it is empty, too long, starts with anything but `a-z`, or contains
     /// anything but `a-z`, `0-9` and `-`.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
-        let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
-        let rest = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
-        if starts && rest && name.len() <= NAME_CHARS_MAX {
+        let starts_valid = name.starts_with(|c: char| c.is_ascii_lowercase());
+        let is_valid = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
+        if starts_valid && is_valid && name.len() <= MAX_NAME_CHARS {
             Ok(Self(name.into()))
         } else {
-            Err(InvalidName(name.chars().take(NAME_CHARS_MAX + 1).collect()))
+            Err(InvalidName(name.chars().take(MAX_NAME_CHARS + 1).collect()))
         }
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -67,7 +75,7 @@ impl serde::Serialize for PluginName {
     }
 }
 
-/// A text that is not a valid [`PluginName`].
+/// The error of a text that is not a valid [`PluginName`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidName(String);
 
@@ -84,21 +92,21 @@ impl fmt::Display for InvalidName {
 
 impl std::error::Error for InvalidName {}
 
-/// The number of one load of one plugin, counted from 1 in each plugin.
+/// The number of one load of a plugin, counted from 1 for each plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct GenerationId(NonZeroU64);
 
 impl GenerationId {
-    /// The first one. Not zero, so that a result of a reply is no larger than a reply.
+    /// The first generation. Not zero, so that a result of a reply is not larger than a reply.
     pub(crate) const FIRST: Self = Self(NonZeroU64::MIN);
 
-    /// The one after so many others.
+    /// Returns the generation after `others` generations.
     pub(crate) const fn after(others: u64) -> Self {
         Self(NonZeroU64::MIN.saturating_add(others))
     }
 
-    /// The number itself.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0.get()
     }

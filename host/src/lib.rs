@@ -47,6 +47,7 @@ mod id;
 mod layers;
 pub mod manifest;
 pub mod metrics;
+mod panic;
 mod pipeline;
 pub mod pool;
 mod providers;

@@ -49,7 +49,7 @@ fn an_error_of_the_plugin_is_told_with_its_code_and_details() {
     let args = ["call", "sad", "--text", "x", "--dir", "."];
     let run = hotbay(plugins.dir(), &args).exits(1);
     assert_eq!(run.stderr.lines().count(), 3, "{}", run.stderr);
-    run.says_only(&["error: plugin `sad` answered with an error", "busy", "503", "{\"a\":1}"]);
+    run.says_only(&["error: plugin `sad` returned an error", "busy", "503", "{\"a\":1}"]);
     let args = ["call", "sad", "--text", "x", "--dir", ".", "--json"];
     let json = hotbay(plugins.dir(), &args).exits(1).json();
     let error = &json["error"];

@@ -69,7 +69,7 @@ fn many_lines_come_out_in_their_order() {
     assert!(run.text() == output, "{} lines, wanted 199,980", run.text().lines().count());
     let told: Vec<_> = run.stderr.lines().collect();
     assert_eq!(told.len(), 20, "{told:#?}");
-    let first = "error: line 7: plugin `filter` answered with an error: the input is not JSON";
+    let first = "error: line 7: plugin `filter` returned an error: the input is not JSON";
     assert!(told[0].starts_with(first) && told[0].ends_with("(code 400)"), "{}", told[0]);
     assert!(told[19].starts_with("error: line 190007: "), "{}", told[19]);
 }

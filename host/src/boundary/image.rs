@@ -210,7 +210,7 @@ impl Image {
     /// Unmaps the library. Nothing points into it any more (B1, B2, B6).
     pub(crate) fn close(mut self) -> Close {
         let Some(library) = self.library.take() else {
-            ShardedCounter::take_back(self.outputs);
+            ShardedCounter::give_back(self.outputs);
             return Close::Unmapped;
         };
         // An error to close is a library that stays; the look below tells.
@@ -218,7 +218,7 @@ impl Image {
         if self.is_mapped() {
             return Close::Pinned(Box::new(self));
         }
-        ShardedCounter::take_back(self.outputs);
+        ShardedCounter::give_back(self.outputs);
         Close::Unmapped
     }
 }

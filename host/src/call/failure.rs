@@ -1,18 +1,18 @@
-//! How a plugin failed to answer, whatever kind of plugin it is.
+//! The ways in which a call can fail in a plugin, for all kinds of plugins.
 
 use hotbay_plugin::{Fault, PluginError};
 
 use crate::error::Error;
 
-/// How a plugin failed to answer.
+/// Why a call failed in the plugin.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It answered with an error of its own.
+    /// It returned an error.
     Error(PluginError),
     /// It panicked.
     Panic(Fault),
     /// It returned a code that this version does not know.
     Code(i32),
-    /// It could not be asked, or its answer not be had.
+    /// The call could not be made, or its result not be received.
     Other(Error),
 }

@@ -1,10 +1,9 @@
-//! Headers that a caller gives to a request, as texts; whether they may be sent is found out when
-//! the request is.
+//! Headers of a request, as texts. They are validated when the call is made.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// Headers in the order in which they were given.
+/// Headers in the order in which they were added.
 #[derive(Clone, Default)]
 pub(crate) struct Headers(Vec<(Cow<'static, str>, Cow<'static, str>)>);
 
@@ -18,7 +17,7 @@ impl Headers {
     }
 }
 
-/// The names alone: a value may be a password.
+/// Prints only the names: a value may be a password.
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()

@@ -1,5 +1,5 @@
-//! What callers and bodies exchange: a request in, a reply out, and how a call stands with whoever
-//! made it.
+//! What callers and backends exchange: a request in, a reply out, and the state that a pooled call
+//! shares with its caller.
 
 mod failure;
 mod headers;

@@ -1,4 +1,4 @@
-//! The output of one call, which holds the plugin's library as long as it holds its memory.
+//! The output of one call. Keeps the plugin's library mapped while it holds memory of the plugin.
 
 use std::fmt;
 
@@ -12,42 +12,52 @@ use crate::sync::ShardedCounter;
 
 /// The output of one call.
 ///
-/// A reply may hold memory of the plugin that made it; as long as it lives, the plugin's
-/// library stays mapped, even after an unload. [`Reply::into_vec`] holds nothing, nor does a
-/// reply of up to 24 bytes that the plugin made by `Output::copy_of`.
+/// A reply may hold memory of the plugin that made it. Until it is dropped, the plugin's library
+/// stays mapped, even after an unload. [`Reply::into_vec`] holds nothing, nor does a reply of up to
+/// 24 bytes that the plugin made with `Output::copy_of`.
+///
+/// ```
+/// use hotbay::{Output, Reply};
+///
+/// let reply = Reply::new(Output::text(r#"{"words": 3}"#).with_content_type("application/json"));
+/// assert_eq!(reply.as_text()?, r#"{"words": 3}"#);
+/// assert_eq!(reply.json::<serde_json::Value>()?["words"], 3);
+/// assert_eq!(reply.content_type(), "application/json");
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 pub struct Reply {
-    // Dropped first: the library that frees it is held by the next field.
+    // Dropped first: the next field keeps the library mapped that frees it.
     output: Output,
     held: Held,
     generation: GenerationId,
 }
 
 impl Reply {
-    /// A reply that is yet to be written. Made where the caller wants it and filled in place:
-    /// moving it up through the corridor would cost more than the corridor.
+    /// Creates a reply to be filled in place: moving it up through the layers would cost more than
+    /// the layers.
     #[inline]
     pub(crate) fn vacant() -> Self {
         Self { output: Output::default(), held: Held(None), generation: GenerationId::FIRST }
     }
 
-    /// A reply that the application makes itself, such as a layer from its cache. It is of no
-    /// generation in particular: the first.
+    /// Creates a reply of the application itself, such as one from a layer's cache. Its generation
+    /// is the first.
     pub fn new(output: Output) -> Self {
         Self { output, ..Self::vacant() }
     }
 
-    /// The same reply, as one that this generation gave.
+    /// Sets the generation.
     pub(crate) fn of_generation(self, generation: GenerationId) -> Self {
         Self { generation, ..self }
     }
 
-    /// Where the plugin writes.
+    /// Returns the output for the plugin to fill.
     #[inline]
     pub(crate) fn output_mut(&mut self) -> &mut Output {
         &mut self.output
     }
 
-    /// Says who wrote the output, and counts it unless it lies in place.
+    /// Records the generation that wrote the output, and counts the output unless it is inline.
     #[inline]
     pub(crate) fn written_by(
         &mut self,
@@ -60,51 +70,51 @@ impl Reply {
         }
     }
 
-    /// Takes over an output whose memory is the host's own.
+    /// Sets an output in memory of the host.
     #[cfg(unix)]
     pub(crate) fn made_elsewhere(&mut self, generation: GenerationId, output: Output) {
         (self.generation, self.output) = (generation, output);
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         self.output.as_bytes()
     }
 
-    /// The bytes as text.
+    /// Returns the bytes as text.
     ///
     /// # Errors
     ///
-    /// `InvalidOutput` when they are not UTF-8, naming the first byte that is not.
+    /// `InvalidOutput` if they are not UTF-8, with the position of the first invalid byte.
     pub fn as_text(&self) -> Result<&str, Error> {
         std::str::from_utf8(self.as_bytes()).map_err(|error| {
-            Error::new(ErrorKind::InvalidOutput, "the reply is no text").caused_by(error)
+            Error::new(ErrorKind::InvalidOutput, "the reply is not valid UTF-8").caused_by(error)
         })
     }
 
-    /// The bytes read as JSON.
+    /// Deserializes the bytes from JSON.
     ///
     /// # Errors
     ///
-    /// `InvalidOutput` when they do not fit `T`, with line and column.
+    /// `InvalidOutput` if they do not match `T`, with line and column.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         self.json_borrowed()
     }
 
-    /// The bytes read as JSON that borrows from the reply.
+    /// Deserializes the bytes from JSON, borrowing from the reply.
     ///
     /// # Errors
     ///
     /// As [`Reply::json`].
     pub fn json_borrowed<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
         serde_json::from_slice(self.as_bytes()).map_err(|error| {
-            Error::new(ErrorKind::InvalidOutput, "the reply is not the JSON wanted")
+            Error::new(ErrorKind::InvalidOutput, "the reply is not JSON of the expected form")
                 .caused_by(error)
         })
     }
 
-    /// The media type.
+    /// Returns the media type.
     pub fn content_type(&self) -> &str {
         self.output.content_type()
     }
@@ -114,12 +124,12 @@ impl Reply {
         self.output.has_own_content_type()
     }
 
-    /// The bytes, copied; the plugin's memory is given back.
+    /// Copies the bytes and frees the plugin's memory.
     pub fn into_vec(self) -> Vec<u8> {
         self.as_bytes().to_vec()
     }
 
-    /// Which generation of the plugin answered.
+    /// Returns the generation of the plugin that answered.
     pub fn generation(&self) -> GenerationId {
         self.generation
     }
@@ -135,7 +145,7 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// Counts an output that its plugin's library must outlive.
+/// Counts an output that must be dropped before its plugin's library is unmapped.
 struct Held(Option<&'static ShardedCounter>);
 
 impl Held {

@@ -1,4 +1,4 @@
-//! The input of one call, and the terms on which it is made.
+//! The input of one call, and its options.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -13,15 +13,26 @@ use super::headers::Headers;
 use crate::error::{Error, ErrorKind};
 use crate::sync::deadline_in;
 
-/// The input of one call, borrowed where it can be.
+/// The input of one call, borrowed if possible, and its options.
+///
+/// ```
+/// use std::time::Duration;
+/// use hotbay::Request;
+///
+/// let request = Request::text("hello").deadline_in(Duration::from_secs(1)).operation("read");
+/// assert_eq!(request.as_bytes(), b"hello");
+/// assert_eq!(request.content_type(), "text/plain; charset=utf-8");
+/// assert_eq!(request.named_operation(), Some("read"));
+/// assert!(request.deadline().is_some());
+/// ```
 #[derive(Debug)]
 pub struct Request<'a> {
     data: Data<'a>,
     media: Media<'a>,
-    /// The media type's name where the request owns it; then it counts.
+    /// The media type's name if the request owns it; takes precedence over `media`.
     owned_media: Option<Box<str>>,
     deadline: Option<Instant>,
-    /// What few requests have.
+    /// Options that few requests have.
     more: Option<Box<More>>,
 }
 
@@ -31,10 +42,10 @@ struct More {
     token: Option<CancellationToken>,
     operation: Option<Cow<'static, str>>,
     endpoint: Option<Cow<'static, str>>,
-    /// What is said of the HTTP request that the call becomes.
+    /// Options of the HTTP request that the call becomes.
     http: Option<Box<Http>>,
     is_idempotent: bool,
-    place_wait_max: Option<Duration>,
+    space_timeout: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -47,39 +58,40 @@ struct Http {
 enum Data<'a> {
     Borrowed(&'a [u8]),
     Owned(Vec<u8>),
-    /// What another plugin answered, passed on without a copy.
+    /// The reply of another plugin, passed on without a copy.
     Reply(Box<Reply>),
 }
 
 impl<'a> Request<'a> {
-    /// Plain text.
+    /// Creates a request with plain text.
     pub fn text(text: &'a str) -> Self {
         Self::new(Data::Borrowed(text.as_bytes()), Media::TEXT)
     }
 
-    /// Any bytes.
+    /// Creates a request with borrowed bytes.
     pub fn bytes(bytes: &'a [u8]) -> Self {
         Self::new(Data::Borrowed(bytes), Media::BYTES)
     }
 
-    /// Text that is already JSON.
+    /// Creates a request with text that is already JSON.
     pub fn json_text(json: &'a str) -> Self {
         Self::new(Data::Borrowed(json.as_bytes()), Media::JSON)
     }
 
-    /// Any bytes, given away.
+    /// Creates a request with owned bytes.
     pub fn owned(bytes: Vec<u8>) -> Self {
         Self::new(Data::Owned(bytes), Media::BYTES)
     }
 
-    /// A value written as JSON.
+    /// Creates a request with a value serialized as JSON.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` when `value` cannot be JSON, such as a map whose keys are no text.
+    /// `InvalidInput` if `value` cannot be JSON, such as a map whose keys are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
         let bytes = serde_json::to_vec(value).map_err(|error| {
-            Error::new(ErrorKind::InvalidInput, "the request cannot be JSON").caused_by(error)
+            let message = "the request cannot be serialized as JSON";
+            Error::new(ErrorKind::InvalidInput, message).caused_by(error)
         })?;
         Ok(Self::new(Data::Owned(bytes), Media::JSON))
     }
@@ -89,7 +101,7 @@ impl<'a> Request<'a> {
         Self { data, media, owned_media: None, deadline: None, more: None }
     }
 
-    /// The same bytes under another media type.
+    /// Sets the media type of the bytes.
     #[must_use]
     pub fn with_content_type(mut self, content_type: impl Into<Cow<'a, str>>) -> Self {
         match content_type.into() {
@@ -102,58 +114,58 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Says where in a distributed trace the call stands; the plugin can read it.
+    /// Sets the trace context, which the plugin can read.
     #[must_use]
     pub fn with_trace(mut self, trace: TraceContext) -> Self {
         self.more().trace = Some(trace);
         self
     }
 
-    /// Says how long the answer is wanted, from now on.
+    /// Sets a deadline `timeout` from now.
     ///
-    /// A call that has not begun by then never does. [`execute`](crate::PluginHandle::execute)
-    /// answers at that moment whatever the plugin does;
-    /// [`call`](crate::PluginHandle::call) runs in this thread and comes back when the plugin
-    /// does, which can see the deadline. The earlier one counts if there is one already.
+    /// A call that has not started by then never starts. [`execute`](crate::PluginHandle::execute)
+    /// returns at the deadline, whatever the plugin does. [`call`](crate::PluginHandle::call) runs
+    /// in this thread and returns when the plugin does, which can query the deadline. If the
+    /// request has a deadline already, the earlier one applies.
     #[must_use]
-    pub fn deadline_in(self, wait_max: Duration) -> Self {
-        self.deadline_at(deadline_in(wait_max))
+    pub fn deadline_in(self, timeout: Duration) -> Self {
+        self.deadline_at(deadline_in(timeout))
     }
 
-    /// As [`deadline_in`](Self::deadline_in), for a moment.
+    /// Sets a deadline, as [`deadline_in`](Self::deadline_in).
     #[must_use]
     pub fn deadline_at(mut self, deadline: Instant) -> Self {
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self
     }
 
-    /// Takes the call back when `token` is cancelled: one that has not begun never does, and
-    /// the plugin of one that runs can see it.
+    /// Cancels the call when `token` is cancelled. A call that has not started never starts; the
+    /// plugin of a running call can query the cancellation.
     #[must_use]
     pub fn cancelled_by(mut self, token: CancellationToken) -> Self {
         self.more().token = Some(token);
         self
     }
 
-    /// Names what the plugin is asked to do, such as `read`, `write` or `exec`. A plugin whose
-    /// manifest does not name it among its `permissions` is not called: `PermissionDenied`.
+    /// Names the operation that the plugin is to do, such as `read`, `write` or `exec`. The call
+    /// fails with `PermissionDenied` unless the plugin's manifest lists it in `permissions`.
     #[must_use]
     pub fn operation(mut self, operation: impl Into<Cow<'static, str>>) -> Self {
         self.more().operation = Some(operation.into());
         self
     }
 
-    /// Says that the call may run twice, so that it is made again where it is not known whether
-    /// it ran: the plugin's process ended, or closed the connection, before it had answered.
-    /// A call that surely did not run is made again without this.
+    /// Allows the host to make the call twice. It is retried if the plugin's process exited or
+    /// closed the connection before it answered, so that the call may have run. A call that
+    /// certainly did not run is retried without this.
     #[must_use]
     pub fn idempotent(mut self) -> Self {
         self.more().is_idempotent = true;
         self
     }
 
-    /// Sends the call to an endpoint of the plugin's own, such as `rows`, instead of `execute`.
-    /// Only plugins of the kind `process` have any.
+    /// Sends the call to another endpoint of the plugin, such as `rows`, instead of `execute`.
+    /// Only plugins of kind `process` have endpoints.
     #[must_use]
     pub fn endpoint(mut self, endpoint: impl Into<Cow<'static, str>>) -> Self {
         self.more().endpoint = Some(endpoint.into());
@@ -162,25 +174,25 @@ impl<'a> Request<'a> {
 
     /// Calls the endpoint with this HTTP method, such as `GET`, instead of `POST`. With `GET`,
     /// `HEAD`, `OPTIONS` and `TRACE` the call may run twice, as with
-    /// [`idempotent`](Self::idempotent); without input nothing is sent as the body.
+    /// [`idempotent`](Self::idempotent). An empty input is sent without a body.
     ///
-    /// Only plugins of the kind `process` are called by HTTP: any other refuses the call,
-    /// `Unsupported`. What is not a method is refused when the call is made, `InvalidInput`.
+    /// Only plugins of kind `process` are called by HTTP; a call of any other fails with
+    /// `Unsupported`, and a call with an invalid method with `InvalidInput`.
     #[must_use]
     pub fn method(mut self, method: impl Into<Cow<'static, str>>) -> Self {
         self.more().http.get_or_insert_default().method = Some(method.into());
         self
     }
 
-    /// Adds a header to the HTTP request that the call becomes, such as `Authorization`. The same
-    /// name may be given more than once.
+    /// Adds a header to the HTTP request that the call becomes, such as `Authorization`. A name may
+    /// be added more than once.
     ///
-    /// Only plugins of the kind `process` are called by HTTP: any other refuses the call,
-    /// `Unsupported`. In a pipeline, and where several plugins are tried, each of them is sent
-    /// it. Refused with `InvalidInput` when the call is made are: names and values that HTTP does not
-    /// allow; headers of one connection (`Connection`, `Keep-Alive`, `Proxy-…`, `TE`, `Trailer`,
-    /// `Transfer-Encoding`, `Upgrade`); those that the host sets (`Host`, `Content-Length`,
-    /// `Content-Type`, `traceparent`, `Hotbay-…`); more than 64, or 32 KiB in all.
+    /// Only plugins of kind `process` are called by HTTP; a call of any other fails with
+    /// `Unsupported`. All plugins of a pipeline receive the header, and all providers that are
+    /// tried. A call fails with `InvalidInput` if it has: invalid names or values; headers of one
+    /// connection (`Connection`, `Keep-Alive`, `Proxy-…`, `TE`, `Trailer`, `Transfer-Encoding`,
+    /// `Upgrade`); headers that the host sets (`Host`, `Content-Length`, `Content-Type`,
+    /// `traceparent`, `Hotbay-…`); more than 64 headers, or 32 KiB in all.
     #[must_use]
     pub fn header(
         mut self,
@@ -191,11 +203,11 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Waits that long for a place in the plugin's queue if it is full, instead of being
-    /// refused at once. Counts for [`execute`](crate::PluginHandle::execute) only.
+    /// Waits up to `timeout` for space in the plugin's queue if it is full, instead of failing at
+    /// once. Applies to [`execute`](crate::PluginHandle::execute) only.
     #[must_use]
-    pub fn wait_for_place(mut self, wait_max: Duration) -> Self {
-        self.more().place_wait_max = Some(wait_max);
+    pub fn wait_for_place(mut self, timeout: Duration) -> Self {
+        self.more().space_timeout = Some(timeout);
         self
     }
 
@@ -207,19 +219,19 @@ impl<'a> Request<'a> {
         self.more.get_or_insert_default()
     }
 
-    /// Until when the answer is wanted.
+    /// Returns the deadline.
     #[inline]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// What the plugin is asked to do, if it was named.
+    /// Returns the operation, if one was named.
     #[inline]
     pub fn named_operation(&self) -> Option<&str> {
         self.more.as_ref().and_then(|more| more.operation.as_deref())
     }
 
-    /// The endpoint that the call goes to, if it is not the usual one.
+    /// Returns the endpoint, if one was named.
     #[inline]
     pub fn named_endpoint(&self) -> Option<&str> {
         self.more.as_ref().and_then(|more| more.endpoint.as_deref())
@@ -229,82 +241,82 @@ impl<'a> Request<'a> {
         self.more.as_ref()?.http.as_deref()
     }
 
-    /// Whether it says anything of the HTTP request that the call becomes, besides the endpoint.
+    /// Returns whether it has a method or headers.
     #[inline]
     pub(crate) fn names_http(&self) -> bool {
         self.http().is_some()
     }
 
-    /// The HTTP method that it names.
+    /// Returns the HTTP method, if one was named.
     pub(crate) fn named_method(&self) -> Option<&str> {
         self.http()?.method.as_deref()
     }
 
-    /// The headers that it names.
+    /// Returns the headers.
     pub(crate) fn named_headers(&self) -> Option<&Headers> {
         self.http().map(|http| &http.headers)
     }
 
-    /// Whether it is an HTTP request without a body, so that there is no input to check.
+    /// Returns whether it is an HTTP request without a body, so that there is no input to check.
     pub(crate) fn is_bodiless(&self) -> bool {
         self.as_bytes().is_empty() && matches!(self.named_method(), Some("GET" | "HEAD"))
     }
 
-    /// Whether the call may run twice.
+    /// Returns whether the call may run twice.
     #[inline]
     pub fn is_idempotent(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.is_idempotent)
     }
 
-    /// The trace that the call belongs to, if it was named.
+    /// Returns the trace context, if one was set.
     #[inline]
     pub fn trace(&self) -> Option<&TraceContext> {
         self.more.as_ref().and_then(|more| more.trace.as_ref())
     }
 
-    /// What takes the call back, if anything does.
+    /// Returns the token that cancels the call, if one was set.
     #[inline]
     pub fn cancellation_token(&self) -> Option<&CancellationToken> {
         self.more.as_ref().and_then(|more| more.token.as_ref())
     }
 
     #[inline]
-    pub(crate) fn place_wait_max(&self) -> Option<Duration> {
-        self.more.as_ref().and_then(|more| more.place_wait_max)
+    pub(crate) fn space_timeout(&self) -> Option<Duration> {
+        self.more.as_ref().and_then(|more| more.space_timeout)
     }
 
-    /// Waits for a place for as long as its terms allow, unless it says for how long.
-    pub(crate) fn wait_for_place_if_need_be(self) -> Self {
-        match self.place_wait_max() {
+    /// Waits for space in the queue until its deadline, unless it has its own limit.
+    pub(crate) fn wait_for_place_by_default(self) -> Self {
+        match self.space_timeout() {
             Some(_) => self,
             None => self.wait_for_place(Duration::MAX),
         }
     }
 
-    /// Whether it names nothing but its payload, which layers would look at.
+    /// Returns whether it has no option that a layer checks.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.deadline.is_none() && self.more.is_none()
     }
 
-    /// Whether anything bounds the call in time.
+    /// Returns whether it has a deadline or a token.
     #[inline]
     pub(crate) fn is_bounded(&self) -> bool {
         self.deadline.is_some() || self.cancellation_token().is_some()
     }
 
-    /// Whether the call was taken back.
+    /// Returns whether the call was cancelled.
     #[inline]
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancellation_token().is_some_and(CancellationToken::is_cancelled)
     }
 
-    /// The request that goes on with `reply`: its payload, and the terms of this one.
+    /// Returns a request with the payload of `reply` and the options of this one.
     pub(crate) fn answered_by(self, reply: Reply) -> Request<'static> {
         Request { deadline: self.deadline, more: self.more, ..Request::from(reply) }
     }
 
-    /// Takes over the deadline, the token, the trace and the operation of `other`.
+    /// Copies all options of `other`, such as deadline, token, trace and operation.
     #[must_use]
     pub fn with_terms_of(mut self, other: &Request<'_>) -> Self {
         self.deadline = other.deadline;
@@ -312,7 +324,7 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         match &self.data {
@@ -322,7 +334,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The media type.
+    /// Returns the media type.
     pub fn content_type(&self) -> &str {
         self.owned_media.as_deref().unwrap_or_else(|| self.media.as_str())
     }
@@ -336,7 +348,7 @@ impl<'a> Request<'a> {
         Payload::of_media(self.as_bytes(), media)
     }
 
-    /// The same request once more, without a copy of its bytes.
+    /// Returns a request with the same bytes, without a copy.
     pub(crate) fn borrowed(&self) -> Request<'_> {
         let media = match &self.owned_media {
             None => self.media,
@@ -351,7 +363,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The same request, owning what it borrowed.
+    /// Copies what it borrows.
     pub(crate) fn into_owned(self) -> Request<'static> {
         let (media, owned_media) = owned(self.content_type());
         Request {
@@ -369,14 +381,14 @@ impl<'a> Request<'a> {
 }
 
 impl Default for Request<'_> {
-    /// No bytes at all.
+    /// Creates an empty request.
     fn default() -> Self {
         Self::bytes(&[])
     }
 }
 
 impl Clone for Request<'_> {
-    /// Copies the bytes that the request owns.
+    /// Copies the bytes if the request owns them.
     fn clone(&self) -> Self {
         let data = match &self.data {
             Data::Borrowed(bytes) => Data::Borrowed(bytes),
@@ -393,7 +405,7 @@ impl Clone for Request<'_> {
     }
 }
 
-/// A media type without an allocation if it is one of the usual.
+/// Returns a media type, without an allocation for common ones.
 fn owned(name: &str) -> (Media<'static>, Option<Box<str>>) {
     let usual = [ContentType::TEXT, ContentType::JSON, ContentType::BYTES, ContentType::HTML];
     match usual.into_iter().find(|usual| *usual == name) {
@@ -403,7 +415,7 @@ fn owned(name: &str) -> (Media<'static>, Option<Box<str>>) {
 }
 
 impl From<Reply> for Request<'static> {
-    /// Passes a reply on to the next plugin, without a copy.
+    /// Passes a reply on to another plugin without a copy.
     fn from(reply: Reply) -> Self {
         let (media, owned_media) = owned(reply.content_type());
         let data = Data::Reply(Box::new(reply));

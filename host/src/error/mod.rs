@@ -6,7 +6,6 @@ pub(crate) mod boundary;
 mod hex;
 mod hint;
 pub(crate) mod manifest;
-mod panicked;
 pub(crate) mod probe;
 
 use std::borrow::Cow;
@@ -19,7 +18,6 @@ use hotbay_plugin::{Fault, PluginError};
 
 use crate::id::{GenerationId, PluginName};
 pub(crate) use hex::Hex;
-pub(crate) use panicked::fault_of;
 
 /// The result of most operations of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

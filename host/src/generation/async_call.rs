@@ -1,5 +1,5 @@
-//! Calls of a generation by futures, one by one or many in one exchange: for bodies whose calls
-//! need no thread while they are waited for.
+//! Calls of a generation as futures, one by one or as a batch, for backends whose calls need no
+//! thread while they wait.
 
 use super::lease::CallArgs;
 use super::{Backend, InstanceRef};
@@ -11,30 +11,30 @@ use crate::error::Error;
 use crate::supervisor::ProcessCall;
 
 impl InstanceRef {
-    /// As [`call`](Self::call), by a future; dropped, it ends the call.
+    /// As [`call`](Self::call), as a future; dropping it ends the call.
     pub(crate) async fn call_async(
         &self,
-        asked: CallArgs<'_>,
+        args: CallArgs<'_>,
         reply: &mut Reply,
     ) -> Result<(), Error> {
         #[cfg(unix)]
         if let Some(Backend::OutOfProcess(process)) = self.backend() {
-            let CallArgs { request, state: standing, call_id } = asked;
+            let CallArgs { request, state, call_id } = args;
             let generation = self.generation();
             generation.check_input(request)?;
-            if let Some(standing) = standing {
-                standing.enter_plugin(generation.id.get());
+            if let Some(state) = state {
+                state.enter_plugin(generation.id.get());
             }
             let answer = process.call_async(&ProcessCall { request, call_id }).await;
-            if let Some(standing) = standing {
-                standing.leave_plugin();
+            if let Some(state) = state {
+                state.leave_plugin();
             }
             return generation.fill_reply(request, answer, reply);
         }
-        self.call(asked, reply)
+        self.call(args, reply)
     }
 
-    /// How many calls it can be asked at once; none: one by one.
+    /// Returns the maximum number of calls in a batch; `None` if calls are sent one by one.
     pub(crate) fn batch(&self) -> Option<usize> {
         match self.backend()? {
             Backend::InProcess(_) => None,
@@ -43,16 +43,16 @@ impl InstanceRef {
         }
     }
 
-    /// Answers many calls in one exchange, each with its own answer, in their order.
-    pub(crate) async fn call_many(&self, asked: Vec<CallArgs<'_>>) -> Vec<Result<Reply, Error>> {
+    /// Sends many calls as one batch and returns their results in order.
+    pub(crate) async fn call_many(&self, args: Vec<CallArgs<'_>>) -> Vec<Result<Reply, Error>> {
         #[cfg(unix)]
         if let Some(Backend::OutOfProcess(process)) = self.backend() {
-            return self.call_process_many(process, &asked).await;
+            return self.call_process_many(process, &args).await;
         }
-        let mut answers = Vec::with_capacity(asked.len());
-        for asked in asked {
+        let mut answers = Vec::with_capacity(args.len());
+        for args in args {
             let mut reply = Reply::vacant();
-            answers.push(self.call_async(asked, &mut reply).await.map(|()| reply));
+            answers.push(self.call_async(args, &mut reply).await.map(|()| reply));
         }
         answers
     }
@@ -61,41 +61,41 @@ impl InstanceRef {
     async fn call_process_many(
         &self,
         process: &crate::supervisor::Process,
-        asked: &[CallArgs<'_>],
+        args: &[CallArgs<'_>],
     ) -> Vec<Result<Reply, Error>> {
         let generation = self.generation();
-        // What is too large is not sent; what names an endpoint, a method or headers goes by
-        // itself.
-        let is_gathered = |asked: &CallArgs<'_>| {
-            asked.request.named_endpoint().is_none()
-                && !asked.request.names_http()
-                && generation.check_input(asked.request).is_ok()
+        // An input that is too large is not sent. A call that names an endpoint, a method or
+        // headers is sent by itself.
+        let is_batched = |args: &CallArgs<'_>| {
+            args.request.named_endpoint().is_none()
+                && !args.request.names_http()
+                && generation.check_input(args.request).is_ok()
         };
-        let calls: Vec<_> = asked
+        let calls: Vec<_> = args
             .iter()
-            .filter(|asked| is_gathered(asked))
-            .map(|asked| ProcessCall { request: asked.request, call_id: asked.call_id })
+            .filter(|args| is_batched(args))
+            .map(|args| ProcessCall { request: args.request, call_id: args.call_id })
             .collect();
-        let answered = match calls.len() {
+        let results = match calls.len() {
             0 => Ok(Vec::new()),
             _ => process.call_many(&calls).await,
         };
-        let mut answered =
-            answered.map_err(|failure| generation.error_from(failure)).map(Vec::into_iter);
-        let mut replies = Vec::with_capacity(asked.len());
-        for asked in asked {
+        let mut results =
+            results.map_err(|failure| generation.error_from(failure)).map(Vec::into_iter);
+        let mut replies = Vec::with_capacity(args.len());
+        for args in args {
             let mut reply = Reply::vacant();
-            let outcome = if is_gathered(asked) {
-                match &mut answered {
-                    Ok(answers) => {
+            let outcome = if is_batched(args) {
+                match &mut results {
+                    Ok(results) => {
                         let missing = || Err(Failure::Other(missing()));
-                        let answer = answers.next().unwrap_or_else(missing);
-                        generation.fill_reply(asked.request, answer, &mut reply)
+                        let answer = results.next().unwrap_or_else(missing);
+                        generation.fill_reply(args.request, answer, &mut reply)
                     }
                     Err(error) => Err(error.cloned()),
                 }
             } else {
-                self.call_async(*asked, &mut reply).await
+                self.call_async(*args, &mut reply).await
             };
             replies.push(outcome.map(|()| reply));
         }
@@ -106,5 +106,5 @@ impl InstanceRef {
 #[cfg(unix)]
 #[cold]
 fn missing() -> Error {
-    crate::error::bug!("an answer of many was not there")
+    crate::error::bug!("a batch has fewer results than calls")
 }

@@ -1,5 +1,5 @@
-//! What runs a generation's calls: code in this process, or a process. The one place that knows
-//! that there are two kinds.
+//! The backend of a generation: code in this process, or a process. Only this module knows both
+//! kinds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,32 +12,32 @@ use crate::pool::{RunOutcome, WorkerThreads};
 #[cfg(unix)]
 use crate::supervisor::{Process, Program};
 
-/// Far more than it takes to kill and reap a process and all that it started.
+/// Time limit for killing and reaping a process and all that it started; far more than needed.
 #[cfg(unix)]
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What runs a generation's calls.
 #[derive(Debug)]
 pub(crate) enum Backend {
-    /// A library, or code compiled in.
+    /// A library, or compiled-in code.
     InProcess(Instance),
     /// A process.
     #[cfg(unix)]
     OutOfProcess(Process),
 }
 
-/// What is left of a body that has ended.
+/// What remains of a backend after its shutdown.
 #[derive(Debug)]
 pub(crate) enum UnloadLeftovers {
-    /// The code, which is mapped.
+    /// The mapped code.
     Library(Arc<Image>, Root),
-    /// What the process was started from.
+    /// The program that the process was started from.
     #[cfg(unix)]
     Process(Arc<Program>),
 }
 
 impl Backend {
-    /// Asks whether the plugin can work.
+    /// Checks the health of the plugin.
     pub(crate) fn health(&self) -> Result<(), Failure> {
         match self {
             Self::InProcess(instance) => instance.health(),
@@ -46,7 +46,7 @@ impl Backend {
         }
     }
 
-    /// Takes the state that is to live through a reload.
+    /// Takes the state to hand over at a reload.
     pub(crate) fn snapshot(&self) -> Result<Option<Snapshot>, Failure> {
         match self {
             Self::InProcess(instance) => instance.snapshot(),
@@ -55,7 +55,7 @@ impl Backend {
         }
     }
 
-    /// Gives a state to a plugin that was not called yet.
+    /// Restores the state of a plugin that was not called yet.
     pub(crate) fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
         match self {
             Self::InProcess(instance) => instance.restore(snapshot),
@@ -64,7 +64,7 @@ impl Backend {
         }
     }
 
-    /// Ends the plugin, with what it does at its end if that is `graceful`.
+    /// Stops the plugin; runs its shutdown code if `graceful`.
     pub(crate) fn shut_down(&mut self, graceful: bool) -> Result<(), Failure> {
         match self {
             Self::InProcess(instance) => instance.end(graceful),
@@ -73,7 +73,7 @@ impl Backend {
         }
     }
 
-    /// The image that its code lies in; none if it is a process.
+    /// Returns the image of the code, or `None` for a process.
     pub(crate) fn image(&self) -> Option<&Arc<Image>> {
         match self {
             Self::InProcess(instance) => Some(instance.image()),
@@ -82,22 +82,22 @@ impl Backend {
         }
     }
 
-    /// Runs a job with the body, on the thread that opened its library if there is one, else on
-    /// one of the crew's, and waits for it, at most `wait_max`.
+    /// Runs `job` with the backend and waits for it, at most `timeout`. It runs on the thread that
+    /// opened the library if there is one, else on a thread of `workers`.
     pub(crate) fn run<T: Send + 'static>(
         self,
-        crew: &WorkerThreads,
-        wait_max: Duration,
+        workers: &WorkerThreads,
+        timeout: Duration,
         job: impl FnOnce(Self) -> T + Send + 'static,
     ) -> RunOutcome<T> {
         match self.image().map(Arc::clone) {
-            Some(image) => image.run(crew, wait_max, move || job(self)),
-            None => crew.run(wait_max, move || job(self)),
+            Some(image) => image.run(workers, timeout, move || job(self)),
+            None => workers.run(timeout, move || job(self)),
         }
     }
 
-    /// How long its end may take in all, where the plugin itself has `stop_timeout`: a process
-    /// is killed then, and what it started is looked for.
+    /// Returns the time limit of the whole shutdown if the plugin itself has `stop_timeout`: a
+    /// process is killed after that, and its descendants are reaped.
     pub(crate) fn shutdown_timeout(&self, stop_timeout: Duration) -> Duration {
         match self {
             Self::InProcess(_) => stop_timeout,
@@ -106,7 +106,7 @@ impl Backend {
         }
     }
 
-    /// Gives up the body for what is left of it. What was not ended is leaked.
+    /// Converts the backend into its leftovers. A plugin that was not shut down is leaked.
     pub(crate) fn into_leftovers(self) -> UnloadLeftovers {
         match self {
             Self::InProcess(instance) => {
@@ -118,7 +118,7 @@ impl Backend {
         }
     }
 
-    /// The contracts that it declares besides its manifest, each with its other names.
+    /// Returns the contracts that it declares besides its manifest, each with its other names.
     pub(crate) fn contracts(&self) -> Vec<(String, Vec<String>)> {
         match self {
             Self::InProcess(_) => Vec::new(),
@@ -127,7 +127,7 @@ impl Backend {
         }
     }
 
-    /// The socket of its process, if that lies where a second process would want its own.
+    /// Returns the socket of its process, if a second process would use the same path.
     pub(crate) fn fixed_socket(&self) -> Option<std::path::PathBuf> {
         match self {
             Self::InProcess(_) => None,
@@ -136,7 +136,7 @@ impl Backend {
         }
     }
 
-    /// What of its config is not delivered, in words.
+    /// Returns notes about parts of its config that are not delivered.
     pub(crate) fn config_notes(&self) -> Vec<String> {
         match self {
             Self::InProcess(_) => Vec::new(),
@@ -145,7 +145,7 @@ impl Backend {
         }
     }
 
-    /// The process that serves, if it is one.
+    /// Returns the process id, if it is a process.
     pub(crate) fn pid(&self) -> Option<u32> {
         match self {
             Self::InProcess(_) => None,
@@ -154,7 +154,7 @@ impl Backend {
         }
     }
 
-    /// Bytes that the plugin has allocated, where it counts them.
+    /// Returns the bytes that the plugin has allocated, if it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
         let Self::InProcess(instance) = self else { return None };
         let census = instance.root().census();

@@ -1,5 +1,4 @@
-//! Whether a call is one that its generation takes: whether what it names was granted, and its
-//! input fits. Pure; who asks decides when.
+//! Checks of a call against its generation's policy: permissions, input length and schemas. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +8,19 @@ use crate::error::manifest::{Exceeded, SchemaError};
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 
-/// Most characters of an operation's name that are repeated, and most names.
-const NAME_CHARS_MAX: usize = 64;
-const NAMES_MAX: usize = 8;
+/// Limits on operation names in messages: characters of each, and their number.
+const MAX_NAME_CHARS: usize = 64;
+const MAX_NAMES: usize = 8;
 
 impl CallPolicy {
-    /// Judges everything there is.
+    /// Checks operation and input.
     #[cold]
     pub(crate) fn check(&self, plugin: &PluginName, request: &Request<'_>) -> Result<(), Error> {
         self.check_operation(plugin, request)?;
         self.check_input(plugin, request)
     }
 
-    /// Refuses a request that names what the plugin was not granted.
+    /// Rejects a request for an operation that the plugin has no permission for.
     pub(crate) fn check_operation(
         &self,
         plugin: &PluginName,
@@ -37,23 +36,22 @@ impl CallPolicy {
 
     #[cold]
     fn permission_denied(&self, operation: &str) -> Error {
-        let cure = if self.withheld.contains(operation) {
-            "its manifest asks for it, and the application's `grant` does not give it"
+        let hint = if self.withheld.contains(operation) {
+            "grant the permission in the application's permission policy; the manifest requests it"
         } else if operation.is_empty() {
-            "name an operation, or none at all"
+            "name an operation, or remove the call of `operation`"
         } else {
-            "list it in the `permissions` of its plugin.json if it is to do that"
+            "add the operation to `permissions` in plugin.json"
         };
-        let named: String = operation.chars().take(NAME_CHARS_MAX).collect();
+        let named: String = operation.chars().take(MAX_NAME_CHARS).collect();
         let more = if named.len() < operation.len() { "…" } else { "" };
         let granted = granted_names(&self.permissions);
-        let message = format!(
-            "was not called: the operation `{named}{more}` was not granted, {granted}; {cure}"
-        );
-        Error::new(ErrorKind::PermissionDenied, message)
+        let message =
+            format!("was not called: it has no permission for `{named}{more}`, {granted}");
+        Error::new(ErrorKind::PermissionDenied, message).with_hint(hint)
     }
 
-    /// Refuses a request whose input does not fit.
+    /// Rejects a request whose input is too long or does not match its schemas.
     pub(crate) fn check_input(
         &self,
         plugin: &PluginName,
@@ -64,55 +62,65 @@ impl CallPolicy {
         }
         self.check_length(plugin, request)?;
         if let Some(schema) = &self.input_schema {
-            let fits = schema.check_text(request.as_bytes(), request.deadline());
-            fits.map_err(|unfit| invalid_input("its `input_schema`", unfit).of(plugin))?;
+            let checked = schema.check_text(request.as_bytes(), request.deadline());
+            checked.map_err(|error| invalid_input("its `input_schema`", error).of(plugin))?;
         }
-        self.types.check(request.as_bytes(), request.deadline()).map_err(|(name, unfit)| {
-            invalid_input(&format!("the schema that it declares for the type `{name}`"), unfit)
+        self.types.check(request.as_bytes(), request.deadline()).map_err(|(name, error)| {
+            invalid_input(&format!("the schema that it declares for the type `{name}`"), error)
                 .of(plugin)
         })
     }
 
-    /// Refuses a request that is too long to be looked at.
+    /// Rejects a request whose input is too long to be checked.
     pub(crate) fn check_length(
         &self,
         plugin: &PluginName,
         request: &Request<'_>,
     ) -> Result<(), Error> {
-        let (found, wanted) = (request.as_bytes().len(), self.max_input_bytes);
-        if found as u64 <= wanted {
+        let (found, max) = (request.as_bytes().len(), self.max_input_bytes);
+        if found as u64 <= max {
             return Ok(());
         }
-        let message = format!("was sent {found} bytes; its `limits.input_bytes` is {wanted}");
-        Err(Error::new(ErrorKind::InvalidInput, message).of(plugin))
+        Err(input_too_large(found, max).of(plugin))
     }
+}
+
+/// Returns the error of a call with too long an input.
+#[cold]
+pub(super) fn input_too_large(found: usize, max: u64) -> Error {
+    let message = format!(
+        "was not called: the input is {found} bytes long; its `limits.input_bytes` is {max}"
+    );
+    Error::new(ErrorKind::InvalidInput, message)
 }
 
 #[cold]
-fn invalid_input(schema: &str, unfit: SchemaError) -> Error {
-    let (kind, message) = match unfit {
-        SchemaError::NoThread(_) => (ErrorKind::Overloaded, "could not be checked against"),
+fn invalid_input(schema: &str, error: SchemaError) -> Error {
+    let (kind, message) = match error {
+        SchemaError::NoThread(_) => (ErrorKind::Overloaded, "could not be validated against"),
         SchemaError::Exceeded(Exceeded::Deadline) => {
-            (ErrorKind::DeadlineExceeded, "could not be checked in time against")
+            (ErrorKind::DeadlineExceeded, "was not validated before the deadline against")
         }
         SchemaError::Exceeded(_) => {
-            (ErrorKind::InvalidInput, "takes too much to be checked against")
+            (ErrorKind::InvalidInput, "is too complex to be validated against")
         }
-        SchemaError::Schema(_) | SchemaError::Value(_) => (ErrorKind::InvalidInput, "does not fit"),
+        SchemaError::Schema(_) | SchemaError::Value(_) => {
+            (ErrorKind::InvalidInput, "does not match")
+        }
     };
-    Error::new(kind, format!("was not called: the input {message} {schema}")).caused_by(unfit)
+    Error::new(kind, format!("was not called: the input {message} {schema}")).caused_by(error)
 }
 
-/// What was granted, in words.
+/// Formats the permissions that were granted.
 fn granted_names(permissions: &BTreeSet<String>) -> String {
     if permissions.is_empty() {
-        return "nothing was".to_owned();
+        return "or any other".to_owned();
     }
     let short = |name: &String| {
-        let short: String = name.chars().take(NAME_CHARS_MAX).collect();
+        let short: String = name.chars().take(MAX_NAME_CHARS).collect();
         format!("`{short}`")
     };
-    let names: Vec<_> = permissions.iter().take(NAMES_MAX).map(short).collect();
+    let names: Vec<_> = permissions.iter().take(MAX_NAMES).map(short).collect();
     let more = permissions.len() - names.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("only {}{more}", names.join(", "))
@@ -123,9 +131,9 @@ mod tests {
     use super::*;
     use crate::pool::QueueLimits;
 
-    fn check(granted: &[&str], withheld: &[&str], operation: &str, told: &str) {
+    fn check(granted: &[&str], withheld: &[&str], operation: &str, message: &str, hint: &str) {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let terms = CallPolicy {
+        let policy = CallPolicy {
             queue: QueueLimits { max_queued: 1, max_waiting_for_space: 0, max_replaced: 0 },
             queue_timeout: None,
             deadline_max: None,
@@ -141,47 +149,48 @@ mod tests {
         };
         let plugin = PluginName::new("store").unwrap();
         let request = Request::text("x").operation(operation.to_owned());
-        let judged = terms.check_operation(&plugin, &request).map_err(|error| error.to_string());
-        assert_eq!(judged.err().unwrap_or_default(), told);
+        let Err(error) = policy.check_operation(&plugin, &request) else {
+            return assert_eq!(message, "");
+        };
+        assert_eq!((&*error.to_string(), error.hint().unwrap_or_default()), (message, hint));
     }
 
     #[test]
-    fn an_operation_that_was_not_granted_is_told_with_what_was_and_what_to_do() {
-        check(&["read"], &[], "read", "");
+    fn operation_without_permission_is_denied_with_a_hint() {
+        check(&["read"], &[], "read", "", "");
         check(
             &["log", "read"],
             &[],
             "write",
-            "plugin `store` was not called: the operation `write` was not granted, only `log`, \
-             `read`; list it in the `permissions` of its plugin.json if it is to do that",
+            "plugin `store` was not called: it has no permission for `write`, only `log`, `read`",
+            "add the operation to `permissions` in plugin.json",
         );
         check(
             &[],
             &["write"],
             "write",
-            "plugin `store` was not called: the operation `write` was not granted, nothing was; \
-             its manifest asks for it, and the application's `grant` does not give it",
+            "plugin `store` was not called: it has no permission for `write`, or any other",
+            "grant the permission in the application's permission policy; the manifest requests it",
         );
         check(
             &[],
             &[],
             "",
-            "plugin `store` was not called: the operation `` was not granted, nothing was; name \
-             an operation, or none at all",
+            "plugin `store` was not called: it has no permission for ``, or any other",
+            "name an operation, or remove the call of `operation`",
         );
     }
 
     #[test]
-    fn what_is_told_of_many_or_long_names_is_bounded() {
+    fn denied_operation_message_is_bounded() {
         let names: Vec<_> = (10..40).map(|number| format!("db:{number}")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let long = "é".repeat(100_000);
-        let told = format!(
-            "plugin `store` was not called: the operation `{}…` was not granted, only `db:10`, \
-             `db:11`, `db:12`, `db:13`, `db:14`, `db:15`, `db:16`, `db:17` and 22 more; list it \
-             in the `permissions` of its plugin.json if it is to do that",
-            "é".repeat(NAME_CHARS_MAX)
+        let message = format!(
+            "plugin `store` was not called: it has no permission for `{}…`, only `db:10`, \
+             `db:11`, `db:12`, `db:13`, `db:14`, `db:15`, `db:16`, `db:17` and 22 more",
+            "é".repeat(MAX_NAME_CHARS)
         );
-        check(&names, &[], &long, &told);
+        check(&names, &[], &long, &message, "add the operation to `permissions` in plugin.json");
     }
 }

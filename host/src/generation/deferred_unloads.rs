@@ -1,5 +1,5 @@
-//! What is left of generations whose libraries stay mapped: counted, listed with the reason,
-//! looked at again while the reason may go, and never freed before.
+//! Generations whose libraries stay mapped: counted, listed with the reason, and never freed while
+//! the reason lasts. Retries those whose reason may pass.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,34 +15,34 @@ use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
 use crate::sync::lock;
 
-/// How often those whose reason may go are looked at. The system tells nobody when a thread
-/// ends, or when the last call of somebody else returns.
+/// How often an unload is retried. The system does not report when a thread of its own accord
+/// exits, or when the last call into a library returns.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// What is left of one generation.
+/// What remains of one generation.
 #[derive(Debug)]
 pub(crate) struct RetainedEntry {
     pub(crate) plugin: PluginName,
-    /// None if it never served.
+    /// `None` if it never served.
     pub(crate) generation: Option<GenerationId>,
     pub(crate) reason: String,
     pub(crate) retained: RetainReason,
 }
 
-/// What has to stay in memory.
+/// What stays in memory.
 #[derive(Debug)]
 pub(crate) enum RetainReason {
-    /// A plugin that runs, somewhere: nothing can be done.
+    /// A plugin that is still running its shutdown; permanent.
     Running,
-    /// A plugin that was not stopped: nothing can be done.
+    /// A plugin that was not shut down; permanent.
     Backend(Backend),
-    /// A library of a plugin that has ended, for a reason that stays.
+    /// The library of a plugin that was shut down, for a permanent reason.
     Image(Arc<Image>),
-    /// A generation whose calls did not end in time.
+    /// A generation whose calls did not return in time.
     Draining(Arc<Generation>),
-    /// A library of a plugin that has ended, for a reason that may go.
+    /// The library of a plugin that was shut down, for a reason that may pass.
     Temporary(Arc<Image>, Option<Root>),
-    /// A library that was closed, and that the system keeps until a thread has ended.
+    /// A closed library that the system keeps mapped until a thread exits.
     Closed(Box<Image>),
 }
 
@@ -51,18 +51,18 @@ impl RetainReason {
         matches!(self, Self::Draining(_) | Self::Temporary(..) | Self::Closed(_))
     }
 
-    /// Bytes of the address space that its library takes, if it is known here.
+    /// Returns the bytes of address space that its library takes, if known.
     fn mapped_bytes(&self) -> Option<u64> {
         match self {
             Self::Image(image) | Self::Temporary(image, _) => Some(image.mapped_bytes()),
             Self::Closed(image) => Some(image.mapped_bytes()),
-            Self::Backend(body) => body.image().map(|image| image.mapped_bytes()),
+            Self::Backend(backend) => backend.image().map(|image| image.mapped_bytes()),
             Self::Running | Self::Draining(_) => None,
         }
     }
 }
 
-/// All that is left in a host, and the thread that looks at it while anything may go.
+/// All that stays mapped in a host, and the thread that retries to unload it.
 pub(crate) struct DeferredUnloads {
     shared: Arc<Shared>,
 }
@@ -70,86 +70,87 @@ pub(crate) struct DeferredUnloads {
 struct Shared {
     inner: Mutex<Inner>,
     ended: Condvar,
-    board: EventBus,
+    events: EventBus,
     limits: HostLimits,
 }
 
 #[derive(Default)]
 struct Inner {
-    kept: Vec<RetainedEntry>,
-    is_looking: bool,
+    entries: Vec<RetainedEntry>,
+    is_retrying: bool,
     has_ended: bool,
 }
 
 impl DeferredUnloads {
-    pub(crate) fn new(board: EventBus, limits: HostLimits) -> Self {
+    pub(crate) fn new(events: EventBus, limits: HostLimits) -> Self {
         let (inner, ended) = (Mutex::default(), Condvar::new());
-        Self { shared: Arc::new(Shared { inner, ended, board, limits }) }
+        Self { shared: Arc::new(Shared { inner, ended, events, limits }) }
     }
 
-    pub(crate) fn retain(&self, kept: RetainedEntry) {
-        self.shared.keep(kept);
+    pub(crate) fn retain(&self, entry: RetainedEntry) {
+        self.shared.retain(entry);
     }
 
-    /// Looks no more; what is left stays mapped for good.
+    /// Stops the retries; what remains stays mapped forever.
     pub(crate) fn end(&self) {
         lock(&self.shared.inner).has_ended = true;
         self.shared.ended.notify_all();
     }
 
-    /// How many libraries stay mapped.
+    /// Returns how many libraries stay mapped.
     pub(crate) fn count(&self) -> usize {
-        lock(&self.shared.inner).kept.len()
+        lock(&self.shared.inner).entries.len()
     }
 
-    /// Of which plugins libraries stay mapped, how many of each, and the bytes of address space
-    /// that they take as far as that is known, in words.
+    /// Formats the number of mapped libraries of each plugin, and the bytes of address space that
+    /// they take as far as known.
     pub(crate) fn totals(&self) -> String {
-        const NAMES_MAX: usize = 8;
+        const MAX_NAMES: usize = 8;
         let inner = lock(&self.shared.inner);
         let mut counts = BTreeMap::<&PluginName, usize>::new();
-        for kept in &inner.kept {
-            *counts.entry(&kept.plugin).or_default() += 1;
+        for entry in &inner.entries {
+            *counts.entry(&entry.plugin).or_default() += 1;
         }
         let mut counts: Vec<_> = counts.into_iter().collect();
         counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let more = counts.len().saturating_sub(NAMES_MAX);
-        let named = counts.iter().take(NAMES_MAX);
+        let more = counts.len().saturating_sub(MAX_NAMES);
+        let named = counts.iter().take(MAX_NAMES);
         let named: Vec<_> = named.map(|(name, count)| format!("`{name}` {count}")).collect();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let bytes: u64 = inner.kept.iter().filter_map(|kept| kept.retained.mapped_bytes()).sum();
+        let bytes: u64 =
+            inner.entries.iter().filter_map(|entry| entry.retained.mapped_bytes()).sum();
         format!("{}{more}; {bytes} bytes mapped", named.join(", "))
     }
 
-    /// Who stays mapped, and why.
+    /// Returns the plugins whose libraries stay mapped, and why.
     pub(crate) fn list(&self) -> Vec<(PluginName, Option<GenerationId>, String)> {
         let inner = lock(&self.shared.inner);
         let entry =
-            |kept: &RetainedEntry| (kept.plugin.clone(), kept.generation, kept.reason.clone());
-        inner.kept.iter().map(entry).collect()
+            |entry: &RetainedEntry| (entry.plugin.clone(), entry.generation, entry.reason.clone());
+        inner.entries.iter().map(entry).collect()
     }
 }
 
 impl Shared {
-    fn keep(self: &Arc<Self>, kept: RetainedEntry) {
+    fn retain(self: &Arc<Self>, entry: RetainedEntry) {
         tracing::warn!(
-            plugin = %kept.plugin,
-            generation = kept.generation.map(GenerationId::get),
-            reason = kept.reason,
+            plugin = %entry.plugin,
+            generation = entry.generation.map(GenerationId::get),
+            reason = entry.reason,
             "library stays mapped"
         );
-        let may_go = kept.retained.may_unload();
+        let may_unload = entry.retained.may_unload();
         let mut inner = lock(&self.inner);
-        inner.kept.push(kept);
-        if may_go && !inner.is_looking {
+        inner.entries.push(entry);
+        if may_unload && !inner.is_retrying {
             let shared = Arc::clone(self);
             let thread = std::thread::Builder::new().name("hotbay-keeper".to_owned());
-            // Without a thread the next one that is kept tries again.
-            inner.is_looking = thread.spawn(move || shared.retry()).is_ok();
+            // Without a thread, the next entry tries to start one again.
+            inner.is_retrying = thread.spawn(move || shared.retry()).is_ok();
         }
     }
 
-    /// Looks now and then, until nothing is left that may go or the host has ended.
+    /// Retries until no entry may be unloaded or the host has shut down.
     fn retry(self: Arc<Self>) {
         let mut inner = lock(&self.inner);
         loop {
@@ -159,57 +160,60 @@ impl Shared {
             if inner.has_ended {
                 return;
             }
-            // One at a time and without the lock, because their code is asked. Others only add
-            // to the end, so places stay; who is looked at stays listed and counted.
+            // One at a time and without the lock, because code of the plugin runs. Others only
+            // append, so indices stay valid; an entry stays listed while it is retried.
             let mut at = 0;
-            while at < inner.kept.len() {
-                if !inner.kept[at].retained.may_unload() {
+            while at < inner.entries.len() {
+                if !inner.entries[at].retained.may_unload() {
                     at += 1;
                     continue;
                 }
-                let left = std::mem::replace(&mut inner.kept[at].retained, RetainReason::Running);
-                let RetainedEntry { plugin, generation, reason, .. } = &inner.kept[at];
+                let retained =
+                    std::mem::replace(&mut inner.entries[at].retained, RetainReason::Running);
+                let RetainedEntry { plugin, generation, reason, .. } = &inner.entries[at];
                 let (plugin, reason) = (plugin.clone(), reason.clone());
-                let kept =
-                    RetainedEntry { plugin, generation: *generation, reason, retained: left };
+                let entry = RetainedEntry { plugin, generation: *generation, reason, retained };
                 drop(inner);
-                let looked = self.retried(kept);
+                let retried = self.retry_entry(entry);
                 inner = lock(&self.inner);
-                match looked {
-                    Err(still) => {
-                        inner.kept[at] = still;
+                match retried {
+                    Err(entry) => {
+                        inner.entries[at] = entry;
                         at += 1;
                     }
                     Ok(event) => {
-                        inner.kept.remove(at);
+                        inner.entries.remove(at);
                         drop(inner);
                         if let Some(event) = event {
-                            self.board.emit(event);
+                            self.events.emit(event);
                         }
                         inner = lock(&self.inner);
                     }
                 }
             }
-            if !inner.kept.iter().any(|kept| kept.retained.may_unload()) {
-                inner.is_looking = false;
+            if !inner.entries.iter().any(|entry| entry.retained.may_unload()) {
+                inner.is_retrying = false;
                 return;
             }
         }
     }
 
-    /// Looks at one; comes back with what to tell, or with what is still left of it.
-    fn retried(self: &Arc<Self>, kept: RetainedEntry) -> Result<Option<HostEvent>, RetainedEntry> {
-        let RetainedEntry { plugin, generation, reason, retained: left } = kept;
-        let closed = match left {
+    /// Retries one entry. Returns an event to emit, or what still remains.
+    fn retry_entry(
+        self: &Arc<Self>,
+        entry: RetainedEntry,
+    ) -> Result<Option<HostEvent>, RetainedEntry> {
+        let RetainedEntry { plugin, generation, reason, retained } = entry;
+        let closed = match retained {
             RetainReason::Draining(draining) => {
                 if !draining.has_drained() {
-                    let left = RetainReason::Draining(draining);
-                    return Err(RetainedEntry { plugin, generation, reason, retained: left });
+                    let retained = RetainReason::Draining(draining);
+                    return Err(RetainedEntry { plugin, generation, reason, retained });
                 }
-                // Tells what comes of it itself.
-                let keeper = DeferredUnloads { shared: Arc::clone(self) };
-                if let Some(stopped) = stop(&draining, &self.limits, &keeper) {
-                    close_or_retain(&draining, stopped, &keeper);
+                // Emits its own events.
+                let deferred = DeferredUnloads { shared: Arc::clone(self) };
+                if let Some(stopped) = stop(&draining, &self.limits, &deferred) {
+                    close_or_retain(&draining, stopped, &deferred);
                 }
                 return Ok(None);
             }
@@ -218,12 +222,10 @@ impl Shared {
                 Err((reason, RetainReason::Closed(image)))
             }
             RetainReason::Closed(_) => Ok(None),
-            left => Err((reason, left)),
+            retained => Err((reason, retained)),
         };
         match closed {
-            Err((reason, left)) => {
-                Err(RetainedEntry { plugin, generation, reason, retained: left })
-            }
+            Err((reason, retained)) => Err(RetainedEntry { plugin, generation, reason, retained }),
             Ok(leaked_bytes) => {
                 let closed = |generation| HostEvent::Closed { plugin, generation, leaked_bytes };
                 Ok(generation.map(closed))

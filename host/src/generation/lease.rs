@@ -1,5 +1,5 @@
-//! A call's hold on a generation: a guard of a small token, so that calls share no counter.
-//! The last one to let go only hands the instance back; no plugin ends on a caller's thread.
+//! Leases: a call leases the instance through a guard of its slot, so that calls share no counter.
+//! The last lease only hands the backend back; a plugin is never shut down on a caller's thread.
 
 use std::cell::Cell;
 use std::fmt;
@@ -8,29 +8,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::{Bounds, RawContext};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, Generation, Parts, State};
 use crate::call::{CallState, Failure, Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
-use crate::pool::{RunOutcome, Ticket};
+use crate::pool::RunOutcome;
 #[cfg(unix)]
 use crate::supervisor::{Process, ProcessCall};
 use crate::sync::ReturnSlot;
 
-/// Stands for the right to be called, and owns what is called. The slot holds one; calls
-/// borrow it.
+/// The instance of a generation: owns the backend. The slot holds it; calls borrow it.
 pub(crate) struct InstanceRef {
-    /// Taken by the drop alone.
-    body: Option<Backend>,
-    /// Here, so that a call looks nothing up.
+    /// Taken only on drop.
+    backend: Option<Backend>,
+    /// A copy of the policy's answer, so that a call follows no pointer for it.
     checks_input: bool,
     generation: Arc<Generation>,
 }
 
 impl InstanceRef {
-    /// A generation that was started and is healthy, and its one token.
-    pub(crate) fn new(parts: Parts, body: Backend) -> Self {
+    /// Creates the instance of a started and healthy generation.
+    pub(crate) fn new(parts: Parts, backend: Backend) -> Self {
         let generation = Generation {
             name: parts.name,
             id: parts.id,
@@ -47,106 +47,106 @@ impl InstanceRef {
             returned: ReturnSlot::new(),
             services: parts.services.into(),
         };
-        Self::resumed(Arc::new(generation), body)
+        Self::resumed(Arc::new(generation), backend)
     }
 
-    /// A new token of a generation whose body came back, and that is to serve on.
-    pub(crate) fn resumed(generation: Arc<Generation>, body: Backend) -> Self {
+    /// Creates an instance of a drained generation that serves again.
+    pub(crate) fn resumed(generation: Arc<Generation>, backend: Backend) -> Self {
         let checks_input = generation.policy.checks_input();
-        Self { body: Some(body), checks_input, generation }
+        Self { backend: Some(backend), checks_input, generation }
     }
 
-    /// Asks the plugin something on a thread of its own; the lease is held until it answered.
+    /// Runs `call` with the backend on a thread of the plugin, which holds the lease meanwhile.
     pub(crate) fn call_with<T: Send + 'static>(
         self: &Arc<Self>,
-        question: impl FnOnce(&Backend) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<Ticket<Result<T, Error>>, Error> {
-        let token = Arc::clone(self);
-        let asked = self.generation.workers.spawn(move || token.answer(question));
-        asked.map_err(|error| {
-            let message = "could not be asked: the system gave no thread";
+        call: impl FnOnce(&Backend) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, Error>>, Error> {
+        let instance = Arc::clone(self);
+        let receiver = self.generation.workers.spawn(move || instance.run(call));
+        receiver.map_err(|error| {
+            let message = "was not called: cannot start a thread";
             Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.generation.name)
         })
     }
 
-    /// As [`call_with`](Self::call_with), waiting for the answer in this thread, at most `wait_max`.
+    /// As [`call_with`](Self::call_with), but waits for the result, at most `timeout`.
     pub(crate) fn call_within<T: Send + 'static>(
         self: &Arc<Self>,
-        wait_max: Duration,
-        question: impl FnOnce(&Backend) -> Result<T, Failure> + Send + 'static,
+        timeout: Duration,
+        call: impl FnOnce(&Backend) -> Result<T, Failure> + Send + 'static,
     ) -> RunOutcome<Result<T, Error>> {
-        let token = Arc::clone(self);
-        self.generation.workers.run(wait_max, move || token.answer(question))
+        let instance = Arc::clone(self);
+        self.generation.workers.run(timeout, move || instance.run(call))
     }
 
-    fn answer<T>(&self, question: impl FnOnce(&Backend) -> Result<T, Failure>) -> Result<T, Error> {
-        match &self.body {
-            Some(body) => question(body).map_err(|failure| self.generation.error_from(failure)),
-            None => Err(bug!("the token of `{}` lost its body", self.generation.name)),
+    fn run<T>(&self, call: impl FnOnce(&Backend) -> Result<T, Failure>) -> Result<T, Error> {
+        match &self.backend {
+            Some(backend) => call(backend).map_err(|failure| self.generation.error_from(failure)),
+            None => Err(bug!("the instance of `{}` lost its backend", self.generation.name)),
         }
     }
 
-    /// The generation, beyond the lease.
+    /// Returns the generation, which may be held longer than the lease.
     pub(crate) fn generation(&self) -> &Arc<Generation> {
         &self.generation
     }
 
-    /// Whether calls have to fit a schema.
+    /// Returns whether inputs are validated against a schema.
     #[inline]
     pub(crate) fn checks_input(&self) -> bool {
         self.checks_input
     }
 
-    /// The socket of its process, if that lies where a second process would want its own.
+    /// Returns the socket of its process, if a second process would use the same path.
     pub(crate) fn fixed_socket(&self) -> Option<std::path::PathBuf> {
-        self.body.as_ref()?.fixed_socket()
+        self.backend.as_ref()?.fixed_socket()
     }
 
-    /// The process that serves, if it is one.
+    /// Returns the process id, if it is a process.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.body.as_ref()?.pid()
+        self.backend.as_ref()?.pid()
     }
 
-    /// Bytes that the plugin has allocated, where it counts them.
+    /// Returns the bytes that the plugin has allocated, if it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
-        self.body.as_ref()?.live_bytes()
+        self.backend.as_ref()?.live_bytes()
     }
 
-    /// Answers a call, in this thread, by filling `reply`.
+    /// Makes a call in this thread and fills `reply`.
     #[inline]
-    pub(crate) fn call(&self, asked: CallArgs<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let CallArgs { request, state: standing, call_id } = asked;
+    pub(crate) fn call(&self, args: CallArgs<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let CallArgs { request, state, call_id } = args;
         let generation = &*self.generation;
-        let Some(body) = &self.body else {
-            return Err(bug!("the token of `{}` lost its body", generation.name));
+        let Some(backend) = &self.backend else {
+            return Err(bug!("the instance of `{}` lost its backend", generation.name));
         };
         let input = request.payload();
         if input.len() as u64 > generation.limits.max_input_bytes {
             return Err(generation.input_too_large(input.len()));
         }
-        let instance = match body {
+        let instance = match backend {
             Backend::InProcess(instance) => instance,
             #[cfg(unix)]
-            Backend::OutOfProcess(process) => return self.call_process(process, asked, reply),
+            Backend::OutOfProcess(process) => return self.call_process(process, args, reply),
         };
         if request.named_endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
         }
         let bounds;
         let mut context = RawContext::new(call_id).with_trace(request.trace());
-        if standing.is_some() || request.is_bounded() {
-            bounds = CallBounds { request, state: standing };
+        if state.is_some() || request.is_bounded() {
+            bounds = CallBounds { request, state };
             context = context.with_bounds(&bounds);
         }
-        if let Some(standing) = standing {
-            standing.enter_plugin(generation.id.get());
+        if let Some(state) = state {
+            state.enter_plugin(generation.id.get());
         }
-        let inside = DEPTH.get();
-        DEPTH.set(inside + 1);
+        let depth = DEPTH.get();
+        DEPTH.set(depth + 1);
         let answer = instance.execute(&context, input, reply.output_mut());
-        DEPTH.set(inside);
-        if let Some(standing) = standing {
-            standing.leave_plugin();
+        DEPTH.set(depth);
+        if let Some(state) = state {
+            state.leave_plugin();
         }
         if let Err(failure) = answer {
             return Err(generation.error_from_by(request.deadline(), failure));
@@ -164,47 +164,47 @@ impl InstanceRef {
 
 #[cfg(unix)]
 impl InstanceRef {
-    /// Calls a process, waiting in this thread.
+    /// Calls a process and waits in this thread.
     #[cold]
     fn call_process(
         &self,
         process: &Process,
-        asked: CallArgs<'_>,
+        args: CallArgs<'_>,
         reply: &mut Reply,
     ) -> Result<(), Error> {
-        let CallArgs { request, state: standing, call_id } = asked;
-        if let Some(standing) = standing {
-            standing.enter_plugin(self.generation.id.get());
+        let CallArgs { request, state, call_id } = args;
+        if let Some(state) = state {
+            state.enter_plugin(self.generation.id.get());
         }
-        let inside = DEPTH.get();
-        DEPTH.set(inside + 1);
+        let depth = DEPTH.get();
+        DEPTH.set(depth + 1);
         let call = ProcessCall { request, call_id };
         let answer = process.call(&call, self.generation.calls_aborted());
-        DEPTH.set(inside);
-        if let Some(standing) = standing {
-            standing.leave_plugin();
+        DEPTH.set(depth);
+        if let Some(state) = state {
+            state.leave_plugin();
         }
         self.generation.fill_reply(request, answer, reply)
     }
 }
 
 impl InstanceRef {
-    /// What is called; none is a mistake of the host's own.
+    /// Returns the backend; `None` would be a bug.
     pub(super) fn backend(&self) -> Option<&Backend> {
-        self.body.as_ref()
+        self.backend.as_ref()
     }
 }
 
-/// What a plugin is asked.
+/// The arguments of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallArgs<'v> {
     pub(crate) request: &'v Request<'v>,
-    /// How it stands with whoever made it, where others may speak for them.
+    /// State shared with the caller, if others may complete the call.
     pub(crate) state: Option<&'v CallState>,
     pub(crate) call_id: u64,
 }
 
-/// What bounds a call in time, for the plugin that asks.
+/// The time limit and cancellation of a call, as its plugin can query them.
 struct CallBounds<'v> {
     request: &'v Request<'v>,
     state: Option<&'v CallState>,
@@ -212,7 +212,7 @@ struct CallBounds<'v> {
 
 impl Bounds for CallBounds<'_> {
     fn is_cancelled(&self) -> bool {
-        self.state.is_some_and(|standing| !standing.is_active())
+        self.state.is_some_and(|state| !state.is_active())
             || self.request.is_cancelled()
             || self.remaining().is_some_and(|left| left.is_zero())
     }
@@ -224,19 +224,19 @@ impl Bounds for CallBounds<'_> {
 }
 
 thread_local! {
-    /// How many calls of plugins this thread is in.
+    /// How many plugin calls this thread is in.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Whether this thread is in a call of some plugin, and so holds a lease.
+/// Returns whether this thread is in a plugin call, and so holds a lease.
 pub(crate) fn is_in_plugin_call() -> bool {
     DEPTH.get() > 0
 }
 
 impl Drop for InstanceRef {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take() {
-            self.generation.returned.put(body);
+        if let Some(backend) = self.backend.take() {
+            self.generation.returned.put(backend);
         }
     }
 }
@@ -247,10 +247,10 @@ impl fmt::Debug for InstanceRef {
     }
 }
 
-/// Call ids are handed to threads in blocks, so that a call takes the next one without sharing.
+/// Threads take call ids in blocks of this size, so that a call shares no counter.
 const ID_BLOCK: u64 = 1 << 20;
 
-/// The id of the next call, unique in this process.
+/// Returns the id of the next call, unique in this process.
 #[inline]
 pub(crate) fn next_call_id() -> u64 {
     static BLOCKS: AtomicU64 = AtomicU64::new(0);

@@ -1,5 +1,5 @@
-//! One load of one plugin: what runs its calls, the threads it runs on, and what became of it.
-//! Decides nothing about when it starts or ends.
+//! One load of one plugin: its backend, its threads and its state. Does not decide when it starts
+//! or ends.
 
 mod async_call;
 mod backend;
@@ -39,10 +39,10 @@ pub(crate) use lease::{CallArgs, InstanceRef, is_in_plugin_call, next_call_id};
 pub(crate) use policy::CallPolicy;
 use state::State;
 
-/// How long calls that run as tasks may take to end that are cut off.
+/// How long calls that run as tasks may take to end after they were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One load of one plugin: everything but what runs its calls, which the token holds.
+/// One load of one plugin: everything except the backend, which the instance holds.
 #[derive(Debug)]
 pub(crate) struct Generation {
     pub(crate) name: PluginName,
@@ -50,30 +50,30 @@ pub(crate) struct Generation {
     pub(crate) version: Version,
     pub(crate) limits: IoLimits,
     pub(crate) policy: Arc<CallPolicy>,
-    /// Why its library is to stay mapped whatever happens, if anything says so.
+    /// Why its library must stay mapped after an unload, if it must.
     pub(crate) retain_reason: Option<String>,
     pub(crate) workers: WorkerThreads,
-    /// Where its pooled calls run as tasks; none: on threads of the crew.
+    /// Runtime for pooled calls as tasks; `None` if they run on `workers`.
     pub(crate) runtime: Option<Handle>,
-    /// Ends the calls that run as tasks.
+    /// Aborts the calls that run as tasks.
     abort: CancellationToken,
     pub(crate) events: EventBus,
     current: AtomicBool,
     state: Mutex<State>,
-    /// Where the last lease leaves the body.
+    /// Where the last lease puts the backend.
     returned: ReturnSlot<Backend>,
-    /// Answers the plugin until it is stopped.
+    /// Serves the plugin's calls to the host until it is stopped.
     services: Mutex<Option<Registration>>,
 }
 
-/// Bytes that one call may take and give.
+/// Byte limits of one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IoLimits {
     pub(crate) max_input_bytes: u64,
     pub(crate) max_output_bytes: u64,
 }
 
-/// What a generation is made of, besides its body.
+/// The parts of a generation, besides its backend.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) name: PluginName,
@@ -83,55 +83,51 @@ pub(crate) struct Parts {
     pub(crate) policy: Arc<CallPolicy>,
     pub(crate) retain_reason: Option<String>,
     pub(crate) workers: WorkerThreads,
-    /// Where pooled calls run as tasks; none: on threads of the crew.
+    /// Runtime for pooled calls as tasks; `None` if they run on `workers`.
     pub(crate) runtime: Option<Handle>,
     pub(crate) events: EventBus,
     pub(crate) services: Option<Registration>,
 }
 
 impl Generation {
-    /// What it is doing now.
+    /// Returns the current state.
     pub(crate) fn state(&self) -> State {
         lock(&self.state).clone()
     }
 
-    /// Starts a worker for the calls that wait at `employer`.
-    pub(crate) fn spawn_worker(
-        &self,
-        employer: Arc<dyn WorkSource>,
-        epoch: Epoch,
-    ) -> io::Result<()> {
+    /// Starts a worker for the calls queued at `source`.
+    pub(crate) fn spawn_worker(&self, source: Arc<dyn WorkSource>, epoch: Epoch) -> io::Result<()> {
         match &self.runtime {
-            Some(tasks) if employer.supports_async() => {
-                spawn_async_worker(tasks, employer, epoch, self.id.get());
+            Some(tasks) if source.supports_async() => {
+                spawn_async_worker(tasks, source, epoch, self.id.get());
                 Ok(())
             }
-            _ => self.workers.spawn_worker(employer, epoch, self.id.get()),
+            _ => self.workers.spawn_worker(source, epoch, self.id.get()),
         }
     }
 
-    /// Waits until calls that run as tasks are to end.
+    /// Waits until calls that run as tasks must end.
     pub(crate) fn calls_aborted(&self) -> WaitForCancellationFuture<'_> {
         self.abort.cancelled()
     }
 
-    /// Ends the calls that run as tasks.
+    /// Aborts the calls that run as tasks.
     pub(crate) fn abort_calls(&self) {
         self.abort.cancel();
     }
 
-    /// The body, once the last lease has left it. Calls that run as tasks end after
-    /// `drain_timeout`: unlike those that are in a library, they can.
+    /// Returns the backend once the last lease is released. Aborts calls that run as tasks after
+    /// `drain_timeout`; those in a library cannot be aborted.
     fn drained(&self, drain_timeout: Duration) -> Option<Backend> {
-        let body = self.returned.take(drain_timeout);
-        if body.is_some() || self.runtime.is_none() {
-            return body;
+        let backend = self.returned.take(drain_timeout);
+        if backend.is_some() || self.runtime.is_none() {
+            return backend;
         }
         self.abort_calls();
         self.returned.take(ABORT_TIMEOUT)
     }
 
-    /// Whether it is the one that new calls go to.
+    /// Returns whether new calls go to this generation.
     #[inline]
     pub(crate) fn is_current(&self) -> bool {
         self.current.load(Ordering::Relaxed)
@@ -141,17 +137,17 @@ impl Generation {
         self.current.store(current, Ordering::Relaxed);
     }
 
-    /// Whether the last lease has left the instance.
+    /// Returns whether the last lease is released.
     pub(crate) fn has_drained(&self) -> bool {
         self.returned.is_filled()
     }
 
-    /// The body, once the last lease has left it, at most after `wait_max`.
-    pub(crate) fn take_backend(&self, wait_max: Duration) -> Option<Backend> {
-        self.returned.take(wait_max)
+    /// Waits for the last lease, at most `timeout`, and takes the backend.
+    pub(crate) fn take_backend(&self, timeout: Duration) -> Option<Backend> {
+        self.returned.take(timeout)
     }
 
-    /// Tells the board of a panic.
+    /// Emits the event of a panic.
     pub(crate) fn emit_fault(&self, fault: Fault, own_thread: bool) {
         self.events.emit(HostEvent::Faulted {
             plugin: self.name.clone(),
@@ -173,13 +169,13 @@ impl Generation {
         error_of(failure).of(&self.name).in_generation(self.id)
     }
 
-    /// As [`error_from`](Self::error_from), for a call with this deadline. Once that has passed, an error
-    /// that the plugin returns, such as for a call that it cancelled, is a missed deadline.
+    /// As [`error_from`](Self::error_from), for a call with this deadline. An error returned after
+    /// the deadline, such as for a call that the plugin cancelled, counts as a timeout.
     #[cold]
     fn error_from_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {
         match failure {
-            Failure::Error(own) if deadline.is_some_and(|late| late <= Instant::now()) => {
-                let message = "did not answer before the deadline; it returned an error after it";
+            Failure::Error(own) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                let message = "did not answer before the deadline, and returned an error after it";
                 let error =
                     Error::new(ErrorKind::DeadlineExceeded, message).caused_by(own.to_string());
                 error.of(&self.name).in_generation(self.id)
@@ -188,14 +184,14 @@ impl Generation {
         }
     }
 
-    /// Refuses what is too large to be sent.
+    /// Rejects an input that is too large.
     fn check_input(&self, request: &Request<'_>) -> Result<(), Error> {
         let found = request.as_bytes().len();
         let fits = found as u64 <= self.limits.max_input_bytes;
         if fits { Ok(()) } else { Err(self.input_too_large(found)) }
     }
 
-    /// Fills `reply` with what a process answered.
+    /// Fills `reply` with the output of a process.
     #[cfg(unix)]
     fn fill_reply(
         &self,
@@ -211,7 +207,7 @@ impl Generation {
         Ok(())
     }
 
-    /// Refuses a media type that is too long, or that holds what no header may.
+    /// Rejects a media type that is too long or contains control characters.
     #[cold]
     fn check_content_type(&self, name: &str) -> Result<(), Error> {
         let is_plain = !name.chars().any(|char| is_escaped(char, Lines::One));
@@ -220,7 +216,7 @@ impl Generation {
         }
         let found = escaped(start_of(name, CONTENT_TYPE_BYTES_MAX), Lines::One).into_owned();
         let message = format!(
-            "answered with the content type `{found}`, which is not valid: wanted at most \
+            "returned the invalid content type `{found}`; expected at most \
              {CONTENT_TYPE_BYTES_MAX} bytes without control characters"
         );
         Err(Error::new(ErrorKind::InvalidOutput, message).of(&self.name).in_generation(self.id))
@@ -230,42 +226,44 @@ impl Generation {
     fn no_endpoint(&self, request: &Request<'_>) -> Error {
         let message = match request.named_endpoint() {
             Some(endpoint) => format!(
-                "was not called: it has no endpoint `{endpoint}`; only plugins of the kind \
-                 `process` have endpoints of their own"
+                "was not called: the request names the endpoint `{endpoint}`, and only plugins of \
+                 kind `process` have endpoints"
             ),
-            None => "was not called: the request has a method or headers; only plugins of the \
-                     kind `process` are called by HTTP"
-                .to_owned(),
+            None => {
+                "was not called: the request has a method or headers, and only plugins of kind \
+                     `process` are called by HTTP"
+                    .to_owned()
+            }
         };
         Error::new(ErrorKind::Unsupported, message).of(&self.name).in_generation(self.id)
     }
 
     #[cold]
     fn input_too_large(&self, found: usize) -> Error {
-        let wanted = self.limits.max_input_bytes;
-        let message = format!("was sent {found} bytes; its `limits.input_bytes` is {wanted}");
-        Error::new(ErrorKind::InvalidInput, message).of(&self.name).in_generation(self.id)
+        let error = call_checks::input_too_large(found, self.limits.max_input_bytes);
+        error.of(&self.name).in_generation(self.id)
     }
 
     #[cold]
     fn output_too_large(&self, found: usize) -> Error {
-        let wanted = self.limits.max_output_bytes;
-        let message = format!("answered {found} bytes; its `limits.output_bytes` is {wanted}");
+        let max = self.limits.max_output_bytes;
+        let message =
+            format!("returned an output of {found} bytes; its `limits.output_bytes` is {max}");
         Error::new(ErrorKind::InvalidOutput, message).of(&self.name).in_generation(self.id)
     }
 }
 
-/// What a failure in a plugin is to a caller.
+/// Converts a failure of a plugin into the error of its caller.
 pub(crate) fn error_of(failure: Failure) -> Error {
     match failure {
         Failure::Error(error) => {
-            Error::new(ErrorKind::Plugin, "answered with an error").caused_by(error)
+            Error::new(ErrorKind::Plugin, "returned an error").caused_by(error)
         }
         Failure::Panic(fault) => Error::new(ErrorKind::Panicked, "failed").caused_by(fault),
         Failure::Other(error) => error,
-        Failure::Code(code) => Error::new(
-            ErrorKind::Incompatible,
-            format!("returned the code {code}, which this host does not know; rebuild the plugin"),
-        ),
+        Failure::Code(code) => {
+            let message = format!("returned the code {code}, which this host does not know");
+            Error::new(ErrorKind::Incompatible, message).with_hint("rebuild the plugin")
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What calls of a generation go by, as its manifest and its host want it. Values only.
+//! The policy for calls of a generation, from its manifest and its host. Values only.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,62 +9,62 @@ use crate::manifest::{Checker, Types};
 use crate::pool::QueueLimits;
 use crate::sync::after;
 
-/// What calls of one generation go by.
+/// The policy for calls of one generation.
 #[derive(Clone, Debug)]
 pub(crate) struct CallPolicy {
     pub(crate) queue: QueueLimits,
-    /// How long a pooled call may wait before it is not worth beginning.
+    /// Time limit in the queue.
     pub(crate) queue_timeout: Option<Duration>,
-    /// How long a pooled call may take, as the manifest says.
+    /// Time limit of a pooled call in the manifest.
     pub(crate) deadline_max: Option<Duration>,
-    /// How long one may take that says nothing, if the manifest does not either.
+    /// Time limit of a pooled call without a deadline, if the manifest has none.
     pub(crate) default_deadline: Option<Duration>,
-    /// Calls that may run at once.
+    /// Maximum of concurrent calls.
     pub(crate) max_in_flight: Option<u32>,
-    /// Those that run, where they are limited.
+    /// Number of concurrent calls, if they are limited.
     pub(crate) in_flight: Arc<AtomicU32>,
     pub(crate) max_memory_bytes: Option<u64>,
     pub(crate) max_input_bytes: u64,
-    /// What the plugin may do and may be asked to do.
+    /// Operations that the plugin is permitted to do.
     pub(crate) permissions: BTreeSet<String>,
-    /// What its manifest asks for besides, and the application does not grant.
+    /// Permissions that its manifest requests and the application does not grant.
     pub(crate) withheld: BTreeSet<String>,
-    /// What the input of each call has to fit.
+    /// Schema of all inputs.
     pub(crate) input_schema: Option<Arc<Checker>>,
-    /// What inputs have to fit that say of what type they are.
+    /// Schemas of inputs that name their type.
     pub(crate) types: Arc<Types>,
 }
 
 impl CallPolicy {
-    /// Whether inputs have to fit anything.
+    /// Returns whether inputs are validated against a schema.
     pub(crate) fn checks_input(&self) -> bool {
         self.input_schema.is_some() || !self.types.is_empty()
     }
 
-    /// Whether a pooled call has to know the time.
+    /// Returns whether a pooled call with this deadline must read the clock.
     pub(crate) fn needs_clock(&self, deadline: Option<Instant>) -> bool {
         self.queue_timeout.is_some()
             || self.deadline_max.is_some()
             || (deadline.is_none() && self.default_deadline.is_some())
     }
 
-    /// Whether calls may take as long as they like, and as many as there are may run at once.
+    /// Returns whether neither duration nor number of concurrent calls is limited.
     pub(crate) fn is_unbounded(&self) -> bool {
         let deadline = self.deadline_max.or(self.default_deadline);
         deadline.is_none() && self.max_in_flight.is_none()
     }
 
-    /// How long each of many calls may take that may take `asked`.
-    pub(crate) fn wait_max(&self, asked: Option<Duration>) -> Option<Duration> {
-        asked.into_iter().chain(self.deadline_max).min().or(self.default_deadline)
+    /// Returns the time limit of each call of a batch, if the caller requests `timeout`.
+    pub(crate) fn timeout(&self, timeout: Option<Duration>) -> Option<Duration> {
+        timeout.into_iter().chain(self.deadline_max).min().or(self.default_deadline)
     }
 
-    /// Until when the answer of a call is waited for that is made `now`, and wants `asked`.
-    pub(crate) fn deadline(&self, now: Instant, asked: Option<Instant>) -> Option<Instant> {
-        let most = self.deadline_max.map(|most| after(now, most));
+    /// Returns the deadline of a call made at `now`, if the caller requests `deadline`.
+    pub(crate) fn deadline(&self, now: Instant, deadline: Option<Instant>) -> Option<Instant> {
+        let max = self.deadline_max.map(|max| after(now, max));
         let default = || Some(after(now, self.default_deadline?));
-        match (asked, most) {
-            (Some(asked), Some(most)) => Some(asked.min(most)),
+        match (deadline, max) {
+            (Some(deadline), Some(max)) => Some(deadline.min(max)),
             (Some(one), None) | (None, Some(one)) => Some(one),
             (None, None) => default(),
         }
@@ -76,15 +76,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_manifest_bounds_what_the_caller_asks_for_and_the_default_is_for_who_asks_nothing() {
+    fn deadline_is_bounded_by_manifest_and_defaults_without_request() {
         let now = Instant::now();
         let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
-        let check = |asked: Option<u64>, most, default, wanted: Option<u64>| {
+        let check = |requested: Option<u64>, max, default, expected: Option<u64>| {
             let queue = QueueLimits { max_queued: 1, max_waiting_for_space: 0, max_replaced: 0 };
-            let terms = CallPolicy {
+            let policy = CallPolicy {
                 queue,
                 queue_timeout: None,
-                deadline_max: seconds(most),
+                deadline_max: seconds(max),
                 default_deadline: seconds(default),
                 max_in_flight: None,
                 in_flight: Arc::default(),
@@ -96,9 +96,9 @@ mod tests {
                 types: Arc::default(),
             };
             let at = |seconds: Option<u64>| Some(now + Duration::from_secs(seconds?));
-            assert_eq!(terms.deadline(now, at(asked)), at(wanted));
-            if at(wanted) != at(asked) {
-                assert!(terms.needs_clock(at(asked)));
+            assert_eq!(policy.deadline(now, at(requested)), at(expected));
+            if at(expected) != at(requested) {
+                assert!(policy.needs_clock(at(requested)));
             }
         };
         check(None, None, None, None);

@@ -1,5 +1,5 @@
-//! What follows from a fault: pure, time is an argument. The breaker reads the one word that
-//! comes of it.
+//! Quarantine decisions after faults. Pure: time is an argument. The circuit breaker reads only
+//! the resulting flag.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use crate::config::Quarantine;
 use crate::sync::after;
 
-/// The faults of a generation, and whether it is called.
+/// The faults of a generation, and its quarantine.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// The generation that all of this is about; what another one did changes nothing.
+    /// The generation; events of others are ignored.
     generation: u64,
-    /// When the faults within the window happened.
+    /// Times of the faults within the window.
     faults: VecDeque<Instant>,
     quarantined: Option<Quarantined>,
-    /// Probes that began.
+    /// Number of probes started.
     probes: u64,
 }
 
-/// A call that decides about a quarantine.
+/// A call whose outcome decides whether a quarantine ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Probe {
     pub(crate) generation: u64,
@@ -30,55 +30,55 @@ pub(crate) struct Probe {
 struct Quarantined {
     until: Instant,
     back_off: Duration,
-    /// The last probe and when it began, if it has not ended.
+    /// The running probe, and when it started.
     probing: Option<(u64, Instant)>,
 }
 
-/// What to do after a fault.
+/// The consequence of a fault.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Go on calling.
+    /// Continue to admit calls.
     Continue,
-    /// Call again no earlier than after this time.
+    /// Reject calls for this time.
     Quarantine { faults: u32, back_off: Duration },
 }
 
-/// Whether a call may go on.
+/// Whether a call is admitted.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AdmissionDecision {
-    /// It may.
+    /// It is admitted.
     Allow,
-    /// It may, and what comes of it decides.
+    /// It is admitted as a probe.
     Probe(Probe),
-    /// It may not, for this long.
+    /// It is rejected; the next probe is admitted after this time.
     Reject { probe_in: Duration },
 }
 
-/// What a call that did not panic means.
+/// The effect of a probe that succeeded.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ProbeEffect {
-    /// Nothing new.
+    /// None.
     Unchanged,
-    /// The quarantine is over.
+    /// The quarantine ended.
     Restored,
 }
 
 impl History {
-    /// Nothing is held against `generation` yet.
+    /// Creates the history of a generation without faults.
     pub(crate) fn new(generation: u64) -> Self {
         Self { generation, ..Self::default() }
     }
 
-    /// The probe that has begun and not ended.
+    /// Returns the number of the running probe.
     pub(crate) fn probing(&self) -> Option<u64> {
         let probing = self.quarantined.as_ref().and_then(|quarantined| quarantined.probing);
         probing.map(|(number, _)| number)
     }
 
-    /// A fault of `generation` happened at `at`. `policy` none: faults are not held against it.
+    /// Records a fault of `generation` at `at`. Ignored if `policy` is `None`.
     pub(crate) fn fault(
         &mut self,
         generation: u64,
@@ -114,10 +114,10 @@ impl History {
         Decision::Quarantine { faults, back_off }
     }
 
-    /// A call wants to go on at `at`.
+    /// Decides whether a call is admitted at `at`.
     pub(crate) fn admit(&mut self, at: Instant) -> AdmissionDecision {
         let Some(quarantined) = &mut self.quarantined else { return AdmissionDecision::Allow };
-        // A probe that never ends is followed by another.
+        // A probe that never returns is followed by another.
         let until = match quarantined.probing {
             Some((_, since)) => after(since, quarantined.back_off),
             None => quarantined.until,
@@ -130,7 +130,7 @@ impl History {
         AdmissionDecision::Probe(Probe { generation: self.generation, number: self.probes })
     }
 
-    /// A probe ended without a fault. One that was given up before decides nothing.
+    /// Records that a probe returned without a fault. Ignored unless it is the current probe.
     pub(crate) fn probe_succeeded(&mut self, probe: Probe) -> ProbeEffect {
         if self.is_current_probe(probe) && self.quarantined.take().is_some() {
             ProbeEffect::Restored
@@ -139,7 +139,7 @@ impl History {
         }
     }
 
-    /// A probe never reached the plugin: the next call may try.
+    /// Records that a probe did not reach the plugin: the next call may probe.
     pub(crate) fn probe_cancelled(&mut self, probe: Probe) {
         if self.is_current_probe(probe)
             && let Some(quarantined) = &mut self.quarantined
@@ -154,7 +154,7 @@ impl History {
             && probing.is_some_and(|(number, _)| number == probe.number)
     }
 
-    /// Whether every call has to ask.
+    /// Returns whether the generation is quarantined.
     pub(crate) fn is_quarantined(&self) -> bool {
         self.quarantined.is_some()
     }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_within_the_window_quarantine_and_faults_apart_do_not() {
+    fn faults_within_window_quarantine_and_faults_apart_do_not() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut history = History::new(7);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_goes_through_and_each_failed_one_doubles_the_wait() {
+    fn failed_probe_doubles_backoff_and_only_one_probe_runs() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut history = History::new(7);
@@ -199,7 +199,7 @@ mod tests {
             assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), Decision::Continue);
         }
         assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), quarantine(3, 1));
-        // A call that began before the quarantine changes nothing, however it ends.
+        // The outcome of a call that started before the quarantine is ignored.
         assert_eq!(history.fault(7, at(0), false, Some(&POLICY)), Decision::Continue);
         assert_eq!(history.fault(6, at(0), true, Some(&POLICY)), Decision::Continue);
         let probe = |number| Probe { generation: 7, number };
@@ -209,7 +209,7 @@ mod tests {
             assert_eq!(history.probe_succeeded(of_before), ProbeEffect::Unchanged);
             assert!(matches!(history.admit(at(now)), AdmissionDecision::Reject { .. }));
             assert_eq!(history.fault(7, at(now), true, Some(&POLICY)), quarantine(1, back_off));
-            // It was given up, so what comes of it later decides nothing.
+            // It was replaced, so its outcome is ignored.
             assert_eq!(history.probe_succeeded(probe(number)), ProbeEffect::Unchanged);
         }
         assert_eq!(history.admit(at(9)), AdmissionDecision::Probe(probe(4)));
@@ -217,14 +217,14 @@ mod tests {
         assert!(matches!(history.admit(at(9)), AdmissionDecision::Reject { .. }));
         history.probe_cancelled(probe(4));
         assert_eq!(history.admit(at(9)), AdmissionDecision::Probe(probe(5)));
-        // This one never ends; the next is let through when the wait is over once more.
+        // This probe never returns; another one is admitted after the backoff.
         assert_eq!(history.admit(at(12)), AdmissionDecision::Probe(probe(6)));
         assert_eq!(history.probe_succeeded(probe(6)), ProbeEffect::Restored);
         assert_eq!(history.admit(at(9)), AdmissionDecision::Allow);
     }
 
     #[test]
-    fn without_a_policy_nothing_is_held_against_a_plugin() {
+    fn faults_without_policy_are_ignored() {
         let mut history = History::new(7);
         for _ in 0..1000 {
             assert_eq!(history.fault(7, Instant::now(), false, None), Decision::Continue);

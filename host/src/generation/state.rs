@@ -1,15 +1,15 @@
-//! The states of a generation, nothing else. Each completes "generation 7 is …".
+//! The states of a generation. `Display` completes "generation 7 is …".
 
 use std::fmt;
 
-/// What a generation is doing.
+/// The state of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It answers calls.
+    /// It serves calls.
     Serving,
-    /// It answers no new calls, and some still run.
+    /// It accepts no new calls, and some still run.
     Draining,
-    /// No call runs; it is being stopped.
+    /// No call runs; it is shutting down.
     Retired,
     /// Its library is unmapped.
     Closed,

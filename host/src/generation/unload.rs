@@ -1,5 +1,5 @@
-//! The end of a generation: drain with a limit, stop the plugin, then close its image or keep
-//! it, with the reason. Runs on a thread of the host, never on a caller's.
+//! The unload of a generation: drain with a time limit, shut the plugin down, then close its image
+//! or retain it with the reason. Runs on a thread of the host, never on a caller's.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use crate::event::HostEvent;
 use crate::pool::RunOutcome;
 use crate::sync::{deadline_in, lock};
 
-/// How long a thread that has just ended may take to leave the system's list.
+/// How long a thread that exits may stay in the system's list.
 const THREAD_EXIT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// How long the thread that opened a library may take for the destructors of its thread-locals.
+/// Time limit for the thread-local destructors of the thread that opened a library.
 const OPENER_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether threads that have just ended are waited for.
+/// Whether to wait for exiting threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum WaitForThreads {
     /// For a moment.
@@ -30,40 +30,40 @@ pub(crate) enum WaitForThreads {
     No,
 }
 
-/// A generation whose plugin has ended, and what is left of it.
+/// The remains of a generation after its shutdown.
 #[derive(Debug)]
 pub(crate) struct Stopped {
     pub(crate) leftovers: UnloadLeftovers,
-    /// Why its image is to stay, if anything says so.
+    /// Why its image must stay mapped, if it must.
     pub(crate) reason: Option<String>,
 }
 
-/// Ends a generation that gets no new calls, and tells the board what became of it.
+/// Unloads a generation that gets no new calls, and emits the outcome.
 pub(crate) fn unload(
     generation: &Arc<Generation>,
     drain_timeout: Duration,
     limits: &HostLimits,
-    keeper: &DeferredUnloads,
+    deferred: &DeferredUnloads,
 ) {
     generation.set_state(State::Draining);
-    let Some(body) = generation.drained(drain_timeout) else {
-        return retain_draining(generation, keeper);
+    let Some(backend) = generation.drained(drain_timeout) else {
+        return retain_draining(generation, deferred);
     };
-    generation.returned.put(body);
-    if let Some(stopped) = stop(generation, limits, keeper) {
-        close_or_retain(generation, stopped, keeper);
+    generation.returned.put(backend);
+    if let Some(stopped) = stop(generation, limits, deferred) {
+        close_or_retain(generation, stopped, deferred);
     }
 }
 
-/// Stops the plugin of a generation whose leases are all back, on a thread of its own. What
-/// does not end is kept.
+/// Shuts down the plugin of a generation without leases, on a thread of the plugin. Retains a
+/// plugin that does not stop.
 pub(crate) fn stop(
     generation: &Arc<Generation>,
     limits: &HostLimits,
-    keeper: &DeferredUnloads,
+    deferred: &DeferredUnloads,
 ) -> Option<Stopped> {
-    let Some(body) = generation.drained(limits.drain_timeout) else {
-        retain_draining(generation, keeper);
+    let Some(backend) = generation.drained(limits.drain_timeout) else {
+        retain_draining(generation, deferred);
         return None;
     };
     generation.set_state(State::Retired);
@@ -72,30 +72,30 @@ pub(crate) fn stop(
     let running = generation.workers.join(limits.stop_timeout);
     if running > 0 {
         let reason = format!("workers: {running} still run");
-        retain(generation, keeper, reason, RetainReason::Backend(body));
+        retain(generation, deferred, reason, RetainReason::Backend(backend));
         return None;
     }
-    let wait_max = body.shutdown_timeout(limits.stop_timeout);
-    let ended = body.run(&generation.workers, wait_max, move |mut body| {
-        let ended = body.shut_down(true);
-        (ended, body.into_leftovers())
+    let timeout = backend.shutdown_timeout(limits.stop_timeout);
+    let ended = backend.run(&generation.workers, timeout, move |mut backend| {
+        let ended = backend.shut_down(true);
+        (ended, backend.into_leftovers())
     });
-    // From here on the plugin hears `Closed`.
+    // From here on the host answers the plugin's requests with `Closed`.
     let registration = lock(&generation.services).take();
-    // Not under the lock: the last line that it logs is told to whoever listens.
+    // Not under the lock: dropping it may emit a last log line to subscribers.
     drop(registration);
-    let (failure, remains) = match ended {
-        RunOutcome::Completed((Ok(()), remains)) => (None, remains),
-        RunOutcome::Completed((Err(failure), remains)) => {
-            (Some(error_of(failure).full_message()), remains)
+    let (failure, leftovers) = match ended {
+        RunOutcome::Completed((Ok(()), leftovers)) => (None, leftovers),
+        RunOutcome::Completed((Err(failure), leftovers)) => {
+            (Some(error_of(failure).full_message()), leftovers)
         }
         RunOutcome::TimedOut => {
-            retain(generation, keeper, "shutdown: still runs".to_owned(), RetainReason::Running);
+            retain(generation, deferred, "shutdown: still runs".to_owned(), RetainReason::Running);
             return None;
         }
         RunOutcome::SpawnFailed(error) => {
-            let reason = format!("shutdown: no thread for it ({error})");
-            retain(generation, keeper, reason, RetainReason::Running);
+            let reason = format!("shutdown: cannot start a thread for it ({error})");
+            retain(generation, deferred, reason, RetainReason::Running);
             return None;
         }
     };
@@ -104,11 +104,15 @@ pub(crate) fn stop(
         generation.events.emit(HostEvent::ShutdownFailed { plugin, generation: id, reason });
     }
     let failure = failure.map(|failure| format!("shutdown: {failure}"));
-    Some(Stopped { leftovers: remains, reason: generation.retain_reason.clone().or(failure) })
+    Some(Stopped { leftovers, reason: generation.retain_reason.clone().or(failure) })
 }
 
-/// Closes what is left of a generation that was stopped, or keeps it.
-pub(crate) fn close_or_retain(generation: &Generation, stopped: Stopped, keeper: &DeferredUnloads) {
+/// Closes the remains of a stopped generation, or retains them.
+pub(crate) fn close_or_retain(
+    generation: &Generation,
+    stopped: Stopped,
+    deferred: &DeferredUnloads,
+) {
     let closed = match stopped.leftovers {
         UnloadLeftovers::Library(image, root) => {
             close(image, Some(root), stopped.reason, WaitForThreads::Briefly)
@@ -122,19 +126,19 @@ pub(crate) fn close_or_retain(generation: &Generation, stopped: Stopped, keeper:
             let (plugin, id) = (generation.name.clone(), generation.id);
             generation.events.emit(HostEvent::Closed { plugin, generation: id, leaked_bytes });
         }
-        Err((reason, left)) => retain(generation, keeper, reason, left),
+        Err((reason, left)) => retain(generation, deferred, reason, left),
     }
 }
 
-fn retain_draining(generation: &Arc<Generation>, keeper: &DeferredUnloads) {
+fn retain_draining(generation: &Arc<Generation>, deferred: &DeferredUnloads) {
     let left = RetainReason::Draining(Arc::clone(generation));
-    retain(generation, keeper, "calls: some still run".to_owned(), left);
+    retain(generation, deferred, "calls: some still run".to_owned(), left);
 }
 
-fn retain(generation: &Generation, keeper: &DeferredUnloads, reason: String, left: RetainReason) {
+fn retain(generation: &Generation, deferred: &DeferredUnloads, reason: String, left: RetainReason) {
     let (plugin, id) = (generation.name.clone(), generation.id);
     generation.set_state(State::Kept(reason.clone()));
-    keeper.retain(RetainedEntry {
+    deferred.retain(RetainedEntry {
         plugin: plugin.clone(),
         generation: Some(id),
         reason: reason.clone(),
@@ -143,10 +147,10 @@ fn retain(generation: &Generation, keeper: &DeferredUnloads, reason: String, lef
     generation.events.emit(HostEvent::Kept { plugin, generation: id, reason });
 }
 
-/// Closes an image whose plugin has ended, if nothing is left in it; `keep` is a reason not to.
+/// Closes an image after the plugin's shutdown, if nothing uses it; `keep` is a reason not to.
 ///
-/// Answers with the bytes that the plugin did not release, where they are counted. The thread that
-/// opened the image ends right before: as long as anything may run in the library, it lives.
+/// Returns the bytes that the plugin did not free, if they are counted. The thread that opened the
+/// image exits right before, since it must live while code of the library may run.
 pub(crate) fn close(
     image: Arc<Image>,
     root: Option<Root>,
@@ -186,7 +190,7 @@ pub(crate) fn close(
     };
     if let Some(root) = root {
         root.release_keys();
-        // A thread that was just ending may have run one of their destructors meanwhile.
+        // A thread that was exiting may have run one of their destructors meanwhile.
         let key_threads = root.census().key_threads;
         if key_threads > 0 {
             let reason = format!("thread keys: {key_threads} thread(s) hold one");
@@ -202,17 +206,16 @@ pub(crate) fn close(
     }
 }
 
-/// Why the image can never be closed: something may call it back, and nothing tells when it will
-/// not any more.
+/// Returns why the image can never be closed: something may call it back at any time.
 fn callback_reason(image: &Image, root: Option<Root>) -> Option<String> {
     if let Some(reason) = root.and_then(|root| noted_calls(&root.census())) {
         return Some(reason);
     }
-    let reason = "a signal handler lay in it, and a later handler of the signal may still call it";
+    let reason = "it installed a signal handler, which a later handler of the signal may call";
     image.held_signal_handler().then(|| reason.to_owned())
 }
 
-/// The calls by which a plugin left a pointer of its own in the C library, in words.
+/// Lists the calls by which a plugin left a pointer to itself in the C library.
 fn noted_calls(census: &RawCensus) -> Option<String> {
     let is_set = |at: usize| census.calls[at / 64] >> (at % 64) & 1 != 0;
     let called = (0..census.calls.len() * 64).filter(|at| is_set(*at));
@@ -230,19 +233,19 @@ fn noted_calls(census: &RawCensus) -> Option<String> {
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
-/// Why the image cannot be closed, once threads that have just ended are gone.
+/// Returns why the image is in use, after waiting for exiting threads.
 fn use_reason(image: &Image, root: Option<Root>, settle: WaitForThreads) -> Option<String> {
-    let wait_max = match settle {
+    let timeout = match settle {
         WaitForThreads::Briefly => THREAD_EXIT_TIMEOUT,
         WaitForThreads::No => Duration::ZERO,
     };
-    let deadline = deadline_in(wait_max);
+    let deadline = deadline_in(timeout);
     loop {
         let reason = current_use(image, root)?;
         if Instant::now() >= deadline {
             return Some(reason);
         }
-        // The system tells nobody when a thread leaves its list.
+        // The system sends no notification when a thread leaves its list.
         std::thread::sleep(Duration::from_micros(100));
     }
 }
@@ -270,15 +273,14 @@ fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
         Variables::Free => None,
         Variables::Held(name) => Some(format!("memory: `{name}` points into it")),
         Variables::Unreadable => Some(
-            "memory: the system does not let this process read its own environment, which may \
-             point into it"
+            "memory: the environment of this process cannot be read, and may point into it"
                 .to_owned(),
         ),
     }
 }
 
-/// Counts on the thread that opened the library, if that lives: what is left on that one does not
-/// count, since it ends before the library is closed.
+/// Takes the census on the thread that opened the library, if it lives. That thread itself does
+/// not count, since it exits before the library is closed.
 fn census(image: &Image, root: Root) -> Option<RawCensus> {
     let Some(opener) = image.opener() else { return Some(root.census()) };
     match opener.run(OPENER_EXIT_TIMEOUT, move || root.census()) {

@@ -1,24 +1,24 @@
-//! Many calls of one plugin as one piece of work, so that what a queue costs is paid once for
-//! all of them. Each call has its own lease, its own way through the layers and its own outcome.
-//! The calls name no deadlines of their own; what each may take counts from its begin.
+//! Many calls of one plugin as one job, so that the cost of the queue is paid once. Each call has
+//! its own lease, its own pass through the layers and its own outcome. The calls have no deadlines
+//! of their own; a time limit applies to each from its start.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use super::{Inner, PluginHandle, lost};
 use crate::call::{CallState, Reply, Request};
 use crate::error::Error;
 use crate::id::GenerationId;
-use crate::pool::{
-    DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, Teller, Ticket, WaitLimits, ticket,
-};
+use crate::pool::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
 use crate::slot::CallScope;
 use crate::sync::{after, lock};
 
-/// One of many calls.
+/// One call of a batch.
 #[derive(Debug)]
 pub(crate) enum BatchItem {
-    /// It is to be made.
+    /// It is still to be made.
     Pending(Request<'static>),
     /// It was answered.
     Answered(Request<'static>, Reply),
@@ -27,137 +27,138 @@ pub(crate) enum BatchItem {
 }
 
 impl PluginHandle {
-    /// Makes those of `calls` that ask. Each may take at most `wait_max` from its begin, or
+    /// Makes the pending calls among `calls`. Each may take at most `timeout` from its start, or
     /// what the plugin's manifest and its host allow.
     pub(crate) async fn execute_each(
         &self,
         calls: Vec<BatchItem>,
-        wait_max: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> Vec<BatchItem> {
         let count = calls.len();
         let slot = &self.inner.slot;
-        let terms = slot.policy();
-        let wait_max = terms.map_or(wait_max, |terms| terms.wait_max(wait_max));
-        let (teller, ticket) = ticket();
-        let order = Order::default();
-        let many = BatchJob::new(&self.inner, calls, wait_max, teller, &order);
-        *lock(&order) = Some(Arc::downgrade(&many));
-        let place = Some(after(Instant::now(), PLACE_WAIT_MAX));
-        let patience = WaitLimits { space_until: place, ..WaitLimits::default() };
-        let work: Arc<dyn Job> = Arc::<BatchJob>::clone(&many);
-        let queued = match wait_max.is_some() && slot.has_no_available_worker() {
+        let policy = slot.policy();
+        let timeout = policy.map_or(timeout, |policy| policy.timeout(timeout));
+        let (sender, receiver) = oneshot::channel();
+        let current = CurrentJob::default();
+        let batch = BatchJob::new(&self.inner, calls, timeout, sender, &current);
+        *lock(&current) = Some(Arc::downgrade(&batch));
+        let space_until = Some(after(Instant::now(), MAX_SPACE_TIMEOUT));
+        let wait_limits = WaitLimits { space_until, ..WaitLimits::default() };
+        let job: Arc<dyn Job> = Arc::<BatchJob>::clone(&batch);
+        let queued = match timeout.is_some() && slot.has_no_available_worker() {
             true => Err(slot.no_workers_error()),
-            false => slot.check_admission().and_then(|()| slot.enqueue(work, patience)),
+            false => slot.check_admission().and_then(|()| slot.enqueue(job, wait_limits)),
         };
         if let Err(error) = queued {
-            return many.fail_all(|| {
+            return batch.fail_all(|| {
                 slot.count_rejected();
                 error.cloned()
             });
         }
-        drop(many);
-        let mut waits = Waits { ticket, order };
-        let answer = (&mut waits.ticket).await;
-        answer.unwrap_or_else(|| (0..count).map(|_| BatchItem::Failed(lost(slot))).collect())
+        drop(batch);
+        let mut waiting = WaitingBatch { receiver, current };
+        let calls = (&mut waiting.receiver).await;
+        calls.unwrap_or_else(|_| (0..count).map(|_| BatchItem::Failed(lost(slot))).collect())
     }
 }
 
 impl PluginHandle {
-    /// Makes one call in this thread, for somebody who may leave.
+    /// Makes one call in this thread; `state` may be cancelled by another thread.
     pub(crate) fn call_for(
         &self,
         request: &Request<'_>,
-        standing: &CallState,
+        state: &CallState,
     ) -> Result<Reply, Error> {
-        self.inner.visit(&CallScope { state: Some(standing), ..CallScope::inline(request) })
+        self.inner.run(&CallScope { state: Some(state), ..CallScope::inline(request) })
     }
 
-    /// The generation that serves, if nothing bounds its calls, and how many workers it has.
+    /// Returns the current generation and its number of workers, if its calls have no limits.
     pub(crate) fn unbounded(&self) -> Option<(GenerationId, u32)> {
         let generation = self.inner.slot.generation()?;
-        // Threads of a stream's own would each wait for one call.
+        // A thread of the stream would wait for each call to a process.
         let is_unbounded = generation.policy.is_unbounded() && generation.runtime.is_none();
         is_unbounded.then_some((generation.id, generation.workers.max_workers))
     }
 }
 
-/// Whoever makes many calls bounds how many are under way, so a full queue is waited for.
-const PLACE_WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Callers limit the number of batches, so a batch waits for space in a full queue.
+const MAX_SPACE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Who works on the calls now, for the caller who may take them back; none once they were.
-type Order = Arc<Mutex<Option<Weak<BatchJob>>>>;
+/// The job that currently holds the calls, for cancellation; `None` once they were cancelled.
+type CurrentJob = Arc<Mutex<Option<Weak<BatchJob>>>>;
 
-/// Many calls in the queue or on a worker.
+/// A batch of calls in the queue or on a worker.
 pub(super) struct BatchJob {
     pub(super) inner: Arc<Inner>,
     count: usize,
-    /// How long each may take; with none, nobody has to speak for them.
-    pub(super) wait_max: Option<Duration>,
+    /// The time limit of each call; without one, the timer has nothing to check.
+    pub(super) timeout: Option<Duration>,
     pub(super) state: CallState,
-    order: Order,
+    current: CurrentJob,
     pub(super) progress: Mutex<Progress>,
 }
 
 pub(super) struct Progress {
     pub(super) calls: Vec<BatchItem>,
-    /// The call that is next, or runs.
+    /// The index of the next or running call.
     pub(super) at: usize,
-    /// When the one that runs is late.
+    /// The deadline of the running call.
     due: Option<Instant>,
-    /// None once somebody else goes on with these calls.
-    teller: Option<Teller<Vec<BatchItem>>>,
+    /// `None` once another job has taken over the calls.
+    sender: Option<oneshot::Sender<Vec<BatchItem>>>,
 }
 
 /// Whether a call was made.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Made {
     Yes,
-    /// The worker's generation is not current any more.
-    NotHere,
+    /// The worker's epoch is over.
+    StaleEpoch,
 }
 
 impl BatchJob {
     fn new(
         inner: &Arc<Inner>,
         calls: Vec<BatchItem>,
-        wait_max: Option<Duration>,
-        teller: Teller<Vec<BatchItem>>,
-        order: &Order,
+        timeout: Option<Duration>,
+        sender: oneshot::Sender<Vec<BatchItem>>,
+        current: &CurrentJob,
     ) -> Arc<Self> {
         let count = calls.len();
-        let progress = Progress { calls, at: 0, due: None, teller: Some(teller) };
+        let progress = Progress { calls, at: 0, due: None, sender: Some(sender) };
         Arc::new(Self {
             inner: Arc::clone(inner),
             count,
-            wait_max,
+            timeout,
             state: CallState::default(),
-            order: Arc::clone(order),
+            current: Arc::clone(current),
             progress: Mutex::new(progress),
         })
     }
 
     #[cfg(test)]
     pub(super) fn for_tests(inner: &Arc<Inner>) -> Arc<Self> {
-        let many = Self::new(inner, Vec::new(), None, ticket().0, &Order::default());
-        many.state.mark_async();
-        many
+        let current = CurrentJob::default();
+        let batch = Self::new(inner, Vec::new(), None, oneshot::channel().0, &current);
+        batch.state.mark_async();
+        batch
     }
 
-    /// Makes one call if it asks.
+    /// Makes one call if it is pending.
     fn make(&self, generation: u64, call: &mut BatchItem) -> Made {
         let BatchItem::Pending(request) = call else { return Made::Yes };
-        let answer = self.inner.slot.with_lease(generation, |token| {
-            self.inner.visit(&CallScope::pooled(request, token, &self.state))
+        let answer = self.inner.slot.with_lease(generation, |instance| {
+            self.inner.run(&CallScope::pooled(request, instance, &self.state))
         });
         *call = match answer {
-            None => return Made::NotHere,
+            None => return Made::StaleEpoch,
             Some(Ok(reply)) => BatchItem::Answered(std::mem::take(request), reply),
             Some(Err(error)) => BatchItem::Failed(error),
         };
         Made::Yes
     }
 
-    /// Makes all that are left, for nobody who could be late.
+    /// Makes the remaining calls without a time limit.
     fn run_untimed(&self, generation: u64) -> JobOutcome {
         let mut progress = lock(&self.progress);
         let (mut calls, from) = (std::mem::take(&mut progress.calls), progress.at);
@@ -166,42 +167,42 @@ impl BatchJob {
             if !self.state.is_active() {
                 return JobOutcome::Completed;
             }
-            if self.make(generation, &mut calls[at]) == Made::NotHere {
+            if self.make(generation, &mut calls[at]) == Made::StaleEpoch {
                 let mut progress = lock(&self.progress);
                 (progress.calls, progress.at) = (calls, at);
                 return JobOutcome::StaleEpoch;
             }
         }
-        self.tell(calls);
+        self.complete(calls);
         JobOutcome::Completed
     }
 
-    pub(super) fn tell(&self, calls: Vec<BatchItem>) {
-        let teller = lock(&self.progress).teller.take();
-        if let Some(teller) = teller {
-            teller.tell(calls);
+    pub(super) fn complete(&self, calls: Vec<BatchItem>) {
+        let sender = lock(&self.progress).sender.take();
+        if let Some(sender) = sender {
+            let _ = sender.send(calls);
         }
     }
 
-    /// Makes all that are left, one by one in sight of the clock.
-    fn run_timed(&self, generation: u64, wait_max: Duration) -> JobOutcome {
+    /// Makes the remaining calls one by one; the timer checks their deadlines.
+    fn run_timed(&self, generation: u64, timeout: Duration) -> JobOutcome {
         while self.state.is_active() {
-            let Some(mut call) = self.begin(wait_max) else { break };
+            let Some(mut call) = self.start_next(timeout) else { break };
             let made = self.make(generation, &mut call);
             let mut progress = lock(&self.progress);
-            // Somebody spoke for it meanwhile: what came of it is dropped, outside the lock.
-            if progress.teller.is_none() {
+            // The timer has failed the call meanwhile: its outcome is dropped outside the lock.
+            if progress.sender.is_none() {
                 drop(progress);
                 break;
             }
             let at = progress.at;
             progress.due = None;
-            // It counted for this step.
+            // The deadline applied to this step only.
             if let BatchItem::Pending(request) | BatchItem::Answered(request, _) = &mut call {
                 request.set_deadline(None);
             }
             progress.calls[at] = call;
-            if made == Made::NotHere {
+            if made == Made::StaleEpoch {
                 return JobOutcome::StaleEpoch;
             }
             progress.at += 1;
@@ -209,21 +210,21 @@ impl BatchJob {
         JobOutcome::Completed
     }
 
-    /// Takes the next call to be made; none if there is none, which is told, or if somebody
-    /// else goes on.
-    fn begin(&self, wait_max: Duration) -> Option<BatchItem> {
+    /// Takes the next call. Returns `None` after the last one, and completes the batch; or if
+    /// another job has taken over.
+    fn start_next(&self, timeout: Duration) -> Option<BatchItem> {
         let mut progress = lock(&self.progress);
-        progress.teller.as_ref()?;
+        progress.sender.as_ref()?;
         let at = progress.at;
         if at == progress.calls.len() {
             let calls = std::mem::take(&mut progress.calls);
             drop(progress);
-            self.tell(calls);
+            self.complete(calls);
             return None;
         }
-        let mut call = std::mem::replace(&mut progress.calls[at], BatchItem::gone());
+        let mut call = std::mem::replace(&mut progress.calls[at], BatchItem::placeholder());
         if let BatchItem::Pending(request) = &mut call {
-            let due = after(Instant::now(), wait_max);
+            let due = after(Instant::now(), timeout);
             request.set_deadline(Some(due));
             progress.due = Some(due);
         }
@@ -231,7 +232,7 @@ impl BatchJob {
         Some(call)
     }
 
-    /// Fails all that were not made.
+    /// Fails all pending calls.
     fn fail_all(&self, error: impl Fn() -> Error) -> Vec<BatchItem> {
         let mut calls = std::mem::take(&mut lock(&self.progress).calls);
         for call in &mut calls {
@@ -239,24 +240,24 @@ impl BatchJob {
                 *call = BatchItem::Failed(error());
             }
         }
-        // A worker that broke had taken them out.
+        // A worker that panicked had taken them out.
         calls.resize_with(self.count, || BatchItem::Failed(error()));
         calls
     }
 }
 
 impl BatchItem {
-    /// In the place of a call that somebody holds.
-    fn gone() -> Self {
+    /// Stands for a call that was taken out.
+    fn placeholder() -> Self {
         Self::Pending(Request::default())
     }
 }
 
 impl Job for BatchJob {
     fn run(self: Arc<Self>, generation: u64) -> JobOutcome {
-        match self.wait_max {
+        match self.timeout {
             None => self.run_untimed(generation),
-            Some(wait_max) => self.run_timed(generation, wait_max),
+            Some(timeout) => self.run_timed(generation, timeout),
         }
     }
 
@@ -265,28 +266,28 @@ impl Job for BatchJob {
         Box::pin(async move { self.run_async_calls(generation).await })
     }
 
-    fn reject(self: Arc<Self>, why: RejectReason) {
-        let failed = self.fail_all(|| self.inner.slot.reject_error(why));
-        self.tell(failed);
+    fn reject(self: Arc<Self>, reason: RejectReason) {
+        let failed = self.fail_all(|| self.inner.slot.reject_error(reason));
+        self.complete(failed);
     }
 
     fn panicked(self: Arc<Self>) {
         let failed = self.fail_all(|| lost(&self.inner.slot));
-        self.tell(failed);
+        self.complete(failed);
     }
 
-    fn is_wanted(&self) -> bool {
+    fn is_active(&self) -> bool {
         self.state.is_active()
     }
 
     fn waits_for_abandoned(&self) -> bool {
-        self.wait_max.is_none()
+        self.timeout.is_none()
     }
 
     fn due(&self) -> Option<Instant> {
-        let wait_max = self.wait_max?;
-        // It is asked first when a worker is about to begin.
-        Some(lock(&self.progress).due.unwrap_or_else(|| after(Instant::now(), wait_max)))
+        let timeout = self.timeout?;
+        // The queue reads it first right before the job starts.
+        Some(lock(&self.progress).due.unwrap_or_else(|| after(Instant::now(), timeout)))
     }
 
     fn check_deadline(self: Arc<Self>, now: Instant) -> DeadlineCheck {
@@ -294,43 +295,43 @@ impl Job for BatchJob {
         if progress.due.is_none_or(|due| due > now) {
             return DeadlineCheck::WithinDeadline;
         }
-        let Some(teller) = progress.teller.take() else { return DeadlineCheck::WithinDeadline };
+        let Some(sender) = progress.sender.take() else { return DeadlineCheck::WithinDeadline };
         let (mut calls, at) = (std::mem::take(&mut progress.calls), progress.at);
         drop(progress);
         self.state.time_out();
         calls[at] = BatchItem::Failed(self.inner.slot.timeout_error(&self.state));
         if at + 1 == calls.len() {
-            teller.tell(calls);
+            let _ = sender.send(calls);
             return DeadlineCheck::Exceeded { remaining: None };
         }
-        let rest = Self::new(&self.inner, calls, self.wait_max, teller, &self.order);
-        lock(&rest.progress).at = at + 1;
-        let mut order = lock(&self.order);
-        // None: the caller left just now.
-        let rest = order.is_some().then(|| {
-            *order = Some(Arc::downgrade(&rest));
-            let rest: Arc<dyn Job> = rest;
-            rest
+        let remaining = Self::new(&self.inner, calls, self.timeout, sender, &self.current);
+        lock(&remaining.progress).at = at + 1;
+        let mut current = lock(&self.current);
+        // `None`: the caller has just cancelled the batch.
+        let remaining = current.is_some().then(|| {
+            *current = Some(Arc::downgrade(&remaining));
+            let remaining: Arc<dyn Job> = remaining;
+            remaining
         });
-        DeadlineCheck::Exceeded { remaining: rest }
+        DeadlineCheck::Exceeded { remaining }
     }
 }
 
-/// Takes the calls back that are still to be made when nobody waits any more.
-struct Waits {
-    ticket: Ticket<Vec<BatchItem>>,
-    order: Order,
+/// Waits for a batch; cancels the pending calls on drop.
+struct WaitingBatch {
+    receiver: oneshot::Receiver<Vec<BatchItem>>,
+    current: CurrentJob,
 }
 
-impl Drop for Waits {
+impl Drop for WaitingBatch {
     fn drop(&mut self) {
-        let many = lock(&self.order).take();
-        let Some(many) = many.and_then(|many| many.upgrade()) else { return };
-        let teller = lock(&many.progress).teller.take();
-        if teller.is_some() {
-            many.state.cancel();
-            let work: Arc<dyn Job> = Arc::<BatchJob>::clone(&many);
-            many.inner.slot.cancel(&work);
+        let batch = lock(&self.current).take();
+        let Some(batch) = batch.and_then(|batch| batch.upgrade()) else { return };
+        let sender = lock(&batch.progress).sender.take();
+        if sender.is_some() {
+            batch.state.cancel();
+            let job: Arc<dyn Job> = Arc::<BatchJob>::clone(&batch);
+            batch.inner.slot.cancel(&job);
         }
     }
 }

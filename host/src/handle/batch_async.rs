@@ -1,5 +1,5 @@
-//! Many calls of one plugin that run as a task: one by one, or together in groups where the
-//! plugin can be asked many things at once.
+//! Batches that run as a task: call by call, or several calls in one exchange if the plugin
+//! supports it.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -17,7 +17,7 @@ use crate::slot::{BatchCollector, BatchedCall, CallScope};
 use crate::sync::{after, lock};
 
 impl BatchJob {
-    /// Makes all that are left. The plugin answers those that are late, so nobody looks on.
+    /// Makes the remaining calls. Each call watches its own deadline, so the timer has no part.
     pub(super) async fn run_async_calls(&self, generation: u64) -> JobOutcome {
         let (mut calls, mut at) = {
             let mut progress = lock(&self.progress);
@@ -27,123 +27,117 @@ impl BatchJob {
             if !self.state.is_active() {
                 return JobOutcome::Completed;
             }
-            let Some(token) = self.inner.slot.lease(generation) else {
+            let Some(instance) = self.inner.slot.lease(generation) else {
                 let mut progress = lock(&self.progress);
                 (progress.calls, progress.at) = (calls, at);
                 return JobOutcome::StaleEpoch;
             };
-            at += self.call_some(&token, &mut calls[at..]).await;
+            at += self.call_some(&instance, &mut calls[at..]).await;
         }
-        self.tell(calls);
+        self.complete(calls);
         JobOutcome::Completed
     }
 
-    /// Makes the first of `calls`, or the first few together; answers with how many were
-    /// looked at.
-    async fn call_some(&self, token: &InstanceRef, calls: &mut [BatchItem]) -> usize {
+    /// Makes the first of `calls`, or the first few together; returns how many were handled.
+    async fn call_some(&self, instance: &InstanceRef, calls: &mut [BatchItem]) -> usize {
         let slot = &self.inner.slot;
-        let most = if self.can_batch() { token.batch().unwrap_or(1) } else { 1 };
-        let asking = pending(calls).take(most).count();
-        if asking > 1 {
-            let room = slot.enter_many(u32::try_from(asking).unwrap_or(u32::MAX));
-            let most = room.as_ref().map_or(asking, |room| room.calls() as usize);
-            if most > 1 {
-                let end = pending_end(calls, most);
-                self.call_together(token, &mut calls[..end]).await;
+        let max = if self.can_batch() { instance.batch().unwrap_or(1) } else { 1 };
+        let count = pending(calls).take(max).count();
+        if count > 1 {
+            let guard = slot.enter_many(u32::try_from(count).unwrap_or(u32::MAX));
+            let max = guard.as_ref().map_or(count, |guard| guard.calls() as usize);
+            if max > 1 {
+                let end = pending_end(calls, max);
+                self.call_together(instance, &mut calls[..end]).await;
                 return end;
             }
         }
-        self.call_one(token, &mut calls[0]).await;
+        self.call_one(instance, &mut calls[0]).await;
         1
     }
 
-    /// Whether calls may be made together. Not where each has its own time: an exchange that is
-    /// late does not tell which of them were.
+    /// Returns whether calls may be sent together. Not with a time limit for each: an exchange that
+    /// times out does not show which of them did.
     fn can_batch(&self) -> bool {
-        self.wait_max.is_none() && !self.inner.slot.is_probing()
+        self.timeout.is_none() && !self.inner.slot.is_probing()
     }
 
-    async fn call_one(&self, token: &InstanceRef, call: &mut BatchItem) {
+    async fn call_one(&self, instance: &InstanceRef, call: &mut BatchItem) {
         let BatchItem::Pending(request) = call else { return };
-        request.set_deadline(self.wait_max.map(|wait_max| after(Instant::now(), wait_max)));
+        request.set_deadline(self.timeout.map(|timeout| after(Instant::now(), timeout)));
         self.state.reset();
-        let answer = self.inner.stride(&CallScope::pooled(request, token, &self.state)).await;
-        // It counted for this step.
+        let answer = self.inner.run_async(&CallScope::pooled(request, instance, &self.state)).await;
+        // The deadline applied to this step only.
         request.set_deadline(None);
-        call.end(answer);
+        call.set_outcome(answer);
     }
 
-    /// Makes those of `calls` that ask: each goes its own way through the layers, and one
-    /// exchange with the plugin answers all that come to the end.
-    pub(super) async fn call_together(&self, token: &InstanceRef, calls: &mut [BatchItem]) {
+    /// Makes the pending calls among `calls`: each passes through the layers, and one exchange with
+    /// the plugin answers all that reach the end.
+    pub(super) async fn call_together(&self, instance: &InstanceRef, calls: &mut [BatchItem]) {
         self.state.reset();
-        let gather = BatchCollector::default();
-        let mut ended = Vec::with_capacity(calls.len());
-        let walk = |(at, request)| self.run_layers(token, &gather, at, request);
-        let mut walks: FuturesUnordered<_> = pending(calls).map(walk).collect();
-        // Until each of them has ended or waits in the gather.
+        let collector = BatchCollector::default();
+        let mut outcomes = Vec::with_capacity(calls.len());
+        let start = |(at, request)| self.run_layers(instance, &collector, at, request);
+        let mut running: FuturesUnordered<_> = pending(calls).map(start).collect();
+        // Until each of them has returned or waits in the collector.
         poll_fn(|context| {
             loop {
-                match walks.poll_next_unpin(context) {
-                    Poll::Ready(Some(outcome)) => ended.push(outcome),
+                match running.poll_next_unpin(context) {
+                    Poll::Ready(Some(outcome)) => outcomes.push(outcome),
                     Poll::Ready(None) => return Poll::Ready(()),
-                    Poll::Pending if gather.len() == walks.len() => return Poll::Ready(()),
+                    Poll::Pending if collector.len() == running.len() => return Poll::Ready(()),
                     Poll::Pending => return Poll::Pending,
                 }
             }
         })
         .await;
-        self.exchange(token, calls, gather.take()).await;
-        while let Some(outcome) = walks.next().await {
-            ended.push(outcome);
+        self.exchange(instance, calls, collector.take()).await;
+        while let Some(outcome) = running.next().await {
+            outcomes.push(outcome);
         }
-        drop(walks);
-        for (at, outcome) in ended {
-            calls[at].end(outcome);
+        drop(running);
+        for (at, outcome) in outcomes {
+            calls[at].set_outcome(outcome);
         }
     }
 
-    /// One call of a group: its own way through the layers.
+    /// Passes one call of a batch through the layers.
     async fn run_layers(
         &self,
-        token: &InstanceRef,
-        gather: &BatchCollector,
+        instance: &InstanceRef,
+        collector: &BatchCollector,
         at: usize,
         request: &Request<'static>,
     ) -> (usize, Result<Reply, Error>) {
-        let place = gather.slot(at);
-        let visit = CallScope::pooled(request, token, &self.state);
-        let visit = CallScope { batch_slot: Some(&place), ..visit };
-        (at, self.inner.stride(&visit).await)
+        let batch_slot = collector.slot(at);
+        let scope = CallScope::pooled(request, instance, &self.state);
+        let scope = CallScope { batch_slot: Some(&batch_slot), ..scope };
+        (at, self.inner.run_async(&scope).await)
     }
 
-    /// Asks the plugin all that was gathered of `calls`, and tells each its answer.
-    async fn exchange(&self, token: &InstanceRef, calls: &[BatchItem], gathered: Vec<BatchedCall>) {
-        let asked: Vec<_> =
-            gathered.iter().filter_map(|one| self.pending_mut(calls, one)).collect();
-        if asked.is_empty() {
+    /// Sends the collected calls to the plugin, and completes each with its result.
+    async fn exchange(&self, instance: &InstanceRef, calls: &[BatchItem], batch: Vec<BatchedCall>) {
+        let args: Vec<_> = batch.iter().filter_map(|one| self.args_of(calls, one)).collect();
+        if args.is_empty() {
             return;
         }
-        let answers = async { Ok(token.call_many(asked).await) };
-        match self.inner.slot.until_cancelled(token, &self.state, answers).await {
-            Ok(answers) => {
-                gathered.into_iter().zip(answers).for_each(|(one, answer)| one.complete(answer))
+        let results = async { Ok(instance.call_many(args).await) };
+        match self.inner.slot.until_cancelled(instance, &self.state, results).await {
+            Ok(results) => {
+                batch.into_iter().zip(results).for_each(|(one, result)| one.complete(result))
             }
-            Err(error) => gathered.into_iter().for_each(|one| one.complete(Err(error.cloned()))),
+            Err(error) => batch.into_iter().for_each(|one| one.complete(Err(error.cloned()))),
         }
     }
 
-    fn pending_mut<'c>(
-        &'c self,
-        calls: &'c [BatchItem],
-        one: &BatchedCall,
-    ) -> Option<CallArgs<'c>> {
+    fn args_of<'c>(&'c self, calls: &'c [BatchItem], one: &BatchedCall) -> Option<CallArgs<'c>> {
         let Some(BatchItem::Pending(request)) = calls.get(one.index) else { return None };
         Some(CallArgs { request, state: Some(&self.state), call_id: one.call_id })
     }
 }
 
-/// Those of `calls` that ask, and where they are.
+/// Returns the pending calls with their indices.
 fn pending(calls: &[BatchItem]) -> impl Iterator<Item = (usize, &Request<'static>)> {
     calls.iter().enumerate().filter_map(|(at, call)| match call {
         BatchItem::Pending(request) => Some((at, request)),
@@ -151,14 +145,14 @@ fn pending(calls: &[BatchItem]) -> impl Iterator<Item = (usize, &Request<'static
     })
 }
 
-/// Behind the first `most` of `calls` that ask.
-fn pending_end(calls: &[BatchItem], most: usize) -> usize {
-    pending(calls).take(most).last().map_or(calls.len(), |(at, _)| at + 1)
+/// Returns the index after the first `max` pending calls.
+fn pending_end(calls: &[BatchItem], max: usize) -> usize {
+    pending(calls).take(max).last().map_or(calls.len(), |(at, _)| at + 1)
 }
 
 impl BatchItem {
-    /// It asked, and this came of it.
-    fn end(&mut self, outcome: Result<Reply, Error>) {
+    /// Sets the outcome of a pending call.
+    fn set_outcome(&mut self, outcome: Result<Reply, Error>) {
         let Self::Pending(request) = self else { return };
         *self = match outcome {
             Ok(reply) => Self::Answered(std::mem::take(request), reply),

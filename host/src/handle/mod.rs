@@ -1,4 +1,4 @@
-//! What callers hold: a plugin by its name, whatever generation serves.
+//! Handles of plugins, which stay valid through reloads.
 
 mod batch;
 mod batch_async;
@@ -12,19 +12,31 @@ use std::fmt;
 use std::sync::Arc;
 
 use hotbay_plugin::Snapshot;
+use tokio::sync::oneshot;
 
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::InstanceRef;
 use crate::id::{GenerationId, PluginName};
 use crate::layers::{PluginLayers, Stack, stack};
-use crate::pool::Ticket;
 use crate::slot::{AsyncService as _, CallScope, Method, Slot, SyncService as _};
 use crate::sync::ProcessEpoch;
 pub(crate) use batch::BatchItem;
 pub use pooled::Execute;
 
-/// A plugin of a host. Cheap to clone; lives through reloads.
+/// A handle of a plugin. Cheap to clone; stays valid through reloads.
+///
+/// ```
+/// use hotbay::{Host, Output, Request};
+///
+/// let host = Host::builder()
+///     .register_fn("shout", |_, input| Ok(Output::text(input.as_text()?.to_uppercase())))
+///     .build()?;
+/// let shout = host.plugin("shout")?;
+/// assert_eq!(shout.name().as_str(), "shout");
+/// assert_eq!(shout.call(Request::text("hello"))?.as_text()?, "HELLO");
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct PluginHandle {
     inner: Arc<Inner>,
@@ -37,34 +49,34 @@ struct Inner {
 }
 
 impl Inner {
-    /// Inlined into the caller, so that the reply lies where the caller wants it: a reply that
-    /// was just written is not moved without waiting for the stores.
+    /// Inlined, so that the plugin writes the reply in the caller's frame: moving a reply that was
+    /// just written would wait for its stores.
     #[inline(always)]
-    fn visit(&self, visit: &CallScope<'_>) -> Result<Reply, Error> {
-        let mut answer = Ok(Reply::vacant());
-        if let Ok(reply) = &mut answer
-            && let Err(error) = self.walk(visit, reply)
+    fn run(&self, scope: &CallScope<'_>) -> Result<Reply, Error> {
+        let mut result = Ok(Reply::vacant());
+        if let Ok(reply) = &mut result
+            && let Err(error) = self.run_into(scope, reply)
         {
-            answer = Err(error);
+            result = Err(error);
         }
-        answer
+        result
     }
 
-    /// The corridor, once.
+    /// Passes a call through the layers.
     #[inline(never)]
-    fn walk(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn run_into(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         self.check_process()?;
-        self.stack.call(visit, reply)
+        self.stack.call(scope, reply)
     }
 
-    /// The corridor, by a future.
-    async fn stride(&self, visit: &CallScope<'_>) -> Result<Reply, Error> {
+    /// Passes a call through the layers as a future.
+    async fn run_async(&self, scope: &CallScope<'_>) -> Result<Reply, Error> {
         let mut reply = Reply::vacant();
-        self.stack.call_async(visit, &mut reply).await?;
+        self.stack.call_async(scope, &mut reply).await?;
         Ok(reply)
     }
 
-    /// Refuses what a forked child asks for.
+    /// Fails in a forked child.
     #[inline]
     fn check_process(&self) -> Result<(), Error> {
         if self.process.is_current() { Ok(()) } else { Err(self.forked()) }
@@ -72,9 +84,9 @@ impl Inner {
 
     #[cold]
     fn forked(&self) -> Error {
-        let message = "was not called: this process was forked after the host was built; build \
-                       another host in it";
-        Error::new(ErrorKind::Forked, message).of(&self.slot.name)
+        let message = "was not called: this process was forked after the host was built";
+        let error = Error::new(ErrorKind::Forked, message);
+        error.with_hint("build another host in the child process").of(&self.slot.name)
     }
 }
 
@@ -85,30 +97,34 @@ impl PluginHandle {
         Self { inner: Arc::new(Inner { stack: stack(&slot, applied), slot, process }) }
     }
 
-    /// The plugin's name.
+    /// Returns the plugin's name.
     pub fn name(&self) -> &PluginName {
         &self.inner.slot.name
     }
 
-    /// Calls the plugin in this thread; costs nanoseconds, for plugins that are trusted to end.
+    /// Calls the plugin in this thread. Costs nanoseconds; for plugins that are trusted to return.
     ///
-    /// Blocks as long as the plugin takes. What the plugin leaves on this thread, such as a
-    /// thread-local value, may keep its library mapped after an unload until this thread ends.
+    /// Blocks until the plugin returns. What the plugin leaves on this thread, such as a
+    /// thread-local value, may keep its library mapped after an unload until this thread exits.
     ///
     /// # Errors
     ///
-    /// `Plugin` with the plugin's own error, `Panicked` with the fault, `Quarantined`,
-    /// `Retired`, `Shutdown`, `InvalidInput` and `InvalidOutput` for what is too large, `InvalidInput` for what does
-    /// not fit its `input_schema` or the application does not accept, `DeadlineExceeded` and
-    /// `Cancelled` for what had not begun, `Overloaded` for more calls at once than its
-    /// `limits.in_flight`, `PermissionDenied` for an operation that it was not granted, and `LayerPanicked` for a
-    /// layer or a validator that panicked.
+    /// - `Plugin`: the plugin returned an error.
+    /// - `Panicked`: the plugin panicked.
+    /// - `InvalidInput`: the input is too large, does not match the `input_schema`, or was rejected
+    ///   by the application.
+    /// - `InvalidOutput`: the output is too large.
+    /// - `DeadlineExceeded`, `Cancelled`: before the call had started.
+    /// - `Overloaded`: more concurrent calls than `limits.in_flight`.
+    /// - `PermissionDenied`: the plugin has no permission for the operation.
+    /// - `LayerPanicked`: a layer or validator panicked.
+    /// - `Quarantined`, `Retired`, `Shutdown`.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        self.inner.visit(&CallScope::inline(&request))
+        self.inner.run(&CallScope::inline(&request))
     }
 
-    /// Calls the plugin in this thread, past all layers: what these cost is measured by this.
+    /// Calls the plugin in this thread without any layer, to measure what the layers cost.
     ///
     /// # Errors
     ///
@@ -122,23 +138,22 @@ impl PluginHandle {
         Ok(reply)
     }
 
-    /// Queues a call for the plugin's own threads, at once; the future waits for the answer.
+    /// Queues a call for the plugin's workers at once and returns a future of the reply.
     ///
-    /// Runs on any executor. Dropping the future takes the call back. At the deadline the
-    /// answer is `DeadlineExceeded`, whatever the plugin does; a call that runs on is
-    /// *abandoned*: its worker is replaced, at most
-    /// [`max_abandoned_calls`](crate::HostLimits::max_abandoned_calls) times, and then the plugin is
-    /// quarantined until one of them returns.
+    /// The future runs on any executor. Dropping it cancels the call. At the deadline it returns
+    /// `DeadlineExceeded`, whatever the plugin does. A call that still runs then is *abandoned*: its
+    /// worker is replaced, up to [`max_abandoned_calls`](crate::HostLimits::max_abandoned_calls)
+    /// times; after that the plugin is quarantined until one of them returns.
     ///
     /// # Errors
     ///
-    /// Those of [`call`](Self::call), and `Overloaded` when the queue is full and the request
-    /// does not [wait for a place](Request::wait_for_place).
+    /// Those of [`call`](Self::call), and `Overloaded` if the queue is full and the request does not
+    /// [wait for space](Request::wait_for_place).
     pub fn execute(&self, request: Request<'_>) -> Execute {
         Execute::new(&self.inner, request)
     }
 
-    /// Asks the plugin whether it can work, on a thread of its own.
+    /// Checks the health of the plugin, on a thread of the plugin.
     ///
     /// # Errors
     ///
@@ -146,35 +161,35 @@ impl PluginHandle {
     /// plugin is paused for a reload.
     pub async fn health(&self) -> Result<(), Error> {
         self.inner.check_process()?;
-        let answer = self.inner.slot.try_pin()?.call_with(|body| body.health())?;
-        self.answer(answer).await
+        let health = self.inner.slot.try_pin()?.call_with(|backend| backend.health())?;
+        self.result(health).await
     }
 
-    /// Takes the state that the plugin would hand to its next build; none if it has none.
-    /// [`Host::load_with_state`](crate::Host::load_with_state) gives it to a plugin.
+    /// Takes the state that the plugin would hand over to its next build, or `None` if it has none.
+    /// [`Host::load_with_state`](crate::Host::load_with_state) restores it.
     ///
     /// # Errors
     ///
     /// As [`health`](Self::health).
     pub async fn snapshot(&self) -> Result<Option<Snapshot>, Error> {
         self.inner.check_process()?;
-        let answer = self.inner.slot.try_pin()?.call_with(|body| body.snapshot())?;
-        self.answer(answer).await
+        let snapshot = self.inner.slot.try_pin()?.call_with(|backend| backend.snapshot())?;
+        self.result(snapshot).await
     }
 
-    async fn answer<T>(&self, answer: Ticket<Result<T, Error>>) -> Result<T, Error> {
-        answer.await.unwrap_or_else(|| Err(lost(&self.inner.slot)))
+    async fn result<T>(&self, result: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+        result.await.unwrap_or_else(|_| Err(lost(&self.inner.slot)))
     }
 
-    /// Holds the current generation, for many calls at raw speed.
+    /// Pins the current generation, for many calls without a lookup for each.
     ///
     /// # Errors
     ///
     /// `Retired` after an unload.
     pub fn pin(&self) -> Result<Pinned, Error> {
         self.inner.check_process()?;
-        let token = self.inner.slot.pin()?;
-        Ok(Pinned { token, inner: Arc::clone(&self.inner) })
+        let instance = self.inner.slot.pin()?;
+        Ok(Pinned { instance, inner: Arc::clone(&self.inner) })
     }
 }
 
@@ -184,39 +199,51 @@ impl fmt::Debug for PluginHandle {
     }
 }
 
-/// A call that ended without an answer: something of the host's own panicked around it, such as
-/// a subscriber of its log.
+/// Returns the error of a call without a result: code of the host panicked around it, such as a
+/// subscriber of its log.
 #[cold]
 fn lost(slot: &Slot) -> Error {
-    Error::new(ErrorKind::Internal, "was called, and the call ended without an answer")
-        .of(&slot.name)
+    Error::new(ErrorKind::Internal, "was called, but the call returned no result").of(&slot.name)
 }
 
-/// A hold on one generation of a plugin. Whatever ends that generation waits until this is
-/// dropped, so drop it when a call answers `Retired`.
+/// A pinned generation of a plugin. Its unload waits until this is dropped, so drop it when a call
+/// returns `Retired`.
+///
+/// ```
+/// use hotbay::{Host, Output, Request};
+///
+/// let host = Host::builder()
+///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+///     .build()?;
+/// let pinned = host.plugin("echo")?.pin()?;
+/// let reply = pinned.call(Request::text("hello"))?;
+/// assert_eq!(reply.as_text()?, "hello");
+/// assert_eq!(reply.generation(), pinned.generation());
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 pub struct Pinned {
-    token: Arc<InstanceRef>,
+    instance: Arc<InstanceRef>,
     inner: Arc<Inner>,
 }
 
 impl Pinned {
-    /// Calls the generation in this thread, counted and guarded as every call.
+    /// Calls the pinned generation in this thread, through all layers.
     ///
     /// # Errors
     ///
-    /// Those of [`PluginHandle::call`]; `Retired` once another generation is current.
+    /// Those of [`PluginHandle::call`], and `Retired` once another generation is current.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        if !self.token.generation().is_current() {
+        if !self.instance.generation().is_current() {
             return Err(self.not_current());
         }
-        let visit = CallScope { method: Method::Pinned, ..CallScope::inline(&request) };
-        self.inner.visit(&CallScope { lease: Some(&self.token), ..visit })
+        let scope = CallScope { method: Method::Pinned, ..CallScope::inline(&request) };
+        self.inner.run(&CallScope { lease: Some(&self.instance), ..scope })
     }
 
-    /// The generation that is held.
+    /// Returns the pinned generation.
     pub fn generation(&self) -> GenerationId {
-        self.token.generation().id
+        self.instance.generation().id
     }
 
     #[cold]
@@ -225,9 +252,8 @@ impl Pinned {
             return self.inner.slot.unloaded_error();
         }
         let generation = self.generation();
-        let message =
-            format!("is pinned at generation {generation}, which has ended; pin it again");
-        let error = Error::new(ErrorKind::Retired, message);
+        let message = format!("was not called: the pinned generation {generation} is not current");
+        let error = Error::new(ErrorKind::Retired, message).with_hint("pin the plugin again");
         error.of(&self.inner.slot.name).in_generation(generation)
     }
 }

@@ -1,5 +1,5 @@
-//! A pooled call: what stands in the queue, and the future of its answer. Whoever takes the
-//! teller answers: the worker, the clock, or nobody because the caller left.
+//! A pooled call: its job, and the future of its result. Exactly one party completes a call: the
+//! worker, the timer when the deadline passes, or the caller by cancelling it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,49 +8,49 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{Inner, lost};
 use crate::call::{CallState, Reply, Request};
 use crate::error::Error;
-use crate::pool::{
-    DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, Teller, Ticket, WaitLimits, ticket,
-};
+use crate::pool::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
 use crate::slot::CallScope;
 use crate::sync::{after, lock};
 
 type Answer = Result<Reply, Error>;
 
-/// A call that waits in the queue or runs.
+/// A queued or running call.
 struct PooledCall {
     inner: Arc<Inner>,
     request: Request<'static>,
     state: CallState,
-    /// None once the call was answered.
-    teller: Mutex<Option<Teller<Answer>>>,
-    /// Whether it was counted: by the layers, or as one that never began.
+    /// `None` once the call was completed.
+    sender: Mutex<Option<oneshot::Sender<Answer>>>,
+    /// Whether it was counted: by the layers, or as a call that did not start.
     is_counted: AtomicBool,
 }
 
 impl PooledCall {
-    fn answer(&self, answer: impl FnOnce() -> Answer) -> bool {
-        // Taken first: whoever is told may have code of their own behind it.
-        let teller = lock(&self.teller).take();
-        let is_first = teller.is_some();
-        if let Some(teller) = teller {
-            teller.tell(answer());
+    /// Completes the call, unless another party has. Returns whether this was the first.
+    fn complete(&self, answer: impl FnOnce() -> Answer) -> bool {
+        // Not sent under the lock: the receiver may run a waker of the application.
+        let sender = lock(&self.sender).take();
+        let is_first = sender.is_some();
+        if let Some(sender) = sender {
+            let _ = sender.send(answer());
         }
         is_first
     }
 }
 
 impl PooledCall {
-    /// The caller does not want the answer any more.
+    /// Cancels the call.
     fn cancel(self: &Arc<Self>) {
         self.state.cancel();
-        if self.answer(|| Err(self.inner.slot.cancelled_error())) {
-            let work: Arc<dyn Job> = Arc::<Self>::clone(self);
-            self.inner.slot.cancel(&work);
+        if self.complete(|| Err(self.inner.slot.cancelled_error())) {
+            let job: Arc<dyn Job> = Arc::<Self>::clone(self);
+            self.inner.slot.cancel(&job);
         }
     }
 }
@@ -60,12 +60,12 @@ impl Job for PooledCall {
         if !self.state.is_active() {
             return JobOutcome::Completed;
         }
-        let answer = self.inner.slot.with_lease(generation, |token| {
-            self.inner.visit(&CallScope::pooled(&self.request, token, &self.state))
+        let answer = self.inner.slot.with_lease(generation, |instance| {
+            self.inner.run(&CallScope::pooled(&self.request, instance, &self.state))
         });
         let Some(answer) = answer else { return JobOutcome::StaleEpoch };
         self.is_counted.store(true, Ordering::Relaxed);
-        self.answer(|| answer);
+        self.complete(|| answer);
         JobOutcome::Completed
     }
 
@@ -75,29 +75,29 @@ impl Job for PooledCall {
             if !self.state.is_active() {
                 return JobOutcome::Completed;
             }
-            let Some(token) = self.inner.slot.lease(generation) else {
+            let Some(instance) = self.inner.slot.lease(generation) else {
                 return JobOutcome::StaleEpoch;
             };
-            let visit = CallScope::pooled(&self.request, &token, &self.state);
-            let answer = self.inner.stride(&visit).await;
-            // Whoever is told may wait for the end of this generation.
-            drop(token);
+            let scope = CallScope::pooled(&self.request, &instance, &self.state);
+            let answer = self.inner.run_async(&scope).await;
+            // Released first: the caller may wait for the unload of this generation.
+            drop(instance);
             self.is_counted.store(true, Ordering::Relaxed);
-            self.answer(|| answer);
+            self.complete(|| answer);
             JobOutcome::Completed
         })
     }
 
-    fn reject(self: Arc<Self>, why: RejectReason) {
+    fn reject(self: Arc<Self>, reason: RejectReason) {
         self.is_counted.store(true, Ordering::Relaxed);
-        self.answer(|| Err(self.inner.slot.reject_error(why)));
+        self.complete(|| Err(self.inner.slot.reject_error(reason)));
     }
 
     fn panicked(self: Arc<Self>) {
-        self.answer(|| Err(lost(&self.inner.slot)));
+        self.complete(|| Err(lost(&self.inner.slot)));
     }
 
-    fn is_wanted(&self) -> bool {
+    fn is_active(&self) -> bool {
         self.state.is_active()
     }
 
@@ -107,7 +107,7 @@ impl Job for PooledCall {
 
     fn check_deadline(self: Arc<Self>, _: Instant) -> DeadlineCheck {
         self.state.time_out();
-        if self.answer(|| Err(self.inner.slot.timeout_error(&self.state))) {
+        if self.complete(|| Err(self.inner.slot.timeout_error(&self.state))) {
             DeadlineCheck::Exceeded { remaining: None }
         } else {
             DeadlineCheck::WithinDeadline
@@ -116,7 +116,7 @@ impl Job for PooledCall {
 }
 
 impl Drop for PooledCall {
-    /// It may have been taken back, or not taken at all.
+    /// Counts a call that was cancelled or not accepted.
     fn drop(&mut self) {
         if *self.is_counted.get_mut() {
             return;
@@ -128,9 +128,24 @@ impl Drop for PooledCall {
     }
 }
 
-/// A pooled call: a future of its reply. Dropping it takes the call back: one that has not
-/// begun never does, and the plugin of one that runs can see it.
-#[must_use = "dropped, the call is taken back"]
+/// The future of a pooled call, which is queued already. Dropping it cancels the call: a call that
+/// has not started never starts, and the plugin of a running one can query the cancellation.
+///
+/// ```
+/// use std::time::Duration;
+/// use hotbay::{Host, Output, Request};
+///
+/// let host = Host::builder()
+///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+///     .build()?;
+/// let call = host.plugin("echo")?.execute(Request::text("a").deadline_in(Duration::from_secs(60)));
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// assert_eq!(call.await?.as_text()?, "a");
+/// # Ok::<(), hotbay::Error>(())
+/// # })?;
+/// # Ok::<(), hotbay::Error>(())
+/// ```
+#[must_use = "dropping the future cancels the call"]
 pub struct Execute(State);
 
 enum State {
@@ -140,28 +155,28 @@ enum State {
 }
 
 struct WaitingCall {
-    ticket: Ticket<Answer>,
-    work: Arc<PooledCall>,
-    /// Where the request named a token: wakes when that is cancelled, whoever polls.
+    receiver: oneshot::Receiver<Answer>,
+    job: Arc<PooledCall>,
+    /// Woken when the request's token is cancelled, whether or not the future is polled.
     _token: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-/// Takes a call back when its token is cancelled, on the thread that cancels it.
+/// Cancels a call when its token is cancelled, on the thread that cancels the token.
 struct CancelOnWake(Weak<PooledCall>);
 
 impl Wake for CancelOnWake {
     fn wake(self: Arc<Self>) {
-        if let Some(work) = self.0.upgrade() {
-            work.cancel();
+        if let Some(job) = self.0.upgrade() {
+            job.cancel();
         }
     }
 }
 
 impl Execute {
-    /// Queues a call, now.
+    /// Queues a call.
     pub(super) fn new(inner: &Arc<Inner>, request: Request<'_>) -> Self {
         match WaitingCall::new(inner, request) {
-            Ok(waits) => Self(State::Waiting(waits)),
+            Ok(waiting) => Self(State::Waiting(waiting)),
             Err(error) => Self(State::Rejected(Some(error))),
         }
     }
@@ -172,55 +187,56 @@ impl WaitingCall {
         let slot = &inner.slot;
         inner.check_process()?;
         let mut request = request.into_owned();
-        let admitted = slot.check_admission().and_then(|()| bound(inner, &mut request));
-        let patience = admitted.inspect_err(|_| slot.count_rejected())?;
+        let admitted = slot.check_admission().and_then(|()| limit_wait(inner, &mut request));
+        let wait_limits = admitted.inspect_err(|_| slot.count_rejected())?;
         if request.is_cancelled() {
             slot.count_rejected();
             return Err(slot.cancelled_before_start());
         }
         let token = request.cancellation_token().cloned();
-        let (teller, ticket) = ticket();
-        let work = Arc::new(PooledCall {
+        let (sender, receiver) = oneshot::channel();
+        let job = Arc::new(PooledCall {
             inner: Arc::clone(inner),
             request,
             state: CallState::default(),
-            teller: Mutex::new(Some(teller)),
+            sender: Mutex::new(Some(sender)),
             is_counted: AtomicBool::new(false),
         });
-        slot.enqueue(Arc::<PooledCall>::clone(&work), patience)?;
+        slot.enqueue(Arc::<PooledCall>::clone(&job), wait_limits)?;
         let mut token = token.map(|token| Box::pin(token.cancelled_owned()));
         if let Some(token) = &mut token {
-            let waker = Waker::from(Arc::new(CancelOnWake(Arc::downgrade(&work))));
+            let waker = Waker::from(Arc::new(CancelOnWake(Arc::downgrade(&job))));
             if token.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                work.cancel();
+                job.cancel();
             }
         }
-        Ok(Self { ticket, work, _token: token })
+        Ok(Self { receiver, job, _token: token })
     }
 }
 
-/// How long a call may wait; its deadline becomes the request's.
-fn bound(inner: &Inner, request: &mut Request<'_>) -> Result<WaitLimits, Error> {
+/// Returns how long a call may wait, and sets its deadline.
+fn limit_wait(inner: &Inner, request: &mut Request<'_>) -> Result<WaitLimits, Error> {
     let slot = &inner.slot;
-    let place_wait_max = request.place_wait_max();
-    let terms = slot.load_policy();
-    let want_time = terms.as_ref().is_some_and(|terms| terms.needs_clock(request.deadline()));
-    if !want_time && request.deadline().is_none() && place_wait_max.is_none() {
+    let space_timeout = request.space_timeout();
+    let policy = slot.load_policy();
+    let needs_clock = policy.as_ref().is_some_and(|policy| policy.needs_clock(request.deadline()));
+    if !needs_clock && request.deadline().is_none() && space_timeout.is_none() {
         return Ok(WaitLimits::default());
     }
     let now = Instant::now();
-    if let Some(deadline) = terms.as_ref().and_then(|terms| terms.deadline(now, request.deadline()))
+    if let Some(deadline) =
+        policy.as_ref().and_then(|policy| policy.deadline(now, request.deadline()))
     {
         request.set_deadline(Some(deadline));
     }
     if request.deadline().is_some_and(|deadline| deadline <= now) {
         return Err(slot.deadline_error("was not called: the deadline had passed"));
     }
-    let age_max = terms.as_ref().and_then(|terms| terms.queue_timeout);
+    let queue_timeout = policy.as_ref().and_then(|policy| policy.queue_timeout);
     Ok(WaitLimits {
         deadline: request.deadline(),
-        space_until: place_wait_max.map(|wait_max| after(now, wait_max)),
-        expires_at: age_max.map(|age_max| after(now, age_max)),
+        space_until: space_timeout.map(|timeout| after(now, timeout)),
+        expires_at: queue_timeout.map(|timeout| after(now, timeout)),
     })
 }
 
@@ -229,14 +245,16 @@ impl Future for Execute {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = match &mut self.0 {
-            State::Waiting(waits) if !waits.work.inner.process.is_current() => {
-                Err(waits.work.inner.forked())
+            State::Waiting(waiting) if !waiting.job.inner.process.is_current() => {
+                Err(waiting.job.inner.forked())
             }
-            State::Waiting(waits) => match Pin::new(&mut waits.ticket).poll(context) {
-                Poll::Ready(answer) => answer.unwrap_or_else(|| Err(lost(&waits.work.inner.slot))),
+            State::Waiting(waiting) => match Pin::new(&mut waiting.receiver).poll(context) {
+                Poll::Ready(answer) => {
+                    answer.unwrap_or_else(|_| Err(lost(&waiting.job.inner.slot)))
+                }
                 Poll::Pending => return Poll::Pending,
             },
-            // Polled after it was ready, as no future may be.
+            // Polled after it was ready, which no executor does.
             State::Rejected(None) | State::Done => return Poll::Pending,
             State::Rejected(error) => match error.take() {
                 Some(error) => Err(error),
@@ -250,8 +268,8 @@ impl Future for Execute {
 
 impl Drop for WaitingCall {
     fn drop(&mut self) {
-        if self.work.inner.process.is_current() {
-            self.work.cancel();
+        if self.job.inner.process.is_current() {
+            self.job.cancel();
         }
     }
 }

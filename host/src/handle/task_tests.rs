@@ -1,5 +1,5 @@
-//! Pooled calls of a generation that runs them as tasks: a compiled-in plugin stands in for a
-//! process, which answers at once and in the thread that asks.
+//! Pooled calls of a generation that runs them as tasks. A compiled-in plugin stands in for a
+//! process; it answers at once in the calling thread.
 
 use std::future::{pending, ready};
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::pool::WorkerThreads;
 use crate::slot::{Admission, CallScope};
 use crate::{Call, Layer, Next, Reply};
 
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A host with a plugin that answers with the name of the thread that it runs on.
-fn host(layer: Option<Through>) -> Host {
+/// Creates a host with a plugin that answers with the name of the thread that it runs on.
+fn host(layer: Option<PassThrough>) -> Host {
     let thread = || std::thread::current().name().unwrap_or_default().to_owned();
     let builder = Host::builder().register_fn("where", move |_, input| match input.as_text()? {
-        "fail" => Err(PluginError::new(3, "as asked")),
+        "fail" => Err(PluginError::new(3, "as requested")),
         _ => Ok(Output::text(thread())),
     });
     let builder = layer.into_iter().fold(builder, |builder, layer| builder.layer(layer));
@@ -38,20 +38,20 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).thread_name("task").build().expect("a runtime")
 }
 
-struct Through;
+struct PassThrough;
 
-impl Layer for Through {
+impl Layer for PassThrough {
     fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
         next.call(call)
     }
 }
 
-/// Puts a generation in the place of the one that serves, whose calls run as tasks, two at once.
+/// Replaces the current generation with one whose calls run as tasks, with two workers.
 fn move_to_tasks(plugin: &PluginHandle, runtime: &Runtime) -> Arc<Generation> {
     let slot = &plugin.inner.slot;
-    let paused = slot.pause().expect("it serves");
+    let paused = slot.pause().expect("a current generation");
     let before = &paused.generation;
-    let instance = before.take_backend(WAIT_MAX).expect("nobody calls it");
+    let backend = before.take_backend(TIMEOUT).expect("no lease is left");
     let parts = Parts {
         name: before.name.clone(),
         id: slot.next_generation(),
@@ -64,16 +64,16 @@ fn move_to_tasks(plugin: &PluginHandle, runtime: &Runtime) -> Arc<Generation> {
         events: before.events.clone(),
         services: None,
     };
-    let token = InstanceRef::new(parts, instance);
-    let generation = Arc::clone(token.generation());
-    assert!(slot.promote(token).expect("it is not unloaded").is_none());
+    let instance = InstanceRef::new(parts, backend);
+    let generation = Arc::clone(instance.generation());
+    assert!(slot.promote(instance).expect("it is not unloaded").is_none());
     generation
 }
 
 #[test]
-fn pooled_calls_run_on_the_runtime_and_the_layers_count_them() {
+fn pooled_calls_run_on_runtime_and_are_counted() {
     let (host, runtime) = (host(None), runtime());
-    let plugin = host.plugin("where").expect("it is there");
+    let plugin = host.plugin("where").expect("a plugin");
     let generation = move_to_tasks(&plugin, &runtime);
     runtime.block_on(async {
         for _ in 0..3 {
@@ -87,25 +87,25 @@ fn pooled_calls_run_on_the_runtime_and_the_layers_count_them() {
         }
         let failed = plugin.execute(Request::text("fail")).await.expect_err("it fails");
         assert_eq!(failed.kind(), ErrorKind::Plugin);
-        let denied = Request::text("").operation("write").deadline_in(WAIT_MAX);
+        let denied = Request::text("").operation("write").deadline_in(TIMEOUT);
         assert_eq!(
             plugin.execute(denied).await.expect_err("no").kind(),
             ErrorKind::PermissionDenied
         );
     });
-    let meter = &plugin.inner.slot.counters;
-    assert_eq!(meter.calls.sum(), 25);
-    assert_eq!(meter.errors.load(Ordering::Relaxed), 1);
-    assert_eq!(meter.refused.load(Ordering::Relaxed), 1);
+    let counters = &plugin.inner.slot.counters;
+    assert_eq!(counters.calls.sum(), 25);
+    assert_eq!(counters.errors.load(Ordering::Relaxed), 1);
+    assert_eq!(counters.refused.load(Ordering::Relaxed), 1);
     assert_eq!(plugin.unbounded(), None);
-    runtime.block_on(host.unload("where")).expect("it is there");
+    runtime.block_on(host.unload("where")).expect("a plugin");
     assert!(matches!(generation.state(), State::Closed));
 }
 
 #[test]
-fn calls_that_wait_at_a_reload_go_to_the_tasks_of_the_next_generation() {
+fn queued_calls_run_on_next_generation_after_reload() {
     let (host, runtime) = (host(None), runtime());
-    let plugin = host.plugin("where").expect("it is there");
+    let plugin = host.plugin("where").expect("a plugin");
     let before = move_to_tasks(&plugin, &runtime);
     let calls: Vec<_> = (0..50).map(|_| plugin.execute(Request::text(""))).collect();
     let after = move_to_tasks(&plugin, &runtime);
@@ -118,26 +118,26 @@ fn calls_that_wait_at_a_reload_go_to_the_tasks_of_the_next_generation() {
 }
 
 #[test]
-fn with_layers_of_the_application_calls_go_to_threads_all_the_same() {
-    let (host, runtime) = (host(Some(Through)), runtime());
-    let plugin = host.plugin("where").expect("it is there");
+fn calls_with_layers_of_application_run_on_threads() {
+    let (host, runtime) = (host(Some(PassThrough)), runtime());
+    let plugin = host.plugin("where").expect("a plugin");
     let _ = move_to_tasks(&plugin, &runtime);
     let reply = runtime.block_on(plugin.execute(Request::text("")));
     assert_eq!(reply.expect("an answer").as_text().expect("text"), "thread");
 }
 
 #[test]
-fn chunks_run_as_tasks_with_an_outcome_for_each_call() {
+fn chunk_runs_as_task_with_an_outcome_for_each_call() {
     let (host, runtime) = (host(None), runtime());
-    let plugin = host.plugin("where").expect("it is there");
+    let plugin = host.plugin("where").expect("a plugin");
     let _ = move_to_tasks(&plugin, &runtime);
-    for wait_max in [None, Some(WAIT_MAX)] {
-        let outcomes = runtime.block_on(plugin.execute_each(calls(), wait_max));
+    for timeout in [None, Some(TIMEOUT)] {
+        let outcomes = runtime.block_on(plugin.execute_each(calls(), timeout));
         check(&outcomes);
     }
 }
 
-/// Five calls: one fails, and one is answered before it is made.
+/// Returns five calls: one will fail, and one has failed before it is made.
 fn calls() -> Vec<BatchItem> {
     let texts = ["", "fail", "", "", ""].map(|text| BatchItem::Pending(Request::text(text)));
     let mut calls = Vec::from(texts);
@@ -155,66 +155,66 @@ fn check(outcomes: &[BatchItem]) {
         })
         .collect();
     let text = || Ok("task".to_owned());
-    let wanted = [text(), Err(ErrorKind::Plugin), Err(ErrorKind::InvalidInput), text(), text()];
-    assert_eq!(kinds, wanted);
+    let expected = [text(), Err(ErrorKind::Plugin), Err(ErrorKind::InvalidInput), text(), text()];
+    assert_eq!(kinds, expected);
 }
 
 #[test]
-fn a_group_is_answered_by_one_exchange_and_each_call_goes_through_the_layers() {
+fn batch_is_answered_by_one_exchange_after_the_layers() {
     let (host, runtime) = (host(None), runtime());
-    let plugin = host.plugin("where").expect("it is there");
+    let plugin = host.plugin("where").expect("a plugin");
     let generation = move_to_tasks(&plugin, &runtime);
     let inner = Arc::clone(&plugin.inner);
     let outcomes = runtime.spawn(async move {
-        let token = inner.slot.lease(generation.id.get()).expect("it serves");
+        let instance = inner.slot.lease(generation.id.get()).expect("a current generation");
         let mut calls = calls();
         calls.push(BatchItem::Pending(Request::text("").operation("write")));
-        let many = BatchJob::for_tests(&inner);
-        many.call_together(&token, &mut calls).await;
+        let batch = BatchJob::for_tests(&inner);
+        batch.call_together(&instance, &mut calls).await;
         calls
     });
     let mut outcomes = runtime.block_on(outcomes).expect("no panic");
-    // The layers refused it, so that it was not waited for.
-    let refused = outcomes.pop();
+    // A layer rejected it, so the exchange did not wait for it.
+    let rejected = outcomes.pop();
     assert!(
-        matches!(refused, Some(BatchItem::Failed(error)) if error.kind() == ErrorKind::PermissionDenied)
+        matches!(rejected, Some(BatchItem::Failed(error)) if error.kind() == ErrorKind::PermissionDenied)
     );
     check(&outcomes);
     assert_eq!(plugin.inner.slot.counters.calls.sum(), 5);
 }
 
 #[test]
-fn an_exchange_ends_when_nobody_wants_the_answer_or_its_generation_has_to_end() {
+fn exchange_ends_on_cancellation_or_unload() {
     let (host, runtime) = (host(None), runtime());
-    let plugin = host.plugin("where").expect("it is there");
+    let plugin = host.plugin("where").expect("a plugin");
     let generation = move_to_tasks(&plugin, &runtime);
     let slot = &plugin.inner.slot;
     runtime.block_on(async {
-        let token = slot.lease(generation.id.get()).expect("it serves");
-        let standing = CallState::default();
-        standing.mark_async();
+        let instance = slot.lease(generation.id.get()).expect("a current generation");
+        let state = CallState::default();
+        state.mark_async();
         let never = || pending::<Result<(), Error>>();
-        let (ended, ()) = tokio::join!(slot.until_cancelled(&token, &standing, never()), async {
-            standing.cancel();
+        let (outcome, ()) = tokio::join!(slot.until_cancelled(&instance, &state, never()), async {
+            state.cancel();
         });
-        assert_eq!(ended.expect_err("it was taken back").kind(), ErrorKind::Cancelled);
-        // Whoever comes too late hears it too; an answer that is there counts all the same.
-        let ended = slot.until_cancelled(&token, &standing, never()).await;
-        assert_eq!(ended.expect_err("it was taken back").kind(), ErrorKind::Cancelled);
-        assert!(slot.until_cancelled(&token, &standing, ready(Ok(()))).await.is_ok());
+        assert_eq!(outcome.expect_err("it was cancelled").kind(), ErrorKind::Cancelled);
+        // Also if it was cancelled before; but a result that is ready is returned.
+        let outcome = slot.until_cancelled(&instance, &state, never()).await;
+        assert_eq!(outcome.expect_err("it was cancelled").kind(), ErrorKind::Cancelled);
+        assert!(slot.until_cancelled(&instance, &state, ready(Ok(()))).await.is_ok());
 
-        let standing = CallState::default();
-        standing.mark_async();
-        let exchange = slot.until_cancelled(&token, &standing, never());
-        let (ended, ()) = tokio::join!(exchange, async { generation.abort_calls() });
-        assert_eq!(ended.expect_err("its plugin ended").kind(), ErrorKind::Retired);
+        let state = CallState::default();
+        state.mark_async();
+        let exchange = slot.until_cancelled(&instance, &state, never());
+        let (outcome, ()) = tokio::join!(exchange, async { generation.abort_calls() });
+        assert_eq!(outcome.expect_err("its plugin was unloaded").kind(), ErrorKind::Retired);
     });
 }
 
 #[test]
-fn a_call_taken_back_by_its_token_is_told_so_and_is_no_lost_worker() {
+fn call_cancelled_by_token_abandons_no_worker() {
     let (host, runtime) = (host(None), runtime());
-    let plugin = host.plugin("where").expect("it is there");
+    let plugin = host.plugin("where").expect("a plugin");
     let _ = move_to_tasks(&plugin, &runtime);
     runtime.block_on(async {
         for _ in 0..200 {
@@ -233,46 +233,47 @@ fn a_call_taken_back_by_its_token_is_told_so_and_is_no_lost_worker() {
 }
 
 #[test]
-fn a_runtime_that_ends_leaves_no_call_without_an_answer() {
-    let (host, ended) = (host(None), runtime());
-    let plugin = host.plugin("where").expect("it is there");
-    let _ = move_to_tasks(&plugin, &ended);
-    ended.shutdown_timeout(WAIT_MAX);
+fn runtime_shutdown_leaves_no_call_without_a_result() {
+    let (host, stopped) = (host(None), runtime());
+    let plugin = host.plugin("where").expect("a plugin");
+    let _ = move_to_tasks(&plugin, &stopped);
+    stopped.shutdown_timeout(TIMEOUT);
     let call = plugin.execute(Request::text(""));
     assert_eq!(plugin.inner.slot.running(), (0, 0));
     // It waits for a generation that can run it.
-    let lives = runtime();
-    let _ = move_to_tasks(&plugin, &lives);
-    assert!(lives.block_on(call).is_ok());
+    let running = runtime();
+    let _ = move_to_tasks(&plugin, &running);
+    assert!(running.block_on(call).is_ok());
 }
 
 #[test]
-fn answers_that_do_not_come_in_time_are_held_against_the_generation_that_was_asked() {
+fn timeout_counts_as_fault_of_called_generation_only_once() {
     let (host, runtime) = (host(None), runtime());
-    let plugin = host.plugin("where").expect("it is there");
+    let plugin = host.plugin("where").expect("a plugin");
     let generation = move_to_tasks(&plugin, &runtime);
     let slot = &plugin.inner.slot;
-    let token = slot.lease(generation.id.get()).expect("it serves");
-    let (request, standing, told) = (Request::text(""), CallState::default(), CallState::default());
-    told.time_out();
-    let judge = |standing, error| {
-        let visit = CallScope::pooled(&request, &token, standing);
-        slot.record_outcome(Admission::Normal, &visit, &Err(error));
+    let instance = slot.lease(generation.id.get()).expect("a current generation");
+    let (request, state, timed_out) =
+        (Request::text(""), CallState::default(), CallState::default());
+    timed_out.time_out();
+    let record = |state, error| {
+        let scope = CallScope::pooled(&request, &instance, state);
+        slot.record_outcome(Admission::Normal, &scope, &Err(error));
         (slot.counters.abandoned.load(Ordering::Relaxed), slot.health.is_quarantined())
     };
-    let not_asked = || slot.deadline_error("was not called");
+    let not_called = || slot.deadline_error("was not called");
     let unanswered = || slot.deadline_error("did not answer").in_generation(generation.id);
-    let left = || Error::new(ErrorKind::Disconnected, "ended").in_generation(generation.id);
+    let exited = || Error::new(ErrorKind::Disconnected, "exited").in_generation(generation.id);
     for _ in 0..9 {
-        assert_eq!(judge(&standing, not_asked()), (0, false));
-        assert_eq!(judge(&standing, left()), (0, false));
-        // The clock has held it against the plugin before.
-        assert_eq!(judge(&told, unanswered()), (0, false));
+        assert_eq!(record(&state, not_called()), (0, false));
+        assert_eq!(record(&state, exited()), (0, false));
+        // The timer has recorded this timeout before.
+        assert_eq!(record(&timed_out, unanswered()), (0, false));
     }
     for faults in 1..5 {
-        assert_eq!(judge(&standing, unanswered()), (faults, false));
-        assert_eq!(judge(&standing, unanswered()), (faults, false), "a call counts once");
-        standing.reset();
+        assert_eq!(record(&state, unanswered()), (faults, false));
+        assert_eq!(record(&state, unanswered()), (faults, false), "a call counts once");
+        state.reset();
     }
-    assert_eq!(judge(&standing, unanswered()), (5, true));
+    assert_eq!(record(&state, unanswered()), (5, true));
 }

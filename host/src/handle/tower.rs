@@ -1,5 +1,5 @@
-//! A plugin as a service of tower, so that tower's layers go around it. Adds nothing to a pooled
-//! call and keeps no call back.
+//! A plugin as a tower service, so that tower's layers can wrap it. Adds nothing to a pooled call
+//! and buffers no call.
 
 use std::task::{Context, Poll};
 
@@ -14,9 +14,9 @@ impl Service<Request<'static>> for PluginHandle {
     type Error = Error;
     type Future = Execute;
 
-    /// Always ready. The queue is bounded all the same: where it is full, the call itself answers
-    /// `Overloaded`, or waits as long as the request
-    /// [waits for a place](Request::wait_for_place).
+    /// Always ready. The queue is bounded all the same: if it is full, the call itself returns
+    /// `Overloaded`, or waits for as long as the request
+    /// [waits for space](Request::wait_for_place).
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
     }

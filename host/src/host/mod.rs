@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use hotbay_plugin::Snapshot;
+use tokio::sync::oneshot;
 
 use crate::error::{Error, ErrorKind};
 use crate::event::{EventBusOwner, Events};
@@ -28,7 +29,6 @@ use crate::handle::PluginHandle;
 use crate::id::PluginName;
 use crate::layers::Layers;
 use crate::pipeline::{Find, Pipeline, PipelineStep};
-use crate::pool::ticket;
 use crate::providers::{Choices, Preferences};
 use crate::reload::{Candidate, CoalescingQueue, LoaderContext, Source, Watch};
 use crate::sync::{SameProcess, WaitGroup, lock};
@@ -189,10 +189,10 @@ impl Host {
     /// not accept the new version; `Superseded` when a later request took this one's place.
     pub async fn reload(&self, name: &str) -> Result<Reloaded, Error> {
         let plugin = self.inner.table.find(name)?.name().clone();
-        let (teller, ticket) = ticket();
+        let (teller, ticket) = oneshot::channel();
         self.inner.request_reload(&plugin, Request::Caller(teller));
         let reloaded = ticket.await;
-        reloaded.unwrap_or_else(|| Err(crate::error::bug!("the reload of `{plugin}` was lost")))
+        reloaded.unwrap_or_else(|_| Err(crate::error::bug!("the reload of `{plugin}` was lost")))
     }
 
     /// What happens from now on.
@@ -248,14 +248,14 @@ async fn on_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
-    let (teller, ticket) = ticket();
+    let (teller, ticket) = oneshot::channel();
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        teller.tell(work());
+        let _ = teller.send(work());
     });
     spawned.map_err(|error| {
         Error::new(ErrorKind::Overloaded, "the system gave no thread for this").caused_by(error)
     })?;
-    ticket.await.ok_or_else(|| crate::error::bug!("the thread `{name}` ended without a word"))
+    ticket.await.map_err(|_| crate::error::bug!("the thread `{name}` ended without a word"))
 }
 
 impl Inner {

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 use crate::handle::PluginHandle;
 use crate::id::{InvalidName, PluginName};
 use crate::manifest::{Kind, Manifest};
-use crate::providers::{Offers, Place, Preference, ProviderSource, Providers, Rank};
+use crate::providers::{Location, Offers, Preference, ProviderSource, Providers, Rank};
 
 impl Host {
     /// Finds the plugins that provide a contract: those whose manifests name it in `provides`.
@@ -72,7 +72,7 @@ impl ProviderSource for Registrar {
 
     fn chosen(&self, contract: &str, accepted: &VersionReq, in_order: &[PluginName]) {
         if let Some(inner) = self.0.upgrade() {
-            inner.choices.note(contract, accepted, in_order, &inner.workshop.board);
+            inner.choices.record(contract, accepted, in_order, &inner.workshop.board);
         }
     }
 }
@@ -84,11 +84,11 @@ impl Inner {
         accepted: &VersionReq,
     ) -> Result<Vec<(Rank, PluginHandle)>, Error> {
         let look = |manifest: &Manifest, folder: Option<&Path>, offers: &Offers, handle: &_| {
-            let offer = offers.of(contract).find(|offer| offer.suits(accepted))?;
+            let offer = offers.of(contract).find(|offer| offer.matches(accepted))?;
             let place = match (folder, manifest.kind()) {
-                (None, _) => Place::CompiledIn,
-                (Some(_), Kind::Library) => Place::Library,
-                (Some(_), Kind::Process) => Place::Process,
+                (None, _) => Location::CompiledIn,
+                (Some(_), Kind::Library) => Location::Library,
+                (Some(_), Kind::Process) => Location::Process,
             };
             let name = manifest.name();
             let rank = self.preferences.rank(contract, &offer.contract, name, place);

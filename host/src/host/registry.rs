@@ -258,7 +258,7 @@ impl Registry {
 
     fn write(&self) -> RwLockWriteGuard<'_, Entries> {
         let entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        self.changes.one_more();
+        self.changes.increment();
         entries
     }
 }

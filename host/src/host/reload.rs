@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::Inner;
 use super::watching::FolderAttempt;
 use crate::artifact::digest::Artifact;
@@ -11,7 +13,6 @@ use crate::event::HostEvent;
 use crate::generation::Generation;
 use crate::generation::unload::unload;
 use crate::id::{GenerationId, PluginName};
-use crate::pool::Teller;
 use crate::reload::{
     Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact, swap,
 };
@@ -30,7 +31,7 @@ pub enum Reloaded {
 /// Who waits for a reload.
 #[derive(Debug)]
 pub(super) enum Request {
-    Caller(Teller<Result<Reloaded, Error>>),
+    Caller(oneshot::Sender<Result<Reloaded, Error>>),
     Watch(FolderAttempt),
 }
 
@@ -45,7 +46,9 @@ impl Inner {
         match taken {
             Submission::Run(request) => self.submit(plugin.clone(), request),
             Submission::Queued => {}
-            Submission::Replaced(Request::Caller(teller)) => teller.tell(Err(superseded(plugin))),
+            Submission::Replaced(Request::Caller(teller)) => {
+                let _ = teller.send(Err(superseded(plugin)));
+            }
             Submission::Replaced(Request::Watch(visit)) => drop(visit),
         }
     }
@@ -85,7 +88,7 @@ impl Inner {
         match request {
             Request::Caller(teller) => {
                 self.emit_rolled_back(plugin, &reloaded);
-                teller.tell(reloaded);
+                let _ = teller.send(reloaded);
             }
             Request::Watch(visit) => {
                 if visit.reloaded(&reloaded, content) {

@@ -1,4 +1,4 @@
-//! The application's own layers: what it puts around the calls of its plugins.
+//! Layers of the application around the calls of its plugins.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,12 +14,11 @@ use crate::id::PluginName;
 use crate::manifest::Manifest;
 use crate::slot::{AsyncService, CallScope, Method, Slot, SyncService};
 
-/// Something that an application puts around the calls of its plugins: authentication, a cache,
-/// a log of its own.
+/// A layer of the application around the calls of its plugins, such as authentication, a cache or
+/// a log.
 ///
-/// Runs in the thread that runs the call, which is the caller's for
-/// [`call`](crate::PluginHandle::call) and the plugin's own for
-/// [`execute`](crate::PluginHandle::execute). Costs two calls through a pointer.
+/// Runs in the thread of the call: the caller's for [`call`](crate::PluginHandle::call), a worker
+/// of the plugin for [`execute`](crate::PluginHandle::execute). Costs two calls through a pointer.
 ///
 /// ```
 /// use hotbay::{Call, Error, Host, Layer, Next, Output, Reply, Request};
@@ -44,72 +43,71 @@ use crate::slot::{AsyncService, CallScope, Method, Slot, SyncService};
 ///
 /// # Panics
 ///
-/// A layer that panics fails its call with the kind `LayerPanicked`, and nothing is held against the
-/// plugin.
+/// A call fails with `LayerPanicked` if a layer panics; the plugin's health is not affected.
 pub trait Layer: Send + Sync + 'static {
-    /// Answers the call, as a rule with what `next` answers; or refuses it, see
-    /// [`Error::denied`].
+    /// Handles a call: usually returns what `next` returns. To reject the call, return an error
+    /// such as [`Error::denied`].
     ///
     /// # Errors
     ///
     /// Those of `next`, and the layer's own.
     fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error>;
 
-    /// Whether this layer is put around the calls of this plugin; asked once, when the plugin
-    /// is first loaded. By default it is put around all.
+    /// Returns whether this layer applies to a plugin. Called once, when the plugin is first
+    /// loaded. By default a layer applies to all.
     fn applies_to(&self, manifest: &Manifest) -> bool {
         let _ = manifest;
         true
     }
 }
 
-/// A call on its way to a plugin, as layers see it.
+/// A call on its way to a plugin.
 #[derive(Clone, Copy)]
 pub struct Call<'c> {
     plugin: &'c PluginName,
-    visit: CallScope<'c>,
+    scope: CallScope<'c>,
 }
 
 impl<'c> Call<'c> {
-    /// The plugin that is called.
+    /// Returns the name of the plugin.
     pub fn plugin(&self) -> &'c PluginName {
         self.plugin
     }
 
-    /// How the call is made.
+    /// Returns how the call is made.
     pub fn method(&self) -> Method {
-        self.visit.method
+        self.scope.method
     }
 
-    /// What is asked.
+    /// Returns the request.
     pub fn request(&self) -> &'c Request<'c> {
-        self.visit.request
+        self.scope.request
     }
 
-    /// What the plugin is asked to do, if the request names it.
+    /// Returns the operation, if the request names one.
     pub fn operation(&self) -> Option<&'c str> {
-        self.visit.request.named_operation()
+        self.scope.request.named_operation()
     }
 
-    /// The trace that the call belongs to, if the request names it.
+    /// Returns the trace context, if the request has one.
     pub fn trace(&self) -> Option<&'c TraceContext> {
-        self.visit.request.trace()
+        self.scope.request.trace()
     }
 
-    /// How long the answer is still wanted; none: for ever.
+    /// Returns the time until the deadline, or `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
-        let deadline = self.visit.request.deadline()?;
+        let deadline = self.scope.request.deadline()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// The same call with another request; see [`Request::with_terms_of`].
+    /// Replaces the request; see [`Request::with_terms_of`].
     #[must_use]
     pub fn with_request<'n>(self, request: &'n Request<'n>) -> Call<'n>
     where
         'c: 'n,
     {
-        let visit: CallScope<'n> = CallScope { request, ..self.visit };
-        Call { plugin: self.plugin, visit }
+        let scope: CallScope<'n> = CallScope { request, ..self.scope };
+        Call { plugin: self.plugin, scope }
     }
 }
 
@@ -122,21 +120,21 @@ impl fmt::Debug for Call<'_> {
     }
 }
 
-/// What a layer is around: the next layer, or the plugin. May be called again, to try again.
+/// The rest of the call path: the next layer, or the plugin. May be called again, to retry.
 #[derive(Clone, Copy)]
 pub struct Next<'n> {
-    step: &'n dyn SyncService,
+    service: &'n dyn SyncService,
 }
 
 impl Next<'_> {
-    /// Goes on with the call.
+    /// Continues the call.
     ///
     /// # Errors
     ///
     /// Those of [`PluginHandle::call`](crate::PluginHandle::call).
     pub fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
         let mut reply = Reply::vacant();
-        self.step.call(&call.visit, &mut reply)?;
+        self.service.call(&call.scope, &mut reply)?;
         Ok(reply)
     }
 }
@@ -147,7 +145,7 @@ impl fmt::Debug for Next<'_> {
     }
 }
 
-/// One layer of the application, and what it is around.
+/// One layer of the application, and the service inside it.
 struct UserLayer {
     layer: Arc<dyn Layer>,
     slot: Arc<Slot>,
@@ -155,9 +153,9 @@ struct UserLayer {
 }
 
 impl SyncService for UserLayer {
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let call = Call { plugin: &self.slot.name, visit: *visit };
-        let next = Next { step: &*self.inner };
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let call = Call { plugin: &self.slot.name, scope: *scope };
+        let next = Next { service: &*self.inner };
         let answer = catch_unwind(AssertUnwindSafe(|| self.layer.call(call, next)));
         let answer = answer.map_err(|payload| panic_error(&self.slot, "a layer", payload));
         *reply = answer?.map_err(|error| error.of_if_unset(&self.slot.name))?;
@@ -165,31 +163,31 @@ impl SyncService for UserLayer {
     }
 }
 
-/// The application's layers around one plugin, or none.
+/// The application's layers around one plugin.
 pub(crate) enum UserLayers<S> {
     None(S),
     Some(Box<dyn SyncService>),
 }
 
 impl<S: SyncService + 'static> UserLayers<S> {
-    /// Puts `layers` around `inner`, the first outermost.
+    /// Wraps `inner` in `layers`, the first outermost.
     pub(super) fn around(slot: &Arc<Slot>, layers: &[Arc<dyn Layer>], inner: S) -> Self {
         let Some((first, others)) = layers.split_first() else { return Self::None(inner) };
-        let mut step: Box<dyn SyncService> = Box::new(inner);
+        let mut service: Box<dyn SyncService> = Box::new(inner);
         for layer in others.iter().rev().chain([first]) {
             let (layer, slot) = (Arc::clone(layer), Arc::clone(slot));
-            step = Box::new(UserLayer { layer, slot, inner: step });
+            service = Box::new(UserLayer { layer, slot, inner: service });
         }
-        Self::Some(step)
+        Self::Some(service)
     }
 }
 
 impl<S: SyncService> SyncService for UserLayers<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         match self {
-            Self::None(inner) => inner.call(visit, reply),
-            Self::Some(layered) => layered.call(visit, reply),
+            Self::None(inner) => inner.call(scope, reply),
+            Self::Some(layered) => layered.call(scope, reply),
         }
     }
 }
@@ -197,12 +195,12 @@ impl<S: SyncService> SyncService for UserLayers<S> {
 impl<S: AsyncService> AsyncService for UserLayers<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
         match self {
-            Self::None(inner) => inner.call_async(visit, reply).await,
-            // Its layers would hold up the thread that runs the tasks.
+            Self::None(inner) => inner.call_async(scope, reply).await,
+            // A layer is synchronous and would block the runtime.
             Self::Some(_) => Err(bug!("a task went through layers of the application")),
         }
     }

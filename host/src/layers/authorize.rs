@@ -1,5 +1,5 @@
-//! Refuses requests that name an operation which the plugin was not granted. Costs a null check
-//! where the request names none, and a look into a small set where it does.
+//! Rejects requests for an operation that the plugin has no permission for. Costs a null check if
+//! the request names none, else a lookup in a small set.
 
 use std::sync::Arc;
 
@@ -21,20 +21,20 @@ impl<S> Authorize<S> {
 
 impl<S: SyncService> SyncService for Authorize<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        if visit.request.named_operation().is_none() {
-            return self.inner.call(visit, reply);
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        if scope.request.named_operation().is_none() {
+            return self.inner.call(scope, reply);
         }
-        self.check_and_call(visit, reply)
+        self.check_and_call(scope, reply)
     }
 }
 
 impl<S: SyncService> Authorize<S> {
     #[inline(never)]
-    fn check_and_call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        self.slot.with_policy(visit, |visit, terms| {
-            terms.check_operation(&self.slot.name, visit.request)?;
-            self.inner.call(visit, reply)
+    fn check_and_call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        self.slot.with_policy(scope, |scope, policy| {
+            policy.check_operation(&self.slot.name, scope.request)?;
+            self.inner.call(scope, reply)
         })
     }
 }
@@ -42,15 +42,15 @@ impl<S: SyncService> Authorize<S> {
 impl<S: AsyncService> AsyncService for Authorize<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        if visit.request.named_operation().is_none() {
-            return self.inner.call_async(visit, reply).await;
+        if scope.request.named_operation().is_none() {
+            return self.inner.call_async(scope, reply).await;
         }
-        let terms = visit.leased_policy().ok_or_else(|| self.slot.unloaded_error())?;
-        terms.check_operation(&self.slot.name, visit.request)?;
-        let visit = CallScope { policy: Some(terms), ..*visit };
-        self.inner.call_async(&visit, reply).await
+        let policy = scope.leased_policy().ok_or_else(|| self.slot.unloaded_error())?;
+        policy.check_operation(&self.slot.name, scope.request)?;
+        let scope = CallScope { policy: Some(policy), ..*scope };
+        self.inner.call_async(&scope, reply).await
     }
 }

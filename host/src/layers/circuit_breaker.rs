@@ -1,4 +1,4 @@
-//! Refuses calls while the plugin is quarantined, and reports faults. Costs one load.
+//! Rejects calls while the plugin is quarantined, and records faults. Costs one load.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ impl<S> CircuitBreaker<S> {
 
 impl<S: SyncService> SyncService for CircuitBreaker<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let pass = self.admit(visit)?;
-        let outcome = self.inner.call(visit, reply);
-        self.record_outcome(pass, visit, &outcome);
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let admission = self.admit(scope)?;
+        let outcome = self.inner.call(scope, reply);
+        self.record_outcome(admission, scope, &outcome);
         outcome
     }
 }
@@ -31,30 +31,35 @@ impl<S: SyncService> SyncService for CircuitBreaker<S> {
 impl<S: AsyncService> AsyncService for CircuitBreaker<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        let pass = self.admit(visit)?;
-        let outcome = self.inner.call_async(visit, reply).await;
-        self.record_outcome(pass, visit, &outcome);
+        let admission = self.admit(scope)?;
+        let outcome = self.inner.call_async(scope, reply).await;
+        self.record_outcome(admission, scope, &outcome);
         outcome
     }
 }
 
 impl<S> CircuitBreaker<S> {
     #[inline]
-    fn admit(&self, visit: &CallScope<'_>) -> Result<Admission, Error> {
-        let pass = self.slot.admit(visit)?;
-        if let (Admission::Probe(probe), Some(standing)) = (&pass, visit.state) {
-            standing.mark_probe(probe.number);
+    fn admit(&self, scope: &CallScope<'_>) -> Result<Admission, Error> {
+        let admission = self.slot.admit(scope)?;
+        if let (Admission::Probe(probe), Some(state)) = (&admission, scope.state) {
+            state.mark_probe(probe.number);
         }
-        Ok(pass)
+        Ok(admission)
     }
 
     #[inline]
-    fn record_outcome(&self, pass: Admission, visit: &CallScope<'_>, outcome: &Result<(), Error>) {
-        if !matches!((outcome, &pass), (Ok(()), Admission::Normal)) {
-            self.slot.record_outcome(pass, visit, outcome);
+    fn record_outcome(
+        &self,
+        admission: Admission,
+        scope: &CallScope<'_>,
+        outcome: &Result<(), Error>,
+    ) {
+        if !matches!((outcome, &admission), (Ok(()), Admission::Normal)) {
+            self.slot.record_outcome(admission, scope, outcome);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Bounds the calls that run at once: `limits.in_flight`. Costs one load where there is no
-//! limit; where there is one, all callers count in one place.
+//! Limits the number of concurrent calls (`limits.in_flight`). Costs one load without a limit; with
+//! one, all callers share a counter.
 
 use std::sync::Arc;
 
@@ -21,31 +21,31 @@ impl<S> ConcurrencyLimit<S> {
 
 impl<S: SyncService> SyncService for ConcurrencyLimit<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         if self.slot.limits_in_flight() {
-            return self.call_limited(visit, reply);
+            return self.call_limited(scope, reply);
         }
-        self.inner.call(visit, reply)
+        self.inner.call(scope, reply)
     }
 }
 
 impl<S: SyncService> ConcurrencyLimit<S> {
     #[cold]
-    fn call_limited(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let _entered = self.slot.enter_in_flight()?;
-        self.inner.call(visit, reply)
+    fn call_limited(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let _guard = self.slot.enter_in_flight()?;
+        self.inner.call(scope, reply)
     }
 }
 
 impl<S: AsyncService> AsyncService for ConcurrencyLimit<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        // The calls of a group were counted together.
-        let is_counted = !self.slot.limits_in_flight() || visit.batch_slot.is_some();
-        let _entered = if is_counted { None } else { self.slot.enter_in_flight()? };
-        self.inner.call_async(visit, reply).await
+        // The calls of a batch were counted together.
+        let is_counted = !self.slot.limits_in_flight() || scope.batch_slot.is_some();
+        let _guard = if is_counted { None } else { self.slot.enter_in_flight()? };
+        self.inner.call_async(scope, reply).await
     }
 }

@@ -1,5 +1,5 @@
-//! Refuses calls that nobody waits for any more. Costs two loads where the request names neither
-//! a deadline nor a token, and a look at the clock where it names a deadline.
+//! Rejects calls that were cancelled or whose deadline has passed. Costs two loads if the request
+//! has neither token nor deadline, and reads the clock if it has a deadline.
 
 use std::sync::Arc;
 
@@ -21,23 +21,23 @@ impl<S> Deadline<S> {
 
 impl<S: SyncService> SyncService for Deadline<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        if visit.request.is_bounded() {
-            self.slot.check_active(visit.request)?;
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        if scope.request.is_bounded() {
+            self.slot.check_active(scope.request)?;
         }
-        self.inner.call(visit, reply)
+        self.inner.call(scope, reply)
     }
 }
 
 impl<S: AsyncService> AsyncService for Deadline<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        if visit.request.is_bounded() {
-            self.slot.check_active(visit.request)?;
+        if scope.request.is_bounded() {
+            self.slot.check_active(scope.request)?;
         }
-        self.inner.call_async(visit, reply).await
+        self.inner.call_async(scope, reply).await
     }
 }

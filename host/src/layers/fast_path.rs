@@ -1,5 +1,5 @@
-//! Spares a call the layers below that have nothing to do for it: nearly every one. Costs what
-//! it looks at: two fields of the request and one word of the slot.
+//! Skips the layers below if none of them has anything to do for a call, which is usual. Costs a
+//! check of two fields of the request and one word of the slot.
 
 use std::sync::Arc;
 
@@ -11,26 +11,26 @@ use crate::slot::{Admission, AsyncService, CallScope, Slot, SyncService};
 #[derive(Debug)]
 pub(crate) struct FastPath<S> {
     slot: Arc<Slot>,
-    /// Whether the layers below always have something to do.
+    /// Whether a layer below always has something to do.
     is_disabled: bool,
     inner: S,
 }
 
 impl<S> FastPath<S> {
-    pub(super) fn new(slot: Arc<Slot>, is_closed: bool, inner: S) -> Self {
-        Self { slot, is_disabled: is_closed, inner }
+    pub(super) fn new(slot: Arc<Slot>, is_disabled: bool, inner: S) -> Self {
+        Self { slot, is_disabled, inner }
     }
 }
 
 impl<S: SyncService> SyncService for FastPath<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        if self.needs_slow_path(visit) {
-            return self.inner.call(visit, reply);
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        if self.needs_slow_path(scope) {
+            return self.inner.call(scope, reply);
         }
-        let outcome = self.slot.call(visit, reply);
+        let outcome = self.slot.call(scope, reply);
         if outcome.is_err() {
-            self.slot.record_outcome(Admission::Normal, visit, &outcome);
+            self.slot.record_outcome(Admission::Normal, scope, &outcome);
         }
         outcome
     }
@@ -39,26 +39,27 @@ impl<S: SyncService> SyncService for FastPath<S> {
 impl<S: AsyncService> AsyncService for FastPath<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        if self.needs_slow_path(visit) {
-            return self.inner.call_async(visit, reply).await;
+        if self.needs_slow_path(scope) {
+            return self.inner.call_async(scope, reply).await;
         }
-        let outcome = self.slot.call_async(visit, reply).await;
+        let outcome = self.slot.call_async(scope, reply).await;
         if outcome.is_err() {
-            self.slot.record_outcome(Admission::Normal, visit, &outcome);
+            self.slot.record_outcome(Admission::Normal, scope, &outcome);
         }
         outcome
     }
 }
 
 impl<S> FastPath<S> {
-    /// Whether a layer below has something to do.
+    /// Returns whether a layer below has something to do.
     #[inline(always)]
-    fn needs_slow_path(&self, visit: &CallScope<'_>) -> bool {
-        let is_busy = self.is_disabled || !visit.request.is_plain() || !self.slot.fast_path_ok();
-        // A lease may be of another build than the one that the slot's word is about.
-        is_busy || visit.lease.is_some_and(InstanceRef::checks_input)
+    fn needs_slow_path(&self, scope: &CallScope<'_>) -> bool {
+        let needs_check =
+            self.is_disabled || !scope.request.is_plain() || !self.slot.fast_path_ok();
+        // A lease may be of another generation than the one that the slot's flags describe.
+        needs_check || scope.lease.is_some_and(InstanceRef::checks_input)
     }
 }

@@ -1,5 +1,5 @@
-//! Counts calls and how they ended. Exact, and without a shared counter where calls succeed.
-//! Takes the time of one call in 64 of each thread, because a clock costs as much as a call.
+//! Counts calls and their outcomes: exact, and without a shared counter for calls that succeed.
+//! Times one call in 64 of each thread, because reading the clock costs as much as a call.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,12 +24,12 @@ impl<S> Meter<S> {
 
 impl<S: SyncService> SyncService for Meter<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         let calls = self.slot.counters.calls.own();
         let is_timed = is_sampled(calls);
         let outcome =
-            if is_timed { self.call_timed(visit, reply) } else { self.inner.call(visit, reply) };
-        self.slot.counters.count(calls, visit, &outcome);
+            if is_timed { self.call_timed(scope, reply) } else { self.inner.call(scope, reply) };
+        self.slot.counters.count(calls, scope, &outcome);
         outcome
     }
 }
@@ -37,22 +37,22 @@ impl<S: SyncService> SyncService for Meter<S> {
 impl<S: AsyncService> AsyncService for Meter<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
         let start = Instant::now();
-        let outcome = self.inner.call_async(visit, reply).await;
-        // The cell of the thread that it ends on; which one that is was not known before.
+        let outcome = self.inner.call_async(scope, reply).await;
+        // The shard of the thread on which the call ends, which was unknown before.
         let calls = self.slot.counters.calls.own();
         if is_sampled(calls) {
             self.slot.counters.latencies.record(start.elapsed());
         }
-        self.slot.counters.count(calls, visit, &outcome);
+        self.slot.counters.count(calls, scope, &outcome);
         outcome
     }
 }
 
-/// Whether this call is one of those that are timed.
+/// Returns whether this call is timed.
 #[inline]
 fn is_sampled(calls: LocalShard<'_>) -> bool {
     calls.get() & i64::from(SAMPLED_ONE_IN - 1) == 0
@@ -60,9 +60,9 @@ fn is_sampled(calls: LocalShard<'_>) -> bool {
 
 impl<S: SyncService> Meter<S> {
     #[cold]
-    fn call_timed(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call_timed(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         let start = Instant::now();
-        let outcome = self.inner.call(visit, reply);
+        let outcome = self.inner.call(scope, reply);
         self.slot.counters.latencies.record(start.elapsed());
         outcome
     }
@@ -71,17 +71,17 @@ impl<S: SyncService> Meter<S> {
 impl crate::slot::CallCounters {
     /// Counts one call.
     #[inline]
-    fn count(&self, calls: LocalShard<'_>, visit: &CallScope<'_>, outcome: &Result<(), Error>) {
+    fn count(&self, calls: LocalShard<'_>, scope: &CallScope<'_>, outcome: &Result<(), Error>) {
         calls.add(1);
         if let Err(error) = outcome {
-            self.count_error(visit, error);
+            self.count_error(scope, error);
         }
     }
 
     #[cold]
-    fn count_error(&self, visit: &CallScope<'_>, error: &Error) {
+    fn count_error(&self, scope: &CallScope<'_>, error: &Error) {
         let counter = match error.kind() {
-            // It reached the plugin. Missed deadlines are counted where they are noticed.
+            // It reached the plugin. Timeouts are counted when they are noticed.
             ErrorKind::DeadlineExceeded | ErrorKind::Cancelled | ErrorKind::Retired
                 if error.generation().is_some() =>
             {
@@ -89,7 +89,7 @@ impl crate::slot::CallCounters {
             }
             // The timer may have counted it already.
             ErrorKind::DeadlineExceeded
-                if visit.state.is_some_and(|state| !state.count_timeout_once()) =>
+                if scope.state.is_some_and(|state| !state.count_timeout_once()) =>
             {
                 return;
             }

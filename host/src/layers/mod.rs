@@ -1,25 +1,25 @@
-//! The fittings of the corridor: what happens around every call, in a fixed stack.
+//! The layers around every call, in a fixed stack.
 //!
 //! # Order
 //!
-//! Outermost first, with what each costs a call that it has nothing to do for:
+//! Outermost first, with the cost for a call that the layer has nothing to do for:
 //!
-//! 1. `trace`: a span, if anybody listens; one load.
-//! 2. `meter`: counts, refused calls too; a load and a store in a cell of the thread's own. One
-//!    call in some is timed.
-//! 3. the application's own, in the order in which they were added; nothing if there are none.
-//! 4. `shortcut`: past the others where none of them has anything to do; three loads.
-//! 5. `permit`: refuses what the plugin was not granted.
-//! 6. `validate`: refuses input that does not fit the manifest's `input_schema` or that the
+//! 1. `trace`: a span, if a subscriber is enabled; one load.
+//! 2. `meter`: counts calls, including rejected ones; a load and a store in a shard of the thread.
+//!    Times one call in 64.
+//! 3. the application's layers, in the order in which they were added; nothing without any.
+//! 4. `fast_path`: skips the others if none of them has anything to do; three loads.
+//! 5. `authorize`: rejects operations that the plugin has no permission for.
+//! 6. `validate`: rejects input that does not match the manifest's `input_schema` or that the
 //!    application does not accept.
-//! 7. `cache`: answers what was answered before, if the application wants that; a null check.
-//! 8. `deadline`: refuses what nobody waits for any more.
-//! 9. `breaker`: refuses while the plugin is quarantined, and judges how calls end.
-//! 10. `limit`: bounds the calls that run at once.
+//! 7. `cache`: answers from earlier replies, if the application enables it; a null check.
+//! 8. `deadline`: rejects calls that were cancelled or whose deadline has passed.
+//! 9. `circuit_breaker`: rejects calls while the plugin is quarantined, and records outcomes.
+//! 10. `concurrency_limit`: limits the number of concurrent calls.
 //!
-//! The slot's lease is innermost. Where a reload comes between `permit` or `validate` and the
-//! lease, the slot has the call judged again by the generation that it goes to: what was granted
-//! to one build is not granted to the next.
+//! The slot's lease is innermost. If a reload comes between `authorize` or `validate` and the lease,
+//! the slot checks the call again against the generation that it goes to: permissions of one build
+//! do not carry over to the next.
 
 mod app;
 mod authorize;
@@ -38,9 +38,10 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, fault_of};
+use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 use crate::manifest::Manifest;
+use crate::panic::fault_of;
 use crate::slot::Slot;
 use app::UserLayers;
 pub use app::{Call, Layer, Next};
@@ -55,13 +56,13 @@ use meter::Meter;
 use trace::Trace;
 use validate::{Validate, Validator};
 
-/// The corridor of one plugin.
+/// The call path of one plugin.
 pub(crate) type Stack = Trace<Meter<UserLayers<BuiltinStack>>>;
 
 type BuiltinStack =
     FastPath<Authorize<Validate<Cache<Deadline<CircuitBreaker<ConcurrencyLimit<Arc<Slot>>>>>>>>;
 
-/// What an application puts around calls: layers around all, validators and caches before some.
+/// What an application adds around calls: layers for all plugins, validators and caches for some.
 #[derive(Clone, Default)]
 pub(crate) struct Layers {
     layers: Vec<Arc<dyn Layer>>,
@@ -70,17 +71,17 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    /// Adds one inside of those that are there.
+    /// Adds a layer inside the existing ones.
     pub(crate) fn add(&mut self, layer: Arc<dyn Layer>) {
         self.layers.push(layer);
     }
 
-    /// Adds a validator of one plugin's requests, after those that are there.
+    /// Adds a validator for one plugin's requests, after the existing ones.
     pub(crate) fn validate(&mut self, plugin: PluginName, validator: Arc<Validator>) {
         self.validators.entry(plugin).or_default().push(validator);
     }
 
-    /// Keeps the replies of one plugin, as the last word about it says.
+    /// Sets the cache for one plugin's replies.
     pub(crate) fn cache(&mut self, plugin: PluginName, cache: ResponseCache) {
         self.caches.insert(plugin, cache);
     }
@@ -96,7 +97,7 @@ impl fmt::Debug for Layers {
     }
 }
 
-/// What an application puts around the calls of one plugin.
+/// What an application adds around the calls of one plugin.
 pub(crate) struct PluginLayers {
     layers: Vec<Arc<dyn Layer>>,
     validators: Vec<Arc<Validator>>,
@@ -104,20 +105,19 @@ pub(crate) struct PluginLayers {
 }
 
 impl PluginLayers {
-    /// Whether calls may run as tasks: the application's layers would hold up other tasks.
+    /// Returns whether calls may run as tasks: layers of the application would block the runtime.
     pub(crate) fn supports_async(&self) -> bool {
         self.layers.is_empty()
     }
 }
 
 impl Layers {
-    /// What is put around the calls of a plugin that is about to be loaded; asks the layers.
+    /// Selects the layers for a plugin that is about to be loaded.
     pub(crate) fn of(&self, manifest: &Manifest) -> Result<PluginLayers, Error> {
         let applies = |layer: &&Arc<dyn Layer>| layer.applies_to(manifest);
-        let asked = || self.layers.iter().filter(applies).cloned().collect();
-        let layers = catch_unwind(AssertUnwindSafe(asked)).map_err(|payload| {
-            let message = "was not loaded: a layer of the application panicked when it was asked \
-                           whether it applies";
+        let select = || self.layers.iter().filter(applies).cloned().collect();
+        let layers = catch_unwind(AssertUnwindSafe(select)).map_err(|payload| {
+            let message = "was not loaded: `applies_to` of a layer of the application panicked";
             let error = Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload));
             error.of(manifest.name())
         })?;
@@ -127,19 +127,19 @@ impl Layers {
     }
 }
 
-/// Puts the corridor of `slot` together.
+/// Builds the call path of `slot`.
 pub(crate) fn stack(slot: &Arc<Slot>, applied: &PluginLayers) -> Stack {
     let own = || Arc::clone(slot);
     let inner =
         Deadline::new(own(), CircuitBreaker::new(own(), ConcurrencyLimit::new(own(), own())));
     let inner = Cache::new(own(), applied.cache.as_ref(), inner);
     let inner = Authorize::new(own(), Validate::new(own(), &applied.validators, inner));
-    let is_closed = !applied.validators.is_empty() || applied.cache.is_some();
-    let fittings = FastPath::new(own(), is_closed, inner);
-    Trace::new(own(), Meter::new(own(), UserLayers::around(slot, &applied.layers, fittings)))
+    let is_disabled = !applied.validators.is_empty() || applied.cache.is_some();
+    let builtin = FastPath::new(own(), is_disabled, inner);
+    Trace::new(own(), Meter::new(own(), UserLayers::around(slot, &applied.layers, builtin)))
 }
 
-/// The error of a call around which `what` of the application panicked.
+/// Returns the error of a call during which `what` of the application panicked.
 #[cold]
 fn panic_error(slot: &Slot, what: &str, payload: Box<dyn Any + Send>) -> Error {
     let message = format!("was called, and {what} of the application panicked");

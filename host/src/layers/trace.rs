@@ -1,5 +1,5 @@
-//! A span around each call, at debug level: plugin, generation, call id, and the ids of the
-//! trace that the request names. Without a listener it costs one load.
+//! A span around each call at debug level: plugin, generation, call id, and the ids of the
+//! request's trace context. Costs one load if no subscriber is enabled.
 
 use std::sync::Arc;
 
@@ -24,11 +24,11 @@ impl<S> Trace<S> {
 
 impl<S: SyncService> SyncService for Trace<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         if tracing::level_enabled!(Level::DEBUG) {
-            self.call_in_span(visit, reply)
+            self.call_in_span(scope, reply)
         } else {
-            self.inner.call(visit, reply)
+            self.inner.call(scope, reply)
         }
     }
 }
@@ -36,14 +36,14 @@ impl<S: SyncService> SyncService for Trace<S> {
 impl<S: AsyncService> AsyncService for Trace<S> {
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        let is_listened_to = tracing::level_enabled!(Level::DEBUG);
-        let span = if is_listened_to { self.span(visit) } else { Span::none() };
-        let outcome = self.inner.call_async(visit, reply).instrument(span.clone()).await;
-        if is_listened_to {
-            record_outcome(&span, visit, &outcome, reply);
+        let is_enabled = tracing::level_enabled!(Level::DEBUG);
+        let span = if is_enabled { self.span(scope) } else { Span::none() };
+        let outcome = self.inner.call_async(scope, reply).instrument(span.clone()).await;
+        if is_enabled {
+            record_outcome(&span, scope, &outcome, reply);
         }
         outcome
     }
@@ -51,45 +51,45 @@ impl<S: AsyncService> AsyncService for Trace<S> {
 
 impl<S: SyncService> Trace<S> {
     #[cold]
-    fn call_in_span(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let span = self.span(visit);
-        let outcome = span.in_scope(|| self.inner.call(visit, reply));
-        record_outcome(&span, visit, &outcome, reply);
+    fn call_in_span(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let span = self.span(scope);
+        let outcome = span.in_scope(|| self.inner.call(scope, reply));
+        record_outcome(&span, scope, &outcome, reply);
         outcome
     }
 }
 
 impl<S> Trace<S> {
     #[cold]
-    fn span(&self, visit: &CallScope<'_>) -> Span {
+    fn span(&self, scope: &CallScope<'_>) -> Span {
         let span = tracing::debug_span!(
             "call",
             plugin = %self.slot.name,
             generation = Empty,
-            call_id = visit.call_id,
-            method = ?visit.method,
-            operation = visit.request.named_operation(),
-            bytes = visit.request.as_bytes().len(),
+            call_id = scope.call_id,
+            method = ?scope.method,
+            operation = scope.request.named_operation(),
+            bytes = scope.request.as_bytes().len(),
             trace_id = Empty,
             span_id = Empty,
         );
-        if let Some(trace) = visit.request.trace() {
+        if let Some(trace) = scope.request.trace() {
             span.record("trace_id", display(Hex(&trace.trace_id)));
             span.record("span_id", display(Hex(&trace.span_id)));
         }
-        // Without a lease it is known once the call has ended.
-        if let Some(token) = visit.lease {
-            span.record("generation", token.generation().id.get());
+        // Without a lease it is known only when the call has returned.
+        if let Some(instance) = scope.lease {
+            span.record("generation", instance.generation().id.get());
         }
         span
     }
 }
 
-/// Notes in its span how a call ended.
-fn record_outcome(span: &Span, visit: &CallScope<'_>, outcome: &Result<(), Error>, reply: &Reply) {
-    // The generation of a lease was recorded when the span was made; a field that is recorded
-    // twice is shown twice.
-    let is_leased = visit.lease.is_some();
+/// Records the outcome of a call in its span.
+fn record_outcome(span: &Span, scope: &CallScope<'_>, outcome: &Result<(), Error>, reply: &Reply) {
+    // The generation of a lease was recorded when the span was created; a field that is recorded
+    // twice is printed twice.
+    let is_leased = scope.lease.is_some();
     match outcome {
         Ok(()) if !is_leased => {
             span.record("generation", reply.generation().get());

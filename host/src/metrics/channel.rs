@@ -1,5 +1,5 @@
-//! The way from those who record events to the workers: bounded, first come first served.
-//! Nobody is told anything while the lock is held, and a waker that panics harms nobody else.
+//! The channel from those who record events to the workers: bounded, first come first served. No
+//! waker runs under the lock, and a waker that panics affects no other sender.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -7,21 +7,21 @@ use std::sync::{Condvar, Mutex, PoisonError, mpsc};
 
 use tokio::sync::oneshot;
 
-use super::survive::survives;
 use super::{CollectError, Collected};
+use crate::panic::catch_panic;
 use crate::sync::lock;
 
 pub(super) type Key = Cow<'static, str>;
 
-/// Events that a worker takes at once, at most.
-const BATCH_MAX: usize = 64;
-/// Waiting senders among which those that gave up are not yet looked for.
+/// Maximum number of events that a worker takes at once.
+const MAX_BATCH: usize = 64;
+/// Number of waiting senders from which dropped ones are removed.
 const WAITING_UNSWEPT: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Channel {
     state: Mutex<State>,
-    /// Told when there is something to take, and at the end.
+    /// Notified when an event arrives, and on stop.
     more: Condvar,
     events_max: usize,
     workers: usize,
@@ -31,22 +31,22 @@ pub(super) struct Channel {
 struct State {
     /// Accepted events; never more than `events_max`.
     events: VecDeque<Key>,
-    /// Who waits for room; empty unless `events` is full.
+    /// Senders that wait for space; empty unless `events` is full.
     waiting: VecDeque<(Key, Waiter)>,
-    /// How many may wait before those that gave up are swept away.
+    /// Number of waiting senders at which dropped ones are removed next.
     sweep_at: usize,
     is_stopped: bool,
     collected: Collected,
 }
 
-/// Tells somebody that its event was accepted; dropped, that it will not be.
+/// Notifies a sender that its event was accepted; dropping it, that it was rejected.
 #[derive(Debug)]
 enum Waiter {
     Task(oneshot::Sender<()>),
     Thread(mpsc::SyncSender<()>),
 }
 
-/// What became of an event that was offered.
+/// The outcome of offering an event.
 #[must_use]
 enum Offered {
     Accepted,
@@ -75,29 +75,29 @@ impl Channel {
     }
 
     pub(super) async fn send(&self, key: Key) -> Result<(), CollectError> {
-        let (teller, accepted) = oneshot::channel();
-        match self.send_or_wait(key, Waiter::Task(teller))? {
+        let (sender, accepted) = oneshot::channel();
+        match self.send_or_wait(key, Waiter::Task(sender))? {
             Sent::Accepted => Ok(()),
             Sent::Waits => accepted.await.map_err(|_| CollectError::Stopped),
         }
     }
 
     pub(super) fn send_blocking(&self, key: Key) -> Result<(), CollectError> {
-        let (teller, accepted) = mpsc::sync_channel(1);
-        match self.send_or_wait(key, Waiter::Thread(teller))? {
+        let (sender, accepted) = mpsc::sync_channel(1);
+        match self.send_or_wait(key, Waiter::Thread(sender))? {
             Sent::Accepted => Ok(()),
             Sent::Waits => accepted.recv().map_err(|_| CollectError::Stopped),
         }
     }
 
-    fn send_or_wait(&self, key: Key, teller: Waiter) -> Result<Sent, CollectError> {
+    fn send_or_wait(&self, key: Key, sender: Waiter) -> Result<Sent, CollectError> {
         let mut state = lock(&self.state);
         match self.offer(&mut state, key) {
             Offered::Accepted => Ok(Sent::Accepted),
             Offered::Stopped => Err(CollectError::Stopped),
             Offered::Full(key) => {
                 state.sweep();
-                state.waiting.push_back((key, teller));
+                state.waiting.push_back((key, sender));
                 Ok(Sent::Waits)
             }
         }
@@ -115,26 +115,26 @@ impl Channel {
         Offered::Accepted
     }
 
-    /// Accepts nothing from now on; whoever waits for room is told. What was accepted stays.
+    /// Rejects further events and those that wait for space. Accepted events stay.
     pub(super) fn stop(&self) {
         let mut state = lock(&self.state);
         state.is_stopped = true;
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         self.more.notify_all();
-        waiting.into_iter().for_each(|(_, teller)| completion(|| drop(teller)));
+        waiting.into_iter().for_each(|(_, sender)| completion(|| drop(sender)));
     }
 
-    /// Waits for events and takes some into `batch`, noting what became of those before; false
-    /// once everything was taken that will ever be there.
-    pub(super) fn take(&self, batch: &mut Vec<Key>, before: BatchDone) -> bool {
+    /// Waits for events and takes some into `batch`; records the outcome of the previous batch.
+    /// Returns false once the channel is stopped and empty.
+    pub(super) fn take(&self, batch: &mut Vec<Key>, previous: BatchDone) -> bool {
         let mut state = lock(&self.state);
-        state.collected.counted += before.counted;
-        state.collected.failed += before.failed;
+        state.collected.counted += previous.counted;
+        state.collected.failed += previous.failed;
         let is_idle = |state: &mut State| state.events.is_empty() && !state.is_stopped;
         state = self.more.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
-        // An equal share for each worker: where events are rare, each one is somebody else's.
-        let share = (state.events.len() / self.workers).clamp(1, BATCH_MAX);
+        // An equal share for each worker, so that few events are spread over all workers.
+        let share = (state.events.len() / self.workers).clamp(1, MAX_BATCH);
         let share = share.min(state.events.len());
         batch.extend(state.events.drain(..share));
         let accepted = state.refill(self.events_max);
@@ -142,7 +142,7 @@ impl Channel {
             self.more.notify_one();
         }
         drop(state);
-        accepted.into_iter().for_each(|teller| completion(|| teller.wake()));
+        accepted.into_iter().for_each(|sender| completion(|| sender.wake()));
         !batch.is_empty()
     }
 
@@ -151,9 +151,9 @@ impl Channel {
     }
 }
 
-/// Tells somebody; what its waker does is its own affair.
-fn completion(tell: impl FnOnce()) {
-    let _ = survives(tell);
+/// Runs a waker of the application; its panics are ignored.
+fn completion(wake: impl FnOnce()) {
+    let _ = catch_panic(wake);
 }
 
 #[must_use]
@@ -162,7 +162,7 @@ enum Sent {
     Waits,
 }
 
-/// What became of the events of a batch.
+/// The outcome of the events of a batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BatchDone {
     pub(super) counted: u64,
@@ -175,24 +175,24 @@ impl State {
         self.collected.accepted += 1;
     }
 
-    /// Accepts events of those who wait as far as there is room; answers with whom to tell.
+    /// Accepts events of waiting senders while there is space; returns the senders to notify.
     fn refill(&mut self, events_max: usize) -> Vec<Waiter> {
         let mut accepted = Vec::new();
         while self.events.len() < events_max
-            && let Some((key, teller)) = self.waiting.pop_front()
+            && let Some((key, sender)) = self.waiting.pop_front()
         {
-            if !teller.is_gone() {
+            if !sender.is_gone() {
                 self.accept(key);
-                accepted.push(teller);
+                accepted.push(sender);
             }
         }
         accepted
     }
 
-    /// Forgets those who gave up, so that no more are kept than twice as many as wait.
+    /// Removes dropped senders, so that at most twice as many are kept as wait.
     fn sweep(&mut self) {
         if self.waiting.len() >= self.sweep_at {
-            self.waiting.retain(|(_, teller)| !teller.is_gone());
+            self.waiting.retain(|(_, sender)| !sender.is_gone());
             self.sweep_at = WAITING_UNSWEPT.max(self.waiting.len() * 2);
         }
     }
@@ -201,16 +201,16 @@ impl State {
 impl Waiter {
     fn is_gone(&self) -> bool {
         match self {
-            Self::Task(teller) => teller.is_closed(),
+            Self::Task(sender) => sender.is_closed(),
             Self::Thread(_) => false,
         }
     }
 
     fn wake(self) {
-        // Who gave up just now is counted all the same.
+        // A sender that was dropped just now is counted all the same.
         match self {
-            Self::Task(teller) => drop(teller.send(())),
-            Self::Thread(teller) => drop(teller.try_send(())),
+            Self::Task(sender) => drop(sender.send(())),
+            Self::Thread(sender) => drop(sender.try_send(())),
         }
     }
 }
@@ -229,30 +229,31 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_longest_is_served_first_even_before_one_that_does_not_want_to_wait() {
+    fn longest_waiting_sender_is_served_before_try_send() {
         let channel = Channel::new(1, 1);
         let mut cx = Context::from_waker(Waker::noop());
         let mut sends = ["a", "b", "c"].map(|key| Box::pin(channel.send(key.into())));
         let polled = sends.each_mut().map(|send| send.as_mut().poll(&mut cx).is_ready());
         assert_eq!(polled, [true, false, false]);
         assert_eq!(take(&channel), ["a"]);
-        let refused = channel.try_send("x".into());
-        assert!(matches!(refused, Err(CollectError::Full { max_queued_events: 1 })), "{refused:?}");
+        let rejected = channel.try_send("x".into());
+        let full = matches!(rejected, Err(CollectError::Full { max_queued_events: 1 }));
+        assert!(full, "{rejected:?}");
         assert_eq!(take(&channel), ["b"]);
-        // Accepted although nobody has looked at the answer yet.
+        // Accepted although the sender was not polled again.
         assert_eq!(channel.collected().accepted, 3);
         assert_eq!(take(&channel), ["c"]);
         assert!(sends[1].as_mut().poll(&mut cx).is_ready());
     }
 
     #[test]
-    fn those_who_gave_up_are_neither_accepted_nor_kept() {
+    fn dropped_senders_are_neither_accepted_nor_kept() {
         let channel = Channel::new(1, 1);
         let mut cx = Context::from_waker(Waker::noop());
-        channel.try_send("a".into()).expect("room");
+        channel.try_send("a".into()).expect("space");
         for _ in 0..10 * WAITING_UNSWEPT {
-            let mut given_up = pin!(channel.send("b".into()));
-            assert!(given_up.as_mut().poll(&mut cx).is_pending());
+            let mut dropped = pin!(channel.send("b".into()));
+            assert!(dropped.as_mut().poll(&mut cx).is_pending());
         }
         assert!(lock(&channel.state).waiting.len() <= WAITING_UNSWEPT);
         assert_eq!(take(&channel), ["a"]);
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_that_panics_keeps_nothing_from_anybody() {
+    fn panicking_waker_affects_no_other_sender() {
         struct Panics;
         impl Wake for Panics {
             fn wake(self: Arc<Self>) {
@@ -272,7 +273,7 @@ mod tests {
         let waker = Waker::from(Arc::new(Panics));
         let (mut bad, mut good) = (Context::from_waker(&waker), Context::from_waker(Waker::noop()));
         let channel = Channel::new(1, 1);
-        channel.try_send("a".into()).expect("room");
+        channel.try_send("a".into()).expect("space");
         let mut sends = ["b", "c", "d"].map(|key| Box::pin(channel.send(key.into())));
         assert!(sends[0].as_mut().poll(&mut bad).is_pending());
         assert!(sends[1].as_mut().poll(&mut bad).is_pending());
@@ -280,20 +281,20 @@ mod tests {
         assert_eq!(take(&channel), ["a"]);
         channel.stop();
         assert_eq!(take(&channel), ["b"]);
-        let told = sends.map(|mut send| match send.as_mut().poll(&mut good) {
-            Poll::Ready(answer) => answer.is_ok(),
-            Poll::Pending => panic!("it was not told"),
+        let accepted = sends.map(|mut send| match send.as_mut().poll(&mut good) {
+            Poll::Ready(outcome) => outcome.is_ok(),
+            Poll::Pending => panic!("the send is still pending"),
         });
-        assert_eq!(told, [true, false, false]);
+        assert_eq!(accepted, [true, false, false]);
     }
 
     #[test]
-    fn workers_share_what_is_there() {
+    fn workers_share_events_equally() {
         let channel = Channel::new(1000, 4);
-        (0..1000).for_each(|_| channel.try_send("a".into()).expect("room"));
-        assert_eq!(take(&channel).len(), BATCH_MAX);
+        (0..1000).for_each(|_| channel.try_send("a".into()).expect("space"));
+        assert_eq!(take(&channel).len(), MAX_BATCH);
         let channel = Channel::new(1000, 4);
-        (0..12).for_each(|_| channel.try_send("a".into()).expect("room"));
+        (0..12).for_each(|_| channel.try_send("a".into()).expect("space"));
         assert_eq!([3, 2, 1, 1].map(|_| take(&channel).len()), [3, 2, 1, 1]);
     }
 }

@@ -1,5 +1,5 @@
-//! Takes events from many places and counts each one it accepted, on threads of its own.
-//! Never drops an accepted event: not at its end, and not for a store that panics.
+//! Collects events from many threads and counts each accepted one on its own threads. Never loses
+//! an accepted event, neither on stop nor when the store panics.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -13,21 +13,21 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::channel::{BatchDone, Channel};
 use super::store::MetricStore;
-use super::survive::{Ended, survives};
+use crate::panic::catch_panic;
 use crate::sync::{SameProcess, lock};
 
-/// What a [`Collector`] may use.
+/// The limits of a [`Collector`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollectorLimits {
     /// Threads that call the store; 1 to [`WORKERS_MAX`](Self::WORKERS_MAX). Default: 2.
     pub workers: u32,
-    /// Accepted events that may wait for a worker, besides at most 64 in the hands of each
-    /// one; not zero. Default: 1,024.
+    /// Accepted events that may wait for a worker, besides up to 64 that each worker holds; not
+    /// zero. Default: 1,024.
     pub max_queued_events: u32,
 }
 
 impl CollectorLimits {
-    /// The most workers that a collector can have.
+    /// The maximum number of workers.
     pub const WORKERS_MAX: u32 = 1024;
 }
 
@@ -37,7 +37,7 @@ impl Default for CollectorLimits {
     }
 }
 
-/// What a [`Collector`] did. At its end `accepted` is `counted` and `failed` together.
+/// The counts of a [`Collector`]. After its stop, `accepted` is the sum of `counted` and `failed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Collected {
@@ -53,33 +53,33 @@ pub struct Collected {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CollectError {
-    /// No worker, or too many: see [`CollectorLimits::workers`].
+    /// The number of workers is zero or too large: see [`CollectorLimits::workers`].
     Workers {
-        /// How many were wanted.
+        /// The requested number.
         wanted: u32,
     },
-    /// A channel without room, in which nothing could ever wait.
+    /// The channel has no space for any event.
     NoRoom,
-    /// The system gave no thread for a worker.
+    /// A worker thread could not be started.
     NoThread(std::io::Error),
-    /// The channel is full: try later, or wait by [`Collector::record`].
+    /// The channel is full. Retry later, or wait with [`Collector::record`].
     Full {
         /// Events that the channel holds.
         max_queued_events: usize,
     },
     /// The collector has been stopped.
     Stopped,
-    /// This process was forked after the collector was started, and its workers are in the
-    /// parent only.
+    /// This process was forked after the collector was started; the workers exist only in the
+    /// parent.
     Forked,
 }
 
-/// Counts events in a [`MetricStore`], in the background.
+/// Counts events in a [`MetricStore`] in the background.
 ///
-/// Events go through a bounded channel to a fixed number of threads: where they come faster
-/// than the store takes them, [`record`](Self::record) waits. It ends when its token is
-/// cancelled, by [`stop`](Self::stop), or when it is dropped: from that moment on nothing is
-/// accepted, and everything that was accepted before is still counted.
+/// Events pass through a bounded channel to a fixed number of threads: if they arrive faster than
+/// the store counts them, [`record`](Self::record) waits. The collector stops when its token is
+/// cancelled, by [`stop`](Self::stop), or when it is dropped. From then on it accepts nothing, and
+/// still counts everything that it has accepted.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -96,10 +96,10 @@ pub enum CollectError {
 /// ```
 pub struct Collector {
     channel: Arc<Channel>,
-    /// Empty once they were joined; locked while they are, so that everybody waits for the end.
+    /// Empty once they were joined; locked meanwhile, so that every `stop` waits for the end.
     workers: Mutex<Vec<JoinHandle<()>>>,
     worker_ids: Vec<ThreadId>,
-    /// Wakes [`Stopper`]; nobody does any more once this is dropped.
+    /// Wakes [`Stopper`] on cancellation, until this is dropped.
     until_cancelled: SameProcess<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
@@ -108,8 +108,8 @@ impl Collector {
     ///
     /// # Errors
     ///
-    /// `Workers` for none or too many, `NoRoom` for a channel of length zero, `SpawnFailed`. A
-    /// token that is cancelled already is no error: nothing will be accepted.
+    /// `Workers` if their number is zero or too large, `NoRoom` for a channel of length zero,
+    /// `NoThread`. A cancelled token is not an error: nothing will be accepted.
     pub fn start(
         store: Arc<dyn MetricStore>,
         limits: CollectorLimits,
@@ -131,7 +131,7 @@ impl Collector {
             channel,
         };
         for _ in 0..workers {
-            // Those that were started end when the collector is dropped here.
+            // Started workers exit when the collector is dropped here.
             collector.add_worker(&store).map_err(CollectError::NoThread)?;
         }
         Ok(collector)
@@ -140,26 +140,26 @@ impl Collector {
     fn add_worker(&mut self, store: &Arc<dyn MetricStore>) -> std::io::Result<()> {
         let (channel, store) = (Arc::clone(&self.channel), Arc::clone(store));
         let worker = thread::Builder::new().name("hotbay-metrics".to_owned());
-        let worker = worker.spawn(move || work(&channel, &*store))?;
+        let worker = worker.spawn(move || run_worker(&channel, &*store))?;
         self.worker_ids.push(worker.thread().id());
         lock(&self.workers).push(worker);
         Ok(())
     }
 
-    /// Records an event, waiting for room. Runs on any executor.
+    /// Records an event; waits for space in the channel. Runs on any executor.
     ///
-    /// Those who wait are served in the order in which they came. If the future is dropped
-    /// while it waits, the event is not accepted, unless that happened at the same moment.
+    /// Those who wait are served in order. If the future is dropped while it waits, the event is
+    /// not accepted, unless that happened at the same moment.
     ///
     /// # Errors
     ///
-    /// `Stopped`, also when that happens while it waits: the event will not be counted.
+    /// `Stopped`, also if the collector stops while this waits: the event will not be counted.
     pub async fn record(&self, key: impl Into<Cow<'static, str>>) -> Result<(), CollectError> {
         self.check_process()?;
         self.channel.send(key.into()).await
     }
 
-    /// Records an event if there is room now.
+    /// Records an event if the channel has space.
     ///
     /// # Errors
     ///
@@ -169,8 +169,8 @@ impl Collector {
         self.channel.try_send(key.into())
     }
 
-    /// Records an event, waiting for room on this thread. Not for the store itself, which
-    /// would wait for its own worker.
+    /// Records an event; blocks this thread for space in the channel. Must not be called by the
+    /// store, which would wait for its own worker.
     ///
     /// # Errors
     ///
@@ -180,7 +180,7 @@ impl Collector {
         self.channel.send_blocking(key.into())
     }
 
-    /// What was done so far, as of the batches that workers are done with.
+    /// Returns the counts of the batches that workers have finished.
     pub fn collected(&self) -> Collected {
         if self.check_process().is_err() {
             return Collected::default();
@@ -188,12 +188,12 @@ impl Collector {
         self.channel.collected()
     }
 
-    /// Accepts nothing more, waits on this thread until every accepted event was counted, and
-    /// answers with the final figures.
+    /// Rejects further events, blocks this thread until all accepted events are counted, and
+    /// returns the final counts.
     ///
-    /// May be called again and from several threads at once: each one waits for the end and
-    /// gets the same answer. Called by the store itself it does not wait, and the figures are
-    /// not final. A store that hangs is waited for.
+    /// May be called again and from several threads: each call waits and returns the same counts.
+    /// If the store itself calls it, it does not wait, and the counts are not final. It waits for a
+    /// store that hangs.
     pub fn stop(&self) -> Collected {
         if self.check_process().is_err() {
             return Collected::default();
@@ -201,7 +201,7 @@ impl Collector {
         self.channel.stop();
         if !self.worker_ids.contains(&thread::current().id()) {
             for worker in lock(&self.workers).drain(..) {
-                // What the store's panics are was told by the figures already.
+                // Panics of the store are caught and counted in `failed`.
                 let _ = worker.join();
             }
         }
@@ -220,15 +220,15 @@ impl Drop for Collector {
     }
 }
 
-/// What a worker does all its life.
-fn work(channel: &Channel, store: &dyn MetricStore) {
+/// Runs a worker until the channel is stopped and empty.
+fn run_worker(channel: &Channel, store: &dyn MetricStore) {
     let mut batch = Vec::new();
     let mut done = BatchDone::default();
     while channel.take(&mut batch, std::mem::take(&mut done)) {
         for key in batch.drain(..) {
-            match survives(|| store.inc(&key)) {
-                Ended::Returned => done.counted += 1,
-                Ended::Panicked => done.failed += 1,
+            match catch_panic(|| store.inc(&key)) {
+                Ok(()) => done.counted += 1,
+                Err(_) => done.failed += 1,
             }
         }
     }
@@ -243,14 +243,14 @@ impl Wake for Stopper {
     }
 }
 
-/// Stops `channel` within the cancelling of `token`, without a thread that waits for it.
+/// Stops `channel` when `token` is cancelled, on the thread that cancels it.
 fn stops_with(
     token: CancellationToken,
     channel: &Arc<Channel>,
 ) -> Pin<Box<WaitForCancellationFutureOwned>> {
     let mut cancelled = Box::pin(token.cancelled_owned());
     let waker = Waker::from(Arc::new(Stopper(Arc::clone(channel))));
-    // Polled once: a token wakes whom it holds when it is cancelled, and never before.
+    // Polled once: the token wakes its wakers when it is cancelled, and never before.
     if let Poll::Ready(()) = cancelled.as_mut().poll(&mut Context::from_waker(&waker)) {
         channel.stop();
     }
@@ -267,21 +267,21 @@ impl fmt::Display for CollectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workers { wanted } => {
-                let most = CollectorLimits::WORKERS_MAX;
-                write!(f, "a collector cannot work with {wanted} workers; wanted 1 to {most}")
+                let max = CollectorLimits::WORKERS_MAX;
+                write!(f, "cannot start a collector with {wanted} workers; expected 1 to {max}")
             }
-            Self::NoRoom => f.write_str("a channel of length 0 holds no event; wanted at least 1"),
-            Self::NoThread(_) => f.write_str("the system gave no thread for a worker"),
-            Self::Full { max_queued_events } => write!(
-                f,
-                "the channel is full, with {max_queued_events} events waiting; try later, wait by \
-                 `record`, or raise `max_queued_events`"
+            Self::NoRoom => f.write_str(
+                "cannot start a collector with `max_queued_events` 0; expected at least 1",
             ),
-            Self::Stopped => f.write_str("the collector is stopped; start a new one"),
-            Self::Forked => f.write_str(
-                "this process was forked after the collector was started; start another one in \
-                 the child",
-            ),
+            Self::NoThread(_) => f.write_str("cannot start a thread for a worker"),
+            Self::Full { max_queued_events } => {
+                write!(
+                    f,
+                    "the channel is full: {max_queued_events} events are queued (`max_queued_events`)"
+                )
+            }
+            Self::Stopped => f.write_str("the collector is stopped"),
+            Self::Forked => f.write_str("this process was forked after the collector was started"),
         }
     }
 }

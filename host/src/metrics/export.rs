@@ -1,5 +1,5 @@
-//! Puts a host's figures into a recorder of the `metrics` facade, when somebody asks for them.
-//! Pulled and not counted a second time: a counter of the facade costs more than a call.
+//! Exports a host's stats into a recorder of the `metrics` facade, at each scrape. The host's own
+//! counts are copied, because a counter of the facade costs more than a call.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -10,11 +10,11 @@ use super::latency::LatencySnapshot;
 use super::stats::{HostStats, PluginStats};
 use crate::id::PluginName;
 
-/// Puts figures into a recorder; one for each recorder, used again at each export.
+/// Exports stats into a recorder. Use one exporter for each recorder, for all exports.
 ///
-/// All names but those of whole hosts have the label `plugin`. Two hosts need two recorders.
+/// All metrics except those of whole hosts have the label `plugin`. Two hosts need two recorders.
 ///
-/// | name | kind | what it tells |
+/// | name | kind | value |
 /// |---|---|---|
 /// | `hotbay_calls_total` | counter | calls, however they ended |
 /// | `hotbay_call_errors_total` | counter | calls that the plugin answered with an error |
@@ -39,34 +39,39 @@ use crate::id::PluginName;
 /// | `hotbay_plugins` | gauge, whole host | plugins that serve |
 /// | `hotbay_kept_libraries` | gauge, whole host | libraries that stay mapped though their plugins are gone |
 ///
-/// Counters are the host's own exact counts, at the moment of the export, and go on where a
-/// plugin is unloaded and loaded again; what it did between the last export and its unload is
-/// not in them. The gauges of a plugin that is gone are 0. Durations are those recorded since
-/// the last export, each as the middle of a bucket that is one part in eight wide; where there
-/// are more than [`DURATIONS_MAX`](Self::DURATIONS_MAX), every bucket is thinned alike.
+/// Counters are the host's exact counts at the time of the export. They continue if a plugin is
+/// unloaded and loaded again, without what it did between the last export and its unload. The
+/// gauges of an unloaded plugin are 0. Durations are those recorded since the last export, each as
+/// the middle of a bucket that is one part in eight wide. If they are more than
+/// [`DURATIONS_MAX`](Self::DURATIONS_MAX), all buckets are thinned equally.
 ///
 /// ```
-/// use hotbay::Host;
+/// use hotbay::{Host, Output, Request};
 /// use hotbay::metrics::Exporter;
 ///
-/// let host = Host::builder().build()?;
+/// let host = Host::builder()
+///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+///     .build()?;
+/// host.plugin("echo")?.call(Request::text("hello"))?;
+/// let stats = host.stats();
+/// assert_eq!(stats.plugins[0].calls, 1);
 /// let mut exporter = Exporter::new();
 /// // At each scrape, into the recorder that the application installed:
-/// metrics::with_recorder(|recorder| exporter.export(&host.stats(), recorder));
+/// metrics::with_recorder(|recorder| exporter.export(&stats, recorder));
 /// # Ok::<(), hotbay::Error>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Exporter {
-    known: BTreeMap<PluginName, Known>,
+    exported: BTreeMap<PluginName, Exported>,
 }
 
 /// What was exported of a plugin.
 #[derive(Debug)]
-struct Known {
-    /// What its lives before this one came to.
+struct Exported {
+    /// The counts of its previous lives.
     before: [u64; COUNTERS.len()],
     last: PluginStats,
-    serves: bool,
+    is_loaded: bool,
 }
 
 type Row<T> = (&'static str, &'static str, fn(&PluginStats) -> T);
@@ -123,7 +128,7 @@ const GAUGES: [Row<Option<f64>>; 7] = [
         plugin.live_bytes.map(|bytes| bytes as f64)
     }),
     ("hotbay_process_id", "the id of the plugin's process, 0 while none runs", |plugin| {
-        // A plugin that never had a process has none of this name.
+        // A plugin that never was a process has no such gauge.
         (plugin.pid.is_some() || plugin.exits > 0).then(|| f64::from(plugin.pid.unwrap_or(0)))
     }),
 ];
@@ -138,41 +143,41 @@ const KEPT: (&str, &str) =
 static METADATA: Metadata<'static> = Metadata::new("hotbay", Level::INFO, Some("hotbay::metrics"));
 
 impl Exporter {
-    /// The name of the histogram, for a recorder that wants its buckets set by name.
+    /// The name of the histogram, for recorders that set buckets by name.
     pub const DURATION: &str = "hotbay_call_duration_seconds";
-    /// About how many durations of one plugin go into a recorder at one export, at most.
+    /// The approximate maximum of durations of one plugin in one export.
     pub const DURATIONS_MAX: u64 = 65_536;
 
-    /// An exporter that has exported nothing yet.
+    /// Creates an exporter that has exported nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Brings `recorder`, which is the same each time, up to date with `figures`.
-    pub fn export(&mut self, figures: &HostStats, recorder: &dyn Recorder) {
+    /// Updates `recorder`, which must be the same each time, to `stats`.
+    pub fn export(&mut self, stats: &HostStats, recorder: &dyn Recorder) {
         describe(recorder);
-        for plugin in &figures.plugins {
-            self.plugin(plugin, recorder);
+        for plugin in &stats.plugins {
+            self.export_plugin(plugin, recorder);
         }
-        self.gone(figures, recorder);
+        self.zero_unloaded(stats, recorder);
         let gauge = |(name, _): (&'static str, _), value: f64| {
             recorder.register_gauge(&Key::from_name(name), &METADATA).set(value);
         };
-        gauge(PLUGINS, figures.plugins.len() as f64);
-        gauge(KEPT, figures.kept_libraries as f64);
-        if figures.sampled_one_in > 0 {
-            gauge(SAMPLED, f64::from(figures.sampled_one_in));
+        gauge(PLUGINS, stats.plugins.len() as f64);
+        gauge(KEPT, stats.kept_libraries as f64);
+        if stats.sampled_one_in > 0 {
+            gauge(SAMPLED, f64::from(stats.sampled_one_in));
         }
     }
 
-    fn plugin(&mut self, now: &PluginStats, recorder: &dyn Recorder) {
-        let known = self.known.entry(now.name.clone()).or_insert_with(|| Known {
+    fn export_plugin(&mut self, now: &PluginStats, recorder: &dyn Recorder) {
+        let exported = self.exported.entry(now.name.clone()).or_insert_with(|| Exported {
             before: [0; COUNTERS.len()],
             last: PluginStats { life: now.life, ..PluginStats::new(now.name.clone()) },
-            serves: true,
+            is_loaded: true,
         });
-        known.go_on_to(now);
-        for ((name, _, count), before) in iter::zip(COUNTERS, known.before) {
+        exported.advance_to(now);
+        for ((name, _, count), before) in iter::zip(COUNTERS, exported.before) {
             let counter = recorder.register_counter(&key(name, now), &METADATA);
             counter.absolute(before.saturating_add(count(now)));
         }
@@ -182,22 +187,22 @@ impl Exporter {
             }
         }
         if let Some(latencies) = &now.latencies {
-            let since = known.last.latencies.as_ref().map(|last| latencies.since(last));
+            let since = exported.last.latencies.as_ref().map(|last| latencies.since(last));
             let new = since.as_ref().unwrap_or(latencies);
             record(new, &recorder.register_histogram(&key(DURATION.0, now), &METADATA));
         }
-        known.last = now.clone();
+        exported.last = now.clone();
     }
 
-    /// A recorder forgets nothing, so what is gone stands at zero.
-    fn gone(&mut self, figures: &HostStats, recorder: &dyn Recorder) {
-        let serves = |name: &PluginName| figures.plugins.iter().any(|plugin| plugin.name == *name);
-        for (name, known) in &mut self.known {
-            if known.serves && !serves(name) {
-                known.serves = false;
+    /// Sets the gauges of unloaded plugins to zero, since a recorder keeps all values.
+    fn zero_unloaded(&mut self, stats: &HostStats, recorder: &dyn Recorder) {
+        let is_loaded = |name: &PluginName| stats.plugins.iter().any(|plugin| plugin.name == *name);
+        for (name, exported) in &mut self.exported {
+            if exported.is_loaded && !is_loaded(name) {
+                exported.is_loaded = false;
                 for (name, _, value) in GAUGES {
-                    if value(&known.last).is_some() {
-                        recorder.register_gauge(&key(name, &known.last), &METADATA).set(0.0);
+                    if value(&exported.last).is_some() {
+                        recorder.register_gauge(&key(name, &exported.last), &METADATA).set(0.0);
                     }
                 }
             }
@@ -205,10 +210,10 @@ impl Exporter {
     }
 }
 
-impl Known {
-    /// Where counts have started again, those of the life before are kept.
-    fn go_on_to(&mut self, now: &PluginStats) {
-        self.serves = true;
+impl Exported {
+    /// Adds the counts of the previous life if counts have restarted.
+    fn advance_to(&mut self, now: &PluginStats) {
+        self.is_loaded = true;
         let is_less = |(_, _, count): &Row<u64>| count(now) < count(&self.last);
         if now.life == self.last.life && !COUNTERS.iter().any(is_less) {
             return;
@@ -229,8 +234,8 @@ fn record(durations: &LatencySnapshot, histogram: &::metrics::Histogram) {
     }
 }
 
-/// The share of `part` in `max`, where `whole` is more than that; never less than one, so that
-/// the rare ones, which are the slow ones, do not go.
+/// Returns the share of `part` in `max` if `whole` exceeds it. Never less than one for a part that
+/// is not empty, so that rare durations, which are the slow ones, remain.
 fn thinned(part: u64, whole: u64, max: u64) -> u64 {
     if whole <= max {
         return part;
@@ -243,7 +248,7 @@ fn key(name: &'static str, plugin: &PluginStats) -> Key {
     Key::from_parts(name, vec![Label::new("plugin", plugin.name.to_string())])
 }
 
-/// Again each time: a recorder keeps the first, and may be asked for its page before.
+/// Describes all metrics. Repeated at each export; a recorder keeps the first description.
 fn describe(recorder: &dyn Recorder) {
     for (name, text, _) in COUNTERS {
         recorder.describe_counter(KeyName::from(name), None, text.into());

@@ -1,4 +1,4 @@
-//! Exports into a recorder that can be looked into.
+//! Exports into a recorder that records every value.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::id::GenerationId;
 use crate::metrics::Latencies;
 use crate::sync::lock;
 
-/// Everything by `name` or `name{plugin}`; a histogram by how many durations it got.
+/// All values by `name` or `name{plugin}`; of a histogram, the number of durations.
 #[derive(Clone, Default)]
 struct Page(Arc<Mutex<BTreeMap<String, f64>>>);
 
@@ -30,9 +30,9 @@ impl Page {
     }
 
     #[track_caller]
-    fn shows(&self, wanted: &[(&str, f64)]) {
+    fn check(&self, expected: &[(&str, f64)]) {
         let lines = lock(&self.0);
-        for (name, value) in wanted {
+        for (name, value) in expected {
             assert_eq!(lines.get(*name), Some(value), "{name} in {lines:#?}");
         }
     }
@@ -91,12 +91,12 @@ fn plugin(name: &str, life: u64, calls: u64) -> PluginStats {
     PluginStats { life, calls, ..PluginStats::new(name) }
 }
 
-fn figures(plugins: &[PluginStats]) -> HostStats {
+fn stats(plugins: &[PluginStats]) -> HostStats {
     HostStats { plugins: plugins.to_vec(), kept_libraries: 3, sampled_one_in: 64 }
 }
 
 #[test]
-fn the_table_in_the_documentation_has_every_name_with_its_text_and_no_other() {
+fn documented_table_lists_exactly_the_exported_metrics() {
     let counters = COUNTERS.map(|(name, text, _)| (name, "counter", text));
     let gauges = GAUGES.map(|(name, text, _)| (name, "gauge", text));
     let of_hosts = [SAMPLED, PLUGINS, KEPT].map(|(name, text)| (name, "gauge, whole host", text));
@@ -105,12 +105,12 @@ fn the_table_in_the_documentation_has_every_name_with_its_text_and_no_other() {
     let all: Vec<_> =
         all.map(|(name, kind, text)| format!("/// | `{name}` | {kind} | {text} |")).collect();
     let source = include_str!("export.rs");
-    let told: Vec<_> = source.lines().filter(|line| line.starts_with("/// | `")).collect();
-    assert_eq!(told, all);
+    let documented: Vec<_> = source.lines().filter(|line| line.starts_with("/// | `")).collect();
+    assert_eq!(documented, all);
 }
 
 #[test]
-fn every_figure_has_its_line() {
+fn every_stat_is_exported() {
     let page = Page::default();
     let latencies = Latencies::new();
     (1..=5).for_each(|nanos| latencies.record(Duration::from_nanos(nanos)));
@@ -132,11 +132,13 @@ fn every_figure_has_its_line() {
         latencies: Some(latencies.snapshot()),
         ..plugin("one", 1, 100)
     };
-    Exporter::new().export(&figures(&[one]), &page);
-    page.shows(&[
+    Exporter::new().export(&stats(&[one]), &page);
+    page.check(&[
         ("hotbay_calls_total{one}", 100.0),
         ("hotbay_call_errors_total{one}", 1.0),
         ("hotbay_call_faults_total{one}", 2.0),
+        ("hotbay_process_exits_total{one}", 0.0),
+        ("hotbay_process_restarts_total{one}", 0.0),
         ("hotbay_calls_refused_total{one}", 3.0),
         ("hotbay_calls_shed_total{one}", 4.0),
         ("hotbay_calls_abandoned_total{one}", 5.0),
@@ -158,7 +160,7 @@ fn every_figure_has_its_line() {
 }
 
 #[test]
-fn counts_go_on_over_the_lives_of_a_plugin_and_gauges_of_one_that_is_gone_are_zero() {
+fn counters_continue_across_loads_and_gauges_of_unloaded_are_zero() {
     let page = Page::default();
     let mut exporter = Exporter::new();
     let calls = "hotbay_calls_total{one}";
@@ -169,26 +171,26 @@ fn counts_go_on_over_the_lives_of_a_plugin_and_gauges_of_one_that_is_gone_are_ze
         (Some(busy(1, 15)), 15.0, 7.0),
         (None, 15.0, 0.0),
         (None, 15.0, 0.0),
-        // More than before, but counted from zero.
+        // More than before, but the count restarted.
         (Some(busy(2, 20)), 35.0, 7.0),
         (Some(busy(2, 21)), 36.0, 7.0),
         // Unloaded and loaded between two exports, with fewer calls and with more.
         (Some(busy(3, 1)), 37.0, 7.0),
         (Some(busy(4, 2)), 39.0, 7.0),
-        // Lives that nobody numbers: counts that fall have started again.
+        // Without a new life: a lower count has restarted.
         (Some(busy(4, 1)), 40.0, 7.0),
     ];
     for (step, (now, total, waiting)) in steps.into_iter().enumerate() {
         let plugins = if now.is_some() { 1.0 } else { 0.0 };
-        exporter.export(&figures(now.as_slice()), &page);
-        page.shows(&[("hotbay_plugins", plugins), (calls, total)]);
-        page.shows(&[("hotbay_calls_waiting{one}", waiting)]);
+        exporter.export(&stats(now.as_slice()), &page);
+        page.check(&[("hotbay_plugins", plugins), (calls, total)]);
+        page.check(&[("hotbay_calls_waiting{one}", waiting)]);
         assert!(!lock(&page.0).contains_key("hotbay_live_bytes{one}"), "step {step}");
     }
 }
 
 #[test]
-fn each_duration_goes_out_once_into_each_recorder() {
+fn duration_is_exported_once_to_each_recorder() {
     let (one, other) = (Page::default(), Page::default());
     let (mut to_one, mut to_other) = (Exporter::new(), Exporter::new());
     let latencies = Latencies::new();
@@ -199,19 +201,19 @@ fn each_duration_goes_out_once_into_each_recorder() {
     let name = "hotbay_call_duration_seconds{a}";
     for count in 1..=3 {
         latencies.record(Duration::from_micros(1));
-        to_one.export(&figures(&[now(1)]), &one);
-        one.shows(&[(name, f64::from(count))]);
+        to_one.export(&stats(&[now(1)]), &one);
+        one.check(&[(name, f64::from(count))]);
     }
-    to_other.export(&figures(&[now(1)]), &other);
-    other.shows(&[(name, 3.0)]);
+    to_other.export(&stats(&[now(1)]), &other);
+    other.check(&[(name, 3.0)]);
     // A new life has a new histogram.
-    to_one.export(&figures(&[now(2)]), &one);
-    one.shows(&[(name, 6.0)]);
+    to_one.export(&stats(&[now(2)]), &one);
+    one.check(&[(name, 6.0)]);
 }
 
 #[cfg(feature = "cli")]
 #[test]
-fn prometheus_shows_durations_in_buckets_and_counts_exactly() {
+fn prometheus_page_has_duration_buckets_and_exact_counts() {
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
     let of_calls = Matcher::Full(Exporter::DURATION.to_owned());
     let recorder = PrometheusBuilder::new().set_buckets_for_metric(of_calls, &[1e-6, 1e-3]);
@@ -221,13 +223,13 @@ fn prometheus_shows_durations_in_buckets_and_counts_exactly() {
         latencies.record(Duration::from_nanos(nanos));
     }
     let latencies = Some(latencies.snapshot());
-    // Above what a float holds exactly.
+    // More than a float holds exactly.
     let one = PluginStats { latencies, ..plugin("one", 1, (1 << 60) + 1) };
     let mut exporter = Exporter::new();
     for _ in 0..2 {
-        exporter.export(&figures(std::slice::from_ref(&one)), &recorder);
+        exporter.export(&stats(std::slice::from_ref(&one)), &recorder);
         let page = recorder.handle().render();
-        for wanted in [
+        for expected in [
             "hotbay_calls_total{plugin=\"one\"} 1152921504606846977",
             "# HELP hotbay_call_duration_seconds durations of sampled calls",
             "# TYPE hotbay_call_duration_seconds histogram",
@@ -237,28 +239,28 @@ fn prometheus_shows_durations_in_buckets_and_counts_exactly() {
             "hotbay_call_duration_seconds_count{plugin=\"one\"} 4",
             "hotbay_call_duration_sampled_one_in 64",
         ] {
-            assert!(page.lines().any(|line| line == wanted), "{wanted} is not in\n{page}");
+            assert!(page.lines().any(|line| line == expected), "{expected} is not in\n{page}");
         }
     }
 }
 
 #[test]
-fn too_many_durations_are_thinned_and_the_rare_ones_stay() {
+fn thinning_bounds_the_total_and_keeps_rare_durations() {
     let max = Exporter::DURATIONS_MAX;
-    for (part, whole, wanted) in [
+    for (part, whole, expected) in [
         (max, max, max),
         (1, 100 * max, 1),
         (50 * max, 100 * max, max / 2),
         (u64::MAX, u64::MAX, max),
         (0, 2 * max, 0),
     ] {
-        assert_eq!(thinned(part, whole, max), wanted, "{part} of {whole}");
+        assert_eq!(thinned(part, whole, max), expected, "{part} of {whole}");
     }
 }
 
 proptest! {
     #[test]
-    fn what_is_thinned_stays_near_the_limit(parts in proptest::collection::vec(1_u64..1 << 40, 1..300)) {
+    fn thinned_parts_stay_near_the_limit(parts in proptest::collection::vec(1_u64..1 << 40, 1..300)) {
         let (whole, max) = (parts.iter().sum(), Exporter::DURATIONS_MAX);
         let out: Vec<_> = parts.iter().map(|part| thinned(*part, whole, max)).collect();
         prop_assert!(out.iter().sum::<u64>() <= max + parts.len() as u64);

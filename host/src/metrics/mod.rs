@@ -1,5 +1,5 @@
-//! Counting what happens: a store for counts, a collector that fills it, and the export of a
-//! host's figures. Knows no plugins, and has no state that all hosts share.
+//! Metrics: a store of counts, a collector that fills it, and the export of a host's stats. Knows
+//! no plugins, and has no state shared by all hosts.
 
 mod channel;
 mod collector;
@@ -8,7 +8,6 @@ mod export;
 mod latency;
 mod stats;
 mod store;
-mod survive;
 
 pub use collector::{CollectError, Collected, Collector, CollectorLimits};
 #[cfg(feature = "metrics")]

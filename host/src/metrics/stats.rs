@@ -1,74 +1,72 @@
-//! The figures of a host at one moment, as plain numbers. Filled by the host, read by whoever
-//! exports them; nothing here counts.
+//! The stats of a host at one moment, as plain numbers.
 
 use super::latency::LatencySnapshot;
 use crate::id::{GenerationId, PluginName};
 
-/// What a host has done and is doing, see [`Host::figures`](crate::Host::stats).
+/// The stats of a host: see [`Host::stats`](crate::Host::stats).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct HostStats {
-    /// The plugins that serve, sorted by name.
+    /// The loaded plugins, sorted by name.
     pub plugins: Vec<PluginStats>,
-    /// Libraries that stay mapped although their plugins are gone.
+    /// Libraries that stay mapped after the unload of their plugins.
     pub kept_libraries: u64,
-    /// One call in so many has its duration recorded; 0 where none has.
+    /// One call in this many has its duration recorded; 0 if none has.
     pub sampled_one_in: u32,
 }
 
-/// What one plugin has done since it was loaded, and is doing.
+/// The stats of one plugin since it was loaded.
 ///
-/// Counts go on over reloads, and start again when the plugin is unloaded and loaded.
+/// Counts continue across reloads, and restart when the plugin is unloaded and loaded.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PluginStats {
-    /// The plugin.
+    /// The name of the plugin.
     pub name: PluginName,
-    /// Another number each time that counts start again.
+    /// A number that changes when counts restart.
     pub life: u64,
-    /// The generation that serves.
+    /// The current generation.
     pub generation: Option<GenerationId>,
-    /// Calls, however they ended.
+    /// Calls, whatever their outcome.
     pub calls: u64,
-    /// Calls that the plugin answered with an error.
+    /// Calls that returned an error of the plugin.
     pub errors: u64,
-    /// Panics, of calls and of the plugin's own threads, and unrequested exits of its
-    /// process.
+    /// Panics of calls and of the plugin's threads, and unrequested exits of its process.
     pub faults: u64,
-    /// Processes of it that exited without being asked to.
+    /// Unrequested exits of its process.
     pub exits: u64,
-    /// Processes of it that were started in the place of one that had exited.
+    /// Processes started to replace one that exited.
     pub restarts: u64,
     /// Calls that never reached the plugin.
     pub refused: u64,
     /// Pooled calls that waited longer than `queue_timeout`.
     pub shed: u64,
-    /// Pooled calls that ran into their deadlines.
+    /// Pooled calls that exceeded their deadlines.
     pub abandoned: u64,
     /// Lines of its log that were dropped.
     pub log_lines_dropped: u64,
-    /// Calls that were answered from its cache.
+    /// Calls answered from its cache.
     pub cache_hits: u64,
-    /// Calls that were looked for in its cache and not found.
+    /// Lookups in its cache without a result.
     pub cache_misses: u64,
-    /// Bytes that its cache holds.
+    /// Bytes held by its cache.
     pub cache_bytes: u64,
-    /// Calls that wait in the queue.
+    /// Queued calls.
     pub waiting: u64,
-    /// Calls that run.
+    /// Running calls.
     pub running: u64,
-    /// Whether it is not called for a while for a while.
+    /// Whether it is quarantined.
     pub is_quarantined: bool,
-    /// Bytes that it holds; none where it does not count.
+    /// Allocated bytes; `None` if it does not count them.
     pub live_bytes: Option<i64>,
-    /// The id of its process; none where it is no process, or none runs.
+    /// The id of its process; `None` if it has none or none is running.
     pub pid: Option<u32>,
-    /// How long the calls took that were sampled.
+    /// Durations of the sampled calls.
     pub latencies: Option<LatencySnapshot>,
 }
 
 impl PluginStats {
-    /// The figures of a plugin that has done nothing yet.
+    /// Creates the stats of a plugin without any activity.
     pub fn new(name: PluginName) -> Self {
         Self {
             name,

@@ -1,27 +1,47 @@
-//! Where counts stand: the trait that a collector counts through, and a store in memory.
-//! Never forgets a count; what it has no room for stands under one named key.
+//! Stores of counts: the trait that a collector counts with, and a store in memory. Never loses a
+//! count; keys beyond a limit are counted together.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-/// Counts by key. Implemented by the application, or by [`MemoryStore`].
+/// A store of counts by key, implemented by the application or by [`MemoryStore`].
 ///
-/// It is called by several threads at once. One that panics loses that one event, see
+/// Several threads call it at once. A panic loses one event: see
 /// [`Collected::failed`](super::Collected::failed).
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use hotbay::metrics::MetricStore;
+///
+/// struct Total(AtomicU64);
+///
+/// impl MetricStore for Total {
+///     fn inc(&self, _: &str) {
+///         self.0.fetch_add(1, Ordering::Relaxed);
+///     }
+///     fn get(&self, _: &str) -> u64 {
+///         self.0.load(Ordering::Relaxed)
+///     }
+/// }
+///
+/// let total = Total(AtomicU64::new(0));
+/// total.inc("logins");
+/// assert_eq!(total.get("any key"), 1);
+/// ```
 pub trait MetricStore: Send + Sync {
     /// Adds one to `key`.
     fn inc(&self, key: &str);
 
-    /// How often `key` was added to; zero for a key that never was.
+    /// Returns the count of `key`; zero if it was never counted.
     fn get(&self, key: &str) -> u64;
 }
 
-/// Counts in memory, of a bounded number of keys.
+/// Counts in memory for a bounded number of keys.
 ///
 /// A key beyond `keys_max`, or longer than [`KEY_BYTES_MAX`](Self::KEY_BYTES_MAX), is counted
-/// under [`OTHER`](Self::OTHER): the sum of all counts is exact whatever keys come.
+/// under [`OTHER`](Self::OTHER), so the sum of all counts is always exact.
 ///
 /// ```
 /// use hotbay::metrics::{MemoryStore, MetricStore};
@@ -32,27 +52,26 @@ pub trait MetricStore: Send + Sync {
 /// assert_eq!(store.get(MemoryStore::OTHER), 2);
 /// ```
 pub struct MemoryStore {
-    /// Never more than `keys_max`; nothing is ever removed.
+    /// At most `keys_max` keys; none is ever removed.
     counts: RwLock<HashMap<Box<str>, AtomicU64>>,
     keys_max: usize,
     other: AtomicU64,
 }
 
 impl MemoryStore {
-    /// Keys of [`MemoryStore::default`].
+    /// The maximum number of keys of [`MemoryStore::default`].
     pub const KEYS_MAX_DEFAULT: usize = 10_000;
-    /// Bytes of the longest key that has a count of its own.
+    /// The maximum length of a key that is counted by itself.
     pub const KEY_BYTES_MAX: usize = 256;
-    /// The key under which everything is counted that has no count of its own.
+    /// The key under which all other keys are counted.
     pub const OTHER: &str = "other";
 
-    /// A store without counts that will hold at most `keys_max` keys, besides
-    /// [`OTHER`](Self::OTHER).
+    /// Creates a store for at most `keys_max` keys besides [`OTHER`](Self::OTHER).
     pub fn new(keys_max: usize) -> Self {
         Self { counts: RwLock::default(), keys_max, other: AtomicU64::new(0) }
     }
 
-    /// Every key that was ever added to, with its count, sorted by key.
+    /// Returns all keys with their counts, sorted by key.
     pub fn list(&self) -> Vec<(String, u64)> {
         let counts = self.counts.read().unwrap_or_else(PoisonError::into_inner);
         let counts = counts.iter().map(|(key, count)| (key.to_string(), read(count)));
@@ -66,7 +85,7 @@ impl MemoryStore {
     #[cold]
     fn inc_new(&self, key: &str) {
         let mut counts = self.counts.write().unwrap_or_else(PoisonError::into_inner);
-        // Another thread may have come first.
+        // Another thread may have inserted the key.
         if let Some(count) = counts.get(key) {
             add(count);
         } else if counts.len() < self.keys_max {
@@ -100,7 +119,7 @@ impl MetricStore for MemoryStore {
     }
 }
 
-/// Relaxed: a count orders nothing, and joining who counts makes it exact.
+/// Relaxed: counts order nothing, and joining the threads that count makes them exact.
 fn add(count: &AtomicU64) {
     count.fetch_add(1, Ordering::Relaxed);
 }
@@ -127,7 +146,7 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn nothing_is_lost_when_many_threads_bring_more_keys_than_there_is_room_for() {
+    fn counts_are_exact_with_more_keys_than_the_limit() {
         let store = MemoryStore::new(10);
         thread::scope(|scope| {
             for thread in 0..8 {
@@ -140,7 +159,7 @@ mod tests {
             }
         });
         let counts = store.list();
-        assert_eq!(counts.len(), 11, "ten keys, and what is beyond");
+        assert_eq!(counts.len(), 11, "ten keys and `other`");
         assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), 8000);
         assert_eq!(store.get(MemoryStore::OTHER), 6000);
         for (key, count) in counts {
@@ -149,15 +168,15 @@ mod tests {
     }
 
     #[test]
-    fn keys_without_a_count_of_their_own_are_counted_together() {
+    fn keys_beyond_limits_are_counted_as_other() {
         let store = MemoryStore::new(2);
         let long = "k".repeat(MemoryStore::KEY_BYTES_MAX);
         let too_long = "k".repeat(MemoryStore::KEY_BYTES_MAX + 1);
         for key in ["", &long, &too_long, MemoryStore::OTHER, "third", ""] {
             store.inc(key);
         }
-        for (key, wanted) in [("", 2), (&long, 1), (&too_long, 0), ("other", 3), ("third", 0)] {
-            assert_eq!(store.get(key), wanted, "{key}");
+        for (key, expected) in [("", 2), (&long, 1), (&too_long, 0), ("other", 3), ("third", 0)] {
+            assert_eq!(store.get(key), expected, "{key}");
         }
         let none = MemoryStore::new(0);
         none.inc("a");

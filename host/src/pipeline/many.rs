@@ -1,5 +1,5 @@
-//! A stream of requests through a pipeline: in chunks, so that what a queue and a thread cost is
-//! paid once for many, and with a bounded number of chunks under way.
+//! A stream of requests through a pipeline, in chunks, so that the cost of queues and threads is
+//! paid once for many. The number of concurrent chunks is bounded.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,7 +14,26 @@ use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::handle::BatchItem;
 
-/// How a stream of requests goes through a pipeline.
+/// Options of [`Pipeline::run_many`].
+///
+/// ```
+/// use futures_util::stream;
+/// use hotbay::{Host, Output, Request, RunOptions};
+///
+/// let host = Host::builder()
+///     .register_fn("shout", |_, input| Ok(Output::text(input.as_text()?.to_uppercase())))
+///     .build()?;
+/// let lines = ["one", "two"].map(|line| Request::owned(line.into()));
+/// let options = RunOptions::ordered().max_chunk(64);
+/// let mut outcomes = host.pipeline(["shout"])?.run_many(stream::iter(lines), options);
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// assert_eq!(outcomes.next().await.unwrap().outcome?.as_text()?, "ONE");
+/// assert_eq!(outcomes.next().await.unwrap().outcome?.as_text()?, "TWO");
+/// assert!(outcomes.next().await.is_none());
+/// # Ok::<(), hotbay::Error>(())
+/// # })?;
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct RunOptions {
@@ -24,43 +43,42 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    /// Outcomes come in the order of their requests.
+    /// Creates options for outcomes in the order of their requests.
     pub fn ordered() -> Self {
         Self { is_ordered: true, max_chunk: 256, max_chunks: 8 }
     }
 
-    /// Outcomes come as they are there.
+    /// Creates options for outcomes in the order in which they complete.
     pub fn unordered() -> Self {
         Self { is_ordered: false, ..Self::ordered() }
     }
 
-    /// Takes at most so many requests together, of those that are there already; at least one.
-    /// Default: 256.
+    /// Sets the maximum number of requests in a chunk, at least one. A chunk takes only requests
+    /// that are ready. Default: 256.
     pub fn max_chunk(mut self, requests: usize) -> Self {
         self.max_chunk = requests.max(1);
         self
     }
 
-    /// Has at most so many chunks under way; at least one. Default: 8.
+    /// Sets the maximum number of concurrent chunks, at least one. Default: 8.
     pub fn max_chunks(mut self, chunks: usize) -> Self {
         self.max_chunks = chunks.max(1);
         self
     }
 }
 
-/// What became of one request of many.
+/// The outcome of one request of many.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Completed {
-    /// Which one it was, from 0 on.
+    /// The position of the request, from 0.
     pub index: u64,
-    /// The reply of the last step, or the error of the step that failed; see
-    /// [`Pipeline::run`].
+    /// The reply of the last step, or the error of the step that failed; see [`Pipeline::run`].
     pub outcome: Result<Reply, Error>,
 }
 
-/// The outcomes of many requests: a stream.
-#[must_use = "nothing runs unless the stream is asked"]
+/// The stream of outcomes of [`Pipeline::run_many`].
+#[must_use = "nothing runs unless the stream is polled"]
 pub struct RunMany {
     done: Pin<Box<dyn Stream<Item = Completed> + Send>>,
 }
@@ -74,7 +92,7 @@ impl Stream for RunMany {
 }
 
 impl RunMany {
-    /// Waits for the next outcome; none once all requests are done.
+    /// Waits for the next outcome; `None` once all requests are done.
     pub async fn next(&mut self) -> Option<Completed> {
         self.done.next().await
     }
@@ -87,47 +105,30 @@ impl fmt::Debug for RunMany {
 }
 
 impl Pipeline {
-    /// Sends a stream of requests through the plugins, and answers with a stream of outcomes:
-    /// one for each request, whatever becomes of it.
+    /// Sends a stream of requests through the plugins and returns a stream with one outcome for
+    /// each request.
     ///
     /// Memory is bounded: at most [`max_chunks`](RunOptions::max_chunks) chunks of at most
-    /// [`max_chunk`](RunOptions::max_chunk) requests are under way, and no more are asked of
+    /// [`max_chunk`](RunOptions::max_chunk) requests run at once, and no more are taken from
     /// `requests` until the outcomes are taken. Runs on any executor; nothing runs unless the
-    /// outcomes are asked for. Dropping the stream takes back what runs.
+    /// stream is polled. Dropping the stream cancels the running calls. See [`RunOptions`] for an
+    /// example.
     ///
-    /// ```
-    /// # use hotbay::{Host, RunOptions, Output, Request};
-    /// use futures_util::stream;
-    ///
-    /// # let host = Host::builder()
-    /// #     .register_fn("shout", |_, input| Ok(Output::text(input.as_text()?.to_uppercase())))
-    /// #     .build()?;
-    /// let lines = ["one", "two"].map(|line| Request::owned(line.into()));
-    /// let mut done = host.pipeline(["shout"])?.run_many(stream::iter(lines), RunOptions::ordered());
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// while let Some(one) = done.next().await {
-    ///     println!("{}: {}", one.index, one.outcome?.as_text()?);
-    /// }
-    /// # Ok::<(), hotbay::Error>(())
-    /// # })?;
-    /// # Ok::<(), hotbay::Error>(())
-    /// ```
-    ///
-    /// Plugins are looked up for each chunk. Where nothing bounds their calls, neither a
-    /// deadline nor `limits.in_flight`, threads of the stream's own take chunks through all
-    /// steps, as many as the plugins have workers; otherwise each step runs on the workers of
-    /// its plugin, and a call that is late does not hold up those that were to follow. A step's
-    /// deadline counts for each call of it, from its own begin on. Requests that name a deadline
-    /// or a token of their own go one by one, so that each is told in time.
-    pub fn run_many<S>(&self, requests: S, many: RunOptions) -> RunMany
+    /// Plugins are looked up for each chunk. If their calls have neither deadlines nor
+    /// `limits.in_flight`, threads of the stream take chunks through all steps, as many as the
+    /// plugins have workers. Otherwise each step runs on the workers of its plugin, and a call that
+    /// exceeds its deadline does not delay the following ones. The deadline of a step applies to
+    /// each call from its own start. Requests with a deadline or a token run one by one, so that
+    /// each completes in time.
+    pub fn run_many<S>(&self, requests: S, options: RunOptions) -> RunMany
     where
         S: Stream<Item = Request<'static>> + Send + 'static,
     {
         let pipeline = self.clone();
         let mut next = 0_u64;
-        let chunks = requests.ready_chunks(many.max_chunk);
+        let chunks = requests.ready_chunks(options.max_chunk);
         let chunks = chunks.flat_map(|requests| stream::iter(split(requests)));
-        let mut runners = Runners::new(self.clone(), many.max_chunks);
+        let mut runners = Runners::new(self.clone(), options.max_chunks);
         let chunks = chunks.map(move |requests| {
             let first = next;
             next += requests.len() as u64;
@@ -141,9 +142,9 @@ impl Pipeline {
                 }
             }
         });
-        let done: Pin<Box<dyn Stream<Item = Completed> + Send>> = match many.is_ordered {
-            true => Box::pin(chunks.buffered(many.max_chunks).flat_map(stream::iter)),
-            false => Box::pin(chunks.buffer_unordered(many.max_chunks).flat_map(stream::iter)),
+        let done: Pin<Box<dyn Stream<Item = Completed> + Send>> = match options.is_ordered {
+            true => Box::pin(chunks.buffered(options.max_chunks).flat_map(stream::iter)),
+            false => Box::pin(chunks.buffer_unordered(options.max_chunks).flat_map(stream::iter)),
         };
         RunMany { done }
     }
@@ -152,21 +153,21 @@ impl Pipeline {
         if requests.len() == 1
             && let Some(request) = requests.pop_if(|request| request.is_bounded())
         {
-            let outcome = self.run(request.wait_for_place_if_need_be()).await;
+            let outcome = self.run(request.wait_for_place_by_default()).await;
             return vec![Completed { index: first, outcome }];
         }
         let mut calls: Vec<_> = requests.into_iter().map(BatchItem::Pending).collect();
         for at in 0..self.steps.len() {
-            calls.iter_mut().for_each(run_next);
+            calls.iter_mut().for_each(continue_with_reply);
             if calls.iter().all(|call| matches!(call, BatchItem::Failed(_))) {
                 break;
             }
             calls = match self.plugin(at) {
-                Ok(plugin) => plugin.execute_each(calls, self.steps[at].wait_max).await,
+                Ok(plugin) => plugin.execute_each(calls, self.steps[at].timeout).await,
                 Err(error) => calls.into_iter().map(|call| failed(call, &error)).collect(),
             };
             for call in &mut calls {
-                self.note_skipped(at + 1, call);
+                self.record_skipped(at + 1, call);
             }
         }
         let done = |(index, call): (usize, BatchItem)| Completed {
@@ -182,8 +183,8 @@ impl Pipeline {
         calls.into_iter().enumerate().map(done).collect()
     }
 
-    /// Notes of a call that has just failed which steps are not run.
-    fn note_skipped(&self, from: usize, call: &mut BatchItem) {
+    /// Records in the error of a call that has just failed which steps are skipped.
+    fn record_skipped(&self, from: usize, call: &mut BatchItem) {
         if let BatchItem::Failed(error) = call
             && error.skipped().is_empty()
             && from < self.steps.len()
@@ -194,8 +195,8 @@ impl Pipeline {
     }
 }
 
-/// Makes a request of what the step before answered.
-fn run_next(call: &mut BatchItem) {
+/// Replaces a call that was answered with the call of the next step.
+fn continue_with_reply(call: &mut BatchItem) {
     let taken = std::mem::replace(call, BatchItem::Pending(Request::default()));
     *call = match taken {
         BatchItem::Answered(request, reply) => BatchItem::Pending(request.answered_by(reply)),
@@ -203,19 +204,19 @@ fn run_next(call: &mut BatchItem) {
     };
 }
 
-/// Requests that are bounded each by itself, and what lies between them together.
+/// Splits requests: those with a deadline or token alone, the ones between them together.
 fn split(requests: Vec<Request<'static>>) -> Vec<Vec<Request<'static>>> {
     if !requests.iter().any(Request::is_bounded) {
         return vec![requests];
     }
-    let mut apart: Vec<Vec<Request<'static>>> = Vec::new();
+    let mut chunks: Vec<Vec<Request<'static>>> = Vec::new();
     for request in requests {
-        match apart.last_mut() {
+        match chunks.last_mut() {
             Some(last) if !request.is_bounded() && !last[0].is_bounded() => last.push(request),
-            _ => apart.push(vec![request]),
+            _ => chunks.push(vec![request]),
         }
     }
-    apart
+    chunks
 }
 
 fn failed(call: BatchItem, error: &Error) -> BatchItem {

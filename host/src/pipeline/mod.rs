@@ -1,5 +1,5 @@
-//! Plugins in a row: each one's reply is the next one's request. Looks plugins up at each run,
-//! and at cancellation before each step; never runs a step after one that failed.
+//! Pipelines: the reply of each plugin is the request of the next. Looks plugins up at each run,
+//! and checks for cancellation before each step; never runs a step after one that failed.
 
 mod many;
 mod runners;
@@ -16,7 +16,7 @@ use crate::handle::PluginHandle;
 use crate::id::PluginName;
 pub use many::{Completed, RunMany, RunOptions};
 
-/// Plugins in a row, made by [`Host::pipeline`](crate::Host::pipeline). Cheap to clone.
+/// A sequence of plugins, created by [`Host::pipeline`](crate::Host::pipeline). Cheap to clone.
 ///
 /// ```
 /// # use hotbay::{Host, Output, Request};
@@ -38,7 +38,7 @@ pub struct Pipeline {
     find: Arc<dyn Find>,
 }
 
-/// Where steps are looked up.
+/// Looks up the plugins of steps.
 pub(crate) trait Find: Send + Sync {
     fn find(&self, name: &PluginName) -> Result<PluginHandle, Error>;
 }
@@ -48,20 +48,20 @@ pub(crate) trait Find: Send + Sync {
 pub struct PipelineStep {
     plugin: String,
     name: Option<PluginName>,
-    wait_max: Option<Duration>,
+    timeout: Option<Duration>,
 }
 
 impl PipelineStep {
-    /// The step that a plugin takes.
+    /// Creates a step that calls a plugin.
     pub fn new(plugin: impl Into<String>) -> Self {
         let plugin = plugin.into();
-        Self { name: PluginName::new(&plugin).ok(), plugin, wait_max: None }
+        Self { name: PluginName::new(&plugin).ok(), plugin, timeout: None }
     }
 
-    /// Says how long this step may take, from its own begin on.
+    /// Limits the time of this step, from its own start.
     #[must_use]
-    pub fn deadline_in(mut self, wait_max: Duration) -> Self {
-        self.wait_max = Some(wait_max);
+    pub fn deadline_in(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 }
@@ -73,11 +73,11 @@ impl<T: Into<String>> From<T> for PipelineStep {
 }
 
 impl Pipeline {
-    /// A pipeline whose plugins are all there now.
+    /// Creates a pipeline whose plugins all exist now.
     pub(crate) fn new(steps: Vec<PipelineStep>, find: Arc<dyn Find>) -> Result<Self, Error> {
         if steps.is_empty() {
-            let message = "a pipeline needs a step; name the plugins in their order";
-            return Err(Error::new(ErrorKind::NotFound, message));
+            let error = Error::new(ErrorKind::NotFound, "a pipeline needs at least one step");
+            return Err(error.with_hint("name the plugins in their order"));
         }
         let pipeline = Self { steps: steps.into(), find };
         for at in 0..pipeline.steps.len() {
@@ -86,51 +86,51 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Sends a request through the plugins, each on threads of its own, and answers with what
-    /// the last one answers.
+    /// Sends a request through the plugins, each on its own workers, and returns the reply of the
+    /// last one.
     ///
-    /// The request's deadline, token, trace and operation count for all steps. Dropping the
-    /// future takes the step that runs back.
+    /// The request's deadline, token, trace and operation apply to all steps. Dropping the future
+    /// cancels the running step.
     ///
     /// # Errors
     ///
-    /// That of the step that failed: [`Error::plugin`] names it, [`Error::plugin_error`] is its
-    /// own, and [`Error::skipped`] names the steps that were not run. `Cancelled` when the
-    /// token was cancelled between two steps.
+    /// That of the step that failed: [`Error::plugin`] returns its name, [`Error::plugin_error`] its
+    /// own error, and [`Error::skipped`] the steps that did not run. `Cancelled` if the token was
+    /// cancelled between two steps.
     pub async fn run(&self, request: Request<'_>) -> Result<Reply, Error> {
         let mut request = request.into_owned();
         let last = self.steps.len() - 1;
         let mut at = 0;
         loop {
             if request.is_cancelled() {
-                let message = "the pipeline was taken back by its caller";
-                let error = Error::new(ErrorKind::Cancelled, message);
+                let error = Error::new(ErrorKind::Cancelled, "the caller cancelled the pipeline");
                 return Err(error.skipping(self.names_from(at)));
             }
-            let terms = Request::bytes(&[]).with_terms_of(&request);
-            let reply = self.take_step(at, request).await;
+            let options = Request::bytes(&[]).with_terms_of(&request);
+            let reply = self.run_step(at, request).await;
             let reply = reply.map_err(|error| error.skipping(self.names_from(at + 1)))?;
             if at == last {
                 return Ok(reply);
             }
-            request = terms.answered_by(reply);
+            request = options.answered_by(reply);
             at += 1;
         }
     }
 
-    async fn take_step(&self, at: usize, request: Request<'static>) -> Result<Reply, Error> {
-        let request = match self.steps[at].wait_max {
-            Some(wait_max) => request.deadline_in(wait_max),
+    async fn run_step(&self, at: usize, request: Request<'static>) -> Result<Reply, Error> {
+        let request = match self.steps[at].timeout {
+            Some(timeout) => request.deadline_in(timeout),
             None => request,
         };
         self.plugin(at)?.execute(request).await
     }
 
-    /// The plugin that serves at a step now.
+    /// Returns the plugin of a step.
     fn plugin(&self, at: usize) -> Result<PluginHandle, Error> {
         let PipelineStep { name, plugin, .. } = &self.steps[at];
         let Some(name) = name else {
-            let error = Error::new(ErrorKind::NotFound, format!("there is no plugin `{plugin}`"));
+            let message = format!("plugin `{plugin}` not found");
+            let error = Error::new(ErrorKind::NotFound, message);
             return Err(match PluginName::new(plugin) {
                 Err(invalid) => error.caused_by(invalid),
                 Ok(_) => error,
@@ -139,7 +139,7 @@ impl Pipeline {
         self.find.find(name).map_err(|error| error.of_if_unset(name))
     }
 
-    /// The names of the steps from one on.
+    /// Returns the names of the steps from `at` on.
     fn names_from(&self, at: usize) -> Vec<PluginName> {
         self.steps[at..].iter().filter_map(|step| step.name.clone()).collect()
     }

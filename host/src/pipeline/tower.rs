@@ -1,4 +1,4 @@
-//! Plugins in a row as one service of tower.
+//! A pipeline as a tower service.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,7 +19,7 @@ impl Service<Request<'static>> for Pipeline {
         Poll::Ready(Ok(()))
     }
 
-    /// As [`run`](Pipeline::run), in a box.
+    /// As [`run`](Pipeline::run), boxed.
     fn call(&mut self, request: Request<'static>) -> Self::Future {
         let pipeline = self.clone();
         Box::pin(async move { pipeline.run(request).await })

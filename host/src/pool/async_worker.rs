@@ -1,5 +1,5 @@
-//! Workers without a thread: tasks on a runtime, each of which does what waits and then goes
-//! home. None sleeps, so that none is there for nothing.
+//! Workers without a thread: tasks on a runtime, each of which runs queued jobs and exits when
+//! nothing is queued. None of them waits.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -7,59 +7,59 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 
-use super::panic::{drop_panic, panic_message};
 use super::{Epoch, Job, JobOutcome, WorkSource, WorkerId};
+use crate::panic::{drop_panic, panic_message};
 
-/// Starts a worker for one epoch on `runtime`, which tells its work that it is of `generation`.
+/// Starts a worker for one epoch on `runtime`; its jobs run on `generation`.
 pub(crate) fn spawn_async_worker(
     runtime: &Handle,
-    employer: Arc<dyn WorkSource>,
+    source: Arc<dyn WorkSource>,
     epoch: Epoch,
     generation: u64,
 ) {
-    let seat = Some(employer.register(epoch));
-    let mut worker = Worker { employer, seat, work: None };
+    let worker = Some(source.register(epoch));
+    let mut worker = Worker { source, worker, job: None };
     runtime.spawn(async move {
-        while let Some(work) = worker.next() {
-            worker.run(work, generation).await;
+        while let Some(job) = worker.next() {
+            worker.run(job, generation).await;
         }
     });
 }
 
-/// A worker, which leaves its seat however it ends: a runtime that ends drops what it runs.
+/// A worker. Deregisters however it ends: a runtime that shuts down drops its tasks.
 struct Worker {
-    employer: Arc<dyn WorkSource>,
-    /// None once it went home.
-    seat: Option<WorkerId>,
-    /// What it is at.
-    work: Option<Arc<dyn Job>>,
+    source: Arc<dyn WorkSource>,
+    /// `None` once it has deregistered.
+    worker: Option<WorkerId>,
+    /// The running job.
+    job: Option<Arc<dyn Job>>,
 }
 
 impl Worker {
     fn next(&mut self) -> Option<Arc<dyn Job>> {
-        let seat = self.seat.take()?;
-        let work = Arc::clone(&self.employer).try_next(seat)?;
-        (self.seat, self.work) = (Some(seat), Some(Arc::clone(&work)));
-        Some(work)
+        let worker = self.worker.take()?;
+        let job = Arc::clone(&self.source).try_next(worker)?;
+        (self.worker, self.job) = (Some(worker), Some(Arc::clone(&job)));
+        Some(job)
     }
 
-    async fn run(&mut self, work: Arc<dyn Job>, generation: u64) {
-        let run = AssertUnwindSafe(async { Arc::clone(&work).run_async(generation).await });
-        let ran = run.catch_unwind().await;
-        self.work = None;
-        match ran {
+    async fn run(&mut self, job: Arc<dyn Job>, generation: u64) {
+        let run = AssertUnwindSafe(async { Arc::clone(&job).run_async(generation).await });
+        let outcome = run.catch_unwind().await;
+        self.job = None;
+        match outcome {
             Ok(JobOutcome::Completed) => {}
             Ok(JobOutcome::StaleEpoch) => {
-                let Some(seat) = self.seat else { return };
-                Arc::clone(&self.employer).requeue(seat, work);
-                // Whoever changes the generation is not to be kept from it.
+                let Some(worker) = self.worker else { return };
+                Arc::clone(&self.source).requeue(worker, job);
+                // Gives way to the task that changes the generation.
                 tokio::task::yield_now().await;
             }
-            // What unwinds out of work is not the plugin's, and no reason to stop.
+            // The plugin's panics are caught elsewhere: this one is a bug of the host.
             Err(payload) => {
-                drop_panic(|| work.panicked());
+                drop_panic(|| job.panicked());
                 let message = panic_message(payload);
-                tracing::error!(message, "work of the host's own panicked in a task");
+                tracing::error!(message, "a job panicked in a task");
             }
         }
     }
@@ -67,11 +67,11 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            drop_panic(|| work.panicked());
+        if let Some(job) = self.job.take() {
+            drop_panic(|| job.panicked());
         }
-        if let Some(seat) = self.seat.take() {
-            self.employer.deregister(seat);
+        if let Some(worker) = self.worker.take() {
+            self.source.deregister(worker);
         }
     }
 }

@@ -1,111 +1,110 @@
-//! What a queue holds: work, how long it may wait, and how it ends if its turn never comes.
+//! Jobs of a queue: how long they may wait, and why they are rejected.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Something that a worker does. Shared, because somebody may have to speak for it while it
-/// runs.
+/// A job for a worker. Shared, because the timer may complete it while it runs.
 pub(crate) trait Job: Send + Sync + 'static {
-    /// Does it, on a worker of `generation`.
+    /// Runs the job on a worker of `generation`.
     fn run(self: Arc<Self>, generation: u64) -> JobOutcome;
 
-    /// Does it, as a task of a worker of `generation`.
+    /// Runs the job in a task of a worker of `generation`.
     fn run_async(self: Arc<Self>, generation: u64) -> JobFuture {
         Box::pin(async move { self.run(generation) })
     }
 
-    /// Its turn never comes: whoever waits is to be told.
-    fn reject(self: Arc<Self>, why: RejectReason);
+    /// Completes the job with an error: it will not run.
+    fn reject(self: Arc<Self>, reason: RejectReason);
 
-    /// Doing it panicked: whoever waits is to be told.
+    /// Completes the job with an error: it panicked.
     fn panicked(self: Arc<Self>);
 
-    /// Whether anybody still wants it.
-    fn is_wanted(&self) -> bool {
+    /// Returns whether the caller still waits for the result.
+    fn is_active(&self) -> bool {
         true
     }
 
-    /// Whether it waits for workers that are lost to come back, however long that takes.
+    /// Returns whether the job waits for abandoned workers to return, however long that takes.
     fn waits_for_abandoned(&self) -> bool {
         true
     }
 
-    /// When what runs is to be looked at.
+    /// Returns when a running job must be checked.
     fn due(&self) -> Option<Instant> {
         None
     }
 
-    /// It runs and may be late: if so, whoever waits is told now.
+    /// Checks the deadline of a running job; completes it with an error if that has passed.
     fn check_deadline(self: Arc<Self>, _now: Instant) -> DeadlineCheck {
         DeadlineCheck::WithinDeadline
     }
 }
 
-/// Work that runs as a task.
+/// A job that runs as a task.
 pub(crate) type JobFuture = Pin<Box<dyn Future<Output = JobOutcome> + Send>>;
 
-/// How work went.
+/// The outcome of running a job.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobOutcome {
-    /// It is done.
+    /// It was completed.
     Completed,
-    /// It cannot be done on this worker any more: it goes back to its place.
+    /// The worker's epoch is over: the job goes back to its place in the queue.
     StaleEpoch,
 }
 
-/// Why the turn of work never comes.
+/// Why a job is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RejectReason {
     /// The queue was closed.
     Closed,
     /// Its deadline passed.
     DeadlineExceeded,
-    /// It waited longer than work may.
+    /// It waited longer than `queue_timeout`.
     Expired,
-    /// All workers are lost, and no further one is started.
+    /// All workers are abandoned, and no other one is started.
     NoWorkers,
-    /// The queue stayed full for as long as it wanted to wait for a place.
+    /// The queue stayed full for as long as the job waits for space.
     QueueFull,
 }
 
-/// What became of work that was looked at while it ran.
+/// The result of a deadline check.
 #[must_use]
 pub(crate) enum DeadlineCheck {
-    /// It may go on.
+    /// The job continues.
     WithinDeadline,
-    /// Nobody waits for it any more. The rest of it, if there is any, is done elsewhere.
+    /// The job was completed. What remains of it runs on another worker.
     Exceeded { remaining: Option<Arc<dyn Job>> },
 }
 
-/// How long work may wait.
+/// How long a job may wait.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct WaitLimits {
-    /// Until then it has to begin.
+    /// It must start before this.
     pub(crate) deadline: Option<Instant>,
-    /// Until then it waits for a place in a queue that is full; none: not at all.
+    /// It waits for space in a full queue until this; `None` if it does not wait.
     pub(crate) space_until: Option<Instant>,
-    /// From then on it is not worth beginning.
+    /// It is rejected if it has not started by this.
     pub(crate) expires_at: Option<Instant>,
 }
 
 impl WaitLimits {
-    /// Why it waits no longer, if it does not. `outside`: it has no place in the queue yet.
+    /// Returns the limit that is exceeded. `outside`: the job still waits for space.
     pub(super) fn exceeded(&self, now: Instant, outside: bool) -> Option<RejectReason> {
-        let over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        if over(self.deadline) {
+        let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+        if is_over(self.deadline) {
             return Some(RejectReason::DeadlineExceeded);
         }
-        if over(self.expires_at) {
+        if is_over(self.expires_at) {
             return Some(RejectReason::Expired);
         }
-        (outside && over(self.space_until)).then_some(RejectReason::QueueFull)
+        (outside && is_over(self.space_until)).then_some(RejectReason::QueueFull)
     }
 
-    /// When to look at it next.
+    /// Returns when to check it next.
     pub(super) fn next_due(&self, outside: bool) -> Option<Instant> {
-        let place = self.space_until.filter(|_| outside);
-        [self.deadline, self.expires_at, place].into_iter().flatten().min()
+        let space_until = self.space_until.filter(|_| outside);
+        [self.deadline, self.expires_at, space_until].into_iter().flatten().min()
     }
 }

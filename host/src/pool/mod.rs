@@ -1,5 +1,5 @@
-//! Bounded work: a queue with a limit, threads that are joined, and a clock for what waits.
-//! Knows no plugins. [`WorkerPool`] is that for anybody's closures.
+//! Bounded work: a queue with a limit, threads that are joined, and a timer for what waits.
+//! [`WorkerPool`] offers the same for closures of the application. Knows no plugins.
 
 mod pool_inner;
 mod queue_inner;
@@ -11,7 +11,6 @@ mod locks {
 mod async_worker;
 mod job;
 mod opening_thread;
-mod panic;
 mod permits;
 mod queue;
 mod queue_now;
@@ -20,7 +19,6 @@ mod queue_tests;
 mod result_store;
 mod submit;
 mod task;
-mod ticket;
 mod worker_pool;
 
 pub(crate) use async_worker::spawn_async_worker;
@@ -28,7 +26,6 @@ pub(crate) use job::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, Wa
 pub(crate) use opening_thread::{Finish, OpeningThread};
 pub(crate) use queue::{NextJob, PushOutcome, Queue};
 pub(crate) use queue_inner::{Epoch, QueueLimits, WorkerId};
-pub(crate) use ticket::{Teller, Ticket, ticket};
 pub(crate) use timer::{Timer, TimerEntry, TimerHandle};
 pub(crate) use worker_threads::{RunOutcome, WorkSource, WorkerThreads};
 

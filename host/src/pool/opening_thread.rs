@@ -53,11 +53,11 @@ impl OpeningThread {
         Ok(Self { inner: Inner { jobs: Some(jobs), state: State::Running(thread) }.into() })
     }
 
-    /// Runs `job` on the thread and waits for it, at most `wait_max`. After [`RunOutcome::TimedOut`] the
-    /// thread is still at it.
+    /// Runs `job` on the thread and waits for it, at most `timeout`. After
+    /// [`RunOutcome::TimedOut`] the thread still runs it.
     pub(crate) fn run<T: Send + 'static>(
         &self,
-        wait_max: Duration,
+        timeout: Duration,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> RunOutcome<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -66,29 +66,27 @@ impl OpeningThread {
         });
         let sent = lock(&self.inner).jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
         if !sent {
-            return RunOutcome::SpawnFailed(io::Error::other(
-                "the thread that opened it has ended",
-            ));
+            return RunOutcome::SpawnFailed(io::Error::other("the opening thread has exited"));
         }
-        match receiver.recv_timeout(wait_max) {
+        match receiver.recv_timeout(timeout) {
             Ok(done) => RunOutcome::Completed(done),
             Err(mpsc::RecvTimeoutError::Timeout) => RunOutcome::TimedOut,
             Err(mpsc::RecvTimeoutError::Disconnected) => RunOutcome::SpawnFailed(io::Error::other(
-                "the thread that opened it ended within the job",
+                "the opening thread exited during the job",
             )),
         }
     }
 
-    /// Whether it takes jobs.
+    /// Returns whether the thread accepts jobs.
     pub(crate) fn is_open(&self) -> bool {
         lock(&self.inner).jobs.is_some()
     }
 
-    /// Ends the thread and waits until it has ended, at most `wait_max`. May be called again.
+    /// Ends the thread and waits until it has exited, at most `timeout`. May be called again.
     ///
     /// The destructors of its thread-locals run meanwhile. They are code of the library and may
     /// never return.
-    pub(crate) fn finish(&self, wait_max: Duration) -> Finish {
+    pub(crate) fn finish(&self, timeout: Duration) -> Finish {
         let mut inner = lock(&self.inner);
         inner.jobs = None;
         inner.state = match mem::replace(&mut inner.state, State::Joined) {
@@ -101,7 +99,7 @@ impl OpeningThread {
                 _ => Finish::StillRuns,
             };
         };
-        if ended.recv_timeout(wait_max) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Timeout) {
             return Finish::StillRuns;
         }
         inner.state = State::Joined;
@@ -149,37 +147,37 @@ mod tests {
 
     use super::*;
 
-    const WAIT_MAX: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
-    fn done<T>(errand: RunOutcome<T>) -> T {
-        match errand {
-            RunOutcome::Completed(done) => done,
-            RunOutcome::TimedOut => panic!("it is late"),
+    fn completed<T>(outcome: RunOutcome<T>) -> T {
+        match outcome {
+            RunOutcome::Completed(result) => result,
+            RunOutcome::TimedOut => panic!("it timed out"),
             RunOutcome::SpawnFailed(error) => panic!("{error}"),
         }
     }
 
     #[test]
-    fn all_jobs_run_on_one_thread_until_it_is_finished() {
+    fn jobs_run_on_one_thread_until_it_is_finished() {
         let opener = OpeningThread::spawn(Builder::new()).unwrap();
-        let first = done(opener.run(WAIT_MAX, || thread::current().id()));
-        assert_eq!(done(opener.run(WAIT_MAX, || thread::current().id())), first);
+        let first = completed(opener.run(TIMEOUT, || thread::current().id()));
+        assert_eq!(completed(opener.run(TIMEOUT, || thread::current().id())), first);
         assert_ne!(thread::current().id(), first);
-        assert_eq!(opener.finish(WAIT_MAX), Finish::Ended);
+        assert_eq!(opener.finish(TIMEOUT), Finish::Ended);
         assert!(!opener.is_open());
-        assert!(matches!(opener.run(WAIT_MAX, || ()), RunOutcome::SpawnFailed(_)));
+        assert!(matches!(opener.run(TIMEOUT, || ()), RunOutcome::SpawnFailed(_)));
         assert_eq!(opener.finish(Duration::ZERO), Finish::Ended);
     }
 
     #[test]
-    fn hung_job_is_late_and_the_thread_still_runs() {
+    fn hung_job_times_out_and_thread_keeps_running() {
         let opener = OpeningThread::spawn(Builder::new()).unwrap();
         let (release, wait) = mpsc::channel::<()>();
-        let late = opener.run(Duration::ZERO, move || wait.recv().is_ok());
-        assert!(matches!(late, RunOutcome::TimedOut));
+        let outcome = opener.run(Duration::ZERO, move || wait.recv().is_ok());
+        assert!(matches!(outcome, RunOutcome::TimedOut));
         assert_eq!(opener.finish(Duration::ZERO), Finish::StillRuns);
         drop(release);
-        assert_eq!(opener.finish(WAIT_MAX), Finish::Ended);
+        assert_eq!(opener.finish(TIMEOUT), Finish::Ended);
     }
 
     #[test]
@@ -194,10 +192,10 @@ mod tests {
 
         let opener = OpeningThread::spawn(Builder::new()).unwrap();
         let (release, wait) = mpsc::channel::<()>();
-        done(opener.run(WAIT_MAX, || HUNG.set(Some(Hung(wait)))));
+        completed(opener.run(TIMEOUT, || HUNG.set(Some(Hung(wait)))));
         assert_eq!(opener.finish(Duration::from_millis(50)), Finish::StillRuns);
         assert_eq!(opener.finish(Duration::ZERO), Finish::StillRuns);
         drop(release);
-        assert_eq!(opener.finish(WAIT_MAX), Finish::Ended);
+        assert_eq!(opener.finish(TIMEOUT), Finish::Ended);
     }
 }

@@ -1,17 +1,17 @@
-//! The places that a task needs before it is accepted: one for its result, and one in the queue.
-//! Who waits for a place gets it in turn; nothing here knows what is put there.
+//! The permits that a task needs before it is accepted: one for its result, and one for the queue.
+//! Those who wait for permits are served in order.
 
 use std::sync::Arc;
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use super::SubmitErrorKind;
-use super::panic::drop_panic;
+use crate::panic::drop_panic;
 
-/// A place that was taken; free again when dropped, which may wake who waits for it.
+/// A permit; released on drop, which may wake a task that waits for one.
 pub(super) type QueuePermit = OwnedSemaphorePermit;
 
-/// The places of one pool.
+/// The permits of one pool.
 #[derive(Debug)]
 pub(super) struct QueuePermits {
     queue: Permits,
@@ -24,7 +24,7 @@ struct Permits {
     max_permits: u32,
 }
 
-/// The places of one task.
+/// The permits of one task.
 #[derive(Debug)]
 pub(super) struct TaskPermits {
     pub(super) queue: QueuePermit,
@@ -36,22 +36,22 @@ impl QueuePermits {
         Self { queue: Permits::new(max_queued_calls), results: Permits::new(max_results) }
     }
 
-    /// Takes both places if both are free.
+    /// Takes both permits if both are available.
     pub(super) fn try_acquire(&self) -> Result<TaskPermits, SubmitErrorKind> {
         let result = self.results.try_acquire(SubmitErrorKind::StoreFull)?;
         let queue = self.queue.try_acquire(SubmitErrorKind::QueueFull)?;
         Ok(TaskPermits { queue, result })
     }
 
-    /// Waits for both places; fails once the pool is closed, and at once where there are none.
+    /// Waits for both permits. Fails once the pool is closed, and at once if a limit is 0.
     pub(super) async fn acquire(&self) -> Result<TaskPermits, SubmitErrorKind> {
-        // In this order: a place in the queue is soon free again, and so held as briefly.
+        // In this order: a permit of the queue is soon released, so it is held more briefly.
         let result = self.results.acquire(SubmitErrorKind::StoreFull).await?;
         let queue = self.queue.acquire(SubmitErrorKind::QueueFull).await?;
         Ok(TaskPermits { queue, result })
     }
 
-    /// Gives out no more places; tells those who wait.
+    /// Issues no more permits, and wakes those who wait.
     pub(super) fn close(&self) {
         drop_panic(|| self.results.semaphore.close());
         drop_panic(|| self.queue.semaphore.close());
@@ -63,11 +63,11 @@ impl QueuePermits {
 }
 
 impl Permits {
-    fn new(places_max: u32) -> Self {
-        let places = usize::try_from(places_max).unwrap_or(usize::MAX);
+    fn new(max_permits: u32) -> Self {
+        let permits = usize::try_from(max_permits).unwrap_or(usize::MAX);
         Self {
-            semaphore: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
-            max_permits: places_max,
+            semaphore: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            max_permits,
         }
     }
 
@@ -80,10 +80,10 @@ impl Permits {
 
     async fn acquire(&self, full: SubmitErrorKind) -> Result<QueuePermit, SubmitErrorKind> {
         if self.max_permits == 0 {
-            // A wait would never end.
+            // The wait would never end.
             return Err(full);
         }
-        let place = Arc::clone(&self.semaphore).acquire_owned().await;
-        place.map_err(|_: AcquireError| SubmitErrorKind::Closed)
+        let permit = Arc::clone(&self.semaphore).acquire_owned().await;
+        permit.map_err(|_: AcquireError| SubmitErrorKind::Closed)
     }
 }

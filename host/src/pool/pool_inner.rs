@@ -1,36 +1,36 @@
-//! What the handle, the workers, the tasks and the tickets of one pool share: where tasks come
-//! in, wait, run, and leave their outcomes. Owns no thread.
+//! State that the handle, workers, tasks and tickets of one pool share: permits, queue and results.
+//! Owns no thread.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::panic::{catch_panic, drop_panic};
 use super::permits::{QueuePermit, QueuePermits, TaskPermits};
 use super::result_store::ResultStore;
 use super::{
     Epoch, Job, JobOutcome, PoolLimits, PushOutcome, Queue, QueueLimits, RejectReason, SubmitError,
     SubmitErrorKind, TaskError, TaskId, TaskTicket, WaitLimits,
 };
+use crate::panic::{catch_panic, drop_panic};
 use crate::sync::{ProcessEpoch, WaitGroup, deadline_in, lock, park};
 
-/// One pool but for its threads.
+/// A pool without its threads.
 pub(super) struct PoolInner<T> {
     pub(super) store: ResultStore<T>,
     queue: Queue,
     permits: QueuePermits,
     workers: u32,
-    /// Threads that tell tasks that these never run.
+    /// Threads that are rejecting tasks.
     rejecting: Arc<WaitGroup>,
     pub(super) process: ProcessEpoch,
 }
 
-/// A task on its way through the queue.
+/// A task in the queue or on a worker.
 struct Task<T, F> {
     id: TaskId,
     pool: Arc<PoolInner<T>>,
-    /// None once it ran, never ran, or was given back.
+    /// `None` once it ran, was rejected, or was returned to the caller.
     waiting: Mutex<Option<PendingTask<F>>>,
 }
 
@@ -40,22 +40,22 @@ struct PendingTask<F> {
 }
 
 thread_local! {
-    /// The addresses of the floors that this thread is inside of, one within the other.
+    /// The addresses of the pools whose code this thread runs, nested.
     static ENTERED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Until it is dropped, this thread is inside a floor.
+/// Marks this thread as running code of a pool until it is dropped.
 struct EnterGuard;
 
 impl<T: Send + 'static> PoolInner<T> {
-    /// A floor, and the epoch of its workers, which are to be started.
+    /// Creates a pool, and the epoch for its workers, which the caller starts.
     pub(super) fn new(limits: &PoolLimits) -> (Arc<Self>, Epoch) {
         let max_queued_calls = usize::try_from(limits.max_queued_calls).unwrap_or(usize::MAX);
         let queue = Queue::new();
-        let places =
+        let queue_limits =
             QueueLimits { max_queued: max_queued_calls, max_waiting_for_space: 0, max_replaced: 0 };
-        let (epoch, _) = queue.start_epoch(limits.workers, places);
-        let floor = Self {
+        let (epoch, _) = queue.start_epoch(limits.workers, queue_limits);
+        let inner = Self {
             store: ResultStore::new(),
             queue,
             permits: QueuePermits::new(limits.max_queued_calls, limits.max_results),
@@ -63,36 +63,36 @@ impl<T: Send + 'static> PoolInner<T> {
             rejecting: Arc::default(),
             process: ProcessEpoch::now(),
         };
-        (Arc::new(floor), epoch)
+        (Arc::new(inner), epoch)
     }
 
-    /// Accepts a task if there is a place for it.
+    /// Accepts a task if permits are available.
     pub(super) fn submit<F>(self: &Arc<Self>, task: F) -> Result<TaskTicket<T>, SubmitError<F>>
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        let taken = self.can_accept().and_then(|()| self.permits.try_acquire());
-        self.accept(taken, task)
+        let permits = self.can_accept().and_then(|()| self.permits.try_acquire());
+        self.accept(permits, task)
     }
 
-    /// Accepts a task once there is a place for it; blocks for that at most `wait_max`.
+    /// Accepts a task once permits are available; blocks for that at most `timeout`.
     pub(super) fn submit_within<F>(
         self: &Arc<Self>,
-        wait_max: Duration,
+        timeout: Duration,
         task: F,
     ) -> Result<TaskTicket<T>, SubmitError<F>>
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        let taken = self.can_accept().and_then(|()| {
+        let permits = self.can_accept().and_then(|()| {
             let wait = std::pin::pin!(self.permits.acquire());
-            let taken = park::wait(wait, Some(deadline_in(wait_max)));
-            taken.unwrap_or_else(|| self.permits.try_acquire())
+            let permits = park::wait(wait, Some(deadline_in(timeout)));
+            permits.unwrap_or_else(|| self.permits.try_acquire())
         });
-        self.accept(taken, task)
+        self.accept(permits, task)
     }
 
-    /// Accepts a task once there is a place for it.
+    /// Accepts a task once permits are available.
     pub(super) async fn submit_waiting<F>(
         self: Arc<Self>,
         task: F,
@@ -100,11 +100,11 @@ impl<T: Send + 'static> PoolInner<T> {
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        let taken = match self.can_accept() {
+        let permits = match self.can_accept() {
             Ok(()) => self.permits.acquire().await,
             Err(kind) => Err(kind),
         };
-        self.accept(taken, task)
+        self.accept(permits, task)
     }
 
     fn can_accept(&self) -> Result<(), SubmitErrorKind> {
@@ -121,24 +121,24 @@ impl<T: Send + 'static> PoolInner<T> {
 
     fn accept<F>(
         self: &Arc<Self>,
-        taken: Result<TaskPermits, SubmitErrorKind>,
+        permits: Result<TaskPermits, SubmitErrorKind>,
         task: F,
     ) -> Result<TaskTicket<T>, SubmitError<F>>
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        let taken = match taken {
-            Ok(taken) => taken,
+        let permits = match permits {
+            Ok(permits) => permits,
             Err(kind) => return Err(SubmitError::new(kind, task)),
         };
         let id = TaskId::next();
-        let waiting = Mutex::new(Some(PendingTask { task, permit: taken.queue }));
+        let waiting = Mutex::new(Some(PendingTask { task, permit: permits.queue }));
         let task = Arc::new(Task { id, pool: Arc::clone(self), waiting });
-        // Before the push: a worker may be done before that returns.
-        self.store.reserve(id, taken.result);
+        // Before the push: a worker may complete the task before that returns.
+        self.store.reserve(id, permits.result);
         let (pushed, _) = self.queue.push(Arc::<Task<T, F>>::clone(&task), WaitLimits::default());
         let kind = match pushed {
-            // All workers were started with the pool, so there is none to hire.
+            // All workers were started with the pool.
             PushOutcome::Queued | PushOutcome::SpawnWorker(_) => {
                 return Ok(TaskTicket::new(id, Arc::clone(self)));
             }
@@ -146,53 +146,52 @@ impl<T: Send + 'static> PoolInner<T> {
             PushOutcome::Closed => SubmitErrorKind::Closed,
         };
         self.store.remove(id);
-        let PendingTask { task, permit: place } =
-            task.take().expect("what was not queued is never run");
-        drop_panic(|| drop(place));
+        let PendingTask { task, permit } = task.take().expect("a rejected task never runs");
+        drop_panic(|| drop(permit));
         Err(SubmitError::new(kind, task))
     }
 
-    /// Does what comes until the pool ends.
+    /// Runs tasks until the pool ends.
     pub(super) fn run_worker(self: &Arc<Self>, epoch: Epoch) {
-        let _inside = self.enter();
-        let seat = self.queue.register(epoch);
-        while let Some(work) = self.queue.next(seat).0.job {
+        let _entered = self.enter();
+        let worker = self.queue.register(epoch);
+        while let Some(job) = self.queue.next(worker).0.job {
             drop_panic(|| {
-                let _ = work.run(0);
+                let _ = job.run(0);
             });
         }
     }
 
-    /// Accepts no more; workers go home once nothing waits.
+    /// Rejects new tasks; workers exit once the queue is empty.
     pub(super) fn drain(&self) {
         self.permits.close();
         self.queue.drain();
     }
 
-    /// Accepts no more; workers go home after what they do now, and the rest is told.
+    /// Rejects new and queued tasks; workers exit after their running task.
     pub(super) fn close(self: &Arc<Self>) {
-        // What is told and dropped here is not to wait for this pool.
-        let _inside = self.enter();
-        let _telling = self.rejecting.start();
+        // A callback that runs here must not wait for this pool.
+        let _entered = self.enter();
+        let _rejecting = self.rejecting.start();
         self.permits.close();
         self.queue.close();
     }
 
-    /// Waits until each task is told, after the workers have gone home.
+    /// Waits until all queued tasks are rejected, after the workers have exited.
     pub(super) fn wait_rejected(&self) {
         self.rejecting.wait_idle(deadline_in(Duration::MAX));
     }
 
     fn enter(self: &Arc<Self>) -> EnterGuard {
-        ENTERED.with_borrow_mut(|inside| inside.push(self.address()));
+        ENTERED.with_borrow_mut(|entered| entered.push(self.address()));
         EnterGuard
     }
 }
 
 impl<T> PoolInner<T> {
-    /// Whether this thread is a worker of this pool, so that waiting for it could be for ever.
+    /// Returns whether this thread runs code of this pool, so that waiting could last forever.
     pub(super) fn is_entered(&self) -> bool {
-        ENTERED.with_borrow(|inside| inside.contains(&self.address()))
+        ENTERED.with_borrow(|entered| entered.contains(&self.address()))
     }
 
     fn address(&self) -> usize {
@@ -212,8 +211,8 @@ where
     F: FnOnce() -> T + Send + 'static,
 {
     fn run(self: Arc<Self>, _: u64) -> JobOutcome {
-        if let Some(PendingTask { task, permit: place }) = self.take() {
-            drop_panic(|| drop(place));
+        if let Some(PendingTask { task, permit }) = self.take() {
+            drop_panic(|| drop(permit));
             self.pool.store.complete(self.id, catch_panic(task).map_err(TaskError::Panicked));
         }
         JobOutcome::Completed
@@ -240,7 +239,7 @@ impl<T> fmt::Debug for PoolInner<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PoolInner")
             .field("workers", &self.workers)
-            .field("waiting", &self.queue.queued())
+            .field("queued", &self.queue.queued())
             .field("store", &self.store)
             .finish_non_exhaustive()
     }

@@ -1,5 +1,5 @@
-//! A queue of work with a limit, the sleep of the workers that wait for it, and what they are
-//! at. Workers are hired for an epoch; when the next one begins, they go home.
+//! A bounded queue of jobs, the workers that sleep at it, and their running jobs. Workers serve one
+//! epoch and exit when the next one starts.
 //! Checked with loom by `tests/loom`, which brings its own locks.
 
 use std::collections::VecDeque;
@@ -9,72 +9,72 @@ use std::time::Instant;
 
 use super::job::{Job, RejectReason, WaitLimits};
 use super::locks::{Condvar, Mutex, MutexGuard};
-use super::panic::drop_panic;
 use super::queue_inner::{
     Abandonment, Epoch, FinishedJob, QueueInner, QueueLimits, QueueState, QueuedJob, RunningJob,
     WorkerId,
 };
+use crate::panic::drop_panic;
 use crate::sync::lock;
 
-/// A bounded queue that many push to and many take from, first in, first out.
+/// A bounded queue with many producers and consumers, first in, first out.
 pub(crate) struct Queue {
     pub(super) inner: Mutex<QueueInner>,
     filled: Condvar,
-    /// Nothing waits or runs any more, in a queue that takes nothing new.
+    /// Notified when a queue that accepts no more jobs has none queued or running.
     pub(super) emptied: Condvar,
 }
 
-/// What became of work that was to be queued.
+/// The outcome of a push.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PushOutcome {
-    /// It waits for the workers that there are.
+    /// The job waits for the existing workers.
     Queued,
-    /// It waits, and a worker is to be started for this epoch.
+    /// The job waits, and the caller must start a worker for this epoch.
     SpawnWorker(Epoch),
-    /// The queue is full; the work was dropped.
+    /// The queue is full; the job was dropped.
     Full,
-    /// The queue takes nothing any more; the work was dropped.
+    /// The queue is closed; the job was dropped.
     Closed,
 }
 
-/// What a worker came back to.
+/// The next job of a worker.
 #[must_use]
 pub(crate) struct NextJob {
-    /// None: it goes home.
+    /// `None` if the worker must exit.
     pub(crate) job: Option<Arc<dyn Job>>,
-    /// It had been given up for lost.
+    /// Whether its previous job had been abandoned.
     pub(crate) was_abandoned: bool,
 }
 
-/// What a look at the queue found.
+/// Jobs that a check found due.
 #[must_use]
 #[derive(Default)]
 pub(crate) struct DueJobs {
-    /// Work that waits no longer.
+    /// Queued jobs whose wait limits are exceeded.
     pub(crate) rejected: Vec<(Arc<dyn Job>, RejectReason)>,
-    /// Work that runs and may be late.
+    /// Running jobs whose deadline may have passed.
     pub(crate) overdue: Vec<Arc<dyn Job>>,
     pub(crate) next_due: Option<Instant>,
-    /// A worker is to be started.
+    /// The caller must start a worker for this epoch.
     pub(crate) spawn_worker: Option<Epoch>,
-    /// Dropped by whoever looks, when nothing is locked.
+    /// Dropped by the caller, without the lock.
     #[expect(dead_code, reason = "held, not read")]
     pub(super) cancelled: VecDeque<QueuedJob>,
 }
 
-/// What it means that a worker was given up for lost.
+/// The outcome of abandoning a worker.
 #[must_use]
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct AbandonOutcome {
-    /// A worker is to be started in its place.
+    /// The caller must start a worker for this epoch.
     pub(crate) spawn_worker: Option<Epoch>,
-    /// No further one will be replaced before one comes back.
+    /// No other worker is replaced before one returns.
     pub(crate) is_exhausted: bool,
 }
 
 impl Queue {
-    /// A queue without workers that holds nothing yet.
+    /// Creates an empty queue without workers.
     pub(crate) fn new() -> Self {
         let limits = QueueLimits { max_queued: 0, max_waiting_for_space: 0, max_replaced: 0 };
         let inner = QueueInner {
@@ -94,49 +94,48 @@ impl Queue {
         Self { inner: Mutex::new(inner), filled: Condvar::new(), emptied: Condvar::new() }
     }
 
-    /// Puts work at the end, without waiting. The second answer is when to [`take_due`](Self::take_due),
-    /// if that is earlier than was told before.
+    /// Appends a job without waiting. Also returns when to call [`take_due`](Self::take_due), if
+    /// that is earlier than returned before.
     pub(crate) fn push(
         &self,
-        work: Arc<dyn Job>,
-        patience: WaitLimits,
+        job: Arc<dyn Job>,
+        wait_limits: WaitLimits,
     ) -> (PushOutcome, Option<Instant>) {
         let mut inner = lock(&self.inner);
         if inner.state != QueueState::Open {
             return (PushOutcome::Closed, None);
         }
-        let mut unwanted = VecDeque::new();
+        let mut cancelled = VecDeque::new();
         if inner.queued.len() >= inner.limits.max_queued {
-            unwanted = inner.take_cancelled();
+            cancelled = inner.take_cancelled();
         }
         let outside = inner.queued.len() >= inner.limits.max_queued;
         let outside_max =
             inner.limits.max_queued.saturating_add(inner.limits.max_waiting_for_space);
-        if outside && (patience.space_until.is_none() || inner.queued.len() >= outside_max) {
+        if outside && (wait_limits.space_until.is_none() || inner.queued.len() >= outside_max) {
             drop(inner);
             return (PushOutcome::Full, None);
         }
-        let look_at = inner.arm_timer(patience.next_due(outside));
-        inner.queued.push_back(QueuedJob { job: work, wait_limits: patience });
+        let due_at = inner.arm_timer(wait_limits.next_due(outside));
+        inner.queued.push_back(QueuedJob { job, wait_limits });
         let pushed = self.push_outcome(inner);
-        drop(unwanted);
-        (pushed, look_at)
+        drop(cancelled);
+        (pushed, due_at)
     }
 
-    /// Puts work back in its place at the front, which a worker took for nothing, however full
-    /// the queue is.
-    pub(crate) fn requeue(&self, seat: WorkerId, work: Arc<dyn Job>) -> PushOutcome {
+    /// Puts a job that a worker could not run back to the front, however full the queue is.
+    pub(crate) fn requeue(&self, worker: WorkerId, job: Arc<dyn Job>) -> PushOutcome {
         let mut inner = lock(&self.inner);
-        let FinishedJob { job: _same, wait_limits: patience, .. } = inner.finish_job(seat);
+        let FinishedJob { job: _same, wait_limits, .. } = inner.finish_job(worker);
         if inner.state == QueueState::Closed {
             if inner.is_empty() {
                 self.emptied.notify_all();
             }
             drop(inner);
-            drop_panic(|| work.reject(RejectReason::Closed));
+            drop_panic(|| job.reject(RejectReason::Closed));
             return PushOutcome::Closed;
         }
-        inner.queued.push_front(QueuedJob { job: work, wait_limits: patience });
+        inner.queued.push_front(QueuedJob { job, wait_limits });
         self.push_outcome(inner)
     }
 
@@ -147,63 +146,62 @@ impl Queue {
         pushed
     }
 
-    /// A place for a worker of `epoch`.
+    /// Returns an id for a worker of `epoch`.
     pub(crate) fn register(&self, epoch: Epoch) -> WorkerId {
         let mut inner = lock(&self.inner);
         inner.registered += 1;
         WorkerId { number: inner.registered, epoch }
     }
 
-    /// Ends what the worker was at, and takes the first work, sleeping until there is some. The
-    /// second answer is as for [`push`](Self::push).
-    pub(crate) fn next(&self, seat: WorkerId) -> (NextJob, Option<Instant>) {
+    /// Finishes the worker's job and waits for the next one. Also returns when to call
+    /// [`take_due`](Self::take_due), as [`push`](Self::push).
+    pub(crate) fn next(&self, worker: WorkerId) -> (NextJob, Option<Instant>) {
         let mut inner = lock(&self.inner);
-        let FinishedJob { job: ended, was_abandoned: was_lost, is_active: stays, .. } =
-            inner.finish_job(seat);
-        if ended.is_some() && inner.state != QueueState::Open && inner.is_empty() {
+        let FinishedJob { job: finished, was_abandoned, is_active, .. } = inner.finish_job(worker);
+        if finished.is_some() && inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        let (work, look_at) = match stays {
-            true => inner.start_next(seat),
+        let (job, due_at) = match is_active {
+            true => inner.start_next(worker),
             false => (None, None),
         };
-        // One that was waited for does not sleep before that is told.
-        let is_home = !stays || inner.must_exit(seat) || was_lost;
-        if work.is_some() || is_home {
-            if work.is_none() && stays && was_lost && inner.epoch == seat.epoch {
+        // An abandoned worker returns to the caller first, which reports its return.
+        let must_return = !is_active || inner.must_exit(worker) || was_abandoned;
+        if job.is_some() || must_return {
+            if job.is_none() && is_active && was_abandoned && inner.epoch == worker.epoch {
                 inner.workers -= 1;
             }
             drop(inner);
             // Not under the lock: it may be the last that holds a plugin's memory.
-            drop(ended);
-            return (NextJob { job: work, was_abandoned: was_lost }, look_at);
+            drop(finished);
+            return (NextJob { job, was_abandoned }, due_at);
         }
-        if ended.is_some() {
+        if finished.is_some() {
             drop(inner);
-            drop(ended);
+            drop(finished);
             inner = lock(&self.inner);
         }
         loop {
-            if inner.must_exit(seat) {
-                return (NextJob { job: None, was_abandoned: was_lost }, None);
+            if inner.must_exit(worker) {
+                return (NextJob { job: None, was_abandoned }, None);
             }
-            if let (Some(work), look_at) = inner.start_next(seat) {
-                return (NextJob { job: Some(work), was_abandoned: was_lost }, look_at);
+            if let (Some(job), due_at) = inner.start_next(worker) {
+                return (NextJob { job: Some(job), was_abandoned }, due_at);
             }
             inner.idle += 1;
             inner = self.filled.wait(inner).unwrap_or_else(PoisonError::into_inner);
-            if inner.epoch == seat.epoch {
+            if inner.epoch == worker.epoch {
                 inner.idle -= 1;
             }
         }
     }
 
-    /// A worker that was to be started for `epoch` could not be. If there is no other, nobody
-    /// would do `job`: takes it out, if it still waits.
+    /// Records that a worker could not be started for `epoch`. Without any other worker, removes
+    /// `job` if it is still queued and returns it.
     pub(crate) fn worker_spawn_failed(
         &self,
         epoch: Epoch,
-        work: Option<&Arc<dyn Job>>,
+        job: Option<&Arc<dyn Job>>,
     ) -> Option<Arc<dyn Job>> {
         let mut inner = lock(&self.inner);
         if inner.epoch != epoch {
@@ -213,34 +211,33 @@ impl Queue {
         if inner.workers > 0 {
             return None;
         }
-        let taken = work.and_then(|work| inner.remove(work));
+        let removed = job.and_then(|job| inner.remove(job));
         if inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        taken
+        removed
     }
 
-    /// Lets nobody begin anything; the workers stay.
+    /// Starts no more jobs; the workers stay.
     pub(crate) fn suspend(&self) {
         lock(&self.inner).is_suspended = true;
     }
 
-    /// Lets the workers go on. Answers with how many are to be started besides for the work that
-    /// waits.
+    /// Starts jobs again. Returns how many workers the caller must start for the queued jobs.
     pub(crate) fn resume(&self) -> (Epoch, u32) {
         let mut inner = lock(&self.inner);
         inner.is_suspended = false;
-        let wanted = inner.queued.len().saturating_sub(inner.idle);
-        let hires = (0..wanted).take_while(|_| inner.request_worker().is_some()).count();
-        let hires = u32::try_from(hires).unwrap_or(u32::MAX);
+        let needed = inner.queued.len().saturating_sub(inner.idle);
+        let spawns = (0..needed).take_while(|_| inner.request_worker().is_some()).count();
+        let spawns = u32::try_from(spawns).unwrap_or(u32::MAX);
         let epoch = inner.epoch;
         drop(inner);
         self.filled.notify_all();
-        (epoch, hires)
+        (epoch, spawns)
     }
 
-    /// Begins an epoch with at most so many workers; the workers before it go home. Answers with
-    /// how many are to be started now for the work that waits.
+    /// Starts an epoch with at most `max_workers`; workers of the previous one exit. Returns how
+    /// many workers the caller must start for the queued jobs.
     pub(crate) fn start_epoch(&self, max_workers: u32, limits: QueueLimits) -> (Epoch, u32) {
         let mut inner = lock(&self.inner);
         inner.epoch = Epoch(inner.epoch.0 + 1);
@@ -250,63 +247,63 @@ impl Queue {
         inner.idle = 0;
         inner.replaced = 0;
         inner.is_suspended = false;
-        let begun = (inner.epoch, inner.workers);
+        let started = (inner.epoch, inner.workers);
         drop(inner);
         self.filled.notify_all();
-        begun
+        started
     }
 
-    /// Looks at what waits and what runs; what waits no longer is taken out.
+    /// Checks all jobs and takes those whose limits are exceeded.
     pub(crate) fn take_due(&self, now: Instant) -> DueJobs {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        // What nobody wants takes no place from what waits for one.
-        let mut looked = DueJobs { cancelled: inner.take_cancelled(), ..DueJobs::default() };
+        // Cancelled jobs first: they take no space from those that wait for it.
+        let mut due_jobs = DueJobs { cancelled: inner.take_cancelled(), ..DueJobs::default() };
         let mut next: Option<Instant> = None;
         let mut sooner = |due: Option<Instant>| next = next.into_iter().chain(due).min();
         let waiting = std::mem::take(&mut inner.queued);
         for one in waiting {
             let outside = inner.queued.len() >= inner.limits.max_queued;
             match one.wait_limits.exceeded(now, outside) {
-                Some(why) => looked.rejected.push((one.job, why)),
+                Some(reason) => due_jobs.rejected.push((one.job, reason)),
                 None => {
                     sooner(one.wait_limits.next_due(outside));
                     inner.queued.push_back(one);
                 }
             }
         }
-        for RunningJob { job: work, abandonment: lost, .. } in &inner.running {
-            match work.due() {
-                _ if *lost != Abandonment::No => {}
-                Some(due) if due <= now => looked.overdue.push(Arc::clone(work)),
+        for RunningJob { job, abandonment, .. } in &inner.running {
+            match job.due() {
+                _ if *abandonment != Abandonment::No => {}
+                Some(due) if due <= now => due_jobs.overdue.push(Arc::clone(job)),
                 due => sooner(due),
             }
         }
         if inner.workers == 0 && !inner.queued.is_empty() {
-            // The system gave no thread before.
-            looked.spawn_worker = inner.request_worker();
+            // A worker thread could not be started before.
+            due_jobs.spawn_worker = inner.request_worker();
         }
         inner.timer_at = next;
-        looked.next_due = next;
+        due_jobs.next_due = next;
         if inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        looked
+        due_jobs
     }
 
-    /// Gives a worker up for lost if it is still at `job`; `rest` of it is done by others.
+    /// Abandons the worker that runs `job`, if it still does; `remaining` is queued for others.
     pub(crate) fn abandon(
         &self,
-        work: &Arc<dyn Job>,
-        rest: Option<Arc<dyn Job>>,
+        job: &Arc<dyn Job>,
+        mut remaining: Option<Arc<dyn Job>>,
     ) -> AbandonOutcome {
         let mut inner = lock(&self.inner);
         let epoch = inner.epoch;
         let may_replace = inner.replaced < inner.limits.max_replaced;
-        let at_it = |running: &&mut RunningJob| {
-            Arc::ptr_eq(&running.job, work) && running.abandonment == Abandonment::No
+        let runs_it = |running: &&mut RunningJob| {
+            Arc::ptr_eq(&running.job, job) && running.abandonment == Abandonment::No
         };
-        if let Some(running) = inner.running.iter_mut().find(at_it) {
+        if let Some(running) = inner.running.iter_mut().find(runs_it) {
             running.abandonment =
                 if may_replace { Abandonment::Replaced } else { Abandonment::NotReplaced };
             if running.worker.epoch == epoch && may_replace {
@@ -314,49 +311,48 @@ impl Queue {
                 inner.workers -= 1;
             }
         }
-        let mut left = rest;
-        let why = match inner.state {
+        let reason = match inner.state {
             QueueState::Closed => RejectReason::Closed,
             QueueState::Open | QueueState::Draining => RejectReason::NoWorkers,
         };
         if inner.state != QueueState::Closed
-            && let Some(work) = left.take()
+            && let Some(job) = remaining.take()
         {
-            inner.queued.push_front(QueuedJob { job: work, wait_limits: WaitLimits::default() });
+            inner.queued.push_front(QueuedJob { job, wait_limits: WaitLimits::default() });
         }
-        // Who took it back does not wait for it to be looked at.
-        let unwanted = if work.is_wanted() { None } else { inner.remove(work) };
-        let impatient = match inner.has_no_available_worker() {
+        // A cancelled job leaves the queue at once.
+        let cancelled = if job.is_active() { None } else { inner.remove(job) };
+        let rejected = match inner.has_no_available_worker() {
             true => inner.take_fail_fast(),
             false => VecDeque::new(),
         };
         if inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        let given_up = AbandonOutcome {
+        let outcome = AbandonOutcome {
             spawn_worker: inner.request_worker(),
             is_exhausted: inner.is_exhausted(),
         };
         drop(inner);
         self.filled.notify_one();
-        drop(unwanted);
-        for work in impatient.into_iter().map(|waiting| waiting.job).chain(left) {
-            drop_panic(|| work.reject(why));
+        drop(cancelled);
+        for job in rejected.into_iter().map(|waiting| waiting.job).chain(remaining) {
+            drop_panic(|| job.reject(reason));
         }
-        given_up
+        outcome
     }
 
-    /// Whether nobody works, and nobody is started before a lost worker comes back.
+    /// Returns whether no worker is available until an abandoned one returns.
     pub(crate) fn has_no_available_worker(&self) -> bool {
         lock(&self.inner).has_no_available_worker()
     }
 
-    /// Whether as many workers are lost as may be, and none has come back.
+    /// Returns whether the maximum of workers is abandoned, and none has returned.
     pub(crate) fn is_exhausted(&self) -> bool {
         lock(&self.inner).is_exhausted()
     }
 
-    /// Takes nothing new; what waits is done, then the workers go home.
+    /// Rejects new jobs; workers exit once the queue is empty.
     pub(crate) fn drain(&self) {
         let mut inner = lock(&self.inner);
         if inner.state == QueueState::Open {
@@ -366,7 +362,7 @@ impl Queue {
         self.filled.notify_all();
     }
 
-    /// Waits until nothing waits or runs, at most until `deadline`; whether that is so.
+    /// Waits until no job is queued or running, at most until `deadline`. Returns whether it is so.
     pub(crate) fn wait_empty(&self, deadline: Instant) -> bool {
         let mut inner = lock(&self.inner);
         while !inner.is_empty() {
@@ -380,7 +376,7 @@ impl Queue {
         true
     }
 
-    /// Closes the queue, wakes the workers, and tells what waits that it never runs.
+    /// Closes the queue, wakes the workers, and rejects the queued jobs.
     pub(crate) fn close(&self) {
         let waiting = {
             let mut inner = lock(&self.inner);
@@ -394,22 +390,22 @@ impl Queue {
         }
     }
 
-    /// Pieces of work that wait.
+    /// Returns the number of queued jobs.
     pub(crate) fn queued(&self) -> usize {
         lock(&self.inner).queued.len()
     }
 
-    /// Pieces of work that run, and those of them that nobody waits for any more.
+    /// Returns the numbers of running jobs and of the abandoned ones among them.
     pub(crate) fn running(&self) -> (usize, usize) {
         let inner = lock(&self.inner);
-        let lost =
+        let abandoned =
             inner.running.iter().filter(|running| running.abandonment.is_abandoned()).count();
-        (inner.running.len(), lost)
+        (inner.running.len(), abandoned)
     }
 }
 
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue").field("waiting", &self.queued()).finish_non_exhaustive()
+        f.debug_struct("Queue").field("queued", &self.queued()).finish_non_exhaustive()
     }
 }

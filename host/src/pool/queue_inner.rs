@@ -1,5 +1,4 @@
-//! What stands in a queue and who serves it: the state behind the queue's lock, and its moves.
-//! Never waits, and never drops work.
+//! The state behind a queue's lock, and its transitions. Never waits, and never drops a job.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,19 +11,19 @@ pub(super) struct QueueInner {
     pub(super) queued: VecDeque<QueuedJob>,
     pub(super) limits: QueueLimits,
     pub(super) epoch: Epoch,
-    /// Workers that were hired for this epoch, without those that are given up for lost.
+    /// Workers of this epoch, without the abandoned ones that were replaced.
     pub(super) workers: u32,
     pub(super) max_workers: u32,
-    /// Those of them that sleep in `Queue::next`.
+    /// Workers that sleep in `Queue::next`.
     pub(super) idle: usize,
     pub(super) running: Vec<RunningJob>,
-    /// Workers of this epoch that were replaced and have not come back.
+    /// Workers of this epoch that were replaced and have not returned.
     pub(super) replaced: u32,
     pub(super) registered: u64,
     pub(super) state: QueueState,
-    /// Nobody begins anything; the workers stay.
+    /// Whether no job starts; the workers stay.
     pub(super) is_suspended: bool,
-    /// When the queue is looked at next.
+    /// When the timer checks the queue next.
     pub(super) timer_at: Option<Instant>,
 }
 
@@ -34,64 +33,64 @@ pub(super) struct QueuedJob {
 }
 
 impl Abandonment {
-    /// Whether it was given up.
+    /// Returns whether the worker was abandoned.
     pub(super) fn is_abandoned(self) -> bool {
         matches!(self, Self::Replaced | Self::NotReplaced)
     }
 }
 
-/// What a worker is at.
+/// A job on a worker.
 pub(super) struct RunningJob {
     pub(super) worker: WorkerId,
     pub(super) job: Arc<dyn Job>,
-    /// How long it would have waited.
+    /// Its limits, in case it is queued again.
     pub(super) wait_limits: WaitLimits,
     pub(super) abandonment: Abandonment,
 }
 
-/// Whether a worker is waited for.
+/// Whether a worker was abandoned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Abandonment {
     No,
-    /// It has no thread that could be lost: whoever stops waiting for it ends it.
+    /// It is a task, which cannot be stuck: cancelling the call ends it.
     Async,
-    /// Another one may take its place.
+    /// Abandoned and replaced.
     Replaced,
-    /// As many were replaced as may be.
+    /// Abandoned, but the maximum of workers was already replaced.
     NotReplaced,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum QueueState {
     Open,
-    /// Takes nothing new; what waits is done.
+    /// Accepts no more jobs; queued ones run.
     Draining,
     Closed,
 }
 
-/// What a queue holds at most.
+/// The limits of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueLimits {
-    /// Work that waits.
+    /// Queued jobs.
     pub(crate) max_queued: usize,
-    /// Work that waits for a place.
+    /// Jobs that wait for space in the queue.
     pub(crate) max_waiting_for_space: usize,
-    /// Workers that are replaced before they come back.
+    /// Workers that are replaced before they return.
     pub(crate) max_replaced: u32,
 }
 
-/// One period of a queue, in which the same workers serve.
+/// A period of a queue that is served by the same workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(pub(super) u64);
 
-/// A worker, for as long as it serves.
+/// The id of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WorkerId {
     pub(super) number: u64,
     pub(super) epoch: Epoch,
 }
 
-/// A worker that ended what it was at.
+/// A job that a worker has finished.
 pub(super) struct FinishedJob {
     pub(super) job: Option<Arc<dyn Job>>,
     pub(super) wait_limits: WaitLimits,
@@ -100,7 +99,7 @@ pub(super) struct FinishedJob {
 }
 
 impl Default for FinishedJob {
-    /// A worker that was at nothing.
+    /// A worker without a job.
     fn default() -> Self {
         Self {
             job: None,
@@ -112,117 +111,114 @@ impl Default for FinishedJob {
 }
 
 impl QueueInner {
-    /// Whether nobody works and nobody may be started.
+    /// Returns whether no worker is available and none may be started.
     pub(super) fn has_no_available_worker(&self) -> bool {
-        let lost = |running: &&RunningJob| {
+        let is_stuck = |running: &&RunningJob| {
             running.abandonment == Abandonment::NotReplaced && running.worker.epoch == self.epoch
         };
-        let lost = self.running.iter().filter(lost).count();
-        self.is_exhausted() && self.workers as usize <= lost
+        let stuck = self.running.iter().filter(is_stuck).count();
+        self.is_exhausted() && self.workers as usize <= stuck
     }
 
-    /// Work that is not to wait until a lost worker comes back.
+    /// Takes the jobs that do not wait for abandoned workers to return.
     pub(super) fn take_fail_fast(&mut self) -> VecDeque<QueuedJob> {
-        let (patient, impatient) = std::mem::take(&mut self.queued)
+        let (waiting, failing) = std::mem::take(&mut self.queued)
             .into_iter()
             .partition(|one| one.job.waits_for_abandoned());
-        self.queued = patient;
-        impatient
+        self.queued = waiting;
+        failing
     }
 
-    /// Whether one more worker is to be started for what waits.
+    /// Counts one more worker if the queued jobs need it; the caller must start it.
     pub(super) fn request_worker(&mut self) -> Option<Epoch> {
-        // A sleeper that was woken counts as idle until it runs, so what waits is counted too.
-        let wants_no_more = self.idle >= self.queued.len() || self.workers >= self.max_workers;
-        if wants_no_more || self.is_suspended {
+        // A sleeper that was woken counts as idle until it runs, so queued jobs are counted too.
+        let is_served = self.idle >= self.queued.len() || self.workers >= self.max_workers;
+        if is_served || self.is_suspended {
             return None;
         }
         self.workers += 1;
         Some(self.epoch)
     }
 
-    /// Ends what a worker was at.
-    pub(super) fn finish_job(&mut self, seat: WorkerId) -> FinishedJob {
-        let at = self.running.iter().position(|running| running.worker == seat);
+    /// Finishes a worker's job.
+    pub(super) fn finish_job(&mut self, worker: WorkerId) -> FinishedJob {
+        let at = self.running.iter().position(|running| running.worker == worker);
         let Some(at) = at else { return FinishedJob::default() };
-        let RunningJob { job: work, abandonment: lost, wait_limits: patience, .. } =
-            self.running.swap_remove(at);
-        let mut stays = seat.epoch == self.epoch;
-        if stays && lost == Abandonment::Replaced {
+        let RunningJob { job, abandonment, wait_limits, .. } = self.running.swap_remove(at);
+        let mut is_active = worker.epoch == self.epoch;
+        if is_active && abandonment == Abandonment::Replaced {
             self.replaced -= 1;
-            stays = self.workers < self.max_workers;
-            self.workers += u32::from(stays);
+            is_active = self.workers < self.max_workers;
+            self.workers += u32::from(is_active);
         }
         FinishedJob {
-            job: Some(work),
-            wait_limits: patience,
-            was_abandoned: lost.is_abandoned(),
-            is_active: stays,
+            job: Some(job),
+            wait_limits,
+            was_abandoned: abandonment.is_abandoned(),
+            is_active,
         }
     }
 
-    /// The next work of a worker, if any waits and it may take it.
-    pub(super) fn start_next(&mut self, seat: WorkerId) -> (Option<Arc<dyn Job>>, Option<Instant>) {
-        let Some(work) = self.start(seat, Abandonment::No) else { return (None, None) };
-        let look_at = self.arm_timer(work.due());
-        (Some(work), look_at)
+    /// Starts the next job on a worker, if one is queued and the worker may run it.
+    pub(super) fn start_next(
+        &mut self,
+        worker: WorkerId,
+    ) -> (Option<Arc<dyn Job>>, Option<Instant>) {
+        let Some(job) = self.start(worker, Abandonment::No) else { return (None, None) };
+        let due_at = self.arm_timer(job.due());
+        (Some(job), due_at)
     }
 
-    /// The next work of a worker without a thread, which ends what is late by itself.
-    pub(super) fn start_next_async(&mut self, seat: WorkerId) -> Option<Arc<dyn Job>> {
-        self.start(seat, Abandonment::Async)
+    /// Starts the next job on a worker without a thread, which watches its own deadlines.
+    pub(super) fn start_next_async(&mut self, worker: WorkerId) -> Option<Arc<dyn Job>> {
+        self.start(worker, Abandonment::Async)
     }
 
-    fn start(&mut self, seat: WorkerId, lost: Abandonment) -> Option<Arc<dyn Job>> {
-        if self.must_exit(seat) || self.is_suspended {
+    fn start(&mut self, worker: WorkerId, abandonment: Abandonment) -> Option<Arc<dyn Job>> {
+        if self.must_exit(worker) || self.is_suspended {
             return None;
         }
-        let QueuedJob { job: work, wait_limits: patience } = self.queued.pop_front()?;
-        self.running.push(RunningJob {
-            worker: seat,
-            job: Arc::clone(&work),
-            wait_limits: patience,
-            abandonment: lost,
-        });
-        Some(work)
+        let QueuedJob { job, wait_limits } = self.queued.pop_front()?;
+        self.running.push(RunningJob { worker, job: Arc::clone(&job), wait_limits, abandonment });
+        Some(job)
     }
 
-    /// Whether a worker goes home.
-    pub(super) fn must_exit(&self, seat: WorkerId) -> bool {
-        let has_finished = self.state == QueueState::Draining && self.queued.is_empty();
-        self.state == QueueState::Closed || self.epoch != seat.epoch || has_finished
+    /// Returns whether a worker must exit.
+    pub(super) fn must_exit(&self, worker: WorkerId) -> bool {
+        let has_drained = self.state == QueueState::Draining && self.queued.is_empty();
+        self.state == QueueState::Closed || self.epoch != worker.epoch || has_drained
     }
 
-    /// Whether as many workers are lost as may be.
+    /// Returns whether the maximum of workers is abandoned.
     pub(super) fn is_exhausted(&self) -> bool {
-        let lost = |running: &RunningJob| {
+        let is_abandoned = |running: &RunningJob| {
             running.abandonment.is_abandoned() && running.worker.epoch == self.epoch
         };
-        self.replaced >= self.limits.max_replaced && self.running.iter().any(lost)
+        self.replaced >= self.limits.max_replaced && self.running.iter().any(is_abandoned)
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.queued.is_empty() && self.running.is_empty()
     }
 
-    /// Takes work out that waits.
-    pub(super) fn remove(&mut self, work: &Arc<dyn Job>) -> Option<Arc<dyn Job>> {
-        let at = self.queued.iter().position(|waiting| Arc::ptr_eq(&waiting.job, work))?;
+    /// Removes a queued job.
+    pub(super) fn remove(&mut self, job: &Arc<dyn Job>) -> Option<Arc<dyn Job>> {
+        let at = self.queued.iter().position(|waiting| Arc::ptr_eq(&waiting.job, job))?;
         self.queued.remove(at).map(|waiting| waiting.job)
     }
 
-    /// Work that nobody wants any more.
+    /// Takes the queued jobs that were cancelled.
     pub(super) fn take_cancelled(&mut self) -> VecDeque<QueuedJob> {
-        let (wanted, unwanted) =
-            std::mem::take(&mut self.queued).into_iter().partition(|one| one.job.is_wanted());
-        self.queued = wanted;
-        unwanted
+        let (active, cancelled) =
+            std::mem::take(&mut self.queued).into_iter().partition(|one| one.job.is_active());
+        self.queued = active;
+        cancelled
     }
 
-    /// When to look, if that is earlier than was told before.
+    /// Returns when to check the queue, if that is earlier than returned before.
     pub(super) fn arm_timer(&mut self, due: Option<Instant>) -> Option<Instant> {
         let due = due?;
-        if self.timer_at.is_some_and(|armed| armed <= due) {
+        if self.timer_at.is_some_and(|timer_at| timer_at <= due) {
             return None;
         }
         self.timer_at = Some(due);

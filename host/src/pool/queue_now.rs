@@ -1,5 +1,4 @@
-//! A queue as workers without a thread see it: they never sleep at it, and go home when there is
-//! nothing to do.
+//! The queue as seen by workers without a thread, which never wait.
 
 use std::sync::Arc;
 
@@ -9,31 +8,31 @@ use super::queue_inner::{FinishedJob, QueueState, WorkerId};
 use crate::sync::lock;
 
 impl Queue {
-    /// Ends what the worker was at, and takes the first work; with none, the worker goes home,
-    /// and another is to be started for what comes.
-    pub(crate) fn try_next(&self, seat: WorkerId) -> Option<Arc<dyn Job>> {
-        self.finish_job(seat, true)
+    /// Finishes the worker's job and starts the next one. Without one, the worker is deregistered
+    /// and must exit.
+    pub(crate) fn try_next(&self, worker: WorkerId) -> Option<Arc<dyn Job>> {
+        self.finish_and_start(worker, true)
     }
 
-    /// Ends what the worker was at; the worker goes home.
-    pub(crate) fn deregister(&self, seat: WorkerId) {
-        let none = self.finish_job(seat, false);
-        debug_assert!(none.is_none(), "a worker that leaves takes nothing");
+    /// Finishes the worker's job and deregisters the worker.
+    pub(crate) fn deregister(&self, worker: WorkerId) {
+        let none = self.finish_and_start(worker, false);
+        debug_assert!(none.is_none(), "a worker that exits takes no job");
     }
 
-    fn finish_job(&self, seat: WorkerId, goes_on: bool) -> Option<Arc<dyn Job>> {
+    fn finish_and_start(&self, worker: WorkerId, starts_next: bool) -> Option<Arc<dyn Job>> {
         let mut inner = lock(&self.inner);
-        let FinishedJob { job: ended, .. } = inner.finish_job(seat);
-        if ended.is_some() && inner.state != QueueState::Open && inner.is_empty() {
+        let FinishedJob { job: finished, .. } = inner.finish_job(worker);
+        if finished.is_some() && inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        let work = if goes_on { inner.start_next_async(seat) } else { None };
-        if work.is_none() && inner.epoch == seat.epoch {
+        let job = if starts_next { inner.start_next_async(worker) } else { None };
+        if job.is_none() && inner.epoch == worker.epoch {
             inner.workers -= 1;
         }
         drop(inner);
         // Not under the lock: it may be the last that holds a plugin's memory.
-        drop(ended);
-        work
+        drop(finished);
+        job
     }
 }

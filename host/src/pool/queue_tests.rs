@@ -1,5 +1,5 @@
-//! The queue's promises: order, bounds, epochs, deadlines, lost workers; each with work that
-//! says what became of it.
+//! Tests of the queue: order, limits, epochs, deadlines and abandoned workers, with jobs that
+//! report their outcome.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -12,29 +12,29 @@ use super::{
     WaitLimits, WorkerId,
 };
 
-type Said = (u32, Option<RejectReason>);
+type Report = (u32, Option<RejectReason>);
 
-struct Saying {
+struct ReportingJob {
     number: u32,
-    said: mpsc::Sender<Said>,
-    unwanted: AtomicBool,
+    reports: mpsc::Sender<Report>,
+    is_cancelled: AtomicBool,
     due: Option<Instant>,
 }
 
-impl Job for Saying {
+impl Job for ReportingJob {
     fn run(self: Arc<Self>, _: u64) -> JobOutcome {
-        self.said.send((self.number, None)).expect("a receiver");
+        self.reports.send((self.number, None)).expect("a receiver");
         JobOutcome::Completed
     }
 
-    fn reject(self: Arc<Self>, why: RejectReason) {
-        self.said.send((self.number, Some(why))).expect("a receiver");
+    fn reject(self: Arc<Self>, reason: RejectReason) {
+        self.reports.send((self.number, Some(reason))).expect("a receiver");
     }
 
     fn panicked(self: Arc<Self>) {}
 
-    fn is_wanted(&self) -> bool {
-        !self.unwanted.load(Ordering::Relaxed)
+    fn is_active(&self) -> bool {
+        !self.is_cancelled.load(Ordering::Relaxed)
     }
 
     fn due(&self) -> Option<Instant> {
@@ -48,8 +48,8 @@ impl Job for Saying {
 
 struct Fixture {
     queue: Arc<Queue>,
-    said: mpsc::Sender<Said>,
-    heard: mpsc::Receiver<Said>,
+    sender: mpsc::Sender<Report>,
+    receiver: mpsc::Receiver<Report>,
 }
 
 const LIMITS: QueueLimits =
@@ -57,216 +57,218 @@ const LIMITS: QueueLimits =
 
 impl Fixture {
     fn new() -> Self {
-        let (said, heard) = mpsc::channel();
-        Self { queue: Arc::new(Queue::new()), said, heard }
+        let (sender, receiver) = mpsc::channel();
+        Self { queue: Arc::new(Queue::new()), sender, receiver }
     }
 
-    fn work(&self, number: u32) -> Arc<Saying> {
-        self.work_until(number, None)
+    fn job(&self, number: u32) -> Arc<ReportingJob> {
+        self.job_due(number, None)
     }
 
-    fn work_until(&self, number: u32, due: Option<Instant>) -> Arc<Saying> {
-        let said = self.said.clone();
-        Arc::new(Saying { number, said, unwanted: AtomicBool::new(false), due })
+    fn job_due(&self, number: u32, due: Option<Instant>) -> Arc<ReportingJob> {
+        let reports = self.sender.clone();
+        Arc::new(ReportingJob { number, reports, is_cancelled: AtomicBool::new(false), due })
     }
 
     fn push(&self, number: u32) -> PushOutcome {
-        self.queue.push(self.work(number), WaitLimits::default()).0
+        self.queue.push(self.job(number), WaitLimits::default()).0
     }
 
-    fn run_next(&self, seat: WorkerId) {
-        let work = self.queue.next(seat).0.job.expect("work");
-        assert_eq!(work.run(0), JobOutcome::Completed);
+    fn run_next(&self, worker: WorkerId) {
+        let job = self.queue.next(worker).0.job.expect("a job");
+        assert_eq!(job.run(0), JobOutcome::Completed);
     }
 
-    fn goes_home(&self, seat: WorkerId) -> bool {
-        self.queue.next(seat).0.job.is_none()
+    fn exits(&self, worker: WorkerId) -> bool {
+        self.queue.next(worker).0.job.is_none()
     }
 
-    fn told(&self) -> Vec<Said> {
-        self.heard.try_iter().collect()
+    fn reports(&self) -> Vec<Report> {
+        self.receiver.try_iter().collect()
     }
 }
 
 #[test]
-fn work_runs_in_order_and_what_is_left_at_the_close_is_told() {
+fn jobs_run_in_order_and_close_rejects_the_rest() {
     let fixture = Fixture::new();
-    let (epoch, hires) = fixture.queue.start_epoch(1, LIMITS);
-    assert_eq!(hires, 0);
-    let seat = fixture.queue.register(epoch);
+    let (epoch, spawns) = fixture.queue.start_epoch(1, LIMITS);
+    assert_eq!(spawns, 0);
+    let worker = fixture.queue.register(epoch);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
     assert_eq!(fixture.push(2), PushOutcome::Queued);
     assert_eq!(fixture.push(3), PushOutcome::Queued);
     assert_eq!(fixture.push(4), PushOutcome::Full);
-    fixture.run_next(seat);
+    fixture.run_next(worker);
     fixture.queue.close();
-    assert!(fixture.goes_home(seat));
+    assert!(fixture.exits(worker));
     assert_eq!(fixture.push(5), PushOutcome::Closed);
-    assert_eq!(fixture.queue.requeue(seat, fixture.work(6)), PushOutcome::Closed);
+    assert_eq!(fixture.queue.requeue(worker, fixture.job(6)), PushOutcome::Closed);
     let closed = Some(RejectReason::Closed);
-    assert_eq!(fixture.told(), [(1, None), (2, closed), (3, closed), (6, closed)]);
+    assert_eq!(fixture.reports(), [(1, None), (2, closed), (3, closed), (6, closed)]);
 }
 
 #[test]
-fn what_waits_is_done_before_a_finished_queue_lets_its_workers_go() {
+fn drained_queue_runs_queued_jobs_before_workers_exit() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
     fixture.queue.drain();
     assert_eq!(fixture.push(2), PushOutcome::Closed);
     assert!(!fixture.queue.wait_empty(Instant::now()));
-    fixture.run_next(seat);
-    assert!(fixture.goes_home(seat));
+    fixture.run_next(worker);
+    assert!(fixture.exits(worker));
     assert!(fixture.queue.wait_empty(Instant::now()));
-    assert_eq!(fixture.told(), [(1, None)]);
+    assert_eq!(fixture.reports(), [(1, None)]);
 }
 
 #[test]
-fn work_that_is_handed_back_keeps_its_place_and_finds_workers_of_the_next_epoch() {
+fn requeued_job_keeps_its_place_for_the_next_epoch() {
     let fixture = Fixture::new();
     let (first, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(first);
+    let worker = fixture.queue.register(first);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(first));
     assert_eq!(fixture.push(2), PushOutcome::Queued);
-    let back = fixture.queue.next(seat).0.job.expect("work");
-    let (second, hires) = fixture.queue.start_epoch(2, LIMITS);
-    assert_eq!(hires, 1);
-    assert_eq!(fixture.queue.requeue(seat, back), PushOutcome::SpawnWorker(second));
-    assert!(fixture.goes_home(seat), "the workers before go home");
-    let seat = fixture.queue.register(second);
-    fixture.run_next(seat);
-    fixture.run_next(seat);
-    assert_eq!(fixture.told(), [(1, None), (2, None)]);
+    let back = fixture.queue.next(worker).0.job.expect("a job");
+    let (second, spawns) = fixture.queue.start_epoch(2, LIMITS);
+    assert_eq!(spawns, 1);
+    assert_eq!(fixture.queue.requeue(worker, back), PushOutcome::SpawnWorker(second));
+    assert!(fixture.exits(worker), "workers of the previous epoch exit");
+    let worker = fixture.queue.register(second);
+    fixture.run_next(worker);
+    fixture.run_next(worker);
+    assert_eq!(fixture.reports(), [(1, None), (2, None)]);
 }
 
 #[test]
-fn a_full_queue_makes_room_for_what_is_wanted_and_lets_those_wait_that_may() {
+fn full_queue_drops_cancelled_jobs_and_lets_jobs_wait() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(0, LIMITS);
-    let unwanted = fixture.work(1);
-    assert_eq!(fixture.queue.push(unwanted.clone(), WaitLimits::default()).0, PushOutcome::Queued);
+    let cancelled = fixture.job(1);
+    assert_eq!(fixture.queue.push(cancelled.clone(), WaitLimits::default()).0, PushOutcome::Queued);
     assert_eq!((fixture.push(2), fixture.push(3)), (PushOutcome::Queued, PushOutcome::Queued));
     assert_eq!(fixture.push(4), PushOutcome::Full);
-    unwanted.unwanted.store(true, Ordering::Relaxed);
+    cancelled.is_cancelled.store(true, Ordering::Relaxed);
     assert_eq!(fixture.push(5), PushOutcome::Queued);
     let now = Instant::now();
     let until = now + Duration::from_secs(60);
-    let patient = |number| {
-        let patience = WaitLimits { space_until: Some(until), ..WaitLimits::default() };
-        fixture.queue.push(fixture.work(number), patience)
+    let push_waiting = |number| {
+        let wait_limits = WaitLimits { space_until: Some(until), ..WaitLimits::default() };
+        fixture.queue.push(fixture.job(number), wait_limits)
     };
-    assert_eq!(patient(6), (PushOutcome::Queued, Some(until)));
-    assert_eq!(patient(7), (PushOutcome::Queued, None));
-    assert_eq!(patient(8).0, PushOutcome::Full);
-    // One place is free now, for the first of those that wait for one.
-    let seat = fixture.queue.register(epoch);
-    fixture.run_next(seat);
-    let looked = fixture.queue.take_due(until);
-    for (work, why) in looked.rejected {
-        work.reject(why);
+    assert_eq!(push_waiting(6), (PushOutcome::Queued, Some(until)));
+    assert_eq!(push_waiting(7), (PushOutcome::Queued, None));
+    assert_eq!(push_waiting(8).0, PushOutcome::Full);
+    // The space that becomes free goes to the first job that waits for it.
+    let worker = fixture.queue.register(epoch);
+    fixture.run_next(worker);
+    let due_jobs = fixture.queue.take_due(until);
+    for (job, reason) in due_jobs.rejected {
+        job.reject(reason);
     }
-    assert_eq!(looked.next_due, None);
-    assert_eq!(fixture.told(), [(2, None), (7, Some(RejectReason::QueueFull))]);
+    assert_eq!(due_jobs.next_due, None);
+    assert_eq!(fixture.reports(), [(2, None), (7, Some(RejectReason::QueueFull))]);
     assert_eq!(fixture.queue.queued(), 3);
 }
 
 #[test]
-fn what_is_late_is_told_whether_it_waits_or_runs() {
+fn overdue_jobs_are_found_queued_or_running() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
-    let push = |number, late, old: Option<u64>| {
-        let late = Some(at(late));
-        let patience = WaitLimits { deadline: late, space_until: None, expires_at: old.map(at) };
-        fixture.queue.push(fixture.work_until(number, late), patience).1
+    let push = |number, deadline, expires_at: Option<u64>| {
+        let deadline = Some(at(deadline));
+        let expires_at = expires_at.map(at);
+        let wait_limits = WaitLimits { deadline, space_until: None, expires_at };
+        fixture.queue.push(fixture.job_due(number, deadline), wait_limits).1
     };
     assert_eq!(push(1, 10, None), Some(at(10)));
     assert_eq!(push(2, 5, None), Some(at(5)));
     assert_eq!(push(3, 20, Some(6)), None);
-    assert!(fixture.queue.next(seat).0.job.is_some());
-    let looked = fixture.queue.take_due(at(1));
-    assert!(looked.rejected.is_empty() && looked.overdue.is_empty());
-    assert_eq!(looked.next_due, Some(at(5)));
-    let looked = fixture.queue.take_due(at(7));
-    let never: Vec<_> = looked.rejected.into_iter().map(|(_, why)| why).collect();
-    assert_eq!(never, [RejectReason::DeadlineExceeded, RejectReason::Expired]);
-    assert_eq!(looked.next_due, Some(at(10)));
-    let looked = fixture.queue.take_due(at(10));
-    assert_eq!((looked.overdue.len(), looked.next_due), (1, None));
+    assert!(fixture.queue.next(worker).0.job.is_some());
+    let due_jobs = fixture.queue.take_due(at(1));
+    assert!(due_jobs.rejected.is_empty() && due_jobs.overdue.is_empty());
+    assert_eq!(due_jobs.next_due, Some(at(5)));
+    let due_jobs = fixture.queue.take_due(at(7));
+    let reasons: Vec<_> = due_jobs.rejected.into_iter().map(|(_, reason)| reason).collect();
+    assert_eq!(reasons, [RejectReason::DeadlineExceeded, RejectReason::Expired]);
+    assert_eq!(due_jobs.next_due, Some(at(10)));
+    let due_jobs = fixture.queue.take_due(at(10));
+    assert_eq!((due_jobs.overdue.len(), due_jobs.next_due), (1, None));
 }
 
 #[test]
-fn lost_workers_are_replaced_a_limited_number_of_times_and_welcome_when_they_come_back() {
+fn abandoned_workers_are_replaced_up_to_limit_and_rejoin() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seats = [fixture.queue.register(epoch), fixture.queue.register(epoch)];
+    let workers = [fixture.queue.register(epoch), fixture.queue.register(epoch)];
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
-    let first = fixture.queue.next(seats[0]).0.job.expect("work");
+    let first = fixture.queue.next(workers[0]).0.job.expect("a job");
     assert_eq!(fixture.push(2), PushOutcome::Queued);
-    let given_up = fixture.queue.abandon(&first, None);
-    assert_eq!(given_up, AbandonOutcome { spawn_worker: Some(epoch), is_exhausted: true });
-    let second = fixture.queue.next(seats[1]).0.job.expect("work");
+    let outcome = fixture.queue.abandon(&first, None);
+    assert_eq!(outcome, AbandonOutcome { spawn_worker: Some(epoch), is_exhausted: true });
+    let second = fixture.queue.next(workers[1]).0.job.expect("a job");
     assert_eq!(fixture.push(3), PushOutcome::Queued);
-    // As many are replaced as may be: nobody does what waits.
-    let given_up = fixture.queue.abandon(&second, None);
-    assert_eq!(given_up, AbandonOutcome { spawn_worker: None, is_exhausted: true });
+    // The maximum was replaced: no worker is left for the queued job.
+    let outcome = fixture.queue.abandon(&second, None);
+    assert_eq!(outcome, AbandonOutcome { spawn_worker: None, is_exhausted: true });
     assert_eq!(fixture.queue.running(), (2, 2));
-    // Its place is taken, so it goes home.
-    let (taken, _) = fixture.queue.next(seats[0]);
-    assert!(taken.was_abandoned && taken.job.is_none());
+    // It was replaced, so it exits.
+    let (next, _) = fixture.queue.next(workers[0]);
+    assert!(next.was_abandoned && next.job.is_none());
     assert!(!fixture.queue.is_exhausted());
-    // This one was never replaced, so it goes on.
-    let (taken, _) = fixture.queue.next(seats[1]);
-    assert!(taken.was_abandoned && taken.job.is_some());
-    let (taken, _) = fixture.queue.next(fixture.queue.register(Epoch(0)));
-    assert!(taken.job.is_none());
+    // This one was not replaced, so it continues.
+    let (next, _) = fixture.queue.next(workers[1]);
+    assert!(next.was_abandoned && next.job.is_some());
+    let (next, _) = fixture.queue.next(fixture.queue.register(Epoch(0)));
+    assert!(next.job.is_none());
 }
 
 #[test]
-fn the_rest_of_lost_work_is_done_by_somebody_else() {
+fn remainder_of_abandoned_job_runs_on_another_worker() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
-    let work = fixture.queue.next(seat).0.job.expect("work");
-    let given_up = fixture.queue.abandon(&work, Some(fixture.work(2)));
-    assert_eq!(given_up.spawn_worker, Some(epoch));
+    let job = fixture.queue.next(worker).0.job.expect("a job");
+    let outcome = fixture.queue.abandon(&job, Some(fixture.job(2)));
+    assert_eq!(outcome.spawn_worker, Some(epoch));
     fixture.run_next(fixture.queue.register(epoch));
     fixture.queue.close();
-    let _ = fixture.queue.abandon(&work, Some(fixture.work(3)));
-    assert_eq!(fixture.told(), [(2, None), (3, Some(RejectReason::Closed))]);
+    let _ = fixture.queue.abandon(&job, Some(fixture.job(3)));
+    assert_eq!(fixture.reports(), [(2, None), (3, Some(RejectReason::Closed))]);
 }
 
 #[test]
-fn no_work_is_lost_or_done_twice_by_many_workers_of_changing_epochs() {
+fn jobs_run_exactly_once_across_workers_and_epochs() {
     let fixture = Fixture::new();
     let mut workers = Vec::new();
     let queue = &fixture.queue;
-    let mut hire = |epoch| {
+    let mut spawn_worker = |epoch| {
         let queue = Arc::clone(queue);
         workers.push(thread::spawn(move || {
-            let seat = queue.register(epoch);
-            while let (NextJob { job: Some(work), .. }, _) = queue.next(seat) {
-                assert_eq!(work.run(0), JobOutcome::Completed);
+            let worker = queue.register(epoch);
+            while let (NextJob { job: Some(job), .. }, _) = queue.next(worker) {
+                assert_eq!(job.run(0), JobOutcome::Completed);
             }
         }));
     };
     let limits = QueueLimits { max_queued: usize::MAX, ..LIMITS };
     for number in 0..1000 {
         if number % 100 == 0 {
-            let (epoch, hires) = queue.start_epoch(2, limits);
-            (0..hires).for_each(|_| hire(epoch));
+            let (epoch, spawns) = queue.start_epoch(2, limits);
+            (0..spawns).for_each(|_| spawn_worker(epoch));
         }
         if let PushOutcome::SpawnWorker(epoch) = fixture.push(number) {
-            hire(epoch);
+            spawn_worker(epoch);
         }
     }
-    let mut seen: Vec<_> = fixture.heard.iter().take(1000).map(|(number, _)| number).collect();
-    seen.sort_unstable();
-    assert!(seen.into_iter().eq(0..1000));
+    let mut numbers: Vec<_> =
+        fixture.receiver.iter().take(1000).map(|(number, _)| number).collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..1000));
     queue.close();
     for worker in workers {
         worker.join().expect("no panic");
@@ -274,56 +276,56 @@ fn no_work_is_lost_or_done_twice_by_many_workers_of_changing_epochs() {
 }
 
 #[test]
-fn a_worker_without_a_thread_goes_home_when_nothing_waits_and_the_next_work_hires_another() {
+fn async_worker_exits_on_empty_queue_and_next_job_spawns_one() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     for round in [1, 3] {
         assert_eq!(fixture.push(round), PushOutcome::SpawnWorker(epoch));
         assert_eq!(fixture.push(round + 1), PushOutcome::Queued);
         for _ in 0..2 {
-            let work = fixture.queue.try_next(seat).expect("work");
-            assert_eq!(work.run(0), JobOutcome::Completed);
+            let job = fixture.queue.try_next(worker).expect("a job");
+            assert_eq!(job.run(0), JobOutcome::Completed);
         }
         assert_eq!(fixture.queue.running(), (1, 0));
-        assert!(fixture.queue.try_next(seat).is_none());
+        assert!(fixture.queue.try_next(worker).is_none());
         assert_eq!(fixture.queue.running(), (0, 0));
     }
-    assert_eq!(fixture.told(), [(1, None), (2, None), (3, None), (4, None)]);
+    assert_eq!(fixture.reports(), [(1, None), (2, None), (3, None), (4, None)]);
 }
 
 #[test]
-fn work_without_a_thread_is_neither_looked_at_nor_given_up_and_what_it_left_is_for_others() {
+fn async_job_is_neither_timed_nor_abandoned_and_can_be_requeued() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(1, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     let now = Instant::now();
-    let work: Arc<dyn Job> = fixture.work_until(1, Some(now));
-    let _ = fixture.queue.push(Arc::clone(&work), WaitLimits::default());
-    assert!(fixture.queue.try_next(seat).is_some());
-    let looked = fixture.queue.take_due(now);
-    assert!(looked.overdue.is_empty() && looked.next_due.is_none());
-    assert_eq!(fixture.queue.abandon(&work, None), AbandonOutcome::default());
+    let job: Arc<dyn Job> = fixture.job_due(1, Some(now));
+    let _ = fixture.queue.push(Arc::clone(&job), WaitLimits::default());
+    assert!(fixture.queue.try_next(worker).is_some());
+    let due_jobs = fixture.queue.take_due(now);
+    assert!(due_jobs.overdue.is_empty() && due_jobs.next_due.is_none());
+    assert_eq!(fixture.queue.abandon(&job, None), AbandonOutcome::default());
     assert_eq!(fixture.queue.running(), (1, 0));
     assert_eq!(fixture.push(2), PushOutcome::Queued);
-    assert_eq!(fixture.queue.requeue(seat, work), PushOutcome::Queued);
-    fixture.queue.deregister(seat);
+    assert_eq!(fixture.queue.requeue(worker, job), PushOutcome::Queued);
+    fixture.queue.deregister(worker);
     assert_eq!(fixture.push(3), PushOutcome::SpawnWorker(epoch));
 }
 
 #[test]
-fn what_a_worker_without_a_thread_leaves_while_nobody_begins_anything_hires_when_that_is_over() {
+fn resume_spawns_for_async_worker_that_exited_while_suspended() {
     let fixture = Fixture::new();
     let (epoch, _) = fixture.queue.start_epoch(2, LIMITS);
-    let seat = fixture.queue.register(epoch);
+    let worker = fixture.queue.register(epoch);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
     fixture.queue.suspend();
-    assert!(fixture.queue.try_next(seat).is_none());
+    assert!(fixture.queue.try_next(worker).is_none());
     assert_eq!(fixture.queue.resume(), (epoch, 1));
     fixture.queue.drain();
-    let work = fixture.queue.try_next(fixture.queue.register(epoch)).expect("work");
+    let job = fixture.queue.try_next(fixture.queue.register(epoch)).expect("a job");
     assert!(!fixture.queue.wait_empty(Instant::now()));
-    fixture.queue.deregister(WorkerId { number: 2, ..seat });
+    fixture.queue.deregister(WorkerId { number: 2, ..worker });
     assert!(fixture.queue.wait_empty(Instant::now()));
-    drop(work);
+    drop(job);
 }

@@ -1,7 +1,7 @@
-//! The one place of a pool's results. An entry is pending, then done, and then leaves: to its
-//! ticket while that lives, and else to whoever takes or drains.
+//! The results of a pool. An entry is pending, then completed, and then taken: by its ticket while
+//! that lives, and else by `take` or `drain`.
 //!
-//! Nothing of others runs under the lock but `T::clone`: what is woken or dropped has left it.
+//! No foreign code but `T::clone` runs under the lock: wakers and values leave it first.
 //! Checked with loom by `tests/loom`, which brings its own locks.
 
 use std::collections::BTreeMap;
@@ -9,11 +9,11 @@ use std::fmt;
 use std::task::{Poll, Waker};
 
 use super::locks::{Mutex, MutexGuard};
-use super::panic::drop_panic;
 use super::{Outcome, QueuePermit, TaskId};
+use crate::panic::drop_panic;
 use crate::sync::lock;
 
-/// The results of accepted tasks that nobody has taken yet, and those to come.
+/// The pending results of accepted tasks, and the completed ones that were not taken.
 pub(super) struct ResultStore<T> {
     entries: Mutex<Entries<T>>,
 }
@@ -21,18 +21,18 @@ pub(super) struct ResultStore<T> {
 type Entries<T> = BTreeMap<TaskId, Entry<T>>;
 
 struct Entry<T> {
-    /// None while the task waits or runs.
+    /// `None` while the task is queued or running.
     outcome: Option<Outcome<T>>,
     claim: Claim,
-    place: QueuePermit,
+    permit: QueuePermit,
 }
 
-/// Whose an outcome is.
+/// Who may take an outcome.
 enum Claim {
-    /// Its ticket lives, and is woken if it was polled.
+    /// Its ticket, which is woken if it was polled.
     Ticket(Option<Waker>),
-    /// Its ticket was dropped: it is for everybody.
-    Left,
+    /// Anyone with the pool: the ticket was dropped.
+    Detached,
 }
 
 impl<T> ResultStore<T> {
@@ -40,31 +40,31 @@ impl<T> ResultStore<T> {
         Self { entries: Mutex::default() }
     }
 
-    /// Makes a pending entry that a ticket has a claim on.
-    pub(super) fn reserve(&self, id: TaskId, place: QueuePermit) {
-        let entry = Entry { outcome: None, claim: Claim::Ticket(None), place };
+    /// Creates a pending entry for a ticket.
+    pub(super) fn reserve(&self, id: TaskId, permit: QueuePermit) {
+        let entry = Entry { outcome: None, claim: Claim::Ticket(None), permit };
         let replaced = self.lock().insert(id, entry);
         debug_assert!(replaced.is_none(), "the id of {id} is not unique");
     }
 
-    /// Takes a pending entry back, whose task was not accepted.
+    /// Removes the pending entry of a task that was not accepted.
     pub(super) fn remove(&self, id: TaskId) {
-        let forgotten = self.lock().remove(&id);
-        drop(forgotten.map(Entry::into_outcome));
+        let removed = self.lock().remove(&id);
+        drop(removed.map(Entry::into_outcome));
     }
 
-    /// Makes a pending entry a done one, and wakes its ticket.
+    /// Completes a pending entry and wakes its ticket.
     pub(super) fn complete(&self, id: TaskId, outcome: Outcome<T>) {
         let mut entries = self.lock();
         let pending = entries.get_mut(&id).filter(|entry| entry.outcome.is_none());
         let Some(entry) = pending else {
-            debug_assert!(false, "{id} was settled twice, or never expected");
+            debug_assert!(false, "{id} was completed twice, or not reserved");
             return;
         };
         entry.outcome = Some(outcome);
         let waker = match &mut entry.claim {
             Claim::Ticket(waker) => waker.take(),
-            Claim::Left => None,
+            Claim::Detached => None,
         };
         drop(entries);
         if let Some(waker) = waker {
@@ -72,10 +72,10 @@ impl<T> ResultStore<T> {
         }
     }
 
-    /// Takes the outcome for its ticket. While it is pending, `waker` is kept to be woken.
+    /// Takes the outcome for its ticket. While it is pending, stores `waker`.
     pub(super) fn poll(&self, id: TaskId, waker: Waker) -> Poll<Outcome<T>> {
         let mut entries = self.lock();
-        let entry = entries.get_mut(&id).expect("only its ticket takes an entry it has a claim on");
+        let entry = entries.get_mut(&id).expect("an entry stays until its ticket takes it");
         if entry.outcome.is_none() {
             let before = std::mem::replace(&mut entry.claim, Claim::Ticket(Some(waker)));
             drop(entries);
@@ -87,17 +87,17 @@ impl<T> ResultStore<T> {
         done.and_then(Entry::into_outcome).map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Gives up the claim of a ticket: the outcome is, or will be, for everybody.
+    /// Drops the claim of a ticket.
     pub(super) fn detach(&self, id: TaskId) {
         let claim = {
             let mut entries = self.lock();
             let entry = entries.get_mut(&id);
-            entry.map(|entry| std::mem::replace(&mut entry.claim, Claim::Left))
+            entry.map(|entry| std::mem::replace(&mut entry.claim, Claim::Detached))
         };
         drop(claim);
     }
 
-    /// Takes what was left under this id.
+    /// Takes the detached outcome with this id.
     pub(super) fn take(&self, id: TaskId) -> Option<Outcome<T>> {
         let taken = {
             let mut entries = self.lock();
@@ -106,21 +106,21 @@ impl<T> ResultStore<T> {
         taken.and_then(Entry::into_outcome)
     }
 
-    /// Takes all that was left.
+    /// Takes all detached outcomes.
     pub(super) fn drain(&self) -> BTreeMap<TaskId, Outcome<T>> {
-        let left = {
+        let detached = {
             let mut entries = self.lock();
             let all = std::mem::take(&mut *entries);
-            let (left, kept): (Entries<T>, Entries<T>) =
+            let (detached, kept): (Entries<T>, Entries<T>) =
                 all.into_iter().partition(|(_, entry)| entry.is_detached());
             *entries = kept;
-            left
+            detached
         };
-        let outcomes = left.into_iter().map(|(id, entry)| (id, entry.into_outcome()));
+        let outcomes = detached.into_iter().map(|(id, entry)| (id, entry.into_outcome()));
         outcomes.filter_map(|(id, outcome)| Some((id, outcome?))).collect()
     }
 
-    /// Copies all that was left.
+    /// Copies all detached outcomes.
     pub(super) fn copy(&self) -> BTreeMap<TaskId, Outcome<T>>
     where
         T: Clone,
@@ -142,13 +142,13 @@ impl<T> ResultStore<T> {
 
 impl<T> Entry<T> {
     fn is_detached(&self) -> bool {
-        self.outcome.is_some() && matches!(self.claim, Claim::Left)
+        self.outcome.is_some() && matches!(self.claim, Claim::Detached)
     }
 
     fn into_outcome(self) -> Option<Outcome<T>> {
-        let Self { outcome, claim, place } = self;
-        // Wakes who waits for the place.
-        drop_panic(|| drop((claim, place)));
+        let Self { outcome, claim, permit } = self;
+        // May wake a task that waits for the permit.
+        drop_panic(|| drop((claim, permit)));
         outcome
     }
 }

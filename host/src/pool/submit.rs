@@ -1,4 +1,4 @@
-//! Why a pool did not accept a task. The task comes back with the reason.
+//! Errors of a submit. The task is returned with the reason.
 
 use std::error::Error;
 use std::fmt;
@@ -15,13 +15,13 @@ pub struct SubmitError<F> {
 pub enum SubmitErrorKind {
     /// The pool was stopped or cancelled.
     Closed,
-    /// This process was forked after the pool was made, and its workers are in the parent only.
+    /// This process was forked after the pool was created; the workers exist only in the parent.
     Forked,
-    /// The pool was made without workers, so the task would never run.
+    /// The pool has no workers, so the task would never run.
     NoWorkers,
-    /// As many tasks wait as may wait.
+    /// The queue is full.
     QueueFull,
-    /// As many results are pending or were not taken as may be; take some.
+    /// The store of results is full.
     StoreFull,
 }
 
@@ -30,40 +30,35 @@ impl<F> SubmitError<F> {
         Self { kind, task }
     }
 
-    /// Why it was not accepted.
+    /// Returns why it was not accepted.
     pub fn kind(&self) -> SubmitErrorKind {
         self.kind
     }
 
-    /// The task, as it was given; it has not run.
+    /// Returns the task, which has not run.
     pub fn into_task(self) -> F {
         self.task
     }
 }
 
 /// The message of a pool that is used in a forked child.
-pub(super) const FORKED: &str =
-    "this process was forked after the pool was made; make another pool in the child";
+pub(super) const FORKED: &str = "this process was forked after the pool was created";
 
 impl fmt::Display for SubmitErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Closed => "the pool was stopped or cancelled, and accepts no more tasks",
+            Self::Closed => "the pool was stopped or cancelled",
             Self::Forked => FORKED,
-            Self::NoWorkers => "the pool has no workers; wanted `workers` of at least 1",
-            Self::QueueFull => {
-                "the queue is full; try again later, wait for a place, or raise `max_queued_calls`"
-            }
-            Self::StoreFull => {
-                "the store of results is full; take results out, or raise `max_results`"
-            }
+            Self::NoWorkers => "the pool has no workers (`workers` is 0)",
+            Self::QueueFull => "the queue is full (`max_queued_calls`)",
+            Self::StoreFull => "the store of results is full (`max_results`)",
         })
     }
 }
 
 impl<F> fmt::Display for SubmitError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the task was not accepted: {}", self.kind)
+        write!(f, "cannot accept the task: {}", self.kind)
     }
 }
 

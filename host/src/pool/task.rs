@@ -1,4 +1,4 @@
-//! What a pool's caller holds of a task: its id, its ticket, and in the end its outcome.
+//! Tasks of a pool, as its caller sees them: id, ticket and outcome.
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -16,28 +16,29 @@ use crate::sync::park;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(u64);
 
-/// What became of a task: what it answered with, or why it did not answer.
+/// The outcome of a task: what it returned, or why it did not return.
 pub type Outcome<T> = Result<T, TaskError>;
 
-/// Why a task has no answer.
+/// Why a task did not return.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskError {
     /// It panicked, with this message.
     Panicked(String),
-    /// The pool was cancelled before its turn came.
+    /// The pool was cancelled before it started.
     NeverRan,
-    /// It was waited for by a worker of its own pool, which might have waited for ever. Its
-    /// outcome is left in the store. Only [`TaskTicket::wait`] answers so.
+    /// A worker waited for a task of its own pool, which might have lasted forever. The outcome
+    /// stays in the store. Only [`TaskTicket::wait`] returns this.
     WaitInside,
-    /// This process was forked after the pool was made, and its workers are in the parent only.
+    /// This process was forked after the pool was created; the workers exist only in the parent.
     Forked,
 }
 
-/// A claim on one outcome. A future that runs on any executor, and can be waited for.
+/// A claim on the outcome of one task: a future that runs on any executor, and can also be waited
+/// for.
 ///
-/// While it lives, the outcome is for it alone. Dropped, it leaves the outcome in the store of
-/// its pool; the task runs all the same.
+/// While it lives, only it can take the outcome. Dropping it leaves the outcome in the store of the
+/// pool; the task runs all the same.
 ///
 /// # Panics
 ///
@@ -45,8 +46,8 @@ pub enum TaskError {
 #[must_use = "dropping it leaves the outcome in the store; `leave` says so"]
 pub struct TaskTicket<T> {
     id: TaskId,
-    /// None once the outcome was taken.
-    floor: Option<Arc<PoolInner<T>>>,
+    /// `None` once the outcome was taken.
+    inner: Option<Arc<PoolInner<T>>>,
 }
 
 impl TaskId {
@@ -55,30 +56,30 @@ impl TaskId {
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// The number itself.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }
 }
 
 impl<T> TaskTicket<T> {
-    pub(super) fn new(id: TaskId, floor: Arc<PoolInner<T>>) -> Self {
-        Self { id, floor: Some(floor) }
+    pub(super) fn new(id: TaskId, inner: Arc<PoolInner<T>>) -> Self {
+        Self { id, inner: Some(inner) }
     }
 
-    /// The id of the task.
+    /// Returns the id of the task.
     pub fn id(&self) -> TaskId {
         self.id
     }
 
-    /// Blocks this thread until the outcome is there.
+    /// Blocks this thread until the task has an outcome.
     ///
     /// # Errors
     ///
-    /// Those of the task. [`TaskError::WaitInside`] at once, when this thread is a worker of
-    /// the same pool and the outcome is not there yet.
+    /// Those of the task. [`TaskError::WaitInside`] at once if this thread is a worker of the same
+    /// pool and the task has no outcome yet.
     pub fn wait(mut self) -> Outcome<T> {
-        if self.floor.as_ref().is_some_and(|floor| floor.is_entered()) {
+        if self.inner.as_ref().is_some_and(|inner| inner.is_entered()) {
             let mut context = Context::from_waker(Waker::noop());
             return match Pin::new(&mut self).poll(&mut context) {
                 Poll::Ready(outcome) => outcome,
@@ -88,18 +89,18 @@ impl<T> TaskTicket<T> {
         park::block_on(pin!(self))
     }
 
-    /// Blocks this thread until the outcome is there, at most `wait_max`.
+    /// Blocks this thread until the task has an outcome, at most `timeout`.
     ///
-    /// A worker of the same pool may do this: its wait has an end.
+    /// Unlike [`wait`](Self::wait), it may be called by a worker of the same pool.
     ///
     /// # Errors
     ///
-    /// The ticket itself, when the outcome is not there by then.
-    pub fn wait_timeout(mut self, wait_max: Duration) -> Result<Outcome<T>, Self> {
-        park::wait(Pin::new(&mut self), Some(deadline_in(wait_max))).ok_or(self)
+    /// The ticket itself if the task has no outcome by then.
+    pub fn wait_timeout(mut self, timeout: Duration) -> Result<Outcome<T>, Self> {
+        park::wait(Pin::new(&mut self), Some(deadline_in(timeout))).ok_or(self)
     }
 
-    /// Leaves the outcome in the store, where it is found by this id.
+    /// Leaves the outcome in the store, where it is found under this id.
     pub fn leave(self) -> TaskId {
         self.id
     }
@@ -109,15 +110,15 @@ impl<T> Future for TaskTicket<T> {
     type Output = Outcome<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.floor.as_ref().is_some_and(|floor| !floor.process.is_current()) {
+        if self.inner.as_ref().is_some_and(|inner| !inner.process.is_current()) {
             return Poll::Ready(Err(TaskError::Forked));
         }
-        // Cloned here, since a waker is others' code and the store is locked in there.
+        // Cloned here: a waker is foreign code, and `poll` locks the store.
         let waker = context.waker().clone();
-        let floor = self.floor.as_ref().expect("a ticket is not polled after it was ready");
-        let polled = floor.store.poll(self.id, waker);
+        let inner = self.inner.as_ref().expect("a ticket is not polled after it was ready");
+        let polled = inner.store.poll(self.id, waker);
         if polled.is_ready() {
-            self.floor = None;
+            self.inner = None;
         }
         polled
     }
@@ -125,8 +126,8 @@ impl<T> Future for TaskTicket<T> {
 
 impl<T> Drop for TaskTicket<T> {
     fn drop(&mut self) {
-        if let Some(floor) = self.floor.take().filter(|floor| floor.process.is_current()) {
-            floor.store.detach(self.id);
+        if let Some(inner) = self.inner.take().filter(|inner| inner.process.is_current()) {
+            inner.store.detach(self.id);
         }
     }
 }
@@ -147,10 +148,10 @@ impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Panicked(message) => write!(f, "the task panicked: {message}"),
-            Self::NeverRan => f.write_str("the task never ran: its pool was cancelled first"),
+            Self::NeverRan => f.write_str("the task did not run: its pool was cancelled"),
             Self::WaitInside => f.write_str(
-                "a worker waited for a task of its own pool, which may need that worker; \
-                 wait on another thread, or with a limit",
+                "a worker waited for a task of its own pool without a time limit, which could last \
+                 forever",
             ),
             Self::Forked => f.write_str(FORKED),
         }

@@ -1,5 +1,5 @@
-//! One thread that wakes at moments that others name, and lets them look. It starts with the
-//! first such moment; nothing is asked of it at any other time.
+//! A thread that fires entries when they are due. It starts with the first entry, and reads the
+//! clock at no other time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -7,29 +7,29 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::panic::catch_panic;
+use crate::panic::catch_panic;
 use crate::sync::lock;
 
-/// How soon a look is tried again that failed, and how often a clock that has ended looks
-/// whether it is still needed.
+/// How soon an entry that panicked is fired again, and how often a stopped timer checks whether it
+/// is still needed.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// How far ahead a moment is noted.
+/// How far ahead an entry may be due; a later one fires early and reschedules itself.
 const MAX_AHEAD: Duration = Duration::from_secs(60);
 
-/// Something that looks at itself at certain moments.
+/// Something that is fired when it is due.
 pub(crate) trait TimerEntry: Send + Sync {
-    /// Looks, and says when to look next.
+    /// Handles what is due, and returns when to fire again.
     fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant>;
 }
 
-/// A clock; its thread ends with it.
+/// A timer; dropping it ends its thread.
 #[derive(Debug)]
 pub(crate) struct Timer {
     handle: TimerHandle,
 }
 
-/// Where moments are named, by whoever may outlive the clock.
+/// A handle to schedule entries, which may outlive the timer.
 #[derive(Clone)]
 pub(crate) struct TimerHandle {
     shared: Arc<Shared>,
@@ -42,13 +42,13 @@ struct Shared {
 
 #[derive(Default)]
 struct Inner {
-    /// One moment for each who is timed; told apart by their addresses, which nobody else has as
-    /// long as the weak pointer lives.
+    /// One due time for each entry. An entry is identified by its address, which is unique while
+    /// the weak pointer lives.
     entries: BTreeMap<(Instant, usize), Weak<dyn TimerEntry>>,
     due_by_address: HashMap<usize, Instant>,
     thread: Option<JoinHandle<()>>,
     has_ended: bool,
-    /// Whether the thread goes on although the clock has ended; none before it knows.
+    /// Whether the thread continues after the timer was dropped; `None` until it has decided.
     stays: Option<bool>,
 }
 
@@ -64,15 +64,14 @@ impl Timer {
 }
 
 impl Drop for Timer {
-    /// Ends the thread, unless somebody still waits to be told of a deadline: then it ends
-    /// after that.
+    /// Ends the thread, or lets it end after the last entry that still waits for a deadline.
     fn drop(&mut self) {
         let shared = &self.handle.shared;
         let mut inner = lock(&shared.inner);
         inner.has_ended = true;
         let thread = inner.thread.take();
         shared.changed.notify_all();
-        // The last who holds the host may be the one that is just looked at.
+        // The entry that is being fired may hold the last handle to the host.
         let this = std::thread::current().id();
         let Some(thread) = thread.filter(|thread| thread.thread().id() != this) else { return };
         let undecided = |inner: &mut Inner| inner.stays.is_none();
@@ -85,22 +84,22 @@ impl Drop for Timer {
 }
 
 impl TimerHandle {
-    /// Lets `who` look at `when`, or earlier if an earlier moment was named before.
-    pub(crate) fn schedule(&self, when: Instant, who: &Arc<dyn TimerEntry>) {
+    /// Fires `entry` at `due`, or earlier if it is already scheduled earlier.
+    pub(crate) fn schedule(&self, due: Instant, entry: &Arc<dyn TimerEntry>) {
         let mut inner = lock(&self.shared.inner);
-        // Not far ahead, so that nothing is kept long for who is gone; who looks early names
-        // the next moment.
-        let is_next = inner.insert(when.min(Instant::now() + MAX_AHEAD), who);
+        // Not far ahead, so that dropped entries are not kept long; an entry that fires early
+        // returns its next due time.
+        let is_next = inner.insert(due.min(Instant::now() + MAX_AHEAD), entry);
         if !is_next && inner.thread.is_some() {
             return;
         }
         if inner.thread.is_none() && !inner.has_ended {
             let shared = Arc::clone(&self.shared);
-            let named = std::thread::Builder::new().name("hotbay-clock".to_owned());
-            match named.spawn(move || shared.run()) {
+            let builder = std::thread::Builder::new().name("hotbay-clock".to_owned());
+            match builder.spawn(move || shared.run()) {
                 Ok(thread) => inner.thread = Some(thread),
-                // The next moment that is named tries again.
-                Err(error) => tracing::error!(%error, "no thread for deadlines"),
+                // The next schedule tries again.
+                Err(error) => tracing::error!(%error, "cannot start the timer thread"),
             }
         }
         drop(inner);
@@ -109,29 +108,29 @@ impl TimerHandle {
 }
 
 impl Inner {
-    /// Notes a moment; whether it is the next of all.
-    fn insert(&mut self, when: Instant, who: &Arc<dyn TimerEntry>) -> bool {
-        let key = Arc::as_ptr(who).cast::<()>().addr();
+    /// Inserts an entry. Returns whether it is the next one due.
+    fn insert(&mut self, due: Instant, entry: &Arc<dyn TimerEntry>) -> bool {
+        let key = Arc::as_ptr(entry).cast::<()>().addr();
         if let Some(before) = self.due_by_address.get(&key) {
-            if *before <= when {
+            if *before <= due {
                 return false;
             }
             self.entries.remove(&(*before, key));
         }
-        self.due_by_address.insert(key, when);
-        self.entries.insert((when, key), Arc::downgrade(who));
-        self.entries.first_key_value().is_some_and(|(first, _)| *first == (when, key))
+        self.due_by_address.insert(key, due);
+        self.entries.insert((due, key), Arc::downgrade(entry));
+        self.entries.first_key_value().is_some_and(|(first, _)| *first == (due, key))
     }
 
-    /// The next who is to look by now, or how long until then.
+    /// Takes the next entry due by `now`. As an error, returns when the next one is due.
     fn take_due(&mut self, now: Instant) -> Result<Option<Arc<dyn TimerEntry>>, Option<Instant>> {
         let first = self.entries.first_key_value().map(|(first, _)| *first);
-        let Some((when, key)) = first else { return Err(None) };
-        if when > now {
-            return Err(Some(when));
+        let Some((due, key)) = first else { return Err(None) };
+        if due > now {
+            return Err(Some(due));
         }
         self.due_by_address.remove(&key);
-        Ok(self.entries.remove(&(when, key)).and_then(|who| who.upgrade()))
+        Ok(self.entries.remove(&(due, key)).and_then(|entry| entry.upgrade()))
     }
 }
 
@@ -151,19 +150,19 @@ impl Shared {
                 }
             }
             match inner.take_due(Instant::now()) {
-                Ok(who) => {
+                Ok(entry) => {
                     drop(inner);
-                    if let Some(who) = who {
-                        self.fire(&who);
+                    if let Some(entry) = entry {
+                        self.fire(&entry);
                     }
                     inner = lock(&self.inner);
                 }
                 Err(None) => {
                     inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
                 }
-                Err(Some(when)) => {
-                    let left = when.saturating_duration_since(Instant::now());
-                    // Nobody tells the clock of a host that has ended who waits no longer.
+                Err(Some(due)) => {
+                    let left = due.saturating_duration_since(Instant::now());
+                    // After the timer was dropped, nothing wakes this thread when a call ends.
                     let left = if inner.has_ended { left.min(RETRY_EVERY) } else { left };
                     let waited = self.changed.wait_timeout(inner, left);
                     inner = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -172,27 +171,25 @@ impl Shared {
         }
     }
 
-    /// Lets all look now who named a moment: some may not wait any more.
+    /// Fires all entries now: some may not wait any more.
     fn fire_all(&self) {
         let all = {
             let mut inner = lock(&self.inner);
             inner.due_by_address.clear();
             std::mem::take(&mut inner.entries)
         };
-        for who in all.values().filter_map(Weak::upgrade) {
-            self.fire(&who);
+        for entry in all.values().filter_map(Weak::upgrade) {
+            self.fire(&entry);
         }
     }
 
-    fn fire(&self, who: &Arc<dyn TimerEntry>) {
-        let look = || Arc::clone(who).fire_due(Instant::now());
-        // Whoever is told of a deadline may have code of the application behind it.
-        let next = catch_panic(look).unwrap_or_else(|_| {
-            // Whoever looks catches what others may throw; but no deadline is to be lost.
-            Some(Instant::now() + RETRY_EVERY)
-        });
+    fn fire(&self, entry: &Arc<dyn TimerEntry>) {
+        let fire = || Arc::clone(entry).fire_due(Instant::now());
+        // An entry may run wakers of the application. After a panic it is fired again, so that no
+        // deadline is lost.
+        let next = catch_panic(fire).unwrap_or_else(|_| Some(Instant::now() + RETRY_EVERY));
         if let Some(next) = next {
-            lock(&self.inner).insert(next.min(Instant::now() + MAX_AHEAD), who);
+            lock(&self.inner).insert(next.min(Instant::now() + MAX_AHEAD), entry);
         }
     }
 }
@@ -208,42 +205,42 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    struct Looker {
-        told: Mutex<mpsc::Sender<Instant>>,
-        then: Mutex<Option<Instant>>,
+    struct ReportingEntry {
+        fired: Mutex<mpsc::Sender<Instant>>,
+        next: Mutex<Option<Instant>>,
     }
 
-    impl TimerEntry for Looker {
+    impl TimerEntry for ReportingEntry {
         fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant> {
-            lock(&self.told).send(now).expect("a receiver");
-            lock(&self.then).take()
+            lock(&self.fired).send(now).expect("a receiver");
+            lock(&self.next).take()
         }
     }
 
     #[test]
-    fn everybody_looks_at_their_moments_and_not_before() {
-        let clock = Timer::new();
-        let (told, heard) = mpsc::channel();
+    fn entries_fire_when_due_and_not_before() {
+        let timer = Timer::new();
+        let (sender, receiver) = mpsc::channel();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let looker = |then: Option<Instant>| -> Arc<dyn TimerEntry> {
-            Arc::new(Looker { told: Mutex::new(told.clone()), then: Mutex::new(then) })
+        let entry = |next: Option<Instant>| -> Arc<dyn TimerEntry> {
+            Arc::new(ReportingEntry { fired: Mutex::new(sender.clone()), next: Mutex::new(next) })
         };
-        let (first, second) = (looker(Some(at(30))), looker(None));
-        clock.handle().schedule(at(60_000), &second);
-        clock.handle().schedule(at(10), &first);
-        clock.handle().schedule(at(20), &second);
-        clock.handle().schedule(at(60_000), &second);
-        for wanted in [at(10), at(20), at(30)] {
-            let looked = heard.recv_timeout(Duration::from_secs(60)).expect("a look");
-            assert!(looked >= wanted);
+        let (first, second) = (entry(Some(at(30))), entry(None));
+        timer.handle().schedule(at(60_000), &second);
+        timer.handle().schedule(at(10), &first);
+        timer.handle().schedule(at(20), &second);
+        timer.handle().schedule(at(60_000), &second);
+        for due in [at(10), at(20), at(30)] {
+            let fired = receiver.recv_timeout(Duration::from_secs(60)).expect("an entry fires");
+            assert!(fired >= due);
         }
-        drop(clock);
-        assert!(heard.try_recv().is_err());
+        drop(timer);
+        assert!(receiver.try_recv().is_err());
     }
 
     #[test]
-    fn a_look_that_panics_does_not_end_the_clock_and_the_clock_may_end_in_a_look() {
+    fn entry_may_panic_or_drop_the_timer() {
         struct Panics(Mutex<Option<Timer>>, Mutex<mpsc::Sender<()>>);
         impl TimerEntry for Panics {
             fn fire_due(self: Arc<Self>, _: Instant) -> Option<Instant> {
@@ -252,15 +249,16 @@ mod tests {
                 panic!("on purpose");
             }
         }
-        let (told, heard) = mpsc::channel();
-        let clock = Timer::new();
-        let hand = clock.handle();
+        let (sender, receiver) = mpsc::channel();
+        let timer = Timer::new();
+        let handle = timer.handle();
         let none: Arc<dyn TimerEntry> =
-            Arc::new(Panics(Mutex::new(None), Mutex::new(told.clone())));
-        let last: Arc<dyn TimerEntry> = Arc::new(Panics(Mutex::new(Some(clock)), Mutex::new(told)));
-        hand.schedule(Instant::now(), &none);
-        heard.recv_timeout(Duration::from_secs(60)).expect("a look");
-        hand.schedule(Instant::now(), &last);
-        heard.recv_timeout(Duration::from_secs(60)).expect("a look");
+            Arc::new(Panics(Mutex::new(None), Mutex::new(sender.clone())));
+        let last: Arc<dyn TimerEntry> =
+            Arc::new(Panics(Mutex::new(Some(timer)), Mutex::new(sender)));
+        handle.schedule(Instant::now(), &none);
+        receiver.recv_timeout(Duration::from_secs(60)).expect("an entry fires");
+        handle.schedule(Instant::now(), &last);
+        receiver.recv_timeout(Duration::from_secs(60)).expect("an entry fires");
     }
 }

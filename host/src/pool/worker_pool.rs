@@ -1,5 +1,5 @@
-//! A pool of threads for closures: fixed workers, a bounded queue, a bounded store of results,
-//! and an end that leaves no thread behind. Knows no plugins.
+//! A pool of threads for closures of the application: fixed workers, a bounded queue, a bounded
+//! store of results, and a shutdown that joins all threads. Knows no plugins.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -16,42 +16,42 @@ use super::pool_inner::PoolInner;
 use super::{Epoch, Outcome, SubmitError, TaskId, TaskTicket};
 use crate::sync::{SameProcess, lock};
 
-/// How much a [`WorkerPool`] does at once, and how much it holds.
+/// The limits of a [`WorkerPool`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolLimits {
-    /// Threads that run tasks. Default: the number of cores. A pool of 0 refuses every task.
+    /// Threads that run tasks. Default: the number of cores. With 0 every task is rejected.
     pub workers: u32,
-    /// Tasks that may wait for a worker. Default: 1,024. With 0 every task is refused.
+    /// Tasks that may wait for a worker. Default: 1,024. With 0 every task is rejected.
     pub max_queued_calls: u32,
-    /// Accepted tasks whose outcome nobody has taken yet, so that each outcome has room.
-    /// Default: 65,536. With 0 every task is refused.
+    /// Accepted tasks whose outcome was not taken yet. Default: 65,536. With 0 every task is
+    /// rejected.
     pub max_results: u32,
 }
 
-/// How a [`WorkerPool::stop`] or a [`WorkerPool::cancel`] ended.
+/// The outcome of [`WorkerPool::stop`] or [`WorkerPool::cancel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stopped {
-    /// Every worker has ended, and every accepted task has its outcome.
+    /// All workers have exited, and every accepted task has an outcome.
     Joined,
-    /// It was called by one of the pool's own tasks, which cannot wait for itself. The pool
-    /// ends all the same; a call from another thread waits for it.
+    /// It was called by a task of the pool, which cannot wait for itself. The pool ends all the
+    /// same; a call from another thread waits for it.
     FromInside,
-    /// This process was forked after the pool was made; the workers are in the parent only, and
-    /// nothing was done.
+    /// This process was forked after the pool was created; the workers exist only in the parent,
+    /// and nothing was done.
     Forked,
 }
 
 /// A fixed number of threads that run tasks from a bounded queue.
 ///
-/// Each accepted task has one outcome, in one place: in the pool's store. There it is for the
-/// task's [`TaskTicket`] while that lives, and else for [`take`](Self::take) and
-/// [`drain`](Self::drain). A task that panics fails that task only.
+/// Each accepted task has one outcome, which is kept in the pool's store. It belongs to the task's
+/// [`TaskTicket`] while that lives, and else to [`take`](Self::take) and [`drain`](Self::drain). A
+/// task that panics fails only itself.
 ///
-/// Clones are the same pool. Dropping the last one cancels the pool and waits for the tasks
-/// that run, unless one of the pool's own tasks drops it; then the workers end by themselves.
-/// An outcome that holds a handle of its own pool keeps the pool alive until it is taken.
+/// Clones are the same pool. Dropping the last one cancels the pool and waits for the running
+/// tasks. If a task of the pool drops it, nothing waits, and the workers exit by themselves. An
+/// outcome that holds a handle of its own pool keeps the pool alive until it is taken.
 ///
 /// ```
 /// use hotbay::CancellationToken;
@@ -75,9 +75,9 @@ pub struct WorkerPool<T: Send + 'static> {
     owner: SameProcess<Arc<Owner<T>>>,
 }
 
-/// What ends with the last handle.
+/// What the last handle shuts down.
 struct Owner<T: Send + 'static> {
-    floor: Arc<PoolInner<T>>,
+    inner: Arc<PoolInner<T>>,
     token: CancellationToken,
     /// Kept, because it holds the waker that the token wakes.
     watch: Mutex<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -88,18 +88,18 @@ struct Owner<T: Send + 'static> {
 impl<T: Send + 'static> WorkerPool<T> {
     /// Starts the workers of a pool that is cancelled when `token` is.
     ///
-    /// The pool has a child of the token: cancelling the pool cancels nothing else. Who cancels
-    /// the token tells the tasks that wait, on that thread, as wakers are woken.
+    /// The pool has a child of the token, so cancelling the pool cancels nothing else. Cancelling
+    /// the token rejects the queued tasks on that thread.
     ///
     /// # Errors
     ///
-    /// That of the system, when it gives no thread; then none is left.
+    /// That of the system if it starts no thread; then none is left running.
     pub fn new(limits: PoolLimits, token: &CancellationToken) -> io::Result<Self> {
-        let (floor, epoch) = PoolInner::new(&limits);
+        let (inner, epoch) = PoolInner::new(&limits);
         let token = token.child_token();
         let watch = Mutex::new(Box::pin(token.clone().cancelled_owned()));
         let threads = Mutex::default();
-        let owner = Owner { floor, token, watch, threads, joined: Once::new() };
+        let owner = Owner { inner, token, watch, threads, joined: Once::new() };
         owner.watch();
         for _ in 0..limits.workers {
             owner.start_worker(epoch)?;
@@ -107,41 +107,42 @@ impl<T: Send + 'static> WorkerPool<T> {
         Ok(Self { owner: SameProcess::new(Arc::new(owner)) })
     }
 
-    /// Accepts a task, without waiting.
+    /// Submits a task without waiting.
     ///
     /// # Errors
     ///
-    /// The task, with why it was not accepted: see [`SubmitErrorKind`](super::SubmitErrorKind).
+    /// Returns the task, and why it was not accepted: see
+    /// [`SubmitErrorKind`](super::SubmitErrorKind).
     pub fn submit<F>(&self, task: F) -> Result<TaskTicket<T>, SubmitError<F>>
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        self.owner.floor.submit(task)
+        self.owner.inner.submit(task)
     }
 
-    /// Accepts a task, waiting on this thread for a place at most `wait_max`.
+    /// Submits a task; blocks this thread for space in the pool, at most `timeout`.
     ///
     /// # Errors
     ///
-    /// As of [`submit`](Self::submit); `QueueFull` or `StoreFull` when there is no place by then.
+    /// Those of [`submit`](Self::submit); `QueueFull` or `StoreFull` if no space becomes free.
     pub fn submit_within<F>(
         &self,
-        wait_max: Duration,
+        timeout: Duration,
         task: F,
     ) -> Result<TaskTicket<T>, SubmitError<F>>
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        self.owner.floor.submit_within(wait_max, task)
+        self.owner.inner.submit_within(timeout, task)
     }
 
-    /// Accepts a task once there is a place for it. The future runs on any executor, and does
-    /// nothing until it is polled; places go to those who wait in turn; dropped, it takes none.
-    /// It does not keep the pool from ending.
+    /// Submits a task once the pool has space for it. The future runs on any executor, and does
+    /// nothing until it is polled. Those who wait are served in order. It does not keep the pool
+    /// from ending.
     ///
     /// # Errors
     ///
-    /// As of [`submit`](Self::submit); `QueueFull` or `StoreFull` only where the limit is 0.
+    /// Those of [`submit`](Self::submit); `QueueFull` or `StoreFull` only if the limit is 0.
     pub fn submit_waiting<F>(
         &self,
         task: F,
@@ -149,12 +150,12 @@ impl<T: Send + 'static> WorkerPool<T> {
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        Arc::clone(&self.owner.floor).submit_waiting(task)
+        Arc::clone(&self.owner.inner).submit_waiting(task)
     }
 
-    /// Copies the outcomes that were left in the store, by task, in the order of their ids.
+    /// Copies the outcomes without a ticket, in the order of their ids.
     ///
-    /// Clones while the store is locked: a `T::clone` must not use the pool.
+    /// Clones while the store is locked: `T::clone` must not use the pool.
     pub fn results(&self) -> BTreeMap<TaskId, Outcome<T>>
     where
         T: Clone,
@@ -162,40 +163,38 @@ impl<T: Send + 'static> WorkerPool<T> {
         if !self.owner.is_current() {
             return BTreeMap::new();
         }
-        self.owner.floor.store.copy()
+        self.owner.inner.store.copy()
     }
 
-    /// Takes an outcome that was left in the store; none while its task runs or its ticket
-    /// lives, and once it was taken.
+    /// Takes the outcome of a task without a ticket; `None` while the task is queued or running,
+    /// while its ticket lives, and after it was taken.
     pub fn take(&self, id: TaskId) -> Option<Outcome<T>> {
-        self.owner.is_current().then(|| self.owner.floor.store.take(id)).flatten()
+        self.owner.is_current().then(|| self.owner.inner.store.take(id)).flatten()
     }
 
-    /// Takes all outcomes that were left in the store.
+    /// Takes all outcomes without a ticket.
     pub fn drain(&self) -> BTreeMap<TaskId, Outcome<T>> {
         if !self.owner.is_current() {
             return BTreeMap::new();
         }
-        self.owner.floor.store.drain()
+        self.owner.inner.store.drain()
     }
 
-    /// Accepts no more tasks, finishes those that wait, and waits for the workers to end.
+    /// Rejects new tasks, runs the queued ones, and waits for the workers to exit.
     ///
-    /// Any number of threads may call it, any number of times. Blocks as long as tasks run;
-    /// a task that waits for another thread that stops the pool waits for ever.
+    /// Any number of threads may call it, any number of times. Blocks while tasks run. A task must
+    /// not wait for a thread that stops the pool: both would wait forever.
     pub fn stop(&self) -> Stopped {
         if !self.owner.is_current() {
             return Stopped::Forked;
         }
-        self.owner.floor.drain();
+        self.owner.inner.drain();
         self.owner.join()
     }
 
-    /// Accepts no more tasks, tells those that wait that they never run, and waits for the
-    /// workers to end.
+    /// Rejects new and queued tasks, and waits for the workers to exit.
     ///
-    /// What runs is not ended from outside: a task that may be long looks at the
-    /// [`token`](Self::token).
+    /// Running tasks are not interrupted: a long task must check the [`token`](Self::token).
     pub fn cancel(&self) -> Stopped {
         if !self.owner.is_current() {
             return Stopped::Forked;
@@ -204,7 +203,7 @@ impl<T: Send + 'static> WorkerPool<T> {
         self.owner.join()
     }
 
-    /// The token of this pool, for its tasks to look at. Cancelling it is a
+    /// Returns the token of this pool, which its tasks may check. Cancelling it is a
     /// [`cancel`](Self::cancel) that does not wait.
     pub fn token(&self) -> CancellationToken {
         self.owner.token.clone()
@@ -212,33 +211,33 @@ impl<T: Send + 'static> WorkerPool<T> {
 }
 
 impl<T: Send + 'static> Owner<T> {
-    /// Has the token close the floor, on the thread that cancels it.
+    /// Registers a waker with the token that closes the pool on the thread that cancels it.
     fn watch(&self) {
         let waker = Waker::from(Arc::new(OnCancel {
-            floor: Arc::downgrade(&self.floor),
+            inner: Arc::downgrade(&self.inner),
             token: self.token.clone(),
         }));
         let polled = lock(&self.watch).as_mut().poll(&mut Context::from_waker(&waker));
         if polled.is_ready() {
-            self.floor.close();
+            self.inner.close();
         }
     }
 
     fn start_worker(&self, epoch: Epoch) -> io::Result<()> {
-        let floor = Arc::clone(&self.floor);
+        let inner = Arc::clone(&self.inner);
         let thread = thread::Builder::new().name("hotbay-worker".to_owned());
-        lock(&self.threads).push(thread.spawn(move || floor.run_worker(epoch))?);
+        lock(&self.threads).push(thread.spawn(move || inner.run_worker(epoch))?);
         Ok(())
     }
 
     fn cancel(&self) {
         self.token.cancel();
-        // Again, in case that another thread cancels the token and has not come this far.
-        self.floor.close();
+        // Again, in case another thread cancels the token and has not called `close` yet.
+        self.inner.close();
     }
 
     fn join(&self) -> Stopped {
-        if self.floor.is_entered() {
+        if self.inner.is_entered() {
             return Stopped::FromInside;
         }
         // The first joins, the others wait for it.
@@ -248,22 +247,22 @@ impl<T: Send + 'static> Owner<T> {
                 let _ = thread.join();
             }
         });
-        self.floor.wait_rejected();
+        self.inner.wait_rejected();
         Stopped::Joined
     }
 }
 
-/// Woken by the token. Weak, since the token's list of wakers would keep the pool alive.
+/// Woken by the token. Weak, because the token's wakers would keep the pool alive.
 struct OnCancel<T> {
-    floor: Weak<PoolInner<T>>,
+    inner: Weak<PoolInner<T>>,
     token: CancellationToken,
 }
 
 impl<T: Send + 'static> Wake for OnCancel<T> {
     fn wake(self: Arc<Self>) {
-        // A waker may be woken for no reason.
-        if let Some(floor) = self.floor.upgrade().filter(|_| self.token.is_cancelled()) {
-            floor.close();
+        // A waker may be woken spuriously.
+        if let Some(inner) = self.inner.upgrade().filter(|_| self.token.is_cancelled()) {
+            inner.close();
         }
     }
 }
@@ -294,6 +293,6 @@ impl Default for PoolLimits {
 
 impl<T: Send + 'static> fmt::Debug for WorkerPool<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkerPool").field("floor", &self.owner.floor).finish_non_exhaustive()
+        f.debug_struct("WorkerPool").field("inner", &self.owner.inner).finish_non_exhaustive()
     }
 }

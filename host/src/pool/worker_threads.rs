@@ -1,53 +1,55 @@
-//! The threads of one owner: workers at a queue, and errands that are waited for. All of them
-//! are joined before the owner lets go of what they ran.
+//! The threads of one owner: workers at a queue, and threads for single jobs. All are joined before
+//! the owner unloads the code that they ran.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use super::panic::{catch_panic, drop_panic};
-use super::{Epoch, Job, JobOutcome, OpeningThread, Ticket, WorkerId, ticket};
+use tokio::sync::oneshot;
+
+use super::{Epoch, Job, JobOutcome, OpeningThread, WorkerId};
+use crate::panic::{catch_panic, drop_panic};
 use crate::sync::{deadline_in, lock};
 
-/// Whoever has work for workers.
+/// A source of jobs for workers.
 pub(crate) trait WorkSource: Send + Sync {
-    /// A place for a worker of `epoch`.
+    /// Returns an id for a worker of `epoch`.
     fn register(&self, epoch: Epoch) -> WorkerId;
-    /// What a worker does next; none: it goes home.
-    fn next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>>;
+    /// Finishes the worker's job and waits for the next one; `None` if the worker must exit.
+    fn next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>>;
     /// As [`next`](Self::next), but returns `None` at once when nothing is queued.
-    fn try_next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>>;
-    /// A worker that never sleeps goes home, whatever it was at.
-    fn deregister(&self, seat: WorkerId);
-    /// Whether its work may run as tasks.
+    fn try_next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>>;
+    /// Deregisters a worker that never sleeps, whatever it runs.
+    fn deregister(&self, worker: WorkerId);
+    /// Returns whether its jobs may run as tasks.
     fn supports_async(&self) -> bool;
-    /// Takes work back that could not be done on this worker.
-    fn requeue(self: Arc<Self>, seat: WorkerId, work: Arc<dyn Job>);
+    /// Takes a job back that could not run on this worker.
+    fn requeue(self: Arc<Self>, worker: WorkerId, job: Arc<dyn Job>);
 }
 
-/// Threads under one name that end together.
+/// A set of threads with the same name.
 pub(crate) struct WorkerThreads {
     name: String,
     stack_bytes: usize,
-    /// Threads at the queue at once.
+    /// Maximum number of workers.
     pub(crate) max_workers: u32,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// How an errand ended.
+/// The outcome of a job on its own thread.
 #[must_use]
 pub(crate) enum RunOutcome<T> {
-    /// With this.
+    /// It returned this.
     Completed(T),
-    /// It still runs; its thread is kept.
+    /// It is still running; its thread is kept.
     TimedOut,
-    /// The system gave no thread for it.
+    /// Its thread could not be started.
     SpawnFailed(io::Error),
 }
 
 impl WorkerThreads {
-    /// Creates a set without threads. `name` is what debuggers show.
+    /// Creates an empty set. `name` is what debuggers show.
     pub(crate) fn new(name: String, stack_bytes: u64, max_workers: u32) -> Self {
         Self {
             name,
@@ -57,25 +59,25 @@ impl WorkerThreads {
         }
     }
 
-    /// Runs `errand` on a thread of its own and waits for it, at most `wait_max`.
+    /// Runs `job` on a new thread and waits for it, at most `timeout`.
     pub(crate) fn run<T: Send + 'static>(
         &self,
-        wait_max: Duration,
-        errand: impl FnOnce() -> T + Send + 'static,
+        timeout: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
     ) -> RunOutcome<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let spawned = self.builder().spawn(move || {
-            let _ = sender.send(errand());
+            let _ = sender.send(job());
         });
         let thread = match spawned {
             Ok(thread) => thread,
             Err(error) => return RunOutcome::SpawnFailed(error),
         };
-        match receiver.recv_timeout(wait_max) {
-            Ok(done) => {
-                // Thread-locals of the errand are gone after this.
+        match receiver.recv_timeout(timeout) {
+            Ok(result) => {
+                // Runs the destructors of the thread's thread-locals.
                 let _ = thread.join();
-                RunOutcome::Completed(done)
+                RunOutcome::Completed(result)
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 self.add(thread);
@@ -83,44 +85,47 @@ impl WorkerThreads {
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 let _ = thread.join();
-                RunOutcome::SpawnFailed(io::Error::other("its thread ended without a word"))
+                let error = io::Error::other("the thread exited without returning a result");
+                RunOutcome::SpawnFailed(error)
             }
         }
     }
 
-    /// Starts a thread that is to open a library. It is not one of those that are joined here.
+    /// Starts a thread to open a library. It is not joined with the others.
     pub(crate) fn opening_thread(&self) -> io::Result<OpeningThread> {
         OpeningThread::spawn(self.builder())
     }
 
-    /// Runs `errand` on a thread of its own; the ticket waits for it.
+    /// Runs `job` on a new thread; the receiver returns its result.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
-        errand: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<Ticket<T>> {
-        let (teller, ticket) = ticket();
-        let thread = self.builder().spawn(move || teller.tell(errand()))?;
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<oneshot::Receiver<T>> {
+        let (sender, receiver) = oneshot::channel();
+        let thread = self.builder().spawn(move || {
+            let _ = sender.send(job());
+        })?;
         self.add(thread);
-        Ok(ticket)
+        Ok(receiver)
     }
 
-    /// Starts a worker for one epoch, which tells its work that it is of `generation`.
+    /// Starts a worker for one epoch; its jobs run on `generation`.
     pub(crate) fn spawn_worker(
         &self,
-        employer: Arc<dyn WorkSource>,
+        source: Arc<dyn WorkSource>,
         epoch: Epoch,
         generation: u64,
     ) -> io::Result<()> {
         let thread = self.builder().spawn(move || {
-            let seat = employer.register(epoch);
-            while let Some(work) = Arc::clone(&employer).next(seat) {
-                match catch_panic(|| Arc::clone(&work).run(generation)) {
+            let worker = source.register(epoch);
+            while let Some(job) = Arc::clone(&source).next(worker) {
+                match catch_panic(|| Arc::clone(&job).run(generation)) {
                     Ok(JobOutcome::Completed) => {}
-                    Ok(JobOutcome::StaleEpoch) => Arc::clone(&employer).requeue(seat, work),
-                    // What unwinds out of work is not the plugin's, and no reason to stop.
+                    Ok(JobOutcome::StaleEpoch) => Arc::clone(&source).requeue(worker, job),
+                    // The plugin's panics are caught elsewhere: this one is a bug of the host.
                     Err(message) => {
-                        drop_panic(|| work.panicked());
-                        tracing::error!(message, "work of the host's own panicked on a worker");
+                        drop_panic(|| job.panicked());
+                        tracing::error!(message, "a job panicked on a worker");
                     }
                 }
             }
@@ -135,21 +140,21 @@ impl WorkerThreads {
         threads.push(thread);
     }
 
-    /// Joins the threads that end within `wait_max`; tells how many still run.
-    pub(crate) fn join(&self, wait_max: Duration) -> usize {
-        let deadline = deadline_in(wait_max);
+    /// Joins the threads that exit within `timeout`; returns how many are still running.
+    pub(crate) fn join(&self, timeout: Duration) -> usize {
+        let deadline = deadline_in(timeout);
         let mut left = std::mem::take(&mut *lock(&self.threads));
         loop {
-            let (ended, running): (Vec<_>, Vec<_>) =
+            let (exited, running): (Vec<_>, Vec<_>) =
                 left.into_iter().partition(JoinHandle::is_finished);
-            for thread in ended {
+            for thread in exited {
                 let _ = thread.join();
             }
             left = running;
             if left.is_empty() || Instant::now() >= deadline {
                 break;
             }
-            // std has no join with a limit.
+            // std has no join with a time limit.
             std::thread::sleep(Duration::from_micros(200));
         }
         let count = left.len();
@@ -164,6 +169,6 @@ impl WorkerThreads {
 
 impl fmt::Debug for WorkerThreads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Crew").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("WorkerThreads").field("name", &self.name).finish_non_exhaustive()
     }
 }

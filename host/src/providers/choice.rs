@@ -1,5 +1,5 @@
-//! Who was chosen for each contract, so that a choice is told when it is made or changes, and not
-//! at each call.
+//! The provider chosen for each contract, so that an event is emitted when a choice is made or
+//! changes, and not at each call.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -10,48 +10,48 @@ use crate::event::{EventBus, HostEvent};
 use crate::id::PluginName;
 use crate::sync::lock;
 
-/// The choices that are remembered; where there are more, all are forgotten and told again.
-const CHOICES_MAX: usize = 1024;
+/// Maximum of remembered choices; beyond it, all are forgotten and emitted again.
+const MAX_CHOICES: usize = 1024;
 
-/// Who was chosen in one host.
+/// The chosen providers of one host.
 #[derive(Debug, Default)]
 pub(crate) struct Choices {
-    /// By contract, and the versions of it that are accepted.
+    /// By contract and accepted versions.
     made: Mutex<BTreeMap<(String, String), PluginName>>,
 }
 
 impl Choices {
-    /// Notes who is tried first; tells the board if that is news. With nobody, what was chosen
-    /// is forgotten.
-    pub(crate) fn note(
+    /// Records which provider is tried first, and emits an event if that is new. Without providers
+    /// the choice is forgotten.
+    pub(crate) fn record(
         &self,
         contract: &str,
         accepted: &VersionReq,
         in_order: &[PluginName],
-        board: &EventBus,
+        events: &EventBus,
     ) {
         let key = (contract.to_owned(), accepted.to_string());
         let Some((chosen, others)) = in_order.split_first() else {
             lock(&self.made).remove(&key);
             return;
         };
-        if !self.is_news(key, chosen) {
+        if !self.is_new(key, chosen) {
             return;
         }
         tracing::info!(contract, plugin = %chosen, ?others, "provider chosen");
-        board.emit(HostEvent::ProviderChosen {
+        events.emit(HostEvent::ProviderChosen {
             contract: contract.to_owned(),
             plugin: chosen.clone(),
             others: others.to_vec(),
         });
     }
 
-    fn is_news(&self, key: (String, String), chosen: &PluginName) -> bool {
+    fn is_new(&self, key: (String, String), chosen: &PluginName) -> bool {
         let mut made = lock(&self.made);
         if made.get(&key) == Some(chosen) {
             return false;
         }
-        if made.len() >= CHOICES_MAX && !made.contains_key(&key) {
+        if made.len() >= MAX_CHOICES && !made.contains_key(&key) {
             made.clear();
         }
         made.insert(key, chosen.clone());
@@ -64,23 +64,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_is_told_when_it_is_made_when_it_changes_and_when_it_is_made_again() {
-        let (_owner, board) = EventBus::new();
-        let mut events = board.subscribe();
+    fn choice_emits_event_when_made_changed_or_made_again() {
+        let (_owner, events) = EventBus::new();
+        let mut received = events.subscribe();
         let choices = Choices::default();
-        let mut check = |contract: &str, accepted: &str, in_order: &[&str], is_told: bool| {
+        let mut check = |contract: &str, accepted: &str, in_order: &[&str], is_new: bool| {
             let names: Vec<_> =
                 in_order.iter().map(|name| PluginName::new(name).unwrap()).collect();
-            choices.note(contract, &accepted.parse().unwrap(), &names, &board);
-            match events.try_next() {
-                Some(HostEvent::ProviderChosen { contract: told, plugin, others }) => {
-                    assert!(is_told, "{contract} {in_order:?}");
+            choices.record(contract, &accepted.parse().unwrap(), &names, &events);
+            match received.try_next() {
+                Some(HostEvent::ProviderChosen { contract: chosen_for, plugin, others }) => {
+                    assert!(is_new, "{contract} {in_order:?}");
                     assert_eq!(
-                        (told.as_str(), &plugin, &*others),
+                        (chosen_for.as_str(), &plugin, &*others),
                         (contract, &names[0], &names[1..])
                     );
                 }
-                other => assert!(!is_told && other.is_none(), "{contract} {in_order:?}: {other:?}"),
+                other => assert!(!is_new && other.is_none(), "{contract} {in_order:?}: {other:?}"),
             }
         };
         check("table", "*", &["a", "b"], true);
@@ -95,13 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn so_many_choices_are_remembered_and_no_more() {
-        let (_owner, board) = EventBus::new();
+    fn number_of_remembered_choices_is_bounded() {
+        let (_owner, events) = EventBus::new();
         let choices = Choices::default();
         let names = [PluginName::new("a").unwrap()];
-        for contract in 0..3 * CHOICES_MAX {
-            choices.note(&contract.to_string(), &VersionReq::STAR, &names, &board);
-            assert!(lock(&choices.made).len() <= CHOICES_MAX);
+        for contract in 0..3 * MAX_CHOICES {
+            choices.record(&contract.to_string(), &VersionReq::STAR, &names, &events);
+            assert!(lock(&choices.made).len() <= MAX_CHOICES);
         }
     }
 }

@@ -1,72 +1,72 @@
-//! Whether the next provider is tried after one that failed. Pure: time is an argument.
+//! Decides whether the next provider is tried after a failure. Pure: time is an argument.
 
 use std::time::Instant;
 
 use crate::call::Request;
 use crate::error::{Error, ErrorKind};
 
-/// What becomes of a call whose provider could not answer.
+/// What happens to a call whose provider failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFailure {
     /// The next provider is tried, if the call may be made again.
     #[default]
     NextProvider,
-    /// The error is the answer.
+    /// The call fails with the error.
     Error,
 }
 
-/// What the kind of an error says about the call.
+/// What an error says about the execution of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trace {
-    /// The plugin was not entered.
+enum Execution {
+    /// The plugin was not called.
     NotRun,
-    /// The plugin may have been entered, and did not come to an answer.
+    /// The plugin may have been called, and did not answer.
     MayHaveRun,
-    /// It is an answer: others would say the same, or are not to be asked.
-    Answer,
+    /// The plugin answered, or another provider would fail in the same way.
+    Final,
 }
 
-/// Whether the next provider is tried after `error`, which answered `request`.
-pub(super) fn goes_on(error: &Error, request: &Terms, now: Instant) -> bool {
-    if request.deadline.is_some_and(|deadline| deadline <= now) {
+/// Returns whether to try the next provider after `error`.
+pub(super) fn may_try_next(error: &Error, policy: &RetryPolicy, now: Instant) -> bool {
+    if policy.deadline.is_some_and(|deadline| deadline <= now) {
         return false;
     }
-    match trace(error) {
-        Trace::NotRun => true,
-        Trace::MayHaveRun => request.is_idempotent,
-        Trace::Answer => false,
+    match execution(error) {
+        Execution::NotRun => true,
+        Execution::MayHaveRun => policy.is_idempotent,
+        Execution::Final => false,
     }
 }
 
-/// What of a request decides whether it may be sent again.
+/// The options of a request that decide whether it may be sent again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(super) struct RetryPolicy {
     is_idempotent: bool,
     deadline: Option<Instant>,
 }
 
-impl Terms {
+impl RetryPolicy {
     pub(super) fn of(request: &Request<'_>) -> Self {
         Self { is_idempotent: request.is_idempotent(), deadline: request.deadline() }
     }
 }
 
-fn trace(error: &Error) -> Trace {
+fn execution(error: &Error) -> Execution {
     match error.kind() {
         ErrorKind::Quarantined
         | ErrorKind::Overloaded
         | ErrorKind::Retired
         | ErrorKind::NotFound
-        | ErrorKind::StartFailed => Trace::NotRun,
+        | ErrorKind::StartFailed => Execution::NotRun,
         ErrorKind::Disconnected
         | ErrorKind::Protocol
         | ErrorKind::Panicked
-        | ErrorKind::DeadlineExceeded => Trace::MayHaveRun,
+        | ErrorKind::DeadlineExceeded => Execution::MayHaveRun,
         ErrorKind::Plugin if error.plugin_error().is_some_and(|own| own.is_retryable()) => {
-            Trace::MayHaveRun
+            Execution::MayHaveRun
         }
-        _ => Trace::Answer,
+        _ => Execution::Final,
     }
 }
 
@@ -79,16 +79,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_have_run_is_sent_again_only_if_it_may_run_twice() {
+    fn call_that_may_have_run_is_retried_only_if_idempotent() {
         let now = Instant::now();
         let check = |error: &Error, usual: bool, idempotent: bool| {
-            let goes_on_with =
-                |is_idempotent, deadline| goes_on(error, &Terms { is_idempotent, deadline }, now);
-            assert_eq!(goes_on_with(false, None), usual, "{error:?}");
-            assert_eq!(goes_on_with(true, None), idempotent, "{error:?}");
+            let tries_next = |is_idempotent, deadline| {
+                may_try_next(error, &RetryPolicy { is_idempotent, deadline }, now)
+            };
+            assert_eq!(tries_next(false, None), usual, "{error:?}");
+            assert_eq!(tries_next(true, None), idempotent, "{error:?}");
             let later = Some(now + Duration::from_secs(1));
-            assert_eq!(goes_on_with(true, later), idempotent, "{error:?}");
-            assert!(!goes_on_with(true, Some(now)), "there is no time left: {error:?}");
+            assert_eq!(tries_next(true, later), idempotent, "{error:?}");
+            assert!(!tries_next(true, Some(now)), "the deadline has passed: {error:?}");
         };
         let of = |kind| Error::new(kind, "failed");
         for kind in [

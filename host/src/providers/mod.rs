@@ -1,5 +1,5 @@
-//! Plugins by what they provide: a contract's name instead of a plugin's. Looks its providers up
-//! at each call, and tries one after the other; never the same one twice for one call.
+//! Plugins by the contract that they provide instead of by name. Looks the providers up when the
+//! host's plugins have changed, and tries them in order; never the same one twice for one call.
 
 mod attempts;
 mod choice;
@@ -23,25 +23,24 @@ pub(crate) use choice::Choices;
 pub use fallback::OnFailure;
 pub(crate) use offers::{Offer, Offers};
 pub use order::Preference;
-pub(crate) use order::{Place, Preferences, Rank};
+pub(crate) use order::{Location, Preferences, Rank};
 
-/// The plugins that fulfil a contract, made by [`Host::providers`](crate::Host::providers).
+/// The plugins that provide a contract, created by [`Host::providers`](crate::Host::providers).
 /// Cheap to clone.
 ///
-/// They are looked up again when the host's plugins have changed, so a provider that was loaded
-/// or swapped is used at once, and these outlive every one of them.
+/// They are looked up again when the host's plugins have changed, so a provider that was loaded or
+/// swapped is used at once, and this stays valid without any of them.
 ///
-/// The first in the [order](Self::names) is called. When it could not answer, the next one is
-/// tried, see [`on_failure`](Self::on_failure):
+/// The first provider in the [order](Self::names) is called. If it fails, the next one is tried
+/// (see [`on_failure`](Self::on_failure)):
 ///
-/// - always, where the call surely did not run: `Quarantined`, `Overloaded`, `Retired`,
-///   `NotFound`, `StartFailed`;
-/// - if the request is [idempotent](Request::idempotent), where it may have run: `Panicked`,
-///   `Disconnected`, `Protocol`, `DeadlineExceeded` as long as the request itself still has
-///   time, and `Plugin` with an error that says that it is
-///   [retryable](hotbay_plugin::PluginError::is_retryable).
+/// - always if the call certainly did not run: `Quarantined`, `Overloaded`, `Retired`, `NotFound`,
+///   `StartFailed`;
+/// - if the request is [idempotent](Request::idempotent) and may have run: `Panicked`,
+///   `Disconnected`, `Protocol`, `DeadlineExceeded` while the request itself has time left, and
+///   `Plugin` with an error that is [retryable](hotbay_plugin::PluginError::is_retryable).
 ///
-/// Every other error is the answer.
+/// Any other error is returned.
 ///
 /// ```
 /// # use hotbay::{CallContext, Error, Host, Manifest, Output, Payload, Plugin, PluginError};
@@ -77,44 +76,44 @@ pub struct Providers {
     on_failure: OnFailure,
     registry: Arc<dyn ProviderSource>,
     changes: Changes,
-    /// What was found last, which clones share.
+    /// The result of the last lookup, shared by clones.
     found: Arc<ArcSwapOption<Found>>,
 }
 
-/// Where providers are looked up.
+/// Looks up providers.
 pub(crate) trait ProviderSource: Send + Sync {
-    /// The providers of a contract in the order in which they are tried, or why there is none.
+    /// Returns the providers of a contract in the order in which they are tried.
     fn look_up(&self, contract: &str, accepted: &VersionReq) -> Result<Vec<PluginHandle>, Error>;
 
-    /// Hears who is tried first from now on, and who after that; nobody if there is nobody.
+    /// Records the current order of the providers, which may be empty.
     fn chosen(&self, contract: &str, accepted: &VersionReq, in_order: &[PluginName]);
 }
 
-/// Counts the changes of a host's table: as long as the count is the same, so are the providers.
+/// Counts the changes of a host's plugins; while the count is the same, so are the providers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes(Arc<AtomicU64>);
 
 impl Changes {
-    /// The table is about to change; said while nobody else can look at it.
-    pub(crate) fn one_more(&self) {
-        // Release: whoever sees the count and then looks, waits for this change.
+    /// Counts a change. The caller holds the lock of the registry.
+    pub(crate) fn increment(&self) {
+        // Release: a thread that sees the count and then looks up waits for this change.
         self.0.fetch_add(1, Ordering::Release);
     }
 
-    /// Read before a look, so that a change during the look is seen at the next.
+    /// Returns the count. Read before a lookup, so that a change during it is seen at the next.
     fn count(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 }
 
-/// Providers, as they were after so many changes.
+/// The providers after a number of changes.
 struct Found {
     changes: u64,
     in_order: Box<[PluginHandle]>,
 }
 
 impl Providers {
-    /// Providers of which there is one at least now.
+    /// Creates the providers of a contract; fails if there are none now.
     pub(crate) fn new(
         contract: &str,
         registry: Arc<dyn ProviderSource>,
@@ -126,44 +125,42 @@ impl Providers {
         Ok(Self { contract: contract.into(), accepted, on_failure, registry, changes, found })
     }
 
-    /// Takes only those that provide a version of the contract that `accepted` accepts. With
-    /// none of them, calls answer `NotFound`.
+    /// Accepts only providers whose version of the contract matches `accepted`. Without any, calls
+    /// return `NotFound`.
     #[must_use]
     pub fn accepting(self, accepted: VersionReq) -> Self {
         Self { accepted, found: Arc::default(), ..self }
     }
 
-    /// Says what becomes of a call whose provider could not answer. Default:
-    /// [`OnFailure::NextProvider`].
+    /// Sets what happens to a call whose provider failed. Default: [`OnFailure::NextProvider`].
     #[must_use]
     pub fn on_failure(self, on_failure: OnFailure) -> Self {
         Self { on_failure, ..self }
     }
 
-    /// The contract.
+    /// Returns the contract.
     pub fn contract(&self) -> &str {
         &self.contract
     }
 
-    /// Those that there are now, in the order in which they are tried; none if there is none
-    /// left, or the host is gone.
+    /// Returns the current providers in the order in which they are tried; empty if none is left,
+    /// or the host was dropped.
     ///
-    /// First are those that [`prefer_providers`](crate::HostBuilder::prefer_providers) names.
-    /// The others follow by where they run, see [`prefer`](crate::HostBuilder::prefer), then by
-    /// name.
+    /// Those named by [`prefer_providers`](crate::HostBuilder::prefer_providers) come first. The
+    /// others follow by where they run (see [`prefer`](crate::HostBuilder::prefer)), then by name.
     pub fn names(&self) -> Vec<PluginName> {
         let found = self.registry.look_up(&self.contract, &self.accepted).unwrap_or_default();
         names(&found)
     }
 
-    /// Calls the first provider in this thread, as [`PluginHandle::call`] does; the next one if
-    /// it could not answer.
+    /// Calls the first provider in this thread, as [`PluginHandle::call`] does, and the next one if
+    /// it fails.
     ///
     /// # Errors
     ///
-    /// `NotFound` when nobody provides the contract any more, `Shutdown`, and those of
-    /// [`PluginHandle::call`]: of the first that was tried, with the errors of the others in
-    /// its message.
+    /// `NotFound` if no plugin provides the contract any more, `Shutdown`, and those of
+    /// [`PluginHandle::call`]: that of the first provider, with the errors of the others in its
+    /// message.
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
         let found = self.find()?;
         let mut attempts = Attempts::new(self.on_failure, &request);
@@ -180,10 +177,10 @@ impl Providers {
         Err(attempts.error())
     }
 
-    /// Queues a call for the first provider's own threads, at once, as
-    /// [`PluginHandle::execute`] does; the next one is tried if it could not answer.
+    /// Queues a call for the workers of the first provider at once, as [`PluginHandle::execute`]
+    /// does. The next one is tried if it fails.
     ///
-    /// Runs on any executor. Dropping the future takes the call back. The request's bytes are
+    /// The future runs on any executor. Dropping it cancels the call. The request's bytes are
     /// copied for each provider but the last.
     ///
     /// # Errors
@@ -213,17 +210,17 @@ impl Providers {
         }
     }
 
-    /// The providers now, at least one; looked up if the host's plugins have changed.
+    /// Returns the current providers, at least one; looks them up if the host's plugins changed.
     fn find(&self) -> Result<Arc<Found>, Error> {
         let changes = self.changes.count();
         match self.found.load_full() {
             Some(found) if found.changes == changes => Ok(found),
-            _ => self.find_anew(changes),
+            _ => self.look_up_again(changes),
         }
     }
 
     #[cold]
-    fn find_anew(&self, changes: u64) -> Result<Arc<Found>, Error> {
+    fn look_up_again(&self, changes: u64) -> Result<Arc<Found>, Error> {
         let found = self.registry.look_up(&self.contract, &self.accepted);
         let in_order = found.as_ref().map(|found| names(found)).unwrap_or_default();
         self.registry.chosen(&self.contract, &self.accepted, &in_order);
@@ -233,12 +230,12 @@ impl Providers {
     }
 }
 
-/// A pooled call on its way from provider to provider.
+/// A pooled call with its remaining providers.
 struct Round {
     found: Arc<Found>,
-    /// The provider that is next.
+    /// The index of the next provider.
     at: usize,
-    /// None once it was given to the last one.
+    /// `None` once the last provider has it.
     request: Option<Request<'static>>,
     attempts: Attempts,
 }
@@ -249,7 +246,7 @@ impl Round {
         Self { found, at: 0, request: Some(request.into_owned()), attempts }
     }
 
-    /// Queues the call for the next provider, if there is one.
+    /// Queues the call for the next provider, if any is left.
     fn next(&mut self) -> Option<(PluginHandle, Execute)> {
         let plugin = self.found.in_order.get(self.at)?.clone();
         self.at += 1;

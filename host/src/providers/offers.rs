@@ -1,25 +1,25 @@
-//! What a plugin offers: the contracts that it fulfils, under all their names. Values only.
+//! The contracts that a plugin provides, under all their names. Values only.
 
 use semver::{Version, VersionReq};
 
 use crate::manifest::Manifest;
 
-/// The contracts that one plugin fulfils.
+/// The contracts that one plugin provides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Offers(Vec<Offer>);
 
-/// One contract that a plugin fulfils.
+/// A contract that a plugin provides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Offer {
     pub(crate) contract: String,
-    /// None where the plugin does not say.
+    /// `None` if the plugin does not state it.
     pub(crate) version: Option<Version>,
-    /// What else the contract is called.
+    /// Other names of the contract.
     pub(crate) aliases: Vec<String>,
 }
 
 impl Offers {
-    /// What the manifest declares.
+    /// Returns the offers that a manifest declares.
     pub(crate) fn declared(manifest: &Manifest) -> Self {
         let declared = manifest.provides().iter().map(|provided| Offer {
             contract: provided.contract.clone(),
@@ -29,18 +29,18 @@ impl Offers {
         Self(declared.collect())
     }
 
-    /// Adds what is declared elsewhere. What is there already goes first.
+    /// Adds offers that are declared elsewhere, after the existing ones.
     pub(crate) fn and(mut self, more: impl IntoIterator<Item = Offer>) -> Self {
         self.0.extend(more);
         self
     }
 
-    /// The offers of a contract, by its name or by another that it has.
+    /// Returns the offers of a contract, by any of its names.
     pub(crate) fn of<'a>(&'a self, contract: &'a str) -> impl Iterator<Item = &'a Offer> {
         self.0.iter().filter(move |offer| offer.names().any(|name| name == contract))
     }
 
-    /// Every name of every contract.
+    /// Returns every name of every contract.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flat_map(Offer::names)
     }
@@ -51,11 +51,11 @@ impl Offer {
         [&self.contract].into_iter().chain(&self.aliases).map(String::as_str)
     }
 
-    /// Whether this version is accepted. One that is not told is accepted only where all are.
-    pub(crate) fn suits(&self, accepted: &VersionReq) -> bool {
-        // `*` accepts no version before a release, though whoever says nothing would.
-        let suits = |version| accepted.matches(version);
-        *accepted == VersionReq::STAR || self.version.as_ref().is_some_and(suits)
+    /// Returns whether the version is accepted. An unknown version is accepted only by `*`.
+    pub(crate) fn matches(&self, accepted: &VersionReq) -> bool {
+        // `*` matches no pre-release version, though a caller without a requirement accepts any.
+        let matches = |version| accepted.matches(version);
+        *accepted == VersionReq::STAR || self.version.as_ref().is_some_and(matches)
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contract_is_found_by_all_its_names_and_in_all_its_versions() {
+    fn contract_is_found_by_all_names_and_in_all_versions() {
         let old = offer("table", Some("1.4.0"), &["sheet"]);
         let new = offer("table", Some("2.0.0-beta.1"), &[]);
         let text = offer("text", None, &[]);
@@ -86,10 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn what_says_no_version_suits_only_those_who_accept_all() {
-        let check = |version, accepted: &str, suits| {
+    fn offer_without_version_matches_only_star() {
+        let check = |version, accepted: &str, matches| {
             let offer = offer("table", version, &[]);
-            assert_eq!(offer.suits(&accepted.parse().unwrap()), suits, "{version:?} {accepted}");
+            assert_eq!(
+                offer.matches(&accepted.parse().unwrap()),
+                matches,
+                "{version:?} {accepted}"
+            );
         };
         check(Some("1.4.0"), "*", true);
         check(Some("1.4.0"), "^1.2", true);

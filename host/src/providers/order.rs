@@ -1,69 +1,69 @@
-//! In which order the providers of a contract are tried: those that the application prefers,
+//! The order in which providers of a contract are tried: first those that the application names,
 //! then by where they run, then by name. Pure: plugins are looked up elsewhere.
 
 use std::collections::BTreeMap;
 
 use crate::id::PluginName;
 
-/// Which providers of a contract are tried first, where nothing is said about it by name.
+/// Which providers of a contract are tried first, if the application names none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Preference {
-    /// Those that are compiled in, then libraries, then processes.
+    /// Compiled-in plugins, then libraries, then processes.
     #[default]
     Internal,
-    /// Libraries, then processes, then those that are compiled in: what is installed replaces
-    /// what the program brings along.
+    /// Libraries, then processes, then compiled-in plugins: installed plugins replace those of
+    /// the program.
     External,
 }
 
 /// Where a provider runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Location {
     CompiledIn,
     Library,
     Process,
 }
 
-/// What an application says about providers.
+/// The preferences of an application.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Preferences {
     pub(crate) general: Preference,
     by_contract: BTreeMap<String, Vec<PluginName>>,
 }
 
-/// Where a provider stands; the least is tried first.
+/// The rank of a provider; the least is tried first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     preferred: usize,
-    place: u8,
+    location: u8,
     name: PluginName,
 }
 
 impl Preferences {
-    /// Puts these first for a contract, in place of those that were.
+    /// Sets the names that come first for a contract.
     pub(crate) fn put_first(&mut self, contract: String, names: Vec<PluginName>) {
         self.by_contract.insert(contract, names);
     }
 
-    /// Where `name` stands among those who provide what is called `asked`, and `contract` by
-    /// itself.
+    /// Returns the rank of `name` among the providers of `requested`, which is `contract` or
+    /// another name of it.
     pub(crate) fn rank(
         &self,
-        asked: &str,
+        requested: &str,
         contract: &str,
         name: &PluginName,
-        place: Place,
+        location: Location,
     ) -> Rank {
-        let named = self.by_contract.get(asked).or_else(|| self.by_contract.get(contract));
+        let named = self.by_contract.get(requested).or_else(|| self.by_contract.get(contract));
         let preferred = named.and_then(|names| names.iter().position(|one| one == name));
-        let place = match (self.general, place) {
-            (Preference::Internal, Place::CompiledIn) => 0,
-            (_, Place::Library) => 1,
-            (_, Place::Process) => 2,
-            (Preference::External, Place::CompiledIn) => 3,
+        let location = match (self.general, location) {
+            (Preference::Internal, Location::CompiledIn) => 0,
+            (_, Location::Library) => 1,
+            (_, Location::Process) => 2,
+            (Preference::External, Location::CompiledIn) => 3,
         };
-        Rank { preferred: preferred.unwrap_or(usize::MAX), place, name: name.clone() }
+        Rank { preferred: preferred.unwrap_or(usize::MAX), location, name: name.clone() }
     }
 }
 
@@ -76,21 +76,21 @@ mod tests {
     }
 
     #[test]
-    fn names_come_before_places_and_places_before_the_alphabet() {
-        let check = |general, first: &[&str], asked: &str, wanted: &[&str]| {
+    fn preferred_names_come_first_then_location_then_name() {
+        let check = |general, first: &[&str], requested: &str, expected: &[&str]| {
             let mut preferences = Preferences { general, ..Preferences::default() };
             preferences.put_first("table".to_owned(), first.iter().map(|one| name(one)).collect());
             let mut ranks: Vec<_> = [
-                ("b", Place::Library),
-                ("a", Place::Process),
-                ("d", Place::CompiledIn),
-                ("c", Place::CompiledIn),
+                ("b", Location::Library),
+                ("a", Location::Process),
+                ("d", Location::CompiledIn),
+                ("c", Location::CompiledIn),
             ]
-            .map(|(plugin, place)| preferences.rank(asked, "table", &name(plugin), place))
+            .map(|(plugin, location)| preferences.rank(requested, "table", &name(plugin), location))
             .into();
             ranks.sort();
             let names: Vec<_> = ranks.iter().map(|rank| rank.name.as_str()).collect();
-            assert_eq!(names, wanted);
+            assert_eq!(names, expected);
         };
         use Preference::{External, Internal};
         check(Internal, &[], "table", &["c", "d", "b", "a"]);

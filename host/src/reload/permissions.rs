@@ -7,8 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::candidate::Candidate;
-use crate::error::{Error, ErrorKind, LoadStep, fault_of};
+use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::PluginName;
+use crate::panic::fault_of;
 
 /// The application's answer: whether a plugin is granted a permission.
 #[derive(Clone)]

@@ -1,5 +1,5 @@
-//! The corridor walked by a future, for calls that run as tasks instead of on threads of their
-//! plugin. The same steps in the same order as [`SyncService`]; each holds its guards while it waits.
+//! The call path as a future, for calls that run as tasks instead of on the plugin's threads. The
+//! services and their order are those of [`SyncService`]; each holds its guards across awaits.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,86 +12,85 @@ use crate::call::{CallState, Reply};
 use crate::error::{Error, ErrorKind, bug};
 use crate::generation::{CallArgs, InstanceRef};
 
-/// One step of the corridor that a future walks.
+/// A service of the call path that can run as a future.
 pub(crate) trait AsyncService: SyncService {
-    /// Walks on, to fill `reply`. The visit comes with a lease.
+    /// Makes the call and fills `reply`. The scope must hold a lease.
     fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> impl Future<Output = Result<(), Error>> + Send + 'a;
 }
 
 impl Slot {
-    /// A hold on the generation of this number, if it is current.
+    /// Returns the instance of this generation if it is current.
     pub(crate) fn lease(&self, generation: u64) -> Option<Arc<InstanceRef>> {
-        self.current.load_full().filter(|token| token.generation().id.get() == generation)
+        self.current.load_full().filter(|instance| instance.generation().id.get() == generation)
     }
 
-    /// Says whether calls may run as tasks.
-    pub(crate) fn set_supports_async(&self, is_walkable: bool) {
-        self.supports_async.store(is_walkable, Ordering::Relaxed);
+    /// Sets whether calls may run as tasks.
+    pub(crate) fn set_supports_async(&self, supports_async: bool) {
+        self.supports_async.store(supports_async, Ordering::Relaxed);
     }
 
-    /// Whether each call may be the one that decides whether others are made.
+    /// Returns whether the next call may be a probe, so that calls must not be batched.
     pub(crate) fn is_probing(&self) -> bool {
         self.health.needs_check()
     }
 
-    /// What a call is told that was taken back while it ran.
+    /// Returns the error of a call that was cancelled while it ran.
     #[cold]
     pub(crate) fn cancelled_error(&self) -> Error {
-        let message = "was called, and its caller took the call back";
+        let message = "was called, but the caller cancelled the call";
         Error::new(ErrorKind::Cancelled, message).of(&self.name)
     }
 
-    /// What a call is told that ran on in a generation that had to end.
+    /// Returns the error of a call that outlasted the unload of its generation.
     #[cold]
-    fn aborted_error(&self, token: &InstanceRef) -> Error {
-        let message = "was called, and ended before it had answered: it took longer than the \
-                       `drain_timeout` of the host; call again";
-        let error = Error::new(ErrorKind::Retired, message).of(&self.name);
-        error.in_generation(token.generation().id)
+    fn aborted_error(&self, instance: &InstanceRef) -> Error {
+        let message = "was unloaded before it answered: the call exceeded the host's \
+                       `drain_timeout`";
+        let error = Error::new(ErrorKind::Retired, message).with_hint("call again").of(&self.name);
+        error.in_generation(instance.generation().id)
     }
 
-    /// Waits for an answer for as long as somebody wants it and the plugin is there; dropped,
-    /// what is waited for ends.
+    /// Awaits `answer` until the call is cancelled or the generation aborts its calls; then drops
+    /// it, which ends the exchange.
     pub(crate) async fn until_cancelled<T>(
         &self,
-        token: &InstanceRef,
-        standing: &CallState,
+        instance: &InstanceRef,
+        state: &CallState,
         answer: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, Error> {
-        let ended = pin!(token.generation().calls_aborted());
-        let left = pin!(standing.cancelled());
-        match select(pin!(answer), select(left, ended)).await {
+        let ended = pin!(instance.generation().calls_aborted());
+        let cancelled = pin!(state.cancelled());
+        match select(pin!(answer), select(cancelled, ended)).await {
             Either::Left((answer, _)) => answer,
             Either::Right((Either::Left(_), _)) => {
-                Err(self.cancelled_error().in_generation(token.generation().id))
+                Err(self.cancelled_error().in_generation(instance.generation().id))
             }
-            Either::Right((Either::Right(_), _)) => Err(self.aborted_error(token)),
+            Either::Right((Either::Right(_), _)) => Err(self.aborted_error(instance)),
         }
     }
 }
 
 impl AsyncService for Arc<Slot> {
-    /// The end of the corridor: calls the generation of the lease, or has that done together
-    /// with others.
+    /// Calls the leased generation, or hands the call to its batch.
     async fn call_async<'a>(
         &'a self,
-        visit: &'a CallScope<'a>,
+        scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        let CallScope { request, call_id, .. } = *visit;
-        let (Some(token), Some(standing)) = (visit.lease, visit.state) else {
+        let CallScope { request, call_id, .. } = *scope;
+        let (Some(instance), Some(state)) = (scope.lease, scope.state) else {
             return Err(bug!("a task called `{}` without a lease", self.name));
         };
-        if let Some(place) = visit.batch_slot {
-            let answer = place.wait(call_id).await;
+        if let Some(batch_slot) = scope.batch_slot {
+            let answer = batch_slot.wait(call_id).await;
             *reply = answer.map_err(|error| error.of_if_unset(&self.name))?;
             return Ok(());
         }
-        let asked = CallArgs { request, state: Some(standing), call_id };
-        self.until_cancelled(token, standing, token.call_async(asked, reply)).await
+        let args = CallArgs { request, state: Some(state), call_id };
+        self.until_cancelled(instance, state, instance.call_async(args, reply)).await
     }
 }

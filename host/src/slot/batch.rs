@@ -1,5 +1,5 @@
-//! Where the calls of a group wait at the end of the corridor, so that one exchange with the
-//! plugin answers all of them.
+//! Collects the calls of a batch at the end of the call path, so that one exchange with the plugin
+//! answers all of them.
 
 use std::sync::Mutex;
 
@@ -11,20 +11,20 @@ use crate::sync::lock;
 
 type Answer = Result<Reply, Error>;
 
-/// The calls of a group that came to the end of the corridor.
+/// The calls of a batch that reached the end of the call path.
 #[derive(Debug, Default)]
 pub(crate) struct BatchCollector(Mutex<Vec<BatchedCall>>);
 
-/// One of them.
+/// A call of a batch.
 #[derive(Debug)]
 pub(crate) struct BatchedCall {
-    /// Which one of the group it is.
+    /// Its position in the batch.
     pub(crate) index: usize,
     pub(crate) call_id: u64,
     reply: oneshot::Sender<Answer>,
 }
 
-/// The place of one call in a gather.
+/// The position of one call in a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchSlot<'g> {
     collector: &'g BatchCollector,
@@ -32,38 +32,38 @@ pub(crate) struct BatchSlot<'g> {
 }
 
 impl BatchCollector {
-    /// The place of the call that is the group's number `at`.
-    pub(crate) fn slot(&self, at: usize) -> BatchSlot<'_> {
-        BatchSlot { collector: self, index: at }
+    /// Returns the slot of the call at `index`.
+    pub(crate) fn slot(&self, index: usize) -> BatchSlot<'_> {
+        BatchSlot { collector: self, index }
     }
 
-    /// Calls that wait here.
+    /// Returns the number of collected calls.
     pub(crate) fn len(&self) -> usize {
         lock(&self.0).len()
     }
 
-    /// Takes all that wait here, to be asked together.
+    /// Takes all collected calls, to be sent together.
     pub(crate) fn take(&self) -> Vec<BatchedCall> {
         std::mem::take(&mut lock(&self.0))
     }
 }
 
 impl BatchSlot<'_> {
-    /// Waits until the group was answered.
+    /// Waits for the result of the call.
     pub(super) async fn wait(self, call_id: u64) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        lock(&self.collector.0).push(BatchedCall { index: self.index, call_id, reply: answer });
-        answered.await.unwrap_or_else(|_| {
-            let message = "was called with others at once, and got no answer of its own";
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.collector.0).push(BatchedCall { index: self.index, call_id, reply: sender });
+        receiver.await.unwrap_or_else(|_| {
+            let message = "answered a batch of calls without a result for this call";
             Err(Error::new(ErrorKind::Protocol, message))
         })
     }
 }
 
 impl BatchedCall {
-    /// Lets the call go on with its answer.
+    /// Completes the call with its result.
     pub(crate) fn complete(self, answer: Answer) {
-        // Unless it left.
+        // The receiver is gone if the caller cancelled the call.
         let _ = self.reply.send(answer);
     }
 }

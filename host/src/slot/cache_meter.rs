@@ -1,14 +1,14 @@
-//! What is counted of a plugin's cache of replies; zero where it has none.
+//! Counters of a plugin's reply cache; zero if it has none.
 
 use std::sync::atomic::AtomicU64;
 
-/// What is counted of a cache.
+/// Counters of a reply cache.
 #[derive(Debug, Default)]
 pub(crate) struct CacheMeter {
-    /// Calls that were answered from it.
+    /// Calls answered from the cache.
     pub(crate) hits: AtomicU64,
-    /// Calls that were looked for and not found.
+    /// Lookups without a result.
     pub(crate) misses: AtomicU64,
-    /// Bytes that it holds now.
+    /// Bytes held now.
     pub(crate) bytes: AtomicU64,
 }

@@ -1,5 +1,5 @@
-//! Whether the plugin of a slot may be called: what the breaker asks, in one word where nothing
-//! is wrong.
+//! The health of a plugin: whether it is quarantined or its host is shutting down. One flag tells
+//! calls that nothing is wrong.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use crate::generation::recovery::{AdmissionDecision, Decision, History, Probe, P
 use crate::id::{GenerationId, PluginName};
 use crate::sync::lock;
 
-/// Whether the plugin of a slot may be called.
+/// The health of the plugin in a slot.
 pub(crate) struct Health {
     pub(super) flags: SlotFlags,
     inner: Mutex<Inner>,
@@ -25,11 +25,11 @@ pub(crate) struct Health {
 #[derive(Default)]
 struct Inner {
     history: History,
-    /// Calls that nobody waits for any more hold as many workers as may be replaced.
+    /// Abandoned calls, if they hold all workers that may be replaced.
     stuck: Option<usize>,
-    /// Bytes that are held, and the limit that they are over.
+    /// Allocated bytes and their limit, if they exceed it.
     memory: Option<(i64, u64)>,
-    /// The host is ending: only calls that have begun go on.
+    /// Whether the host is shutting down: only started calls continue.
     is_shutting_down: bool,
 }
 
@@ -39,17 +39,17 @@ impl Inner {
     }
 }
 
-/// A call that may go on.
+/// Permission for a call to continue.
 #[must_use]
 #[derive(Debug)]
 pub(crate) enum Admission {
     /// An ordinary call.
     Normal,
-    /// What comes of it decides about the quarantine of this generation.
+    /// A probe: its outcome decides whether the quarantine of this generation ends.
     Probe(Probe),
 }
 
-/// How a call came here, as far as it matters for being let go on.
+/// Where a call comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallOrigin {
     /// From the caller.
@@ -59,13 +59,12 @@ pub(crate) enum CallOrigin {
 }
 
 impl Health {
-    /// A plugin that nothing is held against.
-    pub(super) fn new(name: PluginName, policy: Option<Quarantine>, board: EventBus) -> Self {
-        let attention = SlotFlags::default();
-        Self { flags: attention, inner: Mutex::default(), policy, name, events: board }
+    /// Creates the state of a healthy plugin.
+    pub(super) fn new(name: PluginName, policy: Option<Quarantine>, events: EventBus) -> Self {
+        Self { flags: SlotFlags::default(), inner: Mutex::default(), policy, name, events }
     }
 
-    /// Forgets what was held against the build before; from here on `generation` is judged.
+    /// Discards the history of the previous generation and starts that of `generation`.
     pub(super) fn reset(&self, generation: GenerationId) {
         self.emit_if_restored(|inner| {
             let was_quarantined = inner.is_quarantined();
@@ -75,12 +74,12 @@ impl Health {
         });
     }
 
-    /// Lets only those calls go on that have begun.
+    /// Rejects calls that have not started.
     pub(super) fn begin_shutdown(&self) {
         self.update(|inner| inner.is_shutting_down = true);
     }
 
-    /// Changes something, and tells those that call whether they have to ask.
+    /// Changes the state and updates the flag that calls check.
     fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = lock(&self.inner);
         let changed = change(&mut inner);
@@ -88,17 +87,17 @@ impl Health {
         changed
     }
 
-    /// Whether calls have to [`admit`](Self::admit).
+    /// Returns whether calls must [`admit`](Self::admit).
     #[inline]
     pub(super) fn needs_check(&self) -> bool {
         self.flags.has(SlotFlag::Health)
     }
 
-    /// Lets a call go on, or refuses it. `is_stuck` is asked where that may be over.
+    /// Admits or rejects a call. `is_stuck` reports whether the workers are still stuck.
     #[cold]
     pub(super) fn admit(
         &self,
-        coming: CallOrigin,
+        origin: CallOrigin,
         is_stuck: impl FnOnce() -> bool,
     ) -> Result<Admission, Error> {
         if self.is_stuck() && !is_stuck() {
@@ -106,7 +105,7 @@ impl Health {
         }
         self.update(|inner| {
             if inner.is_shutting_down {
-                let admitted = coming == CallOrigin::Admitted;
+                let admitted = origin == CallOrigin::Admitted;
                 return if admitted { Ok(Admission::Normal) } else { Err(self.shutdown_error()) };
             }
             if let Some(reason) = inner.hold_reason() {
@@ -117,14 +116,14 @@ impl Health {
                 AdmissionDecision::Probe(probe) => Ok(Admission::Probe(probe)),
                 AdmissionDecision::Reject { probe_in } => {
                     let wait = probe_in.as_millis();
-                    let why = format!("repeated faults; the next probe is in {wait} ms");
-                    Err(self.quarantined_error(&why).with_retry_after(probe_in))
+                    let reason = format!("repeated faults; the next probe is in {wait} ms");
+                    Err(self.quarantined_error(&reason).with_retry_after(probe_in))
                 }
             }
         })
     }
 
-    /// Whether a call would be refused now; begins no probe.
+    /// Returns the error with which a call would be rejected now. Starts no probe.
     #[cold]
     pub(super) fn check(&self, is_stuck: impl FnOnce() -> bool) -> Result<(), Error> {
         if self.is_stuck() && !is_stuck() {
@@ -144,30 +143,29 @@ impl Health {
         Error::new(ErrorKind::Quarantined, format!("is quarantined: {why}")).of(&self.name)
     }
 
-    /// What a call is told while the host ends.
+    /// Returns the error of a call during or after shutdown.
     pub(super) fn shutdown_error(&self) -> Error {
-        let message =
-            "is not called any more: its host was shut down, or the last `Host` was dropped";
+        let message = "was not called: its host was shut down, or the last `Host` was dropped";
         Error::new(ErrorKind::Shutdown, message).of(&self.name)
     }
 
-    /// Whether the host is ending.
+    /// Returns whether the host is shutting down.
     pub(super) fn is_shutting_down(&self) -> bool {
         lock(&self.inner).is_shutting_down
     }
 
-    /// Hears how a call ended that was let go on.
+    /// Records the outcome of an admitted call.
     #[inline]
     pub(crate) fn record_outcome(
         &self,
-        pass: Admission,
-        was_late: bool,
+        admission: Admission,
+        timed_out: bool,
         outcome: &Result<(), Error>,
     ) {
-        match (outcome, pass) {
+        match (outcome, admission) {
             (Ok(()), Admission::Normal) => {}
-            // That it was late is held against it already.
-            _ if was_late => {}
+            // The timeout was recorded when the deadline passed.
+            _ if timed_out => {}
             (Ok(()), Admission::Probe(probe)) => self.record_probe_success(probe),
             (Err(error), Admission::Normal) => self.record_failure(error),
             (Err(error), Admission::Probe(probe)) => self.record_probe_failure(probe, error),
@@ -190,19 +188,19 @@ impl Health {
                 self.record_fault(probe.generation, true);
             }
             _ if is_unanswered(error) => self.record_fault(probe.generation, true),
-            // The plugin worked, and said no.
+            // The plugin works and rejected the input.
             ErrorKind::Plugin | ErrorKind::InvalidOutput => self.record_probe_success(probe),
             _ => lock(&self.inner).history.probe_cancelled(probe),
         }
     }
 
-    /// A call of `generation` did not answer in time; `probe` is its number if it was one.
+    /// Records that a call of `generation` exceeded its deadline; `probe` is its probe number.
     pub(super) fn record_timeout(&self, generation: u64, probe: Option<u64>) {
         let is_probe = probe.is_some() && lock(&self.inner).history.probing() == probe;
         self.record_fault(generation, is_probe);
     }
 
-    /// A fault of `generation`, wherever it happened.
+    /// Records a fault of `generation`.
     #[cold]
     pub(crate) fn record_fault(&self, generation: u64, probe: bool) {
         let now = Instant::now();
@@ -213,7 +211,7 @@ impl Health {
         }
     }
 
-    /// So many calls are stuck that nobody waits for, and no further worker is started.
+    /// Records that abandoned calls hold all workers that may be replaced.
     pub(super) fn hold_stuck(&self, calls: usize) {
         if self.policy.is_none() {
             return;
@@ -223,7 +221,7 @@ impl Health {
         }
     }
 
-    /// One of the calls that were stuck has come back.
+    /// Records that one of the abandoned calls returned.
     pub(super) fn release_stuck(&self) {
         self.emit_if_restored(|inner| inner.stuck.take().is_some());
     }
@@ -232,7 +230,7 @@ impl Health {
         lock(&self.inner).stuck.is_some()
     }
 
-    /// What is held of memory, and the limit, if that is over it.
+    /// Sets the allocated bytes and the limit that they exceed; `None` if they are within it.
     pub(super) fn set_memory(&self, over: Option<(i64, u64)>) {
         let Some((live_bytes, limit_bytes)) = over else {
             return self.emit_if_restored(|inner| inner.memory.take().is_some());
@@ -260,25 +258,25 @@ impl Health {
         self.events.emit(HostEvent::Quarantined { plugin, reason, probe_in });
     }
 
-    /// Tells the board.
+    /// Emits an event of this plugin's host.
     pub(crate) fn emit(&self, event: HostEvent) {
         self.events.emit(event);
     }
 
-    /// Whether calls are refused now.
+    /// Returns whether calls are rejected now.
     pub(crate) fn is_quarantined(&self) -> bool {
         self.needs_check() && lock(&self.inner).is_quarantined()
     }
 }
 
-/// Whether it tells that a generation was asked and did not answer in time. Without one, nobody
-/// was asked.
+/// Returns whether the plugin received the call and did not answer in time. Such an error names a
+/// generation.
 pub(super) fn is_unanswered(error: &Error) -> bool {
     error.kind() == ErrorKind::DeadlineExceeded && error.generation().is_some()
 }
 
 impl Inner {
-    /// What holds calls back besides faults.
+    /// Returns the reason other than faults for which calls are rejected.
     fn hold_reason(&self) -> Option<QuarantineReason> {
         let stuck = self.stuck.map(|calls| QuarantineReason::Stuck { calls });
         let (live_bytes, limit_bytes) = match (stuck, self.memory) {

@@ -1,4 +1,4 @@
-//! The calls that run at once, where the build that serves limits them.
+//! The limit on concurrent calls of the current generation.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,48 +8,51 @@ use super::flags::SlotFlag;
 use crate::error::{Error, ErrorKind};
 use crate::generation::CallPolicy;
 
-/// Places among the calls that run; given back when dropped.
+/// Slots among the concurrent calls; released on drop.
 #[derive(Debug)]
 pub(crate) struct InFlightGuard {
-    terms: Arc<CallPolicy>,
+    policy: Arc<CallPolicy>,
     calls: u32,
 }
 
 impl Slot {
-    /// Whether calls that run at once are limited.
+    /// Returns whether the number of concurrent calls is limited.
     #[inline]
     pub(crate) fn limits_in_flight(&self) -> bool {
         self.health.flags.has(SlotFlag::InFlight)
     }
 
-    /// Takes a place among the calls that run of the build that serves.
+    /// Takes a slot for one call of the current generation.
     pub(crate) fn enter_in_flight(&self) -> Result<Option<InFlightGuard>, Error> {
         match self.enter_many(1) {
             Some(none) if none.calls == 0 => {
-                let most = none.terms.max_in_flight.unwrap_or_default();
-                let message =
-                    format!("is in {most} calls, which is its `limits.in_flight`; call later");
-                Err(Error::new(ErrorKind::Overloaded, message).of(&self.name))
+                let max = none.policy.max_in_flight.unwrap_or_default();
+                let message = format!(
+                    "was not called: {max} calls are already in flight (`limits.in_flight`)"
+                );
+                let error = Error::new(ErrorKind::Overloaded, message)
+                    .with_hint("raise `limits.in_flight`, or retry later");
+                Err(self.with_estimate(error, 1, max).of(&self.name))
             }
             entered => Ok(entered),
         }
     }
 
-    /// Takes as many of `wanted` places as there are; none: nothing limits them.
+    /// Takes up to `wanted` slots; `None` if calls are not limited.
     pub(crate) fn enter_many(&self, wanted: u32) -> Option<InFlightGuard> {
-        let terms = self.policy.load_full()?;
-        let most = terms.max_in_flight?;
-        let left = |now: u32| most.saturating_sub(now).min(wanted);
+        let policy = self.policy.load_full()?;
+        let max = policy.max_in_flight?;
+        let left = |now: u32| max.saturating_sub(now).min(wanted);
         let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
         let before =
-            terms.in_flight.fetch_update(success, failure, |now| now.checked_add(left(now)));
+            policy.in_flight.fetch_update(success, failure, |now| now.checked_add(left(now)));
         let calls = before.map_or(0, left);
-        Some(InFlightGuard { terms, calls })
+        Some(InFlightGuard { policy, calls })
     }
 }
 
 impl InFlightGuard {
-    /// How many there are.
+    /// Returns the number of slots taken.
     pub(crate) fn calls(&self) -> u32 {
         self.calls
     }
@@ -57,6 +60,6 @@ impl InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.terms.in_flight.fetch_sub(self.calls, Ordering::Relaxed);
+        self.policy.in_flight.fetch_sub(self.calls, Ordering::Relaxed);
     }
 }

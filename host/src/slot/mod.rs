@@ -1,5 +1,5 @@
-//! The hall: the place where a plugin's current generation stands, and the queue of the calls
-//! that wait for it. The one place where calls and reloads meet.
+//! The slot of a plugin: its current generation and the queue of its pooled calls. Calls and
+//! reloads meet only here.
 
 mod async_service;
 mod batch;
@@ -34,7 +34,7 @@ pub(crate) use health::{Admission, Health};
 use health::{CallOrigin, is_unanswered};
 use pause::Vacant;
 
-/// The place of one plugin.
+/// The slot of one plugin.
 pub(crate) struct Slot {
     current: ArcSwapOption<InstanceRef>,
     pub(crate) name: PluginName,
@@ -42,62 +42,61 @@ pub(crate) struct Slot {
     pub(crate) health: Health,
     queue: Queue,
     timer: TimerHandle,
-    /// Whether calls may run as tasks: no layer of the application is in their way.
+    /// Whether calls may run as tasks: the application has no layers around them.
     supports_async: AtomicBool,
-    /// What calls of the current generation go by; none before the first.
+    /// The policy for calls of the current generation; `None` before the first.
     policy: ArcSwapOption<CallPolicy>,
     generations: AtomicU64,
-    /// What it means that nobody is current.
+    /// Why no generation is current.
     vacant: Mutex<Vacant>,
     changed: Condvar,
     /// How long a call waits while the plugin is paused.
     pause_timeout: Duration,
 }
 
-/// One call in so many has its duration taken; a power of two.
+/// One call in this many is timed; a power of two.
 pub(crate) const SAMPLED_ONE_IN: u32 = 64;
 
-/// What a slot counts.
+/// The counters of a slot.
 #[derive(Debug)]
 pub(crate) struct CallCounters {
     pub(crate) calls: ShardedCounter,
     pub(crate) errors: AtomicU64,
-    /// Panics, of calls and of the plugin's own threads, and unrequested exits of its
-    /// process.
+    /// Panics of calls and of the plugin's threads, and unrequested exits of its process.
     pub(crate) faults: AtomicU64,
-    /// Processes of it that exited without being asked to, and those that took the
-    /// place of one that had exited.
+    /// Unrequested exits of its process.
     pub(crate) exits: AtomicU64,
+    /// Processes started to replace one that exited.
     pub(crate) restarts: AtomicU64,
     pub(crate) refused: AtomicU64,
-    /// Calls whose deadlines passed while they ran.
+    /// Calls that exceeded their deadline while they ran.
     pub(crate) abandoned: AtomicU64,
-    /// Calls that waited too long to be worth beginning.
+    /// Calls rejected because they exceeded `queue_timeout`.
     pub(crate) shed: AtomicU64,
     pub(crate) log_lines_dropped: AtomicU64,
     pub(crate) cache: CacheMeter,
-    /// How long some of the calls took.
+    /// Durations of the sampled calls.
     pub(crate) latencies: Latencies,
 }
 
-/// A request on its way down the corridor, and the lease it goes by, if it has one already.
+/// A request on the call path, and the lease it runs under, if it has one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallScope<'v> {
     pub(crate) request: &'v Request<'v>,
     pub(crate) lease: Option<&'v InstanceRef>,
-    /// How it stands with whoever made it, where others may speak for them.
+    /// State shared with the caller, if others may complete the call.
     pub(crate) state: Option<&'v CallState>,
-    /// What the call was judged by, if there was anything to judge.
+    /// The policy that the call was checked against, if it was.
     pub(crate) policy: Option<&'v CallPolicy>,
     pub(crate) method: Method,
-    /// Where it is sent together with others, if it is.
+    /// Its slot in a batch, if it is part of one.
     pub(crate) batch_slot: Option<&'v BatchSlot<'v>>,
     /// Unique in this process.
     pub(crate) call_id: u64,
 }
 
 impl<'v> CallScope<'v> {
-    /// A call in the caller's thread.
+    /// Creates the scope of a call in the caller's thread.
     #[inline]
     pub(crate) fn inline(request: &'v Request<'v>) -> Self {
         let call_id = next_call_id();
@@ -105,20 +104,20 @@ impl<'v> CallScope<'v> {
         Self { request, lease: None, state: None, policy: None, method, batch_slot: None, call_id }
     }
 
-    /// A call on a worker that holds a lease.
+    /// Creates the scope of a call on a worker that holds a lease.
     #[inline]
     pub(crate) fn pooled(
         request: &'v Request<'v>,
-        token: &'v InstanceRef,
-        standing: &'v CallState,
+        instance: &'v InstanceRef,
+        state: &'v CallState,
     ) -> Self {
-        let (lease, standing) = (Some(token), Some(standing));
-        Self { lease, state: standing, method: Method::Execute, ..Self::inline(request) }
+        let (lease, state) = (Some(instance), Some(state));
+        Self { lease, state, method: Method::Execute, ..Self::inline(request) }
     }
 
-    /// What a call is judged by that came with a lease.
+    /// Returns the policy that the call was checked against, or that of its lease.
     pub(crate) fn leased_policy(&self) -> Option<&'v CallPolicy> {
-        self.policy.or_else(|| self.lease.map(|token| &*token.generation().policy))
+        self.policy.or_else(|| self.lease.map(|instance| &*instance.generation().policy))
     }
 
     fn origin(&self) -> CallOrigin {
@@ -127,36 +126,55 @@ impl<'v> CallScope<'v> {
 }
 
 /// How a call is made.
+///
+/// ```
+/// use hotbay::{Call, Error, Host, Layer, Method, Next, Output, Reply, Request};
+///
+/// struct DirectOnly;
+///
+/// impl Layer for DirectOnly {
+///     fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+///         assert_eq!(call.method(), Method::Call);
+///         next.call(call)
+///     }
+/// }
+///
+/// let host = Host::builder()
+///     .layer(DirectOnly)
+///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+///     .build()?;
+/// assert_eq!(host.plugin("echo")?.call(Request::text("hello"))?.as_text()?, "hello");
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Method {
     /// In the caller's thread: [`PluginHandle::call`](crate::PluginHandle::call).
     Call,
-    /// In the caller's thread, on a generation that is held:
-    /// [`Pinned::call`](crate::Pinned::call).
+    /// In the caller's thread, on a pinned generation: [`Pinned::call`](crate::Pinned::call).
     Pinned,
-    /// On a thread of the plugin's own, or as a task of the host's where the plugin is a process:
+    /// On a worker: a thread of the plugin, or a task of the host if the plugin is a process. See
     /// [`PluginHandle::execute`](crate::PluginHandle::execute).
     Execute,
 }
 
-/// One step of the corridor that a call walks: a layer, or the slot at its end.
+/// A service of the call path: a layer, or the slot at its end.
 pub(crate) trait SyncService: Send + Sync {
-    /// Walks on, to fill `reply`; runs in the caller's thread.
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error>;
+    /// Makes the call in this thread and fills `reply`.
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error>;
 }
 
 impl Slot {
-    /// An empty place.
+    /// Creates an empty slot.
     pub(crate) fn new(
         name: PluginName,
         pause_timeout: Duration,
         policy: Option<Quarantine>,
-        board: EventBus,
-        clock: TimerHandle,
+        events: EventBus,
+        timer: TimerHandle,
     ) -> Self {
-        let health = Health::new(name.clone(), policy, board);
-        let meter = CallCounters {
+        let health = Health::new(name.clone(), policy, events);
+        let counters = CallCounters {
             calls: ShardedCounter::new(),
             errors: AtomicU64::new(0),
             faults: AtomicU64::new(0),
@@ -172,10 +190,10 @@ impl Slot {
         Self {
             current: ArcSwapOption::empty(),
             name,
-            counters: meter,
+            counters,
             health,
             queue: Queue::new(),
-            timer: clock,
+            timer,
             supports_async: AtomicBool::new(false),
             policy: ArcSwapOption::empty(),
             generations: AtomicU64::new(0),
@@ -185,136 +203,134 @@ impl Slot {
         }
     }
 
-    /// The number of the generation that is loaded next.
+    /// Returns the number of the next generation.
     pub(crate) fn next_generation(&self) -> GenerationId {
         GenerationId::after(self.generations.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The current generation, beyond any lease.
+    /// Returns the current generation, without a lease.
     pub(crate) fn generation(&self) -> Option<Arc<Generation>> {
-        self.current.load().as_ref().map(|token| Arc::clone(token.generation()))
+        self.current.load().as_ref().map(|instance| Arc::clone(instance.generation()))
     }
 
-    /// A hold on the current generation that lasts.
+    /// Returns the current instance, and waits for it while the plugin is paused.
     pub(crate) fn pin(&self) -> Result<Arc<InstanceRef>, Error> {
         if self.is_shutting_down() {
             return Err(self.unloaded_error());
         }
         match self.current.load_full() {
-            Some(token) => Ok(token),
+            Some(instance) => Ok(instance),
             None => self.wait_for_current(None),
         }
     }
 
-    /// As [`pin`](Self::pin), without waiting while the plugin is paused.
+    /// As [`pin`](Self::pin), but fails while the plugin is paused.
     pub(crate) fn try_pin(&self) -> Result<Arc<InstanceRef>, Error> {
         self.current.load_full().ok_or_else(|| self.vacant_error())
     }
 
-    /// Whether calls that say nothing special have nothing to look at.
+    /// Returns whether a call without special requirements has nothing to check.
     #[inline]
     pub(crate) fn fast_path_ok(&self) -> bool {
         self.health.flags.is_clear()
     }
 
-    /// As [`policy`](Self::policy), for a moment: nothing is counted.
+    /// As [`policy`](Self::policy), without incrementing the reference count.
     pub(crate) fn load_policy(&self) -> arc_swap::Guard<Option<Arc<CallPolicy>>> {
         self.policy.load()
     }
 
-    /// What pooled calls go by now.
+    /// Returns the policy for calls of the current generation.
     pub(crate) fn policy(&self) -> Option<Arc<CallPolicy>> {
         self.policy.load_full()
     }
 
-    /// Whether calls of the current generation have to fit a schema.
+    /// Returns whether inputs are validated against a schema.
     #[inline]
     pub(crate) fn checks_input(&self) -> bool {
         self.health.flags.has(SlotFlag::Schema)
     }
 
-    /// Goes on with what the call is judged by: the terms that it was judged by before, those
-    /// of its lease, or those of the current generation.
+    /// Calls `next` with the policy for the call: the one it was checked against, that of its
+    /// lease, or that of the current generation.
     pub(crate) fn with_policy(
         &self,
-        visit: &CallScope<'_>,
-        go_on: impl FnOnce(&CallScope<'_>, &CallPolicy) -> Result<(), Error>,
+        scope: &CallScope<'_>,
+        next: impl FnOnce(&CallScope<'_>, &CallPolicy) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        if let Some(terms) = visit.leased_policy() {
-            return go_on(&CallScope { policy: Some(terms), ..*visit }, terms);
+        if let Some(policy) = scope.leased_policy() {
+            return next(&CallScope { policy: Some(policy), ..*scope }, policy);
         }
         match &*self.policy.load() {
-            Some(terms) => go_on(&CallScope { policy: Some(terms), ..*visit }, terms),
+            Some(policy) => next(&CallScope { policy: Some(policy), ..*scope }, policy),
             None => Err(self.unloaded_error()),
         }
     }
 
-    /// Judges a call that goes to another generation than the one whose terms it was judged
-    /// by: there was a reload in between.
+    /// Checks a call again if a reload replaced the generation whose policy it was checked against.
     #[inline]
-    fn check(&self, token: &InstanceRef, visit: &CallScope<'_>) -> Result<(), Error> {
-        if !token.checks_input() && visit.request.named_operation().is_none() {
+    fn check(&self, instance: &InstanceRef, scope: &CallScope<'_>) -> Result<(), Error> {
+        if !instance.checks_input() && scope.request.named_operation().is_none() {
             return Ok(());
         }
-        self.recheck(token, visit)
+        self.recheck(instance, scope)
     }
 
     #[cold]
-    fn recheck(&self, token: &InstanceRef, visit: &CallScope<'_>) -> Result<(), Error> {
-        let terms = &*token.generation().policy;
-        if visit.policy.is_some_and(|judged| std::ptr::eq(judged, terms)) {
+    fn recheck(&self, instance: &InstanceRef, scope: &CallScope<'_>) -> Result<(), Error> {
+        let policy = &*instance.generation().policy;
+        if scope.policy.is_some_and(|checked| std::ptr::eq(checked, policy)) {
             return Ok(());
         }
-        terms.check(&self.name, visit.request)
+        policy.check(&self.name, scope.request)
     }
 
-    /// Does `work` under a lease of `generation`, unless that is not current any more.
+    /// Runs `run` under a lease of `generation`, if that is current.
     pub(crate) fn with_lease<T>(
         &self,
         generation: u64,
-        work: impl FnOnce(&InstanceRef) -> T,
+        run: impl FnOnce(&InstanceRef) -> T,
     ) -> Option<T> {
         let current = self.current.load();
-        let token = current.as_deref()?;
-        (token.generation().id.get() == generation).then(|| work(token))
+        let instance = current.as_deref()?;
+        (instance.generation().id.get() == generation).then(|| run(instance))
     }
 
-    /// Hears how a call ended that was let go on.
+    /// Records the outcome of an admitted call.
     #[cold]
     pub(crate) fn record_outcome(
         &self,
-        pass: Admission,
-        visit: &CallScope<'_>,
+        admission: Admission,
+        scope: &CallScope<'_>,
         outcome: &Result<(), Error>,
     ) {
-        let mut was_late = visit.state.is_some_and(CallState::timed_out);
-        if !was_late && outcome.as_ref().is_err_and(is_unanswered) {
-            if visit.state.is_none_or(CallState::count_timeout_once) {
+        let mut timed_out = scope.state.is_some_and(CallState::timed_out);
+        if !timed_out && outcome.as_ref().is_err_and(is_unanswered) {
+            if scope.state.is_none_or(CallState::count_timeout_once) {
                 self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
             } else {
-                was_late = true;
+                timed_out = true;
             }
         }
-        self.health.record_outcome(pass, was_late, outcome);
+        self.health.record_outcome(admission, timed_out, outcome);
     }
 
-    /// Lets a call go on, or refuses it.
+    /// Admits or rejects a call.
     #[inline]
-    pub(crate) fn admit(&self, visit: &CallScope<'_>) -> Result<Admission, Error> {
+    pub(crate) fn admit(&self, scope: &CallScope<'_>) -> Result<Admission, Error> {
         if self.health.needs_check() {
-            self.admit_slow(visit.origin())
+            self.admit_slow(scope.origin())
         } else {
             Ok(Admission::Normal)
         }
     }
 
     #[cold]
-    fn admit_slow(&self, coming: CallOrigin) -> Result<Admission, Error> {
-        self.health.admit(coming, || self.queue.is_exhausted())
+    fn admit_slow(&self, origin: CallOrigin) -> Result<Admission, Error> {
+        self.health.admit(origin, || self.queue.is_exhausted())
     }
 
-    /// Refuses a call that is about to be queued for a plugin that is not called now. A probe
-    /// is not begun by this.
+    /// Rejects a call before it is queued if the plugin is quarantined. Starts no probe.
     pub(crate) fn check_admission(&self) -> Result<(), Error> {
         if !self.health.needs_check() {
             return Ok(());
@@ -322,7 +338,7 @@ impl Slot {
         self.health.check(|| self.queue.is_exhausted())
     }
 
-    /// Refuses a call that was taken back, or whose deadline has passed.
+    /// Rejects a call that was cancelled or whose deadline has passed.
     pub(crate) fn check_active(&self, request: &Request<'_>) -> Result<(), Error> {
         if request.is_cancelled() {
             return Err(self.cancelled_before_start());
@@ -335,52 +351,53 @@ impl Slot {
         }
     }
 
-    /// What a call is told that was taken back before it began.
+    /// Returns the error of a call that was cancelled before it started.
     #[cold]
     pub(crate) fn cancelled_before_start(&self) -> Error {
-        let message = "was not called: its caller took the call back";
+        let message = "was not called: the caller cancelled the call";
         Error::new(ErrorKind::Cancelled, message).of(&self.name)
     }
 
-    /// Why nobody is current any more.
+    /// Returns the error of a call that finds no current generation.
     #[cold]
     pub(crate) fn unloaded_error(&self) -> Error {
         if self.health.is_shutting_down() {
             return self.health.shutdown_error();
         }
-        Error::new(ErrorKind::Retired, "was unloaded; look it up again").of(&self.name)
+        Error::new(ErrorKind::Retired, "was unloaded")
+            .with_hint("look the plugin up again")
+            .of(&self.name)
     }
 
-    /// Whether the host ends.
+    /// Returns whether the host is shutting down.
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.health.needs_check() && self.health.is_shutting_down()
     }
 
-    /// Lets only those calls go on that have begun: the host ends.
+    /// Rejects calls that have not started: the host is shutting down.
     pub(crate) fn begin_shutdown(&self) {
         self.health.begin_shutdown();
     }
 }
 
 impl SyncService for Arc<Slot> {
-    /// The end of the corridor: leases the current generation, unless the call came with a
-    /// lease, by which it was judged, and calls it.
+    /// Calls the instance that the scope leases, or leases the current one.
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let CallScope { request, state: standing, call_id, .. } = *visit;
-        let asked = CallArgs { request, state: standing, call_id };
-        if let Some(token) = visit.lease {
-            return token.call(asked, reply);
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        let CallScope { request, state, call_id, .. } = *scope;
+        let args = CallArgs { request, state, call_id };
+        if let Some(instance) = scope.lease {
+            return instance.call(args, reply);
         }
         match &*self.current.load() {
-            Some(token) => {
-                self.check(token, visit)?;
-                token.call(asked, reply)
+            Some(instance) => {
+                self.check(instance, scope)?;
+                instance.call(args, reply)
             }
             None => {
-                let token = self.wait_for_current(Some(visit.request))?;
-                self.check(&token, visit)?;
-                token.call(asked, reply)
+                let instance = self.wait_for_current(Some(scope.request))?;
+                self.check(&instance, scope)?;
+                instance.call(args, reply)
             }
         }
     }

@@ -1,5 +1,4 @@
-//! The moments when the current generation changes: promoted, vacated, paused and resumed; and
-//! what a call does that finds nobody.
+//! Changes of the current generation (promote, vacate, pause, resume), and calls that find none.
 
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -11,191 +10,192 @@ use crate::error::{Error, ErrorKind};
 use crate::generation::{Generation, InstanceRef, is_in_plugin_call};
 use crate::sync::{deadline_in, lock};
 
-/// What it means that nobody is current.
+/// Why no generation is current.
 pub(super) enum Vacant {
-    /// Nobody yet.
+    /// None was loaded yet.
     Empty,
-    /// Nobody any more.
+    /// The plugin was unloaded.
     Unloaded,
-    /// Somebody will be soon; until then the one before finishes what runs. It is taken out
-    /// when somebody ends it.
+    /// The generation finishes its running calls, and is then resumed or replaced. It is taken
+    /// from here when it is unloaded.
     Paused(Weak<InstanceRef>, Option<Arc<Generation>>),
 }
 
-/// A slot whose calls wait, and the generation that served before.
+/// A paused slot, and the generation that served before.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Paused {
     pub(crate) generation: Arc<Generation>,
-    token: Weak<InstanceRef>,
+    instance: Weak<InstanceRef>,
 }
 
 impl Slot {
-    /// Makes a generation current; answers with the one before, which drains. Gives the token
-    /// back if the plugin was taken out of service meanwhile.
+    /// Makes a generation current and returns the previous one, which drains. Returns the new
+    /// instance as an error if the plugin was unloaded meanwhile.
     pub(crate) fn promote(
         self: &Arc<Self>,
-        token: InstanceRef,
+        instance: InstanceRef,
     ) -> Result<Option<Arc<Generation>>, Arc<InstanceRef>> {
-        let generation = Arc::clone(token.generation());
-        let token = Arc::new(token);
+        let generation = Arc::clone(instance.generation());
+        let instance = Arc::new(instance);
         let before = {
-            let mut vacancy = lock(&self.vacant);
-            if matches!(*vacancy, Vacant::Unloaded) {
-                return Err(token);
+            let mut vacant = lock(&self.vacant);
+            if matches!(*vacant, Vacant::Unloaded) {
+                return Err(instance);
             }
-            *vacancy = Vacant::Empty;
-            self.current.swap(Some(token))
+            *vacant = Vacant::Empty;
+            self.current.swap(Some(instance))
         };
         self.changed.notify_all();
         self.health.reset(generation.id);
-        let terms = &generation.policy;
-        let attention = &self.health.flags;
-        attention.set(SlotFlag::InFlight, terms.max_in_flight.is_some());
-        // Before the terms: whoever sees them sees this.
-        attention.set(SlotFlag::Schema, terms.checks_input());
-        self.policy.store(Some(Arc::clone(terms)));
+        let policy = &generation.policy;
+        let flags = &self.health.flags;
+        flags.set(SlotFlag::InFlight, policy.max_in_flight.is_some());
+        // Set before the policy is published, so that a call that sees the policy sees the flag.
+        flags.set(SlotFlag::Schema, policy.checks_input());
+        self.policy.store(Some(Arc::clone(policy)));
         self.start_epoch(&generation);
         Ok(before.map(|before| mark_not_current(&before)))
     }
 
-    /// Takes no more calls, for good; answers with the generation that drains.
+    /// Rejects all further calls and returns the generation that drains.
     pub(crate) fn vacate(&self) -> Option<Arc<Generation>> {
-        let (current, vacancy) = {
-            let mut vacancy = lock(&self.vacant);
-            let vacancy = std::mem::replace(&mut *vacancy, Vacant::Unloaded);
-            // Before the swap, so that calls of pins fail no later than new calls.
+        let (current, vacant) = {
+            let mut vacant = lock(&self.vacant);
+            let vacant = std::mem::replace(&mut *vacant, Vacant::Unloaded);
+            // Before the swap, so that calls of pinned handles fail no later than new calls.
             if let Some(current) = &*self.current.load() {
                 mark_not_current(current);
             }
-            (self.current.swap(None), vacancy)
+            (self.current.swap(None), vacant)
         };
         self.changed.notify_all();
         self.queue.close();
-        match (current, vacancy) {
+        match (current, vacant) {
             (Some(current), _) => Some(Arc::clone(current.generation())),
             (None, Vacant::Paused(_, paused)) => paused,
             (None, _) => None,
         }
     }
 
-    /// Lets calls wait while the current generation finishes what runs; none if there is none.
+    /// Makes new calls wait while the running ones finish; `None` if no generation is current.
     pub(crate) fn pause(&self) -> Option<Paused> {
         let current = {
-            let mut vacancy = lock(&self.vacant);
+            let mut vacant = lock(&self.vacant);
             let current = self.current.swap(None)?;
             let generation = Arc::clone(current.generation());
-            *vacancy = Vacant::Paused(Arc::downgrade(&current), Some(generation));
+            *vacant = Vacant::Paused(Arc::downgrade(&current), Some(generation));
             current
         };
         self.queue.suspend();
         let generation = mark_not_current(&current);
-        Some(Paused { generation, token: Arc::downgrade(&current) })
+        Some(Paused { generation, instance: Arc::downgrade(&current) })
     }
 
-    /// Takes a paused generation out, to be ended by who asks.
+    /// Takes a paused generation out of the slot; the caller unloads it.
     pub(crate) fn take_paused(&self, paused: &Paused) -> Result<Arc<Generation>, Error> {
-        let mut vacancy = lock(&self.vacant);
-        match &mut *vacancy {
+        let mut vacant = lock(&self.vacant);
+        match &mut *vacant {
             Vacant::Paused(_, generation) => {
                 *generation = None;
-                // Its workers go home; what is queued waits for those of the next.
+                // Its workers exit; queued calls wait for those of the next generation.
                 let _ = self.queue.start_epoch(0, paused.generation.policy.queue);
                 Ok(Arc::clone(&paused.generation))
             }
-            // Somebody else ends it.
+            // It was unloaded meanwhile.
             _ => Err(self.unloaded_error()),
         }
     }
 
-    /// Waits for the leases of a paused generation; answers with a token that stands for all
-    /// of them, or with the number of those that are left after `wait_max`.
+    /// Waits for the leases of a paused generation. Returns an instance that stands for all of
+    /// them, or the number of leases that remain after `timeout`.
     pub(crate) fn drain(
         &self,
         paused: &Paused,
-        wait_max: Duration,
+        timeout: Duration,
     ) -> Result<Arc<InstanceRef>, usize> {
-        match paused.generation.take_backend(wait_max) {
-            Some(instance) => {
+        match paused.generation.take_backend(timeout) {
+            Some(backend) => {
                 let generation = Arc::clone(&paused.generation);
-                Ok(Arc::new(InstanceRef::resumed(generation, instance)))
+                Ok(Arc::new(InstanceRef::resumed(generation, backend)))
             }
-            None => Err(paused.token.strong_count()),
+            None => Err(paused.instance.strong_count()),
         }
     }
 
-    /// Lets a paused generation serve on. `token` is the one that stands for all leases, if
-    /// the generation had been drained.
-    pub(crate) fn resume(self: &Arc<Self>, paused: Paused, token: Option<Arc<InstanceRef>>) {
-        let token = token.or_else(|| paused.token.upgrade()).or_else(|| {
-            // The last lease came back just now.
-            let instance = paused.generation.take_backend(Duration::from_secs(1))?;
-            Some(Arc::new(InstanceRef::resumed(Arc::clone(&paused.generation), instance)))
+    /// Makes a paused generation current again. `instance` is what [`drain`](Self::drain) returned,
+    /// if the generation was drained.
+    pub(crate) fn resume(self: &Arc<Self>, paused: Paused, instance: Option<Arc<InstanceRef>>) {
+        let instance = instance.or_else(|| paused.instance.upgrade()).or_else(|| {
+            // The last lease was just released.
+            let backend = paused.generation.take_backend(Duration::from_secs(1))?;
+            Some(Arc::new(InstanceRef::resumed(Arc::clone(&paused.generation), backend)))
         });
         {
-            let mut vacancy = lock(&self.vacant);
-            if matches!(*vacancy, Vacant::Unloaded) {
-                // Who took the plugin out of service ends it.
+            let mut vacant = lock(&self.vacant);
+            if matches!(*vacant, Vacant::Unloaded) {
+                // The unload also ends the paused generation.
                 return;
             }
-            paused.generation.set_current(token.is_some());
-            *vacancy = Vacant::Empty;
-            self.current.store(token);
+            paused.generation.set_current(instance.is_some());
+            *vacant = Vacant::Empty;
+            self.current.store(instance);
         }
         self.changed.notify_all();
         self.resume_workers();
     }
 
-    /// What a call does that finds nobody: waits if the plugin is paused, unless the call was
-    /// made from inside a lease, which the pause itself may wait for.
+    /// Waits for a current generation while the plugin is paused. A call made from inside a lease
+    /// runs on the paused generation instead, since the pause may wait for that lease.
     #[cold]
     pub(super) fn wait_for_current(
         &self,
         request: Option<&Request<'_>>,
     ) -> Result<Arc<InstanceRef>, Error> {
         let deadline = deadline_in(self.pause_timeout);
-        let mut vacancy = lock(&self.vacant);
+        let mut vacant = lock(&self.vacant);
         loop {
             if let Some(request) = request {
                 self.check_active(request)?;
             }
-            if let Some(token) = self.current.load_full() {
-                return Ok(token);
+            if let Some(instance) = self.current.load_full() {
+                return Ok(instance);
             }
-            let Vacant::Paused(before, _) = &*vacancy else { return Err(self.unloaded_error()) };
+            let Vacant::Paused(before, _) = &*vacant else { return Err(self.unloaded_error()) };
             if is_in_plugin_call()
-                && let Some(token) = before.upgrade()
+                && let Some(instance) = before.upgrade()
             {
-                return Ok(token);
+                return Ok(instance);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(self.pause_timeout_error());
             }
             let left = left.min(request.map_or(Duration::MAX, poll_interval));
-            let waited = self.changed.wait_timeout(vacancy, left);
-            vacancy = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.changed.wait_timeout(vacant, left);
+            vacant = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Why nobody is current.
+    /// Returns the error of a call that finds no current generation and does not wait.
     pub(super) fn vacant_error(&self) -> Error {
         if matches!(&*lock(&self.vacant), Vacant::Paused(..)) {
-            let message = "is being reloaded; ask again";
-            return Error::new(ErrorKind::Overloaded, message).of(&self.name);
+            return Error::new(ErrorKind::Overloaded, "is being reloaded")
+                .with_hint("retry later")
+                .of(&self.name);
         }
         self.unloaded_error()
     }
 
     fn pause_timeout_error(&self) -> Error {
         let waited = self.pause_timeout.as_millis();
-        let message = format!("is being reloaded, and the call waited {waited} ms; call again");
-        Error::new(ErrorKind::Overloaded, message).of(&self.name)
+        let message =
+            format!("was not called: it is being reloaded, and the call waited {waited} ms");
+        Error::new(ErrorKind::Overloaded, message).with_hint("retry later").of(&self.name)
     }
 }
 
-/// How soon a call that waits is to be looked at again: a token tells nobody here that it was
-/// cancelled.
+/// Returns how soon a waiting call is checked again. A cancelled token does not wake it.
 fn poll_interval(request: &Request<'_>) -> Duration {
     let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
     let deadline = request.deadline().map_or(Duration::MAX, left);
@@ -205,7 +205,7 @@ fn poll_interval(request: &Request<'_>) -> Duration {
 
 const TOKEN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-fn mark_not_current(token: &InstanceRef) -> Arc<Generation> {
-    token.generation().set_current(false);
-    Arc::clone(token.generation())
+fn mark_not_current(instance: &InstanceRef) -> Arc<Generation> {
+    instance.generation().set_current(false);
+    Arc::clone(instance.generation())
 }

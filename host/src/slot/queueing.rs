@@ -1,33 +1,33 @@
-//! Pooled calls: their queue, the workers that serve it, and what is done about those that are
-//! late. Looks at the time only where somebody named one.
+//! Pooled calls: their queue, their workers and their deadlines. Reads the clock only for calls
+//! with a time limit.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Slot;
 use crate::call::CallState;
-use crate::error::{Error, ErrorKind, fault_of};
+use crate::error::{Error, ErrorKind};
 use crate::generation::Generation;
+use crate::panic::drop_panic;
 use crate::pool::{
     DeadlineCheck, Epoch, Job, NextJob, PushOutcome, RejectReason, TimerEntry, WaitLimits,
     WorkSource, WorkerId,
 };
 
-/// How soon a worker is tried to be started again that the system gave no thread for.
+/// How long to wait after a failed start of a worker thread.
 const SPAWN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the memory of a plugin is looked at that has a limit.
+/// How often the memory of a plugin with a limit is checked.
 const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Slot {
-    /// Calls that wait.
+    /// Returns the number of queued calls.
     pub(crate) fn queued(&self) -> usize {
         self.queue.queued()
     }
 
-    /// Pooled calls that run, and those of them that nobody waits for any more.
+    /// Returns the numbers of running pooled calls and of the abandoned ones among them.
     pub(crate) fn running(&self) -> (usize, usize) {
         self.queue.running()
     }
@@ -35,95 +35,96 @@ impl Slot {
     /// Queues a call for the workers of the current generation.
     pub(crate) fn enqueue(
         self: &Arc<Self>,
-        work: Arc<dyn Job>,
-        patience: WaitLimits,
+        job: Arc<dyn Job>,
+        wait_limits: WaitLimits,
     ) -> Result<(), Error> {
-        let (pushed, look_at) = self.queue.push(Arc::clone(&work), patience);
-        self.schedule_timer(look_at);
+        let (pushed, due_at) = self.queue.push(Arc::clone(&job), wait_limits);
+        self.schedule_timer(due_at);
         match pushed {
             PushOutcome::Queued => Ok(()),
-            PushOutcome::SpawnWorker(epoch) => self.spawn_worker(epoch, Some(&work)),
+            PushOutcome::SpawnWorker(epoch) => self.spawn_worker(epoch, Some(&job)),
             PushOutcome::Full => Err(self.queue_full_error()),
             PushOutcome::Closed => Err(self.unloaded_error()),
         }
     }
 
-    /// Nobody wants `work` any more: its worker, if it has one, is not waited for.
-    pub(crate) fn cancel(self: &Arc<Self>, work: &Arc<dyn Job>) {
-        self.abandon(work, None);
+    /// Cancels a job. If it runs, its worker is abandoned.
+    pub(crate) fn cancel(self: &Arc<Self>, job: &Arc<dyn Job>) {
+        self.abandon(job, None);
     }
 
-    fn schedule_timer(self: &Arc<Self>, look_at: Option<Instant>) {
-        if let Some(look_at) = look_at {
+    fn schedule_timer(self: &Arc<Self>, due_at: Option<Instant>) {
+        if let Some(due_at) = due_at {
             let this: Arc<dyn TimerEntry> = Arc::<Self>::clone(self);
-            self.timer.schedule(look_at, &this);
+            self.timer.schedule(due_at, &this);
         }
     }
 
-    /// Starts a worker of the generation that serves in `epoch`.
+    /// Starts a worker for `epoch`. Fails only if `job` was rejected because of it.
     fn spawn_worker(
         self: &Arc<Self>,
         epoch: Epoch,
-        work: Option<&Arc<dyn Job>>,
+        job: Option<&Arc<dyn Job>>,
     ) -> Result<(), Error> {
-        // Not current any more: the epoch is over or about to be, and the next one hires.
+        // The epoch is over or about to be; the next one spawns its own workers. A paused epoch
+        // resumes with the workers that are counted now.
         let Some(generation) = self.generation() else {
-            // Unless it is paused and goes on, with the workers that were counted.
             let _ = self.queue.worker_spawn_failed(epoch, None);
             return Ok(());
         };
-        let employer: Arc<dyn WorkSource> = Arc::<Self>::clone(self);
-        let Err(error) = generation.spawn_worker(employer, epoch) else { return Ok(()) };
-        tracing::error!(%error, plugin = %self.name, "no thread for a worker");
-        let undone = self.queue.worker_spawn_failed(epoch, work);
-        // Others may wait, and nobody else would start a worker for them.
+        let source: Arc<dyn WorkSource> = Arc::<Self>::clone(self);
+        let Err(error) = generation.spawn_worker(source, epoch) else { return Ok(()) };
+        tracing::error!(%error, plugin = %self.name, "cannot start a worker thread");
+        let rejected = self.queue.worker_spawn_failed(epoch, job);
+        // Queued calls may need this worker.
         self.schedule_timer(Some(Instant::now() + SPAWN_RETRY_INTERVAL));
-        if undone.is_none() {
+        if rejected.is_none() {
             return Ok(());
         }
-        let message = "has no worker: the system gave no thread";
-        Err(Error::new(ErrorKind::Overloaded, message).caused_by(error).of(&self.name))
+        let message = "was not called: cannot start a worker thread";
+        let error = Error::new(ErrorKind::Overloaded, message).caused_by(error);
+        Err(error.with_retry_after(SPAWN_RETRY_INTERVAL).of(&self.name))
     }
 
     fn spawn_worker_or_log(self: &Arc<Self>, epoch: Option<Epoch>) {
         if let Some(epoch) = epoch {
-            // Tried again later, and told to the log.
+            // The failure is logged, and the timer retries.
             let _ = self.spawn_worker(epoch, None);
         }
     }
 
-    /// Lets the workers of `generation` serve the queue.
+    /// Starts an epoch of the queue with the workers of `generation`.
     pub(super) fn start_epoch(self: &Arc<Self>, generation: &Generation) {
-        let terms = &generation.policy;
-        let (epoch, hires) = self.queue.start_epoch(generation.workers.max_workers, terms.queue);
-        (0..hires).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
-        if terms.max_memory_bytes.is_some() {
+        let policy = &generation.policy;
+        let (epoch, spawns) = self.queue.start_epoch(generation.workers.max_workers, policy.queue);
+        (0..spawns).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
+        if policy.max_memory_bytes.is_some() {
             self.schedule_timer(Some(Instant::now() + MEMORY_CHECK_INTERVAL));
         }
     }
 
-    /// Lets the workers of the generation that was paused go on.
+    /// Resumes the epoch of a paused generation.
     pub(super) fn resume_workers(self: &Arc<Self>) {
-        let (epoch, hires) = self.queue.resume();
-        (0..hires).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
+        let (epoch, spawns) = self.queue.resume();
+        (0..spawns).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
     }
 
-    /// Whether nobody works, and nobody is started before a lost worker comes back.
+    /// Returns whether no worker is available until an abandoned call returns.
     pub(crate) fn has_no_available_worker(&self) -> bool {
         self.queue.has_no_available_worker()
     }
 
-    /// Takes no more pooled calls, and waits until those that were taken are done.
+    /// Rejects further pooled calls and waits for the accepted ones.
     pub(crate) fn drain_queue(&self, deadline: Instant) {
         self.queue.drain();
         let _ = self.queue.wait_empty(deadline);
     }
 
-    /// The worker at `work` is not waited for; `rest` is for another one.
-    fn abandon(self: &Arc<Self>, work: &Arc<dyn Job>, rest: Option<Arc<dyn Job>>) {
-        let given_up = self.queue.abandon(work, rest);
-        self.spawn_worker_or_log(given_up.spawn_worker);
-        if given_up.is_exhausted {
+    /// Abandons the worker that runs `job`; `remaining` is queued for another one.
+    fn abandon(self: &Arc<Self>, job: &Arc<dyn Job>, remaining: Option<Arc<dyn Job>>) {
+        let abandoned = self.queue.abandon(job, remaining);
+        self.spawn_worker_or_log(abandoned.spawn_worker);
+        if abandoned.is_exhausted {
             self.health.hold_stuck(self.queue.running().1);
             // A worker may have returned in between and found nothing to release.
             if !self.queue.is_exhausted() {
@@ -132,54 +133,57 @@ impl Slot {
         }
     }
 
-    /// What a call is told whose turn never came.
-    pub(crate) fn reject_error(&self, why: RejectReason) -> Error {
+    /// Counts a rejected call and returns its error.
+    pub(crate) fn reject_error(&self, reason: RejectReason) -> Error {
         self.count_rejected();
-        match why {
+        match reason {
             RejectReason::Closed => self.unloaded_error(),
             RejectReason::DeadlineExceeded => {
-                self.deadline_error("did not begin before its deadline")
+                self.deadline_error("was not called: the deadline passed while the call was queued")
             }
             RejectReason::Expired => {
                 self.counters.shed.fetch_add(1, Ordering::Relaxed);
-                let message = "was not begun: it waited longer than `queue_timeout`; call later";
-                Error::new(ErrorKind::Overloaded, message).of(&self.name)
+                let message =
+                    "was not called: the call waited in the queue longer than `queue_timeout`";
+                Error::new(ErrorKind::Overloaded, message)
+                    .with_hint("raise `queue_timeout`, or retry later")
+                    .of(&self.name)
             }
             RejectReason::QueueFull => self.queue_full_error(),
             RejectReason::NoWorkers => self.no_workers_error(),
         }
     }
 
-    /// Counts a call that was taken back, or cut off, after it had reached the plugin.
+    /// Counts a call that was cancelled or aborted after it had reached the plugin.
     pub(crate) fn count_cancelled(&self) {
         self.counters.calls.add(1);
     }
 
-    /// Counts a call that was refused before it came to the layers.
+    /// Counts a call that was rejected before it reached the layers.
     pub(crate) fn count_rejected(&self) {
         self.counters.calls.add(1);
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What a call is told that ran into its deadline. It is held against the plugin if it is in
-    /// it.
-    pub(crate) fn timeout_error(&self, standing: &CallState) -> Error {
-        let counts = standing.count_timeout_once();
+    /// Returns the error of a call that exceeded its deadline. Counts as a fault of the plugin if
+    /// the call had reached it.
+    pub(crate) fn timeout_error(&self, state: &CallState) -> Error {
+        let counts = state.count_timeout_once();
         if counts {
             self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
         }
-        match standing.entered() {
-            Some(generation) if counts => self.health.record_timeout(generation, standing.probe()),
+        match state.entered() {
+            Some(generation) if counts => self.health.record_timeout(generation, state.probe()),
             Some(_) => {}
             None => {
                 return self.deadline_error(
-                    "was not reached before the deadline: the check of the input, or a layer, took \
-                     that long",
+                    "was not reached before the deadline: the validation of the input, or a layer, \
+                     took too long",
                 );
             }
         }
         self.deadline_error(
-            "did not answer before the deadline; the call still runs, and its answer is dropped",
+            "did not answer before the deadline; the call still runs, and its result is discarded",
         )
     }
 
@@ -188,113 +192,145 @@ impl Slot {
         Error::new(ErrorKind::DeadlineExceeded, message).of(&self.name)
     }
 
-    /// What a call is told that nobody would begin.
+    /// Returns the error of a call that no worker can run.
     #[cold]
     pub(crate) fn no_workers_error(&self) -> Error {
-        let message = "has no worker left: calls passed their deadlines and still run";
-        Error::new(ErrorKind::Overloaded, message).of(&self.name)
+        let message = format!(
+            "was not called: no worker is available, and {} calls exceeded their deadlines and \
+             still run",
+            self.queue.running().1
+        );
+        Error::new(ErrorKind::Overloaded, message)
+            .with_hint("raise `max_abandoned_calls`, or retry later")
+            .of(&self.name)
     }
 
     #[cold]
     fn queue_full_error(&self) -> Error {
-        let places = self.policy().map_or(0, |terms| terms.queue.max_queued);
-        let message = format!(
-            "has {places} calls waiting already, as many as may (`limits.queue`, or the host's \
-             `max_queued_calls`)"
-        );
-        Error::new(ErrorKind::Overloaded, message).of(&self.name)
+        let max = self.policy().map_or(0, |policy| policy.queue.max_queued);
+        let calls = if max == 1 { "call" } else { "calls" };
+        let message = format!("was not called: its queue is full ({max} {calls})");
+        let error = Error::new(ErrorKind::Overloaded, message)
+            .with_hint("raise `limits.queue` or the host's `max_queued_calls`, or retry later");
+        let workers = self.generation().map_or(1, |generation| generation.workers.max_workers);
+        self.with_estimate(error, self.queued(), workers).of(&self.name)
     }
 
-    /// Looks at the memory of a plugin that has a limit; says when to look again.
+    /// Sets the estimated time until `calls` more calls have run on `workers` workers, if durations
+    /// were sampled.
+    pub(super) fn with_estimate(&self, error: Error, calls: usize, workers: u32) -> Error {
+        match self.counters.latencies.mean() {
+            Some(mean) => error.with_retry_after(retry_after(mean, calls, workers)),
+            None => error,
+        }
+    }
+
+    /// Checks the memory of a plugin with a limit and returns when to check again.
     fn check_memory(&self, now: Instant) -> Option<Instant> {
         let current = self.current.load();
-        let token = current.as_deref()?;
-        let generation = token.generation();
+        let instance = current.as_deref()?;
+        let generation = instance.generation();
         let limit = generation.policy.max_memory_bytes?;
-        if let Some(live) = token.live_bytes() {
+        if let Some(live) = instance.live_bytes() {
             let over = u64::try_from(live).is_ok_and(|live| live > limit);
             self.health.set_memory(over.then_some((live, limit)));
         }
         Some(now + MEMORY_CHECK_INTERVAL)
     }
 
-    /// The process that serves, if it is one.
+    /// Returns the process id of the current generation, if it is a process.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.current.load().as_deref().and_then(crate::generation::InstanceRef::pid)
     }
 
-    /// Bytes that the plugin has allocated, where it counts them.
+    /// Returns the bytes that the plugin has allocated, if it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
         self.current.load().as_deref().and_then(crate::generation::InstanceRef::live_bytes)
     }
 }
+
+/// Estimates how long `calls` calls take on `workers` workers.
+fn retry_after(mean: Duration, calls: usize, workers: u32) -> Duration {
+    let calls = u32::try_from(calls).unwrap_or(u32::MAX).max(1);
+    let total = mean.saturating_mul(calls) / workers.max(1);
+    total.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER)
+}
+
+const MIN_RETRY_AFTER: Duration = Duration::from_millis(1);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 impl WorkSource for Slot {
     fn register(&self, epoch: Epoch) -> WorkerId {
         self.queue.register(epoch)
     }
 
-    fn next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>> {
-        let (NextJob { job: work, was_abandoned: was_lost }, look_at) = self.queue.next(seat);
-        self.schedule_timer(look_at);
-        if was_lost && !self.queue.is_exhausted() {
+    fn next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>> {
+        let (NextJob { job, was_abandoned }, due_at) = self.queue.next(worker);
+        self.schedule_timer(due_at);
+        if was_abandoned && !self.queue.is_exhausted() {
             self.health.release_stuck();
         }
-        work
+        job
     }
 
-    fn try_next(self: Arc<Self>, seat: WorkerId) -> Option<Arc<dyn Job>> {
-        self.queue.try_next(seat)
+    fn try_next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>> {
+        self.queue.try_next(worker)
     }
 
-    fn deregister(&self, seat: WorkerId) {
-        self.queue.deregister(seat);
+    fn deregister(&self, worker: WorkerId) {
+        self.queue.deregister(worker);
     }
 
     fn supports_async(&self) -> bool {
         self.supports_async.load(Ordering::Relaxed)
     }
 
-    fn requeue(self: Arc<Self>, seat: WorkerId, work: Arc<dyn Job>) {
-        if let PushOutcome::SpawnWorker(epoch) = self.queue.requeue(seat, work) {
+    fn requeue(self: Arc<Self>, worker: WorkerId, job: Arc<dyn Job>) {
+        if let PushOutcome::SpawnWorker(epoch) = self.queue.requeue(worker, job) {
             self.spawn_worker_or_log(Some(epoch));
-        }
-    }
-}
-
-/// Tells somebody who may have code of the application behind it: what panics there keeps
-/// nobody else from being told.
-fn catch_callback_panic<T>(tell: impl FnOnce() -> T) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(tell)) {
-        Ok(told) => Some(told),
-        Err(payload) => {
-            let fault = fault_of(payload);
-            tracing::error!(%fault, "whoever was told of a deadline panicked");
-            None
         }
     }
 }
 
 impl TimerEntry for Slot {
     fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant> {
-        let looked = self.queue.take_due(now);
-        for (work, why) in looked.rejected {
-            catch_callback_panic(|| work.reject(why));
+        let due_jobs = self.queue.take_due(now);
+        for (job, reason) in due_jobs.rejected {
+            drop_panic(|| job.reject(reason));
         }
-        self.spawn_worker_or_log(looked.spawn_worker);
-        let mut next = looked.next_due;
-        for work in looked.overdue {
-            match catch_callback_panic(|| Arc::clone(&work).check_deadline(now))
+        self.spawn_worker_or_log(due_jobs.spawn_worker);
+        let mut next = due_jobs.next_due;
+        for job in due_jobs.overdue {
+            match drop_panic(|| Arc::clone(&job).check_deadline(now))
                 .unwrap_or(DeadlineCheck::WithinDeadline)
             {
-                // It has just ended, or its time was put off.
+                // It has just completed, or its deadline was extended.
                 DeadlineCheck::WithinDeadline => {
-                    let due = work.due().map(|due| due.max(now + Duration::from_millis(1)));
+                    let due = job.due().map(|due| due.max(now + Duration::from_millis(1)));
                     next = next.into_iter().chain(due).min();
                 }
-                DeadlineCheck::Exceeded { remaining: rest } => self.abandon(&work, rest),
+                DeadlineCheck::Exceeded { remaining } => self.abandon(&job, remaining),
             }
         }
         next.into_iter().chain(self.check_memory(now)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_estimate_is_mean_times_calls_by_workers_in_bounds() {
+        let ms = Duration::from_millis;
+        for (mean, calls, workers, expected) in [
+            (ms(10), 8, 4, ms(20)),
+            (ms(10), 0, 1, ms(10)),
+            (ms(0), 8, 4, MIN_RETRY_AFTER),
+            (ms(1000), 1_000, 1, MAX_RETRY_AFTER),
+            (Duration::MAX, usize::MAX, 0, MAX_RETRY_AFTER),
+        ] {
+            assert_eq!(retry_after(mean, calls, workers), expected, "{mean:?} {calls} {workers}");
+        }
     }
 }

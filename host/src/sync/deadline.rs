@@ -1,16 +1,16 @@
-//! The end of a wait, for waits of any length.
+//! Deadlines of waits of any length.
 
 use std::time::{Duration, Instant};
 
-/// Nobody waits longer; an instant further away cannot be told on every system.
-const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The longest wait: an instant further away does not exist on every system.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// When a wait that begins now ends.
-pub(crate) fn deadline_in(wait_max: Duration) -> Instant {
-    after(Instant::now(), wait_max)
+/// Returns the end of a wait that starts now.
+pub(crate) fn deadline_in(timeout: Duration) -> Instant {
+    after(Instant::now(), timeout)
 }
 
-/// When a wait that begins at `start` ends.
-pub(crate) fn after(start: Instant, wait_max: Duration) -> Instant {
-    start + wait_max.min(WAIT_MAX)
+/// Returns the end of a wait that starts at `start`.
+pub(crate) fn after(start: Instant, timeout: Duration) -> Instant {
+    start + timeout.min(MAX_TIMEOUT)
 }

@@ -1,16 +1,16 @@
-//! Notices that this process is a child that was forked from the one that made a value. The
-//! threads of the parent do not exist in it, and a lock that one of them held stays locked.
+//! Detects that this process was forked from the one that created a value. The parent's threads do
+//! not exist in the child, and a lock that one of them held stays locked.
 //!
-//! Never makes a system call to find out: a handler that runs in each child counts forks.
+//! Makes no system call for a check: a handler that runs in each child counts forks.
 
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How many forks lie between the process that first asked and this one.
+/// Forks between the process that first created a [`ProcessEpoch`] and this one.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// The process that something belongs to.
+/// The process that a value belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessEpoch(u32);
 
@@ -21,7 +21,7 @@ impl ProcessEpoch {
         Self(FORKS.load(Ordering::Relaxed))
     }
 
-    /// Whether this is still that process, and not a child that was forked from it.
+    /// Returns whether this is still that process, and not a child forked from it.
     #[inline]
     pub(crate) fn is_current(self) -> bool {
         // Written once, before any code of the child runs.
@@ -29,7 +29,7 @@ impl ProcessEpoch {
     }
 }
 
-/// Drops its value only in the process that made it. In a forked child the value is leaked: its
+/// Drops its value only in the process that created it. In a forked child the value is leaked: its
 /// drop could wait for threads that do not exist there, or undo what the parent still uses.
 #[derive(Clone, Debug)]
 pub(crate) struct SameProcess<T> {
@@ -86,6 +86,6 @@ fn count_forks() {
     }
 }
 
-/// There is no fork.
+/// Does nothing: this system has no fork.
 #[cfg(not(unix))]
 fn count_forks() {}

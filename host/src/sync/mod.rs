@@ -1,11 +1,11 @@
-//! What threads share: counters that do not make them wait for each other, and a place to hand back.
-//! Nothing here knows plugins.
+//! Primitives shared between threads: counters without contention, a slot to return a value, fork
+//! detection. Knows no plugins.
 
 mod atomic {
     pub(crate) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 }
 mod deadline;
-#[allow(unsafe_code, reason = "asks the system to count forks")]
+#[allow(unsafe_code, reason = "registers a fork handler")]
 mod fork;
 pub(crate) mod park;
 mod return_slot;
@@ -22,7 +22,7 @@ pub(crate) use wait_group::WaitGroup;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks what is sound even if a thread panicked while it held the lock.
+/// Locks a mutex whose data is valid even if a thread panicked while it held the lock.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

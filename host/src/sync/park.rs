@@ -1,4 +1,4 @@
-//! Waiting for a future on this thread, with a limit; needs no executor.
+//! Blocks this thread on a future, with a time limit. Needs no executor.
 
 use std::pin::Pin;
 use std::sync::Arc;

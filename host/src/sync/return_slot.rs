@@ -1,4 +1,4 @@
-//! A place where something is handed back, once, and somebody waits for it.
+//! A slot in which one thread returns a value and another waits for it.
 
 use std::fmt;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -6,31 +6,31 @@ use std::time::Duration;
 
 use super::lock;
 
-/// Holds what was handed back until it is taken.
+/// Holds a returned value until it is taken.
 pub(crate) struct ReturnSlot<T> {
-    place: Mutex<Option<T>>,
+    value: Mutex<Option<T>>,
     filled: Condvar,
 }
 
 impl<T> ReturnSlot<T> {
     pub(crate) fn new() -> Self {
-        Self { place: Mutex::new(None), filled: Condvar::new() }
+        Self { value: Mutex::new(None), filled: Condvar::new() }
     }
 
-    pub(crate) fn put(&self, thing: T) {
-        *lock(&self.place) = Some(thing);
+    pub(crate) fn put(&self, value: T) {
+        *lock(&self.value) = Some(value);
         self.filled.notify_all();
     }
 
     pub(crate) fn is_filled(&self) -> bool {
-        lock(&self.place).is_some()
+        lock(&self.value).is_some()
     }
 
-    /// Waits for what is handed back, at most `wait_max`.
+    /// Waits for the value, at most `timeout`, and takes it.
     #[must_use]
-    pub(crate) fn take(&self, wait_max: Duration) -> Option<T> {
-        let place = lock(&self.place);
-        let waited = self.filled.wait_timeout_while(place, wait_max, |place| place.is_none());
+    pub(crate) fn take(&self, timeout: Duration) -> Option<T> {
+        let value = lock(&self.value);
+        let waited = self.filled.wait_timeout_while(value, timeout, |value| value.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
 }
@@ -46,14 +46,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_handed_back_reaches_who_waits_and_nobody_else() {
-        let place = ReturnSlot::new();
-        assert_eq!(place.take(Duration::ZERO), None);
+    fn returned_value_is_taken_once() {
+        let slot = ReturnSlot::new();
+        assert_eq!(slot.take(Duration::ZERO), None);
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| place.take(Duration::from_secs(60)));
-            place.put(7);
+            let waiter = scope.spawn(|| slot.take(Duration::from_secs(60)));
+            slot.put(7);
             assert_eq!(waiter.join().expect("no panic"), Some(7));
         });
-        assert_eq!(place.take(Duration::ZERO), None);
+        assert_eq!(slot.take(Duration::ZERO), None);
     }
 }

@@ -1,7 +1,7 @@
-//! A tally: a counter that many threads change without waiting for each other.
+//! A counter that many threads change without contention.
 //!
-//! Each thread adds to a cell of its own with a plain load and store; only threads beyond the
-//! table share a cell. The sum is exact once the threads that add are known to be done.
+//! Each thread adds to its own shard with a plain load and store; only threads beyond the table
+//! share one. The sum is exact once the threads that add are known to be done.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,7 +11,7 @@ use super::atomic::AtomicI64;
 use super::thread_index::{OWNERS, SHARED, shard};
 use super::{lock, shards};
 
-/// A counter in cells.
+/// A counter in shards.
 #[repr(align(64))]
 pub(crate) struct ShardedCounter {
     cells: [PaddedShard; OWNERS + 1],
@@ -20,12 +20,12 @@ pub(crate) struct ShardedCounter {
 #[repr(align(64))]
 struct PaddedShard(AtomicI64);
 
-/// The cell of the thread that asked for it.
+/// The shard of the current thread.
 #[derive(Clone, Copy)]
 pub(crate) struct LocalShard<'t> {
     cell: &'t AtomicI64,
     is_owned: bool,
-    /// Another thread has a cell of its own.
+    /// Not `Send`: another thread has another shard.
     _of_this_thread: PhantomData<*const ()>,
 }
 
@@ -41,7 +41,7 @@ impl LocalShard<'_> {
     }
 }
 
-/// Tallies that nobody uses any more, to be lent again.
+/// Counters that are not in use, to be lent again.
 static FREE: Mutex<Vec<&'static ShardedCounter>> = Mutex::new(Vec::new());
 
 impl ShardedCounter {
@@ -49,29 +49,29 @@ impl ShardedCounter {
         Self { cells: [const { PaddedShard(AtomicI64::new(0)) }; OWNERS + 1] }
     }
 
-    /// Lends a tally that stands at zero, for as long as anybody wants to count in it.
+    /// Lends a counter with the sum zero.
     ///
-    /// It lives for ever, so that a reply can point at it without a shared count of its own;
-    /// as many live as were ever lent at once.
+    /// It lives forever, so that a reply can refer to it without a reference count. The number of
+    /// counters is the maximum ever lent at once.
     pub(crate) fn lend() -> &'static Self {
         let free = lock(&FREE).pop();
         free.unwrap_or_else(|| Box::leak(Box::new(Self::new())))
     }
 
-    /// Takes a tally back that stands at zero; any other is never lent again.
-    pub(crate) fn take_back(tally: &'static Self) {
-        if tally.sum() == 0 {
-            lock(&FREE).push(tally);
+    /// Returns a lent counter. It is lent again only if its sum is zero.
+    pub(crate) fn give_back(counter: &'static Self) {
+        if counter.sum() == 0 {
+            lock(&FREE).push(counter);
         }
     }
 
-    /// Adds to the cell of this thread.
+    /// Adds to the shard of this thread.
     #[inline]
     pub(crate) fn add(&self, count: i64) {
         self.own().add(count);
     }
 
-    /// The cell of this thread, for who uses it twice.
+    /// Returns the shard of this thread, to use it twice.
     #[inline]
     pub(crate) fn own(&self) -> LocalShard<'_> {
         let cell = shard();
@@ -99,24 +99,24 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn nothing_is_lost_with_more_threads_than_cells_that_come_and_go() {
-        let tally = ShardedCounter::new();
+    fn sum_is_exact_with_more_threads_than_shards() {
+        let counter = ShardedCounter::new();
         for _ in 0..4 {
             thread::scope(|scope| {
                 for _ in 0..OWNERS * 2 {
-                    scope.spawn(|| (0..1000).for_each(|_| tally.add(1)));
+                    scope.spawn(|| (0..1000).for_each(|_| counter.add(1)));
                 }
             });
         }
-        assert_eq!(tally.sum(), 4 * 1000 * OWNERS as i64 * 2);
+        assert_eq!(counter.sum(), 4 * 1000 * OWNERS as i64 * 2);
     }
 
     #[test]
-    fn what_one_thread_adds_another_may_take_away() {
-        let tally = ShardedCounter::lend();
-        tally.add(3);
-        thread::scope(|scope| scope.spawn(|| tally.add(-3)).join()).expect("no panic");
-        assert_eq!(tally.sum(), 0);
-        ShardedCounter::take_back(tally);
+    fn thread_may_subtract_what_another_added() {
+        let counter = ShardedCounter::lend();
+        counter.add(3);
+        thread::scope(|scope| scope.spawn(|| counter.add(-3)).join()).expect("no panic");
+        assert_eq!(counter.sum(), 0);
+        ShardedCounter::give_back(counter);
     }
 }

@@ -1,40 +1,40 @@
-//! Counts work that goes on beside its owner, so that somebody can wait until there is none.
+//! Counts jobs that run beside their owner, so that a thread can wait until none is left.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::lock;
 
-/// How much work goes on.
+/// The number of running jobs.
 #[derive(Debug, Default)]
 pub(crate) struct WaitGroup {
-    works: Mutex<usize>,
+    running: Mutex<usize>,
     idle: Condvar,
 }
 
-/// One piece of work; done when dropped, however it ended.
+/// A running job; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct WaitGuard(Arc<WaitGroup>);
 
 impl WaitGroup {
-    /// Begins a piece of work.
+    /// Counts a job.
     pub(crate) fn start(self: &Arc<Self>) -> WaitGuard {
-        *lock(&self.works) += 1;
+        *lock(&self.running) += 1;
         WaitGuard(Arc::clone(self))
     }
 
-    /// Waits until no work goes on, at most until `deadline`.
+    /// Waits until no job is running, at most until `deadline`.
     pub(crate) fn wait_idle(&self, deadline: Instant) {
-        let works = lock(&self.works);
+        let running = lock(&self.running);
         let left = deadline.saturating_duration_since(Instant::now());
-        let waited = self.idle.wait_timeout_while(works, left, |works| *works > 0);
+        let waited = self.idle.wait_timeout_while(running, left, |running| *running > 0);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 impl Drop for WaitGuard {
     fn drop(&mut self) {
-        *lock(&self.0.works) -= 1;
+        *lock(&self.0.running) -= 1;
         self.0.idle.notify_all();
     }
 }
@@ -46,11 +46,11 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn who_waits_goes_on_when_the_last_work_is_done_even_by_a_panic() {
-        let busy = Arc::new(WaitGroup::default());
-        let (one, other) = (busy.start(), busy.start());
+    fn waiter_continues_after_last_job_even_if_it_panicked() {
+        let group = Arc::new(WaitGroup::default());
+        let (one, other) = (group.start(), group.start());
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| busy.wait_idle(deadline_in(Duration::from_secs(60))));
+            let waiter = scope.spawn(|| group.wait_idle(deadline_in(Duration::from_secs(60))));
             drop(one);
             let panics = scope.spawn(move || {
                 let _other = other;
@@ -59,6 +59,6 @@ mod tests {
             assert!(panics.join().is_err());
             assert!(waiter.join().is_ok());
         });
-        assert_eq!(*lock(&busy.works), 0);
+        assert_eq!(*lock(&group.running), 0);
     }
 }

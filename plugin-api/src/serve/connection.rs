@@ -24,19 +24,19 @@ enum Progress {
 }
 
 /// Serves a connection; returns when it has ended.
-pub(super) fn serve<T: Plugin>(server: &Server<T>, connection: &Connection) {
+pub(super) fn serve<T: Plugin>(server: &Server<T>, line: &Line) {
     let is_trusted = Cell::new(server.token.is_none());
-    let service = service_fn(|request| routes::handle(server, connection, &is_trusted, request));
+    let service = service_fn(|request| routes::answer(server, line, &is_trusted, request));
     let mut http = http1::Builder::new();
     // A request that arrived before the other side closed its half is still answered.
     http.auto_date_header(false).half_close(true);
-    let mut served = pin!(http.serve_connection(connection.stream(), service));
+    let mut served = pin!(http.serve_connection(line.stream(), service));
     let authenticate = poll_fn(|context| match served.as_mut().poll(context) {
         Poll::Ready(_) => Poll::Ready(Progress::Ended),
         Poll::Pending if is_trusted.get() => Poll::Ready(Progress::Authenticated),
         Poll::Pending => Poll::Pending,
     });
-    let progress = block_on(Some(Instant::now() + TOKEN_TIMEOUT), authenticate);
+    let progress = block_on(Some(Instant::now() + TOKEN_WAIT_MAX), authenticate);
     if let Some(Progress::Authenticated) = progress {
         // Errors of the connection need no handling: the host sees them too.
         let _ = block_on(None, served);

@@ -1,9 +1,13 @@
-//! The cells in which threads count, the store of a pool's results, and the queue of its work, in
-//! every order that memory allows. The files under test are the host's own, with loom's atomics and locks in the
-//! place of std's.
+//! Loom models of the host's sharded counters, a pool's result store and its queue. They include
+//! the host's files, with loom's atomics and locks in place of std's.
 
 #![cfg(test)]
 
+mod panic {
+    pub(crate) fn drop_panic(run: impl FnOnce()) {
+        run();
+    }
+}
 mod pool;
 mod sync {
     use loom::sync::{Mutex, MutexGuard};
@@ -17,7 +21,7 @@ mod atomic {
     pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 }
 
-#[allow(dead_code, reason = "the host's")]
+#[allow(dead_code, reason = "a file of the host")]
 #[path = "../../../host/src/sync/shards.rs"]
 mod shards;
 
@@ -28,7 +32,7 @@ use loom::cell::UnsafeCell;
 use loom::thread;
 use shards::ShardOwners;
 
-/// One cell to own, and one that is shared.
+/// One shard to own, and the shared one.
 struct Table {
     owners: ShardOwners<1>,
     cells: [AtomicI64; 2],
@@ -40,7 +44,7 @@ impl Table {
         Arc::new(Self { owners: ShardOwners::new(AtomicU64::new(0)), cells })
     }
 
-    /// What a thread does between its start and its end.
+    /// Counts as one thread does between its start and its exit.
     fn count(&self, counts: &[i64]) {
         let own = self.owners.take();
         for count in counts {
@@ -57,7 +61,7 @@ impl Table {
 }
 
 #[test]
-fn nothing_is_lost_when_a_cell_goes_from_thread_to_thread() {
+fn counts_are_kept_when_a_shard_changes_owner() {
     loom::model(|| {
         let table = Table::new();
         let threads: Vec<_> = (0..2)
@@ -75,11 +79,11 @@ fn nothing_is_lost_when_a_cell_goes_from_thread_to_thread() {
 }
 
 #[test]
-fn who_sees_a_sum_of_zero_sees_what_was_done_before_the_last_was_taken_away() {
+fn zero_sum_happens_after_the_last_subtraction() {
     loom::model(|| {
         let table = Table::new();
-        // Stands for the memory of a plugin: touched by a reply's drop, then by the unmapping.
-        #[allow(clippy::arc_with_non_send_sync, reason = "that is what is under test")]
+        // Stands for the memory of a plugin: accessed by a reply's drop, then by the unmapping.
+        #[allow(clippy::arc_with_non_send_sync, reason = "this is under test")]
         let memory = Arc::new(UnsafeCell::new(0));
         table.count(&[1]);
         let holder = {

@@ -1,6 +1,7 @@
 //! `limits.in_flight`: how many calls of one plugin run at once, however they are made.
 
 use std::thread;
+use std::time::Duration;
 
 use hotbay::{ErrorKind, Host, Request};
 use hotbay_tests::{Plugins, block_on, limits, loaded, reloaded, unique, until};
@@ -29,6 +30,11 @@ fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
             assert_eq!(error.kind(), ErrorKind::Overloaded);
             let error = block_on(scene.execute("pooled")).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Overloaded);
+            let wait = error.retry_after().expect("an estimate");
+            assert!(
+                wait >= Duration::from_millis(1) && wait <= Duration::from_secs(60),
+                "{wait:?}"
+            );
             puppet.let_one();
             inside.join().unwrap().unwrap();
         });

@@ -177,7 +177,7 @@ fn a_full_channel_holds_back_and_serves_who_waited_in_order() {
     let full = collector.try_record("refused");
     assert!(matches!(full, Err(CollectError::Full { max_queued_events: 2 })), "{full:?}");
     let told = full.unwrap_err().to_string();
-    assert!(told.contains("2 events waiting") && told.contains("`max_queued_events`"), "{told}");
+    assert!(told.contains("2 events are queued") && told.contains("`max_queued_events`"), "{told}");
     let mut cx = Context::from_waker(Waker::noop());
     let mut waits = pin!(collector.record("waited"));
     assert!(waits.as_mut().poll(&mut cx).is_pending());

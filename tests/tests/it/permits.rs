@@ -38,7 +38,7 @@ fn check(handle: &PluginHandle, granted: &[&str], denied: &[&str]) {
             assert_eq!(error.plugin(), Some(handle.name()));
             let told = error.to_string();
             let named = operation.escape_debug().to_string().replace("\\0", "\\u{0}");
-            let says = [format!("the operation `{named}` was not granted"), "`".to_owned()];
+            let says = [format!("it has no permission for `{named}`"), "`".to_owned()];
             assert!(says.iter().all(|part| told.contains(part)), "{told}");
         }
     }

@@ -83,6 +83,8 @@ fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
         assert_eq!(error.kind(), ErrorKind::Quarantined);
         assert!(error.to_string().contains("the next probe is in"), "{error}");
         assert!(error.is_retryable());
+        let wait = error.retry_after().expect("the time until the next probe");
+        assert!(wait > Duration::from_secs(3000) && wait <= Duration::from_secs(3600), "{wait:?}");
     }
     let retry_after = handle.call(Request::text("x")).unwrap_err().retry_after().unwrap();
     assert!(retry_after <= Duration::from_secs(3600) && !retry_after.is_zero());

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use hotbay::{Error, ErrorKind, Host, PluginHandle, Request};
 use hotbay_tests::{Plugins, block_on, host, loaded, unique, until};
@@ -48,10 +49,16 @@ fn a_full_queue_answers_overloaded_at_once_and_what_waits_is_answered_later() {
     let error = block_on(call()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
     let told = error.to_string();
-    assert!(told.contains("2 calls waiting") && told.contains("limits.queue"), "{told}");
+    assert!(told.contains("its queue is full (2 calls)"), "{told}");
+    assert!(error.is_overloaded() && error.is_retryable());
+    assert!(error.hint().is_some_and(|hint| hint.contains("limits.queue")), "{error:?}");
+    assert_eq!(error.retry_after(), None, "no call was timed yet");
     assert_eq!(busy.host.list()[0].waiting, 2);
     // On the caller's own thread there is no queue.
     assert!(busy.handle.call(Request::json_text("{}")).is_ok());
+    // That call was timed, so the host can estimate.
+    let wait = block_on(call()).unwrap_err().retry_after().expect("an estimate");
+    assert!((Duration::from_millis(1)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
     std::fs::write(busy.release_file(), "").unwrap();
     block_on(busy.running).unwrap();
     for call in waiting {

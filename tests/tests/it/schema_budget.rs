@@ -121,7 +121,7 @@ fn recursive_alternatives_are_decided() {
     for levels in [18, 60] {
         let input = |inner| nested(levels, "not", inner).to_string();
         assert!(handle.call(Request::text(&input(json!("x")))).is_ok());
-        check(&handle, &input(json!(7)), ErrorKind::InvalidInput, "does not fit");
+        check(&handle, &input(json!(7)), ErrorKind::InvalidInput, "does not match");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Answers calls that were answered before, where the application wants that. Costs a null check
-//! where it does not; else the SHA-256 of the input, a short lock, and a copy of the reply.
+//! Answers calls from earlier replies, if the application enables it. Costs a null check if not;
+//! else the SHA-256 of the input, a short lock, and a copy of the reply.
 
 mod store;
 
@@ -17,18 +17,17 @@ use store::{CacheEntry, CacheStore, Key};
 
 /// A cache of a plugin's replies, for [`HostBuilder::cache`](crate::HostBuilder::cache).
 ///
-/// A call is answered from it if the plugin's current build answered a call with the same input,
-/// content type, [operation](crate::Request::operation),
+/// A call is answered from the cache if the plugin's current build answered a call with the same
+/// input, content type, [operation](crate::Request::operation),
 /// [endpoint](crate::Request::endpoint), [method](crate::Request::method) and
-/// [headers](crate::Request::header) before. Deadlines, tokens and traces do not count. So it
-/// suits plugins whose replies follow from these alone.
+/// [headers](crate::Request::header) before. Deadlines, tokens and traces do not matter. So it
+/// suits plugins whose replies depend on nothing else.
 ///
-/// Only replies are kept, never errors. A reload empties it. Two callers that ask the same at
-/// the same time, before there is a reply, both reach the plugin. What the plugin is not granted
-/// or what does not fit its `input_schema` is refused all the same. While a plugin is
-/// quarantined, [`call`](crate::PluginHandle::call) still answers what is kept;
-/// [`execute`](crate::PluginHandle::execute) stands in the plugin's queue first, which takes
-/// nothing then.
+/// Errors are never cached, and a reload empties the cache. Two concurrent calls with the same
+/// input both reach the plugin if no reply is cached yet. Permissions and `input_schema` are
+/// checked before the cache. While a plugin is quarantined, [`call`](crate::PluginHandle::call) is
+/// still answered from the cache; [`execute`](crate::PluginHandle::execute) fails, because its call
+/// enters the plugin's queue first.
 ///
 /// ```
 /// # use std::sync::atomic::{AtomicU32, Ordering};
@@ -56,20 +55,19 @@ pub struct ResponseCache {
 }
 
 impl ResponseCache {
-    /// A cache of 16 MiB whose replies are good for 60 seconds.
+    /// Creates a cache of 16 MiB whose replies are valid for 60 seconds.
     pub fn new() -> Self {
         Self { bytes_max: 16 << 20, age_max: Duration::from_secs(60) }
     }
 
-    /// Sets how many bytes it may take, with some for each reply besides its body; the replies
-    /// that were not asked for longest make room. One that would take more than an eighth is not
-    /// kept.
+    /// Sets the maximum size in bytes, which includes some for each reply besides its body. The
+    /// least recently used replies are evicted. A reply larger than an eighth is not cached.
     pub fn bytes_max(mut self, bytes_max: u64) -> Self {
         self.bytes_max = bytes_max;
         self
     }
 
-    /// Sets how long a reply is good, from when the plugin gave it.
+    /// Sets how long a reply is valid after the plugin returned it.
     pub fn age_max(mut self, age_max: Duration) -> Self {
         self.age_max = age_max;
         self
@@ -84,7 +82,7 @@ impl Default for ResponseCache {
 
 pub(crate) struct Cache<S> {
     slot: Arc<Slot>,
-    /// None where the application wants no cache, which is usual.
+    /// `None` if the application enables no cache, which is usual.
     handle: Option<Box<CacheHandle>>,
     inner: S,
 }
@@ -94,77 +92,77 @@ struct CacheHandle {
     store: Mutex<CacheStore>,
 }
 
-/// What a look into the cache found.
+/// The result of a lookup.
 enum Lookup {
     Hit(Reply),
-    /// The reply is to be kept under this key.
+    /// Not found; the reply is to be stored under this key.
     Miss(Key),
-    /// There is no cache, or nobody serves now whose replies could be in it.
+    /// No cache is enabled, or no generation is current.
     Bypass,
 }
 
 impl<S> Cache<S> {
-    pub(super) fn new(slot: Arc<Slot>, wanted: Option<&ResponseCache>, inner: S) -> Self {
-        let shelf = |limits: &ResponseCache| {
+    pub(super) fn new(slot: Arc<Slot>, limits: Option<&ResponseCache>, inner: S) -> Self {
+        let handle = limits.map(|limits| {
             let store = Mutex::new(CacheStore::new(limits));
             Box::new(CacheHandle { bytes_max: limits.bytes_max, store })
-        };
-        Self { slot, handle: wanted.map(shelf), inner }
+        });
+        Self { slot, handle, inner }
     }
 
-    /// Looks for the reply to a call.
+    /// Looks up the reply to a call.
     #[inline]
-    fn look_up(&self, visit: &CallScope<'_>) -> Lookup {
+    fn look_up(&self, scope: &CallScope<'_>) -> Lookup {
         match &self.handle {
             None => Lookup::Bypass,
-            Some(shelf) => self.look_up_in(shelf, visit),
+            Some(handle) => self.look_up_in(handle, scope),
         }
     }
 
     #[inline(never)]
-    fn look_up_in(&self, shelf: &CacheHandle, visit: &CallScope<'_>) -> Lookup {
-        let leased = visit.lease.map(|token| token.generation().id);
+    fn look_up_in(&self, handle: &CacheHandle, scope: &CallScope<'_>) -> Lookup {
+        let leased = scope.lease.map(|instance| instance.generation().id);
         let current = || self.slot.generation().map(|generation| generation.id);
         let Some(generation) = leased.or_else(current) else { return Lookup::Bypass };
         if self.slot.is_shutting_down() {
             return Lookup::Bypass;
         }
-        let key = Key::of(visit.request, generation);
-        let meter = &self.slot.counters.cache;
+        let key = Key::of(scope.request, generation);
+        let counters = &self.slot.counters.cache;
         let found = {
-            let mut store = lock(&shelf.store);
+            let mut store = lock(&handle.store);
             let found = store.get(&key, Instant::now());
-            meter.bytes.store(store.bytes(), Ordering::Relaxed);
+            counters.bytes.store(store.bytes(), Ordering::Relaxed);
             found
         };
-        let counter = if found.is_some() { &meter.hits } else { &meter.misses };
+        let counter = if found.is_some() { &counters.hits } else { &counters.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         // Copied outside the lock.
-        found.map_or(Lookup::Miss(key), |kept| Lookup::Hit(kept.reply()))
+        found.map_or(Lookup::Miss(key), |entry| Lookup::Hit(entry.reply()))
     }
 
-    /// Keeps a reply that was looked for in vain.
+    /// Stores the reply after a miss.
     fn store(&self, key: &Key, reply: &Reply) {
-        let Some(shelf) = &self.handle else { return };
-        if !CacheStore::has_room_for(shelf.bytes_max, reply) {
+        let Some(handle) = &self.handle else { return };
+        if !CacheStore::fits(handle.bytes_max, reply) {
             return;
         }
         let now = Instant::now();
-        let kept = CacheEntry::copy_of(reply, now);
-        let mut store = lock(&shelf.store);
-        store.put(key, kept, now);
+        let entry = CacheEntry::copy_of(reply, now);
+        let mut store = lock(&handle.store);
+        store.put(key, entry, now);
         self.slot.counters.cache.bytes.store(store.bytes(), Ordering::Relaxed);
     }
 }
 
 impl<S: SyncService> SyncService for Cache<S> {
     #[inline]
-    fn call(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        match self.look_up(visit) {
-            Lookup::Bypass => return self.inner.call(visit, reply),
+    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        match self.look_up(scope) {
+            Lookup::Bypass => return self.inner.call(scope, reply),
             Lookup::Hit(found) => *reply = found,
             Lookup::Miss(key) => {
-                self.inner.call(visit, reply)?;
+                self.inner.call(scope, reply)?;
                 self.store(&key, reply);
             }
         }
@@ -173,12 +171,12 @@ impl<S: SyncService> SyncService for Cache<S> {
 }
 
 impl<S: AsyncService> AsyncService for Cache<S> {
-    async fn call_async(&self, visit: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        match self.look_up(visit) {
-            Lookup::Bypass => return self.inner.call_async(visit, reply).await,
+    async fn call_async(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+        match self.look_up(scope) {
+            Lookup::Bypass => return self.inner.call_async(scope, reply).await,
             Lookup::Hit(found) => *reply = found,
             Lookup::Miss(key) => {
-                self.inner.call_async(visit, reply).await?;
+                self.inner.call_async(scope, reply).await?;
                 self.store(&key, reply);
             }
         }

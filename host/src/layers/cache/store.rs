@@ -1,6 +1,5 @@
-//! Replies by what was asked, bounded in bytes and age; the one that was not asked for longest
-//! goes first. Holds those of one generation only, the latest that it heard of. Pure: time is an
-//! argument.
+//! An LRU store of replies by request, bounded in bytes and age. Holds replies of one generation
+//! only, the latest it was used with. Pure: time is an argument.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,31 +12,31 @@ use super::ResponseCache;
 use crate::call::{Reply, Request};
 use crate::id::GenerationId;
 
-/// What an entry takes besides its body, about.
+/// Approximate size of an entry besides its body.
 const ENTRY_BYTES: u64 = 256;
 
-/// One entry may take so much of the whole, at most.
-const SHARE_MAX: u64 = 8;
+/// One entry may take at most one part in this many of the store.
+const MAX_SHARE: u64 = 8;
 
 /// Replies of one plugin.
 #[derive(Debug)]
 pub(super) struct CacheStore {
     bytes_max: u64,
     age_max: Duration,
-    /// The number of the generation whose replies these are; zero before the first.
+    /// The generation of the replies; zero before the first.
     generation: u64,
     replies: LruCache<[u8; 32], Arc<CacheEntry>>,
     bytes: u64,
 }
 
-/// A question to one generation.
+/// A request to one generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     generation: GenerationId,
     digest: [u8; 32],
 }
 
-/// A reply that is kept.
+/// A stored reply.
 #[derive(Debug)]
 pub(super) struct CacheEntry {
     body: Box<[u8]>,
@@ -50,7 +49,7 @@ impl Key {
     pub(super) fn of(request: &Request<'_>, generation: GenerationId) -> Self {
         let mut hash = Sha256::new();
         hash.update(generation.get().to_le_bytes());
-        // With its length, or without one where there is none, so that no two are alike.
+        // Each part with its length and presence, so that no two requests hash the same bytes.
         let mut part = |part: Option<&[u8]>| match part {
             None => hash.update([0]),
             Some(bytes) => {
@@ -76,7 +75,7 @@ impl Key {
 }
 
 impl CacheEntry {
-    /// A copy of `reply`.
+    /// Creates an entry with a copy of `reply`.
     pub(super) fn copy_of(reply: &Reply, now: Instant) -> Self {
         let name = reply.content_type();
         let usual = [ContentType::TEXT, ContentType::JSON, ContentType::BYTES, ContentType::HTML];
@@ -88,7 +87,7 @@ impl CacheEntry {
         Self { body, content_type, generation, since: now }
     }
 
-    /// The reply again.
+    /// Creates a reply from the entry.
     pub(super) fn reply(&self) -> Reply {
         let output = Output::copy_of(&self.body).with_content_type(self.content_type.clone());
         Reply::new(output).of_generation(self.generation)
@@ -106,41 +105,41 @@ fn bytes_of(body: usize, content_type: &str) -> u64 {
 impl CacheStore {
     pub(super) fn new(limits: &ResponseCache) -> Self {
         let ResponseCache { bytes_max, age_max } = *limits;
-        // Bounded by its bytes, which count for each entry as well.
+        // Bounded in bytes, which include `ENTRY_BYTES` for each entry.
         let replies = LruCache::unbounded();
         Self { bytes_max, age_max, generation: 0, replies, bytes: 0 }
     }
 
-    /// Bytes that are held.
+    /// Returns the bytes held.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Finds the reply to a question, if it is young enough.
+    /// Returns the reply to a request, if it is not too old.
     pub(super) fn get(&mut self, key: &Key, now: Instant) -> Option<Arc<CacheEntry>> {
         if !self.is_of(key.generation) {
             return None;
         }
-        let kept = Arc::clone(self.replies.get(&key.digest)?);
-        if self.is_old(&kept, now) {
+        let entry = Arc::clone(self.replies.get(&key.digest)?);
+        if self.is_old(&entry, now) {
             self.remove(&key.digest);
             return None;
         }
-        Some(kept)
+        Some(entry)
     }
 
-    /// Whether a reply is small enough to be kept.
-    pub(super) fn has_room_for(bytes_max: u64, reply: &Reply) -> bool {
-        bytes_of(reply.as_bytes().len(), reply.content_type()) <= bytes_max / SHARE_MAX
+    /// Returns whether a reply is small enough to be stored.
+    pub(super) fn fits(bytes_max: u64, reply: &Reply) -> bool {
+        bytes_of(reply.as_bytes().len(), reply.content_type()) <= bytes_max / MAX_SHARE
     }
 
-    /// Keeps a reply, in place of those that were not asked for longest.
-    pub(super) fn put(&mut self, key: &Key, kept: CacheEntry, now: Instant) {
-        if !self.is_of(key.generation) || kept.generation != key.generation {
+    /// Stores a reply and evicts the least recently used ones.
+    pub(super) fn put(&mut self, key: &Key, entry: CacheEntry, now: Instant) {
+        if !self.is_of(key.generation) || entry.generation != key.generation {
             return;
         }
-        self.bytes += kept.bytes();
-        if let Some(before) = self.replies.put(key.digest, Arc::new(kept)) {
+        self.bytes += entry.bytes();
+        if let Some(before) = self.replies.put(key.digest, Arc::new(entry)) {
             self.bytes -= before.bytes();
         }
         while let Some((digest, last)) = self.replies.peek_lru() {
@@ -152,8 +151,8 @@ impl CacheStore {
         }
     }
 
-    /// Whether replies of `generation` are held here. A later one than before has everything
-    /// dropped; an earlier one, which somebody may still hold, has no place here.
+    /// Returns whether the store holds replies of `generation`. A later generation empties it; an
+    /// earlier one, which a caller may still hold, is not stored.
     fn is_of(&mut self, generation: GenerationId) -> bool {
         if generation.get() > self.generation {
             self.generation = generation.get();
@@ -163,13 +162,13 @@ impl CacheStore {
         generation.get() == self.generation
     }
 
-    fn is_old(&self, kept: &CacheEntry, now: Instant) -> bool {
-        now.saturating_duration_since(kept.since) >= self.age_max
+    fn is_old(&self, entry: &CacheEntry, now: Instant) -> bool {
+        now.saturating_duration_since(entry.since) >= self.age_max
     }
 
     fn remove(&mut self, digest: &[u8; 32]) {
-        if let Some(kept) = self.replies.pop(digest) {
-            self.bytes -= kept.bytes();
+        if let Some(entry) = self.replies.pop(digest) {
+            self.bytes -= entry.bytes();
         }
     }
 }

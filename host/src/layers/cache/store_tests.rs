@@ -1,4 +1,4 @@
-//! The store: what is found, what goes first, and what is never kept.
+//! Tests of lookup, eviction and limits.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn get(store: &mut CacheStore, question: &str, of: u64, now: Instant) -> Option<
 }
 
 #[test]
-fn every_part_of_a_question_counts() {
+fn key_depends_on_every_part_of_request() {
     let request = || Request::text("a");
     let questions = [
         request(),
@@ -61,19 +61,19 @@ fn every_part_of_a_question_counts() {
 }
 
 #[test]
-fn a_reply_comes_back_as_it_was_until_it_is_too_old() {
+fn entry_is_returned_unchanged_until_it_expires() {
     let (mut store, now) = (store(1 << 20), Instant::now());
     let output = Output::text("<a/>").with_content_type("text/x-own");
     let of = Reply::new(output).of_generation(generation(3));
     store.put(&key("q", 3), CacheEntry::copy_of(&of, now), now);
-    let found = store.get(&key("q", 3), now + 9 * SECOND).expect("it is there").reply();
+    let found = store.get(&key("q", 3), now + 9 * SECOND).expect("an entry").reply();
     assert_eq!((found.as_bytes(), found.content_type()), (&b"<a/>"[..], "text/x-own"));
     assert!(store.get(&key("q", 3), now + 10 * SECOND).is_none());
-    assert_eq!(store.bytes(), 0, "it was let go of");
+    assert_eq!(store.bytes(), 0, "the expired entry was removed");
 }
 
 #[test]
-fn what_was_not_asked_for_longest_goes_first() {
+fn least_recently_used_entry_is_evicted_first() {
     let now = Instant::now();
     let mut store = store(3 * bytes_of(1, "text/plain; charset=utf-8"));
     for question in ["a", "b", "c"] {
@@ -86,11 +86,11 @@ fn what_was_not_asked_for_longest_goes_first() {
     assert_eq!(found, [true, false, true, true]);
     assert_eq!(store.bytes(), store.bytes_max);
     put(&mut store, "e", "1", 1, now + 10 * SECOND);
-    assert_eq!(store.bytes(), store.bytes_max / 3, "what is too old makes room");
+    assert_eq!(store.bytes(), store.bytes_max / 3, "expired entries are evicted");
 }
 
 #[test]
-fn the_same_question_is_kept_once_with_the_latest_answer() {
+fn same_request_is_stored_once_with_latest_reply() {
     let (mut store, now) = (store(1 << 20), Instant::now());
     put(&mut store, "q", "long ago", 1, now);
     put(&mut store, "q", "now", 1, now);
@@ -99,7 +99,7 @@ fn the_same_question_is_kept_once_with_the_latest_answer() {
 }
 
 #[test]
-fn a_later_generation_empties_it_and_an_earlier_one_changes_nothing() {
+fn later_generation_empties_store_and_earlier_is_ignored() {
     let (mut store, now) = (store(1 << 20), Instant::now());
     put(&mut store, "q", "of one", 1, now);
     assert_eq!(get(&mut store, "q", 2, now), None);
@@ -108,20 +108,20 @@ fn a_later_generation_empties_it_and_an_earlier_one_changes_nothing() {
     put(&mut store, "q", "of one", 1, now);
     assert_eq!(get(&mut store, "q", 1, now), None);
     assert_eq!(get(&mut store, "q", 2, now).as_deref(), Some("of two"));
-    // Asked of one build, answered by the next: nobody knows whose question it was.
+    // The request was keyed for one generation and answered by the next: not stored.
     store.put(&key("r", 2), CacheEntry::copy_of(&reply("of three", 3), now), now);
     assert_eq!(get(&mut store, "r", 2, now), None);
 }
 
 #[test]
-fn a_reply_that_would_take_more_than_an_eighth_is_not_kept() {
+fn reply_larger_than_an_eighth_is_not_stored() {
     let bytes_max = 8 * bytes_of(100, "text/plain; charset=utf-8");
     let check = |length, fits| {
         let reply = reply(&"x".repeat(length), 1);
-        assert_eq!(CacheStore::has_room_for(bytes_max, &reply), fits, "{length}");
+        assert_eq!(CacheStore::fits(bytes_max, &reply), fits, "{length}");
     };
     check(0, true);
     check(100, true);
     check(101, false);
-    assert!(!CacheStore::has_room_for(0, &reply("", 1)));
+    assert!(!CacheStore::fits(0, &reply("", 1)));
 }

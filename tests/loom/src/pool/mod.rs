@@ -1,24 +1,19 @@
-//! The store of a pool's results: whatever tickets, tasks and takers do at once, each outcome is
-//! seen once, and its place is free once. The queue of a pool has its models in `queues`.
+//! Models of a pool's result store: in every interleaving of tickets, tasks and takers, each outcome
+//! is taken once, and its permit is released once. `queues` has the models of the queue.
 
 mod locks {
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
-mod panic {
-    pub(super) fn drop_panic(run: impl FnOnce()) {
-        run();
-    }
-}
-#[allow(dead_code, reason = "the host's")]
+#[allow(dead_code, reason = "a file of the host")]
 #[path = "../../../../host/src/pool/job.rs"]
 mod job;
-#[allow(dead_code, reason = "the host's")]
+#[allow(dead_code, reason = "a file of the host")]
 #[path = "../../../../host/src/pool/queue.rs"]
 mod queue;
-#[allow(dead_code, reason = "the host's")]
+#[allow(dead_code, reason = "a file of the host")]
 #[path = "../../../../host/src/pool/queue_inner.rs"]
 mod queue_inner;
-#[allow(dead_code, reason = "the host's")]
+#[allow(dead_code, reason = "a file of the host")]
 #[path = "../../../../host/src/pool/queue_now.rs"]
 mod queue_now;
 mod queues;
@@ -47,7 +42,7 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// Counts how often a place came free.
+/// Counts how often a permit was released.
 struct QueuePermit(Arc<AtomicU32>);
 
 impl Drop for QueuePermit {
@@ -56,30 +51,30 @@ impl Drop for QueuePermit {
     }
 }
 
-/// What a waker rings, and a ticket's owner waits for.
-struct Bell {
-    has_rung: Mutex<bool>,
-    rung: Condvar,
+/// A waker that blocks the owner of a ticket until it is woken.
+struct BlockingWaker {
+    is_woken: Mutex<bool>,
+    woken: Condvar,
 }
 
-impl Wake for Bell {
+impl Wake for BlockingWaker {
     fn wake(self: Arc<Self>) {
-        *lock(&self.has_rung) = true;
-        self.rung.notify_one();
+        *lock(&self.is_woken) = true;
+        self.woken.notify_one();
     }
 }
 
-impl Bell {
+impl BlockingWaker {
     fn new() -> Arc<Self> {
-        Arc::new(Self { has_rung: Mutex::new(false), rung: Condvar::new() })
+        Arc::new(Self { is_woken: Mutex::new(false), woken: Condvar::new() })
     }
 
     fn wait(&self) {
-        let mut has_rung = lock(&self.has_rung);
-        while !*has_rung {
-            has_rung = self.rung.wait(has_rung).unwrap();
+        let mut is_woken = lock(&self.is_woken);
+        while !*is_woken {
+            is_woken = self.woken.wait(is_woken).unwrap();
         }
-        *has_rung = false;
+        *is_woken = false;
     }
 }
 
@@ -88,120 +83,120 @@ const ID: TaskId = TaskId(1);
 /// A store in which one task is pending.
 struct Pending {
     store: ResultStore<u32>,
-    free: Arc<AtomicU32>,
-    seen: AtomicU32,
+    released: Arc<AtomicU32>,
+    taken: AtomicU32,
 }
 
 impl Pending {
     fn new() -> Arc<Self> {
-        let free = Arc::new(AtomicU32::new(0));
+        let released = Arc::new(AtomicU32::new(0));
         let store = ResultStore::new();
-        store.reserve(ID, QueuePermit(Arc::clone(&free)));
-        Arc::new(Self { store, free, seen: AtomicU32::new(0) })
+        store.reserve(ID, QueuePermit(Arc::clone(&released)));
+        Arc::new(Self { store, released, taken: AtomicU32::new(0) })
     }
 
-    fn all_at_once(self: &Arc<Self>, acts: &'static [fn(&Self)]) {
-        let spawn = |act: &'static fn(&Self)| {
+    fn all_at_once(self: &Arc<Self>, actions: &'static [fn(&Self)]) {
+        let spawn = |action: &'static fn(&Self)| {
             let pending = Arc::clone(self);
-            thread::spawn(move || act(&pending))
+            thread::spawn(move || action(&pending))
         };
-        let threads: Vec<_> = acts.iter().map(spawn).collect();
+        let threads: Vec<_> = actions.iter().map(spawn).collect();
         for thread in threads {
             thread.join().unwrap();
         }
     }
 
-    fn settle(&self) {
+    fn complete(&self) {
         self.store.complete(ID, Ok(7));
     }
 
-    /// What the future of a ticket does until it is ready.
+    /// Polls as a ticket until the outcome is ready.
     fn wait(&self) {
-        let bell = Bell::new();
+        let waker = BlockingWaker::new();
         loop {
-            match self.store.poll(ID, Waker::from(Arc::clone(&bell))) {
-                Poll::Ready(outcome) => return self.see(Some(outcome)),
-                Poll::Pending => bell.wait(),
+            match self.store.poll(ID, Waker::from(Arc::clone(&waker))) {
+                Poll::Ready(outcome) => return self.count(Some(outcome)),
+                Poll::Pending => waker.wait(),
             }
         }
     }
 
-    /// What a ticket does that is polled once and then dropped.
-    fn poll_and_leave(&self) {
+    /// Polls as a ticket once, and then drops it.
+    fn poll_once_and_drop(&self) {
         match self.store.poll(ID, Waker::noop().clone()) {
-            Poll::Ready(outcome) => self.see(Some(outcome)),
+            Poll::Ready(outcome) => self.count(Some(outcome)),
             Poll::Pending => self.store.detach(ID),
         }
     }
 
     fn take(&self) {
-        self.see(self.store.take(ID));
+        self.count(self.store.take(ID));
     }
 
     fn drain(&self) {
         for outcome in self.store.drain().into_values() {
-            self.see(Some(outcome));
+            self.count(Some(outcome));
         }
     }
 
-    fn see(&self, outcome: Option<Outcome<u32>>) {
+    fn count(&self, outcome: Option<Outcome<u32>>) {
         if let Some(outcome) = outcome {
             assert_eq!(outcome, Ok(7));
-            self.seen.fetch_add(1, Ordering::Relaxed);
+            self.taken.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn seen(&self) -> u32 {
-        self.seen.load(Ordering::Relaxed)
+    fn taken(&self) -> u32 {
+        self.taken.load(Ordering::Relaxed)
     }
 }
 
-/// With at most three preemptions; all orders pass as well, but take long.
+/// Checks with at most three preemptions; more pass as well, but take long.
 fn model(check: impl Fn() + Send + Sync + 'static) {
     preempted(3, check);
 }
 
-/// Checks it with at most so many preemptions.
-fn preempted(times_max: usize, check: impl Fn() + Send + Sync + 'static) {
+/// Checks with at most `max` preemptions.
+fn preempted(max: usize, check: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(times_max);
+    builder.preemption_bound = Some(max);
     builder.check(check);
 }
 
-/// Runs the acts at once, in every order; then one outcome was seen, and its place is free.
-fn check(acts: &'static [fn(&Pending)], is_seen_by_them: bool) {
+/// Runs the actions concurrently; then one outcome was taken, and its permit released.
+fn check(actions: &'static [fn(&Pending)], is_taken: bool) {
     model(move || {
         let pending = Pending::new();
-        pending.all_at_once(acts);
-        if is_seen_by_them {
-            assert_eq!(pending.seen(), 1);
+        pending.all_at_once(actions);
+        if is_taken {
+            assert_eq!(pending.taken(), 1);
         }
         pending.drain();
-        assert_eq!((pending.seen(), pending.free.load(Ordering::Relaxed)), (1, 1));
+        assert_eq!((pending.taken(), pending.released.load(Ordering::Relaxed)), (1, 1));
         assert!(pending.store.copy().is_empty());
     });
 }
 
 #[test]
-fn a_ticket_that_waits_is_woken_and_gets_its_outcome_before_all_takers() {
-    check(&[Pending::settle, Pending::wait], true);
-    check(&[Pending::settle, Pending::wait, Pending::take], true);
-    check(&[Pending::settle, Pending::wait, Pending::drain], true);
+fn waiting_ticket_gets_its_outcome_before_takers() {
+    check(&[Pending::complete, Pending::wait], true);
+    check(&[Pending::complete, Pending::wait, Pending::take], true);
+    check(&[Pending::complete, Pending::wait, Pending::drain], true);
 }
 
 #[test]
-fn a_ticket_that_is_dropped_leaves_its_outcome_to_one_taker() {
-    check(&[Pending::settle, |pending| pending.store.detach(ID)], false);
-    check(&[Pending::settle, Pending::poll_and_leave, Pending::take], false);
-    check(&[Pending::settle, Pending::poll_and_leave, Pending::drain], false);
-    check(&[Pending::settle, Pending::take, Pending::drain, |p| p.store.detach(ID)], false);
+fn dropped_ticket_leaves_outcome_to_one_taker() {
+    check(&[Pending::complete, |pending| pending.store.detach(ID)], false);
+    check(&[Pending::complete, Pending::poll_once_and_drop, Pending::take], false);
+    check(&[Pending::complete, Pending::poll_once_and_drop, Pending::drain], false);
+    check(&[Pending::complete, Pending::take, Pending::drain, |p| p.store.detach(ID)], false);
 }
 
 #[test]
-fn a_task_that_was_not_accepted_gives_its_place_back_and_leaves_nothing() {
+fn task_not_accepted_releases_permit_and_leaves_nothing() {
     model(|| {
         let pending = Pending::new();
         pending.all_at_once(&[|pending| pending.store.remove(ID), Pending::take, Pending::drain]);
-        assert_eq!((pending.seen(), pending.free.load(Ordering::Relaxed)), (0, 1));
+        assert_eq!((pending.taken(), pending.released.load(Ordering::Relaxed)), (0, 1));
     });
 }

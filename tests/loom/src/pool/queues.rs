@@ -1,8 +1,7 @@
-//! The queue of a pool: whatever those who push, its workers, and those who end it do at once,
-//! each piece of work runs once or is told once that it never does, and nobody sleeps beside it.
-//! An order in which somebody is not woken ends as a deadlock, which loom tells.
+//! Models of a pool's queue: in every interleaving of producers, workers and shutdown, each job runs
+//! once or is rejected once. A lost wake-up ends as a deadlock, which loom reports.
 
-mod sleepless;
+mod async_workers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -20,377 +19,376 @@ use crate::sync::lock;
 const LIMITS: QueueLimits =
     QueueLimits { max_queued: 8, max_waiting_for_space: 0, max_replaced: 1 };
 
-/// A queue and those who serve it. What only counts is std's, so that it adds no orders.
-struct Yard {
+/// A queue and its workers. Counters use std's types, so that they add no interleavings.
+struct Fixture {
     queue: Queue,
     max_workers: u32,
-    /// Pieces that were told of.
-    told: Mutex<u32>,
+    /// Number of jobs that reported.
+    reports: Mutex<u32>,
     more: Condvar,
-    /// The epoch whose workers can do something.
+    /// The epoch whose workers can run jobs.
     current: AtomicU64,
-    /// Pieces that run in each epoch, without those that wait for others.
+    /// Running jobs of each epoch, without those that wait for others.
     busy: [AtomicU32; 4],
-    hired: AtomicU32,
-    home: AtomicU32,
+    spawned: AtomicU32,
+    exited: AtomicU32,
     workers: std::sync::Mutex<Vec<JoinHandle<()>>>,
-    /// Workers go home instead of sleeping.
-    never_sleeps: AtomicBool,
+    /// Whether workers exit instead of sleeping.
+    is_async: AtomicBool,
 }
 
-/// Work that knows what became of it.
-struct Piece {
-    yard: Arc<Yard>,
-    /// Ends once so many pieces were told of; none: at once.
+/// A job that counts its outcomes.
+struct TestJob {
+    fixture: Arc<Fixture>,
+    /// Number of reports that it waits for, if any.
     until: Option<u32>,
     ran: AtomicU32,
-    never: AtomicU32,
-    unwanted: AtomicBool,
+    rejected: AtomicU32,
+    is_cancelled: AtomicBool,
 }
 
-impl Yard {
-    /// Its first epoch has begun.
+impl Fixture {
+    /// Creates a queue in its first epoch.
     fn new(max_workers: u32) -> Arc<Self> {
-        let yard = Arc::new(Self {
+        let fixture = Arc::new(Self {
             queue: Queue::new(),
             max_workers,
-            told: Mutex::new(0),
+            reports: Mutex::new(0),
             more: Condvar::new(),
             current: AtomicU64::new(0),
             busy: Default::default(),
-            hired: AtomicU32::new(0),
-            home: AtomicU32::new(0),
+            spawned: AtomicU32::new(0),
+            exited: AtomicU32::new(0),
             workers: std::sync::Mutex::default(),
-            never_sleeps: AtomicBool::new(false),
+            is_async: AtomicBool::new(false),
         });
-        let _ = yard.begin(max_workers);
-        yard
+        let _ = fixture.start_epoch(max_workers);
+        fixture
     }
 
-    fn begin(self: &Arc<Self>, max_workers: u32) -> Epoch {
+    fn start_epoch(self: &Arc<Self>, max_workers: u32) -> Epoch {
         self.current.fetch_add(1, Ordering::Relaxed);
-        let (epoch, hires) = self.queue.start_epoch(max_workers, LIMITS);
-        (0..hires).for_each(|_| self.hire(epoch));
+        let (epoch, spawns) = self.queue.start_epoch(max_workers, LIMITS);
+        (0..spawns).for_each(|_| self.spawn_worker(epoch));
         epoch
     }
 
-    fn piece(self: &Arc<Self>) -> Arc<Piece> {
-        self.piece_until(None)
+    fn job(self: &Arc<Self>) -> Arc<TestJob> {
+        self.job_until(None)
     }
 
-    fn piece_until(self: &Arc<Self>, until: Option<u32>) -> Arc<Piece> {
-        Arc::new(Piece {
-            yard: Arc::clone(self),
+    fn job_until(self: &Arc<Self>, until: Option<u32>) -> Arc<TestJob> {
+        Arc::new(TestJob {
+            fixture: Arc::clone(self),
             until,
             ran: AtomicU32::new(0),
-            never: AtomicU32::new(0),
-            unwanted: AtomicBool::new(false),
+            rejected: AtomicU32::new(0),
+            is_cancelled: AtomicBool::new(false),
         })
     }
 
-    /// Whether it was accepted.
-    fn push(self: &Arc<Self>, piece: &Arc<Piece>) -> bool {
-        let piece: Arc<dyn Job> = Arc::<Piece>::clone(piece);
-        let (pushed, look_at) = self.queue.push(piece, WaitLimits::default());
-        assert_eq!(look_at, None);
-        self.hire_if(&pushed);
+    /// Pushes a job; returns whether it was accepted.
+    fn push(self: &Arc<Self>, job: &Arc<TestJob>) -> bool {
+        let job: Arc<dyn Job> = Arc::<TestJob>::clone(job);
+        let (pushed, due_at) = self.queue.push(job, WaitLimits::default());
+        assert_eq!(due_at, None);
+        self.spawn_if_needed(&pushed);
         matches!(pushed, PushOutcome::Queued | PushOutcome::SpawnWorker(_))
     }
 
-    /// Pushes on a thread of its own; counts what was accepted.
-    fn push_apart(self: &Arc<Self>, pieces: [Arc<Piece>; 2]) -> Arc<AtomicU32> {
+    /// Pushes on another thread; counts the accepted jobs.
+    fn push_on_thread(self: &Arc<Self>, jobs: [Arc<TestJob>; 2]) -> Arc<AtomicU32> {
         let accepted = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&accepted);
-        self.spawn(move |yard| {
-            for piece in &pieces {
-                counted.fetch_add(u32::from(yard.push(piece)), Ordering::Relaxed);
+        self.spawn(move |fixture| {
+            for job in &jobs {
+                counted.fetch_add(u32::from(fixture.push(job)), Ordering::Relaxed);
             }
         });
         accepted
     }
 
-    fn hire_if(self: &Arc<Self>, pushed: &PushOutcome) {
+    fn spawn_if_needed(self: &Arc<Self>, pushed: &PushOutcome) {
         if let PushOutcome::SpawnWorker(epoch) = pushed {
-            self.hire(*epoch);
+            self.spawn_worker(*epoch);
         }
     }
 
-    fn hire(self: &Arc<Self>, epoch: Epoch) {
-        self.hired.fetch_add(1, Ordering::Relaxed);
-        self.spawn(move |yard| yard.serve(yard.queue.register(epoch)));
+    fn spawn_worker(self: &Arc<Self>, epoch: Epoch) {
+        self.spawned.fetch_add(1, Ordering::Relaxed);
+        self.spawn(move |fixture| fixture.serve(fixture.queue.register(epoch)));
     }
 
     fn spawn(self: &Arc<Self>, act: impl FnOnce(&Arc<Self>) + 'static) {
-        let yard = Arc::clone(self);
-        let worker = thread::spawn(move || act(&yard));
+        let fixture = Arc::clone(self);
+        let worker = thread::spawn(move || act(&fixture));
         self.workers.lock().unwrap().push(worker);
     }
 
-    /// A piece that a worker is about to come back from.
-    fn taken(self: &Arc<Self>) -> Arc<Piece> {
-        let piece = self.piece();
-        let PushOutcome::SpawnWorker(epoch) =
-            self.queue.push(piece.clone(), WaitLimits::default()).0
+    /// Returns a job that a worker is about to finish.
+    fn started(self: &Arc<Self>) -> Arc<TestJob> {
+        let job = self.job();
+        let PushOutcome::SpawnWorker(epoch) = self.queue.push(job.clone(), WaitLimits::default()).0
         else {
             unreachable!("there is no worker yet");
         };
-        self.hired.fetch_add(1, Ordering::Relaxed);
-        let seat = self.queue.register(epoch);
-        assert!(self.queue.next(seat).0.job.is_some());
-        self.spawn(move |yard| yard.serve(seat));
-        piece
+        self.spawned.fetch_add(1, Ordering::Relaxed);
+        let worker = self.queue.register(epoch);
+        assert!(self.queue.next(worker).0.job.is_some());
+        self.spawn(move |fixture| fixture.serve(worker));
+        job
     }
 
-    fn give_up(self: &Arc<Self>, piece: &Arc<Piece>, rest: Option<&Arc<Piece>>) {
-        let work: Arc<dyn Job> = Arc::<Piece>::clone(piece);
-        let rest = rest.map(|rest| Arc::<Piece>::clone(rest) as Arc<dyn Job>);
-        if let Some(epoch) = self.queue.abandon(&work, rest).spawn_worker {
-            self.hire(epoch);
+    fn abandon(self: &Arc<Self>, job: &Arc<TestJob>, remaining: Option<&Arc<TestJob>>) {
+        let job: Arc<dyn Job> = Arc::<TestJob>::clone(job);
+        let remaining = remaining.map(|job| Arc::<TestJob>::clone(job) as Arc<dyn Job>);
+        if let Some(epoch) = self.queue.abandon(&job, remaining).spawn_worker {
+            self.spawn_worker(epoch);
         }
     }
 
-    /// Tells of a piece, and of `end` at the same time.
-    fn tell_and(&self, end: impl FnOnce() -> u32) {
-        let mut told = lock(&self.told);
+    /// Reports a job and runs `end` under the same lock.
+    fn report_and(&self, end: impl FnOnce() -> u32) {
+        let mut told = lock(&self.reports);
         *told += 1;
         end();
         drop(told);
         self.more.notify_all();
     }
 
-    fn wait_told(&self, count: u32) {
-        let mut told = lock(&self.told);
+    fn wait_reports(&self, count: u32) {
+        let mut told = lock(&self.reports);
         while *told < count {
             told = self.more.wait(told).unwrap();
         }
     }
 
     fn close_after(&self, count: u32) {
-        self.wait_told(count);
+        self.wait_reports(count);
         self.queue.close();
         self.join();
     }
 
-    /// All workers go home, and nothing is left.
+    /// Waits until all workers have exited; nothing is left.
     fn join(&self) {
         loop {
             let worker = self.workers.lock().unwrap().pop();
             let Some(worker) = worker else { break };
             worker.join().unwrap();
         }
-        assert_eq!(self.hired.load(Ordering::Relaxed), self.home.load(Ordering::Relaxed));
+        assert_eq!(self.spawned.load(Ordering::Relaxed), self.exited.load(Ordering::Relaxed));
         assert_eq!((self.queue.queued(), self.queue.running()), (0, (0, 0)));
         assert!(!self.queue.is_exhausted());
     }
 }
 
-impl Job for Piece {
+impl Job for TestJob {
     fn run(self: Arc<Self>, generation: u64) -> JobOutcome {
-        let yard = &self.yard;
-        if yard.current.load(Ordering::Relaxed) != generation {
+        let fixture = &self.fixture;
+        if fixture.current.load(Ordering::Relaxed) != generation {
             return JobOutcome::StaleEpoch;
         }
         self.ran.fetch_add(1, Ordering::Relaxed);
         if let Some(count) = self.until {
-            yard.tell_and(|| 0);
-            yard.wait_told(count);
+            fixture.report_and(|| 0);
+            fixture.wait_reports(count);
             return JobOutcome::Completed;
         }
-        let busy = &yard.busy[usize::try_from(generation).unwrap()];
-        assert!(busy.fetch_add(1, Ordering::Relaxed) < yard.max_workers);
-        yard.tell_and(|| busy.fetch_sub(1, Ordering::Relaxed));
+        let busy = &fixture.busy[usize::try_from(generation).unwrap()];
+        assert!(busy.fetch_add(1, Ordering::Relaxed) < fixture.max_workers);
+        fixture.report_and(|| busy.fetch_sub(1, Ordering::Relaxed));
         JobOutcome::Completed
     }
 
-    fn reject(self: Arc<Self>, why: RejectReason) {
-        assert_eq!(why, RejectReason::Closed);
-        self.never.fetch_add(1, Ordering::Relaxed);
+    fn reject(self: Arc<Self>, reason: RejectReason) {
+        assert_eq!(reason, RejectReason::Closed);
+        self.rejected.fetch_add(1, Ordering::Relaxed);
     }
 
     fn panicked(self: Arc<Self>) {}
 
-    fn is_wanted(&self) -> bool {
-        !self.unwanted.load(Ordering::Relaxed)
+    fn is_active(&self) -> bool {
+        !self.is_cancelled.load(Ordering::Relaxed)
     }
 }
 
-impl Piece {
-    /// How often it ran, and how often it was told that it never does.
-    fn became(&self) -> (u32, u32) {
-        (self.ran.load(Ordering::Relaxed), self.never.load(Ordering::Relaxed))
+impl TestJob {
+    /// Returns how often it ran and how often it was rejected.
+    fn counts(&self) -> (u32, u32) {
+        (self.ran.load(Ordering::Relaxed), self.rejected.load(Ordering::Relaxed))
     }
 }
 
-fn never_late() -> Instant {
+fn far_deadline() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
 
 #[test]
-fn what_is_pushed_is_done_though_nobody_pushes_again() {
+fn pushed_jobs_run_without_another_push() {
     preempted(2, || {
-        let yard = Yard::new(2);
-        let pieces = [yard.piece(), yard.piece(), yard.piece()];
-        let pushed = Arc::clone(&pieces[0]);
-        yard.spawn(move |yard| assert!(yard.push(&pushed)));
-        assert!(yard.push(&pieces[1]));
-        assert!(yard.push(&pieces[2]));
-        yard.close_after(3);
-        assert_eq!(pieces.map(|piece| piece.became()), [(1, 0); 3]);
+        let fixture = Fixture::new(2);
+        let jobs = [fixture.job(), fixture.job(), fixture.job()];
+        let pushed = Arc::clone(&jobs[0]);
+        fixture.spawn(move |fixture| assert!(fixture.push(&pushed)));
+        assert!(fixture.push(&jobs[1]));
+        assert!(fixture.push(&jobs[2]));
+        fixture.close_after(3);
+        assert_eq!(jobs.map(|job| job.counts()), [(1, 0); 3]);
     });
 }
 
 #[test]
-fn what_was_accepted_runs_or_is_told_when_the_queue_closes() {
+fn accepted_jobs_run_or_are_rejected_on_close() {
     preempted(2, || {
-        let yard = Yard::new(2);
-        let pieces = [yard.piece(), yard.piece()];
-        let accepted = yard.push_apart(pieces.clone());
-        yard.queue.close();
-        yard.join();
-        let became = pieces.map(|piece| piece.became());
-        assert!(became.iter().all(|(ran, never)| ran + never <= 1));
-        let told: u32 = became.iter().map(|(ran, never)| ran + never).sum();
+        let fixture = Fixture::new(2);
+        let jobs = [fixture.job(), fixture.job()];
+        let accepted = fixture.push_on_thread(jobs.clone());
+        fixture.queue.close();
+        fixture.join();
+        let counts = jobs.map(|job| job.counts());
+        assert!(counts.iter().all(|(ran, rejected)| ran + rejected <= 1));
+        let told: u32 = counts.iter().map(|(ran, rejected)| ran + rejected).sum();
         assert_eq!(told, accepted.load(Ordering::Relaxed));
     });
 }
 
 #[test]
-fn what_was_accepted_is_done_when_a_finished_queue_is_empty() {
+fn accepted_jobs_have_run_when_drained_queue_is_empty() {
     preempted(2, || {
-        let yard = Yard::new(2);
-        let pieces = [yard.piece(), yard.piece()];
-        let accepted = yard.push_apart(pieces.clone());
-        yard.queue.drain();
-        assert!(yard.queue.wait_empty(never_late()));
-        let done = *lock(&yard.told);
-        yard.join();
+        let fixture = Fixture::new(2);
+        let jobs = [fixture.job(), fixture.job()];
+        let accepted = fixture.push_on_thread(jobs.clone());
+        fixture.queue.drain();
+        assert!(fixture.queue.wait_empty(far_deadline()));
+        let done = *lock(&fixture.reports);
+        fixture.join();
         assert_eq!(done, accepted.load(Ordering::Relaxed));
-        let ran: u32 = pieces.iter().map(|piece| piece.became().0).sum();
+        let ran: u32 = jobs.iter().map(|job| job.counts().0).sum();
         assert_eq!(ran, done);
     });
 }
 
 #[test]
-fn what_nobody_wants_keeps_nobody_waiting_for_an_empty_queue() {
+fn cancelled_job_does_not_block_wait_for_empty_queue() {
     preempted(3, || {
-        let yard = Yard::new(0);
-        let piece = yard.piece();
-        assert!(yard.push(&piece));
-        let taken_back = Arc::clone(&piece);
-        yard.spawn(move |yard| {
-            taken_back.unwanted.store(true, Ordering::Relaxed);
-            let looked = yard.queue.take_due(never_late());
-            assert!(looked.rejected.is_empty() && looked.overdue.is_empty());
+        let fixture = Fixture::new(0);
+        let job = fixture.job();
+        assert!(fixture.push(&job));
+        let cancelled = Arc::clone(&job);
+        fixture.spawn(move |fixture| {
+            cancelled.is_cancelled.store(true, Ordering::Relaxed);
+            let due_jobs = fixture.queue.take_due(far_deadline());
+            assert!(due_jobs.rejected.is_empty() && due_jobs.overdue.is_empty());
         });
-        yard.queue.drain();
-        assert!(yard.queue.wait_empty(never_late()));
-        yard.join();
-        assert_eq!(piece.became(), (0, 0));
+        fixture.queue.drain();
+        assert!(fixture.queue.wait_empty(far_deadline()));
+        fixture.join();
+        assert_eq!(job.counts(), (0, 0));
     });
 }
 
 #[test]
-fn a_lost_worker_that_comes_back_leaves_as_many_as_there_were() {
+fn returning_abandoned_worker_keeps_number_of_workers() {
     preempted(2, || {
-        let yard = Yard::new(1);
-        let lost = yard.taken();
-        yard.spawn(move |yard| yard.give_up(&lost, None));
-        let pieces = [yard.piece(), yard.piece()];
-        for piece in &pieces {
-            assert!(yard.push(piece));
+        let fixture = Fixture::new(1);
+        let abandoned = fixture.started();
+        fixture.spawn(move |fixture| fixture.abandon(&abandoned, None));
+        let jobs = [fixture.job(), fixture.job()];
+        for job in &jobs {
+            assert!(fixture.push(job));
         }
-        yard.close_after(2);
-        assert_eq!(pieces.map(|piece| piece.became()), [(1, 0); 2]);
+        fixture.close_after(2);
+        assert_eq!(jobs.map(|job| job.counts()), [(1, 0); 2]);
     });
 }
 
 #[test]
-fn a_worker_is_replaced_again_once_the_lost_one_is_back() {
+fn worker_is_replaced_again_after_abandoned_one_returned() {
     preempted(2, || {
-        let yard = Yard::new(1);
-        let lost = yard.taken();
-        yard.give_up(&lost, None);
-        while yard.queue.running().1 > 0 {
+        let fixture = Fixture::new(1);
+        let abandoned = fixture.started();
+        fixture.abandon(&abandoned, None);
+        while fixture.queue.running().1 > 0 {
             thread::yield_now();
         }
-        // Ends only after the rest, so that another worker has to do that.
-        let (long, rest) = (yard.piece_until(Some(2)), yard.piece());
-        assert!(yard.push(&long));
-        yard.wait_told(1);
-        yard.give_up(&long, Some(&rest));
-        yard.close_after(2);
-        assert_eq!((long.became(), rest.became()), ((1, 0), (1, 0)));
+        // Completes only after the remaining job, so another worker must run that.
+        let (long, remaining) = (fixture.job_until(Some(2)), fixture.job());
+        assert!(fixture.push(&long));
+        fixture.wait_reports(1);
+        fixture.abandon(&long, Some(&remaining));
+        fixture.close_after(2);
+        assert_eq!((long.counts(), remaining.counts()), ((1, 0), (1, 0)));
     });
 }
 
 #[test]
-fn work_outlives_the_epoch_of_the_worker_that_took_it() {
+fn job_outlives_epoch_of_its_worker() {
     preempted(3, || {
-        let yard = Yard::new(1);
-        let piece = yard.piece();
-        assert!(yard.push(&piece));
-        let _ = yard.begin(1);
-        yard.close_after(1);
-        assert_eq!(piece.became(), (1, 0));
+        let fixture = Fixture::new(1);
+        let job = fixture.job();
+        assert!(fixture.push(&job));
+        let _ = fixture.start_epoch(1);
+        fixture.close_after(1);
+        assert_eq!(job.counts(), (1, 0));
     });
 }
 
 #[test]
-fn work_waits_while_the_queue_is_suspended_and_is_done_when_it_goes_on() {
+fn jobs_wait_while_suspended_and_run_after_resume() {
     preempted(2, || {
-        let yard = Yard::new(1);
-        let pieces = [yard.piece(), yard.piece()];
-        assert!(yard.push(&pieces[0]));
-        let pushed = Arc::clone(&pieces[1]);
-        yard.spawn(move |yard| assert!(yard.push(&pushed)));
-        yard.queue.suspend();
-        let (epoch, hires) = yard.queue.resume();
-        (0..hires).for_each(|_| yard.hire(epoch));
-        yard.close_after(2);
-        assert_eq!(pieces.map(|piece| piece.became()), [(1, 0); 2]);
+        let fixture = Fixture::new(1);
+        let jobs = [fixture.job(), fixture.job()];
+        assert!(fixture.push(&jobs[0]));
+        let pushed = Arc::clone(&jobs[1]);
+        fixture.spawn(move |fixture| assert!(fixture.push(&pushed)));
+        fixture.queue.suspend();
+        let (epoch, spawns) = fixture.queue.resume();
+        (0..spawns).for_each(|_| fixture.spawn_worker(epoch));
+        fixture.close_after(2);
+        assert_eq!(jobs.map(|job| job.counts()), [(1, 0); 2]);
     });
 }
 
 #[test]
-fn one_sleeper_is_not_counted_on_for_two_pieces() {
+fn one_idle_worker_does_not_count_for_two_jobs() {
     preempted(3, || {
-        let yard = Yard::new(2);
-        assert!(yard.push(&yard.piece()));
-        yard.wait_told(1);
-        // The first ends only after the second, which therefore needs a worker of its own.
-        assert!(yard.push(&yard.piece_until(Some(3))));
-        assert!(yard.push(&yard.piece()));
-        yard.close_after(3);
+        let fixture = Fixture::new(2);
+        assert!(fixture.push(&fixture.job()));
+        fixture.wait_reports(1);
+        // The first completes only after the second, which therefore needs another worker.
+        assert!(fixture.push(&fixture.job_until(Some(3))));
+        assert!(fixture.push(&fixture.job()));
+        fixture.close_after(3);
     });
 }
 
 #[test]
-fn a_sleeper_is_woken_for_the_rest_of_lost_work() {
+fn idle_worker_is_woken_for_remainder_of_abandoned_job() {
     preempted(1, || {
-        let yard = Yard::new(2);
-        assert!(yard.push(&yard.piece_until(Some(2))));
-        assert!(yard.push(&yard.piece()));
-        yard.wait_told(2);
-        let (long, rest) = (yard.piece_until(Some(4)), yard.piece());
-        assert!(yard.push(&long));
-        yard.wait_told(3);
-        yard.give_up(&long, Some(&rest));
-        yard.close_after(4);
-        assert_eq!((long.became(), rest.became()), ((1, 0), (1, 0)));
+        let fixture = Fixture::new(2);
+        assert!(fixture.push(&fixture.job_until(Some(2))));
+        assert!(fixture.push(&fixture.job()));
+        fixture.wait_reports(2);
+        let (long, remaining) = (fixture.job_until(Some(4)), fixture.job());
+        assert!(fixture.push(&long));
+        fixture.wait_reports(3);
+        fixture.abandon(&long, Some(&remaining));
+        fixture.close_after(4);
+        assert_eq!((long.counts(), remaining.counts()), ((1, 0), (1, 0)));
     });
 }
 
 #[test]
-fn who_sleeps_when_the_next_epoch_begins_goes_home_and_is_not_counted_on() {
+fn idle_worker_exits_when_next_epoch_starts() {
     preempted(3, || {
-        let yard = Yard::new(1);
-        assert!(yard.push(&yard.piece()));
-        yard.wait_told(1);
-        let _ = yard.begin(1);
-        // Before the next push and the close, which would wake it.
-        let first = yard.workers.lock().unwrap().remove(0);
+        let fixture = Fixture::new(1);
+        assert!(fixture.push(&fixture.job()));
+        fixture.wait_reports(1);
+        let _ = fixture.start_epoch(1);
+        // Joined before the next push and the close, which would wake it.
+        let first = fixture.workers.lock().unwrap().remove(0);
         first.join().unwrap();
-        assert!(yard.push(&yard.piece()));
-        yard.close_after(2);
+        assert!(fixture.push(&fixture.job()));
+        fixture.close_after(2);
     });
 }
