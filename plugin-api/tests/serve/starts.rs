@@ -32,9 +32,9 @@ fn check_refused(start: Start, folder: TempDir, left: usize, says: &[&str]) {
 #[test]
 fn a_plugin_that_does_not_start_says_why_and_leaves_nothing() {
     for (config, says) in [
-        (json!({ "init_fails": "no table" }), ["`init` answered: no table", r#""code":17"#]),
+        (json!({ "init_fails": "no table" }), ["`init` failed: no table", r#""code":17"#]),
         (json!({ "init_panics": "ouch" }), ["`init` panicked: ouch", r#""location""#]),
-        (json!({ "config_fails": "odd" }), ["`validate_config` answered: odd", r#""code":17"#]),
+        (json!({ "config_fails": "odd" }), ["`validate_config` failed: odd", r#""code":17"#]),
         (json!({ "unknown": 1 }), ["`validate_config` answered", "unknown field"]),
     ] {
         check_refused(Start::with(config), TempDir::new().unwrap(), 0, &says);
@@ -51,7 +51,7 @@ fn a_signal_ends_a_start_that_hangs_and_nothing_is_left() {
     assert_eq!(program.files().len(), 2, "a socket and its lock");
     program.signal(Signal::TERM);
     assert_eq!(program.ended().code(), Some(1));
-    assert!(program.errors().contains("was told to end while it started"));
+    assert!(program.errors().contains("stopped by a signal while the plugin started"));
     assert!(program.files().is_empty());
 }
 
@@ -74,14 +74,14 @@ fn files_of_a_dead_process_are_in_nobodys_way() {
 fn a_socket_of_nobody_or_of_a_living_process_is_left_alone() {
     let folder = TempDir::new().unwrap();
     let _listener = UnixListener::bind(folder.path().join("fixture-plugin.socket")).unwrap();
-    check_refused(in_tmp(), folder, 1, &["is there without", "remove it"]);
+    check_refused(in_tmp(), folder, 1, &["already exists without its lock", "remove it"]);
     let folder = TempDir::new().unwrap();
     let lock = folder.path().join("fixture-plugin.socket.lock");
     fs::write(&lock, std::process::id().to_string()).unwrap();
-    check_refused(in_tmp(), folder, 1, &["belongs to the process", "which lives"]);
+    check_refused(in_tmp(), folder, 1, &["is in use by process"]);
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("fixture-plugin.socket.lock"), "me").unwrap();
-    check_refused(in_tmp(), folder, 1, &["holds `me`, wanted the id of a process"]);
+    check_refused(in_tmp(), folder, 1, &["expected a process id, found `me`"]);
 }
 
 #[test]

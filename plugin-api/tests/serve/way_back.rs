@@ -151,5 +151,5 @@ fn a_panic_on_a_thread_of_the_plugins_own_is_told() {
     assert_eq!(program.errors(), "");
     let alone = Start::default().run();
     assert_eq!(alone.execute(ask).body, "panicked");
-    assert!(alone.errors().contains("a thread of the plugin's own panicked"));
+    assert!(alone.errors().contains("a thread that the plugin started panicked"));
 }
