@@ -44,7 +44,7 @@ fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
     }
     assert!(scene.handle.call(Request::text("after")).is_ok());
     assert_eq!(puppet.inside_most(), 1);
-    assert_eq!(scene.info().refused, 3 * 6);
+    assert_eq!(scene.info().stats.refused, 3 * 6);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn an_abandoned_call_keeps_its_place_until_it_returns() {
     let error = block_on(scene.execute("next")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
     puppet.open();
-    until("it is back", || (scene.info().running == 0).then_some(()));
+    until("it is back", || (scene.info().stats.running == 0).then_some(()));
     assert!(block_on(scene.execute("next")).is_ok());
     assert_eq!(puppet.inside_most(), 1);
 }

@@ -98,7 +98,7 @@ fn a_limit_of_concurrency_keeps_back_and_load_shed_refuses_instead() {
         let reply = shedding.ready().await.unwrap().call(answers("yes")).await.unwrap();
         assert_eq!(text_of(&reply), "yes");
     });
-    assert_eq!(host.list()[0].calls, 2);
+    assert_eq!(host.list()[0].stats.calls, 2);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn what_is_retryable_is_tried_again_and_nothing_else() {
         let outcome = block_on(service.oneshot(Request::text("x")));
         let code = |error: Error| error.plugin_error().unwrap().code();
         assert_eq!(outcome.map(drop).map_err(code), answers);
-        assert_eq!(host.list()[0].calls, calls);
+        assert_eq!(host.list()[0].stats.calls, calls);
     };
     let retryable = json!({ "code": 503, "retryable": true });
     check(retryable.clone(), 5, 3, Ok(()));
@@ -181,7 +181,7 @@ fn a_buffer_lets_many_share_what_cannot_be_cloned() {
             assert_eq!(text_of(&reply.unwrap()), number.to_string());
         }
     });
-    assert_eq!(host.list()[0].calls, 32);
+    assert_eq!(host.list()[0].stats.calls, 32);
 }
 
 /// A request of somebody who says who they are.
@@ -251,5 +251,5 @@ fn a_whole_stack_of_layers_ends_at_the_plugin() {
         let error = error.downcast::<Error>().expect("the layer's own error");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     });
-    assert_eq!(host.list()[0].calls, 1);
+    assert_eq!(host.list()[0].stats.calls, 1);
 }

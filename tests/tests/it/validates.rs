@@ -58,7 +58,7 @@ fn input_that_does_not_fit_never_reaches_the_plugin_and_is_told_at_its_field() {
     check(&handle, "n = 1", Err("it is not JSON"));
     check(&handle, "\u{feff}{}", Err("it is not JSON"));
     let info = &host.list()[0];
-    assert_eq!((info.refused, info.errors, info.faults), (6 * 3, 0, 0));
+    assert_eq!((info.stats.refused, info.stats.errors, info.stats.faults), (6 * 3, 0, 0));
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn the_application_looks_after_the_schema_and_all_of_it_has_to_agree() {
     let error = block_on(handle.execute(Request::text(r#"{ "n": 8 }"#))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LayerPanicked);
     let info = &host.list()[0];
-    assert_eq!((info.state.as_str(), info.faults), ("serving", 0));
+    assert_eq!((info.state.as_str(), info.stats.faults), ("serving", 0));
     check(&handle, r#"{ "n": 1 }"#, Ok(()));
 }
 

@@ -148,7 +148,7 @@ fn every_reply_of_an_overlap_is_of_the_build_that_its_generation_names() {
                 traffic.goes_on();
             }
         });
-        assert_eq!(scene.host.list()[0].refused, 0);
+        assert_eq!(scene.host.list()[0].stats.refused, 0);
         assert!(scene.host.retained().is_empty());
         scene.journal.only_one_is_left(scene.serving());
     });
