@@ -18,7 +18,7 @@ use crate::id::{GenerationId, PluginName};
 use crate::info::PluginInfo;
 use crate::manifest::Manifest;
 use crate::providers::{Changes, Offer, Offers};
-use crate::reload::{Build, Candidate, Dependent, Loaded};
+use crate::reload::{Build, Candidate, Dependent, LoadOptions, Loaded};
 use crate::slot::Slot;
 use crate::sync::ProcessEpoch;
 
@@ -42,6 +42,7 @@ pub(super) struct Entries {
 pub(super) struct Entry {
     pub(super) manifest: Arc<Manifest>,
     folder: Option<PathBuf>,
+    options: Arc<LoadOptions>,
     pub(super) stage: Stage,
 }
 
@@ -81,6 +82,7 @@ impl Registry {
         let entry = Entry {
             manifest: Arc::new(manifest.clone()),
             folder: candidate.folder.clone(),
+            options: Arc::clone(&candidate.options),
             stage: Stage::Loading,
         };
         entries.by_name.insert(manifest.name().clone(), entry);
@@ -104,11 +106,12 @@ impl Registry {
     pub(super) fn serving_plugin(&self, name: &PluginName) -> Result<ServingPlugin, Error> {
         let entries = self.read();
         match entries.by_name.get(name.as_str()) {
-            Some(Entry { stage: Stage::Serving { slot, build, .. }, folder, .. }) => {
+            Some(Entry { stage: Stage::Serving { slot, build, .. }, folder, options, .. }) => {
                 Ok(ServingPlugin {
                     slot: Arc::clone(slot),
                     build: build.clone(),
                     folder: folder.clone(),
+                    options: Arc::clone(options),
                 })
             }
             _ => Err(not_serving(name.as_str(), &entries)),
@@ -215,12 +218,17 @@ impl Registry {
         self.with_open(|entries| entries.by_name.keys().cloned().collect())
     }
 
-    /// The manifests of what serves, and where each was loaded from.
-    pub(super) fn serving(&self) -> Vec<(Arc<Manifest>, Option<PathBuf>)> {
+    /// Returns the plugins that serve, and how each was loaded.
+    pub(super) fn serving(&self) -> Vec<Loadable> {
         let entries = self.read();
         let serving = entries.by_name.values();
         let serving = serving.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
-        serving.map(|entry| (Arc::clone(&entry.manifest), entry.folder.clone())).collect()
+        let loadable = |entry: &Entry| Loadable {
+            manifest: Arc::clone(&entry.manifest),
+            folder: entry.folder.clone(),
+            options: Arc::clone(&entry.options),
+        };
+        serving.map(loadable).collect()
     }
 
     /// What `look` finds among what serves, sorted by name.
@@ -271,6 +279,15 @@ pub(super) struct ServingPlugin {
     pub(super) slot: Arc<Slot>,
     pub(super) build: Build,
     pub(super) folder: Option<PathBuf>,
+    pub(super) options: Arc<LoadOptions>,
+}
+
+/// A plugin that serves, and how it was loaded.
+#[derive(Debug)]
+pub(super) struct Loadable {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) folder: Option<PathBuf>,
+    pub(super) options: Arc<LoadOptions>,
 }
 
 /// A name that is taken for a plugin that is being loaded; given back when dropped unfilled.

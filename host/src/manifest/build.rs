@@ -49,6 +49,16 @@ impl Manifest {
         })
     }
 
+    /// With this name. Its package stays the same.
+    ///
+    /// # Errors
+    ///
+    /// If `name` is not a valid plugin name.
+    pub fn with_name(mut self, name: &str) -> Result<Self, ManifestError> {
+        self.name = rules::name(name).map_err(|wanted| refuse("name", name, wanted))?;
+        Ok(self)
+    }
+
     /// With this text about what the plugin does.
     #[must_use]
     pub fn with_description(mut self, description: &str) -> Self {

@@ -49,7 +49,7 @@ pub(super) fn swap(
         Ok(fresh) => {
             let (token, build) = fresh.into_instance();
             let promoted = slot.promote(token);
-            if let Some(stopped) = stopped {
+            if let Ok(stopped) = stopped {
                 unload::close_or_retain(&generation, stopped, &workshop.keeper);
             }
             return match promoted {
@@ -60,7 +60,7 @@ pub(super) fn swap(
         Err(error) => error,
     };
     let again = Candidate::compiled_in(before.clone());
-    let Some(Stopped { leftovers: remains, reason: keep }) = stopped else {
+    let Ok(Stopped { leftovers: remains, reason: keep, .. }) = stopped else {
         let _ = slot.vacate();
         return Err(lost(slot, "the old build could not be stopped").caused_by(error));
     };

@@ -270,7 +270,7 @@ fn nodelete_library_is_noted_at_load_and_kept_with_that_reason() {
     let mut swap = Swap::of("not-unloadable");
     let reason = "it is linked with `-z nodelete`";
     let folder = swap.plugins.add(&swap.name, swap.package).write();
-    let inspection = Host::builder().inspect(&folder);
+    let inspection = hotbay::inspect::plugin(&Host::builder(), &folder);
     assert_eq!(inspection.stays_mapped.as_deref(), Some(reason));
     swap.load(json!({}));
     let notes = swap.host.list().remove(0).notes;

@@ -41,7 +41,10 @@ fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
         check(&error, ErrorKind::StartFailed, &format!("in {entry}, as asked"));
         still_answers(&good);
     }
-    let error = block_on(host.load_with_state(faulty("restore"), Snapshot::new(1, "3")));
+    let error = block_on(host.load_with(
+        faulty("restore"),
+        hotbay::LoadOptions::new().with_state(Snapshot::new(1, "3")),
+    ));
     let error = error.expect_err("its restore panics");
     check(&error, ErrorKind::StartFailed, "in restore, as asked");
 

@@ -46,7 +46,8 @@ fn the_counter_goes_on_from_a_state_of_its_first_version() {
         counter.config(json!({ "start": 1000, "step": step })).write()
     };
     let state = Snapshot::new(1, 40_u64.to_le_bytes());
-    let counter = block_on(host.load_with_state(install(1), state)).unwrap();
+    let counter =
+        block_on(host.load_with(install(1), hotbay::LoadOptions::new().with_state(state))).unwrap();
     let next = || counter.call(Request::text("")).unwrap().json::<u64>().unwrap();
     assert_eq!(next(), 41);
     install(10);
@@ -54,7 +55,8 @@ fn the_counter_goes_on_from_a_state_of_its_first_version() {
     assert_eq!(next(), 51);
     let state = Snapshot::new(3, "");
     block_on(host.unload("counter")).unwrap();
-    let error = block_on(host.load_with_state(install(1), state)).unwrap_err();
+    let error = block_on(host.load_with(install(1), hotbay::LoadOptions::new().with_state(state)))
+        .unwrap_err();
     assert_eq!(error.step(), Some(LoadStep::Restore), "{}", error.full_message());
 }
 
