@@ -34,7 +34,7 @@ fn layers_see_extensions_of_calls_tasks_and_pipelines() {
     let request = || Request::text("x").with_extension(Tenant("acme"));
     let called = one.call(request()).unwrap();
     let executed = block_on(one.execute(request())).unwrap();
-    let piped = host.pipeline(["one", "two"]).unwrap().call(request()).unwrap();
+    let piped = block_on(host.pipeline(["one", "two"]).unwrap().run(request())).unwrap();
     for reply in [called, executed, piped] {
         assert_eq!(reply.as_text().unwrap(), "acme");
     }
