@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fixture_behaves_as_the_file_beside_it_says() {
+    fn fixture_program_follows_its_behave_file() {
         let plugins = Plugins::new();
         let journal = plugins.dir().join("journal");
         let told = json!({ "capabilities": { "hotbay": { "protocol": 7 } }, "journal": journal });
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_does_not() {
+    fn broken_programs_fail_to_run() {
         let plugins = Plugins::new();
         let check = |program: ProgramFolder, code: i32| {
             let folder = program.install();

@@ -47,7 +47,7 @@ fn installed(plugins: &Plugins, package: &str) -> PathBuf {
 }
 
 #[test]
-fn programs_that_keep_to_the_protocol_pass_every_step() {
+fn conforming_programs_pass_every_step() {
     let plugins = Plugins::new();
     for package in ["program", "served"] {
         let folder = installed(&plugins, package);
@@ -56,7 +56,7 @@ fn programs_that_keep_to_the_protocol_pass_every_step() {
 }
 
 #[test]
-fn a_program_in_another_language_passes_every_step() {
+fn conforming_python_program_passes_every_step() {
     let has_python = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
     if !has_python {
@@ -67,7 +67,7 @@ fn a_program_in_another_language_passes_every_step() {
 }
 
 #[test]
-fn each_step_is_a_line_and_says_what_was_found() {
+fn each_step_prints_one_line_with_findings() {
     let plugins = Plugins::new();
     let folder = installed(&plugins, "program");
     let text = hotbay(&folder, &["check", "."]).exits(0).text();
@@ -89,20 +89,20 @@ fn each_step_is_a_line_and_says_what_was_found() {
 }
 
 #[test]
-fn a_program_that_lets_everybody_in_fails_at_the_token() {
+fn missing_authentication_fails_token_step() {
     let behave = json!({ "serve": { "needs_no_token": true } });
     let parts = ["without the token was answered 200", "wanted 401", "Hotbay-Token"];
     check(behave, &[], "token", &parts);
 }
 
 #[test]
-fn a_program_that_one_bad_peer_can_end_fails_at_malformed_http() {
+fn crash_on_malformed_http_fails_that_step() {
     let behave = json!({ "serve": { "exits_when_malformed": true } });
     check(behave, &[], "malformed-http", &["a line that is no request", "code 3"]);
 }
 
 #[test]
-fn a_program_that_talks_on_stdout_fails_where_that_is_read() {
+fn chatter_on_stdout_fails_step_that_reads_it() {
     let behave = json!({ "capabilities": { "noise": ["loading"] } });
     check(behave, &[], "capabilities", &["noise before the JSON", "logs go to stderr"]);
     let behave = json!({ "location": { "noise": ["starting"] } });
@@ -110,7 +110,7 @@ fn a_program_that_talks_on_stdout_fails_where_that_is_read() {
 }
 
 #[test]
-fn a_program_that_does_not_end_when_asked_fails_at_that() {
+fn ignored_sigterm_fails_stop_step() {
     let behave = json!({ "serve": { "conforms": false, "idle_exit_ms": 200 } });
     let plugins = Plugins::new();
     let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
@@ -123,7 +123,7 @@ fn a_program_that_does_not_end_when_asked_fails_at_that() {
 }
 
 #[test]
-fn a_program_that_leaves_its_socket_is_told_of_each_end() {
+fn leftover_socket_is_noted_at_each_stop() {
     let plugins = Plugins::new();
     let behave = json!({ "serve": { "conforms": true, "leaves_socket": true } });
     let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
@@ -136,7 +136,7 @@ fn a_program_that_leaves_its_socket_is_told_of_each_end() {
 }
 
 #[test]
-fn an_error_without_a_form_fails_at_the_call() {
+fn malformed_error_body_fails_call_step() {
     let oops = json!({ "status": 500, "body": "oops" });
     let behave = json!({ "serve": { "conforms": true, "execute": oops } });
     let plugins = Plugins::new();
@@ -147,7 +147,7 @@ fn an_error_without_a_form_fails_at_the_call() {
 }
 
 #[test]
-fn a_program_that_hangs_up_after_each_answer_fails_at_keep_alive() {
+fn connection_close_per_response_fails_keep_alive_step() {
     let plugins = Plugins::new();
     let behave = json!({ "serve": { "conforms": true, "close_after_calls": 1 } });
     let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
@@ -160,13 +160,13 @@ fn a_program_that_hangs_up_after_each_answer_fails_at_keep_alive() {
 }
 
 #[test]
-fn replies_of_another_number_fail_at_the_batch() {
+fn wrong_reply_count_fails_batch_step() {
     let behave = json!({ "serve": { "replies": 2 } });
     check(behave, &[], "batch", &["5 requests were answered by 2 replies"]);
 }
 
 #[test]
-fn a_port_that_other_machines_reach_fails_at_the_location() {
+fn non_loopback_port_fails_location_step() {
     let behave = json!({ "location": { "kind": "any6" } });
     if cfg!(target_os = "linux") {
         check(behave, &[], "location", &["other machines can reach it", "127.0.0.1"]);
@@ -174,7 +174,7 @@ fn a_port_that_other_machines_reach_fails_at_the_location() {
 }
 
 #[test]
-fn processes_that_outlive_the_program_are_told() {
+fn processes_that_outlive_program_are_reported() {
     let sample = r#"{"do":"grandchild","own_session":true,"let_go":true}"#;
     if cfg!(target_os = "linux") {
         check(json!({}), &["--text", sample], "leftovers", &["live on", "after SIGTERM"]);
@@ -182,13 +182,13 @@ fn processes_that_outlive_the_program_are_told() {
 }
 
 #[test]
-fn a_program_that_is_never_ready_is_told_and_the_rest_is_skipped() {
+fn program_that_is_never_ready_skips_later_steps() {
     let behave = json!({ "location": { "exit": 4, "stderr": "no licence\n" } });
     check(behave, &[], "location", &["code 4", "no licence"]);
 }
 
 #[test]
-fn an_older_program_is_held_against_what_its_dialect_has() {
+fn older_dialect_is_checked_against_its_features() {
     let plugins = Plugins::new();
     let behave = json!({
         "capabilities": { "dialect": "older" },

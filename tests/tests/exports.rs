@@ -19,7 +19,7 @@ fn exports(folder: &Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn strict_authors_of_both_editions_get_no_warning() {
+fn export_under_strict_lints_has_no_warnings() {
     let has_clippy = cargo(None, FOLDER, &["clippy", "--version"]).code() == Some(0);
     let check = if has_clippy { "clippy" } else { "check" };
     for package in ["versioned-1", "versioned-2"] {
@@ -37,7 +37,7 @@ fn strict_authors_of_both_editions_get_no_warning() {
 }
 
 #[test]
-fn a_plugin_that_could_not_catch_a_panic_does_not_compile() {
+fn export_with_panic_abort_fails_to_compile() {
     let abort = "profile.dev.panic=\"abort\"";
     let arguments = ["check", "--package", "versioned-1", "--config", abort];
     let built = cargo(None, FOLDER, &arguments);
@@ -51,7 +51,7 @@ fn a_plugin_that_could_not_catch_a_panic_does_not_compile() {
 }
 
 #[test]
-fn a_plugin_exports_its_stamp_and_its_root_and_nothing_else() {
+fn exported_symbols_are_stamp_and_root_only() {
     let wanted = ["HOTBAY_PLUGIN_STAMP", "_1as_0lib_1header_0root_bmodule_bloader"];
     let wanted: BTreeSet<String> = wanted.map(str::to_owned).into();
     let plugins = Plugins::new();
@@ -62,7 +62,7 @@ fn a_plugin_exports_its_stamp_and_its_root_and_nothing_else() {
 }
 
 #[test]
-fn a_plugin_without_its_feature_exports_nothing_and_is_refused() {
+fn plugin_without_export_feature_is_refused() {
     let arguments = ["build", "--package", "versioned-1", "--no-default-features"];
     let built = cargo(None, FOLDER, &arguments);
     assert_eq!(built.code(), Some(0), "{}", built.stderr);
@@ -77,7 +77,7 @@ fn a_plugin_without_its_feature_exports_nothing_and_is_refused() {
 }
 
 #[test]
-fn allocations_are_counted_around_an_allocator_of_the_authors() {
+fn custom_allocator_allocations_are_counted() {
     let (plugins, name) = (Plugins::new(), unique("allocator"));
     let host = host_that_never_quarantines();
     let plugin = load(&host, &plugins.add(&name, "own-allocator").write());
@@ -92,7 +92,7 @@ fn allocations_are_counted_around_an_allocator_of_the_authors() {
 }
 
 #[test]
-fn an_uncounted_plugin_leaks_nobody_knows_how_much() {
+fn uncounted_plugin_has_unknown_leaked_bytes() {
     let (plugins, name) = (Plugins::new(), unique("uncounted"));
     let host = host_that_never_quarantines();
     let plugin = load(&host, &plugins.add(&name, "versioned-2").write());

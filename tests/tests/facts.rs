@@ -68,7 +68,7 @@ fn check_printed(naive: &Ended, wanted: &str) {
 }
 
 #[test]
-fn p1_a_panic_that_leaves_a_library_ends_a_naive_host_and_is_a_fault_here() {
+fn panic_leaving_library_aborts_naive_host_faults_hotbay() {
     let library = library("naive-1");
     check_died(
         &naive(&["panic-out-of-c".as_ref(), &library]),
@@ -100,7 +100,7 @@ fn p1_a_panic_that_leaves_a_library_ends_a_naive_host_and_is_a_fault_here() {
 }
 
 #[test]
-fn p2_a_panic_in_a_method_ends_a_naive_host_with_code_1_and_is_a_fault_here() {
+fn panic_in_method_exits_naive_host_faults_hotbay() {
     let naive = naive(&["panic-in-object".as_ref(), &library("naive-1")]);
     assert_eq!(naive.code(), Some(1), "{naive:?}");
     assert!(!naive.stdout.contains("caught"), "{naive:?}");
@@ -121,10 +121,10 @@ fn p2_a_panic_in_a_method_ends_a_naive_host_with_code_1_and_is_a_fault_here() {
 }
 
 #[test]
-fn p4_a_panic_with_a_backtrace_pins_a_naive_hosts_library_and_nothing_here() {
+fn panic_backtrace_pins_library_of_naive_host_only() {
     let test = concat!(
         module_path!(),
-        "::p4_a_panic_with_a_backtrace_pins_a_naive_hosts_library_and_nothing_here"
+        "::panic_backtrace_pins_library_of_naive_host_only"
     );
     let Some(ended) = alone(test, ("RUST_BACKTRACE", "1")) else {
         return panics_leave_no_mapping();
@@ -160,7 +160,7 @@ fn panics_leave_no_mapping() {
 }
 
 #[test]
-fn p5_a_payload_that_panics_when_dropped_ends_a_naive_host_and_is_a_fault_here() {
+fn panic_in_payload_drop_aborts_naive_host_faults_hotbay() {
     let naive = naive(&["payload".as_ref(), &library("naive-1")]);
     check_died(&naive, SIGABRT, "a payload's drop");
 
@@ -199,7 +199,7 @@ const DAMAGES: [(&str, Damage); 5] = [
 ];
 
 #[test]
-fn f1_a_half_written_library_ends_a_naive_host_and_is_refused_here() {
+fn half_written_library_crashes_naive_host_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let whole = std::fs::read(library("naive-1")).expect("it was just built");
     let middle = middle_of(&whole, "out of a function of C");

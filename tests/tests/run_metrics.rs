@@ -100,7 +100,7 @@ impl Serving {
 }
 
 #[test]
-fn the_page_shows_figures_and_stdout_stays_a_stream_of_events() {
+fn metrics_page_shows_counters_beside_event_stream() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--json", "--metrics", "127.0.0.1:0"]);
@@ -125,7 +125,7 @@ fn the_page_shows_figures_and_stdout_stays_a_stream_of_events() {
 }
 
 #[test]
-fn everything_else_is_turned_away_in_a_line() {
+fn unsupported_requests_are_refused_in_one_line() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
@@ -158,7 +158,7 @@ fn everything_else_is_turned_away_in_a_line() {
 }
 
 #[test]
-fn connections_that_say_nothing_keep_neither_the_page_nor_the_end_waiting() {
+fn silent_connections_block_neither_page_nor_exit() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
@@ -175,7 +175,7 @@ fn connections_that_say_nothing_keep_neither_the_page_nor_the_end_waiting() {
 }
 
 #[test]
-fn a_replacement_is_another_generation_of_the_same_counts() {
+fn reload_keeps_counters_under_new_generation() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty").write();
     // Not every machine has both.
@@ -201,7 +201,7 @@ fn a_replacement_is_another_generation_of_the_same_counts() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_before_anything_is_loaded() {
+fn port_in_use_is_reported_before_loading() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty");
     let entered = plugins.dir().join("entered");
@@ -223,7 +223,7 @@ fn a_port_that_is_taken_is_told_before_anything_is_loaded() {
 }
 
 #[test]
-fn an_address_is_checked_and_one_that_others_can_reach_is_told() {
+fn non_loopback_address_is_reported() {
     let plugins = Plugins::new();
     for address in ["9464", "localhost", "127.0.0.1", "127.0.0.1:99999", ""] {
         let output = command(&plugins, &["--metrics", address]).output().unwrap();

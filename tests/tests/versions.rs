@@ -13,7 +13,7 @@ use super::{SIGSEGV, answer, check_printed, host_that_never_quarantines, load, u
 const ROUNDS: usize = 20;
 
 #[test]
-fn a1_a_second_version_is_refused_by_a_naive_host_or_ends_it_and_is_loaded_here() {
+fn second_version_loads_beside_first_unlike_naive_host() {
     let (first, second) = (library("naive-1"), library("naive-2"));
     // Each alone fits this host.
     check_printed(&naive(&["check-and-keep".as_ref(), &first]), "version 1\n");
@@ -44,7 +44,7 @@ fn a1_a_second_version_is_refused_by_a_naive_host_or_ends_it_and_is_loaded_here(
 }
 
 #[test]
-fn a3_a_second_load_gives_a_naive_host_the_first_library_and_another_one_here() {
+fn second_load_maps_second_library_unlike_naive_host() {
     let (first, second) = (library("naive-1"), library("naive-2"));
     let nowhere = Path::new("/no/such/library.so");
     let loads = naive(&["load".as_ref(), &first, &second, nowhere]);
@@ -81,7 +81,7 @@ fn a3_a_second_load_gives_a_naive_host_the_first_library_and_another_one_here() 
 }
 
 #[test]
-fn f2_a_replaced_file_gives_a_naive_host_the_old_library_and_the_new_one_here() {
+fn replaced_file_runs_new_library_unlike_naive_host() {
     let files = tempfile::tempdir().expect("a folder");
     let watched = files.path().join("watched.so");
     let newer = files.path().join("newer.so");

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_fits_the_host_and_the_language() {
+    fn name_is_valid_for_host_and_rust() {
         for name in ["a", "word-count", "a1-2-", &"a".repeat(64)] {
             assert!(check_name(name).is_ok(), "{name}");
         }
@@ -270,14 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn every_placeholder_is_filled() {
+    fn template_fills_every_placeholder() {
         for (path, text) in all().iter().flat_map(|texts| &texts.0) {
             assert!(!text.contains("{{"), "{path}: {text}");
         }
     }
 
     #[test]
-    fn a_library_is_exported_and_a_program_served() {
+    fn library_is_exported_and_program_is_served() {
         for texts in all() {
             let is_program = texts.0.iter().any(|(path, _)| *path == "src/main.rs");
             assert_eq!(text(&texts, "src/lib.rs").contains("export_plugin!"), !is_program);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_agrees_with_what_it_is_built_from() {
+    fn manifest_matches_crate() {
         for kind in [Kind::Library, Kind::Process] {
             let texts = Texts::new(&workspace(), "word-count", false, kind).unwrap();
             let manifest = text(&texts, "plugin.json");
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_folder_is_refused() {
+    fn existing_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let texts = Texts::new(&workspace(), "a", true, Kind::Library).unwrap();
         let error = write(folder.path(), &texts).unwrap_err().to_string();

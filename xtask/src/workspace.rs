@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_target_and_members_come_from_the_metadata() {
+    fn metadata_gives_root_target_and_members() {
         let metadata = serde_json::json!({
             "workspace_root": "/w", "target_directory": "/elsewhere",
             "packages": [{"name": "a", "version": "0.2.0", "manifest_path": "/w/a/Cargo.toml"}],

@@ -55,7 +55,7 @@ fn every_way(host: &Host, request: Request<'_>) -> Vec<Result<Reply, Error>> {
 }
 
 #[test]
-fn the_layer_that_was_added_first_is_the_outermost_whatever_way_the_call_comes() {
+fn first_added_layer_is_outermost_for_every_call_method() {
     let notes = Notes::default();
     let layer = |name: &'static str| {
         let notes = notes.clone();
@@ -76,7 +76,7 @@ fn the_layer_that_was_added_first_is_the_outermost_whatever_way_the_call_comes()
 }
 
 #[test]
-fn a_layer_sees_who_is_called_how_and_with_what() {
+fn layer_sees_plugin_request_and_call_method() {
     let notes = Notes::default();
     let sees = notes.clone();
     let host = echo(Host::builder().layer(by(move |call, next| {
@@ -99,7 +99,7 @@ fn a_layer_sees_who_is_called_how_and_with_what() {
 }
 
 #[test]
-fn a_layer_that_knows_the_operation_refuses_it() {
+fn layer_refuses_call_by_operation() {
     let host = echo(Host::builder().layer(by(|call, next| match call.operation() {
         Some("write") => Err(Error::denied("nobody writes here")),
         _ => next.call(call),
@@ -118,7 +118,7 @@ fn a_layer_that_knows_the_operation_refuses_it() {
 }
 
 #[test]
-fn a_step_of_a_pipeline_that_a_layer_refuses_is_named() {
+fn pipeline_error_names_step_refused_by_layer() {
     let host = echo(
         Host::builder()
             .register_fn("other", |_, input| Ok(Output::copy_of(input.as_bytes())))
@@ -135,7 +135,7 @@ fn a_step_of_a_pipeline_that_a_layer_refuses_is_named() {
 }
 
 #[test]
-fn a_layer_may_rewrite_what_goes_in_and_what_comes_out_and_the_terms_stay() {
+fn layer_rewrites_input_and_output_but_not_policy() {
     let host = echo(
         Host::builder()
             .layer(by(|call, next| {
@@ -156,7 +156,7 @@ fn a_layer_may_rewrite_what_goes_in_and_what_comes_out_and_the_terms_stay() {
 }
 
 #[test]
-fn a_layer_may_answer_itself_or_ask_twice_and_the_plugin_is_called_as_often() {
+fn layer_may_answer_itself_or_call_plugin_twice() {
     let host = echo(Host::builder().layer(by(|call, next| match call.request().as_bytes() {
         b"cached" => Ok(Reply::new(Output::text("from the cache"))),
         b"twice" => {
@@ -175,7 +175,7 @@ fn a_layer_may_answer_itself_or_ask_twice_and_the_plugin_is_called_as_often() {
 }
 
 #[test]
-fn a_layer_is_put_around_those_plugins_only_that_it_applies_to() {
+fn layer_wraps_only_plugins_it_applies_to() {
     struct Picky(Notes);
     impl Layer for Picky {
         fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
@@ -210,7 +210,7 @@ impl Drop for Bomb {
 }
 
 #[test]
-fn a_layer_that_panics_fails_its_call_and_nothing_is_held_against_the_plugin() {
+fn panicking_layer_fails_call_without_plugin_fault() {
     let host = echo(Host::builder().layer(by(|call, next| match call.request().as_bytes() {
         b"panic" => panic!("a mistake of the application"),
         b"after" => {
@@ -243,7 +243,7 @@ fn a_layer_that_panics_fails_its_call_and_nothing_is_held_against_the_plugin() {
 }
 
 #[test]
-fn a_panic_of_the_plugin_is_its_own_also_inside_of_layers() {
+fn plugin_panic_inside_layers_is_plugin_fault() {
     let plugins = Plugins::new();
     let host = Host::builder().layer(by(|call, next| next.call(call))).build().unwrap();
     let config = json!({ "panic_in": "execute" });
@@ -254,7 +254,7 @@ fn a_panic_of_the_plugin_is_its_own_also_inside_of_layers() {
 }
 
 #[test]
-fn a_layer_that_panics_when_asked_whether_it_applies_fails_the_load_and_ends_nothing() {
+fn panic_in_applies_to_fails_load_only() {
     struct Broken;
     impl Layer for Broken {
         fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {

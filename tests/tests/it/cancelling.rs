@@ -24,7 +24,7 @@ fn is_clean(scene: &Scene) {
 }
 
 #[test]
-fn a_call_that_is_dropped_before_it_begins_never_does() {
+fn call_dropped_before_start_never_runs() {
     let puppet = Puppet::new();
     let scene = strict(&puppet);
     let running = scene.execute("wait");
@@ -39,7 +39,7 @@ fn a_call_that_is_dropped_before_it_begins_never_does() {
 }
 
 #[test]
-fn a_call_that_is_dropped_while_it_runs_is_seen_by_the_plugin_and_its_worker_is_replaced() {
+fn call_dropped_while_running_notifies_plugin() {
     let puppet = Puppet::new();
     let scene = strict(&puppet);
     let watching = scene.execute("watch");
@@ -60,7 +60,7 @@ fn a_call_that_is_dropped_while_it_runs_is_seen_by_the_plugin_and_its_worker_is_
 }
 
 #[test]
-fn a_token_that_was_cancelled_before_lets_no_call_begin() {
+fn cancelled_token_prevents_every_call() {
     let puppet = Puppet::new();
     let scene = strict(&puppet);
     let token = CancellationToken::new();
@@ -83,7 +83,7 @@ fn a_token_that_was_cancelled_before_lets_no_call_begin() {
 }
 
 #[test]
-fn one_token_takes_many_calls_back_that_wait_and_that_run() {
+fn one_token_cancels_waiting_and_running_calls() {
     let puppet = Puppet::new();
     let scene = strict(&puppet);
     let token = CancellationToken::new();
@@ -109,7 +109,7 @@ fn one_token_takes_many_calls_back_that_wait_and_that_run() {
 }
 
 #[test]
-fn a_token_takes_a_call_back_also_while_nobody_asks_for_its_answer() {
+fn token_cancels_call_whose_future_is_not_polled() {
     let puppet = Puppet::new();
     let scene = strict(&puppet);
     let token = CancellationToken::new();
@@ -126,7 +126,7 @@ fn a_token_takes_a_call_back_also_while_nobody_asks_for_its_answer() {
 }
 
 #[test]
-fn a_plugin_sees_the_token_in_the_callers_thread_too() {
+fn sync_call_sees_cancelled_token() {
     let puppet = Puppet::new();
     let scene = puppet.host(|builder| builder);
     let token = CancellationToken::new();
@@ -140,7 +140,7 @@ fn a_plugin_sees_the_token_in_the_callers_thread_too() {
 }
 
 #[test]
-fn a_token_or_a_drop_after_the_answer_changes_nothing() {
+fn cancel_or_drop_after_reply_has_no_effect() {
     let puppet = Puppet::new();
     let scene = strict(&puppet);
     let token = CancellationToken::new();
@@ -165,7 +165,7 @@ fn a_token_or_a_drop_after_the_answer_changes_nothing() {
 }
 
 #[test]
-fn a_future_that_is_asked_again_after_its_answer_says_nothing_and_breaks_nothing() {
+fn future_polled_after_completion_is_harmless() {
     let puppet = Puppet::new();
     let scene = strict(&puppet);
     let mut call = pin!(scene.execute("once"));
@@ -177,7 +177,7 @@ fn a_future_that_is_asked_again_after_its_answer_says_nothing_and_breaks_nothing
 }
 
 #[test]
-fn a_thousand_quick_calls_dropped_at_random_moments_leave_nothing_behind() {
+fn randomly_dropped_calls_leave_nothing_behind() {
     let puppet = Puppet::new();
     let name = hotbay_tests::unique("quick");
     let builder = hotbay::Host::builder();

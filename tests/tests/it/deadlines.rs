@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::puppet::{LATE, NEVER, Puppet, SOON};
 
 #[test]
-fn a_deadline_of_zero_or_in_the_past_is_told_at_once_and_the_plugin_is_never_entered() {
+fn expired_deadline_fails_call_before_plugin() {
     let puppet = Puppet::new();
     let scene = puppet.host(|builder| builder);
     let pinned = scene.handle.pin().unwrap();
@@ -52,7 +52,7 @@ fn a_deadline_of_zero_or_in_the_past_is_told_at_once_and_the_plugin_is_never_ent
 }
 
 #[test]
-fn a_queued_call_that_does_not_begin_in_time_is_told_so_and_never_runs() {
+fn queued_call_past_deadline_never_runs() {
     let puppet = Puppet::new();
     let one = limits(|limits| limits.max_workers = 1);
     let scene = puppet.host(|builder| builder.limits(one));
@@ -71,7 +71,7 @@ fn a_queued_call_that_does_not_begin_in_time_is_told_so_and_never_runs() {
 }
 
 #[test]
-fn a_running_call_is_told_at_its_deadline_and_the_plugin_sees_it_and_runs_on() {
+fn running_call_past_deadline_fails_and_plugin_sees_it() {
     let puppet = Puppet::new();
     let scene = puppet.host(|builder| builder);
     let call = scene.handle.execute(Request::text("watch").deadline_in(LATE));
@@ -98,7 +98,7 @@ fn a_running_call_is_told_at_its_deadline_and_the_plugin_sees_it_and_runs_on() {
 }
 
 #[test]
-fn a_late_answer_of_a_library_goes_nowhere_and_its_generation_can_be_closed() {
+fn late_reply_is_discarded_and_generation_closes() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -125,7 +125,7 @@ fn a_late_answer_of_a_library_goes_nowhere_and_its_generation_can_be_closed() {
 }
 
 #[test]
-fn a_late_answer_is_never_anothers_however_many_are_late_at_once() {
+fn late_replies_never_answer_other_calls() {
     let puppet = Puppet::new();
     let many = limits(|limits| {
         (limits.max_workers, limits.max_abandoned_calls) = (8, 200);
@@ -154,7 +154,7 @@ fn a_late_answer_is_never_anothers_however_many_are_late_at_once() {
 }
 
 #[test]
-fn the_manifest_bounds_the_request_and_the_default_is_for_those_that_say_nothing() {
+fn manifest_caps_request_deadline_default_fills_missing() {
     let plugins = Plugins::new();
     let hour = Duration::from_secs(3600);
     let host = Host::builder().default_deadline(hour).build().unwrap();
@@ -189,7 +189,7 @@ fn the_manifest_bounds_the_request_and_the_default_is_for_those_that_say_nothing
 }
 
 #[test]
-fn waits_of_any_length_can_be_named() {
+fn deadlines_of_any_length_are_accepted() {
     let puppet = Puppet::new();
     let patient = limits(|limits| limits.queue_timeout = Some(Duration::MAX));
     let scene = puppet.host(|builder| builder.limits(patient).default_deadline(Duration::MAX));
@@ -213,7 +213,7 @@ impl Wake for Grumpy {
 }
 
 #[test]
-fn a_waker_that_panics_takes_no_deadline_from_anybody_else() {
+fn panicking_waker_delays_no_other_deadline() {
     let puppet = Puppet::new();
     let wide = limits(|limits| limits.max_workers = 4);
     let scene = puppet.host(|builder| builder.limits(wide).quarantine(None));
@@ -241,7 +241,7 @@ fn a_waker_that_panics_takes_no_deadline_from_anybody_else() {
 }
 
 #[test]
-fn the_deadline_is_kept_when_the_host_is_dropped_meanwhile() {
+fn deadline_holds_after_host_is_dropped() {
     let puppet = Puppet::new();
     let scene = puppet.host(|builder| builder);
     let call = scene.handle.execute(Request::text("wait").deadline_in(LATE));
@@ -254,7 +254,7 @@ fn the_deadline_is_kept_when_the_host_is_dropped_meanwhile() {
 }
 
 #[test]
-fn a_call_in_this_thread_is_not_cut_short_and_sees_its_deadline_pass() {
+fn sync_call_past_deadline_runs_to_completion() {
     let puppet = Puppet::new();
     let scene = puppet.host(|builder| builder);
     // What came of it is not thrown away: the caller waited for it.

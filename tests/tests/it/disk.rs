@@ -7,7 +7,7 @@ use hotbay_tests::{Plugins, block_on, host, library, library_file_name, loaded, 
 use tempfile::TempDir;
 
 #[test]
-fn a_library_outside_of_its_folder_by_name_is_refused() {
+fn library_name_leaving_folder_is_refused() {
     let plugins = Plugins::new();
     for stem in ["../outside/faulty", "..", "sub/faulty", "/faulty"] {
         let folder = plugins.add("outside", "faulty").set("library", stem);
@@ -21,7 +21,7 @@ fn a_library_outside_of_its_folder_by_name_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_library_outside_of_its_folder_by_a_link_is_refused_and_one_inside_is_not() {
+fn symlink_leaving_folder_is_refused_inner_one_is_not() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let folder = plugins.add("linking", "faulty").write();
@@ -43,7 +43,7 @@ fn a_library_outside_of_its_folder_by_a_link_is_refused_and_one_inside_is_not() 
 
 #[cfg(unix)]
 #[test]
-fn what_others_may_write_to_is_refused_unless_allowed() {
+fn writable_by_others_is_refused_unless_allowed() {
     use std::os::unix::fs::PermissionsExt;
     let library = library_file_name("faulty");
     for (spoilt, mode) in [("", 0o777), ("plugin.json", 0o666), (&library, 0o664)] {
@@ -66,7 +66,7 @@ fn what_others_may_write_to_is_refused_unless_allowed() {
 
 #[cfg(unix)]
 #[test]
-fn a_plugin_below_a_folder_that_others_may_write_to_is_passed_over() {
+fn plugin_under_writable_folder_is_skipped() {
     use std::os::unix::fs::PermissionsExt;
     let plugins = Plugins::new();
     plugins.add("below", "faulty").write();
@@ -78,7 +78,7 @@ fn a_plugin_below_a_folder_that_others_may_write_to_is_passed_over() {
 }
 
 #[test]
-fn a_library_is_never_used_where_it_lies() {
+fn library_is_never_mapped_in_place() {
     let (plugins, staging) = (Plugins::new(), TempDir::new().unwrap());
     let folder = plugins.add(&unique("moved"), "faulty").write();
     let builder = Host::builder().staging_dir(staging.path());
@@ -93,7 +93,7 @@ fn a_library_is_never_used_where_it_lies() {
 }
 
 #[test]
-fn a_staging_folder_that_is_missing_is_a_refusal_and_not_the_end() {
+fn missing_staging_folder_fails_load_only() {
     let plugins = Plugins::new();
     let folder = plugins.add("unstaged", "faulty").write();
     let builder = Host::builder().staging_dir(plugins.dir().join("nowhere"));

@@ -22,7 +22,7 @@ fn end_of(events: &mut Events) -> Option<String> {
 }
 
 #[test]
-fn a_reply_that_is_held_keeps_its_library_and_stays_readable() {
+fn held_reply_keeps_library_and_stays_readable() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -41,7 +41,7 @@ fn a_reply_that_is_held_keeps_its_library_and_stays_readable() {
 }
 
 #[test]
-fn short_replies_and_copies_hold_nothing() {
+fn inline_and_copied_replies_keep_nothing() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -59,7 +59,7 @@ fn short_replies_and_copies_hold_nothing() {
 }
 
 #[test]
-fn an_unload_waits_for_a_pin_while_new_calls_are_refused() {
+fn unload_waits_for_pin_and_refuses_new_calls() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -87,7 +87,7 @@ fn an_unload_waits_for_a_pin_while_new_calls_are_refused() {
 }
 
 #[test]
-fn an_unload_gives_up_on_a_pin_and_closes_the_library_when_it_is_back() {
+fn unload_times_out_on_pin_then_closes_when_released() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.drain_timeout = Duration::from_millis(20));
     let host = Host::builder().limits(wait).build().unwrap();
@@ -108,7 +108,7 @@ fn an_unload_gives_up_on_a_pin_and_closes_the_library_when_it_is_back() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_thread_that_is_left_running_keeps_the_library_and_hears_closed() {
+fn running_thread_keeps_library_until_closed_event() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -134,7 +134,7 @@ fn a_thread_that_is_left_running_keeps_the_library_and_hears_closed() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn what_a_plugin_leaves_on_its_own_threads_does_not_keep_it_and_on_a_callers_thread_does() {
+fn only_caller_thread_leftovers_keep_library() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("touch");
@@ -164,7 +164,7 @@ fn what_a_plugin_leaves_on_its_own_threads_does_not_keep_it_and_on_a_callers_thr
 }
 
 #[test]
-fn a_library_is_kept_where_its_manifest_says_so() {
+fn not_unloadable_library_is_kept() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -176,7 +176,7 @@ fn a_library_is_kept_where_its_manifest_says_so() {
 }
 
 #[test]
-fn dropping_the_last_host_leaves_no_mapping_no_thread_and_no_file() {
+fn last_host_drop_leaves_no_mapping_thread_or_file() {
     let plugins = Plugins::new();
     let staging = tempfile::TempDir::new().unwrap();
     let name = unique("dropped");
@@ -198,7 +198,7 @@ fn dropping_the_last_host_leaves_no_mapping_no_thread_and_no_file() {
 }
 
 #[test]
-fn a_shutdown_from_two_places_is_one_shutdown_and_nothing_goes_on_after_it() {
+fn concurrent_shutdowns_are_one_and_final() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty").write();
     let later = plugins.add("later", "faulty").write();
@@ -229,7 +229,7 @@ fn a_shutdown_from_two_places_is_one_shutdown_and_nothing_goes_on_after_it() {
 }
 
 #[test]
-fn a_shutdown_without_grace_does_not_wait_for_a_call_that_hangs() {
+fn shutdown_without_grace_skips_hanging_call() {
     let plugins = Plugins::new();
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let config = json!({ "hang_in": "execute", "release": release, "entered": entered });

@@ -28,7 +28,7 @@ fn still_answers(handle: &hotbay::PluginHandle) {
 }
 
 #[test]
-fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
+fn panic_at_each_entry_point_is_isolated_fault() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let good = loaded(&host, plugins.add("good", "faulty").write());
@@ -64,7 +64,7 @@ fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
 }
 
 #[test]
-fn a_panic_at_the_end_of_a_plugin_is_told_and_its_library_is_kept() {
+fn panic_in_shutdown_keeps_library() {
     for entry in ["shutdown", "drop"] {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -89,7 +89,7 @@ fn a_panic_at_the_end_of_a_plugin_is_told_and_its_library_is_kept() {
 }
 
 #[test]
-fn a_panic_in_the_drop_of_a_plugin_that_did_not_start_ends_nothing() {
+fn panic_in_drop_after_failed_start_is_harmless() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("undone");
@@ -101,7 +101,7 @@ fn a_panic_in_the_drop_of_a_plugin_that_did_not_start_ends_nothing() {
 }
 
 #[test]
-fn whatever_a_panic_carries_is_caught_and_freed() {
+fn any_panic_payload_is_caught_and_freed() {
     let plugins = Plugins::new();
     let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
     let builder = Host::builder().quarantine(None);
@@ -132,7 +132,7 @@ fn whatever_a_panic_carries_is_caught_and_freed() {
 }
 
 #[test]
-fn frames_are_told_only_when_asked_for() {
+fn panic_frames_are_captured_only_when_enabled() {
     let plugins = Plugins::new();
     let config = json!({ "panic_in": "execute" });
     let folder = plugins.add("framed", "faulty").config(config).write();
@@ -148,7 +148,7 @@ fn frames_are_told_only_when_asked_for() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_panic_on_a_thread_of_the_plugins_own_is_an_event_and_counts_as_a_fault() {
+fn panic_on_plugin_thread_emits_event_and_counts_as_fault() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| policy.max_faults = 2);
     let host = Host::builder().quarantine(policy).build().expect("a host");
@@ -199,7 +199,7 @@ fn linked(name: &str) -> Manifest {
 }
 
 #[test]
-fn panics_in_compiled_in_plugins_are_faults_too() {
+fn compiled_in_plugin_panic_is_fault() {
     let calls = AtomicU32::new(0);
     let builder = Host::builder().register::<Linked>(linked("linked"));
     let host = builder
@@ -233,11 +233,11 @@ fn panics_in_compiled_in_plugins_are_faults_too() {
 const CHILD: &str = "HOTBAY_TESTS_PANICS_IN_SILENCE";
 
 #[test]
-fn panics_print_nothing_even_where_backtraces_are_wanted() {
+fn panics_print_nothing_with_backtraces_enabled() {
     if std::env::var_os(CHILD).is_some() {
         return panic_everywhere();
     }
-    let name = "faults::panics_print_nothing_even_where_backtraces_are_wanted";
+    let name = "faults::panics_print_nothing_with_backtraces_enabled";
     let this = std::env::current_exe().expect("a path");
     #[allow(clippy::disallowed_methods, reason = "what it prints is the test")]
     let output = Command::new(this)

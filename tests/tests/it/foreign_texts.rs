@@ -31,7 +31,7 @@ fn call(plugin: &PluginHandle, asked: &Value) -> Result<hotbay::Reply, hotbay::E
 }
 
 #[test]
-fn panic_message_is_escaped_wherever_it_is_shown() {
+fn panic_message_is_escaped_everywhere() {
     let (heard, plugins) = (listen(), Plugins::new());
     let host = host(&plugins);
     let plugin = faulty(&plugins, &host);
@@ -51,7 +51,7 @@ fn panic_message_is_escaped_wherever_it_is_shown() {
 }
 
 #[test]
-fn error_message_is_escaped_and_cut() {
+fn error_message_is_escaped_and_truncated() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let plugin = faulty(&plugins, &host);
@@ -126,7 +126,7 @@ fn logged_line_is_one_event_without_control_characters() {
 }
 
 #[test]
-fn command_prints_no_control_characters_of_a_plugin() {
+fn command_escapes_control_characters_of_plugins() {
     let plugins = Plugins::new();
     let config = json!({ "obey": true });
     let folder = plugins.add("hostile", "faulty").set("config", config);

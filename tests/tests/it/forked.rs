@@ -83,7 +83,7 @@ fn host_in_forked_child_fails_with_forked() {
 }
 
 #[test]
-fn dropped_host_in_forked_child_leaves_the_parents_alone() {
+fn host_dropped_in_forked_child_keeps_parents_files() {
     let plugins = Plugins::new();
     let folder = plugins.add("parents", "faulty").write();
     let host = Host::builder().build().unwrap();
@@ -98,7 +98,7 @@ fn dropped_host_in_forked_child_leaves_the_parents_alone() {
 }
 
 #[test]
-fn forked_child_may_build_a_host_of_its_own() {
+fn forked_child_may_build_its_own_host() {
     let outer = Host::builder().build().unwrap();
     in_forked_child(|| {
         let build = || {

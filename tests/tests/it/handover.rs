@@ -20,7 +20,7 @@ fn total(handle: &PluginHandle) -> u64 {
 }
 
 #[test]
-fn state_goes_on_by_every_handover() {
+fn state_survives_every_handover() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     for handover in ["overlap", "pause", "stop-first"] {
@@ -38,7 +38,7 @@ fn state_goes_on_by_every_handover() {
 }
 
 #[test]
-fn the_counter_goes_on_from_a_state_of_its_first_version() {
+fn counter_restores_state_of_first_version() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let install = |step: u64| {
@@ -87,17 +87,17 @@ fn count_under_load(handover: &str) {
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_while_calls_wait() {
+fn paused_handover_loses_and_repeats_no_call() {
     count_under_load("pause");
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_where_the_old_build_is_stopped_first() {
+fn stop_first_handover_loses_and_repeats_no_call() {
     count_under_load("stop-first");
 }
 
 #[test]
-fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
+fn pin_rolls_back_pause_and_both_builds_serve_again() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.pause_timeout = Duration::from_millis(50));
     let host = Host::builder().limits(wait).build().unwrap();
@@ -128,7 +128,7 @@ fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
 }
 
 #[test]
-fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
+fn calls_during_pause_are_answered_by_new_build() {
     let plugins = Plugins::new();
     let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
@@ -201,7 +201,7 @@ impl Plugin for CompiledIn {
 }
 
 #[test]
-fn a_call_from_inside_a_call_does_not_wait_for_the_pause_that_waits_for_it() {
+fn nested_call_does_not_deadlock_pause() {
     let plugins = Plugins::new();
     let (pinned, was_pinned) = mpsc::sync_channel(1);
     let middle = |pinned| Middle { inner: OnceLock::new(), pinned };
@@ -254,7 +254,7 @@ fn exclusive(plugins: &Plugins, name: &str, more: Value) -> std::path::PathBuf {
 }
 
 #[test]
-fn what_is_exclusive_is_given_up_by_the_old_build_before_the_new_one_starts() {
+fn stop_first_releases_exclusive_resource_before_start() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = loaded(&host, exclusive(&plugins, "port", json!({})));
@@ -274,7 +274,7 @@ fn what_is_exclusive_is_given_up_by_the_old_build_before_the_new_one_starts() {
 }
 
 #[test]
-fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_state() {
+fn failed_start_after_stop_restarts_old_build_with_state() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("port");
@@ -320,7 +320,7 @@ fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_stat
 }
 
 #[test]
-fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
+fn failed_start_of_both_builds_frees_name() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let switch = plugins.dir().join("broken");

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::puppet::{LATE, Puppet};
 
 #[test]
-fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
+fn in_flight_limit_of_one_overloads_other_threads() {
     let puppet = Puppet::new();
     let one = limits(|limits| limits.max_in_flight = Some(1));
     let scene = puppet.host(|builder| builder.limits(one).quarantine(None));
@@ -48,7 +48,7 @@ fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
 }
 
 #[test]
-fn many_pooled_calls_of_a_limited_plugin_all_go_through_one_after_the_other() {
+fn pooled_calls_of_limited_plugin_run_one_by_one() {
     let puppet = Puppet::new();
     let one = limits(|limits| (limits.max_in_flight, limits.max_workers) = (Some(1), 4));
     let scene = puppet.host(|builder| builder.limits(one));
@@ -60,7 +60,7 @@ fn many_pooled_calls_of_a_limited_plugin_all_go_through_one_after_the_other() {
 }
 
 #[test]
-fn the_host_clamps_what_a_manifest_asks_for_and_tells() {
+fn host_clamps_in_flight_limit_and_reports_it() {
     let plugins = Plugins::new();
     let asked = json!({ "in_flight": 9 });
     plugins.add("greedy", "faulty").set("limits", asked).write();
@@ -74,7 +74,7 @@ fn the_host_clamps_what_a_manifest_asks_for_and_tells() {
 }
 
 #[test]
-fn an_abandoned_call_keeps_its_place_until_it_returns() {
+fn abandoned_call_counts_as_in_flight_until_return() {
     let puppet = Puppet::new();
     let one = limits(|limits| limits.max_in_flight = Some(1));
     let scene = puppet.host(|builder| builder.limits(one));
@@ -90,7 +90,7 @@ fn an_abandoned_call_keeps_its_place_until_it_returns() {
 }
 
 #[test]
-fn a_reload_of_a_plugin_whose_one_call_hangs_serves_again() {
+fn reload_of_plugin_with_hanging_call_serves_again() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let name = unique("hung");

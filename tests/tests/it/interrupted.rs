@@ -59,7 +59,7 @@ const PLACES: [(&str, &str); 7] = [
 ];
 
 #[test]
-fn an_unload_during_a_reload_leaves_nothing_and_frees_the_name() {
+fn unload_during_reload_leaves_nothing_and_frees_name() {
     for (handover, entry) in PLACES {
         let hanging = Hanging::new(handover, entry);
         let Hanging { plugins, host, name, release, entered } = &hanging;
@@ -87,7 +87,7 @@ fn an_unload_during_a_reload_leaves_nothing_and_frees_the_name() {
 }
 
 #[test]
-fn a_shutdown_during_a_reload_leaves_nothing() {
+fn shutdown_during_reload_leaves_nothing() {
     for (handover, entry) in PLACES {
         let hanging = Hanging::new(handover, entry);
         let Hanging { host, name, release, entered, .. } = &hanging;
@@ -114,7 +114,7 @@ fn a_shutdown_during_a_reload_leaves_nothing() {
 }
 
 #[test]
-fn a_reload_after_a_shutdown_is_refused() {
+fn reload_after_shutdown_is_refused() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     loaded(&host, plugins.add("over", "faulty").write());

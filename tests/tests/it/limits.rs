@@ -11,7 +11,7 @@ use hotbay_tests::{
 use serde_json::json;
 
 #[test]
-fn inputs_and_outputs_up_to_their_limits_go_through_and_longer_ones_do_not() {
+fn payloads_over_limits_are_refused() {
     let plugins = Plugins::new();
     let bounds = json!({ "input_bytes": 100, "output_bytes": 100 });
     let plugin = plugins.add("bounded", "faulty").set("limits", bounds);
@@ -43,7 +43,7 @@ fn inputs_and_outputs_up_to_their_limits_go_through_and_longer_ones_do_not() {
 }
 
 #[test]
-fn what_is_asked_for_above_the_limits_of_the_host_is_clamped_and_told() {
+fn requested_limits_above_host_limits_are_clamped() {
     let plugins = Plugins::new();
     let asked = json!({ "input_bytes": 1000, "workers": 1 });
     plugins.add("greedy", "faulty").set("limits", asked).write();
@@ -60,7 +60,7 @@ fn what_is_asked_for_above_the_limits_of_the_host_is_clamped_and_told() {
 }
 
 #[test]
-fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
+fn hanging_init_fails_load_and_is_listed() {
     let plugins = Plugins::new();
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let name = unique("endless");
@@ -90,7 +90,7 @@ fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
 }
 
 #[test]
-fn a_shutdown_that_does_not_end_is_kept_and_the_unload_returns() {
+fn hanging_shutdown_is_kept_and_unload_returns() {
     let plugins = Plugins::new();
     let release = plugins.dir().join("go");
     let name = unique("stays");

@@ -46,7 +46,7 @@ fn quarantined(events: &mut hotbay::Events) {
 }
 
 #[test]
-fn a_plugin_over_its_limit_is_refused_with_the_figures_and_restored_when_it_is_under() {
+fn memory_limit_refuses_calls_until_usage_drops() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let greedy = loaded(&host, install(&plugins, 1));
@@ -78,7 +78,7 @@ fn a_plugin_over_its_limit_is_refused_with_the_figures_and_restored_when_it_is_u
 }
 
 #[test]
-fn a_reload_clears_it_and_what_the_old_build_kept_is_told() {
+fn reload_resets_memory_and_reports_bytes_kept_by_old() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let greedy = loaded(&host, install(&plugins, 1));
@@ -103,7 +103,7 @@ fn a_reload_clears_it_and_what_the_old_build_kept_is_told() {
 }
 
 #[test]
-fn the_limit_of_the_host_counts_for_those_that_ask_for_none_or_more() {
+fn host_memory_limit_applies_if_missing_or_lower() {
     let plugins = Plugins::new();
     plugins.add("greedy", "faulty").config(json!({ "obey": true })).write();
     let more = plugins.add("more", "faulty").config(json!({ "obey": true }));
@@ -122,7 +122,7 @@ fn the_limit_of_the_host_counts_for_those_that_ask_for_none_or_more() {
 }
 
 #[test]
-fn other_plugins_go_on_and_so_does_one_without_a_limit() {
+fn memory_limit_affects_only_its_plugin() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let greedy = loaded(&host, install(&plugins, 1));

@@ -20,7 +20,7 @@ fn is_closed(event: &HostEvent) -> bool {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_plugin_whose_threads_start_each_other_is_unmapped_only_after_the_last_one() {
+fn chained_threads_keep_library_until_last_exits() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -42,7 +42,7 @@ fn a_plugin_whose_threads_start_each_other_is_unmapped_only_after_the_last_one()
 }
 
 #[test]
-fn a_stack_that_is_too_small_to_start_on_is_made_larger_and_that_is_told() {
+fn too_small_stack_is_enlarged_and_reported() {
     let plugins = Plugins::new();
     let small = json!({ "stack_bytes": 1 });
     plugins.add("small", "faulty").set("limits", small).write();
@@ -63,7 +63,7 @@ fn a_stack_that_is_too_small_to_start_on_is_made_larger_and_that_is_told() {
 }
 
 #[test]
-fn waits_without_end_are_waits_like_others() {
+fn infinite_waits_are_accepted() {
     for handover in ["overlap", "pause", "stop-first"] {
         let plugins = Plugins::new();
         let endless = limits(|limits| {
@@ -115,7 +115,7 @@ fn waits_without_end_are_waits_like_others() {
 }
 
 #[test]
-fn what_still_fails_on_the_old_build_is_not_held_against_the_new_one() {
+fn late_fault_of_old_build_is_not_counted_for_new() {
     const CALLS: usize = 5;
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
@@ -173,7 +173,7 @@ fn what_still_fails_on_the_old_build_is_not_held_against_the_new_one() {
 }
 
 #[test]
-fn a_shutdown_waits_for_the_end_of_what_was_replaced_before() {
+fn shutdown_waits_for_earlier_replaced_builds() {
     let plugins = Plugins::new();
     let patient = limits(|limits| limits.stop_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
@@ -207,7 +207,7 @@ fn a_shutdown_waits_for_the_end_of_what_was_replaced_before() {
 }
 
 #[test]
-fn events_end_with_the_last_host_although_a_handle_is_left() {
+fn events_end_with_last_host_despite_handles() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = loaded(&host, plugins.add("left", "faulty").write());
@@ -239,7 +239,7 @@ fn at_once<T>(future: impl Future<Output = Result<T, Error>>) -> Error {
 }
 
 #[test]
-fn what_is_asked_of_a_plugin_in_a_pause_is_answered_at_once() {
+fn state_queries_during_pause_return_at_once() {
     let plugins = Plugins::new();
     let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
@@ -271,7 +271,7 @@ fn what_is_asked_of_a_plugin_in_a_pause_is_answered_at_once() {
 }
 
 #[test]
-fn a_panic_message_of_a_mebibyte_reaches_the_caller_cut() {
+fn huge_panic_message_reaches_caller_truncated() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -309,7 +309,7 @@ fn a_panic_message_of_a_mebibyte_reaches_the_caller_cut() {
 }
 
 #[test]
-fn libraries_that_stay_bound_loads_as_they_bound_reloads() {
+fn kept_libraries_bound_loads_like_reloads() {
     let plugins = Plugins::new();
     let bounded = limits(|limits| limits.max_retained_libraries = 1);
     let host = Host::builder().plugin_dir(plugins.dir()).limits(bounded).build().unwrap();

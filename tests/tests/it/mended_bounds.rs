@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::puppet::{LATE, NEVER, Puppet, SOON};
 
 #[test]
-fn reloads_that_cannot_pause_add_no_workers() {
+fn failed_pauses_add_no_workers() {
     let plugins = Plugins::new();
     let name = unique("pauses");
     let install = |number: u32| {
@@ -49,7 +49,7 @@ fn reloads_that_cannot_pause_add_no_workers() {
 }
 
 #[test]
-fn a_reload_that_cannot_pause_does_not_clear_what_stuck_calls_brought_about() {
+fn failed_pause_does_not_clear_stuck_calls() {
     let plugins = Plugins::new();
     let install = |number: u32| {
         let plugin = plugins.add("pauses", "faulty").set("handover", "pause");
@@ -92,7 +92,7 @@ impl Layer for Slow {
 }
 
 #[test]
-fn the_build_that_is_called_judges_the_input_also_when_the_next_one_would_not() {
+fn input_is_validated_by_build_that_is_called() {
     type Way = fn(&hotbay::PluginHandle, Request<'static>) -> Result<Reply, Error>;
     let ways: [(&str, Way); 3] = [
         ("pin", |handle, request| handle.pin().unwrap().call(request)),
@@ -127,7 +127,7 @@ fn the_build_that_is_called_judges_the_input_also_when_the_next_one_would_not() 
 }
 
 #[test]
-fn a_stream_whose_step_has_a_deadline_ends_although_the_plugin_never_returns() {
+fn stream_step_deadline_ends_despite_stuck_plugin() {
     let strict = Some(hotbay::Quarantine::default());
     for (max_abandoned_calls, policy) in [(0, strict.clone()), (1, strict), (0, None), (1, None)] {
         let puppet = Puppet::new();
@@ -157,7 +157,7 @@ fn a_stream_whose_step_has_a_deadline_ends_although_the_plugin_never_returns() {
 }
 
 #[test]
-fn items_that_a_pause_handed_back_do_not_die_of_its_length() {
+fn items_returned_by_pause_survive_its_length() {
     let plugins = Plugins::new();
     let file = |name: &str| plugins.dir().join(name);
     let install = |number: u32| {
@@ -226,7 +226,7 @@ impl Layer for Keeps {
 }
 
 #[test]
-fn a_layer_that_is_slow_after_the_plugin_answered_is_not_held_against_the_plugin() {
+fn layer_slow_after_reply_is_not_plugin_fault() {
     let (puppet, keeps) = (Puppet::new(), Keeps::default());
     let policy = quarantine(|policy| {
         policy.max_faults = 1;
@@ -250,7 +250,7 @@ fn a_layer_that_is_slow_after_the_plugin_answered_is_not_held_against_the_plugin
 }
 
 #[test]
-fn a_call_of_before_the_quarantine_that_becomes_late_is_not_taken_for_the_probe() {
+fn late_call_from_before_quarantine_is_not_probe() {
     let puppet = Puppet::new();
     let policy = quarantine(|policy| {
         policy.max_faults = 2;

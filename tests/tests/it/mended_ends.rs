@@ -53,7 +53,7 @@ fn panics() -> Waker {
 }
 
 #[test]
-fn a_waker_that_panics_at_an_unload_keeps_nobody_else_from_being_told() {
+fn panicking_waker_at_unload_does_not_block_others() {
     let plugins = Plugins::new();
     let hasty = limits(|limits| (limits.drain_timeout, limits.max_workers) = (SOON, 1));
     let host = Host::builder().limits(hasty).build().unwrap();
@@ -86,7 +86,7 @@ fn a_waker_that_panics_at_an_unload_keeps_nobody_else_from_being_told() {
 }
 
 #[test]
-fn a_reader_of_events_whose_waker_panics_does_not_disturb_a_promotion() {
+fn panicking_event_reader_does_not_disturb_promotion() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
         policy.max_faults = 1;
@@ -120,7 +120,7 @@ fn a_reader_of_events_whose_waker_panics_does_not_disturb_a_promotion() {
 }
 
 #[test]
-fn a_reader_of_events_whose_waker_panics_does_not_disturb_calls_after_a_late_one() {
+fn panicking_event_reader_does_not_disturb_later_calls() {
     let puppet = Puppet::new();
     let policy = quarantine(|policy| {
         policy.max_faults = 1;
@@ -148,7 +148,7 @@ fn a_reader_of_events_whose_waker_panics_does_not_disturb_calls_after_a_late_one
 }
 
 #[test]
-fn a_reader_of_events_whose_waker_panics_does_not_disturb_a_plugin_that_was_stuck() {
+fn panicking_event_reader_does_not_disturb_stuck_plugin() {
     let puppet = Puppet::new();
     let few = limits(|limits| (limits.max_workers, limits.max_abandoned_calls) = (1, 1));
     let policy = quarantine(|policy| policy.max_faults = 1000);
@@ -171,7 +171,7 @@ fn a_reader_of_events_whose_waker_panics_does_not_disturb_a_plugin_that_was_stuc
 }
 
 #[test]
-fn a_waker_whose_panic_panics_when_it_is_dropped_takes_no_worker_with_it() {
+fn panic_payload_that_panics_on_drop_kills_no_worker() {
     let puppet = Puppet::new();
     let name = unique("bomb");
     let one = limits(|limits| limits.max_workers = 1);
@@ -193,7 +193,7 @@ fn a_waker_whose_panic_panics_when_it_is_dropped_takes_no_worker_with_it() {
 }
 
 #[test]
-fn calls_that_are_cancelled_while_they_wait_are_counted_as_refused() {
+fn cancelled_waiting_calls_count_as_rejected() {
     let puppet = Puppet::new();
     let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.max_workers = 1)));
     let running = scene.execute("wait");
@@ -214,7 +214,7 @@ fn calls_that_are_cancelled_while_they_wait_are_counted_as_refused() {
 }
 
 #[test]
-fn a_waiting_call_that_is_dropped_leaves_the_queue_at_once() {
+fn dropped_waiting_call_leaves_queue_at_once() {
     let puppet = Puppet::new();
     let scene = puppet.host(|builder| builder.limits(limits(|limits| limits.max_workers = 1)));
     let running = scene.execute("wait");
@@ -248,7 +248,7 @@ impl Drop for StopsOnDrop {
 }
 
 #[test]
-fn a_worker_that_stops_its_own_pool_by_way_of_another_is_told_that_it_is_inside() {
+fn pool_stop_through_another_pool_reports_inside() {
     let mut limits = PoolLimits::default();
     limits.workers = 1;
     let pool = || WorkerPool::<u32>::new(limits.clone(), &CancellationToken::new()).unwrap();

@@ -26,19 +26,19 @@ fn told(start_timeout: Duration, location: Value) -> String {
 }
 
 #[test]
-fn a_start_whose_socket_never_comes_ends_with_its_time() {
+fn start_without_socket_ends_at_start_timeout() {
     let told = told(Duration::from_millis(300), json!({ "unbound": true }));
     assert!(told.contains("was not ready within 300 ms: no connection to"), "{told}");
 }
 
 #[test]
-fn the_end_of_a_program_whose_socket_never_comes_is_seen() {
+fn program_exit_without_socket_is_detected() {
     let told = told(Duration::from_secs(600), json!({ "unbound": true, "then": { "exit": 3 } }));
     assert!(told.contains("ended with exit code 3"), "{told}");
 }
 
 #[test]
-fn a_call_in_a_thread_that_gets_no_answer_ends_when_its_plugin_has_to() {
+fn unanswered_sync_call_ends_with_plugin_unload() {
     let plugins = Plugins::new();
     let host = host_of(&plugins, Duration::from_secs(30), Duration::ZERO);
     let began = plugins.dir().join("began");

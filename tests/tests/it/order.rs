@@ -37,7 +37,7 @@ fn check(report: &LoadReport, loaded: &[&str], refused: &[(&str, &str)]) {
 }
 
 #[test]
-fn what_is_required_starts_first_and_ends_last() {
+fn requirements_start_first_and_stop_last() {
     let plugins = Plugins::new();
     install(&plugins, &["a: c *", "b: a *, c ^0.1", "c: d >=0.1.0", "d:"]);
     let host = host(&plugins);
@@ -62,7 +62,7 @@ fn what_is_required_starts_first_and_ends_last() {
 }
 
 #[test]
-fn a_circle_is_told_with_its_path_and_the_others_are_loaded() {
+fn requirement_cycle_is_reported_and_others_load() {
     let plugins = Plugins::new();
     install(&plugins, &["a: b *", "b: c *", "c: a *", "free:"]);
     let circle = "a -> b -> c -> a";
@@ -71,7 +71,7 @@ fn a_circle_is_told_with_its_path_and_the_others_are_loaded() {
 }
 
 #[test]
-fn what_requires_something_missing_wrong_or_refused_is_refused() {
+fn unmet_requirement_is_refused() {
     let plugins = Plugins::new();
     install(&plugins, &["a: gone ^3", "b: base ^7", "base:", "c: a *", "d: broken *"]);
     let config = json!({ "error_in": "init" });
@@ -96,7 +96,7 @@ fn what_requires_something_missing_wrong_or_refused_is_refused() {
 }
 
 #[test]
-fn a_plugin_loaded_alone_finds_its_requirements_among_those_that_serve() {
+fn single_load_finds_requirements_already_serving() {
     let plugins = Plugins::new();
     install(&plugins, &["base:", "needs: base ^0.1"]);
     let host = host(&plugins);
@@ -118,7 +118,7 @@ fn a_plugin_loaded_alone_finds_its_requirements_among_those_that_serve() {
 }
 
 #[test]
-fn plugins_of_one_name_are_all_refused_and_every_folder_is_named() {
+fn duplicate_plugin_names_are_refused_with_folders() {
     let plugins = Plugins::new();
     plugins.add_in("one", "same", "faulty").write();
     plugins.add_in("two", "same", "faulty").write();
@@ -143,7 +143,7 @@ fn plugins_of_one_name_are_all_refused_and_every_folder_is_named() {
 }
 
 #[test]
-fn two_instances_of_one_library_have_their_own_configs_and_states() {
+fn two_instances_of_one_library_are_independent() {
     let plugins = Plugins::new();
     let config = json!({ "output_bytes": 3 });
     plugins.add("filler", "faulty").config(config).write();
@@ -162,7 +162,7 @@ fn two_instances_of_one_library_have_their_own_configs_and_states() {
 }
 
 #[test]
-fn what_is_compiled_in_starts_in_order_and_counts_as_a_requirement() {
+fn compiled_in_plugins_start_in_order_and_meet_requirements() {
     let plugins = Plugins::new();
     install(&plugins, &["needs: mock *"]);
     let builder = Host::builder().plugin_dir(plugins.dir());

@@ -63,14 +63,14 @@ fn call_in_a_pause(
 }
 
 #[test]
-fn a_call_whose_deadline_passes_in_a_pause_never_begins() {
+fn deadline_during_pause_prevents_call() {
     let (outcome, calls) = call_in_a_pause(false, || Request::text("x").deadline_in(SOON), || {});
     assert_eq!(outcome, Err(ErrorKind::DeadlineExceeded), "after {calls} calls");
     assert_eq!(calls, 2, "the one before and the one that counts");
 }
 
 #[test]
-fn a_call_that_is_taken_back_in_a_pause_never_begins() {
+fn cancellation_during_pause_prevents_call() {
     let token = CancellationToken::new();
     let request = || Request::text("x").cancelled_by(token.clone());
     let (outcome, calls) = call_in_a_pause(false, request, || token.cancel());
@@ -79,7 +79,7 @@ fn a_call_that_is_taken_back_in_a_pause_never_begins() {
 }
 
 #[test]
-fn a_pooled_call_that_is_late_or_taken_back_in_a_pause_never_begins() {
+fn pooled_call_expired_or_cancelled_in_pause_never_runs() {
     let late = || Request::text("x").deadline_in(SOON);
     let outcome = call_in_a_pause(true, late, || {});
     assert_eq!(outcome, (Err(ErrorKind::DeadlineExceeded), 2));

@@ -45,7 +45,7 @@ fn check(handle: &PluginHandle, granted: &[&str], denied: &[&str]) {
 }
 
 #[test]
-fn a_plugin_is_asked_for_nothing_that_its_manifest_does_not_list() {
+fn plugin_only_receives_operations_in_its_manifest() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = loaded(&host, asking(&plugins, &["read", "exec", "db:drop"]).write());
@@ -57,7 +57,7 @@ fn a_plugin_is_asked_for_nothing_that_its_manifest_does_not_list() {
 }
 
 #[test]
-fn a_plugin_without_permissions_answers_what_names_no_operation_only() {
+fn plugin_without_permissions_answers_plain_calls_only() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = loaded(&host, plugins.add("store", "faulty").write());
@@ -69,7 +69,7 @@ fn a_plugin_without_permissions_answers_what_names_no_operation_only() {
 }
 
 #[test]
-fn the_application_grants_less_than_is_asked_for_once_a_load_and_it_is_told() {
+fn permission_policy_narrows_grants_once_per_load() {
     let plugins = Plugins::new();
     let folder =
         asking(&plugins, &["log", "read", "write"]).config(json!({ "log": ["a line"] })).write();
@@ -97,7 +97,7 @@ fn the_application_grants_less_than_is_asked_for_once_a_load_and_it_is_told() {
 }
 
 #[test]
-fn a_grant_that_panics_refuses_that_load_and_no_other() {
+fn panicking_permission_policy_refuses_only_that_load() {
     let plugins = Plugins::new();
     let grant = |_: &hotbay::PluginName, permission: &str| match permission {
         "exec" => panic!("no idea about {permission}"),
@@ -116,7 +116,7 @@ fn a_grant_that_panics_refuses_that_load_and_no_other() {
 }
 
 #[test]
-fn what_is_granted_follows_reloads() {
+fn granted_permissions_follow_reloads() {
     let plugins = Plugins::new();
     let may_write = Arc::new(AtomicBool::new(false));
     let granted = Arc::clone(&may_write);
@@ -134,7 +134,7 @@ fn what_is_granted_follows_reloads() {
 
 /// What waits while a plugin is paused goes to a build that was granted other things.
 #[test]
-fn a_call_that_waited_for_a_reload_is_judged_by_the_build_that_it_goes_to() {
+fn call_waiting_for_reload_uses_permissions_of_new_build() {
     let plugins = Plugins::new();
     let was_judged = Arc::new(AtomicBool::new(false));
     let judged = Arc::clone(&was_judged);

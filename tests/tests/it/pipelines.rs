@@ -27,7 +27,7 @@ fn plugin(error: &Error) -> Option<&str> {
 }
 
 #[test]
-fn each_steps_reply_is_the_next_ones_request_in_the_order_named() {
+fn pipeline_passes_each_reply_to_next_step_in_order() {
     let builder = ["a", "b", "c"].into_iter().fold(Host::builder(), adds);
     let host = builder.build().unwrap();
     let run = |steps: &[&str]| {
@@ -41,7 +41,7 @@ fn each_steps_reply_is_the_next_ones_request_in_the_order_named() {
 }
 
 #[test]
-fn content_goes_through_byte_by_byte_with_its_media_type() {
+fn pipeline_preserves_bytes_and_media_type() {
     let host = Host::builder()
         .register_fn("first", |_, _| Ok(Output::html("<p>".repeat(1000))))
         .register_fn("second", |_, input| {
@@ -56,7 +56,7 @@ fn content_goes_through_byte_by_byte_with_its_media_type() {
 }
 
 #[test]
-fn a_plugin_that_was_swapped_between_two_runs_is_used_at_once() {
+fn plugin_reloaded_between_runs_is_used_at_once() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let install =
@@ -76,7 +76,7 @@ fn a_plugin_that_was_swapped_between_two_runs_is_used_at_once() {
 }
 
 #[test]
-fn steps_that_are_not_there_and_no_steps_at_all_are_told_when_the_pipeline_is_made() {
+fn missing_steps_and_empty_pipelines_are_refused() {
     let host = adds(Host::builder(), "there").build().unwrap();
     for steps in [vec!["there", "gone"], vec!["gone"], vec!["Not A Name"], vec![""], vec![]] {
         let error = host.pipeline(steps.clone()).unwrap_err();
@@ -88,7 +88,7 @@ fn steps_that_are_not_there_and_no_steps_at_all_are_told_when_the_pipeline_is_ma
 }
 
 #[test]
-fn a_step_that_is_missing_later_is_named_with_those_after_it() {
+fn step_missing_at_run_is_named_with_later_steps() {
     let builder = ["a", "b", "c", "d"].into_iter().fold(Host::builder(), adds);
     let host = builder.build().unwrap();
     let pipeline = host.pipeline(["a", "b", "c", "d"]).unwrap();
@@ -103,7 +103,7 @@ fn a_step_that_is_missing_later_is_named_with_those_after_it() {
 }
 
 #[test]
-fn the_error_of_a_step_comes_through_unchanged_and_names_what_was_not_run() {
+fn step_error_is_unchanged_and_names_skipped_steps() {
     let details = json!({ "row": 7, "why": ["a", null] });
     let own = details.clone();
     let builder = adds(adds(Host::builder(), "first"), "third");
@@ -128,7 +128,7 @@ fn the_error_of_a_step_comes_through_unchanged_and_names_what_was_not_run() {
 }
 
 #[test]
-fn a_panic_of_a_step_is_a_fault_of_that_plugin() {
+fn panic_in_step_is_fault_of_its_plugin() {
     let host = adds(Host::builder(), "after")
         .register_fn("panics", |_, _| panic!("in the middle"))
         .build()
@@ -141,7 +141,7 @@ fn a_panic_of_a_step_is_a_fault_of_that_plugin() {
 }
 
 #[test]
-fn a_token_that_is_cancelled_between_two_steps_leaves_the_rest_unrun() {
+fn token_cancelled_between_steps_skips_the_rest() {
     let token = CancellationToken::new();
     let cancels = token.clone();
     let host = adds(adds(Host::builder(), "second"), "third")
@@ -164,7 +164,7 @@ fn a_token_that_is_cancelled_between_two_steps_leaves_the_rest_unrun() {
 }
 
 #[test]
-fn each_step_has_its_own_deadline_from_its_own_begin() {
+fn each_step_deadline_starts_with_its_step() {
     let puppet = Puppet::new();
     let host = puppet.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
     let step = |wait_max: Duration| PipelineStep::new("puppet").deadline_in(wait_max);
@@ -190,7 +190,7 @@ fn each_step_has_its_own_deadline_from_its_own_begin() {
 }
 
 #[test]
-fn dropping_the_future_takes_the_step_that_runs_back_and_runs_no_other() {
+fn dropped_run_cancels_current_step_and_skips_the_rest() {
     let puppet = Puppet::new();
     let host = puppet.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
     let pipeline = host.pipeline(["puppet", "after"]).unwrap();
@@ -218,7 +218,7 @@ fn dropping_the_future_takes_the_step_that_runs_back_and_runs_no_other() {
 }
 
 #[test]
-fn many_runs_at_once_keep_their_own_requests() {
+fn concurrent_runs_keep_their_own_requests() {
     let builder = ["a", "b"].into_iter().fold(Host::builder(), adds);
     let host = builder.build().unwrap();
     let pipeline = host.pipeline(["a", "b"]).unwrap();

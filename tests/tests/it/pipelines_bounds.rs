@@ -10,7 +10,7 @@ use hotbay_tests::{block_on, limits};
 use crate::puppet::{LATE, NEVER, Puppet, SOON};
 
 #[test]
-fn a_stream_that_is_dropped_is_taken_back_also_after_one_of_its_items_was_late() {
+fn dropped_stream_is_cancelled_after_an_item_timed_out() {
     for late in [false, true] {
         let puppet = Puppet::new();
         let host = puppet.register(Host::builder(), "puppet").build().unwrap();
@@ -70,14 +70,14 @@ fn behind_a_busy_worker(request: Request<'static>, meanwhile: impl FnOnce()) -> 
 }
 
 #[test]
-fn an_item_whose_deadline_passes_in_the_queue_is_told_so() {
+fn item_expired_in_queue_is_reported() {
     let request = Request::text("late").deadline_in(SOON * 4);
     let outcome = behind_a_busy_worker(request, || {});
     assert_eq!(outcome, Some(ErrorKind::DeadlineExceeded));
 }
 
 #[test]
-fn an_item_whose_token_is_cancelled_in_the_queue_is_told_so() {
+fn item_cancelled_in_queue_is_reported() {
     let token = CancellationToken::new();
     let request = Request::text("cancelled").cancelled_by(token.clone());
     let outcome = behind_a_busy_worker(request, || token.cancel());
@@ -85,7 +85,7 @@ fn an_item_whose_token_is_cancelled_in_the_queue_is_told_so() {
 }
 
 #[test]
-fn what_bounds_one_run_bounds_an_item_of_many_alike() {
+fn run_many_applies_limits_of_single_run_per_item() {
     let puppet = Puppet::new();
     let builder = Host::builder().default_deadline(Duration::from_secs(60));
     let host = puppet.register(builder, "puppet").build().unwrap();

@@ -60,7 +60,7 @@ fn odd_host() -> Host {
 }
 
 #[test]
-fn ordered_outcomes_keep_their_order_and_each_error_belongs_to_its_index() {
+fn ordered_outcomes_keep_order_and_error_indexes() {
     let host = odd_host();
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
     for many in [
@@ -95,7 +95,7 @@ fn ordered_outcomes_keep_their_order_and_each_error_belongs_to_its_index() {
 }
 
 #[test]
-fn unordered_outcomes_name_each_index_exactly_once() {
+fn unordered_outcomes_yield_each_index_once() {
     let host = odd_host();
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
     let outcomes = all(pipeline.run_many(numbers(500), RunOptions::unordered().max_chunk(9)));
@@ -109,7 +109,7 @@ fn unordered_outcomes_name_each_index_exactly_once() {
 }
 
 #[test]
-fn a_consumer_that_stalls_bounds_what_is_asked_of_an_endless_stream_and_its_drop_ends_it() {
+fn stalled_consumer_bounds_reads_of_endless_stream() {
     let host = odd_host();
     let pipeline = host.pipeline(["after"]).unwrap();
     for many in [RunOptions::ordered(), RunOptions::unordered()] {
@@ -135,7 +135,7 @@ fn a_consumer_that_stalls_bounds_what_is_asked_of_an_endless_stream_and_its_drop
 }
 
 #[test]
-fn an_item_that_hangs_fails_alone_and_the_others_of_its_chunk_are_answered() {
+fn hanging_item_fails_alone_within_its_chunk() {
     let puppet = Puppet::new();
     let host = puppet.register(Host::builder(), "puppet").build().unwrap();
     let step = PipelineStep::new("puppet").deadline_in(LATE);
@@ -155,7 +155,7 @@ fn an_item_that_hangs_fails_alone_and_the_others_of_its_chunk_are_answered() {
 }
 
 #[test]
-fn a_swap_in_the_middle_loses_nothing_and_doubles_nothing() {
+fn swap_during_stream_loses_and_repeats_nothing() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let install =
@@ -193,7 +193,7 @@ fn a_swap_in_the_middle_loses_nothing_and_doubles_nothing() {
 }
 
 #[test]
-fn a_stream_of_nothing_ends_and_one_after_the_host_fails_item_by_item() {
+fn empty_stream_ends_and_stream_after_shutdown_fails() {
     let host = odd_host();
     let pipeline = host.pipeline(["after"]).unwrap();
     assert_eq!(all(pipeline.run_many(numbers(0), RunOptions::ordered())), []);

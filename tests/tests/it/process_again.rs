@@ -18,7 +18,7 @@ fn count(running: &Running) -> Value {
 }
 
 #[test]
-fn a_call_that_may_have_run_is_not_made_again() {
+fn call_that_may_have_run_is_not_repeated() {
     let running = start();
     for (round, by_future) in [false, true].into_iter().enumerate() {
         let mut events = running.host.events();
@@ -39,7 +39,7 @@ fn a_call_that_may_have_run_is_not_made_again() {
 }
 
 #[test]
-fn an_idempotent_call_is_answered_by_the_next_process() {
+fn idempotent_call_is_answered_by_next_process() {
     let running = start();
     let file = |name: &str| running.trial.file(name);
     for by_future in [false, true] {
@@ -80,7 +80,7 @@ fn an_idempotent_call_is_answered_by_the_next_process() {
 }
 
 #[test]
-fn an_idempotent_call_that_kills_each_process_ends_with_an_error() {
+fn idempotent_call_that_kills_every_process_fails() {
     let running = start();
     let asked = json!({ "do": "signal", "signal": 9 }).to_string();
     let mut events = running.host.events();
@@ -96,7 +96,7 @@ fn an_idempotent_call_that_kills_each_process_ends_with_an_error() {
 }
 
 #[test]
-fn a_call_after_the_death_of_its_process_surely_did_not_run_and_is_made_again() {
+fn call_that_did_not_run_is_repeated_after_process_death() {
     let running = start();
     for round in 1..=6 {
         // Connections of both kinds are kept.
@@ -116,7 +116,7 @@ fn a_call_after_the_death_of_its_process_surely_did_not_run_and_is_made_again() 
 }
 
 #[test]
-fn a_kept_connection_that_is_closed_meanwhile_is_no_error_for_a_call_that_may_run_twice() {
+fn closed_kept_connection_is_retried_if_idempotent() {
     let behave = json!({ "serve": { "close_after_calls": 1 } });
     let running = Trial::new().run(behave);
     for _ in 0..30 {
@@ -134,7 +134,7 @@ fn a_kept_connection_that_is_closed_meanwhile_is_no_error_for_a_call_that_may_ru
 }
 
 #[test]
-fn a_socket_that_is_gone_is_told_as_a_call_that_was_not_made() {
+fn missing_socket_is_reported_as_call_not_sent() {
     let running = Trial::new().run(json!({ "serve": { "close_after_calls": 1 } }));
     // Twice does no harm, where a kept connection is just being closed.
     let unlink = Request::json_text(r#"{"do":"unlink"}"#).idempotent();
@@ -148,7 +148,7 @@ fn a_socket_that_is_gone_is_told_as_a_call_that_was_not_made() {
 }
 
 #[test]
-fn a_call_with_a_deadline_that_passes_while_its_process_starts_is_late() {
+fn deadline_passing_during_process_start_times_out() {
     let trial = Trial::new();
     let go = trial.file("go");
     let behave = json!({ "launches": [{}, { "location": { "until": go } }] });

@@ -72,7 +72,7 @@ fn fails_by(
 }
 
 #[test]
-fn only_200_is_an_answer() {
+fn only_status_200_is_success() {
     let running = start();
     fails(&running, json!({ "status": 204 }), ErrorKind::Protocol, &["204", "only 200"]);
     let elsewhere = json!({ "status": 302, "headers": { "location": "http://example.com/" } });
@@ -86,7 +86,7 @@ fn only_200_is_an_answer() {
 }
 
 #[test]
-fn an_error_of_the_author_arrives_with_all_its_parts() {
+fn author_error_arrives_with_all_parts() {
     let running = start();
     let asked = json!({
         "do": "error", "code": -7, "message": "no room", "retryable": true,
@@ -104,7 +104,7 @@ fn an_error_of_the_author_arrives_with_all_its_parts() {
 }
 
 #[test]
-fn what_is_no_http_is_told_so() {
+fn invalid_http_is_reported() {
     let running = start();
     fails(&running, json!({ "how": "malformed" }), ErrorKind::Protocol, &["no HTTP/1.1"]);
     fails(&running, json!({ "how": "headers" }), ErrorKind::Protocol, &["no HTTP/1.1"]);
@@ -112,7 +112,7 @@ fn what_is_no_http_is_told_so() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_a_lost_connection() {
+fn truncated_response_is_disconnected() {
     // More than is promised.
     let running = start_with(2_000_000);
     for how in ["close", "half-head", "short"] {
@@ -123,7 +123,7 @@ fn an_answer_that_breaks_off_is_a_lost_connection() {
 }
 
 #[test]
-fn an_answer_without_end_is_ended_by_the_limit_or_the_deadline() {
+fn endless_response_ends_at_limit_or_deadline() {
     let running = start();
     let says = ["100000 bytes", "limits.output_bytes"];
     fails(&running, json!({ "how": "endless" }), ErrorKind::InvalidOutput, &says);
@@ -136,7 +136,7 @@ fn an_answer_without_end_is_ended_by_the_limit_or_the_deadline() {
 }
 
 #[test]
-fn unusual_answers_that_are_sound_are_answers() {
+fn unusual_but_valid_responses_are_accepted() {
     let running = start();
     for how in ["sound", "chunked", "continue", "twice"] {
         let asked = json!({ "do": "answer", "how": how, "body": "as asked" });
@@ -152,7 +152,7 @@ fn unusual_answers_that_are_sound_are_answers() {
 }
 
 #[test]
-fn an_error_over_the_limit_of_outputs_harms_nobody() {
+fn error_body_over_output_limit_is_harmless() {
     let running = start();
     let large = json!({ "status": 500, "bytes": 100_001, "type": "text/plain" });
     fails(&running, large, ErrorKind::InvalidOutput, &["limits.output_bytes"]);
@@ -162,7 +162,7 @@ fn an_error_over_the_limit_of_outputs_harms_nobody() {
 }
 
 #[test]
-fn a_panic_is_told_with_its_place_and_the_process_lives() {
+fn panic_is_reported_with_location_and_process_survives() {
     let running = start();
     check(&running, json!({ "do": "panic", "message": "as asked" }), None, |outcome| {
         let error = outcome.unwrap_err();

@@ -39,7 +39,7 @@ fn open(running: &Running, name: &str) {
 }
 
 #[test]
-fn bodies_and_content_types_of_any_kind_go_there_and_back() {
+fn bodies_of_any_content_type_round_trip() {
     let running = Trial::new().run(json!({}));
     let large: Vec<u8> =
         (0..10 << 20).map(|at: u32| (at.wrapping_mul(0x9e37) >> 8) as u8).collect();
@@ -60,7 +60,7 @@ fn bodies_and_content_types_of_any_kind_go_there_and_back() {
 }
 
 #[test]
-fn a_call_tells_its_number_its_trace_and_what_is_left_of_its_time() {
+fn call_sends_id_trace_and_remaining_time() {
     let running = Trial::new().run(json!({}));
     let trace = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8], flags: 1 };
     let asked = json!({ "do": "tell" }).to_string();
@@ -92,7 +92,7 @@ fn a_call_tells_its_number_its_trace_and_what_is_left_of_its_time() {
 }
 
 #[test]
-fn a_call_goes_to_an_endpoint_of_the_plugins_own_and_to_no_other() {
+fn call_reaches_custom_endpoints_only_if_declared() {
     let rows = json!({ "body": [1, 2] });
     let running = Trial::new().run(json!({
         "capabilities": { "hotbay": { "endpoints": ["execute", "rows", "v1/upper"] } },
@@ -118,7 +118,7 @@ fn a_call_goes_to_an_endpoint_of_the_plugins_own_and_to_no_other() {
 }
 
 #[test]
-fn calls_from_threads_and_from_inside_runtimes_come_back() {
+fn calls_from_threads_and_runtimes_return() {
     let running = Trial::new().run(json!({}));
     running.serves();
     let current = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -162,11 +162,11 @@ const MANY: usize = 200;
 
 /// Threads of other tests would be counted too, so this one runs alone.
 #[test]
-fn calls_that_wait_need_no_threads() {
+fn waiting_calls_use_no_threads() {
     if std::env::var_os(CHILD).is_some() {
         return wait_without_threads();
     }
-    let name = "process_calls::calls_that_wait_need_no_threads";
+    let name = "process_calls::waiting_calls_use_no_threads";
     let this = std::env::current_exe().expect("a path");
     #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
     let output = Command::new(this)
@@ -208,7 +208,7 @@ fn wait_without_threads() {
 }
 
 #[test]
-fn calls_beyond_the_limits_are_overload() {
+fn calls_over_limits_are_overloaded() {
     let one = limits(|limits| limits.max_process_calls = 1);
     let manifest = json!({ "queue": 1 });
     let running = Trial::new().run_with(
@@ -229,7 +229,7 @@ fn calls_beyond_the_limits_are_overload() {
 }
 
 #[test]
-fn no_more_calls_run_at_once_than_the_manifest_allows() {
+fn in_flight_limit_of_manifest_is_respected() {
     let manifest = json!({ "in_flight": 1 });
     let running =
         Trial::new().run_with(json!({}), |it| it.set("limits", manifest), |builder| builder);
@@ -247,7 +247,7 @@ fn no_more_calls_run_at_once_than_the_manifest_allows() {
 }
 
 #[test]
-fn a_call_that_is_taken_back_is_seen_by_the_process() {
+fn cancelled_call_is_seen_by_process() {
     let policy = quarantine(|policy| policy.max_faults = 1);
     let host = |builder: HostBuilder| builder.quarantine(policy);
     let running = Trial::new().run_with(json!({}), |it| it, host);
@@ -279,7 +279,7 @@ fn a_call_that_is_taken_back_is_seen_by_the_process() {
 }
 
 #[test]
-fn a_call_that_is_late_is_seen_by_the_process() {
+fn timed_out_call_is_seen_by_process() {
     let running = Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None));
     for by_future in [false, true] {
         let name = format!("late-{by_future}");
@@ -300,7 +300,7 @@ fn a_call_that_is_late_is_seen_by_the_process() {
 }
 
 #[test]
-fn an_input_over_its_limit_is_not_sent() {
+fn input_over_limit_is_not_sent() {
     let manifest = json!({ "input_bytes": 100 });
     let host = |builder: HostBuilder| builder;
     let running = Trial::new().run_with(json!({}), |it| it.set("limits", manifest), host);

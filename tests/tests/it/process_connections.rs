@@ -37,7 +37,7 @@ fn echoes(running: &Running, callers: usize, calls: usize) {
 }
 
 #[test]
-fn program_that_serves_few_connections_at_once_answers_every_call() {
+fn program_with_few_connections_answers_every_call() {
     for at_once in [1, 2, 3] {
         for kind in ["unix", "tcp"] {
             let behave = json!({ "serve": { "at_once": at_once }, "location": { "kind": kind } });
@@ -51,7 +51,7 @@ fn program_that_serves_few_connections_at_once_answers_every_call() {
 }
 
 #[test]
-fn one_thread_program_survives_a_restart_and_a_reload() {
+fn single_threaded_program_survives_restart_and_reload() {
     let running = Trial::new().run(json!({ "serve": { "at_once": 1, "state": true } }));
     running.serves();
     crate::process_trial::kill(running.pid());
@@ -74,7 +74,7 @@ fn one_thread_program_survives_a_restart_and_a_reload() {
 }
 
 #[test]
-fn connection_is_not_used_when_its_keep_alive_time_is_nearly_over() {
+fn connection_close_to_keep_alive_end_is_not_used() {
     // It closes what is idle for 200 ms, and says so: a second is the least that it can say.
     let serve = json!({ "close_idle_ms": 200, "headers": { "Keep-Alive": "timeout=0" } });
     let running = Trial::new().run(json!({ "serve": serve }));
@@ -83,7 +83,7 @@ fn connection_is_not_used_when_its_keep_alive_time_is_nearly_over() {
 }
 
 #[test]
-fn connection_that_is_not_kept_is_not_used_again() {
+fn connection_marked_close_is_not_reused() {
     for serve in [
         json!({ "close_after_calls": 1, "headers": { "Connection": "close" } }),
         json!({ "close_after_calls": 1, "version": "HTTP/1.0" }),
@@ -137,20 +137,20 @@ fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
 }
 
 #[test]
-fn heads_without_end_are_an_invalid_response() {
+fn endless_head_is_invalid_response() {
     assert_eq!(unanswered(json!("informational"), None), ErrorKind::Protocol);
     assert_eq!(unanswered(json!("headers"), None), ErrorKind::Protocol);
 }
 
 #[test]
-fn response_that_comes_by_the_byte_ends_at_the_deadline() {
+fn response_sent_bytewise_ends_at_deadline() {
     let deadline = Some(Duration::from_millis(300));
     assert_eq!(unanswered(json!("drip"), deadline), ErrorKind::DeadlineExceeded);
     assert_eq!(unanswered(json!("unended"), deadline), ErrorKind::DeadlineExceeded);
 }
 
 #[test]
-fn large_head_within_the_limit_is_read() {
+fn large_head_within_limit_is_read() {
     let headers = json!({ "x-large": "x".repeat(40_000) });
     let running = Trial::new().run(json!({ "serve": { "headers": headers } }));
     echoes(&running, 2, 5);
@@ -158,7 +158,7 @@ fn large_head_within_the_limit_is_read() {
 }
 
 #[test]
-fn one_closed_connection_closes_the_others_that_are_idle() {
+fn closed_connection_closes_other_idle_ones() {
     // The program closes each connection that is idle for 300 ms without having said so. After
     // the first is found closed, none of the others is tried.
     let serve = json!({ "close_idle_ms": 300 });

@@ -16,14 +16,14 @@ fn works(behave: Value) {
 }
 
 #[test]
-fn every_kind_of_location_on_this_machine_works() {
+fn every_local_location_kind_works() {
     for kind in ["unix", "tcp", "http", "any", "any6"] {
         works(json!({ "location": { "kind": kind } }));
     }
 }
 
 #[test]
-fn noise_before_the_location_is_no_harm() {
+fn noise_before_location_is_ignored() {
     let noise = json!(["starting", "main.go:42", "", "http://", "{\"level\":\"info\"}"]);
     works(json!({ "location": { "noise": noise, "stderr": "a warning\n" } }));
     // More than a pipe or the host holds.
@@ -31,24 +31,24 @@ fn noise_before_the_location_is_no_harm() {
 }
 
 #[test]
-fn a_program_that_is_ready_late_is_waited_for() {
+fn slow_program_is_awaited() {
     let no = json!({ "status": 503, "body": "not yet" });
     let close = json!({ "how": "close" });
     works(json!({ "serve": { "healthz": [no, no, close, no, null] } }));
 }
 
 #[test]
-fn a_grandchild_that_holds_the_output_of_capabilities_holds_nobody_up() {
+fn grandchild_holding_capabilities_output_blocks_nothing() {
     works(json!({ "capabilities": { "held": true } }));
 }
 
 #[test]
-fn fields_that_nobody_knows_are_passed_over() {
+fn unknown_fields_are_ignored() {
     works(json!({ "capabilities": { "hotbay": { "future": [1] }, "json": { "other": {} } } }));
 }
 
 #[test]
-fn a_program_that_does_not_read_the_environment_gets_its_config_as_an_argument() {
+fn program_without_environment_gets_config_argument() {
     let behave = json!({ "capabilities": { "hotbay": { "config": null } } });
     let running = Trial::new().run_with(behave, |it| it.config(json!({ "depth": 3 })), |it| it);
     let told = running.told(&json!({ "do": "tell" }));
@@ -59,7 +59,7 @@ fn a_program_that_does_not_read_the_environment_gets_its_config_as_an_argument()
 }
 
 #[test]
-fn the_older_dialects_are_spoken() {
+fn older_dialects_are_supported() {
     for dialect in ["older", "newer"] {
         let behave = json!({
             "capabilities": { "dialect": dialect },

@@ -35,7 +35,7 @@ fn stubborn() -> Running {
 }
 
 #[test]
-fn an_unload_leaves_neither_the_process_nor_what_it_started() {
+fn unload_leaves_no_process_or_descendant() {
     let running = Trial::new().run(json!({}));
     let (pid, ids) = (running.pid(), grandchildren(&running));
     let Running { trial, host, handle } = running;
@@ -47,7 +47,7 @@ fn an_unload_leaves_neither_the_process_nor_what_it_started() {
 }
 
 #[test]
-fn what_ignores_sigterm_is_killed_with_all_that_it_started() {
+fn process_ignoring_sigterm_is_killed_with_descendants() {
     let running = stubborn();
     let (pid, ids) = (running.pid(), grandchildren(&running));
     let Running { trial, host, .. } = running;
@@ -63,7 +63,7 @@ fn what_ignores_sigterm_is_killed_with_all_that_it_started() {
 }
 
 #[test]
-fn what_a_dead_process_started_goes_before_the_next_one_comes() {
+fn descendants_of_dead_process_end_before_restart() {
     let running = stubborn();
     let mut events = running.host.events();
     let ids = grandchildren(&running);
@@ -75,7 +75,7 @@ fn what_a_dead_process_started_goes_before_the_next_one_comes() {
 }
 
 #[test]
-fn a_host_that_is_dropped_without_a_shutdown_leaves_nothing() {
+fn host_dropped_without_shutdown_leaves_nothing() {
     for is_stubborn in [false, true] {
         let running = if is_stubborn { stubborn() } else { Trial::new().run(json!({})) };
         let (pid, ids) = (running.pid(), grandchildren(&running));
@@ -89,7 +89,7 @@ fn a_host_that_is_dropped_without_a_shutdown_leaves_nothing() {
 }
 
 #[test]
-fn a_host_that_is_dropped_inside_a_runtime_leaves_nothing() {
+fn host_dropped_inside_runtime_leaves_nothing() {
     let running = Trial::new().run(json!({}));
     let (pid, ids) = (running.pid(), grandchildren(&running));
     let Running { trial, host, handle } = running;
@@ -104,7 +104,7 @@ fn a_host_that_is_dropped_inside_a_runtime_leaves_nothing() {
 }
 
 #[test]
-fn a_shutdown_ends_every_process() {
+fn shutdown_ends_every_process() {
     let running = Trial::new().run(json!({}));
     let (pid, ids) = (running.pid(), grandchildren(&running));
     block_on(running.host.shutdown(Duration::from_secs(5)));
@@ -114,7 +114,7 @@ fn a_shutdown_ends_every_process() {
 }
 
 #[test]
-fn a_process_that_was_stopped_by_a_signal_is_ended_all_the_same() {
+fn stopped_process_is_killed() {
     let running = stubborn();
     let pid = running.pid();
     crate::process_trial::signal(pid, "STOP");
@@ -123,7 +123,7 @@ fn a_process_that_was_stopped_by_a_signal_is_ended_all_the_same() {
 }
 
 #[test]
-fn an_unload_while_it_waits_to_be_started_again_ends_that_too() {
+fn unload_during_backoff_cancels_restart() {
     let dies = json!({ "location": { "exit": 4 } });
     let behave = json!({ "launches": [{}, dies] });
     let host = |builder: hotbay::HostBuilder| builder.quarantine(None);
@@ -134,7 +134,7 @@ fn an_unload_while_it_waits_to_be_started_again_ends_that_too() {
 }
 
 #[test]
-fn an_unload_while_it_is_started_again_ends_the_start() {
+fn unload_during_restart_cancels_start() {
     let behave = json!({ "launches": [{}, { "location": { "silent": true } }] });
     let host = |builder: hotbay::HostBuilder| builder.quarantine(None);
     let running = Trial::new().run_with(behave, |it| it, host);
@@ -144,7 +144,7 @@ fn an_unload_while_it_is_started_again_ends_the_start() {
 }
 
 #[test]
-fn an_unload_while_it_is_asleep_is_done_at_once() {
+fn unload_while_idle_returns_at_once() {
     let running = Trial::new().run(json!({ "serve": { "idle_exit_ms": 200 } }));
     let pid = running.pid();
     until("it leaves", || is_gone(pid).then_some(()));

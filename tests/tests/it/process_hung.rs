@@ -29,7 +29,7 @@ fn hung(running: &Running) -> u32 {
 }
 
 #[test]
-fn hung_process_is_ended_and_started_again_after_a_missed_deadline() {
+fn hung_process_is_restarted_after_missed_deadline() {
     for by_future in [false, true] {
         for serve in [json!({}), json!({ "at_once": 1 })] {
             let health = with_health(Duration::from_millis(300));
@@ -56,7 +56,7 @@ fn hung_process_is_ended_and_started_again_after_a_missed_deadline() {
 }
 
 #[test]
-fn slow_process_that_answers_its_health_is_not_ended() {
+fn slow_process_with_good_health_is_kept() {
     let health = with_health(Duration::from_millis(300));
     let running = Trial::new().run_with(json!({}), |it| it, health);
     let pid = running.pid();
@@ -75,7 +75,7 @@ fn slow_process_that_answers_its_health_is_not_ended() {
 }
 
 #[test]
-fn process_whose_health_is_never_asked_is_left_alone() {
+fn process_without_health_check_is_kept() {
     let running = Trial::new().run_with(json!({}), |it| it, with_health(Duration::ZERO));
     let pid = hung(&running);
     let request = Request::text("x").deadline_in(Duration::from_millis(50));
@@ -102,7 +102,7 @@ fn no_fault(mut events: hotbay::Events) {
 }
 
 #[test]
-fn call_that_meets_an_idle_exit_is_answered_by_the_next_process() {
+fn call_racing_idle_exit_is_answered_by_next_process() {
     for by_future in [false, true] {
         // The first process exits with 0 when it is called, without an answer, as one whose idle
         // time was over in that moment.
@@ -125,7 +125,7 @@ fn call_that_meets_an_idle_exit_is_answered_by_the_next_process() {
 }
 
 #[test]
-fn exit_with_zero_long_before_the_idle_time_is_a_fault() {
+fn zero_exit_long_before_idle_timeout_is_fault() {
     let exits = json!({ "serve": { "execute": { "how": "exit", "code": 0 } } });
     let behave = json!({ "launches": [exits, { "serve": {} }] });
     let running = Trial::new().run_with(behave, |it| it, with_idle(NEVER));
@@ -138,7 +138,7 @@ fn exit_with_zero_long_before_the_idle_time_is_a_fault() {
 }
 
 #[test]
-fn exit_with_another_code_at_the_idle_time_is_a_fault() {
+fn nonzero_exit_at_idle_timeout_is_fault() {
     let exits = json!({ "serve": { "execute": { "how": "exit", "code": 3 } } });
     let behave = json!({ "launches": [exits, { "serve": {} }] });
     let time = Duration::from_millis(300);
@@ -153,7 +153,7 @@ fn exit_with_another_code_at_the_idle_time_is_a_fault() {
 }
 
 #[test]
-fn calls_at_the_idle_time_are_all_answered_without_a_fault() {
+fn calls_at_idle_timeout_are_answered_without_fault() {
     let time = Duration::from_millis(400);
     let behave = json!({ "serve": { "conforms": true } });
     let running = Trial::new().run_with(behave, |it| it, with_idle(time));
@@ -184,7 +184,7 @@ fn older(more: Value) -> Value {
 }
 
 #[test]
-fn host_ends_an_older_program_when_it_is_idle_and_starts_it_again() {
+fn host_stops_idle_older_program_and_restarts_it() {
     let time = Duration::from_millis(300);
     let running = Trial::new().run_with(older(json!({})), |it| it, with_idle(time));
     running.serves();
@@ -202,7 +202,7 @@ fn host_ends_an_older_program_when_it_is_idle_and_starts_it_again() {
 }
 
 #[test]
-fn end_of_an_older_program_that_was_asked_for_is_good_with_any_code() {
+fn requested_stop_of_older_program_accepts_any_code() {
     let running = Trial::new().run(older(json!({})));
     running.serves();
     let mut events = running.host.events();

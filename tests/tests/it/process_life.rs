@@ -20,7 +20,7 @@ fn is_restart(event: &HostEvent) -> bool {
 }
 
 #[test]
-fn a_process_that_is_killed_is_told_of_and_the_next_one_serves() {
+fn killed_process_is_reported_and_replaced() {
     let running = Trial::new().run_with(json!({}), |it| it, patient);
     let last_words = "fatal: the disk is full\nand a second line\n";
     running.told(&json!({ "do": "log", "text": last_words }));
@@ -48,7 +48,7 @@ fn a_process_that_is_killed_is_told_of_and_the_next_one_serves() {
 }
 
 #[test]
-fn large_config_reaches_a_program_through_a_private_file() {
+fn large_config_arrives_in_private_file() {
     let read_file = json!({ "capabilities": { "hotbay": { "config": ["env", "file"] } } });
     for bytes in [10, 60 << 10, 100 << 10, 700 << 10] {
         let config = json!({ "text": "x".repeat(bytes) });
@@ -74,7 +74,7 @@ fn large_config_reaches_a_program_through_a_private_file() {
 }
 
 #[test]
-fn exits_and_restarts_of_a_process_are_in_the_figures() {
+fn process_exits_and_restarts_are_counted() {
     let running = Trial::new().run_with(json!({}), |it| it, patient);
     let figures = || running.host.stats().plugins.swap_remove(0);
     let before = figures();
@@ -94,7 +94,7 @@ fn exits_and_restarts_of_a_process_are_in_the_figures() {
 }
 
 #[test]
-fn call_that_reached_a_process_and_timed_out_counts_once() {
+fn sent_call_that_timed_out_counts_once() {
     let running = Trial::new().run_with(json!({}), |it| it, patient);
     let before = running.host.list().swap_remove(0);
     let asked = json!({ "do": "wait" }).to_string();
@@ -113,7 +113,7 @@ fn call_that_reached_a_process_and_timed_out_counts_once() {
 }
 
 #[test]
-fn an_exit_with_a_code_is_told_with_the_code() {
+fn exit_code_is_reported() {
     let running = Trial::new().run_with(json!({}), |it| it, patient);
     let mut events = running.host.events();
     running.ask(&json!({ "do": "exit", "code": 77 })).unwrap_err();
@@ -126,7 +126,7 @@ fn an_exit_with_a_code_is_told_with_the_code() {
 }
 
 #[test]
-fn a_process_that_dies_too_often_is_quarantined_and_a_probe_restores_it() {
+fn repeated_exits_quarantine_and_probe_restores() {
     let policy = quarantine(|policy| {
         policy.max_faults = 3;
         policy.initial_backoff = Duration::from_millis(50);
@@ -153,7 +153,7 @@ fn a_process_that_dies_too_often_is_quarantined_and_a_probe_restores_it() {
 }
 
 #[test]
-fn an_idle_process_leaves_and_the_next_call_only_waits() {
+fn idle_process_exits_and_next_call_waits_for_start() {
     // The host knows the time: it is what tells such an exit from one in the middle of a call.
     let idle = with_idle(Duration::from_millis(200));
     let behave = json!({ "serve": { "idle_exit_ms": 200 } });
@@ -178,7 +178,7 @@ fn an_idle_process_leaves_and_the_next_call_only_waits() {
 }
 
 #[test]
-fn a_process_gets_what_is_listed_of_the_environment_and_nothing_else() {
+fn process_receives_only_listed_environment() {
     // Cargo sets both for whatever it runs.
     let (passed, kept) = ("CARGO_PKG_NAME", "CARGO_PKG_VERSION");
     assert!(std::env::var_os(passed).is_some() && std::env::var_os(kept).is_some());
@@ -225,7 +225,7 @@ fn a_process_gets_what_is_listed_of_the_environment_and_nothing_else() {
 }
 
 #[test]
-fn a_process_has_no_more_than_its_limits_and_no_descriptor_of_the_host() {
+fn process_is_limited_and_inherits_no_descriptors() {
     let few = limits(|limits| {
         limits.max_process_descriptors = Some(60);
         limits.max_process_cpu_seconds = Some(50);
@@ -258,7 +258,7 @@ fn a_process_has_no_more_than_its_limits_and_no_descriptor_of_the_host() {
 }
 
 #[test]
-fn a_start_that_fails_after_a_death_is_tried_later_and_calls_are_told_when() {
+fn failed_restart_backs_off_and_calls_report_retry_time() {
     let trial = Trial::new();
     let dies = json!({ "location": { "stderr": "no licence\n", "exit": 4 } });
     let behave = json!({ "launches": [{}, dies, dies, dies, { "location": null }] });
@@ -286,7 +286,7 @@ fn a_start_that_fails_after_a_death_is_tried_later_and_calls_are_told_when() {
 }
 
 #[test]
-fn a_call_whose_deadline_allows_it_waits_for_the_next_start() {
+fn call_with_long_deadline_waits_for_restart() {
     let dies = json!({ "location": { "exit": 4 } });
     let behave = json!({ "launches": [{}, dies, { "location": null }] });
     let running = Trial::new().run_with(behave, |it| it, patient);
@@ -309,7 +309,7 @@ fn a_call_whose_deadline_allows_it_waits_for_the_next_start() {
 }
 
 #[test]
-fn what_is_quarantined_for_its_deaths_says_so() {
+fn quarantine_by_exits_is_reported_as_such() {
     let policy = quarantine(|policy| {
         policy.max_faults = 2;
         policy.initial_backoff = Duration::from_secs(3600);

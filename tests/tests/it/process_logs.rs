@@ -22,7 +22,7 @@ fn heard(heard: &Heard, running: &Running, message: &str) -> Line {
 }
 
 #[test]
-fn lines_of_stderr_arrive_at_their_level_with_their_fields() {
+fn stderr_lines_keep_level_and_fields() {
     let (log, running) = start();
     let lines = [
         json!({ "level": "error", "msg": "it broke", "target": "disk", "free": 0 }).to_string(),
@@ -51,7 +51,7 @@ fn lines_of_stderr_arrive_at_their_level_with_their_fields() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_cut_and_those_after_it_arrive() {
+fn overlong_line_is_truncated_and_later_ones_arrive() {
     let (log, running) = start();
     let text = format!("{}\nafter it\n", "x".repeat(100 << 10));
     running.told(&json!({ "do": "log", "text": text }));
@@ -63,7 +63,7 @@ fn a_line_that_is_too_long_is_cut_and_those_after_it_arrive() {
 }
 
 #[test]
-fn what_is_written_to_stdout_after_the_location_is_read() {
+fn stdout_after_location_is_logged() {
     let (log, running) = start();
     // More than a pipe holds.
     running.told(&json!({ "do": "print", "to": "stdout", "bytes": 300_000, "line": 3000 }));
@@ -76,7 +76,7 @@ fn what_is_written_to_stdout_after_the_location_is_read() {
 }
 
 #[test]
-fn a_flood_of_lines_blocks_no_call_and_is_counted() {
+fn flood_of_lines_blocks_no_call_and_is_counted() {
     let (_, running) = start();
     let flood = json!({ "do": "print", "to": "stderr", "bytes": 4 << 20, "line": 80 }).to_string();
     let flood = running.handle.execute(Request::json_text(&flood));
@@ -89,7 +89,7 @@ fn a_flood_of_lines_blocks_no_call_and_is_counted() {
 }
 
 #[test]
-fn a_process_that_closes_its_output_serves_on() {
+fn process_with_closed_output_keeps_serving() {
     let (_, running) = start();
     running.told(&json!({ "do": "close-output" }));
     running.serves();
@@ -98,7 +98,7 @@ fn a_process_that_closes_its_output_serves_on() {
 }
 
 #[test]
-fn what_a_process_logs_by_its_host_needs_the_permission_and_the_token() {
+fn logging_through_host_needs_permission_and_token() {
     let (log, running) = start();
     let line = json!({ "level": 2, "target": "own", "message": "by the host" });
     let told = running.told(&json!({ "do": "ask-host", "path": "/log", "body": line }));

@@ -40,7 +40,7 @@ fn given(running: &Running) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn declared_config_types_are_delivered_by_name_and_the_rest_is_reported() {
+fn config_types_are_delivered_by_name_rest_is_reported() {
     let declares = json!({ "configTypes": ["database-config", "logging-config"] });
     let config = json!({ "database-config": { "url": "x" }, "other": [1] });
     let running = Trial::new().run_with(
@@ -72,7 +72,7 @@ fn complete_config_has_no_notes() {
 }
 
 #[test]
-fn socket_at_a_fixed_place_has_the_old_build_stopped_first() {
+fn socket_at_fixed_path_stops_old_build_first() {
     let trial = Trial::new();
     let place = trial.file("place");
     fs::create_dir(&place).unwrap();
@@ -102,7 +102,7 @@ fn socket_at_a_fixed_place_has_the_old_build_stopped_first() {
 }
 
 #[test]
-fn files_of_another_process_at_a_fixed_place_are_left() {
+fn foreign_files_at_fixed_path_are_kept() {
     let trial = Trial::new();
     let place = trial.file("place");
     fs::create_dir(&place).unwrap();
@@ -121,7 +121,7 @@ fn is_running(running: &Running) -> bool {
 }
 
 #[test]
-fn overlap_works_where_the_socket_lies_in_the_temporary_folder() {
+fn socket_in_temporary_folder_allows_overlap() {
     let running = Trial::new().run(older(json!({}), json!({})));
     let first = running.pid();
     let manifest = running.trial.file(&running.trial.name).join("plugin.json");
@@ -138,7 +138,7 @@ fn overlap_works_where_the_socket_lies_in_the_temporary_folder() {
 }
 
 #[test]
-fn tcp_is_asked_for_where_the_manifest_says_so() {
+fn manifest_may_request_tcp() {
     for behave in [older(json!({}), json!({})), json!({})] {
         let running = Trial::new().run_with(behave, |it| it.set("type", "tcp"), |builder| builder);
         let told = running.told(&json!({ "do": "tell" }));
@@ -155,7 +155,7 @@ fn tcp_is_asked_for_where_the_manifest_says_so() {
 }
 
 #[test]
-fn listener_beyond_loopback_is_reported_by_what_was_bound() {
+fn listener_beyond_loopback_is_reported() {
     let check = |kind: &str, is_reported: bool| {
         let trial = Trial::new();
         let behave = json!({ "location": { "kind": kind } });
@@ -186,7 +186,7 @@ fn listener_beyond_loopback_is_reported_by_what_was_bound() {
 }
 
 #[test]
-fn method_and_headers_reach_an_endpoint() {
+fn method_and_headers_reach_endpoint() {
     for behave in [older(json!({}), json!({})), json!({})] {
         let running = Trial::new().run(behave);
         let asked = json!({ "do": "tell" }).to_string();
@@ -224,7 +224,7 @@ fn get_and_head_without_input_send_no_body() {
 }
 
 #[test]
-fn header_of_the_host_or_of_the_connection_is_refused_before_the_call() {
+fn reserved_header_is_refused_before_call() {
     let running = Trial::new().run(json!({}));
     for (name, value) in [
         ("Connection", "close"),
@@ -248,7 +248,7 @@ fn header_of_the_host_or_of_the_connection_is_refused_before_the_call() {
 }
 
 #[test]
-fn calls_with_headers_of_their_own_are_not_put_into_a_batch() {
+fn calls_with_own_headers_are_not_batched() {
     let running = Trial::new().run(json!({}));
     let asked = json!({ "do": "tell" }).to_string();
     let with =
@@ -267,7 +267,7 @@ fn calls_with_headers_of_their_own_are_not_put_into_a_batch() {
 }
 
 #[test]
-fn method_and_headers_are_unsupported_by_what_is_no_process() {
+fn method_and_headers_are_unsupported_in_process() {
     let host = hotbay::Host::builder()
         .register_fn("echo", |_, input| Ok(hotbay::Output::copy_of(input.as_bytes())))
         .build()

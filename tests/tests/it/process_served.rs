@@ -28,7 +28,7 @@ fn same_count(running: &Running, wanted: u64) {
 }
 
 #[test]
-fn a_panic_is_told_with_its_place_and_the_process_lives() {
+fn sdk_panic_is_reported_and_process_survives() {
     let running = start();
     same_count(&running, 1);
     let asked = json!({ "do": "panic", "message": "no such thing" }).to_string();
@@ -53,7 +53,7 @@ fn a_panic_is_told_with_its_place_and_the_process_lives() {
 }
 
 #[test]
-fn a_panic_on_a_thread_of_its_own_is_told_to_the_host() {
+fn panic_on_sdk_thread_is_reported_to_host() {
     let running = start();
     let mut events = running.host.events();
     let asked = json!({ "do": "panic-elsewhere", "message": "all alone" });
@@ -67,7 +67,7 @@ fn a_panic_on_a_thread_of_its_own_is_told_to_the_host() {
 }
 
 #[test]
-fn an_error_of_the_author_arrives_unchanged() {
+fn sdk_author_error_arrives_unchanged() {
     let running = start();
     let details = json!({ "rows": [1, 2], "text": "ä" });
     for code in [-7, 0, 17, i32::MAX] {
@@ -91,7 +91,7 @@ fn an_error_of_the_author_arrives_unchanged() {
 }
 
 #[test]
-fn what_it_logs_arrives_with_the_permission_and_is_denied_without() {
+fn sdk_log_arrives_only_with_permission() {
     let log = listen();
     let running = start();
     for by in ["host", "tracing", "log"] {
@@ -117,7 +117,7 @@ fn what_it_logs_arrives_with_the_permission_and_is_denied_without() {
 }
 
 #[test]
-fn its_state_is_taken_and_given_back() {
+fn sdk_state_is_snapshotted_and_restored() {
     let running = start_with(|program| program.config(json!({ "start": 40 })));
     same_count(&running, 41);
     let state = block_on(running.handle.snapshot()).unwrap().expect("a state");
@@ -138,7 +138,7 @@ fn its_state_is_taken_and_given_back() {
 }
 
 #[test]
-fn a_start_that_its_author_refuses_is_told_in_the_authors_words() {
+fn start_refused_by_author_reports_its_message() {
     let cases: [(Value, &[&str]); 3] = [
         (json!({ "init_fails": "no database" }), &["no database"]),
         (json!({ "init_panics": "half a database" }), &["half a database", "lib.rs"]),
@@ -158,7 +158,7 @@ fn a_start_that_its_author_refuses_is_told_in_the_authors_words() {
 }
 
 #[test]
-fn its_own_end_is_run_at_an_unload_and_its_failure_is_told() {
+fn sdk_shutdown_runs_at_unload_and_reports_failure() {
     let trial = Trial::new();
     let file = trial.file("count");
     let config = json!({ "shutdown_tells": file });

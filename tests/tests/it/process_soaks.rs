@@ -27,9 +27,9 @@ fn this_test(name: &str) -> Command {
 }
 
 #[test]
-fn a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothing() {
+fn random_kills_cause_no_wrong_reply_and_leave_nothing() {
     const NAME: &str = "process_soaks::\
-                        a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothing";
+                        random_kills_cause_no_wrong_reply_and_leave_nothing";
     if env::var_os(ALONE).is_none() {
         let ended = this_test(NAME).env(ALONE, "1").output().unwrap();
         let told = String::from_utf8_lossy(&ended.stdout);
@@ -68,8 +68,8 @@ fn a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothi
 }
 
 #[test]
-fn a_host_that_is_killed_leaves_none_of_its_plugins_processes() {
-    const NAME: &str = "process_soaks::a_host_that_is_killed_leaves_none_of_its_plugins_processes";
+fn killed_host_leaves_no_plugin_process() {
+    const NAME: &str = "process_soaks::killed_host_leaves_no_plugin_process";
     if let Some(dir) = env::var_os(HOST) {
         let dir = PathBuf::from(dir);
         host_until_killed(&[dir.join("one"), dir.join("two")], &dir.join("staged"));

@@ -80,7 +80,7 @@ fn time_out(cases: &[(Value, Step, &[&str])]) {
 }
 
 #[test]
-fn a_file_that_cannot_run_is_refused_with_the_reason() {
+fn file_that_cannot_run_is_refused_with_reason() {
     let missing = (ErrorKind::Integrity, LoadStep::Stage);
     spoilt(ProgramFolder::without_program, missing, &["program"]);
     spoilt(ProgramFolder::not_executable, LAUNCH, &["is not executable", "chmod +x"]);
@@ -95,7 +95,7 @@ fn a_file_that_cannot_run_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_script_that_fails_is_told_with_its_last_words() {
+fn failing_script_is_reported_with_last_output() {
     let script = "#!/bin/sh\necho 'no such database' >&2\nexit 9\n";
     spoilt(|it| it.bytes(script), CAPABILITIES, &["exit code 9", "no such database"]);
     let script = "#!/bin/sh\nexec hotbay-no-such-command \"$@\"\n";
@@ -103,7 +103,7 @@ fn a_script_that_fails_is_told_with_its_last_words() {
 }
 
 #[test]
-fn failed_start_shows_first_and_last_lines_as_lines() {
+fn failed_start_shows_first_and_last_lines() {
     // As Node writes it: what is wrong comes first, and a long trace of its own after it.
     let script = "#!/bin/sh\n[ \"$1\" = capabilities ] && [ -z \"$AT_ONCE\" ] && \
                   { echo '{\"hotbay\":{\"protocol\":1,\"endpoints\":[\"execute\"]}}'; exit; }\n\
@@ -132,7 +132,7 @@ fn failed_start_shows_first_and_last_lines_as_lines() {
 }
 
 #[test]
-fn capabilities_that_are_not_wanted_are_named_by_field() {
+fn invalid_capabilities_are_named_by_field() {
     let ours = |name: &str, value: Value| json!({ "hotbay": { name: value } });
     let cases: Vec<(Value, &[&str])> = vec![
         (json!({ "nothing": true }), &["is empty", "a JSON object"]),
@@ -171,7 +171,7 @@ fn capabilities_that_are_not_wanted_are_named_by_field() {
 }
 
 #[test]
-fn a_program_that_says_it_is_another_one_is_refused() {
+fn program_reporting_another_name_is_refused() {
     let step = (ErrorKind::Incompatible, LoadStep::Version);
     let other = json!({ "capabilities": { "hotbay": { "name": "other" } } });
     fails(other, step, &["`other`", "`program`", "plugin.json"]);
@@ -180,7 +180,7 @@ fn a_program_that_says_it_is_another_one_is_refused() {
 }
 
 #[test]
-fn a_config_that_the_program_does_not_want_is_refused_before_it_is_started() {
+fn config_rejected_by_program_is_refused_before_start() {
     let schema = json!({
         "type": "object", "properties": { "depth": { "type": "integer" } }, "required": ["depth"],
     });
@@ -192,7 +192,7 @@ fn a_config_that_the_program_does_not_want_is_refused_before_it_is_started() {
 }
 
 #[test]
-fn declared_schema_over_budget_refuses_the_config() {
+fn declared_schema_over_budget_refuses_config() {
     let twice = |i: usize| {
         let target = json!({ "$ref": format!("#/$defs/d{}", i + 1) });
         (format!("d{i}"), json!({ "anyOf": [target, target] }))
@@ -205,7 +205,7 @@ fn declared_schema_over_budget_refuses_the_config() {
 }
 
 #[test]
-fn config_over_the_limit_of_one_string_needs_a_program_that_reads_a_file() {
+fn long_config_requires_program_that_reads_file() {
     let step = (ErrorKind::StartFailed, LoadStep::Config);
     let large = |it: ProgramFolder| it.config(json!({ "text": "x".repeat(200 << 10) }));
     for (channels, named) in [(json!(["env"]), "HOTBAY_CONFIG"), (json!([]), "--config")] {
@@ -218,7 +218,7 @@ fn config_over_the_limit_of_one_string_needs_a_program_that_reads_a_file() {
 }
 
 #[test]
-fn argument_that_no_system_passes_is_a_mistake_of_the_manifest() {
+fn invalid_argument_is_manifest_error() {
     for (argument, says) in
         [("a\0b".to_owned(), "without NUL"), ("x".repeat(200 << 10), "131071 bytes")]
     {
@@ -232,7 +232,7 @@ fn argument_that_no_system_passes_is_a_mistake_of_the_manifest() {
 }
 
 #[test]
-fn a_program_that_ends_before_it_can_be_called_is_told_with_its_end() {
+fn program_exiting_before_ready_is_reported_with_exit() {
     let stderr = "thread 'main' panicked at src/main.rs:1:2:\nno port\n";
     let location = |asked: Value| json!({ "location": asked });
     let panics = location(json!({ "stderr": stderr, "exit": 101 }));
@@ -248,7 +248,7 @@ fn a_program_that_ends_before_it_can_be_called_is_told_with_its_end() {
 }
 
 #[test]
-fn a_location_that_nobody_should_call_is_refused() {
+fn unsafe_location_is_refused() {
     let location = |text: String| json!({ "location": { "text": text } });
     for text in ["http://example.com:80", "192.0.2.7:8080", "http://192.0.2.7:8080/"] {
         fails(location(text.to_owned()), LOCATION, &["not this machine", "loopback"]);
@@ -258,7 +258,7 @@ fn a_location_that_nobody_should_call_is_refused() {
 }
 
 #[test]
-fn a_program_that_never_gets_ready_is_ended_when_its_time_is_up() {
+fn program_never_ready_is_killed_at_start_timeout() {
     let location = |asked: Value| json!({ "location": asked });
     let health = |asked: Value| json!({ "serve": { "healthz": asked } });
     let unhealthy = json!({ "status": 503, "body": { "message": "no database" } });
@@ -285,7 +285,7 @@ fn a_program_that_never_gets_ready_is_ended_when_its_time_is_up() {
 }
 
 #[test]
-fn a_program_that_ignores_the_wish_to_end_is_killed_all_the_same() {
+fn program_ignoring_stop_request_is_killed() {
     let behave = json!({ "serve": { "ignore_sigterm": true }, "location": { "silent": true } });
     check(&behave, |it| it, Duration::from_secs(3), LOCATION, &["3000 ms"]);
 }

@@ -35,7 +35,7 @@ fn remove_all_in(folder: &Path) {
 }
 
 #[test]
-fn copy_that_vanished_is_staged_again_at_the_restart() {
+fn missing_copy_is_staged_again_at_restart() {
     let (staging, running) = staged();
     for _ in 0..2 {
         let mut events = running.host.events();
@@ -53,7 +53,7 @@ fn copy_that_vanished_is_staged_again_at_the_restart() {
 }
 
 #[test]
-fn copy_that_vanished_is_not_staged_from_another_build() {
+fn missing_copy_is_not_staged_from_another_build() {
     let (staging, running) = staged();
     let program = running.trial.file(&running.trial.name).join("program");
     let kept = running.trial.file("kept");
@@ -89,7 +89,7 @@ fn guardians(mark: &str) -> Vec<u32> {
 }
 
 #[test]
-fn guardian_that_was_killed_is_replaced_in_the_same_group() {
+fn killed_guardian_is_replaced_in_same_group() {
     let running = Trial::new().run(json!({}));
     let told = running.told(&json!({ "do": "tell" }));
     let mark = told["environment"]["HOTBAY_LAUNCH"].as_str().expect("a mark").to_owned();
@@ -133,7 +133,7 @@ fn with_helpers(trial: &Trial) -> PathBuf {
 }
 
 #[test]
-fn what_lies_beside_a_program_is_judged_as_the_program() {
+fn files_beside_program_are_checked_like_program() {
     type Spoil = fn(&Path);
     fn set(path: PathBuf, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -164,7 +164,7 @@ fn what_lies_beside_a_program_is_judged_as_the_program() {
 }
 
 #[test]
-fn what_lies_beside_a_program_is_judged_at_each_restart() {
+fn files_beside_program_are_checked_at_each_restart() {
     let running = Trial::new().run_with(json!({}), |it| it, patient);
     let helper = running.trial.file(&running.trial.name).join("helper.py");
     fs::write(&helper, "x").unwrap();
@@ -182,7 +182,7 @@ fn what_lies_beside_a_program_is_judged_at_each_restart() {
 }
 
 #[test]
-fn folder_below_a_writable_ancestor_is_refused_unless_sticky() {
+fn folder_below_writable_ancestor_is_refused_unless_sticky() {
     let temporary = TempDir::new().unwrap();
     let (above, root) = (temporary.path().join("above"), temporary.path().join("above/root"));
     fs::create_dir_all(&root).unwrap();

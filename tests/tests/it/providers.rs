@@ -100,7 +100,7 @@ fn chosen(events: &mut Events) -> Vec<(String, String, usize)> {
 }
 
 #[test]
-fn providers_are_tried_by_preference_then_by_where_they_run_then_by_name() {
+fn providers_are_tried_by_preference_location_and_name() {
     let plugins = Plugins::new();
     let library = plugins
         .add("a-library", "faulty")
@@ -122,14 +122,14 @@ fn providers_are_tried_by_preference_then_by_where_they_run_then_by_name() {
 }
 
 #[test]
-fn a_preference_for_what_is_no_plugins_name_fails_the_build() {
+fn preference_for_invalid_name_fails_host_build() {
     let error = Host::builder().prefer_providers("table", ["ok", "Not OK"]).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.full_message().contains("`Not OK`"), "{error:?}");
 }
 
 #[test]
-fn what_nobody_provides_is_told_with_the_nearest_that_somebody_does() {
+fn missing_provider_error_names_nearest() {
     let host = provides(Host::builder(), "a").build().unwrap();
     let check = |contract: &str, says: &str| {
         let error = host.providers(contract).unwrap_err();
@@ -144,7 +144,7 @@ fn what_nobody_provides_is_told_with_the_nearest_that_somebody_does() {
 }
 
 #[test]
-fn only_versions_that_are_accepted_are_called() {
+fn only_accepted_versions_are_called() {
     let host = ["1.0.0", "1.4.2", "2.0.0-beta.1"]
         .into_iter()
         .zip(["a", "b", "c"])
@@ -175,7 +175,7 @@ fn only_versions_that_are_accepted_are_called() {
 }
 
 #[test]
-fn what_did_not_run_goes_to_the_next_provider() {
+fn call_that_did_not_run_falls_through() {
     let policy = quarantine(|policy| policy.max_faults = 1);
     let host = fails(Host::builder().quarantine(policy), "a", "panics");
     let host = provides(provides(host, "b"), "c").build().unwrap();
@@ -190,7 +190,7 @@ fn what_did_not_run_goes_to_the_next_provider() {
 }
 
 #[test]
-fn what_may_have_run_goes_to_the_next_provider_only_if_it_may_run_twice() {
+fn call_that_may_have_run_falls_through_if_idempotent() {
     for (how, kind) in [("panics", ErrorKind::Panicked), ("later", ErrorKind::Plugin)] {
         let host = fails(Host::builder().quarantine(None), "a", how);
         let host = provides(host, "b").build().unwrap();
@@ -207,7 +207,7 @@ fn what_may_have_run_goes_to_the_next_provider_only_if_it_may_run_twice() {
 }
 
 #[test]
-fn an_error_that_a_plugin_answers_with_on_purpose_is_the_answer() {
+fn plugin_error_is_final_reply() {
     let host = provides(fails(Host::builder(), "a", "no"), "b").build().unwrap();
     let providers = host.providers("table").unwrap();
     let error = call(&providers, Request::text("x").idempotent()).unwrap_err();
@@ -217,7 +217,7 @@ fn an_error_that_a_plugin_answers_with_on_purpose_is_the_answer() {
 }
 
 #[test]
-fn a_call_that_was_taken_back_goes_nowhere() {
+fn cancelled_call_is_not_passed_on() {
     let host = provides(provides(Host::builder(), "a"), "b").build().unwrap();
     let token = CancellationToken::new();
     token.cancel();
@@ -228,7 +228,7 @@ fn a_call_that_was_taken_back_goes_nowhere() {
 }
 
 #[test]
-fn where_all_fail_the_first_error_is_the_answer_and_names_the_others() {
+fn first_error_is_returned_if_all_fail() {
     let host = fails(Host::builder().quarantine(None), "a", "later");
     let host = fails(fails(host, "b", "panics"), "c", "no").build().unwrap();
     let providers = host.providers("table").unwrap();
@@ -243,7 +243,7 @@ fn where_all_fail_the_first_error_is_the_answer_and_names_the_others() {
 }
 
 #[test]
-fn providers_are_looked_up_anew_and_outlive_every_one_of_them() {
+fn providers_are_resolved_per_call() {
     let plugins = Plugins::new();
     let install = |answers: &str, contract: &str| {
         let plugin = plugins.add("library", "faulty").config(json!({ "answers": answers }));
@@ -275,7 +275,7 @@ fn providers_are_looked_up_anew_and_outlive_every_one_of_them() {
 }
 
 #[test]
-fn a_choice_is_told_once_and_again_when_it_changes() {
+fn chosen_provider_is_reported_once_per_change() {
     let host = provides(provides(Host::builder(), "a"), "b").build().unwrap();
     let mut events = host.events();
     let told = |plugin: &str, others| vec![("table".to_owned(), plugin.to_owned(), others)];
@@ -301,7 +301,7 @@ fn a_choice_is_told_once_and_again_when_it_changes() {
 }
 
 #[test]
-fn a_call_is_queued_at_once_and_taken_back_when_its_future_is_dropped() {
+fn provider_call_queues_at_once_and_cancels_on_drop() {
     let host = provides(provides(Host::builder(), "a"), "b").build().unwrap();
     let providers = host.providers("table").unwrap();
     let queued = providers.execute(Request::text("x"));

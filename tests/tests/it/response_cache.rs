@@ -58,7 +58,7 @@ fn hits_and_misses(host: &Host) -> (u64, u64) {
 }
 
 #[test]
-fn the_same_question_reaches_the_plugin_once_whatever_way_it_comes() {
+fn equal_requests_reach_plugin_once() {
     let (host, reached) = counting(Host::builder(), for_ever());
     let token = CancellationToken::new();
     let bounded = || Request::text("q").deadline_in(NEVER).cancelled_by(token.clone());
@@ -75,7 +75,7 @@ fn the_same_question_reaches_the_plugin_once_whatever_way_it_comes() {
 }
 
 #[test]
-fn without_a_cache_every_call_reaches_its_plugin() {
+fn disabled_cache_calls_plugin_every_time() {
     let manifest = Manifest::new("counts", "1.0.0").unwrap();
     let builder = Host::builder().cache("another", for_ever());
     let host = builder.register::<Counts>(manifest).build().unwrap();
@@ -88,7 +88,7 @@ fn without_a_cache_every_call_reaches_its_plugin() {
 }
 
 #[test]
-fn questions_that_differ_in_anything_that_counts_are_different() {
+fn requests_differing_in_key_are_cached_apart() {
     let operation = Manifest::new("asks", "1.0.0")
         .and_then(|manifest| manifest.with_permission("read"))
         .and_then(|manifest| manifest.with_permission("write"))
@@ -130,7 +130,7 @@ impl Plugin for Counts {
 }
 
 #[test]
-fn what_is_refused_is_refused_though_its_answer_is_kept() {
+fn refused_request_is_refused_despite_cached_reply() {
     let reached = Arc::new(AtomicU64::new(0));
     let (count, is_open) = (Arc::clone(&reached), Arc::new(AtomicU64::new(1)));
     let open = Arc::clone(&is_open);
@@ -155,7 +155,7 @@ fn what_is_refused_is_refused_though_its_answer_is_kept() {
 }
 
 #[test]
-fn errors_are_not_kept_and_a_plugin_in_quarantine_answers_what_is() {
+fn errors_are_not_cached_and_quarantine_serves_cached() {
     let policy = quarantine(|policy| policy.max_faults = 2);
     let (host, reached) = counting(Host::builder().quarantine(policy), for_ever());
     let counts = host.plugin("counts").unwrap();
@@ -171,7 +171,7 @@ fn errors_are_not_kept_and_a_plugin_in_quarantine_answers_what_is() {
 }
 
 #[test]
-fn a_reply_that_is_too_old_is_asked_for_again() {
+fn expired_reply_is_requested_again() {
     let (host, reached) = counting(Host::builder(), ResponseCache::new().age_max(Duration::ZERO));
     let counts = host.plugin("counts").unwrap();
     for answer in ["0", "1", "2"] {
@@ -182,7 +182,7 @@ fn a_reply_that_is_too_old_is_asked_for_again() {
 }
 
 #[test]
-fn the_cache_holds_no_more_bytes_than_it_may_and_nothing_that_is_too_long() {
+fn cache_respects_byte_limits() {
     let bytes_max = 64_000;
     let (host, reached) = counting(Host::builder(), for_ever().bytes_max(bytes_max));
     let counts = host.plugin("counts").unwrap();
@@ -206,7 +206,7 @@ fn the_cache_holds_no_more_bytes_than_it_may_and_nothing_that_is_too_long() {
 }
 
 #[test]
-fn a_reload_empties_it_and_an_unload_too() {
+fn reload_and_unload_clear_cache() {
     let plugins = Plugins::new();
     let install = |answers: &str| {
         plugins.add("swapped", "faulty").config(json!({ "answers": answers })).write()
@@ -235,7 +235,7 @@ fn a_reload_empties_it_and_an_unload_too() {
 }
 
 #[test]
-fn two_that_ask_at_the_same_time_both_reach_the_plugin() {
+fn concurrent_equal_requests_both_reach_plugin() {
     let puppet = Puppet::new();
     let scene = puppet.host(|builder| builder.cache("puppet", for_ever()));
     thread::scope(|scope| {
@@ -250,7 +250,7 @@ fn two_that_ask_at_the_same_time_both_reach_the_plugin() {
 }
 
 #[test]
-fn the_figures_of_a_cache_are_those_of_its_plugin() {
+fn cache_counters_belong_to_plugin() {
     let (host, _) = counting(Host::builder(), for_ever());
     let counts = host.plugin("counts").unwrap();
     for question in ["a", "b", "a"] {
@@ -263,7 +263,7 @@ fn the_figures_of_a_cache_are_those_of_its_plugin() {
 }
 
 #[test]
-fn a_host_that_ends_answers_nothing_from_its_cache() {
+fn host_after_shutdown_serves_nothing_from_cache() {
     let (host, _) = counting(Host::builder(), for_ever());
     let counts = host.plugin("counts").unwrap();
     counts.call(Request::text("q")).unwrap();
@@ -272,7 +272,7 @@ fn a_host_that_ends_answers_nothing_from_its_cache() {
 }
 
 #[test]
-fn a_cache_for_what_is_no_plugins_name_fails_the_build() {
+fn cache_for_invalid_name_fails_host_build() {
     let error = Host::builder().cache("Not OK", ResponseCache::new()).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.full_message().contains("`Not OK`"), "{error:?}");

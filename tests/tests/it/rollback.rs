@@ -196,24 +196,24 @@ fn copies(folder: &std::path::Path) -> usize {
 }
 
 #[test]
-fn what_fails_before_it_runs_leaves_the_old_build_serving() {
+fn failure_before_start_keeps_old_build() {
     for handover in ["overlap", "pause"] {
         check(handover, &before_it_runs());
     }
 }
 
 #[test]
-fn what_fails_while_it_starts_leaves_the_old_build_serving() {
+fn failure_during_start_keeps_old_build() {
     check("overlap", &while_it_starts());
 }
 
 #[test]
-fn what_fails_while_calls_wait_lets_the_old_build_serve_on() {
+fn failure_during_pause_keeps_old_build() {
     check("pause", &while_it_starts());
 }
 
 #[test]
-fn a_state_larger_than_the_host_carries_is_refused() {
+fn oversized_state_is_refused() {
     let plugins = Plugins::new();
     let small = limits(|limits| limits.max_snapshot_bytes = 100);
     let host = Host::builder().limits(small).build().unwrap();
@@ -244,7 +244,7 @@ fn a_state_larger_than_the_host_carries_is_refused() {
 }
 
 #[test]
-fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
+fn hanging_start_is_abandoned_and_listed() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.start_timeout = Duration::from_secs(3));
     let host = Host::builder().limits(wait).build().unwrap();

@@ -58,7 +58,7 @@ fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, says: &str) {
 }
 
 #[test]
-fn config_check_over_budget_refuses_the_load() {
+fn config_check_over_budget_refuses_load() {
     let limits = limits(|limits| limits.start_timeout = Duration::from_secs(30));
     let host = Host::builder().limits(limits).build().unwrap();
     let deep = nested(41, "a", json!({ "z": 1 }));
@@ -76,7 +76,7 @@ fn config_check_over_budget_refuses_the_load() {
 }
 
 #[test]
-fn start_limit_covers_the_check_of_a_config() {
+fn start_timeout_covers_config_check() {
     let limits = limits(|limits| limits.start_timeout = Duration::from_nanos(1));
     let host = Host::builder().limits(limits).build().unwrap();
     let plugins = Plugins::new();
@@ -88,7 +88,7 @@ fn start_limit_covers_the_check_of_a_config() {
 }
 
 #[test]
-fn input_check_over_budget_is_an_input_error() {
+fn input_check_over_budget_is_invalid_input() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = with_input_schema(&plugins, &host, doubled("allOf"));
@@ -126,7 +126,7 @@ fn recursive_alternatives_are_decided() {
 }
 
 #[test]
-fn input_check_past_the_deadline_is_not_finished() {
+fn input_check_past_deadline_is_aborted() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let (schema, input) = wide();
@@ -142,7 +142,7 @@ fn input_check_past_the_deadline_is_not_finished() {
 #[test]
 #[cfg(target_os = "linux")]
 #[allow(clippy::disallowed_methods, reason = "the limit is for a process of its own")]
-fn config_check_keeps_within_bounded_memory() {
+fn config_check_uses_bounded_memory() {
     let plugins = Plugins::new();
     let plugin = plugins.add("checked", "faulty").set("config_schema", dynamic());
     let folder = plugin.config(nested(41, "a", json!({ "z": 1 }))).write();

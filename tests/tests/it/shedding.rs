@@ -24,7 +24,7 @@ fn kind(call: hotbay::Execute) -> Option<ErrorKind> {
 }
 
 #[test]
-fn a_full_queue_refuses_at_once_and_the_refusal_is_counted() {
+fn full_queue_rejects_at_once_and_counts() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let queued = scene.execute("queued");
@@ -38,7 +38,7 @@ fn a_full_queue_refuses_at_once_and_the_refusal_is_counted() {
 }
 
 #[test]
-fn a_call_that_waits_for_a_place_gets_the_one_that_is_freed_in_its_turn() {
+fn waiting_caller_gets_freed_place_in_order() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let queued = scene.execute("0");
@@ -59,7 +59,7 @@ fn a_call_that_waits_for_a_place_gets_the_one_that_is_freed_in_its_turn() {
 }
 
 #[test]
-fn a_call_whose_wait_for_a_place_is_over_is_overloaded_and_those_with_a_place_stay() {
+fn caller_waiting_too_long_for_place_is_overloaded() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let placed = scene.handle.execute(Request::text("placed").wait_for_place(SOON));
@@ -74,7 +74,7 @@ fn a_call_whose_wait_for_a_place_is_over_is_overloaded_and_those_with_a_place_st
 }
 
 #[test]
-fn a_deadline_ends_a_wait_for_a_place() {
+fn deadline_ends_wait_for_place() {
     let puppet = Puppet::new();
     let (scene, _running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let _queued = scene.execute("queued");
@@ -84,7 +84,7 @@ fn a_deadline_ends_a_wait_for_a_place() {
 }
 
 #[test]
-fn no_more_wait_for_a_place_than_may() {
+fn callers_waiting_for_places_are_bounded() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |limits| {
         (limits.max_queued_calls, limits.max_queue_waiters) = (1, 2);
@@ -102,7 +102,7 @@ fn no_more_wait_for_a_place_than_may() {
 }
 
 #[test]
-fn dropped_calls_free_a_full_queue() {
+fn dropped_calls_free_full_queue() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 2);
     drop([scene.execute("a"), scene.execute("b")]);
@@ -117,7 +117,7 @@ fn dropped_calls_free_a_full_queue() {
 }
 
 #[test]
-fn a_place_that_a_dropped_call_leaves_goes_to_the_one_that_waits_for_it() {
+fn place_of_dropped_call_goes_to_waiting_caller() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let queued = scene.execute("dropped");
@@ -131,7 +131,7 @@ fn a_place_that_a_dropped_call_leaves_goes_to_the_one_that_waits_for_it() {
 }
 
 #[test]
-fn an_unload_tells_those_that_wait_for_a_place_too() {
+fn unload_fails_callers_waiting_for_places() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let waiting: Vec<_> = (0..4)
@@ -148,7 +148,7 @@ fn an_unload_tells_those_that_wait_for_a_place_too() {
 }
 
 #[test]
-fn the_message_of_a_full_queue_names_its_limit_whoever_else_waits_outside() {
+fn full_queue_message_names_its_limit() {
     let puppet = Puppet::new();
     let (scene, _running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let _queued = scene.execute("queued");
@@ -161,7 +161,7 @@ fn the_message_of_a_full_queue_names_its_limit_whoever_else_waits_outside() {
 }
 
 #[test]
-fn calls_that_wait_longer_than_is_worth_it_are_shed() {
+fn calls_queued_longer_than_max_wait_are_shed() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |limits| limits.queue_timeout = Some(SOON));
     let old: Vec<_> = (0..3).map(|_| scene.execute("old")).collect();
@@ -179,7 +179,7 @@ fn calls_that_wait_longer_than_is_worth_it_are_shed() {
 }
 
 #[test]
-fn calls_of_one_caller_begin_in_their_order() {
+fn calls_of_one_caller_start_in_order() {
     let puppet = Puppet::new();
     let (scene, running) = busy(&puppet, |_| {});
     let texts: Vec<_> = (0..200).map(|number| number.to_string()).collect();

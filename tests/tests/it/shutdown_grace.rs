@@ -33,7 +33,7 @@ fn refuses(scene: &Scene) {
 }
 
 #[test]
-fn within_the_grace_queued_calls_are_done_and_new_ones_are_told_shutdown() {
+fn grace_finishes_queued_calls_and_refuses_new_ones() {
     let puppet = Puppet::new();
     let (scene, calls) = busy(&puppet);
     let pipeline = scene.host.pipeline(["puppet"]).unwrap();
@@ -70,7 +70,7 @@ fn within_the_grace_queued_calls_are_done_and_new_ones_are_told_shutdown() {
 }
 
 #[test]
-fn without_grace_queued_calls_are_told_shutdown_and_the_running_one_ends() {
+fn no_grace_fails_queued_calls_and_lets_running_end() {
     let puppet = Puppet::new();
     let (scene, mut calls) = busy(&puppet);
     let mut events = scene.host.events();
@@ -86,7 +86,7 @@ fn without_grace_queued_calls_are_told_shutdown_and_the_running_one_ends() {
 }
 
 #[test]
-fn a_grace_that_is_over_tells_those_that_still_wait() {
+fn expired_grace_fails_waiting_calls() {
     let puppet = Puppet::new();
     let (scene, mut calls) = busy(&puppet);
     block_on(scene.host.shutdown(crate::puppet::SOON));
@@ -98,7 +98,7 @@ fn a_grace_that_is_over_tells_those_that_still_wait() {
 }
 
 #[test]
-fn a_pin_that_outlives_the_host_is_told_that_it_was_shut_down() {
+fn pin_outliving_host_fails_with_shutdown() {
     let puppet = Puppet::new();
     let scene = puppet.host(|builder| builder);
     let pinned = scene.handle.pin().unwrap();
@@ -108,7 +108,7 @@ fn a_pin_that_outlives_the_host_is_told_that_it_was_shut_down() {
 }
 
 #[test]
-fn several_threads_may_shut_down_at_once_and_one_of_them_waits_on_a_signal() {
+fn concurrent_shutdowns_complete_on_one_signal() {
     let puppet = Puppet::new();
     let (scene, calls) = busy(&puppet);
     let mut events = scene.host.events();
@@ -137,7 +137,7 @@ fn several_threads_may_shut_down_at_once_and_one_of_them_waits_on_a_signal() {
 }
 
 #[test]
-fn plugins_retire_and_close_before_those_that_they_require_also_when_calls_wait() {
+fn plugins_retire_and_close_before_their_requirements() {
     let plugins = Plugins::new();
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
@@ -173,7 +173,7 @@ fn plugins_retire_and_close_before_those_that_they_require_also_when_calls_wait(
 }
 
 #[test]
-fn the_last_clone_of_a_host_may_be_dropped_inside_a_call() {
+fn last_host_clone_may_drop_inside_call() {
     let slot = Arc::new(Mutex::new(None::<Host>));
     let held = Arc::clone(&slot);
     let drops = move |_: &hotbay::CallContext<'_>, input: hotbay::Payload<'_>| {
@@ -197,7 +197,7 @@ fn the_last_clone_of_a_host_may_be_dropped_inside_a_call() {
 }
 
 #[test]
-fn a_call_may_shut_its_own_host_down_and_ends_it_after_the_grace() {
+fn call_may_shut_down_its_own_host() {
     let slot = Arc::new(Mutex::new(None::<Host>));
     let held = Arc::clone(&slot);
     let ends = move |_: &hotbay::CallContext<'_>, input: hotbay::Payload<'_>| {
@@ -220,11 +220,11 @@ const CHILD: &str = "HOTBAY_TESTS_SHUTDOWN";
 
 /// The names of the host's own threads are the same in all tests, so this one runs alone.
 #[test]
-fn no_thread_of_the_host_is_left() {
+fn shutdown_leaves_no_host_threads() {
     if std::env::var_os(CHILD).is_some() {
         return leave_no_thread();
     }
-    let name = "shutdown_grace::no_thread_of_the_host_is_left";
+    let name = "shutdown_grace::shutdown_leaves_no_host_threads";
     let this = std::env::current_exe().expect("a path");
     #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
     let output = Command::new(this)

@@ -85,7 +85,7 @@ fn wide() -> HostLimits {
 }
 
 #[test]
-fn after_a_storm_as_many_workers_serve_as_before() {
+fn storm_of_calls_keeps_worker_count() {
     let puppet = Puppet::new();
     let name = unique("storm");
     let builder = Host::builder().limits(wide()).quarantine(None);
@@ -135,7 +135,7 @@ fn after_a_storm_as_many_workers_serve_as_before() {
 }
 
 #[test]
-fn a_storm_through_reloads_loses_no_call_and_keeps_no_build() {
+fn storm_through_reloads_loses_no_call() {
     let plugins = Plugins::new();
     let name = unique("swaps");
     let host = Host::builder().limits(wide()).quarantine(None).build().unwrap();

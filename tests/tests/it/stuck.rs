@@ -54,7 +54,7 @@ fn restored(events: &mut Events) {
 }
 
 #[test]
-fn the_worker_of_an_abandoned_call_is_replaced_and_others_go_on() {
+fn worker_of_abandoned_call_is_replaced() {
     let puppet = Puppet::new();
     let scene = scene(&puppet, 1, 16, 100);
     for number in 1..=4 {
@@ -69,7 +69,7 @@ fn the_worker_of_an_abandoned_call_is_replaced_and_others_go_on() {
 }
 
 #[test]
-fn as_many_as_may_be_replaced_quarantine_the_plugin_until_one_returns() {
+fn max_replaced_workers_quarantine_until_one_returns() {
     let puppet = Puppet::new();
     let scene = scene(&puppet, 1, 3, 100);
     let mut events = scene.host.events();
@@ -107,7 +107,7 @@ fn as_many_as_may_be_replaced_quarantine_the_plugin_until_one_returns() {
 }
 
 #[test]
-fn every_refusal_of_a_stuck_plugin_is_counted() {
+fn every_rejection_by_stuck_plugin_is_counted() {
     let puppet = Puppet::new();
     let scene = scene(&puppet, 1, 1, 100);
     abandon(&puppet, &scene, "wait");
@@ -122,7 +122,7 @@ fn every_refusal_of_a_stuck_plugin_is_counted() {
 }
 
 #[test]
-fn calls_that_were_queued_when_the_plugin_got_stuck_are_told_so() {
+fn calls_queued_when_plugin_gets_stuck_fail() {
     let puppet = Puppet::new();
     let scene = scene(&puppet, 1, 1, 100);
     let hangs = scene.handle.execute(Request::text("wait").deadline_in(LATE));
@@ -139,7 +139,7 @@ fn calls_that_were_queued_when_the_plugin_got_stuck_are_told_so() {
 }
 
 #[test]
-fn abandoned_calls_are_faults_and_so_many_quarantine_the_plugin() {
+fn abandoned_calls_are_faults_and_quarantine() {
     let puppet = Puppet::new();
     let scene = scene(&puppet, 1, 16, 2);
     let mut events = scene.host.events();
@@ -154,7 +154,7 @@ fn abandoned_calls_are_faults_and_so_many_quarantine_the_plugin() {
 }
 
 #[test]
-fn a_call_that_is_late_and_panics_afterwards_is_one_fault() {
+fn late_call_that_panics_is_one_fault() {
     let puppet = Puppet::new();
     let scene = scene(&puppet, 1, 16, 2);
     let mut events = scene.host.events();
@@ -168,7 +168,7 @@ fn a_call_that_is_late_and_panics_afterwards_is_one_fault() {
 }
 
 #[test]
-fn a_probe_that_passes_its_deadline_is_a_failed_one() {
+fn probe_past_deadline_fails() {
     let puppet = Puppet::new();
     let policy = quarantine(|policy| {
         policy.max_faults = 1;
@@ -200,7 +200,7 @@ fn a_probe_that_passes_its_deadline_is_a_failed_one() {
 }
 
 #[test]
-fn a_reload_clears_what_stuck_calls_brought_about() {
+fn reload_clears_effects_of_stuck_calls() {
     let plugins = Plugins::new();
     let host = Host::builder()
         .limits(limits(|limits| (limits.max_workers, limits.max_abandoned_calls) = (1, 1)))
@@ -232,7 +232,7 @@ fn a_reload_clears_what_stuck_calls_brought_about() {
 }
 
 #[test]
-fn without_a_policy_nothing_is_refused_and_its_threads_stay_bounded() {
+fn disabled_quarantine_bounds_threads_without_rejection() {
     let puppet = Puppet::new();
     let name = unique("bounded");
     let few = limits(|limits| (limits.max_workers, limits.max_abandoned_calls) = (2, 3));
@@ -262,7 +262,7 @@ fn without_a_policy_nothing_is_refused_and_its_threads_stay_bounded() {
 }
 
 #[test]
-fn with_nobody_to_replace_a_worker_one_late_call_is_enough() {
+fn one_late_call_suffices_without_replacements() {
     let puppet = Puppet::new();
     let scene = scene(&puppet, 1, 0, 100);
     let mut events = scene.host.events();
@@ -274,7 +274,7 @@ fn with_nobody_to_replace_a_worker_one_late_call_is_enough() {
 }
 
 #[test]
-fn a_plugin_that_blocks_for_ever_does_not_hold_up_a_shutdown_with_grace() {
+fn blocked_plugin_does_not_delay_shutdown_with_grace() {
     let puppet = Puppet::new();
     let scene = scene(&puppet, 1, 16, 100);
     let mut events = scene.host.events();

@@ -21,7 +21,7 @@ const CASE: &str = "HOTBAY_TESTS_HABIT";
 fn end_after(habit: &str) -> Vec<String> {
     // Built here, once for all cases.
     library("habits");
-    let output = alone("unmapping::case_of_its_own_process", CASE, habit);
+    let output = alone("unmapping::unmapping_child_process", CASE, habit);
     let errors = String::from_utf8_lossy(&output.stderr);
     let ends = errors.lines().filter_map(|line| line.strip_prefix("END "));
     ends.map(str::to_owned).collect()
@@ -35,7 +35,7 @@ fn is_kept(habit: &str, reason: &str) {
 /// Loads the plugin, calls it with the habit, unloads it, and does all that could run or read
 /// what was left.
 #[test]
-fn case_of_its_own_process() {
+fn unmapping_child_process() {
     let Ok(habit) = env::var(CASE) else { return };
     let habit = match habit.strip_prefix("no-memory-call ") {
         Some(rest) => {
@@ -136,7 +136,7 @@ fn afterwards() {
 }
 
 #[test]
-fn case_of_no_habit_is_closed() {
+fn harmless_plugin_is_closed() {
     for habit in [
         "std FOLDER",
         "runtime",
@@ -154,7 +154,7 @@ fn case_of_no_habit_is_closed() {
 }
 
 #[test]
-fn thread_keeps_library_until_it_ends_however_it_is_started() {
+fn thread_of_any_origin_keeps_library_until_exit() {
     for habit in ["c11-thread FILE", "looked-up-thread FILE", "looked-up-c11-thread FILE"] {
         assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"], "{habit}");
     }
@@ -162,7 +162,7 @@ fn thread_keeps_library_until_it_ends_however_it_is_started() {
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn function_looked_up_with_its_version_is_seen() {
+fn function_looked_up_with_version_is_detected() {
     let habit = "looked-up-version-thread FILE";
     assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"]);
     let handler = "and a later signal handler may still call the one that it installed";
@@ -170,12 +170,12 @@ fn function_looked_up_with_its_version_is_seen() {
 }
 
 #[test]
-fn c11_key_keeps_library_until_its_thread_ends() {
+fn c11_key_keeps_library_until_thread_exits() {
     assert_eq!(end_after("c11-key"), ["kept: thread keys: 1 thread(s) hold one", "closed"]);
 }
 
 #[test]
-fn timer_or_request_keeps_library_for_good() {
+fn timer_or_request_keeps_library_forever() {
     is_kept("timer FILE", "it called `timer_create`, whose timer may still run code of it");
     is_kept("message-queue", "it called `mq_notify`, whose notification may still run code of it");
     let request = "whose request may still use its memory or run code of it";
@@ -184,7 +184,7 @@ fn timer_or_request_keeps_library_for_good() {
 }
 
 #[test]
-fn hook_keeps_library_for_good() {
+fn hook_keeps_library_forever() {
     let exit = "which runs code of it when the process exits";
     is_kept("exit-hook", &format!("it called `on_exit`, {exit}"));
     for habit in ["exit-hook-of-no-library", "exit-hook-of-another-library"] {
@@ -205,7 +205,7 @@ fn hook_keeps_library_for_good() {
 }
 
 #[test]
-fn memory_of_the_library_in_the_process_keeps_it() {
+fn library_memory_in_process_keeps_library() {
     is_kept("environment", "it called `putenv`, which leaves memory of it in the environment");
     is_kept("environment-list", "memory: `environ` points into it");
     is_kept("buffer", "it called `setvbuf`, which leaves memory of it in a stream");
@@ -220,7 +220,7 @@ fn memory_of_the_library_in_the_process_keeps_it() {
 }
 
 #[test]
-fn memory_of_the_process_is_read_where_a_container_forbids_the_usual_call() {
+fn process_memory_is_read_without_process_vm_readv() {
     assert_eq!(end_after("no-memory-call looked-up"), ["closed"]);
     is_kept("no-memory-call environment-list", "memory: `environ` points into it");
 }
@@ -251,14 +251,14 @@ fn forbid_memory_call() {
 }
 
 #[test]
-fn library_opened_by_the_plugin_keeps_it() {
+fn library_opened_by_plugin_keeps_it() {
     let opened = "and what it opened may have started threads or may run code of it";
     is_kept("opened", &format!("it called `dlopen`, {opened}"));
     is_kept("looked-up-clone", "it looked up `clone`, whose thread is not counted");
 }
 
 #[test]
-fn signal_handler_keeps_library_for_good_however_it_is_installed() {
+fn signal_handler_keeps_library_forever() {
     let handler = "and a later signal handler may still call the one that it installed";
     for (habit, function) in [
         ("hook 10", "sigaction"),
@@ -279,9 +279,9 @@ fn signal_handler_keeps_library_for_good_however_it_is_installed() {
 }
 
 #[test]
-fn two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard() {
+fn two_plugins_with_one_signal_are_both_kept() {
     if env::var_os(CASE).is_none() {
-        let name = "two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard";
+        let name = "two_plugins_with_one_signal_are_both_kept";
         alone(&format!("unmapping::{name}"), CASE, "-");
         return;
     }
@@ -308,7 +308,7 @@ fn two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard() {
 }
 
 #[test]
-fn example_plugin_is_unmapped_when_it_is_unloaded() {
+fn example_plugin_is_unmapped_on_unload() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     for package in ["transform", "filter", "counter", "fragile"] {

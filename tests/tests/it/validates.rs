@@ -46,7 +46,7 @@ fn check(handle: &PluginHandle, input: &str, says: Result<(), &str>) {
 }
 
 #[test]
-fn input_that_does_not_fit_never_reaches_the_plugin_and_is_told_at_its_field() {
+fn invalid_input_is_refused_at_its_field() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = loaded(&host, checked(&plugins, schema()).write());
@@ -62,7 +62,7 @@ fn input_that_does_not_fit_never_reaches_the_plugin_and_is_told_at_its_field() {
 }
 
 #[test]
-fn what_is_long_or_deep_is_refused_at_no_length() {
+fn long_or_deep_input_is_refused_concisely() {
     let plugins = Plugins::new();
     let limits: HostLimits = limits(|limits| limits.max_input_bytes = 1 << 20);
     let host = Host::builder().limits(limits).build().unwrap();
@@ -88,7 +88,7 @@ fn what_is_long_or_deep_is_refused_at_no_length() {
 }
 
 #[test]
-fn a_schema_that_is_wrong_is_refused_at_the_load_with_its_place() {
+fn invalid_schema_is_refused_with_position() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let check = |schema: Value, says: &[&str]| {
@@ -117,7 +117,7 @@ fn a_schema_that_is_wrong_is_refused_at_the_load_with_its_place() {
 
 #[test]
 #[cfg(unix)]
-fn a_schema_file_stays_inside_the_folder() {
+fn schema_file_outside_folder_is_refused() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let outside = plugins.dir().join("outside.json");
@@ -135,7 +135,7 @@ fn a_schema_file_stays_inside_the_folder() {
 }
 
 #[test]
-fn the_schema_follows_reloads_also_where_it_is_all_that_changed() {
+fn reload_applies_changed_schema() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let write = |schema: Value| {
@@ -162,7 +162,7 @@ fn the_schema_follows_reloads_also_where_it_is_all_that_changed() {
 }
 
 #[test]
-fn a_watch_sees_a_schema_that_changes() {
+fn watch_detects_schema_change() {
     let plugins = Plugins::new();
     let folder = plugins.dir().join("sum");
     fs::create_dir_all(&folder).unwrap();
@@ -190,7 +190,7 @@ fn a_watch_sees_a_schema_that_changes() {
 
 /// What waits while a plugin is paused goes to a build that wants other input.
 #[test]
-fn a_call_that_waited_for_a_reload_has_to_fit_the_build_that_it_goes_to() {
+fn call_waiting_for_reload_is_validated_by_new_build() {
     let plugins = Plugins::new();
     let was_judged = Arc::new(AtomicBool::new(false));
     let judged = Arc::clone(&was_judged);
@@ -219,7 +219,7 @@ fn a_call_that_waited_for_a_reload_has_to_fit_the_build_that_it_goes_to() {
 }
 
 #[test]
-fn a_build_that_is_started_again_keeps_its_schema_and_its_permissions() {
+fn restarted_build_keeps_schema_and_permissions() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let folder = plugins.dir().join("sum");
@@ -241,7 +241,7 @@ fn a_build_that_is_started_again_keeps_its_schema_and_its_permissions() {
 }
 
 #[test]
-fn the_application_looks_after_the_schema_and_all_of_it_has_to_agree() {
+fn validators_run_after_schema_and_all_must_pass() {
     let plugins = Plugins::new();
     let host = Host::builder()
         .validate("sum", |request| match request.as_bytes().len() {
@@ -275,7 +275,7 @@ fn the_application_looks_after_the_schema_and_all_of_it_has_to_agree() {
 }
 
 #[test]
-fn a_validator_for_what_is_no_plugins_name_is_told_by_the_build() {
+fn validator_for_invalid_name_fails_host_build() {
     let error = Host::builder().validate("No Name", |_| Ok(())).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("`No Name`"), "{error}");

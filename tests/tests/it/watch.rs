@@ -139,7 +139,7 @@ fn as_it_is(builder: HostBuilder) -> HostBuilder {
 }
 
 #[test]
-fn files_renamed_into_place_one_after_the_other_are_one_new_build() {
+fn files_renamed_one_by_one_are_one_reload() {
     check(as_it_is, |draft, folder| {
         install(draft, folder);
     });
@@ -150,7 +150,7 @@ fn files_renamed_into_place_one_after_the_other_are_one_new_build() {
 }
 
 #[test]
-fn files_written_in_pieces_are_waited_for() {
+fn files_written_in_pieces_are_awaited() {
     check(as_it_is, |draft, folder| {
         for file in [library(), "plugin.json".to_owned()] {
             let bytes = fs::read(draft.join(&file)).unwrap();
@@ -164,7 +164,7 @@ fn files_written_in_pieces_are_waited_for() {
 }
 
 #[test]
-fn files_truncated_or_deleted_and_written_again_are_waited_for() {
+fn files_truncated_or_recreated_are_awaited() {
     check(as_it_is, |draft, folder| {
         for file in [library(), "plugin.json".to_owned()] {
             let into = folder.join(&file);
@@ -181,7 +181,7 @@ fn files_truncated_or_deleted_and_written_again_are_waited_for() {
 }
 
 #[test]
-fn a_folder_swapped_as_a_whole_is_a_new_build() {
+fn folder_swapped_as_whole_is_reloaded() {
     check(as_it_is, |draft, folder| {
         // Hidden folders are not looked into.
         fs::rename(folder, folder.with_file_name(".old")).unwrap();
@@ -190,7 +190,7 @@ fn a_folder_swapped_as_a_whole_is_a_new_build() {
 }
 
 #[test]
-fn a_manifest_alone_may_change() {
+fn manifest_change_alone_is_reloaded() {
     let mut watched = Watched::with_echo(as_it_is);
     watched.edit("\"old\"", "\"new\"");
     event(&mut watched.events, |event| told(event) == "Promoted echo");
@@ -198,7 +198,7 @@ fn a_manifest_alone_may_change() {
 }
 
 #[test]
-fn looking_instead_of_being_told_sees_the_same() {
+fn polling_watch_detects_same_changes() {
     let poll = |builder: HostBuilder| builder.watch_poll_interval(Duration::from_millis(10));
     check(poll, |draft, folder| {
         install(draft, folder);
@@ -214,7 +214,7 @@ fn looking_instead_of_being_told_sees_the_same() {
 }
 
 #[test]
-fn a_folder_that_is_gone_or_renamed_is_unloaded() {
+fn removed_or_renamed_folder_is_unloaded() {
     let mut watched = Watched::with_echo(as_it_is);
     let (folder, other) = (watched.folder("echo"), watched.folder("other"));
     fs::rename(&folder, &other).unwrap();
@@ -228,7 +228,7 @@ fn a_folder_that_is_gone_or_renamed_is_unloaded() {
 }
 
 #[test]
-fn a_plugin_that_changes_its_name_is_another_one() {
+fn renamed_plugin_is_another_plugin() {
     let mut watched = Watched::with_echo(as_it_is);
     watched.edit("\"name\": \"echo\"", "\"name\": \"shout\"");
     let until_loaded = |event: &HostEvent| told(event) == "Loaded shout";
@@ -238,7 +238,7 @@ fn a_plugin_that_changes_its_name_is_another_one() {
 }
 
 #[test]
-fn what_is_gone_stays_when_it_is_not_to_be_retired_or_others_require_it() {
+fn removed_plugin_stays_if_required_or_kept_by_option() {
     let mut watched = Watched::with_echo(|builder| builder.unload_removed(false));
     fs::remove_dir_all(watched.folder("echo")).unwrap();
     assert_eq!(watched.settled(), Vec::<String>::new());
@@ -259,7 +259,7 @@ fn what_is_gone_stays_when_it_is_not_to_be_retired_or_others_require_it() {
 }
 
 #[test]
-fn new_plugins_wait_for_those_that_they_require() {
+fn new_plugins_wait_for_requirements() {
     let mut watched = Watched::new(as_it_is);
     let needs = watched.drafts.add("needs", "faulty").set("requires", json!({ "echo": "*" }));
     fs::rename(needs.write(), watched.folder("needs")).unwrap();
@@ -269,7 +269,7 @@ fn new_plugins_wait_for_those_that_they_require() {
 }
 
 #[test]
-fn what_editors_leave_and_what_is_only_touched_causes_nothing() {
+fn editor_files_and_touches_are_ignored() {
     let mut watched = Watched::with_echo(as_it_is);
     let folder = watched.folder("echo");
     for name in [".plugin.json.swp", "4913", "plugin.json~", "#x#", "notes.txt", ".x.so.tmp"] {
@@ -289,7 +289,7 @@ fn what_editors_leave_and_what_is_only_touched_causes_nothing() {
 }
 
 #[test]
-fn a_storm_of_other_files_ends_with_the_right_state() {
+fn storm_of_other_files_ends_in_right_state() {
     let mut watched = Watched::with_echo(as_it_is);
     let draft = watched.draft("echo", "new");
     let folder = watched.folder("echo");
@@ -309,7 +309,7 @@ fn a_storm_of_other_files_ends_with_the_right_state() {
 }
 
 #[test]
-fn a_broken_build_is_told_once_and_the_old_one_serves_until_it_is_mended() {
+fn broken_build_is_reported_once_until_fixed() {
     let mut watched = Watched::with_echo(as_it_is);
     let folder = watched.folder("echo");
     let build = |config: serde_json::Value| watched.drafts.add("echo", "faulty").config(config);
@@ -348,7 +348,7 @@ fn two_hosts_watch_one_folder() {
 }
 
 #[test]
-fn a_folder_for_plugins_that_comes_later_or_is_replaced_is_found() {
+fn plugin_folder_created_or_replaced_later_is_found() {
     let (place, drafts) = (Plugins::new(), Plugins::new());
     let dir = place.dir().join("not/yet");
     let host = Host::builder().plugin_dir(&dir).hot_reload(true).build().unwrap();
@@ -370,7 +370,7 @@ fn a_folder_for_plugins_that_comes_later_or_is_replaced_is_found() {
 
 #[cfg(unix)]
 #[test]
-fn a_link_that_is_pointed_elsewhere_is_a_new_build() {
+fn retargeted_symlink_is_reloaded() {
     let mut watched = Watched::new(as_it_is);
     for (folder, answers) in [(".v1", "old"), (".v2", "new")] {
         fs::rename(watched.draft("echo", answers), watched.folder(folder)).unwrap();
@@ -385,7 +385,7 @@ fn a_link_that_is_pointed_elsewhere_is_a_new_build() {
 }
 
 #[test]
-fn a_host_that_ends_ends_its_watch() {
+fn host_shutdown_ends_watch() {
     let watching = || threads("hotbay-watch").len();
     for way in ["shutdown", "drop"] {
         let watched = Watched::with_echo(as_it_is);

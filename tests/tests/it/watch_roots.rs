@@ -124,7 +124,7 @@ fn each(check: impl Fn(Watched)) {
 }
 
 #[test]
-fn replaced_build_is_promoted_under_every_name() {
+fn replaced_build_is_promoted_for_every_path_form() {
     each(|mut watched| {
         let (draft, folder) = (watched.draft("new"), watched.folder());
         fs::rename(draft.join(library()), folder.join(library())).unwrap();
@@ -143,7 +143,7 @@ fn changed_library_with_old_digest_is_reported() {
 }
 
 #[test]
-fn library_that_arrives_late_is_promoted() {
+fn late_library_is_promoted() {
     each(|mut watched| {
         let (draft, folder) = (watched.draft("new"), watched.folder());
         fs::rename(draft.join("plugin.json"), folder.join("plugin.json")).unwrap();
@@ -154,7 +154,7 @@ fn library_that_arrives_late_is_promoted() {
 }
 
 #[test]
-fn link_to_the_directory_that_is_switched_is_followed() {
+fn switched_directory_symlink_is_followed() {
     let (plugins, drafts) = (TempDir::with_prefix("hotbay-tests-").unwrap(), Plugins::new());
     let at = |name: &str| plugins.path().join(name);
     for (dir, answers) in [("v1", "old"), ("v2", "new")] {
@@ -174,7 +174,7 @@ fn link_to_the_directory_that_is_switched_is_followed() {
 }
 
 #[test]
-fn folder_of_a_plugin_loaded_by_a_relative_name_is_absolute() {
+fn folder_loaded_by_relative_path_is_absolute() {
     let (plugins, drafts) = (Plugins::new(), Plugins::new());
     fs::rename(draft(&drafts, "old"), plugins.dir().join("echo")).unwrap();
     let host = Host::builder().build().unwrap();

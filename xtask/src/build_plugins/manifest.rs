@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn sealing_adds_two_members_and_keeps_the_layout() {
+    fn sealing_adds_two_members_and_keeps_layout() {
         check_sealed(
             "{\n    \"name\": \"a\",   \"version\": \"1.0.0\",\n\n    \"library\": \"a\"\n}\n",
             "{\n    \"name\": \"a\",   \"version\": \"1.0.0\",\n\n    \"library\": \"a\",\n    \
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn sealing_replaces_what_an_author_left_there() {
+    fn sealing_replaces_existing_values() {
         check_sealed(
             "{\n\t\"sha256\": null, \"length\": 12,\n\t\"name\": \"a\", \"version\": \"1.0.0\", \
              \"library\": \"a\"\n}",
@@ -137,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn sealing_twice_is_sealing_once() {
+    fn sealing_twice_equals_sealing_once() {
         let text = r#"{"name": "a", "version": "1.0.0", "library": "a"}"#;
         let once = Manifest::read(text).unwrap().sealed("ab12", 7).unwrap();
         check_sealed(&once, &once);
     }
 
     #[test]
-    fn members_have_their_defaults() {
+    fn members_have_defaults() {
         let manifest =
             Manifest::read(r#"{"name": "a", "version": "1.0.0", "library": "b"}"#).unwrap();
         assert_eq!(manifest.package, "a");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_built_is_told() {
+    fn unbuildable_plugin_is_reported() {
         let check = |text: &str, wanted: &str| {
             let error = format!("{:#}", Manifest::read(text).unwrap_err());
             assert!(error.contains(wanted), "{error}");

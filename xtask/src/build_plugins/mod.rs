@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_name_lists_the_known_ones() {
+    fn unknown_name_error_lists_known_ones() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["b", "a"] {
             let at = folder.path().join(name);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_between_manifest_and_crate_says_where_to_mend_it() {
+    fn manifest_and_crate_mismatch_has_hint() {
         let package = Package {
             name: "b".into(),
             version: "0.2.0".into(),

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_and_what_python_leaves_stay_behind() {
+    fn tests_and_python_caches_are_not_installed() {
         let names = ["a.py", "words/en.txt", "plugin.json", "README.md", "test_a.py", "a_test.py"];
         let folder = folder(&[&names[..], &["tests/x", "__pycache__/a.pyc", ".env"]].concat());
         let (main, beside) = read(folder.path(), "a.py").unwrap();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_or_cannot_run_is_told() {
+    fn missing_or_non_executable_program_is_reported() {
         let folder = folder(&["a.txt"]);
         let check = |program: &str, wanted: &str| {
             let error = read(folder.path(), program).unwrap_err().to_string();

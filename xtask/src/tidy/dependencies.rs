@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_dependency_says_what_for() {
+    fn shared_dependency_without_comment_is_reported() {
         let silent = |line| format!("{line}: dependency `b` does not say what it is for");
         let head = "[workspace.dependencies]\n";
         check(&format!("{head}a = \"1\" # for that\nb = \"1\"\n"), &[&silent(3)]);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_inherits() {
+    fn member_dependency_must_inherit() {
         check(
             "[dependencies]\na.workspace = true\nb = { workspace = true, features = [\"x\"] }\n\
              c = { path = \"../c\" }\n[lints]\nworkspace = true\n[package]\nversion = \"1.0.0\"",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_manifest_is_told() {
+    fn broken_manifest_is_reported() {
         check("[package]\na = = b\n", &["2: not TOML"]);
     }
 }

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_nothing_is_told_with_its_line() {
+    fn broken_link_is_reported_with_line() {
         check("README.md", "a\n\nb [x](docs/c.md)", &["3: the link to `docs/c.md`"]);
         check("docs/a.md", "[x](README.md)", &["1: the link to `README.md`"]);
         check("docs/a.md", "[x](../../secret)", &["1: the link to `../../secret`"]);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_link_to_a_file_is_let_through() {
+    fn non_file_links_are_ignored() {
         check("README.md", "[x](https://e.org/gone.md) <mailto:a@e.org> [y](//e.org/a)", &[]);
         check("README.md", "```md\n[x](gone.md)\n```\n`[x](gone.md)` call[i](\n", &[]);
         check("README.md", "    [x](gone.md)\n\n<!-- [x](gone.md) -->\n", &[]);

@@ -101,21 +101,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_opens_with_what_it_does() {
+    fn file_without_module_comment_is_reported() {
         check("a.rs", "//! Does this.\n", &[]);
         check("a.rs", "// Does this.\n", &["a.rs:1: the file does not open with `//!`"]);
         check("tests/fixtures/a/src/lib.rs", "", &["lib.rs:1: the file does not open"]);
     }
 
     #[test]
-    fn a_long_file_is_a_warning() {
+    fn long_file_is_warning() {
         let text = |lines: usize| format!("//! a\n{}", "\n".repeat(lines - 1));
         check("a.rs", &text(400), &[]);
         check("a.rs", &text(401), &["warning: a.rs:401: the file has 401 lines"]);
     }
 
     #[test]
-    fn unsafe_stands_only_where_the_list_allows_it() {
+    fn unsafe_outside_allowed_modules_is_reported() {
         let text = "//! a\nfn f() { unsafe { g() } }";
         let refused = "2: `unsafe` in a file that may not hold it";
         check("host/src/slot.rs", text, &[refused]);
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn the_word_unsafe_alone_is_no_offence() {
+    fn word_unsafe_alone_is_allowed() {
         let text = "//! unsafe\n#![forbid(unsafe_code)] // unsafe\nconst A: &str = \"unsafe\";\n\
                     #[allow(unsafe_op_in_unsafe_fn)] fn unsafe_name() {} /* unsafe */";
         check("host/src/slot.rs", text, &[]);
     }
 
     #[test]
-    fn unfinished_code_is_told() {
+    fn unfinished_code_is_reported() {
         check("a.rs", "//! a\nfn f() {\n todo!() }", &["a.rs:3: `todo!` is for unfinished code"]);
         check("a.rs", "//! a\ndbg!(x); unimplemented![];", &["`dbg!`", "`unimplemented!`"]);
         check(
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_the_list_that_matches_nothing_is_a_warning() {
+    fn unused_list_entry_is_warning() {
         let globs = [("gone.rs".to_owned(), 7)];
         let found = told(|problems| super::check(&[], &globs, problems));
         assert!(found[0].starts_with("warning: ARCHITECTURE.md:7: no file matches"), "{found:?}");

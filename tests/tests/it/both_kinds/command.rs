@@ -20,7 +20,7 @@ fn plugins() -> Plugins {
 }
 
 #[test]
-fn list_and_inspect_tell_what_a_process_plugin_is() {
+fn list_and_inspect_describe_process_plugin() {
     let plugins = plugins();
     let json = hotbay(plugins.dir(), &["list", "--json"]).exits(0).json();
     let told = |at: usize| (&json["plugins"][at]["name"], &json["plugins"][at]["kind"]);
@@ -62,7 +62,7 @@ fn call_and_pipe_reach_both_kinds() {
 }
 
 #[test]
-fn a_tampered_program_is_refused_with_both_digests() {
+fn tampered_program_is_refused_with_both_digests() {
     let plugins = Plugins::new();
     Kind::Process.served(&plugins, "bad").set("sha256", "ab".repeat(32)).install();
     let args = ["inspect", "bad", "--dir", ".", "--json"];

@@ -86,7 +86,7 @@ impl Scene {
 }
 
 #[test]
-fn state_goes_on_by_every_handover() {
+fn state_survives_every_handover_of_both_kinds() {
     for handover in ["overlap", "pause", "stop-first"] {
         Scene::both(handover, |scene| {
             let handle = scene.load(json!({ "build": 1 }));
@@ -121,17 +121,17 @@ fn count_under_load(handover: &'static str) {
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_while_calls_wait() {
+fn paused_handover_loses_no_call_of_either_kind() {
     count_under_load("pause");
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_where_the_old_build_is_stopped_first() {
+fn stop_first_handover_loses_no_call_of_either_kind() {
     count_under_load("stop-first");
 }
 
 #[test]
-fn every_reply_of_an_overlap_is_of_the_build_that_its_generation_names() {
+fn overlap_replies_name_generation_of_their_build() {
     Scene::both("overlap", |scene| {
         let says = |generation: u64| format!("build {}", generation % 2);
         let config = |generation: u64| json!({ "answers": says(generation) });
@@ -155,7 +155,7 @@ fn every_reply_of_an_overlap_is_of_the_build_that_its_generation_names() {
 }
 
 #[test]
-fn calls_that_run_end_on_the_old_build_and_those_that_wait_are_answered_by_the_new_one() {
+fn handover_moves_waiting_calls_and_lets_running_end() {
     Scene::both("overlap", |scene| {
         let one = limits(|limits| limits.max_workers = 1);
         let scene = Scene { host: Host::builder().limits(one).build().unwrap(), ..scene };
@@ -183,7 +183,7 @@ fn calls_that_run_end_on_the_old_build_and_those_that_wait_are_answered_by_the_n
 }
 
 #[test]
-fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
+fn calls_during_pause_reach_new_build_of_either_kind() {
     Scene::both("pause", |scene| {
         let handle = scene.load(json!({ "answers": "old" }));
         let pinned = handle.pin().unwrap();
@@ -207,7 +207,7 @@ fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
 }
 
 #[test]
-fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
+fn pin_rolls_back_pause_of_either_kind() {
     for kind in BOTH {
         let wait = limits(|limits| limits.pause_timeout = Duration::from_millis(50));
         for handover in ["pause", "stop-first"] {
@@ -234,7 +234,7 @@ fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
 }
 
 #[test]
-fn what_is_exclusive_is_given_up_by_the_old_build_before_the_new_one_starts() {
+fn stop_first_releases_resource_of_either_kind() {
     Scene::both("stop-first", |scene| {
         let exclusive = scene.plugins.dir().join("port");
         let config = |build: u64| json!({ "exclusive": exclusive, "build": build });
@@ -257,7 +257,7 @@ fn what_is_exclusive_is_given_up_by_the_old_build_before_the_new_one_starts() {
 /// One way after another: the old build is started again from its own copy, with its config and
 /// its state.
 #[test]
-fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_state() {
+fn failed_start_restarts_old_build_of_either_kind() {
     Scene::both("stop-first", |scene| {
         let exclusive = scene.plugins.dir().join("port");
         let config = |more: Value| {
@@ -294,7 +294,7 @@ fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_stat
 }
 
 #[test]
-fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
+fn failed_start_of_both_builds_frees_name_of_either_kind() {
     Scene::both("stop-first", |scene| {
         let switch = scene.plugins.dir().join("broken");
         let handle = scene.load(json!({ "init_fails_while": switch }));
@@ -319,7 +319,7 @@ fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
 
 /// What lies on the disk is tried by reloads only.
 #[test]
-fn a_process_that_ends_after_a_failed_reload_is_started_again_as_the_old_build() {
+fn process_exit_after_failed_reload_restarts_old_build() {
     let scene = Scene::new(Kind::Process, "overlap");
     let handle = scene.load(json!({ "answers": "old" }));
     let mut events = scene.host.events();

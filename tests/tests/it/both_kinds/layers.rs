@@ -55,7 +55,7 @@ impl Layer for Own {
 }
 
 #[test]
-fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
+fn layers_validators_and_permissions_apply_to_both_kinds() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let builder = Host::builder().layer(Own);
@@ -88,7 +88,7 @@ fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
 }
 
 #[test]
-fn input_that_does_not_fit_its_schema_or_is_too_large_reaches_neither() {
+fn invalid_or_large_input_reaches_neither_kind() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let host = Host::builder().build().unwrap();
@@ -112,7 +112,7 @@ fn input_that_does_not_fit_its_schema_or_is_too_large_reaches_neither() {
 }
 
 #[test]
-fn faults_quarantine_both_kinds_and_a_reload_ends_it() {
+fn faults_quarantine_both_kinds_until_reload() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let policy = quarantine(|policy| {
@@ -141,7 +141,7 @@ fn faults_quarantine_both_kinds_and_a_reload_ends_it() {
 }
 
 #[test]
-fn reload_of_quarantined_plugin_starts_a_new_generation() {
+fn reload_of_quarantined_plugin_starts_new_generation() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let policy = quarantine(|policy| {
@@ -169,7 +169,7 @@ fn reload_of_quarantined_plugin_starts_a_new_generation() {
 }
 
 #[test]
-fn figures_count_calls_of_both_kinds() {
+fn counters_cover_both_kinds() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let host = Host::builder().quarantine(None).build().unwrap();
@@ -188,7 +188,7 @@ fn figures_count_calls_of_both_kinds() {
 }
 
 #[test]
-fn whoever_provides_a_contract_is_called_whatever_its_kind() {
+fn contract_call_reaches_provider_of_either_kind() {
     for (first, second) in [(Kind::Library, Kind::Process), (Kind::Process, Kind::Library)] {
         let plugins = Plugins::new();
         let builder = Host::builder().prefer_providers("table", ["first", "second"]);

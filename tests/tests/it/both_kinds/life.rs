@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{BOTH, Journal, Kind, asks, counted, waits};
 
 #[test]
-fn the_events_of_a_life_come_in_the_same_order() {
+fn lifecycle_events_come_in_same_order() {
     for kind in BOTH {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -45,7 +45,7 @@ fn kind_of(event: &HostEvent) -> String {
 }
 
 #[test]
-fn a_state_is_given_by_a_load_and_a_wrong_one_refuses_it() {
+fn load_restores_state_and_refuses_invalid_state() {
     for kind in BOTH {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -73,7 +73,7 @@ fn a_state_is_given_by_a_load_and_a_wrong_one_refuses_it() {
 }
 
 #[test]
-fn an_unload_lets_running_calls_end_and_refuses_later_ones() {
+fn unload_finishes_running_calls_and_refuses_later_ones() {
     for kind in BOTH {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -115,7 +115,7 @@ fn an_unload_lets_running_calls_end_and_refuses_later_ones() {
 }
 
 #[test]
-fn shutdown_of_the_plugin_runs_once_and_its_failure_is_told() {
+fn plugin_shutdown_runs_once_and_reports_failure() {
     for kind in BOTH {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -140,7 +140,7 @@ fn shutdown_of_the_plugin_runs_once_and_its_failure_is_told() {
 }
 
 #[test]
-fn kinds_require_each_other() {
+fn plugins_of_both_kinds_require_each_other() {
     for (below, above) in [(Kind::Library, Kind::Process), (Kind::Process, Kind::Library)] {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -165,7 +165,7 @@ fn kinds_require_each_other() {
 }
 
 #[test]
-fn two_hosts_do_not_see_each_other() {
+fn two_hosts_are_isolated_for_both_kinds() {
     for kind in BOTH {
         let plugins = Plugins::new();
         let journal = Journal::new(&plugins);

@@ -37,7 +37,7 @@ fn run(host: &Host, steps: &[&str]) -> Result<String, Error> {
 }
 
 #[test]
-fn the_order_of_kinds_makes_no_difference() {
+fn pipeline_result_is_independent_of_kind() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
     for steps in [
@@ -52,7 +52,7 @@ fn the_order_of_kinds_makes_no_difference() {
 }
 
 #[test]
-fn errors_come_through_unchanged_from_either_kind_and_name_what_was_not_run() {
+fn pipeline_errors_are_unchanged_for_either_kind() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
     for step in ["library", "process"] {
@@ -107,7 +107,7 @@ fn odd(count: u32) -> Vec<Request<'static>> {
 }
 
 #[test]
-fn streams_of_requests_come_to_the_same_through_either_kind() {
+fn streams_give_same_results_for_either_kind() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
     let wanted = many(&host, &["library"], odd(300));
@@ -121,7 +121,7 @@ fn streams_of_requests_come_to_the_same_through_either_kind() {
 
 /// The fixture numbers requests that the host does not number: those of one batch are one.
 #[test]
-fn many_requests_go_in_one_round_trip_where_the_program_takes_them() {
+fn batch_program_receives_many_requests_per_round_trip() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
     let contexts = (0..200).map(|_| asks(json!({ "do": "context" }))).collect();
@@ -136,7 +136,7 @@ fn many_requests_go_in_one_round_trip_where_the_program_takes_them() {
 }
 
 #[test]
-fn a_program_without_batches_is_asked_one_by_one() {
+fn program_without_batches_receives_single_requests() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let capabilities = json!({ "hotbay": { "endpoints": ["execute"] } });

@@ -220,37 +220,37 @@ fn copies(folder: &std::path::Path) -> usize {
 const BEFORE: usize = 8;
 
 #[test]
-fn what_fails_before_it_runs_leaves_the_old_library_serving() {
+fn library_failure_before_start_keeps_old_build() {
     check(Kind::Library, "overlap", &cases()[..BEFORE]);
 }
 
 #[test]
-fn what_fails_before_it_runs_leaves_the_old_program_serving() {
+fn program_failure_before_start_keeps_old_build() {
     check(Kind::Process, "overlap", &cases()[..BEFORE]);
 }
 
 #[test]
-fn a_library_that_fails_while_it_starts_leaves_the_old_one_serving() {
+fn library_failure_during_start_keeps_old_build() {
     check(Kind::Library, "overlap", &cases()[BEFORE..]);
 }
 
 #[test]
-fn a_program_that_fails_while_it_starts_leaves_the_old_one_serving() {
+fn program_failure_during_start_keeps_old_build() {
     check(Kind::Process, "overlap", &cases()[BEFORE..]);
 }
 
 #[test]
-fn a_library_that_fails_while_calls_wait_lets_the_old_one_serve_on() {
+fn library_failure_during_pause_keeps_old_build() {
     check(Kind::Library, "pause", &cases()[BEFORE..]);
 }
 
 #[test]
-fn a_program_that_fails_while_calls_wait_lets_the_old_one_serve_on() {
+fn program_failure_during_pause_keeps_old_build() {
     check(Kind::Process, "pause", &cases()[BEFORE..]);
 }
 
 #[test]
-fn what_is_ill_is_not_promoted_by_any_handover() {
+fn unhealthy_build_is_never_promoted() {
     for kind in BOTH {
         let scene = Scene::new(kind);
         let wait = limits(|limits| limits.start_timeout = Duration::from_millis(1500));

@@ -66,7 +66,7 @@ impl Watched {
 }
 
 #[test]
-fn what_is_renamed_into_place_is_promoted_and_what_is_broken_is_not() {
+fn renamed_files_are_promoted_broken_ones_are_not() {
     for kind in BOTH {
         let mut watched = Watched::new(kind);
         let handle = watched.appear("old");
@@ -90,7 +90,7 @@ fn what_is_renamed_into_place_is_promoted_and_what_is_broken_is_not() {
 }
 
 #[test]
-fn another_config_in_the_manifest_is_another_build() {
+fn config_change_in_manifest_is_reloaded() {
     for kind in BOTH {
         let mut watched = Watched::new(kind);
         let handle = watched.appear("old");
@@ -104,7 +104,7 @@ fn another_config_in_the_manifest_is_another_build() {
 
 /// Scripts are what people edit in place.
 #[test]
-fn a_script_that_is_overwritten_in_place_is_promoted() {
+fn script_overwritten_in_place_is_promoted() {
     let mut watched = Watched::new(Kind::Process);
     let served = binary("served", &[], "served");
     let script = |build: u32| {

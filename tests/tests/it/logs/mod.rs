@@ -81,7 +81,7 @@ fn check(line: &Line, level: Level, target: &str, fields: &[(&str, &str)]) {
 }
 
 #[test]
-fn an_event_arrives_with_fields_of_each_type() {
+fn event_keeps_fields_of_each_type() {
     let fields = [
         ("message", "debug hello"),
         ("truth", "bool true"),
@@ -109,7 +109,7 @@ fn an_event_arrives_with_fields_of_each_type() {
 }
 
 #[test]
-fn an_event_tells_its_spans() {
+fn event_reports_its_spans() {
     let chat = Chat::new();
     chat.execute(&json!({ "way": "spans" }));
     let spans = [("spans", r#"str "request{id=7}:query{table=\"users\"}""#)];
@@ -117,7 +117,7 @@ fn an_event_tells_its_spans() {
 }
 
 #[test]
-fn a_record_of_log_arrives() {
+fn log_record_arrives_as_event() {
     let chat = Chat::new();
     chat.call(&json!({ "way": "record" }));
     let line = chat.heard.only_of(&chat.name);
@@ -126,7 +126,7 @@ fn a_record_of_log_arrives() {
 }
 
 #[test]
-fn a_line_for_the_host_comes_from_the_plugin_as_a_whole() {
+fn host_line_is_attributed_to_whole_plugin() {
     let chat = Chat::new();
     assert_eq!(chat.call(&json!({ "way": "host" }))["said"], "Ok(())");
     let line = chat.heard.only_of(&chat.name);
@@ -135,14 +135,14 @@ fn a_line_for_the_host_comes_from_the_plugin_as_a_whole() {
 }
 
 #[test]
-fn what_is_logged_at_the_start_arrives() {
+fn log_during_start_arrives() {
     let init = json!({ "init": { "way": "event", "message": "started" } });
     let chat = Chat::with(|it| it.set("permissions", json!(["log"])).config(init));
     assert_eq!(chat.messages(), ["started"]);
 }
 
 #[test]
-fn a_listener_of_one_thread_hears_what_is_called_there() {
+fn thread_scoped_subscriber_receives_its_calls() {
     let chat = Chat::new();
     static HEARD: LazyLock<Heard> = LazyLock::new(Heard::default);
     tracing::subscriber::with_default(listener::listener(&HEARD), || {
@@ -153,7 +153,7 @@ fn a_listener_of_one_thread_hears_what_is_called_there() {
 }
 
 #[test]
-fn what_no_listener_wants_is_not_even_formatted() {
+fn disabled_event_is_not_formatted() {
     let chat = Chat::new();
     let costly = json!({ "way": "costly", "message": "closely" });
     assert_eq!(chat.call(&costly)["formatted"], 0);
@@ -167,7 +167,7 @@ fn what_no_listener_wants_is_not_even_formatted() {
 }
 
 #[test]
-fn without_the_permission_nothing_arrives_and_calls_are_unharmed() {
+fn denied_log_permission_drops_events_only() {
     let chat = Chat::with(|plugin| plugin);
     for way in ["event", "types", "spans", "record"] {
         assert_eq!(chat.call(&json!({ "way": way }))["said"], "");
@@ -178,7 +178,7 @@ fn without_the_permission_nothing_arrives_and_calls_are_unharmed() {
 }
 
 #[test]
-fn two_generations_are_told_apart() {
+fn events_name_their_generation() {
     let chat = Chat::new();
     chat.call(&json!({ "message": "first" }));
     let next = chat.plugins.add(&chat.name, "chatty").config(json!({ "at": 2 }));
@@ -196,7 +196,7 @@ fn two_generations_are_told_apart() {
 }
 
 #[test]
-fn a_plugin_that_is_started_again_from_its_library_is_heard_again() {
+fn plugin_restarted_from_same_library_logs_again() {
     let stop_first =
         |plugin: Plugin| plugin.set("permissions", json!(["log"])).set("handover", "stop-first");
     let chat = Chat::with(stop_first);
@@ -211,7 +211,7 @@ fn a_plugin_that_is_started_again_from_its_library_is_heard_again() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_plugin_that_logged_on_its_callers_thread_is_closed() {
+fn plugin_that_logged_on_caller_thread_is_closed() {
     let chat = Chat::new();
     for way in ["event", "types", "spans", "costly", "record", "host"] {
         chat.call(&json!({ "way": way }));
@@ -222,7 +222,7 @@ fn a_plugin_that_logged_on_its_callers_thread_is_closed() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn what_is_logged_after_the_end_is_lost_and_harms_nobody() {
+fn log_after_end_is_dropped_safely() {
     let chat = Chat::new();
     let (release, done) = (chat.plugins.dir().join("go"), chat.plugins.dir().join("done"));
     chat.call(&json!({ "way": "types", "message": "late", "wait_for": release, "done": done }));
@@ -234,7 +234,7 @@ fn what_is_logged_after_the_end_is_lost_and_harms_nobody() {
 }
 
 #[test]
-fn a_flood_is_limited_and_each_line_of_it_counted() {
+fn log_flood_is_limited_and_counted() {
     for (way, lines) in [("event", 100_000), ("record", 10_000), ("host", 10_000)] {
         let chat = Chat::new();
         chat.call(&json!({ "way": way, "lines": lines }));
@@ -259,7 +259,7 @@ fn a_flood_is_limited_and_each_line_of_it_counted() {
 }
 
 #[test]
-fn a_message_of_megabytes_is_cut() {
+fn huge_message_is_truncated() {
     let chat = Chat::new();
     for way in ["event", "record", "host"] {
         chat.call(&json!({ "way": way, "message": "0123456789", "repeat": 300_000 }));
@@ -272,7 +272,7 @@ fn a_message_of_megabytes_is_cut() {
 }
 
 #[test]
-fn each_target_can_be_filtered_for() {
+fn each_target_can_be_filtered() {
     let chat = Chat::new();
     chat.call(&json!({ "way": "record", "target": FILTERED }));
     chat.call(&json!({ "way": "record", "lines": 200, "target": "many", "targets": 200 }));
@@ -282,7 +282,7 @@ fn each_target_can_be_filtered_for() {
 }
 
 #[test]
-fn a_listener_that_calls_the_plugin_which_logs_does_not_do_so_for_ever() {
+fn subscriber_that_calls_plugin_does_not_recurse() {
     let chat = Chat::new();
     chat.heard.call_back(&chat.handle, r#"{"message":"again"}"#);
     for way in ["event", "record", "host"] {

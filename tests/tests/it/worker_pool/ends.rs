@@ -14,7 +14,7 @@ use hotbay_tests::{block_on, until};
 use super::{GENEROUS, Grenade, Held, kind, limits, mark_workers, pool};
 
 #[test]
-fn a_task_after_the_end_of_the_pool_is_refused() {
+fn task_after_pool_stop_is_refused() {
     type End = fn(&WorkerPool<u32>);
     let ends: [End; 3] =
         [|pool| _ = pool.stop(), |pool| _ = pool.cancel(), |pool| pool.token().cancel()];
@@ -31,7 +31,7 @@ fn a_task_after_the_end_of_the_pool_is_refused() {
 }
 
 #[test]
-fn a_pool_on_a_token_that_was_cancelled_before_is_closed() {
+fn pool_with_cancelled_token_is_closed() {
     let token = CancellationToken::new();
     token.cancel();
     let pool = WorkerPool::<u32>::new(limits(2, 10, 10), &token).unwrap();
@@ -40,7 +40,7 @@ fn a_pool_on_a_token_that_was_cancelled_before_is_closed() {
 }
 
 #[test]
-fn who_waits_for_a_place_is_refused_when_the_pool_ends() {
+fn waiting_submitter_is_refused_when_pool_stops() {
     let pool = pool(1, 1, 10);
     let held = Held::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
@@ -54,7 +54,7 @@ fn who_waits_for_a_place_is_refused_when_the_pool_ends() {
 }
 
 #[test]
-fn who_waits_for_the_place_of_an_outcome_is_refused_when_the_pool_ends() {
+fn submitter_waiting_for_result_space_is_refused_at_stop() {
     for end in [WorkerPool::stop, WorkerPool::cancel] {
         let pool = pool(1, 10, 1);
         let left = pool.submit(|| 1).unwrap().leave();
@@ -68,7 +68,7 @@ fn who_waits_for_the_place_of_an_outcome_is_refused_when_the_pool_ends() {
 }
 
 #[test]
-fn a_stop_from_many_threads_finishes_what_waits_and_leaves_no_thread() {
+fn concurrent_stops_finish_queue_and_leave_no_threads() {
     let pool = pool(3, 100, 200);
     let mark = mark_workers(&pool, 3);
     let tickets: Vec<_> = (0..100).map(|number| pool.submit(move || number).unwrap()).collect();
@@ -87,7 +87,7 @@ fn a_stop_from_many_threads_finishes_what_waits_and_leaves_no_thread() {
 }
 
 #[test]
-fn a_stop_from_inside_a_task_answers_so_and_ends_the_pool() {
+fn stop_inside_task_is_reported_and_stops_pool() {
     let pool = pool::<Stopped>(1, 10, 10);
     let stops: [fn(&WorkerPool<Stopped>) -> Stopped; 2] = [WorkerPool::stop, WorkerPool::cancel];
     let (go, let_go) = mpsc::channel::<()>();
@@ -110,7 +110,7 @@ fn a_stop_from_inside_a_task_answers_so_and_ends_the_pool() {
 }
 
 #[test]
-fn a_cancel_tells_each_task_that_waits_and_waits_for_what_runs() {
+fn cancel_rejects_waiting_tasks_and_awaits_running() {
     let pool = pool(1, 10, 20);
     let mark = mark_workers(&pool, 1);
     let held = Held::by(&pool);
@@ -130,7 +130,7 @@ fn a_cancel_tells_each_task_that_waits_and_waits_for_what_runs() {
 }
 
 #[test]
-fn the_callers_token_ends_the_pool_though_nobody_calls_it_and_the_pool_ends_nothing_else() {
+fn caller_token_ends_pool_and_nothing_else() {
     let token = CancellationToken::new();
     let other = WorkerPool::<u32>::new(limits(1, 10, 10), &token).unwrap();
     assert_eq!(other.cancel(), Stopped::Joined);
@@ -149,7 +149,7 @@ fn the_callers_token_ends_the_pool_though_nobody_calls_it_and_the_pool_ends_noth
 }
 
 #[test]
-fn a_running_task_sees_the_cancel_by_the_token_of_the_pool() {
+fn running_task_sees_cancel_through_pool_token() {
     let pool = pool(1, 10, 10);
     let (token, (enter, entered)) = (pool.token(), mpsc::channel());
     let looks = pool.submit(move || {
@@ -163,7 +163,7 @@ fn a_running_task_sees_the_cancel_by_the_token_of_the_pool() {
 }
 
 #[test]
-fn tasks_that_panic_when_they_are_dropped_unrun_keep_nobody_from_being_told() {
+fn tasks_panicking_on_drop_block_no_notification() {
     let pool = pool(1, 10, 10);
     let held = Held::by(&pool);
     let waiting = [1, 2].map(|number| {
@@ -182,7 +182,7 @@ fn tasks_that_panic_when_they_are_dropped_unrun_keep_nobody_from_being_told() {
 }
 
 #[test]
-fn the_drop_of_the_last_handle_cancels_and_waits_for_the_threads() {
+fn last_handle_drop_cancels_and_joins_threads() {
     let pool = pool(1, 10, 10);
     let mark = mark_workers(&pool, 1);
     let held = Held::by(&pool);
@@ -197,7 +197,7 @@ fn the_drop_of_the_last_handle_cancels_and_waits_for_the_threads() {
 }
 
 #[test]
-fn a_task_may_drop_the_last_handle_of_its_own_pool() {
+fn task_may_drop_last_handle_of_its_pool() {
     let pool = pool(2, 10, 10);
     let mark = mark_workers(&pool, 2);
     let (give, given): (_, Receiver<WorkerPool<u32>>) = mpsc::channel();
@@ -211,7 +211,7 @@ fn a_task_may_drop_the_last_handle_of_its_own_pool() {
 }
 
 #[test]
-fn a_task_that_never_ran_may_hold_the_last_handle_and_the_token() {
+fn unrun_task_may_hold_last_handle_and_token() {
     let token = CancellationToken::new();
     let pool = WorkerPool::new(limits(1, 10, 10), &token).unwrap();
     let mark = mark_workers(&pool, 1);

@@ -268,7 +268,7 @@ fn check(end: End, seed: u32) {
 }
 
 #[test]
-fn each_accepted_task_has_one_outcome_that_is_seen_once_however_the_pool_ends() {
+fn accepted_task_has_one_outcome_seen_once() {
     let ends = [End::Stop, End::Cancel, End::Token, End::StopAndCancel, End::StopInside];
     for seed in 1..=40 {
         for end in ends {
