@@ -44,6 +44,7 @@ mod generation;
 mod handle;
 mod host;
 mod id;
+mod info;
 mod layers;
 pub mod manifest;
 pub mod metrics;
@@ -65,10 +66,10 @@ pub use error::{Error, ErrorKind, LoadStep, Result};
 pub use event::{Events, HostEvent, QuarantineReason};
 pub use handle::{Execute, Pinned, PluginHandle};
 pub use host::{
-    Host, HostBuilder, LoadReport, LoadedPlugin, PluginInfo, RefusedPlugin, Reloaded,
-    RetainedLibrary,
+    Host, HostBuilder, LoadReport, LoadedPlugin, RefusedPlugin, Reloaded, RetainedLibrary,
 };
 pub use id::{GenerationId, InvalidName, PluginName};
+pub use info::{PluginInfo, PluginState};
 pub use layers::{Call, Layer, Next, ResponseCache};
 pub use manifest::Manifest;
 pub use pipeline::{Completed, Pipeline, PipelineStep, RunMany, RunOptions};

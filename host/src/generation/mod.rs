@@ -37,7 +37,7 @@ pub(crate) use backend::{Backend, UnloadLeftovers};
 pub(crate) use deferred_unloads::{DeferredUnloads, RetainReason, RetainedEntry};
 pub(crate) use lease::{CallArgs, InstanceRef, is_in_plugin_call, next_call_id};
 pub(crate) use policy::CallPolicy;
-use state::State;
+pub(crate) use state::State;
 
 /// How long calls that run as tasks may take to end after they were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);

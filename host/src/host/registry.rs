@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-use super::info::PluginInfo;
+use super::info::snapshot;
 use super::not_found::not_serving;
 use super::shutdown_latch::ShutdownLatch;
 use super::shutting_down;
@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
+use crate::info::PluginInfo;
 use crate::manifest::Manifest;
-use crate::metrics::PluginStats;
 use crate::providers::{Changes, Offer, Offers};
 use crate::reload::{Build, Candidate, Dependent, Loaded};
 use crate::slot::Slot;
@@ -206,11 +206,6 @@ impl Registry {
         self.with_open(|entries| entries.by_name.values().filter_map(Entry::info).collect())
     }
 
-    /// The figures of everything that serves, sorted by name.
-    pub(super) fn stats(&self) -> Vec<PluginStats> {
-        self.with_open(|entries| entries.by_name.values().filter_map(Entry::stats).collect())
-    }
-
     /// What is known of one plugin that serves.
     pub(super) fn info(&self, name: &PluginName) -> Option<PluginInfo> {
         self.read().by_name.get(name.as_str()).and_then(Entry::info)
@@ -265,14 +260,8 @@ impl Registry {
 
 impl Entry {
     fn info(&self) -> Option<PluginInfo> {
-        let Stage::Serving { slot, build, .. } = &self.stage else { return None };
-        Some(PluginInfo::of(slot, build, &self.manifest, self.folder.as_ref()))
-    }
-
-    fn stats(&self) -> Option<PluginStats> {
-        let Stage::Serving { slot, order, .. } = &self.stage else { return None };
-        let latencies = Some(slot.counters.latencies.snapshot());
-        Some(PluginStats { latencies, ..super::stats::figures(self.info()?, *order) })
+        let Stage::Serving { slot, build, order, .. } = &self.stage else { return None };
+        Some(snapshot(slot, build, &self.manifest, self.folder.as_ref(), *order))
     }
 }
 

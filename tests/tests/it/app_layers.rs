@@ -113,8 +113,11 @@ fn layer_refuses_call_by_operation() {
         outcome.unwrap();
     }
     let info = &host.list()[0];
-    assert_eq!((info.calls, info.refused, info.errors, info.faults), (8, 4, 0, 0));
-    assert_eq!(info.state, "serving");
+    assert_eq!(
+        (info.stats.calls, info.stats.refused, info.stats.errors, info.stats.faults),
+        (8, 4, 0, 0)
+    );
+    assert_eq!(info.state, hotbay::PluginState::Serving);
 }
 
 #[test]
@@ -171,7 +174,7 @@ fn layer_may_answer_itself_or_call_plugin_twice() {
     for outcome in every_way(&host, Request::text("twice")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"twice");
     }
-    assert_eq!(host.list()[0].calls, 8, "each is one call to its caller");
+    assert_eq!(host.list()[0].stats.calls, 8, "each is one call to its caller");
 }
 
 #[test]
@@ -237,8 +240,8 @@ fn panicking_layer_fails_call_without_plugin_fault() {
         assert_eq!(outcome.unwrap().as_bytes(), b"x");
     }
     let info = &host.list()[0];
-    assert_eq!((info.faults, info.errors, info.state.as_str()), (0, 0, "serving"));
-    assert_eq!((info.calls, info.refused), (16, 12));
+    assert_eq!((info.stats.faults, info.stats.errors, info.state.as_str()), (0, 0, "serving"));
+    assert_eq!((info.stats.calls, info.stats.refused), (16, 12));
     assert!(events.try_next().is_none(), "nothing happened to the plugin");
 }
 
@@ -250,7 +253,7 @@ fn plugin_panic_inside_layers_is_plugin_fault() {
     let panics = loaded(&host, plugins.add("panics", "faulty").config(config).write());
     let error = panics.call(Request::text("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
-    assert_eq!(host.list()[0].faults, 1);
+    assert_eq!(host.list()[0].stats.faults, 1);
 }
 
 #[test]

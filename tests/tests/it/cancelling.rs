@@ -20,7 +20,7 @@ fn strict(puppet: &Puppet) -> Scene {
 
 fn is_clean(scene: &Scene) {
     let info = scene.info();
-    assert_eq!((info.state.as_str(), info.faults, info.abandoned), ("serving", 0, 0));
+    assert_eq!((info.state.as_str(), info.stats.faults, info.stats.abandoned), ("serving", 0, 0));
 }
 
 #[test]
@@ -52,9 +52,9 @@ fn call_dropped_while_running_notifies_plugin() {
     puppet.begins("wait");
     drop(stubborn);
     assert_eq!(block_on(scene.execute("next")).unwrap().as_bytes(), b"next");
-    until("only that one is left", || (scene.info().running == 1).then_some(()));
+    until("only that one is left", || (scene.info().stats.running == 1).then_some(()));
     puppet.open();
-    until("it is back", || (scene.info().running == 0).then_some(()));
+    until("it is back", || (scene.info().stats.running == 0).then_some(()));
     assert_eq!(block_on(scene.execute("again")).unwrap().as_bytes(), b"again");
     is_clean(&scene);
 }
@@ -152,15 +152,15 @@ fn cancel_or_drop_after_reply_has_no_effect() {
     let token = CancellationToken::new();
     let answered = scene.handle.execute(Request::text("second").cancelled_by(token.clone()));
     puppet.ends("second");
-    until("the worker is free", || (scene.info().running == 0).then_some(()));
+    until("the worker is free", || (scene.info().stats.running == 0).then_some(()));
     token.cancel();
     assert_eq!(block_on(answered).unwrap().as_bytes(), b"second");
     let dropped = scene.execute("third");
     puppet.ends("third");
-    until("the worker is free", || (scene.info().running == 0).then_some(()));
+    until("the worker is free", || (scene.info().stats.running == 0).then_some(()));
     drop(dropped);
     assert_eq!(block_on(scene.execute("fourth")).unwrap().as_bytes(), b"fourth");
-    assert_eq!(scene.info().calls, 4);
+    assert_eq!(scene.info().stats.calls, 4);
     is_clean(&scene);
 }
 
@@ -207,17 +207,17 @@ fn randomly_dropped_calls_leave_nothing_behind() {
     assert_eq!(answered + dropped, 1000);
     until("nothing runs", || {
         let info = &host.list()[0];
-        (info.running == 0).then_some(())
+        (info.stats.running == 0).then_some(())
     });
     let reply = block_on(handle.execute(Request::text("still here"))).unwrap();
     assert_eq!(reply.as_bytes(), b"still here");
-    until("nothing waits", || (host.list()[0].waiting == 0).then_some(()));
+    until("nothing waits", || (host.list()[0].stats.waiting == 0).then_some(()));
     let info = &host.list()[0];
-    assert_eq!(info.state, "serving");
-    assert_eq!((info.errors, info.faults, info.abandoned), (0, 0, 0));
+    assert_eq!(info.state, hotbay::PluginState::Serving);
+    assert_eq!((info.stats.errors, info.stats.faults, info.stats.abandoned), (0, 0, 0));
     // Each is counted once: those that were dropped before they began as refused.
-    until("all are counted", || (host.list()[0].calls == 1001).then_some(()));
-    assert_eq!(host.list()[0].refused, 1001 - puppet.heard().len() as u64);
+    until("all are counted", || (host.list()[0].stats.calls == 1001).then_some(()));
+    assert_eq!(host.list()[0].stats.refused, 1001 - puppet.heard().len() as u64);
     let workers = usize::try_from(hotbay::HostLimits::default().max_workers).unwrap();
     until("replaced workers go home", || (threads(&name).len() <= workers).then_some(()));
     block_on(host.shutdown(LIMIT));

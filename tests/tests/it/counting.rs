@@ -46,10 +46,15 @@ fn pooled_call_that_missed_its_deadline_counts_once() {
     }
     hotbay_tests::until("all workers are back", || {
         let info = &host.list()[0];
-        (info.running == 0 && info.calls >= 200).then_some(())
+        (info.stats.running == 0 && info.stats.calls >= 200).then_some(())
     });
     let info = &host.list()[0];
-    let counted = (info.calls, info.abandoned + info.refused, info.errors, info.faults);
+    let counted = (
+        info.stats.calls,
+        info.stats.abandoned + info.stats.refused,
+        info.stats.errors,
+        info.stats.faults,
+    );
     assert_eq!(counted, (200, 200, 0, 0), "{info:?}");
 }
 

@@ -46,7 +46,10 @@ fn expired_deadline_fails_call_before_plugin() {
     }
     assert_eq!(puppet.heard(), Vec::<String>::new());
     let info = scene.info();
-    assert_eq!((info.calls, info.refused, info.abandoned, info.faults), (calls, calls, 0, 0));
+    assert_eq!(
+        (info.stats.calls, info.stats.refused, info.stats.abandoned, info.stats.faults),
+        (calls, calls, 0, 0)
+    );
     // Nothing is held against it.
     assert_eq!(scene.handle.call(Request::text("hello")).unwrap().as_bytes(), b"hello");
 }
@@ -63,7 +66,7 @@ fn queued_call_past_deadline_never_runs() {
     let error = block_on(late).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     assert!(error.to_string().contains("deadline passed while the call was queued"), "{error}");
-    assert_eq!(scene.info().abandoned, 0);
+    assert_eq!(scene.info().stats.abandoned, 0);
     puppet.open();
     block_on(running).unwrap();
     block_on(patient).unwrap();
@@ -82,19 +85,19 @@ fn running_call_past_deadline_fails_and_plugin_sees_it() {
     }
     puppet.ends("watch");
     assert_eq!(puppet.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
-    until("it is back", || (scene.info().running == 0).then_some(()));
-    let before = scene.info().abandoned;
+    until("it is back", || (scene.info().stats.running == 0).then_some(()));
+    let before = scene.info().stats.abandoned;
     let call = scene.handle.execute(Request::text("wait").deadline_in(LATE));
     puppet.begins("wait");
     assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     assert_eq!(puppet.done(), ["watch"], "the second one runs on");
-    assert_eq!(scene.info().running, 1);
+    assert_eq!(scene.info().stats.running, 1);
     puppet.open();
     puppet.ends("wait");
-    until("all are back", || (scene.info().running == 0).then_some(()));
+    until("all are back", || (scene.info().stats.running == 0).then_some(()));
     let info = scene.info();
-    assert_eq!((info.abandoned - before, info.faults, info.errors), (1, 0, 0));
-    assert_eq!(info.calls, 2, "each is counted once");
+    assert_eq!((info.stats.abandoned - before, info.stats.faults, info.stats.errors), (1, 0, 0));
+    assert_eq!(info.stats.calls, 2, "each is counted once");
 }
 
 #[test]
@@ -146,11 +149,11 @@ fn late_replies_never_answer_other_calls() {
     for (text, call) in texts.iter().zip(quick) {
         assert_eq!(block_on(call).unwrap().as_text().unwrap(), text);
     }
-    until("all are back", || (scene.info().running == 0).then_some(()));
+    until("all are back", || (scene.info().stats.running == 0).then_some(()));
     let info = scene.info();
     let begun = puppet.heard().iter().filter(|input| input.starts_with("wait")).count();
-    assert!(info.abandoned as usize >= begun, "{} < {begun}", info.abandoned);
-    assert!(info.abandoned <= 60 && info.calls >= 120, "{info:?}");
+    assert!(info.stats.abandoned as usize >= begun, "{} < {begun}", info.stats.abandoned);
+    assert!(info.stats.abandoned <= 60 && info.stats.calls >= 120, "{info:?}");
 }
 
 #[test]
@@ -265,5 +268,5 @@ fn sync_call_past_deadline_runs_to_completion() {
     let other =
         thread::spawn(move || handle.call(Request::text("left")).map(hotbay::Reply::into_vec));
     assert_eq!(other.join().unwrap().unwrap(), b"none");
-    assert_eq!(scene.info().abandoned, 0);
+    assert_eq!(scene.info().stats.abandoned, 0);
 }

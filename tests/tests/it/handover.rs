@@ -143,7 +143,7 @@ fn calls_during_pause_are_answered_by_new_build() {
         until("it is paused", || pinned.call(Request::text("x")).err());
         let pooled: Vec<_> = (0..20).map(|_| handle.execute(Request::text("x"))).collect();
         let calls = [(); 4].map(|()| scope.spawn(|| handle.call(Request::text("x")).unwrap()));
-        assert!(host.list()[0].waiting == 20 && !reload.is_finished());
+        assert!(host.list()[0].stats.waiting == 20 && !reload.is_finished());
         drop(pinned);
         assert_eq!(reload.join().unwrap().get(), 2);
         for reply in calls {

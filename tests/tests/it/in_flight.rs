@@ -44,7 +44,7 @@ fn in_flight_limit_of_one_overloads_other_threads() {
     }
     assert!(scene.handle.call(Request::text("after")).is_ok());
     assert_eq!(puppet.inside_most(), 1);
-    assert_eq!(scene.info().refused, 3 * 6);
+    assert_eq!(scene.info().stats.refused, 3 * 6);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn abandoned_call_counts_as_in_flight_until_return() {
     let error = block_on(scene.execute("next")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
     puppet.open();
-    until("it is back", || (scene.info().running == 0).then_some(()));
+    until("it is back", || (scene.info().stats.running == 0).then_some(()));
     assert!(block_on(scene.execute("next")).is_ok());
     assert_eq!(puppet.inside_most(), 1);
 }

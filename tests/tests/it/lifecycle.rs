@@ -122,7 +122,7 @@ fn plugin_error_reaches_caller_unchanged() {
         assert_eq!(own.details(), Some(&details));
     }
     let info = &host.list()[0];
-    assert_eq!((info.calls, info.errors, info.faults), (3, 3, 0));
+    assert_eq!((info.stats.calls, info.stats.errors, info.stats.faults), (3, 3, 0));
 }
 
 #[test]

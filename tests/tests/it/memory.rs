@@ -30,7 +30,7 @@ fn refuses_everything(host: &Host, handle: &PluginHandle) {
         assert_eq!(error.kind(), ErrorKind::Quarantined);
         assert!(error.to_string().contains("limits.memory_bytes"), "{error}");
     }
-    assert_eq!(host.list()[0].state, "quarantined");
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Quarantined);
 }
 
 fn quarantined(events: &mut hotbay::Events) {
@@ -51,11 +51,11 @@ fn memory_limit_refuses_calls_until_usage_drops() {
     let host = Host::builder().build().unwrap();
     let greedy = loaded(&host, install(&plugins, 1));
     let mut events = host.events();
-    let before = host.list()[0].live_bytes.expect("it counts");
+    let before = host.list()[0].stats.live_bytes.expect("it counts");
     assert!(before >= 0 && u64::try_from(before).unwrap() < LIMIT_BYTES, "{before}");
     let release = plugins.dir().join("go");
     hold(&greedy, Some(&release));
-    let live = host.list()[0].live_bytes.unwrap();
+    let live = host.list()[0].stats.live_bytes.unwrap();
     assert!(u64::try_from(live).unwrap() >= HELD_BYTES, "{live}");
     quarantined(&mut events);
     refuses_everything(&host, &greedy);
@@ -90,8 +90,8 @@ fn reload_resets_memory_and_reports_bytes_kept_by_old() {
     reloaded(&host, "greedy");
     assert!(greedy.call(Request::json_text("{}")).is_ok());
     assert!(block_on(greedy.execute(Request::json_text("{}"))).is_ok());
-    assert_eq!(host.list()[0].state, "serving");
-    assert!(u64::try_from(host.list()[0].live_bytes.unwrap()).unwrap() < LIMIT_BYTES);
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
+    assert!(u64::try_from(host.list()[0].stats.live_bytes.unwrap()).unwrap() < LIMIT_BYTES);
     let closed = event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
     let HostEvent::Closed { leaked_bytes: Some(leaked), .. } = closed else {
         panic!("{closed:?}");
@@ -135,7 +135,7 @@ fn memory_limit_affects_only_its_plugin() {
     assert!(free.call(Request::json_text("{}")).is_ok());
     assert!(events.try_next().is_none());
     until("only one is listed so", || {
-        let states: Vec<_> = host.list().iter().map(|info| info.state.clone()).collect();
+        let states: Vec<_> = host.list().iter().map(|info| info.state.as_str()).collect();
         (states == ["serving", "quarantined"]).then_some(())
     });
 }

@@ -163,7 +163,7 @@ fn late_fault_of_old_build_is_not_counted_for_new() {
     assert_eq!(faults, CALLS, "{seen:#?}");
     let quarantined = |event: &HostEvent| matches!(event, HostEvent::Quarantined { .. });
     assert!(!seen.iter().any(quarantined), "{seen:#?}");
-    assert_eq!(host.list()[0].state, "serving");
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
     // The new one is judged by its own faults, all of them and no other.
     assert_eq!(panicked_in(asks(json!({ "panic_in": "execute" }))), Some(2));
     assert_eq!(asks(json!({})).unwrap(), 2);

@@ -35,11 +35,11 @@ fn failed_pauses_add_no_workers() {
     let mut held = Vec::new();
     for number in 1..=6 {
         held.extend([(); 2].map(|()| handle.execute(Request::json(&hang).unwrap())));
-        until("both workers hang", || (host.list()[0].running >= 2).then_some(()));
+        until("both workers hang", || (host.list()[0].stats.running >= 2).then_some(()));
         install(number);
         let error = rolled_back(&host, &name);
         assert_eq!(error.step(), Some(LoadStep::Drain), "{}", error.full_message());
-        let (there, running) = (threads(&name), host.list()[0].running);
+        let (there, running) = (threads(&name), host.list()[0].stats.running);
         assert!(there.len() <= 3 && running <= 3, "after {number}: {running} in {there:?}");
     }
     std::fs::write(release, "").unwrap();
@@ -65,16 +65,18 @@ fn failed_pause_does_not_clear_stuck_calls() {
     let late = handle.execute(Request::json(&hang).unwrap().deadline_in(LATE));
     until("it hangs", || entered.exists().then_some(()));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    until("it is stuck", || (host.list()[0].state == "quarantined").then_some(()));
+    until("it is stuck", || {
+        (host.list()[0].state == hotbay::PluginState::Quarantined).then_some(())
+    });
     install(1);
     assert_eq!(rolled_back(&host, "pauses").step(), Some(LoadStep::Drain));
-    assert_eq!(host.list()[0].state, "quarantined");
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Quarantined);
     let request = || Request::text("{}");
     for outcome in [handle.call(request()), block_on(handle.execute(request()))] {
         assert_eq!(outcome.map(drop).unwrap_err().kind(), ErrorKind::Quarantined);
     }
     std::fs::write(release, "").unwrap();
-    until("it is back", || (host.list()[0].state == "serving").then_some(()));
+    until("it is back", || (host.list()[0].state == hotbay::PluginState::Serving).then_some(()));
 }
 
 /// Stops the first call on its way to the plugin until it is let go.
@@ -239,13 +241,13 @@ fn layer_slow_after_reply_is_not_plugin_fault() {
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     puppet.ends("quick");
     let (is_open, changed, was_late) = &*keeps.0;
-    assert_eq!((scene.info().state.as_str(), scene.info().faults), ("serving", 0));
+    assert_eq!((scene.info().state.as_str(), scene.info().stats.faults), ("serving", 0));
     block_on(scene.execute("while it is kept")).unwrap();
     *is_open.lock().unwrap() = true;
     changed.notify_all();
-    until("the layer is done", || (scene.info().running == 0).then_some(()));
+    until("the layer is done", || (scene.info().stats.running == 0).then_some(()));
     assert!(!was_late.load(Ordering::SeqCst), "the plugin itself was late: is it this busy here?");
-    assert_eq!((scene.info().state.as_str(), scene.info().faults), ("serving", 0));
+    assert_eq!((scene.info().state.as_str(), scene.info().stats.faults), ("serving", 0));
     assert!(events.try_next().is_none());
 }
 

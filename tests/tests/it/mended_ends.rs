@@ -165,8 +165,8 @@ fn panicking_event_reader_does_not_disturb_stuck_plugin() {
     if let Err(error) = block_on(queued) {
         assert_eq!(error.kind(), ErrorKind::Quarantined);
     }
-    until("it is back", || (scene.info().running == 0).then_some(()));
-    until("it serves", || (scene.info().state == "serving").then_some(()));
+    until("it is back", || (scene.info().stats.running == 0).then_some(()));
+    until("it serves", || (scene.info().state == hotbay::PluginState::Serving).then_some(()));
     assert_eq!(block_on(scene.execute("after")).unwrap().as_bytes(), b"after");
 }
 
@@ -189,7 +189,7 @@ fn panic_payload_that_panics_on_drop_kills_no_worker() {
         assert_eq!(block_on(handle.execute(bounded)).unwrap().as_bytes(), b"bounded");
     }
     let info = &host.list()[0];
-    assert_eq!((info.running, info.waiting, info.state.as_str()), (0, 0, "serving"));
+    assert_eq!((info.stats.running, info.stats.waiting, info.state.as_str()), (0, 0, "serving"));
 }
 
 #[test]
@@ -201,16 +201,21 @@ fn cancelled_waiting_calls_count_as_rejected() {
     let token = CancellationToken::new();
     let request = || Request::text("x").cancelled_by(token.clone());
     let waiting: Vec<_> = (0..10).map(|_| scene.handle.execute(request())).collect();
-    assert_eq!(scene.info().waiting, 10);
+    assert_eq!(scene.info().stats.waiting, 10);
     token.cancel();
     for call in waiting {
         assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Cancelled);
     }
     puppet.open();
     block_on(running).unwrap();
-    until("all is done", || (scene.info().waiting + scene.info().running == 0).then_some(()));
+    until("all is done", || {
+        (scene.info().stats.waiting + scene.info().stats.running == 0).then_some(())
+    });
     let info = scene.info();
-    assert_eq!((info.calls, info.refused, info.errors, info.faults), (11, 10, 0, 0));
+    assert_eq!(
+        (info.stats.calls, info.stats.refused, info.stats.errors, info.stats.faults),
+        (11, 10, 0, 0)
+    );
 }
 
 #[test]
@@ -228,9 +233,9 @@ fn dropped_waiting_call_leaves_queue_at_once() {
     ];
     for request in requests {
         let waiting: Vec<_> = (0..5).map(|_| scene.handle.execute(request())).collect();
-        assert_eq!(scene.info().waiting, 6);
+        assert_eq!(scene.info().stats.waiting, 6);
         drop(waiting);
-        assert_eq!(scene.info().waiting, 1, "only the one that was not dropped");
+        assert_eq!(scene.info().stats.waiting, 1, "only the one that was not dropped");
     }
     puppet.open();
     block_on(running).unwrap();

@@ -52,7 +52,7 @@ fn plugin_only_receives_operations_in_its_manifest() {
     check(&handle, &["read", "exec", "db:drop"], &["write", "db", "db:drop ", "", "Read", "\0"]);
     assert!(handle.call(Request::text("x")).is_ok());
     let info = &host.list()[0];
-    assert_eq!((info.refused, info.faults, info.errors), (6 * 3, 0, 0));
+    assert_eq!((info.stats.refused, info.stats.faults, info.stats.errors), (6 * 3, 0, 0));
     assert_eq!(info.notes, Vec::<String>::new());
 }
 

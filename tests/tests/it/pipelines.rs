@@ -37,7 +37,7 @@ fn pipeline_passes_each_reply_to_next_step_in_order() {
     assert_eq!(run(&["c", "a", "b"]), "x c a b");
     assert_eq!(run(&["a"]), "x a");
     assert_eq!(run(&["b", "b", "b"]), "x b b b");
-    assert_eq!(host.list().iter().map(|info| info.calls).collect::<Vec<_>>(), [2, 4, 1]);
+    assert_eq!(host.list().iter().map(|info| info.stats.calls).collect::<Vec<_>>(), [2, 4, 1]);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn step_missing_at_run_is_named_with_later_steps() {
     let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::NotFound, Some("b")));
     assert_eq!(skipped(&error), ["c", "d"]);
-    assert_eq!(host.plugin("a").map(|_| host.list()[0].calls).unwrap(), 1);
+    assert_eq!(host.plugin("a").map(|_| host.list()[0].stats.calls).unwrap(), 1);
     drop(host);
     let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Shutdown);
@@ -121,7 +121,7 @@ fn step_error_is_unchanged_and_names_skipped_steps() {
     let told = error.plugin_error().unwrap();
     assert_eq!((told.code(), told.message(), told.is_retryable()), (-42, "no, thanks", true));
     assert_eq!(told.details(), Some(&details));
-    assert_eq!(host.list().iter().map(|info| info.calls).collect::<Vec<_>>(), [1, 1, 0]);
+    assert_eq!(host.list().iter().map(|info| info.stats.calls).collect::<Vec<_>>(), [1, 1, 0]);
     let last = host.pipeline(["first", "second"]).unwrap();
     let error = block_on(last.run(Request::text("x"))).unwrap_err();
     assert!(error.skipped().is_empty());
@@ -159,7 +159,7 @@ fn token_cancelled_between_steps_skips_the_rest() {
     let skipped = skipped(&error);
     // Told at once, or once the step that cancelled had ended.
     assert!(skipped.ends_with(&["second", "third"]), "{skipped:?}");
-    let others: Vec<_> = host.list().iter().skip(1).map(|info| info.calls).collect();
+    let others: Vec<_> = host.list().iter().skip(1).map(|info| info.stats.calls).collect();
     assert_eq!(others, [0, 0]);
 }
 
@@ -214,7 +214,7 @@ fn dropped_run_cancels_current_step_and_skips_the_rest() {
         });
     });
     puppet.ends("watch");
-    assert_eq!(host.plugin("after").map(|_| host.list()[0].calls).unwrap(), 0);
+    assert_eq!(host.plugin("after").map(|_| host.list()[0].stats.calls).unwrap(), 0);
 }
 
 #[test]

@@ -126,11 +126,11 @@ fn stalled_consumer_bounds_reads_of_endless_stream() {
                 next(&mut outcomes).await.unwrap();
             }
         });
-        until("nothing runs", || (host.list()[0].running == 0).then_some(()));
+        until("nothing runs", || (host.list()[0].stats.running == 0).then_some(()));
         let most = 20 + 8 * 4;
         assert!(asked.load(Ordering::Relaxed) <= most, "{asked:?} of at most {most}");
         drop(outcomes);
-        until("nothing is left", || (host.list()[0].waiting == 0).then_some(()));
+        until("nothing is left", || (host.list()[0].stats.waiting == 0).then_some(()));
     }
 }
 
@@ -151,7 +151,7 @@ fn hanging_item_fails_alone_within_its_chunk() {
         assert_eq!((*index, outcome), (at as u64, &wanted));
     }
     assert_eq!(outcomes.len(), 10);
-    assert_eq!(host.list()[0].abandoned, 1);
+    assert_eq!(host.list()[0].stats.abandoned, 1);
 }
 
 #[test]

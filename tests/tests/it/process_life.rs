@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hotbay::{ErrorKind, HostBuilder, HostEvent, Request};
+use hotbay::{ErrorKind, HostBuilder, HostEvent, PluginInfo, PluginState, Request};
 use hotbay_tests::{block_on, event, limits, quarantine, until};
 use serde_json::json;
 
@@ -76,20 +76,20 @@ fn large_config_arrives_in_private_file() {
 #[test]
 fn process_exits_and_restarts_are_counted() {
     let running = Trial::new().run_with(json!({}), |it| it, patient);
-    let figures = || running.host.stats().plugins.swap_remove(0);
-    let before = figures();
-    assert_eq!((before.exits, before.restarts, before.faults), (0, 0, 0));
+    let info = || running.host.stats().plugins.swap_remove(0);
+    let before = info();
+    let counts = |info: &PluginInfo| (info.stats.exits, info.stats.restarts, info.stats.faults);
+    assert_eq!(counts(&before), (0, 0, 0));
     assert_eq!(before.pid, Some(running.pid()));
     for count in 1..=2 {
         let mut events = running.host.events();
         kill(running.pid());
         event(&mut events, is_restart);
-        let now =
-            until("the next process serves", || Some(figures()).filter(|it| it.pid.is_some()));
-        assert_eq!((now.exits, now.restarts, now.faults), (count, count, count));
+        let now = until("the next process serves", || Some(info()).filter(|it| it.pid.is_some()));
+        assert_eq!(counts(&now), (count, count, count));
         assert_eq!(now.pid, Some(running.pid()));
     }
-    assert_ne!(figures().pid, before.pid);
+    assert_ne!(info().pid, before.pid);
     running.end();
 }
 
@@ -105,10 +105,13 @@ fn sent_call_that_timed_out_counts_once() {
         assert_eq!(executed.kind(), ErrorKind::DeadlineExceeded);
         assert_eq!(called.kind(), ErrorKind::DeadlineExceeded);
     }
-    until("no call runs", || (running.host.list()[0].running == 0).then_some(()));
+    until("no call runs", || (running.host.list()[0].stats.running == 0).then_some(()));
     let now = running.host.list().swap_remove(0);
-    let counted = (now.calls - before.calls, now.abandoned, now.refused, now.errors);
-    assert_eq!(counted, (20, 20, 0, 0), "{now:?}");
+    let (now, before) = (now.stats, before.stats);
+    // On a busy machine a deadline may pass before its call reaches the process.
+    let counted = (now.calls - before.calls, now.abandoned + now.refused, now.errors);
+    assert_eq!(counted, (20, 20, 0), "{now:?}");
+    assert!(now.abandoned > 0, "{now:?}");
     running.end();
 }
 
@@ -173,7 +176,11 @@ fn idle_process_exits_and_next_call_waits_for_start() {
         );
     }
     let info = &running.host.list()[0];
-    assert_eq!((info.state.as_str(), info.faults), ("serving", 0), "it is no fault to be idle");
+    assert_eq!(
+        (info.state.as_str(), info.stats.faults),
+        ("serving", 0),
+        "it is no fault to be idle"
+    );
     running.end();
 }
 
@@ -324,10 +331,10 @@ fn quarantine_by_exits_is_reported_as_such() {
     }
     let error = until("it is quarantined", || running.handle.call(Request::text("x")).err());
     assert_eq!(error.kind(), ErrorKind::Quarantined, "{}", error.full_message());
-    assert_eq!(state(&running), "quarantined");
+    assert_eq!(state(&running), PluginState::Quarantined);
     running.end();
 }
 
-fn state(running: &Running) -> String {
-    running.host.list()[0].state.clone()
+fn state(running: &Running) -> PluginState {
+    running.host.list()[0].state
 }

@@ -84,7 +84,9 @@ fn flood_of_lines_blocks_no_call_and_is_counted() {
         running.serves();
     }
     block_on(flood).unwrap();
-    until("lines were dropped", || (running.host.list()[0].log_lines_dropped > 0).then_some(()));
+    until("lines were dropped", || {
+        (running.host.list()[0].stats.log_lines_dropped > 0).then_some(())
+    });
     running.end();
 }
 

@@ -85,7 +85,7 @@ fn call(providers: &Providers, request: Request<'_>) -> Result<String, Error> {
 }
 
 fn calls(host: &Host) -> Vec<u64> {
-    host.list().iter().map(|info| info.calls).collect()
+    host.list().iter().map(|info| info.stats.calls).collect()
 }
 
 /// The choices that were told since the last look.

@@ -89,7 +89,7 @@ fn quarantined_plugin_rejects_all_calls_and_is_listed() {
     let retry_after = handle.call(Request::text("x")).unwrap_err().retry_after().unwrap();
     assert!(retry_after <= Duration::from_secs(3600) && !retry_after.is_zero());
     let info = &host.list()[0];
-    assert_eq!((info.state.as_str(), info.faults, info.refused), ("quarantined", 1, 4));
+    assert_eq!((info.state.as_str(), info.stats.faults, info.stats.refused), ("quarantined", 1, 4));
     // A new load starts with a clean record.
     drop(pinned);
     block_on(host.unload("failing")).unwrap();
@@ -105,7 +105,7 @@ fn disabled_quarantine_makes_every_call() {
         assert_eq!(kind_of(&handle), Some(ErrorKind::Panicked));
     }
     assert_eq!(kind_of(&handle), None);
-    assert_eq!(host.list()[0].state, "serving");
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
 }
 
 #[test]

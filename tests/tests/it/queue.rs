@@ -53,7 +53,7 @@ fn full_queue_overloads_and_waiting_calls_complete() {
     assert!(error.is_overloaded() && error.is_retryable());
     assert!(error.hint().is_some_and(|hint| hint.contains("limits.queue")), "{error:?}");
     assert_eq!(error.retry_after(), None, "no call was timed yet");
-    assert_eq!(busy.host.list()[0].waiting, 2);
+    assert_eq!(busy.host.list()[0].stats.waiting, 2);
     // On the caller's own thread there is no queue.
     assert!(busy.handle.call(Request::json_text("{}")).is_ok());
     // That call was timed, so the host can estimate.
@@ -101,7 +101,10 @@ fn concurrent_calls_receive_their_own_replies() {
         }
     });
     let info = &host.list()[0];
-    assert_eq!((info.calls, info.errors, info.refused, info.waiting), (1000, 0, 0, 0));
+    assert_eq!(
+        (info.stats.calls, info.stats.errors, info.stats.refused, info.stats.waiting),
+        (1000, 0, 0, 0)
+    );
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
     assert_eq!(images(&name).len(), usize::from(cfg!(target_os = "linux")), "{:?}", images(&name));
     until("nothing is kept", || host.retained().is_empty().then_some(()));
     assert!(replies.lock().unwrap().len() as u64 > swaps / 10);
-    assert_eq!(host.list()[0].refused, 0);
+    assert_eq!(host.list()[0].stats.refused, 0);
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn reload_ends_quarantine() {
     plugins.add("mended", "faulty").write();
     reloaded(&host, "mended");
     assert!(handle.call(Request::text("x")).is_ok());
-    assert_eq!(host.list()[0].state, "serving");
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn info(host: &Host) -> PluginInfo {
 
 fn hits_and_misses(host: &Host) -> (u64, u64) {
     let info = info(host);
-    (info.cache_hits, info.cache_misses)
+    (info.stats.cache_hits, info.stats.cache_misses)
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn equal_requests_reach_plugin_once() {
         }
     }
     assert_eq!(reached.load(Ordering::Relaxed), 1);
-    assert_eq!((hits_and_misses(&host), info(&host).calls), ((11, 1), 12));
+    assert_eq!((hits_and_misses(&host), info(&host).stats.calls), ((11, 1), 12));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn disabled_cache_calls_plugin_every_time() {
         assert_eq!(reply.as_text().unwrap(), answer.to_string());
     }
     assert_eq!(hits_and_misses(&host), (0, 0));
-    assert_eq!(info(&host).cache_bytes, 0);
+    assert_eq!(info(&host).stats.cache_bytes, 0);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn expired_reply_is_requested_again() {
         assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), answer);
     }
     assert_eq!((reached.load(Ordering::Relaxed), hits_and_misses(&host)), (3, (0, 3)));
-    assert_eq!(info(&host).cache_bytes, 0, "what is too old is let go of");
+    assert_eq!(info(&host).stats.cache_bytes, 0, "what is too old is let go of");
 }
 
 #[test]
@@ -189,15 +189,15 @@ fn cache_respects_byte_limits() {
     for _ in 0..2 {
         assert_eq!(counts.call(Request::text("long")).unwrap().as_bytes().len(), 100_000);
     }
-    assert_eq!((reached.load(Ordering::Relaxed), info(&host).cache_bytes), (2, 0));
+    assert_eq!((reached.load(Ordering::Relaxed), info(&host).stats.cache_bytes), (2, 0));
     let ask = |question: u64| counts.call(Request::text(&question.to_string())).unwrap();
     let first = ask(0).into_vec();
     for question in 1..1000 {
         ask(question);
-        assert!(info(&host).cache_bytes <= bytes_max);
+        assert!(info(&host).stats.cache_bytes <= bytes_max);
         assert_eq!(ask(0).as_bytes(), first, "what is asked for often stays");
     }
-    assert!(info(&host).cache_bytes > bytes_max / 2);
+    assert!(info(&host).stats.cache_bytes > bytes_max / 2);
     assert_eq!(reached.load(Ordering::Relaxed), 1002);
     ask(999);
     assert_eq!(reached.load(Ordering::Relaxed), 1002, "the latest is there");
@@ -223,10 +223,10 @@ fn reload_and_unload_clear_cache() {
     let generation = reloaded(&host, "swapped");
     assert_eq!(pinned.call(Request::text("q")).unwrap_err().kind(), ErrorKind::Retired);
     drop(pinned);
-    let bytes = info(&host).cache_bytes;
+    let bytes = info(&host).stats.cache_bytes;
     assert_eq!(ask(), [b"two"; 4]);
     assert_eq!(handle.call(Request::text("q")).unwrap().generation(), generation);
-    assert_eq!((hits_and_misses(&host), info(&host).cache_bytes), ((7, 2), bytes));
+    assert_eq!((hits_and_misses(&host), info(&host).stats.cache_bytes), ((7, 2), bytes));
     block_on(host.unload("swapped")).unwrap();
     assert_eq!(handle.call(Request::text("q")).unwrap_err().kind(), ErrorKind::Retired);
     loaded(&host, install("three"));
@@ -257,9 +257,9 @@ fn cache_counters_belong_to_plugin() {
         counts.call(Request::text(question)).unwrap();
     }
     let figures = host.stats().plugins.remove(0);
-    assert_eq!((figures.cache_hits, figures.cache_misses), (1, 2));
-    assert_eq!(figures.cache_bytes, info(&host).cache_bytes);
-    assert!(figures.cache_bytes > 0);
+    assert_eq!((figures.stats.cache_hits, figures.stats.cache_misses), (1, 2));
+    assert_eq!(figures.stats.cache_bytes, info(&host).stats.cache_bytes);
+    assert!(figures.stats.cache_bytes > 0);
 }
 
 #[test]

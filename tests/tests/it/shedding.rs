@@ -29,12 +29,16 @@ fn full_queue_rejects_at_once_and_counts() {
     let (scene, running) = busy(&puppet, |limits| limits.max_queued_calls = 1);
     let queued = scene.execute("queued");
     assert_eq!(kind(scene.execute("refused")), Some(ErrorKind::Overloaded));
-    assert_eq!(scene.info().waiting, 1);
+    assert_eq!(scene.info().stats.waiting, 1);
     puppet.open();
     assert!(block_on(running).is_ok() && block_on(queued).is_ok());
     assert_eq!(puppet.heard(), ["wait", "queued"]);
     let info = scene.info();
-    assert_eq!((info.calls, info.refused), (3, 1), "calls that never reached the plugin");
+    assert_eq!(
+        (info.stats.calls, info.stats.refused),
+        (3, 1),
+        "calls that never reached the plugin"
+    );
 }
 
 #[test]
@@ -67,7 +71,7 @@ fn caller_waiting_too_long_for_place_is_overloaded() {
     let none = scene.handle.execute(Request::text("none").wait_for_place(Duration::ZERO));
     assert_eq!(kind(none), Some(ErrorKind::Overloaded));
     assert_eq!(kind(outside), Some(ErrorKind::Overloaded));
-    assert_eq!(scene.info().waiting, 1);
+    assert_eq!(scene.info().stats.waiting, 1);
     puppet.open();
     assert!(block_on(running).is_ok() && block_on(placed).is_ok());
     assert_eq!(puppet.heard(), ["wait", "placed"]);
@@ -171,7 +175,7 @@ fn calls_queued_longer_than_max_wait_are_shed() {
         assert!(error.to_string().contains("queue_timeout"), "{error}");
     }
     let info = scene.info();
-    assert_eq!((info.shed, info.waiting, info.abandoned), (3, 0, 0));
+    assert_eq!((info.stats.shed, info.stats.waiting, info.stats.abandoned), (3, 0, 0));
     puppet.open();
     // One that had begun in time is as old as it likes.
     block_on(running).unwrap();
@@ -193,5 +197,5 @@ fn calls_of_one_caller_start_in_order() {
         assert_eq!(block_on(call).unwrap().as_text().unwrap(), text);
     }
     assert_eq!(puppet.heard()[1..], texts);
-    until("nothing runs", || (scene.info().running == 0).then_some(()));
+    until("nothing runs", || (scene.info().stats.running == 0).then_some(()));
 }

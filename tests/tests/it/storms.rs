@@ -101,7 +101,7 @@ fn storm_of_calls_keeps_worker_count() {
     let info = || host.list().remove(0);
     until("nothing is left", || {
         let info = info();
-        (info.running == 0 && info.waiting == 0).then_some(())
+        (info.stats.running == 0 && info.stats.waiting == 0).then_some(())
     });
     let sum = |counters: &[&AtomicU64]| -> u64 {
         counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
@@ -110,10 +110,10 @@ fn storm_of_calls_keeps_worker_count() {
     assert_eq!(sum(&[answered, late, cancelled, dropped]), 1000);
     assert!(sum(&[answered]) > 0 && sum(&[late]) > 0);
     let (info, heard) = (info(), puppet.heard().len() as u64);
-    assert_eq!((info.errors, info.faults), (0, 0));
-    assert!(info.abandoned <= sum(&[late]), "{info:?}");
+    assert_eq!((info.stats.errors, info.stats.faults), (0, 0));
+    assert!(info.stats.abandoned <= sum(&[late]), "{info:?}");
     // Those that began are counted, and those that were refused; a drop before is neither.
-    assert_eq!(info.calls - info.refused, heard, "{info:?}");
+    assert_eq!(info.stats.calls - info.stats.refused, heard, "{info:?}");
     // All workers are there, and none too many.
     let calls: Vec<_> =
         ["wait 1", "wait 2", "wait 3"].map(|text| handle.execute(Request::text(text))).into();
@@ -121,7 +121,7 @@ fn storm_of_calls_keeps_worker_count() {
         puppet.begins(text);
     }
     let one_more = handle.execute(Request::text("wait 4"));
-    assert_eq!(host.list()[0].waiting, 1);
+    assert_eq!(host.list()[0].stats.waiting, 1);
     until("those over are gone", || (threads(&name).len() == 3).then_some(()));
     assert!(!puppet.heard().contains(&"wait 4".to_owned()));
     puppet.open();
@@ -168,12 +168,12 @@ fn storm_through_reloads_loses_no_call() {
     });
     until("nothing is left", || {
         let info = &host.list()[0];
-        (info.running == 0 && info.waiting == 0).then_some(())
+        (info.stats.running == 0 && info.stats.waiting == 0).then_some(())
     });
     until("no build is kept", || host.retained().is_empty().then_some(()));
     let reply = block_on(handle.execute(Request::text("still here"))).unwrap();
     assert_eq!(reply.as_bytes(), b"still here");
-    assert_eq!((host.list()[0].errors, host.list()[0].faults), (0, 0));
+    assert_eq!((host.list()[0].stats.errors, host.list()[0].stats.faults), (0, 0));
     drop(reply);
     until("those over are gone", || (threads(&name).len() <= 3).then_some(()));
     block_on(host.shutdown(LIMIT));

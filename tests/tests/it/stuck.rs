@@ -15,14 +15,14 @@ use crate::puppet::{LATE, NEVER, Puppet, SOON, Scene};
 /// Calls it so that the call runs into its deadline inside of the plugin, and stays there.
 fn abandon(puppet: &Puppet, scene: &Scene, input: &str) {
     for attempt in 0.. {
-        let (before, input) = (scene.info().running, format!("{input} ({attempt})"));
+        let (before, input) = (scene.info().stats.running, format!("{input} ({attempt})"));
         let call = scene.handle.execute(Request::text(&input).deadline_in(SOON * 4));
         let kind = block_on(call).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::DeadlineExceeded);
         // On a machine that is busy it may have been late before it got there.
         let is_there = until("it is there, or never will be", || {
             let is_there = puppet.heard().contains(&input);
-            (is_there || scene.info().running == before).then_some(is_there)
+            (is_there || scene.info().stats.running == before).then_some(is_there)
         });
         if is_there {
             return;
@@ -60,12 +60,12 @@ fn worker_of_abandoned_call_is_replaced() {
     for number in 1..=4 {
         abandon(&puppet, &scene, &format!("wait {number}"));
         assert_eq!(block_on(scene.execute("quick")).unwrap().as_bytes(), b"quick");
-        until("only those are left", || (scene.info().running == number).then_some(()));
+        until("only those are left", || (scene.info().stats.running == number).then_some(()));
     }
     puppet.open();
-    until("all are back", || (scene.info().running == 0).then_some(()));
+    until("all are back", || (scene.info().stats.running == 0).then_some(()));
     assert_eq!(block_on(scene.execute("quick")).unwrap().as_bytes(), b"quick");
-    assert_eq!(scene.info().state, "serving");
+    assert_eq!(scene.info().state, hotbay::PluginState::Serving);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn max_replaced_workers_quarantine_until_one_returns() {
     let scene = scene(&puppet, 1, 3, 100);
     let mut events = scene.host.events();
     for number in 0..3 {
-        assert_eq!(scene.info().state, "serving");
+        assert_eq!(scene.info().state, hotbay::PluginState::Serving);
         abandon(&puppet, &scene, &format!("wait {number}"));
     }
     let told = quarantined(&mut events);
@@ -92,11 +92,11 @@ fn max_replaced_workers_quarantine_until_one_returns() {
         assert_eq!(error.kind(), ErrorKind::Quarantined);
         assert!(error.to_string().contains("3 calls exceeded their deadlines"), "{error}");
     }
-    assert_eq!(scene.info().state, "quarantined");
+    assert_eq!(scene.info().state, hotbay::PluginState::Quarantined);
     assert!(!puppet.heard().contains(&"refused".to_owned()));
     puppet.let_one();
     restored(&mut events);
-    assert_eq!(scene.info().state, "serving");
+    assert_eq!(scene.info().state, hotbay::PluginState::Serving);
     assert!(scene.handle.call(Request::text("x")).is_ok());
     assert_eq!(block_on(scene.execute("quick")).unwrap().as_bytes(), b"quick");
     // And again.
@@ -111,14 +111,14 @@ fn every_rejection_by_stuck_plugin_is_counted() {
     let puppet = Puppet::new();
     let scene = scene(&puppet, 1, 1, 100);
     abandon(&puppet, &scene, "wait");
-    until("it is stuck", || (scene.info().state == "quarantined").then_some(()));
-    let before = scene.info().refused;
+    until("it is stuck", || (scene.info().state == hotbay::PluginState::Quarantined).then_some(()));
+    let before = scene.info().stats.refused;
     for _ in 0..5 {
         let error = block_on(scene.execute("refused")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Quarantined);
     }
     puppet.open();
-    assert_eq!(scene.info().refused - before, 5, "calls that never reached the plugin");
+    assert_eq!(scene.info().stats.refused - before, 5, "calls that never reached the plugin");
 }
 
 #[test]
@@ -163,8 +163,12 @@ fn late_call_that_panics_is_one_fault() {
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     puppet.open();
     event(&mut events, |event| matches!(event, HostEvent::Faulted { .. }));
-    until("it is back", || (scene.info().running == 0).then_some(()));
-    assert_eq!(scene.info().state, "serving", "two faults quarantine it, and this is one call");
+    until("it is back", || (scene.info().stats.running == 0).then_some(()));
+    assert_eq!(
+        scene.info().state,
+        hotbay::PluginState::Serving,
+        "two faults quarantine it, and this is one call"
+    );
 }
 
 #[test]
@@ -185,7 +189,7 @@ fn probe_past_deadline_fails() {
     });
     puppet.open();
     puppet.ends("wait");
-    until("it is back", || (scene.info().running == 0).then_some(()));
+    until("it is back", || (scene.info().stats.running == 0).then_some(()));
     let mut seen = Vec::new();
     while let Some(event) = events.try_next() {
         seen.push(event);
@@ -222,7 +226,7 @@ fn reload_clears_effects_of_stuck_calls() {
         let reply = reply.unwrap();
         assert_eq!((reply.generation(), reply.as_bytes()), (generation, &b"mended"[..]));
     }
-    assert_eq!(host.list()[0].state, "serving");
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
     // The old one ends as soon as its call does.
     std::fs::write(release, "").unwrap();
     event(
@@ -248,11 +252,11 @@ fn disabled_quarantine_bounds_threads_without_rejection() {
         // Only pooled calls need a worker.
         assert!(handle.call(Request::text("x")).is_ok());
     }
-    assert!(host.list()[0].running <= 5);
-    assert_eq!(host.list()[0].state, "serving");
+    assert!(host.list()[0].stats.running <= 5);
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
     puppet.open();
     assert!(block_on(handle.execute(Request::text("x"))).is_ok());
-    until("all are back", || (host.list()[0].running == 0).then_some(()));
+    until("all are back", || (host.list()[0].stats.running == 0).then_some(()));
     until("those over go home", || (threads(&name).len() <= 2).then_some(()));
     block_on(host.shutdown(LIMIT));
     assert_eq!(threads(&name), Vec::<String>::new());

@@ -98,7 +98,7 @@ fn concurrency_limit_waits_and_load_shed_refuses() {
         let reply = shedding.ready().await.unwrap().call(answers("yes")).await.unwrap();
         assert_eq!(text_of(&reply), "yes");
     });
-    assert_eq!(host.list()[0].calls, 2);
+    assert_eq!(host.list()[0].stats.calls, 2);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn only_retryable_errors_are_retried() {
         let outcome = block_on(service.oneshot(Request::text("x")));
         let code = |error: Error| error.plugin_error().unwrap().code();
         assert_eq!(outcome.map(drop).map_err(code), answers);
-        assert_eq!(host.list()[0].calls, calls);
+        assert_eq!(host.list()[0].stats.calls, calls);
     };
     let retryable = json!({ "code": 503, "retryable": true });
     check(retryable.clone(), 5, 3, Ok(()));
@@ -181,7 +181,7 @@ fn buffer_shares_service_without_clone() {
             assert_eq!(text_of(&reply.unwrap()), number.to_string());
         }
     });
-    assert_eq!(host.list()[0].calls, 32);
+    assert_eq!(host.list()[0].stats.calls, 32);
 }
 
 /// A request of somebody who says who they are.
@@ -251,5 +251,5 @@ fn full_layer_stack_reaches_plugin() {
         let error = error.downcast::<Error>().expect("the layer's own error");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     });
-    assert_eq!(host.list()[0].calls, 1);
+    assert_eq!(host.list()[0].stats.calls, 1);
 }

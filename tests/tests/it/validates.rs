@@ -58,7 +58,7 @@ fn invalid_input_is_refused_at_its_field() {
     check(&handle, "n = 1", Err("it is not JSON"));
     check(&handle, "\u{feff}{}", Err("it is not JSON"));
     let info = &host.list()[0];
-    assert_eq!((info.refused, info.errors, info.faults), (6 * 3, 0, 0));
+    assert_eq!((info.stats.refused, info.stats.errors, info.stats.faults), (6 * 3, 0, 0));
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn validators_run_after_schema_and_all_must_pass() {
     let error = block_on(handle.execute(Request::text(r#"{ "n": 8 }"#))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LayerPanicked);
     let info = &host.list()[0];
-    assert_eq!((info.state.as_str(), info.faults), ("serving", 0));
+    assert_eq!((info.state.as_str(), info.stats.faults), ("serving", 0));
     check(&handle, r#"{ "n": 1 }"#, Ok(()));
 }
 

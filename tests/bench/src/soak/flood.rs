@@ -56,7 +56,7 @@ pub(crate) fn soak(mib: u64, paper: &Paper) -> anyhow::Result<bool> {
         let found = format!("{:.1}", growth as f64 / f64::from(1 << 20));
         goals.goal(&format!("{pipe}: MiB more"), found, "≤ 8", growth <= GROWTH_MAX);
     }
-    let dropped = host.list().remove(0).log_lines_dropped;
+    let dropped = host.list().remove(0).stats.log_lines_dropped;
     goals.found("lines printed", lines);
     goals.found("lines that reached the log", LINES.load(Ordering::Relaxed));
     goals.goal("lines dropped, and counted", dropped, "> 0", dropped > 0 || mib < 16);

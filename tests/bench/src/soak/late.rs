@@ -86,7 +86,7 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
         table.row([what.to_owned(), found, goal, met]);
     };
     row("calls that began", begun.load(Ordering::Relaxed).to_string(), None);
-    row("abandoned", info.abandoned.to_string(), None);
+    row("abandoned", info.stats.abandoned.to_string(), None);
     let never_back = begun.load(Ordering::Relaxed) - ended.load(Ordering::Relaxed);
     row("began and never came back", never_back.to_string(), Some(("0".into(), never_back == 0)));
     let others = others.into_inner();

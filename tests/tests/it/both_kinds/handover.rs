@@ -148,7 +148,7 @@ fn overlap_replies_name_generation_of_their_build() {
                 traffic.goes_on();
             }
         });
-        assert_eq!(scene.host.list()[0].refused, 0);
+        assert_eq!(scene.host.list()[0].stats.refused, 0);
         assert!(scene.host.retained().is_empty());
         scene.journal.only_one_is_left(scene.serving());
     });

@@ -81,7 +81,7 @@ fn layers_validators_and_permissions_apply_to_both_kinds() {
             told.push(ways[0].clone());
         }
         let info = &host.list()[0];
-        told.push(format!("{} {} {}", info.calls, info.errors, info.faults));
+        told.push(format!("{} {} {}", info.stats.calls, info.stats.errors, info.stats.faults));
         told
     };
     same(play, &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"]);
@@ -128,7 +128,7 @@ fn faults_quarantine_both_kinds_until_reload() {
         let panics = || asks(json!({ "do": "panic", "message": "as asked" }));
         let mut told: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
         told.extend(every_way(&host, &handle, Request::text("x")));
-        told.push(host.list()[0].faults.to_string());
+        told.push(host.list()[0].stats.faults.to_string());
         install(2);
         hotbay_tests::reloaded(&host, "faulty");
         told.push(outcome(handle.call(Request::text("x"))));
@@ -158,9 +158,9 @@ fn reload_of_quarantined_plugin_starts_new_generation() {
             assert!(matches!(reloaded, Ok(Reloaded::Unchanged)), "{reloaded:?}");
             // The faults of the generation before do not count.
             told.extend((0..4).map(|_| outcome(handle.call(panics()))));
-            assert_eq!(host.list()[0].state, "quarantined");
+            assert_eq!(host.list()[0].state, hotbay::PluginState::Quarantined);
             assert_eq!(hotbay_tests::reloaded(&host, "faulty").get(), generation + 1);
-            assert_eq!(host.list()[0].state, "serving");
+            assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
             told.push(outcome(handle.call(Request::text("x"))));
         }
         told
@@ -180,7 +180,7 @@ fn counters_cover_both_kinds() {
         }
         let info = &host.list()[0];
         let kind = info.manifest.kind().as_str();
-        let told = [info.calls, info.errors, info.faults, info.refused];
+        let told = [info.stats.calls, info.stats.errors, info.stats.faults, info.stats.refused];
         assert_eq!(kind, if kind == "process" { "process" } else { "library" });
         told.map(|number| number.to_string()).to_vec()
     };
