@@ -25,12 +25,12 @@ pub fn library(package: &str) -> PathBuf {
 ///
 /// When it does not build; the message is cargo's.
 pub fn binary(package: &str, features: &[&str], bin: &str) -> PathBuf {
-    let wanted = Wanted {
+    let expected = Wanted {
         package: package.to_owned(),
         features: features.join(","),
         bin: Some(bin.to_owned()),
     };
-    built(&wanted).file.clone()
+    built(&expected).file.clone()
 }
 
 /// The library of a package, read once: a later build does not change it under a test.
@@ -65,29 +65,29 @@ impl Wanted {
 
 type Once = Arc<OnceLock<Arc<Built>>>;
 
-fn built(wanted: &Wanted) -> Arc<Built> {
+fn built(expected: &Wanted) -> Arc<Built> {
     static ALL: OnceLock<Mutex<HashMap<Wanted, Once>>> = OnceLock::new();
     let once = ALL
         .get_or_init(Mutex::default)
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .entry(wanted.clone())
+        .entry(expected.clone())
         .or_default()
         .clone();
-    once.get_or_init(|| Arc::new(build(wanted))).clone()
+    once.get_or_init(|| Arc::new(build(expected))).clone()
 }
 
-fn build(wanted: &Wanted) -> Built {
-    let messages = run_cargo(wanted);
+fn build(expected: &Wanted) -> Built {
+    let messages = run_cargo(expected);
     let artifact = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|message| is_wanted(message, wanted))
+        .find(|message| is_wanted(message, expected))
         .unwrap_or_else(|| {
-            panic!("cargo told of no {} of `{}`", wanted.target_kind(), wanted.package)
+            panic!("cargo told of no {} of `{}`", expected.target_kind(), expected.package)
         });
-    let file = file_of(&artifact, wanted);
-    let bytes = match wanted.bin {
+    let file = file_of(&artifact, expected);
+    let bytes = match expected.bin {
         Some(_) => Vec::new(),
         None => std::fs::read(&file)
             .unwrap_or_else(|error| panic!("`{}` cannot be read: {error}", file.display())),
@@ -96,17 +96,17 @@ fn build(wanted: &Wanted) -> Built {
 }
 
 #[allow(clippy::disallowed_methods, reason = "tests build what they load with cargo")]
-fn run_cargo(wanted: &Wanted) -> String {
+fn run_cargo(expected: &Wanted) -> String {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace);
-    cargo.args(["build", "--message-format=json", "--package", &wanted.package]);
-    match &wanted.bin {
+    cargo.args(["build", "--message-format=json", "--package", &expected.package]);
+    match &expected.bin {
         Some(bin) => cargo.args(["--bin", bin]),
         None => cargo.arg("--lib"),
     };
-    if !wanted.features.is_empty() {
-        cargo.args(["--features", &wanted.features]);
+    if !expected.features.is_empty() {
+        cargo.args(["--features", &expected.features]);
     }
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_this_package(name)) {
         cargo.env_remove(name);
@@ -115,7 +115,7 @@ fn run_cargo(wanted: &Wanted) -> String {
     assert!(
         output.status.success(),
         "`{}` does not build:\n{}",
-        wanted.package,
+        expected.package,
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -128,20 +128,20 @@ fn is_of_this_package(variable: &OsStr) -> bool {
     PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
 }
 
-fn is_wanted(message: &Value, wanted: &Wanted) -> bool {
+fn is_wanted(message: &Value, expected: &Wanted) -> bool {
     let target = &message["target"];
-    let right_name = match &wanted.bin {
+    let right_name = match &expected.bin {
         Some(bin) => target["name"] == bin.as_str(),
-        None => target["name"] == wanted.package.replace('-', "_").as_str(),
+        None => target["name"] == expected.package.replace('-', "_").as_str(),
     };
     let right_kind = target["kind"]
         .as_array()
-        .is_some_and(|kinds| kinds.iter().any(|kind| kind == wanted.target_kind()));
+        .is_some_and(|kinds| kinds.iter().any(|kind| kind == expected.target_kind()));
     message["reason"] == "compiler-artifact" && right_name && right_kind
 }
 
-fn file_of(artifact: &Value, wanted: &Wanted) -> PathBuf {
-    let file = match wanted.bin {
+fn file_of(artifact: &Value, expected: &Wanted) -> PathBuf {
+    let file = match expected.bin {
         Some(_) => artifact["executable"].as_str(),
         None => artifact["filenames"].as_array().and_then(|files| {
             let mut files = files.iter().filter_map(Value::as_str);

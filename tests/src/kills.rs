@@ -18,9 +18,9 @@ pub struct Kills {
     /// Threads that call without pause; every other one waits for futures.
     pub callers: usize,
     /// The time that each call has.
-    pub wait_max: Duration,
+    pub timeout: Duration,
     /// Kills come at most so long after the process before was seen.
-    pub pause_max: Duration,
+    pub max_pause: Duration,
 }
 
 /// What came of it.
@@ -33,7 +33,7 @@ pub struct Killed {
     /// Errors by their kinds.
     pub failed: BTreeMap<String, u64>,
     /// How long after its deadline a call was told, at most.
-    pub late_max: Duration,
+    pub max_late: Duration,
     /// From a kill to the next answer.
     pub restarts: Vec<Duration>,
     /// As the host tells it, for each process that was started again.
@@ -52,7 +52,7 @@ pub fn kill_often(plugin: &PluginHandle, events: &mut hotbay::Events, how: Kills
         let callers: Vec<_> = (0..how.callers)
             .map(|caller| {
                 let stop = &stop;
-                scope.spawn(move || call_until(stop, plugin, caller, how.wait_max))
+                scope.spawn(move || call_until(stop, plugin, caller, how.timeout))
             })
             .collect();
         // The callers end even if there is nothing to kill.
@@ -60,7 +60,7 @@ pub fn kill_often(plugin: &PluginHandle, events: &mut hotbay::Events, how: Kills
         let mut random = Random(0x9E37_79B9_7F4A_7C15);
         for number in 0..how.kills {
             // The moment is to be any moment; nothing is waited for.
-            thread::sleep(how.pause_max.mul_f64(random.next()));
+            thread::sleep(how.max_pause.mul_f64(random.next()));
             let killed_at = until("a process is there", || {
                 let process = *processes_of(plugin.name().as_str()).first()?;
                 let now = Instant::now();
@@ -116,20 +116,20 @@ fn call_until(
     stop: &AtomicBool,
     plugin: &PluginHandle,
     caller: usize,
-    wait_max: Duration,
+    timeout: Duration,
 ) -> Killed {
     let mut killed = Killed::default();
     let mut number = 0_u64;
     while !stop.load(Ordering::Relaxed) {
         number += 1;
         let text = format!("{caller}-{number}");
-        let deadline = Instant::now() + wait_max;
+        let deadline = Instant::now() + timeout;
         let request = Request::text(&text).idempotent().deadline_at(deadline);
         let outcome = match caller % 2 {
             0 => plugin.call(request),
             _ => block_on(plugin.execute(request)),
         };
-        killed.late_max = killed.late_max.max(deadline.elapsed());
+        killed.max_late = killed.max_late.max(deadline.elapsed());
         killed.note(&text, outcome);
     }
     killed
@@ -162,6 +162,6 @@ impl Killed {
         for (kind, count) in other.failed {
             *self.failed.entry(kind).or_default() += count;
         }
-        self.late_max = self.late_max.max(other.late_max);
+        self.max_late = self.max_late.max(other.max_late);
     }
 }

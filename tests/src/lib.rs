@@ -1,7 +1,6 @@
 //! What tests across crates have in common: fixture plugins built on demand, installed into
 //! folders of their own, and ways to wait and to look at this process. It tests nothing itself.
 
-mod alone;
 mod artifacts;
 mod hosts;
 #[cfg(unix)]
@@ -14,10 +13,10 @@ mod proc;
 mod process;
 #[cfg(unix)]
 mod programs;
+mod subprocess;
 mod traffic;
 mod waiting;
 
-pub use alone::alone;
 pub use artifacts::{binary, library};
 pub use hosts::{host, limits, lines_of, loaded, quarantine, refused, reloaded, rolled_back};
 #[cfg(unix)]
@@ -31,6 +30,7 @@ pub use proc::{
 };
 pub use process::{images, mappings, threads, unique};
 #[cfg(unix)]
-pub use programs::{ProgramFolder, behave, foreign_elf, launches, state_of};
+pub use programs::{ProgramFolder, behavior, foreign_elf, launches, state_of};
+pub use subprocess::run_in_subprocess;
 pub use traffic::{Traffic, under_load};
 pub use waiting::{LIMIT, block_on, event, events_until, until};

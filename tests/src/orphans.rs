@@ -13,9 +13,9 @@ use crate::{block_on, carriers, launch_folders, loaded, marks_below};
 /// What the host in the other process says once its plugins have forked.
 const FORKED: &str = "the plugins have forked";
 /// Nothing takes as long unless it is left for ever.
-const LOOK_FOR_MAX: Duration = Duration::from_secs(60);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What became of the plugins of a host that was killed.
 #[derive(Debug)]
@@ -76,12 +76,12 @@ pub fn orphan(command: &mut Command) -> Orphaned {
     loop {
         let left = left(id, &marks);
         let took = killed_at.elapsed();
-        if left.is_empty() || took > LOOK_FOR_MAX {
+        if left.is_empty() || took > EXIT_TIMEOUT {
             let gone_after = left.is_empty().then_some(took);
             return Orphaned { launches: marks.len(), processes, gone_after, left };
         }
         // The guardians need the cores that looking takes.
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 

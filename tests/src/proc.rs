@@ -88,8 +88,8 @@ impl Before {
 
     /// What there is more than before, for people; nothing if all has gone. What is just going
     /// is waited for, but no longer than this.
-    pub fn more_within(&self, wait_max: Duration) -> Vec<String> {
-        let until = Instant::now() + wait_max;
+    pub fn more_within(&self, timeout: Duration) -> Vec<String> {
+        let until = Instant::now() + timeout;
         loop {
             let more = self.more();
             if more.is_empty() || Instant::now() >= until {

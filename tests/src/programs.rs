@@ -18,7 +18,7 @@ use crate::binary;
 pub struct ProgramFolder {
     folder: PathBuf,
     fields: Map<String, Value>,
-    behave: Value,
+    behavior: Value,
     program: Program,
     mode: u32,
     sealed: bool,
@@ -54,7 +54,7 @@ impl ProgramFolder {
         Self {
             folder: dir.as_ref().join(name),
             fields,
-            behave: json!({}),
+            behavior: json!({}),
             program: Program::Built { package: "program".to_owned(), bin: "program".to_owned() },
             mode: 0o755,
             sealed: true,
@@ -62,8 +62,8 @@ impl ProgramFolder {
     }
 
     /// Says what the fixture does; its sources say what can be asked for.
-    pub fn behave(mut self, behave: Value) -> Self {
-        self.behave = behave;
+    pub fn behavior(mut self, behavior: Value) -> Self {
+        self.behavior = behavior;
         self
     }
 
@@ -150,10 +150,10 @@ impl ProgramFolder {
     pub fn install(mut self) -> PathBuf {
         fs::create_dir_all(&self.folder).expect("a folder for the plugin");
         set_mode(&self.folder, 0o755);
-        behave(&self.folder, &self.behave);
+        behavior(&self.folder, &self.behavior);
         let program = self.folder.join("program");
         let unfinished = self.folder.join(".program.unfinished");
-        let is_there = match &self.program {
+        let exists = match &self.program {
             Program::Nothing => false,
             Program::Built { package, bin } => {
                 copy(&binary(package, &[], bin), &unfinished);
@@ -167,7 +167,7 @@ impl ProgramFolder {
                 true
             }
         };
-        if is_there {
+        if exists {
             if self.sealed {
                 let bytes = fs::read(&unfinished).expect("what was written can be read");
                 let digest = Sha256::digest(&bytes);
@@ -189,8 +189,8 @@ impl ProgramFolder {
 /// # Panics
 ///
 /// When the disk does not allow it.
-pub fn behave(folder: &Path, behave: &Value) {
-    put(&folder.join("behave.json"), &behave.to_string());
+pub fn behavior(folder: &Path, behavior: &Value) {
+    put(&folder.join("behavior.json"), &behavior.to_string());
 }
 
 /// The processes that a journal of the fixture tells of, `capabilities` or `start`, in order;
@@ -273,12 +273,12 @@ mod tests {
         let plugins = Plugins::new();
         let journal = plugins.dir().join("journal");
         let told = json!({ "capabilities": { "hotbay": { "protocol": 7 } }, "journal": journal });
-        let folder = ProgramFolder::new(plugins.dir(), "usual").behave(told).install();
+        let folder = ProgramFolder::new(plugins.dir(), "usual").behavior(told).install();
         let answer: Value = serde_json::from_str(&capabilities(&folder).unwrap()).unwrap();
         assert_eq!(answer["hotbay"]["protocol"], 7);
         assert_eq!(answer["hotbay"]["endpoints"], json!(["execute", "batch"]));
         assert_eq!(launches(&journal, "capabilities").len(), 1);
-        behave(&folder, &json!({ "capabilities": "not JSON" }));
+        behavior(&folder, &json!({ "capabilities": "not JSON" }));
         assert_eq!(capabilities(&folder).unwrap(), "not JSON");
     }
 

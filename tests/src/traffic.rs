@@ -26,10 +26,10 @@ impl Traffic {
     pub fn goes_on(&self) {
         for calls in &self.calls {
             // The one that runs now may have begun before.
-            let wanted = calls.load(Ordering::Relaxed) + 2;
+            let expected = calls.load(Ordering::Relaxed) + 2;
             until("calls go on", || {
                 assert!(!self.failed.load(Ordering::Relaxed), "a caller failed");
-                (calls.load(Ordering::Relaxed) >= wanted).then_some(())
+                (calls.load(Ordering::Relaxed) >= expected).then_some(())
             });
         }
     }

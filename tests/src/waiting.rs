@@ -31,8 +31,8 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// # Panics
 ///
 /// When it does not come within [`LIMIT`], or the host goes.
-pub fn event(events: &mut Events, wanted: impl Fn(&HostEvent) -> bool) -> HostEvent {
-    let mut seen = events_until(events, wanted);
+pub fn event(events: &mut Events, expected: impl Fn(&HostEvent) -> bool) -> HostEvent {
+    let mut seen = events_until(events, expected);
     seen.pop().expect("the wanted one is the last")
 }
 
@@ -41,14 +41,14 @@ pub fn event(events: &mut Events, wanted: impl Fn(&HostEvent) -> bool) -> HostEv
 /// # Panics
 ///
 /// When it does not come within [`LIMIT`], or the host goes.
-pub fn events_until(events: &mut Events, wanted: impl Fn(&HostEvent) -> bool) -> Vec<HostEvent> {
+pub fn events_until(events: &mut Events, expected: impl Fn(&HostEvent) -> bool) -> Vec<HostEvent> {
     let mut seen = Vec::new();
     let all = &mut seen;
     let waited = block_on(async move {
         let wait = async {
             while let Some(event) = events.next().await {
                 all.push(event);
-                if all.last().is_some_and(&wanted) {
+                if all.last().is_some_and(&expected) {
                     return true;
                 }
             }

@@ -26,13 +26,13 @@ fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
 /// Installs the fixture, which keeps to the protocol but for what is asked of it, and checks
 /// that exactly this step fails, in words that have these parts.
 #[track_caller]
-fn check(behave: Value, args: &[&str], step: &str, parts: &[&str]) {
+fn check(behavior: Value, args: &[&str], step: &str, parts: &[&str]) {
     let plugins = Plugins::new();
-    let mut asked = behave;
-    if asked["serve"]["conforms"].is_null() {
-        asked["serve"]["conforms"] = true.into();
+    let mut action = behavior;
+    if action["serve"]["conforms"].is_null() {
+        action["serve"]["conforms"] = true.into();
     }
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(asked).install();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(action).install();
     let failed = failed(&folder, args);
     let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, [step], "{failed:?}");
@@ -43,7 +43,7 @@ fn check(behave: Value, args: &[&str], step: &str, parts: &[&str]) {
 
 fn installed(plugins: &Plugins, package: &str) -> PathBuf {
     let folder = ProgramFolder::new(plugins.dir(), package).built(package, package);
-    folder.behave(json!({ "serve": { "conforms": true, "state": true } })).install()
+    folder.behavior(json!({ "serve": { "conforms": true, "state": true } })).install()
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn each_step_prints_one_line_with_findings() {
     ] {
         assert!(text.contains(part), "`{part}` in: {text}");
     }
-    let behave = json!({ "serve": { "conforms": true, "needs_no_token": true } });
-    hotbay_tests::behave(&folder, &behave);
+    let behavior = json!({ "serve": { "conforms": true, "needs_no_token": true } });
+    hotbay_tests::behavior(&folder, &behavior);
     let run = hotbay(&folder, &["check", "."]).exits(1);
     let text = run.text();
     assert!(text.contains("the step `token` of the protocol failed"), "{text}");
@@ -90,43 +90,43 @@ fn each_step_prints_one_line_with_findings() {
 
 #[test]
 fn missing_authentication_fails_token_step() {
-    let behave = json!({ "serve": { "needs_no_token": true } });
+    let behavior = json!({ "serve": { "needs_no_token": true } });
     let parts = ["without the token was answered 200", "wanted 401", "Hotbay-Token"];
-    check(behave, &[], "token", &parts);
+    check(behavior, &[], "token", &parts);
 }
 
 #[test]
 fn crash_on_malformed_http_fails_that_step() {
-    let behave = json!({ "serve": { "exits_when_malformed": true } });
-    check(behave, &[], "malformed-http", &["a line that is no request", "code 3"]);
+    let behavior = json!({ "serve": { "exits_when_malformed": true } });
+    check(behavior, &[], "malformed-http", &["a line that is no request", "code 3"]);
 }
 
 #[test]
 fn chatter_on_stdout_fails_step_that_reads_it() {
-    let behave = json!({ "capabilities": { "noise": ["loading"] } });
-    check(behave, &[], "capabilities", &["noise before the JSON", "logs go to stderr"]);
-    let behave = json!({ "location": { "noise": ["starting"] } });
-    check(behave, &[], "location", &["`starting`", "logs to stderr"]);
+    let behavior = json!({ "capabilities": { "noise": ["loading"] } });
+    check(behavior, &[], "capabilities", &["noise before the JSON", "logs go to stderr"]);
+    let behavior = json!({ "location": { "noise": ["starting"] } });
+    check(behavior, &[], "location", &["`starting`", "logs to stderr"]);
 }
 
 #[test]
 fn ignored_sigterm_fails_stop_step() {
-    let behave = json!({ "serve": { "conforms": false, "idle_exit_ms": 200 } });
+    let behavior = json!({ "serve": { "conforms": false, "idle_exit_ms": 200 } });
     let plugins = Plugins::new();
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     let sigterm = failed.iter().find(|(name, _)| name == "sigterm").unwrap();
     assert!(sigterm.1.contains("did not end with code 0") && sigterm.1.contains("SIGTERM"));
 
-    let behave = json!({ "serve": { "keeps_running": true } });
-    check(behave, &[], "shutdown", &["did not end within 5 s after `/shutdown`"]);
+    let behavior = json!({ "serve": { "keeps_running": true } });
+    check(behavior, &[], "shutdown", &["did not end within 5 s after `/shutdown`"]);
 }
 
 #[test]
 fn leftover_socket_is_noted_at_each_stop() {
     let plugins = Plugins::new();
-    let behave = json!({ "serve": { "conforms": true, "leaves_socket": true } });
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let behavior = json!({ "serve": { "conforms": true, "leaves_socket": true } });
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["sigterm", "shutdown", "idle-exit"]);
@@ -138,9 +138,9 @@ fn leftover_socket_is_noted_at_each_stop() {
 #[test]
 fn malformed_error_body_fails_call_step() {
     let oops = json!({ "status": 500, "body": "oops" });
-    let behave = json!({ "serve": { "conforms": true, "execute": oops } });
+    let behavior = json!({ "serve": { "conforms": true, "execute": oops } });
     let plugins = Plugins::new();
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     assert_eq!(failed[0].0, "empty-input", "{failed:?}");
     assert!(failed[0].1.contains("answered 500 with `oops`; wanted JSON"), "{failed:?}");
@@ -149,8 +149,8 @@ fn malformed_error_body_fails_call_step() {
 #[test]
 fn connection_close_per_response_fails_keep_alive_step() {
     let plugins = Plugins::new();
-    let behave = json!({ "serve": { "conforms": true, "close_after_calls": 1 } });
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let behavior = json!({ "serve": { "conforms": true, "close_after_calls": 1 } });
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     // What else meets a connection that is just being closed, nobody knows.
     let (name, message) = failed(&folder, &[]).swap_remove(0);
     assert_eq!(name, "keep-alive", "{message}");
@@ -161,15 +161,15 @@ fn connection_close_per_response_fails_keep_alive_step() {
 
 #[test]
 fn wrong_reply_count_fails_batch_step() {
-    let behave = json!({ "serve": { "replies": 2 } });
-    check(behave, &[], "batch", &["5 requests were answered by 2 replies"]);
+    let behavior = json!({ "serve": { "replies": 2 } });
+    check(behavior, &[], "batch", &["5 requests were answered by 2 replies"]);
 }
 
 #[test]
 fn non_loopback_port_fails_location_step() {
-    let behave = json!({ "location": { "kind": "any6" } });
+    let behavior = json!({ "location": { "kind": "any6" } });
     if cfg!(target_os = "linux") {
-        check(behave, &[], "location", &["other machines can reach it", "127.0.0.1"]);
+        check(behavior, &[], "location", &["other machines can reach it", "127.0.0.1"]);
     }
 }
 
@@ -183,18 +183,18 @@ fn processes_that_outlive_program_are_reported() {
 
 #[test]
 fn program_that_is_never_ready_skips_later_steps() {
-    let behave = json!({ "location": { "exit": 4, "stderr": "no licence\n" } });
-    check(behave, &[], "location", &["code 4", "no licence"]);
+    let behavior = json!({ "location": { "exit": 4, "stderr": "no licence\n" } });
+    check(behavior, &[], "location", &["code 4", "no licence"]);
 }
 
 #[test]
 fn older_dialect_is_checked_against_its_features() {
     let plugins = Plugins::new();
-    let behave = json!({
+    let behavior = json!({
         "capabilities": { "dialect": "older" },
         "serve": { "conforms": true, "needs_no_token": true },
     });
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let json = hotbay(&folder, &["check", ".", "--json"]).json();
     let steps = json["plugins"][0]["steps"].as_array().unwrap();
     let step = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();

@@ -28,11 +28,13 @@ fn list_prints_plugins_in_order_with_problems() {
     assert!(list.contains("no digest; `hotbay seal plugins/open` writes it"), "{list}");
     assert!(list.contains("the file looks like"), "{list}");
     let json = hotbay(plugins.dir(), &["list", "--json", "--allow-unverified"]).exits(1).json();
-    let told: Vec<_> = json["plugins"].as_array().unwrap().iter().collect();
-    let told: Vec<_> = told.iter().map(|one| (one["name"].as_str(), &one["state"])).collect();
+    let reported: Vec<_> = json["plugins"].as_array().unwrap().iter().collect();
+    let reported: Vec<_> =
+        reported.iter().map(|one| (one["name"].as_str(), &one["state"])).collect();
     let [ready, refused] = [json!("ready"), json!("refused")];
-    let wanted = [("filter", &ready), ("open", &ready), ("text", &refused), ("transform", &ready)];
-    assert_eq!(told, wanted.map(|(name, state)| (Some(name), state)));
+    let expected =
+        [("filter", &ready), ("open", &ready), ("text", &refused), ("transform", &ready)];
+    assert_eq!(reported, expected.map(|(name, state)| (Some(name), state)));
     assert_eq!(json["plugins"][2]["problem"]["step"], "probe");
     assert_eq!(json["plugins"][2]["problem"]["kind"], "integrity");
     assert_eq!(json["plugins"][0]["problem"], Value::Null);
@@ -83,8 +85,8 @@ fn call_reports_why_folder_was_skipped() {
     let open = plugins.dir().join("open");
     fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
     let call = ["call", "below", "--dir", ".", "--text", "hi"];
-    let wanted = ["there is no plugin `below`", "passed over", "is writable by other users"];
-    hotbay(plugins.dir(), &call).exits(1).says_only(&wanted);
+    let expected = ["there is no plugin `below`", "passed over", "is writable by other users"];
+    hotbay(plugins.dir(), &call).exits(1).says_only(&expected);
     hotbay(plugins.dir(), &["call", "below", "--dir", "gone"]).exits(1).says_only(&["`gone`"]);
 }
 
@@ -132,8 +134,8 @@ fn inspect_by_name_or_path_prints_all_details() {
 #[test]
 fn tampered_library_is_refused_with_both_digests() {
     let plugins = examples();
-    let spoil = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
-    plugins.add_in("plugins/bad", "bad", "faulty").stale_digest().bytes(spoil).write();
+    let corrupt = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    plugins.add_in("plugins/bad", "bad", "faulty").stale_digest().bytes(corrupt).write();
     let json = hotbay(plugins.dir(), &["inspect", "bad", "--json"]).exits(1).json();
     assert_eq!(json["problem"]["step"], "digest");
     assert_eq!(json["library"]["verified"], false);
@@ -153,8 +155,8 @@ fn check_loads_plugins_and_reports_each_result() {
         assert_eq!(plugin["result"], "passed");
         assert!(plugin["library"] == "closed" || plugin["library"] == "kept", "{plugin}");
     }
-    let asked = json!({ "error_in": "shutdown" });
-    plugins.add_in("plugins/late", "late", "faulty").config(asked).write();
+    let action = json!({ "error_in": "shutdown" });
+    plugins.add_in("plugins/late", "late", "faulty").config(action).write();
     let run = hotbay(plugins.dir(), &["check", "plugins/late"]).exits(1);
     assert!(run.text().contains("failed") && run.text().contains("shutdown:"), "{}", run.text());
 }

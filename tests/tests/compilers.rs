@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hotbay::{ErrorKind, Host, Request};
 use hotbay_tests::{Plugins, block_on, unique};
 
-use super::children::{cargo, compiler, library_of};
+use super::child_processes::{cargo, compiler, library_of};
 use super::{host_that_never_quarantines, load, panicked, unload};
 
 /// Where its libraries go.

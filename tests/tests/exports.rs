@@ -7,7 +7,7 @@ use std::path::Path;
 use hotbay::{Host, LoadStep, Request};
 use hotbay_tests::{Plugins, block_on, unique};
 
-use super::children::{cargo, library_of, messages};
+use super::child_processes::{cargo, library_of, messages};
 use super::{answer, host_that_never_quarantines, load, unload};
 
 /// Where these tests build what nobody else wants.
@@ -46,18 +46,19 @@ fn export_with_panic_abort_fails_to_compile() {
         .filter(|message| message["message"]["level"] == "error")
         .filter_map(|message| message["message"]["message"].as_str().map(str::to_owned))
         .collect();
-    let wanted = "a plugin needs `panic = \"unwind\"`: with \"abort\" a panic in it ends the host";
-    assert!(errors.iter().any(|error| error == wanted), "{errors:?}");
+    let expected =
+        "a plugin needs `panic = \"unwind\"`: with \"abort\" a panic in it ends the host";
+    assert!(errors.iter().any(|error| error == expected), "{errors:?}");
 }
 
 #[test]
 fn exported_symbols_are_stamp_and_root_only() {
-    let wanted = ["HOTBAY_PLUGIN_STAMP", "_1as_0lib_1header_0root_bmodule_bloader"];
-    let wanted: BTreeSet<String> = wanted.map(str::to_owned).into();
+    let expected = ["HOTBAY_PLUGIN_STAMP", "_1as_0lib_1header_0root_bmodule_bloader"];
+    let expected: BTreeSet<String> = expected.map(str::to_owned).into();
     let plugins = Plugins::new();
     for package in ["versioned-1", "versioned-2", "own-allocator", "transform"] {
         let folder = plugins.add("exports", package).write();
-        assert_eq!(exports(&folder), wanted, "{package}");
+        assert_eq!(exports(&folder), expected, "{package}");
     }
 }
 

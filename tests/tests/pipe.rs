@@ -23,8 +23,8 @@ fn call_reads_input_from_argument_file_or_stdin() {
     assert_eq!(repeated.text(), "A");
     assert!(repeated.stderr.starts_with("3 calls, "), "{}", repeated.stderr);
     let json = hotbay(dir, &["call", "transform", "--text", "a", "--json"]).exits(0).json();
-    let wanted = json!({ "content_type": json["content_type"], "text": "A", "generation": 1 });
-    assert_eq!(json, wanted);
+    let expected = json!({ "content_type": json["content_type"], "text": "A", "generation": 1 });
+    assert_eq!(json, expected);
 }
 
 #[test]
@@ -41,11 +41,11 @@ fn pipe_passes_non_utf8_bytes_unchanged() {
 #[test]
 fn plugin_error_is_printed_with_code_and_details() {
     let plugins = Plugins::new();
-    let asked = json!({
+    let action = json!({
         "error_in": "execute",
         "error": { "code": 503, "message": "busy", "retryable": true, "details": { "a": 1 } },
     });
-    plugins.add("sad", "faulty").config(asked).write();
+    plugins.add("sad", "faulty").config(action).write();
     let args = ["call", "sad", "--text", "x", "--dir", "."];
     let run = hotbay(plugins.dir(), &args).exits(1);
     assert_eq!(run.stderr.lines().count(), 3, "{}", run.stderr);

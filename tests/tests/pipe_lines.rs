@@ -67,11 +67,11 @@ fn many_lines_keep_their_order() {
     let args = ["pipe", "filter", "transform", "--lines"];
     let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
     assert!(run.text() == output, "{} lines, wanted 199,980", run.text().lines().count());
-    let told: Vec<_> = run.stderr.lines().collect();
-    assert_eq!(told.len(), 20, "{told:#?}");
+    let message: Vec<_> = run.stderr.lines().collect();
+    assert_eq!(message.len(), 20, "{message:#?}");
     let first = "error: line 7: plugin `filter` returned an error: the input is not JSON";
-    assert!(told[0].starts_with(first) && told[0].ends_with("(code 400)"), "{}", told[0]);
-    assert!(told[19].starts_with("error: line 190007: "), "{}", told[19]);
+    assert!(message[0].starts_with(first) && message[0].ends_with("(code 400)"), "{}", message[0]);
+    assert!(message[19].starts_with("error: line 190007: "), "{}", message[19]);
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn json_output_keeps_failed_lines_in_place() {
     assert_eq!((&kept[2]["line"], &kept[2]["text"]), (&json!(3), &json!("[3]")));
     let stopped = documents("stop");
     assert_eq!(stopped[1]["line"], 2);
-    let wanted = json!({ "stopped": "failed_line", "done": 2, "failed": 1, "not_done": 1 });
-    assert_eq!(stopped[2..], [wanted]);
+    let expected = json!({ "stopped": "failed_line", "done": 2, "failed": 1, "not_done": 1 });
+    assert_eq!(stopped[2..], [expected]);
 }
 
 #[test]
@@ -222,12 +222,12 @@ fn signal_ends_endless_input_with_complete_prefix() {
         let (code, stderr) = fed.ends();
         feeder.join().unwrap();
         assert_eq!(code, Some(1));
-        let told: Vec<_> = stderr.lines().collect();
-        assert_eq!(told[0], "finishing what runs, at most 10 s; a second time ends at once");
-        let done = told[1].replace(',', "");
+        let message: Vec<_> = stderr.lines().collect();
+        assert_eq!(message[0], "finishing what runs, at most 10 s; a second time ends at once");
+        let done = message[1].replace(',', "");
         let start = format!("stopped: {count} lines done ");
         assert!(done.starts_with(&start) && done.ends_with(" read and not done"), "{done}");
-        assert_eq!(told.len(), 2, "{told:#?}");
+        assert_eq!(message.len(), 2, "{message:#?}");
     }
 }
 

@@ -178,19 +178,20 @@ fn run_prints_one_json_document_per_event() {
     plugins.add("fine", "faulty").write();
     plugins.add("late", "faulty").config(json!({ "error_in": "init" })).write();
     let running = Running::start(&plugins, &["--json"]);
-    let mut told = [document(&running.tells(&[])), document(&running.tells(&[]))];
-    told.sort_by_key(|event| event["event"].to_string());
-    let [loaded, refused] = told;
-    let wanted = json!({"event": "loaded", "plugin": "fine", "version": "0.1.0", "generation": 1});
-    assert_eq!(loaded, wanted);
+    let mut message = [document(&running.tells(&[])), document(&running.tells(&[]))];
+    message.sort_by_key(|event| event["event"].to_string());
+    let [loaded, refused] = message;
+    let expected =
+        json!({"event": "loaded", "plugin": "fine", "version": "0.1.0", "generation": 1});
+    assert_eq!(loaded, expected);
     assert_eq!((&refused["event"], &refused["plugin"]), (&json!("refused"), &json!("late")));
     assert!(refused["reason"].is_string());
     running.signal("TERM");
     let ended = running.ends();
-    let told: Vec<_> = ended.lines.iter().map(|line| document(line)).collect();
-    let names: Vec<_> = told.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let message: Vec<_> = ended.lines.iter().map(|line| document(line)).collect();
+    let names: Vec<_> = message.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(names, ["retired", "closed", "stopped"]);
-    assert_eq!(told[1]["leaked_bytes"], 0);
+    assert_eq!(message[1]["leaked_bytes"], 0);
     assert_eq!((ended.code, ended.stderr.as_str(), ended.is_tidy), (Some(0), "", true));
 }
 
@@ -244,10 +245,10 @@ fn run_reports_promoted_and_failed_reloads() {
     running.tells_of("loaded");
     replace_config(&folder, json!({ "note": "new" }));
     let promoted = running.tells_of("promoted");
-    let wanted = json!({
+    let expected = json!({
         "event": "promoted", "plugin": "one", "version": "0.1.0", "generation": 2, "from": 1,
     });
-    assert_eq!(promoted, wanted);
+    assert_eq!(promoted, expected);
     running.tells_of("retired");
     assert_eq!(running.tells_of("closed")["generation"], 1);
 

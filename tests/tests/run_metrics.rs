@@ -80,10 +80,10 @@ impl Serving {
     }
 
     #[track_caller]
-    fn shows(&self, wanted: &[&str]) {
+    fn shows(&self, expected: &[&str]) {
         let page = self.ask("GET", "/metrics");
-        for wanted in wanted {
-            assert!(page.lines().any(|line| line == *wanted), "{wanted} is not in\n{page}");
+        for expected in expected {
+            assert!(page.lines().any(|line| line == *expected), "{expected} is not in\n{page}");
         }
     }
 
@@ -130,9 +130,9 @@ fn unsupported_requests_are_refused_in_one_line() {
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
     serving.is_up();
-    let check = |method, path, wanted: &[&str]| {
+    let check = |method, path, expected: &[&str]| {
         let answer = serving.ask(method, path);
-        assert!(wanted.iter().all(|part| answer.contains(part)), "{method} {path}: {answer}");
+        assert!(expected.iter().all(|part| answer.contains(part)), "{method} {path}: {answer}");
         assert!(!answer.contains("hotbay_"), "{method} {path}: {answer}");
     };
     for path in ["/", "/metrics/", "/Metrics", "/metrics/../metrics", "//metrics"] {
@@ -208,17 +208,17 @@ fn port_in_use_is_reported_before_loading() {
     folder.config(json!({ "hang_in": "init", "entered": entered })).write();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let wanted = format!("cannot serve metrics on {address}; is the port taken?");
+    let expected = format!("cannot serve metrics on {address}; is the port taken?");
 
     let output = command(&plugins, &["--metrics", &address]).output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
-    assert!(err.starts_with(&format!("error: {wanted}\n  because: ")), "{err}");
+    assert!(err.starts_with(&format!("error: {expected}\n  because: ")), "{err}");
 
     let output = command(&plugins, &["--json", "--metrics", &address]).output().unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((output.status.code(), &told["error"]["kind"]), (Some(1), &json!("io")));
-    assert!(told["error"]["message"].as_str().unwrap().starts_with(&wanted), "{told}");
+    let message: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &message["error"]["kind"]), (Some(1), &json!("io")));
+    assert!(message["error"]["message"].as_str().unwrap().starts_with(&expected), "{message}");
     assert!(!entered.exists(), "a plugin was started");
 }
 

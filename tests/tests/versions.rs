@@ -6,7 +6,7 @@ use std::path::Path;
 use hotbay::{ErrorKind, Host, LoadStep};
 use hotbay_tests::{Plugins, block_on, library, unique};
 
-use super::children::naive;
+use super::child_processes::naive;
 use super::{SIGSEGV, answer, check_printed, host_that_never_quarantines, load, unload};
 
 /// Rounds of loading both versions.
@@ -36,8 +36,8 @@ fn second_version_loads_beside_first_unlike_naive_host() {
             assert_eq!(answer(&plugin), format!("version {version}, call 1"));
             drop(plugin);
             let leaked_bytes = unload(&host, &name);
-            let wanted = (version == 1).then_some(0);
-            assert_eq!(leaked_bytes, wanted, "the second one does not count");
+            let expected = (version == 1).then_some(0);
+            assert_eq!(leaked_bytes, expected, "the second one does not count");
         }
     }
     assert_eq!(host.retained(), []);
@@ -63,8 +63,8 @@ fn second_load_maps_second_library_unlike_naive_host() {
         .collect();
     // The third is built like the first, and still a library of its own.
     let answers: Vec<_> = loaded.iter().map(answer).collect();
-    let wanted = ["version 1, call 1", "version 2, call 1", "version 1, call 1"];
-    assert_eq!(answers, wanted);
+    let expected = ["version 1, call 1", "version 2, call 1", "version 1, call 1"];
+    assert_eq!(answers, expected);
 
     let error = block_on(host.load(plugins.dir().join("nowhere"))).expect_err("it is not there");
     assert_eq!(error.step(), Some(LoadStep::Manifest));

@@ -31,7 +31,7 @@ enum Kind {
 /// The line by which the template's library is a plugin.
 const EXPORT: &str = "export_plugin!(Greeter);\n\n";
 
-const NAME_CHARS_MAX: usize = 64;
+const MAX_NAME_CHARS: usize = 64;
 
 /// Keywords, crates that come with the compiler, and what the template itself links.
 const TAKEN: &[&str] = &[
@@ -196,7 +196,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
     let rest = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
     ensure!(
-        starts && rest && name.len() <= NAME_CHARS_MAX,
+        starts && rest && name.len() <= MAX_NAME_CHARS,
         "`{name}` is no plugin name; wanted a lower-case letter, then at most 63 of `a-z`, \
          `0-9`, `-`"
     );

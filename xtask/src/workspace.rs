@@ -164,7 +164,7 @@ mod tests {
         let (root, links) = workspace.links_by_path(Path::new("/w/c/Cargo.toml")).unwrap();
         assert_eq!((root, links), ("/w".into(), vec![]));
         let (_, links) = workspace.links_by_path(Path::new("/w/a/Cargo.toml")).unwrap();
-        let wanted = ["/w/b", "/w/c", "/w/a"].map(PathBuf::from);
-        assert!(links.len() == 3 && wanted.iter().all(|one| links.contains(one)), "{links:?}");
+        let expected = ["/w/b", "/w/c", "/w/a"].map(PathBuf::from);
+        assert!(links.len() == 3 && expected.iter().all(|one| links.contains(one)), "{links:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::thread;
 
 use hotbay::{Host, HostEvent, PluginHandle, Reply, Request};
 use hotbay_tests::{
-    Plugins, alone, block_on, event, host, images, library, loaded, reloaded, unique,
+    Plugins, block_on, event, host, images, library, loaded, reloaded, run_in_subprocess, unique,
 };
 use serde_json::json;
 
@@ -18,7 +18,7 @@ const RELOADS: u64 = 20;
 fn in_a_process_of_its_own(package: &str) {
     // Built here, so that the other process finds it built.
     library(package);
-    alone("allocators::allocator_child_process", PACKAGE, package);
+    run_in_subprocess("allocators::allocator_child_process", PACKAGE, package);
 }
 
 #[test]

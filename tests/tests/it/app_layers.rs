@@ -7,7 +7,7 @@ use hotbay::{Call, Error, ErrorKind, Host, Layer, Manifest, Method, Next, Output
 use hotbay_tests::{Plugins, block_on, host as plain_host, loaded, quarantine};
 use serde_json::json;
 
-use crate::puppet::NEVER;
+use crate::scripted_plugin::NEVER;
 
 /// A layer that is a function.
 struct By<F>(F);
@@ -42,7 +42,7 @@ fn echo(builder: hotbay::HostBuilder) -> Host {
 }
 
 /// The same call in every way there is.
-fn every_way(host: &Host, request: Request<'_>) -> Vec<Result<Reply, Error>> {
+fn all_call_methods(host: &Host, request: Request<'_>) -> Vec<Result<Reply, Error>> {
     let handle = host.plugin("echo").unwrap();
     let pinned = handle.pin().unwrap();
     let pipeline = host.pipeline(["echo"]).unwrap();
@@ -68,11 +68,11 @@ fn first_added_layer_is_outermost_for_every_call_method() {
     };
     let host =
         echo(Host::builder().layer(layer("first")).layer(layer("second")).layer(layer("third")));
-    for outcome in every_way(&host, Request::text("x")) {
+    for outcome in all_call_methods(&host, Request::text("x")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"x");
     }
-    let wanted = ["first in", "second in", "third in", "third out", "second out", "first out"];
-    assert_eq!(*notes.lock().unwrap(), wanted.repeat(4));
+    let expected = ["first in", "second in", "third in", "third out", "second out", "first out"];
+    assert_eq!(*notes.lock().unwrap(), expected.repeat(4));
 }
 
 #[test]
@@ -91,11 +91,11 @@ fn layer_sees_plugin_request_and_call_method() {
     handle.pin().unwrap().call(Request::text("b").deadline_in(NEVER)).unwrap();
     block_on(handle.execute(Request::text("c").deadline_in(NEVER))).unwrap();
     let seen = notes.lock().unwrap().clone();
-    let wanted =
+    let expected =
         [(Method::Call, false, "a"), (Method::Pinned, true, "b"), (Method::Execute, true, "c")];
-    let wanted = wanted
+    let expected = expected
         .map(|(method, left, text)| format!("{:?}", ("echo", method, None::<&str>, left, text)));
-    assert_eq!(seen, wanted);
+    assert_eq!(seen, expected);
 }
 
 #[test]
@@ -104,12 +104,12 @@ fn layer_refuses_call_by_operation() {
         Some("write") => Err(Error::denied("nobody writes here")),
         _ => next.call(call),
     })));
-    for outcome in every_way(&host, Request::text("x").operation("write")) {
+    for outcome in all_call_methods(&host, Request::text("x").operation("write")) {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         assert!(error.full_message().contains("nobody writes here"), "{error}");
     }
-    for outcome in every_way(&host, Request::text("x")) {
+    for outcome in all_call_methods(&host, Request::text("x")) {
         outcome.unwrap();
     }
     let info = &host.list()[0];
@@ -153,7 +153,7 @@ fn layer_rewrites_input_and_output_but_not_policy() {
                 next.call(call)
             })),
     );
-    for outcome in every_way(&host, Request::text("hello").deadline_in(NEVER)) {
+    for outcome in all_call_methods(&host, Request::text("hello").deadline_in(NEVER)) {
         assert_eq!(outcome.unwrap().as_bytes(), b"<HELLO>");
     }
 }
@@ -168,10 +168,10 @@ fn layer_may_answer_itself_or_call_plugin_twice() {
         }
         _ => next.call(call),
     })));
-    for outcome in every_way(&host, Request::text("cached")) {
+    for outcome in all_call_methods(&host, Request::text("cached")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"from the cache");
     }
-    for outcome in every_way(&host, Request::text("twice")) {
+    for outcome in all_call_methods(&host, Request::text("twice")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"twice");
     }
     assert_eq!(host.list()[0].stats.calls, 8, "each is one call to its caller");
@@ -192,7 +192,7 @@ fn layer_wraps_only_plugins_it_applies_to() {
     let (notes, plugins) = (Notes::default(), Plugins::new());
     let host = echo(Host::builder().layer(Picky(notes.clone())));
     let watched = loaded(&host, plugins.add("watched", "faulty").write());
-    for outcome in every_way(&host, Request::text("x")) {
+    for outcome in all_call_methods(&host, Request::text("x")) {
         outcome.unwrap();
     }
     assert!(notes.lock().unwrap().is_empty());
@@ -204,11 +204,11 @@ fn layer_wraps_only_plugins_it_applies_to() {
 }
 
 /// A payload that panics when it is dropped, with one that does so too.
-struct Bomb;
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
-        panic_any(Bomb);
+        panic_any(PanicOnDrop);
     }
 }
 
@@ -220,23 +220,23 @@ fn panicking_layer_fails_call_without_plugin_fault() {
             let _reply = next.call(call)?;
             panic!("{} of the application", "another mistake")
         }
-        b"bomb" => panic_any(Bomb),
+        b"bomb" => panic_any(PanicOnDrop),
         _ => next.call(call),
     })));
     let mut events = host.events();
-    for (input, told) in [
+    for (input, message) in [
         ("panic", "a mistake of the application"),
         ("after", "another mistake of the application"),
         ("bomb", ""),
     ] {
-        for outcome in every_way(&host, Request::text(input)) {
+        for outcome in all_call_methods(&host, Request::text(input)) {
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::LayerPanicked, "{input}");
-            assert!(error.full_message().contains(told), "{error:?}");
+            assert!(error.full_message().contains(message), "{error:?}");
             assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("echo"));
         }
     }
-    for outcome in every_way(&host, Request::text("x")) {
+    for outcome in all_call_methods(&host, Request::text("x")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"x");
     }
     let info = &host.list()[0];

@@ -322,12 +322,12 @@ fn kept_libraries_are_bounded_and_service_continues() {
     until("both are kept", || (host.retained().len() == 2).then_some(()));
     install(4);
     let error = rolled_back(&host, "bounded");
-    let told = error.full_message();
-    assert_eq!(error.step(), Some(LoadStep::Open), "{told}");
+    let message = error.full_message();
+    assert_eq!(error.step(), Some(LoadStep::Open), "{message}");
     let figures =
         ["2 libraries", "`bounded` 2", " bytes", "`max_retained_libraries`", "`Host::kept`"];
     for part in figures.into_iter().chain(["restart", "generation 3 keeps serving"]) {
-        assert!(told.contains(part), "`{part}` in: {told}");
+        assert!(message.contains(part), "`{part}` in: {message}");
     }
     assert_eq!(handle.call(Request::text("x")).unwrap().generation().get(), 3);
     drop(held);

@@ -72,9 +72,9 @@ fn host() -> (Host, TempDir) {
 
 fn refusal(host: &Host, folder: &Path, says: &[&str]) {
     let error: Error = refused(host, folder);
-    let told = error.full_message();
+    let message = error.full_message();
     for part in says {
-        assert!(told.contains(part), "`{part}` in: {told}");
+        assert!(message.contains(part), "`{part}` in: {message}");
     }
 }
 

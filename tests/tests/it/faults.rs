@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 /// The fault that an error is about; told with the place in the plugin's own code.
 #[track_caller]
 fn check(error: &Error, kind: ErrorKind, message: &str) {
-    let told = error.full_message();
-    assert_eq!(error.kind(), kind, "{told}");
+    let reported = error.full_message();
+    assert_eq!(error.kind(), kind, "{reported}");
     let fault = error.fault().expect("a fault");
     assert_eq!(fault.message(), message);
     let location = fault.location().expect("a location");
-    assert!(location.contains("asked.rs:"), "{location}");
-    assert!(told.contains(message) && told.contains(location), "{told}");
+    assert!(location.contains("behavior.rs:"), "{location}");
+    assert!(reported.contains(message) && reported.contains(location), "{reported}");
     assert!(error.plugin_error().is_none());
 }
 
@@ -79,7 +79,7 @@ fn panic_in_shutdown_keeps_library() {
         };
         let message = format!("in {entry}, as asked");
         assert!(reason.contains(&message), "{reason}");
-        assert!(reason.contains("asked.rs:"), "{reason}");
+        assert!(reason.contains("behavior.rs:"), "{reason}");
         let kept = |event: &HostEvent| matches!(event, HostEvent::Kept { .. });
         event(&mut events, kept);
         assert_eq!(host.retained().len(), 1);
@@ -107,9 +107,9 @@ fn any_panic_payload_is_caught_and_freed() {
     let builder = Host::builder().quarantine(None);
     let host = builder.build().expect("a host");
     let obey = loaded(&host, obey.write());
-    let fault = |asked: Value| -> Fault {
-        let asked = asked.to_string();
-        let error = block_on(obey.execute(Request::json_text(&asked)));
+    let fault = |action: Value| -> Fault {
+        let action = action.to_string();
+        let error = block_on(obey.execute(Request::json_text(&action)));
         let error = error.expect_err("a panic");
         error.fault().expect("a fault").clone()
     };
@@ -123,7 +123,7 @@ fn any_panic_payload_is_caught_and_freed() {
         let fault = fault(json!({ "panic_in": "execute", "payload": payload }));
         assert_eq!(fault.message(), message, "{payload}");
         let location = fault.location().unwrap_or_default();
-        assert!(location.contains("asked.rs:"), "{payload}: {location}");
+        assert!(location.contains("behavior.rs:"), "{payload}: {location}");
     }
     // It goes past the hook, and the panics before it have left nothing.
     let fault = fault(json!({ "panic_in": "execute", "resume": true }));
@@ -248,9 +248,9 @@ fn panics_print_nothing_with_backtraces_enabled() {
         .expect("the test itself can be started");
     let printed = String::from_utf8_lossy(&output.stderr);
     assert_eq!(printed, "", "printed");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && told.contains("1 passed"), "{told}");
-    assert!(!told.contains("as asked"), "{told}");
+    let reported = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && reported.contains("1 passed"), "{reported}");
+    assert!(!reported.contains("as asked"), "{reported}");
 }
 
 fn panic_everywhere() {
@@ -266,14 +266,14 @@ fn panic_everywhere() {
     }
     let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
     let obey = loaded(&host, obey.write());
-    for asked in [
+    for action in [
         json!({ "panic_in": "execute" }),
         json!({ "panic_in": "execute", "payload": "bomb" }),
         json!({ "thread_panics": true }),
     ] {
-        let asked = asked.to_string();
-        let _ = obey.call(Request::json_text(&asked));
-        let _ = block_on(obey.execute(Request::json_text(&asked)));
+        let action = action.to_string();
+        let _ = obey.call(Request::json_text(&action));
+        let _ = block_on(obey.execute(Request::json_text(&action)));
     }
     let linked = host.plugin("linked").expect("it is there");
     linked.call(Request::text("panic")).expect_err("a panic");

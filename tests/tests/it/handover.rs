@@ -112,10 +112,10 @@ fn pin_rolls_back_pause_and_both_builds_serve_again() {
         let pinned = handle.pin().unwrap();
         install(2);
         let error = rolled_back(&host, handover);
-        let told = error.full_message();
+        let message = error.full_message();
         assert_eq!((error.kind(), error.step()), (ErrorKind::Overloaded, Some(LoadStep::Drain)));
-        assert!(told.contains("1 calls or pins were still held after 50 ms"), "{told}");
-        assert!(told.contains("generation 1 keeps serving"), "{told}");
+        assert!(message.contains("1 calls or pins were still held after 50 ms"), "{message}");
+        assert!(message.contains("generation 1 keeps serving"), "{message}");
         event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. }));
         assert_eq!(total(&handle), 2);
         assert_eq!(pinned.call(Request::text("x")).unwrap().as_bytes(), b"3");
@@ -236,8 +236,8 @@ fn nested_call_does_not_deadlock_pause() {
                 let reply = call.join().unwrap().unwrap();
                 // Not lost: the state travels after it.
                 let calls = CALLS.load(Ordering::Relaxed);
-                let wanted = format!("{calls} by {generation}");
-                assert_eq!(reply.as_text().unwrap(), wanted);
+                let expected = format!("{calls} by {generation}");
+                assert_eq!(reply.as_text().unwrap(), expected);
                 generation += 1;
                 assert_eq!(reload.join().unwrap().get(), generation);
             });
@@ -269,8 +269,11 @@ fn stop_first_releases_exclusive_resource_before_start() {
     // With another handover it cannot start beside the old one.
     let config = json!({ "count": true, "lock": plugins.dir().join("lock"), "at": 3 });
     plugins.add("port", "faulty").set("handover", "overlap").config(config).write();
-    let told = rolled_back(&host, "port").full_message();
-    assert!(told.contains("is taken") && told.contains("generation 2 keeps serving"), "{told}");
+    let message = rolled_back(&host, "port").full_message();
+    assert!(
+        message.contains("is taken") && message.contains("generation 2 keeps serving"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -299,11 +302,11 @@ fn failed_start_after_stop_restarts_old_build_with_state() {
     {
         install(json!({ "error_in": entry }));
         let error = rolled_back(&host, &name);
-        let told = error.full_message();
+        let message = error.full_message();
         generation += 2;
-        assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{told}");
+        assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{message}");
         let again = format!("was started again and serves, as generation {generation}");
-        assert!(told.contains(&again) && told.contains("as asked"), "{told}");
+        assert!(message.contains(&again) && message.contains("as asked"), "{message}");
         assert_eq!(error.generation().map(|serves| serves.get()), Some(generation));
         match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
             HostEvent::RolledBack { generation: serves, .. } => {
@@ -337,11 +340,11 @@ fn failed_start_of_both_builds_frees_name() {
             let queued = handle.execute(Request::text("x"));
             drop(pinned);
             let error = reload.join().unwrap();
-            let told = error.full_message();
+            let message = error.full_message();
             for part in ["serves no more", "did not start again", "panicked: in init, as asked"] {
-                assert!(told.contains(part), "`{part}` in: {told}");
+                assert!(message.contains(part), "`{part}` in: {message}");
             }
-            assert!(!told.contains("keeps serving"), "{told}");
+            assert!(!message.contains("keeps serving"), "{message}");
             assert_eq!((error.kind(), error.generation()), (ErrorKind::StartFailed, None));
             queued
         })

@@ -27,14 +27,14 @@ fn lifecycle_events_come_in_order() {
     block_on(host.shutdown(hotbay_tests::LIMIT));
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
     let kinds: Vec<_> = seen.iter().map(kind_of).collect();
-    let wanted = ["Loaded", "Faulted", "Refused", "Retired", "Closed", "Stopped"];
-    assert_eq!(kinds, wanted);
+    let expected = ["Loaded", "Faulted", "Refused", "Retired", "Closed", "Stopped"];
+    assert_eq!(kinds, expected);
 }
 
 fn kind_of(event: &HostEvent) -> String {
-    let told = format!("{event:?}");
-    let end = told.find([' ', '{']).unwrap_or(told.len());
-    told[..end].to_owned()
+    let reported = format!("{event:?}");
+    let end = reported.find([' ', '{']).unwrap_or(reported.len());
+    reported[..end].to_owned()
 }
 
 #[test]
@@ -69,9 +69,9 @@ fn snapshot_carries_state() {
     let config = json!({ "count": true });
     let folder = plugins.add("counter", "faulty").config(config).write();
     let counter = loaded(&host, &folder);
-    for wanted in ["1", "2", "3"] {
+    for expected in ["1", "2", "3"] {
         let reply = counter.call(Request::text("x")).unwrap();
-        assert_eq!(reply.as_text().unwrap(), wanted);
+        assert_eq!(reply.as_text().unwrap(), expected);
     }
     let state = block_on(counter.snapshot()).unwrap().expect("a state");
     assert_eq!((state.version(), state.as_bytes()), (1, b"3".as_slice()));
@@ -222,9 +222,9 @@ fn two_hosts_are_isolated() {
     let folder = plugins.add("twice", "faulty").config(json!({ "count": true })).write();
     let (one, other) = (host(&plugins), host(&plugins));
     let (first, second) = (loaded(&one, &folder), loaded(&other, &folder));
-    for wanted in ["1", "2"] {
+    for expected in ["1", "2"] {
         let reply = first.call(Request::text("x")).unwrap();
-        assert_eq!(reply.as_text().unwrap(), wanted);
+        assert_eq!(reply.as_text().unwrap(), expected);
     }
     drop(one);
     assert_eq!(first.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);

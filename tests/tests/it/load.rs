@@ -14,24 +14,24 @@ use tempfile::TempDir;
 #[track_caller]
 fn check(
     package: &str,
-    spoil: impl FnOnce(Plugin) -> Plugin,
+    corrupt: impl FnOnce(Plugin) -> Plugin,
     (kind, step): (ErrorKind, LoadStep),
-    says: &[&str],
+    expected: &[&str],
 ) {
     let (plugins, staging) = (Plugins::new(), TempDir::new().expect("a folder"));
     let name = unique("spoilt");
-    let folder = spoil(plugins.add(&name, package)).write();
+    let folder = corrupt(plugins.add(&name, package)).write();
     let builder = Host::builder().staging_dir(staging.path());
     let host = builder.build().expect("a host");
     let error = refused(&host, folder);
-    let told = format!("{error:?}");
-    assert_eq!((error.kind(), error.step()), (kind, Some(step)), "{told}");
-    for part in says {
-        assert!(told.contains(part), "`{part}` in: {told}");
+    let reported = format!("{error:?}");
+    assert_eq!((error.kind(), error.step()), (kind, Some(step)), "{reported}");
+    for part in expected {
+        assert!(reported.contains(part), "`{part}` in: {reported}");
     }
-    assert!(lines_of(&error) <= 3, "{told}");
-    assert_eq!(files_below(staging.path()), 0, "a copy is left: {told}");
-    assert_eq!(mappings(&name), 0, "a mapping is left: {told}");
+    assert!(lines_of(&error) <= 3, "{reported}");
+    assert_eq!(files_below(staging.path()), 0, "a copy is left: {reported}");
+    assert_eq!(mappings(&name), 0, "a mapping is left: {reported}");
     // A thread that was joined may be listed for a moment.
     until("its thread is gone", || threads(&name).is_empty().then_some(()));
     assert!(host.retained().is_empty() && host.list().is_empty());
@@ -56,8 +56,8 @@ const STAGE: (ErrorKind, LoadStep) = (ErrorKind::Integrity, LoadStep::Stage);
 
 #[test]
 fn manifest_that_rejects_host_api_is_refused() {
-    let says = ["plugin.json requires plugin API `^9.0`", API_VERSION];
-    check("faulty", |it| it.set("api", "^9.0"), VERSION, &says);
+    let expected = ["plugin.json requires plugin API `^9.0`", API_VERSION];
+    check("faulty", |it| it.set("api", "^9.0"), VERSION, &expected);
 }
 
 #[test]
@@ -67,8 +67,8 @@ fn library_of_incompatible_api_version_is_refused() {
     let minor = format!("{}.{}.{}", own.major, own.minor + 9, own.patch);
     for built in [major, minor] {
         let stamped = (format!("api={API_VERSION}\n"), format!("api={built}\n"));
-        let spoil = |it: Plugin| it.patch(&stamped.0, &stamped.1);
-        check("faulty", spoil, VERSION, &[&built, API_VERSION]);
+        let corrupt = |it: Plugin| it.patch(&stamped.0, &stamped.1);
+        check("faulty", corrupt, VERSION, &[&built, API_VERSION]);
     }
 }
 
@@ -94,8 +94,8 @@ fn stamped_library_without_root_module_is_refused() {
 #[test]
 fn other_layout_of_same_version_is_refused_concisely() {
     let step = (ErrorKind::Incompatible, LoadStep::Layout);
-    let says = ["another layout under the same version", "rebuild"];
-    check("other-layout", |it| it, step, &says);
+    let expected = ["another layout under the same version", "rebuild"];
+    check("other-layout", |it| it, step, &expected);
 }
 
 #[cfg(target_os = "linux")]
@@ -123,14 +123,14 @@ fn zeroed_hole_is_refused_by_digest() {
         let middle = bytes.len() / 2;
         bytes[middle..middle + 4096].fill(0);
     };
-    let says = ["SHA-256", "incomplete"];
-    check("faulty", |it| it.stale_digest().bytes(hole), DIGEST, &says);
+    let expected = ["SHA-256", "incomplete"];
+    check("faulty", |it| it.stale_digest().bytes(hole), DIGEST, &expected);
 }
 
 #[test]
 fn library_without_digest_is_refused_unless_allowed() {
-    let says = ["sha256", "cargo xtask build-plugins", "allow_unverified"];
-    check("faulty", Plugin::unverified, DIGEST, &says);
+    let expected = ["sha256", "cargo xtask build-plugins", "allow_unverified"];
+    check("faulty", Plugin::unverified, DIGEST, &expected);
 
     let plugins = Plugins::new();
     let folder = plugins.add("plain", "faulty").unverified().write();
@@ -155,8 +155,8 @@ fn library_of_another_processor_is_refused() {
 
 #[test]
 fn missing_library_error_lists_existing_ones() {
-    let says = ["fauly", "faulty", "`library` in plugin.json"];
-    check("faulty", |it| it.set("library", "fauly"), STAGE, &says);
+    let expected = ["fauly", "faulty", "`library` in plugin.json"];
+    check("faulty", |it| it.set("library", "fauly"), STAGE, &expected);
 }
 
 #[test]
@@ -168,14 +168,14 @@ fn plugin_error_fails_load_at_its_step() {
         ("health", ErrorKind::StartFailed, LoadStep::Health),
     ] {
         let config = json!({ "error_in": entry, "error": error });
-        let says = ["no database", "503"];
-        check("faulty", |it| it.config(config), (kind, step), &says);
+        let expected = ["no database", "503"];
+        check("faulty", |it| it.config(config), (kind, step), &expected);
 
         let plugins = Plugins::new();
         let config = json!({ "error_in": entry, "error": error });
         let folder = plugins.add("failing", "faulty").config(config).write();
-        let told = refused(&hotbay_tests::host(&plugins), folder);
-        let plugin_error = told.plugin_error().expect("the plugin's own error");
+        let reported = refused(&hotbay_tests::host(&plugins), folder);
+        let plugin_error = reported.plugin_error().expect("the plugin's own error");
         assert_eq!(plugin_error.code(), 503);
         assert_eq!(plugin_error.details(), Some(&json!({ "port": 5432 })));
     }
@@ -188,16 +188,16 @@ fn panic_during_start_fails_load_at_its_step() {
     {
         let message = format!("in {entry}, as asked");
         let config = json!({ "panic_in": entry });
-        let says = [message.as_str(), "asked.rs:"];
+        let expected = [message.as_str(), "behavior.rs:"];
         let step = (ErrorKind::StartFailed, step);
-        check("faulty", |it| it.config(config), step, &says);
+        check("faulty", |it| it.config(config), step, &expected);
     }
 }
 
 #[test]
 fn config_rejected_by_schema_is_refused_at_field() {
     let schema = json!({ "type": "object", "properties": { "workers": { "type": "integer" } } });
-    let spoil = |it: Plugin| it.set("config_schema", schema).config(json!({ "workers": "many" }));
-    let says = ["plugin.json:", "`config.workers`", "many"];
-    check("faulty", spoil, (ErrorKind::Config, LoadStep::Config), &says);
+    let corrupt = |it: Plugin| it.set("config_schema", schema).config(json!({ "workers": "many" }));
+    let expected = ["plugin.json:", "`config.workers`", "many"];
+    check("faulty", corrupt, (ErrorKind::Config, LoadStep::Config), &expected);
 }

@@ -17,17 +17,17 @@ fn check(manifest: &str, path: &str, says: &[&str]) {
     let plugins = Plugins::new();
     let folder = plugins.add("wrong", "faulty").write_with_manifest(&manifest);
     let error = refused(&host(&plugins), &folder);
-    let told = format!("{error:?}");
+    let message = format!("{error:?}");
     let step = (error.kind(), error.step());
-    assert_eq!(step, (ErrorKind::Manifest, Some(LoadStep::Manifest)), "{told}");
+    assert_eq!(step, (ErrorKind::Manifest, Some(LoadStep::Manifest)), "{message}");
     let source = error.source().expect("a source");
     let mistake: &ManifestError = source.downcast_ref().expect("a mistake in a manifest");
     let place = (mistake.line(), mistake.column(), mistake.path());
-    assert_eq!(place, (Some(line), Some(column), path), "{told}");
+    assert_eq!(place, (Some(line), Some(column), path), "{message}");
     let file = folder.join("plugin.json");
     let place = format!("{}:{line}:{column}:", file.display());
     for part in says.iter().copied().chain([place.as_str()]) {
-        assert!(told.contains(part), "`{part}` in: {told}");
+        assert!(message.contains(part), "`{part}` in: {message}");
     }
 }
 
@@ -71,9 +71,9 @@ fn invalid_json_is_reported_at_its_position() {
     let wrong = plugins.add("wrong", "faulty");
     let folder = wrong.write_with_manifest("{ \"name\": \"wrong\", \n  oops }");
     let error = refused(&host(&plugins), folder);
-    let told = error.full_message();
+    let message = error.full_message();
     assert_eq!(error.kind(), ErrorKind::Manifest);
-    assert!(told.contains("plugin.json:2:3:") && told.contains("is not JSON"), "{told}");
+    assert!(message.contains("plugin.json:2:3:") && message.contains("is not JSON"), "{message}");
 }
 
 #[test]

@@ -124,11 +124,11 @@ fn events_of_many_threads_and_tasks_count_once() {
 
 #[test]
 fn unusable_collector_limits_are_refused() {
-    let check = |workers, max_queued_events, wanted: &str| {
+    let check = |workers, max_queued_events, expected: &str| {
         let limits = CollectorLimits { workers, max_queued_events };
         let store = Arc::new(MemoryStore::default());
         let error = Collector::start(store.clone(), limits, CancellationToken::new()).unwrap_err();
-        assert_eq!(error.to_string(), wanted);
+        assert_eq!(error.to_string(), expected);
         assert_eq!(Arc::strong_count(&store), 1);
         error
     };
@@ -176,8 +176,11 @@ fn full_channel_applies_backpressure_in_order() {
     let (store, collector) = Gated::with_full_channel(2, CancellationToken::new());
     let full = collector.try_record("refused");
     assert!(matches!(full, Err(CollectError::Full { max_queued_events: 2 })), "{full:?}");
-    let told = full.unwrap_err().to_string();
-    assert!(told.contains("2 events are queued") && told.contains("`max_queued_events`"), "{told}");
+    let message = full.unwrap_err().to_string();
+    assert!(
+        message.contains("2 events are queued") && message.contains("`max_queued_events`"),
+        "{message}"
+    );
     let mut cx = Context::from_waker(Waker::noop());
     let mut waits = pin!(collector.record("waited"));
     assert!(waits.as_mut().poll(&mut cx).is_pending());
@@ -196,10 +199,10 @@ fn stop_fails_waiting_senders_and_counts_queued_events() {
     let (store, collector) = Gated::with_full_channel(3, CancellationToken::new());
     let mut cx = Context::from_waker(Waker::noop());
     // One is asked again, one is dropped, and one is never looked at again.
-    let mut asked = pin!(collector.record("waits"));
+    let mut repolled = pin!(collector.record("waits"));
     let mut forgotten = pin!(collector.record("waits"));
     let mut dropped = Box::pin(collector.record("waits"));
-    assert!(asked.as_mut().poll(&mut cx).is_pending());
+    assert!(repolled.as_mut().poll(&mut cx).is_pending());
     assert!(forgotten.as_mut().poll(&mut cx).is_pending());
     assert!(dropped.as_mut().poll(&mut cx).is_pending());
     drop(dropped);
@@ -213,7 +216,7 @@ fn stop_fails_waiting_senders_and_counts_queued_events() {
         store.open();
         check(stop.join().unwrap(), 4, 0);
     });
-    let Poll::Ready(answer) = asked.poll(&mut cx) else { panic!("it was not told") };
+    let Poll::Ready(answer) = repolled.poll(&mut cx) else { panic!("it was not told") };
     is_stopped(answer);
     assert_eq!((store.get("kept"), store.get("waits")), (3, 0));
 }
@@ -260,9 +263,9 @@ fn drop_counts_accepted_events() {
 #[derive(Default)]
 struct Panicky(MemoryStore);
 
-struct Bomb;
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         std::panic::resume_unwind(Box::new(()));
     }
@@ -272,7 +275,7 @@ impl MetricStore for Panicky {
     fn inc(&self, key: &str) {
         match key {
             "panic" => std::panic::resume_unwind(Box::new("on purpose")),
-            "bomb" => std::panic::resume_unwind(Box::new(Bomb)),
+            "bomb" => std::panic::resume_unwind(Box::new(PanicOnDrop)),
             _ => self.0.inc(key),
         }
     }

@@ -10,7 +10,7 @@ use hotbay::{
 use hotbay_tests::{Plugins, block_on, loaded, reloaded};
 use serde_json::json;
 
-use crate::puppet::{NEVER, Puppet, SOON};
+use crate::scripted_plugin::{NEVER, SOON, ScriptedPlugin};
 
 /// A plugin that adds its name to what it is given.
 fn adds(builder: HostBuilder, name: &'static str) -> HostBuilder {
@@ -81,9 +81,9 @@ fn missing_steps_and_empty_pipelines_are_refused() {
     for steps in [vec!["there", "gone"], vec!["gone"], vec!["Not A Name"], vec![""], vec![]] {
         let error = host.pipeline(steps.clone()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{steps:?}");
-        let told = error.full_message();
-        assert!(steps.is_empty() || told.contains(steps[steps.len() - 1]), "{told}");
-        assert!(told.matches("`gone`").count() <= 1, "said twice: {told}");
+        let reported = error.full_message();
+        assert!(steps.is_empty() || reported.contains(steps[steps.len() - 1]), "{reported}");
+        assert!(reported.matches("`gone`").count() <= 1, "said twice: {reported}");
     }
 }
 
@@ -118,9 +118,12 @@ fn step_error_is_unchanged_and_names_skipped_steps() {
     let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::Plugin, Some("second")));
     assert_eq!(skipped(&error), ["third", "first"]);
-    let told = error.plugin_error().unwrap();
-    assert_eq!((told.code(), told.message(), told.is_retryable()), (-42, "no, thanks", true));
-    assert_eq!(told.details(), Some(&details));
+    let reported = error.plugin_error().unwrap();
+    assert_eq!(
+        (reported.code(), reported.message(), reported.is_retryable()),
+        (-42, "no, thanks", true)
+    );
+    assert_eq!(reported.details(), Some(&details));
     assert_eq!(host.list().iter().map(|info| info.stats.calls).collect::<Vec<_>>(), [1, 1, 0]);
     let last = host.pipeline(["first", "second"]).unwrap();
     let error = block_on(last.run(Request::text("x"))).unwrap_err();
@@ -165,14 +168,14 @@ fn token_cancelled_between_steps_skips_the_rest() {
 
 #[test]
 fn each_step_deadline_starts_with_its_step() {
-    let puppet = Puppet::new();
-    let host = puppet.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
-    let step = |wait_max: Duration| PipelineStep::new("puppet").deadline_in(wait_max);
+    let scripted = ScriptedPlugin::new();
+    let host = scripted.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
+    let step = |timeout: Duration| PipelineStep::new("puppet").deadline_in(timeout);
     let pipeline = host.pipeline([step(SOON), PipelineStep::new("after")]).unwrap();
     let error = block_on(pipeline.run(Request::text("wait"))).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("puppet")));
     assert_eq!(skipped(&error), ["after"]);
-    puppet.open();
+    scripted.open();
     // A step's own deadline ends with the step; the request's counts for all.
     let left = |pipeline: hotbay::Pipeline, request: Request<'_>| {
         block_on(pipeline.run(request)).unwrap().as_text().unwrap().to_owned()
@@ -180,7 +183,7 @@ fn each_step_deadline_starts_with_its_step() {
     let after = host.pipeline([PipelineStep::new("after").deadline_in(NEVER), "puppet".into()]);
     let says_left = |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
     drop(after.unwrap());
-    let host = puppet.register(Host::builder().register_fn("says", says_left), "puppet");
+    let host = scripted.register(Host::builder().register_fn("says", says_left), "puppet");
     let host = host.build().unwrap();
     let own = host.pipeline([PipelineStep::new("says").deadline_in(NEVER), "puppet".into()]);
     assert_eq!(left(own.unwrap(), Request::text("x")), "none");
@@ -191,15 +194,15 @@ fn each_step_deadline_starts_with_its_step() {
 
 #[test]
 fn dropped_run_cancels_current_step_and_skips_the_rest() {
-    let puppet = Puppet::new();
-    let host = puppet.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
+    let scripted = ScriptedPlugin::new();
+    let host = scripted.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
     let pipeline = host.pipeline(["puppet", "after"]).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             block_on(async {
                 let run = pipeline.run(Request::text("watch"));
                 let begun = async {
-                    while puppet.heard().is_empty() {
+                    while scripted.heard().is_empty() {
                         tokio::task::yield_now().await;
                     }
                 };
@@ -213,7 +216,7 @@ fn dropped_run_cancels_current_step_and_skips_the_rest() {
             });
         });
     });
-    puppet.ends("watch");
+    scripted.ends("watch");
     assert_eq!(host.plugin("after").map(|_| host.list()[0].stats.calls).unwrap(), 0);
 }
 

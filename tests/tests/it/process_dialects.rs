@@ -5,13 +5,13 @@ use hotbay::Request;
 use hotbay_tests::block_on;
 use serde_json::{Value, json};
 
-use crate::process_trial::{Trial, is_private};
+use crate::process_fixture::{ProcessFixture, is_private};
 
 #[track_caller]
-fn works(behave: Value) {
-    let running = Trial::new().run(behave);
+fn works(behavior: Value) {
+    let running = ProcessFixture::new().run(behavior);
     running.serves();
-    assert_eq!(running.trial.started().len(), 1);
+    assert_eq!(running.fixture.started().len(), 1);
     running.end();
 }
 
@@ -49,32 +49,33 @@ fn unknown_fields_are_ignored() {
 
 #[test]
 fn program_without_environment_gets_config_argument() {
-    let behave = json!({ "capabilities": { "hotbay": { "config": null } } });
-    let running = Trial::new().run_with(behave, |it| it.config(json!({ "depth": 3 })), |it| it);
-    let told = running.told(&json!({ "do": "tell" }));
-    assert_eq!(told["arguments"][1], "--config");
-    assert_eq!(told["environment"]["HOTBAY_CONFIG"], Value::Null);
-    assert_eq!(told["config"]["configTypes"][0]["data"], "eyJkZXB0aCI6M30=");
+    let behavior = json!({ "capabilities": { "hotbay": { "config": null } } });
+    let running =
+        ProcessFixture::new().run_with(behavior, |it| it.config(json!({ "depth": 3 })), |it| it);
+    let message = running.call_json(&json!({ "do": "tell" }));
+    assert_eq!(message["arguments"][1], "--config");
+    assert_eq!(message["environment"]["HOTBAY_CONFIG"], Value::Null);
+    assert_eq!(message["config"]["configTypes"][0]["data"], "eyJkZXB0aCI6M30=");
     running.end();
 }
 
 #[test]
 fn older_dialects_are_supported() {
     for dialect in ["older", "newer"] {
-        let behave = json!({
+        let behavior = json!({
             "capabilities": { "dialect": dialect },
             "serve": { "needs_no_token": true, "spec/v1/validate": { "body": { "ok": true } } },
         });
-        let running = Trial::new().run(behave);
+        let running = ProcessFixture::new().run(behavior);
         running.serves();
-        let told = running.told(&json!({ "do": "tell" }));
-        assert_eq!(told["arguments"][1], "--config", "{dialect}");
-        let environment = &told["environment"];
+        let message = running.call_json(&json!({ "do": "tell" }));
+        assert_eq!(message["arguments"][1], "--config", "{dialect}");
+        let environment = &message["environment"];
         assert_eq!(environment["HOTBAY_SOCKET_DIR"], Value::Null);
         assert_eq!(environment["HOTBAY_TOKEN"], Value::Null);
         let folder = environment["TMPDIR"].as_str().expect("a folder").to_owned();
         assert!(is_private(folder.as_ref()), "{folder}");
-        let socket = format!("{folder}/{}-plugin.socket", running.trial.name);
+        let socket = format!("{folder}/{}-plugin.socket", running.fixture.name);
         assert!(std::path::Path::new(&socket).exists(), "{socket}");
         // Contracts name their endpoints; the program decides what it knows.
         let request = || Request::json_text("{}").endpoint("spec/v1/validate");

@@ -8,7 +8,7 @@ use hotbay_tests::{block_on, event, events_until, limits, state_of, until};
 use serde_json::{Value, json};
 
 use crate::process_connections::idle;
-use crate::process_trial::{Running, Trial, is_gone, signal};
+use crate::process_fixture::{ProcessFixture, Running, is_gone, signal};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -30,15 +30,16 @@ fn hung(running: &Running) -> u32 {
 
 #[test]
 fn hung_process_is_restarted_after_missed_deadline() {
-    for by_future in [false, true] {
+    for call_async in [false, true] {
         for serve in [json!({}), json!({ "at_once": 1 })] {
             let health = with_health(Duration::from_millis(300));
-            let running = Trial::new().run_with(json!({ "serve": serve }), |it| it, health);
+            let running =
+                ProcessFixture::new().run_with(json!({ "serve": serve }), |it| it, health);
             running.serves();
             let mut events = running.host.events();
             let pid = hung(&running);
             let request = || Request::text("x").deadline_in(Duration::from_millis(100));
-            let outcome = match by_future {
+            let outcome = match call_async {
                 false => running.handle.call(request()),
                 true => block_on(running.handle.execute(request())),
             };
@@ -58,32 +59,32 @@ fn hung_process_is_restarted_after_missed_deadline() {
 #[test]
 fn slow_process_with_good_health_is_kept() {
     let health = with_health(Duration::from_millis(300));
-    let running = Trial::new().run_with(json!({}), |it| it, health);
+    let running = ProcessFixture::new().run_with(json!({}), |it| it, health);
     let pid = running.pid();
-    let file = running.trial.file("open");
-    let asked = json!({ "do": "wait", "until": file }).to_string();
+    let file = running.fixture.file("open");
+    let action = json!({ "do": "wait", "until": file }).to_string();
     for _ in 0..3 {
-        let request = Request::json_text(&asked).deadline_in(Duration::from_millis(50));
+        let request = Request::json_text(&action).deadline_in(Duration::from_millis(50));
         let outcome = running.handle.call(request);
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     }
     // Longer than its health may take.
     idle(Duration::from_millis(600));
     running.serves();
-    assert_eq!(running.trial.started(), [pid]);
+    assert_eq!(running.fixture.started(), [pid]);
     running.end();
 }
 
 #[test]
 fn process_without_health_check_is_kept() {
-    let running = Trial::new().run_with(json!({}), |it| it, with_health(Duration::ZERO));
+    let running = ProcessFixture::new().run_with(json!({}), |it| it, with_health(Duration::ZERO));
     let pid = hung(&running);
     let request = Request::text("x").deadline_in(Duration::from_millis(50));
     assert_eq!(running.handle.call(request).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     idle(Duration::from_millis(300));
     signal(pid, "CONT");
     running.serves();
-    assert_eq!(running.trial.started(), [pid]);
+    assert_eq!(running.fixture.started(), [pid]);
     running.end();
 }
 
@@ -103,22 +104,22 @@ fn no_fault(mut events: hotbay::Events) {
 
 #[test]
 fn call_racing_idle_exit_is_answered_by_next_process() {
-    for by_future in [false, true] {
+    for call_async in [false, true] {
         // The first process exits with 0 when it is called, without an answer, as one whose idle
         // time was over in that moment.
         let exits = json!({ "serve": { "execute": { "how": "exit", "code": 0 } } });
-        let behave = json!({ "launches": [exits, { "serve": {} }] });
+        let behavior = json!({ "launches": [exits, { "serve": {} }] });
         let time = Duration::from_millis(300);
-        let running = Trial::new().run_with(behave, |it| it, with_idle(time));
+        let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(time));
         let events = running.host.events();
         idle(time);
-        let reply = match by_future {
+        let reply = match call_async {
             false => running.handle.call(Request::text("x")),
             true => block_on(running.handle.execute(Request::text("x"))),
         };
         let reply = reply.unwrap_or_else(|error| panic!("{}", error.full_message()));
         assert_eq!(reply.as_bytes(), b"x");
-        assert_eq!(running.trial.started().len(), 2);
+        assert_eq!(running.fixture.started().len(), 2);
         no_fault(events);
         running.end();
     }
@@ -127,8 +128,8 @@ fn call_racing_idle_exit_is_answered_by_next_process() {
 #[test]
 fn zero_exit_long_before_idle_timeout_is_fault() {
     let exits = json!({ "serve": { "execute": { "how": "exit", "code": 0 } } });
-    let behave = json!({ "launches": [exits, { "serve": {} }] });
-    let running = Trial::new().run_with(behave, |it| it, with_idle(NEVER));
+    let behavior = json!({ "launches": [exits, { "serve": {} }] });
+    let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(NEVER));
     let mut events = running.host.events();
     let error = running.handle.call(Request::text("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Disconnected);
@@ -140,9 +141,9 @@ fn zero_exit_long_before_idle_timeout_is_fault() {
 #[test]
 fn nonzero_exit_at_idle_timeout_is_fault() {
     let exits = json!({ "serve": { "execute": { "how": "exit", "code": 3 } } });
-    let behave = json!({ "launches": [exits, { "serve": {} }] });
+    let behavior = json!({ "launches": [exits, { "serve": {} }] });
     let time = Duration::from_millis(300);
-    let running = Trial::new().run_with(behave, |it| it, with_idle(time));
+    let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(time));
     let mut events = running.host.events();
     idle(time);
     let error = running.handle.call(Request::text("x")).unwrap_err();
@@ -155,8 +156,8 @@ fn nonzero_exit_at_idle_timeout_is_fault() {
 #[test]
 fn calls_at_idle_timeout_are_answered_without_fault() {
     let time = Duration::from_millis(400);
-    let behave = json!({ "serve": { "conforms": true } });
-    let running = Trial::new().run_with(behave, |it| it, with_idle(time));
+    let behavior = json!({ "serve": { "conforms": true } });
+    let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(time));
     let events = running.host.events();
     for round in 0..12_u32 {
         idle(time - Duration::from_micros(u64::from(round % 8) * 250));
@@ -167,29 +168,29 @@ fn calls_at_idle_timeout_are_answered_without_fault() {
         let reply = reply.unwrap_or_else(|error| panic!("{round}: {}", error.full_message()));
         assert_eq!(reply.as_bytes(), b"x");
     }
-    assert!(running.trial.started().len() > 1, "some rounds were idle");
+    assert!(running.fixture.started().len() > 1, "some rounds were idle");
     no_fault(events);
     running.end();
 }
 
 fn older(more: Value) -> Value {
-    let mut behave = json!({
+    let mut behavior = json!({
         "capabilities": { "dialect": "older" },
         "serve": { "needs_no_token": true, "conforms": true, "exit_code": 1, "leaves_lock": true },
     });
     for (name, value) in more.as_object().expect("an object") {
-        behave[name] = value.clone();
+        behavior[name] = value.clone();
     }
-    behave
+    behavior
 }
 
 #[test]
 fn host_stops_idle_older_program_and_restarts_it() {
     let time = Duration::from_millis(300);
-    let running = Trial::new().run_with(older(json!({})), |it| it, with_idle(time));
+    let running = ProcessFixture::new().run_with(older(json!({})), |it| it, with_idle(time));
     running.serves();
-    let told = running.told(&json!({ "do": "tell" }));
-    assert_eq!(told["config"]["idleTimeout"], i64::MAX, "it never ends by itself");
+    let message = running.call_json(&json!({ "do": "tell" }));
+    assert_eq!(message["config"]["idleTimeout"], i64::MAX, "it never ends by itself");
     let events = running.host.events();
     for _ in 0..2 {
         let pid = running.pid();
@@ -203,13 +204,13 @@ fn host_stops_idle_older_program_and_restarts_it() {
 
 #[test]
 fn requested_stop_of_older_program_accepts_any_code() {
-    let running = Trial::new().run(older(json!({})));
+    let running = ProcessFixture::new().run(older(json!({})));
     running.serves();
     let mut events = running.host.events();
-    let name = running.trial.name.clone();
+    let name = running.fixture.name.clone();
     block_on(running.host.unload(&name)).unwrap();
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
     let failed = seen.iter().any(|event| matches!(event, HostEvent::ShutdownFailed { .. }));
     assert!(!failed, "{seen:?}");
-    running.trial.nothing_is_left();
+    running.fixture.assert_nothing_left();
 }

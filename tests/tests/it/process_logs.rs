@@ -6,17 +6,20 @@ use serde_json::json;
 use tracing::Level;
 
 use crate::logs::listener::{Heard, Line, listen};
-use crate::process_trial::{Running, Trial};
+use crate::process_fixture::{ProcessFixture, Running};
 
 fn start() -> (&'static Heard, Running) {
-    (listen(), Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None)))
+    (
+        listen(),
+        ProcessFixture::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None)),
+    )
 }
 
 /// The first line with this message.
 #[track_caller]
 fn heard(heard: &Heard, running: &Running, message: &str) -> Line {
     until(message, || {
-        let lines = heard.of(&running.trial.name);
+        let lines = heard.of(&running.fixture.name);
         lines.into_iter().find(|line| line.message() == message)
     })
 }
@@ -35,7 +38,7 @@ fn stderr_lines_keep_level_and_fields() {
         "\u{1b}[31mred\u{1b}[0m".to_owned(),
         "last".to_owned(),
     ];
-    running.told(&json!({ "do": "log", "text": lines.join("\n") + "\n" }));
+    running.call_json(&json!({ "do": "log", "text": lines.join("\n") + "\n" }));
     let line = heard(log, &running, "it broke");
     assert_eq!((line.level, &*line.target), (Level::ERROR, "disk"));
     assert_eq!(line.field("free"), "i64 0");
@@ -45,7 +48,7 @@ fn stderr_lines_keep_level_and_fields() {
     heard(log, &running, r#"{"level":"error","msg":"half"#);
     heard(log, &running, "[1,2]");
     heard(log, &running, "last");
-    let all = log.of(&running.trial.name);
+    let all = log.of(&running.fixture.name);
     assert!(all.iter().all(|line| line.message() != "not wanted here"));
     running.end();
 }
@@ -54,9 +57,9 @@ fn stderr_lines_keep_level_and_fields() {
 fn overlong_line_is_truncated_and_later_ones_arrive() {
     let (log, running) = start();
     let text = format!("{}\nafter it\n", "x".repeat(100 << 10));
-    running.told(&json!({ "do": "log", "text": text }));
+    running.call_json(&json!({ "do": "log", "text": text }));
     heard(log, &running, "after it");
-    let lines = log.of(&running.trial.name);
+    let lines = log.of(&running.fixture.name);
     let long = lines.iter().find(|line| line.message().starts_with("xxxx")).expect("the long one");
     assert!(long.message().ends_with("… (cut)") && long.message().len() < 70_000);
     running.end();
@@ -66,10 +69,10 @@ fn overlong_line_is_truncated_and_later_ones_arrive() {
 fn stdout_after_location_is_logged() {
     let (log, running) = start();
     // More than a pipe holds.
-    running.told(&json!({ "do": "print", "to": "stdout", "bytes": 300_000, "line": 3000 }));
+    running.call_json(&json!({ "do": "print", "to": "stdout", "bytes": 300_000, "line": 3000 }));
     running.serves();
     until("it is heard", || {
-        let lines = log.of(&running.trial.name);
+        let lines = log.of(&running.fixture.name);
         lines.iter().any(|line| line.message().starts_with("xxxx")).then_some(())
     });
     running.end();
@@ -93,9 +96,9 @@ fn flood_of_lines_blocks_no_call_and_is_counted() {
 #[test]
 fn process_with_closed_output_keeps_serving() {
     let (_, running) = start();
-    running.told(&json!({ "do": "close-output" }));
+    running.call_json(&json!({ "do": "close-output" }));
     running.serves();
-    assert_eq!(running.trial.started().len(), 1);
+    assert_eq!(running.fixture.started().len(), 1);
     running.end();
 }
 
@@ -103,24 +106,25 @@ fn process_with_closed_output_keeps_serving() {
 fn logging_through_host_needs_permission_and_token() {
     let (log, running) = start();
     let line = json!({ "level": 2, "target": "own", "message": "by the host" });
-    let told = running.told(&json!({ "do": "ask-host", "path": "/log", "body": line }));
-    assert_eq!(told["status"], 200, "{told}");
+    let reported = running.call_json(&json!({ "do": "ask-host", "path": "/log", "body": line }));
+    assert_eq!(reported["status"], 200, "{reported}");
     assert_eq!(heard(log, &running, "by the host").target, "own");
-    let told = running.told(&json!({ "do": "ask-host", "token": "guessed", "body": line }));
-    assert_eq!(told["status"], 401, "{told}");
-    let told = running.told(&json!({ "do": "ask-host", "path": "/none", "body": line }));
-    assert_eq!(told["status"], 404, "{told}");
-    let told = running.told(&json!({ "do": "ask-host", "body": "no line" }));
-    assert_eq!(told["status"], 400, "{told}");
+    let reported =
+        running.call_json(&json!({ "do": "ask-host", "token": "guessed", "body": line }));
+    assert_eq!(reported["status"], 401, "{reported}");
+    let reported = running.call_json(&json!({ "do": "ask-host", "path": "/none", "body": line }));
+    assert_eq!(reported["status"], 404, "{reported}");
+    let reported = running.call_json(&json!({ "do": "ask-host", "body": "no line" }));
+    assert_eq!(reported["status"], 400, "{reported}");
     running.end();
 
-    let mute = Trial::new().run_with(
+    let mute = ProcessFixture::new().run_with(
         json!({}),
         |program| program.set("permissions", json!([])),
         |builder| builder,
     );
-    let told = mute.told(&json!({ "do": "ask-host", "body": line }));
-    assert_eq!(told["status"], 403, "{told}");
-    assert_eq!(told["headers"]["hotbay-log-level"], "0");
+    let reported = mute.call_json(&json!({ "do": "ask-host", "body": line }));
+    assert_eq!(reported["status"], 403, "{reported}");
+    assert_eq!(reported["headers"]["hotbay-log-level"], "0");
     mute.end();
 }

@@ -32,9 +32,9 @@ fn random_kills_cause_no_wrong_reply_and_leave_nothing() {
                         random_kills_cause_no_wrong_reply_and_leave_nothing";
     if env::var_os(ALONE).is_none() {
         let ended = this_test(NAME).env(ALONE, "1").output().unwrap();
-        let told = String::from_utf8_lossy(&ended.stdout);
+        let message = String::from_utf8_lossy(&ended.stdout);
         let errors = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success() && told.contains("1 passed"), "{told}{errors}");
+        assert!(ended.status.success() && message.contains("1 passed"), "{message}{errors}");
         return;
     }
     let plugins = Plugins::new();
@@ -48,8 +48,8 @@ fn random_kills_cause_no_wrong_reply_and_leave_nothing() {
         let how = Kills {
             kills,
             callers: 4,
-            wait_max: Duration::from_secs(5),
-            pause_max: Duration::from_millis(20),
+            timeout: Duration::from_secs(5),
+            max_pause: Duration::from_millis(20),
         };
         let killed = kill_often(&plugin, &mut host.events(), how);
         block_on(host.shutdown(LIMIT));

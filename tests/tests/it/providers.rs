@@ -90,13 +90,13 @@ fn calls(host: &Host) -> Vec<u64> {
 
 /// The choices that were told since the last look.
 fn chosen(events: &mut Events) -> Vec<(String, String, usize)> {
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     while let Some(event) = events.try_next() {
         if let HostEvent::ProviderChosen { contract, plugin, others } = event {
-            told.push((contract, plugin.to_string(), others.len()));
+            reported.push((contract, plugin.to_string(), others.len()));
         }
     }
-    told
+    reported
 }
 
 #[test]
@@ -106,11 +106,11 @@ fn providers_are_tried_by_preference_location_and_name() {
         .add("a-library", "faulty")
         .set("provides", json!([{ "contract": "table", "version": "1.0.0" }]))
         .write();
-    let check = |configure: &dyn Fn(HostBuilder) -> HostBuilder, wanted: [&str; 3]| {
+    let check = |configure: &dyn Fn(HostBuilder) -> HostBuilder, expected: [&str; 3]| {
         let builder = provides(provides(configure(Host::builder()), "z"), "b");
         let host = builder.register_fn("other", |_, _| Ok(Output::text(""))).build().unwrap();
         loaded(&host, &library);
-        assert_eq!(names(&host.providers("table").unwrap()), wanted);
+        assert_eq!(names(&host.providers("table").unwrap()), expected);
     };
     check(&|builder| builder, ["b", "z", "a-library"]);
     check(&|builder| builder.prefer(Preference::External), ["a-library", "b", "z"]);
@@ -153,17 +153,20 @@ fn only_accepted_versions_are_called() {
         })
         .build()
         .unwrap();
-    let check = |accepted: &str, wanted: &[&str]| {
+    let check = |accepted: &str, expected: &[&str]| {
         let providers = host.providers("table").unwrap().accepting(accepted.parse().unwrap());
-        assert_eq!(names(&providers), wanted, "{accepted}");
+        assert_eq!(names(&providers), expected, "{accepted}");
         let answer = call(&providers, Request::text("x"));
-        match wanted.first() {
+        match expected.first() {
             Some(first) => assert_eq!(answer.unwrap(), format!("x {first}")),
             None => {
                 let error = answer.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::NotFound);
-                let told = error.full_message();
-                assert!(told.contains(accepted) && told.contains("1.4.2 by `b`"), "{told}");
+                let reported = error.full_message();
+                assert!(
+                    reported.contains(accepted) && reported.contains("1.4.2 by `b`"),
+                    "{reported}"
+                );
             }
         }
     };
@@ -235,10 +238,10 @@ fn first_error_is_returned_if_all_fail() {
     let error = call(&providers, Request::text("x").idempotent()).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::Plugin, Some("a")));
     assert_eq!(error.plugin_error().unwrap().message(), "later");
-    let told = error.to_string();
-    let b = told.find("plugin `b` ").expect("b is named");
-    let c = told.find("plugin `c` ").expect("c is named");
-    assert!(told.starts_with("plugin `a` ") && b < c, "{told}");
+    let reported = error.to_string();
+    let b = reported.find("plugin `b` ").expect("b is named");
+    let c = reported.find("plugin `c` ").expect("c is named");
+    assert!(reported.starts_with("plugin `a` ") && b < c, "{reported}");
     assert_eq!(error.generation().unwrap(), host.list()[0].generation.unwrap());
 }
 
@@ -278,7 +281,7 @@ fn providers_are_resolved_per_call() {
 fn chosen_provider_is_reported_once_per_change() {
     let host = provides(provides(Host::builder(), "a"), "b").build().unwrap();
     let mut events = host.events();
-    let told = |plugin: &str, others| vec![("table".to_owned(), plugin.to_owned(), others)];
+    let reported = |plugin: &str, others| vec![("table".to_owned(), plugin.to_owned(), others)];
     let providers = host.providers("table").unwrap();
     let _ = providers.names();
     assert_eq!(chosen(&mut events), [], "nothing was called yet");
@@ -286,18 +289,18 @@ fn chosen_provider_is_reported_once_per_change() {
         call(&providers, Request::text("x")).unwrap();
         call(&host.providers("table").unwrap(), Request::text("x")).unwrap();
     }
-    assert_eq!(chosen(&mut events), told("a", 1));
+    assert_eq!(chosen(&mut events), reported("a", 1));
     block_on(host.unload("a")).unwrap();
     call(&providers, Request::text("x")).unwrap();
     call(&providers.clone(), Request::text("x")).unwrap();
-    assert_eq!(chosen(&mut events), told("b", 0));
+    assert_eq!(chosen(&mut events), reported("b", 0));
     block_on(host.unload("b")).unwrap();
     call(&providers, Request::text("x")).unwrap_err();
     assert_eq!(chosen(&mut events), [], "there is nobody to choose");
     let other = provides(Host::builder(), "c").build().unwrap();
     let mut others = other.events();
     call(&other.providers("table").unwrap(), Request::text("x")).unwrap();
-    assert_eq!((chosen(&mut events), chosen(&mut others)), (vec![], told("c", 0)));
+    assert_eq!((chosen(&mut events), chosen(&mut others)), (vec![], reported("c", 0)));
 }
 
 #[test]

@@ -48,8 +48,8 @@ fn full_queue_overloads_and_waiting_calls_complete() {
     let waiting = [call(), call()];
     let error = block_on(call()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
-    let told = error.to_string();
-    assert!(told.contains("its queue is full (2 calls)"), "{told}");
+    let message = error.to_string();
+    assert!(message.contains("its queue is full (2 calls)"), "{message}");
     assert!(error.is_overloaded() && error.is_retryable());
     assert!(error.hint().is_some_and(|hint| hint.contains("limits.queue")), "{error:?}");
     assert_eq!(error.retry_after(), None, "no call was timed yet");
@@ -119,10 +119,10 @@ fn abandoned_waiting_call_never_runs() {
     let running = counter.execute(Request::json(&hang).expect("JSON"));
     until("it runs", || entered.exists().then_some(()));
     drop(counter.execute(Request::json_text(r#"{"count": true}"#)));
-    let wanted = counter.execute(Request::json_text(r#"{"count": true}"#));
+    let expected = counter.execute(Request::json_text(r#"{"count": true}"#));
     std::fs::write(release, "").unwrap();
     block_on(running).unwrap();
-    assert_eq!(block_on(wanted).unwrap().as_text().unwrap(), "2");
+    assert_eq!(block_on(expected).unwrap().as_text().unwrap(), "2");
 }
 
 #[test]

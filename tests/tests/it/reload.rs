@@ -30,8 +30,8 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
     let check = |outcome: Result<hotbay::Reply, hotbay::Error>| {
         let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
         let generation = reply.generation().get();
-        let wanted = says[usize::try_from(generation % 2).unwrap()];
-        assert_eq!(reply.as_text().unwrap(), wanted, "of generation {generation}");
+        let expected = says[usize::try_from(generation % 2).unwrap()];
+        assert_eq!(reply.as_text().unwrap(), expected, "of generation {generation}");
         *replies.lock().unwrap().entry(generation).or_default() += 1;
     };
     under_load(&handle, 4, check, |traffic| {
@@ -204,8 +204,8 @@ fn reload_breaking_dependents_is_refused() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     loaded(&host, plugins.add("store", "faulty").write());
-    for (name, wanted) in [("exact", "=0.1.0"), ("web", "^0.1")] {
-        let requires = json!({ "store": wanted });
+    for (name, expected) in [("exact", "=0.1.0"), ("web", "^0.1")] {
+        let requires = json!({ "store": expected });
         loaded(&host, plugins.add(name, "faulty").set("requires", requires).write());
     }
     let newer = |version: &str| {
@@ -215,13 +215,13 @@ fn reload_breaking_dependents_is_refused() {
     newer("0.1.7");
     let error = rolled_back(&host, "store");
     assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
-    let told = error.full_message();
-    assert!(told.contains("`exact` requires =0.1.0") && !told.contains("web"), "{told}");
+    let message = error.full_message();
+    assert!(message.contains("`exact` requires =0.1.0") && !message.contains("web"), "{message}");
     block_on(host.unload("exact")).unwrap();
     assert_eq!(reloaded(&host, "store").get(), 2);
     newer("0.2.0");
-    let told = rolled_back(&host, "store").full_message();
-    assert!(told.contains("0.2.0") && told.contains("`web` requires ^0.1"), "{told}");
+    let message = rolled_back(&host, "store").full_message();
+    assert!(message.contains("0.2.0") && message.contains("`web` requires ^0.1"), "{message}");
     assert_eq!(host.plugin("store").unwrap().pin().unwrap().generation().get(), 2);
 }
 
@@ -233,8 +233,8 @@ fn reload_with_missing_requirement_is_refused() {
     plugins.add("web", "faulty").set("requires", json!({ "store": "^0.1" })).write();
     let error = rolled_back(&host, "web");
     assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
-    let told = error.full_message();
-    assert!(told.contains("requires `store` ^0.1, which is not loaded"), "{told}");
+    let message = error.full_message();
+    assert!(message.contains("requires `store` ^0.1, which is not loaded"), "{message}");
     loaded(&host, plugins.add("store", "faulty").write());
     assert_eq!(reloaded(&host, "web").get(), 2);
     let error = block_on(host.unload("store")).unwrap_err();

@@ -13,7 +13,7 @@ use hotbay::{
 use hotbay_tests::{Plugins, block_on, loaded, quarantine, reloaded, until};
 use serde_json::json;
 
-use crate::puppet::{NEVER, Puppet};
+use crate::scripted_plugin::{NEVER, ScriptedPlugin};
 
 /// Counts the calls that reach it, and answers with the count; or fails, or answers at length.
 fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>) {
@@ -32,12 +32,12 @@ fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>
 }
 
 /// A cache whose replies are good as long as any test runs.
-fn for_ever() -> ResponseCache {
+fn forever() -> ResponseCache {
     ResponseCache::new().age_max(NEVER)
 }
 
 /// The same call in every way there is.
-fn every_way(host: &Host, plugin: &str, request: Request<'_>) -> Vec<Result<Reply, Error>> {
+fn all_call_methods(host: &Host, plugin: &str, request: Request<'_>) -> Vec<Result<Reply, Error>> {
     let handle = host.plugin(plugin).unwrap();
     let pipeline = host.pipeline([plugin]).unwrap();
     vec![
@@ -59,12 +59,12 @@ fn hits_and_misses(host: &Host) -> (u64, u64) {
 
 #[test]
 fn equal_requests_reach_plugin_once() {
-    let (host, reached) = counting(Host::builder(), for_ever());
+    let (host, reached) = counting(Host::builder(), forever());
     let token = CancellationToken::new();
     let bounded = || Request::text("q").deadline_in(NEVER).cancelled_by(token.clone());
     let generation = info(&host).generation.unwrap();
     for request in [Request::text("q"), bounded(), Request::text("q").idempotent()] {
-        for outcome in every_way(&host, "counts", request) {
+        for outcome in all_call_methods(&host, "counts", request) {
             let reply = outcome.unwrap();
             assert_eq!((reply.as_text().unwrap(), reply.generation()), ("0", generation));
             assert_eq!(reply.content_type(), "text/plain; charset=utf-8");
@@ -77,9 +77,11 @@ fn equal_requests_reach_plugin_once() {
 #[test]
 fn disabled_cache_calls_plugin_every_time() {
     let manifest = Manifest::new("counts", "1.0.0").unwrap();
-    let builder = Host::builder().cache("another", for_ever());
+    let builder = Host::builder().cache("another", forever());
     let host = builder.register::<Counts>(manifest).build().unwrap();
-    for (answer, outcome) in every_way(&host, "counts", Request::text("q")).iter().enumerate() {
+    for (answer, outcome) in
+        all_call_methods(&host, "counts", Request::text("q")).iter().enumerate()
+    {
         let reply = outcome.as_ref().unwrap();
         assert_eq!(reply.as_text().unwrap(), answer.to_string());
     }
@@ -94,7 +96,7 @@ fn requests_differing_in_key_are_cached_apart() {
         .and_then(|manifest| manifest.with_permission("write"))
         .unwrap();
     let host =
-        Host::builder().register::<Counts>(operation).cache("asks", for_ever()).build().unwrap();
+        Host::builder().register::<Counts>(operation).cache("asks", forever()).build().unwrap();
     let asks = host.plugin("asks").unwrap();
     let questions = || {
         [
@@ -142,7 +144,7 @@ fn refused_request_is_refused_despite_cached_reply() {
             0 => Err("not now".to_owned()),
             _ => Ok(()),
         })
-        .cache("counts", for_ever())
+        .cache("counts", forever())
         .build()
         .unwrap();
     let counts = host.plugin("counts").unwrap();
@@ -157,7 +159,7 @@ fn refused_request_is_refused_despite_cached_reply() {
 #[test]
 fn errors_are_not_cached_and_quarantine_serves_cached() {
     let policy = quarantine(|policy| policy.max_faults = 2);
-    let (host, reached) = counting(Host::builder().quarantine(policy), for_ever());
+    let (host, reached) = counting(Host::builder().quarantine(policy), forever());
     let counts = host.plugin("counts").unwrap();
     assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), "0");
     for (input, kind) in [("error", ErrorKind::Plugin), ("panic", ErrorKind::Panicked)] {
@@ -183,8 +185,8 @@ fn expired_reply_is_requested_again() {
 
 #[test]
 fn cache_respects_byte_limits() {
-    let bytes_max = 64_000;
-    let (host, reached) = counting(Host::builder(), for_ever().bytes_max(bytes_max));
+    let max_bytes = 64_000;
+    let (host, reached) = counting(Host::builder(), forever().bytes_max(max_bytes));
     let counts = host.plugin("counts").unwrap();
     for _ in 0..2 {
         assert_eq!(counts.call(Request::text("long")).unwrap().as_bytes().len(), 100_000);
@@ -194,10 +196,10 @@ fn cache_respects_byte_limits() {
     let first = ask(0).into_vec();
     for question in 1..1000 {
         ask(question);
-        assert!(info(&host).stats.cache_bytes <= bytes_max);
+        assert!(info(&host).stats.cache_bytes <= max_bytes);
         assert_eq!(ask(0).as_bytes(), first, "what is asked for often stays");
     }
-    assert!(info(&host).stats.cache_bytes > bytes_max / 2);
+    assert!(info(&host).stats.cache_bytes > max_bytes / 2);
     assert_eq!(reached.load(Ordering::Relaxed), 1002);
     ask(999);
     assert_eq!(reached.load(Ordering::Relaxed), 1002, "the latest is there");
@@ -211,10 +213,10 @@ fn reload_and_unload_clear_cache() {
     let install = |answers: &str| {
         plugins.add("swapped", "faulty").config(json!({ "answers": answers })).write()
     };
-    let host = Host::builder().cache("swapped", for_ever()).build().unwrap();
+    let host = Host::builder().cache("swapped", forever()).build().unwrap();
     let handle = loaded(&host, install("one"));
     let ask = || {
-        let outcomes = every_way(&host, "swapped", Request::text("q")).into_iter();
+        let outcomes = all_call_methods(&host, "swapped", Request::text("q")).into_iter();
         outcomes.map(|outcome| outcome.unwrap().into_vec()).collect::<Vec<_>>()
     };
     assert_eq!(ask(), [b"one"; 4]);
@@ -236,22 +238,22 @@ fn reload_and_unload_clear_cache() {
 
 #[test]
 fn concurrent_equal_requests_both_reach_plugin() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder.cache("puppet", for_ever()));
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder.cache("puppet", forever()));
     thread::scope(|scope| {
-        let ask = || scene.handle.call(Request::text("wait")).unwrap().into_vec();
+        let ask = || fixture.handle.call(Request::text("wait")).unwrap().into_vec();
         let both = [scope.spawn(ask), scope.spawn(ask)];
-        until("both are inside", || (puppet.heard().len() == 2).then_some(()));
-        puppet.open();
+        until("both are inside", || (scripted.heard().len() == 2).then_some(()));
+        scripted.open();
         assert_eq!(both.map(|one| one.join().unwrap()), [b"wait", b"wait"]);
     });
-    scene.handle.call(Request::text("wait")).unwrap();
-    assert_eq!((hits_and_misses(&scene.host), puppet.heard().len()), ((1, 2), 2));
+    fixture.handle.call(Request::text("wait")).unwrap();
+    assert_eq!((hits_and_misses(&fixture.host), scripted.heard().len()), ((1, 2), 2));
 }
 
 #[test]
 fn cache_counters_belong_to_plugin() {
-    let (host, _) = counting(Host::builder(), for_ever());
+    let (host, _) = counting(Host::builder(), forever());
     let counts = host.plugin("counts").unwrap();
     for question in ["a", "b", "a"] {
         counts.call(Request::text(question)).unwrap();
@@ -264,7 +266,7 @@ fn cache_counters_belong_to_plugin() {
 
 #[test]
 fn host_after_shutdown_serves_nothing_from_cache() {
-    let (host, _) = counting(Host::builder(), for_ever());
+    let (host, _) = counting(Host::builder(), forever());
     let counts = host.plugin("counts").unwrap();
     counts.call(Request::text("q")).unwrap();
     block_on(host.shutdown(Duration::ZERO));

@@ -147,20 +147,24 @@ fn check(handover: &str, cases: &[Case]) {
             let state = handle.call(hotbay::Request::text("x")).unwrap().json::<u64>().unwrap();
             (case.install)(plugin(json!({})), &plugins);
             let error = rolled_back(&host, &name);
-            let told = error.full_message();
-            assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{told}");
-            assert_eq!(error.generation(), Some(serving), "{told}");
+            let message = error.full_message();
+            assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{message}");
+            assert_eq!(error.generation(), Some(serving), "{message}");
             let keeps = format!("at the step `{}`; generation {serving} keeps serving", case.step);
-            assert!(told.contains(case.says) && told.contains(&keeps), "`{}`: {told}", case.says);
+            assert!(
+                message.contains(case.says) && message.contains(&keeps),
+                "`{}`: {message}",
+                case.says
+            );
             match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
                 HostEvent::RolledBack { generation, step, reason, .. } => {
                     assert_eq!((generation, step), (Some(serving), Some(case.step)));
-                    assert_eq!(reason, told);
+                    assert_eq!(reason, message);
                 }
                 other => panic!("{other:?}"),
             }
             traffic.goes_on();
-            nothing_is_left(&host, &name, serving.get(), staging.path());
+            assert_nothing_left(&host, &name, serving.get(), staging.path());
 
             for what in ["error", "panic"] {
                 // Not there in most cases.
@@ -177,7 +181,7 @@ fn check(handover: &str, cases: &[Case]) {
 
 /// Only the image, the copy and the threads of the generation that serves are there.
 #[track_caller]
-fn nothing_is_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
+fn assert_nothing_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
     // Replies that are held for a moment may keep a build that was closed before.
     until("one image is left", || {
         (images(name).len() <= 1 && host.retained().is_empty()).then_some(())
@@ -235,9 +239,9 @@ fn oversized_state_is_refused() {
             continue;
         }
         let error = rolled_back(&host, &name);
-        let told = error.full_message();
-        assert_eq!(error.step(), Some(LoadStep::Snapshot), "{told}");
-        assert!(told.contains("101 bytes; this host carries at most 100"), "{told}");
+        let message = error.full_message();
+        assert_eq!(error.step(), Some(LoadStep::Snapshot), "{message}");
+        assert!(message.contains("101 bytes; this host carries at most 100"), "{message}");
         let reply = handle.call(hotbay::Request::text("x")).unwrap();
         assert_eq!(reply.generation().get(), 1);
     }
@@ -258,13 +262,13 @@ fn hanging_start_is_abandoned_and_listed() {
         assert!(outcome.is_ok(), "{outcome:?}");
     };
     let error = under_load(&handle, 2, served, |_| rolled_back(&host, &name));
-    let told = error.full_message();
+    let message = error.full_message();
     assert_eq!(
         (error.kind(), error.step()),
         (ErrorKind::StartFailed, Some(LoadStep::Init)),
-        "{told}"
+        "{message}"
     );
-    assert!(told.contains("did not end within 3000 ms"), "{told}");
+    assert!(message.contains("did not end within 3000 ms"), "{message}");
     let kept = host.retained();
     assert_eq!((kept.len(), kept[0].generation), (1, None));
     assert_eq!(kept[0].reason, "init: still runs");

@@ -51,9 +51,9 @@ fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, says: &str) {
         [handle.call(Request::text(input)), block_on(handle.execute(Request::json_text(input)))];
     for outcome in outcomes {
         let error = outcome.unwrap_err();
-        let told = error.full_message();
-        assert_eq!(error.kind(), kind, "{told}");
-        assert!(told.contains(says), "`{says}` in: {told}");
+        let message = error.full_message();
+        assert_eq!(error.kind(), kind, "{message}");
+        assert!(message.contains(says), "`{says}` in: {message}");
     }
 }
 
@@ -68,9 +68,9 @@ fn config_check_over_budget_refuses_load() {
         let plugins = Plugins::new();
         let plugin = plugins.add("checked", "faulty").set("config_schema", schema);
         let error = refused(&host, plugin.config(config).write());
-        let told = error.full_message();
-        assert_eq!(error.kind(), ErrorKind::Config, "{told}");
-        assert!(told.contains("budget of "), "{told}");
+        let message = error.full_message();
+        assert_eq!(error.kind(), ErrorKind::Config, "{message}");
+        assert!(message.contains("budget of "), "{message}");
     }
     assert!(host.list().is_empty());
 }
@@ -82,9 +82,9 @@ fn start_timeout_covers_config_check() {
     let plugins = Plugins::new();
     let plugin = plugins.add("checked", "faulty").set("config_schema", json!({ "type": "object" }));
     let error = refused(&host, plugin.write());
-    let told = error.full_message();
-    assert_eq!(error.kind(), ErrorKind::Config, "{told}");
-    assert!(told.contains("`start_timeout`") || told.contains("deadline"), "{told}");
+    let message = error.full_message();
+    assert_eq!(error.kind(), ErrorKind::Config, "{message}");
+    assert!(message.contains("`start_timeout`") || message.contains("deadline"), "{message}");
 }
 
 #[test]
@@ -152,8 +152,8 @@ fn config_check_uses_bounded_memory() {
         .arg(folder)
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned()
+    let message = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("budget of "), "{told}");
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("budget of "), "{message}");
 }

@@ -11,47 +11,49 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use hotbay::{Host, HostEvent, PluginHandle, Request};
-use hotbay_tests::{Plugins, alone, block_on, event, host, images, library, loaded, unique, until};
+use hotbay_tests::{
+    Plugins, block_on, event, host, images, library, loaded, run_in_subprocess, unique, until,
+};
 
 /// What the process of a case is to do: the input of its plugin.
 const CASE: &str = "HOTBAY_TESTS_HABIT";
 
 /// Runs a case in a process of its own; answers with what became of the library.
 #[track_caller]
-fn end_after(habit: &str) -> Vec<String> {
+fn end_after(case: &str) -> Vec<String> {
     // Built here, once for all cases.
     library("habits");
-    let output = alone("unmapping::unmapping_child_process", CASE, habit);
+    let output = run_in_subprocess("unmapping::unmapping_child_process", CASE, case);
     let errors = String::from_utf8_lossy(&output.stderr);
     let ends = errors.lines().filter_map(|line| line.strip_prefix("END "));
     ends.map(str::to_owned).collect()
 }
 
 #[track_caller]
-fn is_kept(habit: &str, reason: &str) {
-    assert_eq!(end_after(habit), [format!("kept: {reason}")], "{habit}");
+fn is_kept(case: &str, reason: &str) {
+    assert_eq!(end_after(case), [format!("kept: {reason}")], "{case}");
 }
 
 /// Loads the plugin, calls it with the habit, unloads it, and does all that could run or read
 /// what was left.
 #[test]
 fn unmapping_child_process() {
-    let Ok(habit) = env::var(CASE) else { return };
-    let habit = match habit.strip_prefix("no-memory-call ") {
+    let Ok(case) = env::var(CASE) else { return };
+    let case = match case.strip_prefix("no-memory-call ") {
         Some(rest) => {
             forbid_memory_call();
             rest.to_owned()
         }
-        None => habit,
+        None => case,
     };
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
     let name = unique("habits");
     let plugin = loaded(&host, plugins.add(&name, "habits").write());
-    let (word, _) = habit.split_once(' ').unwrap_or((&habit, ""));
+    let (word, _) = case.split_once(' ').unwrap_or((&case, ""));
     let file = plugins.dir().join("sign");
-    let input = habit.replace("FILE", file.to_str().unwrap());
+    let input = case.replace("FILE", file.to_str().unwrap());
     match word {
         // On a thread that outlives the unload.
         "c11-key" => {
@@ -137,7 +139,7 @@ fn afterwards() {
 
 #[test]
 fn harmless_plugin_is_closed() {
-    for habit in [
+    for case in [
         "std FOLDER",
         "runtime",
         "quiet-timer",
@@ -148,23 +150,23 @@ fn harmless_plugin_is_closed() {
         "quick-exit-hook",
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let habit = habit.replace("FOLDER", folder.path().to_str().unwrap());
-        assert_eq!(end_after(&habit), ["closed"], "{habit}");
+        let case = case.replace("FOLDER", folder.path().to_str().unwrap());
+        assert_eq!(end_after(&case), ["closed"], "{case}");
     }
 }
 
 #[test]
 fn thread_of_any_origin_keeps_library_until_exit() {
-    for habit in ["c11-thread FILE", "looked-up-thread FILE", "looked-up-c11-thread FILE"] {
-        assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"], "{habit}");
+    for case in ["c11-thread FILE", "looked-up-thread FILE", "looked-up-c11-thread FILE"] {
+        assert_eq!(end_after(case), ["kept: threads: 1 still run", "closed"], "{case}");
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn function_looked_up_with_version_is_detected() {
-    let habit = "looked-up-version-thread FILE";
-    assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"]);
+    let case = "looked-up-version-thread FILE";
+    assert_eq!(end_after(case), ["kept: threads: 1 still run", "closed"]);
     let handler = "and a later signal handler may still call the one that it installed";
     is_kept("looked-up-version-action 12", &format!("it called `signal`, {handler}"));
 }
@@ -187,8 +189,8 @@ fn timer_or_request_keeps_library_forever() {
 fn hook_keeps_library_forever() {
     let exit = "which runs code of it when the process exits";
     is_kept("exit-hook", &format!("it called `on_exit`, {exit}"));
-    for habit in ["exit-hook-of-no-library", "exit-hook-of-another-library"] {
-        is_kept(habit, &format!("it called `__cxa_atexit`, {exit}"));
+    for case in ["exit-hook-of-no-library", "exit-hook-of-another-library"] {
+        is_kept(case, &format!("it called `__cxa_atexit`, {exit}"));
     }
     let fork = "it called `__register_atfork`, which runs code of it when the process forks";
     is_kept("fork-hook-of-no-library", fork);
@@ -260,7 +262,7 @@ fn library_opened_by_plugin_keeps_it() {
 #[test]
 fn signal_handler_keeps_library_forever() {
     let handler = "and a later signal handler may still call the one that it installed";
-    for (habit, function) in [
+    for (case, function) in [
         ("hook 10", "sigaction"),
         ("hook 12", "sigaction"),
         ("action 10", "sigaction"),
@@ -269,12 +271,12 @@ fn signal_handler_keeps_library_forever() {
         ("bsd-action 10", "bsd_signal"),
         ("system-v-action 10", "sigset"),
     ] {
-        is_kept(habit, &format!("it called `{function}`, {handler}"));
+        is_kept(case, &format!("it called `{function}`, {handler}"));
     }
     // The first replaces a handler of std's, the second is replaced by one of the host's own.
     let raw = "which set a signal handler or started a thread that is not counted";
-    for habit in ["raw-action 7", "raw-action 10", "invalid-system-call"] {
-        is_kept(habit, &format!("it called `syscall`, {raw}"));
+    for case in ["raw-action 7", "raw-action 10", "invalid-system-call"] {
+        is_kept(case, &format!("it called `syscall`, {raw}"));
     }
 }
 
@@ -282,7 +284,7 @@ fn signal_handler_keeps_library_forever() {
 fn two_plugins_with_one_signal_are_both_kept() {
     if env::var_os(CASE).is_none() {
         let name = "two_plugins_with_one_signal_are_both_kept";
-        alone(&format!("unmapping::{name}"), CASE, "-");
+        run_in_subprocess(&format!("unmapping::{name}"), CASE, "-");
         return;
     }
     let plugins = Plugins::new();

@@ -48,7 +48,7 @@ impl Watched {
     /// Puts a new plugin there, whole.
     fn appear(&mut self, name: &str, answers: &str) {
         fs::rename(self.draft(name, answers), self.folder(name)).unwrap();
-        event(&mut self.events, |event| told(event) == format!("Loaded {name}"));
+        event(&mut self.events, |event| message(event) == format!("Loaded {name}"));
         assert_eq!(self.answer(name), answers);
     }
 
@@ -76,17 +76,18 @@ impl Watched {
         fs::create_dir_all(&folder).unwrap();
         let nonsense = format!("{{ {:?}", Instant::now());
         fs::write(folder.join("plugin.json"), nonsense).unwrap();
-        let is_last = |event: &HostEvent| told(event).ends_with("sentinel");
+        let is_last = |event: &HostEvent| message(event).ends_with("sentinel");
         let seen = events_until(&mut self.events, is_last);
         fs::remove_dir_all(folder).unwrap();
-        let ends = |told: &String| told.starts_with("Retired") || told.starts_with("Closed");
-        let seen = seen.iter().filter(|event| !is_last(event)).map(told);
-        seen.filter(|told| !ends(told)).collect()
+        let ends =
+            |message: &String| message.starts_with("Retired") || message.starts_with("Closed");
+        let seen = seen.iter().filter(|event| !is_last(event)).map(message);
+        seen.filter(|message| !ends(message)).collect()
     }
 }
 
 /// An event in short: what, and of which plugin.
-fn told(event: &HostEvent) -> String {
+fn message(event: &HostEvent) -> String {
     let of = |what: &str, plugin: &dyn ToString| format!("{what} {}", plugin.to_string());
     match event {
         HostEvent::Loaded { plugin, .. } => of("Loaded", plugin),
@@ -124,13 +125,13 @@ fn check(configure: impl FnOnce(HostBuilder) -> HostBuilder, replace: impl FnOnc
     let began = Instant::now();
     replace(&draft, &watched.folder("echo"));
     let was_quick = began.elapsed() < QUICK;
-    let seen = events_until(&mut watched.events, |event| told(event) == "Promoted echo");
+    let seen = events_until(&mut watched.events, |event| message(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
-    let mut told: Vec<_> = seen.iter().map(told).collect();
-    told.extend(watched.settled());
+    let mut message: Vec<_> = seen.iter().map(message).collect();
+    message.extend(watched.settled());
     if was_quick {
-        told.retain(|told| !told.starts_with("Retired") && !told.starts_with("Closed"));
-        assert_eq!(told, ["Promoted echo"], "{seen:#?}");
+        message.retain(|message| !message.starts_with("Retired") && !message.starts_with("Closed"));
+        assert_eq!(message, ["Promoted echo"], "{seen:#?}");
     }
 }
 
@@ -193,7 +194,7 @@ fn folder_swapped_as_whole_is_reloaded() {
 fn manifest_change_alone_is_reloaded() {
     let mut watched = Watched::with_echo(as_it_is);
     watched.edit("\"old\"", "\"new\"");
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    event(&mut watched.events, |event| message(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
 }
 
@@ -209,7 +210,7 @@ fn polling_watch_detects_same_changes() {
     });
     let mut watched = Watched::with_echo(poll);
     fs::remove_dir_all(watched.folder("echo")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Closed echo");
+    event(&mut watched.events, |event| message(event) == "Closed echo");
     assert!(watched.host.list().is_empty());
 }
 
@@ -218,12 +219,13 @@ fn removed_or_renamed_folder_is_unloaded() {
     let mut watched = Watched::with_echo(as_it_is);
     let (folder, other) = (watched.folder("echo"), watched.folder("other"));
     fs::rename(&folder, &other).unwrap();
-    let until_loaded = |event: &HostEvent| told(event) == "Loaded echo";
-    let seen: Vec<_> = events_until(&mut watched.events, until_loaded).iter().map(told).collect();
+    let until_loaded = |event: &HostEvent| message(event) == "Loaded echo";
+    let seen: Vec<_> =
+        events_until(&mut watched.events, until_loaded).iter().map(message).collect();
     assert_eq!(seen, ["Retired echo", "Closed echo", "Loaded echo"]);
     assert_eq!(watched.host.list()[0].folder.as_deref(), Some(other.as_path()));
     fs::remove_file(other.join("plugin.json")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Closed echo");
+    event(&mut watched.events, |event| message(event) == "Closed echo");
     assert!(watched.host.list().is_empty());
 }
 
@@ -231,8 +233,9 @@ fn removed_or_renamed_folder_is_unloaded() {
 fn renamed_plugin_is_another_plugin() {
     let mut watched = Watched::with_echo(as_it_is);
     watched.edit("\"name\": \"echo\"", "\"name\": \"shout\"");
-    let until_loaded = |event: &HostEvent| told(event) == "Loaded shout";
-    let seen: Vec<_> = events_until(&mut watched.events, until_loaded).iter().map(told).collect();
+    let until_loaded = |event: &HostEvent| message(event) == "Loaded shout";
+    let seen: Vec<_> =
+        events_until(&mut watched.events, until_loaded).iter().map(message).collect();
     assert_eq!(seen, ["Retired echo", "Closed echo", "Loaded shout"]);
     assert_eq!(watched.host.list().len(), 1);
 }
@@ -247,15 +250,15 @@ fn removed_plugin_stays_if_required_or_kept_by_option() {
     let mut watched = Watched::with_echo(as_it_is);
     let needs = watched.drafts.add("needs", "faulty").set("requires", json!({ "echo": "*" }));
     fs::rename(needs.write(), watched.folder("needs")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Loaded needs");
+    event(&mut watched.events, |event| message(event) == "Loaded needs");
     fs::remove_dir_all(watched.folder("echo")).unwrap();
-    let kept = event(&mut watched.events, |event| told(event) == "RolledBack echo");
+    let kept = event(&mut watched.events, |event| message(event) == "RolledBack echo");
     let HostEvent::RolledBack { reason, .. } = kept else { unreachable!("as told") };
     assert!(reason.contains("its folder is gone") && reason.contains("`needs`"), "{reason}");
     assert_eq!(watched.answer("echo"), "old");
     // It goes when nobody requires it any more.
     fs::remove_dir_all(watched.folder("needs")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Closed echo");
+    event(&mut watched.events, |event| message(event) == "Closed echo");
 }
 
 #[test]
@@ -263,9 +266,9 @@ fn new_plugins_wait_for_requirements() {
     let mut watched = Watched::new(as_it_is);
     let needs = watched.drafts.add("needs", "faulty").set("requires", json!({ "echo": "*" }));
     fs::rename(needs.write(), watched.folder("needs")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Refused needs");
+    event(&mut watched.events, |event| message(event) == "Refused needs");
     watched.appear("echo", "new");
-    event(&mut watched.events, |event| told(event) == "Loaded needs");
+    event(&mut watched.events, |event| message(event) == "Loaded needs");
 }
 
 #[test]
@@ -303,7 +306,7 @@ fn storm_of_other_files_ends_in_right_state() {
             install(&draft, &folder);
         }
     }
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    event(&mut watched.events, |event| message(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
     assert_eq!(watched.settled(), Vec::<String>::new());
 }
@@ -316,21 +319,21 @@ fn broken_build_is_reported_once_until_fixed() {
     // One that does not start, and one whose halves do not fit.
     let broken = build(json!({ "error_in": "init" })).write();
     install(&broken, &folder);
-    event(&mut watched.events, |event| told(event) == "RolledBack echo");
+    event(&mut watched.events, |event| message(event) == "RolledBack echo");
     assert_eq!(watched.answer("echo"), "old");
     let manifest = folder.join("plugin.json");
     fs::write(&manifest, fs::read(&manifest).unwrap()).unwrap();
     assert_eq!(watched.settled(), Vec::<String>::new());
 
     fs::write(folder.join(library()), "half of a library").unwrap();
-    event(&mut watched.events, |event| told(event) == "RolledBack echo");
+    event(&mut watched.events, |event| message(event) == "RolledBack echo");
     fs::write(folder.join(library()), "half of a library").unwrap();
     assert_eq!(watched.settled(), Vec::<String>::new());
     assert_eq!(watched.answer("echo"), "old");
 
     let mended = watched.draft("echo", "new");
     install(&mended, &folder);
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    event(&mut watched.events, |event| message(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
 }
 
@@ -343,8 +346,8 @@ fn two_hosts_watch_one_folder() {
     let mut others = other.events();
     let draft = watched.draft("echo", "new");
     install(&draft, &watched.folder("echo"));
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
-    event(&mut others, |event| told(event) == "Promoted echo");
+    event(&mut watched.events, |event| message(event) == "Promoted echo");
+    event(&mut others, |event| message(event) == "Promoted echo");
 }
 
 #[test]
@@ -355,7 +358,7 @@ fn plugin_folder_created_or_replaced_later_is_found() {
     let mut events = host.events();
     fs::create_dir_all(&dir).unwrap();
     fs::rename(drafts.add("echo", "faulty").write(), dir.join("echo")).unwrap();
-    event(&mut events, |event| told(event) == "Loaded echo");
+    event(&mut events, |event| message(event) == "Loaded echo");
     // While the place of all is away, they serve.
     let away = place.dir().join("away");
     fs::rename(&dir, &away).unwrap();
@@ -364,7 +367,7 @@ fn plugin_folder_created_or_replaced_later_is_found() {
     fs::rename(dir.with_file_name("next"), &dir).unwrap();
     let build = drafts.add("echo", "faulty").config(json!({ "answers": "new" })).write();
     rename_into(&build, &dir.join("echo"), "plugin.json");
-    event(&mut events, |event| told(event) == "Promoted echo");
+    event(&mut events, |event| message(event) == "Promoted echo");
     assert_eq!(host.list()[0].generation.map(|generation| generation.get()), Some(2));
 }
 
@@ -376,11 +379,11 @@ fn retargeted_symlink_is_reloaded() {
         fs::rename(watched.draft("echo", answers), watched.folder(folder)).unwrap();
     }
     std::os::unix::fs::symlink(".v1", watched.folder("now")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Loaded echo");
+    event(&mut watched.events, |event| message(event) == "Loaded echo");
     assert_eq!(watched.answer("echo"), "old");
     std::os::unix::fs::symlink(".v2", watched.folder(".next")).unwrap();
     fs::rename(watched.folder(".next"), watched.folder("now")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    event(&mut watched.events, |event| message(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
 }
 

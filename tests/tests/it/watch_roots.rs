@@ -87,14 +87,14 @@ impl Watched {
         reply.as_text().unwrap().to_owned()
     }
 
-    fn event(&mut self, wanted: impl Fn(&HostEvent) -> bool) -> HostEvent {
-        event(&mut self.events, wanted)
+    fn event(&mut self, expected: impl Fn(&HostEvent) -> bool) -> HostEvent {
+        event(&mut self.events, expected)
     }
 
     /// Waits until a mix of two builds is reported.
     fn mismatch(&mut self) {
-        let told = self.event(|event| matches!(event, HostEvent::RolledBack { .. }));
-        let HostEvent::RolledBack { reason, .. } = told else { unreachable!("as told") };
+        let message = self.event(|event| matches!(event, HostEvent::RolledBack { .. }));
+        let HostEvent::RolledBack { reason, .. } = message else { unreachable!("as told") };
         assert!(reason.contains("SHA-256") || reason.contains("bytes"), "{reason}");
         assert_eq!(self.answer(), "old");
     }
@@ -207,8 +207,8 @@ fn command_watches_relative_directories() {
             }
         });
         let tells = |event: &str| {
-            let wanted = format!(r#""event":"{event}""#);
-            while !lines.recv_timeout(LIMIT).map_err(|_| event).unwrap().contains(&wanted) {}
+            let expected = format!(r#""event":"{event}""#);
+            while !lines.recv_timeout(LIMIT).map_err(|_| event).unwrap().contains(&expected) {}
         };
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             tells("loaded");

@@ -78,7 +78,7 @@ pub(super) fn is_temporary(name: &OsStr) -> bool {
 mod tests {
     use super::*;
 
-    fn check(path: &str, wanted: &[&str]) {
+    fn check(path: &str, expected: &[&str]) {
         let watched = |plugin: &str, crates: &[&str]| Watched {
             plugin: plugin.to_owned(),
             folder: Path::new("/w/plugins").join(plugin),
@@ -94,7 +94,7 @@ mod tests {
         };
         let plugins = [watched("a", &["/w/api", "/w/own"]), watched("ab", &["/w/api"]), script];
         let found: Vec<_> = affected(Path::new(path), &plugins).into_iter().collect();
-        assert_eq!(found, wanted, "{path}");
+        assert_eq!(found, expected, "{path}");
     }
 
     #[test]

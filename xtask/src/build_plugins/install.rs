@@ -255,9 +255,9 @@ mod tests {
         fs::write(into.join(".installing-x"), "half").unwrap();
         let a = library("a", b"").name;
         let readme = "README.md";
-        let wanted =
+        let expected =
             [".installing-x", readme, "input.json", &a, "notes.txt", "plugin.json", "schema.json"];
-        assert_eq!(names(&into), wanted);
+        assert_eq!(names(&into), expected);
 
         fs::remove_file(source.join(readme)).unwrap();
         install(&source, &manifest(""), &library("b", b"2"), &[], &into).unwrap();

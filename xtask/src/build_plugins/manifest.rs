@@ -95,8 +95,8 @@ fn optional(fields: &Map<String, Value>, name: &str) -> anyhow::Result<Option<St
 fn program(fields: &Map<String, Value>) -> anyhow::Result<String> {
     let command = fields.get("command").context("`command` is missing")?;
     let program = command.get(0).and_then(Value::as_str);
-    let wanted = "wanted a list that begins with the program, such as [\"serve\"]";
-    Ok(program.with_context(|| format!("`command` is {command}; {wanted}"))?.to_owned())
+    let expected = "wanted a list that begins with the program, such as [\"serve\"]";
+    Ok(program.with_context(|| format!("`command` is {command}; {expected}"))?.to_owned())
 }
 
 /// Names become paths: one that led out of the plugin's folder would write anywhere.
@@ -112,9 +112,9 @@ fn inside(file: String) -> anyhow::Result<String> {
 mod tests {
     use super::*;
 
-    fn check_sealed(text: &str, wanted: &str) {
+    fn check_sealed(text: &str, expected: &str) {
         let manifest = Manifest::read(text).unwrap();
-        assert_eq!(manifest.sealed("ab12", 7).unwrap(), wanted);
+        assert_eq!(manifest.sealed("ab12", 7).unwrap(), expected);
     }
 
     #[test]
@@ -159,9 +159,9 @@ mod tests {
 
     #[test]
     fn unbuildable_plugin_is_reported() {
-        let check = |text: &str, wanted: &str| {
+        let check = |text: &str, expected: &str| {
             let error = format!("{:#}", Manifest::read(text).unwrap_err());
-            assert!(error.contains(wanted), "{error}");
+            assert!(error.contains(expected), "{error}");
         };
         check("{", "not JSON");
         check("[]", "a manifest is a JSON object");

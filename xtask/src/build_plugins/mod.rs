@@ -228,8 +228,8 @@ fn chosen(sources: Vec<Source>, names: &[String], from: &Path) -> anyhow::Result
             pair[0].name
         );
     }
-    let wanted = |source: &Source| names.is_empty() || names.contains(&source.name);
-    Ok(sources.into_iter().filter(wanted).collect())
+    let expected = |source: &Source| names.is_empty() || names.contains(&source.name);
+    Ok(sources.into_iter().filter(expected).collect())
 }
 
 fn count(plugins: usize) -> String {
@@ -263,10 +263,10 @@ mod tests {
             manifest: "".into(),
             links: vec![],
         };
-        let check = |text: &str, wanted: &str| {
+        let check = |text: &str, expected: &str| {
             let manifest = Manifest::read(text).unwrap();
             let error = agree(&manifest, &package, "plugins/b").unwrap_err().to_string();
-            assert!(error.contains(wanted), "{error}");
+            assert!(error.contains(expected), "{error}");
         };
         check(
             r#"{"name": "a", "version": "0.2.0", "library": "b"}"#,

@@ -56,11 +56,11 @@ fn inherited(file: &File, table: &dyn TableLike, problems: &mut Vec<Problem>) {
             }
             let line = line(file, dependencies, name, item);
             let what = format!("dependency `{name}` is pinned here");
-            let cure = format!(
+            let hint = format!(
                 "pin it under [workspace.dependencies] of the root and write `{name}.workspace = \
                  true`"
             );
-            problems.push(Problem::error(&file.path, line, what, cure));
+            problems.push(Problem::error(&file.path, line, what, hint));
         }
     }
 }
@@ -87,12 +87,12 @@ mod tests {
     use super::super::told;
     use super::*;
 
-    fn check(text: &str, wanted: &[&str]) {
+    fn check(text: &str, expected: &[&str]) {
         let file = File::new("Cargo.toml", text);
         let found = told(|problems| super::check(&[file], problems));
-        assert_eq!(found.len(), wanted.len(), "{text}: {found:?}");
-        for (found, wanted) in found.iter().zip(wanted) {
-            assert!(found.starts_with(&format!("Cargo.toml:{wanted}")), "{text}: {found}");
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(&format!("Cargo.toml:{expected}")), "{text}: {found}");
         }
     }
 

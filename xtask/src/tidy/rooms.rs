@@ -22,13 +22,13 @@ pub(super) fn check(files: &[File], order: &[Vec<String>], problems: &mut Vec<Pr
         };
         let Some(rank) = rank(order, own) else {
             let what = format!("room `{own}` has no place in the order of rooms");
-            let cure = format!("give it one in {}", architecture::FILE);
-            problems.push(Problem::error(&file.path, 1, what, cure));
+            let hint = format!("give it one in {}", architecture::FILE);
+            problems.push(Problem::error(&file.path, 1, what, hint));
             continue;
         };
         for used in uses(file) {
-            if let Some((what, cure)) = judge(order, &known, (own, rank), used.text) {
-                problems.push(Problem::error(&file.path, used.line, what, cure));
+            if let Some((what, hint)) = judge(order, &known, (own, rank), used.text) {
+                problems.push(Problem::error(&file.path, used.line, what, hint));
             }
         }
     }
@@ -126,15 +126,15 @@ fn first_segments<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
         return names;
     }
     let mut depth = 0_usize;
-    let mut wanted = true;
+    let mut expected = true;
     for token in &tokens[1..] {
         match token.text {
             "{" => depth += 1,
             "}" => depth = depth.saturating_sub(1),
-            "," if depth == 1 => wanted = true,
-            _ if wanted => {
+            "," if depth == 1 => expected = true,
+            _ if expected => {
                 names.push(*token);
-                wanted = false;
+                expected = false;
             }
             _ => {}
         }
@@ -156,14 +156,14 @@ mod tests {
         ranks.map(|rank| rank.iter().map(ToString::to_string).collect()).to_vec()
     }
 
-    fn check(path: &str, text: &str, wanted: &[&str]) {
+    fn check(path: &str, text: &str, expected: &[&str]) {
         let files = [File::new(path, text), File::new("host/src/attic.rs", "")];
         let found = told(|problems| super::check(&files, &order(), problems));
         let found: Vec<_> =
             found.iter().filter(|line| !line.starts_with("host/src/attic.rs")).collect();
-        assert_eq!(found.len(), wanted.len(), "{text}: {found:?}");
-        for (found, wanted) in found.iter().zip(wanted) {
-            assert!(found.starts_with(&format!("{path}:{wanted}")), "{text}: {found}");
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(&format!("{path}:{expected}")), "{text}: {found}");
         }
     }
 

@@ -121,9 +121,9 @@ fn prefixed(text: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn check(source: &str, wanted: &[&str]) {
+    fn check(source: &str, expected: &[&str]) {
         let found: Vec<_> = tokens(source).iter().map(|token| token.text).collect();
-        assert_eq!(found, wanted, "{source}");
+        assert_eq!(found, expected, "{source}");
     }
 
     #[test]

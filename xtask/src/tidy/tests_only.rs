@@ -137,11 +137,11 @@ fn item_end(tokens: &[Token<'_>], mut at: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn check(text: &str, wanted: &str) {
+    fn check(text: &str, expected: &str) {
         let tokens = without(&source::tokens(text));
         let found: Vec<_> = tokens.iter().map(|token| token.text).collect();
-        let wanted: Vec<_> = source::tokens(wanted).iter().map(|token| token.text).collect();
-        assert_eq!(found, wanted, "{text}");
+        let expected: Vec<_> = source::tokens(expected).iter().map(|token| token.text).collect();
+        assert_eq!(found, expected, "{text}");
     }
 
     #[test]

@@ -23,9 +23,9 @@ fn plugins() -> Plugins {
 fn list_and_inspect_describe_process_plugin() {
     let plugins = plugins();
     let json = hotbay(plugins.dir(), &["list", "--json"]).exits(0).json();
-    let told = |at: usize| (&json["plugins"][at]["name"], &json["plugins"][at]["kind"]);
-    assert_eq!(told(0), (&json!("library"), &json!("library")));
-    assert_eq!(told(1), (&json!("process"), &json!("process")));
+    let message = |at: usize| (&json["plugins"][at]["name"], &json["plugins"][at]["kind"]);
+    assert_eq!(message(0), (&json!("library"), &json!("library")));
+    assert_eq!(message(1), (&json!("process"), &json!("process")));
     assert_eq!(json["plugins"][1]["state"], "ready");
     assert_eq!(json["plugins"][1]["api"], Value::Null, "a program has no stamp");
 

@@ -21,7 +21,7 @@ fn outcome(outcome: Result<Reply, Error>) -> String {
 }
 
 /// The same request in every way there is.
-fn every_way(host: &Host, handle: &PluginHandle, request: Request<'static>) -> Vec<String> {
+fn all_call_methods(host: &Host, handle: &PluginHandle, request: Request<'static>) -> Vec<String> {
     let pinned = handle.pin().unwrap();
     let pipeline = host.pipeline([handle.name().as_str()]).unwrap();
     let outcomes = [
@@ -36,9 +36,9 @@ fn every_way(host: &Host, handle: &PluginHandle, request: Request<'static>) -> V
 
 /// Plays a scene with either kind; both have to come to the same.
 #[track_caller]
-fn same(play: impl Fn(Kind) -> Vec<String>, wanted: &[&str]) {
+fn same(play: impl Fn(Kind) -> Vec<String>, expected: &[&str]) {
     for kind in BOTH {
-        assert_eq!(play(kind), wanted, "{kind:?}");
+        assert_eq!(play(kind), expected, "{kind:?}");
     }
 }
 
@@ -68,7 +68,7 @@ fn layers_validators_and_permissions_apply_to_both_kinds() {
             .unwrap();
         let draft = kind.served(&plugins, "judged").set("permissions", json!(["read"]));
         let handle = loaded(&host, draft.install());
-        let mut told = Vec::new();
+        let mut message = Vec::new();
         for request in [
             Request::text("fine"),
             Request::text("secret"),
@@ -76,13 +76,13 @@ fn layers_validators_and_permissions_apply_to_both_kinds() {
             Request::text("fine").operation("read"),
             Request::text("fine").operation("write"),
         ] {
-            let ways = every_way(&host, &handle, request);
+            let ways = all_call_methods(&host, &handle, request);
             assert!(ways.iter().all(|way| *way == ways[0]), "{ways:?}");
-            told.push(ways[0].clone());
+            message.push(ways[0].clone());
         }
         let info = &host.list()[0];
-        told.push(format!("{} {} {}", info.stats.calls, info.stats.errors, info.stats.faults));
-        told
+        message.push(format!("{} {} {}", info.stats.calls, info.stats.errors, info.stats.faults));
+        message
     };
     same(play, &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"]);
 }
@@ -96,7 +96,7 @@ fn invalid_or_large_input_reaches_neither_kind() {
         let draft = kind.served(&plugins, "checked").set("input_schema", schema);
         let limits = json!({ "input_bytes": 100, "output_bytes": 1000 });
         let handle = loaded(&host, draft.set("limits", limits).install());
-        let mut told: Vec<_> = [
+        let mut message: Vec<_> = [
             count(),
             Request::owned(b"{}".to_vec()),
             Request::owned(vec![b' '; 101]),
@@ -105,8 +105,8 @@ fn invalid_or_large_input_reaches_neither_kind() {
         .into_iter()
         .map(|request| outcome(handle.call(request)))
         .collect();
-        told.push(outcome(block_on(handle.execute(count()))));
-        told
+        message.push(outcome(block_on(handle.execute(count()))));
+        message
     };
     same(play, &["1", "InvalidInput", "InvalidInput", "InvalidOutput", "2"]);
 }
@@ -126,18 +126,18 @@ fn faults_quarantine_both_kinds_until_reload() {
         };
         let handle = loaded(&host, install(1));
         let panics = || asks(json!({ "do": "panic", "message": "as asked" }));
-        let mut told: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
-        told.extend(every_way(&host, &handle, Request::text("x")));
-        told.push(host.list()[0].stats.faults.to_string());
+        let mut message: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
+        message.extend(all_call_methods(&host, &handle, Request::text("x")));
+        message.push(host.list()[0].stats.faults.to_string());
         install(2);
         hotbay_tests::reloaded(&host, "faulty");
-        told.push(outcome(handle.call(Request::text("x"))));
-        told
+        message.push(outcome(handle.call(Request::text("x"))));
+        message
     };
-    let mut wanted = vec!["Panicked"; 3];
-    wanted.extend(["Quarantined"; 6]);
-    wanted.extend(["3", "x"]);
-    same(play, &wanted);
+    let mut expected = vec!["Panicked"; 3];
+    expected.extend(["Quarantined"; 6]);
+    expected.extend(["3", "x"]);
+    same(play, &expected);
 }
 
 #[test]
@@ -152,18 +152,18 @@ fn reload_of_quarantined_plugin_starts_new_generation() {
         let host = Host::builder().quarantine(policy).build().unwrap();
         let handle = loaded(&host, kind.served(&plugins, "faulty").install());
         let panics = || asks(json!({ "do": "panic", "message": "as asked" }));
-        let mut told = Vec::new();
+        let mut message = Vec::new();
         for generation in 1..4 {
             let reloaded = block_on(host.reload("faulty"));
             assert!(matches!(reloaded, Ok(Reloaded::Unchanged)), "{reloaded:?}");
             // The faults of the generation before do not count.
-            told.extend((0..4).map(|_| outcome(handle.call(panics()))));
+            message.extend((0..4).map(|_| outcome(handle.call(panics()))));
             assert_eq!(host.list()[0].state, hotbay::PluginState::Quarantined);
             assert_eq!(hotbay_tests::reloaded(&host, "faulty").get(), generation + 1);
             assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
-            told.push(outcome(handle.call(Request::text("x"))));
+            message.push(outcome(handle.call(Request::text("x"))));
         }
-        told
+        message
     };
     same(play, &["Panicked", "Panicked", "Panicked", "Quarantined", "x"].repeat(3));
 }
@@ -176,13 +176,13 @@ fn counters_cover_both_kinds() {
         let handle = loaded(&host, kind.served(&plugins, "counted").install());
         let fails = || asks(json!({ "do": "fail", "code": 1, "message": "no" }));
         for request in [count(), fails(), asks(json!({ "do": "panic", "message": "oh" }))] {
-            every_way(&host, &handle, request);
+            all_call_methods(&host, &handle, request);
         }
         let info = &host.list()[0];
         let kind = info.manifest.kind().as_str();
-        let told = [info.stats.calls, info.stats.errors, info.stats.faults, info.stats.refused];
+        let message = [info.stats.calls, info.stats.errors, info.stats.faults, info.stats.refused];
         assert_eq!(kind, if kind == "process" { "process" } else { "library" });
-        told.map(|number| number.to_string()).to_vec()
+        message.map(|number| number.to_string()).to_vec()
     };
     same(play, &["15", "5", "5", "0"]);
 }

@@ -81,11 +81,11 @@ fn renamed_files_are_promoted_broken_ones_are_not() {
         assert_eq!(generation.map(|it| it.get()), Some(2));
         assert!(reason.contains("no init"), "{reason}");
         assert_eq!(answer(&handle), "new");
-        watched.journal.only_one_is_left(Some(serving));
+        watched.journal.assert_only_one_left(Some(serving));
         fs::remove_dir_all(watched.folder()).unwrap();
         event(&mut watched.events, |event| matches!(event, HostEvent::Retired { .. }));
         event(&mut watched.events, |event| matches!(event, HostEvent::Closed { .. }));
-        watched.journal.only_one_is_left(None);
+        watched.journal.assert_only_one_left(None);
     }
 }
 
@@ -117,8 +117,8 @@ fn script_overwritten_in_place_is_promoted() {
     event(&mut watched.events, |event| matches!(event, HostEvent::Loaded { .. }));
     let handle = watched.host.plugin("echo").unwrap();
     let build = || {
-        let asked = asks(json!({ "do": "environment", "name": "BUILD" }));
-        block_on(handle.execute(asked)).unwrap().json::<String>().unwrap()
+        let action = asks(json!({ "do": "environment", "name": "BUILD" }));
+        block_on(handle.execute(action)).unwrap().json::<String>().unwrap()
     };
     assert_eq!(build(), "1");
     for generation in 2..4 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hotbay::pool::{Outcome, Stopped, SubmitErrorKind, TaskError, WorkerPool};
 use hotbay_tests::block_on;
 
-use super::{GENEROUS, Grenade, Held, kind, mark_workers, pool};
+use super::{GENEROUS, Held, PanicOnDrop, kind, mark_workers, pool};
 
 #[test]
 fn awaited_ticket_takes_outcome_from_store() {
@@ -116,12 +116,12 @@ fn full_store_refuses_new_tasks() {
 #[test]
 fn wait_for_impossible_place_ends_at_once() {
     let (queueless, storeless) = (pool(1, 0, 10), pool(1, 10, 0));
-    for (pool, wanted) in
+    for (pool, expected) in
         [(queueless, SubmitErrorKind::QueueFull), (storeless, SubmitErrorKind::StoreFull)]
     {
-        assert_eq!(kind(pool.submit(|| 5)), wanted);
-        assert_eq!(kind(pool.submit_within(GENEROUS, || 5)), wanted);
-        assert_eq!(kind(block_on(pool.submit_waiting(|| 5))), wanted);
+        assert_eq!(kind(pool.submit(|| 5)), expected);
+        assert_eq!(kind(pool.submit_within(GENEROUS, || 5)), expected);
+        assert_eq!(kind(block_on(pool.submit_waiting(|| 5))), expected);
     }
 }
 
@@ -149,12 +149,12 @@ fn panicking_task_fails_alone() {
         (|| std::panic::resume_unwind(Box::new("a text")), "a text"),
         (|| std::panic::resume_unwind(Box::new(String::from("a string"))), "a string"),
         (|| std::panic::resume_unwind(Box::new(7)), "no text"),
-        (|| std::panic::resume_unwind(Box::new(Grenade)), "no text"),
+        (|| std::panic::resume_unwind(Box::new(PanicOnDrop)), "no text"),
     ];
-    for (task, wanted) in failing {
+    for (task, expected) in failing {
         let error = pool.submit(task).unwrap().wait().unwrap_err();
         assert!(matches!(error, TaskError::Panicked(_)), "{error:?}");
-        assert!(error.to_string().contains(wanted), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(pool.submit(|| 1).unwrap().wait(), Ok(1));
     }
     assert_eq!(Arc::strong_count(&mark), 2, "the same worker");
