@@ -137,7 +137,7 @@ fn stream_step_deadline_ends_despite_stuck_plugin() {
             (limits.max_workers, limits.max_abandoned_calls) = (1, max_abandoned_calls);
         });
         let fixture = scripted.host(|builder| builder.limits(few).quarantine(policy.clone()));
-        let step = PipelineStep::new("puppet").deadline_in(SOON);
+        let step = PipelineStep::new("scripted").deadline_in(SOON);
         let pipeline = fixture.host.pipeline([step]).unwrap();
         for many in [RunOptions::ordered(), RunOptions::unordered()] {
             let requests: Vec<_> = (0..6).map(|_| Request::text("wait")).collect();

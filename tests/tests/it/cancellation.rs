@@ -67,7 +67,7 @@ fn cancelled_token_prevents_every_call() {
     token.cancel();
     let request = || Request::text("never").cancelled_by(token.clone());
     let pinned = fixture.handle.pin().unwrap();
-    let pipeline = fixture.host.pipeline(["puppet", "puppet"]).unwrap();
+    let pipeline = fixture.host.pipeline(["scripted", "scripted"]).unwrap();
     let outcomes = [
         fixture.handle.call(request()),
         pinned.call(request()),

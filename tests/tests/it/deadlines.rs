@@ -19,8 +19,8 @@ fn expired_deadline_fails_call_before_plugin() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder);
     let pinned = fixture.handle.pin().unwrap();
-    let pipeline = fixture.host.pipeline(["puppet"]).unwrap();
-    let step = PipelineStep::new("puppet").deadline_in(Duration::ZERO);
+    let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
+    let step = PipelineStep::new("scripted").deadline_in(Duration::ZERO);
     let hasty = fixture.host.pipeline([step]).unwrap();
     let past = Instant::now();
     let requests = [
@@ -40,7 +40,7 @@ fn expired_deadline_fails_call_before_plugin() {
         for outcome in outcomes {
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-            assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("puppet"));
+            assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("scripted"));
             calls += 1;
         }
     }
@@ -196,7 +196,7 @@ fn deadlines_of_any_length_are_accepted() {
     let scripted = ScriptedPlugin::new();
     let patient = limits(|limits| limits.queue_timeout = Some(Duration::MAX));
     let fixture = scripted.host(|builder| builder.limits(patient).default_deadline(Duration::MAX));
-    let step = PipelineStep::new("puppet").deadline_in(Duration::MAX);
+    let step = PipelineStep::new("scripted").deadline_in(Duration::MAX);
     let pipeline = fixture.host.pipeline([step]).unwrap();
     let request = || Request::text("x").deadline_in(Duration::MAX).wait_for_place(Duration::MAX);
     fixture.handle.call(request()).unwrap();

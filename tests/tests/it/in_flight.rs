@@ -107,10 +107,10 @@ fn reload_of_plugin_with_hanging_call_serves_again() {
     let late = handle.execute(Request::text("x").deadline_in(LATE));
     until("it hangs", || plugins.dir().join("entered").exists().then_some(()));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    install("mended");
+    install("fixed");
     reloaded(&host, &name);
     let outcome = block_on(handle.execute(Request::text("x")));
     std::fs::write(plugins.dir().join("go"), "").unwrap();
     let reply = outcome.unwrap_or_else(|error| panic!("the new build is not called: {error}"));
-    assert_eq!(reply.as_bytes(), b"mended");
+    assert_eq!(reply.as_bytes(), b"fixed");
 }

@@ -145,7 +145,7 @@ fn unload_fails_callers_waiting_for_places() {
         .map(|_| fixture.handle.execute(Request::text("waits").wait_for_place(NEVER)))
         .collect();
     std::thread::scope(|scope| {
-        scope.spawn(|| block_on(fixture.host.unload("puppet")).unwrap());
+        scope.spawn(|| block_on(fixture.host.unload("scripted")).unwrap());
         for call in waiting {
             assert_eq!(kind(call), Some(ErrorKind::Retired));
         }

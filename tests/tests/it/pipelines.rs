@@ -169,25 +169,25 @@ fn token_cancelled_between_steps_skips_the_rest() {
 #[test]
 fn each_step_deadline_starts_with_its_step() {
     let scripted = ScriptedPlugin::new();
-    let host = scripted.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
-    let step = |timeout: Duration| PipelineStep::new("puppet").deadline_in(timeout);
+    let host = scripted.register(adds(Host::builder(), "after"), "scripted").build().unwrap();
+    let step = |timeout: Duration| PipelineStep::new("scripted").deadline_in(timeout);
     let pipeline = host.pipeline([step(SOON), PipelineStep::new("after")]).unwrap();
     let error = block_on(pipeline.run(Request::text("wait"))).unwrap_err();
-    assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("puppet")));
+    assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("scripted")));
     assert_eq!(skipped(&error), ["after"]);
     scripted.open();
     // A step's own deadline ends with the step; the request's counts for all.
     let left = |pipeline: hotbay::Pipeline, request: Request<'_>| {
         block_on(pipeline.run(request)).unwrap().as_text().unwrap().to_owned()
     };
-    let after = host.pipeline([PipelineStep::new("after").deadline_in(NEVER), "puppet".into()]);
+    let after = host.pipeline([PipelineStep::new("after").deadline_in(NEVER), "scripted".into()]);
     let says_left = |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
     drop(after.unwrap());
-    let host = scripted.register(Host::builder().register_fn("says", says_left), "puppet");
+    let host = scripted.register(Host::builder().register_fn("says", says_left), "scripted");
     let host = host.build().unwrap();
-    let own = host.pipeline([PipelineStep::new("says").deadline_in(NEVER), "puppet".into()]);
+    let own = host.pipeline([PipelineStep::new("says").deadline_in(NEVER), "scripted".into()]);
     assert_eq!(left(own.unwrap(), Request::text("x")), "none");
-    let all = host.pipeline(["says", "puppet"]).unwrap();
+    let all = host.pipeline(["says", "scripted"]).unwrap();
     let ms: u64 = left(all, Request::text("x").deadline_in(NEVER)).parse().unwrap();
     assert!(ms > 3_000_000, "{ms}");
 }
@@ -195,8 +195,8 @@ fn each_step_deadline_starts_with_its_step() {
 #[test]
 fn dropped_run_cancels_current_step_and_skips_the_rest() {
     let scripted = ScriptedPlugin::new();
-    let host = scripted.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
-    let pipeline = host.pipeline(["puppet", "after"]).unwrap();
+    let host = scripted.register(adds(Host::builder(), "after"), "scripted").build().unwrap();
+    let pipeline = host.pipeline(["scripted", "after"]).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             block_on(async {

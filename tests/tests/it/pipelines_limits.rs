@@ -13,8 +13,8 @@ use crate::scripted_plugin::{LATE, NEVER, SOON, ScriptedPlugin};
 fn dropped_stream_is_cancelled_after_an_item_timed_out() {
     for late in [false, true] {
         let scripted = ScriptedPlugin::new();
-        let host = scripted.register(Host::builder(), "puppet").build().unwrap();
-        let pipeline = host.pipeline(["puppet"]).unwrap();
+        let host = scripted.register(Host::builder(), "scripted").build().unwrap();
+        let pipeline = host.pipeline(["scripted"]).unwrap();
         let watch = format!("watch {late}");
         let mut requests = Vec::new();
         if late {
@@ -56,7 +56,7 @@ fn behind_a_busy_worker(request: Request<'static>, meanwhile: impl FnOnce()) -> 
     let fixture = scripted.host(|builder| builder.limits(one));
     let running = fixture.execute("wait");
     scripted.begins("wait");
-    let pipeline = fixture.host.pipeline(["puppet"]).unwrap();
+    let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
     let mut outcomes = pipeline.run_many(stream::iter([request]), RunOptions::ordered());
     let next = block_on(async {
         assert!(tokio::time::timeout(SOON, outcomes.next()).await.is_err());
@@ -88,8 +88,8 @@ fn item_cancelled_in_queue_is_reported() {
 fn run_many_applies_limits_of_single_run_per_item() {
     let scripted = ScriptedPlugin::new();
     let builder = Host::builder().default_deadline(Duration::from_secs(60));
-    let host = scripted.register(builder, "puppet").build().unwrap();
-    let step = PipelineStep::new("puppet");
+    let host = scripted.register(builder, "scripted").build().unwrap();
+    let step = PipelineStep::new("scripted");
     let plain = host.pipeline([step.clone()]).unwrap();
     let stepped = host.pipeline([step.deadline_in(NEVER)]).unwrap();
     let asks = || Request::text("left");

@@ -137,8 +137,8 @@ fn stalled_consumer_bounds_reads_of_endless_stream() {
 #[test]
 fn hanging_item_fails_alone_within_its_chunk() {
     let scripted = ScriptedPlugin::new();
-    let host = scripted.register(Host::builder(), "puppet").build().unwrap();
-    let step = PipelineStep::new("puppet").deadline_in(LATE);
+    let host = scripted.register(Host::builder(), "scripted").build().unwrap();
+    let step = PipelineStep::new("scripted").deadline_in(LATE);
     let pipeline = host.pipeline([step]).unwrap();
     let inputs = ["0", "1", "2", "wait", "4", "5", "6", "7", "8", "9"];
     let outcomes = all(pipeline.run_many(texts(&inputs), RunOptions::ordered()));

@@ -239,7 +239,7 @@ fn reload_and_unload_clear_cache() {
 #[test]
 fn concurrent_equal_requests_both_reach_plugin() {
     let scripted = ScriptedPlugin::new();
-    let fixture = scripted.host(|builder| builder.cache("puppet", forever()));
+    let fixture = scripted.host(|builder| builder.cache("scripted", forever()));
     thread::scope(|scope| {
         let ask = || fixture.handle.call(Request::text("wait")).unwrap().into_vec();
         let both = [scope.spawn(ask), scope.spawn(ask)];

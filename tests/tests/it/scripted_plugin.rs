@@ -45,11 +45,11 @@ impl ScriptedPlugin {
         builder.register_fn(name, move |ctx, input| scripted.run_script(ctx, input))
     }
 
-    /// A host with nothing but this puppet, under the name `puppet`.
+    /// A host with nothing but this puppet, under the name `scripted`.
     pub(crate) fn host(&self, configure: impl FnOnce(HostBuilder) -> HostBuilder) -> Fixture {
         let builder = configure(Host::builder());
-        let host = self.register(builder, "puppet").build().expect("a host");
-        let handle = host.plugin("puppet").expect("it is compiled in");
+        let host = self.register(builder, "scripted").build().expect("a host");
+        let handle = host.plugin("scripted").expect("it is compiled in");
         Fixture { host, handle }
     }
 

@@ -36,7 +36,7 @@ fn refuses(fixture: &Fixture) {
 fn grace_finishes_queued_calls_and_refuses_new_ones() {
     let scripted = ScriptedPlugin::new();
     let (fixture, calls) = busy(&scripted);
-    let pipeline = fixture.host.pipeline(["puppet"]).unwrap();
+    let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
     thread::scope(|scope| {
         let shutdown = scope.spawn(|| block_on(fixture.host.shutdown(LIMIT)));
         refuses(&fixture);
@@ -45,7 +45,7 @@ fn grace_finishes_queued_calls_and_refuses_new_ones() {
             block_on(fixture.execute("pooled")).map(drop),
             block_on(pipeline.run(Request::text("piped"))).map(drop),
             fixture.handle.pin().map(drop),
-            fixture.host.plugin("puppet").map(drop),
+            fixture.host.plugin("scripted").map(drop),
             block_on(fixture.host.load("nowhere-at-all")).map(drop),
         ];
         for (at, outcome) in outcomes.into_iter().enumerate().take(4) {
@@ -243,19 +243,19 @@ fn leave_no_thread() {
     let obey = plugins.add(&name, "faulty").config(json!({ "obey": true })).write();
     let scripted = ScriptedPlugin::new();
     let builder = Host::builder().plugin_dir(plugins.dir()).hot_reload(true);
-    let host = scripted.register(builder, "puppet").build().unwrap();
+    let host = scripted.register(builder, "scripted").build().unwrap();
     let obey = hotbay_tests::loaded(&host, obey);
     for _ in 0..10 {
         let request = Request::json_text("{}").deadline_in(NEVER);
         block_on(obey.execute(request)).unwrap();
     }
-    let (late, puppets) = (host.plugin("puppet").unwrap(), scripted.clone());
+    let (late, plugins) = (host.plugin("scripted").unwrap(), scripted.clone());
     let late = late.execute(Request::text("wait").deadline_in(crate::scripted_plugin::SOON));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    puppets.open();
+    plugins.open();
     assert!(!threads("hotbay-").is_empty(), "some run before");
     block_on(host.shutdown(LIMIT));
-    assert_eq!((threads(&name), threads("puppet")), (Vec::new(), Vec::new()));
+    assert_eq!((threads(&name), threads("scripted")), (Vec::new(), Vec::new()));
     drop(host);
     until("none is left", || threads("hotbay-").is_empty().then_some(()));
     // Handles may outlive the host.

@@ -85,7 +85,7 @@ fn max_replaced_workers_quarantine_until_one_returns() {
     let message = quarantined(&mut events);
     assert_eq!(message, (QuarantineReason::Stuck { calls: 3 }, None));
     let pinned = fixture.handle.pin().unwrap();
-    let pipeline = fixture.host.pipeline(["puppet"]).unwrap();
+    let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
     let outcomes = [
         fixture.handle.call(Request::text("refused")),
         pinned.call(Request::text("refused")),
