@@ -1,5 +1,5 @@
-//! What tests across crates have in common: fixture plugins built on demand, installed into
-//! folders of their own, and ways to wait and to look at this process. It tests nothing itself.
+//! Test support: fixture plugins built on demand and installed into temporary folders, and helpers
+//! that wait for events or inspect processes.
 
 mod artifacts;
 mod hosts;
@@ -26,11 +26,11 @@ pub use orphans::{Orphaned, host_until_killed, orphan};
 pub use plugins::{Plugin, Plugins, library_file_name};
 #[cfg(unix)]
 pub use proc::{
-    Before, carriers, children, descriptors, end_process, launch_folders, marks_below, processes_of,
+    ResourceSnapshot, marked_processes, children, descriptors, end_process, launch_folders, marks_below, processes_of,
 };
 pub use process::{images, mappings, threads, unique};
 #[cfg(unix)]
-pub use programs::{ProgramFolder, behavior, foreign_elf, launches, state_of};
+pub use programs::{ProgramFolder, set_behavior, foreign_elf, launches, state_of};
 pub use subprocess::run_in_subprocess;
 pub use traffic::{Traffic, under_load};
 pub use waiting::{LIMIT, block_on, event, events_until, until};

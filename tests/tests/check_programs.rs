@@ -80,7 +80,7 @@ fn each_step_prints_one_line_with_findings() {
         assert!(text.contains(part), "`{part}` in: {text}");
     }
     let behavior = json!({ "serve": { "conforms": true, "needs_no_token": true } });
-    hotbay_tests::behavior(&folder, &behavior);
+    hotbay_tests::set_behavior(&folder, &behavior);
     let run = hotbay(&folder, &["check", "."]).exits(1);
     let text = run.text();
     assert!(text.contains("the step `token` of the protocol failed"), "{text}");

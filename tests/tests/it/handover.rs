@@ -79,7 +79,7 @@ fn count_under_load(handover: &str) {
             install(generation);
             assert_eq!(reloaded(&host, "counts").get(), generation);
             if generation % 10 == 0 {
-                traffic.goes_on();
+                traffic.wait_for_progress();
             }
         }
     });

@@ -57,7 +57,7 @@ fn single_threaded_program_survives_restart_and_reload() {
     crate::process_fixture::kill(running.pid());
     running.serves();
     let folder = running.fixture.file(&running.fixture.name);
-    hotbay_tests::behavior(
+    hotbay_tests::set_behavior(
         &folder,
         &json!({
             "serve": { "at_once": 1, "state": true }, "journal": running.fixture.file("journal"),

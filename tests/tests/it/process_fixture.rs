@@ -68,7 +68,7 @@ impl ProcessFixture {
             until("its folder is gone", || {
                 (folder.is_empty() || !Path::new(folder).exists()).then_some(())
             });
-            until("its descendants are gone", || carriers(mark).is_empty().then_some(()));
+            until("its descendants are gone", || marked_processes(mark).is_empty().then_some(()));
         }
     }
 }
@@ -148,7 +148,7 @@ pub(crate) fn signal(process: u32, name: &str) {
 }
 
 /// The processes whose environment or arguments hold this mark, zombies left out.
-fn carriers(mark: &str) -> Vec<u32> {
+fn marked_processes(mark: &str) -> Vec<u32> {
     let holds = |id: &u32| {
         ["environ", "cmdline"].iter().any(|file| {
             let text = fs::read(format!("/proc/{id}/{file}")).unwrap_or_default();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hotbay::Host;
 use hotbay_tests::{
-    Before, Kills, LIMIT, Plugins, ProgramFolder, block_on, host_until_killed, kill_often, loaded,
+    ResourceSnapshot, Kills, LIMIT, Plugins, ProgramFolder, block_on, host_until_killed, kill_often, loaded,
     orphan,
 };
 
@@ -57,11 +57,11 @@ fn random_kills_cause_no_wrong_reply_and_leave_nothing() {
     };
     // What is made once and kept is there then.
     run(1);
-    let before = Before::look();
+    let before = ResourceSnapshot::take();
     let killed = run(10);
     assert!(killed.wrong.is_empty(), "{:?}", killed.wrong);
     assert!(killed.answered > 0, "{killed:?}");
-    let left = before.more_within(LIMIT);
+    let left = before.leftovers_within(LIMIT);
     assert!(left.is_empty(), "{left:?}");
     let staged: Vec<_> = fs::read_dir(&staging).unwrap().collect();
     assert!(staged.is_empty(), "{staged:?}");

@@ -39,7 +39,7 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
             install(generation);
             assert_eq!(reloaded(&host, &name).get(), generation);
             if generation % 10 == 0 {
-                traffic.goes_on();
+                traffic.wait_for_progress();
             }
         }
     });

@@ -163,7 +163,7 @@ fn check(handover: &str, cases: &[Case]) {
                 }
                 other => panic!("{other:?}"),
             }
-            traffic.goes_on();
+            traffic.wait_for_progress();
             assert_nothing_left(&host, &name, serving.get(), staging.path());
 
             for what in ["error", "panic"] {

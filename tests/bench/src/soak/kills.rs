@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hotbay::Host;
-use hotbay_tests::{Before, Kills, kill_often};
+use hotbay_tests::{ResourceSnapshot, Kills, kill_often};
 
 use super::goals::Goals;
 use super::swapper::runtime;
@@ -40,9 +40,9 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     };
     // What is made once and kept is there then.
     run(2)?;
-    let before = Before::look();
+    let before = ResourceSnapshot::take();
     let killed = run(u32::try_from(count)?)?;
-    let mut left = before.more_within(SETTLE_TIMEOUT);
+    let mut left = before.leftovers_within(SETTLE_TIMEOUT);
     let staged = std::fs::read_dir(&staging)?.flatten();
     left.extend(staged.map(|file| file.path().display().to_string()));
 

@@ -113,7 +113,7 @@ fn count_under_load(handover: &'static str) {
             for generation in 2..=6 {
                 let config = json!({ "counts": true, "build": generation });
                 assert_eq!(fixture.reload(config), generation);
-                traffic.goes_on();
+                traffic.wait_for_progress();
             }
         });
         assert_eq!(counted(&handle), calls.into_inner() + 1, "{:?}", fixture.kind);
@@ -145,7 +145,7 @@ fn overlap_replies_name_generation_of_their_build() {
             for generation in 2..=6 {
                 assert_eq!(fixture.reload(config(generation)), generation);
                 event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
-                traffic.goes_on();
+                traffic.wait_for_progress();
             }
         });
         assert_eq!(fixture.host.list()[0].stats.refused, 0);

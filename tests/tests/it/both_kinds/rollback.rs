@@ -192,7 +192,7 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
                 }
                 other => panic!("{other:?}"),
             }
-            traffic.goes_on();
+            traffic.wait_for_progress();
             fixture.journal.assert_only_one_left(Some(serving));
             assert_eq!(copies(staging.path()), copies_before, "{context}");
             for how in ["fails", "panics"] {
@@ -203,7 +203,7 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
         fixture.draft(handover).config(config(2)).install();
         assert!(reloaded(&host, &fixture.name).get() > 1);
         event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
-        traffic.goes_on();
+        traffic.wait_for_progress();
     });
     assert_eq!(counted(&handle), 2);
     assert!(host.retained().is_empty());
