@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hotbay::{ErrorKind, Host, Request};
 use hotbay_tests::{Plugins, block_on, unique};
 
-use super::children::{cargo, compiler, library_of};
+use super::child_processes::{cargo, compiler, library_of};
 use super::{host_that_never_quarantines, load, panicked, unload};
 
 /// Where its libraries go.
@@ -24,7 +24,7 @@ fn built_by(toolchain: &str, package: &str) -> PathBuf {
 }
 
 #[test]
-fn a_plugin_of_another_compiler_is_loaded_and_called() {
+fn plugin_of_another_compiler_loads_and_answers() {
     let plugins = Plugins::new();
     let own = rustc_of(&plugins.add("own", "versioned-1").write());
     let other = ["nightly", "beta", "stable"]

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::hotbay_command::{command, examples, run, with_input};
 
 #[test]
-fn a_line_that_fails_is_told_with_its_number_and_the_others_go_on() {
+fn failed_line_is_reported_with_its_number() {
     let plugins = examples();
     let args = ["pipe", "filter", "--lines"];
     let run = with_input(plugins.dir(), &args, b"[1]\nno\n[3]\n").exits(1);
@@ -27,7 +27,7 @@ fn a_line_that_fails_is_told_with_its_number_and_the_others_go_on() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_quietly() {
+fn closed_reader_ends_pipe_silently() {
     let plugins = examples();
     let mut child = command(plugins.dir(), &["pipe", "transform", "--lines"])
         .stdin(Stdio::piped())
@@ -61,21 +61,21 @@ fn numbered(count: u32, is_bad: impl Fn(u32) -> bool) -> (String, String) {
 }
 
 #[test]
-fn many_lines_come_out_in_their_order() {
+fn many_lines_keep_their_order() {
     let plugins = examples();
     let (input, output) = numbered(200_000, |number| number % 10_000 == 7);
     let args = ["pipe", "filter", "transform", "--lines"];
     let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
     assert!(run.text() == output, "{} lines, wanted 199,980", run.text().lines().count());
-    let told: Vec<_> = run.stderr.lines().collect();
-    assert_eq!(told.len(), 20, "{told:#?}");
+    let message: Vec<_> = run.stderr.lines().collect();
+    assert_eq!(message.len(), 20, "{message:#?}");
     let first = "error: line 7: plugin `filter` returned an error: the input is not JSON";
-    assert!(told[0].starts_with(first) && told[0].ends_with("(code 400)"), "{}", told[0]);
-    assert!(told[19].starts_with("error: line 190007: "), "{}", told[19]);
+    assert!(message[0].starts_with(first) && message[0].ends_with("(code 400)"), "{}", message[0]);
+    assert!(message[19].starts_with("error: line 190007: "), "{}", message[19]);
 }
 
 #[test]
-fn when_much_fails_the_rest_is_only_counted() {
+fn many_failed_lines_are_summarized() {
     let plugins = examples();
     let (input, _) = numbered(1_300, |_| true);
     let args = ["pipe", "filter", "--lines"];
@@ -88,7 +88,7 @@ fn when_much_fails_the_rest_is_only_counted() {
 }
 
 #[test]
-fn what_becomes_of_a_line_that_fails_can_be_said() {
+fn on_error_option_selects_handling_of_failed_lines() {
     let plugins = examples();
     let check = |on_error: &str, output: &str, said: &str| {
         let args = ["pipe", "filter", "--lines", "--on-error", on_error];
@@ -106,7 +106,7 @@ fn what_becomes_of_a_line_that_fails_can_be_said() {
 }
 
 #[test]
-fn as_json_failed_lines_stand_in_their_places() {
+fn json_output_keeps_failed_lines_in_place() {
     let plugins = examples();
     let documents = |on_error: &str| {
         let args = ["pipe", "filter", "--lines", "--json", "--on-error", on_error];
@@ -120,12 +120,12 @@ fn as_json_failed_lines_stand_in_their_places() {
     assert_eq!((&kept[2]["line"], &kept[2]["text"]), (&json!(3), &json!("[3]")));
     let stopped = documents("stop");
     assert_eq!(stopped[1]["line"], 2);
-    let wanted = json!({ "stopped": "failed_line", "done": 2, "failed": 1, "not_done": 1 });
-    assert_eq!(stopped[2..], [wanted]);
+    let expected = json!({ "stopped": "failed_line", "done": 2, "failed": 1, "not_done": 1 });
+    assert_eq!(stopped[2..], [expected]);
 }
 
 #[test]
-fn a_line_over_the_limit_is_a_failed_line_and_not_the_end() {
+fn line_over_limit_fails_alone() {
     let plugins = examples();
     let mut input = b"a\n".to_vec();
     input.resize(input.len() + (64 << 20) + 1, b'x');
@@ -137,7 +137,7 @@ fn a_line_over_the_limit_is_a_failed_line_and_not_the_end() {
 }
 
 #[test]
-fn lines_that_panic_or_hang_do_not_hinder_the_others() {
+fn panicking_and_hanging_lines_fail_alone() {
     let plugins = Plugins::new();
     plugins.add("obeys", "faulty").config(json!({ "obey": true })).write();
     let mut input = String::new();
@@ -196,7 +196,7 @@ impl Drop for Fed {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_ends_an_endless_input_and_what_is_written_is_a_beginning() {
+fn signal_ends_endless_input_with_complete_prefix() {
     for signal in ["INT", "TERM"] {
         let plugins = examples();
         let args = ["pipe", "transform", "transform", "--lines"];
@@ -222,18 +222,18 @@ fn a_signal_ends_an_endless_input_and_what_is_written_is_a_beginning() {
         let (code, stderr) = fed.ends();
         feeder.join().unwrap();
         assert_eq!(code, Some(1));
-        let told: Vec<_> = stderr.lines().collect();
-        assert_eq!(told[0], "finishing what runs, at most 10 s; a second time ends at once");
-        let done = told[1].replace(',', "");
+        let message: Vec<_> = stderr.lines().collect();
+        assert_eq!(message[0], "finishing what runs, at most 10 s; a second time ends at once");
+        let done = message[1].replace(',', "");
         let start = format!("stopped: {count} lines done ");
         assert!(done.starts_with(&start) && done.ends_with(" read and not done"), "{done}");
-        assert_eq!(told.len(), 2, "{told:#?}");
+        assert_eq!(message.len(), 2, "{message:#?}");
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn a_signal_ends_it_while_it_waits_for_input() {
+fn signal_ends_wait_for_input() {
     let plugins = examples();
     let mut fed = Fed::start(&plugins, &["pipe", "transform", "--lines"]);
     let mut stdin = fed.child.stdin.take().unwrap();
@@ -256,7 +256,7 @@ fn a_signal_ends_it_while_it_waits_for_input() {
 
 #[cfg(unix)]
 #[test]
-fn a_second_signal_does_not_wait_for_a_line_that_hangs() {
+fn second_signal_abandons_hanging_line() {
     let plugins = Plugins::new();
     let entered = plugins.dir().join("entered");
     let config = json!({ "hang_in": "execute", "entered": entered.to_str().unwrap() });

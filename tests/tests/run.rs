@@ -154,7 +154,7 @@ fn replace_config(folder: &Path, config: Value) {
 }
 
 #[test]
-fn a_running_host_stops_cleanly_on_each_signal() {
+fn run_stops_cleanly_on_each_signal() {
     for signal in ["TERM", "INT", "HUP"] {
         let plugins = Plugins::new();
         plugins.add("one", "faulty").write();
@@ -173,29 +173,30 @@ fn a_running_host_stops_cleanly_on_each_signal() {
 }
 
 #[test]
-fn every_event_is_a_document_in_a_line() {
+fn run_prints_one_json_document_per_event() {
     let plugins = Plugins::new();
     plugins.add("fine", "faulty").write();
     plugins.add("late", "faulty").config(json!({ "error_in": "init" })).write();
     let running = Running::start(&plugins, &["--json"]);
-    let mut told = [document(&running.tells(&[])), document(&running.tells(&[]))];
-    told.sort_by_key(|event| event["event"].to_string());
-    let [loaded, refused] = told;
-    let wanted = json!({"event": "loaded", "plugin": "fine", "version": "0.1.0", "generation": 1});
-    assert_eq!(loaded, wanted);
+    let mut message = [document(&running.tells(&[])), document(&running.tells(&[]))];
+    message.sort_by_key(|event| event["event"].to_string());
+    let [loaded, refused] = message;
+    let expected =
+        json!({"event": "loaded", "plugin": "fine", "version": "0.1.0", "generation": 1});
+    assert_eq!(loaded, expected);
     assert_eq!((&refused["event"], &refused["plugin"]), (&json!("refused"), &json!("late")));
     assert!(refused["reason"].is_string());
     running.signal("TERM");
     let ended = running.ends();
-    let told: Vec<_> = ended.lines.iter().map(|line| document(line)).collect();
-    let names: Vec<_> = told.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let message: Vec<_> = ended.lines.iter().map(|line| document(line)).collect();
+    let names: Vec<_> = message.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(names, ["retired", "closed", "stopped"]);
-    assert_eq!(told[1]["leaked_bytes"], 0);
+    assert_eq!(message[1]["leaked_bytes"], 0);
     assert_eq!((ended.code, ended.stderr.as_str(), ended.is_tidy), (Some(0), "", true));
 }
 
 #[test]
-fn a_second_signal_does_not_wait_for_a_shutdown_that_hangs() {
+fn second_signal_abandons_hanging_shutdown() {
     let plugins = Plugins::new();
     plugins.add("slow", "faulty").config(json!({ "hang_in": "shutdown" })).write();
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
@@ -212,7 +213,7 @@ fn a_second_signal_does_not_wait_for_a_shutdown_that_hangs() {
 }
 
 #[test]
-fn a_reader_that_goes_ends_it_cleanly_though_nothing_happens() {
+fn closed_reader_ends_idle_run_cleanly() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let (running, mut stdout) = Running::without_reader(&plugins, &[]);
@@ -225,7 +226,7 @@ fn a_reader_that_goes_ends_it_cleanly_though_nothing_happens() {
 }
 
 #[test]
-fn where_nothing_could_be_loaded_it_does_not_stay() {
+fn run_exits_if_no_plugin_loads() {
     let plugins = Plugins::new();
     let ended = Running::start(&plugins, &[]).ends();
     assert_eq!(ended.code, Some(1));
@@ -237,17 +238,17 @@ fn where_nothing_could_be_loaded_it_does_not_stay() {
 }
 
 #[test]
-fn a_replacement_is_told_and_a_broken_one_too() {
+fn run_reports_promoted_and_failed_reloads() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty").write();
     let running = Running::start(&plugins, &["--json", "--watch", "--poll-ms", "20"]);
     running.tells_of("loaded");
     replace_config(&folder, json!({ "note": "new" }));
     let promoted = running.tells_of("promoted");
-    let wanted = json!({
+    let expected = json!({
         "event": "promoted", "plugin": "one", "version": "0.1.0", "generation": 2, "from": 1,
     });
-    assert_eq!(promoted, wanted);
+    assert_eq!(promoted, expected);
     running.tells_of("retired");
     assert_eq!(running.tells_of("closed")["generation"], 1);
 
@@ -264,7 +265,7 @@ fn a_replacement_is_told_and_a_broken_one_too() {
 }
 
 #[test]
-fn a_host_that_watches_waits_for_its_first_plugin() {
+fn run_with_watch_waits_for_first_plugin() {
     let plugins = Plugins::new();
     let running = Running::start(&plugins, &["--watch", "--poll-ms", "20"]);
     plugins.add("one", "faulty").write();
@@ -274,7 +275,7 @@ fn a_host_that_watches_waits_for_its_first_plugin() {
 }
 
 #[test]
-fn a_process_that_ends_is_told_and_so_is_the_one_that_follows() {
+fn run_reports_process_exit_and_restart() {
     for json in [true, false] {
         let plugins = Plugins::new();
         let journal = plugins.dir().join("journal");

@@ -80,10 +80,10 @@ impl Serving {
     }
 
     #[track_caller]
-    fn shows(&self, wanted: &[&str]) {
+    fn shows(&self, expected: &[&str]) {
         let page = self.ask("GET", "/metrics");
-        for wanted in wanted {
-            assert!(page.lines().any(|line| line == *wanted), "{wanted} is not in\n{page}");
+        for expected in expected {
+            assert!(page.lines().any(|line| line == *expected), "{expected} is not in\n{page}");
         }
     }
 
@@ -100,7 +100,7 @@ impl Serving {
 }
 
 #[test]
-fn the_page_shows_figures_and_stdout_stays_a_stream_of_events() {
+fn metrics_page_shows_counters_beside_event_stream() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--json", "--metrics", "127.0.0.1:0"]);
@@ -125,14 +125,14 @@ fn the_page_shows_figures_and_stdout_stays_a_stream_of_events() {
 }
 
 #[test]
-fn everything_else_is_turned_away_in_a_line() {
+fn unsupported_requests_are_refused_in_one_line() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
     serving.is_up();
-    let check = |method, path, wanted: &[&str]| {
+    let check = |method, path, expected: &[&str]| {
         let answer = serving.ask(method, path);
-        assert!(wanted.iter().all(|part| answer.contains(part)), "{method} {path}: {answer}");
+        assert!(expected.iter().all(|part| answer.contains(part)), "{method} {path}: {answer}");
         assert!(!answer.contains("hotbay_"), "{method} {path}: {answer}");
     };
     for path in ["/", "/metrics/", "/Metrics", "/metrics/../metrics", "//metrics"] {
@@ -158,7 +158,7 @@ fn everything_else_is_turned_away_in_a_line() {
 }
 
 #[test]
-fn connections_that_say_nothing_keep_neither_the_page_nor_the_end_waiting() {
+fn silent_connections_block_neither_page_nor_exit() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
@@ -175,7 +175,7 @@ fn connections_that_say_nothing_keep_neither_the_page_nor_the_end_waiting() {
 }
 
 #[test]
-fn a_replacement_is_another_generation_of_the_same_counts() {
+fn reload_keeps_counters_under_new_generation() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty").write();
     // Not every machine has both.
@@ -201,29 +201,29 @@ fn a_replacement_is_another_generation_of_the_same_counts() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_before_anything_is_loaded() {
+fn port_in_use_is_reported_before_loading() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty");
     let entered = plugins.dir().join("entered");
     folder.config(json!({ "hang_in": "init", "entered": entered })).write();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let wanted = format!("cannot serve metrics on {address}; is the port taken?");
+    let expected = format!("cannot serve metrics on {address}; is the port taken?");
 
     let output = command(&plugins, &["--metrics", &address]).output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
-    assert!(err.starts_with(&format!("error: {wanted}\n  because: ")), "{err}");
+    assert!(err.starts_with(&format!("error: {expected}\n  because: ")), "{err}");
 
     let output = command(&plugins, &["--json", "--metrics", &address]).output().unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((output.status.code(), &told["error"]["kind"]), (Some(1), &json!("io")));
-    assert!(told["error"]["message"].as_str().unwrap().starts_with(&wanted), "{told}");
+    let message: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &message["error"]["kind"]), (Some(1), &json!("io")));
+    assert!(message["error"]["message"].as_str().unwrap().starts_with(&expected), "{message}");
     assert!(!entered.exists(), "a plugin was started");
 }
 
 #[test]
-fn an_address_is_checked_and_one_that_others_can_reach_is_told() {
+fn non_loopback_address_is_reported() {
     let plugins = Plugins::new();
     for address in ["9464", "localhost", "127.0.0.1", "127.0.0.1:99999", ""] {
         let output = command(&plugins, &["--metrics", address]).output().unwrap();

@@ -6,14 +6,14 @@ use std::path::Path;
 use hotbay::{ErrorKind, Host, LoadStep};
 use hotbay_tests::{Plugins, block_on, library, unique};
 
-use super::children::naive;
+use super::child_processes::naive;
 use super::{SIGSEGV, answer, check_printed, host_that_never_quarantines, load, unload};
 
 /// Rounds of loading both versions.
 const ROUNDS: usize = 20;
 
 #[test]
-fn a1_a_second_version_is_refused_by_a_naive_host_or_ends_it_and_is_loaded_here() {
+fn second_version_loads_beside_first_unlike_naive_host() {
     let (first, second) = (library("naive-1"), library("naive-2"));
     // Each alone fits this host.
     check_printed(&naive(&["check-and-keep".as_ref(), &first]), "version 1\n");
@@ -36,15 +36,15 @@ fn a1_a_second_version_is_refused_by_a_naive_host_or_ends_it_and_is_loaded_here(
             assert_eq!(answer(&plugin), format!("version {version}, call 1"));
             drop(plugin);
             let leaked_bytes = unload(&host, &name);
-            let wanted = (version == 1).then_some(0);
-            assert_eq!(leaked_bytes, wanted, "the second one does not count");
+            let expected = (version == 1).then_some(0);
+            assert_eq!(leaked_bytes, expected, "the second one does not count");
         }
     }
     assert_eq!(host.retained(), []);
 }
 
 #[test]
-fn a3_a_second_load_gives_a_naive_host_the_first_library_and_another_one_here() {
+fn second_load_maps_second_library_unlike_naive_host() {
     let (first, second) = (library("naive-1"), library("naive-2"));
     let nowhere = Path::new("/no/such/library.so");
     let loads = naive(&["load".as_ref(), &first, &second, nowhere]);
@@ -63,8 +63,8 @@ fn a3_a_second_load_gives_a_naive_host_the_first_library_and_another_one_here() 
         .collect();
     // The third is built like the first, and still a library of its own.
     let answers: Vec<_> = loaded.iter().map(answer).collect();
-    let wanted = ["version 1, call 1", "version 2, call 1", "version 1, call 1"];
-    assert_eq!(answers, wanted);
+    let expected = ["version 1, call 1", "version 2, call 1", "version 1, call 1"];
+    assert_eq!(answers, expected);
 
     let error = block_on(host.load(plugins.dir().join("nowhere"))).expect_err("it is not there");
     assert_eq!(error.step(), Some(LoadStep::Manifest));
@@ -81,7 +81,7 @@ fn a3_a_second_load_gives_a_naive_host_the_first_library_and_another_one_here() 
 }
 
 #[test]
-fn f2_a_replaced_file_gives_a_naive_host_the_old_library_and_the_new_one_here() {
+fn replaced_file_runs_new_library_unlike_naive_host() {
     let files = tempfile::tempdir().expect("a folder");
     let watched = files.path().join("watched.so");
     let newer = files.path().join("newer.so");

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_of_all_verbs_fit_together() {
+    fn arguments_of_all_verbs_are_consistent() {
         <Arguments as clap::CommandFactory>::command().debug_assert();
     }
 }

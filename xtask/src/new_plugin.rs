@@ -31,7 +31,7 @@ enum Kind {
 /// The line by which the template's library is a plugin.
 const EXPORT: &str = "export_plugin!(Greeter);\n\n";
 
-const NAME_CHARS_MAX: usize = 64;
+const MAX_NAME_CHARS: usize = 64;
 
 /// Keywords, crates that come with the compiler, and what the template itself links.
 const TAKEN: &[&str] = &[
@@ -196,7 +196,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
     let rest = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
     ensure!(
-        starts && rest && name.len() <= NAME_CHARS_MAX,
+        starts && rest && name.len() <= MAX_NAME_CHARS,
         "`{name}` is no plugin name; wanted a lower-case letter, then at most 63 of `a-z`, \
          `0-9`, `-`"
     );
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_fits_the_host_and_the_language() {
+    fn name_is_valid_for_host_and_rust() {
         for name in ["a", "word-count", "a1-2-", &"a".repeat(64)] {
             assert!(check_name(name).is_ok(), "{name}");
         }
@@ -270,14 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn every_placeholder_is_filled() {
+    fn template_fills_every_placeholder() {
         for (path, text) in all().iter().flat_map(|texts| &texts.0) {
             assert!(!text.contains("{{"), "{path}: {text}");
         }
     }
 
     #[test]
-    fn a_library_is_exported_and_a_program_served() {
+    fn library_is_exported_and_program_is_served() {
         for texts in all() {
             let is_program = texts.0.iter().any(|(path, _)| *path == "src/main.rs");
             assert_eq!(text(&texts, "src/lib.rs").contains("export_plugin!"), !is_program);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_agrees_with_what_it_is_built_from() {
+    fn manifest_matches_crate() {
         for kind in [Kind::Library, Kind::Process] {
             let texts = Texts::new(&workspace(), "word-count", false, kind).unwrap();
             let manifest = text(&texts, "plugin.json");
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_folder_is_refused() {
+    fn existing_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let texts = Texts::new(&workspace(), "a", true, Kind::Library).unwrap();
         let error = write(folder.path(), &texts).unwrap_err().to_string();

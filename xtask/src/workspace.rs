@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_target_and_members_come_from_the_metadata() {
+    fn metadata_gives_root_target_and_members() {
         let metadata = serde_json::json!({
             "workspace_root": "/w", "target_directory": "/elsewhere",
             "packages": [{"name": "a", "version": "0.2.0", "manifest_path": "/w/a/Cargo.toml"}],
@@ -164,7 +164,7 @@ mod tests {
         let (root, links) = workspace.links_by_path(Path::new("/w/c/Cargo.toml")).unwrap();
         assert_eq!((root, links), ("/w".into(), vec![]));
         let (_, links) = workspace.links_by_path(Path::new("/w/a/Cargo.toml")).unwrap();
-        let wanted = ["/w/b", "/w/c", "/w/a"].map(PathBuf::from);
-        assert!(links.len() == 3 && wanted.iter().all(|one| links.contains(one)), "{links:?}");
+        let expected = ["/w/b", "/w/c", "/w/a"].map(PathBuf::from);
+        assert!(links.len() == 3 && expected.iter().all(|one| links.contains(one)), "{links:?}");
     }
 }

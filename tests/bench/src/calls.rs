@@ -9,12 +9,12 @@ use hotbay::{Pinned, PluginHandle, Request};
 use crate::fixtures::{Echoes, Fixtures, IN_PLACE};
 use crate::raw::RawPlugin;
 use crate::sample::{Contender, Samples, interleaved};
-use crate::table::{Paper, Table, none, ns, verdict};
+use crate::table::{Report, Table, none, ns, verdict};
 
-const CALL_NS_MAX: f64 = 10.0;
-const PIN_NS_MAX: f64 = 2.0;
+const MAX_CALL_NS: f64 = 10.0;
+const MAX_PIN_NS: f64 = 2.0;
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let raw = RawPlugin::load(&fixtures.raw)?;
     let echoes = Echoes::load(fixtures)?;
     let pins: Vec<_> = echoes
@@ -34,7 +34,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         }
         let (rounds, sample) = if quick { (20, 20) } else { (4000, 50) };
         let samples = interleaved(&mut contenders, rounds, Duration::from_micros(sample));
-        paper.print(&table(bytes, &samples));
+        report.print(&table(bytes, &samples));
     }
     Ok(())
 }
@@ -47,8 +47,8 @@ fn table(bytes: usize, samples: &[Samples]) -> Table {
     for one in samples {
         let by_min = one.min() - raw.min();
         let goal = match one.name.split(':').next() {
-            Some("call") => Some(CALL_NS_MAX),
-            Some("pin") => Some(PIN_NS_MAX),
+            Some("call") => Some(MAX_CALL_NS),
+            Some("pin") => Some(MAX_PIN_NS),
             _ => None,
         };
         table.row([

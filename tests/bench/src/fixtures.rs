@@ -64,11 +64,11 @@ fn cargo_build(arguments: &[&str], package: &str, end: &str) -> anyhow::Result<P
     let output = command.output().context("cannot start cargo")?;
     ensure!(output.status.success(), "cargo could not build `{package}`");
     let text = String::from_utf8(output.stdout)?;
-    let wanted = package.replace('-', "_");
+    let expected = package.replace('-', "_");
     let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let built = messages.filter(|message| {
         let name = message["target"]["name"].as_str();
-        name.is_some_and(|name| name.replace('-', "_") == wanted)
+        name.is_some_and(|name| name.replace('-', "_") == expected)
     });
     let files = built.filter_map(|message| message["filenames"].as_array().cloned());
     files

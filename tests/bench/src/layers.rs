@@ -7,9 +7,9 @@ use hotbay::{Call, Error, Host, Layer, Next, PluginHandle, Reply, Request};
 
 use crate::fixtures::{Echoes, Fixtures, IN_PLACE};
 use crate::sample::{Contender, Samples, interleaved};
-use crate::table::{Paper, Table, none, ns, verdict};
+use crate::table::{Report, Table, none, ns, verdict};
 
-const LAYERS_NS_MAX: f64 = 8.0;
+const MAX_LAYERS_NS: f64 = 8.0;
 
 struct Passing;
 
@@ -19,7 +19,7 @@ impl Layer for Passing {
     }
 }
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let echoes = Echoes::load(fixtures)?;
     let layered = Echoes::load_into(fixtures, Host::builder().layer(Passing))?;
     let in_place = |echoes: &Echoes| {
@@ -48,7 +48,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
     ];
     let (rounds, sample) = if quick { (20, 20) } else { (4000, 50) };
     let samples = interleaved(&mut contenders, rounds, Duration::from_micros(sample));
-    paper.print(&table(&samples));
+    report.print(&table(&samples));
     Ok(())
 }
 
@@ -80,8 +80,8 @@ fn table(samples: &[Samples]) -> Table {
             ns(one.median()),
             format!("{:+.1}", one.min() - bare.min()),
             format!("{above:+.1}"),
-            if has_goal { format!("≤ +{LAYERS_NS_MAX}") } else { none() },
-            if has_goal { verdict(above <= LAYERS_NS_MAX) } else { none() },
+            if has_goal { format!("≤ +{MAX_LAYERS_NS}") } else { none() },
+            if has_goal { verdict(above <= MAX_LAYERS_NS) } else { none() },
         ]);
     }
     table.note(

@@ -13,15 +13,15 @@ use crate::builds::{Builds, Kind};
 use crate::fixtures::{self, block_on};
 use crate::process::rss_bytes;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const STEPS: [(&str, &str); 3] = [("first", "upper"), ("second", "title"), ("third", "lower")];
-const RATIO_MIN: f64 = 0.8;
-const GROWTH_MAX: f64 = (4 << 20) as f64;
+const MIN_RATIO: f64 = 0.8;
+const MAX_GROWTH: f64 = (4 << 20) as f64;
 /// After so many lines a process has what it needs.
 const WARM_LINES: u64 = 10_000;
 
-pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
     let built = fixtures::library("transform")?;
     let dir = fixtures::folder()?;
     let host = Host::builder().build()?;
@@ -46,7 +46,7 @@ pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
             grown = grown.max(growth);
         }
     }
-    paper.print(&table(lines, &rates, grown));
+    report.print(&table(lines, &rates, grown));
     Ok(())
 }
 
@@ -67,16 +67,16 @@ fn table(lines: u64, rates: &[Vec<f64>; 3], grown: f64) -> Table {
             format!("{name}, against the loop"),
             format!("{ratio:.2}"),
             format!("{medians:.2}"),
-            format!("≥ {RATIO_MIN}"),
-            verdict(ratio >= RATIO_MIN),
+            format!("≥ {MIN_RATIO}"),
+            verdict(ratio >= MIN_RATIO),
         ]);
     }
     table.row([
         format!("MiB more after the first {WARM_LINES}"),
         format!("{:.2}", grown / f64::from(1 << 20)),
         none(),
-        format!("≤ {:.0}", GROWTH_MAX / f64::from(1 << 20)),
-        verdict(grown <= GROWTH_MAX),
+        format!("≤ {:.0}", MAX_GROWTH / f64::from(1 << 20)),
+        verdict(grown <= MAX_GROWTH),
     ]);
     table.note(
         "`transform` three times: capitals, titles, small letters. Lines are made as they go.",

@@ -27,7 +27,7 @@ use std::ffi::OsString;
 use anyhow::bail;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use table::Paper;
+use table::Report;
 
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures hotbay beside a loader without it")]
@@ -110,20 +110,20 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
-    let paper = Paper::new(options.markdown);
+    let report = Report::new(options.markdown);
     let fixtures = fixtures::build()?;
     match group {
-        Group::Calls => calls::measure(&fixtures, options.quick, &paper),
-        Group::Threads => threads::measure(&fixtures, options.quick, &paper),
-        Group::Loads => loads::measure(&fixtures, options.quick, &paper),
-        Group::Reloads => reloads::measure(&fixtures, options.quick, &paper),
-        Group::Many => many::measure(&fixtures, options.quick, &paper),
-        Group::Panics => panics::measure(&fixtures, options.quick, &paper),
-        Group::Pooled => pooled::measure(&fixtures, options.quick, &paper),
-        Group::Layers => layers::measure(&fixtures, options.quick, &paper),
-        Group::Schemas => schemas::measure(options.quick, &paper),
-        Group::Lines => lines::measure(options.quick, &paper),
-        Group::Processes => processes::measure(options.quick, &paper),
+        Group::Calls => calls::measure(&fixtures, options.quick, &report),
+        Group::Threads => threads::measure(&fixtures, options.quick, &report),
+        Group::Loads => loads::measure(&fixtures, options.quick, &report),
+        Group::Reloads => reloads::measure(&fixtures, options.quick, &report),
+        Group::Many => many::measure(&fixtures, options.quick, &report),
+        Group::Panics => panics::measure(&fixtures, options.quick, &report),
+        Group::Pooled => pooled::measure(&fixtures, options.quick, &report),
+        Group::Layers => layers::measure(&fixtures, options.quick, &report),
+        Group::Schemas => schemas::measure(options.quick, &report),
+        Group::Lines => lines::measure(options.quick, &report),
+        Group::Processes => processes::measure(options.quick, &report),
     }
 }
 

@@ -11,16 +11,16 @@ use hotbay::Host;
 use crate::fixtures::{Fixtures, Library, block_on, command, folder, install};
 use crate::process::{self, Usage, numbers, own};
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const LIST_MS_MAX: f64 = 300.0;
-const LIST_MIB_MAX: f64 = 40.0;
+const MAX_LIST_MS: f64 = 300.0;
+const MAX_LIST_MIB: f64 = 40.0;
 /// Of two cores: 1.0 would be one.
-const CORES_MIN: f64 = 1.5;
+const MIN_CORES: f64 = 1.5;
 /// How much dearer one of the most may be than one of the fewest.
-const GROWTH_MAX: f64 = 1.25;
+const MAX_GROWTH: f64 = 1.25;
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let counts: &[usize] = if quick { &[5, 10] } else { &[100, 300, 1000] };
     let repeats = if quick { 1 } else { 7 };
     let dir = folder()?;
@@ -35,7 +35,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         dirs.push((*count, plugins));
     }
     if let Some((count, plugins)) = dirs.last() {
-        paper.print(&listed(*count, plugins, repeats)?);
+        report.print(&listed(*count, plugins, repeats)?);
     }
     let mut loads = Vec::new();
     for _ in 0..repeats.min(5) {
@@ -44,7 +44,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
             loads.push((*count, numbers::<5>(&mut child)?));
         }
     }
-    paper.print(&loaded(counts, &loads));
+    report.print(&loaded(counts, &loads));
     Ok(())
 }
 
@@ -76,7 +76,7 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
             let times = usages.iter().map(|usage| usage.wall.as_secs_f64() * 1e3);
             quantile(times.collect(), part)
         };
-        let bytes = usages.iter().map(|usage| usage.rss_max_bytes).max();
+        let bytes = usages.iter().map(|usage| usage.max_rss_bytes).max();
         let mib = bytes.unwrap_or_default() as f64 / f64::from(1 << 20);
         let is_goal = what == "hotbay list";
         table.row([
@@ -85,9 +85,9 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
             format!("{:.0}", ms(0.5)),
             format!("{:.2}", cores(&usages)),
             format!("{mib:.1}"),
-            if is_goal { format!("≤ {LIST_MS_MAX} ms, ≤ {LIST_MIB_MAX} MiB") } else { none() },
+            if is_goal { format!("≤ {MAX_LIST_MS} ms, ≤ {MAX_LIST_MIB} MiB") } else { none() },
             if is_goal {
-                verdict(all && ms(0.5) <= LIST_MS_MAX && mib <= LIST_MIB_MAX)
+                verdict(all && ms(0.5) <= MAX_LIST_MS && mib <= MAX_LIST_MIB)
             } else {
                 none()
             },
@@ -127,11 +127,11 @@ fn loaded(counts: &[usize], loads: &[(usize, [f64; 5])]) -> Table {
                 us_of_ns(time),
                 format!("{cores:.2}"),
                 if at == 0 { format!("{rss:.0}") } else { none() },
-                format!("≥ {CORES_MIN} cores, ≤ {GROWTH_MAX} × the first"),
+                format!("≥ {MIN_CORES} cores, ≤ {MAX_GROWTH} × the first"),
                 format!(
                     "cores {}, growth {growth:.2} {}",
-                    verdict(cores >= CORES_MIN),
-                    verdict(growth <= GROWTH_MAX)
+                    verdict(cores >= MIN_CORES),
+                    verdict(growth <= MAX_GROWTH)
                 ),
             ]);
         }

@@ -9,12 +9,12 @@ use hotbay::{ErrorKind, Host, Request};
 
 use crate::fixtures::{Fixtures, Library, block_on, folder, install};
 use crate::process::{self, numbers, rss_bytes};
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const FIRST: u64 = 1000;
-const GROWTH_MIB_MAX: f64 = 1.0;
+const MAX_GROWTH_MIB: f64 = 1.0;
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let count: u64 = if quick { 20_000 } else { 1_000_000 };
     let dir = folder()?;
     let plugins = dir.path().join("plugins");
@@ -47,16 +47,16 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
                 format!("{:.2}", ns / 1e3),
                 format!("{:.2}", mib(first)),
                 format!("{:.2}", mib(last)),
-                format!("all run, ≤ +{GROWTH_MIB_MAX} MiB"),
+                format!("all run, ≤ +{MAX_GROWTH_MIB} MiB"),
                 if quick {
                     none()
                 } else {
-                    verdict(ran == count as f64 && mib(last - first) <= GROWTH_MIB_MAX)
+                    verdict(ran == count as f64 && mib(last - first) <= MAX_GROWTH_MIB)
                 },
             ]);
         }
     }
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 

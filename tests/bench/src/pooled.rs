@@ -12,11 +12,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::fixtures::{Echoes, Fixtures};
 use crate::raw::RawPlugin;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const LATENCY_RATIO_MAX: f64 = 1.2;
-const RATE_RATIO_MIN: f64 = 5.0;
-const COST_RATIO_MAX: f64 = 2.0;
+const MAX_LATENCY_RATIO: f64 = 1.2;
+const MIN_RATE_RATIO: f64 = 5.0;
+const MAX_COST_RATIO: f64 = 2.0;
 const NAMES: [&str; 3] = ["execute", "tokio spawn_blocking", "channel and oneshot"];
 
 /// What a round of calls gave: calls a second, and the nanoseconds of each call.
@@ -33,7 +33,7 @@ struct Found {
     p99: f64,
 }
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let raw = Arc::new(RawPlugin::load(&fixtures.raw)?);
     let echoes = Echoes::load(fixtures)?;
     let plugin = echoes.host.plugin("counted-heap")?;
@@ -73,7 +73,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
          64, how many times as many calls as spawn_blocking, and how many times the cost of the \
          channel, by the medians of neighbouring rounds.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 
@@ -83,18 +83,18 @@ fn compared(callers: usize, index: usize, found: &[Found; 3]) -> [String; 3] {
     match (callers, index) {
         (1, 0) => {
             let ratio = own.p50 / blocking.p50;
-            let goal = format!("latency ≤ {LATENCY_RATIO_MAX}");
-            [format!("{ratio:.2}"), goal, verdict(ratio <= LATENCY_RATIO_MAX)]
+            let goal = format!("latency ≤ {MAX_LATENCY_RATIO}");
+            [format!("{ratio:.2}"), goal, verdict(ratio <= MAX_LATENCY_RATIO)]
         }
         (64, 1) => {
             let ratio = own.times(blocking);
-            let goal = format!("rate ≥ {RATE_RATIO_MIN}");
-            [format!("{ratio:.2}"), goal, verdict(ratio >= RATE_RATIO_MIN)]
+            let goal = format!("rate ≥ {MIN_RATE_RATIO}");
+            [format!("{ratio:.2}"), goal, verdict(ratio >= MIN_RATE_RATIO)]
         }
         (64, 2) => {
             let ratio = bare.times(own);
-            let goal = format!("cost ≤ {COST_RATIO_MAX}");
-            [format!("{ratio:.2}"), goal, verdict(ratio <= COST_RATIO_MAX)]
+            let goal = format!("cost ≤ {MAX_COST_RATIO}");
+            [format!("{ratio:.2}"), goal, verdict(ratio <= MAX_COST_RATIO)]
         }
         _ => [none(), none(), none()],
     }

@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 pub(crate) struct Usage {
     pub(crate) wall: Duration,
     pub(crate) cpu: Duration,
-    pub(crate) rss_max_bytes: u64,
+    pub(crate) max_rss_bytes: u64,
 }
 
 /// Another program.
@@ -113,6 +113,6 @@ fn taken(usage: libc::rusage, wall: Duration) -> Usage {
     Usage {
         wall,
         cpu: time(usage.ru_utime) + time(usage.ru_stime),
-        rss_max_bytes: usage.ru_maxrss.unsigned_abs() << 10,
+        max_rss_bytes: usage.ru_maxrss.unsigned_abs() << 10,
     }
 }

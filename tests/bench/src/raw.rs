@@ -66,7 +66,7 @@ pub(crate) const STEPS: [&str; 6] =
 pub(crate) fn load_hotbay_library(
     file: &Path,
     copy: &Path,
-    wanted: &[u8],
+    expected: &[u8],
 ) -> anyhow::Result<([f64; STEPS.len()], f64)> {
     let mut steps = [0.0; STEPS.len()];
     let mut step = 0;
@@ -82,7 +82,7 @@ pub(crate) fn load_hotbay_library(
         Ok(())
     })?;
     timed(&mut || {
-        ensure!(Sha256::digest(&bytes)[..] == *wanted, "another digest");
+        ensure!(Sha256::digest(&bytes)[..] == *expected, "another digest");
         Ok(())
     })?;
     timed(&mut || {

@@ -16,12 +16,12 @@ use crate::builds::{Builds, Kind};
 use crate::fixtures::{Fixtures, folder};
 use crate::raw;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, us, verdict};
+use crate::table::{Report, Table, none, us, verdict};
 
-const P50_MAX_MS: f64 = 3.0;
-const ABOVE_LOAD_MAX_MS: f64 = 1.5;
+const MAX_P50_MS: f64 = 3.0;
+const MAX_ABOVE_LOAD_MS: f64 = 1.5;
 /// Something is wrong if it takes longer.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The shortest that it takes.
 const DEBOUNCE: Duration = Duration::from_millis(1);
 
@@ -29,7 +29,7 @@ const WATCHED: &str = "watched: library and manifest";
 const ASKED: &str = "`Host::reload` of the same";
 const LOAD: &str = "`Host::load` of the same, in a new name";
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 5 } else { 200 };
     let dir = folder()?;
     let configs = [json!({ "output": "in-place" }), json!({ "output": "heap" })];
@@ -70,7 +70,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         times[4].push(unique.reload()?);
         times[5].push(reloader.reload(which)?);
     }
-    paper.print(&table(rounds, names, &times));
+    report.print(&table(rounds, names, &times));
     Ok(())
 }
 
@@ -86,8 +86,8 @@ fn table(rounds: usize, names: [&str; 6], times: &[Vec<f64>; 6]) -> Table {
         let [min, p50, p99, max] = cells;
         let (goal, met) = match name {
             WATCHED => {
-                let met = watched / 1e6 <= P50_MAX_MS && above <= ABOVE_LOAD_MAX_MS;
-                let goal = format!("p50 ≤ {P50_MAX_MS} ms, ≤ load + {ABOVE_LOAD_MAX_MS} ms");
+                let met = watched / 1e6 <= MAX_P50_MS && above <= MAX_ABOVE_LOAD_MS;
+                let goal = format!("p50 ≤ {MAX_P50_MS} ms, ≤ load + {MAX_ABOVE_LOAD_MS} ms");
                 (goal, verdict(met))
             }
             _ => (none(), none()),
@@ -166,7 +166,7 @@ impl<'a> Place<'a> {
     /// Calls until another generation answers; then waits until the one before is gone.
     fn answered_after(&self, before: u64, start: Instant) -> anyhow::Result<f64> {
         while self.generation()? == before {
-            ensure!(start.elapsed() < WAIT_MAX, "no new build answers");
+            ensure!(start.elapsed() < WAIT_TIMEOUT, "no new build answers");
             thread::yield_now();
         }
         let took = start.elapsed();
@@ -243,7 +243,7 @@ impl Reloader {
         loop {
             match self.reloader.update() {
                 Ok(true) => break,
-                Ok(false) if start.elapsed() < WAIT_MAX => thread::yield_now(),
+                Ok(false) if start.elapsed() < WAIT_TIMEOUT => thread::yield_now(),
                 Ok(false) => bail!("hot-lib-reloader did not see the change"),
                 Err(error) => return Err(anyhow::anyhow!("{error}")).context("hot-lib-reloader"),
             }

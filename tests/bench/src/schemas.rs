@@ -9,11 +9,11 @@ use hotbay_plugin::{CallContext, Config, HostServices, Output, Payload, PluginEr
 use serde_json::{Value, json};
 
 use crate::sample::{Contender, Samples, interleaved};
-use crate::table::{Paper, Table, none, ns, verdict};
+use crate::table::{Report, Table, none, ns, verdict};
 
 /// Most that a call of a large input may take of what the library alone takes to read and check
 /// it, where no thread is needed. Of a small one, the call itself takes as much.
-const TIMES_MAX: f64 = 1.25;
+const MAX_TIMES: f64 = 1.25;
 
 struct Nothing;
 
@@ -75,7 +75,7 @@ fn cases() -> [Case; 3] {
     ]
 }
 
-pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
     let mut table = Table::new(
         "Schemas: an input read and checked (ns a call)",
         ["what", "min", "median", "of the library alone", "goal", ""],
@@ -115,7 +115,7 @@ pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
         "Reading the JSON is most of it. Where a schema follows references, the check runs on a \
          thread whose stack has room for them.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 
@@ -129,8 +129,8 @@ fn rows(table: &mut Table, samples: &[Samples], has_goal: bool) {
             ns(one.min()),
             ns(one.median()),
             format!("{of_alone:.2}"),
-            if has_goal { format!("≤ {TIMES_MAX}") } else { none() },
-            if has_goal { verdict(of_alone <= TIMES_MAX) } else { none() },
+            if has_goal { format!("≤ {MAX_TIMES}") } else { none() },
+            if has_goal { verdict(of_alone <= MAX_TIMES) } else { none() },
         ]);
     }
 }

@@ -2,7 +2,7 @@
 
 /// Where tables go.
 #[derive(Debug)]
-pub(crate) struct Paper {
+pub(crate) struct Report {
     markdown: bool,
 }
 
@@ -32,7 +32,7 @@ impl Table {
     }
 }
 
-impl Paper {
+impl Report {
     pub(crate) fn new(markdown: bool) -> Self {
         Self { markdown }
     }

@@ -9,9 +9,9 @@ use hotbay::Request;
 use crate::fixtures::{Echoes, Fixtures};
 use crate::raw::RawPlugin;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const RATIO_MIN: f64 = 1.8;
+const MIN_RATIO: f64 = 1.8;
 
 struct Contender<'a> {
     name: String,
@@ -19,7 +19,7 @@ struct Contender<'a> {
     work: Box<dyn Fn(u64) + Sync + 'a>,
 }
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let raw = RawPlugin::load(&fixtures.raw)?;
     let echoes = Echoes::load(fixtures)?;
     let input = [b'x'; 16];
@@ -56,7 +56,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         });
     }
     let (windows, calls) = if quick { (5, 5_000) } else { (150, 60_000) };
-    paper.print(&table(&contenders, windows, calls));
+    report.print(&table(&contenders, windows, calls));
     Ok(())
 }
 
@@ -82,8 +82,8 @@ fn table(contenders: &[Contender<'_>], windows: usize, calls: u64) -> Table {
             format!("{:.1}", two_best * 1e3),
             format!("{ratio:.2}"),
             format!("{medians:.2}"),
-            if contender.goal { format!("≥ {RATIO_MIN}") } else { none() },
-            if contender.goal { verdict(ratio >= RATIO_MIN) } else { none() },
+            if contender.goal { format!("≥ {MIN_RATIO}") } else { none() },
+            if contender.goal { verdict(ratio >= MIN_RATIO) } else { none() },
         ]);
     }
     table.note(

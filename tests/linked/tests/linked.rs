@@ -22,7 +22,7 @@ fn both() -> Host {
 }
 
 #[test]
-fn two_plugins_linked_as_ordinary_crates_run_beside_each_other() {
+fn linked_plugin_crates_run_side_by_side() {
     let host = both();
     let transform = host.plugin("transform").unwrap();
     let filter = host.plugin("filter").unwrap();
@@ -45,7 +45,7 @@ fn two_plugins_linked_as_ordinary_crates_run_beside_each_other() {
 }
 
 #[test]
-fn a_config_that_the_plugin_does_not_take_ends_the_build_of_the_host() {
+fn linked_plugin_with_invalid_config_fails_host_build() {
     let manifest = manifest("transform", json!({ "mode": "sideways" }));
     let error = Host::builder().register::<Transform>(manifest).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{}", error.full_message());
@@ -53,7 +53,7 @@ fn a_config_that_the_plugin_does_not_take_ends_the_build_of_the_host() {
 }
 
 #[test]
-fn a_plugin_is_the_same_linked_and_as_a_library() {
+fn linked_plugin_matches_its_library() {
     let plugins = Plugins::new();
     let config = json!({ "mode": "title" });
     let library = plugins.add("library", "transform").config(config.clone());

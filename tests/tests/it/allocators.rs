@@ -7,7 +7,7 @@ use std::thread;
 
 use hotbay::{Host, HostEvent, PluginHandle, Reply, Request};
 use hotbay_tests::{
-    Plugins, alone, block_on, event, host, images, library, loaded, reloaded, unique,
+    Plugins, block_on, event, host, images, library, loaded, reloaded, run_in_subprocess, unique,
 };
 use serde_json::json;
 
@@ -18,7 +18,7 @@ const RELOADS: u64 = 20;
 fn in_a_process_of_its_own(package: &str) {
     // Built here, so that the other process finds it built.
     library(package);
-    alone("allocators::case_of_its_own_process", PACKAGE, package);
+    run_in_subprocess("allocators::allocator_child_process", PACKAGE, package);
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn jemalloc_plugin_called_from_three_threads_is_unmapped() {
 }
 
 #[test]
-fn case_of_its_own_process() {
+fn allocator_child_process() {
     let Ok(package) = env::var(PACKAGE) else { return };
     let plugins = Plugins::new();
     let host = host(&plugins);

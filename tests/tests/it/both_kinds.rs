@@ -4,7 +4,7 @@
 mod command;
 mod handover;
 mod layers;
-mod life;
+mod lifecycle;
 mod pipelines;
 mod rollback;
 mod watch;
@@ -94,7 +94,7 @@ impl Journal {
     /// Of all processes that were ever started, only `serving` is there, and none has left the
     /// folder of its sockets. In libraries there are none.
     #[track_caller]
-    fn only_one_is_left(&self, serving: Option<u32>) {
+    fn assert_only_one_left(&self, serving: Option<u32>) {
         for (process, folder) in self.starts() {
             if process == std::process::id() || Some(process) == serving {
                 continue;

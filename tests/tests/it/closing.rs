@@ -87,7 +87,7 @@ impl Swap {
 }
 
 #[test]
-fn what_leaves_nothing_is_closed_at_once() {
+fn clean_library_is_unmapped_at_once() {
     let mut swap = Swap::of("faulty");
     let handle = swap.load(json!({}));
     block_on(handle.execute(Request::text("x"))).unwrap();
@@ -97,7 +97,7 @@ fn what_leaves_nothing_is_closed_at_once() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn threads_that_go_on_keep_it_until_they_have_ended() {
+fn running_threads_keep_library_until_they_exit() {
     let mut swap = Swap::of("faulty");
     let (release, answer) = (swap.plugins.dir().join("go"), swap.plugins.dir().join("said"));
     let config = json!({ "leave_thread": true, "release": release, "answer": answer });
@@ -120,7 +120,7 @@ fn threads_that_go_on_keep_it_until_they_have_ended() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn threads_that_end_a_little_late_are_waited_for() {
+fn threads_that_exit_shortly_after_are_awaited() {
     let mut swap = Swap::of("faulty");
     swap.load(json!({ "late_thread": true }));
     // Later than the wait only where the machine is very busy.
@@ -154,19 +154,19 @@ fn left_on_a_callers_thread(touch: &str, says: &str) {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_value_on_a_callers_thread_keeps_it_until_that_thread_has_ended() {
+fn thread_local_on_caller_thread_keeps_library() {
     left_on_a_callers_thread("local", "pinned: a thread that lives");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn the_handle_of_a_callers_thread_keeps_it_until_that_thread_has_ended() {
+fn caller_thread_handle_keeps_library_until_exit() {
     left_on_a_callers_thread("current", "thread keys: 1 thread");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn signal_handler_keeps_it_for_good_even_after_another_replaced_it() {
+fn replaced_signal_handler_keeps_library_forever() {
     let mut swap = Swap::of("handles-signal");
     swap.load(json!({}));
     // The new build takes the signal over, and could call the handler of the old one.
@@ -182,7 +182,7 @@ fn signal_handler_keeps_it_for_good_even_after_another_replaced_it() {
 }
 
 #[test]
-fn replies_that_callers_hold_stay_readable_and_keep_it_until_they_are_dropped() {
+fn held_replies_stay_readable_and_keep_library() {
     let mut swap = Swap::of("faulty");
     let handle = swap.load(json!({ "output_bytes": 500 }));
     let replies: Vec<Reply> = (0..3)
@@ -202,7 +202,7 @@ fn replies_that_callers_hold_stay_readable_and_keep_it_until_they_are_dropped() 
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn what_links_an_unknown_library_is_kept_for_good() {
+fn unknown_linked_library_keeps_library_forever() {
     let mut swap = Swap::of("links-more");
     swap.load(json!({}));
     assert_eq!(swap.swap().as_deref(), Some("links libresolv.so.2"));
@@ -210,7 +210,7 @@ fn what_links_an_unknown_library_is_kept_for_good() {
 }
 
 #[test]
-fn what_says_so_in_its_manifest_is_kept_for_good() {
+fn not_unloadable_manifest_keeps_library_forever() {
     let mut swap = Swap::of("faulty");
     let plugin = swap.plugins.add(&swap.name, "faulty").set("unload", "keep");
     loaded(&swap.host, plugin.write());
@@ -243,7 +243,7 @@ fn with_unique_symbol(bytes: &mut [u8]) {
 
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 #[test]
-fn library_with_unique_symbol_is_kept_and_names_it() {
+fn unique_symbol_keeps_library_and_is_named() {
     let mut swap = Swap::of("faulty");
     let plugin = swap.plugins.add(&swap.name, swap.package);
     loaded(&swap.host, plugin.bytes(|bytes| with_unique_symbol(bytes)).write());
@@ -256,7 +256,7 @@ fn library_with_unique_symbol_is_kept_and_names_it() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn library_that_imports_what_nothing_counts_is_kept_and_names_it() {
+fn uncounted_import_keeps_library_and_is_named() {
     let mut swap = Swap::of("imports-clone");
     swap.load(json!({}));
     let reason = "it imports `clone`, whose thread is not counted";
@@ -266,7 +266,7 @@ fn library_that_imports_what_nothing_counts_is_kept_and_names_it() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn nodelete_library_is_noted_at_load_and_kept_with_that_reason() {
+fn nodelete_library_is_noted_at_load_and_kept() {
     let mut swap = Swap::of("not-unloadable");
     let reason = "it is linked with `-z nodelete`";
     let folder = swap.plugins.add(&swap.name, swap.package).write();
@@ -280,7 +280,7 @@ fn nodelete_library_is_noted_at_load_and_kept_with_that_reason() {
 }
 
 #[test]
-fn a_shutdown_that_panics_is_told_and_keeps_it() {
+fn panic_in_shutdown_is_reported_and_keeps_library() {
     let mut swap = Swap::of("faulty");
     swap.load(json!({ "panic_in": "shutdown" }));
     let mut events = swap.host.events();
@@ -291,7 +291,7 @@ fn a_shutdown_that_panics_is_told_and_keeps_it() {
 }
 
 #[test]
-fn a_shutdown_that_does_not_end_keeps_it() {
+fn hanging_shutdown_keeps_library() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.stop_timeout = Duration::from_millis(50));
     let host = Host::builder().limits(wait).build().unwrap();
@@ -304,7 +304,7 @@ fn a_shutdown_that_does_not_end_keeps_it() {
 }
 
 #[test]
-fn libraries_that_stay_are_bounded_and_the_one_that_serves_goes_on() {
+fn kept_libraries_are_bounded_and_service_continues() {
     let plugins = Plugins::new();
     let bounded = limits(|limits| limits.max_retained_libraries = 2);
     let host = Host::builder().limits(bounded).build().unwrap();
@@ -322,12 +322,12 @@ fn libraries_that_stay_are_bounded_and_the_one_that_serves_goes_on() {
     until("both are kept", || (host.retained().len() == 2).then_some(()));
     install(4);
     let error = rolled_back(&host, "bounded");
-    let told = error.full_message();
-    assert_eq!(error.step(), Some(LoadStep::Open), "{told}");
+    let message = error.full_message();
+    assert_eq!(error.step(), Some(LoadStep::Open), "{message}");
     let figures =
         ["2 libraries", "`bounded` 2", " bytes", "`max_retained_libraries`", "`Host::kept`"];
     for part in figures.into_iter().chain(["restart", "generation 3 keeps serving"]) {
-        assert!(told.contains(part), "`{part}` in: {told}");
+        assert!(message.contains(part), "`{part}` in: {message}");
     }
     assert_eq!(handle.call(Request::text("x")).unwrap().generation().get(), 3);
     drop(held);

@@ -12,16 +12,16 @@ use hotbay::{ErrorKind, Host, PipelineStep, Request};
 use hotbay_tests::{Plugins, block_on, host, limits, loaded, until};
 use serde_json::json;
 
-use crate::puppet::{LATE, NEVER, Puppet, SOON};
+use crate::scripted_plugin::{LATE, NEVER, SOON, ScriptedPlugin};
 
 #[test]
-fn a_deadline_of_zero_or_in_the_past_is_told_at_once_and_the_plugin_is_never_entered() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder);
-    let pinned = scene.handle.pin().unwrap();
-    let pipeline = scene.host.pipeline(["puppet"]).unwrap();
-    let step = PipelineStep::new("puppet").deadline_in(Duration::ZERO);
-    let hasty = scene.host.pipeline([step]).unwrap();
+fn expired_deadline_fails_call_before_plugin() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder);
+    let pinned = fixture.handle.pin().unwrap();
+    let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
+    let step = PipelineStep::new("scripted").deadline_in(Duration::ZERO);
+    let hasty = fixture.host.pipeline([step]).unwrap();
     let past = Instant::now();
     let requests = [
         Request::text("never").deadline_in(Duration::ZERO),
@@ -31,77 +31,77 @@ fn a_deadline_of_zero_or_in_the_past_is_told_at_once_and_the_plugin_is_never_ent
     let mut calls = 0;
     for request in requests {
         let outcomes = [
-            scene.handle.call(request.clone()),
+            fixture.handle.call(request.clone()),
             pinned.call(request.clone()),
-            block_on(scene.handle.execute(request.clone())),
+            block_on(fixture.handle.execute(request.clone())),
             block_on(pipeline.run(request.clone())),
             block_on(hasty.run(Request::text("never"))),
         ];
         for outcome in outcomes {
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-            assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("puppet"));
+            assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("scripted"));
             calls += 1;
         }
     }
-    assert_eq!(puppet.heard(), Vec::<String>::new());
-    let info = scene.info();
+    assert_eq!(scripted.heard(), Vec::<String>::new());
+    let info = fixture.info();
     assert_eq!(
         (info.stats.calls, info.stats.refused, info.stats.abandoned, info.stats.faults),
         (calls, calls, 0, 0)
     );
     // Nothing is held against it.
-    assert_eq!(scene.handle.call(Request::text("hello")).unwrap().as_bytes(), b"hello");
+    assert_eq!(fixture.handle.call(Request::text("hello")).unwrap().as_bytes(), b"hello");
 }
 
 #[test]
-fn a_queued_call_that_does_not_begin_in_time_is_told_so_and_never_runs() {
-    let puppet = Puppet::new();
+fn queued_call_past_deadline_never_runs() {
+    let scripted = ScriptedPlugin::new();
     let one = limits(|limits| limits.max_workers = 1);
-    let scene = puppet.host(|builder| builder.limits(one));
-    let running = scene.execute("wait");
-    puppet.begins("wait");
-    let late = scene.handle.execute(Request::text("late").deadline_in(SOON));
-    let patient = scene.handle.execute(Request::text("patient").deadline_in(NEVER));
+    let fixture = scripted.host(|builder| builder.limits(one));
+    let running = fixture.execute("wait");
+    scripted.begins("wait");
+    let late = fixture.handle.execute(Request::text("late").deadline_in(SOON));
+    let patient = fixture.handle.execute(Request::text("patient").deadline_in(NEVER));
     let error = block_on(late).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     assert!(error.to_string().contains("deadline passed while the call was queued"), "{error}");
-    assert_eq!(scene.info().stats.abandoned, 0);
-    puppet.open();
+    assert_eq!(fixture.info().stats.abandoned, 0);
+    scripted.open();
     block_on(running).unwrap();
     block_on(patient).unwrap();
-    assert_eq!(puppet.heard(), ["wait", "patient"]);
+    assert_eq!(scripted.heard(), ["wait", "patient"]);
 }
 
 #[test]
-fn a_running_call_is_told_at_its_deadline_and_the_plugin_sees_it_and_runs_on() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder);
-    let call = scene.handle.execute(Request::text("watch").deadline_in(LATE));
-    puppet.begins("watch");
+fn running_call_past_deadline_fails_and_plugin_sees_it() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder);
+    let call = fixture.handle.execute(Request::text("watch").deadline_in(LATE));
+    scripted.begins("watch");
     if let Err(error) = block_on(call) {
         // Otherwise the plugin saw it, and was faster to answer than the host.
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     }
-    puppet.ends("watch");
-    assert_eq!(puppet.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
-    until("it is back", || (scene.info().stats.running == 0).then_some(()));
-    let before = scene.info().stats.abandoned;
-    let call = scene.handle.execute(Request::text("wait").deadline_in(LATE));
-    puppet.begins("wait");
+    scripted.ends("watch");
+    assert_eq!(scripted.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
+    until("it is back", || (fixture.info().stats.running == 0).then_some(()));
+    let before = fixture.info().stats.abandoned;
+    let call = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    scripted.begins("wait");
     assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    assert_eq!(puppet.done(), ["watch"], "the second one runs on");
-    assert_eq!(scene.info().stats.running, 1);
-    puppet.open();
-    puppet.ends("wait");
-    until("all are back", || (scene.info().stats.running == 0).then_some(()));
-    let info = scene.info();
+    assert_eq!(scripted.done(), ["watch"], "the second one runs on");
+    assert_eq!(fixture.info().stats.running, 1);
+    scripted.open();
+    scripted.ends("wait");
+    until("all are back", || (fixture.info().stats.running == 0).then_some(()));
+    let info = fixture.info();
     assert_eq!((info.stats.abandoned - before, info.stats.faults, info.stats.errors), (1, 0, 0));
     assert_eq!(info.stats.calls, 2, "each is counted once");
 }
 
 #[test]
-fn a_late_answer_of_a_library_goes_nowhere_and_its_generation_can_be_closed() {
+fn late_reply_is_discarded_and_generation_closes() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -128,36 +128,36 @@ fn a_late_answer_of_a_library_goes_nowhere_and_its_generation_can_be_closed() {
 }
 
 #[test]
-fn a_late_answer_is_never_anothers_however_many_are_late_at_once() {
-    let puppet = Puppet::new();
+fn late_replies_never_answer_other_calls() {
+    let scripted = ScriptedPlugin::new();
     let many = limits(|limits| {
         (limits.max_workers, limits.max_abandoned_calls) = (8, 200);
     });
-    let scene = puppet.host(|builder| builder.limits(many).quarantine(None));
+    let fixture = scripted.host(|builder| builder.limits(many).quarantine(None));
     let names: Vec<_> = (0..60).map(|number| format!("wait {number}")).collect();
     let late: Vec<_> = names
         .iter()
-        .map(|name| scene.handle.execute(Request::text(name).deadline_in(SOON)))
+        .map(|name| fixture.handle.execute(Request::text(name).deadline_in(SOON)))
         .collect();
     for call in late {
         assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     }
     let texts: Vec<_> = (0..60).map(|number| format!("quick {number}")).collect();
-    let quick: Vec<_> = texts.iter().map(|text| scene.execute(text)).collect();
+    let quick: Vec<_> = texts.iter().map(|text| fixture.execute(text)).collect();
     // Their answers come while others ask.
-    puppet.open();
+    scripted.open();
     for (text, call) in texts.iter().zip(quick) {
         assert_eq!(block_on(call).unwrap().as_text().unwrap(), text);
     }
-    until("all are back", || (scene.info().stats.running == 0).then_some(()));
-    let info = scene.info();
-    let begun = puppet.heard().iter().filter(|input| input.starts_with("wait")).count();
+    until("all are back", || (fixture.info().stats.running == 0).then_some(()));
+    let info = fixture.info();
+    let begun = scripted.heard().iter().filter(|input| input.starts_with("wait")).count();
     assert!(info.stats.abandoned as usize >= begun, "{} < {begun}", info.stats.abandoned);
     assert!(info.stats.abandoned <= 60 && info.stats.calls >= 120, "{info:?}");
 }
 
 #[test]
-fn the_manifest_bounds_the_request_and_the_default_is_for_those_that_say_nothing() {
+fn manifest_caps_request_deadline_default_fills_missing() {
     let plugins = Plugins::new();
     let hour = Duration::from_secs(3600);
     let host = Host::builder().default_deadline(hour).build().unwrap();
@@ -166,10 +166,10 @@ fn the_manifest_bounds_the_request_and_the_default_is_for_those_that_say_nothing
     let bounded = plugins.add("bounded", "faulty").config(json!({ "obey": true }));
     let bounded = bounded.set("limits", json!({ "deadline_ms": 60_000 }));
     let bounded = loaded(&host, bounded.write());
-    let left = |handle: &hotbay::PluginHandle, asked: Option<u64>| -> Option<u64> {
+    let left = |handle: &hotbay::PluginHandle, action: Option<u64>| -> Option<u64> {
         let text = json!({ "watch_call": "remaining" }).to_string();
         let mut request = Request::json_text(&text);
-        if let Some(seconds) = asked {
+        if let Some(seconds) = action {
             request = request.deadline_in(Duration::from_secs(seconds));
         }
         let reply = block_on(handle.execute(request)).unwrap();
@@ -192,18 +192,18 @@ fn the_manifest_bounds_the_request_and_the_default_is_for_those_that_say_nothing
 }
 
 #[test]
-fn waits_of_any_length_can_be_named() {
-    let puppet = Puppet::new();
+fn deadlines_of_any_length_are_accepted() {
+    let scripted = ScriptedPlugin::new();
     let patient = limits(|limits| limits.queue_timeout = Some(Duration::MAX));
-    let scene = puppet.host(|builder| builder.limits(patient).default_deadline(Duration::MAX));
-    let step = PipelineStep::new("puppet").deadline_in(Duration::MAX);
-    let pipeline = scene.host.pipeline([step]).unwrap();
+    let fixture = scripted.host(|builder| builder.limits(patient).default_deadline(Duration::MAX));
+    let step = PipelineStep::new("scripted").deadline_in(Duration::MAX);
+    let pipeline = fixture.host.pipeline([step]).unwrap();
     let request = || Request::text("x").deadline_in(Duration::MAX).wait_for_place(Duration::MAX);
-    scene.handle.call(request()).unwrap();
-    block_on(scene.handle.execute(request())).unwrap();
-    block_on(scene.execute("x")).unwrap();
+    fixture.handle.call(request()).unwrap();
+    block_on(fixture.handle.execute(request())).unwrap();
+    block_on(fixture.execute("x")).unwrap();
     block_on(pipeline.run(request())).unwrap();
-    block_on(scene.host.shutdown(Duration::MAX));
+    block_on(fixture.host.shutdown(Duration::MAX));
 }
 
 /// Panics when it is woken for the first time.
@@ -216,12 +216,12 @@ impl Wake for Grumpy {
 }
 
 #[test]
-fn a_waker_that_panics_takes_no_deadline_from_anybody_else() {
-    let puppet = Puppet::new();
+fn panicking_waker_delays_no_other_deadline() {
+    let scripted = ScriptedPlugin::new();
     let wide = limits(|limits| limits.max_workers = 4);
-    let scene = puppet.host(|builder| builder.limits(wide).quarantine(None));
+    let fixture = scripted.host(|builder| builder.limits(wide).quarantine(None));
     let soon = Instant::now() + SOON;
-    let call = |text: &str| scene.handle.execute(Request::text(text).deadline_at(soon));
+    let call = |text: &str| fixture.handle.execute(Request::text(text).deadline_at(soon));
     let mut grumpy = pin!(call("wait grumpy"));
     let (second, third) = (call("wait second"), call("wait third"));
     let waker = Waker::from(Arc::new(Grumpy(AtomicBool::new(false))));
@@ -234,39 +234,39 @@ fn a_waker_that_panics_takes_no_deadline_from_anybody_else() {
                     .map(|answer| answer.map(drop).map_err(|error| error.kind()))
             })
         };
-        let later = scene.handle.execute(Request::text("wait later").deadline_in(SOON * 2));
+        let later = fixture.handle.execute(Request::text("wait later").deadline_in(SOON * 2));
         [within(second), within(third), within(later)]
     }));
-    puppet.open();
+    scripted.open();
     for outcome in waited.unwrap() {
         assert_eq!(outcome, Ok(Err(ErrorKind::DeadlineExceeded)));
     }
 }
 
 #[test]
-fn the_deadline_is_kept_when_the_host_is_dropped_meanwhile() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder);
-    let call = scene.handle.execute(Request::text("wait").deadline_in(LATE));
-    puppet.begins("wait");
-    drop(scene.host);
+fn deadline_holds_after_host_is_dropped() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder);
+    let call = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    scripted.begins("wait");
+    drop(fixture.host);
     let outcome = block_on(async { tokio::time::timeout(Duration::from_secs(5), call).await });
-    puppet.open();
+    scripted.open();
     let answered = outcome.expect("an answer at the deadline, though the plugin runs on");
     assert_eq!(answered.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
 }
 
 #[test]
-fn a_call_in_this_thread_is_not_cut_short_and_sees_its_deadline_pass() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder);
+fn sync_call_past_deadline_runs_to_completion() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder);
     // What came of it is not thrown away: the caller waited for it.
-    let reply = scene.handle.call(Request::text("watch").deadline_in(LATE)).unwrap();
+    let reply = fixture.handle.call(Request::text("watch").deadline_in(LATE)).unwrap();
     assert_eq!(reply.as_bytes(), b"watch");
-    assert_eq!(puppet.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
-    let handle = scene.handle.clone();
+    assert_eq!(scripted.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
+    let handle = fixture.handle.clone();
     let other =
         thread::spawn(move || handle.call(Request::text("left")).map(hotbay::Reply::into_vec));
     assert_eq!(other.join().unwrap().unwrap(), b"none");
-    assert_eq!(scene.info().stats.abandoned, 0);
+    assert_eq!(fixture.info().stats.abandoned, 0);
 }

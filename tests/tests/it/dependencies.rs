@@ -72,14 +72,14 @@ fn host() -> (Host, TempDir) {
 
 fn refusal(host: &Host, folder: &Path, says: &[&str]) {
     let error: Error = refused(host, folder);
-    let told = error.full_message();
+    let message = error.full_message();
     for part in says {
-        assert!(told.contains(part), "`{part}` in: {told}");
+        assert!(message.contains(part), "`{part}` in: {message}");
     }
 }
 
 #[test]
-fn dependency_is_found_by_origin_absolute_path_and_none() {
+fn dependency_resolves_by_origin_absolute_or_no_path() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     for (number, search_path) in (1..).zip(["$ORIGIN", "${ORIGIN}", "DIR", "/nowhere"]) {
@@ -93,7 +93,7 @@ fn dependency_is_found_by_origin_absolute_path_and_none() {
 }
 
 #[test]
-fn dependency_in_a_folder_below_is_found() {
+fn dependency_in_subfolder_is_found() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install(&plugins, &unique("below"), "$ORIGIN/lib");
@@ -102,7 +102,7 @@ fn dependency_in_a_folder_below_is_found() {
 }
 
 #[test]
-fn two_plugins_run_with_a_dependency_each() {
+fn two_plugins_use_separate_dependencies() {
     let plugins = Plugins::new();
     let (host, staging) = host();
     let [first, second] = [1, 2]
@@ -113,7 +113,7 @@ fn two_plugins_run_with_a_dependency_each() {
 }
 
 #[test]
-fn reload_after_a_change_of_the_dependency_alone_runs_the_new_one() {
+fn reload_after_dependency_change_runs_new_one() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let name = unique("alone");
@@ -128,7 +128,7 @@ fn reload_after_a_change_of_the_dependency_alone_runs_the_new_one() {
 }
 
 #[test]
-fn watch_sees_a_change_of_the_dependency_alone() {
+fn watch_detects_dependency_change() {
     let plugins = Plugins::new();
     let name = unique("watched");
     let folder = install(&plugins, &name, "$ORIGIN/lib");
@@ -143,7 +143,7 @@ fn watch_sees_a_change_of_the_dependency_alone() {
 }
 
 #[test]
-fn dependency_of_a_dependency_is_staged_too() {
+fn transitive_dependency_is_staged() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     for (name, args) in
@@ -162,7 +162,7 @@ fn dependency_of_a_dependency_is_staged_too() {
 }
 
 #[test]
-fn dependencies_that_link_each_other_are_loaded() {
+fn mutually_linked_dependencies_are_loaded() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install(&plugins, &unique("loop"), "$ORIGIN");
@@ -179,7 +179,7 @@ fn dependencies_that_link_each_other_are_loaded() {
 }
 
 #[test]
-fn dependency_behind_a_link_inside_the_folder_is_loaded() {
+fn dependency_behind_inner_symlink_is_loaded() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install(&plugins, &unique("linked"), "$ORIGIN");
@@ -189,7 +189,7 @@ fn dependency_behind_a_link_inside_the_folder_is_loaded() {
 }
 
 #[test]
-fn dependency_that_others_may_write_is_refused() {
+fn dependency_writable_by_others_is_refused() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install_with(&plugins, &unique("writable"), "$ORIGIN", 1);
@@ -202,7 +202,7 @@ fn dependency_that_others_may_write_is_refused() {
 }
 
 #[test]
-fn dependency_behind_a_link_out_of_the_folder_is_refused() {
+fn dependency_behind_outer_symlink_is_refused() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install(&plugins, &unique("outside"), "$ORIGIN");
@@ -213,7 +213,7 @@ fn dependency_behind_a_link_out_of_the_folder_is_refused() {
 }
 
 #[test]
-fn dependency_that_is_damaged_is_refused_before_it_is_opened() {
+fn damaged_dependency_is_refused_before_opening() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let whole = dep(1);
@@ -233,7 +233,7 @@ fn dependency_that_is_damaged_is_refused_before_it_is_opened() {
 }
 
 #[test]
-fn dependency_that_is_missing_is_named_with_where_it_was_looked_for() {
+fn missing_dependency_is_named_with_search_paths() {
     let plugins = Plugins::new();
     let (host, staging) = host();
     let name = unique("missing");
@@ -245,7 +245,7 @@ fn dependency_that_is_missing_is_named_with_where_it_was_looked_for() {
 }
 
 #[test]
-fn part_of_the_c_library_in_the_folder_is_not_used() {
+fn c_library_part_in_folder_is_ignored() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install_with(&plugins, &unique("system"), "$ORIGIN", 4);

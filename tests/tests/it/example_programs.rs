@@ -14,7 +14,7 @@ fn wordcount() -> PathBuf {
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "its tests are in its own language")]
-fn the_plugin_in_python_passes_its_own_tests() {
+fn python_plugin_passes_its_own_tests() {
     let output = Command::new("python3")
         .args(["-B", "-m", "unittest", "-q"])
         .current_dir(wordcount())
@@ -24,7 +24,7 @@ fn the_plugin_in_python_passes_its_own_tests() {
 }
 
 #[test]
-fn a_library_a_process_and_a_function_are_one_pipeline() {
+fn pipeline_mixes_library_process_and_function() {
     let plugins = Plugins::new();
     let upper = plugins.add("upper", "transform").config(json!({ "mode": "upper" })).write();
     let folder = plugins.dir().join("wordcount");

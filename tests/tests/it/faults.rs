@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 /// The fault that an error is about; told with the place in the plugin's own code.
 #[track_caller]
 fn check(error: &Error, kind: ErrorKind, message: &str) {
-    let told = error.full_message();
-    assert_eq!(error.kind(), kind, "{told}");
+    let reported = error.full_message();
+    assert_eq!(error.kind(), kind, "{reported}");
     let fault = error.fault().expect("a fault");
     assert_eq!(fault.message(), message);
     let location = fault.location().expect("a location");
-    assert!(location.contains("asked.rs:"), "{location}");
-    assert!(told.contains(message) && told.contains(location), "{told}");
+    assert!(location.contains("behavior.rs:"), "{location}");
+    assert!(reported.contains(message) && reported.contains(location), "{reported}");
     assert!(error.plugin_error().is_none());
 }
 
@@ -28,7 +28,7 @@ fn still_answers(handle: &hotbay::PluginHandle) {
 }
 
 #[test]
-fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
+fn panic_at_each_entry_point_is_isolated_fault() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let good = loaded(&host, plugins.add("good", "faulty").write());
@@ -67,7 +67,7 @@ fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
 }
 
 #[test]
-fn a_panic_at_the_end_of_a_plugin_is_told_and_its_library_is_kept() {
+fn panic_in_shutdown_keeps_library() {
     for entry in ["shutdown", "drop"] {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -82,7 +82,7 @@ fn a_panic_at_the_end_of_a_plugin_is_told_and_its_library_is_kept() {
         };
         let message = format!("in {entry}, as asked");
         assert!(reason.contains(&message), "{reason}");
-        assert!(reason.contains("asked.rs:"), "{reason}");
+        assert!(reason.contains("behavior.rs:"), "{reason}");
         let kept = |event: &HostEvent| matches!(event, HostEvent::Kept { .. });
         event(&mut events, kept);
         assert_eq!(host.retained().len(), 1);
@@ -92,7 +92,7 @@ fn a_panic_at_the_end_of_a_plugin_is_told_and_its_library_is_kept() {
 }
 
 #[test]
-fn a_panic_in_the_drop_of_a_plugin_that_did_not_start_ends_nothing() {
+fn panic_in_drop_after_failed_start_is_harmless() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("undone");
@@ -104,15 +104,15 @@ fn a_panic_in_the_drop_of_a_plugin_that_did_not_start_ends_nothing() {
 }
 
 #[test]
-fn whatever_a_panic_carries_is_caught_and_freed() {
+fn any_panic_payload_is_caught_and_freed() {
     let plugins = Plugins::new();
     let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
     let builder = Host::builder().quarantine(None);
     let host = builder.build().expect("a host");
     let obey = loaded(&host, obey.write());
-    let fault = |asked: Value| -> Fault {
-        let asked = asked.to_string();
-        let error = block_on(obey.execute(Request::json_text(&asked)));
+    let fault = |action: Value| -> Fault {
+        let action = action.to_string();
+        let error = block_on(obey.execute(Request::json_text(&action)));
         let error = error.expect_err("a panic");
         error.fault().expect("a fault").clone()
     };
@@ -126,7 +126,7 @@ fn whatever_a_panic_carries_is_caught_and_freed() {
         let fault = fault(json!({ "panic_in": "execute", "payload": payload }));
         assert_eq!(fault.message(), message, "{payload}");
         let location = fault.location().unwrap_or_default();
-        assert!(location.contains("asked.rs:"), "{payload}: {location}");
+        assert!(location.contains("behavior.rs:"), "{payload}: {location}");
     }
     // It goes past the hook, and the panics before it have left nothing.
     let fault = fault(json!({ "panic_in": "execute", "resume": true }));
@@ -135,7 +135,7 @@ fn whatever_a_panic_carries_is_caught_and_freed() {
 }
 
 #[test]
-fn frames_are_told_only_when_asked_for() {
+fn panic_frames_are_captured_only_when_enabled() {
     let plugins = Plugins::new();
     let config = json!({ "panic_in": "execute" });
     let folder = plugins.add("framed", "faulty").config(config).write();
@@ -151,7 +151,7 @@ fn frames_are_told_only_when_asked_for() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_panic_on_a_thread_of_the_plugins_own_is_an_event_and_counts_as_a_fault() {
+fn panic_on_plugin_thread_emits_event_and_counts_as_fault() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| policy.max_faults = 2);
     let host = Host::builder().quarantine(policy).build().expect("a host");
@@ -202,7 +202,7 @@ fn linked(name: &str) -> Manifest {
 }
 
 #[test]
-fn panics_in_compiled_in_plugins_are_faults_too() {
+fn compiled_in_plugin_panic_is_fault() {
     let calls = AtomicU32::new(0);
     let builder = Host::builder().register::<Linked>(linked("linked"));
     let host = builder
@@ -236,11 +236,11 @@ fn panics_in_compiled_in_plugins_are_faults_too() {
 const CHILD: &str = "HOTBAY_TESTS_PANICS_IN_SILENCE";
 
 #[test]
-fn panics_print_nothing_even_where_backtraces_are_wanted() {
+fn panics_print_nothing_with_backtraces_enabled() {
     if std::env::var_os(CHILD).is_some() {
         return panic_everywhere();
     }
-    let name = "faults::panics_print_nothing_even_where_backtraces_are_wanted";
+    let name = "faults::panics_print_nothing_with_backtraces_enabled";
     let this = std::env::current_exe().expect("a path");
     #[allow(clippy::disallowed_methods, reason = "what it prints is the test")]
     let output = Command::new(this)
@@ -251,9 +251,9 @@ fn panics_print_nothing_even_where_backtraces_are_wanted() {
         .expect("the test itself can be started");
     let printed = String::from_utf8_lossy(&output.stderr);
     assert_eq!(printed, "", "printed");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && told.contains("1 passed"), "{told}");
-    assert!(!told.contains("as asked"), "{told}");
+    let reported = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && reported.contains("1 passed"), "{reported}");
+    assert!(!reported.contains("as asked"), "{reported}");
 }
 
 fn panic_everywhere() {
@@ -269,14 +269,14 @@ fn panic_everywhere() {
     }
     let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
     let obey = loaded(&host, obey.write());
-    for asked in [
+    for action in [
         json!({ "panic_in": "execute" }),
         json!({ "panic_in": "execute", "payload": "bomb" }),
         json!({ "thread_panics": true }),
     ] {
-        let asked = asked.to_string();
-        let _ = obey.call(Request::json_text(&asked));
-        let _ = block_on(obey.execute(Request::json_text(&asked)));
+        let action = action.to_string();
+        let _ = obey.call(Request::json_text(&action));
+        let _ = block_on(obey.execute(Request::json_text(&action)));
     }
     let linked = host.plugin("linked").expect("it is there");
     linked.call(Request::text("panic")).expect_err("a panic");

@@ -20,7 +20,7 @@ fn total(handle: &PluginHandle) -> u64 {
 }
 
 #[test]
-fn state_goes_on_by_every_handover() {
+fn state_survives_every_handover() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     for handover in ["overlap", "pause", "stop-first"] {
@@ -38,7 +38,7 @@ fn state_goes_on_by_every_handover() {
 }
 
 #[test]
-fn the_counter_goes_on_from_a_state_of_its_first_version() {
+fn counter_restores_state_of_first_version() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let install = |step: u64| {
@@ -81,7 +81,7 @@ fn count_under_load(handover: &str) {
             install(generation);
             assert_eq!(reloaded(&host, "counts").get(), generation);
             if generation % 10 == 0 {
-                traffic.goes_on();
+                traffic.wait_for_progress();
             }
         }
     });
@@ -89,17 +89,17 @@ fn count_under_load(handover: &str) {
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_while_calls_wait() {
+fn paused_handover_loses_and_repeats_no_call() {
     count_under_load("pause");
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_where_the_old_build_is_stopped_first() {
+fn stop_first_handover_loses_and_repeats_no_call() {
     count_under_load("stop-first");
 }
 
 #[test]
-fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
+fn pin_rolls_back_pause_and_both_builds_serve_again() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.pause_timeout = Duration::from_millis(50));
     let host = Host::builder().limits(wait).build().unwrap();
@@ -114,10 +114,10 @@ fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
         let pinned = handle.pin().unwrap();
         install(2);
         let error = rolled_back(&host, handover);
-        let told = error.full_message();
+        let message = error.full_message();
         assert_eq!((error.kind(), error.step()), (ErrorKind::Overloaded, Some(LoadStep::Drain)));
-        assert!(told.contains("1 calls or pins were still held after 50 ms"), "{told}");
-        assert!(told.contains("generation 1 keeps serving"), "{told}");
+        assert!(message.contains("1 calls or pins were still held after 50 ms"), "{message}");
+        assert!(message.contains("generation 1 keeps serving"), "{message}");
         event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. }));
         assert_eq!(total(&handle), 2);
         assert_eq!(pinned.call(Request::text("x")).unwrap().as_bytes(), b"3");
@@ -130,7 +130,7 @@ fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
 }
 
 #[test]
-fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
+fn calls_during_pause_are_answered_by_new_build() {
     let plugins = Plugins::new();
     let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
@@ -203,7 +203,7 @@ impl Plugin for CompiledIn {
 }
 
 #[test]
-fn a_call_from_inside_a_call_does_not_wait_for_the_pause_that_waits_for_it() {
+fn nested_call_does_not_deadlock_pause() {
     let plugins = Plugins::new();
     let (pinned, was_pinned) = mpsc::sync_channel(1);
     let middle = |pinned| Middle { inner: OnceLock::new(), pinned };
@@ -238,8 +238,8 @@ fn a_call_from_inside_a_call_does_not_wait_for_the_pause_that_waits_for_it() {
                 let reply = call.join().unwrap().unwrap();
                 // Not lost: the state travels after it.
                 let calls = CALLS.load(Ordering::Relaxed);
-                let wanted = format!("{calls} by {generation}");
-                assert_eq!(reply.as_text().unwrap(), wanted);
+                let expected = format!("{calls} by {generation}");
+                assert_eq!(reply.as_text().unwrap(), expected);
                 generation += 1;
                 assert_eq!(reload.join().unwrap().get(), generation);
             });
@@ -256,7 +256,7 @@ fn exclusive(plugins: &Plugins, name: &str, more: Value) -> std::path::PathBuf {
 }
 
 #[test]
-fn what_is_exclusive_is_given_up_by_the_old_build_before_the_new_one_starts() {
+fn stop_first_releases_exclusive_resource_before_start() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = loaded(&host, exclusive(&plugins, "port", json!({})));
@@ -271,12 +271,15 @@ fn what_is_exclusive_is_given_up_by_the_old_build_before_the_new_one_starts() {
     // With another handover it cannot start beside the old one.
     let config = json!({ "count": true, "lock": plugins.dir().join("lock"), "at": 3 });
     plugins.add("port", "faulty").set("handover", "overlap").config(config).write();
-    let told = rolled_back(&host, "port").full_message();
-    assert!(told.contains("is taken") && told.contains("generation 2 keeps serving"), "{told}");
+    let message = rolled_back(&host, "port").full_message();
+    assert!(
+        message.contains("is taken") && message.contains("generation 2 keeps serving"),
+        "{message}"
+    );
 }
 
 #[test]
-fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_state() {
+fn failed_start_after_stop_restarts_old_build_with_state() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("port");
@@ -301,11 +304,11 @@ fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_stat
     {
         install(json!({ "error_in": entry }));
         let error = rolled_back(&host, &name);
-        let told = error.full_message();
+        let message = error.full_message();
         generation += 2;
-        assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{told}");
+        assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{message}");
         let again = format!("was started again and serves, as generation {generation}");
-        assert!(told.contains(&again) && told.contains("as asked"), "{told}");
+        assert!(message.contains(&again) && message.contains("as asked"), "{message}");
         assert_eq!(error.generation().map(|serves| serves.get()), Some(generation));
         match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
             HostEvent::RolledBack { generation: serves, .. } => {
@@ -322,7 +325,7 @@ fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_stat
 }
 
 #[test]
-fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
+fn failed_start_of_both_builds_frees_name() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let switch = plugins.dir().join("broken");
@@ -339,11 +342,11 @@ fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
             let queued = handle.execute(Request::text("x"));
             drop(pinned);
             let error = reload.join().unwrap();
-            let told = error.full_message();
+            let message = error.full_message();
             for part in ["serves no more", "did not start again", "panicked: in init, as asked"] {
-                assert!(told.contains(part), "`{part}` in: {told}");
+                assert!(message.contains(part), "`{part}` in: {message}");
             }
-            assert!(!told.contains("keeps serving"), "{told}");
+            assert!(!message.contains("keeps serving"), "{message}");
             assert_eq!((error.kind(), error.generation()), (ErrorKind::StartFailed, None));
             queued
         })

@@ -11,7 +11,7 @@ use hotbay_tests::{
 use serde_json::json;
 
 #[test]
-fn inputs_and_outputs_up_to_their_limits_go_through_and_longer_ones_do_not() {
+fn payloads_over_limits_are_refused() {
     let plugins = Plugins::new();
     let bounds = json!({ "input_bytes": 100, "output_bytes": 100 });
     let plugin = plugins.add("bounded", "faulty").set("limits", bounds);
@@ -28,13 +28,13 @@ fn inputs_and_outputs_up_to_their_limits_go_through_and_longer_ones_do_not() {
         assert_eq!(call(input(100)).unwrap().as_bytes().len(), 7);
         let error = call(format!("{} ", input(100))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        let told = error.to_string();
-        assert!(told.contains("101") && told.contains("limits.input_bytes"));
+        let message = error.to_string();
+        assert!(message.contains("101") && message.contains("limits.input_bytes"));
         assert_eq!(call(output(100)).unwrap().as_bytes().len(), 100);
         let error = call(output(101)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidOutput);
-        let told = error.to_string();
-        assert!(told.contains("101") && told.contains("limits.output_bytes"));
+        let message = error.to_string();
+        assert!(message.contains("101") && message.contains("limits.output_bytes"));
     }
     // An output that was refused is given back.
     let mut events = host.events();
@@ -43,10 +43,10 @@ fn inputs_and_outputs_up_to_their_limits_go_through_and_longer_ones_do_not() {
 }
 
 #[test]
-fn what_is_asked_for_above_the_limits_of_the_host_is_clamped_and_told() {
+fn requested_limits_above_host_limits_are_clamped() {
     let plugins = Plugins::new();
-    let asked = json!({ "input_bytes": 1000, "workers": 1 });
-    plugins.add("greedy", "faulty").set("limits", asked).write();
+    let action = json!({ "input_bytes": 1000, "workers": 1 });
+    plugins.add("greedy", "faulty").set("limits", action).write();
     let builder = Host::builder().plugin_dir(plugins.dir());
     let builder = builder.limits(limits(|limits| limits.max_input_bytes = 10));
     let host = builder.build().unwrap();
@@ -60,7 +60,7 @@ fn what_is_asked_for_above_the_limits_of_the_host_is_clamped_and_told() {
 }
 
 #[test]
-fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
+fn hanging_init_fails_load_and_is_listed() {
     let plugins = Plugins::new();
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let name = unique("endless");
@@ -72,10 +72,10 @@ fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
     let builder = Host::builder().limits(wait);
     let host = builder.register_fn("other", |_, _| Ok(Output::text("here"))).build().unwrap();
     let error = refused(&host, &folder);
-    let told = error.full_message();
+    let message = error.full_message();
     assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(LoadStep::Init)));
-    assert!(told.contains("did not end within 300 ms"), "{told}");
-    assert!(told.contains("are kept"), "{told}");
+    assert!(message.contains("did not end within 300 ms"), "{message}");
+    assert!(message.contains("are kept"), "{message}");
     let kept = host.retained();
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].plugin.as_str(), name);
@@ -90,7 +90,7 @@ fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
 }
 
 #[test]
-fn a_shutdown_that_does_not_end_is_kept_and_the_unload_returns() {
+fn hanging_shutdown_is_kept_and_unload_returns() {
     let plugins = Plugins::new();
     let release = plugins.dir().join("go");
     let name = unique("stays");

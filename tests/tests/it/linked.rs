@@ -7,7 +7,7 @@ use std::env;
 use std::process::Command;
 
 #[test]
-fn two_plugins_can_be_linked_into_one_program_beside_each_other() {
+fn two_plugins_link_into_one_program() {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let tested = Command::new(cargo)
         .args(["test", "--package", "hotbay-linked", "--features", "linked"])

@@ -91,7 +91,7 @@ impl MetricStore for Gated {
 }
 
 #[test]
-fn every_event_of_many_threads_and_tasks_is_counted_once() {
+fn events_of_many_threads_and_tasks_count_once() {
     const EVENTS: u64 = 2000;
     for (workers, max_queued_events) in [(1, 1), (3, 2), (4, 1000)] {
         let store = Arc::new(MemoryStore::default());
@@ -123,12 +123,12 @@ fn every_event_of_many_threads_and_tasks_is_counted_once() {
 }
 
 #[test]
-fn limits_with_which_nothing_could_work_are_refused() {
-    let check = |workers, max_queued_events, wanted: &str| {
+fn unusable_collector_limits_are_refused() {
+    let check = |workers, max_queued_events, expected: &str| {
         let limits = CollectorLimits { workers, max_queued_events };
         let store = Arc::new(MemoryStore::default());
         let error = Collector::start(store.clone(), limits, CancellationToken::new()).unwrap_err();
-        assert_eq!(error.to_string(), wanted);
+        assert_eq!(error.to_string(), expected);
         assert_eq!(Arc::strong_count(&store), 1);
         error
     };
@@ -142,7 +142,7 @@ fn limits_with_which_nothing_could_work_are_refused() {
 }
 
 #[test]
-fn an_event_after_the_stop_is_refused_and_not_counted() {
+fn event_after_stop_is_refused_and_not_counted() {
     let store = Arc::new(MemoryStore::default());
     let collector = start(&store, 2, 8);
     collector.record_blocking("before").unwrap();
@@ -155,7 +155,7 @@ fn an_event_after_the_stop_is_refused_and_not_counted() {
 }
 
 #[test]
-fn whoever_stops_it_waits_for_the_end_and_gets_the_same_figures() {
+fn concurrent_stops_return_same_report() {
     let (store, collector) = Gated::with_full_channel(5, CancellationToken::new());
     thread::scope(|scope| {
         let stops: Vec<_> = (0..4).map(|_| scope.spawn(|| collector.stop())).collect();
@@ -172,12 +172,15 @@ fn whoever_stops_it_waits_for_the_end_and_gets_the_same_figures() {
 }
 
 #[test]
-fn a_full_channel_holds_back_and_serves_who_waited_in_order() {
+fn full_channel_applies_backpressure_in_order() {
     let (store, collector) = Gated::with_full_channel(2, CancellationToken::new());
     let full = collector.try_record("refused");
     assert!(matches!(full, Err(CollectError::Full { max_queued_events: 2 })), "{full:?}");
-    let told = full.unwrap_err().to_string();
-    assert!(told.contains("2 events are queued") && told.contains("`max_queued_events`"), "{told}");
+    let message = full.unwrap_err().to_string();
+    assert!(
+        message.contains("2 events are queued") && message.contains("`max_queued_events`"),
+        "{message}"
+    );
     let mut cx = Context::from_waker(Waker::noop());
     let mut waits = pin!(collector.record("waited"));
     assert!(waits.as_mut().poll(&mut cx).is_pending());
@@ -192,14 +195,14 @@ fn a_full_channel_holds_back_and_serves_who_waited_in_order() {
 }
 
 #[test]
-fn a_stop_tells_those_who_wait_and_counts_what_is_in_a_full_channel() {
+fn stop_fails_waiting_senders_and_counts_queued_events() {
     let (store, collector) = Gated::with_full_channel(3, CancellationToken::new());
     let mut cx = Context::from_waker(Waker::noop());
     // One is asked again, one is dropped, and one is never looked at again.
-    let mut asked = pin!(collector.record("waits"));
+    let mut repolled = pin!(collector.record("waits"));
     let mut forgotten = pin!(collector.record("waits"));
     let mut dropped = Box::pin(collector.record("waits"));
-    assert!(asked.as_mut().poll(&mut cx).is_pending());
+    assert!(repolled.as_mut().poll(&mut cx).is_pending());
     assert!(forgotten.as_mut().poll(&mut cx).is_pending());
     assert!(dropped.as_mut().poll(&mut cx).is_pending());
     drop(dropped);
@@ -213,13 +216,13 @@ fn a_stop_tells_those_who_wait_and_counts_what_is_in_a_full_channel() {
         store.open();
         check(stop.join().unwrap(), 4, 0);
     });
-    let Poll::Ready(answer) = asked.poll(&mut cx) else { panic!("it was not told") };
+    let Poll::Ready(answer) = repolled.poll(&mut cx) else { panic!("it was not told") };
     is_stopped(answer);
     assert_eq!((store.get("kept"), store.get("waits")), (3, 0));
 }
 
 #[test]
-fn a_cancelled_token_ends_it_and_all_that_was_accepted_is_still_counted() {
+fn cancelled_token_stops_after_counting_accepted_events() {
     let token = CancellationToken::new();
     let (store, collector) = Gated::with_full_channel(3, token.child_token());
     let mut cx = Context::from_waker(Waker::noop());
@@ -236,7 +239,7 @@ fn a_cancelled_token_ends_it_and_all_that_was_accepted_is_still_counted() {
 }
 
 #[test]
-fn a_token_may_be_cancelled_before_the_start_or_after_the_end() {
+fn token_may_be_cancelled_before_start_or_after_stop() {
     let store = Arc::new(MemoryStore::default());
     let token = CancellationToken::new();
     let ended = start_with(&store, 1, 1, token.clone());
@@ -248,7 +251,7 @@ fn a_token_may_be_cancelled_before_the_start_or_after_the_end() {
 }
 
 #[test]
-fn a_drop_counts_what_was_accepted() {
+fn drop_counts_accepted_events() {
     let store = Arc::new(MemoryStore::default());
     let collector = start(&store, 2, 100);
     (0..100).for_each(|_| collector.record_blocking("a").unwrap());
@@ -260,9 +263,9 @@ fn a_drop_counts_what_was_accepted() {
 #[derive(Default)]
 struct Panicky(MemoryStore);
 
-struct Bomb;
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         std::panic::resume_unwind(Box::new(()));
     }
@@ -272,7 +275,7 @@ impl MetricStore for Panicky {
     fn inc(&self, key: &str) {
         match key {
             "panic" => std::panic::resume_unwind(Box::new("on purpose")),
-            "bomb" => std::panic::resume_unwind(Box::new(Bomb)),
+            "bomb" => std::panic::resume_unwind(Box::new(PanicOnDrop)),
             _ => self.0.inc(key),
         }
     }
@@ -283,7 +286,7 @@ impl MetricStore for Panicky {
 }
 
 #[test]
-fn a_store_that_panics_loses_that_event_only() {
+fn panicking_store_loses_only_that_event() {
     let store = Arc::new(Panicky::default());
     let collector = start(&store, 2, 10);
     for key in ["fine", "panic", "bomb", "fine", "fine"].into_iter().cycle().take(500) {
@@ -323,7 +326,7 @@ impl MetricStore for Inward {
 }
 
 #[test]
-fn a_store_may_use_stop_and_drop_its_own_collector() {
+fn store_may_use_stop_and_drop_its_collector() {
     let inward = |key: &'static str| {
         let store = Arc::new(Inward::default());
         let collector = Arc::new(start(&store, 2, 10));

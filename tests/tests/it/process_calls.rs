@@ -11,7 +11,7 @@ use hotbay::{CancellationToken, ErrorKind, HostBuilder, Request};
 use hotbay_tests::{block_on, limits, quarantine, until};
 use serde_json::{Value, json};
 
-use crate::process_trial::{Running, Trial};
+use crate::process_fixture::{ProcessFixture, Running};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -19,28 +19,28 @@ const NEVER: Duration = Duration::from_secs(3600);
 /// A call that waits until `file` is there or nobody waits for it, and says in files when it
 /// began and what it saw.
 fn wait(running: &Running, name: &str) -> String {
-    let file = |part: &str| running.trial.file(&format!("{name}.{part}"));
+    let file = |part: &str| running.fixture.file(&format!("{name}.{part}"));
     json!({ "do": "wait", "until": file("until"), "began": file("began"), "saw": file("saw") })
         .to_string()
 }
 
 fn begins(running: &Running, name: &str) {
-    let file = running.trial.file(&format!("{name}.began"));
+    let file = running.fixture.file(&format!("{name}.began"));
     until("the call begins", || file.exists().then_some(()));
 }
 
 fn saw(running: &Running, name: &str) -> String {
-    let file = running.trial.file(&format!("{name}.saw"));
+    let file = running.fixture.file(&format!("{name}.saw"));
     until("the call ends", || fs::read_to_string(&file).ok())
 }
 
 fn open(running: &Running, name: &str) {
-    fs::write(running.trial.file(&format!("{name}.until")), "").expect("a file");
+    fs::write(running.fixture.file(&format!("{name}.until")), "").expect("a file");
 }
 
 #[test]
-fn bodies_and_content_types_of_any_kind_go_there_and_back() {
-    let running = Trial::new().run(json!({}));
+fn bodies_of_any_content_type_round_trip() {
+    let running = ProcessFixture::new().run(json!({}));
     let large: Vec<u8> =
         (0..10 << 20).map(|at: u32| (at.wrapping_mul(0x9e37) >> 8) as u8).collect();
     let bodies = [vec![], vec![0], b"\r\n\r\n0\r\n".to_vec(), (0..=255).collect(), large];
@@ -60,20 +60,20 @@ fn bodies_and_content_types_of_any_kind_go_there_and_back() {
 }
 
 #[test]
-fn a_call_tells_its_number_its_trace_and_what_is_left_of_its_time() {
-    let running = Trial::new().run(json!({}));
+fn call_sends_id_trace_and_remaining_time() {
+    let running = ProcessFixture::new().run(json!({}));
     let trace = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8], flags: 1 };
-    let asked = json!({ "do": "tell" }).to_string();
+    let action = json!({ "do": "tell" }).to_string();
     let mut ids = Vec::new();
-    for by_future in [false, true] {
-        let request = Request::json_text(&asked).with_trace(trace).deadline_in(NEVER);
-        let reply = match by_future {
+    for call_async in [false, true] {
+        let request = Request::json_text(&action).with_trace(trace).deadline_in(NEVER);
+        let reply = match call_async {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),
         };
-        let told: Value = reply.unwrap().json().unwrap();
-        assert_eq!(told["request"], "POST /execute");
-        let headers = &told["headers"];
+        let message: Value = reply.unwrap().json().unwrap();
+        assert_eq!(message["request"], "POST /execute");
+        let headers = &message["headers"];
         let header = |name: &str| headers[name].as_str().unwrap_or_default().to_owned();
         let trace = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
         assert_eq!(header("traceparent"), trace);
@@ -85,16 +85,16 @@ fn a_call_tells_its_number_its_trace_and_what_is_left_of_its_time() {
     }
     assert_ne!(ids[0], ids[1]);
     // Who asks for none of it sends none of it.
-    let told = running.told(&json!({ "do": "tell" }));
-    assert_eq!(told["headers"]["traceparent"], Value::Null);
-    assert_eq!(told["headers"]["hotbay-deadline-ms"], Value::Null);
+    let message = running.call_json(&json!({ "do": "tell" }));
+    assert_eq!(message["headers"]["traceparent"], Value::Null);
+    assert_eq!(message["headers"]["hotbay-deadline-ms"], Value::Null);
     running.end();
 }
 
 #[test]
-fn a_call_goes_to_an_endpoint_of_the_plugins_own_and_to_no_other() {
+fn call_reaches_custom_endpoints_only_if_declared() {
     let rows = json!({ "body": [1, 2] });
-    let running = Trial::new().run(json!({
+    let running = ProcessFixture::new().run(json!({
         "capabilities": { "hotbay": { "endpoints": ["execute", "rows", "v1/upper"] } },
         "serve": { "rows": rows, "v1/upper": { "body": "UP" } },
     }));
@@ -108,9 +108,12 @@ fn a_call_goes_to_an_endpoint_of_the_plugins_own_and_to_no_other() {
             [running.handle.call(request()), block_on(running.handle.execute(request()))];
         for outcome in outcomes {
             let error = outcome.unwrap_err();
-            let told = error.full_message();
-            assert_eq!(error.kind(), ErrorKind::Unsupported, "`{endpoint}`: {told}");
-            assert!(told.contains(&format!("`{endpoint}`")) && told.contains("`rows`"), "{told}");
+            let message = error.full_message();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "`{endpoint}`: {message}");
+            assert!(
+                message.contains(&format!("`{endpoint}`")) && message.contains("`rows`"),
+                "{message}"
+            );
         }
     }
     running.serves();
@@ -118,8 +121,8 @@ fn a_call_goes_to_an_endpoint_of_the_plugins_own_and_to_no_other() {
 }
 
 #[test]
-fn calls_from_threads_and_from_inside_runtimes_come_back() {
-    let running = Trial::new().run(json!({}));
+fn calls_from_threads_and_runtimes_return() {
+    let running = ProcessFixture::new().run(json!({}));
     running.serves();
     let current = tokio::runtime::Builder::new_current_thread().build().unwrap();
     current.block_on(async {
@@ -162,11 +165,11 @@ const MANY: usize = 200;
 
 /// Threads of other tests would be counted too, so this one runs alone.
 #[test]
-fn calls_that_wait_need_no_threads() {
+fn waiting_calls_use_no_threads() {
     if std::env::var_os(CHILD).is_some() {
         return wait_without_threads();
     }
-    let name = "process_calls::calls_that_wait_need_no_threads";
+    let name = "process_calls::waiting_calls_use_no_threads";
     let this = std::env::current_exe().expect("a path");
     #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
     let output = Command::new(this)
@@ -174,9 +177,9 @@ fn calls_that_wait_need_no_threads() {
         .env(CHILD, "1")
         .output()
         .expect("the test itself can be started");
-    let told = String::from_utf8_lossy(&output.stdout);
+    let message = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && told.contains("1 passed"), "{told}{errors}");
+    assert!(output.status.success() && message.contains("1 passed"), "{message}{errors}");
 }
 
 fn threads() -> usize {
@@ -186,7 +189,7 @@ fn threads() -> usize {
 fn wait_without_threads() {
     let many = limits(|limits| limits.max_process_calls = MANY as u32);
     let calls = json!({ "capabilities": { "hotbay": { "endpoints": ["execute"] } } });
-    let running = Trial::new().run_with(calls, |it| it, |builder| builder.limits(many));
+    let running = ProcessFixture::new().run_with(calls, |it| it, |builder| builder.limits(many));
     running.serves();
     let before = threads();
     let texts: Vec<_> = (0..MANY).map(|number| wait(&running, &format!("{number}"))).collect();
@@ -208,10 +211,10 @@ fn wait_without_threads() {
 }
 
 #[test]
-fn calls_beyond_the_limits_are_overload() {
+fn calls_over_limits_are_overloaded() {
     let one = limits(|limits| limits.max_process_calls = 1);
     let manifest = json!({ "queue": 1 });
-    let running = Trial::new().run_with(
+    let running = ProcessFixture::new().run_with(
         json!({}),
         |program| program.set("limits", manifest),
         |builder| builder.limits(one),
@@ -229,10 +232,13 @@ fn calls_beyond_the_limits_are_overload() {
 }
 
 #[test]
-fn no_more_calls_run_at_once_than_the_manifest_allows() {
+fn in_flight_limit_of_manifest_is_respected() {
     let manifest = json!({ "in_flight": 1 });
-    let running =
-        Trial::new().run_with(json!({}), |it| it.set("limits", manifest), |builder| builder);
+    let running = ProcessFixture::new().run_with(
+        json!({}),
+        |it| it.set("limits", manifest),
+        |builder| builder,
+    );
     let text = wait(&running, "a");
     thread::scope(|scope| {
         let first = scope.spawn(|| running.handle.call(Request::json_text(&text)));
@@ -247,21 +253,21 @@ fn no_more_calls_run_at_once_than_the_manifest_allows() {
 }
 
 #[test]
-fn a_call_that_is_taken_back_is_seen_by_the_process() {
+fn cancelled_call_is_seen_by_process() {
     let policy = quarantine(|policy| policy.max_faults = 1);
     let host = |builder: HostBuilder| builder.quarantine(policy);
-    let running = Trial::new().run_with(json!({}), |it| it, host);
+    let running = ProcessFixture::new().run_with(json!({}), |it| it, host);
     let text = wait(&running, "dropped");
     let dropped = running.handle.execute(Request::json_text(&text));
     begins(&running, "dropped");
     drop(dropped);
     assert_eq!(saw(&running, "dropped"), "hung up");
-    for by_future in [false, true] {
-        let name = format!("token-{by_future}");
+    for call_async in [false, true] {
+        let name = format!("token-{call_async}");
         let (text, token) = (wait(&running, &name), CancellationToken::new());
         let request = Request::json_text(&text).cancelled_by(token.clone());
         let outcome = thread::scope(|scope| {
-            let calling = scope.spawn(|| match by_future {
+            let calling = scope.spawn(|| match call_async {
                 false => running.handle.call(request),
                 true => block_on(running.handle.execute(request)),
             });
@@ -274,19 +280,20 @@ fn a_call_that_is_taken_back_is_seen_by_the_process() {
     }
     // Nothing of it is held against the plugin.
     running.serves();
-    assert_eq!(running.trial.started().len(), 1);
+    assert_eq!(running.fixture.started().len(), 1);
     running.end();
 }
 
 #[test]
-fn a_call_that_is_late_is_seen_by_the_process() {
-    let running = Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None));
-    for by_future in [false, true] {
-        let name = format!("late-{by_future}");
+fn timed_out_call_is_seen_by_process() {
+    let running =
+        ProcessFixture::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None));
+    for call_async in [false, true] {
+        let name = format!("late-{call_async}");
         let text = wait(&running, &name);
         // Long enough for it to begin.
         let request = Request::json_text(&text).deadline_in(Duration::from_millis(500));
-        let outcome = match by_future {
+        let outcome = match call_async {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),
         };
@@ -295,15 +302,15 @@ fn a_call_that_is_late_is_seen_by_the_process() {
         assert_eq!(saw(&running, &name), "hung up");
     }
     running.serves();
-    assert_eq!(running.trial.started().len(), 1);
+    assert_eq!(running.fixture.started().len(), 1);
     running.end();
 }
 
 #[test]
-fn an_input_over_its_limit_is_not_sent() {
+fn input_over_limit_is_not_sent() {
     let manifest = json!({ "input_bytes": 100 });
     let host = |builder: HostBuilder| builder;
-    let running = Trial::new().run_with(json!({}), |it| it.set("limits", manifest), host);
+    let running = ProcessFixture::new().run_with(json!({}), |it| it.set("limits", manifest), host);
     let text = "x".repeat(101);
     for outcome in [
         running.handle.call(Request::text(&text)),
@@ -311,6 +318,6 @@ fn an_input_over_its_limit_is_not_sent() {
     ] {
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::InvalidInput);
     }
-    assert_eq!(running.told(&json!({ "do": "count" })), 1);
+    assert_eq!(running.call_json(&json!({ "do": "count" })), 1);
     running.end();
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use hotbay::Host;
 use hotbay_tests::{
-    Before, Kills, LIMIT, Plugins, ProgramFolder, block_on, host_until_killed, kill_often, loaded,
-    orphan,
+    Kills, LIMIT, Plugins, ProgramFolder, ResourceSnapshot, block_on, host_until_killed,
+    kill_often, loaded, orphan,
 };
 
 /// Tells the test that it is the host to be killed: where it stages, and its plugins' folder.
@@ -27,14 +27,14 @@ fn this_test(name: &str) -> Command {
 }
 
 #[test]
-fn a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothing() {
+fn random_kills_cause_no_wrong_reply_and_leave_nothing() {
     const NAME: &str = "process_soaks::\
-                        a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothing";
+                        random_kills_cause_no_wrong_reply_and_leave_nothing";
     if env::var_os(ALONE).is_none() {
         let ended = this_test(NAME).env(ALONE, "1").output().unwrap();
-        let told = String::from_utf8_lossy(&ended.stdout);
+        let message = String::from_utf8_lossy(&ended.stdout);
         let errors = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success() && told.contains("1 passed"), "{told}{errors}");
+        assert!(ended.status.success() && message.contains("1 passed"), "{message}{errors}");
         return;
     }
     let plugins = Plugins::new();
@@ -48,8 +48,8 @@ fn a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothi
         let how = Kills {
             kills,
             callers: 4,
-            wait_max: Duration::from_secs(5),
-            pause_max: Duration::from_millis(20),
+            timeout: Duration::from_secs(5),
+            max_pause: Duration::from_millis(20),
         };
         let killed = kill_often(&plugin, &mut host.events(), how);
         block_on(host.shutdown(LIMIT));
@@ -57,19 +57,19 @@ fn a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothi
     };
     // What is made once and kept is there then.
     run(1);
-    let before = Before::look();
+    let before = ResourceSnapshot::take();
     let killed = run(10);
     assert!(killed.wrong.is_empty(), "{:?}", killed.wrong);
     assert!(killed.answered > 0, "{killed:?}");
-    let left = before.more_within(LIMIT);
+    let left = before.leftovers_within(LIMIT);
     assert!(left.is_empty(), "{left:?}");
     let staged: Vec<_> = fs::read_dir(&staging).unwrap().collect();
     assert!(staged.is_empty(), "{staged:?}");
 }
 
 #[test]
-fn a_host_that_is_killed_leaves_none_of_its_plugins_processes() {
-    const NAME: &str = "process_soaks::a_host_that_is_killed_leaves_none_of_its_plugins_processes";
+fn killed_host_leaves_no_plugin_process() {
+    const NAME: &str = "process_soaks::killed_host_leaves_no_plugin_process";
     if let Some(dir) = env::var_os(HOST) {
         let dir = PathBuf::from(dir);
         host_until_killed(&[dir.join("one"), dir.join("two")], &dir.join("staged"));

@@ -28,7 +28,7 @@ fn probe(handle: &PluginHandle) -> Option<ErrorKind> {
 }
 
 #[test]
-fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it() {
+fn faults_quarantine_and_probe_restores_or_extends() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
         policy.max_faults = 3;
@@ -64,7 +64,7 @@ fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it
 }
 
 #[test]
-fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
+fn quarantined_plugin_rejects_all_calls_and_is_listed() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
         policy.max_faults = 1;
@@ -98,7 +98,7 @@ fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
 }
 
 #[test]
-fn without_a_policy_every_call_is_made() {
+fn disabled_quarantine_makes_every_call() {
     let plugins = Plugins::new();
     let (host, handle) = failing(&plugins, 50, None);
     for _ in 0..50 {
@@ -109,7 +109,7 @@ fn without_a_policy_every_call_is_made() {
 }
 
 #[test]
-fn errors_that_the_plugin_answers_with_are_no_faults() {
+fn plugin_errors_are_not_faults() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| policy.max_faults = 1);
     let host = Host::builder().quarantine(policy).build().unwrap();

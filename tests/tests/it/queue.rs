@@ -42,14 +42,14 @@ impl Busy {
 }
 
 #[test]
-fn a_full_queue_answers_overloaded_at_once_and_what_waits_is_answered_later() {
+fn full_queue_overloads_and_waiting_calls_complete() {
     let busy = Busy::with_queue(2);
     let call = || busy.handle.execute(Request::json_text("{}"));
     let waiting = [call(), call()];
     let error = block_on(call()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
-    let told = error.to_string();
-    assert!(told.contains("its queue is full (2 calls)"), "{told}");
+    let message = error.to_string();
+    assert!(message.contains("its queue is full (2 calls)"), "{message}");
     assert!(error.is_overloaded() && error.is_retryable());
     assert!(error.hint().is_some_and(|hint| hint.contains("limits.queue")), "{error:?}");
     assert_eq!(error.retry_after(), None, "no call was timed yet");
@@ -67,7 +67,7 @@ fn a_full_queue_answers_overloaded_at_once_and_what_waits_is_answered_later() {
 }
 
 #[test]
-fn an_unload_answers_what_waits_with_retired_and_what_runs_goes_on_to_its_end() {
+fn unload_retires_waiting_calls_and_lets_running_end() {
     let busy = Busy::with_queue(10);
     let waiting: Vec<_> = (0..3).map(|_| busy.handle.execute(Request::json_text("{}"))).collect();
     let unload = busy.unload();
@@ -82,7 +82,7 @@ fn an_unload_answers_what_waits_with_retired_and_what_runs_goes_on_to_its_end() 
 }
 
 #[test]
-fn a_thousand_calls_from_many_threads_are_each_answered_with_their_own_result() {
+fn concurrent_calls_receive_their_own_replies() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let echo = loaded(&host, plugins.add("echo", "faulty").write());
@@ -108,7 +108,7 @@ fn a_thousand_calls_from_many_threads_are_each_answered_with_their_own_result() 
 }
 
 #[test]
-fn a_call_that_nobody_waits_for_any_more_never_begins() {
+fn abandoned_waiting_call_never_runs() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let config = json!({ "count": true, "obey": true });
@@ -119,14 +119,14 @@ fn a_call_that_nobody_waits_for_any_more_never_begins() {
     let running = counter.execute(Request::json(&hang).expect("JSON"));
     until("it runs", || entered.exists().then_some(()));
     drop(counter.execute(Request::json_text(r#"{"count": true}"#)));
-    let wanted = counter.execute(Request::json_text(r#"{"count": true}"#));
+    let expected = counter.execute(Request::json_text(r#"{"count": true}"#));
     std::fs::write(release, "").unwrap();
     block_on(running).unwrap();
-    assert_eq!(block_on(wanted).unwrap().as_text().unwrap(), "2");
+    assert_eq!(block_on(expected).unwrap().as_text().unwrap(), "2");
 }
 
 #[test]
-fn calls_run_on_several_workers_at_once() {
+fn calls_run_on_several_workers() {
     let plugins = Plugins::new();
     let file = |name: &str| plugins.dir().join(name);
     let wide = hotbay_tests::limits(|limits| limits.max_workers = 2);

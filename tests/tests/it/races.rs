@@ -9,7 +9,7 @@ use hotbay_tests::{Plugins, block_on, events_until, host, loaded, mappings, uniq
 use serde_json::json;
 
 #[test]
-fn of_many_loads_of_one_plugin_one_wins() {
+fn concurrent_loads_of_one_plugin_have_one_winner() {
     let plugins = Plugins::new();
     let folder = plugins.add("wanted", "faulty").write();
     let host = host(&plugins);
@@ -26,7 +26,7 @@ fn of_many_loads_of_one_plugin_one_wins() {
 }
 
 #[test]
-fn callers_never_see_more_than_retired_while_a_plugin_comes_and_goes() {
+fn callers_see_only_retired_during_load_unload_cycles() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("comes");
@@ -70,7 +70,7 @@ fn callers_never_see_more_than_retired_while_a_plugin_comes_and_goes() {
 }
 
 #[test]
-fn a_shutdown_while_everything_is_loaded_leaves_nothing_that_serves() {
+fn shutdown_during_loads_leaves_nothing_serving() {
     let plugins = Plugins::new();
     let stem = unique("late");
     for number in 0..6 {
@@ -97,7 +97,7 @@ fn a_shutdown_while_everything_is_loaded_leaves_nothing_that_serves() {
 }
 
 #[test]
-fn many_different_plugins_are_loaded_and_ended_at_once() {
+fn many_plugins_load_and_unload_concurrently() {
     let plugins = Plugins::new();
     let stem = unique("many");
     for number in 0..12 {

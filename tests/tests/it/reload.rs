@@ -30,8 +30,8 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
     let check = |outcome: Result<hotbay::Reply, hotbay::Error>| {
         let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
         let generation = reply.generation().get();
-        let wanted = says[usize::try_from(generation % 2).unwrap()];
-        assert_eq!(reply.as_text().unwrap(), wanted, "of generation {generation}");
+        let expected = says[usize::try_from(generation % 2).unwrap()];
+        assert_eq!(reply.as_text().unwrap(), expected, "of generation {generation}");
         *replies.lock().unwrap().entry(generation).or_default() += 1;
     };
     under_load(&handle, 4, check, |traffic| {
@@ -39,7 +39,7 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
             install(generation);
             assert_eq!(reloaded(&host, &name).get(), generation);
             if generation % 10 == 0 {
-                traffic.goes_on();
+                traffic.wait_for_progress();
             }
         }
     });
@@ -61,21 +61,21 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
 }
 
 #[test]
-fn no_call_fails_and_every_reply_is_one_builds_through_many_reloads() {
+fn reloads_under_load_fail_no_call() {
     let configs = ["of an even generation, all of it", "of an odd generation, all of it"];
     let answers = configs.map(|text| json!({ "answers": text }));
     swap_under_load("faulty", 200, answers, configs);
 }
 
 #[test]
-fn a_plugin_that_does_real_work_is_swapped_while_it_does_it() {
+fn working_plugin_is_swapped_under_load() {
     let says = ["A TEXT OF MORE THAN 24 BYTES", "a text of more than 24 bytes"];
     let configs = ["upper", "lower"].map(|mode| json!({ "mode": mode }));
     swap_under_load("transform", 200, configs, says);
 }
 
 #[test]
-fn queued_calls_run_on_the_new_build_and_running_ones_end_on_the_old() {
+fn reload_moves_queued_calls_and_lets_running_end() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -106,7 +106,7 @@ fn queued_calls_run_on_the_new_build_and_running_ones_end_on_the_old() {
 }
 
 #[test]
-fn the_events_of_a_reload_come_in_order() {
+fn reload_events_come_in_order() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let install = |at: u32| plugins.add("told", "faulty").config(json!({ "at": at })).write();
@@ -133,7 +133,7 @@ fn the_events_of_a_reload_come_in_order() {
 }
 
 #[test]
-fn what_did_not_change_is_left_alone() {
+fn unchanged_plugin_is_not_reloaded() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = loaded(&host, plugins.add("same", "faulty").write());
@@ -145,7 +145,7 @@ fn what_did_not_change_is_left_alone() {
 }
 
 #[test]
-fn only_what_was_loaded_from_a_folder_can_be_reloaded() {
+fn only_plugins_from_folders_reload() {
     let host = Host::builder().register_fn("inside", |_, _| Ok("x".into())).build().unwrap();
     for (name, kind) in [("inside", ErrorKind::Unsupported), ("insid", ErrorKind::NotFound)] {
         let error = rolled_back(&host, name);
@@ -155,7 +155,7 @@ fn only_what_was_loaded_from_a_folder_can_be_reloaded() {
 }
 
 #[test]
-fn a_plugin_that_was_renamed_in_its_folder_is_not_taken_for_the_old_one() {
+fn plugin_renamed_in_folder_is_not_reloaded() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     loaded(&host, plugins.add("before", "faulty").write());
@@ -166,7 +166,7 @@ fn a_plugin_that_was_renamed_in_its_folder_is_not_taken_for_the_old_one() {
 }
 
 #[test]
-fn one_reload_runs_at_a_time_and_of_those_that_wait_the_latest_wins() {
+fn concurrent_reloads_coalesce_to_latest() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
@@ -200,12 +200,12 @@ fn one_reload_runs_at_a_time_and_of_those_that_wait_the_latest_wins() {
 }
 
 #[test]
-fn a_version_that_others_do_not_accept_is_refused_and_they_are_named() {
+fn reload_breaking_dependents_is_refused() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     loaded(&host, plugins.add("store", "faulty").write());
-    for (name, wanted) in [("exact", "=0.1.0"), ("web", "^0.1")] {
-        let requires = json!({ "store": wanted });
+    for (name, expected) in [("exact", "=0.1.0"), ("web", "^0.1")] {
+        let requires = json!({ "store": expected });
         loaded(&host, plugins.add(name, "faulty").set("requires", requires).write());
     }
     let newer = |version: &str| {
@@ -215,26 +215,26 @@ fn a_version_that_others_do_not_accept_is_refused_and_they_are_named() {
     newer("0.1.7");
     let error = rolled_back(&host, "store");
     assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
-    let told = error.full_message();
-    assert!(told.contains("`exact` requires =0.1.0") && !told.contains("web"), "{told}");
+    let message = error.full_message();
+    assert!(message.contains("`exact` requires =0.1.0") && !message.contains("web"), "{message}");
     block_on(host.unload("exact")).unwrap();
     assert_eq!(reloaded(&host, "store").get(), 2);
     newer("0.2.0");
-    let told = rolled_back(&host, "store").full_message();
-    assert!(told.contains("0.2.0") && told.contains("`web` requires ^0.1"), "{told}");
+    let message = rolled_back(&host, "store").full_message();
+    assert!(message.contains("0.2.0") && message.contains("`web` requires ^0.1"), "{message}");
     assert_eq!(host.plugin("store").unwrap().pin().unwrap().generation().get(), 2);
 }
 
 #[test]
-fn what_the_new_build_requires_has_to_be_there() {
+fn reload_with_missing_requirement_is_refused() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     loaded(&host, plugins.add("web", "faulty").write());
     plugins.add("web", "faulty").set("requires", json!({ "store": "^0.1" })).write();
     let error = rolled_back(&host, "web");
     assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
-    let told = error.full_message();
-    assert!(told.contains("requires `store` ^0.1, which is not loaded"), "{told}");
+    let message = error.full_message();
+    assert!(message.contains("requires `store` ^0.1, which is not loaded"), "{message}");
     loaded(&host, plugins.add("store", "faulty").write());
     assert_eq!(reloaded(&host, "web").get(), 2);
     let error = block_on(host.unload("store")).unwrap_err();
@@ -242,7 +242,7 @@ fn what_the_new_build_requires_has_to_be_there() {
 }
 
 #[test]
-fn a_reload_ends_a_quarantine() {
+fn reload_ends_quarantine() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| policy.max_faults = 2);
     let host = Host::builder().quarantine(Some(policy)).build().unwrap();
@@ -257,7 +257,7 @@ fn a_reload_ends_a_quarantine() {
 }
 
 #[test]
-fn a_pin_stays_with_its_generation_and_is_told() {
+fn pin_keeps_its_generation_and_is_reported() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.drain_timeout = hotbay_tests::LIMIT);
     let host = Host::builder().limits(wait).build().unwrap();

@@ -13,7 +13,7 @@ use hotbay::{
 use hotbay_tests::{Plugins, block_on, loaded, quarantine, reloaded, until};
 use serde_json::json;
 
-use crate::puppet::{NEVER, Puppet};
+use crate::scripted_plugin::{NEVER, ScriptedPlugin};
 
 /// Counts the calls that reach it, and answers with the count; or fails, or answers at length.
 fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>) {
@@ -32,12 +32,12 @@ fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>
 }
 
 /// A cache whose replies are good as long as any test runs.
-fn for_ever() -> ResponseCache {
+fn forever() -> ResponseCache {
     ResponseCache::new().age_max(NEVER)
 }
 
 /// The same call in every way there is.
-fn every_way(host: &Host, plugin: &str, request: Request<'_>) -> Vec<Result<Reply, Error>> {
+fn all_call_methods(host: &Host, plugin: &str, request: Request<'_>) -> Vec<Result<Reply, Error>> {
     let handle = host.plugin(plugin).unwrap();
     let pipeline = host.pipeline([plugin]).unwrap();
     vec![
@@ -58,13 +58,13 @@ fn hits_and_misses(host: &Host) -> (u64, u64) {
 }
 
 #[test]
-fn the_same_question_reaches_the_plugin_once_whatever_way_it_comes() {
-    let (host, reached) = counting(Host::builder(), for_ever());
+fn equal_requests_reach_plugin_once() {
+    let (host, reached) = counting(Host::builder(), forever());
     let token = CancellationToken::new();
     let bounded = || Request::text("q").deadline_in(NEVER).cancelled_by(token.clone());
     let generation = info(&host).generation.unwrap();
     for request in [Request::text("q"), bounded(), Request::text("q").idempotent()] {
-        for outcome in every_way(&host, "counts", request) {
+        for outcome in all_call_methods(&host, "counts", request) {
             let reply = outcome.unwrap();
             assert_eq!((reply.as_text().unwrap(), reply.generation()), ("0", generation));
             assert_eq!(reply.content_type(), "text/plain; charset=utf-8");
@@ -75,11 +75,13 @@ fn the_same_question_reaches_the_plugin_once_whatever_way_it_comes() {
 }
 
 #[test]
-fn without_a_cache_every_call_reaches_its_plugin() {
+fn disabled_cache_calls_plugin_every_time() {
     let manifest = Manifest::new("counts", "1.0.0").unwrap();
-    let builder = Host::builder().cache("another", for_ever());
+    let builder = Host::builder().cache("another", forever());
     let host = builder.register::<Counts>(manifest).build().unwrap();
-    for (answer, outcome) in every_way(&host, "counts", Request::text("q")).iter().enumerate() {
+    for (answer, outcome) in
+        all_call_methods(&host, "counts", Request::text("q")).iter().enumerate()
+    {
         let reply = outcome.as_ref().unwrap();
         assert_eq!(reply.as_text().unwrap(), answer.to_string());
     }
@@ -88,13 +90,13 @@ fn without_a_cache_every_call_reaches_its_plugin() {
 }
 
 #[test]
-fn questions_that_differ_in_anything_that_counts_are_different() {
+fn requests_differing_in_key_are_cached_apart() {
     let operation = Manifest::new("asks", "1.0.0")
         .and_then(|manifest| manifest.with_permission("read"))
         .and_then(|manifest| manifest.with_permission("write"))
         .unwrap();
     let host =
-        Host::builder().register::<Counts>(operation).cache("asks", for_ever()).build().unwrap();
+        Host::builder().register::<Counts>(operation).cache("asks", forever()).build().unwrap();
     let asks = host.plugin("asks").unwrap();
     let questions = || {
         [
@@ -130,7 +132,7 @@ impl Plugin for Counts {
 }
 
 #[test]
-fn what_is_refused_is_refused_though_its_answer_is_kept() {
+fn refused_request_is_refused_despite_cached_reply() {
     let reached = Arc::new(AtomicU64::new(0));
     let (count, is_open) = (Arc::clone(&reached), Arc::new(AtomicU64::new(1)));
     let open = Arc::clone(&is_open);
@@ -142,7 +144,7 @@ fn what_is_refused_is_refused_though_its_answer_is_kept() {
             0 => Err("not now".to_owned()),
             _ => Ok(()),
         })
-        .cache("counts", for_ever())
+        .cache("counts", forever())
         .build()
         .unwrap();
     let counts = host.plugin("counts").unwrap();
@@ -155,9 +157,9 @@ fn what_is_refused_is_refused_though_its_answer_is_kept() {
 }
 
 #[test]
-fn errors_are_not_kept_and_a_plugin_in_quarantine_answers_what_is() {
+fn errors_are_not_cached_and_quarantine_serves_cached() {
     let policy = quarantine(|policy| policy.max_faults = 2);
-    let (host, reached) = counting(Host::builder().quarantine(policy), for_ever());
+    let (host, reached) = counting(Host::builder().quarantine(policy), forever());
     let counts = host.plugin("counts").unwrap();
     assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), "0");
     for (input, kind) in [("error", ErrorKind::Plugin), ("panic", ErrorKind::Panicked)] {
@@ -171,7 +173,7 @@ fn errors_are_not_kept_and_a_plugin_in_quarantine_answers_what_is() {
 }
 
 #[test]
-fn a_reply_that_is_too_old_is_asked_for_again() {
+fn expired_reply_is_requested_again() {
     let (host, reached) = counting(Host::builder(), ResponseCache::new().age_max(Duration::ZERO));
     let counts = host.plugin("counts").unwrap();
     for answer in ["0", "1", "2"] {
@@ -182,9 +184,9 @@ fn a_reply_that_is_too_old_is_asked_for_again() {
 }
 
 #[test]
-fn the_cache_holds_no_more_bytes_than_it_may_and_nothing_that_is_too_long() {
-    let bytes_max = 64_000;
-    let (host, reached) = counting(Host::builder(), for_ever().bytes_max(bytes_max));
+fn cache_respects_byte_limits() {
+    let max_bytes = 64_000;
+    let (host, reached) = counting(Host::builder(), forever().bytes_max(max_bytes));
     let counts = host.plugin("counts").unwrap();
     for _ in 0..2 {
         assert_eq!(counts.call(Request::text("long")).unwrap().as_bytes().len(), 100_000);
@@ -194,10 +196,10 @@ fn the_cache_holds_no_more_bytes_than_it_may_and_nothing_that_is_too_long() {
     let first = ask(0).into_vec();
     for question in 1..1000 {
         ask(question);
-        assert!(info(&host).stats.cache_bytes <= bytes_max);
+        assert!(info(&host).stats.cache_bytes <= max_bytes);
         assert_eq!(ask(0).as_bytes(), first, "what is asked for often stays");
     }
-    assert!(info(&host).stats.cache_bytes > bytes_max / 2);
+    assert!(info(&host).stats.cache_bytes > max_bytes / 2);
     assert_eq!(reached.load(Ordering::Relaxed), 1002);
     ask(999);
     assert_eq!(reached.load(Ordering::Relaxed), 1002, "the latest is there");
@@ -206,15 +208,15 @@ fn the_cache_holds_no_more_bytes_than_it_may_and_nothing_that_is_too_long() {
 }
 
 #[test]
-fn a_reload_empties_it_and_an_unload_too() {
+fn reload_and_unload_clear_cache() {
     let plugins = Plugins::new();
     let install = |answers: &str| {
         plugins.add("swapped", "faulty").config(json!({ "answers": answers })).write()
     };
-    let host = Host::builder().cache("swapped", for_ever()).build().unwrap();
+    let host = Host::builder().cache("swapped", forever()).build().unwrap();
     let handle = loaded(&host, install("one"));
     let ask = || {
-        let outcomes = every_way(&host, "swapped", Request::text("q")).into_iter();
+        let outcomes = all_call_methods(&host, "swapped", Request::text("q")).into_iter();
         outcomes.map(|outcome| outcome.unwrap().into_vec()).collect::<Vec<_>>()
     };
     assert_eq!(ask(), [b"one"; 4]);
@@ -235,23 +237,23 @@ fn a_reload_empties_it_and_an_unload_too() {
 }
 
 #[test]
-fn two_that_ask_at_the_same_time_both_reach_the_plugin() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder.cache("puppet", for_ever()));
+fn concurrent_equal_requests_both_reach_plugin() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder.cache("scripted", forever()));
     thread::scope(|scope| {
-        let ask = || scene.handle.call(Request::text("wait")).unwrap().into_vec();
+        let ask = || fixture.handle.call(Request::text("wait")).unwrap().into_vec();
         let both = [scope.spawn(ask), scope.spawn(ask)];
-        until("both are inside", || (puppet.heard().len() == 2).then_some(()));
-        puppet.open();
+        until("both are inside", || (scripted.heard().len() == 2).then_some(()));
+        scripted.open();
         assert_eq!(both.map(|one| one.join().unwrap()), [b"wait", b"wait"]);
     });
-    scene.handle.call(Request::text("wait")).unwrap();
-    assert_eq!((hits_and_misses(&scene.host), puppet.heard().len()), ((1, 2), 2));
+    fixture.handle.call(Request::text("wait")).unwrap();
+    assert_eq!((hits_and_misses(&fixture.host), scripted.heard().len()), ((1, 2), 2));
 }
 
 #[test]
-fn the_figures_of_a_cache_are_those_of_its_plugin() {
-    let (host, _) = counting(Host::builder(), for_ever());
+fn cache_counters_belong_to_plugin() {
+    let (host, _) = counting(Host::builder(), forever());
     let counts = host.plugin("counts").unwrap();
     for question in ["a", "b", "a"] {
         counts.call(Request::text(question)).unwrap();
@@ -263,8 +265,8 @@ fn the_figures_of_a_cache_are_those_of_its_plugin() {
 }
 
 #[test]
-fn a_host_that_ends_answers_nothing_from_its_cache() {
-    let (host, _) = counting(Host::builder(), for_ever());
+fn host_after_shutdown_serves_nothing_from_cache() {
+    let (host, _) = counting(Host::builder(), forever());
     let counts = host.plugin("counts").unwrap();
     counts.call(Request::text("q")).unwrap();
     block_on(host.shutdown(Duration::ZERO));
@@ -272,7 +274,7 @@ fn a_host_that_ends_answers_nothing_from_its_cache() {
 }
 
 #[test]
-fn a_cache_for_what_is_no_plugins_name_fails_the_build() {
+fn cache_for_invalid_name_fails_host_build() {
     let error = Host::builder().cache("Not OK", ResponseCache::new()).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.full_message().contains("`Not OK`"), "{error:?}");

@@ -147,20 +147,24 @@ fn check(handover: &str, cases: &[Case]) {
             let state = handle.call(hotbay::Request::text("x")).unwrap().json::<u64>().unwrap();
             (case.install)(plugin(json!({})), &plugins);
             let error = rolled_back(&host, &name);
-            let told = error.full_message();
-            assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{told}");
-            assert_eq!(error.generation(), Some(serving), "{told}");
+            let message = error.full_message();
+            assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{message}");
+            assert_eq!(error.generation(), Some(serving), "{message}");
             let keeps = format!("at the step `{}`; generation {serving} keeps serving", case.step);
-            assert!(told.contains(case.says) && told.contains(&keeps), "`{}`: {told}", case.says);
+            assert!(
+                message.contains(case.says) && message.contains(&keeps),
+                "`{}`: {message}",
+                case.says
+            );
             match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
                 HostEvent::RolledBack { generation, step, reason, .. } => {
                     assert_eq!((generation, step), (Some(serving), Some(case.step)));
-                    assert_eq!(reason, told);
+                    assert_eq!(reason, message);
                 }
                 other => panic!("{other:?}"),
             }
-            traffic.goes_on();
-            nothing_is_left(&host, &name, serving.get(), staging.path());
+            traffic.wait_for_progress();
+            assert_nothing_left(&host, &name, serving.get(), staging.path());
 
             for what in ["error", "panic"] {
                 // Not there in most cases.
@@ -177,7 +181,7 @@ fn check(handover: &str, cases: &[Case]) {
 
 /// Only the image, the copy and the threads of the generation that serves are there.
 #[track_caller]
-fn nothing_is_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
+fn assert_nothing_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
     // Replies that are held for a moment may keep a build that was closed before.
     until("one image is left", || {
         (images(name).len() <= 1 && host.retained().is_empty()).then_some(())
@@ -196,24 +200,24 @@ fn copies(folder: &std::path::Path) -> usize {
 }
 
 #[test]
-fn what_fails_before_it_runs_leaves_the_old_build_serving() {
+fn failure_before_start_keeps_old_build() {
     for handover in ["overlap", "pause"] {
         check(handover, &before_it_runs());
     }
 }
 
 #[test]
-fn what_fails_while_it_starts_leaves_the_old_build_serving() {
+fn failure_during_start_keeps_old_build() {
     check("overlap", &while_it_starts());
 }
 
 #[test]
-fn what_fails_while_calls_wait_lets_the_old_build_serve_on() {
+fn failure_during_pause_keeps_old_build() {
     check("pause", &while_it_starts());
 }
 
 #[test]
-fn a_state_larger_than_the_host_carries_is_refused() {
+fn oversized_state_is_refused() {
     let plugins = Plugins::new();
     let small = limits(|limits| limits.max_snapshot_bytes = 100);
     let host = Host::builder().limits(small).build().unwrap();
@@ -235,16 +239,16 @@ fn a_state_larger_than_the_host_carries_is_refused() {
             continue;
         }
         let error = rolled_back(&host, &name);
-        let told = error.full_message();
-        assert_eq!(error.step(), Some(LoadStep::Snapshot), "{told}");
-        assert!(told.contains("101 bytes; this host carries at most 100"), "{told}");
+        let message = error.full_message();
+        assert_eq!(error.step(), Some(LoadStep::Snapshot), "{message}");
+        assert!(message.contains("101 bytes; this host carries at most 100"), "{message}");
         let reply = handle.call(hotbay::Request::text("x")).unwrap();
         assert_eq!(reply.generation().get(), 1);
     }
 }
 
 #[test]
-fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
+fn hanging_start_is_abandoned_and_listed() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.start_timeout = Duration::from_secs(3));
     let host = Host::builder().limits(wait).build().unwrap();
@@ -258,13 +262,13 @@ fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
         assert!(outcome.is_ok(), "{outcome:?}");
     };
     let error = under_load(&handle, 2, served, |_| rolled_back(&host, &name));
-    let told = error.full_message();
+    let message = error.full_message();
     assert_eq!(
         (error.kind(), error.step()),
         (ErrorKind::StartFailed, Some(LoadStep::Init)),
-        "{told}"
+        "{message}"
     );
-    assert!(told.contains("did not end within 3000 ms"), "{told}");
+    assert!(message.contains("did not end within 3000 ms"), "{message}");
     let kept = host.retained();
     assert_eq!((kept.len(), kept[0].generation), (1, None));
     assert_eq!(kept[0].reason, "init: still runs");

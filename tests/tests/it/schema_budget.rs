@@ -51,14 +51,14 @@ fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, says: &str) {
         [handle.call(Request::text(input)), block_on(handle.execute(Request::json_text(input)))];
     for outcome in outcomes {
         let error = outcome.unwrap_err();
-        let told = error.full_message();
-        assert_eq!(error.kind(), kind, "{told}");
-        assert!(told.contains(says), "`{says}` in: {told}");
+        let message = error.full_message();
+        assert_eq!(error.kind(), kind, "{message}");
+        assert!(message.contains(says), "`{says}` in: {message}");
     }
 }
 
 #[test]
-fn config_check_over_budget_refuses_the_load() {
+fn config_check_over_budget_refuses_load() {
     let limits = limits(|limits| limits.start_timeout = Duration::from_secs(30));
     let host = Host::builder().limits(limits).build().unwrap();
     let deep = nested(41, "a", json!({ "z": 1 }));
@@ -68,27 +68,27 @@ fn config_check_over_budget_refuses_the_load() {
         let plugins = Plugins::new();
         let plugin = plugins.add("checked", "faulty").set("config_schema", schema);
         let error = refused(&host, plugin.config(config).write());
-        let told = error.full_message();
-        assert_eq!(error.kind(), ErrorKind::Config, "{told}");
-        assert!(told.contains("budget of "), "{told}");
+        let message = error.full_message();
+        assert_eq!(error.kind(), ErrorKind::Config, "{message}");
+        assert!(message.contains("budget of "), "{message}");
     }
     assert!(host.list().is_empty());
 }
 
 #[test]
-fn start_limit_covers_the_check_of_a_config() {
+fn start_timeout_covers_config_check() {
     let limits = limits(|limits| limits.start_timeout = Duration::from_nanos(1));
     let host = Host::builder().limits(limits).build().unwrap();
     let plugins = Plugins::new();
     let plugin = plugins.add("checked", "faulty").set("config_schema", json!({ "type": "object" }));
     let error = refused(&host, plugin.write());
-    let told = error.full_message();
-    assert_eq!(error.kind(), ErrorKind::Config, "{told}");
-    assert!(told.contains("`start_timeout`") || told.contains("deadline"), "{told}");
+    let message = error.full_message();
+    assert_eq!(error.kind(), ErrorKind::Config, "{message}");
+    assert!(message.contains("`start_timeout`") || message.contains("deadline"), "{message}");
 }
 
 #[test]
-fn input_check_over_budget_is_an_input_error() {
+fn input_check_over_budget_is_invalid_input() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = with_input_schema(&plugins, &host, doubled("allOf"));
@@ -126,7 +126,7 @@ fn recursive_alternatives_are_decided() {
 }
 
 #[test]
-fn input_check_past_the_deadline_is_not_finished() {
+fn input_check_past_deadline_is_aborted() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let (schema, input) = wide();
@@ -142,7 +142,7 @@ fn input_check_past_the_deadline_is_not_finished() {
 #[test]
 #[cfg(target_os = "linux")]
 #[allow(clippy::disallowed_methods, reason = "the limit is for a process of its own")]
-fn config_check_keeps_within_bounded_memory() {
+fn config_check_uses_bounded_memory() {
     let plugins = Plugins::new();
     let plugin = plugins.add("checked", "faulty").set("config_schema", dynamic());
     let folder = plugin.config(nested(41, "a", json!({ "z": 1 }))).write();
@@ -152,8 +152,8 @@ fn config_check_keeps_within_bounded_memory() {
         .arg(folder)
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned()
+    let message = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("budget of "), "{told}");
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("budget of "), "{message}");
 }

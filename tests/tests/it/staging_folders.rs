@@ -42,7 +42,7 @@ fn killed_host(plugins: &Plugins, temp: &Path) {
 }
 
 #[test]
-fn folders_of_a_killed_host_are_gone_after_the_next_start() {
+fn folders_of_killed_host_are_removed_at_next_start() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     plugins.add("library", "faulty").write();
     ProgramFolder::new(plugins.dir(), "program").install();
@@ -61,7 +61,7 @@ fn folders_of_a_killed_host_are_gone_after_the_next_start() {
 }
 
 #[test]
-fn folder_of_a_living_host_is_not_swept_by_another() {
+fn folder_of_running_host_is_kept_by_others() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     let folder = plugins.add("living", "faulty").write();
     let build = || Host::builder().staging_dir(temp.path()).build().unwrap();
@@ -88,7 +88,7 @@ fn folder_of_a_living_host_is_not_swept_by_another() {
 }
 
 #[test]
-fn file_size_limit_is_an_error_of_the_load() {
+fn file_size_limit_fails_load() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     plugins.add("library", "faulty").write();
     ProgramFolder::new(plugins.dir(), "program").install();
@@ -103,7 +103,7 @@ fn file_size_limit_is_an_error_of_the_load() {
 }
 
 #[test]
-fn umask_that_takes_the_owners_rights_does_no_harm() {
+fn restrictive_umask_is_harmless() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     plugins.add("library", "faulty").write();
     ProgramFolder::new(plugins.dir(), "program").install();

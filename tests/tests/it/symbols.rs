@@ -23,7 +23,7 @@ fn mapped(name: &str) -> Vec<String> {
 }
 
 #[test]
-fn file_of_a_library_exists_until_it_is_unmapped() {
+fn library_file_exists_until_unmapped() {
     let (plugins, staging) = (Plugins::new(), TempDir::new().unwrap());
     let name = unique("symbols");
     let folder = plugins.add(&name, "faulty").write();
@@ -41,7 +41,7 @@ fn file_of_a_library_exists_until_it_is_unmapped() {
 }
 
 #[test]
-fn backtrace_of_a_plugin_names_its_functions() {
+fn backtrace_names_plugin_functions() {
     let (plugins, staging) = (Plugins::new(), TempDir::new().unwrap());
     let folder = plugins.add(&unique("traced"), "with-dependency").write();
     let dep = binary_of_dependency(&folder);
@@ -68,7 +68,7 @@ fn binary_of_dependency(folder: &Path) -> PathBuf {
 
 #[allow(clippy::disallowed_methods, reason = "the command is a process of its own")]
 #[test]
-fn command_leaves_copies_when_asked_to() {
+fn command_keeps_copies_on_request() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     plugins.add("echo", "faulty").write();
     for (option, left) in [(None, 0), (Some("--keep-staged"), 1)] {

@@ -38,7 +38,7 @@ fn text_of(reply: &Reply) -> &str {
 }
 
 #[test]
-fn a_plugin_and_a_pipeline_are_services() {
+fn plugin_and_pipeline_implement_service() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut plugin = obeying(&host, &plugins);
@@ -60,7 +60,7 @@ fn a_plugin_and_a_pipeline_are_services() {
 }
 
 #[test]
-fn a_full_queue_answers_in_the_call_and_not_before_it() {
+fn full_queue_fails_in_call_not_poll_ready() {
     let plugins = Plugins::new();
     let limits: HostLimits =
         limits(|limits| (limits.max_workers, limits.max_queued_calls) = (1, 1));
@@ -79,7 +79,7 @@ fn a_full_queue_answers_in_the_call_and_not_before_it() {
 }
 
 #[test]
-fn a_limit_of_concurrency_keeps_back_and_load_shed_refuses_instead() {
+fn concurrency_limit_waits_and_load_shed_refuses() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let plugin = obeying(&host, &plugins);
@@ -102,7 +102,7 @@ fn a_limit_of_concurrency_keeps_back_and_load_shed_refuses_instead() {
 }
 
 #[test]
-fn a_limit_of_the_rate_keeps_back() {
+fn rate_limit_delays_calls() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let plugin = obeying(&host, &plugins);
@@ -146,7 +146,7 @@ impl Policy<Request<'static>, Reply, Error> for Again {
 }
 
 #[test]
-fn what_is_retryable_is_tried_again_and_nothing_else() {
+fn only_retryable_errors_are_retried() {
     let check = |error: Value, left: u32, calls: u64, answers: Result<(), i32>| {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -165,7 +165,7 @@ fn what_is_retryable_is_tried_again_and_nothing_else() {
 }
 
 #[test]
-fn a_buffer_lets_many_share_what_cannot_be_cloned() {
+fn buffer_shares_service_without_clone() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let plugin = obeying(&host, &plugins);
@@ -226,7 +226,7 @@ where
 }
 
 #[test]
-fn a_whole_stack_of_layers_ends_at_the_plugin() {
+fn full_layer_stack_reaches_plugin() {
     let host = Host::builder()
         .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
         .build()

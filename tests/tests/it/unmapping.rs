@@ -11,47 +11,49 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use hotbay::{Host, HostEvent, PluginHandle, Request};
-use hotbay_tests::{Plugins, alone, block_on, event, host, images, library, loaded, unique, until};
+use hotbay_tests::{
+    Plugins, block_on, event, host, images, library, loaded, run_in_subprocess, unique, until,
+};
 
 /// What the process of a case is to do: the input of its plugin.
 const CASE: &str = "HOTBAY_TESTS_HABIT";
 
 /// Runs a case in a process of its own; answers with what became of the library.
 #[track_caller]
-fn end_after(habit: &str) -> Vec<String> {
+fn end_after(case: &str) -> Vec<String> {
     // Built here, once for all cases.
     library("habits");
-    let output = alone("unmapping::case_of_its_own_process", CASE, habit);
+    let output = run_in_subprocess("unmapping::unmapping_child_process", CASE, case);
     let errors = String::from_utf8_lossy(&output.stderr);
     let ends = errors.lines().filter_map(|line| line.strip_prefix("END "));
     ends.map(str::to_owned).collect()
 }
 
 #[track_caller]
-fn is_kept(habit: &str, reason: &str) {
-    assert_eq!(end_after(habit), [format!("kept: {reason}")], "{habit}");
+fn is_kept(case: &str, reason: &str) {
+    assert_eq!(end_after(case), [format!("kept: {reason}")], "{case}");
 }
 
 /// Loads the plugin, calls it with the habit, unloads it, and does all that could run or read
 /// what was left.
 #[test]
-fn case_of_its_own_process() {
-    let Ok(habit) = env::var(CASE) else { return };
-    let habit = match habit.strip_prefix("no-memory-call ") {
+fn unmapping_child_process() {
+    let Ok(case) = env::var(CASE) else { return };
+    let case = match case.strip_prefix("no-memory-call ") {
         Some(rest) => {
             forbid_memory_call();
             rest.to_owned()
         }
-        None => habit,
+        None => case,
     };
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
     let name = unique("habits");
     let plugin = loaded(&host, plugins.add(&name, "habits").write());
-    let (word, _) = habit.split_once(' ').unwrap_or((&habit, ""));
+    let (word, _) = case.split_once(' ').unwrap_or((&case, ""));
     let file = plugins.dir().join("sign");
-    let input = habit.replace("FILE", file.to_str().unwrap());
+    let input = case.replace("FILE", file.to_str().unwrap());
     match word {
         // On a thread that outlives the unload.
         "c11-key" => {
@@ -136,8 +138,8 @@ fn afterwards() {
 }
 
 #[test]
-fn case_of_no_habit_is_closed() {
-    for habit in [
+fn harmless_plugin_is_closed() {
+    for case in [
         "std FOLDER",
         "runtime",
         "quiet-timer",
@@ -148,34 +150,34 @@ fn case_of_no_habit_is_closed() {
         "quick-exit-hook",
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let habit = habit.replace("FOLDER", folder.path().to_str().unwrap());
-        assert_eq!(end_after(&habit), ["closed"], "{habit}");
+        let case = case.replace("FOLDER", folder.path().to_str().unwrap());
+        assert_eq!(end_after(&case), ["closed"], "{case}");
     }
 }
 
 #[test]
-fn thread_keeps_library_until_it_ends_however_it_is_started() {
-    for habit in ["c11-thread FILE", "looked-up-thread FILE", "looked-up-c11-thread FILE"] {
-        assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"], "{habit}");
+fn thread_of_any_origin_keeps_library_until_exit() {
+    for case in ["c11-thread FILE", "looked-up-thread FILE", "looked-up-c11-thread FILE"] {
+        assert_eq!(end_after(case), ["kept: threads: 1 still run", "closed"], "{case}");
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn function_looked_up_with_its_version_is_seen() {
-    let habit = "looked-up-version-thread FILE";
-    assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"]);
+fn function_looked_up_with_version_is_detected() {
+    let case = "looked-up-version-thread FILE";
+    assert_eq!(end_after(case), ["kept: threads: 1 still run", "closed"]);
     let handler = "and a later signal handler may still call the one that it installed";
     is_kept("looked-up-version-action 12", &format!("it called `signal`, {handler}"));
 }
 
 #[test]
-fn c11_key_keeps_library_until_its_thread_ends() {
+fn c11_key_keeps_library_until_thread_exits() {
     assert_eq!(end_after("c11-key"), ["kept: thread keys: 1 thread(s) hold one", "closed"]);
 }
 
 #[test]
-fn timer_or_request_keeps_library_for_good() {
+fn timer_or_request_keeps_library_forever() {
     is_kept("timer FILE", "it called `timer_create`, whose timer may still run code of it");
     is_kept("message-queue", "it called `mq_notify`, whose notification may still run code of it");
     let request = "whose request may still use its memory or run code of it";
@@ -184,11 +186,11 @@ fn timer_or_request_keeps_library_for_good() {
 }
 
 #[test]
-fn hook_keeps_library_for_good() {
+fn hook_keeps_library_forever() {
     let exit = "which runs code of it when the process exits";
     is_kept("exit-hook", &format!("it called `on_exit`, {exit}"));
-    for habit in ["exit-hook-of-no-library", "exit-hook-of-another-library"] {
-        is_kept(habit, &format!("it called `__cxa_atexit`, {exit}"));
+    for case in ["exit-hook-of-no-library", "exit-hook-of-another-library"] {
+        is_kept(case, &format!("it called `__cxa_atexit`, {exit}"));
     }
     let fork = "it called `__register_atfork`, which runs code of it when the process forks";
     is_kept("fork-hook-of-no-library", fork);
@@ -205,7 +207,7 @@ fn hook_keeps_library_for_good() {
 }
 
 #[test]
-fn memory_of_the_library_in_the_process_keeps_it() {
+fn library_memory_in_process_keeps_library() {
     is_kept("environment", "it called `putenv`, which leaves memory of it in the environment");
     is_kept("environment-list", "memory: `environ` points into it");
     is_kept("buffer", "it called `setvbuf`, which leaves memory of it in a stream");
@@ -220,7 +222,7 @@ fn memory_of_the_library_in_the_process_keeps_it() {
 }
 
 #[test]
-fn memory_of_the_process_is_read_where_a_container_forbids_the_usual_call() {
+fn process_memory_is_read_without_process_vm_readv() {
     assert_eq!(end_after("no-memory-call looked-up"), ["closed"]);
     is_kept("no-memory-call environment-list", "memory: `environ` points into it");
 }
@@ -251,16 +253,16 @@ fn forbid_memory_call() {
 }
 
 #[test]
-fn library_opened_by_the_plugin_keeps_it() {
+fn library_opened_by_plugin_keeps_it() {
     let opened = "and what it opened may have started threads or may run code of it";
     is_kept("opened", &format!("it called `dlopen`, {opened}"));
     is_kept("looked-up-clone", "it looked up `clone`, whose thread is not counted");
 }
 
 #[test]
-fn signal_handler_keeps_library_for_good_however_it_is_installed() {
+fn signal_handler_keeps_library_forever() {
     let handler = "and a later signal handler may still call the one that it installed";
-    for (habit, function) in [
+    for (case, function) in [
         ("hook 10", "sigaction"),
         ("hook 12", "sigaction"),
         ("action 10", "sigaction"),
@@ -269,20 +271,20 @@ fn signal_handler_keeps_library_for_good_however_it_is_installed() {
         ("bsd-action 10", "bsd_signal"),
         ("system-v-action 10", "sigset"),
     ] {
-        is_kept(habit, &format!("it called `{function}`, {handler}"));
+        is_kept(case, &format!("it called `{function}`, {handler}"));
     }
     // The first replaces a handler of std's, the second is replaced by one of the host's own.
     let raw = "which set a signal handler or started a thread that is not counted";
-    for habit in ["raw-action 7", "raw-action 10", "invalid-system-call"] {
-        is_kept(habit, &format!("it called `syscall`, {raw}"));
+    for case in ["raw-action 7", "raw-action 10", "invalid-system-call"] {
+        is_kept(case, &format!("it called `syscall`, {raw}"));
     }
 }
 
 #[test]
-fn two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard() {
+fn two_plugins_with_one_signal_are_both_kept() {
     if env::var_os(CASE).is_none() {
-        let name = "two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard";
-        alone(&format!("unmapping::{name}"), CASE, "-");
+        let name = "two_plugins_with_one_signal_are_both_kept";
+        run_in_subprocess(&format!("unmapping::{name}"), CASE, "-");
         return;
     }
     let plugins = Plugins::new();
@@ -308,7 +310,7 @@ fn two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard() {
 }
 
 #[test]
-fn example_plugin_is_unmapped_when_it_is_unloaded() {
+fn example_plugin_is_unmapped_on_unload() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     for package in ["transform", "filter", "counter", "fragile"] {

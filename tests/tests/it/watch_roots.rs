@@ -87,14 +87,14 @@ impl Watched {
         reply.as_text().unwrap().to_owned()
     }
 
-    fn event(&mut self, wanted: impl Fn(&HostEvent) -> bool) -> HostEvent {
-        event(&mut self.events, wanted)
+    fn event(&mut self, expected: impl Fn(&HostEvent) -> bool) -> HostEvent {
+        event(&mut self.events, expected)
     }
 
     /// Waits until a mix of two builds is reported.
     fn mismatch(&mut self) {
-        let told = self.event(|event| matches!(event, HostEvent::RolledBack { .. }));
-        let HostEvent::RolledBack { reason, .. } = told else { unreachable!("as told") };
+        let message = self.event(|event| matches!(event, HostEvent::RolledBack { .. }));
+        let HostEvent::RolledBack { reason, .. } = message else { unreachable!("as told") };
         assert!(reason.contains("SHA-256") || reason.contains("bytes"), "{reason}");
         assert_eq!(self.answer(), "old");
     }
@@ -124,7 +124,7 @@ fn each(check: impl Fn(Watched)) {
 }
 
 #[test]
-fn replaced_build_is_promoted_under_every_name() {
+fn replaced_build_is_promoted_for_every_path_form() {
     each(|mut watched| {
         let (draft, folder) = (watched.draft("new"), watched.folder());
         fs::rename(draft.join(library()), folder.join(library())).unwrap();
@@ -143,7 +143,7 @@ fn changed_library_with_old_digest_is_reported() {
 }
 
 #[test]
-fn library_that_arrives_late_is_promoted() {
+fn late_library_is_promoted() {
     each(|mut watched| {
         let (draft, folder) = (watched.draft("new"), watched.folder());
         fs::rename(draft.join("plugin.json"), folder.join("plugin.json")).unwrap();
@@ -154,7 +154,7 @@ fn library_that_arrives_late_is_promoted() {
 }
 
 #[test]
-fn link_to_the_directory_that_is_switched_is_followed() {
+fn switched_directory_symlink_is_followed() {
     let (plugins, drafts) = (TempDir::with_prefix("hotbay-tests-").unwrap(), Plugins::new());
     let at = |name: &str| plugins.path().join(name);
     for (dir, answers) in [("v1", "old"), ("v2", "new")] {
@@ -174,7 +174,7 @@ fn link_to_the_directory_that_is_switched_is_followed() {
 }
 
 #[test]
-fn folder_of_a_plugin_loaded_by_a_relative_name_is_absolute() {
+fn folder_loaded_by_relative_path_is_absolute() {
     let (plugins, drafts) = (Plugins::new(), Plugins::new());
     fs::rename(draft(&drafts, "old"), plugins.dir().join("echo")).unwrap();
     let host = Host::builder().build().unwrap();
@@ -207,8 +207,8 @@ fn command_watches_relative_directories() {
             }
         });
         let tells = |event: &str| {
-            let wanted = format!(r#""event":"{event}""#);
-            while !lines.recv_timeout(LIMIT).map_err(|_| event).unwrap().contains(&wanted) {}
+            let expected = format!(r#""event":"{event}""#);
+            while !lines.recv_timeout(LIMIT).map_err(|_| event).unwrap().contains(&expected) {}
         };
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             tells("loaded");

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_cdylib_of_the_asked_crate_is_taken() {
+    fn only_cdylib_of_requested_crate_is_taken() {
         let message = |manifest: &str, kind: &str, file: &str| {
             serde_json::json!({
                 "reason": "compiler-artifact", "manifest_path": manifest,
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_binary_of_that_name_is_taken() {
+    fn only_binary_of_requested_name_is_taken() {
         let message = |name: &str, kind: &str| {
             serde_json::json!({
                 "reason": "compiler-artifact", "manifest_path": "/own/Cargo.toml",

@@ -78,7 +78,7 @@ pub(super) fn is_temporary(name: &OsStr) -> bool {
 mod tests {
     use super::*;
 
-    fn check(path: &str, wanted: &[&str]) {
+    fn check(path: &str, expected: &[&str]) {
         let watched = |plugin: &str, crates: &[&str]| Watched {
             plugin: plugin.to_owned(),
             folder: Path::new("/w/plugins").join(plugin),
@@ -94,11 +94,11 @@ mod tests {
         };
         let plugins = [watched("a", &["/w/api", "/w/own"]), watched("ab", &["/w/api"]), script];
         let found: Vec<_> = affected(Path::new(path), &plugins).into_iter().collect();
-        assert_eq!(found, wanted, "{path}");
+        assert_eq!(found, expected, "{path}");
     }
 
     #[test]
-    fn a_plugins_own_file_concerns_that_plugin_alone() {
+    fn file_of_one_plugin_affects_it_alone() {
         check("/w/plugins/a/src/lib.rs", &["a"]);
         check("/w/plugins/a/src/deep/er/rules.txt", &["a"]);
         check("/w/plugins/a/src", &["a"]);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_link_concerns_them_all() {
+    fn shared_dependency_affects_all_dependents() {
         check("/w/api/src/lib.rs", &["a", "ab"]);
         check("/w/api/Cargo.toml", &["a", "ab"]);
         check("/w/own/src/lib.rs", &["a"]);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_compiled_nor_installed_concerns_none() {
+    fn unused_file_affects_nothing() {
         check("/w/plugins/a", &[]);
         check("/w/plugins/a/tests/it.rs", &[]);
         check("/w/plugins/a/target/debug/build.rs", &[]);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_installed_of_a_script_concerns_it() {
+    fn installed_file_of_script_affects_it() {
         check("/w/plugins/s/s.py", &["s"]);
         check("/w/plugins/s/words/en.txt", &["s"]);
         check("/w/plugins/s/plugin.json", &["s"]);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_files_of_editors_concern_none() {
+    fn editor_temporary_files_affect_nothing() {
         for name in [
             ".lib.rs.swp",
             "lib.rs~",

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_and_length_are_those_of_the_library() {
+    fn digest_and_length_match_library() {
         let (_root, source, into) = folders(&[]);
         let library =
             install(&source, &manifest(""), &library("a", b"abc"), &[], &into).unwrap().main;
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_install_named_goes_and_what_others_put_there_stays() {
+    fn reinstall_removes_old_files_and_keeps_foreign_ones() {
         let (_root, source, into) =
             folders(&[("schema.json", "{}"), ("input.json", "{}"), ("README.md", "# a")]);
         let with_schema =
@@ -255,9 +255,9 @@ mod tests {
         fs::write(into.join(".installing-x"), "half").unwrap();
         let a = library("a", b"").name;
         let readme = "README.md";
-        let wanted =
+        let expected =
             [".installing-x", readme, "input.json", &a, "notes.txt", "plugin.json", "schema.json"];
-        assert_eq!(names(&into), wanted);
+        assert_eq!(names(&into), expected);
 
         fs::remove_file(source.join(readme)).unwrap();
         install(&source, &manifest(""), &library("b", b"2"), &[], &into).unwrap();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_the_source_is_refused() {
+    fn source_folder_as_target_is_refused() {
         let (_root, source, _) = folders(&[("plugin.json", "{}")]);
         let error = install(&source, &manifest(""), &library("a", b"1"), &[], &source).unwrap_err();
         assert!(error.to_string().contains("is where its source lies"), "{error}");
@@ -274,7 +274,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn others_may_not_write_to_what_was_installed() {
+    fn installed_files_are_not_writable_by_others() {
         let (_root, source, into) = folders(&[]);
         let library =
             install(&source, &manifest(""), &library("a", b"1"), &[], &into).unwrap().main;
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_has_its_own_name_and_files_beside_it() {
+    fn program_keeps_its_name_and_companion_files() {
         let (_root, source, into) = folders(&[("README.md", "# a")]);
         let text =
             r#"{"name": "a", "version": "1.0.0", "kind": "process", "command": ["a.py", "-v"]}"#;
@@ -304,7 +304,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn an_unchanged_file_is_left_alone() {
+    fn unchanged_file_is_not_rewritten() {
         use std::os::unix::fs::MetadataExt as _;
         let (_root, source, into) = folders(&[]);
         let first = install(&source, &manifest(""), &library("a", b"1"), &[], &into).unwrap();

@@ -95,8 +95,8 @@ fn optional(fields: &Map<String, Value>, name: &str) -> anyhow::Result<Option<St
 fn program(fields: &Map<String, Value>) -> anyhow::Result<String> {
     let command = fields.get("command").context("`command` is missing")?;
     let program = command.get(0).and_then(Value::as_str);
-    let wanted = "wanted a list that begins with the program, such as [\"serve\"]";
-    Ok(program.with_context(|| format!("`command` is {command}; {wanted}"))?.to_owned())
+    let expected = "wanted a list that begins with the program, such as [\"serve\"]";
+    Ok(program.with_context(|| format!("`command` is {command}; {expected}"))?.to_owned())
 }
 
 /// Names become paths: one that led out of the plugin's folder would write anywhere.
@@ -112,13 +112,13 @@ fn inside(file: String) -> anyhow::Result<String> {
 mod tests {
     use super::*;
 
-    fn check_sealed(text: &str, wanted: &str) {
+    fn check_sealed(text: &str, expected: &str) {
         let manifest = Manifest::read(text).unwrap();
-        assert_eq!(manifest.sealed("ab12", 7).unwrap(), wanted);
+        assert_eq!(manifest.sealed("ab12", 7).unwrap(), expected);
     }
 
     #[test]
-    fn sealing_adds_two_members_and_keeps_the_layout() {
+    fn sealing_adds_two_members_and_keeps_layout() {
         check_sealed(
             "{\n    \"name\": \"a\",   \"version\": \"1.0.0\",\n\n    \"library\": \"a\"\n}\n",
             "{\n    \"name\": \"a\",   \"version\": \"1.0.0\",\n\n    \"library\": \"a\",\n    \
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn sealing_replaces_what_an_author_left_there() {
+    fn sealing_replaces_existing_values() {
         check_sealed(
             "{\n\t\"sha256\": null, \"length\": 12,\n\t\"name\": \"a\", \"version\": \"1.0.0\", \
              \"library\": \"a\"\n}",
@@ -137,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn sealing_twice_is_sealing_once() {
+    fn sealing_twice_equals_sealing_once() {
         let text = r#"{"name": "a", "version": "1.0.0", "library": "a"}"#;
         let once = Manifest::read(text).unwrap().sealed("ab12", 7).unwrap();
         check_sealed(&once, &once);
     }
 
     #[test]
-    fn members_have_their_defaults() {
+    fn members_have_defaults() {
         let manifest =
             Manifest::read(r#"{"name": "a", "version": "1.0.0", "library": "b"}"#).unwrap();
         assert_eq!(manifest.package, "a");
@@ -158,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_built_is_told() {
-        let check = |text: &str, wanted: &str| {
+    fn unbuildable_plugin_is_reported() {
+        let check = |text: &str, expected: &str| {
             let error = format!("{:#}", Manifest::read(text).unwrap_err());
-            assert!(error.contains(wanted), "{error}");
+            assert!(error.contains(expected), "{error}");
         };
         check("{", "not JSON");
         check("[]", "a manifest is a JSON object");

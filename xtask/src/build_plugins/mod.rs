@@ -228,8 +228,8 @@ fn chosen(sources: Vec<Source>, names: &[String], from: &Path) -> anyhow::Result
             pair[0].name
         );
     }
-    let wanted = |source: &Source| names.is_empty() || names.contains(&source.name);
-    Ok(sources.into_iter().filter(wanted).collect())
+    let expected = |source: &Source| names.is_empty() || names.contains(&source.name);
+    Ok(sources.into_iter().filter(expected).collect())
 }
 
 fn count(plugins: usize) -> String {
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_name_lists_the_known_ones() {
+    fn unknown_name_error_lists_known_ones() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["b", "a"] {
             let at = folder.path().join(name);
@@ -256,17 +256,17 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_between_manifest_and_crate_says_where_to_mend_it() {
+    fn manifest_and_crate_mismatch_has_hint() {
         let package = Package {
             name: "b".into(),
             version: "0.2.0".into(),
             manifest: "".into(),
             links: vec![],
         };
-        let check = |text: &str, wanted: &str| {
+        let check = |text: &str, expected: &str| {
             let manifest = Manifest::read(text).unwrap();
             let error = agree(&manifest, &package, "plugins/b").unwrap_err().to_string();
-            assert!(error.contains(wanted), "{error}");
+            assert!(error.contains(expected), "{error}");
         };
         check(
             r#"{"name": "a", "version": "0.2.0", "library": "b"}"#,

@@ -10,7 +10,7 @@ use super::changes::is_temporary;
 use super::install::File;
 
 /// A folder that holds more is hardly a plugin's.
-const FILES_MAX: usize = 1000;
+const MAX_FILES: usize = 1000;
 
 /// The program, and the files beside it.
 pub(super) fn read(folder: &Path, program: &str) -> anyhow::Result<(File, Vec<File>)> {
@@ -72,7 +72,7 @@ fn collect(root: &Path, within: &Path, files: &mut Vec<File>) -> anyhow::Result<
         let bytes = fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
         files.push(File { name: name.to_owned(), bytes, mode: mode(&metadata) });
         let holds = folder.display();
-        ensure!(files.len() <= FILES_MAX, "`{holds}` holds more than {FILES_MAX} files");
+        ensure!(files.len() <= MAX_FILES, "`{holds}` holds more than {MAX_FILES} files");
     }
     Ok(())
 }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_and_what_python_leaves_stay_behind() {
+    fn tests_and_python_caches_are_not_installed() {
         let names = ["a.py", "words/en.txt", "plugin.json", "README.md", "test_a.py", "a_test.py"];
         let folder = folder(&[&names[..], &["tests/x", "__pycache__/a.pyc", ".env"]].concat());
         let (main, beside) = read(folder.path(), "a.py").unwrap();
@@ -119,11 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_or_cannot_run_is_told() {
+    fn missing_or_non_executable_program_is_reported() {
         let folder = folder(&["a.txt"]);
-        let check = |program: &str, wanted: &str| {
+        let check = |program: &str, expected: &str| {
             let error = read(folder.path(), program).unwrap_err().to_string();
-            assert!(error.contains(wanted), "{error}");
+            assert!(error.contains(expected), "{error}");
         };
         check("a.txt", "chmod +x");
         check("a.py", "`command` names `a.py`");

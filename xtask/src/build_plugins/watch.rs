@@ -18,9 +18,9 @@ use super::{Plan, Source, count};
 
 /// How often one looks whether to end, and how long nothing may change before a build: editors
 /// and git write several files at once.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Something that never stops writing is built all the same.
-const QUIET_WAIT_MAX: Duration = Duration::from_secs(2);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What was heard of the file system.
 enum Heard {
@@ -61,7 +61,7 @@ pub(super) fn watch(plan: &Plan<'_>) -> anyhow::Result<()> {
                 continue;
             }
         };
-        let wanted: BTreeSet<String> = match &changed {
+        let expected: BTreeSet<String> = match &changed {
             None => names(&sources),
             Some(paths) => {
                 let of = |path: &PathBuf| affected(path, &watched);
@@ -74,7 +74,7 @@ pub(super) fn watch(plan: &Plan<'_>) -> anyhow::Result<()> {
         // Folders may have come or gone.
         watched = listen(&mut watcher, plan, &sources);
         let now = names(&sources);
-        let is_due = |one: &Source| wanted.contains(&one.name) || !known.contains(&one.name);
+        let is_due = |one: &Source| expected.contains(&one.name) || !known.contains(&one.name);
         build(plan, sources.into_iter().filter(is_due).collect(), &ended);
         known = now;
     }
@@ -110,7 +110,7 @@ fn hear(events: &Receiver<notify::Result<notify::Event>>, ended: &AtomicBool) ->
     let mut paths = BTreeSet::new();
     let mut at_latest: Option<Instant> = None;
     loop {
-        let event = events.recv_timeout(LOOK_EVERY);
+        let event = events.recv_timeout(POLL_INTERVAL);
         if ended.load(Ordering::Relaxed) {
             return Heard::Ended;
         }
@@ -120,7 +120,7 @@ fn hear(events: &Receiver<notify::Result<notify::Event>>, ended: &AtomicBool) ->
             Ok(Ok(event)) if event.need_rescan() => return Heard::AnythingChanged,
             Ok(Ok(event)) => {
                 paths.extend(event.paths);
-                at_latest.get_or_insert_with(|| Instant::now() + QUIET_WAIT_MAX);
+                at_latest.get_or_insert_with(|| Instant::now() + QUIET_TIMEOUT);
             }
             Ok(Err(error)) => {
                 eprintln!("warning: some changes may not have been seen: {error}");

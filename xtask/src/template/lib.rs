@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_greeted() {
+    fn name_is_greeted() {
         assert_eq!(
             greet(serde_json::json!({}), "Ada\n").unwrap(),
             "Hello, Ada!"
@@ -60,13 +60,13 @@ mod tests {
     }
 
     #[test]
-    fn the_greeting_comes_from_the_config() {
+    fn greeting_comes_from_config() {
         let config = serde_json::json!({ "greeting": "Salut" });
         assert_eq!(greet(config, "Ada").unwrap(), "Salut, Ada!");
     }
 
     #[test]
-    fn an_empty_name_is_refused() {
+    fn empty_name_is_refused() {
         assert_eq!(greet(serde_json::json!({}), " ").unwrap_err().code(), 400);
     }
 }

@@ -9,12 +9,12 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{BODY, Place, request};
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const TIMES_MIN: f64 = 10.0;
+const MIN_TIMES: f64 = 10.0;
 const CHUNK: usize = 100;
 
-pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let (rounds, calls) = if quick { (2, 1000) } else { (21, 10_000) };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let single = (calls / 10).max(1);
@@ -43,15 +43,15 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
             format!("{:.0}", rates[index].iter().copied().fold(0.0, f64::max)),
             format!("{:.0}", quantile(rates[index].clone(), 0.5)),
             format!("{times:.1}"),
-            if is_goal { format!("≥ {TIMES_MIN}") } else { none() },
-            if is_goal { verdict(times >= TIMES_MIN) } else { none() },
+            if is_goal { format!("≥ {MIN_TIMES}") } else { none() },
+            if is_goal { verdict(times >= MIN_TIMES) } else { none() },
         ]);
     }
     table.note(
         "By the medians of neighbouring rounds. A batch is JSON with the bytes as base64; each \
          request in it runs as a call of its own, guarded and counted.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 

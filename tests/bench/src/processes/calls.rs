@@ -9,14 +9,14 @@ use super::bare::{Client, Server};
 use super::starts::Launched;
 use super::{BODY, Place, request};
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const RATIO_MAX: f64 = 1.5;
+const MAX_RATIO: f64 = 1.5;
 
 /// One round: the nanoseconds of each of so many calls.
 type Round<'a> = Box<dyn FnMut(usize) -> anyhow::Result<Vec<f64>> + 'a>;
 
-pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let (rounds, calls) = if quick { (2, 100) } else { (41, 2000) };
     let servers =
         [Server::start(place.dir.path(), "current")?, Server::start(place.dir.path(), "multi")?];
@@ -60,8 +60,8 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
             at(2),
             format!("{:.2}", to(0)),
             format!("{:.2}", to(1)),
-            if is_ours { format!("≤ {RATIO_MAX} to current") } else { none() },
-            if is_ours { verdict(to(0) <= RATIO_MAX) } else { none() },
+            if is_ours { format!("≤ {MAX_RATIO} to current") } else { none() },
+            if is_ours { verdict(to(0) <= MAX_RATIO) } else { none() },
         ]);
     }
     table.note(
@@ -70,7 +70,7 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
          thread alone. Quantiles are the medians of those of the rounds; the ratios are the \
          medians of p50 against p50 of the same round, and decide.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 

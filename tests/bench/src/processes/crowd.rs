@@ -10,7 +10,7 @@ use super::bare::{Client, Server};
 use super::starts::{Launched, TOKEN};
 use super::{BODY, Place, request};
 use crate::sample::quantile;
-use crate::table::{Paper, Table};
+use crate::table::{Report, Table};
 
 const CALLERS: usize = 64;
 
@@ -21,7 +21,7 @@ struct Round {
     p99: f64,
 }
 
-pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let (rounds, calls) = if quick { (2, 10) } else { (15, 400) };
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     let current = Server::start(place.dir.path(), "current")?;
@@ -65,7 +65,7 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
         "All callers are tasks of one multi_thread runtime, and each bare one has a connection \
          of its own. The server of the SDK has a thread for each connection.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 

@@ -18,12 +18,12 @@ use super::{BODY, Place, request};
 use crate::fixtures::{block_on, install_program};
 use crate::process::program;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const ABOVE_MAX_MS: f64 = 5.0;
+const MAX_ABOVE_MS: f64 = 5.0;
 pub(super) const TOKEN: &str = "of-the-benchmark";
 
-pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 3 } else { 100 };
     let mut times = [const { Vec::new() }; 5];
     let other = install_program(&place.program, &place.dir.path().join("plugins"), "other")?;
@@ -53,7 +53,7 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
         ensure!(answer.as_bytes() == BODY, "another answer");
         times[4].push(block_on(restarted(&mut events))?? as f64);
     }
-    paper.print(&table(rounds, &times));
+    report.print(&table(rounds, &times));
     ensure!(place.folder.exists(), "the plugin's folder has gone");
     Ok(())
 }
@@ -79,8 +79,8 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
             at(0.5),
             at(0.99),
             if is_goal { format!("+{above:.2}") } else { none() },
-            if is_goal { format!("≤ +{ABOVE_MAX_MS}") } else { none() },
-            if is_goal { verdict(above <= ABOVE_MAX_MS) } else { none() },
+            if is_goal { format!("≤ +{MAX_ABOVE_MS}") } else { none() },
+            if is_goal { verdict(above <= MAX_ABOVE_MS) } else { none() },
         ]);
     }
     table.note(

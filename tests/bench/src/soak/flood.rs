@@ -16,14 +16,14 @@ use super::swapper::runtime;
 use crate::fixtures::{self, install_program};
 use crate::process::rss_bytes;
 use crate::sample::{quantile, time};
-use crate::table::Paper;
+use crate::table::Report;
 
-const GROWTH_MAX: u64 = 8 << 20;
+const MAX_GROWTH: u64 = 8 << 20;
 const CALLERS: usize = 2;
 const LINE_BYTES: u64 = 80;
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-pub(crate) fn soak(mib: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(mib: u64, report: &Report) -> anyhow::Result<bool> {
     tracing::subscriber::set_global_default(Counts)?;
     let program = fixtures::program("program")?;
     let dir = fixtures::folder()?;
@@ -54,7 +54,7 @@ pub(crate) fn soak(mib: u64, paper: &Paper) -> anyhow::Result<bool> {
         goals.found(&format!("{pipe}: a call, p99 µs"), us(&calls, 0.99));
         let growth = grown.saturating_sub(before);
         let found = format!("{:.1}", growth as f64 / f64::from(1 << 20));
-        goals.goal(&format!("{pipe}: MiB more"), found, "≤ 8", growth <= GROWTH_MAX);
+        goals.goal(&format!("{pipe}: MiB more"), found, "≤ 8", growth <= MAX_GROWTH);
     }
     let dropped = host.list().remove(0).stats.log_lines_dropped;
     goals.found("lines printed", lines);
@@ -65,7 +65,7 @@ pub(crate) fn soak(mib: u64, paper: &Paper) -> anyhow::Result<bool> {
          threads call without pause meanwhile; memory is looked at every 10 ms.",
     );
     runtime.block_on(host.shutdown(Duration::from_secs(10)));
-    Ok(goals.print(paper))
+    Ok(goals.print(report))
 }
 
 fn us(times: &Times, part: f64) -> String {
@@ -90,7 +90,7 @@ fn called_while(
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 most.fetch_max(rss_bytes().unwrap_or(0), Ordering::Relaxed);
-                thread::sleep(LOOK_EVERY);
+                thread::sleep(POLL_INTERVAL);
             }
         });
         let done = work();

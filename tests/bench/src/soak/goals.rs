@@ -1,6 +1,6 @@
 //! A table of what was found, and whether all goals in it were met.
 
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 pub(super) struct Goals {
     table: Table,
@@ -37,8 +37,8 @@ impl Goals {
     }
 
     /// Prints it; whether what had to be met was.
-    pub(super) fn print(self, paper: &Paper) -> bool {
-        paper.print(&self.table);
+    pub(super) fn print(self, report: &Report) -> bool {
+        report.print(&self.table);
         self.is_met
     }
 }

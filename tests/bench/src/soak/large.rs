@@ -13,15 +13,15 @@ use super::swapper::Swapper;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 /// As large as a debug build of a plugin with a few dependencies.
 const LIBRARY_BYTES: usize = 30 << 20;
 /// After so many swaps a process has what it needs.
 const WARM_SWAPS: u64 = 5;
-const GROWTH_MAX: f64 = (20 << 20) as f64;
+const MAX_GROWTH: f64 = (20 << 20) as f64;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let dir = fixtures::folder()?;
     let mut library = fs::read(fixtures::library("transform")?)?;
     // What stands behind the end of an ELF file is not mapped, only read.
@@ -76,15 +76,15 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     plain("MiB at most", mib(most));
     plain("MiB at the end", mib(after));
     let grown = after as f64 - before as f64;
-    let is_met = grown <= GROWTH_MAX;
+    let is_met = grown <= MAX_GROWTH;
     table.row([
         "MiB more".to_owned(),
         format!("{:.2}", grown / f64::from(1 << 20)),
         "≤ 20".to_owned(),
         verdict(is_met),
     ]);
-    paper.print(&table);
-    swapper.books.check()?;
+    report.print(&table);
+    swapper.stats.check()?;
     swapper.end();
     Ok(is_met)
 }

@@ -11,21 +11,21 @@ use hotbay::{ErrorKind, Host, HostLimits, Output, Request};
 use super::swapper::runtime;
 use crate::process::rss_bytes;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const DEADLINE: Duration = Duration::from_millis(5);
 const LATE_BY: Duration = Duration::from_millis(20);
 const CALLERS: usize = 4;
-const ABANDONED_MAX: u32 = 32;
-const LATE_MS_MAX: f64 = 10.0;
-const GROWTH_MAX: f64 = (2 << 20) as f64;
+const MAX_ABANDONED: u32 = 32;
+const MAX_LATE_MS: f64 = 10.0;
+const MAX_GROWTH: f64 = (2 << 20) as f64;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let mut limits = HostLimits::default();
     // A worker for each caller, so that each call begins at once.
     limits.max_workers = CALLERS as u32;
-    limits.max_abandoned_calls = ABANDONED_MAX;
-    let threads_max = limits.max_workers as usize + ABANDONED_MAX as usize;
+    limits.max_abandoned_calls = MAX_ABANDONED;
+    let max_threads = limits.max_workers as usize + MAX_ABANDONED as usize;
     let (begun, ended) = (leak(AtomicU64::new(0)), leak(AtomicU64::new(0)));
     let host =
         Host::builder().quarantine(None).limits(limits).register_fn("late", move |ctx, _| {
@@ -93,18 +93,18 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     row("told something else", others.to_string(), Some(("0".to_owned(), others == 0)));
     row("told after the deadline, p50 ms", format!("{:.2}", at(0.5)), None);
     row("told after the deadline, p99 ms", format!("{:.2}", at(0.99)), None);
-    let goal = (format!("≤ {LATE_MS_MAX}"), at(1.0) <= LATE_MS_MAX);
+    let goal = (format!("≤ {MAX_LATE_MS}"), at(1.0) <= MAX_LATE_MS);
     row("told after the deadline, at most, ms", format!("{:.2}", at(1.0)), Some(goal));
     let threads = threads.into_inner();
-    let goal = (format!("≤ {threads_max}"), threads <= threads_max);
+    let goal = (format!("≤ {max_threads}"), threads <= max_threads);
     row("workers at once, at most", threads.to_string(), Some(goal));
     row("workers after shutdown", left.to_string(), Some(("0".to_owned(), left == 0)));
     let mib = |bytes: f64| format!("{:.2}", bytes / f64::from(1 << 20));
-    let goal = (format!("≤ {}", mib(GROWTH_MAX)), grown <= GROWTH_MAX);
+    let goal = (format!("≤ {}", mib(MAX_GROWTH)), grown <= MAX_GROWTH);
     row("MiB more after the first tenth", mib(grown), Some(goal));
     table
         .note("Quarantine is off. A call that does not begin in time is told so, and not entered.");
-    paper.print(&table);
+    report.print(&table);
     Ok(is_met)
 }
 

@@ -22,7 +22,7 @@ use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::process;
-use crate::table::Paper;
+use crate::table::Report;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -104,19 +104,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn one(soak: Soak, options: &Options) -> anyhow::Result<()> {
-    let paper = Paper::new(options.markdown);
+    let report = Report::new(options.markdown);
     let count = soak.count(options);
     let is_met = match soak {
-        Soak::Swaps => swaps::soak(count, &paper)?,
-        Soak::Large => large::soak(count, &paper)?,
-        Soak::Waits => waits::soak(count, &paper)?,
-        Soak::Pause => pause::soak(count, &paper)?,
-        Soak::Mutants => mutants::soak(count, options.quick, &paper)?,
-        Soak::Late => late::soak(count, &paper)?,
-        Soak::Tasks => tasks::soak(count, &paper)?,
-        Soak::Kills => kills::soak(count, &paper)?,
-        Soak::Orphans => orphans::soak(count, &paper)?,
-        Soak::Flood => flood::soak(count, &paper)?,
+        Soak::Swaps => swaps::soak(count, &report)?,
+        Soak::Large => large::soak(count, &report)?,
+        Soak::Waits => waits::soak(count, &report)?,
+        Soak::Pause => pause::soak(count, &report)?,
+        Soak::Mutants => mutants::soak(count, options.quick, &report)?,
+        Soak::Late => late::soak(count, &report)?,
+        Soak::Tasks => tasks::soak(count, &report)?,
+        Soak::Kills => kills::soak(count, &report)?,
+        Soak::Orphans => orphans::soak(count, &report)?,
+        Soak::Flood => flood::soak(count, &report)?,
     };
     if !is_met {
         bail!("a goal was missed");

@@ -18,14 +18,14 @@ use super::swapper::runtime;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A check that takes longer hangs.
-const CHECK_WAIT_MAX: Duration = Duration::from_secs(60);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub(crate) fn soak(count: u64, quick: bool, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, quick: bool, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("transform")?;
     let command = fixtures::command()?;
     let (unsealed, watched, checked) = if quick { (10, 3, 15) } else { (50, 20, 2000) };
@@ -69,7 +69,7 @@ pub(crate) fn soak(count: u64, quick: bool, paper: &Paper) -> anyhow::Result<boo
     for note in notes {
         table.note(note);
     }
-    paper.print(&table);
+    report.print(&table);
     Ok(is_met)
 }
 
@@ -127,7 +127,7 @@ fn watched_ones(built: &Path, count: u64, sum: &mut Calls) -> anyhow::Result<u64
         for number in 0..count {
             let bytes = mutation.of(builds.library(0), number as usize);
             builds.ready_library(&bytes)?.put()?;
-            let event = async { tokio::time::timeout(EVENT_WAIT_MAX, events.next()).await };
+            let event = async { tokio::time::timeout(EVENT_TIMEOUT, events.next()).await };
             match runtime.block_on(event).context("nothing was told of a mutant")? {
                 Some(HostEvent::RolledBack { .. }) => refused += 1,
                 other => eprintln!("of mutant {number} was told: {other:?}"),
@@ -199,7 +199,7 @@ fn check(command: &Path, plugins: &Path) -> anyhow::Result<Option<ExitStatus>> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     let start = Instant::now();
-    while start.elapsed() < CHECK_WAIT_MAX {
+    while start.elapsed() < CHECK_TIMEOUT {
         if let Some(status) = child.try_wait()? {
             if status.code() == Some(2) {
                 bail!("`hotbay check` did not understand its arguments");

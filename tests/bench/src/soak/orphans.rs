@@ -8,9 +8,9 @@ use super::goals::Goals;
 use crate::fixtures::{self, install_program};
 use crate::process::this_program;
 use crate::sample::quantile;
-use crate::table::Paper;
+use crate::table::Report;
 
-const GONE_MAX: Duration = Duration::from_secs(1);
+const MAX_GONE: Duration = Duration::from_secs(1);
 /// A plugin, three that it forked, and a guardian.
 const PROCESSES: usize = 5;
 
@@ -20,7 +20,7 @@ pub(crate) fn host(staging: &Path, folders: &[OsString]) {
     hotbay_tests::host_until_killed(&folders, staging);
 }
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let program = fixtures::program("program")?;
     let dir = fixtures::folder()?;
     let staging = dir.path().join("staged");
@@ -48,7 +48,7 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     goals.found("processes of its plugins", processes);
     goals.none_of("processes more or fewer than wanted", unseen);
     goals.found("all gone after, p50 ms", format!("{:.0}", at(0.5)));
-    let is_met = at(1.0) <= GONE_MAX.as_secs_f64() * 1e3;
+    let is_met = at(1.0) <= MAX_GONE.as_secs_f64() * 1e3;
     goals.goal("all gone after, at most, ms", format!("{:.0}", at(1.0)), "≤ 1000", is_met);
     goals.none_of("processes and folders left", left.len());
     for left in left.iter().take(5) {
@@ -59,5 +59,5 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
          which let go of the pipes; and a guardian each. All are found by the mark of their \
          launch, in any process's environment or arguments; folders by the host's process id.",
     );
-    Ok(goals.print(paper))
+    Ok(goals.print(report))
 }

@@ -14,14 +14,14 @@ use super::load::Way;
 use super::swapper::{Swapper, runtime};
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
-use crate::table::{Paper, Table, none, us, verdict};
+use crate::table::{Report, Table, none, us, verdict};
 
 const WAYS: [Way; 3] = [Way::Call, Way::Call, Way::Execute];
 
 /// Swaps of the run that shows that a loss would be seen.
 const CONTROL_SWAPS: u64 = 50;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("counter")?;
     let Run { counts, total, seconds, kept } = run(&built, "pause", count)?;
     let control = run(&built, "overlap", CONTROL_SWAPS)?;
@@ -58,7 +58,7 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
         "That a loss would be seen: with the handover `overlap`, which promises less, {lost} of \
          {made} increments were lost in {CONTROL_SWAPS} swaps."
     ));
-    paper.print(&table);
+    report.print(&table);
     Ok(goals.iter().all(|(_, found)| *found == 0))
 }
 
@@ -97,8 +97,8 @@ fn run(built: &Path, handover: &str, count: u64) -> anyhow::Result<Run> {
     swapped.with_context(|| format!("after a failed call: {:?}", counts.first))?;
     let total = handle.call(Request::text("0"))?.as_text()?.parse::<u64>()?;
     swapper.settle_kept()?;
-    swapper.books.check()?;
-    let kept = swapper.books.kept.len();
+    swapper.stats.check()?;
+    let kept = swapper.stats.kept.len();
     swapper.end();
     Ok(Run { counts, total, seconds, kept })
 }

@@ -11,9 +11,9 @@ use tokio::runtime::Runtime;
 use crate::builds::Builds;
 
 /// Generations that may still be on their way out when the next is begun.
-const OPEN_MAX: usize = 3;
+const MAX_OPEN: usize = 3;
 /// Something is wrong if nothing is told for so long.
-const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A host with one plugin whose builds are swapped.
 pub(crate) struct Swapper<'a> {
@@ -23,12 +23,12 @@ pub(crate) struct Swapper<'a> {
     runtime: Runtime,
     events: Events,
     which: usize,
-    pub(crate) books: Books,
+    pub(crate) stats: CallStats,
 }
 
 /// What became of the generations that were replaced.
 #[derive(Debug, Default)]
-pub(crate) struct Books {
+pub(crate) struct CallStats {
     open: BTreeSet<u64>,
     /// Those that stay mapped, and why.
     pub(crate) kept: BTreeMap<u64, String>,
@@ -45,8 +45,8 @@ impl<'a> Swapper<'a> {
         let runtime = runtime()?;
         let events = host.events();
         let handle = runtime.block_on(host.load(&builds.folder))?;
-        let (name, books) = (handle.name().to_string(), Books::default());
-        Ok(Self { host, builds, name, runtime, events, which: 0, books })
+        let (name, stats) = (handle.name().to_string(), CallStats::default());
+        Ok(Self { host, builds, name, runtime, events, which: 0, stats })
     }
 
     /// Puts the other build into place and has it promoted; waits until few are on their way out.
@@ -57,14 +57,14 @@ impl<'a> Swapper<'a> {
         let reloaded = reloaded.map_err(|error| anyhow::anyhow!(error.full_message()))?;
         ensure!(matches!(reloaded, Reloaded::Promoted(_)), "a swap came to {reloaded:?}");
         while let Some(event) = self.events.try_next() {
-            self.books.note(event);
+            self.stats.note(event);
         }
-        self.settle(OPEN_MAX)
+        self.settle(MAX_OPEN)
     }
 
     /// Waits until at most so many of the replaced generations are on their way out.
-    pub(crate) fn settle(&mut self, open_max: usize) -> anyhow::Result<()> {
-        while self.books.open.len() > open_max {
+    pub(crate) fn settle(&mut self, max_open: usize) -> anyhow::Result<()> {
+        while self.stats.open.len() > max_open {
             self.hear()?;
         }
         Ok(())
@@ -73,7 +73,7 @@ impl<'a> Swapper<'a> {
     /// Waits until those that were kept for a while are closed as well.
     pub(crate) fn settle_kept(&mut self) -> anyhow::Result<()> {
         self.settle(0)?;
-        while !self.books.kept.is_empty() && !self.host.retained().is_empty() {
+        while !self.stats.kept.is_empty() && !self.host.retained().is_empty() {
             if self.hear().is_err() {
                 break;
             }
@@ -83,12 +83,12 @@ impl<'a> Swapper<'a> {
 
     fn hear(&mut self) -> anyhow::Result<()> {
         let events = &mut self.events;
-        let next = async { tokio::time::timeout(EVENT_WAIT_MAX, events.next()).await };
+        let next = async { tokio::time::timeout(EVENT_TIMEOUT, events.next()).await };
         let event = self.runtime.block_on(next).with_context(|| {
-            let books = &self.books;
-            format!("nothing was told of generations {:?}, kept {:?}", books.open, books.kept)
+            let stats = &self.stats;
+            format!("nothing was told of generations {:?}, kept {:?}", stats.open, stats.kept)
         })?;
-        self.books.note(event.context("the host is gone")?);
+        self.stats.note(event.context("the host is gone")?);
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl<'a> Swapper<'a> {
     }
 }
 
-impl Books {
+impl CallStats {
     fn note(&mut self, event: HostEvent) {
         match event {
             HostEvent::Promoted { from: Some(from), .. } => {

@@ -10,17 +10,17 @@ use anyhow::Context;
 use hotbay::Host;
 
 use super::load::{Calls, Way, calls, configs};
-use super::swapper::{Books, Swapper};
+use super::swapper::{CallStats, Swapper};
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 /// After so many swaps a process has what it needs.
 const WARM_SWAPS: u64 = 100;
-const GROWTH_MAX: f64 = (4 << 20) as f64;
+const MAX_GROWTH: f64 = (4 << 20) as f64;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("transform")?;
     let both = run(&built, count, &[Way::Execute, Way::Call])?;
     let execute = run(&built, count, &[Way::Execute])?;
@@ -35,8 +35,8 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     table.row(plain("calls", &|run| run.calls.made.to_string()));
     table.row(plain("by the one build", &|run| run.calls.by_build[0].to_string()));
     table.row(plain("by the other", &|run| run.calls.by_build[1].to_string()));
-    table.row(plain("closed", &|run| run.books.closed.to_string()));
-    table.row(plain("kept for a while", &|run| run.books.kept_at_first.to_string()));
+    table.row(plain("closed", &|run| run.stats.closed.to_string()));
+    table.row(plain("kept for a while", &|run| run.stats.kept_at_first.to_string()));
     let mut is_met = true;
     let mut goal = |what: &str, number: &dyn Fn(&Run) -> u64| {
         let [both, execute] = runs.map(number);
@@ -47,7 +47,7 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     goal("calls that failed", &|run| run.calls.failed);
     goal("answers of neither build", &|run| run.calls.wrong);
     goal("calls never answered", &|run| run.calls.lost());
-    goal("kept at the end", &|run| run.books.kept.len() as u64);
+    goal("kept at the end", &|run| run.stats.kept.len() as u64);
     goal("old mappings at the end", &|run| run.mapped as u64);
     goal("mappings after shutdown", &|run| run.mapped_after as u64);
     let grown = |run: &Run| run.rss[1] as f64 - run.rss[0] as f64;
@@ -56,20 +56,20 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     table.row(plain("MiB at the end", &|run| mib(run.rss[1] as f64)));
     table.row(plain("bytes leaked, as told", &|run| run.leaked.to_string()));
     let unexplained = grown(&execute) - execute.leaked as f64;
-    is_met &= unexplained <= GROWTH_MAX;
+    is_met &= unexplained <= MAX_GROWTH;
     table.row([
         "MiB more, less leaked".to_owned(),
         mib(grown(&both) - both.leaked as f64),
         mib(unexplained),
         "≤ 4 (execute alone)".to_owned(),
-        verdict(unexplained <= GROWTH_MAX),
+        verdict(unexplained <= MAX_GROWTH),
     ]);
     for run in runs {
         is_met &= run.calls.is_clean();
         if let Some(first) = &run.calls.first {
             table.note(format!("The first that went wrong: {first}"));
         }
-        if let Some((generation, reason)) = run.books.kept.first_key_value() {
+        if let Some((generation, reason)) = run.stats.kept.first_key_value() {
             table.note(format!("Kept: generation {generation}: {reason}"));
         }
     }
@@ -78,15 +78,15 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
          and reloaded by `Host::reload`, at most 3 replaced generations on their way out. \
          `execute` keeps 8 calls queued.",
     );
-    paper.print(&table);
-    both.books.check()?;
-    execute.books.check()?;
+    report.print(&table);
+    both.stats.check()?;
+    execute.stats.check()?;
     Ok(is_met)
 }
 
 struct Run {
     calls: Calls,
-    books: Books,
+    stats: CallStats,
     seconds: f64,
     /// When warm, and at the end.
     rss: [u64; 2],
@@ -119,7 +119,7 @@ fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
                 if number == WARM_SWAPS.min(count / 2) {
                     swapper.settle(0)?;
                     rss[0] = process::rss_bytes()?;
-                    leaked_before = swapper.books.leaked_bytes;
+                    leaked_before = swapper.stats.leaked_bytes;
                 }
             }
             swapper.settle(0)?;
@@ -142,9 +142,9 @@ fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
     swapper.settle_kept()?;
     // The one that serves is mapped.
     let mapped = process::mapped(&staging)?.len().saturating_sub(1);
-    let books = std::mem::take(&mut swapper.books);
+    let stats = std::mem::take(&mut swapper.stats);
     swapper.end();
     let mapped_after = process::mapped(&staging)?.len();
-    let leaked = books.leaked_bytes - leaked_before;
-    Ok(Run { calls: sum, books, seconds, rss, leaked, mapped, mapped_after })
+    let leaked = stats.leaked_bytes - leaked_before;
+    Ok(Run { calls: sum, stats, seconds, rss, leaked, mapped, mapped_after })
 }

@@ -12,18 +12,18 @@ use anyhow::Context;
 use hotbay::CancellationToken;
 use hotbay::pool::{Outcome, PoolLimits, TaskError, TaskId, WorkerPool};
 
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const SUBMITTERS: usize = 100;
 const WORKERS: u32 = 2;
 /// A thread that waits longer than this waits for ever.
-const WAIT_MAX: Duration = Duration::from_secs(120);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 type Pool = WorkerPool<u64>;
 
 /// What everybody writes down.
 #[derive(Default)]
-struct Books {
+struct CallStats {
     accepted: AtomicU64,
     refused: AtomicU64,
     ran: AtomicU64,
@@ -34,7 +34,7 @@ struct Books {
     done: AtomicU64,
 }
 
-impl Books {
+impl CallStats {
     fn note(&self, id: TaskId, outcome: &Outcome<u64>) {
         let counter = match outcome {
             Ok(_) => &self.done,
@@ -46,17 +46,17 @@ impl Books {
     }
 }
 
-pub(crate) fn soak(seconds: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(seconds: u64, report: &Report) -> anyhow::Result<bool> {
     // Tasks panic on purpose.
     std::panic::set_hook(Box::new(|_| ()));
-    let books = Arc::new(Books::default());
+    let stats = Arc::new(CallStats::default());
     let current = Arc::new(RwLock::new(Arc::new(pool(&CancellationToken::new())?)));
     let retired = Arc::new(Mutex::new(Vec::new()));
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     for seed in 0..SUBMITTERS as u64 {
-        let (books, current, stop) = (Arc::clone(&books), Arc::clone(&current), Arc::clone(&stop));
-        threads.push(thread::spawn(move || submit(seed, &books, &current, &stop)));
+        let (stats, current, stop) = (Arc::clone(&stats), Arc::clone(&current), Arc::clone(&stop));
+        threads.push(thread::spawn(move || submit(seed, &stats, &current, &stop)));
     }
     for seed in 0..2 {
         let (current, stop) = (Arc::clone(&current), Arc::clone(&stop));
@@ -65,18 +65,18 @@ pub(crate) fn soak(seconds: u64, paper: &Paper) -> anyhow::Result<bool> {
     }
     let takers = 2;
     for _ in 0..takers {
-        let (books, current, stop) = (Arc::clone(&books), Arc::clone(&current), Arc::clone(&stop));
+        let (stats, current, stop) = (Arc::clone(&stats), Arc::clone(&current), Arc::clone(&stop));
         threads.push(thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 let pool = Arc::clone(&current.read().expect("no panic"));
-                take(&pool, &books);
+                take(&pool, &stats);
                 thread::yield_now();
             }
         }));
     }
     thread::sleep(Duration::from_secs(seconds));
     stop.store(true, Ordering::Relaxed);
-    let deadline = Instant::now() + WAIT_MAX;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }
@@ -85,28 +85,28 @@ pub(crate) fn soak(seconds: u64, paper: &Paper) -> anyhow::Result<bool> {
     pools.push(Arc::clone(&current.read().expect("no panic")));
     for pool in &pools {
         pool.stop();
-        take(pool, &books);
+        take(pool, &stats);
     }
     let _ = std::panic::take_hook();
-    Ok(print(seconds, &books, pools.len() as u64, stuck, paper))
+    Ok(print(seconds, &stats, pools.len() as u64, stuck, report))
 }
 
-fn print(seconds: u64, books: &Books, pools: u64, stuck: u64, paper: &Paper) -> bool {
+fn print(seconds: u64, stats: &CallStats, pools: u64, stuck: u64, report: &Report) -> bool {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let outcomes = books.outcomes.lock().expect("no panic");
-    let accepted = count(&books.accepted);
+    let outcomes = stats.outcomes.lock().expect("no panic");
+    let accepted = count(&stats.accepted);
     let twice = outcomes.values().filter(|told| **told > 1).count() as u64;
     let never = accepted - outcomes.len() as u64;
-    let unaccounted = count(&books.ran).abs_diff(count(&books.done) + count(&books.panicked));
+    let unaccounted = count(&stats.ran).abs_diff(count(&stats.done) + count(&stats.panicked));
     let title = format!("Tasks: {SUBMITTERS} threads that submit, {seconds} s");
     let mut table = Table::new(title, ["what", "found", "goal", ""]);
     for (what, found) in [
         ("pools", pools),
         ("accepted", accepted),
-        ("refused", count(&books.refused)),
-        ("done", count(&books.done)),
-        ("panicked", count(&books.panicked)),
-        ("told that they never ran", count(&books.never_ran)),
+        ("refused", count(&stats.refused)),
+        ("done", count(&stats.done)),
+        ("panicked", count(&stats.panicked)),
+        ("told that they never ran", count(&stats.never_ran)),
     ] {
         table.row([what.to_owned(), found.to_string(), none(), none()]);
     }
@@ -119,7 +119,7 @@ fn print(seconds: u64, books: &Books, pools: u64, stuck: u64, paper: &Paper) -> 
     for (what, found) in goals {
         table.row([what.to_owned(), found.to_string(), "0".to_owned(), verdict(found == 0)]);
     }
-    paper.print(&table);
+    report.print(&table);
     goals.iter().all(|(_, found)| *found == 0)
 }
 
@@ -132,14 +132,14 @@ fn pool(token: &CancellationToken) -> anyhow::Result<Pool> {
 }
 
 /// Submits in every way there is, and does with the ticket what can be done.
-fn submit(seed: u64, books: &Arc<Books>, current: &RwLock<Arc<Pool>>, stop: &AtomicBool) {
+fn submit(seed: u64, stats: &Arc<CallStats>, current: &RwLock<Arc<Pool>>, stop: &AtomicBool) {
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     while !stop.load(Ordering::Relaxed) {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         let pool = Arc::clone(&current.read().expect("no panic"));
-        let (ran, number) = (Arc::clone(books), random);
+        let (ran, number) = (Arc::clone(stats), random);
         let task = move || {
             ran.ran.fetch_add(1, Ordering::Relaxed);
             assert!(!number.is_multiple_of(64), "on purpose");
@@ -150,19 +150,19 @@ fn submit(seed: u64, books: &Arc<Books>, current: &RwLock<Arc<Pool>>, stop: &Ato
             _ => pool.submit(task),
         };
         let Ok(ticket) = submitted else {
-            books.refused.fetch_add(1, Ordering::Relaxed);
+            stats.refused.fetch_add(1, Ordering::Relaxed);
             thread::yield_now();
             continue;
         };
-        books.accepted.fetch_add(1, Ordering::Relaxed);
+        stats.accepted.fetch_add(1, Ordering::Relaxed);
         let id = ticket.id();
         match random >> 8 & 3 {
             0 => drop(ticket),
             1 => match ticket.wait_timeout(Duration::from_micros(random >> 16 & 1023)) {
-                Ok(outcome) => books.note(id, &outcome),
+                Ok(outcome) => stats.note(id, &outcome),
                 Err(ticket) => drop(ticket),
             },
-            _ => books.note(id, &ticket.wait()),
+            _ => stats.note(id, &ticket.wait()),
         }
     }
 }
@@ -192,13 +192,13 @@ fn swap(
 }
 
 /// Takes what was left, one by one or all at once.
-fn take(pool: &Pool, books: &Books) {
+fn take(pool: &Pool, stats: &CallStats) {
     if let Some(id) = pool.results().keys().next()
         && let Some(outcome) = pool.take(*id)
     {
-        books.note(*id, &outcome);
+        stats.note(*id, &outcome);
     }
     for (id, outcome) in pool.drain() {
-        books.note(id, &outcome);
+        stats.note(id, &outcome);
     }
 }

@@ -13,11 +13,11 @@ use super::swapper::Swapper;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 /// How long calls are timed without swaps.
 const BEFORE: Duration = Duration::from_secs(3);
-const RATIO_MAX: f64 = 5.0;
+const MAX_RATIO: f64 = 5.0;
 const THREADS: usize = 2;
 /// Calls between two looks at the phase.
 const BATCH: usize = 64;
@@ -26,7 +26,7 @@ const WITHOUT: u8 = 0;
 const WITH: u8 = 1;
 const END: u8 = 2;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("bench-echo")?;
     let title = format!("Waits: two threads that call, {count} swaps");
     let head = ["what", "in place", "heap", "goal", ""];
@@ -52,13 +52,13 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     let ratios = runs
         .each_ref()
         .map(|run| run.seen.times[1].quantile(0.999) / run.seen.times[0].quantile(0.999));
-    let is_quick = ratios.iter().all(|&ratio| ratio <= RATIO_MAX);
+    let is_quick = ratios.iter().all(|&ratio| ratio <= MAX_RATIO);
     let [in_place, heap] = waits.map(|waits| waits.to_string());
     let what = "voluntary switches with swaps".to_owned();
     table.row([what, in_place, heap, "0".to_owned(), verdict(is_waitless)]);
     let [in_place, heap] = ratios.map(|ratio| format!("{ratio:.2}"));
     let what = "p99.9 with / without".to_owned();
-    table.row([what, in_place, heap, format!("≤ {RATIO_MAX}"), verdict(is_quick)]);
+    table.row([what, in_place, heap, format!("≤ {MAX_RATIO}"), verdict(is_quick)]);
     let [in_place, heap] = runs.each_ref().map(|run| run.seen.failed.to_string());
     let what = "calls that failed".to_owned();
     table.row([what, in_place, heap, "0".to_owned(), verdict(failed == 0)]);
@@ -66,7 +66,7 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
         "`bench-echo` with 16 bytes, answered in place or on the heap (where plugin and host \
          share the system's allocator). A call's time includes that of reading the clock.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(is_waitless && is_quick && failed == 0)
 }
 
@@ -184,11 +184,11 @@ impl Histogram {
 
     /// The time within which so large a part lies.
     fn quantile(&self, part: f64) -> f64 {
-        let wanted = (self.count() as f64 * part).ceil() as u64;
+        let expected = (self.count() as f64 * part).ceil() as u64;
         let mut below = 0;
         let at = self.0.iter().position(|count| {
             below += count;
-            below >= wanted
+            below >= expected
         });
         at.map_or(f64::NAN, |at| {
             let (power, step) = (at as u64 / STEPS, at as u64 % STEPS);

@@ -178,7 +178,7 @@ fn check(actions: &'static [fn(&Pending)], is_taken: bool) {
 }
 
 #[test]
-fn waiting_ticket_gets_its_outcome_before_takers() {
+fn waiting_ticket_receives_outcome_before_takers() {
     check(&[Pending::complete, Pending::wait], true);
     check(&[Pending::complete, Pending::wait, Pending::take], true);
     check(&[Pending::complete, Pending::wait, Pending::drain], true);

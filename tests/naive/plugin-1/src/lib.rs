@@ -52,9 +52,9 @@ pub extern "C" fn panic_caught() -> u32 {
     u32::from(catch_unwind(|| panic!("caught inside")).is_err())
 }
 
-struct Bomb;
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         panic!("a payload's drop")
     }
@@ -63,5 +63,5 @@ impl Drop for Bomb {
 #[unsafe(no_mangle)]
 pub extern "C" fn panic_in_payload() -> u32 {
     // The usual line: the error, and with it the payload, is dropped here.
-    u32::from(catch_unwind(|| panic_any(Bomb)).is_err())
+    u32::from(catch_unwind(|| panic_any(PanicOnDrop)).is_err())
 }

@@ -31,7 +31,7 @@ impl Plugin for Versioned {
     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         match input.as_text()? {
             "panic" => panic!("out of a call"),
-            "payload" => panic_any(Bomb),
+            "payload" => panic_any(PanicOnDrop),
             _ => {
                 let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
                 Ok(Output::text(format!("version 1, call {calls}")))
@@ -46,9 +46,9 @@ impl Plugin for Versioned {
 }
 
 /// A payload that panics when it is dropped, with another one of its kind.
-struct Bomb;
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         panic_any(Self)
     }

@@ -20,12 +20,12 @@ fn plugins() -> Plugins {
 }
 
 #[test]
-fn list_and_inspect_tell_what_a_process_plugin_is() {
+fn list_and_inspect_describe_process_plugin() {
     let plugins = plugins();
     let json = hotbay(plugins.dir(), &["list", "--json"]).exits(0).json();
-    let told = |at: usize| (&json["plugins"][at]["name"], &json["plugins"][at]["kind"]);
-    assert_eq!(told(0), (&json!("library"), &json!("library")));
-    assert_eq!(told(1), (&json!("process"), &json!("process")));
+    let message = |at: usize| (&json["plugins"][at]["name"], &json["plugins"][at]["kind"]);
+    assert_eq!(message(0), (&json!("library"), &json!("library")));
+    assert_eq!(message(1), (&json!("process"), &json!("process")));
     assert_eq!(json["plugins"][1]["state"], "ready");
     assert_eq!(json["plugins"][1]["api"], Value::Null, "a program has no stamp");
 
@@ -62,7 +62,7 @@ fn call_and_pipe_reach_both_kinds() {
 }
 
 #[test]
-fn a_tampered_program_is_refused_with_both_digests() {
+fn tampered_program_is_refused_with_both_digests() {
     let plugins = Plugins::new();
     Kind::Process.served(&plugins, "bad").set("sha256", "ab".repeat(32)).install();
     let args = ["inspect", "bad", "--dir", ".", "--json"];

@@ -21,7 +21,7 @@ fn outcome(outcome: Result<Reply, Error>) -> String {
 }
 
 /// The same request in every way there is.
-fn every_way(host: &Host, handle: &PluginHandle, request: Request<'static>) -> Vec<String> {
+fn all_call_methods(host: &Host, handle: &PluginHandle, request: Request<'static>) -> Vec<String> {
     let pinned = handle.pin().unwrap();
     let pipeline = host.pipeline([handle.name().as_str()]).unwrap();
     let outcomes = [
@@ -36,9 +36,9 @@ fn every_way(host: &Host, handle: &PluginHandle, request: Request<'static>) -> V
 
 /// Plays a scene with either kind; both have to come to the same.
 #[track_caller]
-fn same(play: impl Fn(Kind) -> Vec<String>, wanted: &[&str]) {
+fn same(play: impl Fn(Kind) -> Vec<String>, expected: &[&str]) {
     for kind in BOTH {
-        assert_eq!(play(kind), wanted, "{kind:?}");
+        assert_eq!(play(kind), expected, "{kind:?}");
     }
 }
 
@@ -55,7 +55,7 @@ impl Layer for Own {
 }
 
 #[test]
-fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
+fn layers_validators_and_permissions_apply_to_both_kinds() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let builder = Host::builder().layer(Own);
@@ -68,7 +68,7 @@ fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
             .unwrap();
         let draft = kind.served(&plugins, "judged").set("permissions", json!(["read"]));
         let handle = loaded(&host, draft.install());
-        let mut told = Vec::new();
+        let mut message = Vec::new();
         for request in [
             Request::text("fine"),
             Request::text("secret"),
@@ -76,19 +76,19 @@ fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
             Request::text("fine").operation("read"),
             Request::text("fine").operation("write"),
         ] {
-            let ways = every_way(&host, &handle, request);
+            let ways = all_call_methods(&host, &handle, request);
             assert!(ways.iter().all(|way| *way == ways[0]), "{ways:?}");
-            told.push(ways[0].clone());
+            message.push(ways[0].clone());
         }
         let info = &host.list()[0];
-        told.push(format!("{} {} {}", info.stats.calls, info.stats.errors, info.stats.faults));
-        told
+        message.push(format!("{} {} {}", info.stats.calls, info.stats.errors, info.stats.faults));
+        message
     };
     same(play, &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"]);
 }
 
 #[test]
-fn input_that_does_not_fit_its_schema_or_is_too_large_reaches_neither() {
+fn invalid_or_large_input_reaches_neither_kind() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let host = Host::builder().build().unwrap();
@@ -96,7 +96,7 @@ fn input_that_does_not_fit_its_schema_or_is_too_large_reaches_neither() {
         let draft = kind.served(&plugins, "checked").set("input_schema", schema);
         let limits = json!({ "input_bytes": 100, "output_bytes": 1000 });
         let handle = loaded(&host, draft.set("limits", limits).install());
-        let mut told: Vec<_> = [
+        let mut message: Vec<_> = [
             count(),
             Request::owned(b"{}".to_vec()),
             Request::owned(vec![b' '; 101]),
@@ -105,14 +105,14 @@ fn input_that_does_not_fit_its_schema_or_is_too_large_reaches_neither() {
         .into_iter()
         .map(|request| outcome(handle.call(request)))
         .collect();
-        told.push(outcome(block_on(handle.execute(count()))));
-        told
+        message.push(outcome(block_on(handle.execute(count()))));
+        message
     };
     same(play, &["1", "InvalidInput", "InvalidInput", "InvalidOutput", "2"]);
 }
 
 #[test]
-fn faults_quarantine_both_kinds_and_a_reload_ends_it() {
+fn faults_quarantine_both_kinds_until_reload() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let policy = quarantine(|policy| {
@@ -126,22 +126,22 @@ fn faults_quarantine_both_kinds_and_a_reload_ends_it() {
         };
         let handle = loaded(&host, install(1));
         let panics = || asks(json!({ "do": "panic", "message": "as asked" }));
-        let mut told: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
-        told.extend(every_way(&host, &handle, Request::text("x")));
-        told.push(host.list()[0].stats.faults.to_string());
+        let mut message: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
+        message.extend(all_call_methods(&host, &handle, Request::text("x")));
+        message.push(host.list()[0].stats.faults.to_string());
         install(2);
         hotbay_tests::reloaded(&host, "faulty");
-        told.push(outcome(handle.call(Request::text("x"))));
-        told
+        message.push(outcome(handle.call(Request::text("x"))));
+        message
     };
-    let mut wanted = vec!["Panicked"; 3];
-    wanted.extend(["Quarantined"; 6]);
-    wanted.extend(["3", "x"]);
-    same(play, &wanted);
+    let mut expected = vec!["Panicked"; 3];
+    expected.extend(["Quarantined"; 6]);
+    expected.extend(["3", "x"]);
+    same(play, &expected);
 }
 
 #[test]
-fn reload_of_quarantined_plugin_starts_a_new_generation() {
+fn reload_of_quarantined_plugin_starts_new_generation() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let policy = quarantine(|policy| {
@@ -152,43 +152,43 @@ fn reload_of_quarantined_plugin_starts_a_new_generation() {
         let host = Host::builder().quarantine(policy).build().unwrap();
         let handle = loaded(&host, kind.served(&plugins, "faulty").install());
         let panics = || asks(json!({ "do": "panic", "message": "as asked" }));
-        let mut told = Vec::new();
+        let mut message = Vec::new();
         for generation in 1..4 {
             let reloaded = block_on(host.reload("faulty"));
             assert!(matches!(reloaded, Ok(Reloaded::Unchanged)), "{reloaded:?}");
             // The faults of the generation before do not count.
-            told.extend((0..4).map(|_| outcome(handle.call(panics()))));
+            message.extend((0..4).map(|_| outcome(handle.call(panics()))));
             assert_eq!(host.list()[0].state, hotbay::PluginState::Quarantined);
             assert_eq!(hotbay_tests::reloaded(&host, "faulty").get(), generation + 1);
             assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
-            told.push(outcome(handle.call(Request::text("x"))));
+            message.push(outcome(handle.call(Request::text("x"))));
         }
-        told
+        message
     };
     same(play, &["Panicked", "Panicked", "Panicked", "Quarantined", "x"].repeat(3));
 }
 
 #[test]
-fn figures_count_calls_of_both_kinds() {
+fn counters_cover_both_kinds() {
     let play = |kind: Kind| {
         let plugins = Plugins::new();
         let host = Host::builder().quarantine(None).build().unwrap();
         let handle = loaded(&host, kind.served(&plugins, "counted").install());
         let fails = || asks(json!({ "do": "fail", "code": 1, "message": "no" }));
         for request in [count(), fails(), asks(json!({ "do": "panic", "message": "oh" }))] {
-            every_way(&host, &handle, request);
+            all_call_methods(&host, &handle, request);
         }
         let info = &host.list()[0];
         let kind = info.manifest.kind().as_str();
-        let told = [info.stats.calls, info.stats.errors, info.stats.faults, info.stats.refused];
+        let message = [info.stats.calls, info.stats.errors, info.stats.faults, info.stats.refused];
         assert_eq!(kind, if kind == "process" { "process" } else { "library" });
-        told.map(|number| number.to_string()).to_vec()
+        message.map(|number| number.to_string()).to_vec()
     };
     same(play, &["15", "5", "5", "0"]);
 }
 
 #[test]
-fn whoever_provides_a_contract_is_called_whatever_its_kind() {
+fn contract_call_reaches_provider_of_either_kind() {
     for (first, second) in [(Kind::Library, Kind::Process), (Kind::Process, Kind::Library)] {
         let plugins = Plugins::new();
         let builder = Host::builder().prefer_providers("table", ["first", "second"]);

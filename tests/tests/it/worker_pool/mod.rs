@@ -1,8 +1,8 @@
 //! The public pool of workers, whose tests share these helpers.
 
-mod ends;
 mod outcomes;
 mod races;
+mod shutdown;
 
 use std::cell::RefCell;
 use std::sync::mpsc::{self, Sender};
@@ -56,9 +56,9 @@ impl Held {
 }
 
 /// Panics when dropped.
-struct Grenade;
+struct PanicOnDrop;
 
-impl Drop for Grenade {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         if !thread::panicking() {
             std::panic::panic_any("dropped");

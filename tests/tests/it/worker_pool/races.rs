@@ -22,7 +22,7 @@ const PANICS: u32 = 7;
 /// The task that ends its own pool.
 const LAST: u32 = SUBMITTERS * TASKS;
 /// Tickets that one submitter keeps at most; fewer than leave the store without a place.
-const KEPT_MAX: usize = 3;
+const MAX_KEPT: usize = 3;
 
 type Pool = WorkerPool<Counted>;
 
@@ -150,7 +150,7 @@ impl Round {
                         self.see(id, outcome);
                     }
                 }
-                _ if kept.len() < KEPT_MAX => kept.push(ticket),
+                _ if kept.len() < MAX_KEPT => kept.push(ticket),
                 _ => drop(ticket),
             }
         }
@@ -268,7 +268,7 @@ fn check(end: End, seed: u32) {
 }
 
 #[test]
-fn each_accepted_task_has_one_outcome_that_is_seen_once_however_the_pool_ends() {
+fn accepted_task_has_one_outcome_seen_once() {
     let ends = [End::Stop, End::Cancel, End::Token, End::StopAndCancel, End::StopInside];
     for seed in 1..=40 {
         for end in ends {

@@ -1,0 +1,161 @@
+//! A process plugin on trial: the fixture `program`, told to misbehave, with a list of all that
+//! was launched, so that a test can say at its end that nothing of it is left.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hotbay::{Error, Host, HostBuilder, PluginHandle, Reply, Request};
+use hotbay_tests::{Plugins, ProgramFolder, block_on, launches, loaded, state_of, unique, until};
+use serde_json::{Value, json};
+
+/// A folder of its own for one plugin and the files that it writes.
+pub(crate) struct ProcessFixture {
+    plugins: Plugins,
+    pub(crate) name: String,
+}
+
+impl ProcessFixture {
+    pub(crate) fn new() -> Self {
+        Self { plugins: Plugins::new(), name: unique("trial") }
+    }
+
+    /// Where a file of this name lies, whoever writes it.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.plugins.dir().join(name)
+    }
+
+    /// The fixture, about to be installed.
+    pub(crate) fn program(&self, mut behavior: Value) -> ProgramFolder {
+        behavior["journal"] = json!(self.file("journal"));
+        behavior["marks"] = json!(self.file("marks"));
+        let program = ProgramFolder::new(self.plugins.dir(), &self.name).behavior(behavior);
+        program.set("package", "program")
+    }
+
+    /// Starts it in a host of its own.
+    #[track_caller]
+    pub(crate) fn run(self, behavior: Value) -> Running {
+        self.run_with(behavior, |program| program, |builder| builder)
+    }
+
+    /// Starts it in a host of its own, each a little different.
+    #[track_caller]
+    pub(crate) fn run_with(
+        self,
+        behavior: Value,
+        program: impl FnOnce(ProgramFolder) -> ProgramFolder,
+        host: impl FnOnce(HostBuilder) -> HostBuilder,
+    ) -> Running {
+        let folder = program(self.program(behavior)).install();
+        let host = host(Host::builder()).build().expect("a host");
+        let handle = loaded(&host, folder);
+        Running { fixture: self, host, handle }
+    }
+
+    /// The processes that were started, in their order.
+    pub(crate) fn started(&self) -> Vec<u32> {
+        launches(&self.file("journal"), "start")
+    }
+
+    /// Waits until nothing is left of any launch: no process, no descendant, no folder.
+    pub(crate) fn assert_nothing_left(&self) {
+        let journal = self.file("journal");
+        let ids = [launches(&journal, "capabilities"), launches(&journal, "start")].concat();
+        until("its processes are gone", || ids.iter().all(|&id| is_gone(id)).then_some(()));
+        let marks = fs::read_to_string(self.file("marks")).unwrap_or_default();
+        for line in marks.lines() {
+            let (mark, folder) = line.split_once(' ').expect("a mark and a folder");
+            until("its folder is gone", || {
+                (folder.is_empty() || !Path::new(folder).exists()).then_some(())
+            });
+            until("its descendants are gone", || marked_processes(mark).is_empty().then_some(()));
+        }
+    }
+}
+
+/// A plugin that was loaded.
+pub(crate) struct Running {
+    pub(crate) fixture: ProcessFixture,
+    pub(crate) host: Host,
+    pub(crate) handle: PluginHandle,
+}
+
+impl Running {
+    /// Calls it in this thread.
+    pub(crate) fn call(&self, action: &Value) -> Result<Reply, Error> {
+        self.handle.call(Request::json_text(&action.to_string()))
+    }
+
+    /// What a call that is fine tells.
+    #[track_caller]
+    pub(crate) fn call_json(&self, action: &Value) -> Value {
+        match self.call(action) {
+            Ok(reply) => reply.json().expect("it tells JSON"),
+            Err(error) => panic!("{action}: {}", error.full_message()),
+        }
+    }
+
+    /// Calls it in this thread, and by a future.
+    #[track_caller]
+    pub(crate) fn serves(&self) {
+        // JSON, for those that want it.
+        let request = || Request::json_text("\"still here\"");
+        for reply in [self.handle.call(request()), block_on(self.handle.execute(request()))] {
+            match reply {
+                Ok(reply) => assert_eq!(reply.as_bytes(), b"\"still here\""),
+                Err(error) => panic!("{}", error.full_message()),
+            }
+        }
+    }
+
+    /// The process that was started last.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> u32 {
+        *self.fixture.started().last().expect("one was started")
+    }
+
+    /// Unloads it; nothing is left of it.
+    pub(crate) fn end(self) {
+        block_on(self.host.unload(&self.fixture.name)).expect("it is there");
+        self.fixture.assert_nothing_left();
+    }
+}
+
+/// Whether there is no such process, not even as a zombie.
+pub(crate) fn is_gone(process: u32) -> bool {
+    state_of(process).is_none()
+}
+
+/// Whether nobody else can look into a folder.
+pub(crate) fn is_private(folder: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = fs::metadata(folder).expect("the folder is there");
+    metadata.permissions().mode() & 0o777 == 0o700
+}
+
+/// Kills a process and waits until its host has reaped it: a zombie may have threads that still
+/// hold its sockets.
+pub(crate) fn kill(process: u32) {
+    signal(process, "KILL");
+    until("it is reaped", || is_gone(process).then_some(()));
+}
+
+/// Sends a signal to a process.
+#[allow(clippy::disallowed_methods, reason = "the system's own command sends the signal")]
+pub(crate) fn signal(process: u32, name: &str) {
+    let sent = std::process::Command::new("kill").args(["-s", name, &process.to_string()]).status();
+    assert!(sent.expect("`kill` can be started").success(), "{name} to {process}");
+}
+
+/// The processes whose environment or arguments hold this mark, zombies left out.
+fn marked_processes(mark: &str) -> Vec<u32> {
+    let holds = |id: &u32| {
+        ["environ", "cmdline"].iter().any(|file| {
+            let text = fs::read(format!("/proc/{id}/{file}")).unwrap_or_default();
+            text.windows(mark.len().max(1)).any(|part| part == mark.as_bytes())
+        })
+    };
+    let all = fs::read_dir("/proc").expect("this system has /proc").flatten();
+    let ids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter(holds).collect()
+}
