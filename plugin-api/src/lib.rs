@@ -128,7 +128,7 @@ pub mod abi {
     pub use crate::root::{
         PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
     };
-    pub use crate::services::{LINE_BYTES_MAX, Record, code as service_code};
+    pub use crate::services::{MAX_LINE_BYTES, Record, code as service_code};
     pub use crate::services::{RawRecord, RawServices, RawText, ServiceHost};
     pub use abi_stable;
 }

@@ -91,7 +91,7 @@ impl RawFault {
 
     /// What the plugin answered with.
     pub fn to_error(&self) -> PluginError {
-        let message = self.message.to_text(text::MESSAGE_BYTES_MAX);
+        let message = self.message.to_text(text::MAX_MESSAGE_BYTES);
         let mut error = PluginError::new(self.code, message);
         if self.retryable {
             error = error.retryable();
@@ -100,21 +100,21 @@ impl RawFault {
             return error;
         }
         let details = self.details.as_bytes();
-        let details = (details.len() <= text::DETAILS_BYTES_MAX).then_some(details);
+        let details = (details.len() <= text::MAX_DETAILS_BYTES).then_some(details);
         match details.and_then(|details| serde_json::from_slice(details).ok()) {
             Some(details) => error.with_details(details),
             // Too long, or nested deeper than a reader follows; the text still tells.
-            None => error.with_details(self.details.to_text(text::DETAILS_BYTES_MAX).into()),
+            None => error.with_details(self.details.to_text(text::MAX_DETAILS_BYTES).into()),
         }
     }
 
     /// How the plugin panicked.
     pub fn to_panic(&self) -> Fault {
         let location = &self.location;
-        let location = (!location.is_empty()).then(|| location.to_text(text::LOCATION_BYTES_MAX));
+        let location = (!location.is_empty()).then(|| location.to_text(text::MAX_LOCATION_BYTES));
         let words = self.frames.as_bytes().chunks_exact(size_of::<usize>());
         let frames = words.filter_map(|word| word.try_into().ok().map(usize::from_ne_bytes));
-        let message = self.message.to_text(text::MESSAGE_BYTES_MAX);
+        let message = self.message.to_text(text::MAX_MESSAGE_BYTES);
         Fault::new(message, location, frames.take(FRAMES_MAX).collect())
     }
 }

@@ -8,16 +8,16 @@ use std::fmt::{self, Write as _};
 pub const CUT: &str = "… (cut)";
 
 /// Most bytes of an error's or a panic's message.
-pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 
 /// Most bytes of the place of a panic.
-pub const LOCATION_BYTES_MAX: usize = 1024;
+pub const MAX_LOCATION_BYTES: usize = 1024;
 
 /// Most bytes of an error's details, as JSON text.
-pub const DETAILS_BYTES_MAX: usize = 64 * 1024;
+pub const MAX_DETAILS_BYTES: usize = 64 * 1024;
 
 /// Most bytes of a media type.
-pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
+pub const MAX_CONTENT_TYPE_BYTES: usize = 256;
 
 /// Returns at most so many bytes of the start of a text, up to the end of a character.
 pub fn start_of(text: &str, bytes_max: usize) -> &str {

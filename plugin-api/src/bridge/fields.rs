@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::services::LINE_BYTES_MAX;
+use crate::services::MAX_LINE_BYTES;
 use crate::text::CUT;
 
 /// Room for what ends an object that was cut: a mark, brackets, and the field `cut`.
@@ -62,7 +62,7 @@ impl Fields {
 
     fn add(&mut self, name: &str, value: impl FnOnce(&mut Json<'_>)) {
         // Escaped, a byte of a name may take six; the rest is for a number and its brackets.
-        let room = (LINE_BYTES_MAX - END_BYTES_MAX).saturating_sub(self.json.len());
+        let room = (MAX_LINE_BYTES - END_BYTES_MAX).saturating_sub(self.json.len());
         if self.is_cut || name.len() * 6 + END_BYTES_MAX > room {
             self.is_cut = true;
             return;
@@ -109,7 +109,7 @@ struct Quoted<'f> {
 impl Write for Quoted<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for char in text.chars() {
-            if self.is_cut || self.json.len() + 6 > LINE_BYTES_MAX - END_BYTES_MAX {
+            if self.is_cut || self.json.len() + 6 > MAX_LINE_BYTES - END_BYTES_MAX {
                 self.is_cut = true;
                 return Err(fmt::Error);
             }
@@ -133,7 +133,7 @@ mod tests {
 
     fn parsed(fields: Fields) -> Value {
         let json = fields.finish();
-        assert!(json.len() <= LINE_BYTES_MAX, "{} bytes", json.len());
+        assert!(json.len() <= MAX_LINE_BYTES, "{} bytes", json.len());
         serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"))
     }
 
@@ -164,7 +164,7 @@ mod tests {
         for char in ["x", "\u{1}", "\"", "…"] {
             let mut fields = Fields::default();
             fields.i64("first", 1);
-            fields.debug("long", format_args!("{}", char.repeat(LINE_BYTES_MAX)));
+            fields.debug("long", format_args!("{}", char.repeat(MAX_LINE_BYTES)));
             fields.bool("last", true);
             let fields = parsed(fields);
             let long = fields["long"]["debug"].as_str().unwrap();
@@ -178,12 +178,12 @@ mod tests {
     #[test]
     fn many_fields_and_long_names_find_an_end() {
         let mut fields = Fields::default();
-        for number in 0..LINE_BYTES_MAX {
+        for number in 0..MAX_LINE_BYTES {
             fields.f64(&format!("field {number}"), f64::MIN_POSITIVE);
         }
         assert_eq!(parsed(fields)["cut"], true);
         let mut fields = Fields::default();
-        fields.bool(&"\u{1}".repeat(LINE_BYTES_MAX), true);
+        fields.bool(&"\u{1}".repeat(MAX_LINE_BYTES), true);
         assert_eq!(parsed(fields), json!({ "cut": true }));
     }
 }

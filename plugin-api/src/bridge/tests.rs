@@ -7,7 +7,7 @@ use log::Log;
 use serde_json::{Value, json};
 
 use crate::Level;
-use crate::services::LINE_BYTES_MAX;
+use crate::services::MAX_LINE_BYTES;
 use crate::testing::{FakeHost, Logged};
 use crate::text::CUT;
 
@@ -135,13 +135,13 @@ fn a_record_of_log_arrives() {
     };
     host.want(Level::Info);
     log(log::Level::Debug, "not wanted");
-    log(log::Level::Info, &"x".repeat(LINE_BYTES_MAX + 1));
+    log(log::Level::Info, &"x".repeat(MAX_LINE_BYTES + 1));
     host.close();
     log(log::Level::Error, "after the end");
     let lines = host.logged();
     let [line] = &lines[..] else { panic!("{} lines", lines.len()) };
     assert_eq!((line.level, &*line.target), (Level::Info, "t"));
-    assert!(line.message.len() <= LINE_BYTES_MAX && line.message.ends_with(CUT));
+    assert!(line.message.len() <= MAX_LINE_BYTES && line.message.ends_with(CUT));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::services::LINE_BYTES_MAX;
+use crate::services::MAX_LINE_BYTES;
 use crate::text::{CUT, start_of};
 
 /// A text that ends with a mark where it was cut.
@@ -31,7 +31,7 @@ impl Write for Text {
         if self.is_cut {
             return Err(fmt::Error);
         }
-        let room = LINE_BYTES_MAX - CUT.len() - self.text.len();
+        let room = MAX_LINE_BYTES - CUT.len() - self.text.len();
         if more.len() <= room {
             self.text.push_str(more);
             return Ok(());
@@ -49,15 +49,15 @@ mod tests {
 
     #[test]
     fn a_message_is_cut_between_characters_and_says_so() {
-        let text = Text::of(format_args!("{}", "ä".repeat(LINE_BYTES_MAX)));
-        assert!(text.as_str().len() <= LINE_BYTES_MAX);
+        let text = Text::of(format_args!("{}", "ä".repeat(MAX_LINE_BYTES)));
+        assert!(text.as_str().len() <= MAX_LINE_BYTES);
         assert!(text.as_str().ends_with(&format!("ä{CUT}")));
         assert_eq!(Text::of(format_args!("{} {}", "a", 1)).as_str(), "a 1");
     }
 
     #[test]
     fn what_is_written_after_the_cut_is_left_out() {
-        let long = "x".repeat(LINE_BYTES_MAX);
+        let long = "x".repeat(MAX_LINE_BYTES);
         let text = Text::of(format_args!("{long}{long}end"));
         assert!(text.as_str().ends_with(&format!("x{CUT}")));
     }

@@ -20,7 +20,7 @@ use crate::root::{
 use crate::services::{HostServices, RawText};
 use crate::{Config, Plugin, PluginError, Snapshot, census};
 pub use panics::PanicRecords;
-use panics::{Raised, guard, prepare};
+use panics::{Failure, guard, prepare};
 
 /// The functions of `T` on the boundary. `LINKED`: compiled into the host, not into a library.
 pub struct Exports<T, const LINKED: bool = false>(PhantomData<T>);
@@ -215,11 +215,11 @@ fn config_of(text: &str) -> Result<Config, PluginError> {
 ///
 /// `fault` is valid to write.
 #[inline]
-unsafe fn report(done: Result<(), Raised>, fault: *mut RawFault) -> i32 {
+unsafe fn report(done: Result<(), Failure>, fault: *mut RawFault) -> i32 {
     match done {
         Ok(()) => code::OK,
         // SAFETY: this function's contract.
-        Err(raised) => unsafe { tell(raised, fault) },
+        Err(failure) => unsafe { tell(failure, fault) },
     }
 }
 
@@ -230,10 +230,10 @@ unsafe fn report(done: Result<(), Raised>, fault: *mut RawFault) -> i32 {
 /// As for [`report`].
 #[cold]
 #[inline(never)]
-unsafe fn tell(raised: Raised, fault: *mut RawFault) -> i32 {
-    let (raw, code) = match raised {
-        Raised::Error(error) => (RawFault::from_error(&error), code::ERROR),
-        Raised::Panic(panic) => (RawFault::from_panic(&panic), code::PANIC),
+unsafe fn tell(failure: Failure, fault: *mut RawFault) -> i32 {
+    let (raw, code) = match failure {
+        Failure::Error(error) => (RawFault::from_error(&error), code::ERROR),
+        Failure::Panic(panic) => (RawFault::from_panic(&panic), code::PANIC),
     };
     // SAFETY: this function's contract.
     unsafe { fault.write(raw) };

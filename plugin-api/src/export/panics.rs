@@ -12,7 +12,7 @@ use crate::services::{HostServices, current};
 use crate::{Fault, PluginError, census};
 
 /// What a guarded call ended with that did not succeed. Small, so that success costs nothing.
-pub(crate) enum Raised {
+pub(crate) enum Failure {
     Error(PluginError),
     Panic(Box<Fault>),
 }
@@ -22,12 +22,12 @@ pub(crate) enum Raised {
 #[inline]
 pub(crate) fn guard<const LINKED: bool>(
     body: impl FnOnce() -> Result<(), PluginError>,
-) -> Result<(), Raised> {
-    let _quiet = LINKED.then(Quiet::enter);
+) -> Result<(), Failure> {
+    let _quiet = LINKED.then(GuardedCall::enter);
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Raised::Error(error)),
-        Err(payload) => Err(Raised::Panic(Box::new(fault_of(payload)))),
+        Ok(Err(error)) => Err(Failure::Error(error)),
+        Err(payload) => Err(Failure::Panic(Box::new(fault_of(payload)))),
     }
 }
 
@@ -57,16 +57,16 @@ fn keep_record(record: Record) {
     RECORD.set(Box::into_raw(Box::new(record)));
 }
 
-struct Quiet;
+struct GuardedCall;
 
-impl Quiet {
+impl GuardedCall {
     fn enter() -> Self {
         DEPTH.set(DEPTH.get() + 1);
         Self
     }
 }
 
-impl Drop for Quiet {
+impl Drop for GuardedCall {
     fn drop(&mut self) {
         DEPTH.set(DEPTH.get() - 1);
     }

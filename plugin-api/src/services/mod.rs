@@ -12,7 +12,7 @@ pub use raw::{RawRecord, RawServices, RawText, ServiceHost, code};
 
 /// Bytes of a line's message that are kept, and of its fields as JSON; the rest is cut.
 #[doc(hidden)]
-pub const LINE_BYTES_MAX: usize = 64 << 10;
+pub const MAX_LINE_BYTES: usize = 64 << 10;
 
 /// How much a log line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

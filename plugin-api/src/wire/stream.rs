@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use hyper::rt::ReadBufCursor;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::here::{block_on, wait_for};
+use super::block_on::{block_on, register_interest};
 
 /// Bytes read at once.
-const READ_BYTES_MAX: usize = 16 << 10;
+const MAX_READ_BYTES: usize = 16 << 10;
 
 /// How long a connection to this machine may take to be accepted.
-const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two attempts to connect to who has no room.
-const CONNECT_PAUSE: Duration = Duration::from_millis(1);
+const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -51,15 +51,15 @@ pub struct Stream {
 impl Stream {
     /// Connects to a Unix socket. Where more connections wait to be accepted than the other side
     /// has room for, the system would have the thread wait, for ever if need be; so it is tried
-    /// again until whoever runs the future has waited long enough.
+    /// clone_handle deadline whoever runs the future has waited long enough.
     ///
     /// # Errors
     ///
     /// The system's.
     pub async fn connect_unix(path: &Path) -> io::Result<Self> {
         loop {
-            match connect_at_once(path) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => pause().await,
+            match connect_nonblocking(path) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => yield_for_retry().await,
                 connected => return Self::try_from(connected?),
             }
         }
@@ -71,23 +71,23 @@ impl Stream {
     ///
     /// The system's.
     pub fn connect_tcp(address: SocketAddr) -> io::Result<Self> {
-        Self::try_from(TcpStream::connect_timeout(&address, CONNECT_WAIT_MAX)?)
+        Self::try_from(TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?)
     }
 
     /// The same connection, which adds the bytes that it reads to `read`.
     #[must_use]
-    pub fn counting(self, read: Arc<AtomicU64>) -> Self {
+    pub fn count_reads(self, read: Arc<AtomicU64>) -> Self {
         Self { read: Some(read), ..self }
     }
 
     /// Another hold on the same socket, for looking at it while the first is in use.
     #[must_use]
-    pub fn again(&self) -> Self {
+    pub fn clone_handle(&self) -> Self {
         Self { socket: Arc::clone(&self.socket), read: self.read.clone() }
     }
 
     /// Whether the other side has closed the connection; nothing is read.
-    pub fn is_hung_up(&self) -> bool {
+    pub fn is_closed_by_peer(&self) -> bool {
         #[cfg(target_os = "linux")]
         let wanted = PollFlags::RDHUP;
         #[cfg(not(target_os = "linux"))]
@@ -111,17 +111,17 @@ impl Stream {
         }
     }
 
-    /// Ready with what `attempt` says, unless it would block.
-    fn attempt<T>(
+    /// Ready with what `poll_io` says, unless it would block.
+    fn poll_io<T>(
         &self,
         flags: PollFlags,
-        mut attempt: impl FnMut(&Socket) -> io::Result<T>,
+        mut poll_io: impl FnMut(&Socket) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
-            match attempt(&self.socket) {
+            match poll_io(&self.socket) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait_for(&self.socket, flags);
+                    register_interest(&self.socket, flags);
                     return Poll::Pending;
                 }
                 answer => return Poll::Ready(answer),
@@ -132,7 +132,7 @@ impl Stream {
 
 /// Connects, or says that it would have to wait.
 #[cfg(target_os = "linux")]
-fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+fn connect_nonblocking(path: &Path) -> io::Result<UnixStream> {
     use rustix::net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
     };
@@ -145,14 +145,14 @@ fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
 
 /// Other systems refuse a connection that there is no room for.
 #[cfg(not(target_os = "linux"))]
-fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+fn connect_nonblocking(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path)
 }
 
 /// Sleeps a moment, then lets whoever runs the future look at the time and at what else it waits
 /// for.
-async fn pause() {
-    block_on(Some(Instant::now() + CONNECT_PAUSE), std::future::pending::<()>());
+async fn yield_for_retry() {
+    block_on(Some(Instant::now() + CONNECT_RETRY_DELAY), std::future::pending::<()>());
     let mut paused = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut paused, true) {
@@ -189,10 +189,10 @@ impl hyper::rt::Read for Stream {
         _: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut bytes = [0; READ_BYTES_MAX];
-        let most = cursor.remaining().min(READ_BYTES_MAX);
+        let mut bytes = [0; MAX_READ_BYTES];
+        let most = cursor.remaining().min(MAX_READ_BYTES);
         let room = &mut bytes[..most];
-        let read = self.attempt(PollFlags::IN, |socket| match socket {
+        let read = self.poll_io(PollFlags::IN, |socket| match socket {
             Socket::Unix(socket) => (&*socket).read(room),
             Socket::Tcp(socket) => (&*socket).read(room),
         });
@@ -209,7 +209,7 @@ impl hyper::rt::Write for Stream {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.attempt(PollFlags::OUT, |socket| match socket {
+        self.poll_io(PollFlags::OUT, |socket| match socket {
             Socket::Unix(socket) => (&*socket).write(bytes),
             Socket::Tcp(socket) => (&*socket).write(bytes),
         })
@@ -220,7 +220,7 @@ impl hyper::rt::Write for Stream {
         _: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.attempt(PollFlags::OUT, |socket| match socket {
+        self.poll_io(PollFlags::OUT, |socket| match socket {
             Socket::Unix(socket) => (&*socket).write_vectored(parts),
             Socket::Tcp(socket) => (&*socket).write_vectored(parts),
         })
@@ -255,12 +255,12 @@ mod tests {
         let listener = UnixListener::bind(&path).expect("a socket");
         rustix::net::listen(&listener, 0).expect("room for one");
         let connect = || {
-            let until = Instant::now() + Duration::from_millis(20);
-            block_on(Some(until), Stream::connect_unix(&path))
+            let deadline = Instant::now() + Duration::from_millis(20);
+            block_on(Some(deadline), Stream::connect_unix(&path))
         };
         let first = connect().expect("there is room").expect("a connection");
         assert!(connect().is_none(), "there is none");
         drop((first, listener.accept().expect("the first")));
-        assert!(connect().expect("there is room again").is_ok());
+        assert!(connect().expect("there is room clone_handle").is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Polls one future on this thread, and sleeps in `poll` until a socket that it waits for is
+//! Polls one future on this thread, and sleeps in `poll` deadline a socket that it waits for is
 //! ready, somebody wakes it, or the time is up.
 
 use std::cell::{Cell, RefCell};
@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 use tokio::task::unconstrained;
 
-use super::bell::Bell;
 use super::stream::Socket;
+use super::thread_waker::ThreadWaker;
 
 /// A socket that the future polled now waits for, and what for.
 pub(super) struct Interest {
@@ -24,15 +24,15 @@ pub(super) struct Interest {
 thread_local! {
     /// What the innermost future of this thread waits for, since it was polled last.
     static INTERESTS: RefCell<Vec<Interest>> = const { RefCell::new(Vec::new()) };
-    /// When that future wants to be polled again at the latest.
-    static ALARM: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// When that future wants to be polled clone_handle at the latest.
+    static WAKE_AT: Cell<Option<Instant>> = const { Cell::new(None) };
     /// How many futures this thread runs so, each inside the one before. What unwinds leaves it
     /// too high, which costs those after it one more poll.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Notes that the future polled now waits for a socket.
-pub(super) fn wait_for(socket: &Arc<Socket>, flags: PollFlags) {
+pub(super) fn register_interest(socket: &Arc<Socket>, flags: PollFlags) {
     INTERESTS.with_borrow_mut(|interests| {
         let known = interests.iter_mut().find(|known| Arc::ptr_eq(&known.socket, socket));
         match known {
@@ -42,96 +42,96 @@ pub(super) fn wait_for(socket: &Arc<Socket>, flags: PollFlags) {
     });
 }
 
-/// Waits until then, inside a future that [`block_on`] runs; nothing else wakes it.
-pub async fn sleep_until(until: Instant) {
+/// Waits deadline then, inside a future that [`block_on`] runs; nothing else wakes it.
+pub async fn sleep_until(deadline: Instant) {
     std::future::poll_fn(|_| {
-        if until <= Instant::now() {
+        if deadline <= Instant::now() {
             return Poll::Ready(());
         }
-        ALARM.set(Some(ALARM.get().map_or(until, |other| other.min(until))));
+        WAKE_AT.set(Some(WAKE_AT.get().map_or(deadline, |other| other.min(deadline))));
         Poll::Pending
     })
     .await;
 }
 
-/// Runs a future on this thread, at most until then. None: the time is up, or the system gave no
+/// Runs a future on this thread, at most deadline then. None: the time is up, or the system gave no
 /// descriptor to sleep on; the future was dropped.
 ///
 /// May be called inside a future that is run so, and on a thread of a runtime, which it blocks.
-pub fn block_on<F: Future>(until: Option<Instant>, future: F) -> Option<F::Output> {
-    let bell = Bell::own().ok()?;
-    let waker = Waker::from(Arc::clone(&bell));
+pub fn block_on<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    let thread_waker = ThreadWaker::current().ok()?;
+    let waker = Waker::from(Arc::clone(&thread_waker));
     let mut context = Context::from_waker(&waker);
     // Inside a task of tokio, its channels would want to yield after some steps, and this thread
     // yields to nobody.
     let mut future = pin!(unconstrained(future));
-    let before = (INTERESTS.take(), ALARM.take());
+    let before = (INTERESTS.take(), WAKE_AT.take());
     DEPTH.set(DEPTH.get() + 1);
     let output = loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             break Some(output);
         }
-        let (interests, alarm) = (INTERESTS.take(), ALARM.take());
-        if bell.was_rung() {
+        let (interests, wake_at) = (INTERESTS.take(), WAKE_AT.take());
+        if thread_waker.take_notified() {
             // A socket that never falls silent has the future go on for ever.
-            if until.is_some_and(|until| until <= Instant::now()) {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 break None;
             }
             continue;
         }
-        if sleep(&bell, &interests, until, alarm) == Slept::TimeIsUp {
+        if sleep(&thread_waker, &interests, deadline, wake_at) == SleepResult::TimedOut {
             break None;
         }
     };
     INTERESTS.set(before.0);
-    ALARM.set(before.1);
+    WAKE_AT.set(before.1);
     DEPTH.set(DEPTH.get() - 1);
     if DEPTH.get() > 0 {
         // Whoever rang for a future around this one may have been heard here.
-        bell.ring();
+        thread_waker.notify();
     }
     output
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Slept {
+enum SleepResult {
     Awake,
-    TimeIsUp,
+    TimedOut,
 }
 
 fn sleep(
-    bell: &Bell,
+    waker: &ThreadWaker,
     interests: &[Interest],
-    until: Option<Instant>,
-    alarm: Option<Instant>,
-) -> Slept {
-    if !bell.fall_asleep() {
-        return Slept::Awake;
+    deadline: Option<Instant>,
+    wake_at: Option<Instant>,
+) -> SleepResult {
+    if !waker.prepare_sleep() {
+        return SleepResult::Awake;
     }
     let mut fds = Vec::with_capacity(interests.len() + 1);
-    fds.push(PollFd::new(bell, PollFlags::IN));
+    fds.push(PollFd::new(waker, PollFlags::IN));
     fds.extend(interests.iter().map(|wanted| PollFd::new(&*wanted.socket, wanted.flags)));
     let slept = loop {
-        let first = until.into_iter().chain(alarm).min();
-        let left = first.map(|first| first.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            break if until == first { Slept::TimeIsUp } else { Slept::Awake };
+        let first = deadline.into_iter().chain(wake_at).min();
+        let remaining = first.map(|first| first.saturating_duration_since(Instant::now()));
+        if remaining.is_some_and(|remaining| remaining.is_zero()) {
+            break if deadline == first { SleepResult::TimedOut } else { SleepResult::Awake };
         }
-        match rustix::event::poll(&mut fds, left.map(timespec).as_ref()) {
+        match rustix::event::poll(&mut fds, remaining.map(timespec).as_ref()) {
             Ok(0) | Err(Errno::INTR) => {}
             // What is wrong with a socket, whoever reads it will see.
-            Ok(_) | Err(_) => break Slept::Awake,
+            Ok(_) | Err(_) => break SleepResult::Awake,
         }
     };
-    let was_pulled = fds[0].revents().contains(PollFlags::IN);
-    bell.wake_up(was_pulled);
+    let was_readable = fds[0].revents().contains(PollFlags::IN);
+    waker.end_sleep(was_readable);
     slept
 }
 
-fn timespec(left: Duration) -> Timespec {
-    // Woken up too early, it sleeps again.
-    let left = left.min(Duration::from_secs(60 * 60));
-    Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
+fn timespec(remaining: Duration) -> Timespec {
+    // Woken up too early, it sleeps clone_handle.
+    let remaining = remaining.min(Duration::from_secs(60 * 60));
+    Timespec::try_from(remaining).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
 }
 
 #[cfg(test)]
@@ -160,24 +160,24 @@ mod tests {
 
     #[test]
     fn the_time_is_up_whatever_the_future_waits_for() {
-        let until = Instant::now() + Duration::from_millis(20);
-        assert_eq!(block_on(Some(until), std::future::pending::<()>()), None);
-        assert!(Instant::now() >= until);
-        let (near, _far) = UnixStream::pair().expect("a pair");
-        let socket = Arc::new(Socket::Unix(near));
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(block_on(Some(deadline), std::future::pending::<()>()), None);
+        assert!(Instant::now() >= deadline);
+        let (receiver, _far) = UnixStream::pair().expect("a pair");
+        let socket = Arc::new(Socket::Unix(receiver));
         let waits = std::future::poll_fn(|_| {
-            wait_for(&socket, PollFlags::IN);
+            register_interest(&socket, PollFlags::IN);
             Poll::<()>::Pending
         });
-        assert_eq!(block_on(Some(until), waits), None);
+        assert_eq!(block_on(Some(deadline), waits), None);
     }
 
     #[test]
     fn alarm_wakes_its_future_and_no_other() {
         let wait = |wait_ms| sleep_until(Instant::now() + Duration::from_millis(wait_ms));
         assert_eq!(block_on(None, wait(5)), Some(()));
-        let until = Instant::now() + Duration::from_millis(20);
-        assert_eq!(block_on(Some(until), wait(60_000)), None);
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(block_on(Some(deadline), wait(60_000)), None);
         let both = async {
             let (mut short, mut long) = (pin!(wait(5)), pin!(wait(60_000)));
             std::future::poll_fn(|context| {
@@ -205,12 +205,12 @@ mod tests {
 
     #[test]
     fn the_time_is_up_for_a_future_that_always_goes_on() {
-        let until = Instant::now() + Duration::from_millis(20);
+        let deadline = Instant::now() + Duration::from_millis(20);
         let always = std::future::poll_fn(|context| {
             context.waker().wake_by_ref();
             Poll::<()>::Pending
         });
-        assert_eq!(block_on(Some(until), always), None);
+        assert_eq!(block_on(Some(deadline), always), None);
     }
 
     #[test]

@@ -8,84 +8,84 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Wake;
 
 /// Nobody rang, and nobody sleeps.
-const QUIET: u8 = 0;
+const IDLE: u8 = 0;
 /// Somebody rang since the thread last looked.
-const RUNG: u8 = 1;
+const NOTIFIED: u8 = 1;
 /// The thread sleeps, or is about to: whoever rings has to make the descriptor readable.
-const ASLEEP: u8 = 2;
+const SLEEPING: u8 = 2;
 
-/// The bell of one thread.
+/// The waker of one thread.
 #[derive(Debug)]
-pub(super) struct Bell {
+pub(super) struct ThreadWaker {
     state: AtomicU8,
-    line: Line,
+    wake_fd: WakeFd,
 }
 
 thread_local! {
-    static OWN: RefCell<Option<Arc<Bell>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Arc<ThreadWaker>>> = const { RefCell::new(None) };
 }
 
-impl Bell {
-    /// The bell of this thread, made when first wanted.
-    pub(super) fn own() -> io::Result<Arc<Self>> {
-        OWN.with_borrow_mut(|own| {
-            if let Some(bell) = own {
-                return Ok(Arc::clone(bell));
+impl ThreadWaker {
+    /// The waker of this thread, made when first wanted.
+    pub(super) fn current() -> io::Result<Arc<Self>> {
+        CURRENT.with_borrow_mut(|own| {
+            if let Some(waker) = own {
+                return Ok(Arc::clone(waker));
             }
-            let bell = Arc::new(Self { state: AtomicU8::new(QUIET), line: Line::new()? });
-            *own = Some(Arc::clone(&bell));
-            Ok(bell)
+            let waker = Arc::new(Self { state: AtomicU8::new(IDLE), wake_fd: WakeFd::new()? });
+            *own = Some(Arc::clone(&waker));
+            Ok(waker)
         })
     }
 
     /// Whether somebody rang since this was asked last.
-    pub(super) fn was_rung(&self) -> bool {
-        self.state.swap(QUIET, Ordering::Acquire) == RUNG
+    pub(super) fn take_notified(&self) -> bool {
+        self.state.swap(IDLE, Ordering::Acquire) == NOTIFIED
     }
 
     /// The thread is about to sleep; false if somebody rang.
-    pub(super) fn fall_asleep(&self) -> bool {
+    pub(super) fn prepare_sleep(&self) -> bool {
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        self.state.compare_exchange(QUIET, ASLEEP, success, failure).is_ok()
+        self.state.compare_exchange(IDLE, SLEEPING, success, failure).is_ok()
     }
 
-    /// The thread is awake again; whoever rang meanwhile still counts. `was_pulled`: the
+    /// The thread is awake clone_handle; whoever rang meanwhile still counts. `was_readable`: the
     /// descriptor was readable, perhaps for somebody who rang before this sleep.
-    pub(super) fn wake_up(&self, was_pulled: bool) {
-        if was_pulled {
-            self.line.drain();
+    pub(super) fn end_sleep(&self, was_readable: bool) {
+        if was_readable {
+            self.wake_fd.drain();
         }
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         // Not asleep: somebody rang, which is seen by whoever looks next.
-        let _ = self.state.compare_exchange(ASLEEP, QUIET, success, failure);
+        let _ = self.state.compare_exchange(SLEEPING, IDLE, success, failure);
     }
 
     /// Counts as rung, for whoever looks next.
-    pub(super) fn ring(&self) {
-        if self.state.swap(RUNG, Ordering::AcqRel) == ASLEEP {
-            self.line.pull();
+    pub(super) fn notify(&self) {
+        if self.state.swap(NOTIFIED, Ordering::AcqRel) == SLEEPING {
+            self.wake_fd.signal();
         }
     }
 }
 
-impl Wake for Bell {
+impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
-        self.ring();
+        self.notify();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ring();
+        self.notify();
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for ThreadWaker {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.line.as_fd()
+        self.wake_fd.as_fd()
     }
 }
 
 #[cfg(target_os = "linux")]
-mod line {
+mod wake_fd {
     use std::io;
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -93,14 +93,14 @@ mod line {
 
     /// A descriptor that becomes readable when it is pulled.
     #[derive(Debug)]
-    pub(super) struct Line(OwnedFd);
+    pub(super) struct WakeFd(OwnedFd);
 
-    impl Line {
+    impl WakeFd {
         pub(super) fn new() -> io::Result<Self> {
             Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
         }
 
-        pub(super) fn pull(&self) {
+        pub(super) fn signal(&self) {
             // Full only if it is readable already.
             let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
         }
@@ -111,7 +111,7 @@ mod line {
         }
     }
 
-    impl AsFd for Line {
+    impl AsFd for WakeFd {
         fn as_fd(&self) -> BorrowedFd<'_> {
             self.0.as_fd()
         }
@@ -119,42 +119,42 @@ mod line {
 }
 
 #[cfg(not(target_os = "linux"))]
-mod line {
+mod wake_fd {
     use std::io::{self, Read, Write};
     use std::os::fd::{AsFd, BorrowedFd};
     use std::os::unix::net::UnixStream;
 
     /// A descriptor that becomes readable when it is pulled.
     #[derive(Debug)]
-    pub(super) struct Line {
-        near: UnixStream,
-        far: UnixStream,
+    pub(super) struct WakeFd {
+        receiver: UnixStream,
+        sender: UnixStream,
     }
 
-    impl Line {
+    impl WakeFd {
         pub(super) fn new() -> io::Result<Self> {
-            let (near, far) = UnixStream::pair()?;
-            near.set_nonblocking(true)?;
-            far.set_nonblocking(true)?;
-            Ok(Self { near, far })
+            let (receiver, sender) = UnixStream::pair()?;
+            receiver.set_nonblocking(true)?;
+            sender.set_nonblocking(true)?;
+            Ok(Self { receiver, sender })
         }
 
-        pub(super) fn pull(&self) {
+        pub(super) fn signal(&self) {
             // Full only if it is readable already.
-            let _ = (&self.far).write(&[1]);
+            let _ = (&self.sender).write(&[1]);
         }
 
         pub(super) fn drain(&self) {
             // Another thread never reads it, so it is readable still.
-            let _ = (&self.near).read(&mut [0; 64]);
+            let _ = (&self.receiver).read(&mut [0; 64]);
         }
     }
 
-    impl AsFd for Line {
+    impl AsFd for WakeFd {
         fn as_fd(&self) -> BorrowedFd<'_> {
-            self.near.as_fd()
+            self.receiver.as_fd()
         }
     }
 }
 
-use line::Line;
+use wake_fd::WakeFd;
