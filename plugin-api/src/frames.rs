@@ -2,43 +2,43 @@
 //! information and keep the library for ever. The host prints them, if anybody asked.
 
 /// Most frames that are kept.
-const FRAMES_MAX: usize = 64;
+const MAX_FRAMES: usize = 64;
 
 /// The return addresses above this call, innermost first.
 #[cfg(unix)]
 pub(crate) fn capture() -> Vec<usize> {
     use std::ffi::{c_int, c_void};
 
-    type Visit = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
+    type Callback = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
     // The unwinder that std is linked to.
     unsafe extern "C" {
-        fn _Unwind_Backtrace(visit: Visit, data: *mut c_void) -> c_int;
+        fn _Unwind_Backtrace(callback: Callback, data: *mut c_void) -> c_int;
         fn _Unwind_GetIP(context: *mut c_void) -> usize;
     }
 
-    const GO_ON: c_int = 0;
+    const CONTINUE: c_int = 0;
     const END_OF_STACK: c_int = 5;
 
-    unsafe extern "C" fn visit(context: *mut c_void, data: *mut c_void) -> c_int {
+    unsafe extern "C" fn push_frame(context: *mut c_void, data: *mut c_void) -> c_int {
         // SAFETY: `data` is the vector below, which nobody else uses meanwhile.
         let frames = unsafe { &mut *data.cast::<Vec<usize>>() };
-        if frames.len() == FRAMES_MAX {
+        if frames.len() == MAX_FRAMES {
             return END_OF_STACK;
         }
         // SAFETY: the unwinder gave this context for this visit.
         frames.push(unsafe { _Unwind_GetIP(context) });
-        GO_ON
+        CONTINUE
     }
 
-    let mut frames = Vec::with_capacity(FRAMES_MAX);
+    let mut frames = Vec::with_capacity(MAX_FRAMES);
     // SAFETY: the visitor does not unwind, and `frames` outlives the walk.
-    unsafe { _Unwind_Backtrace(visit, (&raw mut frames).cast()) };
+    unsafe { _Unwind_Backtrace(push_frame, (&raw mut frames).cast()) };
     frames
 }
 
 /// Nowhere else.
 #[cfg(not(unix))]
 pub(crate) fn capture() -> Vec<usize> {
-    let _ = FRAMES_MAX;
+    let _ = MAX_FRAMES;
     Vec::new()
 }

@@ -120,8 +120,8 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod abi {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    pub use crate::census::on_linux;
-    pub use crate::census::{CALLBACKS, Callback, Counting, exported};
+    pub use crate::census::interposers;
+    pub use crate::census::{CALLBACKS, Callback, CountingAllocator, init_census};
     pub use crate::context::{Bounds, RawContext};
     pub use crate::export::{Exports, PanicRecords, into_instance};
     pub use crate::payload::{Media, RawBuffer, RawPayload};

@@ -24,7 +24,7 @@ pub mod code {
 }
 
 /// Most return addresses of a panic that a host keeps.
-const FRAMES_MAX: usize = 256;
+const MAX_FRAMES: usize = 256;
 
 /// A started plugin, opaque to the host.
 pub type RawInstance = *const ();
@@ -115,7 +115,7 @@ impl RawFault {
         let words = self.frames.as_bytes().chunks_exact(size_of::<usize>());
         let frames = words.filter_map(|word| word.try_into().ok().map(usize::from_ne_bytes));
         let message = self.message.to_text(text::MAX_MESSAGE_BYTES);
-        Fault::new(message, location, frames.take(FRAMES_MAX).collect())
+        Fault::new(message, location, frames.take(MAX_FRAMES).collect())
     }
 }
 

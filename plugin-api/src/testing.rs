@@ -69,7 +69,7 @@ impl FakeHost {
 
     /// What a plugin of this host gets.
     pub fn services(&self) -> HostServices {
-        HostServices::new(RawServices::of::<Fake>(self.token))
+        HostServices::new(RawServices::of::<FakeServices>(self.token))
     }
 
     /// Everything logged so far, in order.
@@ -91,13 +91,13 @@ impl FakeHost {
     /// runs, with `tracing::subscriber::with_default`.
     #[cfg(feature = "tracing")]
     pub fn subscriber(&self) -> impl tracing_core::Subscriber + Send + Sync + use<> {
-        crate::bridge::ForwardTracing(crate::bridge::Way::To(self.services()))
+        crate::bridge::ForwardingSubscriber(crate::bridge::Destination::Fixed(self.services()))
     }
 
     /// The logger that a library of this plugin would have.
     #[cfg(feature = "log")]
     pub fn logger(&self) -> impl log::Log + use<> {
-        crate::bridge::ForwardLog(crate::bridge::Way::To(self.services()))
+        crate::bridge::ForwardingLogger(crate::bridge::Destination::Fixed(self.services()))
     }
 
     /// Stops serving: from here on the services answer `Closed`, as after an unload.
@@ -145,7 +145,7 @@ impl<T: Plugin> Started<T> {
         cancelled: &AtomicBool,
         input: Payload<'_>,
     ) -> Result<Output, PluginError> {
-        let bounds = Within { remaining, cancelled };
+        let bounds = CallLimits { remaining, cancelled };
         let context = RawContext::new(1).with_bounds(&bounds);
         self.plugin.execute(&CallContext::new(&context), input)
     }
@@ -178,12 +178,12 @@ impl<T: Plugin> Started<T> {
     }
 }
 
-struct Within<'a> {
+struct CallLimits<'a> {
     remaining: Duration,
     cancelled: &'a AtomicBool,
 }
 
-impl Bounds for Within<'_> {
+impl Bounds for CallLimits<'_> {
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
@@ -193,9 +193,9 @@ impl Bounds for Within<'_> {
     }
 }
 
-struct Fake;
+struct FakeServices;
 
-impl ServiceHost for Fake {
+impl ServiceHost for FakeServices {
     fn log(token: u64, record: &Record<'_>) -> Result<(), ServiceError> {
         let log = log_of(token).ok_or(ServiceError::Closed)?;
         if record.level as u32 > log.level.load(Ordering::Relaxed) {
@@ -206,7 +206,7 @@ impl ServiceHost for Fake {
             level: record.level,
             target: record.target.to_owned(),
             message: record.message.to_owned(),
-            fields: plain(fields),
+            fields: without_type_tags(fields),
         });
         Ok(())
     }
@@ -225,7 +225,7 @@ fn log_of(token: u64) -> Option<Arc<Log>> {
 }
 
 /// Takes the types off that values cross the boundary with.
-fn plain(mut fields: Value) -> Value {
+fn without_type_tags(mut fields: Value) -> Value {
     for value in fields.as_object_mut().into_iter().flat_map(Map::values_mut) {
         let typed = ["u64", "f64", "debug"].iter().find_map(|of_type| value.get(of_type));
         let Some(typed) = typed.cloned() else { continue };

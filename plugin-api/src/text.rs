@@ -20,17 +20,17 @@ pub const MAX_DETAILS_BYTES: usize = 64 * 1024;
 pub const MAX_CONTENT_TYPE_BYTES: usize = 256;
 
 /// Returns at most so many bytes of the start of a text, up to the end of a character.
-pub fn start_of(text: &str, bytes_max: usize) -> &str {
-    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+pub fn start_of(text: &str, max_bytes: usize) -> &str {
+    let end = (0..=max_bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }
 
-/// Returns the text, or as much of its start as fits in `bytes_max` together with [`CUT`].
-pub fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
-    if text.len() <= bytes_max {
+/// Returns the text, or as much of its start as fits in `max_bytes` together with [`CUT`].
+pub fn cut(text: &str, max_bytes: usize) -> Cow<'_, str> {
+    if text.len() <= max_bytes {
         return Cow::Borrowed(text);
     }
-    let start = start_of(text, bytes_max.saturating_sub(CUT.len()));
+    let start = start_of(text, max_bytes.saturating_sub(CUT.len()));
     Cow::Owned(format!("{start}{CUT}"))
 }
 
@@ -152,9 +152,9 @@ mod tests {
     #[test]
     fn cut_keeps_whole_characters_within_the_limit() {
         assert_eq!(cut("short", 5), "short");
-        for bytes_max in CUT.len()..60 {
-            let cut = cut("éééééééééééééééééééééééééééééééééééééé", bytes_max);
-            assert!(cut.len() <= bytes_max && cut.ends_with(CUT), "{bytes_max}: {cut}");
+        for max_bytes in CUT.len()..60 {
+            let cut = cut("éééééééééééééééééééééééééééééééééééééé", max_bytes);
+            assert!(cut.len() <= max_bytes && cut.ends_with(CUT), "{max_bytes}: {cut}");
         }
     }
 }

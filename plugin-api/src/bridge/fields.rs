@@ -7,10 +7,10 @@ use crate::services::MAX_LINE_BYTES;
 use crate::text::CUT;
 
 /// Room for what ends an object that was cut: a mark, brackets, and the field `cut`.
-const END_BYTES_MAX: usize = 64;
+const MAX_END_BYTES: usize = 64;
 
 /// An object of fields, as [`Record::fields`](crate::services::Record::fields) wants it. A
-/// value that is too long is cut; from the first field on that has no room, `cut` is true.
+/// value that is too long is cut; from the first field on that has no remaining, `cut` is true.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     json: String,
@@ -60,15 +60,15 @@ impl Fields {
         self.json
     }
 
-    fn add(&mut self, name: &str, value: impl FnOnce(&mut Json<'_>)) {
+    fn add(&mut self, name: &str, value: impl FnOnce(&mut JsonWriter<'_>)) {
         // Escaped, a byte of a name may take six; the rest is for a number and its brackets.
-        let room = (MAX_LINE_BYTES - END_BYTES_MAX).saturating_sub(self.json.len());
-        if self.is_cut || name.len() * 6 + END_BYTES_MAX > room {
+        let remaining = (MAX_LINE_BYTES - MAX_END_BYTES).saturating_sub(self.json.len());
+        if self.is_cut || name.len() * 6 + MAX_END_BYTES > remaining {
             self.is_cut = true;
             return;
         }
         let first = self.json.is_empty();
-        let mut json = Json { json: &mut self.json };
+        let mut json = JsonWriter { json: &mut self.json };
         json.push(format_args!("{}", if first { "{" } else { "," }));
         json.push_quoted(format_args!("{name}"));
         json.push(format_args!(":"));
@@ -76,21 +76,21 @@ impl Fields {
     }
 }
 
-struct Json<'f> {
+struct JsonWriter<'f> {
     json: &'f mut String,
 }
 
-impl Json<'_> {
+impl JsonWriter<'_> {
     /// Adds JSON that is short.
     fn push(&mut self, json: fmt::Arguments<'_>) {
         // A string takes everything.
         let _ = self.json.write_fmt(json);
     }
 
-    /// Adds a text as JSON; cuts it where there is no room.
+    /// Adds a text as JSON; cuts it where there is no remaining.
     fn push_quoted(&mut self, text: fmt::Arguments<'_>) {
         self.json.push('"');
-        let mut quoted = Quoted { json: self.json, is_cut: false };
+        let mut quoted = JsonString { json: self.json, is_cut: false };
         // It ends with an error where it is cut, or where the author's code says so.
         let _ = quoted.write_fmt(text);
         if quoted.is_cut {
@@ -101,15 +101,15 @@ impl Json<'_> {
 }
 
 /// The inside of a JSON string.
-struct Quoted<'f> {
+struct JsonString<'f> {
     json: &'f mut String,
     is_cut: bool,
 }
 
-impl Write for Quoted<'_> {
+impl Write for JsonString<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for char in text.chars() {
-            if self.is_cut || self.json.len() + 6 > MAX_LINE_BYTES - END_BYTES_MAX {
+            if self.is_cut || self.json.len() + 6 > MAX_LINE_BYTES - MAX_END_BYTES {
                 self.is_cut = true;
                 return Err(fmt::Error);
             }
@@ -147,11 +147,11 @@ mod tests {
         fields.f64("n", f64::NAN);
         fields.str("s", "a \"b\"\\\n\u{1}ü");
         fields.debug("d", format_args!("{:?}", Some("x")));
-        let wanted = json!({
+        let expected = json!({
             "b": true, "i": i64::MIN, "u": { "u64": u64::MAX }, "f": { "f64": "0.1" },
             "n": { "f64": "NaN" }, "s": "a \"b\"\\\n\u{1}ü", "d": { "debug": "Some(\"x\")" },
         });
-        assert_eq!(parsed(fields), wanted);
+        assert_eq!(parsed(fields), expected);
     }
 
     #[test]

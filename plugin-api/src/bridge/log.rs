@@ -4,29 +4,29 @@ use std::sync::Once;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use super::text::Text;
-use super::{Busy, Way};
+use super::bounded_text::BoundedText;
+use super::{Destination, ForwardGuard};
 use crate::{Level, services};
 
 /// Forwards what is logged with `log`.
 #[derive(Debug)]
-pub(crate) struct Forward(pub(crate) Way);
+pub(crate) struct ForwardingLogger(pub(crate) Destination);
 
-static FORWARD: Forward = Forward(Way::Started);
+static LOGGER: ForwardingLogger = ForwardingLogger(Destination::LatestStart);
 
 pub(super) fn install() {
     static ONCE: Once = Once::new();
-    // Later starts change only whom `Way::Started` finds.
+    // Later starts change only whom `Destination::LatestStart` finds.
     ONCE.call_once(|| {
         // Another logger can be there only if an initialiser of the library set it.
-        if log::set_logger(&FORWARD).is_ok() {
+        if log::set_logger(&LOGGER).is_ok() {
             // The host may want more at any time and cannot tell, so it is asked for each line.
             log::set_max_level(LevelFilter::Trace);
         }
     });
 }
 
-impl Log for Forward {
+impl Log for ForwardingLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.0.services().is_some_and(|host| host.enabled(level_of(metadata.level())))
     }
@@ -37,8 +37,8 @@ impl Log for Forward {
         if !host.enabled(level) {
             return;
         }
-        let Some(_busy) = Busy::enter() else { return };
-        let message = Text::of(*record.args());
+        let Some(_guard) = ForwardGuard::enter() else { return };
+        let message = BoundedText::format(*record.args());
         // A line that the host does not take is lost.
         let _ = host.record(&services::Record {
             level,

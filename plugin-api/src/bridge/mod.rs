@@ -4,6 +4,7 @@
 //! They keep nothing on a thread that has a destructor, because that would keep the library
 //! mapped, and hold no lock while the author's code runs, which formatting is.
 
+mod bounded_text;
 #[cfg(feature = "tracing")]
 mod fields;
 #[cfg(feature = "log")]
@@ -12,7 +13,6 @@ mod log;
 mod spans;
 #[cfg(all(test, feature = "testing", feature = "tracing", feature = "log"))]
 mod tests;
-mod text;
 #[cfg(feature = "tracing")]
 mod tracing;
 
@@ -21,9 +21,9 @@ use std::cell::Cell;
 use crate::services::{HostServices, current};
 
 #[cfg(all(feature = "testing", feature = "log"))]
-pub(crate) use self::log::Forward as ForwardLog;
+pub(crate) use self::log::ForwardingLogger;
 #[cfg(all(feature = "testing", feature = "tracing"))]
-pub(crate) use self::tracing::Forward as ForwardTracing;
+pub(crate) use self::tracing::ForwardingSubscriber;
 
 /// From now on what this library logs goes to whoever started it last; for the library, not for
 /// code that is compiled into a host and shares its listeners.
@@ -36,41 +36,41 @@ pub(crate) fn install() {
 
 /// Whom to forward to.
 #[derive(Clone, Debug)]
-pub(crate) enum Way {
+pub(crate) enum Destination {
     /// Whoever started this library last.
-    Started,
+    LatestStart,
     /// These, in tests.
     #[cfg(feature = "testing")]
-    To(HostServices),
+    Fixed(HostServices),
 }
 
-impl Way {
+impl Destination {
     fn services(&self) -> Option<HostServices> {
         match self {
-            Self::Started => current::get(),
+            Self::LatestStart => current::get(),
             #[cfg(feature = "testing")]
-            Self::To(services) => Some(services.clone()),
+            Self::Fixed(services) => Some(services.clone()),
         }
     }
 }
 
 thread_local! {
     /// Whether this thread is about to forward. Without a destructor.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
+    static IS_FORWARDING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Held while a thread forwards. What is logged meanwhile, by a `Debug` of the author's or by a
 /// call back from the host, is left out, so that no line brings forth another for ever.
-struct Busy;
+struct ForwardGuard;
 
-impl Busy {
+impl ForwardGuard {
     fn enter() -> Option<Self> {
-        (!BUSY.replace(true)).then_some(Self)
+        (!IS_FORWARDING.replace(true)).then_some(Self)
     }
 }
 
-impl Drop for Busy {
+impl Drop for ForwardGuard {
     fn drop(&mut self) {
-        BUSY.set(false);
+        IS_FORWARDING.set(false);
     }
 }

@@ -25,9 +25,9 @@ fn spans(body: impl FnOnce()) -> Value {
 }
 
 /// Counts how often it is formatted; logs a line each time.
-struct Costly<'a>(&'a AtomicU32);
+struct LogsWhenFormatted<'a>(&'a AtomicU32);
 
-impl fmt::Debug for Costly<'_> {
+impl fmt::Debug for LogsWhenFormatted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fetch_add(1, Ordering::Relaxed);
         tracing::error!(again = ?self, "from within");
@@ -51,8 +51,8 @@ fn what_the_host_does_not_want_is_not_formatted() {
     let (host, count) = (FakeHost::new(), AtomicU32::new(0));
     host.want(Level::Info);
     let lines = logged(&host, || {
-        tracing::debug!(costly = ?Costly(&count));
-        tracing::info!("wanted");
+        tracing::debug!(costly = ?LogsWhenFormatted(&count));
+        tracing::info!("expected");
     });
     assert_eq!(lines.len(), 1);
     host.want(Level::Debug);
@@ -63,7 +63,8 @@ fn what_the_host_does_not_want_is_not_formatted() {
 #[test]
 fn a_value_that_logs_while_it_is_formatted_does_so_in_vain() {
     let count = AtomicU32::new(0);
-    let lines = logged(&FakeHost::new(), || tracing::info!(costly = ?Costly(&count), "once"));
+    let lines =
+        logged(&FakeHost::new(), || tracing::info!(costly = ?LogsWhenFormatted(&count), "once"));
     assert_eq!(count.into_inner(), 1);
     let messages: Vec<_> = lines.iter().map(|line| &*line.message).collect();
     assert_eq!(messages, ["once"]);
@@ -86,43 +87,43 @@ fn a_panic_while_formatting_is_the_authors_and_harms_no_later_line() {
 
 #[test]
 fn an_event_tells_the_spans_that_it_happens_in() {
-    let told = spans(|| {
+    let text = spans(|| {
         let _outer = tracing::info_span!("outer", a = 1, b = "x").entered();
         let inner = tracing::info_span!("inner", late = tracing::field::Empty);
         inner.record("late", 2);
         inner.in_scope(|| tracing::info!("here"));
     });
-    assert_eq!(told, r#"outer{a=1 b="x"}:inner{late=2}"#);
-    let told = spans(|| {
+    assert_eq!(text, r#"outer{a=1 b="x"}:inner{late=2}"#);
+    let text = spans(|| {
         drop(tracing::info_span!("closed").entered());
         tracing::info!("here");
     });
-    assert_eq!(told, Value::Null);
-    let told = spans(|| {
+    assert_eq!(text, Value::Null);
+    let text = spans(|| {
         let parent = tracing::info_span!("parent");
         let _other = tracing::info_span!("other").entered();
         tracing::info!(parent: &parent, "here");
     });
-    assert_eq!(told, "parent");
-    let told = spans(|| {
+    assert_eq!(text, "parent");
+    let text = spans(|| {
         let (first, second) = (tracing::info_span!("first"), tracing::info_span!("second"));
         let (first, _second) = (first.entered(), second.entered());
         drop(first);
         tracing::info!("here");
     });
-    assert_eq!(told, "second");
+    assert_eq!(text, "second");
 }
 
 #[test]
 fn spans_too_deep_to_be_told_are_left_again() {
-    let told = spans(|| {
+    let text = spans(|| {
         let _outer = tracing::info_span!("outer").entered();
         let deep: Vec<_> = (0..100).map(|_| tracing::info_span!("deep").entered()).collect();
         // The innermost first, as scopes do.
         deep.into_iter().rev().for_each(drop);
         tracing::info!("here");
     });
-    assert_eq!(told, "outer");
+    assert_eq!(text, "outer");
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn a_record_of_log_arrives() {
         logger.log(&log::Record::builder().level(level).target("t").args(message).build());
     };
     host.want(Level::Info);
-    log(log::Level::Debug, "not wanted");
+    log(log::Level::Debug, "not expected");
     log(log::Level::Info, &"x".repeat(MAX_LINE_BYTES + 1));
     host.close();
     log(log::Level::Error, "after the end");

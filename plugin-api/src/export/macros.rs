@@ -49,8 +49,8 @@ macro_rules! export_plugin {
         #[cfg(feature = "export")]
         const _: () = {
             #[global_allocator]
-            static ALLOCATOR: $crate::abi::Counting<$allocator> =
-                $crate::abi::Counting::new($allocator);
+            static ALLOCATOR: $crate::abi::CountingAllocator<$allocator> =
+                $crate::abi::CountingAllocator::new($allocator);
         };
     };
     (@exports $plugin:ty, $counts_bytes:literal) => {
@@ -75,7 +75,7 @@ macro_rules! export_plugin {
             );
 
             extern "C" fn root() -> __library::RootModuleResult {
-                $crate::abi::exported($counts_bytes);
+                $crate::abi::init_census($counts_bytes);
                 __library::__call_root_module_loader(|| <$crate::abi::Exports<$plugin>>::ROOT)
             }
 
@@ -90,8 +90,8 @@ macro_rules! export_plugin {
         };
 
         #[cfg(all(feature = "export", target_os = "linux", target_env = "gnu"))]
-        mod __hotbay_in_front {
-            $crate::__stand_in_front!();
+        mod __hotbay_interposers {
+            $crate::__interpose!();
         }
     };
 }

@@ -3,7 +3,7 @@
 //! Every function catches what unwinds, turns it into a fault and returns a code: nothing
 //! leaves the library but C values.
 
-mod in_front;
+mod interposers;
 mod macros;
 pub(crate) mod panics;
 

@@ -6,7 +6,7 @@ use abi_stable::StableAbi;
 use serde::{Deserialize, Serialize};
 
 use super::content_type::{BYTES_CODE, HTML_CODE, JSON_CODE, OTHER, TEXT_CODE, code_of, name_of};
-use super::raw::{into_parts, release};
+use super::raw::{free_vec, into_parts};
 use super::{ContentType, text_of};
 use crate::PluginError;
 
@@ -27,7 +27,7 @@ pub struct Output {
     extra: u32,
 }
 
-const INLINE_MAX: usize = mem::size_of::<[*mut u8; 3]>();
+const MAX_INLINE_BYTES: usize = mem::size_of::<[*mut u8; 3]>();
 
 // SAFETY: O1 (plain bytes, or a vector that nobody else holds and any thread may free).
 unsafe impl Send for Output {}
@@ -37,17 +37,17 @@ unsafe impl Sync for Output {}
 impl Output {
     /// Plain text.
     pub fn text(text: impl Into<String>) -> Self {
-        Self::heap(text.into().into_bytes(), TEXT_CODE, 0)
+        Self::from_vec(text.into().into_bytes(), TEXT_CODE, 0)
     }
 
     /// HTML.
     pub fn html(html: impl Into<String>) -> Self {
-        Self::heap(html.into().into_bytes(), HTML_CODE, 0)
+        Self::from_vec(html.into().into_bytes(), HTML_CODE, 0)
     }
 
     /// Any bytes.
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
-        Self::heap(bytes.into(), BYTES_CODE, 0)
+        Self::from_vec(bytes.into(), BYTES_CODE, 0)
     }
 
     /// A value written as JSON.
@@ -57,7 +57,7 @@ impl Output {
     /// Code 500 when `value` cannot be JSON, such as a map whose keys are no text.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, PluginError> {
         match serde_json::to_vec(value) {
-            Ok(bytes) => Ok(Self::heap(bytes, JSON_CODE, 0)),
+            Ok(bytes) => Ok(Self::from_vec(bytes, JSON_CODE, 0)),
             Err(error) => Err(PluginError::new(500, format!("output cannot be JSON: {error}"))),
         }
     }
@@ -65,11 +65,11 @@ impl Output {
     /// A copy of `bytes`; a short one costs no allocation.
     #[inline]
     pub fn copy_of(bytes: &[u8]) -> Self {
-        if bytes.len() > INLINE_MAX {
+        if bytes.len() > MAX_INLINE_BYTES {
             return Self::bytes(bytes);
         }
         let mut words = [0_usize; 3];
-        // SAFETY: at most INLINE_MAX bytes are written, which is what `words` take.
+        // SAFETY: at most MAX_INLINE_BYTES bytes are written, which is what `words` take.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_mut_ptr().cast(), bytes.len());
         }
@@ -93,13 +93,13 @@ impl Output {
             bytes.extend_from_slice(name.as_bytes());
         }
         let extra = if type_code == OTHER { name.len() } else { 0 };
-        Self::heap(bytes, type_code, extra as u32)
+        Self::from_vec(bytes, type_code, extra as u32)
     }
 
-    fn heap(bytes: Vec<u8>, type_code: u32, extra: u32) -> Self {
+    fn from_vec(bytes: Vec<u8>, type_code: u32, extra: u32) -> Self {
         let (ptr, len, capacity) = into_parts(bytes);
         let words = [ptr, ptr::without_provenance_mut(len), ptr::without_provenance_mut(capacity)];
-        Self { words, release: Some(release), type_code, extra }
+        Self { words, release: Some(free_vec), type_code, extra }
     }
 
     /// The bytes.
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn bytes_and_content_type_survive_every_way_of_making_an_output() {
-        for len in [0, 1, INLINE_MAX - 1, INLINE_MAX, INLINE_MAX + 1, 4096] {
+        for len in [0, 1, MAX_INLINE_BYTES - 1, MAX_INLINE_BYTES, MAX_INLINE_BYTES + 1, 4096] {
             let bytes: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
             for output in [Output::copy_of(&bytes), Output::bytes(bytes.clone())] {
                 assert_eq!(output.as_bytes(), bytes);
@@ -239,8 +239,8 @@ mod tests {
 
     #[test]
     fn only_short_copies_lie_in_place() {
-        assert!(Output::copy_of(&[1; INLINE_MAX]).is_inline());
-        assert!(!Output::copy_of(&[1; INLINE_MAX + 1]).is_inline());
+        assert!(Output::copy_of(&[1; MAX_INLINE_BYTES]).is_inline());
+        assert!(!Output::copy_of(&[1; MAX_INLINE_BYTES + 1]).is_inline());
         assert!(!Output::text("x").is_inline());
     }
 

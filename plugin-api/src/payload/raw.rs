@@ -42,18 +42,18 @@ impl RawBuffer {
     }
 
     /// The bytes as text, at most so many of them; what is not UTF-8 is replaced.
-    pub fn to_text(&self, bytes_max: usize) -> String {
+    pub fn to_text(&self, max_bytes: usize) -> String {
         // A byte more, so that what is too long is seen to be.
         let bytes = self.as_bytes();
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(bytes_max + 4)]);
-        text::cut(&text, bytes_max).into_owned()
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(max_bytes + 4)]);
+        text::cut(&text, max_bytes).into_owned()
     }
 }
 
 impl From<Vec<u8>> for RawBuffer {
     fn from(bytes: Vec<u8>) -> Self {
         let (ptr, len, capacity) = into_parts(bytes);
-        Self { ptr, len, capacity, release: Some(release) }
+        Self { ptr, len, capacity, release: Some(free_vec) }
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) fn into_parts(bytes: Vec<u8>) -> (*mut u8, usize, usize) {
 /// # Safety
 ///
 /// The three are those of a `Vec<u8>` that this copy of the crate took apart, not given back yet.
-pub(super) unsafe extern "C" fn release(ptr: *mut u8, len: usize, capacity: usize) {
+pub(super) unsafe extern "C" fn free_vec(ptr: *mut u8, len: usize, capacity: usize) {
     // SAFETY: this function's own contract.
     drop(unsafe { Vec::from_raw_parts(ptr, len, capacity) });
 }

@@ -1,5 +1,5 @@
 //! The way back to the host: functions that are safe to call for ever.
-//! After the plugin was stopped they answer `Closed`; nothing here knows when that is.
+//! After the plugin was stopped they result_of `Closed`; nothing here knows when that is.
 
 pub(crate) mod current;
 #[allow(unsafe_code, reason = "calls functions of the host")]
@@ -44,7 +44,7 @@ impl Level {
     }
 }
 
-/// Why the host did not serve a plugin.
+/// Why the host did not run_service a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServiceError {
@@ -52,7 +52,7 @@ pub enum ServiceError {
     Closed,
     /// The manifest's `permissions` do not name this service.
     Denied,
-    /// The host does not offer this service, or could not serve it now.
+    /// The host does not offer this service, or could not run_service it now.
     Unavailable,
 }
 
@@ -101,7 +101,7 @@ impl HostServices {
 
     /// Writes a line with all that is known of it.
     pub(crate) fn record(&self, record: &Record<'_>) -> Result<(), ServiceError> {
-        answer(self.raw.log(record))
+        result_of(self.raw.log(record))
     }
 
     /// Writes a line at [`Level::Error`], if the host takes it.
@@ -163,7 +163,7 @@ pub struct Record<'a> {
     pub line: u32,
 }
 
-fn answer(code: i32) -> Result<(), ServiceError> {
+fn result_of(code: i32) -> Result<(), ServiceError> {
     match code {
         code::OK => Ok(()),
         code::CLOSED => Err(ServiceError::Closed),

@@ -152,7 +152,7 @@ impl RawServices {
         Self { token, ..self }
     }
 
-    /// Writes a log line; the code of the answer.
+    /// Writes a log line; the code of the result_of.
     pub(super) fn log(&self, record: &Record<'_>) -> i32 {
         let record = RawRecord::new(record);
         // SAFETY: S1, S2 (the record and its texts live in this call).
@@ -165,7 +165,7 @@ impl RawServices {
         unsafe { (self.log_level)(self.token) }
     }
 
-    /// Tells of a panic on a thread of the plugin's own; the code of the answer.
+    /// Tells of a panic on a thread of the plugin's own; the code of the result_of.
     pub(super) fn thread_panicked(&self, message: &str, location: &str) -> i32 {
         let (message, location) = (RawText::new(message), RawText::new(location));
         // SAFETY: S1, S2 (the texts live in this call).
@@ -178,7 +178,7 @@ unsafe extern "C" fn log<H: ServiceHost>(token: u64, record: *const RawRecord) -
     let record = unsafe { &*record };
     // SAFETY: S2.
     let record = unsafe { record.get() };
-    serve(|| H::log(token, &record))
+    run_service(|| H::log(token, &record))
 }
 
 unsafe extern "C" fn log_level<H: ServiceHost>(token: u64) -> u32 {
@@ -195,11 +195,11 @@ unsafe extern "C" fn thread_panicked<H: ServiceHost>(
     let message = unsafe { message.get() };
     // SAFETY: S2.
     let location = unsafe { location.get() };
-    serve(|| H::thread_panicked(token, message, location))
+    run_service(|| H::thread_panicked(token, message, location))
 }
 
 /// Nothing unwinds back into the plugin.
-fn serve(service: impl FnOnce() -> Result<(), ServiceError>) -> i32 {
+fn run_service(service: impl FnOnce() -> Result<(), ServiceError>) -> i32 {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(service)) {
         Ok(Ok(())) => code::OK,
         Ok(Err(ServiceError::Closed)) => code::CLOSED,

@@ -1,5 +1,5 @@
-//! Polls one future on this thread, and sleeps in `poll` deadline a socket that it waits for is
-//! ready, somebody wakes it, or the time is up.
+//! Polls one future on the current thread. Sleeps in `poll` until a socket is ready, the future is
+//! woken, or the deadline passes.
 
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
@@ -15,34 +15,34 @@ use tokio::task::unconstrained;
 use super::stream::Socket;
 use super::thread_waker::ThreadWaker;
 
-/// A socket that the future polled now waits for, and what for.
+/// A socket that the current future waits for, with the events that it waits for.
 pub(super) struct Interest {
     pub(super) socket: Arc<Socket>,
     pub(super) flags: PollFlags,
 }
 
 thread_local! {
-    /// What the innermost future of this thread waits for, since it was polled last.
+    /// Interests that the innermost future of this thread registered during its last poll.
     static INTERESTS: RefCell<Vec<Interest>> = const { RefCell::new(Vec::new()) };
-    /// When that future wants to be polled clone_handle at the latest.
+    /// Time at which that future must be polled again.
     static WAKE_AT: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// How many futures this thread runs so, each inside the one before. What unwinds leaves it
-    /// too high, which costs those after it one more poll.
+    /// Number of nested `block_on` calls of this thread. Unwinding leaves it too high, which costs
+    /// later calls one additional poll.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Notes that the future polled now waits for a socket.
+/// Registers that the current future waits for a socket.
 pub(super) fn register_interest(socket: &Arc<Socket>, flags: PollFlags) {
     INTERESTS.with_borrow_mut(|interests| {
-        let known = interests.iter_mut().find(|known| Arc::ptr_eq(&known.socket, socket));
-        match known {
-            Some(known) => known.flags |= flags,
+        let existing = interests.iter_mut().find(|other| Arc::ptr_eq(&other.socket, socket));
+        match existing {
+            Some(existing) => existing.flags |= flags,
             None => interests.push(Interest { socket: Arc::clone(socket), flags }),
         }
     });
 }
 
-/// Waits deadline then, inside a future that [`block_on`] runs; nothing else wakes it.
+/// Waits until `deadline`, inside a future that [`block_on`] runs.
 pub async fn sleep_until(deadline: Instant) {
     std::future::poll_fn(|_| {
         if deadline <= Instant::now() {
@@ -54,18 +54,18 @@ pub async fn sleep_until(deadline: Instant) {
     .await;
 }
 
-/// Runs a future on this thread, at most deadline then. None: the time is up, or the system gave no
-/// descriptor to sleep on; the future was dropped.
+/// Runs a future on the current thread. Returns `None` and drops the future if `deadline` passes,
+/// or if the system has no descriptor left to sleep on.
 ///
-/// May be called inside a future that is run so, and on a thread of a runtime, which it blocks.
+/// May be nested, and may be called on a thread of a runtime, which it blocks.
 pub fn block_on<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     let thread_waker = ThreadWaker::current().ok()?;
     let waker = Waker::from(Arc::clone(&thread_waker));
     let mut context = Context::from_waker(&waker);
-    // Inside a task of tokio, its channels would want to yield after some steps, and this thread
-    // yields to nobody.
+    // Inside a tokio task, tokio's cooperative budget would make channels yield, but this thread
+    // has no scheduler to yield to.
     let mut future = pin!(unconstrained(future));
-    let before = (INTERESTS.take(), WAKE_AT.take());
+    let outer = (INTERESTS.take(), WAKE_AT.take());
     DEPTH.set(DEPTH.get() + 1);
     let output = loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
@@ -73,7 +73,7 @@ pub fn block_on<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Ou
         }
         let (interests, wake_at) = (INTERESTS.take(), WAKE_AT.take());
         if thread_waker.take_notified() {
-            // A socket that never falls silent has the future go on for ever.
+            // A future that is always woken would otherwise run past its deadline.
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 break None;
             }
@@ -83,11 +83,11 @@ pub fn block_on<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Ou
             break None;
         }
     };
-    INTERESTS.set(before.0);
-    WAKE_AT.set(before.1);
+    INTERESTS.set(outer.0);
+    WAKE_AT.set(outer.1);
     DEPTH.set(DEPTH.get() - 1);
     if DEPTH.get() > 0 {
-        // Whoever rang for a future around this one may have been heard here.
+        // A notification for an outer future may have been consumed here.
         thread_waker.notify();
     }
     output
@@ -110,8 +110,8 @@ fn sleep(
     }
     let mut fds = Vec::with_capacity(interests.len() + 1);
     fds.push(PollFd::new(waker, PollFlags::IN));
-    fds.extend(interests.iter().map(|wanted| PollFd::new(&*wanted.socket, wanted.flags)));
-    let slept = loop {
+    fds.extend(interests.iter().map(|interest| PollFd::new(&*interest.socket, interest.flags)));
+    let result = loop {
         let first = deadline.into_iter().chain(wake_at).min();
         let remaining = first.map(|first| first.saturating_duration_since(Instant::now()));
         if remaining.is_some_and(|remaining| remaining.is_zero()) {
@@ -119,17 +119,17 @@ fn sleep(
         }
         match rustix::event::poll(&mut fds, remaining.map(timespec).as_ref()) {
             Ok(0) | Err(Errno::INTR) => {}
-            // What is wrong with a socket, whoever reads it will see.
+            // The next read or write of a socket reports its error.
             Ok(_) | Err(_) => break SleepResult::Awake,
         }
     };
     let was_readable = fds[0].revents().contains(PollFlags::IN);
     waker.end_sleep(was_readable);
-    slept
+    result
 }
 
 fn timespec(remaining: Duration) -> Timespec {
-    // Woken up too early, it sleeps clone_handle.
+    // The caller sleeps again if it wakes up early.
     let remaining = remaining.min(Duration::from_secs(60 * 60));
     Timespec::try_from(remaining).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
 }
@@ -141,9 +141,9 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn a_future_that_another_thread_wakes_goes_on() {
+    fn future_woken_by_another_thread_is_polled_again() {
         let mut woken = false;
-        let answer = block_on(
+        let output = block_on(
             None,
             std::future::poll_fn(|context| {
                 if woken {
@@ -155,16 +155,16 @@ mod tests {
                 Poll::Pending
             }),
         );
-        assert_eq!(answer, Some(7));
+        assert_eq!(output, Some(7));
     }
 
     #[test]
-    fn the_time_is_up_whatever_the_future_waits_for() {
+    fn deadline_ends_pending_future() {
         let deadline = Instant::now() + Duration::from_millis(20);
         assert_eq!(block_on(Some(deadline), std::future::pending::<()>()), None);
         assert!(Instant::now() >= deadline);
-        let (receiver, _far) = UnixStream::pair().expect("a pair");
-        let socket = Arc::new(Socket::Unix(receiver));
+        let (socket, _peer) = UnixStream::pair().expect("socket pair");
+        let socket = Arc::new(Socket::Unix(socket));
         let waits = std::future::poll_fn(|_| {
             register_interest(&socket, PollFlags::IN);
             Poll::<()>::Pending
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn alarm_wakes_its_future_and_no_other() {
+    fn sleep_until_wakes_only_its_own_future() {
         let wait = |wait_ms| sleep_until(Instant::now() + Duration::from_millis(wait_ms));
         assert_eq!(block_on(None, wait(5)), Some(()));
         let deadline = Instant::now() + Duration::from_millis(20);
@@ -191,12 +191,12 @@ mod tests {
     }
 
     #[test]
-    fn inside_a_task_it_goes_on_for_longer_than_a_task_may() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    fn nested_in_task_ignores_the_cooperative_budget() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         let task = async {
             let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
             for number in 0..1000 {
-                sender.send(number).expect("a receiver");
+                sender.send(number).expect("receiver");
                 assert_eq!(block_on(None, receiver.recv()), Some(Some(number)));
             }
         };
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_up_for_a_future_that_always_goes_on() {
+    fn deadline_ends_future_that_always_wakes_itself() {
         let deadline = Instant::now() + Duration::from_millis(20);
         let always = std::future::poll_fn(|context| {
             context.waker().wake_by_ref();
@@ -214,9 +214,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_for_the_outer_future_is_not_lost_in_an_inner_one() {
+    fn inner_block_on_keeps_wakes_of_the_outer_future() {
         let mut polls = 0;
-        let answer = block_on(
+        let output = block_on(
             None,
             std::future::poll_fn(|context| {
                 polls += 1;
@@ -228,6 +228,6 @@ mod tests {
                 Poll::Pending
             }),
         );
-        assert_eq!(answer, Some(2));
+        assert_eq!(output, Some(2));
     }
 }

@@ -1,9 +1,9 @@
-//! HTTP on the thread that wants it, without a runtime: a socket that hyper reads and writes,
-//! and a `block_on` that sleeps deadline one of them can go on. Shared by the host and by the SDK of
-//! process plugins; not for authors.
+//! Runs HTTP on the current thread, without a runtime. Shared by the host and the SDK of process
+//! plugins; not for plugin authors.
 //!
-//! A call that another thread would make costs two changes of threads; a round trip over a local
-//! socket costs little more than that itself.
+//! [`Stream`] is a socket for hyper, and [`block_on`] sleeps until one of the sockets is ready.
+//! Handing a call to another thread would cost two context switches, which is almost as much as a
+//! round trip over a local socket.
 
 mod block_on;
 mod stream;

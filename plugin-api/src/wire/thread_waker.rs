@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Wake;
 
-/// Nobody rang, and nobody sleeps.
+/// Not notified, and the thread does not sleep.
 const IDLE: u8 = 0;
-/// Somebody rang since the thread last looked.
+/// Notified since the thread last checked.
 const NOTIFIED: u8 = 1;
-/// The thread sleeps, or is about to: whoever rings has to make the descriptor readable.
+/// The thread sleeps or is about to: a notification must make the descriptor readable.
 const SLEEPING: u8 = 2;
 
-/// The waker of one thread.
+/// Wakes one thread.
 #[derive(Debug)]
 pub(super) struct ThreadWaker {
     state: AtomicU8,
@@ -26,41 +26,41 @@ thread_local! {
 }
 
 impl ThreadWaker {
-    /// The waker of this thread, made when first wanted.
+    /// Returns the waker of the current thread; creates it on first use.
     pub(super) fn current() -> io::Result<Arc<Self>> {
-        CURRENT.with_borrow_mut(|own| {
-            if let Some(waker) = own {
+        CURRENT.with_borrow_mut(|current| {
+            if let Some(waker) = current {
                 return Ok(Arc::clone(waker));
             }
             let waker = Arc::new(Self { state: AtomicU8::new(IDLE), wake_fd: WakeFd::new()? });
-            *own = Some(Arc::clone(&waker));
+            *current = Some(Arc::clone(&waker));
             Ok(waker)
         })
     }
 
-    /// Whether somebody rang since this was asked last.
+    /// Returns whether the thread was notified since the last check.
     pub(super) fn take_notified(&self) -> bool {
         self.state.swap(IDLE, Ordering::Acquire) == NOTIFIED
     }
 
-    /// The thread is about to sleep; false if somebody rang.
+    /// Marks the thread as about to sleep; returns `false` if it was notified.
     pub(super) fn prepare_sleep(&self) -> bool {
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         self.state.compare_exchange(IDLE, SLEEPING, success, failure).is_ok()
     }
 
-    /// The thread is awake clone_handle; whoever rang meanwhile still counts. `was_readable`: the
-    /// descriptor was readable, perhaps for somebody who rang before this sleep.
+    /// Marks the thread as awake; keeps notifications that arrived meanwhile. The descriptor may
+    /// be readable because of a notification before this sleep.
     pub(super) fn end_sleep(&self, was_readable: bool) {
         if was_readable {
             self.wake_fd.drain();
         }
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        // Not asleep: somebody rang, which is seen by whoever looks next.
+        // A failure means that the thread was notified; the next check sees it.
         let _ = self.state.compare_exchange(SLEEPING, IDLE, success, failure);
     }
 
-    /// Counts as rung, for whoever looks next.
+    /// Notifies the thread and wakes it if it sleeps.
     pub(super) fn notify(&self) {
         if self.state.swap(NOTIFIED, Ordering::AcqRel) == SLEEPING {
             self.wake_fd.signal();
@@ -91,7 +91,7 @@ mod wake_fd {
 
     use rustix::event::{EventfdFlags, eventfd};
 
-    /// A descriptor that becomes readable when it is pulled.
+    /// A descriptor that becomes readable when it is signalled.
     #[derive(Debug)]
     pub(super) struct WakeFd(OwnedFd);
 
@@ -101,12 +101,12 @@ mod wake_fd {
         }
 
         pub(super) fn signal(&self) {
-            // Full only if it is readable already.
+            // A failed write means that the descriptor is already readable.
             let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
         }
 
         pub(super) fn drain(&self) {
-            // Another thread never reads it, so it is readable still.
+            // Only this thread reads it, so it is still readable.
             let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
         }
     }
@@ -124,7 +124,7 @@ mod wake_fd {
     use std::os::fd::{AsFd, BorrowedFd};
     use std::os::unix::net::UnixStream;
 
-    /// A descriptor that becomes readable when it is pulled.
+    /// A descriptor that becomes readable when it is signalled.
     #[derive(Debug)]
     pub(super) struct WakeFd {
         receiver: UnixStream,
@@ -140,12 +140,12 @@ mod wake_fd {
         }
 
         pub(super) fn signal(&self) {
-            // Full only if it is readable already.
+            // A failed write means that the descriptor is already readable.
             let _ = (&self.sender).write(&[1]);
         }
 
         pub(super) fn drain(&self) {
-            // Another thread never reads it, so it is readable still.
+            // Only this thread reads it, so it is still readable.
             let _ = (&self.receiver).read(&mut [0; 64]);
         }
     }

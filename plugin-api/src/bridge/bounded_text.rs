@@ -7,14 +7,14 @@ use crate::text::{CUT, start_of};
 
 /// A text that ends with a mark where it was cut.
 #[derive(Debug, Default)]
-pub(super) struct Text {
+pub(super) struct BoundedText {
     text: String,
     is_cut: bool,
 }
 
-impl Text {
+impl BoundedText {
     /// Formats a message.
-    pub(super) fn of(message: fmt::Arguments<'_>) -> Self {
+    pub(super) fn format(message: fmt::Arguments<'_>) -> Self {
         let mut text = Self::default();
         // It ends with an error where it is cut, or where the author's code says so.
         let _ = text.write_fmt(message);
@@ -26,18 +26,18 @@ impl Text {
     }
 }
 
-impl Write for Text {
+impl Write for BoundedText {
     fn write_str(&mut self, more: &str) -> fmt::Result {
         if self.is_cut {
             return Err(fmt::Error);
         }
-        let room = MAX_LINE_BYTES - CUT.len() - self.text.len();
-        if more.len() <= room {
+        let remaining = MAX_LINE_BYTES - CUT.len() - self.text.len();
+        if more.len() <= remaining {
             self.text.push_str(more);
             return Ok(());
         }
         self.is_cut = true;
-        self.text.push_str(start_of(more, room));
+        self.text.push_str(start_of(more, remaining));
         self.text.push_str(CUT);
         Err(fmt::Error)
     }
@@ -49,16 +49,16 @@ mod tests {
 
     #[test]
     fn a_message_is_cut_between_characters_and_says_so() {
-        let text = Text::of(format_args!("{}", "ä".repeat(MAX_LINE_BYTES)));
+        let text = BoundedText::format(format_args!("{}", "ä".repeat(MAX_LINE_BYTES)));
         assert!(text.as_str().len() <= MAX_LINE_BYTES);
         assert!(text.as_str().ends_with(&format!("ä{CUT}")));
-        assert_eq!(Text::of(format_args!("{} {}", "a", 1)).as_str(), "a 1");
+        assert_eq!(BoundedText::format(format_args!("{} {}", "a", 1)).as_str(), "a 1");
     }
 
     #[test]
     fn what_is_written_after_the_cut_is_left_out() {
         let long = "x".repeat(MAX_LINE_BYTES);
-        let text = Text::of(format_args!("{long}{long}end"));
+        let text = BoundedText::format(format_args!("{long}{long}end"));
         assert!(text.as_str().ends_with(&format!("x{CUT}")));
     }
 }
