@@ -82,6 +82,7 @@ mod export;
 mod fault;
 #[allow(unsafe_code, reason = "asks the unwinder")]
 mod frames;
+mod panic;
 #[allow(unsafe_code, reason = "owns bytes that crossed the boundary")]
 mod payload;
 mod plugin;

@@ -172,7 +172,7 @@ fn p5_a_payload_that_panics_when_dropped_ends_a_naive_host_and_is_a_fault_here()
     {
         let error = answer.expect_err("it panics");
         let fault = panicked(&error, ErrorKind::Panicked);
-        assert_eq!(fault.message(), "(the payload is no text)");
+        assert_eq!(fault.message(), "(panic payload is not a string)");
     }
     assert_eq!(answer(&plugin), "version 1, call 1");
     unload(&host, &name);
