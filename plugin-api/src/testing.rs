@@ -24,7 +24,7 @@
 //! }
 //!
 //! let host = FakeHost::new();
-//! assert_eq!(host.start::<Greet>(json!({})).unwrap_err().message(), "missing `name`");
+//! assert_eq!(host.start::<Greet>(json!({})).err().unwrap().message(), "missing `name`");
 //!
 //! let plugin = host.start::<Greet>(json!({ "name": "Ada" }))?;
 //! assert_eq!(plugin.execute(Payload::text("Hello"))?.as_text()?, "Hello, Ada!");

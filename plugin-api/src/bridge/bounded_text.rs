@@ -1,11 +1,11 @@
-//! A message of bounded size: what does not fit is cut, with a mark, and not formatted.
+//! Formats a message up to a maximum size. The rest is neither kept nor formatted.
 
 use std::fmt::{self, Write};
 
 use crate::services::MAX_LINE_BYTES;
 use crate::text::{CUT, start_of};
 
-/// A text that ends with a mark where it was cut.
+/// A text that ends with [`CUT`] if it was truncated.
 #[derive(Debug, Default)]
 pub(super) struct BoundedText {
     text: String,
@@ -16,7 +16,7 @@ impl BoundedText {
     /// Formats a message.
     pub(super) fn format(message: fmt::Arguments<'_>) -> Self {
         let mut text = Self::default();
-        // It ends with an error where it is cut, or where the author's code says so.
+        // Fails if the text is truncated, or if the author's code fails.
         let _ = text.write_fmt(message);
         text
     }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_cut_between_characters_and_says_so() {
+    fn long_message_is_truncated_between_characters() {
         let text = BoundedText::format(format_args!("{}", "ä".repeat(MAX_LINE_BYTES)));
         assert!(text.as_str().len() <= MAX_LINE_BYTES);
         assert!(text.as_str().ends_with(&format!("ä{CUT}")));
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_after_the_cut_is_left_out() {
+    fn writes_after_truncation_are_dropped() {
         let long = "x".repeat(MAX_LINE_BYTES);
         let text = BoundedText::format(format_args!("{long}{long}end"));
         assert!(text.as_str().ends_with(&format!("x{CUT}")));

@@ -1,16 +1,16 @@
-//! Fields as a JSON object of bounded size: what does not fit is cut, with a mark, and not
-//! formatted. It knows nothing of `tracing`.
+//! Writes fields as a JSON object up to a maximum size. The rest is neither kept nor formatted.
+//! Independent of `tracing`.
 
 use std::fmt::{self, Write};
 
 use crate::services::MAX_LINE_BYTES;
 use crate::text::CUT;
 
-/// Room for what ends an object that was cut: a mark, brackets, and the field `cut`.
+/// Bytes reserved for the end of a truncated object: a mark, brackets and the field `cut`.
 const MAX_END_BYTES: usize = 64;
 
-/// An object of fields, as [`Record::fields`](crate::services::Record::fields) wants it. A
-/// value that is too long is cut; from the first field on that has no remaining, `cut` is true.
+/// Fields in the format of [`Record::fields`](crate::services::Record::fields). A long value is
+/// truncated. If fields were dropped, the object has the field `"cut": true`.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     json: String,
@@ -38,7 +38,7 @@ impl Fields {
         self.add(name, |json| json.push_quoted(format_args!("{value}")));
     }
 
-    /// A value of which only its text is known.
+    /// Adds a value that is only available as text.
     pub(super) fn debug(&mut self, name: &str, value: fmt::Arguments<'_>) {
         self.add(name, |json| {
             json.push(format_args!(r#"{{"debug":"#));
@@ -47,7 +47,7 @@ impl Fields {
         });
     }
 
-    /// The object; nothing where there is no field.
+    /// Returns the object, or the empty string if it has no fields.
     pub(super) fn finish(mut self) -> String {
         if self.is_cut {
             let comma = if self.json.is_empty() { "{" } else { "," };
@@ -61,7 +61,7 @@ impl Fields {
     }
 
     fn add(&mut self, name: &str, value: impl FnOnce(&mut JsonWriter<'_>)) {
-        // Escaped, a byte of a name may take six; the rest is for a number and its brackets.
+        // A byte of a name takes up to six bytes when escaped; the rest is for a number and brackets.
         let remaining = (MAX_LINE_BYTES - MAX_END_BYTES).saturating_sub(self.json.len());
         if self.is_cut || name.len() * 6 + MAX_END_BYTES > remaining {
             self.is_cut = true;
@@ -81,17 +81,17 @@ struct JsonWriter<'f> {
 }
 
 impl JsonWriter<'_> {
-    /// Adds JSON that is short.
+    /// Writes short JSON.
     fn push(&mut self, json: fmt::Arguments<'_>) {
-        // A string takes everything.
+        // Writing to a string never fails.
         let _ = self.json.write_fmt(json);
     }
 
-    /// Adds a text as JSON; cuts it where there is no remaining.
+    /// Writes text as a JSON string, truncated if it does not fit.
     fn push_quoted(&mut self, text: fmt::Arguments<'_>) {
         self.json.push('"');
         let mut quoted = JsonString { json: self.json, is_cut: false };
-        // It ends with an error where it is cut, or where the author's code says so.
+        // Fails if the text is truncated, or if the author's code fails.
         let _ = quoted.write_fmt(text);
         if quoted.is_cut {
             self.json.push_str(CUT);
@@ -100,7 +100,7 @@ impl JsonWriter<'_> {
     }
 }
 
-/// The inside of a JSON string.
+/// Writes the content of a JSON string.
 struct JsonString<'f> {
     json: &'f mut String,
     is_cut: bool,
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn each_type_has_its_json() {
+    fn types_are_preserved_in_json() {
         let mut fields = Fields::default();
         fields.bool("b", true);
         fields.i64("i", i64::MIN);
@@ -155,12 +155,12 @@ mod tests {
     }
 
     #[test]
-    fn no_field_is_no_object() {
+    fn no_fields_give_an_empty_string() {
         assert_eq!(Fields::default().finish(), "");
     }
 
     #[test]
-    fn a_long_value_is_cut_and_what_follows_is_left_out() {
+    fn long_value_is_truncated_and_later_fields_are_dropped() {
         for char in ["x", "\u{1}", "\"", "…"] {
             let mut fields = Fields::default();
             fields.i64("first", 1);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn many_fields_and_long_names_find_an_end() {
+    fn many_fields_and_long_names_stay_within_the_limit() {
         let mut fields = Fields::default();
         for number in 0..MAX_LINE_BYTES {
             fields.f64(&format!("field {number}"), f64::MIN_POSITIVE);

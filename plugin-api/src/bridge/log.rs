@@ -1,4 +1,4 @@
-//! The crate `log`: a logger that forwards records to the host. Their key-values stay behind.
+//! A logger for the crate `log` that forwards records to the host, without their key-values.
 
 use std::sync::Once;
 
@@ -8,7 +8,7 @@ use super::bounded_text::BoundedText;
 use super::{Destination, ForwardGuard};
 use crate::{Level, services};
 
-/// Forwards what is logged with `log`.
+/// Forwards records of the crate `log`.
 #[derive(Debug)]
 pub(crate) struct ForwardingLogger(pub(crate) Destination);
 
@@ -16,11 +16,11 @@ static LOGGER: ForwardingLogger = ForwardingLogger(Destination::LatestStart);
 
 pub(super) fn install() {
     static ONCE: Once = Once::new();
-    // Later starts change only whom `Destination::LatestStart` finds.
+    // A later start only changes the destination of `Destination::LatestStart`.
     ONCE.call_once(|| {
-        // Another logger can be there only if an initialiser of the library set it.
+        // Fails only if an initializer of the library has set another logger.
         if log::set_logger(&LOGGER).is_ok() {
-            // The host may want more at any time and cannot tell, so it is asked for each line.
+            // The level that the host wants may change at any time, so each line checks it.
             log::set_max_level(LevelFilter::Trace);
         }
     });
@@ -39,7 +39,7 @@ impl Log for ForwardingLogger {
         }
         let Some(_guard) = ForwardGuard::enter() else { return };
         let message = BoundedText::format(*record.args());
-        // A line that the host does not take is lost.
+        // A line that the host rejects is lost.
         let _ = host.record(&services::Record {
             level,
             target: record.target(),

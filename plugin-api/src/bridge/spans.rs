@@ -1,5 +1,5 @@
-//! The spans that are open in the plugin, for the text of where an event happened, such as
-//! `request{id=7}:query{table=users}`. Bounded in number, in text and in depth.
+//! Tracks the open spans of the plugin, to describe the context of an event by a path such as
+//! `request{id=7}:query{table=users}`. Number, text and depth of spans have limits.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -13,16 +13,16 @@ use tracing_core::{Event, Metadata};
 
 use crate::text::start_of;
 
-/// Spans that are told at the same time; more than that are silent.
+/// Maximum number of open spans; further spans do not appear in paths.
 const MAX_SPANS: usize = 4096;
-/// Bytes of the text of a span and of those around it; the rest is cut.
+/// Maximum length of a path in bytes; the rest is truncated.
 const MAX_PATH_BYTES: usize = 2 << 10;
-/// Spans that a thread is in; those depth are silent.
+/// Maximum number of entered spans of a thread; deeper spans do not appear in paths.
 const MAX_DEPTH: usize = 32;
 
 struct Span {
     metadata: &'static Metadata<'static>,
-    /// The path of the span around it.
+    /// Path of the enclosing span.
     parent_path: String,
     fields: String,
     ref_count: usize,
@@ -46,7 +46,7 @@ impl Span {
 static SPANS: Mutex<BTreeMap<u64, Span>> = Mutex::new(BTreeMap::new());
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// The ids of the spans that a thread is in, the current_id last.
+/// Ids of the entered spans of a thread, the innermost last.
 #[derive(Clone, Copy)]
 struct Stack {
     ids: [u64; MAX_DEPTH],
@@ -54,16 +54,16 @@ struct Stack {
 }
 
 thread_local! {
-    /// Plain data, so without a destructor.
+    /// Has no destructor.
     static STACK: Cell<Stack> = const { Cell::new(Stack { ids: [0; MAX_DEPTH], depth: 0 }) };
 }
 
-/// Never held while the author's code runs.
+/// Locks the open spans. Do not hold the lock while the author's code runs.
 fn open_spans() -> MutexGuard<'static, BTreeMap<u64, Span>> {
     SPANS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The text of the spans that an event happens in.
+/// Returns the path of the spans that enclose an event.
 pub(super) fn path_of_event(event: &Event<'_>) -> Option<String> {
     path_of(event.parent(), event.is_contextual())
 }
@@ -79,9 +79,9 @@ fn current_id() -> Option<u64> {
     depth.checked_sub(1).map(|last| stack.ids[last])
 }
 
-/// An id of which nothing is known.
+/// Returns an unused id.
 pub(super) fn new_id() -> Id {
-    // Counts from 1, and 64 bits do not run out.
+    // Ids start at 1, and 64 bits do not overflow.
     Id::from_u64(NEXT_ID.fetch_add(1, Ordering::Relaxed).max(1))
 }
 
@@ -98,13 +98,13 @@ pub(super) fn open(span: &Attributes<'_>) -> Id {
     id
 }
 
-/// Adds fields that got a value later.
+/// Adds fields that were recorded after the span was created.
 pub(super) fn record(id: &Id, values: &Record<'_>) {
     let mut text = FieldsText::default();
     values.record(&mut text);
     if let Some(span) = open_spans().get_mut(&id.into_u64()) {
         let mut fields = FieldsText(std::mem::take(&mut span.fields));
-        // It ends with an error where it is cut.
+        // Fails if the text is truncated.
         let _ = fields.write_str(if fields.0.is_empty() || text.0.is_empty() { "" } else { " " });
         let _ = fields.write_str(&text.0);
         span.fields = fields.0;
@@ -120,13 +120,13 @@ pub(super) fn enter(id: &Id) {
     STACK.set(stack);
 }
 
-/// Leaves a span, which need not be the current_id.
+/// Exits a span, which is not necessarily the innermost.
 pub(super) fn exit(id: &Id) {
     let mut stack = STACK.get();
     let depth = stack.depth.min(MAX_DEPTH);
     if let Some(at) = stack.ids[..depth].iter().rposition(|entered| *entered == id.into_u64()) {
         stack.ids.copy_within(at + 1..depth, at);
-        // Those too deep to be known have no id to move up.
+        // Spans beyond the maximum depth have no stored id to move here.
         stack.ids[depth - 1] = 0;
     }
     stack.depth = stack.depth.saturating_sub(1);
@@ -139,7 +139,7 @@ pub(super) fn add_ref(id: &Id) {
     }
 }
 
-/// Whether that was the last holder.
+/// Drops a reference; returns whether it was the last.
 pub(super) fn drop_ref(id: &Id) -> bool {
     let mut spans = open_spans();
     let Some(span) = spans.get_mut(&id.into_u64()) else { return false };
@@ -153,14 +153,14 @@ pub(super) fn current() -> Current {
     metadata.map_or_else(Current::none, |metadata| Current::new(Id::from_u64(id), metadata))
 }
 
-/// `a=1 b="x"`, cut at its limit.
+/// Fields as `a=1 b="x"`, truncated at the maximum length.
 #[derive(Default)]
 struct FieldsText(String);
 
 impl Visit for FieldsText {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let space = if self.0.is_empty() { "" } else { " " };
-        // It ends with an error where it is cut, or where the author's code says so.
+        // Fails if the text is truncated, or if the author's code fails.
         let _ = match field.name() {
             "message" => write!(self, "{space}{value:?}"),
             name => write!(self, "{space}{name}={value:?}"),

@@ -1,4 +1,4 @@
-//! What a fake host sees of what is logged with `tracing` and `log`.
+//! Tests what a fake host receives of lines logged with `tracing` and `log`.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,20 +11,20 @@ use crate::services::MAX_LINE_BYTES;
 use crate::testing::{FakeHost, Logged};
 use crate::text::CUT;
 
-/// Runs `body` as code of a plugin; answers with what the host saw.
+/// Runs `body` as code of a plugin; returns the lines that the host received.
 fn logged(host: &FakeHost, body: impl FnOnce()) -> Vec<Logged> {
     tracing::subscriber::with_default(host.subscriber(), body);
     host.logged()
 }
 
-/// The text of the spans around the only line that `body` logs.
+/// Returns the path of the spans of the only line that `body` logs.
 fn spans(body: impl FnOnce()) -> Value {
     let lines = logged(&FakeHost::new(), body);
     let [line] = &lines[..] else { panic!("{lines:?}") };
     line.fields["spans"].clone()
 }
 
-/// Counts how often it is formatted; logs a line each time.
+/// Counts how often it is formatted, and logs a line each time.
 struct LogsWhenFormatted<'a>(&'a AtomicU32);
 
 impl fmt::Debug for LogsWhenFormatted<'_> {
@@ -36,7 +36,7 @@ impl fmt::Debug for LogsWhenFormatted<'_> {
 }
 
 #[test]
-fn an_event_arrives_with_its_level_target_message_and_fields() {
+fn event_arrives_with_level_target_message_and_fields() {
     let lines = logged(&FakeHost::new(), || {
         tracing::warn!(target: "mine", b = true, i = -1, u = 1_u64, f = 0.5, s = "s", d = ?[1], "n {}", 1);
     });
@@ -47,7 +47,7 @@ fn an_event_arrives_with_its_level_target_message_and_fields() {
 }
 
 #[test]
-fn what_the_host_does_not_want_is_not_formatted() {
+fn unwanted_event_is_not_formatted() {
     let (host, count) = (FakeHost::new(), AtomicU32::new(0));
     host.want(Level::Info);
     let lines = logged(&host, || {
@@ -61,7 +61,7 @@ fn what_the_host_does_not_want_is_not_formatted() {
 }
 
 #[test]
-fn a_value_that_logs_while_it_is_formatted_does_so_in_vain() {
+fn line_logged_while_formatting_is_dropped() {
     let count = AtomicU32::new(0);
     let lines =
         logged(&FakeHost::new(), || tracing::info!(costly = ?LogsWhenFormatted(&count), "once"));
@@ -71,7 +71,7 @@ fn a_value_that_logs_while_it_is_formatted_does_so_in_vain() {
 }
 
 #[test]
-fn a_panic_while_formatting_is_the_authors_and_harms_no_later_line() {
+fn panic_while_formatting_does_not_affect_later_lines() {
     struct Panics;
     impl fmt::Debug for Panics {
         fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,7 +86,7 @@ fn a_panic_while_formatting_is_the_authors_and_harms_no_later_line() {
 }
 
 #[test]
-fn an_event_tells_the_spans_that_it_happens_in() {
+fn event_has_the_path_of_its_spans() {
     let text = spans(|| {
         let _outer = tracing::info_span!("outer", a = 1, b = "x").entered();
         let inner = tracing::info_span!("inner", late = tracing::field::Empty);
@@ -115,11 +115,11 @@ fn an_event_tells_the_spans_that_it_happens_in() {
 }
 
 #[test]
-fn spans_too_deep_to_be_told_are_left_again() {
+fn spans_beyond_maximum_depth_are_exited_correctly() {
     let text = spans(|| {
         let _outer = tracing::info_span!("outer").entered();
         let deep: Vec<_> = (0..100).map(|_| tracing::info_span!("deep").entered()).collect();
-        // The innermost first, as scopes do.
+        // Innermost first, like nested scopes.
         deep.into_iter().rev().for_each(drop);
         tracing::info!("here");
     });
@@ -127,7 +127,7 @@ fn spans_too_deep_to_be_told_are_left_again() {
 }
 
 #[test]
-fn a_record_of_log_arrives() {
+fn log_record_arrives() {
     let host = FakeHost::new();
     let logger = host.logger();
     let log = |level, message: &str| {
@@ -138,7 +138,7 @@ fn a_record_of_log_arrives() {
     log(log::Level::Debug, "not expected");
     log(log::Level::Info, &"x".repeat(MAX_LINE_BYTES + 1));
     host.close();
-    log(log::Level::Error, "after the end");
+    log(log::Level::Error, "after close");
     let lines = host.logged();
     let [line] = &lines[..] else { panic!("{} lines", lines.len()) };
     assert_eq!((line.level, &*line.target), (Level::Info, "t"));
@@ -146,7 +146,7 @@ fn a_record_of_log_arrives() {
 }
 
 #[test]
-fn services_say_which_levels_are_wanted() {
+fn services_report_enabled_levels() {
     let host = FakeHost::new();
     let services = host.services();
     host.want(Level::Warn);

@@ -1,5 +1,5 @@
-//! The crate `tracing`: a subscriber that forwards events to the host, with the spans that they
-//! happen in as one text. Spans themselves do not reach the host.
+//! A subscriber for the crate `tracing` that forwards events to the host. The enclosing spans of an
+//! event are forwarded as one text; spans themselves are not.
 
 use std::fmt;
 use std::sync::Once;
@@ -14,16 +14,16 @@ use super::fields::Fields;
 use super::{Destination, ForwardGuard, spans};
 use crate::{Level, services};
 
-/// Forwards what is logged with `tracing`.
+/// Forwards events of the crate `tracing`.
 #[derive(Debug)]
 pub(crate) struct ForwardingSubscriber(pub(crate) Destination);
 
 pub(super) fn install() {
     static ONCE: Once = Once::new();
-    // Later starts change only whom `Destination::LatestStart` finds. As the global default and not a
-    // thread's, because tracing keeps the latter in a thread-local with a destructor.
+    // A later start only changes the destination of `Destination::LatestStart`. Set as the global
+    // default, because tracing keeps a thread's default in a thread-local with a destructor.
     ONCE.call_once(|| {
-        // Another subscriber can be there only if an initialiser of the library set it.
+        // Fails only if an initializer of the library has set another subscriber.
         let _ = dispatcher::set_global_default(Dispatch::new(ForwardingSubscriber(
             Destination::LatestStart,
         )));
@@ -31,7 +31,7 @@ pub(super) fn install() {
 }
 
 impl Subscriber for ForwardingSubscriber {
-    /// What the host wants changes, and nobody tells: so it is asked each time.
+    /// Requests a check for each event, since the level that the host wants may change.
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
         Interest::sometimes()
     }
@@ -49,7 +49,7 @@ impl Subscriber for ForwardingSubscriber {
         }
         event.record(&mut visitor);
         let metadata = event.metadata();
-        // A line that the host does not take is lost.
+        // A line that the host rejects is lost.
         let _ = host.record(&services::Record {
             level: level_of(*metadata.level()),
             target: metadata.target(),
@@ -94,7 +94,7 @@ impl Subscriber for ForwardingSubscriber {
     }
 }
 
-/// Collects the fields of an event.
+/// Collects the message and the fields of an event.
 #[derive(Default)]
 struct EventVisitor {
     message: BoundedText,
