@@ -36,7 +36,7 @@
 //! # Ok::<(), PluginError>(())
 //! ```
 //!
-//! # Where to read next
+//! # What to read next
 //!
 //! | to | read |
 //! |---|---|

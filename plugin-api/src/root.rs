@@ -131,7 +131,7 @@ pub struct RawSnapshot {
     pub bytes: RawBuffer,
 }
 
-/// What a plugin's library holds.
+/// Resources that a plugin's library holds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, StableAbi)]
 pub struct RawCensus {

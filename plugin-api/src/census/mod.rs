@@ -69,7 +69,7 @@ pub(crate) fn release_keys() {
     keys::release_keys();
 }
 
-/// Says what is counted in this library; the init_census root does, before anything else.
+/// Enables the counters of this library. The exported root calls it before anything else.
 pub fn init_census(counts_bytes: bool) {
     COUNTS_BYTES.store(counts_bytes, Ordering::Relaxed);
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -69,12 +69,12 @@ macro_rules! __interpose {
             dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void;
         }
     };
-    ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
         $(
             ::core::arch::global_asm!(::core::concat!(".hidden ", ::core::stringify!($name)));
 
             #[unsafe(no_mangle)]
-            unsafe extern "C" fn $name($($argument: $type),*) -> $answer {
+            unsafe extern "C" fn $name($($argument: $type),*) -> $result {
                 unsafe { interposers::$name($($argument),*) }
             }
         )*

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 
-/// What the command line requests.
+/// A command of the command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
     /// Print the capabilities.
