@@ -116,7 +116,7 @@ fn any_panic_payload_is_caught_and_freed() {
         let error = error.expect_err("a panic");
         error.fault().expect("a fault").clone()
     };
-    let no_text = "(the payload is no text)";
+    let no_text = "(panic payload is not a string)";
     for (payload, message) in [
         ("text", "a text, as asked"),
         ("string", "in execute, as asked"),

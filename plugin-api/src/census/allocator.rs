@@ -1,26 +1,26 @@
-//! Live bytes: an allocator around another one that counts what is out.
+//! An allocator that wraps another one and counts the bytes that are allocated.
 //!
-//! One counter would make every thread wait for every other, so there are several, each on its
-//! own cache line; a thread finds its own by the address of its stack, which costs a shift.
+//! A single counter would be contended, so there are several, each on its own cache line. A thread
+//! selects one by the address of its stack, without a thread-local.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// An allocator that counts the live bytes of the plugin.
+/// Counts the live bytes of the plugin.
 #[derive(Debug)]
-pub struct Counting<A> {
+pub struct CountingAllocator<A> {
     inner: A,
 }
 
-impl<A> Counting<A> {
-    /// Counts around `inner`.
+impl<A> CountingAllocator<A> {
+    /// Wraps `inner`.
     pub const fn new(inner: A) -> Self {
         Self { inner }
     }
 }
 
 const SHARDS: usize = 32;
-/// Stacks of threads lie at least this far apart, so that the bits above tell threads apart.
+/// Thread stacks are at least this far apart, so the higher bits differ between threads.
 const STACK_BITS: u32 = 17;
 
 #[repr(align(128))]
@@ -41,16 +41,16 @@ fn add(bytes: isize) {
     shard().fetch_add(bytes as i64, Ordering::Relaxed);
 }
 
-/// Bytes that are out now; a sum over threads that go on, so exact only when they rest.
-pub(super) fn live() -> i64 {
+/// Returns the number of live bytes; exact only while no other thread allocates or frees.
+pub(super) fn live_bytes() -> i64 {
     LIVE.iter().map(|shard| shard.0.load(Ordering::Relaxed)).sum()
 }
 
-// SAFETY: every method hands its arguments on to `inner` and its answer back.
-unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
+// SAFETY: every method passes its arguments to `inner` and returns its result.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's contract is the one of `inner`.
+        // SAFETY: the contract of `inner` is the same.
         let block = unsafe { self.inner.alloc(layout) };
         if !block.is_null() {
             add(layout.size() as isize);
@@ -60,7 +60,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's contract is the one of `inner`.
+        // SAFETY: the contract of `inner` is the same.
         let block = unsafe { self.inner.alloc_zeroed(layout) };
         if !block.is_null() {
             add(layout.size() as isize);
@@ -70,14 +70,14 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is the one of `inner`.
+        // SAFETY: the contract of `inner` is the same.
         unsafe { self.inner.dealloc(block, layout) };
         add(-(layout.size() as isize));
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller's contract is the one of `inner`.
+        // SAFETY: the contract of `inner` is the same.
         let moved = unsafe { self.inner.realloc(block, layout, new_size) };
         if !moved.is_null() {
             add(new_size as isize - layout.size() as isize);

@@ -1,4 +1,4 @@
-//! The way back: what a plugin asks of a host that listens on a second socket.
+//! Tests the requests of a plugin to the services of its host.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,38 +10,38 @@ use tempfile::TempDir;
 
 use crate::program::{Program, Start, TOKEN};
 
-/// A host that answers every line in the same way.
-struct Host {
-    heard: Receiver<(String, Value)>,
+/// A host that sends the same response to every request.
+struct FakeHost {
+    requests: Receiver<(String, Value)>,
     _folder: TempDir,
     address: String,
 }
 
-impl Host {
+impl FakeHost {
     fn new(status: u16, level: u32) -> Self {
         let folder = TempDir::new().unwrap();
         let socket = folder.path().join("host.socket");
         let address = format!("http+unix://{}", socket.display());
         let listener = UnixListener::bind(socket).unwrap();
-        let (tell, heard) = mpsc::channel();
+        let (sender, requests) = mpsc::channel();
         thread::spawn(move || {
             // Every connection carries two requests, so that the plugin has to connect again.
             for stream in listener.incoming() {
                 let mut stream = BufReader::new(stream.unwrap());
                 for _ in 0..2 {
                     let Some(request) = request(&mut stream) else { break };
-                    let answer = format!(
+                    let response = format!(
                         "HTTP/1.1 {status} X\r\nHotbay-Log-Level: {level}\r\n\
                          Content-Length: 0\r\n\r\n"
                     );
-                    stream.get_mut().write_all(answer.as_bytes()).unwrap();
-                    if tell.send(request).is_err() {
+                    stream.get_mut().write_all(response.as_bytes()).unwrap();
+                    if sender.send(request).is_err() {
                         return;
                     }
                 }
             }
         });
-        Self { heard, _folder: folder, address }
+        Self { requests, _folder: folder, address }
     }
 
     fn start(&self) -> Program {
@@ -49,11 +49,11 @@ impl Host {
     }
 
     fn next(&self) -> (String, Value) {
-        self.heard.recv_timeout(std::time::Duration::from_secs(60)).unwrap()
+        self.requests.recv_timeout(std::time::Duration::from_secs(60)).unwrap()
     }
 }
 
-/// The path and the body of a request with the token.
+/// Reads a request; returns its path and body.
 fn request(stream: &mut BufReader<UnixStream>) -> Option<(String, Value)> {
     let mut lines = Vec::new();
     loop {
@@ -80,8 +80,8 @@ fn log(program: &Program, by: &str, level: &str, message: &str) -> String {
 }
 
 #[test]
-fn lines_reach_the_host_by_every_way_of_logging() {
-    let host = Host::new(200, 5);
+fn lines_of_all_logging_crates_reach_the_host() {
+    let host = FakeHost::new(200, 5);
     let program = host.start();
     let (path, line) = host.next();
     assert_eq!((path.as_str(), &line["message"]), ("/log", &json!("started")));
@@ -99,8 +99,8 @@ fn lines_reach_the_host_by_every_way_of_logging() {
 }
 
 #[test]
-fn a_level_that_the_host_does_not_want_stays_here() {
-    let host = Host::new(200, 2);
+fn unwanted_level_is_not_sent() {
+    let host = FakeHost::new(200, 2);
     let program = host.start();
     assert_eq!(host.next().1["message"], "started");
     let enabled = |level: &str| program.execute(json!({ "do": "enabled", "level": level })).body;
@@ -111,45 +111,45 @@ fn a_level_that_the_host_does_not_want_stays_here() {
 }
 
 #[test]
-fn what_the_host_answers_is_what_the_plugin_hears() {
-    for (status, says) in [
-        (403, "the manifest's `permissions` do not name this service"),
+fn host_status_becomes_a_service_error() {
+    for (status, expected) in [
+        (403, "permission denied: the manifest's `permissions` do not include this service"),
         (410, "the plugin was stopped"),
-        (503, "the host does not offer this service now"),
-        (404, "the host does not offer this service now"),
+        (503, "the host does not offer this service, or is overloaded"),
+        (404, "the host does not offer this service, or is overloaded"),
     ] {
-        let host = Host::new(status, 5);
+        let host = FakeHost::new(status, 5);
         let program = host.start();
-        assert_eq!(log(&program, "host", "info", "x"), says);
+        assert_eq!(log(&program, "host", "info", "x"), expected);
     }
 }
 
 #[test]
-fn without_a_host_or_with_one_that_does_not_answer_a_line_is_not_served() {
-    let unavailable = "the host does not offer this service now";
+fn missing_or_silent_host_is_unavailable() {
+    let unavailable = "the host does not offer this service, or is overloaded";
     assert_eq!(log(&Start::default().run(), "host", "info", "x"), unavailable);
     let folder = TempDir::new().unwrap();
     let socket = folder.path().join("host.socket");
     let address = format!("http+unix://{}", socket.display());
     let start = || Start { host: Some(address.clone()), ..Start::default() };
     assert_eq!(log(&start().run(), "host", "info", "x"), unavailable);
-    // It accepts, and never answers.
+    // Accepts, but never responds.
     let _listener = UnixListener::bind(&socket).unwrap();
     assert_eq!(log(&start().run(), "host", "info", "x"), unavailable);
 }
 
 #[test]
-fn a_panic_on_a_thread_of_the_plugins_own_is_told() {
-    let host = Host::new(200, 5);
+fn panic_on_plugin_thread_is_reported() {
+    let host = FakeHost::new(200, 5);
     let program = host.start();
     assert_eq!(host.next().0, "/log");
-    let ask = json!({ "do": "panic-elsewhere", "message": "ouch" });
-    assert_eq!(program.execute(ask.clone()).body, "panicked");
-    let (path, told) = host.next();
-    assert_eq!((path.as_str(), &told["message"]), ("/thread-panicked", &json!("ouch")));
-    assert!(told["location"].as_str().unwrap().contains("lib.rs:"));
+    let input = json!({ "do": "panic-elsewhere", "message": "ouch" });
+    assert_eq!(program.execute(input.clone()).body, "panicked");
+    let (path, reported) = host.next();
+    assert_eq!((path.as_str(), &reported["message"]), ("/thread-panicked", &json!("ouch")));
+    assert!(reported["location"].as_str().unwrap().contains("lib.rs:"));
     assert_eq!(program.errors(), "");
     let alone = Start::default().run();
-    assert_eq!(alone.execute(ask).body, "panicked");
+    assert_eq!(alone.execute(input).body, "panicked");
     assert!(alone.errors().contains("a thread that the plugin started panicked"));
 }

@@ -1,22 +1,22 @@
-//! The functions that a plugin's library has in front of the C library's: for that library alone,
-//! since they are hidden. What they do is in `census`.
+//! Defines interposers of C library functions in a plugin's library. They are hidden symbols, so
+//! only that library uses them. `census` implements them.
 
-/// Defines them in the crate of the plugin.
+/// Defines the interposers in the crate of the plugin.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __stand_in_front {
+macro_rules! __interpose {
     () => {
         use ::core::ffi::{c_char, c_int, c_long, c_uint, c_void};
         use ::core::option::Option;
-        use $crate::abi::on_linux;
+        use $crate::abi::interposers;
 
-        $crate::__stand_in_front! {
-            pthread_create(thread: *mut c_void, attributes: *const c_void, function: on_linux::StartFn, argument: *mut c_void) -> c_int;
-            thrd_create(thread: *mut c_void, function: on_linux::StartC11Fn, argument: *mut c_void) -> c_int;
-            pthread_key_create(key: *mut c_uint, destructor: Option<on_linux::KeyDestructor>) -> c_int;
+        $crate::__interpose! {
+            pthread_create(thread: *mut c_void, attributes: *const c_void, function: interposers::StartFn, argument: *mut c_void) -> c_int;
+            thrd_create(thread: *mut c_void, function: interposers::StartC11Fn, argument: *mut c_void) -> c_int;
+            pthread_key_create(key: *mut c_uint, destructor: Option<interposers::KeyDestructor>) -> c_int;
             pthread_key_delete(key: c_uint) -> c_int;
             pthread_setspecific(key: c_uint, value: *const c_void) -> c_int;
-            tss_create(key: *mut c_uint, destructor: Option<on_linux::KeyDestructor>) -> c_int;
+            tss_create(key: *mut c_uint, destructor: Option<interposers::KeyDestructor>) -> c_int;
             tss_delete(key: c_uint) -> ();
             tss_set(key: c_uint, value: *const c_void) -> c_int;
             dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
@@ -48,7 +48,7 @@ macro_rules! __stand_in_front {
             __register_atfork(before: *const c_void, parent: *const c_void, child: *const c_void, library: *const c_void) -> c_int;
             __cxa_thread_atexit_impl(function: *const c_void, argument: *mut c_void, library: *const c_void) -> c_int;
             syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
-            fopencookie(cookie: *mut c_void, mode: *const c_char, functions: on_linux::CookieFunctions) -> *mut c_void;
+            fopencookie(cookie: *mut c_void, mode: *const c_char, functions: interposers::CookieFunctions) -> *mut c_void;
             setvbuf(stream: *mut c_void, buffer: *mut c_char, mode: c_int, size: usize) -> c_int;
             setbuf(stream: *mut c_void, buffer: *mut c_char) -> ();
             setbuffer(stream: *mut c_void, buffer: *mut c_char, size: usize) -> ();
@@ -62,20 +62,20 @@ macro_rules! __stand_in_front {
             openlog(name: *const c_char, options: c_int, facility: c_int) -> ();
             initstate(seed: c_uint, state: *mut c_char, size: usize) -> *mut c_char;
             setstate(state: *mut c_char) -> *mut c_char;
-            hsearch(entry: on_linux::Entry, action: c_int) -> *mut c_void;
+            hsearch(entry: interposers::Entry, action: c_int) -> *mut c_void;
         }
         #[cfg(target_arch = "x86_64")]
-        $crate::__stand_in_front! {
+        $crate::__interpose! {
             dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void;
         }
     };
-    ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
         $(
             ::core::arch::global_asm!(::core::concat!(".hidden ", ::core::stringify!($name)));
 
             #[unsafe(no_mangle)]
-            unsafe extern "C" fn $name($($argument: $type),*) -> $answer {
-                unsafe { on_linux::$name($($argument),*) }
+            unsafe extern "C" fn $name($($argument: $type),*) -> $result {
+                unsafe { interposers::$name($($argument),*) }
             }
         )*
     };

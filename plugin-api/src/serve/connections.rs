@@ -7,26 +7,26 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::bell::Bell;
+use super::stop_signal::StopSignal;
 use crate::wire::Stream;
 
 /// Maximum number of connections served at once; further ones wait to be accepted.
-pub(super) const CONNECTIONS_MAX: usize = 256;
+pub(super) const MAX_CONNECTIONS: usize = 256;
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct Connection {
     stream: Stream,
     /// Whether a request is in progress. Set before the request is counted: either the request
     /// sees that the program stops, or the main thread sees the request.
     is_busy: AtomicBool,
-    is_cut: AtomicBool,
+    is_closing: AtomicBool,
 }
 
-impl Line {
+impl Connection {
     /// Returns another handle of the socket.
     pub(super) fn stream(&self) -> Stream {
-        self.stream.again()
+        self.stream.clone_handle()
     }
 
     pub(super) fn set_busy(&self, is_busy: bool) {
@@ -34,14 +34,14 @@ impl Line {
     }
 
     /// Returns whether the other side has closed the connection.
-    pub(super) fn is_hung_up(&self) -> bool {
+    pub(super) fn is_closed_by_peer(&self) -> bool {
         // After this side stopped reading, the socket reports the same.
-        !self.is_cut.load(Ordering::SeqCst) && self.stream.is_hung_up()
+        !self.is_closing.load(Ordering::SeqCst) && self.stream.is_closed_by_peer()
     }
 
-    fn cut_unless_busy(&self) {
+    fn close_unless_busy(&self) {
         if !self.is_busy.load(Ordering::SeqCst) {
-            self.is_cut.store(true, Ordering::SeqCst);
+            self.is_closing.store(true, Ordering::SeqCst);
             let _ = self.stream.stop_reading();
         }
     }
@@ -49,22 +49,22 @@ impl Line {
 
 /// All open connections.
 #[derive(Debug)]
-pub(super) struct Lines {
-    lines: Mutex<HashMap<u64, Arc<Line>>>,
-    bell: Arc<Bell>,
+pub(super) struct Connections {
+    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    stop_signal: Arc<StopSignal>,
 }
 
-impl Lines {
-    pub(super) fn new(bell: Arc<Bell>) -> Arc<Self> {
-        Arc::new(Self { lines: Mutex::default(), bell })
+impl Connections {
+    pub(super) fn new(stop_signal: Arc<StopSignal>) -> Arc<Self> {
+        Arc::new(Self { open: Mutex::default(), stop_signal })
     }
 
     /// Adds a connection under a unique number.
-    pub(super) fn add(self: &Arc<Self>, number: u64, stream: Stream) -> Ticket {
-        let (is_busy, is_cut) = (AtomicBool::new(false), AtomicBool::new(false));
-        let line = Arc::new(Line { stream, is_busy, is_cut });
-        self.lock().insert(number, Arc::clone(&line));
-        Ticket { line, number, lines: Arc::clone(self) }
+    pub(super) fn add(self: &Arc<Self>, number: u64, stream: Stream) -> ConnectionGuard {
+        let (is_busy, is_closing) = (AtomicBool::new(false), AtomicBool::new(false));
+        let connection = Arc::new(Connection { stream, is_busy, is_closing });
+        self.lock().insert(number, Arc::clone(&connection));
+        ConnectionGuard { connection, number, connections: Arc::clone(self) }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -72,28 +72,28 @@ impl Lines {
     }
 
     /// Stops reading from every connection without a request.
-    pub(super) fn cut_idle(&self) {
-        for line in self.lock().values() {
-            line.cut_unless_busy();
+    pub(super) fn close_idle(&self) {
+        for connection in self.lock().values() {
+            connection.close_unless_busy();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Line>>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Removes its connection on drop and wakes the main thread.
 #[derive(Debug)]
-pub(super) struct Ticket {
-    pub(super) line: Arc<Line>,
+pub(super) struct ConnectionGuard {
+    pub(super) connection: Arc<Connection>,
     number: u64,
-    lines: Arc<Lines>,
+    connections: Arc<Connections>,
 }
 
-impl Drop for Ticket {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.lines.lock().remove(&self.number);
-        self.lines.bell.ring();
+        self.connections.lock().remove(&self.number);
+        self.connections.stop_signal.wake();
     }
 }

@@ -1,4 +1,4 @@
-//! The functions of the C library itself, behind those that stand in front of them.
+//! Finds the C library's own functions, which the interposers call.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
@@ -6,10 +6,10 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::{mem, ptr};
 
-/// Finds the C library's function, once.
+/// Returns the C library's function with the given name, and caches it.
 ///
-/// Invariant L1: what is found under the name of a function of the C library is that function.
-/// `RTLD_DEFAULT` and not `RTLD_NEXT`, which would bypass the interceptors of sanitizers.
+/// Invariant L1: the symbol with the name of a C library function is that function.
+/// `RTLD_NEXT` instead of `RTLD_DEFAULT` would bypass the interceptors of sanitizers.
 pub(super) fn real(cache: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void> {
     let mut found = cache.load(Ordering::Acquire);
     if found.is_null() {
@@ -20,9 +20,9 @@ pub(super) fn real(cache: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void
     (!found.is_null()).then_some(found)
 }
 
-/// The C library's `dlsym`. Its name stands for the function in front of it in this library, so
-/// it is found by its versions: the first of all systems since glibc 2.34, then those of single
-/// processors.
+/// Calls the C library's `dlsym`. In this library, the plain name refers to the interposer, so the
+/// function is found by its symbol version: `GLIBC_2.34` is common to all architectures, the others
+/// are specific to some.
 ///
 /// # Safety
 ///
@@ -65,7 +65,7 @@ pub(super) unsafe fn look_up(handle: *mut c_void, name: *const c_char) -> *mut c
     unsafe { real(handle, name) }
 }
 
-/// The C library's `dlvsym`.
+/// Calls the C library's `dlvsym`.
 ///
 /// # Safety
 ///
@@ -78,16 +78,16 @@ pub(super) unsafe fn look_up_version(
 ) -> *mut c_void {
     type Real = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> *mut c_void;
     // SAFETY: L1.
-    let real = unsafe { mem::transmute::<*mut c_void, Real>(versioned()) };
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(dlvsym_address()) };
     // SAFETY: this function's contract.
     unsafe { real(handle, name, version) }
 }
 
-/// The address of the C library's `dlvsym`. Its name stands for the function in front of it in
-/// this library; with a version it is the C library's own. This version is in all of them.
+/// Returns the address of the C library's `dlvsym`. In this library, the plain name refers to the
+/// interposer; with a version it refers to the C library. All of its releases have this version.
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
-fn versioned() -> *mut c_void {
+fn dlvsym_address() -> *mut c_void {
     let found: *mut c_void;
     // SAFETY: reads an address that the loader wrote.
     unsafe {
@@ -101,7 +101,7 @@ fn versioned() -> *mut c_void {
     found
 }
 
-/// The C library's `dlvsym`; nothing stands in front of it here.
+/// Calls the C library's `dlvsym`, which has no interposer on this architecture.
 ///
 /// # Safety
 ///

@@ -15,16 +15,16 @@ use rustix::net::{Shutdown, shutdown};
 use rustix::process::umask;
 
 use super::lock::Lock;
-use super::settings::{Settings, Way};
+use super::settings::{Settings, SocketKind};
 use crate::wire::Stream;
 
 /// A listening socket. Its files are removed on drop.
 #[derive(Debug)]
-pub(super) enum Door {
+pub(super) enum Listener {
     Unix {
         listener: UnixListener,
-        socket: Name,
-        /// Dropped after `socket`: whoever holds the lock may use the name.
+        socket: SocketFile,
+        // Dropped after `socket`: the name is reserved as long as the lock exists.
         _lock: Lock,
     },
     Tcp(TcpListener),
@@ -32,55 +32,55 @@ pub(super) enum Door {
 
 /// The file of a Unix socket, removed on drop.
 #[derive(Debug)]
-pub(super) struct Name(PathBuf);
+pub(super) struct SocketFile(PathBuf);
 
-impl Name {
+impl SocketFile {
     fn remove(&self) {
         let _ = fs::remove_file(&self.0);
     }
 }
 
-impl Drop for Name {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         self.remove();
     }
 }
 
-impl Door {
+impl Listener {
     /// Listens as the settings require: a Unix socket is created in `folder` if the host gave one.
     ///
     /// # Errors
     ///
     /// A message for people if the socket exists or cannot be created.
     pub(super) fn open(settings: &Settings, folder: Option<&OsStr>) -> Result<Self, String> {
-        match settings.way {
-            Way::Unix => Self::unix(socket_path(&settings.id, folder)),
-            Way::Tcp => Self::tcp(),
+        match settings.socket_kind {
+            SocketKind::Unix => Self::listen_unix(socket_path(&settings.id, folder)),
+            SocketKind::Tcp => Self::listen_tcp(),
         }
     }
 
-    fn unix(socket: PathBuf) -> Result<Self, String> {
-        let lock = Lock::take(&socket)?;
+    fn listen_unix(socket: PathBuf) -> Result<Self, String> {
+        let lock = Lock::acquire(&socket)?;
         // Only this user may connect, even if the folder is shared. The mask is process-wide, but
         // no other code of this program creates files yet.
-        let before = umask(Mode::RWXG | Mode::RWXO);
+        let previous_mask = umask(Mode::RWXG | Mode::RWXO);
         let listener = UnixListener::bind(&socket);
-        umask(before);
+        umask(previous_mask);
         let listener = listener
             .map_err(|error| format!("cannot listen on `{}`: {error}", socket.display()))?;
-        let door = Self::Unix { listener, socket: Name(socket), _lock: lock };
-        door.listen_without_waiting().map_err(|error| error.to_string())?;
-        Ok(door)
+        let listener = Self::Unix { listener, socket: SocketFile(socket), _lock: lock };
+        listener.set_nonblocking().map_err(|error| error.to_string())?;
+        Ok(listener)
     }
 
-    fn tcp() -> Result<Self, String> {
-        let told = |error| format!("no port of 127.0.0.1 can be listened at: {error}");
-        let door = Self::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(told)?);
-        door.listen_without_waiting().map_err(told)?;
-        Ok(door)
+    fn listen_tcp() -> Result<Self, String> {
+        let failed = |error| format!("cannot listen on a port of 127.0.0.1: {error}");
+        let listener = Self::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?);
+        listener.set_nonblocking().map_err(failed)?;
+        Ok(listener)
     }
 
-    fn listen_without_waiting(&self) -> io::Result<()> {
+    fn set_nonblocking(&self) -> io::Result<()> {
         match self {
             Self::Unix { listener, .. } => listener.set_nonblocking(true),
             Self::Tcp(listener) => listener.set_nonblocking(true),
@@ -112,7 +112,7 @@ impl Door {
     }
 
     /// Stops listening; pending connections can still be accepted.
-    pub(super) fn shut(&self) {
+    pub(super) fn close(&self) {
         if let Self::Unix { listener, socket, .. } = self {
             socket.remove();
             // Refuses clients that had found the name before it was removed.
@@ -121,7 +121,7 @@ impl Door {
     }
 }
 
-impl AsFd for Door {
+impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Unix { listener, .. } => listener.as_fd(),
@@ -136,8 +136,8 @@ fn socket_path(id: &str, folder: Option<&OsStr>) -> PathBuf {
     match folder.filter(|folder| !folder.is_empty()) {
         Some(folder) => {
             // The keys of `RandomState` are random bytes of the system.
-            let chance = RandomState::new().build_hasher().finish();
-            Path::new(folder).join(format!("{chance:016x}.socket"))
+            let random = RandomState::new().build_hasher().finish();
+            Path::new(folder).join(format!("{random:016x}.socket"))
         }
         None => env::temp_dir().join(format!("{id}-plugin.socket")),
     }

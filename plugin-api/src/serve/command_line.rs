@@ -1,22 +1,22 @@
-//! The command line of a process plugin, and the configuration that the environment holds or names.
+//! The command line of a process plugin, and its configuration in the environment.
 
 use std::ffi::OsString;
 use std::fs;
 
-/// What the command line requests.
+/// A command of the command line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum Command {
     /// Print the capabilities.
     Capabilities,
     /// Print the usage.
     Help,
     /// Serve with this start configuration, a JSON text.
-    Start(String),
+    Serve(String),
 }
 
 /// The start configuration as the environment passes it.
 #[derive(Debug, Default)]
-pub(super) struct InEnvironment {
+pub(super) struct EnvConfig {
     /// `HOTBAY_CONFIG`
     pub(super) text: Option<OsString>,
     /// `HOTBAY_CONFIG_FILE`
@@ -31,49 +31,49 @@ pub(super) struct InEnvironment {
 /// # Errors
 ///
 /// A message for people if the arguments are invalid or the file cannot be read.
-pub(super) fn asked(
+pub(super) fn parse(
     mut arguments: impl Iterator<Item = OsString>,
-    in_environment: InEnvironment,
-) -> Result<Asked, String> {
+    env_config: EnvConfig,
+) -> Result<Command, String> {
     let Some(first) = arguments.next() else {
-        if let Some(file) = in_environment.file {
+        if let Some(file) = env_config.file {
             let config = fs::read_to_string(&file).map_err(|error| {
                 let file = file.to_string_lossy();
                 format!("cannot read the file `{file}` in HOTBAY_CONFIG_FILE: {error}")
             })?;
-            return Ok(Asked::Start(config));
+            return Ok(Command::Serve(config));
         }
-        let config = in_environment.text.ok_or(
+        let config = env_config.text.ok_or(
             "no start configuration found: expected `capabilities`, `--config <JSON>`, \
              HOTBAY_CONFIG or HOTBAY_CONFIG_FILE",
         )?;
-        return text(config, "HOTBAY_CONFIG").map(Asked::Start);
+        return utf8(config, "HOTBAY_CONFIG").map(Command::Serve);
     };
-    let first = text(first, "the first argument")?;
-    let asked = match first.as_str() {
-        "capabilities" => Asked::Capabilities,
-        "--help" | "-h" | "help" => Asked::Help,
+    let first = utf8(first, "the first argument")?;
+    let command = match first.as_str() {
+        "capabilities" => Command::Capabilities,
+        "--help" | "-h" | "help" => Command::Help,
         "--config" => {
             let config = arguments.next().ok_or("missing value of `--config`: expected JSON")?;
-            Asked::Start(text(config, "--config")?)
+            Command::Serve(utf8(config, "--config")?)
         }
         other => match other.strip_prefix("--config=") {
-            Some(config) => Asked::Start(config.to_owned()),
+            Some(config) => Command::Serve(config.to_owned()),
             None => return Err(format!("unknown argument `{other}`")),
         },
     };
     match arguments.next() {
-        None => Ok(asked),
+        None => Ok(command),
         Some(more) => Err(format!("unexpected argument `{}`", more.to_string_lossy())),
     }
 }
 
-fn text(value: OsString, name: &str) -> Result<String, String> {
+fn utf8(value: OsString, name: &str) -> Result<String, String> {
     value.into_string().map_err(|_| format!("{name} is not UTF-8"))
 }
 
 /// Returns the usage text.
-pub(super) fn help(name: &str) -> String {
+pub(super) fn usage(name: &str) -> String {
     format!(
         "hotbay plugin `{name}`: a program that a host starts and calls over a socket\n\
          \n\
@@ -89,25 +89,25 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(arguments: &[&str], in_environment: Option<&str>, wanted: Result<Asked, &str>) {
+    fn check(arguments: &[&str], env_config: Option<&str>, expected: Result<Command, &str>) {
         let given = arguments.iter().map(OsString::from);
-        let in_environment = InEnvironment { text: in_environment.map(Into::into), file: None };
-        match (asked(given, in_environment), wanted) {
-            (Ok(found), Ok(wanted)) => assert_eq!(found, wanted),
-            (Err(found), Err(wanted)) => assert!(found.contains(wanted), "{found}"),
-            (found, wanted) => panic!("{found:?}, wanted {wanted:?}"),
+        let env_config = EnvConfig { text: env_config.map(Into::into), file: None };
+        match (parse(given, env_config), expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+            (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+            (found, expected) => panic!("{found:?}, expected {expected:?}"),
         }
     }
 
     #[test]
     fn valid_arguments_select_a_command() {
-        check(&["capabilities"], None, Ok(Asked::Capabilities));
-        check(&["capabilities"], Some("{}"), Ok(Asked::Capabilities));
-        check(&["--config", "{}"], None, Ok(Asked::Start("{}".to_owned())));
-        check(&["--config={}"], None, Ok(Asked::Start("{}".to_owned())));
-        check(&["--config", "a"], Some("b"), Ok(Asked::Start("a".to_owned())));
-        check(&[], Some("b"), Ok(Asked::Start("b".to_owned())));
-        check(&["-h"], None, Ok(Asked::Help));
+        check(&["capabilities"], None, Ok(Command::Capabilities));
+        check(&["capabilities"], Some("{}"), Ok(Command::Capabilities));
+        check(&["--config", "{}"], None, Ok(Command::Serve("{}".to_owned())));
+        check(&["--config={}"], None, Ok(Command::Serve("{}".to_owned())));
+        check(&["--config", "a"], Some("b"), Ok(Command::Serve("a".to_owned())));
+        check(&[], Some("b"), Ok(Command::Serve("b".to_owned())));
+        check(&["-h"], None, Ok(Command::Help));
     }
 
     #[test]
@@ -116,16 +116,16 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let file = folder.join("config.json");
         fs::write(&file, "in file").unwrap();
-        let given = |file: &std::path::Path| InEnvironment {
+        let given = |file: &std::path::Path| EnvConfig {
             text: Some("in text".into()),
             file: Some(file.into()),
         };
         let none = || std::iter::empty::<OsString>();
-        assert_eq!(asked(none(), given(&file)), Ok(Asked::Start("in file".to_owned())));
+        assert_eq!(parse(none(), given(&file)), Ok(Command::Serve("in file".to_owned())));
         let argument = ["--config=a"].into_iter().map(OsString::from);
-        assert_eq!(asked(argument, given(&file)), Ok(Asked::Start("a".to_owned())));
+        assert_eq!(parse(argument, given(&file)), Ok(Command::Serve("a".to_owned())));
         fs::remove_dir_all(&folder).unwrap();
-        let wrong = asked(none(), given(&file)).unwrap_err();
+        let wrong = parse(none(), given(&file)).unwrap_err();
         assert!(wrong.contains("in HOTBAY_CONFIG_FILE: "), "{wrong}");
     }
 

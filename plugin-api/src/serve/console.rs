@@ -8,23 +8,23 @@ use serde_json::{Map, Value};
 
 /// Logs an error with fields for programs.
 pub(super) fn error(message: &str, fields: Map<String, Value>) {
-    line("error", message, fields);
+    log("error", message, fields);
 }
 
 /// Logs a warning.
 pub(super) fn warn(message: &str) {
-    line("warn", message, Map::new());
+    log("warn", message, Map::new());
 }
 
-fn line(level: &str, message: &str, mut fields: Map<String, Value>) {
+fn log(level: &str, message: &str, mut fields: Map<String, Value>) {
     fields.insert("level".to_owned(), level.into());
     fields.insert("msg".to_owned(), message.into());
     fields.insert("target".to_owned(), "hotbay_plugin".into());
-    plain(&Value::Object(fields).to_string());
+    write_line(&Value::Object(fields).to_string());
 }
 
 /// Writes text for people.
-pub(super) fn plain(text: &str) {
+pub(super) fn write_line(text: &str) {
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
