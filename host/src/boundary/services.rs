@@ -76,7 +76,7 @@ impl ServiceHost for ByToken {
         if token & SILENT != 0 {
             return 0;
         }
-        wanted_level()
+        enabled_level()
     }
 
     fn thread_panicked(token: u64, message: &str, location: &str) -> Result<(), ServiceError> {
@@ -92,7 +92,7 @@ fn services(token: u64) -> Result<Arc<dyn Services>, ServiceError> {
 }
 
 /// The least level that whoever listens to the host's log wants now; 0 for none.
-pub(crate) fn wanted_level() -> u32 {
+pub(crate) fn enabled_level() -> u32 {
     match LevelFilter::current().min(STATIC_MAX_LEVEL).into_level() {
         None => 0,
         Some(tracing::Level::ERROR) => Level::Error as u32,

@@ -154,7 +154,7 @@ impl Host {
         if self.check_process().is_err() {
             return Vec::new();
         }
-        let kept = self.inner.workshop.keeper.list();
+        let kept = self.inner.workshop.deferred_unloads.list();
         let kept = kept.into_iter();
         kept.map(|(plugin, generation, reason)| RetainedLibrary { plugin, generation, reason })
             .collect()
@@ -197,7 +197,7 @@ impl Host {
 
     /// What happens from now on.
     pub fn events(&self) -> Events {
-        self.inner.workshop.board.subscribe()
+        self.inner.workshop.events.subscribe()
     }
 
     /// Ends every plugin, those that require others first.
@@ -280,7 +280,7 @@ impl Inner {
         let handle = PluginHandle::new(Arc::clone(&loaded.slot), &applied);
         match place.fill(handle.clone(), loaded) {
             Ok(event) => {
-                self.workshop.board.emit(event);
+                self.workshop.events.emit(event);
                 Ok(handle)
             }
             // The host was shut down meanwhile.
@@ -327,13 +327,13 @@ impl Inner {
             let stop_timeout = self.workshop.limits.stop_timeout;
             self.busy.wait_idle(crate::sync::after(deadline, stop_timeout));
         }
-        self.workshop.board.emit(crate::event::HostEvent::Stopped);
+        self.workshop.events.emit(crate::event::HostEvent::Stopped);
     }
 
     fn end(&self, slot: &crate::slot::Slot, drain_timeout: Duration) {
         if let Some(generation) = slot.vacate() {
-            let LoaderContext { limits, keeper, .. } = &*self.workshop;
-            unload(&generation, drain_timeout, limits, keeper);
+            let LoaderContext { limits, deferred_unloads, .. } = &*self.workshop;
+            unload(&generation, drain_timeout, limits, deferred_unloads);
         }
     }
 
@@ -345,7 +345,7 @@ impl Inner {
         };
         let reason = error.full_message();
         let hint = error.hint().map(str::to_owned);
-        self.workshop.board.emit(crate::event::HostEvent::Refused { plugin, reason, hint });
+        self.workshop.events.emit(crate::event::HostEvent::Refused { plugin, reason, hint });
     }
 }
 
@@ -362,7 +362,7 @@ fn shutting_down() -> Error {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
-        self.workshop.keeper.end();
+        self.workshop.deferred_unloads.end();
     }
 }
 

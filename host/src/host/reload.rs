@@ -105,7 +105,7 @@ impl Inner {
             Err(error) => {
                 let serving = error.generation();
                 let (plugin, reason) = (plugin.clone(), error.full_message());
-                self.workshop.board.emit(HostEvent::RolledBack {
+                self.workshop.events.emit(HostEvent::RolledBack {
                     plugin,
                     generation: serving,
                     step: error.step(),
@@ -134,7 +134,7 @@ impl Inner {
         };
         let rules = &self.workshop.rules;
         let next = Candidate::read(folder, rules);
-        content.of_manifest(&next, rules);
+        content.set_manifest(&next, rules);
         let mut next = next.map_err(rolled_back)?;
         next.serving = serving;
         if next.manifest.name() != plugin {
@@ -144,21 +144,21 @@ impl Inner {
         self.table.check_requirements(&next)?;
         let dependents = self.table.dependents(plugin);
         let library = read_artifact(&next, rules);
-        content.of_library(&library);
+        content.set_artifact(&library);
         let library = library?;
         let sha256 = library.as_ref().map(Artifact::content);
         // A new generation of the same build has nothing held against it.
         let is_cure = is_explicit && there.slot.health.is_quarantined();
         match plan(&there.build, &next.manifest, sha256, &dependents) {
             // A schema in a file of its own is part of the build as well.
-            Plan::Nothing if !is_cure && there.build.schemas == next.schema_digests(rules) => {
+            Plan::Unchanged if !is_cure && there.build.schemas == next.schema_digests(rules) => {
                 return Ok(Reloaded::Unchanged);
             }
             Plan::Refuse(message) => {
                 let failed = next.failed(LoadStep::Requires, ErrorKind::Requires);
                 return Err(failed.caused_by(message));
             }
-            Plan::Nothing | Plan::Swap(_) => {}
+            Plan::Unchanged | Plan::Swap(_) => {}
         }
         self.make_room(&next)?;
         let slot = &there.slot;
@@ -176,7 +176,7 @@ impl Inner {
 
     /// Libraries that stay mapped are bounded.
     pub(super) fn make_room(&self, next: &Candidate) -> Result<(), Error> {
-        let keeper = &self.workshop.keeper;
+        let keeper = &self.workshop.deferred_unloads;
         let (kept, kept_max) = (keeper.count(), self.workshop.limits.max_retained_libraries);
         if kept < kept_max as usize {
             return Ok(());
@@ -196,7 +196,7 @@ impl Inner {
         slot: &Arc<Slot>,
         swapped: Swapped,
     ) -> Result<Reloaded, Error> {
-        let Swapped { build, before } = swapped;
+        let Swapped { build, previous: before } = swapped;
         let version = build.manifest.version().clone();
         let Some(generation) = self.table.replace(plugin, slot, build) else {
             // Unloaded or shut down meanwhile: whoever did that took the new generation out.
@@ -207,7 +207,7 @@ impl Inner {
         };
         let (plugin, from) = (plugin.clone(), before.as_ref().map(|before| before.id));
         let event = HostEvent::Promoted { plugin, version, generation, from };
-        self.workshop.board.emit(event);
+        self.workshop.events.emit(event);
         if let Some(before) = before {
             self.end_later(before);
         }
@@ -221,7 +221,7 @@ impl Inner {
         let end = move || {
             let _working = working;
             let limits = &workshop.limits;
-            unload(&generation, limits.drain_timeout, limits, &workshop.keeper);
+            unload(&generation, limits.drain_timeout, limits, &workshop.deferred_unloads);
         };
         let spawned = std::thread::Builder::new().name("hotbay-retire".to_owned()).spawn(end);
         if let Err(error) = spawned {
@@ -238,8 +238,7 @@ fn superseded(plugin: &PluginName) -> Error {
 
 fn keeps_serving(error: Error, plugin: &PluginName, serving: GenerationId) -> Error {
     let step = error.step().unwrap_or(LoadStep::Manifest);
-    let message =
-        format!("was not reloaded, at the step `{step}`; generation {serving} keeps serving");
+    let message = format!("failed to reload at step `{step}`; generation {serving} keeps serving");
     let kind = error.kind();
     let wrapped = Error::new(kind, message).caused_by(error);
     wrapped.of(plugin).in_generation(serving).at_step(step)

@@ -220,7 +220,7 @@ impl FolderAttempt {
             (Err(error), _) => error,
         };
         if self.remember(&error, Content::default(), true) {
-            host.workshop.board.emit(HostEvent::RolledBack {
+            host.workshop.events.emit(HostEvent::RolledBack {
                 plugin: plugin.clone(),
                 generation,
                 step: Some(LoadStep::Requires),
