@@ -218,7 +218,7 @@ pub(crate) enum ApiMismatch {
 }
 
 impl ApiMismatch {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::HostNotAccepted { host, .. } => format!(
@@ -262,7 +262,7 @@ pub(crate) struct StampMismatch {
 }
 
 impl StampMismatch {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         Some("install library and manifest of the same build".to_owned())
     }
@@ -300,7 +300,7 @@ pub(crate) enum Unstartable {
 }
 
 impl Unstartable {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Missing { required, .. } => format!("add the plugin `{required}`"),
@@ -419,7 +419,7 @@ impl Violation {
 }
 
 impl SchemaError {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Schema(_) => Some("fix the schema".to_owned()),
