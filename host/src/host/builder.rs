@@ -367,7 +367,7 @@ fn in_order(compiled_in: Vec<(Result<Manifest, Error>, Source)>) -> Result<Vec<C
     }
     let order = {
         let applicants: Vec<_> =
-            candidates.iter().map(|(candidate, _)| candidate.applicant()).collect();
+            candidates.iter().map(|(candidate, _)| candidate.start_candidate()).collect();
         start_order(&applicants)
     };
     if let Some((index, problem)) = order.refused.into_iter().next() {

@@ -13,7 +13,7 @@ use crate::error::manifest::{SchemaError, Unstartable, Violation};
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::GenerationId;
 use crate::manifest::{
-    Applicant, Checker, ConfigSchema, Kind, MANIFEST_BYTES_MAX, Manifest, position_of,
+    StartCandidate, Checker, ConfigSchema, Kind, MAX_MANIFEST_BYTES, Manifest, position_of,
 };
 
 /// A plugin that may be loaded, according to its manifest.
@@ -38,7 +38,7 @@ impl Candidate {
         trust::check(folder, rules.trust()).map_err(integrity)?;
         trust::check_above(folder, rules.trust()).map_err(integrity)?;
         let file = locate::inside(folder, discover::MANIFEST).map_err(integrity)?;
-        let artifact = Artifact::read(&file, MANIFEST_BYTES_MAX as u64).map_err(integrity)?;
+        let artifact = Artifact::read(&file, MAX_MANIFEST_BYTES as u64).map_err(integrity)?;
         artifact.check_trust(rules.trust()).map_err(integrity)?;
         let shown = folder.join(discover::MANIFEST);
         let text = String::from_utf8(artifact.bytes().to_vec()).map_err(|error| {
@@ -58,9 +58,9 @@ impl Candidate {
     }
 
     /// Returns what the start order depends on.
-    pub(crate) fn applicant(&self) -> Applicant<'_> {
+    pub(crate) fn start_candidate(&self) -> StartCandidate<'_> {
         let manifest = &self.manifest;
-        Applicant {
+        StartCandidate {
             name: manifest.name(),
             version: manifest.version(),
             requires: manifest.requires(),
@@ -173,7 +173,7 @@ impl Candidate {
             return Err(failed().caused_by("a compiled-in plugin cannot have a schema file"));
         };
         let file = locate::inside(folder, name).map_err(|error| failed().caused_by(error))?;
-        let artifact = Artifact::read(&file, MANIFEST_BYTES_MAX as u64)
+        let artifact = Artifact::read(&file, MAX_MANIFEST_BYTES as u64)
             .map_err(|error| failed().caused_by(error))?;
         artifact.check_trust(rules.trust()).map_err(|error| failed().caused_by(error))?;
         Ok((file, artifact))

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate};
-use crate::manifest::{ConfigSchema, MANIFEST_BYTES_MAX, Manifest};
+use crate::manifest::{ConfigSchema, MAX_MANIFEST_BYTES, Manifest};
 
 /// How many levels below a plugin's folder libraries are searched.
 const MAX_DEPTH: usize = 2;
@@ -123,7 +123,7 @@ fn libraries_in(
 
 fn files_of(folder: &Path) -> Option<(Vec<PathBuf>, bool)> {
     let path = folder.join(discover::MANIFEST);
-    let artifact = Artifact::read(&path, MANIFEST_BYTES_MAX as u64).ok()?;
+    let artifact = Artifact::read(&path, MAX_MANIFEST_BYTES as u64).ok()?;
     let manifest = Manifest::parse(std::str::from_utf8(artifact.bytes()).ok()?, &path).ok()?;
     let has_library = manifest.library_stem().is_some();
     let library = manifest.library_stem().map(|stem| locate::library_file_name(&stem));

@@ -6,7 +6,7 @@ use object::read::{ExportTarget, NameOrOrdinal};
 use object::{Architecture, Object, ObjectKind, ObjectSegment};
 
 use super::platform::Platform;
-use super::{Image, malformed, text, check_inside};
+use super::{Image, check_inside, malformed, text};
 use crate::error::probe::ProbeError;
 
 /// A Mach-O or PE library.
