@@ -192,7 +192,7 @@ pub(crate) fn close(
     if let Some(reason) = use_reason(&image, root, settle) {
         return Err((reason, RetainReason::Temporary(image, root)));
     }
-    if !image.end_opener(OPENER_EXIT_TIMEOUT) {
+    if !image.stop_opening_thread(OPENER_EXIT_TIMEOUT) {
         let reason = "threads: the one that opened it still runs";
         return Err((reason.to_owned(), RetainReason::Temporary(image, root)));
     }
@@ -305,7 +305,7 @@ fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
 /// Takes the census on the thread that opened the library, if it lives. That thread itself does
 /// not count, since it exits before the library is closed.
 fn census(image: &Image, root: Root) -> Option<RawCensus> {
-    let Some(opener) = image.opener() else { return Some(root.census()) };
+    let Some(opener) = image.opening_thread() else { return Some(root.census()) };
     match opener.run(OPENER_EXIT_TIMEOUT, move || root.census()) {
         RunOutcome::Completed(census) => Some(census),
         RunOutcome::TimedOut | RunOutcome::SpawnFailed(_) => None,

@@ -24,7 +24,7 @@ use crate::manifest::{Manifest, start_order};
 use crate::pool::Timer;
 use crate::providers::{Choices, Preferences};
 use crate::reload::{
-    AbandonedChecks, Candidate, CoalescingQueue, Grant, LoaderContext, Rules, Source,
+    AbandonedChecks, Candidate, CoalescingQueue, LoaderContext, PermissionPolicy, Rules, Source,
 };
 use crate::sync::SameProcess;
 
@@ -38,7 +38,7 @@ pub struct HostBuilder {
     want_frames: bool,
     default_deadline: Option<Duration>,
     pub(super) layers: Layers,
-    grant: Option<Grant>,
+    grant: Option<PermissionPolicy>,
     /// The first thing that was asked for and makes no sense.
     pub(super) mistake: Option<Error>,
     pub(super) preferences: Preferences,
@@ -219,7 +219,7 @@ impl HostBuilder {
     where
         F: Fn(&PluginName, &str) -> bool + Send + Sync + 'static,
     {
-        self.grant = Some(Grant(Arc::new(grant)));
+        self.grant = Some(PermissionPolicy(Arc::new(grant)));
         self
     }
 
@@ -339,19 +339,19 @@ impl HostBuilder {
         let inner = Arc::new(Inner {
             workshop: Arc::new(LoaderContext {
                 rules: self.rules,
-                keeper: DeferredUnloads::new(board.clone(), self.limits.clone()),
+                deferred_unloads: DeferredUnloads::new(board.clone(), self.limits.clone()),
                 limits: self.limits,
                 quarantine: self.quarantine,
-                want_frames: self.want_frames,
+                capture_panic_backtrace: self.want_frames,
                 default_deadline: self.default_deadline,
-                grant: self.grant,
-                clock: Timer::new(),
-                board,
+                permission_policy: self.grant,
+                timer: Timer::new(),
+                events: board,
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),
                 #[cfg(unix)]
                 processes: crate::supervisor::Processes::default(),
-                environment: self.environment,
+                inherit_env: self.environment,
             }),
             busy: Arc::default(),
             layers: self.layers,
@@ -405,7 +405,7 @@ fn in_order(compiled_in: Vec<(Result<Manifest, Error>, Source)>) -> Result<Vec<C
     }
     let order = {
         let applicants: Vec<_> =
-            candidates.iter().map(|(candidate, _)| candidate.applicant()).collect();
+            candidates.iter().map(|(candidate, _)| candidate.start_candidate()).collect();
         start_order(&applicants)
     };
     if let Some((index, problem)) = order.refused.into_iter().next() {

@@ -17,7 +17,7 @@ use super::{Inner, absolute};
 use crate::error::manifest::Unstartable;
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
-use crate::manifest::{Applicant, Manifest, start_order};
+use crate::manifest::{Manifest, StartCandidate, start_order};
 use crate::panic::catch_panic;
 use crate::reload::{Candidate, LoadOptions, Rules, Source, SurveyedPlugin, folders, survey_one};
 use crate::sync::lock;
@@ -246,7 +246,7 @@ fn start(
     let serving: Vec<_> =
         serving.iter().map(|there| &there.manifest).filter(|one| is_new(one.name())).collect();
     let mut applicants: Vec<_> = serving.iter().map(|manifest| applicant(manifest)).collect();
-    applicants.extend(candidates.iter().map(Candidate::applicant));
+    applicants.extend(candidates.iter().map(Candidate::start_candidate));
     let order = start_order(&applicants);
     for (index, problem) in order.refused {
         if let Some(candidate) = index.checked_sub(serving.len()).map(|index| &candidates[index]) {
@@ -272,8 +272,12 @@ fn start(
     }
 }
 
-fn applicant(manifest: &Manifest) -> Applicant<'_> {
-    Applicant { name: manifest.name(), version: manifest.version(), requires: manifest.requires() }
+fn applicant(manifest: &Manifest) -> StartCandidate<'_> {
+    StartCandidate {
+        name: manifest.name(),
+        version: manifest.version(),
+        requires: manifest.requires(),
+    }
 }
 
 fn loaded_plugin(host: &Inner, candidate: &Candidate) -> Option<LoadedPlugin> {

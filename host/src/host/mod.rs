@@ -217,7 +217,7 @@ impl Host {
 
     /// Returns a stream of the events from now on.
     pub fn events(&self) -> Events {
-        self.inner.workshop.board.subscribe()
+        self.inner.workshop.events.subscribe()
     }
 
     fn check_process(&self) -> Result<(), Error> {
@@ -280,7 +280,7 @@ impl Inner {
         let handle = PluginHandle::new(Arc::clone(&loaded.slot), &layers);
         match reservation.fill(handle.clone(), loaded) {
             Ok(event) => {
-                self.workshop.board.emit(event);
+                self.workshop.events.emit(event);
                 Ok(handle)
             }
             // The host was shut down meanwhile.
@@ -299,7 +299,7 @@ impl Inner {
         };
         let reason = error.full_message();
         let hint = error.hint().map(str::to_owned);
-        self.workshop.board.emit(crate::event::HostEvent::Refused { plugin, reason, hint });
+        self.workshop.events.emit(crate::event::HostEvent::Refused { plugin, reason, hint });
     }
 }
 
@@ -316,7 +316,7 @@ fn shutting_down() -> Error {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
-        self.workshop.keeper.end();
+        self.workshop.deferred_unloads.end();
     }
 }
 

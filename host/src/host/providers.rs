@@ -72,7 +72,7 @@ impl ProviderSource for Registrar {
 
     fn chosen(&self, contract: &str, accepted: &VersionReq, in_order: &[PluginName]) {
         if let Some(inner) = self.0.upgrade() {
-            inner.choices.record(contract, accepted, in_order, &inner.workshop.board);
+            inner.choices.record(contract, accepted, in_order, &inner.workshop.events);
         }
     }
 }

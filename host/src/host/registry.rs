@@ -128,7 +128,7 @@ impl Registry {
         let entries = self.read();
         let dependent = |entry: &Entry| {
             let wanted = entry.manifest.requires().get(name)?.clone();
-            Some(Dependent { name: entry.manifest.name().clone(), wanted })
+            Some(Dependent { name: entry.manifest.name().clone(), required: wanted })
         };
         entries.by_name.values().filter_map(dependent).collect()
     }

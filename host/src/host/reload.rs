@@ -112,7 +112,7 @@ impl Inner {
             Err(error) => {
                 let serving = error.generation();
                 let (plugin, reason) = (plugin.clone(), error.full_message());
-                self.workshop.board.emit(HostEvent::RolledBack {
+                self.workshop.events.emit(HostEvent::RolledBack {
                     plugin,
                     generation: serving,
                     step: error.step(),
@@ -141,7 +141,7 @@ impl Inner {
         };
         let rules = &self.workshop.rules;
         let next = Candidate::read_with(folder, rules, &there.options);
-        content.of_manifest(&next, rules);
+        content.set_manifest(&next, rules);
         let mut next = next.map_err(rolled_back)?;
         next.serving = serving;
         if next.manifest.name() != plugin {
@@ -151,14 +151,14 @@ impl Inner {
         self.table.check_requirements(&next)?;
         let dependents = self.table.dependents(plugin);
         let library = read_artifact(&next, rules);
-        content.of_library(&library);
+        content.set_artifact(&library);
         let library = library?;
         let sha256 = library.as_ref().map(Artifact::content);
         // A new generation of the same build starts without faults.
         let ends_quarantine = is_explicit && there.slot.health.is_quarantined();
         match plan(&there.build, &next.manifest, sha256, &dependents) {
             // Schema files are part of the build too.
-            Plan::Nothing
+            Plan::Unchanged
                 if !ends_quarantine && there.build.schemas == next.schema_digests(rules) =>
             {
                 return Ok(Reloaded::Unchanged);
@@ -167,7 +167,7 @@ impl Inner {
                 let failed = next.failed(LoadStep::Requires, ErrorKind::Requires);
                 return Err(failed.caused_by(message));
             }
-            Plan::Nothing | Plan::Swap(_) => {}
+            Plan::Unchanged | Plan::Swap(_) => {}
         }
         self.check_retained(&next)?;
         let slot = &there.slot;
@@ -185,7 +185,7 @@ impl Inner {
 
     /// Fails if too many libraries stay mapped.
     pub(super) fn check_retained(&self, next: &Candidate) -> Result<(), Error> {
-        let keeper = &self.workshop.keeper;
+        let keeper = &self.workshop.deferred_unloads;
         let (kept, kept_max) = (keeper.count(), self.workshop.limits.max_retained_libraries);
         if kept < kept_max as usize {
             return Ok(());
@@ -206,7 +206,7 @@ impl Inner {
         slot: &Arc<Slot>,
         swapped: Swapped,
     ) -> Result<Reloaded, Error> {
-        let Swapped { build, before } = swapped;
+        let Swapped { build, previous: before } = swapped;
         let version = build.manifest.version().clone();
         let Some(generation) = self.table.replace(plugin, slot, build) else {
             // Unloaded or shut down meanwhile, which ended the new generation too.
@@ -217,7 +217,7 @@ impl Inner {
         };
         let (plugin, from) = (plugin.clone(), before.as_ref().map(|before| before.id));
         let event = HostEvent::Promoted { plugin, version, generation, from };
-        self.workshop.board.emit(event);
+        self.workshop.events.emit(event);
         if let Some(before) = before {
             self.unload_in_background(before);
         }
@@ -231,7 +231,7 @@ impl Inner {
         let end = move || {
             let _working = working;
             let limits = &workshop.limits;
-            unload(&generation, limits.drain_timeout, limits, &workshop.keeper);
+            unload(&generation, limits.drain_timeout, limits, &workshop.deferred_unloads);
         };
         let spawned = std::thread::Builder::new().name("hotbay-retire".to_owned()).spawn(end);
         if let Err(error) = spawned {
@@ -248,8 +248,7 @@ fn superseded(plugin: &PluginName) -> Error {
 
 fn keeps_serving(error: Error, plugin: &PluginName, serving: GenerationId) -> Error {
     let step = error.step().unwrap_or(LoadStep::Manifest);
-    let message =
-        format!("was not reloaded, at the step `{step}`; generation {serving} keeps serving");
+    let message = format!("failed to reload at step `{step}`; generation {serving} keeps serving");
     let kind = error.kind();
     let wrapped = Error::new(kind, message).caused_by(error);
     wrapped.of(plugin).in_generation(serving).at_step(step)

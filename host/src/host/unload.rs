@@ -73,7 +73,7 @@ impl Host {
         if self.check_process().is_err() {
             return Vec::new();
         }
-        let retained = self.inner.workshop.keeper.list().into_iter();
+        let retained = self.inner.workshop.deferred_unloads.list().into_iter();
         let library = |(plugin, generation, reason)| RetainedLibrary { plugin, generation, reason };
         retained.map(library).collect()
     }
@@ -132,7 +132,7 @@ impl Inner {
             let stop_timeout = self.workshop.limits.stop_timeout;
             self.busy.wait_idle(after(deadline, stop_timeout));
         }
-        self.workshop.board.emit(HostEvent::Stopped);
+        self.workshop.events.emit(HostEvent::Stopped);
     }
 
     pub(super) fn end(
@@ -141,7 +141,7 @@ impl Inner {
         drain_timeout: Duration,
     ) -> (Option<GenerationId>, Outcome) {
         let Some(generation) = slot.vacate() else { return (None, Outcome::default()) };
-        let LoaderContext { limits, keeper, .. } = &*self.workshop;
-        (Some(generation.id), unload(&generation, drain_timeout, limits, keeper))
+        let LoaderContext { limits, deferred_unloads, .. } = &*self.workshop;
+        (Some(generation.id), unload(&generation, drain_timeout, limits, deferred_unloads))
     }
 }

@@ -244,7 +244,7 @@ impl FolderAttempt {
             if error.kind() == ErrorKind::Requires
                 && self.remember(&error, Content::default(), true)
             {
-                host.workshop.board.emit(HostEvent::RolledBack {
+                host.workshop.events.emit(HostEvent::RolledBack {
                     plugin: plugin.clone(),
                     generation,
                     step: Some(LoadStep::Requires),
