@@ -87,7 +87,7 @@ impl HostBuilder {
     }
 
     /// Adds a folder below which plugins are looked for. A relative one is resolved against the
-    /// working directory once, by [`build`](Self::build).
+    /// running directory once, by [`build`](Self::build).
     pub fn plugin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dirs.push(dir.into());
         self
@@ -335,35 +335,35 @@ impl HostBuilder {
         let discovery = self.discovery.unwrap_or_else(|| {
             Box::new(DirectoryWalk { dirs: dirs.clone(), rules: self.rules.clone() })
         });
-        let (board_owner, board) = EventBus::new();
+        let (events_owner, events) = EventBus::new();
         let inner = Arc::new(Inner {
-            workshop: Arc::new(LoaderContext {
+            context: Arc::new(LoaderContext {
                 rules: self.rules,
-                deferred_unloads: DeferredUnloads::new(board.clone(), self.limits.clone()),
+                deferred_unloads: DeferredUnloads::new(events.clone(), self.limits.clone()),
                 limits: self.limits,
                 quarantine: self.quarantine,
                 capture_panic_backtrace: self.want_frames,
                 default_deadline: self.default_deadline,
                 permission_policy: self.grant,
                 timer: Timer::new(),
-                events: board,
+                events: events,
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),
                 #[cfg(unix)]
                 processes: crate::supervisor::Processes::default(),
                 inherit_env: self.environment,
             }),
-            busy: Arc::default(),
+            background: Arc::default(),
             layers: self.layers,
             preferences: self.preferences,
             choices: Choices::default(),
-            _board: board_owner,
-            table: Registry::new(),
+            _events: events_owner,
+            registry: Registry::new(),
             dirs,
             discovery,
             factories: self.factories,
             cancellation: OnceLock::new(),
-            desk: CoalescingQueue::new(),
+            reload_queue: CoalescingQueue::new(),
             watch: Mutex::default(),
         });
         let host = Host { inner: SameProcess::new(inner) };

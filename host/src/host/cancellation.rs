@@ -22,7 +22,7 @@ pub(super) fn shut_down_with(
         let cancelled = token.run_until_cancelled(dropped.cancelled());
         let is_dropped = park::block_on(pin!(cancelled)).is_some();
         if let Some(host) = Weak::upgrade(&host).filter(|_| !is_dropped) {
-            host.shutdown(host.workshop.limits.drain_timeout);
+            host.shutdown(host.context.limits.drain_timeout);
         }
     };
     let spawned = std::thread::Builder::new().name("hotbay-cancel".to_owned()).spawn(wait);

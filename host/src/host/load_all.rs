@@ -83,9 +83,9 @@ pub(super) fn refused(dirs: &[PathBuf], error: Error) -> LoadReport {
 pub(super) fn load_all(host: &Inner) -> LoadReport {
     let mut report = LoadReport::default();
     let mut found = discover(host, &mut report);
-    let serving = host.table.serving();
+    let serving = host.registry.serving();
     found.retain(|plugin| !is_serving(plugin, &serving));
-    let read = each(&found, |plugin| plugin.read(&host.workshop.rules));
+    let read = each(&found, |plugin| plugin.read(&host.context.rules));
     let mut candidates = Vec::new();
     for (plugin, candidate) in found.into_iter().zip(read) {
         match candidate {
@@ -240,7 +240,7 @@ fn start(
     states: &[Option<Snapshot>],
     report: &mut LoadReport,
 ) {
-    let serving = host.table.serving();
+    let serving = host.registry.serving();
     // Serving plugins come first in the list, so indices beyond them are candidates.
     let is_new = |name: &PluginName| candidates.iter().all(|one| one.manifest.name() != name);
     let serving: Vec<_> =
@@ -281,7 +281,7 @@ fn applicant(manifest: &Manifest) -> StartCandidate<'_> {
 }
 
 fn loaded_plugin(host: &Inner, candidate: &Candidate) -> Option<LoadedPlugin> {
-    let info = host.table.info(candidate.manifest.name())?;
+    let info = host.registry.info(candidate.manifest.name())?;
     Some(LoadedPlugin {
         name: info.name,
         version: info.version,

@@ -78,8 +78,8 @@ pub struct Host {
 }
 
 struct Inner {
-    workshop: Arc<LoaderContext>,
-    table: Registry,
+    context: Arc<LoaderContext>,
+    registry: Registry,
     dirs: Vec<PathBuf>,
     discovery: Box<dyn Discovery>,
     factories: Factories,
@@ -87,14 +87,14 @@ struct Inner {
     preferences: Preferences,
     /// The choices of providers that were reported.
     choices: Choices,
-    desk: CoalescingQueue<ReloadRequest>,
+    reload_queue: CoalescingQueue<ReloadRequest>,
     /// Reloads and unloads in the background.
-    busy: Arc<WaitGroup>,
+    background: Arc<WaitGroup>,
     /// `None` if nothing is watched, or not anymore.
     watch: Mutex<Option<Watch>>,
     /// Ends the thread that waits for the application's token.
     cancellation: OnceLock<DropGuard>,
-    _board: EventBusOwner,
+    _events: EventBusOwner,
 }
 
 impl Host {
@@ -173,7 +173,7 @@ impl Host {
     ///
     /// `NotFound`, with the nearest name of a loaded plugin as the hint.
     pub fn plugin(&self, name: &str) -> Result<PluginHandle, Error> {
-        self.inner.table.find(name)
+        self.inner.registry.find(name)
     }
 
     /// Returns a [`Pipeline`] of plugins. They are looked up at each run, so a plugin that was
@@ -192,7 +192,7 @@ impl Host {
 
     /// Returns a snapshot of each loaded plugin, sorted by name.
     pub fn list(&self) -> Vec<PluginInfo> {
-        self.inner.table.list()
+        self.inner.registry.list()
     }
 
     /// Replaces a plugin with the current content of its folder, while calls are in flight.
@@ -208,7 +208,7 @@ impl Host {
     /// remains of the new one. `NotFound`; `Requires` if a plugin that requires this one does not
     /// accept the new version; `Superseded` if a later request replaced this one.
     pub async fn reload(&self, name: &str) -> Result<Reloaded, Error> {
-        let plugin = self.inner.table.find(name)?.name().clone();
+        let plugin = self.inner.registry.find(name)?.name().clone();
         let (sender, receiver) = oneshot::channel();
         self.inner.request_reload(&plugin, ReloadRequest::Caller(sender));
         let reloaded = receiver.await;
@@ -217,7 +217,7 @@ impl Host {
 
     /// Returns a stream of the events from now on.
     pub fn events(&self) -> Events {
-        self.inner.workshop.events.subscribe()
+        self.inner.context.events.subscribe()
     }
 
     fn check_process(&self) -> Result<(), Error> {
@@ -231,7 +231,7 @@ struct Finder(Weak<Inner>);
 impl Find for Finder {
     fn find(&self, name: &PluginName) -> Result<PluginHandle, Error> {
         let inner = self.0.upgrade().ok_or_else(shutting_down)?;
-        inner.table.find(name.as_str())
+        inner.registry.find(name.as_str())
     }
 }
 
@@ -260,7 +260,7 @@ impl Inner {
         options: &Arc<LoadOptions>,
         state: Option<Snapshot>,
     ) -> Result<PluginHandle, Error> {
-        let candidate = Candidate::read_with(folder, &self.workshop.rules, options);
+        let candidate = Candidate::read_with(folder, &self.context.rules, options);
         let loaded = candidate.and_then(|candidate| self.load(&candidate, Source::Library, state));
         self.emit_refused(folder, &loaded);
         loaded
@@ -273,14 +273,14 @@ impl Inner {
         source: Source,
         state: Option<Snapshot>,
     ) -> Result<PluginHandle, Error> {
-        let reservation = self.table.reserve(candidate)?;
+        let reservation = self.registry.reserve(candidate)?;
         self.check_retained(candidate)?;
         let layers = self.layers.of(&candidate.manifest)?;
-        let loaded = crate::reload::load(&self.workshop, candidate, source, state)?;
+        let loaded = crate::reload::load(&self.context, candidate, source, state)?;
         let handle = PluginHandle::new(Arc::clone(&loaded.slot), &layers);
         match reservation.fill(handle.clone(), loaded) {
             Ok(event) => {
-                self.workshop.events.emit(event);
+                self.context.events.emit(event);
                 Ok(handle)
             }
             // The host was shut down meanwhile.
@@ -299,11 +299,11 @@ impl Inner {
         };
         let reason = error.full_message();
         let hint = error.hint().map(str::to_owned);
-        self.workshop.events.emit(crate::event::HostEvent::Refused { plugin, reason, hint });
+        self.context.events.emit(crate::event::HostEvent::Refused { plugin, reason, hint });
     }
 }
 
-/// Resolves a path against the current working directory. One that cannot be resolved is returned
+/// Resolves a path against the current running directory. One that cannot be resolved is returned
 /// as it is, and fails when it is read.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
@@ -316,12 +316,14 @@ fn shutting_down() -> Error {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
-        self.workshop.deferred_unloads.end();
+        self.context.deferred_unloads.end();
     }
 }
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("plugins", &self.inner.table.names()).finish_non_exhaustive()
+        f.debug_struct("Host")
+            .field("plugins", &self.inner.registry.names())
+            .finish_non_exhaustive()
     }
 }

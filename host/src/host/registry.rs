@@ -86,7 +86,7 @@ impl Registry {
             stage: Stage::Loading,
         };
         entries.by_name.insert(manifest.name().clone(), entry);
-        Ok(Reservation { table: self, name: manifest.name().clone() })
+        Ok(Reservation { registry: self, name: manifest.name().clone() })
     }
 
     pub(super) fn find(&self, name: &str) -> Result<PluginHandle, Error> {
@@ -184,7 +184,7 @@ impl Registry {
         if let Some(entry) = entries.by_name.get_mut(name) {
             entry.stage = Stage::Unloading;
         }
-        Ok(Unloading { table: self, slot })
+        Ok(Unloading { registry: self, slot })
     }
 
     /// Takes everything out of service for good, the latest loaded first; none if that was
@@ -293,19 +293,19 @@ pub(super) struct Loadable {
 /// A name that is taken for a plugin that is being loaded; given back when dropped unfilled.
 #[derive(Debug)]
 pub(super) struct Reservation<'t> {
-    table: &'t Registry,
+    registry: &'t Registry,
     name: PluginName,
 }
 
 impl Reservation<'_> {
-    /// Puts the plugin in its place; answers with what to tell, or with the slot if the table
+    /// Puts the plugin in its place; answers with what to tell, or with the slot if the registry
     /// was closed meanwhile.
     pub(super) fn fill(self, handle: PluginHandle, loaded: Loaded) -> Result<HostEvent, Arc<Slot>> {
         let Loaded { slot, build } = loaded;
         let Some(generation) = slot.generation() else {
             return Err(slot);
         };
-        let mut entries = self.table.write();
+        let mut entries = self.registry.write();
         entries.loads += 1;
         let order = entries.loads;
         let Some(entry) = entries.by_name.get_mut(self.name.as_str()) else {
@@ -323,7 +323,7 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        let mut entries = self.table.write();
+        let mut entries = self.registry.write();
         let entry = entries.by_name.get(self.name.as_str());
         if entry.is_some_and(|entry| matches!(entry.stage, Stage::Loading)) {
             entries.by_name.remove(self.name.as_str());
@@ -334,7 +334,7 @@ impl Drop for Reservation<'_> {
 /// A plugin that leaves; its name is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Unloading<'t> {
-    table: &'t Registry,
+    registry: &'t Registry,
     slot: Arc<Slot>,
 }
 
@@ -346,7 +346,7 @@ impl Unloading<'_> {
 
 impl Drop for Unloading<'_> {
     fn drop(&mut self) {
-        self.table.write().by_name.remove(self.slot.name.as_str());
+        self.registry.write().by_name.remove(self.slot.name.as_str());
     }
 }
 

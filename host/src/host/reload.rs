@@ -42,9 +42,9 @@ impl Inner {
     /// is queued, since that one will see the same files.
     pub(super) fn request_reload(self: &Arc<Self>, plugin: &PluginName, request: ReloadRequest) {
         let submitted = match &request {
-            ReloadRequest::Caller(_) => self.desk.submit(plugin, request),
+            ReloadRequest::Caller(_) => self.reload_queue.submit(plugin, request),
             ReloadRequest::Watch(_) | ReloadRequest::SameFolder => {
-                self.desk.submit_if_idle(plugin, request)
+                self.reload_queue.submit_if_idle(plugin, request)
             }
         };
         match submitted {
@@ -60,10 +60,10 @@ impl Inner {
     fn submit(self: &Arc<Self>, plugin: PluginName, request: ReloadRequest) {
         let inner = Arc::clone(self);
         let name = plugin.clone();
-        let working = self.busy.start();
+        let running = self.background.start();
         let spawned =
             std::thread::Builder::new().name("hotbay-reload".to_owned()).spawn(move || {
-                let _working = working;
+                let _working = running;
                 let mut request = request;
                 loop {
                     // After a panic, the next request still runs, and the caller of this one gets
@@ -72,7 +72,7 @@ impl Inner {
                     if std::panic::catch_unwind(reload).is_err() {
                         tracing::error!(plugin = %name, "the reload panicked");
                     }
-                    match inner.desk.done(&name) {
+                    match inner.reload_queue.done(&name) {
                         Some(next) => request = next,
                         None => return,
                     }
@@ -81,7 +81,7 @@ impl Inner {
         if let Err(error) = spawned {
             tracing::error!(%error, %plugin, "cannot start a thread for a reload");
             // Callers get an error, because their senders are dropped.
-            drop(self.desk.done(&plugin));
+            drop(self.reload_queue.done(&plugin));
         }
     }
 
@@ -112,7 +112,7 @@ impl Inner {
             Err(error) => {
                 let serving = error.generation();
                 let (plugin, reason) = (plugin.clone(), error.full_message());
-                self.workshop.events.emit(HostEvent::RolledBack {
+                self.context.events.emit(HostEvent::RolledBack {
                     plugin,
                     generation: serving,
                     step: error.step(),
@@ -129,7 +129,7 @@ impl Inner {
         is_explicit: bool,
         content: &mut Content,
     ) -> Result<Reloaded, Error> {
-        let there = self.table.serving_plugin(plugin)?;
+        let there = self.registry.serving_plugin(plugin)?;
         let serving = there.slot.generation().map(|generation| generation.id);
         let rolled_back = |error: Error| match serving {
             Some(serving) => keeps_serving(error, plugin, serving),
@@ -139,7 +139,7 @@ impl Inner {
             let message = "cannot be reloaded: it is compiled into the program";
             return Err(Error::new(ErrorKind::Unsupported, message).of(plugin));
         };
-        let rules = &self.workshop.rules;
+        let rules = &self.context.rules;
         let next = Candidate::read_with(folder, rules, &there.options);
         content.set_manifest(&next, rules);
         let mut next = next.map_err(rolled_back)?;
@@ -148,8 +148,8 @@ impl Inner {
             let message = format!("its folder now contains the plugin `{}`", next.manifest.name());
             return Err(next.failed(LoadStep::Manifest, ErrorKind::Manifest).caused_by(message));
         }
-        self.table.check_requirements(&next)?;
-        let dependents = self.table.dependents(plugin);
+        self.registry.check_requirements(&next)?;
+        let dependents = self.registry.dependents(plugin);
         let library = read_artifact(&next, rules);
         content.set_artifact(&library);
         let library = library?;
@@ -172,11 +172,11 @@ impl Inner {
         self.check_retained(&next)?;
         let slot = &there.slot;
         let source = library.map_or(Source::Library, |read| Source::Read(Box::new(read)));
-        match swap(&self.workshop, slot, &there.build.manifest, &next, source) {
+        match swap(&self.context, slot, &there.build.manifest, &next, source) {
             Ok(swapped) => self.promoted(plugin, slot, swapped),
             Err(error) => {
                 if slot.generation().is_none() {
-                    self.table.remove(plugin, slot);
+                    self.registry.remove(plugin, slot);
                 }
                 Err(error)
             }
@@ -185,8 +185,8 @@ impl Inner {
 
     /// Fails if too many libraries stay mapped.
     pub(super) fn check_retained(&self, next: &Candidate) -> Result<(), Error> {
-        let keeper = &self.workshop.deferred_unloads;
-        let (kept, kept_max) = (keeper.count(), self.workshop.limits.max_retained_libraries);
+        let keeper = &self.context.deferred_unloads;
+        let (kept, kept_max) = (keeper.count(), self.context.limits.max_retained_libraries);
         if kept < kept_max as usize {
             return Ok(());
         }
@@ -208,7 +208,7 @@ impl Inner {
     ) -> Result<Reloaded, Error> {
         let Swapped { build, previous: before } = swapped;
         let version = build.manifest.version().clone();
-        let Some(generation) = self.table.replace(plugin, slot, build) else {
+        let Some(generation) = self.registry.replace(plugin, slot, build) else {
             // Unloaded or shut down meanwhile, which ended the new generation too.
             if let Some(before) = before {
                 self.unload_in_background(before);
@@ -217,7 +217,7 @@ impl Inner {
         };
         let (plugin, from) = (plugin.clone(), before.as_ref().map(|before| before.id));
         let event = HostEvent::Promoted { plugin, version, generation, from };
-        self.workshop.events.emit(event);
+        self.context.events.emit(event);
         if let Some(before) = before {
             self.unload_in_background(before);
         }
@@ -226,12 +226,12 @@ impl Inner {
 
     /// Drains and stops a replaced generation in the background.
     fn unload_in_background(self: &Arc<Self>, generation: Arc<Generation>) {
-        let workshop = Arc::clone(&self.workshop);
-        let working = self.busy.start();
+        let context = Arc::clone(&self.context);
+        let running = self.background.start();
         let end = move || {
-            let _working = working;
-            let limits = &workshop.limits;
-            unload(&generation, limits.drain_timeout, limits, &workshop.deferred_unloads);
+            let _working = running;
+            let limits = &context.limits;
+            unload(&generation, limits.drain_timeout, limits, &context.deferred_unloads);
         };
         let spawned = std::thread::Builder::new().name("hotbay-retire".to_owned()).spawn(end);
         if let Err(error) = spawned {

@@ -139,8 +139,8 @@ impl Host {
     ///
     /// As [`unload`](Self::unload); `Unsupported` if the plugin was loaded from a folder.
     pub async fn unregister(&self, name: &str) -> Result<UnloadReport, Error> {
-        let plugin = self.inner.table.find(name)?;
-        if self.inner.table.serving_plugin(plugin.name())?.folder.is_some() {
+        let plugin = self.inner.registry.find(name)?;
+        if self.inner.registry.serving_plugin(plugin.name())?.folder.is_some() {
             let message = "cannot be unregistered: it was loaded from a folder";
             let error = Error::new(ErrorKind::Unsupported, message).of(plugin.name());
             return Err(error.with_hint("use `Host::unload`"));

@@ -73,7 +73,7 @@ impl Host {
         if self.check_process().is_err() {
             return Vec::new();
         }
-        let retained = self.inner.workshop.deferred_unloads.list().into_iter();
+        let retained = self.inner.context.deferred_unloads.list().into_iter();
         let library = |(plugin, generation, reason)| RetainedLibrary { plugin, generation, reason };
         retained.map(library).collect()
     }
@@ -96,12 +96,12 @@ impl Host {
 
 impl Inner {
     pub(super) fn unload(&self, name: &str) -> Result<UnloadReport, Error> {
-        let unloading = self.table.begin_unload(name)?;
+        let unloading = self.registry.begin_unload(name)?;
         let slot = unloading.slot();
-        let (generation, outcome) = self.end(slot, self.workshop.limits.drain_timeout);
+        let (generation, outcome) = self.end(slot, self.context.limits.drain_timeout);
         // A reload in progress ends its own build. The name is free after that.
-        let timeout = self.workshop.limits.start_timeout;
-        self.desk.wait(&slot.name, deadline_in(timeout));
+        let timeout = self.context.limits.start_timeout;
+        self.reload_queue.wait(&slot.name, deadline_in(timeout));
         let Outcome { shutdown_error, leaked_bytes, retain_reason } = outcome;
         let plugin = slot.name.clone();
         Ok(UnloadReport { plugin, generation, shutdown_error, leaked_bytes, retain_reason })
@@ -112,11 +112,11 @@ impl Inner {
         // Joined before anything is locked: the watch may wait for the same locks.
         let watch = lock(&self.watch).take();
         drop(watch);
-        let Some(leaving) = self.table.close() else {
-            return self.table.shutdown.wait();
+        let Some(leaving) = self.registry.close() else {
+            return self.registry.shutdown.wait();
         };
         // Opens after a panic too, so that no thread waits forever.
-        let _opens = self.table.shutdown.open_on_drop();
+        let _opens = self.registry.shutdown.open_on_drop();
         for slot in &leaving {
             slot.begin_shutdown();
         }
@@ -129,10 +129,10 @@ impl Inner {
             self.end(&slot, deadline.saturating_duration_since(Instant::now()));
         }
         if !grace.is_zero() {
-            let stop_timeout = self.workshop.limits.stop_timeout;
-            self.busy.wait_idle(after(deadline, stop_timeout));
+            let stop_timeout = self.context.limits.stop_timeout;
+            self.background.wait_idle(after(deadline, stop_timeout));
         }
-        self.workshop.events.emit(HostEvent::Stopped);
+        self.context.events.emit(HostEvent::Stopped);
     }
 
     pub(super) fn end(
@@ -141,7 +141,7 @@ impl Inner {
         drain_timeout: Duration,
     ) -> (Option<GenerationId>, Outcome) {
         let Some(generation) = slot.vacate() else { return (None, Outcome::default()) };
-        let LoaderContext { limits, deferred_unloads, .. } = &*self.workshop;
+        let LoaderContext { limits, deferred_unloads, .. } = &*self.context;
         (Some(generation.id), unload(&generation, drain_timeout, limits, deferred_unloads))
     }
 }

@@ -66,7 +66,7 @@ pub(super) struct FolderAttempt {
 
 impl FolderWatcher {
     pub(super) fn new(host: &Arc<Inner>, unload_removed: bool) -> Self {
-        let rules = host.workshop.rules.clone();
+        let rules = host.context.rules.clone();
         Self { host: Arc::downgrade(host), rules, unload_removed, failures: Arc::default() }
     }
 }
@@ -142,7 +142,7 @@ impl Inner {
         poll_interval: Option<Duration>,
         unload_removed: bool,
     ) -> Result<(), Error> {
-        let rules = self.workshop.rules.clone();
+        let rules = self.context.rules.clone();
         let watching = WatchOptions { dirs: self.dirs.clone(), rules, poll_interval };
         let watch = Watch::start(watching, FolderWatcher::new(self, unload_removed));
         let watch = watch.map_err(|error| {
@@ -155,7 +155,7 @@ impl Inner {
 
     /// Returns the plugins that serve from a folder, by any of its paths.
     fn serving_from(&self, folder: &Path) -> Vec<Loadable> {
-        let mut serving = self.table.serving();
+        let mut serving = self.registry.serving();
         let canonical = folder.canonicalize().ok();
         serving.retain(|plugin| {
             let Some(loaded) = &plugin.folder else { return false };
@@ -189,7 +189,7 @@ impl FolderAttempt {
 
     /// Loads a plugin that does not serve yet.
     fn load(self, host: &Arc<Inner>, may_wait_for_removal: bool) {
-        let rules = &host.workshop.rules;
+        let rules = &host.context.rules;
         let content = Content::of(&self.folder, rules);
         let candidate = Candidate::read(&self.folder, rules);
         let loaded = candidate.and_then(|candidate| host.load(&candidate, Source::Library, None));
@@ -199,7 +199,7 @@ impl FolderAttempt {
         };
         if error.kind() == ErrorKind::Duplicate {
             let name = error.plugin().cloned();
-            let there = name.as_ref().and_then(|name| host.table.serving_plugin(name).ok());
+            let there = name.as_ref().and_then(|name| host.registry.serving_plugin(name).ok());
             let other = there.and_then(|there| there.folder);
             if other.as_deref() == Some(self.folder.as_path()) {
                 // It was loaded meanwhile, perhaps with the content before the change.
@@ -239,12 +239,12 @@ impl FolderAttempt {
     /// Unloads plugins that the folder does not contain anymore.
     fn unload(self, host: &Arc<Inner>, plugins: &[PluginName], reason: &str, next: Next) {
         for plugin in plugins {
-            let generation = host.table.info(plugin).and_then(|info| info.generation);
+            let generation = host.registry.info(plugin).and_then(|info| info.generation);
             let Err(error) = host.unload(plugin.as_str()) else { continue };
             if error.kind() == ErrorKind::Requires
                 && self.remember(&error, Content::default(), true)
             {
-                host.workshop.events.emit(HostEvent::RolledBack {
+                host.context.events.emit(HostEvent::RolledBack {
                     plugin: plugin.clone(),
                     generation,
                     step: Some(LoadStep::Requires),
