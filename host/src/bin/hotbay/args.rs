@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use hotbay_build::new_plugin;
 
 use crate::deadline::duration;
 
@@ -64,6 +65,16 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Creates a plugin that builds and passes its test.
+    ///
+    /// A crate of a library, or with `--process` of a program. It belongs to no workspace.
+    New(new_plugin::Options),
+    /// Builds plugins with cargo and installs each with its manifest.
+    ///
+    /// The manifest gets the digest and length of the built library. A program that needs no
+    /// building, such as a script, is copied. The plugins are installed in target/plugins of the
+    /// current folder, where the other commands find them, unless `--out` is given.
+    Build(Build),
     /// Lists plugins: name, version, kind, state, problem.
     ///
     /// Reads only manifests and the stamps of libraries: runs nothing and computes no digests.
@@ -131,6 +142,22 @@ pub(crate) enum Verb {
     TrialLoad(Trial),
     #[command(hide = true)]
     TrialAbi(Trial),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Build {
+    /// Folders of plugins, or folders whose subfolders are plugins [default: the current folder].
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folders: Vec<PathBuf>,
+    /// The folder to install into, one folder for each plugin.
+    #[arg(long, value_name = "DIR", default_value = "target/plugins")]
+    pub(crate) out: PathBuf,
+    /// Builds optimized and stripped artifacts.
+    #[arg(long)]
+    pub(crate) release: bool,
+    /// Rebuilds plugins as they change, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, clap::Args)]

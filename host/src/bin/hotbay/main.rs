@@ -2,6 +2,7 @@
 //! only the public API of the library.
 
 mod args;
+mod build;
 mod call;
 mod check;
 mod child;
@@ -71,6 +72,8 @@ fn main() -> ExitCode {
 fn run(args: &Args, out: &mut Out) -> Result<Verdict, Failure> {
     let options = &args.options;
     match &args.verb {
+        Verb::New(options) => build::new(options),
+        Verb::Build(args) => build::build(args),
         Verb::List => list::list(options, out),
         Verb::Inspect(args) => inspect::inspect(args, options, out),
         Verb::Check(args) => check::check(args, options, out),

@@ -1,16 +1,17 @@
-//! Has cargo build one plugin's library or program and finds out where it lies.
-//! One call a plugin: building several at once would unify their features.
+//! Builds one plugin's library or program with cargo and finds the built file. Each plugin is a
+//! separate cargo call, since building several at once would unify their features.
 
 use std::env::consts::DLL_EXTENSION;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{anyhow, ensure};
 use serde_json::Value;
 
 use crate::cargo;
-use crate::workspace::{Package, Workspace};
+use crate::hint::Hinted;
+use crate::workspace::Package;
 
-/// What of a crate is built.
+/// The target of a crate that is built.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target<'a> {
     Library,
@@ -18,14 +19,15 @@ pub(super) enum Target<'a> {
     Program(&'a str),
 }
 
-/// Builds `target` of `package` into the target folder of `workspace`.
+/// Builds `target` of `package` into the target folder `target_dir`.
 pub(super) fn build(
-    workspace: &Workspace,
+    target_dir: &Path,
     package: &Package,
     target: Target<'_>,
     release: bool,
 ) -> anyhow::Result<PathBuf> {
-    let mut command = cargo::cargo(&workspace.root);
+    let folder = package.manifest.parent().unwrap_or(Path::new("."));
+    let mut command = cargo::cargo(folder);
     command.args(["build", "--package", &package.name]);
     match target {
         Target::Library => command.arg("--lib"),
@@ -33,27 +35,28 @@ pub(super) fn build(
     };
     command.arg("--message-format=json-render-diagnostics");
     command.arg("--manifest-path").arg(&package.manifest);
-    command.arg("--target-dir").arg(&workspace.target);
+    command.arg("--target-dir").arg(target_dir);
     if release {
         command.arg("--release");
     }
     let output = cargo::output(&mut command)?;
-    // Cargo has told why.
+    // Cargo has printed the reason.
     let (name, status) = (&package.name, output.status);
-    ensure!(status.success(), "`cargo build --package {name}` ended with {status}");
-    find(&String::from_utf8_lossy(&output.stdout), &package.manifest, target).with_context(|| {
-        let manifest = workspace.told(&package.manifest);
+    ensure!(status.success(), "`cargo build --package {name}` failed ({status})");
+    let built = find(&String::from_utf8_lossy(&output.stdout), &package.manifest, target);
+    built.ok_or_else(|| {
+        let manifest = package.manifest.display();
         match target {
-            Target::Library => format!(
-                "cargo built no cdylib; `{manifest}` wants `crate-type = [\"cdylib\", \"rlib\"]` \
-                 under [lib]"
-            ),
-            Target::Program(name) => format!("cargo built no binary `{name}` of `{manifest}`"),
+            Target::Library => {
+                let hint = r#"set `crate-type = ["cdylib", "rlib"]` under [lib]"#;
+                Hinted::new(format!("cargo built no cdylib of `{manifest}`"), hint).into()
+            }
+            Target::Program(name) => anyhow!("cargo built no binary `{name}` of `{manifest}`"),
         }
     })
 }
 
-/// The file that cargo's messages name as the target of the crate with this `Cargo.toml`.
+/// Returns the built file of the crate with this `Cargo.toml`, from the messages of cargo.
 fn find(messages: &str, manifest: &Path, target: Target<'_>) -> Option<PathBuf> {
     let artifacts = messages
         .lines()

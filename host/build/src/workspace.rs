@@ -1,5 +1,4 @@
-//! What `cargo metadata` says of a workspace: its root, its target folder, its packages.
-//! Reads nothing else and changes nothing.
+//! The root, target folder and packages of a cargo workspace, from `cargo metadata`.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,56 +10,58 @@ use crate::cargo;
 
 /// A cargo workspace, or a crate that is its own.
 #[derive(Debug)]
-pub(crate) struct Workspace {
+pub struct Workspace {
     /// The folder of the root `Cargo.toml`.
-    pub(crate) root: PathBuf,
-    /// Where cargo builds; `CARGO_TARGET_DIR` is respected.
-    pub(crate) target: PathBuf,
+    pub root: PathBuf,
+    /// The folder that cargo builds in; respects `CARGO_TARGET_DIR`.
+    pub target: PathBuf,
     /// The members.
-    pub(crate) packages: Vec<Package>,
+    pub packages: Vec<Package>,
 }
 
 /// One member.
 #[derive(Debug)]
-pub(crate) struct Package {
-    pub(crate) name: String,
-    pub(crate) version: String,
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
     /// Path of its `Cargo.toml`.
-    pub(crate) manifest: PathBuf,
-    /// The folders of the crates that it links by path, but for its tests.
-    pub(crate) links: Vec<PathBuf>,
+    pub manifest: PathBuf,
+    /// The folders of the crates that it links by path, without those for its tests.
+    pub links: Vec<PathBuf>,
 }
 
 impl Workspace {
-    /// The workspace that xtask belongs to.
-    pub(crate) fn here() -> anyhow::Result<Self> {
-        // Asked at run time: a folder that was moved together with its target keeps working.
+    /// Returns the workspace of the running crate, or of the current folder.
+    pub fn here() -> anyhow::Result<Self> {
+        // Read at run time, so that a folder that was moved with its target keeps working.
         let folder = match env::var_os("CARGO_MANIFEST_DIR") {
             Some(folder) => PathBuf::from(folder),
-            None => env::current_dir().context("there is no current folder")?,
+            None => env::current_dir().context("cannot read the current folder")?,
         };
         Self::read(&folder, None)
     }
 
-    /// The workspace that the crate with this `Cargo.toml` belongs to.
-    pub(crate) fn of(manifest: &Path) -> anyhow::Result<Self> {
+    /// Returns the workspace of the crate with this `Cargo.toml`.
+    pub fn of(manifest: &Path) -> anyhow::Result<Self> {
         let folder = manifest.parent().unwrap_or(Path::new("."));
         Self::read(folder, Some(manifest))
     }
 
-    /// The member with this `Cargo.toml`.
-    pub(crate) fn package_at(&self, manifest: &Path) -> Option<&Package> {
+    /// Returns the member with this `Cargo.toml`.
+    pub fn package_at(&self, manifest: &Path) -> Option<&Package> {
         self.packages.iter().find(|package| package.manifest == manifest)
     }
 
-    /// The member with this name.
-    pub(crate) fn package(&self, name: &str) -> Option<&Package> {
+    /// Returns the member with this name.
+    pub fn package(&self, name: &str) -> Option<&Package> {
         self.packages.iter().find(|package| package.name == name)
     }
 
-    /// The root of the workspace of the crate with this `Cargo.toml`, and the folders of all
-    /// crates that it links by path, directly or not.
-    pub(crate) fn links_by_path(&self, manifest: &Path) -> anyhow::Result<(PathBuf, Vec<PathBuf>)> {
+    /// Returns the root of the workspace of the crate with this `Cargo.toml`, and the folders of all
+    /// crates that it links by path, directly or indirectly.
+    pub fn links_by_path(&self, manifest: &Path) -> anyhow::Result<(PathBuf, Vec<PathBuf>)> {
         let mut others = Vec::new();
         let mut root = None;
         let mut folders = Vec::new();
@@ -84,8 +85,8 @@ impl Workspace {
         Ok((root.unwrap_or_else(|| self.root.clone()), folders))
     }
 
-    /// `path` as it is told to people: relative to the root where that is shorter.
-    pub(crate) fn told<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
+    /// Returns `path` relative to the root if it is inside.
+    pub fn display<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()
     }
 
@@ -96,8 +97,9 @@ impl Workspace {
             command.arg("--manifest-path").arg(manifest);
         }
         let text = cargo::read(&mut command)?;
-        let value = serde_json::from_slice(&text).context("`cargo metadata` answered no JSON")?;
-        Self::from_metadata(&value).context("`cargo metadata` answered without a known field")
+        let value =
+            serde_json::from_slice(&text).context("`cargo metadata` printed invalid JSON")?;
+        Self::from_metadata(&value).context("the output of `cargo metadata` lacks a field")
     }
 
     fn from_metadata(value: &Value) -> Option<Self> {
@@ -138,8 +140,8 @@ mod tests {
         assert_eq!(workspace.target, Path::new("/elsewhere"));
         assert_eq!(workspace.package("a").unwrap().version, "0.2.0");
         assert_eq!(workspace.package_at(Path::new("/w/a/Cargo.toml")).unwrap().name, "a");
-        assert_eq!(workspace.told(Path::new("/w/x/y")).to_string(), "x/y");
-        assert_eq!(workspace.told(Path::new("/v/y")).to_string(), "/v/y");
+        assert_eq!(workspace.display(Path::new("/w/x/y")).to_string(), "x/y");
+        assert_eq!(workspace.display(Path::new("/v/y")).to_string(), "/v/y");
     }
 
     #[test]
