@@ -14,7 +14,7 @@ use super::Inner;
 use crate::error::manifest::Unstartable;
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
-use crate::manifest::{StartCandidate, Manifest, start_order};
+use crate::manifest::{Manifest, StartCandidate, start_order};
 use crate::reload::{Candidate, Rules, Source, SurveyedPlugin, folders, survey_one};
 use crate::sync::lock;
 
@@ -226,7 +226,11 @@ fn start(host: &Inner, candidates: &[Candidate], report: &mut LoadReport) {
 }
 
 fn applicant(manifest: &Manifest) -> StartCandidate<'_> {
-    StartCandidate { name: manifest.name(), version: manifest.version(), requires: manifest.requires() }
+    StartCandidate {
+        name: manifest.name(),
+        version: manifest.version(),
+        requires: manifest.requires(),
+    }
 }
 
 fn loaded_plugin(host: &Inner, candidate: &Candidate) -> Option<LoadedPlugin> {

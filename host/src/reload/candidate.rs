@@ -13,7 +13,7 @@ use crate::error::manifest::{SchemaError, Unstartable, Violation};
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::GenerationId;
 use crate::manifest::{
-    StartCandidate, Checker, ConfigSchema, Kind, MAX_MANIFEST_BYTES, Manifest, position_of,
+    Checker, ConfigSchema, Kind, MAX_MANIFEST_BYTES, Manifest, StartCandidate, position_of,
 };
 
 /// A plugin that may be loaded, according to its manifest.
