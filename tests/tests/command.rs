@@ -83,7 +83,7 @@ fn call_reports_why_a_folder_was_passed_over() {
     let open = plugins.dir().join("open");
     fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
     let call = ["call", "below", "--dir", ".", "--text", "hi"];
-    let wanted = ["there is no plugin `below`", "passed over", "is writable by other users"];
+    let wanted = ["there is no plugin `below`", "was skipped", "is writable by other users"];
     hotbay(plugins.dir(), &call).exits(1).says_only(&wanted);
     hotbay(plugins.dir(), &["call", "below", "--dir", "gone"]).exits(1).says_only(&["`gone`"]);
 }

@@ -172,7 +172,7 @@ fn a_library_is_kept_where_its_manifest_says_so() {
     loaded(&host, plugin.write());
     block_on(host.unload("keeper")).unwrap();
     let reason = end_of(&mut events).expect("it is kept");
-    assert!(reason.contains("`unload: keep`"), "{reason}");
+    assert!(reason.contains("`unload` to `keep`"), "{reason}");
 }
 
 #[test]

@@ -302,7 +302,7 @@ fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_stat
         let told = error.full_message();
         generation += 2;
         assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{told}");
-        let again = format!("was started again and serves, as generation {generation}");
+        let again = format!("the previous build was restarted as generation {generation}");
         assert!(told.contains(&again) && told.contains("as asked"), "{told}");
         assert_eq!(error.generation().map(|serves| serves.get()), Some(generation));
         match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
@@ -338,7 +338,8 @@ fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
             drop(pinned);
             let error = reload.join().unwrap();
             let told = error.full_message();
-            for part in ["serves no more", "did not start again", "panicked: in init, as asked"] {
+            for part in ["is no longer loaded", "failed to restart", "panicked: in init, as asked"]
+            {
                 assert!(told.contains(part), "`{part}` in: {told}");
             }
             assert!(!told.contains("keeps serving"), "{told}");

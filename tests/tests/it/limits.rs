@@ -80,7 +80,7 @@ fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].plugin.as_str(), name);
     assert_eq!(kept[0].generation, None);
-    assert_eq!(kept[0].reason, "init: still runs");
+    assert_eq!(kept[0].reason, "init: still running");
     assert!(host.plugin(&name).is_err());
     let other = host.plugin("other").unwrap();
     assert_eq!(other.call(Request::text("")).unwrap().as_bytes(), b"here");
@@ -103,7 +103,7 @@ fn a_shutdown_that_does_not_end_is_kept_and_the_unload_returns() {
     let mut events = host.events();
     block_on(host.unload(&name)).unwrap();
     let kept = event(&mut events, |event| matches!(event, HostEvent::Kept { .. }));
-    assert!(format!("{kept:?}").contains("shutdown: still runs"), "{kept:?}");
+    assert!(format!("{kept:?}").contains("shutdown: still running"), "{kept:?}");
     release_and_see_it_end(&release, &left, &name);
 }
 

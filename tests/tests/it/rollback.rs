@@ -150,7 +150,7 @@ fn check(handover: &str, cases: &[Case]) {
             let told = error.full_message();
             assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{told}");
             assert_eq!(error.generation(), Some(serving), "{told}");
-            let keeps = format!("at the step `{}`; generation {serving} keeps serving", case.step);
+            let keeps = format!("at step `{}`; generation {serving} keeps serving", case.step);
             assert!(told.contains(case.says) && told.contains(&keeps), "`{}`: {told}", case.says);
             match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
                 HostEvent::RolledBack { generation, step, reason, .. } => {
@@ -237,7 +237,7 @@ fn a_state_larger_than_the_host_carries_is_refused() {
         let error = rolled_back(&host, &name);
         let told = error.full_message();
         assert_eq!(error.step(), Some(LoadStep::Snapshot), "{told}");
-        assert!(told.contains("101 bytes; this host carries at most 100"), "{told}");
+        assert!(told.contains("101 bytes; the limit is 100"), "{told}");
         let reply = handle.call(hotbay::Request::text("x")).unwrap();
         assert_eq!(reply.generation().get(), 1);
     }
@@ -264,10 +264,10 @@ fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
         (ErrorKind::StartFailed, Some(LoadStep::Init)),
         "{told}"
     );
-    assert!(told.contains("did not end within 3000 ms"), "{told}");
+    assert!(told.contains("did not finish within 3000 ms"), "{told}");
     let kept = host.retained();
     assert_eq!((kept.len(), kept[0].generation), (1, None));
-    assert_eq!(kept[0].reason, "init: still runs");
+    assert_eq!(kept[0].reason, "init: still running");
     #[cfg(target_os = "linux")]
     assert_eq!((images(&name).len(), threads(&format!("{name}-2")).len()), (2, 1));
 

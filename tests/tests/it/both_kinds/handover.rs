@@ -280,7 +280,7 @@ fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_stat
             let error = rolled_back(&scene.host, "moves");
             let told = error.full_message();
             generation += 2;
-            let again = format!("was started again and serves, as generation {generation}");
+            let again = format!("the previous build was restarted as generation {generation}");
             assert!(told.contains(&again) && told.contains(says), "{:?}: {told}", scene.kind);
             assert_eq!(error.generation().map(|it| it.get()), Some(generation));
             // What serves is neither the file nor the manifest that lie there now.
@@ -302,7 +302,7 @@ fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
         fs::write(&switch, "").unwrap();
         let error = scene.fails(json!({ "init_panics": "the new one" }));
         let told = error.full_message();
-        for part in ["serves no more", "did not start again", "not now", "the new one"] {
+        for part in ["is no longer loaded", "failed to restart", "not now", "the new one"] {
             assert!(told.contains(part), "`{part}` in: {told}");
         }
         assert_eq!((error.kind(), error.generation()), (ErrorKind::StartFailed, None));

@@ -178,7 +178,7 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
                 "{context}: {told}"
             );
             assert_eq!(error.generation().map(|it| it.get()), Some(1), "{context}: {told}");
-            let keeps = format!("at the step `{}`; generation 1 keeps serving", wanted.0);
+            let keeps = format!("at step `{}`; generation 1 keeps serving", wanted.0);
             assert!(told.contains(&keeps), "{context}: {told}");
             let is_of_libraries = case.name == "not executable" && kind == Kind::Library;
             let is_of_programs = case.name == "nothing to run" && kind == Kind::Process;
