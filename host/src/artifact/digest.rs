@@ -112,7 +112,8 @@ impl Artifact {
         trust::check_metadata(&self.path, &self.metadata, trust)
     }
 
-    /// Compares length and digest with those of the manifest; the length first, since it costs nothing.
+    /// Compares length and digest with those of the manifest; the length first, as it costs
+    /// nothing.
     ///
     /// A stated length or digest must match even if unverified artifacts are allowed.
     pub(crate) fn verify(

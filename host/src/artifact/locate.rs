@@ -1,5 +1,5 @@
-//! Finds the files that a manifest names, inside the plugin's folder. Follows no link out of it, and
-//! opens nothing.
+//! Finds the files that a manifest names, inside the plugin's folder. Follows no link out of it,
+//! and opens nothing.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::OsStr;
@@ -130,7 +130,8 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// Creates a root with the folders `plugin` and `shared`, and libraries named for this platform.
+    /// Creates a root with the folders `plugin` and `shared`, and libraries named for this
+    /// platform.
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for folder in ["plugin/sub", "shared"] {

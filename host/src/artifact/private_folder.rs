@@ -29,7 +29,7 @@ type Identity = (u64, u64);
 impl PrivateFolder {
     /// Creates the folder in `parent`. With `keep` it stays when this is dropped.
     pub(super) fn make(parent: &Path, keep: bool) -> io::Result<Self> {
-        let infix = if keep { "infix-" } else { "" };
+        let infix = if keep { "kept-" } else { "" };
         let prefix = format!("{}{infix}{}-", super::sweep::PREFIX, std::process::id());
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix);

@@ -45,8 +45,8 @@ impl StagedProgram {
         self.lock().path.clone()
     }
 
-    /// Checks the files beside the program again, and restores the copy if a part of it was removed.
-    /// Call it before each start.
+    /// Checks the files beside the program again, and restores the copy if a part of it was
+    /// removed. Call it before each start.
     ///
     /// The copy is created from the original file, whose bytes must be the same as before.
     pub(crate) fn ensure_intact(&self) -> Result<(), ArtifactError> {
@@ -118,7 +118,7 @@ impl ProgramCopy {
         Ok(copy)
     }
 
-    /// Returns whether all files exist. If its folder was removed, changed users may have reused its name.
+    /// Returns whether all files exist. Other users may have reused the name of a removed folder.
     fn is_complete(&self) -> bool {
         let is_own = |path: &Path| trust::check(path, Trust::default()).is_ok();
         is_own(&self.folder)
@@ -135,8 +135,8 @@ impl Drop for ProgramCopy {
 }
 
 impl StagingArea {
-    /// Copies the program `relative` of the plugin in `folder`, whose bytes are those of `artifact`,
-    /// and checks all changed files in that folder, since they run with it.
+    /// Copies the program `relative` of the plugin in `folder`, whose bytes are those of
+    /// `artifact`, and checks all other files in that folder, since they run with it.
     pub(crate) fn stage_program(
         self: &Arc<Self>,
         artifact: &Artifact,

@@ -15,7 +15,7 @@ pub(crate) struct Trust {
 
 /// Rejects `path` if users other than root and this one can change it.
 ///
-/// Follows folders: the target counts. Accepts everything on systems without Unix modes.
+/// Follows links: the target counts. Accepts everything on systems without Unix modes.
 pub(crate) fn check(path: &Path, trust: Trust) -> Result<(), ArtifactError> {
     if trust.allow_writable_by_others {
         return Ok(());

@@ -66,7 +66,8 @@ impl Image {
     }
 
     /// Maps a private copy, whose name was never opened before, and runs its initializers. Its
-    /// symbols are not visible to other libraries. The copy is removed when the library is unmapped.
+    /// symbols are not visible to other libraries. The copy is removed when the library is
+    /// unmapped.
     pub(crate) fn open(file: Staged) -> Result<Self, BoundaryError> {
         let path = file.path();
         let library = open(path).map_err(|error| BoundaryError::Open(loader_message(&error)))?;
@@ -85,8 +86,8 @@ impl Image {
         mapped
     }
 
-    /// Compares the mapped files with the verified ones: each dependency is mapped from its copy, and
-    /// nothing from the plugin's own folder that was not mapped `before`.
+    /// Compares the mapped files with the verified ones: each dependency is mapped from its copy,
+    /// and nothing from the plugin's own folder that was not mapped `before`.
     pub(crate) fn check_linked(&self, before: &[PathBuf]) -> Result<(), BoundaryError> {
         let Some(file) = self.file.as_ref().filter(|file| !file.copies().is_empty()) else {
             return Ok(());
@@ -124,8 +125,8 @@ impl Image {
         self.opening_thread.get().filter(|opening_thread| opening_thread.is_open())
     }
 
-    /// Runs `job` on the thread that opened it, or on a worker thread if there is none. Waits for it
-    /// at most `timeout`.
+    /// Runs `job` on the thread that opened it, or on a worker thread if there is none. Waits for
+    /// it at most `timeout`.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         workers: &WorkerThreads,
@@ -170,8 +171,8 @@ impl Image {
         self.library.is_some()
     }
 
-    /// Returns whether a signal handler of this process is in the library, or was at an earlier check:
-    /// a later handler of the same signal may still call it.
+    /// Returns whether a signal handler of this process is in the library, or was at an earlier
+    /// check: a later handler of the same signal may still call it.
     pub(crate) fn held_signal_handler(&self) -> bool {
         if self.is_library() && traces::signal_handlers().any(|address| self.contains(address)) {
             self.held_handler.store(true, Ordering::Relaxed);
@@ -195,8 +196,8 @@ impl Image {
         self.segments.iter().any(|segment| segment.contains(&address))
     }
 
-    /// Returns whether it is still mapped after a close. Closes it once more, in case the reason why
-    /// the system kept it mapped is gone.
+    /// Returns whether it is still mapped after a close. Closes it once more, in case the reason
+    /// why the system kept it mapped is gone.
     pub(crate) fn is_still_mapped(&self) -> bool {
         self.is_mapped() && {
             mappings::close_again(&self.path);

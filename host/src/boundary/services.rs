@@ -54,7 +54,8 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let removed = TABLE.write().unwrap_or_else(PoisonError::into_inner).remove(&self.token);
-        // Not under the lock: services log when they are dropped, and a subscriber may call a plugin.
+        // Not under the lock: services log when they are dropped, and a subscriber may call a
+        // plugin.
         drop(removed);
     }
 }

@@ -130,7 +130,8 @@ fn read(address: usize, words: &mut [usize]) -> usize {
         let remote = libc::iovec { iov_base: from, iov_len: length };
         // SAFETY: returns the process ID; has no arguments.
         let process = unsafe { libc::getpid() };
-        // SAFETY: writes at most `length` bytes, all of them into `words`; any bits are a valid word.
+        // SAFETY: writes at most `length` bytes, all of them into `words`; any bits are a valid
+        // word.
         let mut count = unsafe {
             libc::process_vm_readv(process, &raw const local, 1, &raw const remote, 1, 0)
         };

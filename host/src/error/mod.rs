@@ -72,7 +72,7 @@ pub enum ErrorKind {
     /// Plugin and host do not fit: another version or memory layout is expected. Rebuild the
     /// plugin, or update the host.
     Incompatible,
-    /// A file has changed or is not safe to use. Install it copy.
+    /// A file has changed or is not safe to use. Install it again.
     Integrity,
     /// The plugin failed to start.
     StartFailed,
@@ -101,7 +101,7 @@ pub enum ErrorKind {
     /// A limit is reached, such as that of the plugin's queue. Retry later, or call from fewer
     /// places at once.
     Overloaded,
-    /// The plugin failed too often. The host probes it copy after a while.
+    /// The plugin failed too often. The host probes it again after a while.
     Quarantined,
     /// The plugin was unloaded.
     Retired,

@@ -100,7 +100,7 @@ pub(crate) fn stop(
         RunOutcome::Completed((Ok(()), leftovers)) => (None, leftovers),
         RunOutcome::Completed((Err(failure), leftovers)) => (Some(error_of(failure)), leftovers),
         RunOutcome::TimedOut => {
-            let reason = "shutdown: still runs".to_owned();
+            let reason = "shutdown: still running".to_owned();
             return Err(retain(generation, deferred, reason, RetainReason::Running));
         }
         RunOutcome::SpawnFailed(error) => {
@@ -193,7 +193,7 @@ pub(crate) fn close(
         return Err((reason, RetainReason::Temporary(image, root)));
     }
     if !image.stop_opening_thread(OPENER_EXIT_TIMEOUT) {
-        let reason = "threads: the one that opened it still runs";
+        let reason = "threads: the opening thread is still running";
         return Err((reason.to_owned(), RetainReason::Temporary(image, root)));
     }
     // The destructors of its thread-locals may have left something.
@@ -280,7 +280,7 @@ fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
     }
     if let Some(root) = root {
         let Some(census) = census(image, root) else {
-            return Some("threads: the one that opened it does not answer".to_owned());
+            return Some("threads: the opening thread does not respond".to_owned());
         };
         if !census.counts_threads {
             return Some("threads: cannot be counted on this system".to_owned());

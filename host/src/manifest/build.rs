@@ -13,8 +13,8 @@ use super::{ConfigSchema, Limits, Manifest, Provided};
 use crate::error::manifest::{ManifestError, Problem};
 
 impl Manifest {
-    /// Returns a manifest with this name and version, and defaults otherwise. It accepts any released
-    /// plugin API.
+    /// Returns a manifest with this name and version, and defaults otherwise. It accepts any
+    /// released plugin API.
     ///
     /// # Errors
     ///
@@ -137,7 +137,8 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// Fails if `name` is this plugin's or not a valid plugin name, or `accepted` is not a requirement.
+    /// Fails if `name` is this plugin's or not a valid plugin name, or `accepted` is not a
+    /// requirement.
     pub fn with_requirement(mut self, name: &str, accepted: &str) -> Result<Self, ManifestError> {
         let required = rules::name(name).map_err(|expected| error("name", name, expected))?;
         let path = format!("requires.{required}");

@@ -64,8 +64,8 @@ impl Checker {
         self.check_value(value, true, deadline)
     }
 
-    /// Checks a text, which must be JSON. Stops at `deadline`. If an object has a key twice, the last
-    /// one counts.
+    /// Checks a text, which must be JSON. Stops at `deadline`. If an object has a key twice, the
+    /// last one counts.
     pub(crate) fn check_text(
         &self,
         text: &[u8],

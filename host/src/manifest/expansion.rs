@@ -20,7 +20,7 @@ const MAX_EXPANSIONS: usize = 10_000;
 /// the library makes a validator for each of them.
 const MAX_UNEVALUATED_EXPANSIONS: usize = 10_000;
 
-/// Maximum number of counter steps.
+/// Maximum number of counting steps.
 const MAX_COUNTED: usize = 2_000_000;
 
 /// Maximum number of patterns of a schema.
@@ -40,7 +40,7 @@ const ONE: [&str; 4] = ["not", "if", "then", "else"];
 const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 const OBJECTS: [&str; 2] = ["dependentSchemas", "dependencies"];
 
-/// The costs of a schema that are counts without a value.
+/// The costs of a schema that are known without a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Costs {
     pub(super) access: AccessCosts,
@@ -52,8 +52,8 @@ pub(super) struct Costs {
     pub(super) exceeded: Option<Exceeded>,
 }
 
-/// Counts the paths through a schema. Rejects a schema that is too expensive to compile. If only its
-/// checks are too expensive, each check fails.
+/// Counts the paths through a schema. Rejects a schema that is too expensive to compile. If only
+/// its checks are too expensive, each check fails.
 pub(super) fn costs(schema: &Value) -> Result<Costs, SchemaError> {
     let mut document = Document::default();
     document.add(schema, schema);

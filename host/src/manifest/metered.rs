@@ -78,7 +78,7 @@ thread_local! {
     };
 }
 
-/// Runs `check` on this thread with_budget `budget`.
+/// Runs `check` on this thread within `budget`.
 pub(super) fn with_budget<T>(
     budget: Budget,
     costs: AccessCosts,

@@ -168,8 +168,8 @@ impl Limits {
 impl Manifest {
     /// Parses the text of a `plugin.json`; `file` is only used in messages.
     ///
-    /// The text is strict JSON of at most 1 MiB, nested at most 64 levels deep. A byte order mark is
-    /// skipped.
+    /// The text is strict JSON of at most 1 MiB, nested at most 64 levels deep. A byte order mark
+    /// is skipped.
     ///
     /// # Errors
     ///
@@ -229,7 +229,8 @@ impl Manifest {
         }
     }
 
-    /// Returns the program, relative to the plugin's folder, and its arguments; empty for a library.
+    /// Returns the program, relative to the plugin's folder, and its arguments; empty for a
+    /// library.
     pub fn command(&self) -> &[String] {
         &self.command
     }
@@ -310,7 +311,7 @@ impl Manifest {
         &self.permissions
     }
 
-    /// Returns the SHA-256 of the library or program, if the manifest is seal.
+    /// Returns the SHA-256 of the library or program, if the manifest is sealed.
     ///
     /// It covers only that one file, not the manifest, schema files or files beside a program; the
     /// host checks their owners, modes and links instead.
@@ -318,7 +319,7 @@ impl Manifest {
         self.sha256.as_ref()
     }
 
-    /// Returns the length of the library or program in bytes, if the manifest is seal.
+    /// Returns the length of the library or program in bytes, if the manifest is sealed.
     pub fn length(&self) -> Option<u64> {
         self.length
     }

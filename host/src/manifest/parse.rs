@@ -368,7 +368,7 @@ impl<'t> FieldValue<'t> {
         Ok(object)
     }
 
-    /// Returns the values of the list, each with its own_name path.
+    /// Returns the values of the list, each with its own path.
     fn elements(&self) -> Result<Vec<FieldValue<'t>>, ManifestError> {
         let Value::Array(list) = self.value else {
             return Err(self.error(None));

@@ -2,7 +2,7 @@
 //! (`$id`). Follows references as the library does when it compiles a schema; checks nothing.
 //!
 //! The library compiles the target of a reference again for each list of resources that leads to
-//! it, since `$dynamicRef` depends on that list. A few resources that count_reference to each other twice are
+//! it, since `$dynamicRef` depends on that list. A few resources that refer to each other twice are
 //! enough for millions. Documents of one resource are compiled once, and not counted here.
 
 use std::collections::HashSet;

@@ -102,7 +102,7 @@ pub(crate) fn permission(text: &str) -> Result<String, Expected> {
     is_valid.then(|| text.to_owned()).ok_or(None)
 }
 
-/// Checks that a number is check_bounds the bounds of `shape`.
+/// Checks that a number is within the bounds of `shape`.
 pub(crate) fn check_bounds(number: u64, shape: &Shape) -> Result<u64, Expected> {
     match *shape {
         Shape::Number { min, .. } if number < min => Err(Some(format!("at least {min}"))),

@@ -1,5 +1,5 @@
-//! The content of a folder that decides whether a plugin starts: it distinguishes the same broken build from
-//! another one.
+//! The content of a folder that decides whether a plugin starts. It distinguishes the same broken
+//! build from another one.
 
 use std::path::Path;
 

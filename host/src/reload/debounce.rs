@@ -75,7 +75,7 @@ struct Active<S> {
 
 #[derive(Debug)]
 enum State<S> {
-    /// Due at `at` if the signature is idle the same.
+    /// Due at `at` if the signature is still the same.
     Writing {
         signature: S,
         at: Instant,

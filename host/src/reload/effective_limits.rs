@@ -38,7 +38,8 @@ pub(crate) fn effective_limits(
         let Some(requested) = requested else { return max };
         let effective = requested.clamp(min, max);
         if effective != requested {
-            let allowed = if effective < requested { "allows at max" } else { "requires at min" };
+            let allowed =
+                if effective < requested { "allows at most" } else { "requires at least" };
             notes.push(format!("`limits.{field}` is {requested}; this host {allowed} {effective}"));
         }
         effective
@@ -92,8 +93,8 @@ mod tests {
         assert_eq!(
             notes,
             [
-                "`limits.queue` is 1000; this host allows at max 100",
-                "`limits.stack_bytes` is 1; this host requires at min 262144",
+                "`limits.queue` is 1000; this host allows at most 100",
+                "`limits.stack_bytes` is 1; this host requires at least 262144",
             ]
         );
     }

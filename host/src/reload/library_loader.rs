@@ -63,10 +63,10 @@ fn pin_reason_at_open(probed: &Probed) -> Option<String> {
     Some(format!("links {}", escaped(&unknown.join(", "), Lines::One)))
 }
 
-/// Returns why it may be called back: the first such function that it callback_reason.
+/// Returns why it may be called back: the first such function that it imports.
 pub(super) fn callback_reason(probed: &Probed) -> Option<String> {
     let first = probed.callbacks.first()?;
-    Some(format!("it callback_reason `{}`, {}", first.name, first.consequence))
+    Some(format!("it imports `{}`, {}", first.name, first.consequence))
 }
 
 /// Verifies and probes a library before it is opened.
@@ -97,7 +97,7 @@ pub(super) enum Code {
     Ready(Arc<Image>, Root),
 }
 
-/// The step and cause of a failed start, and what is leftovers to close.
+/// The step and cause of a failed start, and what is left to close.
 pub(super) struct StartFailure {
     pub(super) step: LoadStep,
     pub(super) cause: FailureCause,

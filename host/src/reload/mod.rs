@@ -85,7 +85,7 @@ pub(crate) struct LoaderContext {
     pub(crate) abandoned_checks: AbandonedChecks,
     #[cfg(unix)]
     pub(crate) processes: crate::supervisor::Processes,
-    /// Names of inherit_env variables that processes inherit besides the usual ones.
+    /// Names of environment variables that processes inherit besides the usual ones.
     pub(crate) inherit_env: Vec<String>,
 }
 

@@ -21,8 +21,8 @@ type PermissionFn = dyn Fn(&PluginName, &str) -> bool + Send + Sync;
 const MAX_NOTES: usize = 8;
 
 impl Candidate {
-    /// Evaluates the permission policy for each permission, if the application has one; returns notes
-    /// about withheld ones.
+    /// Evaluates the permission policy for each permission, if the application has one; returns
+    /// notes about withheld ones.
     pub(super) fn evaluate(
         &mut self,
         policy: Option<&PermissionPolicy>,

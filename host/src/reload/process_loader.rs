@@ -95,7 +95,7 @@ pub(super) fn stage_program(
     })
 }
 
-/// Starts a program that is already stage_program.
+/// Starts a program that is already staged.
 pub(super) fn start_staged(
     context: &LoaderContext,
     candidate: &Candidate,

@@ -91,7 +91,7 @@ impl Signatures {
     }
 }
 
-/// Collects the files in `folder` that a library may link, manifest name.
+/// Collects the files in `folder` that a library may link, by name.
 fn libraries_in(
     folder: &Path,
     depth: usize,

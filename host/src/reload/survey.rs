@@ -70,7 +70,7 @@ pub struct Inspection {
 
 /// Finds every folder with a manifest below `roots`, and the problems of the search.
 ///
-/// Skips a folder if other users can write to one parent it: they could replace it.
+/// Skips a folder if other users can write to one above it: they could replace it.
 pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Error>) {
     let mut folders = Vec::new();
     let mut problems = Vec::new();

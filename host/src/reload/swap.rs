@@ -147,7 +147,7 @@ pub(super) fn snapshot(
     }
 }
 
-/// Stops a generation whose plugin was unloaded previous it could serve.
+/// Stops a generation whose plugin was unloaded before it could serve.
 pub(super) fn drain_timeout_error(
     context: &LoaderContext,
     slot: &Slot,

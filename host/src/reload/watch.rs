@@ -89,7 +89,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Starts options. The current state of all folders is_relevant as known.
+    /// Starts watching. The current state of all folders counts as known.
     pub(crate) fn start(
         options: WatchOptions,
         handler: impl ChangeHandler,
@@ -173,7 +173,7 @@ impl<H: ChangeHandler> WatchThread<H> {
         }
     }
 
-    /// Starts options, then adds all current folders as known.
+    /// Starts watching, then adds all current folders as known.
     fn begin(&mut self) {
         for dir in self.roots.watch() {
             for folder in super::folders(std::slice::from_ref(&dir), &self.rules).0 {

@@ -214,7 +214,7 @@ fn not_unloadable_manifest_keeps_library_forever() {
     let mut swap = Swap::of("faulty");
     let plugin = swap.plugins.add(&swap.name, "faulty").set("unload", "keep");
     loaded(&swap.host, plugin.write());
-    let reason = "its manifest says `unload: keep`";
+    let reason = "its manifest sets `unload` to `keep`";
     assert_eq!(swap.swap().as_deref(), Some(reason));
     swap.is_kept(reason);
 }
@@ -298,8 +298,8 @@ fn hanging_shutdown_keeps_library() {
     let mut swap = Swap::in_host(host, plugins, "faulty");
     let release = swap.plugins.dir().join("go");
     swap.load(json!({ "hang_in": "shutdown", "release": release }));
-    assert_eq!(swap.swap().as_deref(), Some("shutdown: still runs"));
-    swap.is_kept("shutdown: still runs");
+    assert_eq!(swap.swap().as_deref(), Some("shutdown: still running"));
+    swap.is_kept("shutdown: still running");
     fs::write(release, "").unwrap();
 }
 

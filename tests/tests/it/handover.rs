@@ -307,7 +307,7 @@ fn failed_start_after_stop_restarts_old_build_with_state() {
         let message = error.full_message();
         generation += 2;
         assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{message}");
-        let again = format!("was started again and serves, as generation {generation}");
+        let again = format!("the previous build was restarted as generation {generation}");
         assert!(message.contains(&again) && message.contains("as asked"), "{message}");
         assert_eq!(error.generation().map(|serves| serves.get()), Some(generation));
         match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
@@ -343,7 +343,8 @@ fn failed_start_of_both_builds_frees_name() {
             drop(pinned);
             let error = reload.join().unwrap();
             let message = error.full_message();
-            for part in ["serves no more", "did not start again", "panicked: in init, as asked"] {
+            for part in ["is no longer loaded", "failed to restart", "panicked: in init, as asked"]
+            {
                 assert!(message.contains(part), "`{part}` in: {message}");
             }
             assert!(!message.contains("keeps serving"), "{message}");

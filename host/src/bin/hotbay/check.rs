@@ -252,7 +252,7 @@ impl<'a> Checked<'a> {
                 version.unwrap_or_else(|| "-".to_owned()),
                 self.result().to_owned(),
                 self.library().unwrap_or("-").to_owned(),
-                said.join("; ").replace('\n', "; "),
+                said.join("; ").replace(":\n  ", ": ").replace("\n  ", "; ").replace('\n', "; "),
             ],
             state: 2,
             is_wrong: !self.is_well(),

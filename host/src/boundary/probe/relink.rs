@@ -107,7 +107,8 @@ impl Elf<'_, Header> {
         self.segments.iter().find(|segment| segment.p_type(self.endian) == kind)
     }
 
-    /// Appends the segment table and `strings` as a new segment; returns the address of the strings.
+    /// Appends the segment table and `strings` as a new segment; returns the address of the
+    /// strings.
     fn append_to(&self, copy: &mut Patched, strings: &[u8]) -> Result<u64, ProbeError> {
         let endian = self.endian;
         let is_loaded = |s: &elf::ProgramHeader64<Endianness>| s.p_type(endian) == elf::PT_LOAD;
