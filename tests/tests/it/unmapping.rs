@@ -215,7 +215,7 @@ fn memory_of_the_library_in_the_process_keeps_it() {
     is_kept("random", random);
     let table = "it called `hsearch`, which leaves plugin memory in the hash table of the process";
     is_kept("hash-table", table);
-    let stack = "it called `sigaltstack`, which leaves a signal stack of it on a thread";
+    let stack = "it called `sigaltstack`, which leaves a signal stack of the plugin on a thread";
     is_kept("signal-stack", stack);
 }
 
