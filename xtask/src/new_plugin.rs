@@ -176,6 +176,10 @@ impl Texts {
             ("Cargo.toml", fill(cargo)),
             ("README.md", fill(include_str!("template/README.md"))),
         ];
+        // A member builds into the target folder of its workspace.
+        if !is_member {
+            texts.push((".gitignore", include_str!("template/gitignore").to_owned()));
+        }
         texts.extend(match kind {
             Kind::Library => vec![
                 ("plugin.json", fill(include_str!("template/plugin.json"))),
@@ -298,6 +302,16 @@ mod tests {
             assert_eq!(cargo["package"]["version"].as_str(), Some("0.1.0"));
             let api = &cargo["dependencies"]["hotbay-plugin"];
             assert_eq!(api["path"].as_str(), Some("/w/hotbay-plugin"));
+        }
+    }
+
+    #[test]
+    fn standalone_plugin_ignores_target_and_has_small_debug_builds() {
+        for kind in [Kind::Library, Kind::Process] {
+            let texts = Texts::new(&workspace(), "word-count", false, kind).unwrap();
+            assert_eq!(text(&texts, ".gitignore"), "/target\n");
+            let cargo = toml_edit::Document::parse(text(&texts, "Cargo.toml")).unwrap();
+            assert_eq!(cargo["profile"]["dev"]["debug"].as_str(), Some("line-tables-only"));
         }
     }
 
