@@ -225,6 +225,9 @@ impl Texts {
             ("Cargo.toml", fill(cargo)),
             ("README.md", fill(include_str!("template/README.md"))),
         ];
+        if sdk.is_some() {
+            texts.push((".gitignore", include_str!("template/gitignore").to_owned()));
+        }
         texts.extend(match kind {
             Kind::Library => vec![
                 ("plugin.json", fill(include_str!("template/plugin.json"))),
@@ -341,6 +344,17 @@ mod tests {
             assert_eq!(cargo["package"]["version"].as_str(), Some("0.1.0"));
             let api = &cargo["dependencies"]["hotbay-plugin"];
             assert_eq!(api["path"].as_str(), Some("/w/sdk"));
+        }
+    }
+
+    #[test]
+    fn standalone_crate_ignores_target_and_is_small_in_debug_builds() {
+        for kind in [Kind::Library, Kind::Process] {
+            let texts = texts(kind, false);
+            assert_eq!(text(&texts, ".gitignore"), "/target\n");
+            let cargo = toml_edit::Document::parse(text(&texts, "Cargo.toml")).unwrap();
+            let debug = &cargo["profile"]["dev"]["debug"];
+            assert_eq!(debug.as_str(), Some("line-tables-only"));
         }
     }
 

@@ -239,7 +239,7 @@ impl Client {
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: impl AsRef<[u8]>,
     ) -> io::Result<Response> {
         self.send(method, path, headers, body)?;
         self.receive()
@@ -251,8 +251,9 @@ impl Client {
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: impl AsRef<[u8]>,
     ) -> io::Result<()> {
+        let body = body.as_ref();
         let mut text = format!("{method} {path} HTTP/1.1\r\nHost: unix\r\n");
         if !headers.iter().any(|(name, _)| *name == "Hotbay-Token") {
             text.push_str(&format!("Hotbay-Token: {TOKEN}\r\n"));
@@ -264,8 +265,7 @@ impl Client {
             text.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
         text.push_str("\r\n");
-        text.push_str(body);
-        self.0.get_mut().write_all(text.as_bytes())
+        self.0.get_mut().write_all(&[text.as_bytes(), body].concat())
     }
 
     pub(crate) fn receive(&mut self) -> io::Result<Response> {

@@ -41,6 +41,9 @@ fn python_example_follows_the_protocol() {
     let mut client = program.connect().unwrap();
     assert_eq!(client.request("GET", "/healthz", &[], "").unwrap().status, 200);
     assert_eq!(client.request("POST", "/execute", &[], "hello").unwrap().body, "HELLO");
+    let error = client.request("POST", "/execute", &[], b"a\xff").unwrap();
+    assert_eq!((error.status, &error.json()["code"]), (422, &400.into()));
+    assert_eq!(error.json()["message"], "invalid UTF-8 at byte 1");
     assert_eq!(client.request("POST", "/none", &[], "").unwrap().status, 404);
     let invalid = client.request("POST", "/execute", &[("Hotbay-Token", "x")], "hello").unwrap();
     assert_eq!(invalid.status, 401);

@@ -1,16 +1,15 @@
-//! {{name}}: takes a name as text and answers with a greeting.
-//! Keeps nothing between calls.
+//! The plugin `{{name}}`: takes a name as text and returns a greeting.
 
 use hotbay_plugin::prelude::*;
 use serde::Deserialize;
 
-/// Greets whom the input names.
+/// Greets the person that the input names.
 #[derive(Debug)]
 pub struct Greeter {
     settings: Settings,
 }
 
-/// The `config` of plugin.json.
+/// The `config` of `plugin.json`.
 #[derive(Debug, Deserialize)]
 struct Settings {
     #[serde(default = "hello")]
@@ -20,14 +19,14 @@ struct Settings {
 impl Plugin for Greeter {
     fn init(config: &Config, host: HostServices) -> Result<Self, PluginError> {
         let settings: Settings = config.parse()?;
-        host.debug(&format!("greets with `{}`", settings.greeting));
+        host.debug(&format!("greeting: `{}`", settings.greeting));
         Ok(Self { settings })
     }
 
     fn execute(&self, _ctx: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         let name = input.as_text()?.trim();
         if name.is_empty() {
-            return Err(PluginError::new(400, "the input is empty; wanted a name"));
+            return Err(PluginError::new(400, "empty input: expected a name"));
         }
         Ok(Output::text(format!("{}, {name}!", self.settings.greeting)))
     }
@@ -60,13 +59,13 @@ mod tests {
     }
 
     #[test]
-    fn greeting_comes_from_config() {
+    fn greeting_is_configurable() {
         let config = serde_json::json!({ "greeting": "Salut" });
         assert_eq!(greet(config, "Ada").unwrap(), "Salut, Ada!");
     }
 
     #[test]
-    fn empty_name_is_refused() {
+    fn empty_name_is_rejected() {
         assert_eq!(greet(serde_json::json!({}), " ").unwrap_err().code(), 400);
     }
 }

@@ -1,3 +1,3 @@
-//! The program {{name}}: what is in the library, served to a host over a socket.
+//! The program `{{name}}`: serves the plugin to a host over a socket.
 
 hotbay_plugin::serve_plugin!({{library}}::Greeter);
