@@ -1,5 +1,5 @@
-//! What an attack on the bounds of calls found: pauses that fail, schemas of builds that are gone,
-//! streams for stuck plugins, and what is held against whom.
+//! Edge cases of call limits: failed pauses, schemas of replaced builds, streams to stuck plugins,
+//! and which plugin a fault counts for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
@@ -79,7 +79,7 @@ fn failed_pause_does_not_clear_stuck_calls() {
     until("it is back", || (host.list()[0].state == hotbay::PluginState::Serving).then_some(()));
 }
 
-/// Stops the first call on its way to the plugin until it is let go.
+/// Holds the first call on its way to the plugin until the test releases it.
 struct Slow(Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>);
 
 impl Layer for Slow {
@@ -145,7 +145,7 @@ fn stream_step_deadline_ends_despite_stuck_plugin() {
             let mut indexes = Vec::new();
             while let Some(done) = block_on(outcomes.next()) {
                 let error = done.outcome.unwrap_err();
-                // Late, refused, or told that no worker is left.
+                // Timed out, rejected, or failed for lack of a worker.
                 let kinds =
                     [ErrorKind::DeadlineExceeded, ErrorKind::Quarantined, ErrorKind::Overloaded];
                 assert!(kinds.contains(&error.kind()), "{}", error.full_message());
@@ -154,7 +154,7 @@ fn stream_step_deadline_ends_despite_stuck_plugin() {
             indexes.sort_unstable();
             assert_eq!(indexes, [0, 1, 2, 3, 4, 5], "{max_abandoned_calls}, {policy:?}");
         }
-        scripted.open();
+        scripted.release_all();
     }
 }
 
@@ -197,20 +197,20 @@ fn items_returned_by_pause_survive_its_length() {
             (error.kind() == ErrorKind::Overloaded).then_some(())
         });
         std::fs::write(file("go"), "").unwrap();
-        // The pause takes longer than the step may; or they are answered meanwhile.
+        // The pause outlasts the step's deadline, unless the items are answered first.
         let _ = hears.recv_timeout(LATE * 2);
         std::fs::write(file("taken"), "").unwrap();
         reload.join().unwrap();
         many.join().unwrap()
     });
-    // The first one may have been late before the pause began.
+    // The first item may have timed out before the pause began.
     assert_eq!(outcomes.len(), 8);
     for outcome in &outcomes[1..] {
         assert_eq!(outcome.as_deref(), Ok(&b"quick"[..]), "{outcomes:?}");
     }
 }
 
-/// Keeps an answer of the plugin until it is let go; says whether it came in time.
+/// Holds a reply of the plugin until the test releases it, and records whether it was late.
 #[derive(Clone, Default)]
 struct Keeps(Arc<(Mutex<bool>, Condvar, AtomicBool)>);
 
@@ -239,14 +239,14 @@ fn layer_slow_after_reply_is_not_plugin_fault() {
     block_on(fixture.execute("warm")).unwrap();
     let outcome = block_on(fixture.handle.execute(Request::text("quick").deadline_in(LATE)));
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    scripted.ends("quick");
+    scripted.wait_finished("quick");
     let (is_open, changed, was_late) = &*keeps.0;
     assert_eq!((fixture.info().state.as_str(), fixture.info().stats.faults), ("serving", 0));
-    block_on(fixture.execute("while it is kept")).unwrap();
+    block_on(fixture.execute("while held")).unwrap();
     *is_open.lock().unwrap() = true;
     changed.notify_all();
     until("the layer is done", || (fixture.info().stats.running == 0).then_some(()));
-    assert!(!was_late.load(Ordering::SeqCst), "the plugin itself was late: is it this busy here?");
+    assert!(!was_late.load(Ordering::SeqCst), "the plugin itself was late; is the machine busy?");
     assert_eq!((fixture.info().state.as_str(), fixture.info().stats.faults), ("serving", 0));
     assert!(events.try_next().is_none());
 }
@@ -262,7 +262,7 @@ fn late_call_from_before_quarantine_is_not_probe() {
     let fixture = scripted.host(|builder| builder.limits(three).quarantine(policy));
     let mut events = fixture.host.events();
     let old = fixture.handle.execute(Request::text("wait old").deadline_in(LATE));
-    scripted.begins("wait old");
+    scripted.wait_started("wait old");
     for _ in 0..2 {
         let error = fixture.handle.call(Request::text("panic")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Panicked);
@@ -276,9 +276,9 @@ fn late_call_from_before_quarantine_is_not_probe() {
                     .then(|| outcome.map(drop))
             })
         });
-        scripted.begins("wait probe");
+        scripted.wait_started("wait probe");
         assert_eq!(block_on(old).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-        scripted.open();
+        scripted.release_all();
         probe.join().unwrap().unwrap();
     });
     let next = event(&mut events, |event| {

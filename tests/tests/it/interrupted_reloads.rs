@@ -1,4 +1,4 @@
-//! Reloads whose plugin or host goes meanwhile: whatever was started for them ends too.
+//! Reloads interrupted by an unload or a shutdown: everything that was started for them ends.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use hotbay::{ErrorKind, Host, HostEvent, Request};
 use hotbay_tests::{LIMIT, Plugins, block_on, event, host, images, loaded, threads, unique, until};
 use serde_json::{Value, json};
 
-/// A plugin whose reload hangs at an entry point until it is released.
+/// A plugin whose reload hangs at an entry point until released.
 struct Hanging {
     plugins: Plugins,
     host: Host,
@@ -47,7 +47,7 @@ impl Hanging {
     }
 }
 
-/// Where a reload can hang, by handover; the old build's snapshot holds a lease.
+/// Entry points at which a reload can hang, by handover; the old build's snapshot holds a lease.
 const PLACES: [(&str, &str); 7] = [
     ("overlap", "init"),
     ("overlap", "restore"),

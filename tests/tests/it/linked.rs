@@ -1,5 +1,5 @@
-//! Fact X1: plugins linked into one program as ordinary crates. That program is built by a cargo
-//! call of its own, because one that builds the plugins too switches their exports on.
+//! Plugins linked into one program as ordinary crates. A separate cargo call builds that program: a
+//! call that also builds the plugins would enable their exports.
 
 #![allow(clippy::disallowed_methods, reason = "starts cargo")]
 

@@ -1,5 +1,4 @@
-//! What bounds the items of a stream through a pipeline: deadlines, tokens, and the end of the
-//! stream itself.
+//! Limits of items in a pipeline stream: deadlines, tokens, and the end of the stream.
 
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ fn dropped_stream_is_cancelled_after_an_item_timed_out() {
         let mut outcomes = pipeline.run_many(stream::iter(requests), RunOptions::ordered());
         block_on(async {
             let begun = async {
-                while !scripted.heard().contains(&watch) {
+                while !scripted.inputs().contains(&watch) {
                     tokio::task::yield_now().await;
                 }
             };
@@ -39,23 +38,23 @@ fn dropped_stream_is_cancelled_after_an_item_timed_out() {
         drop(outcomes);
         let taken_back = std::panic::catch_unwind(|| {
             let started = std::time::Instant::now();
-            while !scripted.done().contains(&watch) {
-                assert!(started.elapsed() < Duration::from_secs(5), "`{watch}` runs on");
+            while !scripted.finished().contains(&watch) {
+                assert!(started.elapsed() < Duration::from_secs(5), "`{watch}` still runs");
                 std::thread::yield_now();
             }
         });
-        scripted.open();
-        assert!(taken_back.is_ok(), "nobody told `{watch}` that nobody waits for it any more");
+        scripted.release_all();
+        assert!(taken_back.is_ok(), "`{watch}` was not cancelled");
     }
 }
 
-/// A busy plugin with one worker, and what comes of a request in a stream for it.
+/// Streams one request to a busy plugin with one worker, and returns its error kind.
 fn behind_a_busy_worker(request: Request<'static>, meanwhile: impl FnOnce()) -> Option<ErrorKind> {
     let scripted = ScriptedPlugin::new();
     let one = limits(|limits| limits.max_workers = 1);
     let fixture = scripted.host(|builder| builder.limits(one));
     let running = fixture.execute("wait");
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
     let mut outcomes = pipeline.run_many(stream::iter([request]), RunOptions::ordered());
     let next = block_on(async {
@@ -63,9 +62,9 @@ fn behind_a_busy_worker(request: Request<'static>, meanwhile: impl FnOnce()) -> 
         meanwhile();
         tokio::time::timeout(Duration::from_secs(5), outcomes.next()).await
     });
-    scripted.open();
+    scripted.release_all();
     drop(running);
-    let done = next.expect("an answer while the plugin is busy")?;
+    let done = next.expect("an outcome while the plugin is busy")?;
     done.outcome.err().map(|error| error.kind())
 }
 

@@ -1,5 +1,5 @@
-//! Streams of requests through pipelines: each request one outcome, in bounded memory, whatever
-//! fails, hangs or is swapped on the way.
+//! Streams of requests through pipelines: one outcome per request, in bounded memory, despite
+//! failures, hanging calls and reloads.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ fn texts(texts: &[&str]) -> impl futures_util::Stream<Item = Request<'static>> +
     stream::iter(requests)
 }
 
-/// All outcomes, as texts or kinds of errors; a stream that stalls for long is a failure.
+/// Collects all outcomes as texts or error kinds; fails if the stream stalls.
 fn all(mut many: RunMany) -> Vec<(u64, Result<String, ErrorKind>)> {
     let mut all = Vec::new();
     block_on(async {
@@ -42,7 +42,7 @@ async fn next(many: &mut RunMany) -> Option<Completed> {
     next.expect("an outcome, or the end")
 }
 
-/// `odd` fails for every seventh number, and panics for every eleventh.
+/// A host whose plugin `odd` fails for every seventh number and panics for every eleventh.
 fn odd_host() -> Host {
     Host::builder()
         .quarantine(None)
@@ -120,7 +120,7 @@ fn stalled_consumer_bounds_reads_of_endless_stream() {
             Request::text("x")
         });
         let mut outcomes = pipeline.run_many(endless, many.max_chunk(8).max_chunks(3));
-        assert_eq!(consumed.load(Ordering::Relaxed), 0, "nothing runs unless it is asked for");
+        assert_eq!(consumed.load(Ordering::Relaxed), 0, "nothing runs before the first poll");
         block_on(async {
             for _ in 0..20 {
                 next(&mut outcomes).await.unwrap();
@@ -142,7 +142,7 @@ fn hanging_item_fails_alone_within_its_chunk() {
     let pipeline = host.pipeline([step]).unwrap();
     let inputs = ["0", "1", "2", "wait", "4", "5", "6", "7", "8", "9"];
     let outcomes = all(pipeline.run_many(texts(&inputs), RunOptions::ordered()));
-    scripted.open();
+    scripted.release_all();
     for (at, (index, outcome)) in outcomes.iter().enumerate() {
         let expected = match at {
             3 => Err(ErrorKind::DeadlineExceeded),
@@ -171,11 +171,11 @@ fn swap_during_stream_loses_and_repeats_nothing() {
                 let reply = done.outcome.unwrap_or_else(|error| panic!("{error:?}"));
                 assert_eq!(reply.as_text().unwrap(), done.index.to_string());
                 generations.insert(reply.generation().get());
-                assert!(seen.insert(done.index), "{} came twice", done.index);
+                assert!(seen.insert(done.index), "{} arrived twice", done.index);
                 if seen.len() % 1500 == 700 {
                     install(u32::try_from(seen.len()).unwrap());
                     let host = host.clone();
-                    // One swap is waited for and one is not, and may find the next build.
+                    // One swap is awaited and one is not, so that one may find the next build.
                     let swap = std::thread::spawn(move || drop(block_on(host.reload("swapped"))));
                     if seen.len() % 3000 == 700 {
                         swap.join().unwrap();

@@ -1,5 +1,5 @@
-//! Calls of a process plugin that go well, from wherever they are made; and those that are held
-//! up or taken back.
+//! Calls of process plugins: successful calls from any thread or runtime, and cancelled or rejected
+//! ones.
 
 use std::fs;
 use std::process::Command;
@@ -16,8 +16,8 @@ use crate::process_fixture::{ProcessFixture, Running};
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A call that waits until `file` is there or nobody waits for it, and says in files when it
-/// began and what it saw.
+/// Returns an action that waits until `NAME.until` exists or the caller hangs up, and records its
+/// start and end in files.
 fn wait(running: &Running, name: &str) -> String {
     let file = |part: &str| running.fixture.file(&format!("{name}.{part}"));
     json!({ "do": "wait", "until": file("until"), "began": file("began"), "saw": file("saw") })
@@ -26,12 +26,12 @@ fn wait(running: &Running, name: &str) -> String {
 
 fn begins(running: &Running, name: &str) {
     let file = running.fixture.file(&format!("{name}.began"));
-    until("the call begins", || file.exists().then_some(()));
+    until("the call starts", || file.exists().then_some(()));
 }
 
 fn saw(running: &Running, name: &str) -> String {
     let file = running.fixture.file(&format!("{name}.saw"));
-    until("the call ends", || fs::read_to_string(&file).ok())
+    until("the call finishes", || fs::read_to_string(&file).ok())
 }
 
 fn open(running: &Running, name: &str) {
@@ -71,9 +71,9 @@ fn call_sends_id_trace_and_remaining_time() {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),
         };
-        let message: Value = reply.unwrap().json().unwrap();
-        assert_eq!(message["request"], "POST /execute");
-        let headers = &message["headers"];
+        let reply: Value = reply.unwrap().json().unwrap();
+        assert_eq!(reply["request"], "POST /execute");
+        let headers = &reply["headers"];
         let header = |name: &str| headers[name].as_str().unwrap_or_default().to_owned();
         let trace = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
         assert_eq!(header("traceparent"), trace);
@@ -84,10 +84,10 @@ fn call_sends_id_trace_and_remaining_time() {
         ids.push(header("hotbay-call-id").parse::<u64>().expect("a number"));
     }
     assert_ne!(ids[0], ids[1]);
-    // Who asks for none of it sends none of it.
-    let message = running.call_json(&json!({ "do": "tell" }));
-    assert_eq!(message["headers"]["traceparent"], Value::Null);
-    assert_eq!(message["headers"]["hotbay-deadline-ms"], Value::Null);
+    // Without a request context no such headers are sent.
+    let reply = running.call_json(&json!({ "do": "tell" }));
+    assert_eq!(reply["headers"]["traceparent"], Value::Null);
+    assert_eq!(reply["headers"]["hotbay-deadline-ms"], Value::Null);
     running.end();
 }
 
@@ -157,13 +157,13 @@ fn calls_from_threads_and_runtimes_return() {
     running.end();
 }
 
-/// Set for the process that does nothing but this test.
+/// Set in the subprocess that runs only this test.
 const CHILD: &str = "HOTBAY_TESTS_PROCESS_THREADS";
 
-/// How many calls wait at once.
+/// Number of concurrent waiting calls.
 const MANY: usize = 200;
 
-/// Threads of other tests would be counted too, so this one runs alone.
+/// Runs in a subprocess, since threads of other tests would be counted too.
 #[test]
 fn waiting_calls_use_no_threads() {
     if std::env::var_os(CHILD).is_some() {
@@ -171,12 +171,12 @@ fn waiting_calls_use_no_threads() {
     }
     let name = "process_calls::waiting_calls_use_no_threads";
     let this = std::env::current_exe().expect("a path");
-    #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
+    #[allow(clippy::disallowed_methods, reason = "threads are counted in a subprocess")]
     let output = Command::new(this)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .output()
-        .expect("the test itself can be started");
+        .expect("the test binary starts");
     let message = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && message.contains("1 passed"), "{message}{errors}");
@@ -205,7 +205,7 @@ fn wait_without_threads() {
     for call in calls {
         assert_eq!(block_on(call).unwrap().as_bytes(), b"\"until\"");
     }
-    // One for the clock, and those that the runtime keeps for blocking work.
+    // One for the timer, and those that the runtime keeps for blocking work.
     assert!(while_they_wait <= before + 4, "{before} threads before, {while_they_wait} then");
     running.end();
 }
@@ -278,7 +278,7 @@ fn cancelled_call_is_seen_by_process() {
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
         assert_eq!(saw(&running, &name), "hung up");
     }
-    // Nothing of it is held against the plugin.
+    // No fault is recorded for the plugin.
     running.serves();
     assert_eq!(running.fixture.started().len(), 1);
     running.end();
@@ -291,7 +291,7 @@ fn timed_out_call_is_seen_by_process() {
     for call_async in [false, true] {
         let name = format!("late-{call_async}");
         let text = wait(&running, &name);
-        // Long enough for it to begin.
+        // Long enough for the call to start.
         let request = Request::json_text(&text).deadline_in(Duration::from_millis(500));
         let outcome = match call_async {
             false => running.handle.call(request),

@@ -1,5 +1,5 @@
-//! What a process answers that is no answer: each comes to the caller as an error of its kind,
-//! and the next call is served by the same process.
+//! Invalid responses of a process: each becomes an error of its kind, and the same process serves
+//! the next call.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::process_fixture::{ProcessFixture, Running};
 
-/// Soon, for an answer that never comes.
+/// A short deadline for a response that never comes.
 const SOON: Duration = Duration::from_millis(100);
 
 fn start() -> Running {
@@ -25,7 +25,7 @@ fn start_with(output_bytes: u64) -> Running {
     )
 }
 
-/// Asks in both ways for an answer of this kind; the process lives through it and serves on.
+/// Requests such a response by both call methods, and checks that the process keeps serving.
 #[track_caller]
 fn check(
     running: &Running,
@@ -45,7 +45,7 @@ fn check(
     assert_eq!(running.fixture.started().len(), 1, "{text}");
 }
 
-/// As `check`, for answers that are errors of this kind and say this.
+/// Like `check`, for responses that become errors of this kind with these messages.
 #[track_caller]
 fn fails(running: &Running, answer: Value, kind: ErrorKind, expected: &[&str]) {
     fails_by(running, answer, None, kind, expected);
@@ -95,7 +95,7 @@ fn author_error_arrives_with_all_parts() {
     check(&running, action, None, |outcome| {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Plugin);
-        let own = error.plugin_error().expect("it is the plugin's own");
+        let own = error.plugin_error().expect("the plugin's own error");
         assert_eq!((own.code(), own.message()), (-7, "no room"));
         assert!(own.is_retryable());
         assert_eq!(own.details(), Some(&json!({ "rows": [1, 2] })));
@@ -113,7 +113,7 @@ fn invalid_http_is_reported() {
 
 #[test]
 fn truncated_response_is_disconnected() {
-    // More than is promised.
+    // More than the content length.
     let running = start_with(2_000_000);
     for how in ["close", "half-head", "short"] {
         let expected = ["may have run", "before the answer was there"];
@@ -145,7 +145,7 @@ fn unusual_but_valid_responses_are_accepted() {
             Err(error) => panic!("{how}: {}", error.full_message()),
         });
     }
-    // As large as it may be.
+    // As large as the limit.
     let action = json!({ "do": "bytes", "bytes": 100_000 });
     check(&running, action, None, |outcome| assert_eq!(outcome.unwrap().as_bytes().len(), 100_000));
     running.end();

@@ -1,5 +1,5 @@
-//! The end of a plugin's process, wanted or not: whatever it started goes with it, and nobody
-//! waits for long.
+//! Exits of a plugin's process, requested or not: its descendants end too, and no caller waits
+//! long.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::process_fixture::{ProcessFixture, Running, is_gone, kill};
 
-/// Starts grandchildren of every kind; answers with their ids.
+/// Starts grandchildren of every kind, and returns their process IDs.
 fn grandchildren(running: &Running) -> Vec<u32> {
     let kinds = [(false, false), (false, true), (true, false), (true, true)];
     let start = |(own_session, let_go): (bool, bool)| {
@@ -23,12 +23,12 @@ fn grandchildren(running: &Running) -> Vec<u32> {
 }
 
 fn assert_all_exited(ids: &[u32]) {
-    // Those whose parent is gone are reaped by the system, in its own time.
+    // Orphans are reaped by the system at some later time.
     let is_dead = |id: u32| matches!(hotbay_tests::state_of(id), None | Some('Z'));
-    until("they are gone", || ids.iter().all(|&id| is_dead(id)).then_some(()));
+    until("they have exited", || ids.iter().all(|&id| is_dead(id)).then_some(()));
 }
 
-fn stubborn() -> Running {
+fn sigterm_ignoring() -> Running {
     let soon = limits(|limits| limits.stop_timeout = Duration::from_millis(50));
     let behavior = json!({ "serve": { "ignore_sigterm": true } });
     ProcessFixture::new().run_with(
@@ -44,7 +44,7 @@ fn unload_leaves_no_process_or_descendant() {
     let (pid, ids) = (running.pid(), grandchildren(&running));
     let Running { fixture, host, handle } = running;
     block_on(host.unload(&fixture.name)).unwrap();
-    assert!(is_gone(pid), "it is no zombie");
+    assert!(is_gone(pid), "the process is reaped");
     assert_all_exited(&ids);
     drop(handle);
     fixture.assert_nothing_left();
@@ -52,7 +52,7 @@ fn unload_leaves_no_process_or_descendant() {
 
 #[test]
 fn process_ignoring_sigterm_is_killed_with_descendants() {
-    let running = stubborn();
+    let running = sigterm_ignoring();
     let (pid, ids) = (running.pid(), grandchildren(&running));
     let Running { fixture, host, .. } = running;
     let mut events = host.events();
@@ -68,7 +68,7 @@ fn process_ignoring_sigterm_is_killed_with_descendants() {
 
 #[test]
 fn descendants_of_dead_process_end_before_restart() {
-    let running = stubborn();
+    let running = sigterm_ignoring();
     let mut events = running.host.events();
     let ids = grandchildren(&running);
     kill(running.pid());
@@ -81,12 +81,12 @@ fn descendants_of_dead_process_end_before_restart() {
 #[test]
 fn host_dropped_without_shutdown_leaves_nothing() {
     for is_stubborn in [false, true] {
-        let running = if is_stubborn { stubborn() } else { ProcessFixture::new().run(json!({})) };
+        let running = if is_stubborn { sigterm_ignoring() } else { ProcessFixture::new().run(json!({})) };
         let (pid, ids) = (running.pid(), grandchildren(&running));
         let Running { fixture, host, handle } = running;
         drop(host);
         drop(handle);
-        until("it is gone", || is_gone(pid).then_some(()));
+        until("the process has exited", || is_gone(pid).then_some(()));
         assert_all_exited(&ids);
         fixture.assert_nothing_left();
     }
@@ -102,7 +102,7 @@ fn host_dropped_inside_runtime_leaves_nothing() {
         drop((host, handle));
         drop(call);
     });
-    until("it is gone", || is_gone(pid).then_some(()));
+    until("the process has exited", || is_gone(pid).then_some(()));
     assert_all_exited(&ids);
     fixture.assert_nothing_left();
 }
@@ -119,10 +119,10 @@ fn shutdown_ends_every_process() {
 
 #[test]
 fn stopped_process_is_killed() {
-    let running = stubborn();
+    let running = sigterm_ignoring();
     let pid = running.pid();
     crate::process_fixture::signal(pid, "STOP");
-    until("it stands still", || (hotbay_tests::state_of(pid) == Some('T')).then_some(()));
+    until("the process is stopped", || (hotbay_tests::state_of(pid) == Some('T')).then_some(()));
     running.end();
 }
 
@@ -133,7 +133,7 @@ fn unload_during_backoff_cancels_restart() {
     let host = |builder: hotbay::HostBuilder| builder.quarantine(None);
     let running = ProcessFixture::new().run_with(behavior, |it| it, host);
     kill(running.pid());
-    until("it has failed to start", || (running.fixture.started().len() > 1).then_some(()));
+    until("the restart fails", || (running.fixture.started().len() > 1).then_some(()));
     running.end();
 }
 
@@ -143,7 +143,7 @@ fn unload_during_restart_cancels_start() {
     let host = |builder: hotbay::HostBuilder| builder.quarantine(None);
     let running = ProcessFixture::new().run_with(behavior, |it| it, host);
     kill(running.pid());
-    until("it is started again", || (running.fixture.started().len() > 1).then_some(()));
+    until("the process restarts", || (running.fixture.started().len() > 1).then_some(()));
     running.end();
 }
 
@@ -151,6 +151,6 @@ fn unload_during_restart_cancels_start() {
 fn unload_while_idle_returns_at_once() {
     let running = ProcessFixture::new().run(json!({ "serve": { "idle_exit_ms": 200 } }));
     let pid = running.pid();
-    until("it leaves", || is_gone(pid).then_some(()));
+    until("the process exits", || is_gone(pid).then_some(()));
     running.end();
 }

@@ -1,5 +1,4 @@
-//! Programs that do not become a plugin: at which step they are refused, in which words, and that
-//! nothing of them is left.
+//! Refused programs: the step, the message, and that nothing is left.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +19,7 @@ const LAUNCH: Step = (ErrorKind::StartFailed, LoadStep::Launch);
 const LOCATION: Step = (ErrorKind::StartFailed, LoadStep::Location);
 const READY: Step = (ErrorKind::StartFailed, LoadStep::Ready);
 
-/// Loads what behaves so; it is refused so, and leaves nothing.
+/// Loads a program with this behavior. Checks that it is refused as expected and leaves nothing.
 #[track_caller]
 fn check(
     behavior: &Value,
@@ -47,7 +46,7 @@ fn check(
 }
 
 fn files_below(folder: &Path) -> usize {
-    let entries = fs::read_dir(folder).expect("a folder to read");
+    let entries = fs::read_dir(folder).expect("the folder can be read");
     let count = |entry: fs::DirEntry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => files_below(&entry.path()),
         _ => 1,
@@ -55,9 +54,9 @@ fn files_below(folder: &Path) -> usize {
     entries.flatten().map(count).sum()
 }
 
-/// For what fails without anybody waiting.
+/// For failures that need no timeout.
 const LONG: Duration = Duration::from_secs(30);
-/// For what never comes; long enough for what is to go well before it.
+/// For timeouts; long enough for successful steps to finish well before.
 const SHORT: Duration = Duration::from_secs(4);
 
 #[track_caller]
@@ -70,7 +69,7 @@ fn fails(behavior: Value, step: Step, says: &[&str]) {
     check(&behavior, |it| it, LONG, step, says);
 }
 
-/// All at once, since each takes its whole time.
+/// Runs all cases at once, since each takes its whole timeout.
 fn time_out(cases: &[(Value, Step, &[&str])]) {
     thread::scope(|scope| {
         for (behavior, step, says) in cases {
@@ -88,7 +87,7 @@ fn file_that_cannot_run_is_refused_with_reason() {
     corrupted(ProgramFolder::for_another_processor, CAPABILITIES, &["built for", here]);
     let says = ["`/nowhere/bin/interpreter`", "interpreter"];
     corrupted(ProgramFolder::without_interpreter, CAPABILITIES, &says);
-    // A shell reads it, and does not understand it.
+    // A shell reads it, and rejects it.
     let python = |it: ProgramFolder| it.bytes("import sys\nprint(sys.argv[1:])\n");
     corrupted(python, CAPABILITIES, &["a script without a `#!` line"]);
     corrupted(|it| it.bytes(""), CAPABILITIES, &["the file is empty"]);
@@ -104,7 +103,7 @@ fn failing_script_is_reported_with_last_output() {
 
 #[test]
 fn failed_start_shows_first_and_last_lines() {
-    // As Node writes it: what is wrong comes first, and a long trace of its own after it.
+    // As Node writes it: the error comes first, followed by a long stack trace.
     let script = "#!/bin/sh\n[ \"$1\" = capabilities ] && [ -z \"$AT_ONCE\" ] && \
                   { echo '{\"hotbay\":{\"protocol\":1,\"endpoints\":[\"execute\"]}}'; exit; }\n\
                   echo '/app/main.js:3' >&2\necho 'const = 1;' >&2\necho 'SyntaxError: no name' >&2\n\

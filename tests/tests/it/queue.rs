@@ -1,4 +1,4 @@
-//! Pooled calls: bounded, answered one by one, and never lost.
+//! Pooled calls: the queue is bounded, each call gets its own reply, and none is lost.
 
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
@@ -8,7 +8,7 @@ use hotbay::{Error, ErrorKind, Host, PluginHandle, Request};
 use hotbay_tests::{Plugins, block_on, host, loaded, unique, until};
 use serde_json::json;
 
-/// A plugin whose one worker hangs in its first call until it is released.
+/// A plugin whose only worker hangs in the first call until released.
 struct Busy {
     plugins: Plugins,
     host: Host,
@@ -27,7 +27,7 @@ impl Busy {
         let (release, entered) = (file("go"), file("entered"));
         let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
         let running = handle.execute(Request::json(&hang).expect("JSON"));
-        until("it runs", || entered.exists().then_some(()));
+        until("the first call runs", || entered.exists().then_some(()));
         Self { plugins, host, handle, running }
     }
 
@@ -54,9 +54,9 @@ fn full_queue_overloads_and_waiting_calls_complete() {
     assert!(error.hint().is_some_and(|hint| hint.contains("limits.queue")), "{error:?}");
     assert_eq!(error.retry_after(), None, "no call was timed yet");
     assert_eq!(busy.host.list()[0].stats.waiting, 2);
-    // On the caller's own thread there is no queue.
+    // A call on the caller's thread does not queue.
     assert!(busy.handle.call(Request::json_text("{}")).is_ok());
-    // That call was timed, so the host can estimate.
+    // That call was measured, so the host can estimate the wait.
     let wait = block_on(call()).unwrap_err().retry_after().expect("an estimate");
     assert!((Duration::from_millis(1)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
     std::fs::write(busy.release_file(), "").unwrap();
@@ -117,7 +117,7 @@ fn abandoned_waiting_call_never_runs() {
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
     let running = counter.execute(Request::json(&hang).expect("JSON"));
-    until("it runs", || entered.exists().then_some(()));
+    until("the first call runs", || entered.exists().then_some(()));
     drop(counter.execute(Request::json_text(r#"{"count": true}"#)));
     let expected = counter.execute(Request::json_text(r#"{"count": true}"#));
     std::fs::write(release, "").unwrap();

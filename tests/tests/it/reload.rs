@@ -1,5 +1,5 @@
-//! Builds that are swapped while calls are in flight: which build answers, what is told, who
-//! may be swapped.
+//! Reloads while calls are in flight: which build answers, what is reported, and which plugins can
+//! be reloaded.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,8 +14,8 @@ use hotbay_tests::{
 };
 use serde_json::json;
 
-/// Swaps a plugin back and forth between two configs, so often, while four threads call it;
-/// every reply has to be one that its generation gives.
+/// Reloads a plugin `swaps` times between two configs while four threads call it. Every reply must
+/// match its generation.
 fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], says: [&str; 2]) {
     let plugins = Plugins::new();
     let host = host(&plugins);
@@ -43,7 +43,7 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
             }
         }
     });
-    // All but the last are closed, be it after a reply that was held for a moment.
+    // All but the last are closed, some only after a held reply is dropped.
     let mut closed = 0;
     while closed < swaps {
         let end = |event: &HostEvent| {
@@ -86,7 +86,7 @@ fn reload_moves_queued_calls_and_lets_running_end() {
     let plugin = plugins.add(&name, "faulty").config(hangs).set("limits", one_worker.clone());
     let handle = loaded(&host, plugin.write());
     let running = handle.execute(Request::text("x"));
-    until("it runs", || entered.exists().then_some(()));
+    until("the first call runs", || entered.exists().then_some(()));
     let queued: Vec<_> = (0..50).map(|_| handle.execute(Request::text("x"))).collect();
     let config = json!({ "answers": "new" });
     plugins.add(&name, "faulty").config(config).set("limits", one_worker).write();
@@ -97,12 +97,12 @@ fn reload_moves_queued_calls_and_lets_running_end() {
     }
     let old = format!("{name}-1");
     #[cfg(target_os = "linux")]
-    assert_eq!(threads(&old), [old.as_str(); 2], "the one that hangs and the one that opened it");
+    assert_eq!(threads(&old), [old.as_str(); 2], "the hanging worker and the thread that opened it");
     std::fs::write(release, "").unwrap();
     let reply = block_on(running).unwrap();
     assert_eq!((reply.as_bytes(), reply.generation().get()), (b"x".as_slice(), 1));
     event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
-    until("its threads are gone", || threads(&old).is_empty().then_some(()));
+    until("its threads have exited", || threads(&old).is_empty().then_some(()));
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn concurrent_reloads_coalesce_to_latest() {
     plugins.add("desk", "faulty").config(config).write();
     thread::scope(|scope| {
         let first = scope.spawn(|| block_on(host.reload("desk")));
-        until("the first one runs", || entered.exists().then_some(()));
+        until("the first reload runs", || entered.exists().then_some(()));
         plugins.add("desk", "faulty").config(json!({ "answers": "latest" })).write();
         let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(host.reload("desk"))).collect();
         for request in &mut waiting {
@@ -238,7 +238,7 @@ fn reload_with_missing_requirement_is_refused() {
     loaded(&host, plugins.add("store", "faulty").write());
     assert_eq!(reloaded(&host, "web").get(), 2);
     let error = block_on(host.unload("store")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Requires, "the new build needs it");
+    assert_eq!(error.kind(), ErrorKind::Requires, "the new build requires it");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Replies that are kept: which questions are the same, for how long, and what is never kept.
+//! Cached replies: which requests are equal, for how long, and what is never cached.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,15 +15,15 @@ use serde_json::json;
 
 use crate::scripted_plugin::{NEVER, ScriptedPlugin};
 
-/// Counts the calls that reach it, and answers with the count; or fails, or answers at length.
+/// A plugin that counts its calls and returns the count, fails, or returns a long reply.
 fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>) {
     let reached = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&reached);
     let builder = builder.register_fn("counts", move |_, input| {
         let count = count.fetch_add(1, Ordering::Relaxed);
         match input.as_text()? {
-            "panic" => panic!("as it was told"),
-            "error" => Err(PluginError::new(1, "as it was told")),
+            "panic" => panic!("on request"),
+            "error" => Err(PluginError::new(1, "on request")),
             "long" => Ok(Output::bytes(vec![b'x'; 100_000])),
             _ => Ok(Output::text(count.to_string())),
         }
@@ -31,12 +31,12 @@ fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>
     (builder.cache("counts", cache).build().unwrap(), reached)
 }
 
-/// A cache whose replies are good as long as any test runs.
+/// A cache whose replies do not expire during a test.
 fn forever() -> ResponseCache {
     ResponseCache::new().age_max(NEVER)
 }
 
-/// The same call in every way there is.
+/// Makes the same call by every call method.
 fn all_call_methods(host: &Host, plugin: &str, request: Request<'_>) -> Vec<Result<Reply, Error>> {
     let handle = host.plugin(plugin).unwrap();
     let pipeline = host.pipeline([plugin]).unwrap();
@@ -115,10 +115,10 @@ fn requests_differing_in_key_are_cached_apart() {
     assert_eq!(hits_and_misses(&host), (5, 5));
     let error = asks.call(Request::text("q").operation("exec")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    assert_eq!(hits_and_misses(&host), (5, 5), "what is refused is not looked for");
+    assert_eq!(hits_and_misses(&host), (5, 5), "a refused request is not looked up");
 }
 
-/// A plugin that answers with how many calls reached it before.
+/// Returns the number of earlier calls.
 struct Counts(AtomicU64);
 
 impl Plugin for Counts {
@@ -180,7 +180,7 @@ fn expired_reply_is_requested_again() {
         assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), answer);
     }
     assert_eq!((reached.load(Ordering::Relaxed), hits_and_misses(&host)), (3, (0, 3)));
-    assert_eq!(info(&host).stats.cache_bytes, 0, "what is too old is let go of");
+    assert_eq!(info(&host).stats.cache_bytes, 0, "expired replies are dropped");
 }
 
 #[test]
@@ -197,14 +197,14 @@ fn cache_respects_byte_limits() {
     for question in 1..1000 {
         ask(question);
         assert!(info(&host).stats.cache_bytes <= max_bytes);
-        assert_eq!(ask(0).as_bytes(), first, "what is asked for often stays");
+        assert_eq!(ask(0).as_bytes(), first, "frequently requested replies stay");
     }
     assert!(info(&host).stats.cache_bytes > max_bytes / 2);
     assert_eq!(reached.load(Ordering::Relaxed), 1002);
     ask(999);
-    assert_eq!(reached.load(Ordering::Relaxed), 1002, "the latest is there");
+    assert_eq!(reached.load(Ordering::Relaxed), 1002, "the latest reply is cached");
     ask(1);
-    assert_eq!(reached.load(Ordering::Relaxed), 1003, "the oldest is not");
+    assert_eq!(reached.load(Ordering::Relaxed), 1003, "the oldest reply is not cached");
 }
 
 #[test]
@@ -243,12 +243,12 @@ fn concurrent_equal_requests_both_reach_plugin() {
     thread::scope(|scope| {
         let ask = || fixture.handle.call(Request::text("wait")).unwrap().into_vec();
         let both = [scope.spawn(ask), scope.spawn(ask)];
-        until("both are inside", || (scripted.heard().len() == 2).then_some(()));
-        scripted.open();
+        until("both calls run", || (scripted.inputs().len() == 2).then_some(()));
+        scripted.release_all();
         assert_eq!(both.map(|one| one.join().unwrap()), [b"wait", b"wait"]);
     });
     fixture.handle.call(Request::text("wait")).unwrap();
-    assert_eq!((hits_and_misses(&fixture.host), scripted.heard().len()), ((1, 2), 2));
+    assert_eq!((hits_and_misses(&fixture.host), scripted.inputs().len()), ((1, 2), 2));
 }
 
 #[test]

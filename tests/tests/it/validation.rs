@@ -1,4 +1,4 @@
-//! Inputs against the schema of the manifest, and against what the application says.
+//! Inputs checked against the manifest's schema and the application's validators.
 
 use std::fs;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn checked(plugins: &Plugins, schema: Value) -> Plugin {
     plugins.add("sum", "faulty").set("input_schema", schema)
 }
 
-/// Sends an input by every way there is, and compares what is said to it.
+/// Sends an input by every call method, and compares the error message.
 #[track_caller]
 fn check(handle: &PluginHandle, input: &str, says: Result<(), &str>) {
     let pinned = handle.pin().unwrap();
@@ -152,7 +152,7 @@ fn reload_applies_changed_schema() {
     reloaded(&host, "sum");
     check(&handle, "1", Err("1 is not of type \"string\""));
     check(&handle, "\"1\"", Ok(()));
-    // A schema that is wrong leaves the one before in force.
+    // An invalid schema leaves the previous one in force.
     write(json!({ "type": "word" }));
     assert_eq!(rolled_back(&host, "sum").step(), Some(LoadStep::Config));
     check(&handle, "1", Err("1 is not of type \"string\""));
@@ -188,7 +188,7 @@ fn watch_detects_schema_change() {
     check(&handle, "[]", Ok(()));
 }
 
-/// What waits while a plugin is paused goes to a build that wants other input.
+/// A call that waits during a pause goes to the new build, which has another schema.
 #[test]
 fn call_waiting_for_reload_is_validated_by_new_build() {
     let plugins = Plugins::new();
@@ -209,7 +209,7 @@ fn call_waiting_for_reload_is_validated_by_new_build() {
         let reload = scope.spawn(|| reloaded(&host, "sum"));
         until("it is paused", || entered.exists().then_some(()));
         let call = scope.spawn(|| handle.call(Request::text("{}")));
-        until("it was judged", || was_checked.load(Ordering::Acquire).then_some(()));
+        until("the input was validated", || was_checked.load(Ordering::Acquire).then_some(()));
         fs::write(&release, "").unwrap();
         reload.join().unwrap();
         call.join().unwrap()
@@ -253,7 +253,7 @@ fn validators_run_after_schema_and_all_must_pass() {
             br#"{ "n": 8 }"# => panic!("eight, of all numbers"),
             _ => Ok(()),
         })
-        .validate("other", |_| Err("never asked".to_owned()))
+        .validate("other", |_| Err("never called".to_owned()))
         .build()
         .unwrap();
     let handle = loaded(&host, checked(&plugins, schema()).write());

@@ -1,7 +1,7 @@
-//! What plugins log arrives where the host's program listens, with all that belongs to it, and
-//! harms nobody, however much it is.
+//! Logs of plugins reach the host program's subscriber with all their fields, and no amount of them
+//! does harm.
 
-pub(crate) mod listener;
+pub(crate) mod recorder;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
-use listener::{FILTERED, Heard, Line, listen};
+use recorder::{FILTERED, Recorder, Line, install};
 
-/// A plugin that logs, in a host of its own, and what is heard of it.
+/// A plugin that logs, its host, and the lines recorded.
 struct LogFixture {
-    heard: &'static Heard,
+    recorder: &'static Recorder,
     plugins: Plugins,
     host: Host,
     handle: PluginHandle,
@@ -32,35 +32,35 @@ impl LogFixture {
     }
 
     fn with(change: impl FnOnce(Plugin) -> Plugin) -> Self {
-        let (heard, plugins, name) = (listen(), Plugins::new(), unique("chat"));
+        let (recorder, plugins, name) = (install(), Plugins::new(), unique("chat"));
         let host = host(&plugins);
         let handle = loaded(&host, change(plugins.add(&name, "chatty")).write());
-        Self { heard, plugins, host, handle, name }
+        Self { recorder, plugins, host, handle, name }
     }
 
-    /// Has it log on this thread; answers with what it answers.
+    /// Makes it log on this thread, and returns its reply.
     fn call(&self, action: &Value) -> Value {
         let reply = self.handle.call(Request::json_text(&action.to_string())).unwrap();
         serde_json::from_slice(reply.as_bytes()).unwrap()
     }
 
-    /// Has it log on a thread of its generation.
+    /// Makes it log on a worker thread.
     fn execute(&self, action: &Value) {
         block_on(self.handle.execute(Request::json_text(&action.to_string()))).unwrap();
     }
 
     fn lines(&self) -> Vec<Line> {
-        self.heard.of(&self.name)
+        self.recorder.of(&self.name)
     }
 
-    /// What it said itself; the host has something to say about it too.
+    /// Returns the plugin's own messages, without those of the host about it.
     fn messages(&self) -> Vec<String> {
         let mut lines = self.lines();
         lines.retain(|line| !line.target.starts_with("hotbay"));
         lines.iter().map(|line| line.message().to_owned()).collect()
     }
 
-    /// Ends it; answers with the reason if its library was kept.
+    /// Unloads it, and returns why its library was kept, if it was.
     fn end(&self) -> Option<String> {
         let mut events = self.host.events();
         block_on(self.host.unload(&self.name)).unwrap();
@@ -101,7 +101,7 @@ fn event_keeps_fields_of_each_type() {
     called.call(&action);
     executed.execute(&action);
     for fixture in [called, executed] {
-        let line = fixture.heard.only_of(&fixture.name);
+        let line = fixture.recorder.only_of(&fixture.name);
         check(&line, Level::ERROR, "chatty::types", &fields);
         assert_eq!(line.fields.len(), fields.len() + 1, "`plugin` too: {line:?}");
         assert!(line.file.unwrap().ends_with("lib.rs"));
@@ -113,14 +113,14 @@ fn event_reports_its_spans() {
     let fixture = LogFixture::new();
     fixture.execute(&json!({ "way": "spans" }));
     let spans = [("spans", r#"str "request{id=7}:query{table=\"users\"}""#)];
-    check(&fixture.heard.only_of(&fixture.name), Level::INFO, "chatty", &spans);
+    check(&fixture.recorder.only_of(&fixture.name), Level::INFO, "chatty", &spans);
 }
 
 #[test]
 fn log_record_arrives_as_event() {
     let fixture = LogFixture::new();
     fixture.call(&json!({ "way": "record" }));
-    let line = fixture.heard.only_of(&fixture.name);
+    let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::WARN, "chatty::record", &[("message", "debug hello")]);
     assert!(line.file.unwrap().ends_with("lib.rs"));
 }
@@ -129,7 +129,7 @@ fn log_record_arrives_as_event() {
 fn host_line_is_attributed_to_whole_plugin() {
     let fixture = LogFixture::new();
     assert_eq!(fixture.call(&json!({ "way": "host" }))["said"], "Ok(())");
-    let line = fixture.heard.only_of(&fixture.name);
+    let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::WARN, &fixture.name, &[("message", "debug hello")]);
     assert_eq!(line.file, None);
 }
@@ -144,11 +144,11 @@ fn log_during_start_arrives() {
 #[test]
 fn thread_scoped_subscriber_receives_its_calls() {
     let fixture = LogFixture::new();
-    static HEARD: LazyLock<Heard> = LazyLock::new(Heard::default);
-    tracing::subscriber::with_default(listener::listener(&HEARD), || {
+    static RECORDER: LazyLock<Recorder> = LazyLock::new(Recorder::default);
+    tracing::subscriber::with_default(recorder::subscriber(&RECORDER), || {
         fixture.call(&json!({ "message": "here" }));
     });
-    assert_eq!(HEARD.only_of(&fixture.name).message(), "here");
+    assert_eq!(RECORDER.only_of(&fixture.name).message(), "here");
     assert_eq!(fixture.messages(), [""; 0]);
 }
 
@@ -158,11 +158,11 @@ fn disabled_event_is_not_formatted() {
     let costly = json!({ "way": "costly", "message": "closely" });
     assert_eq!(fixture.call(&costly)["formatted"], 0);
     assert_eq!(fixture.messages(), [""; 0]);
-    fixture.heard.want(LevelFilter::DEBUG);
+    fixture.recorder.set_level(LevelFilter::DEBUG);
     assert_eq!(fixture.call(&costly)["formatted"], 1);
-    fixture.heard.want(LevelFilter::INFO);
+    fixture.recorder.set_level(LevelFilter::INFO);
     assert_eq!(fixture.call(&costly)["formatted"], 0);
-    let line = fixture.heard.only_of(&fixture.name);
+    let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::DEBUG, "chatty", &[("costly", "debug costly")]);
 }
 
@@ -229,7 +229,7 @@ fn log_after_end_is_dropped_safely() {
     fixture.call(&json!({ "message": "in time" }));
     assert_eq!(fixture.end().as_deref(), Some("threads: 1 still run"));
     fs::write(release, "").unwrap();
-    until("it has logged", || done.exists().then_some(()));
+    until("the plugin has logged", || done.exists().then_some(()));
     assert_eq!(fixture.messages(), ["in time"]);
 }
 
@@ -247,7 +247,7 @@ fn log_flood_is_limited_and_counted() {
             };
             (arrived.len() as u64, reported.iter().map(dropped).sum::<u64>())
         };
-        let (arrived, dropped) = until("all of them are accounted for", || {
+        let (arrived, dropped) = until("all lines have arrived or been counted as dropped", || {
             let (arrived, dropped) = counts(&fixture.lines());
             (arrived + dropped == lines).then_some((arrived, dropped))
         });
@@ -285,7 +285,7 @@ fn each_target_can_be_filtered() {
 #[test]
 fn subscriber_that_calls_plugin_does_not_recurse() {
     let fixture = LogFixture::new();
-    fixture.heard.call_back(&fixture.handle, r#"{"message":"again"}"#);
+    fixture.recorder.call_back(&fixture.handle, r#"{"message":"again"}"#);
     for way in ["event", "record", "host"] {
         fixture.call(&json!({ "way": way, "message": way }));
         fixture.execute(&json!({ "way": way, "message": way }));

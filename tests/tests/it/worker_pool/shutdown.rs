@@ -1,4 +1,4 @@
-//! How a pool ends: by a stop, a cancel, its token, or with its last handle.
+//! The end of a pool: by `stop`, by `cancel`, by its token, or by dropping the last handle.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ fn waiting_submitter_is_refused_when_pool_stops() {
     pool.token().cancel();
     assert_eq!(kind(block_on(waiting)), SubmitErrorKind::Closed);
     assert_eq!(queued.wait(), Err(TaskError::NeverRan));
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(held.release(), Ok(0));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn concurrent_stops_finish_queue_and_leave_no_threads() {
         for _ in 0..4 {
             scope.spawn(|| {
                 assert_eq!(pool.stop(), Stopped::Joined);
-                assert_eq!(Arc::strong_count(&mark), 1, "all threads have ended");
+                assert_eq!(Arc::strong_count(&mark), 1, "all threads have exited");
             });
         }
     });
@@ -90,9 +90,9 @@ fn concurrent_stops_finish_queue_and_leave_no_threads() {
 fn stop_inside_task_is_reported_and_stops_pool() {
     let pool = pool::<Stopped>(1, 10, 10);
     let stops: [fn(&WorkerPool<Stopped>) -> Stopped; 2] = [WorkerPool::stop, WorkerPool::cancel];
-    let (go, let_go) = mpsc::channel::<()>();
+    let (go, release) = mpsc::channel::<()>();
     let first = pool.submit(move || {
-        let_go.recv_timeout(GENEROUS).unwrap();
+        release.recv_timeout(GENEROUS).unwrap();
         Stopped::Joined
     });
     let tickets = stops.map(|stop| {
@@ -102,7 +102,7 @@ fn stop_inside_task_is_reported_and_stops_pool() {
     let last = pool.submit(|| Stopped::Joined).unwrap();
     go.send(()).unwrap();
     assert_eq!(first.unwrap().wait(), Ok(Stopped::Joined));
-    // The stop lets the tasks behind it run; the cancel then tells the last one.
+    // `stop` lets the tasks behind it run; `cancel` then rejects the last one.
     let [stopped, cancelled] = tickets.map(TaskTicket::wait);
     assert_eq!((stopped, cancelled), (Ok(Stopped::FromInside), Ok(Stopped::FromInside)));
     assert_eq!(last.wait(), Err(TaskError::NeverRan));
@@ -122,10 +122,10 @@ fn cancel_rejects_waiting_tasks_and_awaits_running() {
             assert_eq!(ticket.wait(), Err(TaskError::NeverRan));
         }
         assert!(!cancel.is_finished(), "one task still runs");
-        assert_eq!(held.let_go(), Ok(0));
+        assert_eq!(held.release(), Ok(0));
         assert_eq!(cancel.join().unwrap(), Stopped::Joined);
     });
-    assert_eq!(Arc::strong_count(&mark), 1, "the thread has ended");
+    assert_eq!(Arc::strong_count(&mark), 1, "the thread has exited");
     assert_eq!(pool.take(left), Some(Err(TaskError::NeverRan)));
 }
 
@@ -141,11 +141,11 @@ fn caller_token_ends_pool_and_nothing_else() {
     let (held, also_held) = (Held::by(&pool), Held::by(&pool));
     let waiting = pool.submit(|| 1).unwrap();
     token.cancel();
-    // Told at once, though no worker is free.
+    // Reported at once, although no worker is free.
     assert_eq!(waiting.wait_timeout(Duration::ZERO).unwrap(), Err(TaskError::NeverRan));
     assert!(pool.token().is_cancelled());
-    assert_eq!((held.let_go(), also_held.let_go()), (Ok(0), Ok(0)));
-    until("the threads end", || (Arc::strong_count(&mark) == 1).then_some(()));
+    assert_eq!((held.release(), also_held.release()), (Ok(0), Ok(0)));
+    until("the threads exit", || (Arc::strong_count(&mark) == 1).then_some(()));
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn tasks_panicking_on_drop_block_no_notification() {
     for ticket in waiting {
         assert_eq!(ticket.wait(), Err(TaskError::NeverRan));
     }
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(held.release(), Ok(0));
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn last_handle_drop_cancels_and_joins_threads() {
     assert!(!pool.token().is_cancelled());
     let dropping = thread::spawn(move || drop(pool));
     assert_eq!(waiting.wait(), Err(TaskError::NeverRan));
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(held.release(), Ok(0));
     dropping.join().unwrap();
     assert_eq!(Arc::strong_count(&mark), 1);
 }
@@ -207,7 +207,7 @@ fn task_may_drop_last_handle_of_its_pool() {
     });
     give.send(pool).unwrap();
     assert_eq!(ticket.unwrap().wait(), Ok(1));
-    until("the threads end", || (Arc::strong_count(&mark) == 1).then_some(()));
+    until("the threads exit", || (Arc::strong_count(&mark) == 1).then_some(()));
 }
 
 #[test]
@@ -225,9 +225,9 @@ fn unrun_task_may_hold_last_handle_and_token() {
         })
     };
     drop(pool);
-    // Drops the task, which drops the pool here, where nobody is to wait for what runs.
+    // Drops the task, which drops the pool on this thread; that must not wait for running tasks.
     token.cancel();
     assert_eq!(waiting.unwrap().wait(), Err(TaskError::NeverRan));
-    assert_eq!(held.let_go(), Ok(0));
-    until("the thread ends", || (Arc::strong_count(&mark) == 1).then_some(()));
+    assert_eq!(held.release(), Ok(0));
+    until("the thread exits", || (Arc::strong_count(&mark) == 1).then_some(()));
 }
