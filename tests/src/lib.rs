@@ -26,11 +26,12 @@ pub use orphans::{Orphaned, host_until_killed, orphan};
 pub use plugins::{Plugin, Plugins, library_file_name};
 #[cfg(unix)]
 pub use proc::{
-    ResourceSnapshot, marked_processes, children, descriptors, end_process, launch_folders, marks_below, processes_of,
+    ResourceSnapshot, children, descriptors, end_process, launch_folders, marked_processes,
+    marks_below, processes_of,
 };
 pub use process::{images, mappings, threads, unique};
 #[cfg(unix)]
-pub use programs::{ProgramFolder, set_behavior, foreign_elf, launches, state_of};
+pub use programs::{ProgramFolder, foreign_elf, launches, set_behavior, state_of};
 pub use subprocess::run_in_subprocess;
 pub use traffic::{Traffic, under_load};
 pub use waiting::{LIMIT, block_on, event, events_until, until};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hotbay::{Host, PluginHandle, Request};
 
-use crate::{block_on, marked_processes, launch_folders, loaded, marks_below};
+use crate::{block_on, launch_folders, loaded, marked_processes, marks_below};
 
 /// Line that the host process prints once its plugins have forked.
 const FORKED: &str = "the plugins have forked";
@@ -42,7 +42,7 @@ pub fn host_until_killed(folders: &[PathBuf], staging: &Path) {
     for plugin in &plugins {
         fork(plugin, r#"{"do":"grandchild"}"#);
         fork(plugin, r#"{"do":"grandchild","own_session":true}"#);
-        fork(plugin, r#"{"do":"grandchild","own_session":true,"let_go":true}"#);
+        fork(plugin, r#"{"do":"grandchild","own_session":true,"detach_pipes":true}"#);
     }
     let mut stdout = std::io::stdout();
     let written = writeln!(stdout, "\n{FORKED}").and_then(|()| stdout.flush());

@@ -52,7 +52,8 @@ impl Plugins {
     ///
     /// Panics on I/O errors, as do all functions below.
     pub fn new() -> Self {
-        let root = TempDir::with_prefix("hotbay-tests-").expect("a temporary folder can be created");
+        let root =
+            TempDir::with_prefix("hotbay-tests-").expect("a temporary folder can be created");
         set_mode(root.path(), 0o755);
         Self { root }
     }

@@ -58,7 +58,9 @@ pub fn events_until(events: &mut Events, expected: impl Fn(&HostEvent) -> bool) 
     });
     match waited {
         Ok(true) => received,
-        Ok(false) => panic!("the host was dropped before the event arrived; received: {received:#?}"),
+        Ok(false) => {
+            panic!("the host was dropped before the event arrived; received: {received:#?}")
+        }
         Err(_) => panic!("the event did not arrive; received: {received:#?}"),
     }
 }

@@ -175,7 +175,7 @@ fn non_loopback_port_fails_location_step() {
 
 #[test]
 fn processes_that_outlive_program_are_reported() {
-    let sample = r#"{"do":"grandchild","own_session":true,"let_go":true}"#;
+    let sample = r#"{"do":"grandchild","own_session":true,"detach_pipes":true}"#;
     if cfg!(target_os = "linux") {
         check(json!({}), &["--text", sample], "leftovers", &["live on", "after SIGTERM"]);
     }

@@ -139,14 +139,14 @@ fn line_over_limit_fails_alone() {
 #[test]
 fn panicking_and_hanging_lines_fail_alone() {
     let plugins = Plugins::new();
-    plugins.add("obeys", "faulty").config(json!({ "obey": true })).write();
+    plugins.add("scripted", "faulty").config(json!({ "scripted": true })).write();
     let mut input = String::new();
     for _ in 0..10 {
         writeln!(input, "{}", json!({ "panic_in": "execute" })).unwrap();
     }
     writeln!(input, "{}", json!({ "hang_in": "execute" })).unwrap();
     writeln!(input, "{}", json!({ "answers": "fine" })).unwrap();
-    let args = ["pipe", "obeys", "--lines", "--dir", ".", "--deadline", "2s"];
+    let args = ["pipe", "scripted", "--lines", "--dir", ".", "--deadline", "2s"];
     let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
     assert_eq!(run.text(), "fine\n");
     assert_eq!(run.stderr.lines().count(), 11, "{}", run.stderr);

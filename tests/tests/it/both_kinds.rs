@@ -123,7 +123,7 @@ fn increment(handle: &PluginHandle) -> u64 {
 
 /// Returns a request that creates the file `entered`, then waits for the file `release`.
 fn waits(entered: &Path, release: &Path) -> Request<'static> {
-    action_request(json!({ "do": "wait", "tells": entered, "until": release }))
+    action_request(json!({ "do": "wait", "creates": entered, "until": release }))
 }
 
 #[track_caller]

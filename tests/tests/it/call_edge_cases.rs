@@ -25,7 +25,7 @@ fn failed_pauses_add_no_workers() {
     let install = |number: u32| {
         let plugin = plugins.add(&name, "faulty").set("handover", "pause");
         let plugin = plugin.set("limits", json!({ "workers": 2 }));
-        plugin.config(json!({ "obey": true, "number": number })).write()
+        plugin.config(json!({ "scripted": true, "number": number })).write()
     };
     let hasty = limits(|limits| (limits.pause_timeout, limits.max_abandoned_calls) = (SOON / 6, 1));
     let host = Host::builder().limits(hasty).build().unwrap();
@@ -53,7 +53,7 @@ fn failed_pause_does_not_clear_stuck_calls() {
     let plugins = Plugins::new();
     let install = |number: u32| {
         let plugin = plugins.add("pauses", "faulty").set("handover", "pause");
-        plugin.config(json!({ "obey": true, "number": number })).write()
+        plugin.config(json!({ "scripted": true, "number": number })).write()
     };
     let hasty = limits(|limits| {
         (limits.pause_timeout, limits.max_abandoned_calls, limits.max_workers) = (SOON / 6, 1, 1);
@@ -164,7 +164,7 @@ fn items_returned_by_pause_survive_its_length() {
     let file = |name: &str| plugins.dir().join(name);
     let install = |number: u32| {
         let config = json!({
-            "obey": true, "number": number, "hang_in": "snapshot", "release": file("taken"),
+            "scripted": true, "number": number, "hang_in": "snapshot", "release": file("taken"),
         });
         let plugin = plugins.add("paused", "faulty").set("handover", "pause");
         plugin.set("limits", json!({ "workers": 1 })).config(config).write()

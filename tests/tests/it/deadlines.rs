@@ -105,25 +105,25 @@ fn late_reply_is_discarded_and_generation_closes() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
-    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true })).write();
-    let obey = loaded(&host, obey);
+    let faulty = plugins.add("scripted", "faulty").config(json!({ "scripted": true })).write();
+    let faulty = loaded(&host, faulty);
     let (entered, seen) = (plugins.dir().join("entered"), plugins.dir().join("seen"));
     let watch = json!({ "watch_call": "cancelled", "entered": entered, "seen": seen });
-    let call = obey.execute(Request::json(&watch).unwrap().deadline_in(LATE));
+    let call = faulty.execute(Request::json(&watch).unwrap().deadline_in(LATE));
     until("the call starts", || entered.exists().then_some(()));
     if let Err(error) = block_on(call) {
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     }
     until("the plugin sees it", || seen.exists().then_some(()));
     let left = json!({ "watch_call": "remaining" });
-    let reply = obey.call(Request::json(&left).unwrap()).unwrap();
+    let reply = faulty.call(Request::json(&left).unwrap()).unwrap();
     assert_eq!(reply.as_text().unwrap(), "none");
     drop(reply);
-    let reply = obey.call(Request::json(&left).unwrap().deadline_in(NEVER)).unwrap();
+    let reply = faulty.call(Request::json(&left).unwrap().deadline_in(NEVER)).unwrap();
     let ms: u64 = reply.as_text().unwrap().parse().unwrap();
     assert!(ms > 0 && ms <= 3_600_000, "{ms}");
     drop(reply);
-    block_on(host.unload("obey")).unwrap();
+    block_on(host.unload("scripted")).unwrap();
     hotbay_tests::event(&mut events, |event| matches!(event, hotbay::HostEvent::Closed { .. }));
 }
 
@@ -161,9 +161,9 @@ fn manifest_caps_request_deadline_default_fills_missing() {
     let plugins = Plugins::new();
     let hour = Duration::from_secs(3600);
     let host = Host::builder().default_deadline(hour).build().unwrap();
-    let plain = plugins.add("plain", "faulty").config(json!({ "obey": true }));
+    let plain = plugins.add("plain", "faulty").config(json!({ "scripted": true }));
     let plain = loaded(&host, plain.write());
-    let bounded = plugins.add("bounded", "faulty").config(json!({ "obey": true }));
+    let bounded = plugins.add("bounded", "faulty").config(json!({ "scripted": true }));
     let bounded = bounded.set("limits", json!({ "deadline_ms": 60_000 }));
     let bounded = loaded(&host, bounded.write());
     let left = |handle: &hotbay::PluginHandle, action: Option<u64>| -> Option<u64> {
@@ -252,7 +252,8 @@ fn deadline_holds_after_host_is_dropped() {
     drop(fixture.host);
     let outcome = block_on(async { tokio::time::timeout(Duration::from_secs(5), call).await });
     scripted.release_all();
-    let answered = outcome.expect("the call returns at the deadline while the plugin keeps running");
+    let answered =
+        outcome.expect("the call returns at the deadline while the plugin keeps running");
     assert_eq!(answered.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
 }
 

@@ -81,7 +81,7 @@ fn infinite_waits_are_accepted() {
         let host = Host::builder().limits(endless).quarantine(Some(policy)).build().unwrap();
         let mut events = host.events();
         let install = |at: u32| {
-            let config = json!({ "obey": true, "at": at });
+            let config = json!({ "scripted": true, "at": at });
             plugins.add("endless", "faulty").set("handover", handover).config(config).write()
         };
         let handle = loaded(&host, install(1));
@@ -126,8 +126,9 @@ fn late_fault_of_old_build_is_not_counted_for_new() {
     });
     let host = Host::builder().quarantine(Some(policy)).build().unwrap();
     let mut events = host.events();
-    let install =
-        |at: u32| plugins.add("heir", "faulty").config(json!({ "obey": true, "at": at })).write();
+    let install = |at: u32| {
+        plugins.add("heir", "faulty").config(json!({ "scripted": true, "at": at })).write()
+    };
     let handle = loaded(&host, install(1));
     let release = plugins.dir().join("go");
     let asks = |action: Value| {

@@ -103,13 +103,13 @@ fn panic_in_drop_after_failed_start_is_harmless() {
 #[test]
 fn any_panic_payload_is_caught_and_freed() {
     let plugins = Plugins::new();
-    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
+    let faulty = plugins.add("scripted", "faulty").config(json!({ "scripted": true }));
     let builder = Host::builder().quarantine(None);
     let host = builder.build().expect("a host");
-    let obey = loaded(&host, obey.write());
+    let faulty = loaded(&host, faulty.write());
     let fault = |action: Value| -> Fault {
         let action = action.to_string();
-        let error = block_on(obey.execute(Request::json_text(&action)));
+        let error = block_on(faulty.execute(Request::json_text(&action)));
         let error = error.expect_err("a panic");
         error.fault().expect("a fault").clone()
     };
@@ -264,16 +264,16 @@ fn panic_everywhere() {
         // Some of them are refused; all of them panic.
         let _ = block_on(host.load(folder));
     }
-    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
-    let obey = loaded(&host, obey.write());
+    let faulty = plugins.add("scripted", "faulty").config(json!({ "scripted": true }));
+    let faulty = loaded(&host, faulty.write());
     for action in [
         json!({ "panic_in": "execute" }),
         json!({ "panic_in": "execute", "payload": "bomb" }),
         json!({ "thread_panics": true }),
     ] {
         let action = action.to_string();
-        let _ = obey.call(Request::json_text(&action));
-        let _ = block_on(obey.execute(Request::json_text(&action)));
+        let _ = faulty.call(Request::json_text(&action));
+        let _ = block_on(faulty.execute(Request::json_text(&action)));
     }
     let linked = host.plugin("linked").expect("the plugin is registered");
     linked.call(Request::text("panic")).expect_err("a panic");

@@ -17,7 +17,7 @@ fn lifecycle_events_come_in_order() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
-    let config = json!({ "obey": true });
+    let config = json!({ "scripted": true });
     let folder = plugins.add("life", "faulty").config(config).write();
     let life = loaded(&host, &folder);
     let panic = json!({ "panic_in": "execute" }).to_string();

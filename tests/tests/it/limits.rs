@@ -15,7 +15,7 @@ fn payloads_over_limits_are_refused() {
     let plugins = Plugins::new();
     let bounds = json!({ "input_bytes": 100, "output_bytes": 100 });
     let plugin = plugins.add("bounded", "faulty").set("limits", bounds);
-    let plugin = plugin.config(json!({ "obey": true })).write();
+    let plugin = plugin.config(json!({ "scripted": true })).write();
     let host = host(&plugins);
     let bounded = loaded(&host, plugin);
     let input = |bytes: usize| format!("{:bytes$}", json!({ "output_bytes": 7 }).to_string());

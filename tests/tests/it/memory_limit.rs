@@ -10,7 +10,7 @@ const LIMIT_BYTES: u64 = 4 << 20;
 const HELD_BYTES: u64 = 8 << 20;
 
 fn install(plugins: &Plugins, config_number: u32) -> PathBuf {
-    let config = json!({ "obey": true, "number": config_number });
+    let config = json!({ "scripted": true, "number": config_number });
     let plugin = plugins.add("greedy", "faulty").config(config);
     plugin.set("limits", json!({ "memory_bytes": LIMIT_BYTES })).write()
 }
@@ -105,8 +105,8 @@ fn reload_resets_memory_and_reports_bytes_kept_by_old() {
 #[test]
 fn host_memory_limit_applies_if_missing_or_lower() {
     let plugins = Plugins::new();
-    plugins.add("greedy", "faulty").config(json!({ "obey": true })).write();
-    let more = plugins.add("more", "faulty").config(json!({ "obey": true }));
+    plugins.add("greedy", "faulty").config(json!({ "scripted": true })).write();
+    let more = plugins.add("more", "faulty").config(json!({ "scripted": true }));
     more.set("limits", json!({ "memory_bytes": LIMIT_BYTES * 10 })).write();
     let few = limits(|limits| limits.max_memory_bytes = Some(LIMIT_BYTES));
     let host = Host::builder().plugin_dir(plugins.dir()).limits(few).build().unwrap();
@@ -126,7 +126,7 @@ fn memory_limit_affects_only_its_plugin() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let greedy = loaded(&host, install(&plugins, 1));
-    let free = plugins.add("free", "faulty").config(json!({ "obey": true })).write();
+    let free = plugins.add("free", "faulty").config(json!({ "scripted": true })).write();
     let free = loaded(&host, free);
     let mut events = host.events();
     hold(&free, None);

@@ -216,7 +216,9 @@ fn stop_fails_waiting_senders_and_counts_queued_events() {
         store.open();
         check(stop.join().unwrap(), 4, 0);
     });
-    let Poll::Ready(answer) = repolled.poll(&mut cx) else { panic!("the waiting event is still pending") };
+    let Poll::Ready(answer) = repolled.poll(&mut cx) else {
+        panic!("the waiting event is still pending")
+    };
     is_stopped(answer);
     assert_eq!((store.get("kept"), store.get("waits")), (3, 0));
 }
@@ -312,9 +314,9 @@ impl MetricStore for Inward {
         match (key, collector) {
             ("stop", Some(collector)) => drop(collector.stop()),
             // Waits until it holds the last reference.
-            ("drop", Some(collector)) => {
-                until("it holds the last reference", || (Arc::strong_count(&collector) == 1).then_some(()))
-            }
+            ("drop", Some(collector)) => until("it holds the last reference", || {
+                (Arc::strong_count(&collector) == 1).then_some(())
+            }),
             ("again", Some(collector)) => collector.try_record("once").unwrap(),
             _ => {}
         }
@@ -344,7 +346,9 @@ fn store_may_use_stop_and_drop_its_collector() {
     assert_eq!(store.get("stop"), 1);
 
     let (store, collector) = inward("drop");
-    until("the store holds the collector", || store.has_collector.load(Ordering::Acquire).then_some(()));
+    until("the store holds the collector", || {
+        store.has_collector.load(Ordering::Acquire).then_some(())
+    });
     drop(collector);
     until("the workers have exited", || (Arc::strong_count(&store) == 1).then_some(()));
     assert_eq!(store.get("drop"), 1);

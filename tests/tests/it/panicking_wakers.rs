@@ -58,7 +58,7 @@ fn panicking_waker_at_unload_does_not_block_others() {
     let hasty = limits(|limits| (limits.drain_timeout, limits.max_workers) = (SOON, 1));
     let host = Host::builder().limits(hasty).build().unwrap();
     let mut events = host.events();
-    let folder = plugins.add("woken", "faulty").config(json!({ "obey": true })).write();
+    let folder = plugins.add("woken", "faulty").config(json!({ "scripted": true })).write();
     let handle = loaded(&host, &folder);
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
@@ -94,7 +94,7 @@ fn panicking_event_reader_does_not_disturb_promotion() {
     });
     let host = Host::builder().quarantine(policy).build().unwrap();
     let install = |number: u32| {
-        let config = json!({ "obey": true, "number": number });
+        let config = json!({ "scripted": true, "number": number });
         plugins.add("read", "faulty").config(config).write()
     };
     let handle = loaded(&host, install(1));
@@ -166,7 +166,9 @@ fn panicking_event_reader_does_not_disturb_stuck_plugin() {
         assert_eq!(error.kind(), ErrorKind::Quarantined);
     }
     until("the calls return", || (fixture.info().stats.running == 0).then_some(()));
-    until("the plugin serves", || (fixture.info().state == hotbay::PluginState::Serving).then_some(()));
+    until("the plugin serves", || {
+        (fixture.info().state == hotbay::PluginState::Serving).then_some(())
+    });
     assert_eq!(block_on(fixture.execute("after")).unwrap().as_bytes(), b"after");
 }
 

@@ -20,7 +20,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 /// start and end in files.
 fn wait(running: &Running, name: &str) -> String {
     let file = |part: &str| running.fixture.file(&format!("{name}.{part}"));
-    json!({ "do": "wait", "until": file("until"), "began": file("began"), "saw": file("saw") })
+    json!({ "do": "wait", "until": file("until"), "began": file("began"), "outcome": file("outcome") })
         .to_string()
 }
 
@@ -29,8 +29,8 @@ fn begins(running: &Running, name: &str) {
     until("the call starts", || file.exists().then_some(()));
 }
 
-fn saw(running: &Running, name: &str) -> String {
-    let file = running.fixture.file(&format!("{name}.saw"));
+fn outcome(running: &Running, name: &str) -> String {
+    let file = running.fixture.file(&format!("{name}.outcome"));
     until("the call finishes", || fs::read_to_string(&file).ok())
 }
 
@@ -63,7 +63,7 @@ fn bodies_of_any_content_type_round_trip() {
 fn call_sends_id_trace_and_remaining_time() {
     let running = ProcessFixture::new().run(json!({}));
     let trace = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8], flags: 1 };
-    let action = json!({ "do": "tell" }).to_string();
+    let action = json!({ "do": "report" }).to_string();
     let mut ids = Vec::new();
     for call_async in [false, true] {
         let request = Request::json_text(&action).with_trace(trace).deadline_in(NEVER);
@@ -85,7 +85,7 @@ fn call_sends_id_trace_and_remaining_time() {
     }
     assert_ne!(ids[0], ids[1]);
     // Without a request context no such headers are sent.
-    let reply = running.call_json(&json!({ "do": "tell" }));
+    let reply = running.call_json(&json!({ "do": "report" }));
     assert_eq!(reply["headers"]["traceparent"], Value::Null);
     assert_eq!(reply["headers"]["hotbay-deadline-ms"], Value::Null);
     running.end();
@@ -261,7 +261,7 @@ fn cancelled_call_is_seen_by_process() {
     let dropped = running.handle.execute(Request::json_text(&text));
     begins(&running, "dropped");
     drop(dropped);
-    assert_eq!(saw(&running, "dropped"), "hung up");
+    assert_eq!(outcome(&running, "dropped"), "hung up");
     for call_async in [false, true] {
         let name = format!("token-{call_async}");
         let (text, token) = (wait(&running, &name), CancellationToken::new());
@@ -276,7 +276,7 @@ fn cancelled_call_is_seen_by_process() {
             calling.join().unwrap()
         });
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
-        assert_eq!(saw(&running, &name), "hung up");
+        assert_eq!(outcome(&running, &name), "hung up");
     }
     // No fault is recorded for the plugin.
     running.serves();
@@ -299,7 +299,7 @@ fn timed_out_call_is_seen_by_process() {
         };
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.full_message());
-        assert_eq!(saw(&running, &name), "hung up");
+        assert_eq!(outcome(&running, &name), "hung up");
     }
     running.serves();
     assert_eq!(running.fixture.started().len(), 1);

@@ -52,7 +52,7 @@ fn program_without_environment_gets_config_argument() {
     let behavior = json!({ "capabilities": { "hotbay": { "config": null } } });
     let running =
         ProcessFixture::new().run_with(behavior, |it| it.config(json!({ "depth": 3 })), |it| it);
-    let reply = running.call_json(&json!({ "do": "tell" }));
+    let reply = running.call_json(&json!({ "do": "report" }));
     assert_eq!(reply["arguments"][1], "--config");
     assert_eq!(reply["environment"]["HOTBAY_CONFIG"], Value::Null);
     assert_eq!(reply["config"]["configTypes"][0]["data"], "eyJkZXB0aCI6M30=");
@@ -68,7 +68,7 @@ fn older_dialects_are_supported() {
         });
         let running = ProcessFixture::new().run(behavior);
         running.serves();
-        let message = running.call_json(&json!({ "do": "tell" }));
+        let message = running.call_json(&json!({ "do": "report" }));
         assert_eq!(message["arguments"][1], "--config", "{dialect}");
         let environment = &message["environment"];
         assert_eq!(environment["HOTBAY_SOCKET_DIR"], Value::Null);

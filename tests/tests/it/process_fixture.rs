@@ -68,7 +68,9 @@ impl ProcessFixture {
             until("its folder is gone", || {
                 (folder.is_empty() || !Path::new(folder).exists()).then_some(())
             });
-            until("its descendants have exited", || marked_processes(mark).is_empty().then_some(()));
+            until("its descendants have exited", || {
+                marked_processes(mark).is_empty().then_some(())
+            });
         }
     }
 }

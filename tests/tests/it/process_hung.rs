@@ -188,7 +188,7 @@ fn host_stops_idle_older_program_and_restarts_it() {
     let time = Duration::from_millis(300);
     let running = ProcessFixture::new().run_with(older(json!({})), |it| it, with_idle(time));
     running.serves();
-    let reply = running.call_json(&json!({ "do": "tell" }));
+    let reply = running.call_json(&json!({ "do": "report" }));
     assert_eq!(reply["config"]["idleTimeout"], i64::MAX, "it never exits on its own");
     let events = running.host.events();
     for _ in 0..2 {

@@ -54,7 +54,7 @@ fn large_config_arrives_in_private_file() {
         let running =
             ProcessFixture::new().run_with(read_file.clone(), |it| it.config(config), patient);
         for _ in 0..2 {
-            let reply = running.call_json(&json!({ "do": "tell" }));
+            let reply = running.call_json(&json!({ "do": "report" }));
             let data = reply["config"]["configTypes"][0]["data"].as_str().expect("its config");
             assert!(data.len() > bytes, "{}", data.len());
             let environment = &reply["environment"];
@@ -196,7 +196,7 @@ fn process_receives_only_listed_environment() {
         |program| program.config(config.clone()).arguments(&["--first", "a b"]),
         |builder| builder.inherit_env(passed),
     );
-    let reply = running.call_json(&json!({ "do": "tell" }));
+    let reply = running.call_json(&json!({ "do": "report" }));
     let environment = reply["environment"].as_object().unwrap();
     let allowed: BTreeSet<&str> = [
         "PATH",
@@ -244,7 +244,7 @@ fn process_is_limited_and_inherits_no_descriptors() {
         |program| program.set("limits", memory),
         |builder| builder.limits(few),
     );
-    let reply = running.call_json(&json!({ "do": "tell" }));
+    let reply = running.call_json(&json!({ "do": "report" }));
     let limit = &reply["limits"];
     assert_eq!(
         (&limit["nofile"], &limit["cpu"], &limit["core"]),

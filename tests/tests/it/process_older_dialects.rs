@@ -29,7 +29,7 @@ fn notes(running: &Running) -> Vec<String> {
 
 fn given(running: &Running) -> Vec<(String, Value)> {
     use base64::Engine as _;
-    let reply = running.call_json(&json!({ "do": "tell" }));
+    let reply = running.call_json(&json!({ "do": "report" }));
     let entries = reply["config"]["configTypes"].as_array().expect("a list").clone();
     let entry = |entry: Value| {
         let data = entry["data"].as_str().expect("base64").to_owned();
@@ -142,7 +142,7 @@ fn manifest_may_request_tcp() {
     for behavior in [older(json!({}), json!({})), json!({})] {
         let running =
             ProcessFixture::new().run_with(behavior, |it| it.set("type", "tcp"), |builder| builder);
-        let reply = running.call_json(&json!({ "do": "tell" }));
+        let reply = running.call_json(&json!({ "do": "report" }));
         assert_eq!(reply["config"]["type"], "tcp");
         let folder = &reply["environment"]["HOTBAY_SOCKET_DIR"];
         if let Some(folder) = folder.as_str() {
@@ -190,7 +190,7 @@ fn listener_beyond_loopback_is_reported() {
 fn method_and_headers_reach_endpoint() {
     for behavior in [older(json!({}), json!({})), json!({})] {
         let running = ProcessFixture::new().run(behavior);
-        let action = json!({ "do": "tell" }).to_string();
+        let action = json!({ "do": "report" }).to_string();
         for call_async in [false, true] {
             let request = Request::json_text(&action)
                 .endpoint("execute")
@@ -251,7 +251,7 @@ fn reserved_header_is_refused_before_call() {
 #[test]
 fn calls_with_own_headers_are_not_batched() {
     let running = ProcessFixture::new().run(json!({}));
-    let action = json!({ "do": "tell" }).to_string();
+    let action = json!({ "do": "report" }).to_string();
     let with =
         |token: String| Request::owned(action.clone().into_bytes()).header("Authorization", token);
     let requests: Vec<_> = (0..8).map(|at| with(format!("Bearer {at}"))).collect();

@@ -161,7 +161,7 @@ fn start_refused_by_author_reports_its_message() {
 fn sdk_shutdown_runs_at_unload_and_reports_failure() {
     let fixture = ProcessFixture::new();
     let file = fixture.file("count");
-    let config = json!({ "shutdown_tells": file });
+    let config = json!({ "shutdown_writes": file });
     let running = fixture.run_with(json!({}), |it| served(it).config(config), |builder| builder);
     assert_same_process(&running, 1);
     let mut events = running.host.events();

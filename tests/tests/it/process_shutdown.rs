@@ -12,8 +12,9 @@ use crate::process_fixture::{ProcessFixture, Running, is_gone, kill};
 /// Starts grandchildren of every kind, and returns their process IDs.
 fn grandchildren(running: &Running) -> Vec<u32> {
     let kinds = [(false, false), (false, true), (true, false), (true, true)];
-    let start = |(own_session, let_go): (bool, bool)| {
-        let action = json!({ "do": "grandchild", "own_session": own_session, "let_go": let_go });
+    let start = |(own_session, detach_pipes): (bool, bool)| {
+        let action =
+            json!({ "do": "grandchild", "own_session": own_session, "detach_pipes": detach_pipes });
         let id: Value = running.call_json(&action);
         u32::try_from(id.as_u64().expect("an id")).unwrap()
     };
@@ -81,7 +82,8 @@ fn descendants_of_dead_process_end_before_restart() {
 #[test]
 fn host_dropped_without_shutdown_leaves_nothing() {
     for is_stubborn in [false, true] {
-        let running = if is_stubborn { sigterm_ignoring() } else { ProcessFixture::new().run(json!({})) };
+        let running =
+            if is_stubborn { sigterm_ignoring() } else { ProcessFixture::new().run(json!({})) };
         let (pid, ids) = (running.pid(), grandchildren(&running));
         let Running { fixture, host, handle } = running;
         drop(host);

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use hotbay::Host;
 use hotbay_tests::{
-    ResourceSnapshot, Kills, LIMIT, Plugins, ProgramFolder, block_on, host_until_killed, kill_often, loaded,
-    orphan,
+    Kills, LIMIT, Plugins, ProgramFolder, ResourceSnapshot, block_on, host_until_killed,
+    kill_often, loaded, orphan,
 };
 
 /// Set in the host to be killed: its staging folder and its plugins' folder.

@@ -91,7 +91,7 @@ fn guardians(mark: &str) -> Vec<u32> {
 #[test]
 fn killed_guardian_is_replaced_in_same_group() {
     let running = ProcessFixture::new().run(json!({}));
-    let reply = running.call_json(&json!({ "do": "tell" }));
+    let reply = running.call_json(&json!({ "do": "report" }));
     let mark = reply["environment"]["HOTBAY_LAUNCH"].as_str().expect("a mark").to_owned();
     let group_of = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -22,7 +22,7 @@ impl Busy {
         let host = host(&plugins);
         let plugin = plugins.add(&unique("busy"), "faulty");
         let plugin = plugin.set("limits", json!({ "workers": 1, "queue": queue }));
-        let handle = loaded(&host, plugin.config(json!({ "obey": true })).write());
+        let handle = loaded(&host, plugin.config(json!({ "scripted": true })).write());
         let file = |name: &str| plugins.dir().join(name);
         let (release, entered) = (file("go"), file("entered"));
         let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
@@ -111,7 +111,7 @@ fn concurrent_calls_receive_their_own_replies() {
 fn abandoned_waiting_call_never_runs() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let config = json!({ "count": true, "obey": true });
+    let config = json!({ "count": true, "scripted": true });
     let plugin = plugins.add("counter", "faulty").config(config);
     let counter = loaded(&host, plugin.set("limits", json!({ "workers": 1 })).write());
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
@@ -131,7 +131,7 @@ fn calls_run_on_several_workers() {
     let file = |name: &str| plugins.dir().join(name);
     let wide = hotbay_tests::limits(|limits| limits.max_workers = 2);
     let host = Host::builder().limits(wide).build().unwrap();
-    let plugin = plugins.add("wide", "faulty").config(json!({ "obey": true }));
+    let plugin = plugins.add("wide", "faulty").config(json!({ "scripted": true }));
     let wide = loaded(&host, plugin.write());
     let release = file("go");
     let calls: Vec<_> = ["one", "two"]

@@ -97,7 +97,11 @@ fn reload_moves_queued_calls_and_lets_running_end() {
     }
     let old = format!("{name}-1");
     #[cfg(target_os = "linux")]
-    assert_eq!(threads(&old), [old.as_str(); 2], "the hanging worker and the thread that opened it");
+    assert_eq!(
+        threads(&old),
+        [old.as_str(); 2],
+        "the hanging worker and the thread that opened it"
+    );
     std::fs::write(release, "").unwrap();
     let reply = block_on(running).unwrap();
     assert_eq!((reply.as_bytes(), reply.generation().get()), (b"x".as_slice(), 1));

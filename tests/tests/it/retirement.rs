@@ -46,7 +46,7 @@ fn inline_and_copied_replies_keep_nothing() {
     let host = host(&plugins);
     let mut events = host.events();
     let name = unique("short");
-    let config = json!({ "obey": true });
+    let config = json!({ "scripted": true });
     let folder = plugins.add(&name, "faulty").config(config).write();
     let handle = loaded(&host, &folder);
     let long = json!({ "output_bytes": 1000 }).to_string();

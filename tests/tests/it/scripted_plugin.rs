@@ -108,8 +108,11 @@ impl ScriptedPlugin {
 
     fn wait_at_gate(&self) {
         let state = self.0.state.lock().unwrap();
-        let (mut state, waited) =
-            self.0.changed.wait_timeout_while(state, LIMIT, |state| state.passes == Some(0)).unwrap();
+        let (mut state, waited) = self
+            .0
+            .changed
+            .wait_timeout_while(state, LIMIT, |state| state.passes == Some(0))
+            .unwrap();
         assert!(!waited.timed_out(), "the gate was not opened");
         state.passes = state.passes.map(|passes| passes - 1);
     }

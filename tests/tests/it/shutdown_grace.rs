@@ -240,14 +240,14 @@ fn shutdown_leaves_no_host_threads() {
 fn leave_no_thread() {
     let plugins = Plugins::new();
     let name = unique("gone");
-    let obey = plugins.add(&name, "faulty").config(json!({ "obey": true })).write();
+    let faulty = plugins.add(&name, "faulty").config(json!({ "scripted": true })).write();
     let scripted = ScriptedPlugin::new();
     let builder = Host::builder().plugin_dir(plugins.dir()).hot_reload(true);
     let host = scripted.register(builder, "scripted").build().unwrap();
-    let obey = hotbay_tests::loaded(&host, obey);
+    let faulty = hotbay_tests::loaded(&host, faulty);
     for _ in 0..10 {
         let request = Request::json_text("{}").deadline_in(NEVER);
-        block_on(obey.execute(request)).unwrap();
+        block_on(faulty.execute(request)).unwrap();
     }
     let (late, script) = (host.plugin("scripted").unwrap(), scripted.clone());
     let late = late.execute(Request::text("wait").deadline_in(crate::scripted_plugin::SOON));
@@ -259,5 +259,5 @@ fn leave_no_thread() {
     drop(host);
     until("all host threads have exited", || threads("hotbay-").is_empty().then_some(()));
     // Handles may outlive the host.
-    assert_eq!(obey.call(Request::json_text("{}")).unwrap_err().kind(), ErrorKind::Shutdown);
+    assert_eq!(faulty.call(Request::json_text("{}")).unwrap_err().kind(), ErrorKind::Shutdown);
 }

@@ -65,7 +65,9 @@ fn worker_of_abandoned_call_is_replaced() {
     for number in 1..=4 {
         abandon(&scripted, &fixture, &format!("wait {number}"));
         assert_eq!(block_on(fixture.execute("quick")).unwrap().as_bytes(), b"quick");
-        until("only abandoned calls run", || (fixture.info().stats.running == number).then_some(()));
+        until("only abandoned calls run", || {
+            (fixture.info().stats.running == number).then_some(())
+        });
     }
     scripted.release_all();
     until("all calls return", || (fixture.info().stats.running == 0).then_some(()));

@@ -23,7 +23,7 @@ fn steers(text: &str) -> bool {
 
 fn faulty(plugins: &Plugins, host: &Host) -> PluginHandle {
     let name = unique("texts");
-    loaded(host, plugins.add(&name, "faulty").set("config", json!({ "obey": true })).write())
+    loaded(host, plugins.add(&name, "faulty").set("config", json!({ "scripted": true })).write())
 }
 
 fn call(plugin: &PluginHandle, action: &Value) -> Result<hotbay::Reply, hotbay::Error> {
@@ -128,7 +128,7 @@ fn logged_line_is_one_event_without_control_characters() {
 #[test]
 fn command_escapes_control_characters_of_plugins() {
     let plugins = Plugins::new();
-    let config = json!({ "obey": true });
+    let config = json!({ "scripted": true });
     let folder = plugins.add("hostile", "faulty").set("config", config);
     folder.set("description", json!(HOSTILE)).set("authors", json!([HOSTILE])).write();
     let error = json!({ "message": HOSTILE, "details": { HOSTILE: HOSTILE } });

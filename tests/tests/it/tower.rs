@@ -17,7 +17,7 @@ use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt as _};
 
 /// Loads a plugin that follows the script in each input.
 fn load_scripted(host: &Host, plugins: &Plugins) -> PluginHandle {
-    loaded(host, plugins.add("echo", "faulty").config(json!({ "obey": true })).write())
+    loaded(host, plugins.add("echo", "faulty").config(json!({ "scripted": true })).write())
 }
 
 fn scripted_request(what: &Value) -> Request<'static> {
@@ -49,7 +49,8 @@ fn plugin_and_pipeline_implement_service() {
         let json = answers("{ \"answers\": \"twice\" }");
         let pipeline = host.pipeline(["echo", "echo"]).unwrap();
         assert_eq!(text_of(&pipeline.oneshot(json).await.unwrap()), "twice");
-        let error = plugin.clone().oneshot(scripted_request(&json!({ "panic_in": "execute" }))).await;
+        let error =
+            plugin.clone().oneshot(scripted_request(&json!({ "panic_in": "execute" }))).await;
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Panicked);
         // Readiness does not reflect the state of the plugin: the call reports it.
         host.unload("echo").await.unwrap();

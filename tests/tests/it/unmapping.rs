@@ -22,7 +22,7 @@ const CASE: &str = "HOTBAY_TESTS_CASE";
 #[track_caller]
 fn end_after(case: &str) -> Vec<String> {
     // Built here, once for all cases.
-    library("habits");
+    library("hazards");
     let output = run_in_subprocess("unmapping::unmapping_child_process", CASE, case);
     let errors = String::from_utf8_lossy(&output.stderr);
     let ends = errors.lines().filter_map(|line| line.strip_prefix("END "));
@@ -49,8 +49,8 @@ fn unmapping_child_process() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
-    let name = unique("habits");
-    let plugin = loaded(&host, plugins.add(&name, "habits").write());
+    let name = unique("hazards");
+    let plugin = loaded(&host, plugins.add(&name, "hazards").write());
     let (word, _) = case.split_once(' ').unwrap_or((&case, ""));
     let file = plugins.dir().join("sign");
     let input = case.replace("FILE", file.to_str().unwrap());
@@ -291,7 +291,7 @@ fn two_plugins_with_one_signal_are_both_kept() {
     let host = host(&plugins);
     let handled = Arc::new(AtomicUsize::new(0));
     for name in ["one", "other"] {
-        let plugin = loaded(&host, plugins.add(name, "habits").write());
+        let plugin = loaded(&host, plugins.add(name, "hazards").write());
         block_on(plugin.execute(Request::text("hook 15"))).unwrap();
         let handled = Arc::clone(&handled);
         // SAFETY: increments an atomic.

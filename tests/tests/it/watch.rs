@@ -129,7 +129,8 @@ fn check(configure: impl FnOnce(HostBuilder) -> HostBuilder, replace: impl FnOnc
     let mut summaries: Vec<_> = seen.iter().map(summary).collect();
     summaries.extend(watched.settled());
     if was_quick {
-        summaries.retain(|message| !message.starts_with("Retired") && !message.starts_with("Closed"));
+        summaries
+            .retain(|message| !message.starts_with("Retired") && !message.starts_with("Closed"));
         assert_eq!(summaries, ["Promoted echo"], "{seen:#?}");
     }
 }

@@ -94,7 +94,9 @@ impl Watched {
     /// Waits until a mix of two builds is reported.
     fn mismatch(&mut self) {
         let message = self.event(|event| matches!(event, HostEvent::RolledBack { .. }));
-        let HostEvent::RolledBack { reason, .. } = message else { unreachable!("the event matches") };
+        let HostEvent::RolledBack { reason, .. } = message else {
+            unreachable!("the event matches")
+        };
         assert!(reason.contains("SHA-256") || reason.contains("bytes"), "{reason}");
         assert_eq!(self.answer(), "old");
     }

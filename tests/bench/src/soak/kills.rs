@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hotbay::Host;
-use hotbay_tests::{ResourceSnapshot, Kills, kill_often};
+use hotbay_tests::{Kills, ResourceSnapshot, kill_often};
 
 use super::goals::Goals;
 use super::swapper::runtime;

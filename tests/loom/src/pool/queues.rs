@@ -130,7 +130,7 @@ impl Fixture {
         let job = self.job();
         let PushOutcome::SpawnWorker(epoch) = self.queue.push(job.clone(), WaitLimits::default()).0
         else {
-            unreachable!("there is no worker yet");
+            unreachable!("no worker exists yet");
         };
         self.spawned.fetch_add(1, Ordering::Relaxed);
         let worker = self.queue.register(epoch);

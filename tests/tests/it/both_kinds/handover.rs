@@ -14,7 +14,7 @@ use hotbay_tests::{
 };
 use serde_json::{Value, json};
 
-use super::{BOTH, Journal, Kind, answer, action_request, increment, waits};
+use super::{BOTH, Journal, Kind, action_request, answer, increment, waits};
 
 /// A plugin of one kind, its host and its handover.
 struct Fixture {

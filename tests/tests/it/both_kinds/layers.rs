@@ -84,7 +84,10 @@ fn layers_validators_and_permissions_apply_to_both_kinds() {
         events.push(format!("{} {} {}", info.stats.calls, info.stats.errors, info.stats.faults));
         events
     };
-    same(scenario, &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"]);
+    same(
+        scenario,
+        &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"],
+    );
 }
 
 #[test]
@@ -175,7 +178,8 @@ fn counters_cover_both_kinds() {
         let host = Host::builder().quarantine(None).build().unwrap();
         let handle = loaded(&host, kind.served(&plugins, "counted").install());
         let fails = || action_request(json!({ "do": "fail", "code": 1, "message": "no" }));
-        for request in [count(), fails(), action_request(json!({ "do": "panic", "message": "oh" }))] {
+        for request in [count(), fails(), action_request(json!({ "do": "panic", "message": "oh" }))]
+        {
             all_call_methods(&host, &handle, request);
         }
         let info = &host.list()[0];

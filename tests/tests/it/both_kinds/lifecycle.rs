@@ -121,7 +121,7 @@ fn plugin_shutdown_runs_once_and_reports_failure() {
         let host = host(&plugins);
         let mut events = host.events();
         let reported = plugins.dir().join("told");
-        let config = json!({ "shutdown_tells": reported });
+        let config = json!({ "shutdown_writes": reported });
         let handle = loaded(&host, kind.served(&plugins, "ends").config(config).install());
         increment(&handle);
         block_on(host.unload("ends")).unwrap();

@@ -256,8 +256,8 @@ fn unhealthy_build_is_never_promoted() {
         let fixture = Fixture::new(kind);
         let wait = limits(|limits| limits.start_timeout = Duration::from_millis(1500));
         let host = Host::builder().limits(wait).build().unwrap();
-        let ill = fixture.switch("ill");
-        fs::write(&ill, "").unwrap();
+        let unhealthy = fixture.switch("unhealthy");
+        fs::write(&unhealthy, "").unwrap();
         for (at, handover) in ["overlap", "pause"].into_iter().enumerate() {
             if kind == Kind::Process && handover == "pause" {
                 continue;
@@ -273,7 +273,8 @@ fn unhealthy_build_is_never_promoted() {
                 }
             };
             let serving = fixture.journal.starts().pop().unwrap().0;
-            let config = fixture.config(&json!({ "ill_while": ill, "build": build + 1 }));
+            let config =
+                fixture.config(&json!({ "unhealthy_while": unhealthy, "build": build + 1 }));
             fixture.draft(handover).config(config).install();
             let error = under_load(&handle, 2, served, |_| rolled_back(&host, &fixture.name));
             let message = error.full_message();
@@ -283,7 +284,10 @@ fn unhealthy_build_is_never_promoted() {
                 (Some(step), ErrorKind::StartFailed),
                 "{message}"
             );
-            assert!(message.contains("ill") && message.contains("keeps serving"), "{message}");
+            assert!(
+                message.contains("unhealthy") && message.contains("keeps serving"),
+                "{message}"
+            );
             fixture.journal.assert_only_one_left(Some(serving));
         }
     }

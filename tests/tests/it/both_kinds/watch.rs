@@ -7,7 +7,7 @@ use hotbay::{Events, Host, HostEvent, PluginHandle};
 use hotbay_tests::{Plugins, ProgramFolder, binary, block_on, event};
 use serde_json::{Value, json};
 
-use super::{BOTH, Journal, Kind, answer, action_request};
+use super::{BOTH, Journal, Kind, action_request, answer};
 
 /// A host that watches one folder, and another folder in which builds are prepared.
 struct Watched {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
-use recorder::{FILTERED, Recorder, Line, install};
+use recorder::{FILTERED, Line, Recorder, install};
 
 /// A plugin that logs, its host, and the lines recorded.
 struct LogFixture {

@@ -48,7 +48,9 @@ pub(crate) struct Recorder {
 pub(crate) fn install() -> &'static Recorder {
     static RECORDER: LazyLock<Recorder> = LazyLock::new(Recorder::default);
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| tracing::subscriber::set_global_default(RecordingSubscriber(&RECORDER)).unwrap());
+    ONCE.call_once(|| {
+        tracing::subscriber::set_global_default(RecordingSubscriber(&RECORDER)).unwrap()
+    });
     &RECORDER
 }
 

@@ -1,4 +1,4 @@
-//! Answers with its input, in place or on the heap, or panics; its config says which.
+//! Returns its input, in place or on the heap, or panics, as configured.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,7 +6,7 @@ use hotbay_plugin::prelude::*;
 
 pub(crate) struct Echo {
     output: Way,
-    /// How often `execute` was really entered with something to panic about.
+    /// Number of calls to `execute` that had to panic.
     panics: AtomicU64,
 }
 
@@ -37,7 +37,7 @@ impl Plugin for Echo {
 }
 
 impl Echo {
-    /// Counts and panics; without input it tells how often it did.
+    /// Counts and panics; without input it returns the count.
     #[cold]
     fn panic(&self, input: Payload<'_>) -> Output {
         if input.is_empty() {
