@@ -1,5 +1,5 @@
-//! `hotbay run`, as a process of its own: what it tells, when it ends, and what it leaves.
-//! What reloads do is tested elsewhere; here they are only told.
+//! `hotbay run` as a subprocess: its output, its exit, and what it leaves. Reloads are tested
+//! elsewhere; here only their events are checked.
 
 #![cfg(unix)]
 
@@ -14,30 +14,30 @@ use hotbay_tests::{LIMIT, Plugins, ProgramFolder, binary, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A command that stays up.
+/// A running command.
 struct Running {
     child: Killed,
     lines: Receiver<String>,
     stderr: JoinHandle<String>,
-    /// Where it keeps private copies.
+    /// The folder of its private copies.
     scratch: TempDir,
 }
 
-/// A process that does not outlive its test.
+/// A process that is killed when dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // One that has ended is no matter.
+        // The process may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What is left of it.
+/// The result of a finished command.
 struct Ended {
     code: Option<i32>,
-    /// What it told since it was last asked.
+    /// Lines that were not checked yet.
     lines: Vec<String>,
     stderr: String,
     is_tidy: bool,
@@ -76,7 +76,7 @@ impl Running {
         (Self { child: Killed(child), lines, stderr, scratch }, stdout)
     }
 
-    /// Waits for the first line that has all these parts.
+    /// Waits for the first line that contains all these parts.
     #[track_caller]
     fn tells(&self, parts: &[&str]) -> String {
         let mut seen = Vec::new();
@@ -89,7 +89,7 @@ impl Running {
         }
     }
 
-    /// Waits for the first event that is this one.
+    /// Waits for the first event of this type.
     #[track_caller]
     fn tells_of(&self, event: &str) -> Value {
         document(&self.tells(&[&format!(r#""event":"{event}""#)]))
@@ -106,10 +106,12 @@ impl Running {
             match self.lines.recv_timeout(LIMIT) {
                 Ok(line) => lines.push(line),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("it does not end; it told {lines:#?}"),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("the command does not exit; output: {lines:#?}")
+                }
             }
         }
-        let code = until("it has ended", || self.child.0.try_wait().unwrap()).code();
+        let code = until("it has exited", || self.child.0.try_wait().unwrap()).code();
         let stderr = self.stderr.join().unwrap();
         assert!(!stderr.contains("panicked at"), "{stderr}");
         let is_tidy = fs::read_dir(self.scratch.path()).unwrap().next().is_none();
@@ -125,13 +127,13 @@ impl Drop for Ended {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "std sends no signals")]
+#[allow(clippy::disallowed_methods, reason = "std cannot send signals")]
 fn kill(signal: &str, process: u32) {
     let kill = format!("kill -{signal} {process} 2>&1");
     Command::new("sh").args(["-c", &kill]).output().unwrap();
 }
 
-/// An event without its timestamp, which each has.
+/// Parses an event and removes its timestamp.
 fn document(line: &str) -> Value {
     let mut document: Value =
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in: {line}"));
@@ -141,7 +143,7 @@ fn document(line: &str) -> Value {
     document
 }
 
-/// Replaces a plugin's config in one step.
+/// Replaces a plugin's config by one rename.
 fn replace_config(folder: &Path, config: Value) {
     let manifest = folder.join("plugin.json");
     let mut value: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
@@ -167,7 +169,7 @@ fn run_stops_cleanly_on_each_signal() {
         assert_eq!(ended.code, Some(0), "{signal}");
         assert!(ended.lines.last().unwrap().ends_with(" stopped"), "{signal}");
         assert!(ended.lines.iter().any(|line| line.contains("closed       two")), "{signal}");
-        assert!(!ended.lines.iter().any(|line| line.contains('\x1b')), "colours on a pipe");
+        assert!(!ended.lines.iter().any(|line| line.contains('\x1b')), "colors on a pipe");
         assert!(ended.is_tidy, "a private copy is left");
     }
 }
@@ -204,7 +206,7 @@ fn second_signal_abandons_hanging_shutdown() {
         running.tells(&["loaded"]);
         running.signal(signal);
         running.tells(&["retired"]);
-        until("it has ended", || {
+        until("it has exited", || {
             running.signal(signal);
             running.child.0.try_wait().unwrap()
         });
@@ -234,7 +236,7 @@ fn run_exits_if_no_plugin_loads() {
     plugins.add("late", "faulty").config(json!({ "panic_in": "init" })).write();
     let ended = Running::start(&plugins, &[]).ends();
     assert_eq!((ended.code, ended.is_tidy), (Some(1), true));
-    assert!(ended.lines[0].contains("refused      late: "), "the reason is told as an event");
+    assert!(ended.lines[0].contains("refused      late: "), "the reason is reported as an event");
 }
 
 #[test]

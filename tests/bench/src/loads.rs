@@ -1,4 +1,4 @@
-//! Loading one plugin: the host beside a raw loader of the same file, and where its time goes.
+//! Loading one plugin: the host compared with a raw loader of the same file, step by step.
 
 use std::time::Instant;
 

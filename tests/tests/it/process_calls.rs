@@ -29,7 +29,7 @@ fn begins(running: &Running, name: &str) {
     until("the call starts", || file.exists().then_some(()));
 }
 
-fn outcome(running: &Running, name: &str) -> String {
+fn recorded_end(running: &Running, name: &str) -> String {
     let file = running.fixture.file(&format!("{name}.outcome"));
     until("the call finishes", || fs::read_to_string(&file).ok())
 }
@@ -261,7 +261,7 @@ fn cancelled_call_is_seen_by_process() {
     let dropped = running.handle.execute(Request::json_text(&text));
     begins(&running, "dropped");
     drop(dropped);
-    assert_eq!(outcome(&running, "dropped"), "hung up");
+    assert_eq!(recorded_end(&running, "dropped"), "hung up");
     for call_async in [false, true] {
         let name = format!("token-{call_async}");
         let (text, token) = (wait(&running, &name), CancellationToken::new());
@@ -276,7 +276,7 @@ fn cancelled_call_is_seen_by_process() {
             calling.join().unwrap()
         });
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
-        assert_eq!(outcome(&running, &name), "hung up");
+        assert_eq!(recorded_end(&running, &name), "hung up");
     }
     // No fault is recorded for the plugin.
     running.serves();
@@ -299,7 +299,7 @@ fn timed_out_call_is_seen_by_process() {
         };
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.full_message());
-        assert_eq!(outcome(&running, &name), "hung up");
+        assert_eq!(recorded_end(&running, &name), "hung up");
     }
     running.serves();
     assert_eq!(running.fixture.started().len(), 1);

@@ -1,4 +1,4 @@
-//! One call at a time on a kept connection.
+//! Single calls on a kept connection.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::table::{Report, Table, none, verdict};
 
 const MAX_RATIO: f64 = 1.5;
 
-/// One round: the nanoseconds of each of so many calls.
+/// One round: returns the nanoseconds of each call.
 type Round<'a> = Box<dyn FnMut(usize) -> anyhow::Result<Vec<f64>> + 'a>;
 
 pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
@@ -88,7 +88,7 @@ fn of_client<'a>((runtime, mut client): (Runtime, Client)) -> Round<'a> {
                 let start = Instant::now();
                 let answer = client.call(&BODY).await?;
                 times.push(start.elapsed().as_nanos() as f64);
-                ensure!(answer[..] == BODY, "another answer");
+                ensure!(answer[..] == BODY, "unexpected reply");
             }
             Ok(times)
         })
@@ -101,7 +101,7 @@ fn called(place: &Place, calls: usize) -> anyhow::Result<Vec<f64>> {
         let start = Instant::now();
         let answer = place.echo.call(request())?;
         times.push(start.elapsed().as_nanos() as f64);
-        ensure!(answer.as_bytes() == BODY, "another answer");
+        ensure!(answer.as_bytes() == BODY, "unexpected reply");
     }
     Ok(times)
 }
@@ -113,7 +113,7 @@ fn executed(runtime: &Runtime, place: &Place, calls: usize) -> anyhow::Result<Ve
             let start = Instant::now();
             let answer = place.echo.execute(request()).await?;
             times.push(start.elapsed().as_nanos() as f64);
-            ensure!(answer.as_bytes() == BODY, "another answer");
+            ensure!(answer.as_bytes() == BODY, "unexpected reply");
         }
         Ok(times)
     })

@@ -1,5 +1,5 @@
-//! Many swaps of a large library under load: the memory of the process does not grow with what
-//! was read. Debug builds are tens of megabytes, and their bytes are read whole at each swap.
+//! Reloads a large library many times under load: the process does not grow by what was read. Debug
+//! builds have tens of megabytes, which are read whole at each reload.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +15,16 @@ use crate::fixtures;
 use crate::process;
 use crate::table::{Report, Table, none, verdict};
 
-/// As large as a debug build of a plugin with a few dependencies.
+/// Size of a debug build of a plugin with a few dependencies.
 const LIBRARY_BYTES: usize = 30 << 20;
-/// After so many swaps a process has what it needs.
+/// Number of warm-up swaps.
 const WARM_SWAPS: u64 = 5;
 const MAX_GROWTH: f64 = (20 << 20) as f64;
 
 pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let dir = fixtures::folder()?;
     let mut library = fs::read(fixtures::library("transform")?)?;
-    // What stands behind the end of an ELF file is not mapped, only read.
+    // Bytes after the end of an ELF file are read but not mapped.
     library.resize(LIBRARY_BYTES.max(library.len()), 0);
     let large = dir.path().join("large");
     fs::write(&large, &library)?;

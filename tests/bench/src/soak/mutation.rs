@@ -1,5 +1,5 @@
-//! Damages a library in the ways that happen: cut off, partly zeros, some bits other. The same
-//! numbers give the same damage.
+//! Damages a library in realistic ways: truncated, partly zeroed, with flipped bits. The same seed
+//! gives the same damage.
 
 /// Makes damaged copies.
 #[derive(Debug)]
@@ -7,7 +7,7 @@ pub(crate) struct Mutation {
     state: u64,
 }
 
-/// The ways of damage.
+/// The kinds of damage.
 pub(crate) const WAYS: [&str; 3] = ["truncated", "zeroed in part", "bits flipped"];
 
 impl Mutation {
@@ -15,7 +15,7 @@ impl Mutation {
         Self { state: seed | 1 }
     }
 
-    /// A copy of `library` that is not the same; `way` counts through [`WAYS`].
+    /// Returns a copy of `library` that differs; `way` counts through [`WAYS`].
     pub(crate) fn of(&mut self, library: &[u8], way: usize) -> Vec<u8> {
         loop {
             let mut bytes = library.to_vec();

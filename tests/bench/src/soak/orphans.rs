@@ -1,4 +1,4 @@
-//! A host that runs plugins which fork is killed again and again: nothing of them stays.
+//! Kills a host repeatedly whose plugins fork: nothing of them is left.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::sample::quantile;
 use crate::table::Report;
 
 const MAX_GONE: Duration = Duration::from_secs(1);
-/// A plugin, three that it forked, and a guardian.
+/// A plugin, three forked processes, and a guardian.
 const PROCESSES: usize = 5;
 
-/// The host that is killed.
+/// Runs as the host to be killed.
 pub(crate) fn host(staging: &Path, folders: &[OsString]) {
     let folders: Vec<_> = folders.iter().map(PathBuf::from).collect();
     hotbay_tests::host_until_killed(&folders, staging);

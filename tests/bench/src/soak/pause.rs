@@ -1,5 +1,5 @@
-//! Many swaps of a plugin that counts, under load: with the handover `pause` no count is lost
-//! and none is doubled.
+//! Reloads a counting plugin many times under load: with the handover `pause` no count is lost and
+//! none is repeated.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::table::{Report, Table, none, us, verdict};
 
 const WAYS: [Way; 3] = [Way::Call, Way::Call, Way::Execute];
 
-/// Swaps of the run that shows that a loss would be seen.
+/// Number of swaps of the control run, in which losses must be visible.
 const CONTROL_SWAPS: u64 = 50;
 
 pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
@@ -50,7 +50,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         table.note(format!("The first call that failed: {first}"));
     }
     table.note(
-        "Two threads count by `call`, one by `execute`. What the answers are is told from their \
+        "Two threads count by `call`, one by `execute`. The replies are checked by their \
          number, their sum and the sum of their squares.",
     );
     let (made, lost) = (control.counts.made, control.counts.made.saturating_sub(control.total));
@@ -64,7 +64,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
 
 struct Run {
     counts: Counts,
-    /// What the plugin says at the end.
+    /// The plugin's final count.
     total: u64,
     seconds: f64,
     kept: usize,
@@ -72,7 +72,7 @@ struct Run {
 
 fn run(built: &Path, handover: &str, count: u64) -> anyhow::Result<Run> {
     let dir = fixtures::folder()?;
-    // A build that did not take the count over would begin anew, or far away.
+    // A build that did not restore the count would start at zero, or far off.
     let configs = [json!({ "start": 0, "step": 1 }), json!({ "start": 1_u64 << 40, "step": 1 })];
     let kind = Kind { package: "counter", handover, configs: &configs };
     let builds = Builds::new(dir.path(), "counter", built, kind)?;
@@ -103,7 +103,7 @@ fn run(built: &Path, handover: &str, count: u64) -> anyhow::Result<Run> {
     Ok(Run { counts, total, seconds, kept })
 }
 
-/// What one thread counted, or several.
+/// The counts of one or several threads.
 #[derive(Debug, Default)]
 struct Counts {
     made: u64,

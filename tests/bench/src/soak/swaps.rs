@@ -1,5 +1,5 @@
-//! Many swaps under load: no call fails and none is lost, each is answered by one build, and
-//! nothing of the builds that were replaced stays in memory.
+//! Reloads a plugin many times under load: no call fails or is lost, each is answered by one build,
+//! and nothing of the replaced builds stays in memory.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::fixtures;
 use crate::process;
 use crate::table::{Report, Table, none, verdict};
 
-/// After so many swaps a process has what it needs.
+/// Number of warm-up swaps.
 const WARM_SWAPS: u64 = 100;
 const MAX_GROWTH: f64 = (4 << 20) as f64;
 
@@ -54,7 +54,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let mib = |bytes: f64| format!("{:.2}", bytes / f64::from(1 << 20));
     table.row(plain("MiB after the first 100", &|run| mib(run.rss[0] as f64)));
     table.row(plain("MiB at the end", &|run| mib(run.rss[1] as f64)));
-    table.row(plain("bytes leaked, as told", &|run| run.leaked.to_string()));
+    table.row(plain("bytes leaked, as reported", &|run| run.leaked.to_string()));
     let unexplained = grown(&execute) - execute.leaked as f64;
     is_met &= unexplained <= MAX_GROWTH;
     table.row([
@@ -88,7 +88,7 @@ struct Run {
     calls: Calls,
     stats: CallStats,
     seconds: f64,
-    /// When warm, and at the end.
+    /// After the warm-up, and at the end.
     rss: [u64; 2],
     /// Bytes that closed generations had not released, between the two.
     leaked: i64,
@@ -140,7 +140,7 @@ fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
     }
     swapped?;
     swapper.settle_kept()?;
-    // The one that serves is mapped.
+    // The serving library is mapped.
     let mapped = process::mapped(&staging)?.len().saturating_sub(1);
     let stats = std::mem::take(&mut swapper.stats);
     swapper.end();

@@ -1,5 +1,5 @@
-//! Callers do not wait for a swap: two threads that call give their cores away never by
-//! themselves, and their slowest calls are about as slow as without swaps.
+//! Callers do not wait for a reload: two calling threads never yield their cores voluntarily, and
+//! their slowest calls are about as slow as without reloads.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
@@ -15,11 +15,11 @@ use crate::fixtures;
 use crate::process;
 use crate::table::{Report, Table, none, verdict};
 
-/// How long calls are timed without swaps.
+/// Duration of the measurement without swaps.
 const BEFORE: Duration = Duration::from_secs(3);
 const MAX_RATIO: f64 = 5.0;
 const THREADS: usize = 2;
-/// Calls between two looks at the phase.
+/// Number of calls between two checks of the phase.
 const BATCH: usize = 64;
 
 const WITHOUT: u8 = 0;
@@ -75,7 +75,7 @@ struct Run {
     seconds: f64,
 }
 
-/// What the callers saw, without swaps and with them.
+/// Results of the callers, without swaps and with them.
 struct Seen {
     times: [Histogram; 2],
     voluntary: [i64; 2],
@@ -109,7 +109,7 @@ fn run(built: &std::path::Path, count: u64, output: &str) -> anyhow::Result<Run>
     })
 }
 
-/// Calls and times until the end.
+/// Makes and times calls until the end.
 fn watch(handle: &PluginHandle, phase: &AtomicU8) -> Seen {
     let mut seen = Seen::new();
     let input = *b"0123456789abcdef";
@@ -120,7 +120,7 @@ fn watch(handle: &PluginHandle, phase: &AtomicU8) -> Seen {
         }
         let phase_at = usize::from(now);
         let before = process::switches();
-        // One look at the switches for as long as the phase lasts, but the last batch.
+        // Reads the switches once per phase, except for its last batch.
         while phase.load(Ordering::Relaxed) == now {
             for _ in 0..BATCH {
                 let start = Instant::now();
@@ -157,7 +157,7 @@ impl Seen {
 /// Steps in each power of two.
 const STEPS: u64 = 32;
 
-/// Counts of times, in steps of about three percent.
+/// A histogram of times, in steps of about three percent.
 struct Histogram(Vec<u64>);
 
 impl Histogram {
@@ -182,7 +182,7 @@ impl Histogram {
         self.0.iter().sum()
     }
 
-    /// The time within which so large a part lies.
+    /// Returns the time of a quantile.
     fn quantile(&self, part: f64) -> f64 {
         let expected = (self.count() as f64 * part).ceil() as u64;
         let mut below = 0;
