@@ -35,12 +35,12 @@ use table::Report;
 struct Options {
     #[command(subcommand)]
     instead: Option<Instead>,
-    /// What to measure; everything by default
+    /// What to measure; everything by default.
     groups: Vec<Group>,
-    /// Uses few and short samples, only to check that the benchmarks work
+    /// Uses few and short samples, only to check that the benchmarks work.
     #[arg(long)]
     quick: bool,
-    /// Prints tables as Markdown
+    /// Prints tables as Markdown.
     #[arg(long)]
     markdown: bool,
     /// How this program starts itself: the mode and its arguments.
@@ -50,33 +50,33 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Instead {
-    /// Reloads plugins under load for a long time, and checks for losses and growth
+    /// Reloads plugins under load for a long time, and checks for losses and growth.
     Soak(soak::Options),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// Single calls, compared with raw calls
+    /// Single calls, compared with raw calls.
     Calls,
-    /// Calls from two threads at once
+    /// Calls from two threads at once.
     Threads,
-    /// Loading one plugin, step by step
+    /// Loading one plugin, step by step.
     Loads,
-    /// Time from a new build in place to its first reply
+    /// Time from a new build in place to its first reply.
     Reloads,
-    /// A thousand plugin folders: listed, loaded, unloaded
+    /// A thousand plugin folders: listed, loaded, unloaded.
     Many,
-    /// A million panics
+    /// A million panics.
     Panics,
-    /// Pooled calls, compared with tokio's blocking pool and a bare channel
+    /// Pooled calls, compared with tokio's blocking pool and a bare channel.
     Pooled,
-    /// The cost of the layers around a call
+    /// The cost of the layers around a call.
     Layers,
-    /// The cost of checking an input against a schema
+    /// The cost of checking an input against a schema.
     Schemas,
-    /// A million lines through a pipeline
+    /// A million lines through a pipeline.
     Lines,
-    /// Process plugins, compared with a bare HTTP client and server
+    /// Process plugins, compared with a bare HTTP client and server.
     Processes,
 }
 

@@ -26,40 +26,40 @@ use crate::table::Report;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// What to run; everything by default
+    /// What to run; everything by default.
     which: Vec<Soak>,
-    /// Number of swaps, mutants, calls or seconds; each soak has its own default
+    /// Number of swaps, mutants, calls or seconds; each soak has its own default.
     #[arg(long)]
     count: Option<u64>,
-    /// Uses small numbers, only to check that the soaks work
+    /// Uses small numbers, only to check that the soaks work.
     #[arg(long)]
     quick: bool,
-    /// Prints tables as Markdown
+    /// Prints tables as Markdown.
     #[arg(long)]
     markdown: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Soak {
-    /// No call fails, none is lost, and nothing stays in memory
+    /// No call fails, none is lost, and nothing stays in memory.
     Swaps,
-    /// Memory does not grow with the size of the swapped libraries
+    /// Memory does not grow with the size of the swapped libraries.
     Large,
-    /// Callers do not wait for a swap
+    /// Callers do not wait for a swap.
     Waits,
-    /// No state is lost in a pause
+    /// No state is lost in a pause.
     Pause,
-    /// Damaged libraries are refused
+    /// Damaged libraries are refused.
     Mutants,
-    /// Calls that exceed their deadlines and return late
+    /// Calls that exceed their deadlines and return late.
     Late,
-    /// Tasks of pools that keep ending; the count is in seconds
+    /// Tasks of pools that keep ending; the count is in seconds.
     Tasks,
-    /// Processes of plugins that are killed during calls
+    /// Processes of plugins that are killed during calls.
     Kills,
-    /// Hosts that are killed while their plugins run
+    /// Hosts that are killed while their plugins run.
     Orphans,
-    /// A plugin that prints endlessly; the count is in MiB to each of its pipes
+    /// A plugin that prints endlessly; the count is in MiB to each of its pipes.
     Flood,
 }
 
