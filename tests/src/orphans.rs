@@ -25,7 +25,7 @@ pub struct Orphaned {
     /// Number of their processes, including guardians.
     pub processes: usize,
     /// Time until all processes and folders were gone; `None` if some remained.
-    pub gone_after: Option<Duration>,
+    pub exited_after: Option<Duration>,
     /// Remaining processes and folders.
     pub left: Vec<String>,
 }
@@ -77,8 +77,8 @@ pub fn orphan(command: &mut Command) -> Orphaned {
         let left = left(id, &marks);
         let took = killed_at.elapsed();
         if left.is_empty() || took > EXIT_TIMEOUT {
-            let gone_after = left.is_empty().then_some(took);
-            return Orphaned { launches: marks.len(), processes, gone_after, left };
+            let exited_after = left.is_empty().then_some(took);
+            return Orphaned { launches: marks.len(), processes, exited_after, left };
         }
         // Polling must not take the cores that the guardians need.
         thread::sleep(POLL_INTERVAL);

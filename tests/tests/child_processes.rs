@@ -22,13 +22,13 @@ const ALONE: &str = "HOTBAY_TESTS_ALONE";
 
 /// The exit status and output of a child.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct ChildOutput {
     status: ExitStatus,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }
 
-impl Ended {
+impl ChildOutput {
     pub(super) fn code(&self) -> Option<i32> {
         self.status.code()
     }
@@ -39,14 +39,14 @@ impl Ended {
 }
 
 /// Runs the naive host.
-pub(super) fn naive(arguments: &[&Path]) -> Ended {
+pub(super) fn naive(arguments: &[&Path]) -> ChildOutput {
     let program = hotbay_tests::binary("hotbay-naive", &[], "naive");
     run(Command::new(program).args(arguments).env("RUST_BACKTRACE", "1"))
 }
 
 /// Runs a test again in a subprocess with an environment variable set; returns `None` in that
 /// subprocess.
-pub(super) fn run_in_subprocess(test: &str, variable: (&str, &str)) -> Option<Ended> {
+pub(super) fn run_in_subprocess(test: &str, variable: (&str, &str)) -> Option<ChildOutput> {
     if env::var_os(ALONE).is_some() {
         return None;
     }
@@ -61,7 +61,7 @@ pub(super) fn run_in_subprocess(test: &str, variable: (&str, &str)) -> Option<En
 
 /// Runs cargo in this workspace, offline, optionally with another toolchain. Builds go to a
 /// separate folder in the target folder.
-pub(super) fn cargo(toolchain: Option<&str>, folder: &str, arguments: &[&str]) -> Ended {
+pub(super) fn cargo(toolchain: Option<&str>, folder: &str, arguments: &[&str]) -> ChildOutput {
     let mut command = match toolchain {
         Some(toolchain) => {
             let mut command = Command::new("rustup");
@@ -98,7 +98,7 @@ pub(super) fn compiler(toolchain: &str) -> Option<String> {
 }
 
 /// Returns the library in cargo's messages.
-pub(super) fn library_of(built: &Ended) -> PathBuf {
+pub(super) fn library_of(built: &ChildOutput) -> PathBuf {
     let file = messages(built)
         .filter(|message| message["target"]["kind"][0] == "cdylib")
         .filter_map(|message| message["filenames"][0].as_str().map(PathBuf::from))
@@ -107,7 +107,7 @@ pub(super) fn library_of(built: &Ended) -> PathBuf {
 }
 
 /// Returns cargo's messages.
-pub(super) fn messages(built: &Ended) -> impl DoubleEndedIterator<Item = Value> {
+pub(super) fn messages(built: &ChildOutput) -> impl DoubleEndedIterator<Item = Value> {
     built.stdout.lines().filter_map(|line| serde_json::from_str(line).ok())
 }
 
@@ -119,7 +119,7 @@ fn target_dir() -> PathBuf {
     folder.expect("tests are built in the target folder").to_owned()
 }
 
-fn run(command: &mut Command) -> Ended {
+fn run(command: &mut Command) -> ChildOutput {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn();
     let mut child = child.unwrap_or_else(|error| panic!("{command:?} failed to start: {error}"));
@@ -131,7 +131,7 @@ fn run(command: &mut Command) -> Ended {
         Err(_) => end(&mut child, command),
     });
     let status = child.wait().expect("a child of this process");
-    Ended { status, stdout, stderr }
+    ChildOutput { status, stdout, stderr }
 }
 
 fn end(child: &mut Child, command: &Command) -> ! {

@@ -281,11 +281,11 @@ fn files_writable_by_others_are_refused_unless_allowed() {
 #[test]
 fn log_goes_to_stderr_only_when_requested() {
     let plugins = Plugins::new();
-    let talks = plugins.add("talks", "faulty").config(json!({ "log": ["hello there"] }));
-    talks.set("permissions", json!(["log"])).write();
-    let quiet = hotbay(plugins.dir(), &["call", "talks", "--text", "a", "--dir", "."]).exits(0);
+    let logging = plugins.add("logging", "faulty").config(json!({ "log": ["hello there"] }));
+    logging.set("permissions", json!(["log"])).write();
+    let quiet = hotbay(plugins.dir(), &["call", "logging", "--text", "a", "--dir", "."]).exits(0);
     assert_eq!(quiet.stderr, "");
-    let args = ["call", "talks", "--text", "a", "--dir", ".", "-v"];
+    let args = ["call", "logging", "--text", "a", "--dir", ".", "-v"];
     let loud = hotbay(plugins.dir(), &args).exits(0);
     assert_eq!(loud.text(), quiet.text());
     assert!(loud.stderr.contains("hello there"), "{}", loud.stderr);

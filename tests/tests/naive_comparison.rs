@@ -14,7 +14,7 @@ use hotbay::{Error, ErrorKind, Fault, Host, HostEvent, LoadStep, PluginHandle, R
 use hotbay_tests::{Plugins, block_on, event, library, mappings, unique};
 use serde_json::json;
 
-use child_processes::{Ended, naive, run_in_subprocess};
+use child_processes::{ChildOutput, naive, run_in_subprocess};
 
 const SIGABRT: i32 = 6;
 const SIGBUS: i32 = 7;
@@ -56,13 +56,13 @@ fn panicked(error: &Error, kind: ErrorKind) -> &Fault {
 }
 
 #[track_caller]
-fn check_died(naive: &Ended, signal: i32, reported: &str) {
+fn check_died(naive: &ChildOutput, signal: i32, reported: &str) {
     assert_eq!(naive.signal(), Some(signal), "{naive:?}");
     assert!(naive.stderr.contains(reported), "{}", naive.stderr);
 }
 
 #[track_caller]
-fn check_printed(naive: &Ended, expected: &str) {
+fn check_printed(naive: &ChildOutput, expected: &str) {
     assert_eq!(naive.code(), Some(0), "{naive:?}");
     assert_eq!(naive.stdout, expected);
 }

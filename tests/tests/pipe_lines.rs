@@ -91,12 +91,12 @@ fn many_failed_lines_are_summarized() {
 #[test]
 fn on_error_option_selects_handling_of_failed_lines() {
     let plugins = examples();
-    let check = |on_error: &str, output: &str, said: &str| {
+    let check = |on_error: &str, output: &str, part: &str| {
         let args = ["pipe", "filter", "--lines", "--on-error", on_error];
         let run = with_input(plugins.dir(), &args, b"[1]\n a \xff\r\n[3]\nb\n").exits(1);
         assert_eq!(run.stdout.escape_ascii().to_string(), output, "{on_error}");
         assert!(run.stderr.starts_with("error: line 2: "), "{}", run.stderr);
-        assert!(run.stderr.contains(said), "`{said}` in: {}", run.stderr);
+        assert!(run.stderr.contains(part), "`{part}` in: {}", run.stderr);
     };
     check("skip", r"[1]\n[3]\n", "error: line 4: ");
     check("keep", r"[1]\n a \xff\n[3]\nb\n", "error: line 4: ");
@@ -176,7 +176,7 @@ impl Fed {
     }
 
     /// Waits for its exit, and returns exit code and stderr; asserts that nothing is left.
-    fn ends(mut self) -> (Option<i32>, String) {
+    fn wait_exit(mut self) -> (Option<i32>, String) {
         let code = until("it has exited", || self.child.try_wait().unwrap()).code();
         let mut stderr = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
@@ -220,7 +220,7 @@ fn signal_ends_endless_input_with_complete_prefix() {
                 fed.signal(signal);
             }
         }
-        let (code, stderr) = fed.ends();
+        let (code, stderr) = fed.wait_exit();
         feeder.join().unwrap();
         assert_eq!(code, Some(1));
         let message: Vec<_> = stderr.lines().collect();
@@ -244,14 +244,14 @@ fn signal_ends_wait_for_input() {
     stdout.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"A\n", "an incomplete next line is not awaited");
     fed.signal("INT");
-    let (code, stderr) = fed.ends();
+    let (code, stderr) = fed.wait_exit();
     assert_eq!(code, Some(1));
     assert!(stderr.ends_with("stopped: 1 line done, 0 read and not done\n"), "{stderr}");
 
     let fed = Fed::start(&plugins, &["pipe", "transform"]);
     until("it has started", || std::fs::read_dir(fed.scratch.path()).unwrap().next().map(drop));
     fed.signal("TERM");
-    let (code, stderr) = fed.ends();
+    let (code, stderr) = fed.wait_exit();
     assert_eq!((code, stderr.as_str()), (Some(1), "stopped: there is no reply yet\n"));
 }
 

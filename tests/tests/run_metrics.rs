@@ -71,7 +71,7 @@ impl Serving {
     }
 
     /// Returns status line, headers and body.
-    fn ask(&self, method: &str, path: &str) -> String {
+    fn get(&self, method: &str, path: &str) -> String {
         let mut stream = self.connect();
         write!(stream, "{method} {path} HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
         let mut answer = String::new();
@@ -81,7 +81,7 @@ impl Serving {
 
     #[track_caller]
     fn shows(&self, expected: &[&str]) {
-        let page = self.ask("GET", "/metrics");
+        let page = self.get("GET", "/metrics");
         for expected in expected {
             assert!(page.lines().any(|line| line == *expected), "{expected} is not in\n{page}");
         }
@@ -89,7 +89,7 @@ impl Serving {
 
     /// Stops it by a signal, and returns its exit code and the remaining output.
     #[allow(clippy::disallowed_methods, reason = "std cannot send signals")]
-    fn ends(mut self) -> (Option<i32>, String, String) {
+    fn wait_exit(mut self) -> (Option<i32>, String, String) {
         let kill = format!("kill -TERM {} 2>&1", self.child.id());
         Command::new("sh").args(["-c", &kill]).output().unwrap();
         let (mut out, mut err) = (String::new(), String::new());
@@ -117,7 +117,7 @@ fn metrics_page_shows_counters_beside_event_stream() {
         "hotbay_plugins 1",
         "hotbay_kept_libraries 0",
     ]);
-    let (code, out, err) = serving.ends();
+    let (code, out, err) = serving.wait_exit();
     let events = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let events: Vec<_> = events.map(|event| event["event"].clone()).collect();
     assert_eq!(events, ["retired", "closed", "stopped"]);
@@ -131,7 +131,7 @@ fn unsupported_requests_are_refused_in_one_line() {
     let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
     serving.is_up();
     let check = |method, path, expected: &[&str]| {
-        let answer = serving.ask(method, path);
+        let answer = serving.get(method, path);
         assert!(expected.iter().all(|part| answer.contains(part)), "{method} {path}: {answer}");
         assert!(!answer.contains("hotbay_"), "{method} {path}: {answer}");
     };
@@ -169,7 +169,7 @@ fn silent_connections_block_neither_page_nor_exit() {
     serving.shows(&["hotbay_plugins 1"]);
     let mut silent: Vec<_> = (0..40).map(|_| serving.connect()).collect();
     silent[0].write_all(b"GET /metrics HTT").unwrap();
-    let (code, out, _) = serving.ends();
+    let (code, out, _) = serving.wait_exit();
     assert_eq!(code, Some(0));
     assert!(out.contains("closed       one"), "{out}");
 }
@@ -197,7 +197,7 @@ fn reload_keeps_counters_under_new_generation() {
         r#"hotbay_calls_total{plugin="one"} 0"#,
         "hotbay_plugins 1",
     ]);
-    assert_eq!(serving.ends().0, Some(0));
+    assert_eq!(serving.wait_exit().0, Some(0));
 }
 
 #[test]

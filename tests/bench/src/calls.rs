@@ -65,7 +65,7 @@ fn table(bytes: usize, samples: &[Samples]) -> Table {
         "`raw: trait object` is what goals are relative to; its output, and that of `raw: C`, is \
          on the heap. `in place` is `Output::copy_of`, which allocates nothing; `heap` is \
          `Output::bytes`; `counted` is with the allocator of `export_plugin!(T)`. The median is \
-         that of the differences of neighbouring samples, and decides.",
+         that of the differences of neighboring samples, and decides.",
     );
     table
 }

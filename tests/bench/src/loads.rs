@@ -68,8 +68,8 @@ fn table(length: u64, rounds: usize, raw: [Vec<f64>; 2], own: [Vec<f64>; 2]) -> 
         ]);
     }
     table.note(
-        "Raw: read, SHA-256, write under a new name, `dlopen`, abi_stable's check with a checker \
-         of its own, `start`; to unload, discard, `dlclose` and remove the copy. The host \
+        "Raw: read, SHA-256, write under a new name, `dlopen`, abi_stable's check with its own \
+         checker, `start`; to unload, discard, `dlclose` and remove the copy. The host \
          also does: manifest, schema, trust in files, segments, stamp, versions, a thread for the \
          plugin's own code, health; to unload, drain, shutdown, census, and a check that the \
          mapping is gone.",

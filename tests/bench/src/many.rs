@@ -62,8 +62,8 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
         let mut hotbay = process::program(&command);
         hotbay.arg("list").arg("--dir").arg(plugins);
         list.push(process::measured(&mut hotbay, File::create(&out)?)?);
-        let told = fs::read_to_string(&out)?;
-        lines = told.lines().filter(|line| line.contains("echo-")).count();
+        let output = fs::read_to_string(&out)?;
+        lines = output.lines().filter(|line| line.contains("echo-")).count();
         survey.push(process::measured(&mut child("survey", plugins)?, File::create(&out)?)?);
     }
     let mut table = Table::new(

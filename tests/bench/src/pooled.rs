@@ -71,7 +71,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
         "`execute` copies, guards, counts and bounds; the others call the raw trait object. \
          `compared`: with one caller, how long a call takes (p50) against spawn_blocking; with \
          64, how many times as many calls as spawn_blocking, and how many times the cost of the \
-         channel, by the medians of neighbouring rounds.",
+         channel, by the medians of neighboring rounds.",
     );
     report.print(&table);
     Ok(())
@@ -200,10 +200,10 @@ impl Bare {
         move || {
             let sender = sender.clone();
             Box::pin(async move {
-                let (answer, told) = oneshot::channel();
+                let (answer, reply) = oneshot::channel();
                 let sender = sender.expect("the sender exists");
                 sender.send((vec![b'x'; 16], answer)).await.expect("a worker");
-                told.await.expect("an answer");
+                reply.await.expect("an answer");
             })
         }
     }

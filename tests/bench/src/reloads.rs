@@ -26,7 +26,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEBOUNCE: Duration = Duration::from_millis(1);
 
 const WATCHED: &str = "watched: library and manifest";
-const ASKED: &str = "`Host::reload` of the same";
+const REQUESTED: &str = "`Host::reload` of the same";
 const LOAD: &str = "`Host::load` of the same, in a new name";
 
 pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
@@ -36,8 +36,8 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
     let kind = Kind { package: "bench-echo", handover: "overlap", configs: &configs };
     let of = |name: &str, dir: &Path| Builds::new(dir, name, &fixtures.counted, kind);
     let watched_dir = dir.path().join("watched");
-    let asked_dir = dir.path().join("asked");
-    for dir in [&watched_dir, &asked_dir] {
+    let requested_dir = dir.path().join("requested");
+    for dir in [&watched_dir, &requested_dir] {
         fs::create_dir_all(dir.join("plugins"))?;
     }
     let builds = of("echo", &watched_dir)?;
@@ -45,9 +45,9 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
         Host::builder().plugin_dir(watched_dir.join("plugins")).hot_reload(true).build()?,
         &builds,
     )?;
-    let builds = of("echo", &asked_dir)?;
-    let mut asked = Place::new(Host::builder().build()?, &builds)?;
-    let other = of("other", &asked_dir)?;
+    let builds = of("echo", &requested_dir)?;
+    let mut requested = Place::new(Host::builder().build()?, &builds)?;
+    let other = of("other", &requested_dir)?;
     let config_only = [json!({ "output": "heap" }), json!({ "output": "in-place" })];
     let mut reloader = Reloader::new(dir.path(), &fixtures.raw)?;
     let mut unique = Unique::new(dir.path(), &fixtures.raw)?;
@@ -55,7 +55,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
     let names = [
         WATCHED,
         "watched: manifest alone",
-        ASKED,
+        REQUESTED,
         LOAD,
         "copy to a unique path, `dlopen`, `dlclose`",
         "hot-lib-reloader, 1 ms",
@@ -65,8 +65,8 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
         let which = (round + 1) % 2;
         times[0].push(watched.watched(which)?);
         times[1].push(watched.configured(&config_only[which])?);
-        times[2].push(asked.asked(which)?);
-        times[3].push(asked.loaded(&other)?);
+        times[2].push(requested.requested(which)?);
+        times[3].push(requested.loaded(&other)?);
         times[4].push(unique.reload()?);
         times[5].push(reloader.reload(which)?);
     }
@@ -79,7 +79,7 @@ fn table(rounds: usize, names: [&str; 6], times: &[Vec<f64>; 6]) -> Table {
     let head = ["what", "min", "p50", "p99", "max", "goal", ""];
     let mut table = Table::new(title, head);
     let at = |row: usize, part| quantile(times[row].clone(), part);
-    let [watched, alone, asked, load] = [0, 1, 2, 3].map(|row| at(row, 0.5));
+    let [watched, alone, requested, load] = [0, 1, 2, 3].map(|row| at(row, 0.5));
     let above = (watched - load) / 1e6;
     for (row, name) in names.into_iter().enumerate() {
         let cells = [0.0, 0.5, 0.99, 1.0].map(|part| us(at(row, part)));
@@ -100,8 +100,8 @@ fn table(rounds: usize, names: [&str; 6], times: &[Vec<f64>; 6]) -> Table {
          event, thread wake-ups, the check of sizes and times), of which {} go to the \
          library's rename, which is checked before the manifest's arrives.",
         us(watched - load),
-        us(asked - load),
-        us(watched - asked),
+        us(requested - load),
+        us(watched - requested),
         us(watched - alone),
     ));
     table.note(
@@ -145,7 +145,7 @@ impl<'a> Place<'a> {
         self.answered_after(before, start)
     }
 
-    fn asked(&mut self, which: usize) -> anyhow::Result<f64> {
+    fn requested(&mut self, which: usize) -> anyhow::Result<f64> {
         self.builds.put(which)?;
         let before = self.generation()?;
         let start = Instant::now();

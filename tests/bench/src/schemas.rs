@@ -120,9 +120,9 @@ pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
 }
 
 fn rows(table: &mut Table, samples: &[Samples], has_goal: bool) {
-    let alone = &samples[0];
+    let library_alone = &samples[0];
     for (index, one) in samples.iter().enumerate() {
-        let of_alone = 1.0 + one.above(alone) / alone.median();
+        let of_alone = 1.0 + one.above(library_alone) / library_alone.median();
         let has_goal = has_goal && index == 1;
         table.row([
             one.name.clone(),

@@ -95,34 +95,34 @@ impl Layer for Slow {
 
 #[test]
 fn input_is_validated_by_build_that_is_called() {
-    type Way = fn(&hotbay::PluginHandle, Request<'static>) -> Result<Reply, Error>;
-    let ways: [(&str, Way); 3] = [
+    type CallMethod = fn(&hotbay::PluginHandle, Request<'static>) -> Result<Reply, Error>;
+    let methods: [(&str, CallMethod); 3] = [
         ("pin", |handle, request| handle.pin().unwrap().call(request)),
         ("execute", |handle, request| block_on(handle.execute(request))),
         ("call", |handle, request| handle.call(request)),
     ];
-    for (way, call) in ways {
+    for (method, call) in methods {
         let plugins = Plugins::new();
         let (here, is_here) = mpsc::channel();
         let (go, may_go) = mpsc::channel();
         let slow = Slow(Mutex::new(Some((here, may_go))));
         let host = Host::builder().layer(slow).build().unwrap();
-        let plugin = plugins.add("judged", "faulty").config(json!({ "answers": "old" }));
+        let plugin = plugins.add("checked", "faulty").config(json!({ "answers": "old" }));
         let schema = json!({ "type": "object", "required": ["user"] });
         let handle = loaded(&host, plugin.set("input_schema", schema).write());
         let outcome = thread::scope(|scope| {
             let call = scope.spawn(|| call(&handle, Request::json_text("[1, 2]")));
             is_here.recv_timeout(LIMIT).unwrap();
-            plugins.add("judged", "faulty").config(json!({ "answers": "new" })).write();
-            reloaded(&host, "judged");
+            plugins.add("checked", "faulty").config(json!({ "answers": "new" })).write();
+            reloaded(&host, "checked");
             go.send(()).unwrap();
             call.join().unwrap()
         });
         match outcome {
-            Ok(reply) => assert_eq!(reply.as_bytes(), b"new", "{way}"),
+            Ok(reply) => assert_eq!(reply.as_bytes(), b"new", "{method}"),
             Err(error) => {
                 let kinds = [ErrorKind::InvalidInput, ErrorKind::Retired];
-                assert!(kinds.contains(&error.kind()), "{way}: {}", error.full_message());
+                assert!(kinds.contains(&error.kind()), "{method}: {}", error.full_message());
             }
         }
     }
@@ -180,14 +180,14 @@ fn items_returned_by_pause_survive_its_length() {
     requests.extend((1..8).map(|_| Request::json(&quick).unwrap()));
     install(2);
     let outcomes = thread::scope(|scope| {
-        let (message, hears) = mpsc::channel::<()>();
+        let (sender, receiver) = mpsc::channel::<()>();
         let many = scope.spawn(move || {
             let mut many = pipeline.run_many(stream::iter(requests), RunOptions::ordered());
             let mut outcomes = Vec::new();
             while let Some(done) = block_on(many.next()) {
                 outcomes.push(done.outcome.map(Reply::into_vec).map_err(|e| e.full_message()));
             }
-            drop(message);
+            drop(sender);
             outcomes
         });
         until("the first one runs", || file("entered").exists().then_some(()));
@@ -198,7 +198,7 @@ fn items_returned_by_pause_survive_its_length() {
         });
         std::fs::write(file("go"), "").unwrap();
         // The pause outlasts the step's deadline, unless the items are answered first.
-        let _ = hears.recv_timeout(LATE * 2);
+        let _ = receiver.recv_timeout(LATE * 2);
         std::fs::write(file("taken"), "").unwrap();
         reload.join().unwrap();
         many.join().unwrap()

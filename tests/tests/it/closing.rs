@@ -108,10 +108,10 @@ fn running_threads_keep_library_until_they_exit() {
     swap.is_kept("threads: 3 still run");
     fs::write(release, "").unwrap();
     // The thread logged after its plugin's end. The file exists before its text.
-    let said = until("a thread has answered", || {
-        fs::read_to_string(&answer).ok().filter(|said| !said.is_empty())
+    let logged = until("a thread has answered", || {
+        fs::read_to_string(&answer).ok().filter(|logged| !logged.is_empty())
     });
-    assert_eq!(said, "Closed");
+    assert_eq!(logged, "Closed");
     assert_eq!(swap.end(), None);
     swap.is_closed();
 }
@@ -131,7 +131,7 @@ fn threads_that_exit_shortly_after_are_awaited() {
 
 /// Runs a caller thread on which the plugin leaves something, and which exits after the reload.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn left_on_a_callers_thread(touch: &str, says: &str) {
+fn leave_on_caller_thread(touch: &str, expected: &str) {
     let mut swap = Swap::of("faulty");
     let handle = swap.load(json!({ "touch_thread": touch }));
     let (go, wait) = mpsc::channel::<()>();
@@ -142,7 +142,7 @@ fn left_on_a_callers_thread(touch: &str, says: &str) {
     });
     assert!(was_called.recv().unwrap());
     let reason = swap.swap().expect("it is kept");
-    assert!(reason.starts_with(says), "{reason}");
+    assert!(reason.starts_with(expected), "{reason}");
     swap.is_kept(&reason);
     drop(go);
     caller.join().unwrap();
@@ -153,13 +153,13 @@ fn left_on_a_callers_thread(touch: &str, says: &str) {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn thread_local_on_caller_thread_keeps_library() {
-    left_on_a_callers_thread("local", "pinned: a thread that lives");
+    leave_on_caller_thread("local", "pinned: a thread that lives");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn caller_thread_handle_keeps_library_until_exit() {
-    left_on_a_callers_thread("current", "thread keys: 1 thread");
+    leave_on_caller_thread("current", "thread keys: 1 thread");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -282,7 +282,7 @@ fn panic_in_shutdown_is_reported_and_keeps_library() {
     swap.load(json!({ "panic_in": "shutdown" }));
     let mut events = swap.host.events();
     let reason = swap.swap().expect("it is kept");
-    assert!(reason.contains("shutdown: ") && reason.contains("as asked"), "{reason}");
+    assert!(reason.contains("shutdown: ") && reason.contains("on request"), "{reason}");
     swap.is_kept(&reason);
     event(&mut events, |event| matches!(event, HostEvent::ShutdownFailed { .. }));
 }

@@ -16,7 +16,7 @@ fn cooperative() -> Host {
         while !context.is_cancelled() {
             std::hint::spin_loop();
         }
-        Err(PluginError::new(499, "cancelled, as asked"))
+        Err(PluginError::new(499, "cancelled, on request"))
     });
     builder.quarantine(None).build().unwrap()
 }
@@ -101,7 +101,7 @@ impl Subscriber for Spans {
 fn span_of_a_call_records_its_generation_once() {
     let builder = Host::builder().register_fn("echo", |_, input| {
         if input.as_bytes() == b"fail" {
-            return Err(PluginError::new(1, "failed, as asked"));
+            return Err(PluginError::new(1, "failed, on request"));
         }
         Ok(hotbay::Output::copy_of(input.as_bytes()))
     });

@@ -43,7 +43,7 @@ fn damaged_libraries_are_refused_by_digest() {
             library.read_exact_at(&mut byte, place).expect("a byte");
             before.push((place, byte));
             let other = byte[0] ^ (1 << random.below(8));
-            library.write_all_at(&[other], place).expect("room");
+            library.write_all_at(&[other], place).expect("the library can be written");
         }
         // Two flips of one bit would cancel out.
         let now = before.iter().map(|(place, _)| place);
@@ -55,7 +55,7 @@ fn damaged_libraries_are_refused_by_digest() {
             assert_eq!((error.kind(), error.step()), expected, "mutant {number}: {message}");
         }
         for (place, byte) in before.into_iter().rev() {
-            library.write_all_at(&byte, place).expect("room");
+            library.write_all_at(&byte, place).expect("the library can be written");
         }
     }
     assert_eq!(mappings(&name), 0);

@@ -151,8 +151,8 @@ fn late_replies_never_answer_other_calls() {
     }
     until("all calls return", || (fixture.info().stats.running == 0).then_some(()));
     let info = fixture.info();
-    let begun = scripted.inputs().iter().filter(|input| input.starts_with("wait")).count();
-    assert!(info.stats.abandoned as usize >= begun, "{} < {begun}", info.stats.abandoned);
+    let starts = scripted.inputs().iter().filter(|input| input.starts_with("wait")).count();
+    assert!(info.stats.abandoned as usize >= starts, "{} < {starts}", info.stats.abandoned);
     assert!(info.stats.abandoned <= 60 && info.stats.calls >= 120, "{info:?}");
 }
 
@@ -176,9 +176,9 @@ fn manifest_caps_request_deadline_default_fills_missing() {
         reply.as_text().unwrap().parse::<u64>().ok()
     };
     let near = |found: Option<u64>, seconds: u64| {
-        let most = seconds * 1000;
+        let max = seconds * 1000;
         let found = found.expect("a deadline");
-        assert!(found <= most && found + 50_000 > most, "{found} of {most}");
+        assert!(found <= max && found + 50_000 > max, "{found} of {max}");
     };
     near(left(&plain, None), 3600);
     near(left(&plain, Some(7200)), 7200);

@@ -70,10 +70,10 @@ fn host() -> (Host, TempDir) {
     (Host::builder().staging_dir(staging.path()).build().unwrap(), staging)
 }
 
-fn refusal(host: &Host, folder: &Path, says: &[&str]) {
+fn refusal(host: &Host, folder: &Path, expected: &[&str]) {
     let error: Error = refused(host, folder);
     let message = error.full_message();
-    for part in says {
+    for part in expected {
         assert!(message.contains(part), "`{part}` in: {message}");
     }
 }
@@ -225,10 +225,10 @@ fn damaged_dependency_is_refused_before_opening() {
         (b"INPUT(-ldep)\n".to_vec(), "a text file"),
         (foreign, "ELF for riscv64"),
     ];
-    for (bytes, says) in cases {
+    for (bytes, expected) in cases {
         let folder = install(&plugins, &unique("damaged"), "$ORIGIN");
         put(&folder.join(DEP), &bytes);
-        refusal(&host, &folder, &[DEP, says]);
+        refusal(&host, &folder, &[DEP, expected]);
     }
 }
 

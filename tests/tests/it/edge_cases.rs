@@ -131,7 +131,7 @@ fn late_fault_of_old_build_is_not_counted_for_new() {
     };
     let handle = loaded(&host, install(1));
     let release = plugins.dir().join("go");
-    let asks = |action: Value| {
+    let call_with = |action: Value| {
         let outcome = handle.call(Request::json_text(&action.to_string()));
         outcome.map(|reply| reply.generation().get())
     };
@@ -148,7 +148,7 @@ fn late_fault_of_old_build_is_not_counted_for_new() {
                 let mut action = json!({ "hang_in": "execute", "panic_in": "execute" });
                 action["release"] = json!(release);
                 action["entered"] = json!(entered);
-                scope.spawn(|| asks(action))
+                scope.spawn(|| call_with(action))
             })
             .collect();
         until("all calls run", || entered.iter().all(|file| file.exists()).then_some(()));
@@ -166,10 +166,10 @@ fn late_fault_of_old_build_is_not_counted_for_new() {
     assert!(!seen.iter().any(quarantined), "{seen:#?}");
     assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
     // The new build counts only its own faults.
-    assert_eq!(panicked_in(asks(json!({ "panic_in": "execute" }))), Some(2));
-    assert_eq!(asks(json!({})).unwrap(), 2);
-    assert_eq!(panicked_in(asks(json!({ "panic_in": "execute" }))), Some(2));
-    assert_eq!(asks(json!({})).unwrap_err().kind(), ErrorKind::Quarantined);
+    assert_eq!(panicked_in(call_with(json!({ "panic_in": "execute" }))), Some(2));
+    assert_eq!(call_with(json!({})).unwrap(), 2);
+    assert_eq!(panicked_in(call_with(json!({ "panic_in": "execute" }))), Some(2));
+    assert_eq!(call_with(json!({})).unwrap_err().kind(), ErrorKind::Quarantined);
     event(&mut events, quarantined);
 }
 

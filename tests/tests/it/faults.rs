@@ -22,7 +22,7 @@ fn check(error: &Error, kind: ErrorKind, message: &str) {
 }
 
 #[track_caller]
-fn still_answers(handle: &hotbay::PluginHandle) {
+fn assert_still_serves(handle: &hotbay::PluginHandle) {
     let reply = handle.call(Request::text("still serving")).expect("an answer");
     assert_eq!(reply.as_bytes(), b"still serving");
 }
@@ -38,15 +38,15 @@ fn panic_at_each_entry_point_is_isolated_fault() {
     };
     for entry in ["validate", "init", "health"] {
         let error = refused(&host, faulty(entry));
-        check(&error, ErrorKind::StartFailed, &format!("in {entry}, as asked"));
-        still_answers(&good);
+        check(&error, ErrorKind::StartFailed, &format!("in {entry}, on request"));
+        assert_still_serves(&good);
     }
     let error = block_on(host.load_with_state(faulty("restore"), Snapshot::new(1, "3")));
     let error = error.expect_err("restore panics");
-    check(&error, ErrorKind::StartFailed, "in restore, as asked");
+    check(&error, ErrorKind::StartFailed, "in restore, on request");
 
     let execute = loaded(&host, faulty("execute"));
-    let message = "in execute, as asked";
+    let message = "in execute, on request";
     let error = execute.call(Request::text("x")).expect_err("a panic");
     check(&error, ErrorKind::Panicked, message);
     let error = block_on(execute.execute(Request::text("x"))).expect_err("a panic");
@@ -59,8 +59,8 @@ fn panic_at_each_entry_point_is_isolated_fault() {
 
     let snapshot = loaded(&host, faulty("snapshot"));
     let error = block_on(snapshot.snapshot()).expect_err("a panic");
-    check(&error, ErrorKind::Panicked, "in snapshot, as asked");
-    still_answers(&good);
+    check(&error, ErrorKind::Panicked, "in snapshot, on request");
+    assert_still_serves(&good);
 }
 
 #[test]
@@ -77,14 +77,14 @@ fn panic_in_shutdown_keeps_library() {
         let HostEvent::ShutdownFailed { reason, .. } = event(&mut events, failed) else {
             unreachable!("the loop waits for this event");
         };
-        let message = format!("in {entry}, as asked");
+        let message = format!("in {entry}, on request");
         assert!(reason.contains(&message), "{reason}");
         assert!(reason.contains("behavior.rs:"), "{reason}");
         let kept = |event: &HostEvent| matches!(event, HostEvent::Kept { .. });
         event(&mut events, kept);
         assert_eq!(host.retained().len(), 1);
         assert!(host.retained()[0].reason.starts_with("shutdown: "));
-        still_answers(&good);
+        assert_still_serves(&good);
     }
 }
 
@@ -115,8 +115,8 @@ fn any_panic_payload_is_caught_and_freed() {
     };
     let no_text = "(the payload is no text)";
     for (payload, message) in [
-        ("text", "a text, as asked"),
-        ("string", "in execute, as asked"),
+        ("text", "a text, on request"),
+        ("string", "in execute, on request"),
         ("number", no_text),
         ("bomb", no_text),
     ] {
@@ -127,7 +127,7 @@ fn any_panic_payload_is_caught_and_freed() {
     }
     // This panic bypasses the hook, and earlier panics left nothing behind.
     let fault = fault(json!({ "panic_in": "execute", "resume": true }));
-    assert_eq!(fault.message(), "resumed, as asked");
+    assert_eq!(fault.message(), "resumed, on request");
     assert_eq!(fault.location(), None);
 }
 
@@ -163,7 +163,7 @@ fn panic_on_plugin_thread_emits_event_and_counts_as_fault() {
             HostEvent::Faulted { plugin, fault, own_thread, .. } => {
                 assert!(own_thread);
                 assert_eq!(plugin, *handle.name());
-                assert_eq!(fault.message(), "on a thread of its own, as asked");
+                assert_eq!(fault.message(), "on a plugin thread, on request");
                 assert!(fault.location().expect("a location").contains("threads.rs:"));
             }
             other => panic!("{other:?}"),
@@ -178,13 +178,13 @@ struct Linked;
 
 impl Plugin for Linked {
     fn init(config: &Config, _: HostServices) -> Result<Self, PluginError> {
-        assert!(config.get("panic").is_none(), "in init, as asked");
+        assert!(config.get("panic").is_none(), "in init, on request");
         Ok(Self)
     }
 
     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         match input.as_text()? {
-            "panic" => panic!("linked, as asked"),
+            "panic" => panic!("linked, on request"),
             "nested" => {
                 let caught = std::panic::catch_unwind(|| panic!("caught by the author"));
                 Ok(Output::text(format!("{}", caught.is_err())))
@@ -204,7 +204,7 @@ fn compiled_in_plugin_panic_is_fault() {
     let builder = Host::builder().register::<Linked>(linked("linked"));
     let host = builder
         .register_fn("function", move |_, _| match calls.fetch_add(1, Ordering::Relaxed) {
-            0 => panic!("a function, as asked"),
+            0 => panic!("a function, on request"),
             _ => Ok(Output::text("still running")),
         })
         .build()
@@ -212,7 +212,7 @@ fn compiled_in_plugin_panic_is_fault() {
     let linked_one = host.plugin("linked").expect("the plugin is registered");
     let error = linked_one.call(Request::text("panic")).expect_err("a panic");
     let fault = error.fault().expect("a fault");
-    assert_eq!(fault.message(), "linked, as asked");
+    assert_eq!(fault.message(), "linked, on request");
     assert!(fault.location().expect("a location").contains("faults.rs:"));
     let reply = linked_one.call(Request::text("nested")).expect("an answer");
     assert_eq!(reply.as_text().expect("text"), "true");
@@ -226,7 +226,7 @@ fn compiled_in_plugin_panic_is_fault() {
     let config = linked("never").with_config(json!({ "panic": true }));
     let builder = Host::builder().register::<Linked>(config.expect("a config"));
     let error = builder.build().expect_err("init panics");
-    assert_eq!(error.fault().map(Fault::message), Some("in init, as asked"));
+    assert_eq!(error.fault().map(Fault::message), Some("in init, on request"));
 }
 
 /// Set in the subprocess that panics; its parent checks the output.
@@ -250,7 +250,7 @@ fn panics_print_nothing_with_backtraces_enabled() {
     assert_eq!(printed, "", "printed");
     let reported = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && reported.contains("1 passed"), "{reported}");
-    assert!(!reported.contains("as asked"), "{reported}");
+    assert!(!reported.contains("on request"), "{reported}");
 }
 
 fn panic_everywhere() {

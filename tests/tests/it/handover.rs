@@ -304,7 +304,7 @@ fn failed_start_after_stop_restarts_old_build_with_state() {
         generation += 2;
         assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{message}");
         let again = format!("was started again and serves, as generation {generation}");
-        assert!(message.contains(&again) && message.contains("as asked"), "{message}");
+        assert!(message.contains(&again) && message.contains("on request"), "{message}");
         assert_eq!(error.generation().map(|serves| serves.get()), Some(generation));
         match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
             HostEvent::RolledBack { generation: serves, .. } => {
@@ -339,7 +339,7 @@ fn failed_start_of_both_builds_frees_name() {
             drop(pinned);
             let error = reload.join().unwrap();
             let message = error.full_message();
-            for part in ["serves no more", "did not start again", "panicked: in init, as asked"] {
+            for part in ["serves no more", "did not start again", "panicked: in init, on request"] {
                 assert!(message.contains(part), "`{part}` in: {message}");
             }
             assert!(!message.contains("keeps serving"), "{message}");

@@ -15,8 +15,8 @@ fn two_plugins_link_into_one_program() {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo starts");
-    let said = String::from_utf8_lossy(&tested.stdout);
+    let output_text = String::from_utf8_lossy(&tested.stdout);
     let errors = String::from_utf8_lossy(&tested.stderr);
-    assert!(tested.status.success(), "{said}\n{errors}");
-    assert!(said.contains("3 passed"), "{said}");
+    assert!(tested.status.success(), "{output_text}\n{errors}");
+    assert!(output_text.contains("3 passed"), "{output_text}");
 }

@@ -103,7 +103,7 @@ fn other_layout_of_same_version_is_refused_concisely() {
 #[test]
 fn undefined_symbol_is_refused_and_named() {
     let step = (ErrorKind::StartFailed, LoadStep::Open);
-    check("missing-symbol", |it| it, step, &["nobody_defines_this"]);
+    check("missing-symbol", |it| it, step, &["undefined_function"]);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn panic_during_start_fails_load_at_its_step() {
     for (entry, step) in
         [("validate", LoadStep::Config), ("init", LoadStep::Init), ("health", LoadStep::Health)]
     {
-        let message = format!("in {entry}, as asked");
+        let message = format!("in {entry}, on request");
         let config = json!({ "panic_in": entry });
         let expected = [message.as_str(), "behavior.rs:"];
         let step = (ErrorKind::StartFailed, step);

@@ -66,9 +66,9 @@ fn requirements_start_first_and_stop_last() {
 fn requirement_cycle_is_reported_and_others_load() {
     let plugins = Plugins::new();
     install(&plugins, &["a: b *", "b: c *", "c: a *", "free:"]);
-    let circle = "a -> b -> c -> a";
+    let cycle = "a -> b -> c -> a";
     let report = block_on(host(&plugins).load_all());
-    check(&report, &["free"], &[("a", circle), ("b", circle), ("c", circle)]);
+    check(&report, &["free"], &[("a", cycle), ("b", cycle), ("c", cycle)]);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn unmet_requirement_is_refused() {
     let expected = [
         "`gone` ^3, which was not found",
         "`base` ^7, found 0.1.0",
-        "in init, as asked",
+        "in init, on request",
         "`a`, which cannot be started",
         "`broken`",
     ];

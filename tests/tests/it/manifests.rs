@@ -8,7 +8,7 @@ use hotbay_tests::{Plugins, block_on, host, refused};
 
 /// Checks a manifest in which `^` marks the position of the mistake.
 #[track_caller]
-fn check(manifest: &str, path: &str, says: &[&str]) {
+fn check(manifest: &str, path: &str, expected: &[&str]) {
     let before = manifest.split('^').next().expect("a first part");
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
@@ -26,7 +26,7 @@ fn check(manifest: &str, path: &str, says: &[&str]) {
     assert_eq!(place, (Some(line), Some(column), path), "{message}");
     let file = folder.join("plugin.json");
     let place = format!("{}:{line}:{column}:", file.display());
-    for part in says.iter().copied().chain([place.as_str()]) {
+    for part in expected.iter().copied().chain([place.as_str()]) {
         assert!(message.contains(part), "`{part}` in: {message}");
     }
 }

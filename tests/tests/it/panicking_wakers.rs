@@ -268,8 +268,8 @@ fn pool_stop_through_another_pool_reports_inside() {
         1
     });
     entered.recv_timeout(LIMIT).unwrap();
-    let (message, hears) = mpsc::channel();
-    let stops = StopsOnDrop(first.clone(), message);
+    let (sender, receiver) = mpsc::channel();
+    let stops = StopsOnDrop(first.clone(), sender);
     let never = second.submit(move || {
         drop(stops);
         2
@@ -280,7 +280,7 @@ fn pool_stop_through_another_pool_reports_inside() {
         token.cancel();
         3
     });
-    assert_eq!(hears.recv_timeout(LIMIT), Ok(Stopped::FromInside));
+    assert_eq!(receiver.recv_timeout(LIMIT), Ok(Stopped::FromInside));
     assert_eq!(ends.unwrap().wait(), Ok(3));
     assert_eq!(first.stop(), Stopped::Joined);
     go.send(()).unwrap();

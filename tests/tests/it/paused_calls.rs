@@ -37,7 +37,7 @@ fn call_in_a_pause(
             let error = block_on(handle.health()).err()?;
             (error.kind() == ErrorKind::Overloaded).then_some(())
         });
-        let (message, hears) = std::sync::mpsc::channel::<()>();
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let call = scope.spawn({
             let handle = handle.clone();
             move || {
@@ -45,15 +45,15 @@ fn call_in_a_pause(
                     true => block_on(handle.execute(request())),
                     false => handle.call(request()),
                 };
-                drop(message);
+                drop(sender);
                 outcome.map(|reply| reply.json().unwrap()).map_err(|error| error.kind())
             }
         });
         // By then it waits, unless the machine is very busy.
-        let _ = hears.recv_timeout(SOON * 2);
+        let _ = receiver.recv_timeout(SOON * 2);
         meanwhile();
         // It ends on its own, or with the pause.
-        let _ = hears.recv_timeout(SOON * 10);
+        let _ = receiver.recv_timeout(SOON * 10);
         std::fs::write(&release, "").unwrap();
         let outcome = call.join().unwrap();
         reload.join().unwrap();

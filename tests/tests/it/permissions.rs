@@ -139,11 +139,11 @@ fn call_waiting_for_reload_uses_permissions_of_new_build() {
     let was_checked = Arc::new(AtomicBool::new(false));
     let checked = Arc::clone(&was_checked);
     // Runs after the permission check, before the call waits.
-    let look = move |_: &Request<'_>| {
+    let validator = move |_: &Request<'_>| {
         checked.store(true, Ordering::Release);
         Ok(())
     };
-    let host = Host::builder().validate("store", look).build().unwrap();
+    let host = Host::builder().validate("store", validator).build().unwrap();
     let installed = |permissions: &[&str], more: Value| {
         let it = asking(&plugins, permissions).set("handover", "pause");
         it.config(more).write()

@@ -181,9 +181,10 @@ fn each_step_deadline_starts_with_its_step() {
         block_on(pipeline.run(request)).unwrap().as_text().unwrap().to_owned()
     };
     let after = host.pipeline([PipelineStep::new("after").deadline_in(NEVER), "scripted".into()]);
-    let says_left = |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
+    let report_remaining =
+        |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
     drop(after.unwrap());
-    let host = scripted.register(Host::builder().register_fn("says", says_left), "scripted");
+    let host = scripted.register(Host::builder().register_fn("says", report_remaining), "scripted");
     let host = host.build().unwrap();
     let own = host.pipeline([PipelineStep::new("says").deadline_in(NEVER), "scripted".into()]);
     assert_eq!(left(own.unwrap(), Request::text("x")), "none");
@@ -201,16 +202,16 @@ fn dropped_run_cancels_current_step_and_skips_the_rest() {
         scope.spawn(|| {
             block_on(async {
                 let run = pipeline.run(Request::text("watch"));
-                let begun = async {
+                let starts = async {
                     while scripted.inputs().is_empty() {
                         tokio::task::yield_now().await;
                     }
                 };
                 let mut run = std::pin::pin!(run);
-                let mut begun = std::pin::pin!(begun);
+                let mut starts = std::pin::pin!(starts);
                 std::future::poll_fn(|context| {
                     assert!(run.as_mut().poll(context).is_pending());
-                    begun.as_mut().poll(context)
+                    starts.as_mut().poll(context)
                 })
                 .await;
             });

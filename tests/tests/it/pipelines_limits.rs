@@ -22,16 +22,16 @@ fn dropped_stream_is_cancelled_after_an_item_timed_out() {
         requests.push(Request::owned(watch.clone().into_bytes()));
         let mut outcomes = pipeline.run_many(stream::iter(requests), RunOptions::ordered());
         block_on(async {
-            let begun = async {
+            let starts = async {
                 while !scripted.inputs().contains(&watch) {
                     tokio::task::yield_now().await;
                 }
             };
-            let mut begun = std::pin::pin!(begun);
-            let mut asks = std::pin::pin!(outcomes.next());
+            let mut starts = std::pin::pin!(starts);
+            let mut left_request = std::pin::pin!(outcomes.next());
             std::future::poll_fn(|context| {
-                assert!(asks.as_mut().poll(context).is_pending());
-                begun.as_mut().poll(context)
+                assert!(left_request.as_mut().poll(context).is_pending());
+                starts.as_mut().poll(context)
             })
             .await;
         });
@@ -91,20 +91,20 @@ fn run_many_applies_limits_of_single_run_per_item() {
     let step = PipelineStep::new("scripted");
     let plain = host.pipeline([step.clone()]).unwrap();
     let stepped = host.pipeline([step.deadline_in(NEVER)]).unwrap();
-    let asks = || Request::text("left");
+    let left_request = || Request::text("left");
     let cases = [
-        (&plain, asks(), 60_000, "the default"),
-        (&plain, asks().deadline_in(NEVER), 3_600_000, "the request's own"),
-        (&stepped, asks(), 3_600_000, "the step's"),
+        (&plain, left_request(), 60_000, "the default"),
+        (&plain, left_request().deadline_in(NEVER), 3_600_000, "the request's own"),
+        (&stepped, left_request(), 3_600_000, "the step's"),
     ];
-    for (pipeline, request, most, what) in cases {
+    for (pipeline, request, max, what) in cases {
         let one = block_on(pipeline.run(request.clone())).unwrap().as_text().unwrap().to_owned();
         let mut many = pipeline.run_many(stream::iter([request]), RunOptions::ordered());
         let many = block_on(many.next()).unwrap().outcome.unwrap();
         let many = many.as_text().unwrap().to_owned();
-        for (way, left) in [("run", one), ("run_many", many)] {
+        for (method, left) in [("run", one), ("run_many", many)] {
             let left: u64 = left.parse().unwrap();
-            assert!(left <= most && left + 50_000 > most, "{way}, {what}: {left} of {most}");
+            assert!(left <= max && left + 50_000 > max, "{method}, {what}: {left} of {max}");
         }
     }
 }

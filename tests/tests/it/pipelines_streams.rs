@@ -43,7 +43,7 @@ async fn next(many: &mut RunMany) -> Option<Completed> {
 }
 
 /// A host whose plugin `odd` fails for every seventh number and panics for every eleventh.
-fn odd_host() -> Host {
+fn failing_host() -> Host {
     Host::builder()
         .quarantine(None)
         .register_fn("odd", |_, input| {
@@ -61,7 +61,7 @@ fn odd_host() -> Host {
 
 #[test]
 fn ordered_outcomes_keep_order_and_error_indexes() {
-    let host = odd_host();
+    let host = failing_host();
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
     for many in [
         RunOptions::ordered(),
@@ -96,7 +96,7 @@ fn ordered_outcomes_keep_order_and_error_indexes() {
 
 #[test]
 fn unordered_outcomes_yield_each_index_once() {
-    let host = odd_host();
+    let host = failing_host();
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
     let outcomes = all(pipeline.run_many(numbers(500), RunOptions::unordered().max_chunk(9)));
     let indices: BTreeSet<_> = outcomes.iter().map(|(index, _)| *index).collect();
@@ -110,7 +110,7 @@ fn unordered_outcomes_yield_each_index_once() {
 
 #[test]
 fn stalled_consumer_bounds_reads_of_endless_stream() {
-    let host = odd_host();
+    let host = failing_host();
     let pipeline = host.pipeline(["after"]).unwrap();
     for many in [RunOptions::ordered(), RunOptions::unordered()] {
         let consumed = Arc::new(AtomicU64::new(0));
@@ -127,8 +127,8 @@ fn stalled_consumer_bounds_reads_of_endless_stream() {
             }
         });
         until("nothing runs", || (host.list()[0].stats.running == 0).then_some(()));
-        let most = 20 + 8 * 4;
-        assert!(consumed.load(Ordering::Relaxed) <= most, "{consumed:?} of at most {most}");
+        let max = 20 + 8 * 4;
+        assert!(consumed.load(Ordering::Relaxed) <= max, "{consumed:?} of at most {max}");
         drop(outcomes);
         until("nothing is left", || (host.list()[0].stats.waiting == 0).then_some(()));
     }
@@ -194,7 +194,7 @@ fn swap_during_stream_loses_and_repeats_nothing() {
 
 #[test]
 fn empty_stream_ends_and_stream_after_shutdown_fails() {
-    let host = odd_host();
+    let host = failing_host();
     let pipeline = host.pipeline(["after"]).unwrap();
     assert_eq!(all(pipeline.run_many(numbers(0), RunOptions::ordered())), []);
     let mut one = pipeline.run_many(numbers(1), RunOptions::ordered());

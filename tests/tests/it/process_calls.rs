@@ -24,7 +24,7 @@ fn wait(running: &Running, name: &str) -> String {
         .to_string()
 }
 
-fn begins(running: &Running, name: &str) {
+fn wait_started(running: &Running, name: &str) {
     let file = running.fixture.file(&format!("{name}.began"));
     until("the call starts", || file.exists().then_some(()));
 }
@@ -196,7 +196,7 @@ fn wait_without_threads() {
     let calls: Vec<_> =
         texts.iter().map(|text| running.handle.execute(Request::json_text(text))).collect();
     for number in 0..MANY {
-        begins(&running, &number.to_string());
+        wait_started(&running, &number.to_string());
     }
     let while_they_wait = threads();
     for number in 0..MANY {
@@ -221,7 +221,7 @@ fn calls_over_limits_are_overloaded() {
     );
     let text = wait(&running, "a");
     let first = running.handle.execute(Request::json_text(&text));
-    begins(&running, "a");
+    wait_started(&running, "a");
     let second = running.handle.execute(Request::text("waits"));
     let third = block_on(running.handle.execute(Request::text("too many")));
     assert_eq!(third.unwrap_err().kind(), ErrorKind::Overloaded);
@@ -242,7 +242,7 @@ fn in_flight_limit_of_manifest_is_respected() {
     let text = wait(&running, "a");
     thread::scope(|scope| {
         let first = scope.spawn(|| running.handle.call(Request::json_text(&text)));
-        begins(&running, "a");
+        wait_started(&running, "a");
         let error = running.handle.call(Request::text("one too many")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Overloaded, "{}", error.full_message());
         open(&running, "a");
@@ -259,7 +259,7 @@ fn cancelled_call_is_seen_by_process() {
     let running = ProcessFixture::new().run_with(json!({}), |it| it, host);
     let text = wait(&running, "dropped");
     let dropped = running.handle.execute(Request::json_text(&text));
-    begins(&running, "dropped");
+    wait_started(&running, "dropped");
     drop(dropped);
     assert_eq!(recorded_end(&running, "dropped"), "hung up");
     for call_async in [false, true] {
@@ -271,7 +271,7 @@ fn cancelled_call_is_seen_by_process() {
                 false => running.handle.call(request),
                 true => block_on(running.handle.execute(request)),
             });
-            begins(&running, &name);
+            wait_started(&running, &name);
             token.cancel();
             calling.join().unwrap()
         });

@@ -61,7 +61,7 @@ impl ProcessFixture {
     pub(crate) fn assert_nothing_left(&self) {
         let journal = self.file("journal");
         let ids = [launches(&journal, "capabilities"), launches(&journal, "start")].concat();
-        until("its processes have exited", || ids.iter().all(|&id| is_gone(id)).then_some(()));
+        until("its processes have exited", || ids.iter().all(|&id| has_exited(id)).then_some(()));
         let marks = fs::read_to_string(self.file("marks")).unwrap_or_default();
         for line in marks.lines() {
             let (mark, folder) = line.split_once(' ').expect("a mark and a folder");
@@ -124,7 +124,7 @@ impl Running {
 }
 
 /// Returns whether the process is gone, reaped included.
-pub(crate) fn is_gone(process: u32) -> bool {
+pub(crate) fn has_exited(process: u32) -> bool {
     state_of(process).is_none()
 }
 
@@ -139,7 +139,7 @@ pub(crate) fn is_private(folder: &Path) -> bool {
 /// sockets.
 pub(crate) fn kill(process: u32) {
     signal(process, "KILL");
-    until("the process is reaped", || is_gone(process).then_some(()));
+    until("the process is reaped", || has_exited(process).then_some(()));
 }
 
 /// Sends a signal to a process.

@@ -7,7 +7,7 @@ use hotbay_tests::{block_on, event, events_until, limits, state_of, until};
 use serde_json::{Value, json};
 
 use crate::process_connections::idle;
-use crate::process_fixture::{ProcessFixture, Running, is_gone, signal};
+use crate::process_fixture::{ProcessFixture, Running, has_exited, signal};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -48,7 +48,7 @@ fn hung_process_is_restarted_after_missed_deadline() {
             assert_eq!(ended, pid);
             assert!(reason.contains("hung") && reason.contains("`/healthz`"), "{reason}");
             event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
-            assert!(is_gone(pid));
+            assert!(has_exited(pid));
             running.serves();
             running.end();
         }
@@ -193,7 +193,7 @@ fn host_stops_idle_older_program_and_restarts_it() {
     let events = running.host.events();
     for _ in 0..2 {
         let pid = running.pid();
-        until("it is stopped", || is_gone(pid).then_some(()));
+        until("it is stopped", || has_exited(pid).then_some(()));
         running.serves();
         assert_ne!(running.pid(), pid);
     }

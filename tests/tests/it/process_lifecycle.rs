@@ -7,7 +7,7 @@ use hotbay::{ErrorKind, HostBuilder, HostEvent, PluginInfo, PluginState, Request
 use hotbay_tests::{block_on, event, limits, quarantine, until};
 use serde_json::json;
 
-use crate::process_fixture::{ProcessFixture, Running, is_gone, is_private, kill};
+use crate::process_fixture::{ProcessFixture, Running, has_exited, is_private, kill};
 use crate::process_hung::with_idle;
 
 fn patient(builder: HostBuilder) -> HostBuilder {
@@ -40,7 +40,7 @@ fn killed_process_is_reported_and_replaced() {
     };
     assert_eq!((of, next), (generation, running.pid()));
     assert_ne!(next, pid);
-    assert!(is_gone(pid), "the process is reaped before the next one starts");
+    assert!(has_exited(pid), "the process is reaped before the next one starts");
     running.serves();
     assert_eq!(running.call_json(&json!({ "do": "count" })), 3);
     running.end();
@@ -166,7 +166,7 @@ fn idle_process_exits_and_next_call_waits_for_start() {
         let pid = running.pid();
         // More if it exits before the request of a slow caller arrives.
         assert!(running.fixture.started().len() >= round);
-        until("the process exits", || is_gone(pid).then_some(()));
+        until("the process exits", || has_exited(pid).then_some(()));
         let reply = match round % 2 {
             0 => running.handle.call(Request::text("anyone?")),
             _ => block_on(running.handle.execute(Request::text("anyone?"))),

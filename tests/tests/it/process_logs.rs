@@ -106,15 +106,15 @@ fn process_with_closed_output_keeps_serving() {
 fn logging_through_host_needs_permission_and_token() {
     let (log, running) = start();
     let line = json!({ "level": 2, "target": "own", "message": "by the host" });
-    let reported = running.call_json(&json!({ "do": "ask-host", "path": "/log", "body": line }));
+    let reported = running.call_json(&json!({ "do": "call-host", "path": "/log", "body": line }));
     assert_eq!(reported["status"], 200, "{reported}");
     assert_eq!(wait_for_line(log, &running, "by the host").target, "own");
     let reported =
-        running.call_json(&json!({ "do": "ask-host", "token": "guessed", "body": line }));
+        running.call_json(&json!({ "do": "call-host", "token": "guessed", "body": line }));
     assert_eq!(reported["status"], 401, "{reported}");
-    let reported = running.call_json(&json!({ "do": "ask-host", "path": "/none", "body": line }));
+    let reported = running.call_json(&json!({ "do": "call-host", "path": "/none", "body": line }));
     assert_eq!(reported["status"], 404, "{reported}");
-    let reported = running.call_json(&json!({ "do": "ask-host", "body": "no line" }));
+    let reported = running.call_json(&json!({ "do": "call-host", "body": "no line" }));
     assert_eq!(reported["status"], 400, "{reported}");
     running.end();
 
@@ -123,7 +123,7 @@ fn logging_through_host_needs_permission_and_token() {
         |program| program.set("permissions", json!([])),
         |builder| builder,
     );
-    let reported = mute.call_json(&json!({ "do": "ask-host", "body": line }));
+    let reported = mute.call_json(&json!({ "do": "call-host", "body": line }));
     assert_eq!(reported["status"], 403, "{reported}");
     assert_eq!(reported["headers"]["hotbay-log-level"], "0");
     mute.end();

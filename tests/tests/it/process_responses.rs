@@ -31,16 +31,16 @@ fn check(
     running: &Running,
     action: Value,
     deadline: Option<Duration>,
-    judge: impl Fn(Result<Reply, Error>),
+    check_reply: impl Fn(Result<Reply, Error>),
 ) {
     let text = action.to_string();
     let request = || match deadline {
         Some(timeout) => Request::json_text(&text).deadline_in(timeout),
         None => Request::json_text(&text),
     };
-    judge(running.handle.call(request()));
+    check_reply(running.handle.call(request()));
     running.serves();
-    judge(block_on(running.handle.execute(request())));
+    check_reply(block_on(running.handle.execute(request())));
     running.serves();
     assert_eq!(running.fixture.started().len(), 1, "{text}");
 }
@@ -89,14 +89,14 @@ fn only_status_200_is_success() {
 fn author_error_arrives_with_all_parts() {
     let running = start();
     let action = json!({
-        "do": "error", "code": -7, "message": "no room", "retryable": true,
+        "do": "error", "code": -7, "message": "no space", "retryable": true,
         "details": { "rows": [1, 2] },
     });
     check(&running, action, None, |outcome| {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Plugin);
         let own = error.plugin_error().expect("the plugin's own error");
-        assert_eq!((own.code(), own.message()), (-7, "no room"));
+        assert_eq!((own.code(), own.message()), (-7, "no space"));
         assert!(own.is_retryable());
         assert_eq!(own.details(), Some(&json!({ "rows": [1, 2] })));
     });
@@ -139,9 +139,9 @@ fn endless_response_ends_at_limit_or_deadline() {
 fn unusual_but_valid_responses_are_accepted() {
     let running = start();
     for how in ["sound", "chunked", "continue", "twice"] {
-        let action = json!({ "do": "answer", "how": how, "body": "as asked" });
+        let action = json!({ "do": "answer", "how": how, "body": "on request" });
         check(&running, action, None, |outcome| match outcome {
-            Ok(reply) => assert_eq!(reply.as_bytes(), b"as asked"),
+            Ok(reply) => assert_eq!(reply.as_bytes(), b"on request"),
             Err(error) => panic!("{how}: {}", error.full_message()),
         });
     }
@@ -164,11 +164,11 @@ fn error_body_over_output_limit_is_harmless() {
 #[test]
 fn panic_is_reported_with_location_and_process_survives() {
     let running = start();
-    check(&running, json!({ "do": "panic", "message": "as asked" }), None, |outcome| {
+    check(&running, json!({ "do": "panic", "message": "on request" }), None, |outcome| {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Panicked);
         let fault = error.fault().expect("a fault");
-        assert_eq!(fault.message(), "as asked");
+        assert_eq!(fault.message(), "on request");
         assert_eq!(fault.location(), Some("src/actions.rs:1:1"));
     });
     running.end();

@@ -72,7 +72,7 @@ fn sdk_author_error_arrives_unchanged() {
     let details = json!({ "rows": [1, 2], "text": "ä" });
     for code in [-7, 0, 17, i32::MAX] {
         let action = json!({
-            "do": "fail", "code": code, "message": "no \"room\"", "details": details,
+            "do": "fail", "code": code, "message": "no \"space\"", "details": details,
             "retryable": code == 17,
         });
         let text = action.to_string();
@@ -83,7 +83,7 @@ fn sdk_author_error_arrives_unchanged() {
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Plugin, "{}", error.full_message());
             let own = error.plugin_error().expect("the author's own error");
-            assert_eq!((own.code(), own.message()), (code, "no \"room\""));
+            assert_eq!((own.code(), own.message()), (code, "no \"space\""));
             assert_eq!((own.details(), own.is_retryable()), (Some(&details), code == 17));
         }
     }
@@ -144,13 +144,13 @@ fn start_refused_by_author_reports_its_message() {
         (json!({ "init_panics": "half a database" }), &["half a database", "lib.rs"]),
         (json!({ "no_such_field": 1 }), &["no_such_field"]),
     ];
-    for (config, says) in cases {
+    for (config, expected) in cases {
         let fixture = ProcessFixture::new();
         let folder = served(fixture.program(json!({}))).config(config).install();
         let host = hotbay::Host::builder().build().unwrap();
         let error = refused(&host, folder);
         let reported = error.full_message();
-        for part in says {
+        for part in expected {
             assert!(reported.contains(part), "`{part}` in: {reported}");
         }
         fixture.assert_nothing_left();

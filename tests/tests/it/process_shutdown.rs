@@ -7,7 +7,7 @@ use hotbay::{HostEvent, Request};
 use hotbay_tests::{block_on, event, limits, until};
 use serde_json::{Value, json};
 
-use crate::process_fixture::{ProcessFixture, Running, is_gone, kill};
+use crate::process_fixture::{ProcessFixture, Running, has_exited, kill};
 
 /// Starts grandchildren of every kind, and returns their process IDs.
 fn grandchildren(running: &Running) -> Vec<u32> {
@@ -19,7 +19,7 @@ fn grandchildren(running: &Running) -> Vec<u32> {
         u32::try_from(id.as_u64().expect("an id")).unwrap()
     };
     let ids: Vec<u32> = kinds.into_iter().map(start).collect();
-    assert!(!ids.iter().any(|&id| is_gone(id)), "they run");
+    assert!(!ids.iter().any(|&id| has_exited(id)), "they run");
     ids
 }
 
@@ -45,7 +45,7 @@ fn unload_leaves_no_process_or_descendant() {
     let (pid, ids) = (running.pid(), grandchildren(&running));
     let Running { fixture, host, handle } = running;
     block_on(host.unload(&fixture.name)).unwrap();
-    assert!(is_gone(pid), "the process is reaped");
+    assert!(has_exited(pid), "the process is reaped");
     assert_all_exited(&ids);
     drop(handle);
     fixture.assert_nothing_left();
@@ -62,7 +62,7 @@ fn process_ignoring_sigterm_is_killed_with_descendants() {
     let HostEvent::ShutdownFailed { reason, .. } = failed else { panic!("{failed:?}") };
     assert!(reason.contains("did not end within 50 ms after SIGTERM"), "{reason}");
     assert!(reason.contains("the host killed it") && !reason.contains("memory"), "{reason}");
-    assert!(is_gone(pid));
+    assert!(has_exited(pid));
     assert_all_exited(&ids);
     fixture.assert_nothing_left();
 }
@@ -81,14 +81,14 @@ fn descendants_of_dead_process_end_before_restart() {
 
 #[test]
 fn host_dropped_without_shutdown_leaves_nothing() {
-    for is_stubborn in [false, true] {
+    for ignores_sigterm in [false, true] {
         let running =
-            if is_stubborn { sigterm_ignoring() } else { ProcessFixture::new().run(json!({})) };
+            if ignores_sigterm { sigterm_ignoring() } else { ProcessFixture::new().run(json!({})) };
         let (pid, ids) = (running.pid(), grandchildren(&running));
         let Running { fixture, host, handle } = running;
         drop(host);
         drop(handle);
-        until("the process has exited", || is_gone(pid).then_some(()));
+        until("the process has exited", || has_exited(pid).then_some(()));
         assert_all_exited(&ids);
         fixture.assert_nothing_left();
     }
@@ -104,7 +104,7 @@ fn host_dropped_inside_runtime_leaves_nothing() {
         drop((host, handle));
         drop(call);
     });
-    until("the process has exited", || is_gone(pid).then_some(()));
+    until("the process has exited", || has_exited(pid).then_some(()));
     assert_all_exited(&ids);
     fixture.assert_nothing_left();
 }
@@ -114,7 +114,7 @@ fn shutdown_ends_every_process() {
     let running = ProcessFixture::new().run(json!({}));
     let (pid, ids) = (running.pid(), grandchildren(&running));
     block_on(running.host.shutdown(Duration::from_secs(5)));
-    assert!(is_gone(pid));
+    assert!(has_exited(pid));
     assert_all_exited(&ids);
     running.fixture.assert_nothing_left();
 }
@@ -153,6 +153,6 @@ fn unload_during_restart_cancels_start() {
 fn unload_while_idle_returns_at_once() {
     let running = ProcessFixture::new().run(json!({ "serve": { "idle_exit_ms": 200 } }));
     let pid = running.pid();
-    until("the process exits", || is_gone(pid).then_some(()));
+    until("the process exits", || has_exited(pid).then_some(()));
     running.end();
 }

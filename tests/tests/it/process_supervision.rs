@@ -134,11 +134,11 @@ fn with_helpers(fixture: &ProcessFixture) -> PathBuf {
 
 #[test]
 fn files_beside_program_are_checked_like_program() {
-    type Spoil = fn(&Path);
+    type Corrupt = fn(&Path);
     fn set(path: PathBuf, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
-    let cases: [(Spoil, &str); 5] = [
+    let cases: [(Corrupt, &str); 5] = [
         (|folder| set(folder.join("helper.py"), 0o666), "helper.py"),
         (|folder| set(folder.join("lib/mod.py"), 0o664), "lib/mod.py"),
         (|folder| set(folder.join("lib"), 0o777), "lib`"),

@@ -131,10 +131,10 @@ fn preference_for_invalid_name_fails_host_build() {
 #[test]
 fn missing_provider_error_names_nearest() {
     let host = provides(Host::builder(), "a").build().unwrap();
-    let check = |contract: &str, says: &str| {
+    let check = |contract: &str, part: &str| {
         let error = host.providers(contract).unwrap_err();
         assert_eq!((error.kind(), plugin(&error)), (ErrorKind::NotFound, None));
-        assert!(format!("{error:?}").contains(says), "{error:?}");
+        assert!(format!("{error:?}").contains(part), "{error:?}");
     };
     check("tabel", "no plugin provides contract `tabel` (NotFound)\nhint: did you mean `table`?");
     check("a", "provided contracts: `table`");

@@ -16,7 +16,7 @@ use serde_json::json;
 
 /// Reloads a plugin `swaps` times between two configs while four threads call it. Every reply must
 /// match its generation.
-fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], says: [&str; 2]) {
+fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], texts: [&str; 2]) {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -30,7 +30,7 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
     let check = |outcome: Result<hotbay::Reply, hotbay::Error>| {
         let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
         let generation = reply.generation().get();
-        let expected = says[usize::try_from(generation % 2).unwrap()];
+        let expected = texts[usize::try_from(generation % 2).unwrap()];
         assert_eq!(reply.as_text().unwrap(), expected, "of generation {generation}");
         *replies.lock().unwrap().entry(generation).or_default() += 1;
     };
@@ -69,9 +69,9 @@ fn reloads_under_load_fail_no_call() {
 
 #[test]
 fn working_plugin_is_swapped_under_load() {
-    let says = ["A TEXT OF MORE THAN 24 BYTES", "a text of more than 24 bytes"];
+    let texts = ["A TEXT OF MORE THAN 24 BYTES", "a text of more than 24 bytes"];
     let configs = ["upper", "lower"].map(|mode| json!({ "mode": mode }));
-    swap_under_load("transform", 200, configs, says);
+    swap_under_load("transform", 200, configs, texts);
 }
 
 #[test]
@@ -113,11 +113,11 @@ fn reload_moves_queued_calls_and_lets_running_end() {
 fn reload_events_come_in_order() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let install = |at: u32| plugins.add("told", "faulty").config(json!({ "at": at })).write();
+    let install = |at: u32| plugins.add("events", "faulty").config(json!({ "at": at })).write();
     loaded(&host, install(1));
     let mut events = host.events();
     install(2);
-    reloaded(&host, "told");
+    reloaded(&host, "events");
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
     let [
         HostEvent::Promoted { plugin, version, generation, from },
@@ -127,7 +127,7 @@ fn reload_events_come_in_order() {
     else {
         panic!("{seen:#?}");
     };
-    assert_eq!((plugin.as_str(), version.to_string().as_str()), ("told", "0.1.0"));
+    assert_eq!((plugin.as_str(), version.to_string().as_str()), ("events", "0.1.0"));
     assert_eq!((generation.get(), from.map(|from| from.get())), (2, Some(1)));
     assert_eq!((retired.get(), closed.get()), (1, 1));
     assert!(leaked_bytes.is_none_or(|bytes| bytes == 0), "{leaked_bytes:?}");
@@ -174,14 +174,14 @@ fn concurrent_reloads_coalesce_to_latest() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
-    loaded(&host, plugins.add("desk", "faulty").write());
+    loaded(&host, plugins.add("office", "faulty").write());
     let config = json!({ "hang_in": "init", "release": release, "entered": entered });
-    plugins.add("desk", "faulty").config(config).write();
+    plugins.add("office", "faulty").config(config).write();
     thread::scope(|scope| {
-        let first = scope.spawn(|| block_on(host.reload("desk")));
+        let first = scope.spawn(|| block_on(host.reload("office")));
         until("the first reload runs", || entered.exists().then_some(()));
-        plugins.add("desk", "faulty").config(json!({ "answers": "latest" })).write();
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(host.reload("desk"))).collect();
+        plugins.add("office", "faulty").config(json!({ "answers": "latest" })).write();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(host.reload("office"))).collect();
         for request in &mut waiting {
             let mut context = Context::from_waker(Waker::noop());
             assert!(request.as_mut().poll(&mut context).is_pending());
@@ -199,7 +199,7 @@ fn concurrent_reloads_coalesce_to_latest() {
             assert_eq!(error.kind(), ErrorKind::Superseded, "{}", error.full_message());
         }
     });
-    let reply = host.plugin("desk").unwrap().call(Request::text("x")).unwrap();
+    let reply = host.plugin("office").unwrap().call(Request::text("x")).unwrap();
     assert_eq!(reply.as_bytes(), b"latest");
 }
 
@@ -251,11 +251,11 @@ fn reload_ends_quarantine() {
     let policy = quarantine(|policy| policy.max_faults = 2);
     let host = Host::builder().quarantine(Some(policy)).build().unwrap();
     let config = json!({ "panic_in": "execute" });
-    let handle = loaded(&host, plugins.add("mended", "faulty").config(config).write());
+    let handle = loaded(&host, plugins.add("fixed", "faulty").config(config).write());
     let kinds = [(); 3].map(|()| handle.call(Request::text("x")).unwrap_err().kind());
     assert_eq!(kinds, [ErrorKind::Panicked, ErrorKind::Panicked, ErrorKind::Quarantined]);
-    plugins.add("mended", "faulty").write();
-    reloaded(&host, "mended");
+    plugins.add("fixed", "faulty").write();
+    reloaded(&host, "fixed");
     assert!(handle.call(Request::text("x")).is_ok());
     assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
 }

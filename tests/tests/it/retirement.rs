@@ -123,10 +123,10 @@ fn running_thread_keeps_library_until_closed_event() {
         assert_eq!(wait_for_end(&mut events).as_deref(), Some("threads: 1 still run"));
         fs::write(release, "").unwrap();
         // The file exists before its text.
-        let said = until("the thread has written its result", || {
-            fs::read_to_string(&answer).ok().filter(|said| !said.is_empty())
+        let logged = until("the thread has written its result", || {
+            fs::read_to_string(&answer).ok().filter(|logged| !logged.is_empty())
         });
-        assert_eq!(said, "Closed");
+        assert_eq!(logged, "Closed");
         // Checked again when the thread exits.
         assert_eq!(wait_for_end(&mut events), None);
     }

@@ -15,17 +15,17 @@ use serde_json::{Value, json};
 struct Case {
     step: LoadStep,
     kind: ErrorKind,
-    says: &'static str,
+    expected: &'static str,
     install: fn(Plugin, &Plugins),
 }
 
 fn case(
     step: LoadStep,
     kind: ErrorKind,
-    says: &'static str,
+    expected: &'static str,
     install: fn(Plugin, &Plugins),
 ) -> Case {
-    Case { step, kind, says, install }
+    Case { step, kind, expected, install }
 }
 
 /// Returns a config that counts calls, with more fields.
@@ -81,39 +81,39 @@ fn while_it_starts() -> Vec<Case> {
     use ErrorKind::{Config, StartFailed};
     use LoadStep::{Health, Init, Restore, Snapshot};
     vec![
-        case(LoadStep::Config, Config, "in validate, as asked", |plugin, _| {
+        case(LoadStep::Config, Config, "in validate, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "validate" }));
         }),
-        case(LoadStep::Config, StartFailed, "in validate, as asked", |plugin, _| {
+        case(LoadStep::Config, StartFailed, "in validate, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "validate" }));
         }),
-        case(Init, StartFailed, "in init, as asked", |plugin, _| {
+        case(Init, StartFailed, "in init, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "init" }));
         }),
-        case(Init, StartFailed, "panicked: in init, as asked", |plugin, _| {
+        case(Init, StartFailed, "panicked: in init, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "init" }));
         }),
-        case(Snapshot, StartFailed, "in snapshot, as asked", |plugin, plugins| {
+        case(Snapshot, StartFailed, "in snapshot, on request", |plugin, plugins| {
             fs::write(plugins.dir().join("error"), "").unwrap();
             write(plugin, json!({ "at": 1 }));
         }),
-        case(Snapshot, StartFailed, "panicked: in snapshot, as asked", |plugin, plugins| {
+        case(Snapshot, StartFailed, "panicked: in snapshot, on request", |plugin, plugins| {
             fs::write(plugins.dir().join("panic"), "").unwrap();
             write(plugin, json!({ "at": 2 }));
         }),
-        case(Restore, StartFailed, "in restore, as asked", |plugin, _| {
+        case(Restore, StartFailed, "in restore, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "restore" }));
         }),
-        case(Restore, StartFailed, "panicked: in restore, as asked", |plugin, _| {
+        case(Restore, StartFailed, "panicked: in restore, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "restore" }));
         }),
-        case(Restore, StartFailed, "state of shape 1, wanted 2", |plugin, _| {
+        case(Restore, StartFailed, "state of shape 1, expected 2", |plugin, _| {
             write(plugin, json!({ "shape": 2 }));
         }),
-        case(Health, StartFailed, "in health, as asked", |plugin, _| {
+        case(Health, StartFailed, "in health, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "health" }));
         }),
-        case(Health, StartFailed, "panicked: in health, as asked", |plugin, _| {
+        case(Health, StartFailed, "panicked: in health, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "health" }));
         }),
     ]
@@ -133,7 +133,7 @@ fn check(handover: &str, cases: &[Case]) {
     // The snapshot fails while one of two files exists.
     let switch = |what: &str| plugins.dir().join(what);
     let good = |at: usize| {
-        let panics = cases.get(at).is_some_and(|case| case.says.starts_with("panicked"));
+        let panics = cases.get(at).is_some_and(|case| case.expected.starts_with("panicked"));
         let what = if panics { "panic" } else { "error" };
         plugin(json!({ format!("{what}_in"): "snapshot", "while": switch(what), "at": at }))
     };
@@ -152,9 +152,9 @@ fn check(handover: &str, cases: &[Case]) {
             assert_eq!(error.generation(), Some(serving), "{message}");
             let keeps = format!("at the step `{}`; generation {serving} keeps serving", case.step);
             assert!(
-                message.contains(case.says) && message.contains(&keeps),
+                message.contains(case.expected) && message.contains(&keeps),
                 "`{}`: {message}",
-                case.says
+                case.expected
             );
             match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
                 HostEvent::RolledBack { generation, step, reason, .. } => {

@@ -46,14 +46,14 @@ fn with_input_schema(plugins: &Plugins, host: &Host, schema: Value) -> PluginHan
 }
 
 #[track_caller]
-fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, says: &str) {
+fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, expected: &str) {
     let outcomes =
         [handle.call(Request::text(input)), block_on(handle.execute(Request::json_text(input)))];
     for outcome in outcomes {
         let error = outcome.unwrap_err();
         let message = error.full_message();
         assert_eq!(error.kind(), kind, "{message}");
-        assert!(message.contains(says), "`{says}` in: {message}");
+        assert!(message.contains(expected), "`{expected}` in: {message}");
     }
 }
 

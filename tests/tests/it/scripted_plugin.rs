@@ -128,7 +128,7 @@ impl ScriptedPlugin {
         match text.as_str() {
             wait if wait.starts_with("wait") => {
                 self.wait_at_gate();
-                assert!(!wait.contains("and panic"), "as asked");
+                assert!(!wait.contains("and panic"), "on request");
             }
             watch if watch.starts_with("watch") => {
                 until("the call is cancelled", || ctx.is_cancelled().then_some(()));
@@ -138,8 +138,8 @@ impl ScriptedPlugin {
                 let left = ctx.remaining().map(|left| left.as_millis().to_string());
                 return Ok(Output::text(left.unwrap_or_else(|| "none".to_owned())));
             }
-            "panic" => panic!("as asked"),
-            "error" => return Err(PluginError::new(500, "as asked")),
+            "panic" => panic!("on request"),
+            "error" => return Err(PluginError::new(500, "on request")),
             _ => {}
         }
         Ok(Output::text(text))

@@ -40,7 +40,7 @@ fn grace_finishes_queued_calls_and_refuses_new_ones() {
     thread::scope(|scope| {
         let shutdown = scope.spawn(|| block_on(fixture.host.shutdown(LIMIT)));
         refuses(&fixture);
-        let heard = scripted.inputs();
+        let received = scripted.inputs();
         let outcomes = [
             block_on(fixture.execute("pooled")).map(drop),
             block_on(pipeline.run(Request::text("piped"))).map(drop),
@@ -51,7 +51,7 @@ fn grace_finishes_queued_calls_and_refuses_new_ones() {
         for (at, outcome) in outcomes.into_iter().enumerate().take(4) {
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Shutdown, "outcome {at}");
         }
-        assert_eq!(scripted.inputs(), heard);
+        assert_eq!(scripted.inputs(), received);
         assert!(!shutdown.is_finished());
         scripted.release_all();
         for call in calls {

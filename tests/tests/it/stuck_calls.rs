@@ -231,12 +231,12 @@ fn reload_clears_effects_of_stuck_calls() {
     until("it hangs", || entered.exists().then_some(()));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     assert!(matches!(quarantined(&mut events).0, QuarantineReason::Stuck { calls: 1 }));
-    plugins.add(&name, "faulty").config(json!({ "answers": "mended" })).write();
+    plugins.add(&name, "faulty").config(json!({ "answers": "fixed" })).write();
     let generation = reloaded(&host, &name);
     let replies = [handle.call(Request::text("x")), block_on(handle.execute(Request::text("x")))];
     for reply in replies {
         let reply = reply.unwrap();
-        assert_eq!((reply.generation(), reply.as_bytes()), (generation, &b"mended"[..]));
+        assert_eq!((reply.generation(), reply.as_bytes()), (generation, &b"fixed"[..]));
     }
     assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
     // The old build ends when its call returns.

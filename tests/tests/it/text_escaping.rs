@@ -110,9 +110,9 @@ fn logged_line_is_one_event_without_control_characters() {
     let chatty = plugins.add(&name, "chatty").set("permissions", json!(["log"]));
     let chatty = loaded(&host, chatty.write());
     let message = format!("{HOSTILE}\n2026-01-01 ERROR forged");
-    for way in ["event", "types", "spans", "record", "host"] {
+    for method in ["event", "types", "spans", "record", "host"] {
         let target = format!("t{HOSTILE}");
-        let action = json!({ "way": way, "message": message, "target": target });
+        let action = json!({ "method": method, "message": message, "target": target });
         call(&chatty, &action).unwrap();
     }
     let lines = recorder.of(&name);

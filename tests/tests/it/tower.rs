@@ -242,13 +242,13 @@ fn full_layer_stack_reaches_plugin() {
             .layer(Authenticate)
             .retry(Again { left: 3 })
             .service(plugin);
-        let ask = |token, text| {
+        let send = |token, text| {
             let (stack, request) = (stack.clone(), Request::text(text));
             async move { stack.oneshot(Signed { token, request }).await }
         };
-        let reply = ask("open sesame", "hello").await.unwrap();
+        let reply = send("open sesame", "hello").await.unwrap();
         assert_eq!(text_of(&reply), "hello");
-        let error: BoxError = ask("open barley", "hello").await.unwrap_err();
+        let error: BoxError = send("open barley", "hello").await.unwrap_err();
         let error = error.downcast::<Error>().expect("the layer's own error");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     });

@@ -23,7 +23,7 @@ fn checked(plugins: &Plugins, schema: Value) -> Plugin {
 
 /// Sends an input by every call method, and compares the error message.
 #[track_caller]
-fn check(handle: &PluginHandle, input: &str, says: Result<(), &str>) {
+fn check(handle: &PluginHandle, input: &str, expected: Result<(), &str>) {
     let pinned = handle.pin().unwrap();
     let outcomes = [
         handle.call(Request::text(input)),
@@ -31,16 +31,16 @@ fn check(handle: &PluginHandle, input: &str, says: Result<(), &str>) {
         block_on(handle.execute(Request::json_text(input))),
     ];
     for outcome in outcomes {
-        match (outcome, says) {
+        match (outcome, expected) {
             (Ok(reply), Ok(())) => assert_eq!(reply.as_bytes(), input.as_bytes()),
-            (Err(error), Err(says)) => {
+            (Err(error), Err(expected)) => {
                 let message = error.full_message();
                 assert_eq!(error.kind(), ErrorKind::InvalidInput, "{message}");
                 assert_eq!(error.plugin(), Some(handle.name()));
-                assert!(message.contains(says), "`{says}` in: {message}");
+                assert!(message.contains(expected), "`{expected}` in: {message}");
                 assert!(message.len() < 2000, "{} bytes: {message}", message.len());
             }
-            (outcome, _) => panic!("{says:?} for {input:.80}: {outcome:?}"),
+            (outcome, _) => panic!("{expected:?} for {input:.80}: {outcome:?}"),
         }
     }
 }
@@ -91,12 +91,15 @@ fn long_or_deep_input_is_refused_concisely() {
 fn invalid_schema_is_refused_with_position() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let check = |schema: Value, says: &[&str]| {
+    let check = |schema: Value, expected: &[&str]| {
         let error = refused(&host, checked(&plugins, schema).write());
         let message = error.full_message();
         let step = (error.kind(), error.step());
         assert_eq!(step, (ErrorKind::Config, Some(LoadStep::Config)), "{message}");
-        assert!(says.iter().all(|says| message.contains(says)), "{says:?} in: {message}");
+        assert!(
+            expected.iter().all(|expected| message.contains(expected)),
+            "{expected:?} in: {message}"
+        );
     };
     let place = "`input_schema.properties.n.type`: \"word\" is not";
     check(json!({ "properties": { "n": { "type": "word" } } }), &["plugin.json:", place]);

@@ -331,8 +331,8 @@ fn broken_build_is_reported_once_until_fixed() {
     assert_eq!(watched.settled(), Vec::<String>::new());
     assert_eq!(watched.answer("echo"), "old");
 
-    let mended = watched.draft("echo", "new");
-    install(&mended, &folder);
+    let fixed = watched.draft("echo", "new");
+    install(&fixed, &folder);
     event(&mut watched.events, |event| summary(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
 }
@@ -390,11 +390,11 @@ fn retargeted_symlink_is_reloaded() {
 #[test]
 fn host_shutdown_ends_watch() {
     let watching = || threads("hotbay-watch").len();
-    for way in ["shutdown", "drop"] {
+    for ending in ["shutdown", "drop"] {
         let watched = Watched::with_echo(as_it_is);
         let draft = watched.draft("echo", "new");
         rename_into(&draft, &watched.folder("echo"), &library());
-        if way == "shutdown" {
+        if ending == "shutdown" {
             block_on(watched.host.shutdown(LIMIT));
             // Nothing is loaded anymore.
             rename_into(&draft, &watched.folder("echo"), "plugin.json");

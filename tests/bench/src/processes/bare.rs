@@ -108,10 +108,10 @@ impl Client {
     }
 
     pub(super) async fn call(&mut self, body: &[u8]) -> anyhow::Result<Bytes> {
-        self.ask(Method::POST, "/execute", Bytes::copy_from_slice(body)).await
+        self.send(Method::POST, "/execute", Bytes::copy_from_slice(body)).await
     }
 
-    pub(super) async fn ask(
+    pub(super) async fn send(
         &mut self,
         method: Method,
         path: &'static str,

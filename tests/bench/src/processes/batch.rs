@@ -48,8 +48,8 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         ]);
     }
     table.note(
-        "By the medians of neighbouring rounds. A batch is JSON with the bytes as base64; each \
-         request in it runs as a call of its own, guarded and counted.",
+        "By the medians of neighboring rounds. A batch is JSON with the bytes as base64; each \
+         request in it runs as a separate call, guarded and counted.",
     );
     report.print(&table);
     Ok(())

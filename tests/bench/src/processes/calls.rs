@@ -65,7 +65,7 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         ]);
     }
     table.note(
-        "Each server is a process of its own, and each client keeps one connection over a Unix \
+        "Each server is a separate process, and each client keeps one connection over a Unix \
          socket. The bare client and `execute` run on a current_thread runtime, `call` on the \
          thread alone. Quantiles are the medians of those of the rounds; the ratios are the \
          medians of p50 against p50 of the same round, and decide.",

@@ -62,8 +62,8 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         ]);
     }
     table.note(
-        "All callers are tasks of one multi_thread runtime, and each bare one has a connection \
-         of its own. The server of the SDK has a thread for each connection.",
+        "All callers are tasks of one multi_thread runtime, and each bare one has its own \
+         connection. The server of the SDK has a thread for each connection.",
     );
     report.print(&table);
     Ok(())

@@ -32,7 +32,7 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         let start = Instant::now();
         let launched = Launched::start(&place.program, place.dir.path())?;
         let (runtime, mut client) = launched.connect()?;
-        runtime.block_on(client.ask(Method::GET, "/healthz", Bytes::new()))?;
+        runtime.block_on(client.send(Method::GET, "/healthz", Bytes::new()))?;
         times[0].push(ms_since(start));
         ensure!(runtime.block_on(client.call(&BODY))?[..] == BODY, "unexpected reply");
         times[1].push(ms_since(start));

@@ -73,8 +73,8 @@ fn us(times: &Times, part: f64) -> String {
 }
 
 fn print(plugin: &PluginHandle, bytes: u64, to: &str) -> anyhow::Result<()> {
-    let ask = json!({ "do": "print", "bytes": bytes, "line": LINE_BYTES, "to": to });
-    let written = plugin.call(Request::json(&ask)?)?;
+    let action = json!({ "do": "print", "bytes": bytes, "line": LINE_BYTES, "to": to });
+    let written = plugin.call(Request::json(&action)?)?;
     ensure!(written.as_text()? == bytes.to_string(), "it wrote {:?}", written.as_text());
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::Context;
 use hotbay::Host;
 
-use super::load::{Way, calls, configs};
+use super::load::{CallMethod, calls, configs};
 use super::swapper::Swapper;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
@@ -41,8 +41,8 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let (mut before, mut most) = (0, 0);
     let (made, swapped) = thread::scope(|scope| {
         let (handle, stop) = (&handle, &stop);
-        let callers =
-            [Way::Execute, Way::Call].map(|way| scope.spawn(move || calls(handle, way, stop)));
+        let callers = [CallMethod::Execute, CallMethod::Call]
+            .map(|method| scope.spawn(move || calls(handle, method, stop)));
         let mut all = || {
             for number in 1..=count {
                 swapper.swap().with_context(|| format!("swap {number} of {count}"))?;

@@ -26,10 +26,10 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     limits.max_workers = CALLERS as u32;
     limits.max_abandoned_calls = MAX_ABANDONED;
     let max_threads = limits.max_workers as usize + MAX_ABANDONED as usize;
-    let (begun, ended) = (leak(AtomicU64::new(0)), leak(AtomicU64::new(0)));
+    let (starts, ended) = (leak(AtomicU64::new(0)), leak(AtomicU64::new(0)));
     let host =
         Host::builder().quarantine(None).limits(limits).register_fn("late", move |ctx, _| {
-            begun.fetch_add(1, Ordering::Relaxed);
+            starts.fetch_add(1, Ordering::Relaxed);
             thread::sleep(ctx.remaining().unwrap_or_default() + LATE_BY);
             ended.fetch_add(1, Ordering::Relaxed);
             Ok(Output::copy_of(b"late"))
@@ -85,9 +85,9 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         };
         table.row([what.to_owned(), found, goal, met]);
     };
-    row("calls that began", begun.load(Ordering::Relaxed).to_string(), None);
+    row("calls that began", starts.load(Ordering::Relaxed).to_string(), None);
     row("abandoned", info.stats.abandoned.to_string(), None);
-    let never_back = begun.load(Ordering::Relaxed) - ended.load(Ordering::Relaxed);
+    let never_back = starts.load(Ordering::Relaxed) - ended.load(Ordering::Relaxed);
     row("began and never came back", never_back.to_string(), Some(("0".into(), never_back == 0)));
     let others = others.into_inner();
     row("other results", others.to_string(), Some(("0".to_owned(), others == 0)));

@@ -17,7 +17,7 @@ pub(crate) fn configs() -> [Value; 2] {
 
 /// How calls are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum CallMethod {
     /// On the caller's thread.
     Call,
     /// Queued, several at once.
@@ -38,17 +38,21 @@ pub(crate) struct Calls {
 }
 
 /// Calls a `transform` plugin that returns capitals or lower-case letters, until `stop`.
-pub(crate) fn calls(handle: &PluginHandle, way: Way, stop: &AtomicBool) -> anyhow::Result<Calls> {
+pub(crate) fn calls(
+    handle: &PluginHandle,
+    method: CallMethod,
+    stop: &AtomicBool,
+) -> anyhow::Result<Calls> {
     let mut calls = Calls::default();
-    match way {
-        Way::Call => {
+    match method {
+        CallMethod::Call => {
             while !stop.load(Ordering::Relaxed) {
                 let text = calls.next();
                 let answer = handle.call(Request::text(&text));
                 calls.note(&text, answer);
             }
         }
-        Way::Execute => {
+        CallMethod::Execute => {
             let runtime = runtime()?;
             while !stop.load(Ordering::Relaxed) {
                 let queued: Vec<_> = (0..QUEUED)

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use hotbay::{Host, HostEvent, Request};
 
-use super::load::{Calls, Way, calls, configs};
-use super::mutation::{Mutation, WAYS};
+use super::load::{CallMethod, Calls, calls, configs};
+use super::mutation::{DAMAGES, Mutation};
 use super::swapper::runtime;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
@@ -50,7 +50,7 @@ pub(crate) fn soak(count: u64, quick: bool, report: &Report) -> anyhow::Result<b
     rows.push((what, checked, survived, survived == checked));
 
     let mut is_met = true;
-    let title = format!("Mutants of `transform`: {}", WAYS.join(", "));
+    let title = format!("Mutants of `transform`: {}", DAMAGES.join(", "));
     let mut table = Table::new(title, ["what", "mutants", "as expected", "goal", ""]);
     for (what, mutants, good, met) in rows {
         is_met &= met;
@@ -153,7 +153,7 @@ fn under_calls(
 ) -> anyhow::Result<()> {
     let stop = AtomicBool::new(false);
     let done = thread::scope(|scope| {
-        let caller = scope.spawn(|| calls(handle, Way::Call, &stop));
+        let caller = scope.spawn(|| calls(handle, CallMethod::Call, &stop));
         let done = work();
         stop.store(true, Ordering::Relaxed);
         let calls = caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?;

@@ -8,7 +8,7 @@ pub(crate) struct Mutation {
 }
 
 /// The kinds of damage.
-pub(crate) const WAYS: [&str; 3] = ["truncated", "zeroed in part", "bits flipped"];
+pub(crate) const DAMAGES: [&str; 3] = ["truncated", "zeroed in part", "bits flipped"];
 
 impl Mutation {
     pub(crate) fn new(seed: u64) -> Self {
@@ -16,10 +16,10 @@ impl Mutation {
     }
 
     /// Returns a copy of `library` that differs; `way` counts through [`WAYS`].
-    pub(crate) fn of(&mut self, library: &[u8], way: usize) -> Vec<u8> {
+    pub(crate) fn of(&mut self, library: &[u8], damage: usize) -> Vec<u8> {
         loop {
             let mut bytes = library.to_vec();
-            match way % WAYS.len() {
+            match damage % DAMAGES.len() {
                 0 => bytes.truncate(self.below(library.len())),
                 1 => {
                     let from = self.below(library.len());

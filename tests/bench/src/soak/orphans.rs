@@ -38,7 +38,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         let orphaned = hotbay_tests::orphan(&mut this_program(&arguments)?);
         processes += orphaned.processes;
         unseen += (names.len() * PROCESSES).abs_diff(orphaned.processes);
-        match orphaned.gone_after {
+        match orphaned.exited_after {
             Some(took) => times.push(took.as_secs_f64() * 1e3),
             None => left.extend(orphaned.left),
         }
@@ -55,7 +55,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         goals.note(left);
     }
     goals.note(
-        "Two plugins, each with a child in its group and two in sessions of their own, one of \
+        "Two plugins, each with a child in its group and two in separate sessions, one of \
          which let go of the pipes; and a guardian each. All are found by the mark of their \
          launch, in any process's environment or arguments; folders by the host's process id.",
     );

@@ -10,13 +10,13 @@ use anyhow::Context;
 use hotbay::{Error, Host, PluginHandle, Reply, Request};
 use serde_json::json;
 
-use super::load::Way;
+use super::load::CallMethod;
 use super::swapper::{Swapper, runtime};
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::table::{Report, Table, none, us, verdict};
 
-const WAYS: [Way; 3] = [Way::Call, Way::Call, Way::Execute];
+const METHODS: [CallMethod; 3] = [CallMethod::Call, CallMethod::Call, CallMethod::Execute];
 
 /// Number of swaps of the control run, in which losses must be visible.
 const CONTROL_SWAPS: u64 = 50;
@@ -83,8 +83,10 @@ fn run(built: &Path, handover: &str, count: u64) -> anyhow::Result<Run> {
     let mut counts = Counts::default();
     let swapped = thread::scope(|scope| {
         let (handle, stop) = (&handle, &stop);
-        let callers: Vec<_> =
-            WAYS.iter().map(|&way| scope.spawn(move || count_up(handle, way, stop))).collect();
+        let callers: Vec<_> = METHODS
+            .iter()
+            .map(|&method| scope.spawn(move || count_up(handle, method, stop)))
+            .collect();
         let swapped = (0..count).try_for_each(|_| swapper.swap());
         stop.store(true, Ordering::Relaxed);
         for caller in callers {
@@ -116,14 +118,18 @@ struct Counts {
     first: Option<String>,
 }
 
-fn count_up(handle: &PluginHandle, way: Way, stop: &AtomicBool) -> anyhow::Result<Counts> {
+fn count_up(
+    handle: &PluginHandle,
+    method: CallMethod,
+    stop: &AtomicBool,
+) -> anyhow::Result<Counts> {
     let mut counts = Counts::default();
     let runtime = runtime()?;
     while !stop.load(Ordering::Relaxed) {
         let start = Instant::now();
-        let answer = match way {
-            Way::Call => handle.call(Request::text("")),
-            Way::Execute => runtime.block_on(handle.execute(Request::text(""))),
+        let answer = match method {
+            CallMethod::Call => handle.call(Request::text("")),
+            CallMethod::Execute => runtime.block_on(handle.execute(Request::text(""))),
         };
         counts.longest = counts.longest.max(start.elapsed());
         counts.note(answer)?;

@@ -36,7 +36,7 @@ pub(crate) struct CallStats {
     pub(crate) kept_at_first: u64,
     pub(crate) closed: u64,
     pub(crate) leaked_bytes: i64,
-    pub(crate) odd: Vec<String>,
+    pub(crate) unexpected: Vec<String>,
 }
 
 impl<'a> Swapper<'a> {
@@ -68,7 +68,7 @@ impl<'a> Swapper<'a> {
     /// Waits until at most `max_open` replaced generations are still closing.
     pub(crate) fn settle(&mut self, max_open: usize) -> anyhow::Result<()> {
         while self.stats.open.len() > max_open {
-            self.hear()?;
+            self.next_event()?;
         }
         Ok(())
     }
@@ -77,14 +77,14 @@ impl<'a> Swapper<'a> {
     pub(crate) fn settle_kept(&mut self) -> anyhow::Result<()> {
         self.settle(0)?;
         while !self.stats.kept.is_empty() && !self.host.retained().is_empty() {
-            if self.hear().is_err() {
+            if self.next_event().is_err() {
                 break;
             }
         }
         Ok(())
     }
 
-    fn hear(&mut self) -> anyhow::Result<()> {
+    fn next_event(&mut self) -> anyhow::Result<()> {
         let events = &mut self.events;
         let next = async { tokio::time::timeout(EVENT_TIMEOUT, events.next()).await };
         let event = self.runtime.block_on(next).with_context(|| {
@@ -119,14 +119,14 @@ impl CallStats {
                 self.kept.insert(generation.get(), reason);
             }
             HostEvent::Loaded { .. } | HostEvent::Retired { .. } | HostEvent::Stopped => {}
-            other => self.odd.push(format!("{other:?}")),
+            other => self.unexpected.push(format!("{other:?}")),
         }
     }
 
     /// Checks that nothing but swaps happened.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        if let Some(odd) = self.odd.first() {
-            bail!("{} events of other kinds, the first {odd}", self.odd.len());
+        if let Some(unexpected) = self.unexpected.first() {
+            bail!("{} events of other kinds, the first {unexpected}", self.unexpected.len());
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 use hotbay::Host;
 
-use super::load::{Calls, Way, calls, configs};
+use super::load::{CallMethod, Calls, calls, configs};
 use super::swapper::{CallStats, Swapper};
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
@@ -22,8 +22,8 @@ const MAX_GROWTH: f64 = (4 << 20) as f64;
 
 pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("transform")?;
-    let both = run(&built, count, &[Way::Execute, Way::Call])?;
-    let execute = run(&built, count, &[Way::Execute])?;
+    let both = run(&built, count, &[CallMethod::Execute, CallMethod::Call])?;
+    let execute = run(&built, count, &[CallMethod::Execute])?;
     let title = format!("Swaps: {count} each, under load without pause");
     let head = ["what", "execute and call", "execute alone", "goal", ""];
     let mut table = Table::new(title, head);
@@ -96,7 +96,7 @@ struct Run {
     mapped_after: usize,
 }
 
-fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
+fn run(built: &Path, count: u64, methods: &[CallMethod]) -> anyhow::Result<Run> {
     let dir = fixtures::folder()?;
     let configs = configs();
     let kind = Kind { package: "transform", handover: "overlap", configs: &configs };
@@ -111,8 +111,10 @@ fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
     let (mut sum, mut rss, mut leaked_before) = (Calls::default(), [0; 2], 0);
     let swapped = thread::scope(|scope| {
         let (handle, stop) = (&handle, &stop);
-        let callers: Vec<_> =
-            ways.iter().map(|&way| scope.spawn(move || calls(handle, way, stop))).collect();
+        let callers: Vec<_> = methods
+            .iter()
+            .map(|&method| scope.spawn(move || calls(handle, method, stop)))
+            .collect();
         let mut all = || {
             for number in 1..=count {
                 swapper.swap().with_context(|| format!("swap {number} of {count}"))?;

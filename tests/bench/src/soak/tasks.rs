@@ -94,7 +94,7 @@ fn print(seconds: u64, stats: &CallStats, pools: u64, stuck: u64, report: &Repor
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let outcomes = stats.outcomes.lock().expect("no panic");
     let accepted = count(&stats.accepted);
-    let twice = outcomes.values().filter(|told| **told > 1).count() as u64;
+    let twice = outcomes.values().filter(|reports| **reports > 1).count() as u64;
     let never = accepted - outcomes.len() as u64;
     let unaccounted = count(&stats.ran).abs_diff(count(&stats.done) + count(&stats.panicked));
     let title = format!("Tasks: {SUBMITTERS} threads that submit, {seconds} s");

@@ -38,20 +38,20 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     };
     row("swaps a second", &|run| format!("{:.0}", count as f64 / run.seconds));
     for (phase, what) in ["without swaps", "with swaps"].into_iter().enumerate() {
-        row(&format!("calls {what}"), &|run| run.seen.times[phase].count().to_string());
+        row(&format!("calls {what}"), &|run| run.observed.times[phase].count().to_string());
         for (part, name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"), (1.0, "max")] {
             let name = format!("{name} {what}, ns");
-            row(&name, &|run| format!("{:.0}", run.seen.times[phase].quantile(part)));
+            row(&name, &|run| format!("{:.0}", run.observed.times[phase].quantile(part)));
         }
     }
-    row("forced switches with swaps", &|run| run.seen.forced.to_string());
-    row("voluntary switches without swaps", &|run| run.seen.voluntary[0].to_string());
-    let failed: u64 = runs.iter().map(|run| run.seen.failed).sum();
-    let waits = runs.each_ref().map(|run| run.seen.voluntary[1]);
+    row("forced switches with swaps", &|run| run.observed.forced.to_string());
+    row("voluntary switches without swaps", &|run| run.observed.voluntary[0].to_string());
+    let failed: u64 = runs.iter().map(|run| run.observed.failed).sum();
+    let waits = runs.each_ref().map(|run| run.observed.voluntary[1]);
     let is_waitless = waits == [0, 0];
     let ratios = runs
         .each_ref()
-        .map(|run| run.seen.times[1].quantile(0.999) / run.seen.times[0].quantile(0.999));
+        .map(|run| run.observed.times[1].quantile(0.999) / run.observed.times[0].quantile(0.999));
     let is_quick = ratios.iter().all(|&ratio| ratio <= MAX_RATIO);
     let [in_place, heap] = waits.map(|waits| waits.to_string());
     let what = "voluntary switches with swaps".to_owned();
@@ -59,7 +59,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let [in_place, heap] = ratios.map(|ratio| format!("{ratio:.2}"));
     let what = "p99.9 with / without".to_owned();
     table.row([what, in_place, heap, format!("≤ {MAX_RATIO}"), verdict(is_quick)]);
-    let [in_place, heap] = runs.each_ref().map(|run| run.seen.failed.to_string());
+    let [in_place, heap] = runs.each_ref().map(|run| run.observed.failed.to_string());
     let what = "calls that failed".to_owned();
     table.row([what, in_place, heap, "0".to_owned(), verdict(failed == 0)]);
     table.note(
@@ -71,12 +71,12 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
 }
 
 struct Run {
-    seen: Seen,
+    observed: Observed,
     seconds: f64,
 }
 
 /// Results of the callers, without swaps and with them.
-struct Seen {
+struct Observed {
     times: [Histogram; 2],
     voluntary: [i64; 2],
     forced: i64,
@@ -100,23 +100,23 @@ fn run(built: &std::path::Path, count: u64, output: &str) -> anyhow::Result<Run>
         let swapped = (0..count).try_for_each(|_| swapper.swap());
         let seconds = start.elapsed().as_secs_f64();
         phase.store(END, Ordering::Relaxed);
-        let mut seen = Seen::new();
+        let mut observed = Observed::new();
         for caller in callers {
-            seen.add(&caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?);
+            observed.add(&caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?);
         }
         swapped.context("a swap failed")?;
-        Ok(Run { seen, seconds })
+        Ok(Run { observed, seconds })
     })
 }
 
 /// Makes and times calls until the end.
-fn watch(handle: &PluginHandle, phase: &AtomicU8) -> Seen {
-    let mut seen = Seen::new();
+fn watch(handle: &PluginHandle, phase: &AtomicU8) -> Observed {
+    let mut observed = Observed::new();
     let input = *b"0123456789abcdef";
     loop {
         let now = phase.load(Ordering::Relaxed);
         if now == END {
-            return seen;
+            return observed;
         }
         let phase_at = usize::from(now);
         let before = process::switches();
@@ -126,19 +126,19 @@ fn watch(handle: &PluginHandle, phase: &AtomicU8) -> Seen {
                 let start = Instant::now();
                 let reply = handle.call(Request::bytes(&input));
                 let took = start.elapsed();
-                seen.times[phase_at].note(took);
-                seen.failed += u64::from(!reply.is_ok_and(|reply| reply.as_bytes() == input));
+                observed.times[phase_at].note(took);
+                observed.failed += u64::from(!reply.is_ok_and(|reply| reply.as_bytes() == input));
             }
         }
         let after = process::switches();
-        seen.voluntary[phase_at] += after.0 - before.0;
+        observed.voluntary[phase_at] += after.0 - before.0;
         if now == WITH {
-            seen.forced += after.1 - before.1;
+            observed.forced += after.1 - before.1;
         }
     }
 }
 
-impl Seen {
+impl Observed {
     fn new() -> Self {
         let times = [Histogram::new(), Histogram::new()];
         Self { times, voluntary: [0; 2], forced: 0, failed: 0 }

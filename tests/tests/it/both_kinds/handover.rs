@@ -133,12 +133,12 @@ fn stop_first_handover_loses_no_call_of_either_kind() {
 #[test]
 fn overlap_replies_name_generation_of_their_build() {
     Fixture::both("overlap", |fixture| {
-        let says = |generation: u64| format!("build {}", generation % 2);
-        let config = |generation: u64| json!({ "answers": says(generation) });
+        let expected = |generation: u64| format!("build {}", generation % 2);
+        let config = |generation: u64| json!({ "answers": expected(generation) });
         let handle = fixture.load(config(1));
         let check = |outcome: Result<hotbay::Reply, Error>| {
             let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
-            assert_eq!(reply.as_text().unwrap(), says(reply.generation().get()));
+            assert_eq!(reply.as_text().unwrap(), expected(reply.generation().get()));
         };
         let mut events = fixture.host.events();
         under_load(&handle, 4, check, |traffic| {
@@ -272,12 +272,12 @@ fn failed_start_restarts_old_build_of_either_kind() {
         let handle = fixture.load(config(json!({})));
         let mut generation = 1;
         let mut count = 0;
-        let ways: [(&str, &dyn Fn()); 3] = [
+        let cases: [(&str, &dyn Fn()); 3] = [
             ("no init", &|| drop(fixture.install(config(json!({ "init_fails": "no init" }))))),
             ("no state", &|| drop(fixture.install(config(json!({ "restore_fails": "no state" }))))),
             ("", &|| fixture.corrupt()),
         ];
-        for (says, corrupt) in ways {
+        for (expected, corrupt) in cases {
             count += 1;
             assert_eq!(answer(&handle), count.to_string());
             corrupt();
@@ -286,7 +286,7 @@ fn failed_start_restarts_old_build_of_either_kind() {
             generation += 2;
             let again = format!("was started again and serves, as generation {generation}");
             assert!(
-                message.contains(&again) && message.contains(says),
+                message.contains(&again) && message.contains(expected),
                 "{:?}: {message}",
                 fixture.kind
             );

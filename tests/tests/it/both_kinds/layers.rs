@@ -60,13 +60,13 @@ fn layers_validators_and_permissions_apply_to_both_kinds() {
         let plugins = Plugins::new();
         let builder = Host::builder().layer(Own);
         let host = builder
-            .validate("judged", |request| match request.as_bytes() {
+            .validate("checked", |request| match request.as_bytes() {
                 b"wrong" => Err("not this".to_owned()),
                 _ => Ok(()),
             })
             .build()
             .unwrap();
-        let draft = kind.served(&plugins, "judged").set("permissions", json!(["read"]));
+        let draft = kind.served(&plugins, "checked").set("permissions", json!(["read"]));
         let handle = loaded(&host, draft.install());
         let mut events = Vec::new();
         for request in [
@@ -76,9 +76,9 @@ fn layers_validators_and_permissions_apply_to_both_kinds() {
             Request::text("fine").operation("read"),
             Request::text("fine").operation("write"),
         ] {
-            let ways = all_call_methods(&host, &handle, request);
-            assert!(ways.iter().all(|way| *way == ways[0]), "{ways:?}");
-            events.push(ways[0].clone());
+            let by_method = all_call_methods(&host, &handle, request);
+            assert!(by_method.iter().all(|way| *way == by_method[0]), "{by_method:?}");
+            events.push(by_method[0].clone());
         }
         let info = &host.list()[0];
         events.push(format!("{} {} {}", info.stats.calls, info.stats.errors, info.stats.faults));
@@ -128,7 +128,7 @@ fn faults_quarantine_both_kinds_until_reload() {
             kind.served(&plugins, "faulty").config(json!({ "build": build })).install()
         };
         let handle = loaded(&host, install(1));
-        let panics = || action_request(json!({ "do": "panic", "message": "as asked" }));
+        let panics = || action_request(json!({ "do": "panic", "message": "on request" }));
         let mut events: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
         events.extend(all_call_methods(&host, &handle, Request::text("x")));
         events.push(host.list()[0].stats.faults.to_string());
@@ -154,7 +154,7 @@ fn reload_of_quarantined_plugin_starts_new_generation() {
         });
         let host = Host::builder().quarantine(policy).build().unwrap();
         let handle = loaded(&host, kind.served(&plugins, "faulty").install());
-        let panics = || action_request(json!({ "do": "panic", "message": "as asked" }));
+        let panics = || action_request(json!({ "do": "panic", "message": "on request" }));
         let mut events = Vec::new();
         for generation in 1..4 {
             let reloaded = block_on(host.reload("faulty"));

@@ -21,10 +21,10 @@ fn lifecycle_events_come_in_same_order() {
         let install =
             |build: u64| kind.served(&plugins, "life").config(json!({ "build": build })).install();
         let life = loaded(&host, install(1));
-        let panic = action_request(json!({ "do": "panic", "message": "as asked" }));
+        let panic = action_request(json!({ "do": "panic", "message": "on request" }));
         let error = block_on(life.execute(panic)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Panicked);
-        assert_eq!(error.fault().map(hotbay::Fault::message), Some("as asked"));
+        assert_eq!(error.fault().map(hotbay::Fault::message), Some("on request"));
         install(2);
         reloaded(&host, "life");
         event(&mut beside, |event| matches!(event, HostEvent::Closed { .. }));
@@ -120,7 +120,7 @@ fn plugin_shutdown_runs_once_and_reports_failure() {
         let plugins = Plugins::new();
         let host = host(&plugins);
         let mut events = host.events();
-        let reported = plugins.dir().join("told");
+        let reported = plugins.dir().join("events");
         let config = json!({ "shutdown_writes": reported });
         let handle = loaded(&host, kind.served(&plugins, "ends").config(config).install());
         increment(&handle);

@@ -13,8 +13,8 @@ use super::{Kind, action_request};
 /// Registers the fixture as a library and as a process, and functions that turn a text into an
 /// action for it.
 fn mixed(plugins: &Plugins) -> Host {
-    let turned = |builder: HostBuilder, name: &str, ask: fn(&str) -> Value| {
-        builder.register_fn(name, move |_, input| Output::json(&ask(input.as_text()?)))
+    let turned = |builder: HostBuilder, name: &str, action: fn(&str) -> Value| {
+        builder.register_fn(name, move |_, input| Output::json(&action(input.as_text()?)))
     };
     let builder = Host::builder()
         .quarantine(None)
@@ -98,7 +98,7 @@ fn many(
     all.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-fn odd(count: u32) -> Vec<Request<'static>> {
+fn mixed_requests(count: u32) -> Vec<Request<'static>> {
     let one = |number: u32| match number % 7 {
         3 => action_request(json!({ "do": "fail", "code": number, "message": "no" })),
         5 => action_request(json!({ "do": "panic", "message": format!("at {number}") })),
@@ -111,13 +111,13 @@ fn odd(count: u32) -> Vec<Request<'static>> {
 fn streams_give_same_results_for_either_kind() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
-    let expected = many(&host, &["library"], odd(300));
+    let expected = many(&host, &["library"], mixed_requests(300));
     assert_eq!(expected.len(), 300);
     assert_eq!(expected[3], Err("Plugin Some(3) None".to_owned()));
     assert_eq!(expected[5], Err("Panicked None Some(\"at 5\")".to_owned()));
-    assert_eq!(many(&host, &["process"], odd(300)), expected);
-    assert_eq!(many(&host, &["process", "library"], odd(300)), expected);
-    assert_eq!(many(&host, &["library", "process"], odd(300)), expected);
+    assert_eq!(many(&host, &["process"], mixed_requests(300)), expected);
+    assert_eq!(many(&host, &["process", "library"], mixed_requests(300)), expected);
+    assert_eq!(many(&host, &["library", "process"], mixed_requests(300)), expected);
 }
 
 /// The fixture numbers requests without an ID: requests of one batch share a number.

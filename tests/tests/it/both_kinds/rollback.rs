@@ -13,7 +13,7 @@ use super::{BOTH, Draft, Journal, Kind, increment, served};
 /// A failing build and its expected error; only the step differs by kind.
 struct Case {
     name: &'static str,
-    says: &'static str,
+    part: &'static str,
     library: (LoadStep, ErrorKind),
     process: (LoadStep, ErrorKind),
     install: fn(Draft, &Fixture),
@@ -60,10 +60,10 @@ impl Fixture {
 
 /// A failure configured in the fixture.
 macro_rules! action {
-    ($name:literal, $says:literal, $library:expr, $process:expr, $config:tt) => {
+    ($name:literal, $part:literal, $library:expr, $process:expr, $config:tt) => {
         Case {
             name: $name,
-            says: $says,
+            part: $part,
             library: $library,
             process: $process,
             install: |draft, fixture| {
@@ -80,7 +80,7 @@ fn cases() -> Vec<Case> {
     };
     let both = |at: (LoadStep, ErrorKind)| (at, at);
     let case =
-        |name, says, (library, process), install| Case { name, says, library, process, install };
+        |name, part, (library, process), install| Case { name, part, library, process, install };
     vec![
         case("no manifest", "plugin.json", both((LoadStep::Manifest, Integrity)), |draft, _| {
             fs::remove_file(draft.install().join("plugin.json")).unwrap();
@@ -183,8 +183,8 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
             assert!(message.contains(&keeps), "{context}: {message}");
             let is_of_libraries = case.name == "not executable" && kind == Kind::Library;
             let is_of_programs = case.name == "missing file" && kind == Kind::Process;
-            let says = if is_of_programs { "program" } else { case.says };
-            assert!(message.contains(says) || is_of_libraries, "{context}: {message}");
+            let part = if is_of_programs { "program" } else { case.part };
+            assert!(message.contains(part) || is_of_libraries, "{context}: {message}");
             match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
                 HostEvent::RolledBack { generation, step, reason, .. } => {
                     assert_eq!((generation, step), (error.generation(), error.step()));

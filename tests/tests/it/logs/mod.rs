@@ -96,7 +96,7 @@ fn event_keeps_fields_of_each_type() {
         ("generation", "u64 1"),
         ("more", r#"debug {"generation":"not the host's"}"#),
     ];
-    let action = json!({ "way": "types" });
+    let action = json!({ "method": "types" });
     let (called, executed) = (LogFixture::new(), LogFixture::new());
     called.call(&action);
     executed.execute(&action);
@@ -111,7 +111,7 @@ fn event_keeps_fields_of_each_type() {
 #[test]
 fn event_reports_its_spans() {
     let fixture = LogFixture::new();
-    fixture.execute(&json!({ "way": "spans" }));
+    fixture.execute(&json!({ "method": "spans" }));
     let spans = [("spans", r#"str "request{id=7}:query{table=\"users\"}""#)];
     check(&fixture.recorder.only_of(&fixture.name), Level::INFO, "chatty", &spans);
 }
@@ -119,7 +119,7 @@ fn event_reports_its_spans() {
 #[test]
 fn log_record_arrives_as_event() {
     let fixture = LogFixture::new();
-    fixture.call(&json!({ "way": "record" }));
+    fixture.call(&json!({ "method": "record" }));
     let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::WARN, "chatty::record", &[("message", "debug hello")]);
     assert!(line.file.unwrap().ends_with("lib.rs"));
@@ -128,7 +128,7 @@ fn log_record_arrives_as_event() {
 #[test]
 fn host_line_is_attributed_to_whole_plugin() {
     let fixture = LogFixture::new();
-    assert_eq!(fixture.call(&json!({ "way": "host" }))["said"], "Ok(())");
+    assert_eq!(fixture.call(&json!({ "method": "host" }))["result"], "Ok(())");
     let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::WARN, &fixture.name, &[("message", "debug hello")]);
     assert_eq!(line.file, None);
@@ -136,7 +136,7 @@ fn host_line_is_attributed_to_whole_plugin() {
 
 #[test]
 fn log_during_start_arrives() {
-    let init = json!({ "init": { "way": "event", "message": "started" } });
+    let init = json!({ "init": { "method": "event", "message": "started" } });
     let fixture = LogFixture::with(|it| it.set("permissions", json!(["log"])).config(init));
     assert_eq!(fixture.messages(), ["started"]);
 }
@@ -155,7 +155,7 @@ fn thread_scoped_subscriber_receives_its_calls() {
 #[test]
 fn disabled_event_is_not_formatted() {
     let fixture = LogFixture::new();
-    let costly = json!({ "way": "costly", "message": "closely" });
+    let costly = json!({ "method": "costly", "message": "closely" });
     assert_eq!(fixture.call(&costly)["formatted"], 0);
     assert_eq!(fixture.messages(), [""; 0]);
     fixture.recorder.set_level(LevelFilter::DEBUG);
@@ -169,11 +169,11 @@ fn disabled_event_is_not_formatted() {
 #[test]
 fn denied_log_permission_drops_events_only() {
     let fixture = LogFixture::with(|plugin| plugin);
-    for way in ["event", "types", "spans", "record"] {
-        assert_eq!(fixture.call(&json!({ "way": way }))["said"], "");
-        fixture.execute(&json!({ "way": way }));
+    for method in ["event", "types", "spans", "record"] {
+        assert_eq!(fixture.call(&json!({ "method": method }))["result"], "");
+        fixture.execute(&json!({ "method": method }));
     }
-    assert_eq!(fixture.call(&json!({ "way": "host" }))["said"], "Err(Denied)");
+    assert_eq!(fixture.call(&json!({ "method": "host" }))["result"], "Err(Denied)");
     assert_eq!(fixture.messages(), [""; 0]);
 }
 
@@ -185,7 +185,7 @@ fn events_name_their_generation() {
     next.set("permissions", json!(["log"])).write();
     assert_eq!(reloaded(&fixture.host, &fixture.name).get(), 2);
     fixture.call(&json!({ "message": "second" }));
-    fixture.execute(&json!({ "way": "record", "message": "third" }));
+    fixture.execute(&json!({ "method": "record", "message": "third" }));
     let reported: Vec<_> = fixture
         .lines()
         .iter()
@@ -201,11 +201,11 @@ fn plugin_restarted_from_same_library_logs_again() {
         |plugin: Plugin| plugin.set("permissions", json!(["log"])).set("handover", "stop-first");
     let fixture = LogFixture::with(stop_first);
     fixture.call(&json!({ "message": "before" }));
-    let bad = json!({ "init": { "way": "nonsense" } });
+    let bad = json!({ "init": { "method": "nonsense" } });
     stop_first(fixture.plugins.add(&fixture.name, "chatty").config(bad)).write();
     assert_eq!(rolled_back(&fixture.host, &fixture.name).step(), Some(LoadStep::Init));
     fixture.call(&json!({ "message": "after" }));
-    fixture.call(&json!({ "way": "record", "message": "too" }));
+    fixture.call(&json!({ "method": "record", "message": "too" }));
     assert_eq!(fixture.messages(), ["before", "after", "too"]);
 }
 
@@ -213,9 +213,9 @@ fn plugin_restarted_from_same_library_logs_again() {
 #[test]
 fn plugin_that_logged_on_caller_thread_is_closed() {
     let fixture = LogFixture::new();
-    for way in ["event", "types", "spans", "costly", "record", "host"] {
-        fixture.call(&json!({ "way": way }));
-        fixture.execute(&json!({ "way": way }));
+    for method in ["event", "types", "spans", "costly", "record", "host"] {
+        fixture.call(&json!({ "method": method }));
+        fixture.execute(&json!({ "method": method }));
     }
     assert_eq!(fixture.end(), None);
 }
@@ -225,7 +225,8 @@ fn plugin_that_logged_on_caller_thread_is_closed() {
 fn log_after_end_is_dropped_safely() {
     let fixture = LogFixture::new();
     let (release, done) = (fixture.plugins.dir().join("go"), fixture.plugins.dir().join("done"));
-    fixture.call(&json!({ "way": "types", "message": "late", "wait_for": release, "done": done }));
+    fixture
+        .call(&json!({ "method": "types", "message": "late", "wait_for": release, "done": done }));
     fixture.call(&json!({ "message": "in time" }));
     assert_eq!(fixture.end().as_deref(), Some("threads: 1 still run"));
     fs::write(release, "").unwrap();
@@ -235,9 +236,9 @@ fn log_after_end_is_dropped_safely() {
 
 #[test]
 fn log_flood_is_limited_and_counted() {
-    for (way, lines) in [("event", 100_000), ("record", 10_000), ("host", 10_000)] {
+    for (method, lines) in [("event", 100_000), ("record", 10_000), ("host", 10_000)] {
         let fixture = LogFixture::new();
-        fixture.call(&json!({ "way": way, "lines": lines }));
+        fixture.call(&json!({ "method": method, "lines": lines }));
         block_on(fixture.host.unload(&fixture.name)).unwrap();
         let counts = |lines: &[Line]| {
             let (reported, arrived): (Vec<&Line>, Vec<_>) =
@@ -251,7 +252,7 @@ fn log_flood_is_limited_and_counted() {
             let (arrived, dropped) = counts(&fixture.lines());
             (arrived + dropped == lines).then_some((arrived, dropped))
         });
-        assert!(arrived >= 1000 && dropped > 0, "{arrived} of {way} arrived");
+        assert!(arrived >= 1000 && dropped > 0, "{arrived} of {method} arrived");
         let reported =
             fixture.lines().into_iter().find(|line| line.target == "hotbay::plugin").unwrap();
         let start = format!("plugin `{}` logged faster than 1000 lines/s; ", fixture.name);
@@ -262,8 +263,8 @@ fn log_flood_is_limited_and_counted() {
 #[test]
 fn huge_message_is_truncated() {
     let fixture = LogFixture::new();
-    for way in ["event", "record", "host"] {
-        fixture.call(&json!({ "way": way, "message": "0123456789", "repeat": 300_000 }));
+    for method in ["event", "record", "host"] {
+        fixture.call(&json!({ "method": method, "message": "0123456789", "repeat": 300_000 }));
     }
     assert_eq!(fixture.lines().len(), 3);
     for message in fixture.messages() {
@@ -275,8 +276,8 @@ fn huge_message_is_truncated() {
 #[test]
 fn each_target_can_be_filtered() {
     let fixture = LogFixture::new();
-    fixture.call(&json!({ "way": "record", "target": FILTERED }));
-    fixture.call(&json!({ "way": "record", "lines": 200, "target": "many", "targets": 200 }));
+    fixture.call(&json!({ "method": "record", "target": FILTERED }));
+    fixture.call(&json!({ "method": "record", "lines": 200, "target": "many", "targets": 200 }));
     let targets: BTreeSet<_> = fixture.lines().into_iter().map(|line| line.target).collect();
     assert_eq!(targets.len(), 200);
     assert!(targets.contains("many::0") && targets.contains("many::199"));
@@ -286,9 +287,9 @@ fn each_target_can_be_filtered() {
 fn subscriber_that_calls_plugin_does_not_recurse() {
     let fixture = LogFixture::new();
     fixture.recorder.call_back(&fixture.handle, r#"{"message":"again"}"#);
-    for way in ["event", "record", "host"] {
-        fixture.call(&json!({ "way": way, "message": way }));
-        fixture.execute(&json!({ "way": way, "message": way }));
+    for method in ["event", "record", "host"] {
+        fixture.call(&json!({ "method": method, "message": method }));
+        fixture.execute(&json!({ "method": method, "message": method }));
     }
     assert_eq!(fixture.messages(), ["event", "event", "record", "record", "host", "host"]);
 }

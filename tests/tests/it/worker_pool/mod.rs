@@ -29,12 +29,12 @@ fn pool<T: Send>(workers: u32, max_queued_calls: u32, max_results: u32) -> Worke
 }
 
 /// A worker occupied by a task until the test releases it.
-struct Held {
+struct OccupiedWorker {
     go: Sender<()>,
     ticket: TaskTicket<u32>,
 }
 
-impl Held {
+impl OccupiedWorker {
     fn by(pool: &WorkerPool<u32>) -> Self {
         let (go, release) = mpsc::channel();
         let (enter, entered) = mpsc::channel();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hotbay::pool::{Outcome, Stopped, SubmitErrorKind, TaskError, WorkerPool};
 use hotbay_tests::block_on;
 
-use super::{GENEROUS, Held, PanicOnDrop, kind, mark_workers, pool};
+use super::{GENEROUS, OccupiedWorker, PanicOnDrop, kind, mark_workers, pool};
 
 #[test]
 fn awaited_ticket_takes_outcome_from_store() {
@@ -78,7 +78,7 @@ fn pool_without_workers_refuses_and_returns_tasks() {
 #[test]
 fn full_queue_refuses_and_waiter_gets_freed_place() {
     let pool = pool(1, 1, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
     let refused = pool.submit(|| 2).unwrap_err();
     assert_eq!(refused.kind(), SubmitErrorKind::QueueFull);
@@ -88,7 +88,7 @@ fn full_queue_refuses_and_waiter_gets_freed_place() {
         let pool = pool.clone();
         move || pool.submit_within(GENEROUS, refused.into_task()).unwrap().wait()
     });
-    assert_eq!(held.release(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
     assert_eq!(queued.wait(), Ok(1));
     assert_eq!(waiting.join().unwrap(), Ok(2));
 }
@@ -128,14 +128,14 @@ fn wait_for_impossible_place_ends_at_once() {
 #[test]
 fn dropped_wait_for_place_takes_none() {
     let pool = pool(1, 1, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
     {
         let mut waiting = pin!(pool.submit_waiting(|| 2));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiting.as_mut().poll(&mut context).is_pending());
     }
-    assert_eq!(held.release(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
     assert_eq!(queued.wait(), Ok(1));
     assert_eq!(pool.submit(|| 3).unwrap().wait(), Ok(3));
 }

@@ -11,7 +11,7 @@ use hotbay::CancellationToken;
 use hotbay::pool::{Stopped, SubmitErrorKind, TaskError, TaskTicket, WorkerPool};
 use hotbay_tests::{block_on, until};
 
-use super::{GENEROUS, Held, PanicOnDrop, kind, limits, mark_workers, pool};
+use super::{GENEROUS, OccupiedWorker, PanicOnDrop, kind, limits, mark_workers, pool};
 
 #[test]
 fn task_after_pool_stop_is_refused() {
@@ -42,7 +42,7 @@ fn pool_with_cancelled_token_is_closed() {
 #[test]
 fn waiting_submitter_is_refused_when_pool_stops() {
     let pool = pool(1, 1, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
     let mut waiting = pin!(pool.submit_waiting(|| 2));
     let mut context = Context::from_waker(Waker::noop());
@@ -50,7 +50,7 @@ fn waiting_submitter_is_refused_when_pool_stops() {
     pool.token().cancel();
     assert_eq!(kind(block_on(waiting)), SubmitErrorKind::Closed);
     assert_eq!(queued.wait(), Err(TaskError::NeverRan));
-    assert_eq!(held.release(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn stop_inside_task_is_reported_and_stops_pool() {
 fn cancel_rejects_waiting_tasks_and_awaits_running() {
     let pool = pool(1, 10, 20);
     let mark = mark_workers(&pool, 1);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let waiting = [1, 2].map(|number| pool.submit(move || number).unwrap());
     let left = pool.submit(|| 3).unwrap().leave();
     thread::scope(|scope| {
@@ -122,7 +122,7 @@ fn cancel_rejects_waiting_tasks_and_awaits_running() {
             assert_eq!(ticket.wait(), Err(TaskError::NeverRan));
         }
         assert!(!cancel.is_finished(), "one task still runs");
-        assert_eq!(held.release(), Ok(0));
+        assert_eq!(occupied.release(), Ok(0));
         assert_eq!(cancel.join().unwrap(), Stopped::Joined);
     });
     assert_eq!(Arc::strong_count(&mark), 1, "the thread has exited");
@@ -138,13 +138,13 @@ fn caller_token_ends_pool_and_nothing_else() {
 
     let pool = WorkerPool::new(limits(2, 10, 10), &token).unwrap();
     let mark = mark_workers(&pool, 2);
-    let (held, also_held) = (Held::by(&pool), Held::by(&pool));
+    let (occupied, also_occupied) = (OccupiedWorker::by(&pool), OccupiedWorker::by(&pool));
     let waiting = pool.submit(|| 1).unwrap();
     token.cancel();
     // Reported at once, although no worker is free.
     assert_eq!(waiting.wait_timeout(Duration::ZERO).unwrap(), Err(TaskError::NeverRan));
     assert!(pool.token().is_cancelled());
-    assert_eq!((held.release(), also_held.release()), (Ok(0), Ok(0)));
+    assert_eq!((occupied.release(), also_occupied.release()), (Ok(0), Ok(0)));
     until("the threads exit", || (Arc::strong_count(&mark) == 1).then_some(()));
 }
 
@@ -152,20 +152,20 @@ fn caller_token_ends_pool_and_nothing_else() {
 fn running_task_sees_cancel_through_pool_token() {
     let pool = pool(1, 10, 10);
     let (token, (enter, entered)) = (pool.token(), mpsc::channel());
-    let looks = pool.submit(move || {
+    let polls = pool.submit(move || {
         enter.send(()).unwrap();
         block_on(token.cancelled());
         5
     });
     entered.recv_timeout(GENEROUS).unwrap();
     assert_eq!(pool.cancel(), Stopped::Joined);
-    assert_eq!(looks.unwrap().wait(), Ok(5));
+    assert_eq!(polls.unwrap().wait(), Ok(5));
 }
 
 #[test]
 fn tasks_panicking_on_drop_block_no_notification() {
     let pool = pool(1, 10, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let waiting = [1, 2].map(|number| {
         let grenade = PanicOnDrop;
         let task = move || {
@@ -178,20 +178,20 @@ fn tasks_panicking_on_drop_block_no_notification() {
     for ticket in waiting {
         assert_eq!(ticket.wait(), Err(TaskError::NeverRan));
     }
-    assert_eq!(held.release(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
 }
 
 #[test]
 fn last_handle_drop_cancels_and_joins_threads() {
     let pool = pool(1, 10, 10);
     let mark = mark_workers(&pool, 1);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let waiting = pool.submit(|| 1).unwrap();
     drop(pool.clone());
     assert!(!pool.token().is_cancelled());
     let dropping = thread::spawn(move || drop(pool));
     assert_eq!(waiting.wait(), Err(TaskError::NeverRan));
-    assert_eq!(held.release(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
     dropping.join().unwrap();
     assert_eq!(Arc::strong_count(&mark), 1);
 }
@@ -215,7 +215,7 @@ fn unrun_task_may_hold_last_handle_and_token() {
     let token = CancellationToken::new();
     let pool = WorkerPool::new(limits(1, 10, 10), &token).unwrap();
     let mark = mark_workers(&pool, 1);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let waiting = {
         let (pool, token) = (pool.clone(), token.clone());
         pool.clone().submit(move || {
@@ -228,6 +228,6 @@ fn unrun_task_may_hold_last_handle_and_token() {
     // Drops the task, which drops the pool on this thread; that must not wait for running tasks.
     token.cancel();
     assert_eq!(waiting.unwrap().wait(), Err(TaskError::NeverRan));
-    assert_eq!(held.release(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
     until("the thread exits", || (Arc::strong_count(&mark) == 1).then_some(()));
 }
