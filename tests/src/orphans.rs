@@ -25,7 +25,7 @@ pub struct Orphaned {
     /// Number of their processes, including guardians.
     pub processes: usize,
     /// Time until all processes and folders were gone; `None` if some remained.
-    pub gone_after: Option<Duration>,
+    pub exited_after: Option<Duration>,
     /// Remaining processes and folders.
     pub left: Vec<String>,
 }
@@ -42,7 +42,7 @@ pub fn host_until_killed(folders: &[PathBuf], staging: &Path) {
     for plugin in &plugins {
         fork(plugin, r#"{"do":"grandchild"}"#);
         fork(plugin, r#"{"do":"grandchild","own_session":true}"#);
-        fork(plugin, r#"{"do":"grandchild","own_session":true,"let_go":true}"#);
+        fork(plugin, r#"{"do":"grandchild","own_session":true,"detach_pipes":true}"#);
     }
     let mut stdout = std::io::stdout();
     let written = writeln!(stdout, "\n{FORKED}").and_then(|()| stdout.flush());
@@ -77,8 +77,8 @@ pub fn orphan(command: &mut Command) -> Orphaned {
         let left = left(id, &marks);
         let took = killed_at.elapsed();
         if left.is_empty() || took > EXIT_TIMEOUT {
-            let gone_after = left.is_empty().then_some(took);
-            return Orphaned { launches: marks.len(), processes, gone_after, left };
+            let exited_after = left.is_empty().then_some(took);
+            return Orphaned { launches: marks.len(), processes, exited_after, left };
         }
         // Polling must not take the cores that the guardians need.
         thread::sleep(POLL_INTERVAL);

@@ -1,5 +1,5 @@
-//! `hotbay check` as a conformance kit: a program that keeps to the protocol passes every step,
-//! one that breaks it in one way fails the step that is about that, with words that help.
+//! `hotbay check` as a conformance kit: a conforming program passes every step; a program with one
+//! defect fails the matching step, with a helpful message.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::hotbay_command::hotbay;
 
-/// The steps that failed with their messages, of the one program in `folder`.
+/// Checks the only program in `folder`, and returns the failed steps with their messages.
 fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     let folder = folder.to_str().unwrap();
     let run = hotbay(Path::new("."), &[&["check", folder, "--json"], args].concat());
@@ -23,8 +23,7 @@ fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     wrong
 }
 
-/// Installs the fixture, which keeps to the protocol but for what is asked of it, and checks
-/// that exactly this step fails, in words that have these parts.
+/// Installs the fixture with one defect, and checks that exactly this step fails with these texts.
 #[track_caller]
 fn check(behavior: Value, args: &[&str], step: &str, parts: &[&str]) {
     let plugins = Plugins::new();
@@ -60,7 +59,7 @@ fn conforming_python_program_passes_every_step() {
     let has_python = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
     if !has_python {
-        return; // It is written in Python.
+        return; // The plugin is written in Python.
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/wordcount");
     assert_eq!(failed(&folder, &["--text", "a b a", "--allow-writable"]), []);
@@ -151,7 +150,7 @@ fn connection_close_per_response_fails_keep_alive_step() {
     let plugins = Plugins::new();
     let behavior = json!({ "serve": { "conforms": true, "close_after_calls": 1 } });
     let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
-    // What else meets a connection that is just being closed, nobody knows.
+    // The outcome of other steps that meet a closing connection is not predictable.
     let (name, message) = failed(&folder, &[]).swap_remove(0);
     assert_eq!(name, "keep-alive", "{message}");
     for part in ["ended after one request", "wanted HTTP/1.1"] {
@@ -175,7 +174,7 @@ fn non_loopback_port_fails_location_step() {
 
 #[test]
 fn processes_that_outlive_program_are_reported() {
-    let sample = r#"{"do":"grandchild","own_session":true,"let_go":true}"#;
+    let sample = r#"{"do":"grandchild","own_session":true,"detach_pipes":true}"#;
     if cfg!(target_os = "linux") {
         check(json!({}), &["--text", sample], "leftovers", &["live on", "after SIGTERM"]);
     }

@@ -1,5 +1,5 @@
-//! Processes of their own, for what may end one: started, read to their end, and killed by
-//! their id should they not come to it. Decides nothing about what they answer.
+//! Child processes for tests that may crash: started, read to their end, and killed if they take
+//! too long.
 
 #![allow(clippy::disallowed_methods, reason = "tests start the naive host, cargo and themselves")]
 
@@ -14,21 +14,21 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// What no child comes near unless it hangs; some compile a hundred crates.
+/// Limit for a child; some compile a hundred crates.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// Set in a process that runs a single test again.
+/// Set in a subprocess that runs a single test again.
 const ALONE: &str = "HOTBAY_TESTS_ALONE";
 
-/// How a child ended and what it said.
+/// The exit status and output of a child.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct ChildOutput {
     status: ExitStatus,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }
 
-impl Ended {
+impl ChildOutput {
     pub(super) fn code(&self) -> Option<i32> {
         self.status.code()
     }
@@ -39,28 +39,29 @@ impl Ended {
 }
 
 /// Runs the naive host.
-pub(super) fn naive(arguments: &[&Path]) -> Ended {
+pub(super) fn naive(arguments: &[&Path]) -> ChildOutput {
     let program = hotbay_tests::binary("hotbay-naive", &[], "naive");
     run(Command::new(program).args(arguments).env("RUST_BACKTRACE", "1"))
 }
 
-/// Runs a test again, alone in a process with a variable set; none in that process itself.
-pub(super) fn run_in_subprocess(test: &str, variable: (&str, &str)) -> Option<Ended> {
+/// Runs a test again in a subprocess with an environment variable set; returns `None` in that
+/// subprocess.
+pub(super) fn run_in_subprocess(test: &str, variable: (&str, &str)) -> Option<ChildOutput> {
     if env::var_os(ALONE).is_some() {
         return None;
     }
-    // The harness knows tests without the name of their crate.
-    let (_, test) = test.split_once("::").expect("a path of modules");
-    let program = env::current_exe().expect("the system knows this program");
+    // The test harness omits the crate from test names.
+    let (_, test) = test.split_once("::").expect("a module path");
+    let program = env::current_exe().expect("the path of the test binary");
     let arguments = ["--exact", test, "--nocapture", "--test-threads=1"];
     let mut command = Command::new(program);
     command.args(arguments).env(ALONE, "1").env(variable.0, variable.1);
     Some(run(&mut command))
 }
 
-/// Runs cargo in this workspace, offline; with another toolchain if one is named. What it builds
-/// goes to a folder of these tests, below the target folder.
-pub(super) fn cargo(toolchain: Option<&str>, folder: &str, arguments: &[&str]) -> Ended {
+/// Runs cargo in this workspace, offline, optionally with another toolchain. Builds go to a
+/// separate folder in the target folder.
+pub(super) fn cargo(toolchain: Option<&str>, folder: &str, arguments: &[&str]) -> ChildOutput {
     let mut command = match toolchain {
         Some(toolchain) => {
             let mut command = Command::new("rustup");
@@ -87,7 +88,7 @@ pub(super) fn cargo(toolchain: Option<&str>, folder: &str, arguments: &[&str]) -
     run(&mut command)
 }
 
-/// What `rustc --version` of a toolchain prints; none where it is not installed.
+/// Returns the output of `rustc --version` of a toolchain; `None` if it is not installed.
 pub(super) fn compiler(toolchain: &str) -> Option<String> {
     let mut command = Command::new("rustup");
     let command = command.args(["run", toolchain, "rustc", "--version"]);
@@ -96,8 +97,8 @@ pub(super) fn compiler(toolchain: &str) -> Option<String> {
     (output.status.success() && !version.is_empty()).then_some(version)
 }
 
-/// The library among cargo's messages.
-pub(super) fn library_of(built: &Ended) -> PathBuf {
+/// Returns the library in cargo's messages.
+pub(super) fn library_of(built: &ChildOutput) -> PathBuf {
     let file = messages(built)
         .filter(|message| message["target"]["kind"][0] == "cdylib")
         .filter_map(|message| message["filenames"][0].as_str().map(PathBuf::from))
@@ -105,32 +106,32 @@ pub(super) fn library_of(built: &Ended) -> PathBuf {
     file.unwrap_or_else(|| panic!("cargo built no library: {}", built.stderr))
 }
 
-/// What cargo tells, message by message.
-pub(super) fn messages(built: &Ended) -> impl DoubleEndedIterator<Item = Value> {
+/// Returns cargo's messages.
+pub(super) fn messages(built: &ChildOutput) -> impl DoubleEndedIterator<Item = Value> {
     built.stdout.lines().filter_map(|line| serde_json::from_str(line).ok())
 }
 
-/// Cargo marks its folder with a file of this name.
+/// Finds the target folder, which cargo marks with a file of this name.
 fn target_dir() -> PathBuf {
-    let program = env::current_exe().expect("the system knows this program");
+    let program = env::current_exe().expect("the path of the test binary");
     let marked = |folder: &&Path| folder.join("CACHEDIR.TAG").is_file();
     let folder = program.ancestors().find(marked);
-    folder.expect("tests lie in cargo's folder").to_owned()
+    folder.expect("tests are built in the target folder").to_owned()
 }
 
-fn run(command: &mut Command) -> Ended {
+fn run(command: &mut Command) -> ChildOutput {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn();
-    let mut child = child.unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
+    let mut child = child.unwrap_or_else(|error| panic!("{command:?} failed to start: {error}"));
     let stdout = reader(child.stdout.take());
     let stderr = reader(child.stderr.take());
-    // A pipe ends when nobody is left who could write to it.
+    // A pipe ends when no process is left that could write to it.
     let [stdout, stderr] = [stdout, stderr].map(|pipe| match pipe.recv_timeout(LIMIT) {
         Ok(text) => text,
         Err(_) => end(&mut child, command),
     });
     let status = child.wait().expect("a child of this process");
-    Ended { status, stdout, stderr }
+    ChildOutput { status, stdout, stderr }
 }
 
 fn end(child: &mut Child, command: &Command) -> ! {
@@ -141,10 +142,10 @@ fn end(child: &mut Child, command: &Command) -> ! {
 
 fn reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
     let (sender, receiver) = channel();
-    let mut pipe = pipe.expect("it was asked for");
+    let mut pipe = pipe.expect("the pipe is configured");
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        // What was read before an error still tells something.
+        // Output before an error is still useful.
         let _ = pipe.read_to_end(&mut bytes);
         let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
     });

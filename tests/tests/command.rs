@@ -1,5 +1,5 @@
-//! The `hotbay` command, run as users run it: what it prints where, and how it exits.
-//! What the library does underneath is tested elsewhere.
+//! The `hotbay` command as users run it: its output and exit codes. The library is tested
+//! elsewhere.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn list_prints_plugins_in_order_with_problems() {
     assert_eq!(lines[0][..4], ["NAME", "VERSION", "KIND", "STATE"]);
     assert_eq!(lines[1], ["filter", "0.1.0", "library", "ready"]);
     assert_eq!(lines[2], ["transform", "0.1.0", "library", "ready"]);
-    assert!(!run.text().contains('\x1b'), "colours only on a terminal");
+    assert!(!run.text().contains('\x1b'), "colors only on a terminal");
 
     unverified(&plugins, "open", json!({}));
     plugins.add_in("plugins/text", "text", "faulty").bytes(|it| *it = b"hello".into()).write();
@@ -204,7 +204,7 @@ fn unverified_plugin_is_refused_until_sealed() {
     assert!(sealed.trim_end().ends_with(&library_file_name("faulty")), "{sealed}");
     assert_eq!(fs::metadata(&manifest).unwrap().permissions(), before);
     let left = fs::read_dir(manifest.parent().unwrap()).unwrap().count();
-    assert_eq!(left, 2, "nothing else is left in the folder");
+    assert_eq!(left, 2, "no other file is left in the folder");
     assert_eq!(hotbay(plugins.dir(), &call).exits(0).stdout, b"x");
     assert_eq!(hotbay(plugins.dir(), &["list"]).exits(0).code, Some(0));
 }
@@ -281,11 +281,11 @@ fn files_writable_by_others_are_refused_unless_allowed() {
 #[test]
 fn log_goes_to_stderr_only_when_requested() {
     let plugins = Plugins::new();
-    let talks = plugins.add("talks", "faulty").config(json!({ "log": ["hello there"] }));
-    talks.set("permissions", json!(["log"])).write();
-    let quiet = hotbay(plugins.dir(), &["call", "talks", "--text", "a", "--dir", "."]).exits(0);
+    let logging = plugins.add("logging", "faulty").config(json!({ "log": ["hello there"] }));
+    logging.set("permissions", json!(["log"])).write();
+    let quiet = hotbay(plugins.dir(), &["call", "logging", "--text", "a", "--dir", "."]).exits(0);
     assert_eq!(quiet.stderr, "");
-    let args = ["call", "talks", "--text", "a", "--dir", ".", "-v"];
+    let args = ["call", "logging", "--text", "a", "--dir", ".", "-v"];
     let loud = hotbay(plugins.dir(), &args).exits(0);
     assert_eq!(loud.text(), quiet.text());
     assert!(loud.stderr.contains("hello there"), "{}", loud.stderr);

@@ -8,7 +8,7 @@ use hotbay_tests::{Plugins, block_on, unique};
 use super::child_processes::{cargo, compiler, library_of};
 use super::{host_that_never_quarantines, load, panicked, unload};
 
-/// Where its libraries go.
+/// Folder for the libraries.
 const FOLDER: &str = "other-compiler";
 
 fn rustc_of(folder: &Path) -> String {
@@ -32,14 +32,15 @@ fn plugin_of_another_compiler_loads_and_answers() {
         .filter_map(|toolchain| Some((toolchain, compiler(toolchain)?)))
         .find(|(_, version)| *version != own);
     let Some((toolchain, other)) = other else {
-        println!("not shown: no compiler but `{own}` is installed");
+        println!("skipped: no compiler but `{own}` is installed");
         return;
     };
 
     let host = host_that_never_quarantines();
     let install = |package| {
         let name = unique("other");
-        let library = std::fs::read(built_by(toolchain, package)).expect("it was just built");
+        let library =
+            std::fs::read(built_by(toolchain, package)).expect("the library was just built");
         let plugin = plugins.add(&name, package);
         let folder = plugin.bytes(|bytes| *bytes = library).write();
         assert_eq!(rustc_of(&folder), other);
@@ -47,7 +48,7 @@ fn plugin_of_another_compiler_loads_and_answers() {
     };
 
     let (transform, name) = install("transform");
-    let reply = block_on(transform.execute(Request::text("straße"))).expect("it answers");
+    let reply = block_on(transform.execute(Request::text("straße"))).expect("the plugin answers");
     assert_eq!(reply.as_text().expect("text"), "STRASSE");
     drop((reply, transform));
     assert_eq!(unload(&host, &name), Some(0));
@@ -55,7 +56,7 @@ fn plugin_of_another_compiler_loads_and_answers() {
     let (versioned, name) = install("versioned-1");
     for input in ["panic", "payload"] {
         let called = block_on(versioned.execute(Request::text(input)));
-        let error = called.expect_err("it panics");
+        let error = called.expect_err("the plugin panics");
         let fault = panicked(&error, ErrorKind::Panicked);
         assert!(fault.location().is_some(), "{fault}");
     }

@@ -1,5 +1,5 @@
-//! What `export_plugin!` makes of a crate: nothing for the author to be warned of, nothing that
-//! others could collide with, and nothing at all where it could not keep its word.
+//! Output of `export_plugin!`: no warnings for strict authors, no symbols that could collide, and a
+//! compile error if panics cannot be caught.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use hotbay_tests::{Plugins, block_on, unique};
 use super::child_processes::{cargo, library_of, messages};
 use super::{answer, host_that_never_quarantines, load, unload};
 
-/// Where these tests build what nobody else wants.
+/// Folder for builds that only these tests use.
 const FOLDER: &str = "facts";
 
 fn exports(folder: &Path) -> BTreeSet<String> {
@@ -67,7 +67,7 @@ fn plugin_without_export_feature_is_refused() {
     let arguments = ["build", "--package", "versioned-1", "--no-default-features"];
     let built = cargo(None, FOLDER, &arguments);
     assert_eq!(built.code(), Some(0), "{}", built.stderr);
-    let library = std::fs::read(library_of(&built)).expect("it was just built");
+    let library = std::fs::read(library_of(&built)).expect("the library was just built");
 
     let (plugins, name) = (Plugins::new(), unique("plain"));
     let plugin = plugins.add(&name, "versioned-1");
@@ -84,10 +84,10 @@ fn custom_allocator_allocations_are_counted() {
     let plugin = load(&host, &plugins.add(&name, "own-allocator").write());
     for leak in [1_000, 24] {
         let input = vec![0; leak];
-        block_on(plugin.execute(Request::bytes(&input))).expect("it answers");
+        block_on(plugin.execute(Request::bytes(&input))).expect("the plugin answers");
     }
     let allocations: u32 = answer(&plugin).parse().expect("a number");
-    assert!(allocations >= 2, "the author's allocator was asked {allocations} times");
+    assert!(allocations >= 2, "the author's allocator made {allocations} allocations");
     drop(plugin);
     assert_eq!(unload(&host, &name), Some(1_024));
 }

@@ -1,5 +1,5 @@
-//! The facts that this project is built on, each shown twice: how a host as it is usually
-//! written fails, and that this one does not.
+//! Crashes of a plugin host as usually written, compared with hotbay, which survives the same
+//! plugins.
 
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
@@ -14,7 +14,7 @@ use hotbay::{Error, ErrorKind, Fault, Host, HostEvent, LoadStep, PluginHandle, R
 use hotbay_tests::{Plugins, block_on, event, library, mappings, unique};
 use serde_json::json;
 
-use child_processes::{Ended, naive, run_in_subprocess};
+use child_processes::{ChildOutput, naive, run_in_subprocess};
 
 const SIGABRT: i32 = 6;
 const SIGBUS: i32 = 7;
@@ -22,7 +22,7 @@ const SIGSEGV: i32 = 11;
 
 fn host_that_never_quarantines() -> Host {
     let host = Host::builder().quarantine(None).build();
-    host.expect("nothing is compiled in")
+    host.expect("a host without compiled-in plugins builds")
 }
 
 fn load(host: &Host, folder: &Path) -> PluginHandle {
@@ -35,10 +35,10 @@ fn answer(plugin: &PluginHandle) -> String {
     reply.as_text().expect("an answer of text").to_owned()
 }
 
-/// Unloads and answers with the bytes that leaked, as far as they are counted.
+/// Unloads the plugin, and returns its leaked bytes if they are counted.
 fn unload(host: &Host, name: &str) -> Option<i64> {
     let mut events = host.events();
-    block_on(host.unload(name)).expect("it is loaded");
+    block_on(host.unload(name)).expect("the plugin is loaded");
     let end =
         |event: &HostEvent| matches!(event, HostEvent::Closed { .. } | HostEvent::Kept { .. });
     let leaked_bytes = match event(&mut events, end) {
@@ -52,17 +52,17 @@ fn unload(host: &Host, name: &str) -> Option<i64> {
 #[track_caller]
 fn panicked(error: &Error, kind: ErrorKind) -> &Fault {
     assert_eq!(error.kind(), kind, "{}", error.full_message());
-    error.fault().expect("the panic is told")
+    error.fault().expect("the error has a fault")
 }
 
 #[track_caller]
-fn check_died(naive: &Ended, signal: i32, reported: &str) {
+fn check_died(naive: &ChildOutput, signal: i32, reported: &str) {
     assert_eq!(naive.signal(), Some(signal), "{naive:?}");
     assert!(naive.stderr.contains(reported), "{}", naive.stderr);
 }
 
 #[track_caller]
-fn check_printed(naive: &Ended, expected: &str) {
+fn check_printed(naive: &ChildOutput, expected: &str) {
     assert_eq!(naive.code(), Some(0), "{naive:?}");
     assert_eq!(naive.stdout, expected);
 }
@@ -88,7 +88,7 @@ fn panic_leaving_library_aborts_naive_host_faults_hotbay() {
         let here = plugin.call(Request::text("panic"));
         let there = block_on(plugin.execute(Request::text("panic")));
         for answer in [here, there] {
-            let error = answer.expect_err("it panics");
+            let error = answer.expect_err("the call panics");
             let fault = panicked(&error, ErrorKind::Panicked);
             assert_eq!(fault.message(), "out of a call");
             let location = fault.location().expect("a panic by macro has a location");
@@ -110,7 +110,7 @@ fn panic_in_method_exits_naive_host_faults_hotbay() {
     for method in ["init", "health"] {
         let plugin = plugins.add(&name, "versioned-1");
         let folder = plugin.config(json!({ "panics": method })).write();
-        let error = block_on(host.load(&folder)).expect_err("it panics");
+        let error = block_on(host.load(&folder)).expect_err("the load panics");
         let fault = panicked(&error, ErrorKind::StartFailed);
         assert_eq!(fault.message(), format!("out of {method}"));
         assert_eq!(mappings(&name), 0, "a refused plugin is still mapped");
@@ -135,22 +135,22 @@ fn panic_backtrace_pins_library_of_naive_host_only() {
     assert!(naive.stderr.contains("caught inside"), "{naive:?}");
     let left = naive.stdout.lines().find_map(|line| line.strip_prefix("mappings: "));
     let left: usize = left.and_then(|left| left.parse().ok()).expect("a number");
-    assert!(left > 0, "this compiler pins nothing any more: {naive:?}");
+    assert!(left > 0, "this compiler no longer pins the library: {naive:?}");
 }
 
-/// In a process of its own, whose output the test above reads.
+/// Runs in a subprocess whose output the test above checks.
 fn panics_leave_no_mapping() {
     let (plugins, name) = (Plugins::new(), unique("backtrace"));
     let host = Host::builder().quarantine(None).capture_panic_backtrace(true).build();
-    let host = host.expect("nothing is compiled in");
+    let host = host.expect("the host builds");
     let plugin = load(&host, &plugins.add(&name, "versioned-1").write());
     assert!(mappings(&name) > 0, "a loaded library is mapped");
     let here = plugin.call(Request::text("panic"));
     let there = block_on(plugin.execute(Request::text("panic")));
     for answer in [here, there] {
-        let error = answer.expect_err("it panics");
+        let error = answer.expect_err("the call panics");
         let fault = panicked(&error, ErrorKind::Panicked);
-        assert!(!fault.frames().is_empty(), "frames were asked for");
+        assert!(!fault.frames().is_empty(), "frames were requested");
     }
     drop(plugin);
     assert_eq!(unload(&host, &name), Some(0), "a fault leaks nothing");
@@ -167,7 +167,7 @@ fn panic_in_payload_drop_aborts_naive_host_faults_hotbay() {
     for answer in
         [plugin.call(Request::text("payload")), block_on(plugin.execute(Request::text("payload")))]
     {
-        let error = answer.expect_err("it panics");
+        let error = answer.expect_err("the call panics");
         let fault = panicked(&error, ErrorKind::Panicked);
         assert_eq!(fault.message(), "(panic payload is not a string)");
     }
@@ -175,16 +175,16 @@ fn panic_in_payload_drop_aborts_naive_host_faults_hotbay() {
     unload(&host, &name);
 }
 
-/// A place in the middle of what is mapped of the library: its constants come before its data.
+/// Returns an offset in the middle of the mapped library: its constants precede its data.
 fn middle_of(bytes: &[u8], text: &str) -> usize {
     let text = text.as_bytes();
     let middle = bytes.windows(text.len()).position(|window| window == text);
-    middle.expect("the text is in the library")
+    middle.expect("the library contains the text")
 }
 
 type Damage = fn(&mut Vec<u8>, usize);
 
-/// What a library looks like while it is being written, as data and not as an accident.
+/// States of a library that is being written.
 const DAMAGES: [(&str, Damage); 5] = [
     ("a quarter", |bytes, middle| bytes.truncate(middle / 4)),
     ("a half", |bytes, middle| bytes.truncate(middle / 2)),
@@ -197,14 +197,14 @@ const DAMAGES: [(&str, Damage); 5] = [
 
 #[test]
 fn half_written_library_crashes_naive_host_only() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let whole = std::fs::read(library("naive-1")).expect("it was just built");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let whole = std::fs::read(library("naive-1")).expect("the library was just built");
     let middle = middle_of(&whole, "out of a function of C");
     for (what, damage) in DAMAGES {
         let file = folder.path().join(format!("{what}.so"));
         let mut bytes = whole.clone();
         damage(&mut bytes, middle);
-        std::fs::write(&file, &bytes).expect("room for a file");
+        std::fs::write(&file, &bytes).expect("the file can be written");
         let naive = naive(&["open".as_ref(), &file]);
         let signal = naive.signal();
         assert!(matches!(signal, Some(SIGBUS | SIGSEGV)), "{what}: {naive:?}");
@@ -212,7 +212,7 @@ fn half_written_library_crashes_naive_host_only() {
 
     let plugins = Plugins::new();
     let host = Host::builder().allow_unverified(true).build();
-    let host = host.expect("nothing is compiled in");
+    let host = host.expect("the host builds");
     for (what, damage) in DAMAGES {
         let name = unique("written");
         let damage = |bytes: &mut Vec<u8>| {
@@ -226,7 +226,7 @@ fn half_written_library_crashes_naive_host_only() {
         };
         let plugin = plugins.add(&name, "versioned-1").stale_digest();
         check(&plugin.bytes(damage).write(), LoadStep::Digest);
-        // Even without a digest, what is not all there is never opened.
+        // An incomplete library is never opened, even without a digest.
         let plugin = plugins.add(&name, "versioned-1").unverified();
         check(&plugin.bytes(damage).write(), LoadStep::Probe);
     }

@@ -1,4 +1,4 @@
-//! `hotbay call` and `hotbay pipe` with one input, run as users run them.
+//! `hotbay call` and `hotbay pipe` with one input, as users run them.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! `hotbay pipe --lines`: order, failed lines, ends before the end. The command is a process of
-//! its own, fed and stopped as a shell does it.
+//! `hotbay pipe --lines`: order, failed lines, and early ends. The command runs as a subprocess,
+//! fed and stopped as a shell does.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -38,15 +38,16 @@ fn closed_reader_ends_pipe_silently() {
     stdin.write_all(b"a\n").unwrap();
     let mut first = [0; 2];
     stdout.read_exact(&mut first).unwrap();
-    assert_eq!(&first, b"A\n", "each answer comes before the next line is waited for");
+    assert_eq!(&first, b"A\n", "each reply is written before the next line is read");
     drop(stdout);
-    // Until it notices that nobody reads any more.
+    // Until it notices that the reader is gone.
     while stdin.write_all(b"more\n").is_ok() {}
     let run = run(child.wait_with_output()).exits(0);
     assert_eq!(run.stderr, "");
 }
 
-/// Lines of a filter that keeps positive numbers, some of which are no arrays.
+/// Returns input for a filter that keeps positive numbers, with some lines that are not arrays, and
+/// the expected output.
 fn numbered(count: u32, is_bad: impl Fn(u32) -> bool) -> (String, String) {
     let (mut input, mut output) = (String::new(), String::new());
     for number in 1..=count {
@@ -66,7 +67,7 @@ fn many_lines_keep_their_order() {
     let (input, output) = numbered(200_000, |number| number % 10_000 == 7);
     let args = ["pipe", "filter", "transform", "--lines"];
     let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
-    assert!(run.text() == output, "{} lines, wanted 199,980", run.text().lines().count());
+    assert!(run.text() == output, "{} lines, expected 199,980", run.text().lines().count());
     let message: Vec<_> = run.stderr.lines().collect();
     assert_eq!(message.len(), 20, "{message:#?}");
     let first = "error: line 7: plugin `filter` returned an error: the input is not JSON";
@@ -90,12 +91,12 @@ fn many_failed_lines_are_summarized() {
 #[test]
 fn on_error_option_selects_handling_of_failed_lines() {
     let plugins = examples();
-    let check = |on_error: &str, output: &str, said: &str| {
+    let check = |on_error: &str, output: &str, part: &str| {
         let args = ["pipe", "filter", "--lines", "--on-error", on_error];
         let run = with_input(plugins.dir(), &args, b"[1]\n a \xff\r\n[3]\nb\n").exits(1);
         assert_eq!(run.stdout.escape_ascii().to_string(), output, "{on_error}");
         assert!(run.stderr.starts_with("error: line 2: "), "{}", run.stderr);
-        assert!(run.stderr.contains(said), "`{said}` in: {}", run.stderr);
+        assert!(run.stderr.contains(part), "`{part}` in: {}", run.stderr);
     };
     check("skip", r"[1]\n[3]\n", "error: line 4: ");
     check("keep", r"[1]\n a \xff\n[3]\nb\n", "error: line 4: ");
@@ -139,14 +140,14 @@ fn line_over_limit_fails_alone() {
 #[test]
 fn panicking_and_hanging_lines_fail_alone() {
     let plugins = Plugins::new();
-    plugins.add("obeys", "faulty").config(json!({ "obey": true })).write();
+    plugins.add("scripted", "faulty").config(json!({ "scripted": true })).write();
     let mut input = String::new();
     for _ in 0..10 {
         writeln!(input, "{}", json!({ "panic_in": "execute" })).unwrap();
     }
     writeln!(input, "{}", json!({ "hang_in": "execute" })).unwrap();
     writeln!(input, "{}", json!({ "answers": "fine" })).unwrap();
-    let args = ["pipe", "obeys", "--lines", "--dir", ".", "--deadline", "2s"];
+    let args = ["pipe", "scripted", "--lines", "--dir", ".", "--deadline", "2s"];
     let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
     assert_eq!(run.text(), "fine\n");
     assert_eq!(run.stderr.lines().count(), 11, "{}", run.stderr);
@@ -154,7 +155,7 @@ fn panicking_and_hanging_lines_fail_alone() {
     assert!(last.starts_with("error: line 11: ") && last.contains("deadline"), "{last}");
 }
 
-/// A command whose input does not end by itself.
+/// A command whose input stays open.
 struct Fed {
     child: Child,
     scratch: TempDir,
@@ -168,15 +169,15 @@ impl Fed {
         Self { child: command.spawn().unwrap(), scratch }
     }
 
-    #[allow(clippy::disallowed_methods, reason = "std sends no signals")]
+    #[allow(clippy::disallowed_methods, reason = "std cannot send signals")]
     fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         std::process::Command::new("sh").args(["-c", &kill]).output().unwrap();
     }
 
-    /// Its exit code and stderr, once it has ended; nothing of it may be left.
-    fn ends(mut self) -> (Option<i32>, String) {
-        let code = until("it has ended", || self.child.try_wait().unwrap()).code();
+    /// Waits for its exit, and returns exit code and stderr; asserts that nothing is left.
+    fn wait_exit(mut self) -> (Option<i32>, String) {
+        let code = until("it has exited", || self.child.try_wait().unwrap()).code();
         let mut stderr = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert!(!stderr.contains("panicked at"), "{stderr}");
@@ -188,7 +189,7 @@ impl Fed {
 
 impl Drop for Fed {
     fn drop(&mut self) {
-        // One that has ended is no matter.
+        // The command may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -203,7 +204,7 @@ fn signal_ends_endless_input_with_complete_prefix() {
         let mut fed = Fed::start(&plugins, &args);
         let mut stdin = fed.child.stdin.take().unwrap();
         let feeder = std::thread::spawn(move || {
-            // Until nobody reads any more.
+            // Until the command stops reading.
             for number in 1.. {
                 if writeln!(stdin, "line {number}").is_err() {
                     return;
@@ -219,7 +220,7 @@ fn signal_ends_endless_input_with_complete_prefix() {
                 fed.signal(signal);
             }
         }
-        let (code, stderr) = fed.ends();
+        let (code, stderr) = fed.wait_exit();
         feeder.join().unwrap();
         assert_eq!(code, Some(1));
         let message: Vec<_> = stderr.lines().collect();
@@ -241,16 +242,16 @@ fn signal_ends_wait_for_input() {
     let mut stdout = fed.child.stdout.take().unwrap();
     let mut first = [0; 2];
     stdout.read_exact(&mut first).unwrap();
-    assert_eq!(&first, b"A\n", "the next line is not all there, and is not waited for");
+    assert_eq!(&first, b"A\n", "an incomplete next line is not awaited");
     fed.signal("INT");
-    let (code, stderr) = fed.ends();
+    let (code, stderr) = fed.wait_exit();
     assert_eq!(code, Some(1));
     assert!(stderr.ends_with("stopped: 1 line done, 0 read and not done\n"), "{stderr}");
 
     let fed = Fed::start(&plugins, &["pipe", "transform"]);
-    until("it listens", || std::fs::read_dir(fed.scratch.path()).unwrap().next().map(drop));
+    until("it has started", || std::fs::read_dir(fed.scratch.path()).unwrap().next().map(drop));
     fed.signal("TERM");
-    let (code, stderr) = fed.ends();
+    let (code, stderr) = fed.wait_exit();
     assert_eq!((code, stderr.as_str()), (Some(1), "stopped: there is no reply yet\n"));
 }
 
@@ -265,7 +266,7 @@ fn second_signal_abandons_hanging_line() {
     let mut stdin = fed.child.stdin.take().unwrap();
     stdin.write_all(b"a\n").unwrap();
     until("it hangs", || entered.exists().then_some(()));
-    let code = until("it has ended", || {
+    let code = until("it has exited", || {
         fed.signal("INT");
         fed.child.try_wait().unwrap()
     });

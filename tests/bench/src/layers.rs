@@ -1,4 +1,4 @@
-//! What the layers around a call cost: the same calls with them and without.
+//! The cost of the layers around a call: the same calls with and without them.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -24,26 +24,26 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
     let layered = Echoes::load_into(fixtures, Host::builder().layer(Passing))?;
     let in_place = |echoes: &Echoes| {
         let found = echoes.plugins.iter().find(|(what, _)| *what == IN_PLACE);
-        found.map(|(_, handle)| handle.clone()).expect("it is among them")
+        found.map(|(_, handle)| handle.clone()).expect("the plugin is loaded")
     };
     let (plain, layered) = (in_place(&echoes), in_place(&layered));
     let input = [b'x'; 16];
     let mut contenders = [
         contender("bare: lease and plugin", &plain, |handle| {
             let reply = handle.call_without_layers(Request::bytes(black_box(&input)));
-            black_box(reply.expect("the plugin only echoes").as_bytes());
+            black_box(reply.expect("the echo succeeds").as_bytes());
         }),
         contender("traced, metered, bounded, guarded", &plain, |handle| {
             let reply = handle.call(Request::bytes(black_box(&input)));
-            black_box(reply.expect("the plugin only echoes").as_bytes());
+            black_box(reply.expect("the echo succeeds").as_bytes());
         }),
         contender("the same with a deadline", &plain, |handle| {
             let request = Request::bytes(black_box(&input)).deadline_in(Duration::from_secs(5));
-            black_box(handle.call(request).expect("the plugin only echoes").as_bytes());
+            black_box(handle.call(request).expect("the echo succeeds").as_bytes());
         }),
         contender("the same with a layer of the application", &layered, |handle| {
             let reply = handle.call(Request::bytes(black_box(&input)));
-            black_box(reply.expect("the plugin only echoes").as_bytes());
+            black_box(reply.expect("the echo succeeds").as_bytes());
         }),
     ];
     let (rounds, sample) = if quick { (20, 20) } else { (4000, 50) };
@@ -85,7 +85,7 @@ fn table(samples: &[Samples]) -> Table {
         ]);
     }
     table.note(
-        "Nobody listens to traces. A deadline costs two looks at the clock, when it is named and when \
+        "No trace subscriber is installed. A deadline reads the clock twice, when it is set and when \
          it is checked; more only if the plugin asks.",
     );
     table

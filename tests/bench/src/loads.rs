@@ -1,4 +1,4 @@
-//! Loading one plugin: the host beside a raw loader of the same file, and where its time goes.
+//! Loading one plugin: the host compared with a raw loader of the same file, step by step.
 
 use std::time::Instant;
 
@@ -68,10 +68,10 @@ fn table(length: u64, rounds: usize, raw: [Vec<f64>; 2], own: [Vec<f64>; 2]) -> 
         ]);
     }
     table.note(
-        "Raw: read, SHA-256, write under a new name, `dlopen`, abi_stable's check with a checker \
-         of its own, `start`; to unload, discard, `dlclose` and remove the copy. The host does \
-         besides: manifest, schema, trust in files, segments, stamp, versions, a thread for the \
-         plugin's own code, health; to unload, drain, shutdown, census, and a look whether the \
+        "Raw: read, SHA-256, write under a new name, `dlopen`, abi_stable's check with its own \
+         checker, `start`; to unload, discard, `dlclose` and remove the copy. The host \
+         also does: manifest, schema, trust in files, segments, stamp, versions, a thread for the \
+         plugin's own code, health; to unload, drain, shutdown, census, and a check that the \
          mapping is gone.",
     );
     table

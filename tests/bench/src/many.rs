@@ -1,5 +1,5 @@
 //! A thousand plugin folders: listed by the command, loaded and unloaded by a host. Each
-//! measurement has a process of its own.
+//! measurement runs in a subprocess.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -17,7 +17,7 @@ const MAX_LIST_MS: f64 = 300.0;
 const MAX_LIST_MIB: f64 = 40.0;
 /// Of two cores: 1.0 would be one.
 const MIN_CORES: f64 = 1.5;
-/// How much dearer one of the most may be than one of the fewest.
+/// Maximum cost per plugin at the largest count, relative to the smallest.
 const MAX_GROWTH: f64 = 1.25;
 
 pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
@@ -62,12 +62,12 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
         let mut hotbay = process::program(&command);
         hotbay.arg("list").arg("--dir").arg(plugins);
         list.push(process::measured(&mut hotbay, File::create(&out)?)?);
-        let told = fs::read_to_string(&out)?;
-        lines = told.lines().filter(|line| line.contains("echo-")).count();
+        let output = fs::read_to_string(&out)?;
+        lines = output.lines().filter(|line| line.contains("echo-")).count();
         survey.push(process::measured(&mut child("survey", plugins)?, File::create(&out)?)?);
     }
     let mut table = Table::new(
-        format!("Many: {count} folders, looked at without running anything"),
+        format!("Many: {count} folders, surveyed without running anything"),
         ["what", "ms, min", "ms, p50", "cores", "MiB at most", "goal", ""],
     );
     let all = lines >= count;
@@ -94,7 +94,7 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
         ]);
     }
     if !all {
-        table.note(format!("`hotbay list` told of {lines} plugins instead of {count}."));
+        table.note(format!("`hotbay list` printed {lines} plugins instead of {count}."));
     }
     table.note("`cores` is the time of all cores over the time on the wall.");
     Ok(table)
@@ -144,7 +144,8 @@ fn us_of_ns(ns: f64) -> String {
     format!("{:.0}", ns / 1e3)
 }
 
-/// The child that loads: wall time and cores of the load, of the shutdown, and bytes.
+/// Runs as the child that loads; prints wall time and cores of the load and of the shutdown, and
+/// bytes.
 pub(crate) fn load(plugins: &Path) -> anyhow::Result<()> {
     let host = Host::builder().plugin_dir(plugins).build()?;
     let (report, load) = timed(|| block_on(host.load_all()))?;
@@ -157,7 +158,7 @@ pub(crate) fn load(plugins: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nanoseconds on the wall, and how many cores were busy.
+/// Returns wall time in nanoseconds, and the number of busy cores.
 fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, (f64, f64))> {
     let cpu = own().cpu;
     let start = std::time::Instant::now();
@@ -168,7 +169,7 @@ fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, (f64
     Ok((done, times))
 }
 
-/// The child that looks at everything without running it.
+/// Runs as the child that surveys all folders without running plugins.
 pub(crate) fn survey(plugins: &Path) -> anyhow::Result<()> {
     let survey = hotbay::inspect::survey(&Host::builder().plugin_dir(plugins));
     let (found, problems) = (survey.plugins, survey.errors);

@@ -1,4 +1,4 @@
-//! A million panicking calls: all of them run, and memory stays where it was.
+//! A million panicking calls: all of them run, and memory does not grow.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -60,14 +60,15 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
     Ok(())
 }
 
-/// The child that is called in vain: how often the plugin ran, ns a call, bytes first and last.
+/// Runs as the child that makes the calls; prints the number of runs, nanoseconds per call, and
+/// bytes at the start and at the end.
 pub(crate) fn child(folder: &Path, count: &OsStr) -> anyhow::Result<()> {
     let count: u64 = count.to_string_lossy().parse()?;
     let host = Host::builder().quarantine(None).build()?;
     let plugin = block_on(host.load(folder))??;
     let panic = || match plugin.call(Request::bytes(b"x")) {
         Err(error) if error.kind() == ErrorKind::Panicked => Ok(()),
-        other => anyhow::bail!("wanted a panic, found {other:?}"),
+        other => anyhow::bail!("expected a panic, found {other:?}"),
     };
     for _ in 0..FIRST {
         panic()?;

@@ -1,4 +1,4 @@
-//! What the check of an input costs: calls of plugins with an `input_schema`, beside the schema
+//! The cost of checking an input: calls of plugins with an `input_schema`, compared with the schema
 //! library alone, which has no budget.
 
 use std::hint::black_box;
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::sample::{Contender, Samples, interleaved};
 use crate::table::{Report, Table, none, ns, verdict};
 
-/// Most that a call of a large input may take of what the library alone takes to read and check
-/// it, where no thread is needed. Of a small one, the call itself takes as much.
+/// Maximum cost of a call with a large input, relative to reading and checking it with the library
+/// alone, if no thread is needed. For a small input the call itself costs as much.
 const MAX_TIMES: f64 = 1.25;
 
 struct Nothing;
@@ -27,7 +27,7 @@ impl Plugin for Nothing {
     }
 }
 
-/// A schema and an input that fits it.
+/// A schema and a matching input.
 struct Case {
     name: &'static str,
     schema: Value,
@@ -103,7 +103,7 @@ pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
                 work: Box::new(|times| {
                     for _ in 0..times {
                         let reply = handle.call(Request::text(black_box(&case.input)));
-                        black_box(reply.expect("the input fits").as_bytes());
+                        black_box(reply.expect("the input matches").as_bytes());
                     }
                 }),
             },
@@ -112,17 +112,17 @@ pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
         rows(&mut table, &samples, case.has_goal);
     }
     table.note(
-        "Reading the JSON is most of it. Where a schema follows references, the check runs on a \
-         thread whose stack has room for them.",
+        "Reading the JSON is most of it. If a schema follows references, the check runs on a \
+         thread with a large enough stack.",
     );
     report.print(&table);
     Ok(())
 }
 
 fn rows(table: &mut Table, samples: &[Samples], has_goal: bool) {
-    let alone = &samples[0];
+    let library_alone = &samples[0];
     for (index, one) in samples.iter().enumerate() {
-        let of_alone = 1.0 + one.above(alone) / alone.median();
+        let of_alone = 1.0 + one.above(library_alone) / library_alone.median();
         let has_goal = has_goal && index == 1;
         table.row([
             one.name.clone(),

@@ -1,4 +1,4 @@
-//! Calls from one thread and from two at once, in short windows that take turns.
+//! Calls from one thread and from two at once, in short alternating windows.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,7 +39,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
             work: Box::new(|times| {
                 for _ in 0..times {
                     let reply = handle.call(Request::bytes(black_box(&input)));
-                    black_box(reply.expect("the plugin only echoes").as_bytes());
+                    black_box(reply.expect("the echo succeeds").as_bytes());
                 }
             }),
         });
@@ -50,7 +50,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
             work: Box::new(move |times| {
                 for _ in 0..times {
                     let reply = pin.call(Request::bytes(black_box(&input)));
-                    black_box(reply.expect("the plugin only echoes").as_bytes());
+                    black_box(reply.expect("the echo succeeds").as_bytes());
                 }
             }),
         });
@@ -87,13 +87,13 @@ fn table(contenders: &[Contender<'_>], windows: usize, calls: u64) -> Table {
         ]);
     }
     table.note(
-        "Best windows decide, since in the others something else ran on one of the cores; the \
+        "The best windows decide, since others were disturbed on one of the cores; the \
          raw trait object shows what the machine allows.",
     );
     table
 }
 
-/// Calls a nanosecond of all threads together, from their common start to the last one's end.
+/// Returns the calls per nanosecond of all threads, from their common start to the last end.
 fn rate(threads: usize, calls: u64, work: &(dyn Fn(u64) + Sync)) -> f64 {
     let ready = AtomicUsize::new(0);
     let run = || {

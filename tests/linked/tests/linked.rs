@@ -1,5 +1,5 @@
-//! Two plugin crates linked into one program as ordinary crates, without their exports, run by
-//! the same trait beside each other and beside the library of one of them.
+//! Two plugin crates linked into one program as ordinary crates, without their exports. They run
+//! side by side, and beside the library of one of them.
 
 use filter::Filter;
 use hotbay::{ErrorKind, Host, Manifest, PluginError, Request};
@@ -30,10 +30,10 @@ fn linked_plugin_crates_run_side_by_side() {
     assert_eq!(reply.as_text().unwrap(), "STRASSE");
     let reply = block_on(filter.execute(Request::json_text("[-1, 2.0, 0, 3]"))).unwrap();
     assert_eq!(reply.json::<Vec<f64>>().unwrap(), [2.0, 3.0]);
-    let error = filter.call(Request::text("no JSON")).unwrap_err();
+    let error = filter.call(Request::text("not JSON")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Plugin);
     assert_eq!(error.plugin_error().map(PluginError::code), Some(400));
-    // What one answers, the other takes.
+    // The output of one is the input of the other.
     let reply = transform.call(Request::json_text("[1, -2]")).unwrap();
     let reply = filter.call(Request::from(reply)).unwrap();
     assert_eq!(reply.json::<Vec<f64>>().unwrap(), [1.0]);

@@ -1,4 +1,4 @@
-//! The application's own layers: what they see, what they may do, and whose fault it is.
+//! Application layers: what they receive, what they may change, and who is blamed for their panics.
 
 use std::panic::panic_any;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::scripted_plugin::NEVER;
 
-/// A layer that is a function.
+/// A layer made of a function.
 struct By<F>(F);
 
 impl<F> Layer for By<F>
@@ -21,7 +21,7 @@ where
     }
 }
 
-/// A function as a layer, with the lifetimes that one has.
+/// Wraps a function as a layer, with the lifetimes that layers need.
 fn by<F>(function: F) -> By<F>
 where
     F: Fn(Call<'_>, Next<'_>) -> Result<Reply, Error> + Send + Sync + 'static,
@@ -41,7 +41,7 @@ fn echo(builder: hotbay::HostBuilder) -> Host {
     builder.register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes()))).build().unwrap()
 }
 
-/// The same call in every way there is.
+/// Makes the same call by every call method.
 fn all_call_methods(host: &Host, request: Request<'_>) -> Vec<Result<Reply, Error>> {
     let handle = host.plugin("echo").unwrap();
     let pinned = handle.pin().unwrap();
@@ -101,13 +101,13 @@ fn layer_sees_plugin_request_and_call_method() {
 #[test]
 fn layer_refuses_call_by_operation() {
     let host = echo(Host::builder().layer(by(|call, next| match call.operation() {
-        Some("write") => Err(Error::denied("nobody writes here")),
+        Some("write") => Err(Error::denied("writing is not allowed")),
         _ => next.call(call),
     })));
     for outcome in all_call_methods(&host, Request::text("x").operation("write")) {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        assert!(error.full_message().contains("nobody writes here"), "{error}");
+        assert!(error.full_message().contains("writing is not allowed"), "{error}");
     }
     for outcome in all_call_methods(&host, Request::text("x")) {
         outcome.unwrap();
@@ -174,13 +174,13 @@ fn layer_may_answer_itself_or_call_plugin_twice() {
     for outcome in all_call_methods(&host, Request::text("twice")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"twice");
     }
-    assert_eq!(host.list()[0].stats.calls, 8, "each is one call to its caller");
+    assert_eq!(host.list()[0].stats.calls, 8, "a layered call counts once");
 }
 
 #[test]
 fn layer_wraps_only_plugins_it_applies_to() {
-    struct Picky(Notes);
-    impl Layer for Picky {
+    struct OnlyEcho(Notes);
+    impl Layer for OnlyEcho {
         fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
             note(&self.0, call.plugin().as_str());
             next.call(call)
@@ -190,7 +190,7 @@ fn layer_wraps_only_plugins_it_applies_to() {
         }
     }
     let (notes, plugins) = (Notes::default(), Plugins::new());
-    let host = echo(Host::builder().layer(Picky(notes.clone())));
+    let host = echo(Host::builder().layer(OnlyEcho(notes.clone())));
     let watched = loaded(&host, plugins.add("watched", "faulty").write());
     for outcome in all_call_methods(&host, Request::text("x")) {
         outcome.unwrap();
@@ -203,7 +203,7 @@ fn layer_wraps_only_plugins_it_applies_to() {
     assert_eq!(*notes.lock().unwrap(), ["watched", "watched"]);
 }
 
-/// A payload that panics when it is dropped, with one that does so too.
+/// A panic payload that panics again when dropped.
 struct PanicOnDrop;
 
 impl Drop for PanicOnDrop {
@@ -242,7 +242,7 @@ fn panicking_layer_fails_call_without_plugin_fault() {
     let info = &host.list()[0];
     assert_eq!((info.stats.faults, info.stats.errors, info.state.as_str()), (0, 0, "serving"));
     assert_eq!((info.stats.calls, info.stats.refused), (16, 12));
-    assert!(events.try_next().is_none(), "nothing happened to the plugin");
+    assert!(events.try_next().is_none(), "the plugin emitted no event");
 }
 
 #[test]

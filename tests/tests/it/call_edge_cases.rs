@@ -1,5 +1,5 @@
-//! What an attack on the bounds of calls found: pauses that fail, schemas of builds that are gone,
-//! streams for stuck plugins, and what is held against whom.
+//! Edge cases of call limits: failed pauses, schemas of replaced builds, streams to stuck plugins,
+//! and which plugin a fault counts for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
@@ -25,7 +25,7 @@ fn failed_pauses_add_no_workers() {
     let install = |number: u32| {
         let plugin = plugins.add(&name, "faulty").set("handover", "pause");
         let plugin = plugin.set("limits", json!({ "workers": 2 }));
-        plugin.config(json!({ "obey": true, "number": number })).write()
+        plugin.config(json!({ "scripted": true, "number": number })).write()
     };
     let hasty = limits(|limits| (limits.pause_timeout, limits.max_abandoned_calls) = (SOON / 6, 1));
     let host = Host::builder().limits(hasty).build().unwrap();
@@ -53,7 +53,7 @@ fn failed_pause_does_not_clear_stuck_calls() {
     let plugins = Plugins::new();
     let install = |number: u32| {
         let plugin = plugins.add("pauses", "faulty").set("handover", "pause");
-        plugin.config(json!({ "obey": true, "number": number })).write()
+        plugin.config(json!({ "scripted": true, "number": number })).write()
     };
     let hasty = limits(|limits| {
         (limits.pause_timeout, limits.max_abandoned_calls, limits.max_workers) = (SOON / 6, 1, 1);
@@ -79,7 +79,7 @@ fn failed_pause_does_not_clear_stuck_calls() {
     until("it is back", || (host.list()[0].state == hotbay::PluginState::Serving).then_some(()));
 }
 
-/// Stops the first call on its way to the plugin until it is let go.
+/// Holds the first call on its way to the plugin until the test releases it.
 struct Slow(Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>);
 
 impl Layer for Slow {
@@ -95,34 +95,34 @@ impl Layer for Slow {
 
 #[test]
 fn input_is_validated_by_build_that_is_called() {
-    type Way = fn(&hotbay::PluginHandle, Request<'static>) -> Result<Reply, Error>;
-    let ways: [(&str, Way); 3] = [
+    type CallMethod = fn(&hotbay::PluginHandle, Request<'static>) -> Result<Reply, Error>;
+    let methods: [(&str, CallMethod); 3] = [
         ("pin", |handle, request| handle.pin().unwrap().call(request)),
         ("execute", |handle, request| block_on(handle.execute(request))),
         ("call", |handle, request| handle.call(request)),
     ];
-    for (way, call) in ways {
+    for (method, call) in methods {
         let plugins = Plugins::new();
         let (here, is_here) = mpsc::channel();
         let (go, may_go) = mpsc::channel();
         let slow = Slow(Mutex::new(Some((here, may_go))));
         let host = Host::builder().layer(slow).build().unwrap();
-        let plugin = plugins.add("judged", "faulty").config(json!({ "answers": "old" }));
+        let plugin = plugins.add("checked", "faulty").config(json!({ "answers": "old" }));
         let schema = json!({ "type": "object", "required": ["user"] });
         let handle = loaded(&host, plugin.set("input_schema", schema).write());
         let outcome = thread::scope(|scope| {
             let call = scope.spawn(|| call(&handle, Request::json_text("[1, 2]")));
             is_here.recv_timeout(LIMIT).unwrap();
-            plugins.add("judged", "faulty").config(json!({ "answers": "new" })).write();
-            reloaded(&host, "judged");
+            plugins.add("checked", "faulty").config(json!({ "answers": "new" })).write();
+            reloaded(&host, "checked");
             go.send(()).unwrap();
             call.join().unwrap()
         });
         match outcome {
-            Ok(reply) => assert_eq!(reply.as_bytes(), b"new", "{way}"),
+            Ok(reply) => assert_eq!(reply.as_bytes(), b"new", "{method}"),
             Err(error) => {
                 let kinds = [ErrorKind::InvalidInput, ErrorKind::Retired];
-                assert!(kinds.contains(&error.kind()), "{way}: {}", error.full_message());
+                assert!(kinds.contains(&error.kind()), "{method}: {}", error.full_message());
             }
         }
     }
@@ -145,7 +145,7 @@ fn stream_step_deadline_ends_despite_stuck_plugin() {
             let mut indexes = Vec::new();
             while let Some(done) = block_on(outcomes.next()) {
                 let error = done.outcome.unwrap_err();
-                // Late, refused, or told that no worker is left.
+                // Timed out, rejected, or failed for lack of a worker.
                 let kinds =
                     [ErrorKind::DeadlineExceeded, ErrorKind::Quarantined, ErrorKind::Overloaded];
                 assert!(kinds.contains(&error.kind()), "{}", error.full_message());
@@ -154,7 +154,7 @@ fn stream_step_deadline_ends_despite_stuck_plugin() {
             indexes.sort_unstable();
             assert_eq!(indexes, [0, 1, 2, 3, 4, 5], "{max_abandoned_calls}, {policy:?}");
         }
-        scripted.open();
+        scripted.release_all();
     }
 }
 
@@ -164,7 +164,7 @@ fn items_returned_by_pause_survive_its_length() {
     let file = |name: &str| plugins.dir().join(name);
     let install = |number: u32| {
         let config = json!({
-            "obey": true, "number": number, "hang_in": "snapshot", "release": file("taken"),
+            "scripted": true, "number": number, "hang_in": "snapshot", "release": file("taken"),
         });
         let plugin = plugins.add("paused", "faulty").set("handover", "pause");
         plugin.set("limits", json!({ "workers": 1 })).config(config).write()
@@ -180,14 +180,14 @@ fn items_returned_by_pause_survive_its_length() {
     requests.extend((1..8).map(|_| Request::json(&quick).unwrap()));
     install(2);
     let outcomes = thread::scope(|scope| {
-        let (message, hears) = mpsc::channel::<()>();
+        let (sender, receiver) = mpsc::channel::<()>();
         let many = scope.spawn(move || {
             let mut many = pipeline.run_many(stream::iter(requests), RunOptions::ordered());
             let mut outcomes = Vec::new();
             while let Some(done) = block_on(many.next()) {
                 outcomes.push(done.outcome.map(Reply::into_vec).map_err(|e| e.full_message()));
             }
-            drop(message);
+            drop(sender);
             outcomes
         });
         until("the first one runs", || file("entered").exists().then_some(()));
@@ -197,20 +197,20 @@ fn items_returned_by_pause_survive_its_length() {
             (error.kind() == ErrorKind::Overloaded).then_some(())
         });
         std::fs::write(file("go"), "").unwrap();
-        // The pause takes longer than the step may; or they are answered meanwhile.
-        let _ = hears.recv_timeout(LATE * 2);
+        // The pause outlasts the step's deadline, unless the items are answered first.
+        let _ = receiver.recv_timeout(LATE * 2);
         std::fs::write(file("taken"), "").unwrap();
         reload.join().unwrap();
         many.join().unwrap()
     });
-    // The first one may have been late before the pause began.
+    // The first item may have timed out before the pause began.
     assert_eq!(outcomes.len(), 8);
     for outcome in &outcomes[1..] {
         assert_eq!(outcome.as_deref(), Ok(&b"quick"[..]), "{outcomes:?}");
     }
 }
 
-/// Keeps an answer of the plugin until it is let go; says whether it came in time.
+/// Holds a reply of the plugin until the test releases it, and records whether it was late.
 #[derive(Clone, Default)]
 struct Keeps(Arc<(Mutex<bool>, Condvar, AtomicBool)>);
 
@@ -239,14 +239,14 @@ fn layer_slow_after_reply_is_not_plugin_fault() {
     block_on(fixture.execute("warm")).unwrap();
     let outcome = block_on(fixture.handle.execute(Request::text("quick").deadline_in(LATE)));
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    scripted.ends("quick");
+    scripted.wait_finished("quick");
     let (is_open, changed, was_late) = &*keeps.0;
     assert_eq!((fixture.info().state.as_str(), fixture.info().stats.faults), ("serving", 0));
-    block_on(fixture.execute("while it is kept")).unwrap();
+    block_on(fixture.execute("while held")).unwrap();
     *is_open.lock().unwrap() = true;
     changed.notify_all();
     until("the layer is done", || (fixture.info().stats.running == 0).then_some(()));
-    assert!(!was_late.load(Ordering::SeqCst), "the plugin itself was late: is it this busy here?");
+    assert!(!was_late.load(Ordering::SeqCst), "the plugin itself was late; is the machine busy?");
     assert_eq!((fixture.info().state.as_str(), fixture.info().stats.faults), ("serving", 0));
     assert!(events.try_next().is_none());
 }
@@ -262,7 +262,7 @@ fn late_call_from_before_quarantine_is_not_probe() {
     let fixture = scripted.host(|builder| builder.limits(three).quarantine(policy));
     let mut events = fixture.host.events();
     let old = fixture.handle.execute(Request::text("wait old").deadline_in(LATE));
-    scripted.begins("wait old");
+    scripted.wait_started("wait old");
     for _ in 0..2 {
         let error = fixture.handle.call(Request::text("panic")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Panicked);
@@ -276,9 +276,9 @@ fn late_call_from_before_quarantine_is_not_probe() {
                     .then(|| outcome.map(drop))
             })
         });
-        scripted.begins("wait probe");
+        scripted.wait_started("wait probe");
         assert_eq!(block_on(old).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-        scripted.open();
+        scripted.release_all();
         probe.join().unwrap().unwrap();
     });
     let next = event(&mut events, |event| {

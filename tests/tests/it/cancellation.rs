@@ -1,4 +1,4 @@
-//! Calls that are taken back: by dropping their futures, or by tokens.
+//! Cancellation of calls: by dropping their futures, or by tokens.
 
 use std::future::Future as _;
 use std::pin::pin;
@@ -11,7 +11,7 @@ use hotbay_tests::{LIMIT, block_on, limits, quarantine, threads, until};
 
 use crate::scripted_plugin::{Fixture, NEVER, ScriptedPlugin};
 
-/// One worker, and faults that are not forgiven.
+/// A host with one worker that quarantines on the first fault.
 fn strict(scripted: &ScriptedPlugin) -> Fixture {
     let one = limits(|limits| limits.max_workers = 1);
     let policy = quarantine(|policy| policy.max_faults = 1);
@@ -28,13 +28,13 @@ fn call_dropped_before_start_never_runs() {
     let scripted = ScriptedPlugin::new();
     let fixture = strict(&scripted);
     let running = fixture.execute("wait");
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     drop(fixture.execute("dropped"));
     let last = fixture.execute("last");
-    scripted.open();
+    scripted.release_all();
     block_on(running).unwrap();
     block_on(last).unwrap();
-    assert_eq!(scripted.heard(), ["wait", "last"]);
+    assert_eq!(scripted.inputs(), ["wait", "last"]);
     is_clean(&fixture);
 }
 
@@ -43,18 +43,18 @@ fn call_dropped_while_running_notifies_plugin() {
     let scripted = ScriptedPlugin::new();
     let fixture = strict(&scripted);
     let watching = fixture.execute("watch");
-    scripted.begins("watch");
+    scripted.wait_started("watch");
     drop(watching);
-    scripted.ends("watch");
+    scripted.wait_finished("watch");
     assert_eq!(scripted.cancelled(), [("watch".to_owned(), None)]);
-    // One that does not look holds nobody up.
-    let stubborn = fixture.execute("wait");
-    scripted.begins("wait");
-    drop(stubborn);
+    // A cancelled call that does not check for cancellation blocks no other call.
+    let sigterm_ignoring = fixture.execute("wait");
+    scripted.wait_started("wait");
+    drop(sigterm_ignoring);
     assert_eq!(block_on(fixture.execute("next")).unwrap().as_bytes(), b"next");
     until("only that one is left", || (fixture.info().stats.running == 1).then_some(()));
-    scripted.open();
-    until("it is back", || (fixture.info().stats.running == 0).then_some(()));
+    scripted.release_all();
+    until("the call returns", || (fixture.info().stats.running == 0).then_some(()));
     assert_eq!(block_on(fixture.execute("again")).unwrap().as_bytes(), b"again");
     is_clean(&fixture);
 }
@@ -78,7 +78,7 @@ fn cancelled_token_prevents_every_call() {
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
     }
     block_on(fixture.execute("last")).unwrap();
-    assert_eq!(scripted.heard(), ["last"]);
+    assert_eq!(scripted.inputs(), ["last"]);
     is_clean(&fixture);
 }
 
@@ -92,7 +92,7 @@ fn one_token_cancels_waiting_and_running_calls() {
         fixture.handle.execute(request)
     };
     let running = call("wait");
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     let queued: Vec<_> = (0..20).map(|number| call(&number.to_string())).collect();
     let other = fixture.execute("other");
     token.cancel();
@@ -101,10 +101,10 @@ fn one_token_cancels_waiting_and_running_calls() {
     for call in queued {
         assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Cancelled);
     }
-    // The one that runs holds nobody up.
+    // The running call blocks no other call.
     assert_eq!(block_on(other).unwrap().as_bytes(), b"other");
-    assert_eq!(scripted.heard(), ["wait", "other"]);
-    scripted.open();
+    assert_eq!(scripted.inputs(), ["wait", "other"]);
+    scripted.release_all();
     is_clean(&fixture);
 }
 
@@ -114,13 +114,13 @@ fn token_cancels_call_whose_future_is_not_polled() {
     let fixture = strict(&scripted);
     let token = CancellationToken::new();
     let running = fixture.handle.execute(Request::text("wait").cancelled_by(token.clone()));
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     let other = fixture.execute("other");
     token.cancel();
     let limit = Duration::from_secs(5);
     let outcome = block_on(async { tokio::time::timeout(limit, other).await });
-    scripted.open();
-    let outcome = outcome.expect("the worker of a call that was taken back is not waited for");
+    scripted.release_all();
+    let outcome = outcome.expect("a cancelled call does not wait for its worker");
     assert_eq!(outcome.unwrap().as_bytes(), b"other");
     assert_eq!(block_on(running).unwrap_err().kind(), ErrorKind::Cancelled);
 }
@@ -133,7 +133,7 @@ fn sync_call_sees_cancelled_token() {
     thread::scope(|scope| {
         let call =
             scope.spawn(|| fixture.handle.call(Request::text("watch").cancelled_by(token.clone())));
-        scripted.begins("watch");
+        scripted.wait_started("watch");
         token.cancel();
         assert_eq!(call.join().unwrap().unwrap().as_bytes(), b"watch");
     });
@@ -148,15 +148,15 @@ fn cancel_or_drop_after_reply_has_no_effect() {
     let reply = block_on(fixture.handle.execute(request)).unwrap();
     token.cancel();
     assert_eq!(reply.as_bytes(), b"first");
-    // An answer that is there goes before a token that comes later.
+    // A finished reply takes precedence over a later cancellation.
     let token = CancellationToken::new();
     let answered = fixture.handle.execute(Request::text("second").cancelled_by(token.clone()));
-    scripted.ends("second");
+    scripted.wait_finished("second");
     until("the worker is free", || (fixture.info().stats.running == 0).then_some(()));
     token.cancel();
     assert_eq!(block_on(answered).unwrap().as_bytes(), b"second");
     let dropped = fixture.execute("third");
-    scripted.ends("third");
+    scripted.wait_finished("third");
     until("the worker is free", || (fixture.info().stats.running == 0).then_some(()));
     drop(dropped);
     assert_eq!(block_on(fixture.execute("fourth")).unwrap().as_bytes(), b"fourth");
@@ -185,7 +185,7 @@ fn randomly_dropped_calls_leave_nothing_behind() {
     let handle = host.plugin(&name).unwrap();
     let (mut answered, mut dropped) = (0_u64, 0_u64);
     for round in 0..1000_u64 {
-        let text = format!("{round}, which is longer than what lies in place");
+        let text = format!("{round}, which is longer than an inline payload");
         let mut call = Box::pin(handle.execute(Request::text(&text)));
         let mut context = Context::from_waker(Waker::noop());
         let mut answer = None;
@@ -198,7 +198,7 @@ fn randomly_dropped_calls_leave_nothing_behind() {
         }
         match answer {
             Some(outcome) => {
-                assert_eq!(outcome.expect("no refusal").as_text().unwrap(), text);
+                assert_eq!(outcome.expect("the call succeeds").as_text().unwrap(), text);
                 answered += 1;
             }
             None => dropped += 1,
@@ -209,17 +209,17 @@ fn randomly_dropped_calls_leave_nothing_behind() {
         let info = &host.list()[0];
         (info.stats.running == 0).then_some(())
     });
-    let reply = block_on(handle.execute(Request::text("still here"))).unwrap();
-    assert_eq!(reply.as_bytes(), b"still here");
+    let reply = block_on(handle.execute(Request::text("still serving"))).unwrap();
+    assert_eq!(reply.as_bytes(), b"still serving");
     until("nothing waits", || (host.list()[0].stats.waiting == 0).then_some(()));
     let info = &host.list()[0];
     assert_eq!(info.state, hotbay::PluginState::Serving);
     assert_eq!((info.stats.errors, info.stats.faults, info.stats.abandoned), (0, 0, 0));
-    // Each is counted once: those that were dropped before they began as refused.
+    // Each call counts once; calls dropped before they started count as rejected.
     until("all are counted", || (host.list()[0].stats.calls == 1001).then_some(()));
-    assert_eq!(host.list()[0].stats.refused, 1001 - scripted.heard().len() as u64);
+    assert_eq!(host.list()[0].stats.refused, 1001 - scripted.inputs().len() as u64);
     let workers = usize::try_from(hotbay::HostLimits::default().max_workers).unwrap();
-    until("replaced workers go home", || (threads(&name).len() <= workers).then_some(()));
+    until("replaced workers exit", || (threads(&name).len() <= workers).then_some(()));
     block_on(host.shutdown(LIMIT));
     assert_eq!(threads(&name), Vec::<String>::new());
 }

@@ -1,5 +1,5 @@
-//! What plugins leave behind when they are replaced: a library is unmapped only when nothing can
-//! run in it any more; otherwise it stays, the reason is told, and it goes when the reason does.
+//! Unloading of replaced libraries: a library is unmapped only when nothing can run in it anymore.
+//! Otherwise it is kept, the reason is reported, and it is unmapped when the reason ends.
 
 use std::fs;
 use std::sync::mpsc;
@@ -12,7 +12,7 @@ use hotbay_tests::{
 };
 use serde_json::{Value, json};
 
-/// A plugin that is reloaded, and the host with nothing else in it.
+/// A plugin to be reloaded, in a host with nothing else.
 struct Swap {
     plugins: Plugins,
     host: Host,
@@ -35,15 +35,14 @@ impl Swap {
         loaded(&self.host, self.plugins.add(&self.name, self.package).config(config).write())
     }
 
-    /// Swaps it for a build that leaves nothing; answers with the end of generation 1: the
-    /// reason to keep it, or none.
+    /// Reloads it with a harmless build, and returns why generation 1 was kept, or `None`.
     fn swap(&mut self) -> Option<String> {
         self.plugins.add(&self.name, self.package).config(json!({ "at": 2 })).write();
         assert_eq!(reloaded(&self.host, &self.name).get(), 2);
         self.end()
     }
 
-    /// The next end that is told of generation 1.
+    /// Returns the next reported end of generation 1.
     fn end(&mut self) -> Option<String> {
         let is_end =
             |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
@@ -60,7 +59,7 @@ impl Swap {
         }
     }
 
-    /// It is listed with its reason, is mapped, and what replaced it serves.
+    /// Asserts that it is listed with its reason and mapped, and that the new build serves.
     fn is_kept(&self, reason: &str) {
         let kept = until("it is listed", || self.host.retained().pop());
         assert_eq!(kept.reason, reason);
@@ -70,7 +69,7 @@ impl Swap {
         assert_eq!(images(&self.name).len(), 2);
     }
 
-    /// Nothing of it is left.
+    /// Asserts that it is unmapped and no longer listed.
     fn is_closed(&self) {
         #[cfg(target_os = "linux")]
         until("it is unmapped", || (images(&self.name).len() == 1).then_some(()));
@@ -108,12 +107,11 @@ fn running_threads_keep_library_until_they_exit() {
     assert_eq!(swap.swap().as_deref(), Some("threads: 3 still run"));
     swap.is_kept("threads: 3 still run");
     fs::write(release, "").unwrap();
-    // It asked its host after its end.
-    // The file is there before what it says.
-    let said = until("a thread has answered", || {
-        fs::read_to_string(&answer).ok().filter(|said| !said.is_empty())
+    // The thread logged after its plugin's end. The file exists before its text.
+    let logged = until("a thread has answered", || {
+        fs::read_to_string(&answer).ok().filter(|logged| !logged.is_empty())
     });
-    assert_eq!(said, "Closed");
+    assert_eq!(logged, "Closed");
     assert_eq!(swap.end(), None);
     swap.is_closed();
 }
@@ -123,7 +121,7 @@ fn running_threads_keep_library_until_they_exit() {
 fn threads_that_exit_shortly_after_are_awaited() {
     let mut swap = Swap::of("faulty");
     swap.load(json!({ "late_thread": true }));
-    // Later than the wait only where the machine is very busy.
+    // Longer than the wait only on a very busy machine.
     if let Some(reason) = swap.swap() {
         assert_eq!(reason, "threads: 1 still run");
         assert_eq!(swap.end(), None);
@@ -131,9 +129,9 @@ fn threads_that_exit_shortly_after_are_awaited() {
     swap.is_closed();
 }
 
-/// A caller's thread on which the plugin leaves something, and that ends after the reload.
+/// Runs a caller thread on which the plugin leaves something, and which exits after the reload.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn left_on_a_callers_thread(touch: &str, says: &str) {
+fn leave_on_caller_thread(touch: &str, expected: &str) {
     let mut swap = Swap::of("faulty");
     let handle = swap.load(json!({ "touch_thread": touch }));
     let (go, wait) = mpsc::channel::<()>();
@@ -144,7 +142,7 @@ fn left_on_a_callers_thread(touch: &str, says: &str) {
     });
     assert!(was_called.recv().unwrap());
     let reason = swap.swap().expect("it is kept");
-    assert!(reason.starts_with(says), "{reason}");
+    assert!(reason.starts_with(expected), "{reason}");
     swap.is_kept(&reason);
     drop(go);
     caller.join().unwrap();
@@ -155,13 +153,13 @@ fn left_on_a_callers_thread(touch: &str, says: &str) {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn thread_local_on_caller_thread_keeps_library() {
-    left_on_a_callers_thread("local", "pinned: a thread that lives");
+    leave_on_caller_thread("local", "pinned: a thread that lives");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn caller_thread_handle_keeps_library_until_exit() {
-    left_on_a_callers_thread("current", "thread keys: 1 thread");
+    leave_on_caller_thread("current", "thread keys: 1 thread");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -169,7 +167,7 @@ fn caller_thread_handle_keeps_library_until_exit() {
 fn replaced_signal_handler_keeps_library_forever() {
     let mut swap = Swap::of("handles-signal");
     swap.load(json!({}));
-    // The new build takes the signal over, and could call the handler of the old one.
+    // The new build replaces the handler, and could call the old one.
     let reason = "it called `signal`, and a later signal handler may still call the one that it \
                   installed";
     assert_eq!(swap.swap().as_deref(), Some(reason));
@@ -219,8 +217,7 @@ fn not_unloadable_manifest_keeps_library_forever() {
     swap.is_kept(reason);
 }
 
-/// Makes the exported variable a symbol that is one for the whole process, in the table of
-/// symbols of a 64-bit ELF library.
+/// Turns the exported variable into a unique symbol in the symbol table of a 64-bit ELF library.
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 fn with_unique_symbol(bytes: &mut [u8]) {
     let word = |bytes: &[u8], at: usize, length: usize| {
@@ -285,7 +282,7 @@ fn panic_in_shutdown_is_reported_and_keeps_library() {
     swap.load(json!({ "panic_in": "shutdown" }));
     let mut events = swap.host.events();
     let reason = swap.swap().expect("it is kept");
-    assert!(reason.contains("shutdown: ") && reason.contains("as asked"), "{reason}");
+    assert!(reason.contains("shutdown: ") && reason.contains("on request"), "{reason}");
     swap.is_kept(&reason);
     event(&mut events, |event| matches!(event, HostEvent::ShutdownFailed { .. }));
 }

@@ -1,4 +1,4 @@
-//! Each call, fault and exit is counted once, in the counter that says what became of it.
+//! Each call, fault and exit is counted once, in the right counter.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,14 +9,14 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// A host with a compiled-in plugin that returns an error of its own once it sees that its call
-/// was cancelled, which is as soon as the deadline has passed.
+/// A host with a compiled-in plugin that returns its own error once its call is cancelled, right
+/// after the deadline.
 fn cooperative() -> Host {
     let builder = Host::builder().register_fn("cooperative", |context, _| {
         while !context.is_cancelled() {
             std::hint::spin_loop();
         }
-        Err(PluginError::new(499, "cancelled, as asked"))
+        Err(PluginError::new(499, "cancelled, on request"))
     });
     builder.quarantine(None).build().unwrap()
 }
@@ -58,7 +58,7 @@ fn pooled_call_that_missed_its_deadline_counts_once() {
     assert_eq!(counted, (200, 200, 0, 0), "{info:?}");
 }
 
-/// Notes how often a field named `generation` was given to each span.
+/// Counts how often the field `generation` of each span was recorded.
 struct Spans(Arc<Mutex<Vec<u32>>>);
 
 struct Generations(u32);
@@ -101,7 +101,7 @@ impl Subscriber for Spans {
 fn span_of_a_call_records_its_generation_once() {
     let builder = Host::builder().register_fn("echo", |_, input| {
         if input.as_bytes() == b"fail" {
-            return Err(PluginError::new(1, "failed, as asked"));
+            return Err(PluginError::new(1, "failed, on request"));
         }
         Ok(hotbay::Output::copy_of(input.as_bytes()))
     });

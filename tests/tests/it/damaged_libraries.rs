@@ -1,4 +1,4 @@
-//! Libraries with random damage: the digest refuses every one, and none is opened.
+//! Libraries with random damage: the digest check refuses each one before it is opened.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 use hotbay::{ErrorKind, LoadStep};
 use hotbay_tests::{Plugins, host, library_file_name, loaded, mappings, refused, unique};
 
-/// As many as it takes to hit every kind of table; each would crash a loader now and then.
-const MUTANTS: u32 = 200;
+/// Enough to hit every kind of table; some would crash a loader.
+const DAMAGED: u32 = 200;
 
-/// A small generator of numbers (SplitMix64): the same mutants in every run.
+/// A pseudorandom generator (SplitMix64) with a fixed seed.
 struct Random(u64);
 
 impl Random {
@@ -33,9 +33,9 @@ fn damaged_libraries_are_refused_by_digest() {
     let length = library.metadata().expect("a length").len();
     let host = host(&plugins);
     let mut random = Random(42);
-    for mutant in 0..MUTANTS {
-        // The headers and tables at the front are worth more than their share.
-        let within = if mutant % 2 == 0 { 64 << 10 } else { length };
+    for number in 0..DAMAGED {
+        // Hits headers and tables at the front more often.
+        let within = if number % 2 == 0 { 64 << 10 } else { length };
         let places: Vec<_> = (0..=random.below(8)).map(|_| random.below(within)).collect();
         let mut before = Vec::new();
         for place in places {
@@ -43,22 +43,22 @@ fn damaged_libraries_are_refused_by_digest() {
             library.read_exact_at(&mut byte, place).expect("a byte");
             before.push((place, byte));
             let other = byte[0] ^ (1 << random.below(8));
-            library.write_all_at(&[other], place).expect("room");
+            library.write_all_at(&[other], place).expect("the library can be written");
         }
-        // Two flips of one bit undo each other.
+        // Two flips of one bit would cancel out.
         let now = before.iter().map(|(place, _)| place);
         let unique: std::collections::HashSet<_> = now.collect();
         if unique.len() == before.len() {
             let error = refused(&host, &folder);
             let message = error.full_message();
             let expected = (ErrorKind::Integrity, Some(LoadStep::Digest));
-            assert_eq!((error.kind(), error.step()), expected, "mutant {mutant}: {message}");
+            assert_eq!((error.kind(), error.step()), expected, "mutant {number}: {message}");
         }
         for (place, byte) in before.into_iter().rev() {
-            library.write_all_at(&byte, place).expect("room");
+            library.write_all_at(&byte, place).expect("the library can be written");
         }
     }
     assert_eq!(mappings(&name), 0);
-    // As it was, it is loaded.
+    // The original loads.
     loaded(&host, &folder);
 }

@@ -1,5 +1,5 @@
-//! Deadlines: what has not begun by then never does, what runs is told at that moment, and what
-//! comes later goes nowhere.
+//! Deadlines: expired calls never start, running calls fail at the deadline, and late replies are
+//! discarded.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -44,13 +44,13 @@ fn expired_deadline_fails_call_before_plugin() {
             calls += 1;
         }
     }
-    assert_eq!(scripted.heard(), Vec::<String>::new());
+    assert_eq!(scripted.inputs(), Vec::<String>::new());
     let info = fixture.info();
     assert_eq!(
         (info.stats.calls, info.stats.refused, info.stats.abandoned, info.stats.faults),
         (calls, calls, 0, 0)
     );
-    // Nothing is held against it.
+    // No fault is recorded.
     assert_eq!(fixture.handle.call(Request::text("hello")).unwrap().as_bytes(), b"hello");
 }
 
@@ -60,17 +60,17 @@ fn queued_call_past_deadline_never_runs() {
     let one = limits(|limits| limits.max_workers = 1);
     let fixture = scripted.host(|builder| builder.limits(one));
     let running = fixture.execute("wait");
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     let late = fixture.handle.execute(Request::text("late").deadline_in(SOON));
     let patient = fixture.handle.execute(Request::text("patient").deadline_in(NEVER));
     let error = block_on(late).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     assert!(error.to_string().contains("deadline passed while the call was queued"), "{error}");
     assert_eq!(fixture.info().stats.abandoned, 0);
-    scripted.open();
+    scripted.release_all();
     block_on(running).unwrap();
     block_on(patient).unwrap();
-    assert_eq!(scripted.heard(), ["wait", "patient"]);
+    assert_eq!(scripted.inputs(), ["wait", "patient"]);
 }
 
 #[test]
@@ -78,23 +78,23 @@ fn running_call_past_deadline_fails_and_plugin_sees_it() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder);
     let call = fixture.handle.execute(Request::text("watch").deadline_in(LATE));
-    scripted.begins("watch");
+    scripted.wait_started("watch");
     if let Err(error) = block_on(call) {
-        // Otherwise the plugin saw it, and was faster to answer than the host.
+        // Otherwise the plugin saw the cancellation and answered faster than the host.
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     }
-    scripted.ends("watch");
+    scripted.wait_finished("watch");
     assert_eq!(scripted.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
-    until("it is back", || (fixture.info().stats.running == 0).then_some(()));
+    until("the call returns", || (fixture.info().stats.running == 0).then_some(()));
     let before = fixture.info().stats.abandoned;
     let call = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    assert_eq!(scripted.done(), ["watch"], "the second one runs on");
+    assert_eq!(scripted.finished(), ["watch"], "the second call keeps running");
     assert_eq!(fixture.info().stats.running, 1);
-    scripted.open();
-    scripted.ends("wait");
-    until("all are back", || (fixture.info().stats.running == 0).then_some(()));
+    scripted.release_all();
+    scripted.wait_finished("wait");
+    until("all calls return", || (fixture.info().stats.running == 0).then_some(()));
     let info = fixture.info();
     assert_eq!((info.stats.abandoned - before, info.stats.faults, info.stats.errors), (1, 0, 0));
     assert_eq!(info.stats.calls, 2, "each is counted once");
@@ -105,25 +105,25 @@ fn late_reply_is_discarded_and_generation_closes() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
-    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true })).write();
-    let obey = loaded(&host, obey);
+    let faulty = plugins.add("scripted", "faulty").config(json!({ "scripted": true })).write();
+    let faulty = loaded(&host, faulty);
     let (entered, seen) = (plugins.dir().join("entered"), plugins.dir().join("seen"));
     let watch = json!({ "watch_call": "cancelled", "entered": entered, "seen": seen });
-    let call = obey.execute(Request::json(&watch).unwrap().deadline_in(LATE));
-    until("it has begun", || entered.exists().then_some(()));
+    let call = faulty.execute(Request::json(&watch).unwrap().deadline_in(LATE));
+    until("the call starts", || entered.exists().then_some(()));
     if let Err(error) = block_on(call) {
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     }
     until("the plugin sees it", || seen.exists().then_some(()));
     let left = json!({ "watch_call": "remaining" });
-    let reply = obey.call(Request::json(&left).unwrap()).unwrap();
+    let reply = faulty.call(Request::json(&left).unwrap()).unwrap();
     assert_eq!(reply.as_text().unwrap(), "none");
     drop(reply);
-    let reply = obey.call(Request::json(&left).unwrap().deadline_in(NEVER)).unwrap();
+    let reply = faulty.call(Request::json(&left).unwrap().deadline_in(NEVER)).unwrap();
     let ms: u64 = reply.as_text().unwrap().parse().unwrap();
     assert!(ms > 0 && ms <= 3_600_000, "{ms}");
     drop(reply);
-    block_on(host.unload("obey")).unwrap();
+    block_on(host.unload("scripted")).unwrap();
     hotbay_tests::event(&mut events, |event| matches!(event, hotbay::HostEvent::Closed { .. }));
 }
 
@@ -144,15 +144,15 @@ fn late_replies_never_answer_other_calls() {
     }
     let texts: Vec<_> = (0..60).map(|number| format!("quick {number}")).collect();
     let quick: Vec<_> = texts.iter().map(|text| fixture.execute(text)).collect();
-    // Their answers come while others ask.
-    scripted.open();
+    // Late replies arrive while others call.
+    scripted.release_all();
     for (text, call) in texts.iter().zip(quick) {
         assert_eq!(block_on(call).unwrap().as_text().unwrap(), text);
     }
-    until("all are back", || (fixture.info().stats.running == 0).then_some(()));
+    until("all calls return", || (fixture.info().stats.running == 0).then_some(()));
     let info = fixture.info();
-    let begun = scripted.heard().iter().filter(|input| input.starts_with("wait")).count();
-    assert!(info.stats.abandoned as usize >= begun, "{} < {begun}", info.stats.abandoned);
+    let starts = scripted.inputs().iter().filter(|input| input.starts_with("wait")).count();
+    assert!(info.stats.abandoned as usize >= starts, "{} < {starts}", info.stats.abandoned);
     assert!(info.stats.abandoned <= 60 && info.stats.calls >= 120, "{info:?}");
 }
 
@@ -161,9 +161,9 @@ fn manifest_caps_request_deadline_default_fills_missing() {
     let plugins = Plugins::new();
     let hour = Duration::from_secs(3600);
     let host = Host::builder().default_deadline(hour).build().unwrap();
-    let plain = plugins.add("plain", "faulty").config(json!({ "obey": true }));
+    let plain = plugins.add("plain", "faulty").config(json!({ "scripted": true }));
     let plain = loaded(&host, plain.write());
-    let bounded = plugins.add("bounded", "faulty").config(json!({ "obey": true }));
+    let bounded = plugins.add("bounded", "faulty").config(json!({ "scripted": true }));
     let bounded = bounded.set("limits", json!({ "deadline_ms": 60_000 }));
     let bounded = loaded(&host, bounded.write());
     let left = |handle: &hotbay::PluginHandle, action: Option<u64>| -> Option<u64> {
@@ -176,16 +176,16 @@ fn manifest_caps_request_deadline_default_fills_missing() {
         reply.as_text().unwrap().parse::<u64>().ok()
     };
     let near = |found: Option<u64>, seconds: u64| {
-        let most = seconds * 1000;
+        let max = seconds * 1000;
         let found = found.expect("a deadline");
-        assert!(found <= most && found + 50_000 > most, "{found} of {most}");
+        assert!(found <= max && found + 50_000 > max, "{found} of {max}");
     };
     near(left(&plain, None), 3600);
     near(left(&plain, Some(7200)), 7200);
     near(left(&plain, Some(600)), 600);
     near(left(&bounded, None), 60);
     near(left(&bounded, Some(7200)), 60);
-    // In the caller's own thread nothing bounds a call but what the request says.
+    // A call on the caller's thread is bounded only by its request.
     let text = json!({ "watch_call": "remaining" }).to_string();
     let reply = bounded.call(Request::json_text(&text)).unwrap();
     assert_eq!(reply.as_text().unwrap(), "none");
@@ -206,12 +206,12 @@ fn deadlines_of_any_length_are_accepted() {
     block_on(fixture.host.shutdown(Duration::MAX));
 }
 
-/// Panics when it is woken for the first time.
-struct Grumpy(AtomicBool);
+/// Panics when woken for the first time.
+struct PanickingWaker(AtomicBool);
 
-impl Wake for Grumpy {
+impl Wake for PanickingWaker {
     fn wake(self: Arc<Self>) {
-        assert!(self.0.swap(true, Ordering::SeqCst), "woken, and grumpy");
+        assert!(self.0.swap(true, Ordering::SeqCst), "woken for the first time");
     }
 }
 
@@ -222,10 +222,10 @@ fn panicking_waker_delays_no_other_deadline() {
     let fixture = scripted.host(|builder| builder.limits(wide).quarantine(None));
     let soon = Instant::now() + SOON;
     let call = |text: &str| fixture.handle.execute(Request::text(text).deadline_at(soon));
-    let mut grumpy = pin!(call("wait grumpy"));
+    let mut panicking = pin!(call("wait panicking"));
     let (second, third) = (call("wait second"), call("wait third"));
-    let waker = Waker::from(Arc::new(Grumpy(AtomicBool::new(false))));
-    assert!(matches!(grumpy.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending));
+    let waker = Waker::from(Arc::new(PanickingWaker(AtomicBool::new(false))));
+    assert!(matches!(panicking.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending));
     let waited = catch_unwind(AssertUnwindSafe(|| {
         let within = |call: hotbay::Execute| {
             block_on(async {
@@ -237,7 +237,7 @@ fn panicking_waker_delays_no_other_deadline() {
         let later = fixture.handle.execute(Request::text("wait later").deadline_in(SOON * 2));
         [within(second), within(third), within(later)]
     }));
-    scripted.open();
+    scripted.release_all();
     for outcome in waited.unwrap() {
         assert_eq!(outcome, Ok(Err(ErrorKind::DeadlineExceeded)));
     }
@@ -248,11 +248,12 @@ fn deadline_holds_after_host_is_dropped() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder);
     let call = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     drop(fixture.host);
     let outcome = block_on(async { tokio::time::timeout(Duration::from_secs(5), call).await });
-    scripted.open();
-    let answered = outcome.expect("an answer at the deadline, though the plugin runs on");
+    scripted.release_all();
+    let answered =
+        outcome.expect("the call returns at the deadline while the plugin keeps running");
     assert_eq!(answered.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
 }
 
@@ -260,7 +261,7 @@ fn deadline_holds_after_host_is_dropped() {
 fn sync_call_past_deadline_runs_to_completion() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder);
-    // What came of it is not thrown away: the caller waited for it.
+    // The reply is kept: the caller waited for it.
     let reply = fixture.handle.call(Request::text("watch").deadline_in(LATE)).unwrap();
     assert_eq!(reply.as_bytes(), b"watch");
     assert_eq!(scripted.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);

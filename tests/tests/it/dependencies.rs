@@ -1,5 +1,5 @@
-//! Libraries that lie beside a plugin's library and that it links: each plugin and each build
-//! runs with its own, whatever its search path says.
+//! Libraries in a plugin's folder that its library links: each plugin and each build uses its own,
+//! whatever its search path is.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,10 +11,10 @@ use hotbay_tests::{Plugins, block_on, event, loaded, refused, unique};
 use tempfile::TempDir;
 
 const DEP: &str = "libdep.so.1";
-/// The length of the search path that the fixture is built with.
+/// Length of the search path that the fixture is built with.
 const PATH_BYTES: usize = 200;
 
-/// Compiles C to a library with these arguments of the compiler.
+/// Compiles C to a library with these compiler arguments.
 #[allow(clippy::disallowed_methods, reason = "a C compiler is a program")]
 fn compiled(source: &str, args: &[&str]) -> Vec<u8> {
     let folder = TempDir::new().unwrap();
@@ -28,13 +28,13 @@ fn compiled(source: &str, args: &[&str]) -> Vec<u8> {
     fs::read(at("dep.so")).unwrap()
 }
 
-/// A dependency that says this version.
+/// Compiles a dependency that returns this version.
 fn dep(version: u32) -> Vec<u8> {
     let source = format!("int dep_version(void) {{ return {version}; }}");
     compiled(&source, &["-Wl,-soname,libdep.so.1", "-Wl,--version-script=dep.map"])
 }
 
-/// Replaces a file, as an installer does.
+/// Replaces a file atomically, as an installer does.
 fn put(file: &Path, bytes: &[u8]) {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::set_permissions(file.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
@@ -44,7 +44,7 @@ fn put(file: &Path, bytes: &[u8]) {
     fs::rename(new, file).unwrap();
 }
 
-/// Installs the fixture with a search path, which slashes make as long as needed.
+/// Installs the fixture with a search path, padded with slashes.
 fn install(plugins: &Plugins, name: &str, search_path: &str) -> PathBuf {
     let placeholder = format!("/placeholder/{}", "x".repeat(PATH_BYTES - 13));
     let slashes = "/".repeat(PATH_BYTES - search_path.len());
@@ -54,7 +54,7 @@ fn install(plugins: &Plugins, name: &str, search_path: &str) -> PathBuf {
         .write()
 }
 
-/// Installs the fixture and a dependency beside it.
+/// Installs the fixture with a dependency in its folder.
 fn install_with(plugins: &Plugins, name: &str, search_path: &str, version: u32) -> PathBuf {
     let folder = install(plugins, name, search_path);
     put(&folder.join(DEP), &dep(version));
@@ -70,10 +70,10 @@ fn host() -> (Host, TempDir) {
     (Host::builder().staging_dir(staging.path()).build().unwrap(), staging)
 }
 
-fn refusal(host: &Host, folder: &Path, says: &[&str]) {
+fn refusal(host: &Host, folder: &Path, expected: &[&str]) {
     let error: Error = refused(host, folder);
     let message = error.full_message();
-    for part in says {
+    for part in expected {
         assert!(message.contains(part), "`{part}` in: {message}");
     }
 }
@@ -154,7 +154,7 @@ fn transitive_dependency_is_staged() {
         put(&folder.join(name), &inner);
         let source = "int inner(void); int dep_version(void) { return inner(); }";
         let library = folder.join(name).display().to_string();
-        // Without a name of its own it is linked by its path.
+        // Without a soname it is linked by its path.
         let args = ["-Wl,-soname,libdep.so.1", "-Wl,--version-script=dep.map", &library];
         put(&folder.join(DEP), &compiled(source, &args));
         assert_eq!(version(&loaded(&host, &folder)), "33", "{name}");
@@ -225,10 +225,10 @@ fn damaged_dependency_is_refused_before_opening() {
         (b"INPUT(-ldep)\n".to_vec(), "a text file"),
         (foreign, "ELF for riscv64"),
     ];
-    for (bytes, says) in cases {
+    for (bytes, expected) in cases {
         let folder = install(&plugins, &unique("damaged"), "$ORIGIN");
         put(&folder.join(DEP), &bytes);
-        refusal(&host, &folder, &[DEP, says]);
+        refusal(&host, &folder, &[DEP, expected]);
     }
 }
 

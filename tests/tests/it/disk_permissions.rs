@@ -1,4 +1,5 @@
-//! What lies on disk: links that lead out, files that others may write to, copies that stay.
+//! Files on disk: links that leave the plugin's folder, files writable by others, and private
+//! copies.
 
 use std::fs;
 
@@ -85,7 +86,7 @@ fn library_is_never_mapped_in_place() {
     let host = builder.build().unwrap();
     let moved = loaded(&host, &folder);
     assert_eq!(hotbay_tests::mappings(&folder.display().to_string()), 0);
-    // Overwritten in place, which would crash a program that had mapped it.
+    // Overwrites it in place, which would crash a process that had mapped it.
     fs::write(folder.join(library_file_name("faulty")), [0; 4096]).unwrap();
     assert_eq!(moved.call(Request::text("hi")).unwrap().as_bytes(), b"hi");
     drop((host, moved));

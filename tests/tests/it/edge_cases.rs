@@ -1,5 +1,5 @@
-//! Ends, waits and bounds at their edges: chains of threads, waits without end, faults of the
-//! build before, a shutdown after a reload, texts that are too long.
+//! Edge cases: chains of threads, infinite waits, late faults of the old build, shutdown after a
+//! reload, and very long texts.
 
 use std::future::Future;
 use std::pin::pin;
@@ -25,7 +25,7 @@ fn chained_threads_keep_library_until_last_exits() {
     let host = host(&plugins);
     let mut events = host.events();
     let name = unique("chain");
-    // Of many lengths, so that the last thread ends at every moment of the unload.
+    // Chains of many lengths, so that the last thread exits at any moment of the unload.
     for length in [0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 400, 800, 1600, 3200] {
         let config = json!({ "chain": { "length": length } });
         let folder = plugins.add(&name, "faulty").config(config).write();
@@ -33,7 +33,7 @@ fn chained_threads_keep_library_until_last_exits() {
             let handle = loaded(&host, &folder);
             assert_eq!(handle.call(Request::text("x")).unwrap().as_bytes(), b"x");
             block_on(host.unload(&name)).unwrap();
-            // Be it at once, or after a time in which it was kept.
+            // At once, or after being kept for a while.
             event(&mut events, is_closed);
             until("it is unmapped", || (hotbay_tests::mappings(&name) == 0).then_some(()));
         }
@@ -81,7 +81,7 @@ fn infinite_waits_are_accepted() {
         let host = Host::builder().limits(endless).quarantine(Some(policy)).build().unwrap();
         let mut events = host.events();
         let install = |at: u32| {
-            let config = json!({ "obey": true, "at": at });
+            let config = json!({ "scripted": true, "at": at });
             plugins.add("endless", "faulty").set("handover", handover).config(config).write()
         };
         let handle = loaded(&host, install(1));
@@ -98,8 +98,8 @@ fn infinite_waits_are_accepted() {
         thread::scope(|scope| {
             install(2);
             let reload = scope.spawn(|| reloaded(&host, "endless"));
-            // It waits for the pin now, or has left it to its end.
-            until("the pin is told", || {
+            // The reload waits for the pin, or has given up on it.
+            until("the pin is reported", || {
                 let error = before.call(Request::json_text("{}")).err()?;
                 (error.kind() == ErrorKind::Retired).then_some(())
             });
@@ -126,11 +126,12 @@ fn late_fault_of_old_build_is_not_counted_for_new() {
     });
     let host = Host::builder().quarantine(Some(policy)).build().unwrap();
     let mut events = host.events();
-    let install =
-        |at: u32| plugins.add("heir", "faulty").config(json!({ "obey": true, "at": at })).write();
+    let install = |at: u32| {
+        plugins.add("heir", "faulty").config(json!({ "scripted": true, "at": at })).write()
+    };
     let handle = loaded(&host, install(1));
     let release = plugins.dir().join("go");
-    let asks = |action: Value| {
+    let call_with = |action: Value| {
         let outcome = handle.call(Request::json_text(&action.to_string()));
         outcome.map(|reply| reply.generation().get())
     };
@@ -147,10 +148,10 @@ fn late_fault_of_old_build_is_not_counted_for_new() {
                 let mut action = json!({ "hang_in": "execute", "panic_in": "execute" });
                 action["release"] = json!(release);
                 action["entered"] = json!(entered);
-                scope.spawn(|| asks(action))
+                scope.spawn(|| call_with(action))
             })
             .collect();
-        until("all of them run", || entered.iter().all(|file| file.exists()).then_some(()));
+        until("all calls run", || entered.iter().all(|file| file.exists()).then_some(()));
         install(2);
         assert_eq!(reloaded(&host, "heir").get(), 2);
         std::fs::write(&release, "").unwrap();
@@ -164,11 +165,11 @@ fn late_fault_of_old_build_is_not_counted_for_new() {
     let quarantined = |event: &HostEvent| matches!(event, HostEvent::Quarantined { .. });
     assert!(!seen.iter().any(quarantined), "{seen:#?}");
     assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
-    // The new one is judged by its own faults, all of them and no other.
-    assert_eq!(panicked_in(asks(json!({ "panic_in": "execute" }))), Some(2));
-    assert_eq!(asks(json!({})).unwrap(), 2);
-    assert_eq!(panicked_in(asks(json!({ "panic_in": "execute" }))), Some(2));
-    assert_eq!(asks(json!({})).unwrap_err().kind(), ErrorKind::Quarantined);
+    // The new build counts only its own faults.
+    assert_eq!(panicked_in(call_with(json!({ "panic_in": "execute" }))), Some(2));
+    assert_eq!(call_with(json!({})).unwrap(), 2);
+    assert_eq!(panicked_in(call_with(json!({ "panic_in": "execute" }))), Some(2));
+    assert_eq!(call_with(json!({})).unwrap_err().kind(), ErrorKind::Quarantined);
     event(&mut events, quarantined);
 }
 
@@ -183,12 +184,12 @@ fn shutdown_waits_for_earlier_replaced_builds() {
     let mut events = host.events();
     plugins.add("slow", "faulty").write();
     assert_eq!(reloaded(&host, "slow").get(), 2);
-    until("the old one shuts down", || entered.exists().then_some(()));
+    until("the old build shuts down", || entered.exists().then_some(()));
     let mut seen = thread::scope(|scope| {
         let shutdown = scope.spawn(|| block_on(host.shutdown(LIMIT)));
         let is_of_new = |event: &HostEvent| matches!(event, HostEvent::Closed { generation, .. } if generation.get() == 2);
         let seen = events_until(&mut events, is_of_new);
-        assert!(!shutdown.is_finished(), "the old one has not ended");
+        assert!(!shutdown.is_finished(), "the old build has not finished");
         std::fs::write(&release, "").unwrap();
         shutdown.join().unwrap();
         seen
@@ -228,13 +229,13 @@ fn events_end_with_last_host_despite_handles() {
     assert_eq!(block_on(handle.health()).unwrap_err().kind(), ErrorKind::Shutdown);
 }
 
-/// What a future answers that never waits, as the one of an overloaded plugin.
+/// Returns the error of a future that completes at the first poll.
 fn at_once<T>(future: impl Future<Output = Result<T, Error>>) -> Error {
     let mut context = Context::from_waker(Waker::noop());
     match pin!(future).poll(&mut context) {
         Poll::Ready(Err(error)) => error,
-        Poll::Ready(Ok(_)) => panic!("it was answered"),
-        Poll::Pending => panic!("it waits"),
+        Poll::Ready(Ok(_)) => panic!("the call succeeded"),
+        Poll::Pending => panic!("the future is pending"),
     }
 }
 
@@ -257,14 +258,14 @@ fn state_queries_during_pause_return_at_once() {
             until("it is paused", || pinned.call(Request::text("x")).err());
             for error in [at_once(handle.health()), at_once(handle.snapshot())] {
                 assert_eq!(error.kind(), ErrorKind::Overloaded, "{handover}");
-                // A call that waits says how long.
+                // A waiting call reports how long it waited.
                 let reported = error.to_string();
                 assert!(
                     reported.contains("ask again") && !reported.contains("waited"),
                     "{reported}"
                 );
             }
-            assert!(!reload.is_finished(), "the pin holds it");
+            assert!(!reload.is_finished(), "the pin blocks the reload");
             drop(pinned);
             assert_eq!(reload.join().unwrap().get(), 2);
         });
@@ -282,9 +283,9 @@ fn huge_panic_message_reaches_caller_truncated() {
     let handle = loaded(&host, plugins.add("verbose", "faulty").config(config).write());
     let check = |message: &str| {
         let text = message.strip_suffix("… (cut)").expect("it is cut");
-        // At most one byte less, where a character would be cut in two.
+        // One byte less if a character would be split.
         assert!((16 << 10) - message.len() <= 1, "{}", message.len());
-        let letters = text.strip_prefix('a').expect("it begins so");
+        let letters = text.strip_prefix('a').expect("the text starts with `a`");
         assert!(letters.chars().all(|letter| letter == 'é'));
     };
     for pooled in [false, true] {
@@ -301,7 +302,7 @@ fn huge_panic_message_reaches_caller_truncated() {
             other => panic!("{other:?}"),
         }
     }
-    // What it held is given back.
+    // Its memory is freed.
     block_on(host.unload("verbose")).unwrap();
     match event(&mut events, is_closed) {
         HostEvent::Closed { leaked_bytes, .. } => {
@@ -340,7 +341,7 @@ fn kept_libraries_bound_loads_like_reloads() {
     assert_eq!(host.list().len(), 1);
     drop(held);
     until("it is closed", || host.retained().is_empty().then_some(()));
-    // A refusal took no name.
+    // The refused load reserved no name.
     loaded(&host, &folder);
     loaded(&host, &again);
     assert_eq!(reloaded(&host, "serves").get(), 2);

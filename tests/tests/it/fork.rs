@@ -1,5 +1,4 @@
-//! What a child that was forked from a host's process may do with what it inherited: nothing of
-//! it works, and nothing of it hangs.
+//! A child forked from a host's process: nothing inherited works, and nothing hangs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,12 +14,12 @@ use hotbay_tests::{LIMIT, Plugins, block_on};
 /// Runs `check` in a forked child, and expects it to return in time.
 #[track_caller]
 fn in_forked_child(check: impl FnOnce()) {
-    // SAFETY: the child uses only what this test made, allocates (which the C library's `fork`
-    // provides for), and ends by `_exit`.
+    // SAFETY: the child uses only objects of this test, allocates (which `fork` of the C library
+    // supports), and ends by `_exit`.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "the system forks");
     if child == 0 {
-        // A panic hook would wait for the lock of stderr, which another thread may have held.
+        // A panic hook would wait for the stderr lock, which another thread may have held.
         let returned = catch_unwind(AssertUnwindSafe(check));
         // SAFETY: ends this process at once.
         unsafe { libc::_exit(i32::from(returned.is_err())) };
@@ -30,7 +29,7 @@ fn in_forked_child(check: impl FnOnce()) {
     // SAFETY: a child of this process that was not waited for.
     while unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } == 0 {
         if Instant::now() > deadline {
-            // SAFETY: as above, so the id is still that of the child.
+            // SAFETY: as above, so the ID still belongs to the child.
             unsafe { libc::kill(child, libc::SIGKILL) };
             panic!("the child hangs");
         }

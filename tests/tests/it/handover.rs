@@ -1,5 +1,4 @@
-//! How state travels from build to build: beside calls that go on, while they wait, and where
-//! the old build has to be stopped first.
+//! Handover of state between builds: overlapping, paused, and with the old build stopped first.
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,7 +59,7 @@ fn counter_restores_state_of_first_version() {
     assert_eq!(error.step(), Some(LoadStep::Restore), "{}", error.full_message());
 }
 
-/// Four threads count while the build changes fifty times; nothing is lost or counted twice.
+/// Four threads count while the build is replaced fifty times; no count is lost or repeated.
 fn count_under_load(handover: &str) {
     let plugins = Plugins::new();
     let patient = limits(|limits| limits.pause_timeout = LIMIT);
@@ -157,8 +156,7 @@ fn calls_during_pause_are_answered_by_new_build() {
     });
 }
 
-/// What a plugin in the middle of a call does: holds on to another one, and calls it while that
-/// is paused for it.
+/// A plugin that, during a call, pins another plugin and calls it while that one is paused.
 struct Middle {
     inner: OnceLock<PluginHandle>,
     pinned: mpsc::SyncSender<()>,
@@ -167,7 +165,7 @@ struct Middle {
 impl Middle {
     fn answer(&self) -> Result<Output, PluginError> {
         let failed = |error: hotbay::Error| PluginError::new(500, error.full_message());
-        let inner = self.inner.get().expect("it is there before the first call");
+        let inner = self.inner.get().expect("set before the first call");
         let pinned = inner.pin().map_err(failed)?;
         self.pinned.send(()).expect("the test waits");
         until("it is paused", || match pinned.call(Request::text("x")) {
@@ -185,7 +183,7 @@ impl Middle {
     }
 }
 
-/// Calls of the inner one that were answered.
+/// Calls answered by the inner plugin.
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 static COMPILED_IN: OnceLock<Middle> = OnceLock::new();
@@ -236,7 +234,7 @@ fn nested_call_does_not_deadlock_pause() {
                 was_pinned.recv().unwrap();
                 let reload = scope.spawn(|| reloaded(&host, "inner"));
                 let reply = call.join().unwrap().unwrap();
-                // Not lost: the state travels after it.
+                // The call is not lost: the state is taken after it.
                 let calls = CALLS.load(Ordering::Relaxed);
                 let expected = format!("{calls} by {generation}");
                 assert_eq!(reply.as_text().unwrap(), expected);
@@ -248,7 +246,7 @@ fn nested_call_does_not_deadlock_pause() {
     assert_eq!(total(&inner), CALLS.load(Ordering::Relaxed) + 1);
 }
 
-/// A plugin with something exclusive, and a host with events from before its load.
+/// Installs a plugin that holds an exclusive resource.
 fn exclusive(plugins: &Plugins, name: &str, more: Value) -> std::path::PathBuf {
     let mut config = json!({ "count": true, "lock": plugins.dir().join("lock") });
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -268,7 +266,7 @@ fn stop_first_releases_exclusive_resource_before_start() {
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Promoted { .. }));
     assert!(matches!(seen[0], HostEvent::Retired { .. }), "{seen:?}");
     assert!(matches!(seen.last(), Some(HostEvent::Promoted { from: None, .. })), "{seen:?}");
-    // With another handover it cannot start beside the old one.
+    // With another handover the new build cannot start beside the old one.
     let config = json!({ "count": true, "lock": plugins.dir().join("lock"), "at": 3 });
     plugins.add("port", "faulty").set("handover", "overlap").config(config).write();
     let message = rolled_back(&host, "port").full_message();
@@ -286,7 +284,7 @@ fn failed_start_after_stop_restarts_old_build_with_state() {
     let schema = json!({ "type": "object" }).to_string();
     let install = |more: Value| {
         let folder = exclusive(&plugins, &name, more);
-        // A schema in a file, which belongs to the build that lies there.
+        // A schema file, which belongs to the installed build.
         let file = folder.join("schema.json");
         fs::write(&file, &schema).unwrap();
         let manifest = folder.join("plugin.json");
@@ -308,7 +306,7 @@ fn failed_start_after_stop_restarts_old_build_with_state() {
         generation += 2;
         assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{message}");
         let again = format!("the previous build was restarted as generation {generation}");
-        assert!(message.contains(&again) && message.contains("as asked"), "{message}");
+        assert!(message.contains(&again) && message.contains("on request"), "{message}");
         assert_eq!(error.generation().map(|serves| serves.get()), Some(generation));
         match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
             HostEvent::RolledBack { generation: serves, .. } => {
@@ -343,7 +341,8 @@ fn failed_start_of_both_builds_frees_name() {
             drop(pinned);
             let error = reload.join().unwrap();
             let message = error.full_message();
-            for part in ["is no longer loaded", "failed to restart", "panicked: in init, as asked"]
+            for part in
+                ["is no longer loaded", "failed to restart", "panicked: in init, on request"]
             {
                 assert!(message.contains(part), "`{part}` in: {message}");
             }

@@ -1,4 +1,4 @@
-//! `limits.in_flight`: how many calls of one plugin run at once, however they are made.
+//! `limits.in_flight`: the number of concurrent calls of one plugin, by every call method.
 
 use std::thread;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn in_flight_limit_of_one_overloads_other_threads() {
     for round in 0..3 {
         thread::scope(|scope| {
             let inside = scope.spawn(|| fixture.handle.call(Request::text("wait")));
-            until("one is inside", || (scripted.heard().len() == round * 2 + 1).then_some(()));
+            until("one call runs", || (scripted.inputs().len() == round * 2 + 1).then_some(()));
             let others: Vec<_> = (0..4)
                 .map(|_| scope.spawn(|| fixture.handle.call(Request::text("other"))))
                 .collect();
@@ -39,7 +39,7 @@ fn in_flight_limit_of_one_overloads_other_threads() {
             scripted.release_one();
             inside.join().unwrap().unwrap();
         });
-        // A panic gives its place back too.
+        // A panic releases its place too.
         let error = fixture.handle.call(Request::text("panic")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Panicked);
     }
@@ -80,12 +80,12 @@ fn abandoned_call_counts_as_in_flight_until_return() {
     let one = limits(|limits| limits.max_in_flight = Some(1));
     let fixture = scripted.host(|builder| builder.limits(one));
     let late = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     let error = block_on(fixture.execute("next")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
-    scripted.open();
-    until("it is back", || (fixture.info().stats.running == 0).then_some(()));
+    scripted.release_all();
+    until("the call returns", || (fixture.info().stats.running == 0).then_some(()));
     assert!(block_on(fixture.execute("next")).is_ok());
     assert_eq!(scripted.max_concurrent(), 1);
 }
@@ -111,6 +111,6 @@ fn reload_of_plugin_with_hanging_call_serves_again() {
     reloaded(&host, &name);
     let outcome = block_on(handle.execute(Request::text("x")));
     std::fs::write(plugins.dir().join("go"), "").unwrap();
-    let reply = outcome.unwrap_or_else(|error| panic!("the new build is not called: {error}"));
+    let reply = outcome.unwrap_or_else(|error| panic!("the new build was not called: {error}"));
     assert_eq!(reply.as_bytes(), b"fixed");
 }

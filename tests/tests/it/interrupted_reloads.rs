@@ -1,4 +1,4 @@
-//! Reloads whose plugin or host goes meanwhile: whatever was started for them ends too.
+//! Reloads interrupted by an unload or a shutdown: everything that was started for them ends.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use hotbay::{ErrorKind, Host, HostEvent, Request};
 use hotbay_tests::{LIMIT, Plugins, block_on, event, host, images, loaded, threads, unique, until};
 use serde_json::{Value, json};
 
-/// A plugin whose reload hangs at an entry point until it is released.
+/// A plugin whose reload hangs at an entry point until released.
 struct Hanging {
     plugins: Plugins,
     host: Host,
@@ -39,7 +39,7 @@ impl Hanging {
     }
 
     /// Waits until nothing of the plugin is left.
-    fn is_gone(&self) {
+    fn has_exited(&self) {
         until("no image is left", || images(&self.name).is_empty().then_some(()));
         let prefix = format!("{}-", self.name);
         until("no thread is left", || threads(&prefix).is_empty().then_some(()));
@@ -47,7 +47,7 @@ impl Hanging {
     }
 }
 
-/// Where a reload can hang, by handover; the old build's snapshot holds a lease.
+/// Entry points at which a reload can hang, by handover; the old build's snapshot holds a lease.
 const PLACES: [(&str, &str); 7] = [
     ("overlap", "init"),
     ("overlap", "restore"),
@@ -80,7 +80,7 @@ fn unload_during_reload_leaves_nothing_and_frees_name() {
         assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
         let error = block_on(handle.execute(Request::text("x"))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Retired, "by {handover} in {entry}");
-        hanging.is_gone();
+        hanging.has_exited();
         let handle = loaded(host, plugins.add(name, "faulty").write());
         assert!(handle.call(Request::text("x")).is_ok());
     }
@@ -109,7 +109,7 @@ fn shutdown_during_reload_leaves_nothing() {
         });
         event(&mut events, |event| matches!(event, HostEvent::Stopped));
         assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
-        hanging.is_gone();
+        hanging.has_exited();
     }
 }
 

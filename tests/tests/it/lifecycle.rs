@@ -1,4 +1,4 @@
-//! The life of a plugin: loaded, called, asked for its state, unloaded, loaded again.
+//! The lifecycle of a plugin: load, call, snapshot, unload, load again.
 
 use std::future::Future;
 use std::pin::pin;
@@ -17,7 +17,7 @@ fn lifecycle_events_come_in_order() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
-    let config = json!({ "obey": true });
+    let config = json!({ "scripted": true });
     let folder = plugins.add("life", "faulty").config(config).write();
     let life = loaded(&host, &folder);
     let panic = json!({ "panic_in": "execute" }).to_string();
@@ -50,7 +50,7 @@ fn unloaded_library_is_unmapped_and_loads_again() {
         block_on(host.unload(&name)).unwrap();
         event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
         assert_eq!(mappings(&name), 0);
-        until("its threads are gone", || threads(&name).is_empty().then_some(()));
+        until("its threads have exited", || threads(&name).is_empty().then_some(()));
         let error = handle.call(Request::text("x")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Retired);
         let error = block_on(handle.execute(Request::text("x"))).unwrap_err();
@@ -163,7 +163,7 @@ fn futures_run_on_any_executor() {
     assert!(report.loaded.is_empty());
 }
 
-/// The least executor there is: it knows no timers, no I/O and no other tasks.
+/// A minimal executor: no timers, no I/O, no other tasks.
 fn run_by_hand<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {
@@ -209,11 +209,11 @@ fn leaked_bytes_are_reported_at_close() {
         block_on(host.unload("leaky")).unwrap();
         let closed = event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
         let HostEvent::Closed { leaked_bytes, .. } = closed else {
-            unreachable!("it was waited for");
+            unreachable!("the loop waits for this event");
         };
         leaked_bytes.expect("its allocator counts")
     };
-    // Often, because which threads allocate and release is not the same each time.
+    // Repeated, since different threads allocate and release each time.
     for _ in 0..10 {
         assert_eq!(leak(0), 0);
     }

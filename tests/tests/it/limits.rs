@@ -1,5 +1,5 @@
-//! Limits that a plugin meets: bytes in and out, time to start and to stop, and what it is told
-//! of those that it did not get.
+//! Limits of plugins: input and output bytes, start and stop times, and the report of clamped
+//! limits.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ fn payloads_over_limits_are_refused() {
     let plugins = Plugins::new();
     let bounds = json!({ "input_bytes": 100, "output_bytes": 100 });
     let plugin = plugins.add("bounded", "faulty").set("limits", bounds);
-    let plugin = plugin.config(json!({ "obey": true })).write();
+    let plugin = plugin.config(json!({ "scripted": true })).write();
     let host = host(&plugins);
     let bounded = loaded(&host, plugin);
     let input = |bytes: usize| format!("{:bytes$}", json!({ "output_bytes": 7 }).to_string());
@@ -36,7 +36,7 @@ fn payloads_over_limits_are_refused() {
         let message = error.to_string();
         assert!(message.contains("101") && message.contains("limits.output_bytes"));
     }
-    // An output that was refused is given back.
+    // The refused output is freed.
     let mut events = host.events();
     block_on(host.unload("bounded")).unwrap();
     event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
@@ -67,7 +67,7 @@ fn hanging_init_fails_load_and_is_listed() {
     let left = plugins.dir().join("left");
     let config = json!({ "hang_in": "init", "release": release, "entered": entered, "left": left });
     let folder = plugins.add(&name, "faulty").config(config).write();
-    // Long enough that it is reached even on a busy machine; nothing depends on it.
+    // Long enough for a busy machine; nothing depends on the value.
     let wait = limits(|limits| limits.start_timeout = Duration::from_millis(300));
     let builder = Host::builder().limits(wait);
     let host = builder.register_fn("other", |_, _| Ok(Output::text("here"))).build().unwrap();
@@ -84,7 +84,7 @@ fn hanging_init_fails_load_and_is_listed() {
     assert!(host.plugin(&name).is_err());
     let other = host.plugin("other").unwrap();
     assert_eq!(other.call(Request::text("")).unwrap().as_bytes(), b"here");
-    // The host can go while it hangs, and it can end after the host is gone.
+    // The host may be dropped while the plugin hangs, and the plugin may finish after that.
     drop((host, other));
     release_and_see_it_end(&release, &left, &name);
 }
@@ -107,7 +107,7 @@ fn hanging_shutdown_is_kept_and_unload_returns() {
     release_and_see_it_end(&release, &left, &name);
 }
 
-/// The thread that opened the library stays with it.
+/// The thread that opened the library stays until it finishes.
 fn release_and_see_it_end(release: &Path, left: &Path, name: &str) {
     std::fs::write(release, "").unwrap();
     until("it has ended", || left.exists().then_some(()));

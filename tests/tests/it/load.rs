@@ -1,4 +1,4 @@
-//! What is refused, at which step, in which words, and that nothing of it is left.
+//! Refused loads: the step, the message, and that nothing is left.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,8 @@ use semver::Version;
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Loads a spoilt plugin; it is refused so, and leaves nothing, and another one works.
+/// Loads a corrupted plugin. Checks that it is refused as expected and leaves nothing, and that
+/// another plugin works.
 #[track_caller]
 fn check(
     package: &str,
@@ -32,16 +33,16 @@ fn check(
     assert!(lines_of(&error) <= 3, "{reported}");
     assert_eq!(files_below(staging.path()), 0, "a copy is left: {reported}");
     assert_eq!(mappings(&name), 0, "a mapping is left: {reported}");
-    // A thread that was joined may be listed for a moment.
-    until("its thread is gone", || threads(&name).is_empty().then_some(()));
+    // A joined thread may remain listed for a moment.
+    until("its thread has exited", || threads(&name).is_empty().then_some(()));
     assert!(host.retained().is_empty() && host.list().is_empty());
     let other = loaded(&host, plugins.add(&unique("other"), "faulty").write());
-    let reply = other.call(Request::text("still here")).expect("an answer");
-    assert_eq!(reply.as_bytes(), b"still here");
+    let reply = other.call(Request::text("still serving")).expect("an answer");
+    assert_eq!(reply.as_bytes(), b"still serving");
 }
 
 fn files_below(folder: &Path) -> usize {
-    let entries = fs::read_dir(folder).expect("a folder to read");
+    let entries = fs::read_dir(folder).expect("the folder can be read");
     let count = |entry: fs::DirEntry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => files_below(&entry.path()),
         _ => 1,
@@ -102,7 +103,7 @@ fn other_layout_of_same_version_is_refused_concisely() {
 #[test]
 fn undefined_symbol_is_refused_and_named() {
     let step = (ErrorKind::StartFailed, LoadStep::Open);
-    check("missing-symbol", |it| it, step, &["nobody_defines_this"]);
+    check("missing-symbol", |it| it, step, &["undefined_function"]);
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn panic_during_start_fails_load_at_its_step() {
     for (entry, step) in
         [("validate", LoadStep::Config), ("init", LoadStep::Init), ("health", LoadStep::Health)]
     {
-        let message = format!("in {entry}, as asked");
+        let message = format!("in {entry}, on request");
         let config = json!({ "panic_in": entry });
         let expected = [message.as_str(), "behavior.rs:"];
         let step = (ErrorKind::StartFailed, step);

@@ -4,7 +4,8 @@ use hotbay::{ErrorKind, Host, HostEvent, LoadReport, LoadStep, Manifest, Output,
 use hotbay_tests::{Plugins, block_on, events_until, host, loaded, refused};
 use serde_json::json;
 
-/// `web: store ^1` is plugin `web` that requires `store`; all are of version 0.1.0.
+/// Installs plugins: `web: store ^1` is the plugin `web`, which requires `store`. All have version
+/// 0.1.0.
 fn install(plugins: &Plugins, lines: &[&str]) {
     for line in lines {
         let (name, requires) = line.split_once(':').expect("a name");
@@ -65,9 +66,9 @@ fn requirements_start_first_and_stop_last() {
 fn requirement_cycle_is_reported_and_others_load() {
     let plugins = Plugins::new();
     install(&plugins, &["a: b *", "b: c *", "c: a *", "free:"]);
-    let circle = "a -> b -> c -> a";
+    let cycle = "a -> b -> c -> a";
     let report = block_on(host(&plugins).load_all());
-    check(&report, &["free"], &[("a", circle), ("b", circle), ("c", circle)]);
+    check(&report, &["free"], &[("a", cycle), ("b", cycle), ("c", cycle)]);
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn unmet_requirement_is_refused() {
     let expected = [
         "`gone` ^3, which was not found",
         "`base` ^7, found 0.1.0",
-        "in init, as asked",
+        "in init, on request",
         "`a`, which cannot be started",
         "`broken`",
     ];
@@ -134,7 +135,7 @@ fn duplicate_plugin_names_are_refused_with_folders() {
             assert!(message.contains(&folder), "{message}");
         }
     }
-    // Alone, the first one is no duplicate; then the second one is.
+    // Loaded alone, the first one is not a duplicate; then the second one is.
     loaded(&host, plugins.dir().join("one"));
     let error = refused(&host, plugins.dir().join("two"));
     let message = error.full_message();
@@ -178,7 +179,7 @@ fn compiled_in_plugins_start_in_order_and_meet_requirements() {
     assert_eq!(error.kind(), ErrorKind::Requires, "{}", error.full_message());
 }
 
-/// Never started: what it requires is not there.
+/// Never starts: its requirement is missing.
 struct Never;
 
 impl hotbay_plugin::Plugin for Never {

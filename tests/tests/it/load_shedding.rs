@@ -1,4 +1,4 @@
-//! Queues that are full or too old: who is refused, who waits for a place, and who gets it.
+//! Full and old queues: which calls are rejected, which wait for a place, and which get one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use hotbay_tests::{block_on, limits, until};
 
 use crate::scripted_plugin::{Fixture, NEVER, SOON, ScriptedPlugin};
 
-/// One worker that waits in its first call, and a queue of this length.
+/// A host with one worker, busy with the first call, and a queue of this length.
 fn busy(
     scripted: &ScriptedPlugin,
     change: impl FnOnce(&mut HostLimits),
@@ -18,7 +18,7 @@ fn busy(
     });
     let fixture = scripted.host(|builder| builder.limits(limits));
     let running = fixture.execute("wait");
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     (fixture, running)
 }
 
@@ -33,9 +33,9 @@ fn full_queue_rejects_at_once_and_counts() {
     let queued = fixture.execute("queued");
     assert_eq!(kind(fixture.execute("refused")), Some(ErrorKind::Overloaded));
     assert_eq!(fixture.info().stats.waiting, 1);
-    scripted.open();
+    scripted.release_all();
     assert!(block_on(running).is_ok() && block_on(queued).is_ok());
-    assert_eq!(scripted.heard(), ["wait", "queued"]);
+    assert_eq!(scripted.inputs(), ["wait", "queued"]);
     let info = fixture.info();
     assert_eq!(
         (info.stats.calls, info.stats.refused),
@@ -55,14 +55,14 @@ fn waiting_caller_gets_freed_place_in_order() {
             fixture.handle.execute(Request::text(&text).wait_for_place(NEVER))
         })
         .collect();
-    // Nobody who does not wait overtakes those who do.
+    // A call that does not wait cannot overtake waiting ones.
     assert_eq!(kind(fixture.execute("no place")), Some(ErrorKind::Overloaded));
-    scripted.open();
+    scripted.release_all();
     assert!(block_on(running).is_ok() && block_on(queued).is_ok());
     for call in waiting {
         block_on(call).unwrap();
     }
-    assert_eq!(scripted.heard(), ["wait", "0", "1", "2", "3", "4", "5"]);
+    assert_eq!(scripted.inputs(), ["wait", "0", "1", "2", "3", "4", "5"]);
 }
 
 #[test]
@@ -75,9 +75,9 @@ fn caller_waiting_too_long_for_place_is_overloaded() {
     assert_eq!(kind(none), Some(ErrorKind::Overloaded));
     assert_eq!(kind(outside), Some(ErrorKind::Overloaded));
     assert_eq!(fixture.info().stats.waiting, 1);
-    scripted.open();
+    scripted.release_all();
     assert!(block_on(running).is_ok() && block_on(placed).is_ok());
-    assert_eq!(scripted.heard(), ["wait", "placed"]);
+    assert_eq!(scripted.inputs(), ["wait", "placed"]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn deadline_ends_wait_for_place() {
     let _queued = fixture.execute("queued");
     let request = Request::text("late").wait_for_place(NEVER).deadline_in(SOON);
     assert_eq!(kind(fixture.handle.execute(request)), Some(ErrorKind::DeadlineExceeded));
-    scripted.open();
+    scripted.release_all();
 }
 
 #[test]
@@ -99,13 +99,13 @@ fn callers_waiting_for_places_are_bounded() {
     let wait = |text: &str| fixture.handle.execute(Request::text(text).wait_for_place(NEVER));
     let waiting = [wait("0"), wait("1"), wait("2")];
     assert_eq!(kind(wait("one too many")), Some(ErrorKind::Overloaded));
-    // Those who leave make room, wherever they stood.
+    // Dropped calls free places, whatever their position.
     let [first, second, third] = waiting;
     drop((first, third));
     let fresh = wait("3");
-    scripted.open();
+    scripted.release_all();
     assert!(block_on(running).is_ok() && block_on(second).is_ok() && block_on(fresh).is_ok());
-    assert_eq!(scripted.heard(), ["wait", "1", "3"]);
+    assert_eq!(scripted.inputs(), ["wait", "1", "3"]);
 }
 
 #[test]
@@ -115,12 +115,12 @@ fn dropped_calls_free_full_queue() {
     drop([fixture.execute("a"), fixture.execute("b")]);
     let fresh = [fixture.execute("c"), fixture.execute("d")];
     assert_eq!(kind(fixture.execute("e")), Some(ErrorKind::Overloaded));
-    scripted.open();
+    scripted.release_all();
     block_on(running).unwrap();
     for call in fresh {
         block_on(call).unwrap();
     }
-    assert_eq!(scripted.heard(), ["wait", "c", "d"]);
+    assert_eq!(scripted.inputs(), ["wait", "c", "d"]);
 }
 
 #[test]
@@ -132,8 +132,8 @@ fn place_of_dropped_call_goes_to_waiting_caller() {
     drop(queued);
     let mut waits = std::pin::pin!(waits);
     let early = block_on(async { tokio::time::timeout(SOON * 10, waits.as_mut()).await });
-    scripted.open();
-    assert!(early.is_err(), "it has a place, and is told {early:?}");
+    scripted.release_all();
+    assert!(early.is_err(), "the call has a place, but failed early: {early:?}");
     assert!(block_on(waits).is_ok() && block_on(running).is_ok());
 }
 
@@ -149,7 +149,7 @@ fn unload_fails_callers_waiting_for_places() {
         for call in waiting {
             assert_eq!(kind(call), Some(ErrorKind::Retired));
         }
-        scripted.open();
+        scripted.release_all();
     });
     assert!(block_on(running).is_ok());
 }
@@ -163,7 +163,7 @@ fn full_queue_message_names_its_limit() {
         .map(|_| fixture.handle.execute(Request::text("outside").wait_for_place(NEVER)))
         .collect();
     let message = block_on(fixture.execute("refused")).unwrap_err().to_string();
-    scripted.open();
+    scripted.release_all();
     assert!(message.contains("its queue is full (1 call)"), "{message}");
 }
 
@@ -179,10 +179,10 @@ fn calls_queued_longer_than_max_wait_are_shed() {
     }
     let info = fixture.info();
     assert_eq!((info.stats.shed, info.stats.waiting, info.stats.abandoned), (3, 0, 0));
-    scripted.open();
-    // One that had begun in time is as old as it likes.
+    scripted.release_all();
+    // A call that started in time may run as long as it needs.
     block_on(running).unwrap();
-    assert_eq!(scripted.heard(), ["wait"]);
+    assert_eq!(scripted.inputs(), ["wait"]);
 }
 
 #[test]
@@ -194,11 +194,11 @@ fn calls_of_one_caller_start_in_order() {
         .iter()
         .map(|text| fixture.handle.execute(Request::text(text).deadline_in(NEVER)))
         .collect();
-    scripted.open();
+    scripted.release_all();
     block_on(running).unwrap();
     for (text, call) in texts.iter().zip(calls) {
         assert_eq!(block_on(call).unwrap().as_text().unwrap(), text);
     }
-    assert_eq!(scripted.heard()[1..], texts);
+    assert_eq!(scripted.inputs()[1..], texts);
     until("nothing runs", || (fixture.info().stats.running == 0).then_some(()));
 }

@@ -1,6 +1,6 @@
-//! Tests across crates, in one binary, since each would link for seconds. One module a subject.
+//! Tests across crates, in one binary to save link time, one module per subject.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+#![allow(clippy::unwrap_used, reason = "test helpers are tests too")]
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod allocators;

@@ -1,14 +1,14 @@
-//! Mistakes in manifests, as a load tells them: with file, line, column and field.
-//! What each mistake is called has tests of its own beside the parser.
+//! Mistakes in manifests, as reported by a load: with file, line, column and field. The parser's
+//! unit tests check each message.
 
 use std::error::Error as _;
 
 use hotbay::{ErrorKind, LoadStep, ManifestError};
 use hotbay_tests::{Plugins, block_on, host, refused};
 
-/// The `^` stands right before what is wrong.
+/// Checks a manifest in which `^` marks the position of the mistake.
 #[track_caller]
-fn check(manifest: &str, path: &str, says: &[&str]) {
+fn check(manifest: &str, path: &str, expected: &[&str]) {
     let before = manifest.split('^').next().expect("a first part");
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
@@ -26,7 +26,7 @@ fn check(manifest: &str, path: &str, says: &[&str]) {
     assert_eq!(place, (Some(line), Some(column), path), "{message}");
     let file = folder.join("plugin.json");
     let place = format!("{}:{line}:{column}:", file.display());
-    for part in says.iter().copied().chain([place.as_str()]) {
+    for part in expected.iter().copied().chain([place.as_str()]) {
         assert!(message.contains(part), "`{part}` in: {message}");
     }
 }
@@ -89,7 +89,7 @@ fn bad_manifest_does_not_block_other_plugins() {
     let refused = &report.refused[0];
     assert_eq!((refused.error.kind(), &refused.name), (ErrorKind::Manifest, &None));
     assert!(refused.folder.ends_with("bad"));
-    // What serves is not loaded again, and what was refused is tried again.
+    // Serving plugins are not loaded again; refused ones are tried again.
     let report = block_on(host.load_all());
     assert_eq!((report.loaded.len(), report.refused.len()), (0, 1));
 }

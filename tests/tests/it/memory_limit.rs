@@ -1,4 +1,4 @@
-//! `limits.memory_bytes`: a plugin that holds more is not called until it holds less.
+//! `limits.memory_bytes`: a plugin over its limit is not called until it uses less.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +10,15 @@ const LIMIT_BYTES: u64 = 4 << 20;
 const HELD_BYTES: u64 = 8 << 20;
 
 fn install(plugins: &Plugins, config_number: u32) -> PathBuf {
-    let config = json!({ "obey": true, "number": config_number });
+    let config = json!({ "scripted": true, "number": config_number });
     let plugin = plugins.add("greedy", "faulty").config(config);
     plugin.set("limits", json!({ "memory_bytes": LIMIT_BYTES })).write()
 }
 
-/// Lets the plugin hold memory until a file is there.
+/// Makes the plugin hold memory until a file exists.
 fn hold(handle: &PluginHandle, release: Option<&Path>) {
     let hold = json!({ "hold_bytes": HELD_BYTES, "release": release });
-    // Not in this thread: a thread that is started leaves something on the one that starts it.
+    // Pooled: the plugin starts a thread, and that would leave something on this one.
     block_on(handle.execute(Request::json(&hold).unwrap())).unwrap();
 }
 
@@ -63,7 +63,7 @@ fn memory_limit_refuses_calls_until_usage_drops() {
     event(&mut events, |event| matches!(event, HostEvent::Restored { .. }));
     assert!(greedy.call(Request::json_text("{}")).is_ok());
     assert!(block_on(greedy.execute(Request::json_text("{}"))).is_ok());
-    // It is looked at on.
+    // Its memory is still measured.
     std::fs::remove_file(&release).unwrap();
     hold(&greedy, Some(&release));
     quarantined(&mut events);
@@ -97,7 +97,7 @@ fn reload_resets_memory_and_reports_bytes_kept_by_old() {
         panic!("{closed:?}");
     };
     assert!(u64::try_from(leaked).unwrap() >= HELD_BYTES, "{leaked}");
-    // The new build is looked at as the old one was.
+    // The new build is measured as the old one was.
     hold(&greedy, None);
     quarantined(&mut events);
 }
@@ -105,8 +105,8 @@ fn reload_resets_memory_and_reports_bytes_kept_by_old() {
 #[test]
 fn host_memory_limit_applies_if_missing_or_lower() {
     let plugins = Plugins::new();
-    plugins.add("greedy", "faulty").config(json!({ "obey": true })).write();
-    let more = plugins.add("more", "faulty").config(json!({ "obey": true }));
+    plugins.add("greedy", "faulty").config(json!({ "scripted": true })).write();
+    let more = plugins.add("more", "faulty").config(json!({ "scripted": true }));
     more.set("limits", json!({ "memory_bytes": LIMIT_BYTES * 10 })).write();
     let few = limits(|limits| limits.max_memory_bytes = Some(LIMIT_BYTES));
     let host = Host::builder().plugin_dir(plugins.dir()).limits(few).build().unwrap();
@@ -126,7 +126,7 @@ fn memory_limit_affects_only_its_plugin() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let greedy = loaded(&host, install(&plugins, 1));
-    let free = plugins.add("free", "faulty").config(json!({ "obey": true })).write();
+    let free = plugins.add("free", "faulty").config(json!({ "scripted": true })).write();
     let free = loaded(&host, free);
     let mut events = host.events();
     hold(&free, None);
@@ -134,7 +134,7 @@ fn memory_limit_affects_only_its_plugin() {
     quarantined(&mut events);
     assert!(free.call(Request::json_text("{}")).is_ok());
     assert!(events.try_next().is_none());
-    until("only one is listed so", || {
+    until("only one plugin is over its limit", || {
         let states: Vec<_> = host.list().iter().map(|info| info.state.as_str()).collect();
         (states == ["serving", "quarantined"]).then_some(())
     });

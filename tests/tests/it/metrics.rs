@@ -1,5 +1,5 @@
-//! Collectors: every event that was accepted is counted, however they end; bad input is
-//! answered, and nothing waits for ever.
+//! Collectors: every accepted event is counted, however the collector stops; invalid limits are
+//! refused, and nothing waits forever.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +41,7 @@ fn is_stopped(answer: Result<(), CollectError>) {
     assert!(matches!(answer, Err(CollectError::Stopped)), "{answer:?}");
 }
 
-/// A store that counts nothing until it is opened.
+/// A store that blocks until it is opened.
 #[derive(Default)]
 struct Gated {
     counts: MemoryStore,
@@ -61,7 +61,7 @@ impl Gated {
         self.changed.notify_all();
     }
 
-    /// A collector of one worker, who hangs in the store, with a channel that is full.
+    /// A collector whose one worker is blocked in the store and whose channel is full.
     fn with_full_channel(
         max_queued_events: u32,
         token: CancellationToken,
@@ -69,7 +69,7 @@ impl Gated {
         let store = Arc::new(Self::default());
         let collector = start_with(&store, 1, max_queued_events, token);
         collector.try_record("first").unwrap();
-        until("the worker is in the store", || {
+        until("the worker is blocked in the store", || {
             (store.gate.lock().unwrap().inside > 0).then_some(())
         });
         (0..max_queued_events).for_each(|_| collector.try_record("kept").unwrap());
@@ -118,7 +118,7 @@ fn events_of_many_threads_and_tasks_count_once() {
         let total: u64 = store.list().iter().map(|(_, count)| count).sum();
         assert_eq!(total, 6 * EVENTS + tried);
         assert_eq!(store.get("tried"), tried);
-        assert_eq!(Arc::strong_count(&store), 1, "a worker is left");
+        assert_eq!(Arc::strong_count(&store), 1, "a worker still runs");
     }
 }
 
@@ -198,7 +198,7 @@ fn full_channel_applies_backpressure_in_order() {
 fn stop_fails_waiting_senders_and_counts_queued_events() {
     let (store, collector) = Gated::with_full_channel(3, CancellationToken::new());
     let mut cx = Context::from_waker(Waker::noop());
-    // One is asked again, one is dropped, and one is never looked at again.
+    // One is polled again, one is dropped, and one is never polled again.
     let mut repolled = pin!(collector.record("waits"));
     let mut forgotten = pin!(collector.record("waits"));
     let mut dropped = Box::pin(collector.record("waits"));
@@ -216,7 +216,9 @@ fn stop_fails_waiting_senders_and_counts_queued_events() {
         store.open();
         check(stop.join().unwrap(), 4, 0);
     });
-    let Poll::Ready(answer) = repolled.poll(&mut cx) else { panic!("it was not told") };
+    let Poll::Ready(answer) = repolled.poll(&mut cx) else {
+        panic!("the waiting event is still pending")
+    };
     is_stopped(answer);
     assert_eq!((store.get("kept"), store.get("waits")), (3, 0));
 }
@@ -229,11 +231,11 @@ fn cancelled_token_stops_after_counting_accepted_events() {
     let mut waits = pin!(collector.record("waits"));
     assert!(waits.as_mut().poll(&mut cx).is_pending());
     token.cancel();
-    // From this moment on, although the store hangs and nobody has called stop.
+    // From now on, although the store is blocked and `stop` was not called.
     is_stopped(collector.try_record("late"));
     is_stopped(block_on(waits));
     store.open();
-    until("all is counted", || (collector.collected().counted == 4).then_some(()));
+    until("all events are counted", || (collector.collected().counted == 4).then_some(()));
     check(collector.stop(), 4, 0);
     assert_eq!((store.get("kept"), store.get("waits"), store.get("late")), (3, 0, 0));
 }
@@ -259,7 +261,7 @@ fn drop_counts_accepted_events() {
     assert_eq!(store.get("a"), 100);
 }
 
-/// A store that panics for some keys, also with what panics again when it is dropped.
+/// A store that panics for some keys, once with a payload that panics when dropped.
 #[derive(Default)]
 struct Panicky(MemoryStore);
 
@@ -296,7 +298,7 @@ fn panicking_store_loses_only_that_event() {
     assert_eq!(store.get("fine"), 300);
 }
 
-/// A store that uses the collector which it counts for.
+/// A store that uses its own collector.
 #[derive(Default)]
 struct Inward {
     counts: MemoryStore,
@@ -311,10 +313,10 @@ impl MetricStore for Inward {
         self.has_collector.store(collector.is_some(), Ordering::Release);
         match (key, collector) {
             ("stop", Some(collector)) => drop(collector.stop()),
-            // Waits until it holds the last one.
-            ("drop", Some(collector)) => {
-                until("it is the last", || (Arc::strong_count(&collector) == 1).then_some(()))
-            }
+            // Waits until it holds the last reference.
+            ("drop", Some(collector)) => until("it holds the last reference", || {
+                (Arc::strong_count(&collector) == 1).then_some(())
+            }),
             ("again", Some(collector)) => collector.try_record("once").unwrap(),
             _ => {}
         }
@@ -335,17 +337,19 @@ fn store_may_use_stop_and_drop_its_collector() {
         (store, collector)
     };
     let (store, collector) = inward("again");
-    until("it is counted", || (store.get("once") == 1).then_some(()));
+    until("the event is counted", || (store.get("once") == 1).then_some(()));
     check(collector.stop(), 2, 0);
 
     let (store, collector) = inward("stop");
-    until("it stops itself", || collector.try_record("x").is_err().then_some(()));
+    until("the collector stops", || collector.try_record("x").is_err().then_some(()));
     assert_eq!(collector.stop().failed, 0);
     assert_eq!(store.get("stop"), 1);
 
     let (store, collector) = inward("drop");
-    until("the store holds it", || store.has_collector.load(Ordering::Acquire).then_some(()));
+    until("the store holds the collector", || {
+        store.has_collector.load(Ordering::Acquire).then_some(())
+    });
     drop(collector);
-    until("its workers have ended", || (Arc::strong_count(&store) == 1).then_some(()));
+    until("the workers have exited", || (Arc::strong_count(&store) == 1).then_some(()));
     assert_eq!(store.get("drop"), 1);
 }

@@ -1,5 +1,5 @@
-//! What an attack on the ends of calls found: wakers that panic, for calls and for readers of
-//! events, calls that leave the queue, and pools that end each other.
+//! Wakers that panic, for calls and for event readers, and other edge cases when calls and pools
+//! end.
 
 use std::panic::resume_unwind;
 use std::pin::Pin;
@@ -26,12 +26,12 @@ impl Wake for Panics {
     }
 }
 
-/// Panics whenever it is woken, with what panics when it is dropped.
-struct Explodes;
+/// Panics whenever it is woken, with a payload that panics when dropped.
+struct PanicsWithPanickingPayload;
 
 struct PanicOnDrop;
 
-impl Wake for Explodes {
+impl Wake for PanicsWithPanickingPayload {
     fn wake(self: Arc<Self>) {
         resume_unwind(Box::new(PanicOnDrop));
     }
@@ -39,11 +39,11 @@ impl Wake for Explodes {
 
 impl Drop for PanicOnDrop {
     fn drop(&mut self) {
-        resume_unwind(Box::new("a bomb, on purpose"));
+        resume_unwind(Box::new("a payload that panics, on purpose"));
     }
 }
 
-/// Lets a future know a waker; it is not done by then.
+/// Registers a waker with a pending future.
 fn waits_with(future: Pin<&mut impl Future>, waker: Waker) {
     assert!(future.poll(&mut Context::from_waker(&waker)).is_pending());
 }
@@ -58,7 +58,7 @@ fn panicking_waker_at_unload_does_not_block_others() {
     let hasty = limits(|limits| (limits.drain_timeout, limits.max_workers) = (SOON, 1));
     let host = Host::builder().limits(hasty).build().unwrap();
     let mut events = host.events();
-    let folder = plugins.add("woken", "faulty").config(json!({ "obey": true })).write();
+    let folder = plugins.add("woken", "faulty").config(json!({ "scripted": true })).write();
     let handle = loaded(&host, &folder);
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
@@ -69,16 +69,16 @@ fn panicking_waker_at_unload_does_not_block_others() {
     let good: Vec<_> = (0..3).map(|_| handle.execute(Request::text("{}"))).collect();
     thread::scope(|scope| {
         let unload = scope.spawn(|| block_on(host.unload("woken")));
-        unload.join().expect("the unload does not panic").unwrap();
+        unload.join().expect("unload does not panic").unwrap();
     });
     assert_eq!(host.list().len(), 0);
     for call in good {
         let kind = block_on(call).unwrap_err().kind();
-        assert_eq!(kind, ErrorKind::Retired, "told while the first one still runs");
+        assert_eq!(kind, ErrorKind::Retired, "failed while the first call still runs");
     }
     assert_eq!(block_on(bad).unwrap_err().kind(), ErrorKind::Retired);
     std::fs::write(release, "").unwrap();
-    // Its answer, or that nobody waited for it any longer.
+    // The reply, or an error because the call was abandoned.
     let _ = block_on(running);
     event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
     let handle = loaded(&host, &folder);
@@ -94,7 +94,7 @@ fn panicking_event_reader_does_not_disturb_promotion() {
     });
     let host = Host::builder().quarantine(policy).build().unwrap();
     let install = |number: u32| {
-        let config = json!({ "obey": true, "number": number });
+        let config = json!({ "scripted": true, "number": number });
         plugins.add("read", "faulty").config(config).write()
     };
     let handle = loaded(&host, install(1));
@@ -109,7 +109,7 @@ fn panicking_event_reader_does_not_disturb_promotion() {
         waits_with(next.as_mut(), panics());
         install(2);
         let reload = thread::scope(|scope| scope.spawn(|| reloaded(&host, "read")).join());
-        let generation = reload.expect("the reload does not panic");
+        let generation = reload.expect("reload does not panic");
         let outcomes =
             [handle.call(Request::text("{}")), block_on(handle.execute(Request::text("{}")))];
         for outcome in outcomes {
@@ -133,10 +133,10 @@ fn panicking_event_reader_does_not_disturb_later_calls() {
     let mut next = Box::pin(events.next());
     waits_with(next.as_mut(), panics());
     let late = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     for request in [|| Request::text("x"), || Request::text("x").deadline_in(NEVER)] {
-        until("it serves again", || match block_on(fixture.handle.execute(request())) {
+        until("the plugin serves again", || match block_on(fixture.handle.execute(request())) {
             Ok(reply) => Some(reply.into_vec()),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Quarantined);
@@ -144,7 +144,7 @@ fn panicking_event_reader_does_not_disturb_later_calls() {
             }
         });
     }
-    scripted.open();
+    scripted.release_all();
 }
 
 #[test]
@@ -157,16 +157,18 @@ fn panicking_event_reader_does_not_disturb_stuck_plugin() {
     let mut next = Box::pin(events.next());
     waits_with(next.as_mut(), panics());
     let late = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     let queued = fixture.execute("queued");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    scripted.open();
-    // Answered before it was stuck or after it, or told that it is.
+    scripted.release_all();
+    // Answered before or after the plugin was stuck, or rejected meanwhile.
     if let Err(error) = block_on(queued) {
         assert_eq!(error.kind(), ErrorKind::Quarantined);
     }
-    until("it is back", || (fixture.info().stats.running == 0).then_some(()));
-    until("it serves", || (fixture.info().state == hotbay::PluginState::Serving).then_some(()));
+    until("the calls return", || (fixture.info().stats.running == 0).then_some(()));
+    until("the plugin serves", || {
+        (fixture.info().state == hotbay::PluginState::Serving).then_some(())
+    });
     assert_eq!(block_on(fixture.execute("after")).unwrap().as_bytes(), b"after");
 }
 
@@ -179,8 +181,8 @@ fn panic_payload_that_panics_on_drop_kills_no_worker() {
     let handle = host.plugin(&name).unwrap();
     for round in ["wait 1", "wait 2", "wait 3"] {
         let mut bad = Box::pin(handle.execute(Request::text(round)));
-        scripted.begins(round);
-        waits_with(bad.as_mut(), Waker::from(Arc::new(Explodes)));
+        scripted.wait_started(round);
+        waits_with(bad.as_mut(), Waker::from(Arc::new(PanicsWithPanickingPayload)));
         let queued = handle.execute(Request::text("queued"));
         scripted.release_one();
         assert_eq!(block_on(queued).unwrap().as_bytes(), b"queued");
@@ -197,7 +199,7 @@ fn cancelled_waiting_calls_count_as_rejected() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder.limits(limits(|limits| limits.max_workers = 1)));
     let running = fixture.execute("wait");
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     let token = CancellationToken::new();
     let request = || Request::text("x").cancelled_by(token.clone());
     let waiting: Vec<_> = (0..10).map(|_| fixture.handle.execute(request())).collect();
@@ -206,9 +208,9 @@ fn cancelled_waiting_calls_count_as_rejected() {
     for call in waiting {
         assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Cancelled);
     }
-    scripted.open();
+    scripted.release_all();
     block_on(running).unwrap();
-    until("all is done", || {
+    until("all calls are done", || {
         (fixture.info().stats.waiting + fixture.info().stats.running == 0).then_some(())
     });
     let info = fixture.info();
@@ -223,7 +225,7 @@ fn dropped_waiting_call_leaves_queue_at_once() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder.limits(limits(|limits| limits.max_workers = 1)));
     let running = fixture.execute("wait");
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     let stays = fixture.execute("stays");
     let requests: [fn() -> Request<'static>; 4] = [
         || Request::text("dropped"),
@@ -235,15 +237,15 @@ fn dropped_waiting_call_leaves_queue_at_once() {
         let waiting: Vec<_> = (0..5).map(|_| fixture.handle.execute(request())).collect();
         assert_eq!(fixture.info().stats.waiting, 6);
         drop(waiting);
-        assert_eq!(fixture.info().stats.waiting, 1, "only the one that was not dropped");
+        assert_eq!(fixture.info().stats.waiting, 1, "only the call that was not dropped");
     }
-    scripted.open();
+    scripted.release_all();
     block_on(running).unwrap();
     assert_eq!(block_on(stays).unwrap().as_bytes(), b"stays");
-    assert_eq!(scripted.heard(), ["wait", "stays"]);
+    assert_eq!(scripted.inputs(), ["wait", "stays"]);
 }
 
-/// Stops a pool when it is dropped, and tells how that went.
+/// Stops a pool when dropped, and sends the outcome.
 struct StopsOnDrop(WorkerPool<u32>, mpsc::Sender<Stopped>);
 
 impl Drop for StopsOnDrop {
@@ -266,19 +268,19 @@ fn pool_stop_through_another_pool_reports_inside() {
         1
     });
     entered.recv_timeout(LIMIT).unwrap();
-    let (message, hears) = mpsc::channel();
-    let stops = StopsOnDrop(first.clone(), message);
+    let (sender, receiver) = mpsc::channel();
+    let stops = StopsOnDrop(first.clone(), sender);
     let never = second.submit(move || {
         drop(stops);
         2
     });
     let token = second.token();
     let ends = first.submit(move || {
-        // Drops what waits there, on this thread.
+        // Drops the waiting tasks on this thread.
         token.cancel();
         3
     });
-    assert_eq!(hears.recv_timeout(LIMIT), Ok(Stopped::FromInside));
+    assert_eq!(receiver.recv_timeout(LIMIT), Ok(Stopped::FromInside));
     assert_eq!(ends.unwrap().wait(), Ok(3));
     assert_eq!(first.stop(), Stopped::Joined);
     go.send(()).unwrap();

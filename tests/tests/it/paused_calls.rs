@@ -1,4 +1,4 @@
-//! Calls that come while their plugin is paused for a reload wait no longer than they want to.
+//! Calls during a pause for a reload wait no longer than their deadline or token allows.
 
 use std::thread;
 
@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::scripted_plugin::SOON;
 
-/// Calls, in a thread of its own or pooled, while a reload waits for a call that runs; then lets that one end.
-/// Answers with how the call ended, and how many calls the plugin has had.
+/// Makes a call, on its own thread or pooled, while a reload waits for a running call, then
+/// releases that call. Returns the outcome of the call, and the number of calls that the plugin
+/// received.
 fn call_in_a_pause(
     pooled: bool,
     request: impl FnOnce() -> Request<'static> + Send,
@@ -28,7 +29,7 @@ fn call_in_a_pause(
     };
     let handle = loaded(&host, install(1));
     let running = handle.execute(Request::text("x"));
-    until("it runs", || entered.exists().then_some(()));
+    until("the first call runs", || entered.exists().then_some(()));
     install(2);
     thread::scope(|scope| {
         let reload = scope.spawn(|| reloaded(&host, "paused"));
@@ -36,7 +37,7 @@ fn call_in_a_pause(
             let error = block_on(handle.health()).err()?;
             (error.kind() == ErrorKind::Overloaded).then_some(())
         });
-        let (message, hears) = std::sync::mpsc::channel::<()>();
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let call = scope.spawn({
             let handle = handle.clone();
             move || {
@@ -44,15 +45,15 @@ fn call_in_a_pause(
                     true => block_on(handle.execute(request())),
                     false => handle.call(request()),
                 };
-                drop(message);
+                drop(sender);
                 outcome.map(|reply| reply.json().unwrap()).map_err(|error| error.kind())
             }
         });
         // By then it waits, unless the machine is very busy.
-        let _ = hears.recv_timeout(SOON * 2);
+        let _ = receiver.recv_timeout(SOON * 2);
         meanwhile();
-        // It ends by itself, or with the pause.
-        let _ = hears.recv_timeout(SOON * 10);
+        // It ends on its own, or with the pause.
+        let _ = receiver.recv_timeout(SOON * 10);
         std::fs::write(&release, "").unwrap();
         let outcome = call.join().unwrap();
         reload.join().unwrap();
@@ -66,7 +67,7 @@ fn call_in_a_pause(
 fn deadline_during_pause_prevents_call() {
     let (outcome, calls) = call_in_a_pause(false, || Request::text("x").deadline_in(SOON), || {});
     assert_eq!(outcome, Err(ErrorKind::DeadlineExceeded), "after {calls} calls");
-    assert_eq!(calls, 2, "the one before and the one that counts");
+    assert_eq!(calls, 2, "the call before and the counting call");
 }
 
 #[test]
@@ -75,7 +76,7 @@ fn cancellation_during_pause_prevents_call() {
     let request = || Request::text("x").cancelled_by(token.clone());
     let (outcome, calls) = call_in_a_pause(false, request, || token.cancel());
     assert_eq!(outcome, Err(ErrorKind::Cancelled), "after {calls} calls");
-    assert_eq!(calls, 2, "the one before and the one that counts");
+    assert_eq!(calls, 2, "the call before and the counting call");
 }
 
 #[test]

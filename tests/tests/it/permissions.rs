@@ -1,4 +1,4 @@
-//! Requests that name an operation, against what plugins were granted.
+//! Requests that name an operation, checked against the permissions granted to the plugin.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,12 +8,12 @@ use hotbay_tests::{Plugin, Plugins, block_on, host, loaded, refused, reloaded};
 use hotbay_tests::{rolled_back, until};
 use serde_json::{Value, json};
 
-/// A plugin that echoes and asks for these permissions.
+/// A plugin that echoes and requests these permissions.
 fn asking(plugins: &Plugins, permissions: &[&str]) -> Plugin {
     plugins.add("store", "faulty").set("permissions", json!(permissions))
 }
 
-/// Asks for an operation by every way there is.
+/// Requests an operation by every call method.
 fn all_call_methods(handle: &PluginHandle, operation: &str) -> Vec<Result<(), Error>> {
     let request = || Request::text("x").operation(operation.to_owned());
     let pinned = handle.pin().unwrap();
@@ -87,7 +87,7 @@ fn permission_policy_narrows_grants_once_per_load() {
     assert!(message.contains("`grant` does not give it"), "{message}");
     let message = all_call_methods(&handle, "exec").remove(0).unwrap_err().to_string();
     assert!(message.contains("list it in the `permissions`"), "{message}");
-    // The host's own services are permissions as well.
+    // The host's own services need permissions as well.
     let answer = handle.call(Request::text("x")).unwrap();
     assert!(!answer.as_text().unwrap().contains("logged"), "{answer:?}");
     let notes = &host.list()[0].notes;
@@ -100,14 +100,14 @@ fn permission_policy_narrows_grants_once_per_load() {
 fn panicking_permission_policy_refuses_only_that_load() {
     let plugins = Plugins::new();
     let grant = |_: &hotbay::PluginName, permission: &str| match permission {
-        "exec" => panic!("no idea about {permission}"),
+        "exec" => panic!("unknown permission {permission}"),
         _ => true,
     };
     let host = Host::builder().permission_policy(grant).build().unwrap();
     let error = refused(&host, asking(&plugins, &["exec"]).write());
     assert_eq!((error.kind(), error.step()), (ErrorKind::LayerPanicked, Some(LoadStep::Manifest)));
     let message = error.full_message();
-    assert!(message.contains("no idea about exec") && message.contains("`exec`"), "{message}");
+    assert!(message.contains("unknown permission exec") && message.contains("`exec`"), "{message}");
     let handle = loaded(&host, asking(&plugins, &["read"]).write());
     let _ = asking(&plugins, &["exec", "read"]).write();
     let error = rolled_back(&host, "store");
@@ -132,18 +132,18 @@ fn granted_permissions_follow_reloads() {
     check(&handle, &["write"], &["read"]);
 }
 
-/// What waits while a plugin is paused goes to a build that was granted other things.
+/// A call that waits during a pause is checked against the permissions of the new build.
 #[test]
 fn call_waiting_for_reload_uses_permissions_of_new_build() {
     let plugins = Plugins::new();
     let was_checked = Arc::new(AtomicBool::new(false));
     let checked = Arc::clone(&was_checked);
-    // Asked after the permissions, and before the call waits.
-    let look = move |_: &Request<'_>| {
+    // Runs after the permission check, before the call waits.
+    let validator = move |_: &Request<'_>| {
         checked.store(true, Ordering::Release);
         Ok(())
     };
-    let host = Host::builder().validate("store", look).build().unwrap();
+    let host = Host::builder().validate("store", validator).build().unwrap();
     let installed = |permissions: &[&str], more: Value| {
         let it = asking(&plugins, permissions).set("handover", "pause");
         it.config(more).write()
@@ -156,7 +156,7 @@ fn call_waiting_for_reload_uses_permissions_of_new_build() {
         let reload = scope.spawn(|| reloaded(&host, "store"));
         until("it is paused", || entered.exists().then_some(()));
         let call = scope.spawn(|| handle.call(Request::text("x").operation("write")));
-        until("it was judged", || was_checked.load(Ordering::Acquire).then_some(()));
+        until("the permissions were checked", || was_checked.load(Ordering::Acquire).then_some(()));
         std::fs::write(&release, "").unwrap();
         reload.join().unwrap();
         call.join().unwrap()

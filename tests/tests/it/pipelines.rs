@@ -1,4 +1,4 @@
-//! Plugins in a row, one request at a time: order, errors, deadlines, and what is not run.
+//! Pipelines, one request at a time: order, errors, deadlines, and skipped steps.
 
 use std::thread;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::scripted_plugin::{NEVER, SOON, ScriptedPlugin};
 
-/// A plugin that adds its name to what it is given.
+/// Registers a plugin that appends its name to its input.
 fn adds(builder: HostBuilder, name: &'static str) -> HostBuilder {
     builder
         .register_fn(name, move |_, input| Ok(Output::text(format!("{} {name}", input.as_text()?))))
@@ -83,7 +83,7 @@ fn missing_steps_and_empty_pipelines_are_refused() {
         assert_eq!(error.kind(), ErrorKind::NotFound, "{steps:?}");
         let reported = error.full_message();
         assert!(steps.is_empty() || reported.contains(steps[steps.len() - 1]), "{reported}");
-        assert!(reported.matches("`gone`").count() <= 1, "said twice: {reported}");
+        assert!(reported.matches("`gone`").count() <= 1, "reported twice: {reported}");
     }
 }
 
@@ -160,7 +160,7 @@ fn token_cancelled_between_steps_skips_the_rest() {
     let error = block_on(pipeline.run(request)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     let skipped = skipped(&error);
-    // Told at once, or once the step that cancelled had ended.
+    // Reported at once, or after the step that cancelled has finished.
     assert!(skipped.ends_with(&["second", "third"]), "{skipped:?}");
     let others: Vec<_> = host.list().iter().skip(1).map(|info| info.stats.calls).collect();
     assert_eq!(others, [0, 0]);
@@ -175,15 +175,16 @@ fn each_step_deadline_starts_with_its_step() {
     let error = block_on(pipeline.run(Request::text("wait"))).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("scripted")));
     assert_eq!(skipped(&error), ["after"]);
-    scripted.open();
-    // A step's own deadline ends with the step; the request's counts for all.
+    scripted.release_all();
+    // A step's own deadline applies to that step; the request's applies to the whole run.
     let left = |pipeline: hotbay::Pipeline, request: Request<'_>| {
         block_on(pipeline.run(request)).unwrap().as_text().unwrap().to_owned()
     };
     let after = host.pipeline([PipelineStep::new("after").deadline_in(NEVER), "scripted".into()]);
-    let says_left = |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
+    let report_remaining =
+        |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
     drop(after.unwrap());
-    let host = scripted.register(Host::builder().register_fn("says", says_left), "scripted");
+    let host = scripted.register(Host::builder().register_fn("says", report_remaining), "scripted");
     let host = host.build().unwrap();
     let own = host.pipeline([PipelineStep::new("says").deadline_in(NEVER), "scripted".into()]);
     assert_eq!(left(own.unwrap(), Request::text("x")), "none");
@@ -201,22 +202,22 @@ fn dropped_run_cancels_current_step_and_skips_the_rest() {
         scope.spawn(|| {
             block_on(async {
                 let run = pipeline.run(Request::text("watch"));
-                let begun = async {
-                    while scripted.heard().is_empty() {
+                let starts = async {
+                    while scripted.inputs().is_empty() {
                         tokio::task::yield_now().await;
                     }
                 };
                 let mut run = std::pin::pin!(run);
-                let mut begun = std::pin::pin!(begun);
+                let mut starts = std::pin::pin!(starts);
                 std::future::poll_fn(|context| {
                     assert!(run.as_mut().poll(context).is_pending());
-                    begun.as_mut().poll(context)
+                    starts.as_mut().poll(context)
                 })
                 .await;
             });
         });
     });
-    scripted.ends("watch");
+    scripted.wait_finished("watch");
     assert_eq!(host.plugin("after").map(|_| host.list()[0].stats.calls).unwrap(), 0);
 }
 

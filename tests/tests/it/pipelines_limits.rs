@@ -1,5 +1,4 @@
-//! What bounds the items of a stream through a pipeline: deadlines, tokens, and the end of the
-//! stream itself.
+//! Limits of items in a pipeline stream: deadlines, tokens, and the end of the stream.
 
 use std::time::Duration;
 
@@ -23,39 +22,39 @@ fn dropped_stream_is_cancelled_after_an_item_timed_out() {
         requests.push(Request::owned(watch.clone().into_bytes()));
         let mut outcomes = pipeline.run_many(stream::iter(requests), RunOptions::ordered());
         block_on(async {
-            let begun = async {
-                while !scripted.heard().contains(&watch) {
+            let starts = async {
+                while !scripted.inputs().contains(&watch) {
                     tokio::task::yield_now().await;
                 }
             };
-            let mut begun = std::pin::pin!(begun);
-            let mut asks = std::pin::pin!(outcomes.next());
+            let mut starts = std::pin::pin!(starts);
+            let mut left_request = std::pin::pin!(outcomes.next());
             std::future::poll_fn(|context| {
-                assert!(asks.as_mut().poll(context).is_pending());
-                begun.as_mut().poll(context)
+                assert!(left_request.as_mut().poll(context).is_pending());
+                starts.as_mut().poll(context)
             })
             .await;
         });
         drop(outcomes);
         let taken_back = std::panic::catch_unwind(|| {
             let started = std::time::Instant::now();
-            while !scripted.done().contains(&watch) {
-                assert!(started.elapsed() < Duration::from_secs(5), "`{watch}` runs on");
+            while !scripted.finished().contains(&watch) {
+                assert!(started.elapsed() < Duration::from_secs(5), "`{watch}` still runs");
                 std::thread::yield_now();
             }
         });
-        scripted.open();
-        assert!(taken_back.is_ok(), "nobody told `{watch}` that nobody waits for it any more");
+        scripted.release_all();
+        assert!(taken_back.is_ok(), "`{watch}` was not cancelled");
     }
 }
 
-/// A busy plugin with one worker, and what comes of a request in a stream for it.
+/// Streams one request to a busy plugin with one worker, and returns its error kind.
 fn behind_a_busy_worker(request: Request<'static>, meanwhile: impl FnOnce()) -> Option<ErrorKind> {
     let scripted = ScriptedPlugin::new();
     let one = limits(|limits| limits.max_workers = 1);
     let fixture = scripted.host(|builder| builder.limits(one));
     let running = fixture.execute("wait");
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
     let mut outcomes = pipeline.run_many(stream::iter([request]), RunOptions::ordered());
     let next = block_on(async {
@@ -63,9 +62,9 @@ fn behind_a_busy_worker(request: Request<'static>, meanwhile: impl FnOnce()) -> 
         meanwhile();
         tokio::time::timeout(Duration::from_secs(5), outcomes.next()).await
     });
-    scripted.open();
+    scripted.release_all();
     drop(running);
-    let done = next.expect("an answer while the plugin is busy")?;
+    let done = next.expect("an outcome while the plugin is busy")?;
     done.outcome.err().map(|error| error.kind())
 }
 
@@ -92,20 +91,20 @@ fn run_many_applies_limits_of_single_run_per_item() {
     let step = PipelineStep::new("scripted");
     let plain = host.pipeline([step.clone()]).unwrap();
     let stepped = host.pipeline([step.deadline_in(NEVER)]).unwrap();
-    let asks = || Request::text("left");
+    let left_request = || Request::text("left");
     let cases = [
-        (&plain, asks(), 60_000, "the default"),
-        (&plain, asks().deadline_in(NEVER), 3_600_000, "the request's own"),
-        (&stepped, asks(), 3_600_000, "the step's"),
+        (&plain, left_request(), 60_000, "the default"),
+        (&plain, left_request().deadline_in(NEVER), 3_600_000, "the request's own"),
+        (&stepped, left_request(), 3_600_000, "the step's"),
     ];
-    for (pipeline, request, most, what) in cases {
+    for (pipeline, request, max, what) in cases {
         let one = block_on(pipeline.run(request.clone())).unwrap().as_text().unwrap().to_owned();
         let mut many = pipeline.run_many(stream::iter([request]), RunOptions::ordered());
         let many = block_on(many.next()).unwrap().outcome.unwrap();
         let many = many.as_text().unwrap().to_owned();
-        for (way, left) in [("run", one), ("run_many", many)] {
+        for (method, left) in [("run", one), ("run_many", many)] {
             let left: u64 = left.parse().unwrap();
-            assert!(left <= most && left + 50_000 > most, "{way}, {what}: {left} of {most}");
+            assert!(left <= max && left + 50_000 > max, "{method}, {what}: {left} of {max}");
         }
     }
 }

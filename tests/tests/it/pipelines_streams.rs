@@ -1,5 +1,5 @@
-//! Streams of requests through pipelines: each request one outcome, in bounded memory, whatever
-//! fails, hangs or is swapped on the way.
+//! Streams of requests through pipelines: one outcome per request, in bounded memory, despite
+//! failures, hanging calls and reloads.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ fn texts(texts: &[&str]) -> impl futures_util::Stream<Item = Request<'static>> +
     stream::iter(requests)
 }
 
-/// All outcomes, as texts or kinds of errors; a stream that stalls for long is a failure.
+/// Collects all outcomes as texts or error kinds; fails if the stream stalls.
 fn all(mut many: RunMany) -> Vec<(u64, Result<String, ErrorKind>)> {
     let mut all = Vec::new();
     block_on(async {
@@ -42,8 +42,8 @@ async fn next(many: &mut RunMany) -> Option<Completed> {
     next.expect("an outcome, or the end")
 }
 
-/// `odd` fails for every seventh number, and panics for every eleventh.
-fn odd_host() -> Host {
+/// A host whose plugin `odd` fails for every seventh number and panics for every eleventh.
+fn failing_host() -> Host {
     Host::builder()
         .quarantine(None)
         .register_fn("odd", |_, input| {
@@ -61,7 +61,7 @@ fn odd_host() -> Host {
 
 #[test]
 fn ordered_outcomes_keep_order_and_error_indexes() {
-    let host = odd_host();
+    let host = failing_host();
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
     for many in [
         RunOptions::ordered(),
@@ -96,7 +96,7 @@ fn ordered_outcomes_keep_order_and_error_indexes() {
 
 #[test]
 fn unordered_outcomes_yield_each_index_once() {
-    let host = odd_host();
+    let host = failing_host();
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
     let outcomes = all(pipeline.run_many(numbers(500), RunOptions::unordered().max_chunk(9)));
     let indices: BTreeSet<_> = outcomes.iter().map(|(index, _)| *index).collect();
@@ -110,7 +110,7 @@ fn unordered_outcomes_yield_each_index_once() {
 
 #[test]
 fn stalled_consumer_bounds_reads_of_endless_stream() {
-    let host = odd_host();
+    let host = failing_host();
     let pipeline = host.pipeline(["after"]).unwrap();
     for many in [RunOptions::ordered(), RunOptions::unordered()] {
         let consumed = Arc::new(AtomicU64::new(0));
@@ -120,15 +120,15 @@ fn stalled_consumer_bounds_reads_of_endless_stream() {
             Request::text("x")
         });
         let mut outcomes = pipeline.run_many(endless, many.max_chunk(8).max_chunks(3));
-        assert_eq!(consumed.load(Ordering::Relaxed), 0, "nothing runs unless it is asked for");
+        assert_eq!(consumed.load(Ordering::Relaxed), 0, "nothing runs before the first poll");
         block_on(async {
             for _ in 0..20 {
                 next(&mut outcomes).await.unwrap();
             }
         });
         until("nothing runs", || (host.list()[0].stats.running == 0).then_some(()));
-        let most = 20 + 8 * 4;
-        assert!(consumed.load(Ordering::Relaxed) <= most, "{consumed:?} of at most {most}");
+        let max = 20 + 8 * 4;
+        assert!(consumed.load(Ordering::Relaxed) <= max, "{consumed:?} of at most {max}");
         drop(outcomes);
         until("nothing is left", || (host.list()[0].stats.waiting == 0).then_some(()));
     }
@@ -142,7 +142,7 @@ fn hanging_item_fails_alone_within_its_chunk() {
     let pipeline = host.pipeline([step]).unwrap();
     let inputs = ["0", "1", "2", "wait", "4", "5", "6", "7", "8", "9"];
     let outcomes = all(pipeline.run_many(texts(&inputs), RunOptions::ordered()));
-    scripted.open();
+    scripted.release_all();
     for (at, (index, outcome)) in outcomes.iter().enumerate() {
         let expected = match at {
             3 => Err(ErrorKind::DeadlineExceeded),
@@ -171,11 +171,11 @@ fn swap_during_stream_loses_and_repeats_nothing() {
                 let reply = done.outcome.unwrap_or_else(|error| panic!("{error:?}"));
                 assert_eq!(reply.as_text().unwrap(), done.index.to_string());
                 generations.insert(reply.generation().get());
-                assert!(seen.insert(done.index), "{} came twice", done.index);
+                assert!(seen.insert(done.index), "{} arrived twice", done.index);
                 if seen.len() % 1500 == 700 {
                     install(u32::try_from(seen.len()).unwrap());
                     let host = host.clone();
-                    // One swap is waited for and one is not, and may find the next build.
+                    // One swap is awaited and one is not, so that one may find the next build.
                     let swap = std::thread::spawn(move || drop(block_on(host.reload("swapped"))));
                     if seen.len() % 3000 == 700 {
                         swap.join().unwrap();
@@ -194,7 +194,7 @@ fn swap_during_stream_loses_and_repeats_nothing() {
 
 #[test]
 fn empty_stream_ends_and_stream_after_shutdown_fails() {
-    let host = odd_host();
+    let host = failing_host();
     let pipeline = host.pipeline(["after"]).unwrap();
     assert_eq!(all(pipeline.run_many(numbers(0), RunOptions::ordered())), []);
     let mut one = pipeline.run_many(numbers(1), RunOptions::ordered());

@@ -1,5 +1,5 @@
-//! Calls of a process plugin that go well, from wherever they are made; and those that are held
-//! up or taken back.
+//! Calls of process plugins: successful calls from any thread or runtime, and cancelled or rejected
+//! ones.
 
 use std::fs;
 use std::process::Command;
@@ -16,22 +16,22 @@ use crate::process_fixture::{ProcessFixture, Running};
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A call that waits until `file` is there or nobody waits for it, and says in files when it
-/// began and what it saw.
+/// Returns an action that waits until `NAME.until` exists or the caller hangs up, and records its
+/// start and end in files.
 fn wait(running: &Running, name: &str) -> String {
     let file = |part: &str| running.fixture.file(&format!("{name}.{part}"));
-    json!({ "do": "wait", "until": file("until"), "began": file("began"), "saw": file("saw") })
+    json!({ "do": "wait", "until": file("until"), "began": file("began"), "outcome": file("outcome") })
         .to_string()
 }
 
-fn begins(running: &Running, name: &str) {
+fn wait_started(running: &Running, name: &str) {
     let file = running.fixture.file(&format!("{name}.began"));
-    until("the call begins", || file.exists().then_some(()));
+    until("the call starts", || file.exists().then_some(()));
 }
 
-fn saw(running: &Running, name: &str) -> String {
-    let file = running.fixture.file(&format!("{name}.saw"));
-    until("the call ends", || fs::read_to_string(&file).ok())
+fn recorded_end(running: &Running, name: &str) -> String {
+    let file = running.fixture.file(&format!("{name}.outcome"));
+    until("the call finishes", || fs::read_to_string(&file).ok())
 }
 
 fn open(running: &Running, name: &str) {
@@ -63,7 +63,7 @@ fn bodies_of_any_content_type_round_trip() {
 fn call_sends_id_trace_and_remaining_time() {
     let running = ProcessFixture::new().run(json!({}));
     let trace = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8], flags: 1 };
-    let action = json!({ "do": "tell" }).to_string();
+    let action = json!({ "do": "report" }).to_string();
     let mut ids = Vec::new();
     for call_async in [false, true] {
         let request = Request::json_text(&action).with_trace(trace).deadline_in(NEVER);
@@ -71,9 +71,9 @@ fn call_sends_id_trace_and_remaining_time() {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),
         };
-        let message: Value = reply.unwrap().json().unwrap();
-        assert_eq!(message["request"], "POST /execute");
-        let headers = &message["headers"];
+        let reply: Value = reply.unwrap().json().unwrap();
+        assert_eq!(reply["request"], "POST /execute");
+        let headers = &reply["headers"];
         let header = |name: &str| headers[name].as_str().unwrap_or_default().to_owned();
         let trace = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
         assert_eq!(header("traceparent"), trace);
@@ -84,10 +84,10 @@ fn call_sends_id_trace_and_remaining_time() {
         ids.push(header("hotbay-call-id").parse::<u64>().expect("a number"));
     }
     assert_ne!(ids[0], ids[1]);
-    // Who asks for none of it sends none of it.
-    let message = running.call_json(&json!({ "do": "tell" }));
-    assert_eq!(message["headers"]["traceparent"], Value::Null);
-    assert_eq!(message["headers"]["hotbay-deadline-ms"], Value::Null);
+    // Without a request context no such headers are sent.
+    let reply = running.call_json(&json!({ "do": "report" }));
+    assert_eq!(reply["headers"]["traceparent"], Value::Null);
+    assert_eq!(reply["headers"]["hotbay-deadline-ms"], Value::Null);
     running.end();
 }
 
@@ -157,13 +157,13 @@ fn calls_from_threads_and_runtimes_return() {
     running.end();
 }
 
-/// Set for the process that does nothing but this test.
+/// Set in the subprocess that runs only this test.
 const CHILD: &str = "HOTBAY_TESTS_PROCESS_THREADS";
 
-/// How many calls wait at once.
+/// Number of concurrent waiting calls.
 const MANY: usize = 200;
 
-/// Threads of other tests would be counted too, so this one runs alone.
+/// Runs in a subprocess, since threads of other tests would be counted too.
 #[test]
 fn waiting_calls_use_no_threads() {
     if std::env::var_os(CHILD).is_some() {
@@ -171,12 +171,12 @@ fn waiting_calls_use_no_threads() {
     }
     let name = "process_calls::waiting_calls_use_no_threads";
     let this = std::env::current_exe().expect("a path");
-    #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
+    #[allow(clippy::disallowed_methods, reason = "threads are counted in a subprocess")]
     let output = Command::new(this)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .output()
-        .expect("the test itself can be started");
+        .expect("the test binary starts");
     let message = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && message.contains("1 passed"), "{message}{errors}");
@@ -196,7 +196,7 @@ fn wait_without_threads() {
     let calls: Vec<_> =
         texts.iter().map(|text| running.handle.execute(Request::json_text(text))).collect();
     for number in 0..MANY {
-        begins(&running, &number.to_string());
+        wait_started(&running, &number.to_string());
     }
     let while_they_wait = threads();
     for number in 0..MANY {
@@ -205,7 +205,7 @@ fn wait_without_threads() {
     for call in calls {
         assert_eq!(block_on(call).unwrap().as_bytes(), b"\"until\"");
     }
-    // One for the clock, and those that the runtime keeps for blocking work.
+    // One for the timer, and those that the runtime keeps for blocking work.
     assert!(while_they_wait <= before + 4, "{before} threads before, {while_they_wait} then");
     running.end();
 }
@@ -221,7 +221,7 @@ fn calls_over_limits_are_overloaded() {
     );
     let text = wait(&running, "a");
     let first = running.handle.execute(Request::json_text(&text));
-    begins(&running, "a");
+    wait_started(&running, "a");
     let second = running.handle.execute(Request::text("waits"));
     let third = block_on(running.handle.execute(Request::text("too many")));
     assert_eq!(third.unwrap_err().kind(), ErrorKind::Overloaded);
@@ -242,7 +242,7 @@ fn in_flight_limit_of_manifest_is_respected() {
     let text = wait(&running, "a");
     thread::scope(|scope| {
         let first = scope.spawn(|| running.handle.call(Request::json_text(&text)));
-        begins(&running, "a");
+        wait_started(&running, "a");
         let error = running.handle.call(Request::text("one too many")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Overloaded, "{}", error.full_message());
         open(&running, "a");
@@ -259,9 +259,9 @@ fn cancelled_call_is_seen_by_process() {
     let running = ProcessFixture::new().run_with(json!({}), |it| it, host);
     let text = wait(&running, "dropped");
     let dropped = running.handle.execute(Request::json_text(&text));
-    begins(&running, "dropped");
+    wait_started(&running, "dropped");
     drop(dropped);
-    assert_eq!(saw(&running, "dropped"), "hung up");
+    assert_eq!(recorded_end(&running, "dropped"), "hung up");
     for call_async in [false, true] {
         let name = format!("token-{call_async}");
         let (text, token) = (wait(&running, &name), CancellationToken::new());
@@ -271,14 +271,14 @@ fn cancelled_call_is_seen_by_process() {
                 false => running.handle.call(request),
                 true => block_on(running.handle.execute(request)),
             });
-            begins(&running, &name);
+            wait_started(&running, &name);
             token.cancel();
             calling.join().unwrap()
         });
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
-        assert_eq!(saw(&running, &name), "hung up");
+        assert_eq!(recorded_end(&running, &name), "hung up");
     }
-    // Nothing of it is held against the plugin.
+    // No fault is recorded for the plugin.
     running.serves();
     assert_eq!(running.fixture.started().len(), 1);
     running.end();
@@ -291,7 +291,7 @@ fn timed_out_call_is_seen_by_process() {
     for call_async in [false, true] {
         let name = format!("late-{call_async}");
         let text = wait(&running, &name);
-        // Long enough for it to begin.
+        // Long enough for the call to start.
         let request = Request::json_text(&text).deadline_in(Duration::from_millis(500));
         let outcome = match call_async {
             false => running.handle.call(request),
@@ -299,7 +299,7 @@ fn timed_out_call_is_seen_by_process() {
         };
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.full_message());
-        assert_eq!(saw(&running, &name), "hung up");
+        assert_eq!(recorded_end(&running, &name), "hung up");
     }
     running.serves();
     assert_eq!(running.fixture.started().len(), 1);

@@ -1,5 +1,5 @@
-//! The connections of a process: how many it serves at once, how long it keeps them, and what it
-//! may send before it answers.
+//! Connections of a process: how many it serves at once, how long it keeps them, and what it may
+//! send.
 
 use std::thread;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::process_fixture::{ProcessFixture, Running};
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Echoes from `callers` threads at once, each by both ways, with turns that differ.
+/// Calls from `callers` threads at once, by both call methods in varying order.
 #[track_caller]
 fn echoes(running: &Running, callers: usize, calls: usize) {
     thread::scope(|scope| {
@@ -75,7 +75,7 @@ fn single_threaded_program_survives_restart_and_reload() {
 
 #[test]
 fn connection_close_to_keep_alive_end_is_not_used() {
-    // It closes what is idle for 200 ms, and says so: a second is the least that it can say.
+    // It closes connections idle for 200 ms, but can only announce whole seconds.
     let serve = json!({ "close_idle_ms": 200, "headers": { "Keep-Alive": "timeout=0" } });
     let running = ProcessFixture::new().run(json!({ "serve": serve }));
     echoes(&running, 4, 100);
@@ -97,7 +97,7 @@ fn connection_marked_close_is_not_reused() {
     }
 }
 
-/// The outcome of a pooled call that the program never answers, while another plugin serves.
+/// Returns the error kind of a pooled call that is never answered, while another plugin serves.
 fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
     let neighbour = ProcessFixture::new();
     let neighbour_folder = neighbour.program(json!({})).install();
@@ -119,7 +119,7 @@ fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
                 scope.spawn(|| block_on(running.handle.execute(request())).unwrap_err().kind())
             })
             .collect();
-        // The neighbour is called while the floods go on, by the same threads of the runtime.
+        // The neighbor is called during the flood, by the same runtime threads.
         for _ in 0..50 {
             let reply = block_on(near.execute(Request::text("near"))).unwrap();
             assert_eq!(reply.as_bytes(), b"near");
@@ -129,7 +129,7 @@ fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
         kinds[0]
     });
     let in_thread = running.handle.call(request()).unwrap_err().kind();
-    assert_eq!(in_thread, kind, "both ways agree");
+    assert_eq!(in_thread, kind, "both call methods agree");
     block_on(running.host.unload(near.name().as_str())).unwrap();
     neighbour.assert_nothing_left();
     running.end();
@@ -159,8 +159,8 @@ fn large_head_within_limit_is_read() {
 
 #[test]
 fn closed_connection_closes_other_idle_ones() {
-    // The program closes each connection that is idle for 300 ms without having said so. After
-    // the first is found closed, none of the others is tried.
+    // The program closes connections idle for 300 ms without announcing it. After one is found
+    // closed, the others are not tried.
     let serve = json!({ "close_idle_ms": 300 });
     let running = ProcessFixture::new().run(json!({ "serve": serve }));
     echoes(&running, 8, 5);
@@ -174,7 +174,7 @@ fn closed_connection_closes_other_idle_ones() {
     running.end();
 }
 
-/// Lets connections be idle for a while: time itself is what is waited for.
+/// Lets connections idle for a real time span.
 pub(crate) fn idle(time: Duration) {
     let since = std::time::Instant::now();
     hotbay_tests::until("the time has passed", || (since.elapsed() >= time).then_some(()));

@@ -1,5 +1,5 @@
-//! What starts, though not as usual: locations of every kind, slow and noisy starts, and the two
-//! older dialects.
+//! Unusual but valid starts: every kind of location, slow and noisy starts, and the two older
+//! dialects.
 
 use hotbay::Request;
 use hotbay_tests::block_on;
@@ -26,7 +26,7 @@ fn every_local_location_kind_works() {
 fn noise_before_location_is_ignored() {
     let noise = json!(["starting", "main.go:42", "", "http://", "{\"level\":\"info\"}"]);
     works(json!({ "location": { "noise": noise, "stderr": "a warning\n" } }));
-    // More than a pipe or the host holds.
+    // More than a pipe or the host buffers.
     works(json!({ "location": { "noise": vec!["x".repeat(100_000); 5] } }));
 }
 
@@ -52,10 +52,10 @@ fn program_without_environment_gets_config_argument() {
     let behavior = json!({ "capabilities": { "hotbay": { "config": null } } });
     let running =
         ProcessFixture::new().run_with(behavior, |it| it.config(json!({ "depth": 3 })), |it| it);
-    let message = running.call_json(&json!({ "do": "tell" }));
-    assert_eq!(message["arguments"][1], "--config");
-    assert_eq!(message["environment"]["HOTBAY_CONFIG"], Value::Null);
-    assert_eq!(message["config"]["configTypes"][0]["data"], "eyJkZXB0aCI6M30=");
+    let reply = running.call_json(&json!({ "do": "report" }));
+    assert_eq!(reply["arguments"][1], "--config");
+    assert_eq!(reply["environment"]["HOTBAY_CONFIG"], Value::Null);
+    assert_eq!(reply["config"]["configTypes"][0]["data"], "eyJkZXB0aCI6M30=");
     running.end();
 }
 
@@ -68,7 +68,7 @@ fn older_dialects_are_supported() {
         });
         let running = ProcessFixture::new().run(behavior);
         running.serves();
-        let message = running.call_json(&json!({ "do": "tell" }));
+        let message = running.call_json(&json!({ "do": "report" }));
         assert_eq!(message["arguments"][1], "--config", "{dialect}");
         let environment = &message["environment"];
         assert_eq!(environment["HOTBAY_SOCKET_DIR"], Value::Null);
@@ -77,7 +77,7 @@ fn older_dialects_are_supported() {
         assert!(is_private(folder.as_ref()), "{folder}");
         let socket = format!("{folder}/{}-plugin.socket", running.fixture.name);
         assert!(std::path::Path::new(&socket).exists(), "{socket}");
-        // Contracts name their endpoints; the program decides what it knows.
+        // Contracts name their endpoints; the program decides which ones it supports.
         let request = || Request::json_text("{}").endpoint("spec/v1/validate");
         assert_eq!(running.handle.call(request()).unwrap().as_bytes(), b"{\"ok\":true}");
         let reply = block_on(running.handle.execute(request())).unwrap();

@@ -1,5 +1,5 @@
-//! A process plugin on trial: the fixture `program`, told to misbehave, with a list of all that
-//! was launched, so that a test can say at its end that nothing of it is left.
+//! Runs the fixture `program` as a process plugin and records all its launches, so that a test can
+//! check that nothing is left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use hotbay::{Error, Host, HostBuilder, PluginHandle, Reply, Request};
 use hotbay_tests::{Plugins, ProgramFolder, block_on, launches, loaded, state_of, unique, until};
 use serde_json::{Value, json};
 
-/// A folder of its own for one plugin and the files that it writes.
+/// A temporary folder for one plugin and the files it writes.
 pub(crate) struct ProcessFixture {
     plugins: Plugins,
     pub(crate) name: String,
@@ -19,12 +19,12 @@ impl ProcessFixture {
         Self { plugins: Plugins::new(), name: unique("trial") }
     }
 
-    /// Where a file of this name lies, whoever writes it.
+    /// Returns the path of a file in the folder.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.plugins.dir().join(name)
     }
 
-    /// The fixture, about to be installed.
+    /// Prepares the fixture for installation.
     pub(crate) fn program(&self, mut behavior: Value) -> ProgramFolder {
         behavior["journal"] = json!(self.file("journal"));
         behavior["marks"] = json!(self.file("marks"));
@@ -32,13 +32,13 @@ impl ProcessFixture {
         program.set("package", "program")
     }
 
-    /// Starts it in a host of its own.
+    /// Starts it in a new host.
     #[track_caller]
     pub(crate) fn run(self, behavior: Value) -> Running {
         self.run_with(behavior, |program| program, |builder| builder)
     }
 
-    /// Starts it in a host of its own, each a little different.
+    /// Starts it in a new host, after changes to both.
     #[track_caller]
     pub(crate) fn run_with(
         self,
@@ -52,28 +52,30 @@ impl ProcessFixture {
         Running { fixture: self, host, handle }
     }
 
-    /// The processes that were started, in their order.
+    /// Returns the started processes, in order.
     pub(crate) fn started(&self) -> Vec<u32> {
         launches(&self.file("journal"), "start")
     }
 
-    /// Waits until nothing is left of any launch: no process, no descendant, no folder.
+    /// Waits until no process, descendant or folder of any launch is left.
     pub(crate) fn assert_nothing_left(&self) {
         let journal = self.file("journal");
         let ids = [launches(&journal, "capabilities"), launches(&journal, "start")].concat();
-        until("its processes are gone", || ids.iter().all(|&id| is_gone(id)).then_some(()));
+        until("its processes have exited", || ids.iter().all(|&id| has_exited(id)).then_some(()));
         let marks = fs::read_to_string(self.file("marks")).unwrap_or_default();
         for line in marks.lines() {
             let (mark, folder) = line.split_once(' ').expect("a mark and a folder");
             until("its folder is gone", || {
                 (folder.is_empty() || !Path::new(folder).exists()).then_some(())
             });
-            until("its descendants are gone", || marked_processes(mark).is_empty().then_some(()));
+            until("its descendants have exited", || {
+                marked_processes(mark).is_empty().then_some(())
+            });
         }
     }
 }
 
-/// A plugin that was loaded.
+/// A loaded plugin.
 pub(crate) struct Running {
     pub(crate) fixture: ProcessFixture,
     pub(crate) host: Host,
@@ -81,24 +83,24 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Calls it in this thread.
+    /// Calls it on this thread.
     pub(crate) fn call(&self, action: &Value) -> Result<Reply, Error> {
         self.handle.call(Request::json_text(&action.to_string()))
     }
 
-    /// What a call that is fine tells.
+    /// Calls it, and returns the JSON reply of a successful call.
     #[track_caller]
     pub(crate) fn call_json(&self, action: &Value) -> Value {
         match self.call(action) {
-            Ok(reply) => reply.json().expect("it tells JSON"),
+            Ok(reply) => reply.json().expect("the reply is JSON"),
             Err(error) => panic!("{action}: {}", error.full_message()),
         }
     }
 
-    /// Calls it in this thread, and by a future.
+    /// Asserts that it answers by `call` and by `execute`.
     #[track_caller]
     pub(crate) fn serves(&self) {
-        // JSON, for those that want it.
+        // JSON, since some programs accept nothing else.
         let request = || Request::json_text("\"still here\"");
         for reply in [self.handle.call(request()), block_on(self.handle.execute(request()))] {
             match reply {
@@ -108,46 +110,46 @@ impl Running {
         }
     }
 
-    /// The process that was started last.
+    /// Returns the process started last.
     #[track_caller]
     pub(crate) fn pid(&self) -> u32 {
-        *self.fixture.started().last().expect("one was started")
+        *self.fixture.started().last().expect("a process was started")
     }
 
-    /// Unloads it; nothing is left of it.
+    /// Unloads it and asserts that nothing is left.
     pub(crate) fn end(self) {
-        block_on(self.host.unload(&self.fixture.name)).expect("it is there");
+        block_on(self.host.unload(&self.fixture.name)).expect("the plugin unloads");
         self.fixture.assert_nothing_left();
     }
 }
 
-/// Whether there is no such process, not even as a zombie.
-pub(crate) fn is_gone(process: u32) -> bool {
+/// Returns whether the process is gone, reaped included.
+pub(crate) fn has_exited(process: u32) -> bool {
     state_of(process).is_none()
 }
 
-/// Whether nobody else can look into a folder.
+/// Returns whether only the owner can access a folder.
 pub(crate) fn is_private(folder: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    let metadata = fs::metadata(folder).expect("the folder is there");
+    let metadata = fs::metadata(folder).expect("the folder exists");
     metadata.permissions().mode() & 0o777 == 0o700
 }
 
-/// Kills a process and waits until its host has reaped it: a zombie may have threads that still
-/// hold its sockets.
+/// Kills a process and waits until its host has reaped it: threads of a zombie may still hold its
+/// sockets.
 pub(crate) fn kill(process: u32) {
     signal(process, "KILL");
-    until("it is reaped", || is_gone(process).then_some(()));
+    until("the process is reaped", || has_exited(process).then_some(()));
 }
 
 /// Sends a signal to a process.
-#[allow(clippy::disallowed_methods, reason = "the system's own command sends the signal")]
+#[allow(clippy::disallowed_methods, reason = "`kill` sends the signal")]
 pub(crate) fn signal(process: u32, name: &str) {
     let sent = std::process::Command::new("kill").args(["-s", name, &process.to_string()]).status();
-    assert!(sent.expect("`kill` can be started").success(), "{name} to {process}");
+    assert!(sent.expect("`kill` starts").success(), "{name} to {process}");
 }
 
-/// The processes whose environment or arguments hold this mark, zombies left out.
+/// Returns the processes whose environment or arguments contain this tag, except zombies.
 fn marked_processes(mark: &str) -> Vec<u32> {
     let holds = |id: &u32| {
         ["environ", "cmdline"].iter().any(|file| {
@@ -155,7 +157,7 @@ fn marked_processes(mark: &str) -> Vec<u32> {
             text.windows(mark.len().max(1)).any(|part| part == mark.as_bytes())
         })
     };
-    let all = fs::read_dir("/proc").expect("this system has /proc").flatten();
+    let all = fs::read_dir("/proc").expect("`/proc` exists").flatten();
     let ids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     ids.filter(holds).collect()
 }

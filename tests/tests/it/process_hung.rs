@@ -1,5 +1,4 @@
-//! Processes that do not answer any more, and those that exit because they are idle: told apart
-//! from those that failed.
+//! Hung processes and processes that exit because they are idle, as opposed to failed ones.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use hotbay_tests::{block_on, event, events_until, limits, state_of, until};
 use serde_json::{Value, json};
 
 use crate::process_connections::idle;
-use crate::process_fixture::{ProcessFixture, Running, is_gone, signal};
+use crate::process_fixture::{ProcessFixture, Running, has_exited, signal};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -24,7 +23,7 @@ fn with_health(timeout: Duration) -> impl FnOnce(HostBuilder) -> HostBuilder {
 fn hung(running: &Running) -> u32 {
     let pid = running.pid();
     signal(pid, "STOP");
-    until("it stands still", || (state_of(pid) == Some('T')).then_some(()));
+    until("the process is stopped", || (state_of(pid) == Some('T')).then_some(()));
     pid
 }
 
@@ -49,7 +48,7 @@ fn hung_process_is_restarted_after_missed_deadline() {
             assert_eq!(ended, pid);
             assert!(reason.contains("hung") && reason.contains("`/healthz`"), "{reason}");
             event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
-            assert!(is_gone(pid));
+            assert!(has_exited(pid));
             running.serves();
             running.end();
         }
@@ -68,7 +67,7 @@ fn slow_process_with_good_health_is_kept() {
         let outcome = running.handle.call(request);
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     }
-    // Longer than its health may take.
+    // Longer than the health timeout.
     idle(Duration::from_millis(600));
     running.serves();
     assert_eq!(running.fixture.started(), [pid]);
@@ -93,7 +92,7 @@ pub(crate) fn with_idle(time: Duration) -> impl FnOnce(HostBuilder) -> HostBuild
     move |builder| builder.limits(limits)
 }
 
-/// The events of a host up to its end, as far as they tell of faults.
+/// Asserts that the host emitted no fault until it was dropped.
 fn no_fault(mut events: hotbay::Events) {
     while let Some(event) = events.try_next() {
         let is_fault =
@@ -105,8 +104,8 @@ fn no_fault(mut events: hotbay::Events) {
 #[test]
 fn call_racing_idle_exit_is_answered_by_next_process() {
     for call_async in [false, true] {
-        // The first process exits with 0 when it is called, without an answer, as one whose idle
-        // time was over in that moment.
+        // The first process exits with 0 during the call, without a reply, as if its idle timeout
+        // had passed at that moment.
         let exits = json!({ "serve": { "execute": { "how": "exit", "code": 0 } } });
         let behavior = json!({ "launches": [exits, { "serve": {} }] });
         let time = Duration::from_millis(300);
@@ -189,12 +188,12 @@ fn host_stops_idle_older_program_and_restarts_it() {
     let time = Duration::from_millis(300);
     let running = ProcessFixture::new().run_with(older(json!({})), |it| it, with_idle(time));
     running.serves();
-    let message = running.call_json(&json!({ "do": "tell" }));
-    assert_eq!(message["config"]["idleTimeout"], i64::MAX, "it never ends by itself");
+    let reply = running.call_json(&json!({ "do": "report" }));
+    assert_eq!(reply["config"]["idleTimeout"], i64::MAX, "it never exits on its own");
     let events = running.host.events();
     for _ in 0..2 {
         let pid = running.pid();
-        until("it is ended", || is_gone(pid).then_some(()));
+        until("it is stopped", || has_exited(pid).then_some(()));
         running.serves();
         assert_ne!(running.pid(), pid);
     }

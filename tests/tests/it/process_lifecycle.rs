@@ -1,5 +1,4 @@
-//! The life of a plugin's process: what it is given, that it is started again when it dies, and
-//! how long the host goes on trying.
+//! The lifecycle of a plugin's process: what it receives, restarts after exits, and backoff.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use hotbay::{ErrorKind, HostBuilder, HostEvent, PluginInfo, PluginState, Request
 use hotbay_tests::{block_on, event, limits, quarantine, until};
 use serde_json::json;
 
-use crate::process_fixture::{ProcessFixture, Running, is_gone, is_private, kill};
+use crate::process_fixture::{ProcessFixture, Running, has_exited, is_private, kill};
 use crate::process_hung::with_idle;
 
 fn patient(builder: HostBuilder) -> HostBuilder {
@@ -41,7 +40,7 @@ fn killed_process_is_reported_and_replaced() {
     };
     assert_eq!((of, next), (generation, running.pid()));
     assert_ne!(next, pid);
-    assert!(is_gone(pid), "it was reaped before the next one was started");
+    assert!(has_exited(pid), "the process is reaped before the next one starts");
     running.serves();
     assert_eq!(running.call_json(&json!({ "do": "count" })), 3);
     running.end();
@@ -55,10 +54,10 @@ fn large_config_arrives_in_private_file() {
         let running =
             ProcessFixture::new().run_with(read_file.clone(), |it| it.config(config), patient);
         for _ in 0..2 {
-            let message = running.call_json(&json!({ "do": "tell" }));
-            let data = message["config"]["configTypes"][0]["data"].as_str().expect("its config");
+            let reply = running.call_json(&json!({ "do": "report" }));
+            let data = reply["config"]["configTypes"][0]["data"].as_str().expect("its config");
             assert!(data.len() > bytes, "{}", data.len());
-            let environment = &message["environment"];
+            let environment = &reply["environment"];
             let folder = environment["HOTBAY_SOCKET_DIR"].as_str().expect("a folder");
             let file = environment["HOTBAY_CONFIG_FILE"].as_str();
             assert_eq!(file.is_some(), bytes > 90 << 10);
@@ -109,7 +108,7 @@ fn sent_call_that_timed_out_counts_once() {
     until("no call runs", || (running.host.list()[0].stats.running == 0).then_some(()));
     let now = running.host.list().swap_remove(0);
     let (now, before) = (now.stats, before.stats);
-    // On a busy machine a deadline may pass before its call reaches the process.
+    // On a busy machine a deadline may pass before the call reaches the process.
     let counted = (now.calls - before.calls, now.abandoned + now.refused, now.errors);
     assert_eq!(counted, (20, 20, 0), "{now:?}");
     assert!(now.abandoned > 0, "{now:?}");
@@ -159,15 +158,15 @@ fn repeated_exits_quarantine_and_probe_restores() {
 
 #[test]
 fn idle_process_exits_and_next_call_waits_for_start() {
-    // The host knows the time: it is what tells such an exit from one in the middle of a call.
+    // The host knows the idle timeout and so distinguishes such an exit from a crash.
     let idle = with_idle(Duration::from_millis(200));
     let behavior = json!({ "serve": { "idle_exit_ms": 200 } });
     let running = ProcessFixture::new().run_with(behavior, |it| it, idle);
     for round in 1..4 {
         let pid = running.pid();
-        // More than that if it exits before a slow caller's request reaches it.
+        // More if it exits before the request of a slow caller arrives.
         assert!(running.fixture.started().len() >= round);
-        until("it leaves", || is_gone(pid).then_some(()));
+        until("the process exits", || has_exited(pid).then_some(()));
         let reply = match round % 2 {
             0 => running.handle.call(Request::text("anyone?")),
             _ => block_on(running.handle.execute(Request::text("anyone?"))),
@@ -181,14 +180,14 @@ fn idle_process_exits_and_next_call_waits_for_start() {
     assert_eq!(
         (info.state.as_str(), info.stats.faults),
         ("serving", 0),
-        "it is no fault to be idle"
+        "an idle exit is not a fault"
     );
     running.end();
 }
 
 #[test]
 fn process_receives_only_listed_environment() {
-    // Cargo sets both for whatever it runs.
+    // Cargo sets both for every process it runs.
     let (passed, kept) = ("CARGO_PKG_NAME", "CARGO_PKG_VERSION");
     assert!(std::env::var_os(passed).is_some() && std::env::var_os(kept).is_some());
     let config = json!({ "depth": 3 });
@@ -197,8 +196,8 @@ fn process_receives_only_listed_environment() {
         |program| program.config(config.clone()).arguments(&["--first", "a b"]),
         |builder| builder.inherit_env(passed),
     );
-    let message = running.call_json(&json!({ "do": "tell" }));
-    let environment = message["environment"].as_object().unwrap();
+    let reply = running.call_json(&json!({ "do": "report" }));
+    let environment = reply["environment"].as_object().unwrap();
     let allowed: BTreeSet<&str> = [
         "PATH",
         "HOME",
@@ -222,12 +221,12 @@ fn process_receives_only_listed_environment() {
     }
     assert_eq!(environment[passed], std::env::var(passed).unwrap());
     assert!(!environment.contains_key(kept));
-    assert_eq!(message["config"]["id"], *running.fixture.name);
-    let entry = &message["config"]["configTypes"][0];
+    assert_eq!(reply["config"]["id"], *running.fixture.name);
+    let entry = &reply["config"]["configTypes"][0];
     assert_eq!(entry["type"], "hotbay/v1");
-    let arguments: Vec<_> = message["arguments"].as_array().unwrap().iter().skip(1).collect();
-    assert_eq!(arguments, ["--first", "a b"], "the config is where no other user sees it");
-    // The folder of its sockets is its own.
+    let arguments: Vec<_> = reply["arguments"].as_array().unwrap().iter().skip(1).collect();
+    assert_eq!(arguments, ["--first", "a b"], "the config is not visible to other users");
+    // It has a separate folder for its sockets.
     let folder = environment["HOTBAY_SOCKET_DIR"].as_str().unwrap();
     assert!(is_private(folder.as_ref()));
     running.end();
@@ -245,23 +244,23 @@ fn process_is_limited_and_inherits_no_descriptors() {
         |program| program.set("limits", memory),
         |builder| builder.limits(few),
     );
-    let message = running.call_json(&json!({ "do": "tell" }));
-    let limit = &message["limits"];
+    let reply = running.call_json(&json!({ "do": "report" }));
+    let limit = &reply["limits"];
     assert_eq!(
         (&limit["nofile"], &limit["cpu"], &limit["core"]),
         (&json!(60), &json!(50), &json!(0))
     );
     assert_eq!(limit["data"], 256 << 20, "{limit}");
-    // What it did not open itself are its standard streams.
+    // All descriptors it did not open are its standard streams.
     let own: BTreeSet<String> = std::fs::read_dir("/proc/self/fd")
         .unwrap()
         .filter_map(|file| Some(file.ok()?.path().read_link().ok()?.display().to_string()))
         .collect();
-    for (number, file) in message["files"].as_object().unwrap() {
+    for (number, file) in reply["files"].as_object().unwrap() {
         let is_standard = ["0", "1", "2"].contains(&&**number);
         assert!(is_standard || !own.contains(file.as_str().unwrap()), "{number} is {file}");
     }
-    let folder = message["folder"].as_str().unwrap();
+    let folder = reply["folder"].as_str().unwrap();
     assert!(folder.ends_with(&running.fixture.name), "{folder}");
     running.end();
 }
@@ -275,7 +274,7 @@ fn failed_restart_backs_off_and_calls_report_retry_time() {
     running.serves();
     let mut events = running.host.events();
     kill(running.pid());
-    // Whoever calls meanwhile waits, or hears when it is tried again; and then why.
+    // A caller waits, or gets the time of the next attempt and the last error.
     let error =
         until("a call is refused or answered", || match running.handle.call(Request::text("x")) {
             Ok(_) => Some(None),
@@ -302,7 +301,7 @@ fn call_with_long_deadline_waits_for_restart() {
     running.serves();
     let began = running.fixture.started().len();
     kill(running.pid());
-    until("the next start has failed", || (running.fixture.started().len() > began).then_some(()));
+    until("the next start fails", || (running.fixture.started().len() > began).then_some(()));
     for call_async in [false, true] {
         let request = Request::text("x").deadline_in(Duration::from_secs(60));
         let reply = match call_async {

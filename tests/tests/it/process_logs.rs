@@ -1,25 +1,25 @@
-//! What a plugin's process writes reaches the host's log, and never holds anybody up.
+//! Output of a plugin's process reaches the host's log and never blocks a caller.
 
 use hotbay::Request;
 use hotbay_tests::{block_on, until};
 use serde_json::json;
 use tracing::Level;
 
-use crate::logs::listener::{Heard, Line, listen};
+use crate::logs::recorder::{self, Line, Recorder};
 use crate::process_fixture::{ProcessFixture, Running};
 
-fn start() -> (&'static Heard, Running) {
+fn start() -> (&'static Recorder, Running) {
     (
-        listen(),
+        recorder::install(),
         ProcessFixture::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None)),
     )
 }
 
-/// The first line with this message.
+/// Returns the first line with this message.
 #[track_caller]
-fn heard(heard: &Heard, running: &Running, message: &str) -> Line {
+fn wait_for_line(recorder: &Recorder, running: &Running, message: &str) -> Line {
     until(message, || {
-        let lines = heard.of(&running.fixture.name);
+        let lines = recorder.of(&running.fixture.name);
         lines.into_iter().find(|line| line.message() == message)
     })
 }
@@ -39,15 +39,15 @@ fn stderr_lines_keep_level_and_fields() {
         "last".to_owned(),
     ];
     running.call_json(&json!({ "do": "log", "text": lines.join("\n") + "\n" }));
-    let line = heard(log, &running, "it broke");
+    let line = wait_for_line(log, &running, "it broke");
     assert_eq!((line.level, &*line.target), (Level::ERROR, "disk"));
     assert_eq!(line.field("free"), "i64 0");
-    assert_eq!(heard(log, &running, "it may break").level, Level::WARN);
-    assert_eq!(heard(log, &running, "which level").level, Level::INFO);
-    assert_eq!(heard(log, &running, "plain text").level, Level::INFO);
-    heard(log, &running, r#"{"level":"error","msg":"half"#);
-    heard(log, &running, "[1,2]");
-    heard(log, &running, "last");
+    assert_eq!(wait_for_line(log, &running, "it may break").level, Level::WARN);
+    assert_eq!(wait_for_line(log, &running, "which level").level, Level::INFO);
+    assert_eq!(wait_for_line(log, &running, "plain text").level, Level::INFO);
+    wait_for_line(log, &running, r#"{"level":"error","msg":"half"#);
+    wait_for_line(log, &running, "[1,2]");
+    wait_for_line(log, &running, "last");
     let all = log.of(&running.fixture.name);
     assert!(all.iter().all(|line| line.message() != "not wanted here"));
     running.end();
@@ -58,7 +58,7 @@ fn overlong_line_is_truncated_and_later_ones_arrive() {
     let (log, running) = start();
     let text = format!("{}\nafter it\n", "x".repeat(100 << 10));
     running.call_json(&json!({ "do": "log", "text": text }));
-    heard(log, &running, "after it");
+    wait_for_line(log, &running, "after it");
     let lines = log.of(&running.fixture.name);
     let long = lines.iter().find(|line| line.message().starts_with("xxxx")).expect("the long one");
     assert!(long.message().ends_with("… (cut)") && long.message().len() < 70_000);
@@ -71,7 +71,7 @@ fn stdout_after_location_is_logged() {
     // More than a pipe holds.
     running.call_json(&json!({ "do": "print", "to": "stdout", "bytes": 300_000, "line": 3000 }));
     running.serves();
-    until("it is heard", || {
+    until("the line arrives", || {
         let lines = log.of(&running.fixture.name);
         lines.iter().any(|line| line.message().starts_with("xxxx")).then_some(())
     });
@@ -106,15 +106,15 @@ fn process_with_closed_output_keeps_serving() {
 fn logging_through_host_needs_permission_and_token() {
     let (log, running) = start();
     let line = json!({ "level": 2, "target": "own", "message": "by the host" });
-    let reported = running.call_json(&json!({ "do": "ask-host", "path": "/log", "body": line }));
+    let reported = running.call_json(&json!({ "do": "call-host", "path": "/log", "body": line }));
     assert_eq!(reported["status"], 200, "{reported}");
-    assert_eq!(heard(log, &running, "by the host").target, "own");
+    assert_eq!(wait_for_line(log, &running, "by the host").target, "own");
     let reported =
-        running.call_json(&json!({ "do": "ask-host", "token": "guessed", "body": line }));
+        running.call_json(&json!({ "do": "call-host", "token": "guessed", "body": line }));
     assert_eq!(reported["status"], 401, "{reported}");
-    let reported = running.call_json(&json!({ "do": "ask-host", "path": "/none", "body": line }));
+    let reported = running.call_json(&json!({ "do": "call-host", "path": "/none", "body": line }));
     assert_eq!(reported["status"], 404, "{reported}");
-    let reported = running.call_json(&json!({ "do": "ask-host", "body": "no line" }));
+    let reported = running.call_json(&json!({ "do": "call-host", "body": "no line" }));
     assert_eq!(reported["status"], 400, "{reported}");
     running.end();
 
@@ -123,7 +123,7 @@ fn logging_through_host_needs_permission_and_token() {
         |program| program.set("permissions", json!([])),
         |builder| builder,
     );
-    let reported = mute.call_json(&json!({ "do": "ask-host", "body": line }));
+    let reported = mute.call_json(&json!({ "do": "call-host", "body": line }));
     assert_eq!(reported["status"], 403, "{reported}");
     assert_eq!(reported["headers"]["hotbay-log-level"], "0");
     mute.end();

@@ -1,5 +1,5 @@
-//! Programs of the older dialects as their own hosts run them: config by types, endpoints with
-//! methods and headers, sockets at fixed places, other kinds of sockets.
+//! Programs of the older dialects: config types, endpoints with methods and headers, sockets at
+//! fixed paths, and other kinds of sockets.
 
 use std::fs;
 use std::path::Path;
@@ -24,13 +24,13 @@ fn older(capabilities: Value, location: Value) -> Value {
 }
 
 fn notes(running: &Running) -> Vec<String> {
-    running.host.list().into_iter().next().expect("it serves").notes
+    running.host.list().into_iter().next().expect("the plugin is listed").notes
 }
 
 fn given(running: &Running) -> Vec<(String, Value)> {
     use base64::Engine as _;
-    let message = running.call_json(&json!({ "do": "tell" }));
-    let entries = message["config"]["configTypes"].as_array().expect("a list").clone();
+    let reply = running.call_json(&json!({ "do": "report" }));
+    let entries = reply["config"]["configTypes"].as_array().expect("a list").clone();
     let entry = |entry: Value| {
         let data = entry["data"].as_str().expect("base64").to_owned();
         let data = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
@@ -82,7 +82,7 @@ fn socket_at_fixed_path_stops_old_build_first() {
     assert!(socket.exists());
     let noted = notes(&running);
     assert!(noted.iter().any(|note| note.contains("stop-first")), "{noted:?}");
-    // Killed, it leaves both files, and the next process of it starts all the same.
+    // A killed process leaves both files; the next process starts nevertheless.
     kill(running.pid());
     running.serves();
     let manifest = running.fixture.file(&running.fixture.name).join("plugin.json");
@@ -110,7 +110,7 @@ fn foreign_files_at_fixed_path_are_kept() {
     let lock = place.join(format!("{}-plugin.socket.lock", running.fixture.name));
     fs::write(&lock, "1").unwrap();
     kill(running.pid());
-    until("its end was seen", || (!is_running(&running)).then_some(()));
+    until("its exit is noticed", || (!is_running(&running)).then_some(()));
     assert_eq!(fs::read_to_string(&lock).unwrap(), "1");
     assert!(place.join(format!("{}-plugin.socket", running.fixture.name)).exists());
     running.end();
@@ -142,13 +142,13 @@ fn manifest_may_request_tcp() {
     for behavior in [older(json!({}), json!({})), json!({})] {
         let running =
             ProcessFixture::new().run_with(behavior, |it| it.set("type", "tcp"), |builder| builder);
-        let message = running.call_json(&json!({ "do": "tell" }));
-        assert_eq!(message["config"]["type"], "tcp");
-        let folder = &message["environment"]["HOTBAY_SOCKET_DIR"];
+        let reply = running.call_json(&json!({ "do": "report" }));
+        assert_eq!(reply["config"]["type"], "tcp");
+        let folder = &reply["environment"]["HOTBAY_SOCKET_DIR"];
         if let Some(folder) = folder.as_str() {
             let sockets = fs::read_dir(Path::new(folder)).unwrap().flatten();
             let names: Vec<_> = sockets.map(|file| file.file_name()).collect();
-            assert_eq!(names, ["host.socket"], "it listens at a port");
+            assert_eq!(names, ["host.socket"], "it listens on a port");
         }
         running.serves();
         running.end();
@@ -181,7 +181,7 @@ fn listener_beyond_loopback_is_reported() {
     check("open", true);
     check("any6", true);
     check("tcp", false);
-    // It prints 0.0.0.0, and has bound 127.0.0.1.
+    // It reports 0.0.0.0, but has bound 127.0.0.1.
     check("any", false);
     check("unix", false);
 }
@@ -190,7 +190,7 @@ fn listener_beyond_loopback_is_reported() {
 fn method_and_headers_reach_endpoint() {
     for behavior in [older(json!({}), json!({})), json!({})] {
         let running = ProcessFixture::new().run(behavior);
-        let action = json!({ "do": "tell" }).to_string();
+        let action = json!({ "do": "report" }).to_string();
         for call_async in [false, true] {
             let request = Request::json_text(&action)
                 .endpoint("execute")
@@ -251,7 +251,7 @@ fn reserved_header_is_refused_before_call() {
 #[test]
 fn calls_with_own_headers_are_not_batched() {
     let running = ProcessFixture::new().run(json!({}));
-    let action = json!({ "do": "tell" }).to_string();
+    let action = json!({ "do": "report" }).to_string();
     let with =
         |token: String| Request::owned(action.clone().into_bytes()).header("Authorization", token);
     let requests: Vec<_> = (0..8).map(|at| with(format!("Bearer {at}"))).collect();
@@ -261,8 +261,8 @@ fn calls_with_own_headers_are_not_batched() {
     });
     assert_eq!(outcomes.len(), 8);
     for (at, outcome) in outcomes.into_iter().enumerate() {
-        let message: Value = outcome.outcome.unwrap().json().unwrap();
-        assert_eq!(message["headers"]["authorization"], format!("Bearer {at}"));
+        let reply: Value = outcome.outcome.unwrap().json().unwrap();
+        assert_eq!(reply["headers"]["authorization"], format!("Bearer {at}"));
     }
     running.end();
 }

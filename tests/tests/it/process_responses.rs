@@ -1,5 +1,5 @@
-//! What a process answers that is no answer: each comes to the caller as an error of its kind,
-//! and the next call is served by the same process.
+//! Invalid responses of a process: each becomes an error of its kind, and the same process serves
+//! the next call.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::process_fixture::{ProcessFixture, Running};
 
-/// Soon, for an answer that never comes.
+/// A short deadline for a response that never comes.
 const SOON: Duration = Duration::from_millis(100);
 
 fn start() -> Running {
@@ -25,27 +25,27 @@ fn start_with(output_bytes: u64) -> Running {
     )
 }
 
-/// Asks in both ways for an answer of this kind; the process lives through it and serves on.
+/// Requests such a response by both call methods, and checks that the process keeps serving.
 #[track_caller]
 fn check(
     running: &Running,
     action: Value,
     deadline: Option<Duration>,
-    judge: impl Fn(Result<Reply, Error>),
+    check_reply: impl Fn(Result<Reply, Error>),
 ) {
     let text = action.to_string();
     let request = || match deadline {
         Some(timeout) => Request::json_text(&text).deadline_in(timeout),
         None => Request::json_text(&text),
     };
-    judge(running.handle.call(request()));
+    check_reply(running.handle.call(request()));
     running.serves();
-    judge(block_on(running.handle.execute(request())));
+    check_reply(block_on(running.handle.execute(request())));
     running.serves();
     assert_eq!(running.fixture.started().len(), 1, "{text}");
 }
 
-/// As `check`, for answers that are errors of this kind and say this.
+/// Like `check`, for responses that become errors of this kind with these messages.
 #[track_caller]
 fn fails(running: &Running, answer: Value, kind: ErrorKind, expected: &[&str]) {
     fails_by(running, answer, None, kind, expected);
@@ -89,14 +89,14 @@ fn only_status_200_is_success() {
 fn author_error_arrives_with_all_parts() {
     let running = start();
     let action = json!({
-        "do": "error", "code": -7, "message": "no room", "retryable": true,
+        "do": "error", "code": -7, "message": "no space", "retryable": true,
         "details": { "rows": [1, 2] },
     });
     check(&running, action, None, |outcome| {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Plugin);
-        let own = error.plugin_error().expect("it is the plugin's own");
-        assert_eq!((own.code(), own.message()), (-7, "no room"));
+        let own = error.plugin_error().expect("the plugin's own error");
+        assert_eq!((own.code(), own.message()), (-7, "no space"));
         assert!(own.is_retryable());
         assert_eq!(own.details(), Some(&json!({ "rows": [1, 2] })));
     });
@@ -113,7 +113,7 @@ fn invalid_http_is_reported() {
 
 #[test]
 fn truncated_response_is_disconnected() {
-    // More than is promised.
+    // More than the content length.
     let running = start_with(2_000_000);
     for how in ["close", "half-head", "short"] {
         let expected = ["may have run", "before the answer was there"];
@@ -139,13 +139,13 @@ fn endless_response_ends_at_limit_or_deadline() {
 fn unusual_but_valid_responses_are_accepted() {
     let running = start();
     for how in ["sound", "chunked", "continue", "twice"] {
-        let action = json!({ "do": "answer", "how": how, "body": "as asked" });
+        let action = json!({ "do": "answer", "how": how, "body": "on request" });
         check(&running, action, None, |outcome| match outcome {
-            Ok(reply) => assert_eq!(reply.as_bytes(), b"as asked"),
+            Ok(reply) => assert_eq!(reply.as_bytes(), b"on request"),
             Err(error) => panic!("{how}: {}", error.full_message()),
         });
     }
-    // As large as it may be.
+    // As large as the limit.
     let action = json!({ "do": "bytes", "bytes": 100_000 });
     check(&running, action, None, |outcome| assert_eq!(outcome.unwrap().as_bytes().len(), 100_000));
     running.end();
@@ -164,11 +164,11 @@ fn error_body_over_output_limit_is_harmless() {
 #[test]
 fn panic_is_reported_with_location_and_process_survives() {
     let running = start();
-    check(&running, json!({ "do": "panic", "message": "as asked" }), None, |outcome| {
+    check(&running, json!({ "do": "panic", "message": "on request" }), None, |outcome| {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Panicked);
         let fault = error.fault().expect("a fault");
-        assert_eq!(fault.message(), "as asked");
+        assert_eq!(fault.message(), "on request");
         assert_eq!(fault.location(), Some("src/actions.rs:1:1"));
     });
     running.end();

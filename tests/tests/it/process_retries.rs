@@ -1,5 +1,5 @@
-//! Calls whose process went away under them: which are made again, and which are not, since they
-//! may have run.
+//! Calls whose process exits during the call: which ones are repeated, and which are not because
+//! they may have run.
 
 use std::thread;
 
@@ -52,7 +52,7 @@ fn idempotent_call_is_answered_by_next_process() {
                 false => running.handle.call(request),
                 true => block_on(running.handle.execute(request)),
             });
-            until("the call begins", || began.exists().then_some(()));
+            until("the call starts", || began.exists().then_some(()));
             std::fs::write(&until_file, "").unwrap();
             calling.join().unwrap()
         });
@@ -67,10 +67,10 @@ fn idempotent_call_is_answered_by_next_process() {
                 false => running.handle.call(request),
                 true => block_on(running.handle.execute(request)),
             });
-            until("the call begins", || began.exists().then_some(()));
+            until("the call starts", || began.exists().then_some(()));
             kill(running.pid());
             std::fs::remove_file(&began).unwrap();
-            until("it begins again", || began.exists().then_some(()));
+            until("the call starts again", || began.exists().then_some(()));
             std::fs::write(&until_file, "").unwrap();
             calling.join().unwrap()
         });
@@ -101,7 +101,7 @@ fn idempotent_call_that_kills_every_process_fails() {
 fn call_that_did_not_run_is_repeated_after_process_death() {
     let running = start();
     for round in 1..=6 {
-        // Connections of both kinds are kept.
+        // Keeps connections of both call methods.
         running.serves();
         kill(running.pid());
         let reply = match round % 2 {
@@ -138,10 +138,10 @@ fn closed_kept_connection_is_retried_if_idempotent() {
 #[test]
 fn missing_socket_is_reported_as_call_not_sent() {
     let running = ProcessFixture::new().run(json!({ "serve": { "close_after_calls": 1 } }));
-    // Twice does no harm, where a kept connection is just being closed.
+    // Idempotent, in case a kept connection is just being closed.
     let unlink = Request::json_text(r#"{"do":"unlink"}"#).idempotent();
     running.handle.call(unlink).unwrap();
-    let request = Request::text("nobody hears").idempotent();
+    let request = Request::text("not received").idempotent();
     let error = block_on(running.handle.execute(request)).unwrap_err();
     let message = error.full_message();
     assert_eq!(error.kind(), ErrorKind::Disconnected, "{message}");

@@ -1,12 +1,12 @@
-//! Plugins that are served by the SDK as programs: what their authors do arrives as it would
-//! from a library, and a panic ends nothing but its call.
+//! Plugins served as programs by the SDK: results arrive as from a library, and a panic ends only
+//! its call.
 
 use hotbay::{ErrorKind, HostEvent, LoadStep, Request, Snapshot};
 use hotbay_tests::{ProgramFolder, block_on, event, refused, until};
 use serde_json::{Value, json};
 use tracing::Level;
 
-use crate::logs::listener::listen;
+use crate::logs::recorder;
 use crate::process_fixture::{ProcessFixture, Running};
 
 fn served(program: ProgramFolder) -> ProgramFolder {
@@ -22,15 +22,15 @@ fn start_with(change: impl FnOnce(ProgramFolder) -> ProgramFolder) -> Running {
     ProcessFixture::new().run_with(json!({}), |program| change(served(program)), host)
 }
 
-/// The process that serves: its id tells whether it is still the same.
-fn same_count(running: &Running, expected: u64) {
+/// Asserts that the same process still serves, with this call count.
+fn assert_same_process(running: &Running, expected: u64) {
     assert_eq!(running.call_json(&json!({ "do": "count" })), expected, "it is the same process");
 }
 
 #[test]
 fn sdk_panic_is_reported_and_process_survives() {
     let running = start();
-    same_count(&running, 1);
+    assert_same_process(&running, 1);
     let action = json!({ "do": "panic", "message": "no such thing" }).to_string();
     for call_async in [false, true] {
         let mut events = running.host.events();
@@ -47,7 +47,7 @@ fn sdk_panic_is_reported_and_process_survives() {
         let HostEvent::Faulted { own_thread, .. } = faulted else { panic!("{faulted:?}") };
         assert!(!own_thread);
     }
-    same_count(&running, 2);
+    assert_same_process(&running, 2);
     running.serves();
     running.end();
 }
@@ -56,13 +56,13 @@ fn sdk_panic_is_reported_and_process_survives() {
 fn panic_on_sdk_thread_is_reported_to_host() {
     let running = start();
     let mut events = running.host.events();
-    let action = json!({ "do": "panic-elsewhere", "message": "all alone" });
+    let action = json!({ "do": "panic-elsewhere", "message": "on a thread" });
     assert_eq!(running.call(&action).unwrap().as_bytes(), b"panicked");
     let faulted = event(&mut events, |event| matches!(event, HostEvent::Faulted { .. }));
     let HostEvent::Faulted { own_thread, fault, .. } = faulted else { panic!("{faulted:?}") };
     assert!(own_thread);
-    assert_eq!(fault.message(), "all alone");
-    same_count(&running, 1);
+    assert_eq!(fault.message(), "on a thread");
+    assert_same_process(&running, 1);
     running.end();
 }
 
@@ -72,7 +72,7 @@ fn sdk_author_error_arrives_unchanged() {
     let details = json!({ "rows": [1, 2], "text": "ä" });
     for code in [-7, 0, 17, i32::MAX] {
         let action = json!({
-            "do": "fail", "code": code, "message": "no \"room\"", "details": details,
+            "do": "fail", "code": code, "message": "no \"space\"", "details": details,
             "retryable": code == 17,
         });
         let text = action.to_string();
@@ -82,8 +82,8 @@ fn sdk_author_error_arrives_unchanged() {
         ] {
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Plugin, "{}", error.full_message());
-            let own = error.plugin_error().expect("it is the author's own");
-            assert_eq!((own.code(), own.message()), (code, "no \"room\""));
+            let own = error.plugin_error().expect("the author's own error");
+            assert_eq!((own.code(), own.message()), (code, "no \"space\""));
             assert_eq!((own.details(), own.is_retryable()), (Some(&details), code == 17));
         }
     }
@@ -92,7 +92,7 @@ fn sdk_author_error_arrives_unchanged() {
 
 #[test]
 fn sdk_log_arrives_only_with_permission() {
-    let log = listen();
+    let log = recorder::install();
     let running = start();
     for by in ["host", "tracing", "log"] {
         let message = format!("by {by}");
@@ -107,7 +107,7 @@ fn sdk_log_arrives_only_with_permission() {
     running.end();
 
     let mute = start_with(|program| program.set("permissions", json!([])));
-    // What matters less than an error does not even go out.
+    // Lines below the level of an error are not even sent.
     let action = json!({ "do": "log", "by": "host", "level": "error", "message": "unheard" });
     let reported = mute.call(&action).unwrap();
     assert!(reported.as_text().unwrap().contains("permission"), "{}", reported.as_text().unwrap());
@@ -119,7 +119,7 @@ fn sdk_log_arrives_only_with_permission() {
 #[test]
 fn sdk_state_is_snapshotted_and_restored() {
     let running = start_with(|program| program.config(json!({ "start": 40 })));
-    same_count(&running, 41);
+    assert_same_process(&running, 41);
     let state = block_on(running.handle.snapshot()).unwrap().expect("a state");
     assert_eq!((state.version(), state.as_bytes()), (3, b"41".as_slice()));
     running.end();
@@ -150,13 +150,13 @@ fn start_refused_by_author_reports_its_message() {
         (json!({ "init_panics": "half a database" }), &["half a database", "lib.rs"]),
         (json!({ "no_such_field": 1 }), &["no_such_field"]),
     ];
-    for (config, says) in cases {
+    for (config, expected) in cases {
         let fixture = ProcessFixture::new();
         let folder = served(fixture.program(json!({}))).config(config).install();
         let host = hotbay::Host::builder().build().unwrap();
         let error = refused(&host, folder);
         let reported = error.full_message();
-        for part in says {
+        for part in expected {
             assert!(reported.contains(part), "`{part}` in: {reported}");
         }
         fixture.assert_nothing_left();
@@ -167,9 +167,9 @@ fn start_refused_by_author_reports_its_message() {
 fn sdk_shutdown_runs_at_unload_and_reports_failure() {
     let fixture = ProcessFixture::new();
     let file = fixture.file("count");
-    let config = json!({ "shutdown_tells": file });
+    let config = json!({ "shutdown_writes": file });
     let running = fixture.run_with(json!({}), |it| served(it).config(config), |builder| builder);
-    same_count(&running, 1);
+    assert_same_process(&running, 1);
     let mut events = running.host.events();
     block_on(running.host.unload(&running.fixture.name)).unwrap();
     event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));

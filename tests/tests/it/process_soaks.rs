@@ -1,5 +1,5 @@
-//! Small variants of the soaks of processes: kills while calls go on, and hosts that are killed.
-//! Each in a process of its own, so that all that is left can be counted.
+//! Short variants of the process soaks: killed plugin processes under load, and killed hosts. Each
+//! runs in a subprocess, so that all leftovers can be counted.
 
 use std::env;
 use std::fs;
@@ -13,14 +13,14 @@ use hotbay_tests::{
     kill_often, loaded, orphan,
 };
 
-/// Tells the test that it is the host to be killed: where it stages, and its plugins' folder.
+/// Set in the host to be killed: its staging folder and its plugins' folder.
 const HOST: &str = "HOTBAY_TESTS_HOST_OF";
-/// Set in a process that runs a single test again.
+/// Set in a subprocess that runs a single test again.
 const ALONE: &str = "HOTBAY_TESTS_ALONE";
 
-/// The test of this name once more, in a process of its own.
-#[allow(clippy::disallowed_methods, reason = "what is left is counted in a process of its own")]
-fn this_test(name: &str) -> Command {
+/// Returns a command that runs the test with this name in a subprocess.
+#[allow(clippy::disallowed_methods, reason = "leftovers are counted in a subprocess")]
+fn rerun_test(name: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
     command
@@ -31,7 +31,7 @@ fn random_kills_cause_no_wrong_reply_and_leave_nothing() {
     const NAME: &str = "process_soaks::\
                         random_kills_cause_no_wrong_reply_and_leave_nothing";
     if env::var_os(ALONE).is_none() {
-        let ended = this_test(NAME).env(ALONE, "1").output().unwrap();
+        let ended = rerun_test(NAME).env(ALONE, "1").output().unwrap();
         let message = String::from_utf8_lossy(&ended.stdout);
         let errors = String::from_utf8_lossy(&ended.stderr);
         assert!(ended.status.success() && message.contains("1 passed"), "{message}{errors}");
@@ -55,7 +55,7 @@ fn random_kills_cause_no_wrong_reply_and_leave_nothing() {
         block_on(host.shutdown(LIMIT));
         killed
     };
-    // What is made once and kept is there then.
+    // Resources that are created once and kept exist by now.
     run(1);
     let before = ResourceSnapshot::take();
     let killed = run(10);
@@ -81,9 +81,9 @@ fn killed_host_leaves_no_plugin_process() {
     }
     fs::create_dir(plugins.dir().join("staged")).unwrap();
     for _ in 0..3 {
-        let orphaned = orphan(this_test(NAME).env(HOST, plugins.dir()));
+        let orphaned = orphan(rerun_test(NAME).env(HOST, plugins.dir()));
         assert_eq!(orphaned.launches, 2, "{orphaned:?}");
-        // Of each plugin: itself, three that it started, and a guardian.
+        // Per plugin: its process, three descendants and a guardian.
         assert_eq!(orphaned.processes, 10, "{orphaned:?}");
         assert!(orphaned.left.is_empty(), "{orphaned:?}");
     }

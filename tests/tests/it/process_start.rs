@@ -1,5 +1,4 @@
-//! Programs that do not become a plugin: at which step they are refused, in which words, and that
-//! nothing of them is left.
+//! Refused programs: the step, the message, and that nothing is left.
 
 use std::fs;
 use std::path::Path;
@@ -20,14 +19,14 @@ const LAUNCH: Step = (ErrorKind::StartFailed, LoadStep::Launch);
 const LOCATION: Step = (ErrorKind::StartFailed, LoadStep::Location);
 const READY: Step = (ErrorKind::StartFailed, LoadStep::Ready);
 
-/// Loads what behaves so; it is refused so, and leaves nothing.
+/// Loads a program with this behavior. Checks that it is refused as expected and leaves nothing.
 #[track_caller]
 fn check(
     behavior: &Value,
     corrupt: impl FnOnce(ProgramFolder) -> ProgramFolder,
     timeout: Duration,
     step: Step,
-    says: &[&str],
+    expected: &[&str],
 ) {
     let (fixture, staging) = (ProcessFixture::new(), TempDir::new().expect("a folder"));
     let folder = corrupt(fixture.program(behavior.clone())).install();
@@ -37,7 +36,7 @@ fn check(
     let error = refused(&host, folder);
     let message = error.full_message();
     assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{behavior}: {message}");
-    for part in says {
+    for part in expected {
         assert!(message.contains(part), "`{part}` in: {message}");
     }
     assert!(lines_of(&error) <= 17 && message.len() < 2000, "{message}");
@@ -47,7 +46,7 @@ fn check(
 }
 
 fn files_below(folder: &Path) -> usize {
-    let entries = fs::read_dir(folder).expect("a folder to read");
+    let entries = fs::read_dir(folder).expect("the folder can be read");
     let count = |entry: fs::DirEntry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => files_below(&entry.path()),
         _ => 1,
@@ -55,26 +54,26 @@ fn files_below(folder: &Path) -> usize {
     entries.flatten().map(count).sum()
 }
 
-/// For what fails without anybody waiting.
+/// For failures that need no timeout.
 const LONG: Duration = Duration::from_secs(30);
-/// For what never comes; long enough for what is to go well before it.
+/// For timeouts; long enough for successful steps to finish well before.
 const SHORT: Duration = Duration::from_secs(4);
 
 #[track_caller]
-fn corrupted(corrupt: impl FnOnce(ProgramFolder) -> ProgramFolder, step: Step, says: &[&str]) {
-    check(&json!({}), corrupt, LONG, step, says);
+fn corrupted(corrupt: impl FnOnce(ProgramFolder) -> ProgramFolder, step: Step, expected: &[&str]) {
+    check(&json!({}), corrupt, LONG, step, expected);
 }
 
 #[track_caller]
-fn fails(behavior: Value, step: Step, says: &[&str]) {
-    check(&behavior, |it| it, LONG, step, says);
+fn fails(behavior: Value, step: Step, expected: &[&str]) {
+    check(&behavior, |it| it, LONG, step, expected);
 }
 
-/// All at once, since each takes its whole time.
+/// Runs all cases at once, since each takes its whole timeout.
 fn time_out(cases: &[(Value, Step, &[&str])]) {
     thread::scope(|scope| {
-        for (behavior, step, says) in cases {
-            scope.spawn(move || check(behavior, |it| it, SHORT, *step, says));
+        for (behavior, step, expected) in cases {
+            scope.spawn(move || check(behavior, |it| it, SHORT, *step, expected));
         }
     });
 }
@@ -86,9 +85,9 @@ fn file_that_cannot_run_is_refused_with_reason() {
     corrupted(ProgramFolder::not_executable, LAUNCH, &["is not executable", "chmod +x"]);
     let here = std::env::consts::ARCH;
     corrupted(ProgramFolder::for_another_processor, CAPABILITIES, &["built for", here]);
-    let says = ["`/nowhere/bin/interpreter`", "interpreter"];
-    corrupted(ProgramFolder::without_interpreter, CAPABILITIES, &says);
-    // A shell reads it, and does not understand it.
+    let expected = ["`/nowhere/bin/interpreter`", "interpreter"];
+    corrupted(ProgramFolder::without_interpreter, CAPABILITIES, &expected);
+    // A shell reads it, and rejects it.
     let python = |it: ProgramFolder| it.bytes("import sys\nprint(sys.argv[1:])\n");
     corrupted(python, CAPABILITIES, &["a script without a `#!` line"]);
     corrupted(|it| it.bytes(""), CAPABILITIES, &["the file is empty"]);
@@ -104,13 +103,13 @@ fn failing_script_is_reported_with_last_output() {
 
 #[test]
 fn failed_start_shows_first_and_last_lines() {
-    // As Node writes it: what is wrong comes first, and a long trace of its own after it.
+    // As Node writes it: the error comes first, followed by a long stack trace.
     let script = "#!/bin/sh\n[ \"$1\" = capabilities ] && [ -z \"$AT_ONCE\" ] && \
                   { echo '{\"hotbay\":{\"protocol\":1,\"endpoints\":[\"execute\"]}}'; exit; }\n\
                   echo '/app/main.js:3' >&2\necho 'const = 1;' >&2\necho 'SyntaxError: no name' >&2\n\
                   i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo \"    at frame $i\" >&2; done\n\
                   echo 'Node.js v20' >&2; exit 1\n";
-    let says = [
+    let expected = [
         "exit code 1",
         "it wrote:\n  /app/main.js:3\n  const = 1;\n  SyntaxError: no name\n",
         "\n  …\n",
@@ -122,7 +121,7 @@ fn failed_start_shows_first_and_last_lines() {
         let error = refused(&host, fixture.program(json!({})).bytes(script).install());
         let message = error.full_message();
         assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{message}");
-        for part in says {
+        for part in expected {
             assert!(message.contains(part), "`{part}` in: {message}");
         }
         assert!(!message.contains("\\n") && lines_of(&error) <= 20, "{message}");
@@ -165,8 +164,8 @@ fn invalid_capabilities_are_named_by_field() {
         (json!({ "exit": 3, "stderr": "no licence\n" }), &["exit code 3", "no licence"]),
         (json!({ "signal": 6 }), &["SIGABRT"]),
     ];
-    for (message, says) in cases {
-        fails(json!({ "capabilities": message }), CAPABILITIES, says);
+    for (message, expected) in cases {
+        fails(json!({ "capabilities": message }), CAPABILITIES, expected);
     }
 }
 
@@ -210,8 +209,8 @@ fn long_config_requires_program_that_reads_file() {
     let large = |it: ProgramFolder| it.config(json!({ "text": "x".repeat(200 << 10) }));
     for (channels, named) in [(json!(["env"]), "HOTBAY_CONFIG"), (json!([]), "--config")] {
         let behavior = json!({ "capabilities": { "hotbay": { "config": channels } } });
-        let says = ["bytes, and the system passes at most 1310", named, "HOTBAY_CONFIG_FILE"];
-        check(&behavior, large, LONG, step, &says);
+        let expected = ["bytes, and the system passes at most 1310", named, "HOTBAY_CONFIG_FILE"];
+        check(&behavior, large, LONG, step, &expected);
     }
     let older = json!({ "capabilities": { "dialect": "older" } });
     check(&older, large, LONG, step, &["--config", "passes at most 131071"]);
@@ -219,14 +218,14 @@ fn long_config_requires_program_that_reads_file() {
 
 #[test]
 fn invalid_argument_is_manifest_error() {
-    for (argument, says) in
+    for (argument, expected) in
         [("a\0b".to_owned(), "without NUL"), ("x".repeat(200 << 10), "131071 bytes")]
     {
         let fixture = ProcessFixture::new();
         let folder = fixture.program(json!({})).arguments(&[&argument]).install();
         let error = refused(&Host::builder().build().expect("a host"), folder);
         let message = error.full_message();
-        assert!(error.kind() == ErrorKind::Manifest && message.contains(says), "{message}");
+        assert!(error.kind() == ErrorKind::Manifest && message.contains(expected), "{message}");
         assert!(message.contains("`command[1]`") && message.len() < 2000, "{message}");
     }
 }

@@ -1,5 +1,5 @@
-//! What somebody else does to a running process: its private copy is removed, its guardian is
-//! killed, what lies beside it or above it may be changed by other users.
+//! Interference from outside with a running process: its private copy is removed, its guardian is
+//! killed, or files near it become writable by other users.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -20,7 +20,7 @@ fn is_restart(event: &HostEvent) -> bool {
     matches!(event, HostEvent::Restarted { .. })
 }
 
-/// A plugin whose copies go to a folder of the test's own.
+/// A plugin whose copies are staged in a temporary folder.
 fn staged() -> (TempDir, Running) {
     let staging = TempDir::new().unwrap();
     let host = |builder: HostBuilder| patient(builder).staging_dir(staging.path());
@@ -65,19 +65,19 @@ fn missing_copy_is_not_staged_from_another_build() {
     let mut events = running.host.events();
     kill(running.pid());
     event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
-    let message = until("the failed start is told", || {
+    let message = until("the failed start is reported", || {
         let error = format!("{:?}", running.call(&json!({ "do": "count" })).err()?);
         error.contains("step `stage`").then_some(error)
     });
     assert!(message.contains("no longer the loaded build"), "{message}");
-    // It is tried again, and works once the file is back.
+    // The start is retried, and works once the file is back.
     fs::rename(&kept, &program).unwrap();
     event(&mut events, is_restart);
     running.serves();
     running.end();
 }
 
-/// The guardians of this process's plugins that carry this mark.
+/// Returns the guardians of this process's plugins that carry this tag.
 fn guardians(mark: &str) -> Vec<u32> {
     let expected = format!("HOTBAY_GUARDED={mark}");
     let is_one = |pid: &u32| {
@@ -91,8 +91,8 @@ fn guardians(mark: &str) -> Vec<u32> {
 #[test]
 fn killed_guardian_is_replaced_in_same_group() {
     let running = ProcessFixture::new().run(json!({}));
-    let message = running.call_json(&json!({ "do": "tell" }));
-    let mark = message["environment"]["HOTBAY_LAUNCH"].as_str().expect("a mark").to_owned();
+    let reply = running.call_json(&json!({ "do": "report" }));
+    let mark = reply["environment"]["HOTBAY_LAUNCH"].as_str().expect("a mark").to_owned();
     let group_of = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.split(' ').nth(2).unwrap().to_owned()
@@ -105,7 +105,7 @@ fn killed_guardian_is_replaced_in_same_group() {
         let arguments = String::from_utf8(arguments).unwrap();
         assert!(!arguments.contains(&mark) && !arguments.contains("hotbay-run-"), "{arguments}");
         signal(guardian, "KILL");
-        until("another one is there", || {
+        until("another guardian exists", || {
             let now = guardians(&mark);
             (now.len() == 1 && now[0] != guardian).then_some(())
         });
@@ -120,7 +120,7 @@ fn killed_guardian_is_replaced_in_same_group() {
     assert!(!Path::new(&format!("/proc/{group}")).exists(), "its first guardian is reaped");
 }
 
-/// A plugin that is fine, and in its folder a file, a folder and a file in that.
+/// Installs a valid plugin with a file, a folder and a nested file beside the program.
 fn with_helpers(fixture: &ProcessFixture) -> PathBuf {
     let folder = fixture.program(json!({})).install();
     fs::create_dir(folder.join("lib")).unwrap();
@@ -134,11 +134,11 @@ fn with_helpers(fixture: &ProcessFixture) -> PathBuf {
 
 #[test]
 fn files_beside_program_are_checked_like_program() {
-    type Spoil = fn(&Path);
+    type Corrupt = fn(&Path);
     fn set(path: PathBuf, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
-    let cases: [(Spoil, &str); 5] = [
+    let cases: [(Corrupt, &str); 5] = [
         (|folder| set(folder.join("helper.py"), 0o666), "helper.py"),
         (|folder| set(folder.join("lib/mod.py"), 0o664), "lib/mod.py"),
         (|folder| set(folder.join("lib"), 0o777), "lib`"),
@@ -171,7 +171,7 @@ fn files_beside_program_are_checked_at_each_restart() {
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o666)).unwrap();
     let mut events = running.host.events();
     kill(running.pid());
-    until("the failed start is told", || {
+    until("the failed start is reported", || {
         let error = running.call(&json!({ "do": "count" })).err()?.full_message();
         (error.contains("step `stage`") && error.contains("helper.py")).then_some(())
     });
@@ -198,7 +198,7 @@ fn folder_below_writable_ancestor_is_refused_unless_sticky() {
         let message = format!("{error:?}");
         assert!(message.contains("above`") && message.contains("--allow-writable"), "{message}");
         let report = hotbay_tests::block_on(host.load_all());
-        assert!(report.loaded.is_empty(), "the directory is passed over");
+        assert!(report.loaded.is_empty(), "the directory is skipped");
         let builder = Host::builder().allow_writable_by_others(true);
         loaded(&builder.build().unwrap(), &folder);
     }

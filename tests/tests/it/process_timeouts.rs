@@ -1,4 +1,4 @@
-//! Mistakes with process plugins that were once made: what hung for ever.
+//! Starts and calls of process plugins that once hung forever.
 
 use std::thread;
 use std::time::Duration;
@@ -15,7 +15,7 @@ fn host_of(plugins: &Plugins, start_timeout: Duration, drain_timeout: Duration) 
     Host::builder().plugin_dir(plugins.dir()).limits(limits).quarantine(None).build().unwrap()
 }
 
-fn message(start_timeout: Duration, location: Value) -> String {
+fn load_error(start_timeout: Duration, location: Value) -> String {
     let plugins = Plugins::new();
     let host = host_of(&plugins, start_timeout, Duration::from_secs(30));
     let program = ProgramFolder::new(plugins.dir(), "program");
@@ -27,14 +27,14 @@ fn message(start_timeout: Duration, location: Value) -> String {
 
 #[test]
 fn start_without_socket_ends_at_start_timeout() {
-    let message = message(Duration::from_millis(300), json!({ "unbound": true }));
+    let message = load_error(Duration::from_millis(300), json!({ "unbound": true }));
     assert!(message.contains("was not ready within 300 ms: no connection to"), "{message}");
 }
 
 #[test]
 fn program_exit_without_socket_is_detected() {
     let message =
-        message(Duration::from_secs(600), json!({ "unbound": true, "then": { "exit": 3 } }));
+        load_error(Duration::from_secs(600), json!({ "unbound": true, "then": { "exit": 3 } }));
     assert!(message.contains("ended with exit code 3"), "{message}");
 }
 
@@ -48,7 +48,7 @@ fn unanswered_sync_call_ends_with_plugin_unload() {
     let plugin = loaded(&host, ProgramFolder::new(plugins.dir(), "program").install());
     let answer = thread::scope(|scope| {
         let call = scope.spawn(|| plugin.call(Request::json_text(&wait)));
-        until("it runs", || began.exists().then_some(()));
+        until("the call runs", || began.exists().then_some(()));
         block_on(host.unload("program")).unwrap();
         call.join().unwrap()
     });

@@ -1,5 +1,5 @@
-//! Plugins by what they provide: who is found, in which order they are tried, and when the next
-//! one is.
+//! Calls by provided contract: which plugins are found, in which order they are tried, and when the
+//! next one is.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use hotbay::{
 use hotbay_tests::{Plugins, block_on, loaded, quarantine, reloaded, until};
 use serde_json::{Value, json};
 
-/// Answers with its name, or fails as its config says.
+/// Returns its name, or fails as configured.
 struct Provider {
     name: String,
     fails: Option<String>,
@@ -43,12 +43,12 @@ fn manifest(name: &str, version: &str) -> Manifest {
         .unwrap()
 }
 
-/// Adds a provider of the contract `table` that answers with its name.
+/// Registers a provider of the contract `table` that returns its name.
 fn provides(builder: HostBuilder, name: &str) -> HostBuilder {
     builder.register::<Provider>(manifest(name, "1.0.0"))
 }
 
-/// Adds one that fails.
+/// Registers a provider that fails.
 fn fails(builder: HostBuilder, name: &str, how: &str) -> HostBuilder {
     let config = json!({ "name": name, "fails": how });
     builder.register::<Provider>(manifest(name, "1.0.0").with_config(config).unwrap())
@@ -66,7 +66,7 @@ fn plugin(error: &Error) -> Option<&str> {
     error.plugin().map(PluginName::as_str)
 }
 
-/// The same call in both ways, which answer the same.
+/// Makes the same call by both call methods, which must agree.
 #[track_caller]
 fn call(providers: &Providers, request: Request<'_>) -> Result<String, Error> {
     let here = providers.call(request.clone());
@@ -80,7 +80,7 @@ fn call(providers: &Providers, request: Request<'_>) -> Result<String, Error> {
             assert_eq!((here.kind(), plugin(&here)), (pooled.kind(), plugin(&pooled)));
             Err(here)
         }
-        (here, pooled) => panic!("{here:?} in this thread, {pooled:?} in the pool"),
+        (here, pooled) => panic!("{here:?} on this thread, {pooled:?} in the pool"),
     }
 }
 
@@ -88,7 +88,7 @@ fn calls(host: &Host) -> Vec<u64> {
     host.list().iter().map(|info| info.stats.calls).collect()
 }
 
-/// The choices that were told since the last look.
+/// Returns the choices reported since the last call.
 fn chosen(events: &mut Events) -> Vec<(String, String, usize)> {
     let mut reported = Vec::new();
     while let Some(event) = events.try_next() {
@@ -131,10 +131,10 @@ fn preference_for_invalid_name_fails_host_build() {
 #[test]
 fn missing_provider_error_names_nearest() {
     let host = provides(Host::builder(), "a").build().unwrap();
-    let check = |contract: &str, says: &str| {
+    let check = |contract: &str, part: &str| {
         let error = host.providers(contract).unwrap_err();
         assert_eq!((error.kind(), plugin(&error)), (ErrorKind::NotFound, None));
-        assert!(format!("{error:?}").contains(says), "{error:?}");
+        assert!(format!("{error:?}").contains(part), "{error:?}");
     };
     check("tabel", "no plugin provides contract `tabel` (NotFound)\nhint: did you mean `table`?");
     check("a", "provided contracts: `table`");
@@ -270,7 +270,7 @@ fn providers_are_resolved_per_call() {
     install("four", "table");
     reloaded(&host, "library");
     assert_eq!(call(&providers, Request::text("x")).unwrap(), "four");
-    // The thread of the reload may still hold the host, so a drop alone would not end it now.
+    // The reload thread may still hold the host, so a drop alone might not end it now.
     block_on(host.shutdown(Duration::ZERO));
     drop(host);
     assert_eq!(call(&providers, Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
@@ -284,7 +284,7 @@ fn chosen_provider_is_reported_once_per_change() {
     let reported = |plugin: &str, others| vec![("table".to_owned(), plugin.to_owned(), others)];
     let providers = host.providers("table").unwrap();
     let _ = providers.names();
-    assert_eq!(chosen(&mut events), [], "nothing was called yet");
+    assert_eq!(chosen(&mut events), [], "no call was made yet");
     for _ in 0..3 {
         call(&providers, Request::text("x")).unwrap();
         call(&host.providers("table").unwrap(), Request::text("x")).unwrap();
@@ -296,7 +296,7 @@ fn chosen_provider_is_reported_once_per_change() {
     assert_eq!(chosen(&mut events), reported("b", 0));
     block_on(host.unload("b")).unwrap();
     call(&providers, Request::text("x")).unwrap_err();
-    assert_eq!(chosen(&mut events), [], "there is nobody to choose");
+    assert_eq!(chosen(&mut events), [], "no provider is left");
     let other = provides(Host::builder(), "c").build().unwrap();
     let mut others = other.events();
     call(&other.providers("table").unwrap(), Request::text("x")).unwrap();
@@ -308,8 +308,8 @@ fn provider_call_queues_at_once_and_cancels_on_drop() {
     let host = provides(provides(Host::builder(), "a"), "b").build().unwrap();
     let providers = host.providers("table").unwrap();
     let queued = providers.execute(Request::text("x"));
-    until("it has run", || (calls(&host) == [1, 0]).then_some(()));
+    until("the call has run", || (calls(&host) == [1, 0]).then_some(()));
     assert_eq!(block_on(queued).unwrap().as_bytes(), b"x a");
     drop(providers.execute(Request::text("y")));
-    until("it was counted", || (calls(&host) == [2, 0]).then_some(()));
+    until("the call is counted", || (calls(&host) == [2, 0]).then_some(()));
 }

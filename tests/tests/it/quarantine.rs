@@ -1,4 +1,5 @@
-//! Plugins that keep failing are not called for a while, then probed, then called again.
+//! Quarantine: plugins that keep failing are not called for a while, then probed, then called
+//! again.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use hotbay::{ErrorKind, Host, HostEvent, PluginHandle, Quarantine, QuarantineRea
 use hotbay_tests::{Plugins, block_on, event, loaded, quarantine, until};
 use serde_json::json;
 
-/// A plugin whose first calls panic, so many.
+/// Loads a plugin whose first `panics` calls panic.
 fn failing(plugins: &Plugins, panics: u32, policy: Option<Quarantine>) -> (Host, PluginHandle) {
     let host = Host::builder().quarantine(policy).build().expect("a host");
     let config = json!({ "panic_in": "execute", "panics": panics });
@@ -19,9 +20,9 @@ fn kind_of(handle: &PluginHandle) -> Option<ErrorKind> {
     outcome.err().map(|error| error.kind())
 }
 
-/// Calls until a probe goes through; answers with how that one ended.
+/// Calls until a probe passes, and returns its error kind.
 fn probe(handle: &PluginHandle) -> Option<ErrorKind> {
-    until("a probe goes through", || {
+    until("a probe passes", || {
         let kind = kind_of(handle);
         (kind != Some(ErrorKind::Quarantined)).then_some(kind)
     })

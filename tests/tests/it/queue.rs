@@ -1,4 +1,4 @@
-//! Pooled calls: bounded, answered one by one, and never lost.
+//! Pooled calls: the queue is bounded, each call gets its own reply, and none is lost.
 
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
@@ -8,7 +8,7 @@ use hotbay::{Error, ErrorKind, Host, PluginHandle, Request, UnloadReport};
 use hotbay_tests::{Plugins, block_on, host, loaded, unique, until};
 use serde_json::json;
 
-/// A plugin whose one worker hangs in its first call until it is released.
+/// A plugin whose only worker hangs in the first call until released.
 struct Busy {
     plugins: Plugins,
     host: Host,
@@ -22,12 +22,12 @@ impl Busy {
         let host = host(&plugins);
         let plugin = plugins.add(&unique("busy"), "faulty");
         let plugin = plugin.set("limits", json!({ "workers": 1, "queue": queue }));
-        let handle = loaded(&host, plugin.config(json!({ "obey": true })).write());
+        let handle = loaded(&host, plugin.config(json!({ "scripted": true })).write());
         let file = |name: &str| plugins.dir().join(name);
         let (release, entered) = (file("go"), file("entered"));
         let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
         let running = handle.execute(Request::json(&hang).expect("JSON"));
-        until("it runs", || entered.exists().then_some(()));
+        until("the first call runs", || entered.exists().then_some(()));
         Self { plugins, host, handle, running }
     }
 
@@ -54,9 +54,9 @@ fn full_queue_overloads_and_waiting_calls_complete() {
     assert!(error.hint().is_some_and(|hint| hint.contains("limits.queue")), "{error:?}");
     assert_eq!(error.retry_after(), None, "no call was timed yet");
     assert_eq!(busy.host.list()[0].stats.waiting, 2);
-    // On the caller's own thread there is no queue.
+    // A call on the caller's thread does not queue.
     assert!(busy.handle.call(Request::json_text("{}")).is_ok());
-    // That call was timed, so the host can estimate.
+    // That call was measured, so the host can estimate the wait.
     let wait = block_on(call()).unwrap_err().retry_after().expect("an estimate");
     assert!((Duration::from_millis(1)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
     std::fs::write(busy.release_file(), "").unwrap();
@@ -111,13 +111,13 @@ fn concurrent_calls_receive_their_own_replies() {
 fn abandoned_waiting_call_never_runs() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let config = json!({ "count": true, "obey": true });
+    let config = json!({ "count": true, "scripted": true });
     let plugin = plugins.add("counter", "faulty").config(config);
     let counter = loaded(&host, plugin.set("limits", json!({ "workers": 1 })).write());
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
     let running = counter.execute(Request::json(&hang).expect("JSON"));
-    until("it runs", || entered.exists().then_some(()));
+    until("the first call runs", || entered.exists().then_some(()));
     drop(counter.execute(Request::json_text(r#"{"count": true}"#)));
     let expected = counter.execute(Request::json_text(r#"{"count": true}"#));
     std::fs::write(release, "").unwrap();
@@ -131,7 +131,7 @@ fn calls_run_on_several_workers() {
     let file = |name: &str| plugins.dir().join(name);
     let wide = hotbay_tests::limits(|limits| limits.max_workers = 2);
     let host = Host::builder().limits(wide).build().unwrap();
-    let plugin = plugins.add("wide", "faulty").config(json!({ "obey": true }));
+    let plugin = plugins.add("wide", "faulty").config(json!({ "scripted": true }));
     let wide = loaded(&host, plugin.write());
     let release = file("go");
     let calls: Vec<_> = ["one", "two"]

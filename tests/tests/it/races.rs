@@ -1,4 +1,5 @@
-//! Many at once: loads of one name, calls while plugins come and go, hosts that end meanwhile.
+//! Concurrent operations: loads of one name, calls while plugins load and unload, and shutdown
+//! meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -39,7 +40,7 @@ fn callers_see_only_retired_during_load_unload_cycles() {
                 thread::yield_now();
                 continue;
             };
-            // Long enough not to be inline.
+            // Too long for an inline payload.
             let text = "a text of more than twenty-four bytes";
             let outcome = match pooled {
                 false => handle.call(Request::text(text)),
@@ -58,12 +59,12 @@ fn callers_see_only_retired_during_load_unload_cycles() {
         for _ in 0..15 {
             let handle = loaded(&host, &folder);
             let served = || handle.call(Request::text("x")).ok().map(drop);
-            until("it serves", served);
+            until("the plugin serves", served);
             block_on(host.unload(&name)).unwrap();
         }
         stop.store(true, Ordering::Relaxed);
     });
-    // Replies that were held for a moment at the wrong time may have kept some.
+    // Replies held at the wrong moment may have kept some.
     for kept in host.retained() {
         assert!(kept.reason.starts_with("outputs: "), "{}", kept.reason);
     }

@@ -1,5 +1,5 @@
-//! Builds that are swapped while calls are in flight: which build answers, what is told, who
-//! may be swapped.
+//! Reloads while calls are in flight: which build answers, what is reported, and which plugins can
+//! be reloaded.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,9 +14,9 @@ use hotbay_tests::{
 };
 use serde_json::json;
 
-/// Swaps a plugin back and forth between two configs, so often, while four threads call it;
-/// every reply has to be one that its generation gives.
-fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], says: [&str; 2]) {
+/// Reloads a plugin `swaps` times between two configs while four threads call it. Every reply must
+/// match its generation.
+fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], texts: [&str; 2]) {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -30,7 +30,7 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
     let check = |outcome: Result<hotbay::Reply, hotbay::Error>| {
         let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
         let generation = reply.generation().get();
-        let expected = says[usize::try_from(generation % 2).unwrap()];
+        let expected = texts[usize::try_from(generation % 2).unwrap()];
         assert_eq!(reply.as_text().unwrap(), expected, "of generation {generation}");
         *replies.lock().unwrap().entry(generation).or_default() += 1;
     };
@@ -43,7 +43,7 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
             }
         }
     });
-    // All but the last are closed, be it after a reply that was held for a moment.
+    // All but the last are closed, some only after a held reply is dropped.
     let mut closed = 0;
     while closed < swaps {
         let end = |event: &HostEvent| {
@@ -69,9 +69,9 @@ fn reloads_under_load_fail_no_call() {
 
 #[test]
 fn working_plugin_is_swapped_under_load() {
-    let says = ["A TEXT OF MORE THAN 24 BYTES", "a text of more than 24 bytes"];
+    let texts = ["A TEXT OF MORE THAN 24 BYTES", "a text of more than 24 bytes"];
     let configs = ["upper", "lower"].map(|mode| json!({ "mode": mode }));
-    swap_under_load("transform", 200, configs, says);
+    swap_under_load("transform", 200, configs, texts);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn reload_moves_queued_calls_and_lets_running_end() {
     let plugin = plugins.add(&name, "faulty").config(hangs).set("limits", one_worker.clone());
     let handle = loaded(&host, plugin.write());
     let running = handle.execute(Request::text("x"));
-    until("it runs", || entered.exists().then_some(()));
+    until("the first call runs", || entered.exists().then_some(()));
     let queued: Vec<_> = (0..50).map(|_| handle.execute(Request::text("x"))).collect();
     let config = json!({ "answers": "new" });
     plugins.add(&name, "faulty").config(config).set("limits", one_worker).write();
@@ -97,23 +97,27 @@ fn reload_moves_queued_calls_and_lets_running_end() {
     }
     let old = format!("{name}-1");
     #[cfg(target_os = "linux")]
-    assert_eq!(threads(&old), [old.as_str(); 2], "the one that hangs and the one that opened it");
+    assert_eq!(
+        threads(&old),
+        [old.as_str(); 2],
+        "the hanging worker and the thread that opened it"
+    );
     std::fs::write(release, "").unwrap();
     let reply = block_on(running).unwrap();
     assert_eq!((reply.as_bytes(), reply.generation().get()), (b"x".as_slice(), 1));
     event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
-    until("its threads are gone", || threads(&old).is_empty().then_some(()));
+    until("its threads have exited", || threads(&old).is_empty().then_some(()));
 }
 
 #[test]
 fn reload_events_come_in_order() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let install = |at: u32| plugins.add("told", "faulty").config(json!({ "at": at })).write();
+    let install = |at: u32| plugins.add("events", "faulty").config(json!({ "at": at })).write();
     loaded(&host, install(1));
     let mut events = host.events();
     install(2);
-    reloaded(&host, "told");
+    reloaded(&host, "events");
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
     let [
         HostEvent::Promoted { plugin, version, generation, from },
@@ -123,7 +127,7 @@ fn reload_events_come_in_order() {
     else {
         panic!("{seen:#?}");
     };
-    assert_eq!((plugin.as_str(), version.to_string().as_str()), ("told", "0.1.0"));
+    assert_eq!((plugin.as_str(), version.to_string().as_str()), ("events", "0.1.0"));
     assert_eq!((generation.get(), from.map(|from| from.get())), (2, Some(1)));
     assert_eq!((retired.get(), closed.get()), (1, 1));
     assert!(leaked_bytes.is_none_or(|bytes| bytes == 0), "{leaked_bytes:?}");
@@ -170,14 +174,14 @@ fn concurrent_reloads_coalesce_to_latest() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
-    loaded(&host, plugins.add("desk", "faulty").write());
+    loaded(&host, plugins.add("office", "faulty").write());
     let config = json!({ "hang_in": "init", "release": release, "entered": entered });
-    plugins.add("desk", "faulty").config(config).write();
+    plugins.add("office", "faulty").config(config).write();
     thread::scope(|scope| {
-        let first = scope.spawn(|| block_on(host.reload("desk")));
-        until("the first one runs", || entered.exists().then_some(()));
-        plugins.add("desk", "faulty").config(json!({ "answers": "latest" })).write();
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(host.reload("desk"))).collect();
+        let first = scope.spawn(|| block_on(host.reload("office")));
+        until("the first reload runs", || entered.exists().then_some(()));
+        plugins.add("office", "faulty").config(json!({ "answers": "latest" })).write();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(host.reload("office"))).collect();
         for request in &mut waiting {
             let mut context = Context::from_waker(Waker::noop());
             assert!(request.as_mut().poll(&mut context).is_pending());
@@ -195,7 +199,7 @@ fn concurrent_reloads_coalesce_to_latest() {
             assert_eq!(error.kind(), ErrorKind::Superseded, "{}", error.full_message());
         }
     });
-    let reply = host.plugin("desk").unwrap().call(Request::text("x")).unwrap();
+    let reply = host.plugin("office").unwrap().call(Request::text("x")).unwrap();
     assert_eq!(reply.as_bytes(), b"latest");
 }
 
@@ -238,7 +242,7 @@ fn reload_with_missing_requirement_is_refused() {
     loaded(&host, plugins.add("store", "faulty").write());
     assert_eq!(reloaded(&host, "web").get(), 2);
     let error = block_on(host.unload("store")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Requires, "the new build needs it");
+    assert_eq!(error.kind(), ErrorKind::Requires, "the new build requires it");
 }
 
 #[test]
@@ -247,11 +251,11 @@ fn reload_ends_quarantine() {
     let policy = quarantine(|policy| policy.max_faults = 2);
     let host = Host::builder().quarantine(Some(policy)).build().unwrap();
     let config = json!({ "panic_in": "execute" });
-    let handle = loaded(&host, plugins.add("mended", "faulty").config(config).write());
+    let handle = loaded(&host, plugins.add("fixed", "faulty").config(config).write());
     let kinds = [(); 3].map(|()| handle.call(Request::text("x")).unwrap_err().kind());
     assert_eq!(kinds, [ErrorKind::Panicked, ErrorKind::Panicked, ErrorKind::Quarantined]);
-    plugins.add("mended", "faulty").write();
-    reloaded(&host, "mended");
+    plugins.add("fixed", "faulty").write();
+    reloaded(&host, "fixed");
     assert!(handle.call(Request::text("x")).is_ok());
     assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
 }

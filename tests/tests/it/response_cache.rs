@@ -1,4 +1,4 @@
-//! Replies that are kept: which questions are the same, for how long, and what is never kept.
+//! Cached replies: which requests are equal, for how long, and what is never cached.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,15 +15,15 @@ use serde_json::json;
 
 use crate::scripted_plugin::{NEVER, ScriptedPlugin};
 
-/// Counts the calls that reach it, and answers with the count; or fails, or answers at length.
+/// A plugin that counts its calls and returns the count, fails, or returns a long reply.
 fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>) {
     let reached = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&reached);
     let builder = builder.register_fn("counts", move |_, input| {
         let count = count.fetch_add(1, Ordering::Relaxed);
         match input.as_text()? {
-            "panic" => panic!("as it was told"),
-            "error" => Err(PluginError::new(1, "as it was told")),
+            "panic" => panic!("on request"),
+            "error" => Err(PluginError::new(1, "on request")),
             "long" => Ok(Output::bytes(vec![b'x'; 100_000])),
             _ => Ok(Output::text(count.to_string())),
         }
@@ -31,12 +31,12 @@ fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>
     (builder.cache("counts", cache).build().unwrap(), reached)
 }
 
-/// A cache whose replies are good as long as any test runs.
+/// A cache whose replies do not expire during a test.
 fn forever() -> ResponseCache {
     ResponseCache::new().age_max(NEVER)
 }
 
-/// The same call in every way there is.
+/// Makes the same call by every call method.
 fn all_call_methods(host: &Host, plugin: &str, request: Request<'_>) -> Vec<Result<Reply, Error>> {
     let handle = host.plugin(plugin).unwrap();
     let pipeline = host.pipeline([plugin]).unwrap();
@@ -91,13 +91,13 @@ fn disabled_cache_calls_plugin_every_time() {
 
 #[test]
 fn requests_differing_in_key_are_cached_apart() {
-    let operation = Manifest::new("asks", "1.0.0")
+    let operation = Manifest::new("checked", "1.0.0")
         .and_then(|manifest| manifest.with_permission("read"))
         .and_then(|manifest| manifest.with_permission("write"))
         .unwrap();
     let host =
-        Host::builder().register::<Counts>(operation).cache("asks", forever()).build().unwrap();
-    let asks = host.plugin("asks").unwrap();
+        Host::builder().register::<Counts>(operation).cache("checked", forever()).build().unwrap();
+    let checked = host.plugin("checked").unwrap();
     let questions = || {
         [
             Request::text("q"),
@@ -109,16 +109,16 @@ fn requests_differing_in_key_are_cached_apart() {
     };
     for _ in 0..2 {
         for (answer, request) in questions().into_iter().enumerate() {
-            assert_eq!(asks.call(request).unwrap().as_text().unwrap(), answer.to_string());
+            assert_eq!(checked.call(request).unwrap().as_text().unwrap(), answer.to_string());
         }
     }
     assert_eq!(hits_and_misses(&host), (5, 5));
-    let error = asks.call(Request::text("q").operation("exec")).unwrap_err();
+    let error = checked.call(Request::text("q").operation("exec")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    assert_eq!(hits_and_misses(&host), (5, 5), "what is refused is not looked for");
+    assert_eq!(hits_and_misses(&host), (5, 5), "a refused request is not looked up");
 }
 
-/// A plugin that answers with how many calls reached it before.
+/// Returns the number of earlier calls.
 struct Counts(AtomicU64);
 
 impl Plugin for Counts {
@@ -180,7 +180,7 @@ fn expired_reply_is_requested_again() {
         assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), answer);
     }
     assert_eq!((reached.load(Ordering::Relaxed), hits_and_misses(&host)), (3, (0, 3)));
-    assert_eq!(info(&host).stats.cache_bytes, 0, "what is too old is let go of");
+    assert_eq!(info(&host).stats.cache_bytes, 0, "expired replies are dropped");
 }
 
 #[test]
@@ -192,19 +192,19 @@ fn cache_respects_byte_limits() {
         assert_eq!(counts.call(Request::text("long")).unwrap().as_bytes().len(), 100_000);
     }
     assert_eq!((reached.load(Ordering::Relaxed), info(&host).stats.cache_bytes), (2, 0));
-    let ask = |question: u64| counts.call(Request::text(&question.to_string())).unwrap();
-    let first = ask(0).into_vec();
+    let question_call = |question: u64| counts.call(Request::text(&question.to_string())).unwrap();
+    let first = question_call(0).into_vec();
     for question in 1..1000 {
-        ask(question);
+        question_call(question);
         assert!(info(&host).stats.cache_bytes <= max_bytes);
-        assert_eq!(ask(0).as_bytes(), first, "what is asked for often stays");
+        assert_eq!(question_call(0).as_bytes(), first, "frequently requested replies stay");
     }
     assert!(info(&host).stats.cache_bytes > max_bytes / 2);
     assert_eq!(reached.load(Ordering::Relaxed), 1002);
-    ask(999);
-    assert_eq!(reached.load(Ordering::Relaxed), 1002, "the latest is there");
-    ask(1);
-    assert_eq!(reached.load(Ordering::Relaxed), 1003, "the oldest is not");
+    question_call(999);
+    assert_eq!(reached.load(Ordering::Relaxed), 1002, "the latest reply is cached");
+    question_call(1);
+    assert_eq!(reached.load(Ordering::Relaxed), 1003, "the oldest reply is not cached");
 }
 
 #[test]
@@ -215,24 +215,24 @@ fn reload_and_unload_clear_cache() {
     };
     let host = Host::builder().cache("swapped", forever()).build().unwrap();
     let handle = loaded(&host, install("one"));
-    let ask = || {
+    let question_call = || {
         let outcomes = all_call_methods(&host, "swapped", Request::text("q")).into_iter();
         outcomes.map(|outcome| outcome.unwrap().into_vec()).collect::<Vec<_>>()
     };
-    assert_eq!(ask(), [b"one"; 4]);
+    assert_eq!(question_call(), [b"one"; 4]);
     let pinned = handle.pin().unwrap();
     install("two");
     let generation = reloaded(&host, "swapped");
     assert_eq!(pinned.call(Request::text("q")).unwrap_err().kind(), ErrorKind::Retired);
     drop(pinned);
     let bytes = info(&host).stats.cache_bytes;
-    assert_eq!(ask(), [b"two"; 4]);
+    assert_eq!(question_call(), [b"two"; 4]);
     assert_eq!(handle.call(Request::text("q")).unwrap().generation(), generation);
     assert_eq!((hits_and_misses(&host), info(&host).stats.cache_bytes), ((7, 2), bytes));
     block_on(host.unload("swapped")).unwrap();
     assert_eq!(handle.call(Request::text("q")).unwrap_err().kind(), ErrorKind::Retired);
     loaded(&host, install("three"));
-    assert_eq!(ask()[0], b"three");
+    assert_eq!(question_call()[0], b"three");
     assert_eq!(handle.call(Request::text("q")).unwrap_err().kind(), ErrorKind::Retired);
 }
 
@@ -241,14 +241,14 @@ fn concurrent_equal_requests_both_reach_plugin() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder.cache("scripted", forever()));
     thread::scope(|scope| {
-        let ask = || fixture.handle.call(Request::text("wait")).unwrap().into_vec();
-        let both = [scope.spawn(ask), scope.spawn(ask)];
-        until("both are inside", || (scripted.heard().len() == 2).then_some(()));
-        scripted.open();
+        let question_call = || fixture.handle.call(Request::text("wait")).unwrap().into_vec();
+        let both = [scope.spawn(question_call), scope.spawn(question_call)];
+        until("both calls run", || (scripted.inputs().len() == 2).then_some(()));
+        scripted.release_all();
         assert_eq!(both.map(|one| one.join().unwrap()), [b"wait", b"wait"]);
     });
     fixture.handle.call(Request::text("wait")).unwrap();
-    assert_eq!((hits_and_misses(&fixture.host), scripted.heard().len()), ((1, 2), 2));
+    assert_eq!((hits_and_misses(&fixture.host), scripted.inputs().len()), ((1, 2), 2));
 }
 
 #[test]

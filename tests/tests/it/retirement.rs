@@ -1,4 +1,4 @@
-//! How generations and hosts end: what holds them, what is kept and why, and what is left.
+//! The end of generations and hosts: what holds them, what is kept and why, and what is left.
 
 use std::fs;
 use std::thread;
@@ -11,8 +11,8 @@ use hotbay_tests::{
 };
 use serde_json::json;
 
-/// Waits for the end of a generation: the reason to keep it, or none if it was closed.
-fn end_of(events: &mut Events) -> Option<String> {
+/// Waits for the end of a generation, and returns why it was kept; `None` if it was closed.
+fn wait_for_end(events: &mut Events) -> Option<String> {
     let end =
         |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
     match event(events, end) {
@@ -31,7 +31,7 @@ fn held_reply_keeps_library_and_stays_readable() {
     let folder = plugins.add(&name, "faulty").config(config).write();
     let reply = block_on(loaded(&host, &folder).execute(Request::text("x"))).unwrap();
     block_on(host.unload(&name)).unwrap();
-    assert_eq!(end_of(&mut events).as_deref(), Some("outputs: 1 held"));
+    assert_eq!(wait_for_end(&mut events).as_deref(), Some("outputs: 1 held"));
     assert_eq!(host.retained()[0].reason, "outputs: 1 held");
     #[cfg(target_os = "linux")]
     assert!(mappings(&name) > 0);
@@ -46,14 +46,14 @@ fn inline_and_copied_replies_keep_nothing() {
     let host = host(&plugins);
     let mut events = host.events();
     let name = unique("short");
-    let config = json!({ "obey": true });
+    let config = json!({ "scripted": true });
     let folder = plugins.add(&name, "faulty").config(config).write();
     let handle = loaded(&host, &folder);
     let long = json!({ "output_bytes": 1000 }).to_string();
     let copy = block_on(handle.execute(Request::json_text(&long))).unwrap().into_vec();
     let short = block_on(handle.execute(Request::json_text("{}"))).unwrap();
     block_on(host.unload(&name)).unwrap();
-    assert_eq!(end_of(&mut events), None);
+    assert_eq!(wait_for_end(&mut events), None);
     assert_eq!(mappings(&name), 0);
     assert_eq!((copy.len(), short.as_bytes()), (1000, b"{}".as_slice()));
 }
@@ -70,7 +70,7 @@ fn unload_waits_for_pin_and_refuses_new_calls() {
         let (host, name) = (host.clone(), name.clone());
         thread::spawn(move || block_on(host.unload(&name)))
     };
-    until("no new call is taken", || handle.call(Request::text("x")).err());
+    until("new calls are refused", || handle.call(Request::text("x")).err());
     for _ in 0..100 {
         let error = pinned.call(Request::text("hi")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Retired, "{}", error.full_message());
@@ -82,7 +82,7 @@ fn unload_waits_for_pin_and_refuses_new_calls() {
     assert!(!unload.is_finished());
     drop(pinned);
     unload.join().unwrap().unwrap();
-    assert_eq!(end_of(&mut events), None);
+    assert_eq!(wait_for_end(&mut events), None);
     assert_eq!(mappings(&name), 0);
 }
 
@@ -95,15 +95,15 @@ fn unload_times_out_on_pin_then_closes_when_released() {
     let handle = loaded(&host, plugins.add("pinned", "faulty").write());
     let pinned = handle.pin().unwrap();
     block_on(host.unload("pinned")).unwrap();
-    assert_eq!(end_of(&mut events).as_deref(), Some("calls: some still run"));
+    assert_eq!(wait_for_end(&mut events).as_deref(), Some("calls: some still run"));
     for _ in 0..2 {
         let error = pinned.call(Request::text("hi")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Retired, "{}", error.full_message());
     }
     drop(pinned);
-    // Looked at again, since the last lease is back.
-    assert_eq!(end_of(&mut events), None);
-    until("nothing is listed", || host.retained().is_empty().then_some(()));
+    // Checked again when the last lease is released.
+    assert_eq!(wait_for_end(&mut events), None);
+    until("no library is listed", || host.retained().is_empty().then_some(()));
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -120,15 +120,15 @@ fn running_thread_keeps_library_until_closed_event() {
         let handle = loaded(&host, plugin.set("permissions", json!(["log"])).write());
         block_on(handle.execute(Request::text("x"))).unwrap();
         block_on(host.unload(name)).unwrap();
-        assert_eq!(end_of(&mut events).as_deref(), Some("threads: 1 still run"));
+        assert_eq!(wait_for_end(&mut events).as_deref(), Some("threads: 1 still run"));
         fs::write(release, "").unwrap();
-        // The file is there before what it says.
-        let said = until("the thread has answered", || {
-            fs::read_to_string(&answer).ok().filter(|said| !said.is_empty())
+        // The file exists before its text.
+        let logged = until("the thread has written its result", || {
+            fs::read_to_string(&answer).ok().filter(|logged| !logged.is_empty())
         });
-        assert_eq!(said, "Closed");
-        // Looked at again, since the thread has ended.
-        assert_eq!(end_of(&mut events), None);
+        assert_eq!(logged, "Closed");
+        // Checked again when the thread exits.
+        assert_eq!(wait_for_end(&mut events), None);
     }
 }
 
@@ -143,7 +143,7 @@ fn only_caller_thread_leftovers_keep_library() {
     let mut events = host.events();
     block_on(loaded(&host, &folder).execute(Request::text("x"))).unwrap();
     block_on(host.unload(&name)).unwrap();
-    assert_eq!(end_of(&mut events), None);
+    assert_eq!(wait_for_end(&mut events), None);
     assert_eq!(mappings(&name), 0);
 
     let handle = loaded(&host, &folder);
@@ -152,12 +152,12 @@ fn only_caller_thread_leftovers_keep_library() {
         let (called, was_called) = std::sync::mpsc::channel();
         scope.spawn(move || {
             called.send(handle.call(Request::text("x")).is_ok()).unwrap();
-            // Lives on, with the plugin's value in it.
+            // Lives on with the plugin's thread-local value.
             let _ = wait.recv();
         });
         assert!(was_called.recv().unwrap());
         block_on(host.unload(&name)).unwrap();
-        let reason = end_of(&mut events).expect("it is kept");
+        let reason = wait_for_end(&mut events).expect("it is kept");
         assert!(reason.contains("thread"), "{reason}");
         drop(go);
     });
@@ -171,7 +171,7 @@ fn not_unloadable_library_is_kept() {
     let plugin = plugins.add("keeper", "faulty").set("unload", "keep");
     loaded(&host, plugin.write());
     block_on(host.unload("keeper")).unwrap();
-    let reason = end_of(&mut events).expect("it is kept");
+    let reason = wait_for_end(&mut events).expect("it is kept");
     assert!(reason.contains("`unload` to `keep`"), "{reason}");
 }
 
@@ -187,13 +187,13 @@ fn last_host_drop_leaves_no_mapping_thread_or_file() {
     let other = host.clone();
     block_on(handle.execute(Request::text("x"))).unwrap();
     drop(host);
-    assert!(handle.call(Request::text("x")).is_ok(), "a clone is left");
+    assert!(handle.call(Request::text("x")).is_ok(), "a clone still exists");
     #[cfg(target_os = "linux")]
     assert!(mappings(&name) > 0 && !threads(&name).is_empty());
     drop(other);
     assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
     assert_eq!(mappings(&name), 0);
-    until("its threads are gone", || threads(&name).is_empty().then_some(()));
+    until("its threads have exited", || threads(&name).is_empty().then_some(()));
     assert_eq!(fs::read_dir(staging.path()).unwrap().count(), 0);
 }
 
@@ -224,7 +224,7 @@ fn concurrent_shutdowns_are_one_and_final() {
     let seen = events_until(&mut events, stopped);
     assert!(seen.iter().any(|event| matches!(event, HostEvent::Closed { .. })));
     while let Some(event) = events.try_next() {
-        assert!(!stopped(&event), "told twice");
+        assert!(!stopped(&event), "reported twice");
     }
 }
 
@@ -237,9 +237,9 @@ fn shutdown_without_grace_skips_hanging_call() {
     let mut events = host.events();
     let handle = loaded(&host, plugins.add("hangs", "faulty").config(config).write());
     let running = handle.execute(Request::text("late"));
-    until("it runs", || entered.exists().then_some(()));
+    until("the call runs", || entered.exists().then_some(()));
     block_on(host.shutdown(Duration::ZERO));
-    assert_eq!(end_of(&mut events).as_deref(), Some("calls: some still run"));
+    assert_eq!(wait_for_end(&mut events).as_deref(), Some("calls: some still run"));
     event(&mut events, |event| matches!(event, HostEvent::Stopped));
     drop(host);
     fs::write(release, "").unwrap();

@@ -1,5 +1,5 @@
-//! Builds that cannot be promoted, for every reason there is: the one before never stops
-//! serving, nothing is left of the new one, and a good build can follow.
+//! Builds that cannot be promoted, for every possible reason: the old build keeps serving, nothing
+//! of the new one is left, and a good build can follow.
 
 use std::fs;
 use std::time::Duration;
@@ -11,24 +11,24 @@ use hotbay_tests::{
 };
 use serde_json::{Value, json};
 
-/// What goes wrong: the step, the kind, a part of the message, and what is installed.
+/// A failing build: step, kind, part of the message, and how it is installed.
 struct Case {
     step: LoadStep,
     kind: ErrorKind,
-    says: &'static str,
+    expected: &'static str,
     install: fn(Plugin, &Plugins),
 }
 
 fn case(
     step: LoadStep,
     kind: ErrorKind,
-    says: &'static str,
+    expected: &'static str,
     install: fn(Plugin, &Plugins),
 ) -> Case {
-    Case { step, kind, says, install }
+    Case { step, kind, expected, install }
 }
 
-/// A config that counts, with something besides.
+/// Returns a config that counts calls, with more fields.
 fn counting(more: Value) -> Value {
     let mut config = json!({ "count": true });
     let fields = config.as_object_mut().unwrap();
@@ -81,45 +81,45 @@ fn while_it_starts() -> Vec<Case> {
     use ErrorKind::{Config, StartFailed};
     use LoadStep::{Health, Init, Restore, Snapshot};
     vec![
-        case(LoadStep::Config, Config, "in validate, as asked", |plugin, _| {
+        case(LoadStep::Config, Config, "in validate, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "validate" }));
         }),
-        case(LoadStep::Config, StartFailed, "in validate, as asked", |plugin, _| {
+        case(LoadStep::Config, StartFailed, "in validate, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "validate" }));
         }),
-        case(Init, StartFailed, "in init, as asked", |plugin, _| {
+        case(Init, StartFailed, "in init, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "init" }));
         }),
-        case(Init, StartFailed, "panicked: in init, as asked", |plugin, _| {
+        case(Init, StartFailed, "panicked: in init, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "init" }));
         }),
-        case(Snapshot, StartFailed, "in snapshot, as asked", |plugin, plugins| {
+        case(Snapshot, StartFailed, "in snapshot, on request", |plugin, plugins| {
             fs::write(plugins.dir().join("error"), "").unwrap();
             write(plugin, json!({ "at": 1 }));
         }),
-        case(Snapshot, StartFailed, "panicked: in snapshot, as asked", |plugin, plugins| {
+        case(Snapshot, StartFailed, "panicked: in snapshot, on request", |plugin, plugins| {
             fs::write(plugins.dir().join("panic"), "").unwrap();
             write(plugin, json!({ "at": 2 }));
         }),
-        case(Restore, StartFailed, "in restore, as asked", |plugin, _| {
+        case(Restore, StartFailed, "in restore, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "restore" }));
         }),
-        case(Restore, StartFailed, "panicked: in restore, as asked", |plugin, _| {
+        case(Restore, StartFailed, "panicked: in restore, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "restore" }));
         }),
-        case(Restore, StartFailed, "state of shape 1, wanted 2", |plugin, _| {
+        case(Restore, StartFailed, "state of shape 1, expected 2", |plugin, _| {
             write(plugin, json!({ "shape": 2 }));
         }),
-        case(Health, StartFailed, "in health, as asked", |plugin, _| {
+        case(Health, StartFailed, "in health, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "health" }));
         }),
-        case(Health, StartFailed, "panicked: in health, as asked", |plugin, _| {
+        case(Health, StartFailed, "panicked: in health, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "health" }));
         }),
     ]
 }
 
-/// Breaks a build in each way while threads call, and follows it with a good one.
+/// Breaks a build in each way while threads call, and then installs a good one.
 fn check(handover: &str, cases: &[Case]) {
     let plugins = Plugins::new();
     let staging = tempfile::TempDir::new().unwrap();
@@ -130,10 +130,10 @@ fn check(handover: &str, cases: &[Case]) {
         let plugin = plugins.add(&name, "faulty").set("handover", handover);
         plugin.config(counting(more))
     };
-    // The snapshot fails while one of two files is there.
+    // The snapshot fails while one of two files exists.
     let switch = |what: &str| plugins.dir().join(what);
     let good = |at: usize| {
-        let panics = cases.get(at).is_some_and(|case| case.says.starts_with("panicked"));
+        let panics = cases.get(at).is_some_and(|case| case.expected.starts_with("panicked"));
         let what = if panics { "panic" } else { "error" };
         plugin(json!({ format!("{what}_in"): "snapshot", "while": switch(what), "at": at }))
     };
@@ -152,9 +152,9 @@ fn check(handover: &str, cases: &[Case]) {
             assert_eq!(error.generation(), Some(serving), "{message}");
             let keeps = format!("at step `{}`; generation {serving} keeps serving", case.step);
             assert!(
-                message.contains(case.says) && message.contains(&keeps),
+                message.contains(case.expected) && message.contains(&keeps),
                 "`{}`: {message}",
-                case.says
+                case.expected
             );
             match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
                 HostEvent::RolledBack { generation, step, reason, .. } => {
@@ -167,7 +167,7 @@ fn check(handover: &str, cases: &[Case]) {
             assert_nothing_left(&host, &name, serving.get(), staging.path());
 
             for what in ["error", "panic"] {
-                // Not there in most cases.
+                // Missing in most cases.
                 let _ = fs::remove_file(switch(what));
             }
             good(at + 1).write();
@@ -179,10 +179,10 @@ fn check(handover: &str, cases: &[Case]) {
     });
 }
 
-/// Only the image, the copy and the threads of the generation that serves are there.
+/// Waits until only image, copy and threads of the serving generation are left.
 #[track_caller]
 fn assert_nothing_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
-    // Replies that are held for a moment may keep a build that was closed before.
+    // Replies held for a moment may keep a build that was closed before.
     until("one image is left", || {
         (images(name).len() <= 1 && host.retained().is_empty()).then_some(())
     });
@@ -193,7 +193,7 @@ fn assert_nothing_left(host: &Host, name: &str, serving: u64, staging: &std::pat
     until("one copy is left", || (copies(staging) <= 1).then_some(()));
 }
 
-/// Files below a folder, however deep.
+/// Counts the files under a folder, recursively.
 fn copies(folder: &std::path::Path) -> usize {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { copies(&path) } else { 1 }).sum()
@@ -278,7 +278,7 @@ fn hanging_start_is_abandoned_and_listed() {
     plugins.add(&name, "faulty").config(json!({ "answers": "good" })).write();
     assert_eq!(reloaded(&host, &name).get(), 3);
     fs::write(release, "").unwrap();
-    until("it has ended", || left.exists().then_some(()));
+    until("init has finished", || left.exists().then_some(()));
     #[cfg(target_os = "linux")]
-    assert_eq!(threads(&format!("{name}-2")).len(), 1, "the one that opened it stays with it");
+    assert_eq!(threads(&format!("{name}-2")).len(), 1, "the thread that opened the library stays");
 }

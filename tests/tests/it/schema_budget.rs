@@ -1,5 +1,5 @@
-//! Schemas and inputs whose check would take longer than anybody waits, or more memory than there
-//! is. No time is measured: a check that does not end runs into the limit of the test.
+//! Schemas and inputs whose check would take too long or too much memory. No time is measured: a
+//! check that hangs runs into the limit of the test.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use hotbay::{ErrorKind, Host, PluginHandle, Request};
 use hotbay_tests::{Plugins, block_on, host, limits, loaded, refused};
 use serde_json::{Map, Value, json};
 
-/// `d0` refers twice to `d1`, and so on.
+/// A schema in which `d0` refers twice to `d1`, and so on.
 fn doubled(keyword: &str) -> Value {
     let twice = |i: usize| {
         let target = json!({ "$ref": format!("#/$defs/d{}", i + 1) });
@@ -34,7 +34,7 @@ fn nested(levels: usize, key: &str, inner: Value) -> Value {
     (0..levels).fold(inner, |inner, _| json!({ key: inner }))
 }
 
-/// Many alternatives for each of many elements, all of which have to be tried.
+/// Many alternatives for each of many elements; each must be tried.
 fn wide() -> (Value, String) {
     let alternatives: Vec<_> = (0..5_000).map(|n| json!({ "minimum": n, "maximum": n })).collect();
     let schema = json!({ "items": { "anyOf": alternatives } });
@@ -46,14 +46,14 @@ fn with_input_schema(plugins: &Plugins, host: &Host, schema: Value) -> PluginHan
 }
 
 #[track_caller]
-fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, says: &str) {
+fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, expected: &str) {
     let outcomes =
         [handle.call(Request::text(input)), block_on(handle.execute(Request::json_text(input)))];
     for outcome in outcomes {
         let error = outcome.unwrap_err();
         let message = error.full_message();
         assert_eq!(error.kind(), kind, "{message}");
-        assert!(message.contains(says), "`{says}` in: {message}");
+        assert!(message.contains(expected), "`{expected}` in: {message}");
     }
 }
 
@@ -138,10 +138,10 @@ fn input_check_past_deadline_is_aborted() {
     }
 }
 
-/// As the command sees it, with less memory than the errors of all alternatives would take.
+/// Runs as the command does, with less memory than the errors of all alternatives would need.
 #[test]
 #[cfg(target_os = "linux")]
-#[allow(clippy::disallowed_methods, reason = "the limit is for a process of its own")]
+#[allow(clippy::disallowed_methods, reason = "the memory limit applies to a subprocess")]
 fn config_check_uses_bounded_memory() {
     let plugins = Plugins::new();
     let plugin = plugins.add("checked", "faulty").set("config_schema", dynamic());

@@ -1,5 +1,5 @@
-//! A plugin on strings: a function whose calls do what their inputs say, and wait at a door that
-//! the test opens. It tests nothing itself.
+//! A compiled-in plugin whose calls follow a script in their input, and can wait at a gate that the
+//! test opens. Contains no tests.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -7,175 +7,178 @@ use std::time::Duration;
 use hotbay::{CallContext, Host, HostBuilder, Output, Payload, PluginError, PluginHandle, Request};
 use hotbay_tests::{LIMIT, until};
 
-/// What is known of the calls of one puppet, and the door at which they wait.
+/// Records the calls of one scripted plugin and holds the gate at which they wait.
 ///
-/// Inputs: `wait…` waits at the door, and panics then if it says `and panic`; `watch…` waits until the call is cancelled; `left` answers
-/// the milliseconds that are left, or `none`; `panic`, `error`; all others are answered as they
-/// are.
+/// Scripts: `wait…` waits at the gate, then panics if it contains `and panic`; `watch…` waits until
+/// the call is cancelled; `left` returns the remaining milliseconds, or `none`; `panic` and `error`
+/// fail. Any other input is echoed.
 #[derive(Clone, Default)]
 pub(crate) struct ScriptedPlugin(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    seen: Mutex<Seen>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Seen {
-    heard: Vec<String>,
+struct State {
+    inputs: Vec<String>,
     done: Vec<String>,
     cancelled: Vec<(String, Option<Duration>)>,
-    inside: usize,
+    active: usize,
     max_concurrent: usize,
-    /// How many may still go through the door; none: all.
-    tickets: Option<usize>,
+    /// Number of calls that may still pass the gate; `None` if it is open.
+    passes: Option<usize>,
 }
 
 impl ScriptedPlugin {
     pub(crate) fn new() -> Self {
         let scripted = Self::default();
-        scripted.change(|seen| seen.tickets = Some(0));
+        scripted.change(|state| state.passes = Some(0));
         scripted
     }
 
-    /// Hangs it into a host.
+    /// Registers it in a host.
     pub(crate) fn register(&self, builder: HostBuilder, name: &str) -> HostBuilder {
         let scripted = self.clone();
         builder.register_fn(name, move |ctx, input| scripted.run_script(ctx, input))
     }
 
-    /// A host with nothing but this puppet, under the name `scripted`.
+    /// Builds a host with only this plugin, named `scripted`.
     pub(crate) fn host(&self, configure: impl FnOnce(HostBuilder) -> HostBuilder) -> Fixture {
         let builder = configure(Host::builder());
         let host = self.register(builder, "scripted").build().expect("a host");
-        let handle = host.plugin("scripted").expect("it is compiled in");
+        let handle = host.plugin("scripted").expect("the plugin is registered");
         Fixture { host, handle }
     }
 
-    /// All inputs that came, in their order.
-    pub(crate) fn heard(&self) -> Vec<String> {
-        self.read(|seen| seen.heard.clone())
+    /// Returns all inputs received, in order.
+    pub(crate) fn inputs(&self) -> Vec<String> {
+        self.read(|state| state.inputs.clone())
     }
 
-    /// The inputs of the calls that have come to their ends.
-    pub(crate) fn done(&self) -> Vec<String> {
-        self.read(|seen| seen.done.clone())
+    /// Returns the inputs of finished calls.
+    pub(crate) fn finished(&self) -> Vec<String> {
+        self.read(|state| state.done.clone())
     }
 
-    /// What `watch` calls saw: who, and how long they had when they saw it.
+    /// Returns the inputs of cancelled `watch` calls, each with the remaining time it saw.
     pub(crate) fn cancelled(&self) -> Vec<(String, Option<Duration>)> {
-        self.read(|seen| seen.cancelled.clone())
+        self.read(|state| state.cancelled.clone())
     }
 
-    /// The most calls that were inside at once.
+    /// Returns the maximum number of concurrent calls.
     pub(crate) fn max_concurrent(&self) -> usize {
-        self.read(|seen| seen.max_concurrent)
+        self.read(|state| state.max_concurrent)
     }
 
-    /// Waits until a call with this input has begun.
-    pub(crate) fn begins(&self, input: &str) {
-        until(&format!("`{input}` begins"), || self.has(&self.heard(), input));
+    /// Waits until a call with this input has started.
+    pub(crate) fn wait_started(&self, input: &str) {
+        until(&format!("`{input}` starts"), || self.has(&self.inputs(), input));
     }
 
-    /// Waits until a call with this input has ended.
-    pub(crate) fn ends(&self, input: &str) {
-        until(&format!("`{input}` ends"), || self.has(&self.done(), input));
+    /// Waits until a call with this input has finished.
+    pub(crate) fn wait_finished(&self, input: &str) {
+        until(&format!("`{input}` finishes"), || self.has(&self.finished(), input));
     }
 
     fn has(&self, inputs: &[String], input: &str) -> Option<()> {
-        inputs.iter().any(|heard| heard == input).then_some(())
+        inputs.iter().any(|other| other == input).then_some(())
     }
 
-    /// Lets all through that wait at the door, and all to come.
-    pub(crate) fn open(&self) {
-        self.change(|seen| seen.tickets = None);
+    /// Opens the gate for all present and future calls.
+    pub(crate) fn release_all(&self) {
+        self.change(|state| state.passes = None);
     }
 
-    /// Lets one through.
+    /// Lets one call pass the gate.
     pub(crate) fn release_one(&self) {
-        self.change(|seen| seen.tickets = seen.tickets.map(|tickets| tickets + 1));
+        self.change(|state| state.passes = state.passes.map(|passes| passes + 1));
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Seen) -> T) -> T {
-        read(&self.0.seen.lock().unwrap())
+    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.0.state.lock().unwrap())
     }
 
-    fn change(&self, change: impl FnOnce(&mut Seen)) {
-        change(&mut self.0.seen.lock().unwrap());
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.state.lock().unwrap());
         self.0.changed.notify_all();
     }
 
-    fn pass(&self) {
-        let seen = self.0.seen.lock().unwrap();
-        let (mut seen, waited) =
-            self.0.changed.wait_timeout_while(seen, LIMIT, |seen| seen.tickets == Some(0)).unwrap();
-        assert!(!waited.timed_out(), "nobody opened the door");
-        seen.tickets = seen.tickets.map(|tickets| tickets - 1);
+    fn wait_at_gate(&self) {
+        let state = self.0.state.lock().unwrap();
+        let (mut state, waited) = self
+            .0
+            .changed
+            .wait_timeout_while(state, LIMIT, |state| state.passes == Some(0))
+            .unwrap();
+        assert!(!waited.timed_out(), "the gate was not opened");
+        state.passes = state.passes.map(|passes| passes - 1);
     }
 
     fn run_script(&self, ctx: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         let text = input.as_text()?.to_owned();
-        self.change(|seen| {
-            seen.heard.push(text.clone());
-            seen.inside += 1;
-            seen.max_concurrent = seen.max_concurrent.max(seen.inside);
+        self.change(|state| {
+            state.inputs.push(text.clone());
+            state.active += 1;
+            state.max_concurrent = state.max_concurrent.max(state.active);
         });
-        let _leaves = Leaves(self, text.clone());
+        let _leaves = CallGuard(self, text.clone());
         match text.as_str() {
             wait if wait.starts_with("wait") => {
-                self.pass();
-                assert!(!wait.contains("and panic"), "as asked");
+                self.wait_at_gate();
+                assert!(!wait.contains("and panic"), "on request");
             }
             watch if watch.starts_with("watch") => {
                 until("the call is cancelled", || ctx.is_cancelled().then_some(()));
-                self.change(|seen| seen.cancelled.push((text.clone(), ctx.remaining())));
+                self.change(|state| state.cancelled.push((text.clone(), ctx.remaining())));
             }
             "left" => {
                 let left = ctx.remaining().map(|left| left.as_millis().to_string());
                 return Ok(Output::text(left.unwrap_or_else(|| "none".to_owned())));
             }
-            "panic" => panic!("as asked"),
-            "error" => return Err(PluginError::new(500, "as asked")),
+            "panic" => panic!("on request"),
+            "error" => return Err(PluginError::new(500, "on request")),
             _ => {}
         }
         Ok(Output::text(text))
     }
 }
 
-struct Leaves<'p>(&'p ScriptedPlugin, String);
+struct CallGuard<'p>(&'p ScriptedPlugin, String);
 
-impl Drop for Leaves<'_> {
+impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
-        self.0.change(|seen| {
-            seen.inside -= 1;
-            seen.done.push(std::mem::take(&mut self.1));
+        self.0.change(|state| {
+            state.active -= 1;
+            state.done.push(std::mem::take(&mut self.1));
         });
     }
 }
 
-/// A host with one puppet.
+/// A host with one scripted plugin.
 pub(crate) struct Fixture {
     pub(crate) host: Host,
     pub(crate) handle: PluginHandle,
 }
 
 impl Fixture {
-    /// A pooled call.
+    /// Starts a pooled call.
     pub(crate) fn execute(&self, input: &str) -> hotbay::Execute {
         self.handle.execute(Request::text(input))
     }
 
     pub(crate) fn info(&self) -> hotbay::PluginInfo {
-        self.host.list().into_iter().next().expect("it is there")
+        self.host.list().into_iter().next().expect("the plugin is listed")
     }
 }
 
-/// A short time, after which something is to happen by itself.
+/// A short delay.
 pub(crate) const SOON: Duration = Duration::from_millis(30);
 
-/// A time that no test waits for.
+/// A duration that no test reaches.
 pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
-/// A deadline that calls meet, however busy the machine is, once they have begun.
+/// A deadline that calls meet once started, even on a busy machine.
 pub(crate) const LATE: Duration = Duration::from_millis(300);

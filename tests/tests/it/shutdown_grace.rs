@@ -1,5 +1,5 @@
-//! The end of a host: who may finish, who is told `Shutdown`, in which order, and that nothing
-//! is left.
+//! Shutdown of a host: which calls may finish, which fail with `Shutdown`, the order of plugins,
+//! and that nothing is left.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -14,17 +14,17 @@ use signal_hook::iterator::Signals;
 
 use crate::scripted_plugin::{Fixture, NEVER, ScriptedPlugin};
 
-/// One worker that waits in its first call, and three calls that wait for it.
+/// A host with one worker, busy with the first call, and three queued calls.
 fn busy(scripted: &ScriptedPlugin) -> (Fixture, Vec<hotbay::Execute>) {
     let one = limits(|limits| limits.max_workers = 1);
     let fixture = scripted.host(|builder| builder.limits(one));
     let mut calls = vec![fixture.execute("wait")];
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     calls.extend(["1", "2", "3"].map(|text| fixture.execute(text)));
     (fixture, calls)
 }
 
-/// Waits until a host that is being shut down refuses calls.
+/// Waits until a host that is shutting down refuses calls.
 fn refuses(fixture: &Fixture) {
     until("calls are refused", || {
         let outcome = fixture.handle.call(Request::text("direct"));
@@ -40,7 +40,7 @@ fn grace_finishes_queued_calls_and_refuses_new_ones() {
     thread::scope(|scope| {
         let shutdown = scope.spawn(|| block_on(fixture.host.shutdown(LIMIT)));
         refuses(&fixture);
-        let heard = scripted.heard();
+        let received = scripted.inputs();
         let outcomes = [
             block_on(fixture.execute("pooled")).map(drop),
             block_on(pipeline.run(Request::text("piped"))).map(drop),
@@ -51,9 +51,9 @@ fn grace_finishes_queued_calls_and_refuses_new_ones() {
         for (at, outcome) in outcomes.into_iter().enumerate().take(4) {
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Shutdown, "outcome {at}");
         }
-        assert_eq!(scripted.heard(), heard);
+        assert_eq!(scripted.inputs(), received);
         assert!(!shutdown.is_finished());
-        scripted.open();
+        scripted.release_all();
         for call in calls {
             assert!(block_on(call).is_ok());
         }
@@ -80,9 +80,9 @@ fn no_grace_fails_queued_calls_and_lets_running_end() {
     }
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
     assert!(seen.iter().any(|event| matches!(event, HostEvent::Kept { .. })), "{seen:?}");
-    scripted.open();
+    scripted.release_all();
     assert!(block_on(calls.remove(0)).is_ok());
-    assert_eq!(scripted.heard(), ["wait"]);
+    assert_eq!(scripted.inputs(), ["wait"]);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn expired_grace_fails_waiting_calls() {
     for call in calls.drain(1..) {
         assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Shutdown);
     }
-    scripted.open();
+    scripted.release_all();
     assert!(block_on(calls.remove(0)).is_ok());
 }
 
@@ -125,10 +125,10 @@ fn concurrent_shutdowns_complete_on_one_signal() {
             scope.spawn(|| block_on(fixture.host.shutdown(Duration::ZERO)));
         }
         assert!(fixture.host.retained().is_empty());
-        scripted.open();
+        scripted.release_all();
     });
     for call in calls {
-        // The first of them gave a grace.
+        // The first shutdown gave a grace.
         assert!(block_on(call).is_ok());
     }
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
@@ -148,7 +148,7 @@ fn plugins_retire_and_close_before_their_requirements() {
     assert!(block_on(host.load_all()).is_clean());
     let base = host.plugin("base").unwrap();
     let calls = [base.execute(Request::text("x")), base.execute(Request::text("x"))];
-    until("one runs", || entered.exists().then_some(()));
+    until("one call runs", || entered.exists().then_some(()));
     let mut events = host.events();
     thread::scope(|scope| {
         scope.spawn(|| block_on(host.shutdown(LIMIT)));
@@ -215,10 +215,10 @@ fn call_may_shut_down_its_own_host() {
     assert_eq!(error.kind(), ErrorKind::Shutdown);
 }
 
-/// Set for the process that does nothing but this test.
+/// Set in the subprocess that runs only this test.
 const CHILD: &str = "HOTBAY_TESTS_SHUTDOWN";
 
-/// The names of the host's own threads are the same in all tests, so this one runs alone.
+/// Runs in a subprocess, since hosts of other tests use the same thread names.
 #[test]
 fn shutdown_leaves_no_host_threads() {
     if std::env::var_os(CHILD).is_some() {
@@ -226,12 +226,12 @@ fn shutdown_leaves_no_host_threads() {
     }
     let name = "shutdown_grace::shutdown_leaves_no_host_threads";
     let this = std::env::current_exe().expect("a path");
-    #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
+    #[allow(clippy::disallowed_methods, reason = "threads are counted in a subprocess")]
     let output = Command::new(this)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .output()
-        .expect("the test itself can be started");
+        .expect("the test binary starts");
     let message = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && message.contains("1 passed"), "{message}{errors}");
@@ -240,24 +240,24 @@ fn shutdown_leaves_no_host_threads() {
 fn leave_no_thread() {
     let plugins = Plugins::new();
     let name = unique("gone");
-    let obey = plugins.add(&name, "faulty").config(json!({ "obey": true })).write();
+    let faulty = plugins.add(&name, "faulty").config(json!({ "scripted": true })).write();
     let scripted = ScriptedPlugin::new();
     let builder = Host::builder().plugin_dir(plugins.dir()).hot_reload(true);
     let host = scripted.register(builder, "scripted").build().unwrap();
-    let obey = hotbay_tests::loaded(&host, obey);
+    let faulty = hotbay_tests::loaded(&host, faulty);
     for _ in 0..10 {
         let request = Request::json_text("{}").deadline_in(NEVER);
-        block_on(obey.execute(request)).unwrap();
+        block_on(faulty.execute(request)).unwrap();
     }
-    let (late, plugins) = (host.plugin("scripted").unwrap(), scripted.clone());
+    let (late, script) = (host.plugin("scripted").unwrap(), scripted.clone());
     let late = late.execute(Request::text("wait").deadline_in(crate::scripted_plugin::SOON));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    plugins.open();
-    assert!(!threads("hotbay-").is_empty(), "some run before");
+    script.release_all();
+    assert!(!threads("hotbay-").is_empty(), "host threads run before the shutdown");
     block_on(host.shutdown(LIMIT));
     assert_eq!((threads(&name), threads("scripted")), (Vec::new(), Vec::new()));
     drop(host);
-    until("none is left", || threads("hotbay-").is_empty().then_some(()));
+    until("all host threads have exited", || threads("hotbay-").is_empty().then_some(()));
     // Handles may outlive the host.
-    assert_eq!(obey.call(Request::json_text("{}")).unwrap_err().kind(), ErrorKind::Shutdown);
+    assert_eq!(faulty.call(Request::json_text("{}")).unwrap_err().kind(), ErrorKind::Shutdown);
 }

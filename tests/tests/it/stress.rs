@@ -1,5 +1,5 @@
-//! Everything at once: deadlines, tokens, drops and reloads while many call. Each outcome is its
-//! own, and afterwards the plugin is as able as before.
+//! Deadlines, cancellations, drops and reloads at once while many threads call. Each call gets its
+//! own outcome, and afterwards the plugin works as before.
 
 use std::future::Future as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,11 +13,11 @@ use serde_json::json;
 
 use crate::scripted_plugin::ScriptedPlugin;
 
-/// Numbers that look random, the same in each run.
-struct Dice(u64);
+/// A pseudorandom generator with a fixed seed.
+struct Random(u64);
 
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+impl Random {
+    fn below(&mut self, sides: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
@@ -32,17 +32,18 @@ struct Outcomes {
     dropped: AtomicU64,
 }
 
-/// One caller's calls: some with deadlines of microseconds, some taken back, some dropped.
+/// Makes the calls of one caller: some with deadlines of microseconds, some cancelled, some
+/// dropped.
 fn storm(handle: &PluginHandle, seed: u64, calls: u64, outcomes: &Outcomes) {
-    let mut dice = Dice(seed);
+    let mut random = Random(seed);
     for number in 0..calls {
-        let text = format!("call {number} of {seed}, longer than what lies in place");
+        let text = format!("call {number} of {seed}, longer than an inline payload");
         let request = Request::text(&text);
         let add = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
-        match dice.roll(4) {
+        match random.below(4) {
             0 => {
                 let mut call = Box::pin(handle.execute(request));
-                for _ in 0..dice.roll(4) {
+                for _ in 0..random.below(4) {
                     let _ = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
                     thread::yield_now();
                 }
@@ -52,13 +53,13 @@ fn storm(handle: &PluginHandle, seed: u64, calls: u64, outcomes: &Outcomes) {
             kind => {
                 let token = CancellationToken::new();
                 let request = match kind {
-                    1 => request.deadline_in(Duration::from_micros(dice.roll(400))),
+                    1 => request.deadline_in(Duration::from_micros(random.below(400))),
                     2 => request.cancelled_by(token.clone()),
                     _ => request,
                 };
                 let call = handle.execute(request);
                 if kind == 2 {
-                    (0..dice.roll(4)).for_each(|_| thread::yield_now());
+                    (0..random.below(4)).for_each(|_| thread::yield_now());
                     token.cancel();
                 }
                 match block_on(call) {
@@ -109,22 +110,22 @@ fn storm_of_calls_keeps_worker_count() {
     let Outcomes { answered, late, cancelled, dropped } = &outcomes;
     assert_eq!(sum(&[answered, late, cancelled, dropped]), 1000);
     assert!(sum(&[answered]) > 0 && sum(&[late]) > 0);
-    let (info, heard) = (info(), scripted.heard().len() as u64);
+    let (info, finished) = (info(), scripted.inputs().len() as u64);
     assert_eq!((info.stats.errors, info.stats.faults), (0, 0));
     assert!(info.stats.abandoned <= sum(&[late]), "{info:?}");
-    // Those that began are counted, and those that were refused; a drop before is neither.
-    assert_eq!(info.stats.calls - info.stats.refused, heard, "{info:?}");
-    // All workers are there, and none too many.
+    // Started and rejected calls are counted; calls dropped before the start are not.
+    assert_eq!(info.stats.calls - info.stats.refused, finished, "{info:?}");
+    // All workers exist, and no more.
     let calls: Vec<_> =
         ["wait 1", "wait 2", "wait 3"].map(|text| handle.execute(Request::text(text))).into();
     for text in ["wait 1", "wait 2", "wait 3"] {
-        scripted.begins(text);
+        scripted.wait_started(text);
     }
     let one_more = handle.execute(Request::text("wait 4"));
     assert_eq!(host.list()[0].stats.waiting, 1);
-    until("those over are gone", || (threads(&name).len() == 3).then_some(()));
-    assert!(!scripted.heard().contains(&"wait 4".to_owned()));
-    scripted.open();
+    until("surplus workers have exited", || (threads(&name).len() == 3).then_some(()));
+    assert!(!scripted.inputs().contains(&"wait 4".to_owned()));
+    scripted.release_all();
     for call in calls {
         block_on(call).unwrap();
     }
@@ -171,11 +172,11 @@ fn storm_through_reloads_loses_no_call() {
         (info.stats.running == 0 && info.stats.waiting == 0).then_some(())
     });
     until("no build is kept", || host.retained().is_empty().then_some(()));
-    let reply = block_on(handle.execute(Request::text("still here"))).unwrap();
-    assert_eq!(reply.as_bytes(), b"still here");
+    let reply = block_on(handle.execute(Request::text("still serving"))).unwrap();
+    assert_eq!(reply.as_bytes(), b"still serving");
     assert_eq!((host.list()[0].stats.errors, host.list()[0].stats.faults), (0, 0));
     drop(reply);
-    until("those over are gone", || (threads(&name).len() <= 3).then_some(()));
+    until("surplus workers have exited", || (threads(&name).len() <= 3).then_some(()));
     block_on(host.shutdown(LIMIT));
     assert_eq!(threads(&name), Vec::<String>::new());
 }

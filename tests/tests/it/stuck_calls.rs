@@ -1,5 +1,5 @@
-//! Calls that pass their deadlines and do not return: their workers are replaced, at most so
-//! often; then the plugin is not called until one of them is back.
+//! Calls that exceed their deadlines and do not return: their workers are replaced, up to a limit;
+//! then the plugin is not called until one call returns.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use serde_json::json;
 
 use crate::scripted_plugin::{Fixture, LATE, NEVER, SOON, ScriptedPlugin};
 
-/// Calls it so that the call runs into its deadline inside of the plugin, and stays there.
+/// Makes a call that exceeds its deadline inside the plugin and stays there.
 fn abandon(scripted: &ScriptedPlugin, fixture: &Fixture, input: &str) {
     for attempt in 0.. {
         let (before, input) = (fixture.info().stats.running, format!("{input} ({attempt})"));
         let call = fixture.handle.execute(Request::text(&input).deadline_in(SOON * 4));
         let kind = block_on(call).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::DeadlineExceeded);
-        // On a machine that is busy it may have been late before it got there.
-        let started = until("it is there, or never will be", || {
-            let started = scripted.heard().contains(&input);
+        // On a busy machine the deadline may pass before the call starts.
+        let started = until("the call has started or been dropped", || {
+            let started = scripted.inputs().contains(&input);
             (started || fixture.info().stats.running == before).then_some(started)
         });
         if started {
@@ -65,10 +65,12 @@ fn worker_of_abandoned_call_is_replaced() {
     for number in 1..=4 {
         abandon(&scripted, &fixture, &format!("wait {number}"));
         assert_eq!(block_on(fixture.execute("quick")).unwrap().as_bytes(), b"quick");
-        until("only those are left", || (fixture.info().stats.running == number).then_some(()));
+        until("only abandoned calls run", || {
+            (fixture.info().stats.running == number).then_some(())
+        });
     }
-    scripted.open();
-    until("all are back", || (fixture.info().stats.running == 0).then_some(()));
+    scripted.release_all();
+    until("all calls return", || (fixture.info().stats.running == 0).then_some(()));
     assert_eq!(block_on(fixture.execute("quick")).unwrap().as_bytes(), b"quick");
     assert_eq!(fixture.info().state, hotbay::PluginState::Serving);
 }
@@ -98,16 +100,16 @@ fn max_replaced_workers_quarantine_until_one_returns() {
         assert!(error.to_string().contains("3 calls exceeded their deadlines"), "{error}");
     }
     assert_eq!(fixture.info().state, hotbay::PluginState::Quarantined);
-    assert!(!scripted.heard().contains(&"refused".to_owned()));
+    assert!(!scripted.inputs().contains(&"refused".to_owned()));
     scripted.release_one();
     restored(&mut events);
     assert_eq!(fixture.info().state, hotbay::PluginState::Serving);
     assert!(fixture.handle.call(Request::text("x")).is_ok());
     assert_eq!(block_on(fixture.execute("quick")).unwrap().as_bytes(), b"quick");
-    // And again.
+    // A second time.
     abandon(&scripted, &fixture, "wait again");
     assert!(matches!(quarantined(&mut events).0, QuarantineReason::Stuck { calls: 3 }));
-    scripted.open();
+    scripted.release_all();
     restored(&mut events);
 }
 
@@ -116,7 +118,7 @@ fn every_rejection_by_stuck_plugin_is_counted() {
     let scripted = ScriptedPlugin::new();
     let fixture = fixture(&scripted, 1, 1, 100);
     abandon(&scripted, &fixture, "wait");
-    until("it is stuck", || {
+    until("the plugin is stuck", || {
         (fixture.info().state == hotbay::PluginState::Quarantined).then_some(())
     });
     let before = fixture.info().stats.refused;
@@ -124,7 +126,7 @@ fn every_rejection_by_stuck_plugin_is_counted() {
         let error = block_on(fixture.execute("refused")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Quarantined);
     }
-    scripted.open();
+    scripted.release_all();
     assert_eq!(fixture.info().stats.refused - before, 5, "calls that never reached the plugin");
 }
 
@@ -133,16 +135,16 @@ fn calls_queued_when_plugin_gets_stuck_fail() {
     let scripted = ScriptedPlugin::new();
     let fixture = fixture(&scripted, 1, 1, 100);
     let hangs = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
-    scripted.begins("wait");
+    scripted.wait_started("wait");
     let queued: Vec<_> = (0..5).map(|_| fixture.execute("queued")).collect();
     assert_eq!(block_on(hangs).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     for call in queued {
-        // Answered before it was stuck, or told that it is.
+        // Answered before the plugin was stuck, or rejected because it is.
         if let Err(error) = block_on(call) {
             assert_eq!(error.kind(), ErrorKind::Quarantined);
         }
     }
-    scripted.open();
+    scripted.release_all();
 }
 
 #[test]
@@ -157,7 +159,7 @@ fn abandoned_calls_are_faults_and_quarantine() {
     assert_eq!(probe_in, Some(NEVER));
     let error = fixture.handle.call(Request::text("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Quarantined);
-    scripted.open();
+    scripted.release_all();
 }
 
 #[test]
@@ -166,15 +168,15 @@ fn late_call_that_panics_is_one_fault() {
     let fixture = fixture(&scripted, 1, 16, 2);
     let mut events = fixture.host.events();
     let late = fixture.handle.execute(Request::text("wait and panic").deadline_in(LATE));
-    scripted.begins("wait and panic");
+    scripted.wait_started("wait and panic");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    scripted.open();
+    scripted.release_all();
     event(&mut events, |event| matches!(event, HostEvent::Faulted { .. }));
-    until("it is back", || (fixture.info().stats.running == 0).then_some(()));
+    until("the call returns", || (fixture.info().stats.running == 0).then_some(()));
     assert_eq!(
         fixture.info().state,
         hotbay::PluginState::Serving,
-        "two faults quarantine it, and this is one call"
+        "two faults would quarantine the plugin; this call is one"
     );
 }
 
@@ -192,14 +194,14 @@ fn probe_past_deadline_fails() {
         ErrorKind::Panicked
     );
     assert_eq!(quarantined(&mut events).1, Some(Duration::from_millis(1)));
-    until("a probe begins and is late", || {
+    until("a probe starts and times out", || {
         let call = fixture.handle.execute(Request::text("wait").deadline_in(SOON));
         let kind = block_on(call).unwrap_err().kind();
-        (kind == ErrorKind::DeadlineExceeded && scripted.heard().len() > 1).then_some(())
+        (kind == ErrorKind::DeadlineExceeded && scripted.inputs().len() > 1).then_some(())
     });
-    scripted.open();
-    scripted.ends("wait");
-    until("it is back", || (fixture.info().stats.running == 0).then_some(()));
+    scripted.release_all();
+    scripted.wait_finished("wait");
+    until("the probe returns", || (fixture.info().stats.running == 0).then_some(()));
     let mut seen = Vec::new();
     while let Some(event) = events.try_next() {
         seen.push(event);
@@ -209,7 +211,7 @@ fn probe_past_deadline_fails() {
         .find(|event| matches!(event, HostEvent::Quarantined { .. } | HostEvent::Restored { .. }));
     assert!(
         matches!(first, Some(HostEvent::Quarantined { probe_in: Some(wait), .. }) if wait.as_millis() >= 2),
-        "a longer quarantine, not the end of it: {seen:?}"
+        "the quarantine is extended, not ended: {seen:?}"
     );
 }
 
@@ -229,15 +231,15 @@ fn reload_clears_effects_of_stuck_calls() {
     until("it hangs", || entered.exists().then_some(()));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     assert!(matches!(quarantined(&mut events).0, QuarantineReason::Stuck { calls: 1 }));
-    plugins.add(&name, "faulty").config(json!({ "answers": "mended" })).write();
+    plugins.add(&name, "faulty").config(json!({ "answers": "fixed" })).write();
     let generation = reloaded(&host, &name);
     let replies = [handle.call(Request::text("x")), block_on(handle.execute(Request::text("x")))];
     for reply in replies {
         let reply = reply.unwrap();
-        assert_eq!((reply.generation(), reply.as_bytes()), (generation, &b"mended"[..]));
+        assert_eq!((reply.generation(), reply.as_bytes()), (generation, &b"fixed"[..]));
     }
     assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
-    // The old one ends as soon as its call does.
+    // The old build ends when its call returns.
     std::fs::write(release, "").unwrap();
     event(
         &mut events,
@@ -264,10 +266,10 @@ fn disabled_quarantine_bounds_threads_without_rejection() {
     }
     assert!(host.list()[0].stats.running <= 5);
     assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
-    scripted.open();
+    scripted.release_all();
     assert!(block_on(handle.execute(Request::text("x"))).is_ok());
-    until("all are back", || (host.list()[0].stats.running == 0).then_some(()));
-    until("those over go home", || (threads(&name).len() <= 2).then_some(()));
+    until("all calls return", || (host.list()[0].stats.running == 0).then_some(()));
+    until("surplus workers exit", || (threads(&name).len() <= 2).then_some(()));
     block_on(host.shutdown(LIMIT));
     assert_eq!(threads(&name), Vec::<String>::new());
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
@@ -282,7 +284,7 @@ fn one_late_call_suffices_without_replacements() {
     let mut events = fixture.host.events();
     abandon(&scripted, &fixture, "wait");
     assert_eq!(quarantined(&mut events).0, QuarantineReason::Stuck { calls: 1 });
-    scripted.open();
+    scripted.release_all();
     restored(&mut events);
     assert!(block_on(fixture.execute("x")).is_ok());
 }
@@ -300,5 +302,5 @@ fn blocked_plugin_does_not_delay_shutdown_with_grace() {
         _ => None,
     });
     assert!(kept.is_some_and(|reason| reason.contains("still run")), "{seen:?}");
-    scripted.open();
+    scripted.release_all();
 }

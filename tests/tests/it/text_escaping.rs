@@ -1,18 +1,18 @@
-//! Texts that a plugin makes: each has a limit, and none of them steers a terminal, turns text
-//! around or starts a line of its own wherever it is shown.
+//! Texts from plugins: each is limited, and none can control a terminal, reorder text or forge a
+//! line wherever it is shown.
 
 use hotbay::{ErrorKind, Host, HostEvent, PluginHandle, Request};
 use hotbay_tests::{Plugins, block_on, event, host, loaded, unique};
 use serde_json::{Value, json};
 
 use crate::hotbay_command::hotbay;
-use crate::logs::listener::listen;
+use crate::logs::recorder;
 
-/// Sets colours, clears the screen, turns text around, and ends lines.
+/// Sets colors, clears the screen, reverses text, and ends lines.
 const HOSTILE: &str = "a\u{1b}[31mb\u{7f}\u{9b}2J\rc\u{202e}d\u{2066}e\u{61c}\u{2028}f\u{0}";
 const SHOWN: &str = "a\\u{1b}[31mb\\u{7f}\\u{9b}2J\\rc\\u{202e}d\\u{2066}e\\u{61c}\\u{2028}f\\u{0}";
 
-/// What steers or turns text, other than the ends of lines.
+/// Returns whether the text contains control or bidirectional characters other than line ends.
 fn steers(text: &str) -> bool {
     let turns = |char| {
         matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
@@ -23,7 +23,7 @@ fn steers(text: &str) -> bool {
 
 fn faulty(plugins: &Plugins, host: &Host) -> PluginHandle {
     let name = unique("texts");
-    loaded(host, plugins.add(&name, "faulty").set("config", json!({ "obey": true })).write())
+    loaded(host, plugins.add(&name, "faulty").set("config", json!({ "scripted": true })).write())
 }
 
 fn call(plugin: &PluginHandle, action: &Value) -> Result<hotbay::Reply, hotbay::Error> {
@@ -32,7 +32,7 @@ fn call(plugin: &PluginHandle, action: &Value) -> Result<hotbay::Reply, hotbay::
 
 #[test]
 fn panic_message_is_escaped_everywhere() {
-    let (heard, plugins) = (listen(), Plugins::new());
+    let (recorder, plugins) = (recorder::install(), Plugins::new());
     let host = host(&plugins);
     let plugin = faulty(&plugins, &host);
     let mut events = host.events();
@@ -45,7 +45,7 @@ fn panic_message_is_escaped_everywhere() {
     assert!(!steers(&format!("{error:?}")));
     let faulted = event(&mut events, |event| matches!(event, HostEvent::Faulted { .. }));
     assert!(!steers(&format!("{faulted:?}")));
-    for line in heard.of(plugin.name().as_str()) {
+    for line in recorder.of(plugin.name().as_str()) {
         assert!(!steers(line.message()), "{line:?}");
     }
 }
@@ -105,17 +105,17 @@ fn content_type_with_control_characters_is_refused() {
 
 #[test]
 fn logged_line_is_one_event_without_control_characters() {
-    let (heard, plugins, name) = (listen(), Plugins::new(), unique("chat"));
+    let (recorder, plugins, name) = (recorder::install(), Plugins::new(), unique("chat"));
     let host = host(&plugins);
     let chatty = plugins.add(&name, "chatty").set("permissions", json!(["log"]));
     let chatty = loaded(&host, chatty.write());
     let message = format!("{HOSTILE}\n2026-01-01 ERROR forged");
-    for way in ["event", "types", "spans", "record", "host"] {
+    for method in ["event", "types", "spans", "record", "host"] {
         let target = format!("t{HOSTILE}");
-        let action = json!({ "way": way, "message": message, "target": target });
+        let action = json!({ "method": method, "message": message, "target": target });
         call(&chatty, &action).unwrap();
     }
-    let lines = heard.of(&name);
+    let lines = recorder.of(&name);
     let own: Vec<_> = lines.iter().filter(|line| line.message().contains("forged")).collect();
     assert!(own.len() >= 5, "{own:?}");
     for line in &lines {
@@ -128,7 +128,7 @@ fn logged_line_is_one_event_without_control_characters() {
 #[test]
 fn command_escapes_control_characters_of_plugins() {
     let plugins = Plugins::new();
-    let config = json!({ "obey": true });
+    let config = json!({ "scripted": true });
     let folder = plugins.add("hostile", "faulty").set("config", config);
     folder.set("description", json!(HOSTILE)).set("authors", json!([HOSTILE])).write();
     let error = json!({ "message": HOSTILE, "details": { HOSTILE: HOSTILE } });

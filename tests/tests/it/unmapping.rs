@@ -1,6 +1,6 @@
-//! A library is unmapped only if nothing can call it back: each function of the C library by
-//! which a plugin could be called later, or its memory read later, keeps the library, and the
-//! reason names the function. Each case runs in a process of its own, where a crash is seen.
+//! A library is unmapped only if nothing can call it back. Each C library function through which a
+//! plugin could be called later, or its memory read later, keeps the library, and the reason names
+//! the function. Each case runs in a subprocess, so that a crash is detected.
 
 use std::env;
 use std::fs;
@@ -15,14 +15,14 @@ use hotbay_tests::{
     Plugins, block_on, event, host, images, library, loaded, run_in_subprocess, unique, until,
 };
 
-/// What the process of a case is to do: the input of its plugin.
-const CASE: &str = "HOTBAY_TESTS_HABIT";
+/// Set in the subprocess: the input of its plugin.
+const CASE: &str = "HOTBAY_TESTS_CASE";
 
-/// Runs a case in a process of its own; answers with what became of the library.
+/// Runs a case in a subprocess, and returns what happened to the library.
 #[track_caller]
 fn end_after(case: &str) -> Vec<String> {
     // Built here, once for all cases.
-    library("habits");
+    library("hazards");
     let output = run_in_subprocess("unmapping::unmapping_child_process", CASE, case);
     let errors = String::from_utf8_lossy(&output.stderr);
     let ends = errors.lines().filter_map(|line| line.strip_prefix("END "));
@@ -34,8 +34,8 @@ fn is_kept(case: &str, reason: &str) {
     assert_eq!(end_after(case), [format!("kept: {reason}")], "{case}");
 }
 
-/// Loads the plugin, calls it with the habit, unloads it, and does all that could run or read
-/// what was left.
+/// Loads the plugin, calls it with the case, unloads it, and triggers everything that could run or
+/// read leftovers.
 #[test]
 fn unmapping_child_process() {
     let Ok(case) = env::var(CASE) else { return };
@@ -49,8 +49,8 @@ fn unmapping_child_process() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
-    let name = unique("habits");
-    let plugin = loaded(&host, plugins.add(&name, "habits").write());
+    let name = unique("hazards");
+    let plugin = loaded(&host, plugins.add(&name, "hazards").write());
     let (word, _) = case.split_once(' ').unwrap_or((&case, ""));
     let file = plugins.dir().join("sign");
     let input = case.replace("FILE", file.to_str().unwrap());
@@ -77,13 +77,13 @@ fn unmapping_child_process() {
     assert_eq!(images(&name).len(), usize::from(!is_closed));
     if word == "timer" {
         let _ = fs::remove_file(&file);
-        until("it ticks on", || file.exists().then_some(()));
+        until("the timer keeps running", || file.exists().then_some(()));
     }
     afterwards();
     assert_eq!(images(&name).len(), usize::from(!is_closed));
 }
 
-/// Prints what became of the library; yes if it was closed.
+/// Prints what happened to the library; returns whether it was closed.
 fn end(events: &mut hotbay::Events) -> bool {
     let is_end =
         |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
@@ -110,15 +110,15 @@ fn call_on_a_thread(plugin: &PluginHandle, input: &str, host: &Host, name: &str)
         });
         was_called.recv().unwrap();
         block_on(host.unload(name)).unwrap();
-        until("it is kept", || host.retained().pop());
+        until("the library is kept", || host.retained().pop());
         drop(go);
     });
 }
 
-/// Hooks of the host's own, made after those of the plugin: they call the previous ones.
+/// Installs signal handlers of the host after those of the plugin; they call the previous ones.
 fn hook_signals() {
     for signal in [signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2] {
-        // SAFETY: it does nothing.
+        // SAFETY: does nothing.
         unsafe { signal_hook::low_level::register(signal, || ()) }.unwrap();
     }
 }
@@ -130,7 +130,7 @@ fn afterwards() {
         }
     }
     assert!(env::vars_os().count() > 0);
-    #[allow(clippy::disallowed_methods, reason = "a child gets the environment")]
+    #[allow(clippy::disallowed_methods, reason = "a child process inherits the environment")]
     let status = Command::new("true").status().unwrap();
     assert!(status.success());
     // SAFETY: no other thread reads the environment now.
@@ -227,7 +227,7 @@ fn process_memory_is_read_without_process_vm_readv() {
     is_kept("no-memory-call environment-list", "memory: `environ` points into it");
 }
 
-/// Has `process_vm_readv` fail on this thread and those that it starts.
+/// Makes `process_vm_readv` fail on this thread and threads started by it.
 fn forbid_memory_call() {
     let statement = |code: u32, k: u32, jump: u8| libc::sock_filter {
         code: u16::try_from(code).unwrap(),
@@ -238,14 +238,14 @@ fn forbid_memory_call() {
     let number = u32::try_from(libc::SYS_process_vm_readv).unwrap();
     let refused = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
     let mut filter = [
-        // The number of the call is the first field.
+        // The number of the system call is the first field.
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
         statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 1),
         statement(libc::BPF_RET | libc::BPF_K, refused, 0),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
     ];
     let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-    // SAFETY: this process only gives up rights.
+    // SAFETY: this process only gives up privileges.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
     let mode = libc::SECCOMP_MODE_FILTER;
     // SAFETY: the program outlives the call.
@@ -273,7 +273,7 @@ fn signal_handler_keeps_library_forever() {
     ] {
         is_kept(case, &format!("it called `{function}`, {handler}"));
     }
-    // The first replaces a handler of std's, the second is replaced by one of the host's own.
+    // The first replaces a handler of std, the second is replaced by one of the host.
     let raw = "which set a signal handler or started a thread that is not counted";
     for case in ["raw-action 7", "raw-action 10", "invalid-system-call"] {
         is_kept(case, &format!("it called `syscall`, {raw}"));
@@ -289,14 +289,14 @@ fn two_plugins_with_one_signal_are_both_kept() {
     }
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let heard = Arc::new(AtomicUsize::new(0));
+    let handled = Arc::new(AtomicUsize::new(0));
     for name in ["one", "other"] {
-        let plugin = loaded(&host, plugins.add(name, "habits").write());
+        let plugin = loaded(&host, plugins.add(name, "hazards").write());
         block_on(plugin.execute(Request::text("hook 15"))).unwrap();
-        let heard = Arc::clone(&heard);
-        // SAFETY: adds to an atomic.
+        let handled = Arc::clone(&handled);
+        // SAFETY: increments an atomic.
         let hook = move || {
-            heard.fetch_add(1, Ordering::Relaxed);
+            handled.fetch_add(1, Ordering::Relaxed);
         };
         // SAFETY: as above.
         unsafe { signal_hook::low_level::register(signal_hook::consts::SIGTERM, hook) }.unwrap();
@@ -306,7 +306,7 @@ fn two_plugins_with_one_signal_are_both_kept() {
     }
     until("both are kept", || (host.retained().len() == 2).then_some(()));
     signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
-    assert_eq!(heard.load(Ordering::Relaxed), 2);
+    assert_eq!(handled.load(Ordering::Relaxed), 2);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Inputs against the schema of the manifest, and against what the application says.
+//! Inputs checked against the manifest's schema and the application's validators.
 
 use std::fs;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ fn checked(plugins: &Plugins, schema: Value) -> Plugin {
     plugins.add("sum", "faulty").set("input_schema", schema)
 }
 
-/// Sends an input by every way there is, and compares what is said to it.
+/// Sends an input by every call method, and compares the error message.
 #[track_caller]
-fn check(handle: &PluginHandle, input: &str, says: Result<(), &str>) {
+fn check(handle: &PluginHandle, input: &str, expected: Result<(), &str>) {
     let pinned = handle.pin().unwrap();
     let outcomes = [
         handle.call(Request::text(input)),
@@ -31,16 +31,16 @@ fn check(handle: &PluginHandle, input: &str, says: Result<(), &str>) {
         block_on(handle.execute(Request::json_text(input))),
     ];
     for outcome in outcomes {
-        match (outcome, says) {
+        match (outcome, expected) {
             (Ok(reply), Ok(())) => assert_eq!(reply.as_bytes(), input.as_bytes()),
-            (Err(error), Err(says)) => {
+            (Err(error), Err(expected)) => {
                 let message = error.full_message();
                 assert_eq!(error.kind(), ErrorKind::InvalidInput, "{message}");
                 assert_eq!(error.plugin(), Some(handle.name()));
-                assert!(message.contains(says), "`{says}` in: {message}");
+                assert!(message.contains(expected), "`{expected}` in: {message}");
                 assert!(message.len() < 2000, "{} bytes: {message}", message.len());
             }
-            (outcome, _) => panic!("{says:?} for {input:.80}: {outcome:?}"),
+            (outcome, _) => panic!("{expected:?} for {input:.80}: {outcome:?}"),
         }
     }
 }
@@ -95,12 +95,15 @@ fn long_or_deep_input_is_refused_concisely() {
 fn invalid_schema_is_refused_with_position() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let check = |schema: Value, says: &[&str]| {
+    let check = |schema: Value, expected: &[&str]| {
         let error = refused(&host, checked(&plugins, schema).write());
         let message = error.full_message();
         let step = (error.kind(), error.step());
         assert_eq!(step, (ErrorKind::Config, Some(LoadStep::Config)), "{message}");
-        assert!(says.iter().all(|says| message.contains(says)), "{says:?} in: {message}");
+        assert!(
+            expected.iter().all(|expected| message.contains(expected)),
+            "{expected:?} in: {message}"
+        );
     };
     let place = "`input_schema.properties.n.type`: \"word\" is not";
     check(json!({ "properties": { "n": { "type": "word" } } }), &["plugin.json:", place]);
@@ -156,7 +159,7 @@ fn reload_applies_changed_schema() {
     reloaded(&host, "sum");
     check(&handle, "1", Err("1 is not of type \"string\""));
     check(&handle, "\"1\"", Ok(()));
-    // A schema that is wrong leaves the one before in force.
+    // An invalid schema leaves the previous one in force.
     write(json!({ "type": "word" }));
     assert_eq!(rolled_back(&host, "sum").step(), Some(LoadStep::Config));
     check(&handle, "1", Err("1 is not of type \"string\""));
@@ -192,7 +195,7 @@ fn watch_detects_schema_change() {
     check(&handle, "[]", Ok(()));
 }
 
-/// What waits while a plugin is paused goes to a build that wants other input.
+/// A call that waits during a pause goes to the new build, which has another schema.
 #[test]
 fn call_waiting_for_reload_is_validated_by_new_build() {
     let plugins = Plugins::new();
@@ -213,7 +216,7 @@ fn call_waiting_for_reload_is_validated_by_new_build() {
         let reload = scope.spawn(|| reloaded(&host, "sum"));
         until("it is paused", || entered.exists().then_some(()));
         let call = scope.spawn(|| handle.call(Request::text("{}")));
-        until("it was judged", || was_checked.load(Ordering::Acquire).then_some(()));
+        until("the input was validated", || was_checked.load(Ordering::Acquire).then_some(()));
         fs::write(&release, "").unwrap();
         reload.join().unwrap();
         call.join().unwrap()
@@ -257,7 +260,7 @@ fn validators_run_after_schema_and_all_must_pass() {
             br#"{ "n": 8 }"# => panic!("eight, of all numbers"),
             _ => Ok(()),
         })
-        .validate("other", |_| Err("never asked".to_owned()))
+        .validate("other", |_| Err("never called".to_owned()))
         .build()
         .unwrap();
     let handle = loaded(&host, checked(&plugins, schema()).write());

@@ -1,4 +1,4 @@
-//! Many requests in one round trip, against single calls one after another.
+//! Many requests in one round trip, compared with single calls in sequence.
 
 use std::time::Instant;
 
@@ -48,8 +48,8 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         ]);
     }
     table.note(
-        "By the medians of neighbouring rounds. A batch is JSON with the bytes as base64; each \
-         request in it runs as a call of its own, guarded and counted.",
+        "By the medians of neighboring rounds. A batch is JSON with the bytes as base64; each \
+         request in it runs as a separate call, guarded and counted.",
     );
     report.print(&table);
     Ok(())
@@ -58,7 +58,7 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
 fn called(place: &Place, calls: usize) -> anyhow::Result<f64> {
     let start = Instant::now();
     for _ in 0..calls {
-        ensure!(place.echo.call(request())?.as_bytes() == BODY, "another answer");
+        ensure!(place.echo.call(request())?.as_bytes() == BODY, "unexpected reply");
     }
     Ok(calls as f64 / start.elapsed().as_secs_f64())
 }
@@ -67,7 +67,7 @@ async fn executed(place: &Place, calls: usize) -> anyhow::Result<f64> {
     let start = Instant::now();
     for _ in 0..calls {
         let answer = place.echo.execute(request()).await?;
-        ensure!(answer.as_bytes() == BODY, "another answer");
+        ensure!(answer.as_bytes() == BODY, "unexpected reply");
     }
     Ok(calls as f64 / start.elapsed().as_secs_f64())
 }
@@ -81,7 +81,7 @@ fn many(runtime: &Runtime, place: &Place, calls: usize, chunks: usize) -> anyhow
         let mut outcomes = pipeline.run_many(stream::iter(requests), how);
         let mut count = 0;
         while let Some(done) = outcomes.next().await {
-            ensure!(done.outcome?.as_bytes() == BODY, "another answer");
+            ensure!(done.outcome?.as_bytes() == BODY, "unexpected reply");
             count += 1;
         }
         ensure!(count == calls, "{count} outcomes");

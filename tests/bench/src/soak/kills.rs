@@ -1,5 +1,5 @@
-//! A plugin's process is killed again and again while it is called: every call ends in time, no
-//! answer is another call's, and nothing is left.
+//! Kills a plugin's process repeatedly while it is called: every call ends in time, no reply
+//! belongs to another call, and nothing is left.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::table::Report;
 
 const MAX_RESTART_MS: f64 = 50.0;
 const MAX_LATE_MS: f64 = 50.0;
-/// Threads that end give their descriptors back.
+/// Exiting threads still have to close their descriptors.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const HOW: Kills = Kills {
@@ -38,7 +38,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         runtime.block_on(host.shutdown(Duration::from_secs(10)));
         anyhow::Ok(killed)
     };
-    // What is made once and kept is there then.
+    // Resources that are created once and kept exist by now.
     run(2)?;
     let before = ResourceSnapshot::take();
     let killed = run(u32::try_from(count)?)?;
@@ -49,13 +49,13 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let mut goals = Goals::new(format!("Kills: a process ended {count} times by SIGKILL"));
     goals.found("calls that were answered", killed.answered);
     for (kind, count) in &killed.failed {
-        goals.found(&format!("calls that were told `{kind}`"), count);
+        goals.found(&format!("calls that failed with `{kind}`"), count);
     }
     goals.none_of("other answers, and other errors", killed.wrong.len());
     let late_ms = killed.max_late.as_secs_f64() * 1e3;
     let goal = format!("≤ {MAX_LATE_MS}");
     let in_time = late_ms <= MAX_LATE_MS;
-    goals.goal("told after the deadline, at most, ms", format!("{late_ms:.1}"), &goal, in_time);
+    goals.goal("result after the deadline, at most, ms", format!("{late_ms:.1}"), &goal, in_time);
     let restarts: Vec<_> = killed.restarts.iter().map(|took| took.as_secs_f64() * 1e3).collect();
     let at = |part| quantile(restarts.clone(), part);
     let goal = format!("< {MAX_RESTART_MS}");

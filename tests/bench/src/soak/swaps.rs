@@ -1,5 +1,5 @@
-//! Many swaps under load: no call fails and none is lost, each is answered by one build, and
-//! nothing of the builds that were replaced stays in memory.
+//! Reloads a plugin many times under load: no call fails or is lost, each is answered by one build,
+//! and nothing of the replaced builds stays in memory.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,21 +9,21 @@ use std::time::Instant;
 use anyhow::Context;
 use hotbay::Host;
 
-use super::load::{Calls, Way, calls, configs};
+use super::load::{CallMethod, Calls, calls, configs};
 use super::swapper::{CallStats, Swapper};
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
 use crate::table::{Report, Table, none, verdict};
 
-/// After so many swaps a process has what it needs.
+/// Number of warm-up swaps.
 const WARM_SWAPS: u64 = 100;
 const MAX_GROWTH: f64 = (4 << 20) as f64;
 
 pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("transform")?;
-    let both = run(&built, count, &[Way::Execute, Way::Call])?;
-    let execute = run(&built, count, &[Way::Execute])?;
+    let both = run(&built, count, &[CallMethod::Execute, CallMethod::Call])?;
+    let execute = run(&built, count, &[CallMethod::Execute])?;
     let title = format!("Swaps: {count} each, under load without pause");
     let head = ["what", "execute and call", "execute alone", "goal", ""];
     let mut table = Table::new(title, head);
@@ -54,7 +54,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let mib = |bytes: f64| format!("{:.2}", bytes / f64::from(1 << 20));
     table.row(plain("MiB after the first 100", &|run| mib(run.rss[0] as f64)));
     table.row(plain("MiB at the end", &|run| mib(run.rss[1] as f64)));
-    table.row(plain("bytes leaked, as told", &|run| run.leaked.to_string()));
+    table.row(plain("bytes leaked, as reported", &|run| run.leaked.to_string()));
     let unexplained = grown(&execute) - execute.leaked as f64;
     is_met &= unexplained <= MAX_GROWTH;
     table.row([
@@ -88,7 +88,7 @@ struct Run {
     calls: Calls,
     stats: CallStats,
     seconds: f64,
-    /// When warm, and at the end.
+    /// After the warm-up, and at the end.
     rss: [u64; 2],
     /// Bytes that closed generations had not released, between the two.
     leaked: i64,
@@ -96,7 +96,7 @@ struct Run {
     mapped_after: usize,
 }
 
-fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
+fn run(built: &Path, count: u64, methods: &[CallMethod]) -> anyhow::Result<Run> {
     let dir = fixtures::folder()?;
     let configs = configs();
     let kind = Kind { package: "transform", handover: "overlap", configs: &configs };
@@ -111,8 +111,10 @@ fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
     let (mut sum, mut rss, mut leaked_before) = (Calls::default(), [0; 2], 0);
     let swapped = thread::scope(|scope| {
         let (handle, stop) = (&handle, &stop);
-        let callers: Vec<_> =
-            ways.iter().map(|&way| scope.spawn(move || calls(handle, way, stop))).collect();
+        let callers: Vec<_> = methods
+            .iter()
+            .map(|&method| scope.spawn(move || calls(handle, method, stop)))
+            .collect();
         let mut all = || {
             for number in 1..=count {
                 swapper.swap().with_context(|| format!("swap {number} of {count}"))?;
@@ -140,7 +142,7 @@ fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
     }
     swapped?;
     swapper.settle_kept()?;
-    // The one that serves is mapped.
+    // The serving library is mapped.
     let mapped = process::mapped(&staging)?.len().saturating_sub(1);
     let stats = std::mem::take(&mut swapper.stats);
     swapper.end();

@@ -1,6 +1,5 @@
-//! A hundred threads that submit tasks while others stop, cancel and swap the pools and take
-//! what was left: every task that was accepted has exactly one outcome, and nobody waits for
-//! ever.
+//! A hundred threads submit tasks while others stop, cancel and replace the pools and take
+//! remaining outcomes: every accepted task has exactly one outcome, and no thread waits forever.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,18 +15,18 @@ use crate::table::{Report, Table, none, verdict};
 
 const SUBMITTERS: usize = 100;
 const WORKERS: u32 = 2;
-/// A thread that waits longer than this waits for ever.
+/// A thread that waits longer than this hangs.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 type Pool = WorkerPool<u64>;
 
-/// What everybody writes down.
+/// Records of all threads.
 #[derive(Default)]
 struct CallStats {
     accepted: AtomicU64,
     refused: AtomicU64,
     ran: AtomicU64,
-    /// How each task ended, and how often that was told.
+    /// The outcome of each task, and how often it was reported.
     outcomes: Mutex<BTreeMap<TaskId, u32>>,
     never_ran: AtomicU64,
     panicked: AtomicU64,
@@ -95,7 +94,7 @@ fn print(seconds: u64, stats: &CallStats, pools: u64, stuck: u64, report: &Repor
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let outcomes = stats.outcomes.lock().expect("no panic");
     let accepted = count(&stats.accepted);
-    let twice = outcomes.values().filter(|told| **told > 1).count() as u64;
+    let twice = outcomes.values().filter(|reports| **reports > 1).count() as u64;
     let never = accepted - outcomes.len() as u64;
     let unaccounted = count(&stats.ran).abs_diff(count(&stats.done) + count(&stats.panicked));
     let title = format!("Tasks: {SUBMITTERS} threads that submit, {seconds} s");
@@ -106,15 +105,15 @@ fn print(seconds: u64, stats: &CallStats, pools: u64, stuck: u64, report: &Repor
         ("refused", count(&stats.refused)),
         ("done", count(&stats.done)),
         ("panicked", count(&stats.panicked)),
-        ("told that they never ran", count(&stats.never_ran)),
+        ("rejected without running", count(&stats.never_ran)),
     ] {
         table.row([what.to_owned(), found.to_string(), none(), none()]);
     }
     let goals = [
         ("without an outcome", never),
         ("with two outcomes", twice),
-        ("ran, and were told otherwise", unaccounted),
-        ("threads that wait for ever", stuck),
+        ("ran, but reported otherwise", unaccounted),
+        ("threads that wait forever", stuck),
     ];
     for (what, found) in goals {
         table.row([what.to_owned(), found.to_string(), "0".to_owned(), verdict(found == 0)]);
@@ -131,7 +130,7 @@ fn pool(token: &CancellationToken) -> anyhow::Result<Pool> {
     WorkerPool::new(limits, token).context("a pool did not start")
 }
 
-/// Submits in every way there is, and does with the ticket what can be done.
+/// Submits in every way, and uses the ticket in every way.
 fn submit(seed: u64, stats: &Arc<CallStats>, current: &RwLock<Arc<Pool>>, stop: &AtomicBool) {
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     while !stop.load(Ordering::Relaxed) {
@@ -167,7 +166,7 @@ fn submit(seed: u64, stats: &Arc<CallStats>, current: &RwLock<Arc<Pool>>, stop: 
     }
 }
 
-/// Puts new pools into the place of old ones, which end in one way or another.
+/// Replaces pools with new ones; the old ones end in different ways.
 fn swap(
     seed: u64,
     current: &RwLock<Arc<Pool>>,
@@ -184,14 +183,14 @@ fn swap(
         match turn % 3 {
             0 => drop(before.stop()),
             1 => drop(before.cancel()),
-            // Ends by its own token, from a thread that knows nothing of the pool.
+            // Ended by its token, from a thread without access to the pool.
             _ => before.token().cancel(),
         }
         retired.lock().expect("no panic").push(before);
     }
 }
 
-/// Takes what was left, one by one or all at once.
+/// Takes remaining outcomes, one by one or all at once.
 fn take(pool: &Pool, stats: &CallStats) {
     if let Some(id) = pool.results().keys().next()
         && let Some(outcome) = pool.take(*id)

@@ -4,16 +4,16 @@
 mod locks {
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
-#[allow(dead_code, reason = "a file of the host")]
+#[allow(dead_code, reason = "included from the host")]
 #[path = "../../../../host/src/pool/job.rs"]
 mod job;
-#[allow(dead_code, reason = "a file of the host")]
+#[allow(dead_code, reason = "included from the host")]
 #[path = "../../../../host/src/pool/queue.rs"]
 mod queue;
-#[allow(dead_code, reason = "a file of the host")]
+#[allow(dead_code, reason = "included from the host")]
 #[path = "../../../../host/src/pool/queue_inner.rs"]
 mod queue_inner;
-#[allow(dead_code, reason = "a file of the host")]
+#[allow(dead_code, reason = "included from the host")]
 #[path = "../../../../host/src/pool/queue_now.rs"]
 mod queue_now;
 mod queues;

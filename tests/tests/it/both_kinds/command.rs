@@ -1,4 +1,4 @@
-//! The `hotbay` command with a process plugin: listed, inspected, called, in a pipe.
+//! The `hotbay` command with a process plugin: list, inspect, call and pipe.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Kind;
 use crate::hotbay_command::{hotbay, with_input};
 
-/// The fixture as a library and as a process, below a folder that the command finds.
+/// Installs the fixture as a library and as a process, in a folder that the command searches.
 fn plugins() -> Plugins {
     let plugins = Plugins::new();
     let folder = plugins.dir().join("plugins");
@@ -41,7 +41,7 @@ fn list_and_inspect_describe_process_plugin() {
     assert!(file["path"].as_str().unwrap().ends_with("process/program"), "{json}");
     assert_eq!(file["sha256"], file["stated_sha256"]);
     assert_eq!((&file["verified"], &json["library"]), (&json!(true), &Value::Null));
-    // It is not opened, so there is nothing to compare.
+    // The program is not opened, so there is nothing to compare.
     let json = hotbay(plugins.dir(), &["inspect", "process", "--verbose", "--json"]).exits(0);
     assert_eq!(json.json()["abi"], Value::Null);
 }

@@ -1,5 +1,5 @@
-//! How state and calls go from build to build, for both kinds: beside calls that go on, while
-//! they wait, and where the old build is stopped first.
+//! Handover of state and calls between builds of both kinds: overlapping, paused, and with the old
+//! build stopped first.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use hotbay_tests::{
 };
 use serde_json::{Value, json};
 
-use super::{BOTH, Journal, Kind, answer, asks, counted, waits};
+use super::{BOTH, Journal, Kind, action_request, answer, increment, waits};
 
-/// A plugin of one kind, a host for it, and how it is handed over.
+/// A plugin of one kind, its host and its handover.
 struct Fixture {
     kind: Kind,
     plugins: Plugins,
@@ -34,10 +34,10 @@ impl Fixture {
         Self { kind, journal, plugins, handover, host }
     }
 
-    /// The same scene for both kinds.
-    fn both(handover: &'static str, play: impl Fn(Self)) {
+    /// Runs the same scenario for both kinds.
+    fn both(handover: &'static str, scenario: impl Fn(Self)) {
         for kind in BOTH {
-            play(Self::new(kind, handover));
+            scenario(Self::new(kind, handover));
         }
     }
 
@@ -58,14 +58,14 @@ impl Fixture {
         reloaded(&self.host, "moves").get()
     }
 
-    /// A new build that fails; answers with what is told.
+    /// Reloads a new build that fails, and returns the error.
     #[track_caller]
     fn fails(&self, more: Value) -> Error {
         self.install(more);
         rolled_back(&self.host, "moves")
     }
 
-    /// Puts something in the file's place that cannot start, and seals it.
+    /// Replaces the file with a sealed one that cannot start.
     fn corrupt(&self) {
         match self.kind {
             Kind::Library => {
@@ -91,7 +91,7 @@ fn state_survives_every_handover_of_both_kinds() {
         Fixture::both(handover, |fixture| {
             let handle = fixture.load(json!({ "build": 1 }));
             for generation in 2..5 {
-                assert_eq!(counted(&handle), generation - 1, "{:?} {handover}", fixture.kind);
+                assert_eq!(increment(&handle), generation - 1, "{:?} {handover}", fixture.kind);
                 assert_eq!(fixture.reload(json!({ "build": generation })), generation);
             }
             fixture.journal.assert_only_one_left(fixture.serving());
@@ -99,7 +99,7 @@ fn state_survives_every_handover_of_both_kinds() {
     }
 }
 
-/// Two threads count while the build changes; nothing is lost or counted twice.
+/// Two threads count while the build changes; no count is lost or repeated.
 fn count_under_load(handover: &'static str) {
     Fixture::both(handover, |fixture| {
         let handle = fixture.load(json!({ "counts": true, "build": 1 }));
@@ -116,7 +116,7 @@ fn count_under_load(handover: &'static str) {
                 traffic.wait_for_progress();
             }
         });
-        assert_eq!(counted(&handle), calls.into_inner() + 1, "{:?}", fixture.kind);
+        assert_eq!(increment(&handle), calls.into_inner() + 1, "{:?}", fixture.kind);
     });
 }
 
@@ -133,12 +133,12 @@ fn stop_first_handover_loses_no_call_of_either_kind() {
 #[test]
 fn overlap_replies_name_generation_of_their_build() {
     Fixture::both("overlap", |fixture| {
-        let says = |generation: u64| format!("build {}", generation % 2);
-        let config = |generation: u64| json!({ "answers": says(generation) });
+        let expected = |generation: u64| format!("build {}", generation % 2);
+        let config = |generation: u64| json!({ "answers": expected(generation) });
         let handle = fixture.load(config(1));
         let check = |outcome: Result<hotbay::Reply, Error>| {
             let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
-            assert_eq!(reply.as_text().unwrap(), says(reply.generation().get()));
+            assert_eq!(reply.as_text().unwrap(), expected(reply.generation().get()));
         };
         let mut events = fixture.host.events();
         under_load(&handle, 4, check, |traffic| {
@@ -164,7 +164,7 @@ fn handover_moves_waiting_calls_and_lets_running_end() {
             (fixture.plugins.dir().join("in"), fixture.plugins.dir().join("go"));
         let old = fixture.serving();
         let running = handle.execute(waits(&entered, &release));
-        until("it runs", || entered.exists().then_some(()));
+        until("the call runs", || entered.exists().then_some(()));
         let pinned = handle.pin().unwrap();
         assert_eq!(fixture.reload(json!({ "answers": "new" })), 2);
         assert_eq!(answer(&handle), "new");
@@ -215,7 +215,7 @@ fn pin_rolls_back_pause_of_either_kind() {
             let host = Host::builder().limits(wait.clone()).build().unwrap();
             let fixture = Fixture { host, ..Fixture::new(kind, handover) };
             let handle = fixture.load(json!({ "build": 1 }));
-            assert_eq!(counted(&handle), 1);
+            assert_eq!(increment(&handle), 1);
             let serving = fixture.serving();
             let pinned = handle.pin().unwrap();
             let error = fixture.fails(json!({ "build": 2 }));
@@ -226,10 +226,10 @@ fn pin_rolls_back_pause_of_either_kind() {
             );
             assert!(message.contains("generation 1 keeps serving"), "{message}");
             fixture.journal.assert_only_one_left(serving);
-            assert_eq!(counted(&handle), 2);
+            assert_eq!(increment(&handle), 2);
             drop(pinned);
             reloaded(&fixture.host, "moves");
-            assert_eq!(counted(&handle), 3);
+            assert_eq!(increment(&handle), 3);
         }
     }
 }
@@ -240,26 +240,26 @@ fn stop_first_releases_resource_of_either_kind() {
         let exclusive = fixture.plugins.dir().join("port");
         let config = |build: u64| json!({ "exclusive": exclusive, "build": build });
         let handle = fixture.load(config(1));
-        assert_eq!(counted(&handle), 1);
+        assert_eq!(increment(&handle), 1);
         let mut events = fixture.host.events();
         assert_eq!(fixture.reload(config(2)), 2);
-        assert_eq!(counted(&handle), 2);
+        assert_eq!(increment(&handle), 2);
         let seen = events_until(&mut events, |event| matches!(event, HostEvent::Promoted { .. }));
         assert!(matches!(seen[0], HostEvent::Retired { .. }), "{seen:?}");
         assert!(matches!(seen.last(), Some(HostEvent::Promoted { from: None, .. })), "{seen:?}");
-        // With another handover it cannot start beside the old one.
+        // With another handover the new build cannot start beside the old one.
         let beside = Fixture { handover: "overlap", ..fixture };
         let message = beside.fails(config(3)).full_message();
         assert!(
             message.contains("port") && message.contains("generation 2 keeps serving"),
             "{message}"
         );
-        assert_eq!(counted(&handle), 3);
+        assert_eq!(increment(&handle), 3);
     });
 }
 
-/// One way after another: the old build is started again from its own copy, with its config and
-/// its state.
+/// After each kind of failure the old build is restarted from its private copy, with its config and
+/// state.
 #[test]
 fn failed_start_restarts_old_build_of_either_kind() {
     Fixture::both("stop-first", |fixture| {
@@ -272,12 +272,12 @@ fn failed_start_restarts_old_build_of_either_kind() {
         let handle = fixture.load(config(json!({})));
         let mut generation = 1;
         let mut count = 0;
-        let ways: [(&str, &dyn Fn()); 3] = [
+        let cases: [(&str, &dyn Fn()); 3] = [
             ("no init", &|| drop(fixture.install(config(json!({ "init_fails": "no init" }))))),
             ("no state", &|| drop(fixture.install(config(json!({ "restore_fails": "no state" }))))),
             ("", &|| fixture.corrupt()),
         ];
-        for (says, corrupt) in ways {
+        for (expected, corrupt) in cases {
             count += 1;
             assert_eq!(answer(&handle), count.to_string());
             corrupt();
@@ -286,12 +286,12 @@ fn failed_start_restarts_old_build_of_either_kind() {
             generation += 2;
             let again = format!("the previous build was restarted as generation {generation}");
             assert!(
-                message.contains(&again) && message.contains(says),
+                message.contains(&again) && message.contains(expected),
                 "{:?}: {message}",
                 fixture.kind
             );
             assert_eq!(error.generation().map(|it| it.get()), Some(generation));
-            // What serves is neither the file nor the manifest that lie there now.
+            // The serving build is neither the installed file nor the installed manifest.
             fixture.journal.assert_only_one_left(fixture.serving());
         }
         count += 1;
@@ -321,11 +321,11 @@ fn failed_start_of_both_builds_frees_name_of_either_kind() {
         assert_eq!(fixture.host.plugin("moves").unwrap_err().kind(), ErrorKind::NotFound);
         fixture.journal.assert_only_one_left(None);
         let handle = fixture.load(json!({}));
-        assert_eq!(counted(&handle), 1);
+        assert_eq!(increment(&handle), 1);
     });
 }
 
-/// What lies on the disk is tried by reloads only.
+/// Only reloads use the installed files.
 #[test]
 fn process_exit_after_failed_reload_restarts_old_build() {
     let fixture = Fixture::new(Kind::Process, "overlap");
@@ -339,7 +339,7 @@ fn process_exit_after_failed_reload_restarts_old_build() {
     for corrupt in broken {
         corrupt();
         rolled_back(&fixture.host, "moves");
-        let before = handle.call(asks(json!({ "do": "exit", "code": 4 })));
+        let before = handle.call(action_request(json!({ "do": "exit", "code": 4 })));
         assert_eq!(before.unwrap_err().kind(), ErrorKind::Disconnected);
         let restarted = event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
         let HostEvent::Restarted { generation, pid, .. } = restarted else { unreachable!() };

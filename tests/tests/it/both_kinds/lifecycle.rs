@@ -1,5 +1,5 @@
-//! The life of a plugin of each kind: loaded, with a state, unloaded while calls run, required by
-//! one of the other kind.
+//! The lifecycle of plugins of each kind: loaded with and without a state, unloaded during calls,
+//! required by a plugin of the other kind.
 
 use std::fs;
 use std::thread;
@@ -10,7 +10,7 @@ use hotbay_tests::{
 };
 use serde_json::json;
 
-use super::{BOTH, Journal, Kind, asks, counted, waits};
+use super::{BOTH, Journal, Kind, action_request, increment, waits};
 
 #[test]
 fn lifecycle_events_come_in_same_order() {
@@ -21,10 +21,10 @@ fn lifecycle_events_come_in_same_order() {
         let install =
             |build: u64| kind.served(&plugins, "life").config(json!({ "build": build })).install();
         let life = loaded(&host, install(1));
-        let panic = asks(json!({ "do": "panic", "message": "as asked" }));
+        let panic = action_request(json!({ "do": "panic", "message": "on request" }));
         let error = block_on(life.execute(panic)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Panicked);
-        assert_eq!(error.fault().map(hotbay::Fault::message), Some("as asked"));
+        assert_eq!(error.fault().map(hotbay::Fault::message), Some("on request"));
         install(2);
         reloaded(&host, "life");
         event(&mut beside, |event| matches!(event, HostEvent::Closed { .. }));
@@ -53,9 +53,9 @@ fn load_restores_state_and_refuses_invalid_state() {
         let config = json!({ "journal": journal.0 });
         let folder = kind.served(&plugins, "state").config(config).install();
         let handle = loaded(&host, &folder);
-        assert!(block_on(handle.snapshot()).unwrap().is_none(), "nothing was counted");
+        assert!(block_on(handle.snapshot()).unwrap().is_none(), "no state before the first count");
         for expected in 1..4 {
-            assert_eq!(counted(&handle), expected);
+            assert_eq!(increment(&handle), expected);
         }
         let state = block_on(handle.snapshot()).unwrap().expect("a state");
         assert_eq!((state.version(), state.as_bytes()), (3, b"3".as_slice()));
@@ -64,7 +64,7 @@ fn load_restores_state_and_refuses_invalid_state() {
         let handle =
             block_on(host.load_with(&folder, hotbay::LoadOptions::new().with_state(state)))
                 .unwrap();
-        assert_eq!(counted(&handle), 4);
+        assert_eq!(increment(&handle), 4);
         block_on(host.unload("state")).unwrap();
         let error = block_on(
             host.load_with(&folder, hotbay::LoadOptions::new().with_state(Snapshot::new(3, "?"))),
@@ -125,10 +125,10 @@ fn plugin_shutdown_runs_once_and_reports_failure() {
         let plugins = Plugins::new();
         let host = host(&plugins);
         let mut events = host.events();
-        let reported = plugins.dir().join("told");
-        let config = json!({ "shutdown_tells": reported });
+        let reported = plugins.dir().join("events");
+        let config = json!({ "shutdown_writes": reported });
         let handle = loaded(&host, kind.served(&plugins, "ends").config(config).install());
-        counted(&handle);
+        increment(&handle);
         block_on(host.unload("ends")).unwrap();
         event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
         assert_eq!(fs::read_to_string(&reported).unwrap(), "1");
@@ -159,7 +159,7 @@ fn plugins_of_both_kinds_require_each_other() {
         assert_eq!(report.loaded.len(), 2);
         let error = block_on(host.unload("below")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Requires, "{above:?} needs {below:?}");
-        // A version that the other one does not accept.
+        // A version that the other plugin does not accept.
         below.served(&plugins, "below").set("version", "0.2.0").install();
         let error = rolled_back(&host, "below");
         assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
@@ -179,10 +179,10 @@ fn two_hosts_are_isolated_for_both_kinds() {
         let (one, other) = (host(&plugins), Host::builder().build().unwrap());
         let (first, second) = (loaded(&one, &folder), loaded(&other, &folder));
         let last = journal.starts().pop().unwrap().0;
-        assert_eq!((counted(&first), counted(&first), counted(&second)), (1, 2, 1));
+        assert_eq!((increment(&first), increment(&first), increment(&second)), (1, 2, 1));
         drop(one);
         assert_eq!(first.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
-        assert_eq!(counted(&second), 2);
+        assert_eq!(increment(&second), 2);
         journal.assert_only_one_left(Some(last));
         drop(other);
         journal.assert_only_one_left(None);

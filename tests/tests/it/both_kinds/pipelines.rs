@@ -1,5 +1,5 @@
-//! Pipelines of libraries, processes and what is compiled in: what comes out does not depend on
-//! how a step is run.
+//! Pipelines of libraries, processes and compiled-in plugins: the result does not depend on the
+//! kind of a step.
 
 use futures_util::stream;
 use hotbay::{
@@ -8,12 +8,13 @@ use hotbay::{
 use hotbay_tests::{Plugins, ProgramFolder, block_on, loaded};
 use serde_json::{Value, json};
 
-use super::{Kind, asks};
+use super::{Kind, action_request};
 
-/// The fixture as a library and as a process, and functions that turn a text into what it obeys.
+/// Registers the fixture as a library and as a process, and functions that turn a text into an
+/// action for it.
 fn mixed(plugins: &Plugins) -> Host {
-    let turned = |builder: HostBuilder, name: &str, ask: fn(&str) -> Value| {
-        builder.register_fn(name, move |_, input| Output::json(&ask(input.as_text()?)))
+    let turned = |builder: HostBuilder, name: &str, action: fn(&str) -> Value| {
+        builder.register_fn(name, move |_, input| Output::json(&action(input.as_text()?)))
     };
     let builder = Host::builder()
         .quarantine(None)
@@ -74,7 +75,7 @@ fn pipeline_errors_are_unchanged_for_either_kind() {
     }
 }
 
-/// All outcomes of many requests in their order, as texts.
+/// Returns the outcomes of many requests in order, as texts.
 fn many(
     host: &Host,
     steps: &[&str],
@@ -97,10 +98,10 @@ fn many(
     all.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-fn odd(count: u32) -> Vec<Request<'static>> {
+fn mixed_requests(count: u32) -> Vec<Request<'static>> {
     let one = |number: u32| match number % 7 {
-        3 => asks(json!({ "do": "fail", "code": number, "message": "no" })),
-        5 => asks(json!({ "do": "panic", "message": format!("at {number}") })),
+        3 => action_request(json!({ "do": "fail", "code": number, "message": "no" })),
+        5 => action_request(json!({ "do": "panic", "message": format!("at {number}") })),
         _ => Request::owned(format!("number {number}").into_bytes()),
     };
     (0..count).map(one).collect()
@@ -110,21 +111,21 @@ fn odd(count: u32) -> Vec<Request<'static>> {
 fn streams_give_same_results_for_either_kind() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
-    let expected = many(&host, &["library"], odd(300));
+    let expected = many(&host, &["library"], mixed_requests(300));
     assert_eq!(expected.len(), 300);
     assert_eq!(expected[3], Err("Plugin Some(3) None".to_owned()));
     assert_eq!(expected[5], Err("Panicked None Some(\"at 5\")".to_owned()));
-    assert_eq!(many(&host, &["process"], odd(300)), expected);
-    assert_eq!(many(&host, &["process", "library"], odd(300)), expected);
-    assert_eq!(many(&host, &["library", "process"], odd(300)), expected);
+    assert_eq!(many(&host, &["process"], mixed_requests(300)), expected);
+    assert_eq!(many(&host, &["process", "library"], mixed_requests(300)), expected);
+    assert_eq!(many(&host, &["library", "process"], mixed_requests(300)), expected);
 }
 
-/// The fixture numbers requests that the host does not number: those of one batch are one.
+/// The fixture numbers requests without an ID: requests of one batch share a number.
 #[test]
 fn batch_program_receives_many_requests_per_round_trip() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
-    let contexts = (0..200).map(|_| asks(json!({ "do": "context" }))).collect();
+    let contexts = (0..200).map(|_| action_request(json!({ "do": "context" }))).collect();
     let reported = many(&host, &["process"], contexts);
     let of = |reported: &Result<String, String>| {
         let context: Value = serde_json::from_str(reported.as_ref().unwrap()).unwrap();
@@ -140,7 +141,7 @@ fn program_without_batches_receives_single_requests() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let capabilities = json!({ "hotbay": { "endpoints": ["execute"] } });
-    // Whoever asks for a batch all the same is answered with this.
+    // An unexpected batch gets this response.
     let batch = json!({ "status": 500, "body": { "message": "no batches here" } });
     let behavior = json!({ "capabilities": capabilities, "serve": { "batch": batch } });
     let program = ProgramFolder::new(plugins.dir(), "single").set("package", "program");

@@ -1,5 +1,5 @@
-//! Builds that cannot be promoted, of both kinds: the one before serves on, what is told names
-//! step and generation, and nothing of the new one is left.
+//! Builds of both kinds that cannot be promoted: the old build keeps serving, the error names step
+//! and generation, and nothing of the new build is left.
 
 use std::fs;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use hotbay::{ErrorKind, Host, HostEvent, LoadStep};
 use hotbay_tests::{Plugins, event, limits, loaded, reloaded, rolled_back, under_load, unique};
 use serde_json::{Value, json};
 
-use super::{BOTH, Draft, Journal, Kind, counted, served};
+use super::{BOTH, Draft, Journal, Kind, increment, served};
 
-/// What goes wrong, and what is told of it: the same for both kinds but for the step.
+/// A failing build and its expected error; only the step differs by kind.
 struct Case {
     name: &'static str,
-    says: &'static str,
+    part: &'static str,
     library: (LoadStep, ErrorKind),
     process: (LoadStep, ErrorKind),
     install: fn(Draft, &Fixture),
 }
 
-/// What an installation may need to know.
+/// Context of an installation.
 struct Fixture {
     plugins: Plugins,
     kind: Kind,
@@ -34,7 +34,7 @@ impl Fixture {
         Self { kind, name: unique("both"), journal, plugins }
     }
 
-    /// The file whose presence makes the build that serves fail in its snapshot.
+    /// Returns the file that makes the snapshot of the serving build fail while it exists.
     fn switch(&self, how: &str) -> std::path::PathBuf {
         self.plugins.dir().join(how)
     }
@@ -58,12 +58,12 @@ impl Fixture {
     }
 }
 
-/// A way to fail that the config asks for.
+/// A failure configured in the fixture.
 macro_rules! action {
-    ($name:literal, $says:literal, $library:expr, $process:expr, $config:tt) => {
+    ($name:literal, $part:literal, $library:expr, $process:expr, $config:tt) => {
         Case {
             name: $name,
-            says: $says,
+            part: $part,
             library: $library,
             process: $process,
             install: |draft, fixture| {
@@ -80,25 +80,25 @@ fn cases() -> Vec<Case> {
     };
     let both = |at: (LoadStep, ErrorKind)| (at, at);
     let case =
-        |name, says, (library, process), install| Case { name, says, library, process, install };
+        |name, part, (library, process), install| Case { name, part, library, process, install };
     vec![
         case("no manifest", "plugin.json", both((LoadStep::Manifest, Integrity)), |draft, _| {
             fs::remove_file(draft.install().join("plugin.json")).unwrap();
         }),
-        case("no sense", ":1:", both((LoadStep::Manifest, Manifest)), |draft, _| {
+        case("invalid manifest", ":1:", both((LoadStep::Manifest, Manifest)), |draft, _| {
             fs::write(draft.install().join("plugin.json"), "{ \"name\" ").unwrap();
         }),
-        case("nothing to run", "served", both((Stage, Integrity)), |draft, fixture| {
+        case("missing file", "served", both((Stage, Integrity)), |draft, fixture| {
             draft.set("description", "another").install();
             fs::remove_file(fixture.file()).unwrap();
         }),
         case("another digest", "SHA-256", both((Digest, Integrity)), |draft, _| {
             draft.set("sha256", "ab".repeat(32)).install();
         }),
-        case("half of it", "bytes", both((Digest, Integrity)), |draft, fixture| {
+        case("truncated file", "bytes", both((Digest, Integrity)), |draft, fixture| {
             draft.set("description", "another").install();
             let bytes = fs::read(fixture.file()).unwrap();
-            // Another file: a program that runs cannot be written to.
+            // A different file: a running program cannot be written to.
             let half = fixture.plugins.dir().join("half");
             fs::write(&half, &bytes[..bytes.len() / 2]).unwrap();
             fs::set_permissions(&half, fs::metadata(fixture.file()).unwrap().permissions())
@@ -108,7 +108,7 @@ fn cases() -> Vec<Case> {
         case("another version", "9.9.9", both((Version, Incompatible)), |draft, _| {
             draft.set("version", "9.9.9").install();
         }),
-        case("an unfit config", "config.build", both((Checked, Config)), |draft, fixture| {
+        case("invalid config", "config.build", both((Checked, Config)), |draft, fixture| {
             let schema = json!({ "properties": { "build": { "type": "string" } } });
             let draft = draft.set("config_schema", schema);
             draft.config(fixture.config(&json!({ "build": 1 }))).install();
@@ -120,7 +120,7 @@ fn cases() -> Vec<Case> {
             |draft, fixture| {
                 draft.set("description", "another").install();
                 match fixture.kind {
-                    // Whether a library can be run is nobody's concern; that it is one is.
+                    // A library need not be executable, but must be a library.
                     Kind::Library => fs::remove_file(fixture.file()).unwrap(),
                     Kind::Process => {
                         use std::os::unix::fs::PermissionsExt as _;
@@ -132,7 +132,7 @@ fn cases() -> Vec<Case> {
         ),
         action!("validate_config", "not this one", (Checked, Config), (Location, StartFailed),
             { "config_fails": "not this one" }),
-        action!("a panic there", "not that one", (Checked, StartFailed), (Location, StartFailed),
+        action!("a panic in validate_config", "not that one", (Checked, StartFailed), (Location, StartFailed),
             { "config_panics": "not that one" }),
         action!("a config of another shape", "surplus", (Checked, Config), (Location, StartFailed),
             { "surplus": true }),
@@ -155,7 +155,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Breaks a build in each way while threads call; then a good one follows.
+/// Breaks a build in each way while threads call, and then installs a good one.
 fn check(kind: Kind, handover: &str, cases: &[Case]) {
     let fixture = Fixture::new(kind);
     let staging = tempfile::TempDir::new().unwrap();
@@ -163,7 +163,7 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
     let mut events = host.events();
     let config = |build: u64| fixture.config(&json!({ "build": build }));
     let handle = loaded(&host, fixture.draft(handover).config(config(1)).install());
-    assert_eq!(counted(&handle), 1);
+    assert_eq!(increment(&handle), 1);
     let serving = fixture.journal.starts()[0].0;
     let copies_before = copies(staging.path());
     under_load(&handle, 2, served, |traffic| {
@@ -182,9 +182,9 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
             let keeps = format!("at step `{}`; generation 1 keeps serving", expected.0);
             assert!(message.contains(&keeps), "{context}: {message}");
             let is_of_libraries = case.name == "not executable" && kind == Kind::Library;
-            let is_of_programs = case.name == "nothing to run" && kind == Kind::Process;
-            let says = if is_of_programs { "program" } else { case.says };
-            assert!(message.contains(says) || is_of_libraries, "{context}: {message}");
+            let is_of_programs = case.name == "missing file" && kind == Kind::Process;
+            let part = if is_of_programs { "program" } else { case.part };
+            assert!(message.contains(part) || is_of_libraries, "{context}: {message}");
             match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
                 HostEvent::RolledBack { generation, step, reason, .. } => {
                     assert_eq!((generation, step), (error.generation(), error.step()));
@@ -196,7 +196,7 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
             fixture.journal.assert_only_one_left(Some(serving));
             assert_eq!(copies(staging.path()), copies_before, "{context}");
             for how in ["fails", "panics"] {
-                // Not there in most cases.
+                // Missing in most cases.
                 let _ = fs::remove_file(fixture.switch(how));
             }
         }
@@ -205,19 +205,19 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
         event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
         traffic.wait_for_progress();
     });
-    assert_eq!(counted(&handle), 2);
+    assert_eq!(increment(&handle), 2);
     assert!(host.retained().is_empty());
     let now = fixture.journal.starts().pop().unwrap().0;
     fixture.journal.assert_only_one_left(Some(now));
 }
 
-/// Files below a folder, however deep.
+/// Counts the files under a folder, recursively.
 fn copies(folder: &std::path::Path) -> usize {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { copies(&path) } else { 1 }).sum()
 }
 
-/// The first so many are found before anything of the new build runs.
+/// Number of cases that fail before anything of the new build runs.
 const BEFORE: usize = 8;
 
 #[test]
@@ -256,8 +256,8 @@ fn unhealthy_build_is_never_promoted() {
         let fixture = Fixture::new(kind);
         let wait = limits(|limits| limits.start_timeout = Duration::from_millis(1500));
         let host = Host::builder().limits(wait).build().unwrap();
-        let ill = fixture.switch("ill");
-        fs::write(&ill, "").unwrap();
+        let unhealthy = fixture.switch("unhealthy");
+        fs::write(&unhealthy, "").unwrap();
         for (at, handover) in ["overlap", "pause"].into_iter().enumerate() {
             if kind == Kind::Process && handover == "pause" {
                 continue;
@@ -273,7 +273,8 @@ fn unhealthy_build_is_never_promoted() {
                 }
             };
             let serving = fixture.journal.starts().pop().unwrap().0;
-            let config = fixture.config(&json!({ "ill_while": ill, "build": build + 1 }));
+            let config =
+                fixture.config(&json!({ "unhealthy_while": unhealthy, "build": build + 1 }));
             fixture.draft(handover).config(config).install();
             let error = under_load(&handle, 2, served, |_| rolled_back(&host, &fixture.name));
             let message = error.full_message();
@@ -283,7 +284,10 @@ fn unhealthy_build_is_never_promoted() {
                 (Some(step), ErrorKind::StartFailed),
                 "{message}"
             );
-            assert!(message.contains("ill") && message.contains("keeps serving"), "{message}");
+            assert!(
+                message.contains("unhealthy") && message.contains("keeps serving"),
+                "{message}"
+            );
             fixture.journal.assert_only_one_left(Some(serving));
         }
     }

@@ -1,7 +1,7 @@
-//! What plugins log arrives where the host's program listens, with all that belongs to it, and
-//! harms nobody, however much it is.
+//! Logs of plugins reach the host program's subscriber with all their fields, and no amount of them
+//! does harm.
 
-pub(crate) mod listener;
+pub(crate) mod recorder;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
-use listener::{FILTERED, Heard, Line, listen};
+use recorder::{FILTERED, Line, Recorder, install};
 
-/// A plugin that logs, in a host of its own, and what is heard of it.
+/// A plugin that logs, its host, and the lines recorded.
 struct LogFixture {
-    heard: &'static Heard,
+    recorder: &'static Recorder,
     plugins: Plugins,
     host: Host,
     handle: PluginHandle,
@@ -32,35 +32,35 @@ impl LogFixture {
     }
 
     fn with(change: impl FnOnce(Plugin) -> Plugin) -> Self {
-        let (heard, plugins, name) = (listen(), Plugins::new(), unique("chat"));
+        let (recorder, plugins, name) = (install(), Plugins::new(), unique("chat"));
         let host = host(&plugins);
         let handle = loaded(&host, change(plugins.add(&name, "chatty")).write());
-        Self { heard, plugins, host, handle, name }
+        Self { recorder, plugins, host, handle, name }
     }
 
-    /// Has it log on this thread; answers with what it answers.
+    /// Makes it log on this thread, and returns its reply.
     fn call(&self, action: &Value) -> Value {
         let reply = self.handle.call(Request::json_text(&action.to_string())).unwrap();
         serde_json::from_slice(reply.as_bytes()).unwrap()
     }
 
-    /// Has it log on a thread of its generation.
+    /// Makes it log on a worker thread.
     fn execute(&self, action: &Value) {
         block_on(self.handle.execute(Request::json_text(&action.to_string()))).unwrap();
     }
 
     fn lines(&self) -> Vec<Line> {
-        self.heard.of(&self.name)
+        self.recorder.of(&self.name)
     }
 
-    /// What it said itself; the host has something to say about it too.
+    /// Returns the plugin's own messages, without those of the host about it.
     fn messages(&self) -> Vec<String> {
         let mut lines = self.lines();
         lines.retain(|line| !line.target.starts_with("hotbay"));
         lines.iter().map(|line| line.message().to_owned()).collect()
     }
 
-    /// Ends it; answers with the reason if its library was kept.
+    /// Unloads it, and returns why its library was kept, if it was.
     fn end(&self) -> Option<String> {
         let mut events = self.host.events();
         block_on(self.host.unload(&self.name)).unwrap();
@@ -96,12 +96,12 @@ fn event_keeps_fields_of_each_type() {
         ("generation", "u64 1"),
         ("more", r#"debug {"generation":"not the host's"}"#),
     ];
-    let action = json!({ "way": "types" });
+    let action = json!({ "method": "types" });
     let (called, executed) = (LogFixture::new(), LogFixture::new());
     called.call(&action);
     executed.execute(&action);
     for fixture in [called, executed] {
-        let line = fixture.heard.only_of(&fixture.name);
+        let line = fixture.recorder.only_of(&fixture.name);
         check(&line, Level::ERROR, "chatty::types", &fields);
         assert_eq!(line.fields.len(), fields.len() + 1, "`plugin` too: {line:?}");
         assert!(line.file.unwrap().ends_with("lib.rs"));
@@ -111,16 +111,16 @@ fn event_keeps_fields_of_each_type() {
 #[test]
 fn event_reports_its_spans() {
     let fixture = LogFixture::new();
-    fixture.execute(&json!({ "way": "spans" }));
+    fixture.execute(&json!({ "method": "spans" }));
     let spans = [("spans", r#"str "request{id=7}:query{table=\"users\"}""#)];
-    check(&fixture.heard.only_of(&fixture.name), Level::INFO, "chatty", &spans);
+    check(&fixture.recorder.only_of(&fixture.name), Level::INFO, "chatty", &spans);
 }
 
 #[test]
 fn log_record_arrives_as_event() {
     let fixture = LogFixture::new();
-    fixture.call(&json!({ "way": "record" }));
-    let line = fixture.heard.only_of(&fixture.name);
+    fixture.call(&json!({ "method": "record" }));
+    let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::WARN, "chatty::record", &[("message", "debug hello")]);
     assert!(line.file.unwrap().ends_with("lib.rs"));
 }
@@ -128,15 +128,15 @@ fn log_record_arrives_as_event() {
 #[test]
 fn host_line_is_attributed_to_whole_plugin() {
     let fixture = LogFixture::new();
-    assert_eq!(fixture.call(&json!({ "way": "host" }))["said"], "Ok(())");
-    let line = fixture.heard.only_of(&fixture.name);
+    assert_eq!(fixture.call(&json!({ "method": "host" }))["result"], "Ok(())");
+    let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::WARN, &fixture.name, &[("message", "debug hello")]);
     assert_eq!(line.file, None);
 }
 
 #[test]
 fn log_during_start_arrives() {
-    let init = json!({ "init": { "way": "event", "message": "started" } });
+    let init = json!({ "init": { "method": "event", "message": "started" } });
     let fixture = LogFixture::with(|it| it.set("permissions", json!(["log"])).config(init));
     assert_eq!(fixture.messages(), ["started"]);
 }
@@ -144,36 +144,36 @@ fn log_during_start_arrives() {
 #[test]
 fn thread_scoped_subscriber_receives_its_calls() {
     let fixture = LogFixture::new();
-    static HEARD: LazyLock<Heard> = LazyLock::new(Heard::default);
-    tracing::subscriber::with_default(listener::listener(&HEARD), || {
+    static RECORDER: LazyLock<Recorder> = LazyLock::new(Recorder::default);
+    tracing::subscriber::with_default(recorder::subscriber(&RECORDER), || {
         fixture.call(&json!({ "message": "here" }));
     });
-    assert_eq!(HEARD.only_of(&fixture.name).message(), "here");
+    assert_eq!(RECORDER.only_of(&fixture.name).message(), "here");
     assert_eq!(fixture.messages(), [""; 0]);
 }
 
 #[test]
 fn disabled_event_is_not_formatted() {
     let fixture = LogFixture::new();
-    let costly = json!({ "way": "costly", "message": "closely" });
+    let costly = json!({ "method": "costly", "message": "closely" });
     assert_eq!(fixture.call(&costly)["formatted"], 0);
     assert_eq!(fixture.messages(), [""; 0]);
-    fixture.heard.want(LevelFilter::DEBUG);
+    fixture.recorder.set_level(LevelFilter::DEBUG);
     assert_eq!(fixture.call(&costly)["formatted"], 1);
-    fixture.heard.want(LevelFilter::INFO);
+    fixture.recorder.set_level(LevelFilter::INFO);
     assert_eq!(fixture.call(&costly)["formatted"], 0);
-    let line = fixture.heard.only_of(&fixture.name);
+    let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::DEBUG, "chatty", &[("costly", "debug costly")]);
 }
 
 #[test]
 fn denied_log_permission_drops_events_only() {
     let fixture = LogFixture::with(|plugin| plugin);
-    for way in ["event", "types", "spans", "record"] {
-        assert_eq!(fixture.call(&json!({ "way": way }))["said"], "");
-        fixture.execute(&json!({ "way": way }));
+    for method in ["event", "types", "spans", "record"] {
+        assert_eq!(fixture.call(&json!({ "method": method }))["result"], "");
+        fixture.execute(&json!({ "method": method }));
     }
-    assert_eq!(fixture.call(&json!({ "way": "host" }))["said"], "Err(Denied)");
+    assert_eq!(fixture.call(&json!({ "method": "host" }))["result"], "Err(Denied)");
     assert_eq!(fixture.messages(), [""; 0]);
 }
 
@@ -185,7 +185,7 @@ fn events_name_their_generation() {
     next.set("permissions", json!(["log"])).write();
     assert_eq!(reloaded(&fixture.host, &fixture.name).get(), 2);
     fixture.call(&json!({ "message": "second" }));
-    fixture.execute(&json!({ "way": "record", "message": "third" }));
+    fixture.execute(&json!({ "method": "record", "message": "third" }));
     let reported: Vec<_> = fixture
         .lines()
         .iter()
@@ -201,11 +201,11 @@ fn plugin_restarted_from_same_library_logs_again() {
         |plugin: Plugin| plugin.set("permissions", json!(["log"])).set("handover", "stop-first");
     let fixture = LogFixture::with(stop_first);
     fixture.call(&json!({ "message": "before" }));
-    let bad = json!({ "init": { "way": "nonsense" } });
+    let bad = json!({ "init": { "method": "nonsense" } });
     stop_first(fixture.plugins.add(&fixture.name, "chatty").config(bad)).write();
     assert_eq!(rolled_back(&fixture.host, &fixture.name).step(), Some(LoadStep::Init));
     fixture.call(&json!({ "message": "after" }));
-    fixture.call(&json!({ "way": "record", "message": "too" }));
+    fixture.call(&json!({ "method": "record", "message": "too" }));
     assert_eq!(fixture.messages(), ["before", "after", "too"]);
 }
 
@@ -213,9 +213,9 @@ fn plugin_restarted_from_same_library_logs_again() {
 #[test]
 fn plugin_that_logged_on_caller_thread_is_closed() {
     let fixture = LogFixture::new();
-    for way in ["event", "types", "spans", "costly", "record", "host"] {
-        fixture.call(&json!({ "way": way }));
-        fixture.execute(&json!({ "way": way }));
+    for method in ["event", "types", "spans", "costly", "record", "host"] {
+        fixture.call(&json!({ "method": method }));
+        fixture.execute(&json!({ "method": method }));
     }
     assert_eq!(fixture.end(), None);
 }
@@ -225,19 +225,20 @@ fn plugin_that_logged_on_caller_thread_is_closed() {
 fn log_after_end_is_dropped_safely() {
     let fixture = LogFixture::new();
     let (release, done) = (fixture.plugins.dir().join("go"), fixture.plugins.dir().join("done"));
-    fixture.call(&json!({ "way": "types", "message": "late", "wait_for": release, "done": done }));
+    fixture
+        .call(&json!({ "method": "types", "message": "late", "wait_for": release, "done": done }));
     fixture.call(&json!({ "message": "in time" }));
     assert_eq!(fixture.end().as_deref(), Some("threads: 1 still run"));
     fs::write(release, "").unwrap();
-    until("it has logged", || done.exists().then_some(()));
+    until("the plugin has logged", || done.exists().then_some(()));
     assert_eq!(fixture.messages(), ["in time"]);
 }
 
 #[test]
 fn log_flood_is_limited_and_counted() {
-    for (way, lines) in [("event", 100_000), ("record", 10_000), ("host", 10_000)] {
+    for (method, lines) in [("event", 100_000), ("record", 10_000), ("host", 10_000)] {
         let fixture = LogFixture::new();
-        fixture.call(&json!({ "way": way, "lines": lines }));
+        fixture.call(&json!({ "method": method, "lines": lines }));
         block_on(fixture.host.unload(&fixture.name)).unwrap();
         let counts = |lines: &[Line]| {
             let (reported, arrived): (Vec<&Line>, Vec<_>) =
@@ -247,11 +248,11 @@ fn log_flood_is_limited_and_counted() {
             };
             (arrived.len() as u64, reported.iter().map(dropped).sum::<u64>())
         };
-        let (arrived, dropped) = until("all of them are accounted for", || {
+        let (arrived, dropped) = until("all lines have arrived or been counted as dropped", || {
             let (arrived, dropped) = counts(&fixture.lines());
             (arrived + dropped == lines).then_some((arrived, dropped))
         });
-        assert!(arrived >= 1000 && dropped > 0, "{arrived} of {way} arrived");
+        assert!(arrived >= 1000 && dropped > 0, "{arrived} of {method} arrived");
         let reported =
             fixture.lines().into_iter().find(|line| line.target == "hotbay::plugin").unwrap();
         let start = format!("plugin `{}` logged faster than 1000 lines/s; ", fixture.name);
@@ -262,8 +263,8 @@ fn log_flood_is_limited_and_counted() {
 #[test]
 fn huge_message_is_truncated() {
     let fixture = LogFixture::new();
-    for way in ["event", "record", "host"] {
-        fixture.call(&json!({ "way": way, "message": "0123456789", "repeat": 300_000 }));
+    for method in ["event", "record", "host"] {
+        fixture.call(&json!({ "method": method, "message": "0123456789", "repeat": 300_000 }));
     }
     assert_eq!(fixture.lines().len(), 3);
     for message in fixture.messages() {
@@ -275,8 +276,8 @@ fn huge_message_is_truncated() {
 #[test]
 fn each_target_can_be_filtered() {
     let fixture = LogFixture::new();
-    fixture.call(&json!({ "way": "record", "target": FILTERED }));
-    fixture.call(&json!({ "way": "record", "lines": 200, "target": "many", "targets": 200 }));
+    fixture.call(&json!({ "method": "record", "target": FILTERED }));
+    fixture.call(&json!({ "method": "record", "lines": 200, "target": "many", "targets": 200 }));
     let targets: BTreeSet<_> = fixture.lines().into_iter().map(|line| line.target).collect();
     assert_eq!(targets.len(), 200);
     assert!(targets.contains("many::0") && targets.contains("many::199"));
@@ -285,10 +286,10 @@ fn each_target_can_be_filtered() {
 #[test]
 fn subscriber_that_calls_plugin_does_not_recurse() {
     let fixture = LogFixture::new();
-    fixture.heard.call_back(&fixture.handle, r#"{"message":"again"}"#);
-    for way in ["event", "record", "host"] {
-        fixture.call(&json!({ "way": way, "message": way }));
-        fixture.execute(&json!({ "way": way, "message": way }));
+    fixture.recorder.call_back(&fixture.handle, r#"{"message":"again"}"#);
+    for method in ["event", "record", "host"] {
+        fixture.call(&json!({ "method": method, "message": method }));
+        fixture.execute(&json!({ "method": method, "message": method }));
     }
     assert_eq!(fixture.messages(), ["event", "event", "record", "record", "host", "host"]);
 }

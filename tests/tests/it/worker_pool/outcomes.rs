@@ -1,4 +1,4 @@
-//! What a pool refuses, where outcomes are, and what a task does to its own pool and others.
+//! Refused tasks, the storage of outcomes, and tasks that use their own pool or another one.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use hotbay::pool::{Outcome, Stopped, SubmitErrorKind, TaskError, WorkerPool};
 use hotbay_tests::block_on;
 
-use super::{GENEROUS, Held, PanicOnDrop, kind, mark_workers, pool};
+use super::{GENEROUS, OccupiedWorker, PanicOnDrop, kind, mark_workers, pool};
 
 #[test]
 fn awaited_ticket_takes_outcome_from_store() {
@@ -78,7 +78,7 @@ fn pool_without_workers_refuses_and_returns_tasks() {
 #[test]
 fn full_queue_refuses_and_waiter_gets_freed_place() {
     let pool = pool(1, 1, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
     let refused = pool.submit(|| 2).unwrap_err();
     assert_eq!(refused.kind(), SubmitErrorKind::QueueFull);
@@ -88,7 +88,7 @@ fn full_queue_refuses_and_waiter_gets_freed_place() {
         let pool = pool.clone();
         move || pool.submit_within(GENEROUS, refused.into_task()).unwrap().wait()
     });
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
     assert_eq!(queued.wait(), Ok(1));
     assert_eq!(waiting.join().unwrap(), Ok(2));
 }
@@ -106,7 +106,7 @@ fn full_store_refuses_new_tasks() {
         }
         assert_eq!(waiting.join().unwrap(), Ok(3));
     });
-    // The place of the awaited one is free again, that of the second is not.
+    // The place of the awaited task is free again; that of the second is not.
     let ticket = pool.submit(|| 4).unwrap();
     assert_eq!(kind(pool.submit(|| 5)), SubmitErrorKind::StoreFull);
     assert_eq!(ticket.wait(), Ok(4));
@@ -128,14 +128,14 @@ fn wait_for_impossible_place_ends_at_once() {
 #[test]
 fn dropped_wait_for_place_takes_none() {
     let pool = pool(1, 1, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
     {
         let mut waiting = pin!(pool.submit_waiting(|| 2));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiting.as_mut().poll(&mut context).is_pending());
     }
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
     assert_eq!(queued.wait(), Ok(1));
     assert_eq!(pool.submit(|| 3).unwrap().wait(), Ok(3));
 }
@@ -157,7 +157,7 @@ fn panicking_task_fails_alone() {
         assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(pool.submit(|| 1).unwrap().wait(), Ok(1));
     }
-    assert_eq!(Arc::strong_count(&mark), 2, "the same worker");
+    assert_eq!(Arc::strong_count(&mark), 2, "the worker survived");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn worker_waiting_for_its_own_pool_is_refused() {
     let outer = pool.submit(move || {
         let inner = inside.submit(|| 1).unwrap();
         let id = inner.id();
-        // With a limit it may wait.
+        // With a timeout it may wait.
         let inner = inner.wait_timeout(Duration::ZERO).unwrap_err();
         send.send((id, inner.wait())).unwrap();
         2
@@ -176,14 +176,14 @@ fn worker_waiting_for_its_own_pool_is_refused() {
     assert_eq!(refused, Err(TaskError::WaitInside));
     assert_eq!(outer.unwrap().wait(), Ok(2));
     pool.stop();
-    assert_eq!(pool.take(id), Some(Ok(1)), "it is left in the store");
+    assert_eq!(pool.take(id), Some(Ok(1)), "the outcome stays in the store");
 }
 
 #[test]
 fn worker_may_wait_for_ready_outcomes_and_other_pools() {
     let (pool, other) = (pool::<u32>(1, 10, 10), pool::<u32>(1, 10, 10));
     let done = pool.submit(|| 1).unwrap();
-    assert_eq!(pool.submit(|| 0).unwrap().wait(), Ok(0), "so the first is done");
+    assert_eq!(pool.submit(|| 0).unwrap().wait(), Ok(0), "the first task is done");
     let outer = pool.submit(move || {
         let there = done.wait().unwrap();
         let elsewhere = other.submit(|| 10).unwrap().wait().unwrap();
@@ -193,16 +193,16 @@ fn worker_may_wait_for_ready_outcomes_and_other_pools() {
     assert_eq!(outer.unwrap().wait(), Ok(11));
 }
 
-/// Looks into its pool when it is dropped or woken.
-struct Nosy(WorkerPool<Nosy>);
+/// Uses its pool when dropped or woken.
+struct UsesPool(WorkerPool<UsesPool>);
 
-impl Drop for Nosy {
+impl Drop for UsesPool {
     fn drop(&mut self) {
         assert!(self.0.drain().is_empty());
     }
 }
 
-impl Wake for Nosy {
+impl Wake for UsesPool {
     fn wake(self: Arc<Self>) {
         drop(self);
     }
@@ -210,22 +210,22 @@ impl Wake for Nosy {
 
 #[test]
 fn outcomes_and_wakers_may_use_pool_without_deadlock() {
-    let pool = pool::<Nosy>(1, 10, 10);
-    let (go, let_go) = mpsc::channel::<()>();
-    let (nosy, also_nosy) = (Nosy(pool.clone()), Nosy(pool.clone()));
+    let pool = pool::<UsesPool>(1, 10, 10);
+    let (go, release) = mpsc::channel::<()>();
+    let (uses_pool, also_uses_pool) = (UsesPool(pool.clone()), UsesPool(pool.clone()));
     let ticket = pool.submit(move || {
-        let_go.recv_timeout(GENEROUS).unwrap();
-        nosy
+        release.recv_timeout(GENEROUS).unwrap();
+        uses_pool
     });
     let mut ticket = ticket.unwrap();
-    let left = pool.submit(move || also_nosy).unwrap().leave();
+    let left = pool.submit(move || also_uses_pool).unwrap().leave();
     // The second waker replaces the first; the task wakes it.
     for _ in 0..2 {
-        let waker = Waker::from(Arc::new(Nosy(pool.clone())));
+        let waker = Waker::from(Arc::new(UsesPool(pool.clone())));
         assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker)).is_pending());
     }
     go.send(()).unwrap();
     pool.stop();
-    assert!(matches!(pool.take(left), Some(Ok(Nosy(_)))));
-    assert!(matches!(ticket.wait(), Ok(Nosy(_))));
+    assert!(matches!(pool.take(left), Some(Ok(UsesPool(_)))));
+    assert!(matches!(ticket.wait(), Ok(UsesPool(_))));
 }

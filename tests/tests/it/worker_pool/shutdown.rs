@@ -1,4 +1,4 @@
-//! How a pool ends: by a stop, a cancel, its token, or with its last handle.
+//! The end of a pool: by `stop`, by `cancel`, by its token, or by dropping the last handle.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use hotbay::CancellationToken;
 use hotbay::pool::{Stopped, SubmitErrorKind, TaskError, TaskTicket, WorkerPool};
 use hotbay_tests::{block_on, until};
 
-use super::{GENEROUS, Held, PanicOnDrop, kind, limits, mark_workers, pool};
+use super::{GENEROUS, OccupiedWorker, PanicOnDrop, kind, limits, mark_workers, pool};
 
 #[test]
 fn task_after_pool_stop_is_refused() {
@@ -42,7 +42,7 @@ fn pool_with_cancelled_token_is_closed() {
 #[test]
 fn waiting_submitter_is_refused_when_pool_stops() {
     let pool = pool(1, 1, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
     let mut waiting = pin!(pool.submit_waiting(|| 2));
     let mut context = Context::from_waker(Waker::noop());
@@ -50,7 +50,7 @@ fn waiting_submitter_is_refused_when_pool_stops() {
     pool.token().cancel();
     assert_eq!(kind(block_on(waiting)), SubmitErrorKind::Closed);
     assert_eq!(queued.wait(), Err(TaskError::NeverRan));
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn concurrent_stops_finish_queue_and_leave_no_threads() {
         for _ in 0..4 {
             scope.spawn(|| {
                 assert_eq!(pool.stop(), Stopped::Joined);
-                assert_eq!(Arc::strong_count(&mark), 1, "all threads have ended");
+                assert_eq!(Arc::strong_count(&mark), 1, "all threads have exited");
             });
         }
     });
@@ -90,9 +90,9 @@ fn concurrent_stops_finish_queue_and_leave_no_threads() {
 fn stop_inside_task_is_reported_and_stops_pool() {
     let pool = pool::<Stopped>(1, 10, 10);
     let stops: [fn(&WorkerPool<Stopped>) -> Stopped; 2] = [WorkerPool::stop, WorkerPool::cancel];
-    let (go, let_go) = mpsc::channel::<()>();
+    let (go, release) = mpsc::channel::<()>();
     let first = pool.submit(move || {
-        let_go.recv_timeout(GENEROUS).unwrap();
+        release.recv_timeout(GENEROUS).unwrap();
         Stopped::Joined
     });
     let tickets = stops.map(|stop| {
@@ -102,7 +102,7 @@ fn stop_inside_task_is_reported_and_stops_pool() {
     let last = pool.submit(|| Stopped::Joined).unwrap();
     go.send(()).unwrap();
     assert_eq!(first.unwrap().wait(), Ok(Stopped::Joined));
-    // The stop lets the tasks behind it run; the cancel then tells the last one.
+    // `stop` lets the tasks behind it run; `cancel` then rejects the last one.
     let [stopped, cancelled] = tickets.map(TaskTicket::wait);
     assert_eq!((stopped, cancelled), (Ok(Stopped::FromInside), Ok(Stopped::FromInside)));
     assert_eq!(last.wait(), Err(TaskError::NeverRan));
@@ -113,7 +113,7 @@ fn stop_inside_task_is_reported_and_stops_pool() {
 fn cancel_rejects_waiting_tasks_and_awaits_running() {
     let pool = pool(1, 10, 20);
     let mark = mark_workers(&pool, 1);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let waiting = [1, 2].map(|number| pool.submit(move || number).unwrap());
     let left = pool.submit(|| 3).unwrap().leave();
     thread::scope(|scope| {
@@ -122,10 +122,10 @@ fn cancel_rejects_waiting_tasks_and_awaits_running() {
             assert_eq!(ticket.wait(), Err(TaskError::NeverRan));
         }
         assert!(!cancel.is_finished(), "one task still runs");
-        assert_eq!(held.let_go(), Ok(0));
+        assert_eq!(occupied.release(), Ok(0));
         assert_eq!(cancel.join().unwrap(), Stopped::Joined);
     });
-    assert_eq!(Arc::strong_count(&mark), 1, "the thread has ended");
+    assert_eq!(Arc::strong_count(&mark), 1, "the thread has exited");
     assert_eq!(pool.take(left), Some(Err(TaskError::NeverRan)));
 }
 
@@ -138,34 +138,34 @@ fn caller_token_ends_pool_and_nothing_else() {
 
     let pool = WorkerPool::new(limits(2, 10, 10), &token).unwrap();
     let mark = mark_workers(&pool, 2);
-    let (held, also_held) = (Held::by(&pool), Held::by(&pool));
+    let (occupied, also_occupied) = (OccupiedWorker::by(&pool), OccupiedWorker::by(&pool));
     let waiting = pool.submit(|| 1).unwrap();
     token.cancel();
-    // Told at once, though no worker is free.
+    // Reported at once, although no worker is free.
     assert_eq!(waiting.wait_timeout(Duration::ZERO).unwrap(), Err(TaskError::NeverRan));
     assert!(pool.token().is_cancelled());
-    assert_eq!((held.let_go(), also_held.let_go()), (Ok(0), Ok(0)));
-    until("the threads end", || (Arc::strong_count(&mark) == 1).then_some(()));
+    assert_eq!((occupied.release(), also_occupied.release()), (Ok(0), Ok(0)));
+    until("the threads exit", || (Arc::strong_count(&mark) == 1).then_some(()));
 }
 
 #[test]
 fn running_task_sees_cancel_through_pool_token() {
     let pool = pool(1, 10, 10);
     let (token, (enter, entered)) = (pool.token(), mpsc::channel());
-    let looks = pool.submit(move || {
+    let polls = pool.submit(move || {
         enter.send(()).unwrap();
         block_on(token.cancelled());
         5
     });
     entered.recv_timeout(GENEROUS).unwrap();
     assert_eq!(pool.cancel(), Stopped::Joined);
-    assert_eq!(looks.unwrap().wait(), Ok(5));
+    assert_eq!(polls.unwrap().wait(), Ok(5));
 }
 
 #[test]
 fn tasks_panicking_on_drop_block_no_notification() {
     let pool = pool(1, 10, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let waiting = [1, 2].map(|number| {
         let grenade = PanicOnDrop;
         let task = move || {
@@ -178,20 +178,20 @@ fn tasks_panicking_on_drop_block_no_notification() {
     for ticket in waiting {
         assert_eq!(ticket.wait(), Err(TaskError::NeverRan));
     }
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
 }
 
 #[test]
 fn last_handle_drop_cancels_and_joins_threads() {
     let pool = pool(1, 10, 10);
     let mark = mark_workers(&pool, 1);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let waiting = pool.submit(|| 1).unwrap();
     drop(pool.clone());
     assert!(!pool.token().is_cancelled());
     let dropping = thread::spawn(move || drop(pool));
     assert_eq!(waiting.wait(), Err(TaskError::NeverRan));
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
     dropping.join().unwrap();
     assert_eq!(Arc::strong_count(&mark), 1);
 }
@@ -207,7 +207,7 @@ fn task_may_drop_last_handle_of_its_pool() {
     });
     give.send(pool).unwrap();
     assert_eq!(ticket.unwrap().wait(), Ok(1));
-    until("the threads end", || (Arc::strong_count(&mark) == 1).then_some(()));
+    until("the threads exit", || (Arc::strong_count(&mark) == 1).then_some(()));
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn unrun_task_may_hold_last_handle_and_token() {
     let token = CancellationToken::new();
     let pool = WorkerPool::new(limits(1, 10, 10), &token).unwrap();
     let mark = mark_workers(&pool, 1);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let waiting = {
         let (pool, token) = (pool.clone(), token.clone());
         pool.clone().submit(move || {
@@ -225,9 +225,9 @@ fn unrun_task_may_hold_last_handle_and_token() {
         })
     };
     drop(pool);
-    // Drops the task, which drops the pool here, where nobody is to wait for what runs.
+    // Drops the task, which drops the pool on this thread; that must not wait for running tasks.
     token.cancel();
     assert_eq!(waiting.unwrap().wait(), Err(TaskError::NeverRan));
-    assert_eq!(held.let_go(), Ok(0));
-    until("the thread ends", || (Arc::strong_count(&mark) == 1).then_some(()));
+    assert_eq!(occupied.release(), Ok(0));
+    until("the thread exits", || (Arc::strong_count(&mark) == 1).then_some(()));
 }

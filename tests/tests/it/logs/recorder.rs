@@ -1,5 +1,5 @@
-//! The process's one listener: keeps the events of plugins, by the name that they carry. Other
-//! events are not its own, so tests that run beside are left alone.
+//! The process-wide subscriber: records the events of plugins by plugin name. It ignores other
+//! events, so tests that run in parallel do not interfere.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -12,16 +12,16 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// A target that nobody wants to hear of.
+/// A target that the subscriber filters out.
 pub(crate) const FILTERED: &str = "chatty::filtered";
 
-/// An event, as it arrived.
+/// A recorded event.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(crate) level: Level,
     pub(crate) target: String,
     pub(crate) file: Option<String>,
-    /// Each as the type it came with, and its text.
+    /// Each value with the type it was recorded as, as text.
     pub(crate) fields: BTreeMap<String, String>,
 }
 
@@ -35,30 +35,32 @@ impl Line {
     }
 }
 
-/// What is known of plugins, by name.
+/// Recorded lines by plugin.
 #[derive(Default)]
-pub(crate) struct Heard {
+pub(crate) struct Recorder {
     lines: Mutex<HashMap<String, Vec<Line>>>,
-    /// Plugins that are called with an input whenever they log.
+    /// Plugins to call, with their input, whenever they log.
     calls_back: Mutex<HashMap<String, (PluginHandle, String)>>,
     level: Mutex<Option<LevelFilter>>,
 }
 
-/// Listens in the whole process from now on.
-pub(crate) fn listen() -> &'static Heard {
-    static HEARD: LazyLock<Heard> = LazyLock::new(Heard::default);
+/// Installs the subscriber for the whole process.
+pub(crate) fn install() -> &'static Recorder {
+    static RECORDER: LazyLock<Recorder> = LazyLock::new(Recorder::default);
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| tracing::subscriber::set_global_default(Listener(&HEARD)).unwrap());
-    &HEARD
+    ONCE.call_once(|| {
+        tracing::subscriber::set_global_default(RecordingSubscriber(&RECORDER)).unwrap()
+    });
+    &RECORDER
 }
 
-impl Heard {
-    /// What this plugin logged so far.
+impl Recorder {
+    /// Returns the lines logged by this plugin so far.
     pub(crate) fn of(&self, plugin: &str) -> Vec<Line> {
         lock(&self.lines).get(plugin).cloned().unwrap_or_default()
     }
 
-    /// The only line that this plugin logged so far.
+    /// Returns the only line logged by this plugin so far.
     #[track_caller]
     pub(crate) fn only_of(&self, plugin: &str) -> Line {
         let lines = self.of(plugin);
@@ -72,27 +74,27 @@ impl Heard {
         lock(&self.calls_back).insert(name, (handle.clone(), input.to_owned()));
     }
 
-    /// Wants other levels than `INFO` and what matters more.
-    pub(crate) fn want(&self, level: LevelFilter) {
+    /// Sets another level than `INFO`.
+    pub(crate) fn set_level(&self, level: LevelFilter) {
         *lock(&self.level) = Some(level);
         tracing::callsite::rebuild_interest_cache();
     }
 }
 
-/// Listens only where the test's own thread runs.
-pub(crate) fn listener(heard: &'static Heard) -> impl Subscriber + Send + Sync {
-    Listener(heard)
+/// Returns a subscriber for the test's own thread.
+pub(crate) fn subscriber(recorder: &'static Recorder) -> impl Subscriber + Send + Sync {
+    RecordingSubscriber(recorder)
 }
 
-struct Listener(&'static Heard);
+struct RecordingSubscriber(&'static Recorder);
 
-impl Listener {
+impl RecordingSubscriber {
     fn level(&self) -> LevelFilter {
         lock(&self.0.level).unwrap_or(LevelFilter::INFO)
     }
 }
 
-impl Subscriber for Listener {
+impl Subscriber for RecordingSubscriber {
     fn max_level_hint(&self) -> Option<LevelFilter> {
         Some(self.level())
     }
@@ -105,7 +107,7 @@ impl Subscriber for Listener {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // As a filter on targets does.
+        // As a target filter does.
         *metadata.level() <= self.level() && metadata.target() != FILTERED
     }
 
