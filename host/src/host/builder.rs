@@ -1,4 +1,4 @@
-//! How a host is configured: dirs, limits, what is accepted, what is compiled in.
+//! Configures a host and builds it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,9 +38,9 @@ pub struct HostBuilder {
     want_frames: bool,
     default_deadline: Option<Duration>,
     pub(super) layers: Layers,
-    grant: Option<PermissionPolicy>,
-    /// The first thing that was asked for and makes no sense.
-    pub(super) mistake: Option<Error>,
+    permission_policy: Option<PermissionPolicy>,
+    /// The first invalid setting.
+    pub(super) invalid: Option<Error>,
     pub(super) preferences: Preferences,
     pub(crate) staging_dir: Option<PathBuf>,
     keep_staged: bool,
@@ -70,8 +70,8 @@ impl HostBuilder {
             want_frames: false,
             default_deadline: None,
             layers: Layers::default(),
-            grant: None,
-            mistake: None,
+            permission_policy: None,
+            invalid: None,
             preferences: Preferences::default(),
             staging_dir: None,
             keep_staged: false,
@@ -86,15 +86,15 @@ impl HostBuilder {
         }
     }
 
-    /// Adds a folder below which plugins are looked for. A relative one is resolved against the
-    /// running directory once, by [`build`](Self::build).
+    /// Adds a folder below which plugins are searched. A relative path is resolved against the
+    /// working directory by [`build`](Self::build).
     pub fn plugin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dirs.push(dir.into());
         self
     }
 
-    /// Accepts libraries whose manifests state no digest. A damaged library can end the process
-    /// at load; only a digest, or a process of its own, guards against that.
+    /// Accepts libraries whose manifests state no digest. A damaged library can end the process at
+    /// load; only a digest, or a process plugin, protects from that.
     pub fn allow_unverified(mut self, allow: bool) -> Self {
         self.rules.allow_unverified = allow;
         self
@@ -102,69 +102,69 @@ impl HostBuilder {
 
     /// Accepts folders and files that other users own or may write to.
     ///
-    /// Otherwise refused: such a manifest, library, program or folder of a plugin; such a folder
-    /// anywhere above it, up to the root of the file system (a sticky one, as `/tmp`, is fine);
-    /// and, where the plugin is a program, anything else such in its folder, at every depth, and
-    /// any link there that leads out of it. A program's folder is checked again at each start.
+    /// By default these are refused: such a manifest, library, program or plugin folder; such a
+    /// folder anywhere above it (a sticky one, such as `/tmp`, is accepted); and for a program,
+    /// any such file in its folder at every depth, and any link that leads out of the folder. A
+    /// program's folder is checked again at each start.
     pub fn allow_writable_by_others(mut self, allow: bool) -> Self {
         self.rules.allow_writable_by_others = allow;
         self
     }
 
-    /// Sets what plugins may use.
+    /// Sets the limits of plugins.
     pub fn limits(mut self, limits: HostLimits) -> Self {
         self.rules.max_library_bytes = limits.max_library_bytes;
         self.limits = limits;
         self
     }
 
-    /// Sets when plugins that keep failing are quarantined; `None`: never. One that is over its
-    /// memory limit is quarantined all the same.
+    /// Sets when plugins with repeated faults are quarantined; `None` for never. A plugin that
+    /// exceeds its memory limit is always quarantined.
     pub fn quarantine(mut self, quarantine: impl Into<Option<Quarantine>>) -> Self {
         self.quarantine = quarantine.into();
         self
     }
 
-    /// Sets how long pooled calls may take that name no deadline, to plugins whose manifests
-    /// state none. Default: as long as they like.
-    pub fn default_deadline(mut self, wait_max: Duration) -> Self {
-        self.default_deadline = Some(wait_max);
+    /// Sets the time limit of pooled calls without a deadline, to plugins whose manifests state none.
+    /// Default: no limit.
+    pub fn default_deadline(mut self, timeout: Duration) -> Self {
+        self.default_deadline = Some(timeout);
         self
     }
 
-    /// Puts a layer around the calls of every plugin; the first that is added is the outermost.
-    /// See [`Layer`].
+    /// Adds a layer around the calls of every plugin. The first layer is the outermost. See
+    /// [`Layer`].
     pub fn layer(mut self, layer: impl Layer) -> Self {
         self.layers.add(Arc::new(layer));
         self
     }
 
-    /// Gives processes a name of the host's environment, besides the usual ones such as `PATH`,
-    /// `HOME` and `LANG`. Nothing else of it reaches them.
+    /// Passes a variable of the host's environment to processes. Only the usual ones, such as `PATH`,
+    /// `HOME` and `LANG`, are passed by default.
     pub fn inherit_env(mut self, name: impl Into<String>) -> Self {
         self.environment.push(name.into());
         self
     }
 
-    /// Looks at the requests of one plugin before they reach it. What `validator` answers with
-    /// `Err` is refused as `InvalidInput`, with its text.
+    /// Validates the requests of one plugin before they reach it. A request for which `validator`
+    /// returns `Err` fails with `InvalidInput` and that text.
     ///
-    /// It runs in the thread that runs the call, after the check against the manifest's
-    /// `input_schema`, if there is one; all validators of a plugin have to agree. One that
-    /// panics fails its call with the kind `LayerPanicked`, and nothing is held against the plugin.
+    /// It runs on the thread of the call, after the check against the manifest's `input_schema`. All
+    /// validators of a plugin must accept the request. If one panics, the call fails with
+    /// `LayerPanicked`, which is not a fault of the plugin.
     ///
     /// ```
     /// # use hotbay::{Error, ErrorKind, Host, Output, Request};
     /// let host = Host::builder()
     ///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
     ///     .validate("echo", |request| match request.as_bytes() {
-    ///         [] => Err("there is nothing to echo".to_owned()),
+    ///         [] => Err("nothing to echo".to_owned()),
     ///         _ => Ok(()),
     ///     })
     ///     .build()?;
     /// let error = host.plugin("echo")?.call(Request::text("")).unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    /// assert!(error.full_message().contains("there is nothing to echo"));
+    /// assert!(error.full_message().contains("nothing to echo"));
     /// # Ok::<(), Error>(())
     /// ```
     pub fn validate<F>(mut self, plugin: &str, validator: F) -> Self
@@ -176,19 +176,19 @@ impl HostBuilder {
             Err(error) => {
                 let message = format!("requests of `{plugin}` cannot be validated");
                 let error = Error::new(ErrorKind::NotFound, message).caused_by(error);
-                self.mistake.get_or_insert(error);
+                self.invalid.get_or_insert(error);
             }
         }
         self
     }
 
-    /// Asks the application at every load which of the permissions that a manifest lists the
-    /// plugin is granted. Without this, all of them are.
+    /// Sets which of the permissions that a manifest requests are granted. By default all are.
     ///
-    /// `grant` is asked once for each: for host services such as `log`, and for operations that
-    /// requests may name ([`Request::operation`]). What it does not grant behaves as if it were
-    /// not listed, and is told in [`PluginInfo::notes`](crate::PluginInfo::notes). If it panics,
-    /// the plugin is refused with the kind `LayerPanicked`. It blocks the load while it decides.
+    /// `policy` is called at every load, once per permission: for host services such as `log`, and
+    /// for operations that requests may name ([`Request::operation`]). A permission that it does not
+    /// grant is treated as not requested, and is listed in
+    /// [`PluginInfo::notes`](crate::PluginInfo::notes). If it panics, the load fails with
+    /// `LayerPanicked`. It blocks the load.
     ///
     /// ```
     /// # use hotbay::{Error, ErrorKind, Host, Manifest, Output, Request};
@@ -215,76 +215,74 @@ impl HostBuilder {
     /// assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     /// # Ok::<(), Error>(())
     /// ```
-    pub fn permission_policy<F>(mut self, grant: F) -> Self
+    pub fn permission_policy<F>(mut self, policy: F) -> Self
     where
         F: Fn(&PluginName, &str) -> bool + Send + Sync + 'static,
     {
-        self.grant = Some(PermissionPolicy(Arc::new(grant)));
+        self.permission_policy = Some(PermissionPolicy(Arc::new(policy)));
         self
     }
 
-    /// Asks plugins for the return addresses of their panics: see
+    /// Captures the return addresses of panics in plugins: see
     /// [`Fault::frames`](hotbay_plugin::Fault::frames).
     pub fn capture_panic_backtrace(mut self, want: bool) -> Self {
         self.want_frames = want;
         self
     }
 
-    /// Sets the folder in which private copies of libraries are made; by default the system's
-    /// folder for temporary files. It must allow files to be executed. A relative one is resolved
-    /// by [`build`](Self::build).
+    /// Sets the folder for private copies of libraries; by default the system's folder for temporary
+    /// files. It must allow files to be executed. A relative path is resolved by
+    /// [`build`](Self::build).
     pub fn staging_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.staging_dir = Some(dir.into());
         self
     }
 
-    /// Leaves the private copies in folders named `hotbay-kept-…` after the libraries were
-    /// unmapped and after this process, for profilers and core dumps that are read later. The
-    /// host never removes them.
+    /// Keeps the private copies after the libraries are unmapped and after this process, in folders
+    /// named `hotbay-kept-…`, for profilers and core dumps. The host never removes them.
     ///
-    /// Without it a copy is removed when its library is unmapped. Until then its path is valid,
-    /// so backtraces, debuggers and profilers of a running process find the symbols. Copies of a
-    /// process that was killed are removed when the next host stages something.
+    /// By default a copy is removed when its library is unmapped. Until then its path is valid, so
+    /// backtraces, debuggers and profilers of a running process find the symbols. Copies of a killed
+    /// process are removed when the next host stages a library.
     pub fn keep_staged(mut self, keep: bool) -> Self {
         self.keep_staged = keep;
         self
     }
 
-    /// Watches the plugin directories from [`build`](Self::build) on, and loads, reloads and
-    /// unloads plugins as their folders change. Default: false.
+    /// Watches the plugin directories, and loads, reloads and unloads plugins as their folders
+    /// change. Default: false.
     ///
-    /// Watched are the directories and all below them, not single files, so that a file may be
-    /// replaced in any way; a directory that is not there yet, or was replaced as a whole, is
-    /// found within a second. Of a plugin's folder count `plugin.json`, the files that it
-    /// names, and, for a library on Linux, files called `*.so` or `*.so.*` there and up to two
-    /// folders below, since the library may link them; nothing else there does anything.
+    /// The watch starts in [`build`](Self::build) and covers the directories recursively, so a file
+    /// may be replaced in any way. A directory that does not exist yet, or that is replaced as a
+    /// whole, is found within a second. In a plugin's folder, these files count: `plugin.json`, the
+    /// files that it names, and for a library on Linux the files named `*.so` or `*.so.*` up to two
+    /// folders below, since the library may link them.
     ///
-    /// A file that is renamed into place is looked at at once. Any other change is settled when
-    /// the files' sizes and times were the same for 50 ms. Then a plugin that serves is
-    /// [reloaded](Host::reload), and one that does not is loaded, also if it was unloaded
-    /// before; what is there already waits for [`load_all`](Host::load_all). Files that do not
-    /// fit together, such as a new library beside the manifest of the old one, are probably half
-    /// of a replacement: they are refused, with an event, only when that was so for 300 ms. The
-    /// same content is refused once.
+    /// A file that is renamed into place is read at once; after any other change, the host waits until
+    /// sizes and times have not changed for 50 ms. Then a serving plugin is
+    /// [reloaded](Host::reload), and any other is loaded, even if it was unloaded before. Plugins that
+    /// exist when the watch starts are left to [`load_all`](Host::load_all). Files that do not match,
+    /// such as a new library beside the old manifest, are probably half of a replacement: the failure
+    /// is reported only after 300 ms without a change. The same content is reported once.
     ///
-    /// For network file systems, whose changes nobody tells, see
+    /// For network file systems, whose changes the system does not report, see
     /// [`watch_poll_interval`](Self::watch_poll_interval).
-    pub fn hot_reload(mut self, watch: bool) -> Self {
-        self.is_watched = watch;
+    pub fn hot_reload(mut self, is_enabled: bool) -> Self {
+        self.is_watched = is_enabled;
         self
     }
 
-    /// Looks for changes that often instead of being told of them by the system.
+    /// Polls for changes in this interval, instead of using the notifications of the system.
     pub fn watch_poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = Some(interval);
         self
     }
 
-    /// Whether a plugin whose folder or `plugin.json` is gone for 300 ms is unloaded. Default:
-    /// true. One that others require stays, with an event; and all stay as long as the plugin
-    /// directory itself is not there.
-    pub fn unload_removed(mut self, retire: bool) -> Self {
-        self.unload_removed = retire;
+    /// Sets whether a plugin is unloaded when its folder or `plugin.json` has been missing for 300 ms.
+    /// Default: true. A plugin that others require stays, with an event. All stay while the plugin
+    /// directory itself is missing.
+    pub fn unload_removed(mut self, is_enabled: bool) -> Self {
+        self.unload_removed = is_enabled;
         self
     }
 
@@ -317,18 +315,18 @@ impl HostBuilder {
         self
     }
 
-    /// Makes the host and starts what is compiled in, in the order of `requires`. Nothing of
-    /// the plugin directories is loaded yet.
+    /// Builds the host and starts the compiled-in plugins, in the order of `requires`. Loads nothing
+    /// from the plugin directories.
     ///
-    /// Blocks until the compiled-in plugins are started.
+    /// Blocks until the compiled-in plugins have started.
     ///
     /// # Errors
     ///
-    /// The first compiled-in plugin that did not start; `NotFound` for a validator, a preference
-    /// or a cache of what is no plugin's name; `Overloaded` when the system gives no thread to watch on.
+    /// That of the first compiled-in plugin that did not start; `NotFound` if a validator, a
+    /// preference or a cache has an invalid plugin name; `Overloaded` if a thread cannot start.
     pub fn build(self) -> Result<Host, Error> {
-        if let Some(mistake) = self.mistake {
-            return Err(mistake);
+        if let Some(invalid) = self.invalid {
+            return Err(invalid);
         }
         let staging_dir = self.staging_dir.unwrap_or_else(std::env::temp_dir);
         let dirs: Vec<_> = self.dirs.iter().map(|dir| absolute(dir)).collect();
@@ -344,7 +342,7 @@ impl HostBuilder {
                 quarantine: self.quarantine,
                 capture_panic_backtrace: self.want_frames,
                 default_deadline: self.default_deadline,
-                permission_policy: self.grant,
+                permission_policy: self.permission_policy,
                 timer: Timer::new(),
                 events: events,
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
@@ -397,7 +395,7 @@ impl fmt::Debug for HostBuilder {
 
 type Compiled = (Candidate, Source);
 
-/// What is compiled in, so that what is required comes first.
+/// Sorts the compiled-in plugins so that required ones come first.
 fn in_order(compiled_in: Vec<(Result<Manifest, Error>, Source)>) -> Result<Vec<Compiled>, Error> {
     let mut candidates = Vec::new();
     for (manifest, source) in compiled_in {

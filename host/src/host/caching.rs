@@ -1,4 +1,4 @@
-//! Says whose replies are kept.
+//! Sets which replies are cached.
 
 use super::HostBuilder;
 use crate::error::{Error, ErrorKind};
@@ -6,15 +6,15 @@ use crate::id::PluginName;
 use crate::layers::ResponseCache;
 
 impl HostBuilder {
-    /// Keeps the replies of one plugin, of any kind, and answers the same questions from them;
-    /// see [`ResponseCache`]. Without this, every call reaches its plugin.
+    /// Caches the replies of one plugin, of any kind, and returns them for equal requests. See
+    /// [`ResponseCache`].
     pub fn cache(mut self, plugin: &str, cache: ResponseCache) -> Self {
         match PluginName::new(plugin) {
             Ok(plugin) => self.layers.cache(plugin, cache),
             Err(error) => {
-                let message = format!("the replies of `{plugin}` cannot be kept");
+                let message = format!("the replies of `{plugin}` cannot be cached");
                 let error = Error::new(ErrorKind::NotFound, message).caused_by(error);
-                self.mistake.get_or_insert(error);
+                self.invalid.get_or_insert(error);
             }
         }
         self

@@ -1,8 +1,8 @@
-//! A function as a plugin: for tests and glue.
+//! A function as a plugin.
 
 use hotbay_plugin::{CallContext, Config, HostServices, Output, Payload, Plugin, PluginError};
 
-/// A plugin that is nothing but a function.
+/// A plugin made of a function.
 pub(super) struct Function<F>(pub(super) F);
 
 impl<F> Plugin for Function<F>
@@ -10,7 +10,7 @@ where
     F: Fn(&CallContext<'_>, Payload<'_>) -> Result<Output, PluginError> + Send + Sync + 'static,
 {
     fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> {
-        Err(PluginError::new(500, "a function is made by its program, not started by a host"))
+        Err(PluginError::new(500, "a function has no `init`"))
     }
 
     fn execute(&self, ctx: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {

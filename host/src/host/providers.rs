@@ -1,4 +1,4 @@
-//! Finds plugins by what they provide, and says in which order they are preferred.
+//! Finds the providers of a contract, in the order of preference.
 
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -13,23 +13,22 @@ use crate::manifest::{Kind, Manifest};
 use crate::providers::{Location, Offers, Preference, ProviderSource, Providers, Rank};
 
 impl Host {
-    /// Finds the plugins that provide a contract: those whose manifests name it in `provides`.
-    /// See [`Providers`].
+    /// Returns the plugins that provide a contract: those whose manifests list it in `provides`. See
+    /// [`Providers`].
     ///
     /// # Errors
     ///
-    /// `NotFound` when no plugin that serves provides it, naming the nearest contract that one
-    /// does.
+    /// `NotFound` if no serving plugin provides it, with the nearest provided contract as the hint.
     pub fn providers(&self, contract: &str) -> Result<Providers, Error> {
-        let registry = Arc::new(Registrar(Arc::downgrade(&self.inner)));
+        let registry = Arc::new(ProviderFinder(Arc::downgrade(&self.inner)));
         Providers::new(contract, registry, self.inner.registry.changes.clone())
     }
 }
 
 impl HostBuilder {
-    /// Names the plugins that are tried first for a contract, in this order; all others follow
-    /// as [`prefer`](Self::prefer) says. The last word for a contract counts. They need not be
-    /// there.
+    /// Sets the plugins that are tried first for a contract, in this order. The others follow in the
+    /// order of [`prefer`](Self::prefer). The last call for a contract applies. The plugins need not
+    /// be loaded.
     pub fn prefer_providers<N: AsRef<str>>(
         mut self,
         contract: impl Into<String>,
@@ -42,29 +41,30 @@ impl HostBuilder {
             Err(error) => {
                 let message = format!("a provider of `{contract}` cannot be preferred");
                 let error = Error::new(ErrorKind::NotFound, message).caused_by(error);
-                self.mistake.get_or_insert(error);
+                self.invalid.get_or_insert(error);
             }
         }
         self
     }
 
-    /// Says where the provider of a contract is looked for first that is not named by
-    /// [`prefer_providers`](Self::prefer_providers). Default: [`Preference::Internal`].
+    /// Sets which kind of provider comes first among those that
+    /// [`prefer_providers`](Self::prefer_providers) does not list. Default:
+    /// [`Preference::Internal`].
     pub fn prefer(mut self, preference: Preference) -> Self {
         self.preferences.general = preference;
         self
     }
 }
 
-/// Finds providers for whoever keeps no host alive.
-struct Registrar(Weak<Inner>);
+/// Finds providers without keeping the host alive.
+struct ProviderFinder(Weak<Inner>);
 
-impl ProviderSource for Registrar {
+impl ProviderSource for ProviderFinder {
     fn look_up(&self, contract: &str, accepted: &VersionReq) -> Result<Vec<PluginHandle>, Error> {
         let inner = self.0.upgrade().ok_or_else(shutting_down)?;
         let mut found = inner.providing(contract, accepted)?;
         if found.is_empty() {
-            return Err(inner.nobody(contract, accepted));
+            return Err(inner.not_provided(contract, accepted));
         }
         found.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(found.into_iter().map(|(_, handle)| handle).collect())
@@ -83,7 +83,7 @@ impl Inner {
         contract: &str,
         accepted: &VersionReq,
     ) -> Result<Vec<(Rank, PluginHandle)>, Error> {
-        let look = |manifest: &Manifest, folder: Option<&Path>, offers: &Offers, handle: &_| {
+        let provider = |manifest: &Manifest, folder: Option<&Path>, offers: &Offers, handle: &_| {
             let offer = offers.of(contract).find(|offer| offer.matches(accepted))?;
             let place = match (folder, manifest.kind()) {
                 (None, _) => Location::CompiledIn,
@@ -94,15 +94,15 @@ impl Inner {
             let rank = self.preferences.rank(contract, &offer.contract, name, place);
             Some((rank, PluginHandle::clone(handle)))
         };
-        self.registry.with_entries(look)
+        self.registry.with_entries(provider)
     }
 
-    /// Why nobody provides a contract.
+    /// Returns the error for a contract that no serving plugin provides.
     #[cold]
-    fn nobody(&self, contract: &str, accepted: &VersionReq) -> Error {
+    fn not_provided(&self, contract: &str, accepted: &VersionReq) -> Error {
         let mut others = Vec::new();
         let mut known: Vec<String> = Vec::new();
-        let looked = self.registry.with_entries(|manifest, _, offers, _| {
+        let visited = self.registry.with_entries(|manifest, _, offers, _| {
             known.extend(offers.names().map(str::to_owned));
             let versions = offers.of(contract).map(|offer| match &offer.version {
                 Some(version) => format!("{version} by `{}`", manifest.name()),
@@ -111,8 +111,8 @@ impl Inner {
             others.extend(versions);
             None::<()>
         });
-        if let Err(ending) = looked {
-            return ending;
+        if let Err(error) = visited {
+            return error;
         }
         if !others.is_empty() {
             let message = format!(

@@ -1,6 +1,6 @@
-//! Who is there: one entry a name, reserved while a plugin is loaded and while it leaves, so
-//! that nothing is loaded twice and nothing that is required goes. The lock is held for
-//! look-ups only.
+//! The plugins of a host, one entry per name. A name is reserved while its plugin is loaded or
+//! unloaded, so no plugin is loaded twice, and no required plugin is unloaded. The lock is held for
+//! lookups only.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub(super) struct Registry {
 pub(super) struct Entries {
     pub(super) by_name: BTreeMap<PluginName, Entry>,
     is_closed: bool,
-    /// Counts loads, so that plugins can end in the reverse order.
+    /// The number of loads, so that plugins can be unloaded in the reverse order.
     loads: u64,
 }
 
@@ -63,12 +63,12 @@ impl Registry {
         }
     }
 
-    /// Refuses what a forked child asks for, before it could wait for a lock.
+    /// Fails in a forked child, before it could wait for a lock.
     fn check_process(&self) -> Result<(), Error> {
         if self.process.is_current() { Ok(()) } else { Err(Error::forked()) }
     }
 
-    /// Takes a name for a plugin that is about to be loaded.
+    /// Reserves the name of a plugin that is about to be loaded.
     pub(super) fn reserve(&self, candidate: &Candidate) -> Result<Reservation<'_>, Error> {
         let manifest = &candidate.manifest;
         let mut entries = self.write();
@@ -102,7 +102,7 @@ impl Registry {
         Err(not_serving(name, &entries))
     }
 
-    /// What serves under a name.
+    /// Returns the plugin that serves under a name.
     pub(super) fn serving_plugin(&self, name: &PluginName) -> Result<ServingPlugin, Error> {
         let entries = self.read();
         match entries.by_name.get(name.as_str()) {
@@ -118,12 +118,12 @@ impl Registry {
         }
     }
 
-    /// Checks that what `candidate` requires is there.
+    /// Checks that the plugins that `candidate` requires are loaded.
     pub(super) fn check_requirements(&self, candidate: &Candidate) -> Result<(), Error> {
         check_requirements(candidate, &self.read())
     }
 
-    /// Who requires a plugin.
+    /// Returns the plugins that require a plugin.
     pub(super) fn dependents(&self, name: &PluginName) -> Vec<Dependent> {
         let entries = self.read();
         let dependent = |entry: &Entry| {
@@ -133,8 +133,8 @@ impl Registry {
         entries.by_name.values().filter_map(dependent).collect()
     }
 
-    /// Notes that another build serves; answers with its generation, or none if the plugin was
-    /// taken out of service meanwhile.
+    /// Records the new build of a plugin. Returns its generation, or `None` if the plugin was unloaded
+    /// meanwhile.
     pub(super) fn replace(
         &self,
         name: &PluginName,
@@ -153,7 +153,7 @@ impl Registry {
         slot.generation().map(|generation| generation.id)
     }
 
-    /// Frees the name of a plugin that serves no more, unless it leaves already.
+    /// Frees the name of a plugin that no longer serves, unless it is being unloaded.
     pub(super) fn remove(&self, name: &PluginName, of: &Arc<Slot>) {
         let mut entries = self.write();
         let entry = entries.by_name.get(name.as_str());
@@ -166,7 +166,7 @@ impl Registry {
         }
     }
 
-    /// Takes a plugin out of service; it leaves when the answer is dropped.
+    /// Starts the unload of a plugin. Its name is free when the result is dropped.
     pub(super) fn begin_unload(&self, name: &str) -> Result<Unloading<'_>, Error> {
         let mut entries = self.write();
         let Some(Entry { stage: Stage::Serving { slot, .. }, .. }) = entries.by_name.get(name)
@@ -175,11 +175,13 @@ impl Registry {
         };
         let slot = Arc::clone(slot);
         let requires = |entry: &Entry| entry.manifest.requires().contains_key(name);
-        let needing = entries.by_name.values().filter(|entry| requires(entry));
-        let needing: Vec<_> = needing.map(|entry| format!("`{}`", entry.manifest.name())).collect();
-        if !needing.is_empty() {
-            let message = format!("is required by {}; unload them first", needing.join(", "));
-            return Err(Error::new(ErrorKind::Requires, message).of(&slot.name));
+        let dependents = entries.by_name.values().filter(|entry| requires(entry));
+        let dependents: Vec<_> =
+            dependents.map(|entry| format!("`{}`", entry.manifest.name())).collect();
+        if !dependents.is_empty() {
+            let message = format!("is required by {}", dependents.join(", "));
+            let error = Error::new(ErrorKind::Requires, message).of(&slot.name);
+            return Err(error.with_hint("unload them first"));
         }
         if let Some(entry) = entries.by_name.get_mut(name) {
             entry.stage = Stage::Unloading;
@@ -187,8 +189,8 @@ impl Registry {
         Ok(Unloading { registry: self, slot })
     }
 
-    /// Takes everything out of service for good, the latest loaded first; none if that was
-    /// done before.
+    /// Closes the registry. Returns its plugins, the latest loaded first, or `None` if it was closed
+    /// already.
     pub(super) fn close(&self) -> Option<Vec<Arc<Slot>>> {
         let mut entries = self.write();
         if std::mem::replace(&mut entries.is_closed, true) {
@@ -209,7 +211,7 @@ impl Registry {
         self.with_open(|entries| entries.by_name.values().filter_map(Entry::info).collect())
     }
 
-    /// What is known of one plugin that serves.
+    /// Returns the snapshot of a plugin that serves.
     pub(super) fn info(&self, name: &PluginName) -> Option<PluginInfo> {
         self.read().by_name.get(name.as_str()).and_then(Entry::info)
     }
@@ -231,10 +233,10 @@ impl Registry {
         serving.map(loadable).collect()
     }
 
-    /// What `look` finds among what serves, sorted by name.
+    /// Returns the results of `visit` for the serving plugins, sorted by name.
     pub(super) fn with_entries<T>(
         &self,
-        mut look: impl FnMut(&Manifest, Option<&Path>, &Offers, &PluginHandle) -> Option<T>,
+        mut visit: impl FnMut(&Manifest, Option<&Path>, &Offers, &PluginHandle) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
         self.check_process()?;
         let entries = self.read();
@@ -243,16 +245,16 @@ impl Registry {
         }
         let found = entries.by_name.values().filter_map(|entry| match &entry.stage {
             Stage::Serving { handle, offers, .. } => {
-                look(&entry.manifest, entry.folder.as_deref(), offers, handle)
+                visit(&entry.manifest, entry.folder.as_deref(), offers, handle)
             }
             Stage::Loading | Stage::Unloading => None,
         });
         Ok(found.collect())
     }
 
-    /// Returns what `look` finds; nothing in a forked child.
-    fn with_open<T: Default>(&self, look: impl FnOnce(&Entries) -> T) -> T {
-        if self.process.is_current() { look(&self.read()) } else { T::default() }
+    /// Returns the result of `read`, or the default in a forked child.
+    fn with_open<T: Default>(&self, read: impl FnOnce(&Entries) -> T) -> T {
+        if self.process.is_current() { read(&self.read()) } else { T::default() }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Entries> {
@@ -273,7 +275,7 @@ impl Entry {
     }
 }
 
-/// What serves under a name.
+/// A plugin that serves.
 #[derive(Debug)]
 pub(super) struct ServingPlugin {
     pub(super) slot: Arc<Slot>,
@@ -290,7 +292,7 @@ pub(super) struct Loadable {
     pub(super) options: Arc<LoadOptions>,
 }
 
-/// A name that is taken for a plugin that is being loaded; given back when dropped unfilled.
+/// The reserved name of a plugin that is being loaded; freed on drop unless it was filled.
 #[derive(Debug)]
 pub(super) struct Reservation<'t> {
     registry: &'t Registry,
@@ -298,8 +300,8 @@ pub(super) struct Reservation<'t> {
 }
 
 impl Reservation<'_> {
-    /// Puts the plugin in its place; answers with what to tell, or with the slot if the registry
-    /// was closed meanwhile.
+    /// Enters the loaded plugin. Returns the event to emit, or the slot if the registry was closed
+    /// meanwhile.
     pub(super) fn fill(self, handle: PluginHandle, loaded: Loaded) -> Result<HostEvent, Arc<Slot>> {
         let Loaded { slot, build } = loaded;
         let Some(generation) = slot.generation() else {
@@ -331,7 +333,7 @@ impl Drop for Reservation<'_> {
     }
 }
 
-/// A plugin that leaves; its name is free again when this is dropped.
+/// A plugin that is being unloaded; its name is free when this is dropped.
 #[derive(Debug)]
 pub(super) struct Unloading<'t> {
     registry: &'t Registry,
@@ -350,7 +352,7 @@ impl Drop for Unloading<'_> {
     }
 }
 
-/// What a build offers; what it declares besides its manifest is added here.
+/// Returns the contracts that a build offers, in its manifest and in its own declaration.
 fn offers_of(build: &Build) -> Offers {
     let declared = build.contracts.iter().map(|(contract, aliases)| Offer {
         contract: contract.clone(),
@@ -361,14 +363,14 @@ fn offers_of(build: &Build) -> Offers {
 }
 
 fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Error> {
-    for (name, wanted) in candidate.manifest.requires() {
+    for (name, required) in candidate.manifest.requires() {
         let found = entries.by_name.get(name.as_str());
         let found = found.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
         let problem = match found {
-            None => format!("it requires `{name}` {wanted}, which is not loaded"),
-            Some(entry) if !wanted.matches(entry.manifest.version()) => {
+            None => format!("it requires `{name}` {required}, which is not loaded"),
+            Some(entry) if !required.matches(entry.manifest.version()) => {
                 let found = entry.manifest.version();
-                format!("it requires `{name}` {wanted}, and {found} is loaded")
+                format!("it requires `{name}` {required}, but {found} is loaded")
             }
             Some(_) => continue,
         };
@@ -378,19 +380,20 @@ fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Er
     Ok(())
 }
 
-fn duplicate(candidate: &Candidate, there: &Entry) -> Error {
-    let place = |folder: &Option<PathBuf>| match folder {
+fn duplicate(candidate: &Candidate, loaded: &Entry) -> Error {
+    let source = |folder: &Option<PathBuf>| match folder {
         Some(folder) => format!("`{}`", folder.display()),
-        None => "the program itself".to_owned(),
+        None => "the program".to_owned(),
     };
-    if candidate.folder.is_some() && candidate.folder == there.folder {
-        let message = format!("is loaded already, from {}", place(&there.folder));
+    if candidate.folder.is_some() && candidate.folder == loaded.folder {
+        let message = format!("is already loaded from {}", source(&loaded.folder));
         return Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
     }
     let message = format!(
-        "is there twice: in {} and in {}; rename one by its `name`",
-        place(&there.folder),
-        place(&candidate.folder)
+        "was found twice: in {} and in {}",
+        source(&loaded.folder),
+        source(&candidate.folder)
     );
-    Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name())
+    let error = Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
+    error.with_hint("change the `name` of one of them")
 }

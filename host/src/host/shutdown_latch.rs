@@ -1,17 +1,17 @@
-//! A gate that opens once, for those who wait until a host has ended.
+//! A latch that opens when a host was shut down.
 
 use std::sync::{Condvar, Mutex};
 
 use crate::sync::lock;
 
-/// Opens once.
+/// A latch that opens once.
 #[derive(Debug, Default)]
 pub(super) struct ShutdownLatch {
     is_open: Mutex<bool>,
     opened: Condvar,
 }
 
-/// Opens a gate when dropped.
+/// Opens a latch on drop.
 #[derive(Debug)]
 pub(super) struct OpenOnDrop<'g>(&'g ShutdownLatch);
 
@@ -23,7 +23,7 @@ impl Drop for OpenOnDrop<'_> {
 }
 
 impl ShutdownLatch {
-    /// The gate opens when the answer is dropped.
+    /// Returns a guard that opens the latch on drop.
     pub(super) fn open_on_drop(&self) -> OpenOnDrop<'_> {
         OpenOnDrop(self)
     }

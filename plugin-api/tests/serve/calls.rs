@@ -138,7 +138,7 @@ fn closed_connection_cancels_the_call() {
     let (program, files) = (Start::default().run(), TempDir::new().unwrap());
     let [started, cancelled] = ["started", "cancelled"].map(|name| files.path().join(name));
     let input = json!({
-        "do": "wait", "until": files.path().join("never"), "tells": started,
+        "do": "wait", "until": files.path().join("never"), "creates": started,
         "when_cancelled": cancelled,
     });
     let mut client = program.connect().unwrap();
@@ -203,7 +203,7 @@ fn oversized_body_is_rejected_before_it_is_read() {
 fn unhealthy_plugin_reports_its_error() {
     let files = TempDir::new().unwrap();
     let unhealthy = files.path().join("unhealthy");
-    let program = Start::with(json!({ "ill_while": unhealthy })).run();
+    let program = Start::with(json!({ "unhealthy_while": unhealthy })).run();
     assert_eq!(program.request("GET", "/healthz", "").status, 200);
     std::fs::write(&unhealthy, "").unwrap();
     let response = program.request("GET", "/healthz", "");

@@ -18,7 +18,7 @@ impl RunningCall {
     fn start(program: &Program) -> Self {
         let files = TempDir::new().unwrap();
         let started = files.path().join("started");
-        let input = json!({ "do": "wait", "until": files.path().join("end"), "tells": started });
+        let input = json!({ "do": "wait", "until": files.path().join("end"), "creates": started });
         let mut client = program.connect().unwrap();
         client.send("POST", "/execute", &[], &input.to_string()).unwrap();
         wait_until("the call runs", || started.exists());
@@ -37,7 +37,7 @@ impl RunningCall {
 fn check_running_call_finishes(stop: impl FnOnce(&Program)) {
     let files = TempDir::new().unwrap();
     let started = files.path().join("shutdown");
-    let mut program = Start::with(json!({ "start": 5, "shutdown_tells": started })).run();
+    let mut program = Start::with(json!({ "start": 5, "shutdown_writes": started })).run();
     let mut idle = program.connect().unwrap();
     assert_eq!(idle.request("GET", "/healthz", &[], "").unwrap().status, 200);
     let call = RunningCall::start(&program);

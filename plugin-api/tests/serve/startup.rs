@@ -45,7 +45,7 @@ fn failed_start_reports_the_error_and_leaves_no_files() {
 fn signal_ends_hanging_start_and_leaves_no_files() {
     let files = TempDir::new().unwrap();
     let [started, never] = ["started", "never"].map(|name| files.path().join(name));
-    let start = Start::with(json!({ "init_tells": started, "init_waits_for": never }));
+    let start = Start::with(json!({ "init_creates": started, "init_waits_for": never }));
     let mut program = start.spawn(TempDir::new().unwrap());
     wait_until("the plugin starts", || started.exists());
     assert_eq!(program.files().len(), 2, "a socket and its lock");
