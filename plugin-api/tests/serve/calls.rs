@@ -207,7 +207,7 @@ fn unhealthy_plugin_reports_its_error() {
     assert_eq!(program.request("GET", "/healthz", "").status, 200);
     std::fs::write(&unhealthy, "").unwrap();
     let response = program.request("GET", "/healthz", "");
-    assert_eq!((response.status, &response.json()["message"]), (503, &json!("ill")));
+    assert_eq!((response.status, &response.json()["message"]), (503, &json!("unhealthy")));
 }
 
 #[test]
