@@ -148,7 +148,7 @@ async fn show(host: Host) -> Result<(), Box<dyn StdError>> {
     for outcome in [one, two, three] {
         println!("  {}", told(outcome));
     }
-    println!("the plugin was called {} times", host.list()[0].calls);
+    println!("the plugin was called {} times", host.list()[0].stats.calls);
     Ok(())
 }
 

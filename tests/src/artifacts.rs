@@ -1,5 +1,5 @@
-//! Builds what the tests load or run: each package once per process, in a cargo call of its own,
-//! so that features do not leak from one into another. It does not say where cargo puts things.
+//! Builds the libraries and programs that tests load or run. Each package is built once per
+//! process, in its own cargo call, so that features do not leak from one package into another.
 
 use std::collections::HashMap;
 use std::env;
@@ -10,35 +10,36 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 
-/// Builds the library of a workspace package, once per process; answers with its file.
+/// Builds the library of a workspace package, once per process, and returns its path.
 ///
 /// # Panics
 ///
-/// When it does not build; the message is cargo's.
+/// Panics with cargo's output if the build fails.
 pub fn library(package: &str) -> PathBuf {
-    built(&Wanted::library(package)).file.clone()
+    build_once(&BuildRequest::library(package)).file.clone()
 }
 
-/// Builds a binary of a workspace package, once per process; answers with its file.
+/// Builds a binary of a workspace package, once per process, and returns its path.
 ///
 /// # Panics
 ///
-/// When it does not build; the message is cargo's.
+/// Panics with cargo's output if the build fails.
 pub fn binary(package: &str, features: &[&str], bin: &str) -> PathBuf {
-    let wanted = Wanted {
+    let request = BuildRequest {
         package: package.to_owned(),
         features: features.join(","),
         bin: Some(bin.to_owned()),
     };
-    built(&wanted).file.clone()
+    build_once(&request).file.clone()
 }
 
-/// The library of a package, read once: a later build does not change it under a test.
+/// Builds the library of a package and returns its bytes, read once: later builds do not change
+/// them during a test.
 pub(crate) fn library_bytes(package: &str) -> Arc<Built> {
-    built(&Wanted::library(package))
+    build_once(&BuildRequest::library(package))
 }
 
-/// What came of a build.
+/// The result of a build.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) file: PathBuf,
@@ -47,13 +48,13 @@ pub(crate) struct Built {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Wanted {
+struct BuildRequest {
     package: String,
     features: String,
     bin: Option<String>,
 }
 
-impl Wanted {
+impl BuildRequest {
     fn library(package: &str) -> Self {
         Self { package: package.to_owned(), features: String::new(), bin: None }
     }
@@ -65,83 +66,84 @@ impl Wanted {
 
 type Once = Arc<OnceLock<Arc<Built>>>;
 
-fn built(wanted: &Wanted) -> Arc<Built> {
-    static ALL: OnceLock<Mutex<HashMap<Wanted, Once>>> = OnceLock::new();
+fn build_once(request: &BuildRequest) -> Arc<Built> {
+    static ALL: OnceLock<Mutex<HashMap<BuildRequest, Once>>> = OnceLock::new();
     let once = ALL
         .get_or_init(Mutex::default)
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .entry(wanted.clone())
+        .entry(request.clone())
         .or_default()
         .clone();
-    once.get_or_init(|| Arc::new(build(wanted))).clone()
+    once.get_or_init(|| Arc::new(build(request))).clone()
 }
 
-fn build(wanted: &Wanted) -> Built {
-    let messages = run_cargo(wanted);
+fn build(request: &BuildRequest) -> Built {
+    let messages = run_cargo(request);
     let artifact = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|message| is_wanted(message, wanted))
+        .find(|message| matches(message, request))
         .unwrap_or_else(|| {
-            panic!("cargo told of no {} of `{}`", wanted.target_kind(), wanted.package)
+            panic!("cargo reported no {} of `{}`", request.target_kind(), request.package)
         });
-    let file = file_of(&artifact, wanted);
-    let bytes = match wanted.bin {
+    let file = file_of(&artifact, request);
+    let bytes = match request.bin {
         Some(_) => Vec::new(),
         None => std::fs::read(&file)
-            .unwrap_or_else(|error| panic!("`{}` cannot be read: {error}", file.display())),
+            .unwrap_or_else(|error| panic!("cannot read `{}`: {error}", file.display())),
     };
     Built { version: version_of(&artifact), file, bytes }
 }
 
-#[allow(clippy::disallowed_methods, reason = "tests build what they load with cargo")]
-fn run_cargo(wanted: &Wanted) -> String {
+#[allow(clippy::disallowed_methods, reason = "tests build their fixtures with cargo")]
+fn run_cargo(request: &BuildRequest) -> String {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace);
-    cargo.args(["build", "--message-format=json", "--package", &wanted.package]);
-    match &wanted.bin {
+    cargo.args(["build", "--message-format=json", "--package", &request.package]);
+    match &request.bin {
         Some(bin) => cargo.args(["--bin", bin]),
         None => cargo.arg("--lib"),
     };
-    if !wanted.features.is_empty() {
-        cargo.args(["--features", &wanted.features]);
+    if !request.features.is_empty() {
+        cargo.args(["--features", &request.features]);
     }
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_this_package(name)) {
         cargo.env_remove(name);
     }
-    let output = cargo.output().unwrap_or_else(|error| panic!("cargo cannot be started: {error}"));
+    let output = cargo.output().unwrap_or_else(|error| panic!("cannot start cargo: {error}"));
     assert!(
         output.status.success(),
-        "`{}` does not build:\n{}",
-        wanted.package,
+        "`{}` failed to build:\n{}",
+        request.package,
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What `cargo test` says about the package under test would make build scripts run again.
+/// Returns whether `cargo test` sets this variable for the package under test. Passing it on would
+/// make build scripts run again.
 fn is_of_this_package(variable: &OsStr) -> bool {
     const PREFIXES: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
     let variable = variable.to_string_lossy();
     PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
 }
 
-fn is_wanted(message: &Value, wanted: &Wanted) -> bool {
+fn matches(message: &Value, request: &BuildRequest) -> bool {
     let target = &message["target"];
-    let right_name = match &wanted.bin {
+    let right_name = match &request.bin {
         Some(bin) => target["name"] == bin.as_str(),
-        None => target["name"] == wanted.package.replace('-', "_").as_str(),
+        None => target["name"] == request.package.replace('-', "_").as_str(),
     };
     let right_kind = target["kind"]
         .as_array()
-        .is_some_and(|kinds| kinds.iter().any(|kind| kind == wanted.target_kind()));
+        .is_some_and(|kinds| kinds.iter().any(|kind| kind == request.target_kind()));
     message["reason"] == "compiler-artifact" && right_name && right_kind
 }
 
-fn file_of(artifact: &Value, wanted: &Wanted) -> PathBuf {
-    let file = match wanted.bin {
+fn file_of(artifact: &Value, request: &BuildRequest) -> PathBuf {
+    let file = match request.bin {
         Some(_) => artifact["executable"].as_str(),
         None => artifact["filenames"].as_array().and_then(|files| {
             let mut files = files.iter().filter_map(Value::as_str);
@@ -151,7 +153,8 @@ fn file_of(artifact: &Value, wanted: &Wanted) -> PathBuf {
     PathBuf::from(file.unwrap_or_else(|| panic!("cargo named no file: {artifact}")))
 }
 
-/// A package id ends in `#name@1.2.3`, or in `#1.2.3` where the folder has the package's name.
+/// Returns the version in a package ID: `…#name@1.2.3`, or `…#1.2.3` if the folder has the
+/// package's name.
 fn version_of(artifact: &Value) -> String {
     let id = artifact["package_id"].as_str().unwrap_or_default();
     let after = id.rsplit(['#', '@']).next();

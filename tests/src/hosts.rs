@@ -1,4 +1,4 @@
-//! Hosts as tests want them, and loads whose outcome is known. Decides nothing about plugins.
+//! Hosts with test settings, and loads and reloads with an expected result.
 
 use std::error::Error as _;
 use std::path::Path;
@@ -7,48 +7,48 @@ use hotbay::{Error, GenerationId, Host, HostLimits, PluginHandle, Quarantine, Re
 
 use crate::{Plugins, block_on};
 
-/// A host that looks for plugins in these folders, with its defaults.
+/// Builds a host with default settings that searches these folders.
 ///
 /// # Panics
 ///
-/// When the host does not start.
+/// Panics if the host does not build.
 pub fn host(plugins: &Plugins) -> Host {
     let builder = Host::builder().plugin_dir(plugins.dir());
-    builder.build().expect("a host with nothing compiled in")
+    builder.build().expect("a host without compiled-in plugins builds")
 }
 
-/// The limits of a host, but for what is changed.
+/// Returns the default host limits with one change.
 pub fn limits(change: impl FnOnce(&mut HostLimits)) -> HostLimits {
     let mut limits = HostLimits::default();
     change(&mut limits);
     limits
 }
 
-/// When plugins are quarantined, but for what is changed.
+/// Returns the default quarantine policy with one change.
 pub fn quarantine(change: impl FnOnce(&mut Quarantine)) -> Quarantine {
     let mut quarantine = Quarantine::default();
     change(&mut quarantine);
     quarantine
 }
 
-/// Loads what is to load.
+/// Loads a plugin.
 ///
 /// # Panics
 ///
-/// When it is refused.
+/// Panics if the load fails.
 #[track_caller]
 pub fn loaded(host: &Host, folder: impl AsRef<Path>) -> PluginHandle {
     match block_on(host.load(folder)) {
         Ok(handle) => handle,
-        Err(error) => panic!("it was refused: {}", error.full_message()),
+        Err(error) => panic!("load failed: {}", error.full_message()),
     }
 }
 
-/// Loads what is to be refused.
+/// Loads a plugin that must be refused, and returns the error.
 ///
 /// # Panics
 ///
-/// When it is loaded.
+/// Panics if the load succeeds.
 #[track_caller]
 pub fn refused(host: &Host, folder: impl AsRef<Path>) -> Error {
     match block_on(host.load(folder)) {
@@ -57,25 +57,25 @@ pub fn refused(host: &Host, folder: impl AsRef<Path>) -> Error {
     }
 }
 
-/// Reloads what is to be replaced; answers with the generation that serves now.
+/// Reloads a plugin that must be replaced, and returns the new generation.
 ///
 /// # Panics
 ///
-/// When it is not replaced.
+/// Panics if it is not replaced.
 #[track_caller]
 pub fn reloaded(host: &Host, name: &str) -> GenerationId {
     match block_on(host.reload(name)) {
         Ok(Reloaded::Promoted(generation)) => generation,
         Ok(other) => panic!("`{name}` was not replaced: {other:?}"),
-        Err(error) => panic!("`{name}` was not reloaded: {}", error.full_message()),
+        Err(error) => panic!("reload of `{name}` failed: {}", error.full_message()),
     }
 }
 
-/// Reloads what is to stay as it is.
+/// Reloads a plugin whose reload must fail, and returns the error.
 ///
 /// # Panics
 ///
-/// When it is replaced.
+/// Panics if the reload succeeds.
 #[track_caller]
 pub fn rolled_back(host: &Host, name: &str) -> Error {
     match block_on(host.reload(name)) {
@@ -84,7 +84,7 @@ pub fn rolled_back(host: &Host, name: &str) -> Error {
     }
 }
 
-/// How many lines an error takes with all its causes, each from a new line on.
+/// Returns the number of lines of an error with its causes, each starting on a new line.
 pub fn lines_of(error: &Error) -> usize {
     let mut lines = error.to_string().lines().count();
     let mut source = error.source();

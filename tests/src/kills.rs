@@ -1,5 +1,5 @@
-//! Kills a plugin's process at random moments while callers call it, and books what became of
-//! each call. It decides nothing about what is good enough.
+//! Kills a plugin's process at random moments while callers call it, and records the outcome of
+//! each call. Callers of this module decide which outcomes are acceptable.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,41 +10,41 @@ use hotbay::{Error, ErrorKind, HostEvent, PluginHandle, Reply, Request};
 
 use crate::{block_on, end_process, processes_of, until};
 
-/// How it is done.
+/// Settings of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Kills {
-    /// How many processes are killed.
+    /// Number of processes to kill.
     pub kills: u32,
-    /// Threads that call without pause; every other one waits for futures.
+    /// Number of threads that call in a loop; every second one uses futures.
     pub callers: usize,
-    /// The time that each call has.
-    pub wait_max: Duration,
-    /// Kills come at most so long after the process before was seen.
-    pub pause_max: Duration,
+    /// Deadline of each call.
+    pub timeout: Duration,
+    /// Maximum pause before a kill.
+    pub max_pause: Duration,
 }
 
-/// What came of it.
+/// Results of a run.
 #[derive(Debug, Default)]
 pub struct Killed {
-    /// Calls that were answered by what they had sent.
+    /// Calls answered with their own input.
     pub answered: u64,
-    /// Other answers, and errors that no caller should see.
+    /// Other answers, and unexpected errors.
     pub wrong: Vec<String>,
-    /// Errors by their kinds.
+    /// Expected errors, counted by kind.
     pub failed: BTreeMap<String, u64>,
-    /// How long after its deadline a call was told, at most.
-    pub late_max: Duration,
-    /// From a kill to the next answer.
+    /// Maximum delay of a result after its deadline.
+    pub max_late: Duration,
+    /// Times from a kill to the next answer.
     pub restarts: Vec<Duration>,
-    /// As the host tells it, for each process that was started again.
+    /// Backoff that the host reported for each restart.
     pub after_ms: Vec<u64>,
 }
 
-/// Kills processes of a plugin that answers with its input.
+/// Kills processes of a plugin that echoes its input.
 ///
 /// # Panics
 ///
-/// When no process is there to be killed for a long time, or the plugin never answers again.
+/// Panics if no process appears for a long time, or the plugin does not recover.
 pub fn kill_often(plugin: &PluginHandle, events: &mut hotbay::Events, how: Kills) -> Killed {
     let stop = AtomicBool::new(false);
     let mut killed = Killed::default();
@@ -52,23 +52,23 @@ pub fn kill_often(plugin: &PluginHandle, events: &mut hotbay::Events, how: Kills
         let callers: Vec<_> = (0..how.callers)
             .map(|caller| {
                 let stop = &stop;
-                scope.spawn(move || call_until(stop, plugin, caller, how.wait_max))
+                scope.spawn(move || call_until(stop, plugin, caller, how.timeout))
             })
             .collect();
-        // The callers end even if there is nothing to kill.
-        let ended = StopsAtEnd(&stop);
+        // Stops the callers even if a wait below panics.
+        let ended = StopOnDrop(&stop);
         let mut random = Random(0x9E37_79B9_7F4A_7C15);
         for number in 0..how.kills {
-            // The moment is to be any moment; nothing is waited for.
-            thread::sleep(how.pause_max.mul_f64(random.next()));
-            let killed_at = until("a process is there", || {
+            // A random moment; nothing is awaited.
+            thread::sleep(how.max_pause.mul_f64(random.next()));
+            let killed_at = until("a process exists", || {
                 let process = *processes_of(plugin.name().as_str()).first()?;
                 let now = Instant::now();
                 end_process(process).then_some(now)
             });
-            // Every fourth time the next one is killed whatever it is doing by then.
+            // Every fourth kill follows at once, whatever the next process is doing.
             if number % 4 != 3 {
-                until("it answers again", || plugin.call(probe()).ok());
+                until("the plugin answers again", || plugin.call(probe()).ok());
                 killed.restarts.push(killed_at.elapsed());
             }
             while let Some(event) = events.try_next() {
@@ -77,33 +77,33 @@ pub fn kill_often(plugin: &PluginHandle, events: &mut hotbay::Events, how: Kills
                 }
             }
         }
-        until("it answers at last", || plugin.call(probe()).ok());
+        until("the plugin recovers", || plugin.call(probe()).ok());
         drop(ended);
         for caller in callers {
-            killed.add(caller.join().expect("a caller does not panic"));
+            killed.add(caller.join().expect("callers do not panic"));
         }
     });
     killed
 }
 
 fn probe() -> Request<'static> {
-    // A host that never answers is found out, and not waited for.
+    // A deadline, so that a host that never answers fails the test.
     Request::text("probe").idempotent().deadline_in(Duration::from_secs(10))
 }
 
-struct StopsAtEnd<'a>(&'a AtomicBool);
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for StopsAtEnd<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Chance that is the same each time.
+/// A pseudorandom generator with a fixed seed.
 struct Random(u64);
 
 impl Random {
-    /// From 0 to 1.
+    /// Returns a number from 0 to 1.
     fn next(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -116,20 +116,20 @@ fn call_until(
     stop: &AtomicBool,
     plugin: &PluginHandle,
     caller: usize,
-    wait_max: Duration,
+    timeout: Duration,
 ) -> Killed {
     let mut killed = Killed::default();
     let mut number = 0_u64;
     while !stop.load(Ordering::Relaxed) {
         number += 1;
         let text = format!("{caller}-{number}");
-        let deadline = Instant::now() + wait_max;
+        let deadline = Instant::now() + timeout;
         let request = Request::text(&text).idempotent().deadline_at(deadline);
         let outcome = match caller % 2 {
             0 => plugin.call(request),
             _ => block_on(plugin.execute(request)),
         };
-        killed.late_max = killed.late_max.max(deadline.elapsed());
+        killed.max_late = killed.max_late.max(deadline.elapsed());
         killed.note(&text, outcome);
     }
     killed
@@ -162,6 +162,6 @@ impl Killed {
         for (kind, count) in other.failed {
             *self.failed.entry(kind).or_default() += count;
         }
-        self.late_max = self.late_max.max(other.late_max);
+        self.max_late = self.max_late.max(other.max_late);
     }
 }

@@ -1,7 +1,6 @@
-//! What tests across crates have in common: fixture plugins built on demand, installed into
-//! folders of their own, and ways to wait and to look at this process. It tests nothing itself.
+//! Test support: fixture plugins built on demand and installed into temporary folders, and helpers
+//! that wait for events or inspect processes.
 
-mod alone;
 mod artifacts;
 mod hosts;
 #[cfg(unix)]
@@ -14,10 +13,10 @@ mod proc;
 mod process;
 #[cfg(unix)]
 mod programs;
+mod subprocess;
 mod traffic;
 mod waiting;
 
-pub use alone::alone;
 pub use artifacts::{binary, library};
 pub use hosts::{host, limits, lines_of, loaded, quarantine, refused, reloaded, rolled_back};
 #[cfg(unix)]
@@ -27,10 +26,12 @@ pub use orphans::{Orphaned, host_until_killed, orphan};
 pub use plugins::{Plugin, Plugins, library_file_name};
 #[cfg(unix)]
 pub use proc::{
-    Before, carriers, children, descriptors, end_process, launch_folders, marks_below, processes_of,
+    ResourceSnapshot, children, descriptors, end_process, launch_folders, marked_processes,
+    marks_below, processes_of,
 };
 pub use process::{images, mappings, threads, unique};
 #[cfg(unix)]
-pub use programs::{ProgramFolder, behave, foreign_elf, launches, state_of};
+pub use programs::{ProgramFolder, foreign_elf, launches, set_behavior, state_of};
+pub use subprocess::run_in_subprocess;
 pub use traffic::{Traffic, under_load};
 pub use waiting::{LIMIT, block_on, event, events_until, until};

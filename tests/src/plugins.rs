@@ -1,5 +1,4 @@
-//! Folders of installed plugins, as a test wants them: right at first, then spoilt on purpose.
-//! What is spoilt is only ever a copy.
+//! Folders of installed plugins: valid ones, and copies that tests corrupt on purpose.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::fs;
@@ -11,13 +10,13 @@ use tempfile::TempDir;
 
 use crate::artifacts::library_bytes;
 
-/// A folder for plugins that is gone with its owner.
+/// A temporary folder for plugins.
 #[derive(Debug)]
 pub struct Plugins {
     root: TempDir,
 }
 
-/// A plugin that is about to be installed.
+/// A plugin to be installed.
 #[derive(Debug)]
 #[must_use = "nothing is installed before `write`"]
 pub struct Plugin {
@@ -25,17 +24,17 @@ pub struct Plugin {
     fields: Map<String, Value>,
     library: String,
     bytes: Vec<u8>,
-    digest: Stated,
+    digest: DigestSource,
 }
 
 #[derive(Debug)]
-enum Stated {
-    OfWhatIsWritten,
-    OfWhatWasBuilt,
+enum DigestSource {
+    Written,
+    Built,
     Nothing,
 }
 
-/// How a library of this stem is called on this system.
+/// Returns the file name of a library with this stem on this system.
 pub fn library_file_name(stem: &str) -> String {
     format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}")
 }
@@ -47,29 +46,30 @@ impl Default for Plugins {
 }
 
 impl Plugins {
-    /// Makes an empty folder.
+    /// Creates an empty folder.
     ///
     /// # Panics
     ///
-    /// When the disk does not allow it; so do all others here.
+    /// Panics on I/O errors, as do all functions below.
     pub fn new() -> Self {
-        let root = TempDir::with_prefix("hotbay-tests-").expect("a folder for plugins");
-        only_the_owner_writes(root.path(), 0o755);
+        let root =
+            TempDir::with_prefix("hotbay-tests-").expect("a temporary folder can be created");
+        set_mode(root.path(), 0o755);
         Self { root }
     }
 
-    /// Where the plugins are.
+    /// Returns the folder of the plugins.
     pub fn dir(&self) -> &Path {
         self.root.path()
     }
 
-    /// Prepares a plugin of this name, in a folder of this name, made of the library of a
+    /// Prepares a plugin with this name, in a folder with this name, from the library of a
     /// workspace package.
     pub fn add(&self, name: &str, package: &str) -> Plugin {
         self.add_in(name, name, package)
     }
 
-    /// Prepares a plugin in a folder of another name than its own.
+    /// Prepares a plugin whose folder has another name.
     pub fn add_in(&self, folder: &str, name: &str, package: &str) -> Plugin {
         let built = library_bytes(package);
         let stem = package.replace('-', "_");
@@ -81,20 +81,20 @@ impl Plugins {
             "library": stem,
         });
         let Value::Object(fields) = fields else {
-            unreachable!("it is written as an object");
+            unreachable!("the literal is an object");
         };
         Plugin {
             folder: self.dir().join(folder),
             fields,
             library: library_file_name(&stem),
             bytes: built.bytes.clone(),
-            digest: Stated::OfWhatIsWritten,
+            digest: DigestSource::Written,
         }
     }
 }
 
 impl Plugin {
-    /// Gives it a config.
+    /// Sets its config.
     pub fn config(self, config: Value) -> Self {
         self.set("config", config)
     }
@@ -105,25 +105,25 @@ impl Plugin {
         self
     }
 
-    /// Leaves a field out of its manifest.
+    /// Removes a field from its manifest.
     pub fn remove(mut self, field: &str) -> Self {
         self.fields.remove(field);
         self
     }
 
-    /// Changes the library.
+    /// Changes the bytes of the library.
     pub fn bytes(mut self, change: impl FnOnce(&mut Vec<u8>)) -> Self {
         change(&mut self.bytes);
         self
     }
 
-    /// Replaces a text in the library by one of the same length, everywhere.
+    /// Replaces a text in the library by another of the same length, everywhere.
     ///
     /// # Panics
     ///
-    /// When the text is not there, or the lengths differ.
+    /// Panics if the text is not found or the lengths differ.
     pub fn patch(self, found: &str, by: &str) -> Self {
-        assert_eq!(found.len(), by.len(), "a patch keeps the length");
+        assert_eq!(found.len(), by.len(), "a patch must keep the length");
         self.bytes(|bytes| {
             let mut places = Vec::new();
             for place in 0..bytes.len().saturating_sub(found.len()) {
@@ -131,43 +131,43 @@ impl Plugin {
                     places.push(place);
                 }
             }
-            assert!(!places.is_empty(), "`{found}` is not in the library");
+            assert!(!places.is_empty(), "`{found}` not found in the library");
             for place in places {
                 bytes[place..place + by.len()].copy_from_slice(by.as_bytes());
             }
         })
     }
 
-    /// States the digest and length of the library as it was built, whatever became of it.
+    /// Sets digest and length of the library as it was built, whatever changes later.
     pub fn stale_digest(mut self) -> Self {
         let digest = digest_of(&self.bytes);
-        self.digest = Stated::OfWhatWasBuilt;
+        self.digest = DigestSource::Built;
         self.fields.insert("sha256".to_owned(), digest.into());
         self.fields.insert("length".to_owned(), self.bytes.len().into());
         self
     }
 
-    /// States neither digest nor length.
+    /// Leaves out digest and length.
     pub fn unverified(mut self) -> Self {
-        self.digest = Stated::Nothing;
+        self.digest = DigestSource::Nothing;
         self
     }
 
-    /// Installs it; answers with its folder.
+    /// Installs the plugin and returns its folder.
     pub fn write(mut self) -> PathBuf {
-        if let Stated::OfWhatIsWritten = self.digest {
+        if let DigestSource::Written = self.digest {
             let digest = digest_of(&self.bytes);
             self.fields.entry("sha256").or_insert(digest.into());
             self.fields.entry("length").or_insert(self.bytes.len().into());
         }
-        let manifest = serde_json::to_string_pretty(&self.fields).expect("JSON can be written");
+        let manifest = serde_json::to_string_pretty(&self.fields).expect("a manifest serializes");
         self.write_with_manifest(&manifest)
     }
 
-    /// Installs it with a manifest of the test's own; answers with its folder.
+    /// Installs the plugin with this manifest and returns its folder.
     pub fn write_with_manifest(self, manifest: &str) -> PathBuf {
-        fs::create_dir_all(&self.folder).expect("a folder for the plugin");
-        only_the_owner_writes(&self.folder, 0o755);
+        fs::create_dir_all(&self.folder).expect("the plugin's folder can be created");
+        set_mode(&self.folder, 0o755);
         put(&self.folder.join(&self.library), &self.bytes);
         put(&self.folder.join("plugin.json"), manifest.as_bytes());
         self.folder
@@ -176,7 +176,7 @@ impl Plugin {
 
 fn put(file: &Path, bytes: &[u8]) {
     fs::write(file, bytes).unwrap_or_else(|error| panic!("`{}`: {error}", file.display()));
-    only_the_owner_writes(file, 0o644);
+    set_mode(file, 0o644);
 }
 
 fn digest_of(bytes: &[u8]) -> String {
@@ -184,8 +184,8 @@ fn digest_of(bytes: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Sets the mode, whatever the umask of the test run is.
-fn only_the_owner_writes(path: &Path, mode: u32) {
+/// Sets the mode, independent of the umask.
+fn set_mode(path: &Path, mode: u32) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -1,50 +1,50 @@
-//! Looks at other processes as Linux tells of them: who started whom, and who carries the mark of
-//! a launch. Where there is no `/proc`, nobody is seen.
+//! Reads `/proc`: children of processes, and processes that carry the tag of a launch. Finds
+//! nothing on systems without `/proc`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The variable that all carry that belong to one launch.
+/// The environment variable that all processes of one launch carry.
 const MARK: &[u8] = b"HOTBAY_LAUNCH=";
-/// What the names of the folders of launches begin with.
+/// Prefix of the names of launch folders.
 const FOLDER: &str = "hotbay-run-";
 
-/// The children of this process, with their states: `Z` is a zombie.
+/// Returns the children of this process with their states; `Z` is a zombie.
 pub fn children() -> Vec<(u32, char)> {
     children_of(std::process::id())
 }
 
-/// The processes in which this process has the plugin `name` run: one, or two while one replaces
-/// another.
+/// Returns the processes that run the plugin `name` for this process: one, or two during a
+/// replacement.
 pub fn processes_of(name: &str) -> Vec<u32> {
     let id = format!(r#""id":"{name}""#);
     let has_id = |text: &[u8]| text.windows(id.len()).any(|part| part == id.as_bytes());
-    let told = |pid: &u32| has_id(&read(*pid, "environ")) || has_id(&read(*pid, "cmdline"));
+    let runs_plugin = |pid: &u32| has_id(&read(*pid, "environ")) || has_id(&read(*pid, "cmdline"));
     let alive = children().into_iter().filter(|(_, state)| *state != 'Z');
-    alive.map(|(pid, _)| pid).filter(told).collect()
+    alive.map(|(pid, _)| pid).filter(runs_plugin).collect()
 }
 
-/// Kills a process that this process started; false if there is none, or it is another's.
+/// Kills a child of this process; returns `false` if it is not one.
 #[cfg(target_os = "linux")]
 pub fn end_process(process: u32) -> bool {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
     let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return false };
-    // Held, its id cannot become a stranger's.
+    // The descriptor keeps the ID from being reused.
     let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
     let is_own = children().iter().any(|(child, _)| *child == process);
     is_own && pidfd_send_signal(&held, Signal::KILL).is_ok()
 }
 
-/// Kills a process that this process started: none is seen here.
+/// Does nothing: no child is visible on this system.
 #[cfg(not(target_os = "linux"))]
 pub fn end_process(_: u32) -> bool {
     false
 }
 
-/// The marks of the launches that a process and all below it carry.
+/// Returns the launch tags of a process and all its descendants.
 pub fn marks_below(process: u32) -> Vec<String> {
     let mut marks = Vec::new();
     let mut below = vec![process];
@@ -59,9 +59,9 @@ pub fn marks_below(process: u32) -> Vec<String> {
     marks
 }
 
-/// All processes, anybody's, that carry a mark in their environment, as guardians do under another
-/// name. Zombies carry nothing.
-pub fn carriers(marks: &[String]) -> Vec<u32> {
+/// Returns all processes on the system that carry one of the tags in their environment, including
+/// guardians. Zombies have no environment.
+pub fn marked_processes(marks: &[String]) -> Vec<u32> {
     let carries = |process: &u32| {
         let is_mark = |text: &[u8]| marks.iter().any(|mark| mark.as_bytes() == text);
         let environment = read(*process, "environ");
@@ -71,27 +71,27 @@ pub fn carriers(marks: &[String]) -> Vec<u32> {
     all().filter(carries).collect()
 }
 
-/// What this process has before something runs in it, to be compared with what it has afterwards.
+/// Resources of this process, for comparison with a later state.
 #[derive(Debug)]
-pub struct Before {
+pub struct ResourceSnapshot {
     descriptors: usize,
     children: usize,
     folders: usize,
 }
 
-impl Before {
-    /// Looks.
-    pub fn look() -> Self {
+impl ResourceSnapshot {
+    /// Takes a snapshot.
+    pub fn take() -> Self {
         let folders = launch_folders(std::process::id()).len();
         Self { descriptors: descriptors(), children: children().len(), folders }
     }
 
-    /// What there is more than before, for people; nothing if all has gone. What is just going
-    /// is waited for, but no longer than this.
-    pub fn more_within(&self, wait_max: Duration) -> Vec<String> {
-        let until = Instant::now() + wait_max;
+    /// Describes resources that were added since the snapshot; empty if none remain within
+    /// `timeout`.
+    pub fn leftovers_within(&self, timeout: Duration) -> Vec<String> {
+        let until = Instant::now() + timeout;
         loop {
-            let more = self.more();
+            let more = self.leftovers();
             if more.is_empty() || Instant::now() >= until {
                 return more;
             }
@@ -99,7 +99,7 @@ impl Before {
         }
     }
 
-    fn more(&self) -> Vec<String> {
+    fn leftovers(&self) -> Vec<String> {
         let mut more = Vec::new();
         let children = children();
         if children.len() > self.children {
@@ -117,13 +117,13 @@ impl Before {
     }
 }
 
-/// How many descriptors this process has open.
+/// Returns the number of open descriptors of this process.
 pub fn descriptors() -> usize {
-    // Less the one that looks.
+    // Less the one that reads the folder.
     fs::read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1))
 }
 
-/// The folders of launches of a host in that process.
+/// Returns the launch folders of a host process.
 pub fn launch_folders(host: u32) -> Vec<PathBuf> {
     let temporary = std::env::temp_dir();
     let short = (temporary != Path::new("/tmp")).then(|| PathBuf::from("/tmp"));
@@ -139,7 +139,7 @@ pub fn launch_folders(host: u32) -> Vec<PathBuf> {
 fn children_of(parent: u32) -> Vec<(u32, char)> {
     let child = |process: u32| {
         let stat = String::from_utf8(read(process, "stat")).ok()?;
-        // The name before them may hold anything.
+        // The name in parentheses may contain anything.
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         let state = fields.next()?.chars().next()?;
         (fields.next()?.parse() == Ok(parent)).then_some((process, state))
@@ -152,7 +152,7 @@ fn all() -> impl Iterator<Item = u32> {
     processes.filter_map(|process| process.file_name().to_str()?.parse().ok())
 }
 
-/// Nothing of one that has gone, or that is another user's.
+/// Returns an empty vector if the process is gone or belongs to another user.
 fn read(process: u32, what: &str) -> Vec<u8> {
     fs::read(format!("/proc/{process}/{what}")).unwrap_or_default()
 }

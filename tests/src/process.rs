@@ -1,25 +1,24 @@
-//! Looks at this process: what is mapped, which threads run. Tests run side by side, so
-//! everything is looked for by names that only one test uses.
+//! Inspects this process: mappings and threads. Tests run in parallel, so each uses unique names.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A plugin name that no other test of this process uses, short enough for a thread's name.
+/// Returns a plugin name that no other test of this process uses, short enough for a thread name.
 ///
 /// # Panics
 ///
-/// When it would be longer than a thread's name shows.
+/// Panics if the name is too long for a thread name.
 pub fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let unique = format!("{name}-{}x", NEXT.fetch_add(1, Ordering::Relaxed));
-    // The kernel shows 15 characters, and two are for `-1`.
-    assert!(unique.len() <= 13, "`{unique}` is too long for a thread's name");
+    // The kernel keeps 15 characters; two are for the suffix `-1`.
+    assert!(unique.len() <= 13, "`{unique}` is too long for a thread name");
     unique
 }
 
-/// Counts this process's mappings of files whose path contains a text; none where the system
-/// does not tell.
+/// Counts this process's mappings of files whose path contains a text; 0 on systems without
+/// `/proc`.
 pub fn mappings(of: &str) -> usize {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     maps.lines()
@@ -27,8 +26,8 @@ pub fn mappings(of: &str) -> usize {
         .count()
 }
 
-/// The names of this process's threads that start with a text; none where the system does not
-/// tell. The kernel shows the first 15 characters of a name.
+/// Returns the names of this process's threads that start with a text; none on systems without
+/// `/proc`. The kernel keeps the first 15 characters of a name.
 pub fn threads(prefix: &str) -> Vec<String> {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else {
         return Vec::new();
@@ -40,8 +39,8 @@ pub fn threads(prefix: &str) -> Vec<String> {
         .collect()
 }
 
-/// The mapped files of this process whose path contains a text, each once; none where the system
-/// does not tell.
+/// Returns the mapped files of this process whose path contains a text, without duplicates; none on
+/// systems without `/proc`.
 pub fn images(of: &str) -> Vec<String> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let paths = maps.lines().filter_map(|line| line.find('/').map(|at| line[at..].to_owned()));

@@ -1,5 +1,5 @@
-//! Folders of process plugins, as a test wants them: the fixture `program` with what it is to do,
-//! or something in its place that cannot run. It starts nothing but `cp`.
+//! Folders of process plugins: the fixture `program` with a given behavior, or a file that cannot
+//! run. Starts nothing but `cp`.
 
 use std::env::consts::ARCH;
 use std::fs;
@@ -12,19 +12,19 @@ use sha2::{Digest, Sha256};
 
 use crate::binary;
 
-/// A process plugin that is about to be installed.
+/// A process plugin to be installed.
 #[derive(Debug)]
 #[must_use = "nothing is installed before `install`"]
 pub struct ProgramFolder {
     folder: PathBuf,
     fields: Map<String, Value>,
-    behave: Value,
+    behavior: Value,
     program: Program,
     mode: u32,
     sealed: bool,
 }
 
-/// What stands where the program should.
+/// The file installed as the program.
 #[derive(Debug)]
 enum Program {
     /// A binary of a workspace package.
@@ -37,8 +37,8 @@ enum Program {
 }
 
 impl ProgramFolder {
-    /// Prepares a plugin of this name, in a folder of this name in `dir`: the fixture `program`,
-    /// which is a plain echo until it is told to [`behave`](Self::behave) otherwise.
+    /// Prepares a plugin with this name, in a folder with this name in `dir`. It runs the fixture
+    /// `program`, an echo unless [`behavior`](Self::behavior) changes that.
     pub fn new(dir: impl AsRef<Path>, name: &str) -> Self {
         let fields = json!({
             "name": name,
@@ -49,30 +49,30 @@ impl ProgramFolder {
             "permissions": ["log"],
         });
         let Value::Object(fields) = fields else {
-            unreachable!("it is written as an object");
+            unreachable!("the literal is an object");
         };
         Self {
             folder: dir.as_ref().join(name),
             fields,
-            behave: json!({}),
+            behavior: json!({}),
             program: Program::Built { package: "program".to_owned(), bin: "program".to_owned() },
             mode: 0o755,
             sealed: true,
         }
     }
 
-    /// Says what the fixture does; its sources say what can be asked for.
-    pub fn behave(mut self, behave: Value) -> Self {
-        self.behave = behave;
+    /// Sets the behavior of the fixture; see its sources for the options.
+    pub fn behavior(mut self, behavior: Value) -> Self {
+        self.behavior = behavior;
         self
     }
 
-    /// Gives it a config.
+    /// Sets its config.
     pub fn config(self, config: Value) -> Self {
         self.set("config", config)
     }
 
-    /// Gives it arguments that go before all others.
+    /// Sets arguments that precede all others.
     pub fn arguments(self, arguments: &[&str]) -> Self {
         let mut command = vec![Value::from("program")];
         command.extend(arguments.iter().map(|&word| Value::from(word)));
@@ -85,75 +85,75 @@ impl ProgramFolder {
         self
     }
 
-    /// Leaves a field out of its manifest.
+    /// Removes a field from its manifest.
     pub fn remove(mut self, field: &str) -> Self {
         self.fields.remove(field);
         self
     }
 
-    /// Takes a binary of another workspace package.
+    /// Installs a binary of another workspace package.
     pub fn built(mut self, package: &str, bin: &str) -> Self {
         self.program = Program::Built { package: package.to_owned(), bin: bin.to_owned() };
         self
     }
 
-    /// Puts these bytes in the program's place: a script, or what no system runs.
+    /// Installs these bytes as the program: a script, or a file that cannot run.
     pub fn bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.program = Program::Bytes(bytes.into());
         self
     }
 
-    /// Puts a program of another processor in its place.
+    /// Installs a program for another processor.
     pub fn for_another_processor(self) -> Self {
         self.bytes(foreign_elf())
     }
 
-    /// Puts a script in its place whose interpreter is not installed.
+    /// Installs a script whose interpreter does not exist.
     pub fn without_interpreter(self) -> Self {
         self.bytes("#!/nowhere/bin/interpreter\nprint()\n")
     }
 
-    /// Puts a script in its place that does not say what runs it.
+    /// Installs a script without a `#!` line.
     pub fn without_shebang(self) -> Self {
         self.bytes("echo '{}'\n")
     }
 
-    /// Puts nothing in its place.
+    /// Installs no program.
     pub fn without_program(mut self) -> Self {
         self.program = Program::Nothing;
         self
     }
 
-    /// Takes the right to run it away.
+    /// Installs the program without execute permission.
     pub fn not_executable(self) -> Self {
         self.mode(0o644)
     }
 
-    /// Sets the program's mode.
+    /// Sets the mode of the program.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    /// States neither digest nor length.
+    /// Leaves out digest and length.
     pub fn unverified(mut self) -> Self {
         self.sealed = false;
         self
     }
 
-    /// Installs it; answers with its folder. What was installed there before is replaced, whether
-    /// it runs or not.
+    /// Installs the plugin and returns its folder. Replaces an earlier installation, even if it
+    /// runs.
     ///
     /// # Panics
     ///
-    /// When something does not build, or the disk does not allow it; so do all others here.
+    /// Panics if a build fails or on I/O errors.
     pub fn install(mut self) -> PathBuf {
-        fs::create_dir_all(&self.folder).expect("a folder for the plugin");
+        fs::create_dir_all(&self.folder).expect("the plugin's folder can be created");
         set_mode(&self.folder, 0o755);
-        behave(&self.folder, &self.behave);
+        set_behavior(&self.folder, &self.behavior);
         let program = self.folder.join("program");
         let unfinished = self.folder.join(".program.unfinished");
-        let is_there = match &self.program {
+        let exists = match &self.program {
             Program::Nothing => false,
             Program::Built { package, bin } => {
                 copy(&binary(package, &[], bin), &unfinished);
@@ -161,59 +161,59 @@ impl ProgramFolder {
             }
             Program::Bytes(bytes) => {
                 let text = self.folder.join(".program.text");
-                fs::write(&text, bytes).expect("a program can be written");
+                fs::write(&text, bytes).expect("the program can be written");
                 copy(&text, &unfinished);
-                fs::remove_file(text).expect("what was written can be removed");
+                fs::remove_file(text).expect("the temporary file can be removed");
                 true
             }
         };
-        if is_there {
+        if exists {
             if self.sealed {
-                let bytes = fs::read(&unfinished).expect("what was written can be read");
+                let bytes = fs::read(&unfinished).expect("the program can be read");
                 let digest = Sha256::digest(&bytes);
                 let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
                 self.fields.entry("sha256").or_insert(digest.into());
                 self.fields.entry("length").or_insert(bytes.len().into());
             }
             set_mode(&unfinished, self.mode);
-            fs::rename(&unfinished, &program).expect("a program can be put in place");
+            fs::rename(&unfinished, &program).expect("the program can be renamed");
         }
-        let manifest = serde_json::to_string_pretty(&self.fields).expect("JSON can be written");
+        let manifest = serde_json::to_string_pretty(&self.fields).expect("a manifest serializes");
         put(&self.folder.join("plugin.json"), &manifest);
         self.folder
     }
 }
 
-/// Says what the fixture in a folder does from its next launch on.
+/// Sets the behavior of the fixture in a folder from its next launch on.
 ///
 /// # Panics
 ///
-/// When the disk does not allow it.
-pub fn behave(folder: &Path, behave: &Value) {
-    put(&folder.join("behave.json"), &behave.to_string());
+/// Panics on I/O errors.
+pub fn set_behavior(folder: &Path, behavior: &Value) {
+    put(&folder.join("behavior.json"), &behavior.to_string());
 }
 
-/// The processes that a journal of the fixture tells of, `capabilities` or `start`, in order;
-/// none while there is no journal.
+/// Returns the process IDs in a journal of the fixture for `capabilities` or `start`, in order;
+/// none if the journal does not exist.
 ///
 /// # Panics
 ///
-/// When the journal holds something else.
+/// Panics if the journal contains anything else.
 pub fn launches(journal: &Path, of: &str) -> Vec<u32> {
     let text = fs::read_to_string(journal).unwrap_or_default();
     let ids = text.lines().filter_map(|line| line.strip_prefix(of)?.strip_prefix(' '));
-    ids.map(|id| id.parse().expect("a journal holds process ids")).collect()
+    ids.map(|id| id.parse().expect("a journal contains process IDs")).collect()
 }
 
-/// The state of a process as Linux tells it, such as `S` for asleep and `Z` for a zombie; none
-/// where there is no such process.
+/// Returns the state of a process in `/proc`, such as `S` (sleeping) or `Z` (zombie); `None` if it
+/// does not exist.
 pub fn state_of(process: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name before it may hold anything.
+    // The name in parentheses may contain anything.
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// The head of an ELF program of a processor that is not this one.
+/// Returns the header of an ELF program for another processor.
 pub fn foreign_elf() -> Vec<u8> {
     const X86_64: u16 = 62;
     const AARCH64: u16 = 183;
@@ -225,14 +225,14 @@ pub fn foreign_elf() -> Vec<u8> {
     head[16] = 2;
     head[18..20].copy_from_slice(&machine.to_le_bytes());
     head[20] = 1;
-    // The sizes of the ELF header and of the headers of programs and sections.
+    // Sizes of the ELF header, program headers and section headers.
     head[52] = 64;
     head[54] = 56;
     head[58] = 64;
     head
 }
 
-/// Puts a text there, whole or not at all.
+/// Writes a text file atomically.
 fn put(file: &Path, text: &str) {
     let unfinished = file.with_extension("unfinished");
     fs::write(&unfinished, text).unwrap_or_else(|error| panic!("`{}`: {error}", file.display()));
@@ -240,14 +240,14 @@ fn put(file: &Path, text: &str) {
     fs::rename(&unfinished, file).unwrap_or_else(|error| panic!("`{}`: {error}", file.display()));
 }
 
-/// A file that this process writes cannot be run while another test's child, which is just being
-/// started, has it open too; so another process writes it.
-#[allow(clippy::disallowed_methods, reason = "what is to be run is written by `cp`")]
+/// Copies a file in another process. A file open for writing in this process cannot be executed if
+/// a concurrently forked child inherits the descriptor.
+#[allow(clippy::disallowed_methods, reason = "executables are written by `cp`")]
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("--").arg(from).arg(to).output();
-    let copied = copied.unwrap_or_else(|error| panic!("cp cannot be started: {error}"));
-    let told = String::from_utf8_lossy(&copied.stderr);
-    assert!(copied.status.success(), "`{}` is not copied: {told}", from.display());
+    let copied = copied.unwrap_or_else(|error| panic!("cannot start cp: {error}"));
+    let reason = String::from_utf8_lossy(&copied.stderr);
+    assert!(copied.status.success(), "cannot copy `{}`: {reason}", from.display());
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -260,8 +260,8 @@ mod tests {
     use super::*;
     use crate::Plugins;
 
-    /// What running `program capabilities` in its folder comes to.
-    #[allow(clippy::disallowed_methods, reason = "the fixture is tried out")]
+    /// Runs `program capabilities` in its folder and returns its output.
+    #[allow(clippy::disallowed_methods, reason = "the test runs the fixture")]
     fn capabilities(folder: &Path) -> std::io::Result<String> {
         let mut program = Command::new(folder.join("program"));
         let output = program.current_dir(folder).arg("capabilities").output()?;
@@ -269,21 +269,21 @@ mod tests {
     }
 
     #[test]
-    fn the_fixture_behaves_as_the_file_beside_it_says() {
+    fn fixture_program_follows_its_behave_file() {
         let plugins = Plugins::new();
         let journal = plugins.dir().join("journal");
-        let told = json!({ "capabilities": { "hotbay": { "protocol": 7 } }, "journal": journal });
-        let folder = ProgramFolder::new(plugins.dir(), "usual").behave(told).install();
+        let reason = json!({ "capabilities": { "hotbay": { "protocol": 7 } }, "journal": journal });
+        let folder = ProgramFolder::new(plugins.dir(), "usual").behavior(reason).install();
         let answer: Value = serde_json::from_str(&capabilities(&folder).unwrap()).unwrap();
         assert_eq!(answer["hotbay"]["protocol"], 7);
         assert_eq!(answer["hotbay"]["endpoints"], json!(["execute", "batch"]));
         assert_eq!(launches(&journal, "capabilities").len(), 1);
-        behave(&folder, &json!({ "capabilities": "not JSON" }));
+        set_behavior(&folder, &json!({ "capabilities": "not JSON" }));
         assert_eq!(capabilities(&folder).unwrap(), "not JSON");
     }
 
     #[test]
-    fn what_cannot_run_does_not() {
+    fn broken_programs_fail_to_run() {
         let plugins = Plugins::new();
         let check = |program: ProgramFolder, code: i32| {
             let folder = program.install();

@@ -1,5 +1,5 @@
-//! Calls without pause, from several threads, by `call` and by `execute`, while something else
-//! is done. It judges nothing but what holds for every call.
+//! Calls a plugin in a loop from several threads, by `call` and by `execute`, while a test does
+//! something else.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -8,33 +8,33 @@ use hotbay::{Error, PluginHandle, Reply, Request};
 
 use crate::{block_on, until};
 
-/// Calls that go on while something is done.
+/// Calls that continue while a test does something else.
 #[derive(Debug)]
 pub struct Traffic {
-    /// Calls so far, of each thread.
+    /// Number of finished calls of each thread.
     calls: Vec<AtomicU64>,
     stop: AtomicBool,
     failed: AtomicBool,
 }
 
 impl Traffic {
-    /// Waits until every thread has begun and ended a call from here on.
+    /// Waits until every thread has started and finished a call from now on.
     ///
     /// # Panics
     ///
-    /// When one of them has failed.
-    pub fn goes_on(&self) {
+    /// Panics if one of them failed.
+    pub fn wait_for_progress(&self) {
         for calls in &self.calls {
-            // The one that runs now may have begun before.
-            let wanted = calls.load(Ordering::Relaxed) + 2;
+            // The current call may have started before.
+            let expected = calls.load(Ordering::Relaxed) + 2;
             until("calls go on", || {
                 assert!(!self.failed.load(Ordering::Relaxed), "a caller failed");
-                (calls.load(Ordering::Relaxed) >= wanted).then_some(())
+                (calls.load(Ordering::Relaxed) >= expected).then_some(())
             });
         }
     }
 
-    /// Calls so far.
+    /// Returns the number of finished calls.
     pub fn calls(&self) -> u64 {
         self.calls.iter().map(|calls| calls.load(Ordering::Relaxed)).sum()
     }
@@ -45,7 +45,7 @@ impl Traffic {
         handle: &PluginHandle,
         check: &(impl Fn(Result<Reply, Error>) + Sync),
     ) {
-        let _failed = Raised { flag: &self.failed, always: false };
+        let _failed = SetOnDrop { flag: &self.failed, always: false };
         let mut latest = None;
         while !self.stop.load(Ordering::Relaxed) {
             let outcome = match number % 2 {
@@ -59,18 +59,18 @@ impl Traffic {
             }
             check(outcome);
             self.calls[number].fetch_add(1, Ordering::Relaxed);
-            // What is done meanwhile needs the cores too.
+            // Leave the cores to the test.
             thread::yield_now();
         }
     }
 }
 
-/// Does `work` while so many threads call; every other one by `execute`. Each outcome is
-/// checked; on each thread generations never go backwards.
+/// Runs `work` while `threads` threads call, every second one by `execute`. Checks each outcome,
+/// and that generations never decrease on a thread.
 ///
 /// # Panics
 ///
-/// When `work` or a check does.
+/// Panics if `work` or a check panics.
 pub fn under_load<T>(
     handle: &PluginHandle,
     threads: usize,
@@ -83,25 +83,25 @@ pub fn under_load<T>(
         failed: AtomicBool::new(false),
     };
     thread::scope(|scope| {
-        let _stop = Raised { flag: &traffic.stop, always: true };
+        let _stop = SetOnDrop { flag: &traffic.stop, always: true };
         for number in 0..threads {
             let (traffic, check) = (&traffic, &check);
             scope.spawn(move || traffic.caller(number, handle, check));
         }
-        traffic.goes_on();
+        traffic.wait_for_progress();
         let done = work(&traffic);
-        traffic.goes_on();
+        traffic.wait_for_progress();
         done
     })
 }
 
-/// Raises a flag when it is dropped: always, or only in a panic.
-struct Raised<'f> {
+/// Sets a flag when dropped: always, or only in a panic.
+struct SetOnDrop<'f> {
     flag: &'f AtomicBool,
     always: bool,
 }
 
-impl Drop for Raised<'_> {
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         if self.always || thread::panicking() {
             self.flag.store(true, Ordering::Relaxed);

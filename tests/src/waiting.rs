@@ -1,5 +1,5 @@
-//! Waiting for what a host does: for futures, for events, for a state. Always with a limit far
-//! above what is needed, so that a test that hangs says so; nothing here measures time.
+//! Waits for futures, events and states, with a limit far above what is needed, so that a hanging
+//! test fails. Nothing here measures time.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -8,47 +8,47 @@ use std::time::{Duration, Instant};
 
 use hotbay::{Events, HostEvent};
 
-/// What no test comes near unless it hangs.
+/// Limit of every wait.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs a future to its end on this thread.
+/// Runs a future to completion on this thread.
 ///
 /// # Panics
 ///
-/// When it takes longer than [`LIMIT`].
+/// Panics if it takes longer than [`LIMIT`].
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .expect("a runtime without I/O can always be made");
+        .expect("a runtime without I/O builds");
     runtime
         .block_on(async { tokio::time::timeout(LIMIT, future).await })
-        .unwrap_or_else(|_| panic!("not done after {LIMIT:?}"))
+        .unwrap_or_else(|_| panic!("not completed after {LIMIT:?}"))
 }
 
-/// Waits for the first event that is wanted; those before it are thrown away.
+/// Waits for the first event that matches, and discards those before it.
 ///
 /// # Panics
 ///
-/// When it does not come within [`LIMIT`], or the host goes.
-pub fn event(events: &mut Events, wanted: impl Fn(&HostEvent) -> bool) -> HostEvent {
-    let mut seen = events_until(events, wanted);
-    seen.pop().expect("the wanted one is the last")
+/// Panics if it does not arrive within [`LIMIT`], or the host is dropped.
+pub fn event(events: &mut Events, expected: impl Fn(&HostEvent) -> bool) -> HostEvent {
+    let mut received = events_until(events, expected);
+    received.pop().expect("the last event matches")
 }
 
-/// Waits for the first event that is wanted; answers with all up to it.
+/// Waits for the first event that matches, and returns all events up to it.
 ///
 /// # Panics
 ///
-/// When it does not come within [`LIMIT`], or the host goes.
-pub fn events_until(events: &mut Events, wanted: impl Fn(&HostEvent) -> bool) -> Vec<HostEvent> {
-    let mut seen = Vec::new();
-    let all = &mut seen;
+/// Panics if it does not arrive within [`LIMIT`], or the host is dropped.
+pub fn events_until(events: &mut Events, expected: impl Fn(&HostEvent) -> bool) -> Vec<HostEvent> {
+    let mut received = Vec::new();
+    let all = &mut received;
     let waited = block_on(async move {
         let wait = async {
             while let Some(event) = events.next().await {
                 all.push(event);
-                if all.last().is_some_and(&wanted) {
+                if all.last().is_some_and(&expected) {
                     return true;
                 }
             }
@@ -57,24 +57,26 @@ pub fn events_until(events: &mut Events, wanted: impl Fn(&HostEvent) -> bool) ->
         tokio::time::timeout(LIMIT / 2, wait).await
     });
     match waited {
-        Ok(true) => seen,
-        Ok(false) => panic!("the host went before the event came; seen: {seen:#?}"),
-        Err(_) => panic!("the event did not come; seen: {seen:#?}"),
+        Ok(true) => received,
+        Ok(false) => {
+            panic!("the host was dropped before the event arrived; received: {received:#?}")
+        }
+        Err(_) => panic!("the event did not arrive; received: {received:#?}"),
     }
 }
 
-/// Asks again and again, giving way in between, until there is an answer.
+/// Polls a condition, yielding in between, until it returns a value.
 ///
 /// # Panics
 ///
-/// When there is none within [`LIMIT`].
-pub fn until<T: Debug>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+/// Panics if it returns none within [`LIMIT`].
+pub fn until<T: Debug>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
-        if let Some(answer) = ask() {
-            return answer;
+        if let Some(value) = poll() {
+            return value;
         }
-        assert!(started.elapsed() < LIMIT, "waited in vain until {what}");
+        assert!(started.elapsed() < LIMIT, "timed out waiting until {what}");
         thread::yield_now();
     }
 }

@@ -1,5 +1,5 @@
-//! `hotbay check` as a conformance kit: a program that keeps to the protocol passes every step,
-//! one that breaks it in one way fails the step that is about that, with words that help.
+//! `hotbay check` as a conformance kit: a conforming program passes every step; a program with one
+//! defect fails the matching step, with a helpful message.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::hotbay_command::hotbay;
 
-/// The steps that failed with their messages, of the one program in `folder`.
+/// Checks the only program in `folder`, and returns the failed steps with their messages.
 fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     let folder = folder.to_str().unwrap();
     let run = hotbay(Path::new("."), &[&["check", folder, "--json"], args].concat());
@@ -23,16 +23,15 @@ fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     wrong
 }
 
-/// Installs the fixture, which keeps to the protocol but for what is asked of it, and checks
-/// that exactly this step fails, in words that have these parts.
+/// Installs the fixture with one defect, and checks that exactly this step fails with these texts.
 #[track_caller]
-fn check(behave: Value, args: &[&str], step: &str, parts: &[&str]) {
+fn check(behavior: Value, args: &[&str], step: &str, parts: &[&str]) {
     let plugins = Plugins::new();
-    let mut asked = behave;
-    if asked["serve"]["conforms"].is_null() {
-        asked["serve"]["conforms"] = true.into();
+    let mut action = behavior;
+    if action["serve"]["conforms"].is_null() {
+        action["serve"]["conforms"] = true.into();
     }
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(asked).install();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(action).install();
     let failed = failed(&folder, args);
     let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, [step], "{failed:?}");
@@ -43,11 +42,11 @@ fn check(behave: Value, args: &[&str], step: &str, parts: &[&str]) {
 
 fn installed(plugins: &Plugins, package: &str) -> PathBuf {
     let folder = ProgramFolder::new(plugins.dir(), package).built(package, package);
-    folder.behave(json!({ "serve": { "conforms": true, "state": true } })).install()
+    folder.behavior(json!({ "serve": { "conforms": true, "state": true } })).install()
 }
 
 #[test]
-fn programs_that_keep_to_the_protocol_pass_every_step() {
+fn conforming_programs_pass_every_step() {
     let plugins = Plugins::new();
     for package in ["program", "served"] {
         let folder = installed(&plugins, package);
@@ -56,18 +55,18 @@ fn programs_that_keep_to_the_protocol_pass_every_step() {
 }
 
 #[test]
-fn a_program_in_another_language_passes_every_step() {
+fn conforming_python_program_passes_every_step() {
     let has_python = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
     if !has_python {
-        return; // It is written in Python.
+        return; // The plugin is written in Python.
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/wordcount");
     assert_eq!(failed(&folder, &["--text", "a b a", "--allow-writable"]), []);
 }
 
 #[test]
-fn each_step_is_a_line_and_says_what_was_found() {
+fn each_step_prints_one_line_with_findings() {
     let plugins = Plugins::new();
     let folder = installed(&plugins, "program");
     let text = hotbay(&folder, &["check", "."]).exits(0).text();
@@ -79,8 +78,8 @@ fn each_step_is_a_line_and_says_what_was_found() {
     ] {
         assert!(text.contains(part), "`{part}` in: {text}");
     }
-    let behave = json!({ "serve": { "conforms": true, "needs_no_token": true } });
-    hotbay_tests::behave(&folder, &behave);
+    let behavior = json!({ "serve": { "conforms": true, "needs_no_token": true } });
+    hotbay_tests::set_behavior(&folder, &behavior);
     let run = hotbay(&folder, &["check", "."]).exits(1);
     let text = run.text();
     assert!(text.contains("the step `token` of the protocol failed"), "{text}");
@@ -89,44 +88,44 @@ fn each_step_is_a_line_and_says_what_was_found() {
 }
 
 #[test]
-fn a_program_that_lets_everybody_in_fails_at_the_token() {
-    let behave = json!({ "serve": { "needs_no_token": true } });
+fn missing_authentication_fails_token_step() {
+    let behavior = json!({ "serve": { "needs_no_token": true } });
     let parts = ["without the token was answered 200", "wanted 401", "Hotbay-Token"];
-    check(behave, &[], "token", &parts);
+    check(behavior, &[], "token", &parts);
 }
 
 #[test]
-fn a_program_that_one_bad_peer_can_end_fails_at_malformed_http() {
-    let behave = json!({ "serve": { "exits_when_malformed": true } });
-    check(behave, &[], "malformed-http", &["a line that is no request", "code 3"]);
+fn crash_on_malformed_http_fails_that_step() {
+    let behavior = json!({ "serve": { "exits_when_malformed": true } });
+    check(behavior, &[], "malformed-http", &["a line that is no request", "code 3"]);
 }
 
 #[test]
-fn a_program_that_talks_on_stdout_fails_where_that_is_read() {
-    let behave = json!({ "capabilities": { "noise": ["loading"] } });
-    check(behave, &[], "capabilities", &["noise before the JSON", "logs go to stderr"]);
-    let behave = json!({ "location": { "noise": ["starting"] } });
-    check(behave, &[], "location", &["`starting`", "logs to stderr"]);
+fn chatter_on_stdout_fails_step_that_reads_it() {
+    let behavior = json!({ "capabilities": { "noise": ["loading"] } });
+    check(behavior, &[], "capabilities", &["noise before the JSON", "logs go to stderr"]);
+    let behavior = json!({ "location": { "noise": ["starting"] } });
+    check(behavior, &[], "location", &["`starting`", "logs to stderr"]);
 }
 
 #[test]
-fn a_program_that_does_not_end_when_asked_fails_at_that() {
-    let behave = json!({ "serve": { "conforms": false, "idle_exit_ms": 200 } });
+fn ignored_sigterm_fails_stop_step() {
+    let behavior = json!({ "serve": { "conforms": false, "idle_exit_ms": 200 } });
     let plugins = Plugins::new();
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     let sigterm = failed.iter().find(|(name, _)| name == "sigterm").unwrap();
     assert!(sigterm.1.contains("did not end with code 0") && sigterm.1.contains("SIGTERM"));
 
-    let behave = json!({ "serve": { "keeps_running": true } });
-    check(behave, &[], "shutdown", &["did not end within 5 s after `/shutdown`"]);
+    let behavior = json!({ "serve": { "keeps_running": true } });
+    check(behavior, &[], "shutdown", &["did not end within 5 s after `/shutdown`"]);
 }
 
 #[test]
-fn a_program_that_leaves_its_socket_is_told_of_each_end() {
+fn leftover_socket_is_noted_at_each_stop() {
     let plugins = Plugins::new();
-    let behave = json!({ "serve": { "conforms": true, "leaves_socket": true } });
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let behavior = json!({ "serve": { "conforms": true, "leaves_socket": true } });
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["sigterm", "shutdown", "idle-exit"]);
@@ -136,22 +135,22 @@ fn a_program_that_leaves_its_socket_is_told_of_each_end() {
 }
 
 #[test]
-fn an_error_without_a_form_fails_at_the_call() {
+fn malformed_error_body_fails_call_step() {
     let oops = json!({ "status": 500, "body": "oops" });
-    let behave = json!({ "serve": { "conforms": true, "execute": oops } });
+    let behavior = json!({ "serve": { "conforms": true, "execute": oops } });
     let plugins = Plugins::new();
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     assert_eq!(failed[0].0, "empty-input", "{failed:?}");
     assert!(failed[0].1.contains("answered 500 with `oops`; wanted JSON"), "{failed:?}");
 }
 
 #[test]
-fn a_program_that_hangs_up_after_each_answer_fails_at_keep_alive() {
+fn connection_close_per_response_fails_keep_alive_step() {
     let plugins = Plugins::new();
-    let behave = json!({ "serve": { "conforms": true, "close_after_calls": 1 } });
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
-    // What else meets a connection that is just being closed, nobody knows.
+    let behavior = json!({ "serve": { "conforms": true, "close_after_calls": 1 } });
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
+    // The outcome of other steps that meet a closing connection is not predictable.
     let (name, message) = failed(&folder, &[]).swap_remove(0);
     assert_eq!(name, "keep-alive", "{message}");
     for part in ["ended after one request", "wanted HTTP/1.1"] {
@@ -160,41 +159,41 @@ fn a_program_that_hangs_up_after_each_answer_fails_at_keep_alive() {
 }
 
 #[test]
-fn replies_of_another_number_fail_at_the_batch() {
-    let behave = json!({ "serve": { "replies": 2 } });
-    check(behave, &[], "batch", &["5 requests were answered by 2 replies"]);
+fn wrong_reply_count_fails_batch_step() {
+    let behavior = json!({ "serve": { "replies": 2 } });
+    check(behavior, &[], "batch", &["5 requests were answered by 2 replies"]);
 }
 
 #[test]
-fn a_port_that_other_machines_reach_fails_at_the_location() {
-    let behave = json!({ "location": { "kind": "any6" } });
+fn non_loopback_port_fails_location_step() {
+    let behavior = json!({ "location": { "kind": "any6" } });
     if cfg!(target_os = "linux") {
-        check(behave, &[], "location", &["other machines can reach it", "127.0.0.1"]);
+        check(behavior, &[], "location", &["other machines can reach it", "127.0.0.1"]);
     }
 }
 
 #[test]
-fn processes_that_outlive_the_program_are_told() {
-    let sample = r#"{"do":"grandchild","own_session":true,"let_go":true}"#;
+fn processes_that_outlive_program_are_reported() {
+    let sample = r#"{"do":"grandchild","own_session":true,"detach_pipes":true}"#;
     if cfg!(target_os = "linux") {
         check(json!({}), &["--text", sample], "leftovers", &["live on", "after SIGTERM"]);
     }
 }
 
 #[test]
-fn a_program_that_is_never_ready_is_told_and_the_rest_is_skipped() {
-    let behave = json!({ "location": { "exit": 4, "stderr": "no licence\n" } });
-    check(behave, &[], "location", &["code 4", "no licence"]);
+fn program_that_is_never_ready_skips_later_steps() {
+    let behavior = json!({ "location": { "exit": 4, "stderr": "no licence\n" } });
+    check(behavior, &[], "location", &["code 4", "no licence"]);
 }
 
 #[test]
-fn an_older_program_is_held_against_what_its_dialect_has() {
+fn older_dialect_is_checked_against_its_features() {
     let plugins = Plugins::new();
-    let behave = json!({
+    let behavior = json!({
         "capabilities": { "dialect": "older" },
         "serve": { "conforms": true, "needs_no_token": true },
     });
-    let folder = ProgramFolder::new(plugins.dir(), "program").behave(behave).install();
+    let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let json = hotbay(&folder, &["check", ".", "--json"]).json();
     let steps = json["plugins"][0]["steps"].as_array().unwrap();
     let step = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();

@@ -1,5 +1,5 @@
-//! The `hotbay` command, run as users run it: what it prints where, and how it exits.
-//! What the library does underneath is tested elsewhere.
+//! The `hotbay` command as users run it: its output and exit codes. The library is tested
+//! elsewhere.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::hotbay_command::{examples, hotbay, unverified};
 
 #[test]
-fn list_shows_every_plugin_in_order_and_what_is_wrong() {
+fn list_prints_plugins_in_order_with_problems() {
     let plugins = examples();
     let run = hotbay(plugins.dir(), &["list"]).exits(0);
     let lines: Vec<Vec<String>> = run
@@ -20,7 +20,7 @@ fn list_shows_every_plugin_in_order_and_what_is_wrong() {
     assert_eq!(lines[0][..4], ["NAME", "VERSION", "KIND", "STATE"]);
     assert_eq!(lines[1], ["filter", "0.1.0", "library", "ready"]);
     assert_eq!(lines[2], ["transform", "0.1.0", "library", "ready"]);
-    assert!(!run.text().contains('\x1b'), "colours only on a terminal");
+    assert!(!run.text().contains('\x1b'), "colors only on a terminal");
 
     unverified(&plugins, "open", json!({}));
     plugins.add_in("plugins/text", "text", "faulty").bytes(|it| *it = b"hello".into()).write();
@@ -28,18 +28,20 @@ fn list_shows_every_plugin_in_order_and_what_is_wrong() {
     assert!(list.contains("no digest; `hotbay seal plugins/open` writes it"), "{list}");
     assert!(list.contains("the file looks like"), "{list}");
     let json = hotbay(plugins.dir(), &["list", "--json", "--allow-unverified"]).exits(1).json();
-    let told: Vec<_> = json["plugins"].as_array().unwrap().iter().collect();
-    let told: Vec<_> = told.iter().map(|one| (one["name"].as_str(), &one["state"])).collect();
+    let reported: Vec<_> = json["plugins"].as_array().unwrap().iter().collect();
+    let reported: Vec<_> =
+        reported.iter().map(|one| (one["name"].as_str(), &one["state"])).collect();
     let [ready, refused] = [json!("ready"), json!("refused")];
-    let wanted = [("filter", &ready), ("open", &ready), ("text", &refused), ("transform", &ready)];
-    assert_eq!(told, wanted.map(|(name, state)| (Some(name), state)));
+    let expected =
+        [("filter", &ready), ("open", &ready), ("text", &refused), ("transform", &ready)];
+    assert_eq!(reported, expected.map(|(name, state)| (Some(name), state)));
     assert_eq!(json["plugins"][2]["problem"]["step"], "probe");
     assert_eq!(json["plugins"][2]["problem"]["kind"], "integrity");
     assert_eq!(json["plugins"][0]["problem"], Value::Null);
 }
 
 #[test]
-fn list_knows_what_is_wrong_with_plugins_together() {
+fn list_reports_problems_across_plugins() {
     let plugins = Plugins::new();
     plugins.add_in("one", "twin", "faulty").write();
     plugins.add_in("two", "twin", "faulty").write();
@@ -62,7 +64,7 @@ fn list_knows_what_is_wrong_with_plugins_together() {
 }
 
 #[test]
-fn list_validates_config_against_its_schema() {
+fn list_validates_config_against_schema() {
     let plugins = Plugins::new();
     let schema = json!({ "type": "object", "required": ["mode"] });
     plugins.add("strict", "faulty").set("config_schema", schema).write();
@@ -76,20 +78,20 @@ fn list_validates_config_against_its_schema() {
 
 #[cfg(unix)]
 #[test]
-fn call_reports_why_a_folder_was_passed_over() {
+fn call_reports_why_folder_was_skipped() {
     use std::os::unix::fs::PermissionsExt;
     let plugins = Plugins::new();
     plugins.add_in("open/below", "below", "faulty").write();
     let open = plugins.dir().join("open");
     fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
     let call = ["call", "below", "--dir", ".", "--text", "hi"];
-    let wanted = ["there is no plugin `below`", "was skipped", "is writable by other users"];
-    hotbay(plugins.dir(), &call).exits(1).says_only(&wanted);
+    let expected = ["there is no plugin `below`", "was skipped", "is writable by other users"];
+    hotbay(plugins.dir(), &call).exits(1).says_only(&expected);
     hotbay(plugins.dir(), &["call", "below", "--dir", "gone"]).exits(1).says_only(&["`gone`"]);
 }
 
 #[test]
-fn where_there_are_no_plugins_it_is_said_what_to_do() {
+fn missing_plugins_folder_prints_hint() {
     let plugins = Plugins::new();
     hotbay(plugins.dir(), &["list"]).exits(0).says_only(&["target/plugins", "build-plugins"]);
     hotbay(plugins.dir(), &["list", "--dir", "."]).exits(0).says_only(&["`.`", "build-plugins"]);
@@ -98,7 +100,7 @@ fn where_there_are_no_plugins_it_is_said_what_to_do() {
 }
 
 #[test]
-fn target_plugins_comes_before_plugins() {
+fn target_plugins_takes_precedence_over_plugins() {
     let plugins = examples();
     plugins.add_in("target/plugins/other", "other", "faulty").write();
     let json = hotbay(plugins.dir(), &["list", "--json"]).exits(0).json();
@@ -107,7 +109,7 @@ fn target_plugins_comes_before_plugins() {
 }
 
 #[test]
-fn inspect_tells_everything_by_name_or_by_path() {
+fn inspect_by_name_or_path_prints_all_details() {
     let plugins = examples();
     let path = "plugins/transform";
     let manifest = "plugins/transform/plugin.json";
@@ -130,10 +132,10 @@ fn inspect_tells_everything_by_name_or_by_path() {
 }
 
 #[test]
-fn a_tampered_library_is_refused_with_both_digests() {
+fn tampered_library_is_refused_with_both_digests() {
     let plugins = examples();
-    let spoil = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
-    plugins.add_in("plugins/bad", "bad", "faulty").stale_digest().bytes(spoil).write();
+    let corrupt = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    plugins.add_in("plugins/bad", "bad", "faulty").stale_digest().bytes(corrupt).write();
     let json = hotbay(plugins.dir(), &["inspect", "bad", "--json"]).exits(1).json();
     assert_eq!(json["problem"]["step"], "digest");
     assert_eq!(json["library"]["verified"], false);
@@ -145,7 +147,7 @@ fn a_tampered_library_is_refused_with_both_digests() {
 }
 
 #[test]
-fn check_loads_everything_and_tells_what_became_of_it() {
+fn check_loads_plugins_and_reports_each_result() {
     let plugins = examples();
     let json = hotbay(plugins.dir(), &["check", "--json"]).exits(0).json();
     assert_eq!((&json["passed"], &json["failed"]), (&json!(2), &json!(0)));
@@ -153,14 +155,14 @@ fn check_loads_everything_and_tells_what_became_of_it() {
         assert_eq!(plugin["result"], "passed");
         assert!(plugin["library"] == "closed" || plugin["library"] == "kept", "{plugin}");
     }
-    let asked = json!({ "error_in": "shutdown" });
-    plugins.add_in("plugins/late", "late", "faulty").config(asked).write();
+    let action = json!({ "error_in": "shutdown" });
+    plugins.add_in("plugins/late", "late", "faulty").config(action).write();
     let run = hotbay(plugins.dir(), &["check", "plugins/late"]).exits(1);
     assert!(run.text().contains("failed") && run.text().contains("shutdown:"), "{}", run.text());
 }
 
 #[test]
-fn check_survives_an_unverified_library_that_crashes() {
+fn check_survives_unverified_library_that_crashes() {
     let plugins = examples();
     unverified(&plugins, "crash", json!({ "abort_in": "init" }));
     unverified(&plugins, "fine", json!({}));
@@ -186,7 +188,7 @@ fn check_survives_an_unverified_library_that_crashes() {
 }
 
 #[test]
-fn an_unverified_plugin_is_refused_until_it_is_sealed() {
+fn unverified_plugin_is_refused_until_sealed() {
     let plugins = Plugins::new();
     unverified(&plugins, "one", json!({}));
     let call = ["call", "one", "--text", "x"];
@@ -202,13 +204,13 @@ fn an_unverified_plugin_is_refused_until_it_is_sealed() {
     assert!(sealed.trim_end().ends_with(&library_file_name("faulty")), "{sealed}");
     assert_eq!(fs::metadata(&manifest).unwrap().permissions(), before);
     let left = fs::read_dir(manifest.parent().unwrap()).unwrap().count();
-    assert_eq!(left, 2, "nothing else is left in the folder");
+    assert_eq!(left, 2, "no other file is left in the folder");
     assert_eq!(hotbay(plugins.dir(), &call).exits(0).stdout, b"x");
     assert_eq!(hotbay(plugins.dir(), &["list"]).exits(0).code, Some(0));
 }
 
 #[test]
-fn seal_refuses_what_is_no_plugin_and_seals_the_others() {
+fn seal_refuses_non_plugins_and_seals_the_others() {
     let plugins = Plugins::new();
     unverified(&plugins, "one", json!({}));
     let text = plugins.add("text", "faulty").bytes(|it| *it = b"hello".into()).unverified();
@@ -228,7 +230,7 @@ fn seal_refuses_what_is_no_plugin_and_seals_the_others() {
 
 #[cfg(unix)]
 #[test]
-fn a_process_is_sealed_by_its_program() {
+fn seal_of_process_plugin_covers_its_program() {
     let plugins = Plugins::new();
     let folder =
         hotbay_tests::ProgramFolder::new(plugins.dir(), "script").bytes("#!/bin/sh\n").unverified();
@@ -245,7 +247,7 @@ fn a_process_is_sealed_by_its_program() {
 }
 
 #[test]
-fn wrong_usage_is_told_apart_from_failure() {
+fn usage_errors_and_failures_have_distinct_exit_codes() {
     let plugins = examples();
     let check = |code: i32, args: &[&str]| drop(hotbay(plugins.dir(), args).exits(code));
     check(2, &[]);
@@ -265,7 +267,7 @@ fn wrong_usage_is_told_apart_from_failure() {
 
 #[cfg(unix)]
 #[test]
-fn what_others_may_write_to_is_refused_unless_allowed() {
+fn files_writable_by_others_are_refused_unless_allowed() {
     use std::os::unix::fs::PermissionsExt;
     let plugins = examples();
     let manifest = plugins.dir().join("plugins/transform/plugin.json");
@@ -277,13 +279,13 @@ fn what_others_may_write_to_is_refused_unless_allowed() {
 }
 
 #[test]
-fn the_log_is_shown_when_asked_for_and_on_stderr() {
+fn log_goes_to_stderr_only_when_requested() {
     let plugins = Plugins::new();
-    let talks = plugins.add("talks", "faulty").config(json!({ "log": ["hello there"] }));
-    talks.set("permissions", json!(["log"])).write();
-    let quiet = hotbay(plugins.dir(), &["call", "talks", "--text", "a", "--dir", "."]).exits(0);
+    let logging = plugins.add("logging", "faulty").config(json!({ "log": ["hello there"] }));
+    logging.set("permissions", json!(["log"])).write();
+    let quiet = hotbay(plugins.dir(), &["call", "logging", "--text", "a", "--dir", "."]).exits(0);
     assert_eq!(quiet.stderr, "");
-    let args = ["call", "talks", "--text", "a", "--dir", ".", "-v"];
+    let args = ["call", "logging", "--text", "a", "--dir", ".", "-v"];
     let loud = hotbay(plugins.dir(), &args).exits(0);
     assert_eq!(loud.text(), quiet.text());
     assert!(loud.stderr.contains("hello there"), "{}", loud.stderr);

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use hotbay::{ErrorKind, Host, Request};
 use hotbay_tests::{Plugins, block_on, unique};
 
-use super::children::{cargo, compiler, library_of};
+use super::child_processes::{cargo, compiler, library_of};
 use super::{host_that_never_quarantines, load, panicked, unload};
 
-/// Where its libraries go.
+/// Folder for the libraries.
 const FOLDER: &str = "other-compiler";
 
 fn rustc_of(folder: &Path) -> String {
-    let inspection = Host::builder().inspect(folder);
+    let inspection = hotbay::inspect::plugin(&Host::builder(), folder);
     let built = inspection.surveyed.built;
     built.expect("a plugin has a stamp").rustc
 }
@@ -24,7 +24,7 @@ fn built_by(toolchain: &str, package: &str) -> PathBuf {
 }
 
 #[test]
-fn a_plugin_of_another_compiler_is_loaded_and_called() {
+fn plugin_of_another_compiler_loads_and_answers() {
     let plugins = Plugins::new();
     let own = rustc_of(&plugins.add("own", "versioned-1").write());
     let other = ["nightly", "beta", "stable"]
@@ -32,14 +32,15 @@ fn a_plugin_of_another_compiler_is_loaded_and_called() {
         .filter_map(|toolchain| Some((toolchain, compiler(toolchain)?)))
         .find(|(_, version)| *version != own);
     let Some((toolchain, other)) = other else {
-        println!("not shown: no compiler but `{own}` is installed");
+        println!("skipped: no compiler but `{own}` is installed");
         return;
     };
 
     let host = host_that_never_quarantines();
     let install = |package| {
         let name = unique("other");
-        let library = std::fs::read(built_by(toolchain, package)).expect("it was just built");
+        let library =
+            std::fs::read(built_by(toolchain, package)).expect("the library was just built");
         let plugin = plugins.add(&name, package);
         let folder = plugin.bytes(|bytes| *bytes = library).write();
         assert_eq!(rustc_of(&folder), other);
@@ -47,7 +48,7 @@ fn a_plugin_of_another_compiler_is_loaded_and_called() {
     };
 
     let (transform, name) = install("transform");
-    let reply = block_on(transform.execute(Request::text("straße"))).expect("it answers");
+    let reply = block_on(transform.execute(Request::text("straße"))).expect("the plugin answers");
     assert_eq!(reply.as_text().expect("text"), "STRASSE");
     drop((reply, transform));
     assert_eq!(unload(&host, &name), Some(0));
@@ -55,7 +56,7 @@ fn a_plugin_of_another_compiler_is_loaded_and_called() {
     let (versioned, name) = install("versioned-1");
     for input in ["panic", "payload"] {
         let called = block_on(versioned.execute(Request::text(input)));
-        let error = called.expect_err("it panics");
+        let error = called.expect_err("the plugin panics");
         let fault = panicked(&error, ErrorKind::Panicked);
         assert!(fault.location().is_some(), "{fault}");
     }

@@ -1,5 +1,5 @@
-//! What `export_plugin!` makes of a crate: nothing for the author to be warned of, nothing that
-//! others could collide with, and nothing at all where it could not keep its word.
+//! Output of `export_plugin!`: no warnings for strict authors, no symbols that could collide, and a
+//! compile error if panics cannot be caught.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,19 +7,19 @@ use std::path::Path;
 use hotbay::{Host, LoadStep, Request};
 use hotbay_tests::{Plugins, block_on, unique};
 
-use super::children::{cargo, library_of, messages};
+use super::child_processes::{cargo, library_of, messages};
 use super::{answer, host_that_never_quarantines, load, unload};
 
-/// Where these tests build what nobody else wants.
+/// Folder for builds that only these tests use.
 const FOLDER: &str = "facts";
 
 fn exports(folder: &Path) -> BTreeSet<String> {
-    let inspection = Host::builder().inspect(folder);
+    let inspection = hotbay::inspect::plugin(&Host::builder(), folder);
     inspection.exports.into_iter().collect()
 }
 
 #[test]
-fn strict_authors_of_both_editions_get_no_warning() {
+fn export_under_strict_lints_has_no_warnings() {
     let has_clippy = cargo(None, FOLDER, &["clippy", "--version"]).code() == Some(0);
     let check = if has_clippy { "clippy" } else { "check" };
     for package in ["versioned-1", "versioned-2"] {
@@ -37,7 +37,7 @@ fn strict_authors_of_both_editions_get_no_warning() {
 }
 
 #[test]
-fn a_plugin_that_could_not_catch_a_panic_does_not_compile() {
+fn export_with_panic_abort_fails_to_compile() {
     let abort = "profile.dev.panic=\"abort\"";
     let arguments = ["check", "--package", "versioned-1", "--config", abort];
     let built = cargo(None, FOLDER, &arguments);
@@ -46,27 +46,28 @@ fn a_plugin_that_could_not_catch_a_panic_does_not_compile() {
         .filter(|message| message["message"]["level"] == "error")
         .filter_map(|message| message["message"]["message"].as_str().map(str::to_owned))
         .collect();
-    let wanted = "a plugin needs `panic = \"unwind\"`: with \"abort\" a panic in it ends the host";
-    assert!(errors.iter().any(|error| error == wanted), "{errors:?}");
+    let expected =
+        "a plugin needs `panic = \"unwind\"`: with \"abort\" a panic in it ends the host";
+    assert!(errors.iter().any(|error| error == expected), "{errors:?}");
 }
 
 #[test]
-fn a_plugin_exports_its_stamp_and_its_root_and_nothing_else() {
-    let wanted = ["HOTBAY_PLUGIN_STAMP", "_1as_0lib_1header_0root_bmodule_bloader"];
-    let wanted: BTreeSet<String> = wanted.map(str::to_owned).into();
+fn exported_symbols_are_stamp_and_root_only() {
+    let expected = ["HOTBAY_PLUGIN_STAMP", "_1as_0lib_1header_0root_bmodule_bloader"];
+    let expected: BTreeSet<String> = expected.map(str::to_owned).into();
     let plugins = Plugins::new();
     for package in ["versioned-1", "versioned-2", "own-allocator", "transform"] {
         let folder = plugins.add("exports", package).write();
-        assert_eq!(exports(&folder), wanted, "{package}");
+        assert_eq!(exports(&folder), expected, "{package}");
     }
 }
 
 #[test]
-fn a_plugin_without_its_feature_exports_nothing_and_is_refused() {
+fn plugin_without_export_feature_is_refused() {
     let arguments = ["build", "--package", "versioned-1", "--no-default-features"];
     let built = cargo(None, FOLDER, &arguments);
     assert_eq!(built.code(), Some(0), "{}", built.stderr);
-    let library = std::fs::read(library_of(&built)).expect("it was just built");
+    let library = std::fs::read(library_of(&built)).expect("the library was just built");
 
     let (plugins, name) = (Plugins::new(), unique("plain"));
     let plugin = plugins.add(&name, "versioned-1");
@@ -77,22 +78,22 @@ fn a_plugin_without_its_feature_exports_nothing_and_is_refused() {
 }
 
 #[test]
-fn allocations_are_counted_around_an_allocator_of_the_authors() {
+fn custom_allocator_allocations_are_counted() {
     let (plugins, name) = (Plugins::new(), unique("allocator"));
     let host = host_that_never_quarantines();
     let plugin = load(&host, &plugins.add(&name, "own-allocator").write());
     for leak in [1_000, 24] {
         let input = vec![0; leak];
-        block_on(plugin.execute(Request::bytes(&input))).expect("it answers");
+        block_on(plugin.execute(Request::bytes(&input))).expect("the plugin answers");
     }
     let allocations: u32 = answer(&plugin).parse().expect("a number");
-    assert!(allocations >= 2, "the author's allocator was asked {allocations} times");
+    assert!(allocations >= 2, "the author's allocator made {allocations} allocations");
     drop(plugin);
     assert_eq!(unload(&host, &name), Some(1_024));
 }
 
 #[test]
-fn an_uncounted_plugin_leaks_nobody_knows_how_much() {
+fn uncounted_plugin_has_unknown_leaked_bytes() {
     let (plugins, name) = (Plugins::new(), unique("uncounted"));
     let host = host_that_never_quarantines();
     let plugin = load(&host, &plugins.add(&name, "versioned-2").write());

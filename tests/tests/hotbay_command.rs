@@ -1,4 +1,4 @@
-//! The `hotbay` command as a process of its own, run to its end. Tests nothing itself.
+//! Runs the `hotbay` command as a subprocess. Contains no tests.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use hotbay_tests::{Plugins, binary};
 use serde_json::{Value, json};
 
-/// What a run of the command came to.
+/// The result of a run.
 pub(crate) struct Run {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
@@ -31,7 +31,7 @@ impl Run {
         self
     }
 
-    /// Whether every part stands somewhere on stderr, and stdout is empty.
+    /// Asserts that stderr contains all parts and stdout is empty.
     #[track_caller]
     pub(crate) fn says_only(self, parts: &[&str]) {
         assert_eq!(self.text(), "");
@@ -64,7 +64,7 @@ pub(crate) fn with_input(dir: &Path, args: &[&str], input: &[u8]) -> Run {
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
     let writer = std::thread::spawn(move || {
-        // A command that wants no input may be gone already.
+        // A command that ignores its input may have exited already.
         let _ = stdin.write_all(&input);
     });
     let run = run(child.wait_with_output());
@@ -72,7 +72,7 @@ pub(crate) fn with_input(dir: &Path, args: &[&str], input: &[u8]) -> Run {
     run
 }
 
-/// The examples, below a folder that the command finds by itself.
+/// Installs the examples in a folder that the command finds on its own.
 pub(crate) fn examples() -> Plugins {
     let plugins = Plugins::new();
     plugins.add_in("plugins/transform", "transform", "transform").write();
@@ -81,7 +81,7 @@ pub(crate) fn examples() -> Plugins {
     plugins
 }
 
-/// A plugin whose library nothing vouches for, misbehaving as its config asks.
+/// Installs a plugin without a digest that misbehaves as configured.
 pub(crate) fn unverified(plugins: &Plugins, name: &str, config: Value) {
     let folder = format!("plugins/{name}");
     plugins.add_in(&folder, name, "faulty").config(config).unverified().write();

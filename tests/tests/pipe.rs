@@ -1,4 +1,4 @@
-//! `hotbay call` and `hotbay pipe` with one input, run as users run them.
+//! `hotbay call` and `hotbay pipe` with one input, as users run them.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::hotbay_command::{Run, examples, hotbay, with_input};
 
 #[test]
-fn call_takes_its_input_from_an_argument_a_file_or_stdin() {
+fn call_reads_input_from_argument_file_or_stdin() {
     let plugins = examples();
     let dir = plugins.dir();
     let check = |run: Run| assert_eq!(run.exits(0).text(), "ÄB");
@@ -23,12 +23,12 @@ fn call_takes_its_input_from_an_argument_a_file_or_stdin() {
     assert_eq!(repeated.text(), "A");
     assert!(repeated.stderr.starts_with("3 calls, "), "{}", repeated.stderr);
     let json = hotbay(dir, &["call", "transform", "--text", "a", "--json"]).exits(0).json();
-    let wanted = json!({ "content_type": json["content_type"], "text": "A", "generation": 1 });
-    assert_eq!(json, wanted);
+    let expected = json!({ "content_type": json["content_type"], "text": "A", "generation": 1 });
+    assert_eq!(json, expected);
 }
 
 #[test]
-fn bytes_that_are_no_text_come_out_as_they_went_in() {
+fn pipe_passes_non_utf8_bytes_unchanged() {
     let plugins = Plugins::new();
     plugins.add("echo", "faulty").write();
     let bytes = [0, 255, 10, 254, 13];
@@ -39,13 +39,13 @@ fn bytes_that_are_no_text_come_out_as_they_went_in() {
 }
 
 #[test]
-fn an_error_of_the_plugin_is_told_with_its_code_and_details() {
+fn plugin_error_is_printed_with_code_and_details() {
     let plugins = Plugins::new();
-    let asked = json!({
+    let action = json!({
         "error_in": "execute",
         "error": { "code": 503, "message": "busy", "retryable": true, "details": { "a": 1 } },
     });
-    plugins.add("sad", "faulty").config(asked).write();
+    plugins.add("sad", "faulty").config(action).write();
     let args = ["call", "sad", "--text", "x", "--dir", "."];
     let run = hotbay(plugins.dir(), &args).exits(1);
     assert_eq!(run.stderr.lines().count(), 3, "{}", run.stderr);
@@ -59,7 +59,7 @@ fn an_error_of_the_plugin_is_told_with_its_code_and_details() {
 }
 
 #[test]
-fn call_loads_only_the_plugin_and_what_it_requires() {
+fn call_loads_only_plugin_and_its_requirements() {
     let plugins = Plugins::new();
     plugins.add("bomb", "faulty").config(json!({ "abort_in": "init" })).write();
     plugins.add("base", "faulty").write();
@@ -72,7 +72,7 @@ fn call_loads_only_the_plugin_and_what_it_requires() {
 }
 
 #[test]
-fn pipe_sends_stdin_through_all_in_a_row() {
+fn pipe_sends_stdin_through_all_plugins_in_order() {
     let plugins = examples();
     let args = ["pipe", "filter", "transform"];
     assert_eq!(with_input(plugins.dir(), &args, b"[1, -2]\n").exits(0).text(), "[1]");
@@ -82,7 +82,7 @@ fn pipe_sends_stdin_through_all_in_a_row() {
 }
 
 #[test]
-fn a_plugin_that_hangs_is_not_waited_for_beyond_the_deadline() {
+fn hanging_plugin_times_out_at_deadline() {
     let plugins = Plugins::new();
     plugins.add("stuck", "faulty").config(json!({ "hang_in": "execute" })).write();
     let late = |args: &[&str]| {
@@ -103,7 +103,7 @@ fn a_plugin_that_hangs_is_not_waited_for_beyond_the_deadline() {
 }
 
 #[test]
-fn a_call_with_a_deadline_that_is_met_answers_as_any_other() {
+fn call_that_meets_deadline_prints_reply() {
     let plugins = examples();
     let args = ["call", "transform", "--text", "a", "--deadline", "1m", "--repeat", "3"];
     assert_eq!(hotbay(plugins.dir(), &args).exits(0).text(), "A");

@@ -1,5 +1,5 @@
-//! `hotbay pipe --lines`: order, failed lines, ends before the end. The command is a process of
-//! its own, fed and stopped as a shell does it.
+//! `hotbay pipe --lines`: order, failed lines, and early ends. The command runs as a subprocess,
+//! fed and stopped as a shell does.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::hotbay_command::{command, examples, run, with_input};
 
 #[test]
-fn a_line_that_fails_is_told_with_its_number_and_the_others_go_on() {
+fn failed_line_is_reported_with_its_number() {
     let plugins = examples();
     let args = ["pipe", "filter", "--lines"];
     let run = with_input(plugins.dir(), &args, b"[1]\nno\n[3]\n").exits(1);
@@ -27,7 +27,7 @@ fn a_line_that_fails_is_told_with_its_number_and_the_others_go_on() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_quietly() {
+fn closed_reader_ends_pipe_silently() {
     let plugins = examples();
     let mut child = command(plugins.dir(), &["pipe", "transform", "--lines"])
         .stdin(Stdio::piped())
@@ -38,15 +38,16 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     stdin.write_all(b"a\n").unwrap();
     let mut first = [0; 2];
     stdout.read_exact(&mut first).unwrap();
-    assert_eq!(&first, b"A\n", "each answer comes before the next line is waited for");
+    assert_eq!(&first, b"A\n", "each reply is written before the next line is read");
     drop(stdout);
-    // Until it notices that nobody reads any more.
+    // Until it notices that the reader is gone.
     while stdin.write_all(b"more\n").is_ok() {}
     let run = run(child.wait_with_output()).exits(0);
     assert_eq!(run.stderr, "");
 }
 
-/// Lines of a filter that keeps positive numbers, some of which are no arrays.
+/// Returns input for a filter that keeps positive numbers, with some lines that are not arrays, and
+/// the expected output.
 fn numbered(count: u32, is_bad: impl Fn(u32) -> bool) -> (String, String) {
     let (mut input, mut output) = (String::new(), String::new());
     for number in 1..=count {
@@ -61,21 +62,21 @@ fn numbered(count: u32, is_bad: impl Fn(u32) -> bool) -> (String, String) {
 }
 
 #[test]
-fn many_lines_come_out_in_their_order() {
+fn many_lines_keep_their_order() {
     let plugins = examples();
     let (input, output) = numbered(200_000, |number| number % 10_000 == 7);
     let args = ["pipe", "filter", "transform", "--lines"];
     let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
-    assert!(run.text() == output, "{} lines, wanted 199,980", run.text().lines().count());
-    let told: Vec<_> = run.stderr.lines().collect();
-    assert_eq!(told.len(), 20, "{told:#?}");
+    assert!(run.text() == output, "{} lines, expected 199,980", run.text().lines().count());
+    let message: Vec<_> = run.stderr.lines().collect();
+    assert_eq!(message.len(), 20, "{message:#?}");
     let first = "error: line 7: plugin `filter` returned an error: the input is not JSON";
-    assert!(told[0].starts_with(first) && told[0].ends_with("(code 400)"), "{}", told[0]);
-    assert!(told[19].starts_with("error: line 190007: "), "{}", told[19]);
+    assert!(message[0].starts_with(first) && message[0].ends_with("(code 400)"), "{}", message[0]);
+    assert!(message[19].starts_with("error: line 190007: "), "{}", message[19]);
 }
 
 #[test]
-fn when_much_fails_the_rest_is_only_counted() {
+fn many_failed_lines_are_summarized() {
     let plugins = examples();
     let (input, _) = numbered(1_300, |_| true);
     let args = ["pipe", "filter", "--lines"];
@@ -88,14 +89,14 @@ fn when_much_fails_the_rest_is_only_counted() {
 }
 
 #[test]
-fn what_becomes_of_a_line_that_fails_can_be_said() {
+fn on_error_option_selects_handling_of_failed_lines() {
     let plugins = examples();
-    let check = |on_error: &str, output: &str, said: &str| {
+    let check = |on_error: &str, output: &str, part: &str| {
         let args = ["pipe", "filter", "--lines", "--on-error", on_error];
         let run = with_input(plugins.dir(), &args, b"[1]\n a \xff\r\n[3]\nb\n").exits(1);
         assert_eq!(run.stdout.escape_ascii().to_string(), output, "{on_error}");
         assert!(run.stderr.starts_with("error: line 2: "), "{}", run.stderr);
-        assert!(run.stderr.contains(said), "`{said}` in: {}", run.stderr);
+        assert!(run.stderr.contains(part), "`{part}` in: {}", run.stderr);
     };
     check("skip", r"[1]\n[3]\n", "error: line 4: ");
     check("keep", r"[1]\n a \xff\n[3]\nb\n", "error: line 4: ");
@@ -106,7 +107,7 @@ fn what_becomes_of_a_line_that_fails_can_be_said() {
 }
 
 #[test]
-fn as_json_failed_lines_stand_in_their_places() {
+fn json_output_keeps_failed_lines_in_place() {
     let plugins = examples();
     let documents = |on_error: &str| {
         let args = ["pipe", "filter", "--lines", "--json", "--on-error", on_error];
@@ -120,12 +121,12 @@ fn as_json_failed_lines_stand_in_their_places() {
     assert_eq!((&kept[2]["line"], &kept[2]["text"]), (&json!(3), &json!("[3]")));
     let stopped = documents("stop");
     assert_eq!(stopped[1]["line"], 2);
-    let wanted = json!({ "stopped": "failed_line", "done": 2, "failed": 1, "not_done": 1 });
-    assert_eq!(stopped[2..], [wanted]);
+    let expected = json!({ "stopped": "failed_line", "done": 2, "failed": 1, "not_done": 1 });
+    assert_eq!(stopped[2..], [expected]);
 }
 
 #[test]
-fn a_line_over_the_limit_is_a_failed_line_and_not_the_end() {
+fn line_over_limit_fails_alone() {
     let plugins = examples();
     let mut input = b"a\n".to_vec();
     input.resize(input.len() + (64 << 20) + 1, b'x');
@@ -137,16 +138,16 @@ fn a_line_over_the_limit_is_a_failed_line_and_not_the_end() {
 }
 
 #[test]
-fn lines_that_panic_or_hang_do_not_hinder_the_others() {
+fn panicking_and_hanging_lines_fail_alone() {
     let plugins = Plugins::new();
-    plugins.add("obeys", "faulty").config(json!({ "obey": true })).write();
+    plugins.add("scripted", "faulty").config(json!({ "scripted": true })).write();
     let mut input = String::new();
     for _ in 0..10 {
         writeln!(input, "{}", json!({ "panic_in": "execute" })).unwrap();
     }
     writeln!(input, "{}", json!({ "hang_in": "execute" })).unwrap();
     writeln!(input, "{}", json!({ "answers": "fine" })).unwrap();
-    let args = ["pipe", "obeys", "--lines", "--dir", ".", "--deadline", "2s"];
+    let args = ["pipe", "scripted", "--lines", "--dir", ".", "--deadline", "2s"];
     let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
     assert_eq!(run.text(), "fine\n");
     assert_eq!(run.stderr.lines().count(), 11, "{}", run.stderr);
@@ -154,7 +155,7 @@ fn lines_that_panic_or_hang_do_not_hinder_the_others() {
     assert!(last.starts_with("error: line 11: ") && last.contains("deadline"), "{last}");
 }
 
-/// A command whose input does not end by itself.
+/// A command whose input stays open.
 struct Fed {
     child: Child,
     scratch: TempDir,
@@ -168,15 +169,15 @@ impl Fed {
         Self { child: command.spawn().unwrap(), scratch }
     }
 
-    #[allow(clippy::disallowed_methods, reason = "std sends no signals")]
+    #[allow(clippy::disallowed_methods, reason = "std cannot send signals")]
     fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         std::process::Command::new("sh").args(["-c", &kill]).output().unwrap();
     }
 
-    /// Its exit code and stderr, once it has ended; nothing of it may be left.
-    fn ends(mut self) -> (Option<i32>, String) {
-        let code = until("it has ended", || self.child.try_wait().unwrap()).code();
+    /// Waits for its exit, and returns exit code and stderr; asserts that nothing is left.
+    fn wait_exit(mut self) -> (Option<i32>, String) {
+        let code = until("it has exited", || self.child.try_wait().unwrap()).code();
         let mut stderr = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert!(!stderr.contains("panicked at"), "{stderr}");
@@ -188,7 +189,7 @@ impl Fed {
 
 impl Drop for Fed {
     fn drop(&mut self) {
-        // One that has ended is no matter.
+        // The command may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -196,14 +197,14 @@ impl Drop for Fed {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_ends_an_endless_input_and_what_is_written_is_a_beginning() {
+fn signal_ends_endless_input_with_complete_prefix() {
     for signal in ["INT", "TERM"] {
         let plugins = examples();
         let args = ["pipe", "transform", "transform", "--lines"];
         let mut fed = Fed::start(&plugins, &args);
         let mut stdin = fed.child.stdin.take().unwrap();
         let feeder = std::thread::spawn(move || {
-            // Until nobody reads any more.
+            // Until the command stops reading.
             for number in 1.. {
                 if writeln!(stdin, "line {number}").is_err() {
                     return;
@@ -219,21 +220,21 @@ fn a_signal_ends_an_endless_input_and_what_is_written_is_a_beginning() {
                 fed.signal(signal);
             }
         }
-        let (code, stderr) = fed.ends();
+        let (code, stderr) = fed.wait_exit();
         feeder.join().unwrap();
         assert_eq!(code, Some(1));
-        let told: Vec<_> = stderr.lines().collect();
-        assert_eq!(told[0], "finishing what runs, at most 10 s; a second time ends at once");
-        let done = told[1].replace(',', "");
+        let message: Vec<_> = stderr.lines().collect();
+        assert_eq!(message[0], "finishing what runs, at most 10 s; a second time ends at once");
+        let done = message[1].replace(',', "");
         let start = format!("stopped: {count} lines done ");
         assert!(done.starts_with(&start) && done.ends_with(" read and not done"), "{done}");
-        assert_eq!(told.len(), 2, "{told:#?}");
+        assert_eq!(message.len(), 2, "{message:#?}");
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn a_signal_ends_it_while_it_waits_for_input() {
+fn signal_ends_wait_for_input() {
     let plugins = examples();
     let mut fed = Fed::start(&plugins, &["pipe", "transform", "--lines"]);
     let mut stdin = fed.child.stdin.take().unwrap();
@@ -241,22 +242,22 @@ fn a_signal_ends_it_while_it_waits_for_input() {
     let mut stdout = fed.child.stdout.take().unwrap();
     let mut first = [0; 2];
     stdout.read_exact(&mut first).unwrap();
-    assert_eq!(&first, b"A\n", "the next line is not all there, and is not waited for");
+    assert_eq!(&first, b"A\n", "an incomplete next line is not awaited");
     fed.signal("INT");
-    let (code, stderr) = fed.ends();
+    let (code, stderr) = fed.wait_exit();
     assert_eq!(code, Some(1));
     assert!(stderr.ends_with("stopped: 1 line done, 0 read and not done\n"), "{stderr}");
 
     let fed = Fed::start(&plugins, &["pipe", "transform"]);
-    until("it listens", || std::fs::read_dir(fed.scratch.path()).unwrap().next().map(drop));
+    until("it has started", || std::fs::read_dir(fed.scratch.path()).unwrap().next().map(drop));
     fed.signal("TERM");
-    let (code, stderr) = fed.ends();
+    let (code, stderr) = fed.wait_exit();
     assert_eq!((code, stderr.as_str()), (Some(1), "stopped: there is no reply yet\n"));
 }
 
 #[cfg(unix)]
 #[test]
-fn a_second_signal_does_not_wait_for_a_line_that_hangs() {
+fn second_signal_abandons_hanging_line() {
     let plugins = Plugins::new();
     let entered = plugins.dir().join("entered");
     let config = json!({ "hang_in": "execute", "entered": entered.to_str().unwrap() });
@@ -265,7 +266,7 @@ fn a_second_signal_does_not_wait_for_a_line_that_hangs() {
     let mut stdin = fed.child.stdin.take().unwrap();
     stdin.write_all(b"a\n").unwrap();
     until("it hangs", || entered.exists().then_some(()));
-    let code = until("it has ended", || {
+    let code = until("it has exited", || {
         fed.signal("INT");
         fed.child.try_wait().unwrap()
     });

@@ -1,5 +1,5 @@
-//! `hotbay run`, as a process of its own: what it tells, when it ends, and what it leaves.
-//! What reloads do is tested elsewhere; here they are only told.
+//! `hotbay run` as a subprocess: its output, its exit, and what it leaves. Reloads are tested
+//! elsewhere; here only their events are checked.
 
 #![cfg(unix)]
 
@@ -14,30 +14,30 @@ use hotbay_tests::{LIMIT, Plugins, ProgramFolder, binary, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A command that stays up.
+/// A running command.
 struct Running {
     child: Killed,
     lines: Receiver<String>,
     stderr: JoinHandle<String>,
-    /// Where it keeps private copies.
+    /// The folder of its private copies.
     scratch: TempDir,
 }
 
-/// A process that does not outlive its test.
+/// A process that is killed when dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // One that has ended is no matter.
+        // The process may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What is left of it.
+/// The result of a finished command.
 struct Ended {
     code: Option<i32>,
-    /// What it told since it was last asked.
+    /// Lines that were not checked yet.
     lines: Vec<String>,
     stderr: String,
     is_tidy: bool,
@@ -76,9 +76,9 @@ impl Running {
         (Self { child: Killed(child), lines, stderr, scratch }, stdout)
     }
 
-    /// Waits for the first line that has all these parts.
+    /// Waits for the first line that contains all these parts.
     #[track_caller]
-    fn tells(&self, parts: &[&str]) -> String {
+    fn wait_for_line(&self, parts: &[&str]) -> String {
         let mut seen = Vec::new();
         loop {
             match self.lines.recv_timeout(LIMIT) {
@@ -89,10 +89,10 @@ impl Running {
         }
     }
 
-    /// Waits for the first event that is this one.
+    /// Waits for the first event of this type.
     #[track_caller]
-    fn tells_of(&self, event: &str) -> Value {
-        document(&self.tells(&[&format!(r#""event":"{event}""#)]))
+    fn wait_for_event(&self, event: &str) -> Value {
+        document(&self.wait_for_line(&[&format!(r#""event":"{event}""#)]))
     }
 
     fn signal(&self, name: &str) {
@@ -100,16 +100,18 @@ impl Running {
     }
 
     #[track_caller]
-    fn ends(mut self) -> Ended {
+    fn wait_exit(mut self) -> Ended {
         let mut lines = Vec::new();
         loop {
             match self.lines.recv_timeout(LIMIT) {
                 Ok(line) => lines.push(line),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("it does not end; it told {lines:#?}"),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("the command does not exit; output: {lines:#?}")
+                }
             }
         }
-        let code = until("it has ended", || self.child.0.try_wait().unwrap()).code();
+        let code = until("it has exited", || self.child.0.try_wait().unwrap()).code();
         let stderr = self.stderr.join().unwrap();
         assert!(!stderr.contains("panicked at"), "{stderr}");
         let is_tidy = fs::read_dir(self.scratch.path()).unwrap().next().is_none();
@@ -125,13 +127,13 @@ impl Drop for Ended {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "std sends no signals")]
+#[allow(clippy::disallowed_methods, reason = "std cannot send signals")]
 fn kill(signal: &str, process: u32) {
     let kill = format!("kill -{signal} {process} 2>&1");
     Command::new("sh").args(["-c", &kill]).output().unwrap();
 }
 
-/// An event without its timestamp, which each has.
+/// Parses an event and removes its timestamp.
 fn document(line: &str) -> Value {
     let mut document: Value =
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in: {line}"));
@@ -141,7 +143,7 @@ fn document(line: &str) -> Value {
     document
 }
 
-/// Replaces a plugin's config in one step.
+/// Replaces a plugin's config by one rename.
 fn replace_config(folder: &Path, config: Value) {
     let manifest = folder.join("plugin.json");
     let mut value: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
@@ -154,65 +156,67 @@ fn replace_config(folder: &Path, config: Value) {
 }
 
 #[test]
-fn a_running_host_stops_cleanly_on_each_signal() {
+fn run_stops_cleanly_on_each_signal() {
     for signal in ["TERM", "INT", "HUP"] {
         let plugins = Plugins::new();
         plugins.add("one", "faulty").write();
         plugins.add("two", "faulty").set("requires", json!({ "one": "*" })).write();
         let running = Running::start(&plugins, &[]);
-        running.tells(&["loaded       one: version 0.1.0, generation 1"]);
-        running.tells(&["loaded       two: version 0.1.0, generation 1"]);
+        running.wait_for_line(&["loaded       one: version 0.1.0, generation 1"]);
+        running.wait_for_line(&["loaded       two: version 0.1.0, generation 1"]);
         running.signal(signal);
-        let ended = running.ends();
+        let ended = running.wait_exit();
         assert_eq!(ended.code, Some(0), "{signal}");
         assert!(ended.lines.last().unwrap().ends_with(" stopped"), "{signal}");
         assert!(ended.lines.iter().any(|line| line.contains("closed       two")), "{signal}");
-        assert!(!ended.lines.iter().any(|line| line.contains('\x1b')), "colours on a pipe");
+        assert!(!ended.lines.iter().any(|line| line.contains('\x1b')), "colors on a pipe");
         assert!(ended.is_tidy, "a private copy is left");
     }
 }
 
 #[test]
-fn every_event_is_a_document_in_a_line() {
+fn run_prints_one_json_document_per_event() {
     let plugins = Plugins::new();
     plugins.add("fine", "faulty").write();
     plugins.add("late", "faulty").config(json!({ "error_in": "init" })).write();
     let running = Running::start(&plugins, &["--json"]);
-    let mut told = [document(&running.tells(&[])), document(&running.tells(&[]))];
-    told.sort_by_key(|event| event["event"].to_string());
-    let [loaded, refused] = told;
-    let wanted = json!({"event": "loaded", "plugin": "fine", "version": "0.1.0", "generation": 1});
-    assert_eq!(loaded, wanted);
+    let mut message =
+        [document(&running.wait_for_line(&[])), document(&running.wait_for_line(&[]))];
+    message.sort_by_key(|event| event["event"].to_string());
+    let [loaded, refused] = message;
+    let expected =
+        json!({"event": "loaded", "plugin": "fine", "version": "0.1.0", "generation": 1});
+    assert_eq!(loaded, expected);
     assert_eq!((&refused["event"], &refused["plugin"]), (&json!("refused"), &json!("late")));
     assert!(refused["reason"].is_string());
     running.signal("TERM");
-    let ended = running.ends();
-    let told: Vec<_> = ended.lines.iter().map(|line| document(line)).collect();
-    let names: Vec<_> = told.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let ended = running.wait_exit();
+    let message: Vec<_> = ended.lines.iter().map(|line| document(line)).collect();
+    let names: Vec<_> = message.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(names, ["retired", "closed", "stopped"]);
-    assert_eq!(told[1]["leaked_bytes"], 0);
+    assert_eq!(message[1]["leaked_bytes"], 0);
     assert_eq!((ended.code, ended.stderr.as_str(), ended.is_tidy), (Some(0), "", true));
 }
 
 #[test]
-fn a_second_signal_does_not_wait_for_a_shutdown_that_hangs() {
+fn second_signal_abandons_hanging_shutdown() {
     let plugins = Plugins::new();
     plugins.add("slow", "faulty").config(json!({ "hang_in": "shutdown" })).write();
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
         let mut running = Running::start(&plugins, &[]);
-        running.tells(&["loaded"]);
+        running.wait_for_line(&["loaded"]);
         running.signal(signal);
-        running.tells(&["retired"]);
-        until("it has ended", || {
+        running.wait_for_line(&["retired"]);
+        until("it has exited", || {
             running.signal(signal);
             running.child.0.try_wait().unwrap()
         });
-        assert_eq!(running.ends().code, Some(code));
+        assert_eq!(running.wait_exit().code, Some(code));
     }
 }
 
 #[test]
-fn a_reader_that_goes_ends_it_cleanly_though_nothing_happens() {
+fn closed_reader_ends_idle_run_cleanly() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let (running, mut stdout) = Running::without_reader(&plugins, &[]);
@@ -220,77 +224,77 @@ fn a_reader_that_goes_ends_it_cleanly_though_nothing_happens() {
     stdout.read_line(&mut line).unwrap();
     assert!(line.contains("loaded"), "{line}");
     drop(stdout);
-    let ended = running.ends();
+    let ended = running.wait_exit();
     assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
 }
 
 #[test]
-fn where_nothing_could_be_loaded_it_does_not_stay() {
+fn run_exits_if_no_plugin_loads() {
     let plugins = Plugins::new();
-    let ended = Running::start(&plugins, &[]).ends();
+    let ended = Running::start(&plugins, &[]).wait_exit();
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.starts_with("nothing to run: no plugins in "));
     plugins.add("late", "faulty").config(json!({ "panic_in": "init" })).write();
-    let ended = Running::start(&plugins, &[]).ends();
+    let ended = Running::start(&plugins, &[]).wait_exit();
     assert_eq!((ended.code, ended.is_tidy), (Some(1), true));
-    assert!(ended.lines[0].contains("refused      late: "), "the reason is told as an event");
+    assert!(ended.lines[0].contains("refused      late: "), "the reason is reported as an event");
 }
 
 #[test]
-fn a_replacement_is_told_and_a_broken_one_too() {
+fn run_reports_promoted_and_failed_reloads() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty").write();
     let running = Running::start(&plugins, &["--json", "--watch", "--poll-ms", "20"]);
-    running.tells_of("loaded");
+    running.wait_for_event("loaded");
     replace_config(&folder, json!({ "note": "new" }));
-    let promoted = running.tells_of("promoted");
-    let wanted = json!({
+    let promoted = running.wait_for_event("promoted");
+    let expected = json!({
         "event": "promoted", "plugin": "one", "version": "0.1.0", "generation": 2, "from": 1,
     });
-    assert_eq!(promoted, wanted);
-    running.tells_of("retired");
-    assert_eq!(running.tells_of("closed")["generation"], 1);
+    assert_eq!(promoted, expected);
+    running.wait_for_event("retired");
+    assert_eq!(running.wait_for_event("closed")["generation"], 1);
 
     replace_config(&folder, json!({ "error_in": "init" }));
-    let rolled_back = running.tells_of("rolled_back");
+    let rolled_back = running.wait_for_event("rolled_back");
     assert_eq!((&rolled_back["step"], &rolled_back["generation"]), (&json!("init"), &json!(2)));
     assert!(rolled_back["reason"].as_str().unwrap().contains("generation 2 keeps serving"));
 
-    replace_config(&folder, json!({ "note": "mended" }));
-    assert_eq!(running.tells_of("promoted")["from"], 2);
+    replace_config(&folder, json!({ "note": "fixed" }));
+    assert_eq!(running.wait_for_event("promoted")["from"], 2);
     running.signal("TERM");
-    let ended = running.ends();
+    let ended = running.wait_exit();
     assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
 }
 
 #[test]
-fn a_host_that_watches_waits_for_its_first_plugin() {
+fn run_with_watch_waits_for_first_plugin() {
     let plugins = Plugins::new();
     let running = Running::start(&plugins, &["--watch", "--poll-ms", "20"]);
     plugins.add("one", "faulty").write();
-    running.tells(&["loaded       one: version 0.1.0"]);
+    running.wait_for_line(&["loaded       one: version 0.1.0"]);
     running.signal("INT");
-    assert_eq!(running.ends().code, Some(0));
+    assert_eq!(running.wait_exit().code, Some(0));
 }
 
 #[test]
-fn a_process_that_ends_is_told_and_so_is_the_one_that_follows() {
+fn run_reports_process_exit_and_restart() {
     for json in [true, false] {
         let plugins = Plugins::new();
         let journal = plugins.dir().join("journal");
         let program = ProgramFolder::new(plugins.dir(), "apart").built("served", "served");
         program.set("package", "served").config(json!({ "journal": journal })).install();
         let running = Running::start(&plugins, if json { &["--json"] } else { &[] });
-        running.tells(&["loaded"]);
+        running.wait_for_line(&["loaded"]);
         let process = fs::read_to_string(&journal).unwrap();
         let process: u32 = process.split(' ').next().unwrap().parse().unwrap();
         kill("KILL", process);
         if json {
-            let exited = running.tells_of("child_exited");
+            let exited = running.wait_for_event("child_exited");
             assert_eq!((&exited["plugin"], &exited["generation"]), (&json!("apart"), &json!(1)));
             assert_eq!(exited["pid"], process);
             assert!(exited["reason"].as_str().unwrap().contains("SIGKILL"), "{exited}");
-            let restarted = running.tells_of("restarted");
+            let restarted = running.wait_for_event("restarted");
             assert_eq!(
                 (&restarted["plugin"], &restarted["generation"]),
                 (&json!("apart"), &json!(1))
@@ -298,12 +302,20 @@ fn a_process_that_ends_is_told_and_so_is_the_one_that_follows() {
             assert!(restarted["pid"].is_u64() && restarted["pid"] != process, "{restarted}");
             assert!(restarted["after_ms"].is_u64(), "{restarted}");
         } else {
-            running.tells(&["child exited  apart: ", &format!("generation 1, process {process}")]);
-            running.tells(&["SIGKILL"]);
-            running.tells(&["restarted    apart: ", "generation 1, process ", "after ", " ms"]);
+            running.wait_for_line(&[
+                "child exited  apart: ",
+                &format!("generation 1, process {process}"),
+            ]);
+            running.wait_for_line(&["SIGKILL"]);
+            running.wait_for_line(&[
+                "restarted    apart: ",
+                "generation 1, process ",
+                "after ",
+                " ms",
+            ]);
         }
         running.signal("TERM");
-        let ended = running.ends();
+        let ended = running.wait_exit();
         assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
     }
 }

@@ -1,5 +1,5 @@
-//! `hotbay run --metrics`, as a process of its own: what its page shows, whom it turns away, and
-//! that it ends with the command.
+//! `hotbay run --metrics` as a subprocess: its page, refused requests, and its end together with
+//! the command.
 
 #![cfg(unix)]
 
@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use hotbay_tests::{LIMIT, Plugins, binary, until};
 use serde_json::{Value, json};
 
-/// A command that stays up and serves a page.
+/// A running command that serves a page.
 struct Serving {
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -21,7 +21,7 @@ struct Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // One that has ended is no matter.
+        // The process may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -50,7 +50,7 @@ impl Serving {
         serving
     }
 
-    /// Waits for its plugin to serve.
+    /// Waits until its plugin serves.
     #[track_caller]
     fn is_up(&mut self) {
         let mut line = String::new();
@@ -70,8 +70,8 @@ impl Serving {
         stream
     }
 
-    /// Status line, headers and body.
-    fn ask(&self, method: &str, path: &str) -> String {
+    /// Returns status line, headers and body.
+    fn get(&self, method: &str, path: &str) -> String {
         let mut stream = self.connect();
         write!(stream, "{method} {path} HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
         let mut answer = String::new();
@@ -80,27 +80,27 @@ impl Serving {
     }
 
     #[track_caller]
-    fn shows(&self, wanted: &[&str]) {
-        let page = self.ask("GET", "/metrics");
-        for wanted in wanted {
-            assert!(page.lines().any(|line| line == *wanted), "{wanted} is not in\n{page}");
+    fn shows(&self, expected: &[&str]) {
+        let page = self.get("GET", "/metrics");
+        for expected in expected {
+            assert!(page.lines().any(|line| line == *expected), "{expected} is not in\n{page}");
         }
     }
 
-    /// Ends it by a signal; answers with its code and what it still told on stdout and stderr.
-    #[allow(clippy::disallowed_methods, reason = "std sends no signals")]
-    fn ends(mut self) -> (Option<i32>, String, String) {
+    /// Stops it by a signal, and returns its exit code and the remaining output.
+    #[allow(clippy::disallowed_methods, reason = "std cannot send signals")]
+    fn wait_exit(mut self) -> (Option<i32>, String, String) {
         let kill = format!("kill -TERM {} 2>&1", self.child.id());
         Command::new("sh").args(["-c", &kill]).output().unwrap();
         let (mut out, mut err) = (String::new(), String::new());
         self.stdout.read_to_string(&mut out).unwrap();
         self.stderr.read_to_string(&mut err).unwrap();
-        (until("it has ended", || self.child.try_wait().unwrap()).code(), out, err)
+        (until("it has exited", || self.child.try_wait().unwrap()).code(), out, err)
     }
 }
 
 #[test]
-fn the_page_shows_figures_and_stdout_stays_a_stream_of_events() {
+fn metrics_page_shows_counters_beside_event_stream() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--json", "--metrics", "127.0.0.1:0"]);
@@ -117,7 +117,7 @@ fn the_page_shows_figures_and_stdout_stays_a_stream_of_events() {
         "hotbay_plugins 1",
         "hotbay_kept_libraries 0",
     ]);
-    let (code, out, err) = serving.ends();
+    let (code, out, err) = serving.wait_exit();
     let events = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let events: Vec<_> = events.map(|event| event["event"].clone()).collect();
     assert_eq!(events, ["retired", "closed", "stopped"]);
@@ -125,14 +125,14 @@ fn the_page_shows_figures_and_stdout_stays_a_stream_of_events() {
 }
 
 #[test]
-fn everything_else_is_turned_away_in_a_line() {
+fn unsupported_requests_are_refused_in_one_line() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
     serving.is_up();
-    let check = |method, path, wanted: &[&str]| {
-        let answer = serving.ask(method, path);
-        assert!(wanted.iter().all(|part| answer.contains(part)), "{method} {path}: {answer}");
+    let check = |method, path, expected: &[&str]| {
+        let answer = serving.get(method, path);
+        assert!(expected.iter().all(|part| answer.contains(part)), "{method} {path}: {answer}");
         assert!(!answer.contains("hotbay_"), "{method} {path}: {answer}");
     };
     for path in ["/", "/metrics/", "/Metrics", "/metrics/../metrics", "//metrics"] {
@@ -147,10 +147,10 @@ fn everything_else_is_turned_away_in_a_line() {
     }
     let mut stream = serving.connect();
     stream.write_all(&[b'a'; 20_000]).unwrap();
-    // It may hang up before all is read, and the answer is lost then.
+    // The server may hang up before it reads everything, and the response is lost then.
     let _ = stream.read_to_string(&mut String::new());
     let mut stream = serving.connect();
-    stream.write_all(b"no HTTP at all\r\n\r\n").unwrap();
+    stream.write_all(b"not HTTP\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
@@ -158,27 +158,27 @@ fn everything_else_is_turned_away_in_a_line() {
 }
 
 #[test]
-fn connections_that_say_nothing_keep_neither_the_page_nor_the_end_waiting() {
+fn silent_connections_block_neither_page_nor_exit() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
     let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
     serving.is_up();
-    // More than are served at once: whoever comes next is served when they go.
+    // More than are served at once: later connections are served when these close.
     let silent: Vec<_> = (0..40).map(|_| serving.connect()).collect();
     drop(silent);
     serving.shows(&["hotbay_plugins 1"]);
     let mut silent: Vec<_> = (0..40).map(|_| serving.connect()).collect();
     silent[0].write_all(b"GET /metrics HTT").unwrap();
-    let (code, out, _) = serving.ends();
+    let (code, out, _) = serving.wait_exit();
     assert_eq!(code, Some(0));
     assert!(out.contains("closed       one"), "{out}");
 }
 
 #[test]
-fn a_replacement_is_another_generation_of_the_same_counts() {
+fn reload_keeps_counters_under_new_generation() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty").write();
-    // Not every machine has both.
+    // Not every system has both.
     let loopback = ["[::1]:0", "127.0.0.1:0"];
     let loopback =
         loopback.into_iter().find(|address| TcpListener::bind(*address).is_ok()).unwrap();
@@ -197,33 +197,33 @@ fn a_replacement_is_another_generation_of_the_same_counts() {
         r#"hotbay_calls_total{plugin="one"} 0"#,
         "hotbay_plugins 1",
     ]);
-    assert_eq!(serving.ends().0, Some(0));
+    assert_eq!(serving.wait_exit().0, Some(0));
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_before_anything_is_loaded() {
+fn port_in_use_is_reported_before_loading() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty");
     let entered = plugins.dir().join("entered");
     folder.config(json!({ "hang_in": "init", "entered": entered })).write();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let wanted = format!("cannot serve metrics on {address}; is the port taken?");
+    let expected = format!("cannot serve metrics on {address}; is the port taken?");
 
     let output = command(&plugins, &["--metrics", &address]).output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
-    assert!(err.starts_with(&format!("error: {wanted}\n  because: ")), "{err}");
+    assert!(err.starts_with(&format!("error: {expected}\n  because: ")), "{err}");
 
     let output = command(&plugins, &["--json", "--metrics", &address]).output().unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((output.status.code(), &told["error"]["kind"]), (Some(1), &json!("io")));
-    assert!(told["error"]["message"].as_str().unwrap().starts_with(&wanted), "{told}");
+    let message: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &message["error"]["kind"]), (Some(1), &json!("io")));
+    assert!(message["error"]["message"].as_str().unwrap().starts_with(&expected), "{message}");
     assert!(!entered.exists(), "a plugin was started");
 }
 
 #[test]
-fn an_address_is_checked_and_one_that_others_can_reach_is_told() {
+fn non_loopback_address_is_reported() {
     let plugins = Plugins::new();
     for address in ["9464", "localhost", "127.0.0.1", "127.0.0.1:99999", ""] {
         let output = command(&plugins, &["--metrics", address]).output().unwrap();

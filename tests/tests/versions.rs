@@ -1,4 +1,5 @@
-//! Several builds of one plugin in one process: what abi_stable's own loader keeps of the first.
+//! Several builds of one plugin in one process, and what abi_stable's own loader keeps of the
+//! first.
 
 use std::fs;
 use std::path::Path;
@@ -6,21 +7,21 @@ use std::path::Path;
 use hotbay::{ErrorKind, Host, LoadStep};
 use hotbay_tests::{Plugins, block_on, library, unique};
 
-use super::children::naive;
+use super::child_processes::naive;
 use super::{SIGSEGV, answer, check_printed, host_that_never_quarantines, load, unload};
 
-/// Rounds of loading both versions.
+/// Number of times both versions are loaded.
 const ROUNDS: usize = 20;
 
 #[test]
-fn a1_a_second_version_is_refused_by_a_naive_host_or_ends_it_and_is_loaded_here() {
+fn second_version_loads_beside_first_unlike_naive_host() {
     let (first, second) = (library("naive-1"), library("naive-2"));
-    // Each alone fits this host.
+    // Each one alone is compatible with this host.
     check_printed(&naive(&["check-and-keep".as_ref(), &first]), "version 1\n");
     check_printed(&naive(&["check-and-keep".as_ref(), &second]), "version 2\n");
     let both = naive(&["check-and-keep".as_ref(), &first, &second]);
     check_printed(&both, "version 1\nrefused\n");
-    // The checker looks into the first one, which is gone.
+    // The checker accesses the first library, which is closed.
     let both = naive(&["check-and-close".as_ref(), &first, &second]);
     assert_eq!(both.signal(), Some(SIGSEGV), "{both:?}");
     assert_eq!(both.stdout, "version 1\n");
@@ -32,19 +33,19 @@ fn a1_a_second_version_is_refused_by_a_naive_host_or_ends_it_and_is_loaded_here(
     for _ in 0..ROUNDS {
         for (folder, version) in folders.iter().zip([1, 2]) {
             let plugin = load(&host, folder);
-            // The first call of this library, though the same file was loaded before.
+            // The first call of this library, although the same file was loaded before.
             assert_eq!(answer(&plugin), format!("version {version}, call 1"));
             drop(plugin);
             let leaked_bytes = unload(&host, &name);
-            let wanted = (version == 1).then_some(0);
-            assert_eq!(leaked_bytes, wanted, "the second one does not count");
+            let expected = (version == 1).then_some(0);
+            assert_eq!(leaked_bytes, expected, "the second version is not counted");
         }
     }
     assert_eq!(host.retained(), []);
 }
 
 #[test]
-fn a3_a_second_load_gives_a_naive_host_the_first_library_and_another_one_here() {
+fn second_load_maps_second_library_unlike_naive_host() {
     let (first, second) = (library("naive-1"), library("naive-2"));
     let nowhere = Path::new("/no/such/library.so");
     let loads = naive(&["load".as_ref(), &first, &second, nowhere]);
@@ -61,16 +62,17 @@ fn a3_a_second_load_gives_a_naive_host_the_first_library_and_another_one_here() 
         .zip(packages)
         .map(|(name, package)| load(&host, &plugins.add(name, package).write()))
         .collect();
-    // The third is built like the first, and still a library of its own.
+    // The third one has the same build as the first, but is a separate library.
     let answers: Vec<_> = loaded.iter().map(answer).collect();
-    let wanted = ["version 1, call 1", "version 2, call 1", "version 1, call 1"];
-    assert_eq!(answers, wanted);
+    let expected = ["version 1, call 1", "version 2, call 1", "version 1, call 1"];
+    assert_eq!(answers, expected);
 
-    let error = block_on(host.load(plugins.dir().join("nowhere"))).expect_err("it is not there");
+    let error =
+        block_on(host.load(plugins.dir().join("nowhere"))).expect_err("the folder does not exist");
     assert_eq!(error.step(), Some(LoadStep::Manifest));
     let folder = plugins.add(&unique("load"), "versioned-1").write();
-    fs::remove_file(folder.join("libversioned_1.so")).expect("it was just installed");
-    let error = block_on(host.load(&folder)).expect_err("its library is not there");
+    fs::remove_file(folder.join("libversioned_1.so")).expect("the library was just installed");
+    let error = block_on(host.load(&folder)).expect_err("the library is missing");
     assert_eq!(error.step(), Some(LoadStep::Stage), "{}", error.full_message());
     assert_eq!(error.kind(), ErrorKind::Integrity);
 
@@ -81,12 +83,12 @@ fn a3_a_second_load_gives_a_naive_host_the_first_library_and_another_one_here() 
 }
 
 #[test]
-fn f2_a_replaced_file_gives_a_naive_host_the_old_library_and_the_new_one_here() {
-    let files = tempfile::tempdir().expect("a folder");
+fn replaced_file_runs_new_library_unlike_naive_host() {
+    let files = tempfile::tempdir().expect("a temporary folder");
     let watched = files.path().join("watched.so");
     let newer = files.path().join("newer.so");
-    fs::copy(library("naive-1"), &watched).expect("room for a file");
-    fs::copy(library("naive-2"), &newer).expect("room for a file");
+    fs::copy(library("naive-1"), &watched).expect("the file can be copied");
+    fs::copy(library("naive-2"), &newer).expect("the file can be copied");
     let opened = naive(&["replaced".as_ref(), &watched, &newer]);
     check_printed(&opened, "version 1\nversion 1\n");
     check_printed(&naive(&["open".as_ref(), &watched]), "version 2\n");
@@ -99,13 +101,13 @@ fn f2_a_replaced_file_gives_a_naive_host_the_old_library_and_the_new_one_here() 
     let newer = stem(plugins.add_in("new", &name, "versioned-2")).write();
     // The same path holds another library now.
     let library = newer.join("libversioned_2.so");
-    fs::rename(library, folder.join("libversioned_1.so")).expect("folders of one disk");
+    fs::rename(library, folder.join("libversioned_1.so")).expect("both folders are on one disk");
     fs::rename(newer.join("plugin.json"), folder.join("plugin.json")).expect("as above");
     let new = load(&new_host, &folder);
     assert_eq!(answer(&new), "version 2, call 1");
     assert_eq!(answer(&old), "version 1, call 1");
     drop((old, new));
     block_on(Host::shutdown(&old_host, hotbay_tests::LIMIT));
-    // Both stand under the same name, so only now nothing may be mapped.
+    // Both had the same name, so only now nothing may be mapped.
     unload(&new_host, &name);
 }

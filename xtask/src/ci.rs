@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::workspace::Workspace;
-use crate::{cargo, demo, test, tidy};
+use crate::{demo, test, tidy};
+use hotbay_build::{Workspace, cargo};
 
 /// One step: its name, the command to run it alone, and what it does.
 struct Step {
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_tells_what_failed_and_what_was_not_run() {
+    fn table_shows_failed_and_skipped_steps() {
         let times = [Duration::from_millis(1540), Duration::from_secs(20)];
         let text = table(&times, false);
         let lines: Vec<_> = text.lines().collect();

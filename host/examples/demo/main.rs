@@ -66,7 +66,7 @@ async fn main() -> Outcome<()> {
         table.add_row([
             plugin.name.to_string(),
             plugin.version.to_string(),
-            plugin.state,
+            plugin.state.to_string(),
             String::new(),
         ]);
     }

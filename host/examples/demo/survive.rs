@@ -23,9 +23,9 @@ pub(crate) fn survive(host: &Host) -> Outcome<()> {
     for plugin in host.list() {
         table.add_row([
             plugin.name.to_string(),
-            plugin.state,
-            plugin.calls.to_string(),
-            plugin.faults.to_string(),
+            plugin.state.to_string(),
+            plugin.stats.calls.to_string(),
+            plugin.stats.faults.to_string(),
         ]);
     }
     println!("{table}");

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
+use hotbay_plugin::text::{Lines, MAX_MESSAGE_BYTES, escaped, start_of};
 
 use super::{Variables, mappings, traces};
 use crate::artifact::staged::Staged;
@@ -241,7 +241,7 @@ fn loader_message(error: &libloading::Error) -> String {
         source = cause.source();
     }
     // It repeats names from the library.
-    escaped(start_of(&message, MESSAGE_BYTES_MAX), Lines::One).into_owned()
+    escaped(start_of(&message, MAX_MESSAGE_BYTES), Lines::One).into_owned()
 }
 
 #[cfg(unix)]

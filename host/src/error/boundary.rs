@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
+use hotbay_plugin::text::{Lines, MAX_MESSAGE_BYTES, escaped, start_of};
 
 /// The message of glibc if the file system forbids execution.
 const NOT_EXECUTABLE: &str = "failed to map segment";
@@ -34,7 +34,7 @@ impl BoundaryError {
                 let Some((_, note)) = unresolved.iter().find(is_named) else {
                     return Self::Open(message);
                 };
-                let note = escaped(start_of(note, MESSAGE_BYTES_MAX), Lines::One);
+                let note = escaped(start_of(note, MAX_MESSAGE_BYTES), Lines::One);
                 Self::Open(format!("{message}; {note}"))
             }
             other => other,

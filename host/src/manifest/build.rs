@@ -50,6 +50,16 @@ impl Manifest {
         })
     }
 
+    /// Sets the name. The package stays the same.
+    ///
+    /// # Errors
+    ///
+    /// If `name` is not a valid plugin name.
+    pub fn with_name(mut self, name: &str) -> Result<Self, ManifestError> {
+        self.name = rules::name(name).map_err(|expected| error("name", name, expected))?;
+        Ok(self)
+    }
+
     /// Sets the description.
     #[must_use]
     pub fn with_description(mut self, description: &str) -> Self {

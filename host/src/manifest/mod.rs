@@ -48,6 +48,7 @@ pub use words::{Handover, Kind, SocketType, Unload};
 
 use crate::error::manifest::ManifestError;
 use crate::id::PluginName;
+use crate::setters::setters;
 
 /// The content of a `plugin.json`.
 ///
@@ -134,6 +135,34 @@ pub struct Limits {
     pub output_bytes: Option<u64>,
     /// Stack size of each of the plugin's workers, in bytes.
     pub stack_bytes: Option<u64>,
+}
+
+setters!(Limits {
+    with_deadline_ms => deadline_ms: Option<u64>,
+    with_workers => workers: Option<u32>,
+    with_queue => queue: Option<u32>,
+    with_in_flight => in_flight: Option<u32>,
+    with_memory_bytes => memory_bytes: Option<u64>,
+    with_input_bytes => input_bytes: Option<u64>,
+    with_output_bytes => output_bytes: Option<u64>,
+    with_stack_bytes => stack_bytes: Option<u64>,
+});
+
+impl Limits {
+    /// Returns these limits, with those of `other` in place of each that is `None`.
+    #[must_use]
+    pub fn or(self, other: &Self) -> Self {
+        Self {
+            deadline_ms: self.deadline_ms.or(other.deadline_ms),
+            workers: self.workers.or(other.workers),
+            queue: self.queue.or(other.queue),
+            in_flight: self.in_flight.or(other.in_flight),
+            memory_bytes: self.memory_bytes.or(other.memory_bytes),
+            input_bytes: self.input_bytes.or(other.input_bytes),
+            output_bytes: self.output_bytes.or(other.output_bytes),
+            stack_bytes: self.stack_bytes.or(other.stack_bytes),
+        }
+    }
 }
 
 impl Manifest {

@@ -9,6 +9,7 @@ use ::metrics::{Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use super::latency::LatencySnapshot;
 use super::stats::{HostStats, PluginStats};
 use crate::id::PluginName;
+use crate::info::{PluginInfo, PluginState};
 
 /// Exports stats into a recorder. Use one exporter for each recorder, for all exports.
 ///
@@ -54,7 +55,7 @@ use crate::id::PluginName;
 ///     .build()?;
 /// host.plugin("echo")?.call(Request::text("hello"))?;
 /// let stats = host.stats();
-/// assert_eq!(stats.plugins[0].calls, 1);
+/// assert_eq!(stats.plugins[0].stats.calls, 1);
 /// let mut exporter = Exporter::new();
 /// // At each scrape, into the recorder that the application installed:
 /// metrics::with_recorder(|recorder| exporter.export(&stats, recorder));
@@ -68,68 +69,72 @@ pub struct Exporter {
 /// What was exported of a plugin.
 #[derive(Debug)]
 struct Exported {
-    /// The counts of its previous lives.
+    /// The counts of its previous loads.
     before: [u64; COUNTERS.len()],
-    last: PluginStats,
+    last: PluginInfo,
     is_loaded: bool,
 }
 
-type Row<T> = (&'static str, &'static str, fn(&PluginStats) -> T);
+type Row<T> = (&'static str, &'static str, fn(&PluginInfo) -> T);
 
 const COUNTERS: [Row<u64>; 11] = [
-    ("hotbay_calls_total", "calls, however they ended", |plugin| plugin.calls),
+    ("hotbay_calls_total", "calls, however they ended", |plugin| plugin.stats.calls),
     ("hotbay_call_errors_total", "calls that the plugin answered with an error", |plugin| {
-        plugin.errors
+        plugin.stats.errors
     }),
     ("hotbay_call_faults_total", "panics, and unrequested exits of processes", |plugin| {
-        plugin.faults
+        plugin.stats.faults
     }),
     ("hotbay_process_exits_total", "processes that exited without being asked to", |plugin| {
-        plugin.exits
+        plugin.stats.exits
     }),
     (
         "hotbay_process_restarts_total",
         "processes that took the place of one that exited",
-        |plugin| plugin.restarts,
+        |plugin| plugin.stats.restarts,
     ),
-    ("hotbay_calls_refused_total", "calls that never reached the plugin", |plugin| plugin.refused),
+    ("hotbay_calls_refused_total", "calls that never reached the plugin", |plugin| {
+        plugin.stats.refused
+    }),
     ("hotbay_calls_shed_total", "pooled calls that waited too long to be begun", |plugin| {
-        plugin.shed
+        plugin.stats.shed
     }),
     ("hotbay_calls_abandoned_total", "pooled calls that ran into their deadlines", |plugin| {
-        plugin.abandoned
+        plugin.stats.abandoned
     }),
     ("hotbay_log_lines_dropped_total", "lines of the plugin's log that were dropped", |plugin| {
-        plugin.log_lines_dropped
+        plugin.stats.log_lines_dropped
     }),
     ("hotbay_cache_hits_total", "calls that were answered from the plugin's cache", |plugin| {
-        plugin.cache_hits
+        plugin.stats.cache_hits
     }),
     (
         "hotbay_cache_misses_total",
         "calls that were looked for in the cache and not found",
-        |plugin| plugin.cache_misses,
+        |plugin| plugin.stats.cache_misses,
     ),
 ];
 
 const GAUGES: [Row<Option<f64>>; 7] = [
-    ("hotbay_calls_waiting", "calls that wait in the queue", |plugin| Some(plugin.waiting as f64)),
-    ("hotbay_calls_running", "calls that run", |plugin| Some(plugin.running as f64)),
+    ("hotbay_calls_waiting", "calls that wait in the queue", |plugin| {
+        Some(plugin.stats.waiting as f64)
+    }),
+    ("hotbay_calls_running", "calls that run", |plugin| Some(plugin.stats.running as f64)),
     ("hotbay_generation", "the generation that serves, 0 for none", |plugin| {
         Some(plugin.generation.map_or(0, |generation| generation.get()) as f64)
     }),
     ("hotbay_quarantined", "1 while the plugin is not called for a while", |plugin| {
-        Some(f64::from(u8::from(plugin.is_quarantined)))
+        Some(f64::from(u8::from(plugin.state == PluginState::Quarantined)))
     }),
     ("hotbay_cache_bytes", "bytes that the plugin's cache holds", |plugin| {
-        Some(plugin.cache_bytes as f64)
+        Some(plugin.stats.cache_bytes as f64)
     }),
     ("hotbay_live_bytes", "bytes that the plugin holds, if it counts them", |plugin| {
-        plugin.live_bytes.map(|bytes| bytes as f64)
+        plugin.stats.live_bytes.map(|bytes| bytes as f64)
     }),
     ("hotbay_process_id", "the id of the plugin's process, 0 while none runs", |plugin| {
         // A plugin that never was a process has no such gauge.
-        (plugin.pid.is_some() || plugin.exits > 0).then(|| f64::from(plugin.pid.unwrap_or(0)))
+        (plugin.pid.is_some() || plugin.stats.exits > 0).then(|| f64::from(plugin.pid.unwrap_or(0)))
     }),
 ];
 
@@ -164,16 +169,19 @@ impl Exporter {
             recorder.register_gauge(&Key::from_name(name), &METADATA).set(value);
         };
         gauge(PLUGINS, stats.plugins.len() as f64);
-        gauge(KEPT, stats.kept_libraries as f64);
+        gauge(KEPT, stats.retained_libraries as f64);
         if stats.sampled_one_in > 0 {
             gauge(SAMPLED, f64::from(stats.sampled_one_in));
         }
     }
 
-    fn export_plugin(&mut self, now: &PluginStats, recorder: &dyn Recorder) {
+    fn export_plugin(&mut self, now: &PluginInfo, recorder: &dyn Recorder) {
         let exported = self.exported.entry(now.name.clone()).or_insert_with(|| Exported {
             before: [0; COUNTERS.len()],
-            last: PluginStats { life: now.life, ..PluginStats::new(now.name.clone()) },
+            last: PluginInfo {
+                stats: PluginStats { epoch: now.stats.epoch, ..PluginStats::default() },
+                ..now.clone()
+            },
             is_loaded: true,
         });
         exported.advance_to(now);
@@ -186,11 +194,8 @@ impl Exporter {
                 recorder.register_gauge(&key(name, now), &METADATA).set(value);
             }
         }
-        if let Some(latencies) = &now.latencies {
-            let since = exported.last.latencies.as_ref().map(|last| latencies.since(last));
-            let new = since.as_ref().unwrap_or(latencies);
-            record(new, &recorder.register_histogram(&key(DURATION.0, now), &METADATA));
-        }
+        let new = now.stats.latencies.since(&exported.last.stats.latencies);
+        record(&new, &recorder.register_histogram(&key(DURATION.0, now), &METADATA));
         exported.last = now.clone();
     }
 
@@ -211,17 +216,17 @@ impl Exporter {
 }
 
 impl Exported {
-    /// Adds the counts of the previous life if counts have restarted.
-    fn advance_to(&mut self, now: &PluginStats) {
+    /// Adds the counts of the previous load if counts have restarted.
+    fn advance_to(&mut self, now: &PluginInfo) {
         self.is_loaded = true;
         let is_less = |(_, _, count): &Row<u64>| count(now) < count(&self.last);
-        if now.life == self.last.life && !COUNTERS.iter().any(is_less) {
+        if now.stats.epoch == self.last.stats.epoch && !COUNTERS.iter().any(is_less) {
             return;
         }
         for ((_, _, count), before) in iter::zip(COUNTERS, &mut self.before) {
             *before = before.saturating_add(count(&self.last));
         }
-        self.last.latencies = None;
+        self.last.stats.latencies = LatencySnapshot::default();
     }
 }
 
@@ -244,7 +249,7 @@ fn thinned(part: u64, whole: u64, max: u64) -> u64 {
     u64::try_from(share).unwrap_or(max)
 }
 
-fn key(name: &'static str, plugin: &PluginStats) -> Key {
+fn key(name: &'static str, plugin: &PluginInfo) -> Key {
     Key::from_parts(name, vec![Label::new("plugin", plugin.name.to_string())])
 }
 

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::GenerationId;
+use crate::manifest::Manifest;
 use crate::metrics::Latencies;
 use crate::sync::lock;
 
@@ -86,13 +87,17 @@ impl Recorder for Page {
     }
 }
 
-fn plugin(name: &str, life: u64, calls: u64) -> PluginStats {
-    let name = PluginName::new(name).expect("a name");
-    PluginStats { life, calls, ..PluginStats::new(name) }
+fn plugin(name: &str, stats: PluginStats) -> PluginInfo {
+    let manifest = Manifest::new(name, "1.0.0").expect("a manifest");
+    PluginInfo { stats, ..PluginInfo::new(manifest) }
 }
 
-fn stats(plugins: &[PluginStats]) -> HostStats {
-    HostStats { plugins: plugins.to_vec(), kept_libraries: 3, sampled_one_in: 64 }
+fn counts(epoch: u64, calls: u64) -> PluginStats {
+    PluginStats { epoch, calls, ..PluginStats::default() }
+}
+
+fn stats(plugins: &[PluginInfo]) -> HostStats {
+    HostStats { plugins: plugins.to_vec(), retained_libraries: 3, sampled_one_in: 64 }
 }
 
 #[test]
@@ -114,8 +119,7 @@ fn every_stat_is_exported() {
     let page = Page::default();
     let latencies = Latencies::new();
     (1..=5).for_each(|nanos| latencies.record(Duration::from_nanos(nanos)));
-    let one = PluginStats {
-        generation: Some(GenerationId::after(6)),
+    let counts = PluginStats {
         errors: 1,
         faults: 2,
         refused: 3,
@@ -127,10 +131,14 @@ fn every_stat_is_exported() {
         cache_bytes: 13,
         waiting: 8,
         running: 9,
-        is_quarantined: true,
         live_bytes: Some(-10),
-        latencies: Some(latencies.snapshot()),
-        ..plugin("one", 1, 100)
+        latencies: latencies.snapshot(),
+        ..counts(1, 100)
+    };
+    let one = PluginInfo {
+        generation: Some(GenerationId::after(6)),
+        state: PluginState::Quarantined,
+        ..plugin("one", counts)
     };
     Exporter::new().export(&stats(&[one]), &page);
     page.check(&[
@@ -164,7 +172,7 @@ fn counters_continue_across_loads_and_gauges_of_unloaded_are_zero() {
     let page = Page::default();
     let mut exporter = Exporter::new();
     let calls = "hotbay_calls_total{one}";
-    let busy = |life, calls| PluginStats { waiting: 7, ..plugin("one", life, calls) };
+    let busy = |epoch, calls| plugin("one", PluginStats { waiting: 7, ..counts(epoch, calls) });
     let steps = [
         (Some(busy(1, 10)), 10.0, 7.0),
         (Some(busy(1, 10)), 10.0, 7.0),
@@ -194,9 +202,12 @@ fn duration_is_exported_once_to_each_recorder() {
     let (one, other) = (Page::default(), Page::default());
     let (mut to_one, mut to_other) = (Exporter::new(), Exporter::new());
     let latencies = Latencies::new();
-    let now = |life| PluginStats {
-        latencies: Some(latencies.snapshot()),
-        ..plugin("a", life, latencies.snapshot().count())
+    let now = |epoch| {
+        let latencies = latencies.snapshot();
+        plugin(
+            "a",
+            PluginStats { latencies: latencies.clone(), ..counts(epoch, latencies.count()) },
+        )
     };
     let name = "hotbay_call_duration_seconds{a}";
     for count in 1..=3 {
@@ -222,9 +233,9 @@ fn prometheus_page_has_duration_buckets_and_exact_counts() {
     for nanos in [500, 700, 5_000, 5_000_000] {
         latencies.record(Duration::from_nanos(nanos));
     }
-    let latencies = Some(latencies.snapshot());
+    let latencies = latencies.snapshot();
     // More than a float holds exactly.
-    let one = PluginStats { latencies, ..plugin("one", 1, (1 << 60) + 1) };
+    let one = plugin("one", PluginStats { latencies, ..counts(1, (1 << 60) + 1) });
     let mut exporter = Exporter::new();
     for _ in 0..2 {
         exporter.export(&stats(std::slice::from_ref(&one)), &recorder);

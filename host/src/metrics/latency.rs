@@ -95,6 +95,12 @@ impl Default for Latencies {
     }
 }
 
+impl Default for LatencySnapshot {
+    fn default() -> Self {
+        Self { counts: vec![0; BUCKETS], sum_nanos: 0 }
+    }
+}
+
 impl LatencySnapshot {
     /// Returns the number of durations.
     pub fn count(&self) -> u64 {

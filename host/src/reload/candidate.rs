@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::Rules;
+use super::{LoadOptions, Rules};
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
 use crate::error::artifact::ArtifactError;
@@ -28,11 +29,22 @@ pub(crate) struct Candidate {
     pub(crate) serving: Option<GenerationId>,
     /// The permissions that it has: all, until the application decides.
     pub(super) granted: BTreeSet<String>,
+    /// What the application set in place of the manifest.
+    pub(crate) options: Arc<LoadOptions>,
 }
 
 impl Candidate {
     /// Reads the manifest of `folder`.
     pub(crate) fn read(folder: &Path, rules: &Rules) -> Result<Self, Error> {
+        Self::read_with(folder, rules, &Arc::default())
+    }
+
+    /// Reads the manifest of `folder` and applies `options` to it.
+    pub(crate) fn read_with(
+        folder: &Path,
+        rules: &Rules,
+        options: &Arc<LoadOptions>,
+    ) -> Result<Self, Error> {
         let integrity =
             |error: ArtifactError| refused(folder, ErrorKind::Integrity).caused_by(error);
         trust::check(folder, rules.trust()).map_err(integrity)?;
@@ -47,14 +59,17 @@ impl Candidate {
                 .caused_by(Error::new(ErrorKind::Manifest, message).caused_by(error))
         })?;
         let manifest = Manifest::parse(&text, &shown)
+            .and_then(|manifest| options.apply(manifest))
             .map_err(|error| refused(folder, ErrorKind::Manifest).caused_by(error))?;
-        Ok(Self { folder: Some(folder.to_owned()), text, ..Self::compiled_in(manifest) })
+        let (folder, options) = (Some(folder.to_owned()), Arc::clone(options));
+        Ok(Self { folder, text, options, ..Self::compiled_in(manifest) })
     }
 
     /// Returns a compiled-in plugin, with a manifest made in code.
     pub(crate) fn compiled_in(manifest: Manifest) -> Self {
         let granted = manifest.permissions().clone();
-        Self { manifest, folder: None, text: String::new(), serving: None, granted }
+        let (text, options) = (String::new(), Arc::default());
+        Self { manifest, folder: None, text, serving: None, granted, options }
     }
 
     /// Returns what the start order depends on.
@@ -155,7 +170,8 @@ impl Candidate {
     fn position(&self, field: &str, violation: &Violation) -> String {
         let pointer = format!("/{field}{}", violation.pointer);
         let field = pointer.trim_start_matches('/').replace('/', ".");
-        let Some(folder) = &self.folder else {
+        let is_in_file = !self.options.replaces_config() || field.starts_with("config_");
+        let Some(folder) = self.folder.as_ref().filter(|_| is_in_file) else {
             return format!("`{field}`: {}", violation.message);
         };
         let file = folder.join(discover::MANIFEST);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hotbay_plugin::Snapshot;
+use hotbay_plugin::{Config, Snapshot};
 
 use super::LoaderContext;
 use super::candidate::Candidate;
@@ -13,19 +13,18 @@ use super::library_loader::{self, Code, into_backend, probe_file, ready_to_open,
 use super::policy::{call_policy, check_schemas};
 #[cfg(unix)]
 use super::process_loader;
-use super::source::{MakeInstance, Source};
+use super::source::{Constructor, Source};
 use super::survey::read_artifact;
 #[cfg(not(unix))]
 use crate::artifact::digest::Artifact;
-use crate::boundary::{Image, Root};
-use crate::error::{Error, bug};
-#[cfg(not(unix))]
-use crate::error::{ErrorKind, LoadStep};
+use crate::boundary::{Image, Instance, Root};
+use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::generation::unload::{WaitForThreads, close};
 use crate::generation::{
     Backend, InstanceRef, IoLimits, Parts, RetainReason, RetainedEntry, UnloadLeftovers,
 };
 use crate::manifest::{Handover, Kind, Manifest};
+use crate::panic::catch_panic;
 use crate::pool::{RunOutcome, WorkerThreads};
 use crate::slot::Slot;
 
@@ -121,9 +120,9 @@ impl NewGeneration {
         let mut sha256 = None;
         let backend = match source {
             Source::Library => return Err(bug!("the library was not read")),
-            Source::Value(MakeInstance(make)) => {
+            Source::Value(constructor) => {
                 check_schemas(context, candidate, &mut parts)?;
-                Backend::InProcess(make())
+                Backend::InProcess(construct(context, candidate, constructor, &parts)?)
             }
             Source::Type(root) => {
                 check_schemas(context, candidate, &mut parts)?;
@@ -256,6 +255,30 @@ fn parts(
         events: context.events.clone(),
         services: None,
         name,
+    }
+}
+
+/// Constructs an instance of this program, on a thread of the plugin.
+fn construct(
+    context: &LoaderContext,
+    candidate: &Candidate,
+    Constructor(construct): Constructor,
+    parts: &Parts,
+) -> Result<Instance, Error> {
+    let config = Config::from(candidate.manifest.config().clone());
+    let timeout = context.limits.start_timeout;
+    let failed = || candidate.failed(LoadStep::Init, ErrorKind::StartFailed);
+    match parts.workers.run(timeout, move || catch_panic(|| construct(&config))) {
+        RunOutcome::Completed(Ok(Ok(instance))) => Ok(instance),
+        RunOutcome::Completed(Ok(Err(error))) => Err(failed().caused_by(error)),
+        RunOutcome::Completed(Err(message)) => {
+            Err(failed().caused_by(format!("panicked: {message}")))
+        }
+        RunOutcome::TimedOut => {
+            let message = format!("still running after {} ms", timeout.as_millis());
+            Err(failed().caused_by(message))
+        }
+        RunOutcome::SpawnFailed(error) => Err(failed().caused_by(error)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 
 use hotbay_plugin::Level;
-use hotbay_plugin::abi::{LINE_BYTES_MAX, Record};
+use hotbay_plugin::abi::{MAX_LINE_BYTES, Record};
 use hotbay_plugin::text::{Lines, cut, escaped, escaped_json, is_escaped, start_of};
 use serde_json::{Map, Value as Json};
 use tracing_core::Event;
@@ -93,8 +93,8 @@ impl<'r> Line<'r> {
             }
         };
         let message = match escaped(record.message, Lines::One) {
-            Cow::Borrowed(message) => cut(message, LINE_BYTES_MAX),
-            Cow::Owned(message) => Cow::Owned(cut(&message, LINE_BYTES_MAX).into_owned()),
+            Cow::Borrowed(message) => cut(message, MAX_LINE_BYTES),
+            Cow::Owned(message) => Cow::Owned(cut(&message, MAX_LINE_BYTES).into_owned()),
         };
         Some(Self { site, message: display(message), values, _busy: busy })
     }
@@ -198,10 +198,10 @@ fn named_fields(text: &str) -> Vec<(String, FieldValue)> {
     if text.is_empty() {
         return Vec::new();
     }
-    let object = (text.len() <= LINE_BYTES_MAX).then(|| serde_json::from_str(text).ok()).flatten();
+    let object = (text.len() <= MAX_LINE_BYTES).then(|| serde_json::from_str(text).ok()).flatten();
     let Some(object) = object else {
         // No hotbay SDK writes this.
-        let text = shown(&cut(text, LINE_BYTES_MAX), Lines::Many);
+        let text = shown(&cut(text, MAX_LINE_BYTES), Lines::Many);
         return vec![("fields".to_owned(), FieldValue::Text(text))];
     };
     let object: Map<String, Json> = object;
@@ -301,9 +301,9 @@ mod tests {
     fn fields_that_are_not_an_object_stay_text() {
         assert_eq!(shown(""), [""; 0]);
         assert_eq!(shown("[1]"), ["fields: Text(\"[1]\")"]);
-        let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(LINE_BYTES_MAX));
+        let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_LINE_BYTES));
         let [(name, FieldValue::Text(text))] = &named_fields(&long)[..] else { panic!() };
-        assert!(name == "fields" && text.len() <= LINE_BYTES_MAX && text.ends_with(CUT));
+        assert!(name == "fields" && text.len() <= MAX_LINE_BYTES && text.ends_with(CUT));
     }
 
     /// Records each event as text: its target, and its fields in their order.

@@ -97,8 +97,8 @@ impl Services for PluginServices {
 
     fn thread_panicked(&self, message: &str, location: &str) {
         let location = (!location.is_empty())
-            .then(|| text::cut(location, text::LOCATION_BYTES_MAX).into_owned());
-        let message = text::cut(message, text::MESSAGE_BYTES_MAX).into_owned();
+            .then(|| text::cut(location, text::MAX_LOCATION_BYTES).into_owned());
+        let message = text::cut(message, text::MAX_MESSAGE_BYTES).into_owned();
         let fault = Fault::new(message, location, Vec::new());
         let Some(slot) = self.slot.upgrade() else {
             return;

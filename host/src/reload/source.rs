@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use hotbay_plugin::{Config, PluginError};
+
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
 use crate::generation::CallPolicy;
@@ -20,7 +22,7 @@ pub(crate) enum Source {
     /// A type of this program.
     Type(Root),
     /// A value of this program.
-    Value(MakeInstance),
+    Value(Constructor),
     /// A library that is already mapped, with the call policy of its generation.
     Mapped { image: Arc<Image>, root: Root, retain_reason: Option<String>, policy: Arc<CallPolicy> },
     /// A program that already ran, with the call policy of its generation.
@@ -39,11 +41,13 @@ impl Source {
     }
 }
 
-/// Makes a value of this program into an instance when needed.
-pub(crate) struct MakeInstance(pub(crate) Box<dyn FnOnce() -> Instance + Send>);
+/// Constructs an instance of this program from its config.
+pub(crate) struct Constructor(
+    pub(crate) Box<dyn FnOnce(&Config) -> Result<Instance, PluginError> + Send>,
+);
 
-impl fmt::Debug for MakeInstance {
+impl fmt::Debug for Constructor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MakeInstance").finish_non_exhaustive()
+        f.debug_struct("Constructor").finish_non_exhaustive()
     }
 }

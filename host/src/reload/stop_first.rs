@@ -49,7 +49,7 @@ pub(super) fn swap(
         Ok(new_generation) => {
             let (instance, build) = new_generation.into_instance();
             let promoted = slot.promote(instance);
-            if let Some(stopped) = stopped {
+            if let Ok(stopped) = stopped {
                 unload::close_or_retain(&generation, stopped, &context.deferred_unloads);
             }
             return match promoted {
@@ -60,7 +60,7 @@ pub(super) fn swap(
         Err(error) => error,
     };
     let old = Candidate::compiled_in(previous.clone());
-    let Some(Stopped { leftovers, reason: retain_reason }) = stopped else {
+    let Ok(Stopped { leftovers, reason: retain_reason, .. }) = stopped else {
         let _ = slot.vacate();
         return Err(not_restored_error(slot, "the old build could not be stopped").caused_by(error));
     };

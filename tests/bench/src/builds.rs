@@ -1,5 +1,5 @@
-//! Two builds of one plugin that answer differently, and how they take each other's place: the
-//! way `build-plugins` installs them, by renames.
+//! Two builds of one plugin with different replies, which replace each other by renames, as
+//! `build-plugins` installs them.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::fs;
@@ -8,29 +8,29 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-/// Two builds, prepared beside the folder that they are put into.
+/// Two builds, prepared beside the folder they are installed into.
 #[derive(Debug)]
 pub(crate) struct Builds {
     /// The plugin's folder.
     pub(crate) folder: PathBuf,
-    /// The name of the library's file.
+    /// File name of the library.
     pub(crate) file_name: String,
     prepared: PathBuf,
     libraries: [Vec<u8>; 2],
 }
 
-/// What their manifests have in common.
+/// What both manifests share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind<'a> {
     pub(crate) package: &'a str,
     pub(crate) handover: &'a str,
-    /// What each build is configured to do.
+    /// Config of each build.
     pub(crate) configs: &'a [Value; 2],
 }
 
 impl Builds {
-    /// Prepares two builds of the plugin in the file `built`, and puts the first into
-    /// `dir/plugins/NAME`. A byte behind the end of the second's library tells them apart.
+    /// Prepares two builds of the library `built`, and installs the first into `dir/plugins/NAME`.
+    /// The second library differs by one byte after its end.
     pub(crate) fn new(
         dir: &Path,
         name: &str,
@@ -70,7 +70,7 @@ impl Builds {
         Ok(builds)
     }
 
-    /// Puts a build into the folder: the library, then the manifest, by one rename each.
+    /// Installs a build: the library, then the manifest, each by one rename.
     pub(crate) fn put(&self, which: usize) -> anyhow::Result<()> {
         for ready in self.ready(which)? {
             ready.put()?;
@@ -78,7 +78,7 @@ impl Builds {
         Ok(())
     }
 
-    /// The renames that put a build into the folder.
+    /// Returns the renames that install a build.
     pub(crate) fn ready(&self, which: usize) -> anyhow::Result<[Ready; 2]> {
         Ok([
             self.linked(&self.prepared(which, "library"), &self.file_name)?,
@@ -86,21 +86,21 @@ impl Builds {
         ])
     }
 
-    /// The rename that puts any bytes into the place of the library.
+    /// Returns the rename that replaces the library with these bytes.
     pub(crate) fn ready_library(&self, bytes: &[u8]) -> anyhow::Result<Ready> {
         let from = self.prepared.join("next-bytes");
         fs::write(&from, bytes)?;
         Ok(Ready { from, to: self.folder.join(&self.file_name) })
     }
 
-    /// The rename that changes the config of the build that is in place.
+    /// Returns the rename that changes the config of the installed build.
     pub(crate) fn ready_manifest(&self, config: &Value) -> anyhow::Result<Ready> {
         self.changed(|manifest| {
             manifest.insert("config".to_owned(), config.clone());
         })
     }
 
-    /// Takes digest and length out of the manifest that is in place.
+    /// Removes digest and length from the installed manifest.
     pub(crate) fn unseal(&self) -> anyhow::Result<()> {
         let unsealed = self.changed(|manifest| {
             manifest.remove("sha256");
@@ -118,27 +118,27 @@ impl Builds {
         Ok(Ready { from, to })
     }
 
-    /// The bytes of a build's library.
+    /// Returns the bytes of a build's library.
     pub(crate) fn library(&self, which: usize) -> &[u8] {
         &self.libraries[which]
     }
 
-    /// Where a build's library lies before it is put into place.
+    /// Returns the path of a prepared file.
     fn prepared(&self, which: usize, what: &str) -> PathBuf {
         self.prepared.join(format!("{which}-{what}"))
     }
 
-    /// A second name of a prepared file, since a rename takes the name away.
+    /// Hard-links a prepared file, since a rename removes the name.
     fn linked(&self, prepared: &Path, name: &str) -> anyhow::Result<Ready> {
         let from = self.prepared.join(format!("next-{name}"));
-        // Left there if it was the same file that was in place already.
+        // Left over if the same file was installed already.
         let _ = fs::remove_file(&from);
         fs::hard_link(prepared, &from)?;
         Ok(Ready { from, to: self.folder.join(name) })
     }
 }
 
-/// A file on its way into place.
+/// A file ready to be renamed into place.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Ready {

@@ -1,5 +1,5 @@
-//! One call at a time: through the handle and through a pin, beside a raw trait object and a
-//! raw C function, with outputs in place and on the heap.
+//! Single calls: through the handle and through a pin, compared with a raw trait object and a raw C
+//! function, with outputs in place and on the heap.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use hotbay::{Pinned, PluginHandle, Request};
 use crate::fixtures::{Echoes, Fixtures, IN_PLACE};
 use crate::raw::RawPlugin;
 use crate::sample::{Contender, Samples, interleaved};
-use crate::table::{Paper, Table, none, ns, verdict};
+use crate::table::{Report, Table, none, ns, verdict};
 
-const CALL_NS_MAX: f64 = 10.0;
-const PIN_NS_MAX: f64 = 2.0;
+const MAX_CALL_NS: f64 = 10.0;
+const MAX_PIN_NS: f64 = 2.0;
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let raw = RawPlugin::load(&fixtures.raw)?;
     let echoes = Echoes::load(fixtures)?;
     let pins: Vec<_> = echoes
@@ -26,7 +26,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         let input = vec![b'x'; bytes];
         let mut contenders = vec![object(&raw, &input), c(&raw, &input)];
         for ((what, handle), (_, pin)) in echoes.plugins.iter().zip(&pins) {
-            // In place holds 24 bytes; a longer copy is the heap again.
+            // In-place outputs hold 24 bytes; longer copies go to the heap.
             if *what != IN_PLACE || bytes <= 24 {
                 contenders.push(call(what, handle, &input));
                 contenders.push(pinned(what, pin, &input));
@@ -34,7 +34,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         }
         let (rounds, sample) = if quick { (20, 20) } else { (4000, 50) };
         let samples = interleaved(&mut contenders, rounds, Duration::from_micros(sample));
-        paper.print(&table(bytes, &samples));
+        report.print(&table(bytes, &samples));
     }
     Ok(())
 }
@@ -47,8 +47,8 @@ fn table(bytes: usize, samples: &[Samples]) -> Table {
     for one in samples {
         let by_min = one.min() - raw.min();
         let goal = match one.name.split(':').next() {
-            Some("call") => Some(CALL_NS_MAX),
-            Some("pin") => Some(PIN_NS_MAX),
+            Some("call") => Some(MAX_CALL_NS),
+            Some("pin") => Some(MAX_PIN_NS),
             _ => None,
         };
         table.row([
@@ -65,7 +65,7 @@ fn table(bytes: usize, samples: &[Samples]) -> Table {
         "`raw: trait object` is what goals are relative to; its output, and that of `raw: C`, is \
          on the heap. `in place` is `Output::copy_of`, which allocates nothing; `heap` is \
          `Output::bytes`; `counted` is with the allocator of `export_plugin!(T)`. The median is \
-         that of the differences of neighbouring samples, and decides.",
+         that of the differences of neighboring samples, and decides.",
     );
     table
 }
@@ -100,7 +100,7 @@ fn call<'a>(what: &str, handle: &'a PluginHandle, input: &'a [u8]) -> Contender<
         work: Box::new(move |times| {
             for _ in 0..times {
                 let reply = handle.call(Request::bytes(black_box(input)));
-                let reply = reply.expect("the plugin only echoes");
+                let reply = reply.expect("the echo succeeds");
                 black_box(reply.as_bytes());
             }
         }),
@@ -113,7 +113,7 @@ fn pinned<'a>(what: &str, pin: &'a Pinned, input: &'a [u8]) -> Contender<'a> {
         work: Box::new(move |times| {
             for _ in 0..times {
                 let reply = pin.call(Request::bytes(black_box(input)));
-                let reply = reply.expect("the plugin only echoes");
+                let reply = reply.expect("the echo succeeds");
                 black_box(reply.as_bytes());
             }
         }),

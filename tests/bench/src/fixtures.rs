@@ -1,5 +1,5 @@
-//! The plugins that are measured: built like those that ship, each by a cargo call of its own,
-//! and folders with manifests around them.
+//! The measured plugins, each built for release by its own cargo call, and folders with their
+//! manifests.
 
 use std::env::consts::{DLL_EXTENSION, DLL_PREFIX, DLL_SUFFIX};
 use std::fs;
@@ -18,7 +18,7 @@ use crate::process;
 pub(crate) struct Fixtures {
     /// With the counting allocator.
     pub(crate) counted: PathBuf,
-    /// Without it.
+    /// Without the counting allocator.
     pub(crate) uncounted: PathBuf,
     /// Without hotbay.
     pub(crate) raw: PathBuf,
@@ -33,24 +33,24 @@ pub(crate) fn build() -> anyhow::Result<Fixtures> {
     })
 }
 
-/// The library of a plugin.
+/// Builds the library of a plugin.
 pub(crate) fn library(package: &str) -> anyhow::Result<PathBuf> {
     let arguments = ["--package", package, "--lib"];
     cargo_build(&arguments, package, &format!(".{DLL_EXTENSION}"))
 }
 
-/// The `hotbay` command.
+/// Builds the `hotbay` command.
 pub(crate) fn command() -> anyhow::Result<PathBuf> {
     let arguments = ["--package", "hotbay", "--features", "cli", "--bin", "hotbay"];
     cargo_build(&arguments, "hotbay", "hotbay")
 }
 
-/// The program of a plugin.
+/// Builds the program of a plugin.
 pub(crate) fn program(package: &str) -> anyhow::Result<PathBuf> {
     cargo_build(&["--package", package, "--bin", package], package, package)
 }
 
-/// Has cargo build for release; answers with the file of `package` whose name ends so.
+/// Runs a release build, and returns the file of `package` whose name has this suffix.
 fn cargo_build(arguments: &[&str], package: &str, end: &str) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = process::program(Path::new(&cargo));
@@ -62,13 +62,13 @@ fn cargo_build(arguments: &[&str], package: &str, end: &str) -> anyhow::Result<P
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
         .stderr(Stdio::inherit());
     let output = command.output().context("cannot start cargo")?;
-    ensure!(output.status.success(), "cargo could not build `{package}`");
+    ensure!(output.status.success(), "cargo failed to build `{package}`");
     let text = String::from_utf8(output.stdout)?;
-    let wanted = package.replace('-', "_");
+    let expected = package.replace('-', "_");
     let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let built = messages.filter(|message| {
         let name = message["target"]["name"].as_str();
-        name.is_some_and(|name| name.replace('-', "_") == wanted)
+        name.is_some_and(|name| name.replace('-', "_") == expected)
     });
     let files = built.filter_map(|message| message["filenames"].as_array().cloned());
     files
@@ -78,8 +78,8 @@ fn cargo_build(arguments: &[&str], package: &str, end: &str) -> anyhow::Result<P
         .with_context(|| format!("cargo built no `{end}` of `{package}`"))
 }
 
-/// Makes a plugin's folder: the manifest of an instance, and a hard link of its library, so
-/// that a thousand instances take the room of one.
+/// Creates a plugin's folder: a manifest, and a hard link to its library, so that a thousand
+/// instances use the space of one.
 pub(crate) fn install(
     library: &Library,
     dir: &Path,
@@ -111,9 +111,9 @@ pub(crate) fn install(
     Ok(folder)
 }
 
-/// Makes the folder of a plugin that is a program.
+/// Creates the folder of a process plugin.
 pub(crate) fn install_program(built: &Path, dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    // Cargo names a program by its package.
+    // Cargo names a program after its package.
     let package = built.file_name().context("a program has a name")?.to_string_lossy();
     let folder = dir.join(name);
     fs::create_dir(&folder)?;
@@ -127,7 +127,7 @@ pub(crate) fn install_program(built: &Path, dir: &Path, name: &str) -> anyhow::R
         "api": "^1.0",
         "kind": "process",
         "command": ["program"],
-        "description": "A plugin of the benchmarks in a process of its own",
+        "description": "A process plugin of the benchmarks",
         "permissions": ["log"],
         "sha256": hex_digest(&bytes),
         "length": bytes.len(),
@@ -140,7 +140,7 @@ fn hex_digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A library of a plugin, copied into a folder of the benchmark.
+/// A plugin's library, copied into a folder of the benchmark.
 #[derive(Debug)]
 pub(crate) struct Library {
     package: &'static str,
@@ -150,7 +150,7 @@ pub(crate) struct Library {
 }
 
 impl Library {
-    /// Copies a library of `package` into `dir`, and takes its digest.
+    /// Copies a library of `package` into `dir`, and computes its digest.
     pub(crate) fn copy(package: &'static str, built: &Path, dir: &Path) -> anyhow::Result<Self> {
         let bytes = fs::read(built)?;
         let file = dir.join(format!("{package}{DLL_SUFFIX}"));
@@ -159,23 +159,23 @@ impl Library {
     }
 }
 
-/// A folder for libraries and plugins that goes with the benchmark.
+/// Creates a temporary folder for libraries and plugins.
 pub(crate) fn folder() -> anyhow::Result<tempfile::TempDir> {
     let dir = tempfile::Builder::new().prefix("hotbay-bench-").tempdir()?;
     fs::create_dir(dir.path().join("plugins"))?;
     Ok(dir)
 }
 
-/// A runtime for futures; the host needs none.
+/// Runs a future to completion.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     Ok(runtime.block_on(future))
 }
 
-/// The four plugins whose calls are measured, in a host that never quarantines.
+/// The four plugins whose calls are measured, in a host without quarantine.
 pub(crate) struct Echoes {
     pub(crate) host: Host,
-    /// What it is, and its handle.
+    /// Descriptions and handles.
     pub(crate) plugins: Vec<(&'static str, PluginHandle)>,
     _dir: tempfile::TempDir,
 }
@@ -187,7 +187,7 @@ impl Echoes {
         Self::load_into(fixtures, Host::builder())
     }
 
-    /// As [`load`](Self::load), into a host that was configured before.
+    /// Like [`load`](Self::load), with a configured host.
     pub(crate) fn load_into(fixtures: &Fixtures, host: HostBuilder) -> anyhow::Result<Self> {
         let dir = folder()?;
         let counted = Library::copy("bench-echo", &fixtures.counted, dir.path())?;

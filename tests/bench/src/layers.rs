@@ -1,4 +1,4 @@
-//! What the layers around a call cost: the same calls with them and without.
+//! The cost of the layers around a call: the same calls with and without them.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use hotbay::{Call, Error, Host, Layer, Next, PluginHandle, Reply, Request};
 
 use crate::fixtures::{Echoes, Fixtures, IN_PLACE};
 use crate::sample::{Contender, Samples, interleaved};
-use crate::table::{Paper, Table, none, ns, verdict};
+use crate::table::{Report, Table, none, ns, verdict};
 
-const LAYERS_NS_MAX: f64 = 8.0;
+const MAX_LAYERS_NS: f64 = 8.0;
 
 struct Passing;
 
@@ -19,36 +19,36 @@ impl Layer for Passing {
     }
 }
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let echoes = Echoes::load(fixtures)?;
     let layered = Echoes::load_into(fixtures, Host::builder().layer(Passing))?;
     let in_place = |echoes: &Echoes| {
         let found = echoes.plugins.iter().find(|(what, _)| *what == IN_PLACE);
-        found.map(|(_, handle)| handle.clone()).expect("it is among them")
+        found.map(|(_, handle)| handle.clone()).expect("the plugin is loaded")
     };
     let (plain, layered) = (in_place(&echoes), in_place(&layered));
     let input = [b'x'; 16];
     let mut contenders = [
         contender("bare: lease and plugin", &plain, |handle| {
             let reply = handle.call_without_layers(Request::bytes(black_box(&input)));
-            black_box(reply.expect("the plugin only echoes").as_bytes());
+            black_box(reply.expect("the echo succeeds").as_bytes());
         }),
         contender("traced, metered, bounded, guarded", &plain, |handle| {
             let reply = handle.call(Request::bytes(black_box(&input)));
-            black_box(reply.expect("the plugin only echoes").as_bytes());
+            black_box(reply.expect("the echo succeeds").as_bytes());
         }),
         contender("the same with a deadline", &plain, |handle| {
             let request = Request::bytes(black_box(&input)).deadline_in(Duration::from_secs(5));
-            black_box(handle.call(request).expect("the plugin only echoes").as_bytes());
+            black_box(handle.call(request).expect("the echo succeeds").as_bytes());
         }),
         contender("the same with a layer of the application", &layered, |handle| {
             let reply = handle.call(Request::bytes(black_box(&input)));
-            black_box(reply.expect("the plugin only echoes").as_bytes());
+            black_box(reply.expect("the echo succeeds").as_bytes());
         }),
     ];
     let (rounds, sample) = if quick { (20, 20) } else { (4000, 50) };
     let samples = interleaved(&mut contenders, rounds, Duration::from_micros(sample));
-    paper.print(&table(&samples));
+    report.print(&table(&samples));
     Ok(())
 }
 
@@ -80,12 +80,12 @@ fn table(samples: &[Samples]) -> Table {
             ns(one.median()),
             format!("{:+.1}", one.min() - bare.min()),
             format!("{above:+.1}"),
-            if has_goal { format!("≤ +{LAYERS_NS_MAX}") } else { none() },
-            if has_goal { verdict(above <= LAYERS_NS_MAX) } else { none() },
+            if has_goal { format!("≤ +{MAX_LAYERS_NS}") } else { none() },
+            if has_goal { verdict(above <= MAX_LAYERS_NS) } else { none() },
         ]);
     }
     table.note(
-        "Nobody listens to traces. A deadline costs two looks at the clock, when it is named and when \
+        "No trace subscriber is installed. A deadline reads the clock twice, when it is set and when \
          it is checked; more only if the plugin asks.",
     );
     table

@@ -1,5 +1,5 @@
-//! A million lines through three plugins in a row: how fast beside the same calls made in a loop
-//! on two threads, and whether memory stays flat.
+//! A million lines through a pipeline of three plugins, compared with the same calls in a loop on
+//! two threads; memory must stay flat.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -13,15 +13,15 @@ use crate::builds::{Builds, Kind};
 use crate::fixtures::{self, block_on};
 use crate::process::rss_bytes;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const STEPS: [(&str, &str); 3] = [("first", "upper"), ("second", "title"), ("third", "lower")];
-const RATIO_MIN: f64 = 0.8;
-const GROWTH_MAX: f64 = (4 << 20) as f64;
-/// After so many lines a process has what it needs.
+const MIN_RATIO: f64 = 0.8;
+const MAX_GROWTH: f64 = (4 << 20) as f64;
+/// Warm-up: number of lines after which memory is measured.
 const WARM_LINES: u64 = 10_000;
 
-pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
     let built = fixtures::library("transform")?;
     let dir = fixtures::folder()?;
     let host = Host::builder().build()?;
@@ -46,7 +46,7 @@ pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
             grown = grown.max(growth);
         }
     }
-    paper.print(&table(lines, &rates, grown));
+    report.print(&table(lines, &rates, grown));
     Ok(())
 }
 
@@ -67,19 +67,19 @@ fn table(lines: u64, rates: &[Vec<f64>; 3], grown: f64) -> Table {
             format!("{name}, against the loop"),
             format!("{ratio:.2}"),
             format!("{medians:.2}"),
-            format!("≥ {RATIO_MIN}"),
-            verdict(ratio >= RATIO_MIN),
+            format!("≥ {MIN_RATIO}"),
+            verdict(ratio >= MIN_RATIO),
         ]);
     }
     table.row([
         format!("MiB more after the first {WARM_LINES}"),
         format!("{:.2}", grown / f64::from(1 << 20)),
         none(),
-        format!("≤ {:.0}", GROWTH_MAX / f64::from(1 << 20)),
-        verdict(grown <= GROWTH_MAX),
+        format!("≤ {:.0}", MAX_GROWTH / f64::from(1 << 20)),
+        verdict(grown <= MAX_GROWTH),
     ]);
     table.note(
-        "`transform` three times: capitals, titles, small letters. Lines are made as they go.",
+        "`transform` three times: capitals, titles, small letters. Lines are generated on the fly.",
     );
     table
 }
@@ -90,7 +90,7 @@ fn line(number: u64) -> String {
     )
 }
 
-/// Lines a second.
+/// Returns lines per second.
 fn in_loop(plugins: &[PluginHandle], lines: u64) -> f64 {
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -99,7 +99,9 @@ fn in_loop(plugins: &[PluginHandle], lines: u64) -> f64 {
                 for number in (thread..lines).step_by(2) {
                     let mut request = Request::owned(line(number).into_bytes());
                     for plugin in plugins {
-                        request = Request::from(plugin.call(request).expect("it only transforms"));
+                        request = Request::from(
+                            plugin.call(request).expect("the transformation succeeds"),
+                        );
                     }
                     black_box(request.as_bytes());
                 }
@@ -109,7 +111,7 @@ fn in_loop(plugins: &[PluginHandle], lines: u64) -> f64 {
     lines as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Lines a second, and by how many bytes the process grew.
+/// Returns lines per second, and by how many bytes the process grew.
 fn streamed(pipeline: &Pipeline, many: RunOptions, lines: u64) -> anyhow::Result<(f64, f64)> {
     let start = Instant::now();
     let requests = (0..lines).map(|number| Request::owned(line(number).into_bytes()));

@@ -1,4 +1,4 @@
-//! Loading one plugin: the host beside a raw loader of the same file, and where its time goes.
+//! Loading one plugin: the host compared with a raw loader of the same file, step by step.
 
 use std::time::Instant;
 
@@ -9,15 +9,15 @@ use sha2::{Digest, Sha256};
 use crate::fixtures::{Fixtures, Library, block_on, folder, install};
 use crate::raw::{STEPS, load_hotbay_library};
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, us, verdict};
+use crate::table::{Report, Table, none, us, verdict};
 
-const RATIO_MAX: f64 = 1.5;
+const MAX_RATIO: f64 = 1.5;
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let dir = folder()?;
     let library = Library::copy("bench-echo", &fixtures.counted, dir.path())?;
     let plugin = install(&library, &dir.path().join("plugins"), "echo", "heap")?;
-    let wanted = Sha256::digest(std::fs::read(&library.file)?);
+    let expected = Sha256::digest(std::fs::read(&library.file)?);
     let host = Host::builder().build()?;
     let rounds = if quick { 5 } else { 400 };
     let mut steps = [const { Vec::new() }; STEPS.len()];
@@ -25,7 +25,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
     let mut own = [const { Vec::new() }; 2];
     for round in 0..rounds {
         let copy = dir.path().join(format!("raw-{round}.so"));
-        let (times, back) = load_hotbay_library(&library.file, &copy, &wanted)?;
+        let (times, back) = load_hotbay_library(&library.file, &copy, &expected)?;
         for (step, time) in steps.iter_mut().zip(times) {
             step.push(time);
         }
@@ -40,8 +40,8 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         own[1].push(start.elapsed().as_nanos() as f64);
     }
     ensure!(host.retained().is_empty(), "libraries were kept: {:?}", host.retained());
-    paper.print(&table(library.length, rounds, raw, own));
-    paper.print(&table_of_steps(steps));
+    report.print(&table(library.length, rounds, raw, own));
+    report.print(&table_of_steps(steps));
     Ok(())
 }
 
@@ -63,15 +63,15 @@ fn table(length: u64, rounds: usize, raw: [Vec<f64>; 2], own: [Vec<f64>; 2]) -> 
             us(at(&own, 0.0)),
             us(at(&own, 0.5)),
             format!("{ratio:.2}"),
-            if is_goal { format!("≤ {RATIO_MAX}") } else { none() },
-            if is_goal { verdict(ratio <= RATIO_MAX) } else { none() },
+            if is_goal { format!("≤ {MAX_RATIO}") } else { none() },
+            if is_goal { verdict(ratio <= MAX_RATIO) } else { none() },
         ]);
     }
     table.note(
-        "Raw: read, SHA-256, write under a new name, `dlopen`, abi_stable's check with a checker \
-         of its own, `start`; to unload, discard, `dlclose` and remove the copy. The host does \
-         besides: manifest, schema, trust in files, segments, stamp, versions, a thread for the \
-         plugin's own code, health; to unload, drain, shutdown, census, and a look whether the \
+        "Raw: read, SHA-256, write under a new name, `dlopen`, abi_stable's check with its own \
+         checker, `start`; to unload, discard, `dlclose` and remove the copy. The host \
+         also does: manifest, schema, trust in files, segments, stamp, versions, a thread for the \
+         plugin's own code, health; to unload, drain, shutdown, census, and a check that the \
          mapping is gone.",
     );
     table

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: every number that is promised, beside its goal and beside a loader
-//! without hotbay, measured in one run. Each group runs in a process of its own.
+//! `cargo xtask bench`: every promised number, with its goal and compared with a loader without
+//! hotbay, measured in one run. Each group runs in a subprocess.
 
 #![allow(clippy::print_stdout, reason = "this is a command")]
 
@@ -27,56 +27,56 @@ use std::ffi::OsString;
 use anyhow::bail;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use table::Paper;
+use table::Report;
 
 #[derive(Debug, Parser)]
-#[command(name = "bench", about = "Measures hotbay beside a loader without it")]
+#[command(name = "bench", about = "Measures hotbay and compares it with a loader without it")]
 #[command(args_conflicts_with_subcommands = true)]
 struct Options {
     #[command(subcommand)]
     instead: Option<Instead>,
-    /// What to measure; everything if none is named.
+    /// What to measure; everything by default.
     groups: Vec<Group>,
-    /// Few and short samples: shows that it works, and nothing else.
+    /// Uses few and short samples, only to check that the benchmarks work.
     #[arg(long)]
     quick: bool,
     /// Prints tables as Markdown.
     #[arg(long)]
     markdown: bool,
-    /// How this program starts itself: what to do, and its arguments.
+    /// How this program starts itself: the mode and its arguments.
     #[arg(long, hide = true, num_args = 1.., allow_hyphen_values = true)]
     child: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Instead {
-    /// Swaps plugins under load for a long time, and looks for what is lost and what grows.
+    /// Reloads plugins under load for a long time, and checks for losses and growth.
     Soak(soak::Options),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// One call at a time, beside raw calls.
+    /// Single calls, compared with raw calls.
     Calls,
     /// Calls from two threads at once.
     Threads,
     /// Loading one plugin, step by step.
     Loads,
-    /// From a new build in place to its first answer.
+    /// Time from a new build in place to its first reply.
     Reloads,
     /// A thousand plugin folders: listed, loaded, unloaded.
     Many,
     /// A million panics.
     Panics,
-    /// Pooled calls beside tokio's blocking pool and a bare channel.
+    /// Pooled calls, compared with tokio's blocking pool and a bare channel.
     Pooled,
-    /// What the layers around a call cost.
+    /// The cost of the layers around a call.
     Layers,
-    /// What the check of an input against a schema costs.
+    /// The cost of checking an input against a schema.
     Schemas,
     /// A million lines through a pipeline.
     Lines,
-    /// Plugins in processes of their own, beside a bare HTTP client and server.
+    /// Process plugins, compared with a bare HTTP client and server.
     Processes,
 }
 
@@ -103,27 +103,27 @@ fn main() -> anyhow::Result<()> {
         arguments.extend(options.markdown.then(|| "--markdown".to_owned()));
         let status = process::this_program(&arguments)?.status()?;
         if !status.success() {
-            bail!("the group `{}` ended with {status}", arguments[0]);
+            bail!("group `{}` failed with {status}", arguments[0]);
         }
     }
     Ok(())
 }
 
 fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
-    let paper = Paper::new(options.markdown);
+    let report = Report::new(options.markdown);
     let fixtures = fixtures::build()?;
     match group {
-        Group::Calls => calls::measure(&fixtures, options.quick, &paper),
-        Group::Threads => threads::measure(&fixtures, options.quick, &paper),
-        Group::Loads => loads::measure(&fixtures, options.quick, &paper),
-        Group::Reloads => reloads::measure(&fixtures, options.quick, &paper),
-        Group::Many => many::measure(&fixtures, options.quick, &paper),
-        Group::Panics => panics::measure(&fixtures, options.quick, &paper),
-        Group::Pooled => pooled::measure(&fixtures, options.quick, &paper),
-        Group::Layers => layers::measure(&fixtures, options.quick, &paper),
-        Group::Schemas => schemas::measure(options.quick, &paper),
-        Group::Lines => lines::measure(options.quick, &paper),
-        Group::Processes => processes::measure(options.quick, &paper),
+        Group::Calls => calls::measure(&fixtures, options.quick, &report),
+        Group::Threads => threads::measure(&fixtures, options.quick, &report),
+        Group::Loads => loads::measure(&fixtures, options.quick, &report),
+        Group::Reloads => reloads::measure(&fixtures, options.quick, &report),
+        Group::Many => many::measure(&fixtures, options.quick, &report),
+        Group::Panics => panics::measure(&fixtures, options.quick, &report),
+        Group::Pooled => pooled::measure(&fixtures, options.quick, &report),
+        Group::Layers => layers::measure(&fixtures, options.quick, &report),
+        Group::Schemas => schemas::measure(options.quick, &report),
+        Group::Lines => lines::measure(options.quick, &report),
+        Group::Processes => processes::measure(options.quick, &report),
     }
 }
 
@@ -137,6 +137,6 @@ fn child(what: &OsString, arguments: &[OsString]) -> anyhow::Result<()> {
             soak::host_until_killed(staging.as_ref(), folders);
             Ok(())
         }
-        _ => bail!("`{}` is nothing that a child does", what.display()),
+        _ => bail!("unknown child mode `{}`", what.display()),
     }
 }

@@ -1,5 +1,5 @@
 //! A thousand plugin folders: listed by the command, loaded and unloaded by a host. Each
-//! measurement has a process of its own.
+//! measurement runs in a subprocess.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,16 +11,16 @@ use hotbay::Host;
 use crate::fixtures::{Fixtures, Library, block_on, command, folder, install};
 use crate::process::{self, Usage, numbers, own};
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const LIST_MS_MAX: f64 = 300.0;
-const LIST_MIB_MAX: f64 = 40.0;
+const MAX_LIST_MS: f64 = 300.0;
+const MAX_LIST_MIB: f64 = 40.0;
 /// Of two cores: 1.0 would be one.
-const CORES_MIN: f64 = 1.5;
-/// How much dearer one of the most may be than one of the fewest.
-const GROWTH_MAX: f64 = 1.25;
+const MIN_CORES: f64 = 1.5;
+/// Maximum cost per plugin at the largest count, relative to the smallest.
+const MAX_GROWTH: f64 = 1.25;
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let counts: &[usize] = if quick { &[5, 10] } else { &[100, 300, 1000] };
     let repeats = if quick { 1 } else { 7 };
     let dir = folder()?;
@@ -35,7 +35,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         dirs.push((*count, plugins));
     }
     if let Some((count, plugins)) = dirs.last() {
-        paper.print(&listed(*count, plugins, repeats)?);
+        report.print(&listed(*count, plugins, repeats)?);
     }
     let mut loads = Vec::new();
     for _ in 0..repeats.min(5) {
@@ -44,7 +44,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
             loads.push((*count, numbers::<5>(&mut child)?));
         }
     }
-    paper.print(&loaded(counts, &loads));
+    report.print(&loaded(counts, &loads));
     Ok(())
 }
 
@@ -62,12 +62,12 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
         let mut hotbay = process::program(&command);
         hotbay.arg("list").arg("--dir").arg(plugins);
         list.push(process::measured(&mut hotbay, File::create(&out)?)?);
-        let told = fs::read_to_string(&out)?;
-        lines = told.lines().filter(|line| line.contains("echo-")).count();
+        let output = fs::read_to_string(&out)?;
+        lines = output.lines().filter(|line| line.contains("echo-")).count();
         survey.push(process::measured(&mut child("survey", plugins)?, File::create(&out)?)?);
     }
     let mut table = Table::new(
-        format!("Many: {count} folders, looked at without running anything"),
+        format!("Many: {count} folders, surveyed without running anything"),
         ["what", "ms, min", "ms, p50", "cores", "MiB at most", "goal", ""],
     );
     let all = lines >= count;
@@ -76,7 +76,7 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
             let times = usages.iter().map(|usage| usage.wall.as_secs_f64() * 1e3);
             quantile(times.collect(), part)
         };
-        let bytes = usages.iter().map(|usage| usage.rss_max_bytes).max();
+        let bytes = usages.iter().map(|usage| usage.max_rss_bytes).max();
         let mib = bytes.unwrap_or_default() as f64 / f64::from(1 << 20);
         let is_goal = what == "hotbay list";
         table.row([
@@ -85,16 +85,16 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
             format!("{:.0}", ms(0.5)),
             format!("{:.2}", cores(&usages)),
             format!("{mib:.1}"),
-            if is_goal { format!("≤ {LIST_MS_MAX} ms, ≤ {LIST_MIB_MAX} MiB") } else { none() },
+            if is_goal { format!("≤ {MAX_LIST_MS} ms, ≤ {MAX_LIST_MIB} MiB") } else { none() },
             if is_goal {
-                verdict(all && ms(0.5) <= LIST_MS_MAX && mib <= LIST_MIB_MAX)
+                verdict(all && ms(0.5) <= MAX_LIST_MS && mib <= MAX_LIST_MIB)
             } else {
                 none()
             },
         ]);
     }
     if !all {
-        table.note(format!("`hotbay list` told of {lines} plugins instead of {count}."));
+        table.note(format!("`hotbay list` printed {lines} plugins instead of {count}."));
     }
     table.note("`cores` is the time of all cores over the time on the wall.");
     Ok(table)
@@ -127,11 +127,11 @@ fn loaded(counts: &[usize], loads: &[(usize, [f64; 5])]) -> Table {
                 us_of_ns(time),
                 format!("{cores:.2}"),
                 if at == 0 { format!("{rss:.0}") } else { none() },
-                format!("≥ {CORES_MIN} cores, ≤ {GROWTH_MAX} × the first"),
+                format!("≥ {MIN_CORES} cores, ≤ {MAX_GROWTH} × the first"),
                 format!(
                     "cores {}, growth {growth:.2} {}",
-                    verdict(cores >= CORES_MIN),
-                    verdict(growth <= GROWTH_MAX)
+                    verdict(cores >= MIN_CORES),
+                    verdict(growth <= MAX_GROWTH)
                 ),
             ]);
         }
@@ -144,7 +144,8 @@ fn us_of_ns(ns: f64) -> String {
     format!("{:.0}", ns / 1e3)
 }
 
-/// The child that loads: wall time and cores of the load, of the shutdown, and bytes.
+/// Runs as the child that loads; prints wall time and cores of the load and of the shutdown, and
+/// bytes.
 pub(crate) fn load(plugins: &Path) -> anyhow::Result<()> {
     let host = Host::builder().plugin_dir(plugins).build()?;
     let (report, load) = timed(|| block_on(host.load_all()))?;
@@ -157,7 +158,7 @@ pub(crate) fn load(plugins: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nanoseconds on the wall, and how many cores were busy.
+/// Returns wall time in nanoseconds, and the number of busy cores.
 fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, (f64, f64))> {
     let cpu = own().cpu;
     let start = std::time::Instant::now();
@@ -168,9 +169,10 @@ fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, (f64
     Ok((done, times))
 }
 
-/// The child that looks at everything without running it.
+/// Runs as the child that surveys all folders without running plugins.
 pub(crate) fn survey(plugins: &Path) -> anyhow::Result<()> {
-    let (found, problems) = Host::builder().plugin_dir(plugins).survey();
+    let survey = hotbay::inspect::survey(&Host::builder().plugin_dir(plugins));
+    let (found, problems) = (survey.plugins, survey.errors);
     ensure!(problems.is_empty(), "{problems:?}");
     let problem = found.iter().find_map(|one| one.problem.as_ref());
     ensure!(problem.is_none(), "{problem:?}");

@@ -1,4 +1,4 @@
-//! A million panicking calls: all of them run, and memory stays where it was.
+//! A million panicking calls: all of them run, and memory does not grow.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -9,12 +9,12 @@ use hotbay::{ErrorKind, Host, Request};
 
 use crate::fixtures::{Fixtures, Library, block_on, folder, install};
 use crate::process::{self, numbers, rss_bytes};
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const FIRST: u64 = 1000;
-const GROWTH_MIB_MAX: f64 = 1.0;
+const MAX_GROWTH_MIB: f64 = 1.0;
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let count: u64 = if quick { 20_000 } else { 1_000_000 };
     let dir = folder()?;
     let plugins = dir.path().join("plugins");
@@ -47,27 +47,28 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
                 format!("{:.2}", ns / 1e3),
                 format!("{:.2}", mib(first)),
                 format!("{:.2}", mib(last)),
-                format!("all run, ≤ +{GROWTH_MIB_MAX} MiB"),
+                format!("all run, ≤ +{MAX_GROWTH_MIB} MiB"),
                 if quick {
                     none()
                 } else {
-                    verdict(ran == count as f64 && mib(last - first) <= GROWTH_MIB_MAX)
+                    verdict(ran == count as f64 && mib(last - first) <= MAX_GROWTH_MIB)
                 },
             ]);
         }
     }
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 
-/// The child that is called in vain: how often the plugin ran, ns a call, bytes first and last.
+/// Runs as the child that makes the calls; prints the number of runs, nanoseconds per call, and
+/// bytes at the start and at the end.
 pub(crate) fn child(folder: &Path, count: &OsStr) -> anyhow::Result<()> {
     let count: u64 = count.to_string_lossy().parse()?;
     let host = Host::builder().quarantine(None).build()?;
     let plugin = block_on(host.load(folder))??;
     let panic = || match plugin.call(Request::bytes(b"x")) {
         Err(error) if error.kind() == ErrorKind::Panicked => Ok(()),
-        other => anyhow::bail!("wanted a panic, found {other:?}"),
+        other => anyhow::bail!("expected a panic, found {other:?}"),
     };
     for _ in 0..FIRST {
         panic()?;

@@ -1,5 +1,5 @@
-//! Pooled calls from one and from many callers, beside tokio's blocking pool and beside a bare
-//! bounded channel with a oneshot for the answer, all doing the same work.
+//! Pooled calls from one and from many callers, compared with tokio's blocking pool and with a bare
+//! bounded channel with oneshot replies, all doing the same work.
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -12,20 +12,20 @@ use tokio::sync::{mpsc, oneshot};
 use crate::fixtures::{Echoes, Fixtures};
 use crate::raw::RawPlugin;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const LATENCY_RATIO_MAX: f64 = 1.2;
-const RATE_RATIO_MIN: f64 = 5.0;
-const COST_RATIO_MAX: f64 = 2.0;
+const MAX_LATENCY_RATIO: f64 = 1.2;
+const MIN_RATE_RATIO: f64 = 5.0;
+const MAX_COST_RATIO: f64 = 2.0;
 const NAMES: [&str; 3] = ["execute", "tokio spawn_blocking", "channel and oneshot"];
 
-/// What a round of calls gave: calls a second, and the nanoseconds of each call.
+/// One round of calls: calls per second, and the nanoseconds of each call.
 struct Round {
     rate: f64,
     times: Vec<f64>,
 }
 
-/// What all rounds of one contender gave.
+/// All rounds of one contender.
 struct Found {
     rate: f64,
     rates: Vec<f64>,
@@ -33,7 +33,7 @@ struct Found {
     p99: f64,
 }
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let raw = Arc::new(RawPlugin::load(&fixtures.raw)?);
     let echoes = Echoes::load(fixtures)?;
     let plugin = echoes.host.plugin("counted-heap")?;
@@ -71,30 +71,30 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         "`execute` copies, guards, counts and bounds; the others call the raw trait object. \
          `compared`: with one caller, how long a call takes (p50) against spawn_blocking; with \
          64, how many times as many calls as spawn_blocking, and how many times the cost of the \
-         channel, by the medians of neighbouring rounds.",
+         channel, by the medians of neighboring rounds.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 
-/// What is compared in a row, its goal, and whether that is met.
+/// Returns the compared value, its goal, and whether the goal is met.
 fn compared(callers: usize, index: usize, found: &[Found; 3]) -> [String; 3] {
     let [own, blocking, bare] = found;
     match (callers, index) {
         (1, 0) => {
             let ratio = own.p50 / blocking.p50;
-            let goal = format!("latency ≤ {LATENCY_RATIO_MAX}");
-            [format!("{ratio:.2}"), goal, verdict(ratio <= LATENCY_RATIO_MAX)]
+            let goal = format!("latency ≤ {MAX_LATENCY_RATIO}");
+            [format!("{ratio:.2}"), goal, verdict(ratio <= MAX_LATENCY_RATIO)]
         }
         (64, 1) => {
             let ratio = own.times(blocking);
-            let goal = format!("rate ≥ {RATE_RATIO_MIN}");
-            [format!("{ratio:.2}"), goal, verdict(ratio >= RATE_RATIO_MIN)]
+            let goal = format!("rate ≥ {MIN_RATE_RATIO}");
+            [format!("{ratio:.2}"), goal, verdict(ratio >= MIN_RATE_RATIO)]
         }
         (64, 2) => {
             let ratio = bare.times(own);
-            let goal = format!("cost ≤ {COST_RATIO_MAX}");
-            [format!("{ratio:.2}"), goal, verdict(ratio <= COST_RATIO_MAX)]
+            let goal = format!("cost ≤ {MAX_COST_RATIO}");
+            [format!("{ratio:.2}"), goal, verdict(ratio <= MAX_COST_RATIO)]
         }
         _ => [none(), none(), none()],
     }
@@ -104,7 +104,7 @@ impl Found {
     fn of(rounds: Vec<Round>) -> Self {
         let rates: Vec<_> = rounds.iter().map(|round| round.rate).collect();
         let rate = rates.iter().copied().fold(0.0, f64::max);
-        // Of the round in the middle: the others were disturbed, or spared.
+        // Latencies of the median round: other rounds were disturbed or lucky.
         let at = |part| {
             let rounds = rounds.iter();
             quantile(rounds.map(|round| quantile(round.times.clone(), part)).collect(), 0.5)
@@ -112,14 +112,14 @@ impl Found {
         Self { rate, rates, p50: at(0.5), p99: at(0.99) }
     }
 
-    /// How many times as many calls as `other`: the median of neighbouring rounds.
+    /// Returns the ratio of rates to `other`: the median over neighboring rounds.
     fn times(&self, other: &Self) -> f64 {
         let pairs = self.rates.iter().zip(&other.rates);
         quantile(pairs.map(|(own, other)| own / other).collect(), 0.5)
     }
 }
 
-/// Lets so many callers make so many calls each, one after another.
+/// Runs `callers` callers that each make `calls` calls in sequence.
 fn round<C, F>(runtime: &Runtime, callers: usize, calls: usize, caller: impl Fn() -> C) -> Round
 where
     C: Fn() -> F + Send + 'static,
@@ -153,7 +153,7 @@ fn execute(plugin: PluginHandle) -> impl Fn() -> Calling {
     move || {
         let answer = plugin.execute(Request::bytes(&[b'x'; 16]));
         Box::pin(async {
-            answer.await.expect("the plugin only echoes");
+            answer.await.expect("the echo succeeds");
         })
     }
 }
@@ -172,7 +172,7 @@ fn blocking(raw: Arc<RawPlugin>) -> impl Fn() -> Calling {
 type Answer = abi_stable::std_types::RVec<u8>;
 type Job = (Vec<u8>, oneshot::Sender<Answer>);
 
-/// As many threads at a bounded channel as a plugin has workers.
+/// As many threads on a bounded channel as a plugin has workers.
 struct Bare {
     sender: Option<mpsc::Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
@@ -200,10 +200,10 @@ impl Bare {
         move || {
             let sender = sender.clone();
             Box::pin(async move {
-                let (answer, told) = oneshot::channel();
-                let sender = sender.expect("it runs");
+                let (answer, reply) = oneshot::channel();
+                let sender = sender.expect("the sender exists");
                 sender.send((vec![b'x'; 16], answer)).await.expect("a worker");
-                told.await.expect("an answer");
+                reply.await.expect("an answer");
             })
         }
     }

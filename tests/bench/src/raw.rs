@@ -1,4 +1,4 @@
-//! Loaders without hotbay: of the plugin that knows nothing of it, and of hotbay's own library,
+//! Loaders without hotbay: for a plugin that does not use hotbay, and for hotbay's own library,
 //! step by step, as a careful author would write them.
 
 use std::ffi::c_void;
@@ -40,33 +40,33 @@ impl RawPlugin {
         Ok(Self { object: root.make()(), echo: root.echo() })
     }
 
-    /// A call of the trait object.
+    /// Calls the trait object.
     #[inline]
     pub(crate) fn object(&self, input: &[u8]) -> RVec<u8> {
         self.object.execute(RSlice::from_slice(input))
     }
 
-    /// A call of the C function.
+    /// Calls the C function.
     #[inline]
     pub(crate) fn c(&self, input: &[u8]) -> CBytes {
         let mut output = MaybeUninit::uninit();
-        // SAFETY: the function reads the slice and writes an answer, as its library declares.
+        // SAFETY: the function reads the slice and writes its output, as declared by its library.
         unsafe { (self.echo)(input.as_ptr(), input.len(), output.as_mut_ptr()) };
         // SAFETY: written by the call above.
         unsafe { output.assume_init() }
     }
 }
 
-/// The names of the steps that [`load_hotbay_library`] times, in order.
+/// The names of the steps timed by [`load_hotbay_library`], in order.
 pub(crate) const STEPS: [&str; 6] =
     ["read the file", "SHA-256", "write a private copy", "dlopen", "check the layout", "start"];
 
-/// Loads the library of a hotbay plugin into `copy`, starts and stops it; nanoseconds for each
-/// step, and for the way back: discard, `dlclose`, remove the copy.
+/// Loads the library of a hotbay plugin into `copy`, starts and stops it. Returns the nanoseconds
+/// of each step, and of the unload: discard, `dlclose`, remove the copy.
 pub(crate) fn load_hotbay_library(
     file: &Path,
     copy: &Path,
-    wanted: &[u8],
+    expected: &[u8],
 ) -> anyhow::Result<([f64; STEPS.len()], f64)> {
     let mut steps = [0.0; STEPS.len()];
     let mut step = 0;
@@ -82,7 +82,7 @@ pub(crate) fn load_hotbay_library(
         Ok(())
     })?;
     timed(&mut || {
-        ensure!(Sha256::digest(&bytes)[..] == *wanted, "another digest");
+        ensure!(Sha256::digest(&bytes)[..] == *expected, "digest mismatch");
         Ok(())
     })?;
     timed(&mut || {
@@ -95,11 +95,11 @@ pub(crate) fn load_hotbay_library(
         Ok(())
     })?;
     timed(&mut || {
-        let library = library.as_ref().context("it was opened")?;
+        let library = library.as_ref().context("the library is open")?;
         root = Some(root_of::<PluginRootRef>(header_of(library)?)?);
         Ok(())
     })?;
-    let root = root.context("it was checked")?;
+    let root = root.context("the root module was checked")?;
     let mut instance = std::ptr::null();
     timed(&mut || {
         instance = start(root)?;
@@ -135,9 +135,9 @@ fn start(root: PluginRootRef) -> anyhow::Result<RawInstance> {
     };
     let mut instance = std::ptr::null();
     let mut fault = MaybeUninit::uninit();
-    // SAFETY: the layout was checked, and the pointers are good until the call returns.
+    // SAFETY: the layout was checked, and the pointers are valid until the call returns.
     let code = unsafe { root.start()(&raw const start, &raw mut instance, fault.as_mut_ptr()) };
-    ensure!(code == code::OK, "`start` answered {code}");
+    ensure!(code == code::OK, "`start` returned {code}");
     Ok(instance)
 }
 
@@ -148,16 +148,16 @@ fn end(
     copy: &Path,
 ) -> anyhow::Result<()> {
     let mut fault = MaybeUninit::uninit();
-    // SAFETY: an instance of this module, given back once.
+    // SAFETY: an instance of this module, discarded once.
     let code = unsafe { root.discard()(instance, fault.as_mut_ptr()) };
-    ensure!(code == code::OK, "`discard` answered {code}");
-    library.context("it was opened")?.close()?;
+    ensure!(code == code::OK, "`discard` returned {code}");
+    library.context("the library is open")?.close()?;
     Ok(fs::remove_file(copy)?)
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the loader that the host is compared with")]
+#[expect(clippy::disallowed_methods, reason = "the host is compared with this loader")]
 pub(crate) fn open(file: &Path) -> anyhow::Result<Library> {
-    // SAFETY: a library that was built for this benchmark a moment ago.
+    // SAFETY: a library that was just built for this benchmark.
     Ok(unsafe { Library::new(file) }?)
 }
 
@@ -167,14 +167,14 @@ pub(crate) fn header_of(library: &Library) -> anyhow::Result<&'static LibHeader>
     let symbol = unsafe { library.get::<*const c_void>(name) }?;
     // SAFETY: used while the library is open.
     let address = unsafe { symbol.try_as_raw_ptr() }.context("no root module")?;
-    // SAFETY: what abi_stable exports under this name.
+    // SAFETY: abi_stable exports a header under this name.
     let header = unsafe { std::mem::transmute::<*mut c_void, AbiHeaderRef>(address) };
     Ok(header.upgrade()?)
 }
 
 fn root_of<R: RootModule + StableAbi>(header: &'static LibHeader) -> anyhow::Result<R> {
     let IsLayoutChecked::Yes(found) = header.root_mod_consts().layout() else {
-        bail!("it tells no layout");
+        bail!("the header has no layout");
     };
     let globals = CheckingGlobals::new();
     if let Err(errors) = check_layout_compatibility_with_globals(R::LAYOUT, found, &globals) {

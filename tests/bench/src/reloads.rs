@@ -1,5 +1,5 @@
-//! From a new build in place to the first answer of its code: watched, asked for, and by loaders
-//! without hotbay.
+//! Time from an installed build to its first reply: watched, on request, and by loaders without
+//! hotbay.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,28 +16,28 @@ use crate::builds::{Builds, Kind};
 use crate::fixtures::{Fixtures, folder};
 use crate::raw;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, us, verdict};
+use crate::table::{Report, Table, none, us, verdict};
 
-const P50_MAX_MS: f64 = 3.0;
-const ABOVE_LOAD_MAX_MS: f64 = 1.5;
-/// Something is wrong if it takes longer.
-const WAIT_MAX: Duration = Duration::from_secs(10);
-/// The shortest that it takes.
+const MAX_P50_MS: f64 = 3.0;
+const MAX_ABOVE_LOAD_MS: f64 = 1.5;
+/// Fails the benchmark.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The shortest debounce time.
 const DEBOUNCE: Duration = Duration::from_millis(1);
 
 const WATCHED: &str = "watched: library and manifest";
-const ASKED: &str = "`Host::reload` of the same";
+const REQUESTED: &str = "`Host::reload` of the same";
 const LOAD: &str = "`Host::load` of the same, in a new name";
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 5 } else { 200 };
     let dir = folder()?;
     let configs = [json!({ "output": "in-place" }), json!({ "output": "heap" })];
     let kind = Kind { package: "bench-echo", handover: "overlap", configs: &configs };
     let of = |name: &str, dir: &Path| Builds::new(dir, name, &fixtures.counted, kind);
     let watched_dir = dir.path().join("watched");
-    let asked_dir = dir.path().join("asked");
-    for dir in [&watched_dir, &asked_dir] {
+    let requested_dir = dir.path().join("requested");
+    for dir in [&watched_dir, &requested_dir] {
         fs::create_dir_all(dir.join("plugins"))?;
     }
     let builds = of("echo", &watched_dir)?;
@@ -45,9 +45,9 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         Host::builder().plugin_dir(watched_dir.join("plugins")).hot_reload(true).build()?,
         &builds,
     )?;
-    let builds = of("echo", &asked_dir)?;
-    let mut asked = Place::new(Host::builder().build()?, &builds)?;
-    let other = of("other", &asked_dir)?;
+    let builds = of("echo", &requested_dir)?;
+    let mut requested = Place::new(Host::builder().build()?, &builds)?;
+    let other = of("other", &requested_dir)?;
     let config_only = [json!({ "output": "heap" }), json!({ "output": "in-place" })];
     let mut reloader = Reloader::new(dir.path(), &fixtures.raw)?;
     let mut unique = Unique::new(dir.path(), &fixtures.raw)?;
@@ -55,7 +55,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
     let names = [
         WATCHED,
         "watched: manifest alone",
-        ASKED,
+        REQUESTED,
         LOAD,
         "copy to a unique path, `dlopen`, `dlclose`",
         "hot-lib-reloader, 1 ms",
@@ -65,12 +65,12 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
         let which = (round + 1) % 2;
         times[0].push(watched.watched(which)?);
         times[1].push(watched.configured(&config_only[which])?);
-        times[2].push(asked.asked(which)?);
-        times[3].push(asked.loaded(&other)?);
+        times[2].push(requested.requested(which)?);
+        times[3].push(requested.loaded(&other)?);
         times[4].push(unique.reload()?);
         times[5].push(reloader.reload(which)?);
     }
-    paper.print(&table(rounds, names, &times));
+    report.print(&table(rounds, names, &times));
     Ok(())
 }
 
@@ -79,15 +79,15 @@ fn table(rounds: usize, names: [&str; 6], times: &[Vec<f64>; 6]) -> Table {
     let head = ["what", "min", "p50", "p99", "max", "goal", ""];
     let mut table = Table::new(title, head);
     let at = |row: usize, part| quantile(times[row].clone(), part);
-    let [watched, alone, asked, load] = [0, 1, 2, 3].map(|row| at(row, 0.5));
+    let [watched, alone, requested, load] = [0, 1, 2, 3].map(|row| at(row, 0.5));
     let above = (watched - load) / 1e6;
     for (row, name) in names.into_iter().enumerate() {
         let cells = [0.0, 0.5, 0.99, 1.0].map(|part| us(at(row, part)));
         let [min, p50, p99, max] = cells;
         let (goal, met) = match name {
             WATCHED => {
-                let met = watched / 1e6 <= P50_MAX_MS && above <= ABOVE_LOAD_MAX_MS;
-                let goal = format!("p50 ≤ {P50_MAX_MS} ms, ≤ load + {ABOVE_LOAD_MAX_MS} ms");
+                let met = watched / 1e6 <= MAX_P50_MS && above <= MAX_ABOVE_LOAD_MS;
+                let goal = format!("p50 ≤ {MAX_P50_MS} ms, ≤ load + {MAX_ABOVE_LOAD_MS} ms");
                 (goal, verdict(met))
             }
             _ => (none(), none()),
@@ -96,12 +96,12 @@ fn table(rounds: usize, names: [&str; 6], times: &[Vec<f64>; 6]) -> Table {
     }
     table.note(format!(
         "By the medians a watched reload takes {} µs more than the load alone: {} are the swap \
-         (snapshot, the config of the new generation, promote), {} the watch (what the system \
-         tells, the threads it wakes, the look at sizes and times), of which {} go to the \
-         library's rename, which is looked at before the manifest's is there.",
+         (snapshot, the config of the new generation, promote), {} the watch (the file \
+         event, thread wake-ups, the check of sizes and times), of which {} go to the \
+         library's rename, which is checked before the manifest's arrives.",
         us(watched - load),
-        us(asked - load),
-        us(watched - asked),
+        us(requested - load),
+        us(watched - requested),
         us(watched - alone),
     ));
     table.note(
@@ -126,7 +126,7 @@ impl<'a> Place<'a> {
         Ok(Self { host, handle, builds, runtime })
     }
 
-    /// Library and manifest are renamed into place, one after the other.
+    /// Renames library and manifest into place, one after the other.
     fn watched(&mut self, which: usize) -> anyhow::Result<f64> {
         let [library, manifest] = self.builds.ready(which)?;
         let before = self.generation()?;
@@ -136,7 +136,7 @@ impl<'a> Place<'a> {
         self.answered_after(before, start)
     }
 
-    /// Only the manifest is renamed into place, with another config.
+    /// Renames only the manifest into place, with another config.
     fn configured(&mut self, config: &Value) -> anyhow::Result<f64> {
         let manifest = self.builds.ready_manifest(config)?;
         let before = self.generation()?;
@@ -145,7 +145,7 @@ impl<'a> Place<'a> {
         self.answered_after(before, start)
     }
 
-    fn asked(&mut self, which: usize) -> anyhow::Result<f64> {
+    fn requested(&mut self, which: usize) -> anyhow::Result<f64> {
         self.builds.put(which)?;
         let before = self.generation()?;
         let start = Instant::now();
@@ -163,25 +163,25 @@ impl<'a> Place<'a> {
         Ok(took.as_nanos() as f64)
     }
 
-    /// Calls until another generation answers; then waits until the one before is gone.
+    /// Calls until another generation answers, then waits until the old one is closed.
     fn answered_after(&self, before: u64, start: Instant) -> anyhow::Result<f64> {
         while self.generation()? == before {
-            ensure!(start.elapsed() < WAIT_MAX, "no new build answers");
+            ensure!(start.elapsed() < WAIT_TIMEOUT, "the new build does not answer");
             thread::yield_now();
         }
         let took = start.elapsed();
-        // The next round begins when nothing of this one is left to do.
+        // The next round starts when nothing of this one is left to do.
         thread::sleep(Duration::from_millis(5));
         Ok(took.as_nanos() as f64)
     }
 
-    /// The generation that answers.
+    /// Returns the generation that answers.
     fn generation(&self) -> anyhow::Result<u64> {
         Ok(self.handle.call(Request::text("who"))?.generation().get())
     }
 }
 
-/// What a loader does at least.
+/// The minimum that a loader does.
 struct Unique {
     built: PathBuf,
     dir: PathBuf,
@@ -230,7 +230,7 @@ impl Reloader {
         fs::write(dir.join("libbench_raw.so"), &builds[0])?;
         let reloader = LibReloader::new(&dir, "bench_raw", Some(DEBOUNCE), None);
         let reloader = reloader.map_err(|error| anyhow::anyhow!("{error}"))?;
-        // It begins to watch on a thread of its own, and tells nobody when it does.
+        // It starts watching on its own thread, without a notification.
         thread::sleep(Duration::from_millis(200));
         Ok(Self { reloader, dir, builds })
     }
@@ -243,8 +243,8 @@ impl Reloader {
         loop {
             match self.reloader.update() {
                 Ok(true) => break,
-                Ok(false) if start.elapsed() < WAIT_MAX => thread::yield_now(),
-                Ok(false) => bail!("hot-lib-reloader did not see the change"),
+                Ok(false) if start.elapsed() < WAIT_TIMEOUT => thread::yield_now(),
+                Ok(false) => bail!("hot-lib-reloader missed the change"),
                 Err(error) => return Err(anyhow::anyhow!("{error}")).context("hot-lib-reloader"),
             }
         }

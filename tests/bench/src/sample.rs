@@ -1,21 +1,21 @@
-//! Short samples of several contenders in turn, so that what disturbs one disturbs them all.
+//! Short interleaved samples of several contenders, so that a disturbance affects all of them.
 
 use std::time::{Duration, Instant};
 
-/// Something that is measured: does its work so many times.
+/// A measured operation, which repeats its work as often as requested.
 pub(crate) struct Contender<'a> {
     pub(crate) name: String,
     pub(crate) work: Box<dyn FnMut(u64) + 'a>,
 }
 
-/// How one contender did: nanoseconds for each time, by round.
+/// Nanoseconds per repetition of one contender, by round.
 #[derive(Debug)]
 pub(crate) struct Samples {
     pub(crate) name: String,
     rounds: Vec<f64>,
 }
 
-/// Measures all contenders in turn, so many rounds, each for about `sample` a round.
+/// Measures all contenders in turn for `rounds` rounds, each for about `sample` per round.
 pub(crate) fn interleaved(
     contenders: &mut [Contender<'_>],
     rounds: usize,
@@ -40,7 +40,7 @@ pub(crate) fn interleaved(
 }
 
 impl Samples {
-    /// The fastest round: what it costs when nothing disturbs.
+    /// Returns the fastest round: the cost without disturbance.
     pub(crate) fn min(&self) -> f64 {
         self.rounds.iter().copied().fold(f64::INFINITY, f64::min)
     }
@@ -49,21 +49,21 @@ impl Samples {
         quantile(self.rounds.clone(), 0.5)
     }
 
-    /// The median of the differences to what `other` took in the same round.
+    /// Returns the median of the differences to `other` in the same round.
     pub(crate) fn above(&self, other: &Samples) -> f64 {
         let differences = self.rounds.iter().zip(&other.rounds);
         quantile(differences.map(|(own, other)| own - other).collect(), 0.5)
     }
 }
 
-/// Nanoseconds that `work` took.
+/// Returns the nanoseconds that `work` took.
 pub(crate) fn time(work: impl FnOnce()) -> f64 {
     let start = Instant::now();
     work();
     start.elapsed().as_nanos() as f64
 }
 
-/// The value below which so much of `values` lies; none of nothing is not a number.
+/// Returns the quantile `part` of `values`; NaN if there are none.
 pub(crate) fn quantile(mut values: Vec<f64>, part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
@@ -71,7 +71,7 @@ pub(crate) fn quantile(mut values: Vec<f64>, part: f64) -> f64 {
     values.get(index).copied().unwrap_or(f64::NAN)
 }
 
-/// How often `work` is done in about `sample`; warms it up too.
+/// Warms `work` up, and returns how often it runs in about `sample`.
 fn times_in(sample: Duration, work: &mut dyn FnMut(u64)) -> u64 {
     work(1000);
     let once = (0..5).map(|_| time(|| work(1000)) / 1000.0).fold(f64::INFINITY, f64::min);

@@ -1,4 +1,4 @@
-//! What the check of an input costs: calls of plugins with an `input_schema`, beside the schema
+//! The cost of checking an input: calls of plugins with an `input_schema`, compared with the schema
 //! library alone, which has no budget.
 
 use std::hint::black_box;
@@ -9,11 +9,11 @@ use hotbay_plugin::{CallContext, Config, HostServices, Output, Payload, PluginEr
 use serde_json::{Value, json};
 
 use crate::sample::{Contender, Samples, interleaved};
-use crate::table::{Paper, Table, none, ns, verdict};
+use crate::table::{Report, Table, none, ns, verdict};
 
-/// Most that a call of a large input may take of what the library alone takes to read and check
-/// it, where no thread is needed. Of a small one, the call itself takes as much.
-const TIMES_MAX: f64 = 1.25;
+/// Maximum cost of a call with a large input, relative to reading and checking it with the library
+/// alone, if no thread is needed. For a small input the call itself costs as much.
+const MAX_TIMES: f64 = 1.25;
 
 struct Nothing;
 
@@ -27,7 +27,7 @@ impl Plugin for Nothing {
     }
 }
 
-/// A schema and an input that fits it.
+/// A schema and a matching input.
 struct Case {
     name: &'static str,
     schema: Value,
@@ -75,7 +75,7 @@ fn cases() -> [Case; 3] {
     ]
 }
 
-pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
     let mut table = Table::new(
         "Schemas: an input read and checked (ns a call)",
         ["what", "min", "median", "of the library alone", "goal", ""],
@@ -103,7 +103,7 @@ pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
                 work: Box::new(|times| {
                     for _ in 0..times {
                         let reply = handle.call(Request::text(black_box(&case.input)));
-                        black_box(reply.expect("the input fits").as_bytes());
+                        black_box(reply.expect("the input matches").as_bytes());
                     }
                 }),
             },
@@ -112,25 +112,25 @@ pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
         rows(&mut table, &samples, case.has_goal);
     }
     table.note(
-        "Reading the JSON is most of it. Where a schema follows references, the check runs on a \
-         thread whose stack has room for them.",
+        "Reading the JSON is most of it. If a schema follows references, the check runs on a \
+         thread with a large enough stack.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 
 fn rows(table: &mut Table, samples: &[Samples], has_goal: bool) {
-    let alone = &samples[0];
+    let library_alone = &samples[0];
     for (index, one) in samples.iter().enumerate() {
-        let of_alone = 1.0 + one.above(alone) / alone.median();
+        let of_alone = 1.0 + one.above(library_alone) / library_alone.median();
         let has_goal = has_goal && index == 1;
         table.row([
             one.name.clone(),
             ns(one.min()),
             ns(one.median()),
             format!("{of_alone:.2}"),
-            if has_goal { format!("≤ {TIMES_MAX}") } else { none() },
-            if has_goal { verdict(of_alone <= TIMES_MAX) } else { none() },
+            if has_goal { format!("≤ {MAX_TIMES}") } else { none() },
+            if has_goal { verdict(of_alone <= MAX_TIMES) } else { none() },
         ]);
     }
 }

@@ -1,12 +1,12 @@
 //! Tables of results, as aligned text or as Markdown.
 
-/// Where tables go.
+/// Prints tables.
 #[derive(Debug)]
-pub(crate) struct Paper {
+pub(crate) struct Report {
     markdown: bool,
 }
 
-/// Rows under a head.
+/// A title, a header and rows.
 #[derive(Debug)]
 pub(crate) struct Table {
     title: String,
@@ -32,7 +32,7 @@ impl Table {
     }
 }
 
-impl Paper {
+impl Report {
     pub(crate) fn new(markdown: bool) -> Self {
         Self { markdown }
     }
@@ -75,22 +75,22 @@ impl Paper {
     }
 }
 
-/// What a goal came to.
+/// Returns the text for a met or missed goal.
 pub(crate) fn verdict(met: bool) -> String {
     if met { "met" } else { "missed" }.to_owned()
 }
 
-/// Nothing to be met.
+/// Returns the text for a row without a goal.
 pub(crate) fn none() -> String {
     "–".to_owned()
 }
 
-/// Nanoseconds with a place behind the point.
+/// Formats nanoseconds with one decimal.
 pub(crate) fn ns(ns: f64) -> String {
     format!("{ns:.1}")
 }
 
-/// Nanoseconds as microseconds.
+/// Formats nanoseconds as microseconds.
 pub(crate) fn us(ns: f64) -> String {
     format!("{:.0}", ns / 1e3)
 }

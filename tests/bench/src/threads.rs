@@ -1,4 +1,4 @@
-//! Calls from one thread and from two at once, in short windows that take turns.
+//! Calls from one thread and from two at once, in short alternating windows.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,9 +9,9 @@ use hotbay::Request;
 use crate::fixtures::{Echoes, Fixtures};
 use crate::raw::RawPlugin;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const RATIO_MIN: f64 = 1.8;
+const MIN_RATIO: f64 = 1.8;
 
 struct Contender<'a> {
     name: String,
@@ -19,7 +19,7 @@ struct Contender<'a> {
     work: Box<dyn Fn(u64) + Sync + 'a>,
 }
 
-pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let raw = RawPlugin::load(&fixtures.raw)?;
     let echoes = Echoes::load(fixtures)?;
     let input = [b'x'; 16];
@@ -39,7 +39,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
             work: Box::new(|times| {
                 for _ in 0..times {
                     let reply = handle.call(Request::bytes(black_box(&input)));
-                    black_box(reply.expect("the plugin only echoes").as_bytes());
+                    black_box(reply.expect("the echo succeeds").as_bytes());
                 }
             }),
         });
@@ -50,13 +50,13 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, paper: &Paper) -> anyhow
             work: Box::new(move |times| {
                 for _ in 0..times {
                     let reply = pin.call(Request::bytes(black_box(&input)));
-                    black_box(reply.expect("the plugin only echoes").as_bytes());
+                    black_box(reply.expect("the echo succeeds").as_bytes());
                 }
             }),
         });
     }
     let (windows, calls) = if quick { (5, 5_000) } else { (150, 60_000) };
-    paper.print(&table(&contenders, windows, calls));
+    report.print(&table(&contenders, windows, calls));
     Ok(())
 }
 
@@ -82,18 +82,18 @@ fn table(contenders: &[Contender<'_>], windows: usize, calls: u64) -> Table {
             format!("{:.1}", two_best * 1e3),
             format!("{ratio:.2}"),
             format!("{medians:.2}"),
-            if contender.goal { format!("≥ {RATIO_MIN}") } else { none() },
-            if contender.goal { verdict(ratio >= RATIO_MIN) } else { none() },
+            if contender.goal { format!("≥ {MIN_RATIO}") } else { none() },
+            if contender.goal { verdict(ratio >= MIN_RATIO) } else { none() },
         ]);
     }
     table.note(
-        "Best windows decide, since in the others something else ran on one of the cores; the \
+        "The best windows decide, since others were disturbed on one of the cores; the \
          raw trait object shows what the machine allows.",
     );
     table
 }
 
-/// Calls a nanosecond of all threads together, from their common start to the last one's end.
+/// Returns the calls per nanosecond of all threads, from their common start to the last end.
 fn rate(threads: usize, calls: u64, work: &(dyn Fn(u64) + Sync)) -> f64 {
     let ready = AtomicUsize::new(0);
     let run = || {

@@ -1,2 +1,2 @@
-//! Two plugins linked into one program as ordinary crates, without their exports; the tests
-//! beside this run them. They are built by a cargo call of their own.
+//! Two plugins linked into one program as ordinary crates, without their exports, for the tests of
+//! this crate. They need a separate cargo call.

@@ -1,8 +1,8 @@
-//! Two plugin crates linked into one program as ordinary crates, without their exports, run by
-//! the same trait beside each other and beside the library of one of them.
+//! Two plugin crates linked into one program as ordinary crates, without their exports. They run
+//! side by side, and beside the library of one of them.
 
 use filter::Filter;
-use hotbay::{ErrorKind, Host, Manifest, PluginError, Request};
+use hotbay::{ErrorKind, Host, Manifest, PluginError, PluginState, Request};
 use hotbay_tests::{Plugins, block_on, loaded};
 use serde_json::json;
 use transform::Transform;
@@ -22,7 +22,7 @@ fn both() -> Host {
 }
 
 #[test]
-fn two_plugins_linked_as_ordinary_crates_run_beside_each_other() {
+fn linked_plugin_crates_run_side_by_side() {
     let host = both();
     let transform = host.plugin("transform").unwrap();
     let filter = host.plugin("filter").unwrap();
@@ -30,22 +30,22 @@ fn two_plugins_linked_as_ordinary_crates_run_beside_each_other() {
     assert_eq!(reply.as_text().unwrap(), "STRASSE");
     let reply = block_on(filter.execute(Request::json_text("[-1, 2.0, 0, 3]"))).unwrap();
     assert_eq!(reply.json::<Vec<f64>>().unwrap(), [2.0, 3.0]);
-    let error = filter.call(Request::text("no JSON")).unwrap_err();
+    let error = filter.call(Request::text("not JSON")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Plugin);
     assert_eq!(error.plugin_error().map(PluginError::code), Some(400));
-    // What one answers, the other takes.
+    // The output of one is the input of the other.
     let reply = transform.call(Request::json_text("[1, -2]")).unwrap();
     let reply = filter.call(Request::from(reply)).unwrap();
     assert_eq!(reply.json::<Vec<f64>>().unwrap(), [1.0]);
     let states: Vec<_> = host.list().into_iter().map(|info| (info.folder, info.state)).collect();
-    assert_eq!(states, vec![(None, "serving".to_owned()); 2]);
+    assert_eq!(states, vec![(None, PluginState::Serving); 2]);
     block_on(host.unload("filter")).unwrap();
     assert!(host.retained().is_empty());
     assert!(transform.call(Request::text("x")).is_ok());
 }
 
 #[test]
-fn a_config_that_the_plugin_does_not_take_ends_the_build_of_the_host() {
+fn linked_plugin_with_invalid_config_fails_host_build() {
     let manifest = manifest("transform", json!({ "mode": "sideways" }));
     let error = Host::builder().register::<Transform>(manifest).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{}", error.full_message());
@@ -53,7 +53,7 @@ fn a_config_that_the_plugin_does_not_take_ends_the_build_of_the_host() {
 }
 
 #[test]
-fn a_plugin_is_the_same_linked_and_as_a_library() {
+fn linked_plugin_matches_its_library() {
     let plugins = Plugins::new();
     let config = json!({ "mode": "title" });
     let library = plugins.add("library", "transform").config(config.clone());

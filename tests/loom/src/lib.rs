@@ -1,5 +1,5 @@
-//! Loom models of the host's sharded counters, a pool's result store and its queue. They include
-//! the host's files, with loom's atomics and locks in place of std's.
+//! Loom models of the host's sharded counters, and of a pool's result store and queue. They include
+//! the host's files, with loom's atomics and locks instead of std's.
 
 #![cfg(test)]
 
@@ -21,7 +21,7 @@ mod atomic {
     pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 }
 
-#[allow(dead_code, reason = "a file of the host")]
+#[allow(dead_code, reason = "included from the host")]
 #[path = "../../../host/src/sync/shards.rs"]
 mod shards;
 
@@ -44,7 +44,7 @@ impl Table {
         Arc::new(Self { owners: ShardOwners::new(AtomicU64::new(0)), cells })
     }
 
-    /// Counts as one thread does between its start and its exit.
+    /// Counts as a thread does between its start and its exit.
     fn count(&self, counts: &[i64]) {
         let own = self.owners.take();
         for count in counts {
@@ -82,8 +82,8 @@ fn counts_are_kept_when_a_shard_changes_owner() {
 fn zero_sum_happens_after_the_last_subtraction() {
     loom::model(|| {
         let table = Table::new();
-        // Stands for the memory of a plugin: accessed by a reply's drop, then by the unmapping.
-        #[allow(clippy::arc_with_non_send_sync, reason = "this is under test")]
+        // Stands for the memory of a plugin: accessed when a reply is dropped, then unmapped.
+        #[allow(clippy::arc_with_non_send_sync, reason = "the model tests this")]
         let memory = Arc::new(UnsafeCell::new(0));
         table.count(&[1]);
         let holder = {

@@ -1,4 +1,4 @@
-//! The watched file itself is opened.
+//! Opens the watched file itself, without a private copy.
 
 use std::fs;
 use std::path::Path;
@@ -7,20 +7,20 @@ use libloading::Library;
 
 /// Opens a file that may be anything.
 pub(crate) fn open(path: &Path) {
-    // SAFETY: there is no way to know; this is the fault that is shown here.
+    // SAFETY: cannot be known; this is the defect shown here.
     match unsafe { Library::new(path) } {
         Ok(library) => println!("version {}", version(&library)),
         Err(_) => println!("refused"),
     }
 }
 
-/// Opens a file, puts a newer one in its place, and opens it again.
+/// Opens a file, replaces it with a newer one, and opens it again.
 pub(crate) fn replaced(path: &Path, newer: &Path) {
-    // SAFETY: the fixture is this project's own and does nothing when it is opened.
-    let before = unsafe { Library::new(path) }.expect("the fixture can be opened");
-    fs::rename(newer, path).expect("a file of the same folder");
+    // SAFETY: the fixture belongs to this project and does nothing when opened.
+    let before = unsafe { Library::new(path) }.expect("the fixture opens");
+    fs::rename(newer, path).expect("both files are in one folder");
     // SAFETY: as above.
-    let after = unsafe { Library::new(path) }.expect("the fixture can be opened");
+    let after = unsafe { Library::new(path) }.expect("the fixture opens");
     println!("version {}", version(&before));
     println!("version {}", version(&after));
 }
@@ -28,5 +28,5 @@ pub(crate) fn replaced(path: &Path, newer: &Path) {
 fn version(library: &Library) -> u32 {
     // SAFETY: the fixtures export a function of this type under this name.
     let function = unsafe { library.get::<extern "C" fn() -> u32>(b"naive_version\0") };
-    function.expect("the fixture exports it")()
+    function.expect("the fixture exports the function")()
 }

@@ -1,11 +1,11 @@
-//! A plugin host as it is usually written, one sub-command for each way in which it fails.
+//! A plugin host as usually written, with one subcommand for each way in which it fails.
 //!
-//! It prints what it found and ends with code 0, if it comes that far.
+//! Prints its results, and exits with code 0 if it gets that far.
 
 #![allow(
     clippy::print_stdout,
     clippy::disallowed_methods,
-    reason = "a program of its own that opens libraries the naive way"
+    reason = "this program opens libraries the naive way"
 )]
 
 mod checks;
@@ -38,9 +38,9 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// This program dies on purpose; nobody wants to look at how.
+/// This program crashes on purpose; a core dump is useless.
 fn no_core_dump() {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: reads the struct and changes a limit of this process alone.
+    // SAFETY: reads the struct, and changes a limit of this process only.
     unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
 }

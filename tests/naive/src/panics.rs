@@ -1,4 +1,4 @@
-//! Panics of a plugin, met by a host that does not expect them or only on its own side.
+//! Panics of a plugin, in a host that does not expect them or handles them only on its own side.
 
 use std::fs;
 use std::panic::catch_unwind;
@@ -13,30 +13,30 @@ pub(crate) fn out_of_c(library: &Path) {
     println!("answered {}", call(&open(library), b"panic_out_of_c\0"));
 }
 
-/// A panic leaves the library through a function that may, and the host catches it.
+/// A panic leaves the library through a function that may unwind, and the host catches it.
 pub(crate) fn into_host(library: &Path) {
     let library = open(library);
     // SAFETY: the fixture exports a function of this type under this name.
     let function = unsafe { library.get::<extern "C-unwind" fn() -> u32>(b"panic_into_host\0") };
-    let function = *function.expect("the fixture exports it");
+    let function = *function.expect("the fixture exports the function");
     println!("caught: {}", catch_unwind(|| function()).is_err());
 }
 
-/// A panic in a method of a trait object of abi_stable.
+/// A panic in a method of an abi_stable trait object.
 pub(crate) fn in_object(library: &Path) {
-    let module = RootRef::load_from_file(library).expect("the fixture fits");
+    let module = RootRef::load_from_file(library).expect("the fixture loads");
     let greeter = module.greeter()();
     let greeted = catch_unwind(std::panic::AssertUnwindSafe(|| greeter.greet()));
     println!("caught: {}", greeted.is_err());
 }
 
-/// The plugin catches its own panic, which its own std has printed; then it is closed.
+/// The plugin catches its own panic, which its std has printed; then the library is closed.
 pub(crate) fn printed(library: &Path) {
-    // The system tells mappings by the real path.
-    let path = library.canonicalize().expect("the fixture is there");
+    // Mappings are listed under the real path.
+    let path = library.canonicalize().expect("the fixture exists");
     let library = open(&path);
     println!("answered {}", call(&library, b"panic_caught\0"));
-    library.close().expect("closing is not refused");
+    library.close().expect("the library closes");
     println!("mappings: {}", mappings_of(&path));
 }
 
@@ -46,18 +46,18 @@ pub(crate) fn payload(library: &Path) {
 }
 
 fn open(path: &Path) -> Library {
-    // SAFETY: the fixture is this project's own and does nothing when it is opened.
-    unsafe { Library::new(path) }.expect("the fixture can be opened")
+    // SAFETY: the fixture belongs to this project and does nothing when opened.
+    unsafe { Library::new(path) }.expect("the fixture opens")
 }
 
 fn call(library: &Library, name: &[u8]) -> u32 {
     // SAFETY: the fixture exports functions of this type under the names used above.
     let function = unsafe { library.get::<extern "C" fn() -> u32>(name) };
-    function.expect("the fixture exports it")()
+    function.expect("the fixture exports the function")()
 }
 
 fn mappings_of(path: &Path) -> usize {
-    let maps = fs::read_to_string("/proc/self/maps").expect("the system tells its mappings");
-    let path = path.to_str().expect("a path of text");
+    let maps = fs::read_to_string("/proc/self/maps").expect("`/proc/self/maps` is readable");
+    let path = path.to_str().expect("the path is UTF-8");
     maps.lines().filter(|line| line.contains(path)).count()
 }

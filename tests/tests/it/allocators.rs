@@ -1,39 +1,39 @@
-//! Plugins with an allocator of their own, which binds its state to the thread that opened the
-//! library: called from three threads, reloaded and unloaded. Each in a process of its own, where
-//! a crash is seen.
+//! Plugins with a custom allocator whose state is bound to the thread that opened the library:
+//! called from three threads, reloaded and unloaded. Each runs in a subprocess, so that a crash is
+//! detected.
 
 use std::env;
 use std::thread;
 
 use hotbay::{Host, HostEvent, PluginHandle, Reply, Request};
 use hotbay_tests::{
-    Plugins, alone, block_on, event, host, images, library, loaded, reloaded, unique,
+    Plugins, block_on, event, host, images, library, loaded, reloaded, run_in_subprocess, unique,
 };
 use serde_json::json;
 
-/// Set in the process of a test: the package that it loads.
+/// Set in the subprocess: the package to load.
 const PACKAGE: &str = "HOTBAY_TESTS_ALLOCATOR";
 const RELOADS: u64 = 20;
 
-fn in_a_process_of_its_own(package: &str) {
-    // Built here, so that the other process finds it built.
+fn run_in_own_process(package: &str) {
+    // Built here, so that the subprocess finds it built.
     library(package);
-    alone("allocators::case_of_its_own_process", PACKAGE, package);
+    run_in_subprocess("allocators::allocator_child_process", PACKAGE, package);
 }
 
 #[test]
 fn mimalloc_plugin_called_from_three_threads_is_unmapped() {
-    in_a_process_of_its_own("with-mimalloc");
+    run_in_own_process("with-mimalloc");
 }
 
 #[cfg(unix)]
 #[test]
 fn jemalloc_plugin_called_from_three_threads_is_unmapped() {
-    in_a_process_of_its_own("with-jemalloc");
+    run_in_own_process("with-jemalloc");
 }
 
 #[test]
-fn case_of_its_own_process() {
+fn allocator_child_process() {
     let Ok(package) = env::var(PACKAGE) else { return };
     let plugins = Plugins::new();
     let host = host(&plugins);
@@ -61,8 +61,8 @@ fn is_closed(events: &mut hotbay::Events) {
     assert!(matches!(end, HostEvent::Closed { .. }), "{end:?}");
 }
 
-/// Beside each other and one after the other; a reply is freed on another thread than the one
-/// that it was made on.
+/// Calls in parallel and in sequence; replies are freed on another thread than they were created
+/// on.
 fn call_from_three_threads(plugin: &PluginHandle) {
     let call = || -> Vec<Reply> {
         let calls = (0..200).map(|at| plugin.call(Request::text(&"x".repeat(at))).unwrap());
@@ -80,7 +80,8 @@ fn call_from_three_threads(plugin: &PluginHandle) {
                 .join()
         });
         assert_eq!(freed.unwrap(), (0..200).map(|at| at * 3).sum::<usize>());
-        // Pooled, on threads of the plugin's own, and freed on one of the caller's that ends.
+        // Pooled calls run on worker threads; their replies are freed on a caller thread that
+        // exits.
         let pooled = || block_on(plugin.execute(Request::text("abc"))).unwrap();
         let pooled = thread::scope(|scope| scope.spawn(|| pooled().as_bytes().to_vec()).join());
         assert_eq!(pooled.unwrap(), b"abcabcabc");

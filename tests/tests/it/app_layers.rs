@@ -1,4 +1,4 @@
-//! The application's own layers: what they see, what they may do, and whose fault it is.
+//! Application layers: what they receive, what they may change, and who is blamed for their panics.
 
 use std::panic::panic_any;
 use std::sync::{Arc, Mutex};
@@ -7,9 +7,9 @@ use hotbay::{Call, Error, ErrorKind, Host, Layer, Manifest, Method, Next, Output
 use hotbay_tests::{Plugins, block_on, host as plain_host, loaded, quarantine};
 use serde_json::json;
 
-use crate::puppet::NEVER;
+use crate::scripted_plugin::NEVER;
 
-/// A layer that is a function.
+/// A layer made of a function.
 struct By<F>(F);
 
 impl<F> Layer for By<F>
@@ -21,7 +21,7 @@ where
     }
 }
 
-/// A function as a layer, with the lifetimes that one has.
+/// Wraps a function as a layer, with the lifetimes that layers need.
 fn by<F>(function: F) -> By<F>
 where
     F: Fn(Call<'_>, Next<'_>) -> Result<Reply, Error> + Send + Sync + 'static,
@@ -41,8 +41,8 @@ fn echo(builder: hotbay::HostBuilder) -> Host {
     builder.register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes()))).build().unwrap()
 }
 
-/// The same call in every way there is.
-fn every_way(host: &Host, request: Request<'_>) -> Vec<Result<Reply, Error>> {
+/// Makes the same call by every call method.
+fn all_call_methods(host: &Host, request: Request<'_>) -> Vec<Result<Reply, Error>> {
     let handle = host.plugin("echo").unwrap();
     let pinned = handle.pin().unwrap();
     let pipeline = host.pipeline(["echo"]).unwrap();
@@ -55,7 +55,7 @@ fn every_way(host: &Host, request: Request<'_>) -> Vec<Result<Reply, Error>> {
 }
 
 #[test]
-fn the_layer_that_was_added_first_is_the_outermost_whatever_way_the_call_comes() {
+fn first_added_layer_is_outermost_for_every_call_method() {
     let notes = Notes::default();
     let layer = |name: &'static str| {
         let notes = notes.clone();
@@ -68,15 +68,15 @@ fn the_layer_that_was_added_first_is_the_outermost_whatever_way_the_call_comes()
     };
     let host =
         echo(Host::builder().layer(layer("first")).layer(layer("second")).layer(layer("third")));
-    for outcome in every_way(&host, Request::text("x")) {
+    for outcome in all_call_methods(&host, Request::text("x")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"x");
     }
-    let wanted = ["first in", "second in", "third in", "third out", "second out", "first out"];
-    assert_eq!(*notes.lock().unwrap(), wanted.repeat(4));
+    let expected = ["first in", "second in", "third in", "third out", "second out", "first out"];
+    assert_eq!(*notes.lock().unwrap(), expected.repeat(4));
 }
 
 #[test]
-fn a_layer_sees_who_is_called_how_and_with_what() {
+fn layer_sees_plugin_request_and_call_method() {
     let notes = Notes::default();
     let sees = notes.clone();
     let host = echo(Host::builder().layer(by(move |call, next| {
@@ -91,34 +91,37 @@ fn a_layer_sees_who_is_called_how_and_with_what() {
     handle.pin().unwrap().call(Request::text("b").deadline_in(NEVER)).unwrap();
     block_on(handle.execute(Request::text("c").deadline_in(NEVER))).unwrap();
     let seen = notes.lock().unwrap().clone();
-    let wanted =
+    let expected =
         [(Method::Call, false, "a"), (Method::Pinned, true, "b"), (Method::Execute, true, "c")];
-    let wanted = wanted
+    let expected = expected
         .map(|(method, left, text)| format!("{:?}", ("echo", method, None::<&str>, left, text)));
-    assert_eq!(seen, wanted);
+    assert_eq!(seen, expected);
 }
 
 #[test]
-fn a_layer_that_knows_the_operation_refuses_it() {
+fn layer_refuses_call_by_operation() {
     let host = echo(Host::builder().layer(by(|call, next| match call.operation() {
-        Some("write") => Err(Error::denied("nobody writes here")),
+        Some("write") => Err(Error::denied("writing is not allowed")),
         _ => next.call(call),
     })));
-    for outcome in every_way(&host, Request::text("x").operation("write")) {
+    for outcome in all_call_methods(&host, Request::text("x").operation("write")) {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        assert!(error.full_message().contains("nobody writes here"), "{error}");
+        assert!(error.full_message().contains("writing is not allowed"), "{error}");
     }
-    for outcome in every_way(&host, Request::text("x")) {
+    for outcome in all_call_methods(&host, Request::text("x")) {
         outcome.unwrap();
     }
     let info = &host.list()[0];
-    assert_eq!((info.calls, info.refused, info.errors, info.faults), (8, 4, 0, 0));
-    assert_eq!(info.state, "serving");
+    assert_eq!(
+        (info.stats.calls, info.stats.refused, info.stats.errors, info.stats.faults),
+        (8, 4, 0, 0)
+    );
+    assert_eq!(info.state, hotbay::PluginState::Serving);
 }
 
 #[test]
-fn a_step_of_a_pipeline_that_a_layer_refuses_is_named() {
+fn pipeline_error_names_step_refused_by_layer() {
     let host = echo(
         Host::builder()
             .register_fn("other", |_, input| Ok(Output::copy_of(input.as_bytes())))
@@ -135,7 +138,7 @@ fn a_step_of_a_pipeline_that_a_layer_refuses_is_named() {
 }
 
 #[test]
-fn a_layer_may_rewrite_what_goes_in_and_what_comes_out_and_the_terms_stay() {
+fn layer_rewrites_input_and_output_but_not_policy() {
     let host = echo(
         Host::builder()
             .layer(by(|call, next| {
@@ -150,13 +153,13 @@ fn a_layer_may_rewrite_what_goes_in_and_what_comes_out_and_the_terms_stay() {
                 next.call(call)
             })),
     );
-    for outcome in every_way(&host, Request::text("hello").deadline_in(NEVER)) {
+    for outcome in all_call_methods(&host, Request::text("hello").deadline_in(NEVER)) {
         assert_eq!(outcome.unwrap().as_bytes(), b"<HELLO>");
     }
 }
 
 #[test]
-fn a_layer_may_answer_itself_or_ask_twice_and_the_plugin_is_called_as_often() {
+fn layer_may_answer_itself_or_call_plugin_twice() {
     let host = echo(Host::builder().layer(by(|call, next| match call.request().as_bytes() {
         b"cached" => Ok(Reply::new(Output::text("from the cache"))),
         b"twice" => {
@@ -165,19 +168,19 @@ fn a_layer_may_answer_itself_or_ask_twice_and_the_plugin_is_called_as_often() {
         }
         _ => next.call(call),
     })));
-    for outcome in every_way(&host, Request::text("cached")) {
+    for outcome in all_call_methods(&host, Request::text("cached")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"from the cache");
     }
-    for outcome in every_way(&host, Request::text("twice")) {
+    for outcome in all_call_methods(&host, Request::text("twice")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"twice");
     }
-    assert_eq!(host.list()[0].calls, 8, "each is one call to its caller");
+    assert_eq!(host.list()[0].stats.calls, 8, "a layered call counts once");
 }
 
 #[test]
-fn a_layer_is_put_around_those_plugins_only_that_it_applies_to() {
-    struct Picky(Notes);
-    impl Layer for Picky {
+fn layer_wraps_only_plugins_it_applies_to() {
+    struct OnlyEcho(Notes);
+    impl Layer for OnlyEcho {
         fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
             note(&self.0, call.plugin().as_str());
             next.call(call)
@@ -187,9 +190,9 @@ fn a_layer_is_put_around_those_plugins_only_that_it_applies_to() {
         }
     }
     let (notes, plugins) = (Notes::default(), Plugins::new());
-    let host = echo(Host::builder().layer(Picky(notes.clone())));
+    let host = echo(Host::builder().layer(OnlyEcho(notes.clone())));
     let watched = loaded(&host, plugins.add("watched", "faulty").write());
-    for outcome in every_way(&host, Request::text("x")) {
+    for outcome in all_call_methods(&host, Request::text("x")) {
         outcome.unwrap();
     }
     assert!(notes.lock().unwrap().is_empty());
@@ -200,61 +203,61 @@ fn a_layer_is_put_around_those_plugins_only_that_it_applies_to() {
     assert_eq!(*notes.lock().unwrap(), ["watched", "watched"]);
 }
 
-/// A payload that panics when it is dropped, with one that does so too.
-struct Bomb;
+/// A panic payload that panics again when dropped.
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
-        panic_any(Bomb);
+        panic_any(PanicOnDrop);
     }
 }
 
 #[test]
-fn a_layer_that_panics_fails_its_call_and_nothing_is_held_against_the_plugin() {
+fn panicking_layer_fails_call_without_plugin_fault() {
     let host = echo(Host::builder().layer(by(|call, next| match call.request().as_bytes() {
         b"panic" => panic!("a mistake of the application"),
         b"after" => {
             let _reply = next.call(call)?;
             panic!("{} of the application", "another mistake")
         }
-        b"bomb" => panic_any(Bomb),
+        b"bomb" => panic_any(PanicOnDrop),
         _ => next.call(call),
     })));
     let mut events = host.events();
-    for (input, told) in [
+    for (input, message) in [
         ("panic", "a mistake of the application"),
         ("after", "another mistake of the application"),
         ("bomb", ""),
     ] {
-        for outcome in every_way(&host, Request::text(input)) {
+        for outcome in all_call_methods(&host, Request::text(input)) {
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::LayerPanicked, "{input}");
-            assert!(error.full_message().contains(told), "{error:?}");
+            assert!(error.full_message().contains(message), "{error:?}");
             assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("echo"));
         }
     }
-    for outcome in every_way(&host, Request::text("x")) {
+    for outcome in all_call_methods(&host, Request::text("x")) {
         assert_eq!(outcome.unwrap().as_bytes(), b"x");
     }
     let info = &host.list()[0];
-    assert_eq!((info.faults, info.errors, info.state.as_str()), (0, 0, "serving"));
-    assert_eq!((info.calls, info.refused), (16, 12));
-    assert!(events.try_next().is_none(), "nothing happened to the plugin");
+    assert_eq!((info.stats.faults, info.stats.errors, info.state.as_str()), (0, 0, "serving"));
+    assert_eq!((info.stats.calls, info.stats.refused), (16, 12));
+    assert!(events.try_next().is_none(), "the plugin emitted no event");
 }
 
 #[test]
-fn a_panic_of_the_plugin_is_its_own_also_inside_of_layers() {
+fn plugin_panic_inside_layers_is_plugin_fault() {
     let plugins = Plugins::new();
     let host = Host::builder().layer(by(|call, next| next.call(call))).build().unwrap();
     let config = json!({ "panic_in": "execute" });
     let panics = loaded(&host, plugins.add("panics", "faulty").config(config).write());
     let error = panics.call(Request::text("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
-    assert_eq!(host.list()[0].faults, 1);
+    assert_eq!(host.list()[0].stats.faults, 1);
 }
 
 #[test]
-fn a_layer_that_panics_when_asked_whether_it_applies_fails_the_load_and_ends_nothing() {
+fn panic_in_applies_to_fails_load_only() {
     struct Broken;
     impl Layer for Broken {
         fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {

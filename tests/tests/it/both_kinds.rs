@@ -1,10 +1,10 @@
-//! The same scenarios for every kind of plugin: the fixture `served`, once as a library and once
-//! as a program. What has to be the same for both is written once; tests nothing itself.
+//! Runs the same scenarios for both kinds of plugin: the fixture `served`, as a library and as a
+//! program. Contains only helpers.
 
 mod command;
 mod handover;
 mod layers;
-mod life;
+mod lifecycle;
 mod pipelines;
 mod rollback;
 mod watch;
@@ -16,7 +16,7 @@ use hotbay::{Error, PluginHandle, Request};
 use hotbay_tests::{Plugin, Plugins, ProgramFolder, library_file_name, state_of, until};
 use serde_json::{Value, json};
 
-/// How a plugin is run.
+/// How a plugin runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Library,
@@ -38,7 +38,7 @@ impl Kind {
         }
     }
 
-    /// The file that is opened or run.
+    /// Returns the name of its library or program file.
     fn file(self) -> String {
         match self {
             Self::Library => library_file_name("served"),
@@ -47,7 +47,7 @@ impl Kind {
     }
 }
 
-/// The fixture as one of the kinds, about to be installed.
+/// The fixture as one of the kinds, to be installed.
 #[must_use = "nothing is installed before `install`"]
 enum Draft {
     Library(Plugin),
@@ -74,7 +74,7 @@ impl Draft {
     }
 }
 
-/// The starts of the fixture that a journal tells of: the process, and the folder of its sockets.
+/// The fixture's journal of starts: the process, and the folder of its sockets.
 struct Journal(PathBuf);
 
 impl Journal {
@@ -91,39 +91,39 @@ impl Journal {
         text.lines().map(start).collect()
     }
 
-    /// Of all processes that were ever started, only `serving` is there, and none has left the
-    /// folder of its sockets. In libraries there are none.
+    /// Asserts that of all started processes only `serving` remains, and that the others left no
+    /// socket folder. Libraries start no processes.
     #[track_caller]
-    fn only_one_is_left(&self, serving: Option<u32>) {
+    fn assert_only_one_left(&self, serving: Option<u32>) {
         for (process, folder) in self.starts() {
             if process == std::process::id() || Some(process) == serving {
                 continue;
             }
-            until("a process is reaped and its folder gone", || {
+            until("a process is reaped and its folder removed", || {
                 (state_of(process).is_none() && !folder.exists()).then_some(())
             });
         }
     }
 }
 
-/// A request that the fixture obeys.
-fn asks(ask: Value) -> Request<'static> {
-    Request::json(&ask).unwrap()
+/// Returns a request with an action for the fixture.
+fn action_request(action: Value) -> Request<'static> {
+    Request::json(&action).unwrap()
 }
 
 fn count() -> Request<'static> {
-    asks(json!({ "do": "count" }))
+    action_request(json!({ "do": "count" }))
 }
 
-/// Counts one more; answers with the count.
+/// Increments the count and returns it.
 #[track_caller]
-fn counted(handle: &PluginHandle) -> u64 {
+fn increment(handle: &PluginHandle) -> u64 {
     handle.call(count()).unwrap_or_else(|error| panic!("{}", error.full_message())).json().unwrap()
 }
 
-/// A call that says by the file `entered` that it runs, and ends when `release` is there.
+/// Returns a request that creates the file `entered`, then waits for the file `release`.
 fn waits(entered: &Path, release: &Path) -> Request<'static> {
-    asks(json!({ "do": "wait", "tells": entered, "until": release }))
+    action_request(json!({ "do": "wait", "creates": entered, "until": release }))
 }
 
 #[track_caller]

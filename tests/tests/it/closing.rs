@@ -1,5 +1,5 @@
-//! What plugins leave behind when they are replaced: a library is unmapped only when nothing can
-//! run in it any more; otherwise it stays, the reason is told, and it goes when the reason does.
+//! Unloading of replaced libraries: a library is unmapped only when nothing can run in it anymore.
+//! Otherwise it is kept, the reason is reported, and it is unmapped when the reason ends.
 
 use std::fs;
 use std::sync::mpsc;
@@ -12,7 +12,7 @@ use hotbay_tests::{
 };
 use serde_json::{Value, json};
 
-/// A plugin that is reloaded, and the host with nothing else in it.
+/// A plugin to be reloaded, in a host with nothing else.
 struct Swap {
     plugins: Plugins,
     host: Host,
@@ -35,15 +35,14 @@ impl Swap {
         loaded(&self.host, self.plugins.add(&self.name, self.package).config(config).write())
     }
 
-    /// Swaps it for a build that leaves nothing; answers with the end of generation 1: the
-    /// reason to keep it, or none.
+    /// Reloads it with a harmless build, and returns why generation 1 was kept, or `None`.
     fn swap(&mut self) -> Option<String> {
         self.plugins.add(&self.name, self.package).config(json!({ "at": 2 })).write();
         assert_eq!(reloaded(&self.host, &self.name).get(), 2);
         self.end()
     }
 
-    /// The next end that is told of generation 1.
+    /// Returns the next reported end of generation 1.
     fn end(&mut self) -> Option<String> {
         let is_end =
             |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
@@ -60,7 +59,7 @@ impl Swap {
         }
     }
 
-    /// It is listed with its reason, is mapped, and what replaced it serves.
+    /// Asserts that it is listed with its reason and mapped, and that the new build serves.
     fn is_kept(&self, reason: &str) {
         let kept = until("it is listed", || self.host.retained().pop());
         assert_eq!(kept.reason, reason);
@@ -70,7 +69,7 @@ impl Swap {
         assert_eq!(images(&self.name).len(), 2);
     }
 
-    /// Nothing of it is left.
+    /// Asserts that it is unmapped and no longer listed.
     fn is_closed(&self) {
         #[cfg(target_os = "linux")]
         until("it is unmapped", || (images(&self.name).len() == 1).then_some(()));
@@ -87,7 +86,7 @@ impl Swap {
 }
 
 #[test]
-fn what_leaves_nothing_is_closed_at_once() {
+fn clean_library_is_unmapped_at_once() {
     let mut swap = Swap::of("faulty");
     let handle = swap.load(json!({}));
     block_on(handle.execute(Request::text("x"))).unwrap();
@@ -97,7 +96,7 @@ fn what_leaves_nothing_is_closed_at_once() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn threads_that_go_on_keep_it_until_they_have_ended() {
+fn running_threads_keep_library_until_they_exit() {
     let mut swap = Swap::of("faulty");
     let (release, answer) = (swap.plugins.dir().join("go"), swap.plugins.dir().join("said"));
     let config = json!({ "leave_thread": true, "release": release, "answer": answer });
@@ -108,22 +107,21 @@ fn threads_that_go_on_keep_it_until_they_have_ended() {
     assert_eq!(swap.swap().as_deref(), Some("threads: 3 still run"));
     swap.is_kept("threads: 3 still run");
     fs::write(release, "").unwrap();
-    // It asked its host after its end.
-    // The file is there before what it says.
-    let said = until("a thread has answered", || {
-        fs::read_to_string(&answer).ok().filter(|said| !said.is_empty())
+    // The thread logged after its plugin's end. The file exists before its text.
+    let logged = until("a thread has answered", || {
+        fs::read_to_string(&answer).ok().filter(|logged| !logged.is_empty())
     });
-    assert_eq!(said, "Closed");
+    assert_eq!(logged, "Closed");
     assert_eq!(swap.end(), None);
     swap.is_closed();
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn threads_that_end_a_little_late_are_waited_for() {
+fn threads_that_exit_shortly_after_are_awaited() {
     let mut swap = Swap::of("faulty");
     swap.load(json!({ "late_thread": true }));
-    // Later than the wait only where the machine is very busy.
+    // Longer than the wait only on a very busy machine.
     if let Some(reason) = swap.swap() {
         assert_eq!(reason, "threads: 1 still run");
         assert_eq!(swap.end(), None);
@@ -131,9 +129,9 @@ fn threads_that_end_a_little_late_are_waited_for() {
     swap.is_closed();
 }
 
-/// A caller's thread on which the plugin leaves something, and that ends after the reload.
+/// Runs a caller thread on which the plugin leaves something, and which exits after the reload.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn left_on_a_callers_thread(touch: &str, says: &str) {
+fn leave_on_caller_thread(touch: &str, expected: &str) {
     let mut swap = Swap::of("faulty");
     let handle = swap.load(json!({ "touch_thread": touch }));
     let (go, wait) = mpsc::channel::<()>();
@@ -144,7 +142,7 @@ fn left_on_a_callers_thread(touch: &str, says: &str) {
     });
     assert!(was_called.recv().unwrap());
     let reason = swap.swap().expect("it is kept");
-    assert!(reason.starts_with(says), "{reason}");
+    assert!(reason.starts_with(expected), "{reason}");
     swap.is_kept(&reason);
     drop(go);
     caller.join().unwrap();
@@ -154,22 +152,22 @@ fn left_on_a_callers_thread(touch: &str, says: &str) {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_value_on_a_callers_thread_keeps_it_until_that_thread_has_ended() {
-    left_on_a_callers_thread("local", "pinned: a thread that lives");
+fn thread_local_on_caller_thread_keeps_library() {
+    leave_on_caller_thread("local", "pinned: a thread that lives");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn the_handle_of_a_callers_thread_keeps_it_until_that_thread_has_ended() {
-    left_on_a_callers_thread("current", "thread keys: 1 thread");
+fn caller_thread_handle_keeps_library_until_exit() {
+    leave_on_caller_thread("current", "thread keys: 1 thread");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn signal_handler_keeps_it_for_good_even_after_another_replaced_it() {
+fn replaced_signal_handler_keeps_library_forever() {
     let mut swap = Swap::of("handles-signal");
     swap.load(json!({}));
-    // The new build takes the signal over, and could call the handler of the old one.
+    // The new build replaces the handler, and could call the old one.
     let reason = "it called `signal`, and a later signal handler may still call the one that it \
                   installed";
     assert_eq!(swap.swap().as_deref(), Some(reason));
@@ -182,7 +180,7 @@ fn signal_handler_keeps_it_for_good_even_after_another_replaced_it() {
 }
 
 #[test]
-fn replies_that_callers_hold_stay_readable_and_keep_it_until_they_are_dropped() {
+fn held_replies_stay_readable_and_keep_library() {
     let mut swap = Swap::of("faulty");
     let handle = swap.load(json!({ "output_bytes": 500 }));
     let replies: Vec<Reply> = (0..3)
@@ -202,7 +200,7 @@ fn replies_that_callers_hold_stay_readable_and_keep_it_until_they_are_dropped() 
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn what_links_an_unknown_library_is_kept_for_good() {
+fn unknown_linked_library_keeps_library_forever() {
     let mut swap = Swap::of("links-more");
     swap.load(json!({}));
     assert_eq!(swap.swap().as_deref(), Some("links libresolv.so.2"));
@@ -210,7 +208,7 @@ fn what_links_an_unknown_library_is_kept_for_good() {
 }
 
 #[test]
-fn what_says_so_in_its_manifest_is_kept_for_good() {
+fn not_unloadable_manifest_keeps_library_forever() {
     let mut swap = Swap::of("faulty");
     let plugin = swap.plugins.add(&swap.name, "faulty").set("unload", "keep");
     loaded(&swap.host, plugin.write());
@@ -219,8 +217,7 @@ fn what_says_so_in_its_manifest_is_kept_for_good() {
     swap.is_kept(reason);
 }
 
-/// Makes the exported variable a symbol that is one for the whole process, in the table of
-/// symbols of a 64-bit ELF library.
+/// Turns the exported variable into a unique symbol in the symbol table of a 64-bit ELF library.
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 fn with_unique_symbol(bytes: &mut [u8]) {
     let word = |bytes: &[u8], at: usize, length: usize| {
@@ -243,7 +240,7 @@ fn with_unique_symbol(bytes: &mut [u8]) {
 
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 #[test]
-fn library_with_unique_symbol_is_kept_and_names_it() {
+fn unique_symbol_keeps_library_and_is_named() {
     let mut swap = Swap::of("faulty");
     let plugin = swap.plugins.add(&swap.name, swap.package);
     loaded(&swap.host, plugin.bytes(|bytes| with_unique_symbol(bytes)).write());
@@ -256,7 +253,7 @@ fn library_with_unique_symbol_is_kept_and_names_it() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn library_that_imports_what_nothing_counts_is_kept_and_names_it() {
+fn uncounted_import_keeps_library_and_is_named() {
     let mut swap = Swap::of("imports-clone");
     swap.load(json!({}));
     let reason = "it imports `clone`, whose thread is not counted";
@@ -266,11 +263,11 @@ fn library_that_imports_what_nothing_counts_is_kept_and_names_it() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn nodelete_library_is_noted_at_load_and_kept_with_that_reason() {
+fn nodelete_library_is_noted_at_load_and_kept() {
     let mut swap = Swap::of("not-unloadable");
     let reason = "it is linked with `-z nodelete`";
     let folder = swap.plugins.add(&swap.name, swap.package).write();
-    let inspection = Host::builder().inspect(&folder);
+    let inspection = hotbay::inspect::plugin(&Host::builder(), &folder);
     assert_eq!(inspection.stays_mapped.as_deref(), Some(reason));
     swap.load(json!({}));
     let notes = swap.host.list().remove(0).notes;
@@ -280,18 +277,18 @@ fn nodelete_library_is_noted_at_load_and_kept_with_that_reason() {
 }
 
 #[test]
-fn a_shutdown_that_panics_is_told_and_keeps_it() {
+fn panic_in_shutdown_is_reported_and_keeps_library() {
     let mut swap = Swap::of("faulty");
     swap.load(json!({ "panic_in": "shutdown" }));
     let mut events = swap.host.events();
     let reason = swap.swap().expect("it is kept");
-    assert!(reason.contains("shutdown: ") && reason.contains("as asked"), "{reason}");
+    assert!(reason.contains("shutdown: ") && reason.contains("on request"), "{reason}");
     swap.is_kept(&reason);
     event(&mut events, |event| matches!(event, HostEvent::ShutdownFailed { .. }));
 }
 
 #[test]
-fn a_shutdown_that_does_not_end_keeps_it() {
+fn hanging_shutdown_keeps_library() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.stop_timeout = Duration::from_millis(50));
     let host = Host::builder().limits(wait).build().unwrap();
@@ -304,7 +301,7 @@ fn a_shutdown_that_does_not_end_keeps_it() {
 }
 
 #[test]
-fn libraries_that_stay_are_bounded_and_the_one_that_serves_goes_on() {
+fn kept_libraries_are_bounded_and_service_continues() {
     let plugins = Plugins::new();
     let bounded = limits(|limits| limits.max_retained_libraries = 2);
     let host = Host::builder().limits(bounded).build().unwrap();
@@ -322,12 +319,12 @@ fn libraries_that_stay_are_bounded_and_the_one_that_serves_goes_on() {
     until("both are kept", || (host.retained().len() == 2).then_some(()));
     install(4);
     let error = rolled_back(&host, "bounded");
-    let told = error.full_message();
-    assert_eq!(error.step(), Some(LoadStep::Open), "{told}");
+    let message = error.full_message();
+    assert_eq!(error.step(), Some(LoadStep::Open), "{message}");
     let figures =
         ["2 libraries", "`bounded` 2", " bytes", "`max_retained_libraries`", "`Host::kept`"];
     for part in figures.into_iter().chain(["restart", "generation 3 keeps serving"]) {
-        assert!(told.contains(part), "`{part}` in: {told}");
+        assert!(message.contains(part), "`{part}` in: {message}");
     }
     assert_eq!(handle.call(Request::text("x")).unwrap().generation().get(), 3);
     drop(held);

@@ -1,5 +1,5 @@
-//! Deadlines: what has not begun by then never does, what runs is told at that moment, and what
-//! comes later goes nowhere.
+//! Deadlines: expired calls never start, running calls fail at the deadline, and late replies are
+//! discarded.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use hotbay::{ErrorKind, Host, PipelineStep, Request};
 use hotbay_tests::{Plugins, block_on, host, limits, loaded, until};
 use serde_json::json;
 
-use crate::puppet::{LATE, NEVER, Puppet, SOON};
+use crate::scripted_plugin::{LATE, NEVER, SOON, ScriptedPlugin};
 
 #[test]
-fn a_deadline_of_zero_or_in_the_past_is_told_at_once_and_the_plugin_is_never_entered() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder);
-    let pinned = scene.handle.pin().unwrap();
-    let pipeline = scene.host.pipeline(["puppet"]).unwrap();
-    let step = PipelineStep::new("puppet").deadline_in(Duration::ZERO);
-    let hasty = scene.host.pipeline([step]).unwrap();
+fn expired_deadline_fails_call_before_plugin() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder);
+    let pinned = fixture.handle.pin().unwrap();
+    let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
+    let step = PipelineStep::new("scripted").deadline_in(Duration::ZERO);
+    let hasty = fixture.host.pipeline([step]).unwrap();
     let past = Instant::now();
     let requests = [
         Request::text("never").deadline_in(Duration::ZERO),
@@ -31,198 +31,201 @@ fn a_deadline_of_zero_or_in_the_past_is_told_at_once_and_the_plugin_is_never_ent
     let mut calls = 0;
     for request in requests {
         let outcomes = [
-            scene.handle.call(request.clone()),
+            fixture.handle.call(request.clone()),
             pinned.call(request.clone()),
-            block_on(scene.handle.execute(request.clone())),
+            block_on(fixture.handle.execute(request.clone())),
             block_on(pipeline.run(request.clone())),
             block_on(hasty.run(Request::text("never"))),
         ];
         for outcome in outcomes {
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-            assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("puppet"));
+            assert_eq!(error.plugin().map(hotbay::PluginName::as_str), Some("scripted"));
             calls += 1;
         }
     }
-    assert_eq!(puppet.heard(), Vec::<String>::new());
-    let info = scene.info();
-    assert_eq!((info.calls, info.refused, info.abandoned, info.faults), (calls, calls, 0, 0));
-    // Nothing is held against it.
-    assert_eq!(scene.handle.call(Request::text("hello")).unwrap().as_bytes(), b"hello");
+    assert_eq!(scripted.inputs(), Vec::<String>::new());
+    let info = fixture.info();
+    assert_eq!(
+        (info.stats.calls, info.stats.refused, info.stats.abandoned, info.stats.faults),
+        (calls, calls, 0, 0)
+    );
+    // No fault is recorded.
+    assert_eq!(fixture.handle.call(Request::text("hello")).unwrap().as_bytes(), b"hello");
 }
 
 #[test]
-fn a_queued_call_that_does_not_begin_in_time_is_told_so_and_never_runs() {
-    let puppet = Puppet::new();
+fn queued_call_past_deadline_never_runs() {
+    let scripted = ScriptedPlugin::new();
     let one = limits(|limits| limits.max_workers = 1);
-    let scene = puppet.host(|builder| builder.limits(one));
-    let running = scene.execute("wait");
-    puppet.begins("wait");
-    let late = scene.handle.execute(Request::text("late").deadline_in(SOON));
-    let patient = scene.handle.execute(Request::text("patient").deadline_in(NEVER));
+    let fixture = scripted.host(|builder| builder.limits(one));
+    let running = fixture.execute("wait");
+    scripted.wait_started("wait");
+    let late = fixture.handle.execute(Request::text("late").deadline_in(SOON));
+    let patient = fixture.handle.execute(Request::text("patient").deadline_in(NEVER));
     let error = block_on(late).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     assert!(error.to_string().contains("deadline passed while the call was queued"), "{error}");
-    assert_eq!(scene.info().abandoned, 0);
-    puppet.open();
+    assert_eq!(fixture.info().stats.abandoned, 0);
+    scripted.release_all();
     block_on(running).unwrap();
     block_on(patient).unwrap();
-    assert_eq!(puppet.heard(), ["wait", "patient"]);
+    assert_eq!(scripted.inputs(), ["wait", "patient"]);
 }
 
 #[test]
-fn a_running_call_is_told_at_its_deadline_and_the_plugin_sees_it_and_runs_on() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder);
-    let call = scene.handle.execute(Request::text("watch").deadline_in(LATE));
-    puppet.begins("watch");
+fn running_call_past_deadline_fails_and_plugin_sees_it() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder);
+    let call = fixture.handle.execute(Request::text("watch").deadline_in(LATE));
+    scripted.wait_started("watch");
     if let Err(error) = block_on(call) {
-        // Otherwise the plugin saw it, and was faster to answer than the host.
+        // Otherwise the plugin saw the cancellation and answered faster than the host.
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     }
-    puppet.ends("watch");
-    assert_eq!(puppet.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
-    until("it is back", || (scene.info().running == 0).then_some(()));
-    let before = scene.info().abandoned;
-    let call = scene.handle.execute(Request::text("wait").deadline_in(LATE));
-    puppet.begins("wait");
+    scripted.wait_finished("watch");
+    assert_eq!(scripted.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
+    until("the call returns", || (fixture.info().stats.running == 0).then_some(()));
+    let before = fixture.info().stats.abandoned;
+    let call = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    scripted.wait_started("wait");
     assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    assert_eq!(puppet.done(), ["watch"], "the second one runs on");
-    assert_eq!(scene.info().running, 1);
-    puppet.open();
-    puppet.ends("wait");
-    until("all are back", || (scene.info().running == 0).then_some(()));
-    let info = scene.info();
-    assert_eq!((info.abandoned - before, info.faults, info.errors), (1, 0, 0));
-    assert_eq!(info.calls, 2, "each is counted once");
+    assert_eq!(scripted.finished(), ["watch"], "the second call keeps running");
+    assert_eq!(fixture.info().stats.running, 1);
+    scripted.release_all();
+    scripted.wait_finished("wait");
+    until("all calls return", || (fixture.info().stats.running == 0).then_some(()));
+    let info = fixture.info();
+    assert_eq!((info.stats.abandoned - before, info.stats.faults, info.stats.errors), (1, 0, 0));
+    assert_eq!(info.stats.calls, 2, "each is counted once");
 }
 
 #[test]
-fn a_late_answer_of_a_library_goes_nowhere_and_its_generation_can_be_closed() {
+fn late_reply_is_discarded_and_generation_closes() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
-    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true })).write();
-    let obey = loaded(&host, obey);
+    let faulty = plugins.add("scripted", "faulty").config(json!({ "scripted": true })).write();
+    let faulty = loaded(&host, faulty);
     let (entered, seen) = (plugins.dir().join("entered"), plugins.dir().join("seen"));
     let watch = json!({ "watch_call": "cancelled", "entered": entered, "seen": seen });
-    let call = obey.execute(Request::json(&watch).unwrap().deadline_in(LATE));
-    until("it has begun", || entered.exists().then_some(()));
+    let call = faulty.execute(Request::json(&watch).unwrap().deadline_in(LATE));
+    until("the call starts", || entered.exists().then_some(()));
     if let Err(error) = block_on(call) {
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     }
     until("the plugin sees it", || seen.exists().then_some(()));
     let left = json!({ "watch_call": "remaining" });
-    let reply = obey.call(Request::json(&left).unwrap()).unwrap();
+    let reply = faulty.call(Request::json(&left).unwrap()).unwrap();
     assert_eq!(reply.as_text().unwrap(), "none");
     drop(reply);
-    let reply = obey.call(Request::json(&left).unwrap().deadline_in(NEVER)).unwrap();
+    let reply = faulty.call(Request::json(&left).unwrap().deadline_in(NEVER)).unwrap();
     let ms: u64 = reply.as_text().unwrap().parse().unwrap();
     assert!(ms > 0 && ms <= 3_600_000, "{ms}");
     drop(reply);
-    block_on(host.unload("obey")).unwrap();
+    block_on(host.unload("scripted")).unwrap();
     hotbay_tests::event(&mut events, |event| matches!(event, hotbay::HostEvent::Closed { .. }));
 }
 
 #[test]
-fn a_late_answer_is_never_anothers_however_many_are_late_at_once() {
-    let puppet = Puppet::new();
+fn late_replies_never_answer_other_calls() {
+    let scripted = ScriptedPlugin::new();
     let many = limits(|limits| {
         (limits.max_workers, limits.max_abandoned_calls) = (8, 200);
     });
-    let scene = puppet.host(|builder| builder.limits(many).quarantine(None));
+    let fixture = scripted.host(|builder| builder.limits(many).quarantine(None));
     let names: Vec<_> = (0..60).map(|number| format!("wait {number}")).collect();
     let late: Vec<_> = names
         .iter()
-        .map(|name| scene.handle.execute(Request::text(name).deadline_in(SOON)))
+        .map(|name| fixture.handle.execute(Request::text(name).deadline_in(SOON)))
         .collect();
     for call in late {
         assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     }
     let texts: Vec<_> = (0..60).map(|number| format!("quick {number}")).collect();
-    let quick: Vec<_> = texts.iter().map(|text| scene.execute(text)).collect();
-    // Their answers come while others ask.
-    puppet.open();
+    let quick: Vec<_> = texts.iter().map(|text| fixture.execute(text)).collect();
+    // Late replies arrive while others call.
+    scripted.release_all();
     for (text, call) in texts.iter().zip(quick) {
         assert_eq!(block_on(call).unwrap().as_text().unwrap(), text);
     }
-    until("all are back", || (scene.info().running == 0).then_some(()));
-    let info = scene.info();
-    let begun = puppet.heard().iter().filter(|input| input.starts_with("wait")).count();
-    assert!(info.abandoned as usize >= begun, "{} < {begun}", info.abandoned);
-    assert!(info.abandoned <= 60 && info.calls >= 120, "{info:?}");
+    until("all calls return", || (fixture.info().stats.running == 0).then_some(()));
+    let info = fixture.info();
+    let starts = scripted.inputs().iter().filter(|input| input.starts_with("wait")).count();
+    assert!(info.stats.abandoned as usize >= starts, "{} < {starts}", info.stats.abandoned);
+    assert!(info.stats.abandoned <= 60 && info.stats.calls >= 120, "{info:?}");
 }
 
 #[test]
-fn the_manifest_bounds_the_request_and_the_default_is_for_those_that_say_nothing() {
+fn manifest_caps_request_deadline_default_fills_missing() {
     let plugins = Plugins::new();
     let hour = Duration::from_secs(3600);
     let host = Host::builder().default_deadline(hour).build().unwrap();
-    let plain = plugins.add("plain", "faulty").config(json!({ "obey": true }));
+    let plain = plugins.add("plain", "faulty").config(json!({ "scripted": true }));
     let plain = loaded(&host, plain.write());
-    let bounded = plugins.add("bounded", "faulty").config(json!({ "obey": true }));
+    let bounded = plugins.add("bounded", "faulty").config(json!({ "scripted": true }));
     let bounded = bounded.set("limits", json!({ "deadline_ms": 60_000 }));
     let bounded = loaded(&host, bounded.write());
-    let left = |handle: &hotbay::PluginHandle, asked: Option<u64>| -> Option<u64> {
+    let left = |handle: &hotbay::PluginHandle, action: Option<u64>| -> Option<u64> {
         let text = json!({ "watch_call": "remaining" }).to_string();
         let mut request = Request::json_text(&text);
-        if let Some(seconds) = asked {
+        if let Some(seconds) = action {
             request = request.deadline_in(Duration::from_secs(seconds));
         }
         let reply = block_on(handle.execute(request)).unwrap();
         reply.as_text().unwrap().parse::<u64>().ok()
     };
     let near = |found: Option<u64>, seconds: u64| {
-        let most = seconds * 1000;
+        let max = seconds * 1000;
         let found = found.expect("a deadline");
-        assert!(found <= most && found + 50_000 > most, "{found} of {most}");
+        assert!(found <= max && found + 50_000 > max, "{found} of {max}");
     };
     near(left(&plain, None), 3600);
     near(left(&plain, Some(7200)), 7200);
     near(left(&plain, Some(600)), 600);
     near(left(&bounded, None), 60);
     near(left(&bounded, Some(7200)), 60);
-    // In the caller's own thread nothing bounds a call but what the request says.
+    // A call on the caller's thread is bounded only by its request.
     let text = json!({ "watch_call": "remaining" }).to_string();
     let reply = bounded.call(Request::json_text(&text)).unwrap();
     assert_eq!(reply.as_text().unwrap(), "none");
 }
 
 #[test]
-fn waits_of_any_length_can_be_named() {
-    let puppet = Puppet::new();
+fn deadlines_of_any_length_are_accepted() {
+    let scripted = ScriptedPlugin::new();
     let patient = limits(|limits| limits.queue_timeout = Some(Duration::MAX));
-    let scene = puppet.host(|builder| builder.limits(patient).default_deadline(Duration::MAX));
-    let step = PipelineStep::new("puppet").deadline_in(Duration::MAX);
-    let pipeline = scene.host.pipeline([step]).unwrap();
+    let fixture = scripted.host(|builder| builder.limits(patient).default_deadline(Duration::MAX));
+    let step = PipelineStep::new("scripted").deadline_in(Duration::MAX);
+    let pipeline = fixture.host.pipeline([step]).unwrap();
     let request = || Request::text("x").deadline_in(Duration::MAX).wait_for_place(Duration::MAX);
-    scene.handle.call(request()).unwrap();
-    block_on(scene.handle.execute(request())).unwrap();
-    block_on(scene.execute("x")).unwrap();
+    fixture.handle.call(request()).unwrap();
+    block_on(fixture.handle.execute(request())).unwrap();
+    block_on(fixture.execute("x")).unwrap();
     block_on(pipeline.run(request())).unwrap();
-    block_on(scene.host.shutdown(Duration::MAX));
+    block_on(fixture.host.shutdown(Duration::MAX));
 }
 
-/// Panics when it is woken for the first time.
-struct Grumpy(AtomicBool);
+/// Panics when woken for the first time.
+struct PanickingWaker(AtomicBool);
 
-impl Wake for Grumpy {
+impl Wake for PanickingWaker {
     fn wake(self: Arc<Self>) {
-        assert!(self.0.swap(true, Ordering::SeqCst), "woken, and grumpy");
+        assert!(self.0.swap(true, Ordering::SeqCst), "woken for the first time");
     }
 }
 
 #[test]
-fn a_waker_that_panics_takes_no_deadline_from_anybody_else() {
-    let puppet = Puppet::new();
+fn panicking_waker_delays_no_other_deadline() {
+    let scripted = ScriptedPlugin::new();
     let wide = limits(|limits| limits.max_workers = 4);
-    let scene = puppet.host(|builder| builder.limits(wide).quarantine(None));
+    let fixture = scripted.host(|builder| builder.limits(wide).quarantine(None));
     let soon = Instant::now() + SOON;
-    let call = |text: &str| scene.handle.execute(Request::text(text).deadline_at(soon));
-    let mut grumpy = pin!(call("wait grumpy"));
+    let call = |text: &str| fixture.handle.execute(Request::text(text).deadline_at(soon));
+    let mut panicking = pin!(call("wait panicking"));
     let (second, third) = (call("wait second"), call("wait third"));
-    let waker = Waker::from(Arc::new(Grumpy(AtomicBool::new(false))));
-    assert!(matches!(grumpy.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending));
+    let waker = Waker::from(Arc::new(PanickingWaker(AtomicBool::new(false))));
+    assert!(matches!(panicking.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending));
     let waited = catch_unwind(AssertUnwindSafe(|| {
         let within = |call: hotbay::Execute| {
             block_on(async {
@@ -231,39 +234,40 @@ fn a_waker_that_panics_takes_no_deadline_from_anybody_else() {
                     .map(|answer| answer.map(drop).map_err(|error| error.kind()))
             })
         };
-        let later = scene.handle.execute(Request::text("wait later").deadline_in(SOON * 2));
+        let later = fixture.handle.execute(Request::text("wait later").deadline_in(SOON * 2));
         [within(second), within(third), within(later)]
     }));
-    puppet.open();
+    scripted.release_all();
     for outcome in waited.unwrap() {
         assert_eq!(outcome, Ok(Err(ErrorKind::DeadlineExceeded)));
     }
 }
 
 #[test]
-fn the_deadline_is_kept_when_the_host_is_dropped_meanwhile() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder);
-    let call = scene.handle.execute(Request::text("wait").deadline_in(LATE));
-    puppet.begins("wait");
-    drop(scene.host);
+fn deadline_holds_after_host_is_dropped() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder);
+    let call = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    scripted.wait_started("wait");
+    drop(fixture.host);
     let outcome = block_on(async { tokio::time::timeout(Duration::from_secs(5), call).await });
-    puppet.open();
-    let answered = outcome.expect("an answer at the deadline, though the plugin runs on");
+    scripted.release_all();
+    let answered =
+        outcome.expect("the call returns at the deadline while the plugin keeps running");
     assert_eq!(answered.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
 }
 
 #[test]
-fn a_call_in_this_thread_is_not_cut_short_and_sees_its_deadline_pass() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder);
-    // What came of it is not thrown away: the caller waited for it.
-    let reply = scene.handle.call(Request::text("watch").deadline_in(LATE)).unwrap();
+fn sync_call_past_deadline_runs_to_completion() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder);
+    // The reply is kept: the caller waited for it.
+    let reply = fixture.handle.call(Request::text("watch").deadline_in(LATE)).unwrap();
     assert_eq!(reply.as_bytes(), b"watch");
-    assert_eq!(puppet.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
-    let handle = scene.handle.clone();
+    assert_eq!(scripted.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
+    let handle = fixture.handle.clone();
     let other =
         thread::spawn(move || handle.call(Request::text("left")).map(hotbay::Reply::into_vec));
     assert_eq!(other.join().unwrap().unwrap(), b"none");
-    assert_eq!(scene.info().abandoned, 0);
+    assert_eq!(fixture.info().stats.abandoned, 0);
 }

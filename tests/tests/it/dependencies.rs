@@ -1,5 +1,5 @@
-//! Libraries that lie beside a plugin's library and that it links: each plugin and each build
-//! runs with its own, whatever its search path says.
+//! Libraries in a plugin's folder that its library links: each plugin and each build uses its own,
+//! whatever its search path is.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,10 +11,10 @@ use hotbay_tests::{Plugins, block_on, event, loaded, refused, unique};
 use tempfile::TempDir;
 
 const DEP: &str = "libdep.so.1";
-/// The length of the search path that the fixture is built with.
+/// Length of the search path that the fixture is built with.
 const PATH_BYTES: usize = 200;
 
-/// Compiles C to a library with these arguments of the compiler.
+/// Compiles C to a library with these compiler arguments.
 #[allow(clippy::disallowed_methods, reason = "a C compiler is a program")]
 fn compiled(source: &str, args: &[&str]) -> Vec<u8> {
     let folder = TempDir::new().unwrap();
@@ -28,13 +28,13 @@ fn compiled(source: &str, args: &[&str]) -> Vec<u8> {
     fs::read(at("dep.so")).unwrap()
 }
 
-/// A dependency that says this version.
+/// Compiles a dependency that returns this version.
 fn dep(version: u32) -> Vec<u8> {
     let source = format!("int dep_version(void) {{ return {version}; }}");
     compiled(&source, &["-Wl,-soname,libdep.so.1", "-Wl,--version-script=dep.map"])
 }
 
-/// Replaces a file, as an installer does.
+/// Replaces a file atomically, as an installer does.
 fn put(file: &Path, bytes: &[u8]) {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::set_permissions(file.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
@@ -44,7 +44,7 @@ fn put(file: &Path, bytes: &[u8]) {
     fs::rename(new, file).unwrap();
 }
 
-/// Installs the fixture with a search path, which slashes make as long as needed.
+/// Installs the fixture with a search path, padded with slashes.
 fn install(plugins: &Plugins, name: &str, search_path: &str) -> PathBuf {
     let placeholder = format!("/placeholder/{}", "x".repeat(PATH_BYTES - 13));
     let slashes = "/".repeat(PATH_BYTES - search_path.len());
@@ -54,7 +54,7 @@ fn install(plugins: &Plugins, name: &str, search_path: &str) -> PathBuf {
         .write()
 }
 
-/// Installs the fixture and a dependency beside it.
+/// Installs the fixture with a dependency in its folder.
 fn install_with(plugins: &Plugins, name: &str, search_path: &str, version: u32) -> PathBuf {
     let folder = install(plugins, name, search_path);
     put(&folder.join(DEP), &dep(version));
@@ -70,16 +70,16 @@ fn host() -> (Host, TempDir) {
     (Host::builder().staging_dir(staging.path()).build().unwrap(), staging)
 }
 
-fn refusal(host: &Host, folder: &Path, says: &[&str]) {
+fn refusal(host: &Host, folder: &Path, expected: &[&str]) {
     let error: Error = refused(host, folder);
-    let told = error.full_message();
-    for part in says {
-        assert!(told.contains(part), "`{part}` in: {told}");
+    let message = error.full_message();
+    for part in expected {
+        assert!(message.contains(part), "`{part}` in: {message}");
     }
 }
 
 #[test]
-fn dependency_is_found_by_origin_absolute_path_and_none() {
+fn dependency_resolves_by_origin_absolute_or_no_path() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     for (number, search_path) in (1..).zip(["$ORIGIN", "${ORIGIN}", "DIR", "/nowhere"]) {
@@ -93,7 +93,7 @@ fn dependency_is_found_by_origin_absolute_path_and_none() {
 }
 
 #[test]
-fn dependency_in_a_folder_below_is_found() {
+fn dependency_in_subfolder_is_found() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install(&plugins, &unique("below"), "$ORIGIN/lib");
@@ -102,7 +102,7 @@ fn dependency_in_a_folder_below_is_found() {
 }
 
 #[test]
-fn two_plugins_run_with_a_dependency_each() {
+fn two_plugins_use_separate_dependencies() {
     let plugins = Plugins::new();
     let (host, staging) = host();
     let [first, second] = [1, 2]
@@ -113,7 +113,7 @@ fn two_plugins_run_with_a_dependency_each() {
 }
 
 #[test]
-fn reload_after_a_change_of_the_dependency_alone_runs_the_new_one() {
+fn reload_after_dependency_change_runs_new_one() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let name = unique("alone");
@@ -128,7 +128,7 @@ fn reload_after_a_change_of_the_dependency_alone_runs_the_new_one() {
 }
 
 #[test]
-fn watch_sees_a_change_of_the_dependency_alone() {
+fn watch_detects_dependency_change() {
     let plugins = Plugins::new();
     let name = unique("watched");
     let folder = install(&plugins, &name, "$ORIGIN/lib");
@@ -143,7 +143,7 @@ fn watch_sees_a_change_of_the_dependency_alone() {
 }
 
 #[test]
-fn dependency_of_a_dependency_is_staged_too() {
+fn transitive_dependency_is_staged() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     for (name, args) in
@@ -154,7 +154,7 @@ fn dependency_of_a_dependency_is_staged_too() {
         put(&folder.join(name), &inner);
         let source = "int inner(void); int dep_version(void) { return inner(); }";
         let library = folder.join(name).display().to_string();
-        // Without a name of its own it is linked by its path.
+        // Without a soname it is linked by its path.
         let args = ["-Wl,-soname,libdep.so.1", "-Wl,--version-script=dep.map", &library];
         put(&folder.join(DEP), &compiled(source, &args));
         assert_eq!(version(&loaded(&host, &folder)), "33", "{name}");
@@ -162,7 +162,7 @@ fn dependency_of_a_dependency_is_staged_too() {
 }
 
 #[test]
-fn dependencies_that_link_each_other_are_loaded() {
+fn mutually_linked_dependencies_are_loaded() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install(&plugins, &unique("loop"), "$ORIGIN");
@@ -179,7 +179,7 @@ fn dependencies_that_link_each_other_are_loaded() {
 }
 
 #[test]
-fn dependency_behind_a_link_inside_the_folder_is_loaded() {
+fn dependency_behind_inner_symlink_is_loaded() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install(&plugins, &unique("linked"), "$ORIGIN");
@@ -189,7 +189,7 @@ fn dependency_behind_a_link_inside_the_folder_is_loaded() {
 }
 
 #[test]
-fn dependency_that_others_may_write_is_refused() {
+fn dependency_writable_by_others_is_refused() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install_with(&plugins, &unique("writable"), "$ORIGIN", 1);
@@ -202,7 +202,7 @@ fn dependency_that_others_may_write_is_refused() {
 }
 
 #[test]
-fn dependency_behind_a_link_out_of_the_folder_is_refused() {
+fn dependency_behind_outer_symlink_is_refused() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install(&plugins, &unique("outside"), "$ORIGIN");
@@ -213,7 +213,7 @@ fn dependency_behind_a_link_out_of_the_folder_is_refused() {
 }
 
 #[test]
-fn dependency_that_is_damaged_is_refused_before_it_is_opened() {
+fn damaged_dependency_is_refused_before_opening() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let whole = dep(1);
@@ -225,15 +225,15 @@ fn dependency_that_is_damaged_is_refused_before_it_is_opened() {
         (b"INPUT(-ldep)\n".to_vec(), "a text file"),
         (foreign, "ELF for riscv64"),
     ];
-    for (bytes, says) in cases {
+    for (bytes, expected) in cases {
         let folder = install(&plugins, &unique("damaged"), "$ORIGIN");
         put(&folder.join(DEP), &bytes);
-        refusal(&host, &folder, &[DEP, says]);
+        refusal(&host, &folder, &[DEP, expected]);
     }
 }
 
 #[test]
-fn dependency_that_is_missing_is_named_with_where_it_was_looked_for() {
+fn missing_dependency_is_named_with_search_paths() {
     let plugins = Plugins::new();
     let (host, staging) = host();
     let name = unique("missing");
@@ -245,7 +245,7 @@ fn dependency_that_is_missing_is_named_with_where_it_was_looked_for() {
 }
 
 #[test]
-fn part_of_the_c_library_in_the_folder_is_not_used() {
+fn c_library_part_in_folder_is_ignored() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
     let folder = install_with(&plugins, &unique("system"), "$ORIGIN", 4);

@@ -1,4 +1,5 @@
-//! The example plugins that are programs: their own tests, and one of each kind in a pipeline.
+//! The example plugins that are programs: their own test suites, and a pipeline with one plugin of
+//! each kind.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,18 +14,18 @@ fn wordcount() -> PathBuf {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "its tests are in its own language")]
-fn the_plugin_in_python_passes_its_own_tests() {
+#[allow(clippy::disallowed_methods, reason = "the plugin's tests are written in Python")]
+fn python_plugin_passes_its_own_tests() {
     let output = Command::new("python3")
         .args(["-B", "-m", "unittest", "-q"])
         .current_dir(wordcount())
         .output()
-        .expect("python3, which `wordcount` is written in");
+        .expect("python3 starts; `wordcount` needs it");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
-fn a_library_a_process_and_a_function_are_one_pipeline() {
+fn pipeline_mixes_library_process_and_function() {
     let plugins = Plugins::new();
     let upper = plugins.add("upper", "transform").config(json!({ "mode": "upper" })).write();
     let folder = plugins.dir().join("wordcount");

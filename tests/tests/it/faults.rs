@@ -1,4 +1,4 @@
-//! Panics: wherever they happen they are typed faults, print nothing, and end nothing.
+//! Panics: each becomes a typed fault, prints nothing, and affects nothing else.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,27 +8,27 @@ use hotbay::{Error, ErrorKind, Fault, Host, HostEvent, Manifest, Output, Request
 use hotbay_tests::{Plugins, block_on, event, host, loaded, mappings, quarantine, refused, unique};
 use serde_json::{Value, json};
 
-/// The fault that an error is about; told with the place in the plugin's own code.
+/// Checks the fault of an error, and that the message contains its location in the plugin.
 #[track_caller]
 fn check(error: &Error, kind: ErrorKind, message: &str) {
-    let told = error.full_message();
-    assert_eq!(error.kind(), kind, "{told}");
+    let reported = error.full_message();
+    assert_eq!(error.kind(), kind, "{reported}");
     let fault = error.fault().expect("a fault");
     assert_eq!(fault.message(), message);
     let location = fault.location().expect("a location");
-    assert!(location.contains("asked.rs:"), "{location}");
-    assert!(told.contains(message) && told.contains(location), "{told}");
+    assert!(location.contains("behavior.rs:"), "{location}");
+    assert!(reported.contains(message) && reported.contains(location), "{reported}");
     assert!(error.plugin_error().is_none());
 }
 
 #[track_caller]
-fn still_answers(handle: &hotbay::PluginHandle) {
-    let reply = handle.call(Request::text("still here")).expect("an answer");
-    assert_eq!(reply.as_bytes(), b"still here");
+fn assert_still_serves(handle: &hotbay::PluginHandle) {
+    let reply = handle.call(Request::text("still serving")).expect("an answer");
+    assert_eq!(reply.as_bytes(), b"still serving");
 }
 
 #[test]
-fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
+fn panic_at_each_entry_point_is_isolated_fault() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let good = loaded(&host, plugins.add("good", "faulty").write());
@@ -38,15 +38,18 @@ fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
     };
     for entry in ["validate", "init", "health"] {
         let error = refused(&host, faulty(entry));
-        check(&error, ErrorKind::StartFailed, &format!("in {entry}, as asked"));
-        still_answers(&good);
+        check(&error, ErrorKind::StartFailed, &format!("in {entry}, on request"));
+        assert_still_serves(&good);
     }
-    let error = block_on(host.load_with_state(faulty("restore"), Snapshot::new(1, "3")));
+    let error = block_on(host.load_with(
+        faulty("restore"),
+        hotbay::LoadOptions::new().with_state(Snapshot::new(1, "3")),
+    ));
     let error = error.expect_err("its restore panics");
-    check(&error, ErrorKind::StartFailed, "in restore, as asked");
+    check(&error, ErrorKind::StartFailed, "in restore, on request");
 
     let execute = loaded(&host, faulty("execute"));
-    let message = "in execute, as asked";
+    let message = "in execute, on request";
     let error = execute.call(Request::text("x")).expect_err("a panic");
     check(&error, ErrorKind::Panicked, message);
     let error = block_on(execute.execute(Request::text("x"))).expect_err("a panic");
@@ -59,12 +62,12 @@ fn a_panic_at_each_entry_point_is_a_fault_and_the_others_go_on() {
 
     let snapshot = loaded(&host, faulty("snapshot"));
     let error = block_on(snapshot.snapshot()).expect_err("a panic");
-    check(&error, ErrorKind::Panicked, "in snapshot, as asked");
-    still_answers(&good);
+    check(&error, ErrorKind::Panicked, "in snapshot, on request");
+    assert_still_serves(&good);
 }
 
 #[test]
-fn a_panic_at_the_end_of_a_plugin_is_told_and_its_library_is_kept() {
+fn panic_in_shutdown_keeps_library() {
     for entry in ["shutdown", "drop"] {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -72,24 +75,24 @@ fn a_panic_at_the_end_of_a_plugin_is_told_and_its_library_is_kept() {
         let config = json!({ "panic_in": entry });
         loaded(&host, plugins.add("bad", "faulty").config(config).write());
         let mut events = host.events();
-        block_on(host.unload("bad")).expect("it is gone all the same");
+        block_on(host.unload("bad")).expect("the plugin is unloaded nevertheless");
         let failed = |event: &HostEvent| matches!(event, HostEvent::ShutdownFailed { .. });
         let HostEvent::ShutdownFailed { reason, .. } = event(&mut events, failed) else {
-            unreachable!("it was waited for");
+            unreachable!("the loop waits for this event");
         };
-        let message = format!("in {entry}, as asked");
+        let message = format!("in {entry}, on request");
         assert!(reason.contains(&message), "{reason}");
-        assert!(reason.contains("asked.rs:"), "{reason}");
+        assert!(reason.contains("behavior.rs:"), "{reason}");
         let kept = |event: &HostEvent| matches!(event, HostEvent::Kept { .. });
         event(&mut events, kept);
         assert_eq!(host.retained().len(), 1);
         assert!(host.retained()[0].reason.starts_with("shutdown: "));
-        still_answers(&good);
+        assert_still_serves(&good);
     }
 }
 
 #[test]
-fn a_panic_in_the_drop_of_a_plugin_that_did_not_start_ends_nothing() {
+fn panic_in_drop_after_failed_start_is_harmless() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("undone");
@@ -101,38 +104,38 @@ fn a_panic_in_the_drop_of_a_plugin_that_did_not_start_ends_nothing() {
 }
 
 #[test]
-fn whatever_a_panic_carries_is_caught_and_freed() {
+fn any_panic_payload_is_caught_and_freed() {
     let plugins = Plugins::new();
-    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
+    let faulty = plugins.add("scripted", "faulty").config(json!({ "scripted": true }));
     let builder = Host::builder().quarantine(None);
     let host = builder.build().expect("a host");
-    let obey = loaded(&host, obey.write());
-    let fault = |asked: Value| -> Fault {
-        let asked = asked.to_string();
-        let error = block_on(obey.execute(Request::json_text(&asked)));
+    let faulty = loaded(&host, faulty.write());
+    let fault = |action: Value| -> Fault {
+        let action = action.to_string();
+        let error = block_on(faulty.execute(Request::json_text(&action)));
         let error = error.expect_err("a panic");
         error.fault().expect("a fault").clone()
     };
-    let no_text = "(the payload is no text)";
+    let no_text = "(panic payload is not a string)";
     for (payload, message) in [
-        ("text", "a text, as asked"),
-        ("string", "in execute, as asked"),
+        ("text", "a text, on request"),
+        ("string", "in execute, on request"),
         ("number", no_text),
         ("bomb", no_text),
     ] {
         let fault = fault(json!({ "panic_in": "execute", "payload": payload }));
         assert_eq!(fault.message(), message, "{payload}");
         let location = fault.location().unwrap_or_default();
-        assert!(location.contains("asked.rs:"), "{payload}: {location}");
+        assert!(location.contains("behavior.rs:"), "{payload}: {location}");
     }
-    // It goes past the hook, and the panics before it have left nothing.
+    // This panic bypasses the hook, and earlier panics left nothing behind.
     let fault = fault(json!({ "panic_in": "execute", "resume": true }));
-    assert_eq!(fault.message(), "resumed, as asked");
+    assert_eq!(fault.message(), "resumed, on request");
     assert_eq!(fault.location(), None);
 }
 
 #[test]
-fn frames_are_told_only_when_asked_for() {
+fn panic_frames_are_captured_only_when_enabled() {
     let plugins = Plugins::new();
     let config = json!({ "panic_in": "execute" });
     let folder = plugins.add("framed", "faulty").config(config).write();
@@ -148,7 +151,7 @@ fn frames_are_told_only_when_asked_for() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_panic_on_a_thread_of_the_plugins_own_is_an_event_and_counts_as_a_fault() {
+fn panic_on_plugin_thread_emits_event_and_counts_as_fault() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| policy.max_faults = 2);
     let host = Host::builder().quarantine(policy).build().expect("a host");
@@ -157,14 +160,14 @@ fn a_panic_on_a_thread_of_the_plugins_own_is_an_event_and_counts_as_a_fault() {
     let mut events = host.events();
     for _ in 0..2 {
         let reply = block_on(handle.execute(Request::text("x")));
-        reply.expect("the call itself did nothing wrong");
+        reply.expect("the call itself succeeds");
         let faulted = |event: &HostEvent| matches!(event, HostEvent::Faulted { .. });
         match event(&mut events, faulted) {
             HostEvent::Faulted { plugin, fault, own_thread, .. } => {
                 assert!(own_thread);
                 assert_eq!(plugin, *handle.name());
-                assert_eq!(fault.message(), "on a thread of its own, as asked");
-                assert!(fault.location().expect("a place").contains("threads.rs:"));
+                assert_eq!(fault.message(), "on a plugin thread, on request");
+                assert!(fault.location().expect("a location").contains("threads.rs:"));
             }
             other => panic!("{other:?}"),
         }
@@ -173,18 +176,18 @@ fn a_panic_on_a_thread_of_the_plugins_own_is_an_event_and_counts_as_a_fault() {
     assert_eq!(error.kind(), ErrorKind::Quarantined);
 }
 
-/// Panics in compiled-in plugins too, some of them again while the first is handled.
+/// Panics although it is compiled in, sometimes while another panic is handled.
 struct Linked;
 
 impl Plugin for Linked {
     fn init(config: &Config, _: HostServices) -> Result<Self, PluginError> {
-        assert!(config.get("panic").is_none(), "in init, as asked");
+        assert!(config.get("panic").is_none(), "in init, on request");
         Ok(Self)
     }
 
     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         match input.as_text()? {
-            "panic" => panic!("linked, as asked"),
+            "panic" => panic!("linked, on request"),
             "nested" => {
                 let caught = std::panic::catch_unwind(|| panic!("caught by the author"));
                 Ok(Output::text(format!("{}", caught.is_err())))
@@ -199,58 +202,58 @@ fn linked(name: &str) -> Manifest {
 }
 
 #[test]
-fn panics_in_compiled_in_plugins_are_faults_too() {
+fn compiled_in_plugin_panic_is_fault() {
     let calls = AtomicU32::new(0);
     let builder = Host::builder().register::<Linked>(linked("linked"));
     let host = builder
         .register_fn("function", move |_, _| match calls.fetch_add(1, Ordering::Relaxed) {
-            0 => panic!("a function, as asked"),
-            _ => Ok(Output::text("on it goes")),
+            0 => panic!("a function, on request"),
+            _ => Ok(Output::text("still running")),
         })
         .build()
         .expect("a host");
-    let linked_one = host.plugin("linked").expect("it is there");
+    let linked_one = host.plugin("linked").expect("the plugin is registered");
     let error = linked_one.call(Request::text("panic")).expect_err("a panic");
     let fault = error.fault().expect("a fault");
-    assert_eq!(fault.message(), "linked, as asked");
-    assert!(fault.location().expect("a place").contains("faults.rs:"));
+    assert_eq!(fault.message(), "linked, on request");
+    assert!(fault.location().expect("a location").contains("faults.rs:"));
     let reply = linked_one.call(Request::text("nested")).expect("an answer");
     assert_eq!(reply.as_text().expect("text"), "true");
 
-    let function = host.plugin("function").expect("it is there");
+    let function = host.plugin("function").expect("the plugin is registered");
     let error = function.call(Request::text("x")).expect_err("a panic");
     assert_eq!(error.kind(), ErrorKind::Panicked);
     let reply = function.call(Request::text("x")).expect("an answer");
-    assert_eq!(reply.as_text().expect("text"), "on it goes");
+    assert_eq!(reply.as_text().expect("text"), "still running");
 
     let config = linked("never").with_config(json!({ "panic": true }));
     let builder = Host::builder().register::<Linked>(config.expect("a config"));
-    let error = builder.build().expect_err("its init panics");
-    assert_eq!(error.fault().map(Fault::message), Some("in init, as asked"));
+    let error = builder.build().expect_err("init panics");
+    assert_eq!(error.fault().map(Fault::message), Some("in init, on request"));
 }
 
-/// Set in the process that panics while its parent reads what it prints.
+/// Set in the subprocess that panics; its parent checks the output.
 const CHILD: &str = "HOTBAY_TESTS_PANICS_IN_SILENCE";
 
 #[test]
-fn panics_print_nothing_even_where_backtraces_are_wanted() {
+fn panics_print_nothing_with_backtraces_enabled() {
     if std::env::var_os(CHILD).is_some() {
         return panic_everywhere();
     }
-    let name = "faults::panics_print_nothing_even_where_backtraces_are_wanted";
+    let name = "faults::panics_print_nothing_with_backtraces_enabled";
     let this = std::env::current_exe().expect("a path");
-    #[allow(clippy::disallowed_methods, reason = "what it prints is the test")]
+    #[allow(clippy::disallowed_methods, reason = "the test checks the output of a subprocess")]
     let output = Command::new(this)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .env("RUST_BACKTRACE", "1")
         .output()
-        .expect("the test itself can be started");
+        .expect("the test binary starts");
     let printed = String::from_utf8_lossy(&output.stderr);
     assert_eq!(printed, "", "printed");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && told.contains("1 passed"), "{told}");
-    assert!(!told.contains("as asked"), "{told}");
+    let reported = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && reported.contains("1 passed"), "{reported}");
+    assert!(!reported.contains("on request"), "{reported}");
 }
 
 fn panic_everywhere() {
@@ -261,21 +264,21 @@ fn panic_everywhere() {
     for entry in ["validate", "init", "health", "shutdown", "drop"] {
         let config = json!({ "panic_in": entry });
         let folder = plugins.add(entry, "faulty").config(config).write();
-        // Some of them are refused, and all of them panic.
+        // Some of them are refused; all of them panic.
         let _ = block_on(host.load(folder));
     }
-    let obey = plugins.add("obey", "faulty").config(json!({ "obey": true }));
-    let obey = loaded(&host, obey.write());
-    for asked in [
+    let faulty = plugins.add("scripted", "faulty").config(json!({ "scripted": true }));
+    let faulty = loaded(&host, faulty.write());
+    for action in [
         json!({ "panic_in": "execute" }),
         json!({ "panic_in": "execute", "payload": "bomb" }),
         json!({ "thread_panics": true }),
     ] {
-        let asked = asked.to_string();
-        let _ = obey.call(Request::json_text(&asked));
-        let _ = block_on(obey.execute(Request::json_text(&asked)));
+        let action = action.to_string();
+        let _ = faulty.call(Request::json_text(&action));
+        let _ = block_on(faulty.execute(Request::json_text(&action)));
     }
-    let linked = host.plugin("linked").expect("it is there");
+    let linked = host.plugin("linked").expect("the plugin is registered");
     linked.call(Request::text("panic")).expect_err("a panic");
     drop(host);
 }

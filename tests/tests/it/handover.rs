@@ -1,5 +1,4 @@
-//! How state travels from build to build: beside calls that go on, while they wait, and where
-//! the old build has to be stopped first.
+//! Handover of state between builds: overlapping, paused, and with the old build stopped first.
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +19,7 @@ fn total(handle: &PluginHandle) -> u64 {
 }
 
 #[test]
-fn state_goes_on_by_every_handover() {
+fn state_survives_every_handover() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     for handover in ["overlap", "pause", "stop-first"] {
@@ -38,7 +37,7 @@ fn state_goes_on_by_every_handover() {
 }
 
 #[test]
-fn the_counter_goes_on_from_a_state_of_its_first_version() {
+fn counter_restores_state_of_first_version() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let install = |step: u64| {
@@ -46,7 +45,8 @@ fn the_counter_goes_on_from_a_state_of_its_first_version() {
         counter.config(json!({ "start": 1000, "step": step })).write()
     };
     let state = Snapshot::new(1, 40_u64.to_le_bytes());
-    let counter = block_on(host.load_with_state(install(1), state)).unwrap();
+    let counter =
+        block_on(host.load_with(install(1), hotbay::LoadOptions::new().with_state(state))).unwrap();
     let next = || counter.call(Request::text("")).unwrap().json::<u64>().unwrap();
     assert_eq!(next(), 41);
     install(10);
@@ -54,11 +54,12 @@ fn the_counter_goes_on_from_a_state_of_its_first_version() {
     assert_eq!(next(), 51);
     let state = Snapshot::new(3, "");
     block_on(host.unload("counter")).unwrap();
-    let error = block_on(host.load_with_state(install(1), state)).unwrap_err();
+    let error = block_on(host.load_with(install(1), hotbay::LoadOptions::new().with_state(state)))
+        .unwrap_err();
     assert_eq!(error.step(), Some(LoadStep::Restore), "{}", error.full_message());
 }
 
-/// Four threads count while the build changes fifty times; nothing is lost or counted twice.
+/// Four threads count while the build is replaced fifty times; no count is lost or repeated.
 fn count_under_load(handover: &str) {
     let plugins = Plugins::new();
     let patient = limits(|limits| limits.pause_timeout = LIMIT);
@@ -79,7 +80,7 @@ fn count_under_load(handover: &str) {
             install(generation);
             assert_eq!(reloaded(&host, "counts").get(), generation);
             if generation % 10 == 0 {
-                traffic.goes_on();
+                traffic.wait_for_progress();
             }
         }
     });
@@ -87,17 +88,17 @@ fn count_under_load(handover: &str) {
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_while_calls_wait() {
+fn paused_handover_loses_and_repeats_no_call() {
     count_under_load("pause");
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_where_the_old_build_is_stopped_first() {
+fn stop_first_handover_loses_and_repeats_no_call() {
     count_under_load("stop-first");
 }
 
 #[test]
-fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
+fn pin_rolls_back_pause_and_both_builds_serve_again() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.pause_timeout = Duration::from_millis(50));
     let host = Host::builder().limits(wait).build().unwrap();
@@ -112,10 +113,10 @@ fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
         let pinned = handle.pin().unwrap();
         install(2);
         let error = rolled_back(&host, handover);
-        let told = error.full_message();
+        let message = error.full_message();
         assert_eq!((error.kind(), error.step()), (ErrorKind::Overloaded, Some(LoadStep::Drain)));
-        assert!(told.contains("1 calls or pins were still held after 50 ms"), "{told}");
-        assert!(told.contains("generation 1 keeps serving"), "{told}");
+        assert!(message.contains("1 calls or pins were still held after 50 ms"), "{message}");
+        assert!(message.contains("generation 1 keeps serving"), "{message}");
         event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. }));
         assert_eq!(total(&handle), 2);
         assert_eq!(pinned.call(Request::text("x")).unwrap().as_bytes(), b"3");
@@ -128,7 +129,7 @@ fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
 }
 
 #[test]
-fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
+fn calls_during_pause_are_answered_by_new_build() {
     let plugins = Plugins::new();
     let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).build().unwrap();
@@ -143,7 +144,7 @@ fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
         until("it is paused", || pinned.call(Request::text("x")).err());
         let pooled: Vec<_> = (0..20).map(|_| handle.execute(Request::text("x"))).collect();
         let calls = [(); 4].map(|()| scope.spawn(|| handle.call(Request::text("x")).unwrap()));
-        assert!(host.list()[0].waiting == 20 && !reload.is_finished());
+        assert!(host.list()[0].stats.waiting == 20 && !reload.is_finished());
         drop(pinned);
         assert_eq!(reload.join().unwrap().get(), 2);
         for reply in calls {
@@ -155,8 +156,7 @@ fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
     });
 }
 
-/// What a plugin in the middle of a call does: holds on to another one, and calls it while that
-/// is paused for it.
+/// A plugin that, during a call, pins another plugin and calls it while that one is paused.
 struct Middle {
     inner: OnceLock<PluginHandle>,
     pinned: mpsc::SyncSender<()>,
@@ -165,7 +165,7 @@ struct Middle {
 impl Middle {
     fn answer(&self) -> Result<Output, PluginError> {
         let failed = |error: hotbay::Error| PluginError::new(500, error.full_message());
-        let inner = self.inner.get().expect("it is there before the first call");
+        let inner = self.inner.get().expect("set before the first call");
         let pinned = inner.pin().map_err(failed)?;
         self.pinned.send(()).expect("the test waits");
         until("it is paused", || match pinned.call(Request::text("x")) {
@@ -183,7 +183,7 @@ impl Middle {
     }
 }
 
-/// Calls of the inner one that were answered.
+/// Calls answered by the inner plugin.
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 static COMPILED_IN: OnceLock<Middle> = OnceLock::new();
@@ -201,7 +201,7 @@ impl Plugin for CompiledIn {
 }
 
 #[test]
-fn a_call_from_inside_a_call_does_not_wait_for_the_pause_that_waits_for_it() {
+fn nested_call_does_not_deadlock_pause() {
     let plugins = Plugins::new();
     let (pinned, was_pinned) = mpsc::sync_channel(1);
     let middle = |pinned| Middle { inner: OnceLock::new(), pinned };
@@ -234,10 +234,10 @@ fn a_call_from_inside_a_call_does_not_wait_for_the_pause_that_waits_for_it() {
                 was_pinned.recv().unwrap();
                 let reload = scope.spawn(|| reloaded(&host, "inner"));
                 let reply = call.join().unwrap().unwrap();
-                // Not lost: the state travels after it.
+                // The call is not lost: the state is taken after it.
                 let calls = CALLS.load(Ordering::Relaxed);
-                let wanted = format!("{calls} by {generation}");
-                assert_eq!(reply.as_text().unwrap(), wanted);
+                let expected = format!("{calls} by {generation}");
+                assert_eq!(reply.as_text().unwrap(), expected);
                 generation += 1;
                 assert_eq!(reload.join().unwrap().get(), generation);
             });
@@ -246,7 +246,7 @@ fn a_call_from_inside_a_call_does_not_wait_for_the_pause_that_waits_for_it() {
     assert_eq!(total(&inner), CALLS.load(Ordering::Relaxed) + 1);
 }
 
-/// A plugin with something exclusive, and a host with events from before its load.
+/// Installs a plugin that holds an exclusive resource.
 fn exclusive(plugins: &Plugins, name: &str, more: Value) -> std::path::PathBuf {
     let mut config = json!({ "count": true, "lock": plugins.dir().join("lock") });
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -254,7 +254,7 @@ fn exclusive(plugins: &Plugins, name: &str, more: Value) -> std::path::PathBuf {
 }
 
 #[test]
-fn what_is_exclusive_is_given_up_by_the_old_build_before_the_new_one_starts() {
+fn stop_first_releases_exclusive_resource_before_start() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = loaded(&host, exclusive(&plugins, "port", json!({})));
@@ -266,22 +266,25 @@ fn what_is_exclusive_is_given_up_by_the_old_build_before_the_new_one_starts() {
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Promoted { .. }));
     assert!(matches!(seen[0], HostEvent::Retired { .. }), "{seen:?}");
     assert!(matches!(seen.last(), Some(HostEvent::Promoted { from: None, .. })), "{seen:?}");
-    // With another handover it cannot start beside the old one.
+    // With another handover the new build cannot start beside the old one.
     let config = json!({ "count": true, "lock": plugins.dir().join("lock"), "at": 3 });
     plugins.add("port", "faulty").set("handover", "overlap").config(config).write();
-    let told = rolled_back(&host, "port").full_message();
-    assert!(told.contains("is taken") && told.contains("generation 2 keeps serving"), "{told}");
+    let message = rolled_back(&host, "port").full_message();
+    assert!(
+        message.contains("is taken") && message.contains("generation 2 keeps serving"),
+        "{message}"
+    );
 }
 
 #[test]
-fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_state() {
+fn failed_start_after_stop_restarts_old_build_with_state() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("port");
     let schema = json!({ "type": "object" }).to_string();
     let install = |more: Value| {
         let folder = exclusive(&plugins, &name, more);
-        // A schema in a file, which belongs to the build that lies there.
+        // A schema file, which belongs to the installed build.
         let file = folder.join("schema.json");
         fs::write(&file, &schema).unwrap();
         let manifest = folder.join("plugin.json");
@@ -299,11 +302,11 @@ fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_stat
     {
         install(json!({ "error_in": entry }));
         let error = rolled_back(&host, &name);
-        let told = error.full_message();
+        let message = error.full_message();
         generation += 2;
-        assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{told}");
+        assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{message}");
         let again = format!("the previous build was restarted as generation {generation}");
-        assert!(told.contains(&again) && told.contains("as asked"), "{told}");
+        assert!(message.contains(&again) && message.contains("on request"), "{message}");
         assert_eq!(error.generation().map(|serves| serves.get()), Some(generation));
         match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
             HostEvent::RolledBack { generation: serves, .. } => {
@@ -320,7 +323,7 @@ fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_stat
 }
 
 #[test]
-fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
+fn failed_start_of_both_builds_frees_name() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let switch = plugins.dir().join("broken");
@@ -337,12 +340,13 @@ fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
             let queued = handle.execute(Request::text("x"));
             drop(pinned);
             let error = reload.join().unwrap();
-            let told = error.full_message();
-            for part in ["is no longer loaded", "failed to restart", "panicked: in init, as asked"]
+            let message = error.full_message();
+            for part in
+                ["is no longer loaded", "failed to restart", "panicked: in init, on request"]
             {
-                assert!(told.contains(part), "`{part}` in: {told}");
+                assert!(message.contains(part), "`{part}` in: {message}");
             }
-            assert!(!told.contains("keeps serving"), "{told}");
+            assert!(!message.contains("keeps serving"), "{message}");
             assert_eq!((error.kind(), error.generation()), (ErrorKind::StartFailed, None));
             queued
         })

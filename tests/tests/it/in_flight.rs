@@ -1,4 +1,4 @@
-//! `limits.in_flight`: how many calls of one plugin run at once, however they are made.
+//! `limits.in_flight`: the number of concurrent calls of one plugin, by every call method.
 
 use std::thread;
 use std::time::Duration;
@@ -7,20 +7,21 @@ use hotbay::{ErrorKind, Host, Request};
 use hotbay_tests::{Plugins, block_on, limits, loaded, reloaded, unique, until};
 use serde_json::json;
 
-use crate::puppet::{LATE, Puppet};
+use crate::scripted_plugin::{LATE, ScriptedPlugin};
 
 #[test]
-fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
-    let puppet = Puppet::new();
+fn in_flight_limit_of_one_overloads_other_threads() {
+    let scripted = ScriptedPlugin::new();
     let one = limits(|limits| limits.max_in_flight = Some(1));
-    let scene = puppet.host(|builder| builder.limits(one).quarantine(None));
-    let pinned = scene.handle.pin().unwrap();
+    let fixture = scripted.host(|builder| builder.limits(one).quarantine(None));
+    let pinned = fixture.handle.pin().unwrap();
     for round in 0..3 {
         thread::scope(|scope| {
-            let inside = scope.spawn(|| scene.handle.call(Request::text("wait")));
-            until("one is inside", || (puppet.heard().len() == round * 2 + 1).then_some(()));
-            let others: Vec<_> =
-                (0..4).map(|_| scope.spawn(|| scene.handle.call(Request::text("other")))).collect();
+            let inside = scope.spawn(|| fixture.handle.call(Request::text("wait")));
+            until("one call runs", || (scripted.inputs().len() == round * 2 + 1).then_some(()));
+            let others: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| fixture.handle.call(Request::text("other"))))
+                .collect();
             for other in others {
                 let error = other.join().unwrap().unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Overloaded);
@@ -28,42 +29,42 @@ fn of_several_threads_exactly_one_is_inside_and_the_others_are_overloaded() {
             }
             let error = pinned.call(Request::text("pinned")).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Overloaded);
-            let error = block_on(scene.execute("pooled")).unwrap_err();
+            let error = block_on(fixture.execute("pooled")).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Overloaded);
             let wait = error.retry_after().expect("an estimate");
             assert!(
                 wait >= Duration::from_millis(1) && wait <= Duration::from_secs(60),
                 "{wait:?}"
             );
-            puppet.let_one();
+            scripted.release_one();
             inside.join().unwrap().unwrap();
         });
-        // A panic gives its place back too.
-        let error = scene.handle.call(Request::text("panic")).unwrap_err();
+        // A panic releases its place too.
+        let error = fixture.handle.call(Request::text("panic")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Panicked);
     }
-    assert!(scene.handle.call(Request::text("after")).is_ok());
-    assert_eq!(puppet.inside_most(), 1);
-    assert_eq!(scene.info().refused, 3 * 6);
+    assert!(fixture.handle.call(Request::text("after")).is_ok());
+    assert_eq!(scripted.max_concurrent(), 1);
+    assert_eq!(fixture.info().stats.refused, 3 * 6);
 }
 
 #[test]
-fn many_pooled_calls_of_a_limited_plugin_all_go_through_one_after_the_other() {
-    let puppet = Puppet::new();
+fn pooled_calls_of_limited_plugin_run_one_by_one() {
+    let scripted = ScriptedPlugin::new();
     let one = limits(|limits| (limits.max_in_flight, limits.max_workers) = (Some(1), 4));
-    let scene = puppet.host(|builder| builder.limits(one));
-    let calls: Vec<_> = (0..100).map(|_| scene.execute("one by one")).collect();
+    let fixture = scripted.host(|builder| builder.limits(one));
+    let calls: Vec<_> = (0..100).map(|_| fixture.execute("one by one")).collect();
     for call in calls {
         block_on(call).unwrap();
     }
-    assert_eq!(puppet.inside_most(), 1);
+    assert_eq!(scripted.max_concurrent(), 1);
 }
 
 #[test]
-fn the_host_clamps_what_a_manifest_asks_for_and_tells() {
+fn host_clamps_in_flight_limit_and_reports_it() {
     let plugins = Plugins::new();
-    let asked = json!({ "in_flight": 9 });
-    plugins.add("greedy", "faulty").set("limits", asked).write();
+    let action = json!({ "in_flight": 9 });
+    plugins.add("greedy", "faulty").set("limits", action).write();
     plugins.add("modest", "faulty").set("limits", json!({ "in_flight": 2 })).write();
     let few = limits(|limits| limits.max_in_flight = Some(3));
     let host = Host::builder().plugin_dir(plugins.dir()).limits(few).build().unwrap();
@@ -74,23 +75,23 @@ fn the_host_clamps_what_a_manifest_asks_for_and_tells() {
 }
 
 #[test]
-fn an_abandoned_call_keeps_its_place_until_it_returns() {
-    let puppet = Puppet::new();
+fn abandoned_call_counts_as_in_flight_until_return() {
+    let scripted = ScriptedPlugin::new();
     let one = limits(|limits| limits.max_in_flight = Some(1));
-    let scene = puppet.host(|builder| builder.limits(one));
-    let late = scene.handle.execute(Request::text("wait").deadline_in(LATE));
-    puppet.begins("wait");
+    let fixture = scripted.host(|builder| builder.limits(one));
+    let late = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    scripted.wait_started("wait");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    let error = block_on(scene.execute("next")).unwrap_err();
+    let error = block_on(fixture.execute("next")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
-    puppet.open();
-    until("it is back", || (scene.info().running == 0).then_some(()));
-    assert!(block_on(scene.execute("next")).is_ok());
-    assert_eq!(puppet.inside_most(), 1);
+    scripted.release_all();
+    until("the call returns", || (fixture.info().stats.running == 0).then_some(()));
+    assert!(block_on(fixture.execute("next")).is_ok());
+    assert_eq!(scripted.max_concurrent(), 1);
 }
 
 #[test]
-fn a_reload_of_a_plugin_whose_one_call_hangs_serves_again() {
+fn reload_of_plugin_with_hanging_call_serves_again() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let name = unique("hung");
@@ -106,10 +107,10 @@ fn a_reload_of_a_plugin_whose_one_call_hangs_serves_again() {
     let late = handle.execute(Request::text("x").deadline_in(LATE));
     until("it hangs", || plugins.dir().join("entered").exists().then_some(()));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    install("mended");
+    install("fixed");
     reloaded(&host, &name);
     let outcome = block_on(handle.execute(Request::text("x")));
     std::fs::write(plugins.dir().join("go"), "").unwrap();
-    let reply = outcome.unwrap_or_else(|error| panic!("the new build is not called: {error}"));
-    assert_eq!(reply.as_bytes(), b"mended");
+    let reply = outcome.unwrap_or_else(|error| panic!("the new build was not called: {error}"));
+    assert_eq!(reply.as_bytes(), b"fixed");
 }

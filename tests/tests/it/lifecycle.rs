@@ -1,4 +1,4 @@
-//! The life of a plugin: loaded, called, asked for its state, unloaded, loaded again.
+//! The lifecycle of a plugin: load, call, snapshot, unload, load again.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,11 +13,11 @@ use hotbay_tests::{
 use serde_json::json;
 
 #[test]
-fn the_events_of_a_life_come_in_order() {
+fn lifecycle_events_come_in_order() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
-    let config = json!({ "obey": true });
+    let config = json!({ "scripted": true });
     let folder = plugins.add("life", "faulty").config(config).write();
     let life = loaded(&host, &folder);
     let panic = json!({ "panic_in": "execute" }).to_string();
@@ -27,18 +27,18 @@ fn the_events_of_a_life_come_in_order() {
     block_on(host.shutdown(hotbay_tests::LIMIT));
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
     let kinds: Vec<_> = seen.iter().map(kind_of).collect();
-    let wanted = ["Loaded", "Faulted", "Refused", "Retired", "Closed", "Stopped"];
-    assert_eq!(kinds, wanted);
+    let expected = ["Loaded", "Faulted", "Refused", "Retired", "Closed", "Stopped"];
+    assert_eq!(kinds, expected);
 }
 
 fn kind_of(event: &HostEvent) -> String {
-    let told = format!("{event:?}");
-    let end = told.find([' ', '{']).unwrap_or(told.len());
-    told[..end].to_owned()
+    let reported = format!("{event:?}");
+    let end = reported.find([' ', '{']).unwrap_or(reported.len());
+    reported[..end].to_owned()
 }
 
 #[test]
-fn an_unloaded_library_is_unmapped_and_can_be_loaded_again() {
+fn unloaded_library_is_unmapped_and_loads_again() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -50,7 +50,7 @@ fn an_unloaded_library_is_unmapped_and_can_be_loaded_again() {
         block_on(host.unload(&name)).unwrap();
         event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
         assert_eq!(mappings(&name), 0);
-        until("its threads are gone", || threads(&name).is_empty().then_some(()));
+        until("its threads have exited", || threads(&name).is_empty().then_some(()));
         let error = handle.call(Request::text("x")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Retired);
         let error = block_on(handle.execute(Request::text("x"))).unwrap_err();
@@ -63,32 +63,36 @@ fn an_unloaded_library_is_unmapped_and_can_be_loaded_again() {
 }
 
 #[test]
-fn state_is_carried_by_a_snapshot() {
+fn snapshot_carries_state() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let config = json!({ "count": true });
     let folder = plugins.add("counter", "faulty").config(config).write();
     let counter = loaded(&host, &folder);
-    for wanted in ["1", "2", "3"] {
+    for expected in ["1", "2", "3"] {
         let reply = counter.call(Request::text("x")).unwrap();
-        assert_eq!(reply.as_text().unwrap(), wanted);
+        assert_eq!(reply.as_text().unwrap(), expected);
     }
     let state = block_on(counter.snapshot()).unwrap().expect("a state");
     assert_eq!((state.version(), state.as_bytes()), (1, b"3".as_slice()));
     block_on(host.unload("counter")).unwrap();
 
-    let counter = block_on(host.load_with_state(&folder, state)).unwrap();
+    let counter =
+        block_on(host.load_with(&folder, hotbay::LoadOptions::new().with_state(state))).unwrap();
     let reply = counter.call(Request::text("x")).unwrap();
     assert_eq!(reply.as_text().unwrap(), "4");
 }
 
 #[test]
-fn a_state_of_another_shape_is_refused_by_the_plugin_and_nothing_is_left() {
+fn state_of_wrong_shape_is_refused_by_plugin() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("shape");
     let folder = plugins.add(&name, "faulty").write();
-    let error = block_on(host.load_with_state(&folder, Snapshot::new(7, "3"))).unwrap_err();
+    let error = block_on(
+        host.load_with(&folder, hotbay::LoadOptions::new().with_state(Snapshot::new(7, "3"))),
+    )
+    .unwrap_err();
     assert_eq!(error.step(), Some(LoadStep::Restore));
     assert_eq!(error.plugin_error().map(PluginError::code), Some(409));
     assert_eq!(mappings(&name), 0);
@@ -98,7 +102,7 @@ fn a_state_of_another_shape_is_refused_by_the_plugin_and_nothing_is_left() {
 }
 
 #[test]
-fn an_error_of_the_plugin_reaches_the_caller_unchanged() {
+fn plugin_error_reaches_caller_unchanged() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let details = json!({ "field": "ünï", "tries": [1, 2.5, null], "nested": { "deep": true } });
@@ -122,11 +126,11 @@ fn an_error_of_the_plugin_reaches_the_caller_unchanged() {
         assert_eq!(own.details(), Some(&details));
     }
     let info = &host.list()[0];
-    assert_eq!((info.calls, info.errors, info.faults), (3, 3, 0));
+    assert_eq!((info.stats.calls, info.stats.errors, info.stats.faults), (3, 3, 0));
 }
 
 #[test]
-fn logging_needs_the_permission() {
+fn logging_requires_permission() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let config = json!({ "log": ["one", "two"] });
@@ -141,7 +145,7 @@ fn logging_needs_the_permission() {
 }
 
 #[test]
-fn the_futures_run_on_any_executor() {
+fn futures_run_on_any_executor() {
     let plugins = Plugins::new();
     let folder = plugins.add("anywhere", "faulty").write();
     let host = host(&plugins);
@@ -159,7 +163,7 @@ fn the_futures_run_on_any_executor() {
     assert!(report.loaded.is_empty());
 }
 
-/// The least executor there is: it knows no timers, no I/O and no other tasks.
+/// A minimal executor: no timers, no I/O, no other tasks.
 fn run_by_hand<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {
@@ -179,7 +183,7 @@ fn run_by_hand<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn a_reply_says_what_it_is_and_can_be_passed_on() {
+fn reply_describes_itself_and_can_be_forwarded() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let filler = plugins.add("filler", "faulty");
@@ -193,7 +197,7 @@ fn a_reply_says_what_it_is_and_can_be_passed_on() {
 }
 
 #[test]
-fn leaked_bytes_are_told_when_a_library_is_closed() {
+fn leaked_bytes_are_reported_at_close() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let leak = |bytes: u64| -> i64 {
@@ -205,11 +209,11 @@ fn leaked_bytes_are_told_when_a_library_is_closed() {
         block_on(host.unload("leaky")).unwrap();
         let closed = event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
         let HostEvent::Closed { leaked_bytes, .. } = closed else {
-            unreachable!("it was waited for");
+            unreachable!("the loop waits for this event");
         };
         leaked_bytes.expect("its allocator counts")
     };
-    // Often, because which threads allocate and release is not the same each time.
+    // Repeated, since different threads allocate and release each time.
     for _ in 0..10 {
         assert_eq!(leak(0), 0);
     }
@@ -217,14 +221,14 @@ fn leaked_bytes_are_told_when_a_library_is_closed() {
 }
 
 #[test]
-fn two_hosts_do_not_see_each_other() {
+fn two_hosts_are_isolated() {
     let plugins = Plugins::new();
     let folder = plugins.add("twice", "faulty").config(json!({ "count": true })).write();
     let (one, other) = (host(&plugins), host(&plugins));
     let (first, second) = (loaded(&one, &folder), loaded(&other, &folder));
-    for wanted in ["1", "2"] {
+    for expected in ["1", "2"] {
         let reply = first.call(Request::text("x")).unwrap();
-        assert_eq!(reply.as_text().unwrap(), wanted);
+        assert_eq!(reply.as_text().unwrap(), expected);
     }
     drop(one);
     assert_eq!(first.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);

@@ -1,5 +1,5 @@
-//! Limits that a plugin meets: bytes in and out, time to start and to stop, and what it is told
-//! of those that it did not get.
+//! Limits of plugins: input and output bytes, start and stop times, and the report of clamped
+//! limits.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use hotbay_tests::{
 use serde_json::json;
 
 #[test]
-fn inputs_and_outputs_up_to_their_limits_go_through_and_longer_ones_do_not() {
+fn payloads_over_limits_are_refused() {
     let plugins = Plugins::new();
     let bounds = json!({ "input_bytes": 100, "output_bytes": 100 });
     let plugin = plugins.add("bounded", "faulty").set("limits", bounds);
-    let plugin = plugin.config(json!({ "obey": true })).write();
+    let plugin = plugin.config(json!({ "scripted": true })).write();
     let host = host(&plugins);
     let bounded = loaded(&host, plugin);
     let input = |bytes: usize| format!("{:bytes$}", json!({ "output_bytes": 7 }).to_string());
@@ -28,25 +28,25 @@ fn inputs_and_outputs_up_to_their_limits_go_through_and_longer_ones_do_not() {
         assert_eq!(call(input(100)).unwrap().as_bytes().len(), 7);
         let error = call(format!("{} ", input(100))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        let told = error.to_string();
-        assert!(told.contains("101") && told.contains("limits.input_bytes"));
+        let message = error.to_string();
+        assert!(message.contains("101") && message.contains("limits.input_bytes"));
         assert_eq!(call(output(100)).unwrap().as_bytes().len(), 100);
         let error = call(output(101)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidOutput);
-        let told = error.to_string();
-        assert!(told.contains("101") && told.contains("limits.output_bytes"));
+        let message = error.to_string();
+        assert!(message.contains("101") && message.contains("limits.output_bytes"));
     }
-    // An output that was refused is given back.
+    // The refused output is freed.
     let mut events = host.events();
     block_on(host.unload("bounded")).unwrap();
     event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
 }
 
 #[test]
-fn what_is_asked_for_above_the_limits_of_the_host_is_clamped_and_told() {
+fn requested_limits_above_host_limits_are_clamped() {
     let plugins = Plugins::new();
-    let asked = json!({ "input_bytes": 1000, "workers": 1 });
-    plugins.add("greedy", "faulty").set("limits", asked).write();
+    let action = json!({ "input_bytes": 1000, "workers": 1 });
+    plugins.add("greedy", "faulty").set("limits", action).write();
     let builder = Host::builder().plugin_dir(plugins.dir());
     let builder = builder.limits(limits(|limits| limits.max_input_bytes = 10));
     let host = builder.build().unwrap();
@@ -60,22 +60,22 @@ fn what_is_asked_for_above_the_limits_of_the_host_is_clamped_and_told() {
 }
 
 #[test]
-fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
+fn hanging_init_fails_load_and_is_listed() {
     let plugins = Plugins::new();
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let name = unique("endless");
     let left = plugins.dir().join("left");
     let config = json!({ "hang_in": "init", "release": release, "entered": entered, "left": left });
     let folder = plugins.add(&name, "faulty").config(config).write();
-    // Long enough that it is reached even on a busy machine; nothing depends on it.
+    // Long enough for a busy machine; nothing depends on the value.
     let wait = limits(|limits| limits.start_timeout = Duration::from_millis(300));
     let builder = Host::builder().limits(wait);
     let host = builder.register_fn("other", |_, _| Ok(Output::text("here"))).build().unwrap();
     let error = refused(&host, &folder);
-    let told = error.full_message();
+    let message = error.full_message();
     assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(LoadStep::Init)));
-    assert!(told.contains("did not end within 300 ms"), "{told}");
-    assert!(told.contains("are kept"), "{told}");
+    assert!(message.contains("did not end within 300 ms"), "{message}");
+    assert!(message.contains("are kept"), "{message}");
     let kept = host.retained();
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].plugin.as_str(), name);
@@ -84,13 +84,13 @@ fn an_init_that_does_not_end_is_a_start_error_and_is_kept_and_listed() {
     assert!(host.plugin(&name).is_err());
     let other = host.plugin("other").unwrap();
     assert_eq!(other.call(Request::text("")).unwrap().as_bytes(), b"here");
-    // The host can go while it hangs, and it can end after the host is gone.
+    // The host may be dropped while the plugin hangs, and the plugin may finish after that.
     drop((host, other));
     release_and_see_it_end(&release, &left, &name);
 }
 
 #[test]
-fn a_shutdown_that_does_not_end_is_kept_and_the_unload_returns() {
+fn hanging_shutdown_is_kept_and_unload_returns() {
     let plugins = Plugins::new();
     let release = plugins.dir().join("go");
     let name = unique("stays");
@@ -107,7 +107,7 @@ fn a_shutdown_that_does_not_end_is_kept_and_the_unload_returns() {
     release_and_see_it_end(&release, &left, &name);
 }
 
-/// The thread that opened the library stays with it.
+/// The thread that opened the library stays until it finishes.
 fn release_and_see_it_end(release: &Path, left: &Path, name: &str) {
     std::fs::write(release, "").unwrap();
     until("it has ended", || left.exists().then_some(()));

@@ -1,5 +1,5 @@
-//! Fact X1: plugins linked into one program as ordinary crates. That program is built by a cargo
-//! call of its own, because one that builds the plugins too switches their exports on.
+//! Plugins linked into one program as ordinary crates. A separate cargo call builds that program: a
+//! call that also builds the plugins would enable their exports.
 
 #![allow(clippy::disallowed_methods, reason = "starts cargo")]
 
@@ -7,7 +7,7 @@ use std::env;
 use std::process::Command;
 
 #[test]
-fn two_plugins_can_be_linked_into_one_program_beside_each_other() {
+fn two_plugins_link_into_one_program() {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let tested = Command::new(cargo)
         .args(["test", "--package", "hotbay-linked", "--features", "linked"])
@@ -15,8 +15,8 @@ fn two_plugins_can_be_linked_into_one_program_beside_each_other() {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo starts");
-    let said = String::from_utf8_lossy(&tested.stdout);
+    let output_text = String::from_utf8_lossy(&tested.stdout);
     let errors = String::from_utf8_lossy(&tested.stderr);
-    assert!(tested.status.success(), "{said}\n{errors}");
-    assert!(said.contains("3 passed"), "{said}");
+    assert!(tested.status.success(), "{output_text}\n{errors}");
+    assert!(output_text.contains("3 passed"), "{output_text}");
 }

@@ -1,4 +1,4 @@
-//! What is refused, at which step, in which words, and that nothing of it is left.
+//! Refused loads: the step, the message, and that nothing is left.
 
 use std::fs;
 use std::path::Path;
@@ -10,38 +10,39 @@ use semver::Version;
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Loads a spoilt plugin; it is refused so, and leaves nothing, and another one works.
+/// Loads a corrupted plugin. Checks that it is refused as expected and leaves nothing, and that
+/// another plugin works.
 #[track_caller]
 fn check(
     package: &str,
-    spoil: impl FnOnce(Plugin) -> Plugin,
+    corrupt: impl FnOnce(Plugin) -> Plugin,
     (kind, step): (ErrorKind, LoadStep),
-    says: &[&str],
+    expected: &[&str],
 ) {
     let (plugins, staging) = (Plugins::new(), TempDir::new().expect("a folder"));
     let name = unique("spoilt");
-    let folder = spoil(plugins.add(&name, package)).write();
+    let folder = corrupt(plugins.add(&name, package)).write();
     let builder = Host::builder().staging_dir(staging.path());
     let host = builder.build().expect("a host");
     let error = refused(&host, folder);
-    let told = format!("{error:?}");
-    assert_eq!((error.kind(), error.step()), (kind, Some(step)), "{told}");
-    for part in says {
-        assert!(told.contains(part), "`{part}` in: {told}");
+    let reported = format!("{error:?}");
+    assert_eq!((error.kind(), error.step()), (kind, Some(step)), "{reported}");
+    for part in expected {
+        assert!(reported.contains(part), "`{part}` in: {reported}");
     }
-    assert!(lines_of(&error) <= 3, "{told}");
-    assert_eq!(files_below(staging.path()), 0, "a copy is left: {told}");
-    assert_eq!(mappings(&name), 0, "a mapping is left: {told}");
-    // A thread that was joined may be listed for a moment.
-    until("its thread is gone", || threads(&name).is_empty().then_some(()));
+    assert!(lines_of(&error) <= 3, "{reported}");
+    assert_eq!(files_below(staging.path()), 0, "a copy is left: {reported}");
+    assert_eq!(mappings(&name), 0, "a mapping is left: {reported}");
+    // A joined thread may remain listed for a moment.
+    until("its thread has exited", || threads(&name).is_empty().then_some(()));
     assert!(host.retained().is_empty() && host.list().is_empty());
     let other = loaded(&host, plugins.add(&unique("other"), "faulty").write());
-    let reply = other.call(Request::text("still here")).expect("an answer");
-    assert_eq!(reply.as_bytes(), b"still here");
+    let reply = other.call(Request::text("still serving")).expect("an answer");
+    assert_eq!(reply.as_bytes(), b"still serving");
 }
 
 fn files_below(folder: &Path) -> usize {
-    let entries = fs::read_dir(folder).expect("a folder to read");
+    let entries = fs::read_dir(folder).expect("the folder can be read");
     let count = |entry: fs::DirEntry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => files_below(&entry.path()),
         _ => 1,
@@ -55,25 +56,25 @@ const DIGEST: (ErrorKind, LoadStep) = (ErrorKind::Integrity, LoadStep::Digest);
 const STAGE: (ErrorKind, LoadStep) = (ErrorKind::Integrity, LoadStep::Stage);
 
 #[test]
-fn a_manifest_that_does_not_accept_the_api_of_the_host_is_refused() {
-    let says = ["plugin.json requires plugin API `^9.0`", API_VERSION];
-    check("faulty", |it| it.set("api", "^9.0"), VERSION, &says);
+fn manifest_that_rejects_host_api_is_refused() {
+    let expected = ["plugin.json requires plugin API `^9.0`", API_VERSION];
+    check("faulty", |it| it.set("api", "^9.0"), VERSION, &expected);
 }
 
 #[test]
-fn a_library_built_for_another_major_or_a_newer_minor_api_is_refused() {
+fn library_of_incompatible_api_version_is_refused() {
     let own = Version::parse(API_VERSION).expect("a version");
     let major = format!("{}.{}.{}", own.major + 1, own.minor, own.patch);
     let minor = format!("{}.{}.{}", own.major, own.minor + 9, own.patch);
     for built in [major, minor] {
         let stamped = (format!("api={API_VERSION}\n"), format!("api={built}\n"));
-        let spoil = |it: Plugin| it.patch(&stamped.0, &stamped.1);
-        check("faulty", spoil, VERSION, &[&built, API_VERSION]);
+        let corrupt = |it: Plugin| it.patch(&stamped.0, &stamped.1);
+        check("faulty", corrupt, VERSION, &[&built, API_VERSION]);
     }
 }
 
 #[test]
-fn a_manifest_and_a_stamp_that_differ_are_refused() {
+fn manifest_and_stamp_mismatch_is_refused() {
     let version = |it: Plugin| it.set("version", "9.9.9");
     check("faulty", version, VERSION, &["9.9.9", "0.1.0"]);
     let package = |it: Plugin| it.set("package", "honest");
@@ -81,32 +82,32 @@ fn a_manifest_and_a_stamp_that_differ_are_refused() {
 }
 
 #[test]
-fn a_library_without_a_stamp_is_refused_before_it_is_opened() {
+fn library_without_stamp_is_refused_before_opening() {
     check("no-stamp", |it| it, PROBE, &["export_plugin!"]);
 }
 
 #[test]
-fn a_library_with_a_stamp_and_no_root_module_is_refused() {
+fn stamped_library_without_root_module_is_refused() {
     let step = (ErrorKind::Incompatible, LoadStep::Layout);
     check("no-root", |it| it, step, &["no root module"]);
 }
 
 #[test]
-fn another_layout_under_the_same_version_is_refused_in_few_words() {
+fn other_layout_of_same_version_is_refused_concisely() {
     let step = (ErrorKind::Incompatible, LoadStep::Layout);
-    let says = ["another layout under the same version", "rebuild"];
-    check("other-layout", |it| it, step, &says);
+    let expected = ["another layout under the same version", "rebuild"];
+    check("other-layout", |it| it, step, &expected);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_library_that_needs_what_nobody_defines_is_refused_and_the_symbol_is_named() {
+fn undefined_symbol_is_refused_and_named() {
     let step = (ErrorKind::StartFailed, LoadStep::Open);
-    check("missing-symbol", |it| it, step, &["nobody_defines_this"]);
+    check("missing-symbol", |it| it, step, &["undefined_function"]);
 }
 
 #[test]
-fn a_truncated_library_is_refused_with_and_without_a_digest_of_it() {
+fn truncated_library_is_refused_with_or_without_digest() {
     for kept in [1, 3, 50, 90, 99] {
         let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() * kept / 100);
         check("faulty", |it| it.bytes(cut), PROBE, &["incomplete"]);
@@ -118,19 +119,19 @@ fn a_truncated_library_is_refused_with_and_without_a_digest_of_it() {
 }
 
 #[test]
-fn a_hole_of_zeros_is_refused_by_the_digest() {
+fn zeroed_hole_is_refused_by_digest() {
     let hole = |bytes: &mut Vec<u8>| {
         let middle = bytes.len() / 2;
         bytes[middle..middle + 4096].fill(0);
     };
-    let says = ["SHA-256", "incomplete"];
-    check("faulty", |it| it.stale_digest().bytes(hole), DIGEST, &says);
+    let expected = ["SHA-256", "incomplete"];
+    check("faulty", |it| it.stale_digest().bytes(hole), DIGEST, &expected);
 }
 
 #[test]
-fn a_library_without_a_digest_is_refused_unless_allowed() {
-    let says = ["sha256", "cargo xtask build-plugins", "allow_unverified"];
-    check("faulty", Plugin::unverified, DIGEST, &says);
+fn library_without_digest_is_refused_unless_allowed() {
+    let expected = ["sha256", "cargo xtask build-plugins", "allow_unverified"];
+    check("faulty", Plugin::unverified, DIGEST, &expected);
 
     let plugins = Plugins::new();
     let folder = plugins.add("plain", "faulty").unverified().write();
@@ -140,27 +141,27 @@ fn a_library_without_a_digest_is_refused_unless_allowed() {
 }
 
 #[test]
-fn a_text_under_the_name_of_a_library_is_refused() {
+fn text_file_named_as_library_is_refused() {
     let text = |it: Plugin| it.bytes(|bytes| *bytes = b"I am a library, honestly.\n".to_vec());
     check("faulty", text, PROBE, &["looks like", "cdylib"]);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_library_for_another_processor_is_refused() {
+fn library_of_another_processor_is_refused() {
     // The field `e_machine` of an ELF header; 8 is MIPS.
     let other = |it: Plugin| it.bytes(|bytes| bytes[18..20].copy_from_slice(&[8, 0]));
     check("faulty", other, PROBE, &["build it for the host's target"]);
 }
 
 #[test]
-fn a_library_that_is_not_there_is_named_with_those_that_are() {
-    let says = ["fauly", "faulty", "`library` in plugin.json"];
-    check("faulty", |it| it.set("library", "fauly"), STAGE, &says);
+fn missing_library_error_lists_existing_ones() {
+    let expected = ["fauly", "faulty", "`library` in plugin.json"];
+    check("faulty", |it| it.set("library", "fauly"), STAGE, &expected);
 }
 
 #[test]
-fn an_error_of_the_plugin_ends_the_load_at_its_step() {
+fn plugin_error_fails_load_at_its_step() {
     let error = json!({ "code": 503, "message": "no database", "details": { "port": 5432 } });
     for (entry, kind, step) in [
         ("validate", ErrorKind::Config, LoadStep::Config),
@@ -168,36 +169,36 @@ fn an_error_of_the_plugin_ends_the_load_at_its_step() {
         ("health", ErrorKind::StartFailed, LoadStep::Health),
     ] {
         let config = json!({ "error_in": entry, "error": error });
-        let says = ["no database", "503"];
-        check("faulty", |it| it.config(config), (kind, step), &says);
+        let expected = ["no database", "503"];
+        check("faulty", |it| it.config(config), (kind, step), &expected);
 
         let plugins = Plugins::new();
         let config = json!({ "error_in": entry, "error": error });
         let folder = plugins.add("failing", "faulty").config(config).write();
-        let told = refused(&hotbay_tests::host(&plugins), folder);
-        let plugin_error = told.plugin_error().expect("the plugin's own error");
+        let reported = refused(&hotbay_tests::host(&plugins), folder);
+        let plugin_error = reported.plugin_error().expect("the plugin's own error");
         assert_eq!(plugin_error.code(), 503);
         assert_eq!(plugin_error.details(), Some(&json!({ "port": 5432 })));
     }
 }
 
 #[test]
-fn a_panic_while_it_starts_ends_the_load_at_its_step() {
+fn panic_during_start_fails_load_at_its_step() {
     for (entry, step) in
         [("validate", LoadStep::Config), ("init", LoadStep::Init), ("health", LoadStep::Health)]
     {
-        let message = format!("in {entry}, as asked");
+        let message = format!("in {entry}, on request");
         let config = json!({ "panic_in": entry });
-        let says = [message.as_str(), "asked.rs:"];
+        let expected = [message.as_str(), "behavior.rs:"];
         let step = (ErrorKind::StartFailed, step);
-        check("faulty", |it| it.config(config), step, &says);
+        check("faulty", |it| it.config(config), step, &expected);
     }
 }
 
 #[test]
-fn a_config_that_its_schema_does_not_accept_is_refused_at_its_field() {
+fn config_rejected_by_schema_is_refused_at_field() {
     let schema = json!({ "type": "object", "properties": { "workers": { "type": "integer" } } });
-    let spoil = |it: Plugin| it.set("config_schema", schema).config(json!({ "workers": "many" }));
-    let says = ["plugin.json:", "`config.workers`", "many"];
-    check("faulty", spoil, (ErrorKind::Config, LoadStep::Config), &says);
+    let corrupt = |it: Plugin| it.set("config_schema", schema).config(json!({ "workers": "many" }));
+    let expected = ["plugin.json:", "`config.workers`", "many"];
+    check("faulty", corrupt, (ErrorKind::Config, LoadStep::Config), &expected);
 }

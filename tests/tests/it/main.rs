@@ -1,54 +1,48 @@
-//! Tests across crates, in one binary, since each would link for seconds. One module a subject.
+//! Tests across crates, in one binary to save link time, one module per subject.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+#![allow(clippy::unwrap_used, reason = "test helpers are tests too")]
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod allocators;
 mod app_layers;
 #[cfg(unix)]
 mod both_kinds;
-mod cancelling;
+mod call_edge_cases;
+mod cancellation;
 mod closing;
-mod counting;
+mod counters;
+#[cfg(unix)]
+mod damaged_libraries;
 mod deadlines;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod dependencies;
-mod disk;
-mod ends;
+mod disk_permissions;
+mod edge_cases;
 #[cfg(unix)]
 mod example_programs;
 mod faults;
-mod foreign_texts;
 #[cfg(target_os = "linux")]
-mod forked;
+mod fork;
 mod handover;
 mod in_flight;
-mod interrupted;
+mod interrupted_reloads;
 mod lifecycle;
 mod limits;
 mod linked;
 mod load;
+mod load_options;
+mod load_order;
+mod load_shedding;
 mod logs;
 mod manifests;
-mod memory;
-mod mended;
-mod mended_bounds;
-mod mended_ends;
-#[cfg(unix)]
-mod mended_processes;
+mod memory_limit;
 mod metrics;
-#[cfg(unix)]
-mod mutants;
-mod order;
-mod paused;
-mod permits;
+mod panicking_wakers;
+mod paused_calls;
+mod permissions;
 mod pipelines;
-mod pipelines_bounds;
-mod pipelines_many;
-#[cfg(target_os = "linux")]
-mod process_again;
-#[cfg(target_os = "linux")]
-mod process_answers;
+mod pipelines_limits;
+mod pipelines_streams;
 #[cfg(target_os = "linux")]
 mod process_calls;
 #[cfg(target_os = "linux")]
@@ -56,46 +50,54 @@ mod process_connections;
 #[cfg(target_os = "linux")]
 mod process_dialects;
 #[cfg(target_os = "linux")]
-mod process_ends;
+mod process_fixture;
 #[cfg(target_os = "linux")]
 mod process_hung;
 #[cfg(target_os = "linux")]
-mod process_life;
+mod process_lifecycle;
 #[cfg(target_os = "linux")]
 mod process_logs;
 #[cfg(target_os = "linux")]
-mod process_older;
+mod process_older_dialects;
 #[cfg(target_os = "linux")]
-mod process_served;
+mod process_responses;
+#[cfg(target_os = "linux")]
+mod process_retries;
+#[cfg(target_os = "linux")]
+mod process_sdk;
+#[cfg(target_os = "linux")]
+mod process_shutdown;
 #[cfg(target_os = "linux")]
 mod process_soaks;
 #[cfg(target_os = "linux")]
 mod process_start;
 #[cfg(target_os = "linux")]
 mod process_supervision;
-#[cfg(target_os = "linux")]
-mod process_trial;
+#[cfg(unix)]
+mod process_timeouts;
 mod providers;
-mod puppet;
 mod quarantine;
 mod queue;
 mod races;
 mod reload;
+mod request_extensions;
 mod response_cache;
+mod retirement;
 mod rollback;
 mod schema_budget;
-mod shedding;
+mod scripted_plugin;
 mod shutdown_grace;
 #[cfg(target_os = "linux")]
 mod staging_folders;
-mod storms;
-mod stuck;
+mod stress;
+mod stuck_calls;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod symbols;
+mod text_escaping;
 mod tower;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod unmapping;
-mod validates;
+mod validation;
 mod watch;
 #[cfg(unix)]
 mod watch_roots;
@@ -106,10 +108,10 @@ mod worker_pool;
 mod check_programs;
 #[path = "../command.rs"]
 mod command;
-#[path = "../facts.rs"]
-mod facts;
 #[path = "../hotbay_command.rs"]
 mod hotbay_command;
+#[path = "../naive_comparison.rs"]
+mod naive_comparison;
 #[path = "../pipe.rs"]
 mod pipe;
 #[path = "../pipe_lines.rs"]

@@ -1,14 +1,14 @@
-//! Mistakes in manifests, as a load tells them: with file, line, column and field.
-//! What each mistake is called has tests of its own beside the parser.
+//! Mistakes in manifests, as reported by a load: with file, line, column and field. The parser's
+//! unit tests check each message.
 
 use std::error::Error as _;
 
 use hotbay::{ErrorKind, LoadStep, ManifestError};
 use hotbay_tests::{Plugins, block_on, host, refused};
 
-/// The `^` stands right before what is wrong.
+/// Checks a manifest in which `^` marks the position of the mistake.
 #[track_caller]
-fn check(manifest: &str, path: &str, says: &[&str]) {
+fn check(manifest: &str, path: &str, expected: &[&str]) {
     let before = manifest.split('^').next().expect("a first part");
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
@@ -17,22 +17,22 @@ fn check(manifest: &str, path: &str, says: &[&str]) {
     let plugins = Plugins::new();
     let folder = plugins.add("wrong", "faulty").write_with_manifest(&manifest);
     let error = refused(&host(&plugins), &folder);
-    let told = format!("{error:?}");
+    let message = format!("{error:?}");
     let step = (error.kind(), error.step());
-    assert_eq!(step, (ErrorKind::Manifest, Some(LoadStep::Manifest)), "{told}");
+    assert_eq!(step, (ErrorKind::Manifest, Some(LoadStep::Manifest)), "{message}");
     let source = error.source().expect("a source");
     let mistake: &ManifestError = source.downcast_ref().expect("a mistake in a manifest");
     let place = (mistake.line(), mistake.column(), mistake.path());
-    assert_eq!(place, (Some(line), Some(column), path), "{told}");
+    assert_eq!(place, (Some(line), Some(column), path), "{message}");
     let file = folder.join("plugin.json");
     let place = format!("{}:{line}:{column}:", file.display());
-    for part in says.iter().copied().chain([place.as_str()]) {
-        assert!(told.contains(part), "`{part}` in: {told}");
+    for part in expected.iter().copied().chain([place.as_str()]) {
+        assert!(message.contains(part), "`{part}` in: {message}");
     }
 }
 
 #[test]
-fn a_misspelt_field_is_told_with_the_nearest_name() {
+fn misspelled_field_gets_suggestion() {
     let manifest = r#"{
   "name": "wrong", "version": "0.1.0", "api": "1",
   ^"libary": "faulty"
@@ -41,7 +41,7 @@ fn a_misspelt_field_is_told_with_the_nearest_name() {
 }
 
 #[test]
-fn a_wrong_type_a_bad_version_and_a_bad_name_are_told_at_their_values() {
+fn invalid_values_are_reported_at_their_position() {
     let manifest = r#"{ "name": "wrong", "version": ^7, "api": "1" }"#;
     check(manifest, "version", &["7", "expected"]);
     let manifest = r#"{ "name": "wrong", "version": ^"one", "api": "1" }"#;
@@ -51,7 +51,7 @@ fn a_wrong_type_a_bad_version_and_a_bad_name_are_told_at_their_values() {
 }
 
 #[test]
-fn a_field_that_is_missing_or_there_twice_is_told() {
+fn missing_or_duplicate_field_is_reported() {
     check(r#"^{ "name": "wrong", "version": "0.1.0" }"#, "api", &["is missing"]);
     let manifest = r#"{ "name": "wrong", "version": "0.1.0", "api": "1",
   ^"name": "right" }"#;
@@ -59,25 +59,25 @@ fn a_field_that_is_missing_or_there_twice_is_told() {
 }
 
 #[test]
-fn a_mistake_deep_inside_is_told_with_its_path() {
+fn nested_mistake_is_reported_with_path() {
     let manifest = r#"{ "name": "wrong", "version": "0.1.0", "api": "1",
   "limits": { "workers": ^-3 } }"#;
     check(manifest, "limits.workers", &["-3"]);
 }
 
 #[test]
-fn what_is_no_json_is_told_where_it_ends_to_be_json() {
+fn invalid_json_is_reported_at_its_position() {
     let plugins = Plugins::new();
     let wrong = plugins.add("wrong", "faulty");
     let folder = wrong.write_with_manifest("{ \"name\": \"wrong\", \n  oops }");
     let error = refused(&host(&plugins), folder);
-    let told = error.full_message();
+    let message = error.full_message();
     assert_eq!(error.kind(), ErrorKind::Manifest);
-    assert!(told.contains("plugin.json:2:3:") && told.contains("is not JSON"), "{told}");
+    assert!(message.contains("plugin.json:2:3:") && message.contains("is not JSON"), "{message}");
 }
 
 #[test]
-fn one_bad_manifest_does_not_keep_the_others_from_loading() {
+fn bad_manifest_does_not_block_other_plugins() {
     let plugins = Plugins::new();
     plugins.add("good", "faulty").write();
     plugins.add("bad", "faulty").write_with_manifest("{}");
@@ -89,7 +89,7 @@ fn one_bad_manifest_does_not_keep_the_others_from_loading() {
     let refused = &report.refused[0];
     assert_eq!((refused.error.kind(), &refused.name), (ErrorKind::Manifest, &None));
     assert!(refused.folder.ends_with("bad"));
-    // What serves is not loaded again, and what was refused is tried again.
+    // Serving plugins are not loaded again; refused ones are tried again.
     let report = block_on(host.load_all());
     assert_eq!((report.loaded.len(), report.refused.len()), (0, 1));
 }

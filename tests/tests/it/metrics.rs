@@ -1,5 +1,5 @@
-//! Collectors: every event that was accepted is counted, however they end; bad input is
-//! answered, and nothing waits for ever.
+//! Collectors: every accepted event is counted, however the collector stops; invalid limits are
+//! refused, and nothing waits forever.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +41,7 @@ fn is_stopped(answer: Result<(), CollectError>) {
     assert!(matches!(answer, Err(CollectError::Stopped)), "{answer:?}");
 }
 
-/// A store that counts nothing until it is opened.
+/// A store that blocks until it is opened.
 #[derive(Default)]
 struct Gated {
     counts: MemoryStore,
@@ -61,7 +61,7 @@ impl Gated {
         self.changed.notify_all();
     }
 
-    /// A collector of one worker, who hangs in the store, with a channel that is full.
+    /// A collector whose one worker is blocked in the store and whose channel is full.
     fn with_full_channel(
         max_queued_events: u32,
         token: CancellationToken,
@@ -69,7 +69,7 @@ impl Gated {
         let store = Arc::new(Self::default());
         let collector = start_with(&store, 1, max_queued_events, token);
         collector.try_record("first").unwrap();
-        until("the worker is in the store", || {
+        until("the worker is blocked in the store", || {
             (store.gate.lock().unwrap().inside > 0).then_some(())
         });
         (0..max_queued_events).for_each(|_| collector.try_record("kept").unwrap());
@@ -91,7 +91,7 @@ impl MetricStore for Gated {
 }
 
 #[test]
-fn every_event_of_many_threads_and_tasks_is_counted_once() {
+fn events_of_many_threads_and_tasks_count_once() {
     const EVENTS: u64 = 2000;
     for (workers, max_queued_events) in [(1, 1), (3, 2), (4, 1000)] {
         let store = Arc::new(MemoryStore::default());
@@ -118,17 +118,17 @@ fn every_event_of_many_threads_and_tasks_is_counted_once() {
         let total: u64 = store.list().iter().map(|(_, count)| count).sum();
         assert_eq!(total, 6 * EVENTS + tried);
         assert_eq!(store.get("tried"), tried);
-        assert_eq!(Arc::strong_count(&store), 1, "a worker is left");
+        assert_eq!(Arc::strong_count(&store), 1, "a worker still runs");
     }
 }
 
 #[test]
-fn limits_with_which_nothing_could_work_are_refused() {
-    let check = |workers, max_queued_events, wanted: &str| {
+fn unusable_collector_limits_are_refused() {
+    let check = |workers, max_queued_events, expected: &str| {
         let limits = CollectorLimits { workers, max_queued_events };
         let store = Arc::new(MemoryStore::default());
         let error = Collector::start(store.clone(), limits, CancellationToken::new()).unwrap_err();
-        assert_eq!(error.to_string(), wanted);
+        assert_eq!(error.to_string(), expected);
         assert_eq!(Arc::strong_count(&store), 1);
         error
     };
@@ -142,7 +142,7 @@ fn limits_with_which_nothing_could_work_are_refused() {
 }
 
 #[test]
-fn an_event_after_the_stop_is_refused_and_not_counted() {
+fn event_after_stop_is_refused_and_not_counted() {
     let store = Arc::new(MemoryStore::default());
     let collector = start(&store, 2, 8);
     collector.record_blocking("before").unwrap();
@@ -155,7 +155,7 @@ fn an_event_after_the_stop_is_refused_and_not_counted() {
 }
 
 #[test]
-fn whoever_stops_it_waits_for_the_end_and_gets_the_same_figures() {
+fn concurrent_stops_return_same_report() {
     let (store, collector) = Gated::with_full_channel(5, CancellationToken::new());
     thread::scope(|scope| {
         let stops: Vec<_> = (0..4).map(|_| scope.spawn(|| collector.stop())).collect();
@@ -172,12 +172,15 @@ fn whoever_stops_it_waits_for_the_end_and_gets_the_same_figures() {
 }
 
 #[test]
-fn a_full_channel_holds_back_and_serves_who_waited_in_order() {
+fn full_channel_applies_backpressure_in_order() {
     let (store, collector) = Gated::with_full_channel(2, CancellationToken::new());
     let full = collector.try_record("refused");
     assert!(matches!(full, Err(CollectError::Full { max_queued_events: 2 })), "{full:?}");
-    let told = full.unwrap_err().to_string();
-    assert!(told.contains("2 events are queued") && told.contains("`max_queued_events`"), "{told}");
+    let message = full.unwrap_err().to_string();
+    assert!(
+        message.contains("2 events are queued") && message.contains("`max_queued_events`"),
+        "{message}"
+    );
     let mut cx = Context::from_waker(Waker::noop());
     let mut waits = pin!(collector.record("waited"));
     assert!(waits.as_mut().poll(&mut cx).is_pending());
@@ -192,14 +195,14 @@ fn a_full_channel_holds_back_and_serves_who_waited_in_order() {
 }
 
 #[test]
-fn a_stop_tells_those_who_wait_and_counts_what_is_in_a_full_channel() {
+fn stop_fails_waiting_senders_and_counts_queued_events() {
     let (store, collector) = Gated::with_full_channel(3, CancellationToken::new());
     let mut cx = Context::from_waker(Waker::noop());
-    // One is asked again, one is dropped, and one is never looked at again.
-    let mut asked = pin!(collector.record("waits"));
+    // One is polled again, one is dropped, and one is never polled again.
+    let mut repolled = pin!(collector.record("waits"));
     let mut forgotten = pin!(collector.record("waits"));
     let mut dropped = Box::pin(collector.record("waits"));
-    assert!(asked.as_mut().poll(&mut cx).is_pending());
+    assert!(repolled.as_mut().poll(&mut cx).is_pending());
     assert!(forgotten.as_mut().poll(&mut cx).is_pending());
     assert!(dropped.as_mut().poll(&mut cx).is_pending());
     drop(dropped);
@@ -213,30 +216,32 @@ fn a_stop_tells_those_who_wait_and_counts_what_is_in_a_full_channel() {
         store.open();
         check(stop.join().unwrap(), 4, 0);
     });
-    let Poll::Ready(answer) = asked.poll(&mut cx) else { panic!("it was not told") };
+    let Poll::Ready(answer) = repolled.poll(&mut cx) else {
+        panic!("the waiting event is still pending")
+    };
     is_stopped(answer);
     assert_eq!((store.get("kept"), store.get("waits")), (3, 0));
 }
 
 #[test]
-fn a_cancelled_token_ends_it_and_all_that_was_accepted_is_still_counted() {
+fn cancelled_token_stops_after_counting_accepted_events() {
     let token = CancellationToken::new();
     let (store, collector) = Gated::with_full_channel(3, token.child_token());
     let mut cx = Context::from_waker(Waker::noop());
     let mut waits = pin!(collector.record("waits"));
     assert!(waits.as_mut().poll(&mut cx).is_pending());
     token.cancel();
-    // From this moment on, although the store hangs and nobody has called stop.
+    // From now on, although the store is blocked and `stop` was not called.
     is_stopped(collector.try_record("late"));
     is_stopped(block_on(waits));
     store.open();
-    until("all is counted", || (collector.collected().counted == 4).then_some(()));
+    until("all events are counted", || (collector.collected().counted == 4).then_some(()));
     check(collector.stop(), 4, 0);
     assert_eq!((store.get("kept"), store.get("waits"), store.get("late")), (3, 0, 0));
 }
 
 #[test]
-fn a_token_may_be_cancelled_before_the_start_or_after_the_end() {
+fn token_may_be_cancelled_before_start_or_after_stop() {
     let store = Arc::new(MemoryStore::default());
     let token = CancellationToken::new();
     let ended = start_with(&store, 1, 1, token.clone());
@@ -248,7 +253,7 @@ fn a_token_may_be_cancelled_before_the_start_or_after_the_end() {
 }
 
 #[test]
-fn a_drop_counts_what_was_accepted() {
+fn drop_counts_accepted_events() {
     let store = Arc::new(MemoryStore::default());
     let collector = start(&store, 2, 100);
     (0..100).for_each(|_| collector.record_blocking("a").unwrap());
@@ -256,13 +261,13 @@ fn a_drop_counts_what_was_accepted() {
     assert_eq!(store.get("a"), 100);
 }
 
-/// A store that panics for some keys, also with what panics again when it is dropped.
+/// A store that panics for some keys, once with a payload that panics when dropped.
 #[derive(Default)]
 struct Panicky(MemoryStore);
 
-struct Bomb;
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         std::panic::resume_unwind(Box::new(()));
     }
@@ -272,7 +277,7 @@ impl MetricStore for Panicky {
     fn inc(&self, key: &str) {
         match key {
             "panic" => std::panic::resume_unwind(Box::new("on purpose")),
-            "bomb" => std::panic::resume_unwind(Box::new(Bomb)),
+            "bomb" => std::panic::resume_unwind(Box::new(PanicOnDrop)),
             _ => self.0.inc(key),
         }
     }
@@ -283,7 +288,7 @@ impl MetricStore for Panicky {
 }
 
 #[test]
-fn a_store_that_panics_loses_that_event_only() {
+fn panicking_store_loses_only_that_event() {
     let store = Arc::new(Panicky::default());
     let collector = start(&store, 2, 10);
     for key in ["fine", "panic", "bomb", "fine", "fine"].into_iter().cycle().take(500) {
@@ -293,7 +298,7 @@ fn a_store_that_panics_loses_that_event_only() {
     assert_eq!(store.get("fine"), 300);
 }
 
-/// A store that uses the collector which it counts for.
+/// A store that uses its own collector.
 #[derive(Default)]
 struct Inward {
     counts: MemoryStore,
@@ -308,10 +313,10 @@ impl MetricStore for Inward {
         self.has_collector.store(collector.is_some(), Ordering::Release);
         match (key, collector) {
             ("stop", Some(collector)) => drop(collector.stop()),
-            // Waits until it holds the last one.
-            ("drop", Some(collector)) => {
-                until("it is the last", || (Arc::strong_count(&collector) == 1).then_some(()))
-            }
+            // Waits until it holds the last reference.
+            ("drop", Some(collector)) => until("it holds the last reference", || {
+                (Arc::strong_count(&collector) == 1).then_some(())
+            }),
             ("again", Some(collector)) => collector.try_record("once").unwrap(),
             _ => {}
         }
@@ -323,7 +328,7 @@ impl MetricStore for Inward {
 }
 
 #[test]
-fn a_store_may_use_stop_and_drop_its_own_collector() {
+fn store_may_use_stop_and_drop_its_collector() {
     let inward = |key: &'static str| {
         let store = Arc::new(Inward::default());
         let collector = Arc::new(start(&store, 2, 10));
@@ -332,17 +337,19 @@ fn a_store_may_use_stop_and_drop_its_own_collector() {
         (store, collector)
     };
     let (store, collector) = inward("again");
-    until("it is counted", || (store.get("once") == 1).then_some(()));
+    until("the event is counted", || (store.get("once") == 1).then_some(()));
     check(collector.stop(), 2, 0);
 
     let (store, collector) = inward("stop");
-    until("it stops itself", || collector.try_record("x").is_err().then_some(()));
+    until("the collector stops", || collector.try_record("x").is_err().then_some(()));
     assert_eq!(collector.stop().failed, 0);
     assert_eq!(store.get("stop"), 1);
 
     let (store, collector) = inward("drop");
-    until("the store holds it", || store.has_collector.load(Ordering::Acquire).then_some(()));
+    until("the store holds the collector", || {
+        store.has_collector.load(Ordering::Acquire).then_some(())
+    });
     drop(collector);
-    until("its workers have ended", || (Arc::strong_count(&store) == 1).then_some(()));
+    until("the workers have exited", || (Arc::strong_count(&store) == 1).then_some(()));
     assert_eq!(store.get("drop"), 1);
 }

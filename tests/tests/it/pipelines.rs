@@ -1,4 +1,4 @@
-//! Plugins in a row, one request at a time: order, errors, deadlines, and what is not run.
+//! Pipelines, one request at a time: order, errors, deadlines, and skipped steps.
 
 use std::thread;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use hotbay::{
 use hotbay_tests::{Plugins, block_on, loaded, reloaded};
 use serde_json::json;
 
-use crate::puppet::{NEVER, Puppet, SOON};
+use crate::scripted_plugin::{NEVER, SOON, ScriptedPlugin};
 
-/// A plugin that adds its name to what it is given.
+/// Registers a plugin that appends its name to its input.
 fn adds(builder: HostBuilder, name: &'static str) -> HostBuilder {
     builder
         .register_fn(name, move |_, input| Ok(Output::text(format!("{} {name}", input.as_text()?))))
@@ -27,7 +27,7 @@ fn plugin(error: &Error) -> Option<&str> {
 }
 
 #[test]
-fn each_steps_reply_is_the_next_ones_request_in_the_order_named() {
+fn pipeline_passes_each_reply_to_next_step_in_order() {
     let builder = ["a", "b", "c"].into_iter().fold(Host::builder(), adds);
     let host = builder.build().unwrap();
     let run = |steps: &[&str]| {
@@ -37,11 +37,11 @@ fn each_steps_reply_is_the_next_ones_request_in_the_order_named() {
     assert_eq!(run(&["c", "a", "b"]), "x c a b");
     assert_eq!(run(&["a"]), "x a");
     assert_eq!(run(&["b", "b", "b"]), "x b b b");
-    assert_eq!(host.list().iter().map(|info| info.calls).collect::<Vec<_>>(), [2, 4, 1]);
+    assert_eq!(host.list().iter().map(|info| info.stats.calls).collect::<Vec<_>>(), [2, 4, 1]);
 }
 
 #[test]
-fn content_goes_through_byte_by_byte_with_its_media_type() {
+fn pipeline_preserves_bytes_and_media_type() {
     let host = Host::builder()
         .register_fn("first", |_, _| Ok(Output::html("<p>".repeat(1000))))
         .register_fn("second", |_, input| {
@@ -56,7 +56,7 @@ fn content_goes_through_byte_by_byte_with_its_media_type() {
 }
 
 #[test]
-fn a_plugin_that_was_swapped_between_two_runs_is_used_at_once() {
+fn plugin_reloaded_between_runs_is_used_at_once() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let install =
@@ -76,19 +76,19 @@ fn a_plugin_that_was_swapped_between_two_runs_is_used_at_once() {
 }
 
 #[test]
-fn steps_that_are_not_there_and_no_steps_at_all_are_told_when_the_pipeline_is_made() {
+fn missing_steps_and_empty_pipelines_are_refused() {
     let host = adds(Host::builder(), "there").build().unwrap();
     for steps in [vec!["there", "gone"], vec!["gone"], vec!["Not A Name"], vec![""], vec![]] {
         let error = host.pipeline(steps.clone()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{steps:?}");
-        let told = error.full_message();
-        assert!(steps.is_empty() || told.contains(steps[steps.len() - 1]), "{told}");
-        assert!(told.matches("`gone`").count() <= 1, "said twice: {told}");
+        let reported = error.full_message();
+        assert!(steps.is_empty() || reported.contains(steps[steps.len() - 1]), "{reported}");
+        assert!(reported.matches("`gone`").count() <= 1, "reported twice: {reported}");
     }
 }
 
 #[test]
-fn a_step_that_is_missing_later_is_named_with_those_after_it() {
+fn step_missing_at_run_is_named_with_later_steps() {
     let builder = ["a", "b", "c", "d"].into_iter().fold(Host::builder(), adds);
     let host = builder.build().unwrap();
     let pipeline = host.pipeline(["a", "b", "c", "d"]).unwrap();
@@ -96,14 +96,14 @@ fn a_step_that_is_missing_later_is_named_with_those_after_it() {
     let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::NotFound, Some("b")));
     assert_eq!(skipped(&error), ["c", "d"]);
-    assert_eq!(host.plugin("a").map(|_| host.list()[0].calls).unwrap(), 1);
+    assert_eq!(host.plugin("a").map(|_| host.list()[0].stats.calls).unwrap(), 1);
     drop(host);
     let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Shutdown);
 }
 
 #[test]
-fn the_error_of_a_step_comes_through_unchanged_and_names_what_was_not_run() {
+fn step_error_is_unchanged_and_names_skipped_steps() {
     let details = json!({ "row": 7, "why": ["a", null] });
     let own = details.clone();
     let builder = adds(adds(Host::builder(), "first"), "third");
@@ -118,17 +118,20 @@ fn the_error_of_a_step_comes_through_unchanged_and_names_what_was_not_run() {
     let error = block_on(pipeline.run(Request::text("x"))).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::Plugin, Some("second")));
     assert_eq!(skipped(&error), ["third", "first"]);
-    let told = error.plugin_error().unwrap();
-    assert_eq!((told.code(), told.message(), told.is_retryable()), (-42, "no, thanks", true));
-    assert_eq!(told.details(), Some(&details));
-    assert_eq!(host.list().iter().map(|info| info.calls).collect::<Vec<_>>(), [1, 1, 0]);
+    let reported = error.plugin_error().unwrap();
+    assert_eq!(
+        (reported.code(), reported.message(), reported.is_retryable()),
+        (-42, "no, thanks", true)
+    );
+    assert_eq!(reported.details(), Some(&details));
+    assert_eq!(host.list().iter().map(|info| info.stats.calls).collect::<Vec<_>>(), [1, 1, 0]);
     let last = host.pipeline(["first", "second"]).unwrap();
     let error = block_on(last.run(Request::text("x"))).unwrap_err();
     assert!(error.skipped().is_empty());
 }
 
 #[test]
-fn a_panic_of_a_step_is_a_fault_of_that_plugin() {
+fn panic_in_step_is_fault_of_its_plugin() {
     let host = adds(Host::builder(), "after")
         .register_fn("panics", |_, _| panic!("in the middle"))
         .build()
@@ -141,7 +144,7 @@ fn a_panic_of_a_step_is_a_fault_of_that_plugin() {
 }
 
 #[test]
-fn a_token_that_is_cancelled_between_two_steps_leaves_the_rest_unrun() {
+fn token_cancelled_between_steps_skips_the_rest() {
     let token = CancellationToken::new();
     let cancels = token.clone();
     let host = adds(adds(Host::builder(), "second"), "third")
@@ -157,68 +160,69 @@ fn a_token_that_is_cancelled_between_two_steps_leaves_the_rest_unrun() {
     let error = block_on(pipeline.run(request)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     let skipped = skipped(&error);
-    // Told at once, or once the step that cancelled had ended.
+    // Reported at once, or after the step that cancelled has finished.
     assert!(skipped.ends_with(&["second", "third"]), "{skipped:?}");
-    let others: Vec<_> = host.list().iter().skip(1).map(|info| info.calls).collect();
+    let others: Vec<_> = host.list().iter().skip(1).map(|info| info.stats.calls).collect();
     assert_eq!(others, [0, 0]);
 }
 
 #[test]
-fn each_step_has_its_own_deadline_from_its_own_begin() {
-    let puppet = Puppet::new();
-    let host = puppet.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
-    let step = |wait_max: Duration| PipelineStep::new("puppet").deadline_in(wait_max);
+fn each_step_deadline_starts_with_its_step() {
+    let scripted = ScriptedPlugin::new();
+    let host = scripted.register(adds(Host::builder(), "after"), "scripted").build().unwrap();
+    let step = |timeout: Duration| PipelineStep::new("scripted").deadline_in(timeout);
     let pipeline = host.pipeline([step(SOON), PipelineStep::new("after")]).unwrap();
     let error = block_on(pipeline.run(Request::text("wait"))).unwrap_err();
-    assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("puppet")));
+    assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("scripted")));
     assert_eq!(skipped(&error), ["after"]);
-    puppet.open();
-    // A step's own deadline ends with the step; the request's counts for all.
+    scripted.release_all();
+    // A step's own deadline applies to that step; the request's applies to the whole run.
     let left = |pipeline: hotbay::Pipeline, request: Request<'_>| {
         block_on(pipeline.run(request)).unwrap().as_text().unwrap().to_owned()
     };
-    let after = host.pipeline([PipelineStep::new("after").deadline_in(NEVER), "puppet".into()]);
-    let says_left = |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
+    let after = host.pipeline([PipelineStep::new("after").deadline_in(NEVER), "scripted".into()]);
+    let report_remaining =
+        |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
     drop(after.unwrap());
-    let host = puppet.register(Host::builder().register_fn("says", says_left), "puppet");
+    let host = scripted.register(Host::builder().register_fn("says", report_remaining), "scripted");
     let host = host.build().unwrap();
-    let own = host.pipeline([PipelineStep::new("says").deadline_in(NEVER), "puppet".into()]);
+    let own = host.pipeline([PipelineStep::new("says").deadline_in(NEVER), "scripted".into()]);
     assert_eq!(left(own.unwrap(), Request::text("x")), "none");
-    let all = host.pipeline(["says", "puppet"]).unwrap();
+    let all = host.pipeline(["says", "scripted"]).unwrap();
     let ms: u64 = left(all, Request::text("x").deadline_in(NEVER)).parse().unwrap();
     assert!(ms > 3_000_000, "{ms}");
 }
 
 #[test]
-fn dropping_the_future_takes_the_step_that_runs_back_and_runs_no_other() {
-    let puppet = Puppet::new();
-    let host = puppet.register(adds(Host::builder(), "after"), "puppet").build().unwrap();
-    let pipeline = host.pipeline(["puppet", "after"]).unwrap();
+fn dropped_run_cancels_current_step_and_skips_the_rest() {
+    let scripted = ScriptedPlugin::new();
+    let host = scripted.register(adds(Host::builder(), "after"), "scripted").build().unwrap();
+    let pipeline = host.pipeline(["scripted", "after"]).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             block_on(async {
                 let run = pipeline.run(Request::text("watch"));
-                let begun = async {
-                    while puppet.heard().is_empty() {
+                let starts = async {
+                    while scripted.inputs().is_empty() {
                         tokio::task::yield_now().await;
                     }
                 };
                 let mut run = std::pin::pin!(run);
-                let mut begun = std::pin::pin!(begun);
+                let mut starts = std::pin::pin!(starts);
                 std::future::poll_fn(|context| {
                     assert!(run.as_mut().poll(context).is_pending());
-                    begun.as_mut().poll(context)
+                    starts.as_mut().poll(context)
                 })
                 .await;
             });
         });
     });
-    puppet.ends("watch");
-    assert_eq!(host.plugin("after").map(|_| host.list()[0].calls).unwrap(), 0);
+    scripted.wait_finished("watch");
+    assert_eq!(host.plugin("after").map(|_| host.list()[0].stats.calls).unwrap(), 0);
 }
 
 #[test]
-fn many_runs_at_once_keep_their_own_requests() {
+fn concurrent_runs_keep_their_own_requests() {
     let builder = ["a", "b"].into_iter().fold(Host::builder(), adds);
     let host = builder.build().unwrap();
     let pipeline = host.pipeline(["a", "b"]).unwrap();

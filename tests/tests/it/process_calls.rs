@@ -1,5 +1,5 @@
-//! Calls of a process plugin that go well, from wherever they are made; and those that are held
-//! up or taken back.
+//! Calls of process plugins: successful calls from any thread or runtime, and cancelled or rejected
+//! ones.
 
 use std::fs;
 use std::process::Command;
@@ -11,36 +11,36 @@ use hotbay::{CancellationToken, ErrorKind, HostBuilder, Request};
 use hotbay_tests::{block_on, limits, quarantine, until};
 use serde_json::{Value, json};
 
-use crate::process_trial::{Running, Trial};
+use crate::process_fixture::{ProcessFixture, Running};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A call that waits until `file` is there or nobody waits for it, and says in files when it
-/// began and what it saw.
+/// Returns an action that waits until `NAME.until` exists or the caller hangs up, and records its
+/// start and end in files.
 fn wait(running: &Running, name: &str) -> String {
-    let file = |part: &str| running.trial.file(&format!("{name}.{part}"));
-    json!({ "do": "wait", "until": file("until"), "began": file("began"), "saw": file("saw") })
+    let file = |part: &str| running.fixture.file(&format!("{name}.{part}"));
+    json!({ "do": "wait", "until": file("until"), "began": file("began"), "outcome": file("outcome") })
         .to_string()
 }
 
-fn begins(running: &Running, name: &str) {
-    let file = running.trial.file(&format!("{name}.began"));
-    until("the call begins", || file.exists().then_some(()));
+fn wait_started(running: &Running, name: &str) {
+    let file = running.fixture.file(&format!("{name}.began"));
+    until("the call starts", || file.exists().then_some(()));
 }
 
-fn saw(running: &Running, name: &str) -> String {
-    let file = running.trial.file(&format!("{name}.saw"));
-    until("the call ends", || fs::read_to_string(&file).ok())
+fn recorded_end(running: &Running, name: &str) -> String {
+    let file = running.fixture.file(&format!("{name}.outcome"));
+    until("the call finishes", || fs::read_to_string(&file).ok())
 }
 
 fn open(running: &Running, name: &str) {
-    fs::write(running.trial.file(&format!("{name}.until")), "").expect("a file");
+    fs::write(running.fixture.file(&format!("{name}.until")), "").expect("a file");
 }
 
 #[test]
-fn bodies_and_content_types_of_any_kind_go_there_and_back() {
-    let running = Trial::new().run(json!({}));
+fn bodies_of_any_content_type_round_trip() {
+    let running = ProcessFixture::new().run(json!({}));
     let large: Vec<u8> =
         (0..10 << 20).map(|at: u32| (at.wrapping_mul(0x9e37) >> 8) as u8).collect();
     let bodies = [vec![], vec![0], b"\r\n\r\n0\r\n".to_vec(), (0..=255).collect(), large];
@@ -60,20 +60,20 @@ fn bodies_and_content_types_of_any_kind_go_there_and_back() {
 }
 
 #[test]
-fn a_call_tells_its_number_its_trace_and_what_is_left_of_its_time() {
-    let running = Trial::new().run(json!({}));
+fn call_sends_id_trace_and_remaining_time() {
+    let running = ProcessFixture::new().run(json!({}));
     let trace = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8], flags: 1 };
-    let asked = json!({ "do": "tell" }).to_string();
+    let action = json!({ "do": "report" }).to_string();
     let mut ids = Vec::new();
-    for by_future in [false, true] {
-        let request = Request::json_text(&asked).with_trace(trace).deadline_in(NEVER);
-        let reply = match by_future {
+    for call_async in [false, true] {
+        let request = Request::json_text(&action).with_trace(trace).deadline_in(NEVER);
+        let reply = match call_async {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),
         };
-        let told: Value = reply.unwrap().json().unwrap();
-        assert_eq!(told["request"], "POST /execute");
-        let headers = &told["headers"];
+        let reply: Value = reply.unwrap().json().unwrap();
+        assert_eq!(reply["request"], "POST /execute");
+        let headers = &reply["headers"];
         let header = |name: &str| headers[name].as_str().unwrap_or_default().to_owned();
         let trace = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
         assert_eq!(header("traceparent"), trace);
@@ -84,17 +84,17 @@ fn a_call_tells_its_number_its_trace_and_what_is_left_of_its_time() {
         ids.push(header("hotbay-call-id").parse::<u64>().expect("a number"));
     }
     assert_ne!(ids[0], ids[1]);
-    // Who asks for none of it sends none of it.
-    let told = running.told(&json!({ "do": "tell" }));
-    assert_eq!(told["headers"]["traceparent"], Value::Null);
-    assert_eq!(told["headers"]["hotbay-deadline-ms"], Value::Null);
+    // Without a request context no such headers are sent.
+    let reply = running.call_json(&json!({ "do": "report" }));
+    assert_eq!(reply["headers"]["traceparent"], Value::Null);
+    assert_eq!(reply["headers"]["hotbay-deadline-ms"], Value::Null);
     running.end();
 }
 
 #[test]
-fn a_call_goes_to_an_endpoint_of_the_plugins_own_and_to_no_other() {
+fn call_reaches_custom_endpoints_only_if_declared() {
     let rows = json!({ "body": [1, 2] });
-    let running = Trial::new().run(json!({
+    let running = ProcessFixture::new().run(json!({
         "capabilities": { "hotbay": { "endpoints": ["execute", "rows", "v1/upper"] } },
         "serve": { "rows": rows, "v1/upper": { "body": "UP" } },
     }));
@@ -108,9 +108,12 @@ fn a_call_goes_to_an_endpoint_of_the_plugins_own_and_to_no_other() {
             [running.handle.call(request()), block_on(running.handle.execute(request()))];
         for outcome in outcomes {
             let error = outcome.unwrap_err();
-            let told = error.full_message();
-            assert_eq!(error.kind(), ErrorKind::Unsupported, "`{endpoint}`: {told}");
-            assert!(told.contains(&format!("`{endpoint}`")) && told.contains("`rows`"), "{told}");
+            let message = error.full_message();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "`{endpoint}`: {message}");
+            assert!(
+                message.contains(&format!("`{endpoint}`")) && message.contains("`rows`"),
+                "{message}"
+            );
         }
     }
     running.serves();
@@ -118,8 +121,8 @@ fn a_call_goes_to_an_endpoint_of_the_plugins_own_and_to_no_other() {
 }
 
 #[test]
-fn calls_from_threads_and_from_inside_runtimes_come_back() {
-    let running = Trial::new().run(json!({}));
+fn calls_from_threads_and_runtimes_return() {
+    let running = ProcessFixture::new().run(json!({}));
     running.serves();
     let current = tokio::runtime::Builder::new_current_thread().build().unwrap();
     current.block_on(async {
@@ -154,29 +157,29 @@ fn calls_from_threads_and_from_inside_runtimes_come_back() {
     running.end();
 }
 
-/// Set for the process that does nothing but this test.
+/// Set in the subprocess that runs only this test.
 const CHILD: &str = "HOTBAY_TESTS_PROCESS_THREADS";
 
-/// How many calls wait at once.
+/// Number of concurrent waiting calls.
 const MANY: usize = 200;
 
-/// Threads of other tests would be counted too, so this one runs alone.
+/// Runs in a subprocess, since threads of other tests would be counted too.
 #[test]
-fn calls_that_wait_need_no_threads() {
+fn waiting_calls_use_no_threads() {
     if std::env::var_os(CHILD).is_some() {
         return wait_without_threads();
     }
-    let name = "process_calls::calls_that_wait_need_no_threads";
+    let name = "process_calls::waiting_calls_use_no_threads";
     let this = std::env::current_exe().expect("a path");
-    #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
+    #[allow(clippy::disallowed_methods, reason = "threads are counted in a subprocess")]
     let output = Command::new(this)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .output()
-        .expect("the test itself can be started");
-    let told = String::from_utf8_lossy(&output.stdout);
+        .expect("the test binary starts");
+    let message = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && told.contains("1 passed"), "{told}{errors}");
+    assert!(output.status.success() && message.contains("1 passed"), "{message}{errors}");
 }
 
 fn threads() -> usize {
@@ -186,14 +189,14 @@ fn threads() -> usize {
 fn wait_without_threads() {
     let many = limits(|limits| limits.max_process_calls = MANY as u32);
     let calls = json!({ "capabilities": { "hotbay": { "endpoints": ["execute"] } } });
-    let running = Trial::new().run_with(calls, |it| it, |builder| builder.limits(many));
+    let running = ProcessFixture::new().run_with(calls, |it| it, |builder| builder.limits(many));
     running.serves();
     let before = threads();
     let texts: Vec<_> = (0..MANY).map(|number| wait(&running, &format!("{number}"))).collect();
     let calls: Vec<_> =
         texts.iter().map(|text| running.handle.execute(Request::json_text(text))).collect();
     for number in 0..MANY {
-        begins(&running, &number.to_string());
+        wait_started(&running, &number.to_string());
     }
     let while_they_wait = threads();
     for number in 0..MANY {
@@ -202,23 +205,23 @@ fn wait_without_threads() {
     for call in calls {
         assert_eq!(block_on(call).unwrap().as_bytes(), b"\"until\"");
     }
-    // One for the clock, and those that the runtime keeps for blocking work.
+    // One for the timer, and those that the runtime keeps for blocking work.
     assert!(while_they_wait <= before + 4, "{before} threads before, {while_they_wait} then");
     running.end();
 }
 
 #[test]
-fn calls_beyond_the_limits_are_overload() {
+fn calls_over_limits_are_overloaded() {
     let one = limits(|limits| limits.max_process_calls = 1);
     let manifest = json!({ "queue": 1 });
-    let running = Trial::new().run_with(
+    let running = ProcessFixture::new().run_with(
         json!({}),
         |program| program.set("limits", manifest),
         |builder| builder.limits(one),
     );
     let text = wait(&running, "a");
     let first = running.handle.execute(Request::json_text(&text));
-    begins(&running, "a");
+    wait_started(&running, "a");
     let second = running.handle.execute(Request::text("waits"));
     let third = block_on(running.handle.execute(Request::text("too many")));
     assert_eq!(third.unwrap_err().kind(), ErrorKind::Overloaded);
@@ -229,14 +232,17 @@ fn calls_beyond_the_limits_are_overload() {
 }
 
 #[test]
-fn no_more_calls_run_at_once_than_the_manifest_allows() {
+fn in_flight_limit_of_manifest_is_respected() {
     let manifest = json!({ "in_flight": 1 });
-    let running =
-        Trial::new().run_with(json!({}), |it| it.set("limits", manifest), |builder| builder);
+    let running = ProcessFixture::new().run_with(
+        json!({}),
+        |it| it.set("limits", manifest),
+        |builder| builder,
+    );
     let text = wait(&running, "a");
     thread::scope(|scope| {
         let first = scope.spawn(|| running.handle.call(Request::json_text(&text)));
-        begins(&running, "a");
+        wait_started(&running, "a");
         let error = running.handle.call(Request::text("one too many")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Overloaded, "{}", error.full_message());
         open(&running, "a");
@@ -247,63 +253,64 @@ fn no_more_calls_run_at_once_than_the_manifest_allows() {
 }
 
 #[test]
-fn a_call_that_is_taken_back_is_seen_by_the_process() {
+fn cancelled_call_is_seen_by_process() {
     let policy = quarantine(|policy| policy.max_faults = 1);
     let host = |builder: HostBuilder| builder.quarantine(policy);
-    let running = Trial::new().run_with(json!({}), |it| it, host);
+    let running = ProcessFixture::new().run_with(json!({}), |it| it, host);
     let text = wait(&running, "dropped");
     let dropped = running.handle.execute(Request::json_text(&text));
-    begins(&running, "dropped");
+    wait_started(&running, "dropped");
     drop(dropped);
-    assert_eq!(saw(&running, "dropped"), "hung up");
-    for by_future in [false, true] {
-        let name = format!("token-{by_future}");
+    assert_eq!(recorded_end(&running, "dropped"), "hung up");
+    for call_async in [false, true] {
+        let name = format!("token-{call_async}");
         let (text, token) = (wait(&running, &name), CancellationToken::new());
         let request = Request::json_text(&text).cancelled_by(token.clone());
         let outcome = thread::scope(|scope| {
-            let calling = scope.spawn(|| match by_future {
+            let calling = scope.spawn(|| match call_async {
                 false => running.handle.call(request),
                 true => block_on(running.handle.execute(request)),
             });
-            begins(&running, &name);
+            wait_started(&running, &name);
             token.cancel();
             calling.join().unwrap()
         });
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
-        assert_eq!(saw(&running, &name), "hung up");
+        assert_eq!(recorded_end(&running, &name), "hung up");
     }
-    // Nothing of it is held against the plugin.
+    // No fault is recorded for the plugin.
     running.serves();
-    assert_eq!(running.trial.started().len(), 1);
+    assert_eq!(running.fixture.started().len(), 1);
     running.end();
 }
 
 #[test]
-fn a_call_that_is_late_is_seen_by_the_process() {
-    let running = Trial::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None));
-    for by_future in [false, true] {
-        let name = format!("late-{by_future}");
+fn timed_out_call_is_seen_by_process() {
+    let running =
+        ProcessFixture::new().run_with(json!({}), |it| it, |builder| builder.quarantine(None));
+    for call_async in [false, true] {
+        let name = format!("late-{call_async}");
         let text = wait(&running, &name);
-        // Long enough for it to begin.
+        // Long enough for the call to start.
         let request = Request::json_text(&text).deadline_in(Duration::from_millis(500));
-        let outcome = match by_future {
+        let outcome = match call_async {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),
         };
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.full_message());
-        assert_eq!(saw(&running, &name), "hung up");
+        assert_eq!(recorded_end(&running, &name), "hung up");
     }
     running.serves();
-    assert_eq!(running.trial.started().len(), 1);
+    assert_eq!(running.fixture.started().len(), 1);
     running.end();
 }
 
 #[test]
-fn an_input_over_its_limit_is_not_sent() {
+fn input_over_limit_is_not_sent() {
     let manifest = json!({ "input_bytes": 100 });
     let host = |builder: HostBuilder| builder;
-    let running = Trial::new().run_with(json!({}), |it| it.set("limits", manifest), host);
+    let running = ProcessFixture::new().run_with(json!({}), |it| it.set("limits", manifest), host);
     let text = "x".repeat(101);
     for outcome in [
         running.handle.call(Request::text(&text)),
@@ -311,6 +318,6 @@ fn an_input_over_its_limit_is_not_sent() {
     ] {
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::InvalidInput);
     }
-    assert_eq!(running.told(&json!({ "do": "count" })), 1);
+    assert_eq!(running.call_json(&json!({ "do": "count" })), 1);
     running.end();
 }

@@ -1,5 +1,5 @@
-//! The connections of a process: how many it serves at once, how long it keeps them, and what it
-//! may send before it answers.
+//! Connections of a process: how many it serves at once, how long it keeps them, and what it may
+//! send.
 
 use std::thread;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use hotbay::{ErrorKind, HostEvent, Request};
 use hotbay_tests::{block_on, limits};
 use serde_json::{Value, json};
 
-use crate::process_trial::{Running, Trial};
+use crate::process_fixture::{ProcessFixture, Running};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Echoes from `callers` threads at once, each by both ways, with turns that differ.
+/// Calls from `callers` threads at once, by both call methods in varying order.
 #[track_caller]
 fn echoes(running: &Running, callers: usize, calls: usize) {
     thread::scope(|scope| {
@@ -37,11 +37,11 @@ fn echoes(running: &Running, callers: usize, calls: usize) {
 }
 
 #[test]
-fn program_that_serves_few_connections_at_once_answers_every_call() {
+fn program_with_few_connections_answers_every_call() {
     for at_once in [1, 2, 3] {
         for kind in ["unix", "tcp"] {
-            let behave = json!({ "serve": { "at_once": at_once }, "location": { "kind": kind } });
-            let running = Trial::new().run(behave);
+            let behavior = json!({ "serve": { "at_once": at_once }, "location": { "kind": kind } });
+            let running = ProcessFixture::new().run(behavior);
             running.serves();
             echoes(&running, 6, 20);
             running.serves();
@@ -51,39 +51,39 @@ fn program_that_serves_few_connections_at_once_answers_every_call() {
 }
 
 #[test]
-fn one_thread_program_survives_a_restart_and_a_reload() {
-    let running = Trial::new().run(json!({ "serve": { "at_once": 1, "state": true } }));
+fn single_threaded_program_survives_restart_and_reload() {
+    let running = ProcessFixture::new().run(json!({ "serve": { "at_once": 1, "state": true } }));
     running.serves();
-    crate::process_trial::kill(running.pid());
+    crate::process_fixture::kill(running.pid());
     running.serves();
-    let folder = running.trial.file(&running.trial.name);
-    hotbay_tests::behave(
+    let folder = running.fixture.file(&running.fixture.name);
+    hotbay_tests::set_behavior(
         &folder,
         &json!({
-            "serve": { "at_once": 1, "state": true }, "journal": running.trial.file("journal"),
-            "marks": running.trial.file("marks"),
+            "serve": { "at_once": 1, "state": true }, "journal": running.fixture.file("journal"),
+            "marks": running.fixture.file("marks"),
         }),
     );
     let manifest = folder.join("plugin.json");
     let text = std::fs::read_to_string(&manifest).unwrap();
     let changed = text.replace("\"permissions\"", "\"description\": \"new\", \"permissions\"");
     std::fs::write(&manifest, changed).unwrap();
-    hotbay_tests::reloaded(&running.host, &running.trial.name);
+    hotbay_tests::reloaded(&running.host, &running.fixture.name);
     running.serves();
     running.end();
 }
 
 #[test]
-fn connection_is_not_used_when_its_keep_alive_time_is_nearly_over() {
-    // It closes what is idle for 200 ms, and says so: a second is the least that it can say.
+fn connection_close_to_keep_alive_end_is_not_used() {
+    // It closes connections idle for 200 ms, but can only announce whole seconds.
     let serve = json!({ "close_idle_ms": 200, "headers": { "Keep-Alive": "timeout=0" } });
-    let running = Trial::new().run(json!({ "serve": serve }));
+    let running = ProcessFixture::new().run(json!({ "serve": serve }));
     echoes(&running, 4, 100);
     running.end();
 }
 
 #[test]
-fn connection_that_is_not_kept_is_not_used_again() {
+fn connection_marked_close_is_not_reused() {
     for serve in [
         json!({ "close_after_calls": 1, "headers": { "Connection": "close" } }),
         json!({ "close_after_calls": 1, "version": "HTTP/1.0" }),
@@ -91,19 +91,19 @@ fn connection_that_is_not_kept_is_not_used_again() {
         json!({ "version": "HTTP/1.0", "headers": { "Connection": "keep-alive" } }),
         json!({ "at_once": 1, "version": "HTTP/1.0", "close_after_calls": 1 }),
     ] {
-        let running = Trial::new().run(json!({ "serve": serve }));
+        let running = ProcessFixture::new().run(json!({ "serve": serve }));
         echoes(&running, 3, 30);
         running.end();
     }
 }
 
-/// The outcome of a pooled call that the program never answers, while another plugin serves.
+/// Returns the error kind of a pooled call that is never answered, while another plugin serves.
 fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
-    let neighbour = Trial::new();
+    let neighbour = ProcessFixture::new();
     let neighbour_folder = neighbour.program(json!({})).install();
     let flood = json!({ "how": answer, "body": "x" });
     let soon = limits(|limits| limits.process_health_timeout = NEVER);
-    let running = Trial::new().run_with(
+    let running = ProcessFixture::new().run_with(
         json!({ "serve": { "execute": flood } }),
         |it| it,
         |builder| builder.quarantine(None).limits(soon),
@@ -119,7 +119,7 @@ fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
                 scope.spawn(|| block_on(running.handle.execute(request())).unwrap_err().kind())
             })
             .collect();
-        // The neighbour is called while the floods go on, by the same threads of the runtime.
+        // The neighbor is called during the flood, by the same runtime threads.
         for _ in 0..50 {
             let reply = block_on(near.execute(Request::text("near"))).unwrap();
             assert_eq!(reply.as_bytes(), b"near");
@@ -129,40 +129,40 @@ fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
         kinds[0]
     });
     let in_thread = running.handle.call(request()).unwrap_err().kind();
-    assert_eq!(in_thread, kind, "both ways agree");
+    assert_eq!(in_thread, kind, "both call methods agree");
     block_on(running.host.unload(near.name().as_str())).unwrap();
-    neighbour.nothing_is_left();
+    neighbour.assert_nothing_left();
     running.end();
     kind
 }
 
 #[test]
-fn heads_without_end_are_an_invalid_response() {
+fn endless_head_is_invalid_response() {
     assert_eq!(unanswered(json!("informational"), None), ErrorKind::Protocol);
     assert_eq!(unanswered(json!("headers"), None), ErrorKind::Protocol);
 }
 
 #[test]
-fn response_that_comes_by_the_byte_ends_at_the_deadline() {
+fn response_sent_bytewise_ends_at_deadline() {
     let deadline = Some(Duration::from_millis(300));
     assert_eq!(unanswered(json!("drip"), deadline), ErrorKind::DeadlineExceeded);
     assert_eq!(unanswered(json!("unended"), deadline), ErrorKind::DeadlineExceeded);
 }
 
 #[test]
-fn large_head_within_the_limit_is_read() {
+fn large_head_within_limit_is_read() {
     let headers = json!({ "x-large": "x".repeat(40_000) });
-    let running = Trial::new().run(json!({ "serve": { "headers": headers } }));
+    let running = ProcessFixture::new().run(json!({ "serve": { "headers": headers } }));
     echoes(&running, 2, 5);
     running.end();
 }
 
 #[test]
-fn one_closed_connection_closes_the_others_that_are_idle() {
-    // The program closes each connection that is idle for 300 ms without having said so. After
-    // the first is found closed, none of the others is tried.
+fn closed_connection_closes_other_idle_ones() {
+    // The program closes connections idle for 300 ms without announcing it. After one is found
+    // closed, the others are not tried.
     let serve = json!({ "close_idle_ms": 300 });
-    let running = Trial::new().run(json!({ "serve": serve }));
+    let running = ProcessFixture::new().run(json!({ "serve": serve }));
     echoes(&running, 8, 5);
     let events = running.host.events();
     crate::process_connections::idle(Duration::from_millis(400));
@@ -174,7 +174,7 @@ fn one_closed_connection_closes_the_others_that_are_idle() {
     running.end();
 }
 
-/// Lets connections be idle for a while: time itself is what is waited for.
+/// Lets connections idle for a real time span.
 pub(crate) fn idle(time: Duration) {
     let since = std::time::Instant::now();
     hotbay_tests::until("the time has passed", || (since.elapsed() >= time).then_some(()));

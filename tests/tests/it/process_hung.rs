@@ -1,5 +1,4 @@
-//! Processes that do not answer any more, and those that exit because they are idle: told apart
-//! from those that failed.
+//! Hung processes and processes that exit because they are idle, as opposed to failed ones.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use hotbay_tests::{block_on, event, events_until, limits, state_of, until};
 use serde_json::{Value, json};
 
 use crate::process_connections::idle;
-use crate::process_trial::{Running, Trial, is_gone, signal};
+use crate::process_fixture::{ProcessFixture, Running, has_exited, signal};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -24,21 +23,22 @@ fn with_health(timeout: Duration) -> impl FnOnce(HostBuilder) -> HostBuilder {
 fn hung(running: &Running) -> u32 {
     let pid = running.pid();
     signal(pid, "STOP");
-    until("it stands still", || (state_of(pid) == Some('T')).then_some(()));
+    until("the process is stopped", || (state_of(pid) == Some('T')).then_some(()));
     pid
 }
 
 #[test]
-fn hung_process_is_ended_and_started_again_after_a_missed_deadline() {
-    for by_future in [false, true] {
+fn hung_process_is_restarted_after_missed_deadline() {
+    for call_async in [false, true] {
         for serve in [json!({}), json!({ "at_once": 1 })] {
             let health = with_health(Duration::from_millis(300));
-            let running = Trial::new().run_with(json!({ "serve": serve }), |it| it, health);
+            let running =
+                ProcessFixture::new().run_with(json!({ "serve": serve }), |it| it, health);
             running.serves();
             let mut events = running.host.events();
             let pid = hung(&running);
             let request = || Request::text("x").deadline_in(Duration::from_millis(100));
-            let outcome = match by_future {
+            let outcome = match call_async {
                 false => running.handle.call(request()),
                 true => block_on(running.handle.execute(request())),
             };
@@ -48,7 +48,7 @@ fn hung_process_is_ended_and_started_again_after_a_missed_deadline() {
             assert_eq!(ended, pid);
             assert!(reason.contains("hung") && reason.contains("`/healthz`"), "{reason}");
             event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
-            assert!(is_gone(pid));
+            assert!(has_exited(pid));
             running.serves();
             running.end();
         }
@@ -56,34 +56,34 @@ fn hung_process_is_ended_and_started_again_after_a_missed_deadline() {
 }
 
 #[test]
-fn slow_process_that_answers_its_health_is_not_ended() {
+fn slow_process_with_good_health_is_kept() {
     let health = with_health(Duration::from_millis(300));
-    let running = Trial::new().run_with(json!({}), |it| it, health);
+    let running = ProcessFixture::new().run_with(json!({}), |it| it, health);
     let pid = running.pid();
-    let file = running.trial.file("open");
-    let asked = json!({ "do": "wait", "until": file }).to_string();
+    let file = running.fixture.file("open");
+    let action = json!({ "do": "wait", "until": file }).to_string();
     for _ in 0..3 {
-        let request = Request::json_text(&asked).deadline_in(Duration::from_millis(50));
+        let request = Request::json_text(&action).deadline_in(Duration::from_millis(50));
         let outcome = running.handle.call(request);
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     }
-    // Longer than its health may take.
+    // Longer than the health timeout.
     idle(Duration::from_millis(600));
     running.serves();
-    assert_eq!(running.trial.started(), [pid]);
+    assert_eq!(running.fixture.started(), [pid]);
     running.end();
 }
 
 #[test]
-fn process_whose_health_is_never_asked_is_left_alone() {
-    let running = Trial::new().run_with(json!({}), |it| it, with_health(Duration::ZERO));
+fn process_without_health_check_is_kept() {
+    let running = ProcessFixture::new().run_with(json!({}), |it| it, with_health(Duration::ZERO));
     let pid = hung(&running);
     let request = Request::text("x").deadline_in(Duration::from_millis(50));
     assert_eq!(running.handle.call(request).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     idle(Duration::from_millis(300));
     signal(pid, "CONT");
     running.serves();
-    assert_eq!(running.trial.started(), [pid]);
+    assert_eq!(running.fixture.started(), [pid]);
     running.end();
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn with_idle(time: Duration) -> impl FnOnce(HostBuilder) -> HostBuild
     move |builder| builder.limits(limits)
 }
 
-/// The events of a host up to its end, as far as they tell of faults.
+/// Asserts that the host emitted no fault until it was dropped.
 fn no_fault(mut events: hotbay::Events) {
     while let Some(event) = events.try_next() {
         let is_fault =
@@ -102,33 +102,33 @@ fn no_fault(mut events: hotbay::Events) {
 }
 
 #[test]
-fn call_that_meets_an_idle_exit_is_answered_by_the_next_process() {
-    for by_future in [false, true] {
-        // The first process exits with 0 when it is called, without an answer, as one whose idle
-        // time was over in that moment.
+fn call_racing_idle_exit_is_answered_by_next_process() {
+    for call_async in [false, true] {
+        // The first process exits with 0 during the call, without a reply, as if its idle timeout
+        // had passed at that moment.
         let exits = json!({ "serve": { "execute": { "how": "exit", "code": 0 } } });
-        let behave = json!({ "launches": [exits, { "serve": {} }] });
+        let behavior = json!({ "launches": [exits, { "serve": {} }] });
         let time = Duration::from_millis(300);
-        let running = Trial::new().run_with(behave, |it| it, with_idle(time));
+        let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(time));
         let events = running.host.events();
         idle(time);
-        let reply = match by_future {
+        let reply = match call_async {
             false => running.handle.call(Request::text("x")),
             true => block_on(running.handle.execute(Request::text("x"))),
         };
         let reply = reply.unwrap_or_else(|error| panic!("{}", error.full_message()));
         assert_eq!(reply.as_bytes(), b"x");
-        assert_eq!(running.trial.started().len(), 2);
+        assert_eq!(running.fixture.started().len(), 2);
         no_fault(events);
         running.end();
     }
 }
 
 #[test]
-fn exit_with_zero_long_before_the_idle_time_is_a_fault() {
+fn zero_exit_long_before_idle_timeout_is_fault() {
     let exits = json!({ "serve": { "execute": { "how": "exit", "code": 0 } } });
-    let behave = json!({ "launches": [exits, { "serve": {} }] });
-    let running = Trial::new().run_with(behave, |it| it, with_idle(NEVER));
+    let behavior = json!({ "launches": [exits, { "serve": {} }] });
+    let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(NEVER));
     let mut events = running.host.events();
     let error = running.handle.call(Request::text("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Disconnected);
@@ -138,11 +138,11 @@ fn exit_with_zero_long_before_the_idle_time_is_a_fault() {
 }
 
 #[test]
-fn exit_with_another_code_at_the_idle_time_is_a_fault() {
+fn nonzero_exit_at_idle_timeout_is_fault() {
     let exits = json!({ "serve": { "execute": { "how": "exit", "code": 3 } } });
-    let behave = json!({ "launches": [exits, { "serve": {} }] });
+    let behavior = json!({ "launches": [exits, { "serve": {} }] });
     let time = Duration::from_millis(300);
-    let running = Trial::new().run_with(behave, |it| it, with_idle(time));
+    let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(time));
     let mut events = running.host.events();
     idle(time);
     let error = running.handle.call(Request::text("x")).unwrap_err();
@@ -153,10 +153,10 @@ fn exit_with_another_code_at_the_idle_time_is_a_fault() {
 }
 
 #[test]
-fn calls_at_the_idle_time_are_all_answered_without_a_fault() {
+fn calls_at_idle_timeout_are_answered_without_fault() {
     let time = Duration::from_millis(400);
-    let behave = json!({ "serve": { "conforms": true } });
-    let running = Trial::new().run_with(behave, |it| it, with_idle(time));
+    let behavior = json!({ "serve": { "conforms": true } });
+    let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(time));
     let events = running.host.events();
     for round in 0..12_u32 {
         idle(time - Duration::from_micros(u64::from(round % 8) * 250));
@@ -167,33 +167,33 @@ fn calls_at_the_idle_time_are_all_answered_without_a_fault() {
         let reply = reply.unwrap_or_else(|error| panic!("{round}: {}", error.full_message()));
         assert_eq!(reply.as_bytes(), b"x");
     }
-    assert!(running.trial.started().len() > 1, "some rounds were idle");
+    assert!(running.fixture.started().len() > 1, "some rounds were idle");
     no_fault(events);
     running.end();
 }
 
 fn older(more: Value) -> Value {
-    let mut behave = json!({
+    let mut behavior = json!({
         "capabilities": { "dialect": "older" },
         "serve": { "needs_no_token": true, "conforms": true, "exit_code": 1, "leaves_lock": true },
     });
     for (name, value) in more.as_object().expect("an object") {
-        behave[name] = value.clone();
+        behavior[name] = value.clone();
     }
-    behave
+    behavior
 }
 
 #[test]
-fn host_ends_an_older_program_when_it_is_idle_and_starts_it_again() {
+fn host_stops_idle_older_program_and_restarts_it() {
     let time = Duration::from_millis(300);
-    let running = Trial::new().run_with(older(json!({})), |it| it, with_idle(time));
+    let running = ProcessFixture::new().run_with(older(json!({})), |it| it, with_idle(time));
     running.serves();
-    let told = running.told(&json!({ "do": "tell" }));
-    assert_eq!(told["config"]["idleTimeout"], i64::MAX, "it never ends by itself");
+    let reply = running.call_json(&json!({ "do": "report" }));
+    assert_eq!(reply["config"]["idleTimeout"], i64::MAX, "it never exits on its own");
     let events = running.host.events();
     for _ in 0..2 {
         let pid = running.pid();
-        until("it is ended", || is_gone(pid).then_some(()));
+        until("it is stopped", || has_exited(pid).then_some(()));
         running.serves();
         assert_ne!(running.pid(), pid);
     }
@@ -202,14 +202,14 @@ fn host_ends_an_older_program_when_it_is_idle_and_starts_it_again() {
 }
 
 #[test]
-fn end_of_an_older_program_that_was_asked_for_is_good_with_any_code() {
-    let running = Trial::new().run(older(json!({})));
+fn requested_stop_of_older_program_accepts_any_code() {
+    let running = ProcessFixture::new().run(older(json!({})));
     running.serves();
     let mut events = running.host.events();
-    let name = running.trial.name.clone();
+    let name = running.fixture.name.clone();
     block_on(running.host.unload(&name)).unwrap();
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
     let failed = seen.iter().any(|event| matches!(event, HostEvent::ShutdownFailed { .. }));
     assert!(!failed, "{seen:?}");
-    running.trial.nothing_is_left();
+    running.fixture.assert_nothing_left();
 }

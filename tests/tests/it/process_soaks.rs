@@ -1,5 +1,5 @@
-//! Small variants of the soaks of processes: kills while calls go on, and hosts that are killed.
-//! Each in a process of its own, so that all that is left can be counted.
+//! Short variants of the process soaks: killed plugin processes under load, and killed hosts. Each
+//! runs in a subprocess, so that all leftovers can be counted.
 
 use std::env;
 use std::fs;
@@ -9,32 +9,32 @@ use std::time::Duration;
 
 use hotbay::Host;
 use hotbay_tests::{
-    Before, Kills, LIMIT, Plugins, ProgramFolder, block_on, host_until_killed, kill_often, loaded,
-    orphan,
+    Kills, LIMIT, Plugins, ProgramFolder, ResourceSnapshot, block_on, host_until_killed,
+    kill_often, loaded, orphan,
 };
 
-/// Tells the test that it is the host to be killed: where it stages, and its plugins' folder.
+/// Set in the host to be killed: its staging folder and its plugins' folder.
 const HOST: &str = "HOTBAY_TESTS_HOST_OF";
-/// Set in a process that runs a single test again.
+/// Set in a subprocess that runs a single test again.
 const ALONE: &str = "HOTBAY_TESTS_ALONE";
 
-/// The test of this name once more, in a process of its own.
-#[allow(clippy::disallowed_methods, reason = "what is left is counted in a process of its own")]
-fn this_test(name: &str) -> Command {
+/// Returns a command that runs the test with this name in a subprocess.
+#[allow(clippy::disallowed_methods, reason = "leftovers are counted in a subprocess")]
+fn rerun_test(name: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
     command
 }
 
 #[test]
-fn a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothing() {
+fn random_kills_cause_no_wrong_reply_and_leave_nothing() {
     const NAME: &str = "process_soaks::\
-                        a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothing";
+                        random_kills_cause_no_wrong_reply_and_leave_nothing";
     if env::var_os(ALONE).is_none() {
-        let ended = this_test(NAME).env(ALONE, "1").output().unwrap();
-        let told = String::from_utf8_lossy(&ended.stdout);
+        let ended = rerun_test(NAME).env(ALONE, "1").output().unwrap();
+        let message = String::from_utf8_lossy(&ended.stdout);
         let errors = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success() && told.contains("1 passed"), "{told}{errors}");
+        assert!(ended.status.success() && message.contains("1 passed"), "{message}{errors}");
         return;
     }
     let plugins = Plugins::new();
@@ -48,28 +48,28 @@ fn a_process_that_is_killed_at_any_moment_costs_no_wrong_answer_and_leaves_nothi
         let how = Kills {
             kills,
             callers: 4,
-            wait_max: Duration::from_secs(5),
-            pause_max: Duration::from_millis(20),
+            timeout: Duration::from_secs(5),
+            max_pause: Duration::from_millis(20),
         };
         let killed = kill_often(&plugin, &mut host.events(), how);
         block_on(host.shutdown(LIMIT));
         killed
     };
-    // What is made once and kept is there then.
+    // Resources that are created once and kept exist by now.
     run(1);
-    let before = Before::look();
+    let before = ResourceSnapshot::take();
     let killed = run(10);
     assert!(killed.wrong.is_empty(), "{:?}", killed.wrong);
     assert!(killed.answered > 0, "{killed:?}");
-    let left = before.more_within(LIMIT);
+    let left = before.leftovers_within(LIMIT);
     assert!(left.is_empty(), "{left:?}");
     let staged: Vec<_> = fs::read_dir(&staging).unwrap().collect();
     assert!(staged.is_empty(), "{staged:?}");
 }
 
 #[test]
-fn a_host_that_is_killed_leaves_none_of_its_plugins_processes() {
-    const NAME: &str = "process_soaks::a_host_that_is_killed_leaves_none_of_its_plugins_processes";
+fn killed_host_leaves_no_plugin_process() {
+    const NAME: &str = "process_soaks::killed_host_leaves_no_plugin_process";
     if let Some(dir) = env::var_os(HOST) {
         let dir = PathBuf::from(dir);
         host_until_killed(&[dir.join("one"), dir.join("two")], &dir.join("staged"));
@@ -81,9 +81,9 @@ fn a_host_that_is_killed_leaves_none_of_its_plugins_processes() {
     }
     fs::create_dir(plugins.dir().join("staged")).unwrap();
     for _ in 0..3 {
-        let orphaned = orphan(this_test(NAME).env(HOST, plugins.dir()));
+        let orphaned = orphan(rerun_test(NAME).env(HOST, plugins.dir()));
         assert_eq!(orphaned.launches, 2, "{orphaned:?}");
-        // Of each plugin: itself, three that it started, and a guardian.
+        // Per plugin: its process, three descendants and a guardian.
         assert_eq!(orphaned.processes, 10, "{orphaned:?}");
         assert!(orphaned.left.is_empty(), "{orphaned:?}");
     }

@@ -1,5 +1,4 @@
-//! Programs that do not become a plugin: at which step they are refused, in which words, and that
-//! nothing of them is left.
+//! Refused programs: the step, the message, and that nothing is left.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +10,7 @@ use hotbay_tests::{ProgramFolder, limits, lines_of, refused};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process_trial::Trial;
+use crate::process_fixture::ProcessFixture;
 
 type Step = (ErrorKind, LoadStep);
 
@@ -20,34 +19,34 @@ const LAUNCH: Step = (ErrorKind::StartFailed, LoadStep::Launch);
 const LOCATION: Step = (ErrorKind::StartFailed, LoadStep::Location);
 const READY: Step = (ErrorKind::StartFailed, LoadStep::Ready);
 
-/// Loads what behaves so; it is refused so, and leaves nothing.
+/// Loads a program with this behavior. Checks that it is refused as expected and leaves nothing.
 #[track_caller]
 fn check(
-    behave: &Value,
-    spoil: impl FnOnce(ProgramFolder) -> ProgramFolder,
-    wait_max: Duration,
+    behavior: &Value,
+    corrupt: impl FnOnce(ProgramFolder) -> ProgramFolder,
+    timeout: Duration,
     step: Step,
-    says: &[&str],
+    expected: &[&str],
 ) {
-    let (trial, staging) = (Trial::new(), TempDir::new().expect("a folder"));
-    let folder = spoil(trial.program(behave.clone())).install();
-    let limits = limits(|limits| limits.start_timeout = wait_max);
+    let (fixture, staging) = (ProcessFixture::new(), TempDir::new().expect("a folder"));
+    let folder = corrupt(fixture.program(behavior.clone())).install();
+    let limits = limits(|limits| limits.start_timeout = timeout);
     let builder = Host::builder().staging_dir(staging.path()).limits(limits);
     let host = builder.build().expect("a host");
     let error = refused(&host, folder);
-    let told = error.full_message();
-    assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{behave}: {told}");
-    for part in says {
-        assert!(told.contains(part), "`{part}` in: {told}");
+    let message = error.full_message();
+    assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{behavior}: {message}");
+    for part in expected {
+        assert!(message.contains(part), "`{part}` in: {message}");
     }
-    assert!(lines_of(&error) <= 17 && told.len() < 2000, "{told}");
-    assert!(host.retained().is_empty() && host.list().is_empty(), "{told}");
-    trial.nothing_is_left();
-    assert_eq!(files_below(staging.path()), 0, "a copy is left: {told}");
+    assert!(lines_of(&error) <= 17 && message.len() < 2000, "{message}");
+    assert!(host.retained().is_empty() && host.list().is_empty(), "{message}");
+    fixture.assert_nothing_left();
+    assert_eq!(files_below(staging.path()), 0, "a copy is left: {message}");
 }
 
 fn files_below(folder: &Path) -> usize {
-    let entries = fs::read_dir(folder).expect("a folder to read");
+    let entries = fs::read_dir(folder).expect("the folder can be read");
     let count = |entry: fs::DirEntry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => files_below(&entry.path()),
         _ => 1,
@@ -55,84 +54,84 @@ fn files_below(folder: &Path) -> usize {
     entries.flatten().map(count).sum()
 }
 
-/// For what fails without anybody waiting.
+/// For failures that need no timeout.
 const LONG: Duration = Duration::from_secs(30);
-/// For what never comes; long enough for what is to go well before it.
+/// For timeouts; long enough for successful steps to finish well before.
 const SHORT: Duration = Duration::from_secs(4);
 
 #[track_caller]
-fn spoilt(spoil: impl FnOnce(ProgramFolder) -> ProgramFolder, step: Step, says: &[&str]) {
-    check(&json!({}), spoil, LONG, step, says);
+fn corrupted(corrupt: impl FnOnce(ProgramFolder) -> ProgramFolder, step: Step, expected: &[&str]) {
+    check(&json!({}), corrupt, LONG, step, expected);
 }
 
 #[track_caller]
-fn fails(behave: Value, step: Step, says: &[&str]) {
-    check(&behave, |it| it, LONG, step, says);
+fn fails(behavior: Value, step: Step, expected: &[&str]) {
+    check(&behavior, |it| it, LONG, step, expected);
 }
 
-/// All at once, since each takes its whole time.
+/// Runs all cases at once, since each takes its whole timeout.
 fn time_out(cases: &[(Value, Step, &[&str])]) {
     thread::scope(|scope| {
-        for (behave, step, says) in cases {
-            scope.spawn(move || check(behave, |it| it, SHORT, *step, says));
+        for (behavior, step, expected) in cases {
+            scope.spawn(move || check(behavior, |it| it, SHORT, *step, expected));
         }
     });
 }
 
 #[test]
-fn a_file_that_cannot_run_is_refused_with_the_reason() {
+fn file_that_cannot_run_is_refused_with_reason() {
     let missing = (ErrorKind::Integrity, LoadStep::Stage);
-    spoilt(ProgramFolder::without_program, missing, &["program"]);
-    spoilt(ProgramFolder::not_executable, LAUNCH, &["is not executable", "chmod +x"]);
+    corrupted(ProgramFolder::without_program, missing, &["program"]);
+    corrupted(ProgramFolder::not_executable, LAUNCH, &["is not executable", "chmod +x"]);
     let here = std::env::consts::ARCH;
-    spoilt(ProgramFolder::for_another_processor, CAPABILITIES, &["built for", here]);
-    let says = ["`/nowhere/bin/interpreter`", "interpreter"];
-    spoilt(ProgramFolder::without_interpreter, CAPABILITIES, &says);
-    // A shell reads it, and does not understand it.
+    corrupted(ProgramFolder::for_another_processor, CAPABILITIES, &["built for", here]);
+    let expected = ["`/nowhere/bin/interpreter`", "interpreter"];
+    corrupted(ProgramFolder::without_interpreter, CAPABILITIES, &expected);
+    // A shell reads it, and rejects it.
     let python = |it: ProgramFolder| it.bytes("import sys\nprint(sys.argv[1:])\n");
-    spoilt(python, CAPABILITIES, &["a script without a `#!` line"]);
-    spoilt(|it| it.bytes(""), CAPABILITIES, &["the file is empty"]);
+    corrupted(python, CAPABILITIES, &["a script without a `#!` line"]);
+    corrupted(|it| it.bytes(""), CAPABILITIES, &["the file is empty"]);
 }
 
 #[test]
-fn a_script_that_fails_is_told_with_its_last_words() {
+fn failing_script_is_reported_with_last_output() {
     let script = "#!/bin/sh\necho 'no such database' >&2\nexit 9\n";
-    spoilt(|it| it.bytes(script), CAPABILITIES, &["exit code 9", "no such database"]);
+    corrupted(|it| it.bytes(script), CAPABILITIES, &["exit code 9", "no such database"]);
     let script = "#!/bin/sh\nexec hotbay-no-such-command \"$@\"\n";
-    spoilt(|it| it.bytes(script), CAPABILITIES, &["hotbay-no-such-command", "PATH"]);
+    corrupted(|it| it.bytes(script), CAPABILITIES, &["hotbay-no-such-command", "PATH"]);
 }
 
 #[test]
-fn failed_start_shows_first_and_last_lines_as_lines() {
-    // As Node writes it: what is wrong comes first, and a long trace of its own after it.
+fn failed_start_shows_first_and_last_lines() {
+    // As Node writes it: the error comes first, followed by a long stack trace.
     let script = "#!/bin/sh\n[ \"$1\" = capabilities ] && [ -z \"$AT_ONCE\" ] && \
                   { echo '{\"hotbay\":{\"protocol\":1,\"endpoints\":[\"execute\"]}}'; exit; }\n\
                   echo '/app/main.js:3' >&2\necho 'const = 1;' >&2\necho 'SyntaxError: no name' >&2\n\
                   i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo \"    at frame $i\" >&2; done\n\
                   echo 'Node.js v20' >&2; exit 1\n";
-    let says = [
+    let expected = [
         "exit code 1",
         "it wrote:\n  /app/main.js:3\n  const = 1;\n  SyntaxError: no name\n",
         "\n  …\n",
         "at frame 40\n  Node.js v20",
     ];
     let lines = |step: Step, script: String| {
-        let trial = Trial::new();
+        let fixture = ProcessFixture::new();
         let host = Host::builder().build().expect("a host");
-        let error = refused(&host, trial.program(json!({})).bytes(script).install());
-        let told = error.full_message();
-        assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{told}");
-        for part in says {
-            assert!(told.contains(part), "`{part}` in: {told}");
+        let error = refused(&host, fixture.program(json!({})).bytes(script).install());
+        let message = error.full_message();
+        assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{message}");
+        for part in expected {
+            assert!(message.contains(part), "`{part}` in: {message}");
         }
-        assert!(!told.contains("\\n") && lines_of(&error) <= 20, "{told}");
+        assert!(!message.contains("\\n") && lines_of(&error) <= 20, "{message}");
     };
     lines(LOCATION, script.to_owned());
     lines(CAPABILITIES, script.replace("-z \"$AT_ONCE\"", "-n \"$AT_ONCE\""));
 }
 
 #[test]
-fn capabilities_that_are_not_wanted_are_named_by_field() {
+fn invalid_capabilities_are_named_by_field() {
     let ours = |name: &str, value: Value| json!({ "hotbay": { name: value } });
     let cases: Vec<(Value, &[&str])> = vec![
         (json!({ "nothing": true }), &["is empty", "a JSON object"]),
@@ -165,13 +164,13 @@ fn capabilities_that_are_not_wanted_are_named_by_field() {
         (json!({ "exit": 3, "stderr": "no licence\n" }), &["exit code 3", "no licence"]),
         (json!({ "signal": 6 }), &["SIGABRT"]),
     ];
-    for (told, says) in cases {
-        fails(json!({ "capabilities": told }), CAPABILITIES, says);
+    for (message, expected) in cases {
+        fails(json!({ "capabilities": message }), CAPABILITIES, expected);
     }
 }
 
 #[test]
-fn a_program_that_says_it_is_another_one_is_refused() {
+fn program_reporting_another_name_is_refused() {
     let step = (ErrorKind::Incompatible, LoadStep::Version);
     let other = json!({ "capabilities": { "hotbay": { "name": "other" } } });
     fails(other, step, &["`other`", "`program`", "plugin.json"]);
@@ -180,19 +179,19 @@ fn a_program_that_says_it_is_another_one_is_refused() {
 }
 
 #[test]
-fn a_config_that_the_program_does_not_want_is_refused_before_it_is_started() {
+fn config_rejected_by_program_is_refused_before_start() {
     let schema = json!({
         "type": "object", "properties": { "depth": { "type": "integer" } }, "required": ["depth"],
     });
-    let behave = json!({ "capabilities": { "hotbay": { "configSchema": schema } } });
+    let behavior = json!({ "capabilities": { "hotbay": { "configSchema": schema } } });
     let step = (ErrorKind::Config, LoadStep::Config);
     let wrong = |it: ProgramFolder| it.config(json!({ "depth": "deep" }));
-    check(&behave, wrong, LONG, step, &["depth", "deep"]);
-    check(&behave, |it| it, LONG, step, &["depth"]);
+    check(&behavior, wrong, LONG, step, &["depth", "deep"]);
+    check(&behavior, |it| it, LONG, step, &["depth"]);
 }
 
 #[test]
-fn declared_schema_over_budget_refuses_the_config() {
+fn declared_schema_over_budget_refuses_config() {
     let twice = |i: usize| {
         let target = json!({ "$ref": format!("#/$defs/d{}", i + 1) });
         (format!("d{i}"), json!({ "anyOf": [target, target] }))
@@ -200,41 +199,41 @@ fn declared_schema_over_budget_refuses_the_config() {
     let links: serde_json::Map<_, _> =
         (0..40).map(twice).chain([("d40".into(), json!({}))]).collect();
     let schema = json!({ "$ref": "#/$defs/d0", "$defs": links });
-    let behave = json!({ "capabilities": { "hotbay": { "configSchema": schema } } });
-    check(&behave, |it| it, LONG, (ErrorKind::Config, LoadStep::Config), &["budget of "]);
+    let behavior = json!({ "capabilities": { "hotbay": { "configSchema": schema } } });
+    check(&behavior, |it| it, LONG, (ErrorKind::Config, LoadStep::Config), &["budget of "]);
 }
 
 #[test]
-fn config_over_the_limit_of_one_string_needs_a_program_that_reads_a_file() {
+fn long_config_requires_program_that_reads_file() {
     let step = (ErrorKind::StartFailed, LoadStep::Config);
     let large = |it: ProgramFolder| it.config(json!({ "text": "x".repeat(200 << 10) }));
     for (channels, named) in [(json!(["env"]), "HOTBAY_CONFIG"), (json!([]), "--config")] {
-        let behave = json!({ "capabilities": { "hotbay": { "config": channels } } });
-        let says = ["bytes, and the system passes at most 1310", named, "HOTBAY_CONFIG_FILE"];
-        check(&behave, large, LONG, step, &says);
+        let behavior = json!({ "capabilities": { "hotbay": { "config": channels } } });
+        let expected = ["bytes, and the system passes at most 1310", named, "HOTBAY_CONFIG_FILE"];
+        check(&behavior, large, LONG, step, &expected);
     }
     let older = json!({ "capabilities": { "dialect": "older" } });
     check(&older, large, LONG, step, &["--config", "passes at most 131071"]);
 }
 
 #[test]
-fn argument_that_no_system_passes_is_a_mistake_of_the_manifest() {
-    for (argument, says) in
+fn invalid_argument_is_manifest_error() {
+    for (argument, expected) in
         [("a\0b".to_owned(), "without NUL"), ("x".repeat(200 << 10), "131071 bytes")]
     {
-        let trial = Trial::new();
-        let folder = trial.program(json!({})).arguments(&[&argument]).install();
+        let fixture = ProcessFixture::new();
+        let folder = fixture.program(json!({})).arguments(&[&argument]).install();
         let error = refused(&Host::builder().build().expect("a host"), folder);
-        let told = error.full_message();
-        assert!(error.kind() == ErrorKind::Manifest && told.contains(says), "{told}");
-        assert!(told.contains("`command[1]`") && told.len() < 2000, "{told}");
+        let message = error.full_message();
+        assert!(error.kind() == ErrorKind::Manifest && message.contains(expected), "{message}");
+        assert!(message.contains("`command[1]`") && message.len() < 2000, "{message}");
     }
 }
 
 #[test]
-fn a_program_that_ends_before_it_can_be_called_is_told_with_its_end() {
+fn program_exiting_before_ready_is_reported_with_exit() {
     let stderr = "thread 'main' panicked at src/main.rs:1:2:\nno port\n";
-    let location = |asked: Value| json!({ "location": asked });
+    let location = |action: Value| json!({ "location": action });
     let panics = location(json!({ "stderr": stderr, "exit": 101 }));
     fails(panics, LOCATION, &["exit code 101", "it panicked", "no port"]);
     fails(location(json!({ "exit": 0 })), LOCATION, &["exit code 0", "go on running"]);
@@ -248,7 +247,7 @@ fn a_program_that_ends_before_it_can_be_called_is_told_with_its_end() {
 }
 
 #[test]
-fn a_location_that_nobody_should_call_is_refused() {
+fn unsafe_location_is_refused() {
     let location = |text: String| json!({ "location": { "text": text } });
     for text in ["http://example.com:80", "192.0.2.7:8080", "http://192.0.2.7:8080/"] {
         fails(location(text.to_owned()), LOCATION, &["not this machine", "loopback"]);
@@ -258,9 +257,9 @@ fn a_location_that_nobody_should_call_is_refused() {
 }
 
 #[test]
-fn a_program_that_never_gets_ready_is_ended_when_its_time_is_up() {
-    let location = |asked: Value| json!({ "location": asked });
-    let health = |asked: Value| json!({ "serve": { "healthz": asked } });
+fn program_never_ready_is_killed_at_start_timeout() {
+    let location = |action: Value| json!({ "location": action });
+    let health = |action: Value| json!({ "serve": { "healthz": action } });
     let unhealthy = json!({ "status": 503, "body": { "message": "no database" } });
     time_out(&[
         (
@@ -285,7 +284,7 @@ fn a_program_that_never_gets_ready_is_ended_when_its_time_is_up() {
 }
 
 #[test]
-fn a_program_that_ignores_the_wish_to_end_is_killed_all_the_same() {
-    let behave = json!({ "serve": { "ignore_sigterm": true }, "location": { "silent": true } });
-    check(&behave, |it| it, Duration::from_secs(3), LOCATION, &["3000 ms"]);
+fn program_ignoring_stop_request_is_killed() {
+    let behavior = json!({ "serve": { "ignore_sigterm": true }, "location": { "silent": true } });
+    check(&behavior, |it| it, Duration::from_secs(3), LOCATION, &["3000 ms"]);
 }

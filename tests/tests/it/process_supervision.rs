@@ -1,5 +1,5 @@
-//! What somebody else does to a running process: its private copy is removed, its guardian is
-//! killed, what lies beside it or above it may be changed by other users.
+//! Interference from outside with a running process: its private copy is removed, its guardian is
+//! killed, or files near it become writable by other users.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -10,7 +10,7 @@ use hotbay_tests::{children, event, loaded, refused, state_of, until};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::process_trial::{Running, Trial, kill, signal};
+use crate::process_fixture::{ProcessFixture, Running, kill, signal};
 
 fn patient(builder: HostBuilder) -> HostBuilder {
     builder.quarantine(None)
@@ -20,11 +20,11 @@ fn is_restart(event: &HostEvent) -> bool {
     matches!(event, HostEvent::Restarted { .. })
 }
 
-/// A plugin whose copies go to a folder of the test's own.
+/// A plugin whose copies are staged in a temporary folder.
 fn staged() -> (TempDir, Running) {
     let staging = TempDir::new().unwrap();
     let host = |builder: HostBuilder| patient(builder).staging_dir(staging.path());
-    let running = Trial::new().run_with(json!({}), |it| it, host);
+    let running = ProcessFixture::new().run_with(json!({}), |it| it, host);
     (staging, running)
 }
 
@@ -35,7 +35,7 @@ fn remove_all_in(folder: &Path) {
 }
 
 #[test]
-fn copy_that_vanished_is_staged_again_at_the_restart() {
+fn missing_copy_is_staged_again_at_restart() {
     let (staging, running) = staged();
     for _ in 0..2 {
         let mut events = running.host.events();
@@ -44,19 +44,19 @@ fn copy_that_vanished_is_staged_again_at_the_restart() {
         event(&mut events, is_restart);
         running.serves();
     }
-    let Running { trial, host, handle } = running;
+    let Running { fixture, host, handle } = running;
     drop((handle, host));
-    trial.nothing_is_left();
+    fixture.assert_nothing_left();
     until("no copy is left", || {
         fs::read_dir(staging.path()).unwrap().next().is_none().then_some(())
     });
 }
 
 #[test]
-fn copy_that_vanished_is_not_staged_from_another_build() {
+fn missing_copy_is_not_staged_from_another_build() {
     let (staging, running) = staged();
-    let program = running.trial.file(&running.trial.name).join("program");
-    let kept = running.trial.file("kept");
+    let program = running.fixture.file(&running.fixture.name).join("program");
+    let kept = running.fixture.file("kept");
     fs::rename(&program, &kept).unwrap();
     let script = "#!/bin/sh\nexit 7\n";
     fs::write(&program, script).unwrap();
@@ -65,34 +65,34 @@ fn copy_that_vanished_is_not_staged_from_another_build() {
     let mut events = running.host.events();
     kill(running.pid());
     event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
-    let told = until("the failed start is told", || {
-        let error = format!("{:?}", running.ask(&json!({ "do": "count" })).err()?);
+    let message = until("the failed start is reported", || {
+        let error = format!("{:?}", running.call(&json!({ "do": "count" })).err()?);
         error.contains("step `stage`").then_some(error)
     });
-    assert!(told.contains("no longer the loaded build"), "{told}");
-    // It is tried again, and works once the file is back.
+    assert!(message.contains("no longer the loaded build"), "{message}");
+    // The start is retried, and works once the file is back.
     fs::rename(&kept, &program).unwrap();
     event(&mut events, is_restart);
     running.serves();
     running.end();
 }
 
-/// The guardians of this process's plugins that carry this mark.
+/// Returns the guardians of this process's plugins that carry this tag.
 fn guardians(mark: &str) -> Vec<u32> {
-    let wanted = format!("HOTBAY_GUARDED={mark}");
+    let expected = format!("HOTBAY_GUARDED={mark}");
     let is_one = |pid: &u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|own| own == wanted.as_bytes())
+        environment.split(|byte| *byte == 0).any(|own| own == expected.as_bytes())
     };
     let alive = children().into_iter().filter(|(_, state)| *state != 'Z');
     alive.map(|(pid, _)| pid).filter(is_one).collect()
 }
 
 #[test]
-fn guardian_that_was_killed_is_replaced_in_the_same_group() {
-    let running = Trial::new().run(json!({}));
-    let told = running.told(&json!({ "do": "tell" }));
-    let mark = told["environment"]["HOTBAY_LAUNCH"].as_str().expect("a mark").to_owned();
+fn killed_guardian_is_replaced_in_same_group() {
+    let running = ProcessFixture::new().run(json!({}));
+    let reply = running.call_json(&json!({ "do": "report" }));
+    let mark = reply["environment"]["HOTBAY_LAUNCH"].as_str().expect("a mark").to_owned();
     let group_of = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.split(' ').nth(2).unwrap().to_owned()
@@ -105,24 +105,24 @@ fn guardian_that_was_killed_is_replaced_in_the_same_group() {
         let arguments = String::from_utf8(arguments).unwrap();
         assert!(!arguments.contains(&mark) && !arguments.contains("hotbay-run-"), "{arguments}");
         signal(guardian, "KILL");
-        until("another one is there", || {
+        until("another guardian exists", || {
             let now = guardians(&mark);
             (now.len() == 1 && now[0] != guardian).then_some(())
         });
     }
     running.serves();
-    let Running { trial, host, handle } = running;
-    let pid = *trial.started().last().unwrap();
-    hotbay_tests::block_on(host.unload(&trial.name)).unwrap();
+    let Running { fixture, host, handle } = running;
+    let pid = *fixture.started().last().unwrap();
+    hotbay_tests::block_on(host.unload(&fixture.name)).unwrap();
     drop(handle);
-    trial.nothing_is_left();
+    fixture.assert_nothing_left();
     assert!(guardians(&mark).is_empty() && state_of(pid).is_none());
     assert!(!Path::new(&format!("/proc/{group}")).exists(), "its first guardian is reaped");
 }
 
-/// A plugin that is fine, and in its folder a file, a folder and a file in that.
-fn with_helpers(trial: &Trial) -> PathBuf {
-    let folder = trial.program(json!({})).install();
+/// Installs a valid plugin with a file, a folder and a nested file beside the program.
+fn with_helpers(fixture: &ProcessFixture) -> PathBuf {
+    let folder = fixture.program(json!({})).install();
     fs::create_dir(folder.join("lib")).unwrap();
     for file in ["helper.py", "lib/mod.py"] {
         fs::write(folder.join(file), "x").unwrap();
@@ -133,46 +133,46 @@ fn with_helpers(trial: &Trial) -> PathBuf {
 }
 
 #[test]
-fn what_lies_beside_a_program_is_judged_as_the_program() {
-    type Spoil = fn(&Path);
+fn files_beside_program_are_checked_like_program() {
+    type Corrupt = fn(&Path);
     fn set(path: PathBuf, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
-    let cases: [(Spoil, &str); 5] = [
+    let cases: [(Corrupt, &str); 5] = [
         (|folder| set(folder.join("helper.py"), 0o666), "helper.py"),
         (|folder| set(folder.join("lib/mod.py"), 0o664), "lib/mod.py"),
         (|folder| set(folder.join("lib"), 0o777), "lib`"),
         (|folder| symlink("/etc/passwd", folder.join("lib/out")).unwrap(), "lib/out"),
         (|folder| symlink("../../x", folder.join("out")).unwrap(), "out`"),
     ];
-    for (spoil, names) in cases {
-        let trial = Trial::new();
-        let folder = with_helpers(&trial);
+    for (corrupt, names) in cases {
+        let fixture = ProcessFixture::new();
+        let folder = with_helpers(&fixture);
         let host = Host::builder().build().unwrap();
         loaded(&host, &folder);
-        hotbay_tests::block_on(host.unload(&trial.name)).unwrap();
-        spoil(&folder);
+        hotbay_tests::block_on(host.unload(&fixture.name)).unwrap();
+        corrupt(&folder);
         let error = refused(&host, &folder);
-        let told = error.full_message();
+        let message = error.full_message();
         assert_eq!((error.kind(), error.step()), (ErrorKind::Integrity, Some(LoadStep::Stage)));
-        assert!(told.contains(names), "`{names}` in: {told}");
+        assert!(message.contains(names), "`{names}` in: {message}");
         let trusting = Host::builder().allow_writable_by_others(true).build().unwrap();
         loaded(&trusting, &folder);
         drop((host, trusting));
-        trial.nothing_is_left();
+        fixture.assert_nothing_left();
     }
 }
 
 #[test]
-fn what_lies_beside_a_program_is_judged_at_each_restart() {
-    let running = Trial::new().run_with(json!({}), |it| it, patient);
-    let helper = running.trial.file(&running.trial.name).join("helper.py");
+fn files_beside_program_are_checked_at_each_restart() {
+    let running = ProcessFixture::new().run_with(json!({}), |it| it, patient);
+    let helper = running.fixture.file(&running.fixture.name).join("helper.py");
     fs::write(&helper, "x").unwrap();
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o666)).unwrap();
     let mut events = running.host.events();
     kill(running.pid());
-    until("the failed start is told", || {
-        let error = running.ask(&json!({ "do": "count" })).err()?.full_message();
+    until("the failed start is reported", || {
+        let error = running.call(&json!({ "do": "count" })).err()?.full_message();
         (error.contains("step `stage`") && error.contains("helper.py")).then_some(())
     });
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o644)).unwrap();
@@ -182,7 +182,7 @@ fn what_lies_beside_a_program_is_judged_at_each_restart() {
 }
 
 #[test]
-fn folder_below_a_writable_ancestor_is_refused_unless_sticky() {
+fn folder_below_writable_ancestor_is_refused_unless_sticky() {
     let temporary = TempDir::new().unwrap();
     let (above, root) = (temporary.path().join("above"), temporary.path().join("above/root"));
     fs::create_dir_all(&root).unwrap();
@@ -195,10 +195,10 @@ fn folder_below_a_writable_ancestor_is_refused_unless_sticky() {
         let host = Host::builder().plugin_dir(&root).build().unwrap();
         let error = refused(&host, &folder);
         assert_eq!(error.kind(), ErrorKind::Integrity);
-        let told = format!("{error:?}");
-        assert!(told.contains("above`") && told.contains("--allow-writable"), "{told}");
+        let message = format!("{error:?}");
+        assert!(message.contains("above`") && message.contains("--allow-writable"), "{message}");
         let report = hotbay_tests::block_on(host.load_all());
-        assert!(report.loaded.is_empty(), "the directory is passed over");
+        assert!(report.loaded.is_empty(), "the directory is skipped");
         let builder = Host::builder().allow_writable_by_others(true);
         loaded(&builder.build().unwrap(), &folder);
     }

@@ -1,5 +1,5 @@
-//! Plugins by what they provide: who is found, in which order they are tried, and when the next
-//! one is.
+//! Calls by provided contract: which plugins are found, in which order they are tried, and when the
+//! next one is.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use hotbay::{
 use hotbay_tests::{Plugins, block_on, loaded, quarantine, reloaded, until};
 use serde_json::{Value, json};
 
-/// Answers with its name, or fails as its config says.
+/// Returns its name, or fails as configured.
 struct Provider {
     name: String,
     fails: Option<String>,
@@ -43,12 +43,12 @@ fn manifest(name: &str, version: &str) -> Manifest {
         .unwrap()
 }
 
-/// Adds a provider of the contract `table` that answers with its name.
+/// Registers a provider of the contract `table` that returns its name.
 fn provides(builder: HostBuilder, name: &str) -> HostBuilder {
     builder.register::<Provider>(manifest(name, "1.0.0"))
 }
 
-/// Adds one that fails.
+/// Registers a provider that fails.
 fn fails(builder: HostBuilder, name: &str, how: &str) -> HostBuilder {
     let config = json!({ "name": name, "fails": how });
     builder.register::<Provider>(manifest(name, "1.0.0").with_config(config).unwrap())
@@ -66,7 +66,7 @@ fn plugin(error: &Error) -> Option<&str> {
     error.plugin().map(PluginName::as_str)
 }
 
-/// The same call in both ways, which answer the same.
+/// Makes the same call by both call methods, which must agree.
 #[track_caller]
 fn call(providers: &Providers, request: Request<'_>) -> Result<String, Error> {
     let here = providers.call(request.clone());
@@ -80,37 +80,37 @@ fn call(providers: &Providers, request: Request<'_>) -> Result<String, Error> {
             assert_eq!((here.kind(), plugin(&here)), (pooled.kind(), plugin(&pooled)));
             Err(here)
         }
-        (here, pooled) => panic!("{here:?} in this thread, {pooled:?} in the pool"),
+        (here, pooled) => panic!("{here:?} on this thread, {pooled:?} in the pool"),
     }
 }
 
 fn calls(host: &Host) -> Vec<u64> {
-    host.list().iter().map(|info| info.calls).collect()
+    host.list().iter().map(|info| info.stats.calls).collect()
 }
 
-/// The choices that were told since the last look.
+/// Returns the choices reported since the last call.
 fn chosen(events: &mut Events) -> Vec<(String, String, usize)> {
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     while let Some(event) = events.try_next() {
         if let HostEvent::ProviderChosen { contract, plugin, others } = event {
-            told.push((contract, plugin.to_string(), others.len()));
+            reported.push((contract, plugin.to_string(), others.len()));
         }
     }
-    told
+    reported
 }
 
 #[test]
-fn providers_are_tried_by_preference_then_by_where_they_run_then_by_name() {
+fn providers_are_tried_by_preference_location_and_name() {
     let plugins = Plugins::new();
     let library = plugins
         .add("a-library", "faulty")
         .set("provides", json!([{ "contract": "table", "version": "1.0.0" }]))
         .write();
-    let check = |configure: &dyn Fn(HostBuilder) -> HostBuilder, wanted: [&str; 3]| {
+    let check = |configure: &dyn Fn(HostBuilder) -> HostBuilder, expected: [&str; 3]| {
         let builder = provides(provides(configure(Host::builder()), "z"), "b");
         let host = builder.register_fn("other", |_, _| Ok(Output::text(""))).build().unwrap();
         loaded(&host, &library);
-        assert_eq!(names(&host.providers("table").unwrap()), wanted);
+        assert_eq!(names(&host.providers("table").unwrap()), expected);
     };
     check(&|builder| builder, ["b", "z", "a-library"]);
     check(&|builder| builder.prefer(Preference::External), ["a-library", "b", "z"]);
@@ -122,19 +122,19 @@ fn providers_are_tried_by_preference_then_by_where_they_run_then_by_name() {
 }
 
 #[test]
-fn a_preference_for_what_is_no_plugins_name_fails_the_build() {
+fn preference_for_invalid_name_fails_host_build() {
     let error = Host::builder().prefer_providers("table", ["ok", "Not OK"]).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.full_message().contains("`Not OK`"), "{error:?}");
 }
 
 #[test]
-fn what_nobody_provides_is_told_with_the_nearest_that_somebody_does() {
+fn missing_provider_error_names_nearest() {
     let host = provides(Host::builder(), "a").build().unwrap();
-    let check = |contract: &str, says: &str| {
+    let check = |contract: &str, part: &str| {
         let error = host.providers(contract).unwrap_err();
         assert_eq!((error.kind(), plugin(&error)), (ErrorKind::NotFound, None));
-        assert!(format!("{error:?}").contains(says), "{error:?}");
+        assert!(format!("{error:?}").contains(part), "{error:?}");
     };
     check("tabel", "no plugin provides contract `tabel` (NotFound)\nhint: did you mean `table`?");
     check("a", "provided contracts: `table`");
@@ -144,7 +144,7 @@ fn what_nobody_provides_is_told_with_the_nearest_that_somebody_does() {
 }
 
 #[test]
-fn only_versions_that_are_accepted_are_called() {
+fn only_accepted_versions_are_called() {
     let host = ["1.0.0", "1.4.2", "2.0.0-beta.1"]
         .into_iter()
         .zip(["a", "b", "c"])
@@ -153,17 +153,20 @@ fn only_versions_that_are_accepted_are_called() {
         })
         .build()
         .unwrap();
-    let check = |accepted: &str, wanted: &[&str]| {
+    let check = |accepted: &str, expected: &[&str]| {
         let providers = host.providers("table").unwrap().accepting(accepted.parse().unwrap());
-        assert_eq!(names(&providers), wanted, "{accepted}");
+        assert_eq!(names(&providers), expected, "{accepted}");
         let answer = call(&providers, Request::text("x"));
-        match wanted.first() {
+        match expected.first() {
             Some(first) => assert_eq!(answer.unwrap(), format!("x {first}")),
             None => {
                 let error = answer.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::NotFound);
-                let told = error.full_message();
-                assert!(told.contains(accepted) && told.contains("1.4.2 by `b`"), "{told}");
+                let reported = error.full_message();
+                assert!(
+                    reported.contains(accepted) && reported.contains("1.4.2 by `b`"),
+                    "{reported}"
+                );
             }
         }
     };
@@ -175,7 +178,7 @@ fn only_versions_that_are_accepted_are_called() {
 }
 
 #[test]
-fn what_did_not_run_goes_to_the_next_provider() {
+fn call_that_did_not_run_falls_through() {
     let policy = quarantine(|policy| policy.max_faults = 1);
     let host = fails(Host::builder().quarantine(policy), "a", "panics");
     let host = provides(provides(host, "b"), "c").build().unwrap();
@@ -190,7 +193,7 @@ fn what_did_not_run_goes_to_the_next_provider() {
 }
 
 #[test]
-fn what_may_have_run_goes_to_the_next_provider_only_if_it_may_run_twice() {
+fn call_that_may_have_run_falls_through_if_idempotent() {
     for (how, kind) in [("panics", ErrorKind::Panicked), ("later", ErrorKind::Plugin)] {
         let host = fails(Host::builder().quarantine(None), "a", how);
         let host = provides(host, "b").build().unwrap();
@@ -207,7 +210,7 @@ fn what_may_have_run_goes_to_the_next_provider_only_if_it_may_run_twice() {
 }
 
 #[test]
-fn an_error_that_a_plugin_answers_with_on_purpose_is_the_answer() {
+fn plugin_error_is_final_reply() {
     let host = provides(fails(Host::builder(), "a", "no"), "b").build().unwrap();
     let providers = host.providers("table").unwrap();
     let error = call(&providers, Request::text("x").idempotent()).unwrap_err();
@@ -217,7 +220,7 @@ fn an_error_that_a_plugin_answers_with_on_purpose_is_the_answer() {
 }
 
 #[test]
-fn a_call_that_was_taken_back_goes_nowhere() {
+fn cancelled_call_is_not_passed_on() {
     let host = provides(provides(Host::builder(), "a"), "b").build().unwrap();
     let token = CancellationToken::new();
     token.cancel();
@@ -228,22 +231,22 @@ fn a_call_that_was_taken_back_goes_nowhere() {
 }
 
 #[test]
-fn where_all_fail_the_first_error_is_the_answer_and_names_the_others() {
+fn first_error_is_returned_if_all_fail() {
     let host = fails(Host::builder().quarantine(None), "a", "later");
     let host = fails(fails(host, "b", "panics"), "c", "no").build().unwrap();
     let providers = host.providers("table").unwrap();
     let error = call(&providers, Request::text("x").idempotent()).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::Plugin, Some("a")));
     assert_eq!(error.plugin_error().unwrap().message(), "later");
-    let told = error.to_string();
-    let b = told.find("plugin `b` ").expect("b is named");
-    let c = told.find("plugin `c` ").expect("c is named");
-    assert!(told.starts_with("plugin `a` ") && b < c, "{told}");
+    let reported = error.to_string();
+    let b = reported.find("plugin `b` ").expect("b is named");
+    let c = reported.find("plugin `c` ").expect("c is named");
+    assert!(reported.starts_with("plugin `a` ") && b < c, "{reported}");
     assert_eq!(error.generation().unwrap(), host.list()[0].generation.unwrap());
 }
 
 #[test]
-fn providers_are_looked_up_anew_and_outlive_every_one_of_them() {
+fn providers_are_resolved_per_call() {
     let plugins = Plugins::new();
     let install = |answers: &str, contract: &str| {
         let plugin = plugins.add("library", "faulty").config(json!({ "answers": answers }));
@@ -267,7 +270,7 @@ fn providers_are_looked_up_anew_and_outlive_every_one_of_them() {
     install("four", "table");
     reloaded(&host, "library");
     assert_eq!(call(&providers, Request::text("x")).unwrap(), "four");
-    // The thread of the reload may still hold the host, so a drop alone would not end it now.
+    // The reload thread may still hold the host, so a drop alone might not end it now.
     block_on(host.shutdown(Duration::ZERO));
     drop(host);
     assert_eq!(call(&providers, Request::text("x")).unwrap_err().kind(), ErrorKind::Shutdown);
@@ -275,38 +278,38 @@ fn providers_are_looked_up_anew_and_outlive_every_one_of_them() {
 }
 
 #[test]
-fn a_choice_is_told_once_and_again_when_it_changes() {
+fn chosen_provider_is_reported_once_per_change() {
     let host = provides(provides(Host::builder(), "a"), "b").build().unwrap();
     let mut events = host.events();
-    let told = |plugin: &str, others| vec![("table".to_owned(), plugin.to_owned(), others)];
+    let reported = |plugin: &str, others| vec![("table".to_owned(), plugin.to_owned(), others)];
     let providers = host.providers("table").unwrap();
     let _ = providers.names();
-    assert_eq!(chosen(&mut events), [], "nothing was called yet");
+    assert_eq!(chosen(&mut events), [], "no call was made yet");
     for _ in 0..3 {
         call(&providers, Request::text("x")).unwrap();
         call(&host.providers("table").unwrap(), Request::text("x")).unwrap();
     }
-    assert_eq!(chosen(&mut events), told("a", 1));
+    assert_eq!(chosen(&mut events), reported("a", 1));
     block_on(host.unload("a")).unwrap();
     call(&providers, Request::text("x")).unwrap();
     call(&providers.clone(), Request::text("x")).unwrap();
-    assert_eq!(chosen(&mut events), told("b", 0));
+    assert_eq!(chosen(&mut events), reported("b", 0));
     block_on(host.unload("b")).unwrap();
     call(&providers, Request::text("x")).unwrap_err();
-    assert_eq!(chosen(&mut events), [], "there is nobody to choose");
+    assert_eq!(chosen(&mut events), [], "no provider is left");
     let other = provides(Host::builder(), "c").build().unwrap();
     let mut others = other.events();
     call(&other.providers("table").unwrap(), Request::text("x")).unwrap();
-    assert_eq!((chosen(&mut events), chosen(&mut others)), (vec![], told("c", 0)));
+    assert_eq!((chosen(&mut events), chosen(&mut others)), (vec![], reported("c", 0)));
 }
 
 #[test]
-fn a_call_is_queued_at_once_and_taken_back_when_its_future_is_dropped() {
+fn provider_call_queues_at_once_and_cancels_on_drop() {
     let host = provides(provides(Host::builder(), "a"), "b").build().unwrap();
     let providers = host.providers("table").unwrap();
     let queued = providers.execute(Request::text("x"));
-    until("it has run", || (calls(&host) == [1, 0]).then_some(()));
+    until("the call has run", || (calls(&host) == [1, 0]).then_some(()));
     assert_eq!(block_on(queued).unwrap().as_bytes(), b"x a");
     drop(providers.execute(Request::text("y")));
-    until("it was counted", || (calls(&host) == [2, 0]).then_some(()));
+    until("the call is counted", || (calls(&host) == [2, 0]).then_some(()));
 }

@@ -1,4 +1,5 @@
-//! Plugins that keep failing are not called for a while, then probed, then called again.
+//! Quarantine: plugins that keep failing are not called for a while, then probed, then called
+//! again.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use hotbay::{ErrorKind, Host, HostEvent, PluginHandle, Quarantine, QuarantineRea
 use hotbay_tests::{Plugins, block_on, event, loaded, quarantine, until};
 use serde_json::json;
 
-/// A plugin whose first calls panic, so many.
+/// Loads a plugin whose first `panics` calls panic.
 fn failing(plugins: &Plugins, panics: u32, policy: Option<Quarantine>) -> (Host, PluginHandle) {
     let host = Host::builder().quarantine(policy).build().expect("a host");
     let config = json!({ "panic_in": "execute", "panics": panics });
@@ -19,16 +20,16 @@ fn kind_of(handle: &PluginHandle) -> Option<ErrorKind> {
     outcome.err().map(|error| error.kind())
 }
 
-/// Calls until a probe goes through; answers with how that one ended.
+/// Calls until a probe passes, and returns its error kind.
 fn probe(handle: &PluginHandle) -> Option<ErrorKind> {
-    until("a probe goes through", || {
+    until("a probe passes", || {
         let kind = kind_of(handle);
         (kind != Some(ErrorKind::Quarantined)).then_some(kind)
     })
 }
 
 #[test]
-fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it() {
+fn faults_quarantine_and_probe_restores_or_extends() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
         policy.max_faults = 3;
@@ -64,7 +65,7 @@ fn repeated_faults_quarantine_a_failed_probe_lengthens_it_and_a_good_one_ends_it
 }
 
 #[test]
-fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
+fn quarantined_plugin_rejects_all_calls_and_is_listed() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| {
         policy.max_faults = 1;
@@ -89,7 +90,7 @@ fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
     let retry_after = handle.call(Request::text("x")).unwrap_err().retry_after().unwrap();
     assert!(retry_after <= Duration::from_secs(3600) && !retry_after.is_zero());
     let info = &host.list()[0];
-    assert_eq!((info.state.as_str(), info.faults, info.refused), ("quarantined", 1, 4));
+    assert_eq!((info.state.as_str(), info.stats.faults, info.stats.refused), ("quarantined", 1, 4));
     // A new load starts with a clean record.
     drop(pinned);
     block_on(host.unload("failing")).unwrap();
@@ -98,18 +99,18 @@ fn a_quarantine_refuses_every_way_to_call_and_is_listed() {
 }
 
 #[test]
-fn without_a_policy_every_call_is_made() {
+fn disabled_quarantine_makes_every_call() {
     let plugins = Plugins::new();
     let (host, handle) = failing(&plugins, 50, None);
     for _ in 0..50 {
         assert_eq!(kind_of(&handle), Some(ErrorKind::Panicked));
     }
     assert_eq!(kind_of(&handle), None);
-    assert_eq!(host.list()[0].state, "serving");
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
 }
 
 #[test]
-fn errors_that_the_plugin_answers_with_are_no_faults() {
+fn plugin_errors_are_not_faults() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| policy.max_faults = 1);
     let host = Host::builder().quarantine(policy).build().unwrap();

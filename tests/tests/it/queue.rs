@@ -1,14 +1,14 @@
-//! Pooled calls: bounded, answered one by one, and never lost.
+//! Pooled calls: the queue is bounded, each call gets its own reply, and none is lost.
 
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hotbay::{Error, ErrorKind, Host, PluginHandle, Request};
+use hotbay::{Error, ErrorKind, Host, PluginHandle, Request, UnloadReport};
 use hotbay_tests::{Plugins, block_on, host, loaded, unique, until};
 use serde_json::json;
 
-/// A plugin whose one worker hangs in its first call until it is released.
+/// A plugin whose only worker hangs in the first call until released.
 struct Busy {
     plugins: Plugins,
     host: Host,
@@ -22,12 +22,12 @@ impl Busy {
         let host = host(&plugins);
         let plugin = plugins.add(&unique("busy"), "faulty");
         let plugin = plugin.set("limits", json!({ "workers": 1, "queue": queue }));
-        let handle = loaded(&host, plugin.config(json!({ "obey": true })).write());
+        let handle = loaded(&host, plugin.config(json!({ "scripted": true })).write());
         let file = |name: &str| plugins.dir().join(name);
         let (release, entered) = (file("go"), file("entered"));
         let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
         let running = handle.execute(Request::json(&hang).expect("JSON"));
-        until("it runs", || entered.exists().then_some(()));
+        until("the first call runs", || entered.exists().then_some(()));
         Self { plugins, host, handle, running }
     }
 
@@ -35,28 +35,28 @@ impl Busy {
         self.plugins.dir().join("go")
     }
 
-    fn unload(&self) -> JoinHandle<Result<(), Error>> {
+    fn unload(&self) -> JoinHandle<Result<UnloadReport, Error>> {
         let (host, name) = (self.host.clone(), self.handle.name().to_string());
         thread::spawn(move || block_on(host.unload(&name)))
     }
 }
 
 #[test]
-fn a_full_queue_answers_overloaded_at_once_and_what_waits_is_answered_later() {
+fn full_queue_overloads_and_waiting_calls_complete() {
     let busy = Busy::with_queue(2);
     let call = || busy.handle.execute(Request::json_text("{}"));
     let waiting = [call(), call()];
     let error = block_on(call()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
-    let told = error.to_string();
-    assert!(told.contains("its queue is full (2 calls)"), "{told}");
+    let message = error.to_string();
+    assert!(message.contains("its queue is full (2 calls)"), "{message}");
     assert!(error.is_overloaded() && error.is_retryable());
     assert!(error.hint().is_some_and(|hint| hint.contains("limits.queue")), "{error:?}");
     assert_eq!(error.retry_after(), None, "no call was timed yet");
-    assert_eq!(busy.host.list()[0].waiting, 2);
-    // On the caller's own thread there is no queue.
+    assert_eq!(busy.host.list()[0].stats.waiting, 2);
+    // A call on the caller's thread does not queue.
     assert!(busy.handle.call(Request::json_text("{}")).is_ok());
-    // That call was timed, so the host can estimate.
+    // That call was measured, so the host can estimate the wait.
     let wait = block_on(call()).unwrap_err().retry_after().expect("an estimate");
     assert!((Duration::from_millis(1)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
     std::fs::write(busy.release_file(), "").unwrap();
@@ -67,7 +67,7 @@ fn a_full_queue_answers_overloaded_at_once_and_what_waits_is_answered_later() {
 }
 
 #[test]
-fn an_unload_answers_what_waits_with_retired_and_what_runs_goes_on_to_its_end() {
+fn unload_retires_waiting_calls_and_lets_running_end() {
     let busy = Busy::with_queue(10);
     let waiting: Vec<_> = (0..3).map(|_| busy.handle.execute(Request::json_text("{}"))).collect();
     let unload = busy.unload();
@@ -82,7 +82,7 @@ fn an_unload_answers_what_waits_with_retired_and_what_runs_goes_on_to_its_end() 
 }
 
 #[test]
-fn a_thousand_calls_from_many_threads_are_each_answered_with_their_own_result() {
+fn concurrent_calls_receive_their_own_replies() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let echo = loaded(&host, plugins.add("echo", "faulty").write());
@@ -101,34 +101,37 @@ fn a_thousand_calls_from_many_threads_are_each_answered_with_their_own_result() 
         }
     });
     let info = &host.list()[0];
-    assert_eq!((info.calls, info.errors, info.refused, info.waiting), (1000, 0, 0, 0));
+    assert_eq!(
+        (info.stats.calls, info.stats.errors, info.stats.refused, info.stats.waiting),
+        (1000, 0, 0, 0)
+    );
 }
 
 #[test]
-fn a_call_that_nobody_waits_for_any_more_never_begins() {
+fn abandoned_waiting_call_never_runs() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let config = json!({ "count": true, "obey": true });
+    let config = json!({ "count": true, "scripted": true });
     let plugin = plugins.add("counter", "faulty").config(config);
     let counter = loaded(&host, plugin.set("limits", json!({ "workers": 1 })).write());
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
     let running = counter.execute(Request::json(&hang).expect("JSON"));
-    until("it runs", || entered.exists().then_some(()));
+    until("the first call runs", || entered.exists().then_some(()));
     drop(counter.execute(Request::json_text(r#"{"count": true}"#)));
-    let wanted = counter.execute(Request::json_text(r#"{"count": true}"#));
+    let expected = counter.execute(Request::json_text(r#"{"count": true}"#));
     std::fs::write(release, "").unwrap();
     block_on(running).unwrap();
-    assert_eq!(block_on(wanted).unwrap().as_text().unwrap(), "2");
+    assert_eq!(block_on(expected).unwrap().as_text().unwrap(), "2");
 }
 
 #[test]
-fn calls_run_on_several_workers_at_once() {
+fn calls_run_on_several_workers() {
     let plugins = Plugins::new();
     let file = |name: &str| plugins.dir().join(name);
     let wide = hotbay_tests::limits(|limits| limits.max_workers = 2);
     let host = Host::builder().limits(wide).build().unwrap();
-    let plugin = plugins.add("wide", "faulty").config(json!({ "obey": true }));
+    let plugin = plugins.add("wide", "faulty").config(json!({ "scripted": true }));
     let wide = loaded(&host, plugin.write());
     let release = file("go");
     let calls: Vec<_> = ["one", "two"]

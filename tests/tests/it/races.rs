@@ -1,4 +1,5 @@
-//! Many at once: loads of one name, calls while plugins come and go, hosts that end meanwhile.
+//! Concurrent operations: loads of one name, calls while plugins load and unload, and shutdown
+//! meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,7 +10,7 @@ use hotbay_tests::{Plugins, block_on, events_until, host, loaded, mappings, uniq
 use serde_json::json;
 
 #[test]
-fn of_many_loads_of_one_plugin_one_wins() {
+fn concurrent_loads_of_one_plugin_have_one_winner() {
     let plugins = Plugins::new();
     let folder = plugins.add("wanted", "faulty").write();
     let host = host(&plugins);
@@ -26,7 +27,7 @@ fn of_many_loads_of_one_plugin_one_wins() {
 }
 
 #[test]
-fn callers_never_see_more_than_retired_while_a_plugin_comes_and_goes() {
+fn callers_see_only_retired_during_load_unload_cycles() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let name = unique("comes");
@@ -39,7 +40,7 @@ fn callers_never_see_more_than_retired_while_a_plugin_comes_and_goes() {
                 thread::yield_now();
                 continue;
             };
-            // Long enough not to be inline.
+            // Too long for an inline payload.
             let text = "a text of more than twenty-four bytes";
             let outcome = match pooled {
                 false => handle.call(Request::text(text)),
@@ -58,19 +59,19 @@ fn callers_never_see_more_than_retired_while_a_plugin_comes_and_goes() {
         for _ in 0..15 {
             let handle = loaded(&host, &folder);
             let served = || handle.call(Request::text("x")).ok().map(drop);
-            until("it serves", served);
+            until("the plugin serves", served);
             block_on(host.unload(&name)).unwrap();
         }
         stop.store(true, Ordering::Relaxed);
     });
-    // Replies that were held for a moment at the wrong time may have kept some.
+    // Replies held at the wrong moment may have kept some.
     for kept in host.retained() {
         assert!(kept.reason.starts_with("outputs: "), "{}", kept.reason);
     }
 }
 
 #[test]
-fn a_shutdown_while_everything_is_loaded_leaves_nothing_that_serves() {
+fn shutdown_during_loads_leaves_nothing_serving() {
     let plugins = Plugins::new();
     let stem = unique("late");
     for number in 0..6 {
@@ -97,7 +98,7 @@ fn a_shutdown_while_everything_is_loaded_leaves_nothing_that_serves() {
 }
 
 #[test]
-fn many_different_plugins_are_loaded_and_ended_at_once() {
+fn many_plugins_load_and_unload_concurrently() {
     let plugins = Plugins::new();
     let stem = unique("many");
     for number in 0..12 {

@@ -1,5 +1,5 @@
-//! Builds that are swapped while calls are in flight: which build answers, what is told, who
-//! may be swapped.
+//! Reloads while calls are in flight: which build answers, what is reported, and which plugins can
+//! be reloaded.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,9 +14,9 @@ use hotbay_tests::{
 };
 use serde_json::json;
 
-/// Swaps a plugin back and forth between two configs, so often, while four threads call it;
-/// every reply has to be one that its generation gives.
-fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], says: [&str; 2]) {
+/// Reloads a plugin `swaps` times between two configs while four threads call it. Every reply must
+/// match its generation.
+fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], texts: [&str; 2]) {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -30,8 +30,8 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
     let check = |outcome: Result<hotbay::Reply, hotbay::Error>| {
         let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
         let generation = reply.generation().get();
-        let wanted = says[usize::try_from(generation % 2).unwrap()];
-        assert_eq!(reply.as_text().unwrap(), wanted, "of generation {generation}");
+        let expected = texts[usize::try_from(generation % 2).unwrap()];
+        assert_eq!(reply.as_text().unwrap(), expected, "of generation {generation}");
         *replies.lock().unwrap().entry(generation).or_default() += 1;
     };
     under_load(&handle, 4, check, |traffic| {
@@ -39,11 +39,11 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
             install(generation);
             assert_eq!(reloaded(&host, &name).get(), generation);
             if generation % 10 == 0 {
-                traffic.goes_on();
+                traffic.wait_for_progress();
             }
         }
     });
-    // All but the last are closed, be it after a reply that was held for a moment.
+    // All but the last are closed, some only after a held reply is dropped.
     let mut closed = 0;
     while closed < swaps {
         let end = |event: &HostEvent| {
@@ -57,25 +57,25 @@ fn swap_under_load(package: &str, swaps: u64, configs: [serde_json::Value; 2], s
     assert_eq!(images(&name).len(), usize::from(cfg!(target_os = "linux")), "{:?}", images(&name));
     until("nothing is kept", || host.retained().is_empty().then_some(()));
     assert!(replies.lock().unwrap().len() as u64 > swaps / 10);
-    assert_eq!(host.list()[0].refused, 0);
+    assert_eq!(host.list()[0].stats.refused, 0);
 }
 
 #[test]
-fn no_call_fails_and_every_reply_is_one_builds_through_many_reloads() {
+fn reloads_under_load_fail_no_call() {
     let configs = ["of an even generation, all of it", "of an odd generation, all of it"];
     let answers = configs.map(|text| json!({ "answers": text }));
     swap_under_load("faulty", 200, answers, configs);
 }
 
 #[test]
-fn a_plugin_that_does_real_work_is_swapped_while_it_does_it() {
-    let says = ["A TEXT OF MORE THAN 24 BYTES", "a text of more than 24 bytes"];
+fn working_plugin_is_swapped_under_load() {
+    let texts = ["A TEXT OF MORE THAN 24 BYTES", "a text of more than 24 bytes"];
     let configs = ["upper", "lower"].map(|mode| json!({ "mode": mode }));
-    swap_under_load("transform", 200, configs, says);
+    swap_under_load("transform", 200, configs, texts);
 }
 
 #[test]
-fn queued_calls_run_on_the_new_build_and_running_ones_end_on_the_old() {
+fn reload_moves_queued_calls_and_lets_running_end() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
@@ -86,7 +86,7 @@ fn queued_calls_run_on_the_new_build_and_running_ones_end_on_the_old() {
     let plugin = plugins.add(&name, "faulty").config(hangs).set("limits", one_worker.clone());
     let handle = loaded(&host, plugin.write());
     let running = handle.execute(Request::text("x"));
-    until("it runs", || entered.exists().then_some(()));
+    until("the first call runs", || entered.exists().then_some(()));
     let queued: Vec<_> = (0..50).map(|_| handle.execute(Request::text("x"))).collect();
     let config = json!({ "answers": "new" });
     plugins.add(&name, "faulty").config(config).set("limits", one_worker).write();
@@ -97,23 +97,27 @@ fn queued_calls_run_on_the_new_build_and_running_ones_end_on_the_old() {
     }
     let old = format!("{name}-1");
     #[cfg(target_os = "linux")]
-    assert_eq!(threads(&old), [old.as_str(); 2], "the one that hangs and the one that opened it");
+    assert_eq!(
+        threads(&old),
+        [old.as_str(); 2],
+        "the hanging worker and the thread that opened it"
+    );
     std::fs::write(release, "").unwrap();
     let reply = block_on(running).unwrap();
     assert_eq!((reply.as_bytes(), reply.generation().get()), (b"x".as_slice(), 1));
     event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
-    until("its threads are gone", || threads(&old).is_empty().then_some(()));
+    until("its threads have exited", || threads(&old).is_empty().then_some(()));
 }
 
 #[test]
-fn the_events_of_a_reload_come_in_order() {
+fn reload_events_come_in_order() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let install = |at: u32| plugins.add("told", "faulty").config(json!({ "at": at })).write();
+    let install = |at: u32| plugins.add("events", "faulty").config(json!({ "at": at })).write();
     loaded(&host, install(1));
     let mut events = host.events();
     install(2);
-    reloaded(&host, "told");
+    reloaded(&host, "events");
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
     let [
         HostEvent::Promoted { plugin, version, generation, from },
@@ -123,7 +127,7 @@ fn the_events_of_a_reload_come_in_order() {
     else {
         panic!("{seen:#?}");
     };
-    assert_eq!((plugin.as_str(), version.to_string().as_str()), ("told", "0.1.0"));
+    assert_eq!((plugin.as_str(), version.to_string().as_str()), ("events", "0.1.0"));
     assert_eq!((generation.get(), from.map(|from| from.get())), (2, Some(1)));
     assert_eq!((retired.get(), closed.get()), (1, 1));
     assert!(leaked_bytes.is_none_or(|bytes| bytes == 0), "{leaked_bytes:?}");
@@ -133,7 +137,7 @@ fn the_events_of_a_reload_come_in_order() {
 }
 
 #[test]
-fn what_did_not_change_is_left_alone() {
+fn unchanged_plugin_is_not_reloaded() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = loaded(&host, plugins.add("same", "faulty").write());
@@ -145,7 +149,7 @@ fn what_did_not_change_is_left_alone() {
 }
 
 #[test]
-fn only_what_was_loaded_from_a_folder_can_be_reloaded() {
+fn only_plugins_from_folders_reload() {
     let host = Host::builder().register_fn("inside", |_, _| Ok("x".into())).build().unwrap();
     for (name, kind) in [("inside", ErrorKind::Unsupported), ("insid", ErrorKind::NotFound)] {
         let error = rolled_back(&host, name);
@@ -155,7 +159,7 @@ fn only_what_was_loaded_from_a_folder_can_be_reloaded() {
 }
 
 #[test]
-fn a_plugin_that_was_renamed_in_its_folder_is_not_taken_for_the_old_one() {
+fn plugin_renamed_in_folder_is_not_reloaded() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     loaded(&host, plugins.add("before", "faulty").write());
@@ -166,18 +170,18 @@ fn a_plugin_that_was_renamed_in_its_folder_is_not_taken_for_the_old_one() {
 }
 
 #[test]
-fn one_reload_runs_at_a_time_and_of_those_that_wait_the_latest_wins() {
+fn concurrent_reloads_coalesce_to_latest() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
-    loaded(&host, plugins.add("desk", "faulty").write());
+    loaded(&host, plugins.add("office", "faulty").write());
     let config = json!({ "hang_in": "init", "release": release, "entered": entered });
-    plugins.add("desk", "faulty").config(config).write();
+    plugins.add("office", "faulty").config(config).write();
     thread::scope(|scope| {
-        let first = scope.spawn(|| block_on(host.reload("desk")));
-        until("the first one runs", || entered.exists().then_some(()));
-        plugins.add("desk", "faulty").config(json!({ "answers": "latest" })).write();
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(host.reload("desk"))).collect();
+        let first = scope.spawn(|| block_on(host.reload("office")));
+        until("the first reload runs", || entered.exists().then_some(()));
+        plugins.add("office", "faulty").config(json!({ "answers": "latest" })).write();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(host.reload("office"))).collect();
         for request in &mut waiting {
             let mut context = Context::from_waker(Waker::noop());
             assert!(request.as_mut().poll(&mut context).is_pending());
@@ -195,17 +199,17 @@ fn one_reload_runs_at_a_time_and_of_those_that_wait_the_latest_wins() {
             assert_eq!(error.kind(), ErrorKind::Superseded, "{}", error.full_message());
         }
     });
-    let reply = host.plugin("desk").unwrap().call(Request::text("x")).unwrap();
+    let reply = host.plugin("office").unwrap().call(Request::text("x")).unwrap();
     assert_eq!(reply.as_bytes(), b"latest");
 }
 
 #[test]
-fn a_version_that_others_do_not_accept_is_refused_and_they_are_named() {
+fn reload_breaking_dependents_is_refused() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     loaded(&host, plugins.add("store", "faulty").write());
-    for (name, wanted) in [("exact", "=0.1.0"), ("web", "^0.1")] {
-        let requires = json!({ "store": wanted });
+    for (name, expected) in [("exact", "=0.1.0"), ("web", "^0.1")] {
+        let requires = json!({ "store": expected });
         loaded(&host, plugins.add(name, "faulty").set("requires", requires).write());
     }
     let newer = |version: &str| {
@@ -215,49 +219,49 @@ fn a_version_that_others_do_not_accept_is_refused_and_they_are_named() {
     newer("0.1.7");
     let error = rolled_back(&host, "store");
     assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
-    let told = error.full_message();
-    assert!(told.contains("`exact` requires =0.1.0") && !told.contains("web"), "{told}");
+    let message = error.full_message();
+    assert!(message.contains("`exact` requires =0.1.0") && !message.contains("web"), "{message}");
     block_on(host.unload("exact")).unwrap();
     assert_eq!(reloaded(&host, "store").get(), 2);
     newer("0.2.0");
-    let told = rolled_back(&host, "store").full_message();
-    assert!(told.contains("0.2.0") && told.contains("`web` requires ^0.1"), "{told}");
+    let message = rolled_back(&host, "store").full_message();
+    assert!(message.contains("0.2.0") && message.contains("`web` requires ^0.1"), "{message}");
     assert_eq!(host.plugin("store").unwrap().pin().unwrap().generation().get(), 2);
 }
 
 #[test]
-fn what_the_new_build_requires_has_to_be_there() {
+fn reload_with_missing_requirement_is_refused() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     loaded(&host, plugins.add("web", "faulty").write());
     plugins.add("web", "faulty").set("requires", json!({ "store": "^0.1" })).write();
     let error = rolled_back(&host, "web");
     assert_eq!((error.kind(), error.step()), (ErrorKind::Requires, Some(LoadStep::Requires)));
-    let told = error.full_message();
-    assert!(told.contains("requires `store` ^0.1, which is not loaded"), "{told}");
+    let message = error.full_message();
+    assert!(message.contains("requires `store` ^0.1, which is not loaded"), "{message}");
     loaded(&host, plugins.add("store", "faulty").write());
     assert_eq!(reloaded(&host, "web").get(), 2);
     let error = block_on(host.unload("store")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Requires, "the new build needs it");
+    assert_eq!(error.kind(), ErrorKind::Requires, "the new build requires it");
 }
 
 #[test]
-fn a_reload_ends_a_quarantine() {
+fn reload_ends_quarantine() {
     let plugins = Plugins::new();
     let policy = quarantine(|policy| policy.max_faults = 2);
     let host = Host::builder().quarantine(Some(policy)).build().unwrap();
     let config = json!({ "panic_in": "execute" });
-    let handle = loaded(&host, plugins.add("mended", "faulty").config(config).write());
+    let handle = loaded(&host, plugins.add("fixed", "faulty").config(config).write());
     let kinds = [(); 3].map(|()| handle.call(Request::text("x")).unwrap_err().kind());
     assert_eq!(kinds, [ErrorKind::Panicked, ErrorKind::Panicked, ErrorKind::Quarantined]);
-    plugins.add("mended", "faulty").write();
-    reloaded(&host, "mended");
+    plugins.add("fixed", "faulty").write();
+    reloaded(&host, "fixed");
     assert!(handle.call(Request::text("x")).is_ok());
-    assert_eq!(host.list()[0].state, "serving");
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
 }
 
 #[test]
-fn a_pin_stays_with_its_generation_and_is_told() {
+fn pin_keeps_its_generation_and_is_reported() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.drain_timeout = hotbay_tests::LIMIT);
     let host = Host::builder().limits(wait).build().unwrap();

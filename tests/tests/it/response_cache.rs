@@ -1,4 +1,4 @@
-//! Replies that are kept: which questions are the same, for how long, and what is never kept.
+//! Cached replies: which requests are equal, for how long, and what is never cached.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,17 +13,17 @@ use hotbay::{
 use hotbay_tests::{Plugins, block_on, loaded, quarantine, reloaded, until};
 use serde_json::json;
 
-use crate::puppet::{NEVER, Puppet};
+use crate::scripted_plugin::{NEVER, ScriptedPlugin};
 
-/// Counts the calls that reach it, and answers with the count; or fails, or answers at length.
+/// A plugin that counts its calls and returns the count, fails, or returns a long reply.
 fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>) {
     let reached = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&reached);
     let builder = builder.register_fn("counts", move |_, input| {
         let count = count.fetch_add(1, Ordering::Relaxed);
         match input.as_text()? {
-            "panic" => panic!("as it was told"),
-            "error" => Err(PluginError::new(1, "as it was told")),
+            "panic" => panic!("on request"),
+            "error" => Err(PluginError::new(1, "on request")),
             "long" => Ok(Output::bytes(vec![b'x'; 100_000])),
             _ => Ok(Output::text(count.to_string())),
         }
@@ -31,13 +31,13 @@ fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>
     (builder.cache("counts", cache).build().unwrap(), reached)
 }
 
-/// A cache whose replies are good as long as any test runs.
-fn for_ever() -> ResponseCache {
+/// A cache whose replies do not expire during a test.
+fn forever() -> ResponseCache {
     ResponseCache::new().age_max(NEVER)
 }
 
-/// The same call in every way there is.
-fn every_way(host: &Host, plugin: &str, request: Request<'_>) -> Vec<Result<Reply, Error>> {
+/// Makes the same call by every call method.
+fn all_call_methods(host: &Host, plugin: &str, request: Request<'_>) -> Vec<Result<Reply, Error>> {
     let handle = host.plugin(plugin).unwrap();
     let pipeline = host.pipeline([plugin]).unwrap();
     vec![
@@ -54,48 +54,50 @@ fn info(host: &Host) -> PluginInfo {
 
 fn hits_and_misses(host: &Host) -> (u64, u64) {
     let info = info(host);
-    (info.cache_hits, info.cache_misses)
+    (info.stats.cache_hits, info.stats.cache_misses)
 }
 
 #[test]
-fn the_same_question_reaches_the_plugin_once_whatever_way_it_comes() {
-    let (host, reached) = counting(Host::builder(), for_ever());
+fn equal_requests_reach_plugin_once() {
+    let (host, reached) = counting(Host::builder(), forever());
     let token = CancellationToken::new();
     let bounded = || Request::text("q").deadline_in(NEVER).cancelled_by(token.clone());
     let generation = info(&host).generation.unwrap();
     for request in [Request::text("q"), bounded(), Request::text("q").idempotent()] {
-        for outcome in every_way(&host, "counts", request) {
+        for outcome in all_call_methods(&host, "counts", request) {
             let reply = outcome.unwrap();
             assert_eq!((reply.as_text().unwrap(), reply.generation()), ("0", generation));
             assert_eq!(reply.content_type(), "text/plain; charset=utf-8");
         }
     }
     assert_eq!(reached.load(Ordering::Relaxed), 1);
-    assert_eq!((hits_and_misses(&host), info(&host).calls), ((11, 1), 12));
+    assert_eq!((hits_and_misses(&host), info(&host).stats.calls), ((11, 1), 12));
 }
 
 #[test]
-fn without_a_cache_every_call_reaches_its_plugin() {
+fn disabled_cache_calls_plugin_every_time() {
     let manifest = Manifest::new("counts", "1.0.0").unwrap();
-    let builder = Host::builder().cache("another", for_ever());
+    let builder = Host::builder().cache("another", forever());
     let host = builder.register::<Counts>(manifest).build().unwrap();
-    for (answer, outcome) in every_way(&host, "counts", Request::text("q")).iter().enumerate() {
+    for (answer, outcome) in
+        all_call_methods(&host, "counts", Request::text("q")).iter().enumerate()
+    {
         let reply = outcome.as_ref().unwrap();
         assert_eq!(reply.as_text().unwrap(), answer.to_string());
     }
     assert_eq!(hits_and_misses(&host), (0, 0));
-    assert_eq!(info(&host).cache_bytes, 0);
+    assert_eq!(info(&host).stats.cache_bytes, 0);
 }
 
 #[test]
-fn questions_that_differ_in_anything_that_counts_are_different() {
-    let operation = Manifest::new("asks", "1.0.0")
+fn requests_differing_in_key_are_cached_apart() {
+    let operation = Manifest::new("checked", "1.0.0")
         .and_then(|manifest| manifest.with_permission("read"))
         .and_then(|manifest| manifest.with_permission("write"))
         .unwrap();
     let host =
-        Host::builder().register::<Counts>(operation).cache("asks", for_ever()).build().unwrap();
-    let asks = host.plugin("asks").unwrap();
+        Host::builder().register::<Counts>(operation).cache("checked", forever()).build().unwrap();
+    let checked = host.plugin("checked").unwrap();
     let questions = || {
         [
             Request::text("q"),
@@ -107,16 +109,16 @@ fn questions_that_differ_in_anything_that_counts_are_different() {
     };
     for _ in 0..2 {
         for (answer, request) in questions().into_iter().enumerate() {
-            assert_eq!(asks.call(request).unwrap().as_text().unwrap(), answer.to_string());
+            assert_eq!(checked.call(request).unwrap().as_text().unwrap(), answer.to_string());
         }
     }
     assert_eq!(hits_and_misses(&host), (5, 5));
-    let error = asks.call(Request::text("q").operation("exec")).unwrap_err();
+    let error = checked.call(Request::text("q").operation("exec")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    assert_eq!(hits_and_misses(&host), (5, 5), "what is refused is not looked for");
+    assert_eq!(hits_and_misses(&host), (5, 5), "a refused request is not looked up");
 }
 
-/// A plugin that answers with how many calls reached it before.
+/// Returns the number of earlier calls.
 struct Counts(AtomicU64);
 
 impl Plugin for Counts {
@@ -130,7 +132,7 @@ impl Plugin for Counts {
 }
 
 #[test]
-fn what_is_refused_is_refused_though_its_answer_is_kept() {
+fn refused_request_is_refused_despite_cached_reply() {
     let reached = Arc::new(AtomicU64::new(0));
     let (count, is_open) = (Arc::clone(&reached), Arc::new(AtomicU64::new(1)));
     let open = Arc::clone(&is_open);
@@ -142,7 +144,7 @@ fn what_is_refused_is_refused_though_its_answer_is_kept() {
             0 => Err("not now".to_owned()),
             _ => Ok(()),
         })
-        .cache("counts", for_ever())
+        .cache("counts", forever())
         .build()
         .unwrap();
     let counts = host.plugin("counts").unwrap();
@@ -155,9 +157,9 @@ fn what_is_refused_is_refused_though_its_answer_is_kept() {
 }
 
 #[test]
-fn errors_are_not_kept_and_a_plugin_in_quarantine_answers_what_is() {
+fn errors_are_not_cached_and_quarantine_serves_cached() {
     let policy = quarantine(|policy| policy.max_faults = 2);
-    let (host, reached) = counting(Host::builder().quarantine(policy), for_ever());
+    let (host, reached) = counting(Host::builder().quarantine(policy), forever());
     let counts = host.plugin("counts").unwrap();
     assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), "0");
     for (input, kind) in [("error", ErrorKind::Plugin), ("panic", ErrorKind::Panicked)] {
@@ -171,100 +173,100 @@ fn errors_are_not_kept_and_a_plugin_in_quarantine_answers_what_is() {
 }
 
 #[test]
-fn a_reply_that_is_too_old_is_asked_for_again() {
+fn expired_reply_is_requested_again() {
     let (host, reached) = counting(Host::builder(), ResponseCache::new().age_max(Duration::ZERO));
     let counts = host.plugin("counts").unwrap();
     for answer in ["0", "1", "2"] {
         assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), answer);
     }
     assert_eq!((reached.load(Ordering::Relaxed), hits_and_misses(&host)), (3, (0, 3)));
-    assert_eq!(info(&host).cache_bytes, 0, "what is too old is let go of");
+    assert_eq!(info(&host).stats.cache_bytes, 0, "expired replies are dropped");
 }
 
 #[test]
-fn the_cache_holds_no_more_bytes_than_it_may_and_nothing_that_is_too_long() {
-    let bytes_max = 64_000;
-    let (host, reached) = counting(Host::builder(), for_ever().bytes_max(bytes_max));
+fn cache_respects_byte_limits() {
+    let max_bytes = 64_000;
+    let (host, reached) = counting(Host::builder(), forever().bytes_max(max_bytes));
     let counts = host.plugin("counts").unwrap();
     for _ in 0..2 {
         assert_eq!(counts.call(Request::text("long")).unwrap().as_bytes().len(), 100_000);
     }
-    assert_eq!((reached.load(Ordering::Relaxed), info(&host).cache_bytes), (2, 0));
-    let ask = |question: u64| counts.call(Request::text(&question.to_string())).unwrap();
-    let first = ask(0).into_vec();
+    assert_eq!((reached.load(Ordering::Relaxed), info(&host).stats.cache_bytes), (2, 0));
+    let question_call = |question: u64| counts.call(Request::text(&question.to_string())).unwrap();
+    let first = question_call(0).into_vec();
     for question in 1..1000 {
-        ask(question);
-        assert!(info(&host).cache_bytes <= bytes_max);
-        assert_eq!(ask(0).as_bytes(), first, "what is asked for often stays");
+        question_call(question);
+        assert!(info(&host).stats.cache_bytes <= max_bytes);
+        assert_eq!(question_call(0).as_bytes(), first, "frequently requested replies stay");
     }
-    assert!(info(&host).cache_bytes > bytes_max / 2);
+    assert!(info(&host).stats.cache_bytes > max_bytes / 2);
     assert_eq!(reached.load(Ordering::Relaxed), 1002);
-    ask(999);
-    assert_eq!(reached.load(Ordering::Relaxed), 1002, "the latest is there");
-    ask(1);
-    assert_eq!(reached.load(Ordering::Relaxed), 1003, "the oldest is not");
+    question_call(999);
+    assert_eq!(reached.load(Ordering::Relaxed), 1002, "the latest reply is cached");
+    question_call(1);
+    assert_eq!(reached.load(Ordering::Relaxed), 1003, "the oldest reply is not cached");
 }
 
 #[test]
-fn a_reload_empties_it_and_an_unload_too() {
+fn reload_and_unload_clear_cache() {
     let plugins = Plugins::new();
     let install = |answers: &str| {
         plugins.add("swapped", "faulty").config(json!({ "answers": answers })).write()
     };
-    let host = Host::builder().cache("swapped", for_ever()).build().unwrap();
+    let host = Host::builder().cache("swapped", forever()).build().unwrap();
     let handle = loaded(&host, install("one"));
-    let ask = || {
-        let outcomes = every_way(&host, "swapped", Request::text("q")).into_iter();
+    let question_call = || {
+        let outcomes = all_call_methods(&host, "swapped", Request::text("q")).into_iter();
         outcomes.map(|outcome| outcome.unwrap().into_vec()).collect::<Vec<_>>()
     };
-    assert_eq!(ask(), [b"one"; 4]);
+    assert_eq!(question_call(), [b"one"; 4]);
     let pinned = handle.pin().unwrap();
     install("two");
     let generation = reloaded(&host, "swapped");
     assert_eq!(pinned.call(Request::text("q")).unwrap_err().kind(), ErrorKind::Retired);
     drop(pinned);
-    let bytes = info(&host).cache_bytes;
-    assert_eq!(ask(), [b"two"; 4]);
+    let bytes = info(&host).stats.cache_bytes;
+    assert_eq!(question_call(), [b"two"; 4]);
     assert_eq!(handle.call(Request::text("q")).unwrap().generation(), generation);
-    assert_eq!((hits_and_misses(&host), info(&host).cache_bytes), ((7, 2), bytes));
+    assert_eq!((hits_and_misses(&host), info(&host).stats.cache_bytes), ((7, 2), bytes));
     block_on(host.unload("swapped")).unwrap();
     assert_eq!(handle.call(Request::text("q")).unwrap_err().kind(), ErrorKind::Retired);
     loaded(&host, install("three"));
-    assert_eq!(ask()[0], b"three");
+    assert_eq!(question_call()[0], b"three");
     assert_eq!(handle.call(Request::text("q")).unwrap_err().kind(), ErrorKind::Retired);
 }
 
 #[test]
-fn two_that_ask_at_the_same_time_both_reach_the_plugin() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder.cache("puppet", for_ever()));
+fn concurrent_equal_requests_both_reach_plugin() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder.cache("scripted", forever()));
     thread::scope(|scope| {
-        let ask = || scene.handle.call(Request::text("wait")).unwrap().into_vec();
-        let both = [scope.spawn(ask), scope.spawn(ask)];
-        until("both are inside", || (puppet.heard().len() == 2).then_some(()));
-        puppet.open();
+        let question_call = || fixture.handle.call(Request::text("wait")).unwrap().into_vec();
+        let both = [scope.spawn(question_call), scope.spawn(question_call)];
+        until("both calls run", || (scripted.inputs().len() == 2).then_some(()));
+        scripted.release_all();
         assert_eq!(both.map(|one| one.join().unwrap()), [b"wait", b"wait"]);
     });
-    scene.handle.call(Request::text("wait")).unwrap();
-    assert_eq!((hits_and_misses(&scene.host), puppet.heard().len()), ((1, 2), 2));
+    fixture.handle.call(Request::text("wait")).unwrap();
+    assert_eq!((hits_and_misses(&fixture.host), scripted.inputs().len()), ((1, 2), 2));
 }
 
 #[test]
-fn the_figures_of_a_cache_are_those_of_its_plugin() {
-    let (host, _) = counting(Host::builder(), for_ever());
+fn cache_counters_belong_to_plugin() {
+    let (host, _) = counting(Host::builder(), forever());
     let counts = host.plugin("counts").unwrap();
     for question in ["a", "b", "a"] {
         counts.call(Request::text(question)).unwrap();
     }
     let figures = host.stats().plugins.remove(0);
-    assert_eq!((figures.cache_hits, figures.cache_misses), (1, 2));
-    assert_eq!(figures.cache_bytes, info(&host).cache_bytes);
-    assert!(figures.cache_bytes > 0);
+    assert_eq!((figures.stats.cache_hits, figures.stats.cache_misses), (1, 2));
+    assert_eq!(figures.stats.cache_bytes, info(&host).stats.cache_bytes);
+    assert!(figures.stats.cache_bytes > 0);
 }
 
 #[test]
-fn a_host_that_ends_answers_nothing_from_its_cache() {
-    let (host, _) = counting(Host::builder(), for_ever());
+fn host_after_shutdown_serves_nothing_from_cache() {
+    let (host, _) = counting(Host::builder(), forever());
     let counts = host.plugin("counts").unwrap();
     counts.call(Request::text("q")).unwrap();
     block_on(host.shutdown(Duration::ZERO));
@@ -272,7 +274,7 @@ fn a_host_that_ends_answers_nothing_from_its_cache() {
 }
 
 #[test]
-fn a_cache_for_what_is_no_plugins_name_fails_the_build() {
+fn cache_for_invalid_name_fails_host_build() {
     let error = Host::builder().cache("Not OK", ResponseCache::new()).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.full_message().contains("`Not OK`"), "{error:?}");

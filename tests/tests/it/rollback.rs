@@ -1,5 +1,5 @@
-//! Builds that cannot be promoted, for every reason there is: the one before never stops
-//! serving, nothing is left of the new one, and a good build can follow.
+//! Builds that cannot be promoted, for every possible reason: the old build keeps serving, nothing
+//! of the new one is left, and a good build can follow.
 
 use std::fs;
 use std::time::Duration;
@@ -11,24 +11,24 @@ use hotbay_tests::{
 };
 use serde_json::{Value, json};
 
-/// What goes wrong: the step, the kind, a part of the message, and what is installed.
+/// A failing build: step, kind, part of the message, and how it is installed.
 struct Case {
     step: LoadStep,
     kind: ErrorKind,
-    says: &'static str,
+    expected: &'static str,
     install: fn(Plugin, &Plugins),
 }
 
 fn case(
     step: LoadStep,
     kind: ErrorKind,
-    says: &'static str,
+    expected: &'static str,
     install: fn(Plugin, &Plugins),
 ) -> Case {
-    Case { step, kind, says, install }
+    Case { step, kind, expected, install }
 }
 
-/// A config that counts, with something besides.
+/// Returns a config that counts calls, with more fields.
 fn counting(more: Value) -> Value {
     let mut config = json!({ "count": true });
     let fields = config.as_object_mut().unwrap();
@@ -81,45 +81,45 @@ fn while_it_starts() -> Vec<Case> {
     use ErrorKind::{Config, StartFailed};
     use LoadStep::{Health, Init, Restore, Snapshot};
     vec![
-        case(LoadStep::Config, Config, "in validate, as asked", |plugin, _| {
+        case(LoadStep::Config, Config, "in validate, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "validate" }));
         }),
-        case(LoadStep::Config, StartFailed, "in validate, as asked", |plugin, _| {
+        case(LoadStep::Config, StartFailed, "in validate, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "validate" }));
         }),
-        case(Init, StartFailed, "in init, as asked", |plugin, _| {
+        case(Init, StartFailed, "in init, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "init" }));
         }),
-        case(Init, StartFailed, "panicked: in init, as asked", |plugin, _| {
+        case(Init, StartFailed, "panicked: in init, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "init" }));
         }),
-        case(Snapshot, StartFailed, "in snapshot, as asked", |plugin, plugins| {
+        case(Snapshot, StartFailed, "in snapshot, on request", |plugin, plugins| {
             fs::write(plugins.dir().join("error"), "").unwrap();
             write(plugin, json!({ "at": 1 }));
         }),
-        case(Snapshot, StartFailed, "panicked: in snapshot, as asked", |plugin, plugins| {
+        case(Snapshot, StartFailed, "panicked: in snapshot, on request", |plugin, plugins| {
             fs::write(plugins.dir().join("panic"), "").unwrap();
             write(plugin, json!({ "at": 2 }));
         }),
-        case(Restore, StartFailed, "in restore, as asked", |plugin, _| {
+        case(Restore, StartFailed, "in restore, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "restore" }));
         }),
-        case(Restore, StartFailed, "panicked: in restore, as asked", |plugin, _| {
+        case(Restore, StartFailed, "panicked: in restore, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "restore" }));
         }),
-        case(Restore, StartFailed, "state of shape 1, wanted 2", |plugin, _| {
+        case(Restore, StartFailed, "state of shape 1, expected 2", |plugin, _| {
             write(plugin, json!({ "shape": 2 }));
         }),
-        case(Health, StartFailed, "in health, as asked", |plugin, _| {
+        case(Health, StartFailed, "in health, on request", |plugin, _| {
             write(plugin, json!({ "error_in": "health" }));
         }),
-        case(Health, StartFailed, "panicked: in health, as asked", |plugin, _| {
+        case(Health, StartFailed, "panicked: in health, on request", |plugin, _| {
             write(plugin, json!({ "panic_in": "health" }));
         }),
     ]
 }
 
-/// Breaks a build in each way while threads call, and follows it with a good one.
+/// Breaks a build in each way while threads call, and then installs a good one.
 fn check(handover: &str, cases: &[Case]) {
     let plugins = Plugins::new();
     let staging = tempfile::TempDir::new().unwrap();
@@ -130,10 +130,10 @@ fn check(handover: &str, cases: &[Case]) {
         let plugin = plugins.add(&name, "faulty").set("handover", handover);
         plugin.config(counting(more))
     };
-    // The snapshot fails while one of two files is there.
+    // The snapshot fails while one of two files exists.
     let switch = |what: &str| plugins.dir().join(what);
     let good = |at: usize| {
-        let panics = cases.get(at).is_some_and(|case| case.says.starts_with("panicked"));
+        let panics = cases.get(at).is_some_and(|case| case.expected.starts_with("panicked"));
         let what = if panics { "panic" } else { "error" };
         plugin(json!({ format!("{what}_in"): "snapshot", "while": switch(what), "at": at }))
     };
@@ -147,23 +147,27 @@ fn check(handover: &str, cases: &[Case]) {
             let state = handle.call(hotbay::Request::text("x")).unwrap().json::<u64>().unwrap();
             (case.install)(plugin(json!({})), &plugins);
             let error = rolled_back(&host, &name);
-            let told = error.full_message();
-            assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{told}");
-            assert_eq!(error.generation(), Some(serving), "{told}");
+            let message = error.full_message();
+            assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{message}");
+            assert_eq!(error.generation(), Some(serving), "{message}");
             let keeps = format!("at step `{}`; generation {serving} keeps serving", case.step);
-            assert!(told.contains(case.says) && told.contains(&keeps), "`{}`: {told}", case.says);
+            assert!(
+                message.contains(case.expected) && message.contains(&keeps),
+                "`{}`: {message}",
+                case.expected
+            );
             match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
                 HostEvent::RolledBack { generation, step, reason, .. } => {
                     assert_eq!((generation, step), (Some(serving), Some(case.step)));
-                    assert_eq!(reason, told);
+                    assert_eq!(reason, message);
                 }
                 other => panic!("{other:?}"),
             }
-            traffic.goes_on();
-            nothing_is_left(&host, &name, serving.get(), staging.path());
+            traffic.wait_for_progress();
+            assert_nothing_left(&host, &name, serving.get(), staging.path());
 
             for what in ["error", "panic"] {
-                // Not there in most cases.
+                // Missing in most cases.
                 let _ = fs::remove_file(switch(what));
             }
             good(at + 1).write();
@@ -175,10 +179,10 @@ fn check(handover: &str, cases: &[Case]) {
     });
 }
 
-/// Only the image, the copy and the threads of the generation that serves are there.
+/// Waits until only image, copy and threads of the serving generation are left.
 #[track_caller]
-fn nothing_is_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
-    // Replies that are held for a moment may keep a build that was closed before.
+fn assert_nothing_left(host: &Host, name: &str, serving: u64, staging: &std::path::Path) {
+    // Replies held for a moment may keep a build that was closed before.
     until("one image is left", || {
         (images(name).len() <= 1 && host.retained().is_empty()).then_some(())
     });
@@ -189,31 +193,31 @@ fn nothing_is_left(host: &Host, name: &str, serving: u64, staging: &std::path::P
     until("one copy is left", || (copies(staging) <= 1).then_some(()));
 }
 
-/// Files below a folder, however deep.
+/// Counts the files under a folder, recursively.
 fn copies(folder: &std::path::Path) -> usize {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { copies(&path) } else { 1 }).sum()
 }
 
 #[test]
-fn what_fails_before_it_runs_leaves_the_old_build_serving() {
+fn failure_before_start_keeps_old_build() {
     for handover in ["overlap", "pause"] {
         check(handover, &before_it_runs());
     }
 }
 
 #[test]
-fn what_fails_while_it_starts_leaves_the_old_build_serving() {
+fn failure_during_start_keeps_old_build() {
     check("overlap", &while_it_starts());
 }
 
 #[test]
-fn what_fails_while_calls_wait_lets_the_old_build_serve_on() {
+fn failure_during_pause_keeps_old_build() {
     check("pause", &while_it_starts());
 }
 
 #[test]
-fn a_state_larger_than_the_host_carries_is_refused() {
+fn oversized_state_is_refused() {
     let plugins = Plugins::new();
     let small = limits(|limits| limits.max_snapshot_bytes = 100);
     let host = Host::builder().limits(small).build().unwrap();
@@ -235,16 +239,16 @@ fn a_state_larger_than_the_host_carries_is_refused() {
             continue;
         }
         let error = rolled_back(&host, &name);
-        let told = error.full_message();
-        assert_eq!(error.step(), Some(LoadStep::Snapshot), "{told}");
-        assert!(told.contains("101 bytes; the limit is 100"), "{told}");
+        let message = error.full_message();
+        assert_eq!(error.step(), Some(LoadStep::Snapshot), "{message}");
+        assert!(message.contains("101 bytes; the limit is 100"), "{message}");
         let reply = handle.call(hotbay::Request::text("x")).unwrap();
         assert_eq!(reply.generation().get(), 1);
     }
 }
 
 #[test]
-fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
+fn hanging_start_is_abandoned_and_listed() {
     let plugins = Plugins::new();
     let wait = limits(|limits| limits.start_timeout = Duration::from_secs(3));
     let host = Host::builder().limits(wait).build().unwrap();
@@ -258,13 +262,13 @@ fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
         assert!(outcome.is_ok(), "{outcome:?}");
     };
     let error = under_load(&handle, 2, served, |_| rolled_back(&host, &name));
-    let told = error.full_message();
+    let message = error.full_message();
     assert_eq!(
         (error.kind(), error.step()),
         (ErrorKind::StartFailed, Some(LoadStep::Init)),
-        "{told}"
+        "{message}"
     );
-    assert!(told.contains("did not finish within 3000 ms"), "{told}");
+    assert!(message.contains("did not finish within 3000 ms"), "{message}");
     let kept = host.retained();
     assert_eq!((kept.len(), kept[0].generation), (1, None));
     assert_eq!(kept[0].reason, "init: still running");
@@ -274,7 +278,7 @@ fn a_start_that_does_not_end_is_given_up_and_what_is_left_of_it_is_listed() {
     plugins.add(&name, "faulty").config(json!({ "answers": "good" })).write();
     assert_eq!(reloaded(&host, &name).get(), 3);
     fs::write(release, "").unwrap();
-    until("it has ended", || left.exists().then_some(()));
+    until("init has finished", || left.exists().then_some(()));
     #[cfg(target_os = "linux")]
-    assert_eq!(threads(&format!("{name}-2")).len(), 1, "the one that opened it stays with it");
+    assert_eq!(threads(&format!("{name}-2")).len(), 1, "the thread that opened the library stays");
 }

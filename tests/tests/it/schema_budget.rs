@@ -1,5 +1,5 @@
-//! Schemas and inputs whose check would take longer than anybody waits, or more memory than there
-//! is. No time is measured: a check that does not end runs into the limit of the test.
+//! Schemas and inputs whose check would take too long or too much memory. No time is measured: a
+//! check that hangs runs into the limit of the test.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use hotbay::{ErrorKind, Host, PluginHandle, Request};
 use hotbay_tests::{Plugins, block_on, host, limits, loaded, refused};
 use serde_json::{Map, Value, json};
 
-/// `d0` refers twice to `d1`, and so on.
+/// A schema in which `d0` refers twice to `d1`, and so on.
 fn doubled(keyword: &str) -> Value {
     let twice = |i: usize| {
         let target = json!({ "$ref": format!("#/$defs/d{}", i + 1) });
@@ -34,7 +34,7 @@ fn nested(levels: usize, key: &str, inner: Value) -> Value {
     (0..levels).fold(inner, |inner, _| json!({ key: inner }))
 }
 
-/// Many alternatives for each of many elements, all of which have to be tried.
+/// Many alternatives for each of many elements; each must be tried.
 fn wide() -> (Value, String) {
     let alternatives: Vec<_> = (0..5_000).map(|n| json!({ "minimum": n, "maximum": n })).collect();
     let schema = json!({ "items": { "anyOf": alternatives } });
@@ -46,19 +46,19 @@ fn with_input_schema(plugins: &Plugins, host: &Host, schema: Value) -> PluginHan
 }
 
 #[track_caller]
-fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, says: &str) {
+fn check(handle: &PluginHandle, input: &str, kind: ErrorKind, expected: &str) {
     let outcomes =
         [handle.call(Request::text(input)), block_on(handle.execute(Request::json_text(input)))];
     for outcome in outcomes {
         let error = outcome.unwrap_err();
-        let told = error.full_message();
-        assert_eq!(error.kind(), kind, "{told}");
-        assert!(told.contains(says), "`{says}` in: {told}");
+        let message = error.full_message();
+        assert_eq!(error.kind(), kind, "{message}");
+        assert!(message.contains(expected), "`{expected}` in: {message}");
     }
 }
 
 #[test]
-fn config_check_over_budget_refuses_the_load() {
+fn config_check_over_budget_refuses_load() {
     let limits = limits(|limits| limits.start_timeout = Duration::from_secs(30));
     let host = Host::builder().limits(limits).build().unwrap();
     let deep = nested(41, "a", json!({ "z": 1 }));
@@ -68,27 +68,27 @@ fn config_check_over_budget_refuses_the_load() {
         let plugins = Plugins::new();
         let plugin = plugins.add("checked", "faulty").set("config_schema", schema);
         let error = refused(&host, plugin.config(config).write());
-        let told = error.full_message();
-        assert_eq!(error.kind(), ErrorKind::Config, "{told}");
-        assert!(told.contains("budget of "), "{told}");
+        let message = error.full_message();
+        assert_eq!(error.kind(), ErrorKind::Config, "{message}");
+        assert!(message.contains("budget of "), "{message}");
     }
     assert!(host.list().is_empty());
 }
 
 #[test]
-fn start_limit_covers_the_check_of_a_config() {
+fn start_timeout_covers_config_check() {
     let limits = limits(|limits| limits.start_timeout = Duration::from_nanos(1));
     let host = Host::builder().limits(limits).build().unwrap();
     let plugins = Plugins::new();
     let plugin = plugins.add("checked", "faulty").set("config_schema", json!({ "type": "object" }));
     let error = refused(&host, plugin.write());
-    let told = error.full_message();
-    assert_eq!(error.kind(), ErrorKind::Config, "{told}");
-    assert!(told.contains("`start_timeout`") || told.contains("deadline"), "{told}");
+    let message = error.full_message();
+    assert_eq!(error.kind(), ErrorKind::Config, "{message}");
+    assert!(message.contains("`start_timeout`") || message.contains("deadline"), "{message}");
 }
 
 #[test]
-fn input_check_over_budget_is_an_input_error() {
+fn input_check_over_budget_is_invalid_input() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let handle = with_input_schema(&plugins, &host, doubled("allOf"));
@@ -126,7 +126,7 @@ fn recursive_alternatives_are_decided() {
 }
 
 #[test]
-fn input_check_past_the_deadline_is_not_finished() {
+fn input_check_past_deadline_is_aborted() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     let (schema, input) = wide();
@@ -138,11 +138,11 @@ fn input_check_past_the_deadline_is_not_finished() {
     }
 }
 
-/// As the command sees it, with less memory than the errors of all alternatives would take.
+/// Runs as the command does, with less memory than the errors of all alternatives would need.
 #[test]
 #[cfg(target_os = "linux")]
-#[allow(clippy::disallowed_methods, reason = "the limit is for a process of its own")]
-fn config_check_keeps_within_bounded_memory() {
+#[allow(clippy::disallowed_methods, reason = "the memory limit applies to a subprocess")]
+fn config_check_uses_bounded_memory() {
     let plugins = Plugins::new();
     let plugin = plugins.add("checked", "faulty").set("config_schema", dynamic());
     let folder = plugin.config(nested(41, "a", json!({ "z": 1 }))).write();
@@ -152,8 +152,8 @@ fn config_check_keeps_within_bounded_memory() {
         .arg(folder)
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned()
+    let message = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("budget of "), "{told}");
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("budget of "), "{message}");
 }

@@ -1,5 +1,5 @@
-//! The end of a host: who may finish, who is told `Shutdown`, in which order, and that nothing
-//! is left.
+//! Shutdown of a host: which calls may finish, which fail with `Shutdown`, the order of plugins,
+//! and that nothing is left.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -12,123 +12,123 @@ use serde_json::json;
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::Signals;
 
-use crate::puppet::{NEVER, Puppet, Scene};
+use crate::scripted_plugin::{Fixture, NEVER, ScriptedPlugin};
 
-/// One worker that waits in its first call, and three calls that wait for it.
-fn busy(puppet: &Puppet) -> (Scene, Vec<hotbay::Execute>) {
+/// A host with one worker, busy with the first call, and three queued calls.
+fn busy(scripted: &ScriptedPlugin) -> (Fixture, Vec<hotbay::Execute>) {
     let one = limits(|limits| limits.max_workers = 1);
-    let scene = puppet.host(|builder| builder.limits(one));
-    let mut calls = vec![scene.execute("wait")];
-    puppet.begins("wait");
-    calls.extend(["1", "2", "3"].map(|text| scene.execute(text)));
-    (scene, calls)
+    let fixture = scripted.host(|builder| builder.limits(one));
+    let mut calls = vec![fixture.execute("wait")];
+    scripted.wait_started("wait");
+    calls.extend(["1", "2", "3"].map(|text| fixture.execute(text)));
+    (fixture, calls)
 }
 
-/// Waits until a host that is being shut down refuses calls.
-fn refuses(scene: &Scene) {
+/// Waits until a host that is shutting down refuses calls.
+fn refuses(fixture: &Fixture) {
     until("calls are refused", || {
-        let outcome = scene.handle.call(Request::text("direct"));
+        let outcome = fixture.handle.call(Request::text("direct"));
         outcome.err().map(|error| assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}"))
     });
 }
 
 #[test]
-fn within_the_grace_queued_calls_are_done_and_new_ones_are_told_shutdown() {
-    let puppet = Puppet::new();
-    let (scene, calls) = busy(&puppet);
-    let pipeline = scene.host.pipeline(["puppet"]).unwrap();
+fn grace_finishes_queued_calls_and_refuses_new_ones() {
+    let scripted = ScriptedPlugin::new();
+    let (fixture, calls) = busy(&scripted);
+    let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
     thread::scope(|scope| {
-        let shutdown = scope.spawn(|| block_on(scene.host.shutdown(LIMIT)));
-        refuses(&scene);
-        let heard = puppet.heard();
+        let shutdown = scope.spawn(|| block_on(fixture.host.shutdown(LIMIT)));
+        refuses(&fixture);
+        let received = scripted.inputs();
         let outcomes = [
-            block_on(scene.execute("pooled")).map(drop),
+            block_on(fixture.execute("pooled")).map(drop),
             block_on(pipeline.run(Request::text("piped"))).map(drop),
-            scene.handle.pin().map(drop),
-            scene.host.plugin("puppet").map(drop),
-            block_on(scene.host.load("nowhere-at-all")).map(drop),
+            fixture.handle.pin().map(drop),
+            fixture.host.plugin("scripted").map(drop),
+            block_on(fixture.host.load("nowhere-at-all")).map(drop),
         ];
         for (at, outcome) in outcomes.into_iter().enumerate().take(4) {
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Shutdown, "outcome {at}");
         }
-        assert_eq!(puppet.heard(), heard);
+        assert_eq!(scripted.inputs(), received);
         assert!(!shutdown.is_finished());
-        puppet.open();
+        scripted.release_all();
         for call in calls {
             assert!(block_on(call).is_ok());
         }
         shutdown.join().unwrap();
     });
     for _ in 0..2 {
-        let error = scene.handle.call(Request::text("after")).unwrap_err();
+        let error = fixture.handle.call(Request::text("after")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Shutdown);
-        let error = block_on(scene.execute("after")).unwrap_err();
+        let error = block_on(fixture.execute("after")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Shutdown);
-        block_on(scene.host.shutdown(NEVER));
+        block_on(fixture.host.shutdown(NEVER));
     }
-    assert!(scene.host.list().is_empty() && scene.host.retained().is_empty());
+    assert!(fixture.host.list().is_empty() && fixture.host.retained().is_empty());
 }
 
 #[test]
-fn without_grace_queued_calls_are_told_shutdown_and_the_running_one_ends() {
-    let puppet = Puppet::new();
-    let (scene, mut calls) = busy(&puppet);
-    let mut events = scene.host.events();
-    block_on(scene.host.shutdown(Duration::ZERO));
+fn no_grace_fails_queued_calls_and_lets_running_end() {
+    let scripted = ScriptedPlugin::new();
+    let (fixture, mut calls) = busy(&scripted);
+    let mut events = fixture.host.events();
+    block_on(fixture.host.shutdown(Duration::ZERO));
     for call in calls.drain(1..) {
         assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Shutdown);
     }
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
     assert!(seen.iter().any(|event| matches!(event, HostEvent::Kept { .. })), "{seen:?}");
-    puppet.open();
+    scripted.release_all();
     assert!(block_on(calls.remove(0)).is_ok());
-    assert_eq!(puppet.heard(), ["wait"]);
+    assert_eq!(scripted.inputs(), ["wait"]);
 }
 
 #[test]
-fn a_grace_that_is_over_tells_those_that_still_wait() {
-    let puppet = Puppet::new();
-    let (scene, mut calls) = busy(&puppet);
-    block_on(scene.host.shutdown(crate::puppet::SOON));
+fn expired_grace_fails_waiting_calls() {
+    let scripted = ScriptedPlugin::new();
+    let (fixture, mut calls) = busy(&scripted);
+    block_on(fixture.host.shutdown(crate::scripted_plugin::SOON));
     for call in calls.drain(1..) {
         assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::Shutdown);
     }
-    puppet.open();
+    scripted.release_all();
     assert!(block_on(calls.remove(0)).is_ok());
 }
 
 #[test]
-fn a_pin_that_outlives_the_host_is_told_that_it_was_shut_down() {
-    let puppet = Puppet::new();
-    let scene = puppet.host(|builder| builder);
-    let pinned = scene.handle.pin().unwrap();
-    block_on(scene.host.shutdown(Duration::ZERO));
+fn pin_outliving_host_fails_with_shutdown() {
+    let scripted = ScriptedPlugin::new();
+    let fixture = scripted.host(|builder| builder);
+    let pinned = fixture.handle.pin().unwrap();
+    block_on(fixture.host.shutdown(Duration::ZERO));
     let error = pinned.call(Request::text("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}");
 }
 
 #[test]
-fn several_threads_may_shut_down_at_once_and_one_of_them_waits_on_a_signal() {
-    let puppet = Puppet::new();
-    let (scene, calls) = busy(&puppet);
-    let mut events = scene.host.events();
+fn concurrent_shutdowns_complete_on_one_signal() {
+    let scripted = ScriptedPlugin::new();
+    let (fixture, calls) = busy(&scripted);
+    let mut events = fixture.host.events();
     let mut signals = Signals::new([SIGUSR1]).unwrap();
     thread::scope(|scope| {
-        let host = scene.host.clone();
+        let host = fixture.host.clone();
         scope.spawn(move || {
             assert_eq!(signals.forever().next(), Some(SIGUSR1));
             block_on(host.shutdown(LIMIT));
         });
         signal_hook::low_level::raise(SIGUSR1).unwrap();
-        refuses(&scene);
+        refuses(&fixture);
         for _ in 0..4 {
-            scope.spawn(|| block_on(scene.host.shutdown(Duration::ZERO)));
+            scope.spawn(|| block_on(fixture.host.shutdown(Duration::ZERO)));
         }
-        assert!(scene.host.retained().is_empty());
-        puppet.open();
+        assert!(fixture.host.retained().is_empty());
+        scripted.release_all();
     });
     for call in calls {
-        // The first of them gave a grace.
+        // The first shutdown gave a grace.
         assert!(block_on(call).is_ok());
     }
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
@@ -137,7 +137,7 @@ fn several_threads_may_shut_down_at_once_and_one_of_them_waits_on_a_signal() {
 }
 
 #[test]
-fn plugins_retire_and_close_before_those_that_they_require_also_when_calls_wait() {
+fn plugins_retire_and_close_before_their_requirements() {
     let plugins = Plugins::new();
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
@@ -148,7 +148,7 @@ fn plugins_retire_and_close_before_those_that_they_require_also_when_calls_wait(
     assert!(block_on(host.load_all()).is_clean());
     let base = host.plugin("base").unwrap();
     let calls = [base.execute(Request::text("x")), base.execute(Request::text("x"))];
-    until("one runs", || entered.exists().then_some(()));
+    until("one call runs", || entered.exists().then_some(()));
     let mut events = host.events();
     thread::scope(|scope| {
         scope.spawn(|| block_on(host.shutdown(LIMIT)));
@@ -158,7 +158,7 @@ fn plugins_retire_and_close_before_those_that_they_require_also_when_calls_wait(
         drop(block_on(call));
     }
     let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
-    let told: Vec<_> = seen
+    let message: Vec<_> = seen
         .iter()
         .filter_map(|event| match event {
             HostEvent::Retired { plugin, .. } => Some(format!("{plugin} retired")),
@@ -167,13 +167,13 @@ fn plugins_retire_and_close_before_those_that_they_require_also_when_calls_wait(
             _ => None,
         })
         .collect();
-    let wanted =
+    let expected =
         ["top", "middle", "base"].map(|name| [format!("{name} retired"), format!("{name} closed")]);
-    assert_eq!(told, wanted.concat());
+    assert_eq!(message, expected.concat());
 }
 
 #[test]
-fn the_last_clone_of_a_host_may_be_dropped_inside_a_call() {
+fn last_host_clone_may_drop_inside_call() {
     let slot = Arc::new(Mutex::new(None::<Host>));
     let held = Arc::clone(&slot);
     let drops = move |_: &hotbay::CallContext<'_>, input: hotbay::Payload<'_>| {
@@ -197,13 +197,13 @@ fn the_last_clone_of_a_host_may_be_dropped_inside_a_call() {
 }
 
 #[test]
-fn a_call_may_shut_its_own_host_down_and_ends_it_after_the_grace() {
+fn call_may_shut_down_its_own_host() {
     let slot = Arc::new(Mutex::new(None::<Host>));
     let held = Arc::clone(&slot);
     let ends = move |_: &hotbay::CallContext<'_>, input: hotbay::Payload<'_>| {
         let host = held.lock().unwrap().take();
         if let Some(host) = host {
-            block_on(host.shutdown(crate::puppet::SOON));
+            block_on(host.shutdown(crate::scripted_plugin::SOON));
         }
         Ok(hotbay::Output::copy_of(input.as_bytes()))
     };
@@ -215,49 +215,49 @@ fn a_call_may_shut_its_own_host_down_and_ends_it_after_the_grace() {
     assert_eq!(error.kind(), ErrorKind::Shutdown);
 }
 
-/// Set for the process that does nothing but this test.
+/// Set in the subprocess that runs only this test.
 const CHILD: &str = "HOTBAY_TESTS_SHUTDOWN";
 
-/// The names of the host's own threads are the same in all tests, so this one runs alone.
+/// Runs in a subprocess, since hosts of other tests use the same thread names.
 #[test]
-fn no_thread_of_the_host_is_left() {
+fn shutdown_leaves_no_host_threads() {
     if std::env::var_os(CHILD).is_some() {
         return leave_no_thread();
     }
-    let name = "shutdown_grace::no_thread_of_the_host_is_left";
+    let name = "shutdown_grace::shutdown_leaves_no_host_threads";
     let this = std::env::current_exe().expect("a path");
-    #[allow(clippy::disallowed_methods, reason = "threads are counted in a process of its own")]
+    #[allow(clippy::disallowed_methods, reason = "threads are counted in a subprocess")]
     let output = Command::new(this)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .output()
-        .expect("the test itself can be started");
-    let told = String::from_utf8_lossy(&output.stdout);
+        .expect("the test binary starts");
+    let message = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && told.contains("1 passed"), "{told}{errors}");
+    assert!(output.status.success() && message.contains("1 passed"), "{message}{errors}");
 }
 
 fn leave_no_thread() {
     let plugins = Plugins::new();
     let name = unique("gone");
-    let obey = plugins.add(&name, "faulty").config(json!({ "obey": true })).write();
-    let puppet = Puppet::new();
+    let faulty = plugins.add(&name, "faulty").config(json!({ "scripted": true })).write();
+    let scripted = ScriptedPlugin::new();
     let builder = Host::builder().plugin_dir(plugins.dir()).hot_reload(true);
-    let host = puppet.register(builder, "puppet").build().unwrap();
-    let obey = hotbay_tests::loaded(&host, obey);
+    let host = scripted.register(builder, "scripted").build().unwrap();
+    let faulty = hotbay_tests::loaded(&host, faulty);
     for _ in 0..10 {
         let request = Request::json_text("{}").deadline_in(NEVER);
-        block_on(obey.execute(request)).unwrap();
+        block_on(faulty.execute(request)).unwrap();
     }
-    let (late, puppets) = (host.plugin("puppet").unwrap(), puppet.clone());
-    let late = late.execute(Request::text("wait").deadline_in(crate::puppet::SOON));
+    let (late, script) = (host.plugin("scripted").unwrap(), scripted.clone());
+    let late = late.execute(Request::text("wait").deadline_in(crate::scripted_plugin::SOON));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    puppets.open();
-    assert!(!threads("hotbay-").is_empty(), "some run before");
+    script.release_all();
+    assert!(!threads("hotbay-").is_empty(), "host threads run before the shutdown");
     block_on(host.shutdown(LIMIT));
-    assert_eq!((threads(&name), threads("puppet")), (Vec::new(), Vec::new()));
+    assert_eq!((threads(&name), threads("scripted")), (Vec::new(), Vec::new()));
     drop(host);
-    until("none is left", || threads("hotbay-").is_empty().then_some(()));
+    until("all host threads have exited", || threads("hotbay-").is_empty().then_some(()));
     // Handles may outlive the host.
-    assert_eq!(obey.call(Request::json_text("{}")).unwrap_err().kind(), ErrorKind::Shutdown);
+    assert_eq!(faulty.call(Request::json_text("{}")).unwrap_err().kind(), ErrorKind::Shutdown);
 }

@@ -1,5 +1,5 @@
-//! The private folders of hosts: who owns them, when they go, and what the limits and the umask of
-//! a process do to them.
+//! Private folders of hosts: who owns them, when they are removed, and the effect of process limits
+//! and umask.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,8 +10,8 @@ use hotbay::{Host, Request};
 use hotbay_tests::{Plugins, ProgramFolder, binary, loaded, until};
 use tempfile::TempDir;
 
-/// Runs the command under a shell that first does `before`.
-#[allow(clippy::disallowed_methods, reason = "the limits of a process are set by its parent")]
+/// Runs the command in a shell after the shell command `before`.
+#[allow(clippy::disallowed_methods, reason = "the parent shell sets the limits of the process")]
 fn hotbay_after(before: &str, plugins: &Plugins, temp: &Path, args: &[&str]) -> Output {
     let hotbay = binary("hotbay", &["cli"], "hotbay");
     let mut command = Command::new("sh");
@@ -20,14 +20,14 @@ fn hotbay_after(before: &str, plugins: &Plugins, temp: &Path, args: &[&str]) -> 
     command.stdin(Stdio::null()).output().unwrap()
 }
 
-/// The private folders in a folder for temporary files.
+/// Returns the private folders in a temporary folder.
 fn private_folders(temp: &Path) -> Vec<String> {
     let entries = fs::read_dir(temp).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("hotbay-")).collect()
 }
 
-#[allow(clippy::disallowed_methods, reason = "a host that is killed is a process of its own")]
+#[allow(clippy::disallowed_methods, reason = "the killed host is a subprocess")]
 fn killed_host(plugins: &Plugins, temp: &Path) {
     let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
     command.args(["run", "--dir", "."]).current_dir(plugins.dir()).env("TMPDIR", temp);
@@ -42,14 +42,14 @@ fn killed_host(plugins: &Plugins, temp: &Path) {
 }
 
 #[test]
-fn folders_of_a_killed_host_are_gone_after_the_next_start() {
+fn folders_of_killed_host_are_removed_at_next_start() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     plugins.add("library", "faulty").write();
     ProgramFolder::new(plugins.dir(), "program").install();
     killed_host(&plugins, temp.path());
     let call = hotbay_after("true", &plugins, temp.path(), &["call", "program", "--text", "hi"]);
     assert!(call.status.success(), "{call:?}");
-    // The sweep is not waited for.
+    // The sweep runs in the background.
     until("nothing is left", || {
         let left = private_folders(temp.path());
         if left.is_empty() {
@@ -61,7 +61,7 @@ fn folders_of_a_killed_host_are_gone_after_the_next_start() {
 }
 
 #[test]
-fn folder_of_a_living_host_is_not_swept_by_another() {
+fn folder_of_running_host_is_kept_by_others() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     let folder = plugins.add("living", "faulty").write();
     let build = || Host::builder().staging_dir(temp.path()).build().unwrap();
@@ -69,18 +69,18 @@ fn folder_of_a_living_host_is_not_swept_by_another() {
     let living = loaded(&first, &folder);
     let owned = private_folders(temp.path());
     assert_eq!(owned.len(), 1);
-    // An id that is no process of this namespace proves nothing.
+    // A process ID that does not exist in this namespace proves nothing.
     let foreign = temp.path().join("hotbay-4194303-foreign");
     fs::rename(temp.path().join(&owned[0]), &foreign).unwrap();
     let second = build();
     loaded(&second, &folder);
-    until("the sweep is over", || {
+    until("the sweep has finished", || {
         let abandoned = temp.path().join("hotbay-4194303-abandoned");
         fs::create_dir(&abandoned).unwrap();
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         fs::set_permissions(&abandoned, private).unwrap();
         loaded(&build(), &folder);
-        until("it is swept", || (!abandoned.exists()).then_some(()));
+        until("the abandoned folder is removed", || (!abandoned.exists()).then_some(()));
         Some(())
     });
     assert!(foreign.exists());
@@ -88,7 +88,7 @@ fn folder_of_a_living_host_is_not_swept_by_another() {
 }
 
 #[test]
-fn file_size_limit_is_an_error_of_the_load() {
+fn file_size_limit_fails_load() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     plugins.add("library", "faulty").write();
     ProgramFolder::new(plugins.dir(), "program").install();
@@ -103,7 +103,7 @@ fn file_size_limit_is_an_error_of_the_load() {
 }
 
 #[test]
-fn umask_that_takes_the_owners_rights_does_no_harm() {
+fn restrictive_umask_is_harmless() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     plugins.add("library", "faulty").write();
     ProgramFolder::new(plugins.dir(), "program").install();

@@ -1,5 +1,5 @@
-//! Symbols of plugins for backtraces, debuggers and profilers: the file of a library is there as
-//! long as it is mapped.
+//! Symbols of plugins for backtraces, debuggers and profilers: the file of a library exists as long
+//! as it is mapped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use hotbay::{Host, HostEvent, Request};
 use hotbay_tests::{Plugins, binary, block_on, event, loaded, unique};
 use tempfile::TempDir;
 
-/// The files below a folder.
+/// Returns the files under a folder.
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-/// The paths under which a plugin's library is mapped.
+/// Returns the paths under which a plugin's library is mapped.
 fn mapped(name: &str) -> Vec<String> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let lines = maps.lines().filter(|line| line.contains(&format!("/{name}-")));
@@ -23,7 +23,7 @@ fn mapped(name: &str) -> Vec<String> {
 }
 
 #[test]
-fn file_of_a_library_exists_until_it_is_unmapped() {
+fn library_file_exists_until_unmapped() {
     let (plugins, staging) = (Plugins::new(), TempDir::new().unwrap());
     let name = unique("symbols");
     let folder = plugins.add(&name, "faulty").write();
@@ -41,7 +41,7 @@ fn file_of_a_library_exists_until_it_is_unmapped() {
 }
 
 #[test]
-fn backtrace_of_a_plugin_names_its_functions() {
+fn backtrace_names_plugin_functions() {
     let (plugins, staging) = (Plugins::new(), TempDir::new().unwrap());
     let folder = plugins.add(&unique("traced"), "with-dependency").write();
     let dep = binary_of_dependency(&folder);
@@ -66,9 +66,9 @@ fn binary_of_dependency(folder: &Path) -> PathBuf {
     file
 }
 
-#[allow(clippy::disallowed_methods, reason = "the command is a process of its own")]
+#[allow(clippy::disallowed_methods, reason = "the test runs the command")]
 #[test]
-fn command_leaves_copies_when_asked_to() {
+fn command_keeps_copies_on_request() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     plugins.add("echo", "faulty").write();
     for (option, left) in [(None, 0), (Some("--keep-staged"), 1)] {

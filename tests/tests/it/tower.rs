@@ -1,4 +1,4 @@
-//! Layers of tower around a plugin: each does what it is for, and the plugin is called as ever.
+//! Tower layers around a plugin: each works as usual, and the plugin is called as without it.
 
 use std::future::{Ready, ready};
 use std::path::Path;
@@ -15,22 +15,22 @@ use tower::load_shed::error::Overloaded;
 use tower::retry::Policy;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt as _};
 
-/// A plugin that obeys.
-fn obeying(host: &Host, plugins: &Plugins) -> PluginHandle {
-    loaded(host, plugins.add("echo", "faulty").config(json!({ "obey": true })).write())
+/// Loads a plugin that follows the script in each input.
+fn load_scripted(host: &Host, plugins: &Plugins) -> PluginHandle {
+    loaded(host, plugins.add("echo", "faulty").config(json!({ "scripted": true })).write())
 }
 
-fn asks(what: &Value) -> Request<'static> {
+fn scripted_request(what: &Value) -> Request<'static> {
     Request::json(what).unwrap()
 }
 
 fn answers(text: &str) -> Request<'static> {
-    asks(&json!({ "answers": text }))
+    scripted_request(&json!({ "answers": text }))
 }
 
-/// A call that enters and waits until it is released.
+/// A call that creates the file `entered` and waits for the file `release`.
 fn hangs(entered: &Path, release: &Path) -> Request<'static> {
-    asks(&json!({ "hang_in": "execute", "entered": entered, "release": release }))
+    scripted_request(&json!({ "hang_in": "execute", "entered": entered, "release": release }))
 }
 
 fn text_of(reply: &Reply) -> &str {
@@ -38,10 +38,10 @@ fn text_of(reply: &Reply) -> &str {
 }
 
 #[test]
-fn a_plugin_and_a_pipeline_are_services() {
+fn plugin_and_pipeline_implement_service() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let mut plugin = obeying(&host, &plugins);
+    let mut plugin = load_scripted(&host, &plugins);
     block_on(async {
         let service = plugin.ready().await.unwrap();
         let reply = Service::call(service, answers("once")).await.unwrap();
@@ -49,9 +49,10 @@ fn a_plugin_and_a_pipeline_are_services() {
         let json = answers("{ \"answers\": \"twice\" }");
         let pipeline = host.pipeline(["echo", "echo"]).unwrap();
         assert_eq!(text_of(&pipeline.oneshot(json).await.unwrap()), "twice");
-        let error = plugin.clone().oneshot(asks(&json!({ "panic_in": "execute" }))).await;
+        let error =
+            plugin.clone().oneshot(scripted_request(&json!({ "panic_in": "execute" }))).await;
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Panicked);
-        // What is ready knows nothing of what became of the plugin: the call says it.
+        // Readiness does not reflect the state of the plugin: the call reports it.
         host.unload("echo").await.unwrap();
         let service = plugin.ready().await.unwrap();
         let error = Service::call(service, answers("late")).await.unwrap_err();
@@ -60,15 +61,15 @@ fn a_plugin_and_a_pipeline_are_services() {
 }
 
 #[test]
-fn a_full_queue_answers_in_the_call_and_not_before_it() {
+fn full_queue_fails_in_call_not_poll_ready() {
     let plugins = Plugins::new();
     let limits: HostLimits =
         limits(|limits| (limits.max_workers, limits.max_queued_calls) = (1, 1));
     let host = Host::builder().limits(limits).build().unwrap();
-    let mut plugin = obeying(&host, &plugins);
+    let mut plugin = load_scripted(&host, &plugins);
     let (entered, release) = (plugins.dir().join("entered"), plugins.dir().join("release"));
     let running = plugin.execute(hangs(&entered, &release));
-    until("it runs", || entered.exists().then_some(()));
+    until("the first call runs", || entered.exists().then_some(()));
     let waiting = plugin.execute(answers("waits"));
     let refused = Service::call(plugin.ready().now_or_never().unwrap().unwrap(), answers("no"));
     let refused = block_on(refused).unwrap_err();
@@ -79,17 +80,17 @@ fn a_full_queue_answers_in_the_call_and_not_before_it() {
 }
 
 #[test]
-fn a_limit_of_concurrency_keeps_back_and_load_shed_refuses_instead() {
+fn concurrency_limit_waits_and_load_shed_refuses() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let plugin = obeying(&host, &plugins);
+    let plugin = load_scripted(&host, &plugins);
     let (entered, release) = (plugins.dir().join("entered"), plugins.dir().join("release"));
     let mut limited = ServiceBuilder::new().concurrency_limit(1).service(plugin);
     let mut shedding = ServiceBuilder::new().load_shed().service(limited.clone());
     block_on(async {
         let running = limited.ready().await.unwrap().call(hangs(&entered, &release));
-        until("it runs", || entered.exists().then_some(()));
-        // A clone of its own, since who was told to wait stands in a queue.
+        until("the first call runs", || entered.exists().then_some(()));
+        // A separate clone, since a service that is pending holds a place in the queue.
         assert!(limited.clone().ready().now_or_never().is_none());
         let shed = shedding.ready().await.unwrap().call(answers("no")).await;
         assert!(shed.unwrap_err().is::<Overloaded>());
@@ -98,14 +99,14 @@ fn a_limit_of_concurrency_keeps_back_and_load_shed_refuses_instead() {
         let reply = shedding.ready().await.unwrap().call(answers("yes")).await.unwrap();
         assert_eq!(text_of(&reply), "yes");
     });
-    assert_eq!(host.list()[0].calls, 2);
+    assert_eq!(host.list()[0].stats.calls, 2);
 }
 
 #[test]
-fn a_limit_of_the_rate_keeps_back() {
+fn rate_limit_delays_calls() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let plugin = obeying(&host, &plugins);
+    let plugin = load_scripted(&host, &plugins);
     block_on(async {
         let an_hour = Duration::from_secs(3600);
         let mut limited = ServiceBuilder::new().rate_limit(2, an_hour).service(plugin);
@@ -117,7 +118,7 @@ fn a_limit_of_the_rate_keeps_back() {
     });
 }
 
-/// Tries again what may be better the next time.
+/// Retries errors that are retryable.
 #[derive(Clone)]
 struct Again {
     left: u32,
@@ -146,7 +147,7 @@ impl Policy<Request<'static>, Reply, Error> for Again {
 }
 
 #[test]
-fn what_is_retryable_is_tried_again_and_nothing_else() {
+fn only_retryable_errors_are_retried() {
     let check = |error: Value, left: u32, calls: u64, answers: Result<(), i32>| {
         let plugins = Plugins::new();
         let host = host(&plugins);
@@ -156,7 +157,7 @@ fn what_is_retryable_is_tried_again_and_nothing_else() {
         let outcome = block_on(service.oneshot(Request::text("x")));
         let code = |error: Error| error.plugin_error().unwrap().code();
         assert_eq!(outcome.map(drop).map_err(code), answers);
-        assert_eq!(host.list()[0].calls, calls);
+        assert_eq!(host.list()[0].stats.calls, calls);
     };
     let retryable = json!({ "code": 503, "retryable": true });
     check(retryable.clone(), 5, 3, Ok(()));
@@ -165,10 +166,10 @@ fn what_is_retryable_is_tried_again_and_nothing_else() {
 }
 
 #[test]
-fn a_buffer_lets_many_share_what_cannot_be_cloned() {
+fn buffer_shares_service_without_clone() {
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let plugin = obeying(&host, &plugins);
+    let plugin = load_scripted(&host, &plugins);
     block_on(async {
         let one_at_a_time = ServiceBuilder::new().concurrency_limit(1).service(plugin);
         let buffer = Buffer::new(one_at_a_time, 16);
@@ -181,16 +182,16 @@ fn a_buffer_lets_many_share_what_cannot_be_cloned() {
             assert_eq!(text_of(&reply.unwrap()), number.to_string());
         }
     });
-    assert_eq!(host.list()[0].calls, 32);
+    assert_eq!(host.list()[0].stats.calls, 32);
 }
 
-/// A request of somebody who says who they are.
+/// A request with a token.
 struct Signed {
     token: &'static str,
     request: Request<'static>,
 }
 
-/// Lets those through who know the token; a layer of the application's own.
+/// An application layer that admits only requests with the right token.
 #[derive(Clone)]
 struct Authenticated<S>(S);
 
@@ -219,14 +220,14 @@ where
 
     fn call(&mut self, signed: Signed) -> Self::Future {
         if signed.token != "open sesame" {
-            return Box::pin(ready(Err(Error::denied("who are you?"))));
+            return Box::pin(ready(Err(Error::denied("invalid token"))));
         }
         Box::pin(self.0.call(signed.request))
     }
 }
 
 #[test]
-fn a_whole_stack_of_layers_ends_at_the_plugin() {
+fn full_layer_stack_reaches_plugin() {
     let host = Host::builder()
         .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
         .build()
@@ -241,15 +242,15 @@ fn a_whole_stack_of_layers_ends_at_the_plugin() {
             .layer(Authenticate)
             .retry(Again { left: 3 })
             .service(plugin);
-        let ask = |token, text| {
+        let send = |token, text| {
             let (stack, request) = (stack.clone(), Request::text(text));
             async move { stack.oneshot(Signed { token, request }).await }
         };
-        let reply = ask("open sesame", "hello").await.unwrap();
+        let reply = send("open sesame", "hello").await.unwrap();
         assert_eq!(text_of(&reply), "hello");
-        let error: BoxError = ask("open barley", "hello").await.unwrap_err();
+        let error: BoxError = send("open barley", "hello").await.unwrap_err();
         let error = error.downcast::<Error>().expect("the layer's own error");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     });
-    assert_eq!(host.list()[0].calls, 1);
+    assert_eq!(host.list()[0].stats.calls, 1);
 }

@@ -1,6 +1,6 @@
-//! A library is unmapped only if nothing can call it back: each function of the C library by
-//! which a plugin could be called later, or its memory read later, keeps the library, and the
-//! reason names the function. Each case runs in a process of its own, where a crash is seen.
+//! A library is unmapped only if nothing can call it back. Each C library function through which a
+//! plugin could be called later, or its memory read later, keeps the library, and the reason names
+//! the function. Each case runs in a subprocess, so that a crash is detected.
 
 use std::env;
 use std::fs;
@@ -11,47 +11,49 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use hotbay::{Host, HostEvent, PluginHandle, Request};
-use hotbay_tests::{Plugins, alone, block_on, event, host, images, library, loaded, unique, until};
+use hotbay_tests::{
+    Plugins, block_on, event, host, images, library, loaded, run_in_subprocess, unique, until,
+};
 
-/// What the process of a case is to do: the input of its plugin.
-const CASE: &str = "HOTBAY_TESTS_HABIT";
+/// Set in the subprocess: the input of its plugin.
+const CASE: &str = "HOTBAY_TESTS_CASE";
 
-/// Runs a case in a process of its own; answers with what became of the library.
+/// Runs a case in a subprocess, and returns what happened to the library.
 #[track_caller]
-fn end_after(habit: &str) -> Vec<String> {
+fn end_after(case: &str) -> Vec<String> {
     // Built here, once for all cases.
-    library("habits");
-    let output = alone("unmapping::case_of_its_own_process", CASE, habit);
+    library("hazards");
+    let output = run_in_subprocess("unmapping::unmapping_child_process", CASE, case);
     let errors = String::from_utf8_lossy(&output.stderr);
     let ends = errors.lines().filter_map(|line| line.strip_prefix("END "));
     ends.map(str::to_owned).collect()
 }
 
 #[track_caller]
-fn is_kept(habit: &str, reason: &str) {
-    assert_eq!(end_after(habit), [format!("kept: {reason}")], "{habit}");
+fn is_kept(case: &str, reason: &str) {
+    assert_eq!(end_after(case), [format!("kept: {reason}")], "{case}");
 }
 
-/// Loads the plugin, calls it with the habit, unloads it, and does all that could run or read
-/// what was left.
+/// Loads the plugin, calls it with the case, unloads it, and triggers everything that could run or
+/// read leftovers.
 #[test]
-fn case_of_its_own_process() {
-    let Ok(habit) = env::var(CASE) else { return };
-    let habit = match habit.strip_prefix("no-memory-call ") {
+fn unmapping_child_process() {
+    let Ok(case) = env::var(CASE) else { return };
+    let case = match case.strip_prefix("no-memory-call ") {
         Some(rest) => {
             forbid_memory_call();
             rest.to_owned()
         }
-        None => habit,
+        None => case,
     };
     let plugins = Plugins::new();
     let host = host(&plugins);
     let mut events = host.events();
-    let name = unique("habits");
-    let plugin = loaded(&host, plugins.add(&name, "habits").write());
-    let (word, _) = habit.split_once(' ').unwrap_or((&habit, ""));
+    let name = unique("hazards");
+    let plugin = loaded(&host, plugins.add(&name, "hazards").write());
+    let (word, _) = case.split_once(' ').unwrap_or((&case, ""));
     let file = plugins.dir().join("sign");
-    let input = habit.replace("FILE", file.to_str().unwrap());
+    let input = case.replace("FILE", file.to_str().unwrap());
     match word {
         // On a thread that outlives the unload.
         "c11-key" => {
@@ -75,13 +77,13 @@ fn case_of_its_own_process() {
     assert_eq!(images(&name).len(), usize::from(!is_closed));
     if word == "timer" {
         let _ = fs::remove_file(&file);
-        until("it ticks on", || file.exists().then_some(()));
+        until("the timer keeps running", || file.exists().then_some(()));
     }
     afterwards();
     assert_eq!(images(&name).len(), usize::from(!is_closed));
 }
 
-/// Prints what became of the library; yes if it was closed.
+/// Prints what happened to the library; returns whether it was closed.
 fn end(events: &mut hotbay::Events) -> bool {
     let is_end =
         |event: &HostEvent| matches!(event, HostEvent::Kept { .. } | HostEvent::Closed { .. });
@@ -108,15 +110,15 @@ fn call_on_a_thread(plugin: &PluginHandle, input: &str, host: &Host, name: &str)
         });
         was_called.recv().unwrap();
         block_on(host.unload(name)).unwrap();
-        until("it is kept", || host.retained().pop());
+        until("the library is kept", || host.retained().pop());
         drop(go);
     });
 }
 
-/// Hooks of the host's own, made after those of the plugin: they call the previous ones.
+/// Installs signal handlers of the host after those of the plugin; they call the previous ones.
 fn hook_signals() {
     for signal in [signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2] {
-        // SAFETY: it does nothing.
+        // SAFETY: does nothing.
         unsafe { signal_hook::low_level::register(signal, || ()) }.unwrap();
     }
 }
@@ -128,7 +130,7 @@ fn afterwards() {
         }
     }
     assert!(env::vars_os().count() > 0);
-    #[allow(clippy::disallowed_methods, reason = "a child gets the environment")]
+    #[allow(clippy::disallowed_methods, reason = "a child process inherits the environment")]
     let status = Command::new("true").status().unwrap();
     assert!(status.success());
     // SAFETY: no other thread reads the environment now.
@@ -136,8 +138,8 @@ fn afterwards() {
 }
 
 #[test]
-fn case_of_no_habit_is_closed() {
-    for habit in [
+fn harmless_plugin_is_closed() {
+    for case in [
         "std FOLDER",
         "runtime",
         "quiet-timer",
@@ -148,84 +150,84 @@ fn case_of_no_habit_is_closed() {
         "quick-exit-hook",
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let habit = habit.replace("FOLDER", folder.path().to_str().unwrap());
-        assert_eq!(end_after(&habit), ["closed"], "{habit}");
+        let case = case.replace("FOLDER", folder.path().to_str().unwrap());
+        assert_eq!(end_after(&case), ["closed"], "{case}");
     }
 }
 
 #[test]
-fn thread_keeps_library_until_it_ends_however_it_is_started() {
-    for habit in ["c11-thread FILE", "looked-up-thread FILE", "looked-up-c11-thread FILE"] {
-        assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"], "{habit}");
+fn thread_of_any_origin_keeps_library_until_exit() {
+    for case in ["c11-thread FILE", "looked-up-thread FILE", "looked-up-c11-thread FILE"] {
+        assert_eq!(end_after(case), ["kept: threads: 1 still run", "closed"], "{case}");
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn function_looked_up_with_its_version_is_seen() {
-    let habit = "looked-up-version-thread FILE";
-    assert_eq!(end_after(habit), ["kept: threads: 1 still run", "closed"]);
+fn function_looked_up_with_version_is_detected() {
+    let case = "looked-up-version-thread FILE";
+    assert_eq!(end_after(case), ["kept: threads: 1 still run", "closed"]);
     let handler = "and a later signal handler may still call the one that it installed";
     is_kept("looked-up-version-action 12", &format!("it called `signal`, {handler}"));
 }
 
 #[test]
-fn c11_key_keeps_library_until_its_thread_ends() {
+fn c11_key_keeps_library_until_thread_exits() {
     assert_eq!(end_after("c11-key"), ["kept: thread keys: 1 thread(s) hold one", "closed"]);
 }
 
 #[test]
-fn timer_or_request_keeps_library_for_good() {
-    is_kept("timer FILE", "it called `timer_create`, whose timer may still run code of it");
-    is_kept("message-queue", "it called `mq_notify`, whose notification may still run code of it");
-    let request = "whose request may still use its memory or run code of it";
+fn timer_or_request_keeps_library_forever() {
+    is_kept("timer FILE", "it called `timer_create`, whose timer may still run plugin code");
+    is_kept("message-queue", "it called `mq_notify`, whose notification may still run plugin code");
+    let request = "whose request may still use plugin memory or run plugin code";
     is_kept("request", &format!("it called `aio_write`, {request}"));
     is_kept("lookup", &format!("it called `getaddrinfo_a`, {request}"));
 }
 
 #[test]
-fn hook_keeps_library_for_good() {
-    let exit = "which runs code of it when the process exits";
+fn hook_keeps_library_forever() {
+    let exit = "which runs plugin code when the process exits";
     is_kept("exit-hook", &format!("it called `on_exit`, {exit}"));
-    for habit in ["exit-hook-of-no-library", "exit-hook-of-another-library"] {
-        is_kept(habit, &format!("it called `__cxa_atexit`, {exit}"));
+    for case in ["exit-hook-of-no-library", "exit-hook-of-another-library"] {
+        is_kept(case, &format!("it called `__cxa_atexit`, {exit}"));
     }
-    let fork = "it called `__register_atfork`, which runs code of it when the process forks";
+    let fork = "it called `__register_atfork`, which runs plugin code when the process forks";
     is_kept("fork-hook-of-no-library", fork);
     is_kept("fork-hook-of-another-library", fork);
-    let thread = "which runs code of it when a thread ends";
+    let thread = "which runs plugin code when a thread exits";
     is_kept(
         "thread-hook-of-no-library",
         &format!("it called `__cxa_thread_atexit_impl`, {thread}"),
     );
-    let stream = "it called `fopencookie`, whose stream runs code of it when it is flushed";
+    let stream = "it called `fopencookie`, whose stream runs plugin code when it is flushed";
     is_kept("stream", stream);
-    let print = "which runs code of it in later calls of `printf`";
+    let print = "which runs plugin code in later calls of `printf`";
     is_kept("printf", &format!("it called `register_printf_specifier`, {print}"));
 }
 
 #[test]
-fn memory_of_the_library_in_the_process_keeps_it() {
-    is_kept("environment", "it called `putenv`, which leaves memory of it in the environment");
+fn library_memory_in_process_keeps_library() {
+    is_kept("environment", "it called `putenv`, which leaves plugin memory in the environment");
     is_kept("environment-list", "memory: `environ` points into it");
-    is_kept("buffer", "it called `setvbuf`, which leaves memory of it in a stream");
-    let log = "it called `openlog`, which leaves a text of it in the system log's client";
+    is_kept("buffer", "it called `setvbuf`, which leaves plugin memory in a stream");
+    let log = "it called `openlog`, which leaves a plugin string in the syslog client";
     is_kept("log-name", log);
-    let random = "it called `initstate`, which leaves memory of it in the generator of `random`";
+    let random = "it called `initstate`, which leaves plugin memory in the generator of `random`";
     is_kept("random", random);
-    let table = "it called `hsearch`, which leaves memory of it in the process's hash table";
+    let table = "it called `hsearch`, which leaves plugin memory in the hash table of the process";
     is_kept("hash-table", table);
-    let stack = "it called `sigaltstack`, which leaves a signal stack of it on a thread";
+    let stack = "it called `sigaltstack`, which leaves a signal stack of the plugin on a thread";
     is_kept("signal-stack", stack);
 }
 
 #[test]
-fn memory_of_the_process_is_read_where_a_container_forbids_the_usual_call() {
+fn process_memory_is_read_without_process_vm_readv() {
     assert_eq!(end_after("no-memory-call looked-up"), ["closed"]);
     is_kept("no-memory-call environment-list", "memory: `environ` points into it");
 }
 
-/// Has `process_vm_readv` fail on this thread and those that it starts.
+/// Makes `process_vm_readv` fail on this thread and threads started by it.
 fn forbid_memory_call() {
     let statement = |code: u32, k: u32, jump: u8| libc::sock_filter {
         code: u16::try_from(code).unwrap(),
@@ -236,14 +238,14 @@ fn forbid_memory_call() {
     let number = u32::try_from(libc::SYS_process_vm_readv).unwrap();
     let refused = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
     let mut filter = [
-        // The number of the call is the first field.
+        // The number of the system call is the first field.
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
         statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 1),
         statement(libc::BPF_RET | libc::BPF_K, refused, 0),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
     ];
     let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-    // SAFETY: this process only gives up rights.
+    // SAFETY: this process only gives up privileges.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
     let mode = libc::SECCOMP_MODE_FILTER;
     // SAFETY: the program outlives the call.
@@ -251,16 +253,16 @@ fn forbid_memory_call() {
 }
 
 #[test]
-fn library_opened_by_the_plugin_keeps_it() {
-    let opened = "and what it opened may have started threads or may run code of it";
+fn library_opened_by_plugin_keeps_it() {
+    let opened = "and the opened library may have started threads or may run plugin code";
     is_kept("opened", &format!("it called `dlopen`, {opened}"));
     is_kept("looked-up-clone", "it looked up `clone`, whose thread is not counted");
 }
 
 #[test]
-fn signal_handler_keeps_library_for_good_however_it_is_installed() {
+fn signal_handler_keeps_library_forever() {
     let handler = "and a later signal handler may still call the one that it installed";
-    for (habit, function) in [
+    for (case, function) in [
         ("hook 10", "sigaction"),
         ("hook 12", "sigaction"),
         ("action 10", "sigaction"),
@@ -269,32 +271,32 @@ fn signal_handler_keeps_library_for_good_however_it_is_installed() {
         ("bsd-action 10", "bsd_signal"),
         ("system-v-action 10", "sigset"),
     ] {
-        is_kept(habit, &format!("it called `{function}`, {handler}"));
+        is_kept(case, &format!("it called `{function}`, {handler}"));
     }
-    // The first replaces a handler of std's, the second is replaced by one of the host's own.
+    // The first replaces a handler of std, the second is replaced by one of the host.
     let raw = "which set a signal handler or started a thread that is not counted";
-    for habit in ["raw-action 7", "raw-action 10", "invalid-system-call"] {
-        is_kept(habit, &format!("it called `syscall`, {raw}"));
+    for case in ["raw-action 7", "raw-action 10", "invalid-system-call"] {
+        is_kept(case, &format!("it called `syscall`, {raw}"));
     }
 }
 
 #[test]
-fn two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard() {
+fn two_plugins_with_one_signal_are_both_kept() {
     if env::var_os(CASE).is_none() {
-        let name = "two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard";
-        alone(&format!("unmapping::{name}"), CASE, "-");
+        let name = "two_plugins_with_one_signal_are_both_kept";
+        run_in_subprocess(&format!("unmapping::{name}"), CASE, "-");
         return;
     }
     let plugins = Plugins::new();
     let host = host(&plugins);
-    let heard = Arc::new(AtomicUsize::new(0));
+    let handled = Arc::new(AtomicUsize::new(0));
     for name in ["one", "other"] {
-        let plugin = loaded(&host, plugins.add(name, "habits").write());
+        let plugin = loaded(&host, plugins.add(name, "hazards").write());
         block_on(plugin.execute(Request::text("hook 15"))).unwrap();
-        let heard = Arc::clone(&heard);
-        // SAFETY: adds to an atomic.
+        let handled = Arc::clone(&handled);
+        // SAFETY: increments an atomic.
         let hook = move || {
-            heard.fetch_add(1, Ordering::Relaxed);
+            handled.fetch_add(1, Ordering::Relaxed);
         };
         // SAFETY: as above.
         unsafe { signal_hook::low_level::register(signal_hook::consts::SIGTERM, hook) }.unwrap();
@@ -304,11 +306,11 @@ fn two_plugins_on_one_signal_are_both_kept_and_the_signal_is_heard() {
     }
     until("both are kept", || (host.retained().len() == 2).then_some(()));
     signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
-    assert_eq!(heard.load(Ordering::Relaxed), 2);
+    assert_eq!(handled.load(Ordering::Relaxed), 2);
 }
 
 #[test]
-fn example_plugin_is_unmapped_when_it_is_unloaded() {
+fn example_plugin_is_unmapped_on_unload() {
     let plugins = Plugins::new();
     let host = host(&plugins);
     for package in ["transform", "filter", "counter", "fragile"] {

@@ -1,5 +1,4 @@
-//! Plugin directories that are watched: every way in which files are replaced, and what must
-//! cause nothing.
+//! Watched plugin directories: every way of replacing files, and changes that must be ignored.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,7 +11,7 @@ use hotbay_tests::{
 };
 use serde_json::json;
 
-/// What is quicker than this was never half there for long enough to be told.
+/// Shorter than the time after which a half-written build is reported.
 const QUICK: Duration = Duration::from_millis(200);
 
 /// A host that watches one folder, and another folder in which builds are prepared.
@@ -32,7 +31,7 @@ impl Watched {
         Self { plugins, drafts, host, events }
     }
 
-    /// One that serves the plugin `echo`, which answers `old`.
+    /// Watches with the plugin `echo` loaded, which returns `old`.
     fn with_echo(configure: impl FnOnce(HostBuilder) -> HostBuilder) -> Self {
         let mut watched = Self::new(configure);
         watched.appear("echo", "old");
@@ -41,14 +40,14 @@ impl Watched {
 
     fn draft(&self, name: &str, answers: &str) -> PathBuf {
         let draft = self.drafts.add(name, "faulty").config(json!({ "answers": answers }));
-        // Another file each time, with a digest of its own.
+        // A different file each time, with its own digest.
         draft.bytes(|bytes| bytes.extend_from_slice(answers.as_bytes())).write()
     }
 
-    /// Puts a new plugin there, whole.
+    /// Installs a new plugin atomically.
     fn appear(&mut self, name: &str, answers: &str) {
         fs::rename(self.draft(name, answers), self.folder(name)).unwrap();
-        event(&mut self.events, |event| told(event) == format!("Loaded {name}"));
+        event(&mut self.events, |event| summary(event) == format!("Loaded {name}"));
         assert_eq!(self.answer(name), answers);
     }
 
@@ -69,24 +68,25 @@ impl Watched {
         fs::write(&manifest, text.replace(found, by)).unwrap();
     }
 
-    /// What was told until now, and until all that was done was settled twice over; without
-    /// what becomes of builds that were replaced.
+    /// Returns the events so far, after all changes were processed, without the ends of replaced
+    /// builds.
     fn settled(&mut self) -> Vec<String> {
         let folder = self.folder("sentinel");
         fs::create_dir_all(&folder).unwrap();
         let nonsense = format!("{{ {:?}", Instant::now());
         fs::write(folder.join("plugin.json"), nonsense).unwrap();
-        let is_last = |event: &HostEvent| told(event).ends_with("sentinel");
+        let is_last = |event: &HostEvent| summary(event).ends_with("sentinel");
         let seen = events_until(&mut self.events, is_last);
         fs::remove_dir_all(folder).unwrap();
-        let ends = |told: &String| told.starts_with("Retired") || told.starts_with("Closed");
-        let seen = seen.iter().filter(|event| !is_last(event)).map(told);
-        seen.filter(|told| !ends(told)).collect()
+        let ends =
+            |message: &String| message.starts_with("Retired") || message.starts_with("Closed");
+        let seen = seen.iter().filter(|event| !is_last(event)).map(summary);
+        seen.filter(|message| !ends(message)).collect()
     }
 }
 
-/// An event in short: what, and of which plugin.
-fn told(event: &HostEvent) -> String {
+/// Returns an event in short: its kind and plugin.
+fn summary(event: &HostEvent) -> String {
     let of = |what: &str, plugin: &dyn ToString| format!("{what} {}", plugin.to_string());
     match event {
         HostEvent::Loaded { plugin, .. } => of("Loaded", plugin),
@@ -110,13 +110,13 @@ fn rename_into(draft: &Path, folder: &Path, file: &str) {
     fs::rename(draft.join(file), folder.join(file)).unwrap();
 }
 
-/// As `build-plugins` does it.
+/// Installs as `build-plugins` does.
 fn install(draft: &Path, folder: &Path) {
     rename_into(draft, folder, &library());
     rename_into(draft, folder, "plugin.json");
 }
 
-/// Replaces `echo` in one way, and expects that it is replaced once and nothing else is told.
+/// Replaces `echo` in one way, and expects one promotion and no other event.
 #[track_caller]
 fn check(configure: impl FnOnce(HostBuilder) -> HostBuilder, replace: impl FnOnce(&Path, &Path)) {
     let mut watched = Watched::with_echo(configure);
@@ -124,13 +124,14 @@ fn check(configure: impl FnOnce(HostBuilder) -> HostBuilder, replace: impl FnOnc
     let began = Instant::now();
     replace(&draft, &watched.folder("echo"));
     let was_quick = began.elapsed() < QUICK;
-    let seen = events_until(&mut watched.events, |event| told(event) == "Promoted echo");
+    let seen = events_until(&mut watched.events, |event| summary(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
-    let mut told: Vec<_> = seen.iter().map(told).collect();
-    told.extend(watched.settled());
+    let mut summaries: Vec<_> = seen.iter().map(summary).collect();
+    summaries.extend(watched.settled());
     if was_quick {
-        told.retain(|told| !told.starts_with("Retired") && !told.starts_with("Closed"));
-        assert_eq!(told, ["Promoted echo"], "{seen:#?}");
+        summaries
+            .retain(|message| !message.starts_with("Retired") && !message.starts_with("Closed"));
+        assert_eq!(summaries, ["Promoted echo"], "{seen:#?}");
     }
 }
 
@@ -139,7 +140,7 @@ fn as_it_is(builder: HostBuilder) -> HostBuilder {
 }
 
 #[test]
-fn files_renamed_into_place_one_after_the_other_are_one_new_build() {
+fn files_renamed_one_by_one_are_one_reload() {
     check(as_it_is, |draft, folder| {
         install(draft, folder);
     });
@@ -150,7 +151,7 @@ fn files_renamed_into_place_one_after_the_other_are_one_new_build() {
 }
 
 #[test]
-fn files_written_in_pieces_are_waited_for() {
+fn files_written_in_pieces_are_awaited() {
     check(as_it_is, |draft, folder| {
         for file in [library(), "plugin.json".to_owned()] {
             let bytes = fs::read(draft.join(&file)).unwrap();
@@ -164,7 +165,7 @@ fn files_written_in_pieces_are_waited_for() {
 }
 
 #[test]
-fn files_truncated_or_deleted_and_written_again_are_waited_for() {
+fn files_truncated_or_recreated_are_awaited() {
     check(as_it_is, |draft, folder| {
         for file in [library(), "plugin.json".to_owned()] {
             let into = folder.join(&file);
@@ -181,24 +182,24 @@ fn files_truncated_or_deleted_and_written_again_are_waited_for() {
 }
 
 #[test]
-fn a_folder_swapped_as_a_whole_is_a_new_build() {
+fn folder_swapped_as_whole_is_reloaded() {
     check(as_it_is, |draft, folder| {
-        // Hidden folders are not looked into.
+        // Hidden folders are ignored.
         fs::rename(folder, folder.with_file_name(".old")).unwrap();
         fs::rename(draft, folder).unwrap();
     });
 }
 
 #[test]
-fn a_manifest_alone_may_change() {
+fn manifest_change_alone_is_reloaded() {
     let mut watched = Watched::with_echo(as_it_is);
     watched.edit("\"old\"", "\"new\"");
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    event(&mut watched.events, |event| summary(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
 }
 
 #[test]
-fn looking_instead_of_being_told_sees_the_same() {
+fn polling_watch_detects_same_changes() {
     let poll = |builder: HostBuilder| builder.watch_poll_interval(Duration::from_millis(10));
     check(poll, |draft, folder| {
         install(draft, folder);
@@ -209,36 +210,38 @@ fn looking_instead_of_being_told_sees_the_same() {
     });
     let mut watched = Watched::with_echo(poll);
     fs::remove_dir_all(watched.folder("echo")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Closed echo");
+    event(&mut watched.events, |event| summary(event) == "Closed echo");
     assert!(watched.host.list().is_empty());
 }
 
 #[test]
-fn a_folder_that_is_gone_or_renamed_is_unloaded() {
+fn removed_or_renamed_folder_is_unloaded() {
     let mut watched = Watched::with_echo(as_it_is);
     let (folder, other) = (watched.folder("echo"), watched.folder("other"));
     fs::rename(&folder, &other).unwrap();
-    let until_loaded = |event: &HostEvent| told(event) == "Loaded echo";
-    let seen: Vec<_> = events_until(&mut watched.events, until_loaded).iter().map(told).collect();
+    let until_loaded = |event: &HostEvent| summary(event) == "Loaded echo";
+    let seen: Vec<_> =
+        events_until(&mut watched.events, until_loaded).iter().map(summary).collect();
     assert_eq!(seen, ["Retired echo", "Closed echo", "Loaded echo"]);
     assert_eq!(watched.host.list()[0].folder.as_deref(), Some(other.as_path()));
     fs::remove_file(other.join("plugin.json")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Closed echo");
+    event(&mut watched.events, |event| summary(event) == "Closed echo");
     assert!(watched.host.list().is_empty());
 }
 
 #[test]
-fn a_plugin_that_changes_its_name_is_another_one() {
+fn renamed_plugin_is_another_plugin() {
     let mut watched = Watched::with_echo(as_it_is);
     watched.edit("\"name\": \"echo\"", "\"name\": \"shout\"");
-    let until_loaded = |event: &HostEvent| told(event) == "Loaded shout";
-    let seen: Vec<_> = events_until(&mut watched.events, until_loaded).iter().map(told).collect();
+    let until_loaded = |event: &HostEvent| summary(event) == "Loaded shout";
+    let seen: Vec<_> =
+        events_until(&mut watched.events, until_loaded).iter().map(summary).collect();
     assert_eq!(seen, ["Retired echo", "Closed echo", "Loaded shout"]);
     assert_eq!(watched.host.list().len(), 1);
 }
 
 #[test]
-fn what_is_gone_stays_when_it_is_not_to_be_retired_or_others_require_it() {
+fn removed_plugin_stays_if_required_or_kept_by_option() {
     let mut watched = Watched::with_echo(|builder| builder.unload_removed(false));
     fs::remove_dir_all(watched.folder("echo")).unwrap();
     assert_eq!(watched.settled(), Vec::<String>::new());
@@ -247,29 +250,29 @@ fn what_is_gone_stays_when_it_is_not_to_be_retired_or_others_require_it() {
     let mut watched = Watched::with_echo(as_it_is);
     let needs = watched.drafts.add("needs", "faulty").set("requires", json!({ "echo": "*" }));
     fs::rename(needs.write(), watched.folder("needs")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Loaded needs");
+    event(&mut watched.events, |event| summary(event) == "Loaded needs");
     fs::remove_dir_all(watched.folder("echo")).unwrap();
-    let kept = event(&mut watched.events, |event| told(event) == "RolledBack echo");
-    let HostEvent::RolledBack { reason, .. } = kept else { unreachable!("as told") };
+    let kept = event(&mut watched.events, |event| summary(event) == "RolledBack echo");
+    let HostEvent::RolledBack { reason, .. } = kept else { unreachable!("the event matches") };
     assert!(reason.contains("its folder is gone") && reason.contains("`needs`"), "{reason}");
     assert_eq!(watched.answer("echo"), "old");
-    // It goes when nobody requires it any more.
+    // It is unloaded when no plugin requires it anymore.
     fs::remove_dir_all(watched.folder("needs")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Closed echo");
+    event(&mut watched.events, |event| summary(event) == "Closed echo");
 }
 
 #[test]
-fn new_plugins_wait_for_those_that_they_require() {
+fn new_plugins_wait_for_requirements() {
     let mut watched = Watched::new(as_it_is);
     let needs = watched.drafts.add("needs", "faulty").set("requires", json!({ "echo": "*" }));
     fs::rename(needs.write(), watched.folder("needs")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Refused needs");
+    event(&mut watched.events, |event| summary(event) == "Refused needs");
     watched.appear("echo", "new");
-    event(&mut watched.events, |event| told(event) == "Loaded needs");
+    event(&mut watched.events, |event| summary(event) == "Loaded needs");
 }
 
 #[test]
-fn what_editors_leave_and_what_is_only_touched_causes_nothing() {
+fn editor_files_and_touches_are_ignored() {
     let mut watched = Watched::with_echo(as_it_is);
     let folder = watched.folder("echo");
     for name in [".plugin.json.swp", "4913", "plugin.json~", "#x#", "notes.txt", ".x.so.tmp"] {
@@ -281,7 +284,7 @@ fn what_editors_leave_and_what_is_only_touched_causes_nothing() {
         let path = folder.join(name);
         let file = fs::File::options().append(true).open(&path).unwrap();
         file.set_modified(std::time::SystemTime::now()).unwrap();
-        // An editor that writes what was there.
+        // An editor that rewrites the same content.
         fs::write(&path, fs::read(&path).unwrap()).unwrap();
     }
     assert_eq!(watched.settled(), Vec::<String>::new());
@@ -289,7 +292,7 @@ fn what_editors_leave_and_what_is_only_touched_causes_nothing() {
 }
 
 #[test]
-fn a_storm_of_other_files_ends_with_the_right_state() {
+fn storm_of_other_files_ends_in_right_state() {
     let mut watched = Watched::with_echo(as_it_is);
     let draft = watched.draft("echo", "new");
     let folder = watched.folder("echo");
@@ -303,34 +306,34 @@ fn a_storm_of_other_files_ends_with_the_right_state() {
             install(&draft, &folder);
         }
     }
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    event(&mut watched.events, |event| summary(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
     assert_eq!(watched.settled(), Vec::<String>::new());
 }
 
 #[test]
-fn a_broken_build_is_told_once_and_the_old_one_serves_until_it_is_mended() {
+fn broken_build_is_reported_once_until_fixed() {
     let mut watched = Watched::with_echo(as_it_is);
     let folder = watched.folder("echo");
     let build = |config: serde_json::Value| watched.drafts.add("echo", "faulty").config(config);
-    // One that does not start, and one whose halves do not fit.
+    // One that does not start, and one whose files do not match.
     let broken = build(json!({ "error_in": "init" })).write();
     install(&broken, &folder);
-    event(&mut watched.events, |event| told(event) == "RolledBack echo");
+    event(&mut watched.events, |event| summary(event) == "RolledBack echo");
     assert_eq!(watched.answer("echo"), "old");
     let manifest = folder.join("plugin.json");
     fs::write(&manifest, fs::read(&manifest).unwrap()).unwrap();
     assert_eq!(watched.settled(), Vec::<String>::new());
 
     fs::write(folder.join(library()), "half of a library").unwrap();
-    event(&mut watched.events, |event| told(event) == "RolledBack echo");
+    event(&mut watched.events, |event| summary(event) == "RolledBack echo");
     fs::write(folder.join(library()), "half of a library").unwrap();
     assert_eq!(watched.settled(), Vec::<String>::new());
     assert_eq!(watched.answer("echo"), "old");
 
-    let mended = watched.draft("echo", "new");
-    install(&mended, &folder);
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    let fixed = watched.draft("echo", "new");
+    install(&fixed, &folder);
+    event(&mut watched.events, |event| summary(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
 }
 
@@ -343,20 +346,20 @@ fn two_hosts_watch_one_folder() {
     let mut others = other.events();
     let draft = watched.draft("echo", "new");
     install(&draft, &watched.folder("echo"));
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
-    event(&mut others, |event| told(event) == "Promoted echo");
+    event(&mut watched.events, |event| summary(event) == "Promoted echo");
+    event(&mut others, |event| summary(event) == "Promoted echo");
 }
 
 #[test]
-fn a_folder_for_plugins_that_comes_later_or_is_replaced_is_found() {
+fn plugin_folder_created_or_replaced_later_is_found() {
     let (place, drafts) = (Plugins::new(), Plugins::new());
     let dir = place.dir().join("not/yet");
     let host = Host::builder().plugin_dir(&dir).hot_reload(true).build().unwrap();
     let mut events = host.events();
     fs::create_dir_all(&dir).unwrap();
     fs::rename(drafts.add("echo", "faulty").write(), dir.join("echo")).unwrap();
-    event(&mut events, |event| told(event) == "Loaded echo");
-    // While the place of all is away, they serve.
+    event(&mut events, |event| summary(event) == "Loaded echo");
+    // While the directory is missing, the plugins keep serving.
     let away = place.dir().join("away");
     fs::rename(&dir, &away).unwrap();
     fs::create_dir_all(dir.with_file_name("next")).unwrap();
@@ -364,44 +367,44 @@ fn a_folder_for_plugins_that_comes_later_or_is_replaced_is_found() {
     fs::rename(dir.with_file_name("next"), &dir).unwrap();
     let build = drafts.add("echo", "faulty").config(json!({ "answers": "new" })).write();
     rename_into(&build, &dir.join("echo"), "plugin.json");
-    event(&mut events, |event| told(event) == "Promoted echo");
+    event(&mut events, |event| summary(event) == "Promoted echo");
     assert_eq!(host.list()[0].generation.map(|generation| generation.get()), Some(2));
 }
 
 #[cfg(unix)]
 #[test]
-fn a_link_that_is_pointed_elsewhere_is_a_new_build() {
+fn retargeted_symlink_is_reloaded() {
     let mut watched = Watched::new(as_it_is);
     for (folder, answers) in [(".v1", "old"), (".v2", "new")] {
         fs::rename(watched.draft("echo", answers), watched.folder(folder)).unwrap();
     }
     std::os::unix::fs::symlink(".v1", watched.folder("now")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Loaded echo");
+    event(&mut watched.events, |event| summary(event) == "Loaded echo");
     assert_eq!(watched.answer("echo"), "old");
     std::os::unix::fs::symlink(".v2", watched.folder(".next")).unwrap();
     fs::rename(watched.folder(".next"), watched.folder("now")).unwrap();
-    event(&mut watched.events, |event| told(event) == "Promoted echo");
+    event(&mut watched.events, |event| summary(event) == "Promoted echo");
     assert_eq!(watched.answer("echo"), "new");
 }
 
 #[test]
-fn a_host_that_ends_ends_its_watch() {
+fn host_shutdown_ends_watch() {
     let watching = || threads("hotbay-watch").len();
-    for way in ["shutdown", "drop"] {
+    for ending in ["shutdown", "drop"] {
         let watched = Watched::with_echo(as_it_is);
         let draft = watched.draft("echo", "new");
         rename_into(&draft, &watched.folder("echo"), &library());
-        if way == "shutdown" {
+        if ending == "shutdown" {
             block_on(watched.host.shutdown(LIMIT));
-            // Nothing is loaded any more.
+            // Nothing is loaded anymore.
             rename_into(&draft, &watched.folder("echo"), "plugin.json");
             assert!(watched.host.list().is_empty());
         }
         let Watched { host, mut events, .. } = watched;
         drop(host);
-        // The board goes with the host, so nobody else holds it.
+        // The event bus is dropped with the host, so nothing else holds it.
         while block_on(events.next()).is_some() {}
     }
-    // Other tests watch as well, but not for ever.
+    // Other tests watch as well, but not forever.
     until("no watch is left", || (watching() == 0).then_some(()));
 }

@@ -1,5 +1,5 @@
-//! Plugin directories that are watched under every kind of name: absolute, relative, by way of a
-//! link, in a host and by the command. What is told of them is the same.
+//! Watched plugin directories under every form of path: absolute, relative, and through a symlink,
+//! in a host and in the command. The reported events are the same.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -13,14 +13,14 @@ use hotbay_tests::{LIMIT, Plugins, binary, block_on, event, library_file_name, l
 use serde_json::json;
 use tempfile::TempDir;
 
-/// A name for a directory, and what has to stay as long as the name is used.
+/// A path to a directory, and a folder that must outlive it.
 type Named = (PathBuf, Option<TempDir>);
 
 fn absolute(dir: &Path) -> Named {
     (dir.to_owned(), None)
 }
 
-/// By way of the working directory, which all tests share.
+/// Relative to the working directory, which all tests share.
 fn relative(dir: &Path) -> Named {
     let here = std::env::current_dir().unwrap().canonicalize().unwrap();
     let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
@@ -46,7 +46,7 @@ fn linked_relative(dir: &Path) -> Named {
 
 const NAMES: [fn(&Path) -> Named; 5] = [absolute, relative, with_dots, linked, linked_relative];
 
-/// A host that watches a directory under one of its names.
+/// A host that watches a directory under one form of its path.
 struct Watched {
     plugins: Plugins,
     drafts: Plugins,
@@ -56,7 +56,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// Serves the plugin `echo`, which answers `old`.
+    /// Watches with the plugin `echo` loaded, which returns `old`.
     fn new(name: fn(&Path) -> Named, poll: bool) -> Self {
         let (plugins, drafts) = (Plugins::new(), Plugins::new());
         let named = name(plugins.dir());
@@ -77,7 +77,7 @@ impl Watched {
         self.plugins.dir().join("echo")
     }
 
-    /// A sealed build.
+    /// Prepares a sealed build.
     fn draft(&self, answers: &str) -> PathBuf {
         draft(&self.drafts, answers)
     }
@@ -87,14 +87,16 @@ impl Watched {
         reply.as_text().unwrap().to_owned()
     }
 
-    fn event(&mut self, wanted: impl Fn(&HostEvent) -> bool) -> HostEvent {
-        event(&mut self.events, wanted)
+    fn event(&mut self, expected: impl Fn(&HostEvent) -> bool) -> HostEvent {
+        event(&mut self.events, expected)
     }
 
     /// Waits until a mix of two builds is reported.
     fn mismatch(&mut self) {
-        let told = self.event(|event| matches!(event, HostEvent::RolledBack { .. }));
-        let HostEvent::RolledBack { reason, .. } = told else { unreachable!("as told") };
+        let message = self.event(|event| matches!(event, HostEvent::RolledBack { .. }));
+        let HostEvent::RolledBack { reason, .. } = message else {
+            unreachable!("the event matches")
+        };
         assert!(reason.contains("SHA-256") || reason.contains("bytes"), "{reason}");
         assert_eq!(self.answer(), "old");
     }
@@ -114,7 +116,7 @@ fn library() -> String {
     library_file_name("faulty")
 }
 
-/// For each name of the directory, told by the system and looked at.
+/// Runs the check for each form of the path, with file events and with polling.
 fn each(check: impl Fn(Watched)) {
     for name in NAMES {
         for poll in [false, true] {
@@ -124,7 +126,7 @@ fn each(check: impl Fn(Watched)) {
 }
 
 #[test]
-fn replaced_build_is_promoted_under_every_name() {
+fn replaced_build_is_promoted_for_every_path_form() {
     each(|mut watched| {
         let (draft, folder) = (watched.draft("new"), watched.folder());
         fs::rename(draft.join(library()), folder.join(library())).unwrap();
@@ -143,7 +145,7 @@ fn changed_library_with_old_digest_is_reported() {
 }
 
 #[test]
-fn library_that_arrives_late_is_promoted() {
+fn late_library_is_promoted() {
     each(|mut watched| {
         let (draft, folder) = (watched.draft("new"), watched.folder());
         fs::rename(draft.join("plugin.json"), folder.join("plugin.json")).unwrap();
@@ -154,7 +156,7 @@ fn library_that_arrives_late_is_promoted() {
 }
 
 #[test]
-fn link_to_the_directory_that_is_switched_is_followed() {
+fn switched_directory_symlink_is_followed() {
     let (plugins, drafts) = (TempDir::with_prefix("hotbay-tests-").unwrap(), Plugins::new());
     let at = |name: &str| plugins.path().join(name);
     for (dir, answers) in [("v1", "old"), ("v2", "new")] {
@@ -174,7 +176,7 @@ fn link_to_the_directory_that_is_switched_is_followed() {
 }
 
 #[test]
-fn folder_of_a_plugin_loaded_by_a_relative_name_is_absolute() {
+fn folder_loaded_by_relative_path_is_absolute() {
     let (plugins, drafts) = (Plugins::new(), Plugins::new());
     fs::rename(draft(&drafts, "old"), plugins.dir().join("echo")).unwrap();
     let host = Host::builder().build().unwrap();
@@ -184,7 +186,7 @@ fn folder_of_a_plugin_loaded_by_a_relative_name_is_absolute() {
     assert_eq!(block_on(host.reload("echo")).unwrap(), Reloaded::Unchanged);
 }
 
-/// The command in a working directory of its own.
+/// Runs the command in its own working directory.
 #[test]
 #[allow(clippy::disallowed_methods, reason = "the command is a process")]
 fn command_watches_relative_directories() {
@@ -207,8 +209,8 @@ fn command_watches_relative_directories() {
             }
         });
         let tells = |event: &str| {
-            let wanted = format!(r#""event":"{event}""#);
-            while !lines.recv_timeout(LIMIT).map_err(|_| event).unwrap().contains(&wanted) {}
+            let expected = format!(r#""event":"{event}""#);
+            while !lines.recv_timeout(LIMIT).map_err(|_| event).unwrap().contains(&expected) {}
         };
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             tells("loaded");

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_list_is_an_error() {
+    fn missing_list_is_error() {
         let check = |text| told(|problems| drop(Architecture::read(text, problems)));
         assert_eq!(check(None).len(), 2);
         let found = check(Some("```text rooms\na › b\n```\n```text\nunsafe\n```\n"));

@@ -56,11 +56,11 @@ fn inherited(file: &File, table: &dyn TableLike, problems: &mut Vec<Problem>) {
             }
             let line = line(file, dependencies, name, item);
             let what = format!("dependency `{name}` is pinned here");
-            let cure = format!(
+            let hint = format!(
                 "pin it under [workspace.dependencies] of the root and write `{name}.workspace = \
                  true`"
             );
-            problems.push(Problem::error(&file.path, line, what, cure));
+            problems.push(Problem::error(&file.path, line, what, hint));
         }
     }
 }
@@ -87,17 +87,17 @@ mod tests {
     use super::super::told;
     use super::*;
 
-    fn check(text: &str, wanted: &[&str]) {
+    fn check(text: &str, expected: &[&str]) {
         let file = File::new("Cargo.toml", text);
         let found = told(|problems| super::check(&[file], problems));
-        assert_eq!(found.len(), wanted.len(), "{text}: {found:?}");
-        for (found, wanted) in found.iter().zip(wanted) {
-            assert!(found.starts_with(&format!("Cargo.toml:{wanted}")), "{text}: {found}");
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(&format!("Cargo.toml:{expected}")), "{text}: {found}");
         }
     }
 
     #[test]
-    fn a_shared_dependency_says_what_for() {
+    fn shared_dependency_without_comment_is_reported() {
         let silent = |line| format!("{line}: dependency `b` does not say what it is for");
         let head = "[workspace.dependencies]\n";
         check(&format!("{head}a = \"1\" # for that\nb = \"1\"\n"), &[&silent(3)]);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_inherits() {
+    fn member_dependency_must_inherit() {
         check(
             "[dependencies]\na.workspace = true\nb = { workspace = true, features = [\"x\"] }\n\
              c = { path = \"../c\" }\n[lints]\nworkspace = true\n[package]\nversion = \"1.0.0\"",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_manifest_is_told() {
+    fn broken_manifest_is_reported() {
         check("[package]\na = = b\n", &["2: not TOML"]);
     }
 }

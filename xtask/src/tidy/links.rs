@@ -23,8 +23,8 @@ pub(super) fn check(files: &[File], paths: &[String], problems: &mut Vec<Problem
             if !inside {
                 let line = file.text[..range.start].matches('\n').count() + 1;
                 let what = format!("the link to `{dest_url}` leads to no file of the repository");
-                let cure = "mend or remove it".to_owned();
-                problems.push(Problem::error(&file.path, line, what, cure));
+                let hint = "mend or remove it".to_owned();
+                problems.push(Problem::error(&file.path, line, what, hint));
             }
         }
     }
@@ -72,13 +72,13 @@ mod tests {
     use super::super::told;
     use super::*;
 
-    fn check(file: &str, text: &str, wanted: &[&str]) {
+    fn check(file: &str, text: &str, expected: &[&str]) {
         let paths = ["README.md", "docs/a.md", "docs/b c.md", "host/src/lib.rs"];
         let paths = paths.map(str::to_owned);
         let found = told(|problems| super::check(&[File::new(file, text)], &paths, problems));
-        assert_eq!(found.len(), wanted.len(), "{text}: {found:?}");
-        for (found, wanted) in found.iter().zip(wanted) {
-            assert!(found.starts_with(&format!("{file}:{wanted}")), "{text}: {found}");
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(&format!("{file}:{expected}")), "{text}: {found}");
         }
     }
 
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_nothing_is_told_with_its_line() {
+    fn broken_link_is_reported_with_line() {
         check("README.md", "a\n\nb [x](docs/c.md)", &["3: the link to `docs/c.md`"]);
         check("docs/a.md", "[x](README.md)", &["1: the link to `README.md`"]);
         check("docs/a.md", "[x](../../secret)", &["1: the link to `../../secret`"]);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_link_to_a_file_is_let_through() {
+    fn non_file_links_are_ignored() {
         check("README.md", "[x](https://e.org/gone.md) <mailto:a@e.org> [y](//e.org/a)", &[]);
         check("README.md", "```md\n[x](gone.md)\n```\n`[x](gone.md)` call[i](\n", &[]);
         check("README.md", "    [x](gone.md)\n\n<!-- [x](gone.md) -->\n", &[]);

@@ -15,9 +15,8 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use crate::cargo;
-use crate::workspace::Workspace;
 use architecture::Architecture;
+use hotbay_build::{Workspace, cargo};
 
 /// Something that breaks a rule, told as `file:line: what; what to do`.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +25,7 @@ struct Problem {
     /// From 1.
     line: usize,
     what: String,
-    cure: String,
+    hint: String,
     weight: Weight,
 }
 
@@ -38,12 +37,12 @@ enum Weight {
 }
 
 impl Problem {
-    fn error(file: &str, line: usize, what: String, cure: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line, what, cure: cure.into(), weight: Weight::Error }
+    fn error(file: &str, line: usize, what: String, hint: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line, what, hint: hint.into(), weight: Weight::Error }
     }
 
-    fn warning(file: &str, line: usize, what: String, cure: impl Into<String>) -> Self {
-        Self { weight: Weight::Warning, ..Self::error(file, line, what, cure) }
+    fn warning(file: &str, line: usize, what: String, hint: impl Into<String>) -> Self {
+        Self { weight: Weight::Warning, ..Self::error(file, line, what, hint) }
     }
 }
 
@@ -52,7 +51,7 @@ impl fmt::Display for Problem {
         if self.weight == Weight::Warning {
             f.write_str("warning: ")?;
         }
-        write!(f, "{}:{}: {}; {}", self.file, self.line, self.what, self.cure)
+        write!(f, "{}:{}: {}; {}", self.file, self.line, self.what, self.hint)
     }
 }
 
@@ -65,9 +64,9 @@ struct File {
 /// Checks every file that is tracked, or new and not ignored.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let paths = list(&workspace.root)?;
-    let read = |wanted: fn(&str) -> bool| -> anyhow::Result<Vec<File>> {
-        let wanted = paths.iter().filter(|path| wanted(path));
-        wanted.map(|path| read(&workspace.root, path)).collect()
+    let read = |expected: fn(&str) -> bool| -> anyhow::Result<Vec<File>> {
+        let expected = paths.iter().filter(|path| expected(path));
+        expected.map(|path| read(&workspace.root, path)).collect()
     };
     let rust = read(|path| path.ends_with(".rs"))?;
     let crates = read(|path| path.rsplit('/').next() == Some("Cargo.toml"))?;

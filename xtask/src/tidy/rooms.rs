@@ -22,13 +22,13 @@ pub(super) fn check(files: &[File], order: &[Vec<String>], problems: &mut Vec<Pr
         };
         let Some(rank) = rank(order, own) else {
             let what = format!("room `{own}` has no place in the order of rooms");
-            let cure = format!("give it one in {}", architecture::FILE);
-            problems.push(Problem::error(&file.path, 1, what, cure));
+            let hint = format!("give it one in {}", architecture::FILE);
+            problems.push(Problem::error(&file.path, 1, what, hint));
             continue;
         };
         for used in uses(file) {
-            if let Some((what, cure)) = judge(order, &known, (own, rank), used.text) {
-                problems.push(Problem::error(&file.path, used.line, what, cure));
+            if let Some((what, hint)) = judge(order, &known, (own, rank), used.text) {
+                problems.push(Problem::error(&file.path, used.line, what, hint));
             }
         }
     }
@@ -126,15 +126,15 @@ fn first_segments<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
         return names;
     }
     let mut depth = 0_usize;
-    let mut wanted = true;
+    let mut expected = true;
     for token in &tokens[1..] {
         match token.text {
             "{" => depth += 1,
             "}" => depth = depth.saturating_sub(1),
-            "," if depth == 1 => wanted = true,
-            _ if wanted => {
+            "," if depth == 1 => expected = true,
+            _ if expected => {
                 names.push(*token);
-                wanted = false;
+                expected = false;
             }
             _ => {}
         }
@@ -156,14 +156,14 @@ mod tests {
         ranks.map(|rank| rank.iter().map(ToString::to_string).collect()).to_vec()
     }
 
-    fn check(path: &str, text: &str, wanted: &[&str]) {
+    fn check(path: &str, text: &str, expected: &[&str]) {
         let files = [File::new(path, text), File::new("host/src/attic.rs", "")];
         let found = told(|problems| super::check(&files, &order(), problems));
         let found: Vec<_> =
             found.iter().filter(|line| !line.starts_with("host/src/attic.rs")).collect();
-        assert_eq!(found.len(), wanted.len(), "{text}: {found:?}");
-        for (found, wanted) in found.iter().zip(wanted) {
-            assert!(found.starts_with(&format!("{path}:{wanted}")), "{text}: {found}");
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(&format!("{path}:{expected}")), "{text}: {found}");
         }
     }
 
@@ -171,7 +171,7 @@ mod tests {
     const IMAGE: &str = "host/src/boundary/image.rs";
 
     #[test]
-    fn upper_rooms_may_use_lower_ones() {
+    fn upper_modules_may_use_lower_ones() {
         check(SLOT, "use crate::boundary::Image;\nuse crate::{error::E, id};", &[]);
         check(SLOT, "fn f() -> crate::id::Id { super::error::E }", &[]);
         check(IMAGE, "use crate::boundary::root;\nuse super::root;\nuse super::super::id;", &[]);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn lower_rooms_may_not_use_upper_ones_whatever_the_path_looks_like() {
+    fn lower_modules_may_not_use_upper_ones() {
         let up = "room `boundary` uses the upper room `slot`";
         check(IMAGE, "\nuse crate::slot::Slot;", &[&format!("2: {up}")]);
         check(IMAGE, "fn f() {\n  crate::slot::lease();\n}", &[&format!("2: {up}")]);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_front_door_and_unknown_rooms_may_not_be_used() {
+    fn crate_root_and_unknown_modules_may_not_be_used() {
         check(SLOT, "use crate::Error;", &["1: room `slot` uses `crate::Error` of lib.rs"]);
         check(SLOT, "use crate::*;", &["1: room `slot` uses `crate::*` of lib.rs"]);
         check(SLOT, "use super::{self, id};", &["1: room `slot` uses `crate::self` of lib.rs"]);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_use_is_let_through() {
+    fn lookalikes_of_paths_are_ignored() {
         check(IMAGE, "// crate::slot::Slot\n/// [`crate::slot::Slot`]\nfn f() {}", &[]);
         check(IMAGE, "const A: &str = \"crate::slot::Slot\";", &[]);
         check(IMAGE, "pub(in crate::slot) struct A; pub(in super::super::slot) fn f() {}", &[]);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_may_use_every_room() {
+    fn tests_may_use_every_module() {
         check(IMAGE, "#[cfg(test)]\nmod tests { use crate::slot::Slot; use crate::*; }", &[]);
         let up = "3: room `boundary` uses the upper room `slot`";
         check(IMAGE, "#[cfg(test)]\nuse crate::host::A;\nuse crate::slot::B;", &[up]);

@@ -121,13 +121,13 @@ fn prefixed(text: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn check(source: &str, wanted: &[&str]) {
+    fn check(source: &str, expected: &[&str]) {
         let found: Vec<_> = tokens(source).iter().map(|token| token.text).collect();
-        assert_eq!(found, wanted, "{source}");
+        assert_eq!(found, expected, "{source}");
     }
 
     #[test]
-    fn comments_are_gone_and_nest() {
+    fn comments_are_skipped_and_nest() {
         check("a // unsafe\nb /* c /* d */ e */ f //! g", &["a", "b", "f"]);
         check("a /* never closed", &["a"]);
         check("a / b * c", &["a", "/", "b", "*", "c"]);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_and_raw_words_are_no_literals() {
+    fn lifetimes_and_raw_identifiers_are_not_literals() {
         check("&'a str", &["&", "'", "a", "str"]);
         check("'static: loop", &["'", "static", ":", "loop"]);
         check("r#unsafe br b r", &["r#unsafe", "br", "b", "r"]);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_go_on_through_comments_and_strings() {
+    fn line_numbers_span_comments_and_strings() {
         let tokens = tokens("a\n/* \n */ b \"\n\n\" c");
         let lines: Vec<_> = tokens.iter().map(|token| token.line).collect();
         assert_eq!(lines, [1, 3, 3, 5]);

@@ -4,7 +4,7 @@ use super::source;
 use super::{File, Problem, architecture};
 
 /// Above this a file no longer fits in the head.
-const LINES_MAX: usize = 400;
+const MAX_LINES: usize = 400;
 
 /// Tests misbehave on purpose; what they do never ships.
 const TESTS: &str = "tests/";
@@ -26,8 +26,8 @@ pub(super) fn check(
     for (glob, line) in may_hold_unsafe {
         if !files.iter().any(|file| fast_glob::glob_match(glob, &file.path)) {
             let what = format!("no file matches `{glob}`");
-            let cure = "remove it from the list of files that may hold `unsafe`";
-            problems.push(Problem::warning(architecture::FILE, *line, what, cure));
+            let hint = "remove it from the list of files that may hold `unsafe`";
+            problems.push(Problem::warning(architecture::FILE, *line, what, hint));
         }
     }
 }
@@ -35,17 +35,17 @@ pub(super) fn check(
 fn opening(file: &File, problems: &mut Vec<Problem>) {
     if !file.text.trim_start_matches('\u{feff}').starts_with("//!") {
         let what = "the file does not open with `//!`".to_owned();
-        let cure = "say in the first line what this file does and what it never does";
-        problems.push(Problem::error(&file.path, 1, what, cure));
+        let hint = "say in the first line what this file does and what it never does";
+        problems.push(Problem::error(&file.path, 1, what, hint));
     }
 }
 
 fn length(file: &File, problems: &mut Vec<Problem>) {
     let lines = file.text.lines().count();
-    if lines > LINES_MAX {
-        let what = format!("the file has {lines} lines, more than {LINES_MAX}");
-        let cure = "find the second idea in it and give that a file of its own";
-        problems.push(Problem::warning(&file.path, LINES_MAX + 1, what, cure));
+    if lines > MAX_LINES {
+        let what = format!("the file has {lines} lines, more than {MAX_LINES}");
+        let hint = "find the second idea in it and give that a file of its own";
+        problems.push(Problem::warning(&file.path, MAX_LINES + 1, what, hint));
     }
 }
 
@@ -73,11 +73,11 @@ fn words(file: &File, may_hold_unsafe: &[(String, usize)], problems: &mut Vec<Pr
     if let [first, rest @ ..] = &*lines {
         let more = if rest.is_empty() { String::new() } else { format!(" ({} more)", rest.len()) };
         let what = format!("`unsafe` in a file that may not hold it{more}");
-        let cure = format!(
+        let hint = format!(
             "move it into one that may, or argue for this one in the list of {}",
             architecture::FILE
         );
-        problems.push(Problem::error(&file.path, *first, what, cure));
+        problems.push(Problem::error(&file.path, *first, what, hint));
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
     use super::super::told;
     use super::*;
 
-    fn check(path: &str, text: &str, wanted: &[&str]) {
+    fn check(path: &str, text: &str, expected: &[&str]) {
         let globs =
             [("host/src/boundary/**".to_owned(), 3), ("api/{root,export}.rs".to_owned(), 4)];
         let found = told(|problems| super::check(&[File::new(path, text)], &globs, problems));
@@ -94,28 +94,28 @@ mod tests {
             .iter()
             .filter(|line| !line.contains(architecture::FILE) || line.contains("argue"))
             .collect();
-        assert_eq!(found.len(), wanted.len(), "{path}: {text}: {found:?}");
-        for (found, wanted) in found.iter().zip(wanted) {
-            assert!(found.contains(wanted), "{path}: {text}: {found}");
+        assert_eq!(found.len(), expected.len(), "{path}: {text}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.contains(expected), "{path}: {text}: {found}");
         }
     }
 
     #[test]
-    fn a_file_opens_with_what_it_does() {
+    fn file_without_module_comment_is_reported() {
         check("a.rs", "//! Does this.\n", &[]);
         check("a.rs", "// Does this.\n", &["a.rs:1: the file does not open with `//!`"]);
         check("tests/fixtures/a/src/lib.rs", "", &["lib.rs:1: the file does not open"]);
     }
 
     #[test]
-    fn a_long_file_is_a_warning() {
+    fn long_file_is_warning() {
         let text = |lines: usize| format!("//! a\n{}", "\n".repeat(lines - 1));
         check("a.rs", &text(400), &[]);
         check("a.rs", &text(401), &["warning: a.rs:401: the file has 401 lines"]);
     }
 
     #[test]
-    fn unsafe_stands_only_where_the_list_allows_it() {
+    fn unsafe_outside_allowed_modules_is_reported() {
         let text = "//! a\nfn f() { unsafe { g() } }";
         let refused = "2: `unsafe` in a file that may not hold it";
         check("host/src/slot.rs", text, &[refused]);
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn the_word_unsafe_alone_is_no_offence() {
+    fn word_unsafe_alone_is_allowed() {
         let text = "//! unsafe\n#![forbid(unsafe_code)] // unsafe\nconst A: &str = \"unsafe\";\n\
                     #[allow(unsafe_op_in_unsafe_fn)] fn unsafe_name() {} /* unsafe */";
         check("host/src/slot.rs", text, &[]);
     }
 
     #[test]
-    fn unfinished_code_is_told() {
+    fn unfinished_code_is_reported() {
         check("a.rs", "//! a\nfn f() {\n todo!() }", &["a.rs:3: `todo!` is for unfinished code"]);
         check("a.rs", "//! a\ndbg!(x); unimplemented![];", &["`dbg!`", "`unimplemented!`"]);
         check(
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_the_list_that_matches_nothing_is_a_warning() {
+    fn unused_list_entry_is_warning() {
         let globs = [("gone.rs".to_owned(), 7)];
         let found = told(|problems| super::check(&[], &globs, problems));
         assert!(found[0].starts_with("warning: ARCHITECTURE.md:7: no file matches"), "{found:?}");

@@ -137,15 +137,15 @@ fn item_end(tokens: &[Token<'_>], mut at: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn check(text: &str, wanted: &str) {
+    fn check(text: &str, expected: &str) {
         let tokens = without(&source::tokens(text));
         let found: Vec<_> = tokens.iter().map(|token| token.text).collect();
-        let wanted: Vec<_> = source::tokens(wanted).iter().map(|token| token.text).collect();
-        assert_eq!(found, wanted, "{text}");
+        let expected: Vec<_> = source::tokens(expected).iter().map(|token| token.text).collect();
+        assert_eq!(found, expected, "{text}");
     }
 
     #[test]
-    fn only_the_item_below_the_attribute_goes() {
+    fn only_item_below_attribute_is_removed() {
         check("a; #[cfg(test)] mod tests { fn f() { x } } b;", "a; b;");
         check("#[cfg(test)] #[allow(x)] pub(crate) fn f(a: [u8; 3]) -> T<A, B> { x } b;", "b;");
         check("#[cfg(all(test, unix))] use a::B; c;", "c;");
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_also_shipped_stays() {
+    fn shipped_code_is_kept() {
         for text in [
             "#[cfg(not(test))] fn f() {}",
             "#[cfg(any(test, feature = \"testing\"))] mod testing {}",
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_for_tests_are_files_of_their_own() {
+    fn test_modules_in_own_files_are_found() {
         let found = files(&File::new("a/src/slot.rs", "#[cfg(test)]\nmod tests;\nmod b;"));
         assert_eq!(found, ["a/src/slot/tests"]);
         let found = files(&File::new("a/src/lib.rs", "#[cfg(test)] mod tests;"));

@@ -55,7 +55,7 @@ pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Verd
 }
 
 fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
-    let inspection = builder(options, &[]).allow_unverified(true).inspect(folder);
+    let inspection = hotbay::inspect::plugin(&builder(options, &[]).allow_unverified(true), folder);
     let not_sealed = |why: &str| {
         let message = format!("`{}` was not sealed", folder.display());
         Failure::new("unsupported", message).because(why)

@@ -1,5 +1,5 @@
-//! What one would write by hand: a server in a process of its own, and a client that keeps one
-//! connection. Neither watches, bounds or counts anything.
+//! A handwritten alternative: a server in another process, and a client that keeps one connection,
+//! without supervision, limits or counters.
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::process::this_program;
 
-/// A server in another process. Dropped, it ends.
+/// A server in another process, which exits when this is dropped.
 pub(super) struct Server {
     child: Child,
     pub(super) socket: PathBuf,
@@ -35,7 +35,7 @@ impl Server {
         let arguments = ["--child", "bare-server", &socket.display().to_string(), kind];
         let mut command = this_program(&arguments.map(str::to_owned))?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let stdout = child.stdout.take().context("a pipe")?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
         let server = Self { child, socket, _dir: dir };
         BufReader::new(stdout).read_line(&mut String::new())?;
         Ok(server)
@@ -49,13 +49,13 @@ impl Drop for Server {
     }
 }
 
-/// The server: tells by a line that it listens, and ends with its stdin.
+/// Runs as the server: prints a line when it listens, and exits when its stdin closes.
 pub(crate) fn serve(socket: &Path, kind: &OsStr) -> anyhow::Result<()> {
     use tokio::runtime::Builder;
     let mut builder = match kind.to_str() {
         Some("current") => Builder::new_current_thread(),
         Some("multi") => Builder::new_multi_thread(),
-        _ => bail!("no runtime is `{}`", kind.display()),
+        _ => bail!("unknown runtime `{}`", kind.display()),
     };
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
@@ -93,7 +93,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Connects; inside a runtime.
+    /// Connects; must run inside a runtime.
     pub(super) async fn connect(socket: &Path) -> anyhow::Result<Self> {
         let stream = UnixStream::connect(socket).await?;
         let io = TokioIo::new(stream);
@@ -108,10 +108,10 @@ impl Client {
     }
 
     pub(super) async fn call(&mut self, body: &[u8]) -> anyhow::Result<Bytes> {
-        self.ask(Method::POST, "/execute", Bytes::copy_from_slice(body)).await
+        self.send(Method::POST, "/execute", Bytes::copy_from_slice(body)).await
     }
 
-    pub(super) async fn ask(
+    pub(super) async fn send(
         &mut self,
         method: Method,
         path: &'static str,
@@ -128,7 +128,7 @@ impl Client {
         }
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
-        ensure!(response.status() == StatusCode::OK, "answered {}", response.status());
+        ensure!(response.status() == StatusCode::OK, "unexpected status {}", response.status());
         Ok(response.into_body().collect().await?.to_bytes())
     }
 }

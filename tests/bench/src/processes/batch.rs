@@ -1,4 +1,4 @@
-//! Many requests in one round trip, against single calls one after another.
+//! Many requests in one round trip, compared with single calls in sequence.
 
 use std::time::Instant;
 
@@ -9,12 +9,12 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{BODY, Place, request};
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const TIMES_MIN: f64 = 10.0;
+const MIN_TIMES: f64 = 10.0;
 const CHUNK: usize = 100;
 
-pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let (rounds, calls) = if quick { (2, 1000) } else { (21, 10_000) };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let single = (calls / 10).max(1);
@@ -43,22 +43,22 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
             format!("{:.0}", rates[index].iter().copied().fold(0.0, f64::max)),
             format!("{:.0}", quantile(rates[index].clone(), 0.5)),
             format!("{times:.1}"),
-            if is_goal { format!("≥ {TIMES_MIN}") } else { none() },
-            if is_goal { verdict(times >= TIMES_MIN) } else { none() },
+            if is_goal { format!("≥ {MIN_TIMES}") } else { none() },
+            if is_goal { verdict(times >= MIN_TIMES) } else { none() },
         ]);
     }
     table.note(
-        "By the medians of neighbouring rounds. A batch is JSON with the bytes as base64; each \
-         request in it runs as a call of its own, guarded and counted.",
+        "By the medians of neighboring rounds. A batch is JSON with the bytes as base64; each \
+         request in it runs as a separate call, guarded and counted.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 
 fn called(place: &Place, calls: usize) -> anyhow::Result<f64> {
     let start = Instant::now();
     for _ in 0..calls {
-        ensure!(place.echo.call(request())?.as_bytes() == BODY, "another answer");
+        ensure!(place.echo.call(request())?.as_bytes() == BODY, "unexpected reply");
     }
     Ok(calls as f64 / start.elapsed().as_secs_f64())
 }
@@ -67,7 +67,7 @@ async fn executed(place: &Place, calls: usize) -> anyhow::Result<f64> {
     let start = Instant::now();
     for _ in 0..calls {
         let answer = place.echo.execute(request()).await?;
-        ensure!(answer.as_bytes() == BODY, "another answer");
+        ensure!(answer.as_bytes() == BODY, "unexpected reply");
     }
     Ok(calls as f64 / start.elapsed().as_secs_f64())
 }
@@ -81,7 +81,7 @@ fn many(runtime: &Runtime, place: &Place, calls: usize, chunks: usize) -> anyhow
         let mut outcomes = pipeline.run_many(stream::iter(requests), how);
         let mut count = 0;
         while let Some(done) = outcomes.next().await {
-            ensure!(done.outcome?.as_bytes() == BODY, "another answer");
+            ensure!(done.outcome?.as_bytes() == BODY, "unexpected reply");
             count += 1;
         }
         ensure!(count == calls, "{count} outcomes");

@@ -1,4 +1,4 @@
-//! One call at a time on a kept connection.
+//! Single calls on a kept connection.
 
 use std::time::Instant;
 
@@ -9,14 +9,14 @@ use super::bare::{Client, Server};
 use super::starts::Launched;
 use super::{BODY, Place, request};
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const RATIO_MAX: f64 = 1.5;
+const MAX_RATIO: f64 = 1.5;
 
-/// One round: the nanoseconds of each of so many calls.
+/// One round: returns the nanoseconds of each call.
 type Round<'a> = Box<dyn FnMut(usize) -> anyhow::Result<Vec<f64>> + 'a>;
 
-pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let (rounds, calls) = if quick { (2, 100) } else { (41, 2000) };
     let servers =
         [Server::start(place.dir.path(), "current")?, Server::start(place.dir.path(), "multi")?];
@@ -60,17 +60,17 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
             at(2),
             format!("{:.2}", to(0)),
             format!("{:.2}", to(1)),
-            if is_ours { format!("≤ {RATIO_MAX} to current") } else { none() },
-            if is_ours { verdict(to(0) <= RATIO_MAX) } else { none() },
+            if is_ours { format!("≤ {MAX_RATIO} to current") } else { none() },
+            if is_ours { verdict(to(0) <= MAX_RATIO) } else { none() },
         ]);
     }
     table.note(
-        "Each server is a process of its own, and each client keeps one connection over a Unix \
+        "Each server is a separate process, and each client keeps one connection over a Unix \
          socket. The bare client and `execute` run on a current_thread runtime, `call` on the \
          thread alone. Quantiles are the medians of those of the rounds; the ratios are the \
          medians of p50 against p50 of the same round, and decide.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 
@@ -88,7 +88,7 @@ fn of_client<'a>((runtime, mut client): (Runtime, Client)) -> Round<'a> {
                 let start = Instant::now();
                 let answer = client.call(&BODY).await?;
                 times.push(start.elapsed().as_nanos() as f64);
-                ensure!(answer[..] == BODY, "another answer");
+                ensure!(answer[..] == BODY, "unexpected reply");
             }
             Ok(times)
         })
@@ -101,7 +101,7 @@ fn called(place: &Place, calls: usize) -> anyhow::Result<Vec<f64>> {
         let start = Instant::now();
         let answer = place.echo.call(request())?;
         times.push(start.elapsed().as_nanos() as f64);
-        ensure!(answer.as_bytes() == BODY, "another answer");
+        ensure!(answer.as_bytes() == BODY, "unexpected reply");
     }
     Ok(times)
 }
@@ -113,7 +113,7 @@ fn executed(runtime: &Runtime, place: &Place, calls: usize) -> anyhow::Result<Ve
             let start = Instant::now();
             let answer = place.echo.execute(request()).await?;
             times.push(start.elapsed().as_nanos() as f64);
-            ensure!(answer.as_bytes() == BODY, "another answer");
+            ensure!(answer.as_bytes() == BODY, "unexpected reply");
         }
         Ok(times)
     })

@@ -1,4 +1,4 @@
-//! Many callers at once.
+//! Many concurrent callers.
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,18 +10,18 @@ use super::bare::{Client, Server};
 use super::starts::{Launched, TOKEN};
 use super::{BODY, Place, request};
 use crate::sample::quantile;
-use crate::table::{Paper, Table};
+use crate::table::{Report, Table};
 
 const CALLERS: usize = 64;
 
-/// Calls a second, and the nanoseconds of each.
+/// Calls per second, and the nanoseconds of each.
 struct Round {
     rate: f64,
     p50: f64,
     p99: f64,
 }
 
-pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let (rounds, calls) = if quick { (2, 10) } else { (15, 400) };
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     let current = Server::start(place.dir.path(), "current")?;
@@ -62,10 +62,10 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
         ]);
     }
     table.note(
-        "All callers are tasks of one multi_thread runtime, and each bare one has a connection \
-         of its own. The server of the SDK has a thread for each connection.",
+        "All callers are tasks of one multi_thread runtime, and each bare one has its own \
+         connection. The server of the SDK has a thread for each connection.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(())
 }
 
@@ -97,7 +97,7 @@ fn round(
                 let mut times = Vec::with_capacity(calls);
                 for _ in 0..calls {
                     let start = Instant::now();
-                    ensure!(client.call(&BODY).await?[..] == BODY, "another answer");
+                    ensure!(client.call(&BODY).await?[..] == BODY, "unexpected reply");
                     times.push(start.elapsed().as_nanos() as f64);
                 }
                 Ok((times, client))
@@ -124,7 +124,7 @@ fn executed(runtime: &Runtime, place: &Place, calls: usize) -> anyhow::Result<Ro
                     let start = Instant::now();
                     let answer = echo.execute(request()).await?;
                     times.push(start.elapsed().as_nanos() as f64);
-                    ensure!(answer.as_bytes() == BODY, "another answer");
+                    ensure!(answer.as_bytes() == BODY, "unexpected reply");
                 }
                 Ok(times)
             })

@@ -1,5 +1,5 @@
-//! A plugin in a process of its own beside what one would write by hand: a hyper client, a hyper
-//! server in another process, and nothing that watches either.
+//! A process plugin compared with a handwritten alternative: a hyper client, a hyper server in
+//! another process, and no supervision.
 
 mod bare;
 mod batch;
@@ -14,17 +14,17 @@ use hotbay::{Host, PluginHandle, Request};
 pub(crate) use bare::serve as bare_server;
 
 use crate::fixtures::{self, block_on, folder, install_program};
-use crate::table::Paper;
+use crate::table::Report;
 
-/// What is sent.
+/// The request body.
 const BODY: [u8; 16] = *b"sixteen bytes in";
 
-pub(crate) fn measure(quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
     let place = Place::new()?;
-    calls::measure(&place, quick, paper)?;
-    batch::measure(&place, quick, paper)?;
-    crowd::measure(&place, quick, paper)?;
-    starts::measure(&place, quick, paper)
+    calls::measure(&place, quick, report)?;
+    batch::measure(&place, quick, report)?;
+    crowd::measure(&place, quick, report)?;
+    starts::measure(&place, quick, report)
 }
 
 /// A host with one plugin.

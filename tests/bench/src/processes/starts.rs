@@ -1,4 +1,4 @@
-//! From the spawn of a program to its first answer: by the host, and by hand.
+//! Time from the spawn of a program to its first reply: by the host, and by hand.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use super::{BODY, Place, request};
 use crate::fixtures::{block_on, install_program};
 use crate::process::program;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-const ABOVE_MAX_MS: f64 = 5.0;
+const MAX_ABOVE_MS: f64 = 5.0;
 pub(super) const TOKEN: &str = "of-the-benchmark";
 
-pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Result<()> {
+pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 3 } else { 100 };
     let mut times = [const { Vec::new() }; 5];
     let other = install_program(&place.program, &place.dir.path().join("plugins"), "other")?;
@@ -32,29 +32,29 @@ pub(super) fn measure(place: &Place, quick: bool, paper: &Paper) -> anyhow::Resu
         let start = Instant::now();
         let launched = Launched::start(&place.program, place.dir.path())?;
         let (runtime, mut client) = launched.connect()?;
-        runtime.block_on(client.ask(Method::GET, "/healthz", Bytes::new()))?;
+        runtime.block_on(client.send(Method::GET, "/healthz", Bytes::new()))?;
         times[0].push(ms_since(start));
-        ensure!(runtime.block_on(client.call(&BODY))?[..] == BODY, "another answer");
+        ensure!(runtime.block_on(client.call(&BODY))?[..] == BODY, "unexpected reply");
         times[1].push(ms_since(start));
         drop(launched);
 
         let start = Instant::now();
         let echo = block_on(place.host.load(&other))??;
-        ensure!(echo.call(request())?.as_bytes() == BODY, "another answer");
+        ensure!(echo.call(request())?.as_bytes() == BODY, "unexpected reply");
         times[2].push(ms_since(start));
         block_on(place.host.unload("other"))??;
 
         let [process] = processes_of("echo")[..] else { anyhow::bail!("`echo` does not run") };
-        ensure!(place.echo.call(request())?.as_bytes() == BODY, "another answer");
+        ensure!(place.echo.call(request())?.as_bytes() == BODY, "unexpected reply");
         let start = Instant::now();
-        ensure!(end_process(process), "`echo` has ended already");
+        ensure!(end_process(process), "`echo` has exited already");
         let answer = place.echo.call(request().idempotent())?;
         times[3].push(ms_since(start));
-        ensure!(answer.as_bytes() == BODY, "another answer");
+        ensure!(answer.as_bytes() == BODY, "unexpected reply");
         times[4].push(block_on(restarted(&mut events))?? as f64);
     }
-    paper.print(&table(rounds, &times));
-    ensure!(place.folder.exists(), "the plugin's folder has gone");
+    report.print(&table(rounds, &times));
+    ensure!(place.folder.exists(), "the plugin's folder is missing");
     Ok(())
 }
 
@@ -66,7 +66,7 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
         "bare: spawn to the first answer",
         "`Host::load` to the first answer",
         "SIGKILL to the next answer",
-        "of that, as `Restarted` tells",
+        "of that, as reported by `Restarted`",
     ];
     for (index, name) in names.into_iter().enumerate() {
         let at = |part| format!("{:.2}", quantile(times[index].clone(), part));
@@ -79,8 +79,8 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
             at(0.5),
             at(0.99),
             if is_goal { format!("+{above:.2}") } else { none() },
-            if is_goal { format!("≤ +{ABOVE_MAX_MS}") } else { none() },
-            if is_goal { verdict(above <= ABOVE_MAX_MS) } else { none() },
+            if is_goal { format!("≤ +{MAX_ABOVE_MS}") } else { none() },
+            if is_goal { verdict(above <= MAX_ABOVE_MS) } else { none() },
         ]);
     }
     table.note(
@@ -94,7 +94,7 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
 
 async fn restarted(events: &mut hotbay::Events) -> anyhow::Result<u64> {
     loop {
-        match events.next().await.context("the host has gone")? {
+        match events.next().await.context("the host was dropped")? {
             HostEvent::Restarted { after, .. } => return Ok(u64::try_from(after.as_millis())?),
             _ => continue,
         }
@@ -105,7 +105,7 @@ fn ms_since(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-/// The plugin's program, started by hand. Dropped, it ends.
+/// The plugin's program, started by hand; it exits when this is dropped.
 pub(super) struct Launched {
     child: Child,
     pub(super) socket: PathBuf,
@@ -123,12 +123,12 @@ impl Launched {
             .env("HOTBAY_CONFIG", config.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
-        let stdout = child.stdout.take().context("a pipe")?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
         let mut launched = Self { child, socket: PathBuf::new(), _dir: dir };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let socket = line.trim().strip_prefix("http+unix://");
-        launched.socket = socket.with_context(|| format!("`{line}` is no location"))?.into();
+        launched.socket = socket.with_context(|| format!("`{line}` is not a location"))?.into();
         Ok(launched)
     }
 

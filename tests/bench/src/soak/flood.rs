@@ -1,5 +1,5 @@
-//! A plugin that prints without end while it is called: the host reads on, stays as large as it
-//! is, and counts what it drops.
+//! A plugin that prints endlessly while it is called: the host keeps reading, does not grow, and
+//! counts what it drops.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -16,14 +16,14 @@ use super::swapper::runtime;
 use crate::fixtures::{self, install_program};
 use crate::process::rss_bytes;
 use crate::sample::{quantile, time};
-use crate::table::Paper;
+use crate::table::Report;
 
-const GROWTH_MAX: u64 = 8 << 20;
+const MAX_GROWTH: u64 = 8 << 20;
 const CALLERS: usize = 2;
 const LINE_BYTES: u64 = 80;
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-pub(crate) fn soak(mib: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(mib: u64, report: &Report) -> anyhow::Result<bool> {
     tracing::subscriber::set_global_default(Counts)?;
     let program = fixtures::program("program")?;
     let dir = fixtures::folder()?;
@@ -31,7 +31,7 @@ pub(crate) fn soak(mib: u64, paper: &Paper) -> anyhow::Result<bool> {
     let host = Host::builder().quarantine(None).build()?;
     let runtime = runtime()?;
     let plugin = runtime.block_on(host.load(&folder))?;
-    // What is made once is made then.
+    // Resources that are created once exist by now.
     print(&plugin, 1 << 20, "stderr")?;
     let (_, quiet) = called_while(&plugin, || {
         thread::sleep(Duration::from_secs(1));
@@ -54,18 +54,18 @@ pub(crate) fn soak(mib: u64, paper: &Paper) -> anyhow::Result<bool> {
         goals.found(&format!("{pipe}: a call, p99 µs"), us(&calls, 0.99));
         let growth = grown.saturating_sub(before);
         let found = format!("{:.1}", growth as f64 / f64::from(1 << 20));
-        goals.goal(&format!("{pipe}: MiB more"), found, "≤ 8", growth <= GROWTH_MAX);
+        goals.goal(&format!("{pipe}: MiB more"), found, "≤ 8", growth <= MAX_GROWTH);
     }
-    let dropped = host.list().remove(0).log_lines_dropped;
+    let dropped = host.list().remove(0).stats.log_lines_dropped;
     goals.found("lines printed", lines);
     goals.found("lines that reached the log", LINES.load(Ordering::Relaxed));
     goals.goal("lines dropped, and counted", dropped, "> 0", dropped > 0 || mib < 16);
     goals.note(
         "Lines of 80 bytes; at most 1000 a second reach the log, which only counts them. Two \
-         threads call without pause meanwhile; memory is looked at every 10 ms.",
+         threads call without pause meanwhile; memory is measured every 10 ms.",
     );
     runtime.block_on(host.shutdown(Duration::from_secs(10)));
-    Ok(goals.print(paper))
+    Ok(goals.print(report))
 }
 
 fn us(times: &Times, part: f64) -> String {
@@ -73,13 +73,14 @@ fn us(times: &Times, part: f64) -> String {
 }
 
 fn print(plugin: &PluginHandle, bytes: u64, to: &str) -> anyhow::Result<()> {
-    let ask = json!({ "do": "print", "bytes": bytes, "line": LINE_BYTES, "to": to });
-    let written = plugin.call(Request::json(&ask)?)?;
+    let action = json!({ "do": "print", "bytes": bytes, "line": LINE_BYTES, "to": to });
+    let written = plugin.call(Request::json(&action)?)?;
     ensure!(written.as_text()? == bytes.to_string(), "it wrote {:?}", written.as_text());
     Ok(())
 }
 
-/// The most memory of this process, and the nanoseconds of each call, while `work` is done.
+/// Calls the plugin while `work` runs. Returns the maximum memory of this process, and the times of
+/// the calls.
 fn called_while(
     plugin: &PluginHandle,
     work: impl FnOnce() -> anyhow::Result<()>,
@@ -90,7 +91,7 @@ fn called_while(
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 most.fetch_max(rss_bytes().unwrap_or(0), Ordering::Relaxed);
-                thread::sleep(LOOK_EVERY);
+                thread::sleep(POLL_INTERVAL);
             }
         });
         let done = work();
@@ -109,14 +110,14 @@ fn calls(plugin: &PluginHandle, stop: &AtomicBool) -> anyhow::Result<Times> {
         let mut answer = None;
         let took = time(|| answer = Some(plugin.call(Request::text("x"))));
         times.note(took);
-        let answer = answer.expect("it was called")?;
-        ensure!(answer.as_text()? == "x", "another answer");
+        let answer = answer.expect("the plugin was called")?;
+        ensure!(answer.as_text()? == "x", "unexpected reply");
     }
     Ok(times)
 }
 
-/// How many calls there were, and the nanoseconds of the last ones: no more, since memory is
-/// measured meanwhile.
+/// Number of calls, and the nanoseconds of the latest ones only, since memory is measured
+/// meanwhile.
 #[derive(Default)]
 struct Times {
     count: usize,
@@ -141,7 +142,7 @@ impl Times {
 
 static LINES: AtomicU64 = AtomicU64::new(0);
 
-/// A log that only counts.
+/// A subscriber that only counts.
 struct Counts;
 
 impl Subscriber for Counts {

@@ -1,6 +1,6 @@
-//! A table of what was found, and whether all goals in it were met.
+//! A table of results, and whether all its goals were met.
 
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 pub(super) struct Goals {
     table: Table,
@@ -16,13 +16,13 @@ impl Goals {
         self.table.row([what.to_owned(), found.to_string(), none(), none()]);
     }
 
-    /// Missed, it fails the soak.
+    /// Adds a goal; a missed one fails the soak.
     pub(super) fn goal(&mut self, what: &str, found: impl ToString, goal: &str, is_met: bool) {
         self.is_met &= is_met;
         self.hope(what, found, goal, is_met);
     }
 
-    /// Missed, it is only told: it depends on what else runs.
+    /// Adds a goal that is only reported, since it depends on other load on the machine.
     pub(super) fn hope(&mut self, what: &str, found: impl ToString, goal: &str, is_met: bool) {
         let found = found.to_string();
         self.table.row([what.to_owned(), found, goal.to_owned(), verdict(is_met)]);
@@ -36,9 +36,9 @@ impl Goals {
         self.table.note(note);
     }
 
-    /// Prints it; whether what had to be met was.
-    pub(super) fn print(self, paper: &Paper) -> bool {
-        paper.print(&self.table);
+    /// Prints the table; returns whether all required goals were met.
+    pub(super) fn print(self, report: &Report) -> bool {
+        report.print(&self.table);
         self.is_met
     }
 }

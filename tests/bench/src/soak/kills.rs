@@ -1,30 +1,30 @@
-//! A plugin's process is killed again and again while it is called: every call ends in time, no
-//! answer is another call's, and nothing is left.
+//! Kills a plugin's process repeatedly while it is called: every call ends in time, no reply
+//! belongs to another call, and nothing is left.
 
 use std::time::Duration;
 
 use hotbay::Host;
-use hotbay_tests::{Before, Kills, kill_often};
+use hotbay_tests::{Kills, ResourceSnapshot, kill_often};
 
 use super::goals::Goals;
 use super::swapper::runtime;
 use crate::fixtures::{self, install_program};
 use crate::sample::quantile;
-use crate::table::Paper;
+use crate::table::Report;
 
-const RESTART_MS_MAX: f64 = 50.0;
-const LATE_MS_MAX: f64 = 50.0;
-/// Threads that end give their descriptors back.
-const SETTLE_WAIT_MAX: Duration = Duration::from_secs(10);
+const MAX_RESTART_MS: f64 = 50.0;
+const MAX_LATE_MS: f64 = 50.0;
+/// Exiting threads still have to close their descriptors.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const HOW: Kills = Kills {
     kills: 0,
     callers: 4,
-    wait_max: Duration::from_secs(1),
-    pause_max: Duration::from_millis(30),
+    timeout: Duration::from_secs(1),
+    max_pause: Duration::from_millis(30),
 };
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let program = fixtures::program("bench-echo-program")?;
     let dir = fixtures::folder()?;
     let folder = install_program(&program, &dir.path().join("plugins"), "echo")?;
@@ -38,35 +38,35 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
         runtime.block_on(host.shutdown(Duration::from_secs(10)));
         anyhow::Ok(killed)
     };
-    // What is made once and kept is there then.
+    // Resources that are created once and kept exist by now.
     run(2)?;
-    let before = Before::look();
+    let before = ResourceSnapshot::take();
     let killed = run(u32::try_from(count)?)?;
-    let mut left = before.more_within(SETTLE_WAIT_MAX);
+    let mut left = before.leftovers_within(SETTLE_TIMEOUT);
     let staged = std::fs::read_dir(&staging)?.flatten();
     left.extend(staged.map(|file| file.path().display().to_string()));
 
     let mut goals = Goals::new(format!("Kills: a process ended {count} times by SIGKILL"));
     goals.found("calls that were answered", killed.answered);
     for (kind, count) in &killed.failed {
-        goals.found(&format!("calls that were told `{kind}`"), count);
+        goals.found(&format!("calls that failed with `{kind}`"), count);
     }
     goals.none_of("other answers, and other errors", killed.wrong.len());
-    let late_ms = killed.late_max.as_secs_f64() * 1e3;
-    let goal = format!("≤ {LATE_MS_MAX}");
-    let in_time = late_ms <= LATE_MS_MAX;
-    goals.goal("told after the deadline, at most, ms", format!("{late_ms:.1}"), &goal, in_time);
+    let late_ms = killed.max_late.as_secs_f64() * 1e3;
+    let goal = format!("≤ {MAX_LATE_MS}");
+    let in_time = late_ms <= MAX_LATE_MS;
+    goals.goal("result after the deadline, at most, ms", format!("{late_ms:.1}"), &goal, in_time);
     let restarts: Vec<_> = killed.restarts.iter().map(|took| took.as_secs_f64() * 1e3).collect();
     let at = |part| quantile(restarts.clone(), part);
-    let goal = format!("< {RESTART_MS_MAX}");
-    let is_met = at(0.5) < RESTART_MS_MAX;
+    let goal = format!("< {MAX_RESTART_MS}");
+    let is_met = at(0.5) < MAX_RESTART_MS;
     goals.hope("kill to the next answer, p50 ms", format!("{:.1}", at(0.5)), &goal, is_met);
     goals.found("kill to the next answer, p99 ms", format!("{:.1}", at(0.99)));
     goals.found("kill to the next answer, at most, ms", format!("{:.1}", at(1.0)));
     let after_ms: Vec<_> = killed.after_ms.iter().map(|&ms| ms as f64).collect();
     let at = |part| quantile(after_ms.clone(), part);
     goals.found("processes started again", after_ms.len());
-    let is_met = at(0.5) < RESTART_MS_MAX;
+    let is_met = at(0.5) < MAX_RESTART_MS;
     goals.hope("`after_ms` of `Restarted`, p50", at(0.5), &goal, is_met);
     goals.found("`after_ms` of `Restarted`, p99", at(0.99));
     goals.none_of("zombies, descriptors, folders, files left", left.len());
@@ -78,5 +78,5 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
          deadlines of 1 s. Every fourth kill is followed by another at a random moment, often in \
          the middle of a start; the others by a call that is timed. Quarantine is off.",
     );
-    Ok(goals.print(paper))
+    Ok(goals.print(report))
 }

@@ -1,5 +1,5 @@
-//! Many swaps of a large library under load: the memory of the process does not grow with what
-//! was read. Debug builds are tens of megabytes, and their bytes are read whole at each swap.
+//! Reloads a large library many times under load: the process does not grow by what was read. Debug
+//! builds have tens of megabytes, which are read whole at each reload.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,23 +8,23 @@ use std::thread;
 use anyhow::Context;
 use hotbay::Host;
 
-use super::load::{Way, calls, configs};
+use super::load::{CallMethod, calls, configs};
 use super::swapper::Swapper;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-/// As large as a debug build of a plugin with a few dependencies.
+/// Size of a debug build of a plugin with a few dependencies.
 const LIBRARY_BYTES: usize = 30 << 20;
-/// After so many swaps a process has what it needs.
+/// Number of warm-up swaps.
 const WARM_SWAPS: u64 = 5;
-const GROWTH_MAX: f64 = (20 << 20) as f64;
+const MAX_GROWTH: f64 = (20 << 20) as f64;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let dir = fixtures::folder()?;
     let mut library = fs::read(fixtures::library("transform")?)?;
-    // What stands behind the end of an ELF file is not mapped, only read.
+    // Bytes after the end of an ELF file are read but not mapped.
     library.resize(LIBRARY_BYTES.max(library.len()), 0);
     let large = dir.path().join("large");
     fs::write(&large, &library)?;
@@ -41,8 +41,8 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     let (mut before, mut most) = (0, 0);
     let (made, swapped) = thread::scope(|scope| {
         let (handle, stop) = (&handle, &stop);
-        let callers =
-            [Way::Execute, Way::Call].map(|way| scope.spawn(move || calls(handle, way, stop)));
+        let callers = [CallMethod::Execute, CallMethod::Call]
+            .map(|method| scope.spawn(move || calls(handle, method, stop)));
         let mut all = || {
             for number in 1..=count {
                 swapper.swap().with_context(|| format!("swap {number} of {count}"))?;
@@ -76,15 +76,15 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     plain("MiB at most", mib(most));
     plain("MiB at the end", mib(after));
     let grown = after as f64 - before as f64;
-    let is_met = grown <= GROWTH_MAX;
+    let is_met = grown <= MAX_GROWTH;
     table.row([
         "MiB more".to_owned(),
         format!("{:.2}", grown / f64::from(1 << 20)),
         "≤ 20".to_owned(),
         verdict(is_met),
     ]);
-    paper.print(&table);
-    swapper.books.check()?;
+    report.print(&table);
+    swapper.stats.check()?;
     swapper.end();
     Ok(is_met)
 }

@@ -1,5 +1,5 @@
-//! Calls that run into their deadlines and come back late: each caller is told in time, workers
-//! are replaced and come back, and nothing grows.
+//! Calls that exceed their deadlines and return late: each caller gets its error in time, workers
+//! are replaced and return, and nothing grows.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,25 +11,25 @@ use hotbay::{ErrorKind, Host, HostLimits, Output, Request};
 use super::swapper::runtime;
 use crate::process::rss_bytes;
 use crate::sample::quantile;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const DEADLINE: Duration = Duration::from_millis(5);
 const LATE_BY: Duration = Duration::from_millis(20);
 const CALLERS: usize = 4;
-const ABANDONED_MAX: u32 = 32;
-const LATE_MS_MAX: f64 = 10.0;
-const GROWTH_MAX: f64 = (2 << 20) as f64;
+const MAX_ABANDONED: u32 = 32;
+const MAX_LATE_MS: f64 = 10.0;
+const MAX_GROWTH: f64 = (2 << 20) as f64;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let mut limits = HostLimits::default();
-    // A worker for each caller, so that each call begins at once.
+    // A worker per caller, so that each call starts at once.
     limits.max_workers = CALLERS as u32;
-    limits.max_abandoned_calls = ABANDONED_MAX;
-    let threads_max = limits.max_workers as usize + ABANDONED_MAX as usize;
-    let (begun, ended) = (leak(AtomicU64::new(0)), leak(AtomicU64::new(0)));
+    limits.max_abandoned_calls = MAX_ABANDONED;
+    let max_threads = limits.max_workers as usize + MAX_ABANDONED as usize;
+    let (starts, ended) = (leak(AtomicU64::new(0)), leak(AtomicU64::new(0)));
     let host =
         Host::builder().quarantine(None).limits(limits).register_fn("late", move |ctx, _| {
-            begun.fetch_add(1, Ordering::Relaxed);
+            starts.fetch_add(1, Ordering::Relaxed);
             thread::sleep(ctx.remaining().unwrap_or_default() + LATE_BY);
             ended.fetch_add(1, Ordering::Relaxed);
             Ok(Output::copy_of(b"late"))
@@ -85,26 +85,25 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
         };
         table.row([what.to_owned(), found, goal, met]);
     };
-    row("calls that began", begun.load(Ordering::Relaxed).to_string(), None);
-    row("abandoned", info.abandoned.to_string(), None);
-    let never_back = begun.load(Ordering::Relaxed) - ended.load(Ordering::Relaxed);
+    row("calls that began", starts.load(Ordering::Relaxed).to_string(), None);
+    row("abandoned", info.stats.abandoned.to_string(), None);
+    let never_back = starts.load(Ordering::Relaxed) - ended.load(Ordering::Relaxed);
     row("began and never came back", never_back.to_string(), Some(("0".into(), never_back == 0)));
     let others = others.into_inner();
-    row("told something else", others.to_string(), Some(("0".to_owned(), others == 0)));
-    row("told after the deadline, p50 ms", format!("{:.2}", at(0.5)), None);
-    row("told after the deadline, p99 ms", format!("{:.2}", at(0.99)), None);
-    let goal = (format!("≤ {LATE_MS_MAX}"), at(1.0) <= LATE_MS_MAX);
-    row("told after the deadline, at most, ms", format!("{:.2}", at(1.0)), Some(goal));
+    row("other results", others.to_string(), Some(("0".to_owned(), others == 0)));
+    row("result after the deadline, p50 ms", format!("{:.2}", at(0.5)), None);
+    row("result after the deadline, p99 ms", format!("{:.2}", at(0.99)), None);
+    let goal = (format!("≤ {MAX_LATE_MS}"), at(1.0) <= MAX_LATE_MS);
+    row("result after the deadline, at most, ms", format!("{:.2}", at(1.0)), Some(goal));
     let threads = threads.into_inner();
-    let goal = (format!("≤ {threads_max}"), threads <= threads_max);
+    let goal = (format!("≤ {max_threads}"), threads <= max_threads);
     row("workers at once, at most", threads.to_string(), Some(goal));
     row("workers after shutdown", left.to_string(), Some(("0".to_owned(), left == 0)));
     let mib = |bytes: f64| format!("{:.2}", bytes / f64::from(1 << 20));
-    let goal = (format!("≤ {}", mib(GROWTH_MAX)), grown <= GROWTH_MAX);
+    let goal = (format!("≤ {}", mib(MAX_GROWTH)), grown <= MAX_GROWTH);
     row("MiB more after the first tenth", mib(grown), Some(goal));
-    table
-        .note("Quarantine is off. A call that does not begin in time is told so, and not entered.");
-    paper.print(&table);
+    table.note("Quarantine is off. A call that does not start in time fails and never runs.");
+    report.print(&table);
     Ok(is_met)
 }
 
@@ -112,7 +111,7 @@ fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
-/// Threads of the plugin.
+/// Returns the number of threads of the plugin.
 fn workers() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());

@@ -1,4 +1,4 @@
-//! Threads that call a plugin without pause, and what became of their calls.
+//! Threads that call a plugin in a loop, and the outcomes of their calls.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,48 +7,52 @@ use serde_json::{Value, json};
 
 use super::swapper::runtime;
 
-/// Calls that one thread has queued at once.
+/// Number of calls that one thread keeps queued.
 const QUEUED: usize = 8;
 
-/// What two builds of `transform` are configured to do.
+/// Returns the configs of the two builds of `transform`.
 pub(crate) fn configs() -> [Value; 2] {
     [json!({ "mode": "upper" }), json!({ "mode": "lower" })]
 }
 
 /// How calls are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// In the caller's thread.
+pub(crate) enum CallMethod {
+    /// On the caller's thread.
     Call,
-    /// Queued, some at once.
+    /// Queued, several at once.
     Execute,
 }
 
-/// What became of the calls of one thread, or of several.
+/// The outcomes of the calls of one or several threads.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     pub(crate) made: u64,
-    /// Answered by the build that answers in capitals, and by the other.
+    /// Replies by the build that returns capitals, and by the other.
     pub(crate) by_build: [u64; 2],
     pub(crate) failed: u64,
-    /// Answered with something else.
+    /// Other replies.
     pub(crate) wrong: u64,
-    /// What was wrong first.
+    /// The first unexpected outcome.
     pub(crate) first: Option<String>,
 }
 
-/// Calls a `transform` that answers in capitals or in small letters, until `stop`.
-pub(crate) fn calls(handle: &PluginHandle, way: Way, stop: &AtomicBool) -> anyhow::Result<Calls> {
+/// Calls a `transform` plugin that returns capitals or lower-case letters, until `stop`.
+pub(crate) fn calls(
+    handle: &PluginHandle,
+    method: CallMethod,
+    stop: &AtomicBool,
+) -> anyhow::Result<Calls> {
     let mut calls = Calls::default();
-    match way {
-        Way::Call => {
+    match method {
+        CallMethod::Call => {
             while !stop.load(Ordering::Relaxed) {
                 let text = calls.next();
                 let answer = handle.call(Request::text(&text));
                 calls.note(&text, answer);
             }
         }
-        Way::Execute => {
+        CallMethod::Execute => {
             let runtime = runtime()?;
             while !stop.load(Ordering::Relaxed) {
                 let queued: Vec<_> = (0..QUEUED)
@@ -103,7 +107,7 @@ impl Calls {
         self.first = self.first.take().or(other.first);
     }
 
-    /// Calls of which nothing was heard.
+    /// Returns the number of calls without an outcome.
     pub(crate) fn lost(&self) -> u64 {
         self.made - self.by_build.iter().sum::<u64>() - self.failed - self.wrong
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask soak`: swaps of a plugin under load for a long time, and processes that are killed,
-//! looking for what is lost, who waits, what grows and what is left behind. Each soak runs in a process of its own.
+//! `cargo xtask soak`: reloads of a plugin under load for a long time, and killed processes,
+//! checking for losses, waits, growth and leftovers. Each soak runs in a subprocess.
 
 mod flood;
 mod goals;
@@ -22,16 +22,16 @@ use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::process;
-use crate::table::Paper;
+use crate::table::Report;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// What to try; everything if none is named.
+    /// What to run; everything by default.
     which: Vec<Soak>,
-    /// How many swaps, mutants, calls or seconds; each soak has its own default.
+    /// Number of swaps, mutants, calls or seconds; each soak has its own default.
     #[arg(long)]
     count: Option<u64>,
-    /// Few: shows that it works, and little else.
+    /// Uses small numbers, only to check that the soaks work.
     #[arg(long)]
     quick: bool,
     /// Prints tables as Markdown.
@@ -43,7 +43,7 @@ pub(crate) struct Options {
 enum Soak {
     /// No call fails, none is lost, and nothing stays in memory.
     Swaps,
-    /// Memory does not grow with the size of the libraries that are swapped.
+    /// Memory does not grow with the size of the swapped libraries.
     Large,
     /// Callers do not wait for a swap.
     Waits,
@@ -51,15 +51,15 @@ enum Soak {
     Pause,
     /// Damaged libraries are refused.
     Mutants,
-    /// Calls that run into their deadlines and come back late.
+    /// Calls that exceed their deadlines and return late.
     Late,
-    /// Tasks of pools that end all the time; the count is in seconds.
+    /// Tasks of pools that keep ending; the count is in seconds.
     Tasks,
-    /// Processes of plugins that are killed while they are called.
+    /// Processes of plugins that are killed during calls.
     Kills,
     /// Hosts that are killed while their plugins run.
     Orphans,
-    /// A plugin that prints without end; the count is in MiB to each of its pipes.
+    /// A plugin that prints endlessly; the count is in MiB to each of its pipes.
     Flood,
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         arguments.extend(options.markdown.then(|| "--markdown".to_owned()));
         let status = process::this_program(&arguments)?.status()?;
         if !status.success() {
-            failed.push(format!("`{name}` ended with {status}"));
+            failed.push(format!("`{name}` failed with {status}"));
         }
     }
     ensure!(failed.is_empty(), "{}", failed.join(", "));
@@ -104,19 +104,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn one(soak: Soak, options: &Options) -> anyhow::Result<()> {
-    let paper = Paper::new(options.markdown);
+    let report = Report::new(options.markdown);
     let count = soak.count(options);
     let is_met = match soak {
-        Soak::Swaps => swaps::soak(count, &paper)?,
-        Soak::Large => large::soak(count, &paper)?,
-        Soak::Waits => waits::soak(count, &paper)?,
-        Soak::Pause => pause::soak(count, &paper)?,
-        Soak::Mutants => mutants::soak(count, options.quick, &paper)?,
-        Soak::Late => late::soak(count, &paper)?,
-        Soak::Tasks => tasks::soak(count, &paper)?,
-        Soak::Kills => kills::soak(count, &paper)?,
-        Soak::Orphans => orphans::soak(count, &paper)?,
-        Soak::Flood => flood::soak(count, &paper)?,
+        Soak::Swaps => swaps::soak(count, &report)?,
+        Soak::Large => large::soak(count, &report)?,
+        Soak::Waits => waits::soak(count, &report)?,
+        Soak::Pause => pause::soak(count, &report)?,
+        Soak::Mutants => mutants::soak(count, options.quick, &report)?,
+        Soak::Late => late::soak(count, &report)?,
+        Soak::Tasks => tasks::soak(count, &report)?,
+        Soak::Kills => kills::soak(count, &report)?,
+        Soak::Orphans => orphans::soak(count, &report)?,
+        Soak::Flood => flood::soak(count, &report)?,
     };
     if !is_met {
         bail!("a goal was missed");

@@ -1,5 +1,5 @@
-//! Damaged libraries are dropped onto a plugin that serves: each is refused with a reason, and
-//! the old code goes on. The `hotbay` command survives those that no digest stands against.
+//! Installs damaged libraries for a serving plugin: each is refused with a reason, and the old code
+//! keeps serving. The `hotbay` command survives those without a digest.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use hotbay::{Host, HostEvent, Request};
 
-use super::load::{Calls, Way, calls, configs};
-use super::mutation::{Mutation, WAYS};
+use super::load::{CallMethod, Calls, calls, configs};
+use super::mutation::{DAMAGES, Mutation};
 use super::swapper::runtime;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A check that takes longer hangs.
-const CHECK_WAIT_MAX: Duration = Duration::from_secs(60);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub(crate) fn soak(count: u64, quick: bool, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, quick: bool, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("transform")?;
     let command = fixtures::command()?;
     let (unsealed, watched, checked) = if quick { (10, 3, 15) } else { (50, 20, 2000) };
@@ -50,8 +50,8 @@ pub(crate) fn soak(count: u64, quick: bool, paper: &Paper) -> anyhow::Result<boo
     rows.push((what, checked, survived, survived == checked));
 
     let mut is_met = true;
-    let title = format!("Mutants of `transform`: {}", WAYS.join(", "));
-    let mut table = Table::new(title, ["what", "mutants", "as it should be", "goal", ""]);
+    let title = format!("Mutants of `transform`: {}", DAMAGES.join(", "));
+    let mut table = Table::new(title, ["what", "mutants", "as expected", "goal", ""]);
     for (what, mutants, good, met) in rows {
         is_met &= met;
         table.row([what, mutants.to_string(), good.to_string(), "all".to_owned(), verdict(met)]);
@@ -69,18 +69,18 @@ pub(crate) fn soak(count: u64, quick: bool, paper: &Paper) -> anyhow::Result<boo
     for note in notes {
         table.note(note);
     }
-    paper.print(&table);
+    report.print(&table);
     Ok(is_met)
 }
 
 #[derive(Debug, Default)]
 struct Refused {
     refused: u64,
-    /// Without numbers, how often.
+    /// Reasons without numbers, with their counts.
     reasons: BTreeMap<String, u64>,
 }
 
-/// Drops mutants onto a plugin that is called all the time, and asks for reloads.
+/// Installs mutants for a plugin under load, and requests reloads.
 fn reloaded(built: &Path, count: u64, is_sealed: bool, sum: &mut Calls) -> anyhow::Result<Refused> {
     let dir = fixtures::folder()?;
     let builds = builds(dir.path(), built)?;
@@ -111,7 +111,7 @@ fn reloaded(built: &Path, count: u64, is_sealed: bool, sum: &mut Calls) -> anyho
     Ok(refused)
 }
 
-/// Drops mutants onto a plugin that is watched; answers with how many were told as refused.
+/// Installs mutants for a watched plugin; returns how many were reported as refused.
 fn watched_ones(built: &Path, count: u64, sum: &mut Calls) -> anyhow::Result<u64> {
     let dir = fixtures::folder()?;
     let builds = builds(dir.path(), built)?;
@@ -127,10 +127,10 @@ fn watched_ones(built: &Path, count: u64, sum: &mut Calls) -> anyhow::Result<u64
         for number in 0..count {
             let bytes = mutation.of(builds.library(0), number as usize);
             builds.ready_library(&bytes)?.put()?;
-            let event = async { tokio::time::timeout(EVENT_WAIT_MAX, events.next()).await };
-            match runtime.block_on(event).context("nothing was told of a mutant")? {
+            let event = async { tokio::time::timeout(EVENT_TIMEOUT, events.next()).await };
+            match runtime.block_on(event).context("no event for a mutant")? {
                 Some(HostEvent::RolledBack { .. }) => refused += 1,
-                other => eprintln!("of mutant {number} was told: {other:?}"),
+                other => eprintln!("unexpected event for mutant {number}: {other:?}"),
             }
         }
         Ok(())
@@ -145,7 +145,7 @@ fn builds(dir: &Path, built: &Path) -> anyhow::Result<Builds> {
     Builds::new(dir, "transform", built, kind)
 }
 
-/// Does `work` while a thread calls without pause.
+/// Runs `work` while a thread calls in a loop.
 fn under_calls(
     handle: &hotbay::PluginHandle,
     sum: &mut Calls,
@@ -153,7 +153,7 @@ fn under_calls(
 ) -> anyhow::Result<()> {
     let stop = AtomicBool::new(false);
     let done = thread::scope(|scope| {
-        let caller = scope.spawn(|| calls(handle, Way::Call, &stop));
+        let caller = scope.spawn(|| calls(handle, CallMethod::Call, &stop));
         let done = work();
         stop.store(true, Ordering::Relaxed);
         let calls = caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?;
@@ -161,7 +161,7 @@ fn under_calls(
         done
     });
     let reply = handle.call(Request::text("Last"))?;
-    ensure!(reply.as_text()? == "LAST", "the old code does not serve any more");
+    ensure!(reply.as_text()? == "LAST", "the old code no longer serves");
     done
 }
 
@@ -192,17 +192,17 @@ fn check_all(built: &Path, command: &Path, count: u64) -> anyhow::Result<BTreeMa
     Ok(codes)
 }
 
-/// None if it does not end.
+/// Returns `None` if the command hangs.
 fn check(command: &Path, plugins: &Path) -> anyhow::Result<Option<ExitStatus>> {
     let mut command = process::program(command);
     command.arg("check").arg(plugins);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     let start = Instant::now();
-    while start.elapsed() < CHECK_WAIT_MAX {
+    while start.elapsed() < CHECK_TIMEOUT {
         if let Some(status) = child.try_wait()? {
             if status.code() == Some(2) {
-                bail!("`hotbay check` did not understand its arguments");
+                bail!("`hotbay check` rejected its arguments");
             }
             return Ok(Some(status));
         }
@@ -213,7 +213,7 @@ fn check(command: &Path, plugins: &Path) -> anyhow::Result<Option<ExitStatus>> {
     Ok(None)
 }
 
-/// The kind of a reason: paths, digests and numbers differ from mutant to mutant.
+/// Returns a reason without paths, digests and numbers, which differ between mutants.
 fn without_numbers(reason: &str, dir: &Path) -> String {
     let reason = reason.replace(&*dir.to_string_lossy(), "…");
     let mut kind = String::new();

@@ -1,5 +1,5 @@
-//! Damages a library in the ways that happen: cut off, partly zeros, some bits other. The same
-//! numbers give the same damage.
+//! Damages a library in realistic ways: truncated, partly zeroed, with flipped bits. The same seed
+//! gives the same damage.
 
 /// Makes damaged copies.
 #[derive(Debug)]
@@ -7,19 +7,19 @@ pub(crate) struct Mutation {
     state: u64,
 }
 
-/// The ways of damage.
-pub(crate) const WAYS: [&str; 3] = ["truncated", "zeroed in part", "bits flipped"];
+/// The kinds of damage.
+pub(crate) const DAMAGES: [&str; 3] = ["truncated", "zeroed in part", "bits flipped"];
 
 impl Mutation {
     pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed | 1 }
     }
 
-    /// A copy of `library` that is not the same; `way` counts through [`WAYS`].
-    pub(crate) fn of(&mut self, library: &[u8], way: usize) -> Vec<u8> {
+    /// Returns a copy of `library` that differs; `way` counts through [`WAYS`].
+    pub(crate) fn of(&mut self, library: &[u8], damage: usize) -> Vec<u8> {
         loop {
             let mut bytes = library.to_vec();
-            match way % WAYS.len() {
+            match damage % DAMAGES.len() {
                 0 => bytes.truncate(self.below(library.len())),
                 1 => {
                     let from = self.below(library.len());

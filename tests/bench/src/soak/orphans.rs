@@ -1,4 +1,4 @@
-//! A host that runs plugins which fork is killed again and again: nothing of them stays.
+//! Kills a host repeatedly whose plugins fork: nothing of them is left.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,19 @@ use super::goals::Goals;
 use crate::fixtures::{self, install_program};
 use crate::process::this_program;
 use crate::sample::quantile;
-use crate::table::Paper;
+use crate::table::Report;
 
-const GONE_MAX: Duration = Duration::from_secs(1);
-/// A plugin, three that it forked, and a guardian.
+const MAX_GONE: Duration = Duration::from_secs(1);
+/// A plugin, three forked processes, and a guardian.
 const PROCESSES: usize = 5;
 
-/// The host that is killed.
+/// Runs as the host to be killed.
 pub(crate) fn host(staging: &Path, folders: &[OsString]) {
     let folders: Vec<_> = folders.iter().map(PathBuf::from).collect();
     hotbay_tests::host_until_killed(&folders, staging);
 }
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let program = fixtures::program("program")?;
     let dir = fixtures::folder()?;
     let staging = dir.path().join("staged");
@@ -38,7 +38,7 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
         let orphaned = hotbay_tests::orphan(&mut this_program(&arguments)?);
         processes += orphaned.processes;
         unseen += (names.len() * PROCESSES).abs_diff(orphaned.processes);
-        match orphaned.gone_after {
+        match orphaned.exited_after {
             Some(took) => times.push(took.as_secs_f64() * 1e3),
             None => left.extend(orphaned.left),
         }
@@ -48,16 +48,16 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     goals.found("processes of its plugins", processes);
     goals.none_of("processes more or fewer than wanted", unseen);
     goals.found("all gone after, p50 ms", format!("{:.0}", at(0.5)));
-    let is_met = at(1.0) <= GONE_MAX.as_secs_f64() * 1e3;
+    let is_met = at(1.0) <= MAX_GONE.as_secs_f64() * 1e3;
     goals.goal("all gone after, at most, ms", format!("{:.0}", at(1.0)), "≤ 1000", is_met);
     goals.none_of("processes and folders left", left.len());
     for left in left.iter().take(5) {
         goals.note(left);
     }
     goals.note(
-        "Two plugins, each with a child in its group and two in sessions of their own, one of \
+        "Two plugins, each with a child in its group and two in separate sessions, one of \
          which let go of the pipes; and a guardian each. All are found by the mark of their \
          launch, in any process's environment or arguments; folders by the host's process id.",
     );
-    Ok(goals.print(paper))
+    Ok(goals.print(report))
 }

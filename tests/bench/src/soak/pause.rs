@@ -1,5 +1,5 @@
-//! Many swaps of a plugin that counts, under load: with the handover `pause` no count is lost
-//! and none is doubled.
+//! Reloads a counting plugin many times under load: with the handover `pause` no count is lost and
+//! none is repeated.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +10,18 @@ use anyhow::Context;
 use hotbay::{Error, Host, PluginHandle, Reply, Request};
 use serde_json::json;
 
-use super::load::Way;
+use super::load::CallMethod;
 use super::swapper::{Swapper, runtime};
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
-use crate::table::{Paper, Table, none, us, verdict};
+use crate::table::{Report, Table, none, us, verdict};
 
-const WAYS: [Way; 3] = [Way::Call, Way::Call, Way::Execute];
+const METHODS: [CallMethod; 3] = [CallMethod::Call, CallMethod::Call, CallMethod::Execute];
 
-/// Swaps of the run that shows that a loss would be seen.
+/// Number of swaps of the control run, in which losses must be visible.
 const CONTROL_SWAPS: u64 = 50;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("counter")?;
     let Run { counts, total, seconds, kept } = run(&built, "pause", count)?;
     let control = run(&built, "overlap", CONTROL_SWAPS)?;
@@ -50,7 +50,7 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
         table.note(format!("The first call that failed: {first}"));
     }
     table.note(
-        "Two threads count by `call`, one by `execute`. What the answers are is told from their \
+        "Two threads count by `call`, one by `execute`. The replies are checked by their \
          number, their sum and the sum of their squares.",
     );
     let (made, lost) = (control.counts.made, control.counts.made.saturating_sub(control.total));
@@ -58,13 +58,13 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
         "That a loss would be seen: with the handover `overlap`, which promises less, {lost} of \
          {made} increments were lost in {CONTROL_SWAPS} swaps."
     ));
-    paper.print(&table);
+    report.print(&table);
     Ok(goals.iter().all(|(_, found)| *found == 0))
 }
 
 struct Run {
     counts: Counts,
-    /// What the plugin says at the end.
+    /// The plugin's final count.
     total: u64,
     seconds: f64,
     kept: usize,
@@ -72,7 +72,7 @@ struct Run {
 
 fn run(built: &Path, handover: &str, count: u64) -> anyhow::Result<Run> {
     let dir = fixtures::folder()?;
-    // A build that did not take the count over would begin anew, or far away.
+    // A build that did not restore the count would start at zero, or far off.
     let configs = [json!({ "start": 0, "step": 1 }), json!({ "start": 1_u64 << 40, "step": 1 })];
     let kind = Kind { package: "counter", handover, configs: &configs };
     let builds = Builds::new(dir.path(), "counter", built, kind)?;
@@ -83,8 +83,10 @@ fn run(built: &Path, handover: &str, count: u64) -> anyhow::Result<Run> {
     let mut counts = Counts::default();
     let swapped = thread::scope(|scope| {
         let (handle, stop) = (&handle, &stop);
-        let callers: Vec<_> =
-            WAYS.iter().map(|&way| scope.spawn(move || count_up(handle, way, stop))).collect();
+        let callers: Vec<_> = METHODS
+            .iter()
+            .map(|&method| scope.spawn(move || count_up(handle, method, stop)))
+            .collect();
         let swapped = (0..count).try_for_each(|_| swapper.swap());
         stop.store(true, Ordering::Relaxed);
         for caller in callers {
@@ -97,13 +99,13 @@ fn run(built: &Path, handover: &str, count: u64) -> anyhow::Result<Run> {
     swapped.with_context(|| format!("after a failed call: {:?}", counts.first))?;
     let total = handle.call(Request::text("0"))?.as_text()?.parse::<u64>()?;
     swapper.settle_kept()?;
-    swapper.books.check()?;
-    let kept = swapper.books.kept.len();
+    swapper.stats.check()?;
+    let kept = swapper.stats.kept.len();
     swapper.end();
     Ok(Run { counts, total, seconds, kept })
 }
 
-/// What one thread counted, or several.
+/// The counts of one or several threads.
 #[derive(Debug, Default)]
 struct Counts {
     made: u64,
@@ -116,14 +118,18 @@ struct Counts {
     first: Option<String>,
 }
 
-fn count_up(handle: &PluginHandle, way: Way, stop: &AtomicBool) -> anyhow::Result<Counts> {
+fn count_up(
+    handle: &PluginHandle,
+    method: CallMethod,
+    stop: &AtomicBool,
+) -> anyhow::Result<Counts> {
     let mut counts = Counts::default();
     let runtime = runtime()?;
     while !stop.load(Ordering::Relaxed) {
         let start = Instant::now();
-        let answer = match way {
-            Way::Call => handle.call(Request::text("")),
-            Way::Execute => runtime.block_on(handle.execute(Request::text(""))),
+        let answer = match method {
+            CallMethod::Call => handle.call(Request::text("")),
+            CallMethod::Execute => runtime.block_on(handle.execute(Request::text(""))),
         };
         counts.longest = counts.longest.max(start.elapsed());
         counts.note(answer)?;

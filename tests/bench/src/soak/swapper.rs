@@ -1,5 +1,5 @@
-//! Swaps two builds in turn, and keeps the books of what became of those that were replaced.
-//! Waits for events only, never for time.
+//! Alternates between two builds, and records what happened to those that were replaced. Waits only
+//! for events, never for time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::runtime::Runtime;
 
 use crate::builds::Builds;
 
-/// Generations that may still be on their way out when the next is begun.
-const OPEN_MAX: usize = 3;
-/// Something is wrong if nothing is told for so long.
-const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Maximum number of replaced generations that are still closing when the next swap starts.
+const MAX_OPEN: usize = 3;
+/// Maximum wait for an event.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A host with one plugin whose builds are swapped.
 pub(crate) struct Swapper<'a> {
@@ -23,82 +23,85 @@ pub(crate) struct Swapper<'a> {
     runtime: Runtime,
     events: Events,
     which: usize,
-    pub(crate) books: Books,
+    pub(crate) stats: CallStats,
 }
 
-/// What became of the generations that were replaced.
+/// What happened to the replaced generations.
 #[derive(Debug, Default)]
-pub(crate) struct Books {
+pub(crate) struct CallStats {
     open: BTreeSet<u64>,
-    /// Those that stay mapped, and why.
+    /// Generations that stay mapped, and why.
     pub(crate) kept: BTreeMap<u64, String>,
-    /// How many were told as kept, at first.
+    /// Number of generations that were kept at first.
     pub(crate) kept_at_first: u64,
     pub(crate) closed: u64,
     pub(crate) leaked_bytes: i64,
-    pub(crate) odd: Vec<String>,
+    pub(crate) unexpected: Vec<String>,
 }
 
 impl<'a> Swapper<'a> {
-    /// Loads what is in place.
+    /// Loads the installed build.
     pub(crate) fn new(host: Host, builds: &'a Builds) -> anyhow::Result<Self> {
         let runtime = runtime()?;
         let events = host.events();
         let handle = runtime.block_on(host.load(&builds.folder))?;
-        let (name, books) = (handle.name().to_string(), Books::default());
-        Ok(Self { host, builds, name, runtime, events, which: 0, books })
+        let (name, stats) = (handle.name().to_string(), CallStats::default());
+        Ok(Self { host, builds, name, runtime, events, which: 0, stats })
     }
 
-    /// Puts the other build into place and has it promoted; waits until few are on their way out.
+    /// Installs and promotes the other build; waits until few generations are still closing.
     pub(crate) fn swap(&mut self) -> anyhow::Result<()> {
         self.which = 1 - self.which;
         self.builds.put(self.which)?;
         let reloaded = self.runtime.block_on(self.host.reload(&self.name));
         let reloaded = reloaded.map_err(|error| anyhow::anyhow!(error.full_message()))?;
-        ensure!(matches!(reloaded, Reloaded::Promoted(_)), "a swap came to {reloaded:?}");
+        ensure!(
+            matches!(reloaded, Reloaded::Promoted(_)),
+            "unexpected result of a swap: {reloaded:?}"
+        );
         while let Some(event) = self.events.try_next() {
-            self.books.note(event);
+            self.stats.note(event);
         }
-        self.settle(OPEN_MAX)
+        self.settle(MAX_OPEN)
     }
 
-    /// Waits until at most so many of the replaced generations are on their way out.
-    pub(crate) fn settle(&mut self, open_max: usize) -> anyhow::Result<()> {
-        while self.books.open.len() > open_max {
-            self.hear()?;
+    /// Waits until at most `max_open` replaced generations are still closing.
+    pub(crate) fn settle(&mut self, max_open: usize) -> anyhow::Result<()> {
+        while self.stats.open.len() > max_open {
+            self.next_event()?;
         }
         Ok(())
     }
 
-    /// Waits until those that were kept for a while are closed as well.
+    /// Waits until generations that were kept for a while are closed as well.
     pub(crate) fn settle_kept(&mut self) -> anyhow::Result<()> {
         self.settle(0)?;
-        while !self.books.kept.is_empty() && !self.host.retained().is_empty() {
-            if self.hear().is_err() {
+        while !self.stats.kept.is_empty() && !self.host.retained().is_empty() {
+            if self.next_event().is_err() {
                 break;
             }
         }
         Ok(())
     }
 
-    fn hear(&mut self) -> anyhow::Result<()> {
+    fn next_event(&mut self) -> anyhow::Result<()> {
         let events = &mut self.events;
-        let next = async { tokio::time::timeout(EVENT_WAIT_MAX, events.next()).await };
+        let next = async { tokio::time::timeout(EVENT_TIMEOUT, events.next()).await };
         let event = self.runtime.block_on(next).with_context(|| {
-            let books = &self.books;
-            format!("nothing was told of generations {:?}, kept {:?}", books.open, books.kept)
+            let stats = &self.stats;
+            format!("no event for generations {:?}, kept {:?}", stats.open, stats.kept)
         })?;
-        self.books.note(event.context("the host is gone")?);
+        self.stats.note(event.context("the host was dropped")?);
         Ok(())
     }
 
-    /// Ends the host.
+    /// Shuts the host down.
     pub(crate) fn end(self) {
         self.runtime.block_on(self.host.shutdown(Duration::from_secs(5)));
     }
 }
 
-impl Books {
+impl CallStats {
     fn note(&mut self, event: HostEvent) {
         match event {
             HostEvent::Promoted { from: Some(from), .. } => {
@@ -116,20 +119,20 @@ impl Books {
                 self.kept.insert(generation.get(), reason);
             }
             HostEvent::Loaded { .. } | HostEvent::Retired { .. } | HostEvent::Stopped => {}
-            other => self.odd.push(format!("{other:?}")),
+            other => self.unexpected.push(format!("{other:?}")),
         }
     }
 
-    /// Nothing happened besides swaps.
+    /// Checks that nothing but swaps happened.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        if let Some(odd) = self.odd.first() {
-            bail!("{} events of other kinds, the first {odd}", self.odd.len());
+        if let Some(unexpected) = self.unexpected.first() {
+            bail!("{} events of other kinds, the first {unexpected}", self.unexpected.len());
         }
         Ok(())
     }
 }
 
-/// A runtime for the futures of one thread.
+/// Creates a runtime for the futures of one thread.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_time().build()?)
 }

@@ -1,5 +1,5 @@
-//! Many swaps under load: no call fails and none is lost, each is answered by one build, and
-//! nothing of the builds that were replaced stays in memory.
+//! Reloads a plugin many times under load: no call fails or is lost, each is answered by one build,
+//! and nothing of the replaced builds stays in memory.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,21 +9,21 @@ use std::time::Instant;
 use anyhow::Context;
 use hotbay::Host;
 
-use super::load::{Calls, Way, calls, configs};
-use super::swapper::{Books, Swapper};
+use super::load::{CallMethod, Calls, calls, configs};
+use super::swapper::{CallStats, Swapper};
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-/// After so many swaps a process has what it needs.
+/// Number of warm-up swaps.
 const WARM_SWAPS: u64 = 100;
-const GROWTH_MAX: f64 = (4 << 20) as f64;
+const MAX_GROWTH: f64 = (4 << 20) as f64;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("transform")?;
-    let both = run(&built, count, &[Way::Execute, Way::Call])?;
-    let execute = run(&built, count, &[Way::Execute])?;
+    let both = run(&built, count, &[CallMethod::Execute, CallMethod::Call])?;
+    let execute = run(&built, count, &[CallMethod::Execute])?;
     let title = format!("Swaps: {count} each, under load without pause");
     let head = ["what", "execute and call", "execute alone", "goal", ""];
     let mut table = Table::new(title, head);
@@ -35,8 +35,8 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     table.row(plain("calls", &|run| run.calls.made.to_string()));
     table.row(plain("by the one build", &|run| run.calls.by_build[0].to_string()));
     table.row(plain("by the other", &|run| run.calls.by_build[1].to_string()));
-    table.row(plain("closed", &|run| run.books.closed.to_string()));
-    table.row(plain("kept for a while", &|run| run.books.kept_at_first.to_string()));
+    table.row(plain("closed", &|run| run.stats.closed.to_string()));
+    table.row(plain("kept for a while", &|run| run.stats.kept_at_first.to_string()));
     let mut is_met = true;
     let mut goal = |what: &str, number: &dyn Fn(&Run) -> u64| {
         let [both, execute] = runs.map(number);
@@ -47,29 +47,29 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     goal("calls that failed", &|run| run.calls.failed);
     goal("answers of neither build", &|run| run.calls.wrong);
     goal("calls never answered", &|run| run.calls.lost());
-    goal("kept at the end", &|run| run.books.kept.len() as u64);
+    goal("kept at the end", &|run| run.stats.kept.len() as u64);
     goal("old mappings at the end", &|run| run.mapped as u64);
     goal("mappings after shutdown", &|run| run.mapped_after as u64);
     let grown = |run: &Run| run.rss[1] as f64 - run.rss[0] as f64;
     let mib = |bytes: f64| format!("{:.2}", bytes / f64::from(1 << 20));
     table.row(plain("MiB after the first 100", &|run| mib(run.rss[0] as f64)));
     table.row(plain("MiB at the end", &|run| mib(run.rss[1] as f64)));
-    table.row(plain("bytes leaked, as told", &|run| run.leaked.to_string()));
+    table.row(plain("bytes leaked, as reported", &|run| run.leaked.to_string()));
     let unexplained = grown(&execute) - execute.leaked as f64;
-    is_met &= unexplained <= GROWTH_MAX;
+    is_met &= unexplained <= MAX_GROWTH;
     table.row([
         "MiB more, less leaked".to_owned(),
         mib(grown(&both) - both.leaked as f64),
         mib(unexplained),
         "≤ 4 (execute alone)".to_owned(),
-        verdict(unexplained <= GROWTH_MAX),
+        verdict(unexplained <= MAX_GROWTH),
     ]);
     for run in runs {
         is_met &= run.calls.is_clean();
         if let Some(first) = &run.calls.first {
             table.note(format!("The first that went wrong: {first}"));
         }
-        if let Some((generation, reason)) = run.books.kept.first_key_value() {
+        if let Some((generation, reason)) = run.stats.kept.first_key_value() {
             table.note(format!("Kept: generation {generation}: {reason}"));
         }
     }
@@ -78,17 +78,17 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
          and reloaded by `Host::reload`, at most 3 replaced generations on their way out. \
          `execute` keeps 8 calls queued.",
     );
-    paper.print(&table);
-    both.books.check()?;
-    execute.books.check()?;
+    report.print(&table);
+    both.stats.check()?;
+    execute.stats.check()?;
     Ok(is_met)
 }
 
 struct Run {
     calls: Calls,
-    books: Books,
+    stats: CallStats,
     seconds: f64,
-    /// When warm, and at the end.
+    /// After the warm-up, and at the end.
     rss: [u64; 2],
     /// Bytes that closed generations had not released, between the two.
     leaked: i64,
@@ -96,7 +96,7 @@ struct Run {
     mapped_after: usize,
 }
 
-fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
+fn run(built: &Path, count: u64, methods: &[CallMethod]) -> anyhow::Result<Run> {
     let dir = fixtures::folder()?;
     let configs = configs();
     let kind = Kind { package: "transform", handover: "overlap", configs: &configs };
@@ -111,15 +111,17 @@ fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
     let (mut sum, mut rss, mut leaked_before) = (Calls::default(), [0; 2], 0);
     let swapped = thread::scope(|scope| {
         let (handle, stop) = (&handle, &stop);
-        let callers: Vec<_> =
-            ways.iter().map(|&way| scope.spawn(move || calls(handle, way, stop))).collect();
+        let callers: Vec<_> = methods
+            .iter()
+            .map(|&method| scope.spawn(move || calls(handle, method, stop)))
+            .collect();
         let mut all = || {
             for number in 1..=count {
                 swapper.swap().with_context(|| format!("swap {number} of {count}"))?;
                 if number == WARM_SWAPS.min(count / 2) {
                     swapper.settle(0)?;
                     rss[0] = process::rss_bytes()?;
-                    leaked_before = swapper.books.leaked_bytes;
+                    leaked_before = swapper.stats.leaked_bytes;
                 }
             }
             swapper.settle(0)?;
@@ -140,11 +142,11 @@ fn run(built: &Path, count: u64, ways: &[Way]) -> anyhow::Result<Run> {
     }
     swapped?;
     swapper.settle_kept()?;
-    // The one that serves is mapped.
+    // The serving library is mapped.
     let mapped = process::mapped(&staging)?.len().saturating_sub(1);
-    let books = std::mem::take(&mut swapper.books);
+    let stats = std::mem::take(&mut swapper.stats);
     swapper.end();
     let mapped_after = process::mapped(&staging)?.len();
-    let leaked = books.leaked_bytes - leaked_before;
-    Ok(Run { calls: sum, books, seconds, rss, leaked, mapped, mapped_after })
+    let leaked = stats.leaked_bytes - leaked_before;
+    Ok(Run { calls: sum, stats, seconds, rss, leaked, mapped, mapped_after })
 }

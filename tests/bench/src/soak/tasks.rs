@@ -1,6 +1,5 @@
-//! A hundred threads that submit tasks while others stop, cancel and swap the pools and take
-//! what was left: every task that was accepted has exactly one outcome, and nobody waits for
-//! ever.
+//! A hundred threads submit tasks while others stop, cancel and replace the pools and take
+//! remaining outcomes: every accepted task has exactly one outcome, and no thread waits forever.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,29 +11,29 @@ use anyhow::Context;
 use hotbay::CancellationToken;
 use hotbay::pool::{Outcome, PoolLimits, TaskError, TaskId, WorkerPool};
 
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
 const SUBMITTERS: usize = 100;
 const WORKERS: u32 = 2;
-/// A thread that waits longer than this waits for ever.
-const WAIT_MAX: Duration = Duration::from_secs(120);
+/// A thread that waits longer than this hangs.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 type Pool = WorkerPool<u64>;
 
-/// What everybody writes down.
+/// Records of all threads.
 #[derive(Default)]
-struct Books {
+struct CallStats {
     accepted: AtomicU64,
     refused: AtomicU64,
     ran: AtomicU64,
-    /// How each task ended, and how often that was told.
+    /// The outcome of each task, and how often it was reported.
     outcomes: Mutex<BTreeMap<TaskId, u32>>,
     never_ran: AtomicU64,
     panicked: AtomicU64,
     done: AtomicU64,
 }
 
-impl Books {
+impl CallStats {
     fn note(&self, id: TaskId, outcome: &Outcome<u64>) {
         let counter = match outcome {
             Ok(_) => &self.done,
@@ -46,17 +45,17 @@ impl Books {
     }
 }
 
-pub(crate) fn soak(seconds: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(seconds: u64, report: &Report) -> anyhow::Result<bool> {
     // Tasks panic on purpose.
     std::panic::set_hook(Box::new(|_| ()));
-    let books = Arc::new(Books::default());
+    let stats = Arc::new(CallStats::default());
     let current = Arc::new(RwLock::new(Arc::new(pool(&CancellationToken::new())?)));
     let retired = Arc::new(Mutex::new(Vec::new()));
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     for seed in 0..SUBMITTERS as u64 {
-        let (books, current, stop) = (Arc::clone(&books), Arc::clone(&current), Arc::clone(&stop));
-        threads.push(thread::spawn(move || submit(seed, &books, &current, &stop)));
+        let (stats, current, stop) = (Arc::clone(&stats), Arc::clone(&current), Arc::clone(&stop));
+        threads.push(thread::spawn(move || submit(seed, &stats, &current, &stop)));
     }
     for seed in 0..2 {
         let (current, stop) = (Arc::clone(&current), Arc::clone(&stop));
@@ -65,18 +64,18 @@ pub(crate) fn soak(seconds: u64, paper: &Paper) -> anyhow::Result<bool> {
     }
     let takers = 2;
     for _ in 0..takers {
-        let (books, current, stop) = (Arc::clone(&books), Arc::clone(&current), Arc::clone(&stop));
+        let (stats, current, stop) = (Arc::clone(&stats), Arc::clone(&current), Arc::clone(&stop));
         threads.push(thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 let pool = Arc::clone(&current.read().expect("no panic"));
-                take(&pool, &books);
+                take(&pool, &stats);
                 thread::yield_now();
             }
         }));
     }
     thread::sleep(Duration::from_secs(seconds));
     stop.store(true, Ordering::Relaxed);
-    let deadline = Instant::now() + WAIT_MAX;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }
@@ -85,41 +84,41 @@ pub(crate) fn soak(seconds: u64, paper: &Paper) -> anyhow::Result<bool> {
     pools.push(Arc::clone(&current.read().expect("no panic")));
     for pool in &pools {
         pool.stop();
-        take(pool, &books);
+        take(pool, &stats);
     }
     let _ = std::panic::take_hook();
-    Ok(print(seconds, &books, pools.len() as u64, stuck, paper))
+    Ok(print(seconds, &stats, pools.len() as u64, stuck, report))
 }
 
-fn print(seconds: u64, books: &Books, pools: u64, stuck: u64, paper: &Paper) -> bool {
+fn print(seconds: u64, stats: &CallStats, pools: u64, stuck: u64, report: &Report) -> bool {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let outcomes = books.outcomes.lock().expect("no panic");
-    let accepted = count(&books.accepted);
-    let twice = outcomes.values().filter(|told| **told > 1).count() as u64;
+    let outcomes = stats.outcomes.lock().expect("no panic");
+    let accepted = count(&stats.accepted);
+    let twice = outcomes.values().filter(|reports| **reports > 1).count() as u64;
     let never = accepted - outcomes.len() as u64;
-    let unaccounted = count(&books.ran).abs_diff(count(&books.done) + count(&books.panicked));
+    let unaccounted = count(&stats.ran).abs_diff(count(&stats.done) + count(&stats.panicked));
     let title = format!("Tasks: {SUBMITTERS} threads that submit, {seconds} s");
     let mut table = Table::new(title, ["what", "found", "goal", ""]);
     for (what, found) in [
         ("pools", pools),
         ("accepted", accepted),
-        ("refused", count(&books.refused)),
-        ("done", count(&books.done)),
-        ("panicked", count(&books.panicked)),
-        ("told that they never ran", count(&books.never_ran)),
+        ("refused", count(&stats.refused)),
+        ("done", count(&stats.done)),
+        ("panicked", count(&stats.panicked)),
+        ("rejected without running", count(&stats.never_ran)),
     ] {
         table.row([what.to_owned(), found.to_string(), none(), none()]);
     }
     let goals = [
         ("without an outcome", never),
         ("with two outcomes", twice),
-        ("ran, and were told otherwise", unaccounted),
-        ("threads that wait for ever", stuck),
+        ("ran, but reported otherwise", unaccounted),
+        ("threads that wait forever", stuck),
     ];
     for (what, found) in goals {
         table.row([what.to_owned(), found.to_string(), "0".to_owned(), verdict(found == 0)]);
     }
-    paper.print(&table);
+    report.print(&table);
     goals.iter().all(|(_, found)| *found == 0)
 }
 
@@ -131,15 +130,15 @@ fn pool(token: &CancellationToken) -> anyhow::Result<Pool> {
     WorkerPool::new(limits, token).context("a pool did not start")
 }
 
-/// Submits in every way there is, and does with the ticket what can be done.
-fn submit(seed: u64, books: &Arc<Books>, current: &RwLock<Arc<Pool>>, stop: &AtomicBool) {
+/// Submits in every way, and uses the ticket in every way.
+fn submit(seed: u64, stats: &Arc<CallStats>, current: &RwLock<Arc<Pool>>, stop: &AtomicBool) {
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     while !stop.load(Ordering::Relaxed) {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         let pool = Arc::clone(&current.read().expect("no panic"));
-        let (ran, number) = (Arc::clone(books), random);
+        let (ran, number) = (Arc::clone(stats), random);
         let task = move || {
             ran.ran.fetch_add(1, Ordering::Relaxed);
             assert!(!number.is_multiple_of(64), "on purpose");
@@ -150,24 +149,24 @@ fn submit(seed: u64, books: &Arc<Books>, current: &RwLock<Arc<Pool>>, stop: &Ato
             _ => pool.submit(task),
         };
         let Ok(ticket) = submitted else {
-            books.refused.fetch_add(1, Ordering::Relaxed);
+            stats.refused.fetch_add(1, Ordering::Relaxed);
             thread::yield_now();
             continue;
         };
-        books.accepted.fetch_add(1, Ordering::Relaxed);
+        stats.accepted.fetch_add(1, Ordering::Relaxed);
         let id = ticket.id();
         match random >> 8 & 3 {
             0 => drop(ticket),
             1 => match ticket.wait_timeout(Duration::from_micros(random >> 16 & 1023)) {
-                Ok(outcome) => books.note(id, &outcome),
+                Ok(outcome) => stats.note(id, &outcome),
                 Err(ticket) => drop(ticket),
             },
-            _ => books.note(id, &ticket.wait()),
+            _ => stats.note(id, &ticket.wait()),
         }
     }
 }
 
-/// Puts new pools into the place of old ones, which end in one way or another.
+/// Replaces pools with new ones; the old ones end in different ways.
 fn swap(
     seed: u64,
     current: &RwLock<Arc<Pool>>,
@@ -184,21 +183,21 @@ fn swap(
         match turn % 3 {
             0 => drop(before.stop()),
             1 => drop(before.cancel()),
-            // Ends by its own token, from a thread that knows nothing of the pool.
+            // Ended by its token, from a thread without access to the pool.
             _ => before.token().cancel(),
         }
         retired.lock().expect("no panic").push(before);
     }
 }
 
-/// Takes what was left, one by one or all at once.
-fn take(pool: &Pool, books: &Books) {
+/// Takes remaining outcomes, one by one or all at once.
+fn take(pool: &Pool, stats: &CallStats) {
     if let Some(id) = pool.results().keys().next()
         && let Some(outcome) = pool.take(*id)
     {
-        books.note(*id, &outcome);
+        stats.note(*id, &outcome);
     }
     for (id, outcome) in pool.drain() {
-        books.note(id, &outcome);
+        stats.note(id, &outcome);
     }
 }

@@ -1,5 +1,5 @@
-//! Callers do not wait for a swap: two threads that call give their cores away never by
-//! themselves, and their slowest calls are about as slow as without swaps.
+//! Callers do not wait for a reload: two calling threads never yield their cores voluntarily, and
+//! their slowest calls are about as slow as without reloads.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
@@ -13,20 +13,20 @@ use super::swapper::Swapper;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;
 use crate::process;
-use crate::table::{Paper, Table, none, verdict};
+use crate::table::{Report, Table, none, verdict};
 
-/// How long calls are timed without swaps.
+/// Duration of the measurement without swaps.
 const BEFORE: Duration = Duration::from_secs(3);
-const RATIO_MAX: f64 = 5.0;
+const MAX_RATIO: f64 = 5.0;
 const THREADS: usize = 2;
-/// Calls between two looks at the phase.
+/// Number of calls between two checks of the phase.
 const BATCH: usize = 64;
 
 const WITHOUT: u8 = 0;
 const WITH: u8 = 1;
 const END: u8 = 2;
 
-pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
+pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("bench-echo")?;
     let title = format!("Waits: two threads that call, {count} swaps");
     let head = ["what", "in place", "heap", "goal", ""];
@@ -38,45 +38,45 @@ pub(crate) fn soak(count: u64, paper: &Paper) -> anyhow::Result<bool> {
     };
     row("swaps a second", &|run| format!("{:.0}", count as f64 / run.seconds));
     for (phase, what) in ["without swaps", "with swaps"].into_iter().enumerate() {
-        row(&format!("calls {what}"), &|run| run.seen.times[phase].count().to_string());
+        row(&format!("calls {what}"), &|run| run.observed.times[phase].count().to_string());
         for (part, name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"), (1.0, "max")] {
             let name = format!("{name} {what}, ns");
-            row(&name, &|run| format!("{:.0}", run.seen.times[phase].quantile(part)));
+            row(&name, &|run| format!("{:.0}", run.observed.times[phase].quantile(part)));
         }
     }
-    row("forced switches with swaps", &|run| run.seen.forced.to_string());
-    row("voluntary switches without swaps", &|run| run.seen.voluntary[0].to_string());
-    let failed: u64 = runs.iter().map(|run| run.seen.failed).sum();
-    let waits = runs.each_ref().map(|run| run.seen.voluntary[1]);
+    row("forced switches with swaps", &|run| run.observed.forced.to_string());
+    row("voluntary switches without swaps", &|run| run.observed.voluntary[0].to_string());
+    let failed: u64 = runs.iter().map(|run| run.observed.failed).sum();
+    let waits = runs.each_ref().map(|run| run.observed.voluntary[1]);
     let is_waitless = waits == [0, 0];
     let ratios = runs
         .each_ref()
-        .map(|run| run.seen.times[1].quantile(0.999) / run.seen.times[0].quantile(0.999));
-    let is_quick = ratios.iter().all(|&ratio| ratio <= RATIO_MAX);
+        .map(|run| run.observed.times[1].quantile(0.999) / run.observed.times[0].quantile(0.999));
+    let is_quick = ratios.iter().all(|&ratio| ratio <= MAX_RATIO);
     let [in_place, heap] = waits.map(|waits| waits.to_string());
     let what = "voluntary switches with swaps".to_owned();
     table.row([what, in_place, heap, "0".to_owned(), verdict(is_waitless)]);
     let [in_place, heap] = ratios.map(|ratio| format!("{ratio:.2}"));
     let what = "p99.9 with / without".to_owned();
-    table.row([what, in_place, heap, format!("≤ {RATIO_MAX}"), verdict(is_quick)]);
-    let [in_place, heap] = runs.each_ref().map(|run| run.seen.failed.to_string());
+    table.row([what, in_place, heap, format!("≤ {MAX_RATIO}"), verdict(is_quick)]);
+    let [in_place, heap] = runs.each_ref().map(|run| run.observed.failed.to_string());
     let what = "calls that failed".to_owned();
     table.row([what, in_place, heap, "0".to_owned(), verdict(failed == 0)]);
     table.note(
         "`bench-echo` with 16 bytes, answered in place or on the heap (where plugin and host \
          share the system's allocator). A call's time includes that of reading the clock.",
     );
-    paper.print(&table);
+    report.print(&table);
     Ok(is_waitless && is_quick && failed == 0)
 }
 
 struct Run {
-    seen: Seen,
+    observed: Observed,
     seconds: f64,
 }
 
-/// What the callers saw, without swaps and with them.
-struct Seen {
+/// Results of the callers, without swaps and with them.
+struct Observed {
     times: [Histogram; 2],
     voluntary: [i64; 2],
     forced: i64,
@@ -100,45 +100,45 @@ fn run(built: &std::path::Path, count: u64, output: &str) -> anyhow::Result<Run>
         let swapped = (0..count).try_for_each(|_| swapper.swap());
         let seconds = start.elapsed().as_secs_f64();
         phase.store(END, Ordering::Relaxed);
-        let mut seen = Seen::new();
+        let mut observed = Observed::new();
         for caller in callers {
-            seen.add(&caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?);
+            observed.add(&caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?);
         }
         swapped.context("a swap failed")?;
-        Ok(Run { seen, seconds })
+        Ok(Run { observed, seconds })
     })
 }
 
-/// Calls and times until the end.
-fn watch(handle: &PluginHandle, phase: &AtomicU8) -> Seen {
-    let mut seen = Seen::new();
+/// Makes and times calls until the end.
+fn watch(handle: &PluginHandle, phase: &AtomicU8) -> Observed {
+    let mut observed = Observed::new();
     let input = *b"0123456789abcdef";
     loop {
         let now = phase.load(Ordering::Relaxed);
         if now == END {
-            return seen;
+            return observed;
         }
         let phase_at = usize::from(now);
         let before = process::switches();
-        // One look at the switches for as long as the phase lasts, but the last batch.
+        // Reads the switches once per phase, except for its last batch.
         while phase.load(Ordering::Relaxed) == now {
             for _ in 0..BATCH {
                 let start = Instant::now();
                 let reply = handle.call(Request::bytes(&input));
                 let took = start.elapsed();
-                seen.times[phase_at].note(took);
-                seen.failed += u64::from(!reply.is_ok_and(|reply| reply.as_bytes() == input));
+                observed.times[phase_at].note(took);
+                observed.failed += u64::from(!reply.is_ok_and(|reply| reply.as_bytes() == input));
             }
         }
         let after = process::switches();
-        seen.voluntary[phase_at] += after.0 - before.0;
+        observed.voluntary[phase_at] += after.0 - before.0;
         if now == WITH {
-            seen.forced += after.1 - before.1;
+            observed.forced += after.1 - before.1;
         }
     }
 }
 
-impl Seen {
+impl Observed {
     fn new() -> Self {
         let times = [Histogram::new(), Histogram::new()];
         Self { times, voluntary: [0; 2], forced: 0, failed: 0 }
@@ -157,7 +157,7 @@ impl Seen {
 /// Steps in each power of two.
 const STEPS: u64 = 32;
 
-/// Counts of times, in steps of about three percent.
+/// A histogram of times, in steps of about three percent.
 struct Histogram(Vec<u64>);
 
 impl Histogram {
@@ -182,13 +182,13 @@ impl Histogram {
         self.0.iter().sum()
     }
 
-    /// The time within which so large a part lies.
+    /// Returns the time of a quantile.
     fn quantile(&self, part: f64) -> f64 {
-        let wanted = (self.count() as f64 * part).ceil() as u64;
+        let expected = (self.count() as f64 * part).ceil() as u64;
         let mut below = 0;
         let at = self.0.iter().position(|count| {
             below += count;
-            below >= wanted
+            below >= expected
         });
         at.map_or(f64::NAN, |at| {
             let (power, step) = (at as u64 / STEPS, at as u64 % STEPS);

@@ -4,16 +4,16 @@
 mod locks {
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
-#[allow(dead_code, reason = "a file of the host")]
+#[allow(dead_code, reason = "included from the host")]
 #[path = "../../../../host/src/pool/job.rs"]
 mod job;
-#[allow(dead_code, reason = "a file of the host")]
+#[allow(dead_code, reason = "included from the host")]
 #[path = "../../../../host/src/pool/queue.rs"]
 mod queue;
-#[allow(dead_code, reason = "a file of the host")]
+#[allow(dead_code, reason = "included from the host")]
 #[path = "../../../../host/src/pool/queue_inner.rs"]
 mod queue_inner;
-#[allow(dead_code, reason = "a file of the host")]
+#[allow(dead_code, reason = "included from the host")]
 #[path = "../../../../host/src/pool/queue_now.rs"]
 mod queue_now;
 mod queues;
@@ -178,7 +178,7 @@ fn check(actions: &'static [fn(&Pending)], is_taken: bool) {
 }
 
 #[test]
-fn waiting_ticket_gets_its_outcome_before_takers() {
+fn waiting_ticket_receives_outcome_before_takers() {
     check(&[Pending::complete, Pending::wait], true);
     check(&[Pending::complete, Pending::wait, Pending::take], true);
     check(&[Pending::complete, Pending::wait, Pending::drain], true);

@@ -130,7 +130,7 @@ impl Fixture {
         let job = self.job();
         let PushOutcome::SpawnWorker(epoch) = self.queue.push(job.clone(), WaitLimits::default()).0
         else {
-            unreachable!("there is no worker yet");
+            unreachable!("no worker exists yet");
         };
         self.spawned.fetch_add(1, Ordering::Relaxed);
         let worker = self.queue.register(epoch);
@@ -149,17 +149,17 @@ impl Fixture {
 
     /// Reports a job and runs `end` under the same lock.
     fn report_and(&self, end: impl FnOnce() -> u32) {
-        let mut told = lock(&self.reports);
-        *told += 1;
+        let mut reported = lock(&self.reports);
+        *reported += 1;
         end();
-        drop(told);
+        drop(reported);
         self.more.notify_all();
     }
 
     fn wait_reports(&self, count: u32) {
-        let mut told = lock(&self.reports);
-        while *told < count {
-            told = self.more.wait(told).unwrap();
+        let mut reported = lock(&self.reports);
+        while *reported < count {
+            reported = self.more.wait(reported).unwrap();
         }
     }
 
@@ -247,8 +247,8 @@ fn accepted_jobs_run_or_are_rejected_on_close() {
         fixture.join();
         let counts = jobs.map(|job| job.counts());
         assert!(counts.iter().all(|(ran, rejected)| ran + rejected <= 1));
-        let told: u32 = counts.iter().map(|(ran, rejected)| ran + rejected).sum();
-        assert_eq!(told, accepted.load(Ordering::Relaxed));
+        let reported: u32 = counts.iter().map(|(ran, rejected)| ran + rejected).sum();
+        assert_eq!(reported, accepted.load(Ordering::Relaxed));
     });
 }
 

@@ -1,6 +1,6 @@
-//! A plugin with an allocator of its own, around which the host counts.
+//! A plugin with a custom allocator, around which the host counts.
 //!
-//! Answers with the number of allocations that went through that allocator.
+//! Returns the number of allocations through that allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ static ALLOCATIONS: AtomicU32 = AtomicU32::new(0);
 
 struct Own;
 
-// SAFETY: passes everything on to the system's allocator, unchanged.
+// SAFETY: forwards everything unchanged to the system allocator.
 unsafe impl GlobalAlloc for Own {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
@@ -25,7 +25,7 @@ unsafe impl GlobalAlloc for Own {
     }
 }
 
-/// Leaks as many bytes as it is given, so that the count can be seen.
+/// Leaks as many bytes as its input has, so that the count is visible.
 struct OwnAllocator;
 
 impl Plugin for OwnAllocator {

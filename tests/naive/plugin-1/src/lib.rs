@@ -1,10 +1,10 @@
-//! The first build of the naive host's plugin, which panics in every way a plugin can.
+//! The first build of the naive host's plugin, which panics in every possible way.
 
 #![allow(
     missing_docs,
     unreachable_pub,
     clippy::allow_attributes_without_reason,
-    reason = "a plugin as abi_stable's examples write it"
+    reason = "written like the examples of abi_stable"
 )]
 
 use std::panic::{catch_unwind, panic_any};
@@ -52,9 +52,9 @@ pub extern "C" fn panic_caught() -> u32 {
     u32::from(catch_unwind(|| panic!("caught inside")).is_err())
 }
 
-struct Bomb;
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         panic!("a payload's drop")
     }
@@ -62,6 +62,6 @@ impl Drop for Bomb {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn panic_in_payload() -> u32 {
-    // The usual line: the error, and with it the payload, is dropped here.
-    u32::from(catch_unwind(|| panic_any(Bomb)).is_err())
+    // As in most code, the error and its payload are dropped here.
+    u32::from(catch_unwind(|| panic_any(PanicOnDrop)).is_err())
 }

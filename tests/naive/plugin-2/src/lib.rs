@@ -4,7 +4,7 @@
     missing_docs,
     unreachable_pub,
     clippy::allow_attributes_without_reason,
-    reason = "a plugin as abi_stable's examples write it"
+    reason = "written like the examples of abi_stable"
 )]
 
 use abi_stable::export_root_module;

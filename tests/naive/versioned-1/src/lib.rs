@@ -1,6 +1,6 @@
-//! The first version of a plugin, by the strictest of authors, in edition 2021.
+//! The first version of a plugin, with strict lints, in edition 2021.
 //!
-//! Answers with its version and the number of calls so far; or panics, as it is told.
+//! Returns its version and the number of calls so far, or panics on request.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hotbay_plugin::prelude::*;
 
-/// Of the library, not of the plugin: two libraries do not share it.
+/// Belongs to the library, not to the plugin: two libraries do not share it.
 static CALLS: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Plugin for Versioned {
     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         match input.as_text()? {
             "panic" => panic!("out of a call"),
-            "payload" => panic_any(Bomb),
+            "payload" => panic_any(PanicOnDrop),
             _ => {
                 let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
                 Ok(Output::text(format!("version 1, call {calls}")))
@@ -45,10 +45,10 @@ impl Plugin for Versioned {
     }
 }
 
-/// A payload that panics when it is dropped, with another one of its kind.
-struct Bomb;
+/// A panic payload that panics again when dropped.
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         panic_any(Self)
     }

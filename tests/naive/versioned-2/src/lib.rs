@@ -1,6 +1,6 @@
-//! The second version of a plugin, by the strictest of authors, in edition 2024.
+//! The second version of a plugin, with strict lints, in edition 2024.
 //!
-//! Answers with its version and the number of calls so far. Nobody counts its memory.
+//! Returns its version and the number of calls so far. Its memory is not counted.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hotbay_plugin::prelude::*;
 
-/// Of the library, not of the plugin: two libraries do not share it.
+/// Belongs to the library, not to the plugin: two libraries do not share it.
 static CALLS: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug)]

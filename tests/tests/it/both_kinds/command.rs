@@ -1,4 +1,4 @@
-//! The `hotbay` command with a process plugin: listed, inspected, called, in a pipe.
+//! The `hotbay` command with a process plugin: list, inspect, call and pipe.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Kind;
 use crate::hotbay_command::{hotbay, with_input};
 
-/// The fixture as a library and as a process, below a folder that the command finds.
+/// Installs the fixture as a library and as a process, in a folder that the command searches.
 fn plugins() -> Plugins {
     let plugins = Plugins::new();
     let folder = plugins.dir().join("plugins");
@@ -20,12 +20,12 @@ fn plugins() -> Plugins {
 }
 
 #[test]
-fn list_and_inspect_tell_what_a_process_plugin_is() {
+fn list_and_inspect_describe_process_plugin() {
     let plugins = plugins();
     let json = hotbay(plugins.dir(), &["list", "--json"]).exits(0).json();
-    let told = |at: usize| (&json["plugins"][at]["name"], &json["plugins"][at]["kind"]);
-    assert_eq!(told(0), (&json!("library"), &json!("library")));
-    assert_eq!(told(1), (&json!("process"), &json!("process")));
+    let message = |at: usize| (&json["plugins"][at]["name"], &json["plugins"][at]["kind"]);
+    assert_eq!(message(0), (&json!("library"), &json!("library")));
+    assert_eq!(message(1), (&json!("process"), &json!("process")));
     assert_eq!(json["plugins"][1]["state"], "ready");
     assert_eq!(json["plugins"][1]["api"], Value::Null, "a program has no stamp");
 
@@ -41,7 +41,7 @@ fn list_and_inspect_tell_what_a_process_plugin_is() {
     assert!(file["path"].as_str().unwrap().ends_with("process/program"), "{json}");
     assert_eq!(file["sha256"], file["stated_sha256"]);
     assert_eq!((&file["verified"], &json["library"]), (&json!(true), &Value::Null));
-    // It is not opened, so there is nothing to compare.
+    // The program is not opened, so there is nothing to compare.
     let json = hotbay(plugins.dir(), &["inspect", "process", "--verbose", "--json"]).exits(0);
     assert_eq!(json.json()["abi"], Value::Null);
 }
@@ -62,7 +62,7 @@ fn call_and_pipe_reach_both_kinds() {
 }
 
 #[test]
-fn a_tampered_program_is_refused_with_both_digests() {
+fn tampered_program_is_refused_with_both_digests() {
     let plugins = Plugins::new();
     Kind::Process.served(&plugins, "bad").set("sha256", "ab".repeat(32)).install();
     let args = ["inspect", "bad", "--dir", ".", "--json"];

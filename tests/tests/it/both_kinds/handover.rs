@@ -1,5 +1,5 @@
-//! How state and calls go from build to build, for both kinds: beside calls that go on, while
-//! they wait, and where the old build is stopped first.
+//! Handover of state and calls between builds of both kinds: overlapping, paused, and with the old
+//! build stopped first.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use hotbay_tests::{
 };
 use serde_json::{Value, json};
 
-use super::{BOTH, Journal, Kind, answer, asks, counted, waits};
+use super::{BOTH, Journal, Kind, action_request, answer, increment, waits};
 
-/// A plugin of one kind, a host for it, and how it is handed over.
-struct Scene {
+/// A plugin of one kind, its host and its handover.
+struct Fixture {
     kind: Kind,
     plugins: Plugins,
     journal: Journal,
@@ -25,7 +25,7 @@ struct Scene {
     host: Host,
 }
 
-impl Scene {
+impl Fixture {
     fn new(kind: Kind, handover: &'static str) -> Self {
         let plugins = Plugins::new();
         let patient = limits(|limits| limits.pause_timeout = LIMIT);
@@ -34,10 +34,10 @@ impl Scene {
         Self { kind, journal, plugins, handover, host }
     }
 
-    /// The same scene for both kinds.
-    fn both(handover: &'static str, play: impl Fn(Self)) {
+    /// Runs the same scenario for both kinds.
+    fn both(handover: &'static str, scenario: impl Fn(Self)) {
         for kind in BOTH {
-            play(Self::new(kind, handover));
+            scenario(Self::new(kind, handover));
         }
     }
 
@@ -58,15 +58,15 @@ impl Scene {
         reloaded(&self.host, "moves").get()
     }
 
-    /// A new build that fails; answers with what is told.
+    /// Reloads a new build that fails, and returns the error.
     #[track_caller]
     fn fails(&self, more: Value) -> Error {
         self.install(more);
         rolled_back(&self.host, "moves")
     }
 
-    /// Puts something in the file's place that cannot start, and seals it.
-    fn spoil(&self) {
+    /// Replaces the file with a sealed one that cannot start.
+    fn corrupt(&self) {
         match self.kind {
             Kind::Library => {
                 let half = self.plugins.add("moves", "served").bytes(|bytes| bytes.truncate(1000));
@@ -86,23 +86,23 @@ impl Scene {
 }
 
 #[test]
-fn state_goes_on_by_every_handover() {
+fn state_survives_every_handover_of_both_kinds() {
     for handover in ["overlap", "pause", "stop-first"] {
-        Scene::both(handover, |scene| {
-            let handle = scene.load(json!({ "build": 1 }));
+        Fixture::both(handover, |fixture| {
+            let handle = fixture.load(json!({ "build": 1 }));
             for generation in 2..5 {
-                assert_eq!(counted(&handle), generation - 1, "{:?} {handover}", scene.kind);
-                assert_eq!(scene.reload(json!({ "build": generation })), generation);
+                assert_eq!(increment(&handle), generation - 1, "{:?} {handover}", fixture.kind);
+                assert_eq!(fixture.reload(json!({ "build": generation })), generation);
             }
-            scene.journal.only_one_is_left(scene.serving());
+            fixture.journal.assert_only_one_left(fixture.serving());
         });
     }
 }
 
-/// Two threads count while the build changes; nothing is lost or counted twice.
+/// Two threads count while the build changes; no count is lost or repeated.
 fn count_under_load(handover: &'static str) {
-    Scene::both(handover, |scene| {
-        let handle = scene.load(json!({ "counts": true, "build": 1 }));
+    Fixture::both(handover, |fixture| {
+        let handle = fixture.load(json!({ "counts": true, "build": 1 }));
         let calls = AtomicU64::new(0);
         let served = |outcome: Result<hotbay::Reply, Error>| {
             let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
@@ -112,84 +112,85 @@ fn count_under_load(handover: &'static str) {
         under_load(&handle, 4, served, |traffic| {
             for generation in 2..=6 {
                 let config = json!({ "counts": true, "build": generation });
-                assert_eq!(scene.reload(config), generation);
-                traffic.goes_on();
+                assert_eq!(fixture.reload(config), generation);
+                traffic.wait_for_progress();
             }
         });
-        assert_eq!(counted(&handle), calls.into_inner() + 1, "{:?}", scene.kind);
+        assert_eq!(increment(&handle), calls.into_inner() + 1, "{:?}", fixture.kind);
     });
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_while_calls_wait() {
+fn paused_handover_loses_no_call_of_either_kind() {
     count_under_load("pause");
 }
 
 #[test]
-fn nothing_is_lost_or_counted_twice_where_the_old_build_is_stopped_first() {
+fn stop_first_handover_loses_no_call_of_either_kind() {
     count_under_load("stop-first");
 }
 
 #[test]
-fn every_reply_of_an_overlap_is_of_the_build_that_its_generation_names() {
-    Scene::both("overlap", |scene| {
-        let says = |generation: u64| format!("build {}", generation % 2);
-        let config = |generation: u64| json!({ "answers": says(generation) });
-        let handle = scene.load(config(1));
+fn overlap_replies_name_generation_of_their_build() {
+    Fixture::both("overlap", |fixture| {
+        let expected = |generation: u64| format!("build {}", generation % 2);
+        let config = |generation: u64| json!({ "answers": expected(generation) });
+        let handle = fixture.load(config(1));
         let check = |outcome: Result<hotbay::Reply, Error>| {
             let reply = outcome.unwrap_or_else(|error| panic!("{}", error.full_message()));
-            assert_eq!(reply.as_text().unwrap(), says(reply.generation().get()));
+            assert_eq!(reply.as_text().unwrap(), expected(reply.generation().get()));
         };
-        let mut events = scene.host.events();
+        let mut events = fixture.host.events();
         under_load(&handle, 4, check, |traffic| {
             for generation in 2..=6 {
-                assert_eq!(scene.reload(config(generation)), generation);
+                assert_eq!(fixture.reload(config(generation)), generation);
                 event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
-                traffic.goes_on();
+                traffic.wait_for_progress();
             }
         });
-        assert_eq!(scene.host.list()[0].refused, 0);
-        assert!(scene.host.retained().is_empty());
-        scene.journal.only_one_is_left(scene.serving());
+        assert_eq!(fixture.host.list()[0].stats.refused, 0);
+        assert!(fixture.host.retained().is_empty());
+        fixture.journal.assert_only_one_left(fixture.serving());
     });
 }
 
 #[test]
-fn calls_that_run_end_on_the_old_build_and_those_that_wait_are_answered_by_the_new_one() {
-    Scene::both("overlap", |scene| {
+fn handover_moves_waiting_calls_and_lets_running_end() {
+    Fixture::both("overlap", |fixture| {
         let one = limits(|limits| limits.max_workers = 1);
-        let scene = Scene { host: Host::builder().limits(one).build().unwrap(), ..scene };
-        let handle = scene.load(json!({ "answers": "old" }));
-        let (entered, release) = (scene.plugins.dir().join("in"), scene.plugins.dir().join("go"));
-        let old = scene.serving();
+        let fixture = Fixture { host: Host::builder().limits(one).build().unwrap(), ..fixture };
+        let handle = fixture.load(json!({ "answers": "old" }));
+        let (entered, release) =
+            (fixture.plugins.dir().join("in"), fixture.plugins.dir().join("go"));
+        let old = fixture.serving();
         let running = handle.execute(waits(&entered, &release));
-        until("it runs", || entered.exists().then_some(()));
+        until("the call runs", || entered.exists().then_some(()));
         let pinned = handle.pin().unwrap();
-        assert_eq!(scene.reload(json!({ "answers": "new" })), 2);
+        assert_eq!(fixture.reload(json!({ "answers": "new" })), 2);
         assert_eq!(answer(&handle), "new");
         let error = pinned.call(Request::text("x")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Retired);
         assert_eq!(error.generation().map(|it| it.get()), Some(1));
         drop(pinned);
-        let mut events = scene.host.events();
+        let mut events = fixture.host.events();
         fs::write(release, "").unwrap();
         let reply = block_on(running).unwrap();
         assert_eq!((reply.as_bytes(), reply.generation().get()), (b"came".as_slice(), 1));
         drop(reply);
         event(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
-        assert_ne!((scene.kind, old), (Kind::Process, scene.serving()));
-        scene.journal.only_one_is_left(scene.serving());
+        assert_ne!((fixture.kind, old), (Kind::Process, fixture.serving()));
+        fixture.journal.assert_only_one_left(fixture.serving());
     });
 }
 
 #[test]
-fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
-    Scene::both("pause", |scene| {
-        let handle = scene.load(json!({ "answers": "old" }));
+fn calls_during_pause_reach_new_build_of_either_kind() {
+    Fixture::both("pause", |fixture| {
+        let handle = fixture.load(json!({ "answers": "old" }));
         let pinned = handle.pin().unwrap();
-        scene.install(json!({ "answers": "new" }));
+        fixture.install(json!({ "answers": "new" }));
         thread::scope(|scope| {
-            let reload = scope.spawn(|| reloaded(&scene.host, "moves"));
+            let reload = scope.spawn(|| reloaded(&fixture.host, "moves"));
             until("it is paused", || pinned.call(Request::text("x")).err());
             let pooled: Vec<_> = (0..20).map(|_| handle.execute(Request::text("x"))).collect();
             let calls = [(); 4].map(|()| scope.spawn(|| handle.call(Request::text("x")).unwrap()));
@@ -207,136 +208,143 @@ fn calls_that_came_during_a_pause_are_answered_by_the_new_build() {
 }
 
 #[test]
-fn a_pin_lets_a_pause_roll_back_and_afterwards_everything_serves() {
+fn pin_rolls_back_pause_of_either_kind() {
     for kind in BOTH {
         let wait = limits(|limits| limits.pause_timeout = Duration::from_millis(50));
         for handover in ["pause", "stop-first"] {
             let host = Host::builder().limits(wait.clone()).build().unwrap();
-            let scene = Scene { host, ..Scene::new(kind, handover) };
-            let handle = scene.load(json!({ "build": 1 }));
-            assert_eq!(counted(&handle), 1);
-            let serving = scene.serving();
+            let fixture = Fixture { host, ..Fixture::new(kind, handover) };
+            let handle = fixture.load(json!({ "build": 1 }));
+            assert_eq!(increment(&handle), 1);
+            let serving = fixture.serving();
             let pinned = handle.pin().unwrap();
-            let error = scene.fails(json!({ "build": 2 }));
-            let told = error.full_message();
+            let error = fixture.fails(json!({ "build": 2 }));
+            let message = error.full_message();
             assert_eq!(
                 (error.kind(), error.step()),
                 (ErrorKind::Overloaded, Some(LoadStep::Drain))
             );
-            assert!(told.contains("generation 1 keeps serving"), "{told}");
-            scene.journal.only_one_is_left(serving);
-            assert_eq!(counted(&handle), 2);
+            assert!(message.contains("generation 1 keeps serving"), "{message}");
+            fixture.journal.assert_only_one_left(serving);
+            assert_eq!(increment(&handle), 2);
             drop(pinned);
-            reloaded(&scene.host, "moves");
-            assert_eq!(counted(&handle), 3);
+            reloaded(&fixture.host, "moves");
+            assert_eq!(increment(&handle), 3);
         }
     }
 }
 
 #[test]
-fn what_is_exclusive_is_given_up_by_the_old_build_before_the_new_one_starts() {
-    Scene::both("stop-first", |scene| {
-        let exclusive = scene.plugins.dir().join("port");
+fn stop_first_releases_resource_of_either_kind() {
+    Fixture::both("stop-first", |fixture| {
+        let exclusive = fixture.plugins.dir().join("port");
         let config = |build: u64| json!({ "exclusive": exclusive, "build": build });
-        let handle = scene.load(config(1));
-        assert_eq!(counted(&handle), 1);
-        let mut events = scene.host.events();
-        assert_eq!(scene.reload(config(2)), 2);
-        assert_eq!(counted(&handle), 2);
+        let handle = fixture.load(config(1));
+        assert_eq!(increment(&handle), 1);
+        let mut events = fixture.host.events();
+        assert_eq!(fixture.reload(config(2)), 2);
+        assert_eq!(increment(&handle), 2);
         let seen = events_until(&mut events, |event| matches!(event, HostEvent::Promoted { .. }));
         assert!(matches!(seen[0], HostEvent::Retired { .. }), "{seen:?}");
         assert!(matches!(seen.last(), Some(HostEvent::Promoted { from: None, .. })), "{seen:?}");
-        // With another handover it cannot start beside the old one.
-        let beside = Scene { handover: "overlap", ..scene };
-        let told = beside.fails(config(3)).full_message();
-        assert!(told.contains("port") && told.contains("generation 2 keeps serving"), "{told}");
-        assert_eq!(counted(&handle), 3);
+        // With another handover the new build cannot start beside the old one.
+        let beside = Fixture { handover: "overlap", ..fixture };
+        let message = beside.fails(config(3)).full_message();
+        assert!(
+            message.contains("port") && message.contains("generation 2 keeps serving"),
+            "{message}"
+        );
+        assert_eq!(increment(&handle), 3);
     });
 }
 
-/// One way after another: the old build is started again from its own copy, with its config and
-/// its state.
+/// After each kind of failure the old build is restarted from its private copy, with its config and
+/// state.
 #[test]
-fn where_the_new_build_does_not_start_the_old_one_is_started_again_with_its_state() {
-    Scene::both("stop-first", |scene| {
-        let exclusive = scene.plugins.dir().join("port");
+fn failed_start_restarts_old_build_of_either_kind() {
+    Fixture::both("stop-first", |fixture| {
+        let exclusive = fixture.plugins.dir().join("port");
         let config = |more: Value| {
             let mut config = json!({ "exclusive": exclusive, "counts": true });
             config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             config
         };
-        let handle = scene.load(config(json!({})));
+        let handle = fixture.load(config(json!({})));
         let mut generation = 1;
         let mut count = 0;
-        let ways: [(&str, &dyn Fn()); 3] = [
-            ("no init", &|| drop(scene.install(config(json!({ "init_fails": "no init" }))))),
-            ("no state", &|| drop(scene.install(config(json!({ "restore_fails": "no state" }))))),
-            ("", &|| scene.spoil()),
+        let cases: [(&str, &dyn Fn()); 3] = [
+            ("no init", &|| drop(fixture.install(config(json!({ "init_fails": "no init" }))))),
+            ("no state", &|| drop(fixture.install(config(json!({ "restore_fails": "no state" }))))),
+            ("", &|| fixture.corrupt()),
         ];
-        for (says, spoil) in ways {
+        for (expected, corrupt) in cases {
             count += 1;
             assert_eq!(answer(&handle), count.to_string());
-            spoil();
-            let error = rolled_back(&scene.host, "moves");
-            let told = error.full_message();
+            corrupt();
+            let error = rolled_back(&fixture.host, "moves");
+            let message = error.full_message();
             generation += 2;
             let again = format!("the previous build was restarted as generation {generation}");
-            assert!(told.contains(&again) && told.contains(says), "{:?}: {told}", scene.kind);
+            assert!(
+                message.contains(&again) && message.contains(expected),
+                "{:?}: {message}",
+                fixture.kind
+            );
             assert_eq!(error.generation().map(|it| it.get()), Some(generation));
-            // What serves is neither the file nor the manifest that lie there now.
-            scene.journal.only_one_is_left(scene.serving());
+            // The serving build is neither the installed file nor the installed manifest.
+            fixture.journal.assert_only_one_left(fixture.serving());
         }
         count += 1;
         assert_eq!(answer(&handle), count.to_string());
-        scene.reload(config(json!({ "build": 9 })));
+        fixture.reload(config(json!({ "build": 9 })));
         assert_eq!(answer(&handle), (count + 1).to_string());
     });
 }
 
 #[test]
-fn where_neither_build_starts_it_is_told_and_the_name_is_free() {
-    Scene::both("stop-first", |scene| {
-        let switch = scene.plugins.dir().join("broken");
-        let handle = scene.load(json!({ "init_fails_while": switch }));
-        let mut events = scene.host.events();
+fn failed_start_of_both_builds_frees_name_of_either_kind() {
+    Fixture::both("stop-first", |fixture| {
+        let switch = fixture.plugins.dir().join("broken");
+        let handle = fixture.load(json!({ "init_fails_while": switch }));
+        let mut events = fixture.host.events();
         fs::write(&switch, "").unwrap();
-        let error = scene.fails(json!({ "init_panics": "the new one" }));
-        let told = error.full_message();
+        let error = fixture.fails(json!({ "init_panics": "the new one" }));
+        let message = error.full_message();
         for part in ["is no longer loaded", "failed to restart", "not now", "the new one"] {
-            assert!(told.contains(part), "`{part}` in: {told}");
+            assert!(message.contains(part), "`{part}` in: {message}");
         }
         assert_eq!((error.kind(), error.generation()), (ErrorKind::StartFailed, None));
         let is_rolled_back = |event: &HostEvent| matches!(event, HostEvent::RolledBack { .. });
-        let told = event(&mut events, is_rolled_back);
-        assert!(matches!(told, HostEvent::RolledBack { generation: None, .. }), "{told:?}");
+        let message = event(&mut events, is_rolled_back);
+        assert!(matches!(message, HostEvent::RolledBack { generation: None, .. }), "{message:?}");
         assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
-        assert_eq!(scene.host.plugin("moves").unwrap_err().kind(), ErrorKind::NotFound);
-        scene.journal.only_one_is_left(None);
-        let handle = scene.load(json!({}));
-        assert_eq!(counted(&handle), 1);
+        assert_eq!(fixture.host.plugin("moves").unwrap_err().kind(), ErrorKind::NotFound);
+        fixture.journal.assert_only_one_left(None);
+        let handle = fixture.load(json!({}));
+        assert_eq!(increment(&handle), 1);
     });
 }
 
-/// What lies on the disk is tried by reloads only.
+/// Only reloads use the installed files.
 #[test]
-fn a_process_that_ends_after_a_failed_reload_is_started_again_as_the_old_build() {
-    let scene = Scene::new(Kind::Process, "overlap");
-    let handle = scene.load(json!({ "answers": "old" }));
-    let mut events = scene.host.events();
+fn process_exit_after_failed_reload_restarts_old_build() {
+    let fixture = Fixture::new(Kind::Process, "overlap");
+    let handle = fixture.load(json!({ "answers": "old" }));
+    let mut events = fixture.host.events();
     let broken: [&dyn Fn(); 2] =
-        [&|| drop(scene.install(json!({ "init_fails": "no init", "answers": "new" }))), &|| {
+        [&|| drop(fixture.install(json!({ "init_fails": "no init", "answers": "new" }))), &|| {
             let script = "#!/bin/sh\necho broken >&2\nexit 3\n";
-            ProgramFolder::new(scene.plugins.dir(), "moves").bytes(script).install();
+            ProgramFolder::new(fixture.plugins.dir(), "moves").bytes(script).install();
         }];
-    for spoil in broken {
-        spoil();
-        rolled_back(&scene.host, "moves");
-        let before = handle.call(asks(json!({ "do": "exit", "code": 4 })));
+    for corrupt in broken {
+        corrupt();
+        rolled_back(&fixture.host, "moves");
+        let before = handle.call(action_request(json!({ "do": "exit", "code": 4 })));
         assert_eq!(before.unwrap_err().kind(), ErrorKind::Disconnected);
         let restarted = event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
         let HostEvent::Restarted { generation, pid, .. } = restarted else { unreachable!() };
         assert_eq!(generation.get(), 1);
         assert_eq!(answer(&handle), "old");
-        scene.journal.only_one_is_left(Some(pid));
+        fixture.journal.assert_only_one_left(Some(pid));
     }
 }

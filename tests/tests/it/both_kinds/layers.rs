@@ -1,5 +1,5 @@
-//! What stands around a call: layers, validators, permissions, quarantine, figures, providers,
-//! tower. Each is tested elsewhere; here a call comes to the same whatever kind answers it.
+//! Features around a call: layers, validators, permissions, quarantine, counters, providers and
+//! tower. Each is tested elsewhere; these tests check that both kinds behave the same.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use hotbay_tests::{Plugins, block_on, loaded, quarantine};
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use super::{BOTH, Kind, asks, count};
+use super::{BOTH, Kind, action_request, count};
 
-/// What calls came to, in short.
+/// Formats the outcome of a call.
 fn outcome(outcome: Result<Reply, Error>) -> String {
     match outcome {
         Ok(reply) => reply.as_text().unwrap().to_owned(),
@@ -20,8 +20,8 @@ fn outcome(outcome: Result<Reply, Error>) -> String {
     }
 }
 
-/// The same request in every way there is.
-fn every_way(host: &Host, handle: &PluginHandle, request: Request<'static>) -> Vec<String> {
+/// Makes the same request by every call method.
+fn all_call_methods(host: &Host, handle: &PluginHandle, request: Request<'static>) -> Vec<String> {
     let pinned = handle.pin().unwrap();
     let pipeline = host.pipeline([handle.name().as_str()]).unwrap();
     let outcomes = [
@@ -34,41 +34,41 @@ fn every_way(host: &Host, handle: &PluginHandle, request: Request<'static>) -> V
     outcomes.map(outcome).to_vec()
 }
 
-/// Plays a scene with either kind; both have to come to the same.
+/// Runs a scenario with each kind; both must give the expected results.
 #[track_caller]
-fn same(play: impl Fn(Kind) -> Vec<String>, wanted: &[&str]) {
+fn same(scenario: impl Fn(Kind) -> Vec<String>, expected: &[&str]) {
     for kind in BOTH {
-        assert_eq!(play(kind), wanted, "{kind:?}");
+        assert_eq!(scenario(kind), expected, "{kind:?}");
     }
 }
 
-/// Lets nobody write, answers what asks for the cache itself, and adds to what comes back.
+/// Refuses one operation, answers cache requests itself, and appends to other replies.
 struct Own;
 
 impl Layer for Own {
     fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
         if call.request().as_bytes() == b"secret" {
-            return Err(Error::denied("nobody asks this"));
+            return Err(Error::denied("operation not allowed"));
         }
         next.call(call)
     }
 }
 
 #[test]
-fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
-    let play = |kind: Kind| {
+fn layers_validators_and_permissions_apply_to_both_kinds() {
+    let scenario = |kind: Kind| {
         let plugins = Plugins::new();
         let builder = Host::builder().layer(Own);
         let host = builder
-            .validate("judged", |request| match request.as_bytes() {
+            .validate("checked", |request| match request.as_bytes() {
                 b"wrong" => Err("not this".to_owned()),
                 _ => Ok(()),
             })
             .build()
             .unwrap();
-        let draft = kind.served(&plugins, "judged").set("permissions", json!(["read"]));
+        let draft = kind.served(&plugins, "checked").set("permissions", json!(["read"]));
         let handle = loaded(&host, draft.install());
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         for request in [
             Request::text("fine"),
             Request::text("secret"),
@@ -76,44 +76,47 @@ fn layers_validators_and_permissions_judge_calls_of_both_kinds_alike() {
             Request::text("fine").operation("read"),
             Request::text("fine").operation("write"),
         ] {
-            let ways = every_way(&host, &handle, request);
-            assert!(ways.iter().all(|way| *way == ways[0]), "{ways:?}");
-            told.push(ways[0].clone());
+            let by_method = all_call_methods(&host, &handle, request);
+            assert!(by_method.iter().all(|way| *way == by_method[0]), "{by_method:?}");
+            events.push(by_method[0].clone());
         }
         let info = &host.list()[0];
-        told.push(format!("{} {} {}", info.calls, info.errors, info.faults));
-        told
+        events.push(format!("{} {} {}", info.stats.calls, info.stats.errors, info.stats.faults));
+        events
     };
-    same(play, &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"]);
+    same(
+        scenario,
+        &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"],
+    );
 }
 
 #[test]
-fn input_that_does_not_fit_its_schema_or_is_too_large_reaches_neither() {
-    let play = |kind: Kind| {
+fn invalid_or_large_input_reaches_neither_kind() {
+    let scenario = |kind: Kind| {
         let plugins = Plugins::new();
         let host = Host::builder().build().unwrap();
         let schema = json!({ "type": "object", "required": ["do"] });
         let draft = kind.served(&plugins, "checked").set("input_schema", schema);
         let limits = json!({ "input_bytes": 100, "output_bytes": 1000 });
         let handle = loaded(&host, draft.set("limits", limits).install());
-        let mut told: Vec<_> = [
+        let mut events: Vec<_> = [
             count(),
             Request::owned(b"{}".to_vec()),
             Request::owned(vec![b' '; 101]),
-            asks(json!({ "do": "bytes", "count": 1001 })),
+            action_request(json!({ "do": "bytes", "count": 1001 })),
         ]
         .into_iter()
         .map(|request| outcome(handle.call(request)))
         .collect();
-        told.push(outcome(block_on(handle.execute(count()))));
-        told
+        events.push(outcome(block_on(handle.execute(count()))));
+        events
     };
-    same(play, &["1", "InvalidInput", "InvalidInput", "InvalidOutput", "2"]);
+    same(scenario, &["1", "InvalidInput", "InvalidInput", "InvalidOutput", "2"]);
 }
 
 #[test]
-fn faults_quarantine_both_kinds_and_a_reload_ends_it() {
-    let play = |kind: Kind| {
+fn faults_quarantine_both_kinds_until_reload() {
+    let scenario = |kind: Kind| {
         let plugins = Plugins::new();
         let policy = quarantine(|policy| {
             policy.max_faults = 3;
@@ -125,24 +128,24 @@ fn faults_quarantine_both_kinds_and_a_reload_ends_it() {
             kind.served(&plugins, "faulty").config(json!({ "build": build })).install()
         };
         let handle = loaded(&host, install(1));
-        let panics = || asks(json!({ "do": "panic", "message": "as asked" }));
-        let mut told: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
-        told.extend(every_way(&host, &handle, Request::text("x")));
-        told.push(host.list()[0].faults.to_string());
+        let panics = || action_request(json!({ "do": "panic", "message": "on request" }));
+        let mut events: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
+        events.extend(all_call_methods(&host, &handle, Request::text("x")));
+        events.push(host.list()[0].stats.faults.to_string());
         install(2);
         hotbay_tests::reloaded(&host, "faulty");
-        told.push(outcome(handle.call(Request::text("x"))));
-        told
+        events.push(outcome(handle.call(Request::text("x"))));
+        events
     };
-    let mut wanted = vec!["Panicked"; 3];
-    wanted.extend(["Quarantined"; 6]);
-    wanted.extend(["3", "x"]);
-    same(play, &wanted);
+    let mut expected = vec!["Panicked"; 3];
+    expected.extend(["Quarantined"; 6]);
+    expected.extend(["3", "x"]);
+    same(scenario, &expected);
 }
 
 #[test]
-fn reload_of_quarantined_plugin_starts_a_new_generation() {
-    let play = |kind: Kind| {
+fn reload_of_quarantined_plugin_starts_new_generation() {
+    let scenario = |kind: Kind| {
         let plugins = Plugins::new();
         let policy = quarantine(|policy| {
             policy.max_faults = 3;
@@ -151,44 +154,45 @@ fn reload_of_quarantined_plugin_starts_a_new_generation() {
         });
         let host = Host::builder().quarantine(policy).build().unwrap();
         let handle = loaded(&host, kind.served(&plugins, "faulty").install());
-        let panics = || asks(json!({ "do": "panic", "message": "as asked" }));
-        let mut told = Vec::new();
+        let panics = || action_request(json!({ "do": "panic", "message": "on request" }));
+        let mut events = Vec::new();
         for generation in 1..4 {
             let reloaded = block_on(host.reload("faulty"));
             assert!(matches!(reloaded, Ok(Reloaded::Unchanged)), "{reloaded:?}");
-            // The faults of the generation before do not count.
-            told.extend((0..4).map(|_| outcome(handle.call(panics()))));
-            assert_eq!(host.list()[0].state, "quarantined");
+            // Faults of the previous generation do not count.
+            events.extend((0..4).map(|_| outcome(handle.call(panics()))));
+            assert_eq!(host.list()[0].state, hotbay::PluginState::Quarantined);
             assert_eq!(hotbay_tests::reloaded(&host, "faulty").get(), generation + 1);
-            assert_eq!(host.list()[0].state, "serving");
-            told.push(outcome(handle.call(Request::text("x"))));
+            assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
+            events.push(outcome(handle.call(Request::text("x"))));
         }
-        told
+        events
     };
-    same(play, &["Panicked", "Panicked", "Panicked", "Quarantined", "x"].repeat(3));
+    same(scenario, &["Panicked", "Panicked", "Panicked", "Quarantined", "x"].repeat(3));
 }
 
 #[test]
-fn figures_count_calls_of_both_kinds() {
-    let play = |kind: Kind| {
+fn counters_cover_both_kinds() {
+    let scenario = |kind: Kind| {
         let plugins = Plugins::new();
         let host = Host::builder().quarantine(None).build().unwrap();
         let handle = loaded(&host, kind.served(&plugins, "counted").install());
-        let fails = || asks(json!({ "do": "fail", "code": 1, "message": "no" }));
-        for request in [count(), fails(), asks(json!({ "do": "panic", "message": "oh" }))] {
-            every_way(&host, &handle, request);
+        let fails = || action_request(json!({ "do": "fail", "code": 1, "message": "no" }));
+        for request in [count(), fails(), action_request(json!({ "do": "panic", "message": "oh" }))]
+        {
+            all_call_methods(&host, &handle, request);
         }
         let info = &host.list()[0];
         let kind = info.manifest.kind().as_str();
-        let told = [info.calls, info.errors, info.faults, info.refused];
+        let events = [info.stats.calls, info.stats.errors, info.stats.faults, info.stats.refused];
         assert_eq!(kind, if kind == "process" { "process" } else { "library" });
-        told.map(|number| number.to_string()).to_vec()
+        events.map(|number| number.to_string()).to_vec()
     };
-    same(play, &["15", "5", "5", "0"]);
+    same(scenario, &["15", "5", "5", "0"]);
 }
 
 #[test]
-fn whoever_provides_a_contract_is_called_whatever_its_kind() {
+fn contract_call_reaches_provider_of_either_kind() {
     for (first, second) in [(Kind::Library, Kind::Process), (Kind::Process, Kind::Library)] {
         let plugins = Plugins::new();
         let builder = Host::builder().prefer_providers("table", ["first", "second"]);
@@ -202,8 +206,8 @@ fn whoever_provides_a_contract_is_called_whatever_its_kind() {
         let names: Vec<_> = table.names().iter().map(PluginName::to_string).collect();
         assert_eq!(names, ["first", "second"]);
         assert_eq!(outcome(table.call(Request::text("x"))), "first");
-        // An error that it answers with on purpose is the answer.
-        let fails = asks(json!({ "do": "fail", "code": 1, "message": "no" }));
+        // An error returned on purpose is the final reply.
+        let fails = action_request(json!({ "do": "fail", "code": 1, "message": "no" }));
         assert_eq!(table.call(fails).unwrap_err().kind(), ErrorKind::Plugin);
         block_on(host.unload("first")).unwrap();
         assert_eq!(outcome(block_on(table.execute(Request::text("x")))), "second");

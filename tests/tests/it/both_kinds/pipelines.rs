@@ -1,5 +1,5 @@
-//! Pipelines of libraries, processes and what is compiled in: what comes out does not depend on
-//! how a step is run.
+//! Pipelines of libraries, processes and compiled-in plugins: the result does not depend on the
+//! kind of a step.
 
 use futures_util::stream;
 use hotbay::{
@@ -8,12 +8,13 @@ use hotbay::{
 use hotbay_tests::{Plugins, ProgramFolder, block_on, loaded};
 use serde_json::{Value, json};
 
-use super::{Kind, asks};
+use super::{Kind, action_request};
 
-/// The fixture as a library and as a process, and functions that turn a text into what it obeys.
+/// Registers the fixture as a library and as a process, and functions that turn a text into an
+/// action for it.
 fn mixed(plugins: &Plugins) -> Host {
-    let turned = |builder: HostBuilder, name: &str, ask: fn(&str) -> Value| {
-        builder.register_fn(name, move |_, input| Output::json(&ask(input.as_text()?)))
+    let turned = |builder: HostBuilder, name: &str, action: fn(&str) -> Value| {
+        builder.register_fn(name, move |_, input| Output::json(&action(input.as_text()?)))
     };
     let builder = Host::builder()
         .quarantine(None)
@@ -37,7 +38,7 @@ fn run(host: &Host, steps: &[&str]) -> Result<String, Error> {
 }
 
 #[test]
-fn the_order_of_kinds_makes_no_difference() {
+fn pipeline_result_is_independent_of_kind() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
     for steps in [
@@ -46,13 +47,13 @@ fn the_order_of_kinds_makes_no_difference() {
         ["upper", "process", "library"],
         ["process", "upper", "process"],
     ] {
-        let told = run(&host, &steps).unwrap();
-        assert_eq!(told, "text/plain; charset=utf-8 A TEXT", "{steps:?}");
+        let reported = run(&host, &steps).unwrap();
+        assert_eq!(reported, "text/plain; charset=utf-8 A TEXT", "{steps:?}");
     }
 }
 
 #[test]
-fn errors_come_through_unchanged_from_either_kind_and_name_what_was_not_run() {
+fn pipeline_errors_are_unchanged_for_either_kind() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
     for step in ["library", "process"] {
@@ -74,7 +75,7 @@ fn errors_come_through_unchanged_from_either_kind_and_name_what_was_not_run() {
     }
 }
 
-/// All outcomes of many requests in their order, as texts.
+/// Returns the outcomes of many requests in order, as texts.
 fn many(
     host: &Host,
     steps: &[&str],
@@ -86,67 +87,67 @@ fn many(
     block_on(async {
         while let Some(done) = many.next().await {
             let outcome = done.outcome.map(|reply| reply.as_text().unwrap().to_owned());
-            let told = |error: Error| {
+            let reported = |error: Error| {
                 let own = error.plugin_error().map(PluginError::code);
                 format!("{:?} {own:?} {:?}", error.kind(), error.fault().map(|it| it.message()))
             };
-            all.push((done.index, outcome.map_err(told)));
+            all.push((done.index, outcome.map_err(reported)));
         }
     });
     all.sort_by_key(|(index, _)| *index);
     all.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-fn odd(count: u32) -> Vec<Request<'static>> {
+fn mixed_requests(count: u32) -> Vec<Request<'static>> {
     let one = |number: u32| match number % 7 {
-        3 => asks(json!({ "do": "fail", "code": number, "message": "no" })),
-        5 => asks(json!({ "do": "panic", "message": format!("at {number}") })),
+        3 => action_request(json!({ "do": "fail", "code": number, "message": "no" })),
+        5 => action_request(json!({ "do": "panic", "message": format!("at {number}") })),
         _ => Request::owned(format!("number {number}").into_bytes()),
     };
     (0..count).map(one).collect()
 }
 
 #[test]
-fn streams_of_requests_come_to_the_same_through_either_kind() {
+fn streams_give_same_results_for_either_kind() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
-    let wanted = many(&host, &["library"], odd(300));
-    assert_eq!(wanted.len(), 300);
-    assert_eq!(wanted[3], Err("Plugin Some(3) None".to_owned()));
-    assert_eq!(wanted[5], Err("Panicked None Some(\"at 5\")".to_owned()));
-    assert_eq!(many(&host, &["process"], odd(300)), wanted);
-    assert_eq!(many(&host, &["process", "library"], odd(300)), wanted);
-    assert_eq!(many(&host, &["library", "process"], odd(300)), wanted);
+    let expected = many(&host, &["library"], mixed_requests(300));
+    assert_eq!(expected.len(), 300);
+    assert_eq!(expected[3], Err("Plugin Some(3) None".to_owned()));
+    assert_eq!(expected[5], Err("Panicked None Some(\"at 5\")".to_owned()));
+    assert_eq!(many(&host, &["process"], mixed_requests(300)), expected);
+    assert_eq!(many(&host, &["process", "library"], mixed_requests(300)), expected);
+    assert_eq!(many(&host, &["library", "process"], mixed_requests(300)), expected);
 }
 
-/// The fixture numbers requests that the host does not number: those of one batch are one.
+/// The fixture numbers requests without an ID: requests of one batch share a number.
 #[test]
-fn many_requests_go_in_one_round_trip_where_the_program_takes_them() {
+fn batch_program_receives_many_requests_per_round_trip() {
     let plugins = Plugins::new();
     let host = mixed(&plugins);
-    let contexts = (0..200).map(|_| asks(json!({ "do": "context" }))).collect();
-    let told = many(&host, &["process"], contexts);
-    let of = |told: &Result<String, String>| {
-        let context: Value = serde_json::from_str(told.as_ref().unwrap()).unwrap();
+    let contexts = (0..200).map(|_| action_request(json!({ "do": "context" }))).collect();
+    let reported = many(&host, &["process"], contexts);
+    let of = |reported: &Result<String, String>| {
+        let context: Value = serde_json::from_str(reported.as_ref().unwrap()).unwrap();
         context["callId"].as_u64().unwrap()
     };
-    let trips: std::collections::BTreeSet<_> = told.iter().map(of).collect();
-    assert_eq!(told.len(), 200);
+    let trips: std::collections::BTreeSet<_> = reported.iter().map(of).collect();
+    assert_eq!(reported.len(), 200);
     assert!(trips.len() < 100, "{} round trips", trips.len());
 }
 
 #[test]
-fn a_program_without_batches_is_asked_one_by_one() {
+fn program_without_batches_receives_single_requests() {
     let plugins = Plugins::new();
     let host = Host::builder().build().unwrap();
     let capabilities = json!({ "hotbay": { "endpoints": ["execute"] } });
-    // Whoever asks for a batch all the same is answered with this.
+    // An unexpected batch gets this response.
     let batch = json!({ "status": 500, "body": { "message": "no batches here" } });
-    let behave = json!({ "capabilities": capabilities, "serve": { "batch": batch } });
+    let behavior = json!({ "capabilities": capabilities, "serve": { "batch": batch } });
     let program = ProgramFolder::new(plugins.dir(), "single").set("package", "program");
-    loaded(&host, program.behave(behave).install());
+    loaded(&host, program.behavior(behavior).install());
     let requests = (0..50).map(|number: u32| Request::owned(number.to_string().into_bytes()));
-    let told = many(&host, &["single"], requests.collect());
-    let wanted: Vec<_> = (0..50).map(|number: u32| Ok(number.to_string())).collect();
-    assert_eq!(told, wanted);
+    let reported = many(&host, &["single"], requests.collect());
+    let expected: Vec<_> = (0..50).map(|number: u32| Ok(number.to_string())).collect();
+    assert_eq!(reported, expected);
 }

@@ -1,4 +1,4 @@
-//! Plugins of both kinds whose files are replaced under a host that watches.
+//! Plugins of both kinds whose files are replaced while a host watches.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use hotbay::{Events, Host, HostEvent, PluginHandle};
 use hotbay_tests::{Plugins, ProgramFolder, binary, block_on, event};
 use serde_json::{Value, json};
 
-use super::{BOTH, Journal, Kind, answer, asks};
+use super::{BOTH, Journal, Kind, action_request, answer};
 
 /// A host that watches one folder, and another folder in which builds are prepared.
 struct Watched {
@@ -28,14 +28,14 @@ impl Watched {
         Self { kind, plugins, drafts, journal, host, events }
     }
 
-    /// Prepares a build; answers with its folder.
+    /// Prepares a build, and returns its folder.
     fn draft(&self, more: Value) -> std::path::PathBuf {
         let mut config = json!({ "journal": self.journal.0 });
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.kind.served(&self.drafts, "echo").config(config).install()
     }
 
-    /// Puts a new plugin there, whole.
+    /// Installs a new plugin atomically.
     fn appear(&mut self, answers: &str) -> PluginHandle {
         let draft = self.draft(json!({ "answers": answers }));
         fs::rename(draft, self.folder()).unwrap();
@@ -49,7 +49,7 @@ impl Watched {
         self.plugins.dir().join("echo")
     }
 
-    /// As `build-plugins` does it.
+    /// Installs as `build-plugins` does.
     fn replace(&self, draft: &Path) {
         for file in [self.kind.file(), "plugin.json".to_owned()] {
             fs::rename(draft.join(&file), self.folder().join(file)).unwrap();
@@ -66,7 +66,7 @@ impl Watched {
 }
 
 #[test]
-fn what_is_renamed_into_place_is_promoted_and_what_is_broken_is_not() {
+fn renamed_files_are_promoted_broken_ones_are_not() {
     for kind in BOTH {
         let mut watched = Watched::new(kind);
         let handle = watched.appear("old");
@@ -81,16 +81,16 @@ fn what_is_renamed_into_place_is_promoted_and_what_is_broken_is_not() {
         assert_eq!(generation.map(|it| it.get()), Some(2));
         assert!(reason.contains("no init"), "{reason}");
         assert_eq!(answer(&handle), "new");
-        watched.journal.only_one_is_left(Some(serving));
+        watched.journal.assert_only_one_left(Some(serving));
         fs::remove_dir_all(watched.folder()).unwrap();
         event(&mut watched.events, |event| matches!(event, HostEvent::Retired { .. }));
         event(&mut watched.events, |event| matches!(event, HostEvent::Closed { .. }));
-        watched.journal.only_one_is_left(None);
+        watched.journal.assert_only_one_left(None);
     }
 }
 
 #[test]
-fn another_config_in_the_manifest_is_another_build() {
+fn config_change_in_manifest_is_reloaded() {
     for kind in BOTH {
         let mut watched = Watched::new(kind);
         let handle = watched.appear("old");
@@ -102,9 +102,9 @@ fn another_config_in_the_manifest_is_another_build() {
     }
 }
 
-/// Scripts are what people edit in place.
+/// Scripts are usually edited in place.
 #[test]
-fn a_script_that_is_overwritten_in_place_is_promoted() {
+fn script_overwritten_in_place_is_promoted() {
     let mut watched = Watched::new(Kind::Process);
     let served = binary("served", &[], "served");
     let script = |build: u32| {
@@ -117,8 +117,8 @@ fn a_script_that_is_overwritten_in_place_is_promoted() {
     event(&mut watched.events, |event| matches!(event, HostEvent::Loaded { .. }));
     let handle = watched.host.plugin("echo").unwrap();
     let build = || {
-        let asked = asks(json!({ "do": "environment", "name": "BUILD" }));
-        block_on(handle.execute(asked)).unwrap().json::<String>().unwrap()
+        let action = action_request(json!({ "do": "environment", "name": "BUILD" }));
+        block_on(handle.execute(action)).unwrap().json::<String>().unwrap()
     };
     assert_eq!(build(), "1");
     for generation in 2..4 {

@@ -1,7 +1,7 @@
-//! What plugins log arrives where the host's program listens, with all that belongs to it, and
-//! harms nobody, however much it is.
+//! Logs of plugins reach the host program's subscriber with all their fields, and no amount of them
+//! does harm.
 
-pub(crate) mod listener;
+pub(crate) mod recorder;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,52 +15,52 @@ use serde_json::{Value, json};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
-use listener::{FILTERED, Heard, Line, listen};
+use recorder::{FILTERED, Line, Recorder, install};
 
-/// A plugin that logs, in a host of its own, and what is heard of it.
-struct Chat {
-    heard: &'static Heard,
+/// A plugin that logs, its host, and the lines recorded.
+struct LogFixture {
+    recorder: &'static Recorder,
     plugins: Plugins,
     host: Host,
     handle: PluginHandle,
     name: String,
 }
 
-impl Chat {
+impl LogFixture {
     fn new() -> Self {
         Self::with(|plugin| plugin.set("permissions", json!(["log"])))
     }
 
     fn with(change: impl FnOnce(Plugin) -> Plugin) -> Self {
-        let (heard, plugins, name) = (listen(), Plugins::new(), unique("chat"));
+        let (recorder, plugins, name) = (install(), Plugins::new(), unique("chat"));
         let host = host(&plugins);
         let handle = loaded(&host, change(plugins.add(&name, "chatty")).write());
-        Self { heard, plugins, host, handle, name }
+        Self { recorder, plugins, host, handle, name }
     }
 
-    /// Has it log on this thread; answers with what it answers.
-    fn call(&self, asked: &Value) -> Value {
-        let reply = self.handle.call(Request::json_text(&asked.to_string())).unwrap();
+    /// Makes it log on this thread, and returns its reply.
+    fn call(&self, action: &Value) -> Value {
+        let reply = self.handle.call(Request::json_text(&action.to_string())).unwrap();
         serde_json::from_slice(reply.as_bytes()).unwrap()
     }
 
-    /// Has it log on a thread of its generation.
-    fn execute(&self, asked: &Value) {
-        block_on(self.handle.execute(Request::json_text(&asked.to_string()))).unwrap();
+    /// Makes it log on a worker thread.
+    fn execute(&self, action: &Value) {
+        block_on(self.handle.execute(Request::json_text(&action.to_string()))).unwrap();
     }
 
     fn lines(&self) -> Vec<Line> {
-        self.heard.of(&self.name)
+        self.recorder.of(&self.name)
     }
 
-    /// What it said itself; the host has something to say about it too.
+    /// Returns the plugin's own messages, without those of the host about it.
     fn messages(&self) -> Vec<String> {
         let mut lines = self.lines();
         lines.retain(|line| !line.target.starts_with("hotbay"));
         lines.iter().map(|line| line.message().to_owned()).collect()
     }
 
-    /// Ends it; answers with the reason if its library was kept.
+    /// Unloads it, and returns why its library was kept, if it was.
     fn end(&self) -> Option<String> {
         let mut events = self.host.events();
         block_on(self.host.unload(&self.name)).unwrap();
@@ -75,13 +75,13 @@ impl Chat {
 
 fn check(line: &Line, level: Level, target: &str, fields: &[(&str, &str)]) {
     assert_eq!((line.level, &*line.target), (level, target));
-    for (name, wanted) in fields {
-        assert_eq!(line.field(name), *wanted, "`{name}`");
+    for (name, expected) in fields {
+        assert_eq!(line.field(name), *expected, "`{name}`");
     }
 }
 
 #[test]
-fn an_event_arrives_with_fields_of_each_type() {
+fn event_keeps_fields_of_each_type() {
     let fields = [
         ("message", "debug hello"),
         ("truth", "bool true"),
@@ -96,12 +96,12 @@ fn an_event_arrives_with_fields_of_each_type() {
         ("generation", "u64 1"),
         ("more", r#"debug {"generation":"not the host's"}"#),
     ];
-    let asked = json!({ "way": "types" });
-    let (called, executed) = (Chat::new(), Chat::new());
-    called.call(&asked);
-    executed.execute(&asked);
-    for chat in [called, executed] {
-        let line = chat.heard.only_of(&chat.name);
+    let action = json!({ "method": "types" });
+    let (called, executed) = (LogFixture::new(), LogFixture::new());
+    called.call(&action);
+    executed.execute(&action);
+    for fixture in [called, executed] {
+        let line = fixture.recorder.only_of(&fixture.name);
         check(&line, Level::ERROR, "chatty::types", &fields);
         assert_eq!(line.fields.len(), fields.len() + 1, "`plugin` too: {line:?}");
         assert!(line.file.unwrap().ends_with("lib.rs"));
@@ -109,185 +109,187 @@ fn an_event_arrives_with_fields_of_each_type() {
 }
 
 #[test]
-fn an_event_tells_its_spans() {
-    let chat = Chat::new();
-    chat.execute(&json!({ "way": "spans" }));
+fn event_reports_its_spans() {
+    let fixture = LogFixture::new();
+    fixture.execute(&json!({ "method": "spans" }));
     let spans = [("spans", r#"str "request{id=7}:query{table=\"users\"}""#)];
-    check(&chat.heard.only_of(&chat.name), Level::INFO, "chatty", &spans);
+    check(&fixture.recorder.only_of(&fixture.name), Level::INFO, "chatty", &spans);
 }
 
 #[test]
-fn a_record_of_log_arrives() {
-    let chat = Chat::new();
-    chat.call(&json!({ "way": "record" }));
-    let line = chat.heard.only_of(&chat.name);
+fn log_record_arrives_as_event() {
+    let fixture = LogFixture::new();
+    fixture.call(&json!({ "method": "record" }));
+    let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::WARN, "chatty::record", &[("message", "debug hello")]);
     assert!(line.file.unwrap().ends_with("lib.rs"));
 }
 
 #[test]
-fn a_line_for_the_host_comes_from_the_plugin_as_a_whole() {
-    let chat = Chat::new();
-    assert_eq!(chat.call(&json!({ "way": "host" }))["said"], "Ok(())");
-    let line = chat.heard.only_of(&chat.name);
-    check(&line, Level::WARN, &chat.name, &[("message", "debug hello")]);
+fn host_line_is_attributed_to_whole_plugin() {
+    let fixture = LogFixture::new();
+    assert_eq!(fixture.call(&json!({ "method": "host" }))["result"], "Ok(())");
+    let line = fixture.recorder.only_of(&fixture.name);
+    check(&line, Level::WARN, &fixture.name, &[("message", "debug hello")]);
     assert_eq!(line.file, None);
 }
 
 #[test]
-fn what_is_logged_at_the_start_arrives() {
-    let init = json!({ "init": { "way": "event", "message": "started" } });
-    let chat = Chat::with(|it| it.set("permissions", json!(["log"])).config(init));
-    assert_eq!(chat.messages(), ["started"]);
+fn log_during_start_arrives() {
+    let init = json!({ "init": { "method": "event", "message": "started" } });
+    let fixture = LogFixture::with(|it| it.set("permissions", json!(["log"])).config(init));
+    assert_eq!(fixture.messages(), ["started"]);
 }
 
 #[test]
-fn a_listener_of_one_thread_hears_what_is_called_there() {
-    let chat = Chat::new();
-    static HEARD: LazyLock<Heard> = LazyLock::new(Heard::default);
-    tracing::subscriber::with_default(listener::listener(&HEARD), || {
-        chat.call(&json!({ "message": "here" }));
+fn thread_scoped_subscriber_receives_its_calls() {
+    let fixture = LogFixture::new();
+    static RECORDER: LazyLock<Recorder> = LazyLock::new(Recorder::default);
+    tracing::subscriber::with_default(recorder::subscriber(&RECORDER), || {
+        fixture.call(&json!({ "message": "here" }));
     });
-    assert_eq!(HEARD.only_of(&chat.name).message(), "here");
-    assert_eq!(chat.messages(), [""; 0]);
+    assert_eq!(RECORDER.only_of(&fixture.name).message(), "here");
+    assert_eq!(fixture.messages(), [""; 0]);
 }
 
 #[test]
-fn what_no_listener_wants_is_not_even_formatted() {
-    let chat = Chat::new();
-    let costly = json!({ "way": "costly", "message": "closely" });
-    assert_eq!(chat.call(&costly)["formatted"], 0);
-    assert_eq!(chat.messages(), [""; 0]);
-    chat.heard.want(LevelFilter::DEBUG);
-    assert_eq!(chat.call(&costly)["formatted"], 1);
-    chat.heard.want(LevelFilter::INFO);
-    assert_eq!(chat.call(&costly)["formatted"], 0);
-    let line = chat.heard.only_of(&chat.name);
+fn disabled_event_is_not_formatted() {
+    let fixture = LogFixture::new();
+    let costly = json!({ "method": "costly", "message": "closely" });
+    assert_eq!(fixture.call(&costly)["formatted"], 0);
+    assert_eq!(fixture.messages(), [""; 0]);
+    fixture.recorder.set_level(LevelFilter::DEBUG);
+    assert_eq!(fixture.call(&costly)["formatted"], 1);
+    fixture.recorder.set_level(LevelFilter::INFO);
+    assert_eq!(fixture.call(&costly)["formatted"], 0);
+    let line = fixture.recorder.only_of(&fixture.name);
     check(&line, Level::DEBUG, "chatty", &[("costly", "debug costly")]);
 }
 
 #[test]
-fn without_the_permission_nothing_arrives_and_calls_are_unharmed() {
-    let chat = Chat::with(|plugin| plugin);
-    for way in ["event", "types", "spans", "record"] {
-        assert_eq!(chat.call(&json!({ "way": way }))["said"], "");
-        chat.execute(&json!({ "way": way }));
+fn denied_log_permission_drops_events_only() {
+    let fixture = LogFixture::with(|plugin| plugin);
+    for method in ["event", "types", "spans", "record"] {
+        assert_eq!(fixture.call(&json!({ "method": method }))["result"], "");
+        fixture.execute(&json!({ "method": method }));
     }
-    assert_eq!(chat.call(&json!({ "way": "host" }))["said"], "Err(Denied)");
-    assert_eq!(chat.messages(), [""; 0]);
+    assert_eq!(fixture.call(&json!({ "method": "host" }))["result"], "Err(Denied)");
+    assert_eq!(fixture.messages(), [""; 0]);
 }
 
 #[test]
-fn two_generations_are_told_apart() {
-    let chat = Chat::new();
-    chat.call(&json!({ "message": "first" }));
-    let next = chat.plugins.add(&chat.name, "chatty").config(json!({ "at": 2 }));
+fn events_name_their_generation() {
+    let fixture = LogFixture::new();
+    fixture.call(&json!({ "message": "first" }));
+    let next = fixture.plugins.add(&fixture.name, "chatty").config(json!({ "at": 2 }));
     next.set("permissions", json!(["log"])).write();
-    assert_eq!(reloaded(&chat.host, &chat.name).get(), 2);
-    chat.call(&json!({ "message": "second" }));
-    chat.execute(&json!({ "way": "record", "message": "third" }));
-    let told: Vec<_> = chat
+    assert_eq!(reloaded(&fixture.host, &fixture.name).get(), 2);
+    fixture.call(&json!({ "message": "second" }));
+    fixture.execute(&json!({ "method": "record", "message": "third" }));
+    let reported: Vec<_> = fixture
         .lines()
         .iter()
         .map(|line| (line.message().to_owned(), line.field("generation").to_owned()))
         .collect();
-    let wanted = [("first", "u64 1"), ("second", "u64 2"), ("third", "u64 2")];
-    assert_eq!(told, wanted.map(|(message, generation)| (message.into(), generation.into())));
+    let expected = [("first", "u64 1"), ("second", "u64 2"), ("third", "u64 2")];
+    assert_eq!(reported, expected.map(|(message, generation)| (message.into(), generation.into())));
 }
 
 #[test]
-fn a_plugin_that_is_started_again_from_its_library_is_heard_again() {
+fn plugin_restarted_from_same_library_logs_again() {
     let stop_first =
         |plugin: Plugin| plugin.set("permissions", json!(["log"])).set("handover", "stop-first");
-    let chat = Chat::with(stop_first);
-    chat.call(&json!({ "message": "before" }));
-    let bad = json!({ "init": { "way": "nonsense" } });
-    stop_first(chat.plugins.add(&chat.name, "chatty").config(bad)).write();
-    assert_eq!(rolled_back(&chat.host, &chat.name).step(), Some(LoadStep::Init));
-    chat.call(&json!({ "message": "after" }));
-    chat.call(&json!({ "way": "record", "message": "too" }));
-    assert_eq!(chat.messages(), ["before", "after", "too"]);
+    let fixture = LogFixture::with(stop_first);
+    fixture.call(&json!({ "message": "before" }));
+    let bad = json!({ "init": { "method": "nonsense" } });
+    stop_first(fixture.plugins.add(&fixture.name, "chatty").config(bad)).write();
+    assert_eq!(rolled_back(&fixture.host, &fixture.name).step(), Some(LoadStep::Init));
+    fixture.call(&json!({ "message": "after" }));
+    fixture.call(&json!({ "method": "record", "message": "too" }));
+    assert_eq!(fixture.messages(), ["before", "after", "too"]);
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_plugin_that_logged_on_its_callers_thread_is_closed() {
-    let chat = Chat::new();
-    for way in ["event", "types", "spans", "costly", "record", "host"] {
-        chat.call(&json!({ "way": way }));
-        chat.execute(&json!({ "way": way }));
+fn plugin_that_logged_on_caller_thread_is_closed() {
+    let fixture = LogFixture::new();
+    for method in ["event", "types", "spans", "costly", "record", "host"] {
+        fixture.call(&json!({ "method": method }));
+        fixture.execute(&json!({ "method": method }));
     }
-    assert_eq!(chat.end(), None);
+    assert_eq!(fixture.end(), None);
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn what_is_logged_after_the_end_is_lost_and_harms_nobody() {
-    let chat = Chat::new();
-    let (release, done) = (chat.plugins.dir().join("go"), chat.plugins.dir().join("done"));
-    chat.call(&json!({ "way": "types", "message": "late", "wait_for": release, "done": done }));
-    chat.call(&json!({ "message": "in time" }));
-    assert_eq!(chat.end().as_deref(), Some("threads: 1 still run"));
+fn log_after_end_is_dropped_safely() {
+    let fixture = LogFixture::new();
+    let (release, done) = (fixture.plugins.dir().join("go"), fixture.plugins.dir().join("done"));
+    fixture
+        .call(&json!({ "method": "types", "message": "late", "wait_for": release, "done": done }));
+    fixture.call(&json!({ "message": "in time" }));
+    assert_eq!(fixture.end().as_deref(), Some("threads: 1 still run"));
     fs::write(release, "").unwrap();
-    until("it has logged", || done.exists().then_some(()));
-    assert_eq!(chat.messages(), ["in time"]);
+    until("the plugin has logged", || done.exists().then_some(()));
+    assert_eq!(fixture.messages(), ["in time"]);
 }
 
 #[test]
-fn a_flood_is_limited_and_each_line_of_it_counted() {
-    for (way, lines) in [("event", 100_000), ("record", 10_000), ("host", 10_000)] {
-        let chat = Chat::new();
-        chat.call(&json!({ "way": way, "lines": lines }));
-        block_on(chat.host.unload(&chat.name)).unwrap();
+fn log_flood_is_limited_and_counted() {
+    for (method, lines) in [("event", 100_000), ("record", 10_000), ("host", 10_000)] {
+        let fixture = LogFixture::new();
+        fixture.call(&json!({ "method": method, "lines": lines }));
+        block_on(fixture.host.unload(&fixture.name)).unwrap();
         let counts = |lines: &[Line]| {
-            let (told, arrived): (Vec<&Line>, Vec<_>) =
+            let (reported, arrived): (Vec<&Line>, Vec<_>) =
                 lines.iter().partition(|line| line.target == "hotbay::plugin");
             let dropped = |line: &&Line| -> u64 {
                 line.field("dropped").strip_prefix("u64 ").unwrap().parse().unwrap()
             };
-            (arrived.len() as u64, told.iter().map(dropped).sum::<u64>())
+            (arrived.len() as u64, reported.iter().map(dropped).sum::<u64>())
         };
-        let (arrived, dropped) = until("all of them are accounted for", || {
-            let (arrived, dropped) = counts(&chat.lines());
+        let (arrived, dropped) = until("all lines have arrived or been counted as dropped", || {
+            let (arrived, dropped) = counts(&fixture.lines());
             (arrived + dropped == lines).then_some((arrived, dropped))
         });
-        assert!(arrived >= 1000 && dropped > 0, "{arrived} of {way} arrived");
-        let told = chat.lines().into_iter().find(|line| line.target == "hotbay::plugin").unwrap();
-        let start = format!("plugin `{}` logged faster than 1000 lines/s; ", chat.name);
-        assert!(told.message().starts_with(&start), "{}", told.message());
+        assert!(arrived >= 1000 && dropped > 0, "{arrived} of {method} arrived");
+        let reported =
+            fixture.lines().into_iter().find(|line| line.target == "hotbay::plugin").unwrap();
+        let start = format!("plugin `{}` logged faster than 1000 lines/s; ", fixture.name);
+        assert!(reported.message().starts_with(&start), "{}", reported.message());
     }
 }
 
 #[test]
-fn a_message_of_megabytes_is_cut() {
-    let chat = Chat::new();
-    for way in ["event", "record", "host"] {
-        chat.call(&json!({ "way": way, "message": "0123456789", "repeat": 300_000 }));
+fn huge_message_is_truncated() {
+    let fixture = LogFixture::new();
+    for method in ["event", "record", "host"] {
+        fixture.call(&json!({ "method": method, "message": "0123456789", "repeat": 300_000 }));
     }
-    assert_eq!(chat.lines().len(), 3);
-    for message in chat.messages() {
+    assert_eq!(fixture.lines().len(), 3);
+    for message in fixture.messages() {
         assert!(message.len() <= 64 << 10 && message.len() > 60 << 10, "{}", message.len());
         assert!(message.ends_with("… (cut)"));
     }
 }
 
 #[test]
-fn each_target_can_be_filtered_for() {
-    let chat = Chat::new();
-    chat.call(&json!({ "way": "record", "target": FILTERED }));
-    chat.call(&json!({ "way": "record", "lines": 200, "target": "many", "targets": 200 }));
-    let targets: BTreeSet<_> = chat.lines().into_iter().map(|line| line.target).collect();
+fn each_target_can_be_filtered() {
+    let fixture = LogFixture::new();
+    fixture.call(&json!({ "method": "record", "target": FILTERED }));
+    fixture.call(&json!({ "method": "record", "lines": 200, "target": "many", "targets": 200 }));
+    let targets: BTreeSet<_> = fixture.lines().into_iter().map(|line| line.target).collect();
     assert_eq!(targets.len(), 200);
     assert!(targets.contains("many::0") && targets.contains("many::199"));
 }
 
 #[test]
-fn a_listener_that_calls_the_plugin_which_logs_does_not_do_so_for_ever() {
-    let chat = Chat::new();
-    chat.heard.call_back(&chat.handle, r#"{"message":"again"}"#);
-    for way in ["event", "record", "host"] {
-        chat.call(&json!({ "way": way, "message": way }));
-        chat.execute(&json!({ "way": way, "message": way }));
+fn subscriber_that_calls_plugin_does_not_recurse() {
+    let fixture = LogFixture::new();
+    fixture.recorder.call_back(&fixture.handle, r#"{"message":"again"}"#);
+    for method in ["event", "record", "host"] {
+        fixture.call(&json!({ "method": method, "message": method }));
+        fixture.execute(&json!({ "method": method, "message": method }));
     }
-    assert_eq!(chat.messages(), ["event", "event", "record", "record", "host", "host"]);
+    assert_eq!(fixture.messages(), ["event", "event", "record", "record", "host", "host"]);
 }

@@ -1,8 +1,8 @@
-//! The public pool of workers, whose tests share these helpers.
+//! The public worker pool: helpers shared by its tests.
 
-mod ends;
 mod outcomes;
 mod races;
+mod shutdown;
 
 use std::cell::RefCell;
 use std::sync::mpsc::{self, Sender};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use hotbay::CancellationToken;
 use hotbay::pool::{Outcome, PoolLimits, SubmitError, SubmitErrorKind, TaskTicket, WorkerPool};
 
-/// Longer than any wait here lasts.
+/// Longer than any wait of these tests.
 const GENEROUS: Duration = Duration::from_secs(60);
 
 fn limits(workers: u32, max_queued_calls: u32, max_results: u32) -> PoolLimits {
@@ -28,20 +28,20 @@ fn pool<T: Send>(workers: u32, max_queued_calls: u32, max_results: u32) -> Worke
         .unwrap()
 }
 
-/// A worker that a task holds until it is let go.
-struct Held {
+/// A worker occupied by a task until the test releases it.
+struct OccupiedWorker {
     go: Sender<()>,
     ticket: TaskTicket<u32>,
 }
 
-impl Held {
+impl OccupiedWorker {
     fn by(pool: &WorkerPool<u32>) -> Self {
-        let (go, let_go) = mpsc::channel();
+        let (go, release) = mpsc::channel();
         let (enter, entered) = mpsc::channel();
         let task = move || {
             enter.send(()).unwrap();
-            // Let go, or dropped.
-            let _ = let_go.recv_timeout(GENEROUS);
+            // Released, or dropped.
+            let _ = release.recv_timeout(GENEROUS);
             0
         };
         let ticket = pool.submit(task).unwrap();
@@ -49,16 +49,16 @@ impl Held {
         Self { go, ticket }
     }
 
-    fn let_go(self) -> Outcome<u32> {
+    fn release(self) -> Outcome<u32> {
         self.go.send(()).unwrap();
         self.ticket.wait()
     }
 }
 
 /// Panics when dropped.
-struct Grenade;
+struct PanicOnDrop;
 
-impl Drop for Grenade {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         if !thread::panicking() {
             std::panic::panic_any("dropped");
@@ -66,7 +66,7 @@ impl Drop for Grenade {
     }
 }
 
-/// Marks each worker of a pool; the mark is gone with the thread.
+/// Marks each worker of a pool; the mark is dropped when the thread exits.
 fn mark_workers(pool: &WorkerPool<u32>, workers: usize) -> Arc<()> {
     thread_local! {
         static MARK: RefCell<Option<Arc<()>>> = const { RefCell::new(None) };

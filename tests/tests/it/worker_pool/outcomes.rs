@@ -1,4 +1,4 @@
-//! What a pool refuses, where outcomes are, and what a task does to its own pool and others.
+//! Refused tasks, the storage of outcomes, and tasks that use their own pool or another one.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use hotbay::pool::{Outcome, Stopped, SubmitErrorKind, TaskError, WorkerPool};
 use hotbay_tests::block_on;
 
-use super::{GENEROUS, Grenade, Held, kind, mark_workers, pool};
+use super::{GENEROUS, OccupiedWorker, PanicOnDrop, kind, mark_workers, pool};
 
 #[test]
-fn an_awaited_ticket_takes_its_outcome_out_of_the_store() {
+fn awaited_ticket_takes_outcome_from_store() {
     let pool = pool(2, 10, 10);
     let (first, second) = (pool.submit(|| 1).unwrap(), pool.submit(|| 2).unwrap());
     assert!(first.id() < second.id());
@@ -26,7 +26,7 @@ fn an_awaited_ticket_takes_its_outcome_out_of_the_store() {
 }
 
 #[test]
-fn a_ticket_keeps_its_outcome_from_everybody_else_until_it_is_dropped() {
+fn ticket_reserves_outcome_until_dropped() {
     let pool = pool(1, 10, 10);
     let ticket = pool.submit(|| 7).unwrap();
     let id = ticket.id();
@@ -38,7 +38,7 @@ fn a_ticket_keeps_its_outcome_from_everybody_else_until_it_is_dropped() {
 }
 
 #[test]
-fn results_are_a_copy_and_only_take_and_drain_remove() {
+fn results_copies_and_only_take_and_drain_remove() {
     let pool = pool(1, 10, 10);
     let ids = [1, 2, 3].map(|number| pool.submit(move || vec![number]).unwrap().leave());
     pool.stop();
@@ -54,7 +54,7 @@ fn results_are_a_copy_and_only_take_and_drain_remove() {
 }
 
 #[test]
-fn a_ticket_outlives_its_pool() {
+fn ticket_outlives_pool() {
     let pool = pool(1, 10, 10);
     let ticket = pool.submit(|| "done").unwrap();
     pool.stop();
@@ -63,7 +63,7 @@ fn a_ticket_outlives_its_pool() {
 }
 
 #[test]
-fn a_pool_without_workers_refuses_each_task_and_gives_it_back() {
+fn pool_without_workers_refuses_and_returns_tasks() {
     let pool = pool(0, 10, 10);
     let refused = pool.submit(|| 5).unwrap_err();
     assert_eq!(refused.kind(), SubmitErrorKind::NoWorkers);
@@ -76,9 +76,9 @@ fn a_pool_without_workers_refuses_each_task_and_gives_it_back() {
 }
 
 #[test]
-fn a_full_queue_refuses_and_who_waits_gets_the_place_that_comes_free() {
+fn full_queue_refuses_and_waiter_gets_freed_place() {
     let pool = pool(1, 1, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
     let refused = pool.submit(|| 2).unwrap_err();
     assert_eq!(refused.kind(), SubmitErrorKind::QueueFull);
@@ -88,13 +88,13 @@ fn a_full_queue_refuses_and_who_waits_gets_the_place_that_comes_free() {
         let pool = pool.clone();
         move || pool.submit_within(GENEROUS, refused.into_task()).unwrap().wait()
     });
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
     assert_eq!(queued.wait(), Ok(1));
     assert_eq!(waiting.join().unwrap(), Ok(2));
 }
 
 #[test]
-fn a_full_store_refuses_new_tasks_rather_than_lose_outcomes() {
+fn full_store_refuses_new_tasks() {
     let pool = pool(1, 10, 2);
     let ids = [1, 2].map(|number| pool.submit(move || number).unwrap().leave());
     assert_eq!(kind(pool.submit(|| 3)), SubmitErrorKind::StoreFull);
@@ -106,7 +106,7 @@ fn a_full_store_refuses_new_tasks_rather_than_lose_outcomes() {
         }
         assert_eq!(waiting.join().unwrap(), Ok(3));
     });
-    // The place of the awaited one is free again, that of the second is not.
+    // The place of the awaited task is free again; that of the second is not.
     let ticket = pool.submit(|| 4).unwrap();
     assert_eq!(kind(pool.submit(|| 5)), SubmitErrorKind::StoreFull);
     assert_eq!(ticket.wait(), Ok(4));
@@ -114,34 +114,34 @@ fn a_full_store_refuses_new_tasks_rather_than_lose_outcomes() {
 }
 
 #[test]
-fn a_wait_for_a_place_that_never_is_ends_at_once() {
+fn wait_for_impossible_place_ends_at_once() {
     let (queueless, storeless) = (pool(1, 0, 10), pool(1, 10, 0));
-    for (pool, wanted) in
+    for (pool, expected) in
         [(queueless, SubmitErrorKind::QueueFull), (storeless, SubmitErrorKind::StoreFull)]
     {
-        assert_eq!(kind(pool.submit(|| 5)), wanted);
-        assert_eq!(kind(pool.submit_within(GENEROUS, || 5)), wanted);
-        assert_eq!(kind(block_on(pool.submit_waiting(|| 5))), wanted);
+        assert_eq!(kind(pool.submit(|| 5)), expected);
+        assert_eq!(kind(pool.submit_within(GENEROUS, || 5)), expected);
+        assert_eq!(kind(block_on(pool.submit_waiting(|| 5))), expected);
     }
 }
 
 #[test]
-fn a_wait_for_a_place_that_is_dropped_takes_none() {
+fn dropped_wait_for_place_takes_none() {
     let pool = pool(1, 1, 10);
-    let held = Held::by(&pool);
+    let occupied = OccupiedWorker::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
     {
         let mut waiting = pin!(pool.submit_waiting(|| 2));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiting.as_mut().poll(&mut context).is_pending());
     }
-    assert_eq!(held.let_go(), Ok(0));
+    assert_eq!(occupied.release(), Ok(0));
     assert_eq!(queued.wait(), Ok(1));
     assert_eq!(pool.submit(|| 3).unwrap().wait(), Ok(3));
 }
 
 #[test]
-fn a_task_that_panics_fails_that_task_only_even_if_its_payload_panics_when_dropped() {
+fn panicking_task_fails_alone() {
     let pool = pool(1, 10, 20);
     let mark = mark_workers(&pool, 1);
     type Task = fn() -> u32;
@@ -149,25 +149,25 @@ fn a_task_that_panics_fails_that_task_only_even_if_its_payload_panics_when_dropp
         (|| std::panic::resume_unwind(Box::new("a text")), "a text"),
         (|| std::panic::resume_unwind(Box::new(String::from("a string"))), "a string"),
         (|| std::panic::resume_unwind(Box::new(7)), "no text"),
-        (|| std::panic::resume_unwind(Box::new(Grenade)), "no text"),
+        (|| std::panic::resume_unwind(Box::new(PanicOnDrop)), "no text"),
     ];
-    for (task, wanted) in failing {
+    for (task, expected) in failing {
         let error = pool.submit(task).unwrap().wait().unwrap_err();
         assert!(matches!(error, TaskError::Panicked(_)), "{error:?}");
-        assert!(error.to_string().contains(wanted), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(pool.submit(|| 1).unwrap().wait(), Ok(1));
     }
-    assert_eq!(Arc::strong_count(&mark), 2, "the same worker");
+    assert_eq!(Arc::strong_count(&mark), 2, "the worker survived");
 }
 
 #[test]
-fn a_worker_that_waits_for_its_own_pool_is_refused_instead_of_waiting_for_ever() {
+fn worker_waiting_for_its_own_pool_is_refused() {
     let pool = pool::<u32>(1, 10, 10);
     let (inside, (send, sent)) = (pool.clone(), mpsc::channel());
     let outer = pool.submit(move || {
         let inner = inside.submit(|| 1).unwrap();
         let id = inner.id();
-        // With a limit it may wait.
+        // With a timeout it may wait.
         let inner = inner.wait_timeout(Duration::ZERO).unwrap_err();
         send.send((id, inner.wait())).unwrap();
         2
@@ -176,14 +176,14 @@ fn a_worker_that_waits_for_its_own_pool_is_refused_instead_of_waiting_for_ever()
     assert_eq!(refused, Err(TaskError::WaitInside));
     assert_eq!(outer.unwrap().wait(), Ok(2));
     pool.stop();
-    assert_eq!(pool.take(id), Some(Ok(1)), "it is left in the store");
+    assert_eq!(pool.take(id), Some(Ok(1)), "the outcome stays in the store");
 }
 
 #[test]
-fn a_worker_may_wait_for_what_is_there_and_for_other_pools() {
+fn worker_may_wait_for_ready_outcomes_and_other_pools() {
     let (pool, other) = (pool::<u32>(1, 10, 10), pool::<u32>(1, 10, 10));
     let done = pool.submit(|| 1).unwrap();
-    assert_eq!(pool.submit(|| 0).unwrap().wait(), Ok(0), "so the first is done");
+    assert_eq!(pool.submit(|| 0).unwrap().wait(), Ok(0), "the first task is done");
     let outer = pool.submit(move || {
         let there = done.wait().unwrap();
         let elsewhere = other.submit(|| 10).unwrap().wait().unwrap();
@@ -193,39 +193,39 @@ fn a_worker_may_wait_for_what_is_there_and_for_other_pools() {
     assert_eq!(outer.unwrap().wait(), Ok(11));
 }
 
-/// Looks into its pool when it is dropped or woken.
-struct Nosy(WorkerPool<Nosy>);
+/// Uses its pool when dropped or woken.
+struct UsesPool(WorkerPool<UsesPool>);
 
-impl Drop for Nosy {
+impl Drop for UsesPool {
     fn drop(&mut self) {
         assert!(self.0.drain().is_empty());
     }
 }
 
-impl Wake for Nosy {
+impl Wake for UsesPool {
     fn wake(self: Arc<Self>) {
         drop(self);
     }
 }
 
 #[test]
-fn outcomes_and_wakers_may_use_the_pool_since_it_holds_no_lock_for_them() {
-    let pool = pool::<Nosy>(1, 10, 10);
-    let (go, let_go) = mpsc::channel::<()>();
-    let (nosy, also_nosy) = (Nosy(pool.clone()), Nosy(pool.clone()));
+fn outcomes_and_wakers_may_use_pool_without_deadlock() {
+    let pool = pool::<UsesPool>(1, 10, 10);
+    let (go, release) = mpsc::channel::<()>();
+    let (uses_pool, also_uses_pool) = (UsesPool(pool.clone()), UsesPool(pool.clone()));
     let ticket = pool.submit(move || {
-        let_go.recv_timeout(GENEROUS).unwrap();
-        nosy
+        release.recv_timeout(GENEROUS).unwrap();
+        uses_pool
     });
     let mut ticket = ticket.unwrap();
-    let left = pool.submit(move || also_nosy).unwrap().leave();
+    let left = pool.submit(move || also_uses_pool).unwrap().leave();
     // The second waker replaces the first; the task wakes it.
     for _ in 0..2 {
-        let waker = Waker::from(Arc::new(Nosy(pool.clone())));
+        let waker = Waker::from(Arc::new(UsesPool(pool.clone())));
         assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker)).is_pending());
     }
     go.send(()).unwrap();
     pool.stop();
-    assert!(matches!(pool.take(left), Some(Ok(Nosy(_)))));
-    assert!(matches!(ticket.wait(), Ok(Nosy(_))));
+    assert!(matches!(pool.take(left), Some(Ok(UsesPool(_)))));
+    assert!(matches!(ticket.wait(), Ok(UsesPool(_))));
 }

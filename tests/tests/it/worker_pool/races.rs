@@ -1,5 +1,5 @@
-//! A pool with everybody at it at once: each accepted task has one outcome,
-//! which is seen once, whoever submits, waits, drops, takes, drains, stops and cancels.
+//! A pool used from many threads at once. Each accepted task has one outcome, seen once, whatever
+//! combination of submit, wait, drop, take, drain, stop and cancel runs.
 
 use std::collections::BTreeMap;
 use std::pin::{Pin, pin};
@@ -17,16 +17,16 @@ use super::GENEROUS;
 
 const SUBMITTERS: u32 = 3;
 const TASKS: u32 = 50;
-/// One of so many tasks panics.
+/// One of this many tasks panics.
 const PANICS: u32 = 7;
 /// The task that ends its own pool.
 const LAST: u32 = SUBMITTERS * TASKS;
-/// Tickets that one submitter keeps at most; fewer than leave the store without a place.
-const KEPT_MAX: usize = 3;
+/// Maximum number of tickets that one submitter keeps; fewer than would fill the store.
+const MAX_KEPT: usize = 3;
 
 type Pool = WorkerPool<Counted>;
 
-/// How a pool ends, by two threads at once.
+/// How two threads end a pool at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Stop,
@@ -36,19 +36,19 @@ enum End {
     StopInside,
 }
 
-/// What is known of one pool and its tasks.
+/// The state of one pool and its tasks.
 struct Round {
     pool: Pool,
     end: End,
     alive: Arc<AtomicI64>,
-    /// By number of the task.
+    /// By task number.
     runs: Arc<Vec<AtomicU32>>,
     accepted: Mutex<BTreeMap<TaskId, u32>>,
     seen: Mutex<Vec<(TaskId, Outcome<Counted>)>>,
     is_over: AtomicBool,
 }
 
-/// An answer that is counted while it lives.
+/// A result that is counted while it exists.
 #[derive(Debug)]
 struct Counted {
     number: u32,
@@ -74,10 +74,10 @@ impl Drop for Counted {
     }
 }
 
-/// Xorshift: the same choices for the same seed.
-struct Chance(u32);
+/// A pseudorandom generator (xorshift) with a given seed.
+struct Random(u32);
 
-impl Chance {
+impl Random {
     fn below(&mut self, bound: u32) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 17;
@@ -120,11 +120,11 @@ impl Round {
         self.seen.lock().unwrap().push((id, outcome));
     }
 
-    /// Submits in each way, and does with the tickets what can be done with tickets.
-    fn submit(&self, submitter: u32, chance: &mut Chance) {
+    /// Submits tasks in each way, and uses the tickets in each way.
+    fn submit(&self, submitter: u32, random: &mut Random) {
         let mut kept = Vec::new();
         for number in submitter * TASKS..(submitter + 1) * TASKS {
-            let submitted = match chance.below(4) {
+            let submitted = match random.below(4) {
                 0 => self.pool.submit(self.task(number)).ok(),
                 1 => self.pool.submit_within(GENEROUS, self.task(number)).ok(),
                 2 => block_on(self.pool.submit_waiting(self.task(number))).ok(),
@@ -136,7 +136,7 @@ impl Round {
             let Some(mut ticket) = submitted else { continue };
             self.accept(&ticket, number);
             let id = ticket.id();
-            match chance.below(6) {
+            match random.below(6) {
                 0 => self.see(id, block_on(ticket)),
                 1 => self.see(id, ticket.wait()),
                 2 => drop(ticket),
@@ -150,7 +150,7 @@ impl Round {
                         self.see(id, outcome);
                     }
                 }
-                _ if kept.len() < KEPT_MAX => kept.push(ticket),
+                _ if kept.len() < MAX_KEPT => kept.push(ticket),
                 _ => drop(ticket),
             }
         }
@@ -159,10 +159,10 @@ impl Round {
         }
     }
 
-    /// Takes what is left, in each way, until all others are done.
-    fn collect(&self, chance: &mut Chance) {
+    /// Takes remaining outcomes in each way until the other threads are done.
+    fn collect(&self, random: &mut Random) {
         while !self.is_over.load(Ordering::Acquire) {
-            match chance.below(3) {
+            match random.below(3) {
                 0 => self.drain(),
                 1 => {
                     let id = self.accepted.lock().unwrap().keys().next_back().copied();
@@ -180,7 +180,7 @@ impl Round {
         self.pool.drain().into_iter().for_each(|(id, outcome)| self.see(id, outcome));
     }
 
-    /// Ends the pool once so many tasks were accepted.
+    /// Ends the pool after this many tasks were accepted.
     fn end(&self, after: usize, ender: u32) {
         while self.accepted.lock().unwrap().len() < after {
             thread::yield_now();
@@ -220,13 +220,13 @@ impl Round {
                     runs[number as usize] = 0;
                 }
             }
-            assert!(seen.insert(id, outcome).is_none(), "{id} was seen twice");
+            assert!(seen.insert(id, outcome).is_none(), "outcome of {id} seen twice");
         }
-        assert!(seen.keys().eq(accepted.keys()), "each accepted task was seen");
+        assert!(seen.keys().eq(accepted.keys()), "every accepted task has an outcome");
         drop(seen);
         let ran: Vec<_> = self.runs.iter().map(|runs| runs.load(Ordering::Relaxed)).collect();
-        assert_eq!(ran, runs, "each ran as its outcome tells");
-        assert_eq!(self.alive.load(Ordering::Relaxed), 0, "all tasks and answers are dropped");
+        assert_eq!(ran, runs, "tasks ran exactly if their outcomes say so");
+        assert_eq!(self.alive.load(Ordering::Relaxed), 0, "all tasks and results are dropped");
     }
 }
 
@@ -234,7 +234,7 @@ fn joined(stopped: Stopped) {
     assert_eq!(stopped, Stopped::Joined);
 }
 
-/// Polls once, and forgets the waker.
+/// Polls once, and drops the waker.
 fn polled_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
@@ -244,17 +244,17 @@ fn polled_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
 
 fn check(end: End, seed: u32) {
     let round = Round::new(end);
-    let mut chance = Chance(seed);
-    // Few enough that they are accepted though some are refused.
-    let after = chance.below(TASKS) as usize;
+    let mut random = Random(seed);
+    // Few enough to be accepted although some are refused.
+    let after = random.below(TASKS) as usize;
     thread::scope(|scope| {
         let round = &round;
-        let mut chance = || Chance(chance.below(u32::MAX) | 1);
-        let mut mine = chance();
+        let mut random = || Random(random.below(u32::MAX) | 1);
+        let mut mine = random();
         scope.spawn(move || round.collect(&mut mine));
         let mut others = Vec::new();
         for submitter in 0..SUBMITTERS {
-            let mut mine = chance();
+            let mut mine = random();
             others.push(scope.spawn(move || round.submit(submitter, &mut mine)));
         }
         others.extend((0..2).map(|ender| scope.spawn(move || round.end(after, ender))));
@@ -268,7 +268,7 @@ fn check(end: End, seed: u32) {
 }
 
 #[test]
-fn each_accepted_task_has_one_outcome_that_is_seen_once_however_the_pool_ends() {
+fn accepted_task_has_one_outcome_seen_once() {
     let ends = [End::Stop, End::Cancel, End::Token, End::StopAndCancel, End::StopInside];
     for seed in 1..=40 {
         for end in ends {

@@ -1,4 +1,4 @@
-//! Answers with its input.
+//! Returns its input.
 
 use hotbay_plugin::prelude::*;
 use hotbay_plugin::serve_plugin;

@@ -1,4 +1,4 @@
-//! The plugin of the benchmarks without the counting allocator; the same code in all else.
+//! The benchmark plugin without the counting allocator, otherwise the same code.
 
 #[path = "../../echo/src/echo.rs"]
 mod echo;

@@ -1,17 +1,17 @@
-//! Answers with its input, in place or on the heap, or panics; its config says which.
+//! Returns its input, in place or on the heap, or panics, as configured.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hotbay_plugin::prelude::*;
 
 pub(crate) struct Echo {
-    output: Way,
-    /// How often `execute` was really entered with something to panic about.
+    output: OutputMode,
+    /// Number of calls to `execute` that had to panic.
     panics: AtomicU64,
 }
 
 #[derive(Clone, Copy)]
-enum Way {
+enum OutputMode {
     InPlace,
     Heap,
     Panic,
@@ -20,24 +20,24 @@ enum Way {
 impl Plugin for Echo {
     fn init(config: &Config, _: HostServices) -> Result<Self, PluginError> {
         let output = match config.get("output").and_then(|output| output.as_str()) {
-            Some("in-place") => Way::InPlace,
-            Some("panic") => Way::Panic,
-            _ => Way::Heap,
+            Some("in-place") => OutputMode::InPlace,
+            Some("panic") => OutputMode::Panic,
+            _ => OutputMode::Heap,
         };
         Ok(Self { output, panics: AtomicU64::new(0) })
     }
 
     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         match self.output {
-            Way::InPlace => Ok(Output::copy_of(input.as_bytes())),
-            Way::Heap => Ok(Output::bytes(input.as_bytes())),
-            Way::Panic => Ok(self.panic(input)),
+            OutputMode::InPlace => Ok(Output::copy_of(input.as_bytes())),
+            OutputMode::Heap => Ok(Output::bytes(input.as_bytes())),
+            OutputMode::Panic => Ok(self.panic(input)),
         }
     }
 }
 
 impl Echo {
-    /// Counts and panics; without input it tells how often it did.
+    /// Counts and panics; without input it returns the count.
     #[cold]
     fn panic(&self, input: Payload<'_>) -> Output {
         if input.is_empty() {

@@ -1,4 +1,4 @@
-//! The plugin of the benchmarks as authors export theirs by default: allocations are counted.
+//! The benchmark plugin as exported by default, with counted allocations.
 
 mod echo;
 

@@ -1,11 +1,11 @@
-//! A plugin without hotbay: an abi_stable trait object and a C function, both of which answer
-//! with their input on the heap. Guards, counts and checks nothing at a call.
+//! A plugin without hotbay: an abi_stable trait object and a C function, both of which return their
+//! input on the heap. Calls have no guards, counters or checks.
 
 #![allow(
     missing_docs,
     missing_debug_implementations,
     non_local_definitions,
-    reason = "the macros of abi_stable write items with none of these"
+    reason = "the macros of abi_stable generate items without these"
 )]
 
 use abi_stable::StableAbi;
@@ -14,10 +14,10 @@ use abi_stable::sabi_trait;
 use abi_stable::sabi_types::VersionStrings;
 use abi_stable::std_types::{RBox, RSlice, RVec};
 
-/// What the trait object does.
+/// The interface of the trait object.
 #[sabi_trait]
 pub trait Echo: Send + Sync {
-    /// Answers with a copy of `input`.
+    /// Returns a copy of `input`.
     fn execute(&self, input: RSlice<'_, u8>) -> RVec<u8>;
 }
 
@@ -30,9 +30,9 @@ pub type EchoBox = Echo_TO<'static, RBox<()>>;
 #[sabi(kind(Prefix(prefix_ref = RawRootRef)))]
 #[sabi(missing_field(panic))]
 pub struct RawRoot {
-    /// Makes a plugin.
+    /// Creates a plugin.
     pub make: extern "C" fn() -> EchoBox,
-    /// The same work as a plain function: input, length, and where the answer goes.
+    /// The same work as a plain function: input, length, and a pointer to the output.
     #[sabi(last_prefix_field)]
     pub echo: unsafe extern "C" fn(*const u8, usize, *mut CBytes),
 }
@@ -45,7 +45,7 @@ impl RootModule for RawRootRef {
     const VERSION_STRINGS: VersionStrings = abi_stable::package_version_strings!();
 }
 
-/// Bytes on the heap of the library that made them.
+/// Bytes on the heap of the library that allocated them.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct CBytes {
@@ -56,10 +56,10 @@ pub struct CBytes {
 }
 
 impl CBytes {
-    /// The bytes.
+    /// Returns the bytes.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: pointer and length of a vector that lives as long as self.
+        // SAFETY: pointer and length of a vector that lives as long as `self`.
         unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
     }
 }
@@ -67,7 +67,7 @@ impl CBytes {
 impl Drop for CBytes {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: the parts of a vector of the side that `release` belongs to.
+        // SAFETY: the parts of a vector of the library that `release` belongs to.
         unsafe { (self.release)(self.ptr, self.len, self.capacity) }
     }
 }
@@ -101,7 +101,7 @@ mod exported {
             capacity: bytes.capacity(),
             release,
         };
-        // SAFETY: the caller has room for an answer.
+        // SAFETY: the caller provides memory for the output.
         unsafe { output.write(bytes) };
     }
 

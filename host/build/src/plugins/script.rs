@@ -1,0 +1,131 @@
+//! A process plugin that needs no building: its files are taken as they lie in its folder, with
+//! the right to be run that they have there. Runs nothing.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+
+use super::changes::is_temporary;
+use super::install::File;
+
+/// A folder that holds more is hardly a plugin's.
+const MAX_FILES: usize = 1000;
+
+/// The program, and the files beside it.
+pub(super) fn read(folder: &Path, program: &str) -> anyhow::Result<(File, Vec<File>)> {
+    let mut files = Vec::new();
+    collect(folder, Path::new(""), &mut files)?;
+    let place = files.iter().position(|file| file.name == program);
+    let place = place.with_context(|| {
+        format!(
+            "`command` names `{program}`, and there is neither such a file in `{0}` nor a \
+             Cargo.toml",
+            folder.display()
+        )
+    })?;
+    let main = files.swap_remove(place);
+    ensure!(
+        main.mode & 0o100 != 0,
+        "`{0}` cannot be run; `chmod +x {0}` allows it",
+        folder.join(program).display()
+    );
+    Ok((main, files))
+}
+
+/// Whether the file at `path` in a script's folder is installed, or makes a change to what is.
+pub(super) fn is_installed(path: &Path) -> bool {
+    path.components().all(|part| {
+        if is_temporary(part.as_os_str()) {
+            return false;
+        }
+        let part = part.as_os_str().to_string_lossy();
+        let stem = part.split('.').next().unwrap_or_default();
+        let is_test = stem.starts_with("test_") || stem.ends_with("_test");
+        !(is_test || ["tests", "test", "__pycache__"].contains(&&*part))
+    })
+}
+
+fn collect(root: &Path, within: &Path, files: &mut Vec<File>) -> anyhow::Result<()> {
+    let folder = root.join(within);
+    let entries =
+        fs::read_dir(&folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let within = within.join(entry.file_name());
+        // Installed in another way: sealed, or for every kind of plugin.
+        let is_apart = [Path::new("plugin.json"), Path::new("README.md")].contains(&&*within);
+        if is_apart || !is_installed(&within) {
+            continue;
+        }
+        let path = entry.path();
+        // Links to folders are not followed: they may lead round in a circle.
+        if entry.file_type()?.is_dir() {
+            collect(root, &within, files)?;
+            continue;
+        }
+        let metadata = path.metadata().with_context(|| format!("`{}`", path.display()))?;
+        if !metadata.is_file() {
+            continue;
+        }
+        let name = within.to_str().with_context(|| format!("`{}` is not UTF-8", path.display()))?;
+        let bytes = fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        files.push(File { name: name.to_owned(), bytes, mode: mode(&metadata) });
+        let holds = folder.display();
+        ensure!(files.len() <= MAX_FILES, "`{holds}` holds more than {MAX_FILES} files");
+    }
+    Ok(())
+}
+
+/// The host refuses what others may write to, so only the right to run is taken over.
+#[cfg(unix)]
+fn mode(metadata: &fs::Metadata) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    if metadata.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 }
+}
+
+#[cfg(not(unix))]
+fn mode(_: &fs::Metadata) -> u32 {
+    0o755
+}
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A folder with these files, of which those that end in `.py` can be run.
+    fn folder(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, name).unwrap();
+            let mode = if name.ends_with(".py") { 0o775 } else { 0o664 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn tests_and_python_caches_are_not_installed() {
+        let names = ["a.py", "words/en.txt", "plugin.json", "README.md", "test_a.py", "a_test.py"];
+        let folder = folder(&[&names[..], &["tests/x", "__pycache__/a.pyc", ".env"]].concat());
+        let (main, beside) = read(folder.path(), "a.py").unwrap();
+        assert_eq!((main.name.as_str(), main.mode), ("a.py", 0o755));
+        let beside: Vec<_> = beside.iter().map(|file| (file.name.as_str(), file.mode)).collect();
+        assert_eq!(beside, [("words/en.txt", 0o644)]);
+    }
+
+    #[test]
+    fn missing_or_non_executable_program_is_reported() {
+        let folder = folder(&["a.txt"]);
+        let check = |program: &str, expected: &str| {
+            let error = read(folder.path(), program).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("a.txt", "chmod +x");
+        check("a.py", "`command` names `a.py`");
+    }
+}

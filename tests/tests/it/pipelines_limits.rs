@@ -1,0 +1,110 @@
+//! Limits of items in a pipeline stream: deadlines, tokens, and the end of the stream.
+
+use std::time::Duration;
+
+use futures_util::stream;
+use hotbay::{CancellationToken, ErrorKind, Host, PipelineStep, Request, RunOptions};
+use hotbay_tests::{block_on, limits};
+
+use crate::scripted_plugin::{LATE, NEVER, SOON, ScriptedPlugin};
+
+#[test]
+fn dropped_stream_is_cancelled_after_an_item_timed_out() {
+    for late in [false, true] {
+        let scripted = ScriptedPlugin::new();
+        let host = scripted.register(Host::builder(), "scripted").build().unwrap();
+        let pipeline = host.pipeline(["scripted"]).unwrap();
+        let watch = format!("watch {late}");
+        let mut requests = Vec::new();
+        if late {
+            requests.push(Request::text("wait").deadline_in(LATE));
+        }
+        requests.push(Request::owned(watch.clone().into_bytes()));
+        let mut outcomes = pipeline.run_many(stream::iter(requests), RunOptions::ordered());
+        block_on(async {
+            let starts = async {
+                while !scripted.inputs().contains(&watch) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let mut starts = std::pin::pin!(starts);
+            let mut left_request = std::pin::pin!(outcomes.next());
+            std::future::poll_fn(|context| {
+                assert!(left_request.as_mut().poll(context).is_pending());
+                starts.as_mut().poll(context)
+            })
+            .await;
+        });
+        drop(outcomes);
+        let taken_back = std::panic::catch_unwind(|| {
+            let started = std::time::Instant::now();
+            while !scripted.finished().contains(&watch) {
+                assert!(started.elapsed() < Duration::from_secs(5), "`{watch}` still runs");
+                std::thread::yield_now();
+            }
+        });
+        scripted.release_all();
+        assert!(taken_back.is_ok(), "`{watch}` was not cancelled");
+    }
+}
+
+/// Streams one request to a busy plugin with one worker, and returns its error kind.
+fn behind_a_busy_worker(request: Request<'static>, meanwhile: impl FnOnce()) -> Option<ErrorKind> {
+    let scripted = ScriptedPlugin::new();
+    let one = limits(|limits| limits.max_workers = 1);
+    let fixture = scripted.host(|builder| builder.limits(one));
+    let running = fixture.execute("wait");
+    scripted.wait_started("wait");
+    let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
+    let mut outcomes = pipeline.run_many(stream::iter([request]), RunOptions::ordered());
+    let next = block_on(async {
+        assert!(tokio::time::timeout(SOON, outcomes.next()).await.is_err());
+        meanwhile();
+        tokio::time::timeout(Duration::from_secs(5), outcomes.next()).await
+    });
+    scripted.release_all();
+    drop(running);
+    let done = next.expect("an outcome while the plugin is busy")?;
+    done.outcome.err().map(|error| error.kind())
+}
+
+#[test]
+fn item_expired_in_queue_is_reported() {
+    let request = Request::text("late").deadline_in(SOON * 4);
+    let outcome = behind_a_busy_worker(request, || {});
+    assert_eq!(outcome, Some(ErrorKind::DeadlineExceeded));
+}
+
+#[test]
+fn item_cancelled_in_queue_is_reported() {
+    let token = CancellationToken::new();
+    let request = Request::text("cancelled").cancelled_by(token.clone());
+    let outcome = behind_a_busy_worker(request, || token.cancel());
+    assert_eq!(outcome, Some(ErrorKind::Cancelled));
+}
+
+#[test]
+fn run_many_applies_limits_of_single_run_per_item() {
+    let scripted = ScriptedPlugin::new();
+    let builder = Host::builder().default_deadline(Duration::from_secs(60));
+    let host = scripted.register(builder, "scripted").build().unwrap();
+    let step = PipelineStep::new("scripted");
+    let plain = host.pipeline([step.clone()]).unwrap();
+    let stepped = host.pipeline([step.deadline_in(NEVER)]).unwrap();
+    let left_request = || Request::text("left");
+    let cases = [
+        (&plain, left_request(), 60_000, "the default"),
+        (&plain, left_request().deadline_in(NEVER), 3_600_000, "the request's own"),
+        (&stepped, left_request(), 3_600_000, "the step's"),
+    ];
+    for (pipeline, request, max, what) in cases {
+        let one = block_on(pipeline.run(request.clone())).unwrap().as_text().unwrap().to_owned();
+        let mut many = pipeline.run_many(stream::iter([request]), RunOptions::ordered());
+        let many = block_on(many.next()).unwrap().outcome.unwrap();
+        let many = many.as_text().unwrap().to_owned();
+        for (method, left) in [("run", one), ("run_many", many)] {
+            let left: u64 = left.parse().unwrap();
+            assert!(left <= max && left + 50_000 > max, "{method}, {what}: {left} of {max}");
+        }
+    }
+}
