@@ -136,7 +136,7 @@ mod tests {
         let policy = CallPolicy {
             queue: QueueLimits { max_queued: 1, max_waiting_for_space: 0, max_replaced: 0 },
             queue_timeout: None,
-            deadline_max: None,
+            max_deadline: None,
             default_deadline: None,
             max_in_flight: None,
             in_flight: std::sync::Arc::default(),

@@ -16,7 +16,7 @@ pub(crate) struct CallPolicy {
     /// Time limit in the queue.
     pub(crate) queue_timeout: Option<Duration>,
     /// Time limit of a pooled call in the manifest.
-    pub(crate) deadline_max: Option<Duration>,
+    pub(crate) max_deadline: Option<Duration>,
     /// Time limit of a pooled call without a deadline, if the manifest has none.
     pub(crate) default_deadline: Option<Duration>,
     /// Maximum of concurrent calls.
@@ -44,24 +44,24 @@ impl CallPolicy {
     /// Returns whether a pooled call with this deadline must read the clock.
     pub(crate) fn needs_clock(&self, deadline: Option<Instant>) -> bool {
         self.queue_timeout.is_some()
-            || self.deadline_max.is_some()
+            || self.max_deadline.is_some()
             || (deadline.is_none() && self.default_deadline.is_some())
     }
 
     /// Returns whether neither duration nor number of concurrent calls is limited.
     pub(crate) fn is_unbounded(&self) -> bool {
-        let deadline = self.deadline_max.or(self.default_deadline);
+        let deadline = self.max_deadline.or(self.default_deadline);
         deadline.is_none() && self.max_in_flight.is_none()
     }
 
     /// Returns the time limit of each call of a batch, if the caller requests `timeout`.
     pub(crate) fn timeout(&self, timeout: Option<Duration>) -> Option<Duration> {
-        timeout.into_iter().chain(self.deadline_max).min().or(self.default_deadline)
+        timeout.into_iter().chain(self.max_deadline).min().or(self.default_deadline)
     }
 
     /// Returns the deadline of a call made at `now`, if the caller requests `deadline`.
     pub(crate) fn deadline(&self, now: Instant, deadline: Option<Instant>) -> Option<Instant> {
-        let max = self.deadline_max.map(|max| after(now, max));
+        let max = self.max_deadline.map(|max| after(now, max));
         let default = || Some(after(now, self.default_deadline?));
         match (deadline, max) {
             (Some(deadline), Some(max)) => Some(deadline.min(max)),
@@ -84,7 +84,7 @@ mod tests {
             let policy = CallPolicy {
                 queue,
                 queue_timeout: None,
-                deadline_max: seconds(max),
+                max_deadline: seconds(max),
                 default_deadline: seconds(default),
                 max_in_flight: None,
                 in_flight: Arc::default(),

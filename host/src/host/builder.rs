@@ -344,7 +344,7 @@ impl HostBuilder {
                 default_deadline: self.default_deadline,
                 permission_policy: self.permission_policy,
                 timer: Timer::new(),
-                events: events,
+                events,
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),
                 #[cfg(unix)]

@@ -345,7 +345,7 @@ mod tests {
         check("config-schema", Some("config_schema"));
         check("permission", Some("permissions"));
         check("api_version", None);
-        check("colour", None);
+        check("color", None);
         check("", None);
         check(&"n".repeat(1 << 20), None);
     }

@@ -133,7 +133,7 @@ mod tests {
         check(r#"{ "input_schema": "input.json" }"#, true);
         check(r#"{ "input_schema": true }"#, false);
         check(r#"{ "permissions": [""] }"#, false);
-        check(r#"{ "colour": "red" }"#, false);
+        check(r#"{ "color": "red" }"#, false);
         check(r#"{ "name": "A" }"#, false);
         check(r#"{ "version": "1.0" }"#, false);
         check(r#"{ "kind": "process" }"#, false);

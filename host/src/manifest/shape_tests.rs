@@ -184,7 +184,7 @@ fn missing_field_is_reported_with_expected_value() {
 
 #[test]
 fn all_mistakes_are_reported_at_once() {
-    let text = r#"{"nmae": "a", "version": "1", "api": "^1", "colour": "red",
+    let text = r#"{"nmae": "a", "version": "1", "api": "^1", "color": "red",
 "limts": {}, "limits": {"queu": 1, "workers": 0}, "provides": [{"contrakt": "a"}, 3],
 "requires": {"A": "1", "b": "?"}, "permissions": ["log", ""]}"#;
     let error = parse(text).unwrap_err();
@@ -194,7 +194,7 @@ fn all_mistakes_are_reported_at_once() {
         [
             "nmae",
             "version",
-            "colour",
+            "color",
             "limts",
             "limits.queu",
             "limits.workers",

@@ -48,7 +48,8 @@ impl FsWatcher {
     pub(super) fn watch(&mut self, dir: &Path) -> bool {
         let watched = self.watcher.watch(dir, RecursiveMode::Recursive);
         if let Err(error) = &watched {
-            tracing::warn!(%error, dir = %dir.display(), "cannot watch the directory; polling it instead");
+            let dir = dir.display();
+            tracing::warn!(%error, %dir, "cannot watch the directory; polling it instead");
         }
         watched.is_ok()
     }

@@ -320,10 +320,5 @@ pub(super) fn retain(
     retained: RetainReason,
 ) {
     let plugin = candidate.manifest.name().clone();
-    context.deferred_unloads.retain(RetainedEntry {
-        plugin,
-        generation: None,
-        reason,
-        retained: retained,
-    });
+    context.deferred_unloads.retain(RetainedEntry { plugin, generation: None, reason, retained });
 }

@@ -1,5 +1,5 @@
-//! Decides which of its requested permissions a plugin gets. The application is asked about each
-//! one at every load.
+//! Decides which of its requested permissions a plugin gets. The application decides about each one
+//! at every load.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -33,7 +33,7 @@ pub(super) fn call_policy(
             max_replaced: host.max_abandoned_calls,
         },
         queue_timeout: host.queue_timeout,
-        deadline_max: limits.deadline,
+        max_deadline: limits.deadline,
         default_deadline: context.default_deadline,
         max_in_flight: limits.in_flight,
         in_flight: Arc::default(),

@@ -161,7 +161,7 @@ impl<H: ChangeHandler> WatchThread<H> {
             poll_interval,
             debouncer: Debouncer::new(DebounceLimits::default()),
             signatures: Signatures::default(),
-            handler: handler,
+            handler,
             sender,
             outcomes: channel(),
             flags,
@@ -241,8 +241,7 @@ impl<H: ChangeHandler> WatchThread<H> {
             self.running += 1;
             let (outcomes, sender) = (self.outcomes.0.clone(), self.sender.clone());
             let outcome = AttemptOutcome::Done;
-            let sender =
-                OutcomeSender { outcomes, sender, folder: folder.clone(), outcome: outcome };
+            let sender = OutcomeSender { outcomes, sender, folder: folder.clone(), outcome };
             self.handler.run(&folder, attempt, sender);
         }
     }

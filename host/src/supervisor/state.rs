@@ -17,7 +17,7 @@ pub(super) enum Phase {
     /// Not running: it exited by its idle timeout, and is started by the next call.
     Idle,
     /// Not running: the last start failed, and is retried at this instant.
-    Backoff { why: Arc<str>, until: Instant },
+    Backoff { why: Arc<str>, hint: Option<Arc<str>>, until: Instant },
     /// Stopped for good.
     Stopped,
 }

@@ -244,6 +244,7 @@ impl Watch {
     async fn restart(&mut self, mut cause: ExitCause) -> Option<Started> {
         let ended_at = Instant::now();
         let mut why: Arc<str> = Arc::from("it exited");
+        let mut hint: Option<Arc<str>> = None;
         loop {
             let decision = self.history.exited(Instant::now(), cause, random_jitter());
             let waited = match decision {
@@ -251,7 +252,9 @@ impl Watch {
                 Decision::After(pause) => {
                     let until = Instant::now() + pause;
                     self.set_phase(match cause {
-                        ExitCause::NotStarted => Phase::Backoff { why: Arc::clone(&why), until },
+                        ExitCause::NotStarted => {
+                            Phase::Backoff { why: Arc::clone(&why), hint: hint.clone(), until }
+                        }
                         _ => Phase::Starting,
                     });
                     self.wait(Some(until)).await
@@ -296,10 +299,11 @@ impl Watch {
                 {
                     cause = ExitCause::Idle;
                 }
-                Err(NotStarted { step, message, .. }) => {
+                Err(NotStarted { step, message, hint: advice, .. }) => {
                     let reason = format!("it failed to restart at step `{step}`: {message}");
                     self.observer.not_restarted(&reason);
                     why = reason.into();
+                    hint = advice.map(Arc::from);
                     cause = ExitCause::NotStarted;
                 }
             }

@@ -70,7 +70,7 @@ fn host_clamps_in_flight_limit_and_reports_it() {
     let host = Host::builder().plugin_dir(plugins.dir()).limits(few).build().unwrap();
     let report = block_on(host.load_all());
     let notes: Vec<_> = report.loaded.iter().map(|one| one.notes.join("; ")).collect();
-    assert!(notes[0].contains("`limits.in_flight` is 9; this host gives at most 3"), "{notes:?}");
+    assert!(notes[0].contains("`limits.in_flight` is 9; this host allows at most 3"), "{notes:?}");
     assert_eq!(notes[1], "");
 }
 

@@ -74,8 +74,8 @@ fn hanging_init_fails_load_and_is_listed() {
     let error = refused(&host, &folder);
     let message = error.full_message();
     assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(LoadStep::Init)));
-    assert!(message.contains("did not end within 300 ms"), "{message}");
-    assert!(message.contains("are kept"), "{message}");
+    assert!(message.contains("did not finish within 300 ms"), "{message}");
+    assert!(message.contains("are retained"), "{message}");
     let kept = host.retained();
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].plugin.as_str(), name);

@@ -35,9 +35,10 @@ fn check(
     let host = builder.build().expect("a host");
     let error = refused(&host, folder);
     let message = error.full_message();
+    let text = format!("{message}\n{}", error.hint().unwrap_or_default());
     assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{behavior}: {message}");
     for part in expected {
-        assert!(message.contains(part), "`{part}` in: {message}");
+        assert!(text.contains(part), "`{part}` in: {text}");
     }
     assert!(lines_of(&error) <= 17 && message.len() < 2000, "{message}");
     assert!(host.retained().is_empty() && host.list().is_empty(), "{message}");

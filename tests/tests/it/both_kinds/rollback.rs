@@ -115,7 +115,7 @@ fn cases() -> Vec<Case> {
         }),
         case(
             "not executable",
-            "chmod +x",
+            "is not executable",
             ((Stage, Integrity), (Launch, StartFailed)),
             |draft, fixture| {
                 draft.set("description", "another").install();
