@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use hotbay_plugin::Fault;
 #[cfg(unix)]
 use hotbay_plugin::Output;
-use hotbay_plugin::text::{MAX_CONTENT_TYPE_BYTES, Lines, escaped, is_escaped, start_of};
+use hotbay_plugin::text::{Lines, MAX_CONTENT_TYPE_BYTES, escaped, is_escaped, start_of};
 use semver::Version;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
