@@ -46,7 +46,8 @@ fn a_plugin_that_could_not_catch_a_panic_does_not_compile() {
         .filter(|message| message["message"]["level"] == "error")
         .filter_map(|message| message["message"]["message"].as_str().map(str::to_owned))
         .collect();
-    let wanted = "a plugin needs `panic = \"unwind\"`: with \"abort\" a panic in it ends the host";
+    let wanted =
+        "a plugin needs `panic = \"unwind\"`: with \"abort\", a panic in the plugin ends the host";
     assert!(errors.iter().any(|error| error == wanted), "{errors:?}");
 }
 

@@ -148,8 +148,8 @@ fn a_task_that_panics_fails_that_task_only_even_if_its_payload_panics_when_dropp
     let failing: [(Task, &str); 4] = [
         (|| std::panic::resume_unwind(Box::new("a text")), "a text"),
         (|| std::panic::resume_unwind(Box::new(String::from("a string"))), "a string"),
-        (|| std::panic::resume_unwind(Box::new(7)), "no text"),
-        (|| std::panic::resume_unwind(Box::new(Grenade)), "no text"),
+        (|| std::panic::resume_unwind(Box::new(7)), "not a string"),
+        (|| std::panic::resume_unwind(Box::new(Grenade)), "not a string"),
     ];
     for (task, wanted) in failing {
         let error = pool.submit(task).unwrap().wait().unwrap_err();
