@@ -47,7 +47,7 @@ fn export_with_panic_abort_fails_to_compile() {
         .filter_map(|message| message["message"]["message"].as_str().map(str::to_owned))
         .collect();
     let expected =
-        "a plugin needs `panic = \"unwind\"`: with \"abort\" a panic in it ends the host";
+        "a plugin needs `panic = \"unwind\"`: with \"abort\", a panic in the plugin ends the host";
     assert!(errors.iter().any(|error| error == expected), "{errors:?}");
 }
 

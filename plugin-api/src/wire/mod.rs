@@ -1,7 +1,7 @@
 //! Runs HTTP on the current thread, without a runtime. Shared by the host and the SDK of process
 //! plugins; not for plugin authors.
 //!
-//! [`Stream`] is a socket for hyper, and [`block_on`] sleeps until one of the sockets is ready.
+//! [`Stream`] is a socket for hyper, and [`block_on()`] sleeps until one of the sockets is ready.
 //! Handing a call to another thread would cost two context switches, which is almost as much as a
 //! round trip over a local socket.
 

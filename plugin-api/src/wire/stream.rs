@@ -40,7 +40,7 @@ impl AsFd for Socket {
     }
 }
 
-/// A connection over a local socket, for futures that [`block_on`](super::block_on) runs.
+/// A connection over a local socket, for futures that [`block_on()`](super::block_on()) runs.
 #[derive(Debug)]
 pub struct Stream {
     socket: Arc<Socket>,

@@ -142,7 +142,7 @@ fn closed_connection_cancels_the_call() {
         "when_cancelled": cancelled,
     });
     let mut client = program.connect().unwrap();
-    client.send("POST", "/execute", &[], &input.to_string()).unwrap();
+    client.send("POST", "/execute", &[], input.to_string()).unwrap();
     wait_until("the call runs", || started.exists());
     drop(client);
     wait_until("the call was cancelled", || cancelled.exists());
@@ -186,7 +186,7 @@ fn state_is_restored_before_the_first_call_only() {
     assert_eq!(client.request("POST", "/restore", &[], "1").unwrap().status, 400);
     assert_eq!(client.request("POST", "/restore", &version, "x").unwrap().json()["code"], 409);
     assert_eq!(client.request("POST", "/restore", &version, "1").unwrap().status, 200);
-    assert_eq!(client.request("POST", "/execute", &[], &count.to_string()).unwrap().body, "2");
+    assert_eq!(client.request("POST", "/execute", &[], count.to_string()).unwrap().body, "2");
     assert_eq!(client.request("POST", "/restore", &version, "1").unwrap().status, 409);
 }
 

@@ -20,7 +20,7 @@ impl RunningCall {
         let started = files.path().join("started");
         let input = json!({ "do": "wait", "until": files.path().join("end"), "creates": started });
         let mut client = program.connect().unwrap();
-        client.send("POST", "/execute", &[], &input.to_string()).unwrap();
+        client.send("POST", "/execute", &[], input.to_string()).unwrap();
         wait_until("the call runs", || started.exists());
         Self { client, files }
     }

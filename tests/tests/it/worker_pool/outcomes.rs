@@ -148,8 +148,8 @@ fn panicking_task_fails_alone() {
     let failing: [(Task, &str); 4] = [
         (|| std::panic::resume_unwind(Box::new("a text")), "a text"),
         (|| std::panic::resume_unwind(Box::new(String::from("a string"))), "a string"),
-        (|| std::panic::resume_unwind(Box::new(7)), "no text"),
-        (|| std::panic::resume_unwind(Box::new(PanicOnDrop)), "no text"),
+        (|| std::panic::resume_unwind(Box::new(7)), "not a string"),
+        (|| std::panic::resume_unwind(Box::new(PanicOnDrop)), "not a string"),
     ];
     for (task, expected) in failing {
         let error = pool.submit(task).unwrap().wait().unwrap_err();
