@@ -1,5 +1,5 @@
-//! Tells the crate which compiler and target it is built by, for the stamp.
-#![allow(clippy::disallowed_methods, reason = "asks the compiler for its version")]
+//! Passes the compiler version and the target to the crate, for the stamp.
+#![allow(clippy::disallowed_methods, reason = "runs the compiler to get its version")]
 
 use std::env;
 use std::process::Command;
@@ -12,7 +12,7 @@ fn main() {
     println!("cargo::rustc-env=HOTBAY_RUSTC={}", rustc_version().unwrap_or_default());
 }
 
-/// What `rustc --version` prints, without the line end.
+/// Returns the output of `rustc --version`, without the line end.
 fn rustc_version() -> Option<String> {
     let output = Command::new(env::var_os("RUSTC")?).arg("--version").output().ok()?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())

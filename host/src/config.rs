@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
+use crate::setters::setters;
+
 /// The limits of each plugin, which are also the defaults for its manifest.
 ///
 /// A manifest may set lower limits. A higher one is reduced to the host's, and a note is logged.
@@ -12,9 +14,9 @@ use std::time::Duration;
 /// use std::time::Duration;
 /// use hotbay::{Host, HostLimits, Output};
 ///
-/// let mut limits = HostLimits::default();
-/// limits.max_workers = 2;
-/// limits.queue_timeout = Some(Duration::from_secs(1));
+/// let limits = HostLimits::default()
+///     .with_max_workers(2)
+///     .with_queue_timeout(Some(Duration::from_secs(1)));
 /// let host = Host::builder()
 ///     .limits(limits)
 ///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
@@ -91,6 +93,32 @@ pub struct HostLimits {
     pub stop_timeout: Duration,
 }
 
+setters!(HostLimits {
+    with_max_workers => max_workers: u32,
+    with_max_queued_calls => max_queued_calls: u32,
+    with_max_queue_waiters => max_queue_waiters: u32,
+    with_queue_timeout => queue_timeout: Option<Duration>,
+    with_max_in_flight => max_in_flight: Option<u32>,
+    with_max_abandoned_calls => max_abandoned_calls: u32,
+    with_max_memory_bytes => max_memory_bytes: Option<u64>,
+    with_max_log_lines_per_second => max_log_lines_per_second: u32,
+    with_max_input_bytes => max_input_bytes: u64,
+    with_max_output_bytes => max_output_bytes: u64,
+    with_max_stack_bytes => max_stack_bytes: u64,
+    with_max_library_bytes => max_library_bytes: u64,
+    with_max_retained_libraries => max_retained_libraries: u32,
+    with_max_snapshot_bytes => max_snapshot_bytes: u64,
+    with_max_process_calls => max_process_calls: u32,
+    with_process_idle_timeout => process_idle_timeout: Duration,
+    with_process_health_timeout => process_health_timeout: Duration,
+    with_max_process_descriptors => max_process_descriptors: Option<u64>,
+    with_max_process_cpu_seconds => max_process_cpu_seconds: Option<u64>,
+    with_start_timeout => start_timeout: Duration,
+    with_drain_timeout => drain_timeout: Duration,
+    with_pause_timeout => pause_timeout: Duration,
+    with_stop_timeout => stop_timeout: Duration,
+});
+
 impl Default for HostLimits {
     fn default() -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -127,10 +155,8 @@ impl Default for HostLimits {
 /// ```
 /// use hotbay::{Error, ErrorKind, Host, Quarantine, Request};
 ///
-/// let mut quarantine = Quarantine::default();
-/// quarantine.max_faults = 1;
 /// let host = Host::builder()
-///     .quarantine(quarantine)
+///     .quarantine(Quarantine::default().with_max_faults(1))
 ///     .register_fn("faulty", |_, _| panic!("on purpose"))
 ///     .build()?;
 /// let faulty = host.plugin("faulty")?;
@@ -153,6 +179,13 @@ pub struct Quarantine {
     /// Maximum duration of a quarantine. Default: 60 s.
     pub max_backoff: Duration,
 }
+
+setters!(Quarantine {
+    with_max_faults => max_faults: u32,
+    with_window => window: Duration,
+    with_initial_backoff => initial_backoff: Duration,
+    with_max_backoff => max_backoff: Duration,
+});
 
 impl Default for Quarantine {
     fn default() -> Self {

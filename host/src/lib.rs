@@ -45,6 +45,7 @@ mod handle;
 mod host;
 mod id;
 mod info;
+pub mod inspect;
 mod layers;
 pub mod manifest;
 pub mod metrics;
@@ -53,6 +54,7 @@ mod pipeline;
 pub mod pool;
 mod providers;
 mod reload;
+mod setters;
 mod slot;
 #[cfg(unix)]
 mod supervisor;
@@ -60,13 +62,13 @@ mod sync;
 
 pub use call::{Reply, Request};
 pub use config::{HostLimits, Quarantine};
-pub use conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 pub use error::manifest::ManifestError;
 pub use error::{Error, ErrorKind, LoadStep, Result};
 pub use event::{Events, HostEvent, QuarantineReason};
 pub use handle::{Execute, Pinned, PluginHandle};
 pub use host::{
-    Host, HostBuilder, LoadReport, LoadedPlugin, RefusedPlugin, Reloaded, RetainedLibrary,
+    Discovered, Discovery, Host, HostBuilder, LoadReport, LoadedPlugin, RefusedPlugin, Reloaded,
+    RetainedLibrary, UnloadReport,
 };
 pub use id::{GenerationId, InvalidName, PluginName};
 pub use info::{PluginInfo, PluginState};
@@ -74,7 +76,7 @@ pub use layers::{Call, Layer, Next, ResponseCache};
 pub use manifest::Manifest;
 pub use pipeline::{Completed, Pipeline, PipelineStep, RunMany, RunOptions};
 pub use providers::{OnFailure, Preference, Providers};
-pub use reload::{Built, Inspection, SurveyedPlugin};
+pub use reload::LoadOptions;
 
 pub use slot::Method;
 pub use tokio_util::sync::CancellationToken;

@@ -27,7 +27,7 @@ pub(crate) fn fault_of(payload: Box<dyn Any + Send>) -> Fault {
 pub(crate) fn panic_message(payload: Box<dyn Any + Send>) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-    let message = text.unwrap_or("(the payload is no text)").to_owned();
+    let message = text.unwrap_or("(panic payload is not a string)").to_owned();
     // A payload may panic while it is dropped, and so may the payload of that panic.
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(second);

@@ -1,5 +1,5 @@
-//! What a call knows of itself: its id, its trace, how long it may take, whether it is still
-//! wanted. Made by the host on its stack; nothing is looked up unless the plugin asks.
+//! The context of a call: its id, trace, remaining time and cancellation. The host creates it on the
+//! stack, and evaluates it only when the plugin queries it.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -7,19 +7,39 @@ use std::{fmt, ptr};
 
 use abi_stable::StableAbi;
 
-/// Where a call stands in a distributed trace, in the terms of W3C Trace Context.
+/// Position of a call in a distributed trace, as in W3C Trace Context.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, StableAbi)]
 pub struct TraceContext {
-    /// The trace that the call belongs to.
+    /// Id of the trace.
     pub trace_id: [u8; 16],
-    /// The span that made the call.
+    /// Id of the span that made the call.
     pub span_id: [u8; 8],
-    /// The trace flags; bit 0 says sampled.
+    /// Trace flags; bit 0 means sampled.
     pub flags: u8,
 }
 
-/// What the host tells a plugin about one call.
+/// The context of one call: id, trace, deadline and cancellation.
+///
+/// ```
+/// use hotbay_plugin::{CallContext, PluginError};
+///
+/// /// Work that stops when its result is no longer wanted.
+/// fn count_to(limit: u32, ctx: &CallContext<'_>) -> Result<u32, PluginError> {
+///     for number in 0..limit {
+///         if number % 1_000 == 0 && ctx.is_cancelled() {
+///             return Err(PluginError::new(499, "cancelled").retryable());
+///         }
+///     }
+///     Ok(limit)
+/// }
+/// # let raw = hotbay_plugin::abi::RawContext::new(1);
+/// # let ctx = CallContext::new(&raw);
+///
+/// assert_eq!(ctx.remaining(), None); // This call has no deadline.
+/// assert_eq!(count_to(5_000, &ctx)?, 5_000);
+/// # Ok::<(), PluginError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct CallContext<'a> {
     raw: &'a RawContext<'a>,
@@ -32,35 +52,35 @@ impl<'a> CallContext<'a> {
         Self { raw }
     }
 
-    /// The id of the call, unique in the host's process.
+    /// Returns the id of the call, unique in the host's process.
     pub fn call_id(&self) -> u64 {
         self.raw.call_id
     }
 
-    /// The trace that the call belongs to, if the caller named one.
+    /// Returns the trace that the call belongs to, if the caller passed one.
     pub fn trace(&self) -> Option<TraceContext> {
-        // SAFETY: C1 (`trace` is null or points to a value that lives for 'a).
+        // SAFETY: C1 (`trace` is null or points to a value that is valid for `'a`).
         unsafe { self.raw.trace.as_ref() }.copied()
     }
 
-    /// Whether the answer is not wanted any more: the caller cancelled, or the deadline has
-    /// passed. Long work looks at this now and then.
+    /// Returns whether the caller cancelled the call or its deadline has passed. Long calls should
+    /// check this regularly and return early.
     pub fn is_cancelled(&self) -> bool {
         let Some(is_cancelled) = self.raw.is_cancelled else { return false };
-        // SAFETY: C1 (the function belongs to the side that made `raw` and takes just this).
+        // SAFETY: C1 (the function accepts this `host_data`).
         unsafe { is_cancelled(self.raw.host_data) }
     }
 
-    /// How long the call may still take; zero when the deadline has passed, none without one.
+    /// Returns the time until the deadline: zero if it has passed, `None` if the call has none.
     pub fn remaining(&self) -> Option<Duration> {
         let remaining_ns = self.raw.remaining_ns?;
-        // SAFETY: C1 (the function belongs to the side that made `raw` and takes just this).
+        // SAFETY: C1 (the function accepts this `host_data`).
         let remaining_ns = unsafe { remaining_ns(self.raw.host_data) };
         (remaining_ns != NO_DEADLINE).then(|| Duration::from_nanos(remaining_ns))
     }
 }
 
-/// The time that is left where there is no deadline.
+/// Remaining time of a call without a deadline.
 const NO_DEADLINE: u64 = u64::MAX;
 
 impl fmt::Debug for CallContext<'_> {
@@ -74,10 +94,9 @@ impl fmt::Debug for CallContext<'_> {
     }
 }
 
-/// A [`CallContext`] on the boundary. Passed by pointer; grows at its end.
+/// The ABI of a [`CallContext`]. Passed by pointer; new fields go at the end.
 ///
-/// Invariant C1: `trace` is null or good for 'a, and the functions belong to the side that made
-/// the value and take its `host_data`.
+/// Invariant C1: `trace` is null or valid for `'a`, and the functions accept `host_data`.
 #[doc(hidden)]
 #[repr(C)]
 #[derive(StableAbi)]
@@ -91,7 +110,7 @@ pub struct RawContext<'a> {
 }
 
 impl<'a> RawContext<'a> {
-    /// The context of a call that nothing bounds.
+    /// Creates the context of a call without a trace, deadline or cancellation.
     #[inline]
     pub fn new(call_id: u64) -> Self {
         Self {
@@ -104,7 +123,7 @@ impl<'a> RawContext<'a> {
         }
     }
 
-    /// Adds the trace that the call belongs to.
+    /// Sets the trace that the call belongs to.
     #[inline]
     #[must_use]
     pub fn with_trace(mut self, trace: Option<&'a TraceContext>) -> Self {
@@ -112,7 +131,7 @@ impl<'a> RawContext<'a> {
         self
     }
 
-    /// Adds what bounds the call; it is asked each time the plugin asks.
+    /// Sets the bounds of the call, which are queried each time the plugin queries the context.
     #[must_use]
     pub fn with_bounds<B: Bounds>(mut self, bounds: &'a B) -> Self {
         self.host_data = ptr::from_ref(bounds).cast();
@@ -128,13 +147,13 @@ impl fmt::Debug for RawContext<'_> {
     }
 }
 
-/// What bounds a call in time.
+/// The deadline and cancellation of a call.
 #[doc(hidden)]
 pub trait Bounds: Sync {
-    /// Whether the answer is not wanted any more.
+    /// Returns whether the call was cancelled or its deadline has passed.
     fn is_cancelled(&self) -> bool;
 
-    /// The time left; zero when the deadline has passed, none without one.
+    /// Returns the time until the deadline: zero if it has passed, `None` if the call has none.
     fn remaining(&self) -> Option<Duration>;
 }
 

@@ -1,5 +1,5 @@
-//! What can go wrong in a plugin: an error that its author answers with, and a fault that
-//! nobody meant. Both are plain data and cross every layer unchanged.
+//! Failures of a plugin: errors that it returns, and faults (panics). Both are plain data and pass
+//! through the host unchanged.
 
 use std::error::Error;
 use std::fmt;
@@ -8,13 +8,24 @@ use serde_json::Value;
 
 use crate::text::write_escaped;
 
-/// An error that a plugin answers with, on purpose.
+/// An error that a plugin returns.
 ///
-/// Code and details are the author's own; they reach the caller unchanged. A message is cut at
-/// 16 KiB, and details of more than 64 KiB reach the caller as the start of their text. `Display`
-/// escapes control characters, all but line ends and tabs, and marks that turn text around;
-/// [`message`](Self::message) does not. The helpers of this
-/// crate use the code 400 for input or configuration that cannot be read.
+/// The author chooses code and details, which reach the caller unchanged. A message is truncated at
+/// 16 KiB; details over 64 KiB reach the caller as the start of their JSON text. The helpers of this
+/// crate use the code 400 for input or configuration that cannot be parsed.
+///
+/// `Display` escapes control characters except line ends and tabs, and characters that change the
+/// direction of text; [`message`](Self::message) does not.
+///
+/// ```
+/// use hotbay_plugin::PluginError;
+/// use serde_json::json;
+///
+/// let error = PluginError::new(7, "row not found").retryable().with_details(json!({ "row": 12 }));
+/// assert_eq!(error.to_string(), "row not found (code 7)");
+/// assert!(error.is_retryable());
+/// assert_eq!(error.details(), Some(&json!({ "row": 12 })));
+/// ```
 #[derive(Clone, PartialEq)]
 pub struct PluginError(Box<Inner>);
 
@@ -27,45 +38,45 @@ struct Inner {
 }
 
 impl PluginError {
-    /// The code of helpers of this crate for input that cannot be read.
+    /// The code that this crate uses for input that cannot be parsed.
     pub const BAD_INPUT: i32 = 400;
 
-    /// Makes an error with the author's `code` and a message for people.
+    /// Creates an error with the author's `code` and a message for people.
     pub fn new(code: i32, message: impl Into<String>) -> Self {
         let message = message.into();
         Self(Box::new(Inner { code, message, retryable: false, details: None }))
     }
 
-    /// Says that the same call may succeed later.
+    /// Marks the error as retryable: the same call may succeed later.
     #[must_use]
     pub fn retryable(mut self) -> Self {
         self.0.retryable = true;
         self
     }
 
-    /// Adds what a program may want to know.
+    /// Adds details for programs.
     #[must_use]
     pub fn with_details(mut self, details: Value) -> Self {
         self.0.details = Some(details);
         self
     }
 
-    /// The author's code.
+    /// Returns the author's code.
     pub fn code(&self) -> i32 {
         self.0.code
     }
 
-    /// The message for people.
+    /// Returns the message for people.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// Whether the same call may succeed later.
+    /// Returns whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         self.0.retryable
     }
 
-    /// What a program may want to know.
+    /// Returns the details for programs.
     pub fn details(&self) -> Option<&Value> {
         self.0.details.as_ref()
     }
@@ -91,10 +102,10 @@ impl fmt::Debug for PluginError {
 
 impl Error for PluginError {}
 
-/// What a plugin never meant to happen: a panic, caught inside the plugin.
+/// A panic that was caught inside a plugin.
 ///
-/// A message is cut at 16 KiB, a location at 1 KiB. `Display` escapes control characters, all but
-/// line ends and tabs, and marks that turn text around.
+/// A message is truncated at 16 KiB, a location at 1 KiB. `Display` escapes control characters
+/// except line ends and tabs, and characters that change the direction of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     message: String,
@@ -108,17 +119,17 @@ impl Fault {
         Self { message, location, frames }
     }
 
-    /// The panic's message, or a note that its payload was no text.
+    /// Returns the panic's message, or a placeholder if its payload is not a string.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// `file:line:column` of the panic; none after `resume_unwind`, which tells nobody.
+    /// Returns `file:line:column` of the panic, or `None` after `resume_unwind`.
     pub fn location(&self) -> Option<&str> {
         self.location.as_deref()
     }
 
-    /// Return addresses, innermost first; empty unless the host asked for them.
+    /// Returns the return addresses, innermost first; empty unless the host requested them.
     pub fn frames(&self) -> &[usize] {
         &self.frames
     }

@@ -1,44 +1,44 @@
-//! Return addresses of a panic, unresolved: resolving them in the plugin would map its debug
-//! information and keep the library for ever. The host prints them, if anybody asked.
+//! Captures the return addresses of a panic. The host resolves them, because resolving them in the
+//! plugin would map debug information and keep the library mapped forever.
 
-/// Most frames that are kept.
-const FRAMES_MAX: usize = 64;
+/// Maximum number of captured frames.
+const MAX_FRAMES: usize = 64;
 
-/// The return addresses above this call, innermost first.
+/// Returns the return addresses of the current call stack, innermost first.
 #[cfg(unix)]
 pub(crate) fn capture() -> Vec<usize> {
     use std::ffi::{c_int, c_void};
 
-    type Visit = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
-    // The unwinder that std is linked to.
+    type Callback = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
+    // The unwinder that std links.
     unsafe extern "C" {
-        fn _Unwind_Backtrace(visit: Visit, data: *mut c_void) -> c_int;
+        fn _Unwind_Backtrace(callback: Callback, data: *mut c_void) -> c_int;
         fn _Unwind_GetIP(context: *mut c_void) -> usize;
     }
 
-    const GO_ON: c_int = 0;
+    const CONTINUE: c_int = 0;
     const END_OF_STACK: c_int = 5;
 
-    unsafe extern "C" fn visit(context: *mut c_void, data: *mut c_void) -> c_int {
-        // SAFETY: `data` is the vector below, which nobody else uses meanwhile.
+    unsafe extern "C" fn push_frame(context: *mut c_void, data: *mut c_void) -> c_int {
+        // SAFETY: `data` is the vector below, which nothing else uses during the walk.
         let frames = unsafe { &mut *data.cast::<Vec<usize>>() };
-        if frames.len() == FRAMES_MAX {
+        if frames.len() == MAX_FRAMES {
             return END_OF_STACK;
         }
-        // SAFETY: the unwinder gave this context for this visit.
+        // SAFETY: the unwinder passed this context for this call.
         frames.push(unsafe { _Unwind_GetIP(context) });
-        GO_ON
+        CONTINUE
     }
 
-    let mut frames = Vec::with_capacity(FRAMES_MAX);
-    // SAFETY: the visitor does not unwind, and `frames` outlives the walk.
-    unsafe { _Unwind_Backtrace(visit, (&raw mut frames).cast()) };
+    let mut frames = Vec::with_capacity(MAX_FRAMES);
+    // SAFETY: the callback does not unwind, and `frames` outlives the walk.
+    unsafe { _Unwind_Backtrace(push_frame, (&raw mut frames).cast()) };
     frames
 }
 
-/// Nowhere else.
+/// Returns no addresses: only Unix is supported.
 #[cfg(not(unix))]
 pub(crate) fn capture() -> Vec<usize> {
-    let _ = FRAMES_MAX;
+    let _ = MAX_FRAMES;
     Vec::new()
 }

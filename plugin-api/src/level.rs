@@ -1,7 +1,8 @@
-//! The level of the plugin API, named by what each version added.
-//! A plugin runs on every host of its major version whose minor version is at least its own.
+//! The version of the plugin API, with the additions of each version.
+//!
+//! A plugin runs on every host with the same major version and at least the same minor version.
 
-/// The version of the plugin API that this crate offers, which is the version of the crate.
+/// The version of the plugin API, which is the version of this crate.
 ///
-/// - 1.0: everything there is.
+/// - 1.0: the initial version.
 pub const API_VERSION: &str = env!("CARGO_PKG_VERSION");

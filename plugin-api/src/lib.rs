@@ -1,8 +1,8 @@
-//! What a hotbay plugin links: one trait, one macro, and a promise.
+//! The crate that a hotbay plugin links: the trait [`Plugin`], the macro [`export_plugin!`], and a
+//! stable ABI.
 //!
-//! **The promise:** a library built against version 1 of this crate, by any compiler, runs on
-//! every host whose own version of this crate is of the same major version and at least the
-//! same minor version. What it exports is C structs and functions; they grow at their end.
+//! A plugin built against version 1 of this crate, by any compiler, runs on every host with the same
+//! major version of this crate and at least the same minor version.
 //!
 //! ```
 //! use hotbay_plugin::prelude::*;
@@ -25,16 +25,42 @@
 //!
 //! # #[cfg(any())]
 //! export_plugin!(Greet);
-//! # fn main() {}
+//! # #[cfg(feature = "testing")]
+//! # {
+//!
+//! // In a unit test, with the feature `testing`:
+//! let host = hotbay_plugin::testing::FakeHost::new();
+//! let plugin = host.start::<Greet>(serde_json::json!({ "greeting": "Good morning" }))?;
+//! assert_eq!(plugin.execute(Payload::text("Ada"))?.as_text()?, "Good morning, Ada!");
+//! # }
+//! # Ok::<(), PluginError>(())
 //! ```
 //!
-//! The crate is a `crate-type = ["cdylib", "rlib"]` with a default feature `export`, behind
-//! which [`export_plugin!`] puts everything that makes the library a plugin.
+//! # What to read next
+//!
+//! | to | read |
+//! |---|---|
+//! | implement a plugin | [`Plugin`]: methods, their order and threads |
+//! | read input, write output | [`Payload`], [`Output`], [`ContentType`] |
+//! | read the configuration | [`Config`] |
+//! | return errors | [`PluginError`]; panics become a [`Fault`] |
+//! | stop when a call is cancelled | [`CallContext`] |
+//! | keep state across a reload | [`Plugin::snapshot`], [`Plugin::restore`], [`Snapshot`] |
+//! | log, or use other services of the host | [`HostServices`], and [Logging](#logging) below |
+//! | test a plugin | `testing` (feature `testing`) |
+//! | build a library | [`export_plugin!`]: allocators, unmapping |
+//! | build a program | [`serve_plugin!`] (feature `serve`), and [Programs](#programs) below |
+//! | write a plugin in another language | `PROTOCOL.md` in this crate |
+//!
+//! # Libraries
+//!
+//! The crate of a plugin has `crate-type = ["cdylib", "rlib"]` and a default feature `export`, which
+//! enables the exports of [`export_plugin!`]. `cargo xtask new-plugin` creates such a crate.
 //!
 //! # Programs
 //!
-//! With the feature `serve`, on Unix, the same plugin is also a program of its own, which a host
-//! starts and calls over a local socket. The crate gets a `main.rs` beside its library:
+//! With the feature `serve`, on Unix, the same plugin can be a program that a host starts and calls
+//! over a local socket. Add a `main.rs` beside the library:
 //!
 //! ```
 //! # #[cfg(any())]
@@ -42,28 +68,28 @@
 //! # fn main() {}
 //! ```
 //!
-//! It needs nothing else: [`serve_plugin!`] defines `main`. A panic still ends one call only, and
-//! what goes wrong beyond that (an abort, a leak, an endless loop) ends with the program. A call
-//! is cancelled when the host hangs up. `PROTOCOL.md` tells what goes over the socket, for
-//! authors in other languages too.
+//! [`serve_plugin!`] defines `main`. A panic fails one call, as in a library. An abort, a leak or an
+//! endless loop affects only the program, which the host can kill. A call is cancelled when the host
+//! closes its connection.
 //!
 //! # Logging
 //!
-//! [`HostServices::log`] writes lines. With the feature `tracing`, events of the crate `tracing`
-//! go to the host too, and with the feature `log` records of the crate `log`: with their level,
-//! target, fields and place, from [`Plugin::init`] on. The host adds the plugin's name and its
-//! generation, and applies its own filters. All of it needs the permission `log`.
+//! [`HostServices::log`] writes lines to the host's log. With the feature `tracing`, events of the
+//! crate `tracing` also reach the host; with the feature `log`, records of the crate `log` do. They
+//! keep their level, target, fields and source location. The host adds the plugin's name and
+//! generation, and applies its own filters. Logging requires the permission `log`.
 //!
-//! - Values keep their types; what is only formatted arrives as text. Key-values of `log` stay
-//!   behind.
-//! - Spans do not reach the host; an event tells those that it happens in, in a field `spans`
-//!   such as `request{id=7}:query{table="users"}`.
-//! - A message, and the fields together, are cut at 64 KiB, which is told by `… (cut)`.
-//! - What is logged while another line is formatted or heard on the same thread is left out.
-//! - The library's listener is taken: a subscriber of the plugin's own cannot be the global
-//!   default, and one that is set for a thread keeps the library mapped until that thread ends.
-//! - A plugin that is compiled into the host shares the host's listeners, and these features
-//!   change nothing for it.
+//! - Values keep their types; values that are only formatted arrive as text. Key-values of `log` are
+//!   dropped.
+//! - Spans do not reach the host. An event has its enclosing spans in the field `spans`, such as
+//!   `request{id=7}:query{table="users"}`.
+//! - A message is truncated at 64 KiB, and so are the fields together. `… (cut)` marks the end.
+//! - Lines that are logged while another line is formatted or processed on the same thread are
+//!   dropped.
+//! - A plugin cannot set its own global subscriber. A subscriber that it sets for a thread keeps the
+//!   library mapped until that thread exits.
+//! - A plugin that is compiled into the host uses the host's subscriber and logger; these features
+//!   do not affect it.
 
 #![deny(unsafe_code)]
 
@@ -72,16 +98,17 @@ pub mod stamp;
 
 #[cfg(any(feature = "tracing", feature = "log"))]
 mod bridge;
-#[allow(unsafe_code, reason = "counts what the libraries of a plugin allocate and start")]
+#[allow(unsafe_code, reason = "interposes on the allocator and the C library")]
 mod census;
 mod config;
 #[allow(unsafe_code, reason = "reads pointers that crossed the boundary")]
 mod context;
-#[allow(unsafe_code, reason = "the functions on the boundary")]
+#[allow(unsafe_code, reason = "the C functions of a plugin")]
 mod export;
 mod fault;
-#[allow(unsafe_code, reason = "asks the unwinder")]
+#[allow(unsafe_code, reason = "calls the unwinder")]
 mod frames;
+mod panic;
 #[allow(unsafe_code, reason = "owns bytes that crossed the boundary")]
 mod payload;
 mod plugin;
@@ -108,7 +135,7 @@ pub use plugin::Plugin;
 pub use services::{HostServices, Level, ServiceError};
 pub use snapshot::Snapshot;
 
-/// What a plugin's author writes `use …::*` for.
+/// Everything that a plugin needs, for `use hotbay_plugin::prelude::*`.
 pub mod prelude {
     pub use crate::{
         CallContext, Config, ContentType, HostServices, Level, Output, Payload, Plugin,
@@ -116,19 +143,19 @@ pub mod prelude {
     };
 }
 
-/// The boundary itself, for the host and for what [`export_plugin!`] writes. Not for authors.
+/// The ABI, for the host and the expansion of [`export_plugin!`]. Not for plugin authors.
 #[doc(hidden)]
 pub mod abi {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    pub use crate::census::on_linux;
-    pub use crate::census::{CALLBACKS, Callback, Counting, exported};
+    pub use crate::census::interposers;
+    pub use crate::census::{CALLBACKS, Callback, CountingAllocator, init_census};
     pub use crate::context::{Bounds, RawContext};
     pub use crate::export::{Exports, PanicRecords, into_instance};
     pub use crate::payload::{Media, RawBuffer, RawPayload};
     pub use crate::root::{
         PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
     };
-    pub use crate::services::{LINE_BYTES_MAX, Record, code as service_code};
+    pub use crate::services::{MAX_LINE_BYTES, Record, code as service_code};
     pub use crate::services::{RawRecord, RawServices, RawText, ServiceHost};
     pub use abi_stable;
 }

@@ -1,72 +1,120 @@
-//! The trait that a plugin is, with its optional parts.
+//! The trait that a plugin implements.
 
 use crate::{CallContext, Config, HostServices, Output, Payload, PluginError, Snapshot};
 
 /// A plugin: a value that the host starts once and calls from many threads.
 ///
-/// Every method may panic: the panic is caught inside the plugin and reaches the host as a
-/// fault with its message and location. All but [`execute`](Self::execute) run on threads that
-/// the host made for this plugin alone.
+/// A host loads a plugin by [`validate_config`](Self::validate_config), [`init`](Self::init),
+/// [`restore`](Self::restore) (after a reload) and [`health`](Self::health). Then it calls
+/// [`execute`](Self::execute) until it ends the plugin by [`shutdown`](Self::shutdown). Only `init`
+/// and `execute` are required.
+///
+/// A panic in any method is caught inside the plugin and reaches the host as a
+/// [`Fault`](crate::Fault) with its message and location. All methods except `execute` run on
+/// threads that the host reserves for this plugin.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use hotbay_plugin::prelude::*;
+///
+/// /// Counts its calls, and keeps the count when it is reloaded.
+/// struct Counter(AtomicU64);
+///
+/// impl Plugin for Counter {
+///     fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> {
+///         Ok(Self(AtomicU64::new(0)))
+///     }
+///
+///     fn execute(&self, _: &CallContext<'_>, _: Payload<'_>) -> Result<Output, PluginError> {
+///         Output::json(&(self.0.fetch_add(1, Ordering::Relaxed) + 1))
+///     }
+///
+///     fn snapshot(&self) -> Result<Option<Snapshot>, PluginError> {
+///         Ok(Some(Snapshot::new(1, self.0.load(Ordering::Relaxed).to_string())))
+///     }
+///
+///     fn restore(&mut self, snapshot: Snapshot) -> Result<(), PluginError> {
+///         let text = String::from_utf8_lossy(snapshot.as_bytes());
+///         let count = text.parse().map_err(|_| PluginError::new(409, "invalid count"))?;
+///         self.0 = AtomicU64::new(count);
+///         Ok(())
+///     }
+/// }
+/// # #[cfg(feature = "testing")]
+/// # {
+///
+/// // In a unit test of the plugin:
+/// let host = hotbay_plugin::testing::FakeHost::new();
+/// let old = host.start::<Counter>(serde_json::json!({}))?;
+/// assert_eq!(old.execute(Payload::text(""))?.as_text()?, "1");
+/// let mut new = host.start::<Counter>(serde_json::json!({}))?;
+/// old.hand_over(&mut new)?;
+/// assert_eq!(new.execute(Payload::text(""))?.as_text()?, "2");
+/// # }
+/// # Ok::<(), PluginError>(())
+/// ```
 pub trait Plugin: Send + Sync + Sized + 'static {
-    /// Starts the plugin. `config` is the manifest's `config`, checked against `config_schema`.
+    /// Starts the plugin. `config` is the `config` of the manifest, validated against its
+    /// `config_schema`.
     ///
     /// # Errors
     ///
-    /// The author's; the plugin is then not loaded, and the message is told.
+    /// Any error fails the load, which reports it.
     fn init(config: &Config, host: HostServices) -> Result<Self, PluginError>;
 
-    /// Answers one call. Called from many threads at once.
+    /// Handles one call. Called from many threads at once.
     ///
     /// # Errors
     ///
-    /// The author's; it reaches the caller unchanged.
+    /// Any error reaches the caller unchanged.
     fn execute(&self, ctx: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError>;
 
-    /// Checks what a JSON Schema cannot say. Runs before [`init`](Self::init).
+    /// Validates what a JSON Schema cannot express. Runs before [`init`](Self::init).
     ///
     /// # Errors
     ///
-    /// The author's; the plugin is then not started.
+    /// Any error fails the load.
     fn validate_config(_config: &Config) -> Result<(), PluginError> {
         Ok(())
     }
 
-    /// Says whether the plugin can work. Asked before a generation becomes current.
+    /// Checks whether the plugin can work. Runs before a new build replaces the current one, and may
+    /// run again at any time.
     ///
     /// # Errors
     ///
-    /// The author's; a plugin that is not healthy is not promoted.
+    /// Any error means that the plugin is not healthy; a load or reload then fails.
     fn health(&self) -> Result<(), PluginError> {
         Ok(())
     }
 
-    /// Gives the state that is to live through a reload.
+    /// Returns the state that survives a reload, if any.
     ///
     /// # Errors
     ///
-    /// The author's; the reload is then rolled back.
+    /// Any error rolls the reload back.
     fn snapshot(&self) -> Result<Option<Snapshot>, PluginError> {
         Ok(None)
     }
 
-    /// Takes over the state of the generation before, after [`init`](Self::init) and before
-    /// the first call.
+    /// Restores the state of the previous build, after [`init`](Self::init) and before the first
+    /// call.
     ///
     /// # Errors
     ///
-    /// The author's; the reload is then rolled back. The default refuses every snapshot.
+    /// Any error rolls the reload back. The default implementation rejects every snapshot.
     fn restore(&mut self, snapshot: Snapshot) -> Result<(), PluginError> {
         let version = snapshot.version();
-        let message =
-            format!("does not restore state, and was given a snapshot of version {version}");
+        let message = format!("cannot restore a snapshot of version {version}: not implemented");
         Err(PluginError::new(PluginError::BAD_INPUT, message))
     }
 
-    /// Ends the plugin. No call runs any more.
+    /// Ends the plugin. All calls have returned.
     ///
     /// # Errors
     ///
-    /// The author's; it is told as an event.
+    /// Any error is reported as an event of the host.
     fn shutdown(self) -> Result<(), PluginError> {
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! The one exported module: what a host finds in a plugin's library, as C functions.
+//! The root module that a plugin's library exports: a struct of C functions.
 //!
-//! Every function returns a code and writes what it has to say through its last pointers. None
-//! unwinds. The module grows at its end only.
+//! The functions return a code and write their results through their last pointers. They do not
+//! unwind. New functions go at the end.
 
 use abi_stable::StableAbi;
 use abi_stable::library::RootModule;
@@ -13,35 +13,35 @@ use crate::payload::{Output, RawBuffer, RawPayload};
 use crate::services::{RawServices, RawText};
 use crate::text;
 
-/// Codes that the functions return. Plain integers: an unknown one is data, not undefined.
+/// Result codes of the functions. Plain integers, so that unknown codes are not undefined behavior.
 pub mod code {
-    /// Done; the output was written.
+    /// Success; the output was written.
     pub const OK: i32 = 0;
-    /// The plugin answered with an error; the fault holds it.
+    /// The plugin returned an error; the fault contains it.
     pub const ERROR: i32 = 1;
-    /// The plugin panicked; the fault tells how.
+    /// The plugin panicked; the fault describes the panic.
     pub const PANIC: i32 = 2;
 }
 
-/// Most return addresses of a panic that a host keeps.
-const FRAMES_MAX: usize = 256;
+/// Maximum number of return addresses of a panic that a host keeps.
+const MAX_FRAMES: usize = 256;
 
 /// A started plugin, opaque to the host.
 pub type RawInstance = *const ();
 
-/// What a plugin is started with.
+/// The input of `start`.
 #[repr(C)]
 #[derive(Debug, StableAbi)]
 pub struct RawStart {
-    /// The configuration as JSON text of an object.
+    /// The configuration: a JSON object as text.
     pub config: RawText,
-    /// The host's functions; copied by the plugin.
+    /// The host's functions, which the plugin copies.
     pub services: *const RawServices,
-    /// Whether panics are to be told with their return addresses.
+    /// Whether to report panics with their return addresses.
     pub want_frames: bool,
 }
 
-/// An error or a panic on the boundary.
+/// The ABI of an error or a panic.
 #[repr(C)]
 #[derive(Debug, StableAbi)]
 pub struct RawFault {
@@ -54,7 +54,7 @@ pub struct RawFault {
 }
 
 impl RawFault {
-    /// A fault that tells nothing, to be overwritten.
+    /// Creates an empty fault, which a function may overwrite.
     pub const fn empty() -> Self {
         Self {
             code: 0,
@@ -66,7 +66,7 @@ impl RawFault {
         }
     }
 
-    /// Lays an author's error out for the boundary.
+    /// Converts an error.
     pub fn from_error(error: &PluginError) -> Self {
         let details = error.details().map(ToString::to_string).unwrap_or_default();
         Self {
@@ -78,7 +78,7 @@ impl RawFault {
         }
     }
 
-    /// Lays a panic out for the boundary.
+    /// Converts a panic.
     pub fn from_panic(fault: &Fault) -> Self {
         let frames = fault.frames().iter().flat_map(|address| address.to_ne_bytes()).collect();
         Self {
@@ -89,9 +89,9 @@ impl RawFault {
         }
     }
 
-    /// What the plugin answered with.
+    /// Returns the error of the plugin.
     pub fn to_error(&self) -> PluginError {
-        let message = self.message.to_text(text::MESSAGE_BYTES_MAX);
+        let message = self.message.to_text(text::MAX_MESSAGE_BYTES);
         let mut error = PluginError::new(self.code, message);
         if self.retryable {
             error = error.retryable();
@@ -100,54 +100,54 @@ impl RawFault {
             return error;
         }
         let details = self.details.as_bytes();
-        let details = (details.len() <= text::DETAILS_BYTES_MAX).then_some(details);
+        let details = (details.len() <= text::MAX_DETAILS_BYTES).then_some(details);
         match details.and_then(|details| serde_json::from_slice(details).ok()) {
             Some(details) => error.with_details(details),
-            // Too long, or nested deeper than a reader follows; the text still tells.
-            None => error.with_details(self.details.to_text(text::DETAILS_BYTES_MAX).into()),
+            // Too long, or nested too deeply to parse: keep the text.
+            None => error.with_details(self.details.to_text(text::MAX_DETAILS_BYTES).into()),
         }
     }
 
-    /// How the plugin panicked.
+    /// Returns the panic of the plugin.
     pub fn to_panic(&self) -> Fault {
         let location = &self.location;
-        let location = (!location.is_empty()).then(|| location.to_text(text::LOCATION_BYTES_MAX));
+        let location = (!location.is_empty()).then(|| location.to_text(text::MAX_LOCATION_BYTES));
         let words = self.frames.as_bytes().chunks_exact(size_of::<usize>());
         let frames = words.filter_map(|word| word.try_into().ok().map(usize::from_ne_bytes));
-        let message = self.message.to_text(text::MESSAGE_BYTES_MAX);
-        Fault::new(message, location, frames.take(FRAMES_MAX).collect())
+        let message = self.message.to_text(text::MAX_MESSAGE_BYTES);
+        Fault::new(message, location, frames.take(MAX_FRAMES).collect())
     }
 }
 
-/// State on its way through a reload.
+/// The ABI of an optional snapshot.
 #[repr(C)]
 #[derive(Debug, StableAbi)]
 pub struct RawSnapshot {
-    /// Whether there is any.
+    /// Whether the plugin has state.
     pub present: bool,
-    /// The version of its shape.
+    /// Version of the format.
     pub version: u32,
-    /// The bytes.
+    /// Bytes of the state.
     pub bytes: RawBuffer,
 }
 
-/// What the census of a plugin counted.
+/// Resources that a plugin's library holds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, StableAbi)]
 pub struct RawCensus {
-    /// Bytes allocated and not released; zero when `counts_bytes` is false.
+    /// Number of allocated bytes; zero if `counts_bytes` is `false`.
     pub live_bytes: i64,
-    /// Threads that the plugin started and that still run.
+    /// Number of live threads that the plugin started.
     pub live_threads: u32,
-    /// Living threads that hold a thread-local value whose destructor lies in the plugin, besides
-    /// the thread that asks.
+    /// Number of live threads that hold a thread-local value with a destructor in the plugin,
+    /// without the calling thread.
     pub key_threads: u32,
-    /// Whether the plugin's allocator counts.
+    /// Whether the plugin's allocator counts bytes.
     pub counts_bytes: bool,
     /// Whether threads and thread keys are counted.
     pub counts_threads: bool,
-    /// Calls that left a pointer of the plugin in the C library, as a bit set: bit `n` is row `n`
-    /// of the table of callbacks.
+    /// Calls that left a pointer to the plugin in the C library. Bit `n` is row `n` of
+    /// [`CALLBACKS`](crate::abi::CALLBACKS).
     pub calls: [u64; crate::census::WORDS],
 }
 
@@ -157,11 +157,11 @@ pub struct RawCensus {
 #[sabi(kind(Prefix(prefix_ref = PluginRootRef)))]
 #[sabi(missing_field(panic))]
 pub struct PluginRoot {
-    /// Checks a configuration.
+    /// Validates a configuration.
     pub validate_config: unsafe extern "C" fn(RawText, *mut RawFault) -> i32,
     /// Starts an instance and writes it through the second pointer.
     pub start: unsafe extern "C" fn(*const RawStart, *mut RawInstance, *mut RawFault) -> i32,
-    /// Answers a call; the output is written only with [`code::OK`].
+    /// Handles a call; writes the output only if it returns [`code::OK`].
     pub execute: unsafe extern "C" fn(
         RawInstance,
         *const RawContext<'_>,
@@ -169,19 +169,19 @@ pub struct PluginRoot {
         *mut Output,
         *mut RawFault,
     ) -> i32,
-    /// Asks an instance whether it can work.
+    /// Checks whether an instance can work.
     pub health: unsafe extern "C" fn(RawInstance, *mut RawFault) -> i32,
-    /// Takes a snapshot; written only with [`code::OK`].
+    /// Takes a snapshot; writes it only if it returns [`code::OK`].
     pub snapshot: unsafe extern "C" fn(RawInstance, *mut RawSnapshot, *mut RawFault) -> i32,
-    /// Gives a snapshot to an instance that was not called yet.
+    /// Restores a snapshot in an instance that was not called yet.
     pub restore: unsafe extern "C" fn(RawInstance, *const RawSnapshot, *mut RawFault) -> i32,
     /// Ends an instance and frees it.
     pub shutdown: unsafe extern "C" fn(RawInstance, *mut RawFault) -> i32,
-    /// Frees an instance without its shutdown, after a start that was taken back.
+    /// Frees an instance without its shutdown, after a start that was rolled back.
     pub discard: unsafe extern "C" fn(RawInstance, *mut RawFault) -> i32,
-    /// Counts what the library holds.
+    /// Returns what the library holds.
     pub census: unsafe extern "C" fn(*mut RawCensus),
-    /// Gives back the library's thread keys, right before it is unmapped.
+    /// Deletes the library's thread keys, right before it is unmapped.
     #[sabi(last_prefix_field)]
     pub release_keys: unsafe extern "C" fn(),
 }

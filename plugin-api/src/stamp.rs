@@ -1,25 +1,25 @@
-//! The stamp: plain text inside a plugin's library that tells what it is before anything runs.
+//! The stamp: text inside a plugin's library that identifies it before any of its code runs.
 //!
 //! It is an exported static without pointers, so it needs no relocation and can be read from the
-//! file. Lines of `key=value` after [`MAGIC`]; readers ignore keys that they do not know.
+//! file. [`MAGIC`] is followed by lines of `key=value`; readers ignore unknown keys.
 
-/// The exported symbol under which the stamp lies.
+/// The exported symbol of the stamp.
 pub const SYMBOL: &str = "HOTBAY_PLUGIN_STAMP";
 
-/// The first line of a stamp, without its line end.
+/// The first line of a stamp, without the line end.
 pub const MAGIC: &str = "HOTBAY-STAMP 1";
 
-/// Bytes of a stamp; what the text does not fill is NUL.
+/// Size of a stamp in bytes; the text is padded with NULs.
 pub const CAPACITY: usize = 512;
 
-/// A stamp as it lies in a library.
+/// The bytes of a stamp.
 pub type StampBytes = [u8; CAPACITY];
 
-/// Writes the stamp of a package at compile time.
+/// Creates the stamp of a package at compile time.
 ///
 /// # Panics
 ///
-/// At compile time, when the text is longer than [`CAPACITY`] less one.
+/// Panics at compile time if the text has [`CAPACITY`] bytes or more.
 pub const fn stamp(package: &str, version: &str) -> StampBytes {
     let mut writer = Writer { bytes: [0; CAPACITY], used: 0 };
     writer.text(MAGIC);
@@ -48,8 +48,11 @@ impl Writer {
 
     const fn text(&mut self, text: &str) {
         let text = text.as_bytes();
-        // One NUL at least ends the text.
-        assert!(self.used + text.len() < CAPACITY, "the package's name or version is too long");
+        // At least one NUL terminates the text.
+        assert!(
+            self.used + text.len() < CAPACITY,
+            "package name or version too long for the stamp"
+        );
         let mut at = 0;
         while at < text.len() {
             self.bytes[self.used + at] = text[at];
@@ -64,9 +67,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_is_lines_of_text_ended_by_nul() {
+    fn stamp_is_text_lines_terminated_by_nul() {
         let stamp = stamp("echo", "1.2.3");
-        let end = stamp.iter().position(|byte| *byte == 0).expect("a NUL");
+        let end = stamp.iter().position(|byte| *byte == 0).expect("NUL");
         let text = std::str::from_utf8(&stamp[..end]).expect("text");
         let mut lines = text.lines();
         assert_eq!(lines.next(), Some(MAGIC));

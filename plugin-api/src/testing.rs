@@ -1,5 +1,37 @@
-//! A fake host for a plugin author's unit tests: starts a plugin as a host would, without a
-//! library, and keeps what it logs. Panics are not caught, so that a test fails where it should.
+//! A fake host for unit tests of plugins. It starts a plugin as a host does, but without a library,
+//! and records its log. Panics are not caught, so that they fail the test.
+//!
+//! Enable the feature `testing` of this crate under `[dev-dependencies]`.
+//!
+//! ```
+//! use hotbay_plugin::prelude::*;
+//! use hotbay_plugin::testing::FakeHost;
+//! use serde_json::json;
+//!
+//! struct Greet(String);
+//!
+//! impl Plugin for Greet {
+//!     fn init(config: &Config, host: HostServices) -> Result<Self, PluginError> {
+//!         let name = config.get("name").and_then(|name| name.as_str());
+//!         let name = name.ok_or_else(|| PluginError::new(400, "missing `name`"))?;
+//!         host.info("started");
+//!         Ok(Self(name.to_owned()))
+//!     }
+//!
+//!     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+//!         Ok(Output::text(format!("{}, {}!", input.as_text()?, self.0)))
+//!     }
+//! }
+//!
+//! let host = FakeHost::new();
+//! assert_eq!(host.start::<Greet>(json!({})).err().unwrap().message(), "missing `name`");
+//!
+//! let plugin = host.start::<Greet>(json!({ "name": "Ada" }))?;
+//! assert_eq!(plugin.execute(Payload::text("Hello"))?.as_text()?, "Hello, Ada!");
+//! assert_eq!(host.logs(), [(Level::Info, "started".to_owned())]);
+//! plugin.shutdown()?;
+//! # Ok::<(), PluginError>(())
+//! ```
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -13,21 +45,21 @@ use crate::services::{RawServices, Record, ServiceHost};
 use crate::{CallContext, Config, HostServices, Level, Output, Payload, Plugin, PluginError};
 use crate::{ServiceError, Snapshot};
 
-/// A line that a plugin logged, with all that came with it.
+/// A line that a plugin logged.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Logged {
-    /// How much it matters.
+    /// Severity.
     pub level: Level,
-    /// The part of the plugin that spoke; empty for [`HostServices::log`].
+    /// The part of the plugin that logged it; empty for [`HostServices::log`].
     pub target: String,
-    /// What it said.
+    /// Message.
     pub message: String,
-    /// Its fields: an object.
+    /// Fields: a JSON object.
     pub fields: Value,
 }
 
-/// What the services of one host write to.
+/// The log of one fake host.
 #[derive(Debug)]
 struct Log {
     lines: Mutex<Vec<Logged>>,
@@ -37,7 +69,7 @@ struct Log {
 static HOSTS: Mutex<Option<HashMap<u64, Arc<Log>>>> = Mutex::new(None);
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
 
-/// A host that has no libraries, only the services.
+/// A host for tests, with services but without libraries.
 #[derive(Debug)]
 pub struct FakeHost {
     token: u64,
@@ -45,7 +77,7 @@ pub struct FakeHost {
 }
 
 impl FakeHost {
-    /// Makes a host of its own.
+    /// Creates a host.
     pub fn new() -> Self {
         let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
         let level = AtomicU32::new(Level::Trace as u32);
@@ -54,11 +86,11 @@ impl FakeHost {
         Self { token, log }
     }
 
-    /// Starts a plugin as a host does: checks the configuration, then init, then health.
+    /// Starts a plugin as a host does: `validate_config`, `init`, `health`.
     ///
     /// # Errors
     ///
-    /// The plugin's own.
+    /// Errors of the plugin.
     pub fn start<T: Plugin>(&self, config: Value) -> Result<Started<T>, PluginError> {
         let config = Config::from(config);
         T::validate_config(&config)?;
@@ -67,40 +99,40 @@ impl FakeHost {
         Ok(Started { plugin })
     }
 
-    /// What a plugin of this host gets.
+    /// Returns the services that a plugin of this host receives.
     pub fn services(&self) -> HostServices {
-        HostServices::new(RawServices::of::<Fake>(self.token))
+        HostServices::new(RawServices::of::<FakeServices>(self.token))
     }
 
-    /// Everything logged so far, in order.
+    /// Returns all lines logged so far, in order.
     pub fn logs(&self) -> Vec<(Level, String)> {
         self.logged().into_iter().map(|line| (line.level, line.message)).collect()
     }
 
-    /// Everything logged so far, in order, with targets and fields.
+    /// Returns all lines logged so far, in order, with targets and fields.
     pub fn logged(&self) -> Vec<Logged> {
         lock(&self.log.lines).clone()
     }
 
-    /// Wants only lines that matter at least that much from now on; at first, all.
+    /// Sets the most verbose level to record from now on; initially [`Level::Trace`].
     pub fn want(&self, level: Level) {
         self.log.level.store(level as u32, Ordering::Relaxed);
     }
 
-    /// The subscriber that a library of this plugin would have. A test sets it for what it
-    /// runs, with `tracing::subscriber::with_default`.
+    /// Returns the subscriber that a library of this plugin would install. Tests set it by
+    /// `tracing::subscriber::with_default`.
     #[cfg(feature = "tracing")]
     pub fn subscriber(&self) -> impl tracing_core::Subscriber + Send + Sync + use<> {
-        crate::bridge::ForwardTracing(crate::bridge::Way::To(self.services()))
+        crate::bridge::ForwardingSubscriber(crate::bridge::Destination::Fixed(self.services()))
     }
 
-    /// The logger that a library of this plugin would have.
+    /// Returns the logger that a library of this plugin would install.
     #[cfg(feature = "log")]
     pub fn logger(&self) -> impl log::Log + use<> {
-        crate::bridge::ForwardLog(crate::bridge::Way::To(self.services()))
+        crate::bridge::ForwardingLogger(crate::bridge::Destination::Fixed(self.services()))
     }
 
-    /// Stops serving: from here on the services answer `Closed`, as after an unload.
+    /// Stops serving: the services return [`ServiceError::Closed`] from now on, as after an unload.
     pub fn close(&self) {
         lock(&HOSTS).get_or_insert_default().remove(&self.token);
     }
@@ -118,48 +150,48 @@ impl Drop for FakeHost {
     }
 }
 
-/// A plugin that was started.
+/// A started plugin.
 #[derive(Debug)]
 pub struct Started<T> {
     plugin: T,
 }
 
 impl<T: Plugin> Started<T> {
-    /// Calls the plugin with no deadline.
+    /// Calls the plugin without a deadline.
     ///
     /// # Errors
     ///
-    /// The plugin's own.
+    /// Errors of the plugin.
     pub fn execute(&self, input: Payload<'_>) -> Result<Output, PluginError> {
         self.plugin.execute(&CallContext::new(&RawContext::new(1)), input)
     }
 
-    /// Calls the plugin with a time that is left and a flag that may be set while it runs.
+    /// Calls the plugin with a remaining time and a flag that cancels the call when set.
     ///
     /// # Errors
     ///
-    /// The plugin's own.
+    /// Errors of the plugin.
     pub fn execute_within(
         &self,
         remaining: Duration,
         cancelled: &AtomicBool,
         input: Payload<'_>,
     ) -> Result<Output, PluginError> {
-        let bounds = Within { remaining, cancelled };
+        let bounds = CallLimits { remaining, cancelled };
         let context = RawContext::new(1).with_bounds(&bounds);
         self.plugin.execute(&CallContext::new(&context), input)
     }
 
-    /// The plugin itself.
+    /// Returns the plugin.
     pub fn plugin(&self) -> &T {
         &self.plugin
     }
 
-    /// Hands the state to a plugin that was just started, as a reload does.
+    /// Moves the state to a plugin that was just started, as a reload does. Returns the state.
     ///
     /// # Errors
     ///
-    /// Those of `snapshot` and `restore`.
+    /// Errors of `snapshot` and `restore`.
     pub fn hand_over(&self, next: &mut Self) -> Result<Option<Snapshot>, PluginError> {
         let snapshot = self.plugin.snapshot()?;
         if let Some(snapshot) = snapshot.clone() {
@@ -168,22 +200,22 @@ impl<T: Plugin> Started<T> {
         Ok(snapshot)
     }
 
-    /// Ends the plugin.
+    /// Shuts the plugin down.
     ///
     /// # Errors
     ///
-    /// The plugin's own.
+    /// Errors of the plugin.
     pub fn shutdown(self) -> Result<(), PluginError> {
         self.plugin.shutdown()
     }
 }
 
-struct Within<'a> {
+struct CallLimits<'a> {
     remaining: Duration,
     cancelled: &'a AtomicBool,
 }
 
-impl Bounds for Within<'_> {
+impl Bounds for CallLimits<'_> {
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
@@ -193,9 +225,9 @@ impl Bounds for Within<'_> {
     }
 }
 
-struct Fake;
+struct FakeServices;
 
-impl ServiceHost for Fake {
+impl ServiceHost for FakeServices {
     fn log(token: u64, record: &Record<'_>) -> Result<(), ServiceError> {
         let log = log_of(token).ok_or(ServiceError::Closed)?;
         if record.level as u32 > log.level.load(Ordering::Relaxed) {
@@ -206,7 +238,7 @@ impl ServiceHost for Fake {
             level: record.level,
             target: record.target.to_owned(),
             message: record.message.to_owned(),
-            fields: plain(fields),
+            fields: without_type_tags(fields),
         });
         Ok(())
     }
@@ -224,10 +256,10 @@ fn log_of(token: u64) -> Option<Arc<Log>> {
     lock(&HOSTS).as_ref()?.get(&token).cloned()
 }
 
-/// Takes the types off that values cross the boundary with.
-fn plain(mut fields: Value) -> Value {
+/// Removes the type tags with which values cross the boundary.
+fn without_type_tags(mut fields: Value) -> Value {
     for value in fields.as_object_mut().into_iter().flat_map(Map::values_mut) {
-        let typed = ["u64", "f64", "debug"].iter().find_map(|of_type| value.get(of_type));
+        let typed = ["u64", "f64", "debug"].iter().find_map(|tag| value.get(tag));
         let Some(typed) = typed.cloned() else { continue };
         let number = value.get("f64").and_then(Value::as_str).and_then(|text| text.parse().ok());
         *value = number.and_then(Number::from_f64).map_or(typed, Value::Number);

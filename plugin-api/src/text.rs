@@ -1,49 +1,49 @@
-//! Text that a plugin made, on its way to a person: with a limit, and with everything escaped
-//! that steers a terminal or changes the order in which text is shown.
+//! Truncates and escapes text from plugins for display: escapes characters that control a terminal or
+//! change the order in which text is shown.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
-/// Stands where something was cut.
+/// Marks truncated text.
 pub const CUT: &str = "… (cut)";
 
-/// Most bytes of an error's or a panic's message.
-pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// Maximum length of the message of an error or a panic, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 
-/// Most bytes of the place of a panic.
-pub const LOCATION_BYTES_MAX: usize = 1024;
+/// Maximum length of the location of a panic, in bytes.
+pub const MAX_LOCATION_BYTES: usize = 1024;
 
-/// Most bytes of an error's details, as JSON text.
-pub const DETAILS_BYTES_MAX: usize = 64 * 1024;
+/// Maximum length of an error's details as JSON text, in bytes.
+pub const MAX_DETAILS_BYTES: usize = 64 * 1024;
 
-/// Most bytes of a media type.
-pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
+/// Maximum length of a media type, in bytes.
+pub const MAX_CONTENT_TYPE_BYTES: usize = 256;
 
-/// Returns at most so many bytes of the start of a text, up to the end of a character.
-pub fn start_of(text: &str, bytes_max: usize) -> &str {
-    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+/// Returns at most `max_bytes` bytes of the start of a text, without splitting a character.
+pub fn start_of(text: &str, max_bytes: usize) -> &str {
+    let end = (0..=max_bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }
 
-/// Returns the text, or as much of its start as fits in `bytes_max` together with [`CUT`].
-pub fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
-    if text.len() <= bytes_max {
+/// Returns the text, truncated to `max_bytes` bytes including the mark [`CUT`].
+pub fn cut(text: &str, max_bytes: usize) -> Cow<'_, str> {
+    if text.len() <= max_bytes {
         return Cow::Borrowed(text);
     }
-    let start = start_of(text, bytes_max.saturating_sub(CUT.len()));
+    let start = start_of(text, max_bytes.saturating_sub(CUT.len()));
     Cow::Owned(format!("{start}{CUT}"))
 }
 
-/// What a text is shown in.
+/// Layout in which a text is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lines {
-    /// One line: line ends and tabs are escaped, too.
+    /// A single line: line ends and tabs are escaped too.
     One,
-    /// As many lines as it has: `\n` and `\t` stay.
+    /// Any number of lines: `\n` and `\t` are kept.
     Many,
 }
 
-/// Whether a character must not be shown as it is.
+/// Returns whether a character must be escaped.
 pub fn is_escaped(char: char, lines: Lines) -> bool {
     match char {
         '\n' | '\t' => lines == Lines::One,
@@ -51,16 +51,16 @@ pub fn is_escaped(char: char, lines: Lines) -> bool {
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
             true
         }
-        // Line and paragraph separators, which some terminals and readers of logs break at.
+        // Line and paragraph separators, which some terminals and log viewers break lines at.
         '\u{2028}' | '\u{2029}' => true,
-        // Zero-width and invisible characters, and tags, by which two names can look the same.
+        // Invisible characters and tags, which can make different names look the same.
         '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{feff}' => true,
         '\u{e0000}'..='\u{e007f}' => true,
         char => char.is_control(),
     }
 }
 
-/// Returns the text with such characters escaped as in Rust: `\u{1b}`.
+/// Returns the text with these characters escaped as in Rust: `\u{1b}`.
 pub fn escaped(text: &str, lines: Lines) -> Cow<'_, str> {
     if !text.chars().any(|char| is_escaped(char, lines)) {
         return Cow::Borrowed(text);
@@ -76,7 +76,7 @@ pub fn escaped(text: &str, lines: Lines) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Writes the text with such characters escaped, into many lines.
+/// Writes the text with these characters escaped, as any number of lines.
 pub(crate) fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     for char in text.chars() {
         if is_escaped(char, Lines::Many) {
@@ -88,11 +88,11 @@ pub(crate) fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Resu
     Ok(())
 }
 
-/// Returns the text of a JSON document with such characters escaped as JSON escapes them.
+/// Returns a JSON document with these characters escaped as in JSON.
 ///
-/// In a document they stand only inside of texts, so its meaning stays.
+/// They occur only in strings of the document, so its value does not change.
 pub fn escaped_json(json: &str) -> Cow<'_, str> {
-    // The document's own line ends are no part of a text.
+    // Line ends between the tokens of the document are kept.
     if !json.chars().any(|char| is_escaped(char, Lines::Many)) {
         return Cow::Borrowed(json);
     }
@@ -100,7 +100,7 @@ pub fn escaped_json(json: &str) -> Cow<'_, str> {
     for char in json.chars() {
         if is_escaped(char, Lines::Many) {
             for unit in char.encode_utf16(&mut [0; 2]) {
-                // Writing to a string does not fail.
+                // Writing to a string never fails.
                 let _ = write!(escaped, "\\u{unit:04x}");
             }
         } else {
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escaped_shows_what_steers_or_turns_text() {
+    fn escaped_replaces_control_and_direction_characters() {
         let check = |text: &str, one: &str, many: &str| {
             assert_eq!((&*escaped(text, Lines::One), &*escaped(text, Lines::Many)), (one, many));
         };
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn escaped_json_means_the_same() {
+    fn escaped_json_keeps_its_value() {
         let text = "a\u{1b}\n\u{202e}\u{e0041}\u{7f}\u{9b}é";
         let json = serde_json::to_string_pretty(&serde_json::json!({ text: [text] })).unwrap();
         let escaped = escaped_json(&json);
@@ -152,9 +152,9 @@ mod tests {
     #[test]
     fn cut_keeps_whole_characters_within_the_limit() {
         assert_eq!(cut("short", 5), "short");
-        for bytes_max in CUT.len()..60 {
-            let cut = cut("éééééééééééééééééééééééééééééééééééééé", bytes_max);
-            assert!(cut.len() <= bytes_max && cut.ends_with(CUT), "{bytes_max}: {cut}");
+        for max_bytes in CUT.len()..60 {
+            let cut = cut("éééééééééééééééééééééééééééééééééééééé", max_bytes);
+            assert!(cut.len() <= max_bytes && cut.ends_with(CUT), "{max_bytes}: {cut}");
         }
     }
 }

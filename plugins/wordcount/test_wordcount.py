@@ -16,17 +16,17 @@ PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wordcount.py
 
 
 class Analyse(unittest.TestCase):
-    def test_a_text_is_counted(self):
+    def test_text_is_counted(self):
         found = wordcount.analyse("The cat's the cat\nun naïve".encode())
         self.assertEqual((found["lines"], found["words"], found["characters"], found["bytes"]),
                          (2, 6, 26, 27))
         self.assertEqual(found["frequent"][0], {"word": "the", "count": 2})
 
-    def test_a_last_line_needs_no_end(self):
+    def test_last_line_feed_is_optional(self):
         for text, lines in [("", 0), ("a", 1), ("a\n", 1), ("a\nb", 2), ("\n", 1)]:
             self.assertEqual(wordcount.analyse(text.encode())["lines"], lines, repr(text))
 
-    def test_the_config_says_what_is_listed(self):
+    def test_config_selects_listed_words(self):
         def frequent(**settings):
             found = wordcount.analyse(b"b b a a ccc", **settings)["frequent"]
             return [entry["word"] for entry in found]
@@ -35,15 +35,15 @@ class Analyse(unittest.TestCase):
         self.assertEqual(frequent(min_length=2), ["ccc"])
         self.assertEqual(frequent(ignore=["a", "none"]), ["b", "ccc"])
 
-    def test_bytes_that_are_no_text_are_refused(self):
+    def test_invalid_utf8_is_rejected(self):
         with self.assertRaises(wordcount.Failure) as caught:
             wordcount.analyse(b"ab\xff")
-        self.assertEqual(caught.exception.answer["details"], {"byte": 2})
+        self.assertEqual(caught.exception.body["details"], {"byte": 2})
 
-    def test_durations_come_in_two_ways(self):
+    def test_durations_are_numbers_or_text(self):
         durations = {0: 0, 1500000000: 1.5, "5m": 300, "1h30m": 5400, "300ms": 0.3}
-        for given, wanted in durations.items():
-            self.assertAlmostEqual(wordcount.seconds(given), wanted)
+        for given, expected in durations.items():
+            self.assertAlmostEqual(wordcount.seconds(given), expected)
 
 
 class Unix(http.client.HTTPConnection):
@@ -64,10 +64,10 @@ class Served(unittest.TestCase):
         data = base64.b64encode(json.dumps(settings).encode()).decode()
         config = {"id": "a", "type": "unix", "idleTimeout": idle_timeout,
                   "configTypes": [{"type": "hotbay/v1", "data": data}]}
-        own = {"HOTBAY_SOCKET_DIR": folder.name, "HOTBAY_TOKEN": "ab",
-               "HOTBAY_CONFIG": json.dumps(config)}
+        environment = {"HOTBAY_SOCKET_DIR": folder.name, "HOTBAY_TOKEN": "ab",
+                       "HOTBAY_CONFIG": json.dumps(config)}
         self.folder = folder.name
-        self.process = subprocess.Popen([PROGRAM], env={"PATH": os.environ["PATH"], **own},
+        self.process = subprocess.Popen([PROGRAM], env={"PATH": os.environ["PATH"], **environment},
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(self.process.communicate)
         self.addCleanup(self.process.kill)
@@ -76,58 +76,58 @@ class Served(unittest.TestCase):
         self.connection = Unix(location.removeprefix("http+unix://"))
         self.addCleanup(self.connection.close)
 
-    def ask(self, method, path, body=b"", **headers):
+    def request(self, method, path, body=b"", **headers):
         self.connection.request(method, path, body, {"Hotbay-Token": "ab", **headers})
-        answer = self.connection.getresponse()
-        return answer.status, json.loads(answer.read())
+        response = self.connection.getresponse()
+        return response.status, json.loads(response.read())
 
-    def ends(self):
+    def assert_exits(self):
         self.assertEqual(self.process.wait(60), 0)
         self.assertEqual(os.listdir(self.folder), [])
 
-    def test_calls_share_a_connection_and_shutdown_ends(self):
+    def test_calls_share_a_connection_and_shutdown_exits(self):
         self.start({"top": 1})
-        self.assertEqual(self.ask("GET", "/healthz")[0], 200)
-        status, answer = self.ask("POST", "/execute", b"b a b")
-        self.assertEqual((status, answer["frequent"]), (200, [{"word": "b", "count": 2}]))
-        status, answer = self.ask("POST", "/execute", b"\xff")
-        self.assertEqual((status, answer["code"]), (422, 400))
-        self.assertEqual(self.ask("POST", "/shutdown"), (200, {}))
-        self.ends()
+        self.assertEqual(self.request("GET", "/healthz")[0], 200)
+        status, body = self.request("POST", "/execute", b"b a b")
+        self.assertEqual((status, body["frequent"]), (200, [{"word": "b", "count": 2}]))
+        status, body = self.request("POST", "/execute", b"\xff")
+        self.assertEqual((status, body["code"]), (422, 400))
+        self.assertEqual(self.request("POST", "/shutdown"), (200, {}))
+        self.assert_exits()
 
-    def test_a_batch_answers_each_in_its_place(self):
+    def test_batch_replies_are_in_order(self):
         self.start({})
         bodies = [b"a b", b"\xff", b""]
         requests = [{"contentType": "text/plain", "body": base64.b64encode(body).decode()}
                     for body in bodies]
-        status, answer = self.ask("POST", "/batch", json.dumps({"requests": requests}))
-        first, second, third = answer["replies"]
+        status, body = self.request("POST", "/batch", json.dumps({"requests": requests}))
+        first, second, third = body["replies"]
         self.assertEqual(json.loads(base64.b64decode(first["body"]))["words"], 2)
         self.assertEqual(second["error"]["code"], 400)
         self.assertEqual(json.loads(base64.b64decode(third["body"]))["words"], 0)
 
-    def test_what_hosts_do_not_ask_is_refused(self):
+    def test_invalid_requests_are_rejected(self):
         self.start({})
-        asked = [(401, "POST", "/execute", "no"), (404, "GET", "/x", "ab"),
-                 (405, "GET", "/execute", "ab")]
-        for status, method, path, token in asked:
-            found, answer = self.ask(method, path, **{"Hotbay-Token": token})
-            self.assertEqual((found, answer["statusCode"]), (status, status))
-        self.assertEqual(self.ask("POST", "/batch", b"{}")[0], 400)
+        requests = [(401, "POST", "/execute", "no"), (404, "GET", "/x", "ab"),
+                    (405, "GET", "/execute", "ab")]
+        for status, method, path, token in requests:
+            found, body = self.request(method, path, **{"Hotbay-Token": token})
+            self.assertEqual((found, body["statusCode"]), (status, status))
+        self.assertEqual(self.request("POST", "/batch", b"{}")[0], 400)
 
-    def test_a_signal_ends_it(self):
+    def test_signal_stops_the_program(self):
         self.start({})
-        self.ask("GET", "/healthz")
+        self.request("GET", "/healthz")
         self.process.terminate()
-        self.ends()
+        self.assert_exits()
 
-    def test_it_leaves_when_nobody_calls(self):
+    def test_idle_program_exits(self):
         self.start({}, idle_timeout="10ms")
-        self.ends()
+        self.assert_exits()
 
-    def test_it_says_what_it_can(self):
-        told = json.loads(subprocess.check_output([PROGRAM, "capabilities"]))
-        self.assertEqual(told["hotbay"]["endpoints"], ["execute", "batch"])
+    def test_capabilities_are_printed(self):
+        capabilities = json.loads(subprocess.check_output([PROGRAM, "capabilities"]))
+        self.assertEqual(capabilities["hotbay"]["endpoints"], ["execute", "batch"])
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ fn call_reports_why_folder_was_skipped() {
     let open = plugins.dir().join("open");
     fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
     let call = ["call", "below", "--dir", ".", "--text", "hi"];
-    let expected = ["there is no plugin `below`", "passed over", "is writable by other users"];
+    let expected = ["there is no plugin `below`", "was skipped", "is writable by other users"];
     hotbay(plugins.dir(), &call).exits(1).says_only(&expected);
     hotbay(plugins.dir(), &["call", "below", "--dir", "gone"]).exits(1).says_only(&["`gone`"]);
 }

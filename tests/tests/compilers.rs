@@ -12,7 +12,7 @@ use super::{host_that_never_quarantines, load, panicked, unload};
 const FOLDER: &str = "other-compiler";
 
 fn rustc_of(folder: &Path) -> String {
-    let inspection = Host::builder().inspect(folder);
+    let inspection = hotbay::inspect::plugin(&Host::builder(), folder);
     let built = inspection.surveyed.built;
     built.expect("a plugin has a stamp").rustc
 }

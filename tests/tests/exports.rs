@@ -14,7 +14,7 @@ use super::{answer, host_that_never_quarantines, load, unload};
 const FOLDER: &str = "facts";
 
 fn exports(folder: &Path) -> BTreeSet<String> {
-    let inspection = Host::builder().inspect(folder);
+    let inspection = hotbay::inspect::plugin(&Host::builder(), folder);
     inspection.exports.into_iter().collect()
 }
 

@@ -169,7 +169,7 @@ fn panic_in_payload_drop_aborts_naive_host_faults_hotbay() {
     {
         let error = answer.expect_err("the call panics");
         let fault = panicked(&error, ErrorKind::Panicked);
-        assert_eq!(fault.message(), "(the payload is no text)");
+        assert_eq!(fault.message(), "(panic payload is not a string)");
     }
     assert_eq!(answer(&plugin), "version 1, call 1");
     unload(&host, &name);

@@ -2,8 +2,7 @@
 
 use clap::Args;
 
-use crate::cargo;
-use crate::workspace::Workspace;
+use hotbay_build::{Workspace, cargo};
 
 /// The crate that holds the benchmarks.
 const PACKAGE: &str = "hotbay-bench";

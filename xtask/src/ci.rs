@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::workspace::Workspace;
-use crate::{cargo, demo, test, tidy};
+use crate::{demo, test, tidy};
+use hotbay_build::{Workspace, cargo};
 
 /// One step: its name, the command to run it alone, and what it does.
 struct Step {

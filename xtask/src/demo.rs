@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
-use crate::workspace::Workspace;
-use crate::{build_plugins, cargo};
+use hotbay_build::{Workspace, cargo};
+
+use crate::build_plugins;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

@@ -5,20 +5,17 @@
 
 mod bench;
 mod build_plugins;
-mod cargo;
 mod ci;
 mod demo;
-mod new_plugin;
 mod soak;
 mod test;
 mod tidy;
-mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::workspace::Workspace;
+use hotbay_build::{Workspace, new_plugin};
 
 /// The project's own commands.
 #[derive(Debug, Parser)]
@@ -53,7 +50,7 @@ fn main() -> ExitCode {
     match run(arguments.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            hotbay_build::print_error(&error);
             ExitCode::FAILURE
         }
     }
@@ -63,7 +60,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
     let workspace = Workspace::here()?;
     match verb {
         Verb::BuildPlugins(options) => build_plugins::run(&workspace, &options).map(drop),
-        Verb::NewPlugin(options) => new_plugin::run(&workspace, &options),
+        Verb::NewPlugin(options) => new_plugin::create_in(&workspace, &options),
         Verb::Tidy => tidy::run(&workspace),
         Verb::Test(options) => test::run(&workspace, &options),
         Verb::Ci => ci::run(&workspace),

@@ -2,8 +2,7 @@
 
 use clap::Args;
 
-use crate::cargo;
-use crate::workspace::Workspace;
+use hotbay_build::{Workspace, cargo};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

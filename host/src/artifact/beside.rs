@@ -1,5 +1,5 @@
-//! What lies in a plugin's folder besides its program, and runs with it: scripts, modules, libraries.
-//! Judged as the program is, the folders below too; opens nothing.
+//! Checks the other files in the folder of a plugin's program: scripts, modules, libraries.
+//! Applies the rules for the program to them, and to all folders below; opens nothing.
 
 use std::fs;
 use std::io;
@@ -8,30 +8,30 @@ use std::path::{Component, Path, PathBuf};
 use super::trust::{self, Trust};
 use crate::error::artifact::ArtifactError;
 
-/// Files, folders and links that a plugin's folder may hold in all.
-const ENTRIES_MAX: usize = 100_000;
-/// Folders in each other, the plugin's folder counted.
-const DEPTH_MAX: usize = 64;
+/// Maximum number of files, folders and links in a plugin's folder.
+const MAX_ENTRIES: usize = 100_000;
+/// Maximum depth of nested folders, including the plugin's.
+const MAX_DEPTH: usize = 64;
 
-/// Refuses what users other than root and this one may change, and links that lead out of
-/// `folder`, which is without links itself. Sockets, pipes and devices are none of its business.
+/// Rejects files that users other than root and this one may change, and links that lead out of
+/// `folder`, which is a canonical path. Ignores sockets, pipes and devices.
 pub(super) fn check(folder: &Path, trust: Trust) -> Result<(), ArtifactError> {
     if trust.allow_writable_by_others {
         return Ok(());
     }
     let mut entries = 0;
-    let mut to_do = vec![(folder.to_owned(), 1)];
-    while let Some((below, depth)) = to_do.pop() {
+    let mut pending = vec![(folder.to_owned(), 1)];
+    while let Some((below, depth)) = pending.pop() {
         let failed = |source| ArtifactError::Read { path: below.clone(), source };
         for entry in fs::read_dir(&below).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             entries += 1;
-            if entries > ENTRIES_MAX || depth > DEPTH_MAX {
+            if entries > MAX_ENTRIES || depth > MAX_DEPTH {
                 let path = folder.to_owned();
-                return Err(ArtifactError::TooManyBeside {
+                return Err(ArtifactError::TooManyFiles {
                     path,
-                    entries_max: ENTRIES_MAX,
-                    depth_max: DEPTH_MAX,
+                    max_entries: MAX_ENTRIES,
+                    max_depth: MAX_DEPTH,
                 });
             }
             let path = entry.path();
@@ -47,7 +47,7 @@ pub(super) fn check(folder: &Path, trust: Trust) -> Result<(), ArtifactError> {
             } else if kind.is_dir() || kind.is_file() {
                 trust::check_metadata(&path, &metadata, trust)?;
                 if kind.is_dir() {
-                    to_do.push((path, depth + 1));
+                    pending.push((path, depth + 1));
                 }
             }
         }
@@ -55,12 +55,12 @@ pub(super) fn check(folder: &Path, trust: Trust) -> Result<(), ArtifactError> {
     Ok(())
 }
 
-/// What it leads to inside the folder is looked at in its own place.
+/// Rejects a link out of the folder. Targets inside it are checked on their own.
 fn check_link(folder: &Path, below: &Path, link: PathBuf) -> Result<(), ArtifactError> {
     let target = match link.canonicalize() {
         Ok(target) => target,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // It leads nowhere: only where that is may change what it stands for.
+            // It dangles: only a target inside the folder can appear safely later.
             let failed = |source| ArtifactError::Read { path: link.clone(), source };
             let target = match link.read_link() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -90,7 +90,7 @@ mod tests {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// A folder that is fine, without links in its own path.
+    /// Creates a valid folder with a canonical path.
     fn folder() -> (tempfile::TempDir, PathBuf) {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().canonicalize().unwrap();
@@ -108,8 +108,8 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_change_is_refused_at_every_depth() {
-        for (spoilt, mode) in [
+    fn writable_file_is_rejected_at_every_depth() {
+        for (changed, mode) in [
             ("helper.py", 0o666),
             ("helper.py", 0o664),
             ("lib/deep/more.py", 0o646),
@@ -118,34 +118,34 @@ mod tests {
         ] {
             let (_temporary, folder) = folder();
             check(&folder, Trust::default()).unwrap();
-            set_mode(&folder.join(spoilt), mode);
+            set_mode(&folder.join(changed), mode);
             let error = check(&folder, Trust::default()).unwrap_err();
             let hint = error.hint().unwrap_or_default();
-            assert!(error.to_string().contains(spoilt) && hint.contains("chmod go-w"), "{error}");
+            assert!(error.to_string().contains(changed) && hint.contains("chmod go-w"), "{error}");
             check(&folder, Trust { allow_writable_by_others: true }).unwrap();
         }
     }
 
     #[test]
-    fn links_that_lead_out_are_refused() {
+    fn links_out_of_folder_are_rejected() {
         for target in ["/etc/passwd", "../x", "/nowhere/at/all", "lib/../../x"] {
             let (_temporary, folder) = folder();
             symlink(target, folder.join("lib/link")).unwrap();
-            let refused = check(&folder, Trust::default()).unwrap_err().to_string();
-            assert!(refused.contains("lib/link") && refused.contains("outside"), "{refused}");
+            let error = check(&folder, Trust::default()).unwrap_err().to_string();
+            assert!(error.contains("lib/link") && error.contains("outside"), "{error}");
         }
     }
 
     #[test]
-    fn folders_in_each_other_are_followed_to_a_limit() {
+    fn nested_folders_are_followed_to_a_limit() {
         let (_temporary, folder) = folder();
         let mut below = folder.clone();
-        for _ in 0..=DEPTH_MAX {
+        for _ in 0..=MAX_DEPTH {
             below.push("d");
             fs::create_dir(&below).unwrap();
             set_mode(&below, 0o755);
         }
-        let refused = check(&folder, Trust::default()).unwrap_err().to_string();
-        assert!(refused.contains("64"), "{refused}");
+        let error = check(&folder, Trust::default()).unwrap_err().to_string();
+        assert!(error.contains("64"), "{error}");
     }
 }

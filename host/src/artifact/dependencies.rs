@@ -1,26 +1,25 @@
-//! The libraries that a plugin's library links and that lie in the plugin's folder, as they were
-//! read. Says nothing of where they are looked for.
+//! The libraries that a plugin's library links and that lie in the plugin's folder, with their
+//! bytes. Does not search for them.
 
 use std::path::PathBuf;
 
 use super::digest::Artifact;
 
-/// A name by which a library links another, and the file that is meant.
+/// A name by which a library links another one, and the number of that file.
 pub(crate) type Link = (String, usize);
 
-/// What a library links in its plugin's folder. File 0 is the library itself.
+/// The libraries that a library links in its plugin's folder. File 0 is the library itself.
 #[derive(Debug, Default)]
 pub(crate) struct Dependencies {
-    /// The library's own path in the plugin's folder.
+    /// The library's path in the plugin's folder.
     pub(crate) library: PathBuf,
-    /// What the library links.
+    /// The links of the library.
     pub(crate) links: Vec<Link>,
-    /// File 1 and those that follow.
+    /// Files 1 and following.
     pub(crate) files: Vec<Dependency>,
-    /// Names that were not found in the folder; each with a sentence that says where it was
-    /// looked for.
+    /// Names that were not found in the folder, each with a message about the searched places.
     pub(crate) unresolved: Vec<(String, String)>,
-    /// What is not used although it lies there, in words.
+    /// Notes about files in the folder that are not used.
     pub(crate) notes: Vec<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Reads an artifact once and verifies exactly those bytes.
-//! What is verified here is what is staged and opened; the file on disk is never looked at again.
+//! Reads an artifact once and verifies exactly those bytes. These bytes are staged and opened; the
+//! file on disk is never read again.
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
@@ -17,12 +17,12 @@ use super::trust::{self, Trust};
 use crate::error::artifact::ArtifactError;
 
 #[cfg(test)]
-pub(super) const BYTES_MAX: u64 = 1 << 30;
+pub(super) const MAX_BYTES: u64 = 1 << 30;
 
-/// From this size on, bytes are kept in a mapping of their own.
-const MAPPED_FROM_BYTES: u64 = 1 << 20;
+/// Files from this size on are read into a mapping.
+const MIN_MAPPED_BYTES: u64 = 1 << 20;
 
-/// The bytes of a file, as they were when it was read.
+/// The bytes of a file at the time it was read.
 pub(crate) struct Artifact {
     path: PathBuf,
     bytes: Bytes,
@@ -32,25 +32,25 @@ pub(crate) struct Artifact {
 }
 
 impl Artifact {
-    /// Reads the regular file at `path`, whatever it holds, unless it exceeds `bytes_max`.
+    /// Reads the regular file at `path`, unless it exceeds `max_bytes`.
     ///
-    /// Never waits: a pipe is refused. Links are followed; see `locate` for where they may lead.
-    pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Self, ArtifactError> {
+    /// Never blocks on a pipe: it is rejected. Follows links; `locate` decides where they may lead.
+    pub(crate) fn read(path: &Path, max_bytes: u64) -> Result<Self, ArtifactError> {
         let failed = |source| ArtifactError::Read { path: path.to_owned(), source };
-        // Opening a device can have effects, so look first, and again at what was opened.
+        // Opening a device can have side effects, so check first, and again after opening.
         check_kind(path, &path.metadata().map_err(failed)?)?;
         let mut file = open(path).map_err(failed)?;
         let before = file.metadata().map_err(failed)?;
         check_kind(path, &before)?;
         let too_large = |found_bytes| {
-            Err(ArtifactError::TooLarge { path: path.to_owned(), found_bytes, bytes_max })
+            Err(ArtifactError::TooLarge { path: path.to_owned(), found_bytes, max_bytes })
         };
-        if before.len() > bytes_max {
+        if before.len() > max_bytes {
             return too_large(before.len());
         }
-        let bytes = Bytes::read(&mut file, before.len(), bytes_max).map_err(failed)?;
+        let bytes = Bytes::read(&mut file, before.len(), max_bytes).map_err(failed)?;
         let after = file.metadata().map_err(failed)?;
-        if bytes.len() as u64 > bytes_max {
+        if bytes.len() as u64 > max_bytes {
             return too_large(bytes.len() as u64);
         }
         let modified = |metadata: &Metadata| metadata.modified().ok();
@@ -66,33 +66,33 @@ impl Artifact {
         })
     }
 
-    /// Where it was read from.
+    /// Returns the path that was read.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What was read.
+    /// Returns the bytes that were read.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The SHA-256 of [`bytes`](Self::bytes); computed at the first call.
+    /// Returns the SHA-256 of [`bytes`](Self::bytes); computed at the first call.
     pub(crate) fn sha256(&self) -> [u8; 32] {
         *self.sha256.get_or_init(|| Sha256::digest(self.bytes()).into())
     }
 
-    /// Adds what it links in its folder.
+    /// Adds the libraries that it links in its folder.
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     pub(crate) fn with_dependencies(self, dependencies: Dependencies) -> Self {
         Self { dependencies, ..self }
     }
 
-    /// What it links in its folder.
+    /// Returns the libraries that it links in its folder.
     pub(crate) fn dependencies(&self) -> &Dependencies {
         &self.dependencies
     }
 
-    /// Its digest if it has no dependencies, else one of all files and their paths.
+    /// Returns its digest if it has no dependencies, else one of all files and their paths.
     pub(crate) fn content(&self) -> [u8; 32] {
         if self.dependencies.files.is_empty() {
             return self.sha256();
@@ -107,14 +107,15 @@ impl Artifact {
         all.finalize().into()
     }
 
-    /// [`trust::check`]s the very file that was read.
+    /// Checks owner and mode of the file that was read, as [`trust::check`] does.
     pub(crate) fn check_trust(&self, trust: Trust) -> Result<(), ArtifactError> {
         trust::check_metadata(&self.path, &self.metadata, trust)
     }
 
-    /// Compares with what the manifest states: the length first, since it costs nothing.
+    /// Compares length and digest with those of the manifest; the length first, as it costs
+    /// nothing.
     ///
-    /// A stated length or digest must fit even when unverified artifacts are allowed.
+    /// A stated length or digest must match even if unverified artifacts are allowed.
     pub(crate) fn verify(
         &self,
         sha256: Option<[u8; 32]>,
@@ -124,15 +125,15 @@ impl Artifact {
         let path = || self.path.clone();
         let found = self.bytes.len() as u64;
         match length {
-            Some(wanted) if wanted != found => {
-                return Err(ArtifactError::Length { path: path(), found, wanted });
+            Some(expected) if expected != found => {
+                return Err(ArtifactError::Length { path: path(), found, expected });
             }
             _ => {}
         }
         match sha256 {
-            Some(wanted) if wanted == self.sha256() => Ok(()),
-            Some(wanted) => {
-                Err(ArtifactError::Digest { path: path(), found: self.sha256(), wanted })
+            Some(expected) if expected == self.sha256() => Ok(()),
+            Some(expected) => {
+                Err(ArtifactError::Digest { path: path(), found: self.sha256(), expected })
             }
             None if allow_unverified => Ok(()),
             None => Err(ArtifactError::Unverified { path: path() }),
@@ -156,7 +157,7 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), ArtifactError> {
     }
 }
 
-/// Opens without waiting for the other end, should a pipe have taken the file's place.
+/// Opens a file without blocking, in case a pipe replaced it.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -168,30 +169,30 @@ fn open(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// What was read of a file.
+/// The content of a file.
 ///
-/// Large ones are read by threads that end soon afterwards. An allocator keeps what such a thread
-/// has released for the next thread that happens to share its arena, which can be never; so
-/// they are read into an anonymous mapping, which the system takes back at once.
+/// Large files are read by threads that exit soon afterwards. An allocator keeps memory that such a
+/// thread released for the next thread of the same arena, which may never come. So they are read
+/// into an anonymous mapping, which the system frees at once.
 enum Bytes {
     Heap(Vec<u8>),
     Mapped { map: MmapMut, len: usize },
 }
 
 impl Bytes {
-    /// Reads to the end, but at most one byte more than expected or than `bytes_max`, so that
-    /// too much is noticed.
-    fn read(file: &mut File, expected: u64, bytes_max: u64) -> io::Result<Self> {
-        let room = usize::try_from(expected).unwrap_or(usize::MAX).saturating_add(1);
-        if expected < MAPPED_FROM_BYTES {
+    /// Reads to the end, but at most one byte more than expected or than `max_bytes`, so that an
+    /// excess is noticed.
+    fn read(file: &mut File, expected: u64, max_bytes: u64) -> io::Result<Self> {
+        let capacity = usize::try_from(expected).unwrap_or(usize::MAX).saturating_add(1);
+        if expected < MIN_MAPPED_BYTES {
             let mut bytes = Vec::new();
-            bytes.try_reserve_exact(room).map_err(|_| io::ErrorKind::OutOfMemory)?;
-            file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+            bytes.try_reserve_exact(capacity).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
             return Ok(Self::Heap(bytes));
         }
-        let mut map = MmapMut::map_anon(room)?;
+        let mut map = MmapMut::map_anon(capacity)?;
         let mut len = 0;
-        while len < room {
+        while len < capacity {
             match file.read(&mut map[len..]) {
                 Ok(0) => break,
                 Ok(read) => len += read,
@@ -230,7 +231,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("abc");
         fs::write(&path, "abc").unwrap();
-        let artifact = Artifact::read(&path, BYTES_MAX).unwrap();
+        let artifact = Artifact::read(&path, MAX_BYTES).unwrap();
         (folder, artifact)
     }
 
@@ -252,9 +253,9 @@ mod tests {
             (None, Some(4), true, None),
             (None, None, true, unverified),
         ];
-        for (sha256, length, allowed, wanted) in cases {
+        for (sha256, length, allowed, expected) in cases {
             let verdict = abc.verify(sha256, length, allowed).ok();
-            assert_eq!(verdict, wanted, "{sha256:?} {length:?} {allowed}");
+            assert_eq!(verdict, expected, "{sha256:?} {length:?} {allowed}");
         }
     }
 
@@ -262,11 +263,11 @@ mod tests {
     fn large_file_is_read_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("large");
-        let length = usize::try_from(MAPPED_FROM_BYTES).unwrap();
+        let length = usize::try_from(MIN_MAPPED_BYTES).unwrap();
         for length in [length - 1, length, length + 1, 3 * length + 7] {
             let bytes: Vec<u8> = (0..length).map(|at| (at * 31 % 251) as u8).collect();
             fs::write(&path, &bytes).unwrap();
-            let artifact = Artifact::read(&path, BYTES_MAX).unwrap();
+            let artifact = Artifact::read(&path, MAX_BYTES).unwrap();
             assert!(artifact.bytes() == bytes, "{length}");
             let too_large = Artifact::read(&path, length as u64 - 1).unwrap_err();
             assert!(matches!(too_large, ArtifactError::TooLarge { .. }), "{too_large}");
@@ -283,36 +284,36 @@ mod tests {
             (folder.path().join("none"), 9, "cannot read"),
             (folder.path().to_owned(), 9, "is a folder"),
         ];
-        for (path, bytes_max, wanted) in cases {
-            let told = Artifact::read(&path, bytes_max).unwrap_err().to_string();
-            assert!(told.contains(wanted), "`{wanted}` in: {told}");
+        for (path, max_bytes, expected) in cases {
+            let message = Artifact::read(&path, max_bytes).unwrap_err().to_string();
+            assert!(message.contains(expected), "`{expected}` in: {message}");
         }
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn neither_a_pipe_nor_a_device_is_waited_for() {
+    fn read_rejects_pipes_and_devices_without_waiting() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         #[expect(clippy::disallowed_methods, reason = "std makes no named pipes")]
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         if made.is_ok_and(|status| status.success()) {
-            let told = Artifact::read(&pipe, BYTES_MAX).unwrap_err().to_string();
-            assert!(told.contains("is a pipe"), "{told}");
-            // Also when it takes the file's place after the first look.
+            let message = Artifact::read(&pipe, MAX_BYTES).unwrap_err().to_string();
+            assert!(message.contains("is a pipe"), "{message}");
+            // Also if it replaces the file after the first check.
             assert!(open(&pipe).is_ok());
         } else {
-            println!("skipped the pipe: there is no mkfifo");
+            println!("skipped the pipe: mkfifo not found");
         }
-        let told = Artifact::read(Path::new("/dev/zero"), 9).unwrap_err().to_string();
-        assert!(told.contains("device"), "{told}");
+        let message = Artifact::read(Path::new("/dev/zero"), 9).unwrap_err().to_string();
+        assert!(message.contains("device"), "{message}");
         // Files of /proc state a length of 0 and hold more.
-        let changed = Artifact::read(Path::new("/proc/self/maps"), BYTES_MAX).unwrap_err();
+        let changed = Artifact::read(Path::new("/proc/self/maps"), MAX_BYTES).unwrap_err();
         assert!(matches!(changed, ArtifactError::ChangedWhileRead { .. }), "{changed}");
     }
 
     #[test]
-    fn what_was_read_stays_the_same_when_the_file_changes() {
+    fn artifact_stays_the_same_when_file_changes() {
         let (folder, abc) = abc();
         fs::write(folder.path().join("abc"), "another").unwrap();
         assert_eq!((abc.bytes(), abc.sha256()), (&b"abc"[..], ABC));

@@ -1,5 +1,5 @@
-//! Walks a folder and finds the folders of plugins in it.
-//! Reads no manifest, and trusts nothing that it finds.
+//! Searches a folder for the folders of plugins. Reads no manifest, and trusts nothing that it
+//! finds.
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
@@ -8,102 +8,102 @@ use std::path::{Path, PathBuf};
 
 use crate::error::artifact::ArtifactError;
 
-/// What marks the folder of a plugin.
+/// The name of the file that marks the folder of a plugin.
 pub(crate) const MANIFEST: &str = "plugin.json";
 
-/// How many folders deep below the root a plugin's folder may lie.
-pub(crate) const DEPTH_MAX: usize = 8;
+/// Maximum depth of a plugin's folder below the root.
+pub(crate) const MAX_DEPTH: usize = 8;
 
-/// How many files and folders one walk looks at.
-pub(crate) const ENTRIES_MAX: usize = 100_000;
+/// Maximum number of files and folders of one search.
+pub(crate) const MAX_ENTRIES: usize = 100_000;
 
-/// How far a walk goes.
+/// The limits of a search.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Folders below the root.
-    pub(crate) depth_max: usize,
+    pub(crate) max_depth: usize,
     /// Files and folders in all.
-    pub(crate) entries_max: usize,
+    pub(crate) max_entries: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { depth_max: DEPTH_MAX, entries_max: ENTRIES_MAX }
+        Self { max_depth: MAX_DEPTH, max_entries: MAX_ENTRIES }
     }
 }
 
-/// What a walk came back with.
+/// The result of a search.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Folders that hold a `plugin.json`, sorted; each begins with the root as it was given.
+    /// Folders that hold a `plugin.json`, sorted; each starts with the root as given.
     pub(crate) folders: Vec<PathBuf>,
-    /// What could not be looked at.
+    /// What could not be searched.
     pub(crate) problems: Vec<ArtifactError>,
 }
 
 /// Finds every folder with a `plugin.json` in and below `root`.
 ///
-/// Skips hidden folders, `target` and `node_modules`, and does not look into a plugin's folder.
-/// Follows links to folders as long as they stay inside `root`, each folder once.
+/// Skips hidden folders, `target` and `node_modules`, and does not search a plugin's folder.
+/// Follows links to folders if they stay inside `root`, each folder once.
 pub(crate) fn find(root: &Path, limits: Limits) -> Found {
-    let mut walk = Walk { limits, ..Walk::default() };
+    let mut search = Search { limits, ..Search::default() };
     let canonical = match root.canonicalize() {
         Ok(canonical) if canonical.is_dir() => canonical,
         Ok(_) => {
-            walk.found.problems.push(ArtifactError::RootNotAFolder { path: root.to_owned() });
-            return walk.found;
+            search.found.problems.push(ArtifactError::RootNotAFolder { path: root.to_owned() });
+            return search.found;
         }
         Err(source) => {
-            walk.read_failed(root, source);
-            return walk.found;
+            search.read_failed(root, source);
+            return search.found;
         }
     };
-    walk.root.clone_from(&canonical);
-    walk.folders.push_back(Folder { path: root.to_owned(), canonical, depth: 0 });
-    // Links come last, so that a folder is found under its own name when it has one.
+    search.root.clone_from(&canonical);
+    search.folders.push_back(Folder { path: root.to_owned(), canonical, depth: 0 });
+    // Links come last, so that a folder is found under its own name if it has one.
     loop {
-        if walk.entries > limits.entries_max {
-            let entries_max = limits.entries_max;
-            let problem = ArtifactError::TooManyEntries { root: root.to_owned(), entries_max };
-            walk.found.problems.push(problem);
+        if search.entries > limits.max_entries {
+            let max_entries = limits.max_entries;
+            let problem = ArtifactError::TooManyEntries { root: root.to_owned(), max_entries };
+            search.found.problems.push(problem);
             break;
         }
-        if let Some(folder) = walk.folders.pop_front() {
-            walk.enter(folder);
-        } else if let Some(link) = walk.links.pop_front() {
-            walk.follow(link);
+        if let Some(folder) = search.folders.pop_front() {
+            search.enter(folder);
+        } else if let Some(link) = search.links.pop_front() {
+            search.follow(link);
         } else {
             break;
         }
     }
-    walk.found.folders.sort();
-    walk.found
+    search.found.folders.sort();
+    search.found
 }
 
-/// A folder, or a link to one, that waits for its turn.
+/// A folder, or a link to one, that is not searched yet.
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,
-    /// Without links; of a link, the one of its parent joined with its name.
+    /// The canonical path; of a link, that of its parent joined with its name.
     canonical: PathBuf,
     depth: usize,
 }
 
 #[derive(Debug, Default)]
-struct Walk {
+struct Search {
     limits: Limits,
     root: PathBuf,
     folders: VecDeque<Folder>,
     links: VecDeque<Folder>,
-    seen: HashSet<PathBuf>,
+    visited: HashSet<PathBuf>,
     entries: usize,
-    told_too_deep: bool,
+    reported_too_deep: bool,
     found: Found,
 }
 
-impl Walk {
+impl Search {
     fn enter(&mut self, folder: Folder) {
-        if !self.seen.insert(folder.canonical.clone()) {
+        if !self.visited.insert(folder.canonical.clone()) {
             return;
         }
         let manifest = folder.path.join(MANIFEST).symlink_metadata();
@@ -117,28 +117,28 @@ impl Walk {
         };
         entries.sort_by_key(DirEntry::file_name);
         for entry in &entries {
-            self.note(&folder, entry);
+            self.record(&folder, entry);
         }
     }
 
-    /// At most one more than may still be looked at, so that the limit is noticed.
+    /// Returns at most one entry more than the limit allows, so that an excess is noticed.
     fn entries_of(&mut self, folder: &Path) -> std::io::Result<Vec<DirEntry>> {
-        let left = (self.limits.entries_max + 1).saturating_sub(self.entries);
+        let left = (self.limits.max_entries + 1).saturating_sub(self.entries);
         let entries = fs::read_dir(folder)?.take(left).collect::<Result<Vec<_>, _>>()?;
         self.entries += entries.len();
         Ok(entries)
     }
 
-    fn note(&mut self, parent: &Folder, entry: &DirEntry) {
+    fn record(&mut self, parent: &Folder, entry: &DirEntry) {
         let Ok(kind) = entry.file_type() else { return };
         let name = entry.file_name();
         if !(kind.is_dir() || kind.is_symlink()) || is_skipped(&name) {
             return;
         }
-        if parent.depth >= self.limits.depth_max {
-            if !std::mem::replace(&mut self.told_too_deep, true) {
-                let (path, depth_max) = (parent.path.clone(), self.limits.depth_max);
-                self.found.problems.push(ArtifactError::TooDeep { path, depth_max });
+        if parent.depth >= self.limits.max_depth {
+            if !std::mem::replace(&mut self.reported_too_deep, true) {
+                let (path, max_depth) = (parent.path.clone(), self.limits.max_depth);
+                self.found.problems.push(ArtifactError::TooDeep { path, max_depth });
             }
             return;
         }
@@ -184,7 +184,7 @@ fn is_skipped(name: &OsStr) -> bool {
 mod tests {
     use super::*;
 
-    /// Makes the given files (with their folders) and links (`link -> target`) in a fresh root.
+    /// Creates the given files (with their folders) and links (`link -> target`) in a new root.
     fn tree(entries: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for entry in entries {
@@ -208,15 +208,15 @@ mod tests {
             folder.strip_prefix(root.path()).unwrap().to_str().unwrap().replace('\\', "/")
         });
         assert_eq!(names.collect::<Vec<_>>(), folders, "{entries:?}");
-        let told: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
-        assert_eq!(told.len(), problems.len(), "{told:?}");
-        for (told, wanted) in told.iter().zip(problems) {
-            assert!(told.contains(wanted), "`{wanted}` in: {told}");
+        let messages: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(messages.len(), problems.len(), "{messages:?}");
+        for (message, expected) in messages.iter().zip(problems) {
+            assert!(message.contains(expected), "`{expected}` in: {message}");
         }
     }
 
     #[test]
-    fn folders_with_a_manifest_are_found_in_order() {
+    fn folders_with_manifest_are_found_in_order() {
         let all = Limits::default();
         check(&["b/plugin.json", "a/plugin.json", "c/readme"], all, &["a", "b"], &[]);
         check(&["a/b/c/plugin.json", "a/plugin.txt"], all, &["a/b/c"], &[]);
@@ -228,18 +228,18 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_ends_at_its_limits_and_says_so() {
+    fn search_stops_at_its_limits_and_reports_it() {
         let all = Limits::default();
         check(&["1/2/3/4/5/6/7/8/plugin.json"], all, &["1/2/3/4/5/6/7/8"], &[]);
         check(&["1/2/3/4/5/6/7/8/9/plugin.json"], all, &[], &["5/6/7/8` is 8 folders deep"]);
-        let few = Limits { entries_max: 2, ..all };
+        let few = Limits { max_entries: 2, ..all };
         check(&["a/plugin.json", "b/plugin.json"], few, &["a", "b"], &[]);
         check(&["a/x", "a/y", "a/z"], few, &[], &["more than 2 files"]);
     }
 
     #[cfg(unix)]
     #[test]
-    fn links_are_followed_only_inside_the_root_and_once() {
+    fn links_are_followed_inside_root_and_once() {
         let all = Limits::default();
         let outside = tree(&["plugin.json"]);
         let leads_out = format!("b -> {}", outside.path().display());
@@ -252,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_is_missing_or_a_file_is_named() {
+    fn invalid_root_is_named_in_problem() {
         let root = tree(&["file"]);
-        for (name, wanted) in [("nope", "cannot read"), ("file", "is not a folder")] {
+        for (name, expected) in [("nope", "cannot read"), ("file", "is not a folder")] {
             let found = find(&root.path().join(name), Limits::default());
             let [problem] = &found.problems[..] else { panic!("{found:?}") };
-            let told = problem.to_string();
-            assert!(told.contains(wanted) && told.contains(name), "{told}");
+            let message = problem.to_string();
+            assert!(message.contains(expected) && message.contains(name), "{message}");
         }
     }
 }

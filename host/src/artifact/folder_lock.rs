@@ -1,19 +1,19 @@
-//! A lock on a folder, held by the process that made it. It is gone with the process, however
-//! that ended, and means the same in every PID namespace; so it tells who still owns a folder.
+//! A lock on a folder, held by the process that created it. It ends with the process, however that
+//! exits, and works across PID namespaces, so it shows whether a folder has an owner.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Held until it is dropped, or until the process ends.
+/// A lock that is held until it is dropped, or until the process exits.
 #[derive(Debug)]
 pub(crate) struct FolderLock {
-    /// Closed when a child of this process executes a program.
+    /// Closed when a child process executes a program.
     _folder: File,
 }
 
 impl FolderLock {
-    /// Takes the lock of a folder, without waiting; `None` if another owner holds it.
+    /// Locks a folder, without waiting; `None` if another owner holds the lock.
     ///
     /// Does not follow a link.
     #[cfg(unix)]
@@ -33,37 +33,37 @@ impl FolderLock {
         }
     }
 
-    /// Folders cannot be locked here; none is swept either.
+    /// Does not lock: this system cannot lock folders, and no sweep runs.
     #[cfg(not(unix))]
     pub(crate) fn take(folder: &Path) -> io::Result<Option<Self>> {
         Ok(Some(Self { _folder: tempfile::tempfile_in(folder)? }))
     }
 
-    /// Makes a folder by `make` and takes its lock, before a sweep can take it for abandoned.
-    pub(crate) fn made<T>(
+    /// Creates a folder with `make` and locks it, before a sweep takes it for abandoned.
+    pub(crate) fn create<T>(
         make: impl Fn() -> io::Result<T>,
         path: impl Fn(&T) -> &Path,
     ) -> io::Result<(T, Self)> {
-        // A sweep can lock a folder, and remove it, between its making and its locking.
-        const TRIES_MAX: usize = 64;
+        // A sweep can lock and remove a folder between its creation and its lock.
+        const MAX_ATTEMPTS: usize = 64;
         let mut removed = io::Error::from(io::ErrorKind::NotFound);
-        for _ in 0..TRIES_MAX {
-            let made = match make() {
+        for _ in 0..MAX_ATTEMPTS {
+            let created = match make() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     removed = error;
                     continue;
                 }
-                made => made?,
+                created => created?,
             };
-            let folder = path(&made);
+            let folder = path(&created);
             let lock = match Self::take(folder) {
                 Ok(lock) => lock,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };
-            // It was not removed before it was locked, so it stays from here on.
+            // It was not removed before it was locked, so it stays.
             if let Some(lock) = lock.filter(|_| folder.is_dir()) {
-                return Ok((made, lock));
+                return Ok((created, lock));
             }
         }
         Err(removed)
@@ -86,18 +86,18 @@ mod tests {
     }
 
     #[test]
-    fn folder_that_was_removed_before_its_lock_is_made_again() {
+    fn folder_removed_before_its_lock_is_created_again() {
         let parent = tempfile::tempdir().expect("a folder");
-        let made = std::cell::Cell::new(0);
+        let count = std::cell::Cell::new(0);
         let make = || {
-            let path = parent.path().join(made.get().to_string());
+            let path = parent.path().join(count.get().to_string());
             std::fs::create_dir(&path)?;
-            if made.replace(made.get() + 1) < 3 {
+            if count.replace(count.get() + 1) < 3 {
                 std::fs::remove_dir(&path)?;
             }
             Ok(path)
         };
-        let (path, lock) = FolderLock::made(make, |path| path).expect("a folder");
+        let (path, lock) = FolderLock::create(make, |path| path).expect("a folder");
         assert!(path.is_dir() && path.ends_with("3"));
         assert!(FolderLock::take(&path).expect("no error").is_none());
         drop(lock);

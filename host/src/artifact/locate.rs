@@ -1,5 +1,5 @@
-//! Finds the files that a manifest names, inside the plugin's folder.
-//! Follows no link out of where it may look, and opens nothing.
+//! Finds the files that a manifest names, inside the plugin's folder. Follows no link out of it,
+//! and opens nothing.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::OsStr;
@@ -9,13 +9,13 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::artifact::ArtifactError;
 
-/// How many libraries a message lists.
-const BESIDE_MAX: usize = 8;
+/// Maximum number of libraries that a message lists.
+const MAX_LISTED: usize = 8;
 
-/// The library `stem` of the plugin in `folder`, as this platform names it; without links.
+/// Returns the canonical path of the library `stem` of the plugin in `folder`.
 ///
-/// The file may be a link as long as it leads to a place inside `root_of_trust`; pass `folder`
-/// to allow only links within it.
+/// The file may be a link to a file inside `root_of_trust`; pass `folder` to allow only links
+/// within it.
 pub(crate) fn library(
     folder: &Path,
     root_of_trust: &Path,
@@ -23,30 +23,30 @@ pub(crate) fn library(
 ) -> Result<PathBuf, ArtifactError> {
     let name = library_file_name(stem);
     if stem.contains(['/', '\\']) {
-        let why = "is a path, and a library is named by its stem alone";
-        return Err(ArtifactError::NotInside { path: stem.to_owned(), why });
+        let why = "is a path instead of the stem of a library";
+        return Err(ArtifactError::InvalidPath { path: stem.to_owned(), why });
     }
     match resolve(folder, root_of_trust, &name) {
         Err(ArtifactError::Read { path, source }) if is_missing(&path, &source) => {
-            Err(ArtifactError::NoLibrary { path, beside: libraries(folder) })
+            Err(ArtifactError::LibraryNotFound { path, libraries: libraries(folder) })
         }
         located => located,
     }
 }
 
-/// How this platform names the library `stem`.
+/// Returns the file name of the library `stem` on this platform.
 pub(crate) fn library_file_name(stem: &str) -> String {
     format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}")
 }
 
-/// The regular file `relative` of `folder`, such as a schema or a program; without links.
+/// Returns the canonical path of the regular file `relative` in `folder`, such as a schema.
 pub(crate) fn inside(folder: &Path, relative: &str) -> Result<PathBuf, ArtifactError> {
     resolve(folder, folder, relative)
 }
 
 fn resolve(folder: &Path, root: &Path, relative: &str) -> Result<PathBuf, ArtifactError> {
     if let Some(why) = objection(relative) {
-        return Err(ArtifactError::NotInside { path: relative.to_owned(), why });
+        return Err(ArtifactError::InvalidPath { path: relative.to_owned(), why });
     }
     let canonical =
         |path: &Path| path.canonicalize().map_err(|source| read_error(path.to_owned(), source));
@@ -63,7 +63,7 @@ fn resolve(folder: &Path, root: &Path, relative: &str) -> Result<PathBuf, Artifa
     }
 }
 
-/// What is wrong with a relative path of a manifest, judged by its text alone.
+/// Returns what is wrong with the text of a relative path of a manifest.
 fn objection(relative: &str) -> Option<&'static str> {
     if relative.is_empty() {
         return Some("is empty");
@@ -71,7 +71,7 @@ fn objection(relative: &str) -> Option<&'static str> {
     if relative.contains('\0') {
         return Some("holds a NUL character");
     }
-    // Told apart on every platform, so that a manifest means the same everywhere.
+    // Checked on every platform, so that a manifest means the same everywhere.
     let has_drive =
         matches!(relative.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
     if has_drive || relative.starts_with(['/', '\\']) {
@@ -87,7 +87,7 @@ fn objection(relative: &str) -> Option<&'static str> {
     None
 }
 
-/// What stands there, when it is no regular file.
+/// Returns what it is if it is not a regular file.
 pub(super) fn not_a_file(kind: FileType) -> Option<&'static str> {
     if kind.is_file() {
         None
@@ -98,14 +98,14 @@ pub(super) fn not_a_file(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// A link that dangles is there all the same, and its own message tells more.
+/// Returns whether the file itself is missing: a dangling link has a better message.
 fn is_missing(path: &Path, source: &io::Error) -> bool {
     source.kind() == io::ErrorKind::NotFound
         && path.parent().is_some_and(Path::is_dir)
         && path.symlink_metadata().is_err()
 }
 
-/// The names of the libraries in `folder`, sorted.
+/// Returns the names of the libraries in `folder`, sorted.
 fn libraries(folder: &Path) -> Vec<String> {
     let is_library = |name: &OsStr| name.as_encoded_bytes().ends_with(DLL_SUFFIX.as_bytes());
     let mut names: Vec<String> = folder
@@ -117,7 +117,7 @@ fn libraries(folder: &Path) -> Vec<String> {
         .map(|name| name.to_string_lossy().into_owned())
         .collect();
     names.sort();
-    names.truncate(BESIDE_MAX);
+    names.truncate(MAX_LISTED);
     names
 }
 
@@ -130,7 +130,8 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// A root with the folders `plugin` and `shared`; the libraries have this platform's names.
+    /// Creates a root with the folders `plugin` and `shared`, and libraries named for this
+    /// platform.
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for folder in ["plugin/sub", "shared"] {
@@ -151,27 +152,30 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(located: Result<PathBuf, ArtifactError>, wanted: &str) {
-        let told = located.unwrap_err().to_string();
-        assert!(told.contains(wanted), "`{wanted}` in: {told}");
+    fn assert_error(located: Result<PathBuf, ArtifactError>, expected: &str) {
+        let message = located.unwrap_err().to_string();
+        assert!(message.contains(expected), "`{expected}` in: {message}");
     }
 
     #[test]
-    fn a_library_is_found_under_the_name_of_the_platform() {
+    fn library_is_found_by_platform_file_name() {
         let root = root();
         let folder = root.path().join("plugin");
         let found = library(&folder, &folder, "one").unwrap();
         assert_eq!(found, root.path().join(named("plugin/one")).canonicalize().unwrap());
-        refused(library(&folder, &folder, "two"), &format!("holds `{DLL_PREFIX}one{DLL_SUFFIX}`"));
-        refused(library(&folder.join("sub"), &folder, "one"), "holds no library");
-        refused(library(&folder.join("gone"), root.path(), "one"), "cannot read");
-        refused(library(&folder, root.path(), "../shared/two"), "named by its stem");
+        assert_error(
+            library(&folder, &folder, "two"),
+            &format!("holds `{DLL_PREFIX}one{DLL_SUFFIX}`"),
+        );
+        assert_error(library(&folder.join("sub"), &folder, "one"), "holds no library");
+        assert_error(library(&folder.join("gone"), root.path(), "one"), "cannot read");
+        assert_error(library(&folder, root.path(), "../shared/two"), "instead of the stem");
         fs::create_dir(root.path().join(named("plugin/dir"))).unwrap();
-        refused(library(&folder, &folder, "dir"), "is a folder");
+        assert_error(library(&folder, &folder, "dir"), "is a folder");
     }
 
     #[test]
-    fn only_plain_paths_of_the_folder_are_taken() {
+    fn only_plain_paths_inside_folder_are_accepted() {
         let root = root();
         let folder = root.path().join("plugin");
         for good in ["schema.json", "sub/schema.json", "./schema.json"] {
@@ -189,14 +193,14 @@ mod tests {
             ("sub", "is a folder"),
             ("none.json", "cannot read"),
         ];
-        for (relative, wanted) in cases {
-            refused(inside(&folder, relative), wanted);
+        for (relative, expected) in cases {
+            assert_error(inside(&folder, relative), expected);
         }
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_link_must_stay_inside() {
+    fn link_must_stay_inside_folder() {
         use std::os::unix::fs::symlink;
         let root = root();
         let folder = root.path().join("plugin");
@@ -208,10 +212,10 @@ mod tests {
         symlink(root.path().join(named("shared/two")), &two).unwrap();
 
         inside(&folder, "link.json").unwrap();
-        refused(inside(&folder, "secret"), "outside");
-        refused(inside(&folder, "up/etc"), "cannot read");
-        refused(library(&folder, &folder, "two"), "shared");
-        refused(library(&folder, &folder, "gone"), "cannot read");
+        assert_error(inside(&folder, "secret"), "outside");
+        assert_error(inside(&folder, "up/etc"), "cannot read");
+        assert_error(library(&folder, &folder, "two"), "shared");
+        assert_error(library(&folder, &folder, "gone"), "cannot read");
         let shared = root.path().join(named("shared/two")).canonicalize().unwrap();
         assert_eq!(library(&folder, root.path(), "two").unwrap(), shared);
     }

@@ -1,5 +1,5 @@
-//! The loading dock: from a folder on disk to a private copy that nobody else can change.
-//! Finds, trusts, reads, verifies and stages; never opens a library and runs none of its bytes.
+//! Turns a folder on disk into a private copy that no other user can change. Finds, checks, reads,
+//! verifies and stages files; never opens a library and runs none of its bytes.
 
 #[cfg(unix)]
 mod beside;

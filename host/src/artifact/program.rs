@@ -1,6 +1,6 @@
-//! A private copy of a program, so that each start runs the bytes that were accepted, whatever
-//! becomes of the file. What lies beside it is linked, so that it finds its own files; that is
-//! judged by owner and mode, since no digest covers it.
+//! A private copy of a program, so that each start runs the accepted bytes, whatever happens to the
+//! file. The files beside it are linked, so that it finds them. Only their owner and mode are
+//! checked, since no digest covers them.
 
 use std::fs;
 use std::io;
@@ -14,24 +14,24 @@ use super::stage::{StagingArea, make_usable, write_executable};
 use super::trust::{self, Trust};
 use crate::error::artifact::ArtifactError;
 
-/// A private copy of a program, in a folder of its own that is removed when this is dropped.
+/// A private copy of a program, in its own folder, which is removed when dropped.
 #[derive(Debug)]
 pub(crate) struct StagedProgram {
     copy: Mutex<ProgramCopy>,
     area: Weak<StagingArea>,
-    /// The plugin's folder, without links.
+    /// The canonical path of the plugin's folder.
     folder: PathBuf,
-    /// The program in it, as its manifest names it.
+    /// The program's path in it, as in its manifest.
     relative: PathBuf,
     name_hint: String,
-    /// The file that was copied, and what was in it.
+    /// The file that was copied, followed by its digest and length.
     original: PathBuf,
     sha256: [u8; 32],
     length: u64,
     trust: Trust,
 }
 
-/// The files that were made.
+/// The created files.
 #[derive(Debug)]
 struct ProgramCopy {
     folder: PathBuf,
@@ -40,48 +40,48 @@ struct ProgramCopy {
 }
 
 impl StagedProgram {
-    /// What is run.
+    /// Returns the path of the copy, which is executed.
     pub(crate) fn path(&self) -> PathBuf {
         self.lock().path.clone()
     }
 
-    /// To be called before each start: checks what lies beside the program once more, and makes
-    /// the copy again if it, or a part of it, was removed.
+    /// Checks the files beside the program again, and restores the copy if a part of it was
+    /// removed. Call it before each start.
     ///
-    /// It is made from the original file, whose bytes must be those of the first copy.
+    /// The copy is created from the original file, whose bytes must be the same as before.
     pub(crate) fn ensure_intact(&self) -> Result<(), ArtifactError> {
         beside::check(&self.folder, self.trust)?;
         let mut copy = self.lock();
-        if copy.is_whole() {
+        if copy.is_complete() {
             return Ok(());
         }
-        let other = || ArtifactError::OtherBuild { path: self.original.clone() };
+        let changed = || ArtifactError::OriginalChanged { path: self.original.clone() };
         let artifact =
             Artifact::read(&self.original, self.length).map_err(|error| match error {
-                ArtifactError::TooLarge { .. } => other(),
+                ArtifactError::TooLarge { .. } => changed(),
                 error => error,
             })?;
         artifact.check_trust(self.trust)?;
         if artifact.sha256() != self.sha256 {
-            return Err(other());
+            return Err(changed());
         }
-        let gone = || {
+        let lost = || {
             let (path, source) = (copy.path.clone(), io::ErrorKind::NotFound.into());
             ArtifactError::Stage { path, source }
         };
-        let area = self.area.upgrade().ok_or_else(gone)?;
-        // What is left of the one before is removed as it is dropped.
+        let area = self.area.upgrade().ok_or_else(lost)?;
+        // The drop of the previous copy removes its rest.
         *copy = ProgramCopy::make(&area, &artifact, &self.folder, &self.relative, &self.name_hint)?;
         tracing::warn!(
-            "the private copy of `{}` had been removed, and was made again; something removes \
-             files from the folder for temporary files",
+            "the private copy of `{}` was removed and has been restored; something removes files \
+            from the folder for temporary files",
             self.original.display()
         );
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, ProgramCopy> {
-        // Nothing is half done when a panic comes by.
+        // A panic leaves no partial state.
         self.copy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,8 +109,8 @@ impl ProgramCopy {
             part = parts.next();
             (from, to) = (from.join(name), to.join(name));
             if part.is_some() {
-                let made = fs::create_dir(&to).and_then(|()| make_usable(&to));
-                made.map_err(|source| error(&to, source))?;
+                let created = fs::create_dir(&to).and_then(|()| make_usable(&to));
+                created.map_err(|source| error(&to, source))?;
             }
         }
         write_executable(&copy.path, artifact.bytes())
@@ -118,8 +118,8 @@ impl ProgramCopy {
         Ok(copy)
     }
 
-    /// Whether all of it is there. Where its folder was removed, others may have taken its name.
-    fn is_whole(&self) -> bool {
+    /// Returns whether all files exist. Other users may have reused the name of a removed folder.
+    fn is_complete(&self) -> bool {
         let is_own = |path: &Path| trust::check(path, Trust::default()).is_ok();
         is_own(&self.folder)
             && is_own(&self.path)
@@ -129,14 +129,14 @@ impl ProgramCopy {
 
 impl Drop for ProgramCopy {
     fn drop(&mut self) {
-        // It may have gone with the staging area; there is nobody to tell anyway.
+        // The staging area may have removed it, and no one could handle the error.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
 impl StagingArea {
-    /// Copies the program `relative` of the plugin in `folder`, whose bytes are `artifact`'s, and
-    /// judges all that lies in that folder, since it runs with it.
+    /// Copies the program `relative` of the plugin in `folder`, whose bytes are those of
+    /// `artifact`, and checks all other files in that folder, since they run with it.
     pub(crate) fn stage_program(
         self: &Arc<Self>,
         artifact: &Artifact,
@@ -164,7 +164,7 @@ impl StagingArea {
     }
 }
 
-/// Links all that lies in `from`, but for `except`, and adds the links to `links`.
+/// Links all entries of `from` except `except`, and adds the links to `links`.
 fn link_beside(
     from: &Path,
     to: &Path,
@@ -185,10 +185,10 @@ fn link_beside(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifact::digest::BYTES_MAX;
+    use crate::artifact::digest::MAX_BYTES;
 
     #[test]
-    fn a_program_is_copied_and_finds_what_lies_beside_it() {
+    fn copied_program_finds_files_beside_it() {
         let plugin = tempfile::tempdir().expect("a folder");
         let at = |name: &str| plugin.path().join(name);
         fs::create_dir(at("bin")).expect("a folder");
@@ -197,7 +197,7 @@ mod tests {
         fs::write(at("data"), "data").expect("a file");
         let parent = tempfile::tempdir().expect("a folder");
         let area = Arc::new(StagingArea::new(Some(parent.path()), false));
-        let artifact = Artifact::read(&at("bin/tool"), BYTES_MAX).expect("the program");
+        let artifact = Artifact::read(&at("bin/tool"), MAX_BYTES).expect("the program");
         let staged = area
             .stage_program(
                 &artifact,
@@ -217,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn copy_that_vanished_is_made_again_from_the_same_bytes_only() {
+    fn removed_copy_is_restored_from_same_bytes_only() {
         let plugin = tempfile::tempdir().expect("a folder");
         let at = |name: &str| plugin.path().join(name);
         let parent = tempfile::tempdir().expect("a folder");
         fs::write(at("tool"), "first").expect("a file");
         fs::write(at("data"), "data").expect("a file");
         let area = Arc::new(StagingArea::new(Some(parent.path()), false));
-        let artifact = Artifact::read(&at("tool"), BYTES_MAX).expect("the program");
+        let artifact = Artifact::read(&at("tool"), MAX_BYTES).expect("the program");
         let name = Path::new("tool");
         let staged = area
             .stage_program(&artifact, plugin.path(), name, "tool", Trust::default())
@@ -232,27 +232,27 @@ mod tests {
         let first = staged.path();
         staged.ensure_intact().expect("nothing to do");
         assert_eq!(staged.path(), first);
-        let whole_area = first.parent().and_then(Path::parent).expect("the area's folder");
-        let (whole_area, own) = (whole_area.to_owned(), first.parent().expect("its folder"));
-        let vanish: [&dyn Fn(); 4] = [
-            &|| fs::remove_file(staged.path()).expect("there"),
-            &|| fs::remove_file(staged.path().with_file_name("data")).expect("there"),
-            &|| fs::remove_dir_all(staged.path().parent().expect("its folder")).expect("there"),
-            &|| fs::remove_dir_all(&whole_area).expect("there"),
+        let area_folder = first.parent().and_then(Path::parent).expect("the area's folder");
+        let (area_folder, own) = (area_folder.to_owned(), first.parent().expect("its folder"));
+        let remove: [&dyn Fn(); 4] = [
+            &|| fs::remove_file(staged.path()).expect("it exists"),
+            &|| fs::remove_file(staged.path().with_file_name("data")).expect("it exists"),
+            &|| fs::remove_dir_all(staged.path().parent().expect("its folder")).expect("it exists"),
+            &|| fs::remove_dir_all(&area_folder).expect("it exists"),
         ];
-        for vanish in vanish {
-            vanish();
+        for remove in remove {
+            remove();
             staged.ensure_intact().expect("a copy again");
             assert_eq!(fs::read_to_string(staged.path()).expect("a file"), "first");
             assert_eq!(fs::read_to_string(staged.path().with_file_name("data")).unwrap(), "data");
         }
         assert!(!own.exists());
-        for other in ["other", "longer than before"] {
-            fs::write(at("tool"), other).expect("a file");
-            staged.ensure_intact().expect("the copy is there");
-            fs::remove_file(staged.path()).expect("there");
-            let refused = staged.ensure_intact().expect_err("another build").to_string();
-            assert!(refused.contains("no longer the loaded build"), "{refused}");
+        for changed in ["changed", "longer than before"] {
+            fs::write(at("tool"), changed).expect("a file");
+            staged.ensure_intact().expect("the copy exists");
+            fs::remove_file(staged.path()).expect("it exists");
+            let error = staged.ensure_intact().expect_err("another build").to_string();
+            assert!(error.contains("no longer the loaded build"), "{error}");
             fs::write(at("tool"), "first").expect("a file");
             staged.ensure_intact().expect("a copy again");
         }

@@ -1,5 +1,5 @@
-//! Keeps private copies of artifacts, each under a name that was never used before.
-//! Writes only bytes that were read already, and removes only what it made.
+//! Keeps private copies of artifacts, each under a new name. Writes only bytes that were already
+//! read, and removes only what it created.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,23 +18,23 @@ pub(crate) use super::private_folder::make_usable;
 #[cfg(unix)]
 pub(super) use super::staged::write_executable;
 
-/// How many characters of a hint stand in a file's name.
-const HINT_CHARS_MAX: usize = 64;
+/// Maximum number of characters of a name hint in a file's name.
+const MAX_HINT_CHARS: usize = 64;
 
-/// A folder for copies that only this user can look into, made when first needed.
+/// A folder for copies that only this user can access, created at the first use.
 ///
-/// It is removed with all that is in it when the area is dropped, and made anew should something
-/// else have removed it.
+/// It is removed with its content when the area is dropped, and created again if something else
+/// removed it.
 #[derive(Debug)]
 pub(crate) struct StagingArea {
     parent: Option<PathBuf>,
-    /// Copies and their folder are left where they are, for debuggers and profilers.
+    /// Whether copies and their folder stay, for debuggers and profilers.
     keep: bool,
     folder: Mutex<Option<PrivateFolder>>,
     staged: AtomicU64,
 }
 
-/// Why an attempt to write to the private folder failed.
+/// Why writing to the private folder failed.
 enum Attempt {
     Failed(Failure),
     /// The folder was removed or replaced.
@@ -42,9 +42,9 @@ enum Attempt {
 }
 
 impl StagingArea {
-    /// An area in `parent`, or else where the system keeps temporary files; touches nothing yet.
+    /// Returns an area in `parent`, or else in the system's temporary folder. Touches nothing yet.
     ///
-    /// With `keep`, copies of what was loaded stay, even after this process.
+    /// With `keep`, copies stay, even after this process exits.
     pub(crate) fn new(parent: Option<&Path>, keep: bool) -> Self {
         let parent = parent.map(Path::to_owned);
         Self { parent, keep, folder: Mutex::new(None), staged: AtomicU64::new(0) }
@@ -52,7 +52,7 @@ impl StagingArea {
 
     /// Writes the bytes of `artifact` to a new file, readable and executable by this user only.
     ///
-    /// `name_hint` makes the file's name tell something to those who see it in a debugger.
+    /// `name_hint` makes the file's name recognizable in a debugger.
     pub(crate) fn stage(
         &self,
         artifact: &Artifact,
@@ -65,13 +65,13 @@ impl StagingArea {
         Ok(staged)
     }
 
-    /// Makes a folder for a library and what it links; both are written next.
+    /// Creates a folder for a library and its dependencies, which the caller writes.
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     pub(crate) fn group(&self, name_hint: &str) -> Result<Group, ArtifactError> {
         Ok(Group::new(self.folder_for(name_hint)?, self.keep))
     }
 
-    /// Makes a folder for what is more than one file.
+    /// Creates a folder for several files.
     #[cfg(unix)]
     pub(super) fn folder_for(&self, name_hint: &str) -> Result<PathBuf, ArtifactError> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
@@ -85,59 +85,59 @@ impl StagingArea {
         })
     }
 
-    /// Runs `make` in the folder of this area. If that is lost, runs it once more in a new one:
+    /// Runs `make` in the folder of this area, and once more in a new one if the folder was lost:
     /// cleaners of temporary files remove folders that look old.
     fn in_folder<T>(&self, make: impl Fn(&Path) -> Result<T, Failure>) -> Result<T, ArtifactError> {
         let attempt = || {
-            let place = self.folder().map_err(Attempt::Failed)?;
-            let made = make(&place.path);
-            if place.is_ours() {
-                return made.map_err(Attempt::Failed);
+            let location = self.folder().map_err(Attempt::Failed)?;
+            let created = make(&location.path);
+            if location.is_ours() {
+                return created.map_err(Attempt::Failed);
             }
-            self.forget_folder(&place);
-            let lost = || Failure { path: place.path, source: io::ErrorKind::NotFound.into() };
-            Err(Attempt::FolderLost(made.err().unwrap_or_else(lost)))
+            self.forget_folder(&location);
+            let lost = || Failure { path: location.path, source: io::ErrorKind::NotFound.into() };
+            Err(Attempt::FolderLost(created.err().unwrap_or_else(lost)))
         };
-        let made = match attempt() {
+        let created = match attempt() {
             Err(Attempt::FolderLost(_)) => attempt(),
-            made => made,
+            created => created,
         };
-        made.map_err(|(Attempt::Failed(failure) | Attempt::FolderLost(failure))| {
+        created.map_err(|(Attempt::Failed(failure) | Attempt::FolderLost(failure))| {
             ArtifactError::Stage { path: failure.path, source: failure.source }
         })
     }
 
-    /// Where copies go at the moment; makes the folder if there is none.
+    /// Returns the current folder of copies; creates it if necessary.
     fn folder(&self) -> Result<FolderLocation, Failure> {
         let mut slot = self.lock();
         if let Some(folder) = &*slot {
-            return Ok(folder.place.clone());
+            return Ok(folder.location.clone());
         }
         let parent = self.parent.clone().unwrap_or_else(std::env::temp_dir);
         super::sweep::sweep_later(parent.clone());
         let folder = PrivateFolder::make(&parent, self.keep);
         let folder = folder.map_err(|source| Failure { path: parent, source })?;
-        Ok(slot.insert(folder).place.clone())
+        Ok(slot.insert(folder).location.clone())
     }
 
-    /// Releases a folder that was lost, unless another thread already did.
+    /// Drops a lost folder, unless another thread already did.
     fn forget_folder(&self, lost: &FolderLocation) {
         let mut slot = self.lock();
-        if slot.as_ref().is_some_and(|folder| folder.place.path == lost.path) {
+        if slot.as_ref().is_some_and(|folder| folder.location.path == lost.path) {
             *slot = None;
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<PrivateFolder>> {
-        // Nothing is half done when a panic comes by.
+        // A panic leaves no partial state.
         self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// `transform-7.so`: unique by its number, with the suffix that the platform expects.
+/// Returns a name such as `transform-7.so`: unique by its number, with the platform's suffix.
 fn file_name(original: &Path, hint: &str, number: u64) -> String {
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    let hint: String = hint.chars().filter(is_plain).take(HINT_CHARS_MAX).collect();
+    let hint: String = hint.chars().filter(is_plain).take(MAX_HINT_CHARS).collect();
     match original.extension().and_then(|suffix| suffix.to_str()) {
         Some(suffix) if suffix.chars().all(|c| is_plain(&c)) => format!("{hint}-{number}.{suffix}"),
         _ => format!("{hint}-{number}"),
@@ -149,26 +149,26 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::artifact::digest::BYTES_MAX;
+    use crate::artifact::digest::MAX_BYTES;
 
     fn artifact() -> (tempfile::TempDir, Artifact) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("libx.so");
         fs::write(&path, "bytes").unwrap();
-        let artifact = Artifact::read(&path, BYTES_MAX).unwrap();
+        let artifact = Artifact::read(&path, MAX_BYTES).unwrap();
         (folder, artifact)
     }
 
     #[test]
-    fn names_are_plain_unique_and_keep_the_suffix() {
+    fn names_are_plain_unique_and_keep_suffix() {
         let cases = [
             ("/p/libx.so", "echo", "echo-7.so"),
             ("x.dll", "a b/../c\0é", "abc-7.dll"),
             ("program", "", "-7"),
             ("x.s o", "x", "x-7"),
         ];
-        for (original, hint, wanted) in cases {
-            assert_eq!(file_name(Path::new(original), hint, 7), wanted);
+        for (original, hint, expected) in cases {
+            assert_eq!(file_name(Path::new(original), hint, 7), expected);
         }
     }
 
@@ -185,23 +185,27 @@ mod tests {
     }
 
     #[test]
-    fn staging_area_removes_what_is_still_in_it() {
+    fn dropped_area_removes_remaining_copies() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()), false);
-        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is made before use");
+        assert_eq!(
+            fs::read_dir(parent.path()).unwrap().count(),
+            1,
+            "nothing is created before use"
+        );
         let [first, second, third] = [(); 3].map(|()| area.stage(&artifact, "x").unwrap());
         assert_ne!(first.path(), second.path());
         assert_eq!(fs::read(first.path()).unwrap(), b"bytes");
-        let gone = [first.path().to_owned(), second.path().to_owned()];
+        let removed = [first.path().to_owned(), second.path().to_owned()];
         drop((first, second));
-        assert!(gone.iter().all(|path| !path.exists()) && third.path().exists());
+        assert!(removed.iter().all(|path| !path.exists()) && third.path().exists());
         drop(area);
-        assert!(!third.path().parent().unwrap().exists(), "the area goes with all that is in it");
+        assert!(!third.path().parent().unwrap().exists(), "the area is removed with its content");
     }
 
     #[cfg(unix)]
     #[test]
-    fn nobody_else_can_look_into_the_area() {
+    fn area_is_private_to_its_user() {
         use std::os::unix::fs::PermissionsExt;
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()), false);
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_vanished_is_made_again() {
+    fn removed_folder_is_created_again() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()), false);
         let first = area.stage(&artifact, "x").unwrap();
@@ -228,21 +232,21 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_folder_that_another_one_replaced_is_neither_used_nor_removed() {
+    fn replaced_folder_is_neither_used_nor_removed() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()), false);
         let ours = area.stage(&artifact, "x").unwrap().path().parent().unwrap().to_owned();
         fs::rename(&ours, parent.path().join("aside")).unwrap();
         fs::create_dir(&ours).unwrap();
-        fs::write(ours.join("theirs"), "").unwrap();
+        fs::write(ours.join("foreign"), "").unwrap();
         let staged = area.stage(&artifact, "x").unwrap();
         assert!(!staged.path().starts_with(&ours));
         drop((staged, area));
-        assert_eq!(fs::read_dir(&ours).unwrap().count(), 1, "only what was theirs");
+        assert_eq!(fs::read_dir(&ours).unwrap().count(), 1, "only the foreign file");
     }
 
     #[test]
-    fn a_parent_that_is_missing_is_named() {
+    fn missing_parent_is_named_in_error() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(&parent.path().join("nope")), false);
         let error = area.stage(&artifact, "x").unwrap_err();
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn many_threads_stage_at_once() {
+    fn threads_stage_concurrently() {
         let (parent, artifact) = artifact();
         let area = StagingArea::new(Some(parent.path()), false);
         let stage = || -> Vec<PathBuf> {

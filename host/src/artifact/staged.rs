@@ -1,5 +1,5 @@
-//! A private copy of a library, alone or with the libraries that it links: written once, sealed
-//! against writing, and removed when it is dropped.
+//! A private copy of a library, alone or with its dependencies: written once, read-only, and
+//! removed when dropped.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,8 +11,7 @@ use super::private_folder::make_usable;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 use crate::error::artifact::ArtifactError;
 
-/// A private copy of a library, and of what lies beside it; removed when this is dropped, unless
-/// copies are kept.
+/// A private copy of a library and its dependencies; removed when dropped, unless copies are kept.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Staged {
@@ -21,7 +20,7 @@ pub(crate) struct Staged {
     folder: Option<PathBuf>,
     /// The folder of the originals, from which nothing may be mapped.
     origin: Option<PathBuf>,
-    /// Where the library and its dependencies lie, if it has any.
+    /// The paths of the library and its dependencies, if it has any.
     copies: Vec<PathBuf>,
     /// Whether the files stay when this is dropped.
     pub(super) keep: bool,
@@ -31,8 +30,8 @@ impl Staged {
     /// Writes a private copy of one file. A failure removes what was written.
     pub(super) fn write(path: PathBuf, artifact: &Artifact) -> Result<Self, Failure> {
         let bytes = artifact.bytes();
-        let made = check_file_size(bytes.len()).and_then(|()| create(&path));
-        let mut file = match made {
+        let created = check_file_size(bytes.len()).and_then(|()| create(&path));
+        let mut file = match created {
             Ok(file) => file,
             Err(source) => return Err(Failure { path, source }),
         };
@@ -48,23 +47,23 @@ impl Staged {
         Self { path, folder, origin: None, copies: Vec::new(), keep: false }
     }
 
-    /// Where the copy lies.
+    /// Returns the path of the copy.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the library and its dependencies lie, if it has any.
+    /// Returns the paths of the library and its dependencies, if it has any.
     pub(crate) fn copies(&self) -> &[PathBuf] {
         &self.copies
     }
 
-    /// The folder of the originals, from which nothing may be mapped.
+    /// Returns the folder of the originals, from which nothing may be mapped.
     pub(crate) fn origin(&self) -> Option<&Path> {
         self.origin.as_deref()
     }
 }
 
-/// A folder with copies that is not complete yet; removed when this is dropped.
+/// A folder of copies that is not complete yet; removed when dropped.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -74,12 +73,12 @@ pub(crate) struct Group {
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 impl Group {
-    /// An empty group in a new `folder`. With `keep` the finished copies stay.
+    /// Returns an empty group in a new `folder`. With `keep` the finished copies stay.
     pub(super) fn new(folder: PathBuf, keep: bool) -> Self {
         Self { staged: Staged::new(folder.clone(), Some(folder)), keep }
     }
 
-    /// Where the copies go.
+    /// Returns the folder of the copies.
     pub(crate) fn folder(&self) -> &Path {
         &self.staged.path
     }
@@ -100,7 +99,7 @@ impl Group {
         Ok(())
     }
 
-    /// The copy of the library at `relative`, with what lies beside it. The originals are in
+    /// Returns the copy of the library at `relative`, with its dependencies. The originals are in
     /// `origin`.
     pub(crate) fn finish(self, relative: &Path, origin: Option<&Path>) -> Staged {
         let Self { mut staged, keep } = self;
@@ -116,7 +115,7 @@ impl Drop for Staged {
         if self.keep {
             return;
         }
-        // It may have gone with the staging area; there is no one to report it to.
+        // The staging area may have removed it, and no one could handle the error.
         let _ = match &self.folder {
             Some(folder) => fs::remove_dir_all(folder),
             None => fs::remove_file(&self.path),
@@ -124,13 +123,13 @@ impl Drop for Staged {
     }
 }
 
-/// A file or folder that could not be made.
+/// A file or folder that could not be created.
 pub(super) struct Failure {
     pub(super) path: PathBuf,
     pub(super) source: io::Error,
 }
 
-/// Refuses what the system would end this process for: a file over its limit of file sizes.
+/// Rejects a file over this process's limit of file sizes: the system would kill the process.
 fn check_file_size(bytes: usize) -> io::Result<()> {
     #[cfg(unix)]
     {
@@ -138,7 +137,7 @@ fn check_file_size(bytes: usize) -> io::Result<()> {
         let limit = getrlimit(Resource::Fsize).current;
         if let Some(limit) = limit.filter(|limit| (bytes as u64) > *limit) {
             let message = format!(
-                "it has {bytes} bytes, and this process may write files of at most {limit} \
+                "it has {bytes} bytes, but this process can write at most {limit} to a file \
                  (`ulimit -f`)"
             );
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
@@ -149,12 +148,12 @@ fn check_file_size(bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a file that was not there before.
+/// Creates a new file.
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
 }
 
-/// Writes a file that was not there before, which this user may run.
+/// Writes a new file that this user may execute.
 #[cfg(unix)]
 pub(super) fn write_executable(path: &Path, bytes: &[u8]) -> io::Result<()> {
     check_file_size(bytes.len())?;
@@ -162,7 +161,7 @@ pub(super) fn write_executable(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes).and_then(|()| seal(&file))
 }
 
-/// Takes away the right to write, whatever the umask made of the mode.
+/// Makes a file read-only and executable, whatever the umask.
 fn seal(file: &File) -> io::Result<()> {
     #[cfg(unix)]
     {

@@ -1,42 +1,43 @@
-//! Removes what hosts left behind that ended without their own clean-up.
-//! Touches only folders of this user whose lock is free: their hosts have ended.
+//! Removes private folders of hosts that exited without cleaning up. Touches only folders of this
+//! user whose lock is free.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::folder_lock::FolderLock;
 
-/// What the names of staging folders begin with; the process's id follows.
+/// The prefix of the names of staging folders; the process ID follows.
 pub(super) const PREFIX: &str = "hotbay-";
 
-/// Sweeps `parent` on a thread of its own, so that nobody waits for it.
+/// Sweeps `parent` on a separate thread, without waiting.
 pub(super) fn sweep_later(parent: PathBuf) {
     let swept = std::thread::Builder::new()
         .name("hotbay-sweep".to_owned())
         .spawn(move || sweep(&parent, PREFIX));
-    // Without a thread the next host sweeps.
+    // If no thread starts, the next host sweeps.
     drop(swept);
 }
 
-/// Sweeps the folders of `parent` that are called PREFIX, a process's id, and more. Blocks.
+/// Removes abandoned folders in `parent` whose names consist of `prefix`, a process ID, and more.
+/// Blocks.
 pub(crate) fn sweep(parent: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let is_named = name.to_str().is_some_and(|name| is_private_folder(name, prefix));
-        // Not followed if it is a link.
+        // The metadata of a link is its own.
         let is_own = |metadata: &fs::Metadata| metadata.is_dir() && is_own(metadata);
         if !is_named || !entry.metadata().is_ok_and(|metadata| is_own(&metadata)) {
             continue;
         }
         if let Ok(Some(_lock)) = FolderLock::take(&entry.path()) {
-            // Another host may sweep the same; what cannot be removed is left.
+            // Another host may sweep the same folder; what cannot be removed stays.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// Whether a name is that of a private folder: the process's id in it is for people.
+/// Returns whether this is the name of a private folder. The process ID in it is for people only.
 fn is_private_folder(name: &str, prefix: &str) -> bool {
     let rest = name.strip_prefix(prefix).and_then(|rest| rest.split_once('-'));
     rest.is_some_and(|(process, _)| process.parse::<u32>().is_ok_and(|process| process != 0))
@@ -60,7 +61,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn only_private_folders_without_an_owner_are_removed() {
+    fn only_private_folders_without_owner_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let make = |name: &str, mode| {
             let path = parent.path().join(name);
@@ -69,20 +70,20 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             path
         };
-        let gone = make("hotbay-7-abc", 0o700);
+        let abandoned = make("hotbay-7-abc", 0o700);
         let owned = make("hotbay-8-owned", 0o700);
         let lock = FolderLock::take(&owned).unwrap();
-        let stays = [
+        let others = [
             make("hotbay-7-shared", 0o755),
             make("hotbay-kept-7-abc", 0o700),
             make("hotbay-run-7-abc", 0o700),
             make("hotbay-x-abc", 0o700),
             make("other-7-abc", 0o700),
         ];
-        std::os::unix::fs::symlink(&stays[0], parent.path().join("hotbay-9-link")).unwrap();
+        std::os::unix::fs::symlink(&others[0], parent.path().join("hotbay-9-link")).unwrap();
         sweep(parent.path(), PREFIX);
-        assert!(!gone.exists(), "its host has ended, however young it is");
-        assert!(owned.exists() && stays.iter().all(|path| path.exists()));
+        assert!(!abandoned.exists(), "its host exited, so its age does not matter");
+        assert!(owned.exists() && others.iter().all(|path| path.exists()));
         drop(lock);
         sweep(parent.path(), PREFIX);
         assert!(!owned.exists());

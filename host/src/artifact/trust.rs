@@ -1,5 +1,5 @@
-//! Whether a file or folder can be changed by anybody who is not trusted anyway.
-//! Looks at owners and modes only; never changes them.
+//! Checks whether untrusted users can change a file or folder. Reads only owners and modes; never
+//! changes them.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,13 @@ use crate::error::artifact::ArtifactError;
 /// Which files are trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trust {
-    /// Also those that other users own or may write to.
+    /// Whether to accept files that other users own or can write to.
     pub(crate) allow_writable_by_others: bool,
 }
 
-/// Refuses `path` when users other than root and this one may change it.
+/// Rejects `path` if users other than root and this one can change it.
 ///
-/// Follows links: what counts is the file at the end. Accepts everything where there are no
-/// Unix modes.
+/// Follows links: the target counts. Accepts everything on systems without Unix modes.
 pub(crate) fn check(path: &Path, trust: Trust) -> Result<(), ArtifactError> {
     if trust.allow_writable_by_others {
         return Ok(());
@@ -25,10 +24,10 @@ pub(crate) fn check(path: &Path, trust: Trust) -> Result<(), ArtifactError> {
     check_metadata(path, &metadata, trust)
 }
 
-/// [`check`]s every folder from `root` down to `path`, and `path` itself.
+/// Checks every folder from `root` down to `path`, and `path` itself, as [`check`] does.
 ///
-/// A folder that somebody may write to lets them replace everything below it. Both paths are
-/// resolved first; of a `path` outside of `root` only itself is checked.
+/// A user who can write to a folder can replace everything below it. Both paths are resolved
+/// first; if `path` is outside `root`, only `path` itself is checked.
 pub(crate) fn check_chain(root: &Path, path: &Path, trust: Trust) -> Result<(), ArtifactError> {
     if trust.allow_writable_by_others {
         return Ok(());
@@ -38,15 +37,16 @@ pub(crate) fn check_chain(root: &Path, path: &Path, trust: Trust) -> Result<(), 
     if !path.starts_with(&root) {
         return check(&path, trust);
     }
-    let links: Vec<&Path> = path.ancestors().take_while(|step| step.starts_with(&root)).collect();
-    links.into_iter().rev().try_for_each(|step| check(step, trust))
+    let folders: Vec<&Path> =
+        path.ancestors().take_while(|folder| folder.starts_with(&root)).collect();
+    folders.into_iter().rev().try_for_each(|folder| check(folder, trust))
 }
 
-/// Refuses `path` when others may change a folder above it, up to the root of the file system: who
-/// may rename a folder can put anything in its place.
+/// Rejects `path` if other users can change a folder above it, up to the root of the file system:
+/// they could replace the folder.
 ///
-/// As sshd does, but a sticky folder such as `/tmp` is accepted: there only the owner of what is
-/// below it can rename that.
+/// As in sshd, but a sticky folder such as `/tmp` is accepted: there only the owner of an entry
+/// can rename it.
 pub(crate) fn check_above(path: &Path, trust: Trust) -> Result<(), ArtifactError> {
     if trust.allow_writable_by_others {
         return Ok(());
@@ -65,7 +65,9 @@ fn check_above_metadata(above: &Path, metadata: &Metadata) -> Result<(), Artifac
     const STICKY: u32 = 0o1000;
     let mode = metadata.mode();
     let mode = if mode & STICKY != 0 { mode & !WRITABLE_BY_OTHERS } else { mode };
-    judge(above, mode, metadata.uid(), || user().map_err(|source| read_error(above, source)))
+    check_owner_and_mode(above, mode, metadata.uid(), || {
+        user().map_err(|source| read_error(above, source))
+    })
 }
 
 /// Accepts everything: there are no Unix modes here.
@@ -74,7 +76,7 @@ fn check_above_metadata(_: &Path, _: &Metadata) -> Result<(), ArtifactError> {
     Ok(())
 }
 
-/// [`check`]s what is known of an open file, so that nobody can swap it in between.
+/// Checks the metadata of an open file, which no one can replace meanwhile, as [`check`] does.
 #[cfg(unix)]
 pub(crate) fn check_metadata(
     path: &Path,
@@ -87,7 +89,7 @@ pub(crate) fn check_metadata(
         return Ok(());
     }
     let user = || user().map_err(|source| read_error(path, source));
-    judge(path, metadata.mode(), metadata.uid(), user)
+    check_owner_and_mode(path, metadata.mode(), metadata.uid(), user)
 }
 
 /// Accepts everything: there are no Unix modes here.
@@ -100,20 +102,20 @@ fn read_error(path: &Path, source: std::io::Error) -> ArtifactError {
     ArtifactError::Read { path: path.to_owned(), source }
 }
 
-/// Of a mode: the group's and everybody's right to write.
+/// The mode bits by which the group and all users can write.
 #[cfg(unix)]
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Decides about a mode and an owner; asks for `user` only when the owner is not root.
+/// Checks a mode and an owner; calls `user` only if the owner is not root.
 #[cfg(unix)]
-fn judge(
+fn check_owner_and_mode(
     path: &Path,
     mode: u32,
     owner: u32,
     user: impl FnOnce() -> Result<u32, ArtifactError>,
 ) -> Result<(), ArtifactError> {
     if mode & WRITABLE_BY_OTHERS != 0 {
-        return Err(ArtifactError::Writable { path: path.to_owned(), mode });
+        return Err(ArtifactError::WritableByOthers { path: path.to_owned(), mode });
     }
     if owner == 0 {
         return Ok(());
@@ -125,9 +127,9 @@ fn judge(
     Err(ArtifactError::ForeignOwner { path: path.to_owned(), owner, user })
 }
 
-/// The effective user: who owns what this process makes.
+/// Returns the effective user, who owns new files of this process.
 ///
-/// A fresh file and not `/proc/self`, which belongs to root in a process that may not be dumped.
+/// Falls back to a new file, since `/proc/self` belongs to root in a process that is not dumpable.
 #[cfg(unix)]
 fn user() -> std::io::Result<u32> {
     use std::os::unix::fs::MetadataExt;
@@ -146,7 +148,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn only_root_and_the_own_user_may_be_able_to_write() {
+    fn only_root_and_own_user_may_write() {
         let cases = [
             (0o755, 0, true),
             (0o755, 1000, true),
@@ -159,23 +161,23 @@ mod tests {
             (0o1777, 0, false),
         ];
         for (mode, owner, accepted) in cases {
-            let verdict = judge(Path::new("x"), mode, owner, || Ok(1000));
-            assert_eq!(verdict.is_ok(), accepted, "mode {mode:o}, owner {owner}");
+            let result = check_owner_and_mode(Path::new("x"), mode, owner, || Ok(1000));
+            assert_eq!(result.is_ok(), accepted, "mode {mode:o}, owner {owner}");
         }
     }
 
     #[test]
-    fn a_file_that_others_may_write_to_is_refused_unless_allowed() {
+    fn writable_file_is_rejected_unless_allowed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         check(file.path(), Trust::default()).unwrap();
         file.as_file().set_permissions(fs::Permissions::from_mode(0o666)).unwrap();
-        let refused = check(file.path(), Trust::default()).unwrap_err();
-        assert!(refused.to_string().contains("mode 0666"), "{refused}");
+        let error = check(file.path(), Trust::default()).unwrap_err();
+        assert!(error.to_string().contains("mode 0666"), "{error}");
         check(file.path(), Trust { allow_writable_by_others: true }).unwrap();
     }
 
     #[test]
-    fn a_writable_folder_on_the_way_spoils_what_is_below() {
+    fn writable_folder_on_path_is_rejected() {
         let root = tempfile::tempdir().unwrap();
         let middle = root.path().join("middle");
         let folder = middle.join("plugin");
@@ -186,12 +188,12 @@ mod tests {
         check_chain(root.path(), &folder, Trust::default()).unwrap();
         fs::set_permissions(&middle, fs::Permissions::from_mode(0o775)).unwrap();
         check(&folder, Trust::default()).unwrap();
-        let refused = check_chain(root.path(), &folder, Trust::default()).unwrap_err();
-        assert!(refused.to_string().contains("middle`"), "{refused}");
+        let error = check_chain(root.path(), &folder, Trust::default()).unwrap_err();
+        assert!(error.to_string().contains("middle`"), "{error}");
     }
 
     #[test]
-    fn writable_ancestor_is_refused_unless_it_is_sticky() {
+    fn writable_ancestor_is_rejected_unless_sticky() {
         let root = tempfile::tempdir().unwrap();
         let middle = root.path().join("middle");
         let folder = middle.join("root/plugin");
@@ -207,8 +209,8 @@ mod tests {
         ] {
             fs::set_permissions(&middle, fs::Permissions::from_mode(mode)).unwrap();
             for path in [&folder, &middle.join("root")] {
-                let verdict = check_above(path, Trust::default());
-                assert_eq!(verdict.is_ok(), accepted, "{mode:o}: {verdict:?}");
+                let result = check_above(path, Trust::default());
+                assert_eq!(result.is_ok(), accepted, "{mode:o}: {result:?}");
                 check_above(path, Trust { allow_writable_by_others: true }).unwrap();
             }
         }
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_is_who_owns_fresh_files() {
+    fn user_is_owner_of_new_files() {
         use std::os::unix::fs::MetadataExt;
         let file = tempfile::NamedTempFile::new().unwrap();
         assert_eq!(user().unwrap(), file.as_file().metadata().unwrap().uid());

@@ -1,4 +1,4 @@
-//! A mapped library: open, find, close, and a look whether it is really gone.
+//! A mapped library: opens it, finds symbols, closes it, and checks that it was unmapped.
 
 use std::ffi::{CStr, c_void};
 use std::fmt;
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
+use hotbay_plugin::text::{Lines, MAX_MESSAGE_BYTES, escaped, start_of};
 
 use super::{Variables, mappings, traces};
 use crate::artifact::staged::Staged;
@@ -17,13 +17,13 @@ use crate::error::boundary::BoundaryError;
 use crate::pool::{Finish, OpeningThread, RunOutcome, WorkerThreads};
 use crate::sync::ShardedCounter;
 
-/// A library that is mapped into this process, or code that was always part of it.
+/// A library that is mapped into this process, or compiled-in code.
 pub(crate) struct Image {
-    /// None: compiled in. Never dropped by itself: B2.
+    /// `None` if compiled in. Never dropped automatically: B2.
     library: Option<ManuallyDrop<libloading::Library>>,
     path: PathBuf,
-    /// Its file, which debuggers, profilers and backtraces read symbols from: kept as long as it
-    /// is mapped.
+    /// Its file, from which debuggers, profilers and backtraces read symbols; kept while it is
+    /// mapped.
     file: Option<Staged>,
     /// An address inside the mapping.
     address: usize,
@@ -31,23 +31,23 @@ pub(crate) struct Image {
     segments: Vec<Range<usize>>,
     /// Whether a signal handler was ever found in it.
     held_handler: AtomicBool,
-    /// The thread that opened it, if it lives on.
-    opener: OnceLock<OpeningThread>,
+    /// The thread that opened it.
+    opening_thread: OnceLock<OpeningThread>,
     outputs: &'static ShardedCounter,
 }
 
-/// What became of a library that was to be closed.
+/// The result of closing a library.
 #[must_use]
 #[derive(Debug)]
 pub(crate) enum Close {
     /// It is not mapped any more.
     Unmapped,
-    /// The system keeps it mapped, for a while or forever; closed all the same.
+    /// The system keeps it mapped, for a while or forever; the handle is closed.
     Pinned(Box<Image>),
 }
 
 impl Image {
-    /// Code that is part of this program.
+    /// Returns the image of compiled-in code.
     pub(crate) fn compiled_in() -> Self {
         Self::new(None, PathBuf::new())
     }
@@ -60,13 +60,14 @@ impl Image {
             address: 0,
             segments: Vec::new(),
             held_handler: AtomicBool::new(false),
-            opener: OnceLock::new(),
+            opening_thread: OnceLock::new(),
             outputs: ShardedCounter::lend(),
         }
     }
 
-    /// Maps a private copy, whose name was never opened before, and runs its initialisers. Its
-    /// symbols are seen by nobody else. The copy is removed when the library is unmapped.
+    /// Maps a private copy, whose name was never opened before, and runs its initializers. Its
+    /// symbols are not visible to other libraries. The copy is removed when the library is
+    /// unmapped.
     pub(crate) fn open(file: Staged) -> Result<Self, BoundaryError> {
         let path = file.path();
         let library = open(path).map_err(|error| BoundaryError::Open(loader_message(&error)))?;
@@ -78,15 +79,15 @@ impl Image {
         Ok(image)
     }
 
-    /// The files below a folder that are mapped as libraries.
+    /// Returns the files below a folder that are mapped as libraries.
     pub(crate) fn mapped_below(folder: &Path) -> Vec<PathBuf> {
         let mut mapped = mappings::mapped_files();
         mapped.retain(|path| path.starts_with(folder));
         mapped
     }
 
-    /// Compares what the loader mapped with what was verified: each dependency is mapped from its
-    /// copy, and nothing from the plugin's own folder that was not there `before`.
+    /// Compares the mapped files with the verified ones: each dependency is mapped from its copy,
+    /// and nothing from the plugin's own folder that was not mapped `before`.
     pub(crate) fn check_linked(&self, before: &[PathBuf]) -> Result<(), BoundaryError> {
         let Some(file) = self.file.as_ref().filter(|file| !file.copies().is_empty()) else {
             return Ok(());
@@ -113,63 +114,65 @@ impl Image {
         }
     }
 
-    /// Keeps the thread that opened it until it is closed.
-    pub(crate) fn attach(&self, opener: OpeningThread) {
-        // `reload::inside` calls this once for each image that it opens.
-        let _ = self.opener.set(opener);
+    /// Keeps the thread that opened it until the library is closed.
+    pub(crate) fn attach(&self, opening_thread: OpeningThread) {
+        // `library_loader` calls this once for each image that it opens.
+        let _ = self.opening_thread.set(opening_thread);
     }
 
-    /// The thread that opened it, as long as it takes jobs.
-    pub(crate) fn opener(&self) -> Option<&OpeningThread> {
-        self.opener.get().filter(|opener| opener.is_open())
+    /// Returns the thread that opened it while it accepts jobs.
+    pub(crate) fn opening_thread(&self) -> Option<&OpeningThread> {
+        self.opening_thread.get().filter(|opening_thread| opening_thread.is_open())
     }
 
-    /// Runs `job` on the thread that opened it and waits for it, at most `wait_max`. On a thread of
-    /// the crew if there is none.
+    /// Runs `job` on the thread that opened it, or on a worker thread if there is none. Waits for
+    /// it at most `timeout`.
     pub(crate) fn run<T: Send + 'static>(
         &self,
-        crew: &WorkerThreads,
-        wait_max: Duration,
+        workers: &WorkerThreads,
+        timeout: Duration,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> RunOutcome<T> {
-        match self.opener() {
-            Some(opener) => opener.run(wait_max, job),
-            None => crew.run(wait_max, job),
+        match self.opening_thread() {
+            Some(opening_thread) => opening_thread.run(timeout, job),
+            None => workers.run(timeout, job),
         }
     }
 
-    /// Ends the thread that opened it; returns `false` if it does not end within `wait_max`.
-    pub(crate) fn end_opener(&self, wait_max: Duration) -> bool {
-        self.opener.get().is_none_or(|opener| opener.finish(wait_max) == Finish::Ended)
+    /// Stops the thread that opened it; returns `false` if it does not exit within `timeout`.
+    pub(crate) fn stop_opening_thread(&self, timeout: Duration) -> bool {
+        self.opening_thread
+            .get()
+            .is_none_or(|opening_thread| opening_thread.finish(timeout) == Finish::Ended)
     }
 
-    /// Bytes of the address space that it takes; zero if the system does not report them.
+    /// Returns its bytes of address space; zero if the system does not report them.
     pub(crate) fn mapped_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.len() as u64).sum()
     }
 
-    /// The address of an exported symbol.
+    /// Returns the address of an exported symbol.
     pub(crate) fn symbol(&self, name: &CStr) -> Option<*const c_void> {
         let library = self.library.as_ref()?;
-        // SAFETY: the symbol is only taken as an address here; who uses it says why it may.
+        // SAFETY: only the address of the symbol is taken; each use states why it is valid.
         let symbol = unsafe { library.get::<*const c_void>(name) }.ok()?;
         // SAFETY: the address is used while the image is mapped (B1).
         unsafe { symbol.try_as_raw_ptr() }.map(<*mut c_void>::cast_const)
     }
 
-    /// Counts the outputs that are out.
+    /// Returns the counter of live outputs.
     #[inline]
     pub(crate) fn outputs(&self) -> &'static ShardedCounter {
         self.outputs
     }
 
-    /// Whether this is a library at all.
+    /// Returns whether this is a library, not compiled-in code.
     pub(crate) fn is_library(&self) -> bool {
         self.library.is_some()
     }
 
-    /// Whether a signal handler of this process lies in the library, or did at an earlier look: a
-    /// later handler of the same signal may still call it.
+    /// Returns whether a signal handler of this process is in the library, or was at an earlier
+    /// check: a later handler of the same signal may still call it.
     pub(crate) fn held_signal_handler(&self) -> bool {
         if self.is_library() && traces::signal_handlers().any(|address| self.contains(address)) {
             self.held_handler.store(true, Ordering::Relaxed);
@@ -177,7 +180,7 @@ impl Image {
         self.held_handler.load(Ordering::Relaxed)
     }
 
-    /// Whether a variable of the C library points into it.
+    /// Returns whether a variable of the C library points into it.
     pub(crate) fn variables(&self) -> Variables {
         if !self.is_library() {
             return Variables::Free;
@@ -185,7 +188,7 @@ impl Image {
         traces::variables(|address| address != 0 && self.contains(address))
     }
 
-    /// Whether an address lies in the library, which is mapped.
+    /// Returns whether an address is in the library, which is mapped.
     fn contains(&self, address: usize) -> bool {
         if self.segments.is_empty() {
             return mappings::lies_in(address, &self.path);
@@ -193,8 +196,8 @@ impl Image {
         self.segments.iter().any(|segment| segment.contains(&address))
     }
 
-    /// Whether the system still has it, after a close that it did not follow. It follows one
-    /// later, when what pinned the library has gone, so this closes it once more.
+    /// Returns whether it is still mapped after a close. Closes it once more, in case the reason
+    /// why the system kept it mapped is gone.
     pub(crate) fn is_still_mapped(&self) -> bool {
         self.is_mapped() && {
             mappings::close_again(&self.path);
@@ -202,7 +205,7 @@ impl Image {
         }
     }
 
-    /// Whether the system still has it, after a close.
+    /// Returns whether it is still mapped after a close.
     fn is_mapped(&self) -> bool {
         mappings::lies_in(self.address, &self.path)
     }
@@ -213,7 +216,7 @@ impl Image {
             ShardedCounter::give_back(self.outputs);
             return Close::Unmapped;
         };
-        // An error to close is a library that stays; the look below tells.
+        // After an error, the library stays mapped, which the check below finds.
         let _ = ManuallyDrop::into_inner(library).close();
         if self.is_mapped() {
             return Close::Pinned(Box::new(self));
@@ -229,7 +232,7 @@ impl fmt::Debug for Image {
     }
 }
 
-/// The loader's own words; some hide behind a general message.
+/// Returns the loader's message with its causes.
 fn loader_message(error: &libloading::Error) -> String {
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -237,15 +240,15 @@ fn loader_message(error: &libloading::Error) -> String {
         message = format!("{message}: {cause}");
         source = cause.source();
     }
-    // It repeats names that stand in the library.
-    escaped(start_of(&message, MESSAGE_BYTES_MAX), Lines::One).into_owned()
+    // It repeats names from the library.
+    escaped(start_of(&message, MAX_MESSAGE_BYTES), Lines::One).into_owned()
 }
 
 #[cfg(unix)]
 #[allow(clippy::disallowed_methods, reason = "this is the one place that opens libraries")]
 fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-    // Now, so that a missing symbol is an error here and not an abort at a call.
+    // `RTLD_NOW`, so that a missing symbol is an error here and not an abort at a call.
     // SAFETY: B7.
     unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map(Into::into)
 }

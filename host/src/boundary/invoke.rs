@@ -1,4 +1,4 @@
-//! Calls into a plugin, one function each: arguments laid out, code and fault decoded.
+//! Calls into a plugin, one function each: passes arguments, decodes the code and the fault.
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -24,21 +24,21 @@ type ExecuteFn = unsafe extern "C" fn(
 /// A started plugin.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    /// The module's own, here once so that a call looks nothing up.
+    /// The module's function, kept here so that a call needs no lookup.
     execute: ExecuteFn,
-    /// Null once it was ended: B4.
+    /// Null once it was stopped: B4.
     raw: RawInstance,
     root: Root,
     // Dropped last: B1.
     image: Arc<Image>,
 }
 
-// SAFETY: a plugin is `Send + Sync` (the trait demands it), and the image is too.
+// SAFETY: a plugin is `Send + Sync` (the trait requires it), and so is the image.
 unsafe impl Send for Instance {}
 // SAFETY: as above.
 unsafe impl Sync for Instance {}
 
-/// Checks a configuration with the plugin's own code.
+/// Validates a configuration with the plugin's own code.
 pub(crate) fn validate_config(root: Root, config: &str) -> Result<(), Failure> {
     let check = root.module().validate_config();
     // SAFETY: B3, B5.
@@ -46,23 +46,27 @@ pub(crate) fn validate_config(root: Root, config: &str) -> Result<(), Failure> {
 }
 
 impl Instance {
-    /// Starts a plugin of `root`, which lies in `image`.
+    /// Starts a plugin with `root`, whose functions are in `image`.
     pub(crate) fn start(
         image: Arc<Image>,
         root: Root,
         config: &str,
         services: &RawServices,
-        want_frames: bool,
+        capture_panic_backtrace: bool,
     ) -> Result<Self, Failure> {
-        let start = RawStart { config: RawText::new(config), services, want_frames };
+        let arguments = RawStart {
+            config: RawText::new(config),
+            services,
+            want_frames: capture_panic_backtrace,
+        };
         let mut raw = ptr::null();
-        let begin = root.module().start();
+        let start = root.module().start();
         // SAFETY: B3, B5.
-        decode(|fault| unsafe { begin(&raw const start, &raw mut raw, fault) })?;
+        decode(|fault| unsafe { start(&raw const arguments, &raw mut raw, fault) })?;
         Ok(Self { execute: root.module().execute(), raw, root, image })
     }
 
-    /// Takes a plugin that is part of this program and was made already.
+    /// Returns the instance of a compiled-in plugin.
     pub(crate) fn compiled_in<T: Plugin>(plugin: T) -> Self {
         hotbay_plugin::abi::PanicRecords::install();
         let root = Root::compiled_in::<T>();
@@ -71,18 +75,18 @@ impl Instance {
         Self { execute, raw, root, image: Arc::new(Image::compiled_in()) }
     }
 
-    /// The image that the plugin's code lies in.
+    /// Returns the image of the plugin's code.
     #[inline]
     pub(crate) fn image(&self) -> &Arc<Image> {
         &self.image
     }
 
-    /// The functions of the plugin's library.
+    /// Returns the functions of the plugin's library.
     pub(crate) fn root(&self) -> Root {
         self.root
     }
 
-    /// Answers a call, in this thread, by writing over `output`, which holds nothing yet.
+    /// Runs a call on this thread and overwrites `output`, which is empty before.
     #[inline]
     pub(crate) fn execute(
         &self,
@@ -92,7 +96,7 @@ impl Instance {
     ) -> Result<(), Failure> {
         let input = RawPayload::new(input);
         let mut fault = MaybeUninit::<RawFault>::uninit();
-        // SAFETY: B3, B4, B5 (what is written over is not dropped; at worst that leaks).
+        // SAFETY: B3, B4, B5 (the overwritten value is not dropped; at worst it leaks).
         let code = unsafe {
             (self.execute)(self.raw, context, &raw const input, output, fault.as_mut_ptr())
         };
@@ -103,14 +107,14 @@ impl Instance {
         Err(unsafe { failure(code, fault) })
     }
 
-    /// Asks whether the plugin can work.
+    /// Checks the health of the plugin.
     pub(crate) fn health(&self) -> Result<(), Failure> {
         let health = self.root.module().health();
         // SAFETY: B3, B4, B5.
         decode(|fault| unsafe { health(self.raw, fault) })
     }
 
-    /// Takes the state that is to live through a reload.
+    /// Takes the state for a reload.
     pub(crate) fn snapshot(&self) -> Result<Option<Snapshot>, Failure> {
         let snapshot = self.root.module().snapshot();
         let mut raw = MaybeUninit::<RawSnapshot>::uninit();
@@ -121,35 +125,35 @@ impl Instance {
         Ok(raw.present.then(|| Snapshot::new(raw.version, raw.bytes.as_bytes())))
     }
 
-    /// Gives a state to a plugin that was not called yet.
+    /// Restores a state in a plugin that was not called yet.
     pub(crate) fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
         let restore = self.root.module().restore();
         let version = snapshot.version();
         let bytes = RawBuffer::from(snapshot.into_bytes());
         let raw = RawSnapshot { present: true, version, bytes };
-        // SAFETY: B3, B4, B5, and `&mut self`: nobody else uses the instance.
+        // SAFETY: B3, B4, B5, and `&mut self`: no other code uses the instance.
         decode(|fault| unsafe { restore(self.raw, &raw const raw, fault) })
     }
 
-    /// Ends the plugin by its `shutdown`, or by its drop alone if `graceful` is false.
+    /// Stops the plugin with its `shutdown`, or only drops it if `graceful` is false.
     pub(crate) fn end(&mut self, graceful: bool) -> Result<(), Failure> {
         if self.raw.is_null() {
             return Ok(());
         }
         let module = self.root.module();
-        let end = if graceful { module.shutdown() } else { module.discard() };
+        let stop = if graceful { module.shutdown() } else { module.discard() };
         let raw = std::mem::replace(&mut self.raw, ptr::null());
         // SAFETY: B3, B4 (taken out of self, so given once), B5.
-        decode(|fault| unsafe { end(raw, fault) })
+        decode(|fault| unsafe { stop(raw, fault) })
     }
 
-    /// Gives up the instance for its image. What was not ended is leaked.
+    /// Returns the image; leaks the instance if it was not stopped.
     pub(crate) fn into_image(self) -> Arc<Image> {
         self.image
     }
 }
 
-/// Calls `function` with room for a fault and reads what it says.
+/// Calls `function` with space for a fault, and decodes the result.
 fn decode(function: impl FnOnce(*mut RawFault) -> i32) -> Result<(), Failure> {
     let mut fault = MaybeUninit::<RawFault>::uninit();
     match function(fault.as_mut_ptr()) {
@@ -159,11 +163,11 @@ fn decode(function: impl FnOnce(*mut RawFault) -> i32) -> Result<(), Failure> {
     }
 }
 
-/// Reads a failure.
+/// Decodes a failure.
 ///
 /// # Safety
 ///
-/// `code` is what a function of a plugin returned that was given `fault` to write to.
+/// `code` was returned by a function of a plugin that received `fault` to write to.
 #[cold]
 unsafe fn failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
     if code != code::ERROR && code != code::PANIC {

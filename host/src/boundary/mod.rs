@@ -1,20 +1,20 @@
-//! The airlock: plugins inside this process. The only room of the host with `unsafe`; whoever
-//! checks its blocks needs the invariants below and nothing else. Decides nothing.
+//! Plugins inside this process. The only module of the host with `unsafe` that deals with plugins;
+//! its blocks cite the invariants below. Makes no decisions.
 //!
-//! - **B1.** What points into a library is dropped, or never used again, before the library is
-//!   closed: [`Instance`] and [`Root`] hold the [`Image`] that their functions lie in.
-//! - **B2.** A library is closed by [`Image::close`] only, which wants the image by value: no
-//!   other holder is left. An image that is dropped instead stays mapped for ever.
-//! - **B3.** A function of a root module is called only after the module's layout was checked,
-//!   so it has the type that this crate knows.
-//! - **B4.** An instance is what `start` of the same module wrote; it is given to `shutdown` or
-//!   `discard` once, and to nothing after that.
-//! - **B5.** Pointers that are lent for a call are good until it returns; what the other side
-//!   writes through them is written exactly when the returned code says so.
-//! - **B6.** An output's bytes are freed by the library that made them. The image counts the
-//!   outputs that are out, and is closed only when that count is zero.
-//! - **B7.** A library's bytes were probed, and its digest accepted, before it is opened; what
-//!   its initialisers do is the one thing that is taken on trust.
+//! - **B1.** A pointer into a library is dropped, or never used again, before the library is
+//!   closed: [`Instance`] and [`Root`] hold the [`Image`] of their functions.
+//! - **B2.** A library is closed only by [`Image::close`], which takes the image by value: no
+//!   other owner exists. An image that is dropped instead stays mapped forever.
+//! - **B3.** A function of a root module is called only after the layout of the module was
+//!   checked, so it has the type that this crate declares.
+//! - **B4.** An instance is the value that `start` of the same module wrote. It is passed to
+//!   `shutdown` or `discard` once, and to no function after that.
+//! - **B5.** Pointers that are passed to a call are valid until it returns. The callee writes
+//!   through them exactly if the returned code says so.
+//! - **B6.** The bytes of an output are freed by the library that allocated them. The image counts
+//!   live outputs, and is closed only if that count is zero.
+//! - **B7.** A library's bytes were probed, and its digest accepted, before it is opened. Only the
+//!   behavior of its initializers is trusted.
 
 pub(crate) mod image;
 pub(crate) mod invoke;

@@ -1,7 +1,7 @@
-//! The host's side of the services: from a token to whoever answers for that plugin.
+//! The host's side of the services: finds the services of a plugin by its token.
 //!
-//! Plugins may call at any time, even after they were stopped, so the functions look the token
-//! up; a token that is not there any more is `Closed`.
+//! Plugins may call at any time, even after they were stopped, so the functions look the token up;
+//! an unknown token is `Closed`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,40 +12,40 @@ use hotbay_plugin::abi::{RawServices, Record, ServiceHost};
 use hotbay_plugin::{Level, ServiceError};
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 
-/// Answers for one generation of one plugin.
+/// The services for one generation of one plugin.
 pub(crate) trait Services: Send + Sync {
-    /// Whether the plugin may log; for good, as it is asked once.
+    /// Returns whether the plugin may log; called once.
     fn may_log(&self) -> bool;
     /// Writes a log line.
     fn log(&self, record: &Record<'_>) -> Result<(), ServiceError>;
-    /// Hears of a panic on a thread that the plugin started.
+    /// Reports a panic on a thread that the plugin started.
     fn thread_panicked(&self, message: &str, location: &str);
 }
 
-type Table = HashMap<u64, Arc<dyn Services>>;
+type ServiceTable = HashMap<u64, Arc<dyn Services>>;
 
-/// By token. One table for all hosts: a plugin has nothing but its token to be found by.
-static TABLE: LazyLock<RwLock<Table>> = LazyLock::new(RwLock::default);
+/// Services by token. One table for all hosts, since a plugin is identified only by its token.
+static TABLE: LazyLock<RwLock<ServiceTable>> = LazyLock::new(RwLock::default);
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
-/// Set in tokens of plugins that may not log: they are told so without a look at the table,
-/// which is asked for each line.
+/// Set in tokens of plugins that may not log, so that the log level of each line needs no lookup in
+/// the table.
 const SILENT: u64 = 1 << 63;
 
-/// A token that is answered for; once dropped, the plugin hears `Closed`.
+/// A registered token; once dropped, the plugin's calls return `Closed`.
 pub(crate) struct Registration {
     token: u64,
 }
 
 impl Registration {
-    /// Answers for a new token with `services`.
+    /// Registers `services` under a new token.
     pub(crate) fn new(services: Arc<dyn Services>) -> Self {
-        let silent = if services.may_log() { 0 } else { SILENT };
-        let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed) | silent;
+        let flag = if services.may_log() { 0 } else { SILENT };
+        let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed) | flag;
         TABLE.write().unwrap_or_else(PoisonError::into_inner).insert(token, services);
         Self { token }
     }
 
-    /// What the plugin is given.
+    /// Returns the services as the plugin receives them.
     pub(crate) fn raw(&self) -> RawServices {
         RawServices::of::<ByToken>(self.token)
     }
@@ -53,9 +53,10 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let gone = TABLE.write().unwrap_or_else(PoisonError::into_inner).remove(&self.token);
-        // Not under the lock: services have last words, and who hears them may call a plugin.
-        drop(gone);
+        let removed = TABLE.write().unwrap_or_else(PoisonError::into_inner).remove(&self.token);
+        // Not under the lock: services log when they are dropped, and a subscriber may call a
+        // plugin.
+        drop(removed);
     }
 }
 
@@ -76,7 +77,7 @@ impl ServiceHost for ByToken {
         if token & SILENT != 0 {
             return 0;
         }
-        wanted_level()
+        enabled_level()
     }
 
     fn thread_panicked(token: u64, message: &str, location: &str) -> Result<(), ServiceError> {
@@ -85,14 +86,14 @@ impl ServiceHost for ByToken {
     }
 }
 
-/// Cloned out of the table, so that no lock is held while the service works.
+/// Returns a clone, so that no lock is held while the service runs.
 fn services(token: u64) -> Result<Arc<dyn Services>, ServiceError> {
     let table = TABLE.read().unwrap_or_else(PoisonError::into_inner);
     table.get(&token).cloned().ok_or(ServiceError::Closed)
 }
 
-/// The least level that whoever listens to the host's log wants now; 0 for none.
-pub(crate) fn wanted_level() -> u32 {
+/// Returns the least severe level that a subscriber of the host's log is interested in; 0 if none.
+pub(crate) fn enabled_level() -> u32 {
     match LevelFilter::current().min(STATIC_MAX_LEVEL).into_level() {
         None => 0,
         Some(tracing::Level::ERROR) => Level::Error as u32,

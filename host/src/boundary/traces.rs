@@ -1,13 +1,13 @@
-//! What in the process points into a library without the loader knowing of it: signal handlers,
-//! the environment, and variables of the C library. Reads only.
+//! Finds pointers into a library that the loader does not know: signal handlers, the environment,
+//! and variables of the C library. Only reads.
 
 #[cfg(target_os = "linux")]
 use std::ffi::CStr;
 
-/// Signals there may be, from 1.
+/// The highest signal number.
 #[cfg(unix)]
-const SIGNALS: i32 = 64;
-/// Pointers that a program may set, and that the C library follows.
+const MAX_SIGNAL: i32 = 64;
+/// Pointers that a program can set, and that the C library follows.
 #[cfg(target_os = "linux")]
 const VARIABLES: [&CStr; 8] = [
     c"stdin",
@@ -19,40 +19,40 @@ const VARIABLES: [&CStr; 8] = [
     c"error_print_progname",
     c"argp_program_version_hook",
 ];
-/// Entries of the environment that are read.
+/// Maximum number of environment entries that are read.
 #[cfg(target_os = "linux")]
-const ENTRIES_MAX: usize = 1 << 16;
-/// Entries that are read at once.
+const MAX_ENTRIES: usize = 1 << 16;
+/// Number of entries that are read at once.
 #[cfg(target_os = "linux")]
 const CHUNK: usize = 256;
 
-/// The addresses of the signal handlers that are set.
+/// Returns the addresses of the installed signal handlers.
 #[cfg(unix)]
 pub(super) fn signal_handlers() -> impl Iterator<Item = usize> {
-    (1..=SIGNALS).filter_map(|signal| {
+    (1..=MAX_SIGNAL).filter_map(|signal| {
         let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: asks for the action of a signal and writes it; changes nothing.
-        let answer = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
-        if answer != 0 {
+        // SAFETY: queries the action of a signal and writes it; changes nothing.
+        let result = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+        if result != 0 {
             return None;
         }
-        // SAFETY: written by the call above; all zeros are an action too.
+        // SAFETY: written by the call above; all zeros are a valid action.
         let handler = unsafe { action.assume_init() }.sa_sigaction;
         (handler != libc::SIG_DFL && handler != libc::SIG_IGN).then_some(handler)
     })
 }
 
-/// There are none.
+/// Returns nothing: the system has no signal handlers.
 #[cfg(not(unix))]
 pub(super) fn signal_handlers() -> impl Iterator<Item = usize> {
     std::iter::empty()
 }
 
-/// What the variables of the C library say of a library.
+/// Whether a variable of the C library points into a library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "they are read on Linux only"))]
 pub(crate) enum Variables {
-    /// None of them points into it.
+    /// No variable points into it.
     Free,
     /// This one does.
     Held(&'static str),
@@ -60,8 +60,8 @@ pub(crate) enum Variables {
     Unreadable,
 }
 
-/// Looks for the first variable of the C library that points into what `contains` accepts. The
-/// environment counts with all of its entries.
+/// Finds the first variable of the C library that points to an address that `contains` accepts.
+/// Includes all entries of the environment.
 #[cfg(target_os = "linux")]
 pub(super) fn variables(contains: impl Fn(usize) -> bool) -> Variables {
     let known = [7_usize];
@@ -76,7 +76,7 @@ pub(super) fn variables(contains: impl Fn(usize) -> bool) -> Variables {
     held.map_or(Variables::Free, Variables::Held)
 }
 
-/// They are not read here.
+/// Returns `Free`: they are not read on this system.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn variables(_: impl Fn(usize) -> bool) -> Variables {
     Variables::Free
@@ -89,7 +89,7 @@ fn environment_is_in(contains: &impl Fn(usize) -> bool) -> bool {
         return true;
     }
     let mut entries = [0; CHUNK];
-    for chunk in 0..ENTRIES_MAX / CHUNK {
+    for chunk in 0..MAX_ENTRIES / CHUNK {
         let count = read(list.wrapping_add(chunk * size_of_val(&entries)), &mut entries);
         let end = entries[..count].iter().position(|entry| *entry == 0);
         if entries[..end.unwrap_or(count)].iter().any(|entry| contains(*entry)) {
@@ -102,10 +102,10 @@ fn environment_is_in(contains: &impl Fn(usize) -> bool) -> bool {
     false
 }
 
-/// The value of a variable of the C library that is a pointer.
+/// Returns the value of a pointer variable of the C library.
 #[cfg(target_os = "linux")]
 fn value_of(name: &CStr) -> Option<usize> {
-    // SAFETY: the name is a C string; asks for an address only.
+    // SAFETY: the name is a C string; only looks up an address.
     let variable = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     let mut value = [0];
     (!variable.is_null() && read(variable.addr(), &mut value) == 1).then_some(value[0])
@@ -113,32 +113,33 @@ fn value_of(name: &CStr) -> Option<usize> {
 
 /// Reads words of this process; returns how many could be read.
 ///
-/// The kernel reads them: another thread may change the environment meanwhile, and an address
-/// that is not mapped any more is an error then, not a crash.
+/// The kernel reads them: another thread may change the environment meanwhile, and an unmapped
+/// address is then an error, not a crash.
 #[cfg(target_os = "linux")]
 fn read(address: usize, words: &mut [usize]) -> usize {
     const PAGE: usize = 4096;
     let mut done = 0;
     while done < size_of_val(words) {
-        // Not beyond the end of a page in one go: the next may not be mapped.
-        // A plugin may have set the address to anything.
+        // One read per page, since the next page may not be mapped.
+        // The address wraps, since a plugin may have set it to anything.
         let from = address.wrapping_add(done);
         let length = (size_of_val(words) - done).min(PAGE - from % PAGE);
         let into = words.as_mut_ptr().wrapping_byte_add(done);
         let local = libc::iovec { iov_base: into.cast(), iov_len: length };
         let from = std::ptr::without_provenance_mut(from);
         let remote = libc::iovec { iov_base: from, iov_len: length };
-        // SAFETY: asks for the process's id; no arguments.
+        // SAFETY: returns the process ID; has no arguments.
         let process = unsafe { libc::getpid() };
-        // SAFETY: writes at most `length` bytes, all of them into `words`; any bits are a word.
+        // SAFETY: writes at most `length` bytes, all of them into `words`; any bits are a valid
+        // word.
         let mut count = unsafe {
             libc::process_vm_readv(process, &raw const local, 1, &raw const remote, 1, 0)
         };
         if count < 0 && std::io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT) {
-            // Some containers forbid that call.
+            // Some containers forbid this system call.
             // SAFETY: as above: `length` bytes of `words` from `done` on, which nothing else uses.
             let bytes = unsafe { std::slice::from_raw_parts_mut(into.cast::<u8>(), length) };
-            count = read_by_file(address.wrapping_add(done), bytes);
+            count = read_from_file(address.wrapping_add(done), bytes);
         }
         done += usize::try_from(count).unwrap_or(0);
         if usize::try_from(count) != Ok(length) {
@@ -150,7 +151,7 @@ fn read(address: usize, words: &mut [usize]) -> usize {
 
 /// Reads memory of this process as a file; returns how many bytes could be read.
 #[cfg(target_os = "linux")]
-fn read_by_file(address: usize, bytes: &mut [u8]) -> isize {
+fn read_from_file(address: usize, bytes: &mut [u8]) -> isize {
     use std::os::unix::fs::FileExt;
     let memory = std::fs::File::open("/proc/self/mem");
     let read = memory.and_then(|memory| memory.read_at(bytes, address as u64));
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn environment_is_found_where_its_list_lies_only() {
+    fn environment_is_found_only_at_its_list() {
         let list = value_of(c"environ").unwrap();
         assert_eq!(variables(|address| address == list), Variables::Held("environ"));
         assert_eq!(variables(|_| false), Variables::Free);
@@ -171,16 +172,16 @@ mod tests {
     }
 
     #[test]
-    fn memory_reads_the_same_by_file() {
+    fn file_read_returns_the_same_memory() {
         let words = [1_usize, 2, 3];
         let mut bytes = [0; 16];
-        assert_eq!(read_by_file(words.as_ptr().addr(), &mut bytes), 16);
+        assert_eq!(read_from_file(words.as_ptr().addr(), &mut bytes), 16);
         assert_eq!(bytes[..8], 1_usize.to_ne_bytes());
-        assert_eq!(read_by_file(8, &mut bytes), -1);
+        assert_eq!(read_from_file(8, &mut bytes), -1);
     }
 
     #[test]
-    fn address_that_is_not_mapped_reads_as_nothing() {
+    fn unmapped_address_reads_nothing() {
         assert_eq!(read(8, &mut [0; 4]), 0);
         let words = [1_usize, 2, 3];
         let mut copy = [0; 3];

@@ -46,6 +46,7 @@ struct More {
     http: Option<Box<Http>>,
     is_idempotent: bool,
     space_timeout: Option<Duration>,
+    extensions: http::Extensions,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -209,6 +210,30 @@ impl<'a> Request<'a> {
     pub fn wait_for_place(mut self, timeout: Duration) -> Self {
         self.more().space_timeout = Some(timeout);
         self
+    }
+
+    /// Attaches a value, one of each type, for the layers of the application: a tenant, a user, a
+    /// budget. Plugins do not see it. All plugins of a pipeline have it.
+    ///
+    /// ```
+    /// use hotbay::Request;
+    ///
+    /// #[derive(Clone, Debug, PartialEq)]
+    /// struct Tenant(u32);
+    ///
+    /// let request = Request::text("hello").with_extension(Tenant(7));
+    /// assert_eq!(request.extension::<Tenant>(), Some(&Tenant(7)));
+    /// assert_eq!(request.extension::<String>(), None);
+    /// ```
+    #[must_use]
+    pub fn with_extension<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.more().extensions.insert(value);
+        self
+    }
+
+    /// Returns the attached value of this type, if there is one.
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.more.as_ref()?.extensions.get()
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {

@@ -1,4 +1,4 @@
-//! Errors between a folder on disk and a staged copy.
+//! Errors between a folder on disk and a private copy.
 
 use std::path::PathBuf;
 use std::{error, fmt, io};
@@ -12,66 +12,66 @@ pub(crate) enum ArtifactError {
     Read { path: PathBuf, source: io::Error },
     /// A plugin directory is a file or something else.
     RootNotAFolder { path: PathBuf },
-    /// The walk stopped before it had seen everything.
-    TooManyEntries { root: PathBuf, entries_max: usize },
-    /// Folders below this one were skipped.
-    TooDeep { path: PathBuf, depth_max: usize },
+    /// The search reached its limit of entries.
+    TooManyEntries { root: PathBuf, max_entries: usize },
+    /// The search skipped folders below this one.
+    TooDeep { path: PathBuf, max_depth: usize },
     /// A link leads out of the folder.
     OutsideFolder { link: PathBuf, target: PathBuf, root: PathBuf },
-    /// A path in a manifest that cannot be a file of its folder.
-    NotInside { path: String, why: &'static str },
-    /// The file does not exist; `beside` are the libraries that do.
-    NoLibrary { path: PathBuf, beside: Vec<String> },
+    /// A path in a manifest is not valid for a file of its folder.
+    InvalidPath { path: String, why: &'static str },
+    /// The library does not exist; `libraries` are those in its folder.
+    LibraryNotFound { path: PathBuf, libraries: Vec<String> },
     /// A folder, pipe, device or socket instead of a file.
     NotAFile { path: PathBuf, found: &'static str },
-    /// Other users can change it.
-    Writable { path: PathBuf, mode: u32 },
+    /// Other users can write to it.
+    WritableByOthers { path: PathBuf, mode: u32 },
     /// Another user owns it.
     ForeignOwner { path: PathBuf, owner: u32, user: u32 },
     /// The folder of a program holds more files than the host checks.
-    TooManyBeside { path: PathBuf, entries_max: usize, depth_max: usize },
+    TooManyFiles { path: PathBuf, max_entries: usize, max_depth: usize },
     /// The private copy was removed, and the original has changed since.
-    OtherBuild { path: PathBuf },
+    OriginalChanged { path: PathBuf },
     /// It is larger than the host reads into memory.
-    TooLarge { path: PathBuf, found_bytes: u64, bytes_max: u64 },
+    TooLarge { path: PathBuf, found_bytes: u64, max_bytes: u64 },
     /// It changed while the host read it.
     ChangedWhileRead { path: PathBuf },
     /// Its length is not the one that its manifest states.
-    Length { path: PathBuf, found: u64, wanted: u64 },
+    Length { path: PathBuf, found: u64, expected: u64 },
     /// Its digest is not the one that its manifest states.
-    Digest { path: PathBuf, found: [u8; 32], wanted: [u8; 32] },
+    Digest { path: PathBuf, found: [u8; 32], expected: [u8; 32] },
     /// Its manifest states no digest.
     Unverified { path: PathBuf },
     /// The private copy could not be written or removed.
     Stage { path: PathBuf, source: io::Error },
 }
 
-/// How a check of owner and mode is turned off.
+/// How to turn the check of owner and mode off.
 const ALLOW_WRITABLE: &str = "`.allow_writable_by_others(true)` / `--allow-writable`";
 
 impl ArtifactError {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::TooManyEntries { .. } => "name a folder that holds only plugins".to_owned(),
             Self::TooDeep { .. } => "name a folder closer to the plugins".to_owned(),
             Self::OutsideFolder { .. } => "put the file itself into the folder".to_owned(),
-            Self::NoLibrary { beside, .. } if beside.is_empty() => {
+            Self::LibraryNotFound { libraries, .. } if libraries.is_empty() => {
                 "`cargo xtask build-plugins` builds and installs the library".to_owned()
             }
-            Self::NoLibrary { .. } => {
+            Self::LibraryNotFound { .. } => {
                 "`library` in plugin.json is the name without prefix and suffix".to_owned()
             }
-            Self::Writable { path, .. } => {
+            Self::WritableByOthers { path, .. } => {
                 format!("run `chmod go-w {}`, or allow it with {ALLOW_WRITABLE}", path.display())
             }
-            Self::TooManyBeside { .. } => {
+            Self::TooManyFiles { .. } => {
                 format!("remove files that the program does not need, or use {ALLOW_WRITABLE}")
             }
             Self::ForeignOwner { path, user, .. } => {
                 format!("run `chown {user} {}`, or allow it with {ALLOW_WRITABLE}", path.display())
             }
-            Self::OtherBuild { .. } => "reload the plugin, or restore the file".to_owned(),
+            Self::OriginalChanged { .. } => "reload the plugin, or restore the file".to_owned(),
             Self::ChangedWhileRead { .. } => {
                 "install files by rename, as `cargo xtask build-plugins` does".to_owned()
             }
@@ -89,7 +89,7 @@ impl ArtifactError {
             Self::Stage { source, .. } => return stage_hint(source),
             Self::Read { .. }
             | Self::RootNotAFolder { .. }
-            | Self::NotInside { .. }
+            | Self::InvalidPath { .. }
             | Self::NotAFile { .. }
             | Self::TooLarge { .. } => return None,
         };
@@ -123,14 +123,14 @@ impl fmt::Display for ArtifactError {
             Self::RootNotAFolder { path } => {
                 write!(f, "`{}` is not a folder; expected a folder of plugins", path.display())
             }
-            Self::TooManyEntries { root, entries_max } => write!(
+            Self::TooManyEntries { root, max_entries } => write!(
                 f,
-                "`{}` holds more than {entries_max} files and folders; the rest was skipped",
+                "`{}` holds more than {max_entries} files and folders; the rest was skipped",
                 root.display()
             ),
-            Self::TooDeep { path, depth_max } => write!(
+            Self::TooDeep { path, max_depth } => write!(
                 f,
-                "`{}` is {depth_max} folders deep; what is below it was skipped",
+                "`{}` is {max_depth} folders deep; what is below it was skipped",
                 path.display()
             ),
             Self::OutsideFolder { link, target, root } => write!(
@@ -140,37 +140,37 @@ impl fmt::Display for ArtifactError {
                 target.display(),
                 root.display()
             ),
-            Self::NotInside { path, why } => write!(
+            Self::InvalidPath { path, why } => write!(
                 f,
                 "`{}` {why}; expected a path inside the plugin's folder, such as \
                  `config.schema.json`",
                 path.escape_debug()
             ),
-            Self::NoLibrary { path, beside } => {
+            Self::LibraryNotFound { path, libraries } => {
                 let name = path.file_name().unwrap_or(path.as_os_str());
                 let folder = path.parent().unwrap_or(path);
                 write!(f, "`{}` not found in `{}`", name.display(), folder.display())?;
-                match beside.is_empty() {
+                match libraries.is_empty() {
                     true => f.write_str(", which holds no library"),
-                    false => write!(f, ", which holds `{}`", beside.join("`, `")),
+                    false => write!(f, ", which holds `{}`", libraries.join("`, `")),
                 }
             }
             Self::NotAFile { path, found } => {
                 write!(f, "`{}` is {found}; expected a regular file", path.display())
             }
-            Self::Writable { path, mode } => write!(
+            Self::WritableByOthers { path, mode } => write!(
                 f,
                 "`{}` is writable by other users (mode {:04o})",
                 path.display(),
                 mode & 0o7777,
             ),
-            Self::TooManyBeside { path, entries_max, depth_max } => write!(
+            Self::TooManyFiles { path, max_entries, max_depth } => write!(
                 f,
-                "`{}` holds more files than can be checked: at most {entries_max}, at most \
-                 {depth_max} folders deep",
+                "`{}` holds more files than can be checked: at most {max_entries}, at most \
+                 {max_depth} folders deep",
                 path.display()
             ),
-            Self::OtherBuild { path } => write!(
+            Self::OriginalChanged { path } => write!(
                 f,
                 "the private copy of `{}` was removed, and that file is no longer the loaded build",
                 path.display()
@@ -180,25 +180,25 @@ impl fmt::Display for ArtifactError {
                 "`{}` belongs to user {owner}; expected root or user {user}, who runs this program",
                 path.display()
             ),
-            Self::TooLarge { path, found_bytes, bytes_max } => write!(
+            Self::TooLarge { path, found_bytes, max_bytes } => write!(
                 f,
-                "`{}` has at least {found_bytes} bytes; the limit is {bytes_max}",
+                "`{}` has at least {found_bytes} bytes; the limit is {max_bytes}",
                 path.display()
             ),
             Self::ChangedWhileRead { path } => {
                 write!(f, "`{}` changed while the host read it", path.display())
             }
-            Self::Length { path, found, wanted } => write!(
+            Self::Length { path, found, expected } => write!(
                 f,
-                "`{}` has {found} bytes, but its manifest states {wanted}",
+                "`{}` has {found} bytes, but its manifest states {expected}",
                 path.display()
             ),
-            Self::Digest { path, found, wanted } => write!(
+            Self::Digest { path, found, expected } => write!(
                 f,
                 "`{}` has SHA-256 {}, but its manifest states {}",
                 path.display(),
                 Hex(found),
-                Hex(wanted)
+                Hex(expected)
             ),
             Self::Unverified { path } => {
                 write!(f, "the manifest of `{}` states no `sha256`", path.display())
@@ -210,7 +210,7 @@ impl fmt::Display for ArtifactError {
     }
 }
 
-/// Returns the umask of this process if it takes rights of the owner; `None` if it is unknown.
+/// Returns the umask of this process if it removes permissions of the owner; `None` if unknown.
 fn owner_umask() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
@@ -232,18 +232,21 @@ mod tests {
     use std::error::Error as _;
 
     #[test]
-    fn messages_name_the_thing_what_was_found_and_what_to_do() {
+    fn messages_contain_path_values_and_hint() {
         let path = || PathBuf::from("/p/x");
         let cases: [(ArtifactError, &[&str]); 6] = [
             (
-                ArtifactError::Writable { path: path(), mode: 0o100_666 },
+                ArtifactError::WritableByOthers { path: path(), mode: 0o100_666 },
                 &["/p/x", "0666", "chmod go-w /p/x", "--allow-writable"],
             ),
             (ArtifactError::ForeignOwner { path: path(), owner: 7, user: 8 }, &["7", "chown 8"]),
             (ArtifactError::Unverified { path: path() }, &["sha256", "hotbay seal", "--allow-"]),
-            (ArtifactError::Length { path: path(), found: 1, wanted: 2 }, &["1 bytes", "states 2"]),
             (
-                ArtifactError::Digest { path: path(), found: [0xab; 32], wanted: [0; 32] },
+                ArtifactError::Length { path: path(), found: 1, expected: 2 },
+                &["1 bytes", "states 2"],
+            ),
+            (
+                ArtifactError::Digest { path: path(), found: [0xab; 32], expected: [0; 32] },
                 &["abababab", "00000000"],
             ),
             (
@@ -251,17 +254,17 @@ mod tests {
                 &["/p/x", "disk is full"],
             ),
         ];
-        for (error, wanted) in cases {
+        for (error, expected) in cases {
             let text = format!("{error}; {}", error.hint().unwrap_or_default());
             assert!(text.lines().count() == 1, "{text}");
-            for part in wanted {
+            for part in expected {
                 assert!(text.contains(part), "`{part}` in: {text}");
             }
         }
     }
 
     #[test]
-    fn the_cause_is_told_by_source_only() {
+    fn display_omits_the_source() {
         let error = ArtifactError::Read {
             path: "/p".into(),
             source: io::Error::other("the disk is on fire"),

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use hotbay_plugin::text::{Lines, MESSAGE_BYTES_MAX, escaped, start_of};
+use hotbay_plugin::text::{Lines, MAX_MESSAGE_BYTES, escaped, start_of};
 
 /// The message of glibc if the file system forbids execution.
 const NOT_EXECUTABLE: &str = "failed to map segment";
@@ -26,29 +26,29 @@ pub(crate) enum BoundaryError {
 }
 
 impl BoundaryError {
-    /// Adds the places searched for a library that the loader did not find.
+    /// Adds the searched directories of a library that the loader did not find.
     pub(crate) fn with_unresolved(self, unresolved: &[(String, String)]) -> Self {
         match self {
             Self::Open(message) => {
                 let is_named = |(name, _): &&(String, String)| message.contains(name.as_str());
-                let Some((_, sentence)) = unresolved.iter().find(is_named) else {
+                let Some((_, note)) = unresolved.iter().find(is_named) else {
                     return Self::Open(message);
                 };
-                let sentence = escaped(start_of(sentence, MESSAGE_BYTES_MAX), Lines::One);
-                Self::Open(format!("{message}; {sentence}"))
+                let note = escaped(start_of(note, MAX_MESSAGE_BYTES), Lines::One);
+                Self::Open(format!("{message}; {note}"))
             }
             other => other,
         }
     }
 
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Open(message) if message.contains(NOT_EXECUTABLE) => {
                 "if the folder for private copies is mounted noexec, set another one with \
                  `staging_dir` or `TMPDIR`"
             }
-            Self::NoRoot => "export both with one `export_plugin!`",
+            Self::NoRoot => "export the plugin with `export_plugin!`",
             Self::Header(_) => "rebuild the plugin",
             Self::Layout { .. } => {
                 "rebuild it with the published hotbay-plugin, or run `hotbay inspect --verbose`"

@@ -1,8 +1,8 @@
-//! Bytes as digits, as digests and trace ids are written everywhere.
+//! Formats bytes as hexadecimal digits.
 
 use std::fmt;
 
-/// Bytes as lower-case digits, two each.
+/// Formats bytes as two lower-case hexadecimal digits each.
 pub(crate) struct Hex<'b>(pub(crate) &'b [u8]);
 
 impl fmt::Display for Hex<'_> {
@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_has_two_digits() {
+    fn each_byte_has_two_digits() {
         assert_eq!(Hex(&[0x00, 0x0a, 0xff]).to_string(), "000aff");
     }
 }

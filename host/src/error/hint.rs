@@ -1,4 +1,4 @@
-//! The advice that causes of this crate bring along.
+//! The hints of errors that are causes of others.
 
 use std::error::Error as StdError;
 

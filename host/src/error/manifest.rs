@@ -1,5 +1,5 @@
-//! What can be wrong with a manifest, its requirements and its config, told in one line each.
-//! Decides nothing: `crate::manifest` finds the mistakes, this file words them.
+//! Errors of a manifest, its requirements and its config. Decides nothing: `crate::manifest` finds
+//! the mistakes, this file formats them.
 
 use std::error::Error;
 use std::fmt;
@@ -10,23 +10,23 @@ use semver::{Version, VersionReq};
 
 use crate::id::PluginName;
 
-/// Most names of a circle that its message tells.
-const CIRCLE_NAMES_MAX: usize = 12;
+/// Maximum number of names in the message of a dependency cycle.
+const MAX_CYCLE_NAMES: usize = 12;
 
-/// The mistakes in a manifest, each with its place in the file; at least one.
+/// The mistakes in a manifest, each with its position in the file; at least one.
 ///
-/// `Display` names the file, line and column, the field, what was found and what was wanted:
-/// ``plugins/echo/plugin.json:4:15: `limits.deadline_ms` is "5s"; wanted a whole number of
-/// milliseconds``. Further mistakes follow, each behind `; also LINE:COLUMN:`. A manifest that was
-/// not read from text has neither file nor line.
+/// `Display` prints file, line and column, the field, and the found and expected value:
+/// ``plugins/echo/plugin.json:4:15: `limits.deadline_ms` is "5s"; expected a whole number of
+/// milliseconds``. Several mistakes follow a first line with the file and their number, each on its
+/// own indented line. A manifest made in code has neither file nor line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestError {
     first: Box<Mistake>,
     others: Vec<Mistake>,
 }
 
-/// How many further mistakes a message repeats.
-const OTHERS_SHOWN_MAX: usize = 16;
+/// Maximum number of mistakes that a message lists.
+const MAX_LISTED: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mistake {
@@ -36,14 +36,14 @@ struct Mistake {
     problem: Problem,
 }
 
-/// Which rule was broken.
+/// The kind of a mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
     NotJson { reason: String },
-    TooLong { bytes: usize, bytes_max: usize },
-    TooDeep { depth_max: usize },
-    Value { found: String, wanted: String, nearest: Option<&'static str> },
-    Missing { wanted: String },
+    TooLong { bytes: usize, max_bytes: usize },
+    TooDeep { max_depth: usize },
+    Value { found: String, expected: String, nearest: Option<&'static str> },
+    Missing { expected: String },
     Unknown { nearest: Option<&'static str>, known: Vec<&'static str> },
     Duplicate { first_line: usize, second_line: usize },
     OnlyFor { kind: &'static str, other: &'static str },
@@ -51,7 +51,7 @@ pub(crate) enum Problem {
 }
 
 impl ManifestError {
-    /// A mistake at `position`, which is line and column, in `file`.
+    /// Returns the error of a mistake at `position`, which is line and column, in `file`.
     pub(crate) fn new(
         file: &str,
         position: Option<(usize, usize)>,
@@ -62,12 +62,12 @@ impl ManifestError {
         Self { first: Box::new(mistake), others: Vec::new() }
     }
 
-    /// Joins the mistakes of one manifest, in the order of their places; `None` without any.
+    /// Joins the mistakes of one manifest, in the order of their positions; `None` without any.
     pub(crate) fn join(errors: Vec<Self>) -> Option<Self> {
         let mistakes =
             errors.into_iter().flat_map(|error| std::iter::once(*error.first).chain(error.others));
         let mut mistakes: Vec<_> = mistakes.collect();
-        // A misspelt field is an unknown one; that the right one is missing says nothing new.
+        // The unknown field already explains that the field with the correct name is missing.
         let meant: Vec<_> = mistakes.iter().filter_map(Mistake::meant_path).collect();
         mistakes.retain(|mistake| !(mistake.is_missing() && meant.contains(&mistake.path)));
         mistakes.sort_by_key(|mistake| (mistake.is_missing(), mistake.position));
@@ -78,7 +78,7 @@ impl ManifestError {
 
     /// Returns advice on how to fix the mistakes.
     pub fn hint(&self) -> Option<String> {
-        let mistakes = std::iter::once(&*self.first).chain(&self.others).take(OTHERS_SHOWN_MAX);
+        let mistakes = std::iter::once(&*self.first).chain(&self.others).take(MAX_LISTED);
         let hints = mistakes.filter_map(|mistake| Some((mistake, mistake.problem.hint()?)));
         match hints.collect::<Vec<_>>().as_slice() {
             [] => None,
@@ -91,24 +91,24 @@ impl ManifestError {
         }
     }
 
-    /// The line of the first mistake, counted from 1; `None` when it has no place in a text.
+    /// Returns the line of the first mistake, counted from 1; `None` if it has no position.
     pub fn line(&self) -> Option<usize> {
         self.first.position.map(|(line, _)| line)
     }
 
-    /// The column of the first mistake in characters, counted from 1; `None` when there is no
+    /// Returns the column of the first mistake in characters, counted from 1; `None` if there is no
     /// line.
     pub fn column(&self) -> Option<usize> {
         self.first.position.map(|(_, column)| column)
     }
 
-    /// The path of the first mistake's field, such as `limits.deadline_ms`; empty for the
-    /// manifest as a whole.
+    /// Returns the path of the first mistake's field, such as `limits.deadline_ms`; empty for the
+    /// whole manifest.
     pub fn path(&self) -> &str {
         &self.first.path
     }
 
-    /// The paths of all fields that are wrong, in the order of their places in the text.
+    /// Returns the paths of all invalid fields, in the order of their positions in the text.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&*self.first).chain(&self.others).map(|mistake| mistake.path.as_str())
     }
@@ -119,7 +119,7 @@ impl Mistake {
         matches!(self.problem, Problem::Missing { .. })
     }
 
-    /// The path of the known field that was probably meant by an unknown one.
+    /// Returns the path of the known field that an unknown one probably means.
     fn meant_path(&self) -> Option<String> {
         let Problem::Unknown { nearest: Some(nearest), .. } = self.problem else { return None };
         let parent = self.path.rfind(['.', '[']).map_or("", |at| &self.path[..at]);
@@ -127,7 +127,12 @@ impl Mistake {
         Some(format!("{parent}{dot}{nearest}"))
     }
 
-    /// The field and what is wrong with it, without its place.
+    /// Returns the position as `LINE:COLUMN:`, or an empty string.
+    fn line_and_column(&self) -> String {
+        self.position.map_or_else(String::new, |(line, column)| format!("{line}:{column}:"))
+    }
+
+    /// Formats the field and the problem, without the position.
     fn fmt_problem(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() {
             f.write_str("the manifest ")?;
@@ -140,25 +145,22 @@ impl Mistake {
 
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mistake { file, position, .. } = &*self.first;
-        if !file.is_empty() {
-            write!(f, "{file}:")?;
-            if let Some((line, column)) = position {
-                write!(f, "{line}:{column}:")?;
+        let file = &self.first.file;
+        if self.others.is_empty() {
+            if !file.is_empty() {
+                write!(f, "{file}:{} ", self.first.line_and_column())?;
             }
-            f.write_str(" ")?;
+            return self.first.fmt_problem(f);
         }
-        self.first.fmt_problem(f)?;
-        for other in self.others.iter().take(OTHERS_SHOWN_MAX) {
-            f.write_str("; also ")?;
-            if let Some((line, column)) = other.position {
-                write!(f, "{line}:{column}: ")?;
-            }
-            other.fmt_problem(f)?;
+        let file = if file.is_empty() { "the manifest" } else { file };
+        write!(f, "{file} has {} mistakes:", 1 + self.others.len())?;
+        for mistake in std::iter::once(&*self.first).chain(&self.others).take(MAX_LISTED) {
+            write!(f, "\n  {} ", mistake.line_and_column())?;
+            mistake.fmt_problem(f)?;
         }
-        match self.others.len().saturating_sub(OTHERS_SHOWN_MAX) {
+        match (1 + self.others.len()).saturating_sub(MAX_LISTED) {
             0 => Ok(()),
-            more => write!(f, "; and {more} more mistakes"),
+            more => write!(f, "\n  and {more} more"),
         }
     }
 }
@@ -183,14 +185,14 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson { reason } => write!(f, "is not JSON: {reason}"),
-            Self::TooLong { bytes, bytes_max } => {
-                write!(f, "is {bytes} bytes long; expected at most {bytes_max}")
+            Self::TooLong { bytes, max_bytes } => {
+                write!(f, "is {bytes} bytes long; expected at most {max_bytes}")
             }
-            Self::TooDeep { depth_max } => {
-                write!(f, "nests deeper than {depth_max} levels")
+            Self::TooDeep { max_depth } => {
+                write!(f, "nests deeper than {max_depth} levels")
             }
-            Self::Value { found, wanted, .. } => write!(f, "is {found}; expected {wanted}"),
-            Self::Missing { wanted } => write!(f, "is missing; expected {wanted}"),
+            Self::Value { found, expected, .. } => write!(f, "is {found}; expected {expected}"),
+            Self::Missing { expected } => write!(f, "is missing; expected {expected}"),
             Self::Unknown { nearest: Some(_), .. } => f.write_str("is not a known field"),
             Self::Unknown { nearest: None, known } => {
                 write!(f, "is not a known field; expected one of `{}`", known.join("`, `"))
@@ -206,19 +208,19 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why a plugin and this host do not speak the same plugin API.
+/// Why a plugin and this host have incompatible plugin APIs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ApiMismatch {
     /// The manifest's `api` does not accept the host's version.
-    HostNotAccepted { wanted: VersionReq, host: Version },
+    HostNotAccepted { accepted: VersionReq, host: Version },
     /// The library was built with another major version.
     OtherMajor { built: Version, host: Version },
-    /// The library was built with a minor version that the host does not have yet.
+    /// The library was built with a newer minor version than the host's.
     NewerMinor { built: Version, host: Version },
 }
 
 impl ApiMismatch {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::HostNotAccepted { host, .. } => format!(
@@ -240,8 +242,8 @@ impl ApiMismatch {
 impl fmt::Display for ApiMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HostNotAccepted { wanted, host } => {
-                write!(f, "plugin.json requires plugin API `{wanted}`; this host has {host}")
+            Self::HostNotAccepted { accepted, host } => {
+                write!(f, "plugin.json requires plugin API `{accepted}`; this host has {host}")
             }
             Self::OtherMajor { built, host } | Self::NewerMinor { built, host } => {
                 write!(f, "the library was built with plugin API {built}; this host has {host}")
@@ -252,17 +254,17 @@ impl fmt::Display for ApiMismatch {
 
 impl Error for ApiMismatch {}
 
-/// What differs between a manifest and the stamp of its library.
+/// The differences between a manifest and the stamp of its library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StampMismatch {
-    /// The stamp's package and the manifest's, when they differ.
+    /// The stamp's package and the manifest's, if they differ.
     pub(crate) package: Option<(String, String)>,
-    /// The stamp's version and the manifest's, when they differ.
+    /// The stamp's version and the manifest's, if they differ.
     pub(crate) version: Option<(Version, Version)>,
 }
 
 impl StampMismatch {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         Some("install library and manifest of the same build".to_owned())
     }
@@ -271,14 +273,14 @@ impl StampMismatch {
 impl fmt::Display for StampMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the library does not match its manifest: ")?;
-        if let Some((found, wanted)) = &self.package {
-            write!(f, "its package is `{found}`, plugin.json states `{wanted}`")?;
+        if let Some((found, stated)) = &self.package {
+            write!(f, "its package is `{found}`, plugin.json states `{stated}`")?;
         }
         if self.package.is_some() && self.version.is_some() {
             f.write_str("; ")?;
         }
-        if let Some((found, wanted)) = &self.version {
-            write!(f, "its version is {found}, plugin.json states {wanted}")?;
+        if let Some((found, stated)) = &self.version {
+            write!(f, "its version is {found}, plugin.json states {stated}")?;
         }
         Ok(())
     }
@@ -286,28 +288,28 @@ impl fmt::Display for StampMismatch {
 
 impl Error for StampMismatch {}
 
-/// Why a plugin cannot be started together with the other plugins.
+/// Why a plugin cannot be started with the other plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unstartable {
     /// No plugin has the required name.
-    Missing { required: PluginName, wanted: VersionReq },
+    Missing { required: PluginName, accepted: VersionReq },
     /// The required plugin has a version that is not accepted.
-    Version { required: PluginName, wanted: VersionReq, found: Version },
+    Version { required: PluginName, accepted: VersionReq, found: Version },
     /// The plugin requires itself through others; the cycle starts at the first name.
-    Circle { names: Arc<[PluginName]> },
+    Cycle { names: Arc<[PluginName]> },
     /// The required plugin cannot be started either.
     Refused { required: PluginName },
 }
 
 impl Unstartable {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Missing { required, .. } => format!("add the plugin `{required}`"),
             Self::Version { .. } => {
                 "install a version that is accepted, or change `requires`".to_owned()
             }
-            Self::Circle { .. } => "remove one of the requirements".to_owned(),
+            Self::Cycle { .. } => "remove one of the requirements".to_owned(),
             Self::Refused { required } => format!("fix the plugin `{required}` first"),
         })
     }
@@ -316,18 +318,18 @@ impl Unstartable {
 impl fmt::Display for Unstartable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing { required, wanted } => {
-                write!(f, "requires plugin `{required}` {wanted}, which was not found")
+            Self::Missing { required, accepted } => {
+                write!(f, "requires plugin `{required}` {accepted}, which was not found")
             }
-            Self::Version { required, wanted, found } => {
-                write!(f, "requires plugin `{required}` {wanted}, found {found}")
+            Self::Version { required, accepted, found } => {
+                write!(f, "requires plugin `{required}` {accepted}, found {found}")
             }
-            Self::Circle { names } => {
+            Self::Cycle { names } => {
                 f.write_str("is part of a dependency cycle: ")?;
-                for name in names.iter().take(CIRCLE_NAMES_MAX) {
+                for name in names.iter().take(MAX_CYCLE_NAMES) {
                     write!(f, "{name} -> ")?;
                 }
-                let left_out = names.len().saturating_sub(CIRCLE_NAMES_MAX);
+                let left_out = names.len().saturating_sub(MAX_CYCLE_NAMES);
                 if left_out > 0 {
                     write!(f, "({left_out} more) -> ")?;
                 }
@@ -342,31 +344,31 @@ impl fmt::Display for Unstartable {
 
 impl Error for Unstartable {}
 
-/// Why a value was not accepted by a JSON Schema of its plugin's own.
+/// Why a value does not match a JSON Schema of its plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SchemaError {
-    /// The schema itself is wrong, names another document, or leads too far for this value.
+    /// The schema is invalid, refers to another document, or recurses too deep for this value.
     Schema(Violation),
-    /// The first violations, in the order of the schema; none where they are not looked for.
+    /// The first violations, in the order of the schema; empty if they were not located.
     Value(Vec<Violation>),
-    /// The check took more than it may.
+    /// The check exceeded its budget.
     Exceeded(Exceeded),
-    /// The system gave no thread to check it on.
+    /// No thread for the check could be started.
     NoThread(String),
 }
 
 /// Which part of its budget a check exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exceeded {
-    /// So many steps.
+    /// This number of steps.
     Steps(u64),
-    /// So many evaluations of subschemas at one place of a value.
+    /// This number of evaluations of subschemas at one location of a value.
     Expansions(usize),
-    /// So many subschemas, each counted as often as references lead to it.
+    /// This number of subschemas, each counted as often as references lead to it.
     Subschemas(usize),
-    /// So much time.
+    /// This time.
     Time(Duration),
-    /// The moment by which the result was needed.
+    /// The deadline of the caller.
     Deadline,
 }
 
@@ -389,7 +391,7 @@ impl fmt::Display for Exceeded {
             Self::Expansions(evaluations) => write!(
                 f,
                 "the check would exceed its budget of {evaluations} evaluations of subschemas at \
-                 one place of the value: the references of the schema multiply"
+                 one location of the value: the references of the schema multiply"
             ),
             Self::Subschemas(subschemas) => write!(
                 f,
@@ -402,24 +404,24 @@ impl fmt::Display for Exceeded {
     }
 }
 
-/// One place of a value, or of a schema, and what is wrong there.
+/// A violation at one location of a value or schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
-    /// JSON pointer, such as `/mode`; empty for the whole.
+    /// The JSON pointer, such as `/mode`; empty for the whole value.
     pub(crate) pointer: String,
-    /// What was found and what was wanted.
+    /// The found and the expected value.
     pub(crate) message: String,
 }
 
 impl Violation {
-    /// One of the whole.
+    /// Returns a violation of the whole value.
     pub(crate) fn of_all(message: String) -> Self {
         Self { pointer: String::new(), message }
     }
 }
 
 impl SchemaError {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Schema(_) => Some("fix the schema".to_owned()),
@@ -437,7 +439,7 @@ impl fmt::Display for SchemaError {
             }
             Self::Schema(violation) => write!(f, "the schema at {violation}"),
             Self::Value(violations) if violations.is_empty() => {
-                f.write_str("it does not match, and is too long to find the place")
+                f.write_str("it does not match the schema, and is too long to locate the violation")
             }
             Self::Value(violations) => {
                 for (index, violation) in violations.iter().enumerate() {

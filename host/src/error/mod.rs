@@ -1,5 +1,5 @@
-//! The crate's error: one opaque type, one pointer wide. Errors of modules are private and reach
-//! callers only as causes.
+//! The crate's error: one opaque type, one pointer wide. Errors of modules are private; callers see
+//! them only as causes.
 
 pub(crate) mod artifact;
 pub(crate) mod boundary;
@@ -56,7 +56,7 @@ struct Inner {
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The classes of an [`Error`], by what a caller can do about it.
+/// The classes of an [`Error`], by how a caller can handle it.
 ///
 /// `Display` and [`as_str`](Self::as_str) give the name in snake case, as in the JSON output of the
 /// command.
@@ -307,7 +307,7 @@ impl Error {
         self
     }
 
-    /// Sets the advice if there is any.
+    /// Sets the hint if there is one.
     pub(crate) fn with_optional_hint(self, hint: Option<String>) -> Self {
         match hint {
             Some(hint) => self.with_hint(hint),
@@ -332,12 +332,12 @@ impl Error {
         self
     }
 
-    /// The error of a host in a process that was forked after it was built.
+    /// Returns the error of a host in a process that was forked after it was built.
     #[cold]
     pub(crate) fn forked() -> Self {
-        let message = "the host cannot be used in this process, which was forked after the host \
-                       was built; build another host in it";
-        Self::new(ErrorKind::Forked, message)
+        let message = "the host cannot be used in this process, which was forked after the host was \
+                       built";
+        Self::new(ErrorKind::Forked, message).with_hint("build another host in this process")
     }
 
     pub(crate) fn of(mut self, plugin: &PluginName) -> Self {
@@ -345,7 +345,7 @@ impl Error {
         self
     }
 
-    /// Of this plugin, unless it is of one already.
+    /// Sets the plugin, unless it is set.
     pub(crate) fn of_if_unset(self, plugin: &PluginName) -> Self {
         if self.0.plugin.is_some() { self } else { self.of(plugin) }
     }
@@ -360,23 +360,23 @@ impl Error {
         self
     }
 
-    /// The same error for another call, without its sources.
+    /// Returns the same error for another call, without its cause.
     pub(crate) fn cloned(&self) -> Self {
-        let mut again = Self::new(self.0.kind, self.0.message.clone());
-        again.0.plugin.clone_from(&self.0.plugin);
-        again.0.generation = self.0.generation;
-        again.0.hint.clone_from(&self.0.hint);
-        again.0.retry_after = self.0.retry_after;
-        again
+        let mut copy = Self::new(self.0.kind, self.0.message.clone());
+        copy.0.plugin.clone_from(&self.0.plugin);
+        copy.0.generation = self.0.generation;
+        copy.0.hint.clone_from(&self.0.hint);
+        copy.0.retry_after = self.0.retry_after;
+        copy
     }
 
-    /// Names the steps of a pipeline that were not run because of this.
+    /// Sets the pipeline steps that did not run because of this error.
     pub(crate) fn skipping(mut self, skipped: Vec<PluginName>) -> Self {
         self.0.skipped = skipped;
         self
     }
 
-    /// Says what became of others that were tried after this failed.
+    /// Appends the errors of providers that were tried after this one.
     pub(crate) fn also_tried(mut self, others: &[Error]) -> Self {
         for (at, other) in others.iter().enumerate() {
             let before = if at == 0 { "; tried next: " } else { "; " };
@@ -385,12 +385,11 @@ impl Error {
         self
     }
 
-    /// The same failure of a build, told where the build before was started again.
+    /// Returns the same error for a failed build whose previous build was restarted.
     pub(crate) fn started_again(mut self, generation: GenerationId) -> Self {
-        let step = self.step().map(|step| format!(", at the step `{step}`")).unwrap_or_default();
+        let step = self.step().map(|step| format!(" at step `{step}`")).unwrap_or_default();
         let message = format!(
-            "was not reloaded{step}; the build before was started again and serves, as \
-             generation {generation}"
+            "failed to reload{step}; the previous build was restarted as generation {generation}"
         );
         self.0.message = message.into();
         self.in_generation(generation)
@@ -535,15 +534,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_one_word_and_tells_its_own_level_only() {
+    fn error_is_one_word_and_displays_only_itself() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
         let name = PluginName::new("echo").expect("a name");
-        let error = Error::new(ErrorKind::Plugin, "answered with an error")
+        let error = Error::new(ErrorKind::Plugin, "returned an error")
             .caused_by(PluginError::new(500, "no"))
             .of(&name)
             .in_generation(GenerationId::after(2));
-        assert_eq!(error.to_string(), "plugin `echo` answered with an error");
-        assert_eq!(error.full_message(), "plugin `echo` answered with an error: no (code 500)");
+        assert_eq!(error.to_string(), "plugin `echo` returned an error");
+        assert_eq!(error.full_message(), "plugin `echo` returned an error: no (code 500)");
         assert_eq!(error.plugin_error().map(PluginError::code), Some(500));
         assert!(error.fault().is_none());
     }

@@ -1,19 +1,19 @@
-//! Why the bytes of a file are not a library that this host opens. The reporter adds the path.
+//! Errors of the bytes of a library. The caller adds the path.
 
 use std::{error, fmt};
 
 /// What is wrong with the bytes of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeError {
-    /// It is empty.
+    /// The file is empty.
     Empty,
-    /// It is something else.
-    NotALibrary { looks_like: &'static str, advice: Option<&'static str> },
+    /// It is not a library.
+    NotALibrary { looks_like: &'static str, hint: Option<&'static str> },
     /// It is machine code, but not a shared library.
     WrongKind { found: &'static str },
     /// It is for another operating system, processor, word size or byte order.
-    WrongPlatform { found: String, wanted: String },
-    /// Part of it lies beyond the end of the file.
+    WrongPlatform { found: String, expected: String },
+    /// A part of it extends beyond the end of the file.
     Truncated { what: String, end: u64, length: u64 },
     /// Its tables contradict each other; the loader would crash or reject them.
     Malformed { what: String },
@@ -26,10 +26,10 @@ pub(crate) enum ProbeError {
 }
 
 impl ProbeError {
-    /// Returns what to do about it.
+    /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::NotALibrary { advice, .. } => return advice.map(str::to_owned),
+            Self::NotALibrary { hint, .. } => return hint.map(str::to_owned),
             Self::WrongPlatform { .. } => "build it for the host's target",
             Self::Empty | Self::Truncated { .. } | Self::Malformed { .. } => {
                 "the file may be incomplete; build or copy it again"
@@ -59,8 +59,8 @@ impl fmt::Display for ProbeError {
                 write!(f, "the file looks like {looks_like}; {EXPECTED}")
             }
             Self::WrongKind { found } => write!(f, "the file is {found}; {EXPECTED}"),
-            Self::WrongPlatform { found, wanted } => {
-                write!(f, "the file is {found}; this host is {wanted}")
+            Self::WrongPlatform { found, expected } => {
+                write!(f, "the file is {found}; expected {expected}")
             }
             Self::Truncated { what, end, length } => {
                 write!(f, "{what} ends at byte {end}, but the file has only {length} bytes")
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_one_line_and_say_what_to_do() {
+    fn messages_are_one_line_with_hint() {
         let cases = [
             (ProbeError::NoStamp, "export_plugin!(YourType);"),
             (ProbeError::NoStamp, "[features] default = [\"export\"]"),
@@ -94,9 +94,9 @@ mod tests {
             ),
             (ProbeError::WrongKind { found: "a program" }, "cdylib"),
         ];
-        for (error, wanted) in cases {
+        for (error, expected) in cases {
             let text = format!("{error}; {}", error.hint().unwrap_or_default());
-            assert!(text.contains(wanted) && text.lines().count() == 1, "{text}");
+            assert!(text.contains(expected) && text.lines().count() == 1, "{text}");
         }
     }
 }

@@ -212,7 +212,7 @@ impl Shared {
                 }
                 // Emits its own events.
                 let deferred = DeferredUnloads { shared: Arc::clone(self) };
-                if let Some(stopped) = stop(&draining, &self.limits, &deferred) {
+                if let Ok(stopped) = stop(&draining, &self.limits, &deferred) {
                     close_or_retain(&draining, stopped, &deferred);
                 }
                 return Ok(None);

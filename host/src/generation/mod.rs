@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use hotbay_plugin::Fault;
 #[cfg(unix)]
 use hotbay_plugin::Output;
-use hotbay_plugin::text::{CONTENT_TYPE_BYTES_MAX, Lines, escaped, is_escaped, start_of};
+use hotbay_plugin::text::{Lines, MAX_CONTENT_TYPE_BYTES, escaped, is_escaped, start_of};
 use semver::Version;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -211,13 +211,13 @@ impl Generation {
     #[cold]
     fn check_content_type(&self, name: &str) -> Result<(), Error> {
         let is_plain = !name.chars().any(|char| is_escaped(char, Lines::One));
-        if is_plain && name.len() <= CONTENT_TYPE_BYTES_MAX {
+        if is_plain && name.len() <= MAX_CONTENT_TYPE_BYTES {
             return Ok(());
         }
-        let found = escaped(start_of(name, CONTENT_TYPE_BYTES_MAX), Lines::One).into_owned();
+        let found = escaped(start_of(name, MAX_CONTENT_TYPE_BYTES), Lines::One).into_owned();
         let message = format!(
             "returned the invalid content type `{found}`; expected at most \
-             {CONTENT_TYPE_BYTES_MAX} bytes without control characters"
+             {MAX_CONTENT_TYPE_BYTES} bytes without control characters"
         );
         Err(Error::new(ErrorKind::InvalidOutput, message).of(&self.name).in_generation(self.id))
     }

@@ -11,6 +11,7 @@ use super::state::State;
 use super::{Generation, UnloadLeftovers, error_of};
 use crate::boundary::{Close, Image, Root, Variables};
 use crate::config::HostLimits;
+use crate::error::Error;
 use crate::event::HostEvent;
 use crate::pool::RunOutcome;
 use crate::sync::{deadline_in, lock};
@@ -30,10 +31,22 @@ pub(crate) enum WaitForThreads {
     No,
 }
 
+/// The outcome of an unload.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The error of the plugin's shutdown.
+    pub(crate) shutdown_error: Option<Error>,
+    /// Bytes that it did not free, if it counts them.
+    pub(crate) leaked_bytes: Option<i64>,
+    /// Why it stays mapped, if it does.
+    pub(crate) retain_reason: Option<String>,
+}
+
 /// The remains of a generation after its shutdown.
 #[derive(Debug)]
 pub(crate) struct Stopped {
     pub(crate) leftovers: UnloadLeftovers,
+    shutdown_error: Option<Error>,
     /// Why its image must stay mapped, if it must.
     pub(crate) reason: Option<String>,
 }
@@ -44,14 +57,15 @@ pub(crate) fn unload(
     drain_timeout: Duration,
     limits: &HostLimits,
     deferred: &DeferredUnloads,
-) {
+) -> Outcome {
     generation.set_state(State::Draining);
     let Some(backend) = generation.drained(drain_timeout) else {
         return retain_draining(generation, deferred);
     };
     generation.returned.put(backend);
-    if let Some(stopped) = stop(generation, limits, deferred) {
-        close_or_retain(generation, stopped, deferred);
+    match stop(generation, limits, deferred) {
+        Ok(stopped) => close_or_retain(generation, stopped, deferred),
+        Err(retained) => retained,
     }
 }
 
@@ -61,10 +75,9 @@ pub(crate) fn stop(
     generation: &Arc<Generation>,
     limits: &HostLimits,
     deferred: &DeferredUnloads,
-) -> Option<Stopped> {
+) -> Result<Stopped, Outcome> {
     let Some(backend) = generation.drained(limits.drain_timeout) else {
-        retain_draining(generation, deferred);
-        return None;
+        return Err(retain_draining(generation, deferred));
     };
     generation.set_state(State::Retired);
     let (plugin, id) = (generation.name.clone(), generation.id);
@@ -72,8 +85,7 @@ pub(crate) fn stop(
     let running = generation.workers.join(limits.stop_timeout);
     if running > 0 {
         let reason = format!("workers: {running} still run");
-        retain(generation, deferred, reason, RetainReason::Backend(backend));
-        return None;
+        return Err(retain(generation, deferred, reason, RetainReason::Backend(backend)));
     }
     let timeout = backend.shutdown_timeout(limits.stop_timeout);
     let ended = backend.run(&generation.workers, timeout, move |mut backend| {
@@ -84,27 +96,27 @@ pub(crate) fn stop(
     let registration = lock(&generation.services).take();
     // Not under the lock: dropping it may emit a last log line to subscribers.
     drop(registration);
-    let (failure, leftovers) = match ended {
+    let (shutdown_error, leftovers) = match ended {
         RunOutcome::Completed((Ok(()), leftovers)) => (None, leftovers),
-        RunOutcome::Completed((Err(failure), leftovers)) => {
-            (Some(error_of(failure).full_message()), leftovers)
-        }
+        RunOutcome::Completed((Err(failure), leftovers)) => (Some(error_of(failure)), leftovers),
         RunOutcome::TimedOut => {
-            retain(generation, deferred, "shutdown: still runs".to_owned(), RetainReason::Running);
-            return None;
+            let reason = "shutdown: still running".to_owned();
+            return Err(retain(generation, deferred, reason, RetainReason::Running));
         }
         RunOutcome::SpawnFailed(error) => {
             let reason = format!("shutdown: cannot start a thread for it ({error})");
-            retain(generation, deferred, reason, RetainReason::Running);
-            return None;
+            return Err(retain(generation, deferred, reason, RetainReason::Running));
         }
     };
-    if let Some(reason) = failure.clone() {
+    let mut reason = generation.retain_reason.clone();
+    if let Some(error) = &shutdown_error {
         let (plugin, id) = (generation.name.clone(), generation.id);
-        generation.events.emit(HostEvent::ShutdownFailed { plugin, generation: id, reason });
+        let message = error.full_message();
+        reason.get_or_insert_with(|| format!("shutdown: {message}"));
+        let event = HostEvent::ShutdownFailed { plugin, generation: id, reason: message };
+        generation.events.emit(event);
     }
-    let failure = failure.map(|failure| format!("shutdown: {failure}"));
-    Some(Stopped { leftovers, reason: generation.retain_reason.clone().or(failure) })
+    Ok(Stopped { leftovers, shutdown_error, reason })
 }
 
 /// Closes the remains of a stopped generation, or retains them.
@@ -112,7 +124,8 @@ pub(crate) fn close_or_retain(
     generation: &Generation,
     stopped: Stopped,
     deferred: &DeferredUnloads,
-) {
+) -> Outcome {
+    let shutdown_error = stopped.shutdown_error;
     let closed = match stopped.leftovers {
         UnloadLeftovers::Library(image, root) => {
             close(image, Some(root), stopped.reason, WaitForThreads::Briefly)
@@ -125,17 +138,25 @@ pub(crate) fn close_or_retain(
             generation.set_state(State::Closed);
             let (plugin, id) = (generation.name.clone(), generation.id);
             generation.events.emit(HostEvent::Closed { plugin, generation: id, leaked_bytes });
+            Outcome { shutdown_error, leaked_bytes, retain_reason: None }
         }
-        Err((reason, left)) => retain(generation, deferred, reason, left),
+        Err((reason, left)) => {
+            Outcome { shutdown_error, ..retain(generation, deferred, reason, left) }
+        }
     }
 }
 
-fn retain_draining(generation: &Arc<Generation>, deferred: &DeferredUnloads) {
+fn retain_draining(generation: &Arc<Generation>, deferred: &DeferredUnloads) -> Outcome {
     let left = RetainReason::Draining(Arc::clone(generation));
-    retain(generation, deferred, "calls: some still run".to_owned(), left);
+    retain(generation, deferred, "calls: some still run".to_owned(), left)
 }
 
-fn retain(generation: &Generation, deferred: &DeferredUnloads, reason: String, left: RetainReason) {
+fn retain(
+    generation: &Generation,
+    deferred: &DeferredUnloads,
+    reason: String,
+    left: RetainReason,
+) -> Outcome {
     let (plugin, id) = (generation.name.clone(), generation.id);
     generation.set_state(State::Kept(reason.clone()));
     deferred.retain(RetainedEntry {
@@ -144,7 +165,9 @@ fn retain(generation: &Generation, deferred: &DeferredUnloads, reason: String, l
         reason: reason.clone(),
         retained: left,
     });
+    let retain_reason = Some(reason.clone());
     generation.events.emit(HostEvent::Kept { plugin, generation: id, reason });
+    Outcome { retain_reason, ..Outcome::default() }
 }
 
 /// Closes an image after the plugin's shutdown, if nothing uses it; `keep` is a reason not to.
@@ -169,8 +192,8 @@ pub(crate) fn close(
     if let Some(reason) = use_reason(&image, root, settle) {
         return Err((reason, RetainReason::Temporary(image, root)));
     }
-    if !image.end_opener(OPENER_EXIT_TIMEOUT) {
-        let reason = "threads: the one that opened it still runs";
+    if !image.stop_opening_thread(OPENER_EXIT_TIMEOUT) {
+        let reason = "threads: the opening thread is still running";
         return Err((reason.to_owned(), RetainReason::Temporary(image, root)));
     }
     // The destructors of its thread-locals may have left something.
@@ -257,7 +280,7 @@ fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
     }
     if let Some(root) = root {
         let Some(census) = census(image, root) else {
-            return Some("threads: the one that opened it does not answer".to_owned());
+            return Some("threads: the opening thread does not respond".to_owned());
         };
         if !census.counts_threads {
             return Some("threads: cannot be counted on this system".to_owned());
@@ -282,7 +305,7 @@ fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
 /// Takes the census on the thread that opened the library, if it lives. That thread itself does
 /// not count, since it exits before the library is closed.
 fn census(image: &Image, root: Root) -> Option<RawCensus> {
-    let Some(opener) = image.opener() else { return Some(root.census()) };
+    let Some(opener) = image.opening_thread() else { return Some(root.census()) };
     match opener.run(OPENER_EXIT_TIMEOUT, move || root.census()) {
         RunOutcome::Completed(census) => Some(census),
         RunOutcome::TimedOut | RunOutcome::SpawnFailed(_) => None,

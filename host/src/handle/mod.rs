@@ -166,7 +166,7 @@ impl PluginHandle {
     }
 
     /// Takes the state that the plugin would hand over to its next build, or `None` if it has none.
-    /// [`Host::load_with_state`](crate::Host::load_with_state) restores it.
+    /// [`LoadOptions::with_state`](crate::LoadOptions::with_state) restores it.
     ///
     /// # Errors
     ///

@@ -1,16 +1,18 @@
 //! How a host is configured: dirs, limits, what is accepted, what is compiled in.
 
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use hotbay_plugin::{CallContext, Output, Payload, Plugin, PluginError};
+use tokio_util::sync::CancellationToken;
 
-use super::function::Function;
+use super::cancellation::shut_down_with;
+use super::discovery::{DirectoryWalk, Discovery};
 use super::registry::Registry;
+use super::runtime::Factories;
 use super::{Host, Inner, absolute};
 use crate::artifact::stage::StagingArea;
-use crate::boundary::{Instance, Root};
 use crate::call::Request;
 use crate::config::{HostLimits, Quarantine};
 use crate::error::{Error, ErrorKind};
@@ -22,29 +24,31 @@ use crate::manifest::{Manifest, start_order};
 use crate::pool::Timer;
 use crate::providers::{Choices, Preferences};
 use crate::reload::{
-    AbandonedChecks, Candidate, CoalescingQueue, Grant, LoaderContext, Made, Rules, Source,
+    AbandonedChecks, Candidate, CoalescingQueue, LoaderContext, PermissionPolicy, Rules, Source,
 };
 use crate::sync::SameProcess;
 
 /// Configures a [`Host`].
-#[derive(Debug)]
 #[must_use]
 pub struct HostBuilder {
-    pub(super) dirs: Vec<PathBuf>,
-    pub(super) rules: Rules,
-    pub(super) limits: HostLimits,
+    pub(crate) dirs: Vec<PathBuf>,
+    pub(crate) rules: Rules,
+    pub(crate) limits: HostLimits,
     quarantine: Option<Quarantine>,
     want_frames: bool,
     default_deadline: Option<Duration>,
     pub(super) layers: Layers,
-    grant: Option<Grant>,
+    grant: Option<PermissionPolicy>,
     /// The first thing that was asked for and makes no sense.
     pub(super) mistake: Option<Error>,
     pub(super) preferences: Preferences,
-    pub(super) staging_dir: Option<PathBuf>,
+    pub(crate) staging_dir: Option<PathBuf>,
     keep_staged: bool,
-    pub(super) environment: Vec<String>,
-    compiled_in: Vec<(Result<Manifest, Error>, Source)>,
+    pub(crate) environment: Vec<String>,
+    pub(super) compiled_in: Vec<(Result<Manifest, Error>, Source)>,
+    pub(super) factories: Factories,
+    discovery: Option<Box<dyn Discovery>>,
+    cancellation: Option<CancellationToken>,
     is_watched: bool,
     poll_interval: Option<Duration>,
     unload_removed: bool,
@@ -73,6 +77,9 @@ impl HostBuilder {
             keep_staged: false,
             environment: Vec::new(),
             compiled_in: Vec::new(),
+            factories: Factories::default(),
+            discovery: None,
+            cancellation: None,
             is_watched: false,
             poll_interval: None,
             unload_removed: true,
@@ -80,7 +87,7 @@ impl HostBuilder {
     }
 
     /// Adds a folder below which plugins are looked for. A relative one is resolved against the
-    /// working directory once, by [`build`](Self::build).
+    /// running directory once, by [`build`](Self::build).
     pub fn plugin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dirs.push(dir.into());
         self
@@ -212,7 +219,7 @@ impl HostBuilder {
     where
         F: Fn(&PluginName, &str) -> bool + Send + Sync + 'static,
     {
-        self.grant = Some(Grant(Arc::new(grant)));
+        self.grant = Some(PermissionPolicy(Arc::new(grant)));
         self
     }
 
@@ -281,24 +288,32 @@ impl HostBuilder {
         self
     }
 
-    /// Adds a plugin that is compiled into this program, started by its manifest.
-    pub fn register<T: Plugin>(mut self, manifest: Manifest) -> Self {
-        let source = Source::Type(Root::compiled_in::<T>());
-        self.compiled_in.push((Ok(manifest), source));
+    /// Sets how plugins are found by [`Host::load_all`], instead of by a walk through the plugin
+    /// directories, which are then only [watched](Self::hot_reload). See [`Discovery`].
+    pub fn discovery(mut self, discovery: impl Discovery) -> Self {
+        self.discovery = Some(Box::new(discovery));
         self
     }
 
-    /// Adds a function as a plugin.
-    pub fn register_fn<F>(mut self, name: &str, function: F) -> Self
-    where
-        F: Fn(&CallContext<'_>, Payload<'_>) -> Result<Output, PluginError> + Send + Sync + 'static,
-    {
-        let manifest = Manifest::new(name, "0.0.0").map_err(|error| {
-            Error::new(ErrorKind::Manifest, format!("`{name}` cannot be registered"))
-                .caused_by(error)
-        });
-        let make = Made(Box::new(move || Instance::compiled_in(Function(function))));
-        self.compiled_in.push((manifest, Source::Value(make)));
+    /// Shuts the host down when `token` is cancelled, with
+    /// [`drain_timeout`](HostLimits::drain_timeout) as the grace of running calls.
+    ///
+    /// ```
+    /// # use hotbay::{Host, HostEvent};
+    /// use hotbay::CancellationToken;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotbay::Error> {
+    /// let token = CancellationToken::new();
+    /// let host = Host::builder().cancellation_token(token.clone()).build()?;
+    /// let mut events = host.events();
+    /// token.cancel();
+    /// assert!(matches!(events.next().await, Some(HostEvent::Stopped)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancellation_token(mut self, token: CancellationToken) -> Self {
+        self.cancellation = Some(token);
         self
     }
 
@@ -316,43 +331,67 @@ impl HostBuilder {
             return Err(mistake);
         }
         let staging_dir = self.staging_dir.unwrap_or_else(std::env::temp_dir);
-        let dirs = self.dirs.iter().map(|dir| absolute(dir)).collect();
-        let (board_owner, board) = EventBus::new();
+        let dirs: Vec<_> = self.dirs.iter().map(|dir| absolute(dir)).collect();
+        let discovery = self.discovery.unwrap_or_else(|| {
+            Box::new(DirectoryWalk { dirs: dirs.clone(), rules: self.rules.clone() })
+        });
+        let (events_owner, events) = EventBus::new();
         let inner = Arc::new(Inner {
-            workshop: Arc::new(LoaderContext {
+            context: Arc::new(LoaderContext {
                 rules: self.rules,
-                keeper: DeferredUnloads::new(board.clone(), self.limits.clone()),
+                deferred_unloads: DeferredUnloads::new(events.clone(), self.limits.clone()),
                 limits: self.limits,
                 quarantine: self.quarantine,
-                want_frames: self.want_frames,
+                capture_panic_backtrace: self.want_frames,
                 default_deadline: self.default_deadline,
-                grant: self.grant,
-                clock: Timer::new(),
-                board,
+                permission_policy: self.grant,
+                timer: Timer::new(),
+                events: events,
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),
                 #[cfg(unix)]
                 processes: crate::supervisor::Processes::default(),
-                environment: self.environment,
+                inherit_env: self.environment,
             }),
-            busy: Arc::default(),
+            background: Arc::default(),
             layers: self.layers,
             preferences: self.preferences,
             choices: Choices::default(),
-            _board: board_owner,
-            table: Registry::new(),
+            _events: events_owner,
+            registry: Registry::new(),
             dirs,
-            desk: CoalescingQueue::new(),
+            discovery,
+            factories: self.factories,
+            cancellation: OnceLock::new(),
+            reload_queue: CoalescingQueue::new(),
             watch: Mutex::default(),
         });
         let host = Host { inner: SameProcess::new(inner) };
         for (candidate, source) in in_order(self.compiled_in)? {
             host.inner.load(&candidate, source, None)?;
         }
+        if let Some(token) = self.cancellation {
+            let guard = shut_down_with(&host.inner, token)?;
+            let _ = host.inner.cancellation.set(guard);
+        }
         if self.is_watched {
             host.inner.watch(self.poll_interval, self.unload_removed)?;
         }
         Ok(host)
+    }
+}
+
+impl fmt::Debug for HostBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostBuilder")
+            .field("dirs", &self.dirs)
+            .field("rules", &self.rules)
+            .field("limits", &self.limits)
+            .field("quarantine", &self.quarantine)
+            .field("layers", &self.layers)
+            .field("compiled_in", &self.compiled_in)
+            .field("factories", &self.factories)
+            .finish_non_exhaustive()
     }
 }
 
@@ -366,7 +405,7 @@ fn in_order(compiled_in: Vec<(Result<Manifest, Error>, Source)>) -> Result<Vec<C
     }
     let order = {
         let applicants: Vec<_> =
-            candidates.iter().map(|(candidate, _)| candidate.applicant()).collect();
+            candidates.iter().map(|(candidate, _)| candidate.start_candidate()).collect();
         start_order(&applicants)
     };
     if let Some((index, problem)) = order.refused.into_iter().next() {

@@ -1,30 +1,34 @@
-//! Loads everything there is: found, read, put in order, then started level by level, several
-//! at once.
+//! Loads all plugins: discovers them, reads their manifests, orders them, then starts them level by
+//! level, several at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use hotbay_plugin::Snapshot;
 use semver::Version;
 
-use super::Inner;
+use super::discovery::Discovered;
+use super::registry::Loadable;
+use super::{Inner, absolute};
 use crate::error::manifest::Unstartable;
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
-use crate::manifest::{Applicant, Manifest, start_order};
-use crate::reload::{Candidate, Rules, Source, SurveyedPlugin, folders, survey_one};
+use crate::manifest::{Manifest, StartCandidate, start_order};
+use crate::panic::catch_panic;
+use crate::reload::{Candidate, LoadOptions, Rules, Source, SurveyedPlugin, folders, survey_one};
 use crate::sync::lock;
 
-/// What came of loading everything.
+/// The outcome of [`Host::load_all`](crate::Host::load_all).
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct LoadReport {
-    /// What was loaded now, sorted by name.
+    /// The plugins that were loaded now, sorted by name.
     pub loaded: Vec<LoadedPlugin>,
-    /// What was refused, sorted by name or folder.
+    /// The plugins that were refused, sorted by name or folder.
     pub refused: Vec<RefusedPlugin>,
 }
 
@@ -36,9 +40,9 @@ pub struct LoadedPlugin {
     pub name: PluginName,
     /// The version of its build.
     pub version: Version,
-    /// The generation that serves.
+    /// Its generation.
     pub generation: GenerationId,
-    /// What its manifest asked for and did not get, in words.
+    /// What its manifest asked for and did not get. One sentence each.
     pub notes: Vec<String>,
 }
 
@@ -46,16 +50,16 @@ pub struct LoadedPlugin {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct RefusedPlugin {
-    /// Where it lies.
+    /// Its folder.
     pub folder: PathBuf,
-    /// The plugin, as far as its manifest could be read.
+    /// The name of the plugin, if its manifest could be read.
     pub name: Option<PluginName>,
-    /// Why.
+    /// Why it was refused.
     pub error: Error,
 }
 
 impl LoadReport {
-    /// Whether nothing was refused.
+    /// Returns whether no plugin was refused.
     pub fn is_clean(&self) -> bool {
         self.refused.is_empty()
     }
@@ -78,22 +82,21 @@ pub(super) fn refused(dirs: &[PathBuf], error: Error) -> LoadReport {
 
 pub(super) fn load_all(host: &Inner) -> LoadReport {
     let mut report = LoadReport::default();
-    let (found, problems) = folders(&host.dirs, &host.workshop.rules);
-    for problem in problems {
-        report.refuse(host, Path::new("."), problem);
-    }
-    let serving = host.table.serving();
-    let found = without_those_that_serve(found, &serving);
-    let read = each(&found, |folder| Candidate::read(folder, &host.workshop.rules));
+    let mut found = discover(host, &mut report);
+    let serving = host.registry.serving();
+    found.retain(|plugin| !is_serving(plugin, &serving));
+    let read = each(&found, |plugin| plugin.read(&host.context.rules));
     let mut candidates = Vec::new();
-    for (folder, candidate) in found.iter().zip(read) {
+    for (plugin, candidate) in found.into_iter().zip(read) {
         match candidate {
-            Ok(candidate) => candidates.push(candidate),
-            Err(error) => report.refuse(host, folder, error),
+            Ok(candidate) if is_loaded(&candidate, &serving) => {}
+            Ok(candidate) => candidates.push((candidate, plugin.state)),
+            Err(error) => report.refuse(host, &plugin.folder, error),
         }
     }
     let candidates = without_duplicates(host, candidates, &mut report);
-    start(host, &candidates, &mut report);
+    let (candidates, states): (Vec<_>, Vec<_>) = candidates.into_iter().unzip();
+    start(host, &candidates, &states, &mut report);
     report.loaded.sort_by(|one, other| one.name.cmp(&other.name));
     report
         .refused
@@ -101,8 +104,8 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
     report
 }
 
-/// Looks at everything without running it.
-pub(super) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<SurveyedPlugin>, Vec<Error>) {
+/// Surveys all plugins of `dirs` without running them.
+pub(crate) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<SurveyedPlugin>, Vec<Error>) {
     let (found, problems) = folders(dirs, rules);
     let mut surveyed = each(&found, |folder| survey_one(folder, rules));
     for (index, problem) in problems_together(&surveyed) {
@@ -111,7 +114,7 @@ pub(super) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<SurveyedPlugin>, V
     (surveyed, problems)
 }
 
-/// What no folder shows by itself: names that are there twice, requirements that are not met.
+/// Returns the problems between plugins: names used twice and unmet requirements.
 fn problems_together(surveyed: &[SurveyedPlugin]) -> Vec<(usize, Error)> {
     let mut by_name: BTreeMap<&PluginName, Vec<(usize, &Manifest)>> = BTreeMap::new();
     for (index, one) in surveyed.iter().enumerate() {
@@ -141,7 +144,7 @@ fn problems_together(surveyed: &[SurveyedPlugin]) -> Vec<(usize, Error)> {
         .filter(|(index, one)| one.problem.is_some() || problems.contains_key(index))
         .filter_map(|(_, one)| Some(one.manifest.as_ref()?.name()))
         .collect();
-    // In the order of starts, so that a refusal is passed on all the way up.
+    // In the start order, so that a refusal reaches all dependents.
     for (index, manifest) in order.levels.into_iter().flatten().map(|rank| unique[rank]) {
         let required = manifest.requires().keys().find(|name| refused.contains(name));
         if let Some(required) = required.cloned() {
@@ -152,34 +155,70 @@ fn problems_together(surveyed: &[SurveyedPlugin]) -> Vec<(usize, Error)> {
     problems.into_iter().collect()
 }
 
-/// The error of each of several plugins of one name.
+/// Returns the error of each of several plugins with the same name.
 fn duplicate(name: &PluginName, places: &[&Path]) -> Error {
     let shown: Vec<_> = places.iter().map(|place| format!("`{}`", place.display())).collect();
-    let message = format!(
-        "is there {} times: in {}; rename all but one by their `name`",
-        places.len(),
-        shown.join(" and in ")
-    );
-    Error::new(ErrorKind::Duplicate, message).of(name)
+    let message = format!("was found {} times: in {}", places.len(), shown.join(" and in "));
+    let error = Error::new(ErrorKind::Duplicate, message).of(name);
+    error.with_hint("rename all but one by their `name`")
 }
 
-type Serving = [(std::sync::Arc<crate::manifest::Manifest>, Option<PathBuf>)];
-
-fn without_those_that_serve(found: Vec<PathBuf>, serving: &Serving) -> Vec<PathBuf> {
-    let there: std::collections::HashSet<_> =
-        serving.iter().filter_map(|(_, folder)| folder.as_deref()).collect();
-    found.into_iter().filter(|folder| !there.contains(folder.as_path())).collect()
+/// A plugin that was discovered.
+struct Found {
+    folder: PathBuf,
+    options: Arc<LoadOptions>,
+    state: Option<Snapshot>,
 }
 
-/// Refuses all of those that want the same name: which one is meant, nobody knows.
+impl Found {
+    fn read(&self, rules: &Rules) -> Result<Candidate, Error> {
+        Candidate::read_with(&self.folder, rules, &self.options)
+    }
+}
+
+fn discover(host: &Inner, report: &mut LoadReport) -> Vec<Found> {
+    let discovered = catch_panic(|| host.discovery.discover()).unwrap_or_else(|message| {
+        let message = format!("plugin discovery panicked: {message}");
+        vec![Err(Error::new(ErrorKind::LayerPanicked, message))]
+    });
+    let mut found = Vec::new();
+    for plugin in discovered {
+        match plugin {
+            Ok(Discovered { folder, mut options }) => {
+                let state = options.take_state();
+                let (folder, options) = (absolute(&folder), Arc::new(options));
+                found.push(Found { folder, options, state });
+            }
+            Err(error) => report.refuse(host, Path::new("."), error),
+        }
+    }
+    found
+}
+
+/// Returns whether the plugin is certainly loaded already, before its manifest is read.
+fn is_serving(plugin: &Found, serving: &[Loadable]) -> bool {
+    let is_same = |there: &Loadable| {
+        there.folder.as_ref() == Some(&plugin.folder)
+            && there.options.name() == plugin.options.name()
+    };
+    serving.iter().any(is_same)
+}
+
+/// Returns whether the plugin is loaded already, from the same folder under the same name.
+fn is_loaded(candidate: &Candidate, serving: &[Loadable]) -> bool {
+    let name = candidate.manifest.name();
+    serving.iter().any(|there| there.folder == candidate.folder && there.manifest.name() == name)
+}
+
+/// Refuses all candidates that have the same name.
 fn without_duplicates(
     host: &Inner,
-    candidates: Vec<Candidate>,
+    candidates: Vec<(Candidate, Option<Snapshot>)>,
     report: &mut LoadReport,
-) -> Vec<Candidate> {
-    let mut by_name: BTreeMap<PluginName, Vec<Candidate>> = BTreeMap::new();
+) -> Vec<(Candidate, Option<Snapshot>)> {
+    let mut by_name: BTreeMap<PluginName, Vec<_>> = BTreeMap::new();
     for candidate in candidates {
-        by_name.entry(candidate.manifest.name().clone()).or_default().push(candidate);
+        by_name.entry(candidate.0.manifest.name().clone()).or_default().push(candidate);
     }
     let mut left = Vec::new();
     for (name, mut same) in by_name {
@@ -187,7 +226,7 @@ fn without_duplicates(
             left.append(&mut same);
             continue;
         }
-        let places: Vec<_> = same.iter().filter_map(|one| one.folder.as_deref()).collect();
+        let places: Vec<_> = same.iter().filter_map(|(one, _)| one.folder.as_deref()).collect();
         for place in &places {
             report.refuse(host, place, duplicate(&name, &places));
         }
@@ -195,14 +234,19 @@ fn without_duplicates(
     left
 }
 
-fn start(host: &Inner, candidates: &[Candidate], report: &mut LoadReport) {
-    let serving = host.table.serving();
-    // What serves comes first in the list, so that indices beyond it are candidates.
+fn start(
+    host: &Inner,
+    candidates: &[Candidate],
+    states: &[Option<Snapshot>],
+    report: &mut LoadReport,
+) {
+    let serving = host.registry.serving();
+    // Serving plugins come first in the list, so indices beyond them are candidates.
     let is_new = |name: &PluginName| candidates.iter().all(|one| one.manifest.name() != name);
     let serving: Vec<_> =
-        serving.iter().map(|(manifest, _)| manifest).filter(|one| is_new(one.name())).collect();
+        serving.iter().map(|there| &there.manifest).filter(|one| is_new(one.name())).collect();
     let mut applicants: Vec<_> = serving.iter().map(|manifest| applicant(manifest)).collect();
-    applicants.extend(candidates.iter().map(Candidate::applicant));
+    applicants.extend(candidates.iter().map(Candidate::start_candidate));
     let order = start_order(&applicants);
     for (index, problem) in order.refused {
         if let Some(candidate) = index.checked_sub(serving.len()).map(|index| &candidates[index]) {
@@ -213,10 +257,13 @@ fn start(host: &Inner, candidates: &[Candidate], report: &mut LoadReport) {
         let level: Vec<_> = level
             .into_iter()
             .filter_map(|index| index.checked_sub(serving.len()))
-            .map(|index| &candidates[index])
+            .map(|index| (&candidates[index], &states[index]))
             .collect();
-        let loaded = each(&level, |candidate| host.load(candidate, Source::Library, None));
-        for (candidate, loaded) in level.into_iter().zip(loaded) {
+        let load = |candidate: &Candidate, state: &Option<Snapshot>| {
+            host.load(candidate, Source::Library, state.clone())
+        };
+        let loaded = each(&level, |(candidate, state)| load(candidate, state));
+        for ((candidate, _), loaded) in level.into_iter().zip(loaded) {
             match loaded {
                 Ok(_) => report.loaded.extend(loaded_plugin(host, candidate)),
                 Err(error) => report.refuse(host, candidate.place(), error),
@@ -225,12 +272,16 @@ fn start(host: &Inner, candidates: &[Candidate], report: &mut LoadReport) {
     }
 }
 
-fn applicant(manifest: &Manifest) -> Applicant<'_> {
-    Applicant { name: manifest.name(), version: manifest.version(), requires: manifest.requires() }
+fn applicant(manifest: &Manifest) -> StartCandidate<'_> {
+    StartCandidate {
+        name: manifest.name(),
+        version: manifest.version(),
+        requires: manifest.requires(),
+    }
 }
 
 fn loaded_plugin(host: &Inner, candidate: &Candidate) -> Option<LoadedPlugin> {
-    let info = host.table.info(candidate.manifest.name())?;
+    let info = host.registry.info(candidate.manifest.name())?;
     Some(LoadedPlugin {
         name: info.name,
         version: info.version,
@@ -239,8 +290,8 @@ fn loaded_plugin(host: &Inner, candidate: &Candidate) -> Option<LoadedPlugin> {
     })
 }
 
-/// Does `work` for each item on as many threads as there are cores; answers in order.
-fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// Runs `run` for each item on as many threads as there are cores. Returns the results in order.
+fn each<T: Sync, R: Send>(items: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(items.len()));
@@ -249,7 +300,7 @@ fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> 
             let index = next.fetch_add(1, Ordering::Relaxed);
             items.get(index).map(|item| (index, item))
         } {
-            let result = work(item);
+            let result = run(item);
             lock(&done).push((index, result));
         }
     };

@@ -17,19 +17,26 @@ pub(super) fn not_serving(name: &str, entries: &Entries) -> Error {
 
 fn not_found(name: &str, entries: &Entries) -> Error {
     let names = entries.by_name.keys().map(PluginName::as_str);
-    let near = names.map(|known| (strsim::damerau_levenshtein(known, name), known));
-    let near = near.filter(|(distance, _)| *distance <= 1 + name.len() / 4).min();
-    let hint = match near {
-        Some((_, near)) => format!("did you mean `{near}`?"),
-        None if entries.by_name.is_empty() => "no plugin is loaded".to_owned(),
-        None => {
-            let names: Vec<_> = entries.by_name.keys().take(8).map(PluginName::as_str).collect();
-            format!("loaded plugins: `{}`", names.join("`, `"))
-        }
-    };
+    let hint = nearest(name, names, "loaded plugins");
+    let hint = hint.unwrap_or_else(|| "no plugin is loaded".to_owned());
     let error = match PluginName::new(name) {
         Ok(name) => Error::new(ErrorKind::NotFound, "not found").of(&name),
         Err(_) => Error::new(ErrorKind::NotFound, format!("plugin `{name}` not found")),
     };
     error.with_hint(hint)
+}
+
+/// Returns a hint for a name that is not among `known`: the nearest one, or the first ones after
+/// `label`. `None` if `known` is empty.
+pub(super) fn nearest<'n>(
+    name: &str,
+    known: impl Iterator<Item = &'n str> + Clone,
+    label: &str,
+) -> Option<String> {
+    let near = known.clone().map(|known| (strsim::damerau_levenshtein(known, name), known));
+    if let Some((_, near)) = near.filter(|(distance, _)| *distance <= 1 + name.len() / 4).min() {
+        return Some(format!("did you mean `{near}`?"));
+    }
+    let names: Vec<_> = known.take(8).collect();
+    (!names.is_empty()).then(|| format!("{label}: `{}`", names.join("`, `")))
 }

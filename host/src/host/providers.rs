@@ -22,7 +22,7 @@ impl Host {
     /// does.
     pub fn providers(&self, contract: &str) -> Result<Providers, Error> {
         let registry = Arc::new(Registrar(Arc::downgrade(&self.inner)));
-        Providers::new(contract, registry, self.inner.table.changes.clone())
+        Providers::new(contract, registry, self.inner.registry.changes.clone())
     }
 }
 
@@ -72,7 +72,7 @@ impl ProviderSource for Registrar {
 
     fn chosen(&self, contract: &str, accepted: &VersionReq, in_order: &[PluginName]) {
         if let Some(inner) = self.0.upgrade() {
-            inner.choices.record(contract, accepted, in_order, &inner.workshop.board);
+            inner.choices.record(contract, accepted, in_order, &inner.context.events);
         }
     }
 }
@@ -94,7 +94,7 @@ impl Inner {
             let rank = self.preferences.rank(contract, &offer.contract, name, place);
             Some((rank, PluginHandle::clone(handle)))
         };
-        self.table.with_entries(look)
+        self.registry.with_entries(look)
     }
 
     /// Why nobody provides a contract.
@@ -102,7 +102,7 @@ impl Inner {
     fn nobody(&self, contract: &str, accepted: &VersionReq) -> Error {
         let mut others = Vec::new();
         let mut known: Vec<String> = Vec::new();
-        let looked = self.table.with_entries(|manifest, _, offers, _| {
+        let looked = self.registry.with_entries(|manifest, _, offers, _| {
             known.extend(offers.names().map(str::to_owned));
             let versions = offers.of(contract).map(|offer| match &offer.version {
                 Some(version) => format!("{version} by `{}`", manifest.name()),

@@ -18,7 +18,7 @@ use crate::id::{GenerationId, PluginName};
 use crate::info::PluginInfo;
 use crate::manifest::Manifest;
 use crate::providers::{Changes, Offer, Offers};
-use crate::reload::{Build, Candidate, Dependent, Loaded};
+use crate::reload::{Build, Candidate, Dependent, LoadOptions, Loaded};
 use crate::slot::Slot;
 use crate::sync::ProcessEpoch;
 
@@ -42,6 +42,7 @@ pub(super) struct Entries {
 pub(super) struct Entry {
     pub(super) manifest: Arc<Manifest>,
     folder: Option<PathBuf>,
+    options: Arc<LoadOptions>,
     pub(super) stage: Stage,
 }
 
@@ -81,10 +82,11 @@ impl Registry {
         let entry = Entry {
             manifest: Arc::new(manifest.clone()),
             folder: candidate.folder.clone(),
+            options: Arc::clone(&candidate.options),
             stage: Stage::Loading,
         };
         entries.by_name.insert(manifest.name().clone(), entry);
-        Ok(Reservation { table: self, name: manifest.name().clone() })
+        Ok(Reservation { registry: self, name: manifest.name().clone() })
     }
 
     pub(super) fn find(&self, name: &str) -> Result<PluginHandle, Error> {
@@ -104,11 +106,12 @@ impl Registry {
     pub(super) fn serving_plugin(&self, name: &PluginName) -> Result<ServingPlugin, Error> {
         let entries = self.read();
         match entries.by_name.get(name.as_str()) {
-            Some(Entry { stage: Stage::Serving { slot, build, .. }, folder, .. }) => {
+            Some(Entry { stage: Stage::Serving { slot, build, .. }, folder, options, .. }) => {
                 Ok(ServingPlugin {
                     slot: Arc::clone(slot),
                     build: build.clone(),
                     folder: folder.clone(),
+                    options: Arc::clone(options),
                 })
             }
             _ => Err(not_serving(name.as_str(), &entries)),
@@ -125,7 +128,7 @@ impl Registry {
         let entries = self.read();
         let dependent = |entry: &Entry| {
             let wanted = entry.manifest.requires().get(name)?.clone();
-            Some(Dependent { name: entry.manifest.name().clone(), wanted })
+            Some(Dependent { name: entry.manifest.name().clone(), required: wanted })
         };
         entries.by_name.values().filter_map(dependent).collect()
     }
@@ -181,7 +184,7 @@ impl Registry {
         if let Some(entry) = entries.by_name.get_mut(name) {
             entry.stage = Stage::Unloading;
         }
-        Ok(Unloading { table: self, slot })
+        Ok(Unloading { registry: self, slot })
     }
 
     /// Takes everything out of service for good, the latest loaded first; none if that was
@@ -215,12 +218,17 @@ impl Registry {
         self.with_open(|entries| entries.by_name.keys().cloned().collect())
     }
 
-    /// The manifests of what serves, and where each was loaded from.
-    pub(super) fn serving(&self) -> Vec<(Arc<Manifest>, Option<PathBuf>)> {
+    /// Returns the plugins that serve, and how each was loaded.
+    pub(super) fn serving(&self) -> Vec<Loadable> {
         let entries = self.read();
         let serving = entries.by_name.values();
         let serving = serving.filter(|entry| matches!(entry.stage, Stage::Serving { .. }));
-        serving.map(|entry| (Arc::clone(&entry.manifest), entry.folder.clone())).collect()
+        let loadable = |entry: &Entry| Loadable {
+            manifest: Arc::clone(&entry.manifest),
+            folder: entry.folder.clone(),
+            options: Arc::clone(&entry.options),
+        };
+        serving.map(loadable).collect()
     }
 
     /// What `look` finds among what serves, sorted by name.
@@ -271,24 +279,33 @@ pub(super) struct ServingPlugin {
     pub(super) slot: Arc<Slot>,
     pub(super) build: Build,
     pub(super) folder: Option<PathBuf>,
+    pub(super) options: Arc<LoadOptions>,
+}
+
+/// A plugin that serves, and how it was loaded.
+#[derive(Debug)]
+pub(super) struct Loadable {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) folder: Option<PathBuf>,
+    pub(super) options: Arc<LoadOptions>,
 }
 
 /// A name that is taken for a plugin that is being loaded; given back when dropped unfilled.
 #[derive(Debug)]
 pub(super) struct Reservation<'t> {
-    table: &'t Registry,
+    registry: &'t Registry,
     name: PluginName,
 }
 
 impl Reservation<'_> {
-    /// Puts the plugin in its place; answers with what to tell, or with the slot if the table
+    /// Puts the plugin in its place; answers with what to tell, or with the slot if the registry
     /// was closed meanwhile.
     pub(super) fn fill(self, handle: PluginHandle, loaded: Loaded) -> Result<HostEvent, Arc<Slot>> {
         let Loaded { slot, build } = loaded;
         let Some(generation) = slot.generation() else {
             return Err(slot);
         };
-        let mut entries = self.table.write();
+        let mut entries = self.registry.write();
         entries.loads += 1;
         let order = entries.loads;
         let Some(entry) = entries.by_name.get_mut(self.name.as_str()) else {
@@ -306,7 +323,7 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        let mut entries = self.table.write();
+        let mut entries = self.registry.write();
         let entry = entries.by_name.get(self.name.as_str());
         if entry.is_some_and(|entry| matches!(entry.stage, Stage::Loading)) {
             entries.by_name.remove(self.name.as_str());
@@ -317,7 +334,7 @@ impl Drop for Reservation<'_> {
 /// A plugin that leaves; its name is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Unloading<'t> {
-    table: &'t Registry,
+    registry: &'t Registry,
     slot: Arc<Slot>,
 }
 
@@ -329,7 +346,7 @@ impl Unloading<'_> {
 
 impl Drop for Unloading<'_> {
     fn drop(&mut self) {
-        self.table.write().by_name.remove(self.slot.name.as_str());
+        self.registry.write().by_name.remove(self.slot.name.as_str());
     }
 }
 

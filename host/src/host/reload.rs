@@ -1,5 +1,5 @@
-//! Reloads: one at a time for a plugin, on threads of the host's own; what was replaced drains
-//! and ends beside them.
+//! Reloads plugins, one reload of a plugin at a time, on threads of the host. Replaced builds drain
+//! and stop in the background.
 
 use std::sync::Arc;
 
@@ -18,83 +18,90 @@ use crate::reload::{
 };
 use crate::slot::Slot;
 
-/// What a reload did.
+/// The outcome of [`Host::reload`](crate::Host::reload).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reloaded {
-    /// This generation serves now.
+    /// This new generation serves now.
     Promoted(GenerationId),
-    /// Neither library nor manifest had changed, and the plugin was not quarantined.
+    /// Neither library nor manifest changed, and the plugin was not quarantined.
     Unchanged,
 }
 
-/// Who waits for a reload.
+/// A request for a reload, by its source.
 #[derive(Debug)]
-pub(super) enum Request {
+pub(super) enum ReloadRequest {
     Caller(oneshot::Sender<Result<Reloaded, Error>>),
     Watch(FolderAttempt),
+    /// Another plugin of the same folder was reloaded.
+    SameFolder,
 }
 
 impl Inner {
-    /// Reloads a plugin, now or after the job that runs. One that waits already will see all
-    /// that the watch saw, so the watch takes nobody's place.
-    pub(super) fn request_reload(self: &Arc<Self>, plugin: &PluginName, request: Request) {
-        let taken = match &request {
-            Request::Caller(_) => self.desk.submit(plugin, request),
-            Request::Watch(_) => self.desk.submit_if_idle(plugin, request),
+    /// Reloads a plugin, now or after its current reload. A request of the watch replaces none that
+    /// is queued, since that one will see the same files.
+    pub(super) fn request_reload(self: &Arc<Self>, plugin: &PluginName, request: ReloadRequest) {
+        let submitted = match &request {
+            ReloadRequest::Caller(_) => self.reload_queue.submit(plugin, request),
+            ReloadRequest::Watch(_) | ReloadRequest::SameFolder => {
+                self.reload_queue.submit_if_idle(plugin, request)
+            }
         };
-        match taken {
+        match submitted {
             Submission::Run(request) => self.submit(plugin.clone(), request),
             Submission::Queued => {}
-            Submission::Replaced(Request::Caller(teller)) => {
-                let _ = teller.send(Err(superseded(plugin)));
+            Submission::Replaced(ReloadRequest::Caller(sender)) => {
+                let _ = sender.send(Err(superseded(plugin)));
             }
-            Submission::Replaced(Request::Watch(visit)) => drop(visit),
+            Submission::Replaced(ReloadRequest::Watch(_) | ReloadRequest::SameFolder) => {}
         }
     }
 
-    fn submit(self: &Arc<Self>, plugin: PluginName, request: Request) {
+    fn submit(self: &Arc<Self>, plugin: PluginName, request: ReloadRequest) {
         let inner = Arc::clone(self);
         let name = plugin.clone();
-        let working = self.busy.start();
+        let running = self.background.start();
         let spawned =
             std::thread::Builder::new().name("hotbay-reload".to_owned()).spawn(move || {
-                let _working = working;
+                let _working = running;
                 let mut request = request;
                 loop {
-                    // Whatever panics on the way, the next request has its turn; who waits for
-                    // this one hears that it was lost.
+                    // After a panic, the next request still runs, and the caller of this one gets
+                    // an error, because its sender is dropped.
                     let reload = std::panic::AssertUnwindSafe(|| inner.reload(&name, request));
                     if std::panic::catch_unwind(reload).is_err() {
-                        tracing::error!(plugin = %name, "a reload of the host's own panicked");
+                        tracing::error!(plugin = %name, "the reload panicked");
                     }
-                    match inner.desk.done(&name) {
+                    match inner.reload_queue.done(&name) {
                         Some(next) => request = next,
                         None => return,
                     }
                 }
             });
         if let Err(error) = spawned {
-            tracing::error!(%error, %plugin, "no thread for a reload");
-            // Those who wait are answered as the request is dropped.
-            drop(self.desk.done(&plugin));
+            tracing::error!(%error, %plugin, "cannot start a thread for a reload");
+            // Callers get an error, because their senders are dropped.
+            drop(self.reload_queue.done(&plugin));
         }
     }
 
-    fn reload(self: &Arc<Self>, plugin: &PluginName, request: Request) {
+    fn reload(self: &Arc<Self>, plugin: &PluginName, request: ReloadRequest) {
         let mut content = Content::default();
-        let is_explicit = matches!(request, Request::Caller(_));
+        let is_explicit = matches!(request, ReloadRequest::Caller(_));
         let reloaded = self.reload_now(plugin, is_explicit, &mut content);
         match request {
-            Request::Caller(teller) => {
+            ReloadRequest::Caller(sender) => {
                 self.emit_rolled_back(plugin, &reloaded);
-                let _ = teller.send(reloaded);
+                let _ = sender.send(reloaded);
             }
-            Request::Watch(visit) => {
-                if visit.reloaded(&reloaded, content) {
+            ReloadRequest::Watch(attempt) => {
+                let folder = attempt.folder().to_owned();
+                if attempt.reloaded(&reloaded, content) {
                     self.emit_rolled_back(plugin, &reloaded);
+                    self.reload_others(&folder, plugin);
                 }
             }
+            ReloadRequest::SameFolder => self.emit_rolled_back(plugin, &reloaded),
         }
     }
 
@@ -105,7 +112,7 @@ impl Inner {
             Err(error) => {
                 let serving = error.generation();
                 let (plugin, reason) = (plugin.clone(), error.full_message());
-                self.workshop.board.emit(HostEvent::RolledBack {
+                self.context.events.emit(HostEvent::RolledBack {
                     plugin,
                     generation: serving,
                     step: error.step(),
@@ -122,72 +129,75 @@ impl Inner {
         is_explicit: bool,
         content: &mut Content,
     ) -> Result<Reloaded, Error> {
-        let there = self.table.serving_plugin(plugin)?;
+        let there = self.registry.serving_plugin(plugin)?;
         let serving = there.slot.generation().map(|generation| generation.id);
         let rolled_back = |error: Error| match serving {
             Some(serving) => keeps_serving(error, plugin, serving),
             None => error,
         };
         let Some(folder) = &there.folder else {
-            let message = "is compiled in; a reload needs a folder";
+            let message = "cannot be reloaded: it is compiled into the program";
             return Err(Error::new(ErrorKind::Unsupported, message).of(plugin));
         };
-        let rules = &self.workshop.rules;
-        let next = Candidate::read(folder, rules);
-        content.of_manifest(&next, rules);
+        let rules = &self.context.rules;
+        let next = Candidate::read_with(folder, rules, &there.options);
+        content.set_manifest(&next, rules);
         let mut next = next.map_err(rolled_back)?;
         next.serving = serving;
         if next.manifest.name() != plugin {
-            let message = format!("its folder holds `{}` now", next.manifest.name());
+            let message = format!("its folder now contains the plugin `{}`", next.manifest.name());
             return Err(next.failed(LoadStep::Manifest, ErrorKind::Manifest).caused_by(message));
         }
-        self.table.check_requirements(&next)?;
-        let dependents = self.table.dependents(plugin);
+        self.registry.check_requirements(&next)?;
+        let dependents = self.registry.dependents(plugin);
         let library = read_artifact(&next, rules);
-        content.of_library(&library);
+        content.set_artifact(&library);
         let library = library?;
         let sha256 = library.as_ref().map(Artifact::content);
-        // A new generation of the same build has nothing held against it.
-        let is_cure = is_explicit && there.slot.health.is_quarantined();
+        // A new generation of the same build starts without faults.
+        let ends_quarantine = is_explicit && there.slot.health.is_quarantined();
         match plan(&there.build, &next.manifest, sha256, &dependents) {
-            // A schema in a file of its own is part of the build as well.
-            Plan::Nothing if !is_cure && there.build.schemas == next.schema_digests(rules) => {
+            // Schema files are part of the build too.
+            Plan::Unchanged
+                if !ends_quarantine && there.build.schemas == next.schema_digests(rules) =>
+            {
                 return Ok(Reloaded::Unchanged);
             }
             Plan::Refuse(message) => {
                 let failed = next.failed(LoadStep::Requires, ErrorKind::Requires);
                 return Err(failed.caused_by(message));
             }
-            Plan::Nothing | Plan::Swap(_) => {}
+            Plan::Unchanged | Plan::Swap(_) => {}
         }
-        self.make_room(&next)?;
+        self.check_retained(&next)?;
         let slot = &there.slot;
         let source = library.map_or(Source::Library, |read| Source::Read(Box::new(read)));
-        match swap(&self.workshop, slot, &there.build.manifest, &next, source) {
+        match swap(&self.context, slot, &there.build.manifest, &next, source) {
             Ok(swapped) => self.promoted(plugin, slot, swapped),
             Err(error) => {
                 if slot.generation().is_none() {
-                    self.table.remove(plugin, slot);
+                    self.registry.remove(plugin, slot);
                 }
                 Err(error)
             }
         }
     }
 
-    /// Libraries that stay mapped are bounded.
-    pub(super) fn make_room(&self, next: &Candidate) -> Result<(), Error> {
-        let keeper = &self.workshop.keeper;
-        let (kept, kept_max) = (keeper.count(), self.workshop.limits.max_retained_libraries);
+    /// Fails if too many libraries stay mapped.
+    pub(super) fn check_retained(&self, next: &Candidate) -> Result<(), Error> {
+        let keeper = &self.context.deferred_unloads;
+        let (kept, kept_max) = (keeper.count(), self.context.limits.max_retained_libraries);
         if kept < kept_max as usize {
             return Ok(());
         }
         let message = format!(
-            "{kept} libraries of earlier builds stay mapped ({}), which is `max_retained_libraries`; \
-             restart the program to unmap them, raise the limit, or see `Host::kept` for the \
-             reasons and fix them",
+            "{kept} libraries of earlier builds stay mapped ({}), the maximum is {kept_max}",
             keeper.totals()
         );
-        Err(next.failed(LoadStep::Open, ErrorKind::Overloaded).caused_by(message))
+        let hint = "fix the reasons that `Host::retained` lists, raise `max_retained_libraries`, or \
+                    restart the program to unmap them";
+        let failed = next.failed(LoadStep::Open, ErrorKind::Overloaded);
+        Err(failed.caused_by(message).with_hint(hint))
     }
 
     fn promoted(
@@ -196,50 +206,49 @@ impl Inner {
         slot: &Arc<Slot>,
         swapped: Swapped,
     ) -> Result<Reloaded, Error> {
-        let Swapped { build, before } = swapped;
+        let Swapped { build, previous: before } = swapped;
         let version = build.manifest.version().clone();
-        let Some(generation) = self.table.replace(plugin, slot, build) else {
-            // Unloaded or shut down meanwhile: whoever did that took the new generation out.
+        let Some(generation) = self.registry.replace(plugin, slot, build) else {
+            // Unloaded or shut down meanwhile, which ended the new generation too.
             if let Some(before) = before {
-                self.end_later(before);
+                self.unload_in_background(before);
             }
             return Err(slot.unloaded_error());
         };
         let (plugin, from) = (plugin.clone(), before.as_ref().map(|before| before.id));
         let event = HostEvent::Promoted { plugin, version, generation, from };
-        self.workshop.board.emit(event);
+        self.context.events.emit(event);
         if let Some(before) = before {
-            self.end_later(before);
+            self.unload_in_background(before);
         }
         Ok(Reloaded::Promoted(generation))
     }
 
-    /// Drains and ends a generation that was replaced, without keeping the next job waiting.
-    fn end_later(self: &Arc<Self>, generation: Arc<Generation>) {
-        let workshop = Arc::clone(&self.workshop);
-        let working = self.busy.start();
+    /// Drains and stops a replaced generation in the background.
+    fn unload_in_background(self: &Arc<Self>, generation: Arc<Generation>) {
+        let context = Arc::clone(&self.context);
+        let running = self.background.start();
         let end = move || {
-            let _working = working;
-            let limits = &workshop.limits;
-            unload(&generation, limits.drain_timeout, limits, &workshop.keeper);
+            let _working = running;
+            let limits = &context.limits;
+            unload(&generation, limits.drain_timeout, limits, &context.deferred_unloads);
         };
         let spawned = std::thread::Builder::new().name("hotbay-retire".to_owned()).spawn(end);
         if let Err(error) = spawned {
-            // Its library stays mapped for good, which is safe.
-            tracing::error!(%error, "no thread to end a generation");
+            // Its library stays mapped, which is safe.
+            tracing::error!(%error, "cannot start a thread to unload a generation");
         }
     }
 }
 
 fn superseded(plugin: &PluginName) -> Error {
-    let message = "was to be reloaded, and a later request took the place of this one";
+    let message = "was not reloaded: a later request replaced this one";
     Error::new(ErrorKind::Superseded, message).of(plugin)
 }
 
 fn keeps_serving(error: Error, plugin: &PluginName, serving: GenerationId) -> Error {
     let step = error.step().unwrap_or(LoadStep::Manifest);
-    let message =
-        format!("was not reloaded, at the step `{step}`; generation {serving} keeps serving");
+    let message = format!("failed to reload at step `{step}`; generation {serving} keeps serving");
     let kind = error.kind();
     let wrapped = Error::new(kind, message).caused_by(error);
     wrapped.of(plugin).in_generation(serving).at_step(step)

@@ -1,12 +1,14 @@
-//! What is done about a folder that settled: load, reload, unload, or wait for the other half.
-//! Never keeps the host alive, and does nothing that takes long on the thread of the watch.
+//! Handles changed folders: loads, reloads or unloads their plugins, or waits for more changes. Does
+//! not keep the host alive, and does nothing slow on the thread of the watch.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use super::{Inner, Reloaded, reload};
+use super::registry::Loadable;
+use super::reload::ReloadRequest;
+use super::{Inner, Reloaded};
 use crate::artifact::discover::MANIFEST;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
@@ -15,7 +17,7 @@ use crate::reload::{Attempt, AttemptOutcome, Candidate, Content, OutcomeSender, 
 use crate::reload::{ChangeHandler, Watch, WatchOptions};
 use crate::sync::lock;
 
-/// Looks at the folders of one host.
+/// Handles the changed folders of one host.
 #[derive(Debug)]
 pub(super) struct FolderWatcher {
     host: Weak<Inner>,
@@ -24,7 +26,7 @@ pub(super) struct FolderWatcher {
     failures: Arc<FailureLog>,
 }
 
-/// What failed, by folder, so that nothing is told or tried twice for nothing.
+/// The last failure of each folder, so that no failure is reported or retried without a change.
 #[derive(Debug, Default)]
 struct FailureLog {
     failed: Mutex<BTreeMap<PathBuf, Failure>>,
@@ -41,19 +43,19 @@ struct Failure {
 }
 
 impl Failure {
-    /// Whether something that happens elsewhere may be the cure.
+    /// Returns whether a change elsewhere may fix it.
     fn waits(&self) -> bool {
         matches!(self.kind, ErrorKind::Requires | ErrorKind::Duplicate)
     }
 }
 
-/// What is to be done about a folder once nothing serves from it.
+/// What follows the unload of a folder's plugins.
 enum Next {
     Load,
     Nothing,
 }
 
-/// One look at one folder.
+/// One attempt to follow the changes of a folder.
 #[derive(Debug)]
 pub(super) struct FolderAttempt {
     folder: PathBuf,
@@ -64,51 +66,47 @@ pub(super) struct FolderAttempt {
 
 impl FolderWatcher {
     pub(super) fn new(host: &Arc<Inner>, unload_removed: bool) -> Self {
-        let rules = host.workshop.rules.clone();
+        let rules = host.context.rules.clone();
         Self { host: Arc::downgrade(host), rules, unload_removed, failures: Arc::default() }
     }
 }
 
 impl ChangeHandler for FolderWatcher {
-    fn run(&mut self, folder: &Path, look: Attempt, answerer: OutcomeSender) {
+    fn run(&mut self, folder: &Path, attempt: Attempt, outcome: OutcomeSender) {
         let Some(host) = self.host.upgrade() else { return };
-        let memory = Arc::clone(&self.failures);
-        let visit = FolderAttempt {
-            folder: folder.to_owned(),
-            attempt: look,
-            failures: memory,
-            outcome: answerer,
-        };
+        let failures = Arc::clone(&self.failures);
+        let this = FolderAttempt { folder: folder.to_owned(), attempt, failures, outcome };
         let serving = host.serving_from(folder);
-        let is_there = folder.join(MANIFEST).exists();
-        match serving {
-            None if !is_there => {
+        let exists = folder.join(MANIFEST).exists();
+        let Some(first) = serving.first().map(|plugin| plugin.manifest.name().clone()) else {
+            if !exists {
                 lock(&self.failures.failed).remove(folder);
-                visit.outcome.send(AttemptOutcome::Removed);
-            }
-            Some(_) if !is_there && look == Attempt::Tentative => {
-                visit.outcome.send(AttemptOutcome::MaybeIncomplete);
-            }
-            Some(_) if !is_there && !self.unload_removed => {}
-            Some(plugin) if !is_there => {
-                on_thread(move || {
-                    visit.retire(&host, &plugin, "its folder is gone", Next::Nothing)
-                });
-            }
-            _ if visit.is_known(&self.rules) => {}
-            Some(plugin) if look == Attempt::Final => match Candidate::read(folder, &self.rules) {
-                Ok(next) if *next.manifest.name() != plugin => on_thread(move || {
-                    let why = format!("its folder holds `{}` now", next.manifest.name());
-                    visit.retire(&host, &plugin, &why, Next::Load);
-                }),
-                _ => host.request_reload(&plugin, reload::Request::Watch(visit)),
-            },
-            Some(plugin) => host.request_reload(&plugin, reload::Request::Watch(visit)),
-            None => {
+                this.outcome.send(AttemptOutcome::Removed);
+            } else if !this.is_known(&self.rules) {
                 let unload_removed = self.unload_removed;
-                on_thread(move || visit.load(&host, unload_removed));
+                on_thread(move || this.load(&host, unload_removed));
             }
+            return;
+        };
+        if !exists {
+            if attempt == Attempt::Tentative {
+                this.outcome.send(AttemptOutcome::MaybeIncomplete);
+            } else if self.unload_removed {
+                let names = serving.into_iter().map(|plugin| plugin.manifest.name().clone());
+                let names: Vec<_> = names.collect();
+                on_thread(move || this.unload(&host, &names, "its folder is gone", Next::Nothing));
+            }
+            return;
         }
+        if this.is_known(&self.rules) {
+            return;
+        }
+        if attempt == Attempt::Final
+            && let Some((names, reason)) = self.renamed(folder, &serving)
+        {
+            return on_thread(move || this.unload(&host, &names, &reason, Next::Load));
+        }
+        host.request_reload(&first, ReloadRequest::Watch(this));
     }
 
     fn waiting(&mut self) -> Vec<PathBuf> {
@@ -118,49 +116,80 @@ impl ChangeHandler for FolderWatcher {
     }
 }
 
+impl FolderWatcher {
+    /// Returns the plugins that serve from `folder` under another name than its manifest states
+    /// now, and the reason to unload them.
+    fn renamed(&self, folder: &Path, serving: &[Loadable]) -> Option<(Vec<PluginName>, String)> {
+        let mut reason = None;
+        let names = serving.iter().filter_map(|plugin| {
+            let next = Candidate::read_with(folder, &self.rules, &plugin.options).ok()?;
+            let (old, new) = (plugin.manifest.name(), next.manifest.name());
+            if old == new {
+                return None;
+            }
+            reason.get_or_insert_with(|| format!("its folder now contains the plugin `{new}`"));
+            Some(old.clone())
+        });
+        let names = names.collect();
+        reason.map(|reason| (names, reason))
+    }
+}
+
 impl Inner {
-    /// Watches the plugin directories from here on.
+    /// Starts to watch the plugin directories.
     pub(super) fn watch(
         self: &Arc<Self>,
         poll_interval: Option<Duration>,
         unload_removed: bool,
     ) -> Result<(), Error> {
-        let rules = self.workshop.rules.clone();
+        let rules = self.context.rules.clone();
         let watching = WatchOptions { dirs: self.dirs.clone(), rules, poll_interval };
         let watch = Watch::start(watching, FolderWatcher::new(self, unload_removed));
         let watch = watch.map_err(|error| {
-            let message = "the system gave no thread to watch the plugin directories on";
+            let message = "cannot start the thread that watches the plugin directories";
             Error::new(ErrorKind::Overloaded, message).caused_by(error)
         })?;
         *lock(&self.watch) = Some(watch);
         Ok(())
     }
 
-    /// What serves from a folder, by whatever path that is known.
-    fn serving_from(&self, folder: &Path) -> Option<PluginName> {
-        let serving = self.table.serving();
-        let place = |is_it: &dyn Fn(&Path) -> bool| {
-            let there = serving.iter().find(|(_, there)| there.as_deref().is_some_and(is_it));
-            there.map(|(manifest, _)| manifest.name().clone())
-        };
-        place(&|there| there == folder).or_else(|| {
-            let folder = folder.canonicalize().ok()?;
-            place(&|there| there.canonicalize().is_ok_and(|there| there == folder))
-        })
+    /// Returns the plugins that serve from a folder, by any of its paths.
+    fn serving_from(&self, folder: &Path) -> Vec<Loadable> {
+        let mut serving = self.registry.serving();
+        let canonical = folder.canonicalize().ok();
+        serving.retain(|plugin| {
+            let Some(loaded) = &plugin.folder else { return false };
+            let is_same = |folder: &Path| loaded.canonicalize().is_ok_and(|it| it == folder);
+            loaded == folder || canonical.as_deref().is_some_and(is_same)
+        });
+        serving
+    }
+
+    /// Requests a reload of the other plugins that serve from `folder`.
+    pub(super) fn reload_others(self: &Arc<Self>, folder: &Path, reloaded: &PluginName) {
+        for plugin in self.serving_from(folder) {
+            if plugin.manifest.name() != reloaded {
+                self.request_reload(plugin.manifest.name(), ReloadRequest::SameFolder);
+            }
+        }
     }
 }
 
 impl FolderAttempt {
-    /// Whether this very content failed before and nothing else can have mended it.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Returns whether this content failed before and no change elsewhere can fix it.
     fn is_known(&self, rules: &Rules) -> bool {
         let failure = lock(&self.failures.failed).get(&self.folder).cloned();
         let failure = failure.filter(|failure| failure.is_reported && !failure.waits());
         failure.is_some_and(|failure| failure.content == Content::of(&self.folder, rules))
     }
 
-    /// Loads what nobody serves yet.
+    /// Loads a plugin that does not serve yet.
     fn load(self, host: &Arc<Inner>, may_wait_for_removal: bool) {
-        let rules = &host.workshop.rules;
+        let rules = &host.context.rules;
         let content = Content::of(&self.folder, rules);
         let candidate = Candidate::read(&self.folder, rules);
         let loaded = candidate.and_then(|candidate| host.load(&candidate, Source::Library, None));
@@ -170,84 +199,91 @@ impl FolderAttempt {
         };
         if error.kind() == ErrorKind::Duplicate {
             let name = error.plugin().cloned();
-            let there = name.as_ref().and_then(|name| host.table.serving_plugin(name).ok());
+            let there = name.as_ref().and_then(|name| host.registry.serving_plugin(name).ok());
             let other = there.and_then(|there| there.folder);
             if other.as_deref() == Some(self.folder.as_path()) {
-                // Somebody else loaded it meanwhile; perhaps what was there before.
+                // It was loaded meanwhile, perhaps with the content before the change.
                 let Some(name) = name else { return };
-                return host.request_reload(&name, reload::Request::Watch(self));
+                return host.request_reload(&name, ReloadRequest::Watch(self));
             }
-            let leaves = other.is_none_or(|other| !other.join(MANIFEST).exists());
-            if leaves && may_wait_for_removal {
+            let is_removed = other.is_none_or(|other| !other.join(MANIFEST).exists());
+            if is_removed && may_wait_for_removal {
                 self.remember(error, content, false);
                 return;
             }
         }
-        let (is_told, answer) = self.classify(error, content);
-        if is_told {
+        let (is_reported, outcome) = self.classify(error, content);
+        if is_reported {
             warn(&self.folder, error);
             host.emit_refused(&self.folder, &loaded);
         }
-        self.outcome.send(answer);
+        self.outcome.send(outcome);
     }
 
-    /// Takes what a reload came to; answers whether a failure is to be told.
+    /// Handles the outcome of a reload. Returns whether a failure is to be reported.
     pub(super) fn reloaded(self, reloaded: &Result<Reloaded, Error>, content: Content) -> bool {
-        let (is_told, answer) = match reloaded {
+        let (is_reported, outcome) = match reloaded {
             Ok(Reloaded::Promoted(_)) => (true, AttemptOutcome::Changed),
             Ok(Reloaded::Unchanged) => (true, AttemptOutcome::Done),
             Err(error) => self.classify(error, content),
         };
         match reloaded {
             Ok(_) => drop(lock(&self.failures.failed).remove(&self.folder)),
-            Err(error) if is_told => warn(&self.folder, error),
+            Err(error) if is_reported => warn(&self.folder, error),
             Err(_) => {}
         }
-        self.outcome.send(answer);
-        is_told
+        self.outcome.send(outcome);
+        is_reported
     }
 
-    /// Unloads what the folder does not hold any more.
-    fn retire(self, host: &Arc<Inner>, plugin: &PluginName, why: &str, next: Next) {
-        let generation = host.table.info(plugin).and_then(|info| info.generation);
-        let error = match (host.unload(plugin.as_str()), next) {
-            (Ok(()), Next::Load) => return self.load(host, true),
-            (Ok(()), Next::Nothing) => {
-                lock(&self.failures.failed).remove(&self.folder);
-                return self.outcome.send(AttemptOutcome::Changed);
+    /// Unloads plugins that the folder does not contain anymore.
+    fn unload(self, host: &Arc<Inner>, plugins: &[PluginName], reason: &str, next: Next) {
+        for plugin in plugins {
+            let generation = host.registry.info(plugin).and_then(|info| info.generation);
+            let Err(error) = host.unload(plugin.as_str()) else { continue };
+            if error.kind() == ErrorKind::Requires
+                && self.remember(&error, Content::default(), true)
+            {
+                host.context.events.emit(HostEvent::RolledBack {
+                    plugin: plugin.clone(),
+                    generation,
+                    step: Some(LoadStep::Requires),
+                    reason: format!("{reason}, and it stays loaded: {}", error.full_message()),
+                    hint: error.hint().map(str::to_owned),
+                });
             }
-            (Err(error), _) if error.kind() != ErrorKind::Requires => return,
-            (Err(error), _) => error,
-        };
-        if self.remember(&error, Content::default(), true) {
-            host.workshop.board.emit(HostEvent::RolledBack {
-                plugin: plugin.clone(),
-                generation,
-                step: Some(LoadStep::Requires),
-                reason: format!("{why}, and it stays loaded: {}", error.full_message()),
-                hint: error.hint().map(str::to_owned),
-            });
+            // Another thread unloads it, or a dependent keeps it.
+            return;
+        }
+        match next {
+            Next::Load => self.load(host, true),
+            Next::Nothing => {
+                lock(&self.failures.failed).remove(&self.folder);
+                self.outcome.send(AttemptOutcome::Changed);
+            }
         }
     }
 
-    /// Whether a failure is to be told now, and whether the other half may still come.
+    /// Returns whether a failure is to be reported now, and whether the files may be incomplete.
     fn classify(&self, error: &Error, content: Content) -> (bool, AttemptOutcome) {
         use ErrorKind::{NotFound, Retired, Shutdown, Superseded};
         if matches!(error.kind(), NotFound | Retired | Shutdown | Superseded) {
-            // Somebody else does it, or there is nothing any more to do it to.
+            // Another request handles it, or the plugin is gone.
             return (false, AttemptOutcome::Done);
         }
         let before_it_runs = error.step().is_some_and(|step| step < LoadStep::Open);
-        let may_be_half = before_it_runs || error.kind() == ErrorKind::Duplicate;
-        let is_doubtful = self.attempt == Attempt::Tentative && may_be_half;
-        let is_news = self.remember(error, content, !is_doubtful);
-        let answer =
-            if is_doubtful { AttemptOutcome::MaybeIncomplete } else { AttemptOutcome::Done };
-        (is_news && !is_doubtful, answer)
+        let may_be_incomplete = before_it_runs || error.kind() == ErrorKind::Duplicate;
+        let is_tentative = self.attempt == Attempt::Tentative && may_be_incomplete;
+        let is_new = self.remember(error, content, !is_tentative);
+        let outcome = match is_tentative {
+            true => AttemptOutcome::MaybeIncomplete,
+            false => AttemptOutcome::Done,
+        };
+        (is_new && !is_tentative, outcome)
     }
 
-    /// Answers whether this was not told before.
-    fn remember(&self, error: &Error, content: Content, is_told: bool) -> bool {
+    /// Records a failure. Returns whether it was not reported before.
+    fn remember(&self, error: &Error, content: Content, is_reported: bool) -> bool {
         let (reason, kind) = (error.full_message(), error.kind());
         let mut failed = lock(&self.failures.failed);
         // What was not reported does not hide what was: files are written one after the other, and
@@ -256,24 +292,25 @@ impl FolderAttempt {
             true => Some((before.content, before.reason)),
             false => before.reported,
         });
-        let is_same = |(before, why): &(Content, String)| *before == content && *why == reason;
-        let was_told = reported.as_ref().is_some_and(is_same);
-        let is_told = is_told || was_told;
-        let reported = reported.filter(|_| !is_told);
-        let failure = Failure { content, reason, kind, is_reported: is_told, reported };
+        let is_same =
+            |(before, earlier): &(Content, String)| *before == content && *earlier == reason;
+        let was_reported = reported.as_ref().is_some_and(is_same);
+        let is_reported = is_reported || was_reported;
+        let reported = reported.filter(|_| !is_reported);
+        let failure = Failure { content, reason, kind, is_reported, reported };
         failed.insert(self.folder.clone(), failure);
-        !was_told
+        !was_reported
     }
 }
 
 fn warn(folder: &Path, error: &Error) {
     let (folder, reason) = (folder.display(), error.full_message());
-    tracing::warn!(%folder, reason, "what changed was refused");
+    tracing::warn!(%folder, reason, "the changed plugin was not loaded");
 }
 
-fn on_thread(work: impl FnOnce() + Send + 'static) {
-    let spawned = std::thread::Builder::new().name("hotbay-load".to_owned()).spawn(work);
+fn on_thread(run: impl FnOnce() + Send + 'static) {
+    let spawned = std::thread::Builder::new().name("hotbay-load".to_owned()).spawn(run);
     if let Err(error) = spawned {
-        tracing::error!(%error, "no thread for what the watch found");
+        tracing::error!(%error, "cannot start a thread to load a changed plugin");
     }
 }

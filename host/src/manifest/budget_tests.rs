@@ -1,5 +1,5 @@
-//! Schemas and values that would take longer than any process lives, or more memory than any
-//! machine has, and honest ones beside them.
+//! Schemas and values whose checks would take forever or need unlimited memory, and valid ones for
+//! comparison.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn nested(levels: usize, inner: Value, wrap: impl Fn(Value) -> Value) -> Value {
     (0..levels).fold(inner, |inner, _| wrap(inner))
 }
 
-/// `d0` refers to `d1`, as `link` makes it, and so on.
+/// Returns a schema in which `d0` refers to `d1`, as `link` makes it, and so on.
 fn chain(length: usize, link: impl Fn(Value) -> Value, last: Value) -> Value {
     let target = |i: usize| json!({ "$ref": format!("#/$defs/d{}", i + 1) });
     let mut links: Map<_, _> = (0..length).map(|i| (format!("d{i}"), link(target(i)))).collect();
@@ -22,8 +22,8 @@ fn chain(length: usize, link: impl Fn(Value) -> Value, last: Value) -> Value {
     json!({ "$ref": "#/$defs/d0", "$defs": links })
 }
 
-fn is_exceeded(refused: Result<(), SchemaError>) -> bool {
-    matches!(refused, Err(SchemaError::Exceeded(_)))
+fn is_exceeded(result: Result<(), SchemaError>) -> bool {
+    matches!(result, Err(SchemaError::Exceeded(_)))
 }
 
 #[test]
@@ -42,16 +42,16 @@ fn doubled_references_exceed_the_budget() {
     assert!(is_exceeded(check_once(&schema, &json!({ "a": 1, "b": 1 }))));
     let both = |to| json!({ "allOf": [to, to], "unevaluatedProperties": false });
     assert!(is_exceeded(check_once(&chain(13, both, json!({})), &json!({}))));
-    let told = check_once(&schema, &json!({})).unwrap_err().to_string();
+    let message = check_once(&schema, &json!({})).unwrap_err().to_string();
     assert_eq!(
-        told,
-        "the check would exceed its budget of 10000 evaluations of subschemas at one place of the \
+        message,
+        "the check would exceed its budget of 10000 evaluations of subschemas at one location of the \
          value: the references of the schema multiply"
     );
 }
 
 #[test]
-fn references_in_a_circle_of_many_exceed_the_budget() {
+fn references_in_large_cycle_exceed_budget() {
     let clique: Map<_, _> = (0..14)
         .map(|i| {
             let others = (0..14).filter(|j| *j != i);
@@ -64,7 +64,7 @@ fn references_in_a_circle_of_many_exceed_the_budget() {
 }
 
 #[test]
-fn named_references_count_as_pointers_do() {
+fn named_references_count_like_pointers() {
     let named = |to: &dyn Fn(usize) -> String, name: &dyn Fn(usize) -> Value| {
         let mut links = Map::new();
         for i in 0..40 {
@@ -85,9 +85,9 @@ fn named_references_count_as_pointers_do() {
     assert!(is_exceeded(check_once(&schema, &json!({}))));
 }
 
-/// The library makes each subschema anew for each list of resources that leads to it.
+/// The library compiles each subschema again for each list of resources that leads to it.
 #[test]
-fn resources_that_refer_in_many_ways_exceed_the_budget() {
+fn many_paths_between_resources_exceed_budget() {
     let schema = |count: usize, more: Value| {
         let id = |i: usize| format!("https://example.com/{i}");
         let resource = |i: usize| {
@@ -117,7 +117,7 @@ fn resources_that_refer_in_many_ways_exceed_the_budget() {
 
 /// Values that double the work at each level.
 #[test]
-fn recursive_alternatives_end_with_an_answer() {
+fn recursive_alternatives_end_with_a_result() {
     let deep = |inner| nested(60, inner, |inner| json!({ "a": inner }));
     let a = |to: &str| json!({ "properties": { "a": { to: "#n" } }, "required": ["a"] });
     for to in ["$ref", "$dynamicRef"] {
@@ -129,7 +129,7 @@ fn recursive_alternatives_end_with_an_answer() {
                 });
                 schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
                 for last in [json!(7), json!("x"), json!({ "z": 1 })] {
-                    // Whichever it is: it ends.
+                    // Any result is fine: it ends.
                     let _ = check_once(&schema, &deep(last));
                 }
             }
@@ -144,7 +144,7 @@ fn recursive_alternatives_end_with_an_answer() {
 }
 
 #[test]
-fn dynamic_reference_exceeds_budget_with_figure() {
+fn dynamic_reference_error_contains_the_budget() {
     let alternative = json!({ "properties": { "a": { "$dynamicRef": "#n" } } });
     let schema = json!({
         "$defs": { "x": {
@@ -155,19 +155,19 @@ fn dynamic_reference_exceeds_budget_with_figure() {
         "$ref": "#/$defs/x",
     });
     let value = nested(41, json!({ "z": 1 }), |inner| json!({ "a": inner }));
-    let refused = check_once(&schema, &value).unwrap_err().to_string();
-    assert!(refused.contains("exceeded its budget of 2000000 steps"), "{refused}");
+    let result = check_once(&schema, &value).unwrap_err().to_string();
+    assert!(result.contains("exceeded its budget of 2000000 steps"), "{result}");
 }
 
 #[test]
-fn check_past_its_deadline_is_not_finished() {
+fn check_after_its_deadline_fails() {
     let schema = json!({ "items": { "items": { "type": "integer" } } });
     let checker = Checker::new(&schema, None).unwrap();
     let value = json!(vec![vec![1; 1000]; 10]);
     assert!(checker.check(&value, None).is_ok());
     let past = Instant::now() - Duration::from_millis(1);
-    let refused = checker.check(&value, Some(past));
-    assert_eq!(refused, Err(SchemaError::Exceeded(Exceeded::Deadline)));
+    let result = checker.check(&value, Some(past));
+    assert_eq!(result, Err(SchemaError::Exceeded(Exceeded::Deadline)));
     assert!(matches!(
         Checker::new(&schema, Some(past)),
         Err(SchemaError::Exceeded(Exceeded::Deadline))
@@ -175,23 +175,23 @@ fn check_past_its_deadline_is_not_finished() {
 }
 
 #[test]
-fn patterns_that_go_back_are_bounded_by_the_budget() {
+fn backtracking_patterns_are_bounded_by_budget() {
     let schema = json!({ "items": { "anyOf": [{ "pattern": "^(a|aa|(?=a)a)+$" }, {}] } });
     let texts: Vec<_> = (0..20_000).map(|i| "a".repeat(200 + i % 50) + "b").collect();
     assert!(is_exceeded(check_once(&schema, &json!(texts))));
-    // This one is matched without going back.
+    // This one is matched without backtracking.
     let schema = json!({ "items": { "pattern": "^(a+)+$" } });
     let texts: Vec<_> = (0..2_000).map(|_| "a".repeat(200) + "b").collect();
     assert!(matches!(check_once(&schema, &json!(texts)), Err(SchemaError::Value(_))));
     let many: Map<_, _> = (0..5_000).map(|i| (format!("^a{i}$"), json!(true))).collect();
-    let refused = check_once(&json!({ "patternProperties": many }), &json!({})).unwrap_err();
-    assert!(refused.to_string().contains("5000 patterns; wanted at most 4096"), "{refused}");
-    let refused = check_once(&json!({ "pattern": "((\\w{100}){100}){100}" }), &json!("a"));
-    assert!(matches!(refused, Err(SchemaError::Schema(_))), "{refused:?}");
+    let result = check_once(&json!({ "patternProperties": many }), &json!({})).unwrap_err();
+    assert!(result.to_string().contains("5000 patterns; the limit is 4096"), "{result}");
+    let result = check_once(&json!({ "pattern": "((\\w{100}){100}){100}" }), &json!("a"));
+    assert!(matches!(result, Err(SchemaError::Schema(_))), "{result:?}");
 }
 
 #[test]
-fn large_honest_values_pass() {
+fn large_valid_values_pass() {
     let tree = json!({
         "type": "object",
         "properties": {
@@ -234,9 +234,9 @@ fn wide_alternatives_for_many_values_exceed_the_budget() {
     assert!(is_exceeded(check_once(&schema, &json!(vec![4_999; 20_000]))));
 }
 
-/// Errors repeat parts of the schema and of the value; all are found before the first is told.
+/// Errors repeat parts of the schema and of the value; all are found before the first is reported.
 #[test]
-fn what_errors_repeat_is_bounded() {
+fn repeated_parts_in_errors_are_bounded() {
     let long = "k".repeat(200_000);
     let schema = json!({ "additionalProperties": { "items": { "not": { "const": long } } } });
     let checker = Checker::new(&schema, None).unwrap();
@@ -244,8 +244,8 @@ fn what_errors_repeat_is_bounded() {
     assert!(matches!(checker.check(&value, None), Err(SchemaError::Value(_))));
     let schema = json!({ "additionalProperties": { "items": { "type": "integer" } } });
     let value = json!({ &long: vec!["wrong"; 20_000] });
-    let refused = check_once(&schema, &value).unwrap_err().to_string();
-    assert!(refused.contains("exceeded its budget of 2000000 steps"), "{refused}");
+    let result = check_once(&schema, &value).unwrap_err().to_string();
+    assert!(result.contains("exceeded its budget of 2000000 steps"), "{result}");
 }
 
 fn schemas() -> impl Strategy<Value = Value> {
@@ -307,9 +307,9 @@ fn values() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// A budget that is not exceeded changes no answer and no message.
+    /// A budget that is not exceeded changes no result and no message.
     #[test]
-    fn metered_check_answers_as_the_library_does(
+    fn metered_check_matches_the_library(
         schema in schemas(),
         shared in schemas(),
         value in values(),
@@ -320,11 +320,11 @@ proptest! {
         let metered = jsonschema::options_for::<super::metered::MeteredJson>().build(&whole).unwrap();
         let node = super::metered::Metered(&value);
         let budget = super::metered::Budget { steps: 1 << 40, deadline: None };
-        let told = super::metered::within(budget, Default::default(), || {
+        let messages = super::metered::with_budget(budget, Default::default(), || {
             metered.iter_errors(node).map(|error| error.to_string()).collect::<Vec<_>>()
         });
         let expect: Vec<_> = plain.iter_errors(&value).map(|error| error.to_string()).collect();
-        prop_assert_eq!(told.unwrap(), expect);
+        prop_assert_eq!(messages.unwrap(), expect);
         match check_once(&whole, &value) {
             Ok(()) => prop_assert!(plain.is_valid(&value)),
             Err(SchemaError::Value(_)) => prop_assert!(!plain.is_valid(&value)),
@@ -336,7 +336,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// The kinds of all that can be put together: each check ends.
+    /// Combines all kinds of schemas: each check ends.
     #[test]
     fn any_schema_checks_a_deep_value_within_its_budget(
         definitions in prop::array::uniform3(schemas()),

@@ -1,4 +1,4 @@
-//! A `Manifest` made in code, under the same rules as one that is read.
+//! Builds a `Manifest` in code, under the same rules as a parsed one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,22 +6,23 @@ use semver::VersionReq;
 use serde_json::Value;
 
 use super::fields::{self, LIMITS, MANIFEST, PROVIDED};
-use super::rules::{self, Wanted};
+use super::rules::{self, Expected};
 use super::tree::quoted;
 use super::words::{Handover, Kind, SocketType, Unload};
 use super::{ConfigSchema, Limits, Manifest, Provided};
 use crate::error::manifest::{ManifestError, Problem};
 
 impl Manifest {
-    /// A manifest with these two and defaults otherwise; it accepts any released plugin API.
+    /// Returns a manifest with this name and version, and defaults otherwise. It accepts any
+    /// released plugin API.
     ///
     /// # Errors
     ///
-    /// When `name` is no plugin name, or `version` is not MAJOR.MINOR.PATCH.
+    /// Fails if `name` is not a valid plugin name, or `version` is not MAJOR.MINOR.PATCH.
     pub fn new(name: &str, version: &str) -> Result<Self, ManifestError> {
-        let plugin = rules::name(name).map_err(|wanted| refuse("name", name, wanted))?;
+        let plugin = rules::name(name).map_err(|expected| error("name", name, expected))?;
         let version =
-            rules::version(version).map_err(|wanted| refuse("version", version, wanted))?;
+            rules::version(version).map_err(|expected| error("version", version, expected))?;
         Ok(Self {
             package: plugin.to_string(),
             name: plugin,
@@ -49,107 +50,118 @@ impl Manifest {
         })
     }
 
-    /// With this text about what the plugin does.
+    /// Sets the name. The package stays the same.
+    ///
+    /// # Errors
+    ///
+    /// If `name` is not a valid plugin name.
+    pub fn with_name(mut self, name: &str) -> Result<Self, ManifestError> {
+        self.name = rules::name(name).map_err(|expected| error("name", name, expected))?;
+        Ok(self)
+    }
+
+    /// Sets the description.
     #[must_use]
     pub fn with_description(mut self, description: &str) -> Self {
         self.description = Some(description.to_owned());
         self
     }
 
-    /// With this config.
+    /// Sets the config.
     ///
     /// # Errors
     ///
-    /// When `config` is not an object.
+    /// Fails if `config` is not an object.
     pub fn with_config(mut self, config: Value) -> Result<Self, ManifestError> {
         self.config = object("config", config)?;
         Ok(self)
     }
 
-    /// With this JSON Schema, which the config is checked against before the plugin starts.
+    /// Sets the JSON Schema that the config is validated against before the plugin starts.
     ///
     /// # Errors
     ///
-    /// When `schema` is not an object.
+    /// Fails if `schema` is not an object.
     pub fn with_config_schema(mut self, schema: Value) -> Result<Self, ManifestError> {
         self.config_schema = Some(ConfigSchema::Inline(object("config_schema", schema)?));
         Ok(self)
     }
 
-    /// With this JSON Schema, which the input of each call is checked against: calls whose
-    /// input does not fit are answered with `InvalidInput`, and never reach the plugin.
+    /// Sets the JSON Schema that the input of each call is validated against. Calls with an invalid
+    /// input fail with `InvalidInput` and never reach the plugin.
     ///
     /// # Errors
     ///
-    /// When `schema` is not an object.
+    /// Fails if `schema` is not an object.
     pub fn with_input_schema(mut self, schema: Value) -> Result<Self, ManifestError> {
         self.input_schema = Some(ConfigSchema::Inline(object("input_schema", schema)?));
         Ok(self)
     }
 
-    /// With one more permission: `log`, `metrics`, `call:NAME`; or an operation that requests
-    /// may name: `read`, `write`, `exec`, or a word of the application.
+    /// Adds a permission: `log`, `metrics`, `call:NAME`, or an operation that requests may name:
+    /// `read`, `write`, `exec`, or one that the application defines.
     ///
     /// # Errors
     ///
-    /// When it is none of these.
+    /// Fails if `permission` is not valid.
     pub fn with_permission(mut self, permission: &str) -> Result<Self, ManifestError> {
         let checked = rules::permission(permission);
         self.permissions
-            .insert(checked.map_err(|wanted| refuse("permissions", permission, wanted))?);
+            .insert(checked.map_err(|expected| error("permissions", permission, expected))?);
         Ok(self)
     }
 
-    /// With one more contract that the plugin fulfils, in this version of the contract, by which
+    /// Adds a contract that the plugin provides, in this version of the contract, by which
     /// [`Host::providers`](crate::Host::providers) finds it.
     ///
     /// # Errors
     ///
-    /// When `contract` is empty, or `version` is not MAJOR.MINOR.PATCH.
+    /// Fails if `contract` is empty, or `version` is not MAJOR.MINOR.PATCH.
     pub fn with_contract(mut self, contract: &str, version: &str) -> Result<Self, ManifestError> {
-        let refuse = |field, text, wanted: Wanted| {
-            let own = fields::find(PROVIDED, field).map_or("", |field| field.wanted);
-            let wanted = wanted.unwrap_or_else(|| own.to_owned());
-            let problem = Problem::Value { found: quoted(text), wanted, nearest: None };
+        let error = |field, text, expected: Expected| {
+            let default = fields::find(PROVIDED, field).map_or("", |field| field.expected);
+            let expected = expected.unwrap_or_else(|| default.to_owned());
+            let problem = Problem::Value { found: quoted(text), expected, nearest: None };
             let path = format!("provides[{}].{field}", self.provides.len());
             ManifestError::new("", None, &path, problem)
         };
         let contract =
-            rules::contract(contract).map_err(|wanted| refuse("contract", contract, wanted))?;
+            rules::contract(contract).map_err(|expected| error("contract", contract, expected))?;
         let version =
-            rules::version(version).map_err(|wanted| refuse("version", version, wanted))?;
+            rules::version(version).map_err(|expected| error("version", version, expected))?;
         self.provides.push(Provided { contract, version });
         Ok(self)
     }
 
-    /// With one more required plugin, of a version that `accepted` accepts, such as `^1.0`.
+    /// Adds a required plugin, of a version that `accepted` accepts, such as `^1.0`.
     ///
     /// # Errors
     ///
-    /// When `name` is no plugin name or this plugin's own, or `accepted` is no requirement.
+    /// Fails if `name` is this plugin's or not a valid plugin name, or `accepted` is not a
+    /// requirement.
     pub fn with_requirement(mut self, name: &str, accepted: &str) -> Result<Self, ManifestError> {
-        let required = rules::name(name).map_err(|wanted| refuse("name", name, wanted))?;
+        let required = rules::name(name).map_err(|expected| error("name", name, expected))?;
         let path = format!("requires.{required}");
         if required == self.name {
             return Err(ManifestError::new("", None, &path, Problem::RequiresItself));
         }
-        let accepted = rules::parsed(accepted).map_err(|wanted| {
-            ManifestError::new("", None, &path, problem("api", quoted(accepted), wanted))
+        let accepted = rules::parsed(accepted).map_err(|expected| {
+            ManifestError::new("", None, &path, problem("api", quoted(accepted), expected))
         })?;
         self.requires.insert(required, accepted);
         Ok(self)
     }
 
-    /// With these limits in place of the ones it had.
+    /// Replaces the limits.
     ///
     /// # Errors
     ///
-    /// When one of them is zero.
+    /// Fails if one of them is zero.
     pub fn with_limits(mut self, limits: Limits) -> Result<Self, ManifestError> {
-        rules::limits(&limits).map_err(|(name, number, wanted)| {
-            let own = fields::find(LIMITS, name).map_or("", |field| field.wanted);
-            let wanted = wanted.unwrap_or_else(|| own.to_owned());
-            let problem = Problem::Value { found: number.to_string(), wanted, nearest: None };
+        rules::limits(&limits).map_err(|(name, number, expected)| {
+            let default = fields::find(LIMITS, name).map_or("", |field| field.expected);
+            let expected = expected.unwrap_or_else(|| default.to_owned());
+            let problem = Problem::Value { found: number.to_string(), expected, nearest: None };
             ManifestError::new("", None, &format!("limits.{name}"), problem)
         })?;
         self.limits = limits;
@@ -170,13 +182,17 @@ fn object(field: &str, value: Value) -> Result<Value, ManifestError> {
     Err(ManifestError::new("", None, field, problem))
 }
 
-fn refuse(field: &str, text: &str, wanted: Wanted) -> ManifestError {
-    ManifestError::new("", None, field, problem(field, quoted(text), wanted))
+fn error(field: &str, text: &str, expected: Expected) -> ManifestError {
+    ManifestError::new("", None, field, problem(field, quoted(text), expected))
 }
 
-fn problem(field: &str, found: String, wanted: Wanted) -> Problem {
-    let own = fields::find(MANIFEST, field).map_or("", |field| field.wanted);
-    Problem::Value { found, wanted: wanted.unwrap_or_else(|| own.to_owned()), nearest: None }
+fn problem(field: &str, found: String, expected: Expected) -> Problem {
+    let default = fields::find(MANIFEST, field).map_or("", |field| field.expected);
+    Problem::Value {
+        found,
+        expected: expected.unwrap_or_else(|| default.to_owned()),
+        nearest: None,
+    }
 }
 
 #[cfg(test)]
@@ -185,7 +201,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_manifest_made_in_code_is_under_the_same_rules() {
+    fn built_manifest_follows_the_same_rules() {
         let new = || Manifest::new("greet", "1.0.0").unwrap();
         let zero = Limits { queue: Some(0), ..Limits::default() };
         let cases = [
@@ -203,8 +219,8 @@ mod tests {
             (new().with_input_schema(json!([])), "`input_schema` is a list; expected an object"),
             (
                 new().with_permission("call:"),
-                "`permissions` is \"call:\"; expected `log`, `metrics`, `call:NAME` with a plugin's \
-                 name, `read`, `write`, `exec`, or a word of the application",
+                "`permissions` is \"call:\"; expected `log`, `metrics`, `call:NAME`, `read`, \
+                 `write`, `exec`, or a permission that the application defines",
             ),
             (
                 new().with_contract(" ", "1.0.0"),
@@ -219,10 +235,7 @@ mod tests {
                 "`requires.clock` is \"one\"; expected a semver requirement, for example `^1.0`",
             ),
             (new().with_requirement("greet", "*"), "`requires.greet` is the plugin itself"),
-            (
-                new().with_limits(zero),
-                "`limits.queue` is 0; expected at least 1; leave it out for the host's own limit",
-            ),
+            (new().with_limits(zero), "`limits.queue` is 0; expected at least 1"),
         ];
         for (result, expect) in cases {
             let error = result.unwrap_err();
@@ -232,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_put_in_comes_out() {
+    fn built_manifest_round_trips_through_json() {
         let manifest = Manifest::new("greet", "1.0.0")
             .and_then(|manifest| manifest.with_config(json!({ "mode": "loud" })))
             .and_then(|manifest| manifest.with_config_schema(json!({ "type": "object" })))

@@ -1,6 +1,6 @@
-//! A value against a JSON Schema of its plugin's own: the config, and the input of calls.
+//! Validates a value against a JSON Schema of its plugin: the config, and the input of calls.
 //! Fetches nothing. No schema overflows the stack, however it refers to itself, and no check
-//! takes more steps, time or memory than its budget.
+//! exceeds its budget of steps, time or memory.
 
 use std::fmt;
 use std::time::Instant;
@@ -9,39 +9,38 @@ use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
 use super::expansion::{Costs, costs};
-use super::metered::{Budget, Metered, MeteredJson, within};
+use super::metered::{Budget, Metered, MeteredJson, with_budget};
 use super::steps::{Outline, outline, with_stack};
-use super::tree::NESTING_DEPTH_MAX;
+use super::tree::MAX_NESTING_DEPTH;
 use super::violations::{bounded, describe, violation};
 use crate::error::manifest::{Exceeded, SchemaError, Violation};
 
-/// Most steps of a check: a step is an access to the value. A text of a megabyte against a usual
-/// schema takes about two million.
-const STEPS_MAX: u64 = 20_000_000;
+/// Maximum number of steps of a check; a step is an access to the value. A text of one megabyte
+/// takes about two million steps with a usual schema.
+const MAX_STEPS: u64 = 20_000_000;
 
-/// Longest text whose violations are looked for: each takes some hundreds of bytes, and all are
-/// found before the first is told.
-const DESCRIBED_BYTES_MAX: usize = 256 << 10;
+/// Maximum length of a text whose violations are located: each takes some hundreds of bytes, and
+/// the library finds all of them before it returns the first.
+const MAX_DESCRIBED_BYTES: usize = 256 << 10;
 
-/// Most steps back that a pattern may cost on one text.
-const PATTERN_BACKTRACKS_MAX: usize = 100_000;
+/// Maximum number of backtracking steps of a pattern on one text.
+const MAX_PATTERN_BACKTRACKS: usize = 100_000;
 
-/// A JSON Schema that was read once, to check any number of values.
+/// A compiled JSON Schema, which checks any number of values.
 ///
-/// Following a reference recurses, and a schema of a few kilobytes can make thousands of them
-/// follow one another; so whatever is not flat is done on a thread of its own whose stack suits
-/// it, while the caller waits.
+/// References recurse, and a schema of a few kilobytes can chain thousands of them. So a schema
+/// that is not flat is processed on a thread with a sufficient stack, while the caller waits.
 pub(crate) struct Checker {
-    /// None where each check would exceed its budget; taken by the drop alone.
+    /// `None` if each check would exceed its budget. Only `drop` takes it.
     validator: Option<Validator<MeteredJson>>,
     outline: Outline,
     costs: Costs,
 }
 
 impl Checker {
-    /// Reads a schema. After `deadline` it is not begun any more.
+    /// Compiles a schema. Fails if `deadline` passed before.
     pub(crate) fn new(schema: &Value, deadline: Option<Instant>) -> Result<Self, SchemaError> {
-        let Some(outline) = outline(schema, NESTING_DEPTH_MAX) else {
+        let Some(outline) = outline(schema, MAX_NESTING_DEPTH) else {
             return Err(SchemaError::Schema(Violation::of_all(too_deep())));
         };
         let steps = outline.steps(0);
@@ -50,45 +49,45 @@ impl Checker {
             if costs.exceeded.is_some() {
                 return Ok((None, costs));
             }
-            in_time(deadline)?;
+            check_deadline(deadline)?;
             Ok((Some(build(schema, costs)?), costs))
         })??;
         Ok(Self { validator, outline, costs })
     }
 
-    /// Checks a value, until `deadline` at the latest.
+    /// Checks a value. Stops at `deadline`.
     pub(crate) fn check(
         &self,
         value: &Value,
         deadline: Option<Instant>,
     ) -> Result<(), SchemaError> {
-        self.check_and_tell(value, true, deadline)
+        self.check_value(value, true, deadline)
     }
 
-    /// Checks a text that has to be JSON, until `deadline` at the latest. Of a key that an object
-    /// has twice, the last counts.
+    /// Checks a text, which must be JSON. Stops at `deadline`. If an object has a key twice, the
+    /// last one counts.
     pub(crate) fn check_text(
         &self,
         text: &[u8],
         deadline: Option<Instant>,
     ) -> Result<(), SchemaError> {
-        let fault = |message| Err(SchemaError::Value(vec![Violation::of_all(message)]));
+        let violation_error = |message| Err(SchemaError::Value(vec![Violation::of_all(message)]));
         if text.is_empty() {
-            return fault("it is empty; wanted JSON".to_owned());
+            return violation_error("it is empty; expected JSON".to_owned());
         }
         match serde_json::from_slice(text) {
-            Ok(value) => self.check_and_tell(&value, text.len() <= DESCRIBED_BYTES_MAX, deadline),
-            Err(error) => fault(bounded(&format_args!("it is not JSON: {error}"))),
+            Ok(value) => self.check_value(&value, text.len() <= MAX_DESCRIBED_BYTES, deadline),
+            Err(error) => violation_error(bounded(&format_args!("it is not JSON: {error}"))),
         }
     }
 
-    fn check_and_tell(
+    fn check_value(
         &self,
         value: &Value,
-        wants_places: bool,
+        locate: bool,
         deadline: Option<Instant>,
     ) -> Result<(), SchemaError> {
-        let Some(depth) = outline(value, NESTING_DEPTH_MAX).map(|outline| outline.depth) else {
+        let Some(depth) = outline(value, MAX_NESTING_DEPTH).map(|outline| outline.depth) else {
             return Err(SchemaError::Value(vec![Violation::of_all(too_deep())]));
         };
         if let Some(exceeded) = self.costs.exceeded {
@@ -97,12 +96,12 @@ impl Checker {
         let Some(validator) = &self.validator else { return Ok(()) };
         let costs = self.costs.access;
         with_stack(self.outline.steps(depth), || {
-            let budget = Budget { steps: STEPS_MAX, deadline };
-            let fits = within(budget, costs, || validator.is_valid(Metered(value)));
-            if fits.map_err(SchemaError::Exceeded)? {
+            let budget = Budget { steps: MAX_STEPS, deadline };
+            let is_valid = with_budget(budget, costs, || validator.is_valid(Metered(value)));
+            if is_valid.map_err(SchemaError::Exceeded)? {
                 return Ok(());
             }
-            if !wants_places {
+            if !locate {
                 return Err(SchemaError::Value(Vec::new()));
             }
             let bytes = self.costs.repeated_bytes;
@@ -118,7 +117,7 @@ impl fmt::Debug for Checker {
 }
 
 impl Drop for Checker {
-    /// A chain of references is a chain of boxes, which recurses as well.
+    /// Drops the validator with a sufficient stack: a chain of references is a chain of boxes.
     fn drop(&mut self) {
         let mut validator = self.validator.take();
         if with_stack(self.outline.steps(0), || drop(validator.take())).is_err() {
@@ -127,14 +126,14 @@ impl Drop for Checker {
     }
 }
 
-/// Checks a value that is looked at once.
+/// Checks one value against a schema.
 #[cfg(test)]
 pub(super) fn check_once(schema: &Value, value: &Value) -> Result<(), SchemaError> {
     Checker::new(schema, None)?.check(value, None)
 }
 
-/// Whether there is time left.
-fn in_time(deadline: Option<Instant>) -> Result<(), SchemaError> {
+/// Fails if the deadline passed.
+fn check_deadline(deadline: Option<Instant>) -> Result<(), SchemaError> {
     match deadline {
         Some(deadline) if deadline <= Instant::now() => {
             Err(SchemaError::Exceeded(Exceeded::Deadline))
@@ -145,9 +144,9 @@ fn in_time(deadline: Option<Instant>) -> Result<(), SchemaError> {
 
 fn build(schema: &Value, costs: Costs) -> Result<Validator<MeteredJson>, SchemaError> {
     let patterns = PatternOptions::fancy_regex()
-        .backtrack_limit(PATTERN_BACKTRACKS_MAX)
-        .size_limit(costs.pattern_bytes_max)
-        .dfa_size_limit(costs.pattern_bytes_max);
+        .backtrack_limit(MAX_PATTERN_BACKTRACKS)
+        .size_limit(costs.max_pattern_bytes)
+        .dfa_size_limit(costs.max_pattern_bytes);
     let options = jsonschema::options_for::<MeteredJson>().offline().with_pattern_options(patterns);
     options
         .build(schema)
@@ -155,24 +154,24 @@ fn build(schema: &Value, costs: Costs) -> Result<Validator<MeteredJson>, SchemaE
 }
 
 fn too_deep() -> String {
-    format!("nests deeper than {NESTING_DEPTH_MAX} levels; make it flatter")
+    format!("nests deeper than {MAX_NESTING_DEPTH} levels")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::steps::STEPS_AT_HOME;
-    use super::super::violations::MESSAGE_CHARS_MAX;
+    use super::super::steps::MAX_STEPS_ON_CALLER_STACK;
+    use super::super::violations::MAX_MESSAGE_CHARS;
     use super::*;
     use serde_json::{Map, json};
     use std::thread;
 
     fn check(schema: &Value, value: &Value, expect: &str) {
-        let told = check_once(schema, value).map_err(|refused| refused.to_string());
-        assert_eq!(told.err().unwrap_or_default(), expect);
+        let message = check_once(schema, value).map_err(|error| error.to_string());
+        assert_eq!(message.err().unwrap_or_default(), expect);
     }
 
     #[test]
-    fn the_first_three_violations_are_told_with_their_places() {
+    fn first_three_violations_are_reported_with_pointers() {
         let schema = json!({
             "properties": {
                 "mode": { "enum": ["upper", "lower"] },
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_schema_is_not_the_fault_of_the_config() {
+    fn invalid_schema_is_reported_as_schema_error() {
         check(
             &json!({ "properties": { "mode": { "type": "word" } } }),
             &json!({}),
@@ -207,13 +206,13 @@ mod tests {
             json!({ "$ref": "#/gone" }),
             json!({ "type": 1 }),
         ] {
-            let refused = check_once(&schema, &json!({})).unwrap_err();
-            assert!(matches!(refused, SchemaError::Schema(_)), "{schema}: {refused}");
+            let error = check_once(&schema, &json!({})).unwrap_err();
+            assert!(matches!(error, SchemaError::Schema(_)), "{schema}: {error}");
         }
     }
 
     #[test]
-    fn a_schema_that_never_ends_does_not_end_the_host() {
+    fn recursive_schemas_are_checked_without_overflow() {
         for schema in [
             json!({ "$ref": "#" }),
             json!({ "allOf": [{ "$ref": "#" }] }),
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_chain_of_references_does_not_overflow_the_stack() {
+    fn long_chain_of_references_does_not_overflow_stack() {
         let chain = |length: usize| {
             let link = |i: usize| json!({ "$ref": format!("#/$defs/d{}", i + 1) });
             let mut links: Map<_, _> = (0..length).map(|i| (format!("d{i}"), link(i))).collect();
@@ -245,25 +244,24 @@ mod tests {
         check(
             &chain(20_000),
             &json!({}),
-            "the schema refers to itself in up to 60004 steps for this value; wanted at \
-             most 32768, so use fewer references",
+            "the schema refers to itself in up to 60004 steps for this value; the limit is 32768",
         );
     }
 
     #[test]
-    fn a_checker_ends_where_the_stack_is_small() {
+    fn checker_works_on_small_stack() {
         let link = |i: usize| json!({ "$ref": format!("#/$defs/d{}", i + 1) });
         let mut links: Map<_, _> = (0..4_000).map(|i| (format!("d{i}"), link(i))).collect();
         links.insert("d4000".to_owned(), json!({ "type": "object" }));
         let chain = json!({ "$ref": "#/$defs/d0", "$defs": links });
-        // As many steps as are made on any stack, of the costliest keyword.
+        // The maximum number of steps on any stack, of the costliest keyword.
         let flat = (0..8).fold(
             json!({}),
             |inner, _| json!({ "allOf": [inner], "unevaluatedProperties": { "type": "integer" } }),
         );
-        assert_eq!(outline(&flat, 64).unwrap().steps(1), STEPS_AT_HOME);
+        assert_eq!(outline(&flat, 64).unwrap().steps(1), MAX_STEPS_ON_CALLER_STACK);
         let small = thread::Builder::new().stack_size(128 << 10);
-        let work = move || {
+        let job = move || {
             let chain = Checker::new(&chain, None).unwrap();
             assert!(
                 chain.check(&json!({}), None).is_ok() && chain.check(&json!([]), None).is_err()
@@ -273,11 +271,11 @@ mod tests {
             assert!(flat.check_text(br#"{ "a": 1 }"#, None).is_ok());
             assert!(flat.check_text(br#"{ "a": "1" }"#, None).is_err());
         };
-        small.spawn(work).unwrap().join().unwrap();
+        small.spawn(job).unwrap().join().unwrap();
     }
 
     #[test]
-    fn a_text_is_refused_with_its_first_mistakes_and_never_at_length() {
+    fn invalid_text_is_rejected_with_bounded_message() {
         let schema = json!({
             "type": "object",
             "properties": { "n": { "type": "integer" }, "of": { "items": { "maxLength": 2 } } },
@@ -285,11 +283,12 @@ mod tests {
         });
         let checker = Checker::new(&schema, None).unwrap();
         let check = |text: &str, expect: &str| {
-            let told = checker.check_text(text.as_bytes(), None).map_err(|unfit| unfit.to_string());
-            assert_eq!(told.err().unwrap_or_default(), expect);
+            let message =
+                checker.check_text(text.as_bytes(), None).map_err(|error| error.to_string());
+            assert_eq!(message.err().unwrap_or_default(), expect);
         };
         check(r#" { "n": 1, "of": ["a", "b"] } "#, "");
-        check("", "it is empty; wanted JSON");
+        check("", "it is empty; expected JSON");
         check("n = 1", "it is not JSON: expected ident at line 1 column 2");
         check("{} {}", "it is not JSON: trailing characters at line 1 column 4");
         check("[]", "[] is not of type \"object\"");
@@ -301,29 +300,30 @@ mod tests {
              not allowed ('to~/' was unexpected)",
         );
         check(&format!(r#"{{ "n": "{}" }}"#, "é".repeat(9000)), &{
-            format!("`/n`: \"{}…", "é".repeat(MESSAGE_CHARS_MAX - 1))
+            format!("`/n`: \"{}…", "é".repeat(MAX_MESSAGE_CHARS - 1))
         });
         let long = format!(r#"{{ "{}": 1 }}"#, "k".repeat(9000));
-        let told = checker.check_text(long.as_bytes(), None).unwrap_err().to_string();
-        assert!(told.chars().count() < 3 * MESSAGE_CHARS_MAX, "{told}");
-        let wrong = format!("[{}0]", "0,".repeat(DESCRIBED_BYTES_MAX));
-        check(&wrong, "it does not match, and is too long to find the place");
+        let message = checker.check_text(long.as_bytes(), None).unwrap_err().to_string();
+        assert!(message.chars().count() < 3 * MAX_MESSAGE_CHARS, "{message}");
+        let wrong = format!("[{}0]", "0,".repeat(MAX_DESCRIBED_BYTES));
+        check(&wrong, "it does not match the schema, and is too long to locate the violation");
         assert!(checker.check_text(b"{ \"n\": 1, \"of\": [\"\xff\"] }", None).is_err());
         let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         let checker = Checker::new(&json!({ "items": { "$ref": "#" } }), None).unwrap();
         assert!(checker.check_text(deep(64).as_bytes(), None).is_ok());
-        let told = |text: &str| checker.check_text(text.as_bytes(), None).unwrap_err().to_string();
-        assert_eq!(told(&deep(66)), "nests deeper than 64 levels; make it flatter");
+        let message =
+            |text: &str| checker.check_text(text.as_bytes(), None).unwrap_err().to_string();
+        assert_eq!(message(&deep(66)), "nests deeper than 64 levels");
         let expect = "it is not JSON: recursion limit exceeded at line 1 column 128";
-        assert_eq!(told(&deep(1_000_000)), expect);
-        assert_eq!(told(&"{\"a\":".repeat(1_000_000)), expect.replace("128", "636"));
+        assert_eq!(message(&deep(1_000_000)), expect);
+        assert_eq!(message(&"{\"a\":".repeat(1_000_000)), expect.replace("128", "636"));
     }
 
     #[test]
-    fn what_nests_too_deep_is_refused() {
-        let deep = (0..NESTING_DEPTH_MAX).fold(json!({}), |inner, _| json!({ "not": inner }));
+    fn too_deep_schema_and_value_are_rejected() {
+        let deep = (0..MAX_NESTING_DEPTH).fold(json!({}), |inner, _| json!({ "not": inner }));
         let too_deep = json!({ "not": deep });
-        let expect = "nests deeper than 64 levels; make it flatter";
+        let expect = "nests deeper than 64 levels";
         check(&deep, &json!({}), "");
         check(&too_deep, &json!({}), &format!("the schema {expect}"));
         check(&json!({}), &too_deep, expect);

@@ -1,22 +1,23 @@
-//! Whether a plugin suits this host, decided from versions alone.
-//! Reads neither the library nor its stamp: they are told to it.
+//! Checks the compatibility of a plugin and this host by their versions. Reads neither the library
+//! nor its stamp: both are arguments.
 
 use semver::{Version, VersionReq};
 
 use crate::error::manifest::{ApiMismatch, StampMismatch};
 
-/// Whether a plugin and a host with plugin API `host` speak the same.
+/// Checks that a plugin works with a host that provides plugin API `host`.
 ///
-/// `wanted` is the manifest's `api`, `built` the API version in the library's stamp. The author's
-/// word comes first; the stamp then tells whether the library fits, whatever the author wrote.
+/// `accepted` is the manifest's `api`, `built` the API version in the library's stamp. The manifest
+/// is checked first, then the stamp, whatever the manifest accepts.
 pub(crate) fn check_api(
-    wanted: &VersionReq,
+    accepted: &VersionReq,
     built: &Version,
     host: &Version,
 ) -> Result<(), ApiMismatch> {
-    let (wanted_too, built_too, host_too) = (|| wanted.clone(), || built.clone(), || host.clone());
-    if !wanted.matches(host) {
-        Err(ApiMismatch::HostNotAccepted { wanted: wanted_too(), host: host_too() })
+    let (accepted_too, built_too, host_too) =
+        (|| accepted.clone(), || built.clone(), || host.clone());
+    if !accepted.matches(host) {
+        Err(ApiMismatch::HostNotAccepted { accepted: accepted_too(), host: host_too() })
     } else if built.major != host.major {
         Err(ApiMismatch::OtherMajor { built: built_too(), host: host_too() })
     } else if built.minor > host.minor {
@@ -26,7 +27,7 @@ pub(crate) fn check_api(
     }
 }
 
-/// Whether a library's stamp tells the package and version that its manifest tells.
+/// Checks that a library's stamp has the package and version of its manifest.
 pub(crate) fn check_stamp(
     package: &str,
     version: &Version,
@@ -37,8 +38,8 @@ pub(crate) fn check_stamp(
         package: (stamp_package != package).then(|| (stamp_package.to_owned(), package.to_owned())),
         version: (stamp_version != version).then(|| (stamp_version.clone(), version.clone())),
     };
-    let same = mismatch.package.is_none() && mismatch.version.is_none();
-    if same { Ok(()) } else { Err(Box::new(mismatch)) }
+    let is_equal = mismatch.package.is_none() && mismatch.version.is_none();
+    if is_equal { Ok(()) } else { Err(Box::new(mismatch)) }
 }
 
 #[cfg(test)]
@@ -46,13 +47,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_message_says_which_of_the_two_api_checks_failed() {
-        let check = |wanted: &str, built: &str, host: &str, expect: &str| {
-            let wanted = wanted.parse().unwrap();
+    fn api_mismatch_names_the_failed_check() {
+        let check = |accepted: &str, built: &str, host: &str, expect: &str| {
+            let accepted = accepted.parse().unwrap();
             let (built, host) = (built.parse().unwrap(), host.parse().unwrap());
-            let result = check_api(&wanted, &built, &host)
+            let result = check_api(&accepted, &built, &host)
                 .map_err(|error| format!("{error}; {}", error.hint().unwrap_or_default()));
-            assert_eq!(result.err().unwrap_or_default(), expect, "{wanted} {built} {host}");
+            assert_eq!(result.err().unwrap_or_default(), expect, "{accepted} {built} {host}");
         };
         check("^1.0", "1.3.0", "1.3.0", "");
         check("^1.0", "1.0.7", "1.3.0", "");
@@ -81,12 +82,12 @@ mod tests {
     }
 
     #[test]
-    fn the_message_says_what_of_the_stamp_differs() {
+    fn stamp_mismatch_names_the_differences() {
         let check = |package: &str, version: &str, expect: &str| {
-            let wanted = Version::new(0, 1, 0);
-            let result = check_stamp("transform", &wanted, package, &version.parse().unwrap());
-            let told = result.map_err(|error| error.to_string()).err().unwrap_or_default();
-            assert_eq!(told, expect);
+            let accepted = Version::new(0, 1, 0);
+            let result = check_stamp("transform", &accepted, package, &version.parse().unwrap());
+            let message = result.map_err(|error| error.to_string()).err().unwrap_or_default();
+            assert_eq!(message, expect);
         };
         check("transform", "0.1.0", "");
         check(

@@ -1,11 +1,11 @@
-//! A SHA-256 digest as text and back. Computes none: `crate::artifact` does.
+//! Formats and parses SHA-256 digests. Computes none: `crate::artifact` does.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// The SHA-256 of a library or program.
 ///
-/// `Display` and `FromStr` use 64 hexadecimal digits; reading accepts capitals.
+/// `Display` and `FromStr` use 64 hexadecimal digits; parsing accepts upper case.
 ///
 /// ```
 /// # use hotbay::manifest::Digest;
@@ -19,12 +19,12 @@ use std::str::FromStr;
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest with these bytes.
+    /// Returns the digest with these bytes.
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes, first byte first.
+    /// Returns the bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -64,13 +64,13 @@ fn half(digit: u8) -> Result<u8, InvalidDigest> {
     char::from(digit).to_digit(16).map(|value| value as u8).ok_or(InvalidDigest)
 }
 
-/// A text that cannot be a [`Digest`].
+/// The error of a text that is not a [`Digest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidDigest;
 
 impl fmt::Display for InvalidDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a SHA-256; wanted 64 hexadecimal digits")
+        f.write_str("invalid SHA-256: expected 64 hexadecimal digits")
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_64_hexadecimal_digits_are_a_digest() {
+    fn digest_requires_64_hexadecimal_digits() {
         let good = "0f".repeat(32);
         assert_eq!(good.parse(), Ok(Digest::new([0x0f; 32])));
         assert_eq!(good.to_uppercase().parse(), Ok(Digest::new([0x0f; 32])));

@@ -1,96 +1,96 @@
-//! How often a schema refers to itself at one place of a value, and what its patterns cost.
-//! Follows references within the document; checks nothing.
+//! Counts how often a schema refers to itself at one location of a value, and what its patterns
+//! cost. Follows references within the document; checks nothing.
 //!
-//! The schema library evaluates a subschema again for each way that leads to it, and what it does
-//! between two accesses to the value is not counted by `metered`. So the ways that stay at one
-//! place of the value are counted here, once, when the schema is read.
+//! The schema library evaluates a subschema again for each path that leads to it, and `metered`
+//! does not count what it does between two accesses to the value. So the paths that stay at one
+//! location of the value are counted here, once, when the schema is compiled.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
 use super::metered::AccessCosts;
-use super::resources::{SUBSCHEMAS_MAX, makes_too_many};
+use super::resources::{MAX_SUBSCHEMAS, compiles_too_many};
 use crate::error::manifest::{Exceeded, SchemaError, Violation};
 
-/// Most evaluations of subschemas at one place of a value.
-const EXPANSIONS_MAX: usize = 10_000;
+/// Maximum number of evaluations of subschemas at one location of a value.
+const MAX_EXPANSIONS: usize = 10_000;
 
-/// The same for all subschemas with `unevaluatedProperties` or `unevaluatedItems` together: the
-/// library makes a validator for each of them.
-const UNEVALUATED_EXPANSIONS_MAX: usize = 10_000;
+/// The same maximum for all subschemas with `unevaluatedProperties` or `unevaluatedItems` together:
+/// the library makes a validator for each of them.
+const MAX_UNEVALUATED_EXPANSIONS: usize = 10_000;
 
-/// Most steps of counting.
-const COUNTED_MAX: usize = 2_000_000;
+/// Maximum number of counting steps.
+const MAX_COUNTED: usize = 2_000_000;
 
-/// Most patterns of a schema.
-const PATTERNS_MAX: usize = 4_096;
+/// Maximum number of patterns of a schema.
+const MAX_PATTERNS: usize = 4_096;
 
-/// Memory that all patterns of a schema may take together when compiled; one takes no more than
-/// the largest, and no less is given than the smallest.
-const PATTERNS_BYTES_MAX: usize = 64 << 20;
-const PATTERN_BYTES: std::ops::RangeInclusive<usize> = (64 << 10)..=(2 << 20);
+/// Maximum memory of all compiled patterns of a schema together, and the range of the maximum of
+/// one.
+const MAX_PATTERNS_BYTES: usize = 64 << 20;
+const PATTERN_BYTES_RANGE: std::ops::RangeInclusive<usize> = (64 << 10)..=(2 << 20);
 
-/// Steps of a text that may be matched with backtracking.
+/// Steps for a text that may be matched with backtracking.
 const STEPS_PER_BACKTRACKING: u64 = 512;
 
-/// Keywords with one subschema that is for the same place of the value, with a list of them, and
-/// with an object of them.
+/// Keywords with one subschema for the same location of the value, with a list of them, and with an
+/// object of them.
 const ONE: [&str; 4] = ["not", "if", "then", "else"];
 const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 const OBJECTS: [&str; 2] = ["dependentSchemas", "dependencies"];
 
-/// What a schema costs, as far as that is known without a value.
+/// The costs of a schema that are known without a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Costs {
     pub(super) access: AccessCosts,
-    /// Most bytes of one compiled pattern.
-    pub(super) pattern_bytes_max: usize,
+    /// Maximum bytes of one compiled pattern.
+    pub(super) max_pattern_bytes: usize,
     /// Bytes of the longest part of the schema that a message may repeat.
     pub(super) repeated_bytes: usize,
-    /// What each check would exceed.
+    /// The budget that each check would exceed.
     pub(super) exceeded: Option<Exceeded>,
 }
 
-/// Counts the ways through a schema. Refuses one that is too expensive to be read; one that is
-/// too expensive to check anything by is refused by each check.
+/// Counts the paths through a schema. Rejects a schema that is too expensive to compile. If only
+/// its checks are too expensive, each check fails.
 pub(super) fn costs(schema: &Value) -> Result<Costs, SchemaError> {
     let mut document = Document::default();
     document.add(schema, schema);
-    if document.patterns > PATTERNS_MAX {
+    if document.patterns > MAX_PATTERNS {
         let patterns = document.patterns;
-        let message = format!("has {patterns} patterns; wanted at most {PATTERNS_MAX}");
+        let message = format!("has {patterns} patterns; the limit is {MAX_PATTERNS}");
         return Err(SchemaError::Schema(Violation::of_all(message)));
     }
-    let bytes = PATTERNS_BYTES_MAX / document.patterns.max(1);
+    let bytes = MAX_PATTERNS_BYTES / document.patterns.max(1);
     Ok(Costs {
         access: document.costs,
-        pattern_bytes_max: bytes.clamp(*PATTERN_BYTES.start(), *PATTERN_BYTES.end()),
+        max_pattern_bytes: bytes.clamp(*PATTERN_BYTES_RANGE.start(), *PATTERN_BYTES_RANGE.end()),
         repeated_bytes: document.repeated_bytes,
         exceeded: exceeded(&document, schema),
     })
 }
 
-/// The budget that a check by the schema would exceed whatever the value.
+/// Returns the budget that a check would exceed for any value.
 fn exceeded(document: &Document<'_>, schema: &Value) -> Option<Exceeded> {
-    let mut counting = Counting::new(document, schema);
+    let mut counter = ExpansionCounter::new(document, schema);
     let mut unevaluated = 0_usize;
     for object in &document.objects {
-        let count = counting.expansions(object.map);
-        if counting.counted > COUNTED_MAX || count > EXPANSIONS_MAX {
-            return Some(Exceeded::Expansions(EXPANSIONS_MAX));
+        let count = counter.expansions(object.map);
+        if counter.counted > MAX_COUNTED || count > MAX_EXPANSIONS {
+            return Some(Exceeded::Expansions(MAX_EXPANSIONS));
         }
         if object.map.keys().any(|key| key.starts_with("unevaluated")) {
             unevaluated = unevaluated.saturating_add(count);
         }
     }
-    if unevaluated > UNEVALUATED_EXPANSIONS_MAX {
-        return Some(Exceeded::Expansions(UNEVALUATED_EXPANSIONS_MAX));
+    if unevaluated > MAX_UNEVALUATED_EXPANSIONS {
+        return Some(Exceeded::Expansions(MAX_UNEVALUATED_EXPANSIONS));
     }
-    makes_too_many(document, schema).then_some(Exceeded::Subschemas(SUBSCHEMAS_MAX))
+    compiles_too_many(document, schema).then_some(Exceeded::Subschemas(MAX_SUBSCHEMAS))
 }
 
-/// An object of the document, which may be a subschema, and the resource it is in.
+/// An object of the document, which may be a subschema, and its resource.
 struct InDocument<'s> {
     map: &'s Map<String, Value>,
     resource: &'s Value,
@@ -99,9 +99,9 @@ struct InDocument<'s> {
 #[derive(Default)]
 pub(super) struct Document<'s> {
     objects: Vec<InDocument<'s>>,
-    /// By address of the object.
+    /// Indices into `objects`, by address of the object.
     positions: HashMap<usize, usize>,
-    /// Identifiers of resources.
+    /// Resources with their identifiers.
     resources: Vec<(&'s str, &'s Value)>,
     anchors: HashMap<&'s str, Vec<&'s Value>>,
     recursive_anchors: Vec<&'s Value>,
@@ -135,8 +135,8 @@ impl<'s> Document<'s> {
                 ("pattern", Value::String(pattern)) => self.add_pattern(pattern),
                 ("patternProperties", Value::Object(by_pattern)) => {
                     by_pattern.keys().for_each(|pattern| self.add_pattern(pattern));
-                    let most = &mut self.costs.patterns_per_name;
-                    *most = (*most).max(by_pattern.len() as u64);
+                    let max = &mut self.costs.patterns_per_name;
+                    *max = (*max).max(by_pattern.len() as u64);
                 }
                 ("format", Value::String(format)) if format == "regex" => {
                     self.costs.steps_per_text = STEPS_PER_BACKTRACKING;
@@ -152,19 +152,19 @@ impl<'s> Document<'s> {
         map.values().for_each(|child| self.add(child, resource));
     }
 
-    /// The resource that an object of the document is in.
+    /// Returns the resource of an object of the document.
     pub(super) fn resource_of(&self, map: &Map<String, Value>) -> Option<&'s Value> {
         let position = self.positions.get(&address(map))?;
         self.objects.get(*position).map(|object| object.resource)
     }
 
-    /// Whether it has resources besides the whole.
+    /// Returns whether it has other resources than the whole document.
     pub(super) fn has_embedded_resources(&self, root: &Value) -> bool {
         self.resources.iter().any(|(_, resource)| !std::ptr::eq(*resource, root))
     }
 
-    /// What the references of an object in `resource` may refer to.
-    pub(super) fn referred(
+    /// Returns the possible targets of the references of an object in `resource`.
+    pub(super) fn references(
         &self,
         map: &'s Map<String, Value>,
         resource: &'s Value,
@@ -197,7 +197,7 @@ impl<'s> Document<'s> {
         }
     }
 
-    /// What a reference that stands in `resource` may refer to; nothing outside the document.
+    /// Returns the possible targets of a reference in `resource`, all of them in the document.
     fn targets(&self, reference: &str, resource: &'s Value) -> Vec<&'s Value> {
         let (id, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let resources: Vec<_> = if id.is_empty() {
@@ -217,41 +217,41 @@ impl<'s> Document<'s> {
     }
 }
 
-/// Counts the evaluations at one place of a value.
-struct Counting<'d, 's> {
+/// Counts the evaluations at one location of a value.
+struct ExpansionCounter<'d, 's> {
     document: &'d Document<'s>,
     root: &'s Value,
-    /// Of the objects that no circle leads back from.
-    known: HashMap<usize, usize>,
+    /// Counts of the objects that are not in a cycle with one being counted.
+    counts: HashMap<usize, usize>,
     /// Addresses of the objects that are being counted.
     stack: Vec<usize>,
     counted: usize,
 }
 
-impl<'d, 's> Counting<'d, 's> {
+impl<'d, 's> ExpansionCounter<'d, 's> {
     fn new(document: &'d Document<'s>, root: &'s Value) -> Self {
-        Self { document, root, known: HashMap::new(), stack: Vec::new(), counted: 0 }
+        Self { document, root, counts: HashMap::new(), stack: Vec::new(), counted: 0 }
     }
 
     fn expansions(&mut self, map: &'s Map<String, Value>) -> usize {
         self.count(map).0
     }
 
-    /// The evaluations, and the lowest place of the stack that a circle leads back to.
+    /// Returns the evaluations, and the lowest position in the stack to which a cycle leads back.
     fn count(&mut self, map: &'s Map<String, Value>) -> (usize, usize) {
         let address = address(map);
-        if let Some(known) = self.known.get(&address) {
-            return (*known, usize::MAX);
+        if let Some(count) = self.counts.get(&address) {
+            return (*count, usize::MAX);
         }
-        // The library follows a circle once.
-        if let Some(place) = self.stack.iter().position(|other| *other == address) {
-            return (1, place);
+        // The library follows a cycle once.
+        if let Some(position) = self.stack.iter().position(|other| *other == address) {
+            return (1, position);
         }
         self.counted += 1;
-        if self.counted > COUNTED_MAX {
+        if self.counted > MAX_COUNTED {
             return (usize::MAX, 0);
         }
-        let place = self.stack.len();
+        let position = self.stack.len();
         self.stack.push(address);
         let (mut count, mut lowest) = (1_usize, usize::MAX);
         for subschema in self.subschemas(map) {
@@ -261,19 +261,19 @@ impl<'d, 's> Counting<'d, 's> {
             };
             count = count.saturating_add(more);
             lowest = lowest.min(back_to);
-            if count > EXPANSIONS_MAX {
+            if count > MAX_EXPANSIONS {
                 break;
             }
         }
         self.stack.pop();
-        if lowest >= place {
-            self.known.insert(address, count);
+        if lowest >= position {
+            self.counts.insert(address, count);
             lowest = usize::MAX;
         }
         (count, lowest)
     }
 
-    /// The subschemas that are evaluated at the same place of a value.
+    /// Returns the subschemas that are evaluated at the same location of a value.
     fn subschemas(&self, map: &'s Map<String, Value>) -> Vec<&'s Value> {
         let mut found = Vec::new();
         found.extend(ONE.iter().filter_map(|key| map.get(*key)));
@@ -282,7 +282,7 @@ impl<'d, 's> Counting<'d, 's> {
         let objects = OBJECTS.iter().filter_map(|key| map.get(*key)?.as_object());
         found.extend(objects.flat_map(Map::values));
         let resource = self.document.resource_of(map).unwrap_or(self.root);
-        found.extend(self.document.referred(map, resource));
+        found.extend(self.document.references(map, resource));
         found
     }
 }
@@ -295,7 +295,8 @@ fn last_segment(id: &str) -> &str {
     id.trim_end_matches('#').rsplit('/').next().unwrap_or(id)
 }
 
-/// Whether matching may go back: look-around, references to groups, possessive or atomic parts.
+/// Returns whether a pattern may backtrack: look-around, references to groups, possessive or atomic
+/// parts.
 fn backtracks(pattern: &str) -> bool {
     let bytes = pattern.as_bytes();
     bytes.windows(2).any(|two| match two {
@@ -303,12 +304,12 @@ fn backtracks(pattern: &str) -> bool {
         [b'+' | b'*' | b'?' | b'}', b'+'] => true,
         _ => false,
     }) || bytes.windows(3).any(|three| {
-        // `(?:`, flags and named groups are all that the linear engine knows.
+        // The linear engine supports only `(?:`, flags and named groups.
         matches!(three, [b'(', b'?', next] if !matches!(next, b':' | b'P' | b'a'..=b'z' | b'-'))
     })
 }
 
-/// Bytes of a value as JSON, about.
+/// Returns the approximate bytes of a value as JSON.
 fn bytes_of(value: &Value) -> usize {
     match value {
         Value::Object(map) => {

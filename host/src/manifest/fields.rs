@@ -1,5 +1,5 @@
-//! The table of a manifest's fields: the one place that knows their names, shapes and wording.
-//! Reading, suggestions and the JSON Schema are made from it; it reads nothing itself.
+//! The table of a manifest's fields: the only place with their names, shapes and descriptions. The
+//! parser, suggestions and the JSON Schema use it; it parses nothing itself.
 
 use super::words::{Handover, Kind, SocketType, Unload};
 
@@ -9,13 +9,13 @@ pub(crate) struct Field {
     pub(crate) name: &'static str,
     pub(crate) shape: Shape,
     pub(crate) presence: Presence,
-    /// Completes the sentence "wanted …".
-    pub(crate) wanted: &'static str,
-    /// What it means; shown by editors that know the schema.
+    /// Completes the sentence "expected …".
+    pub(crate) expected: &'static str,
+    /// The description in the JSON Schema, which editors show.
     pub(crate) doc: &'static str,
 }
 
-/// What a value looks like, as far as the JSON Schema tells it.
+/// The shape of a value in the JSON Schema.
 #[derive(Debug)]
 pub(crate) enum Shape {
     Text,
@@ -31,7 +31,7 @@ pub(crate) enum Shape {
     Objects(&'static [Field]),
 }
 
-/// Whether a field must be there, and what holds when it is not.
+/// Whether a field is required, and its default.
 #[derive(Debug)]
 pub(crate) enum Presence {
     Required,
@@ -64,7 +64,7 @@ pub(crate) const MANIFEST: &[Field] = &[
         Shape::Pattern("^[A-Za-z0-9_-]{1,64}$"),
         Presence::Optional,
         "the package's name: 1 to 64 of `A-Z`, `a-z`, `0-9`, `_`, `-`",
-        "The library's own name, as its stamp tells it; by default the plugin's name.",
+        "Package name in the library's stamp; by default the plugin's name.",
     ),
     field(
         "version",
@@ -85,21 +85,21 @@ pub(crate) const MANIFEST: &[Field] = &[
         Shape::Words(Kind::WORDS),
         Presence::Default("\"library\""),
         "`library` or `process`",
-        "What the plugin is built into.",
+        "Whether the plugin is a library or a program.",
     ),
     field(
         "library",
         Shape::Pattern(r"^[^/\\:]+$"),
         Presence::OnlyFor(Kind::Library),
         "the bare stem of a file in the plugin's folder, for example `transform`",
-        "Stem of the library's file: `transform` is libtransform.so, libtransform.dylib or \
-         transform.dll. By default the package's name with `-` as `_`.",
+        "Stem of the library's file: `transform` means libtransform.so, libtransform.dylib or \
+        transform.dll. By default the package's name with `-` replaced by `_`.",
     ),
     field(
         "command",
         Shape::Texts,
         Presence::RequiredFor(Kind::Process),
-        "a list of texts: a program inside the plugin's folder, then its arguments",
+        "a list of strings: a program inside the plugin's folder, then its arguments",
         "Program of a process plugin, relative to the plugin's folder, and its arguments.",
     ),
     field(
@@ -107,104 +107,92 @@ pub(crate) const MANIFEST: &[Field] = &[
         Shape::Words(SocketType::WORDS),
         Presence::OnlyFor(Kind::Process),
         "`unix` or `tcp`",
-        "Socket that a process plugin is asked to listen at: a Unix socket (unix, the default), \
-         or a port of 127.0.0.1 (tcp), which every user of the machine can reach.",
+        "Type of the socket on which a process plugin should listen: a Unix socket (unix, the \
+        default), or a port of 127.0.0.1 (tcp), which every user of the machine can reach.",
     ),
-    field(
-        "description",
-        Shape::Text,
-        Presence::Optional,
-        "a text",
-        "What the plugin does, in a sentence.",
-    ),
+    field("description", Shape::Text, Presence::Optional, "a string", "Description of the plugin."),
     field(
         "authors",
         Shape::Texts,
         Presence::Default("[]"),
-        "a list of texts",
-        "Who wrote the plugin.",
+        "a list of strings",
+        "Authors of the plugin.",
     ),
     field(
         "license",
         Shape::Text,
         Presence::Optional,
-        "a text",
+        "a string",
         "License of the plugin as an SPDX expression.",
     ),
-    field(
-        "homepage",
-        Shape::Text,
-        Presence::Optional,
-        "a text",
-        "Where more about the plugin can be read.",
-    ),
+    field("homepage", Shape::Text, Presence::Optional, "a string", "URL of the plugin's website."),
     field(
         "config",
         Shape::FreeObject,
         Presence::Default("{}"),
         "an object",
-        "Config of the plugin; checked against config_schema, then passed to it.",
+        "Config of the plugin; validated against config_schema, then passed to the plugin.",
     ),
     field(
         "config_schema",
         Shape::FreeObjectOrText,
         Presence::Optional,
-        "a JSON Schema object, or the name of such a file in the plugin's folder",
+        "a JSON Schema object, or the path of a schema file in the plugin's folder",
         "JSON Schema of config: the schema itself, or a file in the plugin's folder.",
     ),
     field(
         "input_schema",
         Shape::FreeObjectOrText,
         Presence::Optional,
-        "a JSON Schema object, or the name of such a file in the plugin's folder",
+        "a JSON Schema object, or the path of a schema file in the plugin's folder",
         "JSON Schema of each call's input, which must be JSON then: the schema itself, or a file \
-         in the plugin's folder. Calls that do not fit it never reach the plugin.",
+        in the plugin's folder. Calls that do not match it never reach the plugin.",
     ),
     field(
         "provides",
         Shape::Objects(PROVIDED),
         Presence::Default("[]"),
         "a list of objects",
-        "Contracts that the plugin fulfils, by which callers may look it up.",
+        "Contracts that the plugin provides, by which callers can find it.",
     ),
     field(
         "requires",
         Shape::Requirements,
         Presence::Default("{}"),
-        "an object of plugin names with semver requirements",
-        "Other plugins that must run, with the versions that are accepted; started first.",
+        "an object of plugin names and semver requirements",
+        "Plugins that must run before this one, with the accepted versions.",
     ),
     field(
         "limits",
         Shape::Object(LIMITS),
         Presence::Default("{}"),
         "an object",
-        "Limits of the plugin; the host's own limits, where lower, win.",
+        "Limits of the plugin, bounded by those of the host.",
     ),
     field(
         "handover",
         Shape::Words(Handover::WORDS),
         Presence::Default("\"overlap\""),
         "`overlap`, `pause` or `stop-first`",
-        "How a reload passes state on: the old build serves meanwhile (overlap), calls wait \
-         (pause), or the old build is stopped first (stop-first).",
+        "How a reload moves state: the old build keeps serving (overlap), calls wait (pause), or \
+        the old build is stopped first (stop-first).",
     ),
     field(
         "unload",
         Shape::Words(Unload::WORDS),
         Presence::Default("\"auto\""),
         "`auto` or `keep`",
-        "Whether a retired library is closed once it is unused (auto) or stays mapped (keep).",
+        "Whether an unloaded library is closed once it is unused (auto) or stays mapped (keep).",
     ),
     field(
         "permissions",
         Shape::Patterns("^(call:[a-z][a-z0-9-]{0,63}|(?!call(:|$))[a-z][a-z0-9:._-]*)$"),
         Presence::Default("[]"),
-        "`log`, `metrics`, `call:NAME` with a plugin's name, `read`, `write`, `exec`, or a word \
-         of the application",
-        "What the plugin may use of its host: `log`, `metrics`, `call:NAME`; and the operations \
-         that requests may name: `read`, `write`, `exec`, and words that the application \
-         defines. The application may withhold any of them.",
+        "`log`, `metrics`, `call:NAME`, `read`, `write`, `exec`, or a permission that the \
+        application defines",
+        "Requested permissions: services of the host (`log`, `metrics`, `call:NAME`), and \
+        operations of requests (`read`, `write`, `exec`, and those that the application defines). \
+        The application may withhold any of them.",
     ),
     field(
         "sha256",
@@ -236,7 +224,7 @@ pub(crate) const PROVIDED: &[Field] = &[
         Shape::Pattern(VERSION_PATTERN),
         Presence::Required,
         VERSION,
-        "Version of the contract that is fulfilled.",
+        "Version of the contract.",
     ),
 ];
 
@@ -247,83 +235,83 @@ pub(crate) const LIMITS: &[Field] = &[
         number(1, u64::MAX),
         Presence::Optional,
         "a whole number of milliseconds",
-        "Longest time a call may take, in milliseconds.",
+        "Maximum time of a pooled call, in milliseconds.",
     ),
     field(
         "workers",
         number(1, u32::MAX as u64),
         Presence::Optional,
         "a whole number of threads",
-        "Threads that run the plugin's calls.",
+        "Number of threads that run the plugin's calls.",
     ),
     field(
         "queue",
         number(1, u32::MAX as u64),
         Presence::Optional,
         "a whole number of calls",
-        "Most calls that wait for a worker.",
+        "Maximum number of calls that wait for a worker.",
     ),
     field(
         "in_flight",
         number(1, u32::MAX as u64),
         Presence::Optional,
         "a whole number of calls",
-        "Most calls that run at the same time.",
+        "Maximum number of calls that run at the same time.",
     ),
     field(
         "memory_bytes",
         number(1, u64::MAX),
         Presence::Optional,
         "a whole number of bytes",
-        "Most memory the plugin may hold, in bytes.",
+        "Maximum memory of the plugin, in bytes.",
     ),
     field(
         "input_bytes",
         number(1, u64::MAX),
         Presence::Optional,
         "a whole number of bytes",
-        "Longest input of a call, in bytes.",
+        "Maximum size of an input, in bytes.",
     ),
     field(
         "output_bytes",
         number(1, u64::MAX),
         Presence::Optional,
         "a whole number of bytes",
-        "Longest output of a call, in bytes.",
+        "Maximum size of an output, in bytes.",
     ),
     field(
         "stack_bytes",
         number(1, u64::MAX),
         Presence::Optional,
         "a whole number of bytes",
-        "Stack of each of the plugin's workers, in bytes.",
+        "Stack size of each of the plugin's workers, in bytes.",
     ),
 ];
 
-/// The field called `name` in `table`.
+/// Returns the field `name` of `table`.
 pub(crate) fn find(table: &'static [Field], name: &str) -> Option<&'static Field> {
     table.iter().find(|field| field.name == name)
 }
 
-/// Whether `key` is for other tools: `$schema`, or anything that starts with `x-`.
+/// Returns whether `key` is for other tools: `$schema`, or anything that starts with `x-`.
 pub(crate) fn is_ignored(key: &str) -> bool {
     key == "$schema" || key.starts_with("x-")
 }
 
-/// Longest word that is compared with known ones; the comparison is quadratic.
-const NEAR_BYTES_MAX: usize = 64;
+/// Maximum length of a word that is compared with known ones; the comparison is quadratic.
+const MAX_COMPARED_BYTES: usize = 64;
 
-/// The known word that `word` was probably meant to be.
+/// Returns the known word that `word` probably means.
 pub(crate) fn nearest(
     word: &str,
     known: impl IntoIterator<Item = &'static str>,
 ) -> Option<&'static str> {
-    if word.len() > NEAR_BYTES_MAX {
+    if word.len() > MAX_COMPARED_BYTES {
         return None;
     }
-    let plain = |text: &str| text.to_lowercase().replace('_', "-");
-    let word = plain(word);
-    let distance = |name| (strsim::osa_distance(&word, &plain(name)), name);
+    let normalized = |text: &str| text.to_lowercase().replace('_', "-");
+    let word = normalized(word);
+    let distance = |name| (strsim::osa_distance(&word, &normalized(name)), name);
     let (distance, name) = known.into_iter().map(distance).min()?;
     (distance <= name.len().div_ceil(4)).then_some(name)
 }
@@ -332,10 +320,10 @@ const fn field(
     name: &'static str,
     shape: Shape,
     presence: Presence,
-    wanted: &'static str,
+    expected: &'static str,
     doc: &'static str,
 ) -> Field {
-    Field { name, shape, presence, wanted, doc }
+    Field { name, shape, presence, expected, doc }
 }
 
 const fn number(min: u64, max: u64) -> Shape {
@@ -347,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_word_that_is_near_is_suggested() {
+    fn only_similar_word_is_suggested() {
         let check = |word: &str, expect: Option<&str>| {
             let known = MANIFEST.iter().map(|field| field.name);
             assert_eq!(nearest(word, known), expect, "{word}");

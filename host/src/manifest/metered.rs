@@ -1,11 +1,11 @@
-//! Values as the schema library reads them, counted: each access takes steps from the budget of
-//! the check that runs on this thread. Knows no schema.
+//! Values that count the accesses of the schema library: each access takes steps from the budget of
+//! the check on this thread. Knows no schema.
 //!
-//! The library has no budget of its own, and a few hundred bytes of schema can make a check take
-//! longer than any process lives. It reads values through a trait, so this module implements that
-//! trait by `serde_json`'s values and counts. After the budget is used up, every value looks like
-//! `null` and every iterator is at its end, so the check returns soon, and its result is not used.
-//! What the library does between two accesses is bounded when the schema is read (`expansion`).
+//! The library has no budget, and a few hundred bytes of schema can keep it busy forever. It reads
+//! values through a trait, so this module implements that trait for `serde_json`'s values and
+//! counts. When the budget is used up, every value looks like `null` and every iterator is at its
+//! end, so the check returns soon, and its result is not used. The work between two accesses is
+//! bounded when the schema is compiled (`expansion`).
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -17,40 +17,40 @@ use serde_json::{Map, Number, Value};
 
 use crate::error::manifest::Exceeded;
 
-/// Most time that a check may take.
-const CHECK_TIME_MAX: Duration = Duration::from_secs(5);
+/// Maximum time of a check.
+const MAX_CHECK_TIME: Duration = Duration::from_secs(5);
 
-/// Steps between two looks at the clock: about 10 µs. Most checks take fewer, and never look.
+/// Steps between two clock reads: about 10 µs. Most checks take fewer, and never read the clock.
 const STEPS_PER_SLICE: u64 = 1024;
 
 /// Bytes of a text that count as one step.
 const BYTES_PER_STEP: u64 = 32;
 
-/// Steps for the identity of a container: the library remembers a result by it.
+/// Steps for the identity of a container, by which the library remembers a result.
 const STEPS_PER_IDENTITY: u64 = 8;
 
-/// What a check may take.
+/// The budget of a check.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
-    /// Most steps.
+    /// Maximum number of steps.
     pub(super) steps: u64,
-    /// When it has to end at the latest, if there is a limit besides that on its time.
+    /// The deadline of the check, besides its maximum time.
     pub(super) deadline: Option<Instant>,
 }
 
-/// What accesses cost in steps besides the usual.
+/// Additional steps of accesses.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AccessCosts {
-    /// For each text, which patterns may be matched against.
+    /// For each string, since patterns may be matched against it.
     pub(super) steps_per_text: u64,
-    /// For each error that is made.
+    /// For each error.
     pub(super) steps_per_error: u64,
-    /// Patterns that one name of a member may be matched against.
+    /// Patterns that the name of a member may be matched against.
     pub(super) patterns_per_name: u64,
 }
 
 struct Meter {
-    /// Steps until the next look at the clock.
+    /// Steps until the next clock read.
     slice: Cell<u64>,
     /// Steps after that slice.
     rest: Cell<u64>,
@@ -79,7 +79,7 @@ thread_local! {
 }
 
 /// Runs `check` on this thread within `budget`.
-pub(super) fn within<T>(
+pub(super) fn with_budget<T>(
     budget: Budget,
     costs: AccessCosts,
     check: impl FnOnce() -> T,
@@ -97,7 +97,7 @@ pub(super) fn within<T>(
     METER.with(|meter| meter.exceeded.take()).map_or(Ok(done), Err)
 }
 
-/// Takes steps from the budget. `false`: it is used up.
+/// Takes steps from the budget; returns `false` if it is used up.
 #[inline]
 fn take(steps: u64) -> bool {
     METER.with(|meter| match meter.slice.get().checked_sub(steps) {
@@ -109,14 +109,14 @@ fn take(steps: u64) -> bool {
     })
 }
 
-/// As [`take`], for reading a text.
+/// Takes the steps for reading a string.
 #[inline]
 fn take_text(text: &str) -> bool {
     let per_text = METER.with(|meter| meter.costs.get().steps_per_text);
     take(1 + text.len() as u64 / BYTES_PER_STEP + per_text)
 }
 
-/// As [`take`], for reading all of a value.
+/// Takes the steps for reading a whole value.
 fn take_all(value: &Value) -> bool {
     match value {
         Value::String(text) => take(1 + text.len() as u64 / BYTES_PER_STEP),
@@ -141,8 +141,8 @@ impl Meter {
         let left = self.slice.get().saturating_add(self.rest.get());
         let exceeded = if budget.deadline.is_some_and(|deadline| deadline <= now) {
             Exceeded::Deadline
-        } else if now.duration_since(since) > CHECK_TIME_MAX {
-            Exceeded::Time(CHECK_TIME_MAX)
+        } else if now.duration_since(since) > MAX_CHECK_TIME {
+            Exceeded::Time(MAX_CHECK_TIME)
         } else if let Some(left) = left.checked_sub(steps) {
             let slice = left.min(STEPS_PER_SLICE);
             self.slice.set(slice);
@@ -158,7 +158,7 @@ impl Meter {
     }
 }
 
-/// JSON as `serde_json` has it, counted.
+/// The JSON of `serde_json`, with counted accesses.
 pub(super) struct MeteredJson;
 
 #[derive(Clone, Copy)]
@@ -255,22 +255,22 @@ impl<'v> Node<'v, MeteredJson> for Metered<'v> {
     }
 
     fn equals_value(&self, expected: &Value) -> bool {
-        let is_taken = match (self.0, expected) {
-            (Value::Array(found), Value::Array(wanted)) if found.len() == wanted.len() => {
+        let has_budget = match (self.0, expected) {
+            (Value::Array(found), Value::Array(expected)) if found.len() == expected.len() => {
                 take_all(self.0)
             }
-            (Value::Object(found), Value::Object(wanted)) if found.len() == wanted.len() => {
+            (Value::Object(found), Value::Object(expected)) if found.len() == expected.len() => {
                 take_all(self.0)
             }
-            (Value::String(found), Value::String(wanted)) if found.len() == wanted.len() => {
+            (Value::String(found), Value::String(expected)) if found.len() == expected.len() => {
                 take(1 + found.len() as u64 / BYTES_PER_STEP)
             }
             _ => take(1),
         };
-        is_taken && cmp::equal(self.0, expected)
+        has_budget && cmp::equal(self.0, expected)
     }
 
-    /// For each error that is made.
+    /// Called for each error.
     fn to_value(&self) -> Cow<'v, Value> {
         take(1 + METER.with(|meter| meter.costs.get().steps_per_error));
         Cow::Borrowed(self.0)
@@ -279,7 +279,7 @@ impl<'v> Node<'v, MeteredJson> for Metered<'v> {
     #[inline]
     fn identity(&self) -> Option<NodeIdentity> {
         take(1);
-        // Also when the budget is used up: without it, the library would follow circles forever.
+        // Also if the budget is used up: without it, the library would follow cycles forever.
         self.0.identity()
     }
 
@@ -324,7 +324,7 @@ impl<'v> Array<'v, MeteredJson> for Elements<'v> {
         ElementsIter(self.0.iter())
     }
 
-    /// Short arrays are compared by pairs, long ones by hashes.
+    /// Takes the steps of all elements: short arrays are compared by pairs, long ones by hashes.
     fn is_unique(&self) -> bool {
         if !self.0.iter().all(take_all) {
             return true;

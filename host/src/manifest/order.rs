@@ -1,5 +1,5 @@
-//! In which order plugins start, so that each comes after those it requires.
-//! Starts none; without recursion, in time that grows with plugins and requirements alone.
+//! Computes the order in which plugins start, so that each comes after those that it requires.
+//! Starts none. Without recursion; the time is linear in plugins and requirements.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,93 +9,93 @@ use semver::{Version, VersionReq};
 use crate::error::manifest::Unstartable;
 use crate::id::PluginName;
 
-/// A plugin that wants to start, or that already runs.
+/// A plugin that should start, or that already runs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Applicant<'m> {
+pub(crate) struct StartCandidate<'m> {
     pub(crate) name: &'m PluginName,
     pub(crate) version: &'m Version,
     pub(crate) requires: &'m BTreeMap<PluginName, VersionReq>,
 }
 
-/// Who starts when, as indices into the applicants; each of them stands here exactly once.
+/// The order as indices of candidates; contains each of them exactly once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StartOrder {
-    /// Each level requires only plugins of the levels before it; sorted by name.
+    /// Each level requires only plugins of earlier levels; sorted by name.
     pub(crate) levels: Vec<Vec<usize>>,
-    /// Those that cannot start; sorted by name.
+    /// Plugins that cannot start, with the reason; sorted by name.
     pub(crate) refused: Vec<(usize, Unstartable)>,
 }
 
-/// Orders `applicants`, whose names differ from one another.
-pub(crate) fn start_order(applicants: &[Applicant<'_>]) -> StartOrder {
-    let graph = Graph::new(applicants);
-    let mut verdicts: Vec<Option<Unstartable>> =
-        applicants.iter().map(|applicant| graph.own_fault(applicant)).collect();
+/// Orders `candidates`, whose names are unique.
+pub(crate) fn start_order(candidates: &[StartCandidate<'_>]) -> StartOrder {
+    let graph = Graph::new(candidates);
+    let mut reasons: Vec<Option<Unstartable>> =
+        candidates.iter().map(|candidate| graph.own_reason(candidate)).collect();
 
-    let mut levels = graph.levels(&verdicts);
-    let mut startable = vec![false; applicants.len()];
+    let mut levels = graph.levels(&reasons);
+    let mut startable = vec![false; candidates.len()];
     levels.iter().flatten().for_each(|&index| startable[index] = true);
-    graph.blame(&startable, &mut verdicts);
+    graph.set_reasons_of_dependents(&startable, &mut reasons);
 
     levels.iter_mut().for_each(|level| graph.sort_by_name(level, |index| *index));
-    let mut refused: Vec<_> = (0..).zip(verdicts).filter_map(|(i, why)| Some((i, why?))).collect();
+    let mut refused: Vec<_> = (0..).zip(reasons).filter_map(|(i, why)| Some((i, why?))).collect();
     graph.sort_by_name(&mut refused, |(index, _)| *index);
     StartOrder { levels, refused }
 }
 
 struct Graph<'a, 'm> {
-    applicants: &'a [Applicant<'m>],
+    candidates: &'a [StartCandidate<'m>],
     index_of: HashMap<&'m str, usize>,
-    /// Whom each applicant requires, by name in order; who is not there is left out.
+    /// The candidates that each one requires, by name in order; omits missing ones.
     requires: Vec<Vec<usize>>,
 }
 
 impl<'a, 'm> Graph<'a, 'm> {
-    fn new(applicants: &'a [Applicant<'m>]) -> Self {
-        let named = applicants.iter().map(|applicant| applicant.name.as_str()).zip(0..);
+    fn new(candidates: &'a [StartCandidate<'m>]) -> Self {
+        let named = candidates.iter().map(|candidate| candidate.name.as_str()).zip(0..);
         let index_of: HashMap<_, usize> = named.collect();
         let known = |name: &PluginName| index_of.get(name.as_str()).copied();
         let required =
-            |applicant: &Applicant<'_>| applicant.requires.keys().filter_map(known).collect();
-        let requires = applicants.iter().map(required).collect();
-        Self { applicants, index_of, requires }
+            |candidate: &StartCandidate<'_>| candidate.requires.keys().filter_map(known).collect();
+        let requires = candidates.iter().map(required).collect();
+        Self { candidates, index_of, requires }
     }
 
     fn sort_by_name<T>(&self, items: &mut [T], index: impl Fn(&T) -> usize) {
-        items.sort_by(|a, b| self.applicants[index(a)].name.cmp(self.applicants[index(b)].name));
+        items.sort_by(|a, b| self.candidates[index(a)].name.cmp(self.candidates[index(b)].name));
     }
 
-    /// The first requirement that is missing, or there in a version that is not accepted.
-    fn own_fault(&self, applicant: &Applicant<'_>) -> Option<Unstartable> {
-        applicant.requires.iter().find_map(|(required, wanted)| {
-            let (required, wanted) = (required.clone(), wanted.clone());
+    /// Returns the first requirement that is missing or has a version that is not accepted.
+    fn own_reason(&self, candidate: &StartCandidate<'_>) -> Option<Unstartable> {
+        candidate.requires.iter().find_map(|(required, accepted)| {
+            let (required, accepted) = (required.clone(), accepted.clone());
             let Some(&index) = self.index_of.get(required.as_str()) else {
-                return Some(Unstartable::Missing { required, wanted });
+                return Some(Unstartable::Missing { required, accepted });
             };
-            let found = self.applicants[index].version;
-            (!wanted.matches(found)).then(|| Unstartable::Version {
+            let found = self.candidates[index].version;
+            (!accepted.matches(found)).then(|| Unstartable::Version {
                 required,
-                wanted,
+                accepted,
                 found: found.clone(),
             })
         })
     }
 
-    /// Peels off, level by level, those whose requirements are all in the levels before.
-    fn levels(&self, verdicts: &[Option<Unstartable>]) -> Vec<Vec<usize>> {
-        let mut dependents = vec![Vec::new(); self.applicants.len()];
+    /// Collects, level by level, the candidates whose requirements are all in earlier levels.
+    fn levels(&self, reasons: &[Option<Unstartable>]) -> Vec<Vec<usize>> {
+        let mut dependents = vec![Vec::new(); self.candidates.len()];
         for (index, requires) in self.requires.iter().enumerate() {
             requires.iter().for_each(|&required| dependents[required].push(index));
         }
         let mut waiting_for: Vec<usize> = self.requires.iter().map(Vec::len).collect();
-        let ready = |index: &usize| waiting_for[*index] == 0 && verdicts[*index].is_none();
-        let mut level: Vec<usize> = (0..self.applicants.len()).filter(ready).collect();
+        let ready = |index: &usize| waiting_for[*index] == 0 && reasons[*index].is_none();
+        let mut level: Vec<usize> = (0..self.candidates.len()).filter(ready).collect();
         let mut levels = Vec::new();
         while !level.is_empty() {
             let mut next = Vec::new();
             for &dependent in level.iter().flat_map(|&index| &dependents[index]) {
                 waiting_for[dependent] -= 1;
-                if waiting_for[dependent] == 0 && verdicts[dependent].is_none() {
+                if waiting_for[dependent] == 0 && reasons[dependent].is_none() {
                     next.push(dependent);
                 }
             }
@@ -104,46 +104,49 @@ impl<'a, 'm> Graph<'a, 'm> {
         levels
     }
 
-    /// Gives everyone who cannot start, and has no fault of its own, a verdict.
+    /// Sets the reason of every candidate that cannot start only because of others.
     ///
-    /// Each of them requires another that cannot start. Following the first of these, by name,
-    /// ends at a fault, or comes round: that is a circle.
-    fn blame(&self, startable: &[bool], verdicts: &mut [Option<Unstartable>]) {
-        let mut by_name: Vec<usize> = (0..self.applicants.len()).collect();
+    /// Each of them requires another one that cannot start. Following the first of these, by name,
+    /// ends at a candidate with its own reason, or in a cycle.
+    fn set_reasons_of_dependents(&self, startable: &[bool], reasons: &mut [Option<Unstartable>]) {
+        let mut by_name: Vec<usize> = (0..self.candidates.len()).collect();
         self.sort_by_name(&mut by_name, |index| *index);
         let first_refused =
             |index: usize| self.requires[index].iter().copied().find(|&other| !startable[other]);
-        let mut walk_of: Vec<Option<usize>> = vec![None; self.applicants.len()];
+        let mut visited_from: Vec<Option<usize>> = vec![None; self.candidates.len()];
         for start in by_name {
-            let mut walked = Vec::new();
-            let mut here = start;
-            while !startable[here] && verdicts[here].is_none() && walk_of[here].is_none() {
-                walk_of[here] = Some(start);
-                walked.push(here);
-                let Some(next) = first_refused(here) else {
+            let mut path = Vec::new();
+            let mut current = start;
+            while !startable[current]
+                && reasons[current].is_none()
+                && visited_from[current].is_none()
+            {
+                visited_from[current] = Some(start);
+                path.push(current);
+                let Some(next) = first_refused(current) else {
                     break;
                 };
-                here = next;
+                current = next;
             }
-            if verdicts[here].is_none() && walk_of[here] == Some(start) {
-                let from = walked.iter().position(|&index| index == here).unwrap_or(walked.len());
-                let circle = walked.split_off(from);
-                let names = self.names_from_the_smallest(&circle);
-                for index in circle {
-                    verdicts[index] = Some(Unstartable::Circle { names: Arc::clone(&names) });
+            if reasons[current].is_none() && visited_from[current] == Some(start) {
+                let from = path.iter().position(|&index| index == current).unwrap_or(path.len());
+                let cycle = path.split_off(from);
+                let names = self.names_in_order(&cycle);
+                for index in cycle {
+                    reasons[index] = Some(Unstartable::Cycle { names: Arc::clone(&names) });
                 }
             }
-            for index in walked {
+            for index in path {
                 let required =
-                    first_refused(index).map(|other| self.applicants[other].name.clone());
-                verdicts[index] = required.map(|required| Unstartable::Refused { required });
+                    first_refused(index).map(|other| self.candidates[other].name.clone());
+                reasons[index] = required.map(|required| Unstartable::Refused { required });
             }
         }
     }
 
-    fn names_from_the_smallest(&self, circle: &[usize]) -> Arc<[PluginName]> {
+    fn names_in_order(&self, cycle: &[usize]) -> Arc<[PluginName]> {
         let mut names: Vec<_> =
-            circle.iter().map(|&index| self.applicants[index].name.clone()).collect();
+            cycle.iter().map(|&index| self.candidates[index].name.clone()).collect();
         let smallest = names.iter().enumerate().min_by_key(|(_, name)| *name);
         let smallest = smallest.map_or(0, |(at, _)| at);
         names.rotate_left(smallest);
@@ -162,26 +165,27 @@ mod tests {
         let (head, requires) = line.split_once(':').unwrap();
         let (name, version) = head.split_once(' ').unwrap();
         let requires = requires.split(',').map(str::trim).filter(|text| !text.is_empty());
-        let requires = requires
-            .map(|text| text.split_once(' ').unwrap())
-            .map(|(name, wanted)| (PluginName::new(name).unwrap(), wanted.parse().unwrap()));
+        let requires =
+            requires.map(|text| text.split_once(' ').unwrap()).map(|(name, requirement)| {
+                (PluginName::new(name).unwrap(), requirement.parse().unwrap())
+            });
         (PluginName::new(name).unwrap(), version.parse().unwrap(), requires.collect())
     }
 
     fn order(plugins: &[Owned]) -> (Vec<String>, Vec<String>) {
-        let applicants: Vec<_> = plugins
+        let candidates: Vec<_> = plugins
             .iter()
-            .map(|(name, version, requires)| Applicant { name, version, requires })
+            .map(|(name, version, requires)| StartCandidate { name, version, requires })
             .collect();
-        let order = start_order(&applicants);
-        let placed = order.levels.iter().map(Vec::len).sum::<usize>() + order.refused.len();
-        assert_eq!(placed, plugins.len());
+        let order = start_order(&candidates);
+        let total = order.levels.iter().map(Vec::len).sum::<usize>() + order.refused.len();
+        assert_eq!(total, plugins.len());
         let names = |level: &Vec<usize>| {
             level.iter().map(|&index| plugins[index].0.as_str()).collect::<Vec<_>>().join(" ")
         };
         let levels = order.levels.iter().map(names).collect();
-        let told = |(index, why): &(usize, _)| format!("{}: {why}", plugins[*index].0);
-        (levels, order.refused.iter().map(told).collect())
+        let describe = |(index, why): &(usize, _)| format!("{}: {why}", plugins[*index].0);
+        (levels, order.refused.iter().map(describe).collect())
     }
 
     fn check(lines: &[&str], levels: &[&str], refused: &[&str]) {
@@ -191,12 +195,12 @@ mod tests {
             refused.iter().map(|text| (*text).to_owned()).collect(),
         );
         assert_eq!(order(&plugins), expect);
-        let backwards: Vec<_> = plugins.into_iter().rev().collect();
-        assert_eq!(order(&backwards), expect);
+        let reversed: Vec<_> = plugins.into_iter().rev().collect();
+        assert_eq!(order(&reversed), expect);
     }
 
     #[test]
-    fn each_plugin_starts_after_those_it_requires() {
+    fn plugin_starts_after_its_requirements() {
         check(&[], &[], &[]);
         check(
             &["web 1.0.0: store ^1, log *", "store 1.2.0: log ^2", "log 2.0.0:", "clock 1.0.0:"],
@@ -206,11 +210,11 @@ mod tests {
     }
 
     #[test]
-    fn who_requires_what_is_not_there_is_refused_and_those_behind_it_too() {
+    fn missing_requirement_refuses_dependents() {
         check(
             &[
                 "a 1.0.0: b ^1",
-                "b 1.0.0: gone ^3",
+                "b 1.0.0: missing ^3",
                 "c 1.0.0: d ^2",
                 "d 1.0.0:",
                 "e 1.0.0: a *, c *",
@@ -218,7 +222,7 @@ mod tests {
             &["d"],
             &[
                 "a: requires plugin `b`, which cannot be started",
-                "b: requires plugin `gone` ^3, which was not found",
+                "b: requires plugin `missing` ^3, which was not found",
                 "c: requires plugin `d` ^2, found 1.0.0",
                 "e: requires plugin `a`, which cannot be started",
             ],
@@ -226,23 +230,23 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_is_told_with_its_path_and_does_not_stop_the_others() {
-        let circle = "is part of a dependency cycle: b -> d -> c -> b";
+    fn cycle_is_reported_with_path_and_others_start() {
+        let cycle = "is part of a dependency cycle: b -> d -> c -> b";
         check(
             &["a 1.0.0: b *", "b 1.0.0: d *", "c 1.0.0: b *", "d 1.0.0: c *, e *", "e 1.0.0:"],
             &["e"],
             &[
                 "a: requires plugin `b`, which cannot be started",
-                &format!("b: {circle}"),
-                &format!("c: {circle}"),
-                &format!("d: {circle}"),
+                &format!("b: {cycle}"),
+                &format!("c: {cycle}"),
+                &format!("d: {cycle}"),
             ],
         );
         check(&["a 1.0.0: a *"], &[], &["a: is part of a dependency cycle: a -> a"]);
     }
 
     #[test]
-    fn ten_thousand_plugins_in_a_row_or_a_circle_are_ordered() {
+    fn ten_thousand_plugins_in_row_or_cycle_are_ordered() {
         let row = |last: &str| -> Vec<Owned> {
             let requires = |index: usize| match index {
                 9_999 => last.to_owned(),
@@ -258,7 +262,7 @@ mod tests {
         assert_eq!((levels.len(), refused.len()), (0, 10_000));
         assert!(refused[0].ends_with("p0011 -> (9988 more) -> p0000"));
 
-        let (levels, refused) = order(&row("gone *"));
+        let (levels, refused) = order(&row("missing *"));
         assert_eq!((levels.len(), refused.len()), (0, 10_000));
         assert_eq!(refused[0], "p0000: requires plugin `p0001`, which cannot be started");
     }

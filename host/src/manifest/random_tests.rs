@@ -1,4 +1,4 @@
-//! Manifests and texts at random: what is written is read as the same, and nothing panics.
+//! Random manifests and texts: a written manifest is parsed as an equal one, and nothing panics.
 
 use std::path::Path;
 
@@ -72,7 +72,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn a_manifest_that_is_written_and_read_is_the_same(manifest in manifests()) {
+    fn written_manifest_is_parsed_as_equal(manifest in manifests()) {
         let text = format!("{:#}", manifest.to_json());
         prop_assert_eq!(parse(&text), Ok(manifest.clone()));
         prop_assert!(checker::check_once(&json_schema(), &manifest.to_json()).is_ok());
@@ -83,14 +83,14 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_the_reader_panic(text in "\\PC{0,60}|[\\[\\]{}\",:/*'a\\\\u0-9.e+ \n\u{feff}-]{0,60}") {
+    fn parser_never_panics_on_random_text(text in "\\PC{0,60}|[\\[\\]{}\",:/*'a\\\\u0-9.e+ \n\u{feff}-]{0,60}") {
         let _ = parse(&text);
         let _ = position_of(&text, "/a/0");
         let _ = Manifest::seal_text(&text, &Digest::new([0; 32]), 1);
     }
 
     #[test]
-    fn no_damage_to_a_manifest_makes_the_reader_panic(
+    fn parser_never_panics_on_damaged_manifest(
         manifest in manifests(), cut in any::<prop::sample::Index>(), put in "[\\[\\]{}\",:\\\\0é-]{0,3}",
     ) {
         let mut text: Vec<char> = manifest.to_json().to_string().chars().collect();

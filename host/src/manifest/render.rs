@@ -1,4 +1,4 @@
-//! A `Manifest` back to JSON, for people and other programs; the author's layout is not kept.
+//! Renders a `Manifest` as JSON. Does not keep the author's layout.
 
 use serde_json::{Map, Value, json};
 
@@ -6,7 +6,7 @@ use super::words::{Handover, SocketType, Unload};
 use super::{ConfigSchema, Manifest};
 
 impl Manifest {
-    /// The manifest as plugin.json has it, without the fields that have their default.
+    /// Returns the manifest as in `plugin.json`, without the fields that have their default.
     ///
     /// [`Manifest::parse`] reads its text as an equal manifest.
     pub fn to_json(&self) -> Value {
@@ -21,25 +21,25 @@ impl Manifest {
         put("api", Some(self.api.to_string().into()));
         put("kind", Some(self.kind.as_str().into()));
         put("library", text(&self.library));
-        put("command", filled(self.command.as_slice().into()));
+        put("command", non_empty(self.command.as_slice().into()));
         let socket_type = self.socket_type;
-        let is_usual = socket_type == SocketType::default();
-        put("type", (!is_usual).then(|| socket_type.as_str().into()));
+        let is_default = socket_type == SocketType::default();
+        put("type", (!is_default).then(|| socket_type.as_str().into()));
         put("description", text(&self.description));
-        put("authors", filled(self.authors.as_slice().into()));
+        put("authors", non_empty(self.authors.as_slice().into()));
         put("license", text(&self.license));
         put("homepage", text(&self.homepage));
-        put("config", filled(self.config.clone()));
+        put("config", non_empty(self.config.clone()));
         for (name, schema) in self.schemas() {
             put(name, schema.map(json_of));
         }
-        put("provides", filled(self.provides()
+        put("provides", non_empty(self.provides()
             .iter()
             .map(|entry| json!({ "contract": entry.contract, "version": entry.version.to_string() }))
             .collect()));
         put(
             "requires",
-            filled(
+            non_empty(
                 self.requires
                     .iter()
                     .map(|(name, accepted)| (name.to_string(), accepted.to_string()))
@@ -48,7 +48,7 @@ impl Manifest {
         );
         put(
             "limits",
-            filled(
+            non_empty(
                 self.limits
                     .entries()
                     .into_iter()
@@ -60,15 +60,15 @@ impl Manifest {
         put("handover", (handover != Handover::default()).then(|| handover.as_str().into()));
         let unload = self.unload;
         put("unload", (unload != Unload::default()).then(|| unload.as_str().into()));
-        put("permissions", filled(self.permissions.iter().map(String::as_str).collect()));
+        put("permissions", non_empty(self.permissions.iter().map(String::as_str).collect()));
         put("sha256", self.sha256.map(|digest| digest.to_string().into()));
         put("length", self.length.map(Value::from));
         Value::Object(object)
     }
 }
 
-/// `None` for an empty list or object.
-fn filled(value: Value) -> Option<Value> {
+/// Returns `None` for an empty list or object.
+fn non_empty(value: Value) -> Option<Value> {
     let empty =
         value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
     (!empty).then_some(value)

@@ -1,11 +1,11 @@
-//! The JSON Schema of plugin.json, made from the table of fields. Reads no manifest.
+//! Makes the JSON Schema of `plugin.json` from the table of fields. Reads no manifest.
 
 use serde_json::{Map, Value, json};
 
 use super::fields::{Field, MANIFEST, NAME_PATTERN, Presence, Shape};
 use super::words::Kind;
 
-/// The JSON Schema of plugin.json.
+/// Returns the JSON Schema of `plugin.json`.
 pub(crate) fn json_schema() -> Value {
     let mut schema = object(MANIFEST);
     schema.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
@@ -17,14 +17,14 @@ pub(crate) fn json_schema() -> Value {
             "required": ["kind"],
         }),
     );
-    schema.insert("then".into(), only(Kind::Process));
-    schema.insert("else".into(), only(Kind::Library));
+    schema.insert("then".into(), rules_for(Kind::Process));
+    schema.insert("else".into(), rules_for(Kind::Library));
     Value::Object(schema)
 }
 
 fn object(table: &[Field]) -> Map<String, Value> {
     let properties: Map<_, _> =
-        table.iter().map(|field| (field.name.to_owned(), described(field))).collect();
+        table.iter().map(|field| (field.name.to_owned(), field_schema(field))).collect();
     let required = table.iter().filter(|field| matches!(field.presence, Presence::Required));
     let required: Vec<_> = required.map(|field| field.name).collect();
     let mut schema = Map::new();
@@ -38,7 +38,7 @@ fn object(table: &[Field]) -> Map<String, Value> {
     schema
 }
 
-fn described(field: &Field) -> Value {
+fn field_schema(field: &Field) -> Value {
     let mut schema = shape(&field.shape);
     schema.insert("description".into(), field.doc.into());
     if let Presence::Default(text) = field.presence {
@@ -77,20 +77,20 @@ fn shape(shape: &Shape) -> Map<String, Value> {
     }
 }
 
-/// What holds for `kind` alone: its own fields are required, those of the other kind refused.
-fn only(kind: Kind) -> Value {
+/// Returns the rules of one kind: requires its own fields, rejects those of the other kind.
+fn rules_for(kind: Kind) -> Value {
     let mut required = Vec::new();
-    let mut refused = Map::new();
+    let mut rejected = Map::new();
     for field in MANIFEST {
         match field.presence {
             Presence::RequiredFor(other) if other == kind => required.push(field.name),
             Presence::RequiredFor(other) | Presence::OnlyFor(other) if other != kind => {
-                refused.insert(field.name.to_owned(), false.into());
+                rejected.insert(field.name.to_owned(), false.into());
             }
             _ => {}
         }
     }
-    json!({ "required": required, "properties": refused })
+    json!({ "required": required, "properties": rejected })
 }
 
 #[cfg(test)]
@@ -102,25 +102,25 @@ mod tests {
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plugin.schema.json");
 
     #[test]
-    fn the_shipped_schema_is_the_one_that_the_table_makes() {
-        let made = format!("{:#}\n", json_schema());
+    fn shipped_schema_matches_the_table() {
+        let generated = format!("{:#}\n", json_schema());
         if std::env::var_os("UPDATE_SCHEMA").is_some() {
-            std::fs::write(FILE, &made).unwrap();
+            std::fs::write(FILE, &generated).unwrap();
         }
         let shipped = std::fs::read_to_string(FILE).unwrap_or_default();
-        assert!(shipped == made, "run this test with UPDATE_SCHEMA=1, then look at {FILE}");
+        assert!(shipped == generated, "run this test with UPDATE_SCHEMA=1, then check {FILE}");
     }
 
     #[test]
-    fn the_schema_of_the_manifest_knows_its_rules() {
-        let check = |extra: &str, good: bool| {
+    fn schema_and_parser_accept_the_same_manifests() {
+        let check = |extra: &str, is_valid: bool| {
             let mut manifest = json!({ "name": "a", "version": "1.0.0", "api": "^1" });
             let extra: Map<_, _> = serde_json::from_str(extra).unwrap();
             manifest.as_object_mut().unwrap().extend(extra);
             let checked = check_once(&json_schema(), &manifest);
-            assert_eq!(checked.is_ok(), good, "{manifest}: {checked:?}");
+            assert_eq!(checked.is_ok(), is_valid, "{manifest}: {checked:?}");
             let parsed = Manifest::parse(&manifest.to_string(), "".as_ref());
-            assert_eq!(parsed.is_ok(), good, "{manifest}: {parsed:?}");
+            assert_eq!(parsed.is_ok(), is_valid, "{manifest}: {parsed:?}");
         };
         check(
             r#"{ "$schema": 1, "x-tool": null, "limits": { "x-why": "slow", "queue": 1 } }"#,

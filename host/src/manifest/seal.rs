@@ -1,4 +1,4 @@
-//! Digest and length written into a manifest's text, in the author's layout. Writes no file.
+//! Sets digest and length in a manifest's text, and keeps the author's layout. Writes no file.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use super::tree::{STRICT, Source, without_mark};
 use super::{Digest, Manifest};
 use crate::error::manifest::{ManifestError, Problem};
 
-/// The label of a text whose file is not known here.
+/// The file name in messages about a text without a known file.
 const FILE: &str = "plugin.json";
 
-/// `text` with `sha256` and `length` set; the result has been read, so it is a manifest.
-pub(crate) fn sealed(text: &str, sha256: &Digest, length: u64) -> Result<String, ManifestError> {
+/// Returns `text` with `sha256` and `length` set; the result is a valid manifest.
+pub(crate) fn seal(text: &str, sha256: &Digest, length: u64) -> Result<String, ManifestError> {
     let source = Source::new(text, FILE);
     source.tree()?;
     let (mark, text) = text.split_at(text.len() - without_mark(text).len());
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_of_the_author_is_kept() {
+    fn seal_keeps_layout_of_author() {
         check(
             "{\n    \"name\": \"a\", \"version\":\"1.0.0\",\n\n    \"api\" : \"^1\"\n}\n",
             "{\n    \"name\": \"a\", \"version\":\"1.0.0\",\n\n    \"api\" : \"^1\",\n    \
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_in_a_single_line_gets_lines() {
+    fn seal_splits_single_line_manifest() {
         check(
             r#"{"name":"a","version":"1.0.0","api":"^1"}"#,
             "{\n  \"name\":\"a\",\n  \"version\":\"1.0.0\",\n  \"api\":\"^1\",\n  \
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_and_length_that_are_there_are_replaced_where_they_stand() {
+    fn seal_replaces_digest_and_length_in_place() {
         check(
             "{ \"length\": \"?\", \"name\": \"a\",\n\"sha256\": null, \"version\": \"1.0.0\", \
              \"api\": \"^1\" }",
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_manifest_is_not_sealed() {
+    fn seal_rejects_invalid_manifest() {
         let check = |text: &str, expect: &str| {
             let error = Manifest::seal_text(text, &DIGEST, 12).unwrap_err();
             assert_eq!(error.to_string(), expect);

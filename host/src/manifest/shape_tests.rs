@@ -10,20 +10,21 @@ pub(super) fn parse(text: &str) -> Result<Manifest, ManifestError> {
     Manifest::parse(text, Path::new(FILE))
 }
 
-/// `text` is refused with this message.
+/// Asserts that `text` is rejected with this message.
 pub(super) fn check(text: &str, expect: &str) {
-    let told = parse(text).map(|_| "accepted".to_owned()).unwrap_or_else(|error| error.to_string());
-    assert_eq!(told, expect, "{text}");
+    let message =
+        parse(text).map(|_| "accepted".to_owned()).unwrap_or_else(|error| error.to_string());
+    assert_eq!(message, expect, "{text}");
 }
 
-/// A good manifest with `line` as its line 2 is refused there with this message.
+/// Asserts that a valid manifest with `line` as its line 2 is rejected with this message.
 pub(super) fn check_line(line: &str, expect: &str) {
     let text = format!("{{\"name\": \"echo\", \"version\": \"1.0.0\", \"api\": \"^1\",\n{line}}}");
     check(&text, &format!("{FILE}:{expect}"));
 }
 
 #[test]
-fn a_manifest_with_every_field_is_read() {
+fn manifest_with_every_field_is_parsed() {
     let sha256 = "0a".repeat(32);
     let text = format!(
         r#"{{
@@ -75,7 +76,7 @@ fn a_manifest_with_every_field_is_read() {
 }
 
 #[test]
-fn what_is_left_out_has_its_default() {
+fn omitted_fields_have_their_defaults() {
     let text = "\u{feff}{\"name\": \"my-echo\", \"version\": \"1.0.0\", \"api\": \"*\"}";
     let manifest = parse(text).unwrap();
     assert_eq!(manifest, Manifest::new("my-echo", "1.0.0").unwrap());
@@ -85,9 +86,9 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
-fn a_text_that_is_not_strict_json_is_refused_with_its_place() {
-    check("", "plugin.json:1:1: the manifest is not JSON: nothing is there");
-    check("\u{feff}", "plugin.json:1:1: the manifest is not JSON: nothing is there");
+fn text_that_is_not_strict_json_is_rejected() {
+    check("", "plugin.json:1:1: the manifest is not JSON: the text is empty");
+    check("\u{feff}", "plugin.json:1:1: the manifest is not JSON: the text is empty");
     check("{\n  // why\n}", "plugin.json:2:3: the manifest is not JSON: comments are not allowed");
     check(
         "{\"a\": 1,\n}",
@@ -113,8 +114,8 @@ fn a_text_that_is_not_strict_json_is_refused_with_its_place() {
 }
 
 #[test]
-fn a_text_that_is_too_long_or_too_deep_is_refused_before_it_is_read() {
-    let long = " ".repeat(MANIFEST_BYTES_MAX + 1);
+fn too_long_or_too_deep_text_is_rejected_unparsed() {
+    let long = " ".repeat(MAX_MANIFEST_BYTES + 1);
     check(&long, "plugin.json: the manifest is 1048577 bytes long; expected at most 1048576");
     let deep = |depth| format!("{{\"config\":\n{}", "[".repeat(depth));
     check(&deep(500_000), "plugin.json:2:64: the manifest nests deeper than 64 levels");
@@ -131,7 +132,7 @@ fn a_text_that_is_too_long_or_too_deep_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn a_key_that_is_given_twice_is_refused_at_any_depth() {
+fn duplicate_key_is_rejected_at_any_depth() {
     check(
         "{\"name\": 1,\n\n\"n\\u0061me\": 2}",
         "plugin.json:3:1: `name` is set twice, on lines 1 and 3",
@@ -143,14 +144,15 @@ fn a_key_that_is_given_twice_is_refused_at_any_depth() {
 }
 
 #[test]
-fn an_unknown_field_is_refused_with_the_nearest_known_one() {
+fn unknown_field_is_rejected() {
     check_line("\"verison\": 1", "2:1: `verison` is not a known field");
     check_line("\"Kind\": \"library\"", "2:1: `Kind` is not a known field");
-    check_line(
-        r#""limits": {"x-a": 1, "wait_max": 5, "deadline-ms": 5}"#,
-        "2:22: `limits.wait_max` is not a known field; expected one of `deadline_ms`, `workers`, \
-         `queue`, `in_flight`, `memory_bytes`, `input_bytes`, `output_bytes`, `stack_bytes`; \
-         also 2:37: `limits.deadline-ms` is not a known field",
+    check(
+        r#"{"name": "echo", "version": "1.0.0", "api": "^1",
+            "limits": {"x-a": 1, "wait_max": 5, "deadline-ms": 5}}"#,
+        "plugin.json has 2 mistakes:\n  2:34: `limits.wait_max` is not a known field; expected one of \
+         `deadline_ms`, `workers`, `queue`, `in_flight`, `memory_bytes`, `input_bytes`, \
+         `output_bytes`, `stack_bytes`\n  2:49: `limits.deadline-ms` is not a known field",
     );
     check_line(
         r#""provides": [{"contract": "a", "versions": "1.0.0"}]"#,
@@ -159,11 +161,11 @@ fn an_unknown_field_is_refused_with_the_nearest_known_one() {
 }
 
 #[test]
-fn a_missing_field_is_told_with_what_was_wanted() {
+fn missing_field_is_reported_with_expected_value() {
     check(
         "{\"name\": \"a\"}",
-        "plugin.json:1:1: `version` is missing; expected MAJOR.MINOR.PATCH, for example `1.0.0`; \
-         also 1:1: `api` is missing; expected a semver requirement, for example `^1.0`",
+        "plugin.json has 2 mistakes:\n  1:1: `version` is missing; expected MAJOR.MINOR.PATCH, for \
+         example `1.0.0`\n  1:1: `api` is missing; expected a semver requirement, for example `^1.0`",
     );
     check(
         "{\"name\": \"a\", \"version\": \"1.0.0\"}",
@@ -175,13 +177,13 @@ fn a_missing_field_is_told_with_what_was_wanted() {
     );
     check_line(
         r#""kind": "process""#,
-        "1:1: `command` is missing; expected a list of texts: a program inside the plugin's folder, \
+        "1:1: `command` is missing; expected a list of strings: a program inside the plugin's folder, \
          then its arguments",
     );
 }
 
 #[test]
-fn many_mistakes_are_reported_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let text = r#"{"nmae": "a", "version": "1", "api": "^1", "colour": "red",
 "limts": {}, "limits": {"queu": 1, "workers": 0}, "provides": [{"contrakt": "a"}, 3],
 "requires": {"A": "1", "b": "?"}, "permissions": ["log", ""]}"#;
@@ -205,16 +207,18 @@ fn many_mistakes_are_reported_at_once() {
         ]
     );
     let text = error.to_string();
-    assert!(text.starts_with("plugin.json:1:2: `nmae` is not a known field"));
-    assert!(text.contains("; also 2:1: `limts` is not a known field"), "{text}");
-    assert!(!text.contains('\n'));
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 13, "{text}");
+    assert_eq!(lines[0], "plugin.json has 12 mistakes:");
+    assert_eq!(lines[1], "  1:2: `nmae` is not a known field");
+    assert_eq!(lines[4], "  2:1: `limts` is not a known field");
     let many: String = (0..100).map(|number| format!("\"x{number}\": 1, ")).collect();
     let error = parse(&format!("{{{many} \"name\": \"a\"}}")).unwrap_err();
-    assert!(error.to_string().ends_with("; and 85 more mistakes"), "{error}");
+    assert!(error.to_string().ends_with("\n  and 86 more"), "{error}");
 }
 
 #[test]
-fn a_mistake_tells_its_place_to_programs_too() {
+fn error_returns_position_and_path() {
     let error = parse(
         "{\"name\": \"a\",\n \"limits\": {\"queue\": 0},\n\"version\": \"1.0.0\", \"api\": \"*\"}",
     )
@@ -223,7 +227,7 @@ fn a_mistake_tells_its_place_to_programs_too() {
 }
 
 #[test]
-fn a_pointer_is_found_in_the_text_or_else_its_nearest_parent() {
+fn pointer_position_falls_back_to_nearest_parent() {
     let text = "\u{feff}{\n  \"config\": {\n    \"é\": [1, {\"a/b~\": 2}], \"mode\": \"x\"\n  }\n}";
     let check = |pointer, expect| assert_eq!(position_of(text, pointer), expect, "{pointer}");
     check("", Some((1, 1)));

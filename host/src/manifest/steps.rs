@@ -1,56 +1,55 @@
-//! How many steps a check goes down, and a stack that has room for them.
-//! Knows no schema language but the keywords that refer.
+//! Computes how deep a check recurses, and runs it on a stack that is large enough. Knows only the
+//! keywords of schemas that refer to others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use serde_json::Value;
 
-use super::tree::NESTING_DEPTH_MAX;
+use super::tree::MAX_NESTING_DEPTH;
 use crate::error::manifest::{SchemaError, Violation};
 
-/// Stack of a check, besides what its steps need.
-const STACK_BYTES_MIN: usize = 2 << 20;
+/// Stack of a check, besides that of its steps.
+const MIN_STACK_BYTES: usize = 2 << 20;
 
-/// Stack of a step into a schema: several times what the costliest keyword was seen to need,
-/// `unevaluatedProperties` without optimisation.
+/// Stack of a step into a schema: several times the measured need of the costliest keyword,
+/// `unevaluatedProperties` without optimization.
 const STACK_BYTES_PER_STEP: usize = 8 << 10;
 
-/// Steps that any thread's stack has room for: most checks are flat, and a thread costs more
-/// than they do.
-pub(super) const STEPS_AT_HOME: usize = 16;
+/// Steps for which any thread's stack is large enough. Most checks are flat, and a thread costs
+/// more than they do.
+pub(super) const MAX_STEPS_ON_CALLER_STACK: usize = 16;
 
-/// Most steps that a schema may lead into itself; their stack is reserved, not touched.
-const STEPS_MAX: usize = 32_768;
+/// Maximum number of steps of a schema; their stack is reserved, not touched.
+const MAX_STEPS: usize = 32_768;
 
-/// Steps of a reference to another document: the drafts themselves are known, and refer a lot.
-const STEPS_ELSEWHERE: usize = NESTING_DEPTH_MAX;
+/// Steps of a reference to another document, such as the drafts, which contain many references.
+const STEPS_OF_OTHER_DOCUMENT: usize = MAX_NESTING_DEPTH;
 
-/// Does `work`, which goes so many steps deep, where the stack has room for it.
+/// Runs `job`, which recurses `steps` deep, on a stack that is large enough.
 pub(super) fn with_stack<T: Send>(
     steps: usize,
-    work: impl FnOnce() -> T + Send,
+    job: impl FnOnce() -> T + Send,
 ) -> Result<T, SchemaError> {
     let panicked = |_| SchemaError::Schema(Violation::of_all("made the checker panic".to_owned()));
-    if steps <= STEPS_AT_HOME {
-        return catch_unwind(AssertUnwindSafe(work)).map_err(panicked);
+    if steps <= MAX_STEPS_ON_CALLER_STACK {
+        return catch_unwind(AssertUnwindSafe(job)).map_err(panicked);
     }
-    if steps > STEPS_MAX {
+    if steps > MAX_STEPS {
         let message = format!(
-            "refers to itself in up to {steps} steps for this value; wanted at most {STEPS_MAX}, \
-             so use fewer references"
+            "refers to itself in up to {steps} steps for this value; the limit is {MAX_STEPS}"
         );
         return Err(SchemaError::Schema(Violation::of_all(message)));
     }
-    let stack_bytes = STACK_BYTES_MIN + steps * STACK_BYTES_PER_STEP;
+    let stack_bytes = MIN_STACK_BYTES + steps * STACK_BYTES_PER_STEP;
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("hotbay-schema".to_owned());
-        let thread = thread.stack_size(stack_bytes).spawn_scoped(scope, work);
+        let thread = thread.stack_size(stack_bytes).spawn_scoped(scope, job);
         thread.map_err(|error| SchemaError::NoThread(error.to_string()))?.join().map_err(panicked)
     })
 }
 
-/// What bounds the steps of a check: without a reference, they are no more than the depth; each
+/// The bounds of the steps of a check. Without references, the steps are at most the depth; each
 /// reference is followed at most once for each level of the value.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outline {
@@ -59,24 +58,24 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    /// Steps for a value of that depth.
+    /// Returns the steps for a value of this depth.
     pub(super) fn steps(self, value_depth: usize) -> usize {
         self.depth + self.reference_depths * (value_depth + 1)
     }
 }
 
-/// `None` when `value` nests deeper than `levels`.
+/// Returns the outline of a schema or value; `None` if it nests deeper than `levels`.
 pub(super) fn outline(value: &Value, levels: usize) -> Option<Outline> {
     let mut whole = Outline::default();
     let mut add = |key: &str, child: &Value| {
-        let child_is_local = child.as_str().is_none_or(|place| place.starts_with('#'));
+        let child_is_local = child.as_str().is_none_or(|target| target.starts_with('#'));
         let child = outline(child, levels.checked_sub(1)?)?;
         whole.depth = whole.depth.max(child.depth + 1);
         whole.reference_depths += child.reference_depths;
         if matches!(key, "$ref" | "$dynamicRef" | "$recursiveRef") {
-            whole.reference_depths += NESTING_DEPTH_MAX + 1 - levels;
+            whole.reference_depths += MAX_NESTING_DEPTH + 1 - levels;
             if !child_is_local {
-                whole.reference_depths += STEPS_ELSEWHERE;
+                whole.reference_depths += STEPS_OF_OTHER_DOCUMENT;
             }
         }
         Some(())

@@ -1,5 +1,5 @@
-//! Text to a tree of JSON with places, strictly: no comments, trailing commas or double keys.
-//! Knows no field of a manifest.
+//! Parses strict JSON into a tree with positions: no comments, trailing commas or duplicate keys.
+//! Knows no fields of a manifest.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,18 +12,18 @@ use serde::de::IgnoredAny;
 
 use crate::error::manifest::{ManifestError, Problem};
 
-/// Most bytes of a manifest's text.
-pub(crate) const MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// Maximum bytes of a manifest's text.
+pub(crate) const MAX_MANIFEST_BYTES: usize = 1 << 20;
 
-/// Most objects and lists inside one another; the readers of JSON are recursive.
-pub(crate) const NESTING_DEPTH_MAX: usize = 64;
+/// Maximum number of nested objects and lists; JSON parsers are recursive.
+pub(crate) const MAX_NESTING_DEPTH: usize = 64;
 
-/// Most characters of a value or key that a message repeats.
-const SHOWN_CHARS_MAX: usize = 40;
+/// Maximum number of characters of a value or key that a message repeats.
+const MAX_SHOWN_CHARS: usize = 40;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// What jsonc-parser calls JSON without any extension.
+/// The options of jsonc-parser for JSON without extensions.
 pub(crate) const STRICT: ParseOptions = ParseOptions {
     allow_comments: false,
     allow_loose_object_property_names: false,
@@ -37,28 +37,28 @@ pub(crate) const STRICT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: false,
 };
 
-/// A text and the name of its file: makes mistakes that tell their place.
+/// A text and the name of its file, for errors with positions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source<'t> {
     text: &'t str,
     file: &'t str,
 }
 
-/// The mistakes that were found in a text so far.
+/// The mistakes found in a text so far.
 #[derive(Debug, Default)]
 pub(crate) struct Mistakes(RefCell<Vec<ManifestError>>);
 
 impl Mistakes {
-    pub(crate) fn note(&self, error: ManifestError) {
+    pub(crate) fn record(&self, error: ManifestError) {
         self.0.borrow_mut().push(error);
     }
 
-    /// Returns the value, or notes why there is none.
+    /// Returns the value, or records the error.
     pub(crate) fn take<T>(&self, read: Result<T, ManifestError>) -> Option<T> {
-        read.map_err(|error| self.note(error)).ok()
+        read.map_err(|error| self.record(error)).ok()
     }
 
-    /// Returns the value if there was no mistake at all.
+    /// Returns the value if there was no mistake.
     pub(crate) fn finish<T>(self, value: Option<T>) -> Result<T, ManifestError> {
         match (ManifestError::join(self.0.into_inner()), value) {
             (None, Some(value)) => Ok(value),
@@ -67,42 +67,42 @@ impl Mistakes {
                 "",
                 None,
                 "",
-                Problem::NotJson { reason: "nothing was read".to_owned() },
+                Problem::NotJson { reason: "the text is empty".to_owned() },
             )),
         }
     }
 }
 
 impl<'t> Source<'t> {
-    /// The text without its byte order mark; `file` is only a label.
+    /// Returns a source without the byte order mark; `file` is only used in messages.
     pub(crate) fn new(text: &'t str, file: &'t str) -> Self {
         Self { text: without_mark(text), file }
     }
 
-    /// The mistake `problem` of the field `path`, at the byte `offset`.
+    /// Returns the error `problem` of the field `path`, at the byte `offset`.
     pub(crate) fn mistake(&self, offset: usize, path: &str, problem: Problem) -> ManifestError {
-        ManifestError::new(self.file, Some(place(self.text, offset)), path, problem)
+        ManifestError::new(self.file, Some(line_and_column(self.text, offset)), path, problem)
     }
 
-    /// Reads the text into a tree.
+    /// Parses the text into a tree.
     pub(crate) fn tree(&self) -> Result<Value<'t>, ManifestError> {
-        if self.text.len() > MANIFEST_BYTES_MAX {
-            let (bytes, bytes_max) = (self.text.len(), MANIFEST_BYTES_MAX);
-            let problem = Problem::TooLong { bytes, bytes_max };
+        if self.text.len() > MAX_MANIFEST_BYTES {
+            let (bytes, max_bytes) = (self.text.len(), MAX_MANIFEST_BYTES);
+            let problem = Problem::TooLong { bytes, max_bytes };
             return Err(ManifestError::new(self.file, None, "", problem));
         }
         if let Some(offset) = too_deep(self.text) {
-            let problem = Problem::TooDeep { depth_max: NESTING_DEPTH_MAX };
+            let problem = Problem::TooDeep { max_depth: MAX_NESTING_DEPTH };
             return Err(self.mistake(offset, "", problem));
         }
         let parsed = parse_to_ast(self.text, &CollectOptions::default(), &STRICT)
             .map_err(|error| self.not_json(error.range().start, reason(&error)))?;
-        let tree = parsed.value.ok_or_else(|| self.not_json(0, "nothing is there".to_owned()))?;
-        // jsonc-parser lets some texts pass that are not JSON, such as raw control characters.
+        let tree = parsed.value.ok_or_else(|| self.not_json(0, "the text is empty".to_owned()))?;
+        // jsonc-parser accepts some texts that are not JSON, such as raw control characters.
         if let Err(error) = serde_json::from_str::<IgnoredAny>(self.text) {
             return Err(self.not_json(offset_of(self.text, &error), strict_reason(&error)));
         }
-        self.refuse_doubles(&tree, "")?;
+        self.check_duplicates(&tree, "")?;
         Ok(tree)
     }
 
@@ -110,30 +110,30 @@ impl<'t> Source<'t> {
         self.mistake(offset, "", Problem::NotJson { reason })
     }
 
-    fn refuse_doubles(&self, value: &Value<'_>, path: &str) -> Result<(), ManifestError> {
+    fn check_duplicates(&self, value: &Value<'_>, path: &str) -> Result<(), ManifestError> {
         match value {
             Value::Object(object) => {
                 let mut first_of = HashMap::with_capacity(object.properties.len());
                 for property in &object.properties {
                     let path = join(path, property.name.as_str());
                     if let Some(first) = first_of.insert(property.name.as_str(), key_at(property)) {
-                        let (first_line, _) = place(self.text, first);
-                        let (second_line, _) = place(self.text, key_at(property));
+                        let (first_line, _) = line_and_column(self.text, first);
+                        let (second_line, _) = line_and_column(self.text, key_at(property));
                         let problem = Problem::Duplicate { first_line, second_line };
                         return Err(self.mistake(key_at(property), &path, problem));
                     }
-                    self.refuse_doubles(&property.value, &path)?;
+                    self.check_duplicates(&property.value, &path)?;
                 }
                 Ok(())
             }
             Value::Array(list) => list.elements.iter().enumerate().try_for_each(|(at, element)| {
-                self.refuse_doubles(element, &format!("{path}[{at}]"))
+                self.check_duplicates(element, &format!("{path}[{at}]"))
             }),
             _ => Ok(()),
         }
     }
 
-    /// The same value as `serde_json` has it; `path` is told when a number is out of range.
+    /// Converts a value to `serde_json`; `path` is for the error of a number that is out of range.
     pub(crate) fn json(
         &self,
         value: &Value<'_>,
@@ -147,7 +147,7 @@ impl<'t> Source<'t> {
                 let parsed = number.value.parse::<serde_json::Number>();
                 let outside = |_| Problem::Value {
                     found: found(value),
-                    wanted: "a number that fits 64 bits".to_owned(),
+                    expected: "a number that fits 64 bits".to_owned(),
                     nearest: None,
                 };
                 let offset = value.start();
@@ -163,7 +163,7 @@ impl<'t> Source<'t> {
         })
     }
 
-    /// The same object as `serde_json` has it.
+    /// Converts an object to `serde_json`.
     pub(crate) fn json_object(
         &self,
         object: &Object<'_>,
@@ -177,9 +177,9 @@ impl<'t> Source<'t> {
     }
 }
 
-/// Line and column of what the JSON pointer names in `text`, or of its nearest parent there.
+/// Returns line and column of the value at a JSON pointer in `text`, or of its nearest parent.
 ///
-/// `None` when `text` is no manifest that could be read.
+/// Returns `None` if `text` is not valid JSON.
 pub(crate) fn position_of(text: &str, pointer: &str) -> Option<(usize, usize)> {
     let source = Source::new(text, "");
     let tree = source.tree().ok()?;
@@ -194,23 +194,23 @@ pub(crate) fn position_of(text: &str, pointer: &str) -> Option<(usize, usize)> {
         let Some(next) = next else { break };
         value = next;
     }
-    Some(place(source.text, value.start()))
+    Some(line_and_column(source.text, value.start()))
 }
 
-/// The text behind the byte order mark, if there is one.
+/// Returns the text after the byte order mark, if any.
 pub(crate) fn without_mark(text: &str) -> &str {
     text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
-/// Where a property's name starts.
+/// Returns the offset of a property's name.
 pub(crate) fn key_at(property: &ObjectProp<'_>) -> usize {
     property.range.start
 }
 
-/// `path` with `key` behind it, as messages tell it.
+/// Appends `key` to `path`, for messages.
 pub(crate) fn join(path: &str, key: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '$');
-    if key.is_empty() || key.len() > SHOWN_CHARS_MAX || !key.chars().all(plain) {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '$');
+    if key.is_empty() || key.len() > MAX_SHOWN_CHARS || !key.chars().all(is_plain) {
         format!("{path}[{}]", quoted(key))
     } else if path.is_empty() {
         key.to_owned()
@@ -219,7 +219,7 @@ pub(crate) fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// A value in few characters, as messages tell what was found.
+/// Formats a value in few characters, for messages.
 pub(crate) fn found(value: &Value<'_>) -> String {
     match value {
         Value::NullKeyword(_) => "null".to_owned(),
@@ -231,27 +231,27 @@ pub(crate) fn found(value: &Value<'_>) -> String {
     }
 }
 
-/// `text` in quotes, escaped and shortened.
+/// Returns `text` in quotes, escaped and shortened.
 pub(crate) fn quoted(text: &str) -> String {
     format!("{:?}", shortened(text))
 }
 
 fn shortened(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
 }
 
-/// Line and column, in characters and from 1, of the byte `offset`.
-fn place(text: &str, offset: usize) -> (usize, usize) {
+/// Returns line and column of the byte `offset`, in characters and from 1.
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
     (line, before[line_start..].chars().count() + 1)
 }
 
-/// Where the text first nests too deep; never recurses, so it never overflows the stack.
+/// Returns where the text first nests too deep. Does not recurse, so it cannot overflow the stack.
 fn too_deep(text: &str) -> Option<usize> {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for (offset, byte) in text.bytes().enumerate() {
@@ -264,7 +264,7 @@ fn too_deep(text: &str) -> Option<usize> {
             b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        if depth > NESTING_DEPTH_MAX {
+        if depth > MAX_NESTING_DEPTH {
             return Some(offset);
         }
     }
@@ -281,13 +281,13 @@ fn reason(error: &ParseError) -> String {
 
 fn strict_reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    text.strip_suffix(&place).unwrap_or(&text).to_owned()
+    let line_and_column = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&line_and_column).unwrap_or(&text).to_owned()
 }
 
-/// The byte that `serde_json` complains about.
+/// Returns the offset of an error of `serde_json`.
 ///
-/// It tells a control character by the bytes before it, anything else by a column from 1.
+/// It reports a control character by the bytes before it, anything else by a column from 1.
 fn offset_of(text: &str, error: &serde_json::Error) -> usize {
     let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
     let line_start: usize = lines.map(str::len).sum();

@@ -1,5 +1,5 @@
-//! Requests that say of what type they are: JSON objects with a `type`, each with the schema that
-//! was declared for it.
+//! Validates requests that name their type: JSON objects with a `type`, each with the schema that
+//! the plugin declares for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::Checker;
 use crate::error::manifest::SchemaError;
 
-/// The schemas of types, by all of their names.
+/// The schemas of types, by each of their names.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Types(BTreeMap<String, Arc<Checker>>);
 
@@ -20,7 +20,7 @@ struct Typed {
 }
 
 impl Types {
-    /// Adds a type under its names. The first that has a name keeps it.
+    /// Adds a type under its names. The first type with a name keeps it.
     pub(crate) fn add<'n>(&mut self, names: impl Iterator<Item = &'n String>, checker: Checker) {
         let checker = Arc::new(checker);
         for name in names {
@@ -32,8 +32,7 @@ impl Types {
         self.0.is_empty()
     }
 
-    /// Checks an input that names one of the types; any other is none of them. Ends at `deadline`
-    /// at the latest.
+    /// Validates an input that names one of the types; accepts any other. Stops at `deadline`.
     pub(crate) fn check<'t>(
         &'t self,
         input: &[u8],
@@ -41,7 +40,7 @@ impl Types {
     ) -> Result<(), (&'t str, SchemaError)> {
         let Ok(Typed { r#type }) = serde_json::from_slice(input) else { return Ok(()) };
         let Some((name, checker)) = self.0.get_key_value(&r#type) else { return Ok(()) };
-        checker.check_text(input, deadline).map_err(|unfit| (name.as_str(), unfit))
+        checker.check_text(input, deadline).map_err(|error| (name.as_str(), error))
     }
 }
 
@@ -51,19 +50,19 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn only_inputs_of_a_type_have_to_fit_its_schema() {
+    fn only_typed_inputs_must_match_their_schema() {
         let schema = json!({ "required": ["path"] });
         let mut types = Types::default();
         let names = ["Blob/v1".to_owned(), "blob".to_owned()];
         types.add(names.iter(), Checker::new(&schema, None).expect("a schema"));
-        let told = |input: &str| match types.check(input.as_bytes(), None) {
+        let check = |input: &str| match types.check(input.as_bytes(), None) {
             Ok(()) => String::new(),
-            Err((name, unfit)) => format!("{name}: {unfit}"),
+            Err((name, error)) => format!("{name}: {error}"),
         };
-        assert_eq!(told("no JSON"), "");
-        assert_eq!(told(r#"{ "type": "other" }"#), "");
-        assert_eq!(told(r#"{ "type": "blob", "path": "x" }"#), "");
-        assert_eq!(told(r#"{ "type": "Blob/v1" }"#), "Blob/v1: \"path\" is a required property");
-        assert_eq!(told(r#"{ "type": "blob" }"#), "blob: \"path\" is a required property");
+        assert_eq!(check("no JSON"), "");
+        assert_eq!(check(r#"{ "type": "other" }"#), "");
+        assert_eq!(check(r#"{ "type": "blob", "path": "x" }"#), "");
+        assert_eq!(check(r#"{ "type": "Blob/v1" }"#), "Blob/v1: \"path\" is a required property");
+        assert_eq!(check(r#"{ "type": "blob" }"#), "blob: \"path\" is a required property");
     }
 }

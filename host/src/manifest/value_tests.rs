@@ -5,7 +5,7 @@ use serde_json::json;
 use super::shape_tests::{check, check_line, parse};
 
 #[test]
-fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
+fn invalid_value_is_reported_with_found_and_expected() {
     check(
         "{\"name\": \"Echo\", \"version\": \"1.0.0\", \"api\": \"*\"}",
         "plugin.json:1:10: `name` is \"Echo\"; expected a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`",
@@ -39,9 +39,9 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
         "2:13: `handover` is \"stop_first\"; expected `overlap`, `pause` or `stop-first`",
     );
     check_line("\"unload\": \"never\"", "2:11: `unload` is \"never\"; expected `auto` or `keep`");
-    check_line("\"description\": null", "2:16: `description` is null; expected a text");
-    check_line("\"authors\": \"A\"", "2:12: `authors` is \"A\"; expected a list of texts");
-    check_line("\"authors\": [\"A\", {}]", "2:18: `authors[1]` is an object; expected a text");
+    check_line("\"description\": null", "2:16: `description` is null; expected a string");
+    check_line("\"authors\": \"A\"", "2:12: `authors` is \"A\"; expected a list of strings");
+    check_line("\"authors\": [\"A\", {}]", "2:18: `authors[1]` is an object; expected a string");
     check_line("\"config\": []", "2:11: `config` is a list; expected an object");
     check_line(
         "\"config\": {\"a\": [1e999]}",
@@ -49,15 +49,15 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
     );
     check_line(
         "\"config_schema\": \"../a.json\"",
-        "2:18: `config_schema` is \"../a.json\"; expected a JSON Schema object, or the name of such a file in the plugin's folder",
+        "2:18: `config_schema` is \"../a.json\"; expected a JSON Schema object, or the path of a schema file in the plugin's folder",
     );
     check_line(
         "\"config_schema\": true",
-        "2:18: `config_schema` is true; expected a JSON Schema object, or the name of such a file in the plugin's folder",
+        "2:18: `config_schema` is true; expected a JSON Schema object, or the path of a schema file in the plugin's folder",
     );
     check_line(
         "\"input_schema\": \"/etc/a.json\"",
-        "2:17: `input_schema` is \"/etc/a.json\"; expected a JSON Schema object, or the name of such a file in the plugin's folder",
+        "2:17: `input_schema` is \"/etc/a.json\"; expected a JSON Schema object, or the path of a schema file in the plugin's folder",
     );
     check_line("\"provides\": {}", "2:13: `provides` is an object; expected a list of objects");
     check_line(
@@ -74,7 +74,7 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
     );
     check_line(
         "\"requires\": [\"clock\"]",
-        "2:13: `requires` is a list; expected an object of plugin names with semver requirements",
+        "2:13: `requires` is a list; expected an object of plugin names and semver requirements",
     );
     check_line(
         "\"requires\": {\"Clock\": \"*\"}",
@@ -87,7 +87,7 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
     check_line("\"requires\": {\"echo\": \"*\"}", "2:14: `requires.echo` is the plugin itself");
     check_line(
         "\"permissions\": [\"log\", \"call:No\"]",
-        "2:24: `permissions[1]` is \"call:No\"; expected `log`, `metrics`, `call:NAME` with a plugin's name, `read`, `write`, `exec`, or a word of the application",
+        "2:24: `permissions[1]` is \"call:No\"; expected `log`, `metrics`, `call:NAME`, `read`, `write`, `exec`, or a permission that the application defines",
     );
     check_line("\"sha256\": \"abc\"", "2:11: `sha256` is \"abc\"; expected 64 hexadecimal digits");
     check_line("\"length\": -1", "2:11: `length` is -1; expected a whole number of bytes");
@@ -102,7 +102,7 @@ fn a_wrong_value_is_told_with_what_was_found_and_wanted() {
 }
 
 #[test]
-fn a_limit_is_a_whole_number_from_one() {
+fn limit_must_be_a_positive_integer() {
     let check = |limit: &str, expect: &str| {
         let column = limit.find(':').unwrap() + 2 + "\"limits\": {".len() + 1;
         check_line(&format!("\"limits\": {{{limit}}}"), &format!("2:{column}: {expect}"));
@@ -111,10 +111,7 @@ fn a_limit_is_a_whole_number_from_one() {
         "\"deadline_ms\": \"5s\"",
         "`limits.deadline_ms` is \"5s\"; expected a whole number of milliseconds",
     );
-    check(
-        "\"deadline_ms\": 0",
-        "`limits.deadline_ms` is 0; expected at least 1; leave it out for the host's own limit",
-    );
+    check("\"deadline_ms\": 0", "`limits.deadline_ms` is 0; expected at least 1");
     check(
         "\"deadline_ms\": 5e3",
         "`limits.deadline_ms` is 5e3; expected a whole number of milliseconds",
@@ -126,14 +123,14 @@ fn a_limit_is_a_whole_number_from_one() {
 }
 
 #[test]
-fn a_library_is_a_bare_stem() {
+fn library_must_be_a_bare_stem() {
     let check = |stem: &str, expect: &str| {
         check_line(
             &format!("\"library\": {stem:?}"),
             &format!("2:12: `library` is {stem:?}; expected the bare stem {expect}"),
         );
     };
-    let transform = "`transform`; prefix and suffix are the platform's";
+    let transform = "`transform`, without platform prefix and suffix";
     check("libtransform.so", transform);
     check("libtransform", transform);
     check("transform.dll", transform);
@@ -150,7 +147,7 @@ fn a_library_is_a_bare_stem() {
 }
 
 #[test]
-fn a_process_has_a_command_and_a_library_has_none() {
+fn command_is_required_for_process_only() {
     check_line(
         "\"command\": [\"serve\"]",
         "2:1: `command` is only for plugins of kind `process`, and this one is a `library`",
@@ -161,7 +158,7 @@ fn a_process_has_a_command_and_a_library_has_none() {
     );
     check_line(
         "\"kind\": \"process\", \"command\": []",
-        "2:31: `command` is an empty list; expected a list of texts: a program inside the plugin's folder, then its arguments",
+        "2:31: `command` is an empty list; expected a list of strings: a program inside the plugin's folder, then its arguments",
     );
     check_line(
         "\"kind\": \"process\", \"command\": [\"/bin/sh\"]",
@@ -169,11 +166,11 @@ fn a_process_has_a_command_and_a_library_has_none() {
     );
     check_line(
         "\"kind\": \"process\", \"command\": [\"serve\", 1]",
-        "2:41: `command[1]` is 1; expected a text",
+        "2:41: `command[1]` is 1; expected a string",
     );
     check_line(
         "\"kind\": \"process\", \"command\": [\"serve\", \"a\\u0000b\"]",
-        "2:41: `command[1]` is \"a\\0b\"; expected a text without NUL, which no system passes as an argument",
+        "2:41: `command[1]` is \"a\\0b\"; expected a string without NUL",
     );
     let text = r#"{"name": "a", "version": "1.0.0", "api": "*", "kind": "process", "command": ["bin/serve", "../x"]}"#;
     let manifest = parse(text).unwrap();

@@ -1,5 +1,5 @@
-//! What is wrong with a value that does not fit its schema, in few words and bounded memory.
-//! Decides nothing: the value was refused before.
+//! Describes the violations of an invalid value, in short messages and bounded memory. Does not
+//! decide about the value: it was rejected before.
 
 use std::fmt::{self, Write as _};
 use std::time::Instant;
@@ -9,27 +9,27 @@ use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::Location;
 use serde_json::Value;
 
-use super::metered::{AccessCosts, Budget, Metered, MeteredJson, within};
+use super::metered::{AccessCosts, Budget, Metered, MeteredJson, with_budget};
 use crate::error::manifest::Violation;
 
-/// Most violations of a value that are reported at once.
-const VIOLATIONS_MAX: usize = 3;
+/// Maximum number of violations of a value that are reported.
+const MAX_VIOLATIONS: usize = 3;
 
-/// Most characters of a violation's message, and of its place; values are repeated in them.
-pub(super) const MESSAGE_CHARS_MAX: usize = 200;
+/// Maximum number of characters of a violation's message and of its pointer, which repeat values.
+pub(super) const MAX_MESSAGE_CHARS: usize = 200;
 
-/// Most steps of looking for the violations of a value.
-const DESCRIBING_STEPS_MAX: u64 = 2_000_000;
+/// Maximum number of steps for finding the violations of a value.
+const MAX_DESCRIBING_STEPS: u64 = 2_000_000;
 
-/// Memory for violations that a step stands for, so that all take about 64 MB at most; and what
-/// one takes besides its place and what it repeats of the schema, the latter for each level of
-/// the value, since it has the way through the schema too.
+/// Memory of violations per step, so that all take about 64 MB at most. Then the memory of one
+/// violation besides its pointer and what it repeats of the schema, and that for each level of the
+/// value, since it contains the path through the schema too.
 const BYTES_PER_STEP: usize = 32;
 const BYTES_PER_VIOLATION: usize = 1024;
 const BYTES_PER_LEVEL: usize = 128;
 
-/// The first violations of a value that nests so deep, or that they were not found within the
-/// budget. Each may repeat so many bytes of the schema.
+/// Returns the first violations of a value of this depth, or the violation that they were not
+/// found within the budget. Each may repeat `repeated_bytes` of the schema.
 pub(super) fn describe(
     validator: &Validator<MeteredJson>,
     value: &Value,
@@ -41,20 +41,21 @@ pub(super) fn describe(
     let bytes = BYTES_PER_VIOLATION + BYTES_PER_LEVEL * depth + repeated_bytes;
     let bytes = bytes + pointer_bytes(value);
     let costs = AccessCosts { steps_per_error: (bytes / BYTES_PER_STEP) as u64, ..costs };
-    let budget = Budget { steps: DESCRIBING_STEPS_MAX, deadline };
-    let described = within(budget, costs, || violations(validator, value));
+    let budget = Budget { steps: MAX_DESCRIBING_STEPS, deadline };
+    let described = with_budget(budget, costs, || violations(validator, value));
     described.unwrap_or_else(|exceeded| {
-        let message = format!("it does not fit, and the place was not found: {exceeded}");
+        let message =
+            format!("it does not match the schema, and the violation was not located: {exceeded}");
         vec![Violation::of_all(message)]
     })
 }
 
-/// The first violations of a value that does not fit, in the order of the schema.
+/// Returns the first violations of an invalid value, in the order of the schema.
 fn violations(validator: &Validator<MeteredJson>, value: &Value) -> Vec<Violation> {
     let mut violations = Vec::new();
     for error in validator.iter_errors(Metered(value)) {
         let mut violation = violation(error.instance_path(), &error);
-        // The place of the field itself says more than that of the object it is in.
+        // The pointer of the field itself is more precise than that of its object.
         if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind()
             && let Some(field) = unexpected.first()
         {
@@ -62,25 +63,25 @@ fn violations(validator: &Validator<MeteredJson>, value: &Value) -> Vec<Violatio
             violation.pointer.push('/');
             violation.pointer.push_str(&field);
         }
-        // One mistake may be found by way of several keywords.
+        // Several keywords may find the same mistake.
         if !violations.contains(&violation) {
             violations.push(violation);
         }
-        if violations.len() == VIOLATIONS_MAX {
+        if violations.len() == MAX_VIOLATIONS {
             break;
         }
     }
     if violations.is_empty() {
-        violations.push(Violation::of_all("it does not fit the schema".to_owned()));
+        violations.push(Violation::of_all("it does not match the schema".to_owned()));
     }
     violations
 }
 
-pub(super) fn violation(place: &Location, message: &impl fmt::Display) -> Violation {
-    Violation { pointer: bounded(&place.as_str()), message: bounded(message) }
+pub(super) fn violation(location: &Location, message: &impl fmt::Display) -> Violation {
+    Violation { pointer: bounded(&location.as_str()), message: bounded(message) }
 }
 
-/// Bytes of the longest JSON pointer into a value.
+/// Returns the bytes of the longest JSON pointer into a value.
 fn pointer_bytes(value: &Value) -> usize {
     match value {
         Value::Object(map) => {
@@ -91,7 +92,7 @@ fn pointer_bytes(value: &Value) -> usize {
     }
 }
 
-/// The beginning of what may be as long as the value that it is about.
+/// Formats the beginning of a text that may be as long as the value that it is about.
 pub(super) fn bounded(text: &impl fmt::Display) -> String {
     struct Beginning {
         text: String,
@@ -110,8 +111,8 @@ pub(super) fn bounded(text: &impl fmt::Display) -> String {
             Ok(())
         }
     }
-    let mut beginning = Beginning { text: String::new(), chars_left: MESSAGE_CHARS_MAX };
-    // Stopped on purpose where it is too long.
+    let mut beginning = Beginning { text: String::new(), chars_left: MAX_MESSAGE_CHARS };
+    // The error only means that the text was cut.
     let _ = write!(beginning, "{text}");
     beginning.text
 }

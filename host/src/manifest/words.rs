@@ -1,6 +1,6 @@
-//! The closed sets of words that a manifest chooses from, each with its text in one place.
+//! The enums whose variants are words of a manifest.
 
-/// Makes an enum whose variants are words of the manifest; the first one is the default.
+/// Defines an enum whose variants are words of the manifest; the first one is the default.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $(#[$first_doc:meta])* $first:ident = $first_word:literal,
         $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
@@ -13,10 +13,10 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Every word, the default first.
+            /// All words, the default first.
             pub(crate) const WORDS: &'static [&'static str] = &[$first_word, $($word,)*];
 
-            /// The word that stands for it in a manifest.
+            /// Returns its word in a manifest.
             pub const fn as_str(self) -> &'static str {
                 match self { Self::$first => $first_word, $(Self::$variant => $word,)* }
             }
@@ -39,19 +39,19 @@ macro_rules! words {
 }
 
 words! {
-    /// What a plugin is built into.
+    /// The kind of a plugin.
     Kind {
         /// A dynamic library behind the stable ABI, or code compiled into the host.
         Library = "library",
-        /// A program of its own.
+        /// A program that runs in its own process.
         Process = "process",
     }
 }
 
 words! {
-    /// The socket that a process plugin is asked to listen at.
+    /// The type of the socket on which a process plugin should listen.
     SocketType {
-        /// A Unix socket, in a folder that no other user can look into.
+        /// A Unix socket, in a folder that only this user can access.
         Unix = "unix",
         /// A port of 127.0.0.1, which every user of the machine can reach.
         Tcp = "tcp",
@@ -59,11 +59,11 @@ words! {
 }
 
 words! {
-    /// How a reload passes state from the old generation to the new one.
+    /// How a reload moves state from the old generation to the new one.
     Handover {
-        /// The old generation serves while the snapshot travels.
+        /// The old generation keeps serving while the snapshot moves.
         Overlap = "overlap",
-        /// New calls wait until the snapshot has travelled, so nothing is lost.
+        /// New calls wait until the snapshot was moved, so nothing is lost.
         Pause = "pause",
         /// The old generation is stopped before the new one starts.
         StopFirst = "stop-first",
@@ -71,11 +71,11 @@ words! {
 }
 
 words! {
-    /// Whether a retired library may be unmapped.
+    /// Whether a library may be unmapped after an unload.
     Unload {
-        /// It is closed as soon as nothing of it is in use.
+        /// It is closed as soon as it is unused.
         Auto = "auto",
-        /// It stays mapped until the program ends.
+        /// It stays mapped until the program exits.
         Keep = "keep",
     }
 }

@@ -1,9 +1,9 @@
-//! A library opened for nothing but the long report of what abi_stable found in it.
+//! Opens a library only for abi_stable's full report about it.
 
 use super::candidate::Candidate;
 use super::dependencies::stage;
 use super::survey::read_artifact;
-use super::{Rules, survey::check};
+use super::{Rules, survey::check_library};
 use crate::artifact::stage::StagingArea;
 use crate::boundary::{Image, Root};
 use crate::error::boundary::BoundaryError;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 /// Opens the library of `folder` and compares its root module with the host's.
 ///
-/// Answers with the long report of the differences, or none if there are none. Runs the
-/// library's initialisers in this process.
+/// Returns the full report of the differences, or `None` if there are none. Runs the library's
+/// initializers in this process.
 pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>, Error> {
     let candidate = Candidate::read(folder, rules)?;
     if candidate.kind() != Kind::Library {
@@ -25,7 +25,7 @@ pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>,
     let Some(artifact) = read_artifact(&candidate, rules)? else {
         return Ok(None);
     };
-    check(&candidate, &artifact)?;
+    check_library(&candidate, &artifact)?;
     let failed = |step| candidate.failed(step, ErrorKind::StartFailed);
     let area = StagingArea::new(None, false);
     let staged = stage(&area, &candidate, &artifact)?;
@@ -36,7 +36,7 @@ pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>,
             Ok(_) => None,
             Err(error) => Some(error.report().map_or_else(|| error.to_string(), str::to_owned)),
         };
-        // What stays mapped is this process's, which was started for the report.
+        // A library that stays mapped is harmless: this process was started for the report.
         let _ = close(image, root.ok(), None, WaitForThreads::Briefly);
         Ok(report)
     };

@@ -1,9 +1,9 @@
-//! The kinds of lines that plugins log, as `tracing` wants to know them: static, and told before
-//! the first of the kind. Knows no plugins.
+//! The `tracing` callsites of the lines that plugins log: `tracing` needs each to be static and
+//! registered before its first line. Knows no plugins.
 //!
-//! `tracing` keeps them for ever, once for the process; so they are made once, counted, and kept
-//! in one table for all hosts. The table is nobody's state: what is in it changes only how often
-//! a kind is made.
+//! `tracing` keeps callsites forever, once per process. So they are created once, limited in
+//! number, and kept in one table for all hosts. No host can observe another through the table: its
+//! content only decides whether a callsite is created.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,89 +16,89 @@ use tracing_core::field::FieldSet;
 use tracing_core::subscriber::Interest;
 use tracing_core::{Kind, Metadata, dispatcher, identify_callsite};
 
-/// Kinds that are made; lines of others share one for each level.
-const KINDS_MAX: usize = 4096;
-/// Kinds that are told apart by their place in the source too, as they move with each build.
-const PLACED_KINDS_MAX: usize = KINDS_MAX / 2;
+/// Maximum number of callsites; further lines share one for each level.
+const MAX_CALLSITES: usize = 4096;
+/// Maximum number of callsites that include the source location, which changes with each build.
+const MAX_PLACED_CALLSITES: usize = MAX_CALLSITES / 2;
 
-/// The target of what has no kind of its own, and of what the host says about plugins' lines.
+/// The target of lines without their own callsite, and of the host's messages about plugin logs.
 pub(super) const HOST_TARGET: &str = "hotbay::plugin";
-/// The fields of what has no kind of its own.
+/// The fields of lines without their own callsite.
 pub(super) const SHARED_NAMES: &[&str] = &["target", "fields"];
-/// The fields that each line has: before those of its kind, and after them.
+/// The fields that each line has, before and after its own ones.
 pub(super) const FIRST_NAMES: [&str; 1] = ["message"];
 pub(super) const LAST_NAMES: [&str; 2] = ["plugin", "generation"];
 
-/// What tells a kind from others.
+/// The key of a callsite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LineCallsite<'a> {
     pub(super) level: Level,
     pub(super) target: &'a str,
-    /// The file and the line that speak.
-    pub(super) place: Option<(&'a str, u32)>,
-    /// The names of the fields, in order, each once.
+    /// The file and line of the log statement.
+    pub(super) location: Option<(&'a str, u32)>,
+    /// The names of the fields, in order, without duplicates.
     pub(super) names: &'a [&'a str],
 }
 
-/// The kind to log a line with; none where the line has to make do with [`LineSite::shared`].
-pub(super) fn site_of(kind: LineCallsite<'_>) -> Option<&'static LineSite> {
+/// Returns the callsite for a line, or `None` if it has to use [`LineSite::shared`].
+pub(super) fn site_of(key: LineCallsite<'_>) -> Option<&'static LineSite> {
     static TABLE: LazyLock<CallsiteTable> =
-        LazyLock::new(|| CallsiteTable::new(PLACED_KINDS_MAX, KINDS_MAX));
-    TABLE.site_of(kind)
+        LazyLock::new(|| CallsiteTable::new(MAX_PLACED_CALLSITES, MAX_CALLSITES));
+    TABLE.site_of(key)
 }
 
 struct CallsiteTable {
     sites: RwLock<HashMap<LineCallsite<'static>, &'static LineSite>>,
-    placed_kinds_max: usize,
-    kinds_max: usize,
+    max_placed_callsites: usize,
+    max_callsites: usize,
 }
 
 impl CallsiteTable {
-    fn new(placed_kinds_max: usize, kinds_max: usize) -> Self {
-        Self { sites: RwLock::default(), placed_kinds_max, kinds_max }
+    fn new(max_placed_callsites: usize, max_callsites: usize) -> Self {
+        Self { sites: RwLock::default(), max_placed_callsites, max_callsites }
     }
 
-    fn site_of(&self, kind: LineCallsite<'_>) -> Option<&'static LineSite> {
-        let unplaced = LineCallsite { place: None, ..kind };
-        self.find_or_insert(kind, self.placed_kinds_max)
-            .or_else(|| self.find_or_insert(unplaced, self.kinds_max))
+    fn site_of(&self, key: LineCallsite<'_>) -> Option<&'static LineSite> {
+        let unplaced = LineCallsite { location: None, ..key };
+        self.find_or_insert(key, self.max_placed_callsites)
+            .or_else(|| self.find_or_insert(unplaced, self.max_callsites))
     }
 
     fn find_or_insert(
         &self,
-        kind: LineCallsite<'_>,
-        kinds_max: usize,
+        key: LineCallsite<'_>,
+        max_callsites: usize,
     ) -> Option<&'static LineSite> {
         let sites = self.sites.read().unwrap_or_else(PoisonError::into_inner);
-        let found = find(&sites, kind);
-        if found.is_some() || sites.len() >= kinds_max {
+        let found = find(&sites, key);
+        if found.is_some() || sites.len() >= max_callsites {
             return found;
         }
         drop(sites);
         let mut sites = self.sites.write().unwrap_or_else(PoisonError::into_inner);
-        // Another thread may have been faster.
-        let found = find(&sites, kind);
-        if found.is_some() || sites.len() >= kinds_max {
+        // Another thread may have inserted it.
+        let found = find(&sites, key);
+        if found.is_some() || sites.len() >= max_callsites {
             return found;
         }
-        let (kind, site) = LineSite::leak(kind);
-        sites.insert(kind, site);
+        let (key, site) = LineSite::leak(key);
+        sites.insert(key, site);
         drop(sites);
-        // Subscribers are asked about it, so no lock is held.
+        // Registration calls subscribers, so no lock is held.
         callsite::register(site);
         Some(site)
     }
 }
 
 fn find<'a>(
-    // Shorter lives than it has, so that it can be asked for what does not live for ever.
+    // A shorter lifetime than that of the keys, so that a borrowed key can be looked up.
     sites: &HashMap<LineCallsite<'a>, &'static LineSite>,
-    kind: LineCallsite<'a>,
+    key: LineCallsite<'a>,
 ) -> Option<&'static LineSite> {
-    sites.get(&kind).copied()
+    sites.get(&key).copied()
 }
 
-/// Where lines of a kind come from, as `tracing` sees it.
+/// The `tracing` callsite of lines.
 pub(super) struct LineSite {
     metadata: OnceLock<Metadata<'static>>,
     interest: AtomicU8,
@@ -109,17 +109,17 @@ const SOMETIMES: u8 = 1;
 const ALWAYS: u8 = 2;
 
 impl LineSite {
-    /// Makes a site that is never freed.
-    fn leak(kind: LineCallsite<'_>) -> (LineCallsite<'static>, &'static Self) {
+    /// Creates a callsite that is never freed.
+    fn leak(key: LineCallsite<'_>) -> (LineCallsite<'static>, &'static Self) {
         let leak = |text: &str| -> &'static str { text.to_owned().leak() };
         let mut all = FIRST_NAMES.to_vec();
-        all.extend(kind.names.iter().map(|name| leak(name)));
+        all.extend(key.names.iter().map(|name| leak(name)));
         all.extend(LAST_NAMES);
         let all: &'static [&'static str] = all.leak();
-        let kind = LineCallsite {
-            level: kind.level,
-            target: leak(kind.target),
-            place: kind.place.map(|(file, line)| (leak(file), line)),
+        let key = LineCallsite {
+            level: key.level,
+            target: leak(key.target),
+            location: key.location.map(|(file, line)| (leak(file), line)),
             names: &all[FIRST_NAMES.len()..all.len() - LAST_NAMES.len()],
         };
         let empty = Self { metadata: OnceLock::new(), interest: AtomicU8::new(SOMETIMES) };
@@ -127,34 +127,34 @@ impl LineSite {
         site.metadata.get_or_init(|| {
             Metadata::new(
                 "line of a plugin",
-                kind.target,
-                kind.level,
-                kind.place.map(|(file, _)| file),
-                kind.place.map(|(_, line)| line),
+                key.target,
+                key.level,
+                key.location.map(|(file, _)| file),
+                key.location.map(|(_, line)| line),
                 None,
                 FieldSet::new(all, identify_callsite!(site)),
                 Kind::EVENT,
             )
         });
-        (kind, site)
+        (key, site)
     }
 
-    /// The site of lines that have none of their own, with the fields [`SHARED_NAMES`].
+    /// Returns the callsite of lines without their own one, with the fields [`SHARED_NAMES`].
     pub(super) fn shared(level: Level) -> &'static Self {
         static SHARED: LazyLock<CallsiteTable> =
             LazyLock::new(|| CallsiteTable::new(0, usize::MAX));
-        let kind = LineCallsite { level, target: HOST_TARGET, place: None, names: SHARED_NAMES };
-        SHARED.site_of(kind).expect("a table without a limit has room for five")
+        let key = LineCallsite { level, target: HOST_TARGET, location: None, names: SHARED_NAMES };
+        SHARED.site_of(key).expect("the table has no limit")
     }
 
     pub(super) fn metadata(&self) -> &Metadata<'static> {
-        self.metadata.get().expect("set before anybody else sees the site")
+        self.metadata.get().expect("set before the callsite is shared")
     }
 
-    /// Whether somebody wants a line of this kind now.
-    pub(super) fn is_wanted(&self) -> bool {
+    /// Returns whether a subscriber is interested in lines of this callsite now.
+    pub(super) fn is_enabled(&self) -> bool {
         match self.interest.load(Ordering::Relaxed) {
-            _ if !level_is_wanted(*self.metadata().level()) => false,
+            _ if !level_is_enabled(*self.metadata().level()) => false,
             NEVER => false,
             ALWAYS => true,
             _ => dispatcher::get_default(|dispatch| dispatch.enabled(self.metadata())),
@@ -162,8 +162,8 @@ impl LineSite {
     }
 }
 
-/// Whether somebody may want a line of this level now.
-pub(super) fn level_is_wanted(level: Level) -> bool {
+/// Returns whether a subscriber may be interested in lines of this level now.
+pub(super) fn level_is_enabled(level: Level) -> bool {
     level <= STATIC_MAX_LEVEL && level <= LevelFilter::current()
 }
 
@@ -188,50 +188,50 @@ mod tests {
 
     use super::*;
 
-    const KIND: LineCallsite<'_> = LineCallsite {
+    const KEY: LineCallsite<'_> = LineCallsite {
         level: Level::INFO,
         target: "t",
-        place: Some(("f.rs", 1)),
+        location: Some(("f.rs", 1)),
         names: &["a", "b"],
     };
 
     #[test]
-    fn a_kind_is_made_once_and_tells_what_it_is() {
+    fn callsite_is_created_once_with_its_metadata() {
         let table = CallsiteTable::new(8, 8);
-        let site = table.site_of(KIND).unwrap();
-        let again = LineCallsite { target: &String::from("t"), ..KIND };
+        let site = table.site_of(KEY).unwrap();
+        let again = LineCallsite { target: &String::from("t"), ..KEY };
         assert!(ptr::eq(table.site_of(again).unwrap(), site));
         let metadata = site.metadata();
         let names: Vec<_> = metadata.fields().iter().map(|field| field.name()).collect();
         assert_eq!(names, ["message", "a", "b", "plugin", "generation"]);
-        let told = (*metadata.level(), metadata.target(), metadata.file(), metadata.line());
-        assert_eq!(told, (Level::INFO, "t", Some("f.rs"), Some(1)));
+        let found = (*metadata.level(), metadata.target(), metadata.file(), metadata.line());
+        assert_eq!(found, (Level::INFO, "t", Some("f.rs"), Some(1)));
         assert!(metadata.is_event());
         for other in [
-            LineCallsite { level: Level::WARN, ..KIND },
-            LineCallsite { target: "u", ..KIND },
-            LineCallsite { place: Some(("f.rs", 2)), ..KIND },
-            LineCallsite { names: &["a"], ..KIND },
+            LineCallsite { level: Level::WARN, ..KEY },
+            LineCallsite { target: "u", ..KEY },
+            LineCallsite { location: Some(("f.rs", 2)), ..KEY },
+            LineCallsite { names: &["a"], ..KEY },
         ] {
             assert!(!ptr::eq(table.site_of(other).unwrap(), site));
         }
     }
 
     #[test]
-    fn a_fuller_table_forgets_places_and_a_full_one_makes_nothing() {
+    fn full_table_drops_locations_then_new_callsites() {
         let table = CallsiteTable::new(1, 2);
-        let placed = table.site_of(KIND).unwrap();
-        let elsewhere = table.site_of(LineCallsite { place: Some(("f.rs", 2)), ..KIND }).unwrap();
+        let placed = table.site_of(KEY).unwrap();
+        let elsewhere = table.site_of(LineCallsite { location: Some(("f.rs", 2)), ..KEY }).unwrap();
         assert_eq!(elsewhere.metadata().line(), None);
-        assert!(table.site_of(LineCallsite { target: "u", ..KIND }).is_none());
-        // What is there stays.
-        assert!(ptr::eq(table.site_of(KIND).unwrap(), placed));
-        let third = LineCallsite { place: Some(("f.rs", 3)), ..KIND };
+        assert!(table.site_of(LineCallsite { target: "u", ..KEY }).is_none());
+        // Existing callsites stay.
+        assert!(ptr::eq(table.site_of(KEY).unwrap(), placed));
+        let third = LineCallsite { location: Some(("f.rs", 3)), ..KEY };
         assert!(ptr::eq(table.site_of(third).unwrap(), elsewhere));
     }
 
     #[test]
-    fn lines_without_a_kind_of_their_own_share_one_a_level() {
+    fn lines_without_callsite_share_one_per_level() {
         let site = LineSite::shared(Level::WARN);
         assert!(ptr::eq(LineSite::shared(Level::WARN), site));
         assert!(!ptr::eq(LineSite::shared(Level::INFO), site));

@@ -1,11 +1,12 @@
-//! The first steps of a load: a folder is read and judged by what its manifest says. None of
-//! the library's bytes are looked at yet.
+//! The first steps of a load: reads a folder and checks it against its manifest. Reads no bytes of
+//! the library yet.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::Rules;
+use super::{LoadOptions, Rules};
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
 use crate::error::artifact::ArtifactError;
@@ -13,32 +14,43 @@ use crate::error::manifest::{SchemaError, Unstartable, Violation};
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::GenerationId;
 use crate::manifest::{
-    Applicant, Checker, ConfigSchema, Kind, MANIFEST_BYTES_MAX, Manifest, position_of,
+    Checker, ConfigSchema, Kind, MAX_MANIFEST_BYTES, Manifest, StartCandidate, position_of,
 };
 
-/// A plugin that may be loaded, as far as its manifest tells.
+/// A plugin that may be loaded, according to its manifest.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) manifest: Manifest,
-    /// Where it lies; none when compiled in.
+    /// Its folder; `None` if compiled in.
     pub(crate) folder: Option<PathBuf>,
-    /// The manifest as it was read.
+    /// The text of the manifest.
     pub(super) text: String,
-    /// What keeps serving if this one is not loaded.
+    /// The generation that keeps serving if this load fails.
     pub(crate) serving: Option<GenerationId>,
-    /// What it is granted of its permissions: all, until the application was asked.
+    /// The permissions that it has: all, until the application decides.
     pub(super) granted: BTreeSet<String>,
+    /// What the application set in place of the manifest.
+    pub(crate) options: Arc<LoadOptions>,
 }
 
 impl Candidate {
     /// Reads the manifest of `folder`.
     pub(crate) fn read(folder: &Path, rules: &Rules) -> Result<Self, Error> {
+        Self::read_with(folder, rules, &Arc::default())
+    }
+
+    /// Reads the manifest of `folder` and applies `options` to it.
+    pub(crate) fn read_with(
+        folder: &Path,
+        rules: &Rules,
+        options: &Arc<LoadOptions>,
+    ) -> Result<Self, Error> {
         let integrity =
             |error: ArtifactError| refused(folder, ErrorKind::Integrity).caused_by(error);
         trust::check(folder, rules.trust()).map_err(integrity)?;
         trust::check_above(folder, rules.trust()).map_err(integrity)?;
         let file = locate::inside(folder, discover::MANIFEST).map_err(integrity)?;
-        let artifact = Artifact::read(&file, MANIFEST_BYTES_MAX as u64).map_err(integrity)?;
+        let artifact = Artifact::read(&file, MAX_MANIFEST_BYTES as u64).map_err(integrity)?;
         artifact.check_trust(rules.trust()).map_err(integrity)?;
         let shown = folder.join(discover::MANIFEST);
         let text = String::from_utf8(artifact.bytes().to_vec()).map_err(|error| {
@@ -47,43 +59,46 @@ impl Candidate {
                 .caused_by(Error::new(ErrorKind::Manifest, message).caused_by(error))
         })?;
         let manifest = Manifest::parse(&text, &shown)
+            .and_then(|manifest| options.apply(manifest))
             .map_err(|error| refused(folder, ErrorKind::Manifest).caused_by(error))?;
-        Ok(Self { folder: Some(folder.to_owned()), text, ..Self::compiled_in(manifest) })
+        let (folder, options) = (Some(folder.to_owned()), Arc::clone(options));
+        Ok(Self { folder, text, options, ..Self::compiled_in(manifest) })
     }
 
-    /// A plugin that is compiled in, with a manifest made in code.
+    /// Returns a compiled-in plugin, with a manifest made in code.
     pub(crate) fn compiled_in(manifest: Manifest) -> Self {
         let granted = manifest.permissions().clone();
-        Self { manifest, folder: None, text: String::new(), serving: None, granted }
+        let (text, options) = (String::new(), Arc::default());
+        Self { manifest, folder: None, text, serving: None, granted, options }
     }
 
-    /// What the order of starts is made from.
-    pub(crate) fn applicant(&self) -> Applicant<'_> {
+    /// Returns what the start order depends on.
+    pub(crate) fn start_candidate(&self) -> StartCandidate<'_> {
         let manifest = &self.manifest;
-        Applicant {
+        StartCandidate {
             name: manifest.name(),
             version: manifest.version(),
             requires: manifest.requires(),
         }
     }
 
-    /// The error of a plugin whose requirements are not met.
+    /// Returns the error of a plugin whose requirements are not met.
     pub(crate) fn not_startable(&self, problem: Unstartable) -> Error {
         self.failed(LoadStep::Requires, ErrorKind::Requires).caused_by(problem)
     }
 
-    /// The folder, to be shown.
+    /// Returns the folder for messages.
     pub(crate) fn place(&self) -> &Path {
         self.folder.as_deref().unwrap_or(Path::new("."))
     }
 
-    /// The error of a step of this load.
+    /// Returns the error of a failed step of this load.
     pub(crate) fn failed(&self, step: LoadStep, kind: ErrorKind) -> Error {
         let error = match self.serving {
-            None => Error::new(kind, format!("was not loaded, at the step `{step}`")),
+            None => Error::new(kind, format!("failed to load at step `{step}`")),
             Some(serving) => {
                 let message = format!(
-                    "was not reloaded, at the step `{step}`; generation {serving} keeps serving"
+                    "failed to reload at step `{step}`; generation {serving} keeps serving"
                 );
                 Error::new(kind, message).in_generation(serving)
             }
@@ -91,13 +106,13 @@ impl Candidate {
         error.of(self.manifest.name()).at_step(step)
     }
 
-    /// What runs its calls.
+    /// Returns whether a library or a process runs its calls.
     pub(super) fn kind(&self) -> Kind {
         if self.folder.is_some() { self.manifest.kind() } else { Kind::Library }
     }
 
-    /// Checks the config against its schema; answers with the one of the input, if there is
-    /// one. Messages point at the field. Gives up at `deadline`.
+    /// Validates the config against its schema; returns the checker of inputs if there is one.
+    /// Messages point at the field. Stops at `deadline`.
     pub(crate) fn check_schemas(
         &self,
         rules: &Rules,
@@ -105,8 +120,8 @@ impl Candidate {
     ) -> Result<Option<Checker>, Error> {
         let [config, input] = self.manifest.schemas();
         if let Some(checker) = self.checker(config, rules, deadline)? {
-            let unfit = checker.check(self.manifest.config(), deadline);
-            unfit.map_err(|unfit| self.config_error("config", config, unfit))?;
+            let error = checker.check(self.manifest.config(), deadline);
+            error.map_err(|error| self.config_error("config", config, error))?;
         }
         self.checker(input, rules, deadline)
     }
@@ -129,14 +144,14 @@ impl Candidate {
                 Checker::new(&schema, deadline)
             }
         };
-        checker.map(Some).map_err(|unfit| self.config_error(of.0, of, unfit))
+        checker.map(Some).map_err(|error| self.config_error(of.0, of, error))
     }
 
-    /// The error of a schema that is wrong, or of the value in `field` that does not fit it.
-    fn config_error(&self, field: &str, (schema, stated): Schema<'_>, unfit: SchemaError) -> Error {
+    /// Returns the error of an invalid schema, or of the value in `field` that does not match it.
+    fn config_error(&self, field: &str, (schema, stated): Schema<'_>, error: SchemaError) -> Error {
         let failed = self.failed(LoadStep::Config, ErrorKind::Config);
-        let failed = failed.with_optional_hint(unfit.hint());
-        match (unfit, stated) {
+        let failed = failed.with_optional_hint(error.hint());
+        match (error, stated) {
             (SchemaError::Value(violations), _) => {
                 let places = violations.iter().map(|violation| self.position(field, violation));
                 failed.caused_by(places.collect::<Vec<_>>().join("; "))
@@ -145,17 +160,18 @@ impl Candidate {
                 let place = self.position(schema, &violation);
                 failed.caused_by(place)
             }
-            (unfit, Some(ConfigSchema::File(file))) => {
-                failed.caused_by(format!("`{schema}` is `{file}`: {unfit}"))
+            (error, Some(ConfigSchema::File(file))) => {
+                failed.caused_by(format!("`{schema}` is `{file}`: {error}"))
             }
-            (unfit, _) => failed.caused_by(format!("`{schema}`: {unfit}")),
+            (error, _) => failed.caused_by(format!("`{schema}`: {error}")),
         }
     }
 
     fn position(&self, field: &str, violation: &Violation) -> String {
         let pointer = format!("/{field}{}", violation.pointer);
         let field = pointer.trim_start_matches('/').replace('/', ".");
-        let Some(folder) = &self.folder else {
+        let is_in_file = !self.options.replaces_config() || field.starts_with("config_");
+        let Some(folder) = self.folder.as_ref().filter(|_| is_in_file) else {
             return format!("`{field}`: {}", violation.message);
         };
         let file = folder.join(discover::MANIFEST);
@@ -170,16 +186,16 @@ impl Candidate {
     fn schema_file(&self, name: &str, rules: &Rules) -> Result<(PathBuf, Artifact), Error> {
         let failed = || self.failed(LoadStep::Config, ErrorKind::Config);
         let Some(folder) = &self.folder else {
-            return Err(failed().caused_by("a compiled-in plugin has no folder for a schema file"));
+            return Err(failed().caused_by("a compiled-in plugin cannot have a schema file"));
         };
         let file = locate::inside(folder, name).map_err(|error| failed().caused_by(error))?;
-        let artifact = Artifact::read(&file, MANIFEST_BYTES_MAX as u64)
+        let artifact = Artifact::read(&file, MAX_MANIFEST_BYTES as u64)
             .map_err(|error| failed().caused_by(error))?;
         artifact.check_trust(rules.trust()).map_err(|error| failed().caused_by(error))?;
         Ok((file, artifact))
     }
 
-    /// The digests of the schemas that lie in files; none for one that cannot be read.
+    /// Returns the digests of the schema files; `None` for a file that cannot be read.
     pub(crate) fn schema_digests(&self, rules: &Rules) -> Vec<Option<[u8; 32]>> {
         let files = self.manifest.schemas().into_iter().filter_map(|(_, schema)| match schema {
             Some(ConfigSchema::File(name)) => Some(name),
@@ -190,10 +206,10 @@ impl Candidate {
     }
 }
 
-/// A schema of the manifest: its field, and what stands there.
+/// A schema of the manifest: its field and its value.
 type Schema<'m> = (&'static str, Option<&'m ConfigSchema>);
 
 fn refused(folder: &Path, kind: ErrorKind) -> Error {
-    Error::new(kind, format!("`{}` holds no plugin that can be loaded", folder.display()))
+    Error::new(kind, format!("cannot load a plugin from `{}`", folder.display()))
         .at_step(LoadStep::Manifest)
 }

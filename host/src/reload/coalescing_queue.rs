@@ -1,4 +1,4 @@
-//! One job at a time for a plugin; of the requests that wait for it, the latest wins.
+//! Runs one job at a time per plugin; the latest waiting request replaces earlier ones.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,30 +8,30 @@ use std::time::Instant;
 use crate::id::PluginName;
 use crate::sync::lock;
 
-/// Who works for which plugin, and who waits.
+/// The running jobs, each with the request that waits for its end.
 pub(crate) struct CoalescingQueue<R> {
     jobs: Mutex<HashMap<PluginName, Option<R>>>,
-    ended: Condvar,
+    idle: Condvar,
 }
 
-/// What is to be done about a request.
+/// What happens to a submitted request.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Submission<R> {
-    /// Begin with it.
+    /// The caller runs it now.
     Run(R),
-    /// It waits until the job that runs is done.
+    /// It waits for the end of the running job.
     Queued,
-    /// It waits, in the place of this one.
+    /// It waits, and replaces this earlier request.
     Replaced(R),
 }
 
 impl<R> CoalescingQueue<R> {
     pub(crate) fn new() -> Self {
-        Self { jobs: Mutex::default(), ended: Condvar::new() }
+        Self { jobs: Mutex::default(), idle: Condvar::new() }
     }
 
-    /// Takes a request for `plugin`.
+    /// Submits a request for `plugin`.
     pub(crate) fn submit(&self, plugin: &PluginName, request: R) -> Submission<R> {
         let mut jobs = lock(&self.jobs);
         match jobs.get_mut(plugin) {
@@ -45,7 +45,7 @@ impl<R> CoalescingQueue<R> {
         }
     }
 
-    /// Takes a request unless one waits already; answers with it then.
+    /// Submits a request, or returns it as `Replaced` if another one already waits.
     pub(crate) fn submit_if_idle(&self, plugin: &PluginName, request: R) -> Submission<R> {
         let mut jobs = lock(&self.jobs);
         match jobs.get_mut(plugin) {
@@ -61,23 +61,23 @@ impl<R> CoalescingQueue<R> {
         }
     }
 
-    /// A job is done; answers with the request that is to be begun now.
+    /// Ends a job; returns the next request to run.
     #[must_use]
     pub(crate) fn done(&self, plugin: &PluginName) -> Option<R> {
         let mut jobs = lock(&self.jobs);
         let next = jobs.get_mut(plugin).and_then(Option::take);
         if next.is_none() {
             jobs.remove(plugin);
-            self.ended.notify_all();
+            self.idle.notify_all();
         }
         next
     }
 
-    /// Waits until nobody works for `plugin`, at most until `deadline`.
+    /// Waits until no job runs for `plugin`, at most until `deadline`.
     pub(crate) fn wait(&self, plugin: &PluginName, deadline: Instant) {
         let jobs = lock(&self.jobs);
         let left = deadline.saturating_duration_since(Instant::now());
-        let waited = self.ended.wait_timeout_while(jobs, left, |jobs| jobs.contains_key(plugin));
+        let waited = self.idle.wait_timeout_while(jobs, left, |jobs| jobs.contains_key(plugin));
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -93,19 +93,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_job_runs_and_the_latest_request_is_the_next() {
-        let desk = CoalescingQueue::new();
+    fn one_job_runs_and_latest_request_is_next() {
+        let queue = CoalescingQueue::new();
         let echo = PluginName::new("echo").expect("a name");
         let other = PluginName::new("other").expect("a name");
-        assert_eq!(desk.submit(&echo, 1), Submission::Run(1));
-        assert_eq!(desk.submit(&other, 9), Submission::Run(9));
-        assert_eq!(desk.submit(&echo, 2), Submission::Queued);
-        assert_eq!(desk.submit(&echo, 3), Submission::Replaced(2));
-        assert_eq!(desk.submit_if_idle(&echo, 4), Submission::Replaced(4));
-        assert_eq!(desk.done(&echo), Some(3));
-        assert_eq!(desk.submit(&echo, 4), Submission::Queued);
-        assert_eq!(desk.done(&echo), Some(4));
-        assert_eq!(desk.done(&echo), None);
-        assert_eq!(desk.submit(&echo, 5), Submission::Run(5));
+        assert_eq!(queue.submit(&echo, 1), Submission::Run(1));
+        assert_eq!(queue.submit(&other, 9), Submission::Run(9));
+        assert_eq!(queue.submit(&echo, 2), Submission::Queued);
+        assert_eq!(queue.submit(&echo, 3), Submission::Replaced(2));
+        assert_eq!(queue.submit_if_idle(&echo, 4), Submission::Replaced(4));
+        assert_eq!(queue.done(&echo), Some(3));
+        assert_eq!(queue.submit(&echo, 4), Submission::Queued);
+        assert_eq!(queue.done(&echo), Some(4));
+        assert_eq!(queue.done(&echo), None);
+        assert_eq!(queue.submit(&echo, 5), Submission::Run(5));
     }
 }

@@ -1,5 +1,5 @@
-//! A program that is only held against the protocol: read and staged as for a load, then handed
-//! to the supervisor's kit. Nothing of it serves anybody.
+//! Checks a program against the protocol: reads and stages it as a load does, then runs the
+//! supervisor's test kit. The program serves no calls.
 
 use std::error::Error as _;
 use std::path::Path;
@@ -10,9 +10,9 @@ use hyper::header::HeaderValue;
 
 use super::Rules;
 use super::candidate::Candidate;
-use super::effective_limits::within;
+use super::effective_limits::effective_limits;
 use super::policy::check_declared_config;
-use super::process_loader::{check_identity, staged};
+use super::process_loader::{check_identity, stage_program};
 use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
 use crate::artifact::stage::StagingArea;
@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, LoadStep};
 use crate::manifest::Kind;
 use crate::supervisor::{Capabilities, Processes, Program, Report, Sample, TestKit, allowed};
 
-/// What a check goes by.
+/// The options of a check.
 pub(crate) struct ConformanceRun<'a> {
     pub(crate) rules: &'a Rules,
     pub(crate) limits: &'a HostLimits,
@@ -31,46 +31,47 @@ pub(crate) struct ConformanceRun<'a> {
     pub(crate) staging_dir: Option<&'a Path>,
 }
 
-/// Holds the program in `folder` against the protocol.
+/// Checks the program in `folder` against the protocol.
 pub(crate) fn check_program(
     folder: &Path,
     sample: Option<&Request<'_>>,
-    trying: &ConformanceRun<'_>,
+    options: &ConformanceRun<'_>,
 ) -> Result<Conformance, Error> {
-    let candidate = Candidate::read(folder, trying.rules)?;
+    let candidate = Candidate::read(folder, options.rules)?;
     let artifact = match candidate.kind() {
-        Kind::Process => read_artifact(&candidate, trying.rules)?,
+        Kind::Process => read_artifact(&candidate, options.rules)?,
         Kind::Library => None,
     };
     let Some(artifact) = artifact else {
         let failed = candidate.failed(LoadStep::Manifest, ErrorKind::Unsupported);
-        return Err(failed.caused_by("it is a library; only programs speak the protocol"));
+        return Err(failed.caused_by("it is a library; only processes use the protocol"));
     };
     let sample = sample.map(sample_of);
     let mut report = Report::default();
-    match candidate.check_schemas(trying.rules, None) {
+    match candidate.check_schemas(options.rules, None) {
         Ok(_) => report.passed("manifest", format!("`{}`", candidate.manifest.command().join(" "))),
         Err(error) => report.failed("manifest", cause(&error)),
     }
     if !verified(&candidate, &artifact, &mut report) {
-        return Ok(report.finish("what is not known to be the program is not run"));
+        return Ok(report.finish("the file does not match its manifest, so it was not run"));
     }
-    let (limits, _) = within(candidate.manifest.limits(), Kind::Process, trying.limits);
-    let trust = trying.rules.trust();
-    let area = Arc::new(StagingArea::new(trying.staging_dir, false));
-    let program = match staged(&candidate, &artifact, &limits, &area, trying.limits, trust) {
+    let (limits, _) = effective_limits(candidate.manifest.limits(), Kind::Process, options.limits);
+    let trust = options.rules.trust();
+    let area = Arc::new(StagingArea::new(options.staging_dir, false));
+    let program = match stage_program(&candidate, &artifact, &limits, &area, options.limits, trust)
+    {
         Ok(program) => program,
         Err(error) => {
             report.failed("launch", cause(&error));
-            return Ok(report.finish("it could not be started"));
+            return Ok(report.finish("the program could not be started"));
         }
     };
-    let environment = allowed(std::env::vars_os(), trying.environment);
+    let environment = allowed(std::env::vars_os(), options.environment);
     let kit = TestKit::new(Program { environment, ..program }, sample, report);
     run(candidate, kit)
 }
 
-/// Runs the kit on threads of its own, since this one may be a runtime's.
+/// Runs the kit on separate threads, since this thread may belong to a runtime.
 fn run(candidate: Candidate, mut kit: TestKit) -> Result<Conformance, Error> {
     let failed = candidate.failed(LoadStep::Launch, ErrorKind::StartFailed);
     let processes = Processes::default();
@@ -84,14 +85,14 @@ fn run(candidate: Candidate, mut kit: TestKit) -> Result<Conformance, Error> {
         }
         kit.finish().await
     };
-    let waits = std::thread::spawn(move || runtime.block_on(runtime.spawn(task)));
-    match waits.join() {
+    let thread = std::thread::spawn(move || runtime.block_on(runtime.spawn(task)));
+    match thread.join() {
         Ok(Ok(conformance)) => Ok(conformance),
-        _ => Err(failed.caused_by("the check itself ended early; this is a mistake of the host's")),
+        _ => Err(failed.caused_by("the check ended early; this is a bug in the host")),
     }
 }
 
-/// Whether the file may be run.
+/// Reports whether the digest matches; returns whether the file may be run.
 fn verified(candidate: &Candidate, artifact: &Artifact, report: &mut Report) -> bool {
     let manifest = &candidate.manifest;
     let Some(digest) = manifest.sha256() else {
@@ -100,7 +101,7 @@ fn verified(candidate: &Candidate, artifact: &Artifact, report: &mut Report) -> 
     };
     match artifact.verify(Some(*digest.as_bytes()), manifest.length(), false) {
         Ok(()) => {
-            report.passed("digest", "the file has the SHA-256 that plugin.json states");
+            report.passed("digest", "the SHA-256 matches plugin.json");
             true
         }
         Err(error) => {
@@ -110,24 +111,24 @@ fn verified(candidate: &Candidate, artifact: &Artifact, report: &mut Report) -> 
     }
 }
 
-/// What the program says of itself, held against its manifest.
+/// Checks the program's capabilities against its manifest.
 fn declared(candidate: &Candidate, capabilities: &Capabilities, report: &mut Report) {
-    let says_who = capabilities.name.is_some() || capabilities.version.is_some();
+    let has_identity = capabilities.name.is_some() || capabilities.version.is_some();
     match check_identity(candidate, capabilities) {
-        Ok(()) if says_who => report.passed("identity", "name and version are the manifest's"),
-        Ok(()) => report.skipped("identity", "it tells neither name nor version"),
+        Ok(()) if has_identity => report.passed("identity", "name and version match plugin.json"),
+        Ok(()) => report.skipped("identity", "the capabilities contain neither name nor version"),
         Err(error) => report.failed("identity", cause(&error)),
     }
     match check_declared_config(candidate, capabilities, None) {
         Ok(()) if capabilities.config_schema.is_some() => {
-            report.passed("config", "the config fits the `configSchema`");
+            report.passed("config", "the config matches `configSchema`");
         }
-        Ok(()) => report.skipped("config", "it tells no `configSchema`"),
+        Ok(()) => report.skipped("config", "the capabilities contain no `configSchema`"),
         Err(error) => report.failed("config", cause(&error)),
     }
 }
 
-/// Why, without the words of a load that nobody asked for.
+/// Returns the cause without the message of the load.
 fn cause(error: &Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

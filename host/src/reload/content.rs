@@ -1,4 +1,4 @@
-//! What a folder holds, as far as it decides whether a plugin starts: to tell the same broken
+//! The content of a folder that decides whether a plugin starts. It distinguishes the same broken
 //! build from another one.
 
 use std::path::Path;
@@ -9,8 +9,7 @@ use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
 use crate::error::Error;
 
-/// The text of a manifest, and the digests of its schemas and its library; where one cannot be
-/// read, why.
+/// The text of a manifest, and the digests of its schemas and library, or why one cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Content {
     manifest: String,
@@ -19,19 +18,19 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// What lies in `folder` now.
+    /// Reads the current content of `folder`.
     pub(crate) fn of(folder: &Path, rules: &Rules) -> Self {
         let mut content = Self::default();
         let candidate = Candidate::read(folder, rules);
-        content.of_manifest(&candidate, rules);
+        content.set_manifest(&candidate, rules);
         if let Ok(candidate) = candidate {
-            content.of_library(&read_artifact(&candidate, rules));
+            content.set_artifact(&read_artifact(&candidate, rules));
         }
         content
     }
 
-    /// Notes a manifest that was read, and the files that it names as schemas.
-    pub(crate) fn of_manifest(&mut self, read: &Result<Candidate, Error>, rules: &Rules) {
+    /// Records a manifest and its schema files.
+    pub(crate) fn set_manifest(&mut self, read: &Result<Candidate, Error>, rules: &Rules) {
         let schemas = |candidate: &Candidate| candidate.schema_digests(rules);
         self.schemas = read.as_ref().map(schemas).unwrap_or_default();
         self.manifest = match read {
@@ -40,11 +39,11 @@ impl Content {
         };
     }
 
-    /// Notes a library that was read.
-    pub(crate) fn of_library(&mut self, read: &Result<Option<Artifact>, Error>) {
+    /// Records a library.
+    pub(crate) fn set_artifact(&mut self, read: &Result<Option<Artifact>, Error>) {
         self.library = match read {
             Ok(library) => library.as_ref().map(|library| Ok(library.content())),
-            // The cause alone: what keeps serving is no part of it.
+            // The cause alone: the error itself names the serving generation.
             Err(error) => Some(Err(causes(error))),
         };
     }

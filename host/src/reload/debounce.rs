@@ -1,16 +1,16 @@
-//! When a folder that changes is to be looked at: pure. Time and signatures are arguments, so
-//! it reads neither the clock nor the disk.
+//! Decides when an attempt to load a changed folder is due. Pure: time and signatures are
+//! arguments, so it reads neither the clock nor the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long is waited.
+/// The waiting times of a [`Debouncer`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DebounceLimits {
-    /// Files that are written must have been the same for so long.
+    /// How long written files must stay the same.
     pub(crate) quiet_period: Duration,
-    /// What does not fit together, or is gone, must have been so for so long.
+    /// How long files that are missing or do not match must stay so.
     pub(crate) incomplete_period: Duration,
 }
 
@@ -26,112 +26,113 @@ impl Default for DebounceLimits {
 /// What happened to a folder's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// Something beside them; only another signature counts.
+    /// A file that is not theirs; counts only if the signature differs.
     Unrelated,
-    /// One was renamed into place, so it is whole.
+    /// A file was renamed into place, so it is complete.
     Renamed,
-    /// One may be half written, or is gone.
+    /// A file may be half written, or was removed.
     Written,
 }
 
-/// How a folder is to be looked at.
+/// The kind of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
-    /// It may be half of a replacement.
+    /// The folder may be half replaced.
     Tentative,
-    /// It has been as it is for long enough to be meant.
+    /// The folder did not change for long enough to be complete.
     Final,
 }
 
-/// What a look came to.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AttemptOutcome {
-    /// There is no more to do.
+    /// Nothing more to do.
     Done,
-    /// Something was done that others may have waited for.
+    /// A plugin changed, which others may wait for.
     Changed,
-    /// It may be half of a replacement.
+    /// The folder may be half replaced.
     MaybeIncomplete,
-    /// There is no plugin, and none of it serves.
+    /// The folder holds no plugin, and none of it serves.
     Removed,
 }
 
-/// The folders that are known, and those of them that change.
+/// The known folders, and those of them that are changing.
 #[derive(Debug)]
 pub(crate) struct Debouncer<S> {
     limits: DebounceLimits,
-    /// None where any signature is news.
+    /// `None` if any signature counts as a change.
     idle: BTreeMap<PathBuf, Option<S>>,
     active: BTreeMap<PathBuf, Active<S>>,
 }
 
 #[derive(Debug)]
 struct Active<S> {
-    /// The signature when it was looked at last.
-    seen: Option<S>,
+    /// The signature at the last attempt.
+    last_signature: Option<S>,
     changed_at: Instant,
     state: State<S>,
 }
 
 #[derive(Debug)]
 enum State<S> {
-    /// Is due when it still has this signature at that time.
+    /// Due at `at` if the signature is still the same.
     Writing {
         signature: S,
         at: Instant,
     },
     Due,
-    /// Somebody looks at it; it may change meanwhile.
+    /// An attempt runs; the folder may change meanwhile.
     Running {
         attempt: Attempt,
-        again: Option<(Change, S)>,
+        pending: Option<(Change, S)>,
     },
-    /// Is due for a last look unless it changes.
+    /// Due for a final attempt unless it changes.
     MaybeIncomplete,
 }
 
 impl<S: PartialEq> Debouncer<S> {
-    pub(crate) fn new(waits: DebounceLimits) -> Self {
-        Self { limits: waits, idle: BTreeMap::new(), active: BTreeMap::new() }
+    pub(crate) fn new(limits: DebounceLimits) -> Self {
+        Self { limits, idle: BTreeMap::new(), active: BTreeMap::new() }
     }
 
-    /// Notes a folder that need not be looked at before it changes.
+    /// Adds a folder that needs no attempt before it changes.
     pub(crate) fn add_known(&mut self, folder: PathBuf, signature: S) {
         self.idle.insert(folder, Some(signature));
     }
 
-    pub(crate) fn knows(&self, folder: &Path) -> bool {
+    pub(crate) fn contains(&self, folder: &Path) -> bool {
         self.idle.contains_key(folder) || self.active.contains_key(folder)
     }
 
-    /// The known folders in and below `dir`.
+    /// Returns the known folders in and below `dir`.
     pub(crate) fn below(&self, dir: &Path) -> BTreeSet<PathBuf> {
-        let still = self.idle.range(dir.to_owned()..).map(|(folder, _)| folder);
+        let idle = self.idle.range(dir.to_owned()..).map(|(folder, _)| folder);
         let active = self.active.range(dir.to_owned()..).map(|(folder, _)| folder);
         let inside = |folder: &&PathBuf| folder.starts_with(dir);
-        still.take_while(inside).chain(active.take_while(inside)).cloned().collect()
+        idle.take_while(inside).chain(active.take_while(inside)).cloned().collect()
     }
 
-    /// Notes that something happened to a folder, which has this signature now.
+    /// Records a change of a folder, and its current signature.
     pub(crate) fn changed(&mut self, folder: &Path, change: Change, signature: S, now: Instant) {
         let at = now + self.limits.quiet_period;
         let Some(active) = self.active.get_mut(folder) else {
-            let seen = self.idle.get(folder).and_then(Option::as_ref);
-            if change != Change::Written && seen == Some(&signature) {
+            let last_signature = self.idle.get(folder).and_then(Option::as_ref);
+            if change != Change::Written && last_signature == Some(&signature) {
                 return;
             }
-            let seen = self.idle.remove(folder).flatten();
+            let last_signature = self.idle.remove(folder).flatten();
             let state = match change {
                 Change::Renamed => State::Due,
                 Change::Unrelated | Change::Written => State::Writing { signature, at },
             };
-            self.active.insert(folder.to_owned(), Active { seen, changed_at: now, state });
+            self.active
+                .insert(folder.to_owned(), Active { last_signature, changed_at: now, state });
             return;
         };
         let known = match &active.state {
             State::Writing { signature, .. } => Some(signature),
-            State::Running { again: Some((_, signature)), .. } => Some(signature),
-            _ => active.seen.as_ref(),
+            State::Running { pending: Some((_, signature)), .. } => Some(signature),
+            _ => active.last_signature.as_ref(),
         };
         if change != Change::Written && known == Some(&signature) {
             return;
@@ -140,10 +141,10 @@ impl<S: PartialEq> Debouncer<S> {
         match &mut active.state {
             State::Due if change != Change::Written => {}
             State::MaybeIncomplete if change == Change::Renamed => active.state = State::Due,
-            State::Running { again, .. } => {
-                let writing = matches!(again, Some((Change::Unrelated | Change::Written, _)));
+            State::Running { pending, .. } => {
+                let writing = matches!(pending, Some((Change::Unrelated | Change::Written, _)));
                 let change = if writing { Change::Written } else { change };
-                *again = Some((change, signature));
+                *pending = Some((change, signature));
             }
             State::Writing { .. } | State::Due | State::MaybeIncomplete => {
                 active.state = State::Writing { signature, at };
@@ -151,31 +152,31 @@ impl<S: PartialEq> Debouncer<S> {
         }
     }
 
-    /// Asks for a folder to be looked at again, although it did not change.
+    /// Requests another attempt, although the folder did not change.
     pub(crate) fn retry(&mut self, folder: &Path, now: Instant) {
         if let Some(active) = self.active.get_mut(folder) {
             if let State::MaybeIncomplete = active.state {
                 active.state = State::Due;
             }
-        } else if let Some(seen) = self.idle.remove(folder) {
-            let active = Active { seen, changed_at: now, state: State::Due };
+        } else if let Some(last_signature) = self.idle.remove(folder) {
+            let active = Active { last_signature, changed_at: now, state: State::Due };
             self.active.insert(folder.to_owned(), active);
         }
     }
 
-    /// Hands out at most `room` folders that are due.
+    /// Starts at most `max` attempts that are due, and returns their folders.
     pub(crate) fn take_due(
         &mut self,
         now: Instant,
-        room: usize,
-        mut sign: impl FnMut(&Path) -> S,
+        max: usize,
+        mut signature_of: impl FnMut(&Path) -> S,
     ) -> Vec<(PathBuf, Attempt)> {
         let mut due = Vec::new();
         for (folder, active) in &mut self.active {
-            if due.len() == room {
+            if due.len() == max {
                 break;
             }
-            let look = match &active.state {
+            let attempt = match &active.state {
                 State::Due => Attempt::Tentative,
                 State::Writing { at, .. } if *at <= now => Attempt::Tentative,
                 State::MaybeIncomplete
@@ -185,10 +186,10 @@ impl<S: PartialEq> Debouncer<S> {
                 }
                 _ => continue,
             };
-            let signature = sign(folder);
+            let signature = signature_of(folder);
             let before = match &active.state {
                 State::Writing { signature, .. } => Some(signature),
-                State::MaybeIncomplete => active.seen.as_ref(),
+                State::MaybeIncomplete => active.last_signature.as_ref(),
                 State::Due | State::Running { .. } => None,
             };
             if before.is_some_and(|before| *before != signature) {
@@ -196,25 +197,25 @@ impl<S: PartialEq> Debouncer<S> {
                 active.state = State::Writing { signature, at: now + self.limits.quiet_period };
                 continue;
             }
-            active.seen = Some(signature);
-            active.state = State::Running { attempt: look, again: None };
-            due.push((folder.clone(), look));
+            active.last_signature = Some(signature);
+            active.state = State::Running { attempt, pending: None };
+            due.push((folder.clone(), attempt));
         }
         due
     }
 
-    /// Notes what a look came to.
-    pub(crate) fn finish(&mut self, folder: &Path, answer: AttemptOutcome) {
+    /// Records the outcome of an attempt.
+    pub(crate) fn finish(&mut self, folder: &Path, outcome: AttemptOutcome) {
         let Some(active) = self.active.get_mut(folder) else { return };
-        let State::Running { attempt: look, again } = &mut active.state else { return };
-        let (look, again) = (*look, again.take());
-        match (again, answer) {
+        let State::Running { attempt, pending } = &mut active.state else { return };
+        let (attempt, pending) = (*attempt, pending.take());
+        match (pending, outcome) {
             (Some((Change::Renamed, _)), _) => active.state = State::Due,
             (Some((_, signature)), _) => {
                 let at = active.changed_at + self.limits.quiet_period;
                 active.state = State::Writing { signature, at };
             }
-            (None, AttemptOutcome::MaybeIncomplete) if look == Attempt::Tentative => {
+            (None, AttemptOutcome::MaybeIncomplete) if attempt == Attempt::Tentative => {
                 active.state = State::MaybeIncomplete
             }
             (None, AttemptOutcome::Removed) => {
@@ -224,20 +225,21 @@ impl<S: PartialEq> Debouncer<S> {
                 None,
                 AttemptOutcome::Done | AttemptOutcome::Changed | AttemptOutcome::MaybeIncomplete,
             ) => {
-                let seen = self.active.remove(folder).and_then(|active| active.seen);
-                self.idle.insert(folder.to_owned(), seen);
+                let last_signature =
+                    self.active.remove(folder).and_then(|active| active.last_signature);
+                self.idle.insert(folder.to_owned(), last_signature);
             }
         }
     }
 
-    /// Takes back a look that was handed out; the folder's next signature is news.
+    /// Cancels an attempt that was started; any next signature counts as a change.
     pub(crate) fn postpone(&mut self, folder: &Path) {
         if self.active.remove(folder).is_some() {
             self.idle.insert(folder.to_owned(), None);
         }
     }
 
-    /// When something may be due next.
+    /// Returns when the next attempt may be due.
     pub(crate) fn next_at(&self) -> Option<Instant> {
         let at = |active: &Active<S>| match &active.state {
             State::Writing { at, .. } => Some(*at),
@@ -255,129 +257,129 @@ mod tests {
 
     /// What happens at a time, in milliseconds.
     enum Step {
-        /// A change, and the signature after it.
-        Notice(Change, u32),
-        /// The signature changes and nobody tells.
-        Silently(u32),
-        /// A look is answered.
-        Answer(AttemptOutcome),
-        /// Somebody asks for another look.
-        Again,
-        /// The look is taken back.
+        /// A change, with the signature after it.
+        Changed(Change, u32),
+        /// The signature changes without an event.
+        SilentChange(u32),
+        /// An attempt finishes.
+        Finish(AttemptOutcome),
+        /// Another attempt is requested.
+        Retry,
+        /// The attempt is cancelled.
         Postpone,
     }
-    use Step::{Again, Notice, Postpone, Silently};
+    use Step::{Changed, Postpone, Retry, SilentChange};
 
-    /// Plays steps and answers with the looks that were handed out, as `time look`.
-    fn check(steps: &[(u64, Step)], wanted: &[&str]) {
+    /// Runs the steps and compares the attempts, as `time attempt`.
+    fn check(steps: &[(u64, Step)], expected: &[&str]) {
         let folder = Path::new("echo");
         let start = Instant::now();
-        let mut settle = Debouncer::new(DebounceLimits::default());
-        settle.add_known(folder.to_owned(), 0);
+        let mut debouncer = Debouncer::new(DebounceLimits::default());
+        debouncer.add_known(folder.to_owned(), 0);
         let mut signature = 0;
-        let mut looks = Vec::new();
+        let mut attempts = Vec::new();
         let mut steps = steps.iter().peekable();
         for ms in 0..2_000 {
             let now = start + Duration::from_millis(ms);
             while let Some((_, step)) = steps.next_if(|(at, _)| *at == ms) {
                 match step {
-                    Notice(change, after) => {
+                    Changed(change, after) => {
                         signature = *after;
-                        settle.changed(folder, *change, signature, now);
+                        debouncer.changed(folder, *change, signature, now);
                     }
-                    Silently(after) => signature = *after,
-                    Step::Answer(answer) => settle.finish(folder, *answer),
-                    Again => settle.retry(folder, now),
-                    Postpone => settle.postpone(folder),
+                    SilentChange(after) => signature = *after,
+                    Step::Finish(outcome) => debouncer.finish(folder, *outcome),
+                    Retry => debouncer.retry(folder, now),
+                    Postpone => debouncer.postpone(folder),
                 }
             }
-            let is_due = settle.next_at().is_some_and(|at| at <= now);
-            let due = settle.take_due(now, 1, |_| signature);
-            assert!(is_due || due.is_empty(), "nobody would have asked at {ms}");
-            looks.extend(due.into_iter().map(|(_, look)| format!("{ms} {look:?}")));
+            let is_due = debouncer.next_at().is_some_and(|at| at <= now);
+            let due = debouncer.take_due(now, 1, |_| signature);
+            assert!(is_due || due.is_empty(), "not due by `next_at` at {ms}");
+            attempts.extend(due.into_iter().map(|(_, attempt)| format!("{ms} {attempt:?}")));
         }
-        assert_eq!(looks, wanted);
-        assert!(settle.active.len() + settle.idle.len() <= 1);
+        assert_eq!(attempts, expected);
+        assert!(debouncer.active.len() + debouncer.idle.len() <= 1);
     }
 
     use AttemptOutcome::{Done, MaybeIncomplete, Removed};
     use Change::{Renamed, Unrelated, Written};
 
     #[test]
-    fn a_file_renamed_into_place_is_due_at_once() {
-        check(&[(10, Notice(Renamed, 1))], &["10 Tentative"]);
-        let again = [
-            (10, Notice(Renamed, 1)),
-            (12, Notice(Renamed, 2)),
-            (15, Step::Answer(Done)),
-            (16, Step::Answer(Done)),
+    fn renamed_file_is_due_at_once() {
+        check(&[(10, Changed(Renamed, 1))], &["10 Tentative"]);
+        let pending = [
+            (10, Changed(Renamed, 1)),
+            (12, Changed(Renamed, 2)),
+            (15, Step::Finish(Done)),
+            (16, Step::Finish(Done)),
         ];
-        check(&again, &["10 Tentative", "15 Tentative"]);
+        check(&pending, &["10 Tentative", "15 Tentative"]);
     }
 
     #[test]
-    fn a_file_that_is_written_must_be_the_same_for_a_while() {
-        check(&[(10, Notice(Written, 1))], &["60 Tentative"]);
-        check(&[(10, Notice(Written, 1)), (40, Notice(Written, 2))], &["90 Tentative"]);
-        check(&[(10, Notice(Written, 1)), (40, Silently(2))], &["110 Tentative"]);
-        // Renaming one file makes another that is being written no more whole.
-        check(&[(10, Notice(Written, 1)), (20, Notice(Renamed, 2))], &["70 Tentative"]);
-        // The clock of the disk is coarse: what is told counts, even with the same signature.
-        check(&[(10, Notice(Written, 0))], &["60 Tentative"]);
+    fn written_file_is_due_after_quiet_period() {
+        check(&[(10, Changed(Written, 1))], &["60 Tentative"]);
+        check(&[(10, Changed(Written, 1)), (40, Changed(Written, 2))], &["90 Tentative"]);
+        check(&[(10, Changed(Written, 1)), (40, SilentChange(2))], &["110 Tentative"]);
+        // A renamed file does not complete another one that is being written.
+        check(&[(10, Changed(Written, 1)), (20, Changed(Renamed, 2))], &["70 Tentative"]);
+        // Times on disk are coarse: an event counts even if the signature is the same.
+        check(&[(10, Changed(Written, 0))], &["60 Tentative"]);
     }
 
     #[test]
-    fn what_happens_beside_counts_only_if_the_signature_differs() {
-        check(&[(10, Notice(Unrelated, 0)), (20, Notice(Renamed, 0))], &[]);
-        check(&[(10, Notice(Unrelated, 1))], &["60 Tentative"]);
-        let storm: Vec<_> = (10..500).map(|ms| (ms, Notice(Unrelated, 1))).collect();
+    fn unrelated_change_counts_only_if_signature_differs() {
+        check(&[(10, Changed(Unrelated, 0)), (20, Changed(Renamed, 0))], &[]);
+        check(&[(10, Changed(Unrelated, 1))], &["60 Tentative"]);
+        let storm: Vec<_> = (10..500).map(|ms| (ms, Changed(Unrelated, 1))).collect();
         check(&storm, &["60 Tentative"]);
     }
 
     #[test]
-    fn what_is_doubtful_is_looked_at_again_at_each_change_and_then_for_the_last_time() {
-        let half = [(10, Notice(Renamed, 1)), (11, Step::Answer(MaybeIncomplete))];
+    fn incomplete_folder_is_retried_at_changes_then_finally() {
+        let half = [(10, Changed(Renamed, 1)), (11, Step::Finish(MaybeIncomplete))];
         check(&half, &["10 Tentative", "310 Final"]);
         let whole = [
-            (10, Notice(Renamed, 1)),
-            (11, Step::Answer(MaybeIncomplete)),
-            (20, Notice(Renamed, 2)),
-            (21, Step::Answer(Done)),
+            (10, Changed(Renamed, 1)),
+            (11, Step::Finish(MaybeIncomplete)),
+            (20, Changed(Renamed, 2)),
+            (21, Step::Finish(Done)),
         ];
         check(&whole, &["10 Tentative", "20 Tentative"]);
         let never = [
-            (10, Notice(Renamed, 1)),
-            (11, Step::Answer(MaybeIncomplete)),
-            (200, Notice(Written, 2)),
-            (251, Step::Answer(MaybeIncomplete)),
-            (501, Step::Answer(MaybeIncomplete)),
+            (10, Changed(Renamed, 1)),
+            (11, Step::Finish(MaybeIncomplete)),
+            (200, Changed(Written, 2)),
+            (251, Step::Finish(MaybeIncomplete)),
+            (501, Step::Finish(MaybeIncomplete)),
         ];
         check(&never, &["10 Tentative", "250 Tentative", "500 Final"]);
     }
 
     #[test]
-    fn what_changes_while_it_is_looked_at_is_looked_at_again() {
-        let written = [
-            (10, Notice(Renamed, 1)),
-            (20, Notice(Written, 2)),
-            (21, Notice(Renamed, 3)),
-            (30, Step::Answer(MaybeIncomplete)),
+    fn folder_that_changes_during_attempt_is_due_again() {
+        let changes = [
+            (10, Changed(Renamed, 1)),
+            (20, Changed(Written, 2)),
+            (21, Changed(Renamed, 3)),
+            (30, Step::Finish(MaybeIncomplete)),
         ];
-        check(&written, &["10 Tentative", "71 Tentative"]);
+        check(&changes, &["10 Tentative", "71 Tentative"]);
     }
 
     #[test]
-    fn a_folder_that_is_gone_is_forgotten_and_one_that_waits_for_others_is_asked_again() {
-        let gone = [(10, Notice(Renamed, 1)), (20, Step::Answer(Removed)), (30, Again)];
+    fn retry_skips_removed_folder_and_repeats_incomplete_one() {
+        let gone = [(10, Changed(Renamed, 1)), (20, Step::Finish(Removed)), (30, Retry)];
         check(&gone, &["10 Tentative"]);
-        let waits = [(10, Notice(Renamed, 1)), (20, Step::Answer(MaybeIncomplete)), (30, Again)];
-        check(&waits, &["10 Tentative", "30 Tentative"]);
-        check(&[(30, Again)], &["30 Tentative"]);
+        let limits = [(10, Changed(Renamed, 1)), (20, Step::Finish(MaybeIncomplete)), (30, Retry)];
+        check(&limits, &["10 Tentative", "30 Tentative"]);
+        check(&[(30, Retry)], &["30 Tentative"]);
     }
 
     #[test]
-    fn after_a_look_that_was_taken_back_any_signature_is_news() {
-        let steps = [(10, Notice(Renamed, 1)), (20, Postpone), (30, Notice(Unrelated, 1))];
+    fn any_signature_counts_after_cancelled_attempt() {
+        let steps = [(10, Changed(Renamed, 1)), (20, Postpone), (30, Changed(Unrelated, 1))];
         check(&steps, &["10 Tentative", "80 Tentative"]);
     }
 }

@@ -1,9 +1,9 @@
-//! Finds the libraries that a plugin brings along: what its library links, directly or not, and
-//! what lies in the plugin's folder. Each file is read once, under the same rules as the library.
+//! Finds a plugin's own libraries: those that its library links, directly or not, and that lie in
+//! the plugin's folder. Each file is read once, under the same rules as the library.
 //!
-//! The folder comes before the directories of the system, whatever the library's own search path
-//! says, so that a plugin runs with what was installed with it. The parts of the C library are
-//! never taken from it, since a process has one of each.
+//! The folder is searched before the directories of the system, whatever the library's own search
+//! path, so that a plugin runs with what was installed with it. Parts of the C library are never
+//! used from the folder, since a process has one of each.
 
 use std::path::{Path, PathBuf};
 
@@ -19,19 +19,19 @@ use crate::boundary::probe::relink::{Links, relinked};
 use crate::error::artifact::ArtifactError;
 use crate::error::{Error, ErrorKind, LoadStep};
 
-/// Libraries that one plugin may bring along.
-const FILES_MAX: usize = 64;
-/// Directories of a search path that are looked into.
-const DIRS_MAX: usize = 64;
+/// Maximum number of libraries of one plugin.
+const MAX_FILES: usize = 64;
+/// Maximum number of searched directories of one search path.
+const MAX_DIRS: usize = 64;
 
-/// Reads what `library` links in `folder`.
+/// Reads the libraries that `library` links in `folder`.
 pub(super) fn read(
     candidate: &Candidate,
     folder: &Path,
     library: &Artifact,
     rules: &Rules,
 ) -> Result<Dependencies, Error> {
-    // What is wrong with the library itself is reported when it is probed.
+    // Errors of the library itself are reported when it is probed.
     let Ok(links) = Links::of(library.bytes()) else { return Ok(Dependencies::default()) };
     let stage = |error| candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error);
     let read_error = |source| stage(ArtifactError::Read { path: folder.to_owned(), source });
@@ -45,8 +45,11 @@ pub(super) fn read(
     while let Some(file) = search.found.files.get(number) {
         let relative = file.relative.clone();
         let links = Links::of(file.artifact.bytes()).map_err(|error| {
-            let message =
-                format!("`{}`, which `{}` links", shown(&relative), candidate.place().display());
+            let message = format!(
+                "invalid dependency `{}` of `{}`",
+                shown(&relative),
+                candidate.place().display()
+            );
             let cause = Error::new(ErrorKind::Integrity, message).caused_by(error);
             candidate.failed(LoadStep::Probe, ErrorKind::Integrity).caused_by(cause)
         })?;
@@ -75,13 +78,13 @@ pub(super) fn stage(
     copies.extend(files.iter().map(|file| group.folder().join(&file.relative)));
     let path_of = |(name, number): &Link| {
         let path = copies.get(*number).and_then(|path| path.to_str());
-        // The loader would replace what begins with `$`.
+        // The loader would expand a `$`.
         let path = path.filter(|path| !path.contains('$')).ok_or_else(|| {
-            let message = format!(
-                "the private copy of `{name}` has a path that cannot be linked; name another \
-                 folder by `staging_dir` or TMPDIR"
-            );
-            candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(message)
+            let message = format!("the private copy of `{name}` has a path that cannot be linked");
+            candidate
+                .failed(LoadStep::Stage, ErrorKind::Integrity)
+                .caused_by(message)
+                .with_hint("set another folder with `staging_dir` or `TMPDIR`")
         })?;
         Ok((name.clone(), path.to_owned()))
     };
@@ -102,33 +105,32 @@ pub(super) fn stage(
 struct Search<'a> {
     candidate: &'a Candidate,
     rules: &'a Rules,
-    /// The plugin's folder, without links.
+    /// The canonical path of the plugin's folder.
     root: PathBuf,
     found: Dependencies,
 }
 
 impl Search<'_> {
-    /// Finds what the library at `relative` links.
+    /// Finds the libraries that the library at `relative` links.
     fn follow(&mut self, relative: &Path, links: &Links) -> Result<Vec<Link>, Error> {
         let origin = self.root.join(relative);
         let origin = origin.parent().unwrap_or(&self.root).to_owned();
         let mut found = Vec::new();
         for name in &links.needs {
-            let Some(place) = self.place(name, &origin, &links.dirs, relative)? else { continue };
+            let Some(path) = self.find(name, &origin, &links.dirs, relative)? else { continue };
             if needs_only_known(std::slice::from_ref(name)).is_ok() {
                 self.found.notes.push(format!(
-                    "`{name}` of its folder is not used: it is part of the C library, of which \
-                     the process has its own"
+                    "`{name}` in its folder is not used: the process already has its own C library"
                 ));
                 continue;
             }
-            found.push((name.clone(), self.file(&place)?));
+            found.push((name.clone(), self.file(&path)?));
         }
         Ok(found)
     }
 
-    /// The path in the folder that `name` stands for.
-    fn place(
+    /// Returns the path in the folder that `name` refers to.
+    fn find(
         &mut self,
         name: &str,
         origin: &Path,
@@ -136,59 +138,59 @@ impl Search<'_> {
         by: &Path,
     ) -> Result<Option<PathBuf>, Error> {
         let is_known = needs_only_known(&[name.to_owned()]).is_ok();
-        let mut places = Vec::new();
+        let mut paths = Vec::new();
         if name.contains('/') {
             let expanded = expanded(name, origin);
             let is_relative = expanded.is_relative();
-            places.extend([origin.join(&expanded), self.root.join(&expanded)]);
-            let found = places.iter().find_map(|place| self.inside(place));
+            paths.extend([origin.join(&expanded), self.root.join(&expanded)]);
+            let found = paths.iter().find_map(|path| self.inside(path));
             if found.is_none() && is_relative {
                 let message = format!(
-                    "`{}` links `{name}`, a path that depends on the working directory, and it is \
-                     not in the plugin's folder; link it by its name and `-rpath '$ORIGIN'`",
+                    "`{}` links `{name}`, a relative path that is not in the plugin's folder",
                     shown(by)
                 );
                 let failed = self.candidate.failed(LoadStep::Stage, ErrorKind::Integrity);
-                return Err(failed.caused_by(message));
+                let hint = "link it by its name, with `-rpath '$ORIGIN'`";
+                return Err(failed.caused_by(message).with_hint(hint));
             }
             return Ok(found);
         }
-        for dir in dirs.iter().take(DIRS_MAX) {
+        for dir in dirs.iter().take(MAX_DIRS) {
             let dir = expanded(dir, origin);
             // A relative one depends on the working directory.
             if dir.is_absolute() {
-                places.push(dir.join(name));
+                paths.push(dir.join(name));
             }
         }
-        places.extend([origin.join(name), self.root.join(name)]);
-        let found = places.iter().find_map(|place| self.inside(place));
+        paths.extend([origin.join(name), self.root.join(name)]);
+        let found = paths.iter().find_map(|path| self.inside(path));
         if found.is_none() && !is_known {
-            let mut dirs: Vec<_> = places.iter().filter_map(|place| place.parent()).collect();
+            let mut dirs: Vec<_> = paths.iter().filter_map(|path| path.parent()).collect();
             dirs.dedup();
             let dirs: Vec<_> = dirs.iter().map(|dir| format!("`{}`", dir.display())).collect();
-            let told = format!(
-                "`{}` links `{name}`, which is neither in {} nor where the system's loader looks",
+            let message = format!(
+                "`{}` links `{name}`, which was found neither in {} nor by the system's loader",
                 shown(by),
                 dirs.join(", ")
             );
-            self.found.unresolved.push((name.to_owned(), told));
+            self.found.unresolved.push((name.to_owned(), message));
         }
         Ok(found)
     }
 
-    /// The path below the plugin's folder of something that exists in it.
-    fn inside(&self, place: &Path) -> Option<PathBuf> {
-        place.symlink_metadata().ok()?;
-        let folder = place.parent()?.canonicalize().ok()?;
+    /// Returns the path relative to the plugin's folder if the file exists in it.
+    fn inside(&self, path: &Path) -> Option<PathBuf> {
+        path.symlink_metadata().ok()?;
+        let folder = path.parent()?.canonicalize().ok()?;
         let folder = folder.strip_prefix(&self.root).ok()?;
-        Some(folder.join(place.file_name()?))
+        Some(folder.join(path.file_name()?))
     }
 
-    /// The number of a file, which is read if it was not before.
-    fn file(&mut self, place: &Path) -> Result<usize, Error> {
+    /// Returns the number of a file; reads it at the first use.
+    fn file(&mut self, path: &Path) -> Result<usize, Error> {
         let failed =
             |error| self.candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error);
-        let path = locate::inside(&self.root, &place.to_string_lossy()).map_err(failed)?;
+        let path = locate::inside(&self.root, &path.to_string_lossy()).map_err(failed)?;
         let relative = path.strip_prefix(&self.root).unwrap_or(&path);
         if relative == self.found.library {
             return Ok(0);
@@ -197,18 +199,18 @@ impl Search<'_> {
         if let Some(number) = known {
             return Ok(number + 1);
         }
-        if self.found.files.len() == FILES_MAX {
-            let message = format!("it links more than {FILES_MAX} libraries of its folder");
+        if self.found.files.len() == MAX_FILES {
+            let message = format!("it links more than {MAX_FILES} libraries from its folder");
             let failed = self.candidate.failed(LoadStep::Stage, ErrorKind::Integrity);
             return Err(failed.caused_by(message));
         }
         let files = self.found.files.iter();
         let bytes: u64 = files.map(|file| file.artifact.bytes().len() as u64).sum();
-        let bytes_max = self.rules.max_library_bytes.saturating_sub(bytes);
+        let max_bytes = self.rules.max_library_bytes.saturating_sub(bytes);
         let trust = self.rules.trust();
         let folder = path.parent().unwrap_or(&self.root);
         trust::check_chain(&self.root, folder, trust).map_err(failed)?;
-        let artifact = Artifact::read(&path, bytes_max).map_err(failed)?;
+        let artifact = Artifact::read(&path, max_bytes).map_err(failed)?;
         artifact.check_trust(trust).map_err(failed)?;
         let relative = relative.to_owned();
         self.found.files.push(Dependency { relative, artifact, links: Vec::new() });
@@ -216,7 +218,7 @@ impl Search<'_> {
     }
 }
 
-/// A directory or file of a library, whose own directory is `origin`.
+/// Expands `$ORIGIN` in a path of a library whose directory is `origin`.
 fn expanded(path: &str, origin: &Path) -> PathBuf {
     for word in ["$ORIGIN", "${ORIGIN}"] {
         if let Some(rest) =

@@ -1,4 +1,4 @@
-//! What notify tells, on its own thread: sorted, and passed on without ever waiting.
+//! Receives events of notify on its thread, and forwards them without blocking.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,61 +12,61 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use super::debounce::Change;
 use super::watch::Event;
 
-/// How long the watcher's own thread may take to end.
-const END_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long the watcher's thread may take to exit.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the loop is told besides events.
+/// Flags of the watch thread, besides its events.
 #[derive(Debug, Default)]
 pub(super) struct Flags {
     pub(super) stop: AtomicBool,
     /// Events were lost.
-    pub(super) missed: AtomicBool,
+    pub(super) events_lost: AtomicBool,
 }
 
 /// The watcher of one host.
 pub(super) struct FsWatcher {
     watcher: RecommendedWatcher,
-    /// Closed when the watcher's thread has let go of its handler.
+    /// Closed when the watcher's thread dropped its handler.
     ended: Receiver<()>,
 }
 
 impl FsWatcher {
-    /// None where the system gives no watcher: then one has to look.
+    /// Returns `None` if the system provides no watcher: then the caller has to poll.
     pub(super) fn new(sender: SyncSender<Event>, flags: Arc<Flags>) -> Option<Self> {
         let (alive, ended) = channel();
-        let clapper = NotifyHandler { sender, flags, _alive: alive };
-        match notify::recommended_watcher(clapper) {
+        let handler = NotifyHandler { sender, flags, _alive: alive };
+        match notify::recommended_watcher(handler) {
             Ok(watcher) => Some(Self { watcher, ended }),
             Err(error) => {
-                tracing::warn!(%error, "the system watches no files; plugins are looked at");
+                tracing::warn!(%error, "cannot watch files; polling plugins instead");
                 None
             }
         }
     }
 
-    /// Watches all below `dir`; once this answers, nothing more is missed. May be repeated.
+    /// Watches everything below `dir`. May be repeated. Returns `false` if the caller has to poll.
     pub(super) fn watch(&mut self, dir: &Path) -> bool {
         let watched = self.watcher.watch(dir, RecursiveMode::Recursive);
         if let Err(error) = &watched {
-            tracing::warn!(%error, dir = %dir.display(), "not watched, looked at instead");
+            tracing::warn!(%error, dir = %dir.display(), "cannot watch the directory; polling it instead");
         }
         watched.is_ok()
     }
 
     pub(super) fn unwatch(&mut self, dir: &Path) {
-        // Where it is gone, so is the watch.
+        // The watch of a removed directory is gone already.
         let _ = self.watcher.unwatch(dir);
     }
 
-    /// Ends the watcher's thread.
+    /// Stops the watcher's thread.
     pub(super) fn stop(self) {
         let Self { watcher, ended } = self;
         drop(watcher);
-        let _ = ended.recv_timeout(END_WAIT_MAX);
+        let _ = ended.recv_timeout(STOP_TIMEOUT);
     }
 }
 
-/// Where notify tells.
+/// Receives the events of notify.
 pub(super) struct NotifyHandler {
     pub(super) sender: SyncSender<Event>,
     pub(super) flags: Arc<Flags>,
@@ -77,36 +77,36 @@ impl notify::EventHandler for NotifyHandler {
     fn handle_event(&mut self, event: notify::Result<notify::Event>) {
         let event = match event {
             Ok(event) if !event.need_rescan() => event,
-            Ok(_) => return self.missed(),
+            Ok(_) => return self.report_lost_events(),
             Err(error) => {
-                tracing::warn!(%error, "the watch failed; everything is looked at");
-                return self.missed();
+                tracing::warn!(%error, "the file watcher failed; scanning everything");
+                return self.report_lost_events();
             }
         };
         let Some(change) = change_of(event.kind) else { return };
         for path in event.paths {
-            if self.sender.try_send(Event::Touched { path, change }).is_err() {
-                return self.missed();
+            if self.sender.try_send(Event::Changed { path, change }).is_err() {
+                return self.report_lost_events();
             }
         }
     }
 }
 
 impl NotifyHandler {
-    /// Somebody is awake to see the flag: either there was room, or there is more to hear.
-    fn missed(&self) {
-        self.flags.missed.store(true, Ordering::Release);
-        let _ = self.sender.try_send(Event::Missed);
+    /// Reports lost events. The thread wakes up for the flag even if the channel is full.
+    fn report_lost_events(&self) {
+        self.flags.events_lost.store(true, Ordering::Release);
+        let _ = self.sender.try_send(Event::EventsLost);
     }
 }
 
-/// What an event means; none for those that change nothing, or were told in another way.
+/// Returns what an event means; `None` if it changes nothing or is reported by another event.
 fn change_of(kind: EventKind) -> Option<Change> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Change::Written),
-        // Opened for reading, which this host does itself.
+        // Opened for reading, as this host does itself.
         EventKind::Access(_) => None,
-        // Both halves are told by themselves.
+        // Each half has its own event.
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None,
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(Change::Renamed),
         _ => Some(Change::Written),

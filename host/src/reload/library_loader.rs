@@ -1,5 +1,5 @@
-//! A start inside this process: from code to an instance, on the thread that opens its library
-//! and lives until just before that is closed.
+//! Starts a plugin inside this process: from code to an instance, on the thread that opens its
+//! library and exits just before the library is closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::LoaderContext;
 use super::candidate::Candidate;
 use super::load::{Until, give_up, retain};
 use super::services::PluginServices;
-use super::survey::check;
+use super::survey::check_library;
 use crate::artifact::digest::Artifact;
 use crate::artifact::staged::Staged;
 use crate::boundary::invoke::validate_config;
@@ -27,35 +27,35 @@ use crate::manifest::{Manifest, Unload};
 use crate::pool::{OpeningThread, RunOutcome};
 use crate::slot::Slot;
 
-/// Why a library is to stay mapped once it was opened, as far as its manifest and its file tell.
-pub(super) fn reason_to_keep(manifest: &Manifest, probed: &Probed) -> Option<String> {
+/// Returns why an opened library must stay mapped, according to its manifest and file.
+pub(super) fn retain_reason(manifest: &Manifest, probed: &Probed) -> Option<String> {
     if manifest.unload() == Unload::Keep {
-        return Some("its manifest says `unload: keep`".to_owned());
+        return Some("its manifest sets `unload` to `keep`".to_owned());
     }
-    pinned_at_open(probed)
+    pin_reason_at_open(probed)
 }
 
-/// What the file of a library tells of its later unmapping and reloads, for its author.
+/// Returns notes for the author about unloading and reloading the library, from its file.
 pub(super) fn notes(probed: &Probed) -> Vec<String> {
     let mut notes: Vec<_> =
-        pinned_by_file(probed).iter().map(|why| format!("stays mapped: {why}")).collect();
+        pin_reason(probed).iter().map(|why| format!("stays mapped: {why}")).collect();
     if probed.is_static_tls {
         notes.push(
-            "takes static thread-local memory (`DF_STATIC_TLS`), of which a process has little: \
-             after some reloads the system's loader refuses the next"
+            "uses static thread-local storage (`DF_STATIC_TLS`), which is scarce: after some \
+            reloads, the dynamic loader may reject the library"
                 .to_owned(),
         );
     }
     notes
 }
 
-/// Why a library will stay mapped, as far as its file tells.
-pub(super) fn pinned_by_file(probed: &Probed) -> Option<String> {
-    pinned_at_open(probed).or_else(|| imports(probed))
+/// Returns why a library will stay mapped, according to its file.
+pub(super) fn pin_reason(probed: &Probed) -> Option<String> {
+    pin_reason_at_open(probed).or_else(|| callback_reason(probed))
 }
 
-/// As [`pinned_by_file`], for a library of which nothing but the initialisers ran.
-fn pinned_at_open(probed: &Probed) -> Option<String> {
+/// Returns the same for a library of which only the initializers ran.
+fn pin_reason_at_open(probed: &Probed) -> Option<String> {
     if let Some(pin) = &probed.pin {
         return Some(pin.to_string());
     }
@@ -63,58 +63,58 @@ fn pinned_at_open(probed: &Probed) -> Option<String> {
     Some(format!("links {}", escaped(&unknown.join(", "), Lines::One)))
 }
 
-/// What the library uses directly of the functions through which it may be called back.
-pub(super) fn imports(probed: &Probed) -> Option<String> {
+/// Returns why it may be called back: the first such function that it imports.
+pub(super) fn callback_reason(probed: &Probed) -> Option<String> {
     let first = probed.callbacks.first()?;
     Some(format!("it imports `{}`, {}", first.name, first.consequence))
 }
 
-/// Everything that is known of a library before it is opened.
+/// Verifies and probes a library before it is opened.
 pub(super) fn probe_file(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     candidate: &Candidate,
     artifact: &Artifact,
 ) -> Result<Probed, Error> {
-    let rules = &workshop.rules;
+    let rules = &context.rules;
     let manifest = &candidate.manifest;
     let digest = manifest.sha256().map(|digest| *digest.as_bytes());
     artifact.verify(digest, manifest.length(), rules.allow_unverified).map_err(|error| {
         candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error)
     })?;
-    check(candidate, artifact)
+    check_library(candidate, artifact)
 }
 
-/// Code that is to be started.
+/// The code to start.
 pub(super) enum Code {
-    /// A private copy of a library, and why it is to stay mapped once code of it was called.
+    /// A private copy of a library, and why it must stay mapped once its code was called.
     File {
         staged: Staged,
-        keep: Option<String>,
-        /// What it links that was not found beside it, with a sentence about each.
+        retain_reason: Option<String>,
+        /// Libraries that it links and that were not found in its folder, each with a message.
         unresolved: Vec<(String, String)>,
     },
-    /// Part of this program, or mapped already.
+    /// Compiled in, or already mapped.
     Ready(Arc<Image>, Root),
 }
 
-/// Where a start went wrong, and what is left to be closed.
-pub(super) struct Failed {
+/// The step and cause of a failed start, and what is left to close.
+pub(super) struct StartFailure {
     pub(super) step: LoadStep,
-    pub(super) cause: Cause,
-    pub(super) left: Option<(Arc<Image>, Option<Root>)>,
+    pub(super) cause: FailureCause,
+    pub(super) leftovers: Option<(Arc<Image>, Option<Root>)>,
 }
 
-pub(super) enum Cause {
+pub(super) enum FailureCause {
     Boundary(BoundaryError),
     Plugin(Failure),
-    /// In words.
-    Message(String),
+    /// A message with an optional hint.
+    Message(String, Option<String>),
 }
 
-/// From code to an instance. A library is opened on a thread that lives until just before it is
-/// closed: what initialisers and `init` bind to it is good meanwhile, and gone then.
+/// Starts an instance of the code. A library is opened on a thread that lives until just before it
+/// is closed: what initializers and `init` bind to the thread stays valid until then.
 pub(super) fn start(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     candidate: &Candidate,
     code: Code,
     until: Until,
@@ -125,84 +125,84 @@ pub(super) fn start(
         candidate,
         parts.id,
         slot,
-        workshop.limits.max_log_lines_per_second,
+        context.limits.max_log_lines_per_second,
     ));
     let registration = Registration::new(services);
     let raw = registration.raw();
     parts.services = Some(registration);
     let config = candidate.manifest.config().to_string();
-    let want_frames = workshop.want_frames;
-    let (before, keep) = match &code {
+    let capture_panic_backtrace = context.capture_panic_backtrace;
+    let (image, reason) = match &code {
         Code::Ready(image, _) => (Some(Arc::clone(image)), None),
-        Code::File { keep, .. } => (None, keep.clone()),
+        Code::File { retain_reason, .. } => (None, retain_reason.clone()),
     };
     let job = move || {
-        let body = Backend::InProcess(open_root(code, &config, &raw, want_frames)?);
+        let backend = Backend::InProcess(open_root(code, &config, &raw, capture_panic_backtrace)?);
         match until {
-            Until::Started => Ok(body),
-            Until::Ready(state) => ready_to_open(body, state),
+            Until::Started => Ok(backend),
+            Until::Ready(state) => ready_to_open(backend, state),
         }
     };
-    let wait_max = workshop.limits.start_timeout;
-    let started = match before {
-        Some(image) => image.run(&parts.workers, wait_max, job),
+    let timeout = context.limits.start_timeout;
+    let started = match image {
+        Some(image) => image.run(&parts.workers, timeout, job),
         None => match parts.workers.opening_thread() {
-            Ok(opener) => open_on(opener, wait_max, job),
+            Ok(opening_thread) => open_on(opening_thread, timeout, job),
             Err(error) => RunOutcome::SpawnFailed(error),
         },
     };
     let was_called = match &started {
         RunOutcome::Completed(Err(failed)) => {
-            failed.left.as_ref().is_some_and(|(_, root)| root.is_some())
+            failed.leftovers.as_ref().is_some_and(|(_, root)| root.is_some())
         }
         _ => true,
     };
-    parts.retain_reason = parts.retain_reason.take().or(keep.filter(|_| was_called));
-    body_of(started, workshop, candidate, parts)
+    parts.retain_reason = parts.retain_reason.take().or(reason.filter(|_| was_called));
+    into_backend(started, context, candidate, parts)
 }
 
-/// Runs a job that opens a library on `opener`, which stays with the library.
+/// Runs a job that opens a library on `opening_thread`, which stays with the library.
 fn open_on(
-    opener: OpeningThread,
-    wait_max: Duration,
-    job: impl FnOnce() -> Result<Backend, Failed> + Send + 'static,
-) -> RunOutcome<Result<Backend, Failed>> {
-    let done = opener.run(wait_max, job);
+    opening_thread: OpeningThread,
+    timeout: Duration,
+    job: impl FnOnce() -> Result<Backend, StartFailure> + Send + 'static,
+) -> RunOutcome<Result<Backend, StartFailure>> {
+    let done = opening_thread.run(timeout, job);
     let image = match &done {
-        RunOutcome::Completed(Ok(body)) => body.image(),
-        RunOutcome::Completed(Err(failed)) => failed.left.as_ref().map(|(image, _)| image),
-        // It sleeps on with the library, which is kept.
+        RunOutcome::Completed(Ok(backend)) => backend.image(),
+        RunOutcome::Completed(Err(failed)) => failed.leftovers.as_ref().map(|(image, _)| image),
+        // It stays with the library, which is retained.
         RunOutcome::TimedOut => return done,
         RunOutcome::SpawnFailed(_) => None,
     };
     match image {
-        Some(image) => image.attach(opener),
-        // Nothing was opened, so nothing is left that it could be bound to.
-        None => drop(opener.finish(wait_max)),
+        Some(image) => image.attach(opening_thread),
+        // Nothing was opened, so nothing is bound to it.
+        None => drop(opening_thread.finish(timeout)),
     }
     done
 }
 
-/// What came of an errand that was to make or ready an instance; what failed is cleared away.
-pub(super) fn body_of(
-    errand: RunOutcome<Result<Backend, Failed>>,
-    workshop: &LoaderContext,
+/// Returns the backend of a start, or cleans up after its failure.
+pub(super) fn into_backend(
+    outcome: RunOutcome<Result<Backend, StartFailure>>,
+    context: &LoaderContext,
     candidate: &Candidate,
     parts: &Parts,
 ) -> Result<Backend, Error> {
-    match errand {
-        RunOutcome::Completed(Ok(body)) => Ok(body),
+    match outcome {
+        RunOutcome::Completed(Ok(backend)) => Ok(backend),
         RunOutcome::Completed(Err(failed)) => {
-            if let Some((image, root)) = failed.left {
-                give_up(workshop, candidate, image, root, parts.retain_reason.clone());
+            if let Some((image, root)) = failed.leftovers {
+                give_up(context, candidate, image, root, parts.retain_reason.clone());
             }
             Err(start_error(candidate, failed.step, failed.cause))
         }
         RunOutcome::TimedOut => {
-            retain(workshop, candidate, "init: still runs".to_owned(), RetainReason::Running);
+            retain(context, candidate, "init: still running".to_owned(), RetainReason::Running);
             let message = format!(
-                "it did not end within {} ms; its thread and its library are kept",
-                workshop.limits.start_timeout.as_millis()
+                "it did not finish within {} ms; its thread and library are retained",
+                context.limits.start_timeout.as_millis()
             );
             Err(candidate.failed(LoadStep::Init, ErrorKind::StartFailed).caused_by(message))
         }
@@ -216,39 +216,47 @@ fn open_root(
     code: Code,
     config: &str,
     services: &RawServices,
-    want_frames: bool,
-) -> Result<Instance, Failed> {
+    capture_panic_backtrace: bool,
+) -> Result<Instance, StartFailure> {
     let (image, root) = opened(code)?;
     let at = |step| {
-        let left = Some((Arc::clone(&image), Some(root)));
-        move |failure| Failed { step, cause: Cause::Plugin(failure), left }
+        let leftovers = Some((Arc::clone(&image), Some(root)));
+        move |failure| StartFailure { step, cause: FailureCause::Plugin(failure), leftovers }
     };
     validate_config(root, config).map_err(at(LoadStep::Config))?;
-    let started = Instance::start(Arc::clone(&image), root, config, services, want_frames);
-    // A look now: another handler may stand before it at the end, and call it as the previous one.
+    let started =
+        Instance::start(Arc::clone(&image), root, config, services, capture_panic_backtrace);
+    // Checked now: another handler may replace it later, and still call it as the previous one.
     image.held_signal_handler();
     started.map_err(at(LoadStep::Init))
 }
 
-/// Gives an instance its state, if there is one, and asks whether it can work.
-pub(super) fn ready_to_open(mut body: Backend, state: Option<Snapshot>) -> Result<Backend, Failed> {
-    let restored = state.map_or(Ok(()), |state| body.restore(state));
+/// Restores the state of an instance, if any, and checks its health.
+pub(super) fn ready_to_open(
+    mut backend: Backend,
+    state: Option<Snapshot>,
+) -> Result<Backend, StartFailure> {
+    let restored = state.map_or(Ok(()), |state| backend.restore(state));
     let restored = restored.map_err(|failure| (LoadStep::Restore, failure));
     let healthy =
-        restored.and_then(|()| body.health().map_err(|failure| (LoadStep::Health, failure)));
-    let Err((step, failure)) = healthy else { return Ok(body) };
-    // What its drop has to say does not matter any more.
-    let _ = body.shut_down(false);
-    let left = match body.into_leftovers() {
+        restored.and_then(|()| backend.health().map_err(|failure| (LoadStep::Health, failure)));
+    let Err((step, failure)) = healthy else { return Ok(backend) };
+    // An error of its drop does not matter any more.
+    let _ = backend.shut_down(false);
+    let leftovers = match backend.into_leftovers() {
         UnloadLeftovers::Library(image, root) => Some((image, Some(root))),
         #[cfg(unix)]
         UnloadLeftovers::Process(_) => None,
     };
-    Err(Failed { step, cause: Cause::Plugin(failure), left })
+    Err(StartFailure { step, cause: FailureCause::Plugin(failure), leftovers })
 }
 
-fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
-    let failed = |step, error, left| Failed { step, cause: Cause::Boundary(error), left };
+fn opened(code: Code) -> Result<(Arc<Image>, Root), StartFailure> {
+    let failed = |step, error, leftovers| StartFailure {
+        step,
+        cause: FailureCause::Boundary(error),
+        leftovers,
+    };
     let (staged, unresolved) = match code {
         Code::Ready(image, root) => return Ok((image, root)),
         Code::File { staged, unresolved, .. } => (staged, unresolved),
@@ -266,18 +274,18 @@ fn opened(code: Code) -> Result<(Arc<Image>, Root), Failed> {
     }
 }
 
-fn start_error(candidate: &Candidate, step: LoadStep, cause: Cause) -> Error {
+fn start_error(candidate: &Candidate, step: LoadStep, cause: FailureCause) -> Error {
     let kind = match (step, &cause) {
-        (LoadStep::Config, Cause::Plugin(Failure::Error(_))) => ErrorKind::Config,
+        (LoadStep::Config, FailureCause::Plugin(Failure::Error(_))) => ErrorKind::Config,
         (LoadStep::Layout | LoadStep::Version, _) => ErrorKind::Incompatible,
         _ => ErrorKind::StartFailed,
     };
     let error = candidate.failed(step, kind);
     match cause {
-        Cause::Boundary(cause) => error.caused_by(cause),
-        Cause::Message(cause) => error.caused_by(cause),
-        Cause::Plugin(Failure::Error(cause)) => error.caused_by(cause),
-        Cause::Plugin(Failure::Panic(fault)) => error.caused_by(fault),
-        Cause::Plugin(failure) => error.caused_by(error_of(failure)),
+        FailureCause::Boundary(cause) => error.caused_by(cause),
+        FailureCause::Message(cause, hint) => error.caused_by(cause).with_optional_hint(hint),
+        FailureCause::Plugin(Failure::Error(cause)) => error.caused_by(cause),
+        FailureCause::Plugin(Failure::Panic(fault)) => error.caused_by(fault),
+        FailureCause::Plugin(failure) => error.caused_by(error_of(failure)),
     }
 }

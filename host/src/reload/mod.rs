@@ -1,5 +1,5 @@
-//! The workshop: a folder or a compiled-in plugin becomes a generation, step by step. Every
-//! step before the last can be taken back; what fails leaves nothing behind.
+//! Turns a folder or a compiled-in plugin into a generation, step by step. Every step before the
+//! last can be undone; a failed load leaves nothing behind.
 
 mod abi_report;
 mod callsites;
@@ -18,6 +18,7 @@ mod effective_limits;
 mod fs_watcher;
 mod library_loader;
 mod load;
+mod load_options;
 mod permissions;
 mod plan;
 mod plugin_log;
@@ -56,38 +57,39 @@ pub(crate) use conformance::{ConformanceRun, check_program};
 pub(crate) use content::Content;
 pub(crate) use debounce::{Attempt, AttemptOutcome};
 pub(crate) use load::{Build, Loaded, load};
-pub(crate) use permissions::Grant;
+pub use load_options::LoadOptions;
+pub(crate) use permissions::PermissionPolicy;
 pub(crate) use plan::{Dependent, Plan, plan};
 pub(crate) use schema_check::AbandonedChecks;
-pub(crate) use source::{Made, Source};
+pub(crate) use source::{Constructor, Source};
 pub use survey::{Built, Inspection, SurveyedPlugin};
 pub(crate) use survey::{folders, inspect, read_artifact, survey as survey_one};
 pub(crate) use swap::{Swapped, swap};
 pub(crate) use watch::{ChangeHandler, OutcomeSender, Watch, WatchOptions};
 
-/// What every load of a host goes by.
+/// What all loads of a host share.
 #[derive(Debug)]
 pub(crate) struct LoaderContext {
     pub(crate) rules: Rules,
     pub(crate) limits: HostLimits,
     pub(crate) quarantine: Option<Quarantine>,
-    pub(crate) want_frames: bool,
-    /// How long pooled calls may take that say nothing.
+    pub(crate) capture_panic_backtrace: bool,
+    /// The deadline of pooled calls that set none.
     pub(crate) default_deadline: Option<Duration>,
-    /// Who is asked for permissions; all are granted if nobody is.
-    pub(crate) grant: Option<Grant>,
-    pub(crate) clock: Timer,
-    pub(crate) board: EventBus,
-    pub(crate) keeper: DeferredUnloads,
+    /// Decides about permissions; `None` grants all.
+    pub(crate) permission_policy: Option<PermissionPolicy>,
+    pub(crate) timer: Timer,
+    pub(crate) events: EventBus,
+    pub(crate) deferred_unloads: DeferredUnloads,
     pub(crate) staging: Arc<StagingArea>,
     pub(crate) abandoned_checks: AbandonedChecks,
     #[cfg(unix)]
     pub(crate) processes: crate::supervisor::Processes,
-    /// Names of the environment that processes get besides the usual ones.
-    pub(crate) environment: Vec<String>,
+    /// Names of environment variables that processes inherit besides the usual ones.
+    pub(crate) inherit_env: Vec<String>,
 }
 
-/// What files are accepted.
+/// Which files are accepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) allow_unverified: bool,
@@ -101,7 +103,7 @@ impl Rules {
     }
 }
 
-/// The plugin API that this host offers.
+/// Returns the version of the plugin API that this host provides.
 pub(crate) fn host_api() -> Version {
-    Version::parse(hotbay_plugin::API_VERSION).expect("the version of a package is one")
+    Version::parse(hotbay_plugin::API_VERSION).expect("a package version is a valid version")
 }

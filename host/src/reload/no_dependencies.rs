@@ -1,5 +1,5 @@
-//! Private copies where libraries beside a plugin's library are not staged with it: only the
-//! library itself is copied.
+//! Private copies on systems where dependencies are not staged: only the library itself is
+//! copied.
 
 use super::candidate::Candidate;
 use crate::artifact::digest::Artifact;

@@ -1,5 +1,5 @@
-//! What a plugin is granted of the permissions that its manifest asks for: the application is
-//! asked once for each, at every load.
+//! Decides which of its requested permissions a plugin gets. The application is asked about each
+//! one at every load.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,32 +11,35 @@ use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::PluginName;
 use crate::panic::fault_of;
 
-/// The application's answer: whether a plugin is granted a permission.
+/// The application's decision whether a plugin gets a permission.
 #[derive(Clone)]
-pub(crate) struct Grant(pub(crate) Arc<GrantFn>);
+pub(crate) struct PermissionPolicy(pub(crate) Arc<PermissionFn>);
 
-type GrantFn = dyn Fn(&PluginName, &str) -> bool + Send + Sync;
+type PermissionFn = dyn Fn(&PluginName, &str) -> bool + Send + Sync;
 
-/// Most permissions that are told to be withheld, one by one.
-const TOLD_MAX: usize = 8;
+/// Maximum number of withheld permissions that are listed.
+const MAX_NOTES: usize = 8;
 
 impl Candidate {
-    /// Asks the application for each permission, if it wants to be asked; answers with what it
-    /// withheld, in words.
-    pub(super) fn evaluate(&mut self, grant: Option<&Grant>) -> Result<Vec<String>, Error> {
-        let Some(Grant(grant)) = grant else { return Ok(Vec::new()) };
+    /// Evaluates the permission policy for each permission, if the application has one; returns
+    /// notes about withheld ones.
+    pub(super) fn evaluate(
+        &mut self,
+        policy: Option<&PermissionPolicy>,
+    ) -> Result<Vec<String>, Error> {
+        let Some(PermissionPolicy(is_granted)) = policy else { return Ok(Vec::new()) };
         let name = self.manifest.name();
         let mut granted = BTreeSet::new();
         for permission in self.manifest.permissions() {
-            let answer = catch_unwind(AssertUnwindSafe(|| grant(name, permission)));
-            let answer = answer.map_err(|payload| {
+            let is_granted = catch_unwind(AssertUnwindSafe(|| is_granted(name, permission)));
+            let is_granted = is_granted.map_err(|payload| {
                 let message =
-                    format!("the application's `grant` panicked when asked for `{permission}`");
+                    format!("the application's permission policy panicked for `{permission}`");
                 let cause =
                     Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload));
                 self.failed(LoadStep::Manifest, ErrorKind::LayerPanicked).caused_by(cause)
             })?;
-            if answer {
+            if is_granted {
                 granted.insert(permission.clone());
             }
         }
@@ -44,28 +47,28 @@ impl Candidate {
         Ok(notes(&self.withheld()))
     }
 
-    /// What its manifest asks for and the application does not grant.
+    /// Returns the permissions that its manifest requests and the application withholds.
     pub(super) fn withheld(&self) -> BTreeSet<String> {
         self.manifest.permissions().difference(&self.granted).cloned().collect()
     }
 }
 
 fn notes(withheld: &BTreeSet<String>) -> Vec<String> {
-    let told = withheld.iter().take(TOLD_MAX);
-    let mut notes: Vec<_> = told
+    let listed = withheld.iter().take(MAX_NOTES);
+    let mut notes: Vec<_> = listed
         .map(|permission| {
-            format!("`permissions` asks for `{permission}`; this host does not grant it")
+            format!("`permissions` requests `{permission}`, which this host does not grant")
         })
         .collect();
-    if withheld.len() > TOLD_MAX {
-        let more = withheld.len() - TOLD_MAX;
-        notes.push(format!("`permissions` asks for {more} more that this host does not grant"));
+    if withheld.len() > MAX_NOTES {
+        let more = withheld.len() - MAX_NOTES;
+        notes.push(format!("`permissions` requests {more} more that this host does not grant"));
     }
     notes
 }
 
-impl fmt::Debug for Grant {
+impl fmt::Debug for PermissionPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Grant").finish_non_exhaustive()
+        f.debug_struct("PermissionPolicy").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What to do about a build that may have changed: pure.
+//! Decides what to do about a build that may have changed. Pure.
 
 use semver::VersionReq;
 
@@ -6,26 +6,26 @@ use super::load::Build;
 use crate::id::PluginName;
 use crate::manifest::{Handover, Manifest};
 
-/// A plugin that requires the one that is to be replaced.
+/// A plugin that requires the one to be replaced.
 #[derive(Clone, Debug)]
 pub(crate) struct Dependent {
     pub(crate) name: PluginName,
-    pub(crate) wanted: VersionReq,
+    pub(crate) required: VersionReq,
 }
 
-/// What to do.
+/// The decision about a possible build.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// It is what serves already.
-    Nothing,
-    /// Replace what serves.
+    /// The build is the one that serves.
+    Unchanged,
+    /// Replace the current build.
     Swap(Handover),
-    /// Leave what serves, because others need it.
+    /// Keep the current build, because other plugins need it.
     Refuse(String),
 }
 
-/// Compares what serves with what could. `sha256` is the digest of the library that could.
+/// Compares the current build with the next one. `sha256` is the digest of the next library.
 pub(crate) fn plan(
     current: &Build,
     next: &Manifest,
@@ -34,13 +34,13 @@ pub(crate) fn plan(
 ) -> Plan {
     let same = sha256.is_some() && current.sha256 == sha256;
     if same && without_seal(&current.manifest) == without_seal(next) {
-        return Plan::Nothing;
+        return Plan::Unchanged;
     }
     let found = next.version();
     let refusals: Vec<_> = dependents
         .iter()
-        .filter(|dependent| !dependent.wanted.matches(found))
-        .map(|dependent| format!("`{}` requires {}", dependent.name, dependent.wanted))
+        .filter(|dependent| !dependent.required.matches(found))
+        .map(|dependent| format!("`{}` requires {}", dependent.name, dependent.required))
         .collect();
     if refusals.is_empty() {
         return Plan::Swap(next.handover());
@@ -48,7 +48,7 @@ pub(crate) fn plan(
     Plan::Refuse(format!("the new build is {found}, and {}", refusals.join(" and ")))
 }
 
-/// The seal follows the library, whose digest is compared itself.
+/// Returns the manifest without its seal, since the digest of the library is compared separately.
 fn without_seal(manifest: &Manifest) -> Manifest {
     Manifest { sha256: None, length: None, ..manifest.clone() }
 }
@@ -62,7 +62,7 @@ mod tests {
         Manifest::new("echo", version).expect("a manifest")
     }
 
-    fn check(next: &Manifest, digest: u8, dependents: &[(&str, &str)], wanted: Plan) {
+    fn check(next: &Manifest, digest: u8, dependents: &[(&str, &str)], expected: Plan) {
         let current = Build {
             manifest: Arc::new(manifest("1.2.0")),
             sha256: Some([1; 32]),
@@ -70,30 +70,30 @@ mod tests {
             contracts: Vec::new(),
             notes: Vec::new(),
         };
-        let dependent = |(name, wanted): &(&str, &str)| Dependent {
+        let dependent = |(name, required): &(&str, &str)| Dependent {
             name: PluginName::new(name).expect("a name"),
-            wanted: VersionReq::parse(wanted).expect("a requirement"),
+            required: VersionReq::parse(required).expect("a requirement"),
         };
         let dependents: Vec<_> = dependents.iter().map(dependent).collect();
-        assert_eq!(plan(&current, next, Some([digest; 32]), &dependents), wanted);
+        assert_eq!(plan(&current, next, Some([digest; 32]), &dependents), expected);
     }
 
     #[test]
-    fn what_did_not_change_is_not_loaded_again() {
-        check(&manifest("1.2.0"), 1, &[], Plan::Nothing);
+    fn unchanged_build_is_not_loaded() {
+        check(&manifest("1.2.0"), 1, &[], Plan::Unchanged);
         let sealed = Manifest { length: Some(7), ..manifest("1.2.0") };
-        check(&sealed, 1, &[], Plan::Nothing);
+        check(&sealed, 1, &[], Plan::Unchanged);
     }
 
     #[test]
-    fn another_library_or_another_config_is_a_swap() {
+    fn changed_library_or_config_is_a_swap() {
         check(&manifest("1.2.0"), 2, &[], Plan::Swap(Handover::Overlap));
         let config = manifest("1.2.0").with_config(serde_json::json!({ "mode": "upper" }));
         check(&config.expect("a config"), 1, &[], Plan::Swap(Handover::Overlap));
     }
 
     #[test]
-    fn a_version_that_others_do_not_accept_is_refused_and_they_are_named() {
+    fn version_that_dependents_reject_is_refused() {
         let message = "the new build is 2.0.0, and `report` requires ^1.0";
         let dependents = [("ledger", ">=1.0"), ("report", "^1.0")];
         check(&manifest("2.0.0"), 2, &dependents, Plan::Refuse(message.to_owned()));

@@ -1,4 +1,4 @@
-//! What the calls of a build will go by: its manifest, within its host.
+//! Makes the call policy of a build from its manifest and the host's limits.
 
 use std::sync::Arc;
 #[cfg(unix)]
@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::LoaderContext;
 use super::candidate::Candidate;
 use super::effective_limits::PluginLimits;
-use super::schema_check::within_start;
+use super::schema_check::run_check;
 use crate::error::Error;
 #[cfg(unix)]
 use crate::error::manifest::SchemaError;
@@ -21,11 +21,11 @@ use crate::pool::QueueLimits;
 use crate::supervisor::Capabilities;
 
 pub(super) fn call_policy(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     candidate: &Candidate,
     limits: &PluginLimits,
 ) -> CallPolicy {
-    let host = &workshop.limits;
+    let host = &context.limits;
     CallPolicy {
         queue: QueueLimits {
             max_queued: limits.queue as usize,
@@ -34,7 +34,7 @@ pub(super) fn call_policy(
         },
         queue_timeout: host.queue_timeout,
         deadline_max: limits.deadline,
-        default_deadline: workshop.default_deadline,
+        default_deadline: context.default_deadline,
         max_in_flight: limits.in_flight,
         in_flight: Arc::default(),
         max_memory_bytes: limits.memory_bytes,
@@ -46,11 +46,11 @@ pub(super) fn call_policy(
     }
 }
 
-/// Holds config and calls against what a program says of them. Where the manifest has a schema
-/// for the input itself, that one counts.
+/// Validates config and calls against the schemas that a program declares. A schema of the
+/// manifest for the input takes precedence.
 #[cfg(unix)]
 pub(super) fn check_declared(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     candidate: &Candidate,
     capabilities: &Capabilities,
     parts: &mut Parts,
@@ -61,10 +61,10 @@ pub(super) fn check_declared(
     if !has_schemas {
         return Ok(());
     }
-    let wants_input = parts.policy.input_schema.is_none();
+    let needs_input = parts.policy.input_schema.is_none();
     let capabilities = capabilities.clone();
-    let (input, types) = within_start(workshop, candidate, move |candidate, deadline| {
-        declared_schemas(candidate, &capabilities, wants_input, deadline)
+    let (input, types) = run_check(context, candidate, move |candidate, deadline| {
+        declared_schemas(candidate, &capabilities, needs_input, deadline)
     })?;
     if input.is_some() || !types.is_empty() {
         let input_schema = input.map(Arc::new).or_else(|| parts.policy.input_schema.clone());
@@ -75,17 +75,17 @@ pub(super) fn check_declared(
     Ok(())
 }
 
-/// Checks the config; answers with what calls are checked by.
+/// Validates the config; returns the checkers of calls.
 #[cfg(unix)]
 fn declared_schemas(
     candidate: &Candidate,
     capabilities: &Capabilities,
-    wants_input: bool,
+    needs_input: bool,
     deadline: Instant,
 ) -> Result<(Option<Checker>, Types), Error> {
     let deadline = Some(deadline);
     check_declared_config(candidate, capabilities, deadline)?;
-    let input = capabilities.input_schema.as_ref().filter(|_| wants_input);
+    let input = capabilities.input_schema.as_ref().filter(|_| needs_input);
     let input = input.map(|schema| declared(candidate, "inputSchema", schema, deadline));
     let mut types = Types::default();
     for offered in &capabilities.types {
@@ -97,7 +97,7 @@ fn declared_schemas(
     Ok((input.transpose()?, types))
 }
 
-/// Holds the config against what a program says of it.
+/// Validates the config against the schema that the program declares.
 #[cfg(unix)]
 pub(super) fn check_declared_config(
     candidate: &Candidate,
@@ -106,10 +106,10 @@ pub(super) fn check_declared_config(
 ) -> Result<(), Error> {
     let Some(schema) = &capabilities.config_schema else { return Ok(()) };
     let checker = declared(candidate, "configSchema", schema, deadline)?;
-    checker.check(candidate.manifest.config(), deadline).map_err(|unfit| {
+    checker.check(candidate.manifest.config(), deadline).map_err(|error| {
         let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
-        let failed = failed.with_optional_hint(unfit.hint());
-        failed.caused_by(format!("`config` does not match the program's schema: {unfit}"))
+        let failed = failed.with_optional_hint(error.hint());
+        failed.caused_by(format!("`config` does not match the program's schema: {error}"))
     })
 }
 
@@ -120,28 +120,28 @@ fn declared(
     schema: &serde_json::Value,
     deadline: Option<Instant>,
 ) -> Result<Checker, Error> {
-    Checker::new(schema, deadline).map_err(|unfit| {
-        let kind = match unfit {
+    Checker::new(schema, deadline).map_err(|error| {
+        let kind = match error {
             SchemaError::Exceeded(_) => ErrorKind::Config,
             _ => ErrorKind::StartFailed,
         };
         let failed = candidate.failed(LoadStep::Capabilities, kind);
-        let failed = failed.with_optional_hint(unfit.hint());
-        failed.caused_by(format!("its capabilities: `{what}`: {unfit}"))
+        let failed = failed.with_optional_hint(error.hint());
+        failed.caused_by(format!("its capabilities have an invalid `{what}`: {error}"))
     })
 }
 
-/// Checks the config, and has calls checked from here on if there is a schema for their input.
+/// Validates the config, and sets the input schema of calls if there is one.
 pub(super) fn check_schemas(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     candidate: &Candidate,
     parts: &mut Parts,
 ) -> Result<(), Error> {
     if candidate.manifest.schemas().iter().all(|(_, schema)| schema.is_none()) {
         return Ok(());
     }
-    let rules = workshop.rules.clone();
-    let checker = within_start(workshop, candidate, move |candidate, deadline| {
+    let rules = context.rules.clone();
+    let checker = run_check(context, candidate, move |candidate, deadline| {
         candidate.check_schemas(&rules, Some(deadline))
     })?;
     if let Some(checker) = checker {

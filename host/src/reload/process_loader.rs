@@ -1,6 +1,5 @@
-//! A start in a process: digest → private copy → capabilities → config → launch → location →
-//! ready → restore → health. What it says it can do is held against its manifest before it is
-//! started for good.
+//! Starts a plugin as a process: digest → private copy → capabilities → config → launch → location
+//! → ready → restore → health. Its capabilities are checked against its manifest before the start.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use super::LoaderContext;
 use super::candidate::Candidate;
 use super::effective_limits::PluginLimits;
-use super::library_loader::{Cause, Failed, body_of, ready_to_open};
+use super::library_loader::{FailureCause, StartFailure, into_backend, ready_to_open};
 use super::load::Until;
 use super::policy::check_declared;
 use super::process_observer::PluginProcessObserver;
@@ -25,12 +24,12 @@ use crate::supervisor::{
     self, Capabilities, NotStarted, ObserverRef, ProcessLimits, Program, allowed,
 };
 
-/// What a start may take besides the time that its program is given: each step has its own limit.
-const BESIDES: Duration = Duration::from_secs(45);
+/// Time for a start besides the time that its program gets: each step has its own limit.
+const EXTRA_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Starts the program that `artifact` is.
+/// Starts the program in `artifact`.
 pub(super) fn start(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     candidate: &Candidate,
     artifact: &Artifact,
     limits: &PluginLimits,
@@ -38,22 +37,23 @@ pub(super) fn start(
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    let rules = &workshop.rules;
+    let rules = &context.rules;
     let manifest = &candidate.manifest;
     let digest = manifest.sha256().map(|digest| *digest.as_bytes());
     artifact.verify(digest, manifest.length(), rules.allow_unverified).map_err(|error| {
         candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error)
     })?;
-    super::policy::check_schemas(workshop, candidate, parts)?;
-    let staging = &workshop.staging;
-    let program = staged(candidate, artifact, limits, staging, &workshop.limits, rules.trust())?;
-    let environment = allowed(std::env::vars_os(), &workshop.environment);
+    super::policy::check_schemas(context, candidate, parts)?;
+    let staging = &context.staging;
+    let program =
+        stage_program(candidate, artifact, limits, staging, &context.limits, rules.trust())?;
+    let environment = allowed(std::env::vars_os(), &context.inherit_env);
     let program = Arc::new(Program { environment, ..program });
-    again(workshop, candidate, program, until, parts, slot)
+    start_staged(context, candidate, program, until, parts, slot)
 }
 
-/// A private copy of the program that `artifact` is, with nothing of the host's environment.
-pub(super) fn staged(
+/// Makes a private copy of the program in `artifact`, without environment variables of the host.
+pub(super) fn stage_program(
     candidate: &Candidate,
     artifact: &Artifact,
     limits: &PluginLimits,
@@ -63,7 +63,7 @@ pub(super) fn staged(
 ) -> Result<Program, Error> {
     let manifest = &candidate.manifest;
     let (Some(folder), [program, args @ ..]) = (&candidate.folder, manifest.command()) else {
-        let message = "it has no folder, and a program lies in one";
+        let message = "a program needs a plugin folder";
         return Err(candidate.failed(LoadStep::Stage, ErrorKind::Unsupported).caused_by(message));
     };
     check_executable(candidate, artifact.path())?;
@@ -95,72 +95,79 @@ pub(super) fn staged(
     })
 }
 
-/// Starts a program that was staged already.
-pub(super) fn again(
-    workshop: &LoaderContext,
+/// Starts a program that is already staged.
+pub(super) fn start_staged(
+    context: &LoaderContext,
     candidate: &Candidate,
     program: Arc<Program>,
     until: Until,
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    let runtime = workshop.processes.runtime().map_err(|error| {
+    let runtime = context.processes.runtime().map_err(|error| {
         candidate.failed(LoadStep::Launch, ErrorKind::StartFailed).caused_by(error)
     })?;
-    let wait_max = workshop.limits.start_timeout.saturating_add(BESIDES);
-    let (asked, handle) = (Arc::clone(&program), runtime.clone());
-    let told = parts.workers.run(wait_max, move || {
-        let task = async move { supervisor::capabilities(&asked).await };
-        on_its_threads(&handle, task).unwrap_or_else(|| Err(still_asked()))
+    let timeout = context.limits.start_timeout.saturating_add(EXTRA_TIMEOUT);
+    let (queried, handle) = (Arc::clone(&program), runtime.clone());
+    let outcome = parts.workers.run(timeout, move || {
+        let task = async move { supervisor::capabilities(&queried).await };
+        run_on_runtime(&handle, task).unwrap_or_else(|| Err(capabilities_timeout()))
     });
-    let capabilities = match told {
-        RunOutcome::Completed(told) => told.map_err(|failed| not_started(candidate, failed))?,
-        RunOutcome::TimedOut => return Err(not_started(candidate, still_asked())),
+    let capabilities = match outcome {
+        RunOutcome::Completed(outcome) => {
+            outcome.map_err(|failed| not_started(candidate, failed))?
+        }
+        RunOutcome::TimedOut => return Err(not_started(candidate, capabilities_timeout())),
         RunOutcome::SpawnFailed(error) => {
             let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::StartFailed);
             return Err(failed.caused_by(error));
         }
     };
     check_identity(candidate, &capabilities)?;
-    check_declared(workshop, candidate, &capabilities, parts)?;
-    let lines_per_s_max = workshop.limits.max_log_lines_per_second;
-    let overseer: ObserverRef =
-        Arc::new(PluginProcessObserver::new(candidate, parts.id, slot, lines_per_s_max));
+    check_declared(context, candidate, &capabilities, parts)?;
+    let max_lines_per_second = context.limits.max_log_lines_per_second;
+    let observer: ObserverRef =
+        Arc::new(PluginProcessObserver::new(candidate, parts.id, slot, max_lines_per_second));
     parts.runtime = Some(runtime.clone());
-    let started = parts.workers.run(wait_max, move || {
-        let task = supervisor::begin(program, capabilities, overseer);
-        let begun = on_its_threads(&runtime, task).unwrap_or_else(|| Err(still_asked()));
-        let body =
-            begun.map(Backend::OutOfProcess).map_err(|NotStarted { step, message, .. }| {
-                Failed { step, cause: Cause::Message(message), left: None }
-            })?;
+    let outcome = parts.workers.run(timeout, move || {
+        let task = supervisor::begin(program, capabilities, observer);
+        let started = run_on_runtime(&runtime, task).unwrap_or_else(|| Err(capabilities_timeout()));
+        let backend = started.map(Backend::OutOfProcess).map_err(
+            |NotStarted { step, message, hint, .. }| StartFailure {
+                step,
+                cause: FailureCause::Message(message, hint),
+                leftovers: None,
+            },
+        )?;
         match until {
-            Until::Started => Ok(body),
-            Until::Ready(state) => ready_to_open(body, state),
+            Until::Started => Ok(backend),
+            Until::Ready(state) => ready_to_open(backend, state),
         }
     });
-    body_of(started, workshop, candidate, parts)
+    into_backend(outcome, context, candidate, parts)
 }
 
 /// Runs a task on the runtime's threads, which live as long as the host: on Linux a process is
-/// killed when the thread ends that started it. None: the runtime ends.
-fn on_its_threads<T: Send + 'static>(
+/// killed when the thread that started it exits. Returns `None` if the runtime stops.
+fn run_on_runtime<T: Send + 'static>(
     runtime: &tokio::runtime::Handle,
     task: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {
     runtime.block_on(runtime.spawn(task)).ok()
 }
 
-fn not_started(candidate: &Candidate, NotStarted { step, message, .. }: NotStarted) -> Error {
-    candidate.failed(step, ErrorKind::StartFailed).caused_by(message)
+fn not_started(candidate: &Candidate, failure: NotStarted) -> Error {
+    let NotStarted { step, message, hint, .. } = failure;
+    let error = candidate.failed(step, ErrorKind::StartFailed);
+    error.caused_by(message).with_optional_hint(hint)
 }
 
-fn still_asked() -> NotStarted {
-    let message = "`capabilities` did not end, and could not be ended".to_owned();
+fn capabilities_timeout() -> NotStarted {
+    let message = "`capabilities` did not finish in time and could not be stopped".to_owned();
     NotStarted::at(LoadStep::Capabilities, message)
 }
 
-/// The copy can be run whatever the file says, so the file is asked.
+/// Checks the mode of the original, since the copy is always executable.
 fn check_executable(candidate: &Candidate, program: &Path) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     let failed = || candidate.failed(LoadStep::Launch, ErrorKind::StartFailed);
@@ -169,30 +176,32 @@ fn check_executable(candidate: &Candidate, program: &Path) -> Result<(), Error> 
         return Ok(());
     }
     let program = program.display();
-    Err(failed().caused_by(format!("`{program}` is not executable; `chmod +x` it")))
+    Err(failed()
+        .caused_by(format!("`{program}` is not executable"))
+        .with_hint(format!("run `chmod +x {program}`")))
 }
 
-/// What a program of ours says it is has to be what its manifest says.
+/// Checks that name and version that a program reports match its manifest.
 pub(super) fn check_identity(
     candidate: &Candidate,
     capabilities: &Capabilities,
 ) -> Result<(), Error> {
     let manifest = &candidate.manifest;
     let version = manifest.version().to_string();
-    let wanted = [
+    let expected = [
         ("name", &capabilities.name, manifest.package()),
         ("version", &capabilities.version, version.as_str()),
     ];
-    for (what, found, wanted) in wanted {
+    for (what, found, expected) in expected {
         if let Some(found) = found
-            && found != wanted
+            && found != expected
         {
             let failed = candidate.failed(LoadStep::Version, ErrorKind::Incompatible);
             let message = format!(
-                "the program says that its {what} is `{found}`, its manifest says `{wanted}`; \
-                 build it again, or correct plugin.json"
+                "the program reports {what} `{found}`, but plugin.json states `{expected}`"
             );
-            return Err(failed.caused_by(message));
+            let hint = "rebuild the program, or fix plugin.json";
+            return Err(failed.caused_by(message).with_hint(hint));
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! What becomes of a plugin's process, told to whom it concerns: its log, the health of its
-//! plugin, and the board.
+//! Reports what happens to a plugin's process: to its log, to the health of its plugin, and as
+//! events.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use hotbay_plugin::abi::Record;
 
 use super::candidate::Candidate;
 use super::services::PluginServices;
-use crate::boundary::services::{Services as _, wanted_level};
+use crate::boundary::services::{Services as _, enabled_level};
 use crate::event::HostEvent;
 use crate::id::{GenerationId, PluginName};
 use crate::slot::Slot;
@@ -29,10 +29,10 @@ impl PluginProcessObserver {
         candidate: &Candidate,
         generation: GenerationId,
         slot: &Arc<Slot>,
-        lines_per_s_max: u32,
+        max_lines_per_second: u32,
     ) -> Self {
         Self {
-            services: PluginServices::new(candidate, generation, slot, lines_per_s_max),
+            services: PluginServices::new(candidate, generation, slot, max_lines_per_second),
             name: candidate.manifest.name().clone(),
             generation,
             slot: Arc::downgrade(slot),
@@ -42,7 +42,7 @@ impl PluginProcessObserver {
 
 impl ProcessObserver for PluginProcessObserver {
     fn wrote(&self, record: &Record<'_>) {
-        // What is dropped is counted there.
+        // The service counts dropped lines.
         let _ = self.services.write(record);
     }
 
@@ -51,7 +51,7 @@ impl ProcessObserver for PluginProcessObserver {
     }
 
     fn log_level(&self) -> u32 {
-        if self.services.may_log() { wanted_level() } else { 0 }
+        if self.services.may_log() { enabled_level() } else { 0 }
     }
 
     fn thread_panicked(&self, message: &str, location: &str) {
@@ -75,8 +75,8 @@ impl ProcessObserver for PluginProcessObserver {
         let generation = self.generation;
         tracing::warn!(
             plugin = %self.name, generation = generation.get(), pid, %address,
-            "the process listens at an address that other machines may reach; have it listen at \
-             127.0.0.1, or at a Unix socket"
+            "the process listens on an address that other machines may reach; use 127.0.0.1 or a \
+            Unix socket"
         );
         let Some(slot) = self.slot.upgrade() else { return };
         let plugin = self.name.clone();

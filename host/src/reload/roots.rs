@@ -1,5 +1,5 @@
-//! The plugin directories as the watch sees them: which are there, whether they are still the
-//! same, and whether the system tells of them.
+//! The plugin directories as the watch sees them: which exist, whether they were replaced, and
+//! whether the system reports their events.
 
 use std::path::{Path, PathBuf};
 
@@ -8,60 +8,60 @@ use super::signature::{Identity, identity};
 
 pub(super) struct Roots {
     roots: Vec<Root>,
-    bell: Option<FsWatcher>,
+    watcher: Option<FsWatcher>,
 }
 
 struct Root {
     dir: PathBuf,
-    /// What stood there when it was watched.
+    /// Its identity when it was watched.
     identity: Option<Identity>,
     is_watched: bool,
 }
 
 impl Roots {
-    /// Without a bell nothing is told, and everything is to be looked at.
-    pub(super) fn new(dirs: Vec<PathBuf>, bell: Option<FsWatcher>) -> Self {
+    /// Without a watcher, everything has to be polled.
+    pub(super) fn new(dirs: Vec<PathBuf>, watcher: Option<FsWatcher>) -> Self {
         let root = |dir| Root { dir, identity: None, is_watched: false };
-        Self { roots: dirs.into_iter().map(root).collect(), bell }
+        Self { roots: dirs.into_iter().map(root).collect(), watcher }
     }
 
-    /// Watches all that are there, again where it was done before: folders may be new in them.
-    /// Answers with those that are there.
+    /// Watches all directories that exist, including those watched before: they may contain new
+    /// folders. Returns those that exist.
     pub(super) fn watch(&mut self) -> Vec<PathBuf> {
         for root in &mut self.roots {
-            let there = identity(&root.dir);
-            if let Some(bell) = &mut self.bell {
-                if root.is_watched && there != root.identity {
-                    bell.unwatch(&root.dir);
+            let found = identity(&root.dir);
+            if let Some(watcher) = &mut self.watcher {
+                if root.is_watched && found != root.identity {
+                    watcher.unwatch(&root.dir);
                 }
-                root.is_watched = there.is_some() && bell.watch(&root.dir);
+                root.is_watched = found.is_some() && watcher.watch(&root.dir);
             }
-            root.identity = there;
+            root.identity = found;
         }
-        let there = self.roots.iter().filter(|root| root.identity.is_some());
-        there.map(|root| root.dir.clone()).collect()
+        let found = self.roots.iter().filter(|root| root.identity.is_some());
+        found.map(|root| root.dir.clone()).collect()
     }
 
-    /// Whether something else stands there than what was watched.
+    /// Returns whether a directory was replaced, appeared or disappeared since it was watched.
     pub(super) fn changed(&self) -> bool {
         self.roots.iter().any(|root| identity(&root.dir) != root.identity)
     }
 
-    /// Whether there is something that the system does not tell of.
+    /// Returns whether the system does not report the events of some directory.
     pub(super) fn is_unwatched(&self) -> bool {
         self.roots.iter().any(|root| root.identity.is_some() && !root.is_watched)
     }
 
-    /// Whether a directory in which `folder` lies is there at this moment.
-    pub(super) fn hold(&self, folder: &Path) -> bool {
-        let mut above = self.roots.iter().filter(|root| folder.starts_with(&root.dir));
-        above.any(|root| identity(&root.dir).is_some())
+    /// Returns whether a directory that contains `folder` exists now.
+    pub(super) fn contain(&self, folder: &Path) -> bool {
+        let mut roots = self.roots.iter().filter(|root| folder.starts_with(&root.dir));
+        roots.any(|root| identity(&root.dir).is_some())
     }
 
     /// Stops watching.
     pub(super) fn stop(&mut self) {
-        if let Some(bell) = self.bell.take() {
-            bell.stop();
+        if let Some(watcher) = self.watcher.take() {
+            watcher.stop();
         }
     }
 }

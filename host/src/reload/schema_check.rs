@@ -1,5 +1,5 @@
-//! The schemas of a plugin, read and checked on a thread that a load leaves behind when it takes
-//! longer than a start may take. Decides nothing about schemas.
+//! Reads and checks the schemas of a plugin on a thread, which a load abandons if it takes longer
+//! than a start may take. Knows nothing about schemas.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,57 +12,59 @@ use super::candidate::Candidate;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::sync::deadline_in;
 
-/// Most abandoned checks of a host that still run. Each ends when its budget is used up.
-const ABANDONED_MAX: usize = 4;
+/// Maximum number of abandoned checks of a host. Each ends when its budget is used up.
+const MAX_ABANDONED: usize = 4;
 
-/// How many checks of a host were abandoned and still run.
+/// The number of abandoned checks of a host that still run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AbandonedChecks(Arc<AtomicUsize>);
 
-/// One check; counts as abandoned between its caller's end and its own.
+/// One check. It counts as abandoned from the end of its caller to its own end.
 struct Check {
-    one_ended: AtomicBool,
+    has_one_ended: AtomicBool,
     abandoned: AbandonedChecks,
 }
 
 impl Check {
     fn abandon(&self) {
         self.abandoned.0.fetch_add(1, Ordering::Relaxed);
-        if self.one_ended.swap(true, Ordering::AcqRel) {
+        if self.has_one_ended.swap(true, Ordering::AcqRel) {
             self.abandoned.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     fn end(&self) {
-        if self.one_ended.swap(true, Ordering::AcqRel) {
+        if self.has_one_ended.swap(true, Ordering::AcqRel) {
             self.abandoned.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
-/// Runs `check`, which is given the moment when it should end, and waits as long as a start may
-/// take.
-pub(super) fn within_start<T: Send + 'static>(
-    workshop: &LoaderContext,
+/// Runs `check` with the deadline by which it should end, and waits for it at most as long as a
+/// start may take.
+pub(super) fn run_check<T: Send + 'static>(
+    context: &LoaderContext,
     candidate: &Candidate,
     check: impl FnOnce(&Candidate, Instant) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let failed = |kind, cause: &dyn fmt::Display| {
         Err(candidate.failed(LoadStep::Config, kind).caused_by(cause.to_string()))
     };
-    let abandoned = &workshop.abandoned_checks;
+    let abandoned = &context.abandoned_checks;
     let running = abandoned.0.load(Ordering::Relaxed);
-    if running >= ABANDONED_MAX {
-        let cause = format!("{running} checks of schemas that took too long still run; try later");
-        return failed(ErrorKind::Overloaded, &cause);
+    if running >= MAX_ABANDONED {
+        let cause = format!("{running} abandoned schema checks are still running");
+        return failed(ErrorKind::Overloaded, &cause)
+            .map_err(|error| error.with_hint("retry later"));
     }
-    let wait_max = workshop.limits.start_timeout;
+    let timeout = context.limits.start_timeout;
     let (sender, receiver) = sync_channel(1);
-    let this = Arc::new(Check { one_ended: AtomicBool::new(false), abandoned: abandoned.clone() });
+    let this =
+        Arc::new(Check { has_one_ended: AtomicBool::new(false), abandoned: abandoned.clone() });
     let (other, theirs) = (Arc::clone(&this), candidate.clone());
     let spawned = std::thread::Builder::new().name("hotbay-check".to_owned()).spawn(move || {
         // After a panic the channel is closed without a result.
-        let run = std::panic::AssertUnwindSafe(|| check(&theirs, deadline_in(wait_max)));
+        let run = std::panic::AssertUnwindSafe(|| check(&theirs, deadline_in(timeout)));
         if let Ok(checked) = std::panic::catch_unwind(run) {
             let _ = sender.send(checked);
         }
@@ -71,18 +73,17 @@ pub(super) fn within_start<T: Send + 'static>(
     if let Err(error) = spawned {
         return failed(ErrorKind::Overloaded, &error);
     }
-    match receiver.recv_timeout(wait_max) {
+    match receiver.recv_timeout(timeout) {
         Ok(checked) => checked,
         Err(RecvTimeoutError::Timeout) => {
             this.abandon();
-            let cause = format!(
-                "the check exceeded its budget of {wait_max:?}, which is `start_timeout`; use a \
-                 smaller schema"
-            );
+            let cause =
+                format!("the schema check did not finish within `start_timeout`, {timeout:?}");
             failed(ErrorKind::Config, &cause)
+                .map_err(|error| error.with_hint("use a smaller schema"))
         }
         Err(RecvTimeoutError::Disconnected) => {
-            failed(ErrorKind::Config, &"the check of its schemas panicked")
+            failed(ErrorKind::Config, &"the schema check panicked")
         }
     }
 }
@@ -94,7 +95,7 @@ mod tests {
     #[test]
     fn check_counts_as_abandoned_until_it_ends() {
         let abandoned = AbandonedChecks::default();
-        let new = || Check { one_ended: AtomicBool::new(false), abandoned: abandoned.clone() };
+        let new = || Check { has_one_ended: AtomicBool::new(false), abandoned: abandoned.clone() };
         let count = || abandoned.0.load(Ordering::Relaxed);
         let (first, second, third) = (new(), new(), new());
         first.abandon();

@@ -1,4 +1,4 @@
-//! What the host does for one generation of a plugin: its log, and its panics elsewhere.
+//! The host's services for one generation of a plugin: its log, and panics on its threads.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
@@ -25,8 +25,8 @@ pub(super) struct PluginServices {
     name: PluginName,
     generation: GenerationId,
     may_log: bool,
-    flood: Mutex<RateLimiter>,
-    lines_per_s_max: u32,
+    limiter: Mutex<RateLimiter>,
+    max_lines_per_second: u32,
     slot: Weak<Slot>,
 }
 
@@ -35,28 +35,28 @@ impl PluginServices {
         candidate: &Candidate,
         generation: GenerationId,
         slot: &Arc<Slot>,
-        lines_per_s_max: u32,
+        max_lines_per_second: u32,
     ) -> Self {
         Self {
             name: candidate.manifest.name().clone(),
             generation,
             may_log: candidate.granted.contains(LOG),
-            flood: Mutex::new(RateLimiter::new(lines_per_s_max)),
-            lines_per_s_max,
+            limiter: Mutex::new(RateLimiter::new(max_lines_per_second)),
+            max_lines_per_second,
             slot: Arc::downgrade(slot),
         }
     }
 
-    /// Writes a line, whether the plugin may log by itself or not.
+    /// Writes a line, whether or not the plugin has the permission to log.
     pub(super) fn write(&self, record: &Record<'_>) -> Result<(), ServiceError> {
-        // What nobody wants does not count.
-        let Some(line) = Line::wanted(&self.name, record) else { return Ok(()) };
-        let mut flood = self.flood.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = flood.line(Instant::now());
-        drop(flood);
-        match verdict {
+        // A line without a subscriber does not count.
+        let Some(line) = Line::enabled(&self.name, record) else { return Ok(()) };
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let decision = limiter.check(Instant::now());
+        drop(limiter);
+        match decision {
             LineDecision::Pass => {}
-            LineDecision::PassAndReport { dropped } => self.tell_dropped_lines(dropped),
+            LineDecision::PassAndReport { dropped } => self.report_dropped_lines(dropped),
             LineDecision::Drop => {
                 self.count_dropped_line();
                 return Err(ServiceError::Unavailable);
@@ -72,15 +72,15 @@ impl PluginServices {
         }
     }
 
-    fn tell_dropped_lines(&self, dropped: NonZeroU64) {
+    fn report_dropped_lines(&self, dropped: NonZeroU64) {
         let (plugin, generation) = (&self.name, self.generation.get());
-        let most = self.lines_per_s_max;
+        let max = self.max_lines_per_second;
         tracing::warn!(
             target: HOST_TARGET,
             %plugin,
             generation,
             dropped,
-            "plugin `{plugin}` logged faster than {most} lines/s; {dropped} lines \
+            "plugin `{plugin}` logged faster than {max} lines/s; {dropped} lines \
              were dropped"
         );
     }
@@ -97,8 +97,8 @@ impl Services for PluginServices {
 
     fn thread_panicked(&self, message: &str, location: &str) {
         let location = (!location.is_empty())
-            .then(|| text::cut(location, text::LOCATION_BYTES_MAX).into_owned());
-        let message = text::cut(message, text::MESSAGE_BYTES_MAX).into_owned();
+            .then(|| text::cut(location, text::MAX_LOCATION_BYTES).into_owned());
+        let message = text::cut(message, text::MAX_MESSAGE_BYTES).into_owned();
         let fault = Fault::new(message, location, Vec::new());
         let Some(slot) = self.slot.upgrade() else {
             return;
@@ -115,11 +115,11 @@ impl Services for PluginServices {
 }
 
 impl Drop for PluginServices {
-    /// The end of the generation: what was dropped last is told now.
+    /// Reports the lines that were dropped last.
     fn drop(&mut self) {
-        let flood = self.flood.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dropped) = flood.take_unreported() {
-            self.tell_dropped_lines(dropped);
+        let limiter = self.limiter.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dropped) = limiter.take_unreported() {
+            self.report_dropped_lines(dropped);
         }
     }
 }

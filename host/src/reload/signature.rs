@@ -1,5 +1,5 @@
-//! What can be told of a folder's files without reading them: sizes, times, owners. Only the
-//! manifest is read, and that only when it changed, for the names of the files that count.
+//! Signatures of a folder's files: sizes, times, owners. Reads only the manifest, and only when it
+//! changed, for the names of the relevant files.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -8,24 +8,24 @@ use std::time::SystemTime;
 
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate};
-use crate::manifest::{ConfigSchema, MANIFEST_BYTES_MAX, Manifest};
+use crate::manifest::{ConfigSchema, MAX_MANIFEST_BYTES, Manifest};
 
-/// Folders below a plugin's in which libraries are looked for.
-const DEPTH_MAX: usize = 2;
-/// Files and folders of a plugin that are looked at for each signature.
-const ENTRIES_MAX: usize = 1024;
+/// How many levels below a plugin's folder libraries are searched.
+const MAX_DEPTH: usize = 2;
+/// Maximum number of files and folders of a plugin in one signature.
+const MAX_ENTRIES: usize = 1024;
 
-/// The folder itself, its manifest, and the files that the manifest names.
+/// The signature of a folder, its manifest, and the files that the manifest names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Signature {
     folder: Option<Identity>,
     manifest: Option<FileSignature>,
     named: Vec<Option<FileSignature>>,
-    /// What the library may link.
+    /// The files that the library may link.
     beside: Vec<(PathBuf, FileSignature)>,
 }
 
-/// Which file stands at a path, and who may change it.
+/// The file at a path, and its owner and mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: u64,
@@ -41,7 +41,7 @@ struct FileSignature {
     modified: Option<SystemTime>,
 }
 
-/// Makes signatures, and remembers which files the manifests name.
+/// Computes signatures; remembers which files the manifests name.
 #[derive(Debug, Default)]
 pub(crate) struct Signatures {
     named: HashMap<PathBuf, Named>,
@@ -49,7 +49,7 @@ pub(crate) struct Signatures {
 
 #[derive(Debug, Default)]
 struct Named {
-    by: Option<FileSignature>,
+    manifest: Option<FileSignature>,
     files: Vec<PathBuf>,
     has_library: bool,
 }
@@ -67,9 +67,9 @@ impl Signatures {
             };
         }
         let named = self.named.entry(folder.to_owned()).or_default();
-        if named.by != manifest {
-            named.by.clone_from(&manifest);
-            // One that cannot be read names what the one before did.
+        if named.manifest != manifest {
+            named.manifest.clone_from(&manifest);
+            // If it cannot be read, the names of the previous one stay.
             if let Some((files, has_library)) = files_of(folder) {
                 named.files = files;
                 named.has_library = has_library;
@@ -78,20 +78,20 @@ impl Signatures {
         let files = named.files.iter().map(|name| file(name)).collect();
         let mut beside = Vec::new();
         if named.has_library {
-            libraries_in(folder, DEPTH_MAX, &mut ENTRIES_MAX.clone(), &mut beside);
+            libraries_in(folder, MAX_DEPTH, &mut MAX_ENTRIES.clone(), &mut beside);
             beside.sort_by(|one, other| one.0.cmp(&other.0));
         }
         Signature { folder: identity(folder), manifest, named: files, beside }
     }
 
-    /// Whether a path is a file that counts, as far as is known.
-    pub(crate) fn counts(&self, folder: &Path, path: &Path) -> bool {
+    /// Returns whether a path is the manifest or a file that it names.
+    pub(crate) fn is_relevant(&self, folder: &Path, path: &Path) -> bool {
         path.file_name().is_some_and(|name| name == discover::MANIFEST)
             || self.named.get(folder).is_some_and(|named| named.files.iter().any(|one| one == path))
     }
 }
 
-/// Notes the files in `folder` that a library may link, by their names.
+/// Collects the files in `folder` that a library may link, by name.
 fn libraries_in(
     folder: &Path,
     depth: usize,
@@ -123,7 +123,7 @@ fn libraries_in(
 
 fn files_of(folder: &Path) -> Option<(Vec<PathBuf>, bool)> {
     let path = folder.join(discover::MANIFEST);
-    let artifact = Artifact::read(&path, MANIFEST_BYTES_MAX as u64).ok()?;
+    let artifact = Artifact::read(&path, MAX_MANIFEST_BYTES as u64).ok()?;
     let manifest = Manifest::parse(std::str::from_utf8(artifact.bytes()).ok()?, &path).ok()?;
     let has_library = manifest.library_stem().is_some();
     let library = manifest.library_stem().map(|stem| locate::library_file_name(&stem));
@@ -136,7 +136,7 @@ fn files_of(folder: &Path) -> Option<(Vec<PathBuf>, bool)> {
     Some((names.map(|name| folder.join(name)).collect(), has_library))
 }
 
-/// Which file stands at a path, links followed; none if there is none.
+/// Returns the identity of the file at a path, following links; `None` if it does not exist.
 pub(crate) fn identity(path: &Path) -> Option<Identity> {
     path.metadata().ok().as_ref().map(identity_of)
 }
@@ -161,7 +161,7 @@ fn identity_of(metadata: &Metadata) -> Identity {
     }
 }
 
-/// The time of creation stands for the inode.
+/// Uses the creation time in place of the inode.
 #[cfg(not(unix))]
 fn identity_of(metadata: &Metadata) -> Identity {
     let created = metadata.created().ok();

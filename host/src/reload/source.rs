@@ -1,7 +1,9 @@
-//! Where the code of a plugin comes from.
+//! The sources of a plugin's code.
 
 use std::fmt;
 use std::sync::Arc;
+
+use hotbay_plugin::{Config, PluginError};
 
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
@@ -10,40 +12,42 @@ use crate::manifest::Kind;
 #[cfg(unix)]
 use crate::supervisor::Program;
 
-/// Where the code of a plugin comes from.
+/// The source of a plugin's code.
 #[derive(Debug)]
 pub(crate) enum Source {
     /// A library in the candidate's folder.
     Library,
-    /// The library in the candidate's folder, read already.
+    /// The library or program in the candidate's folder, already read.
     Read(Box<Artifact>),
     /// A type of this program.
     Type(Root),
     /// A value of this program.
-    Value(Made),
-    /// A library that is mapped already, and what the calls of its generation went by.
-    Mapped { image: Arc<Image>, root: Root, keep: Option<String>, terms: Arc<CallPolicy> },
-    /// A program that ran already, and what the calls of its generation went by.
+    Value(Constructor),
+    /// A library that is already mapped, with the call policy of its generation.
+    Mapped { image: Arc<Image>, root: Root, retain_reason: Option<String>, policy: Arc<CallPolicy> },
+    /// A program that already ran, with the call policy of its generation.
     #[cfg(unix)]
-    Again { program: Arc<Program>, terms: Arc<CallPolicy> },
+    Restart { program: Arc<Program>, policy: Arc<CallPolicy> },
 }
 
 impl Source {
-    /// What it is, where that does not follow from the manifest.
+    /// Returns the kind of plugin if it does not follow from the manifest.
     pub(super) fn kind(&self) -> Option<Kind> {
         match self {
             #[cfg(unix)]
-            Self::Again { .. } => Some(Kind::Process),
+            Self::Restart { .. } => Some(Kind::Process),
             _ => None,
         }
     }
 }
 
-/// Makes a value of this program into an instance, when it is wanted.
-pub(crate) struct Made(pub(crate) Box<dyn FnOnce() -> Instance + Send>);
+/// Constructs an instance of this program from its config.
+pub(crate) struct Constructor(
+    pub(crate) Box<dyn FnOnce(&Config) -> Result<Instance, PluginError> + Send>,
+);
 
-impl fmt::Debug for Made {
+impl fmt::Debug for Constructor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Made").finish_non_exhaustive()
+        f.debug_struct("Constructor").finish_non_exhaustive()
     }
 }

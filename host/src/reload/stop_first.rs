@@ -1,5 +1,5 @@
-//! A swap for plugins that own something exclusive, such as a port: the old build is stopped,
-//! then the new one started; if that fails, the old build is started again.
+//! A swap for plugins that own something exclusive, such as a port: the old build is stopped, then
+//! the new one is started. If that fails, the old build is restarted.
 
 use std::sync::Arc;
 
@@ -15,79 +15,82 @@ use crate::manifest::Manifest;
 use crate::slot::Slot;
 
 pub(super) fn swap(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     slot: &Arc<Slot>,
-    before: &Manifest,
+    previous: &Manifest,
     next: &Candidate,
     source: Source,
 ) -> Result<Swapped, Error> {
     let Some(paused) = slot.pause() else { return Err(slot.unloaded_error()) };
-    let token = match slot.drain(&paused, workshop.limits.pause_timeout) {
-        Ok(token) => token,
-        Err(held) => {
+    let instance = match slot.drain(&paused, context.limits.pause_timeout) {
+        Ok(instance) => instance,
+        Err(active) => {
             slot.resume(paused, None);
-            return Err(undrained_error(workshop, next, held));
+            return Err(undrained_error(context, next, active));
         }
     };
-    let state = match snapshot(workshop, next, &token) {
+    let state = match snapshot(context, next, &instance) {
         Ok(state) => state,
         Err(error) => {
-            slot.resume(paused, Some(token));
+            slot.resume(paused, Some(instance));
             return Err(error);
         }
     };
-    // Before the token goes, so that nobody else ends it meanwhile.
-    let taken_out = slot.take_paused(&paused);
-    drop(token);
-    let generation = taken_out?;
-    let stopped = unload::stop(&generation, &workshop.limits, &workshop.keeper);
-    // From here on nothing of the old build serves.
+    // Before the lease ends, so that no unload stops the generation meanwhile.
+    let generation = slot.take_paused(&paused);
+    drop(instance);
+    let generation = generation?;
+    let stopped = unload::stop(&generation, &context.limits, &context.deferred_unloads);
+    // From here on the old build does not serve.
     let mut next = next.clone();
     next.serving = None;
     let until = || Until::Ready(state.clone());
-    let error = match NewGeneration::start(workshop, &next, source, slot, until()) {
-        Ok(fresh) => {
-            let (token, build) = fresh.into_instance();
-            let promoted = slot.promote(token);
-            if let Some(stopped) = stopped {
-                unload::close_or_retain(&generation, stopped, &workshop.keeper);
+    let error = match NewGeneration::start(context, &next, source, slot, until()) {
+        Ok(new_generation) => {
+            let (instance, build) = new_generation.into_instance();
+            let promoted = slot.promote(instance);
+            if let Ok(stopped) = stopped {
+                unload::close_or_retain(&generation, stopped, &context.deferred_unloads);
             }
             return match promoted {
-                Ok(_) => Ok(Swapped { build, before: None }),
-                Err(late) => Err(drain_timeout_error(workshop, slot, late)),
+                Ok(_) => Ok(Swapped { build, previous: None }),
+                Err(rejected) => Err(drain_timeout_error(context, slot, rejected)),
             };
         }
         Err(error) => error,
     };
-    let again = Candidate::compiled_in(before.clone());
-    let Some(Stopped { leftovers: remains, reason: keep }) = stopped else {
+    let old = Candidate::compiled_in(previous.clone());
+    let Ok(Stopped { leftovers, reason: retain_reason, .. }) = stopped else {
         let _ = slot.vacate();
-        return Err(lost(slot, "the old build could not be stopped").caused_by(error));
+        return Err(not_restored_error(slot, "the old build could not be stopped").caused_by(error));
     };
-    let terms = Arc::clone(&generation.policy);
-    let source = match remains {
-        UnloadLeftovers::Library(image, root) => Source::Mapped { image, root, keep, terms },
+    let policy = Arc::clone(&generation.policy);
+    let source = match leftovers {
+        UnloadLeftovers::Library(image, root) => {
+            Source::Mapped { image, root, retain_reason, policy }
+        }
         #[cfg(unix)]
-        UnloadLeftovers::Process(program) => Source::Again { program, terms },
+        UnloadLeftovers::Process(program) => Source::Restart { program, policy },
     };
-    match NewGeneration::start(workshop, &again, source, slot, until()) {
-        Ok(fresh) => {
-            let (token, _) = fresh.into_instance();
-            let generation = token.generation().id;
-            match slot.promote(token) {
+    match NewGeneration::start(context, &old, source, slot, until()) {
+        Ok(new_generation) => {
+            let (instance, _) = new_generation.into_instance();
+            let generation = instance.generation().id;
+            match slot.promote(instance) {
                 Ok(_) => Err(error.started_again(generation)),
-                Err(late) => Err(drain_timeout_error(workshop, slot, late)),
+                Err(rejected) => Err(drain_timeout_error(context, slot, rejected)),
             }
         }
         Err(second) => {
             let _ = slot.vacate();
-            let message = format!("the old build did not start again ({})", second.full_message());
-            Err(lost(slot, &message).caused_by(error))
+            let message = format!("the old build failed to restart ({})", second.full_message());
+            Err(not_restored_error(slot, &message).caused_by(error))
         }
     }
 }
 
-fn lost(slot: &Slot, why: &str) -> Error {
-    Error::new(ErrorKind::StartFailed, format!("serves no more: {why}; load it again"))
+fn not_restored_error(slot: &Slot, why: &str) -> Error {
+    Error::new(ErrorKind::StartFailed, format!("is no longer loaded: {why}"))
         .of(&slot.name)
+        .with_hint("load the plugin again")
 }

@@ -1,11 +1,11 @@
-//! What can be told of plugins without running anything of them: manifests and stamps.
+//! Surveys plugins without running them: manifests and stamps.
 
 use std::path::{Path, PathBuf};
 
 use semver::Version;
 
 use super::candidate::Candidate;
-use super::library_loader::pinned_by_file;
+use super::library_loader::pin_reason;
 use super::{Rules, host_api};
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
@@ -14,23 +14,23 @@ use crate::error::artifact::ArtifactError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::manifest::{Digest, Kind, Manifest, check_api, check_stamp};
 
-/// One folder with a manifest, and what is known of it without running it.
+/// The result of a survey of one folder with a manifest.
 #[derive(Debug)]
 pub struct SurveyedPlugin {
     /// The folder.
     pub folder: PathBuf,
-    /// The manifest, as far as it could be read.
+    /// The manifest; `None` if it cannot be read.
     pub manifest: Option<Manifest>,
-    /// What the library's stamp says; none for processes.
+    /// The library's stamp; `None` for processes.
     pub built: Option<Built>,
-    /// Whether the file has the digest that the manifest states; none where it was not looked
-    /// at, or the manifest states none.
+    /// Whether the file has the digest that the manifest states; `None` if that was not checked, or
+    /// the manifest states none.
     pub verified: Option<bool>,
-    /// Why it would not be loaded.
+    /// Why it cannot be loaded.
     pub problem: Option<Error>,
 }
 
-/// What a library's stamp says.
+/// The build information in a library's stamp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Built {
@@ -44,68 +44,67 @@ pub struct Built {
     pub rustc: String,
     /// The target that it was built for.
     pub target: String,
-    /// How panics are handled in it.
+    /// Its panic strategy, such as `unwind`.
     pub panic: String,
 }
 
-/// Everything that is known of one plugin without running it.
+/// Details about one plugin, found without running it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// What a survey tells.
+    /// The result of the survey.
     pub surveyed: SurveyedPlugin,
     /// The library's file.
     pub library: Option<PathBuf>,
-    /// The digest of the file as it is.
+    /// The current digest of the file.
     pub sha256: Option<Digest>,
-    /// Bytes of the file as it is.
+    /// The current length of the file in bytes.
     pub length: Option<u64>,
     /// The shared libraries that it links.
     pub needs: Vec<String>,
     /// The names that it exports.
     pub exports: Vec<String>,
-    /// Why the library will stay mapped when the plugin is replaced, as far as its file tells.
+    /// Why the library will stay mapped when the plugin is replaced, according to its file.
     pub stays_mapped: Option<String>,
 }
 
-/// Finds every folder with a manifest below `roots`; problems are those of the walk itself.
+/// Finds every folder with a manifest below `roots`, and the problems of the search.
 ///
-/// A folder above which others may write is passed over: they could put anything in its place.
+/// Skips a folder if other users can write to one above it: they could replace it.
 pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Error>) {
     let mut folders = Vec::new();
     let mut problems = Vec::new();
     for root in roots {
-        let passed_over = |problem| {
-            Error::new(ErrorKind::Integrity, "a folder was passed over").caused_by(problem)
-        };
-        // One that is not there is told of by the walk.
+        let skipped =
+            |problem| Error::new(ErrorKind::Integrity, "a folder was skipped").caused_by(problem);
+        // The search reports a root that does not exist.
         if let Err(problem) = trust::check_above(root, rules.trust())
             && !matches!(problem, ArtifactError::Read { .. })
         {
-            problems.push(passed_over(problem));
+            problems.push(skipped(problem));
             continue;
         }
         let found = discover::find(root, discover::Limits::default());
-        problems.extend(found.problems.into_iter().map(passed_over));
+        problems.extend(found.problems.into_iter().map(skipped));
         for folder in found.folders {
-            let above = match folder.parent().unwrap_or(root) {
-                // Of a name alone, and of `.`.
-                above if above.as_os_str().is_empty() => Path::new("."),
-                above => above,
+            let parent = match folder.parent().unwrap_or(root) {
+                // The parent of a bare name, and of `.`.
+                parent if parent.as_os_str().is_empty() => Path::new("."),
+                parent => parent,
             };
-            match trust::check_chain(root, above, rules.trust()) {
+            match trust::check_chain(root, parent, rules.trust()) {
                 Ok(()) => folders.push(folder),
-                Err(problem) => problems.push(passed_over(problem)),
+                Err(problem) => problems.push(skipped(problem)),
             }
         }
     }
-    // Roots may lie in each other.
-    let mut seen = std::collections::HashSet::new();
-    folders.retain(|folder| seen.insert(folder.clone()));
+    // Roots may be nested.
+    let mut unique = std::collections::HashSet::new();
+    folders.retain(|folder| unique.insert(folder.clone()));
     (folders, problems)
 }
 
-/// Looks at one folder: its manifest, its stamp, and its config against `config_schema`.
+/// Checks one folder: its manifest, its stamp, and its config against `config_schema`.
 pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
     let mut surveyed = SurveyedPlugin {
         folder: folder.to_owned(),
@@ -130,7 +129,7 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
         }
     };
     if let Some(artifact) = library.filter(|_| candidate.kind() == Kind::Library) {
-        match check(&candidate, &artifact) {
+        match check_library(&candidate, &artifact) {
             Ok(probed) => surveyed.built = Some(built(probed)),
             Err(error) => surveyed.problem = Some(error),
         }
@@ -142,7 +141,7 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
     surveyed
 }
 
-/// Looks at one folder closely.
+/// Inspects one folder in detail.
 pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
     let surveyed = survey(folder, rules);
     let mut inspection = Inspection {
@@ -171,7 +170,7 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
     }
     if candidate.kind() == Kind::Library {
         if let Ok(probed) = probe(artifact.bytes()) {
-            inspection.stays_mapped = pinned_by_file(&probed);
+            inspection.stays_mapped = pin_reason(&probed);
             inspection.needs = probed.needs;
         }
         inspection.exports = exports(artifact.bytes()).unwrap_or_default();
@@ -182,7 +181,7 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
     inspection
 }
 
-/// A candidate's library or program as it lies there now; none if it has none.
+/// Reads a candidate's library or program; `None` if it has neither.
 pub(crate) fn read_artifact(
     candidate: &Candidate,
     rules: &Rules,
@@ -207,7 +206,7 @@ pub(crate) fn read_artifact(
 }
 
 /// Probes a library and compares its stamp with its manifest and this host.
-pub(super) fn check(candidate: &Candidate, artifact: &Artifact) -> Result<Probed, Error> {
+pub(super) fn check_library(candidate: &Candidate, artifact: &Artifact) -> Result<Probed, Error> {
     let manifest = &candidate.manifest;
     let probed = probe(artifact.bytes()).map_err(|error| {
         let file = Error::new(ErrorKind::Integrity, format!("`{}`", artifact.path().display()));

@@ -1,5 +1,5 @@
-//! Carries a swap out, step by step: the new build starts beside the old one, takes its state,
-//! and is promoted. Whatever fails before that leaves the old one serving.
+//! Performs a swap, step by step: the new build starts next to the old one, takes its state, and
+//! is promoted. If an earlier step fails, the old build keeps serving.
 
 use std::sync::Arc;
 
@@ -16,152 +16,152 @@ use crate::manifest::{Handover, Manifest};
 use crate::pool::RunOutcome;
 use crate::slot::Slot;
 
-/// A swap that was done.
+/// A completed swap.
 #[derive(Debug)]
 pub(crate) struct Swapped {
     pub(crate) build: Build,
-    /// What served before, which drains; none where it was stopped first.
-    pub(crate) before: Option<Arc<Generation>>,
+    /// The previous generation, which drains; `None` if it was stopped first.
+    pub(crate) previous: Option<Arc<Generation>>,
 }
 
-/// Replaces what serves in `slot` by `next`, whose code comes from `source`.
+/// Replaces the current generation of `slot` by `next`, whose code comes from `source`.
 pub(crate) fn swap(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     slot: &Arc<Slot>,
-    before: &Manifest,
+    previous: &Manifest,
     next: &Candidate,
     source: Source,
 ) -> Result<Swapped, Error> {
     match handover(slot, next) {
-        Handover::Overlap => overlap(workshop, slot, next, source),
-        Handover::Pause => pause(workshop, slot, next, source),
-        Handover::StopFirst => super::stop_first::swap(workshop, slot, before, next, source),
+        Handover::Overlap => overlap(context, slot, next, source),
+        Handover::Pause => pause(context, slot, next, source),
+        Handover::StopFirst => super::stop_first::swap(context, slot, previous, next, source),
     }
 }
 
-/// How the next build takes over: one that listens at a fixed place is stopped first.
+/// Returns how the next build takes over: a build with a fixed socket is stopped first.
 fn handover(slot: &Slot, next: &Candidate) -> Handover {
-    let wanted = next.manifest.handover();
-    let fixed = slot.pin().ok().and_then(|token| token.fixed_socket());
-    let Some(socket) = fixed.filter(|_| wanted != Handover::StopFirst) else { return wanted };
+    let requested = next.manifest.handover();
+    let fixed = slot.pin().ok().and_then(|instance| instance.fixed_socket());
+    let Some(socket) = fixed.filter(|_| requested != Handover::StopFirst) else { return requested };
     tracing::info!(
-        plugin = %slot.name, socket = %socket.display(), %wanted,
-        "the build that serves listens at a fixed place, so it is stopped first (`stop-first`)"
+        plugin = %slot.name, socket = %socket.display(), %requested,
+        "the current build listens on a fixed socket: using the handover `stop-first`"
     );
     Handover::StopFirst
 }
 
-/// The old build serves until the new one does; what it changes after its snapshot is lost.
+/// Keeps the old build serving until the new one is ready; changes after its snapshot are lost.
 fn overlap(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     slot: &Arc<Slot>,
     next: &Candidate,
     source: Source,
 ) -> Result<Swapped, Error> {
-    let fresh = NewGeneration::start(workshop, next, source, slot, Until::Started)?;
-    let state = match slot.pin().and_then(|token| snapshot(workshop, next, &token)) {
+    let new_generation = NewGeneration::start(context, next, source, slot, Until::Started)?;
+    let state = match slot.pin().and_then(|instance| snapshot(context, next, &instance)) {
         Ok(state) => state,
         Err(error) => {
-            fresh.abort(workshop, next);
+            new_generation.abort(context, next);
             return Err(error);
         }
     };
-    let (token, build) = fresh.ready(workshop, next, state)?;
-    match slot.promote(token) {
-        Ok(before) => Ok(Swapped { build, before }),
-        Err(late) => Err(drain_timeout_error(workshop, slot, late)),
+    let (instance, build) = new_generation.ready(context, next, state)?;
+    match slot.promote(instance) {
+        Ok(previous) => Ok(Swapped { build, previous }),
+        Err(rejected) => Err(drain_timeout_error(context, slot, rejected)),
     }
 }
 
-/// Calls wait while the state travels, so nothing of it is lost.
+/// Makes calls wait while the state moves, so no change is lost.
 fn pause(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     slot: &Arc<Slot>,
     next: &Candidate,
     source: Source,
 ) -> Result<Swapped, Error> {
-    let fresh = NewGeneration::start(workshop, next, source, slot, Until::Started)?;
+    let new_generation = NewGeneration::start(context, next, source, slot, Until::Started)?;
     let Some(paused) = slot.pause() else {
-        fresh.abort(workshop, next);
+        new_generation.abort(context, next);
         return Err(slot.unloaded_error());
     };
-    let before = match slot.drain(&paused, workshop.limits.pause_timeout) {
-        Ok(token) => token,
-        Err(held) => {
+    let previous = match slot.drain(&paused, context.limits.pause_timeout) {
+        Ok(instance) => instance,
+        Err(active) => {
             slot.resume(paused, None);
-            fresh.abort(workshop, next);
-            return Err(undrained_error(workshop, next, held));
+            new_generation.abort(context, next);
+            return Err(undrained_error(context, next, active));
         }
     };
-    let swapped = match snapshot(workshop, next, &before) {
-        Ok(state) => fresh.ready(workshop, next, state),
+    let swapped = match snapshot(context, next, &previous) {
+        Ok(state) => new_generation.ready(context, next, state),
         Err(error) => {
-            fresh.abort(workshop, next);
+            new_generation.abort(context, next);
             Err(error)
         }
     };
     match swapped {
-        Ok((token, build)) => {
-            if let Err(late) = slot.promote(token) {
-                // Who took the plugin out of service ends the one before.
-                drop(before);
-                return Err(drain_timeout_error(workshop, slot, late));
+        Ok((instance, build)) => {
+            if let Err(rejected) = slot.promote(instance) {
+                // The unload that ran meanwhile stops the previous generation.
+                drop(previous);
+                return Err(drain_timeout_error(context, slot, rejected));
             }
-            let generation = Arc::clone(before.generation());
+            let generation = Arc::clone(previous.generation());
             generation.set_current(false);
-            // Hands the instance back, for whoever ends the generation.
-            drop(before);
-            Ok(Swapped { build, before: Some(generation) })
+            // Returns the instance to the unload of its generation.
+            drop(previous);
+            Ok(Swapped { build, previous: Some(generation) })
         }
         Err(error) => {
-            slot.resume(paused, Some(before));
+            slot.resume(paused, Some(previous));
             Err(error)
         }
     }
 }
 
-/// Takes the state of a generation, on a thread of its own.
+/// Takes the state of a generation, on a separate thread.
 pub(super) fn snapshot(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     next: &Candidate,
-    token: &Arc<InstanceRef>,
+    instance: &Arc<InstanceRef>,
 ) -> Result<Option<Snapshot>, Error> {
     let failed = || next.failed(LoadStep::Snapshot, ErrorKind::StartFailed);
-    let wait_max = workshop.limits.start_timeout;
-    let state = match token.call_within(wait_max, |body| body.snapshot()) {
+    let timeout = context.limits.start_timeout;
+    let state = match instance.call_within(timeout, |backend| backend.snapshot()) {
         RunOutcome::Completed(state) => state.map_err(|error| failed().caused_by(error))?,
         RunOutcome::TimedOut => {
-            let message = format!("it did not end within {} ms", wait_max.as_millis());
+            let message = format!("it did not finish within {} ms", timeout.as_millis());
             return Err(failed().caused_by(message));
         }
         RunOutcome::SpawnFailed(error) => return Err(failed().caused_by(error)),
     };
-    let bytes_max = workshop.limits.max_snapshot_bytes;
+    let max_bytes = context.limits.max_snapshot_bytes;
     match &state {
-        Some(state) if state.as_bytes().len() as u64 > bytes_max => {
+        Some(state) if state.as_bytes().len() as u64 > max_bytes => {
             let found = state.as_bytes().len();
-            let message = format!("it has {found} bytes; this host carries at most {bytes_max}");
+            let message = format!("it has {found} bytes; the limit is {max_bytes}");
             Err(failed().caused_by(message))
         }
         _ => Ok(state),
     }
 }
 
-/// Ends a generation whose plugin was taken out of service before it could serve.
+/// Stops a generation whose plugin was unloaded before it could serve.
 pub(super) fn drain_timeout_error(
-    workshop: &LoaderContext,
+    context: &LoaderContext,
     slot: &Slot,
-    token: Arc<InstanceRef>,
+    instance: Arc<InstanceRef>,
 ) -> Error {
-    let generation = Arc::clone(token.generation());
-    drop(token);
-    let limits = &workshop.limits;
-    unload(&generation, limits.drain_timeout, limits, &workshop.keeper);
+    let generation = Arc::clone(instance.generation());
+    drop(instance);
+    let limits = &context.limits;
+    unload(&generation, limits.drain_timeout, limits, &context.deferred_unloads);
     slot.unloaded_error()
 }
 
-pub(super) fn undrained_error(workshop: &LoaderContext, next: &Candidate, held: usize) -> Error {
-    let waited = workshop.limits.pause_timeout.as_millis();
-    let message = format!("{held} calls or pins were still held after {waited} ms");
+pub(super) fn undrained_error(context: &LoaderContext, next: &Candidate, active: usize) -> Error {
+    let timeout_ms = context.limits.pause_timeout.as_millis();
+    let message = format!("{active} calls or pins were still active after {timeout_ms} ms");
     next.failed(LoadStep::Drain, ErrorKind::Overloaded).caused_by(message)
 }

@@ -1,5 +1,5 @@
-//! The doorbell: what the file system tells becomes folders that settled. Knows no plugins: it
-//! says which folder is to be looked at, and somebody else says what that came to.
+//! Watches plugin directories and reports the folders whose files stopped changing. Knows no
+//! plugins: a handler loads them and returns the outcome.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,71 +17,71 @@ use super::roots::Roots;
 use super::signature::{Signature, Signatures};
 use crate::artifact::discover::MANIFEST;
 
-/// What wakes the loop.
+/// What wakes the watch thread.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Something happened to a path.
-    Touched { path: PathBuf, change: Change },
-    /// Something happened that was not told.
-    Missed,
-    /// A look is done, or the end has come.
+    /// A path changed.
+    Changed { path: PathBuf, change: Change },
+    /// Events were lost.
+    EventsLost,
+    /// An attempt finished, or the thread should stop.
     Woken,
 }
 
-/// Events that may wait; beyond it everything is looked at instead.
+/// The capacity of the event channel; on overflow, all folders are scanned.
 const MAX_EVENTS: usize = 1024;
-/// Folders that are looked at at once: each may cost a thread.
+/// Attempts that run at the same time; each may cost a thread.
 const MAX_RUNNING: usize = 8;
-/// Full looks are at least so far apart.
-const RESCAN_EVERY: Duration = Duration::from_millis(50);
-/// How often plugin directories are looked for that are not there, or are others by now.
-const ROOTS_EVERY: Duration = Duration::from_secs(1);
+/// The minimum time between two full scans.
+const RESCAN_INTERVAL: Duration = Duration::from_millis(50);
+/// How often to check for plugin directories that are missing or were replaced.
+const ROOTS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who looks at folders that settled.
+/// Handles folders whose files stopped changing.
 pub(crate) trait ChangeHandler: Send + 'static {
-    /// Looks, without waiting for anything; the answer may come later.
-    fn run(&mut self, folder: &Path, look: Attempt, answerer: OutcomeSender);
+    /// Starts an attempt, without waiting; the outcome may follow later.
+    fn run(&mut self, folder: &Path, attempt: Attempt, sender: OutcomeSender);
 
-    /// The folders that waited for something to change elsewhere.
+    /// Returns the folders that wait for a change elsewhere.
     fn waiting(&mut self) -> Vec<PathBuf>;
 }
 
-/// A folder that was looked at, and what that came to.
+/// A folder and the outcome of its attempt.
 type FolderOutcome = (PathBuf, AttemptOutcome);
 
-/// Where the answer of a look goes; dropped without one, there was nothing to do.
+/// Sends the outcome of an attempt; `Done` if dropped without one.
 #[derive(Debug)]
 pub(crate) struct OutcomeSender {
-    answers: Sender<FolderOutcome>,
+    outcomes: Sender<FolderOutcome>,
     sender: SyncSender<Event>,
     folder: PathBuf,
     outcome: AttemptOutcome,
 }
 
 impl OutcomeSender {
-    pub(crate) fn send(mut self, answer: AttemptOutcome) {
-        self.outcome = answer;
+    pub(crate) fn send(mut self, outcome: AttemptOutcome) {
+        self.outcome = outcome;
     }
 }
 
 impl Drop for OutcomeSender {
     fn drop(&mut self) {
-        // A loop that has ended needs no answer, and one that has much to hear is awake.
-        let _ = self.answers.send((std::mem::take(&mut self.folder), self.outcome));
+        // A thread that stopped needs no outcome, and a full channel keeps it awake.
+        let _ = self.outcomes.send((std::mem::take(&mut self.folder), self.outcome));
         let _ = self.sender.try_send(Event::Woken);
     }
 }
 
-/// What is watched, and how.
+/// What to watch, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchOptions {
     pub(crate) dirs: Vec<PathBuf>,
     pub(crate) rules: Rules,
-    /// Look that often instead of being told.
+    /// Polls in this interval instead of waiting for events.
     pub(crate) poll_interval: Option<Duration>,
 }
 
-/// A loop that watches until this is dropped.
+/// A thread that watches until this is dropped.
 pub(crate) struct Watch {
     sender: SyncSender<Event>,
     flags: Arc<Flags>,
@@ -89,18 +89,18 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// From here on changes are seen; what is there already is taken as known.
+    /// Starts watching. The current state of all folders counts as known.
     pub(crate) fn start(
-        watching: WatchOptions,
-        visitor: impl ChangeHandler,
+        options: WatchOptions,
+        handler: impl ChangeHandler,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(MAX_EVENTS);
         let flags = Arc::new(Flags::default());
-        let mut doorkeeper =
-            WatchThread::new(watching, visitor, sender.clone(), Arc::clone(&flags));
-        doorkeeper.begin();
+        let mut watch_thread =
+            WatchThread::new(options, handler, sender.clone(), Arc::clone(&flags));
+        watch_thread.begin();
         let thread = std::thread::Builder::new().name("hotbay-watch".to_owned());
-        let thread = thread.spawn(move || doorkeeper.run(&receiver))?;
+        let thread = thread.spawn(move || watch_thread.run(&receiver))?;
         Ok(Self { sender, flags, thread: Some(thread) })
     }
 }
@@ -108,12 +108,12 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.flags.stop.store(true, Ordering::Release);
-        // A full channel keeps the loop awake as well.
+        // A full channel keeps the thread awake as well.
         let _ = self.sender.try_send(Event::Woken);
         let Some(thread) = self.thread.take() else { return };
-        // It may be the loop itself that let go of the last host.
+        // The watch thread itself may drop the last host.
         if thread.thread().id() != std::thread::current().id() {
-            // A panic of the loop was reported when it happened.
+            // A panic of the thread was reported when it happened.
             let _ = thread.join();
         }
     }
@@ -125,55 +125,55 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// The state of the loop.
-struct WatchThread<V> {
+/// The state of the watch thread.
+struct WatchThread<H> {
     roots: Roots,
     rules: Rules,
     poll_interval: Option<Duration>,
     debouncer: Debouncer<Signature>,
     signatures: Signatures,
-    handler: V,
+    handler: H,
     sender: SyncSender<Event>,
-    /// Holds at most one answer for each look.
+    /// Holds at most one outcome for each attempt.
     outcomes: (Sender<FolderOutcome>, Receiver<FolderOutcome>),
     flags: Arc<Flags>,
-    /// Folders beside whose files something happened.
+    /// Folders in which an unrelated file changed.
     touched: BTreeSet<PathBuf>,
     running: usize,
-    rescan_wanted: bool,
+    rescan_needed: bool,
     rescanned_at: Option<Instant>,
-    roots_at: Instant,
+    check_roots_at: Instant,
 }
 
-impl<V: ChangeHandler> WatchThread<V> {
+impl<H: ChangeHandler> WatchThread<H> {
     fn new(
-        watching: WatchOptions,
-        visitor: V,
+        options: WatchOptions,
+        handler: H,
         sender: SyncSender<Event>,
         flags: Arc<Flags>,
     ) -> Self {
-        let WatchOptions { dirs, rules, poll_interval } = watching;
-        let bell =
+        let WatchOptions { dirs, rules, poll_interval } = options;
+        let watcher =
             poll_interval.is_none().then(|| FsWatcher::new(sender.clone(), Arc::clone(&flags)));
         Self {
-            roots: Roots::new(dirs, bell.flatten()),
+            roots: Roots::new(dirs, watcher.flatten()),
             rules,
             poll_interval,
             debouncer: Debouncer::new(DebounceLimits::default()),
             signatures: Signatures::default(),
-            handler: visitor,
+            handler: handler,
             sender,
             outcomes: channel(),
             flags,
             touched: BTreeSet::new(),
             running: 0,
-            rescan_wanted: false,
+            rescan_needed: false,
             rescanned_at: None,
-            roots_at: Instant::now(),
+            check_roots_at: Instant::now(),
         }
     }
 
-    /// Watches, then takes what is there as known.
+    /// Starts watching, then adds all current folders as known.
     fn begin(&mut self) {
         for dir in self.roots.watch() {
             for folder in super::folders(std::slice::from_ref(&dir), &self.rules).0 {
@@ -189,7 +189,7 @@ impl<V: ChangeHandler> WatchThread<V> {
             match events.recv_timeout(self.wait(Instant::now())) {
                 Ok(event) => {
                     self.receive(event);
-                    // No more than were there, so that what is due gets its turn.
+                    // At most one channel's worth, so that due attempts get their turn.
                     for event in events.try_iter().take(MAX_EVENTS) {
                         self.receive(event);
                     }
@@ -201,55 +201,56 @@ impl<V: ChangeHandler> WatchThread<V> {
         self.roots.stop();
     }
 
-    /// How long nothing is to be done by itself.
+    /// Returns the time until something is due.
     fn wait(&self, now: Instant) -> Duration {
-        let settled = self.debouncer.next_at().filter(|_| self.running < MAX_RUNNING);
-        let rescan = self.rescanned_at.filter(|_| self.rescan_wanted);
-        let rescan = rescan.map(|at| at + RESCAN_EVERY);
-        let at = [settled, rescan].into_iter().flatten().fold(self.roots_at, Instant::min);
+        let attempt = self.debouncer.next_at().filter(|_| self.running < MAX_RUNNING);
+        let rescan = self.rescanned_at.filter(|_| self.rescan_needed);
+        let rescan = rescan.map(|at| at + RESCAN_INTERVAL);
+        let at = [attempt, rescan].into_iter().flatten().fold(self.check_roots_at, Instant::min);
         at.saturating_duration_since(now)
     }
 
-    /// Does what is due.
+    /// Runs everything that is due.
     fn run_due(&mut self, now: Instant) {
-        while let Ok((folder, answer)) = self.outcomes.1.try_recv() {
-            self.finished(&folder, answer, now);
+        while let Ok((folder, outcome)) = self.outcomes.1.try_recv() {
+            self.finished(&folder, outcome, now);
         }
-        if self.flags.missed.swap(false, Ordering::AcqRel) {
-            self.rescan_wanted = true;
+        if self.flags.events_lost.swap(false, Ordering::AcqRel) {
+            self.rescan_needed = true;
         }
-        if self.roots_at <= now {
-            self.roots_at = now + self.poll_interval.unwrap_or(ROOTS_EVERY);
-            self.rescan_wanted |= self.roots.changed() || self.roots.is_unwatched();
+        if self.check_roots_at <= now {
+            self.check_roots_at = now + self.poll_interval.unwrap_or(ROOTS_INTERVAL);
+            self.rescan_needed |= self.roots.changed() || self.roots.is_unwatched();
         }
-        let is_time = self.rescanned_at.is_none_or(|at| at + RESCAN_EVERY <= now);
-        if self.rescan_wanted && is_time {
+        let is_time = self.rescanned_at.is_none_or(|at| at + RESCAN_INTERVAL <= now);
+        if self.rescan_needed && is_time {
             self.rescan(now);
         }
         for folder in std::mem::take(&mut self.touched) {
             self.record_change(&folder, Change::Unrelated, now);
         }
-        let room = MAX_RUNNING - self.running;
+        let free = MAX_RUNNING - self.running;
         let signatures = &mut self.signatures;
-        for (folder, look) in self.debouncer.take_due(now, room, |folder| signatures.of(folder)) {
-            if !self.roots.hold(&folder) {
-                // Not a plugin is gone but the place of all: they serve until it is back.
+        for (folder, attempt) in self.debouncer.take_due(now, free, |folder| signatures.of(folder))
+        {
+            if !self.roots.contain(&folder) {
+                // The whole directory is gone, not one plugin: they serve until it is back.
                 self.debouncer.postpone(&folder);
                 continue;
             }
             self.running += 1;
-            let (answers, sender) = (self.outcomes.0.clone(), self.sender.clone());
-            let answer = AttemptOutcome::Done;
-            let answerer =
-                OutcomeSender { answers, sender, folder: folder.clone(), outcome: answer };
-            self.handler.run(&folder, look, answerer);
+            let (outcomes, sender) = (self.outcomes.0.clone(), self.sender.clone());
+            let outcome = AttemptOutcome::Done;
+            let sender =
+                OutcomeSender { outcomes, sender, folder: folder.clone(), outcome: outcome };
+            self.handler.run(&folder, attempt, sender);
         }
     }
 
-    fn finished(&mut self, folder: &Path, answer: AttemptOutcome, now: Instant) {
+    fn finished(&mut self, folder: &Path, outcome: AttemptOutcome, now: Instant) {
         self.running -= 1;
-        self.debouncer.finish(folder, answer);
-        if answer == AttemptOutcome::Changed {
+        self.debouncer.finish(folder, outcome);
+        if outcome == AttemptOutcome::Changed {
             for folder in self.handler.waiting() {
                 self.debouncer.retry(&folder, now);
             }
@@ -258,25 +259,26 @@ impl<V: ChangeHandler> WatchThread<V> {
 
     fn receive(&mut self, event: Event) {
         match event {
-            Event::Touched { path, change } => self.touched(&path, change),
-            Event::Missed => self.rescan_wanted = true,
+            Event::Changed { path, change } => self.touched(&path, change),
+            Event::EventsLost => self.rescan_needed = true,
             Event::Woken => {}
         }
     }
 
-    /// Finds the folder that a path belongs to.
+    /// Records a change of a path for the folder that it belongs to.
     fn touched(&mut self, path: &Path, change: Change) {
-        if self.debouncer.knows(path) {
-            // The folder itself: another one may stand there, whose files nobody watches yet.
+        if self.debouncer.contains(path) {
+            // The folder itself: it may be a new one, whose files are not watched yet.
             let change = if change == Change::Renamed { change } else { Change::Unrelated };
             self.record_change(path, change, Instant::now());
-            self.rescan_wanted = true;
+            self.rescan_needed = true;
             return;
         }
-        let mut above = path.ancestors().skip(1);
-        if let Some(folder) = above.find(|folder| self.debouncer.knows(folder)).map(Path::to_owned)
+        let mut ancestors = path.ancestors().skip(1);
+        if let Some(folder) =
+            ancestors.find(|folder| self.debouncer.contains(folder)).map(Path::to_owned)
         {
-            if self.signatures.counts(&folder, path) {
+            if self.signatures.is_relevant(&folder, path) {
                 self.record_change(&folder, change, Instant::now());
             } else {
                 self.touched.insert(folder);
@@ -284,13 +286,13 @@ impl<V: ChangeHandler> WatchThread<V> {
             return;
         }
         let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST);
-        self.rescan_wanted |= is_manifest
+        self.rescan_needed |= is_manifest
             || match path.symlink_metadata() {
-                // Perhaps of a folder that is known by another name.
-                Ok(metadata) if metadata.is_file() => leads_elsewhere(path),
+                // It may belong to a folder that is known under another name.
+                Ok(metadata) if metadata.is_file() => is_below_link(path),
                 // A new folder, or a link to one.
                 Ok(_) => true,
-                // Gone, and perhaps folders with it.
+                // It was removed, perhaps with folders in it.
                 Err(_) => !self.debouncer.below(path).is_empty(),
             };
     }
@@ -300,9 +302,9 @@ impl<V: ChangeHandler> WatchThread<V> {
         self.debouncer.changed(folder, change, signature, now);
     }
 
-    /// Watches and looks at everything again.
+    /// Watches and scans everything again.
     fn rescan(&mut self, now: Instant) {
-        self.rescan_wanted = false;
+        self.rescan_needed = false;
         for dir in self.roots.watch() {
             let mut folders = self.debouncer.below(&dir);
             folders.extend(super::folders(std::slice::from_ref(&dir), &self.rules).0);
@@ -314,8 +316,8 @@ impl<V: ChangeHandler> WatchThread<V> {
     }
 }
 
-/// Whether a path's folder is one by way of a link only.
-fn leads_elsewhere(path: &Path) -> bool {
+/// Returns whether a path is reached through a link only.
+fn is_below_link(path: &Path) -> bool {
     let folder = path.parent().and_then(|parent| parent.canonicalize().ok());
     folder.is_some_and(|folder| !path.starts_with(folder))
 }

@@ -1,4 +1,4 @@
-//! Tests of the loop of `watch.rs`, with a visitor that only notes what it is asked.
+//! Tests of the thread of `watch.rs`, with a handler that only records attempts.
 
 use std::fs;
 use std::sync::Mutex;
@@ -8,15 +8,15 @@ use super::super::fs_watcher::NotifyHandler;
 use super::*;
 use crate::sync::lock;
 
-/// Notes which folders were to be looked at.
+/// Records which folders were attempted.
 #[derive(Clone, Default)]
-struct Notes(Arc<Mutex<Vec<String>>>);
+struct Attempts(Arc<Mutex<Vec<String>>>);
 
-impl ChangeHandler for Notes {
-    fn run(&mut self, folder: &Path, look: Attempt, answerer: OutcomeSender) {
+impl ChangeHandler for Attempts {
+    fn run(&mut self, folder: &Path, attempt: Attempt, sender: OutcomeSender) {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        lock(&self.0).push(format!("{name} {look:?}"));
-        answerer.send(AttemptOutcome::Done);
+        lock(&self.0).push(format!("{name} {attempt:?}"));
+        sender.send(AttemptOutcome::Done);
     }
 
     fn waiting(&mut self) -> Vec<PathBuf> {
@@ -24,8 +24,10 @@ impl ChangeHandler for Notes {
     }
 }
 
-/// A loop over `a` and `b` whose channel takes so many events; nothing rings by itself.
-fn doorkeeper(room: usize) -> (tempfile::TempDir, WatchThread<Notes>, Receiver<Event>, Notes) {
+/// Returns a thread over `a` and `b` whose channel has this capacity; it receives no events itself.
+fn watch_thread(
+    capacity: usize,
+) -> (tempfile::TempDir, WatchThread<Attempts>, Receiver<Event>, Attempts) {
     let root = tempfile::tempdir().unwrap();
     for name in ["a", "b"] {
         fs::create_dir(root.path().join(name)).unwrap();
@@ -34,20 +36,20 @@ fn doorkeeper(room: usize) -> (tempfile::TempDir, WatchThread<Notes>, Receiver<E
     let rules =
         Rules { allow_unverified: true, allow_writable_by_others: true, max_library_bytes: 1 };
     let dirs = vec![root.path().to_owned()];
-    // So seldom that nothing here is found by chance.
+    // So rare that no test finds anything by polling.
     let poll_interval = Some(Duration::from_secs(3600));
-    let (sender, receiver) = sync_channel(room);
-    let notes = Notes::default();
-    let watching = WatchOptions { dirs, rules, poll_interval };
-    let mut doorkeeper =
-        WatchThread::new(watching, notes.clone(), sender, Arc::new(Flags::default()));
-    doorkeeper.begin();
-    doorkeeper.roots_at += Duration::from_secs(3600);
-    (root, doorkeeper, receiver, notes)
+    let (sender, receiver) = sync_channel(capacity);
+    let attempts = Attempts::default();
+    let options = WatchOptions { dirs, rules, poll_interval };
+    let mut thread =
+        WatchThread::new(options, attempts.clone(), sender, Arc::new(Flags::default()));
+    thread.begin();
+    thread.check_roots_at += Duration::from_secs(3600);
+    (root, thread, receiver, attempts)
 }
 
-fn clapper(doorkeeper: &WatchThread<Notes>) -> NotifyHandler {
-    let (sender, flags) = (doorkeeper.sender.clone(), Arc::clone(&doorkeeper.flags));
+fn notify_handler(thread: &WatchThread<Attempts>) -> NotifyHandler {
+    let (sender, flags) = (thread.sender.clone(), Arc::clone(&thread.flags));
     NotifyHandler { sender, flags, _alive: channel().0 }
 }
 
@@ -57,40 +59,40 @@ fn event(path: PathBuf) -> notify::Event {
 }
 
 #[test]
-fn what_did_not_fit_into_the_channel_is_found_by_looking_at_everything() {
+fn full_channel_makes_thread_scan_everything() {
     use notify::EventHandler as _;
-    let (root, mut doorkeeper, receiver, notes) = doorkeeper(2);
-    let mut clapper = clapper(&doorkeeper);
+    let (root, mut thread, receiver, attempts) = watch_thread(2);
+    let mut handler = notify_handler(&thread);
     for number in 0..100 {
-        clapper.handle_event(Ok(event(root.path().join(format!("a/x{number}")))));
+        handler.handle_event(Ok(event(root.path().join(format!("a/x{number}")))));
     }
     let now = Instant::now();
     fs::write(root.path().join("b").join(MANIFEST), "{ }").unwrap();
-    clapper.handle_event(Ok(event(root.path().join("b").join(MANIFEST))));
-    assert!(doorkeeper.flags.missed.load(Ordering::Acquire));
-    assert_eq!(receiver.try_iter().map(|event| doorkeeper.receive(event)).count(), 2);
-    doorkeeper.run_due(now);
-    assert_eq!(*lock(&notes.0), Vec::<String>::new());
-    doorkeeper.run_due(now + DebounceLimits::default().quiet_period);
-    assert_eq!(*lock(&notes.0), ["b Tentative"]);
+    handler.handle_event(Ok(event(root.path().join("b").join(MANIFEST))));
+    assert!(thread.flags.events_lost.load(Ordering::Acquire));
+    assert_eq!(receiver.try_iter().map(|event| thread.receive(event)).count(), 2);
+    thread.run_due(now);
+    assert_eq!(*lock(&attempts.0), Vec::<String>::new());
+    thread.run_due(now + DebounceLimits::default().quiet_period);
+    assert_eq!(*lock(&attempts.0), ["b Tentative"]);
 }
 
 #[test]
-fn what_the_system_lost_is_found_by_looking_at_everything() {
+fn event_loss_makes_thread_scan_everything() {
     use notify::EventHandler as _;
     let lost = notify::Event::new(notify::EventKind::Other);
     let lost = lost.set_flag(notify::event::Flag::Rescan);
-    for told in [Ok(lost), Err(notify::Error::generic("no room"))] {
-        let (root, mut doorkeeper, receiver, notes) = doorkeeper(2);
+    for event in [Ok(lost), Err(notify::Error::generic("queue overflow"))] {
+        let (root, mut thread, receiver, attempts) = watch_thread(2);
         fs::create_dir(root.path().join("new")).unwrap();
         fs::write(root.path().join("new").join(MANIFEST), "{").unwrap();
-        clapper(&doorkeeper).handle_event(told);
+        notify_handler(&thread).handle_event(event);
         for event in receiver.try_iter() {
-            doorkeeper.receive(event);
+            thread.receive(event);
         }
         let now = Instant::now();
-        doorkeeper.run_due(now);
-        doorkeeper.run_due(now + DebounceLimits::default().quiet_period);
-        assert_eq!(*lock(&notes.0), ["new Tentative"]);
+        thread.run_due(now);
+        thread.run_due(now + DebounceLimits::default().quiet_period);
+        assert_eq!(*lock(&attempts.0), ["new Tentative"]);
     }
 }

@@ -45,7 +45,7 @@ impl LaunchFolder {
             make_usable(&path)?;
             Ok(path.clone())
         };
-        let (path, lock) = FolderLock::made(make, PathBuf::as_path)?;
+        let (path, lock) = FolderLock::create(make, PathBuf::as_path)?;
         Ok(Self { path, _lock: lock })
     }
 

@@ -38,16 +38,20 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Restores the private copy if it was removed, and checks the files beside it.
-    pub(super) async fn ensure_intact(&self) -> Result<(), String> {
+    /// Restores the private copy if it was removed, and checks the files beside it. Returns the
+    /// message and the hint of an error.
+    pub(super) async fn ensure_intact(&self) -> Result<(), (String, Option<String>)> {
         let staged = Arc::clone(&self.staged);
         let ensured = tokio::task::spawn_blocking(move || staged.ensure_intact());
         match ensured.await {
-            Ok(ensured) => ensured.map_err(|error| match error.source() {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
+            Ok(ensured) => ensured.map_err(|error| {
+                let message = match error.source() {
+                    Some(source) => format!("{error}: {source}"),
+                    None => error.to_string(),
+                };
+                (message, error.hint())
             }),
-            Err(_) => Err("the host is shutting down".to_owned()),
+            Err(_) => Err(("the host is shutting down".to_owned(), None)),
         }
     }
 

@@ -63,7 +63,7 @@ fn failure(response: &HttpResponse) -> Failure {
         Err(_) => {
             let text = String::from_utf8_lossy(&response.body);
             let text = text.trim();
-            let text = text::cut(text, text::MESSAGE_BYTES_MAX);
+            let text = text::cut(text, text::MAX_MESSAGE_BYTES);
             let message = if text.is_empty() { status.to_string() } else { text.into_owned() };
             Failure::Error(PluginError::new(status.as_u16().into(), message))
         }
@@ -74,15 +74,15 @@ impl ErrorBody {
     /// Converts the error; `status` is its code if it names none.
     pub(super) fn into_failure(self, status: i32) -> Failure {
         if let Some(fault) = self.fault {
-            let message = text::cut(&fault.message, text::MESSAGE_BYTES_MAX).into_owned();
+            let message = text::cut(&fault.message, text::MAX_MESSAGE_BYTES).into_owned();
             let location = fault.location.as_deref();
-            let location = location.map(|at| text::cut(at, text::LOCATION_BYTES_MAX).into_owned());
+            let location = location.map(|at| text::cut(at, text::MAX_LOCATION_BYTES).into_owned());
             return Failure::Panic(Fault::new(message, location, Vec::new()));
         }
         let code = self.code.or(self.status_code).and_then(|code| i32::try_from(code).ok());
         let code = code.unwrap_or(status);
         let message = self.message.unwrap_or_else(|| format!("returned the code {code}"));
-        let message = text::cut(&message, text::MESSAGE_BYTES_MAX).into_owned();
+        let message = text::cut(&message, text::MAX_MESSAGE_BYTES).into_owned();
         let mut error = PluginError::new(code, message);
         if self.retryable {
             error = error.retryable();
@@ -90,8 +90,8 @@ impl ErrorBody {
         if let Some(details) = self.details.filter(|details| !details.is_null()) {
             let json = details.to_string();
             error = error.with_details(match json.len() {
-                0..=text::DETAILS_BYTES_MAX => details,
-                _ => text::cut(&json, text::DETAILS_BYTES_MAX).into(),
+                0..=text::MAX_DETAILS_BYTES => details,
+                _ => text::cut(&json, text::MAX_DETAILS_BYTES).into(),
             });
         }
         Failure::Error(error)

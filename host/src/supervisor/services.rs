@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hotbay_plugin::abi::{LINE_BYTES_MAX, Record};
+use hotbay_plugin::abi::{MAX_LINE_BYTES, Record};
 use hotbay_plugin::{Level, ServiceError};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -29,7 +29,7 @@ use super::program::ObserverRef;
 const MAX_CONNECTIONS: usize = 16;
 
 /// Limit of one request: a message and fields, with the overhead of JSON.
-const MAX_BODY_BYTES: usize = 8 * LINE_BYTES_MAX;
+const MAX_BODY_BYTES: usize = 8 * MAX_LINE_BYTES;
 
 /// Timeout for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -44,13 +44,14 @@ const MAX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) struct NotStarted {
     pub(crate) step: LoadStep,
     pub(crate) message: String,
+    pub(crate) hint: Option<String>,
     /// Whether it exited with code 0, as an idle process does.
     pub(super) has_exited_with_success: bool,
 }
 
 impl NotStarted {
     pub(crate) fn at(step: LoadStep, message: impl fmt::Display) -> Self {
-        Self { step, message: message.to_string(), has_exited_with_success: false }
+        Self { step, message: message.to_string(), hint: None, has_exited_with_success: false }
     }
 }
 
@@ -104,7 +105,10 @@ pub(super) async fn start(
 ) -> Result<Started, NotStarted> {
     let until = Instant::now() + program.limits.start_timeout;
     let failed = |message: String| NotStarted::at(LoadStep::Launch, message);
-    program.ensure_intact().await.map_err(|message| NotStarted::at(LoadStep::Stage, message))?;
+    program.ensure_intact().await.map_err(|(message, hint)| NotStarted {
+        hint,
+        ..NotStarted::at(LoadStep::Stage, message)
+    })?;
     let folder = std::path::absolute(std::env::temp_dir())
         .and_then(|parent| LaunchFolder::make(&parent))
         .map_err(|error| {

@@ -297,7 +297,7 @@ impl Watch {
                     cause = ExitCause::Idle;
                 }
                 Err(NotStarted { step, message, .. }) => {
-                    let reason = format!("it did not restart, at the step `{step}`: {message}");
+                    let reason = format!("it failed to restart at step `{step}`: {message}");
                     self.observer.not_restarted(&reason);
                     why = reason.into();
                     cause = ExitCause::NotStarted;

@@ -1,16 +1,16 @@
-//! Fields as a JSON object of bounded size: what does not fit is cut, with a mark, and not
-//! formatted. It knows nothing of `tracing`.
+//! Writes fields as a JSON object up to a maximum size. The rest is neither kept nor formatted.
+//! Independent of `tracing`.
 
 use std::fmt::{self, Write};
 
-use crate::services::LINE_BYTES_MAX;
+use crate::services::MAX_LINE_BYTES;
 use crate::text::CUT;
 
-/// Room for what ends an object that was cut: a mark, brackets, and the field `cut`.
-const END_BYTES_MAX: usize = 64;
+/// Bytes reserved for the end of a truncated object: a mark, brackets and the field `cut`.
+const MAX_END_BYTES: usize = 64;
 
-/// An object of fields, as [`Record::fields`](crate::services::Record::fields) wants it. A
-/// value that is too long is cut; from the first field on that has no room, `cut` is true.
+/// Fields in the format of [`Record::fields`](crate::services::Record::fields). A long value is
+/// truncated. If fields were dropped, the object has the field `"cut": true`.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     json: String,
@@ -38,7 +38,7 @@ impl Fields {
         self.add(name, |json| json.push_quoted(format_args!("{value}")));
     }
 
-    /// A value of which only its text is known.
+    /// Adds a value that is only available as text.
     pub(super) fn debug(&mut self, name: &str, value: fmt::Arguments<'_>) {
         self.add(name, |json| {
             json.push(format_args!(r#"{{"debug":"#));
@@ -47,7 +47,7 @@ impl Fields {
         });
     }
 
-    /// The object; nothing where there is no field.
+    /// Returns the object, or the empty string if it has no fields.
     pub(super) fn finish(mut self) -> String {
         if self.is_cut {
             let comma = if self.json.is_empty() { "{" } else { "," };
@@ -60,15 +60,15 @@ impl Fields {
         self.json
     }
 
-    fn add(&mut self, name: &str, value: impl FnOnce(&mut Json<'_>)) {
-        // Escaped, a byte of a name may take six; the rest is for a number and its brackets.
-        let room = (LINE_BYTES_MAX - END_BYTES_MAX).saturating_sub(self.json.len());
-        if self.is_cut || name.len() * 6 + END_BYTES_MAX > room {
+    fn add(&mut self, name: &str, value: impl FnOnce(&mut JsonWriter<'_>)) {
+        // A byte of a name takes up to six bytes when escaped; the rest is for a number and brackets.
+        let remaining = (MAX_LINE_BYTES - MAX_END_BYTES).saturating_sub(self.json.len());
+        if self.is_cut || name.len() * 6 + MAX_END_BYTES > remaining {
             self.is_cut = true;
             return;
         }
         let first = self.json.is_empty();
-        let mut json = Json { json: &mut self.json };
+        let mut json = JsonWriter { json: &mut self.json };
         json.push(format_args!("{}", if first { "{" } else { "," }));
         json.push_quoted(format_args!("{name}"));
         json.push(format_args!(":"));
@@ -76,22 +76,22 @@ impl Fields {
     }
 }
 
-struct Json<'f> {
+struct JsonWriter<'f> {
     json: &'f mut String,
 }
 
-impl Json<'_> {
-    /// Adds JSON that is short.
+impl JsonWriter<'_> {
+    /// Writes short JSON.
     fn push(&mut self, json: fmt::Arguments<'_>) {
-        // A string takes everything.
+        // Writing to a string never fails.
         let _ = self.json.write_fmt(json);
     }
 
-    /// Adds a text as JSON; cuts it where there is no room.
+    /// Writes text as a JSON string, truncated if it does not fit.
     fn push_quoted(&mut self, text: fmt::Arguments<'_>) {
         self.json.push('"');
-        let mut quoted = Quoted { json: self.json, is_cut: false };
-        // It ends with an error where it is cut, or where the author's code says so.
+        let mut quoted = JsonString { json: self.json, is_cut: false };
+        // Fails if the text is truncated, or if the author's code fails.
         let _ = quoted.write_fmt(text);
         if quoted.is_cut {
             self.json.push_str(CUT);
@@ -100,16 +100,16 @@ impl Json<'_> {
     }
 }
 
-/// The inside of a JSON string.
-struct Quoted<'f> {
+/// Writes the content of a JSON string.
+struct JsonString<'f> {
     json: &'f mut String,
     is_cut: bool,
 }
 
-impl Write for Quoted<'_> {
+impl Write for JsonString<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for char in text.chars() {
-            if self.is_cut || self.json.len() + 6 > LINE_BYTES_MAX - END_BYTES_MAX {
+            if self.is_cut || self.json.len() + 6 > MAX_LINE_BYTES - MAX_END_BYTES {
                 self.is_cut = true;
                 return Err(fmt::Error);
             }
@@ -133,12 +133,12 @@ mod tests {
 
     fn parsed(fields: Fields) -> Value {
         let json = fields.finish();
-        assert!(json.len() <= LINE_BYTES_MAX, "{} bytes", json.len());
+        assert!(json.len() <= MAX_LINE_BYTES, "{} bytes", json.len());
         serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"))
     }
 
     #[test]
-    fn each_type_has_its_json() {
+    fn types_are_preserved_in_json() {
         let mut fields = Fields::default();
         fields.bool("b", true);
         fields.i64("i", i64::MIN);
@@ -147,24 +147,24 @@ mod tests {
         fields.f64("n", f64::NAN);
         fields.str("s", "a \"b\"\\\n\u{1}ü");
         fields.debug("d", format_args!("{:?}", Some("x")));
-        let wanted = json!({
+        let expected = json!({
             "b": true, "i": i64::MIN, "u": { "u64": u64::MAX }, "f": { "f64": "0.1" },
             "n": { "f64": "NaN" }, "s": "a \"b\"\\\n\u{1}ü", "d": { "debug": "Some(\"x\")" },
         });
-        assert_eq!(parsed(fields), wanted);
+        assert_eq!(parsed(fields), expected);
     }
 
     #[test]
-    fn no_field_is_no_object() {
+    fn no_fields_give_an_empty_string() {
         assert_eq!(Fields::default().finish(), "");
     }
 
     #[test]
-    fn a_long_value_is_cut_and_what_follows_is_left_out() {
+    fn long_value_is_truncated_and_later_fields_are_dropped() {
         for char in ["x", "\u{1}", "\"", "…"] {
             let mut fields = Fields::default();
             fields.i64("first", 1);
-            fields.debug("long", format_args!("{}", char.repeat(LINE_BYTES_MAX)));
+            fields.debug("long", format_args!("{}", char.repeat(MAX_LINE_BYTES)));
             fields.bool("last", true);
             let fields = parsed(fields);
             let long = fields["long"]["debug"].as_str().unwrap();
@@ -176,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn many_fields_and_long_names_find_an_end() {
+    fn many_fields_and_long_names_stay_within_the_limit() {
         let mut fields = Fields::default();
-        for number in 0..LINE_BYTES_MAX {
+        for number in 0..MAX_LINE_BYTES {
             fields.f64(&format!("field {number}"), f64::MIN_POSITIVE);
         }
         assert_eq!(parsed(fields)["cut"], true);
         let mut fields = Fields::default();
-        fields.bool(&"\u{1}".repeat(LINE_BYTES_MAX), true);
+        fields.bool(&"\u{1}".repeat(MAX_LINE_BYTES), true);
         assert_eq!(parsed(fields), json!({ "cut": true }));
     }
 }

@@ -1,32 +1,32 @@
-//! The crate `log`: a logger that forwards records to the host. Their key-values stay behind.
+//! A logger for the crate `log` that forwards records to the host, without their key-values.
 
 use std::sync::Once;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use super::text::Text;
-use super::{Busy, Way};
+use super::bounded_text::BoundedText;
+use super::{Destination, ForwardGuard};
 use crate::{Level, services};
 
-/// Forwards what is logged with `log`.
+/// Forwards records of the crate `log`.
 #[derive(Debug)]
-pub(crate) struct Forward(pub(crate) Way);
+pub(crate) struct ForwardingLogger(pub(crate) Destination);
 
-static FORWARD: Forward = Forward(Way::Started);
+static LOGGER: ForwardingLogger = ForwardingLogger(Destination::LatestStart);
 
 pub(super) fn install() {
     static ONCE: Once = Once::new();
-    // Later starts change only whom `Way::Started` finds.
+    // A later start only changes the destination of `Destination::LatestStart`.
     ONCE.call_once(|| {
-        // Another logger can be there only if an initialiser of the library set it.
-        if log::set_logger(&FORWARD).is_ok() {
-            // The host may want more at any time and cannot tell, so it is asked for each line.
+        // Fails only if an initializer of the library has set another logger.
+        if log::set_logger(&LOGGER).is_ok() {
+            // The level that the host wants may change at any time, so each line checks it.
             log::set_max_level(LevelFilter::Trace);
         }
     });
 }
 
-impl Log for Forward {
+impl Log for ForwardingLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.0.services().is_some_and(|host| host.enabled(level_of(metadata.level())))
     }
@@ -37,9 +37,9 @@ impl Log for Forward {
         if !host.enabled(level) {
             return;
         }
-        let Some(_busy) = Busy::enter() else { return };
-        let message = Text::of(*record.args());
-        // A line that the host does not take is lost.
+        let Some(_guard) = ForwardGuard::enter() else { return };
+        let message = BoundedText::format(*record.args());
+        // A line that the host rejects is lost.
         let _ = host.record(&services::Record {
             level,
             target: record.target(),

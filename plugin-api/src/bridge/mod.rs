@@ -1,9 +1,10 @@
-//! What a plugin logs with `tracing` or `log` goes to the host. A library has its own copies of
-//! both, in which nobody listens, so a start sets listeners that forward to whoever started it.
+//! Forwards lines that a plugin logs with `tracing` or `log` to the host. A library has its own
+//! copies of both crates, so each start of a plugin installs a subscriber and a logger there.
 //!
-//! They keep nothing on a thread that has a destructor, because that would keep the library
-//! mapped, and hold no lock while the author's code runs, which formatting is.
+//! They use no thread-local with a destructor, which would keep the library mapped. They hold no
+//! lock while a value is formatted, which runs the author's code.
 
+mod bounded_text;
 #[cfg(feature = "tracing")]
 mod fields;
 #[cfg(feature = "log")]
@@ -12,7 +13,6 @@ mod log;
 mod spans;
 #[cfg(all(test, feature = "testing", feature = "tracing", feature = "log"))]
 mod tests;
-mod text;
 #[cfg(feature = "tracing")]
 mod tracing;
 
@@ -21,12 +21,12 @@ use std::cell::Cell;
 use crate::services::{HostServices, current};
 
 #[cfg(all(feature = "testing", feature = "log"))]
-pub(crate) use self::log::Forward as ForwardLog;
+pub(crate) use self::log::ForwardingLogger;
 #[cfg(all(feature = "testing", feature = "tracing"))]
-pub(crate) use self::tracing::Forward as ForwardTracing;
+pub(crate) use self::tracing::ForwardingSubscriber;
 
-/// From now on what this library logs goes to whoever started it last; for the library, not for
-/// code that is compiled into a host and shares its listeners.
+/// Forwards everything that this library logs to its latest start. Not for plugins that are compiled
+/// into a host, which share the host's subscriber and logger.
 pub(crate) fn install() {
     #[cfg(feature = "tracing")]
     tracing::install();
@@ -34,43 +34,43 @@ pub(crate) fn install() {
     log::install();
 }
 
-/// Whom to forward to.
+/// Destination of forwarded lines.
 #[derive(Clone, Debug)]
-pub(crate) enum Way {
-    /// Whoever started this library last.
-    Started,
-    /// These, in tests.
+pub(crate) enum Destination {
+    /// The host of the latest start of this library.
+    LatestStart,
+    /// The given services, in tests.
     #[cfg(feature = "testing")]
-    To(HostServices),
+    Fixed(HostServices),
 }
 
-impl Way {
+impl Destination {
     fn services(&self) -> Option<HostServices> {
         match self {
-            Self::Started => current::get(),
+            Self::LatestStart => current::get(),
             #[cfg(feature = "testing")]
-            Self::To(services) => Some(services.clone()),
+            Self::Fixed(services) => Some(services.clone()),
         }
     }
 }
 
 thread_local! {
-    /// Whether this thread is about to forward. Without a destructor.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is forwarding a line. Has no destructor.
+    static IS_FORWARDING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Held while a thread forwards. What is logged meanwhile, by a `Debug` of the author's or by a
-/// call back from the host, is left out, so that no line brings forth another for ever.
-struct Busy;
+/// Held while a thread forwards a line. Lines that are logged meanwhile, by a `Debug` implementation
+/// or by the host, are dropped to prevent infinite recursion.
+struct ForwardGuard;
 
-impl Busy {
+impl ForwardGuard {
     fn enter() -> Option<Self> {
-        (!BUSY.replace(true)).then_some(Self)
+        (!IS_FORWARDING.replace(true)).then_some(Self)
     }
 }
 
-impl Drop for Busy {
+impl Drop for ForwardGuard {
     fn drop(&mut self) {
-        BUSY.set(false);
+        IS_FORWARDING.set(false);
     }
 }

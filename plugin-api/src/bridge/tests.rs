@@ -1,4 +1,4 @@
-//! What a fake host sees of what is logged with `tracing` and `log`.
+//! Tests what a fake host receives of lines logged with `tracing` and `log`.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,27 +7,27 @@ use log::Log;
 use serde_json::{Value, json};
 
 use crate::Level;
-use crate::services::LINE_BYTES_MAX;
+use crate::services::MAX_LINE_BYTES;
 use crate::testing::{FakeHost, Logged};
 use crate::text::CUT;
 
-/// Runs `body` as code of a plugin; answers with what the host saw.
+/// Runs `body` as code of a plugin; returns the lines that the host received.
 fn logged(host: &FakeHost, body: impl FnOnce()) -> Vec<Logged> {
     tracing::subscriber::with_default(host.subscriber(), body);
     host.logged()
 }
 
-/// The text of the spans around the only line that `body` logs.
+/// Returns the path of the spans of the only line that `body` logs.
 fn spans(body: impl FnOnce()) -> Value {
     let lines = logged(&FakeHost::new(), body);
     let [line] = &lines[..] else { panic!("{lines:?}") };
     line.fields["spans"].clone()
 }
 
-/// Counts how often it is formatted; logs a line each time.
-struct Costly<'a>(&'a AtomicU32);
+/// Counts how often it is formatted, and logs a line each time.
+struct LogsWhenFormatted<'a>(&'a AtomicU32);
 
-impl fmt::Debug for Costly<'_> {
+impl fmt::Debug for LogsWhenFormatted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fetch_add(1, Ordering::Relaxed);
         tracing::error!(again = ?self, "from within");
@@ -36,7 +36,7 @@ impl fmt::Debug for Costly<'_> {
 }
 
 #[test]
-fn an_event_arrives_with_its_level_target_message_and_fields() {
+fn event_arrives_with_level_target_message_and_fields() {
     let lines = logged(&FakeHost::new(), || {
         tracing::warn!(target: "mine", b = true, i = -1, u = 1_u64, f = 0.5, s = "s", d = ?[1], "n {}", 1);
     });
@@ -47,12 +47,12 @@ fn an_event_arrives_with_its_level_target_message_and_fields() {
 }
 
 #[test]
-fn what_the_host_does_not_want_is_not_formatted() {
+fn unwanted_event_is_not_formatted() {
     let (host, count) = (FakeHost::new(), AtomicU32::new(0));
     host.want(Level::Info);
     let lines = logged(&host, || {
-        tracing::debug!(costly = ?Costly(&count));
-        tracing::info!("wanted");
+        tracing::debug!(costly = ?LogsWhenFormatted(&count));
+        tracing::info!("expected");
     });
     assert_eq!(lines.len(), 1);
     host.want(Level::Debug);
@@ -61,16 +61,17 @@ fn what_the_host_does_not_want_is_not_formatted() {
 }
 
 #[test]
-fn a_value_that_logs_while_it_is_formatted_does_so_in_vain() {
+fn line_logged_while_formatting_is_dropped() {
     let count = AtomicU32::new(0);
-    let lines = logged(&FakeHost::new(), || tracing::info!(costly = ?Costly(&count), "once"));
+    let lines =
+        logged(&FakeHost::new(), || tracing::info!(costly = ?LogsWhenFormatted(&count), "once"));
     assert_eq!(count.into_inner(), 1);
     let messages: Vec<_> = lines.iter().map(|line| &*line.message).collect();
     assert_eq!(messages, ["once"]);
 }
 
 #[test]
-fn a_panic_while_formatting_is_the_authors_and_harms_no_later_line() {
+fn panic_while_formatting_does_not_affect_later_lines() {
     struct Panics;
     impl fmt::Debug for Panics {
         fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,48 +86,48 @@ fn a_panic_while_formatting_is_the_authors_and_harms_no_later_line() {
 }
 
 #[test]
-fn an_event_tells_the_spans_that_it_happens_in() {
-    let told = spans(|| {
+fn event_has_the_path_of_its_spans() {
+    let text = spans(|| {
         let _outer = tracing::info_span!("outer", a = 1, b = "x").entered();
         let inner = tracing::info_span!("inner", late = tracing::field::Empty);
         inner.record("late", 2);
         inner.in_scope(|| tracing::info!("here"));
     });
-    assert_eq!(told, r#"outer{a=1 b="x"}:inner{late=2}"#);
-    let told = spans(|| {
+    assert_eq!(text, r#"outer{a=1 b="x"}:inner{late=2}"#);
+    let text = spans(|| {
         drop(tracing::info_span!("closed").entered());
         tracing::info!("here");
     });
-    assert_eq!(told, Value::Null);
-    let told = spans(|| {
+    assert_eq!(text, Value::Null);
+    let text = spans(|| {
         let parent = tracing::info_span!("parent");
         let _other = tracing::info_span!("other").entered();
         tracing::info!(parent: &parent, "here");
     });
-    assert_eq!(told, "parent");
-    let told = spans(|| {
+    assert_eq!(text, "parent");
+    let text = spans(|| {
         let (first, second) = (tracing::info_span!("first"), tracing::info_span!("second"));
         let (first, _second) = (first.entered(), second.entered());
         drop(first);
         tracing::info!("here");
     });
-    assert_eq!(told, "second");
+    assert_eq!(text, "second");
 }
 
 #[test]
-fn spans_too_deep_to_be_told_are_left_again() {
-    let told = spans(|| {
+fn spans_beyond_maximum_depth_are_exited_correctly() {
+    let text = spans(|| {
         let _outer = tracing::info_span!("outer").entered();
         let deep: Vec<_> = (0..100).map(|_| tracing::info_span!("deep").entered()).collect();
-        // The innermost first, as scopes do.
+        // Innermost first, like nested scopes.
         deep.into_iter().rev().for_each(drop);
         tracing::info!("here");
     });
-    assert_eq!(told, "outer");
+    assert_eq!(text, "outer");
 }
 
 #[test]
-fn a_record_of_log_arrives() {
+fn log_record_arrives() {
     let host = FakeHost::new();
     let logger = host.logger();
     let log = |level, message: &str| {
@@ -134,18 +135,18 @@ fn a_record_of_log_arrives() {
         logger.log(&log::Record::builder().level(level).target("t").args(message).build());
     };
     host.want(Level::Info);
-    log(log::Level::Debug, "not wanted");
-    log(log::Level::Info, &"x".repeat(LINE_BYTES_MAX + 1));
+    log(log::Level::Debug, "not expected");
+    log(log::Level::Info, &"x".repeat(MAX_LINE_BYTES + 1));
     host.close();
-    log(log::Level::Error, "after the end");
+    log(log::Level::Error, "after close");
     let lines = host.logged();
     let [line] = &lines[..] else { panic!("{} lines", lines.len()) };
     assert_eq!((line.level, &*line.target), (Level::Info, "t"));
-    assert!(line.message.len() <= LINE_BYTES_MAX && line.message.ends_with(CUT));
+    assert!(line.message.len() <= MAX_LINE_BYTES && line.message.ends_with(CUT));
 }
 
 #[test]
-fn services_say_which_levels_are_wanted() {
+fn services_report_enabled_levels() {
     let host = FakeHost::new();
     let services = host.services();
     host.want(Level::Warn);

@@ -1,5 +1,5 @@
-//! The crate `tracing`: a subscriber that forwards events to the host, with the spans that they
-//! happen in as one text. Spans themselves do not reach the host.
+//! A subscriber for the crate `tracing` that forwards events to the host. The enclosing spans of an
+//! event are forwarded as one text; spans themselves are not.
 
 use std::fmt;
 use std::sync::Once;
@@ -9,27 +9,29 @@ use tracing_core::span::{Attributes, Current, Id};
 use tracing_core::subscriber::Interest;
 use tracing_core::{Dispatch, Event, Metadata, Subscriber, dispatcher, span};
 
+use super::bounded_text::BoundedText;
 use super::fields::Fields;
-use super::text::Text;
-use super::{Busy, Way, spans};
+use super::{Destination, ForwardGuard, spans};
 use crate::{Level, services};
 
-/// Forwards what is logged with `tracing`.
+/// Forwards events of the crate `tracing`.
 #[derive(Debug)]
-pub(crate) struct Forward(pub(crate) Way);
+pub(crate) struct ForwardingSubscriber(pub(crate) Destination);
 
 pub(super) fn install() {
     static ONCE: Once = Once::new();
-    // Later starts change only whom `Way::Started` finds. As the global default and not a
-    // thread's, because tracing keeps the latter in a thread-local with a destructor.
+    // A later start only changes the destination of `Destination::LatestStart`. Set as the global
+    // default, because tracing keeps a thread's default in a thread-local with a destructor.
     ONCE.call_once(|| {
-        // Another subscriber can be there only if an initialiser of the library set it.
-        let _ = dispatcher::set_global_default(Dispatch::new(Forward(Way::Started)));
+        // Fails only if an initializer of the library has set another subscriber.
+        let _ = dispatcher::set_global_default(Dispatch::new(ForwardingSubscriber(
+            Destination::LatestStart,
+        )));
     });
 }
 
-impl Subscriber for Forward {
-    /// What the host wants changes, and nobody tells: so it is asked each time.
+impl Subscriber for ForwardingSubscriber {
+    /// Requests a check for each event, since the level that the host wants may change.
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
         Interest::sometimes()
     }
@@ -40,31 +42,31 @@ impl Subscriber for Forward {
 
     fn event(&self, event: &Event<'_>) {
         let Some(host) = self.0.services() else { return };
-        let Some(_busy) = Busy::enter() else { return };
-        let mut line = Line::default();
-        if let Some(spans) = spans::around(event) {
-            line.fields.str("spans", &spans);
+        let Some(_guard) = ForwardGuard::enter() else { return };
+        let mut visitor = EventVisitor::default();
+        if let Some(spans) = spans::path_of_event(event) {
+            visitor.fields.str("spans", &spans);
         }
-        event.record(&mut line);
+        event.record(&mut visitor);
         let metadata = event.metadata();
-        // A line that the host does not take is lost.
+        // A line that the host rejects is lost.
         let _ = host.record(&services::Record {
             level: level_of(*metadata.level()),
             target: metadata.target(),
-            message: line.message.as_str(),
-            fields: &line.fields.finish(),
+            message: visitor.message.as_str(),
+            fields: &visitor.fields.finish(),
             file: metadata.file().unwrap_or_default(),
             line: metadata.line().unwrap_or_default(),
         });
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
-        let Some(_busy) = Busy::enter() else { return spans::unknown() };
+        let Some(_guard) = ForwardGuard::enter() else { return spans::new_id() };
         spans::open(span)
     }
 
     fn record(&self, span: &Id, values: &span::Record<'_>) {
-        let Some(_busy) = Busy::enter() else { return };
+        let Some(_guard) = ForwardGuard::enter() else { return };
         spans::record(span, values);
     }
 
@@ -79,12 +81,12 @@ impl Subscriber for Forward {
     }
 
     fn clone_span(&self, span: &Id) -> Id {
-        spans::hold(span);
+        spans::add_ref(span);
         span.clone()
     }
 
     fn try_close(&self, span: Id) -> bool {
-        spans::release(&span)
+        spans::drop_ref(&span)
     }
 
     fn current_span(&self) -> Current {
@@ -92,14 +94,14 @@ impl Subscriber for Forward {
     }
 }
 
-/// Collects the fields of an event.
+/// Collects the message and the fields of an event.
 #[derive(Default)]
-struct Line {
-    message: Text,
+struct EventVisitor {
+    message: BoundedText,
     fields: Fields,
 }
 
-impl Visit for Line {
+impl Visit for EventVisitor {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.fields.f64(field.name(), value);
     }
@@ -118,7 +120,7 @@ impl Visit for Line {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            self.message = Text::of(format_args!("{value}"));
+            self.message = BoundedText::format(format_args!("{value}"));
         } else {
             self.fields.str(field.name(), value);
         }
@@ -126,7 +128,7 @@ impl Visit for Line {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            self.message = Text::of(format_args!("{value:?}"));
+            self.message = BoundedText::format(format_args!("{value:?}"));
         } else {
             self.fields.debug(field.name(), format_args!("{value:?}"));
         }

@@ -1,22 +1,23 @@
-//! The functions of the C library that keep a pointer of their caller: a callback that runs
-//! later, or memory that is read or written later. A library that called one of them with a
-//! pointer of its own must not be unmapped. The table is shared by plugins and hosts, and the
-//! positions of its rows are part of the boundary: rows are added at the end only.
+//! A table of the C library functions that keep a pointer of their caller: to a callback that runs
+//! later, or to memory that is read or written later. A library that passed a pointer into itself
+//! must not be unmapped.
+//!
+//! Plugins and hosts share the table, and row numbers are part of the ABI: add rows at the end only.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Words of the bit set of calls. A bit's number is the position of a row.
+/// Number of words in the bit set of calls. Bit `n` is row `n`.
 pub(crate) const WORDS: usize = 2;
 
-/// A function that keeps a pointer of its caller.
+/// A C library function that keeps a pointer of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Callback {
-    /// Its name in the C library.
+    /// Name in the C library.
     pub name: &'static str,
-    /// What it leaves behind, after "it called `name`, ".
+    /// Consequence for the plugin, as the end of a sentence that starts with "it called `name`, ".
     pub consequence: &'static str,
-    /// Whether the library has a function of its own in front of it that notes calls. The others
-    /// are noted when they are looked up, and found among a file's imports.
+    /// Whether an interposer records calls. Other functions are recorded when they are looked up
+    /// by name, or found among a file's imports.
     pub is_wrapped: bool,
 }
 
@@ -29,17 +30,17 @@ const fn unwrapped(name: &'static str, consequence: &'static str) -> Callback {
 }
 
 const HANDLER: &str = "and a later signal handler may still call the one that it installed";
-const AT_EXIT: &str = "which runs code of it when the process exits";
-const REQUEST: &str = "whose request may still use its memory or run code of it";
-const STREAM: &str = "which leaves memory of it in a stream";
-const PRINTF: &str = "which runs code of it in later calls of `printf`";
-const OPENED: &str = "and what it opened may have started threads or may run code of it";
-const PROFILE: &str = "which writes to its memory while the process runs";
-const HOOK: &str = "which may run code of it later";
+const AT_EXIT: &str = "which runs plugin code when the process exits";
+const REQUEST: &str = "whose request may still use plugin memory or run plugin code";
+const STREAM: &str = "which leaves plugin memory in a stream";
+const PRINTF: &str = "which runs plugin code in later calls of `printf`";
+const OPENED: &str = "and the opened library may have started threads or may run plugin code";
+const PROFILE: &str = "which writes to plugin memory while the process runs";
+const HOOK: &str = "which may run plugin code later";
 const THREAD: &str = "whose thread is not counted";
 
-/// Every function that is known to keep a pointer of its caller, except those that the census
-/// counts instead: threads and thread keys.
+/// All functions that are known to keep a pointer of their caller. Threads and thread keys are
+/// counted instead.
 pub const CALLBACKS: [Callback; 70] = [
     wrapped("sigaction", HANDLER),
     wrapped("signal", HANDLER),
@@ -50,9 +51,9 @@ pub const CALLBACKS: [Callback; 70] = [
     wrapped("sigset", HANDLER),
     wrapped("__sigaction", HANDLER),
     unwrapped("sigvec", HANDLER),
-    wrapped("sigaltstack", "which leaves a signal stack of it on a thread"),
-    wrapped("timer_create", "whose timer may still run code of it"),
-    wrapped("mq_notify", "whose notification may still run code of it"),
+    wrapped("sigaltstack", "which leaves a signal stack of the plugin on a thread"),
+    wrapped("timer_create", "whose timer may still run plugin code"),
+    wrapped("mq_notify", "whose notification may still run plugin code"),
     wrapped("aio_read", REQUEST),
     wrapped("aio_read64", REQUEST),
     wrapped("aio_write", REQUEST),
@@ -65,9 +66,9 @@ pub const CALLBACKS: [Callback; 70] = [
     wrapped("on_exit", AT_EXIT),
     wrapped("__cxa_atexit", AT_EXIT),
     wrapped("__cxa_at_quick_exit", AT_EXIT),
-    wrapped("__register_atfork", "which runs code of it when the process forks"),
-    unwrapped("pthread_atfork", "which runs code of it when the process forks"),
-    wrapped("fopencookie", "whose stream runs code of it when it is flushed"),
+    wrapped("__register_atfork", "which runs plugin code when the process forks"),
+    unwrapped("pthread_atfork", "which runs plugin code when the process forks"),
+    wrapped("fopencookie", "whose stream runs plugin code when it is flushed"),
     wrapped("setvbuf", STREAM),
     wrapped("setbuf", STREAM),
     wrapped("setbuffer", STREAM),
@@ -79,11 +80,11 @@ pub const CALLBACKS: [Callback; 70] = [
     wrapped("register_printf_function", PRINTF),
     wrapped("register_printf_specifier", PRINTF),
     wrapped("register_printf_type", PRINTF),
-    wrapped("putenv", "which leaves memory of it in the environment"),
-    wrapped("openlog", "which leaves a text of it in the system log's client"),
-    wrapped("initstate", "which leaves memory of it in the generator of `random`"),
-    wrapped("setstate", "which leaves memory of it in the generator of `random`"),
-    wrapped("hsearch", "which leaves memory of it in the process's hash table"),
+    wrapped("putenv", "which leaves plugin memory in the environment"),
+    wrapped("openlog", "which leaves a plugin string in the syslog client"),
+    wrapped("initstate", "which leaves plugin memory in the generator of `random`"),
+    wrapped("setstate", "which leaves plugin memory in the generator of `random`"),
+    wrapped("hsearch", "which leaves plugin memory in the hash table of the process"),
     wrapped("dlopen", OPENED),
     wrapped("dlmopen", OPENED),
     unwrapped("clone", THREAD),
@@ -92,7 +93,7 @@ pub const CALLBACKS: [Callback; 70] = [
     unwrapped("sprofil", PROFILE),
     unwrapped("mcheck", HOOK),
     unwrapped("mcheck_pedantic", HOOK),
-    unwrapped("addseverity", "which leaves a text of it in the C library"),
+    unwrapped("addseverity", "which leaves a plugin string in the C library"),
     unwrapped("svc_register", HOOK),
     unwrapped("obstack_alloc_failed_handler", HOOK),
     unwrapped("error_print_progname", HOOK),
@@ -104,19 +105,19 @@ pub const CALLBACKS: [Callback; 70] = [
     unwrapped("__malloc_initialize_hook", HOOK),
     unwrapped("__after_morecore_hook", HOOK),
     unwrapped("__morecore", HOOK),
-    // Counted where the census has functions in front of them.
+    // The interposers count these instead.
     unwrapped("pthread_create", THREAD),
     unwrapped("thrd_create", THREAD),
     unwrapped("pthread_key_create", "whose destructor may still run"),
     unwrapped("tss_create", "whose destructor may still run"),
-    unwrapped("dlsym", "and what it looked up is not known"),
-    wrapped("__cxa_thread_atexit_impl", "which runs code of it when a thread ends"),
+    unwrapped("dlsym", "and the symbols that it looked up are unknown"),
+    wrapped("__cxa_thread_atexit_impl", "which runs plugin code when a thread exits"),
     wrapped("syscall", "which set a signal handler or started a thread that is not counted"),
 ];
 
-static CALLS: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+static RECORDED: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
-/// The position of a row; does not compile for a name that has none.
+/// Returns the row number of a function. Fails to compile if the table has no such row.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) const fn position_of(name: &str) -> usize {
     let mut at = 0;
@@ -126,7 +127,7 @@ pub(super) const fn position_of(name: &str) -> usize {
         }
         at += 1;
     }
-    panic!("the table has no row of this name")
+    panic!("the table has no row with this name")
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -138,15 +139,15 @@ const fn is_same(left: &[u8], right: &[u8]) -> bool {
     at == left.len() && at == right.len()
 }
 
-/// Notes a call, for as long as the library is mapped.
+/// Records a call until the library is unmapped.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(super) fn note(position: usize) {
-    CALLS[position / 64].fetch_or(1 << (position % 64), Ordering::SeqCst);
+pub(super) fn record(position: usize) {
+    RECORDED[position / 64].fetch_or(1 << (position % 64), Ordering::SeqCst);
 }
 
-/// The calls that were noted.
-pub(super) fn noted() -> [u64; WORDS] {
-    CALLS.each_ref().map(|word| word.load(Ordering::SeqCst))
+/// Returns the recorded calls.
+pub(super) fn recorded() -> [u64; WORDS] {
+    RECORDED.each_ref().map(|word| word.load(Ordering::SeqCst))
 }
 
 #[cfg(test)]
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_has_a_bit_and_a_name_of_its_own() {
+    fn rows_fit_the_bit_set_and_have_unique_names() {
         assert!(CALLBACKS.len() <= WORDS * 64);
         let names: std::collections::HashSet<_> = CALLBACKS.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), CALLBACKS.len());

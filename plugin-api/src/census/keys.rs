@@ -1,30 +1,31 @@
-//! Thread keys whose destructors lie in this library, and the threads that hold a value of one:
-//! seen by standing in front of the C library, as in `on_linux`.
+//! Tracks thread keys whose destructors are in this library, and threads that hold a value of one,
+//! by interposing on the C library.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::{mem, ptr};
 
-use super::on_linux::{Ids, THRD_ERROR, own_id};
-use super::real::real;
+use super::symbols::real;
+use super::threads::{THRD_ERROR, ThreadIds, current_thread_id};
 
 /// The destructor of a thread key.
 pub type KeyDestructor = unsafe extern "C" fn(*mut c_void);
 
-static KEY_THREADS: Ids = Ids::new();
-/// The thread keys of this library, plus one; zero is free. With the highest bit: given back.
-static KEYS: [AtomicU32; KEYS_MAX] = [const { AtomicU32::new(0) }; KEYS_MAX];
+static KEY_THREADS: ThreadIds = ThreadIds::new();
+/// Thread keys of this library, plus one. Zero marks a free slot, the highest bit a key that was
+/// released.
+static KEYS: [AtomicU32; MAX_KEYS] = [const { AtomicU32::new(0) }; MAX_KEYS];
 
-const KEYS_MAX: usize = 64;
-const GIVEN_BACK: u32 = 1 << 31;
+const MAX_KEYS: usize = 64;
+const RELEASED: u32 = 1 << 31;
 
-/// Threads that hold a value of a key, besides the one that counts: the host counts on the thread
-/// that opened the library while that one is to live on.
+/// Returns the number of other threads that hold a value of a key. The host calls this on the
+/// thread that opened the library, which is still needed.
 pub(super) fn key_threads() -> u32 {
-    KEY_THREADS.alive(own_id())
+    KEY_THREADS.count_alive(current_thread_id())
 }
 
-/// Stands in front of `pthread_key_create`.
+/// Interposes on `pthread_key_create`.
 ///
 /// # Safety
 ///
@@ -41,43 +42,43 @@ pub unsafe extern "C" fn pthread_key_create(
     // SAFETY: L1.
     let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
     // SAFETY: the caller's contract.
-    let answer = unsafe { real(key, destructor) };
-    if answer == 0 && destructor.is_some() {
+    let result = unsafe { real(key, destructor) };
+    if result == 0 && destructor.is_some() {
         // SAFETY: the call succeeded, so the key was written.
-        remember_key(unsafe { *key });
+        track_key(unsafe { *key });
     }
-    answer
+    result
 }
 
-fn remember_key(key: c_uint) {
-    let free = KEYS
+fn track_key(key: c_uint) {
+    let was_tracked = KEYS
         .iter()
         .any(|slot| slot.compare_exchange(0, key + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok());
-    if !free {
-        // No destructor of this key could be called back: the library has to stay.
-        KEY_THREADS.lost.fetch_add(1, Ordering::Release);
+    if !was_tracked {
+        // The key cannot be released later, so the library must stay mapped.
+        KEY_THREADS.overflowed.fetch_add(1, Ordering::Release);
     }
 }
 
-/// Stands in front of `pthread_key_delete`.
+/// Interposes on `pthread_key_delete`.
 ///
 /// # Safety
 ///
 /// The contract of `pthread_key_delete`.
 pub unsafe extern "C" fn pthread_key_delete(key: c_uint) -> c_int {
-    if !is_left(key) {
+    if !forget_key(key) {
         return 0;
     }
     // SAFETY: the caller's contract.
-    unsafe { delete(key) }
+    unsafe { delete_key(key) }
 }
 
-/// Forgets a key that is deleted. No if it was given back already: its number may be the key of
-/// another library by now.
-fn is_left(key: c_uint) -> bool {
+/// Stops tracking a key. Returns `false` if it was already released: its number may now be the key
+/// of another library.
+fn forget_key(key: c_uint) -> bool {
     for slot in &KEYS {
         let found = slot.load(Ordering::Acquire);
-        if found == (key + 1) | GIVEN_BACK {
+        if found == (key + 1) | RELEASED {
             return false;
         }
         if found == key + 1 {
@@ -87,18 +88,18 @@ fn is_left(key: c_uint) -> bool {
     true
 }
 
-/// Stands in front of `tss_create`. C11's keys are those of POSIX under another name.
+/// Interposes on `tss_create`. In glibc, C11 keys are POSIX keys.
 ///
 /// # Safety
 ///
 /// The contract of `tss_create`.
 pub unsafe extern "C" fn tss_create(key: *mut c_uint, destructor: Option<KeyDestructor>) -> c_int {
     // SAFETY: the caller's contract.
-    let answer = unsafe { pthread_key_create(key, destructor) };
-    if answer == 0 { 0 } else { THRD_ERROR }
+    let result = unsafe { pthread_key_create(key, destructor) };
+    if result == 0 { 0 } else { THRD_ERROR }
 }
 
-/// Stands in front of `tss_delete`.
+/// Interposes on `tss_delete`.
 ///
 /// # Safety
 ///
@@ -108,18 +109,18 @@ pub unsafe extern "C" fn tss_delete(key: c_uint) {
     unsafe { pthread_key_delete(key) };
 }
 
-/// Stands in front of `tss_set`.
+/// Interposes on `tss_set`.
 ///
 /// # Safety
 ///
 /// The contract of `tss_set`.
 pub unsafe extern "C" fn tss_set(key: c_uint, value: *const c_void) -> c_int {
     // SAFETY: the caller's contract.
-    let answer = unsafe { pthread_setspecific(key, value) };
-    if answer == 0 { 0 } else { THRD_ERROR }
+    let result = unsafe { pthread_setspecific(key, value) };
+    if result == 0 { 0 } else { THRD_ERROR }
 }
 
-unsafe fn delete(key: c_uint) -> c_int {
+unsafe fn delete_key(key: c_uint) -> c_int {
     type Real = unsafe extern "C" fn(c_uint) -> c_int;
     static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
     let Some(real) = real(&REAL, c"pthread_key_delete") else {
@@ -131,7 +132,7 @@ unsafe fn delete(key: c_uint) -> c_int {
     unsafe { real(key) }
 }
 
-/// Stands in front of `pthread_setspecific`.
+/// Interposes on `pthread_setspecific`.
 ///
 /// # Safety
 ///
@@ -143,8 +144,8 @@ pub unsafe extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) 
         return libc::ENOMEM;
     };
     if !value.is_null() && KEYS.iter().any(|slot| slot.load(Ordering::Acquire) == key + 1) {
-        // Before the value is set: there is no moment at which it is set and not counted.
-        KEY_THREADS.add(own_id());
+        // Counted before the value is set, so that no value is ever uncounted.
+        KEY_THREADS.add(current_thread_id());
     }
     // SAFETY: L1.
     let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
@@ -152,21 +153,22 @@ pub unsafe extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) 
     unsafe { real(key, value) }
 }
 
+/// Deletes all tracked keys.
 pub(super) fn release_keys() {
     for slot in &KEYS {
         let key = slot.load(Ordering::Acquire);
-        let is_held = key != 0 && key & GIVEN_BACK == 0;
-        let given_back = key | GIVEN_BACK;
+        let is_held = key != 0 && key & RELEASED == 0;
+        let released = key | RELEASED;
         let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
-        if is_held && slot.compare_exchange(key, given_back, success, failure).is_ok() {
-            // SAFETY: a key of this library, marked by this exchange alone.
-            unsafe { delete(key - 1) };
+        if is_held && slot.compare_exchange(key, released, success, failure).is_ok() {
+            // SAFETY: a key of this library, which only this exchange released.
+            unsafe { delete_key(key - 1) };
         }
     }
 }
 
-/// The function of this file in front of the one with this name.
-pub(super) fn counting(name: &[u8]) -> Option<*mut c_void> {
+/// Returns the interposer in this file of the function with the given name.
+pub(super) fn interposer_of(name: &[u8]) -> Option<*mut c_void> {
     let found = match name {
         b"pthread_key_create" => pthread_key_create as *const (),
         b"pthread_key_delete" => pthread_key_delete as *const (),

@@ -1,37 +1,44 @@
-//! What a plugin's library holds: live bytes, live threads, thread-local values with
-//! destructors, and what it left in the C library that may call it back. The host asks before it
-//! unmaps the library.
+//! Counts what a plugin's library holds, so that the host knows whether it can unmap the library:
+//! live bytes, live threads, thread-local values with destructors, and pointers in the C library.
 //!
-//! Every library has its own copy of these counters, because every library links this crate.
+//! Every library links this crate and so has its own copy of these counters.
 
-mod bytes;
+mod allocator;
 mod callbacks;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod in_front;
+mod interpose;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod keys;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub mod on_linux;
+mod symbols;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod real;
+mod threads;
 
-pub use bytes::Counting;
+pub use allocator::CountingAllocator;
 pub(crate) use callbacks::WORDS;
 pub use callbacks::{CALLBACKS, Callback};
+
+/// Functions that replace those of the C library in a plugin's library.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub mod interposers {
+    pub use super::interpose::*;
+    pub use super::keys::*;
+    pub use super::threads::*;
+}
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::root::RawCensus;
 
-/// Whether the library's allocator is one of ours.
+/// Whether the library's allocator is a [`CountingAllocator`].
 static COUNTS_BYTES: AtomicBool = AtomicBool::new(false);
 
-/// Counts what this copy of the crate, and so this library, holds.
+/// Returns what this library holds.
 pub(crate) fn take() -> RawCensus {
     let mut census = RawCensus {
-        live_bytes: bytes::live(),
+        live_bytes: allocator::live_bytes(),
         counts_bytes: COUNTS_BYTES.load(Ordering::Relaxed),
-        calls: callbacks::noted(),
+        calls: callbacks::recorded(),
         ..RawCensus::default()
     };
     add_threads(&mut census);
@@ -40,31 +47,31 @@ pub(crate) fn take() -> RawCensus {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn add_threads(census: &mut RawCensus) {
-    census.live_threads = on_linux::live_threads();
+    census.live_threads = threads::live_threads();
     census.key_threads = keys::key_threads();
-    census.counts_threads = on_linux::counts();
+    census.counts_threads = threads::is_counting();
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn add_threads(_: &mut RawCensus) {}
 
-/// Whether this thread was started by the plugin itself.
+/// Returns whether the plugin itself started the current thread.
 pub(crate) fn on_plugin_thread() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    return on_linux::on_plugin_thread();
+    return threads::on_plugin_thread();
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     false
 }
 
-/// Gives back the thread keys of this library, so that none of its destructors runs any more.
+/// Deletes the thread keys of this library, so that their destructors no longer run.
 pub(crate) fn release_keys() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     keys::release_keys();
 }
 
-/// Says what is counted in this library; the exported root does, before anything else.
-pub fn exported(counts_bytes: bool) {
+/// Enables the counters of this library. The exported root calls it before anything else.
+pub fn init_census(counts_bytes: bool) {
     COUNTS_BYTES.store(counts_bytes, Ordering::Relaxed);
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    on_linux::stand_in_front();
+    threads::enable_counting();
 }

@@ -1,9 +1,9 @@
-//! The functions on the boundary, and the macro that exports them.
+//! The C functions of a plugin's library, and the macro that exports them.
 //!
-//! Every function catches what unwinds, turns it into a fault and returns a code: nothing
-//! leaves the library but C values.
+//! Every function catches panics, converts them into a fault and returns a code, so only C values
+//! leave the library.
 
-mod in_front;
+mod interposers;
 mod macros;
 pub(crate) mod panics;
 
@@ -20,9 +20,9 @@ use crate::root::{
 use crate::services::{HostServices, RawText};
 use crate::{Config, Plugin, PluginError, Snapshot, census};
 pub use panics::PanicRecords;
-use panics::{Raised, guard, prepare};
+use panics::{Failure, guard, prepare};
 
-/// The functions of `T` on the boundary. `LINKED`: compiled into the host, not into a library.
+/// The C functions of the plugin `T`. `LINKED` is `true` if it is compiled into the host.
 pub struct Exports<T, const LINKED: bool = false>(PhantomData<T>);
 
 impl<T, const LINKED: bool> fmt::Debug for Exports<T, LINKED> {
@@ -45,18 +45,18 @@ impl<T: Plugin, const LINKED: bool> Exports<T, LINKED> {
         release_keys,
     });
 
-    /// The module of functions.
+    /// The module of these functions.
     pub const ROOT: PluginRootRef = PluginRootRef(Self::MODULE.static_as_prefix());
 }
 
-/// Makes an instance of a plugin that was started elsewhere.
+/// Converts a started plugin into an instance.
 pub fn into_instance<T: Plugin>(plugin: T) -> RawInstance {
     Box::into_raw(Box::new(plugin)).cast_const().cast()
 }
 
 // Invariants of the functions below, kept by the host (`boundary/invoke.rs`):
-// E1: pointers to write through are valid; pointers to read are valid until the return.
-// E2: an instance came from `start` of the same module and was not ended yet.
+// E1: output pointers are valid to write; input pointers are valid until the function returns.
+// E2: an instance was created by `start` of the same module and has not been ended.
 // E3: nothing else uses the instance during restore, shutdown and discard, or after the last two.
 
 unsafe extern "C" fn validate_config<T: Plugin, const LINKED: bool>(
@@ -64,12 +64,12 @@ unsafe extern "C" fn validate_config<T: Plugin, const LINKED: bool>(
     fault: *mut RawFault,
 ) -> i32 {
     prepare::<LINKED>(None, false);
-    let done = guard::<LINKED>(|| {
+    let result = guard::<LINKED>(|| {
         // SAFETY: E1.
         T::validate_config(&config_of(unsafe { config.get() })?)
     });
     // SAFETY: E1.
-    unsafe { report(done, fault) }
+    unsafe { report(result, fault) }
 }
 
 unsafe extern "C" fn start<T: Plugin, const LINKED: bool>(
@@ -86,7 +86,7 @@ unsafe extern "C" fn start<T: Plugin, const LINKED: bool>(
     if !LINKED {
         crate::bridge::install();
     }
-    let done = guard::<LINKED>(|| {
+    let result = guard::<LINKED>(|| {
         // SAFETY: E1.
         let config = config_of(unsafe { start.config.get() })?;
         let started = into_instance(T::init(&config, services)?);
@@ -95,7 +95,7 @@ unsafe extern "C" fn start<T: Plugin, const LINKED: bool>(
         Ok(())
     });
     // SAFETY: E1.
-    unsafe { report(done, fault) }
+    unsafe { report(result, fault) }
 }
 
 unsafe extern "C" fn execute<T: Plugin, const LINKED: bool>(
@@ -105,20 +105,20 @@ unsafe extern "C" fn execute<T: Plugin, const LINKED: bool>(
     output: *mut Output,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED>(|| {
+    let result = guard::<LINKED>(|| {
         // SAFETY: E2.
         let plugin = unsafe { &*instance.cast::<T>() };
         // SAFETY: E1.
         let context = CallContext::new(unsafe { &*context });
         // SAFETY: E1.
         let input = unsafe { &*input }.get();
-        let answer = plugin.execute(&context, input)?;
+        let reply = plugin.execute(&context, input)?;
         // SAFETY: E1.
-        unsafe { output.write(answer) };
+        unsafe { output.write(reply) };
         Ok(())
     });
     // SAFETY: E1.
-    unsafe { report(done, fault) }
+    unsafe { report(result, fault) }
 }
 
 unsafe extern "C" fn health<T: Plugin, const LINKED: bool>(
@@ -126,9 +126,9 @@ unsafe extern "C" fn health<T: Plugin, const LINKED: bool>(
     fault: *mut RawFault,
 ) -> i32 {
     // SAFETY: E2.
-    let done = guard::<LINKED>(|| unsafe { &*instance.cast::<T>() }.health());
+    let result = guard::<LINKED>(|| unsafe { &*instance.cast::<T>() }.health());
     // SAFETY: E1.
-    unsafe { report(done, fault) }
+    unsafe { report(result, fault) }
 }
 
 unsafe extern "C" fn snapshot<T: Plugin, const LINKED: bool>(
@@ -136,7 +136,7 @@ unsafe extern "C" fn snapshot<T: Plugin, const LINKED: bool>(
     snapshot: *mut RawSnapshot,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED>(|| {
+    let result = guard::<LINKED>(|| {
         // SAFETY: E2.
         let taken = unsafe { &*instance.cast::<T>() }.snapshot()?;
         let taken = RawSnapshot {
@@ -149,7 +149,7 @@ unsafe extern "C" fn snapshot<T: Plugin, const LINKED: bool>(
         Ok(())
     });
     // SAFETY: E1.
-    unsafe { report(done, fault) }
+    unsafe { report(result, fault) }
 }
 
 unsafe extern "C" fn restore<T: Plugin, const LINKED: bool>(
@@ -157,41 +157,41 @@ unsafe extern "C" fn restore<T: Plugin, const LINKED: bool>(
     snapshot: *const RawSnapshot,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED>(|| {
+    let result = guard::<LINKED>(|| {
         // SAFETY: E1.
         let snapshot = unsafe { &*snapshot };
         let snapshot = Snapshot::new(snapshot.version, snapshot.bytes.as_bytes());
-        // SAFETY: E2, E3 (the box came from `into_instance`, and nobody else uses it).
+        // SAFETY: E2, E3 (the box came from `into_instance`, which nothing else uses).
         unsafe { &mut *instance.cast_mut().cast::<T>() }.restore(snapshot)
     });
     // SAFETY: E1.
-    unsafe { report(done, fault) }
+    unsafe { report(result, fault) }
 }
 
 unsafe extern "C" fn shutdown<T: Plugin, const LINKED: bool>(
     instance: RawInstance,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED>(|| {
+    let result = guard::<LINKED>(|| {
         // SAFETY: E2, E3.
         let plugin = *unsafe { Box::from_raw(instance.cast_mut().cast::<T>()) };
         plugin.shutdown()
     });
     // SAFETY: E1.
-    unsafe { report(done, fault) }
+    unsafe { report(result, fault) }
 }
 
 unsafe extern "C" fn discard<T: Plugin, const LINKED: bool>(
     instance: RawInstance,
     fault: *mut RawFault,
 ) -> i32 {
-    let done = guard::<LINKED>(|| {
+    let result = guard::<LINKED>(|| {
         // SAFETY: E2, E3.
         drop(unsafe { Box::from_raw(instance.cast_mut().cast::<T>()) });
         Ok(())
     });
     // SAFETY: E1.
-    unsafe { report(done, fault) }
+    unsafe { report(result, fault) }
 }
 
 unsafe extern "C" fn take_census(census: *mut RawCensus) {
@@ -209,31 +209,31 @@ fn config_of(text: &str) -> Result<Config, PluginError> {
     Ok(Config::from(value))
 }
 
-/// Tells how a call ended, through the pointer of the caller if it did not succeed.
+/// Returns the code of a result, and writes a failure through `fault`.
 ///
 /// # Safety
 ///
 /// `fault` is valid to write.
 #[inline]
-unsafe fn report(done: Result<(), Raised>, fault: *mut RawFault) -> i32 {
-    match done {
+unsafe fn report(result: Result<(), Failure>, fault: *mut RawFault) -> i32 {
+    match result {
         Ok(()) => code::OK,
         // SAFETY: this function's contract.
-        Err(raised) => unsafe { tell(raised, fault) },
+        Err(failure) => unsafe { report_failure(failure, fault) },
     }
 }
 
-/// The rare part of [`report`].
+/// Writes a failure through `fault` and returns its code.
 ///
 /// # Safety
 ///
 /// As for [`report`].
 #[cold]
 #[inline(never)]
-unsafe fn tell(raised: Raised, fault: *mut RawFault) -> i32 {
-    let (raw, code) = match raised {
-        Raised::Error(error) => (RawFault::from_error(&error), code::ERROR),
-        Raised::Panic(panic) => (RawFault::from_panic(&panic), code::PANIC),
+unsafe fn report_failure(failure: Failure, fault: *mut RawFault) -> i32 {
+    let (raw, code) = match failure {
+        Failure::Error(error) => (RawFault::from_error(&error), code::ERROR),
+        Failure::Panic(panic) => (RawFault::from_panic(&panic), code::PANIC),
     };
     // SAFETY: this function's contract.
     unsafe { fault.write(raw) };

@@ -1,72 +1,75 @@
-//! Panics: caught around the author's code, and recorded by a hook in the library's own std, so
-//! that nothing is printed and no debug information is mapped.
+//! Catches panics of the author's code. A hook in the library's own std records them, so that
+//! nothing is printed and no debug information is mapped.
 
 use std::any::Any;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::panic::PanicHookInfo;
+use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{mem, ptr};
 
+use crate::panic::{catch_panic, drop_panic};
 use crate::services::{HostServices, current};
 use crate::{Fault, PluginError, census};
 
-/// What a guarded call ended with that did not succeed. Small, so that success costs nothing.
-pub(crate) enum Raised {
+/// The failure of a guarded call. Small, so that successful calls do not pay for it.
+pub(crate) enum Failure {
     Error(PluginError),
     Panic(Box<Fault>),
 }
 
-/// Runs the author's code; what unwinds ends here. `body` writes its own result where it
-/// belongs, because moving it up through the guard would cost more than the guard.
+/// Runs the author's code and catches panics. `body` writes its own result, because moving it
+/// through the guard would cost more than the guard.
 #[inline]
 pub(crate) fn guard<const LINKED: bool>(
     body: impl FnOnce() -> Result<(), PluginError>,
-) -> Result<(), Raised> {
-    let _quiet = LINKED.then(Quiet::enter);
-    match catch_unwind(AssertUnwindSafe(body)) {
+) -> Result<(), Failure> {
+    let _call = LINKED.then(GuardedCall::enter);
+    match catch_panic(body) {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Raised::Error(error)),
-        Err(payload) => Err(Raised::Panic(Box::new(fault_of(payload)))),
+        Ok(Err(error)) => Err(Failure::Error(error)),
+        Err(payload) => Err(Failure::Panic(Box::new(fault_of(payload)))),
     }
 }
 
-/// What the hook saw of a panic.
-struct Record {
+/// A panic as recorded by the hook.
+struct PanicRecord {
     message: String,
     location: Option<String>,
     frames: Vec<usize>,
 }
 
 thread_local! {
-    /// The last panic of this thread, for `fault_of`. Without a destructor, because one would
-    /// keep the library mapped; so it is a raw pointer, taken back by the next panic.
-    static RECORD: Cell<*mut Record> = const { Cell::new(ptr::null_mut()) };
-    /// How many guarded calls this thread is in; only where plugins share the host's std.
+    /// The last panic of this thread, for `fault_of`. A destructor would keep the library mapped,
+    /// so it is a raw pointer, which the next panic frees.
+    static LAST_PANIC: Cell<*mut PanicRecord> = const { Cell::new(ptr::null_mut()) };
+    /// Number of nested guarded calls of this thread. Counted only for plugins that share the
+    /// host's std.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-fn take_record() -> Option<Box<Record>> {
-    let record = RECORD.replace(ptr::null_mut());
-    // SAFETY: the cell holds null or what `keep_record` leaked into it, and was just emptied.
+fn take_record() -> Option<Box<PanicRecord>> {
+    let record = LAST_PANIC.replace(ptr::null_mut());
+    // SAFETY: the cell held null or a box that `store_record` leaked, and is empty now.
     (!record.is_null()).then(|| unsafe { Box::from_raw(record) })
 }
 
-fn keep_record(record: Record) {
+fn store_record(record: PanicRecord) {
     drop(take_record());
-    RECORD.set(Box::into_raw(Box::new(record)));
+    LAST_PANIC.set(Box::into_raw(Box::new(record)));
 }
 
-struct Quiet;
+/// Marks the current thread as inside a guarded call until it is dropped.
+struct GuardedCall;
 
-impl Quiet {
+impl GuardedCall {
     fn enter() -> Self {
         DEPTH.set(DEPTH.get() + 1);
         Self
     }
 }
 
-impl Drop for Quiet {
+impl Drop for GuardedCall {
     fn drop(&mut self) {
         DEPTH.set(DEPTH.get() - 1);
     }
@@ -75,12 +78,11 @@ impl Drop for Quiet {
 #[cold]
 #[inline(never)]
 fn fault_of(payload: Box<dyn Any + Send>) -> Fault {
-    let message = text_of(&*payload);
-    // A panic that the author caught leaves a record too; `resume_unwind` leaves none.
+    let message = payload_text(&*payload);
+    // The record may be of another panic, which the author caught; `resume_unwind` leaves none.
     let record = take_record().filter(|record| record.message == message);
-    // A payload that panics when dropped would abort the host, and its own payload may too.
-    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        mem::forget(second);
+    // A payload that panics while it is dropped would abort the host.
+    if drop_panic(|| drop(payload)).is_none() {
         drop(take_record());
     }
     match record {
@@ -89,15 +91,15 @@ fn fault_of(payload: Box<dyn Any + Send>) -> Fault {
     }
 }
 
-fn text_of(payload: &(dyn Any + Send)) -> String {
+fn payload_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&'static str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("(the payload is no text)").to_owned()
+    text.unwrap_or("(panic payload is not a string)").to_owned()
 }
 
 static WANT_FRAMES: AtomicBool = AtomicBool::new(false);
 
-/// Puts the hook in place before the author's code runs.
+/// Installs the panic hook before the author's code runs.
 pub(super) fn prepare<const LINKED: bool>(services: Option<&HostServices>, want_frames: bool) {
     static HOOK: Once = Once::new();
     if want_frames {
@@ -113,24 +115,24 @@ pub(super) fn prepare<const LINKED: bool>(services: Option<&HostServices>, want_
     HOOK.call_once(|| std::panic::set_hook(Box::new(record_panic)));
 }
 
-/// Puts the hook of a program in place: a panic inside a guarded call is kept for it, any other,
-/// such as one on a thread that the plugin started, is told with its message and location.
+/// Installs the panic hook of a program. A panic inside a guarded call is recorded; any other, such
+/// as one on a thread that the plugin started, is passed to `report` with its message and location.
 #[cfg(all(unix, feature = "serve"))]
-pub(crate) fn prepare_program(services: &HostServices, tell: fn(&str, &str)) {
+pub(crate) fn prepare_program(services: &HostServices, report: fn(&str, &str)) {
     current::set(services);
     std::panic::set_hook(Box::new(move |info| {
         let record = record_of(info);
         if DEPTH.get() > 0 {
-            keep_record(record);
+            store_record(record);
         } else {
-            tell(&record.message, record.location.as_deref().unwrap_or_default());
+            report(&record.message, record.location.as_deref().unwrap_or_default());
         }
     }));
 }
 
-fn record_of(info: &PanicHookInfo<'_>) -> Record {
-    Record {
-        message: text_of(info.payload()),
+fn record_of(info: &PanicHookInfo<'_>) -> PanicRecord {
+    PanicRecord {
+        message: payload_text(info.payload()),
         location: info.location().map(ToString::to_string),
         frames: frames(),
     }
@@ -143,7 +145,7 @@ fn record_panic(info: &PanicHookInfo<'_>) {
             host.thread_panicked(&record.message, record.location.as_deref().unwrap_or_default());
         }
     } else {
-        keep_record(record);
+        store_record(record);
     }
 }
 
@@ -151,18 +153,18 @@ fn frames() -> Vec<usize> {
     if WANT_FRAMES.load(Ordering::Relaxed) { crate::frames::capture() } else { Vec::new() }
 }
 
-/// The hook for plugins that are compiled into a host and share its std.
+/// The panic hook for plugins that are compiled into a host and share its std.
 #[derive(Debug)]
 pub struct PanicRecords;
 
 impl PanicRecords {
-    /// Keeps panics inside guarded calls from printing; all others go on to the hook before.
+    /// Records panics inside guarded calls; passes all others to the previous hook.
     pub fn install() {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
-            let before = std::panic::take_hook();
+            let previous = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
-                if DEPTH.get() > 0 { record_panic(info) } else { before(info) }
+                if DEPTH.get() > 0 { record_panic(info) } else { previous(info) }
             }));
         });
     }

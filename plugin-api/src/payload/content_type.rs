@@ -1,15 +1,15 @@
-//! Media types: the usual ones cross the boundary as a number, all others as text.
+//! Media types: common ones cross the boundary as a number, all others as text.
 
 use std::borrow::Cow;
 
 /// The media type of an output.
 ///
-/// Common ones cost nothing to pass; any other is carried as text.
+/// The constants of this type are passed as a number; any other type is passed as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentType(Cow<'static, str>);
 
-/// A media type by its code, and by its name where it has none. Found out once, where a payload
-/// is made, so that a call compares no text.
+/// A media type as a code, or as a name if it has no code. Looked up when a payload is created, so
+/// that a call compares no text.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Media<'a> {
@@ -19,34 +19,34 @@ pub struct Media<'a> {
 }
 
 impl<'a> Media<'a> {
-    /// Any bytes.
+    /// Arbitrary bytes.
     pub const BYTES: Self = Self { code: BYTES_CODE, name: "" };
     /// Plain text.
     pub const TEXT: Self = Self { code: TEXT_CODE, name: "" };
     /// JSON.
     pub const JSON: Self = Self { code: JSON_CODE, name: "" };
 
-    /// The media type of a name.
+    /// Returns the media type with the given name.
     pub fn of(name: &'a str) -> Self {
         let code = code_of(name);
         Self { code, name: if code == OTHER { name } else { "" } }
     }
 
-    /// The name of the media type.
+    /// Returns the name of the media type.
     pub fn as_str(self) -> &'a str {
         if self.code == OTHER { self.name } else { name_of(self.code) }
     }
 }
 
-/// Code on the wire for a type that travels as text.
+/// The code of media types that are passed as text.
 pub(super) const OTHER: u32 = u32::MAX;
 
-/// A code is the index in this table, which grows at its end.
+/// A code is an index in this table; new types go at the end.
 const KNOWN: [&str; 4] =
     [ContentType::BYTES, ContentType::TEXT, ContentType::JSON, ContentType::HTML];
 
 impl ContentType {
-    /// Any bytes.
+    /// Arbitrary bytes.
     pub const BYTES: &'static str = "application/octet-stream";
     /// Plain text.
     pub const TEXT: &'static str = "text/plain; charset=utf-8";
@@ -55,12 +55,12 @@ impl ContentType {
     /// HTML.
     pub const HTML: &'static str = "text/html; charset=utf-8";
 
-    /// A media type by its name.
+    /// Creates a media type from its name.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self(name.into())
     }
 
-    /// The media type as text.
+    /// Returns the media type as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -76,7 +76,7 @@ pub(super) fn code_of(name: &str) -> u32 {
     KNOWN.iter().zip(0..).find(|(known, _)| **known == name).map_or(OTHER, |(_, code)| code)
 }
 
-/// The type of a code; one from a newer peer is bytes to us.
+/// Returns the media type with the given code; an unknown code means arbitrary bytes.
 pub(super) fn name_of(code: u32) -> &'static str {
     KNOWN.get(code as usize).copied().unwrap_or(ContentType::BYTES)
 }

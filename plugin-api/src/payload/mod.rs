@@ -1,5 +1,5 @@
-//! Bytes in and bytes out: input borrowed from the caller, output owned by the plugin with its
-//! own way to be given back. Nothing here copies what can be lent.
+//! Inputs and outputs of calls. An input is borrowed from the caller; an output is owned, with the
+//! function that frees it.
 
 mod content_type;
 mod output;
@@ -16,9 +16,21 @@ pub use raw::{RawBuffer, RawPayload};
 
 use crate::PluginError;
 
-/// The input of one call: borrowed bytes with their content type.
+/// The input of one call: borrowed bytes with a content type.
 ///
-/// It lives as long as the call; what is to be kept must be copied.
+/// It is valid during the call; copy what you need later.
+///
+/// ```
+/// use hotbay_plugin::{ContentType, Payload};
+///
+/// let input = Payload::json_text("[1, 2]");
+/// assert_eq!(input.content_type(), ContentType::JSON);
+/// assert_eq!(input.json::<Vec<u32>>()?, [1, 2]);
+///
+/// let error = input.json::<String>().unwrap_err();
+/// assert_eq!(error.code(), 400);
+/// # Ok::<(), hotbay_plugin::PluginError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
     bytes: &'a [u8],
@@ -26,22 +38,22 @@ pub struct Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// Plain text.
+    /// Creates an input of plain text.
     pub fn text(text: &'a str) -> Self {
         Self { bytes: text.as_bytes(), media: Media::TEXT }
     }
 
-    /// Text that is already JSON.
+    /// Creates an input of JSON text.
     pub fn json_text(json: &'a str) -> Self {
         Self { bytes: json.as_bytes(), media: Media::JSON }
     }
 
-    /// Any bytes.
+    /// Creates an input of arbitrary bytes.
     pub fn bytes(bytes: &'a [u8]) -> Self {
         Self { bytes, media: Media::BYTES }
     }
 
-    /// The same bytes under another content type, such as `text/csv`.
+    /// Sets the content type, such as `text/csv`.
     #[must_use]
     pub fn with_content_type(self, content_type: &'a str) -> Self {
         Self { media: Media::of(content_type), ..self }
@@ -53,45 +65,42 @@ impl<'a> Payload<'a> {
         Self { bytes, media }
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// The bytes as text.
+    /// Returns the bytes as text.
     ///
     /// # Errors
     ///
-    /// Code 400, naming the first byte that is not UTF-8.
+    /// Code 400 if the bytes are not UTF-8; the message names the first invalid byte.
     pub fn as_text(&self) -> Result<&'a str, PluginError> {
         text_of(self.bytes)
     }
 
-    /// The bytes read as JSON.
+    /// Parses the bytes as JSON.
     ///
     /// # Errors
     ///
-    /// Code 400, naming line and column of what does not fit `T`.
+    /// Code 400 if the bytes are not JSON or do not match `T`; the message names line and column.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, PluginError> {
         serde_json::from_slice(self.bytes).map_err(|error| {
-            PluginError::new(
-                PluginError::BAD_INPUT,
-                format!("input is not the JSON wanted: {error}"),
-            )
+            PluginError::new(PluginError::BAD_INPUT, format!("invalid JSON input: {error}"))
         })
     }
 
-    /// The media type, such as `application/json`.
+    /// Returns the media type, such as `application/json`.
     pub fn content_type(&self) -> &'a str {
         self.media.as_str()
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether the payload is empty.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -99,7 +108,7 @@ impl<'a> Payload<'a> {
 
 fn text_of(bytes: &[u8]) -> Result<&str, PluginError> {
     std::str::from_utf8(bytes).map_err(|error| {
-        let message = format!("wanted UTF-8 text; byte {} is none", error.valid_up_to());
+        let message = format!("invalid UTF-8 at byte {}", error.valid_up_to());
         PluginError::new(PluginError::BAD_INPUT, message)
     })
 }

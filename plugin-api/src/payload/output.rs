@@ -1,4 +1,4 @@
-//! The output of a call: a few bytes in place, or a vector of the side that made it.
+//! The output of a call: a few inline bytes, or a vector of the side that created it.
 
 use std::{fmt, mem, ptr, slice};
 
@@ -6,18 +6,29 @@ use abi_stable::StableAbi;
 use serde::{Deserialize, Serialize};
 
 use super::content_type::{BYTES_CODE, HTML_CODE, JSON_CODE, OTHER, TEXT_CODE, code_of, name_of};
-use super::raw::{into_parts, release};
+use super::raw::{free_vec, into_parts};
 use super::{ContentType, text_of};
 use crate::PluginError;
 
-/// The output of one call: owned bytes with their content type.
+/// The output of one call: owned bytes with a content type.
 ///
-/// Up to 24 bytes (12 on a 32-bit target) made by [`Output::copy_of`] lie in the value itself
-/// and cost no allocation. All others are a vector, freed by the side that made it.
+/// [`Output::copy_of`] stores up to 24 bytes (12 on a 32-bit target) inline, without an allocation.
+/// All other outputs are a vector, which the side that created it frees.
 ///
-/// Invariant O1: `release` is none and `words` hold `extra` bytes in place; or `release` is
-/// some, `words` are pointer, length and capacity of a `Vec<u8>` of that side, and the last
-/// `extra` bytes of it are the name of the content type (none unless `type_code` is `OTHER`).
+/// ```
+/// use hotbay_plugin::{ContentType, Output};
+///
+/// let output = Output::json(&["a", "b"])?;
+/// assert_eq!(output.as_text()?, r#"["a","b"]"#);
+/// assert_eq!(output.content_type(), ContentType::JSON);
+///
+/// let csv = Output::text("a,b").with_content_type("text/csv");
+/// assert_eq!(csv.content_type(), "text/csv");
+/// # Ok::<(), hotbay_plugin::PluginError>(())
+/// ```
+// Invariant O1: either `release` is `None` and `words` hold `extra` inline bytes, or `release` is
+// `Some` and `words` are pointer, length and capacity of a `Vec<u8>` of that side. The last `extra`
+// bytes of that vector are the name of the content type, which is empty unless `type_code` is `OTHER`.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct Output {
@@ -27,58 +38,60 @@ pub struct Output {
     extra: u32,
 }
 
-const INLINE_MAX: usize = mem::size_of::<[*mut u8; 3]>();
+const MAX_INLINE_BYTES: usize = mem::size_of::<[*mut u8; 3]>();
 
-// SAFETY: O1 (plain bytes, or a vector that nobody else holds and any thread may free).
+// SAFETY: O1 (plain bytes, or a uniquely owned vector that any thread may free).
 unsafe impl Send for Output {}
 // SAFETY: O1 (shared access only reads bytes).
 unsafe impl Sync for Output {}
 
 impl Output {
-    /// Plain text.
+    /// Creates an output of plain text.
     pub fn text(text: impl Into<String>) -> Self {
-        Self::heap(text.into().into_bytes(), TEXT_CODE, 0)
+        Self::from_vec(text.into().into_bytes(), TEXT_CODE, 0)
     }
 
-    /// HTML.
+    /// Creates an output of HTML.
     pub fn html(html: impl Into<String>) -> Self {
-        Self::heap(html.into().into_bytes(), HTML_CODE, 0)
+        Self::from_vec(html.into().into_bytes(), HTML_CODE, 0)
     }
 
-    /// Any bytes.
+    /// Creates an output of arbitrary bytes.
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
-        Self::heap(bytes.into(), BYTES_CODE, 0)
+        Self::from_vec(bytes.into(), BYTES_CODE, 0)
     }
 
-    /// A value written as JSON.
+    /// Serializes a value as JSON.
     ///
     /// # Errors
     ///
-    /// Code 500 when `value` cannot be JSON, such as a map whose keys are no text.
+    /// Code 500 if `value` cannot be serialized, such as a map with keys that are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, PluginError> {
         match serde_json::to_vec(value) {
-            Ok(bytes) => Ok(Self::heap(bytes, JSON_CODE, 0)),
-            Err(error) => Err(PluginError::new(500, format!("output cannot be JSON: {error}"))),
+            Ok(bytes) => Ok(Self::from_vec(bytes, JSON_CODE, 0)),
+            Err(error) => {
+                Err(PluginError::new(500, format!("cannot serialize output as JSON: {error}")))
+            }
         }
     }
 
-    /// A copy of `bytes`; a short one costs no allocation.
+    /// Copies `bytes`, without an allocation if they are short.
     #[inline]
     pub fn copy_of(bytes: &[u8]) -> Self {
-        if bytes.len() > INLINE_MAX {
+        if bytes.len() > MAX_INLINE_BYTES {
             return Self::bytes(bytes);
         }
         let mut words = [0_usize; 3];
-        // SAFETY: at most INLINE_MAX bytes are written, which is what `words` take.
+        // SAFETY: writes at most MAX_INLINE_BYTES bytes, the size of `words`.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_mut_ptr().cast(), bytes.len());
         }
-        // Word by word, so that the value can stay in registers on its way up.
+        // Converted word by word, so that the compiler can keep the value in registers.
         let words = words.map(ptr::without_provenance_mut);
         Self { words, release: None, type_code: BYTES_CODE, extra: bytes.len() as u32 }
     }
 
-    /// The same bytes under another content type.
+    /// Sets the content type.
     #[must_use]
     pub fn with_content_type(mut self, content_type: impl Into<ContentType>) -> Self {
         let content_type = content_type.into();
@@ -93,54 +106,54 @@ impl Output {
             bytes.extend_from_slice(name.as_bytes());
         }
         let extra = if type_code == OTHER { name.len() } else { 0 };
-        Self::heap(bytes, type_code, extra as u32)
+        Self::from_vec(bytes, type_code, extra as u32)
     }
 
-    fn heap(bytes: Vec<u8>, type_code: u32, extra: u32) -> Self {
+    fn from_vec(bytes: Vec<u8>, type_code: u32, extra: u32) -> Self {
         let (ptr, len, capacity) = into_parts(bytes);
         let words = [ptr, ptr::without_provenance_mut(len), ptr::without_provenance_mut(capacity)];
-        Self { words, release: Some(release), type_code, extra }
+        Self { words, release: Some(free_vec), type_code, extra }
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         if self.release.is_none() {
             let words = (&raw const self.words).cast::<u8>();
-            // SAFETY: O1 (`extra` bytes lie in place).
+            // SAFETY: O1 (`extra` inline bytes).
             return unsafe { slice::from_raw_parts(words, self.extra as usize) };
         }
         let len = self.words[1].addr() - self.extra as usize;
-        // SAFETY: O1 (pointer and length of a vector that lives as long as self).
+        // SAFETY: O1 (pointer and length of a vector that is valid as long as `self`).
         unsafe { slice::from_raw_parts(self.words[0], len) }
     }
 
-    /// The bytes as text.
+    /// Returns the bytes as text.
     ///
     /// # Errors
     ///
-    /// Code 400, naming the first byte that is not UTF-8.
+    /// Code 400 if the bytes are not UTF-8; the message names the first invalid byte.
     pub fn as_text(&self) -> Result<&str, PluginError> {
         text_of(self.as_bytes())
     }
 
-    /// The bytes read as JSON.
+    /// Parses the bytes as JSON.
     ///
     /// # Errors
     ///
-    /// Code 400, naming line and column of what does not fit `T`.
+    /// Code 400 if the bytes are not JSON or do not match `T`; the message names line and column.
     pub fn parse_json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, PluginError> {
         super::Payload::bytes(self.as_bytes()).json()
     }
 
-    /// Whether its media type is a text of the plugin's own, and not one of the usual ones.
+    /// Returns whether the media type is not one of the constants of [`ContentType`].
     #[doc(hidden)]
     #[inline]
     pub fn has_own_content_type(&self) -> bool {
         self.type_code == OTHER
     }
 
-    /// The media type, such as `application/json`.
+    /// Returns the media type, such as `application/json`.
     pub fn content_type(&self) -> &str {
         if self.type_code != OTHER || self.release.is_none() {
             return name_of(self.type_code);
@@ -153,17 +166,17 @@ impl Output {
         std::str::from_utf8(name).unwrap_or(ContentType::BYTES)
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         self.as_bytes().len()
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether the output is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether the bytes lie in the value itself, so that nothing of its maker is held.
+    /// Returns whether the bytes are inline, so that the output holds no memory of its creator.
     #[doc(hidden)]
     pub fn is_inline(&self) -> bool {
         self.release.is_none()
@@ -171,7 +184,7 @@ impl Output {
 }
 
 impl Default for Output {
-    /// No bytes.
+    /// Creates an empty output.
     #[inline]
     fn default() -> Self {
         Self { words: [ptr::null_mut(); 3], release: None, type_code: BYTES_CODE, extra: 0 }
@@ -183,7 +196,7 @@ impl Drop for Output {
     fn drop(&mut self) {
         if let Some(release) = self.release {
             let [ptr, len, capacity] = self.words;
-            // SAFETY: O1 (the parts of a vector of the side that `release` belongs to).
+            // SAFETY: O1 (the parts of a vector of the side that owns `release`).
             unsafe { release(ptr, len.addr(), capacity.addr()) }
         }
     }
@@ -221,8 +234,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_and_content_type_survive_every_way_of_making_an_output() {
-        for len in [0, 1, INLINE_MAX - 1, INLINE_MAX, INLINE_MAX + 1, 4096] {
+    fn output_keeps_bytes_and_content_type() {
+        for len in [0, 1, MAX_INLINE_BYTES - 1, MAX_INLINE_BYTES, MAX_INLINE_BYTES + 1, 4096] {
             let bytes: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
             for output in [Output::copy_of(&bytes), Output::bytes(bytes.clone())] {
                 assert_eq!(output.as_bytes(), bytes);
@@ -238,16 +251,16 @@ mod tests {
     }
 
     #[test]
-    fn only_short_copies_lie_in_place() {
-        assert!(Output::copy_of(&[1; INLINE_MAX]).is_inline());
-        assert!(!Output::copy_of(&[1; INLINE_MAX + 1]).is_inline());
+    fn only_short_copies_are_inline() {
+        assert!(Output::copy_of(&[1; MAX_INLINE_BYTES]).is_inline());
+        assert!(!Output::copy_of(&[1; MAX_INLINE_BYTES + 1]).is_inline());
         assert!(!Output::text("x").is_inline());
     }
 
     #[test]
-    fn text_that_is_none_is_told_with_its_place() {
+    fn invalid_utf8_is_reported_with_its_position() {
         let error = Output::copy_of(b"ab\xff").as_text().unwrap_err();
         assert_eq!(error.code(), 400);
-        assert_eq!(error.message(), "wanted UTF-8 text; byte 2 is none");
+        assert_eq!(error.message(), "invalid UTF-8 at byte 2");
     }
 }

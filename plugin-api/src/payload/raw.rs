@@ -1,4 +1,4 @@
-//! How bytes look on the boundary: C structs of pointers and lengths.
+//! The ABI of bytes: C structs of pointers and lengths.
 
 use std::marker::PhantomData;
 use std::{fmt, ptr, slice};
@@ -8,10 +8,10 @@ use abi_stable::StableAbi;
 use super::content_type::{ContentType, Media, OTHER};
 use crate::{Payload, text};
 
-/// Bytes that carry their own way to be freed.
+/// Owned bytes with the function that frees them.
 ///
-/// Invariant R1: `ptr`, `len` and `capacity` are those of a `Vec<u8>` of the side whose
-/// `release` stands here, or all are empty and `release` is none.
+/// Invariant R1: `ptr`, `len` and `capacity` are those of a `Vec<u8>` of the side that owns
+/// `release`, or `ptr` is null, the numbers are zero and `release` is `None`.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct RawBuffer {
@@ -22,45 +22,45 @@ pub struct RawBuffer {
 }
 
 impl RawBuffer {
-    /// A buffer without bytes.
+    /// Creates an empty buffer.
     pub const fn empty() -> Self {
         Self { ptr: ptr::null_mut(), len: 0, capacity: 0, release: None }
     }
 
-    /// Whether nothing is in it.
+    /// Returns whether the buffer is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn as_bytes(&self) -> &[u8] {
         if self.ptr.is_null() {
             return &[];
         }
-        // SAFETY: R1 (the pointer and length are those of a vector that lives as long as self).
+        // SAFETY: R1 (pointer and length of a vector that is valid as long as `self`).
         unsafe { slice::from_raw_parts(self.ptr, self.len) }
     }
 
-    /// The bytes as text, at most so many of them; what is not UTF-8 is replaced.
-    pub fn to_text(&self, bytes_max: usize) -> String {
-        // A byte more, so that what is too long is seen to be.
+    /// Returns the bytes as text, truncated to `max_bytes`. Invalid UTF-8 is replaced.
+    pub fn to_text(&self, max_bytes: usize) -> String {
+        // A few bytes more, so that `cut` detects a text that is too long.
         let bytes = self.as_bytes();
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(bytes_max + 4)]);
-        text::cut(&text, bytes_max).into_owned()
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(max_bytes + 4)]);
+        text::cut(&text, max_bytes).into_owned()
     }
 }
 
 impl From<Vec<u8>> for RawBuffer {
     fn from(bytes: Vec<u8>) -> Self {
         let (ptr, len, capacity) = into_parts(bytes);
-        Self { ptr, len, capacity, release: Some(release) }
+        Self { ptr, len, capacity, release: Some(free_vec) }
     }
 }
 
 impl Drop for RawBuffer {
     fn drop(&mut self) {
         if let Some(release) = self.release {
-            // SAFETY: R1 (these are the parts that this function wants, given back once).
+            // SAFETY: R1 (the parts of a vector of the side that owns `release`, freed once).
             unsafe { release(self.ptr, self.len, self.capacity) }
         }
     }
@@ -81,13 +81,13 @@ pub(super) fn into_parts(bytes: Vec<u8>) -> (*mut u8, usize, usize) {
 ///
 /// # Safety
 ///
-/// The three are those of a `Vec<u8>` that this copy of the crate took apart, not given back yet.
-pub(super) unsafe extern "C" fn release(ptr: *mut u8, len: usize, capacity: usize) {
+/// The arguments are the parts of a `Vec<u8>` of this copy of the crate, not freed yet.
+pub(super) unsafe extern "C" fn free_vec(ptr: *mut u8, len: usize, capacity: usize) {
     // SAFETY: this function's own contract.
     drop(unsafe { Vec::from_raw_parts(ptr, len, capacity) });
 }
 
-/// A [`Payload`] on the boundary.
+/// The ABI of a [`Payload`].
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct RawPayload<'a> {
@@ -100,7 +100,7 @@ pub struct RawPayload<'a> {
 }
 
 impl<'a> RawPayload<'a> {
-    /// Lends `payload` to the other side.
+    /// Borrows `payload`.
     #[inline]
     pub fn new(payload: Payload<'a>) -> Self {
         let Media { code, name } = payload.media;
@@ -108,17 +108,17 @@ impl<'a> RawPayload<'a> {
             ptr: payload.bytes.as_ptr(),
             len: payload.bytes.len(),
             type_ptr: name.as_ptr(),
-            // A media type of 4 GiB is no media type.
+            // A name over 4 GiB is not a media type.
             type_len: u32::try_from(name.len()).unwrap_or(0),
             type_code: code,
             lifetime: PhantomData,
         }
     }
 
-    /// What was lent.
+    /// Returns the borrowed payload.
     #[inline]
     pub fn get(&self) -> Payload<'a> {
-        // SAFETY: `new` took pointer and length from a slice that lives for 'a.
+        // SAFETY: `new` took pointer and length from a slice that is valid for `'a`.
         let bytes = unsafe { slice::from_raw_parts(self.ptr, self.len) };
         let name = if self.type_code == OTHER { self.type_name() } else { "" };
         Payload { bytes, media: Media { code: self.type_code, name } }

@@ -1,4 +1,4 @@
-//! Batches: several calls in one request, run one after another in order.
+//! Batches: several calls in one request, which run in order.
 
 use std::time::{Duration, Instant};
 
@@ -8,27 +8,27 @@ use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answers;
-use super::body::Reply;
-use super::call::{Heard, Limits};
-use super::life::Server;
-use super::line::Line;
-use super::routes::{self, NotDone};
+use super::body::OutgoingBody;
+use super::call_headers::{CallBounds, CallHeaders};
+use super::connections::Connection;
+use super::lifecycle::Server;
+use super::responses;
+use super::routes::{self, CallError};
 use crate::context::Bounds;
 use crate::{ContentType, Output, Payload, Plugin};
 
 /// How often a batch checks whether the host closed the connection.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Deserialize)]
 struct Batch<'a> {
     #[serde(borrow)]
-    requests: Vec<One<'a>>,
+    requests: Vec<BatchCall<'a>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct One<'a> {
+struct BatchCall<'a> {
     #[serde(borrow, default)]
     content_type: Option<std::borrow::Cow<'a, str>>,
     #[serde(borrow)]
@@ -36,51 +36,54 @@ struct One<'a> {
 }
 
 /// Responds to a batch request.
-pub(super) fn answer<T: Plugin>(
+pub(super) fn respond<T: Plugin>(
     server: &Server<T>,
-    line: &Line,
-    heard: &Heard,
+    connection: &Connection,
+    call_headers: &CallHeaders,
     bytes: &[u8],
-) -> Response<Reply> {
-    match run(server, line, heard, bytes) {
-        Ok(replies) => answers::bytes(replies.into_bytes(), ContentType::JSON),
-        Err(mistake) => answers::refused(StatusCode::BAD_REQUEST, &mistake),
+) -> Response<OutgoingBody> {
+    match run(server, connection, call_headers, bytes) {
+        Ok(replies) => responses::bytes(replies.into_bytes(), ContentType::JSON),
+        Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
     }
 }
 
 fn run<T: Plugin>(
     server: &Server<T>,
-    line: &Line,
-    heard: &Heard,
+    connection: &Connection,
+    call_headers: &CallHeaders,
     bytes: &[u8],
 ) -> Result<String, String> {
     let batch: Batch<'_> =
         serde_json::from_slice(bytes).map_err(|error| format!("invalid batch: {error}"))?;
     // All bodies are decoded before the first call runs: an invalid batch has no effect.
-    let read = batch.requests.iter().zip(0..).map(|(one, index): (_, usize)| {
-        let body = STANDARD.decode(one.body.as_bytes());
+    let decoded = batch.requests.iter().zip(0..).map(|(call, index): (_, usize)| {
+        let body = STANDARD.decode(call.body.as_bytes());
         body.map_err(|error| format!("invalid base64 in the body of request {index}: {error}"))
     });
-    let bodies: Vec<Vec<u8>> = read.collect::<Result<_, _>>()?;
-    let mut wanted = Wanted { limits: Limits { line, until: heard.until }, look_at: None };
+    let bodies: Vec<Vec<u8>> = decoded.collect::<Result<_, _>>()?;
+    let mut check = CancelCheck {
+        bounds: CallBounds { connection, deadline: call_headers.deadline },
+        next_poll: None,
+    };
     // Written by hand: each reply is three literals and two texts.
     let mut replies = String::with_capacity(bytes.len() + 32);
     replies.push_str(r#"{"replies":["#);
-    for (at, (one, body)) in batch.requests.iter().zip(bodies).enumerate() {
+    for (at, (call, body)) in batch.requests.iter().zip(bodies).enumerate() {
         replies.push_str(if at == 0 { "" } else { "," });
-        if !wanted.is_still() {
-            write_error(&mut replies, not_begun());
+        if !check.should_run() {
+            write_error(&mut replies, not_started_error());
             continue;
         }
-        let content_type = one.content_type.as_deref().unwrap_or(ContentType::BYTES);
+        let content_type = call.content_type.as_deref().unwrap_or(ContentType::BYTES);
         let input = Payload::bytes(&body).with_content_type(content_type);
-        match routes::call(server, line, heard, input, T::execute) {
+        match routes::call(server, connection, call_headers, input, T::execute) {
             Ok(output) => write_output(&mut replies, &output),
-            Err(NotDone::Raised(raised)) => {
-                write_error(&mut replies, answers::value_of(&raised).into());
+            Err(CallError::Failed(failure)) => {
+                write_error(&mut replies, responses::failure_json(&failure).into());
             }
-            Err(NotDone::Refused(refused)) => {
-                let message = routes::told(refused);
+            Err(CallError::Rejected(error)) => {
+                let message = error.message();
                 let error = json!({ "code": 409, "message": message, "retryable": true });
                 write_error(&mut replies, error);
             }
@@ -104,27 +107,27 @@ fn write_error(replies: &mut String, error: Value) {
 
 /// Checks whether the host still waits for the batch. Polling the connection is a system call,
 /// which costs as much as a small call of the plugin, so it is not done before each call.
-struct Wanted<'a> {
-    limits: Limits<'a>,
-    look_at: Option<Instant>,
+struct CancelCheck<'a> {
+    bounds: CallBounds<'a>,
+    next_poll: Option<Instant>,
 }
 
-impl Wanted<'_> {
-    fn is_still(&mut self) -> bool {
+impl CancelCheck<'_> {
+    fn should_run(&mut self) -> bool {
         let now = Instant::now();
-        if self.limits.until.is_some_and(|until| until <= now) {
+        if self.bounds.deadline.is_some_and(|deadline| deadline <= now) {
             return false;
         }
-        if self.look_at.is_some_and(|look_at| now < look_at) {
+        if self.next_poll.is_some_and(|next_poll| now < next_poll) {
             return true;
         }
-        self.look_at = Some(now + LOOK_EVERY);
-        !self.limits.is_cancelled()
+        self.next_poll = Some(now + POLL_INTERVAL);
+        !self.bounds.is_cancelled()
     }
 }
 
-/// Returns the error of a call that had not started when the batch ended.
-fn not_begun() -> Value {
+/// Returns the error of a call that had not started before the batch ended.
+fn not_started_error() -> Value {
     let message = "the deadline passed before this call started";
     json!({ "code": 408, "message": message, "retryable": true })
 }

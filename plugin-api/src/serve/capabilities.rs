@@ -5,24 +5,24 @@ use serde_json::{Value, json};
 use super::program::Program;
 
 /// Endpoints of every program, beside `healthz` and `shutdown`.
-const USUAL: [&str; 4] = ["execute", "snapshot", "restore", "batch"];
+const STANDARD_ENDPOINTS: [&str; 4] = ["execute", "snapshot", "restore", "batch"];
 
 /// Names that are not available for additional endpoints.
-const TAKEN: [&str; 6] = ["execute", "snapshot", "restore", "batch", "healthz", "shutdown"];
+const RESERVED: [&str; 6] = ["execute", "snapshot", "restore", "batch", "healthz", "shutdown"];
 
 /// Returns the capabilities as JSON.
 ///
 /// # Errors
 ///
 /// A message for people if an argument of `serve_plugin!` is invalid.
-pub(super) fn text<T>(program: &Program<T>) -> Result<String, String> {
+pub(super) fn to_json<T>(program: &Program<T>) -> Result<String, String> {
     let own: Vec<_> = program.endpoints.iter().map(|(name, _)| *name).collect();
     check_names(&own)?;
-    let mut ours = json!({
+    let mut capabilities = json!({
         "protocol": 1,
         "name": program.name,
         "version": program.version,
-        "endpoints": USUAL.into_iter().chain(own).collect::<Vec<_>>(),
+        "endpoints": STANDARD_ENDPOINTS.into_iter().chain(own).collect::<Vec<_>>(),
         "config": ["env", "file"],
     });
     let schemas = [
@@ -33,21 +33,21 @@ pub(super) fn text<T>(program: &Program<T>) -> Result<String, String> {
         let Some(schema) = schema else { continue };
         let schema: Value = serde_json::from_str(schema)
             .map_err(|error| format!("invalid JSON in `{name}` of `serve_plugin!`: {error}"))?;
-        ours[key] = schema;
+        capabilities[key] = schema;
     }
-    Ok(json!({ "hotbay": ours }).to_string())
+    Ok(json!({ "hotbay": capabilities }).to_string())
 }
 
 fn check_names(own: &[&str]) -> Result<(), String> {
     for (index, name) in own.iter().enumerate() {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
-        if name.is_empty() || name.starts_with('/') || !name.bytes().all(fits) {
+        let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        if name.is_empty() || name.starts_with('/') || !name.bytes().all(is_valid) {
             return Err(format!(
                 "invalid endpoint name `{name}` in `serve_plugin!`: expected ASCII letters, \
                  digits and `-_./`, such as `v1/rows`"
             ));
         }
-        if TAKEN.contains(name) || own[..index].contains(name) {
+        if RESERVED.contains(name) || own[..index].contains(name) {
             return Err(format!("endpoint `{name}` of `serve_plugin!` already exists"));
         }
     }
@@ -77,20 +77,20 @@ mod tests {
 
     #[test]
     fn capabilities_list_name_endpoints_and_schemas() {
-        let told = text(&program()).unwrap();
-        let wanted = r#"{"hotbay":{"config":["env","file"],"endpoints":["execute","snapshot","restore","batch"],"name":"rows","protocol":1,"version":"0.1.0"}}"#;
+        let capabilities = to_json(&program()).unwrap();
+        let expected = r#"{"hotbay":{"config":["env","file"],"endpoints":["execute","snapshot","restore","batch"],"name":"rows","protocol":1,"version":"0.1.0"}}"#;
         assert_eq!(
-            serde_json::from_str::<Value>(&told).unwrap(),
-            serde_json::from_str::<Value>(wanted).unwrap()
+            serde_json::from_str::<Value>(&capabilities).unwrap(),
+            serde_json::from_str::<Value>(expected).unwrap()
         );
         let program = program()
             .endpoint("rows", Rows::execute)
             .config_schema(r#"{"type":"object"}"#)
             .input_schema("true");
-        let told: Value = serde_json::from_str(&text(&program).unwrap()).unwrap();
-        assert_eq!(told["hotbay"]["endpoints"][4], "rows");
-        assert_eq!(told["hotbay"]["configSchema"], json!({ "type": "object" }));
-        assert_eq!(told["hotbay"]["inputSchema"], true);
+        let capabilities: Value = serde_json::from_str(&to_json(&program).unwrap()).unwrap();
+        assert_eq!(capabilities["hotbay"]["endpoints"][4], "rows");
+        assert_eq!(capabilities["hotbay"]["configSchema"], json!({ "type": "object" }));
+        assert_eq!(capabilities["hotbay"]["inputSchema"], true);
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
             (program().endpoint("", Rows::execute), "invalid endpoint name ``"),
             (program().config_schema("{"), "invalid JSON in `config_schema` of `serve_plugin!`"),
         ] {
-            let error = text(&program).unwrap_err();
+            let error = to_json(&program).unwrap_err();
             assert!(error.contains(message), "{error}");
         }
     }

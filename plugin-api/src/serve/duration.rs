@@ -15,7 +15,7 @@ const UNITS: [(&str, f64); 8] = [
 ];
 
 /// Parses a duration; returns `None` if the text is invalid.
-pub(super) fn read(text: &str) -> Option<Duration> {
+pub(super) fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
@@ -27,8 +27,8 @@ pub(super) fn read(text: &str) -> Option<Duration> {
         rest = &rest[end..];
         let (name, nanoseconds) = UNITS.iter().find(|(name, _)| rest.starts_with(name))?;
         rest = &rest[name.len()..];
-        let part = Duration::try_from_secs_f64(number * nanoseconds / 1e9).ok()?;
-        total = total.checked_add(part)?;
+        let term = Duration::try_from_secs_f64(number * nanoseconds / 1e9).ok()?;
+        total = total.checked_add(term)?;
     }
     (!text.is_empty()).then_some(total)
 }
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn durations_are_parsed_in_go_notation() {
-        for (text, wanted_ns) in [
+        for (text, expected_ns) in [
             ("0", 0),
             ("0s", 0),
             ("5m", 300_000_000_000),
@@ -51,12 +51,12 @@ mod tests {
             ("7us", 7_000),
             ("9ns", 9),
         ] {
-            assert_eq!(read(text), Some(Duration::from_nanos(wanted_ns)), "{text}");
+            assert_eq!(parse(text), Some(Duration::from_nanos(expected_ns)), "{text}");
         }
         for text in
             ["", "5", "m", "-5m", "5 m", "5d", "5m3", ".", ".s", "1e9s", "999999999999999999999h"]
         {
-            assert_eq!(read(text), None, "{text}");
+            assert_eq!(parse(text), None, "{text}");
         }
     }
 }

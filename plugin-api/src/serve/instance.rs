@@ -15,19 +15,35 @@ enum Stage<T> {
     /// Not called yet.
     Fresh(Arc<T>),
     /// `restore` is running.
-    Away,
+    Restoring,
     Shared,
 }
 
 /// Why access to the plugin was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum AccessError {
     /// `restore` is running.
     Restoring,
     /// The plugin was already called.
-    WasCalled,
+    AlreadyCalled,
     /// A health check or a snapshot is running.
     InUse,
+}
+
+impl AccessError {
+    /// Returns the message for the host.
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Self::Restoring => "a state is being restored; try again when it has finished",
+            Self::AlreadyCalled => {
+                "cannot restore a state after the first call; restart the program to restore one"
+            }
+            Self::InUse => {
+                "cannot restore a state while a health check or a snapshot is running; try again \
+                 later"
+            }
+        }
+    }
 }
 
 impl<T> Instance<T> {
@@ -37,7 +53,7 @@ impl<T> Instance<T> {
 
     /// Returns the plugin for a call; from the first call on, the plugin is shared.
     #[inline]
-    pub(super) fn called(&self) -> Result<&T, Refused> {
+    pub(super) fn for_call(&self) -> Result<&T, AccessError> {
         match self.shared.get() {
             Some(plugin) => Ok(plugin),
             None => self.first_call(),
@@ -45,26 +61,26 @@ impl<T> Instance<T> {
     }
 
     #[cold]
-    fn first_call(&self) -> Result<&T, Refused> {
+    fn first_call(&self) -> Result<&T, AccessError> {
         let mut stage = self.lock();
         match std::mem::replace(&mut *stage, Stage::Shared) {
             Stage::Fresh(plugin) => Ok(self.shared.get_or_init(|| plugin)),
-            Stage::Away => {
-                *stage = Stage::Away;
-                Err(Refused::Restoring)
+            Stage::Restoring => {
+                *stage = Stage::Restoring;
+                Err(AccessError::Restoring)
             }
             Stage::Shared => Ok(self.shared.get().expect("set before the lock was released")),
         }
     }
 
     /// Returns the plugin for a health check or a snapshot, which do not count as calls.
-    pub(super) fn seen(&self) -> Result<Arc<T>, Refused> {
+    pub(super) fn get(&self) -> Result<Arc<T>, AccessError> {
         if let Some(plugin) = self.shared.get() {
             return Ok(Arc::clone(plugin));
         }
         match &*self.lock() {
             Stage::Fresh(plugin) => Ok(Arc::clone(plugin)),
-            Stage::Away => Err(Refused::Restoring),
+            Stage::Restoring => Err(AccessError::Restoring),
             Stage::Shared => {
                 Ok(Arc::clone(self.shared.get().expect("set before the lock was released")))
             }
@@ -73,24 +89,27 @@ impl<T> Instance<T> {
 
     /// Runs `restore` with exclusive access, before the first call only. If it unwinds, the plugin
     /// stays unavailable.
-    pub(super) fn alone<A>(&self, work: impl FnOnce(&mut T) -> A) -> Result<A, Refused> {
-        let mut plugin = self.take()?;
-        let answer = match Arc::get_mut(&mut plugin) {
-            Some(plugin) => Ok(work(plugin)),
-            None => Err(Refused::InUse),
+    pub(super) fn with_exclusive<A>(
+        &self,
+        body: impl FnOnce(&mut T) -> A,
+    ) -> Result<A, AccessError> {
+        let mut plugin = self.take_fresh()?;
+        let result = match Arc::get_mut(&mut plugin) {
+            Some(plugin) => Ok(body(plugin)),
+            None => Err(AccessError::InUse),
         };
         *self.lock() = Stage::Fresh(plugin);
-        answer
+        result
     }
 
-    fn take(&self) -> Result<Arc<T>, Refused> {
+    fn take_fresh(&self) -> Result<Arc<T>, AccessError> {
         let mut stage = self.lock();
-        match std::mem::replace(&mut *stage, Stage::Away) {
+        match std::mem::replace(&mut *stage, Stage::Restoring) {
             Stage::Fresh(plugin) => Ok(plugin),
-            Stage::Away => Err(Refused::Restoring),
+            Stage::Restoring => Err(AccessError::Restoring),
             Stage::Shared => {
                 *stage = Stage::Shared;
-                Err(Refused::WasCalled)
+                Err(AccessError::AlreadyCalled)
             }
         }
     }
@@ -100,7 +119,7 @@ impl<T> Instance<T> {
         let stage = self.stage.into_inner().unwrap_or_else(PoisonError::into_inner);
         let plugin = match stage {
             Stage::Fresh(plugin) => plugin,
-            Stage::Away => return None,
+            Stage::Restoring => return None,
             Stage::Shared => self.shared.into_inner()?,
         };
         Arc::into_inner(plugin)
@@ -118,22 +137,22 @@ mod tests {
     #[test]
     fn exclusive_access_ends_with_the_first_call() {
         let instance = Instance::new(1);
-        assert_eq!(*instance.seen().unwrap(), 1);
-        assert_eq!(instance.alone(|plugin| *plugin = 2), Ok(()));
-        let looks = instance.seen().unwrap();
-        assert_eq!(instance.alone(|_| ()), Err(Refused::InUse));
-        drop(looks);
-        assert_eq!(instance.called(), Ok(&2));
-        assert_eq!(instance.alone(|_| ()), Err(Refused::WasCalled));
-        assert_eq!((instance.called(), *instance.seen().unwrap()), (Ok(&2), 2));
+        assert_eq!(*instance.get().unwrap(), 1);
+        assert_eq!(instance.with_exclusive(|plugin| *plugin = 2), Ok(()));
+        let reference = instance.get().unwrap();
+        assert_eq!(instance.with_exclusive(|_| ()), Err(AccessError::InUse));
+        drop(reference);
+        assert_eq!(instance.for_call(), Ok(&2));
+        assert_eq!(instance.with_exclusive(|_| ()), Err(AccessError::AlreadyCalled));
+        assert_eq!((instance.for_call(), *instance.get().unwrap()), (Ok(&2), 2));
         assert_eq!(instance.into_inner(), Some(2));
     }
 
     #[test]
     fn access_is_rejected_while_a_state_is_restored() {
         let instance = Instance::new(1);
-        let inside = instance.alone(|_| (instance.called().err(), instance.seen().err()));
-        assert_eq!(inside, Ok((Some(Refused::Restoring), Some(Refused::Restoring))));
-        assert_eq!(instance.called(), Ok(&1));
+        let inside = instance.with_exclusive(|_| (instance.for_call().err(), instance.get().err()));
+        assert_eq!(inside, Ok((Some(AccessError::Restoring), Some(AccessError::Restoring))));
+        assert_eq!(instance.for_call(), Ok(&1));
     }
 }

@@ -9,9 +9,9 @@ use rustix::process::{Pid, test_kill_process};
 
 /// State of the files at the path of a socket.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum LockStatus {
     /// No file exists.
-    Nothing,
+    Unused,
     /// The process that the lock names has exited; both files can be removed.
     Stale,
     /// A socket without a lock, whose owner is unknown.
@@ -19,23 +19,23 @@ pub(super) enum Found {
     /// The lock contains no process id.
     Unreadable(String),
     /// The process that the lock names is alive.
-    Taken(i32),
+    InUse(i32),
 }
 
 /// Classifies the files. A lock with the id of this process is left over from an earlier process.
-pub(super) fn judge(
-    socket_is_there: bool,
+pub(super) fn classify(
+    socket_exists: bool,
     lock: Option<&str>,
-    own: i32,
+    own_pid: i32,
     is_alive: impl Fn(i32) -> bool,
-) -> Found {
+) -> LockStatus {
     let Some(lock) = lock else {
-        return if socket_is_there { Found::SocketWithoutLock } else { Found::Nothing };
+        return if socket_exists { LockStatus::SocketWithoutLock } else { LockStatus::Unused };
     };
     match lock.trim().parse() {
-        Ok(pid) if pid > 0 && pid != own && is_alive(pid) => Found::Taken(pid),
-        Ok(pid) if pid > 0 => Found::Stale,
-        _ => Found::Unreadable(lock.chars().take(40).collect()),
+        Ok(pid) if pid > 0 && pid != own_pid && is_alive(pid) => LockStatus::InUse(pid),
+        Ok(pid) if pid > 0 => LockStatus::Stale,
+        _ => LockStatus::Unreadable(lock.chars().take(40).collect()),
     }
 }
 
@@ -49,42 +49,43 @@ impl Lock {
     /// # Errors
     ///
     /// A message for people if another process owns the socket, or on I/O errors.
-    pub(super) fn take(socket: &Path) -> Result<Self, String> {
-        let path = beside(socket);
-        let told = |error: io::Error| format!("`{}`: {error}", path.display());
+    pub(super) fn acquire(socket: &Path) -> Result<Self, String> {
+        let path = lock_path(socket);
+        let failed = |error: io::Error| format!("cannot access `{}`: {error}", path.display());
         let text = match fs::read_to_string(&path) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(told(error)),
+            Err(error) => return Err(failed(error)),
         };
-        let own = std::process::id().cast_signed();
-        let found = judge(socket.symlink_metadata().is_ok(), text.as_deref(), own, is_alive);
-        if found == Found::Stale {
-            remove(&path).and_then(|()| remove(socket)).map_err(told)?;
+        let own_pid = std::process::id().cast_signed();
+        let status =
+            classify(socket.symlink_metadata().is_ok(), text.as_deref(), own_pid, is_alive);
+        if status == LockStatus::Stale {
+            remove(&path).and_then(|()| remove(socket)).map_err(failed)?;
         }
         let (lock, socket) = (path.display(), socket.display());
-        match found {
-            Found::Nothing | Found::Stale => {}
-            Found::SocketWithoutLock => {
+        match status {
+            LockStatus::Unused | LockStatus::Stale => {}
+            LockStatus::SocketWithoutLock => {
                 return Err(format!(
                     "socket `{socket}` already exists without its lock `{lock}`; remove it if no \
                      program uses it"
                 ));
             }
-            Found::Unreadable(text) => {
+            LockStatus::Unreadable(text) => {
                 return Err(format!(
                     "invalid lock `{lock}`: expected a process id, found `{text}`; remove it and \
                      `{socket}` if no program uses them"
                 ));
             }
-            Found::Taken(pid) => {
+            LockStatus::InUse(pid) => {
                 return Err(format!(
                     "socket `{socket}` is in use by process {pid}; stop that process, or start \
                      this one with another `id`"
                 ));
             }
         }
-        put(&path, own).map_err(|error| match error.kind() {
+        create_lock(&path, own_pid).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 format!("cannot create `{lock}`: another process has just created it")
             }
@@ -100,22 +101,22 @@ impl Drop for Lock {
     }
 }
 
-fn beside(socket: &Path) -> PathBuf {
+fn lock_path(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     path.into()
 }
 
 /// Creates the lock file atomically, together with its content.
-fn put(path: &Path, own: i32) -> io::Result<()> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{own}"));
-    let draft = PathBuf::from(draft);
-    remove(&draft)?;
-    let written = fs::File::create_new(&draft).and_then(|mut file| write!(file, "{own}"));
-    let put = written.and_then(|()| fs::hard_link(&draft, path));
-    remove(&draft)?;
-    put
+fn create_lock(path: &Path, own_pid: i32) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{own_pid}"));
+    let temporary = PathBuf::from(temporary);
+    remove(&temporary)?;
+    let written = fs::File::create_new(&temporary).and_then(|mut file| write!(file, "{own_pid}"));
+    let linked = written.and_then(|()| fs::hard_link(&temporary, path));
+    remove(&temporary)?;
+    linked
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -126,7 +127,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn is_alive(pid: i32) -> bool {
-    // A process that may not be signalled is alive, too.
+    // A process that this user may not signal is alive too.
     Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
@@ -136,20 +137,20 @@ mod tests {
 
     #[test]
     fn lock_status_depends_on_whether_its_process_lives() {
-        let lives = |pid| pid == 7 || pid == 9;
-        for (socket, lock, wanted) in [
-            (false, None, Found::Nothing),
-            (true, None, Found::SocketWithoutLock),
-            (true, Some("7"), Found::Taken(7)),
-            (false, Some("7\n"), Found::Taken(7)),
-            (true, Some("8"), Found::Stale),
-            (false, Some("8"), Found::Stale),
-            (true, Some("9"), Found::Stale),
-            (true, Some(""), Found::Unreadable(String::new())),
-            (true, Some("-1"), Found::Unreadable("-1".to_owned())),
-            (true, Some("me"), Found::Unreadable("me".to_owned())),
+        let is_alive = |pid| pid == 7 || pid == 9;
+        for (socket, lock, expected) in [
+            (false, None, LockStatus::Unused),
+            (true, None, LockStatus::SocketWithoutLock),
+            (true, Some("7"), LockStatus::InUse(7)),
+            (false, Some("7\n"), LockStatus::InUse(7)),
+            (true, Some("8"), LockStatus::Stale),
+            (false, Some("8"), LockStatus::Stale),
+            (true, Some("9"), LockStatus::Stale),
+            (true, Some(""), LockStatus::Unreadable(String::new())),
+            (true, Some("-1"), LockStatus::Unreadable("-1".to_owned())),
+            (true, Some("me"), LockStatus::Unreadable("me".to_owned())),
         ] {
-            assert_eq!(judge(socket, lock, 9, lives), wanted, "{lock:?}");
+            assert_eq!(classify(socket, lock, 9, is_alive), expected, "{lock:?}");
         }
     }
 }

@@ -10,7 +10,36 @@
 /// - `config_schema = "…"` and `input_schema = "…"` are JSON Schemas as text, reported as part of
 ///   the program's capabilities.
 ///
-/// Does not compile with `panic = "abort"`: a panic in one call would end the whole program.
+/// ```
+/// use hotbay_plugin::prelude::*;
+///
+/// struct Rows;
+///
+/// impl Rows {
+///     /// The endpoint `rows`: returns the number of rows.
+///     fn rows(&self, _: &CallContext<'_>, _: Payload<'_>) -> Result<Output, PluginError> {
+///         Output::json(&2)
+///     }
+/// }
+///
+/// impl Plugin for Rows {
+///     fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> {
+///         Ok(Self)
+///     }
+///
+///     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+///         Ok(Output::text(input.as_text()?))
+///     }
+/// }
+///
+/// # #[cfg(any())]
+/// serve_plugin!(Rows, endpoints = { "rows" => Rows::rows });
+/// # fn main() {}
+/// ```
+///
+/// # Panics
+///
+/// The crate does not compile with `panic = "abort"`: a panic in one call would end the program.
 #[cfg(all(unix, feature = "serve"))]
 #[macro_export]
 macro_rules! serve_plugin {

@@ -1,4 +1,4 @@
-//! A plugin as a program: the same [`Plugin`](crate::Plugin), called over a socket.
+//! Serves a [`Plugin`](crate::Plugin) as a program that a host calls over a socket.
 //!
 //! The main thread starts the plugin, accepts connections and shuts everything down. Each
 //! connection has a thread that reads its requests, calls the plugin and writes the responses, so
@@ -7,47 +7,47 @@
 mod macros;
 
 #[cfg(all(unix, feature = "serve"))]
-mod answers;
-#[cfg(all(unix, feature = "serve"))]
-mod arguments;
+mod activity;
 #[cfg(all(unix, feature = "serve"))]
 mod batch;
 #[cfg(all(unix, feature = "serve"))]
-mod bell;
-#[cfg(all(unix, feature = "serve"))]
 mod body;
 #[cfg(all(unix, feature = "serve"))]
-mod call;
+mod call_headers;
 #[cfg(all(unix, feature = "serve"))]
 mod capabilities;
 #[cfg(all(unix, feature = "serve"))]
+mod command_line;
+#[cfg(all(unix, feature = "serve"))]
 mod connection;
 #[cfg(all(unix, feature = "serve"))]
-mod door;
+mod connections;
+#[cfg(all(unix, feature = "serve"))]
+mod console;
 #[cfg(all(unix, feature = "serve"))]
 mod duration;
 #[cfg(all(unix, feature = "serve"))]
+mod host_client;
+#[cfg(all(unix, feature = "serve"))]
 mod instance;
 #[cfg(all(unix, feature = "serve"))]
-mod life;
+mod lifecycle;
 #[cfg(all(unix, feature = "serve"))]
-mod line;
+mod listener;
 #[cfg(all(unix, feature = "serve"))]
 mod lock;
 #[cfg(all(unix, feature = "serve"))]
-mod presence;
-#[cfg(all(unix, feature = "serve"))]
 mod program;
+#[cfg(all(unix, feature = "serve"))]
+mod responses;
 #[cfg(all(unix, feature = "serve"))]
 mod routes;
 #[cfg(all(unix, feature = "serve"))]
 mod settings;
 #[cfg(all(unix, feature = "serve"))]
-mod stderr;
+mod stop_signal;
 #[cfg(all(unix, feature = "serve"))]
 mod token;
-#[cfg(all(unix, feature = "serve"))]
-mod way_back;
 
 #[cfg(all(unix, feature = "serve"))]
 pub use program::{Endpoint, Program};

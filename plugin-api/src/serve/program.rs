@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 use std::{env, fmt};
 
-use super::arguments::{self, Asked, InEnvironment};
-use super::{capabilities, life, stderr};
+use super::command_line::{self, Command, EnvConfig};
+use super::{capabilities, console, lifecycle};
 use crate::{CallContext, Output, Payload, Plugin, PluginError};
 
-/// A function that answers calls like [`Plugin::execute`].
+/// A function that handles calls, with the signature of [`Plugin::execute`].
 pub type Endpoint<T> = fn(&T, &CallContext<'_>, Payload<'_>) -> Result<Output, PluginError>;
 
 /// A plugin and the settings to serve it with.
@@ -49,23 +49,23 @@ impl<T: Plugin> Program<T> {
 
     /// Executes the command of the command line; returns when the program has to exit.
     pub fn run(self) -> ExitCode {
-        let capabilities = match capabilities::text(&self) {
+        let capabilities = match capabilities::to_json(&self) {
             Ok(capabilities) => capabilities,
-            Err(mistake) => {
-                stderr::error(&mistake, serde_json::Map::new());
+            Err(message) => {
+                console::error(&message, serde_json::Map::new());
                 return ExitCode::FAILURE;
             }
         };
-        let in_environment = InEnvironment {
+        let env_config = EnvConfig {
             text: env::var_os("HOTBAY_CONFIG"),
             file: env::var_os("HOTBAY_CONFIG_FILE"),
         };
-        match arguments::asked(env::args_os().skip(1), in_environment) {
-            Ok(Asked::Capabilities) => stderr::print(&capabilities),
-            Ok(Asked::Help) => stderr::print(&arguments::help(self.name)),
-            Ok(Asked::Start(text)) => life::run(self, &text),
-            Err(mistake) => {
-                stderr::plain(&format!("{mistake}\n\n{}", arguments::help(self.name)));
+        match command_line::parse(env::args_os().skip(1), env_config) {
+            Ok(Command::Capabilities) => console::print(&capabilities),
+            Ok(Command::Help) => console::print(&command_line::usage(self.name)),
+            Ok(Command::Serve(text)) => lifecycle::run(self, &text),
+            Err(message) => {
+                console::write_line(&format!("{message}\n\n{}", command_line::usage(self.name)));
                 ExitCode::from(2)
             }
         }

@@ -8,49 +8,53 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::body::{self, NotRead, Reply};
-use super::call::{Heard, Limits};
-use super::instance::Refused;
-use super::life::Server;
-use super::line::Line;
-use super::presence::{Presence, Stay};
+use super::activity::{ActivityTracker, KeepAlive};
+use super::body::{self, BodyError, OutgoingBody};
+use super::call_headers::{CallBounds, CallHeaders};
+use super::connections::Connection;
+use super::instance::AccessError;
+use super::lifecycle::Server;
 use super::program::Endpoint;
-use super::{answers, batch};
+use super::{batch, responses};
 use crate::context::{CallContext, RawContext};
-use crate::export::panics::{Raised, guard};
+use crate::export::panics::{Failure, guard};
 use crate::{ContentType, Output, Payload, Plugin, Snapshot};
 
 pub(super) static TOKEN: HeaderName = HeaderName::from_static("hotbay-token");
 static SNAPSHOT_VERSION: HeaderName = HeaderName::from_static("hotbay-snapshot-version");
 
-/// Marks a request as running; ended on drop.
-struct Visit<'a> {
-    line: &'a Line,
-    presence: &'a Presence,
+/// Marks a request as running until it is dropped.
+struct RunningRequest<'a> {
+    connection: &'a Connection,
+    activity: &'a ActivityTracker,
     /// Whether the request delays the idle timeout.
-    counts: bool,
+    counts_as_activity: bool,
 }
 
-impl<'a> Visit<'a> {
-    fn begin(line: &'a Line, presence: &'a Presence, counts: bool) -> Self {
-        line.set_busy(true);
-        if counts {
-            presence.begin();
+impl<'a> RunningRequest<'a> {
+    fn begin(
+        connection: &'a Connection,
+        activity: &'a ActivityTracker,
+        counts_as_activity: bool,
+    ) -> Self {
+        connection.set_busy(true);
+        if counts_as_activity {
+            activity.begin_call();
         }
-        Self { line, presence, counts }
+        Self { connection, activity, counts_as_activity }
     }
 
-    fn end(&mut self) -> Stay {
-        self.line.set_busy(false);
-        if std::mem::take(&mut self.counts) {
-            self.presence.end(Instant::now())
+    fn end(&mut self) -> KeepAlive {
+        self.connection.set_busy(false);
+        if std::mem::take(&mut self.counts_as_activity) {
+            self.activity.end_call(Instant::now())
         } else {
-            self.presence.stay()
+            self.activity.keep_alive()
         }
     }
 }
 
-impl Drop for Visit<'_> {
+impl Drop for RunningRequest<'_> {
     fn drop(&mut self) {
         // `end` is idempotent. Only this call runs it if the host dropped the connection.
         let _ = self.end();
@@ -58,66 +62,69 @@ impl Drop for Visit<'_> {
 }
 
 /// Handles a request.
-pub(super) async fn answer<T: Plugin>(
+pub(super) async fn handle<T: Plugin>(
     server: &Server<T>,
-    line: &Line,
-    is_trusted: &Cell<bool>,
+    connection: &Connection,
+    is_authenticated: &Cell<bool>,
     request: Request<Incoming>,
-) -> Result<Response<Reply>, Infallible> {
+) -> Result<Response<OutgoingBody>, Infallible> {
     if let Some(token) = &server.token {
-        let shown = request.headers().get(&TOKEN);
-        if !shown.is_some_and(|shown| token.is(shown.as_bytes())) {
+        let given = request.headers().get(&TOKEN);
+        if !given.is_some_and(|given| token.matches(given.as_bytes())) {
             let message = "invalid or missing header Hotbay-Token: expected the value of \
                            HOTBAY_TOKEN";
-            let mut response = answers::refused(StatusCode::UNAUTHORIZED, message);
-            answers::end_connection(response.headers_mut());
+            let mut response = responses::rejected(StatusCode::UNAUTHORIZED, message);
+            responses::close_connection(response.headers_mut());
             return Ok(response);
         }
-        is_trusted.set(true);
+        is_authenticated.set(true);
     }
-    let mut visit = Visit::begin(line, &server.presence, request.uri().path() != "/healthz");
-    let mut response = routed(server, line, request).await;
-    if visit.end() == Stay::Leaves {
-        answers::end_connection(response.headers_mut());
+    let mut running =
+        RunningRequest::begin(connection, &server.activity, request.uri().path() != "/healthz");
+    let mut response = route(server, connection, request).await;
+    if running.end() == KeepAlive::Close {
+        responses::close_connection(response.headers_mut());
     }
     Ok(response)
 }
 
-async fn routed<T: Plugin>(
+async fn route<T: Plugin>(
     server: &Server<T>,
-    line: &Line,
+    connection: &Connection,
     request: Request<Incoming>,
-) -> Response<Reply> {
+) -> Response<OutgoingBody> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     if path == "/shutdown" {
         return shut_down(server);
     }
-    let Some(endpoint) = server.endpoint(path) else {
+    let Some(route) = server.route(path) else {
         let message = format!("endpoint `{path}` not found");
-        return answers::refused(StatusCode::NOT_FOUND, &message);
+        return responses::rejected(StatusCode::NOT_FOUND, &message);
     };
-    let wanted = endpoint.method();
-    if parts.method != wanted {
+    let expected = route.method();
+    if parts.method != expected {
         let message =
-            format!("wrong method for `{path}`: expected {wanted}, found {}", parts.method);
-        return answers::refused(StatusCode::METHOD_NOT_ALLOWED, &message);
+            format!("wrong method for `{path}`: expected {expected}, found {}", parts.method);
+        return responses::rejected(StatusCode::METHOD_NOT_ALLOWED, &message);
     }
     let bytes = match body::read(body).await {
         Ok(bytes) => bytes,
-        Err(NotRead::TooLarge) => return too_large(),
-        Err(NotRead::CutOff) => {
-            return answers::refused(StatusCode::BAD_REQUEST, "incomplete body");
+        Err(BodyError::TooLarge) => return too_large(),
+        Err(BodyError::Incomplete) => {
+            return responses::rejected(StatusCode::BAD_REQUEST, "incomplete body");
         }
     };
-    match endpoint {
-        Route::Call(function) => match Heard::of(&parts.headers) {
-            Ok(heard) => called(server, line, &heard, parts.headers, bytes, function),
-            Err(mistake) => answers::refused(StatusCode::BAD_REQUEST, &mistake),
+    match route {
+        Route::Call(function) => match CallHeaders::parse(&parts.headers) {
+            Ok(call_headers) => {
+                respond_to_call(server, connection, &call_headers, parts.headers, bytes, function)
+            }
+            Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
-        Route::Batch => match Heard::of(&parts.headers) {
-            Ok(heard) => batch::answer(server, line, &heard, &bytes),
-            Err(mistake) => answers::refused(StatusCode::BAD_REQUEST, &mistake),
+        Route::Batch => match CallHeaders::parse(&parts.headers) {
+            Ok(call_headers) => batch::respond(server, connection, &call_headers, &bytes),
+            Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
         Route::Health => health(server),
         Route::Snapshot => snapshot(server),
@@ -145,7 +152,7 @@ impl<T> Route<T> {
 }
 
 impl<T: Plugin> Server<T> {
-    fn endpoint(&self, path: &str) -> Option<Route<T>> {
+    fn route(&self, path: &str) -> Option<Route<T>> {
         let name = path.strip_prefix('/')?;
         match name {
             "execute" => Some(Route::Call(T::execute)),
@@ -161,126 +168,118 @@ impl<T: Plugin> Server<T> {
     }
 }
 
-fn called<T: Plugin>(
+fn respond_to_call<T: Plugin>(
     server: &Server<T>,
-    line: &Line,
-    heard: &Heard,
+    connection: &Connection,
+    call_headers: &CallHeaders,
     headers: HeaderMap,
     bytes: Bytes,
     function: Endpoint<T>,
-) -> Response<Reply> {
+) -> Response<OutgoingBody> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or(ContentType::BYTES);
     let input = Payload::bytes(&bytes).with_content_type(content_type);
-    match call(server, line, heard, input, function) {
-        Ok(output) => answers::output(output, headers),
-        Err(NotDone::Raised(raised)) => answers::raised(&raised),
-        Err(NotDone::Refused(refused)) => not_now(refused),
+    match call(server, connection, call_headers, input, function) {
+        Ok(output) => responses::output(output, headers),
+        Err(CallError::Failed(failure)) => responses::failed(&failure),
+        Err(CallError::Rejected(error)) => rejected(error),
     }
 }
 
 /// Why a call returned no output.
-pub(super) enum NotDone {
-    Raised(Raised),
-    Refused(Refused),
+pub(super) enum CallError {
+    Failed(Failure),
+    Rejected(AccessError),
 }
 
 /// Runs one call on the current thread.
 pub(super) fn call<T: Plugin>(
     server: &Server<T>,
-    line: &Line,
-    heard: &Heard,
+    connection: &Connection,
+    call_headers: &CallHeaders,
     input: Payload<'_>,
     function: Endpoint<T>,
-) -> Result<Output, NotDone> {
-    let plugin = server.instance.called().map_err(NotDone::Refused)?;
-    let limits = Limits { line, until: heard.until };
-    let context = RawContext::new(heard.call_id).with_trace(heard.trace.as_ref());
-    let context = context.with_bounds(&limits);
-    guarded(|| function(plugin, &CallContext::new(&context), input)).map_err(NotDone::Raised)
+) -> Result<Output, CallError> {
+    let plugin = server.instance.for_call().map_err(CallError::Rejected)?;
+    let bounds = CallBounds { connection, deadline: call_headers.deadline };
+    let context = RawContext::new(call_headers.call_id).with_trace(call_headers.trace.as_ref());
+    let context = context.with_bounds(&bounds);
+    run_plugin(|| function(plugin, &CallContext::new(&context), input)).map_err(CallError::Failed)
 }
 
 /// Runs code of the plugin; converts a panic into a failure.
-pub(super) fn guarded<A>(
+pub(super) fn run_plugin<A>(
     body: impl FnOnce() -> Result<A, crate::PluginError>,
-) -> Result<A, Raised> {
-    let mut answer = None;
+) -> Result<A, Failure> {
+    let mut output = None;
     guard::<true>(|| {
-        answer = Some(body()?);
+        output = Some(body()?);
         Ok(())
     })?;
-    Ok(answer.expect("set by the closure, since it did not fail"))
+    Ok(output.expect("set by the closure, since it did not fail"))
 }
 
-fn health<T: Plugin>(server: &Server<T>) -> Response<Reply> {
-    let plugin = match server.instance.seen() {
+fn health<T: Plugin>(server: &Server<T>) -> Response<OutgoingBody> {
+    let plugin = match server.instance.get() {
         Ok(plugin) => plugin,
-        Err(refused) => return not_now(refused),
+        Err(error) => return rejected(error),
     };
-    match guarded(|| plugin.health()) {
-        Ok(()) => answers::done(),
-        Err(raised) => answers::not_healthy(&raised),
+    match run_plugin(|| plugin.health()) {
+        Ok(()) => responses::empty(),
+        Err(failure) => responses::unhealthy(&failure),
     }
 }
 
-fn snapshot<T: Plugin>(server: &Server<T>) -> Response<Reply> {
-    let plugin = match server.instance.seen() {
+fn snapshot<T: Plugin>(server: &Server<T>) -> Response<OutgoingBody> {
+    let plugin = match server.instance.get() {
         Ok(plugin) => plugin,
-        Err(refused) => return not_now(refused),
+        Err(error) => return rejected(error),
     };
-    let snapshot = match guarded(|| plugin.snapshot()) {
+    let snapshot = match run_plugin(|| plugin.snapshot()) {
         Ok(Some(snapshot)) => snapshot,
-        Ok(None) => return answers::done(),
-        Err(raised) => return answers::raised(&raised),
+        Ok(None) => return responses::empty(),
+        Err(failure) => return responses::failed(&failure),
     };
     let version = HeaderValue::from(snapshot.version());
-    let mut response = answers::bytes(snapshot.into_bytes(), ContentType::BYTES);
+    let mut response = responses::bytes(snapshot.into_bytes(), ContentType::BYTES);
     response.headers_mut().insert(&SNAPSHOT_VERSION, version);
     response
 }
 
-fn restore<T: Plugin>(server: &Server<T>, headers: &HeaderMap, bytes: &Bytes) -> Response<Reply> {
+fn restore<T: Plugin>(
+    server: &Server<T>,
+    headers: &HeaderMap,
+    bytes: &Bytes,
+) -> Response<OutgoingBody> {
     let version = headers.get(&SNAPSHOT_VERSION).and_then(|value| value.to_str().ok());
     let Some(version) = version.and_then(|version| version.parse().ok()) else {
         let message = "invalid or missing header Hotbay-Snapshot-Version: expected a number";
-        return answers::refused(StatusCode::BAD_REQUEST, message);
+        return responses::rejected(StatusCode::BAD_REQUEST, message);
     };
     let snapshot = Snapshot::new(version, &bytes[..]);
-    let restored = server.instance.alone(|plugin| guarded(|| plugin.restore(snapshot)));
+    let restored = server.instance.with_exclusive(|plugin| run_plugin(|| plugin.restore(snapshot)));
     match restored {
-        Ok(Ok(())) => answers::done(),
-        Ok(Err(raised)) => answers::raised(&raised),
-        Err(refused) => not_now(refused),
+        Ok(Ok(())) => responses::empty(),
+        Ok(Err(failure)) => responses::failed(&failure),
+        Err(error) => rejected(error),
     }
 }
 
-fn shut_down<T>(server: &Server<T>) -> Response<Reply> {
-    server.bell.ask_to_stop();
-    let mut response = answers::done();
-    answers::end_connection(response.headers_mut());
+fn shut_down<T>(server: &Server<T>) -> Response<OutgoingBody> {
+    server.stop_signal.request_stop();
+    let mut response = responses::empty();
+    responses::close_connection(response.headers_mut());
     response
 }
 
-fn too_large() -> Response<Reply> {
-    let limit = body::BODY_BYTES_MAX >> 20;
+fn too_large() -> Response<OutgoingBody> {
+    let limit = body::MAX_BODY_BYTES >> 20;
     let message = format!("body too large: expected at most {limit} MiB");
-    let mut response = answers::refused(StatusCode::PAYLOAD_TOO_LARGE, &message);
-    answers::end_connection(response.headers_mut());
+    let mut response = responses::rejected(StatusCode::PAYLOAD_TOO_LARGE, &message);
+    responses::close_connection(response.headers_mut());
     response
 }
 
-pub(super) fn not_now(refused: Refused) -> Response<Reply> {
-    answers::refused(StatusCode::CONFLICT, told(refused))
-}
-
-pub(super) fn told(refused: Refused) -> &'static str {
-    match refused {
-        Refused::Restoring => "a state is being restored; try again when it has finished",
-        Refused::WasCalled => {
-            "cannot restore a state after the first call; restart the program to restore one"
-        }
-        Refused::InUse => {
-            "cannot restore a state while a health check or a snapshot is running; try again later"
-        }
-    }
+fn rejected(error: AccessError) -> Response<OutgoingBody> {
+    responses::rejected(StatusCode::CONFLICT, error.message())
 }

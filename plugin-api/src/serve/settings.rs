@@ -11,25 +11,25 @@ use super::duration;
 use crate::Config;
 
 /// Default idle timeout.
-const IDLE_AFTER: Duration = Duration::from_secs(60 * 60);
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Type of the entry with the plugin's own configuration.
-const OURS: &str = "hotbay/v1";
+const CONFIG_TYPE: &str = "hotbay/v1";
 
 /// Parsed start configuration.
 #[derive(Debug, PartialEq)]
 pub(super) struct Settings {
     pub(super) id: String,
-    pub(super) way: Way,
-    /// `None`: the program never stops on its own.
-    pub(super) idle_after: Option<Duration>,
+    pub(super) socket_kind: SocketKind,
+    /// `None` if the program never stops because it is idle.
+    pub(super) idle_timeout: Option<Duration>,
     pub(super) config: Config,
 }
 
 /// The kind of socket that the host connects to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Way {
+pub(super) enum SocketKind {
     #[default]
     Unix,
     Tcp,
@@ -40,7 +40,7 @@ pub(super) enum Way {
 struct Raw {
     id: Option<String>,
     #[serde(rename = "type", default)]
-    way: Way,
+    socket_kind: SocketKind,
     idle_timeout: Option<Value>,
     #[serde(default)]
     config_types: Option<Vec<Entry>>,
@@ -60,7 +60,7 @@ impl Settings {
     /// # Errors
     ///
     /// A message for people if the configuration is invalid.
-    pub(super) fn read(text: &str, name: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str, name: &str) -> Result<Self, String> {
         let raw: Raw = serde_json::from_str(text)
             .map_err(|error| format!("invalid start configuration: {error}"))?;
         let id = raw.id.filter(|id| !id.is_empty()).unwrap_or_else(|| name.to_owned());
@@ -69,33 +69,34 @@ impl Settings {
                 "invalid `id` `{id}`: expected no `/`, since a file is named after it"
             ));
         }
-        let idle_after = raw.idle_timeout.as_ref().map_or(Ok(IDLE_AFTER), idle_timeout)?;
-        let config = config(raw.config_types.unwrap_or_default())?;
+        let idle_timeout =
+            raw.idle_timeout.as_ref().map_or(Ok(DEFAULT_IDLE_TIMEOUT), parse_idle_timeout)?;
+        let config = parse_config(raw.config_types.unwrap_or_default())?;
         Ok(Self {
             id,
-            way: raw.way,
-            idle_after: (!idle_after.is_zero()).then_some(idle_after),
+            socket_kind: raw.socket_kind,
+            idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
             config,
         })
     }
 }
 
-fn idle_timeout(value: &Value) -> Result<Duration, String> {
-    let read = match value {
-        Value::Null => Some(IDLE_AFTER),
+fn parse_idle_timeout(value: &Value) -> Result<Duration, String> {
+    let timeout = match value {
+        Value::Null => Some(DEFAULT_IDLE_TIMEOUT),
         Value::Number(number) => number.as_u64().map(Duration::from_nanos),
-        Value::String(text) => duration::read(text),
+        Value::String(text) => duration::parse(text),
         _ => None,
     };
-    read.ok_or_else(|| {
+    timeout.ok_or_else(|| {
         format!(
             "invalid `idleTimeout` {value}: expected nanoseconds or text such as \"5m\" (0: never)"
         )
     })
 }
 
-fn config(entries: Vec<Entry>) -> Result<Config, String> {
-    let Some(entry) = entries.into_iter().find(|entry| entry.name == OURS) else {
+fn parse_config(entries: Vec<Entry>) -> Result<Config, String> {
+    let Some(entry) = entries.into_iter().find(|entry| entry.name == CONFIG_TYPE) else {
         return Ok(Config::default());
     };
     let data = entry.data.unwrap_or_default();
@@ -104,13 +105,15 @@ fn config(entries: Vec<Entry>) -> Result<Config, String> {
     }
     let bytes = STANDARD
         .decode(data)
-        .map_err(|error| format!("invalid base64 in the data of `{OURS}`: {error}"))?;
+        .map_err(|error| format!("invalid base64 in the data of `{CONFIG_TYPE}`: {error}"))?;
     let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| format!("invalid JSON in the data of `{OURS}`: {error}"))?;
+        .map_err(|error| format!("invalid JSON in the data of `{CONFIG_TYPE}`: {error}"))?;
     match value {
         Value::Object(object) => Ok(Config::from(object)),
         Value::Null => Ok(Config::default()),
-        other => Err(format!("invalid data of `{OURS}`: expected a JSON object, found `{other}`")),
+        other => {
+            Err(format!("invalid data of `{CONFIG_TYPE}`: expected a JSON object, found `{other}`"))
+        }
     }
 }
 
@@ -119,16 +122,16 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(value: &Value) -> Result<Settings, String> {
-        Settings::read(&value.to_string(), "own")
+    fn parse(value: &Value) -> Result<Settings, String> {
+        Settings::parse(&value.to_string(), "own")
     }
 
     #[test]
     fn missing_members_have_defaults() {
-        let wanted = Settings {
+        let expected = Settings {
             id: "own".to_owned(),
-            way: Way::Unix,
-            idle_after: Some(IDLE_AFTER),
+            socket_kind: SocketKind::Unix,
+            idle_timeout: Some(DEFAULT_IDLE_TIMEOUT),
             config: Config::default(),
         };
         for empty in [
@@ -137,38 +140,39 @@ mod tests {
             json!({ "configTypes": [{ "type": "other/v1", "data": "!" }] }),
             json!({ "configTypes": [{ "type": "hotbay/v1", "data": "" }], "new": 1 }),
         ] {
-            assert_eq!(read(&empty).as_ref(), Ok(&wanted), "{empty}");
+            assert_eq!(parse(&empty).as_ref(), Ok(&expected), "{empty}");
         }
     }
 
     #[test]
     fn config_is_decoded_from_base64() {
         let data = STANDARD.encode(r#"{"a":1}"#);
-        let settings = read(&json!({
+        let settings = parse(&json!({
             "id": "rows",
             "type": "tcp",
             "idleTimeout": 5,
             "configTypes": [{ "type": "a" }, { "type": "hotbay/v1", "data": data }],
         }));
         let settings = settings.unwrap();
-        assert_eq!((settings.id.as_str(), settings.way), ("rows", Way::Tcp));
-        assert_eq!(settings.idle_after, Some(Duration::from_nanos(5)));
+        assert_eq!((settings.id.as_str(), settings.socket_kind), ("rows", SocketKind::Tcp));
+        assert_eq!(settings.idle_timeout, Some(Duration::from_nanos(5)));
         assert_eq!(settings.config.value(), &json!({ "a": 1 }));
     }
 
     #[test]
     fn idle_timeout_is_nanoseconds_or_text_and_zero_means_never() {
-        let idle_after = |value: Value| read(&json!({ "idleTimeout": value })).unwrap().idle_after;
-        assert_eq!(idle_after(json!(0)), None);
-        assert_eq!(idle_after(json!("0s")), None);
-        assert_eq!(idle_after(json!("1h30m")), Some(Duration::from_secs(5400)));
-        assert_eq!(idle_after(json!(1_000_000)), Some(Duration::from_millis(1)));
+        let idle_timeout =
+            |value: Value| parse(&json!({ "idleTimeout": value })).unwrap().idle_timeout;
+        assert_eq!(idle_timeout(json!(0)), None);
+        assert_eq!(idle_timeout(json!("0s")), None);
+        assert_eq!(idle_timeout(json!("1h30m")), Some(Duration::from_secs(5400)));
+        assert_eq!(idle_timeout(json!(1_000_000)), Some(Duration::from_millis(1)));
     }
 
     #[test]
     fn invalid_settings_are_reported() {
         let encoded = |text: &str| json!([{ "type": "hotbay/v1", "data": STANDARD.encode(text) }]);
-        for (value, says) in [
+        for (value, expected) in [
             (json!([]), "invalid start configuration"),
             (json!({ "type": "pipe" }), "expected `unix` or `tcp`"),
             (json!({ "id": "a/b" }), "expected no `/`"),
@@ -178,8 +182,8 @@ mod tests {
             (json!({ "configTypes": encoded("{") }), "invalid JSON"),
             (json!({ "configTypes": encoded("[1]") }), "expected a JSON object"),
         ] {
-            let error = read(&value).unwrap_err();
-            assert!(error.contains(says), "{error}");
+            let error = parse(&value).unwrap_err();
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

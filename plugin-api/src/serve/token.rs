@@ -12,11 +12,11 @@ impl Token {
     /// # Errors
     ///
     /// A message for people if the value is not a valid token.
-    pub(super) fn of(in_environment: Option<&std::ffi::OsStr>) -> Result<Option<Self>, String> {
-        let Some(text) = in_environment else { return Ok(None) };
-        let fits =
+    pub(super) fn from_env(value: Option<&std::ffi::OsStr>) -> Result<Option<Self>, String> {
+        let Some(text) = value else { return Ok(None) };
+        let is_valid =
             |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        match text.to_str().filter(fits) {
+        match text.to_str().filter(is_valid) {
             Some(text) => Ok(Some(Self(text.as_bytes().into()))),
             None => Err("invalid HOTBAY_TOKEN: expected visible ASCII characters; unset it to \
                          serve without a token"
@@ -25,12 +25,12 @@ impl Token {
     }
 
     /// Compares bytes with the token in constant time.
-    pub(super) fn is(&self, shown: &[u8]) -> bool {
-        if shown.len() != self.0.len() {
+    pub(super) fn matches(&self, given: &[u8]) -> bool {
+        if given.len() != self.0.len() {
             return false;
         }
-        let pairs = self.0.iter().zip(shown);
-        pairs.fold(0, |differs, (wanted, shown)| black_box(differs | (wanted ^ shown))) == 0
+        let pairs = self.0.iter().zip(given);
+        pairs.fold(0, |differs, (expected, given)| black_box(differs | (expected ^ given))) == 0
     }
 
     /// Returns the token as text.
@@ -52,18 +52,18 @@ mod tests {
 
     #[test]
     fn token_matches_only_identical_bytes() {
-        let token = Token::of(Some(OsStr::new("abc123"))).unwrap().unwrap();
-        assert!(token.is(b"abc123"));
+        let token = Token::from_env(Some(OsStr::new("abc123"))).unwrap().unwrap();
+        assert!(token.matches(b"abc123"));
         for other in [&b""[..], b"abc12", b"abc1234", b"bbc123", b"abc124"] {
-            assert!(!token.is(other));
+            assert!(!token.matches(other));
         }
         assert_eq!(format!("{token:?}"), "Token(…)");
     }
 
     #[test]
     fn empty_or_invalid_token_is_an_error() {
-        assert!(Token::of(None).unwrap().is_none());
-        assert!(Token::of(Some(OsStr::new(""))).unwrap_err().contains("HOTBAY_TOKEN"));
-        assert!(Token::of(Some(OsStr::new("a b"))).is_err());
+        assert!(Token::from_env(None).unwrap().is_none());
+        assert!(Token::from_env(Some(OsStr::new(""))).unwrap_err().contains("HOTBAY_TOKEN"));
+        assert!(Token::from_env(Some(OsStr::new("a b"))).is_err());
     }
 }

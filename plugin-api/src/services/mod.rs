@@ -1,5 +1,6 @@
-//! The way back to the host: functions that are safe to call for ever.
-//! After the plugin was stopped they answer `Closed`; nothing here knows when that is.
+//! Services of the host that a plugin can call.
+//!
+//! They stay safe to call forever, and return `Closed` after the plugin was stopped.
 
 pub(crate) mod current;
 #[allow(unsafe_code, reason = "calls functions of the host")]
@@ -10,28 +11,28 @@ use std::fmt;
 
 pub use raw::{RawRecord, RawServices, RawText, ServiceHost, code};
 
-/// Bytes of a line's message that are kept, and of its fields as JSON; the rest is cut.
+/// Maximum length in bytes of a line's message, and of its fields as JSON. The rest is truncated.
 #[doc(hidden)]
-pub const LINE_BYTES_MAX: usize = 64 << 10;
+pub const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// How much a log line matters.
+/// Severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Level {
-    /// Something failed.
+    /// An operation failed.
     Error = 1,
-    /// Something is odd.
+    /// Something unexpected happened.
     Warn = 2,
-    /// Something happened.
+    /// Normal operation.
     Info = 3,
-    /// For who looks for a mistake.
+    /// Details for debugging.
     Debug = 4,
-    /// For who looks very closely.
+    /// Very detailed output.
     Trace = 5,
 }
 
 impl Level {
-    /// The level of a code; a code from a newer peer is [`Level::Trace`].
+    /// Returns the level with the given code; an unknown code is [`Level::Trace`].
     #[doc(hidden)]
     pub fn from_code(code: u32) -> Self {
         match code {
@@ -44,15 +45,15 @@ impl Level {
     }
 }
 
-/// Why the host did not serve a plugin.
+/// Why a service of the host failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServiceError {
     /// The plugin was stopped.
     Closed,
-    /// The manifest's `permissions` do not name this service.
+    /// The `permissions` of the manifest do not include this service.
     Denied,
-    /// The host does not offer this service, or could not serve it now.
+    /// The host does not offer this service, or is overloaded.
     Unavailable,
 }
 
@@ -60,15 +61,34 @@ impl fmt::Display for ServiceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Closed => "the plugin was stopped",
-            Self::Denied => "the manifest's `permissions` do not name this service",
-            Self::Unavailable => "the host does not offer this service now",
+            Self::Denied => {
+                "permission denied: the manifest's `permissions` do not include this service"
+            }
+            Self::Unavailable => "the host does not offer this service, or is overloaded",
         })
     }
 }
 
 impl Error for ServiceError {}
 
-/// A plugin's way back to its host. Cheap to clone, safe to keep and to call for ever.
+/// Services of the host, such as its log. Cheap to clone, and safe to keep and call forever.
+///
+/// [`Plugin::init`](crate::Plugin::init) receives them.
+///
+/// ```
+/// # #[cfg(feature = "testing")]
+/// # {
+/// use hotbay_plugin::{Level, ServiceError, testing::FakeHost};
+///
+/// let fake = FakeHost::new();
+/// let host = fake.services();
+/// host.warn("the table is empty");
+/// assert_eq!(fake.logs(), [(Level::Warn, "the table is empty".to_owned())]);
+///
+/// fake.close(); // As if the plugin had been unloaded.
+/// assert_eq!(host.log(Level::Info, "unheard"), Err(ServiceError::Closed));
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct HostServices {
     raw: RawServices,
@@ -80,58 +100,58 @@ impl HostServices {
         Self { raw }
     }
 
-    /// Writes a line to the host's log, under the plugin's name. Needs the permission `log`.
+    /// Writes a line to the host's log, under the plugin's name. Requires the permission `log`.
     ///
-    /// A message of more than 64 KiB is cut, and says so. A line of a level that the host does
-    /// not want is dropped without an error; whoever has to make the message up first asks
-    /// [`enabled`](Self::enabled).
+    /// A message over 64 KiB is truncated and marked. A line of a level that the host does not
+    /// want is dropped without an error; check [`enabled`](Self::enabled) before formatting a
+    /// costly message.
     ///
     /// # Errors
     ///
     /// [`ServiceError::Closed`] after the plugin was stopped, [`ServiceError::Denied`] without
-    /// the permission, [`ServiceError::Unavailable`] where the plugin logs faster than it may.
+    /// the permission, [`ServiceError::Unavailable`] if the plugin exceeds its rate limit.
     pub fn log(&self, level: Level, message: &str) -> Result<(), ServiceError> {
         self.record(&Record { level, target: "", message, fields: "", file: "", line: 0 })
     }
 
-    /// Whether the host wants lines of this level now. Costs a few nanoseconds.
+    /// Returns whether the host wants lines of this level now. Costs a few nanoseconds.
     pub fn enabled(&self, level: Level) -> bool {
         level as u32 <= self.raw.log_level()
     }
 
-    /// Writes a line with all that is known of it.
+    /// Writes a line with target, fields and source location.
     pub(crate) fn record(&self, record: &Record<'_>) -> Result<(), ServiceError> {
-        answer(self.raw.log(record))
+        result_of(self.raw.log(record))
     }
 
-    /// Writes a line at [`Level::Error`], if the host takes it.
+    /// Writes a line at [`Level::Error`]; ignores errors.
     pub fn error(&self, message: &str) {
         let _ = self.log(Level::Error, message);
     }
 
-    /// Writes a line at [`Level::Warn`], if the host takes it.
+    /// Writes a line at [`Level::Warn`]; ignores errors.
     pub fn warn(&self, message: &str) {
         let _ = self.log(Level::Warn, message);
     }
 
-    /// Writes a line at [`Level::Info`], if the host takes it.
+    /// Writes a line at [`Level::Info`]; ignores errors.
     pub fn info(&self, message: &str) {
         let _ = self.log(Level::Info, message);
     }
 
-    /// Writes a line at [`Level::Debug`], if the host takes it.
+    /// Writes a line at [`Level::Debug`]; ignores errors.
     pub fn debug(&self, message: &str) {
         let _ = self.log(Level::Debug, message);
     }
 
-    /// Writes a line at [`Level::Trace`], if the host takes it.
+    /// Writes a line at [`Level::Trace`]; ignores errors.
     pub fn trace(&self, message: &str) {
         let _ = self.log(Level::Trace, message);
     }
 
-    /// Tells the host that a thread of the plugin's own panicked.
+    /// Reports a panic on a thread that the plugin started.
     pub(crate) fn thread_panicked(&self, message: &str, location: &str) {
-        // Whoever panicked has nobody to tell that the host did not listen.
+        // The panicking thread cannot handle an error.
         let _ = self.raw.thread_panicked(message, location);
     }
 }
@@ -142,28 +162,28 @@ impl fmt::Debug for HostServices {
     }
 }
 
-/// A line on its way to the host.
+/// A log line.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// How much it matters.
+    /// Severity.
     pub level: Level,
-    /// The part of the plugin that speaks; empty for the plugin itself.
+    /// The part of the plugin that logs; empty for the plugin itself.
     pub target: &'a str,
-    /// What it says.
+    /// Message.
     pub message: &'a str,
-    /// Its fields: the text of a JSON object, or nothing.
+    /// Fields: a JSON object as text, or the empty string.
     ///
-    /// A value is what JSON says, or an object of one name for what JSON cannot say:
-    /// `{"u64":5}`, `{"f64":"0.1"}`, `{"debug":"Some(1)"}`.
+    /// A value is plain JSON, or a tagged object for types that JSON lacks: `{"u64":5}`,
+    /// `{"f64":"0.1"}`, `{"debug":"Some(1)"}`.
     pub fields: &'a str,
-    /// The source file that speaks; empty when unknown.
+    /// Source file; empty if unknown.
     pub file: &'a str,
-    /// The line in it; 0 when unknown.
+    /// Line in the source file; 0 if unknown.
     pub line: u32,
 }
 
-fn answer(code: i32) -> Result<(), ServiceError> {
+fn result_of(code: i32) -> Result<(), ServiceError> {
     match code {
         code::OK => Ok(()),
         code::CLOSED => Err(ServiceError::Closed),

@@ -1,31 +1,31 @@
-//! The services on the boundary: C functions of the host that take a token.
+//! The ABI of the services: C functions of the host that take a token.
 //!
 //! Invariants, which the blocks below cite:
-//! S1: the functions in a [`RawServices`] belong to code that is never unmapped, and take any
-//! token.
-//! S2: what is lent to such a function, texts and records, lives until it returns; it keeps
-//! nothing of it.
+//! S1: the functions in a [`RawServices`] are in code that is never unmapped, and accept any token.
+//! S2: texts and records that are passed to such a function are valid until it returns, and it
+//! keeps no reference to them.
 
 use std::{fmt, str};
 
 use abi_stable::StableAbi;
 
 use super::{Level, Record, ServiceError};
+use crate::panic::drop_panic;
 
-/// Codes of the answers on the boundary.
+/// Result codes of the functions.
 #[doc(hidden)]
 pub mod code {
-    /// Served.
+    /// Success.
     pub const OK: i32 = 0;
     /// The plugin was stopped.
     pub const CLOSED: i32 = 1;
-    /// Not permitted.
+    /// The plugin lacks the permission.
     pub const DENIED: i32 = 2;
-    /// Not offered.
+    /// The host does not offer the service, or not now.
     pub const UNAVAILABLE: i32 = 3;
 }
 
-/// Text that is lent for one call across the boundary.
+/// Text that is borrowed for one call across the boundary.
 #[doc(hidden)]
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
@@ -35,18 +35,18 @@ pub struct RawText {
 }
 
 impl RawText {
-    /// Lends `text`.
+    /// Borrows `text`.
     pub fn new(text: &str) -> Self {
         Self { ptr: text.as_ptr(), len: text.len() }
     }
 
-    /// What was lent.
+    /// Returns the borrowed text.
     ///
     /// # Safety
     ///
-    /// The text that was lent still lives, for as long as 'a.
+    /// The text is valid for `'a`.
     pub unsafe fn get<'a>(self) -> &'a str {
-        // SAFETY: `new` took them from a str, which lives (this function's contract).
+        // SAFETY: `new` took pointer and length from a str, which is valid (function contract).
         let bytes = unsafe { std::slice::from_raw_parts(self.ptr, self.len) };
         str::from_utf8(bytes).unwrap_or("(not UTF-8)")
     }
@@ -58,8 +58,8 @@ impl fmt::Debug for RawText {
     }
 }
 
-/// A [`Record`] on the boundary. Read by hosts that may be newer, so it does not grow: more would
-/// come as a field, or with a function of its own.
+/// The ABI of a [`Record`]. Hosts of other versions read it, so it must not grow: new data needs a
+/// field in `fields` or a new function.
 #[doc(hidden)]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, StableAbi)]
@@ -84,11 +84,11 @@ impl RawRecord {
         }
     }
 
-    /// What was lent.
+    /// Returns the borrowed record.
     ///
     /// # Safety
     ///
-    /// The texts that were lent still live, for as long as 'a.
+    /// The texts are valid for `'a`.
     unsafe fn get<'a>(&self) -> Record<'a> {
         Record {
             level: Level::from_code(self.level),
@@ -105,35 +105,35 @@ impl RawRecord {
     }
 }
 
-/// The host's side of the services, by the token it gave at the start.
+/// The host's implementation of the services. The token identifies one load of one plugin.
 #[doc(hidden)]
 pub trait ServiceHost {
     /// Writes a log line.
     fn log(token: u64, record: &Record<'_>) -> Result<(), ServiceError>;
-    /// The code of the most verbose level that is wanted now; 0 for none. Asked before each
-    /// line, so it is to be cheap.
+    /// Returns the code of the most verbose level that the host wants, or 0 for no lines. Called
+    /// before each line, so it must be cheap.
     fn log_level(token: u64) -> u32;
-    /// Hears of a panic on a thread of the plugin's own.
+    /// Reports a panic on a thread that the plugin started.
     fn thread_panicked(token: u64, message: &str, location: &str) -> Result<(), ServiceError>;
 }
 
-/// The host's functions. Passed by pointer at the start and copied; grows at its end.
+/// The host's functions. Passed by pointer at the start and copied; new fields go at the end.
 #[doc(hidden)]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, StableAbi)]
 pub struct RawServices {
-    /// Which load of which plugin speaks.
+    /// Identifies the load of a plugin.
     token: u64,
     /// Writes a log line.
     log: unsafe extern "C" fn(u64, *const RawRecord) -> i32,
-    /// The code of the most verbose level that is wanted now; 0 for none.
+    /// Returns the code of the most verbose level that the host wants, or 0.
     log_level: unsafe extern "C" fn(u64) -> u32,
-    /// Tells of a panic on a thread of the plugin's own: token, message, location.
+    /// Reports a panic on a thread that the plugin started: token, message, location.
     thread_panicked: unsafe extern "C" fn(u64, RawText, RawText) -> i32,
 }
 
 impl RawServices {
-    /// The functions of `H`, which must not be unloaded, for the plugin behind `token`.
+    /// Creates the functions of `H` with `token`. The code of `H` must never be unmapped.
     pub fn of<H: ServiceHost>(token: u64) -> Self {
         Self {
             token,
@@ -147,28 +147,28 @@ impl RawServices {
         self.token
     }
 
-    /// The same functions, for another load of the same library.
+    /// Returns the same functions with the token of another load.
     pub(super) fn with_token(self, token: u64) -> Self {
         Self { token, ..self }
     }
 
-    /// Writes a log line; the code of the answer.
+    /// Writes a log line; returns the result code.
     pub(super) fn log(&self, record: &Record<'_>) -> i32 {
         let record = RawRecord::new(record);
-        // SAFETY: S1, S2 (the record and its texts live in this call).
+        // SAFETY: S1, S2 (the record and its texts outlive this call).
         unsafe { (self.log)(self.token, &raw const record) }
     }
 
-    /// The code of the most verbose level that is wanted now.
+    /// Returns the code of the most verbose level that the host wants, or 0.
     pub(super) fn log_level(&self) -> u32 {
         // SAFETY: S1.
         unsafe { (self.log_level)(self.token) }
     }
 
-    /// Tells of a panic on a thread of the plugin's own; the code of the answer.
+    /// Reports a panic on a thread that the plugin started; returns the result code.
     pub(super) fn thread_panicked(&self, message: &str, location: &str) -> i32 {
         let (message, location) = (RawText::new(message), RawText::new(location));
-        // SAFETY: S1, S2 (the texts live in this call).
+        // SAFETY: S1, S2 (the texts outlive this call).
         unsafe { (self.thread_panicked)(self.token, message, location) }
     }
 }
@@ -178,12 +178,11 @@ unsafe extern "C" fn log<H: ServiceHost>(token: u64, record: *const RawRecord) -
     let record = unsafe { &*record };
     // SAFETY: S2.
     let record = unsafe { record.get() };
-    serve(|| H::log(token, &record))
+    run_service(|| H::log(token, &record))
 }
 
 unsafe extern "C" fn log_level<H: ServiceHost>(token: u64) -> u32 {
-    // Nothing unwinds back into the plugin.
-    std::panic::catch_unwind(|| H::log_level(token)).unwrap_or(0)
+    drop_panic(|| H::log_level(token)).unwrap_or(0)
 }
 
 unsafe extern "C" fn thread_panicked<H: ServiceHost>(
@@ -195,23 +194,15 @@ unsafe extern "C" fn thread_panicked<H: ServiceHost>(
     let message = unsafe { message.get() };
     // SAFETY: S2.
     let location = unsafe { location.get() };
-    serve(|| H::thread_panicked(token, message, location))
+    run_service(|| H::thread_panicked(token, message, location))
 }
 
-/// Nothing unwinds back into the plugin.
-fn serve(service: impl FnOnce() -> Result<(), ServiceError>) -> i32 {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(service)) {
-        Ok(Ok(())) => code::OK,
-        Ok(Err(ServiceError::Closed)) => code::CLOSED,
-        Ok(Err(ServiceError::Denied)) => code::DENIED,
-        Ok(Err(ServiceError::Unavailable)) => code::UNAVAILABLE,
-        Err(payload) => {
-            // Its drop may panic too, and what that throws is dropped by nobody.
-            let drop = std::panic::AssertUnwindSafe(|| drop(payload));
-            if let Err(second) = std::panic::catch_unwind(drop) {
-                std::mem::forget(second);
-            }
-            code::UNAVAILABLE
-        }
+/// Runs a service and returns its result code. A panic does not unwind into the plugin.
+fn run_service(service: impl FnOnce() -> Result<(), ServiceError>) -> i32 {
+    match drop_panic(service) {
+        Some(Ok(())) => code::OK,
+        Some(Err(ServiceError::Closed)) => code::CLOSED,
+        Some(Err(ServiceError::Denied)) => code::DENIED,
+        Some(Err(ServiceError::Unavailable)) | None => code::UNAVAILABLE,
     }
 }

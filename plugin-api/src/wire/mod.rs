@@ -1,13 +1,13 @@
-//! HTTP on the thread that wants it, without a runtime: a socket that hyper reads and writes,
-//! and a `block_on` that sleeps until one of them can go on. Shared by the host and by the SDK of
-//! process plugins; not for authors.
+//! Runs HTTP on the current thread, without a runtime. Shared by the host and the SDK of process
+//! plugins; not for plugin authors.
 //!
-//! A call that another thread would make costs two changes of threads; a round trip over a local
-//! socket costs little more than that itself.
+//! [`Stream`] is a socket for hyper, and [`block_on`] sleeps until one of the sockets is ready.
+//! Handing a call to another thread would cost two context switches, which is almost as much as a
+//! round trip over a local socket.
 
-mod bell;
-mod here;
+mod block_on;
 mod stream;
+mod thread_waker;
 
-pub use here::{block_on, sleep_until};
+pub use block_on::{block_on, sleep_until};
 pub use stream::Stream;

@@ -1,4 +1,4 @@
-//! A non-blocking socket that hyper reads and writes; what it waits for is noted for the thread.
+//! A non-blocking socket for hyper, which registers its interests with the current thread.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use hyper::rt::ReadBufCursor;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::here::{block_on, wait_for};
+use super::block_on::{block_on, register_interest};
 
-/// Bytes read at once.
-const READ_BYTES_MAX: usize = 16 << 10;
+/// Maximum number of bytes of one read.
+const MAX_READ_BYTES: usize = 16 << 10;
 
-/// How long a connection to this machine may take to be accepted.
-const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Time limit of a TCP connect, which is always to this machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two attempts to connect to who has no room.
-const CONNECT_PAUSE: Duration = Duration::from_millis(1);
+/// Pause between two attempts to connect while the listener's queue is full.
+const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -44,66 +44,65 @@ impl AsFd for Socket {
 #[derive(Debug)]
 pub struct Stream {
     socket: Arc<Socket>,
-    /// What is read is added to it.
-    read: Option<Arc<AtomicU64>>,
+    /// Counter of bytes read, if any.
+    read_bytes: Option<Arc<AtomicU64>>,
 }
 
 impl Stream {
-    /// Connects to a Unix socket. Where more connections wait to be accepted than the other side
-    /// has room for, the system would have the thread wait, for ever if need be; so it is tried
-    /// again until whoever runs the future has waited long enough.
+    /// Connects to a Unix socket; retries while the listener's queue is full. A blocking connect
+    /// could wait forever in that case.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// I/O errors of the system.
     pub async fn connect_unix(path: &Path) -> io::Result<Self> {
         loop {
-            match connect_at_once(path) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => pause().await,
+            match connect_nonblocking(path) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => yield_for_retry().await,
                 connected => return Self::try_from(connected?),
             }
         }
     }
 
-    /// Connects over TCP, at most 5 s.
+    /// Connects over TCP within 5 s.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// I/O errors of the system.
     pub fn connect_tcp(address: SocketAddr) -> io::Result<Self> {
-        Self::try_from(TcpStream::connect_timeout(&address, CONNECT_WAIT_MAX)?)
+        Self::try_from(TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?)
     }
 
-    /// The same connection, which adds the bytes that it reads to `read`.
+    /// Adds the number of bytes read from now on to `read_bytes`.
     #[must_use]
-    pub fn counting(self, read: Arc<AtomicU64>) -> Self {
-        Self { read: Some(read), ..self }
+    pub fn count_reads(self, read_bytes: Arc<AtomicU64>) -> Self {
+        Self { read_bytes: Some(read_bytes), ..self }
     }
 
-    /// Another hold on the same socket, for looking at it while the first is in use.
+    /// Returns another handle to the same socket, to poll it while the first one is in use.
     #[must_use]
-    pub fn again(&self) -> Self {
-        Self { socket: Arc::clone(&self.socket), read: self.read.clone() }
+    pub fn clone_handle(&self) -> Self {
+        Self { socket: Arc::clone(&self.socket), read_bytes: self.read_bytes.clone() }
     }
 
-    /// Whether the other side has closed the connection; nothing is read.
-    pub fn is_hung_up(&self) -> bool {
+    /// Returns whether the peer has closed the connection, without reading from it.
+    pub fn is_closed_by_peer(&self) -> bool {
         #[cfg(target_os = "linux")]
-        let wanted = PollFlags::RDHUP;
+        let hang_up = PollFlags::RDHUP;
         #[cfg(not(target_os = "linux"))]
-        let wanted = PollFlags::HUP;
-        let mut fds = [PollFd::new(&*self.socket, wanted)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let polled = rustix::event::poll(&mut fds, Some(&at_once));
-        let gone = wanted | PollFlags::HUP | PollFlags::ERR;
-        polled.is_ok_and(|ready| ready > 0) && fds[0].revents().intersects(gone)
+        let hang_up = PollFlags::HUP;
+        let mut fds = [PollFd::new(&*self.socket, hang_up)];
+        let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let polled = rustix::event::poll(&mut fds, Some(&no_wait));
+        let closed = hang_up | PollFlags::HUP | PollFlags::ERR;
+        polled.is_ok_and(|ready| ready > 0) && fds[0].revents().intersects(closed)
     }
 
-    /// Takes nothing more from the other side; what has arrived can still be read.
+    /// Stops receiving; data that has arrived can still be read.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// I/O errors of the system.
     pub fn stop_reading(&self) -> io::Result<()> {
         match &*self.socket {
             Socket::Unix(socket) => socket.shutdown(std::net::Shutdown::Read),
@@ -111,28 +110,28 @@ impl Stream {
         }
     }
 
-    /// Ready with what `attempt` says, unless it would block.
-    fn attempt<T>(
+    /// Runs `operation`; registers an interest and returns `Pending` if it would block.
+    fn poll_io<T>(
         &self,
         flags: PollFlags,
-        mut attempt: impl FnMut(&Socket) -> io::Result<T>,
+        mut operation: impl FnMut(&Socket) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
-            match attempt(&self.socket) {
+            match operation(&self.socket) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait_for(&self.socket, flags);
+                    register_interest(&self.socket, flags);
                     return Poll::Pending;
                 }
-                answer => return Poll::Ready(answer),
+                result => return Poll::Ready(result),
             }
         }
     }
 }
 
-/// Connects, or says that it would have to wait.
+/// Connects; returns `WouldBlock` if the listener's queue is full.
 #[cfg(target_os = "linux")]
-fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+fn connect_nonblocking(path: &Path) -> io::Result<UnixStream> {
     use rustix::net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
     };
@@ -143,19 +142,18 @@ fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-/// Other systems refuse a connection that there is no room for.
+/// Connects; other systems refuse a connection if the listener's queue is full.
 #[cfg(not(target_os = "linux"))]
-fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+fn connect_nonblocking(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path)
 }
 
-/// Sleeps a moment, then lets whoever runs the future look at the time and at what else it waits
-/// for.
-async fn pause() {
-    block_on(Some(Instant::now() + CONNECT_PAUSE), std::future::pending::<()>());
-    let mut paused = false;
+/// Sleeps for the retry delay, then yields once, so that the executor checks its deadline.
+async fn yield_for_retry() {
+    block_on(Some(Instant::now() + CONNECT_RETRY_DELAY), std::future::pending::<()>());
+    let mut yielded = false;
     std::future::poll_fn(|context| {
-        if std::mem::replace(&mut paused, true) {
+        if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }
         context.waker().wake_by_ref();
@@ -169,7 +167,7 @@ impl TryFrom<UnixStream> for Stream {
 
     fn try_from(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: Arc::new(Socket::Unix(socket)), read: None })
+        Ok(Self { socket: Arc::new(Socket::Unix(socket)), read_bytes: None })
     }
 }
 
@@ -179,7 +177,7 @@ impl TryFrom<TcpStream> for Stream {
     fn try_from(socket: TcpStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
-        Ok(Self { socket: Arc::new(Socket::Tcp(socket)), read: None })
+        Ok(Self { socket: Arc::new(Socket::Tcp(socket)), read_bytes: None })
     }
 }
 
@@ -189,14 +187,14 @@ impl hyper::rt::Read for Stream {
         _: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut bytes = [0; READ_BYTES_MAX];
-        let most = cursor.remaining().min(READ_BYTES_MAX);
-        let room = &mut bytes[..most];
-        let read = self.attempt(PollFlags::IN, |socket| match socket {
-            Socket::Unix(socket) => (&*socket).read(room),
-            Socket::Tcp(socket) => (&*socket).read(room),
+        let mut bytes = [0; MAX_READ_BYTES];
+        let capacity = cursor.remaining().min(MAX_READ_BYTES);
+        let buffer = &mut bytes[..capacity];
+        let read = self.poll_io(PollFlags::IN, |socket| match socket {
+            Socket::Unix(socket) => (&*socket).read(buffer),
+            Socket::Tcp(socket) => (&*socket).read(buffer),
         });
-        if let (Some(total), Poll::Ready(Ok(count))) = (&self.read, &read) {
+        if let (Some(total), Poll::Ready(Ok(count))) = (&self.read_bytes, &read) {
             total.fetch_add(*count as u64, Ordering::Relaxed);
         }
         read.map_ok(|count| cursor.put_slice(&bytes[..count]))
@@ -209,7 +207,7 @@ impl hyper::rt::Write for Stream {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.attempt(PollFlags::OUT, |socket| match socket {
+        self.poll_io(PollFlags::OUT, |socket| match socket {
             Socket::Unix(socket) => (&*socket).write(bytes),
             Socket::Tcp(socket) => (&*socket).write(bytes),
         })
@@ -220,7 +218,7 @@ impl hyper::rt::Write for Stream {
         _: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.attempt(PollFlags::OUT, |socket| match socket {
+        self.poll_io(PollFlags::OUT, |socket| match socket {
             Socket::Unix(socket) => (&*socket).write_vectored(parts),
             Socket::Tcp(socket) => (&*socket).write_vectored(parts),
         })
@@ -249,18 +247,18 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn connecting_to_who_has_no_room_ends_with_the_time() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn connect_to_full_listener_times_out() {
+        let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("full.socket");
-        let listener = UnixListener::bind(&path).expect("a socket");
-        rustix::net::listen(&listener, 0).expect("room for one");
+        let listener = UnixListener::bind(&path).expect("bound socket");
+        rustix::net::listen(&listener, 0).expect("queue of one connection");
         let connect = || {
-            let until = Instant::now() + Duration::from_millis(20);
-            block_on(Some(until), Stream::connect_unix(&path))
+            let deadline = Instant::now() + Duration::from_millis(20);
+            block_on(Some(deadline), Stream::connect_unix(&path))
         };
-        let first = connect().expect("there is room").expect("a connection");
-        assert!(connect().is_none(), "there is none");
-        drop((first, listener.accept().expect("the first")));
-        assert!(connect().expect("there is room again").is_ok());
+        let first = connect().expect("in time").expect("connection");
+        assert!(connect().is_none(), "the queue is full");
+        drop((first, listener.accept().expect("first connection")));
+        assert!(connect().expect("in time").is_ok());
     }
 }

@@ -1,10 +1,10 @@
-//! A plugin as a program, driven over its socket as any host would.
+//! Tests a plugin as a program over its socket, as a host calls it.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod calls;
-mod ends;
+mod host_services;
 mod program;
 mod protocol;
-mod starts;
-mod way_back;
+mod shutdown;
+mod startup;

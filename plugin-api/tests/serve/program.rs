@@ -1,4 +1,4 @@
-//! The fixture `served` as a running program, and a client of a few lines.
+//! Starts the fixture `served` as a program, with a minimal HTTP client.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -14,23 +14,23 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// When a test gives up.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Time limit of a wait.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) const TOKEN: &str = "0123456789abcdef";
 
-/// Waits until that is so.
+/// Waits until `condition` returns `true`.
 #[track_caller]
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let give_up = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < give_up, "waited in vain until {what}");
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + TIMEOUT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out while waiting for: {what}");
         thread::park_timeout(Duration::from_millis(1));
     }
 }
 
-/// The fixture, built once.
-pub(crate) fn served() -> &'static Path {
+/// Returns the path of the fixture, which is built once.
+pub(crate) fn fixture() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(build)
 }
@@ -39,7 +39,7 @@ pub(crate) fn served() -> &'static Path {
 fn build() -> PathBuf {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--message-format=json", "--package", "served", "--bin", "served"]);
-    // What `cargo test` says about the package under test would make build scripts run again.
+    // Variables that `cargo test` sets for this package would make build scripts run again.
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_")
             || name.to_string_lossy().starts_with("CARGO_MANIFEST_")
@@ -54,36 +54,36 @@ fn build() -> PathBuf {
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    file.expect("cargo told of no program")
+    file.expect("cargo built an executable")
 }
 
-/// A start of the fixture that is yet to happen.
+/// Returns a command that runs the fixture.
 #[allow(clippy::disallowed_methods, reason = "tests start the program")]
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(served());
+    let mut command = Command::new(fixture());
     for name in ["HOTBAY_CONFIG", "HOTBAY_TOKEN", "HOTBAY_HOST", "HOTBAY_SOCKET_DIR"] {
         command.env_remove(name);
     }
     command
 }
 
-/// How a program is to be started.
+/// Options to start the fixture with.
 pub(crate) struct Start {
     pub(crate) config: Value,
     pub(crate) idle: Value,
-    pub(crate) way: &'static str,
+    pub(crate) transport: &'static str,
     pub(crate) host: Option<String>,
-    pub(crate) in_tmp: bool,
+    pub(crate) in_temp_dir: bool,
 }
 
 impl Default for Start {
     fn default() -> Self {
         let (config, idle) = (json!({}), json!(0));
-        Self { config, idle, way: "unix", host: None, in_tmp: false }
+        Self { config, idle, transport: "unix", host: None, in_temp_dir: false }
     }
 }
 
-/// A program that was started; killed with this value.
+/// A running program, killed on drop.
 pub(crate) struct Program {
     child: Child,
     location: String,
@@ -97,27 +97,27 @@ impl Start {
         Self { config, ..Self::default() }
     }
 
-    /// Starts the program and waits until it serves.
+    /// Starts the program and waits until it prints its location.
     #[track_caller]
     pub(crate) fn run(self) -> Program {
         let mut program = self.spawn(TempDir::new().unwrap());
         program.read_location();
-        assert!(!program.location.is_empty(), "did not start: {}", program.errors());
+        assert!(!program.location.is_empty(), "the program did not start: {}", program.errors());
         program
     }
 
-    /// Starts the program, with its socket in that folder.
+    /// Starts the program with its socket in `folder`.
     pub(crate) fn spawn(self, folder: TempDir) -> Program {
         let data = STANDARD.encode(self.config.to_string());
         let config = json!({
             "id": "fixture",
-            "type": self.way,
+            "type": self.transport,
             "idleTimeout": self.idle,
             "configTypes": [{ "type": "hotbay/v1", "data": data }],
         });
         let mut command = command();
         command.env("HOTBAY_CONFIG", config.to_string()).env("HOTBAY_TOKEN", TOKEN);
-        let variable = if self.in_tmp { "TMPDIR" } else { "HOTBAY_SOCKET_DIR" };
+        let variable = if self.in_temp_dir { "TMPDIR" } else { "HOTBAY_SOCKET_DIR" };
         command.env(variable, folder.path());
         if let Some(host) = self.host {
             command.env("HOTBAY_HOST", host);
@@ -127,7 +127,7 @@ impl Start {
 }
 
 impl Program {
-    /// Starts a program whose socket will be in that folder.
+    /// Starts a program that creates its socket in `folder`.
     pub(crate) fn of(mut command: Command, folder: TempDir) -> Self {
         let files = TempDir::new().unwrap();
         let errors = files.path().join("stderr");
@@ -136,7 +136,7 @@ impl Program {
         Self { child, location: String::new(), folder, errors, _files: files }
     }
 
-    /// Reads where it can be reached; stays empty where it ends before.
+    /// Reads the location; leaves it empty if the program exits first.
     pub(crate) fn read_location(&mut self) {
         let stdout = self.child.stdout.as_mut().unwrap();
         BufReader::new(stdout).read_line(&mut self.location).unwrap();
@@ -155,7 +155,7 @@ impl Program {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// What it said on stderr so far.
+    /// Returns the output on stderr so far.
     pub(crate) fn errors(&self) -> String {
         fs::read_to_string(&self.errors).unwrap()
     }
@@ -165,11 +165,11 @@ impl Program {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until the program exits.
     #[track_caller]
-    pub(crate) fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn wait_for_exit(&mut self) -> ExitStatus {
         let mut status = None;
-        until("the program ended", || {
+        wait_until("the program to exit", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
@@ -186,15 +186,15 @@ impl Program {
         }
     }
 
-    /// A request on a connection of its own.
+    /// Sends a request on a new connection.
     #[track_caller]
-    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
-        self.connect().unwrap().ask(method, path, &[], body).unwrap()
+    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> Response {
+        self.connect().unwrap().request(method, path, &[], body).unwrap()
     }
 
     #[track_caller]
-    pub(crate) fn execute(&self, input: Value) -> Answer {
-        self.ask("POST", "/execute", &input.to_string())
+    pub(crate) fn execute(&self, input: Value) -> Response {
+        self.request("POST", "/execute", &input.to_string())
     }
 }
 
@@ -208,18 +208,18 @@ impl Drop for Program {
 pub(crate) trait Socket: Read + Write + Send {}
 impl<T: Read + Write + Send> Socket for T {}
 
-/// A connection that is kept.
+/// A kept connection.
 pub(crate) struct Client(BufReader<Box<dyn Socket>>);
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap()
     }
@@ -234,25 +234,26 @@ impl Client {
         Self(BufReader::new(socket))
     }
 
-    pub(crate) fn ask(
+    pub(crate) fn request(
         &mut self,
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
-        body: &str,
-    ) -> io::Result<Answer> {
+        body: impl AsRef<[u8]>,
+    ) -> io::Result<Response> {
         self.send(method, path, headers, body)?;
         self.receive()
     }
 
-    /// Writes a request, with the token unless `headers` have one.
+    /// Writes a request, with the token unless `headers` contain one.
     pub(crate) fn send(
         &mut self,
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: impl AsRef<[u8]>,
     ) -> io::Result<()> {
+        let body = body.as_ref();
         let mut text = format!("{method} {path} HTTP/1.1\r\nHost: unix\r\n");
         if !headers.iter().any(|(name, _)| *name == "Hotbay-Token") {
             text.push_str(&format!("Hotbay-Token: {TOKEN}\r\n"));
@@ -264,11 +265,10 @@ impl Client {
             text.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
         text.push_str("\r\n");
-        text.push_str(body);
-        self.0.get_mut().write_all(text.as_bytes())
+        self.0.get_mut().write_all(&[text.as_bytes(), body].concat())
     }
 
-    pub(crate) fn receive(&mut self) -> io::Result<Answer> {
+    pub(crate) fn receive(&mut self) -> io::Result<Response> {
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -281,11 +281,11 @@ impl Client {
             let Some((name, value)) = line.trim_end().split_once(": ") else { break };
             headers.push((name.to_ascii_lowercase(), value.to_owned()));
         }
-        let mut answer = Answer { status, headers, body: String::new() };
-        let length = answer.header("content-length").unwrap().parse().unwrap();
+        let mut response = Response { status, headers, body: String::new() };
+        let length = response.header("content-length").unwrap().parse().unwrap();
         let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
-        answer.body = String::from_utf8(body).unwrap();
-        Ok(answer)
+        response.body = String::from_utf8(body).unwrap();
+        Ok(response)
     }
 }

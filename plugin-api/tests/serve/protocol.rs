@@ -1,4 +1,4 @@
-//! The example in `PROTOCOL.md` does what the page says.
+//! Runs the example in `PROTOCOL.md`.
 
 use std::process::{Command, Stdio};
 
@@ -7,28 +7,29 @@ use tempfile::TempDir;
 
 use crate::program::{Program, TOKEN};
 
-/// The first block of Python on the page.
+/// Returns the first Python block of the document.
 fn example() -> &'static str {
     let page = include_str!("../../PROTOCOL.md");
-    let (_, after) = page.split_once("```python\n").expect("a block of Python");
-    after.split_once("```").expect("its end").0
+    let (_, after) = page.split_once("```python\n").expect("Python block");
+    after.split_once("```").expect("end of the block").0
 }
 
 #[allow(clippy::disallowed_methods, reason = "tests start the program")]
 fn python(arguments: &[&str]) -> Option<Command> {
-    let is_there = Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let is_installed =
+        Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_ok();
     let mut command = Command::new("python3");
     command.args(["-c", example()]).args(arguments);
-    is_there.then_some(command)
+    is_installed.then_some(command)
 }
 
 #[test]
-fn the_example_in_python_is_a_plugin() {
+fn python_example_follows_the_protocol() {
     let Some(mut capabilities) = python(&["capabilities"]) else { return };
     let output = capabilities.output().unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let reported: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
-        (&told["hotbay"]["protocol"], &told["hotbay"]["name"]),
+        (&reported["hotbay"]["protocol"], &reported["hotbay"]["name"]),
         (&1.into(), &"upper".into())
     );
     let folder = TempDir::new().unwrap();
@@ -38,12 +39,15 @@ fn the_example_in_python_is_a_plugin() {
     let mut program = Program::of(command, folder);
     program.read_location();
     let mut client = program.connect().unwrap();
-    assert_eq!(client.ask("GET", "/healthz", &[], "").unwrap().status, 200);
-    assert_eq!(client.ask("POST", "/execute", &[], "hello").unwrap().body, "HELLO");
-    assert_eq!(client.ask("POST", "/none", &[], "").unwrap().status, 404);
-    let wrong = client.ask("POST", "/execute", &[("Hotbay-Token", "x")], "hello").unwrap();
-    assert_eq!(wrong.status, 401);
-    assert_eq!(program.ask("GET", "/shutdown", "").status, 200);
-    assert_eq!(program.ended().code(), Some(0), "{}", program.errors());
+    assert_eq!(client.request("GET", "/healthz", &[], "").unwrap().status, 200);
+    assert_eq!(client.request("POST", "/execute", &[], "hello").unwrap().body, "HELLO");
+    let error = client.request("POST", "/execute", &[], b"a\xff").unwrap();
+    assert_eq!((error.status, &error.json()["code"]), (422, &400.into()));
+    assert_eq!(error.json()["message"], "invalid UTF-8 at byte 1");
+    assert_eq!(client.request("POST", "/none", &[], "").unwrap().status, 404);
+    let invalid = client.request("POST", "/execute", &[("Hotbay-Token", "x")], "hello").unwrap();
+    assert_eq!(invalid.status, 401);
+    assert_eq!(program.request("GET", "/shutdown", "").status, 200);
+    assert_eq!(program.wait_for_exit().code(), Some(0), "{}", program.errors());
     assert!(program.files().is_empty());
 }

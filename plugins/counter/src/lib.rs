@@ -1,4 +1,4 @@
-//! Counts, and keeps its count through reloads: to see state live on from build to build.
+//! The plugin `counter`: counts, and keeps its count across reloads, to demonstrate state.
 
 #![forbid(unsafe_code)]
 
@@ -37,13 +37,14 @@ impl Plugin for Counter {
     }
 
     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
-        let add = self.asked(input)?;
-        let added = |total: u64| total.checked_add(add);
-        let before = self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, added);
-        match before {
-            Ok(before) => Output::json(&(before + add)),
+        let increment = self.parse_increment(input)?;
+        let added = |total: u64| total.checked_add(increment);
+        let previous = self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, added);
+        match previous {
+            Ok(previous) => Output::json(&(previous + increment)),
             Err(total) => {
-                let message = format!("{total} and {add} are more than {}", u64::MAX);
+                let message =
+                    format!("count overflow: {total} + {increment} is greater than {}", u64::MAX);
                 Err(PluginError::new(422, message))
             }
         }
@@ -54,31 +55,31 @@ impl Plugin for Counter {
     }
 
     fn snapshot(&self) -> Result<Option<Snapshot>, PluginError> {
-        state::written(self.total.load(Ordering::Relaxed)).map(Some)
+        state::write(self.total.load(Ordering::Relaxed)).map(Some)
     }
 
     fn restore(&mut self, snapshot: Snapshot) -> Result<(), PluginError> {
         let total = state::read(&snapshot)?;
-        self.host.info(&format!("goes on from {total}"));
+        self.host.info(&format!("restored the total {total}"));
         self.total = AtomicU64::new(total);
         Ok(())
     }
 }
 
 impl Counter {
-    /// What an input asks to add: a number, `+N`, or nothing.
-    fn asked(&self, input: Payload<'_>) -> Result<u64, PluginError> {
+    /// Returns the number to add: that of the input (`N` or `+N`), or the step if it is empty.
+    fn parse_increment(&self, input: Payload<'_>) -> Result<u64, PluginError> {
         let text = input.as_text()?.trim();
         if text.is_empty() {
             return Ok(self.step);
         }
         let digits = text.strip_prefix('+').unwrap_or(text);
-        // `parse` would take a second sign.
-        let number = digits.starts_with(|first: char| first.is_ascii_digit());
-        let number = number.then(|| digits.parse().ok()).flatten();
+        // `parse` would accept a second sign.
+        let is_number = digits.starts_with(|first: char| first.is_ascii_digit());
+        let number = is_number.then(|| digits.parse().ok()).flatten();
         number.ok_or_else(|| {
-            let shown: String = text.chars().take(40).collect();
-            let message = format!("`{shown}` is no number to add, such as `7` or `+7`");
+            let start: String = text.chars().take(40).collect();
+            let message = format!("invalid input `{start}`: expected a number such as `7` or `+7`");
             PluginError::new(400, message)
         })
     }

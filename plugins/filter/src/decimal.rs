@@ -1,15 +1,15 @@
-//! JSON numbers compared as what they are, decimal fractions: exactly, whatever their size.
-//! Never calculates and never converts to binary, so `1e999999999` costs what it takes to read.
+//! Compares JSON numbers exactly, as decimal fractions of any size. Does no arithmetic and no binary
+//! conversion, so the cost of `1e999999999` is the cost of parsing its text.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-/// A number as `0.d₁d₂d₃… × 10^power`, with `d₁` and the last digit not zero.
+/// A number `0.d₁d₂d₃… × 10^power`. The first and the last digit are not zero.
 #[derive(Clone, Debug)]
 pub(crate) struct Decimal<'a> {
     sign: Sign,
     power: i64,
-    /// The significant digits; a decimal point may stand among them and means nothing here.
+    /// Significant digits. May contain a decimal point, which is ignored.
     digits: Cow<'a, str>,
 }
 
@@ -22,7 +22,7 @@ enum Sign {
 }
 
 impl<'a> Decimal<'a> {
-    /// Reads a number in JSON's grammar; anything else is none.
+    /// Parses a JSON number; returns `None` for any other text.
     pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let (is_negative, magnitude) = match text.strip_prefix('-') {
             Some(magnitude) => (true, magnitude),
@@ -37,8 +37,7 @@ impl<'a> Decimal<'a> {
             return None;
         }
         let digits = mantissa.trim_start_matches(['0', '.']);
-        // Only where the last digits are zeros after a point, or whole tens: both say nothing
-        // once the power is known.
+        // Trailing zeros carry no information, since the power is kept separately.
         let digits = digits.trim_end_matches(['0', '.']);
         if digits.is_empty() {
             return Some(Self { sign: Sign::Zero, power: 0, digits: Cow::Borrowed("") });
@@ -57,12 +56,12 @@ impl<'a> Decimal<'a> {
         })
     }
 
-    /// The same number, with digits of its own.
+    /// Converts the number into one that owns its digits.
     pub(crate) fn into_owned(self) -> Decimal<'static> {
         Decimal { sign: self.sign, power: self.power, digits: Cow::Owned(self.digits.into_owned()) }
     }
 
-    /// Whether it is greater than zero.
+    /// Returns whether the number is greater than zero.
     pub(crate) fn is_positive(&self) -> bool {
         self.sign == Sign::Positive
     }
@@ -74,14 +73,14 @@ impl<'a> Decimal<'a> {
 
 impl Ord for Decimal<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
-        let sizes = || {
-            // Digits without zeros at either end compare as text does: `1` before `15` before `2`.
+        let magnitudes = || {
+            // Digits without zeros at either end compare like text: `1` < `15` < `2`.
             self.power.cmp(&other.power).then_with(|| self.digits().cmp(other.digits()))
         };
         self.sign.cmp(&other.sign).then_with(|| match self.sign {
-            Sign::Negative => sizes().reverse(),
+            Sign::Negative => magnitudes().reverse(),
             Sign::Zero => Ordering::Equal,
-            Sign::Positive => sizes(),
+            Sign::Positive => magnitudes(),
         })
     }
 }
@@ -104,7 +103,7 @@ fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// An exponent too large for 64 bits becomes the largest one of its sign.
+/// Parses an exponent; saturates if it does not fit into 64 bits.
 fn parse_exponent(text: &str) -> Option<i64> {
     let (is_negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -113,8 +112,8 @@ fn parse_exponent(text: &str) -> Option<i64> {
     if !is_digits(digits) {
         return None;
     }
-    let size: i64 = digits.parse().unwrap_or(i64::MAX);
-    Some(if is_negative { -size } else { size })
+    let magnitude: i64 = digits.parse().unwrap_or(i64::MAX);
+    Some(if is_negative { -magnitude } else { magnitude })
 }
 
 #[cfg(test)]
@@ -124,13 +123,13 @@ mod tests {
 
     #[track_caller]
     fn check(left: &str, expected: Ordering, right: &str) {
-        let [a, b] = [left, right].map(|text| Decimal::parse(text).expect("a number"));
+        let [a, b] = [left, right].map(|text| Decimal::parse(text).expect("number"));
         assert_eq!(a.cmp(&b), expected, "{left} against {right}");
         assert_eq!(b.cmp(&a), expected.reverse(), "{right} against {left}");
     }
 
     #[test]
-    fn numbers_compare_by_value_not_by_spelling() {
+    fn numbers_are_compared_by_value() {
         for spelling in ["10", "10.0", "1e1", "1E+1", "100e-1", "0.1e2", "10.000e0", "1000.00e-2"] {
             check(spelling, Ordering::Equal, "10");
         }
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_doubles_compare_right() {
+    fn numbers_beyond_double_precision_are_compared_exactly() {
         check("9007199254740993", Ordering::Greater, "9007199254740992");
         check("9007199254740993", Ordering::Greater, "9007199254740992.5");
         check("18446744073709551616", Ordering::Greater, "18446744073709551615");
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_none() {
+    fn other_text_is_not_a_number() {
         for text in ["", "-", "+1", ".5", "5.", "1e", "1e+", "1.e5", "0x10", "1_0", "NaN", "--1"] {
             assert!(Decimal::parse(text).is_none(), "{text:?}");
         }
@@ -186,7 +185,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_can_be_tried(text in any::<String>(), close in "[-+0-9.eE]{0,12}") {
+        fn any_text_is_handled(text in any::<String>(), close in "[-+0-9.eE]{0,12}") {
             let _ = Decimal::parse(&text);
             let is_json_number = close.parse::<serde_json::Number>().is_ok();
             if is_json_number {

@@ -1,5 +1,4 @@
-//! The plugin `filter`: a JSON array in, the array of those elements out that pass all rules.
-//! Elements are never changed, not even in how they are written.
+//! The plugin `filter`: returns the elements of a JSON array that pass all rules, unchanged.
 
 #![forbid(unsafe_code)]
 
@@ -14,13 +13,13 @@ mod tests;
 use hotbay_plugin::prelude::*;
 use serde_json::json;
 
-use crate::array::{Refusal, keep_passing};
+use crate::array::{FilterError, keep_passing};
 use crate::settings::Settings;
 
-/// The code of the error for an array that holds what a strict rule cannot be asked of.
+/// Error code if an element has the wrong type for a strict rule.
 const UNPROCESSABLE: i32 = 422;
 
-/// The code of the error for a call that nobody waits for any more.
+/// Error code if the call was cancelled.
 const CANCELLED: i32 = 499;
 
 /// Keeps the elements of a JSON array that pass all rules.
@@ -39,7 +38,7 @@ impl Plugin for Filter {
     fn execute(&self, ctx: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         keep_passing(&self.settings, input.as_text()?, || ctx.is_cancelled())
             .map(|array| Output::text(array).with_content_type(ContentType::JSON))
-            .map_err(|refusal| self.explain(refusal))
+            .map_err(|error| self.explain(error))
     }
 
     fn validate_config(config: &Config) -> Result<(), PluginError> {
@@ -48,30 +47,30 @@ impl Plugin for Filter {
 }
 
 impl Filter {
-    fn explain(&self, refusal: Refusal) -> PluginError {
-        match refusal {
-            Refusal::NotJson(error) => {
+    fn explain(&self, error: FilterError) -> PluginError {
+        match error {
+            FilterError::NotJson(error) => {
                 PluginError::new(PluginError::BAD_INPUT, format!("the input is not JSON: {error}"))
             }
-            Refusal::NotAnArray { found } => PluginError::new(
+            FilterError::NotAnArray { found } => PluginError::new(
                 PluginError::BAD_INPUT,
-                format!("the input is {found}; wanted a JSON array"),
+                format!("invalid input: expected a JSON array, found {found}"),
             ),
-            Refusal::WrongType { index, rule: number, wanted, found } => {
+            FilterError::WrongType { index, rule: number, expected, found } => {
                 let rule = &self.settings.rules[number];
                 let field = rule.field.to_string();
                 let place = if field.is_empty() { String::new() } else { format!(" at `{field}`") };
                 PluginError::new(
                     UNPROCESSABLE,
                     format!(
-                        "element {index}: found {found}{place}, rule {number} (`{}`) wants {wanted}; \
-                         without `strict` such elements are dropped",
-                        rule.test.name()
+                        "element {index}: rule {number} (`{}`) expected {expected}{place}, found {found}; \
+                         without `strict`, such elements are dropped",
+                        rule.condition.name()
                     ),
                 )
                 .with_details(json!({ "index": index, "rule": number }))
             }
-            Refusal::Cancelled { index } => {
+            FilterError::Cancelled { index } => {
                 PluginError::new(CANCELLED, format!("cancelled before element {index}"))
             }
         }
@@ -79,8 +78,9 @@ impl Filter {
 }
 
 fn read(config: &Config) -> Result<Settings, PluginError> {
-    Settings::read(config.value())
-        .map_err(|why| PluginError::new(PluginError::BAD_INPUT, format!("config: {why}")))
+    Settings::read(config.value()).map_err(|message| {
+        PluginError::new(PluginError::BAD_INPUT, format!("invalid config: {message}"))
+    })
 }
 
 export_plugin!(Filter);

@@ -1,38 +1,42 @@
-//! JSON pointers (RFC 6901) into text: finds a member without reading the rest into values,
-//! so that what is found is still the text that came.
+//! Resolves JSON pointers (RFC 6901) in text, without parsing the rest into values, so that the result
+//! is the original text.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The way from an element to one of its members; the empty one leads to the element itself.
+/// A path from an element to one of its members. The empty path is the element itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pointer {
     steps: Vec<String>,
 }
 
 impl Pointer {
-    /// Reads a pointer such as `/price` or `/tags/0`; otherwise says what is wrong with it.
+    /// Parses a pointer such as `/price` or `/tags/0`.
+    ///
+    /// # Errors
+    ///
+    /// A message for people if the pointer is invalid.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self::default());
         }
         let Some(steps) = text.strip_prefix('/') else {
-            return Err(format!("`{text}` is no JSON pointer; write `/{text}`"));
+            return Err(format!("invalid JSON pointer `{text}`: expected `/{text}`"));
         };
         let steps = steps.split('/').map(|step| unescape(step, text)).collect::<Result<_, _>>()?;
         Ok(Self { steps })
     }
 
-    /// The member of `element` that it leads to, if there is one.
+    /// Returns the member of `element` at this path, if it exists.
     ///
-    /// Of several members with the same name, the last one counts.
+    /// Of several members with the same name, returns the last one.
     pub(crate) fn find<'a>(&self, element: &'a RawValue) -> Option<&'a RawValue> {
-        self.steps.iter().try_fold(element, |inside, name| {
-            let mut text = serde_json::Deserializer::from_str(inside.get());
-            // Numbers and strings have no members; they end here as errors.
-            Step { name }.deserialize(&mut text).ok().flatten()
+        self.steps.iter().try_fold(element, |value, name| {
+            let mut text = serde_json::Deserializer::from_str(value.get());
+            // Fails for numbers and strings, which have no members.
+            FindMember { name }.deserialize(&mut text).ok().flatten()
         })
     }
 }
@@ -49,23 +53,27 @@ fn unescape(step: &str, pointer: &str) -> Result<String, String> {
     let mut pieces = step.split('~');
     let mut name = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        let (sign, rest) = match piece.as_bytes().first() {
+        let (character, rest) = match piece.as_bytes().first() {
             Some(b'0') => ('~', &piece[1..]),
             Some(b'1') => ('/', &piece[1..]),
-            _ => return Err(format!("`{pointer}` holds a bare `~`; write `~0` for `~`")),
+            _ => {
+                return Err(format!(
+                    "invalid JSON pointer `{pointer}`: expected `~0` or `~1`, found a bare `~`"
+                ));
+            }
         };
-        name.push(sign);
+        name.push(character);
         name.push_str(rest);
     }
     Ok(name)
 }
 
-/// One step from an object or array to a member.
-struct Step<'p> {
+/// Finds a member of an object or array.
+struct FindMember<'p> {
     name: &'p str,
 }
 
-impl<'de> DeserializeSeed<'de> for Step<'_> {
+impl<'de> DeserializeSeed<'de> for FindMember<'_> {
     type Value = Option<&'de RawValue>;
 
     fn deserialize<D: Deserializer<'de>>(self, text: D) -> Result<Self::Value, D::Error> {
@@ -73,7 +81,7 @@ impl<'de> DeserializeSeed<'de> for Step<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Step<'_> {
+impl<'de> Visitor<'de> for FindMember<'_> {
     type Value = Option<&'de RawValue>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,8 +90,8 @@ impl<'de> Visitor<'de> for Step<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
-        while let Some(is_wanted) = members.next_key_seed(NameIs(self.name))? {
-            if is_wanted {
+        while let Some(is_match) = members.next_key_seed(NameMatcher(self.name))? {
+            if is_match {
                 found = Some(members.next_value()?);
             } else {
                 members.next_value::<IgnoredAny>()?;
@@ -93,28 +101,29 @@ impl<'de> Visitor<'de> for Step<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let mut left = index(self.name);
+        let mut remaining = index(self.name);
         let mut found = None;
         while let Some(member) = members.next_element()? {
-            if left == Some(0) {
+            if remaining == Some(0) {
                 found = Some(member);
             }
-            left = left.and_then(|left| left.checked_sub(1));
+            remaining = remaining.and_then(|remaining| remaining.checked_sub(1));
         }
         Ok(found)
     }
 }
 
-/// An index has no leading zeros and no sign; `-`, the element after the last, is never there.
+/// Parses an index, which has no sign and no leading zeros. `-`, the element after the last, never
+/// exists.
 fn index(name: &str) -> Option<usize> {
     let is_plain = name == "0" || !name.starts_with(['0', '+']);
     is_plain.then(|| name.parse().ok()).flatten()
 }
 
-/// Compares a name in place of building it.
-struct NameIs<'p>(&'p str);
+/// Compares a name without allocating it.
+struct NameMatcher<'p>(&'p str);
 
-impl<'de> DeserializeSeed<'de> for NameIs<'_> {
+impl<'de> DeserializeSeed<'de> for NameMatcher<'_> {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'de>>(self, text: D) -> Result<bool, D::Error> {
@@ -122,7 +131,7 @@ impl<'de> DeserializeSeed<'de> for NameIs<'_> {
     }
 }
 
-impl Visitor<'_> for NameIs<'_> {
+impl Visitor<'_> for NameMatcher<'_> {
     type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pointer_leads_to_the_text_that_came() {
+    fn pointer_finds_the_original_text() {
         let element = r#"{"a": {"b": [1.10, {"c":1e400}]}, "": 1, "~/": 2, "a/b": 3, "ü": "x"}"#;
         check("", "7", Some("7"));
         check("/a/b/0", element, Some("1.10"));
@@ -161,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_none() {
+    fn missing_member_is_none() {
         for pointer in ["/b", "/a/x", "/a/2", "/a/-", "/a/00", "/a/+1", "/a/-1", "/a/0/0"] {
             check(pointer, r#"{"a": [1, 2]}"#, None);
         }
@@ -172,21 +181,22 @@ mod tests {
     }
 
     #[test]
-    fn of_members_with_one_name_the_last_counts() {
+    fn last_of_duplicate_members_is_found() {
         check("/a", r#"{"a": 1, "b": 2, "a": 3}"#, Some("3"));
     }
 
     #[test]
-    fn a_mistake_in_a_pointer_is_named() {
+    fn invalid_pointer_is_reported() {
         let message = |pointer| Pointer::parse(pointer).unwrap_err();
-        assert_eq!(message("price"), "`price` is no JSON pointer; write `/price`");
-        assert_eq!(message("/a~"), "`/a~` holds a bare `~`; write `~0` for `~`");
-        assert_eq!(message("/~2"), "`/~2` holds a bare `~`; write `~0` for `~`");
+        assert_eq!(message("price"), "invalid JSON pointer `price`: expected `/price`");
+        let bare = "expected `~0` or `~1`, found a bare `~`";
+        assert_eq!(message("/a~"), format!("invalid JSON pointer `/a~`: {bare}"));
+        assert_eq!(message("/~2"), format!("invalid JSON pointer `/~2`: {bare}"));
     }
 
     proptest! {
         #[test]
-        fn a_pointer_finds_what_serde_json_finds(pointer in "(/([ab]|0|1|~0|~1|ü)?){0,4}") {
+        fn pointer_agrees_with_serde_json(pointer in "(/([ab]|0|1|~0|~1|ü)?){0,4}") {
             let text = r#"{"a":[{"b":1,"ü":[2]},3],"b":{"":{"~":4},"/":5,"0":6},"":[7]}"#;
             let value: Value = serde_json::from_str(text).unwrap();
             let raw: &RawValue = serde_json::from_str(text).unwrap();

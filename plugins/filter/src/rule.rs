@@ -1,4 +1,4 @@
-//! What a rule says of one element. Rules are made by `settings`, which leaves no bad ones.
+//! Evaluates one rule for one element. `settings` only creates valid rules.
 
 use std::borrow::Cow;
 
@@ -12,14 +12,14 @@ use crate::pointer::Pointer;
 /// One rule of a filter.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
-    pub(crate) test: Test,
+    pub(crate) condition: Condition,
     pub(crate) field: Pointer,
     pub(crate) invert: bool,
 }
 
-/// What is asked of the value that the rule looks at.
+/// The condition that a rule checks.
 #[derive(Clone, Debug)]
-pub(crate) enum Test {
+pub(crate) enum Condition {
     /// A number greater than zero.
     Positive,
     /// A string in which the pattern is found.
@@ -28,35 +28,41 @@ pub(crate) enum Test {
     Range { min: Option<Decimal<'static>>, max: Option<Decimal<'static>> },
 }
 
-/// What a rule says.
+/// Result of a rule for one element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Verdict {
+pub(crate) enum Evaluation {
     Passes,
     Fails,
-    /// The rule cannot be asked of such a value, inverted or not.
+    /// The rule does not apply to values of this type, inverted or not.
     WrongType {
-        wanted: &'static str,
+        expected: &'static str,
         found: &'static str,
     },
 }
 
 impl Rule {
-    /// Looks at one element.
-    pub(crate) fn judge(&self, element: &RawValue) -> Verdict {
+    /// Evaluates the rule for one element.
+    pub(crate) fn evaluate(&self, element: &RawValue) -> Evaluation {
         let Some(value) = self.field.find(element) else {
-            return Verdict::WrongType { wanted: self.test.wants(), found: "nothing" };
+            return Evaluation::WrongType {
+                expected: self.condition.expected_type(),
+                found: "nothing",
+            };
         };
-        match self.test.passes(value.get()) {
-            Some(passes) if passes != self.invert => Verdict::Passes,
-            Some(_) => Verdict::Fails,
-            None => Verdict::WrongType { wanted: self.test.wants(), found: json_type(value.get()) },
+        match self.condition.passes(value.get()) {
+            Some(passes) if passes != self.invert => Evaluation::Passes,
+            Some(_) => Evaluation::Fails,
+            None => Evaluation::WrongType {
+                expected: self.condition.expected_type(),
+                found: json_type(value.get()),
+            },
         }
     }
 }
 
-impl Test {
-    /// Its name in the config.
+impl Condition {
+    /// Returns the name in the config.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Positive => "positive",
@@ -65,14 +71,14 @@ impl Test {
         }
     }
 
-    const fn wants(&self) -> &'static str {
+    const fn expected_type(&self) -> &'static str {
         match self {
             Self::Positive | Self::Range { .. } => "a number",
             Self::Regex(_) => "a string",
         }
     }
 
-    /// None where the value is of a type that it cannot be asked of.
+    /// Returns whether the value meets the condition, or `None` if it has the wrong type.
     fn passes(&self, value: &str) -> Option<bool> {
         match self {
             Self::Positive => Some(Decimal::parse(value)?.is_positive()),
@@ -87,7 +93,7 @@ impl Test {
     }
 }
 
-/// The type of a JSON text with its article, told by how it starts.
+/// Returns the type of a JSON text, with its article.
 pub(crate) fn json_type(text: &str) -> &'static str {
     match text.as_bytes().first() {
         Some(b'{') => "an object",
@@ -101,7 +107,7 @@ pub(crate) fn json_type(text: &str) -> &'static str {
     }
 }
 
-/// The string that a JSON text spells; none for other types and for halves of surrogate pairs.
+/// Parses a JSON string; returns `None` for other types and for unpaired surrogates.
 fn string(text: &str) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -113,23 +119,26 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(test: &Test, passing: &[&str], failing: &[&str], wrong: &[&str]) {
-        let judge = |invert, element: &str| {
-            let rule = Rule { test: test.clone(), field: Pointer::default(), invert };
-            rule.judge(serde_json::from_str(element).unwrap())
+    fn check(condition: &Condition, passing: &[&str], failing: &[&str], wrong: &[&str]) {
+        let evaluate = |invert, element: &str| {
+            let rule = Rule { condition: condition.clone(), field: Pointer::default(), invert };
+            rule.evaluate(serde_json::from_str(element).unwrap())
         };
         for element in passing {
-            assert_eq!(judge(false, element), Verdict::Passes, "{element}");
-            assert_eq!(judge(true, element), Verdict::Fails, "{element}, inverted");
+            assert_eq!(evaluate(false, element), Evaluation::Passes, "{element}");
+            assert_eq!(evaluate(true, element), Evaluation::Fails, "{element}, inverted");
         }
         for element in failing {
-            assert_eq!(judge(false, element), Verdict::Fails, "{element}");
-            assert_eq!(judge(true, element), Verdict::Passes, "{element}, inverted");
+            assert_eq!(evaluate(false, element), Evaluation::Fails, "{element}");
+            assert_eq!(evaluate(true, element), Evaluation::Passes, "{element}, inverted");
         }
         for element in wrong {
-            let expected = Verdict::WrongType { wanted: test.wants(), found: json_type(element) };
-            assert_eq!(judge(false, element), expected, "{element}");
-            assert_eq!(judge(true, element), expected, "{element}, inverted");
+            let expected = Evaluation::WrongType {
+                expected: condition.expected_type(),
+                found: json_type(element),
+            };
+            assert_eq!(evaluate(false, element), expected, "{element}");
+            assert_eq!(evaluate(true, element), expected, "{element}, inverted");
         }
     }
 
@@ -138,9 +147,9 @@ mod tests {
     }
 
     #[test]
-    fn positive_is_greater_than_zero() {
+    fn positive_accepts_numbers_greater_than_zero() {
         check(
-            &Test::Positive,
+            &Condition::Positive,
             &["1", "0.10", "1e400", "1e-400", "18446744073709551616"],
             &["0", "-0", "-0.0", "-1", "-1e400", "0e9"],
             &["\"1\"", "true", "null", "[1]", "{}"],
@@ -148,9 +157,9 @@ mod tests {
     }
 
     #[test]
-    fn regex_is_searched_for_in_decoded_strings() {
+    fn regex_searches_decoded_strings() {
         check(
-            &Test::Regex(Regex::new("^ü.\\p{Greek}?$").unwrap()),
+            &Condition::Regex(Regex::new("^ü.\\p{Greek}?$").unwrap()),
             &["\"üb\"", r#""\u00fcb""#, r#""üb\u03b1""#, r#""ü\\""#],
             &["\"\"", "\"aüb\"", r#""ü\n""#],
             &["1", "null", r#""\ud800""#, "[\"üb\"]"],
@@ -158,14 +167,19 @@ mod tests {
     }
 
     #[test]
-    fn range_takes_both_its_ends() {
+    fn range_includes_both_bounds() {
         check(
-            &Test::Range { min: bound("-1.5"), max: bound("9007199254740992") },
+            &Condition::Range { min: bound("-1.5"), max: bound("9007199254740992") },
             &["-1.5", "-1.50", "0", "9007199254740992", "9.007199254740992e15"],
             &["-1.51", "9007199254740993", "1e400", "-1e400"],
             &["\"0\"", "[]"],
         );
-        check(&Test::Range { min: bound("0.1"), max: None }, &["0.1", "1e999"], &["0.09"], &[]);
-        check(&Test::Range { min: None, max: bound("0.1") }, &["-1e999"], &["0.11"], &[]);
+        check(
+            &Condition::Range { min: bound("0.1"), max: None },
+            &["0.1", "1e999"],
+            &["0.09"],
+            &[],
+        );
+        check(&Condition::Range { min: None, max: bound("0.1") }, &["-1e999"], &["0.11"], &[]);
     }
 }

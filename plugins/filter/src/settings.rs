@@ -1,5 +1,4 @@
-//! From the `config` object to rules, or to a message that points at what is wrong in it.
-//! Knows no elements; whatever it accepts can be run without errors of configuration.
+//! Parses the `config` object into rules. Reports invalid configurations with the path of the mistake.
 
 use std::fmt::Display;
 
@@ -8,15 +7,15 @@ use serde_json::{Map, Number, Value};
 
 use crate::decimal::Decimal;
 use crate::pointer::Pointer;
-use crate::rule::{Rule, Test, json_type};
+use crate::rule::{Condition, Rule, json_type};
 
-/// Most bytes that a compiled pattern may take.
-const PATTERN_BYTES_MAX: usize = 1024 * 1024;
+/// Maximum size of a compiled pattern in bytes.
+const MAX_PATTERN_BYTES: usize = 1024 * 1024;
 
-/// Most bytes of the tables that a pattern fills while it searches.
-const PATTERN_CACHE_BYTES_MAX: usize = 1024 * 1024;
+/// Maximum size in bytes of the tables that a search fills.
+const MAX_PATTERN_CACHE_BYTES: usize = 1024 * 1024;
 
-/// What a config says.
+/// Parsed configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) rules: Vec<Rule>,
@@ -24,19 +23,25 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Reads a config of either shape: one rule, or a list of `rules`.
+    /// Parses a config with one rule, or with a list of `rules`.
+    ///
+    /// # Errors
+    ///
+    /// A message for people that names the invalid field.
     pub(crate) fn read(config: &Value) -> Result<Self, String> {
         let mut top = Fields::new("", config)?;
         let strict = top.flag("strict")?;
         let Some(list) = top.take("rules") else {
             return Ok(Self { rules: vec![rule(top)?], strict });
         };
-        if top.rest.contains_key("rule") {
-            return Err("`rule` and `rules` exclude each other; move the rule into the list".into());
+        if top.unread.contains_key("rule") {
+            return Err(
+                "`rule` and `rules` are mutually exclusive; move the rule into `rules`".into()
+            );
         }
-        top.end(&["rules", "strict"])?;
+        top.reject_unknown(&["rules", "strict"])?;
         let Value::Array(list) = list else {
-            return Err(format!("`rules`: wanted an array, found {}", type_of(&list)));
+            return Err(format!("`rules`: expected an array, found {}", type_of(&list)));
         };
         let rules = list
             .iter()
@@ -49,45 +54,46 @@ impl Settings {
 
 fn rule(mut fields: Fields) -> Result<Rule, String> {
     let Some(name) = fields.text("rule")? else {
-        let hint = if fields.path.is_empty() { " (or `rules`, a list of them)" } else { "" };
-        let known = "`positive`, `regex` or `range`";
-        return Err(format!("{} is missing: wanted {known}{hint}", fields.at("rule")));
+        let hint = if fields.path.is_empty() { " (or use `rules`, a list of rules)" } else { "" };
+        let expected = "`positive`, `regex` or `range`";
+        return Err(format!("{} is missing: expected {expected}{hint}", fields.at("rule")));
     };
-    let (test, known): (_, &[&str]) = match name.as_str() {
-        "positive" => (Test::Positive, &["rule", "field", "invert"]),
+    let (condition, allowed): (_, &[&str]) = match name.as_str() {
+        "positive" => (Condition::Positive, &["rule", "field", "invert"]),
         "regex" => (regex(&mut fields)?, &["rule", "pattern", "field", "invert"]),
         "range" => (range(&mut fields)?, &["rule", "min", "max", "field", "invert"]),
         other => {
             return Err(format!(
-                "{}: there is no rule `{other}`; wanted `positive`, `regex` or `range`",
+                "{}: unknown rule `{other}`: expected `positive`, `regex` or `range`",
                 fields.at("rule")
             ));
         }
     };
     let field = fields.text("field")?.unwrap_or_default();
-    let field = Pointer::parse(&field).map_err(|why| format!("{}: {why}", fields.at("field")))?;
+    let field =
+        Pointer::parse(&field).map_err(|message| format!("{}: {message}", fields.at("field")))?;
     let invert = fields.flag("invert")?;
-    fields.end(known)?;
-    Ok(Rule { test, field, invert })
+    fields.reject_unknown(allowed)?;
+    Ok(Rule { condition, field, invert })
 }
 
-fn regex(fields: &mut Fields) -> Result<Test, String> {
+fn regex(fields: &mut Fields) -> Result<Condition, String> {
     let Some(pattern) = fields.text("pattern")? else {
-        return Err(format!("{} is missing: `regex` wants one", fields.at("pattern")));
+        return Err(format!("{} is missing: rule `regex` requires it", fields.at("pattern")));
     };
     RegexBuilder::new(&pattern)
-        .size_limit(PATTERN_BYTES_MAX)
-        .dfa_size_limit(PATTERN_CACHE_BYTES_MAX)
+        .size_limit(MAX_PATTERN_BYTES)
+        .dfa_size_limit(MAX_PATTERN_CACHE_BYTES)
         .build()
-        .map(Test::Regex)
+        .map(Condition::Regex)
         .map_err(|error| {
             let at = fields.at("pattern");
             match error {
                 regex::Error::CompiledTooBig(limit) => {
-                    format!("{at}: compiles to more than {limit} bytes; make repetitions shorter")
+                    format!("{at}: pattern too large: compiles to more than {limit} bytes; use shorter repetitions")
                 }
-                // The whole text draws the pattern over several lines; the cause is the last.
-                other => format!("{at}: `{pattern}` is no regular expression: {}", cause(&other)),
+                // The text shows the pattern on several lines; the last one is the cause.
+                other => format!("{at}: invalid regular expression `{pattern}`: {}", cause(&other)),
             }
         })
 }
@@ -98,32 +104,34 @@ fn cause(error: &impl Display) -> String {
     last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
-fn range(fields: &mut Fields) -> Result<Test, String> {
+fn range(fields: &mut Fields) -> Result<Condition, String> {
     let (min, max) = (fields.number("min")?, fields.number("max")?);
     let bound = |number: &Option<Number>| {
         let text = number.as_ref().map(Number::to_string);
         text.and_then(|text| Decimal::parse(&text).map(Decimal::into_owned))
     };
     match (&min, &max) {
-        (None, None) => Err(format!("{}: `range` wants `min`, `max` or both", fields.at("rule"))),
-        (Some(low), Some(high)) if bound(&min) > bound(&max) => {
-            Err(format!("{}: {low} is above `max`, which is {high}", fields.at("min")))
+        (None, None) => {
+            Err(format!("{}: rule `range` requires `min`, `max` or both", fields.at("rule")))
         }
-        _ => Ok(Test::Range { min: bound(&min), max: bound(&max) }),
+        (Some(low), Some(high)) if bound(&min) > bound(&max) => {
+            Err(format!("{}: {low} is greater than `max` ({high})", fields.at("min")))
+        }
+        _ => Ok(Condition::Range { min: bound(&min), max: bound(&max) }),
     }
 }
 
-/// The members of one object that were not read yet, and where the object stands.
+/// Members of an object that were not read yet, with the path of the object.
 struct Fields {
     path: String,
-    rest: Map<String, Value>,
+    unread: Map<String, Value>,
 }
 
 impl Fields {
     fn new(path: &str, value: &Value) -> Result<Self, String> {
         match value {
-            Value::Object(rest) => Ok(Self { path: path.to_owned(), rest: rest.clone() }),
-            other => Err(format!("`{path}`: wanted an object, found {}", type_of(other))),
+            Value::Object(unread) => Ok(Self { path: path.to_owned(), unread: unread.clone() }),
+            other => Err(format!("`{path}`: expected an object, found {}", type_of(other))),
         }
     }
 
@@ -132,14 +140,14 @@ impl Fields {
     }
 
     fn take(&mut self, key: &str) -> Option<Value> {
-        self.rest.remove(key)
+        self.unread.remove(key)
     }
 
     fn text(&mut self, key: &str) -> Result<Option<String>, String> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.wanted(key, "a string", &other)),
+            Some(other) => Err(self.type_error(key, "a string", &other)),
         }
     }
 
@@ -147,7 +155,7 @@ impl Fields {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Number(number)) => Ok(Some(number)),
-            Some(other) => Err(self.wanted(key, "a number", &other)),
+            Some(other) => Err(self.type_error(key, "a number", &other)),
         }
     }
 
@@ -155,21 +163,23 @@ impl Fields {
         match self.take(key) {
             None => Ok(false),
             Some(Value::Bool(flag)) => Ok(flag),
-            Some(other) => Err(self.wanted(key, "true or false", &other)),
+            Some(other) => Err(self.type_error(key, "true or false", &other)),
         }
     }
 
-    fn wanted(&self, key: &str, wanted: &str, found: &Value) -> String {
-        format!("{}: wanted {wanted}, found {}", self.at(key), type_of(found))
+    fn type_error(&self, key: &str, expected: &str, found: &Value) -> String {
+        format!("{}: expected {expected}, found {}", self.at(key), type_of(found))
     }
 
-    /// Whatever was not read is a mistake.
-    fn end(self, known: &[&str]) -> Result<(), String> {
-        match self.rest.keys().next() {
+    /// Rejects members that were not read.
+    fn reject_unknown(self, allowed: &[&str]) -> Result<(), String> {
+        match self.unread.keys().next() {
             None => Ok(()),
-            Some(key) => {
-                Err(format!("{} is unknown here; known are `{}`", self.at(key), known.join("`, `")))
-            }
+            Some(key) => Err(format!(
+                "{} is unknown: expected one of `{}`",
+                self.at(key),
+                allowed.join("`, `")
+            )),
         }
     }
 }
@@ -185,12 +195,12 @@ mod tests {
 
     #[track_caller]
     fn check(config: Value, expected: &str) {
-        let message = Settings::read(&config).expect_err("the config is wrong");
+        let message = Settings::read(&config).expect_err("invalid config");
         assert_eq!(message, expected, "of {config}");
     }
 
     #[test]
-    fn both_shapes_are_read() {
+    fn single_rule_and_list_are_parsed() {
         let one = json!({"rule": "range", "min": 1, "field": "/a", "invert": true, "strict": true});
         let one = Settings::read(&one).unwrap();
         assert!(one.strict && one.rules.len() == 1 && one.rules[0].invert);
@@ -203,66 +213,66 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_or_unknown_rule_is_named() {
-        let known = "wanted `positive`, `regex` or `range`";
-        check(json!({}), &format!("`rule` is missing: {known} (or `rules`, a list of them)"));
+    fn missing_or_unknown_rule_is_reported() {
+        let known = "expected `positive`, `regex` or `range`";
+        check(json!({}), &format!("`rule` is missing: {known} (or use `rules`, a list of rules)"));
         check(json!({"rules": [{}]}), &format!("`rules[0].rule` is missing: {known}"));
-        check(json!({"rule": "odd"}), &format!("`rule`: there is no rule `odd`; {known}"));
+        check(json!({"rule": "odd"}), &format!("`rule`: unknown rule `odd`: {known}"));
         check(
             json!({"rules": [{"rule": "positive"}, {"rule": ""}]}),
-            &format!("`rules[1].rule`: there is no rule ``; {known}"),
+            &format!("`rules[1].rule`: unknown rule ``: {known}"),
         );
         check(
             json!({"rule": "positive", "rules": []}),
-            "`rule` and `rules` exclude each other; move the rule into the list",
+            "`rule` and `rules` are mutually exclusive; move the rule into `rules`",
         );
     }
 
     #[test]
-    fn a_wrong_type_or_field_is_pointed_at() {
-        check(json!({"rules": {}}), "`rules`: wanted an array, found an object");
-        check(json!({"rules": [1]}), "`rules[0]`: wanted an object, found a number");
+    fn wrong_type_or_unknown_field_is_reported_with_path() {
+        check(json!({"rules": {}}), "`rules`: expected an array, found an object");
+        check(json!({"rules": [1]}), "`rules[0]`: expected an object, found a number");
         check(
             json!({"rule": "positive", "strict": 1}),
-            "`strict`: wanted true or false, found a number",
+            "`strict`: expected true or false, found a number",
         );
         check(
             json!({"rules": [{"rule": "range", "min": "1"}]}),
-            "`rules[0].min`: wanted a number, found a string",
+            "`rules[0].min`: expected a number, found a string",
         );
         check(
             json!({"rule": "positive", "min": 1}),
-            "`min` is unknown here; known are `rule`, `field`, `invert`",
+            "`min` is unknown: expected one of `rule`, `field`, `invert`",
         );
         check(
             json!({"rules": [], "field": "/a"}),
-            "`field` is unknown here; known are `rules`, `strict`",
+            "`field` is unknown: expected one of `rules`, `strict`",
         );
         check(
             json!({"rules": [{"rule": "positive", "field": "price"}]}),
-            "`rules[0].field`: `price` is no JSON pointer; write `/price`",
+            "`rules[0].field`: invalid JSON pointer `price`: expected `/price`",
         );
     }
 
     #[test]
-    fn a_bad_pattern_is_told_with_its_cause() {
+    fn invalid_pattern_is_reported_with_its_cause() {
         check(
             json!({"rules": [{"rule": "regex", "pattern": "a(b"}]}),
-            "`rules[0].pattern`: `a(b` is no regular expression: unclosed group",
+            "`rules[0].pattern`: invalid regular expression `a(b`: unclosed group",
         );
-        check(json!({"rule": "regex"}), "`pattern` is missing: `regex` wants one");
+        check(json!({"rule": "regex"}), "`pattern` is missing: rule `regex` requires it");
         check(
             json!({"rule": "regex", "pattern": "(?:[a-z]{100}){1000}"}),
-            "`pattern`: compiles to more than 1048576 bytes; make repetitions shorter",
+            "`pattern`: pattern too large: compiles to more than 1048576 bytes; use shorter repetitions",
         );
     }
 
     #[test]
-    fn a_range_must_have_a_bound_and_room() {
-        check(json!({"rule": "range"}), "`rule`: `range` wants `min`, `max` or both");
+    fn range_requires_ordered_bounds() {
+        check(json!({"rule": "range"}), "`rule`: rule `range` requires `min`, `max` or both");
         check(
             json!({"rule": "range", "min": 9007199254740993_i64, "max": 9007199254740992_i64}),
-            "`min`: 9007199254740993 is above `max`, which is 9007199254740992",
+            "`min`: 9007199254740993 is greater than `max` (9007199254740992)",
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The plugin as its host sees it: configs, payloads, errors, and the manifest beside it.
+//! Tests the plugin as a host uses it: configs, payloads, errors and the manifest.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::Filter;
 
 fn run(config: Value, input: &str) -> Result<Output, PluginError> {
     let host = FakeHost::new();
-    let started = host.start::<Filter>(config).expect("the config is good");
-    started.execute(Payload::json_text(input))
+    let plugin = host.start::<Filter>(config).expect("valid config");
+    plugin.execute(Payload::json_text(input))
 }
 
 #[track_caller]
@@ -24,14 +24,14 @@ fn check(config: Value, input: &str, expected: &str) {
 }
 
 #[track_caller]
-fn check_refused(config: Value, input: &str, code: i32, expected: &str) {
+fn check_rejected(config: Value, input: &str, code: i32, expected: &str) {
     let error = run(config, input).unwrap_err();
     assert_eq!((error.code(), error.message()), (code, expected), "of {input}");
     assert!(!error.is_retryable());
 }
 
 #[test]
-fn each_rule_keeps_what_passes_as_it_came() {
+fn rules_keep_passing_elements_unchanged() {
     check(json!({"rule": "positive"}), "[3, -1, 0, 2.50, 1e400, \"7\"]", "[3,2.50,1e400]");
     check(
         json!({"rule": "regex", "pattern": "^(?i)straße", "field": "/ort"}),
@@ -46,7 +46,7 @@ fn each_rule_keeps_what_passes_as_it_came() {
 }
 
 #[test]
-fn an_element_has_to_pass_all_rules() {
+fn element_must_pass_all_rules() {
     let rules = json!({"rules": [
         {"rule": "positive", "field": "/price"},
         {"rule": "range", "max": 100, "field": "/price"},
@@ -62,25 +62,25 @@ fn an_element_has_to_pass_all_rules() {
 }
 
 #[test]
-fn a_wrong_type_is_dropped_or_named_by_a_strict_filter() {
+fn wrong_type_is_dropped_or_reported_if_strict() {
     let input = r#"[1, {"price": 2}, null]"#;
     check(json!({"rule": "positive", "field": "/price"}), input, r#"[{"price": 2}]"#);
     let strict = json!({"rules": [{"rule": "positive", "field": "/price"}], "strict": true});
-    check_refused(
+    check_rejected(
         strict.clone(),
         input,
         422,
-        "element 0: found nothing at `/price`, rule 0 (`positive`) wants a number; \
-         without `strict` such elements are dropped",
+        "element 0: rule 0 (`positive`) expected a number at `/price`, found nothing; \
+         without `strict`, such elements are dropped",
     );
     let error = run(strict, r#"[{"price":1},{"price":"2"}]"#).unwrap_err();
     assert_eq!(error.details(), Some(&json!({"index": 1, "rule": 0})));
 }
 
 #[test]
-fn input_that_is_no_array_is_refused_by_what_came() {
+fn other_input_than_an_array_is_rejected() {
     let positive = || json!({"rule": "positive"});
-    for (input, came) in [
+    for (input, found) in [
         (r#" {"a": 1}"#, "an object"),
         ("\"text\"", "a string"),
         ("-1", "a number"),
@@ -88,8 +88,8 @@ fn input_that_is_no_array_is_refused_by_what_came() {
         ("null", "null"),
         (" \n", "nothing"),
     ] {
-        let message = format!("the input is {came}; wanted a JSON array");
-        check_refused(positive(), input, 400, &message);
+        let message = format!("invalid input: expected a JSON array, found {found}");
+        check_rejected(positive(), input, 400, &message);
     }
     for input in ["[1, 2", "[1,]", "[01]", "[1] 2", "nonsense", "[NaN]", "\u{feff}[]"] {
         let error = run(positive(), input).unwrap_err();
@@ -100,24 +100,24 @@ fn input_that_is_no_array_is_refused_by_what_came() {
 }
 
 #[test]
-fn input_that_is_not_utf_8_is_refused() {
+fn invalid_utf8_is_rejected() {
     let host = FakeHost::new();
-    let started = host.start::<Filter>(json!({"rule": "positive"})).unwrap();
-    assert_eq!(started.execute(Payload::bytes(b"[\"\xff\"]")).unwrap_err().code(), 400);
+    let plugin = host.start::<Filter>(json!({"rule": "positive"})).unwrap();
+    assert_eq!(plugin.execute(Payload::bytes(b"[\"\xff\"]")).unwrap_err().code(), 400);
 }
 
 #[test]
-fn a_cancelled_call_is_given_up() {
+fn cancelled_call_returns_an_error() {
     let host = FakeHost::new();
-    let started = host.start::<Filter>(json!({"rule": "positive"})).unwrap();
+    let plugin = host.start::<Filter>(json!({"rule": "positive"})).unwrap();
     let cancelled = AtomicBool::new(true);
     let reply =
-        started.execute_within(Duration::from_secs(1), &cancelled, Payload::json_text("[1]"));
+        plugin.execute_within(Duration::from_secs(1), &cancelled, Payload::json_text("[1]"));
     assert_eq!(reply.unwrap_err().code(), 499);
 }
 
 #[test]
-fn a_wrong_config_is_refused_before_and_at_the_start() {
+fn invalid_config_is_rejected_by_validation_and_init() {
     for (wrong, place) in [
         (json!({}), "`rule` is missing"),
         (json!({"rule": "regex", "pattern": "("}), "`pattern`"),
@@ -135,7 +135,7 @@ fn a_wrong_config_is_refused_before_and_at_the_start() {
 }
 
 #[test]
-fn the_manifest_agrees_with_the_crate() {
+fn manifest_matches_the_crate() {
     let manifest: Value = serde_json::from_str(include_str!("../plugin.json")).unwrap();
     assert_eq!(manifest["name"], env!("CARGO_PKG_NAME"));
     assert_eq!(manifest["version"], env!("CARGO_PKG_VERSION"));
@@ -145,7 +145,7 @@ fn the_manifest_agrees_with_the_crate() {
 
 proptest! {
     #[test]
-    fn no_input_makes_it_panic(
+    fn no_input_causes_a_panic(
         bytes in any::<Vec<u8>>(),
         text in any::<String>(),
         close in "[\\[\\]{}\",:0-9eE \\\\ud-]{0,40}",
@@ -156,10 +156,10 @@ proptest! {
             {"rule": "regex", "pattern": "."},
         ]);
         for strict in [false, true] {
-            let started = host.start::<Filter>(json!({"rules": rules, "strict": strict})).unwrap();
-            let _ = started.execute(Payload::bytes(&bytes));
-            let _ = started.execute(Payload::json_text(&text));
-            let _ = started.execute(Payload::json_text(&close));
+            let plugin = host.start::<Filter>(json!({"rules": rules, "strict": strict})).unwrap();
+            let _ = plugin.execute(Payload::bytes(&bytes));
+            let _ = plugin.execute(Payload::json_text(&text));
+            let _ = plugin.execute(Payload::json_text(&close));
         }
     }
 }

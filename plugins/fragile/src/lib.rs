@@ -1,10 +1,11 @@
-//! Repeats its input, and panics on a word: to see what a host does about a plugin that fails.
+//! The plugin `fragile`: returns its input, and panics on a word, to demonstrate how a host handles
+//! faults.
 
 #![forbid(unsafe_code)]
 
 use hotbay_plugin::prelude::*;
 
-/// The plugin: an echo with a sore point.
+/// Returns its input unless it contains the word to panic on.
 #[derive(Debug)]
 pub struct Fragile {
     panics_on: String,
@@ -18,7 +19,7 @@ impl Plugin for Fragile {
 
     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         let text = input.as_text()?;
-        assert!(!text.contains(&self.panics_on), "somebody said `{}`", self.panics_on);
+        assert!(!text.contains(&self.panics_on), "the input contains `{}`", self.panics_on);
         Ok(Output::text(text))
     }
 }
@@ -32,15 +33,15 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn it_repeats_what_does_not_hurt() {
-        let started = FakeHost::new().start::<Fragile>(json!({})).unwrap();
-        assert_eq!(started.execute(Payload::text("hello")).unwrap().as_text().unwrap(), "hello");
+    fn input_without_the_word_is_returned() {
+        let plugin = FakeHost::new().start::<Fragile>(json!({})).unwrap();
+        assert_eq!(plugin.execute(Payload::text("hello")).unwrap().as_text().unwrap(), "hello");
     }
 
     #[test]
-    #[should_panic(expected = "somebody said `ouch`")]
-    fn it_panics_on_its_word() {
-        let started = FakeHost::new().start::<Fragile>(json!({ "panics_on": "ouch" })).unwrap();
-        let _ = started.execute(Payload::text("say ouch"));
+    #[should_panic(expected = "the input contains `ouch`")]
+    fn input_with_the_word_panics() {
+        let plugin = FakeHost::new().start::<Fragile>(json!({ "panics_on": "ouch" })).unwrap();
+        let _ = plugin.execute(Payload::text("say ouch"));
     }
 }

@@ -1,5 +1,4 @@
-//! The plugin `json-query`: a JSON document in, the values out that a JSONPath query finds.
-//! It keeps nothing between calls.
+//! The plugin `json-query`: returns the values of a JSON document that match a JSONPath query.
 
 #![forbid(unsafe_code)]
 
@@ -11,15 +10,15 @@ use hotbay_plugin::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::query::{Mistake, Query};
+use crate::query::{Query, QueryError};
 
-/// The code of the error for a query that is none.
+/// Error code of an invalid query.
 const UNPROCESSABLE: i32 = 422;
 
-/// Answers queries on JSON.
+/// Runs JSONPath queries on JSON documents.
 #[derive(Debug)]
 pub struct JsonQuery {
-    /// None where each call brings its own.
+    /// `None` if each call has its own query.
     query: Option<Query>,
     paths: bool,
 }
@@ -33,10 +32,10 @@ struct Settings {
     paths: bool,
 }
 
-/// What a call brings where the config has no query.
+/// Input of a call if the config has no query.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct Request {
     query: String,
     document: Value,
 }
@@ -45,20 +44,20 @@ impl Plugin for JsonQuery {
     fn init(config: &Config, host: HostServices) -> Result<Self, PluginError> {
         let plugin = Self::new(config)?;
         match &plugin.query {
-            Some(query) => host.debug(&format!("answers `{query}`")),
-            None => host.debug("answers the query of each call"),
+            Some(query) => host.debug(&format!("uses the query `{query}`")),
+            None => host.debug("uses the query of each call"),
         }
         Ok(plugin)
     }
 
     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         let found = match &self.query {
-            Some(query) => query.answer(&read(&input, "a document")?, self.paths),
+            Some(query) => query.find(&read(&input, "a JSON document")?, self.paths),
             None => {
-                let wanted = "`{\"query\": …, \"document\": …}`, as the config has no query";
-                let asked: Asked = read(&input, wanted)?;
-                let query = Query::parse(&asked.query).map_err(|mistake| told(&mistake))?;
-                query.answer(&asked.document, self.paths)
+                let expected = "`{\"query\": …, \"document\": …}`";
+                let request: Request = read(&input, expected)?;
+                let query = Query::parse(&request.query).map_err(|error| plugin_error(&error))?;
+                query.find(&request.document, self.paths)
             }
         };
         Output::json(&found)
@@ -73,19 +72,19 @@ impl JsonQuery {
     fn new(config: &Config) -> Result<Self, PluginError> {
         let settings: Settings = config.parse()?;
         let query = settings.query.as_deref().map(Query::parse).transpose();
-        Ok(Self { query: query.map_err(|mistake| told(&mistake))?, paths: settings.paths })
+        Ok(Self { query: query.map_err(|error| plugin_error(&error))?, paths: settings.paths })
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(input: &Payload<'a>, wanted: &str) -> Result<T, PluginError> {
+fn read<'a, T: Deserialize<'a>>(input: &Payload<'a>, expected: &str) -> Result<T, PluginError> {
     serde_json::from_slice(input.as_bytes()).map_err(|error| {
-        let message = format!("the input is no JSON that is wanted: {error}; wanted {wanted}");
+        let message = format!("invalid input: expected {expected}: {error}");
         PluginError::new(PluginError::BAD_INPUT, message)
             .with_details(json!({ "line": error.line(), "column": error.column() }))
     })
 }
 
-fn told(mistake: &Mistake) -> PluginError {
-    PluginError::new(UNPROCESSABLE, mistake.to_string())
-        .with_details(json!({ "query": mistake.query(), "position": mistake.position() }))
+fn plugin_error(error: &QueryError) -> PluginError {
+    PluginError::new(UNPROCESSABLE, error.to_string())
+        .with_details(json!({ "query": error.query(), "position": error.position() }))
 }

@@ -1,3 +1,3 @@
-//! The program `json-query`: the plugin of the library, served to a host over a socket.
+//! The program `json-query`: serves the plugin over a socket.
 
 hotbay_plugin::serve_plugin!(json_query::JsonQuery);

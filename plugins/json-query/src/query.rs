@@ -1,55 +1,54 @@
-//! JSONPath (RFC 9535): text to a query, a query to what it finds. The language itself is
-//! `serde_json_path`'s; what is added are limits, since anybody may bring a query.
+//! JSONPath queries (RFC 9535) by `serde_json_path`, with limits, since callers choose the queries.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 use serde_json_path::JsonPath;
 
-/// Longest query.
-const QUERY_BYTES_MAX: usize = 4096;
+/// Maximum length of a query in bytes.
+const MAX_QUERY_BYTES: usize = 4096;
 
-/// Most brackets in each other: the parser calls itself for each.
-const NESTING_MAX: usize = 16;
+/// Maximum depth of nested brackets: the parser is recursive.
+const MAX_NESTING: usize = 16;
 
-/// A query that can be answered.
+/// A valid query.
 #[derive(Clone, Debug)]
 pub(crate) struct Query(JsonPath);
 
-/// Why a text is no query.
+/// Why a query is invalid.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Mistake {
+pub(crate) struct QueryError {
     query: String,
-    /// In characters, from 0.
+    /// Position in characters, from 0.
     position: usize,
-    what: String,
+    reason: String,
 }
 
 impl Query {
-    /// Reads a query.
-    pub(crate) fn parse(text: &str) -> Result<Self, Mistake> {
-        let mistake = |byte: usize, what: String| {
+    /// Parses a query.
+    pub(crate) fn parse(text: &str) -> Result<Self, QueryError> {
+        let invalid = |byte: usize, reason: String| {
             let before = text.get(..byte).unwrap_or(text);
-            // Enough to be known again.
-            let query = text.chars().take(QUERY_BYTES_MAX).collect();
-            Mistake { query, position: before.chars().count(), what }
+            // Long enough to identify the query.
+            let query = text.chars().take(MAX_QUERY_BYTES).collect();
+            QueryError { query, position: before.chars().count(), reason }
         };
-        if text.len() > QUERY_BYTES_MAX {
-            let what = format!("it has {} bytes, more than {QUERY_BYTES_MAX}", text.len());
-            return Err(mistake(QUERY_BYTES_MAX, what));
+        if text.len() > MAX_QUERY_BYTES {
+            let reason = format!("expected at most {MAX_QUERY_BYTES} bytes, found {}", text.len());
+            return Err(invalid(MAX_QUERY_BYTES, reason));
         }
-        if let Some(byte) = too_deep(text) {
-            let what = format!("more than {NESTING_MAX} brackets are open");
-            return Err(mistake(byte, what));
+        if let Some(byte) = position_beyond_nesting_limit(text) {
+            let reason = format!("expected at most {MAX_NESTING} nested brackets");
+            return Err(invalid(byte, reason));
         }
         JsonPath::parse(text)
             .map(Self)
-            .map_err(|error| mistake(error.position(), error.message().to_owned()))
+            .map_err(|error| invalid(error.position(), error.message().to_owned()))
     }
 
-    /// All values that are found, in the order of the document; with `paths`, each with where
-    /// it was found.
-    pub(crate) fn answer(&self, document: &Value, paths: bool) -> Value {
+    /// Returns all matching values in the order of the document. With `paths`, each has the path at
+    /// which it was found.
+    pub(crate) fn find(&self, document: &Value, paths: bool) -> Value {
         if !paths {
             return self.0.query(document).all().into_iter().cloned().collect();
         }
@@ -67,7 +66,7 @@ impl fmt::Display for Query {
     }
 }
 
-impl Mistake {
+impl QueryError {
     pub(crate) fn query(&self) -> &str {
         &self.query
     }
@@ -77,19 +76,16 @@ impl Mistake {
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { query, position, what } = self;
-        write!(
-            f,
-            "`{query}` is no JSONPath query, from character {position} (counted from 0) on: {what}"
-        )
+        let Self { query, position, reason } = self;
+        write!(f, "invalid JSONPath query `{query}` at character {position} (from 0): {reason}")
     }
 }
 
-/// Where more brackets are open than the parser is trusted with. Brackets within strings count:
-/// what a string may hold is for the parser to know.
-fn too_deep(text: &str) -> Option<usize> {
+/// Returns the position of the first bracket beyond the nesting limit. Brackets in strings count too,
+/// because only the parser knows where strings end.
+fn position_beyond_nesting_limit(text: &str) -> Option<usize> {
     let mut open = 0_usize;
     for (byte, character) in text.char_indices() {
         match character {
@@ -97,7 +93,7 @@ fn too_deep(text: &str) -> Option<usize> {
             ')' | ']' => open = open.saturating_sub(1),
             _ => {}
         }
-        if open > NESTING_MAX {
+        if open > MAX_NESTING {
             return Some(byte);
         }
     }

@@ -1,4 +1,4 @@
-//! What the plugin answers, and how it refuses.
+//! Tests the results and errors of the plugin.
 
 use hotbay_plugin::PluginError;
 use hotbay_plugin::prelude::Payload;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::JsonQuery;
 
-fn answer(config: Value, input: &str) -> Result<Value, PluginError> {
+fn run(config: Value, input: &str) -> Result<Value, PluginError> {
     let host = FakeHost::new();
     let plugin = host.start::<JsonQuery>(config)?;
     let output = plugin.execute(Payload::json_text(input))?;
@@ -23,15 +23,15 @@ fn store() -> Value {
 }
 
 #[track_caller]
-fn check(query: &str, wanted: Value) {
+fn check(query: &str, expected: Value) {
     let store = store();
-    assert_eq!(answer(json!({ "query": query }), &store.to_string()).unwrap(), wanted, "{query}");
-    let asked = json!({ "query": query, "document": store });
-    assert_eq!(answer(json!({}), &asked.to_string()).unwrap(), wanted, "{query}");
+    assert_eq!(run(json!({ "query": query }), &store.to_string()).unwrap(), expected, "{query}");
+    let request = json!({ "query": query, "document": store });
+    assert_eq!(run(json!({}), &request.to_string()).unwrap(), expected, "{query}");
 }
 
 #[test]
-fn a_query_finds_what_the_standard_says() {
+fn query_finds_values_as_in_the_standard() {
     check("$.store.book[*].title", json!(["Sayings", "Moby Dick"]));
     check("$..book[-1].price", json!([12.99]));
     check("$.store.book[?@.price < 10].title", json!(["Sayings"]));
@@ -42,44 +42,44 @@ fn a_query_finds_what_the_standard_says() {
 }
 
 #[test]
-fn paths_tell_where_values_were_found() {
+fn paths_are_returned_if_configured() {
     let config = json!({ "query": "$..title", "paths": true });
-    let found = answer(config, &store().to_string()).unwrap();
+    let found = run(config, &store().to_string()).unwrap();
     let second = json!({ "path": "$['store']['book'][1]['title']", "value": "Moby Dick" });
     assert_eq!(found[1], second);
 }
 
 #[track_caller]
-fn check_refused(config: Value, input: &str, code: i32, details: Value, says: &str) {
-    let error = answer(config, input).unwrap_err();
+fn check_rejected(config: Value, input: &str, code: i32, details: Value, expected: &str) {
+    let error = run(config, input).unwrap_err();
     assert_eq!((error.code(), error.details()), (code, Some(&details)), "{error}");
-    assert!(error.message().contains(says), "{error}");
+    assert!(error.message().contains(expected), "{error}");
 }
 
 #[test]
-fn a_query_that_is_none_is_refused_with_its_position() {
-    let mistake = |query: &str, position: usize| json!({ "query": query, "position": position });
+fn invalid_query_is_rejected_with_its_position() {
+    let error = |query: &str, position: usize| json!({ "query": query, "position": position });
     let input = json!({ "query": "$.ü[", "document": 1 }).to_string();
-    check_refused(json!({}), &input, 422, mistake("$.ü[", 3), "from character 3");
+    check_rejected(json!({}), &input, 422, error("$.ü[", 3), "at character 3 ");
     let config = json!({ "query": "store" });
-    check_refused(config, "{}", 422, mistake("store", 0), "`store` is no JSONPath query");
+    check_rejected(config, "{}", 422, error("store", 0), "invalid JSONPath query `store`");
 }
 
 #[test]
 fn queries_have_limits() {
     let deep = format!("$[?{}@.a{}]", "(".repeat(2000), ")".repeat(2000));
-    let error = answer(json!({ "query": deep }), "{}").unwrap_err();
-    assert!(error.message().contains("more than 16 brackets"), "{error}");
+    let error = run(json!({ "query": deep }), "{}").unwrap_err();
+    assert!(error.message().contains("at most 16 nested brackets"), "{error}");
     let deepest = format!("$[?{}@.a{}]", "(".repeat(15), ")".repeat(15));
-    answer(json!({ "query": deepest }), "{}").unwrap();
+    run(json!({ "query": deepest }), "{}").unwrap();
     let long = format!("$.{}", "a".repeat(5000));
-    let error = answer(json!({ "query": long }), "{}").unwrap_err();
-    assert!(error.message().contains("more than 4096"), "{error}");
+    let error = run(json!({ "query": long }), "{}").unwrap_err();
+    assert!(error.message().contains("at most 4096 bytes"), "{error}");
 }
 
 #[test]
-fn what_is_no_json_is_refused_with_its_place() {
+fn invalid_json_is_rejected_with_its_position() {
     let place = |line: u32, column: u32| json!({ "line": line, "column": column });
-    check_refused(json!({ "query": "$" }), "{\n  x", 400, place(2, 3), "wanted a document");
-    check_refused(json!({}), r#"{"query": "$"}"#, 400, place(1, 14), "missing field `document`");
+    check_rejected(json!({ "query": "$" }), "{\n  x", 400, place(2, 3), "expected a JSON document");
+    check_rejected(json!({}), r#"{"query": "$"}"#, 400, place(1, 14), "missing field `document`");
 }

@@ -1,39 +1,38 @@
-//! Letters of words: title case by Unicode's words, and text turned round by graphemes.
-//! Nothing here knows plugins, and nothing depends on a language: no locale is asked for.
+//! Title case by Unicode words, and reversal by grapheme clusters. Independent of the locale.
 
 use unicode_segmentation::UnicodeSegmentation as _;
 
-/// Writes the first grapheme of each word large and the rest of it small.
+/// Converts the first grapheme of each word to title case and the rest to lower case.
 ///
-/// Words are those of UAX #29; whatever stands between them is kept byte for byte. A word that
-/// hangs on another one by an apostrophe (`the 90's`) belongs to it.
+/// Words are those of UAX #29; text between them is unchanged. A word after an apostrophe, as in
+/// `the 90's`, belongs to the word before.
 pub(crate) fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut before = Before::Gap;
+    let mut previous = Previous::Gap;
     for segment in text.split_word_bounds() {
         let is_word = segment.contains(char::is_alphanumeric);
-        match (is_word, before) {
-            (true, Before::WordApostrophe) => out.push_str(&segment.to_lowercase()),
+        match (is_word, previous) {
+            (true, Previous::WordApostrophe) => out.push_str(&segment.to_lowercase()),
             (true, _) => push_title_word(&mut out, segment),
             (false, _) => out.push_str(segment),
         }
-        before = match before {
-            _ if is_word => Before::Word,
-            Before::Word if is_apostrophe(segment) => Before::WordApostrophe,
-            _ => Before::Gap,
+        previous = match previous {
+            _ if is_word => Previous::Word,
+            Previous::Word if is_apostrophe(segment) => Previous::WordApostrophe,
+            _ => Previous::Gap,
         };
     }
     out
 }
 
-/// Turns the order of the grapheme clusters round, and leaves each of them as it is.
+/// Reverses the order of the grapheme clusters.
 pub(crate) fn reverse(text: &str) -> String {
     text.graphemes(true).rev().collect()
 }
 
-/// What stands to the left of a segment.
+/// Kind of the previous segment.
 #[derive(Clone, Copy)]
-enum Before {
+enum Previous {
     Gap,
     Word,
     WordApostrophe,
@@ -46,16 +45,15 @@ fn is_apostrophe(segment: &str) -> bool {
 fn push_title_word(out: &mut String, word: &str) {
     let first = word.graphemes(true).next().unwrap_or_default();
     push_title_grapheme(out, first);
-    // The word is lowered as a whole, because a final sigma is known by what stands before it.
-    // Apart from which sigma it is (two bytes either way), a letter is lowered by itself, so the
-    // first grapheme takes the same room in both.
-    let lowered = word.to_lowercase();
-    out.push_str(&lowered[first.to_lowercase().len()..]);
+    // The whole word is converted, because a final sigma depends on the letters before it. Both
+    // sigmas take two bytes, so the first grapheme has the same length in both results.
+    let lowercase = word.to_lowercase();
+    out.push_str(&lowercase[first.to_lowercase().len()..]);
 }
 
-/// Title case is upper case, except for digraphs, ligatures and the Georgian script.
+/// Appends the title case, which is upper case except for digraphs, ligatures and Georgian.
 fn push_title_grapheme(out: &mut String, grapheme: &str) {
-    let mut seen_upper = false;
+    let mut has_upper = false;
     for c in grapheme.chars() {
         match c {
             'ა'..='ჿ' => out.push(c),
@@ -64,14 +62,14 @@ fn push_title_grapheme(out: &mut String, grapheme: &str) {
             'Ǌ'..='ǌ' => out.push('ǋ'),
             'Ǳ'..='ǳ' => out.push('ǲ'),
             _ => {
-                // One letter may become several: `ﬁ` is `Fi` at the start of a word, not `FI`.
+                // One character may become several: `ﬁ` becomes `Fi` at the start of a word, not `FI`.
                 for upper in c.to_uppercase() {
-                    if seen_upper {
+                    if has_upper {
                         out.extend(upper.to_lowercase());
                     } else {
                         out.push(upper);
                     }
-                    seen_upper |= upper.is_uppercase();
+                    has_upper |= upper.is_uppercase();
                 }
             }
         }
@@ -91,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_has_large_first_letters_and_small_others() {
+    fn title_capitalizes_each_word() {
         check(
             title,
             &[
@@ -109,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_apostrophe_starts_no_new_word() {
+    fn title_keeps_words_with_apostrophes_together() {
         check(
             title,
             &[
@@ -122,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_between_words_stays_as_it_is() {
+    fn title_keeps_text_between_words() {
         check(
             title,
             &[
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_with_a_title_form_of_their_own_get_it() {
+    fn title_uses_special_title_case_letters() {
         check(
             title,
             &[
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn reverse_keeps_what_is_seen_as_one_character() {
+    fn reverse_keeps_grapheme_clusters() {
         check(
             reverse,
             &[
@@ -165,11 +163,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reversing_twice_is_the_identity_where_graphemes_stay_themselves(text in "\\PC*") {
-            let turned = reverse(&text);
-            let stable = turned.graphemes(true).eq(text.graphemes(true).rev());
+        fn reversing_twice_is_the_identity_if_graphemes_are_stable(text in "\\PC*") {
+            let reversed = reverse(&text);
+            let stable = reversed.graphemes(true).eq(text.graphemes(true).rev());
             prop_assume!(stable);
-            prop_assert_eq!(reverse(&turned), text);
+            prop_assert_eq!(reverse(&reversed), text);
         }
 
         #[test]
@@ -183,13 +181,13 @@ mod tests {
         }
 
         #[test]
-        fn any_text_has_a_title(text in any::<String>()) {
+        fn title_is_empty_only_for_empty_text(text in any::<String>()) {
             let titled = title(&text);
             prop_assert_eq!(titled.is_empty(), text.is_empty());
         }
 
         #[test]
-        fn a_title_changes_nothing_but_case(text in "[a-zA-Zäöüñéàç '’.,;\\-\r\n0-9]*") {
+        fn title_changes_only_case(text in "[a-zA-Zäöüñéàç '’.,;\\-\r\n0-9]*") {
             prop_assert_eq!(title(&text).to_lowercase(), text.to_lowercase());
         }
     }

@@ -1,5 +1,4 @@
-//! The plugin `transform`: UTF-8 text in, changed text out, by the mode in its config.
-//! It keeps no state, and no request changes what the config says.
+//! The plugin `transform`: transforms UTF-8 text by the mode in its config.
 
 #![forbid(unsafe_code)]
 
@@ -14,12 +13,12 @@ use hotbay_plugin::prelude::*;
 use serde::Deserialize;
 
 use crate::markdown::RawHtml;
-use crate::mode::{Changed, Mode};
+use crate::mode::{Mode, Transformed};
 
-/// The code of the error for text that cannot be changed the way the config says.
+/// Error code of text that cannot be transformed in the configured mode.
 const UNPROCESSABLE: i32 = 422;
 
-/// Changes text: case, title, reverse, slug, or Markdown to HTML.
+/// Transforms text: case, title, reverse, slug, or Markdown to HTML.
 #[derive(Debug)]
 pub struct Transform {
     mode: Mode,
@@ -43,13 +42,12 @@ impl Plugin for Transform {
 
     fn execute(&self, _ctx: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
         match self.mode.apply(input.as_text()?, self.raw_html) {
-            Changed::Text(text) => Ok(Output::text(text)),
-            Changed::Html(html) => Ok(Output::html(html)),
-            Changed::NothingToSlug => Err(PluginError::new(
+            Transformed::Text(text) => Ok(Output::text(text)),
+            Transformed::Html(html) => Ok(Output::html(html)),
+            Transformed::NothingToSlug => Err(PluginError::new(
                 UNPROCESSABLE,
                 format!(
-                    "no slug: none of the {} bytes of input becomes a letter or digit; \
-                     send text with at least one",
+                    "cannot create a slug: the input ({} bytes) contains no letter or digit",
                     input.len()
                 ),
             )),

@@ -1,18 +1,18 @@
-//! Markdown to HTML: CommonMark with tables, strikethrough, footnotes and task lists.
-//! A converter, never a sanitizer: links go through as they are, whatever their scheme.
+//! Converts Markdown to HTML: CommonMark with tables, strikethrough, footnotes and task lists.
+//! Does not sanitize: links are kept with any scheme.
 
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
 
-/// What becomes of HTML that stands in the Markdown.
+/// Handling of raw HTML in Markdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RawHtml {
-    /// It is shown as text.
+    /// Escaped, so that it is shown as text.
     Escaped,
-    /// It goes through as it is.
+    /// Kept unchanged.
     Allowed,
 }
 
-/// Converts Markdown to a fragment of HTML, without `<html>` and `<body>`.
+/// Converts Markdown to an HTML fragment, without `<html>` and `<body>`.
 pub(crate) fn to_html(markdown: &str, raw_html: RawHtml) -> String {
     let options = Options::ENABLE_TABLES
         | Options::ENABLE_STRIKETHROUGH
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn the_four_extensions_are_on() {
+    fn extensions_are_enabled() {
         check("~~no~~", "<p><del>no</del></p>\n");
         check(
             "|a|b|\n|-|-|\n|1|2|",
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_html_is_shown_as_text_unless_allowed() {
+    fn raw_html_is_escaped_unless_allowed() {
         let inline = "a <b onclick=\"x()\">b</b>";
         check(inline, "<p>a &lt;b onclick=\"x()\"&gt;b&lt;/b&gt;</p>\n");
         check("<script>\nx()\n</script>", "<p>&lt;script&gt;\nx()\n&lt;/script&gt;</p>\n");
@@ -81,12 +81,12 @@ mod tests {
     }
 
     #[test]
-    fn links_are_left_alone_whatever_their_scheme() {
+    fn links_are_kept_with_any_scheme() {
         check("[x](javascript:y)", "<p><a href=\"javascript:y\">x</a></p>\n");
     }
 
     #[test]
-    fn deep_nesting_ends() {
+    fn deep_nesting_terminates() {
         for opening in ["> ", "[", "*", "- ", "![", "<", "`", "|", "[^", "~~", "1. "] {
             let _ = to_html(&opening.repeat(5_000), RawHtml::Escaped);
         }
@@ -100,7 +100,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_made_of_marks_converts_and_starts_no_script(
+        fn random_markup_converts_without_raw_html(
             text in "([-#>*_~`|!:\\[\\]()^+&;=\"\\\\ \t\r\n1ax]|<script>|<!--|</|\\[\\^1\\]: |- \\[x\\] ){0,60}"
         ) {
             let html = to_html(&text, RawHtml::Escaped);

@@ -1,12 +1,11 @@
-//! The modes by name, and which piece of work each of them stands for.
-//! Nothing here knows how a plugin is called or how errors reach its caller.
+//! The modes and their transformations.
 
 use serde::Deserialize;
 
 use crate::markdown::{RawHtml, to_html};
 use crate::{case, slug};
 
-/// What is done to the text.
+/// How text is transformed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
@@ -19,30 +18,30 @@ pub(crate) enum Mode {
     Markdown,
 }
 
-/// What came out.
+/// A transformed text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Changed {
+pub(crate) enum Transformed {
     Text(String),
     Html(String),
-    /// The text holds nothing that a slug could be made of.
+    /// The text contains no letter or digit.
     NothingToSlug,
 }
 
 impl Mode {
-    /// Does the work; `raw_html` matters to Markdown only.
-    pub(crate) fn apply(self, text: &str, raw_html: RawHtml) -> Changed {
+    /// Transforms a text. Only Markdown uses `raw_html`.
+    pub(crate) fn apply(self, text: &str, raw_html: RawHtml) -> Transformed {
         match self {
-            Self::Upper => Changed::Text(text.to_uppercase()),
-            Self::Lower => Changed::Text(text.to_lowercase()),
-            Self::Title => Changed::Text(case::title(text)),
-            Self::Reverse => Changed::Text(case::reverse(text)),
-            Self::Slug => slug::slug(text).map_or(Changed::NothingToSlug, Changed::Text),
-            Self::Markdown => Changed::Html(to_html(text, raw_html)),
+            Self::Upper => Transformed::Text(text.to_uppercase()),
+            Self::Lower => Transformed::Text(text.to_lowercase()),
+            Self::Title => Transformed::Text(case::title(text)),
+            Self::Reverse => Transformed::Text(case::reverse(text)),
+            Self::Slug => slug::slug(text).map_or(Transformed::NothingToSlug, Transformed::Text),
+            Self::Markdown => Transformed::Html(to_html(text, raw_html)),
         }
     }
 
-    /// Its name in the config.
+    /// Returns the name in the config.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Upper => "upper",

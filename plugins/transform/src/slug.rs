@@ -1,26 +1,26 @@
-//! Text as the last part of a web address: `a-z`, `0-9` and single dashes between words.
-//! Transliteration is deunicode's: by character, without regard to the language.
+//! Slugs, such as for URLs: `a-z`, `0-9` and single dashes between words. `deunicode` transliterates
+//! each character, independent of the language.
 
 use deunicode::deunicode_with_tofu;
 
-/// Makes a slug, or `None` where `text` holds nothing that becomes a letter or digit.
+/// Returns the slug of a text, or `None` if the text contains no letter or digit.
 pub(crate) fn slug(text: &str) -> Option<String> {
     let ascii = deunicode_with_tofu(text, " ");
     let mut out = String::with_capacity(ascii.len());
-    let mut word_is_open = false;
+    let mut in_word = false;
     for c in ascii.chars() {
         match c {
             'a'..='z' | 'A'..='Z' | '0'..='9' => {
-                if !word_is_open && !out.is_empty() {
+                if !in_word && !out.is_empty() {
                     out.push('-');
                 }
-                word_is_open = true;
+                in_word = true;
                 out.push(c.to_ascii_lowercase());
             }
-            // Apostrophes stand inside words, and so do the soft sign of Cyrillic and the ʻokina,
-            // which are transliterated as one of these.
+            // Part of a word: apostrophes, and the Cyrillic soft sign and the ʻokina, which are
+            // transliterated as one of these.
             '\'' | '`' => {}
-            _ => word_is_open = false,
+            _ => in_word = false,
         }
     }
     (!out.is_empty()).then_some(out)
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn an_apostrophe_parts_no_word() {
+    fn apostrophes_do_not_split_words() {
         check("don't Don\u{2019}t", Some("dont-dont"));
         check("Hawaiʻi", Some("hawaii"));
     }
@@ -71,7 +71,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_slug_is_words_of_lower_ascii_between_single_dashes(text in any::<String>()) {
+        fn slug_is_ascii_words_between_single_dashes(text in any::<String>()) {
             if let Some(slug) = slug(&text) {
                 for word in slug.split('-') {
                     prop_assert!(!word.is_empty(), "{slug:?}");
@@ -82,7 +82,7 @@ mod tests {
         }
 
         #[test]
-        fn a_slug_is_its_own_slug(text in "\\PC*") {
+        fn slug_of_a_slug_is_the_same(text in "\\PC*") {
             if let Some(once) = slug(&text) {
                 prop_assert_eq!(slug(&once), Some(once));
             }

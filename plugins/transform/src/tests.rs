@@ -1,4 +1,4 @@
-//! The plugin as its host sees it: configs, payloads, errors, and the manifest beside it.
+//! Tests the plugin as a host uses it: configs, payloads, errors and the manifest.
 
 use hotbay_plugin::prelude::*;
 use hotbay_plugin::testing::FakeHost;
@@ -9,8 +9,8 @@ use crate::Transform;
 
 fn run(config: Value, input: &str) -> Result<Output, PluginError> {
     let host = FakeHost::new();
-    let started = host.start::<Transform>(config).expect("the config is good");
-    started.execute(Payload::text(input))
+    let plugin = host.start::<Transform>(config).expect("valid config");
+    plugin.execute(Payload::text(input))
 }
 
 #[track_caller]
@@ -20,7 +20,7 @@ fn check(mode: &str, input: &str, expected: &str) {
 }
 
 #[test]
-fn each_mode_changes_real_text() {
+fn modes_transform_text() {
     check("upper", "Straße, ﬁn, ὀδυσσεύς", "STRASSE, FIN, ὈΔΥΣΣΕΎΣ");
     check("lower", "ΟΔΥΣΣΕΥΣ ΚΑΙ İ", "οδυσσευς και i\u{307}");
     check("title", "the QUICK fox's élan", "The Quick Fox's Élan");
@@ -30,7 +30,7 @@ fn each_mode_changes_real_text() {
 }
 
 #[test]
-fn the_mode_is_upper_where_the_config_names_none() {
+fn default_mode_is_upper() {
     assert_eq!(run(json!({}), "ab").unwrap().as_text().unwrap(), "AB");
 }
 
@@ -49,7 +49,7 @@ fn only_markdown_is_html() {
 }
 
 #[test]
-fn raw_html_passes_only_where_the_config_allows_it() {
+fn raw_html_is_kept_only_if_configured() {
     let html = |allow: bool| {
         let output = run(json!({ "mode": "markdown", "allow_html": allow }), "<i>x</i>").unwrap();
         output.as_text().unwrap().to_owned()
@@ -59,7 +59,7 @@ fn raw_html_passes_only_where_the_config_allows_it() {
 }
 
 #[test]
-fn a_slug_of_nothing_is_an_error_that_says_so() {
+fn slug_of_text_without_letters_is_an_error() {
     let error = run(json!({ "mode": "slug" }), "—!—").unwrap_err();
     assert_eq!(error.code(), 422);
     assert!(error.message().contains("letter or digit"), "{}", error.message());
@@ -67,36 +67,36 @@ fn a_slug_of_nothing_is_an_error_that_says_so() {
 }
 
 #[test]
-fn input_that_is_not_utf_8_is_refused() {
+fn invalid_utf8_is_rejected() {
     let host = FakeHost::new();
-    let started = host.start::<Transform>(json!({})).unwrap();
-    let error = started.execute(Payload::bytes(b"a\xff")).unwrap_err();
+    let plugin = host.start::<Transform>(json!({})).unwrap();
+    let error = plugin.execute(Payload::bytes(b"a\xff")).unwrap_err();
     assert_eq!(error.code(), 400);
 }
 
 #[test]
-fn a_wrong_config_is_refused_before_and_at_the_start() {
-    for wrong in [
+fn invalid_config_is_rejected_by_validation_and_init() {
+    for invalid in [
         json!({ "mode": "shout" }),
         json!({ "mode": 1 }),
         json!({ "mod": "upper" }),
         json!({ "allow_html": "yes" }),
     ] {
-        let error = Transform::validate_config(&Config::from(wrong.clone())).unwrap_err();
-        assert_eq!(error.code(), 400, "{wrong}");
-        assert_eq!(FakeHost::new().start::<Transform>(wrong).unwrap_err().code(), 400);
+        let error = Transform::validate_config(&Config::from(invalid.clone())).unwrap_err();
+        assert_eq!(error.code(), 400, "{invalid}");
+        assert_eq!(FakeHost::new().start::<Transform>(invalid).unwrap_err().code(), 400);
     }
 }
 
 #[test]
-fn the_start_is_told_in_one_line() {
+fn start_logs_the_mode() {
     let host = FakeHost::new();
-    let _started = host.start::<Transform>(json!({ "mode": "slug" })).unwrap();
+    let _plugin = host.start::<Transform>(json!({ "mode": "slug" })).unwrap();
     assert_eq!(host.logs(), [(Level::Debug, "mode is `slug`".to_owned())]);
 }
 
 #[test]
-fn the_manifest_agrees_with_the_crate() {
+fn manifest_matches_the_crate() {
     let manifest: Value = serde_json::from_str(include_str!("../plugin.json")).unwrap();
     assert_eq!(manifest["name"], env!("CARGO_PKG_NAME"));
     assert_eq!(manifest["version"], env!("CARGO_PKG_VERSION"));
@@ -111,12 +111,12 @@ fn the_manifest_agrees_with_the_crate() {
 
 proptest! {
     #[test]
-    fn no_input_makes_it_panic(bytes in any::<Vec<u8>>(), text in any::<String>()) {
+    fn no_input_causes_a_panic(bytes in any::<Vec<u8>>(), text in any::<String>()) {
         let host = FakeHost::new();
         for mode in ["upper", "lower", "title", "reverse", "slug", "markdown"] {
-            let started = host.start::<Transform>(json!({ "mode": mode })).unwrap();
-            let _ = started.execute(Payload::bytes(&bytes));
-            let _ = started.execute(Payload::text(&text));
+            let plugin = host.start::<Transform>(json!({ "mode": mode })).unwrap();
+            let _ = plugin.execute(Payload::bytes(&bytes));
+            let _ = plugin.execute(Payload::text(&text));
         }
     }
 }

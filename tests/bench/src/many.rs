@@ -171,7 +171,8 @@ fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, (f64
 
 /// Runs as the child that surveys all folders without running plugins.
 pub(crate) fn survey(plugins: &Path) -> anyhow::Result<()> {
-    let (found, problems) = Host::builder().plugin_dir(plugins).survey();
+    let survey = hotbay::inspect::survey(&Host::builder().plugin_dir(plugins));
+    let (found, problems) = (survey.plugins, survey.errors);
     ensure!(problems.is_empty(), "{problems:?}");
     let problem = found.iter().find_map(|one| one.problem.as_ref());
     ensure!(problem.is_none(), "{problem:?}");

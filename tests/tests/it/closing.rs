@@ -212,7 +212,7 @@ fn not_unloadable_manifest_keeps_library_forever() {
     let mut swap = Swap::of("faulty");
     let plugin = swap.plugins.add(&swap.name, "faulty").set("unload", "keep");
     loaded(&swap.host, plugin.write());
-    let reason = "its manifest says `unload: keep`";
+    let reason = "its manifest sets `unload` to `keep`";
     assert_eq!(swap.swap().as_deref(), Some(reason));
     swap.is_kept(reason);
 }
@@ -267,7 +267,7 @@ fn nodelete_library_is_noted_at_load_and_kept() {
     let mut swap = Swap::of("not-unloadable");
     let reason = "it is linked with `-z nodelete`";
     let folder = swap.plugins.add(&swap.name, swap.package).write();
-    let inspection = Host::builder().inspect(&folder);
+    let inspection = hotbay::inspect::plugin(&Host::builder(), &folder);
     assert_eq!(inspection.stays_mapped.as_deref(), Some(reason));
     swap.load(json!({}));
     let notes = swap.host.list().remove(0).notes;
@@ -295,8 +295,8 @@ fn hanging_shutdown_keeps_library() {
     let mut swap = Swap::in_host(host, plugins, "faulty");
     let release = swap.plugins.dir().join("go");
     swap.load(json!({ "hang_in": "shutdown", "release": release }));
-    assert_eq!(swap.swap().as_deref(), Some("shutdown: still runs"));
-    swap.is_kept("shutdown: still runs");
+    assert_eq!(swap.swap().as_deref(), Some("shutdown: still running"));
+    swap.is_kept("shutdown: still running");
     fs::write(release, "").unwrap();
 }
 

@@ -52,7 +52,7 @@ fn too_small_stack_is_enlarged_and_reported() {
     let info = host.list().pop().unwrap();
     for notes in [&report.loaded[0].notes, &info.notes] {
         let [note] = notes.as_slice() else { panic!("{notes:?}") };
-        for part in ["`limits.stack_bytes` is 1;", "at least 262144"] {
+        for part in ["`limits.stack_bytes` is 1;", "requires at least 262144"] {
             assert!(note.contains(part), "`{part}` in: {note}");
         }
     }

@@ -41,7 +41,10 @@ fn panic_at_each_entry_point_is_isolated_fault() {
         check(&error, ErrorKind::StartFailed, &format!("in {entry}, on request"));
         assert_still_serves(&good);
     }
-    let error = block_on(host.load_with_state(faulty("restore"), Snapshot::new(1, "3")));
+    let error = block_on(host.load_with(
+        faulty("restore"),
+        hotbay::LoadOptions::new().with_state(Snapshot::new(1, "3")),
+    ));
     let error = error.expect_err("restore panics");
     check(&error, ErrorKind::StartFailed, "in restore, on request");
 
@@ -113,7 +116,7 @@ fn any_panic_payload_is_caught_and_freed() {
         let error = error.expect_err("a panic");
         error.fault().expect("a fault").clone()
     };
-    let no_text = "(the payload is no text)";
+    let no_text = "(panic payload is not a string)";
     for (payload, message) in [
         ("text", "a text, on request"),
         ("string", "in execute, on request"),

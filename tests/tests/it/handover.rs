@@ -45,7 +45,8 @@ fn counter_restores_state_of_first_version() {
         counter.config(json!({ "start": 1000, "step": step })).write()
     };
     let state = Snapshot::new(1, 40_u64.to_le_bytes());
-    let counter = block_on(host.load_with_state(install(1), state)).unwrap();
+    let counter =
+        block_on(host.load_with(install(1), hotbay::LoadOptions::new().with_state(state))).unwrap();
     let next = || counter.call(Request::text("")).unwrap().json::<u64>().unwrap();
     assert_eq!(next(), 41);
     install(10);
@@ -53,7 +54,8 @@ fn counter_restores_state_of_first_version() {
     assert_eq!(next(), 51);
     let state = Snapshot::new(3, "");
     block_on(host.unload("counter")).unwrap();
-    let error = block_on(host.load_with_state(install(1), state)).unwrap_err();
+    let error = block_on(host.load_with(install(1), hotbay::LoadOptions::new().with_state(state)))
+        .unwrap_err();
     assert_eq!(error.step(), Some(LoadStep::Restore), "{}", error.full_message());
 }
 
@@ -303,7 +305,7 @@ fn failed_start_after_stop_restarts_old_build_with_state() {
         let message = error.full_message();
         generation += 2;
         assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(step)), "{message}");
-        let again = format!("was started again and serves, as generation {generation}");
+        let again = format!("the previous build was restarted as generation {generation}");
         assert!(message.contains(&again) && message.contains("on request"), "{message}");
         assert_eq!(error.generation().map(|serves| serves.get()), Some(generation));
         match event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. })) {
@@ -339,7 +341,9 @@ fn failed_start_of_both_builds_frees_name() {
             drop(pinned);
             let error = reload.join().unwrap();
             let message = error.full_message();
-            for part in ["serves no more", "did not start again", "panicked: in init, on request"] {
+            for part in
+                ["is no longer loaded", "failed to restart", "panicked: in init, on request"]
+            {
                 assert!(message.contains(part), "`{part}` in: {message}");
             }
             assert!(!message.contains("keeps serving"), "{message}");

@@ -77,7 +77,8 @@ fn snapshot_carries_state() {
     assert_eq!((state.version(), state.as_bytes()), (1, b"3".as_slice()));
     block_on(host.unload("counter")).unwrap();
 
-    let counter = block_on(host.load_with_state(&folder, state)).unwrap();
+    let counter =
+        block_on(host.load_with(&folder, hotbay::LoadOptions::new().with_state(state))).unwrap();
     let reply = counter.call(Request::text("x")).unwrap();
     assert_eq!(reply.as_text().unwrap(), "4");
 }
@@ -88,7 +89,10 @@ fn state_of_wrong_shape_is_refused_by_plugin() {
     let host = host(&plugins);
     let name = unique("shape");
     let folder = plugins.add(&name, "faulty").write();
-    let error = block_on(host.load_with_state(&folder, Snapshot::new(7, "3"))).unwrap_err();
+    let error = block_on(
+        host.load_with(&folder, hotbay::LoadOptions::new().with_state(Snapshot::new(7, "3"))),
+    )
+    .unwrap_err();
     assert_eq!(error.step(), Some(LoadStep::Restore));
     assert_eq!(error.plugin_error().map(PluginError::code), Some(409));
     assert_eq!(mappings(&name), 0);

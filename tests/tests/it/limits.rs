@@ -80,7 +80,7 @@ fn hanging_init_fails_load_and_is_listed() {
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].plugin.as_str(), name);
     assert_eq!(kept[0].generation, None);
-    assert_eq!(kept[0].reason, "init: still runs");
+    assert_eq!(kept[0].reason, "init: still running");
     assert!(host.plugin(&name).is_err());
     let other = host.plugin("other").unwrap();
     assert_eq!(other.call(Request::text("")).unwrap().as_bytes(), b"here");
@@ -103,7 +103,7 @@ fn hanging_shutdown_is_kept_and_unload_returns() {
     let mut events = host.events();
     block_on(host.unload(&name)).unwrap();
     let kept = event(&mut events, |event| matches!(event, HostEvent::Kept { .. }));
-    assert!(format!("{kept:?}").contains("shutdown: still runs"), "{kept:?}");
+    assert!(format!("{kept:?}").contains("shutdown: still running"), "{kept:?}");
     release_and_see_it_end(&release, &left, &name);
 }
 

@@ -127,11 +127,17 @@ fn sdk_state_is_snapshotted_and_restored() {
     let fixture = ProcessFixture::new();
     let folder = served(fixture.program(json!({}))).install();
     let host = hotbay::Host::builder().build().unwrap();
-    let handle = block_on(host.load_with_state(&folder, Snapshot::new(3, "70"))).unwrap();
+    let handle = block_on(
+        host.load_with(&folder, hotbay::LoadOptions::new().with_state(Snapshot::new(3, "70"))),
+    )
+    .unwrap();
     let reply = handle.call(Request::json_text(r#"{"do":"count"}"#)).unwrap();
     assert_eq!(reply.as_bytes(), b"71");
     block_on(host.unload(&fixture.name)).unwrap();
-    let wrong = block_on(host.load_with_state(&folder, Snapshot::new(3, "many"))).unwrap_err();
+    let wrong = block_on(
+        host.load_with(&folder, hotbay::LoadOptions::new().with_state(Snapshot::new(3, "many"))),
+    )
+    .unwrap_err();
     assert_eq!(wrong.step(), Some(LoadStep::Restore), "{}", wrong.full_message());
     assert_eq!(wrong.plugin_error().map(|error| error.code()), Some(409));
     fixture.assert_nothing_left();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hotbay::{Error, ErrorKind, Host, PluginHandle, Request};
+use hotbay::{Error, ErrorKind, Host, PluginHandle, Request, UnloadReport};
 use hotbay_tests::{Plugins, block_on, host, loaded, unique, until};
 use serde_json::json;
 
@@ -35,7 +35,7 @@ impl Busy {
         self.plugins.dir().join("go")
     }
 
-    fn unload(&self) -> JoinHandle<Result<(), Error>> {
+    fn unload(&self) -> JoinHandle<Result<UnloadReport, Error>> {
         let (host, name) = (self.host.clone(), self.handle.name().to_string());
         thread::spawn(move || block_on(host.unload(&name)))
     }

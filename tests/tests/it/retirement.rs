@@ -172,7 +172,7 @@ fn not_unloadable_library_is_kept() {
     loaded(&host, plugin.write());
     block_on(host.unload("keeper")).unwrap();
     let reason = wait_for_end(&mut events).expect("it is kept");
-    assert!(reason.contains("`unload: keep`"), "{reason}");
+    assert!(reason.contains("`unload` to `keep`"), "{reason}");
 }
 
 #[test]

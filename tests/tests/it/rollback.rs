@@ -150,7 +150,7 @@ fn check(handover: &str, cases: &[Case]) {
             let message = error.full_message();
             assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{message}");
             assert_eq!(error.generation(), Some(serving), "{message}");
-            let keeps = format!("at the step `{}`; generation {serving} keeps serving", case.step);
+            let keeps = format!("at step `{}`; generation {serving} keeps serving", case.step);
             assert!(
                 message.contains(case.expected) && message.contains(&keeps),
                 "`{}`: {message}",
@@ -241,7 +241,7 @@ fn oversized_state_is_refused() {
         let error = rolled_back(&host, &name);
         let message = error.full_message();
         assert_eq!(error.step(), Some(LoadStep::Snapshot), "{message}");
-        assert!(message.contains("101 bytes; this host carries at most 100"), "{message}");
+        assert!(message.contains("101 bytes; the limit is 100"), "{message}");
         let reply = handle.call(hotbay::Request::text("x")).unwrap();
         assert_eq!(reply.generation().get(), 1);
     }
@@ -268,10 +268,10 @@ fn hanging_start_is_abandoned_and_listed() {
         (ErrorKind::StartFailed, Some(LoadStep::Init)),
         "{message}"
     );
-    assert!(message.contains("did not end within 3000 ms"), "{message}");
+    assert!(message.contains("did not finish within 3000 ms"), "{message}");
     let kept = host.retained();
     assert_eq!((kept.len(), kept[0].generation), (1, None));
-    assert_eq!(kept[0].reason, "init: still runs");
+    assert_eq!(kept[0].reason, "init: still running");
     #[cfg(target_os = "linux")]
     assert_eq!((images(&name).len(), threads(&format!("{name}-2")).len()), (2, 1));
 

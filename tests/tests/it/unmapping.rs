@@ -178,46 +178,46 @@ fn c11_key_keeps_library_until_thread_exits() {
 
 #[test]
 fn timer_or_request_keeps_library_forever() {
-    is_kept("timer FILE", "it called `timer_create`, whose timer may still run code of it");
-    is_kept("message-queue", "it called `mq_notify`, whose notification may still run code of it");
-    let request = "whose request may still use its memory or run code of it";
+    is_kept("timer FILE", "it called `timer_create`, whose timer may still run plugin code");
+    is_kept("message-queue", "it called `mq_notify`, whose notification may still run plugin code");
+    let request = "whose request may still use plugin memory or run plugin code";
     is_kept("request", &format!("it called `aio_write`, {request}"));
     is_kept("lookup", &format!("it called `getaddrinfo_a`, {request}"));
 }
 
 #[test]
 fn hook_keeps_library_forever() {
-    let exit = "which runs code of it when the process exits";
+    let exit = "which runs plugin code when the process exits";
     is_kept("exit-hook", &format!("it called `on_exit`, {exit}"));
     for case in ["exit-hook-of-no-library", "exit-hook-of-another-library"] {
         is_kept(case, &format!("it called `__cxa_atexit`, {exit}"));
     }
-    let fork = "it called `__register_atfork`, which runs code of it when the process forks";
+    let fork = "it called `__register_atfork`, which runs plugin code when the process forks";
     is_kept("fork-hook-of-no-library", fork);
     is_kept("fork-hook-of-another-library", fork);
-    let thread = "which runs code of it when a thread ends";
+    let thread = "which runs plugin code when a thread exits";
     is_kept(
         "thread-hook-of-no-library",
         &format!("it called `__cxa_thread_atexit_impl`, {thread}"),
     );
-    let stream = "it called `fopencookie`, whose stream runs code of it when it is flushed";
+    let stream = "it called `fopencookie`, whose stream runs plugin code when it is flushed";
     is_kept("stream", stream);
-    let print = "which runs code of it in later calls of `printf`";
+    let print = "which runs plugin code in later calls of `printf`";
     is_kept("printf", &format!("it called `register_printf_specifier`, {print}"));
 }
 
 #[test]
 fn library_memory_in_process_keeps_library() {
-    is_kept("environment", "it called `putenv`, which leaves memory of it in the environment");
+    is_kept("environment", "it called `putenv`, which leaves plugin memory in the environment");
     is_kept("environment-list", "memory: `environ` points into it");
-    is_kept("buffer", "it called `setvbuf`, which leaves memory of it in a stream");
-    let log = "it called `openlog`, which leaves a text of it in the system log's client";
+    is_kept("buffer", "it called `setvbuf`, which leaves plugin memory in a stream");
+    let log = "it called `openlog`, which leaves a plugin string in the syslog client";
     is_kept("log-name", log);
-    let random = "it called `initstate`, which leaves memory of it in the generator of `random`";
+    let random = "it called `initstate`, which leaves plugin memory in the generator of `random`";
     is_kept("random", random);
-    let table = "it called `hsearch`, which leaves memory of it in the process's hash table";
+    let table = "it called `hsearch`, which leaves plugin memory in the hash table of the process";
     is_kept("hash-table", table);
-    let stack = "it called `sigaltstack`, which leaves a signal stack of it on a thread";
+    let stack = "it called `sigaltstack`, which leaves a signal stack of the plugin on a thread";
     is_kept("signal-stack", stack);
 }
 
@@ -254,7 +254,7 @@ fn forbid_memory_call() {
 
 #[test]
 fn library_opened_by_plugin_keeps_it() {
-    let opened = "and what it opened may have started threads or may run code of it";
+    let opened = "and the opened library may have started threads or may run plugin code";
     is_kept("opened", &format!("it called `dlopen`, {opened}"));
     is_kept("looked-up-clone", "it looked up `clone`, whose thread is not counted");
 }

@@ -54,7 +54,7 @@ fn invalid_input_is_refused_at_its_field() {
     check(&handle, r#"{ "n": "1" }"#, Err("`/n`: \"1\" is not of type \"integer\""));
     check(&handle, "{}", Err("\"n\" is a required property"));
     check(&handle, "[1]", Err("[1] is not of type \"object\""));
-    check(&handle, "", Err("it is empty; wanted JSON"));
+    check(&handle, "", Err("it is empty; expected JSON"));
     check(&handle, "n = 1", Err("it is not JSON"));
     check(&handle, "\u{feff}{}", Err("it is not JSON"));
     let info = &host.list()[0];
@@ -83,7 +83,11 @@ fn long_or_deep_input_is_refused_concisely() {
     check(&handle, &format!("{{ \"n\": \"{}\" }}", "é".repeat(50_000)), Err("`/n`: \"éé"));
     check(&handle, &format!("{{ \"{}\": 1 }}", "k".repeat(50_000)), Err("required"));
     let many = format!("{{ \"n\": 1, \"of\": [{}0] }}", "0,".repeat(400_000));
-    check(&handle, &many, Err("it does not match, and is too long to find the place"));
+    check(
+        &handle,
+        &many,
+        Err("it does not match the schema, and is too long to locate the violation"),
+    );
     check(&handle, &" ".repeat((1 << 20) + 1), Err("`limits.input_bytes` is 1048576"));
 }
 
@@ -236,7 +240,7 @@ fn restarted_build_keeps_schema_and_permissions() {
     fs::write(folder.join("schema.json"), "{}").unwrap();
     let _ = stopped_first().config(json!({ "error_in": "init" })).write();
     let error = rolled_back(&host, "sum");
-    assert!(error.to_string().contains("was started again"), "{error:?}");
+    assert!(error.to_string().contains("the previous build was restarted"), "{error:?}");
     check(&handle, "{}", Err("\"n\" is a required property"));
     check(&handle, r#"{ "n": 1 }"#, Ok(()));
     let read = Request::text(r#"{ "n": 1 }"#).operation("read");

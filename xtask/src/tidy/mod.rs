@@ -15,9 +15,8 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use crate::cargo;
-use crate::workspace::Workspace;
 use architecture::Architecture;
+use hotbay_build::{Workspace, cargo};
 
 /// Something that breaks a rule, told as `file:line: what; what to do`.
 #[derive(Debug, PartialEq, Eq)]

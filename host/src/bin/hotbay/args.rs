@@ -1,29 +1,35 @@
-//! What can be written on the command line, with the texts of `--help`. Does nothing.
+//! The command line, with the texts of `--help`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use hotbay_build::new_plugin;
 
 use crate::deadline::duration;
 
-/// Loads plugins, tries them out and checks them.
+/// The heading of the options that say which plugins are found and accepted.
+const PLUGIN_OPTIONS: &str = "Plugin options";
+
+/// Loads plugins, calls them, and checks them.
 ///
-/// A plugin is a folder with a `plugin.json` and the library that it names.
+/// A plugin is a folder with a `plugin.json` and the library or program that it names.
 #[derive(Debug, Parser)]
 #[command(
     name = "hotbay",
     version,
     arg_required_else_help = true,
     after_long_help = "Examples:\n  \
-        cargo xtask build-plugins              build and install the example plugins\n  \
-        hotbay list                            what is there, and what is wrong with it\n  \
-        hotbay call transform --text hello     one call; prints HELLO\n  \
-        echo hi | hotbay pipe transform        stdin through a plugin\n  \
-        hotbay run --watch                     stay up, swap plugins as they change\n  \
-        hotbay check my-plugins                load everything for real, for CI\n\n\
-        Exit codes: 0 all is well, 1 something failed, 2 wrong usage."
+        hotbay new greet                       create a plugin\n  \
+        hotbay build greet                     build and install it\n  \
+        hotbay list                            list plugins and their problems\n  \
+        hotbay call greet --text you           call it once\n  \
+        echo hi | hotbay pipe transform        send stdin through a plugin\n  \
+        hotbay run --watch                     serve plugins, and reload them as they change\n  \
+        hotbay check my-plugins                load everything, for CI\n\n\
+        Exit codes: 0 success, 1 failure, 2 wrong usage."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -32,91 +38,106 @@ pub(crate) struct Args {
     pub(crate) verb: Verb,
 }
 
-/// What every verb takes.
+/// The options of every verb.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Folder below which plugins are looked for; may be given more than once [default:
-    /// target/plugins if it is there, otherwise plugins].
-    #[arg(long = "dir", value_name = "DIR", global = true)]
+    /// Searches for plugins below this folder; may be repeated [default: target/plugins if it
+    /// exists, otherwise plugins].
+    #[arg(long = "dir", value_name = "DIR", global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) dirs: Vec<PathBuf>,
-    /// Prints results, and errors too, as JSON on stdout.
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Accepts libraries whose manifests state no digest. A damaged one can end this process.
-    #[arg(long, global = true)]
+    /// Accepts libraries whose manifests state no digest. A damaged library can end this process.
+    #[arg(long, global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) allow_unverified: bool,
     /// Accepts folders and files that other users may write to.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) allow_writable: bool,
-    /// Leaves the private copies of libraries in folders named hotbay-kept-… of TMPDIR when it
-    /// exits, for profilers and core dumps. While it runs they are there anyway.
-    #[arg(long, global = true)]
+    /// Keeps the private copies of libraries after the exit, in folders named hotbay-kept-… in
+    /// TMPDIR, for profilers and core dumps.
+    #[arg(long, global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) keep_staged: bool,
-    /// Shows the log on stderr; twice or three times: more of it.
-    #[arg(short = 'v', global = true, action = clap::ArgAction::Count)]
+    /// Prints results and errors as JSON on stdout.
+    #[arg(long, global = true, display_order = 100)]
+    pub(crate) json: bool,
+    /// Prints the log to stderr; repeat for more detail.
+    #[arg(short = 'v', global = true, display_order = 101, action = clap::ArgAction::Count)]
     pub(crate) log: u8,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Lists what is there: name, version, kind, state, what is wrong.
+    /// Creates a plugin that builds and passes its test.
     ///
-    /// Reads manifests and the stamps of libraries only: runs nothing, and does not compute
-    /// digests. Exits with 1 if anything is wrong.
+    /// A crate of a library, or with `--process` of a program. It belongs to no workspace.
+    New(new_plugin::Options),
+    /// Builds plugins with cargo and installs each with its manifest.
+    ///
+    /// The manifest gets the digest and length of the built library. A program that needs no
+    /// building, such as a script, is copied. The plugins are installed in target/plugins of the
+    /// current folder, where the other commands find them, unless `--out` is given.
+    Build(Build),
+    /// Lists plugins: name, version, kind, state, problem.
+    ///
+    /// Reads only manifests and the stamps of libraries: runs nothing and computes no digests.
+    /// Exits with 1 if a plugin has a problem.
     List,
-    /// Tells everything about one plugin without running any of its code.
+    /// Prints all facts about one plugin, without running its code.
     ///
     /// Manifest, stamp, compiler, digest (stated and found), linked libraries, exported symbols,
-    /// and whether it would be loaded. Exits with 1 if it would not.
+    /// and whether it would load. Exits with 1 if it would not.
     Inspect(Inspect),
-    /// Loads every plugin for real, asks for its health, and shuts it down again.
+    /// Loads every plugin, checks its health, and shuts it down again.
     ///
-    /// A library is also called from two further threads, with the sample or an empty input: what
-    /// it binds to a thread shows there. An error that it returns is an answer; a panic is not.
+    /// A library is also called from two other threads, with the sample or an empty input, to find
+    /// state that it binds to a thread. An error that the plugin returns is a valid answer; a panic
+    /// is not.
     ///
-    /// For CI of plugin authors. A library whose manifest states no digest is first loaded in a
-    /// process of its own, so that one that crashes is a refusal and does not end the check; a
-    /// missing digest alone is only noted.
+    /// For the CI of plugin authors. A library without a digest is first loaded in a separate
+    /// process, so that one that crashes does not end the check.
     ///
-    /// A program, in whatever language it is written, is held against every step of the protocol
-    /// besides: how it tells what it can do, starts, answers (with and without the token, many
-    /// at once, large, cut off, malformed) and ends. Each step is a line, with what was found
-    /// and what was wanted.
+    /// A program, in any language, is also tested against every step of the protocol: how it
+    /// reports its capabilities, starts, answers (with and without the token, concurrent, large,
+    /// truncated and malformed requests) and exits. Each step is a line with what was found and
+    /// what was expected.
     ///
-    /// Exits with 1 on any problem, and when there is nothing to check.
+    /// Exits with 1 on any problem, and if no plugin was found.
     Check(Check),
-    /// Writes digest and length of its library into a plugin's manifest.
+    /// Writes the digest and length of its library into a plugin's manifest.
     ///
-    /// Keeps the layout of the file, and replaces it in one step. Prints the digest and the path
-    /// of the library. The digest covers the library or program alone; what lies beside a program
-    /// is checked by owner and mode at each start.
+    /// Keeps the layout of the file and replaces it atomically. Prints the digest and the path of
+    /// the library. The digest covers the library or program only; the other files of a program are
+    /// checked by owner and mode at each start.
     Seal(Seal),
-    /// Calls a plugin once and writes its reply to stdout, unchanged.
+    /// Calls a plugin once and writes its reply to stdout.
     ///
-    /// The input is `--text`, `--input`, or stdin if it is no terminal. Only the plugin and what
-    /// it requires are loaded. A line end is added on a terminal only.
+    /// The input is `--text`, `--input`, or stdin unless it is a terminal. Loads only the plugin and
+    /// those that it requires. Adds a line end on a terminal only.
     Call(Call),
-    /// Sends stdin through plugins in a row and writes the last reply to stdout.
+    /// Sends stdin through a pipeline of plugins and writes the last reply to stdout.
     ///
-    /// With `--lines`, each line is a request of its own and each reply ends with a line end.
-    /// Lines are worked on side by side and come out in their order; memory is bounded however
-    /// many there are. A line that fails is told on stderr with its number, and the others go
-    /// on, unless `--on-error` says otherwise; after 20 of them only their count is told, at the
-    /// end. Exits with 1 if any line failed. Panics of a plugin quarantine it in other verbs;
-    /// here each fails its line only.
+    /// With `--lines`, each line is a request and each reply ends with a line end. Lines run
+    /// concurrently and keep their order; memory is bounded. A failed line is reported on stderr
+    /// with its number, and the others continue, unless `--on-error` is given; after 20 failed
+    /// lines, only their count is printed, at the end. Exits with 1 if a line failed. A panic fails
+    /// its line only, and does not quarantine the plugin.
     ///
-    /// Ctrl-C, SIGTERM and SIGHUP end it early: what runs is finished, within 10 s, and written, what was
-    /// not done is told, and it exits with 1; a second signal ends it at once. Progress is shown
-    /// on stderr if that is a terminal and stdin and stdout are not.
+    /// Ctrl-C, SIGTERM and SIGHUP stop it early: running calls may finish within 10 s, their replies
+    /// are written, the remaining lines are counted, and it exits with 1. A second signal ends it at
+    /// once. Progress is shown on stderr if it is a terminal and stdin and stdout are not.
     Pipe(Pipe),
-    /// Starts every plugin, stays up, and tells what happens.
+    /// Loads all plugins, serves them, and prints events.
     ///
-    /// With `--watch`, plugins are swapped as their files change; one whose new build is refused
-    /// goes on as it was. With `--json`, each event is a line with a `timestamp`. Stops cleanly on
-    /// Ctrl-C, SIGTERM and SIGHUP, and when nobody reads stdout any more; a second signal ends it at
-    /// once. With `--metrics`, figures are served for Prometheus meanwhile. Exits with 1 if nothing could
-    /// be loaded, unless it watches.
+    /// With `--watch`, plugins are reloaded as their files change; if the new build fails, the old
+    /// one keeps serving. With `--json`, each event is a line with a `timestamp`. Stops cleanly on
+    /// Ctrl-C, SIGTERM and SIGHUP, and when stdout is closed; a second signal ends it at once. With
+    /// `--metrics`, serves metrics for Prometheus. Exits with 1 if no plugin could be loaded, unless
+    /// it watches.
     Run(Run),
+    /// Prints a script that completes the command in a shell.
+    ///
+    /// For bash: `source <(hotbay completions bash)`.
+    Completions(Completions),
+    /// Prints the man page, or writes the man pages of all verbs into a folder.
+    Man(Man),
     #[command(hide = true)]
     TrialLoad(Trial),
     #[command(hide = true)]
@@ -124,33 +145,62 @@ pub(crate) enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Build {
+    /// Folders of plugins, or folders whose subfolders are plugins [default: the current folder].
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folders: Vec<PathBuf>,
+    /// The folder to install into, one folder for each plugin.
+    #[arg(long, value_name = "DIR", default_value = "target/plugins")]
+    pub(crate) out: PathBuf,
+    /// Builds optimized and stripped artifacts.
+    #[arg(long)]
+    pub(crate) release: bool,
+    /// Rebuilds plugins as they change, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    /// The shell.
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Man {
+    /// Writes a page for the command and one for each verb into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
-    /// A plugin's name, its folder, or its plugin.json.
+    /// The plugin's name, its folder, or its plugin.json.
     #[arg(value_name = "PLUGIN-OR-PATH")]
     pub(crate) plugin: String,
-    /// Also opens the library, in a process of its own, and prints the long report of how its
-    /// interface differs from this host's.
+    /// Also opens the library, in a separate process, and prints how its interface differs from this
+    /// host's.
     #[arg(long)]
     pub(crate) verbose: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Check {
-    /// Where to look, instead of `--dir`; may also be the folder of one plugin.
+    /// Folders to search instead of `--dir`; may be the folder of one plugin.
     #[arg(value_name = "DIR", conflicts_with = "dirs")]
     pub(crate) places: Vec<PathBuf>,
-    /// File whose bytes plugins are sent as a sample; programs get an empty input and others
-    /// besides.
+    /// A file whose bytes are sent to plugins as a sample. Programs get an empty input and others
+    /// too.
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
     pub(crate) input: Option<PathBuf>,
-    /// The sample itself.
+    /// The sample as text.
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     pub(crate) text: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Seal {
-    /// Folders that hold a plugin.json.
+    /// Folders with a plugin.json.
     #[arg(value_name = "FOLDER", required = true)]
     pub(crate) folders: Vec<PathBuf>,
 }
@@ -159,33 +209,31 @@ pub(crate) struct Seal {
 pub(crate) struct Call {
     /// The plugin's name.
     pub(crate) plugin: String,
-    /// File whose bytes are the input; `-` is stdin.
+    /// A file whose bytes are the input; `-` is stdin.
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
     pub(crate) input: Option<PathBuf>,
-    /// The input itself.
+    /// The input as text.
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     pub(crate) text: Option<String>,
     /// Calls this endpoint of a program instead of `execute`.
     #[arg(long, value_name = "NAME")]
     pub(crate) endpoint: Option<String>,
     /// Calls a program with this HTTP method instead of POST. With GET and HEAD there is no input
-    /// unless one is named.
+    /// unless one is given.
     #[arg(short = 'X', long, value_name = "METHOD")]
     pub(crate) method: Option<String>,
-    /// Sends a program this header too, such as 'Authorization: Bearer x'; may be given more than
-    /// once.
+    /// Sends this header to a program, such as 'Authorization: Bearer x'; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub(crate) headers: Vec<(String, String)>,
-    /// Calls that many times; the last reply is printed, the time per call is told on stderr.
+    /// Repeats the call; prints the last reply, and the time per call on stderr.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: u64,
-    /// How long each call may take, such as 50ms, 1.5s or 2m. A plugin that takes longer is not
-    /// waited for.
+    /// The time limit of each call, such as 50ms, 1.5s or 2m.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
 }
 
-/// A header as curl takes it.
+/// Parses a header in the form that curl accepts.
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text
         .split_once(':')
@@ -195,41 +243,41 @@ fn header(text: &str) -> Result<(String, String), String> {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Pipe {
-    /// The plugins' names, in the order in which they are called.
+    /// The plugins' names, in the order of the calls.
     #[arg(value_name = "PLUGIN", required = true)]
     pub(crate) plugins: Vec<String>,
     /// Makes each line a request.
     #[arg(long)]
     pub(crate) lines: bool,
-    /// What becomes of a line that fails.
+    /// What happens to a line that fails.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t, requires = "lines")]
     pub(crate) on_error: OnError,
-    /// How long each plugin may take for an answer, such as 50ms, 1.5s or 2m.
+    /// The time limit of each plugin's reply, such as 50ms, 1.5s or 2m.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
 }
 
-/// What becomes of a line that fails.
+/// What happens to a line that fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnError {
-    /// It has no line in the output.
+    /// The output has no line for it.
     #[default]
     Skip,
-    /// It ends everything; the lines before it are written. Those after it may have been sent to
-    /// plugins already, but their replies are dropped.
+    /// Stops. Earlier lines are written. Later lines may have been sent to plugins already; their
+    /// replies are dropped.
     Stop,
-    /// It is itself written in its place, so that line numbers stay in step; an empty line if it
-    /// was too long to be read.
+    /// Writes the line itself in its place, so that line numbers match; an empty line if it was too
+    /// long to be read.
     Keep,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
-    /// Swaps plugins as their files change, and loads those that come.
+    /// Reloads plugins as their files change, and loads new ones.
     #[arg(long)]
     pub(crate) watch: bool,
-    /// Looks for changes every N milliseconds instead of being told by the system, which tells
-    /// nothing of network file systems.
+    /// Polls for changes every N milliseconds, for network file systems, whose changes the system
+    /// does not report.
     #[arg(
         long,
         value_name = "N",
@@ -237,16 +285,16 @@ pub(crate) struct Run {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub(crate) poll_ms: Option<u64>,
-    /// Serves figures for Prometheus at http://ADDR/metrics, such as 127.0.0.1:9464; port 0
-    /// takes a free one. The address is told on stderr.
+    /// Serves metrics for Prometheus at http://ADDR/metrics, such as 127.0.0.1:9464. Port 0 selects
+    /// a free port. The address is printed on stderr.
     ///
-    /// Nobody is asked for a password: an address that is not of this machine alone shows the
-    /// names and figures of the plugins to whoever reaches it.
+    /// There is no authentication: at an address that other machines reach, they can read the names
+    /// and metrics of the plugins.
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<SocketAddr>,
 }
 
-/// What the command asks of itself, in a process of its own.
+/// The arguments of the hidden verbs, which the command runs itself in a separate process.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Trial {
     pub(crate) folder: PathBuf,

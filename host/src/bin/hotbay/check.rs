@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
+use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use hotbay::manifest::Kind;
-use hotbay::{Events, HostEvent, SurveyedPlugin};
+use hotbay::{Events, HostEvent};
 use serde_json::{Value, json};
 
 use crate::args::{Check, Options};
@@ -41,7 +42,8 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<Ve
         [] => dirs(options),
         places => places.to_vec(),
     };
-    let (mut surveyed, problems) = builder(options, &dirs).survey();
+    let Survey { plugins: mut surveyed, errors: problems, .. } =
+        inspect::survey(&builder(options, &dirs));
     surveyed.sort_by_cached_key(|one| (report::name(one), one.folder.clone()));
     let sample = Input::of_sample(args.text.as_deref(), args.input.as_deref())?;
     let mut checked = load(&surveyed, options, sample.as_ref())?;
@@ -250,7 +252,7 @@ impl<'a> Checked<'a> {
                 version.unwrap_or_else(|| "-".to_owned()),
                 self.result().to_owned(),
                 self.library().unwrap_or("-").to_owned(),
-                said.join("; ").replace('\n', "; "),
+                said.join("; ").replace(":\n  ", ": ").replace("\n  ", "; ").replace('\n', "; "),
             ],
             state: 2,
             is_wrong: !self.is_well(),

@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn failed_reload_prints_cause_and_hint_on_lines_of_their_own() {
-        let reason = "plugin `transform` was not reloaded, at the step `digest`; generation 3 \
+        let reason = "plugin `transform` failed to reload at step `digest`; generation 3 \
                       keeps serving: the file is incomplete"
             .to_owned();
         check(

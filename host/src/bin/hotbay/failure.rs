@@ -11,47 +11,63 @@ use serde_json::{Value, json};
 pub(crate) enum Failure {
     /// An error of the library.
     Host(Error),
+    /// An error of the library, under a title of the command.
+    Titled { title: String, error: Error },
     /// An invalid argument that the parser did not catch.
     Usage(String),
     /// An error of the command itself.
-    Own { kind: &'static str, message: String, because: Option<String> },
+    Own { kind: &'static str, message: String, because: Option<String>, hint: Option<String> },
 }
 
 impl Failure {
     pub(crate) fn io(message: impl Into<String>, error: &io::Error) -> Self {
-        Self::Own { kind: "io", message: message.into(), because: Some(error.to_string()) }
+        Self::new("io", message).because(error.to_string())
     }
 
     pub(crate) fn new(kind: &'static str, message: impl Into<String>) -> Self {
-        Self::Own { kind, message: message.into(), because: None }
+        Self::Own { kind, message: message.into(), because: None, hint: None }
     }
 
-    pub(crate) fn because(self, why: impl Into<String>) -> Self {
-        match self {
-            Self::Own { kind, message, .. } => {
-                Self::Own { kind, message, because: Some(why.into()) }
-            }
-            other => other,
+    /// Creates a failure whose message is `title` instead of that of `error`.
+    pub(crate) fn titled(title: impl Into<String>, error: Error) -> Self {
+        Self::Titled { title: title.into(), error }
+    }
+
+    /// Sets the reason of an error of the command.
+    pub(crate) fn because(mut self, reason: impl Into<String>) -> Self {
+        if let Self::Own { because, .. } = &mut self {
+            *because = Some(reason.into());
         }
+        self
+    }
+
+    /// Sets the hint of an error of the command.
+    pub(crate) fn with_hint(mut self, text: impl Into<String>) -> Self {
+        if let Self::Own { hint, .. } = &mut self {
+            *hint = Some(text.into());
+        }
+        self
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Host(_) | Self::Own { .. } => 1,
+            Self::Host(_) | Self::Titled { .. } | Self::Own { .. } => 1,
         }
     }
 
     /// Returns the error, its causes, details and a hint, each on a line.
     pub(crate) fn lines(&self) -> Vec<String> {
         match self {
-            Self::Host(error) => error_lines(error),
+            Self::Host(error) => error_lines(&error.to_string(), error),
+            Self::Titled { title, error } => error_lines(title, error),
             Self::Usage(message) => {
                 vec![format!("error: {message}"), "  hint: run `hotbay --help`".to_owned()]
             }
-            Self::Own { message, because, .. } => {
+            Self::Own { message, because, hint, .. } => {
                 let mut lines = vec![format!("error: {message}")];
-                lines.extend(because.as_ref().map(|why| format!("  because: {why}")));
+                lines.extend(because.as_ref().map(|reason| format!("  because: {reason}")));
+                lines.extend(hint.as_ref().map(|hint| format!("  hint: {hint}")));
                 lines
             }
         }
@@ -61,16 +77,29 @@ impl Failure {
     pub(crate) fn full_message(&self) -> String {
         match self {
             Self::Host(error) => error.full_message(),
+            Self::Titled { title, error } => match causes(error) {
+                causes if causes.is_empty() => title.clone(),
+                causes => format!("{title}: {causes}"),
+            },
             Self::Usage(message) | Self::Own { message, because: None, .. } => message.clone(),
-            Self::Own { message, because: Some(why), .. } => format!("{message}: {why}"),
+            Self::Own { message, because: Some(reason), .. } => format!("{message}: {reason}"),
         }
     }
 
     pub(crate) fn json(&self) -> Value {
         match self {
             Self::Host(error) => error_json(error),
+            Self::Titled { error, .. } => {
+                let mut json = error_json(error);
+                json["message"] = self.full_message().into();
+                json
+            }
             Self::Usage(message) => own_json("usage", message),
-            Self::Own { kind, .. } => own_json(kind, &self.full_message()),
+            Self::Own { kind, hint, .. } => {
+                let mut json = own_json(kind, &self.full_message());
+                json["hint"] = hint.as_deref().into();
+                json
+            }
         }
     }
 }
@@ -81,8 +110,8 @@ impl From<Error> for Failure {
     }
 }
 
-fn error_lines(error: &Error) -> Vec<String> {
-    let mut lines = vec![format!("error: {error}")];
+fn error_lines(title: &str, error: &Error) -> Vec<String> {
+    let mut lines = vec![format!("error: {title}")];
     let causes = causes(error);
     if !causes.is_empty() {
         lines.push(format!("  because: {causes}"));

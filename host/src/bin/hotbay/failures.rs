@@ -75,7 +75,7 @@ fn of_line(number: u64, failure: &Failure) -> Vec<String> {
 
 fn name_of(failure: &Failure) -> String {
     match failure {
-        Failure::Host(error) => {
+        Failure::Host(error) | Failure::Titled { error, .. } => {
             let plugin = error.plugin().map(|name| format!(" of plugin `{name}`"));
             format!("{}{}", what(error), plugin.unwrap_or_default())
         }

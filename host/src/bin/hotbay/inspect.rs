@@ -1,6 +1,7 @@
 //! `hotbay inspect`: everything about one plugin that can be told without running it.
 
-use hotbay::{Built, Inspection, Manifest};
+use hotbay::Manifest;
+use hotbay::inspect::{Built, Inspection};
 use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
@@ -16,7 +17,7 @@ pub(crate) fn inspect(
     out: &mut Out,
 ) -> Result<Verdict, Failure> {
     let folder = folder(&args.plugin, options)?;
-    let inspection = builder(options, &[]).inspect(&folder);
+    let inspection = hotbay::inspect::plugin(&builder(options, &[]), &folder);
     let can_be_opened = inspection.library.is_some() && !is_process(&inspection);
     let abi = match args.verbose && can_be_opened {
         true => Some(abi(&inspection, options)?),

@@ -1,6 +1,6 @@
 //! `hotbay list`: what is there, as far as manifests and stamps tell. Computes no digests.
 
-use hotbay::SurveyedPlugin;
+use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use serde_json::{Value, json};
 
 use crate::args::Options;
@@ -11,7 +11,8 @@ use crate::{Verdict, report};
 
 pub(crate) fn list(options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
     let dirs = dirs(options);
-    let (mut surveyed, problems) = builder(options, &dirs).survey();
+    let Survey { plugins: mut surveyed, errors: problems, .. } =
+        inspect::survey(&builder(options, &dirs));
     surveyed.sort_by_cached_key(|one| (report::name(one), one.folder.clone()));
     let wrong: Vec<_> = surveyed.iter().map(|one| wrong(one, options)).collect();
     if options.json {

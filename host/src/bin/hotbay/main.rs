@@ -1,7 +1,8 @@
-//! The `hotbay` command: tries plugins out and operates them, one file per verb.
-//! Results go to stdout, everything else to stderr. Knows nothing that the library does not offer.
+//! The `hotbay` command, one file per verb. Results go to stdout, everything else to stderr. Uses
+//! only the public API of the library.
 
 mod args;
+mod build;
 mod call;
 mod check;
 mod child;
@@ -15,6 +16,7 @@ mod input;
 mod inspect;
 mod lines;
 mod list;
+mod manual;
 mod output;
 mod page;
 mod pipe;
@@ -41,13 +43,13 @@ use args::{Args, Options, Verb};
 use failure::Failure;
 use output::{Out, say};
 
-/// What the exit code tells.
+/// The outcome as an exit code.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// All is well: 0.
+    /// Success: 0.
     Well,
-    /// Something failed, and it was told: 1.
+    /// A failure that was printed: 1.
     Wrong,
 }
 
@@ -61,7 +63,7 @@ fn main() -> ExitCode {
         Ok(Verdict::Well) => ExitCode::SUCCESS,
         Ok(Verdict::Wrong) => ExitCode::from(1),
         Err(failure) => {
-            tell(&failure, &args.options, &mut out);
+            print(&failure, &args.options, &mut out);
             ExitCode::from(failure.exit_code())
         }
     }
@@ -70,6 +72,8 @@ fn main() -> ExitCode {
 fn run(args: &Args, out: &mut Out) -> Result<Verdict, Failure> {
     let options = &args.options;
     match &args.verb {
+        Verb::New(options) => build::new(options),
+        Verb::Build(args) => build::build(args),
         Verb::List => list::list(options, out),
         Verb::Inspect(args) => inspect::inspect(args, options, out),
         Verb::Check(args) => check::check(args, options, out),
@@ -77,15 +81,17 @@ fn run(args: &Args, out: &mut Out) -> Result<Verdict, Failure> {
         Verb::Call(args) => call::call(args, options, out),
         Verb::Pipe(args) => pipe::pipe(args, options, out),
         Verb::Run(args) => run::run(args, options, out),
+        Verb::Completions(args) => manual::completions(args, out),
+        Verb::Man(args) => manual::man(args, out),
         Verb::TrialLoad(args) => trial::load(args, options, out),
         Verb::TrialAbi(args) => trial::abi(args, options, out),
     }
 }
 
-fn tell(failure: &Failure, options: &Options, out: &mut Out) {
+fn print(failure: &Failure, options: &Options, out: &mut Out) {
     if options.json {
-        let told = out.json(&serde_json::json!({ "error": failure.json() }));
-        if told.and_then(|()| out.flush()).is_ok() {
+        let printed = out.json(&serde_json::json!({ "error": failure.json() }));
+        if printed.and_then(|()| out.flush()).is_ok() {
             return;
         }
     }
@@ -94,7 +100,7 @@ fn tell(failure: &Failure, options: &Options, out: &mut Out) {
     }
 }
 
-/// The log of the host and of what its plugins say; silent unless asked for.
+/// Prints the log of the host and its plugins to stderr, if `-v` is given.
 fn start_log(options: &Options) {
     let level = match options.log {
         0 => return,

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use hotbay::{Error, Host, HostBuilder, PluginName, SurveyedPlugin};
+use hotbay::inspect::{self, Survey, SurveyedPlugin};
+use hotbay::{Error, Host, HostBuilder, PluginName};
 
 use crate::args::Options;
 use crate::failure::Failure;
@@ -58,7 +59,8 @@ pub(crate) fn folder(plugin: &str, options: &Options) -> Result<PathBuf, Failure
         return Ok(path.to_owned());
     }
     let dirs = dirs(options);
-    let (surveyed, problems) = builder(options, &dirs).survey();
+    let Survey { plugins: surveyed, errors: problems, .. } =
+        inspect::survey(&builder(options, &dirs));
     let mut folders: Vec<_> = named(&surveyed, plugin).map(|one| &one.folder).collect();
     match (folders.pop(), folders.is_empty()) {
         (Some(folder), true) => Ok(folder.clone()),

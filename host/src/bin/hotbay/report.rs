@@ -1,7 +1,8 @@
 //! What several verbs tell in the same way about plugins that were looked at.
 
+use hotbay::Error;
+use hotbay::inspect::SurveyedPlugin;
 use hotbay::manifest::Kind;
-use hotbay::{Error, SurveyedPlugin};
 
 use crate::args::Options;
 use crate::failure::Failure;

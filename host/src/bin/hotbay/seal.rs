@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use hotbay::manifest::{Digest, Kind};
-use hotbay::{ErrorKind, LoadStep, Manifest};
+use hotbay::{Error, ErrorKind, LoadStep, Manifest};
 use serde_json::{Value, json};
 
 use crate::Verdict;
@@ -55,9 +55,9 @@ pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Verd
 }
 
 fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
-    let inspection = builder(options, &[]).allow_unverified(true).inspect(folder);
+    let inspection = hotbay::inspect::plugin(&builder(options, &[]).allow_unverified(true), folder);
     let not_sealed = |why: &str| {
-        let message = format!("`{}` is not sealed", folder.display());
+        let message = format!("`{}` was not sealed", folder.display());
         Failure::new("unsupported", message).because(why)
     };
     let surveyed = inspection.surveyed;
@@ -73,7 +73,7 @@ fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
     };
     let Some((sealed, sha256, length)) = found else {
         let problem = surveyed.problem;
-        return Err(problem.map_or_else(|| not_sealed("it has no library"), Failure::from));
+        return Err(problem.map_or_else(|| not_sealed("it has no library"), problem_of(folder)));
     };
     if let Some(problem) = surveyed.problem {
         match problem.step() {
@@ -82,13 +82,17 @@ fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
             // The digest that it had is what is replaced.
             Some(LoadStep::Digest) => {}
             Some(LoadStep::Manifest | LoadStep::Stage | LoadStep::Probe) => {
-                return Err(problem.into());
+                return Err(problem_of(folder)(problem));
             }
             _ => say(&format!("warning: {}", problem.full_message())),
         }
     }
     write(folder, &sha256, length)?;
     Ok(told(manifest, folder, &sealed, &sha256, length))
+}
+
+fn problem_of(folder: &Path) -> impl Fn(Error) -> Failure {
+    move |problem| Failure::titled(format!("`{}` was not sealed", folder.display()), problem)
 }
 
 fn told(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hotbay::inspect::{self, Survey};
 use hotbay::{
     Error, ErrorKind, Events, Host, HostBuilder, HostEvent, Pipeline, PipelineStep, PluginHandle,
 };
@@ -39,7 +40,8 @@ pub(crate) fn start_with(
     set_up: impl FnOnce(HostBuilder) -> HostBuilder,
 ) -> Result<Started, Failure> {
     let dirs = dirs(options);
-    let (surveyed, problems) = builder(options, &dirs).survey();
+    let Survey { plugins: surveyed, errors: problems, .. } =
+        inspect::survey(&builder(options, &dirs));
     let folders = with_required(names, &surveyed, &problems, &dirs)?;
     let host = set_up(builder(options, &folders)).build()?;
     let events = host.events();

@@ -1,7 +1,8 @@
 //! How a program keeps to the protocol, as `hotbay check` tells it: a line for each step.
 
+use hotbay::Error;
+use hotbay::inspect::{Conformance, ConformanceOutcome, SurveyedPlugin};
 use hotbay::manifest::Kind;
-use hotbay::{Conformance, ConformanceOutcome, Error, SurveyedPlugin};
 use serde_json::{Value, json};
 
 use crate::args::Options;
@@ -26,7 +27,8 @@ impl Steps {
         }
         let builder = builder(options, &[]).allow_unverified(true);
         let sample = sample.map(Input::request);
-        builder.check_program(&one.folder, sample.as_ref()).map(|steps| Some(Self(steps)))
+        hotbay::inspect::check_program(&builder, &one.folder, sample.as_ref())
+            .map(|steps| Some(Self(steps)))
     }
 
     /// Which steps failed, in short.

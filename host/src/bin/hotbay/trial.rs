@@ -38,7 +38,7 @@ pub(crate) fn load(args: &Trial, options: &Options, out: &mut Out) -> Result<Ver
 
 /// Opens one library and compares its root module with this host's.
 pub(crate) fn abi(args: &Trial, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
-    let answer = match builder(options, &[]).abi_report(&args.folder) {
+    let answer = match hotbay::inspect::abi_report(&builder(options, &[]), &args.folder) {
         Ok(report) => json!({ "report": report }),
         Err(error) => json!({ "problem": error_json(&error) }),
     };

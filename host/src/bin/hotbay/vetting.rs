@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hotbay::SurveyedPlugin;
+use hotbay::inspect::SurveyedPlugin;
 use serde_json::Value;
 
 use crate::args::Options;

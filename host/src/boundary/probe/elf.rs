@@ -1,5 +1,5 @@
-//! ELF libraries, read as their loader reads them: through segments, never through sections.
-//! Every address is looked up in what the file really holds.
+//! Reads ELF libraries as the loader does: through segments, never through sections. Every address
+//! is checked against the content of the file.
 
 use std::collections::HashSet;
 
@@ -9,13 +9,13 @@ use object::read::elf::{Dyn, FileHeader, GnuHashTable, HashTable, ProgramHeader,
 use object::{Endianness, U32};
 
 use super::platform::elf_platform;
-use super::{Image, Pin, malformed, text, within};
+use super::{Image, Pin, check_inside, malformed, text};
 use crate::error::probe::ProbeError;
 
-/// How much of a stamp is read, should it have grown.
-const STAMP_BYTES_MAX: u64 = 4096;
+/// Maximum bytes of a stamp that are read, in case a later version is longer.
+const MAX_STAMP_BYTES: u64 = 4096;
 
-/// An ELF library, read as its loader reads it: through segments, never through sections.
+/// An ELF library, read as the loader does.
 pub(super) struct Elf<'d, H: FileHeader> {
     pub(super) bytes: &'d [u8],
     pub(super) endian: Endianness,
@@ -28,7 +28,7 @@ pub(super) struct Elf<'d, H: FileHeader> {
 
 impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
     pub(super) fn read(bytes: &'d [u8]) -> Result<Self, ProbeError> {
-        within(bytes, "the ELF header", 0, size_of::<H>() as u64)?;
+        check_inside(bytes, "the ELF header", 0, size_of::<H>() as u64)?;
         let header =
             H::parse(bytes).map_err(|_| malformed("its ELF header is not of version 1"))?;
         let endian = header.endian().map_err(|_| malformed("its ELF header has no byte order"))?;
@@ -45,7 +45,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             _ => return Err(malformed("its ELF header has no known type")),
         }
         let table = |offset: u64, count: u16, entry: u16, what| {
-            within(bytes, what, offset, u64::from(count) * u64::from(entry))
+            check_inside(bytes, what, offset, u64::from(count) * u64::from(entry))
         };
         let (phnum, phentsize) = (header.e_phnum(endian), header.e_phentsize(endian));
         table(header.e_phoff(endian).into(), phnum, phentsize, "the table of segments")?;
@@ -68,7 +68,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         Ok(elf)
     }
 
-    /// What the loader maps must be in the file (F1) and must not overlap.
+    /// Checks that mapped segments are inside the file and do not overlap.
     fn check_segments(&self) -> Result<(), ProbeError> {
         let endian = self.endian;
         let mut mapped_to = None;
@@ -86,7 +86,12 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             };
             let segment_is = |what| malformed(format!("segment {number} ({name}) {what}"));
             if filesz > 0 {
-                within(self.bytes, format_args!("segment {number} ({name})"), offset, filesz)?;
+                check_inside(
+                    self.bytes,
+                    format_args!("segment {number} ({name})"),
+                    offset,
+                    filesz,
+                )?;
             }
             if kind != elf::PT_LOAD {
                 continue;
@@ -104,11 +109,11 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         }
         match mapped_to {
             Some(_) => Ok(()),
-            None => Err(malformed("none of its segments is to be loaded")),
+            None => Err(malformed("it has no loadable segment")),
         }
     }
 
-    /// The entries of the dynamic section before the one that ends it.
+    /// Reads the entries of the dynamic section before its end marker.
     fn read_dynamic(&self) -> Result<&'d [H::Dyn], ProbeError> {
         const WHAT: &str = "its dynamic section";
         let endian = self.endian;
@@ -118,7 +123,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         let bytes =
             self.at(WHAT, segment.p_vaddr(endian).into(), segment.p_filesz(endian).into())?;
         if segment.data(endian, self.bytes).ok().map(<[u8]>::as_ptr) != Some(bytes.as_ptr()) {
-            return Err(malformed(format!("{WHAT} is mapped from another place")));
+            return Err(malformed(format!("{WHAT} is mapped from another offset")));
         }
         let entries: &[H::Dyn] = array(WHAT, bytes, bytes.len() / size_of::<H::Dyn>())?;
         match entries.iter().position(|entry| entry.d_tag(endian) == elf::DT_NULL) {
@@ -135,7 +140,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             return Err(malformed(format!("{WHAT} is missing")));
         };
         let strings = self.at(WHAT, address, size)?;
-        // The last NUL keeps every name, wherever it begins, inside the table.
+        // Because of the last NUL, every name ends inside the table.
         if strings.first() != Some(&0) || strings.last() != Some(&0) {
             return Err(malformed(format!("{WHAT} does not begin and end with NUL")));
         }
@@ -154,7 +159,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         array(WHAT, self.at(WHAT, address, size)?, count)
     }
 
-    /// Only the hash tables tell how many symbols there are; the loader looks only into them.
+    /// Reads the number of symbols from a hash table, the only place that has it.
     fn symbol_count(&self) -> Result<usize, ProbeError> {
         const WHAT: &str = "its hash table of symbols";
         let endian = self.endian;
@@ -171,7 +176,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             let rest = skip.and_then(|skip| bytes.get(skip..)).ok_or_else(damaged)?;
             let bucket_count = header.bucket_count.get(endian) as usize;
             let buckets: &[U32<Endianness>] = array(WHAT, rest, bucket_count)?;
-            // The loader asserts the one and divides by the other.
+            // The loader asserts the former and divides by the latter.
             if !bloom_words.is_power_of_two() || buckets.is_empty() {
                 return Err(damaged());
             }
@@ -192,7 +197,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         usize::try_from(count).map_err(|_| damaged())
     }
 
-    /// Whatever else the loader reads before it runs anything.
+    /// Checks the other tables that the loader reads before it runs anything.
     fn check_ranges(&self) -> Result<(), ProbeError> {
         use elf::{
             DT_FINI, DT_FINI_ARRAY, DT_FINI_ARRAYSZ, DT_INIT, DT_INIT_ARRAY, DT_INIT_ARRAYSZ,
@@ -204,12 +209,12 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             (DT_REL, Some(DT_RELSZ), "its table of relocations"),
             (DT_RELR, Some(DT_RELRSZ), "its table of relative relocations"),
             (DT_JMPREL, Some(DT_PLTRELSZ), "its table of imported functions"),
-            (DT_INIT_ARRAY, Some(DT_INIT_ARRAYSZ), "its list of initialisers"),
-            (DT_FINI_ARRAY, Some(DT_FINI_ARRAYSZ), "its list of finalisers"),
-            (DT_INIT, None, "its initialiser"),
-            (DT_FINI, None, "its finaliser"),
+            (DT_INIT_ARRAY, Some(DT_INIT_ARRAYSZ), "its list of initializers"),
+            (DT_FINI_ARRAY, Some(DT_FINI_ARRAYSZ), "its list of finalizers"),
+            (DT_INIT, None, "its initializer"),
+            (DT_FINI, None, "its finalizer"),
             (DT_VERSYM, None, "its table of versions"),
-            (DT_VERNEED, None, "its table of wanted versions"),
+            (DT_VERNEED, None, "its table of required versions"),
         ];
         for (address, size, what) in ranges {
             let Some(address) = self.tag(address).filter(|address| *address != 0) else {
@@ -223,22 +228,22 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         Ok(())
     }
 
-    /// The value of the last entry with this tag, which is the one that the loader takes.
+    /// Returns the value of the last entry with this tag, which the loader uses.
     pub(super) fn tag(&self, tag: DynamicTag) -> Option<u64> {
         let found = self.dynamic.iter().rfind(|entry| entry.d_tag(self.endian) == tag)?;
         Some(found.d_val(self.endian).into())
     }
 
-    /// The `size` bytes that would be mapped at `address`.
+    /// Returns the `size` bytes that would be mapped at `address`.
     pub(super) fn at(&self, what: &str, address: u64, size: u64) -> Result<&'d [u8], ProbeError> {
         let bytes = self.at_most(what, address, size)?;
         if (bytes.len() as u64) < size {
-            return Err(malformed(format!("{what} ends outside of its segment")));
+            return Err(malformed(format!("{what} ends outside its segment")));
         }
         Ok(bytes)
     }
 
-    /// Like `at`, but what the segment's end cuts off is left away.
+    /// Returns at most `size` bytes at `address`, up to the end of the segment.
     fn at_most(&self, what: &str, address: u64, size: u64) -> Result<&'d [u8], ProbeError> {
         let mut loaded =
             self.segments.iter().filter(|segment| segment.p_type(self.endian) == elf::PT_LOAD);
@@ -247,18 +252,17 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             let skip = address.checked_sub(segment.p_vaddr(self.endian).into())?;
             data.get(usize::try_from(skip).ok()?..).filter(|rest| !rest.is_empty())
         });
-        let rest =
-            found.ok_or_else(|| malformed(format!("{what} lies outside of its segments")))?;
+        let rest = found.ok_or_else(|| malformed(format!("{what} is outside its segments")))?;
         Ok(&rest[..usize::try_from(size).unwrap_or(usize::MAX).min(rest.len())])
     }
 
-    /// The name at `offset`, with its NUL and all that follows.
-    fn name_on(&self, offset: u64) -> Option<&'d [u8]> {
+    /// Returns the name at `offset`, with its NUL and everything after it.
+    fn name_and_rest(&self, offset: u64) -> Option<&'d [u8]> {
         self.strings.get(usize::try_from(offset).ok()?..)
     }
 
     pub(super) fn name(&self, offset: u64) -> Option<&'d [u8]> {
-        self.name_on(offset)?.split(|byte| *byte == 0).next()
+        self.name_and_rest(offset)?.split(|byte| *byte == 0).next()
     }
 
     fn exported(&self) -> impl Iterator<Item = &'d H::Sym> {
@@ -274,13 +278,13 @@ impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
         let needed = self.dynamic.iter().filter(|entry| entry.d_tag(self.endian) == elf::DT_NEEDED);
         needed
             .map(|entry| self.name(entry.d_val(self.endian).into()).map(text))
-            .map(|name| name.ok_or_else(|| malformed("the name of a needed library is lost")))
+            .map(|name| name.ok_or_else(|| malformed("a needed library has an invalid name")))
             .collect()
     }
 
     fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError> {
         let has_name = |symbol: &&H::Sym| {
-            let found = self.name_on(symbol.st_name(self.endian).into());
+            let found = self.name_and_rest(symbol.st_name(self.endian).into());
             let rest = found.and_then(|found| found.strip_prefix(name.as_bytes()));
             rest.is_some_and(|rest| rest.first() == Some(&0))
         };
@@ -289,7 +293,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
         };
         let size = match symbol.st_size(self.endian).into() {
             0 => CAPACITY as u64,
-            size => size.min(STAMP_BYTES_MAX),
+            size => size.min(MAX_STAMP_BYTES),
         };
         self.at_most("its plugin stamp", symbol.st_value(self.endian).into(), size).map(Some)
     }
@@ -297,7 +301,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
     fn exports(&self) -> Result<Vec<String>, ProbeError> {
         let name = |symbol: &H::Sym| self.name(symbol.st_name(self.endian).into()).map(text);
         let names: Option<Vec<String>> = self.exported().map(name).collect();
-        names.ok_or_else(|| malformed("the name of a symbol is lost"))
+        names.ok_or_else(|| malformed("a symbol has an invalid name"))
     }
 
     fn imports(&self) -> Result<HashSet<&'d [u8]>, ProbeError> {
@@ -305,7 +309,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
             self.symbols.iter().filter(|symbol| symbol.st_shndx(self.endian) == elf::SHN_UNDEF);
         let names = imported.map(|symbol| self.name(symbol.st_name(self.endian).into()));
         let names: Option<HashSet<&[u8]>> = names.collect();
-        names.ok_or_else(|| malformed("the name of a symbol is lost"))
+        names.ok_or_else(|| malformed("a symbol has an invalid name"))
     }
 
     fn pin(&self) -> Option<Pin> {

@@ -1,15 +1,15 @@
-//! Mach-O and PE libraries, as far as `object` understands them.
-//! Knows no more of either format than the names that `object` gives their parts.
+//! Reads Mach-O and PE libraries with `object`. Knows only the names that `object` gives their
+//! parts.
 
 use hotbay_plugin::stamp::CAPACITY;
 use object::read::{ExportTarget, NameOrOrdinal};
 use object::{Architecture, Object, ObjectKind, ObjectSegment};
 
 use super::platform::Platform;
-use super::{Image, malformed, text, within};
+use super::{Image, check_inside, malformed, text};
 use crate::error::probe::ProbeError;
 
-/// A Mach-O or PE library, as far as `object` understands it.
+/// A Mach-O or PE library.
 pub(super) struct Generic<'d>(object::File<'d>);
 
 impl<'d> Generic<'d> {
@@ -39,12 +39,12 @@ impl<'d> Generic<'d> {
                 return Err(ProbeError::WrongKind { found: "an object file" });
             }
             _ => {
-                return Err(ProbeError::WrongKind { found: "a bundle, driver or the like" });
+                return Err(ProbeError::WrongKind { found: "a bundle, driver or similar" });
             }
         }
         for (number, segment) in file.segments().enumerate() {
             let (offset, size) = segment.file_range();
-            within(bytes, format_args!("segment {number}"), offset, size)?;
+            check_inside(bytes, format_args!("segment {number}"), offset, size)?;
         }
         Ok(Self(file))
     }
@@ -59,7 +59,7 @@ impl<'d> Image<'d> for Generic<'d> {
     fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError> {
         for export in self.0.exports().map_err(damaged)? {
             let export = export.map_err(damaged)?;
-            // Mach-O puts an underscore before the names of C.
+            // Mach-O adds an underscore to C names.
             let is_named = matches!(export.name(), NameOrOrdinal::Name(found)
                 if found.strip_prefix(b"_").unwrap_or(found) == name.as_bytes());
             let ExportTarget::Address { address } = export.target() else {
@@ -68,8 +68,8 @@ impl<'d> Image<'d> for Generic<'d> {
             if is_named {
                 let size = CAPACITY as u64;
                 let read = |s: object::Segment<'d, '_>| s.data_range(address, size).ok().flatten();
-                let lost = || malformed("its plugin stamp lies outside of its segments");
-                return self.0.segments().find_map(read).ok_or_else(lost).map(Some);
+                let outside = || malformed("its plugin stamp is outside its segments");
+                return self.0.segments().find_map(read).ok_or_else(outside).map(Some);
             }
         }
         Ok(None)

@@ -1,6 +1,6 @@
-//! Reads what a library says of itself from its bytes, and refuses those that cannot be opened
-//! safely. Runs nothing, maps nothing, and is total: no bytes make it panic or loop. What it
-//! accepts may still be damaged where only a digest would tell.
+//! Reads the stamp and the properties of a library from its bytes, and rejects libraries that
+//! cannot be opened safely. Runs and maps nothing; no bytes make it panic or loop. It cannot detect
+//! damage that only a digest shows.
 
 mod elf;
 mod generic;
@@ -24,36 +24,36 @@ use generic::Generic;
 use platform::Platform;
 pub(crate) use stamp::Stamp;
 
-/// What a library says of itself.
+/// The stamp and the properties of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Probed {
-    /// What the plugin was built from and with.
+    /// The sources and tools that the plugin was built with.
     pub(crate) stamp: Stamp,
-    /// The shared libraries that it links, in its own order.
+    /// The shared libraries that it links, in their order in the file.
     pub(crate) needs: Vec<String>,
-    /// Format, processor, word size and byte order, to be shown.
+    /// Format, processor, word size and byte order, for messages.
     pub(crate) platform: String,
-    /// Why the loader never unmaps it, if the file says so.
+    /// Why the loader never unmaps it, according to the file.
     pub(crate) pin: Option<Pin>,
-    /// Whether it takes static thread-local memory, of which a process has little for libraries
-    /// that are opened late.
+    /// Whether it uses static thread-local storage, which is scarce for libraries that are opened
+    /// at run time.
     pub(crate) is_static_tls: bool,
-    /// Functions and variables of the C library through which it may be called back, and which
-    /// it uses directly, so that nothing in it notes the use.
+    /// Functions and variables of the C library through which it may be called back, and which it
+    /// imports directly, so that the SDK does not record the use.
     pub(crate) callbacks: Vec<&'static Callback>,
 }
 
 /// Why the loader never unmaps a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pin {
-    /// It is marked so: `DF_1_NODELETE`.
+    /// It is marked `DF_1_NODELETE`.
     NoDelete,
-    /// It defines symbols that are one for the whole process: `STB_GNU_UNIQUE`. The first of
-    /// them, and how many there are.
+    /// It defines symbols that are unique in the process: `STB_GNU_UNIQUE`. Contains the first one
+    /// and their number.
     UniqueSymbols { first: String, count: usize },
 }
 
-/// In a sentence about the library.
+/// Formats the reason as a sentence about the library.
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -68,7 +68,7 @@ impl fmt::Display for Pin {
     }
 }
 
-/// Checks that `bytes` are a whole plugin library for this host, and reads its stamp.
+/// Checks that `bytes` are a complete plugin library for this host, and reads its stamp.
 pub(crate) fn probe(bytes: &[u8]) -> Result<Probed, ProbeError> {
     on_image(bytes, |image| {
         let needs = image.needs()?;
@@ -85,7 +85,7 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Probed, ProbeError> {
     })
 }
 
-/// The names that the library exports, sorted; demangled by nobody.
+/// Returns the names that the library exports, sorted and not demangled.
 pub(crate) fn exports(bytes: &[u8]) -> Result<Vec<String>, ProbeError> {
     on_image(bytes, |image| {
         let mut names = image.exports()?;
@@ -95,7 +95,7 @@ pub(crate) fn exports(bytes: &[u8]) -> Result<Vec<String>, ProbeError> {
     })
 }
 
-/// Tells the libraries among `needs` that could start threads that nobody counts.
+/// Returns the libraries among `needs` that are not known to start no threads.
 pub(crate) fn needs_only_known(needs: &[String]) -> Result<(), Vec<String>> {
     const KNOWN: [&str; 6] = ["libc", "libm", "libgcc_s", "libpthread", "libdl", "librt"];
     let is_known = |name: &str| {
@@ -117,38 +117,38 @@ fn is_shared_std(name: &str) -> bool {
     name.starts_with("std-") || name.starts_with("rustc_driver")
 }
 
-/// What can be asked of a library that is whole and for this host, whatever its format.
+/// A complete library for this host, of any format.
 trait Image<'d> {
     fn needs(&self) -> Result<Vec<String>, ProbeError>;
-    /// The bytes from an exported symbol's address on, at most as many as a stamp may have.
+    /// Returns the bytes at an exported symbol's address, at most as many as a stamp may have.
     fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError>;
     fn exports(&self) -> Result<Vec<String>, ProbeError>;
-    /// The names that it wants from others; none where their use is not decided by the file.
+    /// Returns the names that it imports; empty if the format does not decide their use.
     fn imports(&self) -> Result<HashSet<&'d [u8]>, ProbeError> {
         Ok(HashSet::new())
     }
-    /// Why the loader never unmaps it, if the file says so.
+    /// Returns why the loader never unmaps it, according to the file.
     fn pin(&self) -> Option<Pin> {
         None
     }
-    /// Whether it takes static thread-local memory.
+    /// Returns whether it uses static thread-local storage.
     fn is_static_tls(&self) -> bool {
         false
     }
 }
 
-/// Bytes as `object` wants them: it reads tables in place, so they are aligned as in a mapping.
+/// Aligned bytes, as `object` requires: it reads tables in place.
 enum Aligned<'d> {
-    Given(&'d [u8]),
-    Copied(Vec<u8>),
+    Borrowed(&'d [u8]),
+    Owned(Vec<u8>),
 }
 
 impl<'d> Aligned<'d> {
     fn of(bytes: &'d [u8]) -> Self {
         if (bytes.as_ptr() as usize).is_multiple_of(align_of::<u64>()) {
-            return Self::Given(bytes);
+            return Self::Borrowed(bytes);
         }
-        Self::Copied(bytes.to_vec())
+        Self::Owned(bytes.to_vec())
     }
 }
 
@@ -157,13 +157,13 @@ impl std::ops::Deref for Aligned<'_> {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Given(bytes) => bytes,
-            Self::Copied(bytes) => bytes,
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
         }
     }
 }
 
-/// Finds out what `bytes` are and hands them on as an image.
+/// Detects the format of `bytes` and passes them to `job` as an image.
 fn on_image<T>(
     bytes: &[u8],
     job: impl FnOnce(&dyn Image<'_>) -> Result<T, ProbeError>,
@@ -173,7 +173,7 @@ fn on_image<T>(
     }
     let bytes = &*Aligned::of(bytes);
     if bytes.starts_with(&object::elf::ELFMAG) {
-        // The class decides how everything else is read, so it comes before the header's length.
+        // The class decides how the rest is read, so it is checked before the length.
         let is_64 = bytes.get(4) == Some(&object::elf::ELFCLASS64.0);
         if is_64 {
             job(&Elf::<object::elf::FileHeader64<Endianness>>::read(bytes)?)
@@ -186,17 +186,17 @@ fn on_image<T>(
             Ok(MachO32 | MachO64 | Pe32 | Pe64) => job(&Generic::read(bytes)?),
             Ok(MachOFat32 | MachOFat64) => Err(ProbeError::NotALibrary {
                 looks_like: "a universal binary",
-                advice: Some("extract the library for this processor with `lipo -thin`"),
+                hint: Some("extract the library for this processor with `lipo -thin`"),
             }),
             _ => Err(not_a_library(bytes)),
         }
     }
 }
 
-/// Returns an error that says what a file without machine code looks like.
+/// Returns an error that describes a file without machine code.
 fn not_a_library(bytes: &[u8]) -> ProbeError {
     const UNPACK: Option<&str> = Some("unpack it first");
-    let begins: [(&[u8], &str, Option<&str>); 9] = [
+    const MAGICS: [(&[u8], &str, Option<&str>); 9] = [
         (b"#!", "a script", None),
         (b"!<arch>\n", "a static archive (`.a`, `.rlib`)", Some("remove `rlib` and `staticlib`")),
         (b"!<thin>\n", "a static archive", None),
@@ -207,11 +207,11 @@ fn not_a_library(bytes: &[u8]) -> ProbeError {
         (b"version https://git-lfs", "a Git LFS pointer", Some("fetch it with `git lfs pull`")),
         (b"MZ", "a truncated Windows program", None),
     ];
-    let known = begins.into_iter().find(|(magic, ..)| bytes.starts_with(magic));
+    let known = MAGICS.into_iter().find(|(magic, ..)| bytes.starts_with(magic));
     let head = &bytes[..bytes.len().min(512)];
     let is_text = |byte: &u8| matches!(byte, 0x20..=0x7e | 0x80.. | b'\n' | b'\r' | b'\t');
-    let (looks_like, advice) = match known {
-        Some((_, looks_like, advice)) => (looks_like, advice),
+    let (looks_like, hint) = match known {
+        Some((_, looks_like, hint)) => (looks_like, hint),
         None if head.iter().all(|byte| *byte == 0) => {
             ("a block of zeros", Some("the file may be incomplete; build or copy it again"))
         }
@@ -220,7 +220,7 @@ fn not_a_library(bytes: &[u8]) -> ProbeError {
         }
         None => ("data of an unknown format", None),
     };
-    ProbeError::NotALibrary { looks_like, advice }
+    ProbeError::NotALibrary { looks_like, hint }
 }
 
 fn malformed(what: impl Into<String>) -> ProbeError {
@@ -231,8 +231,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Checks that a part lies inside the file.
-fn within(bytes: &[u8], what: impl fmt::Display, offset: u64, size: u64) -> Result<(), ProbeError> {
+/// Checks that a part is inside the file.
+fn check_inside(
+    bytes: &[u8],
+    what: impl fmt::Display,
+    offset: u64,
+    size: u64,
+) -> Result<(), ProbeError> {
     let length = bytes.len() as u64;
     let end = offset.saturating_add(size);
     if end > length {

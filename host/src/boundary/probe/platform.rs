@@ -1,5 +1,5 @@
-//! Which libraries this host can open: format, processor, word size and byte order.
-//! Reads headers only.
+//! Checks whether this host can open a library: format, processor, word size and byte order. Reads
+//! only headers.
 
 use std::env::consts::ARCH;
 use std::fmt;
@@ -9,7 +9,7 @@ use object::{Endianness, elf};
 
 use crate::error::probe::ProbeError;
 
-/// What a library must be made for.
+/// The platform of a library.
 #[derive(PartialEq, Eq)]
 pub(super) struct Platform<'a> {
     pub(super) format: &'a str,
@@ -38,8 +38,8 @@ impl Platform<'_> {
         if *self == Platform::HERE {
             return Ok(());
         }
-        let (found, wanted) = (self.to_string(), Platform::HERE.to_string());
-        Err(ProbeError::WrongPlatform { found, wanted })
+        let (found, expected) = (self.to_string(), Platform::HERE.to_string());
+        Err(ProbeError::WrongPlatform { found, expected })
     }
 }
 
@@ -77,14 +77,14 @@ pub(super) fn elf_platform(
             &other
         }
     };
-    // Linux takes no other system's libraries; others mark theirs in ways of their own.
+    // Linux rejects libraries of other systems; other systems mark theirs in their own ways.
     let os_abi = header.e_ident().os_abi;
     let is_foreign = cfg!(any(target_os = "linux", target_os = "android"))
         && !matches!(os_abi, elf::ELFOSABI_NONE | elf::ELFOSABI_GNU);
-    let foreign;
+    let foreign_format;
     let format = if is_foreign {
-        foreign = format!("ELF of another system (OS ABI {})", os_abi.0);
-        &foreign
+        foreign_format = format!("ELF of another system (OS ABI {})", os_abi.0);
+        &foreign_format
     } else {
         "ELF"
     };

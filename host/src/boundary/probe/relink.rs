@@ -1,8 +1,8 @@
-//! Private copies of libraries that link each other by the paths of the copies. The entries of a
-//! copy that name other libraries are rewritten; code and data stay as they are.
+//! Rewrites private copies of libraries so that they link each other by the paths of the copies.
+//! Only the entries that name other libraries change; code and data stay the same.
 //!
-//! The loader compares the name of a linked library with those of all libraries in the process,
-//! so two libraries of one name cannot both be linked by it. A path is one file.
+//! The loader compares the name of a linked library with those of all libraries in the process, so
+//! two libraries of the same name cannot both be linked by it. A path identifies one file.
 
 use object::read::elf::ProgramHeader;
 use object::{Endian, Endianness, elf};
@@ -11,33 +11,33 @@ use super::elf::Elf;
 use super::malformed;
 use crate::error::probe::ProbeError;
 
-/// What is appended begins at a multiple of this: the largest page of any processor.
+/// Alignment of the appended segment: the largest page size of any processor.
 const ALIGN: u64 = 1 << 16;
 /// A tag of the dynamic section that no loader reads.
 const IGNORED_TAG: u64 = 0x6000_0f00;
-/// Entries of the list of wanted versions that are followed.
-const VERSIONS_MAX: usize = 1 << 16;
+/// Maximum number of entries of the list of required versions.
+const MAX_VERSIONS: usize = 1 << 16;
 
 /// Sizes of the parts of a 64-bit ELF file.
 const PROGRAM_HEADER: usize = 56;
 const DYNAMIC_ENTRY: usize = 16;
-/// Places of fields in the file header.
+/// Offsets of fields in the file header.
 const E_PHOFF: usize = 32;
 const E_PHNUM: usize = 56;
 
 type Header = elf::FileHeader64<Endianness>;
 
-/// Which libraries a library links, and where it says that they lie.
+/// The libraries that a library links, and its search path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Links {
-    /// The names of the libraries, in its own order.
+    /// The names of the libraries, in their order in the file.
     pub(crate) needs: Vec<String>,
     /// The directories of `DT_RUNPATH`, or of `DT_RPATH` if there is none.
     pub(crate) dirs: Vec<String>,
 }
 
 impl Links {
-    /// Reads them from a library that is whole and for this host.
+    /// Reads the links of a complete library for this host.
     pub(crate) fn of(bytes: &[u8]) -> Result<Self, ProbeError> {
         if !bytes.starts_with(&elf::ELFMAG) {
             return super::on_image(bytes, |_| Ok(Self::default()));
@@ -51,8 +51,8 @@ impl Links {
     }
 }
 
-/// A copy that links `by` instead of `name`, for each pair of the two. With `is_nameless` it has
-/// no name of its own either: no other library is given it for its name.
+/// Returns a copy that links `by` instead of `name` for each pair. With `is_nameless` the copy has
+/// no name, so that the loader never uses it for another library.
 pub(crate) fn relinked(
     bytes: &[u8],
     pairs: &[(String, String)],
@@ -69,10 +69,10 @@ pub(crate) fn relinked(
     }
     let added = |at: u64| {
         let name = elf.name(at)?;
-        added.iter().find(|(wanted, _)| *wanted == name).map(|(_, place)| *place)
+        added.iter().find(|(target, _)| *target == name).map(|(_, offset)| *offset)
     };
     let mut copy = Patched { bytes: bytes.to_vec(), endian: elf.endian };
-    let place = elf.append_to(&mut copy, &strings)?;
+    let strings_at = elf.append_to(&mut copy, &strings)?;
 
     let segment = elf.segment(elf::PT_DYNAMIC).ok_or_else(|| malformed("no dynamic section"))?;
     let first = usize_of(segment.p_offset(elf.endian))?;
@@ -81,7 +81,7 @@ pub(crate) fn relinked(
         let (tag, value) =
             (object::read::elf::Dyn::d_tag(entry, elf.endian), entry.d_val.get(elf.endian));
         match tag {
-            elf::DT_STRTAB => copy.put_u64(at + 8, place)?,
+            elf::DT_STRTAB => copy.put_u64(at + 8, strings_at)?,
             elf::DT_STRSZ => copy.put_u64(at + 8, strings.len() as u64)?,
             elf::DT_SONAME if is_nameless => copy.put_u64(at, IGNORED_TAG)?,
             elf::DT_NEEDED => {
@@ -92,7 +92,7 @@ pub(crate) fn relinked(
             _ => {}
         }
     }
-    for at in elf.files_of_versions()? {
+    for at in elf.version_name_offsets()? {
         let name = u64::from(copy.u32(at)?);
         if let Some(by) = added(name) {
             let by = u32::try_from(by).map_err(|_| malformed("its table of names is too long"))?;
@@ -107,8 +107,8 @@ impl Elf<'_, Header> {
         self.segments.iter().find(|segment| segment.p_type(self.endian) == kind)
     }
 
-    /// Appends the table of segments and `strings` as a segment of their own; returns the address
-    /// of the strings.
+    /// Appends the segment table and `strings` as a new segment; returns the address of the
+    /// strings.
     fn append_to(&self, copy: &mut Patched, strings: &[u8]) -> Result<u64, ProbeError> {
         let endian = self.endian;
         let is_loaded = |s: &elf::ProgramHeader64<Endianness>| s.p_type(endian) == elf::PT_LOAD;
@@ -119,7 +119,7 @@ impl Elf<'_, Header> {
         let vaddr =
             end.and_then(|end| end.checked_next_multiple_of(align)).ok_or_else(too_large)?;
         let offset = (copy.bytes.len() as u64).checked_next_multiple_of(ALIGN);
-        // Addresses and places in the file have to agree modulo the alignment of this segment.
+        // Addresses and file offsets have to be equal modulo the alignment of this segment.
         let offset = offset.ok_or_else(too_large)?;
         let count = self.segments.len() + 1;
         let table = count * PROGRAM_HEADER;
@@ -155,21 +155,21 @@ impl Elf<'_, Header> {
         Ok(vaddr + table as u64)
     }
 
-    /// Where the names of files stand in the list of wanted versions: places in the file.
-    fn files_of_versions(&self) -> Result<Vec<usize>, ProbeError> {
-        const WHAT: &str = "its table of wanted versions";
-        let mut places = Vec::new();
+    /// Returns the file offsets of the file names in the list of required versions.
+    fn version_name_offsets(&self) -> Result<Vec<usize>, ProbeError> {
+        const WHAT: &str = "its table of required versions";
+        let mut offsets = Vec::new();
         let Some(mut address) = self.tag(elf::DT_VERNEED).filter(|address| *address != 0) else {
-            return Ok(places);
+            return Ok(offsets);
         };
-        for _ in 0..VERSIONS_MAX {
+        for _ in 0..MAX_VERSIONS {
             let entry = self.at(WHAT, address, 16)?;
-            let place = entry.as_ptr().addr() - self.bytes.as_ptr().addr();
-            places.push(place + 4);
+            let offset = entry.as_ptr().addr() - self.bytes.as_ptr().addr();
+            offsets.push(offset + 4);
             let next = [entry[12], entry[13], entry[14], entry[15]];
             let next = self.endian.read_u32(next);
             if next == 0 {
-                return Ok(places);
+                return Ok(offsets);
             }
             address = address.saturating_add(next.into());
         }
@@ -177,7 +177,7 @@ impl Elf<'_, Header> {
     }
 }
 
-/// The copy as it is made.
+/// The copy under construction.
 struct Patched {
     bytes: Vec<u8>,
     endian: Endianness,
@@ -187,7 +187,7 @@ impl Patched {
     fn put(&mut self, at: usize, value: &[u8]) -> Result<(), ProbeError> {
         let end = at.saturating_add(value.len());
         let field = self.bytes.get_mut(at..end);
-        field.ok_or_else(|| malformed("a table lies outside of the file"))?.copy_from_slice(value);
+        field.ok_or_else(|| malformed("a table is outside the file"))?.copy_from_slice(value);
         Ok(())
     }
 
@@ -199,7 +199,7 @@ impl Patched {
     fn u32(&self, at: usize) -> Result<u32, ProbeError> {
         let field = self.bytes.get(at..at.saturating_add(4));
         let field = field.and_then(|field| <[u8; 4]>::try_from(field).ok());
-        let field = field.ok_or_else(|| malformed("a table lies outside of the file"))?;
+        let field = field.ok_or_else(|| malformed("a table is outside the file"))?;
         Ok(self.endian.read_u32(field))
     }
 }

@@ -1,5 +1,5 @@
-//! Parses the text that `export_plugin!` puts into a library. Every value is bounded and safe to
-//! print.
+//! Parses the stamp, the text that `export_plugin!` puts into a library. Every value has a maximum
+//! length and is safe to print.
 
 use hotbay_plugin::stamp::MAGIC;
 use hotbay_plugin::text::{Lines, is_escaped};

@@ -1,4 +1,4 @@
-//! What a probe must find, what it must refuse, and that no bytes make it panic.
+//! What a probe finds, what it rejects, and that no bytes make it panic.
 
 use std::env::consts::ARCH;
 
@@ -11,13 +11,13 @@ const TEXT: &str = "HOTBAY-STAMP 1\npackage=transform\nversion=0.1.0\napi=1.0.0\
     rustc=rustc 1.95.0 (59807616e 2026-04-14)\ntarget=x86_64-unknown-linux-gnu\npanic=unwind\n";
 
 #[track_caller]
-fn refused<T: fmt::Debug>(probed: Result<T, ProbeError>, wanted: &str) {
-    let told = probed.unwrap_err().to_string();
-    assert!(told.contains(wanted) && !told.contains('\n'), "`{wanted}` in: {told}");
+fn assert_error<T: fmt::Debug>(probed: Result<T, ProbeError>, expected: &str) {
+    let message = probed.unwrap_err().to_string();
+    assert!(message.contains(expected) && !message.contains('\n'), "`{expected}` in: {message}");
 }
 
 #[test]
-fn a_stamp_tells_all_its_values_and_may_have_grown() {
+fn stamp_has_all_values_and_ignores_unknown_ones() {
     let stamp = Stamp::parse(format!("{TEXT}later=x\n\0\0garbage\u{1}").as_bytes()).unwrap();
     assert_eq!((&*stamp.package, &*stamp.panic), ("transform", "unwind"));
     assert_eq!(
@@ -28,7 +28,7 @@ fn a_stamp_tells_all_its_values_and_may_have_grown() {
 }
 
 #[test]
-fn a_stamp_that_cannot_be_read_says_why() {
+fn invalid_stamp_is_rejected_with_reason() {
     let replaced = [
         ("HOTBAY-STAMP 1", "HOTBAY-STAMP 2", "not `HOTBAY-STAMP 1`"),
         ("package=transform\n", "", "lacks `package`"),
@@ -38,15 +38,15 @@ fn a_stamp_that_cannot_be_read_says_why() {
         ("panic=unwind", "panic=", "no printable `panic`"),
         ("transform", "trans\u{1b}[2Jform", "no printable `package`"),
     ];
-    for (from, to, wanted) in replaced {
-        refused(Stamp::parse(TEXT.replace(from, to).as_bytes()), wanted);
+    for (from, to, expected) in replaced {
+        assert_error(Stamp::parse(TEXT.replace(from, to).as_bytes()), expected);
     }
-    refused(Stamp::parse(b""), "begins with ``");
-    refused(Stamp::parse(&[0xff; 512]), "UTF-8");
+    assert_error(Stamp::parse(b""), "begins with ``");
+    assert_error(Stamp::parse(&[0xff; 512]), "UTF-8");
 }
 
 #[test]
-fn what_is_no_library_is_named() {
+fn file_that_is_not_a_library_is_described() {
     let cases: [(&[u8], &str); 10] = [
         (b"", "is empty"),
         (b"#!/bin/sh\nexit 0\n", "a script"),
@@ -59,19 +59,19 @@ fn what_is_no_library_is_named() {
         (b"\x7fELF\x02\x01\x01", "the ELF header ends at byte 64, but the file has only 7"),
         (b"MZ", "truncated"),
     ];
-    for (bytes, wanted) in cases {
-        refused(probe(bytes), wanted);
+    for (bytes, expected) in cases {
+        assert_error(probe(bytes), expected);
     }
 }
 
 #[test]
-fn the_test_program_is_refused_as_a_program() {
+fn test_program_is_rejected_as_a_program() {
     let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-    refused(probe(&bytes), "a program; expected a shared library");
+    assert_error(probe(&bytes), "a program; expected a shared library");
 }
 
 #[test]
-fn only_well_known_libraries_start_no_threads() {
+fn needs_report_libraries_that_may_start_threads() {
     let check = |needs: &[&str], unknown: &[&str]| {
         let needs: Vec<String> = needs.iter().map(ToString::to_string).collect();
         assert_eq!(needs_only_known(&needs).err().unwrap_or_default(), unknown);
@@ -86,7 +86,7 @@ fn only_well_known_libraries_start_no_threads() {
     );
 }
 
-/// A library with the stamp, made by the C compiler; nothing when there is none.
+/// Builds a library with the stamp by the C compiler; `None` if there is no compiler.
 #[cfg(target_os = "linux")]
 fn library(flags: &[&str]) -> Option<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
@@ -103,29 +103,29 @@ fn library(flags: &[&str]) -> Option<Vec<u8>> {
     );
     std::fs::write(&source, code).unwrap();
     #[expect(clippy::disallowed_methods, reason = "the bytes of a real library")]
-    let made = std::process::Command::new("cc")
+    let status = std::process::Command::new("cc")
         .args(["-fPIC", "-o"])
         .args([&output, &source])
         .args(flags)
         .status();
-    if made.is_ok_and(|status| status.success()) {
+    if status.is_ok_and(|status| status.success()) {
         return Some(std::fs::read(output).unwrap());
     }
-    println!("skipped: there is no C compiler for {flags:?}");
+    println!("skipped: no C compiler for {flags:?}");
     None
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_stamp_is_found_however_the_library_was_linked() {
-    let flavours: [&[&str]; 5] = [
+fn stamp_is_found_with_any_linker_flags() {
+    let flag_sets: [&[&str]; 5] = [
         &["-shared"],
         &["-shared", "-s"],
         &["-shared", "-Wl,--hash-style=sysv"],
         &["-shared", "-Wl,--hash-style=gnu", "-Wl,--gc-sections"],
         &["-shared", "-g", "-Wl,-z,relro,-z,now"],
     ];
-    for bytes in flavours.iter().filter_map(|flags| library(flags)) {
+    for bytes in flag_sets.iter().filter_map(|flags| library(flags)) {
         let probed = probe(&bytes).unwrap();
         assert_eq!(probed.stamp, Stamp::parse(TEXT.as_bytes()).unwrap());
         assert_eq!(needs_only_known(&probed.needs), Ok(()), "{:?}", probed.needs);
@@ -138,7 +138,7 @@ fn the_stamp_is_found_however_the_library_was_linked() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn file_that_the_loader_never_unmaps_is_recognised() {
+fn library_that_is_never_unmapped_is_detected() {
     let pin = |flags: &[&str]| library(flags).map(|bytes| probe(&bytes).unwrap().pin);
     if let Some(pin) = pin(&["-shared"]) {
         assert_eq!(pin, None);
@@ -153,7 +153,7 @@ fn file_that_the_loader_never_unmaps_is_recognised() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn file_that_imports_a_callback_function_names_it() {
+fn imported_callback_functions_are_listed() {
     let names = |flags: &[&str]| {
         let probed = probe(&library(flags)?).unwrap();
         Some(probed.callbacks.iter().map(|callback| callback.name).collect::<Vec<_>>())
@@ -168,7 +168,7 @@ fn file_that_imports_a_callback_function_names_it() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn file_with_static_thread_local_memory_is_recognised() {
+fn static_thread_local_storage_is_detected() {
     let is_static =
         |flags: &[&str]| library(flags).map(|bytes| probe(&bytes).unwrap().is_static_tls);
     let dynamic = is_static(&["-shared", "-DLOCAL"]);
@@ -179,15 +179,15 @@ fn file_with_static_thread_local_memory_is_recognised() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_is_not_a_plugin_library_is_refused() {
+fn other_files_than_plugin_libraries_are_rejected() {
     let cases: [(&[&str], &str); 4] = [
         (&["-shared", "-DBARE"], "exports no plugin stamp"),
         (&["-pie"], "is a program"),
         (&["-no-pie"], "is a program"),
         (&["-c"], "an object file"),
     ];
-    for (flags, wanted) in cases {
-        library(flags).into_iter().for_each(|bytes| refused(probe(&bytes), wanted));
+    for (flags, expected) in cases {
+        library(flags).into_iter().for_each(|bytes| assert_error(probe(&bytes), expected));
     }
     for name in ["libstd-0ff.so", "librustc_driver-1a.so", "/opt/libstd-0ff.so"] {
         assert!(is_shared_std(name), "{name}");
@@ -197,7 +197,7 @@ fn what_is_not_a_plugin_library_is_refused() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn another_platform_is_named_with_the_own_one() {
+fn other_platform_is_rejected_with_expected_one() {
     let Some(bytes) = library(&["-shared"]) else {
         return;
     };
@@ -208,28 +208,28 @@ fn another_platform_is_named_with_the_own_one() {
         machine.0.to_be_bytes()
     };
     let cases: [(usize, &[u8], &str); 4] = [
-        (18, &code, &format!("this host is ELF for {ARCH}")),
-        (5, &[if cfg!(target_endian = "little") { 2 } else { 1 }], "endian; this host"),
+        (18, &code, &format!("expected ELF for {ARCH}")),
+        (5, &[if cfg!(target_endian = "little") { 2 } else { 1 }], "endian; expected"),
         (4, &[if cfg!(target_pointer_width = "64") { 1 } else { 2 }], "-bit, "),
         (7, &[9], "OS ABI 9"),
     ];
-    for (at, patch, wanted) in cases {
+    for (at, patch, expected) in cases {
         let mut bytes = bytes.clone();
         bytes[at..at + patch.len()].copy_from_slice(patch);
-        refused(probe(&bytes), wanted);
+        assert_error(probe(&bytes), expected);
     }
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn every_cut_and_every_hole_over_a_table_is_refused() {
+fn truncated_file_and_zeroed_tables_are_rejected() {
     let Some(bytes) = library(&["-shared"]) else {
         return;
     };
     for length in 0..bytes.len() {
         assert!(probe(&bytes[..length]).is_err(), "cut to {length} of {}", bytes.len());
     }
-    refused(probe(&bytes[..bytes.len() - 1]), "the file has only");
+    assert_error(probe(&bytes[..bytes.len() - 1]), "the file has only");
     let read = Elf::<elf::FileHeader64<Endianness>>::read(&bytes);
     let Ok(image) = read else {
         return println!("skipped the holes: not 64-bit");
@@ -250,14 +250,14 @@ fn every_cut_and_every_hole_over_a_table_is_refused() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_stamp_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+    fn stamp_parser_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         let _ = Stamp::parse(&bytes);
         let text = [TEXT.as_bytes(), &bytes].concat();
         let _ = Stamp::parse(&text);
     }
 
     #[test]
-    fn no_bytes_make_the_probe_panic(
+    fn probe_never_panics(
         magic in proptest::sample::select(vec![
             &b""[..], b"\x7fELF\x02\x01\x01", b"\x7fELF\x01\x02\x01", b"MZ",
             b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe",
@@ -271,11 +271,11 @@ proptest! {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn no_mutation_of_a_library_makes_the_probe_panic() {
+fn probe_of_mutated_library_never_panics() {
     let Some(original) = library(&["-shared"]) else {
         return;
     };
-    // Most of the tables lie in the first two pages, so half of the bytes are changed there.
+    // Most tables are in the first two pages, so half of the bytes are changed there.
     let place = prop_oneof![0..original.len(), 0..8192.min(original.len())];
     let change = (place, prop_oneof![Just(0), Just(0xff), any::<u8>()], 1..16usize);
     let changes = proptest::collection::vec(change, 1..8);

@@ -44,7 +44,7 @@ use store::{CacheEntry, CacheStore, Key};
 /// assert_eq!(slow.call(Request::text("a"))?.as_text()?, "answer 0");
 /// assert_eq!(slow.call(Request::text("a"))?.as_text()?, "answer 0");
 /// assert_eq!(slow.call(Request::text("b"))?.as_text()?, "answer 1");
-/// assert_eq!((host.list()[0].cache_hits, host.list()[0].cache_misses), (1, 2));
+/// assert_eq!((host.list()[0].stats.cache_hits, host.list()[0].stats.cache_misses), (1, 2));
 /// # Ok::<(), Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

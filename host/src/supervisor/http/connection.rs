@@ -83,7 +83,7 @@ impl Transport for Blocking {
             Location::Unix(path) => wire::Stream::connect_unix(path).await,
             Location::Tcp(address) => wire::Stream::connect_tcp(*address),
         };
-        Ok(stream?.counting(counts.reads()))
+        Ok(stream?.count_reads(counts.reads()))
     }
 
     async fn timeout_at<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {

@@ -284,7 +284,7 @@ fn failed_start_restarts_old_build_of_either_kind() {
             let error = rolled_back(&fixture.host, "moves");
             let message = error.full_message();
             generation += 2;
-            let again = format!("was started again and serves, as generation {generation}");
+            let again = format!("the previous build was restarted as generation {generation}");
             assert!(
                 message.contains(&again) && message.contains(expected),
                 "{:?}: {message}",
@@ -310,7 +310,7 @@ fn failed_start_of_both_builds_frees_name_of_either_kind() {
         fs::write(&switch, "").unwrap();
         let error = fixture.fails(json!({ "init_panics": "the new one" }));
         let message = error.full_message();
-        for part in ["serves no more", "did not start again", "not now", "the new one"] {
+        for part in ["is no longer loaded", "failed to restart", "not now", "the new one"] {
             assert!(message.contains(part), "`{part}` in: {message}");
         }
         assert_eq!((error.kind(), error.generation()), (ErrorKind::StartFailed, None));

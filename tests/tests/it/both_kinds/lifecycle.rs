@@ -61,10 +61,15 @@ fn load_restores_state_and_refuses_invalid_state() {
         assert_eq!((state.version(), state.as_bytes()), (3, b"3".as_slice()));
         block_on(handle.health()).unwrap();
         block_on(host.unload("state")).unwrap();
-        let handle = block_on(host.load_with_state(&folder, state)).unwrap();
+        let handle =
+            block_on(host.load_with(&folder, hotbay::LoadOptions::new().with_state(state)))
+                .unwrap();
         assert_eq!(increment(&handle), 4);
         block_on(host.unload("state")).unwrap();
-        let error = block_on(host.load_with_state(&folder, Snapshot::new(3, "?"))).unwrap_err();
+        let error = block_on(
+            host.load_with(&folder, hotbay::LoadOptions::new().with_state(Snapshot::new(3, "?"))),
+        )
+        .unwrap_err();
         assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(LoadStep::Restore)));
         assert_eq!(error.plugin_error().map(PluginError::code), Some(409));
         assert_eq!(error.generation(), None);

@@ -1,0 +1,39 @@
+//! Errors with advice for the user.
+
+use std::error::Error;
+use std::fmt;
+
+/// An error with a hint, which is not part of its message.
+#[derive(Debug)]
+pub(crate) struct Hinted {
+    message: String,
+    hint: String,
+}
+
+impl Hinted {
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: hint.into() }
+    }
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Hinted {}
+
+/// Returns the hint of an error or of one of its causes.
+pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
+    let hinted = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>());
+    hinted.map(|hinted| hinted.hint.as_str())
+}
+
+/// Prints an error with its causes on stderr, and its hint on the next line.
+pub fn print_error(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+    if let Some(hint) = hint_of(error) {
+        eprintln!("  hint: {hint}");
+    }
+}

@@ -1,0 +1,368 @@
+//! Creates a plugin that builds and passes its test as it is. The texts are in `template/`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+
+use crate::hint::Hinted;
+use crate::workspace::Workspace;
+
+/// The arguments of `hotbay new` and `cargo xtask new-plugin`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The plugin's name: a lower-case letter, then at most 63 of `a-z`, `0-9` and `-`.
+    name: String,
+    /// The folder to create it in, which is created if it does not exist.
+    #[arg(long, value_name = "DIR")]
+    path: Option<PathBuf>,
+    /// Creates a program that runs in its own process, instead of a library.
+    #[arg(long)]
+    process: bool,
+    /// The folder of the crate `hotbay-plugin` to link, instead of the published one.
+    #[arg(long, value_name = "DIR")]
+    sdk: Option<PathBuf>,
+}
+
+/// The `hotbay-plugin` that a new plugin links.
+#[derive(Debug)]
+pub struct Sdk<'a> {
+    /// Its version.
+    pub version: &'a str,
+    /// Its folder, if it is not the published one.
+    pub path: Option<PathBuf>,
+}
+
+/// What the plugin is built into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Library,
+    Process,
+}
+
+/// The line of the template that exports the library as a plugin.
+const EXPORT: &str = "export_plugin!(Greeter);\n\n";
+
+const MAX_NAME_CHARS: usize = 64;
+
+/// Keywords, crates of the compiler, and the dependencies of the template.
+const TAKEN: &[&str] = &[
+    "abstract",
+    "alloc",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "const",
+    "continue",
+    "core",
+    "crate",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "proc-macro",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "serde",
+    "serde-json",
+    "static",
+    "std",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "union",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
+    "where",
+    "while",
+    "yield",
+];
+
+/// Creates a crate that belongs to no workspace, and prints what to do next.
+///
+/// # Errors
+///
+/// If the name is invalid, or the folder exists or cannot be written.
+pub fn create(options: &Options, mut sdk: Sdk<'_>) -> anyhow::Result<()> {
+    let name = &options.name;
+    check_name(name)?;
+    if let Some(path) = &options.sdk {
+        let path = path.canonicalize();
+        let path =
+            path.with_context(|| format!("cannot read the SDK {:?}", options.sdk.as_ref()))?;
+        sdk.path = Some(path);
+    }
+    let parent = options.path.as_deref().unwrap_or(Path::new(""));
+    let folder = parent.join(name);
+    let texts = Texts::new(name, kind(options), Some(&sdk), "0.1.0", sdk.version)?;
+    write(&folder, &texts)?;
+    let shown = folder.display();
+    println!("created {shown}");
+    println!("next:");
+    println!("  cargo test --manifest-path {shown}/Cargo.toml");
+    println!("  hotbay build {shown}");
+    println!("  hotbay call {name} --text you");
+    Ok(())
+}
+
+/// Creates a member of `workspace`, in its folder `plugins`, and prints what to do next. With
+/// `--path`, creates a crate that links the SDK of `workspace`.
+///
+/// # Errors
+///
+/// As [`create`].
+pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
+    let name = &options.name;
+    check_name(name)?;
+    ensure!(workspace.package(name).is_none(), "the workspace already has a crate `{name}`");
+    let api = workspace
+        .package("hotbay-plugin")
+        .context("the workspace has no crate `hotbay-plugin`, which plugins link")?;
+    let home = workspace.root.canonicalize()?.join("plugins");
+    if let Some(parent) = &options.path
+        && parent.canonicalize().ok() != Some(home.clone())
+    {
+        let is_inside = std::path::absolute(parent)?.starts_with(&workspace.root);
+        if is_inside {
+            let parent = parent.display();
+            let message = format!("`{parent}` is in the workspace, whose plugins are in `plugins`");
+            let hint = "omit --path, or choose a folder outside of the workspace";
+            bail!(Hinted::new(message, hint));
+        }
+        let path = api.manifest.parent().map(Path::to_owned);
+        return create(options, Sdk { version: &api.version, path });
+    }
+    // Members inherit the version of the workspace, as this crate does.
+    let version = env!("CARGO_PKG_VERSION");
+    let texts = Texts::new(name, kind(options), None, version, &api.version)?;
+    let folder = home.join(name);
+    write(&folder, &texts)?;
+    let installed = workspace.target.join("plugins");
+    println!("created {}", workspace.display(&folder));
+    println!("next:");
+    println!("  cargo test --package {name}");
+    println!("  cargo xtask build-plugins --plugin {name}");
+    println!(
+        "  cargo run --package hotbay --features cli -- call {name} --text you --dir '{}'",
+        workspace.display(&installed)
+    );
+    Ok(())
+}
+
+fn kind(options: &Options) -> Kind {
+    if options.process { Kind::Process } else { Kind::Library }
+}
+
+/// The files of a new plugin, by path in its folder.
+struct Texts(Vec<(&'static str, String)>);
+
+impl Texts {
+    /// Fills the templates. Without an `sdk`, the crate is a member of hotbay's workspace.
+    fn new(
+        name: &str,
+        kind: Kind,
+        sdk: Option<&Sdk<'_>>,
+        version: &str,
+        api_version: &str,
+    ) -> anyhow::Result<Self> {
+        let sdk_path = sdk.and_then(|sdk| sdk.path.as_deref());
+        let sdk_path = match sdk_path.map(|path| (path, path.to_str())) {
+            None => String::new(),
+            Some((_, Some(path))) => format!(", path = {}", toml_edit::Value::from(path)),
+            Some((path, None)) => bail!("the path `{}` is not UTF-8", path.display()),
+        };
+        let minor = api_version.rsplit_once('.').map_or("1.0", |(minor, _)| minor);
+        let values = [
+            ("{{name}}", name.to_owned()),
+            ("{{library}}", name.replace('-', "_")),
+            ("{{version}}", version.to_owned()),
+            ("{{api}}", format!("^{minor}")),
+            ("{{sdk}}", format!("version = \"{api_version}\"{sdk_path}")),
+        ];
+        let fill = |text: &str| {
+            let fill = |text: String, (key, value): &(&str, String)| text.replace(key, value);
+            values.iter().fold(text.to_owned(), fill)
+        };
+        let cargo = match (kind, sdk) {
+            (Kind::Library, None) => include_str!("template/member.toml"),
+            (Kind::Library, Some(_)) => include_str!("template/standalone.toml"),
+            (Kind::Process, None) => include_str!("template/process-member.toml"),
+            (Kind::Process, Some(_)) => include_str!("template/process-standalone.toml"),
+        };
+        let library = include_str!("template/lib.rs");
+        let mut texts = vec![
+            ("Cargo.toml", fill(cargo)),
+            ("README.md", fill(include_str!("template/README.md"))),
+        ];
+        if sdk.is_some() {
+            texts.push((".gitignore", include_str!("template/gitignore").to_owned()));
+        }
+        texts.extend(match kind {
+            Kind::Library => vec![
+                ("plugin.json", fill(include_str!("template/plugin.json"))),
+                ("src/lib.rs", fill(library)),
+            ],
+            Kind::Process => vec![
+                ("plugin.json", fill(include_str!("template/process.json"))),
+                ("src/lib.rs", fill(&library.replace(EXPORT, ""))),
+                ("src/main.rs", fill(include_str!("template/main.rs"))),
+            ],
+        });
+        Ok(Self(texts))
+    }
+}
+
+/// Rejects names that the host would reject, or that cannot name a crate.
+fn check_name(name: &str) -> anyhow::Result<()> {
+    let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let rest = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
+    ensure!(
+        starts && rest && name.len() <= MAX_NAME_CHARS,
+        "`{name}` is not a valid plugin name; expected a lower-case letter, then at most 63 of \
+         `a-z`, `0-9`, `-`"
+    );
+    if TAKEN.contains(&name) {
+        bail!("`{name}` cannot name a plugin: Rust or the plugin's code uses that name");
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, texts: &Texts) -> anyhow::Result<()> {
+    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent)
+            .with_context(|| format!("cannot create the folder `{}`", parent.display()))?;
+    }
+    // Fails if it exists: no file of an author is overwritten.
+    fs::create_dir(folder)
+        .with_context(|| format!("cannot create the folder `{}`", folder.display()))?;
+    for (path, text) in &texts.0 {
+        let path = folder.join(path);
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(path.parent().unwrap_or(folder))?;
+            fs::write(&path, text)
+        };
+        write().with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(kind: Kind, is_member: bool) -> Texts {
+        let sdk = Sdk { version: "1.2.3", path: Some("/w/sdk".into()) };
+        let sdk = (!is_member).then_some(&sdk);
+        Texts::new("word-count", kind, sdk, "0.1.0", "1.2.3").unwrap()
+    }
+
+    #[test]
+    fn name_is_valid_for_host_and_rust() {
+        for name in ["a", "word-count", "a1-2-", &"a".repeat(64)] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "A", "1a", "-a", "a_b", "a b", "ä", "a/b", "..", &"a".repeat(65)] {
+            let error = check_name(name).unwrap_err().to_string();
+            assert!(error.contains("is not a valid plugin name"), "{error}");
+        }
+        for name in ["test", "core", "std", "fn", "proc-macro", "serde-json"] {
+            let error = check_name(name).unwrap_err().to_string();
+            assert!(error.contains("cannot name a plugin"), "{error}");
+        }
+    }
+
+    /// The texts of every template.
+    fn all() -> Vec<Texts> {
+        let kinds = [Kind::Library, Kind::Process].into_iter();
+        kinds
+            .flat_map(|kind| [(kind, true), (kind, false)])
+            .map(|(kind, is_member)| texts(kind, is_member))
+            .collect()
+    }
+
+    fn text<'a>(texts: &'a Texts, path: &str) -> &'a str {
+        &texts.0.iter().find(|(found, _)| *found == path).unwrap().1
+    }
+
+    #[test]
+    fn template_fills_every_placeholder() {
+        for (path, text) in all().iter().flat_map(|texts| &texts.0) {
+            assert!(!text.contains("{{"), "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn library_is_exported_and_program_is_served() {
+        for texts in all() {
+            let is_program = texts.0.iter().any(|(path, _)| *path == "src/main.rs");
+            assert_eq!(text(&texts, "src/lib.rs").contains("export_plugin!"), !is_program);
+            let served = "serve_plugin!(word_count::Greeter);";
+            assert!(!is_program || text(&texts, "src/main.rs").contains(served));
+        }
+    }
+
+    #[test]
+    fn manifest_matches_crate() {
+        for kind in [Kind::Library, Kind::Process] {
+            let texts = texts(kind, false);
+            let manifest = text(&texts, "plugin.json");
+            let manifest = crate::plugins::manifest::Manifest::read(manifest).unwrap();
+            assert_eq!((&*manifest.package, &*manifest.version), ("word-count", "0.1.0"));
+            let cargo = toml_edit::Document::parse(text(&texts, "Cargo.toml")).unwrap();
+            assert_eq!(cargo["package"]["name"].as_str(), Some("word-count"));
+            assert_eq!(cargo["package"]["version"].as_str(), Some("0.1.0"));
+            let api = &cargo["dependencies"]["hotbay-plugin"];
+            assert_eq!(api["path"].as_str(), Some("/w/sdk"));
+        }
+    }
+
+    #[test]
+    fn standalone_crate_ignores_target_and_is_small_in_debug_builds() {
+        for kind in [Kind::Library, Kind::Process] {
+            let texts = texts(kind, false);
+            assert_eq!(text(&texts, ".gitignore"), "/target\n");
+            let cargo = toml_edit::Document::parse(text(&texts, "Cargo.toml")).unwrap();
+            let debug = &cargo["profile"]["dev"]["debug"];
+            assert_eq!(debug.as_str(), Some("line-tables-only"));
+        }
+    }
+
+    #[test]
+    fn existing_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = write(folder.path(), &texts(Kind::Library, true)).unwrap_err().to_string();
+        assert!(error.contains("cannot create the folder"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,297 @@
+//! Builds plugins and installs each with its manifest. A plugin that fails does not keep the others
+//! from being built.
+
+mod artifact;
+mod changes;
+mod install;
+pub(crate) mod manifest;
+mod script;
+mod watch;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::hint::{Hinted, print_error};
+use crate::workspace::{Package, Workspace};
+use artifact::Target;
+use changes::{MadeOf, Watched};
+use manifest::{Kind, Manifest};
+
+/// What is built, and where it is installed.
+#[derive(Debug)]
+pub struct Build<'a> {
+    /// The folders of plugins, and folders whose subfolders are plugins.
+    pub from: Vec<PathBuf>,
+    /// Builds only the plugins with these names; all if it is empty.
+    pub names: &'a [String],
+    /// The folder that gets a folder for each plugin.
+    pub out: PathBuf,
+    /// The target folder of cargo; that of each crate's workspace if it is `None`.
+    pub target: Option<&'a Path>,
+    /// Builds optimized and stripped artifacts.
+    pub release: bool,
+}
+
+/// A folder with a `plugin.json`, and a crate or a script.
+struct Source {
+    folder: PathBuf,
+    /// Name of the plugin, or of its folder while the manifest cannot be read.
+    name: String,
+    manifest: anyhow::Result<Manifest>,
+    /// Whether it has a `Cargo.toml`.
+    is_crate: bool,
+}
+
+impl Build<'_> {
+    /// Builds and installs the plugins, and prints a line for each.
+    ///
+    /// # Errors
+    ///
+    /// The names of the plugins that failed; the reason of each was printed. `from` contains no
+    /// plugin, or none of a name in `names`.
+    pub fn run(&self) -> anyhow::Result<()> {
+        let mut failed = Vec::new();
+        for source in self.sources()? {
+            let name = source.name.clone();
+            match self.build(source) {
+                Ok(line) => println!("{line}"),
+                Err(error) => {
+                    print_error(&error.context(format!("plugin `{name}`")));
+                    failed.push(name);
+                }
+            }
+        }
+        ensure!(failed.is_empty(), "{} failed: {}", count(failed.len()), failed.join(", "));
+        Ok(())
+    }
+
+    /// Builds the plugins, then rebuilds each when its files change, until Ctrl-C.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), if the watch cannot start.
+    pub fn watch(&self) -> anyhow::Result<()> {
+        watch::watch(self)
+    }
+
+    /// Returns the plugins to build.
+    fn sources(&self) -> anyhow::Result<Vec<Source>> {
+        let mut sources = Vec::new();
+        for from in &self.from {
+            let from =
+                from.canonicalize().with_context(|| format!("cannot read `{}`", from.display()))?;
+            match source(from.clone())? {
+                Some(source) => sources.push(source),
+                None => sources.extend(find(&from)?),
+            }
+        }
+        sources.sort_by(|a, b| a.name.cmp(&b.name));
+        chosen(sources, self.names, &self.from)
+    }
+
+    /// Builds and installs one plugin. Returns the line to print.
+    fn build(&self, source: Source) -> anyhow::Result<String> {
+        let (folder, manifest) = (&source.folder, source.manifest?);
+        let (main, beside) = match (&manifest.kind, source.is_crate) {
+            (Kind::Process { program }, false) => script::read(folder, program)?,
+            _ => (self.compile(folder, &manifest)?, Vec::new()),
+        };
+        let into = self.out.join(&manifest.name);
+        let installed = install::install(folder, &manifest, &main, &beside, &into)?;
+        Ok(format!(
+            "{} {} {}  {}  ({} KiB)",
+            if installed.is_new { "built" } else { "unchanged" },
+            manifest.name,
+            manifest.version,
+            shown(&installed.main),
+            main.bytes.len().div_ceil(1024),
+        ))
+    }
+
+    /// Builds the plugin's library or program with cargo.
+    fn compile(&self, folder: &Path, manifest: &Manifest) -> anyhow::Result<install::File> {
+        let cargo_toml = folder.join("Cargo.toml");
+        let own = Workspace::of(&cargo_toml)?;
+        let package = own
+            .package_at(&cargo_toml)
+            .with_context(|| format!("`{}` has no [package]", shown(&cargo_toml)))?;
+        agree(manifest, package, &shown(folder))?;
+
+        let target = match &manifest.kind {
+            Kind::Library { .. } => Target::Library,
+            Kind::Process { program } => Target::Program(stem(program)),
+        };
+        let built =
+            artifact::build(self.target.unwrap_or(&own.target), package, target, self.release)?;
+        let bytes = fs::read(&built)
+            .with_context(|| format!("cannot read the built file `{}`", built.display()))?;
+        Ok(install::File { name: install::main_file(&manifest.kind), bytes, mode: 0o755 })
+    }
+
+    /// Returns the folders that the plugin is built from, without linked crates while `cargo metadata`
+    /// fails.
+    fn watched(&self, source: &Source) -> Watched {
+        let (plugin, folder) = (source.name.clone(), source.folder.clone());
+        if !source.is_crate {
+            return Watched { plugin, folder, made_of: MadeOf::Script };
+        }
+        let cargo_toml = source.folder.join("Cargo.toml");
+        let links = Workspace::of(&cargo_toml).and_then(|own| own.links_by_path(&cargo_toml));
+        let (root, crates) = links.unwrap_or_else(|_| (source.folder.clone(), Vec::new()));
+        let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
+        let crates = crates.into_iter().map(real).collect();
+        let made_of = MadeOf::Crate { crates, root: real(root).join("Cargo.toml") };
+        Watched { plugin, folder, made_of }
+    }
+}
+
+/// Returns the name of the binary that is installed as `program`, which may end in `.exe`.
+fn stem(program: &str) -> &str {
+    Path::new(program).file_stem().and_then(|stem| stem.to_str()).unwrap_or(program)
+}
+
+/// Compares manifest and crate, since the host compares manifest and stamp at load.
+fn agree(manifest: &Manifest, package: &Package, folder: &str) -> anyhow::Result<()> {
+    if manifest.package != package.name {
+        let field = if manifest.names_package { "package" } else { "name" };
+        let message = format!(
+            "`{field}` in {folder}/plugin.json is `{}`, but `package.name` in {folder}/Cargo.toml is \
+             `{}`",
+            manifest.package, package.name
+        );
+        let hint = format!("set `package` in plugin.json to `{}`", package.name);
+        bail!(Hinted::new(message, hint));
+    }
+    if manifest.version != package.version {
+        let message = format!(
+            "`version` in {folder}/plugin.json is {}, but the crate's is {} (`package.version` in \
+             {folder}/Cargo.toml, which may inherit it)",
+            manifest.version, package.version
+        );
+        let hint = format!("set `version` in plugin.json to {}", package.version);
+        bail!(Hinted::new(message, hint));
+    }
+    Ok(())
+}
+
+/// Returns the plugins in the subfolders of `from`.
+fn find(from: &Path) -> anyhow::Result<Vec<Source>> {
+    let entries =
+        fs::read_dir(from).with_context(|| format!("cannot read `{}`", from.display()))?;
+    let mut sources = Vec::new();
+    for entry in entries {
+        sources.extend(source(entry?.path())?);
+    }
+    Ok(sources)
+}
+
+/// Returns the plugin whose sources are in `folder`, if there is one.
+fn source(folder: PathBuf) -> anyhow::Result<Option<Source>> {
+    let manifest = folder.join("plugin.json");
+    if !manifest.is_file() {
+        return Ok(None);
+    }
+    let manifest = fs::read_to_string(&manifest)
+        .with_context(|| format!("cannot read `{}`", manifest.display()))
+        .and_then(|text| {
+            Manifest::read(&text).with_context(|| format!("invalid `{}`", manifest.display()))
+        });
+    let name = match &manifest {
+        Ok(manifest) => manifest.name.clone(),
+        Err(_) => folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    let is_crate = folder.join("Cargo.toml").is_file();
+    // A library without a crate was built elsewhere and is used as it is.
+    let is_built = matches!(&manifest, Ok(Manifest { kind: Kind::Library { .. }, .. }));
+    Ok((is_crate || !is_built).then_some(Source { folder, name, manifest, is_crate }))
+}
+
+/// Returns the sources with one of `names`; all if it is empty.
+fn chosen(sources: Vec<Source>, names: &[String], from: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
+    let from: Vec<_> = from.iter().map(|from| format!("`{}`", from.display())).collect();
+    ensure!(
+        !sources.is_empty(),
+        "no plugin to build in {}: expected a plugin.json beside a Cargo.toml or a script, in the \
+         folder or in its subfolders",
+        from.join(", ")
+    );
+    if let Some(unknown) = names.iter().find(|name| sources.iter().all(|s| s.name != **name)) {
+        let known: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+        let hint = format!("plugins to build: {}", known.join(", "));
+        bail!(Hinted::new(format!("plugin `{unknown}` not found"), hint));
+    }
+    if let Some(pair) = sources.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        bail!(
+            "`{}` and `{}` contain plugins with the same name, `{}`",
+            pair[0].folder.display(),
+            pair[1].folder.display(),
+            pair[0].name
+        );
+    }
+    let expected = |source: &Source| names.is_empty() || names.contains(&source.name);
+    Ok(sources.into_iter().filter(expected).collect())
+}
+
+/// Returns `path` relative to the current folder if it is inside.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
+
+fn count(plugins: usize) -> String {
+    if plugins == 1 { "1 plugin".to_owned() } else { format!("{plugins} plugins") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hint_of;
+
+    #[test]
+    fn unknown_name_error_lists_known_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            let at = folder.path().join(name);
+            fs::create_dir(&at).unwrap();
+            fs::write(at.join("Cargo.toml"), "").unwrap();
+            fs::write(at.join("plugin.json"), "{").unwrap();
+        }
+        fs::create_dir(folder.path().join("no-plugin")).unwrap();
+        let mut sources = find(folder.path()).unwrap();
+        sources.sort_by(|a, b| a.name.cmp(&b.name));
+        let error = chosen(sources, &["c".to_owned()], &[folder.path().to_owned()])
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(error.to_string(), "plugin `c` not found");
+        assert_eq!(hint_of(&error), Some("plugins to build: a, b"));
+    }
+
+    #[test]
+    fn manifest_and_crate_mismatch_has_hint() {
+        let package = Package {
+            name: "b".into(),
+            version: "0.2.0".into(),
+            manifest: "".into(),
+            links: vec![],
+        };
+        let check = |text: &str, expected: &str| {
+            let manifest = Manifest::read(text).unwrap();
+            let error = agree(&manifest, &package, "plugins/b").unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(
+            r#"{"name": "a", "version": "0.2.0", "library": "b"}"#,
+            "`name` in plugins/b/plugin.json is `a`",
+        );
+        check(
+            r#"{"name": "a", "package": "c", "version": "0.2.0", "library": "b"}"#,
+            "`package` in plugins/b/plugin.json is `c`",
+        );
+        check(
+            r#"{"name": "b", "version": "0.1.0", "library": "b"}"#,
+            "`version` in plugins/b/plugin.json is 0.1.0, but the crate's is 0.2.0",
+        );
+    }
+}

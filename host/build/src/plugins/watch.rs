@@ -1,0 +1,175 @@
+//! Rebuilds plugins whose files change, until Ctrl-C. After a failed build the installed plugin stays
+//! as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::changes::{MadeOf, Watched, affected};
+use crate::print_error;
+
+use super::{Build, Source, count, shown};
+
+/// The interval of checks for Ctrl-C, and the time without changes before a build, since editors and
+/// git write several files at once.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Files that keep changing are built after this time.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A result of waiting for changes.
+enum Waited {
+    Changed(BTreeSet<PathBuf>),
+    /// Some changes were lost.
+    AnythingChanged,
+    Ended,
+}
+
+/// Builds all plugins, then those that change.
+pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // A second signal does not wait for the current build.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, ended.clone())?;
+        signal_hook::flag::register(signal, ended.clone())?;
+    }
+    let (sender, events) = mpsc::channel();
+    let mut watcher = notify::recommended_watcher(sender).context("cannot watch files")?;
+    let sources = plugins.sources()?;
+    let mut known = names(&sources);
+    // Before the build, so that changes during it are seen.
+    let mut watched = watch_folders(&mut watcher, plugins, &sources);
+    build(plugins, sources, &ended);
+    if !ended.load(Ordering::Relaxed) {
+        println!("watching {}; press Ctrl-C to stop", count(watched.len()));
+    }
+    loop {
+        let changed = match wait(&events, &ended) {
+            Waited::Ended => return Ok(()),
+            Waited::AnythingChanged => None,
+            Waited::Changed(paths) => Some(paths),
+        };
+        let sources = match plugins.sources() {
+            Ok(sources) => sources,
+            Err(error) => {
+                print_error(&error);
+                continue;
+            }
+        };
+        let expected: BTreeSet<String> = match &changed {
+            None => names(&sources),
+            Some(paths) => {
+                let of = |path: &PathBuf| affected(path, &watched);
+                if let Some(path) = paths.iter().find(|path| !of(path).is_empty()) {
+                    println!("changed {}", shown(path));
+                }
+                paths.iter().flat_map(of).map(str::to_owned).collect()
+            }
+        };
+        // Folders may have been added or removed.
+        watched = watch_folders(&mut watcher, plugins, &sources);
+        let now = names(&sources);
+        let is_due = |one: &Source| expected.contains(&one.name) || !known.contains(&one.name);
+        build(plugins, sources.into_iter().filter(is_due).collect(), &ended);
+        known = now;
+    }
+}
+
+fn names(sources: &[Source]) -> BTreeSet<String> {
+    sources.iter().map(|source| source.name.clone()).collect()
+}
+
+fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) {
+    for source in sources {
+        let name = source.name.clone();
+        let outcome = plugins.build(source);
+        // Ctrl-C ends cargo too, which is not a failure of the plugin.
+        if ended.load(Ordering::Relaxed) {
+            return;
+        }
+        match outcome {
+            Ok(line) => println!("{line}"),
+            Err(error) => {
+                let state = match plugins.out.join(&name).join("plugin.json").is_file() {
+                    true => "the last successful build stays installed",
+                    false => "it is not installed yet",
+                };
+                print_error(&error.context(format!("plugin `{name}` was not built, {state}")));
+            }
+        }
+    }
+}
+
+/// Waits for a change, and then until nothing changes for a moment.
+fn wait(events: &Receiver<notify::Result<notify::Event>>, ended: &AtomicBool) -> Waited {
+    let mut paths = BTreeSet::new();
+    let mut at_latest: Option<Instant> = None;
+    loop {
+        let event = events.recv_timeout(POLL_INTERVAL);
+        if ended.load(Ordering::Relaxed) {
+            return Waited::Ended;
+        }
+        match event {
+            // Reading is not a change, and cargo reads all the time.
+            Ok(Ok(event)) if event.kind.is_access() => {}
+            Ok(Ok(event)) if event.need_rescan() => return Waited::AnythingChanged,
+            Ok(Ok(event)) => {
+                paths.extend(event.paths);
+                at_latest.get_or_insert_with(|| Instant::now() + QUIET_TIMEOUT);
+            }
+            Ok(Err(error)) => {
+                eprintln!("warning: some changes may have been missed: {error}");
+                return Waited::AnythingChanged;
+            }
+            Err(RecvTimeoutError::Timeout) if paths.is_empty() => {}
+            Err(RecvTimeoutError::Timeout) => return Waited::Changed(paths),
+            // The watcher lives as long as the caller.
+            Err(RecvTimeoutError::Disconnected) => return Waited::Ended,
+        }
+        if at_latest.is_some_and(|latest| latest <= Instant::now()) {
+            return Waited::Changed(paths);
+        }
+    }
+}
+
+/// Watches the current folders of the sources, and warns about those that cannot be watched.
+fn watch_folders(
+    watcher: &mut RecommendedWatcher,
+    plugins: &Build<'_>,
+    sources: &[Source],
+) -> Vec<Watched> {
+    let watched: Vec<_> = sources.iter().map(|source| plugins.watched(source)).collect();
+    let mut places = BTreeMap::new();
+    // New plugins appear here, file by file.
+    for from in &plugins.from {
+        let entries = fs::read_dir(from).into_iter().flatten().flatten();
+        let folders = entries.map(|entry| entry.path()).chain([from.clone()]);
+        places.extend(folders.map(|folder| (folder, RecursiveMode::NonRecursive)));
+    }
+    for one in &watched {
+        let MadeOf::Crate { crates, root } = &one.made_of else {
+            places.insert(one.folder.clone(), RecursiveMode::Recursive);
+            continue;
+        };
+        let root = root.parent().map(Path::to_owned);
+        places.extend(root.map(|root| (root, RecursiveMode::NonRecursive)));
+        for folder in crates.iter().chain([&one.folder]) {
+            // Not recursively: `target` may be inside.
+            places.insert(folder.clone(), RecursiveMode::NonRecursive);
+            places.insert(folder.join("src"), RecursiveMode::Recursive);
+        }
+    }
+    for (place, mode) in places.into_iter().filter(|(place, _)| place.is_dir()) {
+        if let Err(error) = watcher.watch(&place, mode) {
+            eprintln!("warning: cannot watch `{}`: {error}", place.display());
+        }
+    }
+    watched
+}

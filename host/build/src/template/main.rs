@@ -1,0 +1,3 @@
+//! The program `{{name}}`: serves the plugin to a host over a socket.
+
+hotbay_plugin::serve_plugin!({{library}}::Greeter);

@@ -1,0 +1,95 @@
+//! Inspects plugins without a host: surveys, reports on one plugin, ABI comparisons, and conformance
+//! tests of programs. What the `hotbay` command uses.
+//!
+//! Each function takes the [`HostBuilder`] whose rules and limits apply.
+//!
+//! ```
+//! use hotbay::{Host, inspect};
+//!
+//! let builder = Host::builder().plugin_dir("no/such/folder");
+//! let survey = inspect::survey(&builder);
+//! assert!(survey.plugins.is_empty());
+//! assert_eq!(survey.errors.len(), 1);
+//! ```
+
+use std::path::Path;
+
+use crate::call::Request;
+pub use crate::conformance::{Conformance, ConformanceOutcome, ConformanceStep};
+use crate::error::Error;
+#[cfg(any(doc, not(unix)))]
+use crate::error::ErrorKind;
+use crate::host::HostBuilder;
+pub use crate::reload::{Built, Inspection, SurveyedPlugin};
+
+/// The outcome of [`survey`].
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Survey {
+    /// The plugins below the plugin directories.
+    pub plugins: Vec<SurveyedPlugin>,
+    /// The errors of the walk through the directories.
+    pub errors: Vec<Error>,
+}
+
+/// Reads the manifests and stamps of all plugins below the builder's plugin directories, without
+/// running anything.
+pub fn survey(builder: &HostBuilder) -> Survey {
+    let (plugins, errors) = crate::host::survey(&builder.dirs, &builder.rules);
+    Survey { plugins, errors }
+}
+
+/// Inspects the plugin in `folder`, without running anything.
+pub fn plugin(builder: &HostBuilder, folder: impl AsRef<Path>) -> Inspection {
+    crate::reload::inspect(folder.as_ref(), &builder.rules)
+}
+
+/// Compares the root module of the library in `folder` with this host's. Returns a report of the
+/// differences, or `None` if there are none.
+///
+/// Runs the library's initializers in this process, so a damaged library can end it.
+///
+/// # Errors
+///
+/// By the step that failed before the comparison: see [`Error::step`].
+pub fn abi_report(
+    builder: &HostBuilder,
+    folder: impl AsRef<Path>,
+) -> Result<Option<String>, Error> {
+    crate::reload::abi_report(folder.as_ref(), &builder.rules)
+}
+
+/// Tests whether the program in `folder` conforms to the protocol for processes.
+///
+/// Starts it several times, with and without the token, and also sends it invalid requests.
+/// `sample` is an input that the program accepts. Blocks the current thread for seconds, or minutes
+/// if the program does not respond. A step that fails is part of the result, not an error.
+///
+/// # Errors
+///
+/// [`ErrorKind::Manifest`] and [`ErrorKind::Integrity`] if there is nothing to start,
+/// [`ErrorKind::Unsupported`] for libraries and on systems without process plugins.
+pub fn check_program(
+    builder: &HostBuilder,
+    folder: impl AsRef<Path>,
+    sample: Option<&Request<'_>>,
+) -> Result<Conformance, Error> {
+    #[cfg(unix)]
+    return crate::reload::check_program(
+        folder.as_ref(),
+        sample,
+        &crate::reload::ConformanceRun {
+            rules: &builder.rules,
+            limits: &builder.limits,
+            environment: &builder.environment,
+            staging_dir: builder.staging_dir.as_deref(),
+        },
+    );
+    #[cfg(not(unix))]
+    {
+        let _ = (builder, sample);
+        let folder = folder.as_ref().display();
+        let message = format!("`{folder}`: process plugins need Unix");
+        Err(Error::new(ErrorKind::Unsupported, message))
+    }
+}

@@ -1,0 +1,19 @@
+//! Setters of option structs.
+
+/// Implements a `with_*` setter for each public field of an option struct.
+macro_rules! setters {
+    ($options:ident { $($setter:ident => $field:ident: $type:ty,)+ }) => {
+        impl $options {
+            $(
+                #[doc = concat!("Sets [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+                #[must_use]
+                pub fn $setter(mut self, $field: $type) -> Self {
+                    self.$field = $field;
+                    self
+                }
+            )+
+        }
+    };
+}
+
+pub(crate) use setters;

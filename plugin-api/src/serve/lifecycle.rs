@@ -1,0 +1,299 @@
+//! The lifecycle of a program: listen, start the plugin, serve, shut down.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{env, io, thread};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use serde_json::Map;
+
+use super::activity::{ActivityTracker, IdleCheck, StopAttempt};
+use super::connections::{ConnectionGuard, Connections, MAX_CONNECTIONS};
+use super::instance::Instance;
+use super::listener::Listener;
+use super::program::{Endpoint, Program};
+use super::settings::Settings;
+use super::stop_signal::StopSignal;
+use super::token::Token;
+use super::{connection, console, host_client, responses, routes};
+use crate::export::panics::{self, Failure};
+use crate::{HostServices, Plugin};
+
+/// Time that running requests have to finish when the program stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause before the next attempt to accept, when the system lacks descriptors or memory.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// State shared by all connections.
+#[derive(Debug)]
+pub(super) struct Server<T> {
+    pub(super) instance: Instance<T>,
+    pub(super) endpoints: Vec<(&'static str, Endpoint<T>)>,
+    pub(super) token: Option<Token>,
+    pub(super) activity: ActivityTracker,
+    pub(super) stop_signal: Arc<StopSignal>,
+}
+
+/// Serves the plugin with the given start configuration; returns when the program has to exit.
+pub(super) fn run<T: Plugin>(program: Program<T>, settings: &str) -> ExitCode {
+    let parsed = Settings::parse(settings, program.name)
+        .and_then(|settings| {
+            Ok((settings, Token::from_env(env::var_os("HOTBAY_TOKEN").as_deref())?))
+        })
+        .and_then(|(settings, token)| {
+            let host = env::var("HOTBAY_HOST").ok();
+            let token_text = token.as_ref().map(Token::as_str);
+            Ok((settings, host_client::services(host.as_deref(), token_text)?, token))
+        });
+    let (settings, services, token) = match parsed {
+        Ok(parsed) => parsed,
+        Err(message) => {
+            console::write_line(&message);
+            return ExitCode::from(2);
+        }
+    };
+    match start_and_serve(program, settings, services, token) {
+        Ok(code) => code,
+        Err(message) => {
+            console::error(&message, Map::new());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_and_serve<T: Plugin>(
+    program: Program<T>,
+    settings: Settings,
+    services: HostServices,
+    token: Option<Token>,
+) -> Result<ExitCode, String> {
+    let stop_signal =
+        StopSignal::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let stop_signal = Arc::new(stop_signal);
+    let folder = env::var_os("HOTBAY_SOCKET_DIR");
+    let listener = Listener::open(&settings, folder.as_deref())?;
+    let idle_timeout = settings.idle_timeout;
+    let plugin = match start::<T>(settings, services, &stop_signal) {
+        StartOutcome::Started(plugin) => plugin,
+        StartOutcome::Failed(step, failure) => {
+            let message = match &failure {
+                Failure::Error(error) => format!("`{step}` failed: {error}"),
+                Failure::Panic(panic) => format!("`{step}` {panic}"),
+            };
+            console::error(&message, responses::failure_json(&failure));
+            return Ok(ExitCode::FAILURE);
+        }
+        StartOutcome::Interrupted => {
+            return Err("stopped by a signal while the plugin started".to_owned());
+        }
+    };
+    let instance = Instance::new(plugin);
+    let activity = ActivityTracker::new(Instant::now());
+    let Program { endpoints, .. } = program;
+    let server = Arc::new(Server { instance, endpoints, token, activity, stop_signal });
+    let location = listener.location().map_err(|error| error.to_string())?;
+    // If the host has exited meanwhile, its guardian or a signal stops this process.
+    let _ = console::print(&location);
+    let connections = Connections::new(Arc::clone(&server.stop_signal));
+    let mut acceptor = Acceptor { server: &server, listener, connections, accepted: 0 };
+    acceptor.serve(idle_timeout);
+    let Acceptor { listener, connections, .. } = acceptor;
+    let outcome = drain(&server, &connections);
+    let code = shut_down(server, outcome);
+    drop(listener);
+    Ok(code)
+}
+
+enum StartOutcome<T> {
+    Started(T),
+    Failed(&'static str, Failure),
+    /// A stop was requested before the plugin had started.
+    Interrupted,
+}
+
+/// Starts the plugin on a separate thread, so that a signal ends a start that hangs.
+fn start<T: Plugin>(
+    settings: Settings,
+    services: HostServices,
+    stop_signal: &Arc<StopSignal>,
+) -> StartOutcome<T> {
+    panics::prepare_program(&services, host_client::report_thread_panic);
+    #[cfg(any(feature = "tracing", feature = "log"))]
+    crate::bridge::install();
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let waker = Arc::clone(stop_signal);
+    let spawned = thread::Builder::new().name("hotbay-start".to_owned()).spawn(move || {
+        let config = &settings.config;
+        let started = match routes::run_plugin(|| T::validate_config(config)) {
+            Err(failure) => StartOutcome::Failed("validate_config", failure),
+            Ok(()) => match routes::run_plugin(|| T::init(config, services)) {
+                Err(failure) => StartOutcome::Failed("init", failure),
+                Ok(plugin) => StartOutcome::Started(plugin),
+            },
+        };
+        let _ = sender.send(started);
+        waker.wake();
+    });
+    if let Err(error) = spawned {
+        let error = crate::PluginError::new(500, format!("cannot spawn a thread: {error}"));
+        return StartOutcome::Failed("init", Failure::Error(error));
+    }
+    loop {
+        if stop_signal.is_stop_requested() {
+            return StartOutcome::Interrupted;
+        }
+        if let Ok(started) = receiver.try_recv() {
+            return started;
+        }
+        wait(&mut [PollFd::new(&**stop_signal, PollFlags::IN)], None);
+        stop_signal.drain();
+    }
+}
+
+/// Accepts connections and spawns a thread for each.
+struct Acceptor<'a, T> {
+    server: &'a Arc<Server<T>>,
+    listener: Listener,
+    connections: Arc<Connections>,
+    accepted: u64,
+}
+
+/// Why the acceptor stopped accepting.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AcceptResult {
+    /// No connection is pending.
+    Drained,
+    /// The limit of connections is reached; the end of one wakes the main thread.
+    LimitReached,
+    /// The system lacks descriptors or memory.
+    OutOfResources,
+}
+
+impl<T: Plugin> Acceptor<'_, T> {
+    /// Serves until a stop is requested, or no call has run for the idle timeout.
+    fn serve(&mut self, idle_timeout: Option<Duration>) {
+        let activity = &self.server.activity;
+        let stop_signal = &self.server.stop_signal;
+        let mut accepted = AcceptResult::Drained;
+        loop {
+            if stop_signal.is_stop_requested() {
+                activity.stop();
+                break;
+            }
+            let idle =
+                idle_timeout.map(|after| (after, activity.check_idle(after, Instant::now())));
+            let remaining = match idle {
+                Some((after, IdleCheck::Expired)) => match activity.stop_if_idle() {
+                    StopAttempt::Stopping => break,
+                    StopAttempt::CallsRunning => Some(after),
+                },
+                Some((_, IdleCheck::Wait(remaining))) => Some(remaining),
+                None => None,
+            };
+            let mut fds = [
+                PollFd::new(&**stop_signal, PollFlags::IN),
+                PollFd::new(&self.listener, PollFlags::IN),
+            ];
+            match accepted {
+                AcceptResult::Drained => wait(&mut fds, remaining),
+                AcceptResult::LimitReached => wait(&mut fds[..1], remaining),
+                AcceptResult::OutOfResources => wait(&mut fds[..1], Some(ACCEPT_RETRY_DELAY)),
+            }
+            stop_signal.drain();
+            accepted = self.accept();
+        }
+        self.listener.close();
+        self.accept();
+        self.connections.close_idle();
+    }
+
+    fn accept(&mut self) -> AcceptResult {
+        while self.connections.count() < MAX_CONNECTIONS {
+            let stream = match self.listener.accept() {
+                Ok(stream) => stream,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return AcceptResult::Drained,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
+                    _ => return AcceptResult::OutOfResources,
+                },
+            };
+            self.accepted += 1;
+            let guard = self.connections.add(self.accepted, stream);
+            let served = ConnectionThread { server: Arc::clone(self.server), guard };
+            let thread = thread::Builder::new().name("hotbay-connection".to_owned());
+            if let Err(error) = thread.spawn(move || served.serve()) {
+                console::warn(&format!("connection closed: cannot spawn a thread: {error}"));
+                return AcceptResult::OutOfResources;
+            }
+        }
+        AcceptResult::LimitReached
+    }
+}
+
+/// A connection and the thread that serves it.
+struct ConnectionThread<T> {
+    // Dropped first: when the guard is gone, this thread holds no reference to the server.
+    server: Arc<Server<T>>,
+    guard: ConnectionGuard,
+}
+
+impl<T: Plugin> ConnectionThread<T> {
+    fn serve(self) {
+        connection::serve(&self.server, &self.guard.connection);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum DrainOutcome {
+    Completed,
+    TimedOut,
+}
+
+/// Waits for the connections to end, up to the timeout.
+fn drain<T>(server: &Server<T>, connections: &Connections) -> DrainOutcome {
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
+    while connections.count() > 0 {
+        let Some(remaining) = deadline.checked_duration_since(Instant::now()) else {
+            return DrainOutcome::TimedOut;
+        };
+        wait(&mut [PollFd::new(&*server.stop_signal, PollFlags::IN)], Some(remaining));
+        server.stop_signal.drain();
+    }
+    DrainOutcome::Completed
+}
+
+/// Shuts the plugin down, if no request uses it.
+fn shut_down<T: Plugin>(server: Arc<Server<T>>, outcome: DrainOutcome) -> ExitCode {
+    let server = Arc::into_inner(server).filter(|_| outcome == DrainOutcome::Completed);
+    let Some(plugin) = server.and_then(|server| server.instance.into_inner()) else {
+        let limit = DRAIN_TIMEOUT.as_secs();
+        console::error(
+            &format!("shutdown skipped: requests were still running after {limit} s"),
+            Map::new(),
+        );
+        return ExitCode::FAILURE;
+    };
+    match routes::run_plugin(|| plugin.shutdown()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let message = match &failure {
+                Failure::Error(error) => format!("`shutdown` failed: {error}"),
+                Failure::Panic(panic) => format!("`shutdown` {panic}"),
+            };
+            console::error(&message, responses::failure_json(&failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Sleeps until a descriptor is ready or the time has passed; may return early.
+fn wait(fds: &mut [PollFd<'_>], remaining: Option<Duration>) {
+    let remaining = remaining.map(|remaining| remaining.min(Duration::from_secs(60 * 60)));
+    let remaining = remaining.map(|remaining| {
+        Timespec::try_from(remaining).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
+    });
+    let _ = rustix::event::poll(fds, remaining.as_ref());
+}

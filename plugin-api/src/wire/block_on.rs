@@ -1,0 +1,233 @@
+//! Polls one future on the current thread. Sleeps in `poll` until a socket is ready, the future is
+//! woken, or the deadline passes.
+
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use tokio::task::unconstrained;
+
+use super::stream::Socket;
+use super::thread_waker::ThreadWaker;
+
+/// A socket that the current future waits for, with the events that it waits for.
+pub(super) struct Interest {
+    pub(super) socket: Arc<Socket>,
+    pub(super) flags: PollFlags,
+}
+
+thread_local! {
+    /// Interests that the innermost future of this thread registered during its last poll.
+    static INTERESTS: RefCell<Vec<Interest>> = const { RefCell::new(Vec::new()) };
+    /// Time at which that future must be polled again.
+    static WAKE_AT: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Number of nested `block_on` calls of this thread. Unwinding leaves it too high, which costs
+    /// later calls one additional poll.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Registers that the current future waits for a socket.
+pub(super) fn register_interest(socket: &Arc<Socket>, flags: PollFlags) {
+    INTERESTS.with_borrow_mut(|interests| {
+        let existing = interests.iter_mut().find(|other| Arc::ptr_eq(&other.socket, socket));
+        match existing {
+            Some(existing) => existing.flags |= flags,
+            None => interests.push(Interest { socket: Arc::clone(socket), flags }),
+        }
+    });
+}
+
+/// Waits until `deadline`, inside a future that [`block_on`] runs.
+pub async fn sleep_until(deadline: Instant) {
+    std::future::poll_fn(|_| {
+        if deadline <= Instant::now() {
+            return Poll::Ready(());
+        }
+        WAKE_AT.set(Some(WAKE_AT.get().map_or(deadline, |other| other.min(deadline))));
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Runs a future on the current thread. Returns `None` and drops the future if `deadline` passes,
+/// or if the system has no descriptor left to sleep on.
+///
+/// May be nested, and may be called on a thread of a runtime, which it blocks.
+pub fn block_on<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    let thread_waker = ThreadWaker::current().ok()?;
+    let waker = Waker::from(Arc::clone(&thread_waker));
+    let mut context = Context::from_waker(&waker);
+    // Inside a tokio task, tokio's cooperative budget would make channels yield, but this thread
+    // has no scheduler to yield to.
+    let mut future = pin!(unconstrained(future));
+    let outer = (INTERESTS.take(), WAKE_AT.take());
+    DEPTH.set(DEPTH.get() + 1);
+    let output = loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            break Some(output);
+        }
+        let (interests, wake_at) = (INTERESTS.take(), WAKE_AT.take());
+        if thread_waker.take_notified() {
+            // A future that is always woken would otherwise run past its deadline.
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                break None;
+            }
+            continue;
+        }
+        if sleep(&thread_waker, &interests, deadline, wake_at) == SleepResult::TimedOut {
+            break None;
+        }
+    };
+    INTERESTS.set(outer.0);
+    WAKE_AT.set(outer.1);
+    DEPTH.set(DEPTH.get() - 1);
+    if DEPTH.get() > 0 {
+        // A notification for an outer future may have been consumed here.
+        thread_waker.notify();
+    }
+    output
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SleepResult {
+    Awake,
+    TimedOut,
+}
+
+fn sleep(
+    waker: &ThreadWaker,
+    interests: &[Interest],
+    deadline: Option<Instant>,
+    wake_at: Option<Instant>,
+) -> SleepResult {
+    if !waker.prepare_sleep() {
+        return SleepResult::Awake;
+    }
+    let mut fds = Vec::with_capacity(interests.len() + 1);
+    fds.push(PollFd::new(waker, PollFlags::IN));
+    fds.extend(interests.iter().map(|interest| PollFd::new(&*interest.socket, interest.flags)));
+    let result = loop {
+        let first = deadline.into_iter().chain(wake_at).min();
+        let remaining = first.map(|first| first.saturating_duration_since(Instant::now()));
+        if remaining.is_some_and(|remaining| remaining.is_zero()) {
+            break if deadline == first { SleepResult::TimedOut } else { SleepResult::Awake };
+        }
+        match rustix::event::poll(&mut fds, remaining.map(timespec).as_ref()) {
+            Ok(0) | Err(Errno::INTR) => {}
+            // The next read or write of a socket reports its error.
+            Ok(_) | Err(_) => break SleepResult::Awake,
+        }
+    };
+    let was_readable = fds[0].revents().contains(PollFlags::IN);
+    waker.end_sleep(was_readable);
+    result
+}
+
+fn timespec(remaining: Duration) -> Timespec {
+    // The caller sleeps again if it wakes up early.
+    let remaining = remaining.min(Duration::from_secs(60 * 60));
+    Timespec::try_from(remaining).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn future_woken_by_another_thread_is_polled_again() {
+        let mut woken = false;
+        let output = block_on(
+            None,
+            std::future::poll_fn(|context| {
+                if woken {
+                    return Poll::Ready(7);
+                }
+                woken = true;
+                let waker = context.waker().clone();
+                std::thread::spawn(move || waker.wake());
+                Poll::Pending
+            }),
+        );
+        assert_eq!(output, Some(7));
+    }
+
+    #[test]
+    fn deadline_ends_pending_future() {
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(block_on(Some(deadline), std::future::pending::<()>()), None);
+        assert!(Instant::now() >= deadline);
+        let (socket, _peer) = UnixStream::pair().expect("socket pair");
+        let socket = Arc::new(Socket::Unix(socket));
+        let waits = std::future::poll_fn(|_| {
+            register_interest(&socket, PollFlags::IN);
+            Poll::<()>::Pending
+        });
+        assert_eq!(block_on(Some(deadline), waits), None);
+    }
+
+    #[test]
+    fn sleep_until_wakes_only_its_own_future() {
+        let wait = |wait_ms| sleep_until(Instant::now() + Duration::from_millis(wait_ms));
+        assert_eq!(block_on(None, wait(5)), Some(()));
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(block_on(Some(deadline), wait(60_000)), None);
+        let both = async {
+            let (mut short, mut long) = (pin!(wait(5)), pin!(wait(60_000)));
+            std::future::poll_fn(|context| {
+                assert!(long.as_mut().poll(context).is_pending());
+                short.as_mut().poll(context)
+            })
+            .await;
+            block_on(None, wait(1))
+        };
+        assert_eq!(block_on(None, both), Some(Some(())));
+    }
+
+    #[test]
+    fn nested_in_task_ignores_the_cooperative_budget() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let task = async {
+            let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+            for number in 0..1000 {
+                sender.send(number).expect("receiver");
+                assert_eq!(block_on(None, receiver.recv()), Some(Some(number)));
+            }
+        };
+        runtime.block_on(async { tokio::task::LocalSet::new().run_until(task).await });
+    }
+
+    #[test]
+    fn deadline_ends_future_that_always_wakes_itself() {
+        let deadline = Instant::now() + Duration::from_millis(20);
+        let always = std::future::poll_fn(|context| {
+            context.waker().wake_by_ref();
+            Poll::<()>::Pending
+        });
+        assert_eq!(block_on(Some(deadline), always), None);
+    }
+
+    #[test]
+    fn inner_block_on_keeps_wakes_of_the_outer_future() {
+        let mut polls = 0;
+        let output = block_on(
+            None,
+            std::future::poll_fn(|context| {
+                polls += 1;
+                if polls == 2 {
+                    return Poll::Ready(polls);
+                }
+                context.waker().wake_by_ref();
+                assert_eq!(block_on(None, std::future::ready(1)), Some(1));
+                Poll::Pending
+            }),
+        );
+        assert_eq!(output, Some(2));
+    }
+}
