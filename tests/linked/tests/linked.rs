@@ -38,7 +38,7 @@ fn linked_plugin_crates_run_side_by_side() {
     let reply = filter.call(Request::from(reply)).unwrap();
     assert_eq!(reply.json::<Vec<f64>>().unwrap(), [1.0]);
     let states: Vec<_> = host.list().into_iter().map(|info| (info.folder, info.state)).collect();
-    assert_eq!(states, vec![(None, "serving".to_owned()); 2]);
+    assert_eq!(states, vec![(None, hotbay::PluginState::Serving); 2]);
     block_on(host.unload("filter")).unwrap();
     assert!(host.retained().is_empty());
     assert!(transform.call(Request::text("x")).is_ok());
