@@ -1,11 +1,8 @@
-//! A plugin host: loads plugins into a running program, keeps the program alive whatever they
-//! do, and never lets a caller see which kind of plugin it calls.
+//! A plugin host: loads plugins into a running program, keeps the program alive whatever they do,
+//! and replaces them with newer builds while calls are in flight.
 //!
-//! A **call** goes down one corridor and back: handle, layers, slot (where it leases the
-//! current generation), generation, and over the boundary into the plugin. A **load** walks a
-//! row of rooms once: a folder's manifest, a private copy of the library, its digest, its
-//! stamp, the mapping, the layout of its root module, its config, `init`, `health`; then the
-//! generation is put into the slot. Every step before that can be taken back.
+//! A plugin is a shared library, a program in any language, or a type of this program. Callers use
+//! all of them through the same [`PluginHandle`].
 //!
 //! ```
 //! use hotbay::{Host, Output, Request};
@@ -18,17 +15,43 @@
 //! # Ok::<(), hotbay::Error>(())
 //! ```
 //!
+//! # Where to go next
+//!
+//! - [`Host::builder`] configures a host: plugin directories, [limits](HostLimits),
+//!   [quarantine](Quarantine), [layers](Layer), permissions.
+//! - [`Host::load_all`] loads plugins from folders, [`Host::load_with`] one with its own name and
+//!   config, [`Host::register`] one that is compiled in, [`Host::create`] one from a factory.
+//! - [`HostBuilder::hot_reload`] and [`Host::reload`] replace builds; [`Host::events`] reports what
+//!   happened; [`Host::list`] and [`Host::stats`] return snapshots.
+//! - [`Error`] has a [kind](ErrorKind), the [step](LoadStep) of a load that failed, and a hint.
+//! - Plugins are written with the crate [`hotbay_plugin`].
+//!
+//! # Which call do I want?
+//!
+//! | you want | use | runs on |
+//! |---|---|---|
+//! | the fastest call, and you may block | [`PluginHandle::call`] | your thread |
+//! | deadlines that always hold, a bounded queue, or `async` | [`PluginHandle::execute`] | a worker of the plugin |
+//! | several calls of the same generation | [`PluginHandle::pin`] | your thread |
+//! | the output of one plugin as the input of the next | [`Host::pipeline`] | workers |
+//! | a stream of requests through one or more plugins | [`Pipeline::run_many`] | workers, in chunks |
+//! | any plugin that provides a contract, with failover | [`Host::providers`] | as the single call |
+//! | a `tower` service, with its middleware | feature `tower`: a [`PluginHandle`] is a `Service` | a worker |
+//!
 //! # Features
 //!
-//! None is on by default. `metrics`: [`metrics::Exporter`] and the facade of that name. `tower`:
-//! a [`PluginHandle`] and a [`Pipeline`] are a `tower_service::Service`. `cli`: the command
-//! `hotbay`.
+//! None is on by default.
 //!
-//! # What cannot be contained
+//! - `metrics`: [`metrics::Exporter`], for the `metrics` facade.
+//! - `serde`: events serialize.
+//! - `tower`: [`PluginHandle`] and [`Pipeline`] are a `tower_service::Service`.
+//! - `cli`: the command `hotbay`.
 //!
-//! A panic in a plugin is an error to its caller and nothing more. What ends the program all
-//! the same, when code inside it does it: a stack overflow, a second panic while unwinding, a
-//! failed allocation, `abort`, `exit`, and writing where it should not.
+//! # What the host cannot contain
+//!
+//! A panic in a plugin is an error for its caller and nothing more. A plugin inside this process
+//! can still end it: by a stack overflow, a second panic while unwinding, a failed allocation,
+//! `abort`, `exit`, or undefined behavior. A process plugin cannot.
 
 #![deny(unsafe_code)]
 

@@ -44,6 +44,10 @@ enum Kind {
 /// The line of the template that exports the library as a plugin.
 const EXPORT: &str = "export_plugin!(Greeter);\n\n";
 
+/// The JSON Schema of `plugin.json`, which editors find by `$schema`: a copy in a standalone crate.
+const SCHEMA_FILE: &str = "plugin.schema.json";
+const MEMBER_SCHEMA: &str = "../../host/plugin.schema.json";
+
 const MAX_NAME_CHARS: usize = 64;
 
 /// Keywords, crates of the compiler, and the dependencies of the template.
@@ -207,6 +211,7 @@ impl Texts {
             ("{{name}}", name.to_owned()),
             ("{{library}}", name.replace('-', "_")),
             ("{{version}}", version.to_owned()),
+            ("{{schema}}", if sdk.is_some() { SCHEMA_FILE } else { MEMBER_SCHEMA }.to_owned()),
             ("{{api}}", format!("^{minor}")),
             ("{{sdk}}", format!("version = \"{api_version}\"{sdk_path}")),
         ];
@@ -227,6 +232,7 @@ impl Texts {
         ];
         if sdk.is_some() {
             texts.push((".gitignore", include_str!("template/gitignore").to_owned()));
+            texts.push((SCHEMA_FILE, include_str!("../../plugin.schema.json").to_owned()));
         }
         texts.extend(match kind {
             Kind::Library => vec![

@@ -15,6 +15,8 @@ mod order;
 mod parse;
 #[cfg(test)]
 mod random_tests;
+#[cfg(test)]
+mod reference;
 mod render;
 mod resources;
 mod rules;

@@ -2,7 +2,7 @@
 //! side by side, and beside the library of one of them.
 
 use filter::Filter;
-use hotbay::{ErrorKind, Host, Manifest, PluginError, Request};
+use hotbay::{ErrorKind, Host, Manifest, PluginError, PluginState, Request};
 use hotbay_tests::{Plugins, block_on, loaded};
 use serde_json::json;
 use transform::Transform;
@@ -38,7 +38,7 @@ fn linked_plugin_crates_run_side_by_side() {
     let reply = filter.call(Request::from(reply)).unwrap();
     assert_eq!(reply.json::<Vec<f64>>().unwrap(), [1.0]);
     let states: Vec<_> = host.list().into_iter().map(|info| (info.folder, info.state)).collect();
-    assert_eq!(states, vec![(None, hotbay::PluginState::Serving); 2]);
+    assert_eq!(states, vec![(None, PluginState::Serving); 2]);
     block_on(host.unload("filter")).unwrap();
     assert!(host.retained().is_empty());
     assert!(transform.call(Request::text("x")).is_ok());
