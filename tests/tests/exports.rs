@@ -79,7 +79,7 @@ fn plugin_without_export_feature_is_refused() {
 
 #[test]
 fn custom_allocator_allocations_are_counted() {
-    let (plugins, name) = (Plugins::new(), unique("allocator"));
+    let (plugins, name) = (Plugins::new(), unique("alloc"));
     let host = host_that_never_quarantines();
     let plugin = load(&host, &plugins.add(&name, "own-allocator").write());
     for leak in [1_000, 24] {
@@ -94,7 +94,7 @@ fn custom_allocator_allocations_are_counted() {
 
 #[test]
 fn uncounted_plugin_has_unknown_leaked_bytes() {
-    let (plugins, name) = (Plugins::new(), unique("uncounted"));
+    let (plugins, name) = (Plugins::new(), unique("no-count"));
     let host = host_that_never_quarantines();
     let plugin = load(&host, &plugins.add(&name, "versioned-2").write());
     assert_eq!(answer(&plugin), "version 2, call 1");

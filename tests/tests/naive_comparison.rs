@@ -140,7 +140,7 @@ fn panic_backtrace_pins_library_of_naive_host_only() {
 
 /// Runs in a subprocess whose output the test above checks.
 fn panics_leave_no_mapping() {
-    let (plugins, name) = (Plugins::new(), unique("backtrace"));
+    let (plugins, name) = (Plugins::new(), unique("frames"));
     let host = Host::builder().quarantine(None).capture_panic_backtrace(true).build();
     let host = host.expect("the host builds");
     let plugin = load(&host, &plugins.add(&name, "versioned-1").write());

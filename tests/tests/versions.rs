@@ -26,7 +26,7 @@ fn second_version_loads_beside_first_unlike_naive_host() {
     assert_eq!(both.signal(), Some(SIGSEGV), "{both:?}");
     assert_eq!(both.stdout, "version 1\n");
 
-    let (plugins, name) = (Plugins::new(), unique("versions"));
+    let (plugins, name) = (Plugins::new(), unique("version"));
     let host = host_that_never_quarantines();
     let folders = [("one", "versioned-1"), ("two", "versioned-2")]
         .map(|(folder, package)| plugins.add_in(folder, &name, package).write());
@@ -93,7 +93,7 @@ fn replaced_file_runs_new_library_unlike_naive_host() {
     check_printed(&opened, "version 1\nversion 1\n");
     check_printed(&naive(&["open".as_ref(), &watched]), "version 2\n");
 
-    let (plugins, name) = (Plugins::new(), unique("replaced"));
+    let (plugins, name) = (Plugins::new(), unique("swapped"));
     let stem = |plugin: hotbay_tests::Plugin| plugin.set("library", "versioned_1");
     let folder = stem(plugins.add_in("old", &name, "versioned-1")).write();
     let (old_host, new_host) = (host_that_never_quarantines(), host_that_never_quarantines());

@@ -1,15 +1,15 @@
-//! `cargo xtask bench`: the benchmarks, built for speed.
+//! `cargo xtask bench`: runs the benchmarks in release mode.
 
 use clap::Args;
 
 use hotbay_build::{Workspace, cargo};
 
-/// The crate that holds the benchmarks.
+/// The crate of the benchmarks.
 const PACKAGE: &str = "hotbay-bench";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Passed on to the benchmarks.
+    /// Arguments for the benchmarks.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }

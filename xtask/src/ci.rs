@@ -1,43 +1,44 @@
-//! `cargo xtask ci`: what CI runs, step by step; the first failure ends it.
-//! Each step is a command that can be run alone, and its heading says which.
+//! `cargo xtask ci`: runs the steps of CI, up to the first failure. The heading of each step shows its
+//! command.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::Context as _;
 
 use crate::{demo, test, tidy};
-use hotbay_build::{Workspace, cargo};
+use hotbay_build::{Hinted, Workspace, cargo};
 
-/// One step: its name, the command to run it alone, and what it does.
+/// A step of CI.
 struct Step {
     name: &'static str,
-    alone: &'static str,
-    act: fn(&Workspace) -> anyhow::Result<()>,
+    /// The command that runs this step alone.
+    command: &'static str,
+    run: fn(&Workspace) -> anyhow::Result<()>,
 }
 
-/// From cheap to dear, so that a slip is told early.
+/// From fast to slow, so that simple mistakes are reported early.
 const STEPS: &[Step] = &[
-    Step { name: "fmt", alone: "cargo fmt --all --check", act: fmt },
-    Step { name: "tidy", alone: "cargo xtask tidy", act: tidy::run },
+    Step { name: "fmt", command: "cargo fmt --all --check", run: fmt },
+    Step { name: "tidy", command: "cargo xtask tidy", run: tidy::run },
     Step {
         name: "clippy",
-        alone: "cargo clippy --workspace --all-targets --features hotbay/cli,hotbay/tower -- -D warnings",
-        act: clippy,
+        command: "cargo clippy --workspace --all-targets --features hotbay/cli,hotbay/tower -- -D warnings",
+        run: clippy,
     },
     Step {
         name: "test",
-        alone: "cargo xtask test",
-        act: |workspace| test::run(workspace, &test::Options::all()),
+        command: "cargo xtask test",
+        run: |workspace| test::run(workspace, &test::Options::all()),
     },
     Step {
         name: "docs",
-        alone: "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --features hotbay/cli,hotbay/tower",
-        act: docs,
+        command: "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --features hotbay/cli,hotbay/tower",
+        run: docs,
     },
     Step {
         name: "demo",
-        alone: "cargo xtask demo",
-        act: |workspace| demo::run(workspace, &demo::Options::readme()),
+        command: "cargo xtask demo",
+        run: |workspace| demo::run(workspace, &demo::Options::readme()),
     },
 ];
 
@@ -45,10 +46,12 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let mut times = Vec::new();
     let mut outcome = Ok(());
     for step in STEPS {
-        println!("\n== {}: {}", step.name, step.alone);
+        println!("\n== {}: {}", step.name, step.command);
         let start = Instant::now();
-        outcome = (step.act)(workspace)
-            .with_context(|| format!("step `{}` failed; run it alone: {}", step.name, step.alone));
+        outcome = (step.run)(workspace).with_context(|| {
+            let hint = format!("run this step alone: `{}`", step.command);
+            Hinted::new(format!("step `{}` failed", step.name), hint)
+        });
         times.push(start.elapsed());
         if outcome.is_err() {
             break;
@@ -58,12 +61,12 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     outcome
 }
 
-/// A line per step: what it came to, and its seconds.
-fn table(times: &[Duration], well: bool) -> String {
+/// Returns a line per step with its time and result.
+fn table(times: &[Duration], passed: bool) -> String {
     let mut text = String::from("step     seconds");
     for (at, step) in STEPS.iter().enumerate() {
         let line = match times.get(at) {
-            Some(time) if well || at + 1 < times.len() => {
+            Some(time) if passed || at + 1 < times.len() => {
                 format!("{:<8} {:>7.1}", step.name, time.as_secs_f64())
             }
             Some(time) => format!("{:<8} {:>7.1}  failed", step.name, time.as_secs_f64()),
@@ -81,7 +84,7 @@ fn fmt(workspace: &Workspace) -> anyhow::Result<()> {
 
 fn clippy(workspace: &Workspace) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
-    // Not all features: those that link plugins as ordinary crates want a call of their own.
+    // Not all features: those that link plugins as ordinary crates need a separate cargo call.
     command.args([
         "clippy",
         "--workspace",

@@ -2,21 +2,20 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 
-use hotbay_build::{Workspace, cargo};
+use hotbay_build::{Hinted, Workspace, cargo};
 
 use crate::build_plugins;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The text that the plugins work on; the repository's README.md if not given.
+    /// The text file that the plugins process [default: README.md].
     file: Option<PathBuf>,
 }
 
 impl Options {
-    /// On the repository's README.
+    /// Runs on the repository's README.
     pub(crate) fn readme() -> Self {
         Self { file: None }
     }
@@ -24,12 +23,13 @@ impl Options {
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let file = options.file.clone().unwrap_or_else(|| workspace.root.join("README.md"));
-    let file = file.canonicalize().with_context(|| {
-        format!("cannot read `{}`; name a text file: `cargo xtask demo FILE`", file.display())
+    let file = file.canonicalize().map_err(|error| {
+        let message = format!("cannot read `{}`: {error}", file.display());
+        Hinted::new(message, "name a text file: `cargo xtask demo FILE`")
     })?;
     let plugins = build_plugins::run(workspace, &build_plugins::Options::default())?;
 
     let mut command = cargo::cargo(&workspace.root);
-    command.args(["run", "--quiet", "--package", "hotbay", "--example", "demo", "--"]);
+    command.args(["run", "--package", "hotbay", "--example", "demo", "--"]);
     cargo::run(command.arg(plugins).arg(file))
 }

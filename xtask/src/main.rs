@@ -1,7 +1,7 @@
-//! `cargo xtask VERB`: the project's own commands, one file a verb.
-//! Nothing here is linked into the host or into a plugin.
+//! `cargo xtask COMMAND`: development commands of this project, one file per command. Nothing here is
+//! linked into the host or into plugins.
 
-#![allow(clippy::print_stdout, reason = "results on stdout are what this command is for")]
+#![allow(clippy::print_stdout, reason = "the command prints results on stdout")]
 
 mod bench;
 mod build_plugins;
@@ -17,37 +17,37 @@ use clap::{Parser, Subcommand};
 
 use hotbay_build::{Workspace, new_plugin};
 
-/// The project's own commands.
+/// Development commands of this project.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
-    verb: Verb,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum Command {
     /// Builds plugins, each in its own cargo call, and installs them with their manifests.
     BuildPlugins(build_plugins::Options),
-    /// Writes a new plugin that builds and passes its test.
+    /// Creates a new plugin that builds and passes its test.
     NewPlugin(new_plugin::Options),
-    /// Looks for what the compiler does not: order of rooms, `unsafe`, dependencies, links.
+    /// Checks what the compiler does not: order of modules, `unsafe`, dependencies, links.
     Tidy,
-    /// Runs every test of the workspace.
+    /// Runs all tests of the workspace.
     Test(test::Options),
-    /// Runs what CI runs, step by step.
+    /// Runs the steps of CI.
     Ci,
-    /// Shows the main job: plugins at work while one of them is swapped.
+    /// Builds the example plugins and runs the demo: calls, a panic, and a reload under load.
     Demo(demo::Options),
     /// Runs the benchmarks.
     Bench(bench::Options),
-    /// Reloads under load for a long time, looking for what grows.
+    /// Reloads plugins under load for a long time, and checks for losses and growth.
     Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments.verb) {
+    match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             hotbay_build::print_error(&error);
@@ -56,17 +56,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<()> {
     let workspace = Workspace::here()?;
-    match verb {
-        Verb::BuildPlugins(options) => build_plugins::run(&workspace, &options).map(drop),
-        Verb::NewPlugin(options) => new_plugin::create_in(&workspace, &options),
-        Verb::Tidy => tidy::run(&workspace),
-        Verb::Test(options) => test::run(&workspace, &options),
-        Verb::Ci => ci::run(&workspace),
-        Verb::Demo(options) => demo::run(&workspace, &options),
-        Verb::Bench(options) => bench::run(&workspace, &options),
-        Verb::Soak(options) => soak::run(&workspace, &options),
+    match command {
+        Command::BuildPlugins(options) => build_plugins::run(&workspace, &options).map(drop),
+        Command::NewPlugin(options) => new_plugin::create_in(&workspace, &options),
+        Command::Tidy => tidy::run(&workspace),
+        Command::Test(options) => test::run(&workspace, &options),
+        Command::Ci => ci::run(&workspace),
+        Command::Demo(options) => demo::run(&workspace, &options),
+        Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Soak(options) => soak::run(&workspace, &options),
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_of_all_verbs_are_consistent() {
+    fn arguments_of_all_commands_are_consistent() {
         <Arguments as clap::CommandFactory>::command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: reloads under load for a long time, looking for what grows.
+//! `cargo xtask soak`: reloads plugins under load for a long time, and checks for losses and growth.
 
 use clap::Args;
 
@@ -6,7 +6,7 @@ use hotbay_build::{Workspace, cargo};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Passed on to the soak.
+    /// Arguments for the soak.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the workspace, documentation included.
+//! `cargo xtask test`: runs all tests of the workspace, including documentation tests.
 
 use clap::Args;
 
@@ -6,19 +6,19 @@ use hotbay_build::{Workspace, cargo};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Passed on to `cargo test --workspace`.
+    /// Arguments for `cargo test --workspace`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
 
 impl Options {
-    /// All tests, nothing passed on.
+    /// Runs all tests.
     pub(crate) fn all() -> Self {
         Self { arguments: Vec::new() }
     }
 }
 
-/// The tests build their own fixture plugins, so nothing has to be built before.
+/// Runs the tests, which build their own fixture plugins.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
     command.args(["test", "--workspace", "--features", "hotbay/tower,hotbay/cli"]);

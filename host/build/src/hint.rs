@@ -5,13 +5,14 @@ use std::fmt;
 
 /// An error with a hint, which is not part of its message.
 #[derive(Debug)]
-pub(crate) struct Hinted {
+pub struct Hinted {
     message: String,
     hint: String,
 }
 
 impl Hinted {
-    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// Creates an error from a message and a hint.
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: hint.into() }
     }
 }
@@ -26,8 +27,10 @@ impl Error for Hinted {}
 
 /// Returns the hint of an error or of one of its causes.
 pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
-    let hinted = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>());
-    hinted.map(|hinted| hinted.hint.as_str())
+    // The first finds a hint given as context, the second one of a source.
+    let hinted = error.downcast_ref::<Hinted>();
+    let hinted = hinted.or_else(|| error.chain().find_map(|cause| cause.downcast_ref()));
+    hinted.map(|hinted: &Hinted| hinted.hint.as_str())
 }
 
 /// Prints an error with its causes on stderr, and its hint on the next line.

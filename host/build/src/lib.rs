@@ -8,5 +8,5 @@ pub mod new_plugin;
 pub mod plugins;
 mod workspace;
 
-pub use hint::{hint_of, print_error};
+pub use hint::{Hinted, hint_of, print_error};
 pub use workspace::{Package, Workspace};

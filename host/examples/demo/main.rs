@@ -61,19 +61,20 @@ async fn main() -> Outcome<()> {
 
     title("What was found, and what was loaded");
     let report = host.load_all().await;
-    let mut table = table(["plugin", "version", "state", "why not"]);
+    let mut table = table(["plugin", "version", "state", "what it does, or why it was refused"]);
     for plugin in host.list() {
         table.add_row([
             plugin.name.to_string(),
             plugin.version.to_string(),
             plugin.state.to_string(),
-            String::new(),
+            purpose(plugin.name.as_str()).to_owned(),
         ]);
     }
     for refused in &report.refused {
         let name = refused.name.as_ref().map_or("?".to_owned(), ToString::to_string);
-        let why = refused.error.full_message().replace(&folder.path().display().to_string(), "…");
-        table.add_row([name, String::new(), "refused".to_owned(), why]);
+        let reason =
+            refused.error.full_message().replace(&folder.path().display().to_string(), "…");
+        table.add_row([name, String::new(), "refused".to_owned(), reason]);
     }
     println!("{table}");
 
@@ -108,4 +109,20 @@ async fn main() -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// Describes a plugin of the demo in one line.
+fn purpose(name: &str) -> &'static str {
+    match name {
+        "page" => "`transform`: converts Markdown to HTML",
+        "headings" => "`filter`: keeps the lines that are Markdown headings",
+        "anchor" => "`transform`: makes a link anchor of a heading",
+        "fragile" => "`fragile`: echoes, and panics on the word `boom`",
+        "counter" => "`counter`: counts calls, and keeps its count across reloads",
+        "upper" => "`transform`: converts text to capitals",
+        "wordcount" => "`wordcount`, a Python process: counts words",
+        "json-query" => "`json-query`, a Rust process: runs JSONPath queries",
+        "list" => "a compiled-in function: joins a JSON array of strings",
+        _ => "",
+    }
 }

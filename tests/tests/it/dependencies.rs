@@ -192,10 +192,10 @@ fn dependency_behind_inner_symlink_is_loaded() {
 fn dependency_writable_by_others_is_refused() {
     let plugins = Plugins::new();
     let (host, _staging) = host();
-    let folder = install_with(&plugins, &unique("writable"), "$ORIGIN", 1);
+    let folder = install_with(&plugins, &unique("write"), "$ORIGIN", 1);
     fs::set_permissions(folder.join(DEP), PermissionsExt::from_mode(0o666)).unwrap();
     refusal(&host, &folder, &[DEP, "mode 0666"]);
-    let folder = install(&plugins, &unique("writable"), "$ORIGIN/lib");
+    let folder = install(&plugins, &unique("write"), "$ORIGIN/lib");
     put(&folder.join("lib").join(DEP), &dep(1));
     fs::set_permissions(folder.join("lib"), PermissionsExt::from_mode(0o777)).unwrap();
     refusal(&host, &folder, &["lib`", "mode 0777"]);

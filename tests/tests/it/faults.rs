@@ -45,7 +45,7 @@ fn panic_at_each_entry_point_is_isolated_fault() {
         faulty("restore"),
         hotbay::LoadOptions::new().with_state(Snapshot::new(1, "3")),
     ));
-    let error = error.expect_err("its restore panics");
+    let error = error.expect_err("restore panics");
     check(&error, ErrorKind::StartFailed, "in restore, on request");
 
     let execute = loaded(&host, faulty("execute"));

@@ -1,10 +1,10 @@
-//! Dependencies stand in the root manifest, each with what it is for; members only name them.
+//! Dependencies are declared in the root manifest, each with its purpose; members only inherit them.
 
 use toml_edit::{Document, Item, TableLike};
 
 use super::{File, Problem};
 
-/// The tables of a member that hold dependencies.
+/// The tables of a member with dependencies.
 const TABLES: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];
 
 /// Checks each `Cargo.toml` among `files`.
@@ -24,14 +24,14 @@ pub(super) fn check(files: &[File], problems: &mut Vec<Problem>) {
             }
             Err(error) => {
                 let line = error.span().map_or(1, |span| line_of(&file.text, span.start));
-                let what = format!("not TOML: {}", error.message().replace('\n', ", "));
-                problems.push(Problem::error(&file.path, line, what, "mend it"));
+                let message = format!("invalid TOML: {}", error.message().replace('\n', ", "));
+                problems.push(Problem::error(&file.path, line, message, "fix the syntax"));
             }
         }
     }
 }
 
-/// Each shared dependency has a comment that says what for; our own crates need none.
+/// Checks that each shared dependency has a comment with its purpose, except our own crates.
 fn explained(file: &File, root: &dyn TableLike, problems: &mut Vec<Problem>) {
     let shared = root.get("workspace").and_then(Item::as_table_like);
     let shared = shared.and_then(|table| table.get("dependencies")).and_then(Item::as_table_like);
@@ -40,13 +40,13 @@ fn explained(file: &File, root: &dyn TableLike, problems: &mut Vec<Problem>) {
         let line = line(file, shared, name, item);
         let is_own = item.as_table_like().is_some_and(|table| table.contains_key("path"));
         if !is_own && !has_comment(&file.text, line, item) {
-            let what = format!("dependency `{name}` does not say what it is for");
-            problems.push(Problem::error(&file.path, line, what, "add a comment to its line"));
+            let message = format!("dependency `{name}` has no comment with its purpose");
+            problems.push(Problem::error(&file.path, line, message, "add a comment to its line"));
         }
     }
 }
 
-/// No member has a version, a branch or a registry of its own.
+/// Checks that members set no version, branch or registry.
 fn inherited(file: &File, table: &dyn TableLike, problems: &mut Vec<Problem>) {
     for dependencies in TABLES.iter().filter_map(|name| table.get(name)?.as_table_like()) {
         for (name, item) in dependencies.iter() {
@@ -55,17 +55,17 @@ fn inherited(file: &File, table: &dyn TableLike, problems: &mut Vec<Problem>) {
                 continue;
             }
             let line = line(file, dependencies, name, item);
-            let what = format!("dependency `{name}` is pinned here");
+            let message = format!("dependency `{name}` is pinned here");
             let hint = format!(
-                "pin it under [workspace.dependencies] of the root and write `{name}.workspace = \
+                "pin it in [workspace.dependencies] of the root manifest, and write `{name}.workspace = \
                  true`"
             );
-            problems.push(Problem::error(&file.path, line, what, hint));
+            problems.push(Problem::error(&file.path, line, message, hint));
         }
     }
 }
 
-/// A comment on the entry's own last line, or on the line above it.
+/// Returns whether the entry has a comment on its last line, or on the line above it.
 fn has_comment(text: &str, line: usize, item: &Item) -> bool {
     let end = item.span().map_or(text.len(), |span| span.end);
     let after = text[end..].lines().next().unwrap_or_default();
@@ -84,21 +84,21 @@ fn line_of(text: &str, at: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::told;
+    use super::super::render;
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
         let file = File::new("Cargo.toml", text);
-        let found = told(|problems| super::check(&[file], problems));
+        let found = render(|problems| super::check(&[file], problems));
         assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
         for (found, expected) in found.iter().zip(expected) {
-            assert!(found.starts_with(&format!("Cargo.toml:{expected}")), "{text}: {found}");
+            assert!(found.starts_with(&format!("error: Cargo.toml:{expected}")), "{text}: {found}");
         }
     }
 
     #[test]
     fn shared_dependency_without_comment_is_reported() {
-        let silent = |line| format!("{line}: dependency `b` does not say what it is for");
+        let silent = |line| format!("{line}: dependency `b` has no comment with its purpose");
         let head = "[workspace.dependencies]\n";
         check(&format!("{head}a = \"1\" # for that\nb = \"1\"\n"), &[&silent(3)]);
         check(&format!("{head}b = {{ version = \"1#\" }}\n# for that\na = \"1\"\n"), &[&silent(2)]);
@@ -123,6 +123,6 @@ mod tests {
 
     #[test]
     fn broken_manifest_is_reported() {
-        check("[package]\na = = b\n", &["2: not TOML"]);
+        check("[package]\na = = b\n", &["2: invalid TOML"]);
     }
 }

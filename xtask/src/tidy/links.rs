@@ -1,5 +1,5 @@
-//! Links between files of the repository lead to files that are in it.
-//! What lies elsewhere is not looked at: no check depends on the network.
+//! Links between files of the repository. Links to other places are not checked, since no check depends
+//! on the network.
 
 use std::path::{Component, Path};
 
@@ -22,15 +22,16 @@ pub(super) fn check(files: &[File], paths: &[String], problems: &mut Vec<Problem
             let inside = target.as_ref().is_some_and(|target| exists(target, paths));
             if !inside {
                 let line = file.text[..range.start].matches('\n').count() + 1;
-                let what = format!("the link to `{dest_url}` leads to no file of the repository");
-                let hint = "mend or remove it".to_owned();
-                problems.push(Problem::error(&file.path, line, what, hint));
+                let message =
+                    format!("the link to `{dest_url}` does not lead to a file of the repository");
+                let hint = "fix or remove it".to_owned();
+                problems.push(Problem::error(&file.path, line, message, hint));
             }
         }
     }
 }
 
-/// The path from the root that a link in `file` names; `None` if it leads elsewhere on purpose,
+/// Returns the path from the root that a link in `file` names; `None` if it names something else,
 /// `Some(None)` if it leads out of the repository.
 fn target(file: &str, link: &str) -> Option<Option<String>> {
     let path = link.split(['#', '?']).next().unwrap_or_default().replace("%20", " ");
@@ -46,7 +47,7 @@ fn target(file: &str, link: &str) -> Option<Option<String>> {
     Some(resolved(&folder.join(path)))
 }
 
-/// The path without its `.` and `..`; `None` if it climbs out of the root.
+/// Returns the path without `.` and `..`; `None` if it leads out of the root.
 fn resolved(path: &Path) -> Option<String> {
     let mut parts = Vec::new();
     for part in path.components() {
@@ -59,7 +60,7 @@ fn resolved(path: &Path) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// Whether it is a file, or a folder that holds one.
+/// Returns whether the target is a file, or a folder that contains one.
 fn exists(target: &str, paths: &[String]) -> bool {
     target.is_empty()
         || paths.iter().any(|path| {
@@ -69,16 +70,16 @@ fn exists(target: &str, paths: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::told;
+    use super::super::render;
     use super::*;
 
     fn check(file: &str, text: &str, expected: &[&str]) {
         let paths = ["README.md", "docs/a.md", "docs/b c.md", "host/src/lib.rs"];
         let paths = paths.map(str::to_owned);
-        let found = told(|problems| super::check(&[File::new(file, text)], &paths, problems));
+        let found = render(|problems| super::check(&[File::new(file, text)], &paths, problems));
         assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
         for (found, expected) in found.iter().zip(expected) {
-            assert!(found.starts_with(&format!("{file}:{expected}")), "{text}: {found}");
+            assert!(found.starts_with(&format!("error: {file}:{expected}")), "{text}: {found}");
         }
     }
 

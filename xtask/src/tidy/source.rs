@@ -1,7 +1,7 @@
-//! Rust source as words: comments, strings and characters are gone, lines are known.
-//! Knows no grammar beyond that, so it never fails, whatever the text.
+//! Splits Rust source into tokens with line numbers, without comments and the content of literals.
+//! Applies no other grammar, so it never fails.
 
-/// A word (`unsafe`), a number, or a single mark (`{`); `::` is one mark.
+/// A word (`unsafe`), a number, or a punctuation character (`{`); `::` is one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Token<'a> {
     pub(super) text: &'a str,
@@ -9,10 +9,10 @@ pub(super) struct Token<'a> {
     pub(super) line: usize,
 }
 
-/// Stands for any string or character literal.
+/// The token text of any string or character literal.
 const LITERAL: &str = "\"\"";
 
-/// The tokens of `source`.
+/// Returns the tokens of `source`.
 pub(super) fn tokens(source: &str) -> Vec<Token<'_>> {
     let mut tokens = Vec::new();
     let (mut rest, mut line) = (source, 1);
@@ -50,7 +50,7 @@ fn is_word(c: char) -> bool {
     c == '_' || c.is_alphanumeric()
 }
 
-/// Length of the comment that `text` starts with; comments nest.
+/// Returns the length of the comment that `text` starts with; comments nest.
 fn block_comment(text: &str) -> usize {
     let (mut depth, mut at) = (0_usize, 0);
     while at < text.len() {
@@ -69,7 +69,7 @@ fn block_comment(text: &str) -> usize {
     text.len()
 }
 
-/// Length of the string, quotes included, that `text` starts with.
+/// Returns the length of the string that `text` starts with, including quotes.
 fn string(text: &str) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -83,7 +83,7 @@ fn string(text: &str) -> usize {
     text.len()
 }
 
-/// Length of what starts with a `'`: a character, or only the mark of a lifetime.
+/// Returns the length of a character literal, or of the quote of a lifetime.
 fn quote(text: &str) -> (usize, Option<bool>) {
     let mut after = text.chars().skip(1);
     match (after.next(), after.next()) {
@@ -98,7 +98,8 @@ fn quote(text: &str) -> (usize, Option<bool>) {
     }
 }
 
-/// Length of the `b""`, `c""`, `r""`, `br#""#`, `b''`… that `text` starts with, if it does.
+/// Returns the length of the prefixed literal (`b""`, `c""`, `r""`, `br#""#`, `b''`, …) that `text`
+/// starts with, if any.
 fn prefixed(text: &str) -> Option<usize> {
     let prefix = ["br", "cr", "b", "c", "r"].into_iter().find(|prefix| {
         text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(['"', '#', '\'']))

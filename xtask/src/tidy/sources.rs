@@ -1,69 +1,69 @@
-//! Rules about single source files: how they open, how long they are, and words they may not use.
+//! Rules for single source files: the module comment, the length, and forbidden words.
 
 use super::source;
 use super::{File, Problem, architecture};
 
-/// Above this a file no longer fits in the head.
+/// Longer files usually contain more than one concept.
 const MAX_LINES: usize = 400;
 
-/// Tests misbehave on purpose; what they do never ships.
+/// Tests misbehave on purpose, and are not shipped.
 const TESTS: &str = "tests/";
 
-/// Macros that mark what is not finished.
+/// Macros that mark unfinished code.
 const UNFINISHED: &[&str] = &["todo", "unimplemented", "dbg"];
 
-/// Checks all `files`; `may_hold_unsafe` are globs with the lines where they stand.
+/// Checks all `files`; `may_contain_unsafe` contains globs with their line numbers.
 pub(super) fn check(
     files: &[File],
-    may_hold_unsafe: &[(String, usize)],
+    may_contain_unsafe: &[(String, usize)],
     problems: &mut Vec<Problem>,
 ) {
     for file in files {
         opening(file, problems);
         length(file, problems);
-        words(file, may_hold_unsafe, problems);
+        words(file, may_contain_unsafe, problems);
     }
-    for (glob, line) in may_hold_unsafe {
+    for (glob, line) in may_contain_unsafe {
         if !files.iter().any(|file| fast_glob::glob_match(glob, &file.path)) {
-            let what = format!("no file matches `{glob}`");
-            let hint = "remove it from the list of files that may hold `unsafe`";
-            problems.push(Problem::warning(architecture::FILE, *line, what, hint));
+            let message = format!("no file matches `{glob}`");
+            let hint = "remove it from the list of files that may contain `unsafe`";
+            problems.push(Problem::warning(architecture::FILE, *line, message, hint));
         }
     }
 }
 
 fn opening(file: &File, problems: &mut Vec<Problem>) {
     if !file.text.trim_start_matches('\u{feff}').starts_with("//!") {
-        let what = "the file does not open with `//!`".to_owned();
-        let hint = "say in the first line what this file does and what it never does";
-        problems.push(Problem::error(&file.path, 1, what, hint));
+        let message = "the file does not start with `//!`".to_owned();
+        let hint = "describe in the first line what this file does";
+        problems.push(Problem::error(&file.path, 1, message, hint));
     }
 }
 
 fn length(file: &File, problems: &mut Vec<Problem>) {
     let lines = file.text.lines().count();
     if lines > MAX_LINES {
-        let what = format!("the file has {lines} lines, more than {MAX_LINES}");
-        let hint = "find the second idea in it and give that a file of its own";
-        problems.push(Problem::warning(&file.path, MAX_LINES + 1, what, hint));
+        let message = format!("the file has {lines} lines, more than {MAX_LINES}");
+        let hint = "move a second concept into its own file";
+        problems.push(Problem::warning(&file.path, MAX_LINES + 1, message, hint));
     }
 }
 
-fn words(file: &File, may_hold_unsafe: &[(String, usize)], problems: &mut Vec<Problem>) {
+fn words(file: &File, may_contain_unsafe: &[(String, usize)], problems: &mut Vec<Problem>) {
     let tokens = source::tokens(&file.text);
     for (at, token) in tokens.iter().enumerate() {
         let is_macro = tokens.get(at + 1).is_some_and(|next| next.text == "!")
             && tokens.get(at + 2).is_some_and(|next| matches!(next.text, "(" | "[" | "{"));
         if is_macro && UNFINISHED.contains(&token.text) {
-            let what = format!("`{}!` is for unfinished code", token.text);
-            problems.push(Problem::error(&file.path, token.line, what, "finish it"));
+            let message = format!("`{}!` marks unfinished code", token.text);
+            problems.push(Problem::error(&file.path, token.line, message, "finish the code"));
         }
     }
 
     let is_listed = |(glob, _): &(String, usize)| fast_glob::glob_match(glob, &file.path);
-    // Without a list everything would be told; that it is missing is told already.
-    if may_hold_unsafe.is_empty()
-        || may_hold_unsafe.iter().any(is_listed)
+    // A missing list is reported elsewhere.
+    if may_contain_unsafe.is_empty()
+        || may_contain_unsafe.iter().any(is_listed)
         || file.path.starts_with(TESTS)
     {
         return;
@@ -72,27 +72,27 @@ fn words(file: &File, may_hold_unsafe: &[(String, usize)], problems: &mut Vec<Pr
         tokens.iter().filter(|token| token.text == "unsafe").map(|token| token.line).collect();
     if let [first, rest @ ..] = &*lines {
         let more = if rest.is_empty() { String::new() } else { format!(" ({} more)", rest.len()) };
-        let what = format!("`unsafe` in a file that may not hold it{more}");
+        let message = format!("`unsafe` in a file that may not contain it{more}");
         let hint = format!(
-            "move it into one that may, or argue for this one in the list of {}",
+            "move it into a file that may, or justify this one in the list of {}",
             architecture::FILE
         );
-        problems.push(Problem::error(&file.path, *first, what, hint));
+        problems.push(Problem::error(&file.path, *first, message, hint));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::told;
+    use super::super::render;
     use super::*;
 
     fn check(path: &str, text: &str, expected: &[&str]) {
         let globs =
             [("host/src/boundary/**".to_owned(), 3), ("api/{root,export}.rs".to_owned(), 4)];
-        let found = told(|problems| super::check(&[File::new(path, text)], &globs, problems));
+        let found = render(|problems| super::check(&[File::new(path, text)], &globs, problems));
         let found: Vec<_> = found
             .iter()
-            .filter(|line| !line.contains(architecture::FILE) || line.contains("argue"))
+            .filter(|line| !line.contains(architecture::FILE) || line.contains("justify"))
             .collect();
         assert_eq!(found.len(), expected.len(), "{path}: {text}: {found:?}");
         for (found, expected) in found.iter().zip(expected) {
@@ -103,8 +103,8 @@ mod tests {
     #[test]
     fn file_without_module_comment_is_reported() {
         check("a.rs", "//! Does this.\n", &[]);
-        check("a.rs", "// Does this.\n", &["a.rs:1: the file does not open with `//!`"]);
-        check("tests/fixtures/a/src/lib.rs", "", &["lib.rs:1: the file does not open"]);
+        check("a.rs", "// Does this.\n", &["a.rs:1: the file does not start with `//!`"]);
+        check("tests/fixtures/a/src/lib.rs", "", &["lib.rs:1: the file does not start"]);
     }
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn unsafe_outside_allowed_modules_is_reported() {
         let text = "//! a\nfn f() { unsafe { g() } }";
-        let refused = "2: `unsafe` in a file that may not hold it";
+        let refused = "2: `unsafe` in a file that may not contain it";
         check("host/src/slot.rs", text, &[refused]);
         check("host/src/slot.rs", &format!("{text}\n{text}"), &[&format!("{refused} (1 more)")]);
         check("host/src/boundary/os/linux.rs", text, &[]);
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn unfinished_code_is_reported() {
-        check("a.rs", "//! a\nfn f() {\n todo!() }", &["a.rs:3: `todo!` is for unfinished code"]);
+        check("a.rs", "//! a\nfn f() {\n todo!() }", &["a.rs:3: `todo!` marks unfinished code"]);
         check("a.rs", "//! a\ndbg!(x); unimplemented![];", &["`dbg!`", "`unimplemented!`"]);
         check(
             "a.rs",
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn unused_list_entry_is_warning() {
         let globs = [("gone.rs".to_owned(), 7)];
-        let found = told(|problems| super::check(&[], &globs, problems));
+        let found = render(|problems| super::check(&[], &globs, problems));
         assert!(found[0].starts_with("warning: ARCHITECTURE.md:7: no file matches"), "{found:?}");
     }
 }

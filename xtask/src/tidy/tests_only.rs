@@ -1,9 +1,9 @@
-//! What is compiled for tests only, so that rules about the shipped code can pass it over.
+//! Finds code that is compiled only for tests, so that rules for shipped code can skip it.
 
 use super::File;
 use super::source::{self, Token};
 
-/// Words that may stand between an item's visibility and what it is.
+/// Words that start an item after its visibility.
 const ITEMS: &[&str] = &[
     "async",
     "const",
@@ -23,7 +23,7 @@ const ITEMS: &[&str] = &[
     "let",
 ];
 
-/// The tokens without items under `#[cfg(test)]`.
+/// Returns the tokens without items under `#[cfg(test)]`.
 pub(super) fn without<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
     let mut kept = Vec::new();
     split(tokens, |part, for_tests| {
@@ -34,7 +34,7 @@ pub(super) fn without<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
     kept
 }
 
-/// Where the modules lie that `file` declares by `#[cfg(test)] mod name;`, without ending.
+/// Returns the paths, without extension, of the modules that `file` declares by `#[cfg(test)] mod name;`.
 pub(super) fn files(file: &File) -> Vec<String> {
     let folder = ["/mod.rs", "/lib.rs", "/main.rs", ".rs"]
         .into_iter()
@@ -53,14 +53,14 @@ pub(super) fn files(file: &File) -> Vec<String> {
     files
 }
 
-/// Whether `path` is one of the modules in `files`, or lies in one.
+/// Returns whether `path` is one of the modules in `files`, or inside one.
 pub(super) fn covers(files: &[String], path: &str) -> bool {
     files.iter().any(|file| {
         path.strip_prefix(file.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
     })
 }
 
-/// Hands `tokens` to `each` in parts, and whether the part is for tests only.
+/// Passes `tokens` to `each` in parts, with whether the part is only for tests.
 fn split<'a>(tokens: &[Token<'a>], mut each: impl FnMut(&[Token<'a>], bool)) {
     let (mut done, mut at) = (0, 0);
     while at < tokens.len() {
@@ -73,7 +73,7 @@ fn split<'a>(tokens: &[Token<'a>], mut each: impl FnMut(&[Token<'a>], bool)) {
             continue;
         }
         let end = closing(tokens, bracket);
-        if !asks_for_tests(&tokens[bracket..end]) {
+        if !is_test_only(&tokens[bracket..end]) {
             at = end;
             continue;
         }
@@ -85,8 +85,8 @@ fn split<'a>(tokens: &[Token<'a>], mut each: impl FnMut(&[Token<'a>], bool)) {
     each(&tokens[done..], false);
 }
 
-/// `cfg(test)` and `cfg(all(test, …))`; not `cfg(any(test, …))` or `cfg(not(test))`.
-fn asks_for_tests(attribute: &[Token<'_>]) -> bool {
+/// Returns whether the attribute is `cfg(test)` or `cfg(all(test, …))`, not `cfg(any(test, …))` or `cfg(not(test))`.
+fn is_test_only(attribute: &[Token<'_>]) -> bool {
     let words: Vec<_> = attribute.iter().map(|token| token.text).collect();
     words.starts_with(&["[", "cfg", "("])
         && words.contains(&"test")
@@ -94,7 +94,7 @@ fn asks_for_tests(attribute: &[Token<'_>]) -> bool {
         && !words.contains(&"any")
 }
 
-/// Where the bracket at `open` is closed: the position after it.
+/// Returns the position after the bracket that closes the one at `open`.
 fn closing(tokens: &[Token<'_>], open: usize) -> usize {
     let mut depth = 0_usize;
     for (at, token) in tokens.iter().enumerate().skip(open) {
@@ -110,7 +110,7 @@ fn closing(tokens: &[Token<'_>], open: usize) -> usize {
     tokens.len()
 }
 
-/// Where the item, field or arm ends that starts at `at`, its other attributes included.
+/// Returns the end of the item, field or arm at `at`, including its other attributes.
 fn item_end(tokens: &[Token<'_>], mut at: usize) -> usize {
     let text = |at: usize| tokens.get(at).map_or("", |token| token.text);
     while text(at) == "#" && text(at + 1) == "[" {

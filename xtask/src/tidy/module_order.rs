@@ -1,41 +1,41 @@
-//! The order of the host's rooms: an upper room may use a lower one, never the reverse, and
-//! rooms of one rank never each other. Looks at paths, not at what they mean.
+//! The order of the host's modules: an upper module may use a lower one, never the reverse, and modules
+//! of one rank never use each other. Checks paths only, without resolving them.
 
 use std::collections::BTreeSet;
 
 use super::source::{self, Token};
 use super::{File, Problem, architecture, tests_only};
 
-/// The crate whose rooms are kept in order.
+/// The crate whose modules are checked.
 const SRC: &str = "host/src/";
 
 /// Checks the files of the host among `files`.
 pub(super) fn check(files: &[File], order: &[Vec<String>], problems: &mut Vec<Problem>) {
     if order.is_empty() {
-        return; // Told already: the list is missing.
+        return; // The missing list is reported elsewhere.
     }
-    let known: BTreeSet<_> = files.iter().filter_map(|file| room(&file.path)).collect();
+    let known: BTreeSet<_> = files.iter().filter_map(|file| module(&file.path)).collect();
     let for_tests: Vec<_> = files.iter().flat_map(tests_only::files).collect();
     for file in files.iter().filter(|file| !tests_only::covers(&for_tests, &file.path)) {
-        let Some(own) = room(&file.path) else {
+        let Some(own) = module(&file.path) else {
             continue;
         };
         let Some(rank) = rank(order, own) else {
-            let what = format!("room `{own}` has no place in the order of rooms");
-            let hint = format!("give it one in {}", architecture::FILE);
-            problems.push(Problem::error(&file.path, 1, what, hint));
+            let message = format!("module `{own}` is missing from the order of modules");
+            let hint = format!("add it in {}", architecture::FILE);
+            problems.push(Problem::error(&file.path, 1, message, hint));
             continue;
         };
         for used in uses(file) {
-            if let Some((what, hint)) = judge(order, &known, (own, rank), used.text) {
-                problems.push(Problem::error(&file.path, used.line, what, hint));
+            if let Some((message, hint)) = check_use(order, &known, (own, rank), used.text) {
+                problems.push(Problem::error(&file.path, used.line, message, hint));
             }
         }
     }
 }
 
-/// What is wrong when the room `own` names `crate::target`, and what to do.
-fn judge(
+/// Returns the problem and the hint if the module `own` may not use `crate::target`.
+fn check_use(
     order: &[Vec<String>],
     known: &BTreeSet<&str>,
     (own, own_rank): (&str, usize),
@@ -45,45 +45,45 @@ fn judge(
         _ if target == own => None,
         Some(rank) if rank > own_rank => None,
         Some(rank) if rank == own_rank => Some((
-            format!("room `{own}` uses its sibling `{target}`"),
-            "move what both need into a lower room, or let an upper one pass it".to_owned(),
+            format!("module `{own}` uses its sibling `{target}`"),
+            "move the shared part into a lower module, or pass it in from an upper one".to_owned(),
         )),
         Some(_) => Some((
-            format!("room `{own}` uses the upper room `{target}`"),
-            "pass it in from above, or move what is needed down".to_owned(),
+            format!("module `{own}` uses the upper module `{target}`"),
+            "pass it in from above, or move it down".to_owned(),
         )),
-        // The front door re-exports from every room: naming it hides which one is meant.
-        None if is_front_door(target) => Some((
-            format!("room `{own}` uses `crate::{target}` of lib.rs, which is above all rooms"),
-            "name the room that it comes from".to_owned(),
+        // lib.rs re-exports from every module; a path through it hides the module.
+        None if is_crate_root(target) => Some((
+            format!("module `{own}` uses `crate::{target}` of lib.rs, which is above all modules"),
+            "name the module that defines it".to_owned(),
         )),
         None if known.contains(target) => Some((
-            format!("room `{own}` uses `{target}`, which has no place in the order of rooms"),
-            format!("give it one in {}", architecture::FILE),
+            format!("module `{own}` uses `{target}`, which is missing from the order of modules"),
+            format!("add it in {}", architecture::FILE),
         )),
-        None => None, // A macro, which has no room.
+        None => None, // A macro, which belongs to no module.
     }
 }
 
-fn is_front_door(target: &str) -> bool {
+fn is_crate_root(target: &str) -> bool {
     matches!(target, "*" | "self") || target.starts_with(char::is_uppercase)
 }
 
-fn rank(order: &[Vec<String>], room: &str) -> Option<usize> {
-    order.iter().position(|rank| rank.iter().any(|name| name == room))
+fn rank(order: &[Vec<String>], module: &str) -> Option<usize> {
+    order.iter().position(|rank| rank.iter().any(|name| name == module))
 }
 
-/// The room that a file belongs to; none for lib.rs, for bin/ and for other crates.
-fn room(path: &str) -> Option<&str> {
+/// Returns the module of a file; `None` for lib.rs, bin/ and other crates.
+fn module(path: &str) -> Option<&str> {
     let inside = path.strip_prefix(SRC)?.strip_suffix(".rs")?;
-    let room = inside.split('/').next()?;
-    (!matches!(room, "lib" | "bin")).then_some(room)
+    let module = inside.split('/').next()?;
+    (!matches!(module, "lib" | "bin")).then_some(module)
 }
 
-/// First segments after the crate's root of all paths in the file that start there.
+/// Returns the first segment of all paths in the file that start at the crate root.
 fn uses(file: &File) -> Vec<Token<'_>> {
     let tokens = tests_only::without(&source::tokens(&file.text));
-    // Depth of the module that a file is: `super` as often as this is the crate's root.
+    // Depth of the file's module: this many `super` lead to the crate root.
     let inside = file.path.strip_prefix(SRC).unwrap_or(&file.path);
     let own_depth = inside.split('/').filter(|part| *part != "mod.rs").count();
 
@@ -101,7 +101,7 @@ fn uses(file: &File) -> Vec<Token<'_>> {
             "mod" if tokens.get(at + 2).is_some_and(|token| token.text == "{") => {
                 inline.push(braces + 1);
             }
-            // `pub(in crate::…)` says who may see, not what is used.
+            // `pub(in crate::…)` restricts visibility and uses nothing.
             "crate" if before != "in" => used.extend(first_segments(&tokens[at + 1..])),
             "super" if !matches!(before, "in" | "::") => {
                 let supers = tokens[at..].chunks(2);
@@ -119,7 +119,7 @@ fn uses(file: &File) -> Vec<Token<'_>> {
     used
 }
 
-/// The names after `::`, one or a group of them.
+/// Returns the names after `::`: one, or a group.
 fn first_segments<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
     let mut names = Vec::new();
     if tokens.first().is_none_or(|token| token.text != "::") {
@@ -147,7 +147,7 @@ fn first_segments<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::told;
+    use super::super::render;
     use super::*;
 
     fn order() -> Vec<Vec<String>> {
@@ -158,12 +158,12 @@ mod tests {
 
     fn check(path: &str, text: &str, expected: &[&str]) {
         let files = [File::new(path, text), File::new("host/src/attic.rs", "")];
-        let found = told(|problems| super::check(&files, &order(), problems));
+        let found = render(|problems| super::check(&files, &order(), problems));
         let found: Vec<_> =
-            found.iter().filter(|line| !line.starts_with("host/src/attic.rs")).collect();
+            found.iter().filter(|line| !line.starts_with("error: host/src/attic.rs")).collect();
         assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
         for (found, expected) in found.iter().zip(expected) {
-            assert!(found.starts_with(&format!("{path}:{expected}")), "{text}: {found}");
+            assert!(found.starts_with(&format!("error: {path}:{expected}")), "{text}: {found}");
         }
     }
 
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn lower_modules_may_not_use_upper_ones() {
-        let up = "room `boundary` uses the upper room `slot`";
+        let up = "module `boundary` uses the upper module `slot`";
         check(IMAGE, "\nuse crate::slot::Slot;", &[&format!("2: {up}")]);
         check(IMAGE, "fn f() {\n  crate::slot::lease();\n}", &[&format!("2: {up}")]);
         check(IMAGE, "use crate::{\n id::{A, B},\n slot::S,\n};", &[&format!("3: {up}")]);
@@ -190,22 +190,26 @@ mod tests {
         check(IMAGE, "mod a {\n use super::super::super::slot::S;\n}", &[&format!("2: {up}")]);
         check(IMAGE, "macro_rules! m { () => { $crate::slot::S } }", &[&format!("1: {up}")]);
         check("host/src/boundary/mod.rs", "use super::slot;", &[&format!("1: {up}")]);
-        check("host/src/id.rs", "use super::slot;", &["1: room `id` uses the upper room `slot`"]);
+        check(
+            "host/src/id.rs",
+            "use super::slot;",
+            &["1: module `id` uses the upper module `slot`"],
+        );
     }
 
     #[test]
     fn siblings_may_not_use_each_other() {
-        check(IMAGE, "use crate::supervisor;", &["1: room `boundary` uses its sibling"]);
-        check("host/src/sync.rs", "use crate::id;", &["1: room `sync` uses its sibling `id`"]);
+        check(IMAGE, "use crate::supervisor;", &["1: module `boundary` uses its sibling"]);
+        check("host/src/sync.rs", "use crate::id;", &["1: module `sync` uses its sibling `id`"]);
     }
 
     #[test]
     fn crate_root_and_unknown_modules_may_not_be_used() {
-        check(SLOT, "use crate::Error;", &["1: room `slot` uses `crate::Error` of lib.rs"]);
-        check(SLOT, "use crate::*;", &["1: room `slot` uses `crate::*` of lib.rs"]);
-        check(SLOT, "use super::{self, id};", &["1: room `slot` uses `crate::self` of lib.rs"]);
-        check(SLOT, "use crate::attic::A;", &["1: room `slot` uses `attic`, which has no place"]);
-        check("host/src/cellar.rs", "", &["1: room `cellar` has no place"]);
+        check(SLOT, "use crate::Error;", &["1: module `slot` uses `crate::Error` of lib.rs"]);
+        check(SLOT, "use crate::*;", &["1: module `slot` uses `crate::*` of lib.rs"]);
+        check(SLOT, "use super::{self, id};", &["1: module `slot` uses `crate::self` of lib.rs"]);
+        check(SLOT, "use crate::attic::A;", &["1: module `slot` uses `attic`, which is missing"]);
+        check("host/src/cellar.rs", "", &["1: module `cellar` is missing"]);
     }
 
     #[test]
@@ -226,11 +230,11 @@ mod tests {
     #[test]
     fn tests_may_use_every_module() {
         check(IMAGE, "#[cfg(test)]\nmod tests { use crate::slot::Slot; use crate::*; }", &[]);
-        let up = "3: room `boundary` uses the upper room `slot`";
+        let up = "3: module `boundary` uses the upper module `slot`";
         check(IMAGE, "#[cfg(test)]\nuse crate::host::A;\nuse crate::slot::B;", &[up]);
         let parent = File::new("host/src/boundary/mod.rs", "#[cfg(test)]\nmod image;");
         let image = File::new(IMAGE, "use crate::slot::Slot;");
         let none: [String; 0] = [];
-        assert_eq!(told(|problems| super::check(&[parent, image], &order(), problems)), none);
+        assert_eq!(render(|problems| super::check(&[parent, image], &order(), problems)), none);
     }
 }
