@@ -103,7 +103,7 @@ fn crash_on_malformed_http_fails_that_step() {
 #[test]
 fn chatter_on_stdout_fails_step_that_reads_it() {
     let behavior = json!({ "capabilities": { "noise": ["loading"] } });
-    check(behavior, &[], "capabilities", &["noise before the JSON", "logs go to stderr"]);
+    check(behavior, &[], "capabilities", &["output before the JSON", "logs go to stderr"]);
     let behavior = json!({ "location": { "noise": ["starting"] } });
     check(behavior, &[], "location", &["`starting`", "logs to stderr"]);
 }
@@ -115,7 +115,7 @@ fn ignored_sigterm_fails_stop_step() {
     let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     let sigterm = failed.iter().find(|(name, _)| name == "sigterm").unwrap();
-    assert!(sigterm.1.contains("did not end with code 0") && sigterm.1.contains("SIGTERM"));
+    assert!(sigterm.1.contains("did not exit with code 0") && sigterm.1.contains("SIGTERM"));
 
     let behavior = json!({ "serve": { "keeps_running": true } });
     check(behavior, &[], "shutdown", &["did not end within 5 s after `/shutdown`"]);
