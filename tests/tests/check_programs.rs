@@ -103,7 +103,7 @@ fn crash_on_malformed_http_fails_that_step() {
 #[test]
 fn chatter_on_stdout_fails_step_that_reads_it() {
     let behavior = json!({ "capabilities": { "noise": ["loading"] } });
-    check(behavior, &[], "capabilities", &["output before the JSON", "logs go to stderr"]);
+    check(behavior, &[], "capabilities", &["text before the JSON", "logs go to stderr"]);
     let behavior = json!({ "location": { "noise": ["starting"] } });
     check(behavior, &[], "location", &["`starting`", "logs to stderr"]);
 }

@@ -137,11 +137,11 @@ fn invalid_capabilities_are_named_by_field() {
     let cases: Vec<(Value, &[&str])> = vec![
         (json!({ "nothing": true }), &["is empty", "a JSON object"]),
         (json!({ "text": "\n" }), &["is empty"]),
-        (json!({ "noise": ["starting up"] }), &["output before", "starting up", "stderr"]),
+        (json!({ "noise": ["starting up"] }), &["text before", "starting up", "stderr"]),
         (json!({ "text": "{}" }), &["no fields", "`hotbay`"]),
         (json!({ "text": "[]" }), &["`hotbay`"]),
         (json!({ "text": r#"{"hotbay":"#, "stderr": "oh no\n" }), &["not JSON", "oh no"]),
-        (json!({ "text": r#"{"hotbay":{}} done"# }), &["noise after", "done"]),
+        (json!({ "text": r#"{"hotbay":{}} done"# }), &["text after", "done"]),
         (json!({ "text": r#"{"hotbay":1}"# }), &["`hotbay`", "is 1", "`protocol`"]),
         (ours("protocol", json!(2)), &["`hotbay.protocol` is 2", "update the host"]),
         (ours("protocol", json!("1")), &["`hotbay.protocol`"]),
@@ -162,7 +162,7 @@ fn invalid_capabilities_are_named_by_field() {
         ),
         (ours("inputSchema", json!({ "type": 7 })), &["inputSchema"]),
         (json!({ "bytes": 2 << 20 }), &["more than 1048576 bytes"]),
-        (json!({ "exit": 3, "stderr": "no licence\n" }), &["exit code 3", "no licence"]),
+        (json!({ "exit": 3, "stderr": "no licence\n" }), &["exited with code 3", "no licence"]),
         (json!({ "signal": 6 }), &["SIGABRT"]),
     ];
     for (message, expected) in cases {

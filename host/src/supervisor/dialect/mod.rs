@@ -140,7 +140,7 @@ fn only_json(bytes: &[u8]) -> Result<Value, CapabilitiesError> {
     }
     let noise = |place: &str, bytes: &[u8]| {
         let text = quoted(&String::from_utf8_lossy(bytes), MAX_NOISE_CHARS);
-        wrong(format!("has output {place} the JSON: {text}"), "only JSON; write logs to stderr")
+        wrong(format!("has text {place} the JSON: {text}"), "only JSON (logs belong on stderr)")
     };
     let mut values = Deserializer::from_slice(bytes).into_iter::<Value>();
     match values.next() {
