@@ -319,10 +319,10 @@ fn kept_libraries_are_bounded_and_service_continues() {
     until("both are kept", || (host.retained().len() == 2).then_some(()));
     install(4);
     let error = rolled_back(&host, "bounded");
-    let message = error.full_message();
+    let message = format!("{}\n{}", error.full_message(), error.hint().unwrap_or_default());
     assert_eq!(error.step(), Some(LoadStep::Open), "{message}");
     let figures =
-        ["2 libraries", "`bounded` 2", " bytes", "`max_retained_libraries`", "`Host::kept`"];
+        ["2 libraries", "`bounded` 2", " bytes", "`max_retained_libraries`", "`Host::retained`"];
     for part in figures.into_iter().chain(["restart", "generation 3 keeps serving"]) {
         assert!(message.contains(part), "`{part}` in: {message}");
     }

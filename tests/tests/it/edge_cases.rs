@@ -261,7 +261,7 @@ fn state_queries_during_pause_return_at_once() {
                 // A waiting call reports how long it waited.
                 let reported = error.to_string();
                 assert!(
-                    reported.contains("ask again") && !reported.contains("waited"),
+                    reported.contains("is being reloaded") && !reported.contains("waited"),
                     "{reported}"
                 );
             }

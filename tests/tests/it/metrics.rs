@@ -132,12 +132,13 @@ fn unusable_collector_limits_are_refused() {
         assert_eq!(Arc::strong_count(&store), 1);
         error
     };
-    let workers = "workers; wanted 1 to 1024";
-    let none = check(0, 1, &format!("a collector cannot work with 0 {workers}"));
+    let workers = "workers; expected 1 to 1024";
+    let none = check(0, 1, &format!("cannot start a collector with 0 {workers}"));
     assert!(matches!(none, CollectError::Workers { wanted: 0 }));
-    let too_many = check(1025, 1, &format!("a collector cannot work with 1025 {workers}"));
+    let too_many = check(1025, 1, &format!("cannot start a collector with 1025 {workers}"));
     assert!(matches!(too_many, CollectError::Workers { wanted: 1025 }));
-    let no_room = check(1, 0, "a channel of length 0 holds no event; wanted at least 1");
+    let no_room =
+        check(1, 0, "cannot start a collector with `max_queued_events` 0; expected at least 1");
     assert!(matches!(no_room, CollectError::NoRoom));
 }
 

@@ -122,7 +122,7 @@ fn exit_code_is_reported() {
     running.call(&json!({ "do": "exit", "code": 77 })).unwrap_err();
     let exited = event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
     let HostEvent::ChildExited { reason, .. } = exited else { panic!("{exited:?}") };
-    assert!(reason.contains("exit code 77"), "{reason}");
+    assert!(reason.contains("exited with code 77"), "{reason}");
     event(&mut events, is_restart);
     running.serves();
     running.end();
@@ -283,7 +283,7 @@ fn failed_restart_backs_off_and_calls_report_retry_time() {
     if let Some(error) = error {
         let message = error.full_message();
         assert_eq!(error.kind(), ErrorKind::StartFailed, "{message}");
-        for part in ["it is started in", " ms", "exit code 4", "no licence"] {
+        for part in ["restarts in", " ms", "exited with code 4", "no licence"] {
             assert!(message.contains(part), "`{part}` in: {message}");
         }
     }

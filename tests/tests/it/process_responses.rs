@@ -74,9 +74,9 @@ fn fails_by(
 #[test]
 fn only_status_200_is_success() {
     let running = start();
-    fails(&running, json!({ "status": 204 }), ErrorKind::Protocol, &["204", "only 200"]);
+    fails(&running, json!({ "status": 204 }), ErrorKind::Protocol, &["204", "expected 200"]);
     let elsewhere = json!({ "status": 302, "headers": { "location": "http://example.com/" } });
-    fails(&running, elsewhere, ErrorKind::Protocol, &["302", "only 200"]);
+    fails(&running, elsewhere, ErrorKind::Protocol, &["302", "expected 200"]);
     fails(&running, json!({ "status": 201, "body": "x" }), ErrorKind::Protocol, &["201"]);
     let text = json!({ "status": 500, "type": "text/plain", "body": "no database" });
     fails(&running, text, ErrorKind::Plugin, &["no database", "500"]);
@@ -106,8 +106,18 @@ fn author_error_arrives_with_all_parts() {
 #[test]
 fn invalid_http_is_reported() {
     let running = start();
-    fails(&running, json!({ "how": "malformed" }), ErrorKind::Protocol, &["no HTTP/1.1"]);
-    fails(&running, json!({ "how": "headers" }), ErrorKind::Protocol, &["no HTTP/1.1"]);
+    fails(
+        &running,
+        json!({ "how": "malformed" }),
+        ErrorKind::Protocol,
+        &["invalid HTTP/1.1 response"],
+    );
+    fails(
+        &running,
+        json!({ "how": "headers" }),
+        ErrorKind::Protocol,
+        &["invalid HTTP/1.1 response"],
+    );
     running.end();
 }
 
@@ -116,7 +126,7 @@ fn truncated_response_is_disconnected() {
     // More than the content length.
     let running = start_with(2_000_000);
     for how in ["close", "half-head", "short"] {
-        let expected = ["may have run", "before the answer was there"];
+        let expected = ["may have run", "before the response arrived"];
         fails(&running, json!({ "how": how }), ErrorKind::Disconnected, &expected);
     }
     running.end();

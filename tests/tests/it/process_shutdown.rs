@@ -60,7 +60,7 @@ fn process_ignoring_sigterm_is_killed_with_descendants() {
     block_on(host.unload(&fixture.name)).unwrap();
     let failed = event(&mut events, |event| matches!(event, HostEvent::ShutdownFailed { .. }));
     let HostEvent::ShutdownFailed { reason, .. } = failed else { panic!("{failed:?}") };
-    assert!(reason.contains("did not end within 50 ms after SIGTERM"), "{reason}");
+    assert!(reason.contains("did not exit within 50 ms after SIGTERM"), "{reason}");
     assert!(reason.contains("the host killed it") && !reason.contains("memory"), "{reason}");
     assert!(has_exited(pid));
     assert_all_exited(&ids);

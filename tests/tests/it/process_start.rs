@@ -97,7 +97,7 @@ fn file_that_cannot_run_is_refused_with_reason() {
 #[test]
 fn failing_script_is_reported_with_last_output() {
     let script = "#!/bin/sh\necho 'no such database' >&2\nexit 9\n";
-    corrupted(|it| it.bytes(script), CAPABILITIES, &["exit code 9", "no such database"]);
+    corrupted(|it| it.bytes(script), CAPABILITIES, &["exited with code 9", "no such database"]);
     let script = "#!/bin/sh\nexec hotbay-no-such-command \"$@\"\n";
     corrupted(|it| it.bytes(script), CAPABILITIES, &["hotbay-no-such-command", "PATH"]);
 }
@@ -111,8 +111,8 @@ fn failed_start_shows_first_and_last_lines() {
                   i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo \"    at frame $i\" >&2; done\n\
                   echo 'Node.js v20' >&2; exit 1\n";
     let expected = [
-        "exit code 1",
-        "it wrote:\n  /app/main.js:3\n  const = 1;\n  SyntaxError: no name\n",
+        "exited with code 1",
+        "output:\n  /app/main.js:3\n  const = 1;\n  SyntaxError: no name\n",
         "\n  …\n",
         "at frame 40\n  Node.js v20",
     ];
@@ -137,11 +137,11 @@ fn invalid_capabilities_are_named_by_field() {
     let cases: Vec<(Value, &[&str])> = vec![
         (json!({ "nothing": true }), &["is empty", "a JSON object"]),
         (json!({ "text": "\n" }), &["is empty"]),
-        (json!({ "noise": ["starting up"] }), &["noise before", "starting up", "stderr"]),
+        (json!({ "noise": ["starting up"] }), &["output before the JSON", "starting up", "stderr"]),
         (json!({ "text": "{}" }), &["no fields", "`hotbay`"]),
         (json!({ "text": "[]" }), &["`hotbay`"]),
         (json!({ "text": r#"{"hotbay":"#, "stderr": "oh no\n" }), &["not JSON", "oh no"]),
-        (json!({ "text": r#"{"hotbay":{}} done"# }), &["noise after", "done"]),
+        (json!({ "text": r#"{"hotbay":{}} done"# }), &["output after the JSON", "done"]),
         (json!({ "text": r#"{"hotbay":1}"# }), &["`hotbay`", "is 1", "`protocol`"]),
         (ours("protocol", json!(2)), &["`hotbay.protocol` is 2", "update the host"]),
         (ours("protocol", json!("1")), &["`hotbay.protocol`"]),
@@ -162,7 +162,7 @@ fn invalid_capabilities_are_named_by_field() {
         ),
         (ours("inputSchema", json!({ "type": 7 })), &["inputSchema"]),
         (json!({ "bytes": 2 << 20 }), &["more than 1048576 bytes"]),
-        (json!({ "exit": 3, "stderr": "no licence\n" }), &["exit code 3", "no licence"]),
+        (json!({ "exit": 3, "stderr": "no licence\n" }), &["exited with code 3", "no licence"]),
         (json!({ "signal": 6 }), &["SIGABRT"]),
     ];
     for (message, expected) in cases {
@@ -210,11 +210,11 @@ fn long_config_requires_program_that_reads_file() {
     let large = |it: ProgramFolder| it.config(json!({ "text": "x".repeat(200 << 10) }));
     for (channels, named) in [(json!(["env"]), "HOTBAY_CONFIG"), (json!([]), "--config")] {
         let behavior = json!({ "capabilities": { "hotbay": { "config": channels } } });
-        let expected = ["bytes, and the system passes at most 1310", named, "HOTBAY_CONFIG_FILE"];
+        let expected = ["bytes, more than the 1310", named, "HOTBAY_CONFIG_FILE"];
         check(&behavior, large, LONG, step, &expected);
     }
     let older = json!({ "capabilities": { "dialect": "older" } });
-    check(&older, large, LONG, step, &["--config", "passes at most 131071"]);
+    check(&older, large, LONG, step, &["--config", "more than the 131071"]);
 }
 
 #[test]
@@ -236,15 +236,15 @@ fn program_exiting_before_ready_is_reported_with_exit() {
     let stderr = "thread 'main' panicked at src/main.rs:1:2:\nno port\n";
     let location = |action: Value| json!({ "location": action });
     let panics = location(json!({ "stderr": stderr, "exit": 101 }));
-    fails(panics, LOCATION, &["exit code 101", "it panicked", "no port"]);
-    fails(location(json!({ "exit": 0 })), LOCATION, &["exit code 0", "go on running"]);
+    fails(panics, LOCATION, &["exited with code 101", "the program panicked", "no port"]);
+    fails(location(json!({ "exit": 0 })), LOCATION, &["exited with code 0", "keeps running"]);
     fails(location(json!({ "signal": 9 })), LOCATION, &["SIGKILL"]);
     let noise = json!({ "noise": ["one"], "text": "two", "then": { "exit": 5 } });
-    fails(location(noise), LOCATION, &["exit code 5", "one\n  two"]);
+    fails(location(noise), LOCATION, &["exited with code 5", "one\n  two"]);
     let late = location(json!({ "then": { "exit": 6 } }));
-    fails(late, READY, &["exit code 6"]);
+    fails(late, READY, &["exited with code 6"]);
     let noisy = location(json!({ "noise": ["one", "two"], "then": { "exit": 7 } }));
-    fails(noisy, READY, &["exit code 7", "one\n  two"]);
+    fails(noisy, READY, &["exited with code 7", "one\n  two"]);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn unsafe_location_is_refused() {
         fails(location(text.to_owned()), LOCATION, &["not this machine", "loopback"]);
     }
     let long = format!("http+unix:///tmp/{}.socket", "x".repeat(120));
-    fails(location(long), LOCATION, &["has a path of", "the system takes 107"]);
+    fails(location(long), LOCATION, &["its socket path", "the system allows 107"]);
 }
 
 #[test]
@@ -266,21 +266,25 @@ fn program_never_ready_is_killed_at_start_timeout() {
         (
             json!({ "capabilities": { "hang": true } }),
             CAPABILITIES,
-            &["did not end within 4000 ms"],
+            &["did not exit within 4000 ms"],
         ),
-        (location(json!({ "silent": true })), LOCATION, &["did not print where", "4000 ms"]),
-        (location(json!({ "flood": true })), LOCATION, &["did not print where", "still getting"]),
+        (location(json!({ "silent": true })), LOCATION, &["did not print its location", "4000 ms"]),
+        (
+            location(json!({ "flood": true })),
+            LOCATION,
+            &["did not print its location", "still getting"],
+        ),
         (location(json!({ "text": "listening on port 80" })), LOCATION, &["listening on port 80"]),
         (location(json!({ "text": "http+unix://x.sock" })), LOCATION, &["absolute path"]),
         (location(json!({ "text": "http://127.0.0.1:0" })), LOCATION, &["the port 0"]),
         (location(json!({ "unbound": true })), READY, &["was not ready within", "no connection"]),
-        (json!({ "serve": { "mute": true } }), READY, &["was not ready", "did not answer"]),
+        (json!({ "serve": { "mute": true } }), READY, &["was not ready", "no response"]),
         (health(unhealthy), READY, &["503", "no database"]),
         (health(json!({ "status": 500, "body": "oops" })), READY, &["500", "oops"]),
         (health(json!({ "status": 204 })), READY, &["204"]),
-        (health(json!({ "how": "malformed" })), READY, &["no HTTP/1.1"]),
+        (health(json!({ "how": "malformed" })), READY, &["invalid HTTP/1.1 response"]),
         (health(json!({ "how": "endless" })), READY, &["larger than 65536 bytes"]),
-        (health(json!({ "how": "never" })), READY, &["did not answer"]),
+        (health(json!({ "how": "never" })), READY, &["no response"]),
     ]);
 }
 

@@ -35,7 +35,7 @@ fn start_without_socket_ends_at_start_timeout() {
 fn program_exit_without_socket_is_detected() {
     let message =
         load_error(Duration::from_secs(600), json!({ "unbound": true, "then": { "exit": 3 } }));
-    assert!(message.contains("ended with exit code 3"), "{message}");
+    assert!(message.contains("exited with code 3"), "{message}");
 }
 
 #[test]
