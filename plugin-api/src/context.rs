@@ -1,5 +1,5 @@
-//! The context of a call: its id, trace, remaining time and cancellation. The host creates it on the
-//! stack, and evaluates it only when the plugin queries it.
+//! The context of a call: its id, trace, remaining time and cancellation. The host creates it on
+//! the stack, and evaluates it only when the plugin queries it.
 
 use std::marker::PhantomData;
 use std::time::Duration;

@@ -11,8 +11,8 @@ use crate::text::write_escaped;
 /// An error that a plugin returns.
 ///
 /// The author chooses code and details, which reach the caller unchanged. A message is truncated at
-/// 16 KiB; details over 64 KiB reach the caller as the start of their JSON text. The helpers of this
-/// crate use the code 400 for input or configuration that cannot be parsed.
+/// 16 KiB; details over 64 KiB reach the caller as the start of their JSON text. The helpers of
+/// this crate use the code 400 for input or configuration that cannot be parsed.
 ///
 /// `Display` escapes control characters except line ends and tabs, and characters that change the
 /// direction of text; [`message`](Self::message) does not.

@@ -1,8 +1,8 @@
 //! The crate that a hotbay plugin links: the trait [`Plugin`], the macro [`export_plugin!`], and a
 //! stable ABI.
 //!
-//! A plugin built against version 1 of this crate, by any compiler, runs on every host with the same
-//! major version of this crate and at least the same minor version.
+//! A plugin built against version 1 of this crate, by any compiler, runs on every host with the
+//! same major version of this crate and at least the same minor version.
 //!
 //! ```
 //! use hotbay_plugin::prelude::*;
@@ -54,8 +54,8 @@
 //!
 //! # Libraries
 //!
-//! The crate of a plugin has `crate-type = ["cdylib", "rlib"]` and a default feature `export`, which
-//! enables the exports of [`export_plugin!`]. `cargo xtask new-plugin` creates such a crate.
+//! The crate of a plugin has `crate-type = ["cdylib", "rlib"]` and a default feature `export`,
+//! which enables the exports of [`export_plugin!`]. `cargo xtask new-plugin` creates such a crate.
 //!
 //! # Programs
 //!
@@ -68,9 +68,9 @@
 //! # fn main() {}
 //! ```
 //!
-//! [`serve_plugin!`] defines `main`. A panic fails one call, as in a library. An abort, a leak or an
-//! endless loop affects only the program, which the host can kill. A call is cancelled when the host
-//! closes its connection.
+//! [`serve_plugin!`] defines `main`. A panic fails one call, as in a library. An abort, a leak or
+//! an endless loop affects only the program, which the host can kill. A call is cancelled when the
+//! host closes its connection.
 //!
 //! # Logging
 //!
@@ -79,15 +79,15 @@
 //! keep their level, target, fields and source location. The host adds the plugin's name and
 //! generation, and applies its own filters. Logging requires the permission `log`.
 //!
-//! - Values keep their types; values that are only formatted arrive as text. Key-values of `log` are
-//!   dropped.
+//! - Values keep their types; values that are only formatted arrive as text. Key-values of `log`
+//!   are dropped.
 //! - Spans do not reach the host. An event has its enclosing spans in the field `spans`, such as
 //!   `request{id=7}:query{table="users"}`.
 //! - A message is truncated at 64 KiB, and so are the fields together. `… (cut)` marks the end.
 //! - Lines that are logged while another line is formatted or processed on the same thread are
 //!   dropped.
-//! - A plugin cannot set its own global subscriber. A subscriber that it sets for a thread keeps the
-//!   library mapped until that thread exits.
+//! - A plugin cannot set its own global subscriber. A subscriber that it sets for a thread keeps
+//!   the library mapped until that thread exits.
 //! - A plugin that is compiled into the host uses the host's subscriber and logger; these features
 //!   do not affect it.
 

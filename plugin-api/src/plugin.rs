@@ -79,8 +79,8 @@ pub trait Plugin: Send + Sync + Sized + 'static {
         Ok(())
     }
 
-    /// Checks whether the plugin can work. Runs before a new build replaces the current one, and may
-    /// run again at any time.
+    /// Checks whether the plugin can work. Runs before a new build replaces the current one, and
+    /// may run again at any time.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Truncates and escapes text from plugins for display: escapes characters that control a terminal or
-//! change the order in which text is shown.
+//! Truncates and escapes text from plugins for display: escapes characters that control a terminal
+//! or change the order in which text is shown.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};

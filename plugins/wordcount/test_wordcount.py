@@ -15,20 +15,20 @@ import wordcount
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wordcount.py")
 
 
-class Analyse(unittest.TestCase):
+class Analyze(unittest.TestCase):
     def test_text_is_counted(self):
-        found = wordcount.analyse("The cat's the cat\nun naïve".encode())
+        found = wordcount.analyze("The cat's the cat\nun naïve".encode())
         self.assertEqual((found["lines"], found["words"], found["characters"], found["bytes"]),
                          (2, 6, 26, 27))
         self.assertEqual(found["frequent"][0], {"word": "the", "count": 2})
 
     def test_last_line_feed_is_optional(self):
         for text, lines in [("", 0), ("a", 1), ("a\n", 1), ("a\nb", 2), ("\n", 1)]:
-            self.assertEqual(wordcount.analyse(text.encode())["lines"], lines, repr(text))
+            self.assertEqual(wordcount.analyze(text.encode())["lines"], lines, repr(text))
 
     def test_config_selects_listed_words(self):
         def frequent(**settings):
-            found = wordcount.analyse(b"b b a a ccc", **settings)["frequent"]
+            found = wordcount.analyze(b"b b a a ccc", **settings)["frequent"]
             return [entry["word"] for entry in found]
         self.assertEqual(frequent(), ["a", "b", "ccc"])
         self.assertEqual(frequent(top=1), ["a"])
@@ -37,7 +37,7 @@ class Analyse(unittest.TestCase):
 
     def test_invalid_utf8_is_rejected(self):
         with self.assertRaises(wordcount.Failure) as caught:
-            wordcount.analyse(b"ab\xff")
+            wordcount.analyze(b"ab\xff")
         self.assertEqual(caught.exception.body["details"], {"byte": 2})
 
     def test_durations_are_numbers_or_text(self):

@@ -2,7 +2,7 @@
 """Counts lines, words and characters of a text: a hotbay plugin as a program.
 
 Three parts, from top to bottom: the analysis, the HTTP server, start and shutdown. With another
-`analyse`, the rest serves any plugin without state. Imports few modules of the standard library,
+`analyze`, the rest serves any plugin without state. Imports few modules of the standard library,
 so that it starts fast.
 """
 import base64
@@ -33,8 +33,8 @@ class Failure(Exception):
         self.status, self.body = status, {"message": message, "statusCode": status, **more}
 
 
-def analyse(body, top=10, min_length=1, ignore=()):
-    """Analyses a text in UTF-8."""
+def analyze(body, top=10, min_length=1, ignore=()):
+    """Analyzes a text in UTF-8."""
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -109,7 +109,7 @@ class Server:
 
     def execute(self, body):
         try:
-            return 200, analyse(body, **self.settings)
+            return 200, analyze(body, **self.settings)
         except Failure as failure:
             return failure.status, failure.body
         except Exception as error:  # An unexpected error fails one call only.

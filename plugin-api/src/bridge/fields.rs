@@ -61,7 +61,8 @@ impl Fields {
     }
 
     fn add(&mut self, name: &str, value: impl FnOnce(&mut JsonWriter<'_>)) {
-        // A byte of a name takes up to six bytes when escaped; the rest is for a number and brackets.
+        // A byte of a name takes up to six bytes when escaped; the rest is for a number and
+        // brackets.
         let remaining = (MAX_LINE_BYTES - MAX_END_BYTES).saturating_sub(self.json.len());
         if self.is_cut || name.len() * 6 + MAX_END_BYTES > remaining {
             self.is_cut = true;

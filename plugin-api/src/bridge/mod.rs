@@ -25,8 +25,8 @@ pub(crate) use self::log::ForwardingLogger;
 #[cfg(all(feature = "testing", feature = "tracing"))]
 pub(crate) use self::tracing::ForwardingSubscriber;
 
-/// Forwards everything that this library logs to its latest start. Not for plugins that are compiled
-/// into a host, which share the host's subscriber and logger.
+/// Forwards everything that this library logs to its latest start. Not for plugins that are
+/// compiled into a host, which share the host's subscriber and logger.
 pub(crate) fn install() {
     #[cfg(feature = "tracing")]
     tracing::install();
@@ -59,8 +59,8 @@ thread_local! {
     static IS_FORWARDING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Held while a thread forwards a line. Lines that are logged meanwhile, by a `Debug` implementation
-/// or by the host, are dropped to prevent infinite recursion.
+/// Held while a thread forwards a line. Lines that are logged meanwhile, by a `Debug`
+/// implementation or by the host, are dropped to prevent infinite recursion.
 struct ForwardGuard;
 
 impl ForwardGuard {

@@ -2,7 +2,8 @@
 //! later, or to memory that is read or written later. A library that passed a pointer into itself
 //! must not be unmapped.
 //!
-//! Plugins and hosts share the table, and row numbers are part of the ABI: add rows at the end only.
+//! Plugins and hosts share the table, and row numbers are part of the ABI: add rows at the end
+//! only.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -285,8 +285,8 @@ pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut
     resolve(name, found, true)
 }
 
-/// Interposes on `dlvsym`, like [`dlsym`]. The interposers call the newest version of a function, so
-/// an older version is returned unchanged and recorded.
+/// Interposes on `dlvsym`, like [`dlsym`]. The interposers call the newest version of a function,
+/// so an older version is returned unchanged and recorded.
 ///
 /// # Safety
 ///

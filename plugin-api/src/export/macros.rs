@@ -1,4 +1,5 @@
-//! The macro `export_plugin!`. Its expansion is enabled by the feature `export` of the author's crate.
+//! The macro `export_plugin!`. Its expansion is enabled by the feature `export` of the author's
+//! crate.
 
 /// Exports a plugin from the crate's library.
 ///

@@ -161,7 +161,7 @@ unsafe extern "C" fn restore<T: Plugin, const LINKED: bool>(
         // SAFETY: E1.
         let snapshot = unsafe { &*snapshot };
         let snapshot = Snapshot::new(snapshot.version, snapshot.bytes.as_bytes());
-        // SAFETY: E2, E3 (the box came from `into_instance`, which nothing else uses).
+        // SAFETY: E2, E3 (the box came from `into_instance`, and nothing else uses it).
         unsafe { &mut *instance.cast_mut().cast::<T>() }.restore(snapshot)
     });
     // SAFETY: E1.

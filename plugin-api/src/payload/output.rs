@@ -28,7 +28,8 @@ use crate::PluginError;
 /// ```
 // Invariant O1: either `release` is `None` and `words` hold `extra` inline bytes, or `release` is
 // `Some` and `words` are pointer, length and capacity of a `Vec<u8>` of that side. The last `extra`
-// bytes of that vector are the name of the content type, which is empty unless `type_code` is `OTHER`.
+// bytes of that vector are the name of the content type, which is empty unless `type_code` is
+// `OTHER`.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct Output {

@@ -91,7 +91,7 @@ mod wake_fd {
 
     use rustix::event::{EventfdFlags, eventfd};
 
-    /// A descriptor that becomes readable when it is signalled.
+    /// A descriptor that becomes readable when it is signaled.
     #[derive(Debug)]
     pub(super) struct WakeFd(OwnedFd);
 
@@ -124,7 +124,7 @@ mod wake_fd {
     use std::os::fd::{AsFd, BorrowedFd};
     use std::os::unix::net::UnixStream;
 
-    /// A descriptor that becomes readable when it is signalled.
+    /// A descriptor that becomes readable when it is signaled.
     #[derive(Debug)]
     pub(super) struct WakeFd {
         receiver: UnixStream,

@@ -60,10 +60,10 @@ fn plugin_error_arrives_with_all_members() {
         "do": "fail", "code": -3, "message": "no such row", "details": details, "retryable": true,
     }));
     assert_eq!(response.status, 422);
-    let wanted = json!({
+    let expected = json!({
         "code": -3, "message": "no such row", "details": details, "retryable": true,
     });
-    assert_eq!(response.json(), wanted);
+    assert_eq!(response.json(), expected);
 }
 
 #[test]

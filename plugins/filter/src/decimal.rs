@@ -1,5 +1,5 @@
-//! Compares JSON numbers exactly, as decimal fractions of any size. Does no arithmetic and no binary
-//! conversion, so the cost of `1e999999999` is the cost of parsing its text.
+//! Compares JSON numbers exactly, as decimal fractions of any size. Does no arithmetic and no
+//! binary conversion, so the cost of `1e999999999` is the cost of parsing its text.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

@@ -1,5 +1,5 @@
-//! Resolves JSON pointers (RFC 6901) in text, without parsing the rest into values, so that the result
-//! is the original text.
+//! Resolves JSON pointers (RFC 6901) in text, without parsing the rest into values, so that the
+//! result is the original text.
 
 use std::fmt;
 

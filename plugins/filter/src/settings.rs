@@ -1,4 +1,5 @@
-//! Parses the `config` object into rules. Reports invalid configurations with the path of the mistake.
+//! Parses the `config` object into rules. Reports invalid configurations with the path of the
+//! mistake.
 
 use std::fmt::Display;
 

@@ -83,8 +83,8 @@ impl fmt::Display for QueryError {
     }
 }
 
-/// Returns the position of the first bracket beyond the nesting limit. Brackets in strings count too,
-/// because only the parser knows where strings end.
+/// Returns the position of the first bracket beyond the nesting limit. Brackets in strings count
+/// too, because only the parser knows where strings end.
 fn position_beyond_nesting_limit(text: &str) -> Option<usize> {
     let mut open = 0_usize;
     for (byte, character) in text.char_indices() {

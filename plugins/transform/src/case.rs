@@ -62,7 +62,8 @@ fn push_title_grapheme(out: &mut String, grapheme: &str) {
             'Ǌ'..='ǌ' => out.push('ǋ'),
             'Ǳ'..='ǳ' => out.push('ǲ'),
             _ => {
-                // One character may become several: `ﬁ` becomes `Fi` at the start of a word, not `FI`.
+                // One character may become several: `ﬁ` becomes `Fi` at the start of a word, not
+                // `FI`.
                 for upper in c.to_uppercase() {
                     if has_upper {
                         out.extend(upper.to_lowercase());

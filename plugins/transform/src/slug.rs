@@ -1,5 +1,5 @@
-//! Slugs, such as for URLs: `a-z`, `0-9` and single dashes between words. `deunicode` transliterates
-//! each character, independent of the language.
+//! Slugs, such as for URLs: `a-z`, `0-9` and single dashes between words. `deunicode`
+//! transliterates each character, independent of the language.
 
 use deunicode::deunicode_with_tofu;
 

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod dependencies;
+mod language;
 mod links;
 mod module_order;
 mod source;
@@ -81,6 +82,12 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     sources::check(&rust, &architecture.may_contain_unsafe, &mut problems);
     dependencies::check(&crates, &mut problems);
     links::check(&prose, &paths, &mut problems);
+    let texts = read(|path| {
+        let extension = Path::new(path).extension().and_then(|extension| extension.to_str());
+        let is_text = matches!(extension, Some("rs" | "md" | "toml" | "json" | "py" | "sh"));
+        is_text || path == ".ci/run"
+    })?;
+    language::check(&texts, &mut problems);
 
     report(problems, paths.len())
 }
