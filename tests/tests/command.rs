@@ -59,8 +59,8 @@ fn list_reports_problems_across_plugins() {
     problem(1, "lonely", "requires plugin `gone`");
     problem(2, "round", "dependency cycle");
     problem(3, "square", "dependency cycle");
-    problem(4, "twin", "is there 2 times");
-    problem(5, "twin", "is there 2 times");
+    problem(4, "twin", "was found 2 times");
+    problem(5, "twin", "was found 2 times");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn check_above_metadata(above: &Path, metadata: &Metadata) -> Result<(), Artifac
     })
 }
 
-/// Accepts everything: there are no Unix modes here.
+/// Accepts everything: the system has no Unix modes.
 #[cfg(not(unix))]
 fn check_above_metadata(_: &Path, _: &Metadata) -> Result<(), ArtifactError> {
     Ok(())
@@ -92,7 +92,7 @@ pub(crate) fn check_metadata(
     check_owner_and_mode(path, metadata.mode(), metadata.uid(), user)
 }
 
-/// Accepts everything: there are no Unix modes here.
+/// Accepts everything: the system has no Unix modes.
 #[cfg(not(unix))]
 pub(crate) fn check_metadata(_: &Path, _: &Metadata, _: Trust) -> Result<(), ArtifactError> {
     Ok(())

@@ -287,7 +287,7 @@ impl<'a> Request<'a> {
         self.http().map(|http| &http.headers)
     }
 
-    /// Returns whether it is an HTTP request without a body, so that there is no input to check.
+    /// Returns whether it is an HTTP request without a body, and thus has no input to check.
     pub(crate) fn is_bodiless(&self) -> bool {
         self.as_bytes().is_empty() && matches!(self.method(), Some("GET" | "HEAD"))
     }

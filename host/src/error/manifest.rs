@@ -96,7 +96,7 @@ impl ManifestError {
         self.first.position.map(|(line, _)| line)
     }
 
-    /// Returns the column of the first mistake in characters, counted from 1; `None` if there is no
+    /// Returns the column of the first mistake in characters, counted from 1; `None` without a
     /// line.
     pub fn column(&self) -> Option<usize> {
         self.first.position.map(|(_, column)| column)

@@ -15,8 +15,8 @@ use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
 use crate::sync::lock;
 
-/// How often an unload is retried. The system does not report when a thread of its own accord
-/// exits, or when the last call into a library returns.
+/// How often an unload is retried. The system does not report when a thread
+/// exits by itself, or when the last call into a library returns.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
 /// What remains of one generation.

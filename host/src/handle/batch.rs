@@ -1,6 +1,6 @@
 //! Many calls of one plugin as one job, so that the cost of the queue is paid once. Each call has
-//! its own lease, its own pass through the layers and its own outcome. The calls have no deadlines
-//! of their own; a time limit applies to each from its start.
+//! its own lease, its own pass through the layers and its own outcome. The calls have no
+//! individual deadlines; a time limit applies to each from its start.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};

@@ -58,7 +58,7 @@ impl Mistakes {
         read.map_err(|error| self.record(error)).ok()
     }
 
-    /// Returns the value if there was no mistake.
+    /// Returns the value, or all mistakes.
     pub(crate) fn finish<T>(self, value: Option<T>) -> Result<T, ManifestError> {
         match (ManifestError::join(self.0.into_inner()), value) {
             (None, Some(value)) => Ok(value),

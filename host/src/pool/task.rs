@@ -27,7 +27,7 @@ pub enum TaskError {
     Panicked(String),
     /// The pool was cancelled before it started.
     NeverRan,
-    /// A worker waited for a task of its own pool, which might have lasted forever. The outcome
+    /// A worker waited for a task of its pool, which might have lasted forever. The outcome
     /// stays in the store. Only [`TaskTicket::wait`] returns this.
     WaitInside,
     /// This process was forked after the pool was created; the workers exist only in the parent.
@@ -150,7 +150,7 @@ impl fmt::Display for TaskError {
             Self::Panicked(message) => write!(f, "the task panicked: {message}"),
             Self::NeverRan => f.write_str("the task did not run: its pool was cancelled"),
             Self::WaitInside => f.write_str(
-                "a worker waited for a task of its own pool without a time limit, which could last \
+                "a worker waited for a task of its pool without a time limit, which could last \
                  forever",
             ),
             Self::Forked => f.write_str(FORKED),

@@ -51,7 +51,7 @@ pub enum Stopped {
 ///
 /// Clones are the same pool. Dropping the last one cancels the pool and waits for the running
 /// tasks. If a task of the pool drops it, nothing waits, and the workers exit by themselves. An
-/// outcome that holds a handle of its own pool keeps the pool alive until it is taken.
+/// outcome that holds a handle of its pool keeps the pool alive until it is taken.
 ///
 /// ```
 /// use hotbay::CancellationToken;

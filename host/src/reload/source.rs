@@ -42,9 +42,9 @@ impl Source {
 }
 
 /// Constructs an instance of this program from its config.
-pub(crate) struct Constructor(
-    pub(crate) Box<dyn FnOnce(&Config) -> Result<Instance, PluginError> + Send>,
-);
+pub(crate) struct Constructor(pub(crate) Box<ConstructorFn>);
+
+type ConstructorFn = dyn FnOnce(&Config) -> Result<Instance, PluginError> + Send;
 
 impl fmt::Debug for Constructor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,5 @@
-//! The health of a plugin: whether it is quarantined or its host is shutting down. One flag tells
-//! calls that nothing is wrong.
+//! The health of a plugin: whether it is quarantined or its host is shutting down. One flag lets
+//! calls skip these checks.
 
 use std::fmt;
 use std::sync::Mutex;

@@ -216,7 +216,7 @@ fn warn_once(shell: &Path) {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
         tracing::warn!(
-            "shell `{}` not found: if this program is killed, processes started by plugins replace_on_exit \
+            "shell `{}` not found: if this program is killed, processes started by plugins keep \
              running; install a shell there",
             shell.display(),
         );

@@ -166,7 +166,7 @@ impl Process {
                 return Err(Failure::Other(wait_error(None)));
             }
             let waited = CONTROL_CALL_TIMEOUT.as_secs();
-            let message = format!("did not response `/{what}` within {waited} s");
+            let message = format!("did not respond to `/{what}` within {waited} s");
             return Err(Failure::Other(Error::new(ErrorKind::DeadlineExceeded, message)));
         };
         reply::success(response.map_err(Failure::Other)?)

@@ -46,7 +46,10 @@ fn hung_process_is_restarted_after_missed_deadline() {
             let exited = event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
             let HostEvent::ChildExited { pid: ended, reason, .. } = exited else { unreachable!() };
             assert_eq!(ended, pid);
-            assert!(reason.contains("did not respond") && reason.contains("`/healthz`"), "{reason}");
+            assert!(
+                reason.contains("did not respond") && reason.contains("`/healthz`"),
+                "{reason}"
+            );
             event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
             assert!(has_exited(pid));
             running.serves();

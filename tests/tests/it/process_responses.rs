@@ -106,8 +106,18 @@ fn author_error_arrives_with_all_parts() {
 #[test]
 fn invalid_http_is_reported() {
     let running = start();
-    fails(&running, json!({ "how": "malformed" }), ErrorKind::Protocol, &["invalid HTTP/1.1 response"]);
-    fails(&running, json!({ "how": "headers" }), ErrorKind::Protocol, &["invalid HTTP/1.1 response"]);
+    fails(
+        &running,
+        json!({ "how": "malformed" }),
+        ErrorKind::Protocol,
+        &["invalid HTTP/1.1 response"],
+    );
+    fails(
+        &running,
+        json!({ "how": "headers" }),
+        ErrorKind::Protocol,
+        &["invalid HTTP/1.1 response"],
+    );
     running.end();
 }
 

@@ -269,7 +269,11 @@ fn program_never_ready_is_killed_at_start_timeout() {
             &["did not exit within 4000 ms"],
         ),
         (location(json!({ "silent": true })), LOCATION, &["did not print its location", "4000 ms"]),
-        (location(json!({ "flood": true })), LOCATION, &["did not print its location", "still getting"]),
+        (
+            location(json!({ "flood": true })),
+            LOCATION,
+            &["did not print its location", "still getting"],
+        ),
         (location(json!({ "text": "listening on port 80" })), LOCATION, &["listening on port 80"]),
         (location(json!({ "text": "http+unix://x.sock" })), LOCATION, &["absolute path"]),
         (location(json!({ "text": "http://127.0.0.1:0" })), LOCATION, &["the port 0"]),

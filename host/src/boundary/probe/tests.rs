@@ -86,7 +86,7 @@ fn needs_report_libraries_that_may_start_threads() {
     );
 }
 
-/// Builds a library with the stamp by the C compiler; `None` if there is no compiler.
+/// Builds a library with the stamp by the C compiler; `None` without a compiler.
 #[cfg(target_os = "linux")]
 fn library(flags: &[&str]) -> Option<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();

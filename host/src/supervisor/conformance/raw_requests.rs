@@ -133,7 +133,7 @@ pub(super) async fn half_request(kit: &TestKit) -> Outcome {
 pub(super) async fn malformed(kit: &TestKit) -> Outcome {
     let long = [b"GET /".as_slice(), &[b'x'; 100_000], b" HTTP/1.1\r\n\r\n"].concat();
     let all: [(&str, &[u8]); 5] = [
-        ("a line that is not an HTTP request", b"hello, is anybody there?\r\n\r\n"),
+        ("a line that is not an HTTP request", b"hello, world?\r\n\r\n"),
         (
             "bytes of another protocol",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\xff\r\n\r\n",

@@ -152,18 +152,12 @@ fn output_that_is_not_only_json_is_shown() {
     let check = |text: &[u8], expect: &str| check_wrong(text, &format!("{printed}{expect}"));
     check(b"", "is empty; expected a JSON object");
     check(b" \n", "is empty");
-    check(
-        b"Loading\n{\"types\":{}}",
-        "has text before the JSON: \"Loading\\n{\\\"types\\\":{}}\"",
-    );
+    check(b"Loading\n{\"types\":{}}", "has text before the JSON: \"Loading\\n{\\\"types\\\":{}}\"");
     check(b"{\"types\":{}}\nDone", "has text after the JSON: \"Done\"; expected only JSON");
     check(b"12:30 up {\"types\":{}}", "has text before the JSON: \"12:30 up");
     check(b"\x1b[0m{\"types\":{}}", "has text before the JSON: \"\\u{1b}[0m{");
     check(b"\xff{}", "has text before the JSON: \"\u{fffd}{}\"");
-    check(
-        "x".repeat(99).as_bytes(),
-        &format!("has text before the JSON: \"{}…\"", "x".repeat(80)),
-    );
+    check("x".repeat(99).as_bytes(), &format!("has text before the JSON: \"{}…\"", "x".repeat(80)));
     check(b"{\"types\":", "is not JSON: EOF while parsing a value at line 1 column 9");
     check("{\"a\":".repeat(999).as_bytes(), "is not JSON: recursion limit exceeded");
     check(
