@@ -205,7 +205,7 @@ fn call_that_may_have_run_falls_through_if_idempotent() {
         let late = Request::text("x").idempotent().deadline_in(Duration::ZERO);
         let error = call(&providers, late).unwrap_err();
         assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("a")));
-        assert_eq!(calls(&host)[1], 2, "there is no time left: {how}");
+        assert_eq!(calls(&host)[1], 2, "no time is left: {how}");
     }
 }
 
