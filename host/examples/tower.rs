@@ -129,7 +129,7 @@ async fn show(host: Host) -> Result<(), Box<dyn StdError>> {
         .retry(Retry { attempts_left: 2 })
         .service(host.plugin("shout")?);
     let ask = |token, text| {
-        let request = Request::text(text).deadline_in(Duration::from_secs(1));
+        let request = Request::text(text).with_timeout(Duration::from_secs(1));
         service.clone().oneshot(AuthRequest { token, request })
     };
 

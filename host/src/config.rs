@@ -32,7 +32,7 @@ pub struct HostLimits {
     /// Queued calls of one plugin. Default: 1,024.
     pub max_queued_calls: u32,
     /// Pooled calls of one plugin that may wait for space in its queue: see
-    /// [`Request::wait_for_place`](crate::Request::wait_for_place). Default: 65,536.
+    /// [`Request::with_space_timeout`](crate::Request::with_space_timeout). Default: 65,536.
     pub max_queue_waiters: u32,
     /// How long a pooled call may wait in the queue before it is rejected; `None` for as long as
     /// its deadline allows. Default: `None`.

@@ -88,7 +88,7 @@ pub fn kill_often(plugin: &PluginHandle, events: &mut hotbay::Events, how: Kills
 
 fn probe() -> Request<'static> {
     // A deadline, so that a host that never answers fails the test.
-    Request::text("probe").idempotent().deadline_in(Duration::from_secs(10))
+    Request::text("probe").with_idempotent(true).with_timeout(Duration::from_secs(10))
 }
 
 struct StopOnDrop<'a>(&'a AtomicBool);
@@ -124,7 +124,7 @@ fn call_until(
         number += 1;
         let text = format!("{caller}-{number}");
         let deadline = Instant::now() + timeout;
-        let request = Request::text(&text).idempotent().deadline_at(deadline);
+        let request = Request::text(&text).with_idempotent(true).with_deadline(deadline);
         let outcome = match caller % 2 {
             0 => plugin.call(request),
             _ => block_on(plugin.execute(request)),

@@ -49,7 +49,8 @@ pub(crate) async fn survive_a_kill(host: &Host, text: &str) -> Outcome<()> {
             calls.add_row(["", "", "SIGKILL to the process of wordcount"]);
         }
         let since = Instant::now();
-        let request = Request::text(line).idempotent().deadline_in(Duration::from_secs(10));
+        let request =
+            Request::text(line).with_idempotent(true).with_timeout(Duration::from_secs(10));
         let answer = match pipeline.run(request).await {
             Ok(reply) => reply.as_text()?.to_owned(),
             Err(error) => error.full_message(),

@@ -19,10 +19,10 @@ use crate::sync::deadline_in;
 /// use std::time::Duration;
 /// use hotbay::Request;
 ///
-/// let request = Request::text("hello").deadline_in(Duration::from_secs(1)).operation("read");
+/// let request = Request::text("hello").with_timeout(Duration::from_secs(1)).with_operation("read");
 /// assert_eq!(request.as_bytes(), b"hello");
 /// assert_eq!(request.content_type(), "text/plain; charset=utf-8");
-/// assert_eq!(request.named_operation(), Some("read"));
+/// assert_eq!(request.operation(), Some("read"));
 /// assert!(request.deadline().is_some());
 /// ```
 #[derive(Debug)]
@@ -129,13 +129,13 @@ impl<'a> Request<'a> {
     /// in this thread and returns when the plugin does, which can query the deadline. If the
     /// request has a deadline already, the earlier one applies.
     #[must_use]
-    pub fn deadline_in(self, timeout: Duration) -> Self {
-        self.deadline_at(deadline_in(timeout))
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        self.with_deadline(deadline_in(timeout))
     }
 
-    /// Sets a deadline, as [`deadline_in`](Self::deadline_in).
+    /// Sets a deadline, as [`with_timeout`](Self::with_timeout).
     #[must_use]
-    pub fn deadline_at(mut self, deadline: Instant) -> Self {
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self
     }
@@ -143,7 +143,7 @@ impl<'a> Request<'a> {
     /// Cancels the call when `token` is cancelled. A call that has not started never starts; the
     /// plugin of a running call can query the cancellation.
     #[must_use]
-    pub fn cancelled_by(mut self, token: CancellationToken) -> Self {
+    pub fn with_cancellation_token(mut self, token: CancellationToken) -> Self {
         self.more().token = Some(token);
         self
     }
@@ -151,36 +151,36 @@ impl<'a> Request<'a> {
     /// Names the operation that the plugin is to do, such as `read`, `write` or `exec`. The call
     /// fails with `PermissionDenied` unless the plugin's manifest lists it in `permissions`.
     #[must_use]
-    pub fn operation(mut self, operation: impl Into<Cow<'static, str>>) -> Self {
+    pub fn with_operation(mut self, operation: impl Into<Cow<'static, str>>) -> Self {
         self.more().operation = Some(operation.into());
         self
     }
 
-    /// Allows the host to make the call twice. It is retried if the plugin's process exited or
+    /// Sets whether the host may make the call twice. If so, it is retried if the plugin's process exited or
     /// closed the connection before it answered, so that the call may have run. A call that
     /// certainly did not run is retried without this.
     #[must_use]
-    pub fn idempotent(mut self) -> Self {
-        self.more().is_idempotent = true;
+    pub fn with_idempotent(mut self, is_idempotent: bool) -> Self {
+        self.more().is_idempotent = is_idempotent;
         self
     }
 
     /// Sends the call to another endpoint of the plugin, such as `rows`, instead of `execute`.
     /// Only plugins of kind `process` have endpoints.
     #[must_use]
-    pub fn endpoint(mut self, endpoint: impl Into<Cow<'static, str>>) -> Self {
+    pub fn with_endpoint(mut self, endpoint: impl Into<Cow<'static, str>>) -> Self {
         self.more().endpoint = Some(endpoint.into());
         self
     }
 
     /// Calls the endpoint with this HTTP method, such as `GET`, instead of `POST`. With `GET`,
     /// `HEAD`, `OPTIONS` and `TRACE` the call may run twice, as with
-    /// [`idempotent`](Self::idempotent). An empty input is sent without a body.
+    /// [`with_idempotent`](Self::with_idempotent). An empty input is sent without a body.
     ///
     /// Only plugins of kind `process` are called by HTTP; a call of any other fails with
     /// `Unsupported`, and a call with an invalid method with `InvalidInput`.
     #[must_use]
-    pub fn method(mut self, method: impl Into<Cow<'static, str>>) -> Self {
+    pub fn with_method(mut self, method: impl Into<Cow<'static, str>>) -> Self {
         self.more().http.get_or_insert_default().method = Some(method.into());
         self
     }
@@ -195,7 +195,7 @@ impl<'a> Request<'a> {
     /// `Upgrade`); headers that the host sets (`Host`, `Content-Length`, `Content-Type`,
     /// `traceparent`, `Hotbay-…`); more than 64 headers, or 32 KiB in all.
     #[must_use]
-    pub fn header(
+    pub fn with_header(
         mut self,
         name: impl Into<Cow<'static, str>>,
         value: impl Into<Cow<'static, str>>,
@@ -207,7 +207,7 @@ impl<'a> Request<'a> {
     /// Waits up to `timeout` for space in the plugin's queue if it is full, instead of failing at
     /// once. Applies to [`execute`](crate::PluginHandle::execute) only.
     #[must_use]
-    pub fn wait_for_place(mut self, timeout: Duration) -> Self {
+    pub fn with_space_timeout(mut self, timeout: Duration) -> Self {
         self.more().space_timeout = Some(timeout);
         self
     }
@@ -250,15 +250,15 @@ impl<'a> Request<'a> {
         self.deadline
     }
 
-    /// Returns the operation, if one was named.
+    /// Returns the operation, if one was set.
     #[inline]
-    pub fn named_operation(&self) -> Option<&str> {
+    pub fn operation(&self) -> Option<&str> {
         self.more.as_ref().and_then(|more| more.operation.as_deref())
     }
 
-    /// Returns the endpoint, if one was named.
+    /// Returns the endpoint, if one was set.
     #[inline]
-    pub fn named_endpoint(&self) -> Option<&str> {
+    pub fn endpoint(&self) -> Option<&str> {
         self.more.as_ref().and_then(|more| more.endpoint.as_deref())
     }
 
@@ -272,19 +272,24 @@ impl<'a> Request<'a> {
         self.http().is_some()
     }
 
-    /// Returns the HTTP method, if one was named.
-    pub(crate) fn named_method(&self) -> Option<&str> {
+    /// Returns the HTTP method, if one was set.
+    pub fn method(&self) -> Option<&str> {
         self.http()?.method.as_deref()
     }
 
-    /// Returns the headers.
+    /// Returns the names and values of the headers, in the order in which they were added.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.http().into_iter().flat_map(|http| http.headers.iter())
+    }
+
+    /// Returns the headers of an HTTP request.
     pub(crate) fn named_headers(&self) -> Option<&Headers> {
         self.http().map(|http| &http.headers)
     }
 
     /// Returns whether it is an HTTP request without a body, so that there is no input to check.
     pub(crate) fn is_bodiless(&self) -> bool {
-        self.as_bytes().is_empty() && matches!(self.named_method(), Some("GET" | "HEAD"))
+        self.as_bytes().is_empty() && matches!(self.method(), Some("GET" | "HEAD"))
     }
 
     /// Returns whether the call may run twice.
@@ -311,10 +316,10 @@ impl<'a> Request<'a> {
     }
 
     /// Waits for space in the queue until its deadline, unless it has its own limit.
-    pub(crate) fn wait_for_place_by_default(self) -> Self {
+    pub(crate) fn wait_for_space_by_default(self) -> Self {
         match self.space_timeout() {
             Some(_) => self,
-            None => self.wait_for_place(Duration::MAX),
+            None => self.with_space_timeout(Duration::MAX),
         }
     }
 
@@ -343,7 +348,7 @@ impl<'a> Request<'a> {
 
     /// Copies all options of `other`, such as deadline, token, trace and operation.
     #[must_use]
-    pub fn with_terms_of(mut self, other: &Request<'_>) -> Self {
+    pub fn with_options_of(mut self, other: &Request<'_>) -> Self {
         self.deadline = other.deadline;
         self.more.clone_from(&other.more);
         self

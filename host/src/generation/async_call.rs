@@ -67,7 +67,7 @@ impl InstanceRef {
         // An input that is too large is not sent. A call that names an endpoint, a method or
         // headers is sent by itself.
         let is_batched = |args: &CallArgs<'_>| {
-            args.request.named_endpoint().is_none()
+            args.request.endpoint().is_none()
                 && !args.request.names_http()
                 && generation.check_input(args.request).is_ok()
         };

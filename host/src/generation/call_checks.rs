@@ -26,7 +26,7 @@ impl CallPolicy {
         plugin: &PluginName,
         request: &Request<'_>,
     ) -> Result<(), Error> {
-        match request.named_operation() {
+        match request.operation() {
             Some(operation) if !self.permissions.contains(operation) => {
                 Err(self.permission_denied(operation).of(plugin))
             }
@@ -148,7 +148,7 @@ mod tests {
             types: std::sync::Arc::default(),
         };
         let plugin = PluginName::new("store").unwrap();
-        let request = Request::text("x").operation(operation.to_owned());
+        let request = Request::text("x").with_operation(operation.to_owned());
         let Err(error) = policy.check_operation(&plugin, &request) else {
             return assert_eq!(message, "");
         };

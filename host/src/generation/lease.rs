@@ -129,7 +129,7 @@ impl InstanceRef {
             #[cfg(unix)]
             Backend::OutOfProcess(process) => return self.call_process(process, args, reply),
         };
-        if request.named_endpoint().is_some() || request.names_http() {
+        if request.endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
         }
         let bounds;

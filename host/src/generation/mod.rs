@@ -224,7 +224,7 @@ impl Generation {
 
     #[cold]
     fn no_endpoint(&self, request: &Request<'_>) -> Error {
-        let message = match request.named_endpoint() {
+        let message = match request.endpoint() {
             Some(endpoint) => format!(
                 "was not called: the request names the endpoint `{endpoint}`, and only plugins of \
                  kind `process` have endpoints"

@@ -148,7 +148,7 @@ impl PluginHandle {
     /// # Errors
     ///
     /// Those of [`call`](Self::call), and `Overloaded` if the queue is full and the request does not
-    /// [wait for space](Request::wait_for_place).
+    /// [wait for space](Request::with_space_timeout).
     pub fn execute(&self, request: Request<'_>) -> Execute {
         Execute::new(&self.inner, request)
     }

@@ -138,7 +138,7 @@ impl Drop for PooledCall {
 /// let host = Host::builder()
 ///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
 ///     .build()?;
-/// let call = host.plugin("echo")?.execute(Request::text("a").deadline_in(Duration::from_secs(60)));
+/// let call = host.plugin("echo")?.execute(Request::text("a").with_timeout(Duration::from_secs(60)));
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// assert_eq!(call.await?.as_text()?, "a");
 /// # Ok::<(), hotbay::Error>(())

@@ -87,7 +87,7 @@ fn pooled_calls_run_on_runtime_and_are_counted() {
         }
         let failed = plugin.execute(Request::text("fail")).await.expect_err("it fails");
         assert_eq!(failed.kind(), ErrorKind::Plugin);
-        let denied = Request::text("").operation("write").deadline_in(TIMEOUT);
+        let denied = Request::text("").with_operation("write").with_timeout(TIMEOUT);
         assert_eq!(
             plugin.execute(denied).await.expect_err("no").kind(),
             ErrorKind::PermissionDenied
@@ -168,7 +168,7 @@ fn batch_is_answered_by_one_exchange_after_the_layers() {
     let outcomes = runtime.spawn(async move {
         let instance = inner.slot.lease(generation.id.get()).expect("a current generation");
         let mut calls = calls();
-        calls.push(BatchItem::Pending(Request::text("").operation("write")));
+        calls.push(BatchItem::Pending(Request::text("").with_operation("write")));
         let batch = BatchJob::for_tests(&inner);
         batch.call_together(&instance, &mut calls).await;
         calls
@@ -219,7 +219,7 @@ fn call_cancelled_by_token_abandons_no_worker() {
     runtime.block_on(async {
         for _ in 0..200 {
             let token = CancellationToken::new();
-            let call = plugin.execute(Request::text("").cancelled_by(token.clone()));
+            let call = plugin.execute(Request::text("").with_cancellation_token(token.clone()));
             token.cancel();
             match call.await {
                 Ok(reply) => assert_eq!(reply.as_text().expect("text"), "task"),

@@ -16,7 +16,7 @@ impl Service<Request<'static>> for PluginHandle {
 
     /// Always ready. The queue is bounded all the same: if it is full, the call itself returns
     /// `Overloaded`, or waits for as long as the request
-    /// [waits for space](Request::wait_for_place).
+    /// [waits for space](Request::with_space_timeout).
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
     }

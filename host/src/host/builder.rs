@@ -210,8 +210,8 @@ impl HostBuilder {
     ///     .register::<Notes>(manifest)
     ///     .build()?;
     /// let notes = host.plugin("notes")?;
-    /// assert!(notes.call(Request::text("1").operation("read")).is_ok());
-    /// let error = notes.call(Request::text("1").operation("write")).unwrap_err();
+    /// assert!(notes.call(Request::text("1").with_operation("read")).is_ok());
+    /// let error = notes.call(Request::text("1").with_operation("write")).unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     /// # Ok::<(), Error>(())
     /// ```

@@ -28,7 +28,7 @@ use crate::slot::{AsyncService, CallScope, Method, Slot, SyncService};
 /// impl Layer for Shouting {
 ///     fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
 ///         let text = String::from_utf8_lossy(call.request().as_bytes()).to_uppercase();
-///         next.call(call.with_request(&Request::text(&text).with_terms_of(call.request())))
+///         next.call(call.with_request(&Request::text(&text).with_options_of(call.request())))
 ///     }
 /// }
 ///
@@ -86,7 +86,7 @@ impl<'c> Call<'c> {
 
     /// Returns the operation, if the request names one.
     pub fn operation(&self) -> Option<&'c str> {
-        self.scope.request.named_operation()
+        self.scope.request.operation()
     }
 
     /// Returns the trace context, if the request has one.
@@ -100,7 +100,7 @@ impl<'c> Call<'c> {
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Replaces the request; see [`Request::with_terms_of`].
+    /// Replaces the request; see [`Request::with_options_of`].
     #[must_use]
     pub fn with_request<'n>(self, request: &'n Request<'n>) -> Call<'n>
     where

@@ -22,7 +22,7 @@ impl<S> Authorize<S> {
 impl<S: SyncService> SyncService for Authorize<S> {
     #[inline]
     fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        if scope.request.named_operation().is_none() {
+        if scope.request.operation().is_none() {
             return self.inner.call(scope, reply);
         }
         self.check_and_call(scope, reply)
@@ -45,7 +45,7 @@ impl<S: AsyncService> AsyncService for Authorize<S> {
         scope: &'a CallScope<'a>,
         reply: &'a mut Reply,
     ) -> Result<(), Error> {
-        if scope.request.named_operation().is_none() {
+        if scope.request.operation().is_none() {
             return self.inner.call_async(scope, reply).await;
         }
         let policy = scope.leased_policy().ok_or_else(|| self.slot.unloaded_error())?;

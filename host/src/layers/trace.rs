@@ -68,7 +68,7 @@ impl<S> Trace<S> {
             generation = Empty,
             call_id = scope.call_id,
             method = ?scope.method,
-            operation = scope.request.named_operation(),
+            operation = scope.request.operation(),
             bytes = scope.request.as_bytes().len(),
             trace_id = Empty,
             span_id = Empty,

@@ -44,7 +44,7 @@ use crate::info::{PluginInfo, PluginState};
 /// unloaded and loaded again, without what it did between the last export and its unload. The
 /// gauges of an unloaded plugin are 0. Durations are those recorded since the last export, each as
 /// the middle of a bucket that is one part in eight wide. If they are more than
-/// [`DURATIONS_MAX`](Self::DURATIONS_MAX), all buckets are thinned equally.
+/// [`MAX_DURATIONS`](Self::MAX_DURATIONS), all buckets are thinned equally.
 ///
 /// ```
 /// use hotbay::{Host, Output, Request};
@@ -151,7 +151,7 @@ impl Exporter {
     /// The name of the histogram, for recorders that set buckets by name.
     pub const DURATION: &str = "hotbay_call_duration_seconds";
     /// The approximate maximum of durations of one plugin in one export.
-    pub const DURATIONS_MAX: u64 = 65_536;
+    pub const MAX_DURATIONS: u64 = 65_536;
 
     /// Creates an exporter that has exported nothing.
     pub fn new() -> Self {
@@ -233,7 +233,7 @@ impl Exported {
 fn record(durations: &LatencySnapshot, histogram: &::metrics::Histogram) {
     let count = durations.count();
     for bucket in durations.buckets() {
-        let records = thinned(bucket.count, count, Exporter::DURATIONS_MAX);
+        let records = thinned(bucket.count, count, Exporter::MAX_DURATIONS);
         let records = usize::try_from(records).unwrap_or(usize::MAX);
         histogram.record_many(bucket.middle().as_secs_f64(), records);
     }

@@ -257,7 +257,7 @@ fn prometheus_page_has_duration_buckets_and_exact_counts() {
 
 #[test]
 fn thinning_bounds_the_total_and_keeps_rare_durations() {
-    let max = Exporter::DURATIONS_MAX;
+    let max = Exporter::MAX_DURATIONS;
     for (part, whole, expected) in [
         (max, max, max),
         (1, 100 * max, 1),
@@ -272,7 +272,7 @@ fn thinning_bounds_the_total_and_keeps_rare_durations() {
 proptest! {
     #[test]
     fn thinned_parts_stay_near_the_limit(parts in proptest::collection::vec(1_u64..1 << 40, 1..300)) {
-        let (whole, max) = (parts.iter().sum(), Exporter::DURATIONS_MAX);
+        let (whole, max) = (parts.iter().sum(), Exporter::MAX_DURATIONS);
         let out: Vec<_> = parts.iter().map(|part| thinned(*part, whole, max)).collect();
         prop_assert!(out.iter().sum::<u64>() <= max + parts.len() as u64);
         prop_assert!(out.iter().all(|out| *out > 0));

@@ -24,7 +24,7 @@ use crate::handle::BatchItem;
 ///     .register_fn("shout", |_, input| Ok(Output::text(input.as_text()?.to_uppercase())))
 ///     .build()?;
 /// let lines = ["one", "two"].map(|line| Request::owned(line.into()));
-/// let options = RunOptions::ordered().max_chunk(64);
+/// let options = RunOptions::ordered().with_max_chunk(64);
 /// let mut outcomes = host.pipeline(["shout"])?.run_many(stream::iter(lines), options);
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// assert_eq!(outcomes.next().await.unwrap().outcome?.as_text()?, "ONE");
@@ -55,13 +55,13 @@ impl RunOptions {
 
     /// Sets the maximum number of requests in a chunk, at least one. A chunk takes only requests
     /// that are ready. Default: 256.
-    pub fn max_chunk(mut self, requests: usize) -> Self {
+    pub fn with_max_chunk(mut self, requests: usize) -> Self {
         self.max_chunk = requests.max(1);
         self
     }
 
     /// Sets the maximum number of concurrent chunks, at least one. Default: 8.
-    pub fn max_chunks(mut self, chunks: usize) -> Self {
+    pub fn with_max_chunks(mut self, chunks: usize) -> Self {
         self.max_chunks = chunks.max(1);
         self
     }
@@ -153,7 +153,7 @@ impl Pipeline {
         if requests.len() == 1
             && let Some(request) = requests.pop_if(|request| request.is_bounded())
         {
-            let outcome = self.run(request.wait_for_place_by_default()).await;
+            let outcome = self.run(request.wait_for_space_by_default()).await;
             return vec![Completed { index: first, outcome }];
         }
         let mut calls: Vec<_> = requests.into_iter().map(BatchItem::Pending).collect();

@@ -60,7 +60,7 @@ impl PipelineStep {
 
     /// Limits the time of this step, from its own start.
     #[must_use]
-    pub fn deadline_in(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
@@ -106,7 +106,7 @@ impl Pipeline {
                 let error = Error::new(ErrorKind::Cancelled, "the caller cancelled the pipeline");
                 return Err(error.skipping(self.names_from(at)));
             }
-            let options = Request::bytes(&[]).with_terms_of(&request);
+            let options = Request::bytes(&[]).with_options_of(&request);
             let reply = self.run_step(at, request).await;
             let reply = reply.map_err(|error| error.skipping(self.names_from(at + 1)))?;
             if at == last {
@@ -119,7 +119,7 @@ impl Pipeline {
 
     async fn run_step(&self, at: usize, request: Request<'static>) -> Result<Reply, Error> {
         let request = match self.steps[at].timeout {
-            Some(timeout) => request.deadline_in(timeout),
+            Some(timeout) => request.with_timeout(timeout),
             None => request,
         };
         self.plugin(at)?.execute(request).await

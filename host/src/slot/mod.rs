@@ -270,7 +270,7 @@ impl Slot {
     /// Checks a call again if a reload replaced the generation whose policy it was checked against.
     #[inline]
     fn check(&self, instance: &InstanceRef, scope: &CallScope<'_>) -> Result<(), Error> {
-        if !instance.checks_input() && scope.request.named_operation().is_none() {
+        if !instance.checks_input() && scope.request.operation().is_none() {
             return Ok(());
         }
         self.recheck(instance, scope)

@@ -51,7 +51,7 @@ impl Shared {
             let message = format!("was not called: `{found}` is not a valid content type");
             Failure::Other(Error::new(ErrorKind::InvalidInput, message))
         })?;
-        let endpoint = request.named_endpoint().unwrap_or("execute");
+        let endpoint = request.endpoint().unwrap_or("execute");
         self.check_endpoint(endpoint)?;
         let mut headers = vec![(CALL_ID, HeaderValue::from(call.call_id))];
         if let Some(trace) = request.trace() {

@@ -38,7 +38,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
             black_box(reply.expect("the echo succeeds").as_bytes());
         }),
         contender("the same with a deadline", &plain, |handle| {
-            let request = Request::bytes(black_box(&input)).deadline_in(Duration::from_secs(5));
+            let request = Request::bytes(black_box(&input)).with_timeout(Duration::from_secs(5));
             black_box(handle.call(request).expect("the echo succeeds").as_bytes());
         }),
         contender("the same with a layer of the application", &layered, |handle| {

@@ -88,8 +88,8 @@ fn layer_sees_plugin_request_and_call_method() {
     })));
     let handle = host.plugin("echo").unwrap();
     handle.call(Request::text("a")).unwrap();
-    handle.pin().unwrap().call(Request::text("b").deadline_in(NEVER)).unwrap();
-    block_on(handle.execute(Request::text("c").deadline_in(NEVER))).unwrap();
+    handle.pin().unwrap().call(Request::text("b").with_timeout(NEVER)).unwrap();
+    block_on(handle.execute(Request::text("c").with_timeout(NEVER))).unwrap();
     let seen = notes.lock().unwrap().clone();
     let expected =
         [(Method::Call, false, "a"), (Method::Pinned, true, "b"), (Method::Execute, true, "c")];
@@ -104,7 +104,7 @@ fn layer_refuses_call_by_operation() {
         Some("write") => Err(Error::denied("writing is not allowed")),
         _ => next.call(call),
     })));
-    for outcome in all_call_methods(&host, Request::text("x").operation("write")) {
+    for outcome in all_call_methods(&host, Request::text("x").with_operation("write")) {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         assert!(error.full_message().contains("writing is not allowed"), "{error}");
@@ -143,7 +143,7 @@ fn layer_rewrites_input_and_output_but_not_policy() {
         Host::builder()
             .layer(by(|call, next| {
                 let text = String::from_utf8_lossy(call.request().as_bytes()).to_uppercase();
-                let request = Request::text(&text).with_terms_of(call.request());
+                let request = Request::text(&text).with_options_of(call.request());
                 let reply = next.call(call.with_request(&request))?;
                 Ok(Reply::new(Output::text(format!("<{}>", reply.as_text()?))))
             }))
@@ -153,7 +153,7 @@ fn layer_rewrites_input_and_output_but_not_policy() {
                 next.call(call)
             })),
     );
-    for outcome in all_call_methods(&host, Request::text("hello").deadline_in(NEVER)) {
+    for outcome in all_call_methods(&host, Request::text("hello").with_timeout(NEVER)) {
         assert_eq!(outcome.unwrap().as_bytes(), b"<HELLO>");
     }
 }

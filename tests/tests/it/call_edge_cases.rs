@@ -62,7 +62,7 @@ fn failed_pause_does_not_clear_stuck_calls() {
     let handle = loaded(&host, install(0));
     let (release, entered) = (plugins.dir().join("go"), plugins.dir().join("entered"));
     let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
-    let late = handle.execute(Request::json(&hang).unwrap().deadline_in(LATE));
+    let late = handle.execute(Request::json(&hang).unwrap().with_timeout(LATE));
     until("it hangs", || entered.exists().then_some(()));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     until("it is stuck", || {
@@ -137,11 +137,11 @@ fn stream_step_deadline_ends_despite_stuck_plugin() {
             (limits.max_workers, limits.max_abandoned_calls) = (1, max_abandoned_calls);
         });
         let fixture = scripted.host(|builder| builder.limits(few).quarantine(policy.clone()));
-        let step = PipelineStep::new("scripted").deadline_in(SOON);
+        let step = PipelineStep::new("scripted").with_timeout(SOON);
         let pipeline = fixture.host.pipeline([step]).unwrap();
         for many in [RunOptions::ordered(), RunOptions::unordered()] {
             let requests: Vec<_> = (0..6).map(|_| Request::text("wait")).collect();
-            let mut outcomes = pipeline.run_many(stream::iter(requests), many.max_chunk(3));
+            let mut outcomes = pipeline.run_many(stream::iter(requests), many.with_max_chunk(3));
             let mut indexes = Vec::new();
             while let Some(done) = block_on(outcomes.next()) {
                 let error = done.outcome.unwrap_err();
@@ -172,7 +172,7 @@ fn items_returned_by_pause_survive_its_length() {
     let patient = limits(|limits| limits.pause_timeout = LIMIT);
     let host = Host::builder().limits(patient).quarantine(None).build().unwrap();
     let handle = loaded(&host, install(1));
-    let step = PipelineStep::new("paused").deadline_in(LATE);
+    let step = PipelineStep::new("paused").with_timeout(LATE);
     let pipeline = host.pipeline([step]).unwrap();
     let hang = json!({ "hang_in": "execute", "entered": file("entered"), "release": file("go") });
     let quick = json!({ "answers": "quick" });
@@ -237,7 +237,7 @@ fn layer_slow_after_reply_is_not_plugin_fault() {
     let fixture = scripted.host(|builder| builder.quarantine(policy).layer(keeps.clone()));
     let mut events = fixture.host.events();
     block_on(fixture.execute("warm")).unwrap();
-    let outcome = block_on(fixture.handle.execute(Request::text("quick").deadline_in(LATE)));
+    let outcome = block_on(fixture.handle.execute(Request::text("quick").with_timeout(LATE)));
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     scripted.wait_finished("quick");
     let (is_open, changed, timed_out) = &*keeps.0;
@@ -261,7 +261,7 @@ fn late_call_from_before_quarantine_is_not_probe() {
     let three = limits(|limits| limits.max_workers = 3);
     let fixture = scripted.host(|builder| builder.limits(three).quarantine(policy));
     let mut events = fixture.host.events();
-    let old = fixture.handle.execute(Request::text("wait old").deadline_in(LATE));
+    let old = fixture.handle.execute(Request::text("wait old").with_timeout(LATE));
     scripted.wait_started("wait old");
     for _ in 0..2 {
         let error = fixture.handle.call(Request::text("panic")).unwrap_err();

@@ -65,7 +65,7 @@ fn cancelled_token_prevents_every_call() {
     let fixture = strict(&scripted);
     let token = CancellationToken::new();
     token.cancel();
-    let request = || Request::text("never").cancelled_by(token.clone());
+    let request = || Request::text("never").with_cancellation_token(token.clone());
     let pinned = fixture.handle.pin().unwrap();
     let pipeline = fixture.host.pipeline(["scripted", "scripted"]).unwrap();
     let outcomes = [
@@ -88,7 +88,8 @@ fn one_token_cancels_waiting_and_running_calls() {
     let fixture = strict(&scripted);
     let token = CancellationToken::new();
     let call = |text: &str| {
-        let request = Request::text(text).cancelled_by(token.clone()).deadline_in(NEVER);
+        let request =
+            Request::text(text).with_cancellation_token(token.clone()).with_timeout(NEVER);
         fixture.handle.execute(request)
     };
     let running = call("wait");
@@ -113,7 +114,8 @@ fn token_cancels_call_whose_future_is_not_polled() {
     let scripted = ScriptedPlugin::new();
     let fixture = strict(&scripted);
     let token = CancellationToken::new();
-    let running = fixture.handle.execute(Request::text("wait").cancelled_by(token.clone()));
+    let running =
+        fixture.handle.execute(Request::text("wait").with_cancellation_token(token.clone()));
     scripted.wait_started("wait");
     let other = fixture.execute("other");
     token.cancel();
@@ -131,8 +133,9 @@ fn sync_call_sees_cancelled_token() {
     let fixture = scripted.host(|builder| builder);
     let token = CancellationToken::new();
     thread::scope(|scope| {
-        let call =
-            scope.spawn(|| fixture.handle.call(Request::text("watch").cancelled_by(token.clone())));
+        let call = scope.spawn(|| {
+            fixture.handle.call(Request::text("watch").with_cancellation_token(token.clone()))
+        });
         scripted.wait_started("watch");
         token.cancel();
         assert_eq!(call.join().unwrap().unwrap().as_bytes(), b"watch");
@@ -144,13 +147,14 @@ fn cancel_or_drop_after_reply_has_no_effect() {
     let scripted = ScriptedPlugin::new();
     let fixture = strict(&scripted);
     let token = CancellationToken::new();
-    let request = Request::text("first").cancelled_by(token.clone());
+    let request = Request::text("first").with_cancellation_token(token.clone());
     let reply = block_on(fixture.handle.execute(request)).unwrap();
     token.cancel();
     assert_eq!(reply.as_bytes(), b"first");
     // A finished reply takes precedence over a later cancellation.
     let token = CancellationToken::new();
-    let answered = fixture.handle.execute(Request::text("second").cancelled_by(token.clone()));
+    let answered =
+        fixture.handle.execute(Request::text("second").with_cancellation_token(token.clone()));
     scripted.wait_finished("second");
     until("the worker is free", || (fixture.info().stats.running == 0).then_some(()));
     token.cancel();

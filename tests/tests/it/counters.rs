@@ -25,7 +25,7 @@ fn cooperative() -> Host {
 fn deadline_wins_against_cancellation_error_of_plugin() {
     let host = cooperative();
     let plugin = host.plugin("cooperative").unwrap();
-    let request = || Request::text("x").deadline_in(Duration::from_millis(3));
+    let request = || Request::text("x").with_timeout(Duration::from_millis(3));
     for round in 0..100 {
         let called = plugin.call(request()).unwrap_err();
         assert_eq!(called.kind(), ErrorKind::DeadlineExceeded, "call {round}: {called:?}");
@@ -41,7 +41,7 @@ fn pooled_call_that_missed_its_deadline_counts_once() {
     let plugin = host.plugin("cooperative").unwrap();
     for _ in 0..200 {
         // The worker and the timer see the deadline at the same time.
-        let request = Request::text("x").deadline_in(Duration::from_millis(2));
+        let request = Request::text("x").with_timeout(Duration::from_millis(2));
         block_on(plugin.execute(request)).unwrap_err();
     }
     hotbay_tests::until("all workers are back", || {

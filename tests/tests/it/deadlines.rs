@@ -20,13 +20,13 @@ fn expired_deadline_fails_call_before_plugin() {
     let fixture = scripted.host(|builder| builder);
     let pinned = fixture.handle.pin().unwrap();
     let pipeline = fixture.host.pipeline(["scripted"]).unwrap();
-    let step = PipelineStep::new("scripted").deadline_in(Duration::ZERO);
+    let step = PipelineStep::new("scripted").with_timeout(Duration::ZERO);
     let hasty = fixture.host.pipeline([step]).unwrap();
     let past = Instant::now();
     let requests = [
-        Request::text("never").deadline_in(Duration::ZERO),
-        Request::text("never").deadline_at(past),
-        Request::text("never").deadline_at(past).deadline_in(NEVER),
+        Request::text("never").with_timeout(Duration::ZERO),
+        Request::text("never").with_deadline(past),
+        Request::text("never").with_deadline(past).with_timeout(NEVER),
     ];
     let mut calls = 0;
     for request in requests {
@@ -61,8 +61,8 @@ fn queued_call_past_deadline_never_runs() {
     let fixture = scripted.host(|builder| builder.limits(one));
     let running = fixture.execute("wait");
     scripted.wait_started("wait");
-    let late = fixture.handle.execute(Request::text("late").deadline_in(SOON));
-    let patient = fixture.handle.execute(Request::text("patient").deadline_in(NEVER));
+    let late = fixture.handle.execute(Request::text("late").with_timeout(SOON));
+    let patient = fixture.handle.execute(Request::text("patient").with_timeout(NEVER));
     let error = block_on(late).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     assert!(error.to_string().contains("deadline passed while the call was queued"), "{error}");
@@ -77,7 +77,7 @@ fn queued_call_past_deadline_never_runs() {
 fn running_call_past_deadline_fails_and_plugin_sees_it() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder);
-    let call = fixture.handle.execute(Request::text("watch").deadline_in(LATE));
+    let call = fixture.handle.execute(Request::text("watch").with_timeout(LATE));
     scripted.wait_started("watch");
     if let Err(error) = block_on(call) {
         // Otherwise the plugin saw the cancellation and answered faster than the host.
@@ -87,7 +87,7 @@ fn running_call_past_deadline_fails_and_plugin_sees_it() {
     assert_eq!(scripted.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
     until("the call returns", || (fixture.info().stats.running == 0).then_some(()));
     let before = fixture.info().stats.abandoned;
-    let call = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    let call = fixture.handle.execute(Request::text("wait").with_timeout(LATE));
     scripted.wait_started("wait");
     assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     assert_eq!(scripted.finished(), ["watch"], "the second call keeps running");
@@ -109,7 +109,7 @@ fn late_reply_is_discarded_and_generation_closes() {
     let faulty = loaded(&host, faulty);
     let (entered, seen) = (plugins.dir().join("entered"), plugins.dir().join("seen"));
     let watch = json!({ "watch_call": "cancelled", "entered": entered, "seen": seen });
-    let call = faulty.execute(Request::json(&watch).unwrap().deadline_in(LATE));
+    let call = faulty.execute(Request::json(&watch).unwrap().with_timeout(LATE));
     until("the call starts", || entered.exists().then_some(()));
     if let Err(error) = block_on(call) {
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
@@ -119,7 +119,7 @@ fn late_reply_is_discarded_and_generation_closes() {
     let reply = faulty.call(Request::json(&left).unwrap()).unwrap();
     assert_eq!(reply.as_text().unwrap(), "none");
     drop(reply);
-    let reply = faulty.call(Request::json(&left).unwrap().deadline_in(NEVER)).unwrap();
+    let reply = faulty.call(Request::json(&left).unwrap().with_timeout(NEVER)).unwrap();
     let ms: u64 = reply.as_text().unwrap().parse().unwrap();
     assert!(ms > 0 && ms <= 3_600_000, "{ms}");
     drop(reply);
@@ -137,7 +137,7 @@ fn late_replies_never_answer_other_calls() {
     let names: Vec<_> = (0..60).map(|number| format!("wait {number}")).collect();
     let late: Vec<_> = names
         .iter()
-        .map(|name| fixture.handle.execute(Request::text(name).deadline_in(SOON)))
+        .map(|name| fixture.handle.execute(Request::text(name).with_timeout(SOON)))
         .collect();
     for call in late {
         assert_eq!(block_on(call).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
@@ -170,7 +170,7 @@ fn manifest_caps_request_deadline_default_fills_missing() {
         let text = json!({ "watch_call": "remaining" }).to_string();
         let mut request = Request::json_text(&text);
         if let Some(seconds) = action {
-            request = request.deadline_in(Duration::from_secs(seconds));
+            request = request.with_timeout(Duration::from_secs(seconds));
         }
         let reply = block_on(handle.execute(request)).unwrap();
         reply.as_text().unwrap().parse::<u64>().ok()
@@ -196,9 +196,10 @@ fn deadlines_of_any_length_are_accepted() {
     let scripted = ScriptedPlugin::new();
     let patient = limits(|limits| limits.queue_timeout = Some(Duration::MAX));
     let fixture = scripted.host(|builder| builder.limits(patient).default_deadline(Duration::MAX));
-    let step = PipelineStep::new("scripted").deadline_in(Duration::MAX);
+    let step = PipelineStep::new("scripted").with_timeout(Duration::MAX);
     let pipeline = fixture.host.pipeline([step]).unwrap();
-    let request = || Request::text("x").deadline_in(Duration::MAX).wait_for_place(Duration::MAX);
+    let request =
+        || Request::text("x").with_timeout(Duration::MAX).with_space_timeout(Duration::MAX);
     fixture.handle.call(request()).unwrap();
     block_on(fixture.handle.execute(request())).unwrap();
     block_on(fixture.execute("x")).unwrap();
@@ -221,7 +222,7 @@ fn panicking_waker_delays_no_other_deadline() {
     let wide = limits(|limits| limits.max_workers = 4);
     let fixture = scripted.host(|builder| builder.limits(wide).quarantine(None));
     let soon = Instant::now() + SOON;
-    let call = |text: &str| fixture.handle.execute(Request::text(text).deadline_at(soon));
+    let call = |text: &str| fixture.handle.execute(Request::text(text).with_deadline(soon));
     let mut panicking = pin!(call("wait panicking"));
     let (second, third) = (call("wait second"), call("wait third"));
     let waker = Waker::from(Arc::new(PanickingWaker(AtomicBool::new(false))));
@@ -234,7 +235,7 @@ fn panicking_waker_delays_no_other_deadline() {
                     .map(|answer| answer.map(drop).map_err(|error| error.kind()))
             })
         };
-        let later = fixture.handle.execute(Request::text("wait later").deadline_in(SOON * 2));
+        let later = fixture.handle.execute(Request::text("wait later").with_timeout(SOON * 2));
         [within(second), within(third), within(later)]
     }));
     scripted.release_all();
@@ -247,7 +248,7 @@ fn panicking_waker_delays_no_other_deadline() {
 fn deadline_holds_after_host_is_dropped() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder);
-    let call = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    let call = fixture.handle.execute(Request::text("wait").with_timeout(LATE));
     scripted.wait_started("wait");
     drop(fixture.host);
     let outcome = block_on(async { tokio::time::timeout(Duration::from_secs(5), call).await });
@@ -262,7 +263,7 @@ fn sync_call_past_deadline_runs_to_completion() {
     let scripted = ScriptedPlugin::new();
     let fixture = scripted.host(|builder| builder);
     // The reply is kept: the caller waited for it.
-    let reply = fixture.handle.call(Request::text("watch").deadline_in(LATE)).unwrap();
+    let reply = fixture.handle.call(Request::text("watch").with_timeout(LATE)).unwrap();
     assert_eq!(reply.as_bytes(), b"watch");
     assert_eq!(scripted.cancelled(), [("watch".to_owned(), Some(Duration::ZERO))]);
     let handle = fixture.handle.clone();

@@ -79,7 +79,7 @@ fn abandoned_call_counts_as_in_flight_until_return() {
     let scripted = ScriptedPlugin::new();
     let one = limits(|limits| limits.max_in_flight = Some(1));
     let fixture = scripted.host(|builder| builder.limits(one));
-    let late = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    let late = fixture.handle.execute(Request::text("wait").with_timeout(LATE));
     scripted.wait_started("wait");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     let error = block_on(fixture.execute("next")).unwrap_err();
@@ -104,7 +104,7 @@ fn reload_of_plugin_with_hanging_call_serves_again() {
         plugin.set("limits", json!({ "in_flight": 1 })).write()
     };
     let handle = loaded(&host, install(""));
-    let late = handle.execute(Request::text("x").deadline_in(LATE));
+    let late = handle.execute(Request::text("x").with_timeout(LATE));
     until("it hangs", || plugins.dir().join("entered").exists().then_some(()));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     install("fixed");

@@ -52,7 +52,7 @@ fn waiting_caller_gets_freed_place_in_order() {
     let waiting: Vec<_> = (1..6)
         .map(|number| {
             let text = number.to_string();
-            fixture.handle.execute(Request::text(&text).wait_for_place(NEVER))
+            fixture.handle.execute(Request::text(&text).with_space_timeout(NEVER))
         })
         .collect();
     // A call that does not wait cannot overtake waiting ones.
@@ -69,9 +69,9 @@ fn waiting_caller_gets_freed_place_in_order() {
 fn caller_waiting_too_long_for_place_is_overloaded() {
     let scripted = ScriptedPlugin::new();
     let (fixture, running) = busy(&scripted, |limits| limits.max_queued_calls = 1);
-    let placed = fixture.handle.execute(Request::text("placed").wait_for_place(SOON));
-    let outside = fixture.handle.execute(Request::text("outside").wait_for_place(SOON));
-    let none = fixture.handle.execute(Request::text("none").wait_for_place(Duration::ZERO));
+    let placed = fixture.handle.execute(Request::text("placed").with_space_timeout(SOON));
+    let outside = fixture.handle.execute(Request::text("outside").with_space_timeout(SOON));
+    let none = fixture.handle.execute(Request::text("none").with_space_timeout(Duration::ZERO));
     assert_eq!(kind(none), Some(ErrorKind::Overloaded));
     assert_eq!(kind(outside), Some(ErrorKind::Overloaded));
     assert_eq!(fixture.info().stats.waiting, 1);
@@ -81,11 +81,11 @@ fn caller_waiting_too_long_for_place_is_overloaded() {
 }
 
 #[test]
-fn deadline_ends_wait_for_place() {
+fn deadline_ends_wait_for_space() {
     let scripted = ScriptedPlugin::new();
     let (fixture, _running) = busy(&scripted, |limits| limits.max_queued_calls = 1);
     let _queued = fixture.execute("queued");
-    let request = Request::text("late").wait_for_place(NEVER).deadline_in(SOON);
+    let request = Request::text("late").with_space_timeout(NEVER).with_timeout(SOON);
     assert_eq!(kind(fixture.handle.execute(request)), Some(ErrorKind::DeadlineExceeded));
     scripted.release_all();
 }
@@ -96,7 +96,7 @@ fn callers_waiting_for_places_are_bounded() {
     let (fixture, running) = busy(&scripted, |limits| {
         (limits.max_queued_calls, limits.max_queue_waiters) = (1, 2);
     });
-    let wait = |text: &str| fixture.handle.execute(Request::text(text).wait_for_place(NEVER));
+    let wait = |text: &str| fixture.handle.execute(Request::text(text).with_space_timeout(NEVER));
     let waiting = [wait("0"), wait("1"), wait("2")];
     assert_eq!(kind(wait("one too many")), Some(ErrorKind::Overloaded));
     // Dropped calls free places, whatever their position.
@@ -128,7 +128,7 @@ fn place_of_dropped_call_goes_to_waiting_caller() {
     let scripted = ScriptedPlugin::new();
     let (fixture, running) = busy(&scripted, |limits| limits.max_queued_calls = 1);
     let queued = fixture.execute("dropped");
-    let waits = fixture.handle.execute(Request::text("waits").wait_for_place(SOON * 3));
+    let waits = fixture.handle.execute(Request::text("waits").with_space_timeout(SOON * 3));
     drop(queued);
     let mut waits = std::pin::pin!(waits);
     let early = block_on(async { tokio::time::timeout(SOON * 10, waits.as_mut()).await });
@@ -142,7 +142,7 @@ fn unload_fails_callers_waiting_for_places() {
     let scripted = ScriptedPlugin::new();
     let (fixture, running) = busy(&scripted, |limits| limits.max_queued_calls = 1);
     let waiting: Vec<_> = (0..4)
-        .map(|_| fixture.handle.execute(Request::text("waits").wait_for_place(NEVER)))
+        .map(|_| fixture.handle.execute(Request::text("waits").with_space_timeout(NEVER)))
         .collect();
     std::thread::scope(|scope| {
         scope.spawn(|| block_on(fixture.host.unload("scripted")).unwrap());
@@ -160,7 +160,7 @@ fn full_queue_message_names_its_limit() {
     let (fixture, _running) = busy(&scripted, |limits| limits.max_queued_calls = 1);
     let _queued = fixture.execute("queued");
     let _outside: Vec<_> = (0..3)
-        .map(|_| fixture.handle.execute(Request::text("outside").wait_for_place(NEVER)))
+        .map(|_| fixture.handle.execute(Request::text("outside").with_space_timeout(NEVER)))
         .collect();
     let message = block_on(fixture.execute("refused")).unwrap_err().to_string();
     scripted.release_all();
@@ -192,7 +192,7 @@ fn calls_of_one_caller_start_in_order() {
     let texts: Vec<_> = (0..200).map(|number| number.to_string()).collect();
     let calls: Vec<_> = texts
         .iter()
-        .map(|text| fixture.handle.execute(Request::text(text).deadline_in(NEVER)))
+        .map(|text| fixture.handle.execute(Request::text(text).with_timeout(NEVER)))
         .collect();
     scripted.release_all();
     block_on(running).unwrap();

@@ -132,10 +132,10 @@ fn panicking_event_reader_does_not_disturb_later_calls() {
     let mut events = fixture.host.events();
     let mut next = Box::pin(events.next());
     waits_with(next.as_mut(), panics());
-    let late = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    let late = fixture.handle.execute(Request::text("wait").with_timeout(LATE));
     scripted.wait_started("wait");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    for request in [|| Request::text("x"), || Request::text("x").deadline_in(NEVER)] {
+    for request in [|| Request::text("x"), || Request::text("x").with_timeout(NEVER)] {
         until("the plugin serves again", || match block_on(fixture.handle.execute(request())) {
             Ok(reply) => Some(reply.into_vec()),
             Err(error) => {
@@ -156,7 +156,7 @@ fn panicking_event_reader_does_not_disturb_stuck_plugin() {
     let mut events = fixture.host.events();
     let mut next = Box::pin(events.next());
     waits_with(next.as_mut(), panics());
-    let late = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    let late = fixture.handle.execute(Request::text("wait").with_timeout(LATE));
     scripted.wait_started("wait");
     let queued = fixture.execute("queued");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
@@ -187,7 +187,7 @@ fn panic_payload_that_panics_on_drop_kills_no_worker() {
         scripted.release_one();
         assert_eq!(block_on(queued).unwrap().as_bytes(), b"queued");
         assert_eq!(block_on(bad).unwrap().as_text().unwrap(), round);
-        let bounded = Request::text("bounded").deadline_in(NEVER);
+        let bounded = Request::text("bounded").with_timeout(NEVER);
         assert_eq!(block_on(handle.execute(bounded)).unwrap().as_bytes(), b"bounded");
     }
     let info = &host.list()[0];
@@ -201,7 +201,7 @@ fn cancelled_waiting_calls_count_as_rejected() {
     let running = fixture.execute("wait");
     scripted.wait_started("wait");
     let token = CancellationToken::new();
-    let request = || Request::text("x").cancelled_by(token.clone());
+    let request = || Request::text("x").with_cancellation_token(token.clone());
     let waiting: Vec<_> = (0..10).map(|_| fixture.handle.execute(request())).collect();
     assert_eq!(fixture.info().stats.waiting, 10);
     token.cancel();
@@ -229,9 +229,9 @@ fn dropped_waiting_call_leaves_queue_at_once() {
     let stays = fixture.execute("stays");
     let requests: [fn() -> Request<'static>; 4] = [
         || Request::text("dropped"),
-        || Request::text("dropped").deadline_in(NEVER),
-        || Request::text("dropped").wait_for_place(NEVER),
-        || Request::text("dropped").cancelled_by(CancellationToken::new()),
+        || Request::text("dropped").with_timeout(NEVER),
+        || Request::text("dropped").with_space_timeout(NEVER),
+        || Request::text("dropped").with_cancellation_token(CancellationToken::new()),
     ];
     for request in requests {
         let waiting: Vec<_> = (0..5).map(|_| fixture.handle.execute(request())).collect();

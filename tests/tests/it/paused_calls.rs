@@ -65,7 +65,7 @@ fn call_in_a_pause(
 
 #[test]
 fn deadline_during_pause_prevents_call() {
-    let (outcome, calls) = call_in_a_pause(false, || Request::text("x").deadline_in(SOON), || {});
+    let (outcome, calls) = call_in_a_pause(false, || Request::text("x").with_timeout(SOON), || {});
     assert_eq!(outcome, Err(ErrorKind::DeadlineExceeded), "after {calls} calls");
     assert_eq!(calls, 2, "the call before and the counting call");
 }
@@ -73,7 +73,7 @@ fn deadline_during_pause_prevents_call() {
 #[test]
 fn cancellation_during_pause_prevents_call() {
     let token = CancellationToken::new();
-    let request = || Request::text("x").cancelled_by(token.clone());
+    let request = || Request::text("x").with_cancellation_token(token.clone());
     let (outcome, calls) = call_in_a_pause(false, request, || token.cancel());
     assert_eq!(outcome, Err(ErrorKind::Cancelled), "after {calls} calls");
     assert_eq!(calls, 2, "the call before and the counting call");
@@ -81,11 +81,11 @@ fn cancellation_during_pause_prevents_call() {
 
 #[test]
 fn pooled_call_expired_or_cancelled_in_pause_never_runs() {
-    let late = || Request::text("x").deadline_in(SOON);
+    let late = || Request::text("x").with_timeout(SOON);
     let outcome = call_in_a_pause(true, late, || {});
     assert_eq!(outcome, (Err(ErrorKind::DeadlineExceeded), 2));
     let token = CancellationToken::new();
-    let request = || Request::text("x").cancelled_by(token.clone());
+    let request = || Request::text("x").with_cancellation_token(token.clone());
     let outcome = call_in_a_pause(true, request, || token.cancel());
     assert_eq!(outcome, (Err(ErrorKind::Cancelled), 2));
 }

@@ -15,7 +15,7 @@ fn asking(plugins: &Plugins, permissions: &[&str]) -> Plugin {
 
 /// Requests an operation by every call method.
 fn all_call_methods(handle: &PluginHandle, operation: &str) -> Vec<Result<(), Error>> {
-    let request = || Request::text("x").operation(operation.to_owned());
+    let request = || Request::text("x").with_operation(operation.to_owned());
     let pinned = handle.pin().unwrap();
     vec![
         handle.call(request()).map(drop),
@@ -64,7 +64,7 @@ fn plugin_without_permissions_answers_plain_calls_only() {
     check(&handle, &[], &["read"]);
     assert!(handle.call(Request::text("x")).is_ok());
     let pipeline = host.pipeline(["store", "store"]).unwrap();
-    let error = block_on(pipeline.run(Request::text("x").operation("read"))).unwrap_err();
+    let error = block_on(pipeline.run(Request::text("x").with_operation("read"))).unwrap_err();
     assert_eq!((error.kind(), error.skipped().len()), (ErrorKind::PermissionDenied, 1));
 }
 
@@ -155,7 +155,7 @@ fn call_waiting_for_reload_uses_permissions_of_new_build() {
         let _ = installed(&["read"], json!({}));
         let reload = scope.spawn(|| reloaded(&host, "store"));
         until("it is paused", || entered.exists().then_some(()));
-        let call = scope.spawn(|| handle.call(Request::text("x").operation("write")));
+        let call = scope.spawn(|| handle.call(Request::text("x").with_operation("write")));
         until("the permissions were checked", || was_checked.load(Ordering::Acquire).then_some(()));
         std::fs::write(&release, "").unwrap();
         reload.join().unwrap();

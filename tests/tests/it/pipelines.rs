@@ -156,7 +156,7 @@ fn token_cancelled_between_steps_skips_the_rest() {
         .build()
         .unwrap();
     let pipeline = host.pipeline(["first", "second", "third"]).unwrap();
-    let request = Request::text("x").cancelled_by(token);
+    let request = Request::text("x").with_cancellation_token(token);
     let error = block_on(pipeline.run(request)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     let skipped = skipped(&error);
@@ -170,7 +170,7 @@ fn token_cancelled_between_steps_skips_the_rest() {
 fn each_step_deadline_starts_with_its_step() {
     let scripted = ScriptedPlugin::new();
     let host = scripted.register(adds(Host::builder(), "after"), "scripted").build().unwrap();
-    let step = |timeout: Duration| PipelineStep::new("scripted").deadline_in(timeout);
+    let step = |timeout: Duration| PipelineStep::new("scripted").with_timeout(timeout);
     let pipeline = host.pipeline([step(SOON), PipelineStep::new("after")]).unwrap();
     let error = block_on(pipeline.run(Request::text("wait"))).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("scripted")));
@@ -180,16 +180,16 @@ fn each_step_deadline_starts_with_its_step() {
     let left = |pipeline: hotbay::Pipeline, request: Request<'_>| {
         block_on(pipeline.run(request)).unwrap().as_text().unwrap().to_owned()
     };
-    let after = host.pipeline([PipelineStep::new("after").deadline_in(NEVER), "scripted".into()]);
+    let after = host.pipeline([PipelineStep::new("after").with_timeout(NEVER), "scripted".into()]);
     let report_remaining =
         |_: &hotbay::CallContext<'_>, _: hotbay::Payload<'_>| Ok(Output::text("left"));
     drop(after.unwrap());
     let host = scripted.register(Host::builder().register_fn("says", report_remaining), "scripted");
     let host = host.build().unwrap();
-    let own = host.pipeline([PipelineStep::new("says").deadline_in(NEVER), "scripted".into()]);
+    let own = host.pipeline([PipelineStep::new("says").with_timeout(NEVER), "scripted".into()]);
     assert_eq!(left(own.unwrap(), Request::text("x")), "none");
     let all = host.pipeline(["says", "scripted"]).unwrap();
-    let ms: u64 = left(all, Request::text("x").deadline_in(NEVER)).parse().unwrap();
+    let ms: u64 = left(all, Request::text("x").with_timeout(NEVER)).parse().unwrap();
     assert!(ms > 3_000_000, "{ms}");
 }
 

@@ -17,7 +17,7 @@ fn dropped_stream_is_cancelled_after_an_item_timed_out() {
         let watch = format!("watch {late}");
         let mut requests = Vec::new();
         if late {
-            requests.push(Request::text("wait").deadline_in(LATE));
+            requests.push(Request::text("wait").with_timeout(LATE));
         }
         requests.push(Request::owned(watch.clone().into_bytes()));
         let mut outcomes = pipeline.run_many(stream::iter(requests), RunOptions::ordered());
@@ -70,7 +70,7 @@ fn behind_a_busy_worker(request: Request<'static>, meanwhile: impl FnOnce()) -> 
 
 #[test]
 fn item_expired_in_queue_is_reported() {
-    let request = Request::text("late").deadline_in(SOON * 4);
+    let request = Request::text("late").with_timeout(SOON * 4);
     let outcome = behind_a_busy_worker(request, || {});
     assert_eq!(outcome, Some(ErrorKind::DeadlineExceeded));
 }
@@ -78,7 +78,7 @@ fn item_expired_in_queue_is_reported() {
 #[test]
 fn item_cancelled_in_queue_is_reported() {
     let token = CancellationToken::new();
-    let request = Request::text("cancelled").cancelled_by(token.clone());
+    let request = Request::text("cancelled").with_cancellation_token(token.clone());
     let outcome = behind_a_busy_worker(request, || token.cancel());
     assert_eq!(outcome, Some(ErrorKind::Cancelled));
 }
@@ -90,11 +90,11 @@ fn run_many_applies_limits_of_single_run_per_item() {
     let host = scripted.register(builder, "scripted").build().unwrap();
     let step = PipelineStep::new("scripted");
     let plain = host.pipeline([step.clone()]).unwrap();
-    let stepped = host.pipeline([step.deadline_in(NEVER)]).unwrap();
+    let stepped = host.pipeline([step.with_timeout(NEVER)]).unwrap();
     let left_request = || Request::text("left");
     let cases = [
         (&plain, left_request(), 60_000, "the default"),
-        (&plain, left_request().deadline_in(NEVER), 3_600_000, "the request's own"),
+        (&plain, left_request().with_timeout(NEVER), 3_600_000, "the request's own"),
         (&stepped, left_request(), 3_600_000, "the step's"),
     ];
     for (pipeline, request, max, what) in cases {

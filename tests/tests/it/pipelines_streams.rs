@@ -65,8 +65,8 @@ fn ordered_outcomes_keep_order_and_error_indexes() {
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
     for many in [
         RunOptions::ordered(),
-        RunOptions::ordered().max_chunk(7).max_chunks(3),
-        RunOptions::ordered().max_chunk(1),
+        RunOptions::ordered().with_max_chunk(7).with_max_chunks(3),
+        RunOptions::ordered().with_max_chunk(1),
     ] {
         let mut outcomes = pipeline.run_many(numbers(500), many);
         let mut expected = 0_u64;
@@ -98,7 +98,7 @@ fn ordered_outcomes_keep_order_and_error_indexes() {
 fn unordered_outcomes_yield_each_index_once() {
     let host = failing_host();
     let pipeline = host.pipeline(["odd", "after"]).unwrap();
-    let outcomes = all(pipeline.run_many(numbers(500), RunOptions::unordered().max_chunk(9)));
+    let outcomes = all(pipeline.run_many(numbers(500), RunOptions::unordered().with_max_chunk(9)));
     let indices: BTreeSet<_> = outcomes.iter().map(|(index, _)| *index).collect();
     assert_eq!((outcomes.len(), indices.len()), (500, 500));
     for (index, outcome) in outcomes {
@@ -119,7 +119,7 @@ fn stalled_consumer_bounds_reads_of_endless_stream() {
             counted.fetch_add(1, Ordering::Relaxed);
             Request::text("x")
         });
-        let mut outcomes = pipeline.run_many(endless, many.max_chunk(8).max_chunks(3));
+        let mut outcomes = pipeline.run_many(endless, many.with_max_chunk(8).with_max_chunks(3));
         assert_eq!(consumed.load(Ordering::Relaxed), 0, "nothing runs before the first poll");
         block_on(async {
             for _ in 0..20 {
@@ -138,7 +138,7 @@ fn stalled_consumer_bounds_reads_of_endless_stream() {
 fn hanging_item_fails_alone_within_its_chunk() {
     let scripted = ScriptedPlugin::new();
     let host = scripted.register(Host::builder(), "scripted").build().unwrap();
-    let step = PipelineStep::new("scripted").deadline_in(LATE);
+    let step = PipelineStep::new("scripted").with_timeout(LATE);
     let pipeline = host.pipeline([step]).unwrap();
     let inputs = ["0", "1", "2", "wait", "4", "5", "6", "7", "8", "9"];
     let outcomes = all(pipeline.run_many(texts(&inputs), RunOptions::ordered()));
@@ -163,7 +163,8 @@ fn swap_during_stream_loses_and_repeats_nothing() {
     loaded(&host, install(0));
     let pipeline = host.pipeline(["swapped", "swapped"]).unwrap();
     for many in [RunOptions::ordered(), RunOptions::unordered()] {
-        let mut outcomes = pipeline.run_many(numbers(6000), many.max_chunk(50).max_chunks(4));
+        let mut outcomes =
+            pipeline.run_many(numbers(6000), many.with_max_chunk(50).with_max_chunks(4));
         let mut seen = BTreeSet::new();
         let mut generations = BTreeSet::new();
         block_on(async {
@@ -203,7 +204,7 @@ fn empty_stream_ends_and_stream_after_shutdown_fails() {
         assert!(next(&mut one).await.is_none() && next(&mut one).await.is_none());
     });
     block_on(host.shutdown(Duration::ZERO));
-    let outcomes = all(pipeline.run_many(numbers(5), RunOptions::ordered().max_chunk(2)));
+    let outcomes = all(pipeline.run_many(numbers(5), RunOptions::ordered().with_max_chunk(2)));
     let expected: Vec<_> = (0..5).map(|index| (index, Err(ErrorKind::Shutdown))).collect();
     assert_eq!(outcomes, expected);
 }

@@ -66,7 +66,7 @@ fn call_sends_id_trace_and_remaining_time() {
     let action = json!({ "do": "report" }).to_string();
     let mut ids = Vec::new();
     for call_async in [false, true] {
-        let request = Request::json_text(&action).with_trace(trace).deadline_in(NEVER);
+        let request = Request::json_text(&action).with_trace(trace).with_timeout(NEVER);
         let reply = match call_async {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),
@@ -98,12 +98,12 @@ fn call_reaches_custom_endpoints_only_if_declared() {
         "capabilities": { "hotbay": { "endpoints": ["execute", "rows", "v1/upper"] } },
         "serve": { "rows": rows, "v1/upper": { "body": "UP" } },
     }));
-    let reply = running.handle.call(Request::text("x").endpoint("rows")).unwrap();
+    let reply = running.handle.call(Request::text("x").with_endpoint("rows")).unwrap();
     assert_eq!(reply.as_bytes(), b"[1,2]");
-    let upper = running.handle.execute(Request::text("x").endpoint("v1/upper"));
+    let upper = running.handle.execute(Request::text("x").with_endpoint("v1/upper"));
     assert_eq!(block_on(upper).unwrap().as_bytes(), b"UP");
     for endpoint in ["row", "healthz", "shutdown", "../rows", "rows?x", ""] {
-        let request = || Request::text("x").endpoint(endpoint);
+        let request = || Request::text("x").with_endpoint(endpoint);
         let outcomes =
             [running.handle.call(request()), block_on(running.handle.execute(request()))];
         for outcome in outcomes {
@@ -265,7 +265,7 @@ fn cancelled_call_is_seen_by_process() {
     for call_async in [false, true] {
         let name = format!("token-{call_async}");
         let (text, token) = (wait(&running, &name), CancellationToken::new());
-        let request = Request::json_text(&text).cancelled_by(token.clone());
+        let request = Request::json_text(&text).with_cancellation_token(token.clone());
         let outcome = thread::scope(|scope| {
             let calling = scope.spawn(|| match call_async {
                 false => running.handle.call(request),
@@ -292,7 +292,7 @@ fn timed_out_call_is_seen_by_process() {
         let name = format!("late-{call_async}");
         let text = wait(&running, &name);
         // Long enough for the call to start.
-        let request = Request::json_text(&text).deadline_in(Duration::from_millis(500));
+        let request = Request::json_text(&text).with_timeout(Duration::from_millis(500));
         let outcome = match call_async {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),

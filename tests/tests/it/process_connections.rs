@@ -21,7 +21,7 @@ fn echoes(running: &Running, callers: usize, calls: usize) {
             move || {
                 for nth in 0..calls {
                     let text = format!("{caller} {nth}");
-                    let request = || Request::text(&text).deadline_in(NEVER);
+                    let request = || Request::text(&text).with_timeout(NEVER);
                     let reply = match (caller + nth) % 2 {
                         0 => running.handle.call(request()),
                         _ => block_on(running.handle.execute(request())),
@@ -110,7 +110,7 @@ fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
     );
     let near = hotbay_tests::loaded(&running.host, neighbour_folder);
     let request = || match deadline {
-        Some(deadline) => Request::text("x").deadline_in(deadline),
+        Some(deadline) => Request::text("x").with_timeout(deadline),
         None => Request::text("x"),
     };
     let kind = thread::scope(|scope| {

@@ -78,11 +78,11 @@ fn older_dialects_are_supported() {
         let socket = format!("{folder}/{}-plugin.socket", running.fixture.name);
         assert!(std::path::Path::new(&socket).exists(), "{socket}");
         // Contracts name their endpoints; the program decides which ones it supports.
-        let request = || Request::json_text("{}").endpoint("spec/v1/validate");
+        let request = || Request::json_text("{}").with_endpoint("spec/v1/validate");
         assert_eq!(running.handle.call(request()).unwrap().as_bytes(), b"{\"ok\":true}");
         let reply = block_on(running.handle.execute(request())).unwrap();
         assert_eq!(reply.as_bytes(), b"{\"ok\":true}");
-        let unknown = running.handle.call(Request::text("x").endpoint("unknown")).unwrap_err();
+        let unknown = running.handle.call(Request::text("x").with_endpoint("unknown")).unwrap_err();
         assert!(unknown.full_message().contains("no such endpoint"), "{unknown}");
         running.end();
         assert!(!std::path::Path::new(&folder).exists());

@@ -37,7 +37,7 @@ fn hung_process_is_restarted_after_missed_deadline() {
             running.serves();
             let mut events = running.host.events();
             let pid = hung(&running);
-            let request = || Request::text("x").deadline_in(Duration::from_millis(100));
+            let request = || Request::text("x").with_timeout(Duration::from_millis(100));
             let outcome = match call_async {
                 false => running.handle.call(request()),
                 true => block_on(running.handle.execute(request())),
@@ -63,7 +63,7 @@ fn slow_process_with_good_health_is_kept() {
     let file = running.fixture.file("open");
     let action = json!({ "do": "wait", "until": file }).to_string();
     for _ in 0..3 {
-        let request = Request::json_text(&action).deadline_in(Duration::from_millis(50));
+        let request = Request::json_text(&action).with_timeout(Duration::from_millis(50));
         let outcome = running.handle.call(request);
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     }
@@ -78,7 +78,7 @@ fn slow_process_with_good_health_is_kept() {
 fn process_without_health_check_is_kept() {
     let running = ProcessFixture::new().run_with(json!({}), |it| it, with_health(Duration::ZERO));
     let pid = hung(&running);
-    let request = Request::text("x").deadline_in(Duration::from_millis(50));
+    let request = Request::text("x").with_timeout(Duration::from_millis(50));
     assert_eq!(running.handle.call(request).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     idle(Duration::from_millis(300));
     signal(pid, "CONT");

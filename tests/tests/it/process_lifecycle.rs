@@ -98,7 +98,7 @@ fn sent_call_that_timed_out_counts_once() {
     let running = ProcessFixture::new().run_with(json!({}), |it| it, patient);
     let before = running.host.list().swap_remove(0);
     let action = json!({ "do": "wait" }).to_string();
-    let request = || Request::json_text(&action).deadline_in(Duration::from_millis(30));
+    let request = || Request::json_text(&action).with_timeout(Duration::from_millis(30));
     for _ in 0..10 {
         let executed = block_on(running.handle.execute(request())).unwrap_err();
         let called = running.handle.call(request()).unwrap_err();
@@ -303,7 +303,7 @@ fn call_with_long_deadline_waits_for_restart() {
     kill(running.pid());
     until("the next start fails", || (running.fixture.started().len() > began).then_some(()));
     for call_async in [false, true] {
-        let request = Request::text("x").deadline_in(Duration::from_secs(60));
+        let request = Request::text("x").with_timeout(Duration::from_secs(60));
         let reply = match call_async {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),

@@ -193,10 +193,10 @@ fn method_and_headers_reach_endpoint() {
         let action = json!({ "do": "report" }).to_string();
         for call_async in [false, true] {
             let request = Request::json_text(&action)
-                .endpoint("execute")
-                .method("PUT")
-                .header("Authorization", "Bearer x")
-                .header("Accept", "text/csv");
+                .with_endpoint("execute")
+                .with_method("PUT")
+                .with_header("Authorization", "Bearer x")
+                .with_header("Accept", "text/csv");
             let reply = match call_async {
                 false => running.handle.call(request),
                 true => block_on(running.handle.execute(request)),
@@ -219,7 +219,10 @@ fn get_and_head_without_input_send_no_body() {
         "serve": { "formats": { "body": ["json"] } },
     });
     let running = ProcessFixture::new().run(behavior);
-    let get = running.handle.call(Request::bytes(b"").endpoint("formats").method("GET")).unwrap();
+    let get = running
+        .handle
+        .call(Request::bytes(b"").with_endpoint("formats").with_method("GET"))
+        .unwrap();
     assert_eq!(get.as_bytes(), b"[\"json\"]");
     running.end();
 }
@@ -236,7 +239,7 @@ fn reserved_header_is_refused_before_call() {
         ("X-Own", "a\r\nX-More: 1"),
         ("X Own", "a"),
     ] {
-        let request = || Request::text("x").header(name, value);
+        let request = || Request::text("x").with_header(name, value);
         let outcomes =
             [running.handle.call(request()), block_on(running.handle.execute(request()))];
         for outcome in outcomes {
@@ -252,8 +255,9 @@ fn reserved_header_is_refused_before_call() {
 fn calls_with_own_headers_are_not_batched() {
     let running = ProcessFixture::new().run(json!({}));
     let action = json!({ "do": "report" }).to_string();
-    let with =
-        |token: String| Request::owned(action.clone().into_bytes()).header("Authorization", token);
+    let with = |token: String| {
+        Request::owned(action.clone().into_bytes()).with_header("Authorization", token)
+    };
     let requests: Vec<_> = (0..8).map(|at| with(format!("Bearer {at}"))).collect();
     let pipeline = running.host.pipeline([running.fixture.name.as_str()]).unwrap();
     let outcomes: Vec<_> = block_on(async {
@@ -274,7 +278,8 @@ fn method_and_headers_are_unsupported_in_process() {
         .build()
         .unwrap();
     let echo = host.plugin("echo").unwrap();
-    for request in [Request::text("x").method("GET"), Request::text("x").header("a", "b")] {
+    for request in [Request::text("x").with_method("GET"), Request::text("x").with_header("a", "b")]
+    {
         let error = echo.call(request).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.full_message());
         assert!(error.to_string().contains("by HTTP"), "{error}");

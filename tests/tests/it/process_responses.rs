@@ -35,7 +35,7 @@ fn check(
 ) {
     let text = action.to_string();
     let request = || match deadline {
-        Some(timeout) => Request::json_text(&text).deadline_in(timeout),
+        Some(timeout) => Request::json_text(&text).with_timeout(timeout),
         None => Request::json_text(&text),
     };
     check_reply(running.handle.call(request()));

@@ -46,7 +46,7 @@ fn idempotent_call_is_answered_by_next_process() {
         let (until_file, began) =
             (file(&format!("u{call_async}")), file(&format!("b{call_async}")));
         let action = json!({ "do": "wait", "until": until_file, "began": began }).to_string();
-        let request = Request::json_text(&action).idempotent();
+        let request = Request::json_text(&action).with_idempotent(true);
         let reply = thread::scope(|scope| {
             let calling = scope.spawn(|| match call_async {
                 false => running.handle.call(request),
@@ -61,7 +61,7 @@ fn idempotent_call_is_answered_by_next_process() {
         let (until_file, began) =
             (file(&format!("v{call_async}")), file(&format!("c{call_async}")));
         let action = json!({ "do": "wait", "until": until_file, "began": began }).to_string();
-        let request = Request::json_text(&action).idempotent();
+        let request = Request::json_text(&action).with_idempotent(true);
         let reply = thread::scope(|scope| {
             let calling = scope.spawn(|| match call_async {
                 false => running.handle.call(request),
@@ -86,7 +86,7 @@ fn idempotent_call_that_kills_every_process_fails() {
     let running = start();
     let action = json!({ "do": "signal", "signal": 9 }).to_string();
     let mut events = running.host.events();
-    let error = running.handle.call(Request::json_text(&action).idempotent()).unwrap_err();
+    let error = running.handle.call(Request::json_text(&action).with_idempotent(true)).unwrap_err();
     let message = error.full_message();
     assert_eq!(error.kind(), ErrorKind::Disconnected, "{message}");
     assert!(message.contains("(5 attempts)"), "{message}");
@@ -122,7 +122,7 @@ fn closed_kept_connection_is_retried_if_idempotent() {
     let behavior = json!({ "serve": { "close_after_calls": 1 } });
     let running = ProcessFixture::new().run(behavior);
     for _ in 0..30 {
-        let request = || Request::text("x").idempotent();
+        let request = || Request::text("x").with_idempotent(true);
         let replies = [running.handle.call(request()), block_on(running.handle.execute(request()))];
         for reply in replies {
             assert_eq!(
@@ -139,9 +139,9 @@ fn closed_kept_connection_is_retried_if_idempotent() {
 fn missing_socket_is_reported_as_call_not_sent() {
     let running = ProcessFixture::new().run(json!({ "serve": { "close_after_calls": 1 } }));
     // Idempotent, in case a kept connection is just being closed.
-    let unlink = Request::json_text(r#"{"do":"unlink"}"#).idempotent();
+    let unlink = Request::json_text(r#"{"do":"unlink"}"#).with_idempotent(true);
     running.handle.call(unlink).unwrap();
-    let request = Request::text("not received").idempotent();
+    let request = Request::text("not received").with_idempotent(true);
     let error = block_on(running.handle.execute(request)).unwrap_err();
     let message = error.full_message();
     assert_eq!(error.kind(), ErrorKind::Disconnected, "{message}");
@@ -158,7 +158,7 @@ fn deadline_passing_during_process_start_times_out() {
     running.serves();
     kill(running.pid());
     for call_async in [false, true] {
-        let request = Request::text("x").deadline_in(std::time::Duration::from_millis(20));
+        let request = Request::text("x").with_timeout(std::time::Duration::from_millis(20));
         let outcome = match call_async {
             false => running.handle.call(request),
             true => block_on(running.handle.execute(request)),

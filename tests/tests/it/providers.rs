@@ -201,8 +201,12 @@ fn call_that_may_have_run_falls_through_if_idempotent() {
         let error = call(&providers, Request::text("x")).unwrap_err();
         assert_eq!((error.kind(), plugin(&error)), (kind, Some("a")), "{how}");
         assert_eq!(calls(&host), [2, 0], "{how}");
-        assert_eq!(call(&providers, Request::text("x").idempotent()).unwrap(), "x b", "{how}");
-        let late = Request::text("x").idempotent().deadline_in(Duration::ZERO);
+        assert_eq!(
+            call(&providers, Request::text("x").with_idempotent(true)).unwrap(),
+            "x b",
+            "{how}"
+        );
+        let late = Request::text("x").with_idempotent(true).with_timeout(Duration::ZERO);
         let error = call(&providers, late).unwrap_err();
         assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("a")));
         assert_eq!(calls(&host)[1], 2, "no time is left: {how}");
@@ -213,7 +217,7 @@ fn call_that_may_have_run_falls_through_if_idempotent() {
 fn plugin_error_is_final_reply() {
     let host = provides(fails(Host::builder(), "a", "no"), "b").build().unwrap();
     let providers = host.providers("table").unwrap();
-    let error = call(&providers, Request::text("x").idempotent()).unwrap_err();
+    let error = call(&providers, Request::text("x").with_idempotent(true)).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::Plugin, Some("a")));
     assert_eq!(error.plugin_error().unwrap().message(), "no");
     assert_eq!(calls(&host), [2, 0]);
@@ -224,7 +228,7 @@ fn cancelled_call_is_not_passed_on() {
     let host = provides(provides(Host::builder(), "a"), "b").build().unwrap();
     let token = CancellationToken::new();
     token.cancel();
-    let request = Request::text("x").idempotent().cancelled_by(token);
+    let request = Request::text("x").with_idempotent(true).with_cancellation_token(token);
     let error = call(&host.providers("table").unwrap(), request).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::Cancelled, Some("a")));
     assert_eq!(calls(&host), [2, 0]);
@@ -235,7 +239,7 @@ fn first_error_is_returned_if_all_fail() {
     let host = fails(Host::builder().quarantine(None), "a", "later");
     let host = fails(fails(host, "b", "panics"), "c", "no").build().unwrap();
     let providers = host.providers("table").unwrap();
-    let error = call(&providers, Request::text("x").idempotent()).unwrap_err();
+    let error = call(&providers, Request::text("x").with_idempotent(true)).unwrap_err();
     assert_eq!((error.kind(), plugin(&error)), (ErrorKind::Plugin, Some("a")));
     assert_eq!(error.plugin_error().unwrap().message(), "later");
     let reported = error.to_string();

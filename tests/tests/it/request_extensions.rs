@@ -14,7 +14,7 @@ impl Layer for OnlyTenants {
         let Some(tenant) = call.request().extension::<Tenant>() else {
             return Err(Error::denied("no tenant"));
         };
-        let request = Request::text(tenant.0).with_terms_of(call.request());
+        let request = Request::text(tenant.0).with_options_of(call.request());
         next.call(call.with_request(&request))
     }
 }

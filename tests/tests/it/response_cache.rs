@@ -33,7 +33,7 @@ fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>
 
 /// A cache whose replies do not expire during a test.
 fn forever() -> ResponseCache {
-    ResponseCache::new().age_max(NEVER)
+    ResponseCache::new().with_max_age(NEVER)
 }
 
 /// Makes the same call by every call method.
@@ -61,9 +61,9 @@ fn hits_and_misses(host: &Host) -> (u64, u64) {
 fn equal_requests_reach_plugin_once() {
     let (host, reached) = counting(Host::builder(), forever());
     let token = CancellationToken::new();
-    let bounded = || Request::text("q").deadline_in(NEVER).cancelled_by(token.clone());
+    let bounded = || Request::text("q").with_timeout(NEVER).with_cancellation_token(token.clone());
     let generation = info(&host).generation.unwrap();
-    for request in [Request::text("q"), bounded(), Request::text("q").idempotent()] {
+    for request in [Request::text("q"), bounded(), Request::text("q").with_idempotent(true)] {
         for outcome in all_call_methods(&host, "counts", request) {
             let reply = outcome.unwrap();
             assert_eq!((reply.as_text().unwrap(), reply.generation()), ("0", generation));
@@ -103,8 +103,8 @@ fn requests_differing_in_key_are_cached_apart() {
             Request::text("q"),
             Request::text("r"),
             Request::bytes(b"q"),
-            Request::text("q").operation("read"),
-            Request::text("q").operation("write"),
+            Request::text("q").with_operation("read"),
+            Request::text("q").with_operation("write"),
         ]
     };
     for _ in 0..2 {
@@ -113,7 +113,7 @@ fn requests_differing_in_key_are_cached_apart() {
         }
     }
     assert_eq!(hits_and_misses(&host), (5, 5));
-    let error = checked.call(Request::text("q").operation("exec")).unwrap_err();
+    let error = checked.call(Request::text("q").with_operation("exec")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert_eq!(hits_and_misses(&host), (5, 5), "a refused request is not looked up");
 }
@@ -174,7 +174,8 @@ fn errors_are_not_cached_and_quarantine_serves_cached() {
 
 #[test]
 fn expired_reply_is_requested_again() {
-    let (host, reached) = counting(Host::builder(), ResponseCache::new().age_max(Duration::ZERO));
+    let (host, reached) =
+        counting(Host::builder(), ResponseCache::new().with_max_age(Duration::ZERO));
     let counts = host.plugin("counts").unwrap();
     for answer in ["0", "1", "2"] {
         assert_eq!(counts.call(Request::text("q")).unwrap().as_text().unwrap(), answer);
@@ -186,7 +187,7 @@ fn expired_reply_is_requested_again() {
 #[test]
 fn cache_respects_byte_limits() {
     let max_bytes = 64_000;
-    let (host, reached) = counting(Host::builder(), forever().bytes_max(max_bytes));
+    let (host, reached) = counting(Host::builder(), forever().with_max_bytes(max_bytes));
     let counts = host.plugin("counts").unwrap();
     for _ in 0..2 {
         assert_eq!(counts.call(Request::text("long")).unwrap().as_bytes().len(), 100_000);

@@ -131,7 +131,7 @@ fn input_check_past_deadline_is_aborted() {
     let host = host(&plugins);
     let (schema, input) = wide();
     let handle = with_input_schema(&plugins, &host, schema);
-    let soon = || Request::text(&input).deadline_in(Duration::from_millis(2));
+    let soon = || Request::text(&input).with_timeout(Duration::from_millis(2));
     let errors = [handle.call(soon()).unwrap_err(), block_on(handle.execute(soon())).unwrap_err()];
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.full_message());

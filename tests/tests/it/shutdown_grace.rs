@@ -246,11 +246,11 @@ fn leave_no_thread() {
     let host = scripted.register(builder, "scripted").build().unwrap();
     let faulty = hotbay_tests::loaded(&host, faulty);
     for _ in 0..10 {
-        let request = Request::json_text("{}").deadline_in(NEVER);
+        let request = Request::json_text("{}").with_timeout(NEVER);
         block_on(faulty.execute(request)).unwrap();
     }
     let (late, script) = (host.plugin("scripted").unwrap(), scripted.clone());
-    let late = late.execute(Request::text("wait").deadline_in(crate::scripted_plugin::SOON));
+    let late = late.execute(Request::text("wait").with_timeout(crate::scripted_plugin::SOON));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     script.release_all();
     assert!(!threads("hotbay-").is_empty(), "host threads run before the shutdown");

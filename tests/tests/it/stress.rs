@@ -53,8 +53,8 @@ fn storm(handle: &PluginHandle, seed: u64, calls: u64, outcomes: &Outcomes) {
             kind => {
                 let token = CancellationToken::new();
                 let request = match kind {
-                    1 => request.deadline_in(Duration::from_micros(random.below(400))),
-                    2 => request.cancelled_by(token.clone()),
+                    1 => request.with_timeout(Duration::from_micros(random.below(400))),
+                    2 => request.with_cancellation_token(token.clone()),
                     _ => request,
                 };
                 let call = handle.execute(request);

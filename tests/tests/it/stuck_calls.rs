@@ -16,7 +16,7 @@ use crate::scripted_plugin::{Fixture, LATE, NEVER, SOON, ScriptedPlugin};
 fn abandon(scripted: &ScriptedPlugin, fixture: &Fixture, input: &str) {
     for attempt in 0.. {
         let (before, input) = (fixture.info().stats.running, format!("{input} ({attempt})"));
-        let call = fixture.handle.execute(Request::text(&input).deadline_in(SOON * 4));
+        let call = fixture.handle.execute(Request::text(&input).with_timeout(SOON * 4));
         let kind = block_on(call).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::DeadlineExceeded);
         // On a busy machine the deadline may pass before the call starts.
@@ -134,7 +134,7 @@ fn every_rejection_by_stuck_plugin_is_counted() {
 fn calls_queued_when_plugin_gets_stuck_fail() {
     let scripted = ScriptedPlugin::new();
     let fixture = fixture(&scripted, 1, 1, 100);
-    let hangs = fixture.handle.execute(Request::text("wait").deadline_in(LATE));
+    let hangs = fixture.handle.execute(Request::text("wait").with_timeout(LATE));
     scripted.wait_started("wait");
     let queued: Vec<_> = (0..5).map(|_| fixture.execute("queued")).collect();
     assert_eq!(block_on(hangs).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
@@ -167,7 +167,7 @@ fn late_call_that_panics_is_one_fault() {
     let scripted = ScriptedPlugin::new();
     let fixture = fixture(&scripted, 1, 16, 2);
     let mut events = fixture.host.events();
-    let late = fixture.handle.execute(Request::text("wait and panic").deadline_in(LATE));
+    let late = fixture.handle.execute(Request::text("wait and panic").with_timeout(LATE));
     scripted.wait_started("wait and panic");
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     scripted.release_all();
@@ -195,7 +195,7 @@ fn probe_past_deadline_fails() {
     );
     assert_eq!(quarantined(&mut events).1, Some(Duration::from_millis(1)));
     until("a probe starts and times out", || {
-        let call = fixture.handle.execute(Request::text("wait").deadline_in(SOON));
+        let call = fixture.handle.execute(Request::text("wait").with_timeout(SOON));
         let kind = block_on(call).unwrap_err().kind();
         (kind == ErrorKind::DeadlineExceeded && scripted.inputs().len() > 1).then_some(())
     });
@@ -227,7 +227,7 @@ fn reload_clears_effects_of_stuck_calls() {
     let hang = json!({ "hang_in": "execute", "release": release, "entered": entered });
     let handle = loaded(&host, plugins.add(&name, "faulty").config(hang).write());
     let mut events = host.events();
-    let late = handle.execute(Request::text("x").deadline_in(LATE));
+    let late = handle.execute(Request::text("x").with_timeout(LATE));
     until("it hangs", || entered.exists().then_some(()));
     assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     assert!(matches!(quarantined(&mut events).0, QuarantineReason::Stuck { calls: 1 }));
@@ -257,7 +257,7 @@ fn disabled_quarantine_bounds_threads_without_rejection() {
     let handle = host.plugin(&name).unwrap();
     let mut events = host.events();
     for _ in 0..20 {
-        let call = handle.execute(Request::text("wait").deadline_in(Duration::from_millis(5)));
+        let call = handle.execute(Request::text("wait").with_timeout(Duration::from_millis(5)));
         let error = block_on(call).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
         assert!(threads(&name).len() <= 5, "{:?}", threads(&name));

@@ -243,7 +243,7 @@ fn restarted_build_keeps_schema_and_permissions() {
     assert!(error.to_string().contains("the previous build was restarted"), "{error:?}");
     check(&handle, "{}", Err("\"n\" is a required property"));
     check(&handle, r#"{ "n": 1 }"#, Ok(()));
-    let read = Request::text(r#"{ "n": 1 }"#).operation("read");
+    let read = Request::text(r#"{ "n": 1 }"#).with_operation("read");
     assert!(handle.call(read).is_ok());
 }
 

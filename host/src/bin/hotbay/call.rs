@@ -41,17 +41,17 @@ fn repeat(plugin: &PluginHandle, input: &Input, args: &Call) -> Result<(Reply, D
 fn once(plugin: &PluginHandle, input: &Input, args: &Call) -> Result<Reply, Error> {
     let mut request = input.request();
     if let Some(endpoint) = &args.endpoint {
-        request = request.endpoint(endpoint.clone());
+        request = request.with_endpoint(endpoint.clone());
     }
     if let Some(method) = &args.method {
-        request = request.method(method.clone());
+        request = request.with_method(method.clone());
     }
     for (name, value) in &args.headers {
-        request = request.header(name.clone(), value.clone());
+        request = request.with_header(name.clone(), value.clone());
     }
     match args.deadline {
         None => plugin.call(request),
-        Some(wait_max) => block_on(plugin.execute(request.deadline_in(wait_max))),
+        Some(wait_max) => block_on(plugin.execute(request.with_timeout(wait_max))),
     }
 }
 

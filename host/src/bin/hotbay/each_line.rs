@@ -41,7 +41,7 @@ pub(crate) fn each_line(
         .map_err(|error| Failure::io("cannot read stdin", &error))?;
     let (feed, under_way) = UnderWay::feed(lines.chunks);
     // One more, so that it is the feed that says what goes together.
-    let many = RunOptions::ordered().max_chunk(TOGETHER_MAX + 1);
+    let many = RunOptions::ordered().with_max_chunk(TOGETHER_MAX + 1);
     let mut work = Work {
         replies: pipeline.run_many(feed, many),
         under_way,

@@ -71,7 +71,7 @@ impl Started {
         wait_max: Option<Duration>,
     ) -> Result<Pipeline, Error> {
         self.host.pipeline(names.iter().map(|name| match wait_max {
-            Some(wait_max) => PipelineStep::new(name).deadline_in(wait_max),
+            Some(wait_max) => PipelineStep::new(name).with_timeout(wait_max),
             None => PipelineStep::new(name),
         }))
     }

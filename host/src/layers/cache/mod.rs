@@ -38,7 +38,7 @@ use store::{CacheEntry, CacheStore, Key};
 ///     .register_fn("slow", move |_, _| {
 ///         Ok(Output::text(format!("answer {}", answered.fetch_add(1, Ordering::Relaxed))))
 ///     })
-///     .cache("slow", ResponseCache::new().bytes_max(1 << 20).age_max(Duration::from_secs(300)))
+///     .cache("slow", ResponseCache::new().with_max_bytes(1 << 20).with_max_age(Duration::from_secs(300)))
 ///     .build()?;
 /// let slow = host.plugin("slow")?;
 /// assert_eq!(slow.call(Request::text("a"))?.as_text()?, "answer 0");
@@ -50,26 +50,26 @@ use store::{CacheEntry, CacheStore, Key};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct ResponseCache {
-    bytes_max: u64,
-    age_max: Duration,
+    max_bytes: u64,
+    max_age: Duration,
 }
 
 impl ResponseCache {
     /// Creates a cache of 16 MiB whose replies are valid for 60 seconds.
     pub fn new() -> Self {
-        Self { bytes_max: 16 << 20, age_max: Duration::from_secs(60) }
+        Self { max_bytes: 16 << 20, max_age: Duration::from_secs(60) }
     }
 
     /// Sets the maximum size in bytes, which includes some for each reply besides its body. The
     /// least recently used replies are evicted. A reply larger than an eighth is not cached.
-    pub fn bytes_max(mut self, bytes_max: u64) -> Self {
-        self.bytes_max = bytes_max;
+    pub fn with_max_bytes(mut self, max_bytes: u64) -> Self {
+        self.max_bytes = max_bytes;
         self
     }
 
     /// Sets how long a reply is valid after the plugin returned it.
-    pub fn age_max(mut self, age_max: Duration) -> Self {
-        self.age_max = age_max;
+    pub fn with_max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
         self
     }
 }
@@ -88,7 +88,7 @@ pub(crate) struct Cache<S> {
 }
 
 struct CacheHandle {
-    bytes_max: u64,
+    max_bytes: u64,
     store: Mutex<CacheStore>,
 }
 
@@ -105,7 +105,7 @@ impl<S> Cache<S> {
     pub(super) fn new(slot: Arc<Slot>, limits: Option<&ResponseCache>, inner: S) -> Self {
         let handle = limits.map(|limits| {
             let store = Mutex::new(CacheStore::new(limits));
-            Box::new(CacheHandle { bytes_max: limits.bytes_max, store })
+            Box::new(CacheHandle { max_bytes: limits.max_bytes, store })
         });
         Self { slot, handle, inner }
     }
@@ -144,7 +144,7 @@ impl<S> Cache<S> {
     /// Stores the reply after a miss.
     fn store(&self, key: &Key, reply: &Reply) {
         let Some(handle) = &self.handle else { return };
-        if !CacheStore::fits(handle.bytes_max, reply) {
+        if !CacheStore::fits(handle.max_bytes, reply) {
             return;
         }
         let now = Instant::now();

@@ -21,8 +21,8 @@ const MAX_SHARE: u64 = 8;
 /// Replies of one plugin.
 #[derive(Debug)]
 pub(super) struct CacheStore {
-    bytes_max: u64,
-    age_max: Duration,
+    max_bytes: u64,
+    max_age: Duration,
     /// The generation of the replies; zero before the first.
     generation: u64,
     replies: LruCache<[u8; 32], Arc<CacheEntry>>,
@@ -59,9 +59,9 @@ impl Key {
             }
         };
         part(Some(request.content_type().as_bytes()));
-        part(request.named_operation().map(str::as_bytes));
-        part(request.named_endpoint().map(str::as_bytes));
-        part(request.named_method().map(str::as_bytes));
+        part(request.operation().map(str::as_bytes));
+        part(request.endpoint().map(str::as_bytes));
+        part(request.method().map(str::as_bytes));
         if let Some(headers) = request.named_headers() {
             part(Some(&(headers.iter().len() as u64).to_le_bytes()));
             for (name, value) in headers.iter() {
@@ -104,10 +104,10 @@ fn bytes_of(body: usize, content_type: &str) -> u64 {
 
 impl CacheStore {
     pub(super) fn new(limits: &ResponseCache) -> Self {
-        let ResponseCache { bytes_max, age_max } = *limits;
+        let ResponseCache { max_bytes, max_age } = *limits;
         // Bounded in bytes, which include `ENTRY_BYTES` for each entry.
         let replies = LruCache::unbounded();
-        Self { bytes_max, age_max, generation: 0, replies, bytes: 0 }
+        Self { max_bytes, max_age, generation: 0, replies, bytes: 0 }
     }
 
     /// Returns the bytes held.
@@ -129,8 +129,8 @@ impl CacheStore {
     }
 
     /// Returns whether a reply is small enough to be stored.
-    pub(super) fn fits(bytes_max: u64, reply: &Reply) -> bool {
-        bytes_of(reply.as_bytes().len(), reply.content_type()) <= bytes_max / MAX_SHARE
+    pub(super) fn fits(max_bytes: u64, reply: &Reply) -> bool {
+        bytes_of(reply.as_bytes().len(), reply.content_type()) <= max_bytes / MAX_SHARE
     }
 
     /// Stores a reply and evicts the least recently used ones.
@@ -143,7 +143,7 @@ impl CacheStore {
             self.bytes -= before.bytes();
         }
         while let Some((digest, last)) = self.replies.peek_lru() {
-            if self.bytes <= self.bytes_max && !self.is_old(last, now) {
+            if self.bytes <= self.max_bytes && !self.is_old(last, now) {
                 break;
             }
             let digest = *digest;
@@ -163,7 +163,7 @@ impl CacheStore {
     }
 
     fn is_old(&self, entry: &CacheEntry, now: Instant) -> bool {
-        now.saturating_duration_since(entry.since) >= self.age_max
+        now.saturating_duration_since(entry.since) >= self.max_age
     }
 
     fn remove(&mut self, digest: &[u8; 32]) {

@@ -4,8 +4,8 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn store(bytes_max: u64) -> CacheStore {
-    CacheStore::new(&ResponseCache::new().bytes_max(bytes_max).age_max(10 * SECOND))
+fn store(max_bytes: u64) -> CacheStore {
+    CacheStore::new(&ResponseCache::new().with_max_bytes(max_bytes).with_max_age(10 * SECOND))
 }
 
 fn generation(number: u64) -> GenerationId {
@@ -39,24 +39,24 @@ fn key_depends_on_every_part_of_request() {
         Request::text(""),
         Request::bytes(b"a"),
         request().with_content_type("a"),
-        request().operation("read"),
-        request().operation("rea"),
-        request().operation(""),
-        request().endpoint("read"),
-        request().method("GET"),
-        request().method("read"),
-        request().header("Authorization", "a"),
-        request().header("Authorization", "b"),
-        request().header("x", "Authorization"),
-        request().header("x", "a").header("y", "b"),
-        request().header("x", "ay").header("", "b"),
-        Request::text("da").operation("rea"),
-        Request::text("").operation("reada"),
+        request().with_operation("read"),
+        request().with_operation("rea"),
+        request().with_operation(""),
+        request().with_endpoint("read"),
+        request().with_method("GET"),
+        request().with_method("read"),
+        request().with_header("Authorization", "a"),
+        request().with_header("Authorization", "b"),
+        request().with_header("x", "Authorization"),
+        request().with_header("x", "a").with_header("y", "b"),
+        request().with_header("x", "ay").with_header("", "b"),
+        Request::text("da").with_operation("rea"),
+        Request::text("").with_operation("reada"),
     ];
     let of = |of| questions.iter().map(move |request| Key::of(request, generation(of)));
     let digests: std::collections::BTreeSet<_> = of(1).chain(of(2)).map(|key| key.digest).collect();
     assert_eq!(digests.len(), 2 * questions.len());
-    let bounded = request().idempotent().deadline_in(SECOND).wait_for_place(SECOND);
+    let bounded = request().with_idempotent(true).with_timeout(SECOND).with_space_timeout(SECOND);
     assert_eq!(Key::of(&bounded, generation(1)), Key::of(&request(), generation(1)));
 }
 
@@ -84,9 +84,9 @@ fn least_recently_used_entry_is_evicted_first() {
     let found: Vec<_> =
         ["a", "b", "c", "d"].map(|one| get(&mut store, one, 1, now).is_some()).into();
     assert_eq!(found, [true, false, true, true]);
-    assert_eq!(store.bytes(), store.bytes_max);
+    assert_eq!(store.bytes(), store.max_bytes);
     put(&mut store, "e", "1", 1, now + 10 * SECOND);
-    assert_eq!(store.bytes(), store.bytes_max / 3, "expired entries are evicted");
+    assert_eq!(store.bytes(), store.max_bytes / 3, "expired entries are evicted");
 }
 
 #[test]
@@ -115,10 +115,10 @@ fn later_generation_empties_store_and_earlier_is_ignored() {
 
 #[test]
 fn reply_larger_than_an_eighth_is_not_stored() {
-    let bytes_max = 8 * bytes_of(100, "text/plain; charset=utf-8");
+    let max_bytes = 8 * bytes_of(100, "text/plain; charset=utf-8");
     let check = |length, fits| {
         let reply = reply(&"x".repeat(length), 1);
-        assert_eq!(CacheStore::fits(bytes_max, &reply), fits, "{length}");
+        assert_eq!(CacheStore::fits(max_bytes, &reply), fits, "{length}");
     };
     check(0, true);
     check(100, true);

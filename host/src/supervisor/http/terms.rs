@@ -18,7 +18,7 @@ const CONNECTION_HEADERS: [&str; 6] =
 
 /// Returns the method of a request.
 pub(in crate::supervisor) fn method(request: &Request<'_>) -> Result<Method, Failure> {
-    let Some(name) = request.named_method() else { return Ok(Method::POST) };
+    let Some(name) = request.method() else { return Ok(Method::POST) };
     match Method::from_bytes(name.as_bytes()) {
         Ok(Method::CONNECT) => Err(rejected("the method `CONNECT` is for proxies".to_owned())),
         Ok(method) => Ok(method),
@@ -32,7 +32,7 @@ pub(in crate::supervisor) fn method(request: &Request<'_>) -> Result<Method, Fai
 /// Returns whether a request may be sent twice: it is marked as idempotent, or its method is safe.
 pub(in crate::supervisor) fn may_run_twice(request: &Request<'_>) -> bool {
     request.is_idempotent()
-        || matches!(request.named_method(), Some("GET" | "HEAD" | "OPTIONS" | "TRACE"))
+        || matches!(request.method(), Some("GET" | "HEAD" | "OPTIONS" | "TRACE"))
 }
 
 /// Adds the caller's headers.
@@ -110,7 +110,7 @@ mod tests {
 
     #[track_caller]
     fn check(name: &'static str, value: &'static str, expected: &str) {
-        let request = Request::text("").header(name, value);
+        let request = Request::text("").with_header(name, value);
         let mut headers = Vec::new();
         let found = error_text(add_headers(&request, &mut headers));
         assert_eq!(headers.is_empty(), !expected.is_empty(), "{name}: {found}");
@@ -157,7 +157,8 @@ mod tests {
         for value in ["a\r\nX-More: 1", "a\nb", "a\0", "\u{7f}"] {
             check("X-Own", value, "is invalid");
         }
-        let method_of = |name: &'static str| error_text(method(&Request::text("").method(name)));
+        let method_of =
+            |name: &'static str| error_text(method(&Request::text("").with_method(name)));
         for name in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PURGE"] {
             assert_eq!(method_of(name), "");
         }
@@ -169,10 +170,10 @@ mod tests {
 
     #[test]
     fn too_many_or_too_large_headers_are_rejected() {
-        let many =
-            (0..65).fold(Request::text(""), |request, at| request.header(format!("x-{at}"), ""));
+        let many = (0..65)
+            .fold(Request::text(""), |request, at| request.with_header(format!("x-{at}"), ""));
         assert!(error_text(add_headers(&many, &mut Vec::new())).contains("65 headers, at most 64"));
-        let large = Request::text("").header("x", "x".repeat(32 << 10));
+        let large = Request::text("").with_header("x", "x".repeat(32 << 10));
         assert!(error_text(add_headers(&large, &mut Vec::new())).contains("32769 bytes"));
     }
 }

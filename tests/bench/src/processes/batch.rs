@@ -75,7 +75,7 @@ async fn executed(place: &Place, calls: usize) -> anyhow::Result<f64> {
 fn many(runtime: &Runtime, place: &Place, calls: usize, chunks: usize) -> anyhow::Result<f64> {
     let pipeline = place.host.pipeline(["echo"])?;
     let requests: Vec<_> = (0..calls).map(|_| Request::owned(BODY.to_vec())).collect();
-    let how = RunOptions::ordered().max_chunk(CHUNK).max_chunks(chunks);
+    let how = RunOptions::ordered().with_max_chunk(CHUNK).with_max_chunks(chunks);
     runtime.block_on(async {
         let start = Instant::now();
         let mut outcomes = pipeline.run_many(stream::iter(requests), how);

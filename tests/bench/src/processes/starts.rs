@@ -48,7 +48,7 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         ensure!(place.echo.call(request())?.as_bytes() == BODY, "unexpected reply");
         let start = Instant::now();
         ensure!(end_process(process), "`echo` has exited already");
-        let answer = place.echo.call(request().idempotent())?;
+        let answer = place.echo.call(request().with_idempotent(true))?;
         times[3].push(ms_since(start));
         ensure!(answer.as_bytes() == BODY, "unexpected reply");
         times[4].push(block_on(restarted(&mut events))?? as f64);

@@ -47,7 +47,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
                 let take = |left: u64| left.checked_sub(1);
                 while let Ok(left) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
                     let deadline = Instant::now() + DEADLINE;
-                    let request = Request::text("x").deadline_at(deadline);
+                    let request = Request::text("x").with_deadline(deadline);
                     let outcome = runtime.block_on(late.execute(request));
                     own.push(deadline.elapsed().as_secs_f64() * 1e3);
                     if outcome.map_err(|error| error.kind()).err()

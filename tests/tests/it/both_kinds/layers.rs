@@ -73,8 +73,8 @@ fn layers_validators_and_permissions_apply_to_both_kinds() {
             Request::text("fine"),
             Request::text("secret"),
             Request::text("wrong"),
-            Request::text("fine").operation("read"),
-            Request::text("fine").operation("write"),
+            Request::text("fine").with_operation("read"),
+            Request::text("fine").with_operation("write"),
         ] {
             let by_method = all_call_methods(&host, &handle, request);
             assert!(by_method.iter().all(|way| *way == by_method[0]), "{by_method:?}");

@@ -82,7 +82,8 @@ fn many(
     requests: Vec<Request<'static>>,
 ) -> Vec<Result<String, String>> {
     let pipeline = host.pipeline(steps.iter().copied()).unwrap();
-    let mut many = pipeline.run_many(stream::iter(requests), RunOptions::ordered().max_chunk(50));
+    let mut many =
+        pipeline.run_many(stream::iter(requests), RunOptions::ordered().with_max_chunk(50));
     let mut all = Vec::new();
     block_on(async {
         while let Some(done) = many.next().await {

@@ -126,7 +126,7 @@ fn wait_for_impossible_place_ends_at_once() {
 }
 
 #[test]
-fn dropped_wait_for_place_takes_none() {
+fn dropped_wait_for_space_takes_none() {
     let pool = pool(1, 1, 10);
     let occupied = OccupiedWorker::by(&pool);
     let queued = pool.submit(|| 1).unwrap();
