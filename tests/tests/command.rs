@@ -257,8 +257,8 @@ fn usage_errors_and_failures_have_distinct_exit_codes() {
     check(2, &["call", "transform", "--text", "a", "--repeat", "0"]);
     check(2, &["pipe"]);
     check(2, &["seal"]);
-    check(2, &["list", "--colour"]);
-    check(1, &["call", "nobody", "--text", "a"]);
+    check(2, &["list", "--colors"]);
+    check(1, &["call", "unknown", "--text", "a"]);
     check(0, &["--help"]);
     check(0, &["help", "call"]);
     let version = hotbay(plugins.dir(), &["--version"]).exits(0).text();

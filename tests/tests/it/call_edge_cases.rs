@@ -210,7 +210,7 @@ fn items_returned_by_pause_survive_its_length() {
     }
 }
 
-/// Holds a reply of the plugin until the test releases it, and records whether it was late.
+/// Holds a reply of the plugin until the test releases it, and records whether it arrived after the deadline.
 #[derive(Clone, Default)]
 struct Keeps(Arc<(Mutex<bool>, Condvar, AtomicBool)>);
 
@@ -219,8 +219,8 @@ impl Layer for Keeps {
         let deadline = call.request().deadline();
         let answer = next.call(call);
         let Some(deadline) = deadline else { return answer };
-        let (is_open, changed, was_late) = &*self.0;
-        was_late.store(std::time::Instant::now() >= deadline, Ordering::SeqCst);
+        let (is_open, changed, timed_out) = &*self.0;
+        timed_out.store(std::time::Instant::now() >= deadline, Ordering::SeqCst);
         let closed = is_open.lock().unwrap();
         drop(changed.wait_timeout_while(closed, LIMIT, |is_open| !*is_open).unwrap());
         answer
@@ -240,13 +240,13 @@ fn layer_slow_after_reply_is_not_plugin_fault() {
     let outcome = block_on(fixture.handle.execute(Request::text("quick").with_timeout(LATE)));
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     scripted.wait_finished("quick");
-    let (is_open, changed, was_late) = &*keeps.0;
+    let (is_open, changed, timed_out) = &*keeps.0;
     assert_eq!((fixture.info().state.as_str(), fixture.info().stats.faults), ("serving", 0));
     block_on(fixture.execute("while held")).unwrap();
     *is_open.lock().unwrap() = true;
     changed.notify_all();
     until("the layer is done", || (fixture.info().stats.running == 0).then_some(()));
-    assert!(!was_late.load(Ordering::SeqCst), "the plugin itself was late; is the machine busy?");
+    assert!(!timed_out.load(Ordering::SeqCst), "the plugin itself timed out; is the machine busy?");
     assert_eq!((fixture.info().state.as_str(), fixture.info().stats.faults), ("serving", 0));
     assert!(events.try_next().is_none());
 }

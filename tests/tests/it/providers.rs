@@ -209,7 +209,7 @@ fn call_that_may_have_run_falls_through_if_idempotent() {
         let late = Request::text("x").with_idempotent(true).with_timeout(Duration::ZERO);
         let error = call(&providers, late).unwrap_err();
         assert_eq!((error.kind(), plugin(&error)), (ErrorKind::DeadlineExceeded, Some("a")));
-        assert_eq!(calls(&host)[1], 2, "there is no time left: {how}");
+        assert_eq!(calls(&host)[1], 2, "no time is left: {how}");
     }
 }
 

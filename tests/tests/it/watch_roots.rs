@@ -208,17 +208,17 @@ fn command_watches_relative_directories() {
                 let _ = sender.send(line);
             }
         });
-        let tells = |event: &str| {
+        let wait_for_event = |event: &str| {
             let expected = format!(r#""event":"{event}""#);
             while !lines.recv_timeout(LIMIT).map_err(|_| event).unwrap().contains(&expected) {}
         };
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            tells("loaded");
+            wait_for_event("loaded");
             let draft = draft(&drafts, "new");
             fs::rename(draft.join("plugin.json"), at("x/echo/plugin.json")).unwrap();
-            tells("rolled_back");
+            wait_for_event("rolled_back");
             fs::rename(draft.join(library()), at("x/echo").join(library())).unwrap();
-            tells("promoted");
+            wait_for_event("promoted");
         }));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -15,7 +15,7 @@ impl Mutation {
         Self { state: seed | 1 }
     }
 
-    /// Returns a copy of `library` that differs; `way` counts through [`WAYS`].
+    /// Returns a copy of `library` that differs; `damage` counts through [`DAMAGES`].
     pub(crate) fn of(&mut self, library: &[u8], damage: usize) -> Vec<u8> {
         loop {
             let mut bytes = library.to_vec();
