@@ -90,10 +90,11 @@ fn idempotent_call_that_kills_every_process_fails() {
     let message = error.full_message();
     assert_eq!(error.kind(), ErrorKind::Disconnected, "{message}");
     assert!(message.contains("(5 attempts)"), "{message}");
-    for _ in 0..5 {
-        event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
-    }
+    event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
     running.serves();
+    // An attempt may meet a process that is already exiting, so two may share one exit.
+    let exits = running.host.list()[0].stats.exits;
+    assert!((1..=5).contains(&exits), "{exits}");
     running.end();
 }
 
