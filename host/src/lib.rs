@@ -67,7 +67,6 @@ mod generation;
 mod handle;
 mod host;
 mod id;
-mod info;
 pub mod inspect;
 mod layers;
 pub mod manifest;
@@ -94,9 +93,9 @@ pub use host::{
     RetainedLibrary, UnloadReport,
 };
 pub use id::{GenerationId, InvalidName, PluginName};
-pub use info::{PluginInfo, PluginState};
 pub use layers::{Call, Layer, Next, ResponseCache};
 pub use manifest::Manifest;
+pub use metrics::{PluginInfo, PluginState};
 pub use pipeline::{Completed, Pipeline, PipelineStep, RunMany, RunOptions};
 pub use providers::{OnFailure, Preference, Providers};
 pub use reload::LoadOptions;

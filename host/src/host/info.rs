@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Host;
 use crate::generation::State;
-use crate::info::{PluginInfo, PluginState};
 use crate::manifest::Manifest;
-use crate::metrics::{HostStats, PluginStats};
+use crate::metrics::{HostStats, PluginInfo, PluginState, PluginStats};
 use crate::reload::Build;
 use crate::slot::{SAMPLED_ONE_IN, Slot};
 

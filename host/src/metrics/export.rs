@@ -7,9 +7,8 @@ use std::iter;
 use ::metrics::{Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 
 use super::latency::LatencySnapshot;
-use super::stats::{HostStats, PluginStats};
+use super::snapshot::{HostStats, PluginInfo, PluginState, PluginStats};
 use crate::id::PluginName;
-use crate::info::{PluginInfo, PluginState};
 
 /// Exports stats into a recorder. Use one exporter for each recorder, for all exports.
 ///

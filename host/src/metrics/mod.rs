@@ -6,12 +6,12 @@ mod collector;
 #[cfg(feature = "metrics")]
 mod export;
 mod latency;
-mod stats;
+mod snapshot;
 mod store;
 
 pub use collector::{CollectError, Collected, Collector, CollectorLimits};
 #[cfg(feature = "metrics")]
 pub use export::Exporter;
 pub use latency::{Latencies, LatencyBucket, LatencySnapshot};
-pub use stats::{HostStats, PluginStats};
+pub use snapshot::{HostStats, PluginInfo, PluginState, PluginStats};
 pub use store::{MemoryStore, MetricStore};
