@@ -182,8 +182,8 @@ fn processes_that_outlive_program_are_reported() {
 
 #[test]
 fn program_that_is_never_ready_skips_later_steps() {
-    let behavior = json!({ "location": { "exit": 4, "stderr": "no licence\n" } });
-    check(behavior, &[], "location", &["code 4", "no licence"]);
+    let behavior = json!({ "location": { "exit": 4, "stderr": "no license\n" } });
+    check(behavior, &[], "location", &["code 4", "no license"]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ struct Step {
 /// From fast to slow, so that simple mistakes are reported early.
 const STEPS: &[Step] = &[
     Step { name: "fmt", command: "cargo fmt --all --check", run: fmt },
+    Step { name: "spelling", command: "typos", run: spelling },
     Step { name: "tidy", command: "cargo xtask tidy", run: tidy::run },
     Step {
         name: "clippy",
@@ -80,6 +81,12 @@ fn table(times: &[Duration], passed: bool) -> String {
 
 fn fmt(workspace: &Workspace) -> anyhow::Result<()> {
     cargo::run(cargo::cargo(&workspace.root).args(["fmt", "--all", "--check"]))
+}
+
+fn spelling(workspace: &Workspace) -> anyhow::Result<()> {
+    let hint = "cannot check the spelling; install `typos`: pip install typos, or cargo install \
+                typos-cli";
+    cargo::run(&mut cargo::typos(&workspace.root)).context(hint)
 }
 
 fn clippy(workspace: &Workspace) -> anyhow::Result<()> {

@@ -19,6 +19,11 @@ pub fn git(folder: &Path) -> Command {
     start_in(folder, OsStr::new("git"))
 }
 
+/// Returns a command for the spelling checker of `PATH`.
+pub fn typos(folder: &Path) -> Command {
+    start_in(folder, OsStr::new("typos"))
+}
+
 /// Runs `command` with the stdin, stdout and stderr of this program.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", display(command)))?;

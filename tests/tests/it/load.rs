@@ -20,7 +20,7 @@ fn check(
     expected: &[&str],
 ) {
     let (plugins, staging) = (Plugins::new(), TempDir::new().expect("a folder"));
-    let name = unique("spoilt");
+    let name = unique("spoiled");
     let folder = corrupt(plugins.add(&name, package)).write();
     let builder = Host::builder().staging_dir(staging.path());
     let host = builder.build().expect("a host");

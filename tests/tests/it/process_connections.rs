@@ -99,8 +99,8 @@ fn connection_marked_close_is_not_reused() {
 
 /// Returns the error kind of a pooled call that is never answered, while another plugin serves.
 fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
-    let neighbour = ProcessFixture::new();
-    let neighbour_folder = neighbour.program(json!({})).install();
+    let neighbor = ProcessFixture::new();
+    let neighbor_folder = neighbor.program(json!({})).install();
     let flood = json!({ "how": answer, "body": "x" });
     let soon = limits(|limits| limits.process_health_timeout = NEVER);
     let running = ProcessFixture::new().run_with(
@@ -108,7 +108,7 @@ fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
         |it| it,
         |builder| builder.quarantine(None).limits(soon),
     );
-    let near = hotbay_tests::loaded(&running.host, neighbour_folder);
+    let near = hotbay_tests::loaded(&running.host, neighbor_folder);
     let request = || match deadline {
         Some(deadline) => Request::text("x").with_timeout(deadline),
         None => Request::text("x"),
@@ -131,7 +131,7 @@ fn unanswered(answer: Value, deadline: Option<Duration>) -> ErrorKind {
     let in_thread = running.handle.call(request()).unwrap_err().kind();
     assert_eq!(in_thread, kind, "both call methods agree");
     block_on(running.host.unload(near.name().as_str())).unwrap();
-    neighbour.assert_nothing_left();
+    neighbor.assert_nothing_left();
     running.end();
     kind
 }

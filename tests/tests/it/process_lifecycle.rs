@@ -268,7 +268,7 @@ fn process_is_limited_and_inherits_no_descriptors() {
 #[test]
 fn failed_restart_backs_off_and_calls_report_retry_time() {
     let fixture = ProcessFixture::new();
-    let dies = json!({ "location": { "stderr": "no licence\n", "exit": 4 } });
+    let dies = json!({ "location": { "stderr": "no license\n", "exit": 4 } });
     let behavior = json!({ "launches": [{}, dies, dies, dies, { "location": null }] });
     let running = fixture.run_with(behavior, |it| it, patient);
     running.serves();
@@ -283,7 +283,7 @@ fn failed_restart_backs_off_and_calls_report_retry_time() {
     if let Some(error) = error {
         let message = error.full_message();
         assert_eq!(error.kind(), ErrorKind::StartFailed, "{message}");
-        for part in ["restarts in", " ms", "exited with code 4", "no licence"] {
+        for part in ["restarts in", " ms", "exited with code 4", "no license"] {
             assert!(message.contains(part), "`{part}` in: {message}");
         }
     }

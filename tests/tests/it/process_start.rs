@@ -162,7 +162,7 @@ fn invalid_capabilities_are_named_by_field() {
         ),
         (ours("inputSchema", json!({ "type": 7 })), &["inputSchema"]),
         (json!({ "bytes": 2 << 20 }), &["more than 1048576 bytes"]),
-        (json!({ "exit": 3, "stderr": "no licence\n" }), &["exited with code 3", "no licence"]),
+        (json!({ "exit": 3, "stderr": "no license\n" }), &["exited with code 3", "no license"]),
         (json!({ "signal": 6 }), &["SIGABRT"]),
     ];
     for (message, expected) in cases {
