@@ -118,8 +118,8 @@ mod tests {
         let text = table(&times, false);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[1], "fmt          1.5");
-        assert_eq!(lines[2], "tidy        20.0  failed");
-        assert_eq!(lines[3], "clippy         -  not run");
+        assert_eq!(lines[2], "spelling    20.0  failed");
+        assert_eq!(lines[3], "tidy           -  not run");
         assert_eq!(lines.len(), 1 + STEPS.len());
     }
 }
