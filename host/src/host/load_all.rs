@@ -23,6 +23,19 @@ use crate::reload::{Candidate, LoadOptions, Rules, Source, SurveyedPlugin, folde
 use crate::sync::lock;
 
 /// The outcome of [`Host::load_all`](crate::Host::load_all).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hotbay::Error> {
+/// let host = hotbay::Host::builder().plugin_dir("no/such/folder").build()?;
+/// let report = host.load_all().await;
+/// assert!(report.loaded.is_empty() && !report.is_clean());
+/// for refused in &report.refused {
+///     eprintln!("{}", refused.error.full_message());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct LoadReport {

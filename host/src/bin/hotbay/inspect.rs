@@ -234,7 +234,7 @@ fn manifest_json(manifest: &Manifest) -> Value {
 fn limits(manifest: &Manifest) -> Value {
     let limits = manifest.limits();
     let mut json = json!({
-        "deadline_ms": limits.deadline_ms, "workers": limits.workers, "queue": limits.queue,
+        "deadline_ms": limits.deadline.map(|it| it.as_millis() as u64), "workers": limits.workers, "queue": limits.queue,
         "in_flight": limits.in_flight, "memory_bytes": limits.memory_bytes,
         "input_bytes": limits.input_bytes, "output_bytes": limits.output_bytes,
         "stack_bytes": limits.stack_bytes,
