@@ -71,10 +71,10 @@ fn each_step_prints_one_line_with_findings() {
     let folder = installed(&plugins, "program");
     let text = hotbay(&folder, &["check", "."]).exits(0).text();
     for part in [
-        "program, held against the protocol:",
-        "ok       token             401 without the token and with a wrong one",
-        "skipped  sample            no sample was given; pass one with --text or --input",
-        "ok       sigterm           it exited with code 0",
+        "protocol conformance of program:",
+        "ok       token             401 without it and with a wrong one",
+        "skipped  sample            there is no sample; give one by --text or --input",
+        "ok       sigterm           it ended with code 0",
     ] {
         assert!(text.contains(part), "`{part}` in: {text}");
     }
@@ -82,7 +82,7 @@ fn each_step_prints_one_line_with_findings() {
     hotbay_tests::set_behavior(&folder, &behavior);
     let run = hotbay(&folder, &["check", "."]).exits(1);
     let text = run.text();
-    assert!(text.contains("the step `token` of the protocol failed"), "{text}");
+    assert!(text.contains("protocol step `token` failed"), "{text}");
     assert!(text.contains("FAILED   token             `GET /healthz` without"), "{text}");
     assert!(run.stderr.contains("0 of 1 passed"), "{}", run.stderr);
 }
