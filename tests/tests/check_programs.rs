@@ -16,11 +16,11 @@ fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     let steps = plugin["steps"].as_array().unwrap_or_else(|| panic!("no steps: {plugin}"));
     assert_eq!(steps.len(), 25, "{plugin}");
     let text = |step: &Value, field: &str| step[field].as_str().unwrap().to_owned();
-    let wrong = steps.iter().filter(|step| step["outcome"] == "failed");
-    let wrong: Vec<_> = wrong.map(|step| (text(step, "name"), text(step, "message"))).collect();
-    let is_well = wrong.is_empty() && plugin["problem"].is_null();
-    assert_eq!(run.code, Some(i32::from(!is_well)), "{plugin}");
-    wrong
+    let failed = steps.iter().filter(|step| step["outcome"] == "failed");
+    let failed: Vec<_> = failed.map(|step| (text(step, "name"), text(step, "message"))).collect();
+    let has_passed = failed.is_empty() && plugin["problem"].is_null();
+    assert_eq!(run.code, Some(i32::from(!has_passed)), "{plugin}");
+    failed
 }
 
 /// Installs the fixture with one defect, and checks that exactly this step fails with these texts.
@@ -72,9 +72,9 @@ fn each_step_prints_one_line_with_findings() {
     let text = hotbay(&folder, &["check", "."]).exits(0).text();
     for part in [
         "protocol conformance of program:",
-        "ok       token             401 without it and with a wrong one",
-        "skipped  sample            there is no sample; give one by --text or --input",
-        "ok       sigterm           it ended with code 0",
+        "ok       token             401 without the token and with a wrong one",
+        "skipped  sample            no sample was given; pass one with --text or --input",
+        "ok       sigterm           it exited with code 0",
     ] {
         assert!(text.contains(part), "`{part}` in: {text}");
     }
@@ -90,22 +90,22 @@ fn each_step_prints_one_line_with_findings() {
 #[test]
 fn missing_authentication_fails_token_step() {
     let behavior = json!({ "serve": { "needs_no_token": true } });
-    let parts = ["without the token was answered 200", "wanted 401", "Hotbay-Token"];
+    let parts = ["without the token returned 200", "expected 401", "Hotbay-Token"];
     check(behavior, &[], "token", &parts);
 }
 
 #[test]
 fn crash_on_malformed_http_fails_that_step() {
     let behavior = json!({ "serve": { "exits_when_malformed": true } });
-    check(behavior, &[], "malformed-http", &["a line that is no request", "code 3"]);
+    check(behavior, &[], "malformed-http", &["a line that is not an HTTP request", "code 3"]);
 }
 
 #[test]
 fn chatter_on_stdout_fails_step_that_reads_it() {
     let behavior = json!({ "capabilities": { "noise": ["loading"] } });
-    check(behavior, &[], "capabilities", &["noise before the JSON", "logs go to stderr"]);
+    check(behavior, &[], "capabilities", &["output before the JSON", "write logs to stderr"]);
     let behavior = json!({ "location": { "noise": ["starting"] } });
-    check(behavior, &[], "location", &["`starting`", "logs to stderr"]);
+    check(behavior, &[], "location", &["`starting`", "write logs to stderr"]);
 }
 
 #[test]
@@ -115,10 +115,10 @@ fn ignored_sigterm_fails_stop_step() {
     let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     let sigterm = failed.iter().find(|(name, _)| name == "sigterm").unwrap();
-    assert!(sigterm.1.contains("did not end with code 0") && sigterm.1.contains("SIGTERM"));
+    assert!(sigterm.1.contains("did not exit with code 0") && sigterm.1.contains("SIGTERM"));
 
     let behavior = json!({ "serve": { "keeps_running": true } });
-    check(behavior, &[], "shutdown", &["did not end within 5 s after `/shutdown`"]);
+    check(behavior, &[], "shutdown", &["did not exit within 5 s after `/shutdown`"]);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn malformed_error_body_fails_call_step() {
     let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     assert_eq!(failed[0].0, "empty-input", "{failed:?}");
-    assert!(failed[0].1.contains("answered 500 with `oops`; wanted JSON"), "{failed:?}");
+    assert!(failed[0].1.contains("returned 500 with `oops`; expected JSON"), "{failed:?}");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn connection_close_per_response_fails_keep_alive_step() {
     // The outcome of other steps that meet a closing connection is not predictable.
     let (name, message) = failed(&folder, &[]).swap_remove(0);
     assert_eq!(name, "keep-alive", "{message}");
-    for part in ["ended after one request", "wanted HTTP/1.1"] {
+    for part in ["ended after one request", "expected HTTP/1.1"] {
         assert!(message.contains(part), "`{part}` in: {message}");
     }
 }
@@ -161,7 +161,7 @@ fn connection_close_per_response_fails_keep_alive_step() {
 #[test]
 fn wrong_reply_count_fails_batch_step() {
     let behavior = json!({ "serve": { "replies": 2 } });
-    check(behavior, &[], "batch", &["5 requests were answered by 2 replies"]);
+    check(behavior, &[], "batch", &["5 requests got 2 replies"]);
 }
 
 #[test]
@@ -176,7 +176,12 @@ fn non_loopback_port_fails_location_step() {
 fn processes_that_outlive_program_are_reported() {
     let sample = r#"{"do":"grandchild","own_session":true,"detach_pipes":true}"#;
     if cfg!(target_os = "linux") {
-        check(json!({}), &["--text", sample], "leftovers", &["live on", "after SIGTERM"]);
+        check(
+            json!({}),
+            &["--text", sample],
+            "leftovers",
+            &["its descendants outlived it", "after SIGTERM"],
+        );
     }
 }
 

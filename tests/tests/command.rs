@@ -114,8 +114,8 @@ fn list_reports_problems_across_plugins() {
     problem(1, "lonely", "requires plugin `gone`");
     problem(2, "round", "dependency cycle");
     problem(3, "square", "dependency cycle");
-    problem(4, "twin", "is there 2 times");
-    problem(5, "twin", "is there 2 times");
+    problem(4, "twin", "was found 2 times");
+    problem(5, "twin", "was found 2 times");
 }
 
 #[test]
@@ -234,13 +234,11 @@ fn check_loads_plugins_and_reports_each_result() {
 fn check_reports_each_panic_once() {
     let plugins = Plugins::new();
     plugins.add("calls", "faulty").config(json!({ "panic_in": "execute" })).write();
-    plugins.add("sick", "faulty").config(json!({ "panic_in": "health" })).write();
     let run = hotbay(plugins.dir(), &["check", ".", "--json"]).exits(1);
-    for plugin in run.json()["plugins"].as_array().unwrap() {
-        let failures = plugin["failures"].as_array().unwrap();
-        assert_eq!(failures.len(), 1, "{plugin}");
-        assert!(failures[0].as_str().unwrap().contains("panicked: "), "{plugin}");
-    }
+    let json = run.json();
+    let failures = json["plugins"][0]["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 1, "{json}");
+    assert!(failures[0].as_str().unwrap().starts_with("panicked: "), "{json}");
     let text = hotbay(plugins.dir(), &["check", "."]).exits(1).text();
     assert!(text.lines().next().unwrap().ends_with("LIBRARY  NOTES"), "{text}");
 }
