@@ -71,6 +71,7 @@ fn each_step_prints_one_line_with_findings() {
     let folder = installed(&plugins, "program");
     let text = hotbay(&folder, &["check", "."]).exits(0).text();
     for part in [
+        "program  0.1.0    passed  -\n",
         "protocol conformance of program:",
         "ok       token             401 without the token and with a wrong one",
         "skipped  sample            no sample was given; pass one with --text or --input",
