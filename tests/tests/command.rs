@@ -69,6 +69,7 @@ fn list_refuses_programs_that_load_refuses() {
         assert_eq!((&error["kind"], &error["step"]), (&problem["kind"], &problem["step"]));
     }
     let inspected = hotbay(plugins.dir(), &["inspect", "text", "--dir", "."]).exits(1).text();
+    assert!(inspected.contains("\n  hint: run `chmod +x "), "{inspected}");
     assert!(inspected.contains("state: refused: launch: "), "{inspected}");
 }
 
@@ -158,6 +159,10 @@ fn missing_plugins_folder_prints_hint() {
     let note = "note: no plugins found in `.`\n  hint: build a plugin with `hotbay build`";
     hotbay(plugins.dir(), &["list", "--dir", "."]).exits(0).says_only(&[note]);
     hotbay(plugins.dir(), &["list", "--dir", "gone"]).exits(1).says_only(&["`gone`"]);
+    let error = "error: nothing to check: no plugin directory\n";
+    hotbay(plugins.dir(), &["check"]).exits(1).says_only(&[error]);
+    let error = "error: plugin `x` not found\n";
+    hotbay(plugins.dir(), &["call", "x", "--text", ""]).exits(1).says_only(&[error]);
     let error = "error: nothing to check: no plugins found in `.`\n  hint: ";
     hotbay(plugins.dir(), &["check", "."]).exits(1).says_only(&[error]);
 }

@@ -171,7 +171,9 @@ impl RunLoop<'_> {
         }
         let (loaded, refused) = (report.loaded.len(), report.refused.len());
         if loaded == 0 && self.watched.is_none() {
-            if refused == 0 && !self.dirs.is_empty() {
+            if refused == 0 && self.dirs.is_empty() {
+                print_message("error: nothing to run: no plugin directory");
+            } else if refused == 0 {
                 let dirs = quoted(self.dirs);
                 print_message(&format!("error: nothing to run: no plugins found in {dirs}"));
                 print_hint(NO_PLUGINS_HINT);
