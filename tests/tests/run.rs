@@ -269,7 +269,7 @@ fn run_reports_promoted_and_failed_reloads() {
 }
 
 #[test]
-fn run_prints_why_a_generation_was_retired() {
+fn run_prints_retire_reason_and_recovery() {
     let plugins = Plugins::new();
     let folder = plugins.add("one", "faulty").write();
     plugins.add("two", "faulty").write();
@@ -279,8 +279,12 @@ fn run_prints_why_a_generation_was_retired() {
     }
     replace_config(&folder, json!({ "note": "new" }));
     running.wait_for_line(&["retired      one: generation 1; replaced by generation 2"]);
+    replace_config(&folder, json!({ "error_in": "init" }));
+    running.wait_for_line(&["rolled back  one: generation 2 keeps serving"]);
+    replace_config(&folder, json!({ "note": "fixed" }));
+    running.wait_for_line(&["promoted     one: ", "; recovered from a failed reload"]);
     fs::remove_dir_all(&folder).unwrap();
-    running.wait_for_line(&["retired      one: generation 2; its plugin.json was removed"]);
+    running.wait_for_line(&["retired      one: ", "; its plugin.json was removed"]);
     running.signal("TERM");
     running.wait_for_line(&["retired      two: generation 1; the host is stopping"]);
     assert_eq!(running.wait_exit().code, Some(0));

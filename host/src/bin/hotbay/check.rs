@@ -68,7 +68,7 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<St
     out.flush()?;
     survey_report::print_errors(&errors, options);
     match checked.len() {
-        0 if dirs.is_empty() => {}
+        0 if dirs.is_empty() => print_message("error: nothing to check: no plugin directory"),
         0 => {
             let dirs = quoted(&dirs);
             print_message(&format!("error: nothing to check: no plugins found in {dirs}"));

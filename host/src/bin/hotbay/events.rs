@@ -25,11 +25,11 @@ impl EventPrinter {
         self.is_json
     }
 
-    /// Prints an event. `reason` follows its first line and is not part of the JSON document.
+    /// Prints an event. `detail` follows its first line and is not part of the JSON document.
     pub(crate) fn print(
         &self,
         event: &HostEvent,
-        reason: Option<&str>,
+        detail: Option<&str>,
         out: &mut Out,
     ) -> Result<(), Failure> {
         if self.is_json {
@@ -40,8 +40,8 @@ impl EventPrinter {
         } else {
             let now = jiff::Zoned::now().strftime("%H:%M:%S ").to_string();
             let (name, mut first, more) = columns(event);
-            if let Some(reason) = reason {
-                first = format!("{first}; {reason}");
+            if let Some(detail) = detail {
+                first = format!("{first}; {detail}");
             }
             out.marked_line(&now, (&name, style(event)), &first)?;
             for line in more {

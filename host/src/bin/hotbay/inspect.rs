@@ -107,7 +107,10 @@ fn print(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
     }
     match &surveyed.problem {
         None => out.line("state: ready"),
-        Some(error) => out.line(&format!("state: refused: {}", short(error))),
+        Some(error) => {
+            out.line(&format!("state: refused: {}", short(error)))?;
+            error.hint().map_or(Ok(()), |hint| out.line(&format!("  hint: {hint}")))
+        }
     }
 }
 

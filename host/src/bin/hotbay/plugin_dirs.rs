@@ -147,7 +147,11 @@ fn not_found(
         [] => format!("plugin `{name}` not found"),
         dirs => format!("plugin `{name}` not found in {}", quoted(dirs)),
     };
-    let failure = Failure::new("not_found", message).with_hint(hint);
+    let mut failure = Failure::new("not_found", message);
+    // Without a directory, the note about it has the hint already.
+    if !dirs.is_empty() {
+        failure = failure.with_hint(hint);
+    }
     if errors.is_empty() {
         return failure;
     }

@@ -12,12 +12,12 @@ use tokio::sync::mpsc::{self, Receiver};
 
 use crate::Status;
 use crate::args::{Options, Run};
+use crate::event_history::EventHistory;
 use crate::events::EventPrinter;
 use crate::failure::Failure;
 use crate::metrics_page::{self, BoundPage, MetricsPage};
 use crate::output::{Out, print_hint, print_message};
 use crate::plugin_dirs::{NO_PLUGINS_HINT, builder, dirs, quoted};
-use crate::retirement::Retirements;
 use crate::signals::{self, StopRequest};
 use crate::start::{GRACE, block_on};
 
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Status
         shutdown: Shutdown::NotRequested,
         host,
         printer: EventPrinter::new(options.json),
-        retirements: Retirements::default(),
+        history: EventHistory::default(),
         watched: args.watch.then_some(dirs.as_slice()).filter(|dirs| !dirs.is_empty()),
         dirs: &dirs,
         status: Status::Success,
@@ -76,7 +76,7 @@ struct RunLoop<'a> {
     loading: Option<BoxFuture<LoadReport>>,
     shutdown: Shutdown,
     printer: EventPrinter,
-    retirements: Retirements,
+    history: EventHistory,
     /// The folders that are watched for changes.
     watched: Option<&'a [PathBuf]>,
     dirs: &'a [PathBuf],
@@ -123,10 +123,10 @@ impl RunLoop<'_> {
         Ok(())
     }
 
-    /// Prints an event, and why a generation was retired.
+    /// Prints an event with details from the events before it.
     fn print(&mut self, event: &HostEvent, out: &mut Out) -> Result<(), Failure> {
-        let reason = self.retirements.reason(event, &self.host, !self.is_serving());
-        self.printer.print(event, reason.as_deref(), out)
+        let detail = self.history.record(event, &self.host, !self.is_serving());
+        self.printer.print(event, detail.as_deref(), out)
     }
 
     /// Events come first, so that they are printed before what follows from them.
@@ -171,7 +171,9 @@ impl RunLoop<'_> {
         }
         let (loaded, refused) = (report.loaded.len(), report.refused.len());
         if loaded == 0 && self.watched.is_none() {
-            if refused == 0 && !self.dirs.is_empty() {
+            if refused == 0 && self.dirs.is_empty() {
+                print_message("error: nothing to run: no plugin directory");
+            } else if refused == 0 {
                 let dirs = quoted(self.dirs);
                 print_message(&format!("error: nothing to run: no plugins found in {dirs}"));
                 print_hint(NO_PLUGINS_HINT);

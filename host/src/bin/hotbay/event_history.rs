@@ -1,34 +1,50 @@
-//! Derives why a generation was retired from the events before it: the event has no reason.
+//! Derives details of an event from the events before it: why a generation was retired, and that a
+//! plugin recovered from a failure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use hotbay::{GenerationId, Host, HostEvent, PluginName};
 
-/// What the events say about the generations of all plugins.
+/// The relevant state of all plugins, according to their events.
 #[derive(Debug, Default)]
-pub(crate) struct Retirements {
+pub(crate) struct EventHistory {
     folders: BTreeMap<PluginName, PathBuf>,
     /// The generation that replaced another one, by plugin and replaced generation.
     replaced_by: BTreeMap<(PluginName, GenerationId), GenerationId>,
+    /// The plugins whose last load or reload failed.
+    failed: BTreeSet<String>,
 }
 
-impl Retirements {
-    /// Records `event`. Returns why its generation was retired, if it is such an event and the
-    /// reason is known.
-    pub(crate) fn reason(
+impl EventHistory {
+    /// Records `event`, and returns a detail to print after it.
+    pub(crate) fn record(
         &mut self,
         event: &HostEvent,
         host: &Host,
         is_stopping: bool,
     ) -> Option<String> {
         match event {
-            HostEvent::Loaded { plugin, .. } => self.record_folder(plugin, host),
+            HostEvent::Refused { plugin, .. } => {
+                self.failed.insert(plugin.clone());
+                None
+            }
+            HostEvent::RolledBack { plugin, .. } => {
+                self.failed.insert(plugin.to_string());
+                None
+            }
+            HostEvent::Loaded { plugin, .. } => {
+                self.record_folder(plugin, host);
+                let recovered = self.failed.remove(plugin.as_str());
+                recovered.then(|| "recovered from a failed load".to_owned())
+            }
             HostEvent::Promoted { plugin, generation, from, .. } => {
                 self.record_folder(plugin, host);
                 if let Some(from) = from {
                     self.replaced_by.insert((plugin.clone(), *from), *generation);
                 }
+                let recovered = self.failed.remove(plugin.as_str());
+                recovered.then(|| "recovered from a failed reload".to_owned())
             }
             HostEvent::Retired { plugin, generation } => {
                 if let Some(next) = self.replaced_by.remove(&(plugin.clone(), *generation)) {
@@ -39,11 +55,10 @@ impl Retirements {
                 }
                 let folder = self.folders.get(plugin)?;
                 let is_removed = !folder.join("plugin.json").exists();
-                return is_removed.then(|| "its plugin.json was removed".to_owned());
+                is_removed.then(|| "its plugin.json was removed".to_owned())
             }
-            _ => {}
+            _ => None,
         }
-        None
     }
 
     fn record_folder(&mut self, plugin: &PluginName, host: &Host) {
