@@ -19,7 +19,7 @@ use crate::sync::{SameProcess, lock};
 /// The limits of a [`Collector`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollectorLimits {
-    /// Threads that call the store; 1 to [`WORKERS_MAX`](Self::WORKERS_MAX). Default: 2.
+    /// Threads that call the store; 1 to [`MAX_WORKERS`](Self::MAX_WORKERS). Default: 2.
     pub workers: u32,
     /// Accepted events that may wait for a worker, besides up to 64 that each worker holds; not
     /// zero. Default: 1,024.
@@ -28,7 +28,7 @@ pub struct CollectorLimits {
 
 impl CollectorLimits {
     /// The maximum number of workers.
-    pub const WORKERS_MAX: u32 = 1024;
+    pub const MAX_WORKERS: u32 = 1024;
 }
 
 impl Default for CollectorLimits {
@@ -116,7 +116,7 @@ impl Collector {
         token: CancellationToken,
     ) -> Result<Self, CollectError> {
         let CollectorLimits { workers, max_queued_events } = limits;
-        if !(1..=CollectorLimits::WORKERS_MAX).contains(&workers) {
+        if !(1..=CollectorLimits::MAX_WORKERS).contains(&workers) {
             return Err(CollectError::Workers { wanted: workers });
         }
         let events_max = usize::try_from(max_queued_events).unwrap_or(usize::MAX);
@@ -267,7 +267,7 @@ impl fmt::Display for CollectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workers { wanted } => {
-                let max = CollectorLimits::WORKERS_MAX;
+                let max = CollectorLimits::MAX_WORKERS;
                 write!(f, "cannot start a collector with {wanted} workers; expected 1 to {max}")
             }
             Self::NoCapacity => f.write_str(

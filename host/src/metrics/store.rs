@@ -40,7 +40,7 @@ pub trait MetricStore: Send + Sync {
 
 /// Counts in memory for a bounded number of keys.
 ///
-/// A key beyond `keys_max`, or longer than [`KEY_BYTES_MAX`](Self::KEY_BYTES_MAX), is counted
+/// A key beyond `keys_max`, or longer than [`MAX_KEY_BYTES`](Self::MAX_KEY_BYTES), is counted
 /// under [`OTHER`](Self::OTHER), so the sum of all counts is always exact.
 ///
 /// ```
@@ -62,7 +62,7 @@ impl MemoryStore {
     /// The maximum number of keys of [`MemoryStore::default`].
     pub const KEYS_MAX_DEFAULT: usize = 10_000;
     /// The maximum length of a key that is counted by itself.
-    pub const KEY_BYTES_MAX: usize = 256;
+    pub const MAX_KEY_BYTES: usize = 256;
     /// The key under which all other keys are counted.
     pub const OTHER: &str = "other";
 
@@ -98,7 +98,7 @@ impl MemoryStore {
 
 impl MetricStore for MemoryStore {
     fn inc(&self, key: &str) {
-        if key == Self::OTHER || key.len() > Self::KEY_BYTES_MAX {
+        if key == Self::OTHER || key.len() > Self::MAX_KEY_BYTES {
             return add(&self.other);
         }
         let counts = self.counts.read().unwrap_or_else(PoisonError::into_inner);
@@ -170,8 +170,8 @@ mod tests {
     #[test]
     fn keys_beyond_limits_are_counted_as_other() {
         let store = MemoryStore::new(2);
-        let long = "k".repeat(MemoryStore::KEY_BYTES_MAX);
-        let too_long = "k".repeat(MemoryStore::KEY_BYTES_MAX + 1);
+        let long = "k".repeat(MemoryStore::MAX_KEY_BYTES);
+        let too_long = "k".repeat(MemoryStore::MAX_KEY_BYTES + 1);
         for key in ["", &long, &too_long, MemoryStore::OTHER, "third", ""] {
             store.inc(key);
         }

@@ -259,10 +259,10 @@ fn cache_counters_belong_to_plugin() {
     for question in ["a", "b", "a"] {
         counts.call(Request::text(question)).unwrap();
     }
-    let figures = host.stats().plugins.remove(0);
-    assert_eq!((figures.stats.cache_hits, figures.stats.cache_misses), (1, 2));
-    assert_eq!(figures.stats.cache_bytes, info(&host).stats.cache_bytes);
-    assert!(figures.stats.cache_bytes > 0);
+    let stats = host.stats().plugins.remove(0).stats;
+    assert_eq!((stats.cache_hits, stats.cache_misses), (1, 2));
+    assert_eq!(stats.cache_bytes, info(&host).stats.cache_bytes);
+    assert!(stats.cache_bytes > 0);
 }
 
 #[test]

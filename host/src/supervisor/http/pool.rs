@@ -1,4 +1,4 @@
-//! Kept connections of one transport. The most recently used one is taken first, so that surplus
+//! IdleConnection connections of one transport. The most recently used one is taken first, so that surplus
 //! ones time out.
 
 use std::sync::Mutex;
@@ -12,10 +12,10 @@ use crate::sync::lock;
 const MAX_KEPT: usize = 64;
 
 pub(in crate::supervisor) struct Pool<W: Transport> {
-    kept: Mutex<Vec<Kept<W::Io>>>,
+    kept: Mutex<Vec<IdleConnection<W::Io>>>,
 }
 
-struct Kept<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
+struct IdleConnection<I: hyper::rt::Read + hyper::rt::Write + Unpin> {
     connection: Connection<I>,
     /// When the child may close it; `None` if unknown.
     until: Option<Instant>,
@@ -47,7 +47,7 @@ impl<W: Transport> Pool<W> {
     pub(super) fn put(&self, connection: Connection<W::Io>, until: Option<Instant>) {
         let mut kept = lock(&self.kept);
         if kept.len() < MAX_KEPT {
-            kept.push(Kept { connection, until });
+            kept.push(IdleConnection { connection, until });
         }
     }
 
