@@ -1,6 +1,7 @@
 //! Tower layers around a plugin: buffer, load shedding, rate limit, concurrency limit, retries, and
-//! a custom layer that authenticates callers. Run it with `cargo run -p hotbay --features tower
-//! --example tower`.
+//! a custom layer that authenticates callers.
+//!
+//! Run it with `cargo run -p hotbay --features tower --example tower`.
 
 #![allow(clippy::print_stdout, reason = "an example prints its results")]
 
