@@ -1,6 +1,7 @@
-//! Tower layers around a plugin: buffer, load shedding, rate limit, concurrency limit, retries, and a
-//! custom layer that authenticates callers. Run it with
-//! `cargo run -p hotbay --features tower --example tower`.
+//! Tower layers around a plugin: buffer, load shedding, rate limit, concurrency limit, retries, and
+//! a custom layer that authenticates callers.
+//!
+//! Run it with `cargo run -p hotbay --features tower --example tower`.
 
 #![allow(clippy::print_stdout, reason = "an example prints its results")]
 
@@ -62,8 +63,8 @@ where
     }
 }
 
-/// Retries calls that the plugin calls retryable, and calls that found its queue full. Not others: a
-/// call that panicked or timed out may have had effects.
+/// Retries calls that the plugin calls retryable, and calls that found its queue full. Not others:
+/// a call that panicked or timed out may have had effects.
 #[derive(Clone)]
 struct Retry {
     attempts_left: u32,

@@ -1,7 +1,8 @@
 //! Shows the main features on a file: discovery, loading, calls, a panic, a reload under load, a
 //! killed process, and the shutdown.
 //!
-//! `cargo xtask demo [FILE]` builds the plugins and runs this example with their folder and the file.
+//! `cargo xtask demo [FILE]` builds the plugins and runs this example with their folder and the
+//! file.
 
 #![allow(clippy::print_stdout, reason = "an example prints its results")]
 

@@ -1,6 +1,8 @@
-//! `hotbay check`: loads every plugin, checks its health, and shuts it down. Calls libraries from two
-//! threads, and tests programs against the protocol. Libraries without a digest are first loaded in a
-//! child process; those that fail there are not loaded here.
+//! `hotbay check`: loads every plugin, checks its health, and shuts it down. Calls libraries from
+//! two threads, and tests programs against the protocol.
+//!
+//! Libraries without a digest are first loaded in a child process; those that fail there are not
+//! loaded here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;

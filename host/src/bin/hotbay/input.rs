@@ -117,8 +117,8 @@ pub(crate) enum Line {
     TooLong,
 }
 
-/// Reads the next line. Returns it with the number of bytes read, or `None` at the end of the input.
-/// Buffers at most `max_bytes` of it.
+/// Reads the next line. Returns it with the number of bytes read, or `None` at the end of the
+/// input. Buffers at most `max_bytes` of it.
 pub(crate) fn next_line(
     from: &mut impl BufRead,
     max_bytes: u64,

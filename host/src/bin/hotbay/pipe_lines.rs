@@ -158,11 +158,9 @@ impl LinePump<'_> {
             self.in_flight.stop();
             expire_grace_after(GRACE, self.stop_sender);
             if !self.is_json {
-                self.progress.suspended(|| {
-                    print_message(
-                        "note: finishing running calls, at most 10 s; a second signal exits at once",
-                    );
-                });
+                let note =
+                    "note: finishing running calls, at most 10 s; a second signal exits at once";
+                self.progress.suspended(|| print_message(note));
             }
         }
     }

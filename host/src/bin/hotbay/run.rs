@@ -1,5 +1,5 @@
-//! `hotbay run`: loads all plugins, serves them, and prints events until it is stopped by a signal or
-//! by a closed stdout.
+//! `hotbay run`: loads all plugins, serves them, and prints events until it is stopped by a signal
+//! or by a closed stdout.
 
 use std::future::poll_fn;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! `hotbay seal`: writes the digest and length of a library or program into its manifest, atomically.
-//! Refuses files that are not plugins.
+//! `hotbay seal`: writes the digest and length of a library or program into its manifest,
+//! atomically. Refuses files that are not plugins.
 
 use std::fs;
 use std::io::{self, Write as _};

@@ -1,5 +1,5 @@
-//! Loads libraries without a digest in a child process, to find those that crash. Loads nothing into
-//! this process.
+//! Loads libraries without a digest in a child process, to find those that crash. Loads nothing
+//! into this process.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,8 @@ impl Refusals {
     }
 }
 
-/// Loads each library without a digest in a child process. Requirements come first, so that a plugin
-/// is not blamed for the crash of a requirement.
+/// Loads each library without a digest in a child process. Requirements come first, so that a
+/// plugin is not blamed for the crash of a requirement.
 pub(crate) fn run(surveyed: &[SurveyedPlugin], options: &Options) -> Result<Refusals, Failure> {
     let mut refusals = Refusals::default();
     let (mut pending, invalid): (Vec<_>, Vec<_>) = surveyed
