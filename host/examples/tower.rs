@@ -1,8 +1,8 @@
-//! Tower's layers around a plugin: a buffer, load shed, a limit of the rate, one of concurrency,
-//! retries, and a layer of the example's own that asks who calls. Run it with
+//! Tower layers around a plugin: buffer, load shedding, rate limit, concurrency limit, retries, and a
+//! custom layer that authenticates callers. Run it with
 //! `cargo run -p hotbay --features tower --example tower`.
 
-#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::error::Error as StdError;
 use std::future::{Future, Ready, ready};
@@ -16,18 +16,18 @@ use tower::load_shed::error::Overloaded;
 use tower::retry::Policy;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt};
 
-/// What callers send: a request, and who they say they are.
+/// A request with the caller's token.
 struct AuthRequest {
     token: &'static str,
     request: Request<'static>,
 }
 
-/// Puts [`Auth`] around a service.
+/// Wraps a service in [`Auth`].
 struct AuthLayer {
     token: &'static str,
 }
 
-/// Lets those through who know the token.
+/// Passes on requests with the right token.
 struct Auth<S> {
     token: &'static str,
     inner: S,
@@ -54,16 +54,16 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, asked: AuthRequest) -> Self::Future {
-        if asked.token != self.token {
-            return Box::pin(ready(Err(Error::denied("the token is not known here"))));
+    fn call(&mut self, request: AuthRequest) -> Self::Future {
+        if request.token != self.token {
+            return Box::pin(ready(Err(Error::denied("invalid token"))));
         }
-        Box::pin(self.inner.call(asked.request))
+        Box::pin(self.inner.call(request.request))
     }
 }
 
-/// Tries again what may go better the next time: what the plugin calls retryable, and what came
-/// when its queue was full. Nothing else: a call that panicked or was late may have had effects.
+/// Retries calls that the plugin calls retryable, and calls that found its queue full. Not others: a
+/// call that panicked or timed out may have had effects.
 #[derive(Clone)]
 struct Retry {
     attempts_left: u32,
@@ -83,7 +83,7 @@ impl Policy<Request<'static>, Reply, Error> for Retry {
             return None;
         }
         self.attempts_left = self.attempts_left.checked_sub(1)?;
-        println!("  again, after: {}", error.full_message());
+        println!("  retrying after: {}", error.full_message());
         Some(ready(()))
     }
 
@@ -92,25 +92,26 @@ impl Policy<Request<'static>, Reply, Error> for Retry {
     }
 }
 
-/// A plugin that shouts, and has to be asked twice at first. One from a folder would do as well.
+/// Creates a host with a plugin that converts text to upper case. Its first call fails with a
+/// retryable error.
 fn host() -> Result<Host, Error> {
     let calls = AtomicU32::new(0);
     let shout = move |_: &hotbay::CallContext<'_>, input: hotbay::Payload<'_>| {
         if calls.fetch_add(1, Ordering::Relaxed) == 0 {
-            return Err(PluginError::new(503, "still waking up").retryable());
+            return Err(PluginError::new(503, "not ready yet").retryable());
         }
         match input.as_text()? {
-            "" => Err(PluginError::new(400, "there is nothing to shout")),
+            "" => Err(PluginError::new(400, "the input is empty")),
             text => Ok(Output::text(text.to_uppercase())),
         }
     };
     Host::builder().register_fn("shout", shout).build()
 }
 
-fn told(outcome: Result<Reply, BoxError>) -> String {
+fn describe(outcome: Result<Reply, BoxError>) -> String {
     match outcome {
         Ok(reply) => format!("{:?}", String::from_utf8_lossy(reply.as_bytes())),
-        Err(error) if error.is::<Overloaded>() => "shed: too many at once".to_owned(),
+        Err(error) if error.is::<Overloaded>() => "shed: too many concurrent calls".to_owned(),
         Err(error) => match error.downcast_ref::<Error>() {
             Some(error) => format!("{:?}: {}", error.kind(), error.full_message()),
             None => error.to_string(),
@@ -119,34 +120,34 @@ fn told(outcome: Result<Reply, BoxError>) -> String {
 }
 
 async fn show(host: Host) -> Result<(), Box<dyn StdError>> {
-    // The order is that of a call: the first is outermost.
+    // The first layer is the outermost.
     let service = ServiceBuilder::new()
-        .buffer(64) // so that it can be cloned
-        .load_shed() // refuses at once what those below keep back
+        .buffer(64) // makes the service cloneable
+        .load_shed() // refuses calls at once while the layers below are busy
         .concurrency_limit(2)
         .rate_limit(100, Duration::from_secs(1))
         .layer(AuthLayer { token: "open sesame" })
         .retry(Retry { attempts_left: 2 })
         .service(host.plugin("shout")?);
-    let ask = |token, text| {
+    let call = |token, text| {
         let request = Request::text(text).with_timeout(Duration::from_secs(1));
         service.clone().oneshot(AuthRequest { token, request })
     };
 
-    println!("hello, from a friend");
-    println!("  {}", told(ask("open sesame", "hello").await));
-    println!("hello, from a stranger");
-    println!("  {}", told(ask("open barley", "hello").await));
-    println!("nothing, which is not worth another try");
-    println!("  {}", told(ask("open sesame", "").await));
-    println!("three at once, of which two may run");
+    println!("a call with the right token");
+    println!("  {}", describe(call("open sesame", "hello").await));
+    println!("a call with a wrong token");
+    println!("  {}", describe(call("open barley", "hello").await));
+    println!("empty input, an error that is not retried");
+    println!("  {}", describe(call("open sesame", "").await));
+    println!("three concurrent calls, of which two may run");
     let (one, two, three) = tokio::join!(
-        ask("open sesame", "one"),
-        ask("open sesame", "two"),
-        ask("open sesame", "three")
+        call("open sesame", "one"),
+        call("open sesame", "two"),
+        call("open sesame", "three")
     );
     for outcome in [one, two, three] {
-        println!("  {}", told(outcome));
+        println!("  {}", describe(outcome));
     }
     println!("the plugin was called {} times", host.list()[0].stats.calls);
     Ok(())

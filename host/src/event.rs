@@ -27,6 +27,21 @@ use crate::sync::SameProcess;
 /// `Display` prints a line for people, as `hotbay run` does. With the feature `serde`, an event
 /// serializes as `hotbay run --json` prints it: an object whose `event` is
 /// [`name`](Self::name).
+///
+/// ```
+/// use hotbay::{Host, HostEvent, Output};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hotbay::Error> {
+/// let host = Host::builder().build()?;
+/// let mut events = host.events();
+/// host.register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes()))).await?;
+/// let event = events.next().await.expect("an event");
+/// assert!(matches!(&event, HostEvent::Loaded { plugin, .. } if plugin.as_str() == "echo"));
+/// assert_eq!((event.name(), event.plugin()), ("loaded", Some("echo")));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(tag = "event", rename_all = "snake_case"))]

@@ -12,7 +12,7 @@
 //! assert_eq!(survey.errors.len(), 1);
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::call::Request;
 pub use crate::conformance::{Conformance, ConformanceOutcome, ConformanceStep};
@@ -28,6 +28,8 @@ pub use crate::reload::{Built, Inspection, SurveyedPlugin};
 pub struct Survey {
     /// The plugins below the plugin directories.
     pub plugins: Vec<SurveyedPlugin>,
+    /// The folders that hold a shared library but no `plugin.json`. Libraries load only with one.
+    pub without_manifest: Vec<PathBuf>,
     /// The errors of the walk through the directories.
     pub errors: Vec<Error>,
 }
@@ -35,8 +37,8 @@ pub struct Survey {
 /// Reads the manifests and stamps of all plugins below the builder's plugin directories, without
 /// running anything.
 pub fn survey(builder: &HostBuilder) -> Survey {
-    let (plugins, errors) = crate::host::survey(&builder.dirs, &builder.rules);
-    Survey { plugins, errors }
+    let (plugins, found) = crate::host::survey(&builder.dirs, &builder.rules);
+    Survey { plugins, without_manifest: found.without_manifest, errors: found.problems }
 }
 
 /// Inspects the plugin in `folder`, without running anything.

@@ -70,6 +70,14 @@ static HOSTS: Mutex<Option<HashMap<u64, Arc<Log>>>> = Mutex::new(None);
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
 
 /// A host for tests, with services but without libraries.
+///
+/// ```
+/// use hotbay_plugin::testing::FakeHost;
+///
+/// let host = FakeHost::new();
+/// host.services().log(hotbay_plugin::Level::Info, "started").unwrap();
+/// assert_eq!(host.logged()[0].message, "started");
+/// ```
 #[derive(Debug)]
 pub struct FakeHost {
     token: u64,

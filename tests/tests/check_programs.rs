@@ -16,11 +16,11 @@ fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     let steps = plugin["steps"].as_array().unwrap_or_else(|| panic!("no steps: {plugin}"));
     assert_eq!(steps.len(), 25, "{plugin}");
     let text = |step: &Value, field: &str| step[field].as_str().unwrap().to_owned();
-    let wrong = steps.iter().filter(|step| step["outcome"] == "failed");
-    let wrong: Vec<_> = wrong.map(|step| (text(step, "name"), text(step, "message"))).collect();
-    let is_well = wrong.is_empty() && plugin["problem"].is_null();
-    assert_eq!(run.code, Some(i32::from(!is_well)), "{plugin}");
-    wrong
+    let failed = steps.iter().filter(|step| step["outcome"] == "failed");
+    let failed: Vec<_> = failed.map(|step| (text(step, "name"), text(step, "message"))).collect();
+    let has_passed = failed.is_empty() && plugin["problem"].is_null();
+    assert_eq!(run.code, Some(i32::from(!has_passed)), "{plugin}");
+    failed
 }
 
 /// Installs the fixture with one defect, and checks that exactly this step fails with these texts.
@@ -71,7 +71,8 @@ fn each_step_prints_one_line_with_findings() {
     let folder = installed(&plugins, "program");
     let text = hotbay(&folder, &["check", "."]).exits(0).text();
     for part in [
-        "program, held against the protocol:",
+        "program  0.1.0    passed  -\n",
+        "protocol conformance of program:",
         "ok       token             401 without the token and with a wrong one",
         "skipped  sample            no sample was given; pass one with --text or --input",
         "ok       sigterm           it exited with code 0",
@@ -82,7 +83,7 @@ fn each_step_prints_one_line_with_findings() {
     hotbay_tests::set_behavior(&folder, &behavior);
     let run = hotbay(&folder, &["check", "."]).exits(1);
     let text = run.text();
-    assert!(text.contains("the step `token` of the protocol failed"), "{text}");
+    assert!(text.contains("protocol step `token` failed"), "{text}");
     assert!(text.contains("FAILED   token             `GET /healthz` without"), "{text}");
     assert!(run.stderr.contains("0 of 1 passed"), "{}", run.stderr);
 }
@@ -103,9 +104,9 @@ fn crash_on_malformed_http_fails_that_step() {
 #[test]
 fn chatter_on_stdout_fails_step_that_reads_it() {
     let behavior = json!({ "capabilities": { "noise": ["loading"] } });
-    check(behavior, &[], "capabilities", &["text before the JSON", "logs go to stderr"]);
+    check(behavior, &[], "capabilities", &["text before the JSON", "logs belong on stderr"]);
     let behavior = json!({ "location": { "noise": ["starting"] } });
-    check(behavior, &[], "location", &["`starting`", "logs to stderr"]);
+    check(behavior, &[], "location", &["`starting`", "write logs to stderr"]);
 }
 
 #[test]
@@ -176,7 +177,12 @@ fn non_loopback_port_fails_location_step() {
 fn processes_that_outlive_program_are_reported() {
     let sample = r#"{"do":"grandchild","own_session":true,"detach_pipes":true}"#;
     if cfg!(target_os = "linux") {
-        check(json!({}), &["--text", sample], "leftovers", &["outlived it", "after SIGTERM"]);
+        check(
+            json!({}),
+            &["--text", sample],
+            "leftovers",
+            &["its descendants outlived it", "after SIGTERM"],
+        );
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::fs;
 
+#[cfg(unix)]
+use hotbay_tests::ProgramFolder;
 use hotbay_tests::{Plugins, library_file_name};
 use serde_json::{Value, json};
 
@@ -17,7 +19,7 @@ fn list_prints_plugins_in_order_with_problems() {
         .lines()
         .map(|line| line.split_whitespace().map(str::to_owned).collect())
         .collect();
-    assert_eq!(lines[0][..4], ["NAME", "VERSION", "KIND", "STATE"]);
+    assert_eq!(lines[0], ["NAME", "VERSION", "KIND", "STATE", "PROBLEM"]);
     assert_eq!(lines[1], ["filter", "0.1.0", "library", "ready"]);
     assert_eq!(lines[2], ["transform", "0.1.0", "library", "ready"]);
     assert!(!run.text().contains('\x1b'), "colors only on a terminal");
@@ -25,7 +27,8 @@ fn list_prints_plugins_in_order_with_problems() {
     unverified(&plugins, "open", json!({}));
     plugins.add_in("plugins/text", "text", "faulty").bytes(|it| *it = b"hello".into()).write();
     let list = hotbay(plugins.dir(), &["list"]).exits(1).text();
-    assert!(list.contains("no digest; `hotbay seal plugins/open` writes it"), "{list}");
+    let problem = "plugin.json states no digest; hint: run `hotbay seal plugins/open`";
+    assert!(list.contains(problem), "{list}");
     assert!(list.contains("the file looks like"), "{list}");
     let json = hotbay(plugins.dir(), &["list", "--json", "--allow-unverified"]).exits(1).json();
     let reported: Vec<_> = json["plugins"].as_array().unwrap().iter().collect();
@@ -38,6 +41,59 @@ fn list_prints_plugins_in_order_with_problems() {
     assert_eq!(json["plugins"][2]["problem"]["step"], "probe");
     assert_eq!(json["plugins"][2]["problem"]["kind"], "integrity");
     assert_eq!(json["plugins"][0]["problem"], Value::Null);
+}
+
+#[cfg(unix)]
+#[test]
+fn list_refuses_programs_that_load_refuses() {
+    let plugins = Plugins::new();
+    let program = |name: &str| ProgramFolder::new(plugins.dir(), name).bytes("#!/bin/sh\n");
+    program("open").unverified().install();
+    program("text").not_executable().install();
+    program("fine").install();
+    let list =
+        |args: &[&str]| hotbay(plugins.dir(), &[&["list", "--dir", ".", "--json"], args].concat());
+    let json = list(&[]).exits(1).json();
+    let [fine, open, text] = [0, 1, 2].map(|index| &json["plugins"][index]);
+    assert_eq!((&fine["state"], &fine["problem"]), (&json!("ready"), &Value::Null));
+    assert_eq!((&open["state"], &open["problem"]["step"]), (&json!("refused"), &json!("digest")));
+    assert_eq!(open["problem"]["hint"], "run `hotbay seal ./open`");
+    assert_eq!((&text["state"], &text["problem"]["step"]), (&json!("refused"), &json!("launch")));
+    assert!(text["problem"]["hint"].to_string().contains("chmod +x"), "{text}");
+    assert_eq!(list(&["--allow-unverified"]).json()["plugins"][1]["state"], "ready");
+
+    // A load refuses both in the same way.
+    for (name, problem) in [("open", &open["problem"]), ("text", &text["problem"])] {
+        let args = ["call", name, "--dir", ".", "--text", "x", "--json"];
+        let error = &hotbay(plugins.dir(), &args).exits(1).json()["error"];
+        assert_eq!((&error["kind"], &error["step"]), (&problem["kind"], &problem["step"]));
+    }
+    let inspected = hotbay(plugins.dir(), &["inspect", "text", "--dir", "."]).exits(1).text();
+    assert!(inspected.contains("\n  hint: run `chmod +x "), "{inspected}");
+    assert!(inspected.contains("state: refused: launch: "), "{inspected}");
+}
+
+#[test]
+fn list_notes_library_without_manifest() {
+    let plugins = examples();
+    let folder = plugins.dir().join("plugins/bare");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join(library_file_name("bare")), "").unwrap();
+    let run = hotbay(plugins.dir(), &["list"]).exits(0);
+    let note = "note: `plugins/bare` contains a shared library but no plugin.json\n  \
+                hint: add a plugin.json, or install the plugin with `hotbay build`\n";
+    assert_eq!(run.stderr, note);
+    assert_eq!(hotbay(plugins.dir(), &["list", "--json"]).exits(0).stderr, "");
+}
+
+#[test]
+fn plugin_name_in_two_folders_is_ambiguous() {
+    let plugins = Plugins::new();
+    plugins.add_in("one", "twin", "faulty").write();
+    plugins.add_in("two", "twin", "faulty").write();
+    let error = "error: found 2 plugins named `twin`\n  because: `./one`, `./two`\n  \
+                 hint: pass the plugin's folder instead of its name\n";
+    hotbay(plugins.dir(), &["inspect", "twin", "--dir", "."]).exits(1).says_only(&[error]);
 }
 
 #[test]
@@ -85,7 +141,12 @@ fn call_reports_why_folder_was_skipped() {
     let open = plugins.dir().join("open");
     fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
     let call = ["call", "below", "--dir", ".", "--text", "hi"];
-    let expected = ["there is no plugin `below`", "was skipped", "is writable by other users"];
+    let expected = [
+        "plugin `below` not found in `.`",
+        "  because: ",
+        "was skipped",
+        "is writable by other users",
+    ];
     hotbay(plugins.dir(), &call).exits(1).says_only(&expected);
     hotbay(plugins.dir(), &["call", "below", "--dir", "gone"]).exits(1).says_only(&["`gone`"]);
 }
@@ -93,10 +154,17 @@ fn call_reports_why_folder_was_skipped() {
 #[test]
 fn missing_plugins_folder_prints_hint() {
     let plugins = Plugins::new();
-    hotbay(plugins.dir(), &["list"]).exits(0).says_only(&["target/plugins", "build-plugins"]);
-    hotbay(plugins.dir(), &["list", "--dir", "."]).exits(0).says_only(&["`.`", "build-plugins"]);
+    let note = "note: neither `target/plugins` nor `plugins` exists\n  hint: build a plugin with";
+    hotbay(plugins.dir(), &["list"]).exits(0).says_only(&[note, "`hotbay build`"]);
+    let note = "note: no plugins found in `.`\n  hint: build a plugin with `hotbay build`";
+    hotbay(plugins.dir(), &["list", "--dir", "."]).exits(0).says_only(&[note]);
     hotbay(plugins.dir(), &["list", "--dir", "gone"]).exits(1).says_only(&["`gone`"]);
-    hotbay(plugins.dir(), &["check", "."]).exits(1).says_only(&["nothing to check"]);
+    let error = "error: nothing to check: no plugin directory\n";
+    hotbay(plugins.dir(), &["check"]).exits(1).says_only(&[error]);
+    let error = "error: plugin `x` not found\n";
+    hotbay(plugins.dir(), &["call", "x", "--text", ""]).exits(1).says_only(&[error]);
+    let error = "error: nothing to check: no plugins found in `.`\n  hint: ";
+    hotbay(plugins.dir(), &["check", "."]).exits(1).says_only(&[error]);
 }
 
 #[test]
@@ -115,10 +183,12 @@ fn inspect_by_name_or_path_prints_all_details() {
     let manifest = "plugins/transform/plugin.json";
     for plugin in ["transform", path, manifest, "./plugins/transform/"] {
         let run = hotbay(plugins.dir(), &["inspect", plugin]).exits(0);
-        for part in ["transform 0.1.0 (library)", "rustc 1.", "HOTBAY_PLUGIN_STAMP", "the same"] {
+        for part in
+            ["transform 0.1.0 (library)", "rustc 1.", "HOTBAY_PLUGIN_STAMP", "matches the manifest"]
+        {
             assert!(run.text().contains(part), "`{part}` in: {}", run.text());
         }
-        assert!(run.text().ends_with("verdict: ready\n"), "{}", run.text());
+        assert!(run.text().ends_with("state: ready\n"), "{}", run.text());
     }
     let json = hotbay(plugins.dir(), &["inspect", path, "--json"]).exits(0).json();
     assert_eq!(json["state"], "ready");
@@ -128,7 +198,11 @@ fn inspect_by_name_or_path_prints_all_details() {
     assert_eq!(json["manifest"]["api"], "^1.0");
     let json = hotbay(plugins.dir(), &["inspect", path, "--verbose", "--json"]).exits(0).json();
     assert_eq!(json["abi"], json!({ "state": "same", "report": null }));
-    hotbay(plugins.dir(), &["inspect", "transfrom"]).exits(1).says_only(&["mean `transform`?"]);
+    let error =
+        "error: plugin `transfrom` not found in `plugins`\n  hint: did you mean `transform`?\n";
+    hotbay(plugins.dir(), &["inspect", "transfrom"]).exits(1).says_only(&[error]);
+    let error = "`plugins`\n  hint: run `hotbay list` to see all plugins\n";
+    hotbay(plugins.dir(), &["call", "zzz", "--text", ""]).exits(1).says_only(&[error]);
 }
 
 #[test]
@@ -162,6 +236,19 @@ fn check_loads_plugins_and_reports_each_result() {
 }
 
 #[test]
+fn check_reports_each_panic_once() {
+    let plugins = Plugins::new();
+    plugins.add("calls", "faulty").config(json!({ "panic_in": "execute" })).write();
+    let run = hotbay(plugins.dir(), &["check", ".", "--json"]).exits(1);
+    let json = run.json();
+    let failures = json["plugins"][0]["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 1, "{json}");
+    assert!(failures[0].as_str().unwrap().starts_with("panicked: "), "{json}");
+    let text = hotbay(plugins.dir(), &["check", "."]).exits(1).text();
+    assert!(text.lines().next().unwrap().ends_with("LIBRARY  NOTES"), "{text}");
+}
+
+#[test]
 fn check_survives_unverified_library_that_crashes() {
     let plugins = examples();
     unverified(&plugins, "crash", json!({ "abort_in": "init" }));
@@ -179,7 +266,7 @@ fn check_survives_unverified_library_that_crashes() {
     assert_eq!((&json["passed"], &json["failed"]), (&json!(3), &json!(3)));
     let message = result("crash")["problem"]["message"].to_string();
     #[cfg(unix)]
-    assert!(message.contains("crashes when loaded: SIGABRT"), "{message}");
+    assert!(message.contains("plugin `crash` crashed when loaded: SIGABRT"), "{message}");
     assert_eq!(result("crash")["result"], "refused", "{message}");
     assert_eq!(result("panics")["problem"]["step"], "init");
     assert!(result("needs")["problem"]["message"].to_string().contains("cannot be started"));
@@ -232,8 +319,7 @@ fn seal_refuses_non_plugins_and_seals_the_others() {
 #[test]
 fn seal_of_process_plugin_covers_its_program() {
     let plugins = Plugins::new();
-    let folder =
-        hotbay_tests::ProgramFolder::new(plugins.dir(), "script").bytes("#!/bin/sh\n").unverified();
+    let folder = ProgramFolder::new(plugins.dir(), "script").bytes("#!/bin/sh\n").unverified();
     let folder = folder.install();
     let sealed = hotbay(plugins.dir(), &["seal", "script", "--json"]).exits(0).json();
     assert_eq!(sealed["sealed"][0]["length"], 10);
@@ -242,8 +328,10 @@ fn seal_of_process_plugin_covers_its_program() {
     assert_eq!(manifest["sha256"], sealed["sealed"][0]["sha256"]);
     assert_eq!(manifest["length"], 10);
 
-    hotbay_tests::ProgramFolder::new(plugins.dir(), "text").not_executable().install();
-    hotbay(plugins.dir(), &["seal", "text"]).exits(1).says_only(&["chmod +x"]);
+    ProgramFolder::new(plugins.dir(), "text").not_executable().install();
+    hotbay(plugins.dir(), &["seal", "text"]).exits(1).says_only(&[
+        "error: `text` was not sealed\n  because: program `program` is not executable\n  hint: run `chmod +x ",
+    ]);
 }
 
 #[test]
@@ -257,8 +345,8 @@ fn usage_errors_and_failures_have_distinct_exit_codes() {
     check(2, &["call", "transform", "--text", "a", "--repeat", "0"]);
     check(2, &["pipe"]);
     check(2, &["seal"]);
-    check(2, &["list", "--colors"]);
-    check(1, &["call", "unknown", "--text", "a"]);
+    check(2, &["list", "--colour"]);
+    check(1, &["call", "missing", "--text", "a"]);
     check(0, &["--help"]);
     check(0, &["help", "call"]);
     let version = hotbay(plugins.dir(), &["--version"]).exits(0).text();

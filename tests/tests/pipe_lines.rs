@@ -100,7 +100,7 @@ fn on_error_option_selects_handling_of_failed_lines() {
     };
     check("skip", r"[1]\n[3]\n", "error: line 4: ");
     check("keep", r"[1]\n a \xff\n[3]\nb\n", "error: line 4: ");
-    check("stop", r"[1]\n", "\nstopped at line 2: 2 more read and not done\n");
+    check("stop", r"[1]\n", "\nerror: stopped at line 2: 2 more read but not processed\n");
 
     let args = ["pipe", "filter", "--on-error", "stop"];
     with_input(plugins.dir(), &args, b"").exits(2).says_only(&["--lines"]);
@@ -134,7 +134,7 @@ fn line_over_limit_fails_alone() {
     let args = ["pipe", "transform", "--lines", "--on-error", "keep"];
     let run = with_input(plugins.dir(), &args, &input).exits(1);
     assert_eq!(run.text(), "A\n\nB\n");
-    assert_eq!(run.stderr, "error: line 2: it is longer than 67108864 bytes\n");
+    assert_eq!(run.stderr, "error: line 2: the line exceeds the limit of 67108864 bytes\n");
 }
 
 #[test]
@@ -224,10 +224,14 @@ fn signal_ends_endless_input_with_complete_prefix() {
         feeder.join().unwrap();
         assert_eq!(code, Some(1));
         let message: Vec<_> = stderr.lines().collect();
-        assert_eq!(message[0], "finishing what runs, at most 10 s; a second time ends at once");
+        let note = "note: finishing running calls, at most 10 s; a second signal exits at once";
+        assert_eq!(message[0], note);
         let done = message[1].replace(',', "");
-        let start = format!("stopped: {count} lines done ");
-        assert!(done.starts_with(&start) && done.ends_with(" read and not done"), "{done}");
+        let start = format!("error: stopped after {count} lines: ");
+        assert!(
+            done.starts_with(&start) && done.ends_with(" more read but not processed"),
+            "{done}"
+        );
         assert_eq!(message.len(), 2, "{message:#?}");
     }
 }
@@ -246,13 +250,16 @@ fn signal_ends_wait_for_input() {
     fed.signal("INT");
     let (code, stderr) = fed.wait_exit();
     assert_eq!(code, Some(1));
-    assert!(stderr.ends_with("stopped: 1 line done, 0 read and not done\n"), "{stderr}");
+    assert!(
+        stderr.ends_with("error: stopped after 1 line: 0 more read but not processed\n"),
+        "{stderr}"
+    );
 
     let fed = Fed::start(&plugins, &["pipe", "transform"]);
     until("it has started", || std::fs::read_dir(fed.scratch.path()).unwrap().next().map(drop));
     fed.signal("TERM");
     let (code, stderr) = fed.wait_exit();
-    assert_eq!((code, stderr.as_str()), (Some(1), "stopped: there is no reply yet\n"));
+    assert_eq!((code, stderr.as_str()), (Some(1), "error: stopped before the reply arrived\n"));
 }
 
 #[cfg(unix)]

@@ -233,7 +233,8 @@ fn run_exits_if_no_plugin_loads() {
     let plugins = Plugins::new();
     let ended = Running::start(&plugins, &[]).wait_exit();
     assert_eq!(ended.code, Some(1));
-    assert!(ended.stderr.starts_with("nothing to run: no plugins in "));
+    let error = "error: nothing to run: no plugins found in ";
+    assert!(ended.stderr.starts_with(error) && ended.stderr.contains("\n  hint: "));
     plugins.add("late", "faulty").config(json!({ "panic_in": "init" })).write();
     let ended = Running::start(&plugins, &[]).wait_exit();
     assert_eq!((ended.code, ended.is_tidy), (Some(1), true));
@@ -265,6 +266,28 @@ fn run_reports_promoted_and_failed_reloads() {
     running.signal("TERM");
     let ended = running.wait_exit();
     assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
+}
+
+#[test]
+fn run_prints_retire_reason_and_recovery() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("one", "faulty").write();
+    plugins.add("two", "faulty").write();
+    let running = Running::start(&plugins, &["--watch", "--poll-ms", "20"]);
+    for _ in 0..2 {
+        running.wait_for_line(&["loaded"]);
+    }
+    replace_config(&folder, json!({ "note": "new" }));
+    running.wait_for_line(&["retired      one: generation 1; replaced by generation 2"]);
+    replace_config(&folder, json!({ "error_in": "init" }));
+    running.wait_for_line(&["rolled back  one: generation 2 keeps serving"]);
+    replace_config(&folder, json!({ "note": "fixed" }));
+    running.wait_for_line(&["promoted     one: ", "; recovered from a failed reload"]);
+    fs::remove_dir_all(&folder).unwrap();
+    running.wait_for_line(&["retired      one: ", "; its plugin.json was removed"]);
+    running.signal("TERM");
+    running.wait_for_line(&["retired      two: generation 1; the host is stopping"]);
+    assert_eq!(running.wait_exit().code, Some(0));
 }
 
 #[test]

@@ -208,12 +208,13 @@ fn port_in_use_is_reported_before_loading() {
     folder.config(json!({ "hang_in": "init", "entered": entered })).write();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let expected = format!("cannot serve metrics on {address}; is the port taken?");
+    let expected = format!("cannot serve metrics on {address}");
 
     let output = command(&plugins, &["--metrics", &address]).output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     assert!(err.starts_with(&format!("error: {expected}\n  because: ")), "{err}");
+    assert!(err.ends_with("  hint: choose another port, or port 0 for a free one\n"), "{err}");
 
     let output = command(&plugins, &["--json", "--metrics", &address]).output().unwrap();
     let message: Value = serde_json::from_slice(&output.stdout).unwrap();

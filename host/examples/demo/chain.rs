@@ -1,4 +1,4 @@
-//! A real file through a chain of plugins, each step measured.
+//! Sends a file through several plugins, and measures each step.
 
 use std::time::Instant;
 
@@ -7,11 +7,11 @@ use hotbay::{Host, PluginHandle, Reply, Request};
 use crate::Outcome;
 use crate::show::table;
 
-/// The file as a page, and its headings as anchors.
+/// Converts the file to HTML, and its headings to link anchors.
 pub(crate) async fn chain(host: &Host, text: &str) -> Outcome<()> {
-    let mut table = table(["step", "plugin", "bytes in", "bytes out", "µs", "what came out"]);
+    let mut table = table(["step", "plugin", "bytes in", "bytes out", "µs", "output"]);
     let mut step = |plugin: &PluginHandle, bytes: usize, since: Instant, reply: &Reply| {
-        let text = reply.as_text().unwrap_or("(no text)").replace(['\n', '\r'], " ");
+        let text = reply.as_text().unwrap_or("(not text)").replace(['\n', '\r'], " ");
         let shown: String = text.chars().take(44).collect();
         let micros = since.elapsed().as_micros();
         let row = [
@@ -36,7 +36,7 @@ pub(crate) async fn chain(host: &Host, text: &str) -> Outcome<()> {
     let found = headings.execute(Request::json_text(&lines)).await?;
     step(&headings, lines.len(), since, &found);
 
-    // One call a heading, at raw speed on one generation.
+    // One call per heading, on a pinned generation.
     let anchor = host.plugin("anchor")?;
     let pinned = anchor.pin()?;
     for heading in found.json::<Vec<String>>()?.iter().take(5) {

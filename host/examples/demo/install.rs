@@ -1,5 +1,5 @@
-//! Plugins as instances: copies of built ones with names and configs of their own, changed and
-//! broken on purpose. Loads nothing.
+//! Installs instances of built plugins, each with its name and config, and changes or damages them.
+//! Loads nothing.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::Outcome;
 
-/// Installs an instance: the built library under its manifest with another name and config.
+/// Copies the built plugin `package`, with another name and config in its manifest.
 pub(crate) fn install(
     root: &Path,
     built: &Path,
@@ -30,7 +30,7 @@ pub(crate) fn install(
     })
 }
 
-/// Gives an installed instance another config, as an operator would.
+/// Changes the config of an instance.
 pub(crate) fn configure(root: &Path, name: &str, config: Value) -> Outcome<()> {
     edit(&root.join(name), |fields| fields["config"] = config)
 }
@@ -43,7 +43,7 @@ fn edit(folder: &Path, change: impl FnOnce(&mut Value)) -> Outcome<()> {
     Ok(())
 }
 
-/// Cuts the library of an instance in half, as a build that is being copied would be.
+/// Truncates the library of an instance to half its length, like an unfinished copy.
 pub(crate) fn truncate(root: &Path, name: &str) -> Outcome<()> {
     let folder = root.join(name);
     for entry in fs::read_dir(folder)? {

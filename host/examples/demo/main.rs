@@ -1,9 +1,9 @@
-//! The main job, shown on a real file: discover, load, call, survive a panic, swap a build while
-//! it is called, let go.
+//! Shows the main features on a file: discovery, loading, calls, a panic, a reload under load, a
+//! killed process, and the shutdown.
 //!
-//! `cargo xtask demo [FILE]` builds the plugins and runs this with their folder and the file.
+//! `cargo xtask demo [FILE]` builds the plugins and runs this example with their folder and the file.
 
-#![allow(clippy::print_stdout, reason = "an example talks to people")]
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 mod chain;
 mod install;
@@ -32,11 +32,11 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 async fn main() -> Outcome<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let [built, file] = arguments.as_slice() else {
-        return Err("wanted: the folder of built plugins, and a text file".into());
+        return Err("expected arguments: the folder of built plugins, and a text file".into());
     };
     let (built, file) = (Path::new(built), Path::new(file));
 
-    // Several instances of one library, each with a config of its own.
+    // Several instances of one library, each with its own config.
     let folder = tempfile::tempdir()?;
     let instance =
         |name: &str, package: &str, config| install(folder.path(), built, name, package, config);
@@ -59,9 +59,9 @@ async fn main() -> Outcome<()> {
         .build()?;
     let mut events = host.events();
 
-    title("What was found, and what was loaded");
+    title("Discovery and loading");
     let report = host.load_all().await;
-    let mut table = table(["plugin", "version", "state", "what it does, or why it was refused"]);
+    let mut table = table(["plugin", "version", "state", "purpose, or reason of the refusal"]);
     for plugin in host.list() {
         table.add_row([
             plugin.name.to_string(),
@@ -78,23 +78,23 @@ async fn main() -> Outcome<()> {
     }
     println!("{table}");
 
-    title(&format!("{} through a chain of plugins", file.display()));
+    title(&format!("Several plugins process {}", file.display()));
     let text = fs::read_to_string(file)?;
     chain(&host, &text).await?;
 
-    title("A plugin panics, and everything goes on");
+    title("A plugin panics, and the others keep serving");
     survive(&host)?;
 
-    title("A build is swapped while it is called, and then a broken one");
+    title("A reload under load, then a broken build");
     swap::swap(&host, folder.path()).await?;
 
     #[cfg(unix)]
     {
-        title("One pipeline of a library, two processes and a function; one process is killed");
+        title("A pipeline of a library, two processes and a function; one process is killed");
         processes::survive_a_kill(&host, &text).await?;
     }
 
-    title("What is left after the end");
+    title("Shutdown");
     host.shutdown(Duration::from_secs(5)).await;
     while let Some(event) = events.try_next() {
         match event {

@@ -1,5 +1,5 @@
-//! One plugin of each kind in one pipeline, and a process that is killed in the middle: calls wait
-//! for the next one, or are told.
+//! A pipeline with one plugin of each kind, and a process that is killed between two calls. Calls
+//! wait for its restart, or return an error.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,11 +11,12 @@ use serde_json::json;
 use crate::Outcome;
 use crate::show::table;
 
-/// Calls of the pipeline in all, and the one before which a process is killed.
+/// The number of calls.
 const CALLS: u32 = 6;
+/// A process is killed before this call.
 const KILLED_BEFORE: u32 = 4;
 
-/// Installs the processes, with the configs that the pipeline wants.
+/// Installs the plugins of the pipeline.
 pub(crate) fn install(root: &Path, built: &Path) -> Outcome<()> {
     let instance = |name, config| crate::install::install(root, built, name, name, config);
     crate::install::install(root, built, "upper", "transform", json!({ "mode": "upper" }))?;
@@ -39,7 +40,7 @@ pub(crate) async fn survive_a_kill(host: &Host, text: &str) -> Outcome<()> {
 
     let pipeline = host.pipeline(["upper", "wordcount", "json-query", "list"])?;
     let mut events = host.events();
-    let mut calls = table(["call", "µs", "what came out"]);
+    let mut calls = table(["call", "µs", "output"]);
     let lines: Vec<_> = text.lines().filter(|line| line.split(' ').count() > 3).collect();
     for (call, line) in (1..=CALLS).zip(lines.iter().cycle()) {
         if call == KILLED_BEFORE
@@ -51,30 +52,30 @@ pub(crate) async fn survive_a_kill(host: &Host, text: &str) -> Outcome<()> {
         let since = Instant::now();
         let request =
             Request::text(line).with_idempotent(true).with_timeout(Duration::from_secs(10));
-        let answer = match pipeline.run(request).await {
+        let output = match pipeline.run(request).await {
             Ok(reply) => reply.as_text()?.to_owned(),
             Err(error) => error.full_message(),
         };
         let micros = since.elapsed().as_micros();
-        calls.add_row([call.to_string(), micros.to_string(), answer]);
+        calls.add_row([call.to_string(), micros.to_string(), output]);
     }
     println!("{calls}\n");
-    told(&mut events, &shown)?;
+    print_events(&mut events, &shown)?;
     Ok(())
 }
 
-fn told(events: &mut hotbay::Events, shown: &dyn Fn(&str) -> String) -> Result<(), Error> {
+fn print_events(events: &mut hotbay::Events, shown: &dyn Fn(&str) -> String) -> Result<(), Error> {
     while let Some(event) = events.try_next() {
         match event {
             HostEvent::ChildExited { plugin, pid, reason, .. } => {
-                println!("{plugin}: process {pid} ended: {reason}");
+                println!("{plugin}: process {pid} exited: {reason}");
             }
             HostEvent::Restarted { plugin, pid, after, .. } => {
-                println!("{plugin}: process {pid} serves, {} ms later", after.as_millis());
+                println!("{plugin}: process {pid} serves after {} ms", after.as_millis());
             }
             _ => {}
         }
     }
-    println!("wordcount is process {} now", shown("wordcount"));
+    println!("wordcount: process {} serves now", shown("wordcount"));
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! Titles and tables on the terminal.
+//! Prints titles and tables.
 
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 
-/// Columns where there is no terminal to ask.
+/// The width of tables, in columns, if stdout is not a terminal.
 const WIDTH: u16 = 110;
 
 pub(crate) fn title(text: &str) {

@@ -1,4 +1,4 @@
-//! A plugin panics, and the others go on.
+//! A plugin panics, and all plugins keep serving.
 
 use hotbay::{Host, Request};
 
@@ -7,13 +7,13 @@ use crate::show::table;
 
 pub(crate) fn survive(host: &Host) -> Outcome<()> {
     let fragile = host.plugin("fragile")?;
-    let mut table = table(["call", "answer"]);
+    let mut table = table(["call", "outcome"]);
     for input in ["hello", "boom", "hello again"] {
-        let answer = match fragile.call(Request::text(input)) {
+        let outcome = match fragile.call(Request::text(input)) {
             Ok(reply) => format!("{:?}", reply.as_text()?),
             Err(error) => error.full_message(),
         };
-        table.add_row([format!("fragile({input:?})"), answer]);
+        table.add_row([format!("fragile({input:?})"), outcome]);
     }
     let anchor = host.plugin("anchor")?.call(Request::text("Still here"))?;
     table.add_row(["anchor(\"Still here\")".to_owned(), format!("{:?}", anchor.as_text()?)]);

@@ -1,5 +1,5 @@
-//! A build is replaced while a thread calls it without pause: its state goes on, no call fails.
-//! Then a broken build comes, and the one before keeps serving.
+//! Reloads a plugin while a thread calls it continuously: its state is handed over, and no call
+//! fails. Then a broken build is rolled back.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,21 +14,21 @@ use crate::Outcome;
 use crate::install::{configure, truncate};
 use crate::show::table;
 
-/// What the thread that calls has seen so far.
+/// What the calling thread observed so far.
 #[derive(Clone, Copy, Default)]
-struct Seen {
+struct Observed {
     generation: u64,
     step: u64,
     total: u64,
-    /// What the total has to be if no call was lost and none was counted twice.
+    /// The expected total if each call was counted exactly once.
     steps: u64,
     calls: u64,
     failed: u64,
 }
 
-impl Seen {
-    /// Calls once more.
-    fn and(mut self, counter: &PluginHandle) -> Self {
+impl Observed {
+    /// Calls the counter, and returns the updated observations.
+    fn after_call(mut self, counter: &PluginHandle) -> Self {
         self.calls += 1;
         let Ok(reply) = counter.call(Request::text("")) else {
             self.failed += 1;
@@ -43,30 +43,32 @@ impl Seen {
 }
 
 pub(crate) async fn swap(host: &Host, root: &Path) -> Outcome<()> {
-    let (seen, stop) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
+    let (observed, stop) =
+        (Arc::new(Mutex::new(Observed::default())), Arc::new(AtomicBool::new(false)));
     let caller = {
-        let (counter, seen, stop) = (host.plugin("counter")?, Arc::clone(&seen), Arc::clone(&stop));
+        let (counter, observed, stop) =
+            (host.plugin("counter")?, Arc::clone(&observed), Arc::clone(&stop));
         thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                let next = now(&seen).and(&counter);
-                *seen.lock().unwrap_or_else(PoisonError::into_inner) = next;
+                let next = snapshot(&observed).after_call(&counter);
+                *observed.lock().unwrap_or_else(PoisonError::into_inner) = next;
             }
         })
     };
-    let mut table = table(["", "generation", "step", "total", "steps", "calls", "failed"]);
-    add_row(&mut table, "step 1", &seen);
+    let mut table = table(["after", "generation", "step", "total", "steps", "calls", "failed"]);
+    add_row(&mut table, "step 1", &observed);
 
     configure(root, "counter", json!({ "step": 10 }))?;
     let outcome = match host.reload("counter").await? {
         Reloaded::Promoted(generation) => format!("step 10: generation {generation} promoted"),
         other => format!("{other:?}"),
     };
-    add_row(&mut table, &outcome, &seen);
+    add_row(&mut table, &outcome, &observed);
 
     configure(root, "counter", json!({ "step": 100 }))?;
     truncate(root, "counter")?;
     let refused = host.reload("counter").await.err();
-    add_row(&mut table, "broken build: rolled back", &seen);
+    add_row(&mut table, "broken build: rolled back", &observed);
 
     stop.store(true, Ordering::Relaxed);
     caller.join().map_err(|_| "the caller panicked")?;
@@ -77,17 +79,17 @@ pub(crate) async fn swap(host: &Host, root: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Where the caller is after some more calls.
-fn add_row(table: &mut Table, what: &str, seen: &Mutex<Seen>) {
-    let since = now(seen).calls;
-    while now(seen).calls < since + 1000 {
+/// Waits for further calls, then adds the observations to the table.
+fn add_row(table: &mut Table, what: &str, observed: &Mutex<Observed>) {
+    let start = snapshot(observed).calls;
+    while snapshot(observed).calls < start + 1000 {
         thread::yield_now();
     }
-    let Seen { generation, step, total, steps, calls, failed } = now(seen);
+    let Observed { generation, step, total, steps, calls, failed } = snapshot(observed);
     let numbers = [generation, step, total, steps, calls, failed].map(|number| number.to_string());
     table.add_row([what.to_owned()].into_iter().chain(numbers));
 }
 
-fn now(seen: &Mutex<Seen>) -> Seen {
-    *seen.lock().unwrap_or_else(PoisonError::into_inner)
+fn snapshot(observed: &Mutex<Observed>) -> Observed {
+    *observed.lock().unwrap_or_else(PoisonError::into_inner)
 }

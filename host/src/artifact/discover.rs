@@ -2,6 +2,7 @@
 //! finds.
 
 use std::collections::{HashSet, VecDeque};
+use std::env::consts::DLL_EXTENSION;
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ impl Default for Limits {
 pub(crate) struct Found {
     /// Folders that hold a `plugin.json`, sorted; each starts with the root as given.
     pub(crate) folders: Vec<PathBuf>,
+    /// Folders that hold a shared library but no `plugin.json`, in the order of the search.
+    pub(crate) without_manifest: Vec<PathBuf>,
     /// What could not be searched.
     pub(crate) problems: Vec<ArtifactError>,
 }
@@ -116,6 +119,9 @@ impl Search {
             Err(source) => return self.read_failed(&folder.path, source),
         };
         entries.sort_by_key(DirEntry::file_name);
+        if entries.iter().any(is_shared_library) {
+            self.found.without_manifest.push(folder.path.clone());
+        }
         for entry in &entries {
             self.record(&folder, entry);
         }
@@ -176,6 +182,12 @@ impl Search {
     }
 }
 
+fn is_shared_library(entry: &DirEntry) -> bool {
+    let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+    let name = entry.file_name();
+    is_file && Path::new(&name).extension().is_some_and(|extension| extension == DLL_EXTENSION)
+}
+
 fn is_skipped(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "target" || name == "node_modules"
 }
@@ -213,6 +225,17 @@ mod tests {
         for (message, expected) in messages.iter().zip(problems) {
             assert!(message.contains(expected), "`{expected}` in: {message}");
         }
+    }
+
+    #[test]
+    fn library_without_manifest_is_reported() {
+        let library = format!("x.{DLL_EXTENSION}");
+        let plugin = ["a/plugin.json".to_owned(), format!("a/{library}")];
+        let [bare, hidden, nested] = ["b", ".c", "a/d"].map(|folder| format!("{folder}/{library}"));
+        let files = [&plugin[0], &plugin[1], &bare, &hidden, &nested].map(String::as_str);
+        let root = tree(&files);
+        let found = find(root.path(), Limits::default());
+        assert_eq!(found.without_manifest, [root.path().join("b")]);
     }
 
     #[test]

@@ -60,6 +60,16 @@ struct Inner {
 ///
 /// `Display` and [`as_str`](Self::as_str) give the name in snake case, as in the JSON output of the
 /// command.
+///
+/// ```
+/// use hotbay::{ErrorKind, Host};
+///
+/// let host = Host::builder().build()?;
+/// let error = host.plugin("echo").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// assert_eq!(error.kind().to_string(), "not_found");
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -121,9 +121,11 @@ impl Drop for PooledCall {
         if *self.is_counted.get_mut() {
             return;
         }
-        match self.state.entered() {
-            Some(_) => self.inner.slot.count_cancelled(),
-            None => self.inner.slot.count_rejected(),
+        // The timer may have counted its timeout, between the worker's taking it and running it.
+        let is_rejected = self.state.entered().is_none() && self.state.count_timeout_once();
+        match is_rejected {
+            true => self.inner.slot.count_rejected(),
+            false => self.inner.slot.count_cancelled(),
         }
     }
 }

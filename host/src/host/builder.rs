@@ -28,7 +28,23 @@ use crate::reload::{
 };
 use crate::sync::SameProcess;
 
-/// Configures a [`Host`].
+/// Configures a [`Host`]: see [`Host::builder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use hotbay::{Host, HostLimits, Output};
+///
+/// let host = Host::builder()
+///     .plugin_dir("target/plugins")
+///     .hot_reload(true)
+///     .limits(HostLimits::default().with_max_workers(2))
+///     .default_deadline(Duration::from_secs(1))
+///     .permission_policy(|_plugin, permission| permission == "log")
+///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+///     .build()?;
+/// assert_eq!(host.list()[0].name.as_str(), "echo");
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 #[must_use]
 pub struct HostBuilder {
     pub(crate) dirs: Vec<PathBuf>,

@@ -19,10 +19,25 @@ use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
 use crate::manifest::{Manifest, StartCandidate, start_order};
 use crate::panic::catch_panic;
-use crate::reload::{Candidate, LoadOptions, Rules, Source, SurveyedPlugin, folders, survey_one};
+use crate::reload::{
+    Candidate, FolderSearch, LoadOptions, Rules, Source, SurveyedPlugin, search, survey_one,
+};
 use crate::sync::lock;
 
 /// The outcome of [`Host::load_all`](crate::Host::load_all).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hotbay::Error> {
+/// let host = hotbay::Host::builder().plugin_dir("no/such/folder").build()?;
+/// let report = host.load_all().await;
+/// assert!(report.loaded.is_empty() && !report.is_clean());
+/// for refused in &report.refused {
+///     eprintln!("{}", refused.error.full_message());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct LoadReport {
@@ -105,13 +120,13 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
 }
 
 /// Surveys all plugins of `dirs` without running them.
-pub(crate) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<SurveyedPlugin>, Vec<Error>) {
-    let (found, problems) = folders(dirs, rules);
-    let mut surveyed = each(&found, |folder| survey_one(folder, rules));
+pub(crate) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<SurveyedPlugin>, FolderSearch) {
+    let found = search(dirs, rules);
+    let mut surveyed = each(&found.folders, |folder| survey_one(folder, rules));
     for (index, problem) in problems_together(&surveyed) {
         surveyed[index].problem.get_or_insert(problem);
     }
-    (surveyed, problems)
+    (surveyed, found)
 }
 
 /// Returns the problems between plugins: names used twice and unmet requirements.

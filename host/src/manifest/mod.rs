@@ -35,6 +35,7 @@ mod words;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use semver::{Version, VersionReq};
 
@@ -117,12 +118,22 @@ pub struct Provided {
 }
 
 /// Limits that a plugin requests, bounded by those of the host. `None` requests the host's limit.
+///
+/// ```
+/// use hotbay::Manifest;
+/// use hotbay::manifest::Limits;
+///
+/// let limits = Limits::default().with_workers(Some(2)).with_input_bytes(Some(1 << 20));
+/// let manifest = Manifest::new("echo", "1.0.0")?.with_limits(limits)?;
+/// assert_eq!(manifest.limits().workers, Some(2));
+/// # Ok::<(), hotbay::ManifestError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Maximum time of a pooled call, in milliseconds. It does not interrupt calls on the caller's
-    /// thread.
-    pub deadline_ms: Option<u64>,
+    /// Maximum time of a pooled call, in whole milliseconds. It does not interrupt calls on the
+    /// caller's thread.
+    pub deadline: Option<Duration>,
     /// Number of threads that run the plugin's calls.
     pub workers: Option<u32>,
     /// Maximum number of calls that wait for a worker.
@@ -140,7 +151,7 @@ pub struct Limits {
 }
 
 setters!(Limits {
-    with_deadline_ms => deadline_ms: Option<u64>,
+    with_deadline => deadline: Option<Duration>,
     with_workers => workers: Option<u32>,
     with_queue => queue: Option<u32>,
     with_in_flight => in_flight: Option<u32>,
@@ -155,7 +166,7 @@ impl Limits {
     #[must_use]
     pub fn or(self, other: &Self) -> Self {
         Self {
-            deadline_ms: self.deadline_ms.or(other.deadline_ms),
+            deadline: self.deadline.or(other.deadline),
             workers: self.workers.or(other.workers),
             queue: self.queue.or(other.queue),
             in_flight: self.in_flight.or(other.in_flight),
@@ -331,7 +342,7 @@ impl Limits {
     /// Returns every limit with its name in the manifest.
     pub(crate) fn entries(&self) -> [(&'static str, Option<u64>); 8] {
         [
-            ("deadline_ms", self.deadline_ms),
+            ("deadline_ms", self.deadline.map(whole_millis)),
             ("workers", self.workers.map(u64::from)),
             ("queue", self.queue.map(u64::from)),
             ("in_flight", self.in_flight.map(u64::from)),
@@ -346,7 +357,7 @@ impl Limits {
     fn set(&mut self, name: &str, number: u64) {
         let as_u32 = u32::try_from(number).ok();
         match name {
-            "deadline_ms" => self.deadline_ms = Some(number),
+            "deadline_ms" => self.deadline = Some(Duration::from_millis(number)),
             "workers" => self.workers = as_u32,
             "queue" => self.queue = as_u32,
             "in_flight" => self.in_flight = as_u32,
@@ -357,4 +368,8 @@ impl Limits {
             _ => debug_assert!(false, "limit `{name}` is in the table but not here"),
         }
     }
+}
+
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -100,6 +100,17 @@ impl PluginInfo {
 }
 
 /// The stats of a host: see [`Host::stats`](crate::Host::stats).
+///
+/// ```
+/// use hotbay::{Host, Output, Request};
+///
+/// let host = Host::builder().register_fn("one", |_, _| Ok(Output::text("1"))).build()?;
+/// host.plugin("one")?.call(Request::text(""))?;
+/// let stats = host.stats();
+/// assert_eq!(stats.plugins[0].stats.calls, 1);
+/// assert_eq!(stats.retained_libraries, 0);
+/// # Ok::<(), hotbay::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct HostStats {

@@ -108,8 +108,8 @@ impl Pipeline {
     /// Sends a stream of requests through the plugins and returns a stream with one outcome for
     /// each request.
     ///
-    /// Memory is bounded: at most [`max_chunks`](RunOptions::max_chunks) chunks of at most
-    /// [`max_chunk`](RunOptions::max_chunk) requests run at once, and no more are taken from
+    /// Memory is bounded: at most [`with_max_chunks`](RunOptions::with_max_chunks) chunks of at most
+    /// [`with_max_chunk`](RunOptions::with_max_chunk) requests run at once, and no more are taken from
     /// `requests` until the outcomes are taken. Runs on any executor; nothing runs unless the
     /// stream is polled. Dropping the stream cancels the running calls. See [`RunOptions`] for an
     /// example.

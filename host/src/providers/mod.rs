@@ -36,7 +36,7 @@ pub(crate) use order::{Location, Preferences, Rank};
 ///
 /// - always if the call certainly did not run: `Quarantined`, `Overloaded`, `Retired`, `NotFound`,
 ///   `StartFailed`;
-/// - if the request is [idempotent](Request::idempotent) and may have run: `Panicked`,
+/// - if the request is [idempotent](Request::with_idempotent) and may have run: `Panicked`,
 ///   `Disconnected`, `Protocol`, `DeadlineExceeded` while the request itself has time left, and
 ///   `Plugin` with an error that is [retryable](hotbay_plugin::PluginError::is_retryable).
 ///

@@ -69,7 +69,7 @@ pub(crate) fn effective_limits(
         stack_bytes,
         in_flight,
         memory_bytes,
-        deadline: requested.deadline_ms.map(Duration::from_millis),
+        deadline: requested.deadline,
     };
     (limits, notes)
 }

@@ -63,7 +63,9 @@ pub(crate) use plan::{Dependent, Plan, plan};
 pub(crate) use schema_check::AbandonedChecks;
 pub(crate) use source::{Constructor, Source};
 pub use survey::{Built, Inspection, SurveyedPlugin};
-pub(crate) use survey::{folders, inspect, read_artifact, survey as survey_one};
+pub(crate) use survey::{
+    FolderSearch, folders, inspect, read_artifact, search, survey as survey_one,
+};
 pub(crate) use swap::{Swapped, swap};
 pub(crate) use watch::{ChangeHandler, OutcomeSender, Watch, WatchOptions};
 

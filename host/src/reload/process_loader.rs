@@ -168,7 +168,7 @@ fn capabilities_timeout() -> NotStarted {
 }
 
 /// Checks the mode of the original, since the copy is always executable.
-fn check_executable(candidate: &Candidate, program: &Path) -> Result<(), Error> {
+pub(super) fn check_executable(candidate: &Candidate, program: &Path) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     let failed = || candidate.failed(LoadStep::Launch, ErrorKind::StartFailed);
     let metadata = program.metadata().map_err(|error| failed().caused_by(error))?;

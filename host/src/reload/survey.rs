@@ -68,12 +68,28 @@ pub struct Inspection {
     pub stays_mapped: Option<String>,
 }
 
+/// The result of [`search`].
+#[derive(Debug, Default)]
+pub(crate) struct FolderSearch {
+    /// The folders with a manifest.
+    pub(crate) folders: Vec<PathBuf>,
+    /// The folders with a shared library and no manifest.
+    pub(crate) without_manifest: Vec<PathBuf>,
+    /// The problems of the search.
+    pub(crate) problems: Vec<Error>,
+}
+
 /// Finds every folder with a manifest below `roots`, and the problems of the search.
+pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Error>) {
+    let found = search(roots, rules);
+    (found.folders, found.problems)
+}
+
+/// Finds every folder with a manifest below `roots`.
 ///
 /// Skips a folder if other users can write to one above it: they could replace it.
-pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Error>) {
-    let mut folders = Vec::new();
-    let mut problems = Vec::new();
+pub(crate) fn search(roots: &[PathBuf], rules: &Rules) -> FolderSearch {
+    let FolderSearch { mut folders, mut without_manifest, mut problems } = FolderSearch::default();
     for root in roots {
         let skipped =
             |problem| Error::new(ErrorKind::Integrity, "a folder was skipped").caused_by(problem);
@@ -86,6 +102,7 @@ pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Er
         }
         let found = discover::find(root, discover::Limits::default());
         problems.extend(found.problems.into_iter().map(skipped));
+        without_manifest.extend(found.without_manifest);
         for folder in found.folders {
             let parent = match folder.parent().unwrap_or(root) {
                 // The parent of a bare name, and of `.`.
@@ -101,7 +118,8 @@ pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Er
     // Roots may be nested.
     let mut unique = std::collections::HashSet::new();
     folders.retain(|folder| unique.insert(folder.clone()));
-    (folders, problems)
+    without_manifest.retain(|folder| unique.insert(folder.clone()));
+    FolderSearch { folders, without_manifest, problems }
 }
 
 /// Checks one folder: its manifest, its stamp, and its config against `config_schema`.
@@ -128,14 +146,21 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
             return surveyed;
         }
     };
-    if let Some(artifact) = library.filter(|_| candidate.kind() == Kind::Library) {
-        match check_library(&candidate, &artifact) {
+    if let Some(artifact) = library.as_ref().filter(|_| candidate.kind() == Kind::Library) {
+        match check_library(&candidate, artifact) {
             Ok(probed) => surveyed.built = Some(built(probed)),
             Err(error) => surveyed.problem = Some(error),
         }
     }
     if surveyed.problem.is_none() {
         surveyed.problem = candidate.check_schemas(rules, None).err();
+    }
+    #[cfg(unix)]
+    if let Some(program) = library.filter(|_| candidate.kind() == Kind::Process)
+        && surveyed.problem.is_none()
+    {
+        let checked = super::process_loader::check_executable(&candidate, program.path());
+        surveyed.problem = checked.err();
     }
     surveyed.manifest = Some(candidate.manifest);
     surveyed

@@ -108,6 +108,9 @@ fn span_of_a_call_records_its_generation_once() {
     let host = builder.quarantine(Some(quarantine(|_| {}))).build().unwrap();
     let plugin = host.plugin("echo").unwrap();
     let pinned = plugin.pin().unwrap();
+    // Registers the callsites first: one that is registered while a subscriber is set may miss it.
+    plugin.call(Request::text("well")).unwrap();
+    pinned.call(Request::text("well")).unwrap();
     let spans = Arc::new(Mutex::new(Vec::new()));
     tracing::subscriber::with_default(Spans(Arc::clone(&spans)), || {
         for input in ["well", "fail"] {

@@ -188,7 +188,7 @@ pub(crate) struct Inspect {
 pub(crate) struct Check {
     /// Folders to search instead of `--dir`; may be the folder of one plugin.
     #[arg(value_name = "DIR", conflicts_with = "dirs")]
-    pub(crate) places: Vec<PathBuf>,
+    pub(crate) folders: Vec<PathBuf>,
     /// A file whose bytes are sent to plugins as a sample. Programs get an empty input and others
     /// too.
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
@@ -218,8 +218,8 @@ pub(crate) struct Call {
     /// Calls this endpoint of a program instead of `execute`.
     #[arg(long, value_name = "NAME")]
     pub(crate) endpoint: Option<String>,
-    /// Calls a program with this HTTP method instead of POST. With GET and HEAD there is no input
-    /// unless one is given.
+    /// Calls a program with this HTTP method instead of POST. The input of GET and HEAD is
+    /// empty unless one is given.
     #[arg(short = 'X', long, value_name = "METHOD")]
     pub(crate) method: Option<String>,
     /// Sends this header to a program, such as 'Authorization: Bearer x'; may be repeated.
@@ -288,8 +288,8 @@ pub(crate) struct Run {
     /// Serves metrics for Prometheus at http://ADDR/metrics, such as 127.0.0.1:9464. Port 0 selects
     /// a free port. The address is printed on stderr.
     ///
-    /// There is no authentication: at an address that other machines reach, they can read the names
-    /// and metrics of the plugins.
+    /// Requests are not authenticated: at an address that other machines can reach, they can read
+    /// the names and metrics of the plugins.
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<SocketAddr>,
 }

@@ -1,44 +1,44 @@
-//! `hotbay call`: one call of one plugin, or the same call many times to see what it costs.
+//! `hotbay call`: calls a plugin once, or repeatedly to measure the time per call.
 
 use std::time::{Duration, Instant};
 
 use hotbay::{Error, PluginHandle, Reply};
 use serde_json::{Value, json};
 
-use crate::Verdict;
+use crate::Status;
 use crate::args::{Call, Options};
 use crate::failure::Failure;
 use crate::input::Input;
-use crate::output::{Out, say};
+use crate::output::{Out, print_message};
 use crate::start::{block_on, start};
 
-pub(crate) fn call(args: &Call, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
+pub(crate) fn call(args: &Call, options: &Options, out: &mut Out) -> Result<Status, Failure> {
     let input = Input::of_call(args)?;
-    let mut started = start(std::slice::from_ref(&args.plugin), options)?;
-    let outcome = started.plugins.first().map(|plugin| repeat(plugin, &input, args));
-    let told = match outcome {
-        Some(Ok((reply, took))) => tell(&reply, took, args, options, out),
+    let mut loaded = start(std::slice::from_ref(&args.plugin), options)?;
+    let outcome = loaded.plugins.first().map(|plugin| repeat(plugin, &input, args));
+    let printed = match outcome {
+        Some(Ok((reply, elapsed))) => print(&reply, elapsed, args, options, out),
         Some(Err(error)) => {
-            started.note(&error);
+            loaded.record_error(&error);
             Err(error.into())
         }
         None => Ok(()),
     };
-    started.end();
-    told.map(|()| Verdict::Well)
+    loaded.shut_down();
+    printed.map(|()| Status::Success)
 }
 
 fn repeat(plugin: &PluginHandle, input: &Input, args: &Call) -> Result<(Reply, Duration), Error> {
     let start = Instant::now();
-    let mut reply = once(plugin, input, args)?;
+    let mut reply = call_once(plugin, input, args)?;
     for _ in 1..args.repeat {
-        reply = once(plugin, input, args)?;
+        reply = call_once(plugin, input, args)?;
     }
     Ok((reply, start.elapsed()))
 }
 
-/// In this thread, which is the quickest, unless the plugin may not be waited for.
-fn once(plugin: &PluginHandle, input: &Input, args: &Call) -> Result<Reply, Error> {
+/// Calls on this thread, which is fastest, unless there is a deadline.
+fn call_once(plugin: &PluginHandle, input: &Input, args: &Call) -> Result<Reply, Error> {
     let mut request = input.request();
     if let Some(endpoint) = &args.endpoint {
         request = request.with_endpoint(endpoint.clone());
@@ -51,13 +51,13 @@ fn once(plugin: &PluginHandle, input: &Input, args: &Call) -> Result<Reply, Erro
     }
     match args.deadline {
         None => plugin.call(request),
-        Some(wait_max) => block_on(plugin.execute(request.with_timeout(wait_max))),
+        Some(deadline) => block_on(plugin.execute(request.with_timeout(deadline))),
     }
 }
 
-fn tell(
+fn print(
     reply: &Reply,
-    took: Duration,
+    elapsed: Duration,
     args: &Call,
     options: &Options,
     out: &mut Out,
@@ -65,19 +65,19 @@ fn tell(
     if options.json {
         out.json(&reply_json(reply))?;
     } else {
-        tell_bytes(reply, out)?;
+        write_reply(reply, out)?;
     }
     out.flush()?;
     if args.repeat > 1 {
-        let each_ns = took.as_nanos() / u128::from(args.repeat);
+        let each_ns = elapsed.as_nanos() / u128::from(args.repeat);
         let each = Duration::from_nanos(u64::try_from(each_ns).unwrap_or(u64::MAX));
-        say(&format!("{} calls, {each:?} each", args.repeat));
+        print_message(&format!("{} calls, {each:?} each", args.repeat));
     }
     Ok(())
 }
 
-/// The reply's bytes, unchanged; on a terminal the prompt gets a line of its own.
-pub(crate) fn tell_bytes(reply: &Reply, out: &mut Out) -> Result<(), Failure> {
+/// Writes the reply's bytes unchanged, and a line end if stdout is a terminal.
+pub(crate) fn write_reply(reply: &Reply, out: &mut Out) -> Result<(), Failure> {
     out.bytes(reply.as_bytes())?;
     if out.is_terminal() && !reply.as_bytes().ends_with(b"\n") {
         out.bytes(b"\n")?;
@@ -85,7 +85,7 @@ pub(crate) fn tell_bytes(reply: &Reply, out: &mut Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The reply with `text`, or with `bytes` as a list of numbers when it is none.
+/// Returns the reply as JSON, with the bytes as in [`bytes_json`].
 pub(crate) fn reply_json(reply: &Reply) -> Value {
     let mut json = bytes_json(reply.as_bytes());
     json["content_type"] = reply.content_type().into();
@@ -93,7 +93,7 @@ pub(crate) fn reply_json(reply: &Reply) -> Value {
     json
 }
 
-/// As `text`, or as `bytes` when it is none.
+/// Returns the bytes as `text`, or as the list of numbers `bytes` if they are not UTF-8.
 pub(crate) fn bytes_json(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => json!({ "text": text }),

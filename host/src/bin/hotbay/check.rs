@@ -1,83 +1,86 @@
-//! `hotbay check`: every plugin is loaded for real, asked for its health and shut down. Libraries
-//! are called from two threads.
-//! What nothing vouches for is loaded in a child first; what failed there is not loaded here.
-//! Programs are held against the protocol besides.
+//! `hotbay check`: loads every plugin, checks its health, and shuts it down. Calls libraries from two
+//! threads, and tests programs against the protocol. Libraries without a digest are first loaded in a
+//! child process; those that fail there are not loaded here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
 use hotbay::inspect::{self, Survey, SurveyedPlugin};
-use hotbay::manifest::Kind;
-use hotbay::{Events, HostEvent};
+use hotbay::{ErrorKind, Events, HostEvent};
 use serde_json::{Value, json};
 
 use crate::args::{Check, Options};
+use crate::conformance::ConformanceReport;
 use crate::failure::{Failure, error_json};
 use crate::input::Input;
-use crate::output::{Out, Row, say};
-use crate::places::{builder, dirs, told};
+use crate::output::{Out, Row, print_hint, print_message};
+use crate::plugin_dirs::{NO_PLUGINS_HINT, builder, dirs, quoted};
 use crate::start::{GRACE, block_on};
-use crate::steps::Steps;
-use crate::vetting::{Refusal, vet};
-use crate::{Verdict, report, two_threads};
+use crate::trial_loads::Refusal;
+use crate::{Status, survey_report, thread_check, trial_loads};
 
-/// What came of one plugin.
+/// The result of one plugin.
 struct Checked<'a> {
     plugin: &'a SurveyedPlugin,
     refusal: Option<Refusal>,
     failures: Vec<String>,
+    /// The error of the health check if it panicked, for a panic without an event.
+    health_panic: Option<String>,
     notes: Vec<String>,
-    library: Option<Library>,
-    steps: Option<Steps>,
+    library: Option<LibraryState>,
+    steps: Option<ConformanceReport>,
 }
 
-/// What became of its library after the shutdown.
-enum Library {
+/// The state of a library after the shutdown.
+enum LibraryState {
     Closed { leaked_bytes: Option<i64> },
     Kept { reason: String },
 }
 
-pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
-    let dirs = match args.places.as_slice() {
+pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<Status, Failure> {
+    let dirs = match args.folders.as_slice() {
         [] => dirs(options),
-        places => places.to_vec(),
+        folders => folders.to_vec(),
     };
-    let Survey { plugins: mut surveyed, errors: problems, .. } =
-        inspect::survey(&builder(options, &dirs));
-    surveyed.sort_by_cached_key(|one| (report::name(one), one.folder.clone()));
+    let Survey { plugins: mut surveyed, errors, .. } = inspect::survey(&builder(options, &dirs));
+    surveyed.sort_by_cached_key(|one| (survey_report::name(one), one.folder.clone()));
     let sample = Input::of_sample(args.text.as_deref(), args.input.as_deref())?;
     let mut checked = load(&surveyed, options, sample.as_ref())?;
     for one in &mut checked {
-        one.hold_against_the_protocol(options, sample.as_ref());
+        one.check_protocol(options, sample.as_ref());
     }
-    let passed = checked.iter().filter(|one| one.is_well()).count();
+    let passed = checked.iter().filter(|one| one.has_passed()).count();
     if options.json {
         let plugins: Vec<_> = checked.iter().map(Checked::json).collect();
-        let problems: Vec<_> = problems.iter().map(error_json).collect();
+        let errors: Vec<_> = errors.iter().map(error_json).collect();
         out.json(&json!({
-            "plugins": plugins, "problems": problems,
+            "plugins": plugins, "problems": errors,
             "passed": passed, "failed": checked.len() - passed,
         }))?;
     } else if !checked.is_empty() {
         let rows = checked.iter().map(Checked::row).collect();
-        out.table(&["NAME", "VERSION", "RESULT", "LIBRARY", "WHAT IS TO BE SAID"], rows)?;
+        out.table(&["NAME", "VERSION", "RESULT", "LIBRARY", "NOTES"], rows)?;
     }
     if !options.json {
-        checked.iter().try_for_each(|one| one.tell_steps(out))?;
+        checked.iter().try_for_each(|one| one.print_steps(out))?;
     }
-    // The table comes before what is said of it.
+    // The table comes before the messages about it.
     out.flush()?;
-    report::tell(&problems, options);
+    survey_report::print_errors(&errors, options);
     match checked.len() {
-        0 if dirs.is_empty() => {}
-        0 => say(&format!("nothing to check: no plugins in {}", told(&dirs))),
+        0 if dirs.is_empty() => print_message("error: nothing to check: no plugin directory"),
+        0 => {
+            let dirs = quoted(&dirs);
+            print_message(&format!("error: nothing to check: no plugins found in {dirs}"));
+            print_hint(NO_PLUGINS_HINT);
+        }
         _ if options.json => {}
-        all => say(&format!("{passed} of {all} passed")),
+        all => print_message(&format!("{passed} of {all} passed")),
     }
-    let is_well = !checked.is_empty() && passed == checked.len() && problems.is_empty();
-    match is_well {
-        true => Ok(Verdict::Well),
-        false => Ok(Verdict::Wrong),
+    let all_passed = !checked.is_empty() && passed == checked.len() && errors.is_empty();
+    match all_passed {
+        true => Ok(Status::Success),
+        false => Ok(Status::Failed),
     }
 }
 
@@ -86,21 +89,21 @@ fn load<'a>(
     options: &Options,
     sample: Option<&Input>,
 ) -> Result<Vec<Checked<'a>>, Failure> {
-    let refusals = vet(surveyed, options)?;
+    let refusals = trial_loads::run(surveyed, options)?;
     let mut checked: Vec<_> = surveyed
         .iter()
         .map(|plugin| Checked::new(plugin, refusals.of(&plugin.folder).cloned()))
         .collect();
-    // Each folder is a place of its own, so that exactly these are loaded.
+    // Each folder is a plugin directory, so that exactly these are loaded.
     let folders = checked.iter().filter(|one| one.refusal.is_none());
     let folders: Vec<_> = folders.map(|one| one.plugin.folder.clone()).collect();
     let host = builder(options, &folders).allow_unverified(true).build()?;
     let events = host.events();
-    let listener = thread::spawn(move || seen(events));
+    let listener = thread::spawn(move || collect(events));
     let report = block_on(host.load_all());
     for refused in &report.refused {
         for one in &mut checked {
-            // The host makes its folders absolute.
+            // The host makes folders absolute.
             let folder = std::path::absolute(&one.plugin.folder);
             if folder.is_ok_and(|folder| folder == refused.folder) {
                 one.refusal = Some(Refusal::from(&refused.error));
@@ -109,7 +112,7 @@ fn load<'a>(
     }
     let names: BTreeSet<_> = report.loaded.iter().map(|one| one.name.as_str()).collect();
     for one in checked.iter_mut().filter(|one| one.refusal.is_none()) {
-        let name = report::name(one.plugin);
+        let name = survey_report::name(one.plugin);
         if !names.contains(name.as_str()) {
             let error = Failure::new("bug", "was neither loaded nor refused");
             one.failures.extend(error.lines());
@@ -117,56 +120,72 @@ fn load<'a>(
         }
         let health =
             host.plugin(&name).map(|plugin| block_on(async move { plugin.health().await }));
-        if let Err(error) = health.and_then(|health| health) {
-            one.failures.push(format!("health: {}", error.full_message()));
-        } else if let Some(plugin) = host.plugin(&name).ok().filter(|_| one.is_library()) {
-            one.failures.extend(two_threads::call(&plugin, sample));
+        match health.and_then(|health| health) {
+            // An event reports the panic too.
+            Err(error) if error.kind() == ErrorKind::Panicked => {
+                one.health_panic = Some(format!("health: {}", error.full_message()));
+            }
+            Err(error) => one.failures.push(format!("health: {}", error.full_message())),
+            Ok(()) if survey_report::is_library(one.plugin) => {
+                let plugin = host.plugin(&name).ok();
+                let call = |plugin| thread_check::call_on_two_threads(&plugin, sample);
+                one.failures.extend(plugin.map(call).unwrap_or_default());
+            }
+            Ok(()) => {}
         }
         let loaded = report.loaded.iter().find(|loaded| loaded.name.as_str() == name);
         one.notes.extend(loaded.into_iter().flat_map(|loaded| loaded.notes.clone()));
     }
     block_on(host.shutdown(GRACE));
     drop(host);
-    let mut seen = listener.join().unwrap_or_default();
+    let mut observed = listener.join().unwrap_or_default();
     for one in checked.iter_mut().filter(|one| one.refusal.is_none()) {
-        one.add(seen.remove(&report::name(one.plugin)).unwrap_or_default());
+        one.add(observed.remove(&survey_report::name(one.plugin)).unwrap_or_default());
     }
     Ok(checked)
 }
 
-/// What the events told of one plugin.
+/// What the events reported about one plugin.
 #[derive(Default)]
-struct Seen {
+struct Observed {
     failures: Vec<String>,
-    library: Option<Library>,
+    library: Option<LibraryState>,
 }
 
-/// Listens to the end, so that no event is missed however many plugins there are.
-fn seen(mut events: Events) -> BTreeMap<String, Seen> {
-    let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+/// Reads events until the host stops, on a separate thread so that none is missed.
+fn collect(mut events: Events) -> BTreeMap<String, Observed> {
+    let mut observed: BTreeMap<String, Observed> = BTreeMap::new();
     while let Some(event) = events.next_blocking() {
         match event {
             HostEvent::Faulted { plugin, fault, .. } => {
-                let seen = seen.entry(plugin.to_string()).or_default();
-                seen.failures.push(fault.to_string());
+                observed.entry(plugin.to_string()).or_default().fail(fault.to_string());
             }
             HostEvent::ShutdownFailed { plugin, reason, .. } => {
-                let seen = seen.entry(plugin.to_string()).or_default();
-                seen.failures.push(format!("shutdown: {reason}"));
+                let failure = format!("shutdown: {reason}");
+                observed.entry(plugin.to_string()).or_default().fail(failure);
             }
             HostEvent::Closed { plugin, leaked_bytes, .. } => {
-                seen.entry(plugin.to_string()).or_default().library =
-                    Some(Library::Closed { leaked_bytes });
+                observed.entry(plugin.to_string()).or_default().library =
+                    Some(LibraryState::Closed { leaked_bytes });
             }
             HostEvent::Kept { plugin, reason, .. } => {
-                seen.entry(plugin.to_string()).or_default().library =
-                    Some(Library::Kept { reason });
+                observed.entry(plugin.to_string()).or_default().library =
+                    Some(LibraryState::Kept { reason });
             }
             HostEvent::Stopped => break,
             _ => {}
         }
     }
-    seen
+    observed
+}
+
+impl Observed {
+    /// Adds a failure, once: each call may fail in the same way.
+    fn fail(&mut self, failure: String) {
+        if !self.failures.contains(&failure) {
+            self.failures.push(failure);
+        }
+    }
 }
 
 impl<'a> Checked<'a> {
@@ -175,53 +194,52 @@ impl<'a> Checked<'a> {
             plugin,
             refusal,
             failures: Vec::new(),
+            health_panic: None,
             notes: Vec::new(),
             library: None,
             steps: None,
         }
     }
 
-    fn add(&mut self, seen: Seen) {
-        if report::is_unverified(self.plugin) {
-            let folder = self.plugin.folder.display();
-            self.notes.push(format!("no digest; `hotbay seal {folder}` writes it"));
+    fn add(&mut self, observed: Observed) {
+        if survey_report::has_no_digest(self.plugin) {
+            let hint = survey_report::seal_hint(self.plugin);
+            self.notes.push(format!("plugin.json states no digest; hint: {hint}"));
         }
-        self.failures.extend(seen.failures);
-        self.library = seen.library;
+        match observed.failures.is_empty() {
+            true => self.failures.extend(self.health_panic.take()),
+            false => self.failures.extend(observed.failures),
+        }
+        self.library = observed.library.filter(|_| survey_report::is_library(self.plugin));
         match &self.library {
-            Some(Library::Closed { leaked_bytes: Some(bytes @ 1..) }) => {
+            Some(LibraryState::Closed { leaked_bytes: Some(bytes @ 1..) }) => {
                 self.notes.push(format!("did not release {bytes} bytes"));
             }
-            Some(Library::Kept { reason }) => self.notes.push(format!("kept: {reason}")),
+            Some(LibraryState::Kept { reason }) => self.notes.push(format!("kept: {reason}")),
             _ => {}
         }
     }
 
-    fn hold_against_the_protocol(&mut self, options: &Options, sample: Option<&Input>) {
-        match Steps::of(self.plugin, options, sample) {
+    fn check_protocol(&mut self, options: &Options, sample: Option<&Input>) {
+        match ConformanceReport::run(self.plugin, options, sample) {
             Ok(steps) => {
-                self.failures.extend(steps.iter().filter_map(Steps::failure));
+                self.failures.extend(steps.iter().filter_map(ConformanceReport::failure));
                 self.steps = steps;
             }
-            // Whoever refused to load it has said the same.
+            // The refusal has the same reason.
             Err(_) if self.refusal.is_some() => {}
             Err(error) => self.failures.push(error.full_message()),
         }
     }
 
-    fn tell_steps(&self, out: &mut Out) -> Result<(), Failure> {
+    fn print_steps(&self, out: &mut Out) -> Result<(), Failure> {
         match &self.steps {
-            Some(steps) => steps.tell(&report::name(self.plugin), out),
+            Some(steps) => steps.print(&survey_report::name(self.plugin), out),
             None => Ok(()),
         }
     }
 
-    fn is_library(&self) -> bool {
-        let manifest = self.plugin.manifest.as_ref();
-        manifest.is_some_and(|manifest| manifest.kind() == Kind::Library)
-    }
-
-    fn is_well(&self) -> bool {
+    fn has_passed(&self) -> bool {
         self.refusal.is_none() && self.failures.is_empty()
     }
 
@@ -235,8 +253,8 @@ impl<'a> Checked<'a> {
 
     fn library(&self) -> Option<&'static str> {
         self.library.as_ref().map(|library| match library {
-            Library::Closed { .. } => "closed",
-            Library::Kept { .. } => "kept",
+            LibraryState::Closed { .. } => "closed",
+            LibraryState::Kept { .. } => "kept",
         })
     }
 
@@ -244,25 +262,25 @@ impl<'a> Checked<'a> {
         let version = self.plugin.manifest.as_ref();
         let version = version.map(|manifest| manifest.version().to_string());
         let refusal = self.refusal.iter().map(|refusal| &refusal.short);
-        let said: Vec<_> = refusal.chain(&self.failures).chain(&self.notes).collect();
-        let said: Vec<_> = said.into_iter().map(String::as_str).collect();
+        let notes = refusal.chain(&self.failures).chain(&self.notes);
+        let notes: Vec<_> = notes.map(String::as_str).collect();
         Row {
             cells: vec![
-                report::name(self.plugin),
+                survey_report::name(self.plugin),
                 version.unwrap_or_else(|| "-".to_owned()),
                 self.result().to_owned(),
                 self.library().unwrap_or("-").to_owned(),
-                said.join("; ").replace(":\n  ", ": ").replace("\n  ", "; ").replace('\n', "; "),
+                notes.join("; ").replace(":\n  ", ": ").replace("\n  ", "; ").replace('\n', "; "),
             ],
-            state: 2,
-            is_wrong: !self.is_well(),
+            state_column: 2,
+            is_error: !self.has_passed(),
         }
     }
 
     fn json(&self) -> Value {
         let manifest = self.plugin.manifest.as_ref();
         let leaked_bytes = match &self.library {
-            Some(Library::Closed { leaked_bytes }) => *leaked_bytes,
+            Some(LibraryState::Closed { leaked_bytes }) => *leaked_bytes,
             _ => None,
         };
         json!({
@@ -275,7 +293,7 @@ impl<'a> Checked<'a> {
             "notes": self.notes,
             "library": self.library(),
             "leaked_bytes": leaked_bytes,
-            "steps": self.steps.as_ref().map(Steps::json),
+            "steps": self.steps.as_ref().map(ConformanceReport::json),
         })
     }
 }

@@ -1,17 +1,16 @@
-//! How long an answer is waited for, as people write it: `50ms`, `1.5s`, `2m`.
+//! Parses durations such as `50ms`, `1.5s` and `2m`.
 
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
-/// Reads a duration that is longer than nothing.
+/// Parses a duration longer than zero.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let read: SignedDuration = text
-        .parse()
-        .map_err(|_| "this is no duration; write it like 50ms, 1.5s or 2m".to_owned())?;
-    match Duration::try_from(read) {
+    let parsed: SignedDuration =
+        text.parse().map_err(|_| "expected a duration such as 50ms, 1.5s or 2m".to_owned())?;
+    match Duration::try_from(parsed) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("it has to be longer than nothing".to_owned()),
+        _ => Err("expected a duration longer than zero".to_owned()),
     }
 }
 
@@ -20,9 +19,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_a_unit_and_are_longer_than_nothing() {
-        let check = |text, expect_us: Option<u64>| {
-            assert_eq!(duration(text).ok(), expect_us.map(Duration::from_micros), "{text}");
+    fn duration_needs_unit_and_positive_value() {
+        let check = |text, expected_us: Option<u64>| {
+            assert_eq!(duration(text).ok(), expected_us.map(Duration::from_micros), "{text}");
         };
         check("50ms", Some(50_000));
         check("2s", Some(2_000_000));

@@ -4,7 +4,7 @@ use hotbay::HostEvent;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::output::{Hue, Out};
+use crate::output::{Out, Style};
 
 /// Columns of the names of most events, such as `quarantined`.
 const NAME_WIDTH: usize = 11;
@@ -25,7 +25,13 @@ impl EventPrinter {
         self.is_json
     }
 
-    pub(crate) fn print(&self, event: &HostEvent, out: &mut Out) -> Result<(), Failure> {
+    /// Prints an event. `detail` follows its first line and is not part of the JSON document.
+    pub(crate) fn print(
+        &self,
+        event: &HostEvent,
+        detail: Option<&str>,
+        out: &mut Out,
+    ) -> Result<(), Failure> {
         if self.is_json {
             let mut document = document(event);
             // RFC 3339, in UTC.
@@ -33,8 +39,11 @@ impl EventPrinter {
             out.json_line(&document)?;
         } else {
             let now = jiff::Zoned::now().strftime("%H:%M:%S ").to_string();
-            let (name, first, more) = columns(event);
-            out.marked_line(&now, (&name, hue(event)), &first)?;
+            let (name, mut first, more) = columns(event);
+            if let Some(detail) = detail {
+                first = format!("{first}; {detail}");
+            }
+            out.marked_line(&now, (&name, style(event)), &first)?;
             for line in more {
                 out.line(&format!("{:TIME_WIDTH$}{:NAME_WIDTH$}  {line}", "", ""))?;
             }
@@ -54,12 +63,12 @@ fn columns(event: &HostEvent) -> (String, String, Vec<String>) {
     (name, first, lines.map(str::to_owned).collect())
 }
 
-fn hue(event: &HostEvent) -> Hue {
+fn style(event: &HostEvent) -> Style {
     match event.name() {
-        "loaded" | "promoted" | "restored" | "restarted" => Hue::Green,
-        "refused" | "rolled_back" | "faulted" | "child_exited" | "shutdown_failed" => Hue::Red,
-        "quarantined" | "kept" | "listens_beyond_loopback" | "missed" => Hue::Yellow,
-        _ => Hue::Dim,
+        "loaded" | "promoted" | "restored" | "restarted" => Style::Green,
+        "refused" | "rolled_back" | "faulted" | "child_exited" | "shutdown_failed" => Style::Red,
+        "quarantined" | "kept" | "listens_beyond_loopback" | "missed" => Style::Yellow,
+        _ => Style::Dim,
     }
 }
 
@@ -124,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_reload_prints_cause_and_hint_on_lines_of_their_own() {
+    fn failed_reload_prints_cause_and_hint_on_separate_lines() {
         let reason = "plugin `transform` failed to reload at step `digest`; generation 3 \
                       keeps serving: the file is incomplete"
             .to_owned();

@@ -1,4 +1,4 @@
-//! What a plugin is sent: from the command line, a file or stdin, never more than a host takes.
+//! Reads the input of calls from the command line, a file or stdin, up to the limit of a host.
 
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal as _, Read};
@@ -25,7 +25,7 @@ impl Input {
                 return Ok(Self::new(Vec::new()));
             }
             (None, None) if io::stdin().is_terminal() => {
-                let message = "there is no input; give --text STRING, --input FILE, or pipe it in";
+                let message = "no input: expected --text STRING, --input FILE, or data on stdin";
                 return Err(Failure::Usage(message.to_owned()));
             }
             (None, None) => return Self::of_stdin(),
@@ -33,7 +33,7 @@ impl Input {
         Self::of_file(from_file)
     }
 
-    /// A sample, if one was given.
+    /// Reads the sample, if one is given.
     pub(crate) fn of_sample(
         text: Option<&str>,
         file: Option<&Path>,
@@ -47,14 +47,13 @@ impl Input {
     }
 
     pub(crate) fn of_stdin() -> Result<Self, Failure> {
-        whole(io::stdin().lock(), "stdin").map(Self::new)
+        read_all(io::stdin().lock(), "stdin").map(Self::new)
     }
 
     pub(crate) fn empty() -> Self {
         Self::new(Vec::new())
     }
 
-    /// The same input once more.
     pub(crate) fn copy(&self) -> Self {
         Self { bytes: self.bytes.clone(), is_json: self.is_json }
     }
@@ -68,7 +67,7 @@ impl Input {
         let file =
             File::open(path).map_err(|error| Failure::io(format!("cannot read {name}"), &error))?;
         Ok(Self {
-            bytes: whole(file, &name)?,
+            bytes: read_all(file, &name)?,
             is_json: path.extension().is_some_and(|extension| extension == "json"),
         })
     }
@@ -91,61 +90,61 @@ impl Input {
     }
 }
 
-/// Bytes of one input at most.
-pub(crate) fn bytes_max() -> u64 {
+/// Returns the maximum size of one input.
+pub(crate) fn max_input_bytes() -> u64 {
     HostLimits::default().max_input_bytes
 }
 
-fn whole(mut from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
-    let bytes_max = bytes_max();
+fn read_all(mut from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
+    let max_bytes = max_input_bytes();
     let mut bytes = Vec::new();
     from.by_ref()
-        .take(bytes_max + 1)
+        .take(max_bytes + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Failure::io(format!("cannot read {name}"), &error))?;
-    if bytes.len() as u64 > bytes_max {
-        let message = format!("{name} holds more than {bytes_max} bytes, the most of one input");
+    if bytes.len() as u64 > max_bytes {
+        let message = format!("{name} exceeds the limit of {max_bytes} bytes");
         return Err(Failure::new("input", message));
     }
     Ok(bytes)
 }
 
-/// One line of input, without its end.
+/// A line of input, without its line end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     Whole(Vec<u8>),
-    /// More bytes than allowed; they were skipped.
+    /// A line that exceeds the limit and was skipped.
     TooLong,
 }
 
-/// The next line and how many bytes of `from` it took, none at the end; holds at most
-/// `bytes_max` of it.
+/// Reads the next line. Returns it with the number of bytes read, or `None` at the end of the input.
+/// Buffers at most `max_bytes` of it.
 pub(crate) fn next_line(
     from: &mut impl BufRead,
-    bytes_max: u64,
+    max_bytes: u64,
 ) -> io::Result<Option<(Line, u64)>> {
     let mut line = Vec::new();
-    // Two more for the line's end.
-    let read = from.by_ref().take(bytes_max + 2).read_until(b'\n', &mut line)?;
+    // Two more for the line end.
+    let read = from.by_ref().take(max_bytes + 2).read_until(b'\n', &mut line)?;
     if read == 0 {
         return Ok(None);
     }
-    let is_ended = line.last() == Some(&b'\n');
-    if is_ended {
+    let has_line_end = line.last() == Some(&b'\n');
+    if has_line_end {
         line.pop();
         if line.last() == Some(&b'\r') {
             line.pop();
         }
     }
-    let mut took = read as u64;
-    if line.len() as u64 <= bytes_max {
-        return Ok(Some((Line::Whole(line), took)));
+    let mut consumed = read as u64;
+    if line.len() as u64 <= max_bytes {
+        return Ok(Some((Line::Whole(line), consumed)));
     }
     drop(line);
-    if !is_ended {
-        took += from.skip_until(b'\n')? as u64;
+    if !has_line_end {
+        consumed += from.skip_until(b'\n')? as u64;
     }
-    Ok(Some((Line::TooLong, took)))
+    Ok(Some((Line::TooLong, consumed)))
 }
 
 #[cfg(test)]
@@ -154,9 +153,9 @@ mod tests {
 
     fn check(input: &str, expect: &[Option<&str>]) {
         let mut from = io::BufReader::with_capacity(2, input.as_bytes());
-        let (mut lines, mut all) = (Vec::new(), 0);
-        while let Some((line, took)) = next_line(&mut from, 4).unwrap() {
-            all += took;
+        let (mut lines, mut total) = (Vec::new(), 0);
+        while let Some((line, consumed)) = next_line(&mut from, 4).unwrap() {
+            total += consumed;
             lines.push(match line {
                 Line::Whole(line) => Some(String::from_utf8(line).unwrap()),
                 Line::TooLong => None,
@@ -164,11 +163,11 @@ mod tests {
         }
         let lines: Vec<_> = lines.iter().map(Option::as_deref).collect();
         assert_eq!(lines, expect, "{input:?}");
-        assert_eq!(all, input.len() as u64, "{input:?}");
+        assert_eq!(total, input.len() as u64, "{input:?}");
     }
 
     #[test]
-    fn lines_end_with_either_line_end_or_with_the_input() {
+    fn both_line_ends_and_end_of_input_end_a_line() {
         check("", &[]);
         check("a\nb", &[Some("a"), Some("b")]);
         check("a\r\n\n", &[Some("a"), Some("")]);
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_skipped_to_its_end() {
+    fn line_over_limit_is_skipped_to_its_end() {
         check("12345\nb\n", &[None, Some("b")]);
         check("1234567890\r\nb", &[None, Some("b")]);
         check("1234567890", &[None]);

@@ -1,22 +1,18 @@
-//! `hotbay inspect`: everything about one plugin that can be told without running it.
+//! `hotbay inspect`: prints all facts about a plugin, without running it.
 
 use hotbay::Manifest;
 use hotbay::inspect::{Built, Inspection};
 use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
-use crate::child::{self, Ended};
+use crate::child_process::{self, ChildOutcome};
 use crate::failure::{Failure, error_json, short};
 use crate::output::Out;
-use crate::places::{builder, folder};
-use crate::{Verdict, report};
+use crate::plugin_dirs::{builder, find_folder};
+use crate::{Status, survey_report};
 
-pub(crate) fn inspect(
-    args: &Inspect,
-    options: &Options,
-    out: &mut Out,
-) -> Result<Verdict, Failure> {
-    let folder = folder(&args.plugin, options)?;
+pub(crate) fn inspect(args: &Inspect, options: &Options, out: &mut Out) -> Result<Status, Failure> {
+    let folder = find_folder(&args.plugin, options)?;
     let inspection = hotbay::inspect::plugin(&builder(options, &[]), &folder);
     let can_be_opened = inspection.library.is_some() && !is_process(&inspection);
     let abi = match args.verbose && can_be_opened {
@@ -30,25 +26,25 @@ pub(crate) fn inspect(
         }
         out.json(&json)?;
     } else {
-        tell(&inspection, out)?;
+        print(&inspection, out)?;
         if let Some(abi) = &abi {
-            abi.tell(out)?;
+            abi.print(out)?;
         }
     }
-    let is_well = inspection.surveyed.problem.is_none() && abi.is_none_or(|abi| abi.is_same());
-    match is_well {
-        true => Ok(Verdict::Well),
-        false => Ok(Verdict::Wrong),
+    let is_loadable = inspection.surveyed.problem.is_none() && abi.is_none_or(|abi| abi.is_same());
+    match is_loadable {
+        true => Ok(Status::Success),
+        false => Ok(Status::Failed),
     }
 }
 
-/// Whether its file is a program, which is run and not opened.
+/// Returns whether the plugin is a program, which cannot be opened like a library.
 fn is_process(inspection: &Inspection) -> bool {
     let manifest = inspection.surveyed.manifest.as_ref();
     manifest.is_some_and(|manifest| manifest.kind().as_str() == "process")
 }
 
-/// What came of opening the library in a child.
+/// The comparison of the library's interface with this host's, in a child process.
 enum Abi {
     Same,
     Differs(String),
@@ -56,15 +52,17 @@ enum Abi {
 }
 
 fn abi(inspection: &Inspection, options: &Options) -> Result<Abi, Failure> {
-    let ended = child::run("trial-abi", &inspection.surveyed.folder, &[], options)
-        .map_err(|error| Failure::io("cannot start a process of its own", &error))?;
-    Ok(match ended {
-        Ended::Died(how) => Abi::NotOpened(how),
-        Ended::Answered(answer) => match (&answer["report"], &answer["problem"]["message"]) {
-            (Value::String(report), _) => Abi::Differs(report.clone()),
-            (_, Value::String(message)) => Abi::NotOpened(message.clone()),
-            _ => Abi::Same,
-        },
+    let outcome = child_process::run("trial-abi", &inspection.surveyed.folder, &[], options)
+        .map_err(|error| Failure::io("cannot start a separate process", &error))?;
+    Ok(match outcome {
+        ChildOutcome::Failed(reason) => Abi::NotOpened(reason),
+        ChildOutcome::Completed(document) => {
+            match (&document["report"], &document["problem"]["message"]) {
+                (Value::String(report), _) => Abi::Differs(report.clone()),
+                (_, Value::String(message)) => Abi::NotOpened(message.clone()),
+                _ => Abi::Same,
+            }
+        }
     })
 }
 
@@ -77,14 +75,14 @@ impl Abi {
         match self {
             Self::Same => json!({ "state": "same", "report": null }),
             Self::Differs(report) => json!({ "state": "differs", "report": report }),
-            Self::NotOpened(why) => json!({ "state": "not_opened", "report": why }),
+            Self::NotOpened(reason) => json!({ "state": "not_opened", "report": reason }),
         }
     }
 
-    fn tell(&self, out: &mut Out) -> Result<(), Failure> {
+    fn print(&self, out: &mut Out) -> Result<(), Failure> {
         match self {
-            Self::Same => out.line("interface: the same as this host's"),
-            Self::NotOpened(why) => out.line(&format!("interface: not compared: {why}")),
+            Self::Same => out.line("interface: same as this host's"),
+            Self::NotOpened(reason) => out.line(&format!("interface: not compared: {reason}")),
             Self::Differs(report) => {
                 out.line("interface: differs from this host's:")?;
                 report.lines().try_for_each(|line| out.line(line))
@@ -93,28 +91,31 @@ impl Abi {
     }
 }
 
-fn tell(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
+fn print(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
     let surveyed = &inspection.surveyed;
     out.line(&title(inspection))?;
     let mut facts = vec![("folder", surveyed.folder.display().to_string())];
     if let Some(manifest) = &surveyed.manifest {
-        facts.extend(of_manifest(manifest));
+        facts.extend(manifest_facts(manifest));
     }
     if let Some(built) = &surveyed.built {
-        facts.extend(of_stamp(built));
+        facts.extend(stamp_facts(built));
     }
-    facts.extend(of_library(inspection));
+    facts.extend(file_facts(inspection));
     for (name, fact) in facts.iter().filter(|(_, fact)| !matches!(fact.as_str(), "" | "{}")) {
-        out.line(&format!("  {name:<13}{fact}"))?;
+        out.line(&format!("  {name:<15}{fact}"))?;
     }
     match &surveyed.problem {
-        None => out.line("verdict: ready"),
-        Some(error) => out.line(&format!("verdict: refused: {}", short(error))),
+        None => out.line("state: ready"),
+        Some(error) => {
+            out.line(&format!("state: refused: {}", short(error)))?;
+            error.hint().map_or(Ok(()), |hint| out.line(&format!("  hint: {hint}")))
+        }
     }
 }
 
 fn title(inspection: &Inspection) -> String {
-    let name = report::name(&inspection.surveyed);
+    let name = survey_report::name(&inspection.surveyed);
     match &inspection.surveyed.manifest {
         Some(manifest) => format!("{name} {} ({})", manifest.version(), manifest.kind()),
         None => name,
@@ -123,7 +124,7 @@ fn title(inspection: &Inspection) -> String {
 
 type Facts = Vec<(&'static str, String)>;
 
-fn of_manifest(manifest: &Manifest) -> Facts {
+fn manifest_facts(manifest: &Manifest) -> Facts {
     let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
     let requires = manifest.requires().iter();
     let requires: Vec<_> = requires.map(|(name, version)| format!("{name} {version}")).collect();
@@ -136,7 +137,7 @@ fn of_manifest(manifest: &Manifest) -> Facts {
         ("authors", manifest.authors().join(", ")),
         ("license", text(manifest.license())),
         ("homepage", text(manifest.homepage())),
-        ("wants API", manifest.api().to_string()),
+        ("requires API", manifest.api().to_string()),
         ("requires", requires.join(", ")),
         ("provides", provides.join(", ")),
         ("permissions", permissions.join(", ")),
@@ -146,30 +147,32 @@ fn of_manifest(manifest: &Manifest) -> Facts {
     ]
 }
 
-fn of_stamp(built: &Built) -> Facts {
+fn stamp_facts(built: &Built) -> Facts {
     vec![
         ("package", format!("{} {}", built.package, built.version)),
-        ("has API", built.api.to_string()),
+        ("built for API", built.api.to_string()),
         ("compiler", built.rustc.clone()),
         ("target", format!("{}, panic={}", built.target, built.panic)),
     ]
 }
 
-fn of_library(inspection: &Inspection) -> Facts {
+fn file_facts(inspection: &Inspection) -> Facts {
     let (Some(library), Some(sha256)) = (&inspection.library, &inspection.sha256) else {
         return Vec::new();
     };
-    let stated = inspection.surveyed.manifest.as_ref();
-    let stated = match stated.and_then(|manifest| manifest.sha256()) {
-        None => "none; `hotbay seal` writes it".to_owned(),
-        Some(stated) if stated == sha256 => "the same".to_owned(),
-        Some(stated) => format!("{stated}, which is another"),
+    let manifest = inspection.surveyed.manifest.as_ref();
+    let digest = match manifest.and_then(|manifest| manifest.sha256()) {
+        None => {
+            format!("not in the manifest; hint: {}", survey_report::seal_hint(&inspection.surveyed))
+        }
+        Some(stated) if stated == sha256 => "matches the manifest".to_owned(),
+        Some(stated) => format!("differs from the manifest: {stated}"),
     };
     vec![
         (if is_process(inspection) { "program" } else { "library" }, library.display().to_string()),
         ("bytes", inspection.length.map_or_else(String::new, |length| length.to_string())),
         ("SHA-256", sha256.to_string()),
-        ("stated", stated),
+        ("digest", digest),
         ("links", inspection.needs.join(", ")),
         ("exports", inspection.exports.join(", ")),
         ("stays mapped", inspection.stays_mapped.clone().unwrap_or_default()),
@@ -230,11 +233,11 @@ fn manifest_json(manifest: &Manifest) -> Value {
     })
 }
 
-/// The limits that the manifest asks for; those that it does not name are left out.
+/// Returns the limits in the manifest, without those that it does not set.
 fn limits(manifest: &Manifest) -> Value {
     let limits = manifest.limits();
     let mut json = json!({
-        "deadline_ms": limits.deadline_ms, "workers": limits.workers, "queue": limits.queue,
+        "deadline_ms": limits.deadline.map(|it| it.as_millis() as u64), "workers": limits.workers, "queue": limits.queue,
         "in_flight": limits.in_flight, "memory_bytes": limits.memory_bytes,
         "input_bytes": limits.input_bytes, "output_bytes": limits.output_bytes,
         "stack_bytes": limits.stack_bytes,

@@ -1,77 +1,105 @@
-//! `hotbay list`: what is there, as far as manifests and stamps tell. Computes no digests.
+//! `hotbay list`: the installed plugins, according to their manifests and stamps. Computes no
+//! digests.
+
+use std::path::PathBuf;
 
 use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use serde_json::{Value, json};
 
 use crate::args::Options;
 use crate::failure::{Failure, error_json, own_json, short};
-use crate::output::{Out, Row, say};
-use crate::places::{builder, dirs, told};
-use crate::{Verdict, report};
+use crate::output::{Out, Row, print_hint, print_message};
+use crate::plugin_dirs::{NO_PLUGINS_HINT, builder, dirs, quoted};
+use crate::{Status, survey_report};
 
-pub(crate) fn list(options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
+/// Maximum number of folders without a manifest that are reported.
+const MAX_FOLDER_NOTES: usize = 4;
+
+pub(crate) fn list(options: &Options, out: &mut Out) -> Result<Status, Failure> {
     let dirs = dirs(options);
-    let Survey { plugins: mut surveyed, errors: problems, .. } =
+    let Survey { plugins: mut surveyed, errors, without_manifest, .. } =
         inspect::survey(&builder(options, &dirs));
-    surveyed.sort_by_cached_key(|one| (report::name(one), one.folder.clone()));
-    let wrong: Vec<_> = surveyed.iter().map(|one| wrong(one, options)).collect();
+    surveyed.sort_by_cached_key(|one| (survey_report::name(one), one.folder.clone()));
+    let problems: Vec<_> = surveyed.iter().map(|one| Problem::of(one, options)).collect();
     if options.json {
-        let plugins = surveyed.iter().zip(&wrong);
-        let plugins: Vec<_> = plugins.map(|(one, wrong)| as_json(one, wrong)).collect();
-        let problems: Vec<_> = problems.iter().map(error_json).collect();
-        out.json(&json!({ "plugins": plugins, "problems": problems }))?;
+        let plugins = surveyed.iter().zip(&problems);
+        let plugins: Vec<_> =
+            plugins.map(|(one, problem)| as_json(one, problem.as_ref())).collect();
+        let errors: Vec<_> = errors.iter().map(error_json).collect();
+        out.json(&json!({ "plugins": plugins, "problems": errors }))?;
     } else if !surveyed.is_empty() {
-        let rows = surveyed.iter().zip(&wrong);
-        let rows = rows.map(|(one, wrong)| row(one, wrong)).collect();
-        out.table(&["NAME", "VERSION", "KIND", "STATE", "WHAT IS WRONG"], rows)?;
+        let rows = surveyed.iter().zip(&problems);
+        let rows = rows.map(|(one, problem)| row(one, problem.as_ref())).collect();
+        out.table(&["NAME", "VERSION", "KIND", "STATE", "PROBLEM"], rows)?;
     }
+    // The table comes before the notes about it.
+    out.flush()?;
     if surveyed.is_empty() && !dirs.is_empty() {
-        say(&format!(
-            "no plugins in {}; `cargo xtask build-plugins` builds the example plugins",
-            told(&dirs)
-        ));
+        print_message(&format!("note: no plugins found in {}", quoted(&dirs)));
+        print_hint(NO_PLUGINS_HINT);
     }
-    report::tell(&problems, options);
-    match problems.is_empty() && wrong.iter().all(Option::is_none) {
-        true => Ok(Verdict::Well),
-        false => Ok(Verdict::Wrong),
+    if !options.json {
+        print_folders_without_manifest(&without_manifest);
+    }
+    survey_report::print_errors(&errors, options);
+    match errors.is_empty() && problems.iter().all(Option::is_none) {
+        true => Ok(Status::Success),
+        false => Ok(Status::Failed),
     }
 }
 
-/// Why a plugin would be refused: in short, and as JSON.
-type Wrong = Option<(String, Value)>;
-
-fn wrong(one: &SurveyedPlugin, options: &Options) -> Wrong {
-    if let Some(error) = &one.problem {
-        return Some((short(error), error_json(error)));
+fn print_folders_without_manifest(folders: &[PathBuf]) {
+    for folder in folders.iter().take(MAX_FOLDER_NOTES) {
+        let folder = folder.display();
+        print_message(&format!("note: `{folder}` contains a shared library but no plugin.json"));
+        print_hint("add a plugin.json, or install the plugin with `hotbay build`");
     }
-    if options.allow_unverified || !report::is_unverified(one) {
-        return None;
+    let more = folders.len().saturating_sub(MAX_FOLDER_NOTES);
+    if more > 0 {
+        print_message(&format!("note: {more} more folders contain shared libraries only"));
     }
-    let message = format!("no digest; `hotbay seal {}` writes it", one.folder.display());
-    let mut json = own_json("integrity", &message);
-    json["step"] = "digest".into();
-    json["plugin"] = report::name(one).into();
-    Some((message, json))
 }
 
-fn row(one: &SurveyedPlugin, wrong: &Wrong) -> Row {
+/// Why a plugin cannot be loaded.
+struct Problem {
+    text: String,
+    json: Value,
+}
+
+impl Problem {
+    fn of(one: &SurveyedPlugin, options: &Options) -> Option<Self> {
+        if let Some(error) = &one.problem {
+            return Some(Self { text: short(error), json: error_json(error) });
+        }
+        if options.allow_unverified || !survey_report::has_no_digest(one) {
+            return None;
+        }
+        let (message, hint) = ("plugin.json states no digest", survey_report::seal_hint(one));
+        let mut json = own_json("integrity", message);
+        json["step"] = "digest".into();
+        json["plugin"] = survey_report::name(one).into();
+        json["hint"] = hint.as_str().into();
+        Some(Self { text: format!("{message}; hint: {hint}"), json })
+    }
+}
+
+fn row(one: &SurveyedPlugin, problem: Option<&Problem>) -> Row {
     let manifest = one.manifest.as_ref();
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     Row {
         cells: vec![
-            report::name(one),
+            survey_report::name(one),
             or_dash(manifest.map(|manifest| manifest.version().to_string())),
             or_dash(manifest.map(|manifest| manifest.kind().to_string())),
-            state(wrong).to_owned(),
-            wrong.as_ref().map_or("", |(short, _)| short).to_owned(),
+            state(problem).to_owned(),
+            problem.map_or("", |problem| &problem.text).to_owned(),
         ],
-        state: 3,
-        is_wrong: wrong.is_some(),
+        state_column: 3,
+        is_error: problem.is_some(),
     }
 }
 
-fn as_json(one: &SurveyedPlugin, wrong: &Wrong) -> Value {
+fn as_json(one: &SurveyedPlugin, problem: Option<&Problem>) -> Value {
     let manifest = one.manifest.as_ref();
     json!({
         "name": manifest.map(|manifest| manifest.name().as_str()),
@@ -81,11 +109,11 @@ fn as_json(one: &SurveyedPlugin, wrong: &Wrong) -> Value {
         "folder": one.folder.display().to_string(),
         "has_digest": manifest.is_some_and(|manifest| manifest.sha256().is_some()),
         "api": one.built.as_ref().map(|built| built.api.to_string()),
-        "state": state(wrong),
-        "problem": wrong.as_ref().map(|(_, json)| json),
+        "state": state(problem),
+        "problem": problem.map(|problem| &problem.json),
     })
 }
 
-fn state(wrong: &Wrong) -> &'static str {
-    if wrong.is_some() { "refused" } else { "ready" }
+fn state(problem: Option<&Problem>) -> &'static str {
+    if problem.is_some() { "refused" } else { "ready" }
 }

@@ -5,34 +5,34 @@ mod args;
 mod build;
 mod call;
 mod check;
-mod child;
+mod child_process;
+mod conformance;
 mod deadline;
-mod each_line;
+mod event_history;
 mod events;
 mod failure;
-mod failures;
-mod feed;
 mod input;
 mod inspect;
-mod lines;
+mod line_failures;
+mod line_reader;
 mod list;
 mod manual;
+mod metrics_page;
 mod output;
-mod page;
 mod pipe;
-mod places;
-mod program;
+mod pipe_lines;
+mod plugin_dirs;
+mod program_file;
 mod progress;
-mod report;
+mod request_stream;
 mod run;
 mod seal;
 mod signals;
 mod start;
-mod steps;
-
-mod trial;
-mod two_threads;
-mod vetting;
+mod survey_report;
+mod thread_check;
+mod trial_loads;
+mod trial_verbs;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -41,27 +41,26 @@ use clap::Parser as _;
 
 use args::{Args, Options, Verb};
 use failure::Failure;
-use output::{Out, say};
+use output::{Out, print_message};
 
-/// The outcome as an exit code.
+/// The exit code of a verb that printed its output.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Success: 0.
-    Well,
-    /// A failure that was printed: 1.
-    Wrong,
+enum Status {
+    /// Exit code 0.
+    Success,
+    /// Exit code 1, for a failure that was printed.
+    Failed,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     start_log(&args.options);
     let mut out = Out::new();
-    let ended = run(&args, &mut out);
-    let ended = ended.and_then(|verdict| out.flush().map(|()| verdict));
-    match ended {
-        Ok(Verdict::Well) => ExitCode::SUCCESS,
-        Ok(Verdict::Wrong) => ExitCode::from(1),
+    let outcome = run(&args, &mut out);
+    match outcome.and_then(|status| out.flush().map(|()| status)) {
+        Ok(Status::Success) => ExitCode::SUCCESS,
+        Ok(Status::Failed) => ExitCode::from(1),
         Err(failure) => {
             print(&failure, &args.options, &mut out);
             ExitCode::from(failure.exit_code())
@@ -69,7 +68,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args, out: &mut Out) -> Result<Verdict, Failure> {
+fn run(args: &Args, out: &mut Out) -> Result<Status, Failure> {
     let options = &args.options;
     match &args.verb {
         Verb::New(options) => build::new(options),
@@ -83,8 +82,8 @@ fn run(args: &Args, out: &mut Out) -> Result<Verdict, Failure> {
         Verb::Run(args) => run::run(args, options, out),
         Verb::Completions(args) => manual::completions(args, out),
         Verb::Man(args) => manual::man(args, out),
-        Verb::TrialLoad(args) => trial::load(args, options, out),
-        Verb::TrialAbi(args) => trial::abi(args, options, out),
+        Verb::TrialLoad(args) => trial_verbs::load(args, options, out),
+        Verb::TrialAbi(args) => trial_verbs::abi(args, options, out),
     }
 }
 
@@ -96,7 +95,7 @@ fn print(failure: &Failure, options: &Options, out: &mut Out) {
         }
     }
     for line in failure.lines() {
-        say(&line);
+        print_message(&line);
     }
 }
 
@@ -111,6 +110,6 @@ fn start_log(options: &Options) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal() && output::wants_colours())
+        .with_ansi(io::stderr().is_terminal() && output::colors_enabled())
         .init();
 }

@@ -1,4 +1,4 @@
-//! Stdout and stderr: who closes the other end ends the output quietly; nothing here panics.
+//! Writes to stdout and stderr. A closed reader is not an error, and nothing here panics.
 
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 
-/// Stdout. After its reader has gone, everything written is dropped.
+/// Stdout. Drops what is written after its reader closed it.
 pub(crate) struct Out {
     sink: BufWriter<StdoutLock<'static>>,
     is_closed: bool,
@@ -25,7 +25,7 @@ impl Out {
         }
     }
 
-    /// Whether nobody reads any more.
+    /// Returns whether the reader closed stdout.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed
     }
@@ -35,47 +35,46 @@ impl Out {
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.tried(|sink| sink.write_all(bytes))
+        self.write(|sink| sink.write_all(bytes))
     }
 
-    /// One line, or as many as the text has, those after the first indented; characters that
-    /// would steer a terminal are shown, not sent.
+    /// Writes a line, or several with those after the first indented. Escapes control characters.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
         let text = indented(text);
-        self.tried(|sink| writeln!(sink, "{text}"))
+        self.write(|sink| writeln!(sink, "{text}"))
     }
 
-    /// One line with a word in it that stands out where colours are shown.
+    /// Writes a line with one word in color, if colors are enabled.
     pub(crate) fn marked_line(
         &mut self,
         before: &str,
-        (word, hue): (&str, Hue),
+        (word, style): (&str, Style),
         after: &str,
     ) -> Result<(), Failure> {
-        if !(self.is_terminal && wants_colours()) {
+        if !(self.is_terminal && colors_enabled()) {
             return self.line(&format!("{before}{word}{after}"));
         }
         let [before, word] = [before, word].map(|text| escaped(text, Lines::One));
         let after = indented(after);
-        let code = hue as u8;
-        self.tried(|sink| writeln!(sink, "{before}\x1b[{code}m{word}\x1b[0m{after}"))
+        let code = style as u8;
+        self.write(|sink| writeln!(sink, "{before}\x1b[{code}m{word}\x1b[0m{after}"))
     }
 
-    /// A document, laid out for people.
+    /// Writes a JSON document with indentation.
     pub(crate) fn json(&mut self, value: &Value) -> Result<(), Failure> {
         let text = format!("{value:#}");
-        self.tried(|sink| writeln!(sink, "{}", escaped_json(&text)))
+        self.write(|sink| writeln!(sink, "{}", escaped_json(&text)))
     }
 
-    /// A document in one line.
+    /// Writes a JSON document on one line.
     pub(crate) fn json_line(&mut self, value: &Value) -> Result<(), Failure> {
         let text = value.to_string();
-        self.tried(|sink| writeln!(sink, "{}", escaped_json(&text)))
+        self.write(|sink| writeln!(sink, "{}", escaped_json(&text)))
     }
 
-    /// A table, as wide as the terminal; rows whose third flag is set have something wrong.
+    /// Writes a table, as wide as the terminal if stdout is one.
     pub(crate) fn table(&mut self, header: &[&str], rows: Vec<Row>) -> Result<(), Failure> {
-        let colours = self.is_terminal && wants_colours();
+        let colors = self.is_terminal && colors_enabled();
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         if self.is_terminal {
@@ -84,19 +83,19 @@ impl Out {
             table.force_no_tty();
             table.set_content_arrangement(ContentArrangement::Disabled);
         }
-        table.set_header(header.iter().map(|title| match colours {
+        table.set_header(header.iter().map(|title| match colors {
             true => Cell::new(title).add_attribute(Attribute::Bold),
             false => Cell::new(title),
         }));
         for row in rows {
-            let colour = if row.is_wrong { Color::Red } else { Color::Green };
+            let color = if row.is_error { Color::Red } else { Color::Green };
             table.add_row(row.cells.iter().enumerate().map(|(column, text)| {
-                // Only the last column may have several lines: what stands in others names things.
+                // The last column is text and may have several lines; the others are names.
                 let is_last = column + 1 == row.cells.len();
                 let lines = if is_last { Lines::Many } else { Lines::One };
                 let cell = Cell::new(escaped(text, lines));
-                match colours && column == row.state {
-                    true => cell.fg(colour),
+                match colors && column == row.state_column {
+                    true => cell.fg(color),
                     false => cell,
                 }
             }));
@@ -105,14 +104,14 @@ impl Out {
             column.set_padding((0, 2));
         }
         let text = table.trim_fmt();
-        self.tried(|sink| writeln!(sink, "{text}"))
+        self.write(|sink| writeln!(sink, "{text}"))
     }
 
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
-        self.tried(|sink| sink.flush())
+        self.write(|sink| sink.flush())
     }
 
-    fn tried(
+    fn write(
         &mut self,
         write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
     ) -> Result<(), Failure> {
@@ -129,34 +128,39 @@ impl Out {
     }
 }
 
-/// One row of a table.
+/// A row of a table.
 pub(crate) struct Row {
     pub(crate) cells: Vec<String>,
-    /// The column that tells whether something is wrong.
-    pub(crate) state: usize,
-    pub(crate) is_wrong: bool,
+    /// The column that is red if `is_error`, otherwise green.
+    pub(crate) state_column: usize,
+    pub(crate) is_error: bool,
 }
 
-/// How a word stands out, by the number that terminals know it by.
+/// The style of a word, as the number of its ANSI escape sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hue {
+pub(crate) enum Style {
     Dim = 2,
     Red = 31,
     Green = 32,
     Yellow = 33,
 }
 
-/// Prints a message on stderr, if that is open. Further lines of it are indented, so that none of
-/// them looks like a message of its own.
-pub(crate) fn say(text: &str) {
+/// Prints a message to stderr, if it is open. Indents the lines after the first, so that each
+/// message starts at the margin.
+pub(crate) fn print_message(text: &str) {
     let _ = writeln!(io::stderr(), "{}", indented(text));
+}
+
+/// Prints the hint of the message before it to stderr.
+pub(crate) fn print_hint(text: &str) {
+    print_message(&format!("  hint: {text}"));
 }
 
 fn indented(text: &str) -> String {
     escaped(text.trim_end_matches('\n'), Lines::Many).replace('\n', "\n    ")
 }
 
-/// Whether the user has nothing against colours where they can be shown.
-pub(crate) fn wants_colours() -> bool {
+/// Returns whether the environment allows colors.
+pub(crate) fn colors_enabled() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -1,5 +1,5 @@
-//! `hotbay run`: starts everything, stays up, and tells events as they happen.
-//! Decides nothing about plugins; ends by a signal, or when nobody reads any more.
+//! `hotbay run`: loads all plugins, serves them, and prints events until it is stopped by a signal or
+//! by a closed stdout.
 
 use std::future::poll_fn;
 use std::path::PathBuf;
@@ -10,143 +10,150 @@ use std::time::Duration;
 use hotbay::{Events, Host, HostEvent, LoadReport};
 use tokio::sync::mpsc::{self, Receiver};
 
-use crate::Verdict;
+use crate::Status;
 use crate::args::{Options, Run};
+use crate::event_history::EventHistory;
 use crate::events::EventPrinter;
 use crate::failure::Failure;
-use crate::output::{Out, say};
-use crate::page::{self, Page, Place};
-use crate::places::{builder, dirs, told};
-use crate::signals::{self, Ask};
+use crate::metrics_page::{self, BoundPage, MetricsPage};
+use crate::output::{Out, print_hint, print_message};
+use crate::plugin_dirs::{NO_PLUGINS_HINT, builder, dirs, quoted};
+use crate::signals::{self, StopRequest};
 use crate::start::{GRACE, block_on};
 
-pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
+pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Status, Failure> {
     let dirs = dirs(options);
-    let (sender, asked) = mpsc::channel(4);
-    // Before anything is loaded: from here on nothing stays behind.
-    signals::listen(&sender).map_err(|error| Failure::io("cannot listen to signals", &error))?;
-    let place = args.metrics.map(page::take).transpose()?;
+    let (sender, stop_requests) = mpsc::channel(4);
+    // Before plugins are loaded, so that a signal always stops them.
+    signals::listen(&sender).map_err(|error| Failure::io("cannot handle signals", &error))?;
+    let page = args.metrics.map(metrics_page::bind).transpose()?;
     let mut builder = builder(options, &dirs).hot_reload(args.watch);
-    if let Some(every_ms) = args.poll_ms {
-        builder = builder.watch_poll_interval(Duration::from_millis(every_ms));
+    if let Some(interval_ms) = args.poll_ms {
+        builder = builder.watch_poll_interval(Duration::from_millis(interval_ms));
     }
     let host = builder.build()?;
-    let page = place.map(|place| show(place, &host)).transpose()?;
-    let mut stay = Stay {
+    let page = page.map(|page| serve(page, &host)).transpose()?;
+    let mut run = RunLoop {
         events: host.events(),
-        asked,
+        stop_requests,
         loading: Some(Box::pin({
             let host = host.clone();
             async move { host.load_all().await }
         })),
-        stopping: Stopping::No,
+        shutdown: Shutdown::NotRequested,
         host,
         printer: EventPrinter::new(options.json),
+        history: EventHistory::default(),
         watched: args.watch.then_some(dirs.as_slice()).filter(|dirs| !dirs.is_empty()),
         dirs: &dirs,
-        verdict: Verdict::Well,
+        status: Status::Success,
     };
-    let ended = block_on(stay.go_on(out));
-    if ended.is_err() {
-        // Stdout is broken, the plugins are not.
-        block_on(stay.host.shutdown(GRACE));
+    let outcome = block_on(run.run(out));
+    if outcome.is_err() {
+        // Stdout failed; the plugins still shut down cleanly.
+        block_on(run.host.shutdown(GRACE));
     }
-    // It holds the host too, which ends with the last who does.
+    // The page holds the host too, which ends with its last owner.
     drop(page);
-    ended.map(|()| stay.verdict)
+    outcome.map(|()| run.status)
 }
 
-fn show(place: Place, host: &Host) -> Result<Page, Failure> {
-    let told = place.told();
-    let page = place.serve(host.clone())?;
-    told.iter().for_each(|line| say(line));
+fn serve(page: BoundPage, host: &Host) -> Result<MetricsPage, Failure> {
+    let messages = page.messages();
+    let page = page.serve(host.clone())?;
+    messages.iter().for_each(|line| print_message(line));
     Ok(page)
 }
 
-type Work<T> = Pin<Box<dyn Future<Output = T>>>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
-/// A host that stays up.
-struct Stay<'a> {
+/// A host that serves until it is stopped.
+struct RunLoop<'a> {
     host: Host,
     events: Events,
-    asked: Receiver<Ask>,
-    /// As long as not everything was started.
-    loading: Option<Work<LoadReport>>,
-    stopping: Stopping,
+    stop_requests: Receiver<StopRequest>,
+    /// `None` after all plugins were loaded.
+    loading: Option<BoxFuture<LoadReport>>,
+    shutdown: Shutdown,
     printer: EventPrinter,
-    /// The folders in which changes are looked for.
+    history: EventHistory,
+    /// The folders that are watched for changes.
     watched: Option<&'a [PathBuf]>,
     dirs: &'a [PathBuf],
-    verdict: Verdict,
+    status: Status,
 }
 
-/// How far the end has come.
-enum Stopping {
-    /// Nobody asked for it.
-    No,
-    Runs(Work<()>),
+enum Shutdown {
+    NotRequested,
+    Running(BoxFuture<()>),
     Done,
 }
 
-/// What there is to react to.
-enum Happening {
-    Told(HostEvent),
+enum Step {
+    Event(HostEvent),
     Loaded(LoadReport),
-    Asked(Ask),
+    StopRequested(StopRequest),
     Stopped,
 }
 
-impl Stay<'_> {
-    async fn go_on(&mut self, out: &mut Out) -> Result<(), Failure> {
+impl RunLoop<'_> {
+    async fn run(&mut self, out: &mut Out) -> Result<(), Failure> {
         loop {
             match self.next().await {
-                Happening::Told(event) => {
-                    self.printer.print(&event, out)?;
+                Step::Event(event) => {
+                    self.print(&event, out)?;
                     if out.is_closed() {
                         self.stop();
                     }
                 }
-                Happening::Loaded(report) => self.loaded(&report),
-                Happening::Asked(ask) => {
-                    if ask == Ask::Signal && self.is_up() && !self.printer.is_json() {
-                        say("stopping; a second time ends at once");
+                Step::Loaded(report) => self.loaded(&report),
+                Step::StopRequested(request) => {
+                    let is_signal = request == StopRequest::Signal;
+                    if is_signal && self.is_serving() && !self.printer.is_json() {
+                        print_message("note: stopping; a second signal exits at once");
                     }
                     self.stop();
                 }
-                Happening::Stopped => break,
+                Step::Stopped => break,
             }
         }
         while let Some(event) = self.events.try_next() {
-            self.printer.print(&event, out)?;
+            self.print(&event, out)?;
         }
         Ok(())
     }
 
-    /// Events come first, so that what happened is told before what came of it.
-    async fn next(&mut self) -> Happening {
+    /// Prints an event with details from the events before it.
+    fn print(&mut self, event: &HostEvent, out: &mut Out) -> Result<(), Failure> {
+        let detail = self.history.record(event, &self.host, !self.is_serving());
+        self.printer.print(event, detail.as_deref(), out)
+    }
+
+    /// Events come first, so that they are printed before what follows from them.
+    async fn next(&mut self) -> Step {
         let mut event = pin!(self.events.next());
-        let mut ask = pin!(self.asked.recv());
+        let mut request = pin!(self.stop_requests.recv());
         poll_fn(|cx| {
             if let Poll::Ready(Some(event)) = event.as_mut().poll(cx) {
-                return Poll::Ready(Happening::Told(event));
+                return Poll::Ready(Step::Event(event));
             }
-            if let Poll::Ready(Some(ask)) = ask.as_mut().poll(cx) {
-                return Poll::Ready(Happening::Asked(ask));
+            if let Poll::Ready(Some(request)) = request.as_mut().poll(cx) {
+                return Poll::Ready(Step::StopRequested(request));
             }
             if let Some(loading) = &mut self.loading
                 && let Poll::Ready(report) = loading.as_mut().poll(cx)
             {
                 self.loading = None;
-                return Poll::Ready(Happening::Loaded(report));
+                return Poll::Ready(Step::Loaded(report));
             }
-            if let Stopping::Runs(stopping) = &mut self.stopping
-                && stopping.as_mut().poll(cx).is_ready()
+            if let Shutdown::Running(shutdown) = &mut self.shutdown
+                && shutdown.as_mut().poll(cx).is_ready()
             {
-                self.stopping = Stopping::Done;
+                self.shutdown = Shutdown::Done;
             }
-            match (&self.stopping, &self.loading) {
-                // A load that still runs holds the host.
-                (Stopping::Done, None) => Poll::Ready(Happening::Stopped),
+            match (&self.shutdown, &self.loading) {
+                // A load in progress holds the host.
+                (Shutdown::Done, None) => Poll::Ready(Step::Stopped),
                 _ => Poll::Pending,
             }
         })
@@ -154,52 +161,52 @@ impl Stay<'_> {
     }
 
     fn loaded(&mut self, report: &LoadReport) {
-        if !self.is_up() {
+        if !self.is_serving() {
             return;
         }
         for one in &report.loaded {
             for note in &one.notes {
-                say(&format!("note: plugin `{}`: {note}", one.name));
+                print_message(&format!("note: plugin `{}`: {note}", one.name));
             }
         }
         let (loaded, refused) = (report.loaded.len(), report.refused.len());
         if loaded == 0 && self.watched.is_none() {
-            if refused == 0 && !self.dirs.is_empty() {
-                say(&format!("nothing to run: no plugins in {}", told(self.dirs)));
+            if refused == 0 && self.dirs.is_empty() {
+                print_message("error: nothing to run: no plugin directory");
+            } else if refused == 0 {
+                let dirs = quoted(self.dirs);
+                print_message(&format!("error: nothing to run: no plugins found in {dirs}"));
+                print_hint(NO_PLUGINS_HINT);
             }
-            self.verdict = Verdict::Wrong;
+            self.status = Status::Failed;
             self.stop();
         } else if !self.printer.is_json() {
-            say(&summary(loaded, refused, self.watched));
+            print_message(&summary(loaded, refused, self.watched));
         }
     }
 
     fn stop(&mut self) {
-        if self.is_up() {
+        if self.is_serving() {
             let host = self.host.clone();
-            self.stopping = Stopping::Runs(Box::pin(async move { host.shutdown(GRACE).await }));
+            self.shutdown = Shutdown::Running(Box::pin(async move { host.shutdown(GRACE).await }));
         }
     }
 
-    fn is_up(&self) -> bool {
-        matches!(self.stopping, Stopping::No)
+    fn is_serving(&self) -> bool {
+        matches!(self.shutdown, Shutdown::NotRequested)
     }
 }
 
 fn summary(loaded: usize, refused: usize, watched: Option<&[PathBuf]>) -> String {
-    let mut text = match loaded {
-        1 => "1 plugin serves".to_owned(),
-        _ => format!("{loaded} plugins serve"),
-    };
-    match refused {
-        0 => {}
-        1 => text.push_str(", 1 was refused"),
-        _ => text.push_str(&format!(", {refused} were refused")),
+    let plugins = if loaded == 1 { "plugin" } else { "plugins" };
+    let mut text = format!("{loaded} {plugins} loaded");
+    if refused > 0 {
+        text.push_str(&format!(", {refused} refused"));
     }
     if let Some(dirs) = watched {
-        text.push_str(&format!("; watching {}", told(dirs)));
+        text.push_str(&format!("; watching {}", quoted(dirs)));
     }
-    text.push_str("; Ctrl-C ends");
+    text.push_str("; press Ctrl-C to stop");
     text
 }
 
@@ -208,10 +215,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_summary_says_what_serves_and_how_to_end() {
+    fn summary_contains_counts_and_watched_folders() {
         let dirs = [PathBuf::from("a"), PathBuf::from("b")];
-        assert_eq!(summary(1, 0, None), "1 plugin serves; Ctrl-C ends");
-        let told = "0 plugins serve, 2 were refused; watching `a`, `b`; Ctrl-C ends";
-        assert_eq!(summary(0, 2, Some(&dirs)), told);
+        assert_eq!(summary(1, 0, None), "1 plugin loaded; press Ctrl-C to stop");
+        let expected = "0 plugins loaded, 2 refused; watching `a`, `b`; press Ctrl-C to stop";
+        assert_eq!(summary(0, 2, Some(&dirs)), expected);
     }
 }

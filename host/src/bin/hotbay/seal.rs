@@ -1,5 +1,5 @@
-//! `hotbay seal`: digest and length of a library or program go into its manifest, in one step.
-//! Vouches only for bytes that look like a plugin; changes nothing else.
+//! `hotbay seal`: writes the digest and length of a library or program into its manifest, atomically.
+//! Refuses files that are not plugins.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -9,30 +9,31 @@ use hotbay::manifest::{Digest, Kind};
 use hotbay::{Error, ErrorKind, LoadStep, Manifest};
 use serde_json::{Value, json};
 
-use crate::Verdict;
+use crate::Status;
 use crate::args::{Options, Seal};
 use crate::failure::Failure;
-use crate::output::{Out, say};
-use crate::places::builder;
-use crate::program;
+use crate::output::{Out, print_message};
+use crate::plugin_dirs::builder;
+use crate::program_file;
+use crate::survey_report::print_warning;
 
-pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Verdict, Failure> {
+pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Status, Failure> {
     let mut sealed = Vec::new();
     let mut failed = Vec::new();
-    for given in &args.folders {
-        let is_manifest = given.file_name().is_some_and(|name| name == "plugin.json");
-        let folder = match given.parent() {
+    for path in &args.folders {
+        let is_manifest = path.file_name().is_some_and(|name| name == "plugin.json");
+        let folder = match path.parent() {
             Some(parent) if is_manifest && parent.as_os_str().is_empty() => Path::new("."),
             Some(parent) if is_manifest => parent,
-            _ => given,
+            _ => path,
         };
         match seal_one(folder, options) {
-            Ok(told) if options.json => sealed.push(told),
-            Ok(told) => {
-                let text = |field: &str| told[field].as_str().unwrap_or_default().to_owned();
-                // One of the two is there.
-                let sealed = text("library") + &text("program");
-                out.line(&format!("{}  {sealed}", text("sha256")))?;
+            Ok(document) if options.json => sealed.push(document),
+            Ok(document) => {
+                let text = |field: &str| document[field].as_str().unwrap_or_default().to_owned();
+                // The document has one of the two.
+                let file = text("library") + &text("program");
+                out.line(&format!("{}  {file}", text("sha256")))?;
             }
             Err(failure) if options.json => {
                 let folder = folder.display().to_string();
@@ -40,30 +41,33 @@ pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Verd
             }
             Err(failure) => {
                 failed.push(Value::Null);
-                failure.lines().iter().for_each(|line| say(line));
+                failure.lines().iter().for_each(|line| print_message(line));
             }
         }
     }
-    let all_well = failed.is_empty();
+    let status = if failed.is_empty() { Status::Success } else { Status::Failed };
     if options.json {
         out.json(&json!({ "sealed": sealed, "failed": failed }))?;
     }
-    match all_well {
-        true => Ok(Verdict::Well),
-        false => Ok(Verdict::Wrong),
-    }
+    Ok(status)
 }
 
 fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
     let inspection = hotbay::inspect::plugin(&builder(options, &[]).allow_unverified(true), folder);
-    let not_sealed = |why: &str| {
+    let not_sealed = |reason: &str| {
         let message = format!("`{}` was not sealed", folder.display());
-        Failure::new("unsupported", message).because(why)
+        Failure::new("unsupported", message).because(reason)
     };
     let surveyed = inspection.surveyed;
     let manifest = surveyed.manifest.as_ref();
     let program = match manifest.filter(|manifest| manifest.kind() == Kind::Process) {
-        Some(manifest) => Some(program::read(folder, manifest).map_err(|why| not_sealed(&why))?),
+        Some(manifest) => Some(program_file::read(folder, manifest).map_err(|invalid| {
+            let failure = not_sealed(&invalid.reason);
+            match invalid.hint {
+                Some(hint) => failure.with_hint(hint),
+                None => failure,
+            }
+        })?),
         None => None,
     };
     let found = match (program, inspection.library, inspection.sha256, inspection.length) {
@@ -71,55 +75,56 @@ fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
         (None, Some(library), Some(sha256), Some(length)) => Some((library, sha256, length)),
         _ => None,
     };
-    let Some((sealed, sha256, length)) = found else {
+    let Some((file, sha256, length)) = found else {
         let problem = surveyed.problem;
         return Err(problem.map_or_else(|| not_sealed("it has no library"), problem_of(folder)));
     };
     if let Some(problem) = surveyed.problem {
         match problem.step() {
-            // What runs it need not be this host.
+            // The plugin may be for another host.
             _ if problem.kind() == ErrorKind::Unsupported => {}
-            // The digest that it had is what is replaced.
+            // The digest is replaced.
             Some(LoadStep::Digest) => {}
             Some(LoadStep::Manifest | LoadStep::Stage | LoadStep::Probe) => {
                 return Err(problem_of(folder)(problem));
             }
-            _ => say(&format!("warning: {}", problem.full_message())),
+            _ => print_warning(&Failure::from(problem)),
         }
     }
     write(folder, &sha256, length)?;
-    Ok(told(manifest, folder, &sealed, &sha256, length))
+    Ok(document(manifest, folder, &file, &sha256, length))
 }
 
 fn problem_of(folder: &Path) -> impl Fn(Error) -> Failure {
     move |problem| Failure::titled(format!("`{}` was not sealed", folder.display()), problem)
 }
 
-fn told(
+/// Returns the document that `--json` prints.
+fn document(
     manifest: Option<&Manifest>,
     folder: &Path,
-    sealed: &Path,
+    file: &Path,
     sha256: &Digest,
     length: u64,
 ) -> Value {
     let is_process = manifest.is_some_and(|manifest| manifest.kind() == Kind::Process);
-    let mut told = json!({
+    let mut document = json!({
         "name": manifest.map(|manifest| manifest.name().as_str()),
         "folder": folder.display().to_string(),
         "sha256": sha256.to_string(),
         "length": length,
     });
     let field = if is_process { "program" } else { "library" };
-    told[field] = sealed.display().to_string().into();
-    told
+    document[field] = file.display().to_string().into();
+    document
 }
 
-/// Puts the new text in the old one's place, whole or not at all.
+/// Replaces the manifest atomically.
 fn write(folder: &Path, sha256: &Digest, length: u64) -> Result<(), Failure> {
     let path = folder.join("plugin.json");
     let failed =
         |error: io::Error| Failure::io(format!("cannot write `{}`", path.display()), &error);
-    // A link stays one: what it leads to is replaced.
+    // Keeps a symbolic link: replaces its target.
     let target = path.canonicalize().map_err(failed)?;
     let before = fs::read_to_string(&target).map_err(failed)?;
     let after = Manifest::seal_text(&before, sha256, length).map_err(|error| {
@@ -130,8 +135,8 @@ fn write(folder: &Path, sha256: &Digest, length: u64) -> Result<(), Failure> {
         return Ok(());
     }
     let replace = || -> io::Result<()> {
-        let beside = target.parent().unwrap_or(folder);
-        let mut file = tempfile::Builder::new().prefix(".sealing-").tempfile_in(beside)?;
+        let parent = target.parent().unwrap_or(folder);
+        let mut file = tempfile::Builder::new().prefix(".sealing-").tempfile_in(parent)?;
         file.write_all(after.as_bytes())?;
         file.as_file().set_permissions(target.metadata()?.permissions())?;
         file.as_file().sync_all()?;

@@ -1,5 +1,5 @@
-//! Who asks a running command to end: a signal, or a reader of stdout that has gone.
-//! Says so once; a second signal ends the process at once, whatever it is doing.
+//! Stop requests: signals, and a closed stdout. The first one is reported; a second signal ends the
+//! process at once.
 
 use std::io;
 use std::thread;
@@ -14,94 +14,95 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc::Sender;
 
-/// `timeout` and some shells send a signal to the process and to its group: that is one wish.
+/// Signals within this time count as one: `timeout` and some shells send a signal to the process
+/// and to its group.
 #[cfg(unix)]
-const SAME_WITHIN: Duration = Duration::from_millis(250);
+const DUPLICATE_WINDOW: Duration = Duration::from_millis(250);
 
-/// Asks to end.
+/// A request to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// By Ctrl-C, SIGTERM, or SIGHUP when its terminal closes.
+pub(crate) enum StopRequest {
+    /// Ctrl-C, SIGTERM, or SIGHUP when the terminal closes.
     Signal,
-    /// Nobody reads stdout any more.
-    #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix tells"))]
-    ReaderGone,
-    /// What runs was waited for long enough.
-    Enough,
+    /// The reader closed stdout.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix reports it"))]
+    ReaderClosed,
+    /// The grace period for running calls is over.
+    GraceExpired,
 }
 
-/// Tells `asked` after that long that it is enough. Without a thread for it nobody is told.
-pub(crate) fn enough_after(wait_max: Duration, asked: &Sender<Ask>) {
-    let asked = asked.clone();
-    let _ = thread::Builder::new().name("hotbay-enough".to_owned()).spawn(move || {
-        thread::sleep(wait_max);
-        let _ = asked.try_send(Ask::Enough);
+/// Sends [`StopRequest::GraceExpired`] after `grace`. Sends nothing if no thread can be started.
+pub(crate) fn expire_grace_after(grace: Duration, sender: &Sender<StopRequest>) {
+    let sender = sender.clone();
+    let _ = thread::Builder::new().name("hotbay-grace".to_owned()).spawn(move || {
+        thread::sleep(grace);
+        let _ = sender.try_send(StopRequest::GraceExpired);
     });
 }
 
-/// Tells `asked` of every wish to end, from now on.
-pub(crate) fn listen(asked: &Sender<Ask>) -> io::Result<()> {
-    listen_to_signals(asked.clone())?;
+/// Starts to send stop requests to `sender`.
+pub(crate) fn listen(sender: &Sender<StopRequest>) -> io::Result<()> {
+    listen_to_signals(sender.clone())?;
     #[cfg(unix)]
-    listen_to_stdout(asked.clone())?;
+    listen_to_stdout(sender.clone())?;
     Ok(())
 }
 
 #[cfg(unix)]
-fn listen_to_signals(asked: Sender<Ask>) -> io::Result<()> {
+fn listen_to_signals(sender: Sender<StopRequest>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::Builder::new().name("hotbay-signals".to_owned()).spawn(move || {
         let mut first: Option<Instant> = None;
         for signal in signals.forever() {
             match first {
                 None => first = Some(Instant::now()),
-                Some(first) if first.elapsed() < SAME_WITHIN => {}
-                // Without destructors: what hangs is what one is tired of.
+                Some(first) if first.elapsed() < DUPLICATE_WINDOW => {}
+                // Without destructors, one of which may be what hangs.
                 Some(_) => signal_hook::low_level::exit(128 + signal),
             }
-            // One that is full says it already.
-            let _ = asked.try_send(Ask::Signal);
+            // A full channel contains a request already.
+            let _ = sender.try_send(StopRequest::Signal);
         }
     })?;
     Ok(())
 }
 
-/// Where a signal cannot wake a thread, one looks at a flag.
+/// Polls a flag, since a signal cannot wake a thread here.
 #[cfg(not(unix))]
-fn listen_to_signals(asked: Sender<Ask>) -> io::Result<()> {
+fn listen_to_signals(sender: Sender<StopRequest>) -> io::Result<()> {
     use std::sync::atomic::{AtomicBool, Ordering};
-    const LOOK_EVERY: Duration = Duration::from_millis(100);
-    let once = std::sync::Arc::new(AtomicBool::new(false));
+    const POLL_INTERVAL: Duration = Duration::from_millis(100);
+    let received = std::sync::Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // In this order, so that the first signal only arms it.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, once.clone())?;
-        signal_hook::flag::register(signal, once.clone())?;
+        // In this order, so that the first signal only arms the shutdown.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, received.clone())?;
+        signal_hook::flag::register(signal, received.clone())?;
     }
     thread::Builder::new().name("hotbay-signals".to_owned()).spawn(move || {
-        while !once.load(Ordering::Relaxed) {
-            thread::sleep(LOOK_EVERY);
+        while !received.load(Ordering::Relaxed) {
+            thread::sleep(POLL_INTERVAL);
         }
-        let _ = asked.try_send(Ask::Signal);
+        let _ = sender.try_send(StopRequest::Signal);
     })?;
     Ok(())
 }
 
-/// Waits until the other end of a pipe is closed, so that a host whose reader has died does not
-/// live on until its next event.
+/// Waits until the reader of a pipe closes it, so that the command does not run on until its next
+/// output fails.
 #[cfg(unix)]
-fn listen_to_stdout(asked: Sender<Ask>) -> io::Result<()> {
+fn listen_to_stdout(sender: Sender<StopRequest>) -> io::Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
     thread::Builder::new().name("hotbay-stdout".to_owned()).spawn(move || {
         let stdout = io::stdout();
         loop {
-            let mut ends = [PollFd::new(&stdout, PollFlags::empty())];
-            match poll(&mut ends, None) {
+            let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+            match poll(&mut fds, None) {
                 Err(rustix::io::Errno::INTR) => {}
-                Ok(_) if ends[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {
-                    let _ = asked.try_send(Ask::ReaderGone);
+                Ok(_) if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {
+                    let _ = sender.try_send(StopRequest::ReaderClosed);
                     return;
                 }
-                // No such thing can be told of this stdout.
+                // This kind of stdout does not report it.
                 _ => return,
             }
         }

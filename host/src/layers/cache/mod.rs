@@ -20,7 +20,7 @@ use store::{CacheEntry, CacheStore, Key};
 /// A call is answered from the cache if the plugin's current build answered a call with the same
 /// input, content type, [operation](crate::Request::operation),
 /// [endpoint](crate::Request::endpoint), [method](crate::Request::method) and
-/// [headers](crate::Request::header) before. Deadlines, tokens and traces do not matter. So it
+/// [headers](crate::Request::with_header) before. Deadlines, tokens and traces do not matter. So it
 /// suits plugins whose replies depend on nothing else.
 ///
 /// Errors are never cached, and a reload empties the cache. Two concurrent calls with the same

@@ -30,7 +30,9 @@ fn list_and_inspect_describe_process_plugin() {
     assert_eq!(json["plugins"][1]["api"], Value::Null, "a program has no stamp");
 
     let text = hotbay(plugins.dir(), &["inspect", "process"]).exits(0).text();
-    for part in ["process 0.1.0 (process)", "program", "SHA-256", "the same", "verdict: ready"] {
+    for part in
+        ["process 0.1.0 (process)", "program", "SHA-256", "matches the manifest", "state: ready"]
+    {
         assert!(text.contains(part), "`{part}` in: {text}");
     }
     assert!(!text.contains("rustc") && !text.contains("library  "), "{text}");

@@ -1,4 +1,4 @@
-//! How a program keeps to the protocol, as `hotbay check` tells it: a line for each step.
+//! The conformance report of a program, as `hotbay check` prints it: one line per protocol step.
 
 use hotbay::Error;
 use hotbay::inspect::{Conformance, ConformanceOutcome, SurveyedPlugin};
@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use crate::args::Options;
 use crate::failure::Failure;
 use crate::input::Input;
-use crate::output::{Hue, Out};
-use crate::places::builder;
+use crate::output::{Out, Style};
+use crate::plugin_dirs::builder;
 
-/// The steps of one program.
-pub(crate) struct Steps(Conformance);
+/// The protocol steps of one program.
+pub(crate) struct ConformanceReport(Conformance);
 
-impl Steps {
-    /// Runs all steps with a program; none for what is no program, as far as is known.
-    pub(crate) fn of(
+impl ConformanceReport {
+    /// Runs all steps with a program. Returns `None` for other kinds of plugins.
+    pub(crate) fn run(
         one: &SurveyedPlugin,
         options: &Options,
         sample: Option<&Input>,
@@ -28,32 +28,32 @@ impl Steps {
         let builder = builder(options, &[]).allow_unverified(true);
         let sample = sample.map(Input::request);
         hotbay::inspect::check_program(&builder, &one.folder, sample.as_ref())
-            .map(|steps| Some(Self(steps)))
+            .map(|report| Some(Self(report)))
     }
 
-    /// Which steps failed, in short.
+    /// Returns the names of the failed steps as a message.
     pub(crate) fn failure(&self) -> Option<String> {
         let failed: Vec<_> = self.0.failed().map(|step| step.name).collect();
         match failed.as_slice() {
             [] => None,
-            [one] => Some(format!("the step `{one}` of the protocol failed")),
-            many => Some(format!("steps of the protocol failed: {}", many.join(", "))),
+            [one] => Some(format!("protocol step `{one}` failed")),
+            many => Some(format!("protocol steps failed: {}", many.join(", "))),
         }
     }
 
-    pub(crate) fn tell(&self, name: &str, out: &mut Out) -> Result<(), Failure> {
+    pub(crate) fn print(&self, name: &str, out: &mut Out) -> Result<(), Failure> {
         out.line("")?;
-        out.line(&format!("{name}, held against the protocol:"))?;
+        out.line(&format!("protocol conformance of {name}:"))?;
         self.0.steps.iter().try_for_each(|step| {
-            let (word, hue) = match step.outcome {
-                ConformanceOutcome::Passed => ("ok     ", Hue::Green),
-                ConformanceOutcome::Failed => ("FAILED ", Hue::Red),
-                _ => ("skipped", Hue::Yellow),
+            let (word, style) = match step.outcome {
+                ConformanceOutcome::Passed => ("ok     ", Style::Green),
+                ConformanceOutcome::Failed => ("FAILED ", Style::Red),
+                _ => ("skipped", Style::Yellow),
             };
-            // What a program wrote has lines of its own.
+            // A message that quotes the program's output has several lines.
             let mut lines = step.message.lines();
             let first = lines.next().unwrap_or_default();
-            out.marked_line("  ", (word, hue), &format!("  {:<17} {first}", step.name))?;
+            out.marked_line("  ", (word, style), &format!("  {:<17} {first}", step.name))?;
             lines.try_for_each(|line| out.line(&format!("{:29}{line}", "")))
         })
     }

@@ -1,6 +1,5 @@
-//! The page of `hotbay run --metrics`: a host's figures in the format of Prometheus.
-//! Served on one thread of its own, to few at once; reads no bodies, and keeps nobody waiting
-//! for it to end.
+//! The page of `hotbay run --metrics`: a host's metrics in the Prometheus text format. Serves a
+//! bounded number of connections on a separate thread, and reads no request bodies.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,88 +26,88 @@ use tokio::time::{sleep, timeout};
 use crate::failure::Failure;
 
 const PATH: &str = "/metrics";
-/// Connections at once; further ones wait to be accepted.
-const CONNECTIONS_MAX: usize = 16;
-/// How long a request may take to come.
-const HEADER_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long a connection may take from its beginning to its end.
-const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Bytes of a request.
-const REQUEST_BYTES_MAX: usize = 16 << 10;
-/// After the system had no connection to give, as when there are too many open files.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Maximum number of open connections. Others wait to be accepted.
+const MAX_CONNECTIONS: usize = 16;
+/// Time for a request to arrive.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a connection in all.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of a request.
+const MAX_REQUEST_BYTES: usize = 16 << 10;
+/// Pause after an error of `accept`, such as too many open files.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// From 100 ns to 10 s: a call into a plugin takes less than a microsecond, a slow one seconds.
+/// From 100 ns to 10 s: a fast call into a library takes less than 1 µs, a slow call seconds.
 const BUCKETS: [f64; 25] = [
     1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3,
     5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// An address that is taken for a page, before there is a host to tell of.
+/// A socket that is bound before the host exists.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct BoundPage {
     listener: TcpListener,
     address: SocketAddr,
 }
 
-/// Takes an address; port 0 takes any that is free.
-pub(crate) fn take(address: SocketAddr) -> Result<Place, Failure> {
+/// Binds an address; port 0 selects a free port.
+pub(crate) fn bind(address: SocketAddr) -> Result<BoundPage, Failure> {
     let failed = |error: io::Error| {
-        let message = format!("cannot serve metrics on {address}; is the port taken?");
-        Failure::io(message, &error)
+        let failure = Failure::io(format!("cannot serve metrics on {address}"), &error);
+        failure.with_hint("choose another port, or port 0 for a free one")
     };
     let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    Ok(Place { listener, address })
+    Ok(BoundPage { listener, address })
 }
 
 /// A page that is served until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Page {
-    ended: CancellationToken,
-    /// None once it was joined.
+pub(crate) struct MetricsPage {
+    stop: CancellationToken,
+    /// `None` after it was joined.
     thread: Option<JoinHandle<()>>,
 }
 
-impl Place {
-    /// What to tell of it.
-    pub(crate) fn told(&self) -> Vec<String> {
+impl BoundPage {
+    /// Returns the messages that announce the page.
+    pub(crate) fn messages(&self) -> Vec<String> {
         let address = self.address;
-        let mut told = vec![format!("metrics: http://{address}{PATH}")];
+        let mut messages = vec![format!("metrics: http://{address}{PATH}")];
         if !address.ip().to_canonical().is_loopback() {
-            told.push(format!("note: {address} can be reached from other machines"));
+            messages.push(format!("note: {address} can be reached from other machines"));
         }
-        told
+        messages
     }
 
-    /// Serves the figures of `host`.
-    pub(crate) fn serve(self, host: Host) -> Result<Page, Failure> {
+    /// Serves the metrics of `host`.
+    pub(crate) fn serve(self, host: Host) -> Result<MetricsPage, Failure> {
         let failed = |error: io::Error| Failure::io("cannot serve metrics", &error);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(failed)?;
         let source = Arc::new(Source::new(host));
-        let ended = CancellationToken::new();
-        let until = ended.clone();
-        let thread = thread::Builder::new().name("hotbay-page".to_owned());
+        let stop = CancellationToken::new();
+        let until = stop.clone();
+        let thread = thread::Builder::new().name("hotbay-metrics".to_owned());
         let thread = thread
             .spawn(move || serve(&runtime, self.listener, &until, &source))
             .map_err(failed)?;
-        Ok(Page { ended, thread: Some(thread) })
+        Ok(MetricsPage { stop, thread: Some(thread) })
     }
 }
 
-impl Drop for Page {
+impl Drop for MetricsPage {
     fn drop(&mut self) {
-        self.ended.cancel();
+        self.stop.cancel();
         if let Some(thread) = self.thread.take() {
-            // A page that panicked is gone, which is what is wanted.
+            // A thread that panicked has stopped too.
             let _ = thread.join();
         }
     }
 }
 
-/// Where the text of the page comes from.
+/// Renders the page.
 struct Source {
     host: Host,
     exporter: Mutex<Exporter>,
@@ -117,10 +116,10 @@ struct Source {
 
 impl Source {
     fn new(host: Host) -> Self {
-        let of_calls = Matcher::Full(Exporter::DURATION.to_owned());
+        let durations = Matcher::Full(Exporter::DURATION.to_owned());
         let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(of_calls, &BUCKETS)
-            .expect("there are buckets")
+            .set_buckets_for_metric(durations, &BUCKETS)
+            .expect("the list of buckets is not empty")
             .build_recorder();
         Self { host, exporter: Mutex::default(), recorder }
     }
@@ -131,7 +130,7 @@ impl Source {
         self.recorder.handle().render()
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let is_get = request.method() == Method::GET;
         let (status, text) = match (request.uri().path(), is_get) {
             (PATH, true) => (StatusCode::OK, self.text()),
@@ -140,8 +139,8 @@ impl Source {
         };
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
-        let of_prometheus = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, of_prometheus);
+        let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
         }
@@ -149,7 +148,7 @@ impl Source {
     }
 }
 
-/// Serves until it is told to end; connections that are open then end with the runtime.
+/// Serves until `until` is cancelled. Open connections are dropped with the runtime.
 fn serve(
     runtime: &Runtime,
     listener: TcpListener,
@@ -165,33 +164,33 @@ fn serve(
 }
 
 async fn accept(listener: &tokio::net::TcpListener, source: &Arc<Source>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let place = Arc::clone(&room).acquire_owned().await;
+        let permit = Arc::clone(&permits).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 let source = Arc::clone(source);
                 tokio::spawn(async move {
                     connection(stream, &source).await;
-                    drop(place);
+                    drop(permit);
                 });
             }
-            Err(_) => sleep(PAUSE).await,
+            Err(_) => sleep(RETRY_DELAY).await,
         }
     }
 }
 
-/// One request and its answer. Whoever is too slow is cut off.
+/// Serves one request, with time limits.
 async fn connection(stream: TcpStream, source: &Source) {
-    let answer = service_fn(async |request| Ok::<_, Infallible>(source.answer(&request)));
+    let service = service_fn(async |request| Ok::<_, Infallible>(source.respond(&request)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_WAIT_MAX)
-        .max_buf_size(REQUEST_BYTES_MAX)
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_REQUEST_BYTES)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), answer);
-    // What goes wrong is the other end's.
-    let _ = timeout(CONNECTION_WAIT_MAX, connection).await;
+        .serve_connection(TokioIo::new(stream), service);
+    // An error concerns this client only.
+    let _ = timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
 #[cfg(test)]
@@ -199,14 +198,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_told_with_its_real_port_and_who_can_reach_it() {
-        let loopback = take(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    fn messages_contain_real_port_and_reachability() {
+        let loopback = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let port = loopback.address.port();
         assert_ne!(port, 0);
-        assert_eq!(loopback.told(), [format!("metrics: http://127.0.0.1:{port}/metrics")]);
-        let open = take(SocketAddr::from(([0, 0, 0, 0], 0))).expect("a free port");
-        assert!(open.told()[1].ends_with(" can be reached from other machines"));
-        let taken = take(loopback.address).expect_err("it is taken");
-        assert!(taken.lines()[0].contains(&format!("127.0.0.1:{port}; is the port taken?")));
+        assert_eq!(loopback.messages(), [format!("metrics: http://127.0.0.1:{port}/metrics")]);
+        let open = bind(SocketAddr::from(([0, 0, 0, 0], 0))).expect("a free port");
+        assert!(open.messages()[1].ends_with(" can be reached from other machines"));
+        let failure = bind(loopback.address).expect_err("the port is in use");
+        let message = format!("error: cannot serve metrics on 127.0.0.1:{port}");
+        assert_eq!(failure.lines()[0], message);
     }
 }

@@ -1,5 +1,5 @@
-//! This program once more, in a process of its own, for what could end the process.
-//! Bounded in time and in what it may say.
+//! Runs this command in a separate process, for work that may crash it. Limits its time and its
+//! output.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,33 +12,33 @@ use serde_json::Value;
 
 use crate::args::Options;
 
-/// How long a child may take before it is killed.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How long its last words may take to arrive after it has ended.
-const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Bytes kept of each of its outputs: the last ones.
-const OUTPUT_BYTES_MAX: usize = 1 << 20;
-/// Bytes of its stderr that are told.
-const TOLD_BYTES_MAX: usize = 400;
+/// A child is killed after this time.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for the last output to arrive after the exit.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The number of last bytes kept of stdout, and of stderr.
+const MAX_OUTPUT_BYTES: usize = 1 << 20;
+/// Maximum number of characters of stderr in a message.
+const MAX_STDERR_CHARS: usize = 400;
 
-/// How a child ended.
-pub(crate) enum Ended {
-    /// It gave an answer, the last line of its stdout.
-    Answered(Value),
-    /// It died, was killed or said nothing; in words.
-    Died(String),
+/// The outcome of a child process.
+pub(crate) enum ChildOutcome {
+    /// The JSON document on the last line of its stdout.
+    Completed(Value),
+    /// How it failed: it crashed, was killed, or printed no document.
+    Failed(String),
 }
 
-/// Has a child carry out the hidden verb `verb` on the plugin in `folder`.
+/// Runs the hidden verb `verb` on the plugin in `folder`. `others` are further plugin directories.
 pub(crate) fn run(
     verb: &str,
     folder: &Path,
     others: &[PathBuf],
     options: &Options,
-) -> io::Result<Ended> {
+) -> io::Result<ChildOutcome> {
     #[allow(
         clippy::disallowed_methods,
-        reason = "a library that may crash is opened in a process of its own"
+        reason = "a library that may crash is opened in a separate process"
     )]
     let mut command = Command::new(env::current_exe()?);
     command.arg(verb);
@@ -49,7 +49,7 @@ pub(crate) fn run(
         command.arg("--allow-writable");
     }
     command.arg("--").arg(folder);
-    // What a child that dies leaves behind goes with this folder.
+    // Removed afterwards, with everything that a crashed child leaves in it.
     let scratch = tempfile::Builder::new().prefix("hotbay-trial-").tempdir()?;
     for variable in ["TMPDIR", "TMP", "TEMP"] {
         command.env(variable, scratch.path());
@@ -58,25 +58,25 @@ pub(crate) fn run(
     let mut child = command.spawn()?;
     let (stdout, stderr) = (tail(child.stdout.take()), tail(child.stderr.take()));
     let status = wait(&mut child)?;
-    let last_words = |from: Receiver<Vec<u8>>| {
-        let bytes = from.recv_timeout(LAST_WORDS_WAIT_MAX).unwrap_or_default();
+    let output_of = |from: Receiver<Vec<u8>>| {
+        let bytes = from.recv_timeout(OUTPUT_TIMEOUT).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     };
-    let (stdout, stderr) = (last_words(stdout), last_words(stderr));
+    let (stdout, stderr) = (output_of(stdout), output_of(stderr));
     let Some(status) = status else {
-        let message = format!("did not end within {} s and was killed", WAIT_MAX.as_secs());
-        return Ok(Ended::Died(message));
+        let message = format!("did not exit within {} s and was killed", TIMEOUT.as_secs());
+        return Ok(ChildOutcome::Failed(message));
     };
-    let answer = stdout.lines().next_back().map(serde_json::from_str);
-    match answer {
-        Some(Ok(answer)) if signal(status).is_none() => Ok(Ended::Answered(answer)),
-        _ => Ok(Ended::Died(died(status, &stderr))),
+    let document = stdout.lines().next_back().map(serde_json::from_str);
+    match document {
+        Some(Ok(document)) if signal(status).is_none() => Ok(ChildOutcome::Completed(document)),
+        _ => Ok(ChildOutcome::Failed(crash_message(status, &stderr))),
     }
 }
 
-/// Waits for the end; none if it did not come in time and the child was killed.
+/// Waits for the exit. Returns `None` if the child was killed because its time was over.
 fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + WAIT_MAX;
+    let deadline = Instant::now() + TIMEOUT;
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
@@ -92,9 +92,9 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     }
 }
 
-/// Reads to the end and hands over the last bytes.
+/// Reads to the end on a separate thread, which sends the last bytes.
 ///
-/// On a thread that is not waited for: a grandchild may hold the pipe open.
+/// The thread is not joined: a grandchild may hold the pipe open.
 fn tail(from: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -106,28 +106,28 @@ fn tail(from: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
                 break;
             }
             kept.extend_from_slice(&buffer[..read]);
-            let surplus = kept.len().saturating_sub(OUTPUT_BYTES_MAX);
-            if surplus >= OUTPUT_BYTES_MAX {
+            let surplus = kept.len().saturating_sub(MAX_OUTPUT_BYTES);
+            if surplus >= MAX_OUTPUT_BYTES {
                 kept.drain(..surplus);
             }
         }
-        // Nobody may be waiting any more.
+        // The receiver may have timed out.
         let _ = sender.send(kept);
     });
     receiver
 }
 
-fn died(status: ExitStatus, stderr: &str) -> String {
+fn crash_message(status: ExitStatus, stderr: &str) -> String {
     let how = match (signal(status), status.code()) {
-        (Some(signal), _) => format!("crashes when loaded: {signal}"),
-        (None, Some(code)) => format!("ends the process when loaded: exit code {code}"),
-        (None, None) => "ends the process when loaded".to_owned(),
+        (Some(signal), _) => format!("crashed when loaded: {signal}"),
+        (None, Some(code)) => format!("ended the process when loaded: exit code {code}"),
+        (None, None) => "ended the process when loaded".to_owned(),
     };
     let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
     match last {
         Some(line) => {
-            let line: String = line.chars().take(TOLD_BYTES_MAX).collect();
-            format!("{how}; its last words: {line}")
+            let line: String = line.chars().take(MAX_STDERR_CHARS).collect();
+            format!("{how}; last output: {line}")
         }
         None => how,
     }

@@ -1,0 +1,164 @@
+//! Selects the plugin directories, and finds plugins in them by name or path.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use hotbay::inspect::{self, Survey, SurveyedPlugin};
+use hotbay::{Error, Host, HostBuilder, PluginName};
+
+use crate::args::Options;
+use crate::failure::Failure;
+use crate::output::{print_hint, print_message};
+
+/// The first that exists is searched if no folder is given.
+const DEFAULT_DIRS: [&str; 2] = ["target/plugins", "plugins"];
+
+/// Maximum number of survey errors in one message.
+const MAX_REASONS: usize = 4;
+
+/// The hint if no plugin was found.
+pub(crate) const NO_PLUGINS_HINT: &str =
+    "build a plugin with `hotbay build`, or pass the folder that contains plugins with `--dir`";
+
+/// Returns the folders of `--dir`, or the default one if it exists.
+pub(crate) fn dirs(options: &Options) -> Vec<PathBuf> {
+    if !options.dirs.is_empty() {
+        return options.dirs.clone();
+    }
+    let default = DEFAULT_DIRS.iter().map(PathBuf::from).find(|dir| dir.is_dir());
+    if default.is_none() {
+        let [first, second] = DEFAULT_DIRS;
+        print_message(&format!("note: neither `{first}` nor `{second}` exists"));
+        print_hint(NO_PLUGINS_HINT);
+    }
+    default.into_iter().collect()
+}
+
+/// Creates a builder for hosts that follow `options` and search `dirs`.
+pub(crate) fn builder(options: &Options, dirs: &[PathBuf]) -> HostBuilder {
+    let builder = Host::builder()
+        .allow_unverified(options.allow_unverified)
+        .allow_writable_by_others(options.allow_writable)
+        .keep_staged(options.keep_staged);
+    dirs.iter().fold(builder, |builder, dir| builder.plugin_dir(dir))
+}
+
+/// Returns the paths in backticks, separated by commas.
+pub(crate) fn quoted(dirs: &[PathBuf]) -> String {
+    let dirs: Vec<_> = dirs.iter().map(|dir| format!("`{}`", dir.display())).collect();
+    dirs.join(", ")
+}
+
+/// Returns the folder of a plugin that is given by its name, its folder or its manifest.
+pub(crate) fn find_folder(plugin: &str, options: &Options) -> Result<PathBuf, Failure> {
+    let path = Path::new(plugin);
+    if path.file_name().is_some_and(|name| name == "plugin.json") {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let is_current = folder.as_os_str().is_empty();
+        return Ok(if is_current { ".".into() } else { folder.to_owned() });
+    }
+    if PluginName::new(plugin).is_err() {
+        return Ok(path.to_owned());
+    }
+    let dirs = dirs(options);
+    let Survey { plugins: surveyed, errors, .. } = inspect::survey(&builder(options, &dirs));
+    let folders: Vec<_> = named(&surveyed, plugin).map(|one| one.folder.clone()).collect();
+    match folders.as_slice() {
+        [folder] => Ok(folder.clone()),
+        [] if path.join("plugin.json").is_file() => Ok(path.to_owned()),
+        [] => Err(not_found(plugin, &surveyed, &errors, &dirs)),
+        several => {
+            let message = format!("found {} plugins named `{plugin}`", several.len());
+            let failure = Failure::new("duplicate", message).because(quoted(several));
+            Err(failure.with_hint("pass the plugin's folder instead of its name"))
+        }
+    }
+}
+
+/// Returns the folders of the plugins with these names and of all their requirements.
+pub(crate) fn with_required(
+    names: &[String],
+    surveyed: &[SurveyedPlugin],
+    errors: &[Error],
+    dirs: &[PathBuf],
+) -> Result<Vec<PathBuf>, Failure> {
+    let mut folders = Vec::new();
+    for name in names {
+        if named(surveyed, name).next().is_none() {
+            return Err(not_found(name, surveyed, errors, dirs));
+        }
+        for one in named(surveyed, name) {
+            folders.push(one.folder.clone());
+            folders.extend(required(one, surveyed));
+        }
+    }
+    folders.sort();
+    folders.dedup();
+    Ok(folders)
+}
+
+/// Returns the folders of a plugin's direct and indirect requirements, without its own.
+pub(crate) fn required(plugin: &SurveyedPlugin, surveyed: &[SurveyedPlugin]) -> BTreeSet<PathBuf> {
+    let mut folders = BTreeSet::new();
+    let mut pending = vec![plugin];
+    while let Some(one) = pending.pop() {
+        let Some(manifest) = &one.manifest else {
+            continue;
+        };
+        for name in manifest.requires().keys() {
+            for next in named(surveyed, name.as_str()) {
+                if next.folder != plugin.folder && folders.insert(next.folder.clone()) {
+                    pending.push(next);
+                }
+            }
+        }
+    }
+    folders
+}
+
+/// Returns the plugins with this name. A folder without a readable manifest has its own name.
+fn named<'a>(
+    surveyed: &'a [SurveyedPlugin],
+    name: &'a str,
+) -> impl Iterator<Item = &'a SurveyedPlugin> {
+    surveyed.iter().filter(move |one| match &one.manifest {
+        Some(manifest) => manifest.name().as_str() == name,
+        None => one.folder.file_name().is_some_and(|folder| folder == name),
+    })
+}
+
+/// Returns the error for a plugin that was not found. The errors of the survey are its reason.
+fn not_found(
+    name: &str,
+    surveyed: &[SurveyedPlugin],
+    errors: &[Error],
+    dirs: &[PathBuf],
+) -> Failure {
+    let names = surveyed.iter().filter_map(|one| one.manifest.as_ref());
+    let names: BTreeSet<_> = names.map(|manifest| manifest.name().as_str()).collect();
+    let similarity = |known: &&&str| strsim::jaro_winkler(known, name);
+    let nearest = names.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    let hint = match nearest {
+        Some(nearest) if similarity(&nearest) > 0.8 => format!("did you mean `{nearest}`?"),
+        Some(_) => "run `hotbay list` to see all plugins".to_owned(),
+        None => NO_PLUGINS_HINT.to_owned(),
+    };
+    let message = match dirs {
+        [] => format!("plugin `{name}` not found"),
+        dirs => format!("plugin `{name}` not found in {}", quoted(dirs)),
+    };
+    let mut failure = Failure::new("not_found", message);
+    // Without a directory, the note about it has the hint already.
+    if !dirs.is_empty() {
+        failure = failure.with_hint(hint);
+    }
+    if errors.is_empty() {
+        return failure;
+    }
+    let mut reasons: Vec<_> = errors.iter().take(MAX_REASONS).map(Error::full_message).collect();
+    let more = errors.len() - reasons.len();
+    if more > 0 {
+        reasons.push(format!("{more} more errors, which `hotbay list` prints"));
+    }
+    failure.because(reasons.join("; "))
+}
