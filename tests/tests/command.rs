@@ -345,7 +345,7 @@ fn usage_errors_and_failures_have_distinct_exit_codes() {
     check(2, &["call", "transform", "--text", "a", "--repeat", "0"]);
     check(2, &["pipe"]);
     check(2, &["seal"]);
-    check(2, &["list", "--colour"]);
+    check(2, &["list", "--color"]);
     check(1, &["call", "missing", "--text", "a"]);
     check(0, &["--help"]);
     check(0, &["help", "call"]);

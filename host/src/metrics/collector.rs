@@ -59,7 +59,7 @@ pub enum CollectError {
         wanted: u32,
     },
     /// The channel has no space for any event.
-    NoRoom,
+    NoCapacity,
     /// A worker thread could not be started.
     NoThread(std::io::Error),
     /// The channel is full. Retry later, or wait with [`Collector::record`].
@@ -108,7 +108,7 @@ impl Collector {
     ///
     /// # Errors
     ///
-    /// `Workers` if their number is zero or too large, `NoRoom` for a channel of length zero,
+    /// `Workers` if their number is zero or too large, `NoCapacity` for a channel of length zero,
     /// `NoThread`. A cancelled token is not an error: nothing will be accepted.
     pub fn start(
         store: Arc<dyn MetricStore>,
@@ -121,7 +121,7 @@ impl Collector {
         }
         let events_max = usize::try_from(max_queued_events).unwrap_or(usize::MAX);
         if events_max == 0 {
-            return Err(CollectError::NoRoom);
+            return Err(CollectError::NoCapacity);
         }
         let channel = Arc::new(Channel::new(events_max, workers as usize));
         let mut collector = Self {
@@ -270,7 +270,7 @@ impl fmt::Display for CollectError {
                 let max = CollectorLimits::WORKERS_MAX;
                 write!(f, "cannot start a collector with {wanted} workers; expected 1 to {max}")
             }
-            Self::NoRoom => f.write_str(
+            Self::NoCapacity => f.write_str(
                 "cannot start a collector with `max_queued_events` 0; expected at least 1",
             ),
             Self::NoThread(_) => f.write_str("cannot start a thread for a worker"),

@@ -104,7 +104,7 @@ pub(crate) trait ProcessObserver: Send + Sync {
     fn log(&self, record: &Record<'_>) -> Result<(), ServiceError>;
     /// Returns the lowest log level that is recorded; 0 if it may not log.
     fn log_level(&self) -> u32;
-    /// One of its own threads panicked.
+    /// A thread of the program panicked.
     fn thread_panicked(&self, message: &str, location: &str);
     /// The process exited unexpectedly.
     fn exited(&self, pid: u32, reason: String);

@@ -19,7 +19,7 @@ pub(crate) fn block_on<F: Future>(future: Pin<&mut F>) -> F::Output {
     wait(future, None).expect("a wait without a deadline ends with an output")
 }
 
-/// Waits for `future` until it is ready or `deadline` has come; without one, for ever.
+/// Waits for `future` until it is ready or `deadline` has passed; forever without a deadline.
 pub(crate) fn wait<F: Future>(
     mut future: Pin<&mut F>,
     deadline: Option<Instant>,

@@ -137,9 +137,9 @@ fn unusable_collector_limits_are_refused() {
     assert!(matches!(none, CollectError::Workers { wanted: 0 }));
     let too_many = check(1025, 1, &format!("cannot start a collector with 1025 {workers}"));
     assert!(matches!(too_many, CollectError::Workers { wanted: 1025 }));
-    let no_room =
+    let no_capacity =
         check(1, 0, "cannot start a collector with `max_queued_events` 0; expected at least 1");
-    assert!(matches!(no_room, CollectError::NoRoom));
+    assert!(matches!(no_capacity, CollectError::NoCapacity));
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn names_of_earlier_install(folder: &Path) -> Vec<String> {
 struct Prepared {
     name: String,
     path: PathBuf,
-    /// None where it is there already as it should be, so that a watching host reloads nothing.
+    /// `None` if the installed file is the same, so that a watching host reloads nothing.
     written: Option<NamedTempFile>,
 }
 

@@ -1,5 +1,5 @@
-//! What building needs to know of a `plugin.json`, and the two members it fills in.
-//! Judges no more than that: the host is the judge of manifests.
+//! The fields of a `plugin.json` that a build needs, and the two fields that it sets. The host
+//! validates the rest.
 
 use anyhow::{Context, bail};
 use jsonc_parser::ParseOptions;

@@ -43,11 +43,11 @@ impl Splitter {
         if self.skips {
             return;
         }
-        let room = MAX_LINE_BYTES + 1 - self.line.len();
-        let fits = &bytes[..bytes.len().min(room)];
+        let capacity = MAX_LINE_BYTES + 1 - self.line.len();
+        let fits = &bytes[..bytes.len().min(capacity)];
         self.line.extend_from_slice(fits);
-        let too_long =
-            bytes.len() > room || self.line.len() > MAX_LINE_BYTES && !self.line.ends_with(b"\r");
+        let too_long = bytes.len() > capacity
+            || self.line.len() > MAX_LINE_BYTES && !self.line.ends_with(b"\r");
         if too_long {
             self.line.truncate(MAX_LINE_BYTES);
             let whole = self.line.len() - incomplete_character_bytes(&self.line);
