@@ -24,10 +24,12 @@ const CANCELLED: u8 = 1;
 const TIMED_OUT: u8 = 2;
 /// A flag beside one of those: it runs as a task, or did.
 const ASYNC: u8 = 4;
+/// A flag beside one of those: it has reached the plugin.
+const REACHED: u8 = 8;
 
 // Relaxed everywhere: each word is independent. The sender's lock decides who completes the call.
-// `ASYNC` is a bit of the state's own word, so that `mark_async` and `end` see each other; the lock
-// of `Notify` orders the rest.
+// The flags are bits of the state's own word: `mark_async` and `end` see each other, and a call that
+// ended before it reached the plugin never reaches it. The lock of `Notify` orders the rest.
 impl CallState {
     /// Returns whether the caller waits for the result.
     pub(crate) fn is_active(&self) -> bool {
@@ -40,7 +42,7 @@ impl CallState {
     }
 
     fn load(&self) -> u8 {
-        self.state.load(Ordering::Relaxed) & !ASYNC
+        self.state.load(Ordering::Relaxed) & !(ASYNC | REACHED)
     }
 
     /// Records that it runs as a task, which waits for [`cancelled`](Self::cancelled).
@@ -68,12 +70,10 @@ impl CallState {
     }
 
     fn end(&self, state: u8) {
-        let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
-        let ended = self.state.compare_exchange(ACTIVE, state, success, failure);
-        let (before, after) = (ACTIVE | ASYNC, state | ASYNC);
-        if ended == Err(before)
-            && self.state.compare_exchange(before, after, success, failure).is_ok()
-        {
+        let is_active = |word: u8| word & !(ASYNC | REACHED) == ACTIVE;
+        let end = |word| is_active(word).then_some(word | state);
+        let ended = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end);
+        if ended.is_ok_and(|before| before & ASYNC != 0) {
             self.cancel_notify.notify_waiters();
         }
     }
@@ -93,9 +93,23 @@ impl CallState {
         Some(self.probe.load(Ordering::Relaxed)).filter(|probe| *probe != 0)
     }
 
-    /// Records that the plugin of `generation` runs it from here on.
-    pub(crate) fn enter_plugin(&self, generation: u64) {
+    /// Records that the plugin of `generation` runs it from here on. Returns false if it is no
+    /// longer active, and must not run.
+    #[must_use]
+    pub(crate) fn enter_plugin(&self, generation: u64) -> bool {
         self.entered.store(generation, Ordering::Relaxed);
+        let before = self.state.fetch_or(REACHED, Ordering::Relaxed);
+        if before & !(ASYNC | REACHED) == ACTIVE {
+            return true;
+        }
+        self.state.fetch_and(!REACHED, Ordering::Relaxed);
+        self.leave_plugin();
+        false
+    }
+
+    /// Returns whether it has reached the plugin, which may have returned.
+    pub(crate) fn has_reached_plugin(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & REACHED != 0
     }
 
     /// Records that the plugin has returned.
@@ -106,6 +120,7 @@ impl CallState {
     /// Prepares the state for the next call of a batch.
     pub(crate) fn reset(&self) {
         self.leave_plugin();
+        self.state.fetch_and(!REACHED, Ordering::Relaxed);
         self.mark_probe(0);
         self.is_timeout_counted.store(false, Ordering::Relaxed);
     }

@@ -22,8 +22,10 @@ impl InstanceRef {
             let CallArgs { request, state, call_id } = args;
             let generation = self.generation();
             generation.check_input(request)?;
-            if let Some(state) = state {
-                state.enter_plugin(generation.id.get());
+            if let Some(state) = state
+                && !state.enter_plugin(generation.id.get())
+            {
+                return Err(generation.ended_before_start(state));
             }
             let answer = process.call_async(&ProcessCall { request, call_id }).await;
             if let Some(state) = state {

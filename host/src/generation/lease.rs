@@ -138,8 +138,10 @@ impl InstanceRef {
             bounds = CallBounds { request, state };
             context = context.with_bounds(&bounds);
         }
-        if let Some(state) = state {
-            state.enter_plugin(generation.id.get());
+        if let Some(state) = state
+            && !state.enter_plugin(generation.id.get())
+        {
+            return Err(generation.ended_before_start(state));
         }
         let depth = DEPTH.get();
         DEPTH.set(depth + 1);
@@ -173,8 +175,10 @@ impl InstanceRef {
         reply: &mut Reply,
     ) -> Result<(), Error> {
         let CallArgs { request, state, call_id } = args;
-        if let Some(state) = state {
-            state.enter_plugin(self.generation.id.get());
+        if let Some(state) = state
+            && !state.enter_plugin(self.generation.id.get())
+        {
+            return Err(self.generation.ended_before_start(state));
         }
         let depth = DEPTH.get();
         DEPTH.set(depth + 1);

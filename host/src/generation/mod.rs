@@ -27,7 +27,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use crate::boundary::services::Registration;
 #[cfg(unix)]
 use crate::call::Reply;
-use crate::call::{Failure, Request};
+use crate::call::{CallState, Failure, Request};
 use crate::error::{Error, ErrorKind};
 use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
@@ -236,6 +236,16 @@ impl Generation {
             }
         };
         Error::new(ErrorKind::Unsupported, message).of(&self.name).in_generation(self.id)
+    }
+
+    /// Returns the error of a call that ended right before it would have reached the plugin.
+    #[cold]
+    fn ended_before_start(&self, state: &CallState) -> Error {
+        let (kind, message) = match state.timed_out() {
+            true => (ErrorKind::DeadlineExceeded, "was not called: the deadline had passed"),
+            false => (ErrorKind::Cancelled, "was not called: the caller cancelled the call"),
+        };
+        Error::new(kind, message).of(&self.name)
     }
 
     #[cold]

@@ -122,7 +122,7 @@ impl Drop for PooledCall {
             return;
         }
         // The timer may have counted its timeout, between the worker's taking it and running it.
-        let is_rejected = self.state.entered().is_none() && self.state.count_timeout_once();
+        let is_rejected = !self.state.has_reached_plugin() && self.state.count_timeout_once();
         match is_rejected {
             true => self.inner.slot.count_rejected(),
             false => self.inner.slot.count_cancelled(),

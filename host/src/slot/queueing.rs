@@ -169,13 +169,22 @@ impl Slot {
     /// the call had reached it.
     pub(crate) fn timeout_error(&self, state: &CallState) -> Error {
         let counts = state.count_timeout_once();
-        if counts {
-            self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
-        }
         match state.entered() {
-            Some(generation) if counts => self.health.record_timeout(generation, state.probe()),
+            Some(generation) if counts => {
+                self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
+                self.health.record_timeout(generation, state.probe());
+            }
             Some(_) => {}
+            None if state.has_reached_plugin() => {
+                if counts {
+                    self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
+                }
+                return self.deadline_error("did not answer before the deadline");
+            }
             None => {
+                if counts {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                }
                 return self.deadline_error(
                     "was not reached before the deadline: the validation of the input, or a layer, \
                      took too long",
