@@ -22,7 +22,7 @@ use crate::id::{GenerationId, PluginName};
 use crate::panic::fault_of;
 use crate::sync::SameProcess;
 
-/// Something that happened in a host.
+/// An event in a host.
 ///
 /// `Display` prints a line for people, as `hotbay run` does. With the feature `serde`, an event
 /// serializes as `hotbay run --json` prints it: an object whose `event` is
@@ -331,7 +331,7 @@ impl HostEvent {
             }
             Self::Stopped => Ok(()),
             Self::Missed { events } => {
-                write!(f, "{events} events, which came faster than they were read")
+                write!(f, "{events} events, which were emitted faster than they were read")
             }
         }
     }
@@ -359,7 +359,7 @@ fn without_plugin<'a>(reason: &'a str, plugin: &str) -> &'a str {
     reason.strip_prefix(&format!("plugin `{plugin}` ")).unwrap_or(reason)
 }
 
-/// Why a plugin is quarantined.
+/// The reason a plugin is quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuarantineReason {
@@ -387,7 +387,7 @@ impl fmt::Display for QuarantineReason {
         match self {
             Self::Faults { faults } => write!(f, "{faults} faults"),
             Self::Stuck { calls } => {
-                write!(f, "{calls} calls exceeded their deadlines and still run")
+                write!(f, "{calls} calls exceeded their deadlines and are still running")
             }
             Self::Memory { live_bytes, limit_bytes } => {
                 write!(
@@ -513,7 +513,7 @@ impl fmt::Debug for Events {
 
 #[cfg(feature = "serde")]
 mod serialize {
-    //! How fields of events are serialized.
+    //! Serializes the fields of events.
 
     use std::fmt::Display;
     use std::time::Duration;

@@ -53,7 +53,7 @@ pub fn plugin(builder: &HostBuilder, folder: impl AsRef<Path>) -> Inspection {
 ///
 /// # Errors
 ///
-/// By the step that failed before the comparison: see [`Error::step`].
+/// Depends on the step that failed before the comparison: see [`Error::step`].
 pub fn abi_report(
     builder: &HostBuilder,
     folder: impl AsRef<Path>,

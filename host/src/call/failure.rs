@@ -4,7 +4,7 @@ use hotbay_plugin::{Fault, PluginError};
 
 use crate::error::Error;
 
-/// Why a call failed in the plugin.
+/// The reason a call failed in the plugin.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// It returned an error.

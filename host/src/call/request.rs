@@ -126,7 +126,7 @@ impl<'a> Request<'a> {
     ///
     /// A call that has not started by then never starts. [`execute`](crate::PluginHandle::execute)
     /// returns at the deadline, whatever the plugin does. [`call`](crate::PluginHandle::call) runs
-    /// in this thread and returns when the plugin does, which can query the deadline. If the
+    /// on this thread and returns when the plugin does, which can query the deadline. If the
     /// request has a deadline already, the earlier one applies.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {

@@ -22,7 +22,7 @@ pub(crate) use hex::Hex;
 /// The result of most operations of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call, a load, a reload or an unload failed.
+/// The reason a call, a load, a reload or an unload failed.
 ///
 /// [`kind`](Self::kind) classifies the error, and methods such as [`is_timeout`](Self::is_timeout)
 /// answer the usual questions. `Display` prints the error itself,

@@ -338,7 +338,7 @@ impl HostBuilder {
     ///
     /// # Errors
     ///
-    /// That of the first compiled-in plugin that did not start; `NotFound` if a validator, a
+    /// The error of the first compiled-in plugin that did not start; `NotFound` if a validator, a
     /// preference or a cache has an invalid plugin name; `Overloaded` if a thread cannot start.
     pub fn build(self) -> Result<Host, Error> {
         if let Some(invalid) = self.invalid {

@@ -48,7 +48,7 @@ pub trait Discovery: Send + Sync + 'static {
 pub struct Discovered {
     /// The folder of the plugin.
     pub folder: PathBuf,
-    /// What replaces fields of its manifest.
+    /// Replacements for fields of its manifest.
     pub options: LoadOptions,
 }
 
@@ -59,7 +59,7 @@ impl Discovered {
         Self { folder: folder.into(), options: LoadOptions::new() }
     }
 
-    /// Sets what replaces fields of the manifest.
+    /// Sets the replacements for fields of the manifest.
     #[must_use]
     pub fn with_options(mut self, options: LoadOptions) -> Self {
         self.options = options;

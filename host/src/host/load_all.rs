@@ -57,7 +57,7 @@ pub struct LoadedPlugin {
     pub version: Version,
     /// Its generation.
     pub generation: GenerationId,
-    /// What its manifest asked for and did not get. One sentence each.
+    /// Requests of its manifest that the host did not fulfill. One sentence each.
     pub notes: Vec<String>,
 }
 
@@ -69,7 +69,7 @@ pub struct RefusedPlugin {
     pub folder: PathBuf,
     /// The name of the plugin, if its manifest could be read.
     pub name: Option<PluginName>,
-    /// Why it was refused.
+    /// The reason it was refused.
     pub error: Error,
 }
 

@@ -34,7 +34,8 @@ pub struct UnloadReport {
     pub shutdown_error: Option<Error>,
     /// Bytes that the plugin did not free; `None` if it does not count them or stays mapped.
     pub leaked_bytes: Option<i64>,
-    /// Why the library stays mapped; `None` if it was unmapped, or if there is no library.
+    /// The reason the library stays mapped; `None` if it was unmapped, or if there is no
+    /// library.
     pub retain_reason: Option<String>,
 }
 
@@ -46,7 +47,7 @@ pub struct RetainedLibrary {
     pub plugin: PluginName,
     /// The generation; `None` if it never served.
     pub generation: Option<GenerationId>,
-    /// Why it stays mapped.
+    /// The reason it stays mapped.
     pub reason: String,
 }
 

@@ -29,7 +29,7 @@ const PLUGIN_OPTIONS: &str = "Plugin options";
         echo hi | hotbay pipe transform        send stdin through a plugin\n  \
         hotbay run --watch                     serve plugins, and reload them as they change\n  \
         hotbay check my-plugins                load everything, for CI\n\n\
-        Exit codes: 0 success, 1 failure, 2 wrong usage."
+        Exit codes: 0 success, 1 failure, 2 invalid usage."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -249,7 +249,7 @@ pub(crate) struct Pipe {
     /// Makes each line a request.
     #[arg(long)]
     pub(crate) lines: bool,
-    /// What happens to a line that fails.
+    /// Sets how a line that fails is handled.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t, requires = "lines")]
     pub(crate) on_error: OnError,
     /// The time limit of each plugin's reply, such as 50ms, 1.5s or 2m.
@@ -257,7 +257,7 @@ pub(crate) struct Pipe {
     pub(crate) deadline: Option<Duration>,
 }
 
-/// What happens to a line that fails.
+/// The handling of a line that fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnError {
     /// The output has no line for it.

@@ -172,7 +172,7 @@ mod tests {
         let noexec = |bytes: &[u8], expect: &str| check(bytes, 0o755, libc::ENOEXEC, expect);
         let other = if cfg!(target_arch = "x86_64") { "aarch64" } else { "x86_64" };
         let here = std::env::consts::ARCH;
-        noexec(&elf(OTHER, None), &format!("built for {other}, this machine is {here}"));
+        noexec(&elf(OTHER, None), &format!("built for {other}, but this machine is {here}"));
         noexec(b"", "the file is empty");
         noexec(b"echo hello\n", "a script without a `#!` line");
         noexec(b"MZ\x90\0", "a program for Windows");

@@ -26,7 +26,7 @@ pub(super) fn read(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> 
         config_schema: schema::read(&hotbay.field("configSchema"))?,
         input_schema: schema::read(&hotbay.field("inputSchema"))?,
         name: hotbay.field("name").name_if_given("the name of the plugin")?,
-        version: hotbay.field("version").name_if_given("the version of the plugin, a text")?,
+        version: hotbay.field("version").name_if_given("the version of the plugin, a string")?,
     })
 }
 
